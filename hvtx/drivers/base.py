@@ -1,0 +1,50 @@
+"""What every driver is: a few methods over batches of rows.
+
+Drivers are the only place where the host is changed. They know nothing of the store, of VMs or of
+each other. A batch belongs to one operation: a driver makes all of it, or raises and leaves to the
+undo (which is computed from the rows, and calls :meth:`Driver.release`) what it had made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from hvtx.model.resource import Entry, Outcome, Resource
+
+
+class Host(NamedTuple):
+    """What a driver is told about where it works."""
+
+    installation: str
+    run_directory: str  # <run-dir>/<installation>
+    state_directory: str
+    lock_timeout: float  # seconds
+
+
+class Driver(Protocol):
+    """Makes and removes resources of its kinds."""
+
+    def create(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
+        """Make every resource, marked; return what was read back, by row id.
+
+        Refuses a name that exists. Raises :class:`hvtx.errors.HostRefused` (or another
+        HvtxError) with the thing named; then some of the batch may exist, marked.
+        """
+
+    def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
+        """Remove every resource that carries its row's mark; go on past errors.
+
+        Absent is ``gone``. What does not carry the mark, is in use, or has strangers' things on
+        it stays, with the reason. Never raises for a single item.
+        """
+
+
+class FirewallDriver(Driver, Protocol):
+    """A backend: it can also say what its rows should look like, and what is there."""
+
+    def expected(self, resource: Resource) -> tuple[Entry, ...]:
+        """The entries that stand for a row (pure)."""
+
+    def observe(self) -> tuple[Entry, ...]:
+        """All entries of this installation, all marked ones, and strangers' NAT rules."""

@@ -1,0 +1,134 @@
+"""Everything that can go wrong, as a tree; each class carries its exit code.
+
+The exit codes are those of the interface (docs/reference.md):
+
+====  ======================================================================
+code  class
+====  ======================================================================
+1     :class:`HvtxError`, nothing more special fits
+2     :class:`UsageError`
+3     :class:`NotFound`
+4     :class:`Conflict`
+5     :class:`NotPermitted`
+6     :class:`HostRefused`
+7     :class:`StoreError`
+8     :class:`StalePlan`
+9     :class:`PartialFailure`
+75    :class:`Busy`
+====  ======================================================================
+"""
+
+from __future__ import annotations
+
+EXIT_DONE = 0
+EXIT_PLAN_NOT_EMPTY = 2
+
+
+class HvtxError(Exception):
+    """Base of all errors that a person should read; ``code`` is a short stable word."""
+
+    exit_code = 1
+    code = "failed"
+
+    def __init__(self, message: str, *, hint: str | None = None, code: str | None = None) -> None:
+        """Keep ``message`` (what happened, to which thing) and ``hint`` (what to do)."""
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        if code is not None:
+            self.code = code
+
+
+class UsageError(HvtxError):
+    """A malformed value or a wrong combination of options."""
+
+    exit_code = 2
+    code = "usage"
+
+
+class NotFound(HvtxError):
+    """No such VM, network, plan file, kernel image, process."""
+
+    exit_code = 3
+    code = "not-found"
+
+
+class Conflict(HvtxError):
+    """Well-formed, but not to be had: taken, overlapping, wrong state."""
+
+    exit_code = 4
+    code = "conflict"
+
+
+class NotPermitted(HvtxError):
+    """A capability is missing, or a file cannot be read."""
+
+    exit_code = 5
+    code = "not-permitted"
+
+
+class HostRefused(HvtxError):
+    """The kernel or a hypervisor said no; what had been done was undone."""
+
+    exit_code = 6
+    code = "host-refused"
+
+
+class Contended(HostRefused):
+    """The host changed faster than it could be read and acted on safely."""
+
+    code = "contended"
+
+
+class StoreError(HvtxError):
+    """The state store is corrupt, full, read-only or newer than this program."""
+
+    exit_code = 7
+    code = "store"
+
+
+class CommitUnknown(StoreError):
+    """A commit failed in a way that leaves open whether it happened; never undo on it."""
+
+    code = "commit-unknown"
+
+
+class StalePlan(HvtxError):
+    """A saved plan no longer describes what would be done."""
+
+    exit_code = 8
+    code = "stale-plan"
+
+
+class PartialFailure(HvtxError):
+    """Some items failed, the others are done."""
+
+    exit_code = 9
+    code = "partial"
+
+
+class Busy(HvtxError):
+    """Another operation holds the VM or the network longer than the lock timeout."""
+
+    exit_code = 75
+    code = "busy"
+
+
+class Refused(HvtxError):
+    """A run that must not conclude anything; ``code`` is the reason of the interface."""
+
+    def __init__(self, code: str, message: str, *, hint: str | None = None) -> None:
+        """Take the refusal ``code`` (``store-rolled-back``, ``wrong-namespace`` …)."""
+        super().__init__(message, hint=hint, code=code)
+        self.exit_code = REFUSALS[code]
+
+
+REFUSALS = {
+    "store-untrusted": 7,
+    "store-newer": 7,
+    "store-rolled-back": 7,
+    "store-cloned": 7,
+    "wrong-namespace": 4,
+    "cannot-observe": 5,
+    "unstable-view": 6,
+}

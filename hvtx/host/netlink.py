@@ -1,0 +1,207 @@
+"""Netlink, as little of it as the hot path needs: messages, acknowledgements, honest dumps.
+
+An error from the kernel is an ``OSError`` with its errno. A dump that the kernel flags as
+interrupted (``NLM_F_DUMP_INTR``) is never handed out as whole: it raises
+:class:`DumpInterrupted`, because it may lack entries that were there all the time.
+
+Shapes: attributes are ``(length u16, type u16, payload, padding to 4)``, messages
+``(length u32, type u16, flags u16, seq u32, port u32)``; include/uapi/linux/netlink.h.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterator, Sequence
+
+REQUEST, ACK, DUMP, REPLACE, EXCL, CREATE = 0x1, 0x4, 0x300, 0x100, 0x200, 0x400
+DUMP_INTR = 0x10
+NESTED = 0x8000
+TYPE_MASK = 0x3FFF
+
+_HEADER = struct.Struct("=IHHII")
+_ATTRIBUTE = struct.Struct("=HH")
+_ERROR, _DONE, _OVERRUN = 2, 3, 4
+_CAPPED, _ACK_TLVS = 0x100, 0x200
+_SO_RCVBUFFORCE = 33
+_SOL_NETLINK, _EXT_ACK, _CAP_ACK, _GET_STRICT = 270, 11, 10, 12
+_BUFFER = 1 << 18
+
+
+class DumpInterrupted(Exception):
+    """The kernel changed while it was being listed; the list proves nothing."""
+
+
+class KernelError(OSError):
+    """An errno from the kernel with its own words, if it had any."""
+
+
+def attribute(kind: int, payload: bytes) -> bytes:
+    """One attribute, padded."""
+    length = 4 + len(payload)
+    return _ATTRIBUTE.pack(length, kind) + payload + b"\0" * (-length & 3)
+
+
+def nested(kind: int, *parts: bytes) -> bytes:
+    """An attribute that holds attributes."""
+    return attribute(kind | NESTED, b"".join(parts))
+
+
+def text(kind: int, value: str) -> bytes:
+    """A NUL-terminated string attribute."""
+    return attribute(kind, value.encode() + b"\0")
+
+
+def u32(kind: int, value: int) -> bytes:
+    """A host-order 32 bit attribute."""
+    return attribute(kind, struct.pack("=I", value))
+
+
+def attributes(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Walk attributes in ``data[start:end]``: ``(type, start of payload, end of payload)``."""
+    while start + 4 <= end:
+        length, kind = _ATTRIBUTE.unpack_from(data, start)
+        if length < 4 or start + length > end:
+            raise ValueError("a netlink attribute runs past its message")
+        yield kind & TYPE_MASK, start + 4, start + length
+        start += (length + 3) & ~3
+
+
+def attribute_map(data: bytes, start: int = 0, end: int | None = None) -> dict[int, bytes]:
+    """All attributes of a span by type; the last one wins."""
+    stop = len(data) if end is None else end
+    return {kind: data[a:b] for kind, a, b in attributes(data, start, stop)}
+
+
+def message(kind: int, flags: int, seq: int, body: bytes) -> bytes:
+    """One message with its header."""
+    return _HEADER.pack(16 + len(body), kind, flags, seq, 0) + body
+
+
+class Channel:
+    """A netlink socket of one family; not for use by two threads at a time."""
+
+    def __init__(self, family: int) -> None:
+        """Open it in the calling thread's network namespace."""
+        self._socket = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, family
+        )
+        for option, value in ((_SO_RCVBUFFORCE, 16 << 20), (socket.SO_SNDBUF, 4 << 20)):
+            try:
+                self._socket.setsockopt(socket.SOL_SOCKET, option, value)
+            except PermissionError:
+                pass  # a reader without CAP_NET_ADMIN works with the default size
+        self._socket.setsockopt(_SOL_NETLINK, _EXT_ACK, 1)
+        self._socket.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
+        if family == 0:
+            self._socket.setsockopt(_SOL_NETLINK, _GET_STRICT, 1)
+        self._socket.bind((0, 0))
+        self._seq = 1
+
+    def close(self) -> None:
+        """Close the socket (after nftables deletions this waits for RCU, some 14 ms)."""
+        self._socket.close()
+
+    def next_seq(self) -> int:
+        """A fresh sequence number."""
+        self._seq = (self._seq + 1) & 0x7FFFFFFF or 1
+        return self._seq
+
+    def _receive(self) -> bytes:
+        data, _, flags, address = self._socket.recvmsg(_BUFFER)
+        if flags & socket.MSG_TRUNC:
+            raise OSError(90, "a netlink answer was cut off")
+        return data if address[0] == 0 else b""
+
+    def _messages(self, wanted: Callable[[int], bool]) -> Iterator[tuple[int, int, int, bytes]]:
+        data = self._receive()
+        at, size = 0, len(data)
+        while at + 16 <= size:
+            length, kind, flags, seq, _ = _HEADER.unpack_from(data, at)
+            if length < 16 or at + length > size:
+                raise OSError(74, "a netlink message runs past its datagram")
+            if wanted(seq):
+                yield kind, flags, seq, data[at + 16 : at + length]
+            at += (length + 3) & ~3
+
+    def transact(self, data: bytes, seqs: Sequence[int]) -> None:
+        """Send messages that ask for acknowledgement; raise the first error once all have come.
+
+        A batch of nftables counts as done only if no message failed: in an aborted batch the good
+        ones are acknowledged all the same.
+        """
+        self._socket.send(data)
+        open_ = set(seqs)
+        failure: KernelError | None = None
+        while open_:
+            for kind, flags, seq, body in self._messages(lambda s: s in open_):
+                if kind == _ERROR:
+                    failure = failure or kernel_error(body, flags)
+                    open_.discard(seq)
+        if failure is not None:
+            raise failure
+
+    def request(self, kind: int, flags: int, body: bytes) -> None:
+        """One message, acknowledged."""
+        seq = self.next_seq()
+        self.transact(message(kind, flags | REQUEST | ACK, seq, body), (seq,))
+
+    def get(self, kind: int, body: bytes, flags: int = 0) -> bytes:
+        """The answer to a GET of one object (its body); ``OSError`` if there is none."""
+        seq = self.next_seq()
+        self._socket.send(message(kind, REQUEST | flags, seq, body))
+        while True:
+            for answer, fl, _, payload in self._messages(lambda s: s == seq):
+                if answer == _ERROR:
+                    failure = kernel_error(payload, fl)
+                    if failure is not None:
+                        raise failure
+                    continue
+                return payload
+
+    def dump(self, kind: int, body: bytes) -> list[bytes]:
+        """All objects of a kind (message bodies).
+
+        Raises DumpInterrupted when the kernel says that the list is not whole.
+        """
+        seq = self.next_seq()
+        self._socket.send(message(kind, REQUEST | DUMP, seq, body))
+        found: list[bytes] = []
+        interrupted = False
+        while True:
+            for answer, flags, _, payload in self._messages(lambda s: s == seq):
+                interrupted = interrupted or bool(flags & DUMP_INTR)
+                if answer == _DONE:
+                    code = struct.unpack_from("=i", payload)[0] if len(payload) >= 4 else 0
+                    if code < 0:
+                        raise KernelError(-code, os.strerror(-code))
+                    if interrupted:
+                        raise DumpInterrupted
+                    return found
+                if answer == _ERROR:
+                    failure = kernel_error(payload, flags)
+                    if failure is not None:
+                        raise failure
+                elif answer == _OVERRUN:
+                    raise DumpInterrupted
+                else:
+                    found.append(payload)
+
+
+def kernel_error(body: bytes, flags: int) -> KernelError | None:
+    """What an NLMSG_ERROR body says; None for an acknowledgement."""
+    code = -struct.unpack_from("=i", body)[0]
+    if code == 0:
+        return None
+    words = os.strerror(code)
+    if flags & _ACK_TLVS:
+        inner = struct.unpack_from("=I", body, 4)[0]
+        start = 20 if flags & _CAPPED else 4 + ((inner + 3) & ~3)
+        try:
+            said = attribute_map(body, start).get(1)
+        except ValueError:
+            said = None
+        if said:
+            words += ": " + said.rstrip(b"\0").decode(errors="replace")
+    return KernelError(code, words)

@@ -1,0 +1,55 @@
+"""The mark: the ownership tag that stands on the kernel object itself.
+
+``hvtx:1:<installation>:<row>.<nonce>`` in an interface alias, a rule comment or an element
+comment. At most 64 bytes of ``[a-z0-9:.]``, so that it fits the shortest of them (nft comments,
+128 bytes) and can be quoted nowhere wrongly. Only the whole text identifies: every incarnation
+of a resource has a nonce of its own (80 random bits).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
+INSTALLATION_LENGTH = 10
+NONCE_LENGTH = 16
+FAMILY = "hvtx:"
+
+_KNOWN = re.compile(r"hvtx:1:([a-z2-7]{10}):([0-9]{1,19}\.[a-z2-7]{16})\Z")
+
+
+class Mark(NamedTuple):
+    """A mark in the form that this program knows."""
+
+    installation: str
+    token: str
+
+    def __str__(self) -> str:
+        """The text as it stands on the kernel object."""
+        return f"hvtx:1:{self.installation}:{self.token}"
+
+
+class UnreadableMark(NamedTuple):
+    """Text that begins like a mark but has a form this program does not know."""
+
+    text: str
+
+
+def base32(data: bytes, length: int) -> str:
+    """The first ``length`` characters of ``data`` in lower-case base32 (5 bits each)."""
+    number = int.from_bytes(data, "big")
+    return "".join(ALPHABET[(number >> (5 * i)) & 31] for i in range(length))
+
+
+def make_mark(installation: str, row: int, random: bytes) -> str:
+    """The mark of store row ``row``; ``random`` holds at least 10 bytes of fresh randomness."""
+    return f"hvtx:1:{installation}:{row}.{base32(random, NONCE_LENGTH)}"
+
+
+def parse_mark(text: str | None) -> Mark | UnreadableMark | None:
+    """Read a mark from an alias or comment; None if the text is not of this family at all."""
+    if not text or not text.startswith(FAMILY):
+        return None
+    found = _KNOWN.match(text)
+    return Mark(found[1], found[2]) if found else UnreadableMark(text)

@@ -1,0 +1,188 @@
+"""Resources: one thing in the host each, with the row that speaks of it.
+
+A row's ``spec`` says, before the host is touched, everything needed to make the thing and to undo
+it; ``observed`` is what was read back when it was made. Both are JSON objects; their shapes are the
+TypedDicts below.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Literal, NamedTuple, TypedDict
+
+
+class Kind(StrEnum):
+    """What a resource is; the names are those of the interface."""
+
+    TAP = "tap"
+    BRIDGE = "bridge"
+    ADDRESS = "address"
+    MASQUERADE = "masquerade"
+    PUBLISH = "publish"
+    FILTER = "filter"
+    LEASE = "lease"
+    PROCESS = "process"
+    SYSCTL = "sysctl"
+    FILE = "file"
+
+
+FIREWALL_KINDS = frozenset({Kind.MASQUERADE, Kind.PUBLISH, Kind.FILTER})
+
+
+class State(StrEnum):
+    """Where a row stands in the protocol; ``released`` rows are tombstones."""
+
+    INTENDED = "intended"
+    COMMITTED = "committed"
+    RELEASING = "releasing"
+    RELEASED = "released"
+
+
+class Resource(NamedTuple):
+    """One row of the store's ``resource`` table."""
+
+    id: int
+    kind: str
+    key: str
+    state: str
+    mark: str
+    spec: dict[str, Any]
+    observed: dict[str, Any]
+    operation: int
+    life: int
+    vm: str | None
+    network: str | None
+
+
+class TapSpec(TypedDict):
+    """A persistent TAP device, a port of ``bridge``."""
+
+    device: str
+    ifindex: int  # chosen at intent time, so that the kernel's identity stands in the row
+    bridge: str
+    mtu: int
+    mac: str  # of the host's side; begins with fe so that it never becomes the bridge's
+
+
+class BridgeSpec(TypedDict):
+    """A bridge; ``mac`` and ``group`` are its mark in the creating message (see ADR 0004)."""
+
+    device: str
+    ifindex: int
+    mac: str
+    mtu: int
+
+
+class AddressSpec(TypedDict):
+    """An address of the host on one of our bridges."""
+
+    device: str
+    address: str  # with prefix length: "10.77.0.1/24"
+
+
+class FirewallSpec(TypedDict, total=False):
+    """What a firewall row stands for; the backend compiles it to elements or rules.
+
+    ``what`` selects the fields:
+
+    ``base``        the installation's own tables and chains, in this backend
+    ``network``     bridge, subnets, nat, isolate, gateway6 (link-local of the bridge, or None)
+    ``port``        device, mac, ipv4, ipv6 (anti-spoofing), bridge, gateway6, forward (bool:
+                    also accept forwarding for its addresses; false where the other backend does)
+    ``forward``     ipv4, ipv6, bridge: accept forwarding for these addresses
+    ``masquerade``  address, bridge
+    ``publish``     protocol, host_ip (None: any), host_port, ipv4, ipv6, guest_port, bridge
+    """
+
+    backend: Literal["nftables", "iptables"]
+    what: Literal["base", "network", "port", "forward", "masquerade", "publish"]
+    bridge: str
+    subnets: list[str]
+    nat: bool
+    isolate: bool
+    gateway6: str | None
+    device: str
+    mac: str
+    ipv4: str | None
+    ipv6: str | None
+    forward: bool
+    address: str
+    protocol: str
+    host_ip: str | None
+    host_port: int
+    guest_port: int
+
+
+class ProcessSpec(TypedDict):
+    """The VM process; identity is in ``observed`` (:class:`hvtx.model.vm.Identity` as a dict)."""
+
+    hypervisor: str
+    directory: str  # run-time directory: sockets and rendered configuration
+
+
+class FileSpec(TypedDict):
+    """A run-time directory or file of one VM."""
+
+    path: str
+
+
+class SysctlSpec(TypedDict):
+    """A kernel setting that was turned on, and what it was before."""
+
+    path: str  # below /proc/sys
+    value: str
+    before: str
+
+
+class Entry(NamedTuple):
+    """One firewall object, expected or seen: a table, a rule or a set element.
+
+    ``place`` and ``text`` identify it: two entries with equal ``place`` and ``text`` are copies of
+    each other. ``mark`` is its comment if that begins like a mark, else None. ``handle`` is the
+    kernel's number for a rule (0 where there is none) and is only a hint.
+    """
+
+    backend: str
+    place: str
+    text: str
+    mark: str | None
+    handle: int = 0
+    nat: bool = False  # a rule that translates addresses (shown when it is a stranger's)
+
+
+class Link(NamedTuple):
+    """A network device as a link dump shows it."""
+
+    ifindex: int
+    name: str
+    kind: str  # "tun", "bridge", "veth", "" …
+    alias: str | None
+    mac: str
+    mtu: int
+    master: int  # ifindex of the bridge, 0 if none
+    lower: int  # IFLA_LINK: ifindex of the device below this one, 0 if none
+    group: int
+    up: bool
+    tun_flags: int  # IFF_TAP | IFF_NO_PI … with which to attach, 0 for others
+    queues: int  # attached queues of a multi-queue tun device, else 0
+    persistent: bool
+    qdisc: str = ""
+    xdp: bool = False
+
+
+class Address(NamedTuple):
+    """An address of the host as an address dump shows it."""
+
+    ifindex: int
+    address: str  # with prefix length
+
+
+class Outcome(NamedTuple):
+    """What became of one release: ``gone``, or kept for a reason of the interface."""
+
+    gone: bool
+    reason: str = ""
+    message: str = ""
+
+
+GONE = Outcome(True)

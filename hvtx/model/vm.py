@@ -1,0 +1,108 @@
+"""VMs, networks, lives of the host, and who is alive."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Liveness(StrEnum):
+    """Proven from boot id, pid and start time; never from a pid alone."""
+
+    ALIVE = "alive"
+    DEAD = "dead"
+    UNKNOWN = "unknown"
+
+
+class Identity(NamedTuple):
+    """A process that can be told from every other one that ever had its pid."""
+
+    boot_id: str
+    pid: int
+    start: int  # field 22 of /proc/<pid>/stat: clock ticks since boot
+    inode: int = 0  # of its pidfd where the kernel has pidfs, else 0
+
+
+class ProcessFacts(NamedTuple):
+    """What was seen of a pid; ``error`` is set when looking failed (which proves nothing)."""
+
+    exists: bool
+    start: int = 0
+    inode: int = 0
+    ended: bool = False  # its pidfd is readable: every thread has exited
+    error: str = ""
+
+
+class Publish(NamedTuple):
+    """A published port."""
+
+    protocol: str  # "tcp" or "udp"
+    host_ip: str | None
+    host_port: int
+    guest_port: int
+
+
+class Interface(NamedTuple):
+    """A VM's interface in a network, with its leases."""
+
+    position: int  # 0 for the first
+    network: str  # network id
+    network_name: str
+    mac: str
+    ipv4: str | None
+    ipv6: str | None
+    publish: tuple[Publish, ...]
+
+
+class Vm(NamedTuple):
+    """A VM on record."""
+
+    id: str
+    name: str
+    hypervisor: str
+    memory: int  # MiB
+    cpus: int
+    kernel: str | None
+    initrd: str | None
+    append: str | None
+    disks: tuple[str, ...]
+    command: tuple[str, ...]
+    directory: str  # working directory of a `command` VM
+    autostart: bool
+    interfaces: tuple[Interface, ...]
+
+
+class Network(NamedTuple):
+    """A network on record."""
+
+    id: str
+    name: str
+    bridge: str
+    mac: str
+    mtu: int
+    nat: bool
+    isolate: bool
+    firewall: str  # "nftables" or "iptables"
+    subnets: tuple[str, ...]  # "10.77.0.0/24", at most one of each family
+    gateways: tuple[str, ...]  # "10.77.0.1", in the order of subnets
+    gateway6: str | None  # link-local address of the bridge where there is an IPv6 subnet
+
+
+class Life(NamedTuple):
+    """One life of the host as the store knows it (the epoch)."""
+
+    id: int  # 0: not yet in the store
+    boot_id: str
+    netns: int  # SO_NETNS_COOKIE
+    recovered: bool
+
+
+class Operation(NamedTuple):
+    """A group of intents that stand or fall together."""
+
+    id: int
+    verb: str
+    vm: str | None  # name, as the history shows it
+    network: str | None
+    started: str  # RFC 3339
+    writer: Identity

@@ -1,0 +1,159 @@
+"""A laboratory for tests: network namespaces that are made and removed, a world beyond, dumps.
+
+Nothing here touches the namespace that the tests were started in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{what}: {os.strerror(code)}")
+
+
+def unshare(flags: int = CLONE_NEWNET) -> None:
+    """Give the calling thread namespaces of its own."""
+    _check(_LIBC.unshare(flags), "unshare")
+
+
+def setns(descriptor: int, flags: int = CLONE_NEWNET) -> None:
+    """Enter the namespace behind ``descriptor``."""
+    _check(_LIBC.setns(descriptor, flags), "setns")
+
+
+def run(*argv: str, check: bool = True, stdin: str | None = None, timeout: float = 60) -> str:
+    """Run a program in the current namespace; its standard output."""
+    done = subprocess.run(
+        argv, capture_output=True, text=True, check=False, input=stdin, timeout=timeout
+    )
+    if check and done.returncode != 0:
+        raise AssertionError(f"{' '.join(argv)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+@contextlib.contextmanager
+def private_network() -> Iterator[None]:
+    """A fresh network namespace (loopback up) for this thread, left again at the end."""
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        unshare(CLONE_NEWNET)
+        run("ip", "link", "set", "lo", "up")
+        yield
+    finally:
+        setns(before)
+        os.close(before)
+
+
+class Namespace:
+    """Another network namespace, kept by a sleeping process of ours."""
+
+    def __init__(self) -> None:
+        self._keeper = subprocess.Popen(
+            ["unshare", "-n", "sh", "-c", "echo ready; exec sleep 600"],
+            stdout=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+        )
+        assert self._keeper.stdout is not None
+        self._keeper.stdout.readline()
+        self.pid = self._keeper.pid
+        self.run("ip", "link", "set", "lo", "up")
+
+    def argv(self, *argv: str) -> list[str]:
+        """``argv`` as it must be called to run in there."""
+        return ["nsenter", "-t", str(self.pid), "-n", "--", *argv]
+
+    def run(self, *argv: str, check: bool = True, stdin: str | None = None) -> str:
+        """Run a program in there; its standard output."""
+        return run(*self.argv(*argv), check=check, stdin=stdin)
+
+    def close(self) -> None:
+        """End the keeper, and with it the namespace."""
+        self._keeper.kill()
+        self._keeper.wait()
+        if self._keeper.stdout:
+            self._keeper.stdout.close()
+
+
+HOST4, WORLD4 = "203.0.113.1", "203.0.113.2"
+HOST6, WORLD6 = "2001:db8:113::1", "2001:db8:113::2"
+
+
+@contextlib.contextmanager
+def world() -> Iterator[Namespace]:
+    """A neighbour of the host: veth `uplink` here, `eth0` there, default route towards it."""
+    other = Namespace()
+    try:
+        run("ip", "link", "add", "uplink", "type", "veth", "peer", "eth0", "netns", str(other.pid))
+        run("ip", "addr", "add", f"{HOST4}/24", "dev", "uplink")
+        run("ip", "addr", "add", f"{HOST6}/64", "dev", "uplink", "nodad")
+        other.run("ip", "addr", "add", f"{WORLD4}/24", "dev", "eth0")
+        other.run("ip", "addr", "add", f"{WORLD6}/64", "dev", "eth0", "nodad")
+        run("ip", "link", "set", "uplink", "up")
+        other.run("ip", "link", "set", "eth0", "up")
+        run("ip", "route", "add", "default", "via", WORLD4)
+        run("ip", "-6", "route", "add", "default", "via", WORLD6)
+        yield other
+    finally:
+        other.close()
+        run("ip", "link", "del", "uplink", check=False)
+
+
+def dump() -> dict[str, object]:
+    """Everything that the promises speak of, as the host's own tools show it."""
+    legacy = {}
+    for family, names in (("4", "ip_tables_names"), ("6", "ip6_tables_names")):
+        with contextlib.suppress(OSError):
+            for table in sorted(Path("/proc/net", names).read_text().split()):
+                tool = "iptables-legacy-save" if family == "4" else "ip6tables-legacy-save"
+                text = run(tool, "-t", table)
+                lines = [line for line in text.splitlines() if not line.startswith("#")]
+                # counters are traffic, not state
+                legacy[family + table] = [
+                    line.split(" [")[0] if line.startswith(":") else line for line in lines
+                ]
+    rules = json.loads(run("nft", "-j", "list", "ruleset"))["nftables"]
+    links = json.loads(run("ip", "-j", "-d", "link"))
+    for link in links:  # the bridge's timers run on
+        data = link.get("linkinfo", {}).get("info_data", {})
+        for name in [n for n in data if n.endswith("_timer")]:
+            del data[name]
+    return {
+        "links": links,
+        "addresses": [
+            {k: v for k, v in a.items() if k != "valid_life_time"}
+            for a in json.loads(run("ip", "-j", "addr"))
+        ],
+        "routes4": json.loads(run("ip", "-j", "route", "show", "table", "all")),
+        "routes6": json.loads(run("ip", "-j", "-6", "route", "show", "table", "all")),
+        "nft": [item for item in rules if "metainfo" not in item],
+        "legacy": legacy,
+    }
+
+
+def difference(before: dict[str, object], after: dict[str, object]) -> str:
+    """What differs between two dumps, for a person; empty if nothing does."""
+    lines = []
+    for part, old in before.items():
+        new = after[part]
+        if old == new:
+            continue
+        if isinstance(old, list) and isinstance(new, list):
+            lines += [f"- {part}: {json.dumps(x)}" for x in old if x not in new]
+            lines += [f"+ {part}: {json.dumps(x)}" for x in new if x not in old]
+            if not lines:
+                lines.append(f"~ {part}: order or number of copies")
+        else:
+            lines.append(f"~ {part}: {json.dumps(old)}\n    -> {json.dumps(new)}")
+    return "\n".join(lines)
