@@ -60,23 +60,30 @@ class TapSpec(TypedDict):
     device: str
     ifindex: int  # chosen at intent time, so that the kernel's identity stands in the row
     bridge: str
+    master: int  # ifindex of the bridge
     mtu: int
     mac: str  # of the host's side; begins with fe so that it never becomes the bridge's
 
 
+BRIDGE_GROUP = 0x68767478  # IFLA_GROUP of our bridges: "hvtx"
+
+
 class BridgeSpec(TypedDict):
-    """A bridge; ``mac`` and ``group`` are its mark in the creating message (see ADR 0004)."""
+    """A bridge; ``mac`` and BRIDGE_GROUP are its mark in the creating message (see ADR 0004)."""
 
     device: str
     ifindex: int
     mac: str
     mtu: int
+    addresses: list[str]  # with prefix length: those that the network gives it
 
 
 class AddressSpec(TypedDict):
-    """An address of the host on one of our bridges."""
+    """An address of the host on one of our bridges; ``owner`` is the bridge's mark."""
 
     device: str
+    ifindex: int
+    owner: str
     address: str  # with prefix length: "10.77.0.1/24"
 
 
@@ -87,7 +94,8 @@ class FirewallSpec(TypedDict, total=False):
 
     ``base``        the installation's own tables and chains, in this backend
     ``network``     bridge, subnets, nat, isolate, gateway6 (link-local of the bridge, or None)
-    ``port``        device, mac, ipv4, ipv6 (anti-spoofing), bridge, gateway6, forward (bool:
+    ``port``        device, mac, ipv4, ipv6 (anti-spoofing), bridge, gateway6, isolate (its
+                    network's; no default, so that it is never forgotten), forward (bool:
                     also accept forwarding for its addresses; false where the other backend does)
     ``forward``     ipv4, ipv6, bridge: accept forwarding for these addresses
     ``masquerade``  address, bridge
