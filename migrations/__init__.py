@@ -1,0 +1,13 @@
+"""The store's schema as a forward-only list; the position in the list is the schema number.
+
+A migration that has shipped is never edited. Each is applied in one transaction together with its
+record (sqlite-utils) and with ``PRAGMA user_version``.
+"""
+
+from hvtx.migrations import m0001_initial
+
+APPLICATION_ID = 0x68767478  # "hvtx"
+MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("0001_initial", m0001_initial.STATEMENTS),
+)
+SCHEMA = len(MIGRATIONS)

@@ -1,0 +1,93 @@
+"""Addresses of the host on our own bridges, made through pyroute2.
+
+An address has no room for a mark: it is ours if its device carries the mark that the network's
+bridge row has (``spec["owner"]``), and it is the very address of the row. It goes with the device.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hvtx.drivers.base import Host
+from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
+from hvtx.host.links import Links
+from hvtx.host.netlink import DumpInterrupted
+from hvtx.model.resource import GONE, AddressSpec, Kind, Outcome, Resource
+
+
+class AddressDriver:
+    """Adds and removes addresses (``AddressSpec``)."""
+
+    kinds = frozenset({Kind.ADDRESS})
+
+    def __init__(self, host: Host) -> None:
+        """Work in the network namespace of the calling thread."""
+        self._host = host
+
+    def create(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
+        """Add the addresses; returns ``{}`` each."""
+        from pyroute2 import IPRoute, NetlinkError
+
+        for row in resources:
+            spec: AddressSpec = row.spec  # type: ignore[assignment]
+            address, _, prefix = spec["address"].partition("/")
+            more: dict[str, Any] = {"flags": _IFA_F_NODAD} if ":" in address else {}
+            try:
+                with IPRoute() as route:
+                    route.addr(
+                        "add", index=spec["ifindex"], address=address, prefixlen=int(prefix), **more
+                    )
+            except NetlinkError as problem:
+                raise _refused(spec, problem.code, str(problem)) from problem
+        return {row.id: {} for row in resources}
+
+    def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
+        """Remove the addresses from devices that carry the owner's mark."""
+        links = Links()
+        try:
+            addresses = links.addresses()
+            return {row.id: self._release(row, links, addresses) for row in resources}
+        except (OSError, DumpInterrupted) as problem:
+            kept = Outcome(False, "observe-failed", f"the addresses could not be listed: {problem}")
+            return {row.id: kept for row in resources}
+        finally:
+            links.close()
+
+    def _release(self, row: Resource, links: Links, addresses: Sequence[Any]) -> Outcome:
+        from pyroute2 import IPRoute, NetlinkError
+
+        spec: AddressSpec = row.spec  # type: ignore[assignment]
+        here = [a for a in addresses if a.ifindex == spec["ifindex"] and a.address == spec["address"]]
+        if not here:
+            return GONE
+        seen = links.get(ifindex=spec["ifindex"])
+        if seen is None:
+            return GONE
+        if seen.alias != spec["owner"]:
+            return Outcome(
+                False, "mark-mismatch", f"{seen.name}, which has {row.key}, does not carry the network's mark"
+            )
+        address, _, prefix = spec["address"].partition("/")
+        try:
+            with IPRoute() as route:
+                route.addr("del", index=spec["ifindex"], address=address, prefixlen=int(prefix))
+        except NetlinkError as problem:
+            if problem.code not in (errno.EADDRNOTAVAIL, errno.ENODEV):
+                return Outcome(False, "host-refused", f"{row.key} cannot be removed: {problem}")
+        return GONE
+
+
+_IFA_F_NODAD = 0x02
+
+
+def _refused(spec: AddressSpec, code: int, words: str) -> HvtxError:
+    what = f"{spec['address']} on {spec['device']}"
+    if code == errno.EEXIST:
+        return Conflict(f"the address {what} exists already")
+    if code in (errno.EPERM, errno.EACCES):
+        return NotPermitted(f"not permitted to add {what}", hint="run hvtx as root (CAP_NET_ADMIN)")
+    if code == errno.EACCES or (":" in spec["address"] and code == errno.EOPNOTSUPP):
+        return HostRefused(f"IPv6 is off on this host: {what} cannot be added")
+    return HostRefused(f"the kernel refused the address {what}: {words}")

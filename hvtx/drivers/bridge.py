@@ -1,0 +1,145 @@
+"""Bridges, made through pyroute2.
+
+A bridge takes its MAC address and its group in the creating message, its alias (the mark) only in a
+later one. So the random MAC of the row and the group ``hvtx`` are its mark until the alias stands
+(docs/adr/0004). The MAC is set explicitly, which keeps it fixed whatever ports come and go;
+``addrgenmode none`` keeps the kernel from adding a link-local address of its own.
+
+127.0.0.1 of the host reaches guests through ``route_localnet`` on the bridge; the firewall drops
+127.0.0.0/8 that comes *from* our bridges, so that this opens nothing to guests.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hvtx.drivers.base import Host
+from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
+from hvtx.host import failpoint
+from hvtx.host.links import Links
+from hvtx.host.netlink import DumpInterrupted
+from hvtx.model.resource import BRIDGE_GROUP, GONE, BridgeSpec, Kind, Link, Outcome, Resource
+
+
+class BridgeDriver:
+    """Makes and removes bridges (``BridgeSpec``)."""
+
+    kinds = frozenset({Kind.BRIDGE})
+
+    def __init__(self, host: Host) -> None:
+        """Work in the network namespace of the calling thread."""
+        self._host = host
+
+    def create(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
+        """Make the bridges; returns ``{"ifindex", "mac"}`` each."""
+        return {row.id: self._create(row) for row in resources}
+
+    def _create(self, row: Resource) -> dict[str, Any]:
+        from pyroute2 import IPRoute, NetlinkError
+
+        spec: BridgeSpec = row.spec  # type: ignore[assignment]
+        try:
+            with IPRoute() as route:
+                route.link(
+                    "add",
+                    ifname=spec["device"],
+                    kind="bridge",
+                    index=spec["ifindex"],
+                    address=spec["mac"],
+                    group=BRIDGE_GROUP,
+                    mtu=spec["mtu"],
+                )
+            failpoint.reach("created:bridge")
+            links = Links()
+            try:
+                links.change(spec["ifindex"], alias=row.mark, up=True, quiet6=True)
+            finally:
+                links.close()
+            Path("/proc/sys/net/ipv4/conf", spec["device"], "route_localnet").write_text("1")
+        except NetlinkError as problem:
+            raise _refused(spec["device"], problem.code, str(problem)) from problem
+        except OSError as problem:
+            raise _refused(spec["device"], problem.errno or 0, str(problem.strerror)) from problem
+        return {"ifindex": spec["ifindex"], "mac": spec["mac"]}
+
+    def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
+        """Remove the bridges that carry their mark and nothing of others."""
+        return {row.id: self._release(row) for row in resources}
+
+    def _release(self, row: Resource) -> Outcome:
+        links = Links()
+        try:
+            seen = links.get(ifindex=row.spec["ifindex"])
+            if seen is None:
+                if links.get(name=row.key) is None:
+                    return GONE
+                return Outcome(
+                    False,
+                    "mark-mismatch",
+                    f"a device named {row.key} is there, but it is not the recorded one",
+                )
+            if not carries_mark(row, seen):
+                return Outcome(
+                    False,
+                    "mark-mismatch",
+                    f"{seen.name} does not carry the recorded mark {row.mark}: its alias is {seen.alias!r}",
+                )
+            foreign = _dependents(row, seen, links)
+            if foreign:
+                return Outcome(
+                    False, "foreign-dependents", f"others put something on {seen.name}: {foreign}"
+                )
+            return self._delete(seen, links)
+        except (OSError, DumpInterrupted) as problem:
+            return Outcome(False, "observe-failed", f"{row.key}: {problem}")
+        finally:
+            links.close()
+
+    def _delete(self, seen: Link, links: Links) -> Outcome:
+        from pyroute2 import IPRoute, NetlinkError
+
+        try:
+            with IPRoute() as route:
+                route.link("del", index=seen.ifindex)
+        except NetlinkError as problem:
+            return Outcome(False, "host-refused", f"{seen.name} cannot be removed: {problem}")
+        if links.get(ifindex=seen.ifindex) is not None:
+            return Outcome(False, "contended", f"{seen.name} is still there after its removal")
+        return GONE
+
+
+def carries_mark(row: Resource, seen: Link) -> bool:
+    """The alias, or before it stands the recorded MAC and group of the creating message."""
+    if seen.kind != "bridge":
+        return False
+    if seen.alias is None:
+        return row.state != "committed" and seen.mac == row.spec["mac"] and seen.group == BRIDGE_GROUP
+    return seen.alias == row.mark
+
+
+def _dependents(row: Resource, seen: Link, links: Links) -> str:
+    own = set(row.spec.get("addresses", ()))
+    things = [
+        link.name for link in links.all() if seen.ifindex in (link.master, link.lower) and link != seen
+    ]
+    things += [
+        a.address for a in links.addresses() if a.ifindex == seen.ifindex and a.address not in own
+    ]
+    return ", ".join(things)
+
+
+def _refused(name: str, code: int, words: str) -> HvtxError:
+    if code in (errno.EEXIST, errno.EBUSY):
+        return Conflict(f"a device named {name} exists already", hint="choose another --bridge")
+    if code in (errno.EPERM, errno.EACCES):
+        return NotPermitted(
+            f"not permitted to make the bridge {name}", hint="run hvtx as root (CAP_NET_ADMIN)"
+        )
+    if code == errno.EOPNOTSUPP:
+        return HostRefused(
+            f"this kernel makes no bridges ({name})", hint="load the module: modprobe bridge"
+        )
+    return HostRefused(f"the kernel refused the bridge {name}: {words}")

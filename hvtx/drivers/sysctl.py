@@ -1,0 +1,56 @@
+"""Kernel settings that guests need: turned on, recorded with what they were, and left on.
+
+Others may rely on a setting by the time the last network goes, so a release only closes the record.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hvtx.drivers.base import Host
+from hvtx.errors import HostRefused, NotPermitted
+from hvtx.model.resource import GONE, Kind, Outcome, Resource, SysctlSpec
+
+
+class SysctlDriver:
+    """Turns settings on (``SysctlSpec``)."""
+
+    kinds = frozenset({Kind.SYSCTL})
+
+    def __init__(self, host: Host) -> None:
+        """Settings below ``/proc/sys/net`` are those of the caller's network namespace."""
+        self._host = host
+
+    def create(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
+        """Write the values; returns ``{"value"}`` each, as read back."""
+        return {row.id: _write(row) for row in resources}
+
+    def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
+        """Leave everything as it is."""
+        return {row.id: GONE for row in resources}
+
+
+def read(path: str) -> str | None:
+    """A setting's value (``net/ipv4/ip_forward``); None if this kernel has no such setting."""
+    try:
+        return Path("/proc/sys", path).read_text().strip()
+    except OSError:
+        return None
+
+
+def _write(row: Resource) -> dict[str, Any]:
+    spec: SysctlSpec = row.spec  # type: ignore[assignment]
+    path = Path("/proc/sys", spec["path"])
+    try:
+        path.write_text(spec["value"])
+        return {"value": path.read_text().strip()}
+    except OSError as problem:
+        if problem.errno in (errno.EPERM, errno.EACCES, errno.EROFS):
+            raise NotPermitted(
+                f"not permitted to set {row.key} to {spec['value']}",
+                hint=f"run hvtx as root, or set it by hand: sysctl -w {row.key}={spec['value']}",
+            ) from problem
+        raise HostRefused(f"{row.key} cannot be set to {spec['value']}: {problem.strerror}") from problem

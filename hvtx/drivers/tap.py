@@ -1,0 +1,240 @@
+"""TAP devices: published by their last call, deleted only by attaching.
+
+Making: the device is made non-persistent (it lives as long as our descriptor), marked, enslaved and
+brought up in one message, and only then made persistent. A SIGKILL before that last call removes it;
+after it, it is marked.
+
+Removing: RTM_DELLINK would succeed on a device that a VM holds, and cut the VM. TUNSETIFF with the
+device's own flags is the lock instead: EBUSY while a VM holds it, and while we hold it no VM can
+attach. On the held device index and mark are checked, then it is made non-persistent and let go.
+Every unregistered device waits for RCU (15-19 ms) outside of RTNL, so removals run in threads.
+
+=============  =====================================================================
+errno          means
+=============  =====================================================================
+EBUSY          making: the name or index exists; removing: somebody holds the device
+EINVAL         the flags are not the device's: it was changed, look again
+ENOENT         /dev/net/tun is missing; ENODEV: no tun in this kernel
+EXFULL         the bridge has its 1,023 ports
+EPERM          no CAP_NET_ADMIN
+=============  =====================================================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from hvtx.drivers.base import Host
+from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
+from hvtx.host import failpoint, procfs
+from hvtx.host.links import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, Links
+from hvtx.host.netlink import DumpInterrupted
+from hvtx.model.resource import GONE, Address, Kind, Link, Outcome, Resource, TapSpec
+
+DEVICE = "/dev/net/tun"
+_TUNSETIFF, _TUNSETPERSIST, _TUNSETIFINDEX = 0x400454CA, 0x400454CB, 0x400454DA
+_IFF_TUN_EXCL = 0x8000
+_IFREQ = struct.Struct("=16sH22x")
+_THREADS = 64
+
+
+class TapDriver:
+    """Makes and removes TAP devices (``TapSpec``)."""
+
+    kinds = frozenset({Kind.TAP})
+
+    def __init__(self, host: Host) -> None:
+        """Work in the network namespace of the calling thread."""
+        self._host = host
+        self._links: Links | None = None
+
+    @property
+    def links(self) -> Links:
+        """One rtnetlink socket for the driver's life."""
+        if self._links is None:
+            self._links = Links()
+        return self._links
+
+    def create(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
+        """Make the devices; returns ``{"ifindex", "mac"}`` each."""
+        return {row.id: self._create(row) for row in resources}
+
+    def _create(self, row: Resource) -> dict[str, Any]:
+        spec: TapSpec = row.spec  # type: ignore[assignment]
+        name = spec["device"]
+        try:
+            descriptor = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as problem:
+            raise _refused(name, problem) from problem
+        try:
+            fcntl.ioctl(descriptor, _TUNSETIFINDEX, struct.pack("=I", spec["ifindex"]))
+            flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | _IFF_TUN_EXCL
+            fcntl.ioctl(descriptor, _TUNSETIFF, _IFREQ.pack(name.encode(), flags))
+            self.links.change(
+                spec["ifindex"],
+                alias=row.mark,
+                master=spec["master"],
+                mac=spec["mac"],
+                mtu=spec["mtu"],
+                up=True,
+                quiet6=True,
+            )
+            failpoint.reach("marked:tap")
+            fcntl.ioctl(descriptor, _TUNSETPERSIST, 1)
+        except OSError as problem:
+            raise _refused(name, problem, bridge=spec["bridge"]) from problem
+        finally:
+            os.close(descriptor)
+        return {"ifindex": spec["ifindex"], "mac": spec["mac"]}
+
+    def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
+        """Remove the devices by attaching; ``in-use`` names the holder where it can."""
+        try:
+            every, addresses = self.links.all(), self.links.addresses()
+        except (OSError, DumpInterrupted) as problem:
+            kept = Outcome(False, "observe-failed", f"the links could not be listed: {problem}")
+            return {row.id: kept for row in resources}
+        outcomes: dict[int, Outcome] = {}
+
+        def one(row: Resource) -> None:
+            outcomes[row.id] = self._release(row, every, addresses)
+
+        in_threads(one, resources)
+        self._name_holders(resources, outcomes)
+        return outcomes
+
+    def _release(self, row: Resource, every: Sequence[Link], addresses: Sequence[Address]) -> Outcome:
+        links = Links()
+        try:
+            return release_one(row, links, every, addresses)
+        except HvtxError as problem:
+            return Outcome(False, problem.code, problem.message)
+        except (OSError, DumpInterrupted) as problem:
+            return Outcome(False, "observe-failed", f"{row.key}: {problem}")
+        finally:
+            links.close()
+
+    def _name_holders(self, resources: Sequence[Resource], outcomes: dict[int, Outcome]) -> None:
+        names = {row.key for row in resources if outcomes[row.id].reason == "in-use"}
+        if not names:
+            return
+        holders = procfs.tap_holders(names).holders
+        for row in resources:
+            if row.key in names and holders.get(row.key):
+                who = ", ".join(f"{h.command} (pid {h.pid})" for h in holders[row.key])
+                outcomes[row.id] = Outcome(False, "in-use", f"{row.key} is held open by {who}")
+
+
+def release_one(
+    row: Resource, links: Links, every: Sequence[Link], addresses: Sequence[Address]
+) -> Outcome:
+    """Remove one device if it is the row's; the whole of the proof is in here."""
+    ifindex = row.observed.get("ifindex") or row.spec["ifindex"]
+    seen = links.get(ifindex=ifindex)
+    if seen is None:
+        stranger = links.get(name=row.key)
+        if stranger is None:
+            return GONE
+        return Outcome(
+            False, "mark-mismatch", f"a device named {row.key} is there, but it is not the recorded one"
+        )
+    problem = wrong_mark(row, seen) or dependents(seen, every, addresses)
+    if problem is not None:
+        return problem
+    descriptor = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        try:
+            fcntl.ioctl(descriptor, _TUNSETIFF, _IFREQ.pack(seen.name.encode(), seen.tun_flags))
+        except OSError as refusal:
+            if refusal.errno == errno.EBUSY:
+                return Outcome(False, "in-use", f"{seen.name} is held open by some process")
+            raise
+        failpoint.reach("attached:tap")
+        held = links.get(ifindex=ifindex)
+        if held is None or held.name != seen.name:
+            return Outcome(False, "contended", f"{seen.name} changed while it was looked at")
+        problem = wrong_mark(row, held)
+        if problem is not None:
+            return problem
+        if held.queues > 1:
+            return Outcome(False, "in-use", f"{held.name} has another queue that some process holds open")
+        fcntl.ioctl(descriptor, _TUNSETPERSIST, 0)
+    finally:
+        os.close(descriptor)
+    if links.get(ifindex=ifindex) is not None:
+        return Outcome(False, "contended", f"{seen.name} is still there after its removal")
+    return GONE
+
+
+def wrong_mark(row: Resource, seen: Link) -> Outcome | None:
+    """Why this link is not the row's, or None if it is."""
+    if seen.alias == row.mark and seen.kind == "tun":
+        return None
+    carried = f"its alias is {seen.alias!r}" if seen.alias else "it has no alias"
+    return Outcome(
+        False, "mark-mismatch", f"{seen.name} does not carry the recorded mark {row.mark}: {carried}"
+    )
+
+
+def dependents(seen: Link, every: Sequence[Link], addresses: Sequence[Address]) -> Outcome | None:
+    """Strangers' things that would go with the device."""
+    upper = [link.name for link in every if link.lower == seen.ifindex]
+    own = [a.address for a in addresses if a.ifindex == seen.ifindex]
+    filters = ["an XDP program"] if seen.xdp else []
+    if not upper and not own and not filters:
+        return None
+    things = ", ".join([*upper, *own, *filters])
+    return Outcome(False, "foreign-dependents", f"others put something on {seen.name}: {things}")
+
+
+def in_threads(work: Callable[[Resource], None], rows: Sequence[Resource]) -> None:
+    """Do ``work`` for each row, up to 64 at a time (they wait in the kernel, not for the CPU)."""
+    if len(rows) <= 1:
+        for row in rows:
+            work(row)
+        return
+    import threading
+
+    waiting = list(rows)
+
+    def worker() -> None:
+        while True:
+            with contextlib.suppress(IndexError):
+                work(waiting.pop())
+                continue
+            return
+
+    threads = [threading.Thread(target=worker) for _ in range(min(_THREADS, len(rows)))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _refused(name: str, problem: OSError, *, bridge: str = "") -> HvtxError:
+    if problem.errno == errno.EBUSY:
+        return Conflict(f"a device named {name} exists already", hint="try again: names are random")
+    if problem.errno in (errno.EPERM, errno.EACCES):
+        return NotPermitted(
+            f"not permitted to make the TAP device {name}", hint="run hvtx as root (CAP_NET_ADMIN)"
+        )
+    if problem.errno in (errno.ENOENT, errno.ENXIO) and problem.filename == DEVICE:
+        return HostRefused(
+            f"this host has no {DEVICE}", hint="load the module: modprobe tun", code="no-tun"
+        )
+    if problem.errno == errno.EXFULL:
+        return HostRefused(
+            f"bridge {bridge} has no port left for {name} (the kernel allows 1,023)",
+            hint="put the VM into another network",
+        )
+    if problem.errno == errno.ENODEV and not problem.filename:
+        return HostRefused(
+            f"bridge {bridge} of {name} is gone", hint="`hvtx repair` puts networks back"
+        )
+    return HostRefused(f"the kernel refused the TAP device {name}: {problem.strerror}")

@@ -1,0 +1,282 @@
+"""The composition root: settings, store, epoch, locks and drivers of one command.
+
+Drivers are looked up by dotted name and imported when first used, so that a command loads only what
+it touches. Opening for reading leaves store and host alone.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hvtx.drivers.base import Driver, FirewallDriver, Host
+from hvtx.errors import NotPermitted, Refused, StoreError
+from hvtx.host import procfs
+from hvtx.host.locks import LockFile, name_offset
+from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource
+from hvtx.model.vm import Identity, Life, Liveness
+from hvtx.planner.epoch import Epoch, judge_epoch
+from hvtx.planner.states import identity_of, judge_vm
+from hvtx.store import history, records
+from hvtx.store.database import Store, open_store
+
+DRIVERS = {
+    "tap": "hvtx.drivers.tap:TapDriver",
+    "bridge": "hvtx.drivers.bridge:BridgeDriver",
+    "address": "hvtx.drivers.address:AddressDriver",
+    "sysctl": "hvtx.drivers.sysctl:SysctlDriver",
+    "file": "hvtx.drivers.file:FileDriver",
+    "nftables": "hvtx.drivers.nftables:NftablesDriver",
+    "iptables": "hvtx.drivers.iptables:IptablesDriver",
+}
+FIREWALLS = ("nftables", "iptables")
+
+
+class Settings(NamedTuple):
+    """What the command line, the environment and the configuration decide."""
+
+    state_directory: str = "/var/lib/hvtx"
+    run_directory: str = "/run/hvtx"
+    firewall: str = "auto"
+    lock_timeout: float = 10.0
+
+
+class Runtime:
+    """Everything that a verb works with; close it when done."""
+
+    def __init__(self, settings: Settings, *, writable: bool) -> None:
+        """Open the store; raises StoreError, NotPermitted, Refused."""
+        self.settings = settings
+        self.writable = writable
+        self.store: Store = self._open()
+        self.boot_id = procfs.boot_id()
+        self.netns = procfs.netns_cookie()
+        self.refused: Refused | None = None
+        self._drivers: dict[str, Driver] = {}
+        self._locks: LockFile | None = None
+        self._operations: LockFile | None = None
+        self.life: Life = Life(0, self.boot_id, self.netns, recovered=False)
+        self.epoch = Epoch.FIRST
+        try:
+            self._judge()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> Store:
+        return open_store(
+            self.settings.state_directory,
+            self.settings.run_directory,
+            writable=self.writable,
+            lock_timeout=self.settings.lock_timeout,
+        )
+
+    def reopen_store(self) -> None:
+        """Forget the connection and read again what is really there."""
+        self.store.connection.close()
+        self.store = self._open()
+
+    def close(self) -> None:
+        """Give back locks and connections."""
+        self.store.close()
+        for file in (self._locks, self._operations):
+            if file is not None:
+                file.close()
+
+    @property
+    def sql(self) -> Any:
+        """The store's connection, for the reading functions of ``hvtx.store``."""
+        return self.store.connection
+
+    @property
+    def installation(self) -> str:
+        """The installation's id; empty where there is no store."""
+        return self.store.installation
+
+    @property
+    def host(self) -> Host:
+        """What drivers are told."""
+        return Host(
+            installation=self.installation,
+            run_directory=self.store.run_directory,
+            state_directory=self.settings.state_directory,
+            lock_timeout=self.settings.lock_timeout,
+        )
+
+    # -- trust and epoch -------------------------------------------------------------------------
+
+    def _judge(self) -> None:
+        try:
+            self.store.check_trust()
+        except Refused as refusal:
+            self.refused = refusal
+        known = records.current_life(self.sql)
+        moves = False
+        marker = Path(self.store.run_directory, "marker").exists() if self.installation else False
+        if known and known.boot_id == self.boot_id and known.netns != self.netns and not marker:
+            moves = self._old_life_moves(known)
+        self.epoch = judge_epoch(
+            known, boot_id=self.boot_id, netns=self.netns, marker=marker, old_life_moves=moves
+        )
+        if self.epoch is Epoch.SAME and known is not None:
+            self.life = known
+        elif self.epoch is Epoch.WRONG and self.refused is None:
+            self.refused = Refused(
+                "wrong-namespace",
+                "this is not the network namespace that the store's VMs and networks live in",
+                hint="run hvtx in that namespace; if it is gone for good, `hvtx recover --new-namespace`",
+            )
+
+    def _old_life_moves(self, known: Life) -> bool:
+        """Whether a VM process or operation of that life may still be alive."""
+        if any(self.is_running(operation.id) for operation in records.operations(self.sql)):
+            return True
+        lives = records.lives(self.sql)
+        rows = records.resources(self.sql, "life = ?", (known.id,))
+        for vm in records.vms(self.sql):
+            own = [row for row in rows if row.vm == vm.id]
+            if any(row.kind != Kind.LEASE for row in own):
+                facts = process_facts(own)
+                verdict, _ = judge_vm(vm.hypervisor, own, life=self.life, lives=lives, facts=facts)
+                if verdict is not Liveness.DEAD:
+                    return True
+        return False
+
+    def enter(self, *, accept_rollback: bool = False, new_namespace: bool = False) -> None:
+        """Make sure that this run may change things, and that its life is on record.
+
+        Raises Refused for what only a person may decide.
+        """
+        assert self.writable
+        if accept_rollback and self.refused and self.refused.code in (
+            "store-rolled-back",
+            "store-cloned",
+        ):
+            self.store.accept_rollback()
+            self.refused = None
+            self._judge()
+        if new_namespace and self.epoch is Epoch.WRONG:
+            self.epoch = Epoch.NEW
+            self.refused = None
+        if self.refused is not None:
+            raise self.refused
+        self._need_privileges()
+        if self.epoch is not Epoch.SAME:
+            with self.store.transaction() as sql:
+                self.life = records.set_life(sql, self.boot_id, self.netns, history.now())
+            self.epoch = Epoch.SAME
+        self.store.note_place()
+        self._write_marker()
+
+    def _write_marker(self) -> None:
+        path = Path(self.store.run_directory, "marker")
+        text = f"{self.boot_id} {self.netns}\n"
+        try:
+            if path.read_text() == text:
+                return
+        except OSError:
+            pass
+        self._make_run_directory()
+        path.write_text(text)
+
+    def _need_privileges(self) -> None:
+        effective = 0
+        with open("/proc/self/status", encoding="ascii") as status:
+            for line in status:
+                if line.startswith("CapEff:"):
+                    effective = int(line.split()[1], 16)
+        if not effective >> 12 & 1:
+            raise NotPermitted(
+                "this needs the capability CAP_NET_ADMIN", hint="run hvtx as root, for instance with sudo"
+            )
+
+    def _make_run_directory(self) -> None:
+        try:
+            os.makedirs(self.store.run_directory, mode=0o700, exist_ok=True)
+        except OSError as problem:
+            raise StoreError(
+                f"the run directory {self.store.run_directory} cannot be made: {problem.strerror}",
+                hint="choose another place with --run-dir",
+            ) from problem
+
+    # -- locks ---------------------------------------------------------------------------------
+
+    def lock_file(self, name: str) -> LockFile:
+        """``names.lock`` (VMs, networks, gc) or ``operations.lock`` in the run directory."""
+        self._make_run_directory()
+        return LockFile(str(Path(self.store.run_directory, name)))
+
+    @property
+    def names(self) -> LockFile:
+        """Locks of VMs and networks by name."""
+        if self._locks is None:
+            self._locks = self.lock_file("names.lock")
+        return self._locks
+
+    @property
+    def operations(self) -> LockFile:
+        """Locks of operations by id."""
+        if self._operations is None:
+            self._operations = self.lock_file("operations.lock")
+        return self._operations
+
+    def lock(self, kind: str, name: str, *, shared: bool = False) -> None:
+        """Hold a named thing until this run ends; raises Busy."""
+        what = {"all": f"the lock for {name}"}.get(kind, f"{kind} {name!r}")
+        self.names.lock(
+            name_offset(kind, name), self.settings.lock_timeout, what, shared=shared
+        )
+
+    def try_lock(self, kind: str, name: str) -> bool:
+        """Hold a named thing if nobody else does."""
+        return self.names.try_lock(name_offset(kind, name))
+
+    def unlock(self, kind: str, name: str) -> None:
+        """Let go of a named thing."""
+        self.names.unlock(name_offset(kind, name))
+
+    def is_running(self, operation: int) -> bool:
+        """Whether some process holds an operation's lock."""
+        if self._operations is None:
+            path = Path(self.store.run_directory, "operations.lock")
+            if not path.exists():
+                return False
+            self._operations = LockFile(str(path))
+        return self._operations.held_elsewhere(operation)
+
+    # -- drivers ---------------------------------------------------------------------------------
+
+    def driver(self, name: str) -> Driver:
+        """The driver of a kind or of a firewall backend."""
+        if name not in self._drivers:
+            module, _, attribute = DRIVERS[name].partition(":")
+            self._drivers[name] = getattr(import_module(module), attribute)(self.host)
+        return self._drivers[name]
+
+    def firewall(self, name: str) -> FirewallDriver:
+        """A firewall backend."""
+        return self.driver(name)  # type: ignore[return-value]
+
+    def writer(self) -> Identity:
+        """This process, as operations record it."""
+        return procfs.identify(os.getpid())
+
+
+def driver_name(row: Resource) -> str:
+    """Which driver a row belongs to; empty for rows without an object of their own."""
+    if row.kind in FIREWALL_KINDS:
+        return str(row.spec["backend"])
+    return row.kind if row.kind in DRIVERS else ""
+
+
+def process_facts(rows: list[Resource]) -> dict[int, Any]:
+    """Look at every process that the rows name, by pid."""
+    facts = {}
+    for row in rows:
+        if row.kind == Kind.PROCESS:
+            identity = identity_of(row)
+            if identity is not None and identity.pid not in facts:
+                facts[identity.pid] = procfs.look(identity.pid)
+    return facts

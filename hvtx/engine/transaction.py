@@ -1,0 +1,353 @@
+"""The protocol: intend, act, commit; and its mirror, release. Every change of the host is in here.
+
+Invariants
+1. Before the host is touched, a row says what is about to be made or removed, with its mark; the
+   rows of an operation are written in one transaction, under the lock of that operation.
+2. The lock of an operation is held from before its first row to after its last. It falls with the
+   process: an operation that has not ended and whose lock nobody holds was interrupted.
+3. A row becomes committed only by its own operation, only from intended, only when its object is
+   made, marked and read back.
+4. Removing: the row becomes ``releasing`` first, the object goes second, the row becomes a
+   tombstone last. What could not be removed stays ``releasing`` and on record.
+5. No kernel call inside a store transaction; no store lock while the kernel waits.
+6. A commit that failed is unknown, not undone: the store is opened again and asked. Undo is
+   computed from rows, never from what this process remembers.
+7. The VM process starts behind a gate, and the gate opens only after its identity is on record.
+
+::
+
+    begin --> [intended] --act--> made --commit--> [committed] --> ended (done)
+                  |                 |                  |
+                  |     error/crash |                  | stop, rm, gc
+                  v                 v                  v
+              [releasing] <---------+------------------+
+                  |  drivers remove what carries the mark
+                  v
+              [released]: tombstone          --> ended (undone | done | partial)
+
+=====================  ===============================================================
+transition             function
+=====================  ===============================================================
+(none) -> intended     :meth:`Operation.intend` inside :func:`begin`
+intended -> committed  :meth:`Operation.commit`; by the plan: :meth:`Operation.complete`
+-> releasing -> gone   :meth:`Operation.release`
+-> released            :meth:`Operation.forget` (proven absent, or of an earlier life)
+=====================  ===============================================================
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any
+
+from hvtx.engine.runtime import Runtime, driver_name
+from hvtx.errors import CommitUnknown, HvtxError
+from hvtx.host import conntrack, failpoint
+from hvtx.host.locks import LockFile
+from hvtx.model.mark import make_mark
+from hvtx.model.resource import FIREWALL_KINDS, GONE, Kind, Outcome, Resource, State
+from hvtx.planner.gc import release_order
+from hvtx.planner.provision import Want
+from hvtx.store import history, intents, records
+from hvtx.store.history import Event
+
+# What is made before what; equal numbers go to their driver in one batch.
+_MAKING = {
+    Kind.SYSCTL: 0,
+    Kind.FILE: 1,
+    Kind.BRIDGE: 2,
+    Kind.ADDRESS: 3,
+    Kind.TAP: 4,
+    Kind.FILTER: 5,
+    Kind.MASQUERADE: 5,
+    Kind.PUBLISH: 5,
+    Kind.PROCESS: 6,
+    Kind.LEASE: 7,
+}
+
+
+class Operation:
+    """A group of intents that stand or fall together."""
+
+    def __init__(self, runtime: Runtime, verb: str, vm: str | None, network: str | None) -> None:
+        """Use :func:`begin`; ``vm`` and ``network`` are names, for the history."""
+        self.runtime = runtime
+        self.verb = verb
+        self.vm = vm
+        self.network = network
+        self.id = 0
+        self._lock: LockFile = runtime.operations
+
+    # -- intend ----------------------------------------------------------------------------------
+
+    def _open(self, sql: Any) -> None:
+        self.id = intents.begin(
+            sql,
+            verb=self.verb,
+            vm=self.vm,
+            network=self.network,
+            life=self.runtime.life.id,
+            writer=self.runtime.writer(),
+            now=history.now(),
+        )
+        held = self._lock.try_lock(self.id)
+        assert held, "the id of a new operation is nobody else's"
+
+    def intend(
+        self,
+        sql: Any,
+        wants: Sequence[Want],
+        *,
+        vm: str | None = None,
+        network: str | None = None,
+        networks: Sequence[str | None] | None = None,
+        committed: bool = False,
+    ) -> list[Resource]:
+        """Write the rows (inside :func:`begin`): of a VM, of a network, or of the installation."""
+        owners = networks if networks is not None else [network] * len(wants)
+        drafts = [
+            intents.Draft(want.kind, want.key, want.spec, vm, owner)
+            for want, owner in zip(wants, owners, strict=True)
+        ]
+        return intents.intend(
+            sql,
+            drafts,
+            operation=self.id,
+            life=self.runtime.life.id,
+            mark=self.new_mark,
+            state=State.COMMITTED if committed else State.INTENDED,
+        )
+
+    def new_mark(self, row: int) -> str:
+        """A fresh mark for a row."""
+        return make_mark(self.runtime.installation, row, os.urandom(10))
+
+    # -- act and commit ----------------------------------------------------------------------------
+
+    def act(self, rows: Sequence[Resource]) -> dict[int, Mapping[str, Any]]:
+        """Make everything but the process; what was read back, by row. Stops at the first error."""
+        observed: dict[int, Mapping[str, Any]] = {}
+        ordered = sorted(rows, key=lambda row: (_MAKING[Kind(row.kind)], driver_name(row) != "nftables"))
+        for name, batch in groupby(ordered, key=driver_name):
+            if not name:
+                continue
+            part = list(batch)
+            observed.update(self.runtime.driver(name).create(part))
+            failpoint.reach(f"acted:{name if part[0].kind in FIREWALL_KINDS else part[0].kind}")
+        return observed
+
+    def note(self, row: Resource, observed: Mapping[str, Any]) -> Resource:
+        """Keep what was learnt of an intended row (the gate's identity)."""
+        with self.runtime.store.transaction() as sql:
+            intents.note(sql, row.id, observed)
+        return row._replace(observed=dict(observed))
+
+    def commit(
+        self,
+        rows: Sequence[Resource],
+        observed: Mapping[int, Mapping[str, Any]],
+        *,
+        events: Sequence[Event] = (),
+        then: Callable[[Any], None] = lambda sql: None,
+    ) -> None:
+        """Close the operation as done; raises HvtxError if a row was no longer ours to commit."""
+        try:
+            with self.runtime.store.transaction() as sql:
+                moved = intents.commit(sql, rows, observed, self.id)
+                if moved != len(rows):
+                    raise HvtxError(f"operation {self.id} lost {len(rows) - moved} of its rows to another")
+                then(sql)
+                made = [Event("made", f"{row.kind} {row.key}", row.kind, row.key) for row in rows]
+                self._history(sql, [*made, *events])
+                intents.end(sql, self.id, "done", history.now())
+        except CommitUnknown:
+            if not self._was_committed(rows):
+                raise
+        failpoint.reach("committed")
+        self._lock.unlock(self.id)
+
+    def _was_committed(self, rows: Sequence[Resource]) -> bool:
+        """Ask the store again, after a commit that did not say; raises if it cannot be asked."""
+        self.runtime.reopen_store()
+        found = records.resources_by_id(self.runtime.sql, [row.id for row in rows])
+        return all(row.id in found and found[row.id].state == State.COMMITTED for row in rows)
+
+    # -- release -----------------------------------------------------------------------------------
+
+    def release(
+        self,
+        rows: Sequence[Resource],
+        *,
+        reasons: Mapping[int, str] | None = None,
+        claim: Callable[[Any], bool] = lambda sql: True,
+    ) -> dict[int, Outcome]:
+        """Remove what the rows stand for, in order, and close those that are gone.
+
+        ``claim`` is asked inside the transaction that moves the rows; False leaves everything.
+        Rows that somebody else moved meanwhile are left to them (``contended``).
+        """
+        with self.runtime.store.transaction() as sql:
+            moved = intents.release(sql, rows, self.id) if claim(sql) else []
+        failpoint.reach("releasing")
+        outcomes = self._remove(release_order(moved))
+        taken = {row.id for row in moved}
+        for row in rows:
+            if row.id not in taken:
+                outcomes[row.id] = Outcome(False, "contended", f"{row.key} changed in the meantime")
+        gone = [row for row in moved if outcomes[row.id].gone]
+        failpoint.reach("removed")
+        why = reasons or {}
+        with self.runtime.store.transaction() as sql:
+            intents.forget(sql, gone)
+            self._history(
+                sql,
+                [
+                    _removal(row, outcomes[row.id], why.get(row.id), self._vm_name(sql, row))
+                    for row in moved
+                ],
+            )
+        failpoint.reach("forgotten")
+        return outcomes
+
+    def _remove(self, rows: Sequence[Resource]) -> dict[int, Outcome]:
+        """The kernel's part: go on past errors, keep what a refusal of its bridge would tear."""
+        outcomes: dict[int, Outcome] = {}
+        addresses = _guest_addresses(rows)
+        flushed = not addresses
+        for name, batch in groupby(rows, key=driver_name):
+            part = list(batch)
+            if not flushed and part[0].kind not in FIREWALL_KINDS:
+                conntrack.flush(addresses)
+                flushed = True
+            kept = [row for row in part if _bridge_stayed(row, rows, outcomes)]
+            part = [row for row in part if row not in kept]
+            outcomes.update(
+                (row.id, Outcome(False, "foreign-dependents", f"{row.key} stays with its bridge"))
+                for row in kept
+            )
+            if not name:
+                outcomes.update((row.id, GONE) for row in part)
+            elif part:
+                outcomes.update(self._release_batch(name, part))
+                failpoint.reach(f"released:{name}")
+        if not flushed:
+            conntrack.flush(addresses)
+        return outcomes
+
+    def _release_batch(self, name: str, part: Sequence[Resource]) -> Mapping[int, Outcome]:
+        try:
+            return self.runtime.driver(name).release(part)
+        except HvtxError as problem:
+            return {row.id: Outcome(False, problem.code, problem.message) for row in part}
+
+    def forget(self, rows: Sequence[Resource], reasons: Mapping[int, str]) -> None:
+        """Close records whose object is proven absent."""
+        with self.runtime.store.transaction() as sql:
+            intents.forget(sql, rows)
+            self._history(
+                sql,
+                [
+                    Event(
+                        "forgotten",
+                        f"{row.kind} {row.key}: only the record was left",
+                        row.kind,
+                        row.key,
+                        reasons.get(row.id),
+                        self._vm_name(sql, row),
+                    )
+                    for row in rows
+                ],
+            )
+
+    def complete(self, rows: Sequence[Resource]) -> int:
+        """Commit what another, interrupted operation intended and made; how many rows moved."""
+        with self.runtime.store.transaction() as sql:
+            moved = sum(intents.commit(sql, [row], {}, row.operation) for row in rows)
+            self._history(
+                sql,
+                [
+                    Event(
+                        "completed",
+                        f"{row.kind} {row.key}: made by an interrupted start, in use",
+                        row.kind,
+                        row.key,
+                        "in-use-before-commit",
+                        self._vm_name(sql, row),
+                    )
+                    for row in rows
+                ],
+            )
+        return moved
+
+    def end(
+        self,
+        result: str,
+        *,
+        events: Sequence[Event] = (),
+        then: Callable[[Any], None] = lambda sql: None,
+    ) -> None:
+        """Close the operation: ``done``, ``undone`` or ``partial``."""
+        with self.runtime.store.transaction() as sql:
+            then(sql)
+            self._history(sql, events)
+            intents.end(sql, self.id, result, history.now())
+        failpoint.reach("ended")
+        self._lock.unlock(self.id)
+
+    def _history(self, sql: Any, events: Sequence[Event]) -> None:
+        history.add(sql, events, operation=self.id, verb=self.verb, vm=self.vm)
+
+    def _vm_name(self, sql: Any, row: Resource) -> str | None:
+        if self.vm is not None or row.vm is None:
+            return self.vm
+        found = sql.execute("SELECT name FROM vm WHERE id = ?", (row.vm,)).fetchone()
+        return found[0] if found else None
+
+
+@contextmanager
+def begin(
+    runtime: Runtime, verb: str, *, vm: str | None = None, network: str | None = None
+) -> Iterator[tuple[Any, Operation]]:
+    """Open an operation in one transaction with the rows that the body intends."""
+    operation = Operation(runtime, verb, vm, network)
+    try:
+        with runtime.store.transaction() as sql:
+            operation._open(sql)  # noqa: SLF001 - the two are one thing
+            yield sql, operation
+    except BaseException:
+        if operation.id:
+            runtime.operations.unlock(operation.id)
+        raise
+    failpoint.reach("intended")
+
+
+def _removal(row: Resource, outcome: Outcome, reason: str | None, vm: str | None) -> Event:
+    if outcome.gone:
+        return Event("removed", f"{row.kind} {row.key}", row.kind, row.key, reason, vm)
+    return Event("kept", outcome.message, row.kind, row.key, outcome.reason, vm)
+
+
+def _guest_addresses(rows: Sequence[Resource]) -> list[str]:
+    found = set()
+    for row in rows:
+        if row.kind in FIREWALL_KINDS and row.vm is not None:
+            for field in ("ipv4", "ipv6", "address"):
+                if row.spec.get(field):
+                    found.add(row.spec[field])
+    return sorted(found)
+
+
+def _bridge_stayed(row: Resource, rows: Sequence[Resource], outcomes: Mapping[int, Outcome]) -> bool:
+    """Whether an address's bridge refused to go: deleting the address could take others with it."""
+    if row.kind != Kind.ADDRESS:
+        return False
+    return any(
+        other.kind == Kind.BRIDGE
+        and other.key == row.spec["device"]
+        and other.id in outcomes
+        and not outcomes[other.id].gone
+        for other in rows
+    )

@@ -1,0 +1,54 @@
+"""Named points in the protocol at which a test can end the program.
+
+``HVTX_FAILPOINT=<name>:<action>[:<nth time>]`` with the action ``kill`` (SIGKILL to itself),
+``error`` (an HostRefused), ``eio`` (an OSError) or ``stop`` (SIGSTOP). Without the variable a point
+costs one comparison. ``HVTX_FAILPOINT_LOG=FILE`` appends the name of every point that is passed,
+which is how tests learn the list.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from hvtx.errors import HostRefused
+
+_WANTED = os.environ.get("HVTX_FAILPOINT", "")
+_LOG = os.environ.get("HVTX_FAILPOINT_LOG", "")
+_passed: dict[str, int] = {}
+
+
+def reach(name: str) -> None:
+    """Pass the point ``name``."""
+    if _WANTED or _LOG:
+        _act(name)
+
+
+def arm(wanted: str) -> None:
+    """Set what the variable sets, for tests in process; an empty string disarms."""
+    global _WANTED  # noqa: PLW0603 - one switch for the whole process, like the variable
+    _WANTED = wanted
+    _passed.clear()
+
+
+def _act(name: str) -> None:
+    if _LOG:
+        descriptor = os.open(_LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.write(descriptor, name.encode() + b"\n")
+        os.close(descriptor)
+    _passed[name] = _passed.get(name, 0) + 1
+    point, _, rest = _WANTED.rpartition(":")
+    nth = 1
+    if rest.isdigit():
+        nth = int(rest)
+        point, _, rest = point.rpartition(":")
+    if name != point or _passed[name] != nth:
+        return
+    if rest == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif rest == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif rest == "eio":
+        raise OSError(5, "a failpoint was asked for")
+    else:
+        raise HostRefused(f"failpoint {name} was asked for")

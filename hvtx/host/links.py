@@ -1,0 +1,192 @@
+"""Links and addresses of the network namespace: the few rtnetlink messages of the hot path.
+
+Constants are those of include/uapi/linux/{rtnetlink,if_link,if_addr}.h. Checked against pyroute2 in
+integration/test_links.py.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import struct
+
+from hvtx.host.netlink import (
+    ACK,
+    REQUEST,
+    Channel,
+    attribute,
+    attribute_map,
+    attributes,
+    message,
+    nested,
+    text,
+    u32,
+)
+from hvtx.host.retry import persistently
+from hvtx.model.resource import Address, Link
+
+NEWLINK, GETLINK, SETLINK, GETADDR = 16, 18, 19, 22
+_IFLA = {
+    "address": 1,
+    "ifname": 3,
+    "mtu": 4,
+    "link": 5,
+    "qdisc": 6,
+    "master": 10,
+    "linkinfo": 18,
+    "ifalias": 20,
+    "af_spec": 26,
+    "group": 27,
+    "ext_mask": 29,
+    "link_netnsid": 37,
+    "xdp": 43,
+}
+_INFO_KIND, _INFO_DATA = 1, 2
+_TUN_TYPE, _TUN_PI, _TUN_VNET_HDR, _TUN_PERSIST, _TUN_MULTI_QUEUE, _TUN_QUEUES = 3, 4, 5, 6, 7, 8
+IFF_TUN, IFF_TAP, IFF_NO_PI, IFF_VNET_HDR, IFF_MULTI_QUEUE = 0x1, 0x2, 0x1000, 0x4000, 0x100
+_SKIP_STATS = 1 << 3  # RTEXT_FILTER_SKIP_STATS: a third of a dump's time
+_INET6, _ADDR_GEN_MODE, _GEN_NONE = 10, 8, 1
+_IFF_UP = 1
+_IFINFO = struct.Struct("=BxHiII")
+_IFADDR = struct.Struct("=BBBBI")
+
+
+class Links:
+    """Reads and changes links; one rtnetlink socket."""
+
+    def __init__(self) -> None:
+        """Open the socket in the calling thread's network namespace."""
+        self._channel = Channel(0)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._channel.close()
+
+    def all(self) -> list[Link]:
+        """Every link; interrupted dumps are asked for again, then DumpInterrupted."""
+        body = _IFINFO.pack(0, 0, 0, 0, 0) + u32(_IFLA["ext_mask"], _SKIP_STATS)
+        bodies = persistently(lambda: self._channel.dump(GETLINK, body), attempts=20)
+        return [_link(found) for found in bodies]
+
+    def get(self, ifindex: int = 0, name: str = "") -> Link | None:
+        """One link by index or name; None if the kernel says that there is none."""
+        body = _IFINFO.pack(0, 0, ifindex, 0, 0)
+        if not ifindex:
+            body += text(_IFLA["ifname"], name)
+        body += u32(_IFLA["ext_mask"], _SKIP_STATS)
+        try:
+            return _link(persistently(lambda: self._channel.get(GETLINK, body)))
+        except OSError as problem:
+            if problem.errno == errno.ENODEV:
+                return None
+            raise
+
+    def change(
+        self,
+        ifindex: int,
+        *,
+        alias: str | None = None,
+        master: int | None = None,
+        mac: str | None = None,
+        mtu: int | None = None,
+        up: bool = False,
+        quiet6: bool = False,
+    ) -> None:
+        """Change a link; ``quiet6`` keeps the kernel from giving it an fe80:: of its own.
+
+        The kernel handles IFLA_AF_SPEC after it brought the link up, so ``quiet6`` is a message of
+        its own before the other; both go out in one call.
+        """
+        flag = _IFF_UP if up else 0
+        body = _IFINFO.pack(0, 0, ifindex, flag, flag)
+        if mac is not None:
+            body += attribute(_IFLA["address"], bytes.fromhex(mac.replace(":", "")))
+        if mtu is not None:
+            body += u32(_IFLA["mtu"], mtu)
+        if alias is not None:
+            body += attribute(_IFLA["ifalias"], alias.encode())
+        if master is not None:
+            body += u32(_IFLA["master"], master)
+        bodies = [body]
+        if quiet6:
+            gen = attribute(_ADDR_GEN_MODE, bytes([_GEN_NONE]))
+            spec = nested(_IFLA["af_spec"], nested(_INET6, gen))
+            bodies.insert(0, _IFINFO.pack(0, 0, ifindex, 0, 0) + spec)
+        seqs = [self._channel.next_seq() for _ in bodies]
+        pairs = zip(seqs, bodies, strict=True)
+        data = b"".join(message(NEWLINK, REQUEST | ACK, seq, one) for seq, one in pairs)
+        try:
+            self._channel.transact(data, seqs)
+        except OSError as problem:
+            if quiet6 and problem.errno == errno.EAFNOSUPPORT:  # a kernel without IPv6
+                self.change(ifindex, alias=alias, master=master, mac=mac, mtu=mtu, up=up)
+                return
+            raise
+
+    def addresses(self) -> list[Address]:
+        """Every address of the host."""
+        body = _IFADDR.pack(0, 0, 0, 0, 0)
+        bodies = persistently(lambda: self._channel.dump(GETADDR, body), attempts=20)
+        return [_address(found) for found in bodies]
+
+
+def _link(data: bytes) -> Link:
+    _, _, ifindex, flags, _ = _IFINFO.unpack_from(data)
+    found: dict[int, tuple[int, int]] = {
+        kind: (start, end) for kind, start, end in attributes(data, 16, len(data))
+    }
+
+    def raw(name: str) -> bytes:
+        span = found.get(_IFLA[name])
+        return data[span[0] : span[1]] if span else b""
+
+    def number(name: str) -> int:
+        value = raw(name)
+        return int.from_bytes(value[:4], "little") if len(value) >= 4 else 0
+
+    kind, tun, info = "", {}, raw("linkinfo")
+    if info:
+        inner = attribute_map(info)
+        kind = inner.get(_INFO_KIND, b"").rstrip(b"\0").decode()
+        if kind == "tun":
+            tun = attribute_map(inner.get(_INFO_DATA, b""))
+    alias = raw("ifalias")
+    elsewhere = _IFLA["link_netnsid"] in found
+    return Link(
+        ifindex=ifindex,
+        name=raw("ifname").rstrip(b"\0").decode(errors="surrogateescape"),
+        kind=kind,
+        alias=alias.rstrip(b"\0").decode(errors="replace") or None,
+        mac=raw("address").hex(":"),
+        mtu=number("mtu"),
+        master=number("master"),
+        lower=0 if elsewhere or kind == "veth" else number("link"),
+        group=number("group"),
+        up=bool(flags & _IFF_UP),
+        tun_flags=_tun_flags(tun),
+        queues=int.from_bytes(tun.get(_TUN_QUEUES, b""), "little"),
+        persistent=bool(tun.get(_TUN_PERSIST, b"\0")[0]) if tun else False,
+        qdisc=raw("qdisc").rstrip(b"\0").decode(),
+        xdp=attribute_map(raw("xdp")).get(2, b"\0") != b"\0" if _IFLA["xdp"] in found else False,
+    )
+
+
+def _tun_flags(tun: dict[int, bytes]) -> int:
+    """The TUNSETIFF flags with which to attach without changing the device."""
+    if not tun:
+        return 0
+
+    def on(kind: int) -> bool:
+        return tun.get(kind, b"\0") != b"\0"
+
+    flags = tun.get(_TUN_TYPE, b"\0")[0]
+    flags |= 0 if on(_TUN_PI) else IFF_NO_PI
+    flags |= IFF_VNET_HDR if on(_TUN_VNET_HDR) else 0
+    return flags | (IFF_MULTI_QUEUE if on(_TUN_MULTI_QUEUE) else 0)
+
+
+def _address(data: bytes) -> Address:
+    _, prefix, _, _, ifindex = _IFADDR.unpack_from(data)
+    found = attribute_map(data, 8)
+    packed = found.get(2) or found[1]  # IFA_LOCAL is the host's own end of a point-to-point
+    return Address(ifindex, f"{ipaddress.ip_address(packed)}/{prefix}")

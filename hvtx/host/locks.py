@@ -1,0 +1,76 @@
+"""Locks that fall with their process: open-file-description locks on single bytes of a file.
+
+An OFD lock belongs to the open file, not to the process and not to the path: it is released by the
+kernel when the last descriptor of that open file is closed, however the process ended, and closing
+*another* descriptor of the same file does not drop it (fcntl(2), "Open file description locks").
+Offsets are 40 bit numbers: an operation's id, or a hash of a name; a collision only makes two
+things wait for each other.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+import time
+from zlib import crc32
+
+from hvtx.errors import Busy
+
+_FLOCK = struct.Struct("hhqqi4x")
+_SETLK, _GETLK = 37, 36  # F_OFD_SETLK, F_OFD_GETLK
+NAMES = 1 << 32  # offsets below are operation ids
+
+
+class LockFile:
+    """A file whose bytes are locks."""
+
+    def __init__(self, path: str) -> None:
+        """Open (and make, mode 0600) the file; raises OSError."""
+        self._path = path
+        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+    def try_lock(self, offset: int, *, shared: bool = False) -> bool:
+        """Take the byte if nobody holds it."""
+        kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
+        try:
+            fcntl.fcntl(self.descriptor, _SETLK, _FLOCK.pack(kind, os.SEEK_SET, offset, 1, 0))
+        except OSError as problem:
+            if problem.errno in (errno.EAGAIN, errno.EACCES):
+                return False
+            raise
+        return True
+
+    def lock(self, offset: int, seconds: float, what: str, *, shared: bool = False) -> None:
+        """Take the byte, waiting for at most ``seconds``; raises Busy naming ``what``."""
+        deadline = time.monotonic() + seconds
+        pause = 0.001
+        while not self.try_lock(offset, shared=shared):
+            if time.monotonic() >= deadline:
+                raise Busy(
+                    f"{what} is held by another operation",
+                    hint="`hvtx intents` shows who works on it; --lock-timeout waits longer",
+                )
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.05)
+
+    def held_elsewhere(self, offset: int) -> bool:
+        """Whether another open file holds the byte."""
+        probe = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0)
+        answer = fcntl.fcntl(self.descriptor, _GETLK, probe)
+        return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+
+    def unlock(self, offset: int) -> None:
+        """Give the byte back."""
+        request = _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, offset, 1, 0)
+        fcntl.fcntl(self.descriptor, _SETLK, request)
+
+    def close(self) -> None:
+        """Give everything back."""
+        os.close(self.descriptor)
+
+
+def name_offset(kind: str, name: str) -> int:
+    """Where the lock of a named thing lies; kinds: ``vm``, ``network``, ``all``."""
+    return NAMES + (crc32(f"{kind}/{name}".encode()) & 0xFFFFFFFF)

@@ -1,0 +1,143 @@
+"""The input of the deciders (a snapshot of record and host) and their output (a plan).
+
+A plan is a value: it says for every item what to do and why; executing it is another room's work,
+and printing it yet another's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from hvtx.model.resource import Address, Entry, Link, Resource
+from hvtx.model.vm import Life, Liveness
+
+
+class Action(StrEnum):
+    """What a plan wants of an item."""
+
+    DELETE = "delete"
+    COMMIT = "commit"
+    FORGET = "forget"
+    SKIP = "skip"
+
+
+class Reason(StrEnum):
+    """Why; the words are those of the interface, and each belongs to one action."""
+
+    VM_DEAD = "vm-dead"
+    INTENT_ABANDONED = "intent-abandoned"
+    RELEASE_INTERRUPTED = "release-interrupted"
+    RELEASED_LEFTOVER = "released-leftover"
+    STALE_RESTORED = "stale-restored"
+    DUPLICATE_COPY = "duplicate-copy"
+    IN_USE_BEFORE_COMMIT = "in-use-before-commit"
+    ALREADY_GONE = "already-gone"
+    REBOOTED = "rebooted"
+    VM_ALIVE = "vm-alive"
+    LIVENESS_UNKNOWN = "liveness-unknown"
+    RESERVED = "reserved"
+    OPERATION_RUNNING = "operation-running"
+    IN_USE = "in-use"
+    FOREIGN = "foreign"
+    FOREIGN_DEPENDENTS = "foreign-dependents"
+    OTHER_INSTALLATION = "other-installation"
+    UNRECORDED = "unrecorded"
+    MARK_MISMATCH = "mark-mismatch"
+    MARK_UNREADABLE = "mark-unreadable"
+    MARK_STRIPPED = "mark-stripped"
+    DUPLICATE_MARK = "duplicate-mark"
+    EDITED_COPY = "edited-copy"
+    LOST = "lost"
+    OBSERVE_FAILED = "observe-failed"
+    CONTENDED = "contended"
+
+
+DELETING = frozenset(
+    {
+        Reason.VM_DEAD,
+        Reason.INTENT_ABANDONED,
+        Reason.RELEASE_INTERRUPTED,
+        Reason.RELEASED_LEFTOVER,
+        Reason.STALE_RESTORED,
+        Reason.DUPLICATE_COPY,
+    }
+)
+
+
+class VmFacts(NamedTuple):
+    """What is known of a VM when a plan is made."""
+
+    name: str
+    liveness: Liveness
+    evidence: tuple[str, ...]
+    provisional: bool  # made by a `vm run` that has not committed
+
+
+class NetworkFacts(NamedTuple):
+    """What is known of a network when a plan is made."""
+
+    name: str
+    subnets: tuple[str, ...]
+    provisional: bool  # being made, or being removed
+
+
+class OperationFacts(NamedTuple):
+    """An operation that has not ended."""
+
+    verb: str
+    vm: str | None
+    running: bool  # its lock is held by a process
+
+
+class Snapshot(NamedTuple):
+    """Everything that a plan is made from; nothing else is looked at."""
+
+    installation: str
+    life: Life
+    rows: tuple[Resource, ...]
+    tombstones: Mapping[str, Resource]  # by mark, those whose mark was seen
+    vms: Mapping[str, VmFacts]  # by id
+    networks: Mapping[str, NetworkFacts]  # by id
+    operations: Mapping[int, OperationFacts]
+    links: tuple[Link, ...]
+    addresses: tuple[Address, ...]
+    entries: tuple[Entry, ...]
+    expected: Mapping[int, tuple[Entry, ...]]  # by row id, of rows and tombstones
+    holders: Mapping[str, tuple[str, ...]]  # device name -> "qemu-system-x86 (pid 42)"
+    filtered: frozenset[int]  # ifindexes with traffic control of someone's
+    files: Mapping[str, str]  # path -> mark, of those that are there
+    failures: Mapping[str, str]  # "links", "addresses", "nftables", "iptables" -> what went wrong
+
+
+class Item(NamedTuple):
+    """One line of a plan. ``row`` is 0 where there is no record; ``entry``/``link`` is what was seen."""
+
+    action: Action
+    reason: Reason
+    kind: str
+    key: str
+    vm: str | None
+    row: int
+    state: str | None
+    evidence: tuple[str, ...]
+    message: str
+    mark: str | None = None
+    entry: Entry | None = None
+    link: Link | None = None
+    outcome: str | None = None
+
+    def identity(self) -> tuple[Any, ...]:
+        """What must be equal for two plans to mean the same by this item."""
+        return (self.action.value, self.reason.value, self.kind, self.key, self.row, self.mark)
+
+
+class Plan(NamedTuple):
+    """All items, in the order in which they would be done."""
+
+    items: tuple[Item, ...]
+
+    def acting(self) -> list[Item]:
+        """The items that change something; a plan without any is empty."""
+        return [item for item in self.items if item.action is not Action.SKIP]

@@ -1,0 +1,515 @@
+"""What is collectable, and why; what is not, and why not. Pure: a snapshot in, a plan out.
+
+The reasons come in the order of the interface: marks, ``operation-running``, ``vm-alive``,
+``liveness-unknown``, ``reserved``, ``in-use``, ``foreign-dependents``, then the reasons to delete.
+A deletion needs all three: the row, its very mark on the object, and an owner proven dead (or an
+operation that no longer runs).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections import Counter
+
+from hvtx.model.mark import Mark, UnreadableMark, parse_mark
+from hvtx.model.plan import Action, Item, Plan, Reason, Snapshot, VmFacts
+from hvtx.model.resource import Entry, Kind, Link, Resource, State
+from hvtx.model.vm import Liveness
+from hvtx.planner.presence import Presence, Sights, index, presence
+
+_IFF_TAP = 0x2
+_ADDRESS = re.compile(
+    r"(?<![\d.])(\d{1,3}(?:\.\d{1,3}){3}|[0-9a-fA-F]{0,4}:[0-9a-fA-F:]*:[0-9a-fA-F:.]*)(/\d{1,3})?"
+)
+# Release order: firewall, process record, device, bridge before its addresses, then what only is
+# written down; within a kind by row.
+_ORDER = {
+    Kind.PUBLISH: 0,
+    Kind.MASQUERADE: 1,
+    Kind.FILTER: 2,
+    Kind.PROCESS: 3,
+    Kind.TAP: 4,
+    Kind.BRIDGE: 5,
+    Kind.ADDRESS: 6,
+    Kind.SYSCTL: 7,
+    Kind.FILE: 8,
+    Kind.LEASE: 9,
+}
+
+
+def plan_gc(snapshot: Snapshot, *, everything: bool = False) -> Plan:
+    """Judge every row, every marked object, and the strangers that are worth naming."""
+    judge = Judge(snapshot)
+    items = [judge.row(row) for row in snapshot.rows]
+    items += judge.marked_links()
+    items += judge.marked_entries()
+    items += judge.strangers(everything=everything)
+    items.sort(key=lambda item: (item.vm or "", _ORDER.get(Kind(item.kind), 9) if item.row else 99))
+    return Plan(tuple(items))
+
+
+def release_order(rows: list[Resource]) -> list[Resource]:
+    """Rows in the order in which they are released."""
+    return sorted(rows, key=lambda row: (_ORDER[Kind(row.kind)], row.id))
+
+
+class Judge:
+    """The decision table over one snapshot (pure: it only looks things up in it)."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        """Index the snapshot once."""
+        self.snapshot = snapshot
+        self.sights: Sights = index(snapshot)
+        self.presences: dict[int, Presence] = {
+            row.id: presence(row, snapshot, self.sights) for row in snapshot.rows
+        }
+        self.held_vms = {
+            row.vm
+            for row in snapshot.rows
+            if row.kind == Kind.TAP and row.vm and self._holders(row) and self.presences[row.id].here
+        }
+        self._used_networks: set[str] = set()
+        for row in snapshot.rows:
+            if row.vm and row.kind == Kind.TAP and row.network and self._alive(row.vm):
+                self._used_networks.add(row.network)
+
+    # -- rows ----------------------------------------------------------------------------------
+
+    def row(self, row: Resource) -> Item:
+        """Judge one row."""
+        seen = self.presences[row.id]
+        if row.life != self.snapshot.life.id:
+            return self._row_of_earlier_life(row, seen)
+        operation = self.snapshot.operations.get(row.operation)
+        if seen.problem is not None:
+            return self._item(row, Action.SKIP, seen.problem, seen, _PROBLEMS[seen.problem])
+        if row.state != State.COMMITTED and operation is not None and operation.running:
+            return self._item(
+                row, Action.SKIP, Reason.OPERATION_RUNNING, seen, "an operation is working on it"
+            )
+        if row.vm is None:
+            return self._row_of_network(row, seen)
+        if row.kind == Kind.LEASE:
+            return self._lease(row, seen)
+        return self._row_of_vm(row, seen, self.snapshot.vms.get(row.vm))
+
+    def _row_of_vm(self, row: Resource, seen: Presence, vm: VmFacts | None) -> Item:
+        liveness = vm.liveness if vm else Liveness.DEAD
+        evidence = vm.evidence if vm else ("its VM is not on record",)
+        if liveness is Liveness.ALIVE:
+            return self._row_of_live_vm(row, seen, evidence)
+        if liveness is Liveness.UNKNOWN:
+            return self._item(
+                row,
+                Action.SKIP,
+                Reason.LIVENESS_UNKNOWN,
+                seen,
+                "its VM can be proven neither alive nor dead",
+                evidence,
+            )
+        if row.vm in self.held_vms:
+            held = self._holders(row) if row.kind == Kind.TAP else ()
+            if held:
+                who = ", ".join(held)
+                return self._item(
+                    row, Action.SKIP, Reason.IN_USE, seen, f"{row.key} is held open by {who}", held
+                )
+            return self._item(
+                row,
+                Action.SKIP,
+                Reason.VM_ALIVE,
+                seen,
+                "its VM's device is held open, so all of the VM is kept",
+                evidence,
+            )
+        return self._collect(row, seen, evidence)
+
+    def _row_of_live_vm(self, row: Resource, seen: Presence, evidence: tuple[str, ...]) -> Item:
+        if row.state == State.INTENDED and self._whole(row):
+            return self._item(
+                row,
+                Action.COMMIT,
+                Reason.IN_USE_BEFORE_COMMIT,
+                seen,
+                "made whole by an interrupted start, and its VM runs: only the record is completed",
+                evidence,
+            )
+        if seen.here is False and row.state == State.COMMITTED:
+            return self._item(
+                row,
+                Action.SKIP,
+                Reason.LOST,
+                seen,
+                "on record and gone, while its VM runs: `hvtx repair` puts it back",
+                evidence,
+            )
+        return self._item(row, Action.SKIP, Reason.VM_ALIVE, seen, "its VM runs", evidence)
+
+    def _row_of_network(self, row: Resource, seen: Presence) -> Item:
+        network = self.snapshot.networks.get(row.network) if row.network else None
+        if row.state != State.COMMITTED:
+            return self._collect(row, seen, ())
+        if network is None and row.network is not None:
+            return self._collect(row, seen, ())
+        owner = f"network {network.name!r}" if network else "every network of this installation"
+        if seen.here is False:
+            used = row.network in self._used_networks or (network is None and self._used_networks)
+            return self._item(
+                row,
+                Action.SKIP,
+                Reason.LOST if used else Reason.RESERVED,
+                seen,
+                f"belongs to {owner} and is gone: `hvtx repair` puts it back",
+            )
+        return self._item(row, Action.SKIP, Reason.RESERVED, seen, f"belongs to {owner}")
+
+    def _lease(self, row: Resource, seen: Presence) -> Item:
+        vm = self.snapshot.vms.get(row.vm or "")
+        if vm is not None and vm.liveness is Liveness.ALIVE:
+            return self._row_of_live_vm(row, seen, vm.evidence)
+        if row.state == State.COMMITTED and vm is not None:
+            if vm.liveness is Liveness.UNKNOWN:
+                return self._item(
+                    row,
+                    Action.SKIP,
+                    Reason.LIVENESS_UNKNOWN,
+                    seen,
+                    "its VM can be proven neither alive nor dead",
+                    vm.evidence,
+                )
+            return self._item(
+                row, Action.SKIP, Reason.RESERVED, seen, f"stays leased while VM {vm.name!r} is on record"
+            )
+        return self._row_of_vm(row, seen, vm)
+
+    def _collect(self, row: Resource, seen: Presence, evidence: tuple[str, ...]) -> Item:
+        """The owner is proven dead, or never was: delete, forget, or say what is in the way."""
+        if seen.here is None:
+            return self._item(
+                row, Action.SKIP, Reason.OBSERVE_FAILED, seen, "the host could not be read", evidence
+            )
+        if row.kind == Kind.PROCESS or (seen.here is False):
+            return self._item(
+                row,
+                Action.FORGET,
+                Reason.ALREADY_GONE,
+                seen,
+                "on record and proven absent: only the record is closed",
+                evidence,
+            )
+        held = self._holders(row) if row.kind == Kind.TAP else ()
+        if held:
+            return self._item(
+                row, Action.SKIP, Reason.IN_USE, seen, f"{row.key} is held open by {', '.join(held)}", held
+            )
+        foreign = self._dependents(row, seen)
+        if foreign:
+            return self._item(
+                row,
+                Action.SKIP,
+                Reason.FOREIGN_DEPENDENTS,
+                seen,
+                f"others put something on it: {', '.join(foreign)}",
+                evidence,
+            )
+        reason, words = {
+            State.INTENDED: (Reason.INTENT_ABANDONED, "made by an operation that was interrupted"),
+            State.RELEASING: (Reason.RELEASE_INTERRUPTED, "its removal was interrupted"),
+        }.get(State(row.state), (Reason.VM_DEAD, "its VM is dead"))
+        return self._item(row, Action.DELETE, reason, seen, words, evidence)
+
+    def _row_of_earlier_life(self, row: Resource, seen: Presence) -> Item:
+        if row.kind == Kind.LEASE and row.state == State.COMMITTED:
+            return self._lease(row, seen)
+        if seen.here and row.kind in (Kind.MASQUERADE, Kind.PUBLISH, Kind.FILTER):
+            return self._item(
+                row,
+                Action.DELETE,
+                Reason.STALE_RESTORED,
+                seen,
+                "of an earlier life of this host; someone's save and restore brought it back",
+            )
+        if seen.problem is not None or (seen.here and row.kind in (Kind.TAP, Kind.BRIDGE)):
+            return self._item(
+                row,
+                Action.SKIP,
+                seen.problem or Reason.MARK_MISMATCH,
+                seen,
+                "recorded for an earlier life of this host, yet something of that name is there",
+            )
+        return self._item(
+            row,
+            Action.FORGET,
+            Reason.REBOOTED,
+            seen,
+            "on record for an earlier life of this host: only the record is closed",
+        )
+
+    # -- what carries a mark, but is no row's object ----------------------------------------------
+
+    def marked_links(self) -> list[Item]:
+        """Devices with a mark that no row accounts for."""
+        rows = {row.mark: row for row in self.snapshot.rows}
+        items = []
+        for mark, links in self.sights.marks_of_links.items():
+            parsed = parse_mark(mark)
+            if parsed is None:
+                continue
+            for link in links:
+                row = rows.get(mark)
+                if row is not None and self.presences[row.id].link == link:
+                    continue
+                item = self._marked_link(link, mark, parsed, row)
+                items.append(item)
+        return items
+
+    def _marked_link(
+        self, link: Link, mark: str, parsed: Mark | UnreadableMark, row: Resource | None
+    ) -> Item:
+        kind = Kind.BRIDGE if link.kind == "bridge" else Kind.TAP
+        tombstone = self.snapshot.tombstones.get(mark)
+        evidence = (f"alias {mark}", f"index {link.ifindex}")
+        base = Item(
+            Action.SKIP, Reason.UNRECORDED, kind, link.name, None, 0, None, evidence, "", mark, link=link
+        )
+        foreign = self._foreign_mark(base, parsed)
+        if foreign is not None:
+            return foreign
+        if row is not None:
+            return base._replace(
+                reason=Reason.DUPLICATE_MARK, message="carries the mark of another object of ours"
+            )
+        if tombstone is None:
+            return base._replace(
+                message="marked by this installation, but not on record: `hvtx explain` it"
+            )
+        base = base._replace(row=tombstone.id, state=tombstone.state)
+        if tombstone.kind != kind or tombstone.spec.get("ifindex") != link.ifindex:
+            return base._replace(
+                reason=Reason.DUPLICATE_MARK, message="carries the mark of an object that was removed"
+            )
+        held = self.snapshot.holders.get(link.name, ())
+        if held:
+            return base._replace(
+                reason=Reason.IN_USE,
+                message=f"{link.name} is held open by {', '.join(held)}",
+                evidence=(*evidence, *held),
+            )
+        dependents = self._dependents(tombstone, Presence(True, (), None, link))
+        if dependents:
+            return base._replace(
+                reason=Reason.FOREIGN_DEPENDENTS,
+                message=f"others put something on it: {', '.join(dependents)}",
+            )
+        return base._replace(
+            action=Action.DELETE,
+            reason=Reason.RELEASED_LEFTOVER,
+            message="on record as removed, yet there with the very same mark",
+        )
+
+    def marked_entries(self) -> list[Item]:
+        """Firewall objects with a mark that no row accounts for, and surplus copies."""
+        rows = {row.mark: row for row in self.snapshot.rows}
+        items = []
+        for mark, entries in self.sights.by_mark.items():
+            parsed = parse_mark(mark)
+            row = rows.get(mark) or self.snapshot.tombstones.get(mark)
+            expected: Counter[tuple[str, str, str]] = Counter(
+                (e.backend, e.place, e.text) for e in self.snapshot.expected.get(row.id, ())
+            ) if row else Counter()
+            for entry in entries:
+                key = (entry.backend, entry.place, entry.text)
+                live = row is not None and row.state != State.RELEASED
+                if live and expected[key] > 0:
+                    expected[key] -= 1
+                    continue
+                items.append(self._marked_entry(entry, mark, parsed, row))
+        return items
+
+    def _marked_entry(
+        self, entry: Entry, mark: str, parsed: Mark | UnreadableMark | None, row: Resource | None
+    ) -> Item:
+        where = f"{entry.place}: {entry.text}"
+        base = Item(
+            Action.SKIP,
+            Reason.UNRECORDED,
+            row.kind if row else Kind.FILTER,
+            row.key if row else where,
+            self._name(row.vm) if row else None,
+            row.id if row else 0,
+            row.state if row else None,
+            (f"comment {mark}", where),
+            "",
+            mark,
+            entry=entry,
+        )
+        foreign = self._foreign_mark(base, parsed)
+        if foreign is not None:
+            return foreign
+        if row is None:
+            return base._replace(
+                message="marked by this installation, but not on record: `hvtx explain` it"
+            )
+        known = self.snapshot.expected.get(row.id, ())
+        same = any((e.backend, e.place, e.text) == (entry.backend, entry.place, entry.text) for e in known)
+        if not same:
+            here = any(e.place == entry.place for e in known)
+            return base._replace(
+                reason=Reason.EDITED_COPY if here else Reason.DUPLICATE_MARK,
+                message="a changed copy of a rule of ours" if here else "carries the mark of a rule of ours",
+            )
+        if row.state != State.RELEASED:
+            return base._replace(
+                action=Action.DELETE,
+                reason=Reason.DUPLICATE_COPY,
+                message="a surplus copy; one stays while its record does",
+            )
+        if row.life != self.snapshot.life.id:
+            return base._replace(
+                action=Action.DELETE,
+                reason=Reason.STALE_RESTORED,
+                message="of an earlier life of this host; someone's save and restore brought it back",
+            )
+        return base._replace(
+            action=Action.DELETE,
+            reason=Reason.RELEASED_LEFTOVER,
+            message="on record as removed, yet there with the very same mark",
+        )
+
+    def _foreign_mark(self, base: Item, parsed: Mark | UnreadableMark | None) -> Item | None:
+        if not isinstance(parsed, Mark):
+            return base._replace(
+                reason=Reason.MARK_UNREADABLE, message="its mark has a form this program does not know"
+            )
+        if parsed.installation != self.snapshot.installation:
+            return base._replace(
+                reason=Reason.OTHER_INSTALLATION,
+                message=f"marked by another installation of hvtx ({parsed.installation})",
+            )
+        return None
+
+    # -- strangers -------------------------------------------------------------------------------
+
+    def strangers(self, *, everything: bool) -> list[Item]:
+        """TAP devices and NAT rules without our mark; all devices with ``everything``."""
+        named = {p.link.ifindex for p in self.presences.values() if p.link is not None}
+        items = []
+        for link in self.snapshot.links:
+            tap = link.kind == "tun" and bool(link.tun_flags & _IFF_TAP)
+            if link.ifindex in named or parse_mark(link.alias) is not None or not (tap or everything):
+                continue
+            held = self.snapshot.holders.get(link.name, ())
+            evidence = (f"alias {link.alias}" if link.alias else "no alias", *held)
+            kind = Kind.BRIDGE if link.kind == "bridge" else Kind.TAP
+            items.append(
+                Item(
+                    Action.SKIP, Reason.FOREIGN, kind, link.name, None, 0, None, evidence,
+                    "not ours: it carries no mark of hvtx", link=link,
+                )
+            )  # fmt: skip
+        subnets = [
+            (cidr, facts.name) for facts in self.snapshot.networks.values() for cidr in facts.subnets
+        ]
+        for entry in self.snapshot.entries:
+            if entry.mark is not None or not entry.nat:
+                continue
+            touched = mentions(entry.text, subnets)
+            if not touched and not everything:
+                continue
+            words = f"; it mentions network {touched}" if touched else ""
+            key = f"{entry.place}: {entry.text}"
+            items.append(
+                Item(
+                    Action.SKIP, Reason.FOREIGN, "rule", key, None, 0, None, ("no mark",),
+                    f"not ours: it carries no mark of hvtx{words}", entry=entry,
+                )
+            )  # fmt: skip
+        return items
+
+    # -- small questions -------------------------------------------------------------------------
+
+    def _alive(self, vm: str) -> bool:
+        facts = self.snapshot.vms.get(vm)
+        return facts is not None and facts.liveness is Liveness.ALIVE
+
+    def _name(self, vm: str | None) -> str | None:
+        facts = self.snapshot.vms.get(vm) if vm else None
+        return facts.name if facts else None
+
+    def _holders(self, row: Resource) -> tuple[str, ...]:
+        link = self.presences[row.id].link
+        return self.snapshot.holders.get(link.name if link else row.key, ())
+
+    def _whole(self, row: Resource) -> bool:
+        """Whether everything that the row's operation intended is there."""
+        return all(
+            self.presences[other.id].here and self.presences[other.id].complete
+            for other in self.snapshot.rows
+            if other.operation == row.operation and other.state == State.INTENDED
+        )
+
+    def _dependents(self, row: Resource, seen: Presence) -> list[str]:
+        link = seen.link
+        if link is None:
+            return []
+        upper = [other.name for other in self.snapshot.links if other.lower == link.ifindex]
+        if row.kind == Kind.BRIDGE:
+            ours = {r.spec["ifindex"] for r in self.snapshot.rows if r.kind == Kind.TAP}
+            upper += [
+                other.name
+                for other in self.snapshot.links
+                if other.master == link.ifindex and other.ifindex not in ours
+            ]
+        own = set(row.spec.get("addresses", ()))
+        upper += [
+            a.address for a in self.snapshot.addresses if a.ifindex == link.ifindex and a.address not in own
+        ]
+        if link.xdp:
+            upper.append("an XDP program")
+        if link.ifindex in self.snapshot.filtered:
+            upper.append("traffic control")
+        return upper
+
+    def _item(
+        self,
+        row: Resource,
+        action: Action,
+        reason: Reason,
+        seen: Presence,
+        message: str,
+        evidence: tuple[str, ...] = (),
+    ) -> Item:
+        return Item(
+            action=action,
+            reason=reason,
+            kind=row.kind,
+            key=row.key,
+            vm=self._name(row.vm),
+            row=row.id,
+            state=row.state,
+            evidence=(*seen.evidence, *evidence),
+            message=message,
+            mark=row.mark,
+            link=seen.link,
+        )
+
+
+_PROBLEMS = {
+    Reason.MARK_MISMATCH: "something is there in its place, without the recorded mark",
+    Reason.MARK_STRIPPED: "a rule of its shape is there, without its mark",
+}
+
+
+def mentions(words: str, subnets: list[tuple[str, str]]) -> str | None:
+    """The name of the first network whose subnet an address or prefix in a rule's text touches."""
+    for found in _ADDRESS.finditer(words):
+        try:
+            network = ipaddress.ip_network(found[1] + (found[2] or ""), strict=False)
+        except ValueError:
+            continue
+        for cidr, name in subnets:
+            subnet = ipaddress.ip_network(cidr)
+            if network.version == subnet.version and network.prefixlen and network.overlaps(subnet):
+                return name
+    return None

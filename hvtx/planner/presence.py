@@ -1,0 +1,138 @@
+"""Does the host hold what a row speaks of? One verdict per row, from what was seen.
+
+Silence proves nothing: a row whose area could not be read is ``unknown``, never ``absent``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from hvtx.model.plan import Reason, Snapshot
+from hvtx.model.resource import BRIDGE_GROUP, FIREWALL_KINDS, Entry, Kind, Link, Resource, State
+
+
+class Presence(NamedTuple):
+    """``here``: True, False, or None for unknown; ``problem`` wins over both."""
+
+    here: bool | None
+    evidence: tuple[str, ...]
+    problem: Reason | None = None
+    link: Link | None = None
+    complete: bool = True  # False where only a part of several entries is there
+
+
+class Sights(NamedTuple):
+    """What was seen, indexed once for a whole plan."""
+
+    by_index: Mapping[int, Link]
+    by_name: Mapping[str, Link]
+    by_mark: Mapping[str, Sequence[Entry]]
+    bare: Mapping[tuple[str, str, str], Sequence[Entry]]  # unmarked or otherwise marked, by place
+    marks_of_links: Mapping[str, Sequence[Link]]
+
+
+def index(snapshot: Snapshot) -> Sights:
+    """Index a snapshot's sights."""
+    by_mark: dict[str, list[Entry]] = {}
+    bare: dict[tuple[str, str, str], list[Entry]] = {}
+    for entry in snapshot.entries:
+        if entry.mark:
+            by_mark.setdefault(entry.mark, []).append(entry)
+        bare.setdefault((entry.backend, entry.place, entry.text), []).append(entry)
+    marks: dict[str, list[Link]] = {}
+    for link in snapshot.links:
+        if link.alias:
+            marks.setdefault(link.alias, []).append(link)
+    return Sights(
+        by_index={link.ifindex: link for link in snapshot.links},
+        by_name={link.name: link for link in snapshot.links},
+        by_mark=by_mark,
+        bare=bare,
+        marks_of_links=marks,
+    )
+
+
+def presence(row: Resource, snapshot: Snapshot, sights: Sights) -> Presence:
+    """The verdict for one row; rows without an object of their own count as here."""
+    if row.kind in (Kind.TAP, Kind.BRIDGE):
+        return _link_presence(row, snapshot, sights)
+    if row.kind in FIREWALL_KINDS:
+        return _entry_presence(row, snapshot, sights)
+    if row.kind == Kind.ADDRESS:
+        return _address_presence(row, snapshot, sights)
+    if row.kind == Kind.FILE:
+        return _file_presence(row, snapshot)
+    return Presence(True, ())
+
+
+def _link_presence(row: Resource, snapshot: Snapshot, sights: Sights) -> Presence:
+    failed = snapshot.failures.get("links")
+    if failed:
+        return Presence(None, (failed,))
+    seen = sights.by_index.get(row.spec["ifindex"])
+    if seen is None:
+        stranger = sights.by_name.get(row.key)
+        if stranger is None:
+            return Presence(False, (f"no device with index {row.spec['ifindex']}",))
+        alias = f"alias {stranger.alias}" if stranger.alias else "no alias"
+        return Presence(
+            None,
+            (f"{stranger.name} has index {stranger.ifindex} and {alias}",),
+            Reason.MARK_MISMATCH,
+            stranger,
+        )
+    kind = "tun" if row.kind == Kind.TAP else "bridge"
+    if seen.kind == kind and seen.alias == row.mark:
+        drift = () if seen.name == row.key else (f"renamed to {seen.name}",)
+        return Presence(True, (f"alias {seen.alias}", *drift), None, seen)
+    if (
+        row.kind == Kind.BRIDGE
+        and row.state != State.COMMITTED
+        and (seen.kind, seen.alias, seen.group) == ("bridge", None, BRIDGE_GROUP)
+        and seen.mac == row.spec["mac"]
+    ):
+        return Presence(True, (f"recorded MAC {seen.mac} and group",), None, seen, complete=False)
+    alias = f"alias {seen.alias}" if seen.alias else "no alias"
+    return Presence(None, (f"{seen.name} has {alias}",), Reason.MARK_MISMATCH, seen)
+
+
+def _entry_presence(row: Resource, snapshot: Snapshot, sights: Sights) -> Presence:
+    failed = snapshot.failures.get(row.spec["backend"])
+    if failed:
+        return Presence(None, (failed,))
+    expected = Counter((e.backend, e.place, e.text) for e in snapshot.expected.get(row.id, ()))
+    own = Counter((e.backend, e.place, e.text) for e in sights.by_mark.get(row.mark, ()))
+    found = [key for key in expected if own[key]]
+    missing = [key for key in expected if not own[key]]
+    for key in missing:
+        for other in sights.bare.get(key, ()):
+            reason = Reason.MARK_STRIPPED if other.mark is None else Reason.MARK_MISMATCH
+            carried = f"comment {other.mark}" if other.mark else "no mark"
+            return Presence(None, (f"{other.place}: {other.text} has {carried}",), reason)
+    if not found:
+        return Presence(False, ("nothing in the firewall carries its mark",))
+    return Presence(True, (f"comment {row.mark}",), complete=not missing)
+
+
+def _address_presence(row: Resource, snapshot: Snapshot, sights: Sights) -> Presence:
+    failed = snapshot.failures.get("addresses") or snapshot.failures.get("links")
+    if failed:
+        return Presence(None, (failed,))
+    ifindex, wanted = row.spec["ifindex"], row.spec["address"]
+    if not any(a.ifindex == ifindex and a.address == wanted for a in snapshot.addresses):
+        return Presence(False, (f"{wanted} is not on {row.spec['device']}",))
+    link = sights.by_index.get(ifindex)
+    if link is None or link.alias != row.spec["owner"]:
+        return Presence(None, (f"{row.spec['device']} lacks the network's mark",), Reason.MARK_MISMATCH)
+    return Presence(True, (f"on {link.name} with {link.alias}",))
+
+
+def _file_presence(row: Resource, snapshot: Snapshot) -> Presence:
+    found = snapshot.files.get(row.spec["path"])
+    if found is None:
+        return Presence(False, (f"{row.spec['path']} is not there",))
+    if found != row.mark:
+        return Presence(None, (f"{row.spec['path']} carries {found!r}",), Reason.MARK_MISMATCH)
+    return Presence(True, (f"{row.spec['path']} carries {found}",))

@@ -1,0 +1,240 @@
+"""What a VM's start and a network's creation need, in the order in which it is made. Pure.
+
+Names, MACs and indexes arrive as random bytes from outside. Orders: a network is its settings, the
+firewall's base (once an installation), the bridge, its addresses, its firewall elements; a VM is its
+run-time directory, its TAPs, their firewall elements, and the process last.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from hvtx.model.mark import base32
+from hvtx.model.resource import Kind
+from hvtx.model.vm import Interface, Network, Vm
+
+_INDEX_BASE, _INDEX_SPAN = 1 << 24, 1 << 29  # far above what the kernel hands out by itself
+
+
+class Want(NamedTuple):
+    """A resource to be made: its kind, its key for people, its specification."""
+
+    kind: str
+    key: str
+    spec: dict[str, Any]
+
+
+def device_name(random: bytes) -> str:
+    """A TAP's name: ``hv`` and 60 random bits."""
+    return "hv" + base32(random, 12)
+
+
+def bridge_name(random: bytes) -> str:
+    """A bridge's name: ``hvbr`` and 55 random bits."""
+    return "hvbr" + base32(random, 11)
+
+
+def device_index(random: bytes) -> int:
+    """An interface index that the kernel would not choose: 2^24 and above."""
+    return _INDEX_BASE + int.from_bytes(random[:4], "big") % _INDEX_SPAN
+
+
+def guest_mac(random: bytes) -> str:
+    """A guest's MAC: locally administered, unicast, ``02:``."""
+    return "02:" + random[:5].hex(":")
+
+
+def host_mac(random: bytes) -> str:
+    """The MAC of a TAP's host side: ``fe:``, so that it never becomes a bridge's lowest."""
+    return "fe:" + random[:5].hex(":")
+
+
+def link_local(mac: str) -> str:
+    """The modified EUI-64 address of a MAC (RFC 4291, appendix A)."""
+    raw = bytes.fromhex(mac.replace(":", ""))
+    tail = bytes([raw[0] ^ 2]) + raw[1:3] + b"\xff\xfe" + raw[3:]
+    return str(ipaddress.IPv6Address(b"\xfe\x80" + b"\0" * 6 + tail))
+
+
+def network_addresses(network: Network) -> list[str]:
+    """The host's addresses on a network's bridge, with prefix lengths."""
+    found = [
+        f"{gateway}/{cidr.partition('/')[2]}"
+        for cidr, gateway in zip(network.subnets, network.gateways, strict=True)
+    ]
+    return [*found, f"{network.gateway6}/64"] if network.gateway6 else found
+
+
+def want_network(
+    network: Network,
+    *,
+    ifindex: int,
+    bridge_mark: str,
+    bases: Sequence[str],
+    settings: Sequence[tuple[str, str, str]],
+) -> tuple[list[Want], list[Want]]:
+    """The installation's and the network's own resources.
+
+    ``bases`` names the firewall backends whose tables or chains are still missing; ``settings`` are
+    ``(path below /proc/sys, value, value before)`` of those that have to be turned on. The bridge is
+    the first of the network's own; ``bridge_mark`` is the mark that its row will have.
+    """
+    shared = [
+        Want(
+            Kind.SYSCTL,
+            path.replace("/", "."),
+            {"path": path, "value": value, "before": before},
+        )
+        for path, value, before in settings
+    ]
+    shared += [Want(Kind.FILTER, f"{backend} base", {"backend": backend, "what": "base"}) for backend in bases]
+    addresses = network_addresses(network)
+    own = [
+        Want(
+            Kind.BRIDGE,
+            network.bridge,
+            {
+                "device": network.bridge,
+                "ifindex": ifindex,
+                "mac": network.mac,
+                "mtu": network.mtu,
+                "addresses": addresses,
+            },
+        )
+    ]
+    own += [
+        Want(
+            Kind.ADDRESS,
+            address,
+            {"device": network.bridge, "ifindex": ifindex, "owner": bridge_mark, "address": address},
+        )
+        for address in addresses
+    ]
+    backends = ["nftables"] if network.firewall == "nftables" else ["nftables", "iptables"]
+    own += [
+        Want(
+            Kind.FILTER,
+            f"{backend} network {network.name}",
+            {
+                "backend": backend,
+                "what": "network",
+                "bridge": network.bridge,
+                "subnets": list(network.subnets),
+                "nat": network.nat,
+                "isolate": network.isolate,
+                "gateway6": network.gateway6,
+            },
+        )
+        for backend in backends
+    ]
+    return shared, own
+
+
+def want_vm(
+    vm: Vm,
+    networks: Mapping[str, Network],
+    *,
+    bridges: Mapping[str, int],
+    devices: Sequence[tuple[str, int, str]],
+    directory: str | None,
+    process: bool,
+) -> list[tuple[Want, str | None]]:
+    """A VM's resources with the network each belongs to.
+
+    ``bridges`` gives the index of each network's bridge, ``devices`` a name, an index and a MAC for
+    every interface, ``directory`` the run-time directory where the hypervisor needs one.
+    """
+    wants: list[tuple[Want, str | None]] = []
+    if directory is not None:
+        wants.append((Want(Kind.FILE, directory, {"path": directory}), None))
+    for interface, (device, ifindex, mac) in zip(vm.interfaces, devices, strict=True):
+        network = networks[interface.network]
+        wants += [
+            (want, network.id)
+            for want in want_interface(
+                interface, network, bridge=bridges[network.id], device=device, ifindex=ifindex, mac=mac
+            )
+        ]
+    if process:
+        wants.append(
+            (
+                Want(Kind.PROCESS, vm.name, {"hypervisor": vm.hypervisor, "directory": directory}),
+                None,
+            )
+        )
+    return wants
+
+
+def want_interface(
+    interface: Interface, network: Network, *, bridge: int, device: str, ifindex: int, mac: str
+) -> list[Want]:
+    """The TAP of one interface and its firewall elements."""
+    both = {"ipv4": interface.ipv4, "ipv6": interface.ipv6, "bridge": network.bridge}
+    wants = [
+        Want(
+            Kind.TAP,
+            device,
+            {
+                "device": device,
+                "ifindex": ifindex,
+                "bridge": network.bridge,
+                "master": bridge,
+                "mtu": network.mtu,
+                "mac": mac,
+            },
+        ),
+        Want(
+            Kind.FILTER,
+            device,
+            {
+                "backend": "nftables",
+                "what": "port",
+                "device": device,
+                "mac": interface.mac,
+                **both,
+                "gateway6": network.gateway6,
+                "forward": network.firewall == "nftables",
+                "isolate": network.isolate,
+            },
+        ),
+    ]
+    if network.firewall == "iptables":
+        wants.append(
+            Want(Kind.FILTER, f"{device} forward", {"backend": "iptables", "what": "forward", **both})
+        )
+    if network.nat:
+        wants += [
+            Want(
+                Kind.MASQUERADE,
+                address,
+                {
+                    "backend": network.firewall,
+                    "what": "masquerade",
+                    "address": address,
+                    "bridge": network.bridge,
+                },
+            )
+            for address in (interface.ipv4, interface.ipv6)
+            if address
+        ]
+    for port in interface.publish:
+        shown = f"[{port.host_ip}]" if port.host_ip and ":" in port.host_ip else port.host_ip
+        where = f"{shown}:{port.host_port}" if shown else str(port.host_port)
+        wants.append(
+            Want(
+                Kind.PUBLISH,
+                f"{where}/{port.protocol}",
+                {
+                    "backend": network.firewall,
+                    "what": "publish",
+                    "protocol": port.protocol,
+                    "host_ip": port.host_ip,
+                    "host_port": port.host_port,
+                    "guest_port": port.guest_port,
+                    **both,
+                },
+            )
+        )
+    return wants

@@ -1,0 +1,84 @@
+"""A VM's state and liveness, from its rows and what was seen of its process. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+
+from hvtx.model.resource import Kind, Resource, State
+from hvtx.model.vm import Identity, Life, Liveness, ProcessFacts
+from hvtx.planner.liveness import classify
+
+
+class VmState(StrEnum):
+    """What people are told of a VM; the names are those of the interface."""
+
+    DEFINED = "defined"
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    CRASHED = "crashed"
+    UNKNOWN = "unknown"
+
+
+_RUNNING_VERBS = {
+    "start": VmState.STARTING,
+    "run": VmState.STARTING,
+    "recover": VmState.STARTING,
+    "stop": VmState.STOPPING,
+    "rm": VmState.STOPPING,
+}
+
+
+def identity_of(row: Resource) -> Identity | None:
+    """The process identity that a row holds; None before the gate was spawned."""
+    seen = row.observed
+    if "pid" not in seen:
+        return None
+    return Identity(seen["boot_id"], seen["pid"], seen["start"], seen.get("inode", 0))
+
+
+def judge_vm(
+    hypervisor: str,
+    rows: Sequence[Resource],
+    *,
+    life: Life,
+    lives: Mapping[int, Life],
+    facts: Mapping[int, ProcessFacts],
+) -> tuple[Liveness, tuple[str, ...]]:
+    """Whether the VM that ``rows`` (its live ones) speak of is alive; ``facts`` by pid."""
+    processes = [row for row in rows if row.kind == Kind.PROCESS]
+    verdicts = []
+    for row in processes:
+        identity = identity_of(row)
+        if identity is None:
+            verdicts.append((Liveness.DEAD, ("its process was never started",)))
+        else:
+            seen = facts.get(identity.pid, ProcessFacts(False, error="it was not looked at"))
+            verdicts.append(classify(identity, life.boot_id, seen))
+    for wanted in (Liveness.ALIVE, Liveness.UNKNOWN):
+        for verdict in verdicts:
+            if verdict[0] is wanted:
+                return verdict
+    if verdicts:
+        return verdicts[0]
+    host = [row for row in rows if row.kind != Kind.LEASE]
+    if hypervisor == "external" and any(row.state == State.COMMITTED for row in host):
+        born = {lives[row.life].boot_id for row in host if row.life in lives}
+        if life.boot_id not in born:
+            return Liveness.DEAD, ("it was started in another boot",)
+        return Liveness.UNKNOWN, ("its process is not attached: `hvtx vm attach`",)
+    return Liveness.DEAD, ("it has no process on record",)
+
+
+def vm_state(rows: Sequence[Resource], verb: str | None, liveness: Liveness) -> VmState:
+    """The state; ``verb`` is that of an operation that is running on the VM now."""
+    if verb in _RUNNING_VERBS:
+        return _RUNNING_VERBS[verb]
+    if not any(row.kind != Kind.LEASE for row in rows):
+        return VmState.DEFINED
+    return {
+        Liveness.ALIVE: VmState.RUNNING,
+        Liveness.DEAD: VmState.CRASHED,
+        Liveness.UNKNOWN: VmState.UNKNOWN,
+    }[liveness]

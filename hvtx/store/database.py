@@ -1,0 +1,454 @@
+"""The state store as a file: opened with care, written through one door, never trusted blindly.
+
+Invariants
+1. The file is 0600 in a 0700 directory and is never followed through a symlink.
+2. It appears whole (built under another name, then renamed) or not at all; WAL, synchronous=FULL.
+3. Every write is one ``BEGIN IMMEDIATE`` transaction that raises ``meta.seq``; after the commit the
+   high-water mark in the run directory is raised to it. A store behind its mark has lost commits.
+4. Readers open ``mode=ro``; a missing store reads as an empty one.
+5. The database file is never opened beside SQLite while a connection lives: closing a second
+   descriptor drops SQLite's POSIX locks.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from hvtx.errors import Busy, CommitUnknown, Conflict, NotPermitted, Refused, StoreError
+from hvtx.host.locks import LockFile
+from hvtx.migrations import APPLICATION_ID, MIGRATIONS, SCHEMA
+from hvtx.model.mark import INSTALLATION_LENGTH, base32
+
+FILE = "hvtx.db"
+_QUEUE = "queue.lock"
+_QUEUE_BYTE = 0
+_UNREADABLE = ("malformed", "not a database", "disk image", "unsupported file format")
+
+
+class Store:
+    """A connection to the state store.
+
+    ``installation`` is empty for a store that does not exist (reading only). ``seq`` of
+    the high-water mark lives in ``<run-dir>/<installation>/hwm``.
+    """
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        *,
+        state_directory: str,
+        run_directory: str,
+        writable: bool,
+        lock_timeout: float,
+    ) -> None:
+        """Use :func:`open_store`."""
+        self.connection = connection
+        self.writable = writable
+        self.missing = False
+        self._state_directory = state_directory
+        self._run_directory = run_directory
+        self._lock_timeout = lock_timeout
+        self._queue: LockFile | None = None
+        self._mark_descriptor: int | None = None
+        row = connection.execute("SELECT installation FROM meta").fetchone()
+        self.installation: str = row[0] if row else ""
+
+    @property
+    def path(self) -> str:
+        """Where the database is."""
+        return str(Path(self._state_directory, FILE))
+
+    @property
+    def run_directory(self) -> str:
+        """``<run-dir>/<installation>``."""
+        return str(Path(self._run_directory, self.installation))
+
+    def close(self) -> None:
+        """Close the connection (the last user's close checkpoints)."""
+        self.connection.close()
+        if self._queue is not None:
+            self._queue.close()
+            self._queue = None
+        if self._mark_descriptor is not None:
+            os.close(self._mark_descriptor)
+            self._mark_descriptor = None
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One durable write; all or nothing.
+
+        Raises Busy, Conflict (a unique constraint), StoreError (full, read-only), CommitUnknown.
+        """
+        if self._queue is None:
+            self._queue = LockFile(str(Path(self._state_directory, _QUEUE)))
+        self._queue.lock(_QUEUE_BYTE, self._lock_timeout, "the state store")
+        try:
+            with _translated():
+                self.connection.execute("BEGIN IMMEDIATE")
+            try:
+                with _translated():
+                    yield self.connection
+                    seq = self.connection.execute(
+                        "UPDATE meta SET seq = seq + 1 RETURNING seq"
+                    ).fetchone()[0]
+            except BaseException:
+                self._roll_back()
+                raise
+            try:
+                self.connection.execute("COMMIT")
+            except sqlite3.Error as problem:
+                if self.connection.in_transaction and _is_full(problem):
+                    self._roll_back()
+                    raise _full(problem) from problem
+                raise CommitUnknown(
+                    f"the state store did not say whether a change was kept: {problem}",
+                    hint="`hvtx recover` resolves it when the disk answers again",
+                ) from problem
+            self.raise_mark(seq)
+        finally:
+            self._queue.unlock(_QUEUE_BYTE)
+
+    def _roll_back(self) -> None:
+        if self.connection.in_transaction:
+            try:
+                self.connection.execute("ROLLBACK")
+            except sqlite3.Error:
+                pass  # SQLite has rolled back by itself; the first error is the one to tell
+
+    # -- the high-water mark -------------------------------------------------------------------
+
+    def _mark_file(self) -> int:
+        if self._mark_descriptor is None:
+            os.makedirs(self.run_directory, mode=0o700, exist_ok=True)
+            self._mark_descriptor = os.open(
+                str(Path(self.run_directory, "hwm")),
+                os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW,
+                0o600,
+            )
+        return self._mark_descriptor
+
+    def raise_mark(self, seq: int) -> None:
+        """Raise the high-water mark to ``seq``; called under the write queue's lock."""
+        descriptor = self._mark_file()
+        old = os.pread(descriptor, 8, 0)
+        if len(old) < 8 or int.from_bytes(old, "little") < seq:
+            os.pwrite(descriptor, seq.to_bytes(8, "little"), 0)
+
+    def accept_rollback(self) -> None:
+        """Take the store as it is now for the truth, whatever was committed after it."""
+        with self.transaction() as sql:
+            self._write_place(sql)
+        seq = self.connection.execute("SELECT seq FROM meta").fetchone()[0]
+        os.pwrite(self._mark_file(), seq.to_bytes(8, "little"), 0)
+
+    def check_trust(self) -> None:
+        """Refuse a store that lost commits or is a copy; raises Refused. Reads only."""
+        if not self.installation:
+            return
+        try:
+            data = Path(self.run_directory, "hwm").read_bytes()
+        except OSError:
+            data = b""
+        seq, path, device, inode = self.connection.execute(
+            "SELECT seq, path, device, inode FROM meta"
+        ).fetchone()
+        if len(data) == 8 and seq < int.from_bytes(data, "little"):
+            raise Refused(
+                "store-rolled-back",
+                f"{self.path} is older than what this host has seen of it: an earlier copy was put back",
+                hint="put the newest copy back, or `hvtx recover --accept-rollback` goes on with this one",
+            )
+        here = os.stat(self.path)
+        if (here.st_dev, here.st_ino) != (device, inode) and path != os.path.realpath(self.path):
+            try:
+                there = os.lstat(path)
+            except OSError:
+                return  # it was moved here
+            if (there.st_dev, there.st_ino) == (device, inode):
+                raise Refused(
+                    "store-cloned",
+                    f"{self.path} is a copy of {path}, which is still there",
+                    hint="use the original, or remove one of the two",
+                )
+
+    def note_place(self) -> None:
+        """Remember where the store lives now, if that changed (a restored or moved store)."""
+        here = os.stat(self.path)
+        known = self.connection.execute("SELECT path, device, inode FROM meta").fetchone()
+        if known != (os.path.realpath(self.path), here.st_dev, here.st_ino):
+            with self.transaction() as sql:
+                self._write_place(sql)
+
+    def _write_place(self, sql: sqlite3.Connection) -> None:
+        here = os.stat(self.path)
+        sql.execute(
+            "UPDATE meta SET path = ?, device = ?, inode = ?",
+            (os.path.realpath(self.path), here.st_dev, here.st_ino),
+        )
+
+    def check_pages(self) -> None:
+        """Let SQLite look at every page; raises Refused("store-untrusted")."""
+        with _translated():
+            words = self.connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if words != "ok":
+            raise _untrusted(self.path, words)
+
+
+def open_store(
+    state_directory: str, run_directory: str, *, writable: bool, lock_timeout: float = 10.0
+) -> Store:
+    """Open the store; a writable one is created and migrated as needed.
+
+    Raises Refused (``store-untrusted``, ``store-newer``), NotPermitted, StoreError.
+    """
+    path = str(Path(state_directory, FILE))
+    exists = _look(state_directory, path)
+    if not exists and not writable:
+        return _empty(state_directory, run_directory)
+    if not exists:
+        _create(state_directory, path, lock_timeout)
+    connection = _connect(path, writable=writable)
+    try:
+        with _translated(path):
+            _check_header(connection, path)
+            if writable and _version(connection) < SCHEMA:
+                _migrate_locked(connection, state_directory, lock_timeout)
+        return Store(
+            connection,
+            state_directory=state_directory,
+            run_directory=run_directory,
+            writable=writable,
+            lock_timeout=lock_timeout,
+        )
+    except sqlite3.Error as problem:
+        connection.close()
+        raise _untrusted(path, str(problem)) from problem
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _look(directory: str, path: str) -> bool:
+    """Whether the store is there; refuses what must not be followed or read."""
+    try:
+        where = os.lstat(directory)
+    except FileNotFoundError:
+        return False
+    except PermissionError as problem:
+        raise _forbidden(directory) from problem
+    if stat.S_ISLNK(where.st_mode) or not stat.S_ISDIR(where.st_mode):
+        raise _untrusted(directory, "the state directory is a link or not a directory")
+    for suffix in ("", "-wal", "-shm"):
+        try:
+            found = os.lstat(path + suffix)
+        except FileNotFoundError:
+            if not suffix:
+                return False
+            continue
+        except PermissionError as problem:
+            raise _forbidden(path) from problem
+        if not stat.S_ISREG(found.st_mode):
+            raise _untrusted(path + suffix, "it is a link or not a regular file")
+        if not suffix and found.st_size == 0:
+            raise _untrusted(path, "it is empty")
+    return True
+
+
+def _connect(path: str, *, writable: bool) -> sqlite3.Connection:
+    mode = "rw" if writable else "ro"
+    try:
+        connection = sqlite3.connect(
+            f"file:{quote(path)}?mode={mode}", uri=True, isolation_level=None, timeout=10
+        )
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA trusted_schema=OFF")
+    except sqlite3.Error as problem:
+        if not os.access(path, os.R_OK | (os.W_OK if writable else 0)):
+            raise _forbidden(path) from problem
+        raise _translate(problem, path) from problem
+    return connection
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _check_header(connection: sqlite3.Connection, path: str) -> None:
+    found = connection.execute("PRAGMA application_id").fetchone()[0]
+    if found != APPLICATION_ID:
+        raise _untrusted(path, f"it is not a store of hvtx (application_id {found:#x})")
+    version = _version(connection)
+    if version > SCHEMA:
+        raise Refused(
+            "store-newer",
+            f"{path} was written by a newer hvtx (schema {version}, this program knows {SCHEMA})",
+            hint="upgrade hvtx; nothing was changed",
+        )
+
+
+def _empty(state_directory: str, run_directory: str) -> Store:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    for _, statements in MIGRATIONS:
+        for statement in statements:
+            connection.execute(statement)
+    store = Store(
+        connection,
+        state_directory=state_directory,
+        run_directory=run_directory,
+        writable=False,
+        lock_timeout=0,
+    )
+    store.missing = True
+    return store
+
+
+def _create(directory: str, path: str, lock_timeout: float) -> None:
+    """Build a whole store under another name, then give it its own."""
+    try:
+        os.makedirs(Path(directory).parent, exist_ok=True)
+        try:
+            os.mkdir(directory, 0o700)
+        except FileExistsError:
+            os.chmod(directory, 0o700)
+        queue = LockFile(str(Path(directory, _QUEUE)))
+    except PermissionError as problem:
+        raise _forbidden(directory) from problem
+    except OSError as problem:
+        raise StoreError(
+            f"cannot make the state directory {directory}: {problem.strerror}",
+            hint="free or mount the disk, or choose another place with --state-dir",
+        ) from problem
+    draft = path + ".new"
+    try:
+        queue.lock(_QUEUE_BYTE, lock_timeout, "the state store")
+        if os.path.lexists(path):
+            return
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            Path(draft + suffix).unlink(missing_ok=True)
+        os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
+        connection = _connect(draft, writable=True)
+        try:
+            with _translated(path):
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+                _migrate(connection)
+                here = os.stat(draft)
+                connection.execute(
+                    "INSERT OR IGNORE INTO meta VALUES (1, ?, 0, NULL, ?, ?, ?)",
+                    (
+                        base32(os.urandom(8), INSTALLATION_LENGTH),
+                        os.path.realpath(path),
+                        here.st_dev,
+                        here.st_ino,
+                    ),
+                )
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            connection.close()
+        os.rename(draft, path)
+        _sync_directory(directory)
+    except OSError as problem:
+        raise StoreError(
+            f"cannot make the state store {path}: {problem.strerror}",
+            hint="free or remount the disk, or choose another place with --state-dir",
+        ) from problem
+    finally:
+        queue.close()
+
+
+def _sync_directory(directory: str) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _migrate_locked(connection: sqlite3.Connection, directory: str, lock_timeout: float) -> None:
+    queue = LockFile(str(Path(directory, _QUEUE)))
+    try:
+        queue.lock(_QUEUE_BYTE, lock_timeout, "the state store")
+        _migrate(connection)
+    finally:
+        queue.close()
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    """Bring the schema up to date: each migration and its record in one transaction."""
+    from sqlite_utils import Database, Migrations  # 170 ms, and needed once in a store's life
+
+    todo = Migrations("hvtx")
+    for number, (name, statements) in enumerate(MIGRATIONS, start=1):
+
+        def apply(
+            database: Database, number: int = number, statements: tuple[str, ...] = statements
+        ) -> None:
+            for statement in statements:
+                database.conn.execute(statement)
+            database.conn.execute(f"PRAGMA user_version={number}")
+
+        todo(name=name)(apply)
+    todo.apply(Database(connection))
+
+
+# -- errors ------------------------------------------------------------------------------------
+
+
+def _untrusted(path: str, why: str) -> Refused:
+    return Refused(
+        "store-untrusted",
+        f"{path} cannot be trusted: {why}",
+        hint="put back a good copy; without one, move it away and `hvtx gc --plan` shows what is marked",
+    )
+
+
+def _forbidden(path: str) -> NotPermitted:
+    return NotPermitted(
+        f"{path} cannot be opened by this user", hint="run hvtx as root, for instance with sudo"
+    )
+
+
+def _is_full(problem: sqlite3.Error) -> bool:
+    return getattr(problem, "sqlite_errorname", "").startswith("SQLITE_FULL")
+
+
+def _full(problem: sqlite3.Error) -> StoreError:
+    return StoreError(
+        f"the disk of the state store is full: {problem}",
+        hint="free some space; nothing was changed",
+        code="store-full",
+    )
+
+
+def _translate(problem: sqlite3.Error, path: str = "the state store") -> Exception:
+    name = getattr(problem, "sqlite_errorname", "") or ""
+    words = str(problem)
+    if _is_full(problem):
+        return _full(problem)
+    if name.startswith("SQLITE_BUSY") or "locked" in words:
+        return Busy("the state store is locked by another program", hint="try again")
+    if name.startswith("SQLITE_CONSTRAINT"):
+        return Conflict(f"the record refuses it: {words}", code="constraint")
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or any(w in words for w in _UNREADABLE):
+        return _untrusted(path, words)
+    if name.startswith("SQLITE_READONLY"):
+        return StoreError(
+            f"{path} cannot be written: {words}",
+            hint="remount the file system read-write, or choose another --state-dir",
+        )
+    return StoreError(f"{path}: {words}", hint="look at the disk and the permissions")
+
+
+@contextmanager
+def _translated(path: str = "the state store") -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as problem:
+        raise _translate(problem, path) from problem

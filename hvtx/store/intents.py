@@ -1,0 +1,163 @@
+"""The write-ahead part of the protocol: every arrow of a row is one function here.
+
+All of them run inside ``Store.transaction()``. Moving a row is compare-and-swap: it must still be in
+the state, and (for commits) still belong to the operation, that the caller saw; a caller that lost
+the race is told how many rows really moved.
+
+::
+
+    (none) --intend--> intended --commit--> committed
+                          |                    |
+                          +------ release -----+---> releasing --forget--> released (tombstone)
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from hvtx.model.resource import Kind, Resource, State
+from hvtx.model.vm import Identity
+
+# Their marks never stand on anything that a restore could bring back.
+_NO_TOMBSTONE = (Kind.LEASE, Kind.PROCESS, Kind.ADDRESS, Kind.SYSCTL, Kind.FILE)
+
+
+class Draft(NamedTuple):
+    """A resource that is about to be intended."""
+
+    kind: str
+    key: str
+    spec: Mapping[str, Any]
+    vm: str | None
+    network: str | None
+
+
+def begin(
+    sql: sqlite3.Connection,
+    *,
+    verb: str,
+    vm: str | None,
+    network: str | None,
+    life: int,
+    writer: Identity,
+    now: str,
+) -> int:
+    """Open an operation; its id is also the offset of its lock."""
+    return int(
+        sql.execute(
+            "INSERT INTO operation (verb, vm, network, life, writer_boot, writer_pid, writer_start,"
+            " began) VALUES (?,?,?,?,?,?,?,?) RETURNING id",
+            (verb, vm, network, life, writer.boot_id, writer.pid, writer.start, now),
+        ).fetchone()[0]
+    )
+
+
+def intend(
+    sql: sqlite3.Connection,
+    drafts: Iterable[Draft],
+    *,
+    operation: int,
+    life: int,
+    mark: Callable[[int], str],
+    state: str = State.INTENDED,
+) -> list[Resource]:
+    """Write one row per resource, each with the fresh mark that ``mark(row id)`` gives."""
+    rows = []
+    # AUTOINCREMENT: the next id is known inside the write transaction, so one INSERT a row is enough
+    found = sql.execute("SELECT seq FROM sqlite_sequence WHERE name = 'resource'").fetchone()
+    identity = found[0] if found else 0
+    for draft in drafts:
+        identity += 1
+        row = Resource(
+            id=identity,
+            kind=draft.kind,
+            key=draft.key,
+            state=state,
+            mark=mark(identity),
+            spec=dict(draft.spec),
+            observed={},
+            operation=operation,
+            life=life,
+            vm=draft.vm,
+            network=draft.network,
+        )
+        rows.append(row)
+    sql.executemany(
+        "INSERT INTO resource (id, kind, key, state, mark, spec, operation, life, vm, network)"
+        " VALUES (?,?,?,?,?,?,?,?,?,?)",
+        [
+            (r.id, r.kind, r.key, r.state, r.mark, json.dumps(r.spec), r.operation, r.life, r.vm, r.network)
+            for r in rows
+        ],
+    )
+    return rows
+
+
+def note(sql: sqlite3.Connection, row: int, observed: Mapping[str, Any]) -> None:
+    """Keep what was learnt of a row that stays in its state (the gate's identity, a pid)."""
+    sql.execute("UPDATE resource SET observed = ? WHERE id = ?", (json.dumps(dict(observed)), row))
+
+
+def commit(
+    sql: sqlite3.Connection, rows: Sequence[Resource], observed: Mapping[int, Mapping[str, Any]], operation: int
+) -> int:
+    """Intended rows of this operation become committed; how many did."""
+    moved = 0
+    for row in rows:
+        seen = observed.get(row.id)
+        moved += sql.execute(
+            "UPDATE resource SET state = 'committed', observed = coalesce(?, observed)"
+            " WHERE id = ? AND state = 'intended' AND operation = ?",
+            (None if seen is None else json.dumps(dict(seen)), row.id, operation),
+        ).rowcount
+    return moved
+
+
+def release(sql: sqlite3.Connection, rows: Sequence[Resource], operation: int) -> list[Resource]:
+    """Rows that are still as the caller saw them become ``releasing`` under ``operation``."""
+    moved = []
+    for row in rows:
+        done = sql.execute(
+            "UPDATE resource SET state = 'releasing', operation = ?"
+            " WHERE id = ? AND state = ? AND operation = ?",
+            (operation, row.id, row.state, row.operation),
+        ).rowcount
+        if done:
+            moved.append(row._replace(state=State.RELEASING, operation=operation))
+    return moved
+
+
+def forget(sql: sqlite3.Connection, rows: Sequence[Resource]) -> int:
+    """Rows whose object is gone become tombstones, or go where no tombstone can ever be needed."""
+    moved = 0
+    for row in rows:
+        if row.kind in _NO_TOMBSTONE:
+            moved += sql.execute(
+                "DELETE FROM resource WHERE id = ? AND state <> 'released'", (row.id,)
+            ).rowcount
+        else:
+            moved += sql.execute(
+                "UPDATE resource SET state = 'released' WHERE id = ? AND state <> 'released'", (row.id,)
+            ).rowcount
+    return moved
+
+
+def end(sql: sqlite3.Connection, operation: int, result: str, now: str) -> None:
+    """Close an operation: ``done``, ``undone`` or ``partial``."""
+    sql.execute(
+        "UPDATE operation SET ended = ?, result = ? WHERE id = ? AND ended IS NULL", (now, result, operation)
+    )
+
+
+def close_idle(sql: sqlite3.Connection, operations: Iterable[int], now: str) -> None:
+    """Close interrupted operations that no live row speaks of any more."""
+    for operation in operations:
+        sql.execute(
+            "UPDATE operation SET ended = ?, result = 'undone' WHERE id = ? AND ended IS NULL"
+            " AND NOT EXISTS (SELECT 1 FROM resource WHERE resource.operation = operation.id"
+            " AND resource.state IN ('intended', 'releasing'))",
+            (now, operation),
+        )

@@ -1,0 +1,130 @@
+"""Addresses, MACs and host ports: claimed here, once each, by the schema's constraints.
+
+This is the small door behind which leases from elsewhere (a cluster's store) could stand one day:
+nothing else in hvtx decides who has an address.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import sqlite3
+from collections.abc import Sequence
+
+from hvtx.errors import Conflict, UsageError
+from hvtx.model.vm import Interface, Network, Publish
+
+_LARGEST_OFFSET = 1 << 62
+
+
+def claim(
+    sql: sqlite3.Connection,
+    vm: str,
+    wanted: Sequence[tuple[Network, str, str | None, str | None, Sequence[Publish]]],
+) -> tuple[Interface, ...]:
+    """Insert a VM's interfaces: ``(network, mac, ipv4 or None, ipv6 or None, ports)`` each.
+
+    An address that is not given is the lowest free one. Raises Conflict naming what is taken and by
+    whom, UsageError for an address that no guest of the network can have.
+    """
+    claimed = []
+    for position, (network, mac, ipv4, ipv6, ports) in enumerate(wanted):
+        taken = sql.execute(
+            "SELECT v.name FROM interface i JOIN vm v ON v.id = i.vm WHERE i.mac = ?", (mac,)
+        ).fetchone()
+        if taken:
+            raise Conflict(f"the MAC address {mac} is VM {taken[0]!r}'s", hint="choose another --mac")
+        row = sql.execute(
+            "INSERT INTO interface (vm, position, network, mac) VALUES (?,?,?,?) RETURNING id",
+            (vm, position, network.id, mac),
+        ).fetchone()[0]
+        addresses: dict[int, str | None] = {4: None, 6: None}
+        for cidr, gateway in zip(network.subnets, network.gateways, strict=True):
+            family = 6 if ":" in cidr else 4
+            given = ipv6 if family == 6 else ipv4
+            addresses[family] = _lease(sql, row, network, cidr, gateway, given)
+        for family, given in ((4, ipv4), (6, ipv6)):
+            if given and addresses[family] is None:
+                raise UsageError(f"network {network.name!r} has no IPv{family} subnet for {given}")
+        for port in ports:
+            _claim_port(sql, row, port)
+        claimed.append(
+            Interface(position, network.id, network.name, mac, addresses[4], addresses[6], tuple(ports))
+        )
+    return tuple(claimed)
+
+
+def _lease(
+    sql: sqlite3.Connection, interface: int, network: Network, cidr: str, gateway: str, given: str | None
+) -> str:
+    family = 6 if ":" in cidr else 4
+    subnet = ipaddress.ip_network(cidr)
+    base = int(subnet.network_address)
+    if given is None:
+        offset = _lowest_free(sql, network, family, int(ipaddress.ip_address(gateway)) - base)
+        last = subnet.num_addresses - (2 if family == 4 else 1)
+        if offset > last:
+            raise Conflict(
+                f"network {network.name!r} has no free address left in {cidr}",
+                hint="remove VMs, or make a larger network",
+            )
+        address = str(subnet.network_address + offset)
+    else:
+        address = given
+        offset = int(ipaddress.ip_address(given)) - base
+        holder = sql.execute(
+            "SELECT v.name FROM lease l JOIN interface i ON i.id = l.interface"
+            " JOIN vm v ON v.id = i.vm WHERE l.address = ?",
+            (address,),
+        ).fetchone()
+        if holder:
+            raise Conflict(f"the address {address} is VM {holder[0]!r}'s", hint="choose another --ip")
+    sql.execute(
+        "INSERT INTO lease (address, interface, network, family, offset) VALUES (?,?,?,?,?)",
+        (address, interface, network.id, family, offset if offset < _LARGEST_OFFSET else None),
+    )
+    return address
+
+
+def _lowest_free(sql: sqlite3.Connection, network: Network, family: int, gateway: int) -> int:
+    """The smallest offset from 1 that is neither leased nor the gateway's."""
+    expected = 1
+    for (offset,) in sql.execute(
+        "SELECT offset FROM lease WHERE network = ? AND family = ? AND offset IS NOT NULL"
+        " UNION SELECT ? ORDER BY 1",
+        (network.id, family, gateway),
+    ):
+        if offset > expected:
+            break
+        expected = max(expected, offset + 1)
+    return expected
+
+
+def _claim_port(sql: sqlite3.Connection, interface: int, port: Publish) -> None:
+    holder = port_holder(sql, port)
+    if holder:
+        raise Conflict(
+            f"port {port.host_port}/{port.protocol} is published for VM {holder!r}",
+            hint="choose another host port",
+        )
+    sql.execute(
+        "INSERT INTO port (interface, protocol, host_ip, host_port, guest_port) VALUES (?,?,?,?,?)",
+        (interface, port.protocol, port.host_ip, port.host_port, port.guest_port),
+    )
+
+
+def port_holder(sql: sqlite3.Connection, port: Publish) -> str | None:
+    """The VM that a published port collides with, if any."""
+    row = sql.execute(
+        "SELECT v.name FROM port p JOIN interface i ON i.id = p.interface JOIN vm v ON v.id = i.vm"
+        " WHERE p.protocol = ? AND p.host_port = ?"
+        " AND (p.host_ip IS NULL OR ? IS NULL OR p.host_ip = ?)",
+        (port.protocol, port.host_port, port.host_ip, port.host_ip),
+    ).fetchone()
+    return row[0] if row else None
+
+
+def macs_and_bridges(sql: sqlite3.Connection) -> tuple[set[str], set[str]]:
+    """Every MAC and every bridge name on record."""
+    macs = {row[0] for row in sql.execute("SELECT mac FROM interface UNION SELECT mac FROM network")}
+    bridges = {row[0] for row in sql.execute("SELECT bridge FROM network")}
+    return macs, bridges

@@ -1,0 +1,329 @@
+"""Rows to types: VMs, networks, resources, operations and lives as the store has them.
+
+Functions that only read take a connection and work inside or outside of a transaction; those named
+``add_*``, ``remove_*`` or ``set_*`` must be called inside ``Store.transaction()``.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable
+from typing import Any
+
+from hvtx.errors import NotFound
+from hvtx.model.resource import Resource
+from hvtx.model.vm import Identity, Interface, Life, Network, Operation, Publish, Vm
+
+_RESOURCE = "id, kind, key, state, mark, spec, observed, operation, life, vm, network"
+_CHUNK = 500  # SQLite's limit of bound values is higher everywhere
+
+
+def _resource(row: tuple[Any, ...]) -> Resource:
+    return Resource(*row[:5], json.loads(row[5]), json.loads(row[6]), *row[7:])
+
+
+def resources(sql: sqlite3.Connection, where: str = "1", values: Iterable[Any] = ()) -> list[Resource]:
+    """Live rows (no tombstones) that fit ``where``, in the order in which they were intended."""
+    rows = sql.execute(
+        f"SELECT {_RESOURCE} FROM resource WHERE state <> 'released' AND {where} ORDER BY id",
+        tuple(values),
+    )
+    return [_resource(row) for row in rows]
+
+
+def resources_of_vm(sql: sqlite3.Connection, vm: str) -> list[Resource]:
+    """The live rows of one VM (by id)."""
+    return resources(sql, "vm = ?", (vm,))
+
+
+def resources_of_network(sql: sqlite3.Connection, network: str | None) -> list[Resource]:
+    """The live rows of one network itself, or (None) of the installation."""
+    if network is None:
+        return resources(sql, "vm IS NULL AND network IS NULL")
+    return resources(sql, "network = ? AND vm IS NULL", (network,))
+
+
+def resources_by_id(sql: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Resource]:
+    """Rows by id, tombstones included."""
+    wanted = list(ids)
+    found: dict[int, Resource] = {}
+    for start in range(0, len(wanted), _CHUNK):
+        part = wanted[start : start + _CHUNK]
+        rows = sql.execute(
+            f"SELECT {_RESOURCE} FROM resource WHERE id IN ({','.join('?' * len(part))})", part
+        )
+        found.update((row[0], _resource(row)) for row in rows)
+    return found
+
+
+def tombstones(sql: sqlite3.Connection, marks: Iterable[str]) -> dict[str, Resource]:
+    """Released rows that had one of these marks."""
+    wanted = list(marks)
+    found: dict[str, Resource] = {}
+    for start in range(0, len(wanted), _CHUNK):
+        part = wanted[start : start + _CHUNK]
+        rows = sql.execute(
+            f"SELECT {_RESOURCE} FROM resource WHERE state = 'released'"
+            f" AND mark IN ({','.join('?' * len(part))})",
+            part,
+        )
+        found.update((row[4], _resource(row)) for row in rows)
+    return found
+
+
+# -- VMs ---------------------------------------------------------------------------------------
+
+
+def _interfaces(sql: sqlite3.Connection, where: str, values: tuple[Any, ...]) -> dict[str, list[Interface]]:
+    ports: dict[int, list[Publish]] = {}
+    for interface, *port in sql.execute(
+        "SELECT p.interface, p.protocol, p.host_ip, p.host_port, p.guest_port FROM port p"
+        f" JOIN interface i ON i.id = p.interface WHERE {where} ORDER BY p.id",
+        values,
+    ):
+        ports.setdefault(interface, []).append(Publish(*port))
+    found: dict[str, list[Interface]] = {}
+    for vm, identity, position, network, name, mac, four, six in sql.execute(
+        "SELECT i.vm, i.id, i.position, i.network, n.name, i.mac, a.address, b.address"
+        " FROM interface i JOIN network n ON n.id = i.network"
+        " LEFT JOIN lease a ON a.interface = i.id AND a.family = 4"
+        " LEFT JOIN lease b ON b.interface = i.id AND b.family = 6"
+        f" WHERE {where} ORDER BY i.vm, i.position",
+        values,
+    ):
+        found.setdefault(vm, []).append(
+            Interface(position, network, name, mac, four, six, tuple(ports.get(identity, ())))
+        )
+    return found
+
+
+def _vm(row: tuple[Any, ...], interfaces: Iterable[Interface]) -> Vm:
+    spec = json.loads(row[3])
+    return Vm(
+        id=row[0],
+        name=row[1],
+        hypervisor=row[2],
+        memory=spec["memory"],
+        cpus=spec["cpus"],
+        kernel=spec["kernel"],
+        initrd=spec["initrd"],
+        append=spec["append"],
+        disks=tuple(spec["disks"]),
+        command=tuple(spec["command"]),
+        directory=spec["directory"],
+        autostart=bool(row[4]),
+        interfaces=tuple(interfaces),
+    )
+
+
+def vms(sql: sqlite3.Connection) -> list[Vm]:
+    """All VMs by name."""
+    interfaces = _interfaces(sql, "1", ())
+    return [
+        _vm(row, interfaces.get(row[0], ()))
+        for row in sql.execute("SELECT id, name, hypervisor, spec, autostart FROM vm ORDER BY name")
+    ]
+
+
+def vm_names(sql: sqlite3.Connection) -> dict[str, str]:
+    """The names of all VMs by id."""
+    return dict(sql.execute("SELECT id, name FROM vm"))
+
+
+def find_vm(sql: sqlite3.Connection, name: str) -> Vm | None:
+    """The VM of this name."""
+    row = sql.execute(
+        "SELECT id, name, hypervisor, spec, autostart FROM vm WHERE name = ?", (name,)
+    ).fetchone()
+    if row is None:
+        return None
+    return _vm(row, _interfaces(sql, "i.vm = ?", (row[0],)).get(row[0], ()))
+
+
+def get_vm(sql: sqlite3.Connection, name: str) -> Vm:
+    """The VM of this name; raises NotFound."""
+    vm = find_vm(sql, name)
+    if vm is None:
+        raise NotFound(f"there is no VM {name!r}", hint="`hvtx vm ls` lists them")
+    return vm
+
+
+def add_vm(sql: sqlite3.Connection, vm: Vm, operation: int) -> None:
+    """Insert the VM without its interfaces."""
+    spec = {
+        "memory": vm.memory,
+        "cpus": vm.cpus,
+        "kernel": vm.kernel,
+        "initrd": vm.initrd,
+        "append": vm.append,
+        "disks": list(vm.disks),
+        "command": list(vm.command),
+        "directory": vm.directory,
+    }
+    sql.execute(
+        "INSERT INTO vm (id, name, hypervisor, spec, autostart, operation) VALUES (?,?,?,?,?,?)",
+        (vm.id, vm.name, vm.hypervisor, json.dumps(spec), int(vm.autostart), operation),
+    )
+
+
+def remove_vm(sql: sqlite3.Connection, vm: str) -> None:
+    """Forget a VM: its interfaces, leases and ports go with it, its live rows must be gone."""
+    left = sql.execute(
+        "SELECT count(*) FROM resource WHERE vm = ? AND state <> 'released' AND kind <> 'lease'", (vm,)
+    ).fetchone()[0]
+    assert left == 0, "a VM is forgotten only after its resources"
+    sql.execute("DELETE FROM resource WHERE vm = ? AND kind = 'lease'", (vm,))
+    sql.execute("DELETE FROM vm WHERE id = ?", (vm,))
+
+
+# -- networks ----------------------------------------------------------------------------------
+
+
+def networks(sql: sqlite3.Connection, where: str = "1", values: tuple[Any, ...] = ()) -> list[Network]:
+    """Networks by name."""
+    subnets: dict[str, list[tuple[str, str]]] = {}
+    for network, cidr, gateway in sql.execute(
+        "SELECT network, cidr, gateway FROM subnet ORDER BY network, family"
+    ):
+        subnets.setdefault(network, []).append((cidr, gateway))
+    found = []
+    for row in sql.execute(
+        "SELECT id, name, bridge, mac, mtu, nat, isolate, firewall, gateway6 FROM network"
+        f" WHERE {where} ORDER BY name",
+        values,
+    ):
+        pairs = subnets.get(row[0], [])
+        found.append(
+            Network(
+                id=row[0],
+                name=row[1],
+                bridge=row[2],
+                mac=row[3],
+                mtu=row[4],
+                nat=bool(row[5]),
+                isolate=bool(row[6]),
+                firewall=row[7],
+                subnets=tuple(cidr for cidr, _ in pairs),
+                gateways=tuple(gateway for _, gateway in pairs),
+                gateway6=row[8],
+            )
+        )
+    return found
+
+
+def find_network(sql: sqlite3.Connection, name: str) -> Network | None:
+    """The network of this name."""
+    found = networks(sql, "name = ?", (name,))
+    return found[0] if found else None
+
+
+def get_network(sql: sqlite3.Connection, name: str) -> Network:
+    """The network of this name; raises NotFound."""
+    network = find_network(sql, name)
+    if network is None:
+        raise NotFound(f"there is no network {name!r}", hint="`hvtx network ls` lists them")
+    return network
+
+
+def add_network(sql: sqlite3.Connection, network: Network, operation: int) -> None:
+    """Insert a network with its subnets."""
+    sql.execute(
+        "INSERT INTO network (id, name, bridge, mac, mtu, nat, isolate, firewall, gateway6, operation)"
+        " VALUES (?,?,?,?,?,?,?,?,?,?)",
+        (
+            network.id,
+            network.name,
+            network.bridge,
+            network.mac,
+            network.mtu,
+            int(network.nat),
+            int(network.isolate),
+            network.firewall,
+            network.gateway6,
+            operation,
+        ),
+    )
+    for cidr, gateway in zip(network.subnets, network.gateways, strict=True):
+        sql.execute(
+            "INSERT INTO subnet (network, family, cidr, gateway) VALUES (?,?,?,?)",
+            (network.id, 6 if ":" in cidr else 4, cidr, gateway),
+        )
+
+
+def remove_network(sql: sqlite3.Connection, network: str) -> None:
+    """Forget a network; its VMs must be gone (a foreign key sees to it)."""
+    sql.execute("DELETE FROM network WHERE id = ?", (network,))
+
+
+def users_of_network(sql: sqlite3.Connection, network: str) -> list[str]:
+    """Names of the VMs with an interface in the network."""
+    return [
+        row[0]
+        for row in sql.execute(
+            "SELECT DISTINCT v.name FROM interface i JOIN vm v ON v.id = i.vm"
+            " WHERE i.network = ? ORDER BY v.name",
+            (network,),
+        )
+    ]
+
+
+# -- operations and lives ----------------------------------------------------------------------
+
+
+def operations(sql: sqlite3.Connection) -> list[Operation]:
+    """Operations that have not ended, running or interrupted."""
+    return [
+        Operation(row[0], row[1], row[2], row[3], row[4], Identity(row[5], row[6], row[7]))
+        for row in sql.execute(
+            "SELECT id, verb, vm, network, began, writer_boot, writer_pid, writer_start"
+            " FROM operation WHERE ended IS NULL ORDER BY id"
+        )
+    ]
+
+
+def current_life(sql: sqlite3.Connection) -> Life | None:
+    """The life of the host that the store last worked in."""
+    row = sql.execute(
+        "SELECT l.id, l.boot_id, l.netns, l.recovered_at IS NOT NULL FROM meta m"
+        " JOIN life l ON l.id = m.life"
+    ).fetchone()
+    return Life(row[0], row[1], row[2], bool(row[3])) if row else None
+
+
+def lives(sql: sqlite3.Connection) -> dict[int, Life]:
+    """Every life on record."""
+    return {
+        row[0]: Life(row[0], row[1], row[2], bool(row[3]))
+        for row in sql.execute("SELECT id, boot_id, netns, recovered_at IS NOT NULL FROM life")
+    }
+
+
+def set_life(sql: sqlite3.Connection, boot_id: str, netns: int, now: str) -> Life:
+    """Enter a life (a new row, or the known one); the first of a store counts as recovered."""
+    first = sql.execute("SELECT count(*) FROM life").fetchone()[0] == 0
+    sql.execute(
+        "INSERT INTO life (boot_id, netns, began, recovered_at) VALUES (?,?,?,?)"
+        " ON CONFLICT (boot_id, netns) DO NOTHING",
+        (boot_id, netns, now, now if first else None),
+    )
+    row = sql.execute(
+        "SELECT id, recovered_at IS NOT NULL FROM life WHERE boot_id = ? AND netns = ?", (boot_id, netns)
+    ).fetchone()
+    sql.execute("UPDATE meta SET life = ?", (row[0],))
+    return Life(row[0], boot_id, netns, bool(row[1]))
+
+
+def set_recovered(sql: sqlite3.Connection, life: int, now: str) -> None:
+    """Remember that this life is recovered."""
+    sql.execute("UPDATE life SET recovered_at = ? WHERE id = ?", (now, life))
+
+
+def attempted(sql: sqlite3.Connection, life: int) -> set[str]:
+    """VM ids whose autostart was tried in this life."""
+    return {row[0] for row in sql.execute("SELECT vm FROM attempt WHERE life = ?", (life,))}
+
+
+def set_attempted(sql: sqlite3.Connection, life: int, vm: str) -> None:
+    """Remember that a VM's autostart was tried, whatever becomes of it."""
+    sql.execute("INSERT OR IGNORE INTO attempt (life, vm) VALUES (?, ?)", (life, vm))
