@@ -1,0 +1,568 @@
+"""The iptables backend: rules in the legacy tables, for hosts whose own rules live there.
+
+Four chains per installation, each reached by a jump from the built-in chain::
+
+    filter  FORWARD      -> HVTX-<installation>-FWD    the jump comes first, before any drop
+    nat     PREROUTING   -> HVTX-<installation>-PRE    only what is for the host itself
+    nat     OUTPUT       -> HVTX-<installation>-OUT    likewise
+    nat     POSTROUTING  -> HVTX-<installation>-POST
+
+Every rule carries its row's mark as its comment. A rule is written here in the very words of
+``iptables-save`` (:class:`Rule`), so that what is expected, what is built and what is read back are
+one text. The IPv4 chains belong to the ``base`` row. The IPv6 chains are shared by the networks
+that have an IPv6 subnet: each brings its own jumps, and a chain goes with the last of them, so that
+a host without IPv6 guests never gets IPv6 tables. A table that once was used stays in the kernel,
+empty and with its policies as they were: it cannot be removed from a network namespace.
+
+Order inside FORWARD's chain: rules of networks are put in front, rules of VMs behind. Within
+either group no order matters, so that any lost rule can be put back alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import ip_address, ip_network
+from typing import Any, NamedTuple
+
+from hvtx.drivers.base import Host
+from hvtx.errors import Busy, Contended, HostRefused, HvtxError
+from hvtx.host import xtables
+from hvtx.model.mark import FAMILY
+from hvtx.model.resource import GONE, Entry, Outcome, Resource
+
+BACKEND = "iptables"
+_FAMILIES = {tool: family for family, tool in xtables.TOOLS.items()}
+_CHAINS = {"filter": ("FWD",), "nat": ("PRE", "OUT", "POST")}
+_TRANSLATES = re.compile(r"(?:^| )-j (?:DNAT|SNAT|MASQUERADE|REDIRECT|NETMAP)(?: |$)")
+_JUMPS = re.compile(r"(?:^| )-[jg] (\S+)")
+_REPAIR = "`hvtx repair` puts back what someone removed"
+
+
+class Rule(NamedTuple):
+    """A rule: where it stands and its words, without ``-A CHAIN`` and without the comment."""
+
+    family: int
+    table: str
+    chain: str
+    text: str
+    first: bool = False  # put at the head of its chain, not at the end
+
+    @property
+    def place(self) -> str:
+        """Where it stands, as entries name it."""
+        return f"{xtables.TOOLS[self.family]} {self.table} {self.chain}"
+
+
+# What rows stand for (pure) ---------------------------------------------------------------------
+
+
+def chain_name(installation: str, part: str) -> str:
+    """The name of one of the installation's chains (at most 28 characters)."""
+    return f"HVTX-{installation}-{part}"
+
+
+def own_chains(installation: str, table: str) -> tuple[str, ...]:
+    """The installation's chains in ``table``; none in tables that it does not use."""
+    return tuple(chain_name(installation, part) for part in _CHAINS.get(table, ()))
+
+
+def rules_of(installation: str, resource: Resource) -> tuple[Rule, ...]:
+    """The rules that stand for a row.
+
+    What was read back when it was made comes first: a later version may word its rules otherwise,
+    and must still know those of this one.
+    """
+    recorded = resource.observed.get("rules")
+    if recorded:
+        return tuple(_recorded(place, text, bool(first)) for place, text, first in recorded)
+    return _COMPILERS[resource.spec["what"]](installation, resource.spec)
+
+
+def _recorded(place: str, text: str, first: bool) -> Rule:
+    tool, table, chain = place.split(" ")
+    return Rule(_FAMILIES[tool], table, chain, text, first)
+
+
+def _family(address: str) -> int:
+    return 6 if ":" in address else 4
+
+
+def _host(address: str) -> str:
+    """An address as rules show it: in its shortest form, with its whole length as prefix."""
+    parsed = ip_address(address)
+    return f"{parsed}/{parsed.max_prefixlen}"
+
+
+def _base(installation: str, _spec: Mapping[str, Any]) -> tuple[Rule, ...]:
+    to = {part: chain_name(installation, part) for part in ("FWD", "PRE", "OUT", "POST")}
+    local = "-m addrtype --dst-type LOCAL -j"
+    return (
+        Rule(4, "filter", "FORWARD", f"-j {to['FWD']}", first=True),
+        Rule(4, "nat", "PREROUTING", f"{local} {to['PRE']}"),
+        Rule(4, "nat", "OUTPUT", f"{local} {to['OUT']}"),
+        Rule(4, "nat", "POSTROUTING", f"-j {to['POST']}"),
+    )
+
+
+def _jumps6(installation: str, bridge: str, subnet: str) -> tuple[Rule, ...]:
+    """A network's way into the IPv6 chains.
+
+    Two networks' jumps must differ in their words, or each would look like a copy of the other.
+    Where nothing else tells them apart they exclude the subnet's anycast address as a source,
+    which no packet has. ::1 is excluded because NAT cannot serve it.
+    """
+    to = {part: chain_name(installation, part) for part in ("FWD", "PRE", "OUT", "POST")}
+    apart = f"! -s {ip_network(subnet).network_address}/128"
+    local = "-m addrtype --dst-type LOCAL -j"
+    return (
+        Rule(6, "filter", "FORWARD", f"-i {bridge} -j {to['FWD']}", first=True),
+        Rule(6, "filter", "FORWARD", f"-o {bridge} -j {to['FWD']}", first=True),
+        Rule(6, "nat", "PREROUTING", f"{apart} {local} {to['PRE']}"),
+        Rule(6, "nat", "OUTPUT", f"{apart} ! -d ::1/128 {local} {to['OUT']}"),
+        Rule(6, "nat", "POSTROUTING", f"-s {ip_network(subnet)} -j {to['POST']}"),
+    )
+
+
+def _network(installation: str, spec: Mapping[str, Any]) -> tuple[Rule, ...]:
+    bridge = spec["bridge"]
+    forward, post = chain_name(installation, "FWD"), chain_name(installation, "POST")
+    rules: list[Rule] = []
+    for subnet in spec["subnets"]:
+        family = _family(subnet)
+        if family == 6:
+            rules += _jumps6(installation, bridge, subnet)
+        inside = f"-i {bridge} -o {bridge}"
+        if spec["isolate"]:
+            # Guests still reach what their neighbours publish, through the host's addresses.
+            texts = [
+                f"{inside} -m conntrack --ctstate DNAT -j ACCEPT",
+                f"{inside} -m conntrack ! --ctstate DNAT -j DROP",
+            ]
+        else:
+            texts = [f"{inside} -j ACCEPT"]
+        if spec["nat"]:
+            known = "-m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT"
+            texts.append(f"! -i {bridge} -o {bridge} {known} -j DROP")
+        rules += [Rule(family, "filter", forward, text, first=True) for text in texts]
+        if family == 4:
+            loopback = f"-s 127.0.0.0/8 -o {bridge} -j MASQUERADE"
+            rules.append(Rule(4, "nat", post, loopback, first=True))
+        # A guest that reaches a neighbour (or itself) by way of a published port must be answered
+        # by way of the host too.
+        hairpin = f"-s {ip_network(subnet)} -o {bridge} -m conntrack --ctstate DNAT -j MASQUERADE"
+        rules.append(Rule(family, "nat", post, hairpin, first=True))
+    return tuple(rules)
+
+
+def _forward(installation: str, spec: Mapping[str, Any]) -> tuple[Rule, ...]:
+    bridge, chain = spec["bridge"], chain_name(installation, "FWD")
+    rules = []
+    for address in filter(None, (spec.get("ipv4"), spec.get("ipv6"))):
+        host, family = _host(address), _family(address)
+        rules += [
+            Rule(family, "filter", chain, f"-s {host} -i {bridge} -j ACCEPT"),
+            # New connections that must not come in were dropped by the network's rule before.
+            Rule(family, "filter", chain, f"-d {host} -o {bridge} -j ACCEPT"),
+        ]
+    return tuple(rules)
+
+
+def _masquerade(installation: str, spec: Mapping[str, Any]) -> tuple[Rule, ...]:
+    address = spec["address"]
+    text = f"-s {_host(address)} ! -o {spec['bridge']} -j MASQUERADE"
+    return (Rule(_family(address), "nat", chain_name(installation, "POST"), text),)
+
+
+def _publish(installation: str, spec: Mapping[str, Any]) -> tuple[Rule, ...]:
+    protocol, host_ip = spec["protocol"], spec.get("host_ip")
+    only = ip_address(host_ip) if host_ip else None
+    rules = []
+    for address in filter(None, (spec.get("ipv4"), spec.get("ipv6"))):
+        family = _family(address)
+        if only is not None and (only.version != family or str(only) == "::1"):
+            continue
+        goal = f"[{ip_address(address)}]" if family == 6 else address
+        match = f"-p {protocol} -m {protocol} --dport {spec['host_port']}"
+        text = f"{match} -j DNAT --to-destination {goal}:{spec['guest_port']}"
+        if only is not None and not only.is_unspecified:
+            text = f"-d {_host(str(only))} {text}"
+        # Nothing from outside is for a loopback address.
+        parts = ("OUT",) if only is not None and only.is_loopback else ("PRE", "OUT")
+        rules += [Rule(family, "nat", chain_name(installation, part), text) for part in parts]
+    return tuple(rules)
+
+
+def _port(_installation: str, _spec: Mapping[str, Any]) -> tuple[Rule, ...]:
+    raise HostRefused(
+        "anti-spoofing rules do not live in iptables",
+        hint="a row with what=port is the nftables driver's on both backends",
+    )
+
+
+_COMPILERS = {
+    "base": _base,
+    "network": _network,
+    "forward": _forward,
+    "masquerade": _masquerade,
+    "publish": _publish,
+    "port": _port,
+}
+
+
+def brings_chains(resource: Resource, family: int) -> bool:
+    """Whether a row's rules come with the family's chains."""
+    return bool(resource.spec["what"] == ("base" if family == 4 else "network"))
+
+
+# What to release (pure) -------------------------------------------------------------------------
+
+
+class Verdict(NamedTuple):
+    """What to do about one row: rules to take with all their copies, and what stays, and why."""
+
+    take: tuple[Rule, ...]
+    keep: Outcome  # GONE if nothing stays
+
+
+def judge(resource: Resource, rules: Sequence[Rule], views: Mapping[int, xtables.Saved]) -> Verdict:
+    """Take what carries the row's mark in the row's words; say what else looks like it."""
+    expected = {(rule.family, rule.table, rule.chain, rule.text): rule for rule in rules}
+    take: dict[Rule, None] = {}
+    keep = GONE
+    for family, view in views.items():
+        tool = xtables.TOOLS[family]
+        for seen in view.rules:
+            key = (family, seen.table, seen.chain, seen.text)
+            place = f"{tool} {seen.table} {seen.chain}"
+            if seen.mark == resource.mark:
+                if key in expected:
+                    take[expected[key]] = None
+                else:
+                    message = f"{place}: a changed copy carries the mark: {seen.text}"
+                    keep = Outcome(False, "edited-copy", message)
+            elif seen.mark is None and key in expected and keep.gone:
+                message = f"{place}: {seen.text} has no mark"
+                keep = Outcome(False, "mark-stripped", message)
+    return Verdict(tuple(take), keep)
+
+
+def dependents(
+    installation: str,
+    views: Mapping[int, xtables.Saved],
+    taken: frozenset[tuple[int, str, str, str, str]],
+) -> str | None:
+    """A rule that still needs the installation's chains when ``taken`` are gone, or None.
+
+    ``taken`` holds ``(family, table, chain, text, mark)``.
+    """
+    for family, view in views.items():
+        for seen in view.rules:
+            key = (family, seen.table, seen.chain, seen.text, seen.mark or "")
+            if key not in taken and concerns(installation, seen):
+                owner = f" ({seen.mark})" if seen.mark else ""
+                place = f"{xtables.TOOLS[family]} {seen.table} {seen.chain}"
+                return f"{place}: {seen.text}{owner} is still there"
+    return None
+
+
+def concerns(installation: str, seen: xtables.SavedRule) -> bool:
+    """Whether a rule stands in one of the installation's chains or jumps to one."""
+    own = own_chains(installation, seen.table)
+    jump = _JUMPS.search(seen.text)
+    return seen.chain in own or (jump is not None and jump[1] in own)
+
+
+def entries_of(installation: str, view: xtables.Saved, family: int) -> list[Entry]:
+    """What is worth seeing of a family: ours, whatever is marked, and strangers' NAT rules."""
+    found = []
+    for seen in view.rules:
+        place = f"{xtables.TOOLS[family]} {seen.table} {seen.chain}"
+        if seen.mark is not None:
+            found.append(Entry(BACKEND, place, seen.text, seen.mark))
+            continue
+        nat = _TRANSLATES.search(seen.text) is not None
+        if nat or concerns(installation, seen):
+            found.append(Entry(BACKEND, place, seen.text, None, 0, nat))
+    return found
+
+
+# The driver -------------------------------------------------------------------------------------
+
+
+class IptablesDriver:
+    """Rows with backend ``iptables``; not for use by two threads at a time."""
+
+    def __init__(self, host: Host) -> None:
+        """Work for ``host.installation``; nothing is read or loaded yet."""
+        self._installation = host.installation
+        self._timeout = host.lock_timeout
+        self._prefix = f"{FAMILY}1:{host.installation}:"
+
+    def close(self) -> None:
+        """Nothing is held between calls."""
+
+    def expected(self, resource: Resource) -> tuple[Entry, ...]:
+        """The entries that stand for a row (pure)."""
+        return tuple(
+            Entry(BACKEND, rule.place, rule.text, resource.mark)
+            for rule in rules_of(self._installation, resource)
+        )
+
+    def observe(self) -> tuple[Entry, ...]:
+        """Our chains' rules, all marked rules, and strangers' NAT rules.
+
+        A table that the kernel does not list is not read, which would make it. Raises
+        NotPermitted or HostRefused (``cannot-observe``).
+        """
+        found: list[Entry] = []
+        for family in xtables.TOOLS:
+            found += entries_of(self._installation, xtables.saved(family), family)
+        return tuple(found)
+
+    # Making
+
+    def create(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
+        """Put every row's rules where they are not there yet, one commit per table.
+
+        Rules with the row's own mark and words stay as they are, so the same call puts back
+        what someone flushed. Returns ``{"rules": [[place, text, first], ...]}`` by row. Raises
+        Busy, NotPermitted, HostRefused, Contended.
+        """
+        wanted = {row.id: rules_of(self._installation, row) for row in resources}
+        for family, table in _tables(wanted.values()):
+            self._create_in(family, table, resources, wanted)
+        for family in sorted({rule.family for rules in wanted.values() for rule in rules}):
+            self._confirm(family, resources, wanted)
+        return {
+            row: {"rules": [[rule.place, rule.text, rule.first] for rule in rules]}
+            for row, rules in wanted.items()
+        }
+
+    def _create_in(
+        self,
+        family: int,
+        table: str,
+        resources: Sequence[Resource],
+        wanted: Mapping[int, Sequence[Rule]],
+    ) -> None:
+        makes = any(brings_chains(row, family) for row in resources)
+        if not makes and table not in xtables.listed(family):
+            raise HostRefused(f"the {xtables.TOOLS[family]} table {table} is gone", hint=_REPAIR)
+        there = self._there(family, table, {row.mark for row in resources})
+        todo = [
+            (rule, xtables.build(family, rule.text, row.mark))
+            for row in resources
+            for rule in wanted[row.id]
+            if (rule.family, rule.table) == (family, table)
+            and (rule.chain, rule.text, row.mark) not in there
+        ]
+        chains = own_chains(self._installation, table)
+
+        def change(edit: xtables.Edit) -> bool:
+            for chain in chains:
+                if not edit.has(chain):
+                    if not makes:
+                        tool = xtables.TOOLS[family]
+                        raise HostRefused(f"the {tool} chain {chain} is gone", hint=_REPAIR)
+                    edit.make_chain(chain)
+            # Each of those that go to the head is put before the one put there last.
+            for rule, entry in reversed([item for item in todo if item[0].first]):
+                edit.add(rule.chain, entry, first=True)
+            for rule, entry in (item for item in todo if not item[0].first):
+                edit.add(rule.chain, entry, first=False)
+            return True
+
+        if not xtables.edit(family, table, self._timeout, change):
+            raise Contended(
+                f"the {xtables.TOOLS[family]} table {table} changed although its lock was held",
+                hint=f"some program writes rules without taking {xtables.lock_path()}",
+            )
+
+    def _there(self, family: int, table: str, marks: set[str]) -> set[tuple[str, str, str]]:
+        """``(chain, text, mark)`` of rules with one of ``marks``; cheap when there are none."""
+        blob = xtables.read(family, table)
+        if blob is None or not any(mark.encode() in blob.data for mark in marks):
+            return set()
+        return {
+            (seen.chain, seen.text, seen.mark)
+            for seen in xtables.saved(family).rules
+            if seen.table == table and seen.mark in marks
+        }
+
+    def _confirm(
+        self, family: int, resources: Sequence[Resource], wanted: Mapping[int, Sequence[Rule]]
+    ) -> None:
+        """Read back, independently of libiptc: every rule must be there, once."""
+        seen = Counter(
+            (rule.table, rule.chain, rule.text, rule.mark) for rule in xtables.saved(family).rules
+        )
+        for row in resources:
+            for rule in wanted[row.id]:
+                if rule.family != family:
+                    continue
+                copies = seen[rule.table, rule.chain, rule.text, row.mark]
+                if copies != 1:
+                    times = "is not there" if not copies else f"is there {copies} times"
+                    raise Contended(
+                        f"{rule.place}: {rule.text} ({row.mark}) {times} after it was made",
+                        hint=f"some program writes rules without taking {xtables.lock_path()}",
+                    )
+
+    # Removing
+
+    def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
+        """Remove what carries each row's mark in its words, with all copies.
+
+        Reasons to stay: ``edited-copy``, ``mark-stripped``, ``foreign-dependents`` (for
+        the chains), ``contended``, ``observe-failed``. Never raises for one item.
+        """
+        try:
+            return self._release(resources)
+        except HvtxError as problem:
+            contended = isinstance(problem, Busy) or problem.code == "contended"
+            reason = "contended" if contended else "observe-failed"
+            return {row.id: Outcome(False, reason, problem.message) for row in resources}
+
+    def _release(self, resources: Sequence[Resource]) -> dict[int, Outcome]:
+        marks = {row.mark for row in resources}
+        read = {family: xtables.matching(family, marks, self._prefix) for family in xtables.TOOLS}
+        views = {family: view for family, (view, _) in read.items()}
+        outcomes, take = self._judged(resources, views)
+        doomed: dict[tuple[int, str], list[tuple[Resource, str, bytes]]] = {}
+        for row, rule in take:
+            entries = read[rule.family][1].get((rule.table, rule.chain, row.mark, rule.text), [])
+            doomed.setdefault((rule.family, rule.table), []).extend(
+                (row, rule.chain, entry) for entry in entries
+            )
+        for (family, table), items in sorted(doomed.items(), reverse=True):
+            for row_id, outcome in self._release_in(family, table, items).items():
+                if outcomes[row_id].gone:
+                    outcomes[row_id] = outcome
+        self._drop_orphans(resources, views, doomed)
+        return outcomes
+
+    def _judged(
+        self, resources: Sequence[Resource], views: Mapping[int, xtables.Saved]
+    ) -> tuple[dict[int, Outcome], list[tuple[Resource, Rule]]]:
+        """Outcomes before acting, and the rules to take; the base is judged last."""
+        outcomes: dict[int, Outcome] = {}
+        take: list[tuple[Resource, Rule]] = []
+        for row in sorted(resources, key=lambda row: row.spec["what"] == "base"):
+            verdict = judge(row, rules_of(self._installation, row), views)
+            mine = [(row, rule) for rule in verdict.take]
+            if row.spec["what"] == "base":
+                taken = frozenset(
+                    (rule.family, rule.table, rule.chain, rule.text, by.mark)
+                    for by, rule in take + mine
+                )
+                needed = dependents(self._installation, views, taken)
+                if needed is not None:
+                    keep = verdict.keep
+                    if keep.gone:
+                        keep = Outcome(False, "foreign-dependents", needed)
+                    outcomes[row.id] = keep
+                    continue
+            outcomes[row.id] = verdict.keep
+            take += mine
+        return outcomes, take
+
+    def _release_in(
+        self, family: int, table: str, items: Sequence[tuple[Resource, str, bytes]]
+    ) -> dict[int, Outcome]:
+        """Take entries from one table, and the chains that then are empty and not reached."""
+        chains = own_chains(self._installation, table)
+        base = [item for item in items if item[0].spec["what"] == "base"]
+        others = [item for item in items if item[0].spec["what"] != "base"]
+        kept: dict[int, Outcome] = {}
+
+        def change(edit: xtables.Edit) -> bool:
+            kept.clear()
+            taken = sum(edit.take(chain, entry) for _, chain, entry in others)
+            busy = [c for c in chains if edit.has(c) and not edit.empty(c)]
+            if base and busy:  # someone was quicker since the rules were judged
+                message = f"{xtables.TOOLS[family]} {table}: rules are left in {', '.join(busy)}"
+                kept[base[0][0].id] = Outcome(False, "foreign-dependents", message)
+            else:
+                taken += sum(edit.take(chain, entry) for _, chain, entry in base)
+            return _sweep(edit, chains) or taken > 0
+
+        xtables.edit(family, table, self._timeout, change)
+        blob = xtables.read(family, table)
+        marks = {row.mark for row, _, _ in items}
+        left = {
+            (seen.chain, seen.data)
+            for seen in (xtables.marked(family, blob, self._prefix) if blob else ())
+            if seen.mark in marks
+        }
+        for row, chain, entry in items:
+            if (chain, entry) in left and row.id not in kept:
+                message = f"{xtables.TOOLS[family]} {table} {chain}: a rule came back"
+                kept[row.id] = Outcome(False, "contended", message)
+        return kept
+
+    def _drop_orphans(
+        self,
+        resources: Sequence[Resource],
+        views: Mapping[int, xtables.Saved],
+        done: Iterable[tuple[int, str]],
+    ) -> None:
+        """Chains of a base or network whose rules and jumps someone else flushed before."""
+        if not any(row.spec["what"] in ("base", "network") for row in resources):
+            return
+        for family in xtables.TOOLS:
+            for table in _CHAINS:
+                own = own_chains(self._installation, table)
+                if (family, table) in done or not any(
+                    (table, c) in views[family].chains for c in own
+                ):
+                    continue
+                xtables.edit(family, table, self._timeout, lambda edit, own=own: _sweep(edit, own))
+
+    def remove_copies(self, resource: Resource) -> Outcome:
+        """Leave one of each of a row's rules where there are identical copies.
+
+        ``gone`` means that no surplus copy is left. Never raises; see :meth:`release`.
+        """
+        try:
+            rules = rules_of(self._installation, resource)
+            for family in sorted({rule.family for rule in rules}):
+                self._thin(family, resource, [rule for rule in rules if rule.family == family])
+        except HvtxError as problem:
+            contended = isinstance(problem, Busy) or problem.code == "contended"
+            return Outcome(False, "contended" if contended else "observe-failed", problem.message)
+        return GONE
+
+    def _thin(self, family: int, resource: Resource, rules: Sequence[Rule]) -> None:
+        _, entries = xtables.matching(family, (resource.mark,), self._prefix)
+        for table in _CHAINS:
+            surplus = []
+            for rule in rules:
+                copies = entries.get((table, rule.chain, resource.mark, rule.text), [])
+                if rule.table == table and len(copies) > 1:
+                    surplus.append((rule, copies))
+            if not surplus:
+                continue
+
+            def change(edit: xtables.Edit, surplus: list[Any] = surplus) -> bool:
+                for rule, copies in surplus:
+                    # All go and one is put back, so that it stands where a new one would.
+                    if sum(edit.take(rule.chain, entry) for entry in copies):
+                        edit.add(rule.chain, copies[0], first=rule.first)
+                return True
+
+            xtables.edit(family, table, self._timeout, change)
+
+
+def _tables(rules: Iterable[Sequence[Rule]]) -> list[tuple[int, str]]:
+    """The tables of all rules; filter before nat, so that nothing is reached before its guard."""
+    return sorted({(rule.family, rule.table) for group in rules for rule in group})
+
+
+def _sweep(edit: xtables.Edit, chains: Iterable[str]) -> bool:
+    """Drop those chains that are empty and that nothing jumps to; whether there were any."""
+    idle = [c for c in chains if edit.has(c) and edit.empty(c) and not edit.references(c)]
+    for chain in idle:
+        edit.drop_chain(chain)
+    return bool(idle)

@@ -1,0 +1,711 @@
+"""Legacy iptables tables: lock, presence, text, raw entries, and edits that lose nothing.
+
+The kernel knows only "replace the whole table", refused if the number of entries differs from the
+writer's copy. So every edit here is: take the lock that iptables takes, read the table afresh,
+change, commit once, count, unlock. Reading a table that the network namespace does not have yet
+makes it; therefore nothing here reads a table that the kernel does not list, except an edit.
+
+Families are 4 and 6; tables and chains are named as iptables names them. Not for use by two
+threads at a time (libiptc's front end keeps its tables in the process).
+
+Sources: include/uapi/linux/netfilter/x_tables.h, netfilter_ipv4/ip_tables.h,
+netfilter_ipv6/ip6_tables.h; libiptc/libiptc.c and iptables/xshared.c of iptables 1.8.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import socket
+import struct
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Self
+
+from hvtx.errors import Busy, Contended, HostRefused, NotPermitted
+from hvtx.host.retry import persistently
+
+TOOLS = {4: "iptables", 6: "ip6tables"}
+_NAMES = {4: "/proc/thread-self/net/ip_tables_names", 6: "/proc/thread-self/net/ip6_tables_names"}
+_LOCK = "/run/xtables.lock"
+
+_HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
+_INFO = struct.Struct("=32sI5I5III")  # struct ipt_getinfo
+_GET_INFO, _GET_ENTRIES = 64, 65
+_HEAD = struct.calcsize("@32sI0Q")  # struct ipt_get_entries up to its entries
+_OFFSETS = struct.Struct("=HH")
+_TARGET = 32  # struct xt_entry_target: size u16, name char[29], revision u8
+_COMMENT = b"comment\0"
+_VERDICTS = {-1: b"DROP", -2: b"ACCEPT", -4: b"QUEUE", -5: b"RETURN"}
+
+
+class _Layout(NamedTuple):
+    """Where things stand in struct ipt_entry and struct ip6t_entry."""
+
+    domain: int
+    level: int
+    match: int  # length of the address part
+    offsets: int  # of target_offset and next_offset
+    size: int
+
+
+_LAYOUTS = {
+    4: _Layout(socket.AF_INET, 0, 84, 88, 112),
+    6: _Layout(socket.AF_INET6, 41, 136, 140, 168),
+}
+
+
+# The lock ---------------------------------------------------------------------------------------
+
+
+def lock_path() -> str:
+    """The file that iptables locks (it has one for all network namespaces)."""
+    return os.environ.get("XTABLES_LOCKFILE") or _LOCK
+
+
+@contextlib.contextmanager
+def locked(timeout: float) -> Iterator[None]:
+    """Hold the lock of iptables; nothing that can block may stand inside.
+
+    Raises Busy when ``timeout`` seconds were not enough, NotPermitted or HostRefused when the
+    file cannot be opened.
+    """
+    path = lock_path()
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except PermissionError as problem:
+        raise NotPermitted(f"cannot open {path}", hint="run hvtx as root") from problem
+    except OSError as problem:
+        raise HostRefused(
+            f"cannot open {path}: {problem.strerror}", hint="set XTABLES_LOCKFILE to a usable path"
+        ) from problem
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if not _stand_in_line(descriptor, timeout):
+            raise Busy(
+                f"another program holds {path} for more than {timeout:g} s",
+                hint=f"see who with `fuser {path}`, or raise --lock-timeout",
+            ) from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _stand_in_line(descriptor: int, timeout: float) -> bool:
+    """Wait for the lock in the kernel's queue; False (and ``descriptor`` closed) if too long.
+
+    Asking again and again without standing in the queue would starve beside programs that do.
+    A thread waits, because a blocking flock cannot be given a time limit.
+    """
+    import threading
+
+    guard, arrived = threading.Lock(), threading.Event()
+    state = {"held": False, "abandoned": False}
+
+    def wait() -> None:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            with guard:
+                state["held"] = not state["abandoned"]
+        if not state["held"]:
+            os.close(descriptor)
+        arrived.set()
+
+    threading.Thread(target=wait, name="xtables-lock", daemon=True).start()
+    try:
+        arrived.wait(timeout)
+    except BaseException:  # interrupted: nobody would ever give the lock back
+        with guard:
+            state["abandoned"] = True
+            if state["held"]:
+                os.close(descriptor)
+        raise
+    with guard:
+        state["abandoned"] = not state["held"]
+    return state["held"]
+
+
+# Presence and text ------------------------------------------------------------------------------
+
+
+def listed(family: int) -> frozenset[str]:
+    """The tables that this thread's network namespace has; looking creates none.
+
+    Raises NotPermitted or HostRefused (``cannot-observe``) when the list cannot be read.
+    """
+    try:
+        with open(_NAMES[family], encoding="ascii") as names:
+            return frozenset(names.read().split())
+    except FileNotFoundError:
+        return frozenset()  # this kernel has no legacy tables of the family
+    except PermissionError as problem:
+        raise NotPermitted(f"cannot read {_NAMES[family]}", hint="run hvtx as root") from problem
+    except OSError as problem:
+        raise _unobserved(f"cannot read {_NAMES[family]}: {problem.strerror}") from problem
+
+
+def _unobserved(message: str) -> HostRefused:
+    return HostRefused(
+        message,
+        hint="see what `iptables-legacy-save` and `ip6tables-legacy-save` say",
+        code="cannot-observe",
+    )
+
+
+class SavedRule(NamedTuple):
+    """A rule as ``iptables-save`` prints it.
+
+    ``text`` lacks ``-A CHAIN`` and, where the comment begins with ``hvtx:``, the comment, which
+    then is ``mark``.
+    """
+
+    table: str
+    chain: str
+    text: str
+    mark: str | None
+
+
+class Saved(NamedTuple):
+    """All tables of a family: ``(table, chain)`` pairs and rules, in the kernel's order."""
+
+    chains: frozenset[tuple[str, str]]
+    rules: tuple[SavedRule, ...]
+
+
+NOTHING = Saved(frozenset(), ())
+
+_MARKED = re.compile(
+    r'(?:^| )-m comment --comment (?:"(hvtx:(?:[^"\\]|\\.)*)"|(hvtx:\S*))', re.DOTALL
+)
+_CHAIN = re.compile(r":(.+) (?:-|[A-Z]+) \[\d+:\d+\]")
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+
+
+def saved(family: int) -> Saved:
+    """What ``iptables-legacy-save`` prints of the listed tables of ``family``.
+
+    Raises HostRefused (``cannot-observe``) when it fails, is missing, or prints what is not
+    understood: an unread rule is not an absent rule.
+    """
+    tables = listed(family)
+    if not tables:
+        return NOTHING
+    try:
+        found = parse(_save(family))
+    except ValueError as problem:
+        raise _unobserved(f"{TOOLS[family]}-save printed {problem}") from problem
+    if missing := tables - {table for table, _ in found.chains}:
+        raise _unobserved(f"{TOOLS[family]}-save left out {', '.join(sorted(missing))}")
+    return found
+
+
+def _save(family: int) -> str:
+    import subprocess  # only here: most commands never read a legacy table
+
+    tool = TOOLS[family]
+    for argv in ((f"{tool}-legacy-save",), ("xtables-legacy-multi", f"{tool}-save")):
+        try:
+            done = subprocess.run(argv, capture_output=True, check=False, timeout=60)
+        except FileNotFoundError:
+            continue
+        except (OSError, subprocess.TimeoutExpired) as problem:
+            raise _unobserved(f"{argv[0]}: {problem}") from problem
+        if done.returncode != 0:
+            words = done.stderr.decode(errors="replace").strip()
+            raise _unobserved(f"{argv[0]} ended with {done.returncode}: {words}")
+        return done.stdout.decode(errors="surrogateescape")
+    raise HostRefused(
+        f"this host has legacy {tool} tables but no {tool}-legacy-save to read them",
+        hint="install the package iptables",
+        code="cannot-observe",
+    )
+
+
+def parse(text: str) -> Saved:
+    """Read the output of ``iptables-save``; ValueError names what was not understood."""
+    chains: set[tuple[str, str]] = set()
+    rules: list[SavedRule] = []
+    table = ""
+    for line in _lines(text):
+        if line.startswith("-A ") and table:
+            chain, _, rest = line[3:].partition(" ")
+            if (table, chain) not in chains:
+                raise ValueError(f"a rule of an undeclared chain: {line!r}")
+            rules.append(_rule(table, chain, rest))
+        elif line.startswith(":") and table and (found := _CHAIN.fullmatch(line)):
+            chains.add((table, found[1]))
+        elif line.startswith("*") and not table:
+            table = line[1:]
+        elif line == "COMMIT" and table:
+            table = ""
+        elif line and (table or not line.startswith("#")):
+            raise ValueError(f"an unknown line: {line!r}")
+    if table:
+        raise ValueError(f"no end of table {table}")
+    return Saved(frozenset(chains), tuple(rules))
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Lines, with those joined that a quoted newline (in a stranger's comment) splits."""
+    pending = ""
+    for line in text.split("\n"):
+        whole = pending + line
+        quotes = whole.count('"')
+        if quotes and "\\" in whole:
+            quotes = _ESCAPED.sub("", whole).count('"')
+        if quotes & 1 and not whole.startswith("#"):
+            pending = whole + "\n"
+        else:
+            pending = ""
+            yield whole
+    if pending:
+        raise ValueError(f"an open quotation mark: {pending[:80]!r}")
+
+
+def _rule(table: str, chain: str, text: str) -> SavedRule:
+    found = _MARKED.search(text)
+    if found is None:
+        return SavedRule(table, chain, text, None)
+    mark = _ESCAPED.sub(r"\1", found[1]) if found[1] is not None else found[2]
+    return SavedRule(table, chain, (text[: found.start()] + text[found.end() :]).lstrip(" "), mark)
+
+
+# Raw entries ------------------------------------------------------------------------------------
+
+
+class Blob(NamedTuple):
+    """A table as the kernel holds it: built-in chains as ``(name, offset)``, entries as bytes."""
+
+    entries: int
+    starts: tuple[tuple[str, int], ...]
+    data: bytes
+
+
+class Marked(NamedTuple):
+    """An entry whose comment begins with the sought prefix.
+
+    ``data`` has its counters zeroed and its verdict by name, as libiptc takes it; two entries
+    with equal ``data`` are the same rule.
+    """
+
+    chain: str
+    mark: str
+    data: bytes
+
+
+def _ask(family: int, option: int, request: bytes) -> bytes:
+    """A getsockopt whose buffer carries a question; OSError from the kernel."""
+    import ctypes
+
+    layout = _LAYOUTS[family]
+    library = ctypes.CDLL(None, use_errno=True)
+    buffer = ctypes.create_string_buffer(request, len(request))
+    size = ctypes.c_uint32(len(request))
+    with socket.socket(layout.domain, socket.SOCK_RAW, socket.IPPROTO_RAW) as channel:
+        if library.getsockopt(
+            channel.fileno(), layout.level, option, ctypes.byref(buffer), ctypes.byref(size)
+        ):
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+    return buffer.raw
+
+
+def _info(family: int, table: str) -> tuple[Any, ...]:
+    return _INFO.unpack(_ask(family, _GET_INFO, table.encode().ljust(_INFO.size, b"\0")))
+
+
+def count(family: int, table: str) -> int:
+    """How many entries the kernel holds: one per rule and policy, two per chain, one at the end."""
+    return int(_info(family, table)[12])
+
+
+def read(family: int, table: str) -> Blob | None:
+    """A table's entries in one piece, or None if the kernel does not list the table.
+
+    Raises NotPermitted, HostRefused.
+    """
+    if table not in listed(family):
+        return None
+
+    def once() -> Blob:
+        info = _info(family, table)
+        request = table.encode().ljust(32, b"\0") + struct.pack("=I", info[13])
+        answer = _ask(family, _GET_ENTRIES, request.ljust(_HEAD, b"\0") + bytes(info[13]))
+        starts = [(name, info[2 + n]) for n, name in enumerate(_HOOKS) if info[1] >> n & 1]
+        return Blob(info[12], tuple(starts), answer[_HEAD:])
+
+    try:
+        return persistently(once)
+    except OSError as problem:
+        raise _refusal(family, table, problem, "cannot-observe") from problem
+
+
+def marked(family: int, blob: Blob, prefix: str) -> list[Marked]:
+    """The entries with a comment that begins with ``prefix``, in order (pure)."""
+    layout, needle = _LAYOUTS[family], prefix.encode()
+    starts = {offset: name for name, offset in blob.starts}
+    heads: dict[int, bytes] = {}
+    found: list[tuple[str, int, int, int, bytes]] = []
+    chain, at, data = "", 0, blob.data
+    hit = data.find(needle)
+    while at < len(data):
+        chain = starts.get(at, chain)
+        target, following = _OFFSETS.unpack_from(data, at + layout.offsets)
+        if following < layout.size:
+            raise ValueError("an entry without a length")
+        if data.startswith(b"ERROR\0", at + target + 2):
+            name = data[at + target + _TARGET : at + following].partition(b"\0")[0]
+            chain, heads[at + following] = name.decode(errors="surrogateescape"), name
+        end = at + following
+        while 0 <= hit < end:
+            if data.startswith(_COMMENT, hit - 30) and hit < at + target:
+                found.append((chain, at, target, end, data[hit:end].partition(b"\0")[0]))
+                hit = data.find(needle, end)
+            else:
+                hit = data.find(needle, hit + 1)
+        at = end
+    return [
+        Marked(name, mark.decode(), _portable(layout, data[start:end], target, heads))
+        for name, start, target, end, mark in found
+    ]
+
+
+def _portable(layout: _Layout, entry: bytes, target: int, heads: dict[int, bytes]) -> bytes:
+    """An entry free of what changes by itself: counters, and verdicts given as offsets."""
+    head = entry[: layout.match].ljust(layout.offsets, b"\0")
+    offsets = entry[layout.offsets : layout.offsets + 4]
+    head = (head + offsets).ljust(layout.size, b"\0")
+    size, name = entry[target : target + 2], entry[target + 2 : target + 31]
+    rest = entry[target + 31 :]
+    if not name.strip(b"\0"):  # a standard target: its verdict is a number
+        verdict = struct.unpack_from("=i", entry, target + _TARGET)[0]
+        label = _VERDICTS.get(verdict) or heads.get(verdict, b"")
+        name, rest = label.ljust(29, b"\0"), bytes(len(rest))
+    return head + entry[layout.size : target] + size + name + rest
+
+
+def _refusal(
+    family: int, table: str, problem: OSError, code: str = "host-refused"
+) -> HostRefused | NotPermitted:
+    """The error to raise for what the kernel said about a table."""
+    name = f"the {TOOLS[family]} table {table}"
+    if problem.errno in (errno.EPERM, errno.EACCES):
+        return NotPermitted(
+            f"no access to {name}", hint="it needs root, or CAP_NET_ADMIN and CAP_NET_RAW"
+        )
+    if problem.errno == errno.EAGAIN:
+        return Contended(
+            f"{name} kept changing", hint=f"some program writes rules without taking {lock_path()}"
+        )
+    if problem.errno in (errno.ENOPROTOOPT, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT):
+        return HostRefused(
+            f"this kernel does not have {name}",
+            hint="use --firewall nftables, or load the modules ip_tables and iptable_nat",
+            code=code,
+        )
+    return HostRefused(f"{name}: {problem.strerror}", hint="`dmesg` may say more", code=code)
+
+
+# Edits ------------------------------------------------------------------------------------------
+
+
+def _iptc() -> Any:
+    """python-iptables, imported without its noise (0.3 s, so only by edits).
+
+    It asks `ldconfig` for the extensions' directory unless told, warns at import on newer
+    Pythons, and leaves the choice in nobody's environment here.
+    """
+    import sys
+    import warnings
+
+    if "iptc" in sys.modules:
+        return sys.modules["iptc"]
+    told = os.environ.get("XTABLES_LIBDIR")
+    directory = told or _extensions()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if directory:
+                os.environ["XTABLES_LIBDIR"] = directory
+            import iptc
+    except Exception as problem:
+        raise HostRefused(
+            f"python-iptables cannot be loaded: {problem}",
+            hint="install python-iptables and the package iptables, or use --firewall nftables",
+        ) from problem
+    finally:
+        if told is None:
+            os.environ.pop("XTABLES_LIBDIR", None)
+    return iptc
+
+
+def _extensions() -> str | None:
+    """The directory of libxtables' extensions; None leaves the search to python-iptables."""
+    import sys
+
+    triplet = getattr(sys.implementation, "_multiarch", "")
+    for directory in (f"/usr/lib/{triplet}/xtables", "/usr/lib64/xtables", "/usr/lib/xtables"):
+        if os.path.exists(os.path.join(directory, "libxt_conntrack.so")):
+            return directory
+    return None
+
+
+def build(family: int, text: str, comment: str) -> bytes:
+    """The entry for a rule in the words of ``iptables-save``, with ``comment`` as last match.
+
+    Knows the words that this project's rules use, and raises ValueError for others. To be called
+    without the lock: it loads libraries.
+    """
+    iptc = _iptc()
+    rule = iptc.Rule() if family == 4 else iptc.Rule6()
+    words, place, invert = iter(text.split(" ")), None, ""
+    target = b""
+    for word in words:
+        if word == "!":
+            invert = "!"
+            continue
+        value = next(words)
+        if word in ("-i", "-o"):
+            _interface(rule.get_ip(), word, value, inverted=bool(invert))
+        elif word in _SIMPLE:
+            setattr(rule, _SIMPLE[word], invert + value)
+        elif word == "-m":
+            place = rule.create_match(value)
+        elif word == "-j":
+            target = _target(family, value, list(words))
+        elif word.startswith("--") and place is not None:
+            place.set_parameter(word[2:], invert + value)
+        else:
+            raise ValueError(f"cannot build a rule with {word!r}")
+        invert = ""
+    rule.create_match("comment").comment = comment
+    rule.create_target("ACCEPT")  # only to have a whole rule; ours takes its place
+    return _with_target(_LAYOUTS[family], bytes(rule.rule), target)
+
+
+_SIMPLE = {"-s": "src", "-d": "dst", "-p": "protocol"}
+_MAP_IPS, _PROTO_SPECIFIED = 1, 2
+
+
+def _with_target(layout: _Layout, entry: bytes, target: bytes) -> bytes:
+    at = _OFFSETS.unpack_from(entry, layout.offsets)[0]
+    offsets = _OFFSETS.pack(at, at + len(target))
+    return entry[: layout.offsets] + offsets + entry[layout.offsets + 4 : at] + target
+
+
+def _target(family: int, name: str, options: list[str]) -> bytes:
+    """A target by hand: a verdict, a chain, MASQUERADE or DNAT.
+
+    By python-iptables, a chain's name would make it open (and so create) every table of the
+    namespace, and a NAT target is found only for the family that asked for one first.
+
+    Shapes: struct xt_standard_target with its verdict as a name (libiptc resolves it); for
+    MASQUERADE struct nf_nat_ipv4_multi_range_compat or, in IPv6, nf_nat_range; for DNAT
+    nf_nat_range2 (revision 2, Linux 4.18). iptables-save prints only the revision that it prefers.
+    """
+    domain = _LAYOUTS[family].domain
+    if name == "MASQUERADE" and not options:
+        return _xt_target(name, 0, struct.pack("=I", 1) + bytes(16) if family == 4 else bytes(40))
+    if name == "DNAT" and options[:1] == ["--to-destination"] and len(options) == 2:
+        host, _, number = options[1].rpartition(":")
+        address = socket.inet_pton(domain, host.strip("[]")).ljust(16, b"\0")
+        ports = struct.pack("!HHH", int(number), int(number), 0)
+        flags = struct.pack("=I", _MAP_IPS | _PROTO_SPECIFIED)
+        return _xt_target(name, 2, flags + address * 2 + ports)
+    if name == "DNAT" or options:
+        raise ValueError(f"cannot build a {name} with {options!r}")
+    return _xt_target(name, 0, bytes(8))
+
+
+def _xt_target(name: str, revision: int, data: bytes) -> bytes:
+    data += bytes(-len(data) % 8)
+    return struct.pack("=H29sB", _TARGET + len(data), name.encode(), revision) + data
+
+
+def _interface(ip: Any, word: str, name: str, *, inverted: bool) -> None:
+    """Match an interface by its whole name.
+
+    Done by hand: the IPv6 rules of python-iptables 1.2 mask each letter with 1 instead of 0xff,
+    so that `hvbr0` matches `hvbr2` too, and prints alike.
+    """
+    side, bit = ("in", 1) if word == "-i" else ("out", 2)
+    setattr(ip, f"{side}iface", name.encode())
+    setattr(ip, f"{side}iface_mask", b"\xff" * (len(name) + 1))
+    if inverted:
+        ip.invflags |= bit
+
+
+class Edit:
+    """One table between a fresh read and one commit, to be used under :func:`locked`.
+
+    Methods raise OSError with libiptc's errno.
+    """
+
+    def __init__(self, family: int, table: str) -> None:
+        """Read the table afresh (which makes it, if the namespace has none)."""
+        iptc = _iptc()
+        self._family, self._name, self._growth = family, table, 0
+        self._errno = iptc.ip4tc._get_errno_loc  # noqa: SLF001
+        self._failure = (iptc.IPTCError, iptc.ip4tc.IPTCError)
+        make = iptc.Table if family == 4 else iptc.Table6
+        self._before = persistently(lambda: count(family, table))
+        with self._errors():
+            # Without autocommit, no refresh and no close ever writes an older copy back.
+            self._table = make(table, autocommit=False)
+            self._table.refresh()
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except self._failure as problem:
+            code = self._errno()[0]
+            raise OSError(code or errno.EINVAL, str(problem)) from problem
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._table.close()  # python-iptables keeps handles; the next use must read again
+
+    def has(self, chain: str) -> bool:
+        """Whether the table has the chain."""
+        return bool(self._table.is_chain(chain))
+
+    def make_chain(self, chain: str) -> None:
+        """Add an empty chain."""
+        with self._errors():
+            self._table.create_chain(chain)
+        self._growth += 2
+
+    def drop_chain(self, chain: str) -> None:
+        """Remove a chain that is empty and that nothing jumps to."""
+        with self._errors():
+            self._table.delete_chain(chain)
+        self._growth -= 2
+
+    def empty(self, chain: str) -> bool:
+        """Whether the chain has no rule."""
+        return not self._table.first_rule(chain)
+
+    def references(self, chain: str) -> int:
+        """How many rules jump to a chain of users."""
+        import ctypes
+
+        number = ctypes.c_uint(0)
+        calls = self._table._iptc  # noqa: SLF001 (the only door to it)
+        handle = self._table._handle  # noqa: SLF001
+        if not calls.iptc_get_references(ctypes.byref(number), chain.encode(), handle):
+            code = self._errno()[0]
+            raise OSError(code or errno.EINVAL, f"references of {chain}")
+        return number.value
+
+    def add(self, chain: str, entry: bytes, *, first: bool) -> None:
+        """Put an entry at the head or the end of a chain."""
+        import ctypes
+
+        buffer = (ctypes.c_ubyte * len(entry)).from_buffer_copy(entry)
+        with self._errors():
+            if first:
+                self._table.insert_entry(chain, buffer, 0)
+            else:
+                self._table.append_entry(chain, buffer)
+        self._growth += 1
+
+    def take(self, chain: str, entry: bytes) -> bool:
+        """Remove the first rule that equals ``entry``, byte by byte; False if there is none."""
+        import ctypes
+
+        kind = ctypes.c_ubyte * len(entry)
+        mask = kind.from_buffer_copy(b"\xff" * len(entry))
+        try:
+            with self._errors():
+                self._table.delete_entry(chain, kind.from_buffer_copy(entry), mask)
+        except FileNotFoundError:
+            return False
+        self._growth -= 1
+        return True
+
+    def commit(self) -> bool:
+        """Give the table to the kernel; False if its number of entries then is not as meant.
+
+        That happens only beside a program that writes without taking the lock.
+        """
+        with self._errors():
+            self._table.commit()
+        return count(self._family, self._name) == self._before + self._growth
+
+
+def edit(family: int, table: str, timeout: float, change: Any) -> bool:
+    """Lock, read, ``change(edit)``, commit; again while the kernel says EAGAIN.
+
+    ``change`` returns whether there is anything to commit. True if all was as meant (see
+    :meth:`Edit.commit`). Raises Busy, NotPermitted, HostRefused.
+    """
+    _iptc()  # its import runs programs: never under the lock
+
+    def once() -> bool:
+        with locked(timeout), Edit(family, table) as work:
+            return not change(work) or work.commit()
+
+    try:
+        return persistently(once)
+    except OSError as problem:
+        raise _refusal(family, table, problem) from problem
+
+
+def matching(
+    family: int, marks: Iterable[str], prefix: str, *, attempts: int = 6
+) -> tuple[Saved, dict[tuple[str, str, str, str], list[bytes]]]:
+    """Text and bytes of the same rules.
+
+    The saved text, and by ``(table, chain, mark, text)`` of ``marks`` the entries in order. The
+    bytes are read before and after the text and must be equal. Raises
+    Contended if they never are.
+    """
+    wanted = frozenset(marks)
+    for attempt in range(attempts):
+        if attempt:
+            time.sleep(0.002 * 2**attempt)
+        before = _marked_in_all(family, wanted, prefix)
+        text = saved(family)
+        if before == _marked_in_all(family, wanted, prefix):
+            paired = pair(text.rules, before, wanted)
+            if paired is not None:
+                return text, paired
+    raise Contended(
+        f"the {TOOLS[family]} rules changed while they were read",
+        hint="try again when the other program is done",
+    )
+
+
+def _marked_in_all(family: int, wanted: frozenset[str], prefix: str) -> dict[str, list[Marked]]:
+    found = {}
+    for table in sorted(listed(family)):
+        blob = read(family, table)
+        if blob is not None and prefix.encode() in blob.data:
+            found[table] = [m for m in marked(family, blob, prefix) if m.mark in wanted]
+    return {table: entries for table, entries in found.items() if entries}
+
+
+def pair(
+    rules: Sequence[SavedRule], entries: dict[str, list[Marked]], wanted: frozenset[str]
+) -> dict[tuple[str, str, str, str], list[bytes]] | None:
+    """Join printed rules and entries by their order; None if they do not fit (pure)."""
+    lines = [rule for rule in rules if rule.mark in wanted]
+    left = {table: list(reversed(of)) for table, of in entries.items()}
+    paired: dict[tuple[str, str, str, str], list[bytes]] = {}
+    # Chains come in one order in the text and in another from the kernel: go chain by chain.
+    for line in lines:
+        of = left.get(line.table, [])
+        at = next((i for i in range(len(of) - 1, -1, -1) if of[i].chain == line.chain), -1)
+        if at < 0 or of[at].mark != line.mark:
+            return None
+        key = (line.table, line.chain, of[at].mark, line.text)
+        paired.setdefault(key, []).append(of.pop(at).data)
+    return None if any(left.values()) else paired
