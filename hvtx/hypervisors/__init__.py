@@ -1,0 +1,1 @@
+"""Hypervisors: pure renderings of a VM into what is to be started."""

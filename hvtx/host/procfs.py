@@ -1,0 +1,368 @@
+"""Processes as the kernel shows them: who a pid really is, whether it lives, what it holds open.
+
+A pid alone proves nothing, since it is used again. A process is told from all others by boot id,
+pid and start time (field 22 of ``/proc/<pid>/stat``, proc(5); it survives exec), and where the
+kernel has pidfs (6.9 on) by the inode of its pidfd, which is never used again while the machine is
+up. A pidfd polls readable when every thread has exited (pidfd_open(2)); the state letter in
+``/proc`` is no such proof: a leader thread that has exited shows Z while other threads run.
+
+Reading that fails proves nothing either, and is reported as an error, never as absence.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+from hvtx.model.vm import Identity, ProcessFacts
+
+_SO_NETNS_COOKIE = 71  # include/uapi/asm-generic/socket.h, Linux 5.14 on
+_START_FIELD = 22
+_TUNGETDEVNETNS = 0x54E3  # _IO('T', 227), include/uapi/linux/if_tun.h
+_SYS_PIDFD_GETFD = 438  # the same number on all architectures
+
+
+class Holder(NamedTuple):
+    """A process that has a TAP device open."""
+
+    pid: int
+    command: str  # its name as in /proc/<pid>/comm
+
+
+class Holders(NamedTuple):
+    """Who holds which device; ``complete`` is false if some process could not be looked into."""
+
+    found: dict[str, tuple[Holder, ...]]
+    complete: bool
+
+
+def boot_id() -> str:
+    """The id of this boot of the kernel, 36 characters; OSError without ``/proc``."""
+    return _read("/proc/sys/kernel/random/boot_id").decode().strip()
+
+
+def netns_cookie() -> int:
+    """The number of the calling thread's network namespace, never used again in this boot.
+
+    OSError (ENOPROTOOPT) on kernels before 5.14.
+    """
+    import socket
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        answer = probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+    return int.from_bytes(answer, "little" if _little() else "big")
+
+
+def identify(pid: int) -> Identity:
+    """Who ``pid`` is now.
+
+    Raises ProcessLookupError if no living process has it (a zombie does not live, and a thread
+    that leads no process is none), PermissionError or another OSError if it cannot be told.
+    """
+    facts = look(pid)
+    if facts.error:
+        raise PermissionError(errno.EACCES, facts.error)
+    if not facts.exists or facts.ended:
+        raise ProcessLookupError(errno.ESRCH, f"no process has pid {pid}")
+    return Identity(boot_id(), pid, facts.start, facts.inode)
+
+
+def look(pid: int) -> ProcessFacts:
+    """What is to be seen of ``pid``; never raises for what the host does."""
+    if pid <= 0:
+        return ProcessFacts(False, error=f"{pid} is no process id")
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return ProcessFacts(False)
+    except OSError as problem:
+        return _without_pidfd(pid, problem)
+    try:
+        return _facts(pid, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def same(identity: Identity, facts: ProcessFacts) -> bool:
+    """Whether ``facts``, seen of the identity's pid in the same boot, are of that process."""
+    if not facts.exists or facts.error or facts.start != identity.start:
+        return False
+    return not identity.inode or not facts.inode or identity.inode == facts.inode
+
+
+def signal(identity: Identity, number: int) -> bool:
+    """Send signal ``number`` to that very process; False if it is gone (a zombie is).
+
+    Raises PermissionError if it may not be signalled or cannot be told from another.
+    """
+    descriptor = open_checked(identity)
+    if descriptor is None:
+        return False
+    try:
+        import signal as signals
+
+        if _readable(descriptor, 0):
+            return False
+        signals.pidfd_send_signal(descriptor, number)
+        return True
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def wait_gone(identity: Identity, seconds: float) -> bool:
+    """Wait until every thread of that process has exited; False if it has not by then.
+
+    A zombie counts as gone. Raises PermissionError if it cannot be told from another.
+    """
+    descriptor = open_checked(identity)
+    if descriptor is None:
+        return True
+    try:
+        return _readable(descriptor, seconds)
+    finally:
+        os.close(descriptor)
+
+
+def open_checked(identity: Identity) -> int | None:
+    """A pidfd of that very process, for the caller to close; None if it is gone for good.
+
+    Raises PermissionError if the pid's process cannot be told from the one that was meant.
+    """
+    if identity.boot_id != boot_id():
+        return None
+    try:
+        descriptor = os.pidfd_open(identity.pid)
+    except ProcessLookupError:
+        return None
+    except OSError as problem:
+        facts = _without_pidfd(identity.pid, problem)
+    else:
+        facts = _facts(identity.pid, descriptor)
+        if same(identity, facts):
+            return descriptor
+        os.close(descriptor)
+    if facts.error:
+        raise PermissionError(errno.EACCES, f"pid {identity.pid}: {facts.error}")
+    return None
+
+
+def command_line(pid: int) -> tuple[str, ...]:
+    """The arguments of ``pid``; empty for zombies and kernel threads. OSError if unreadable."""
+    data = _read(f"/proc/{pid}/cmdline")
+    return tuple(os.fsdecode(part) for part in data.split(b"\0")[:-1])
+
+
+def start_time(stat: bytes) -> int:
+    """Field 22 of a stat line.
+
+    The name in field 2 may hold blanks and parentheses, so fields are counted from the last
+    ``)``. Raises ValueError for what is no stat line.
+    """
+    _, found, rest = stat.rpartition(b")")
+    fields = rest.split()
+    if not found or len(fields) < _START_FIELD - 2:
+        raise ValueError("not a line of /proc/<pid>/stat")
+    return int(fields[_START_FIELD - 3])
+
+
+def tap_holders(names: Collection[str]) -> Holders:
+    """Who has the TAP devices ``names`` of this network namespace open.
+
+    Looks for descriptors of ``/dev/net/tun`` whose fdinfo names one of them in ``iff:``. A plan's
+    evidence, not a lock: descriptors that are in flight through a socket, or that a kernel thread
+    holds, are not in ``/proc``; only attaching to the device tells for certain.
+    """
+    found: dict[str, list[Holder]] = {}
+    if not names:
+        return Holders({}, True)
+    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    # pid 1 is missing where hidepid hides other people's processes from us
+    complete = 1 in pids and not _proc_is_foreign()
+    wanted = frozenset(names)
+    here = os.stat("/proc/thread-self/ns/net")
+    for pid in pids:
+        try:
+            held = set(_held(pid, wanted, (here.st_dev, here.st_ino)))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        except OSError:
+            complete = False
+            continue
+        for name in held:
+            found.setdefault(name, []).append(Holder(pid, _name(pid)))
+    return Holders({name: tuple(holders) for name, holders in found.items()}, complete)
+
+
+def _facts(pid: int, descriptor: int) -> ProcessFacts:
+    """What ``/proc`` says of the process behind a pidfd."""
+    if _proc_is_foreign():
+        return ProcessFacts(True, error="/proc does not show this pid namespace")
+    try:
+        start = start_time(_read(f"/proc/{pid}/stat"))
+    except (OSError, ValueError) as problem:
+        if not _is_there(descriptor):
+            return ProcessFacts(False)
+        return ProcessFacts(True, error=f"/proc/{pid}/stat cannot be read: {problem}")
+    # Whoever still exists behind the descriptor now had the pid all the while, so that the line
+    # just read was its own and not a successor's.
+    if not _is_there(descriptor):
+        return ProcessFacts(False)
+    return ProcessFacts(True, start, _pidfs_inode(descriptor), _readable(descriptor, 0))
+
+
+def _without_pidfd(pid: int, problem: OSError) -> ProcessFacts:
+    """pidfd_open refused: EINVAL (later ENOENT) is its word for a thread that leads no process."""
+    if problem.errno in (errno.EINVAL, errno.ENOENT):
+        try:
+            leader = _field(_read(f"/proc/{pid}/status"), b"Tgid:")
+        except FileNotFoundError:
+            leader = b""
+        except OSError as unreadable:
+            return ProcessFacts(True, error=f"/proc/{pid}/status cannot be read: {unreadable}")
+        if leader != str(pid).encode():
+            return ProcessFacts(False)
+    return ProcessFacts(True, error=f"pidfd_open({pid}): {problem.strerror}")
+
+
+def _is_there(descriptor: int) -> bool:
+    """Whether a pidfd's process has not been reaped; signal 0 asks without sending."""
+    import signal as signals
+
+    try:
+        signals.pidfd_send_signal(descriptor, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _pidfs_inode(descriptor: int) -> int:
+    """The pidfd's inode if it is of pidfs, else 0.
+
+    Before pidfs (Linux 6.9) all pidfds share the inode of the anonymous file system, where event
+    descriptors still live: another device number than theirs means pidfs. fstatfs would say so
+    too, but Python has it only through ctypes.
+    """
+    event = os.eventfd(0)
+    try:
+        anonymous = os.fstat(event).st_dev
+    finally:
+        os.close(event)
+    own = os.fstat(descriptor)
+    return own.st_ino if own.st_dev != anonymous else 0
+
+
+def _readable(descriptor: int, seconds: float) -> bool:
+    import select
+
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(max(0, int(seconds * 1000))))
+
+
+def _proc_is_foreign() -> bool:
+    """Whether ``/proc`` is another pid namespace's, so that its pids are not ours, or missing."""
+    try:
+        return os.readlink("/proc/self") != str(os.getpid())
+    except FileNotFoundError:
+        return True
+
+
+def _held(pid: int, wanted: frozenset[str], here: tuple[int, int]) -> Iterator[str]:
+    """Names among ``wanted`` that process ``pid`` has open in the namespace ``here``."""
+    for directory in _tables(pid):
+        for number in os.listdir(directory + "fd"):
+            try:
+                link = os.readlink(f"{directory}fd/{number}")
+                if not link.startswith("/") or "tun" not in link:
+                    continue
+                name = _field(_read(f"{directory}fdinfo/{number}"), b"iff:").decode()
+            except FileNotFoundError:
+                continue
+            if name in wanted and _is_here(pid, int(number), here):
+                yield name
+
+
+def _tables(pid: int) -> Iterator[str]:
+    """Where the descriptors of a process are listed.
+
+    Its own directory lists those of the leader thread, and none once that has exited: then each
+    other thread has a list.
+    """
+    leader = f"/proc/{pid}/"
+    yield leader
+    if not os.listdir(leader + "fd"):
+        tasks = os.listdir(leader + "task")
+        yield from (f"{leader}task/{task}/" for task in tasks if task != str(pid))
+
+
+def _is_here(pid: int, number: int, here: tuple[int, int]) -> bool:
+    """Whether the device behind a tun descriptor is in the namespace ``here``.
+
+    A holder in the same namespace is believed; one in another may have brought the descriptor
+    along, or may mean a device of the same name over there: the device itself is asked. Where
+    that is not allowed the holder counts, since what may be in use is left alone.
+    """
+    try:
+        theirs = os.stat(f"/proc/{pid}/ns/net")
+        if (theirs.st_dev, theirs.st_ino) == here:
+            return True
+        device = _device_namespace(pid, number)
+    except OSError:
+        return True
+    return device == here
+
+
+def _device_namespace(pid: int, number: int) -> tuple[int, int]:
+    """Device and inode of the namespace that a process's tun device is in; OSError if refused."""
+    import ctypes
+    import fcntl
+
+    process = os.pidfd_open(pid)
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        copy = libc.syscall(_SYS_PIDFD_GETFD, process, number, 0)
+        if copy < 0:
+            raise OSError(ctypes.get_errno(), "pidfd_getfd")
+    finally:
+        os.close(process)
+    try:
+        namespace = fcntl.ioctl(copy, _TUNGETDEVNETNS)
+    finally:
+        os.close(copy)
+    try:
+        seen = os.fstat(namespace)
+    finally:
+        os.close(namespace)
+    return seen.st_dev, seen.st_ino
+
+
+def _name(pid: int) -> str:
+    try:
+        return _read(f"/proc/{pid}/comm").decode(errors="replace").rstrip("\n")
+    except OSError:
+        return "?"
+
+
+def _field(text: bytes, key: bytes) -> bytes:
+    """The value after ``key`` at the beginning of a line; empty if there is none."""
+    for line in text.splitlines():
+        if line.startswith(key):
+            return line[len(key) :].strip()
+    return b""
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb", buffering=0) as file:
+        return file.read()
+
+
+def _little() -> bool:
+    import sys
+
+    return sys.byteorder == "little"

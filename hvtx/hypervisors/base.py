@@ -1,0 +1,169 @@
+"""What all hypervisors share: what they are told, what they render, what stands in for what.
+
+Everything in this room is pure: the host is looked at by others, and what they saw comes in as
+arguments (:class:`Probes`), so that a command line can be tested by comparing it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from hvtx.model.vm import Vm
+
+Ready = Literal["exec", "qmp", "none"]
+PowerDown = Literal["qmp", "ctrl-alt-del api", "power-button api", "none"]
+
+QMP_SOCKET = "qmp.sock"
+API_SOCKET = "api.sock"
+CONSOLE_SOCKET = "console.sock"
+
+REGISTRY: Mapping[str, str] = {
+    "qemu": "hvtx.hypervisors.qemu",
+    "firecracker": "hvtx.hypervisors.firecracker",
+    "cloud-hypervisor": "hvtx.hypervisors.cloud_hypervisor",
+    "command": "hvtx.hypervisors.command",
+    "external": "hvtx.hypervisors.external",
+}
+"""Each module has ``render(vm, ports, probes, directory) -> Launch``; load only the one needed."""
+
+_SEPARATORS = re.compile(r"\s+")
+
+
+class Port(NamedTuple):
+    """One network interface of a VM as its hypervisor sees it; addresses are leases."""
+
+    device: str
+    mac: str
+    ipv4: str | None
+    ipv6: str | None
+    prefix4: int | None
+    gateway4: str | None
+    gateway6: str | None
+    netmask: str | None  # "255.255.255.0"
+
+
+class Probes(NamedTuple):
+    """What was found in the host before rendering."""
+
+    binary: str | None  # path of the hypervisor; None where nothing is to be looked up
+    kvm: bool  # KVM really runs guests here
+    machine: str  # "x86_64" or "aarch64"
+    formats: Mapping[str, str] = {}  # disk path -> "raw" or "qcow2", where it was looked into
+    firmware: str | None = None  # UEFI image for guests that boot from disk on aarch64
+
+
+class Launch(NamedTuple):
+    """How to start a VM process, and how to speak with it afterwards."""
+
+    argv: tuple[str, ...]  # empty: there is nothing to start
+    environment: Mapping[str, str]  # added to the caller's
+    directory: str  # working directory
+    files: Mapping[str, bytes]  # name in the run-time directory -> content, written before
+    ready: Ready
+    power_down: PowerDown
+    console: str | None  # name of its socket in the run-time directory
+    sockets: tuple[str, ...] = ()  # names it will bind there; leftovers are removed before
+
+
+class Traits(NamedTuple):
+    """What can be said of a hypervisor without rendering anything."""
+
+    ready: Ready
+    power_down: PowerDown
+    console: str | None
+    hint: str  # where to get it
+
+
+TRAITS: Mapping[str, Traits] = {
+    "qemu": Traits(
+        "qmp", "qmp", CONSOLE_SOCKET, "install it: apt install qemu-system-x86 (qemu-system-arm)"
+    ),
+    "firecracker": Traits(
+        "exec",
+        "ctrl-alt-del api",
+        None,
+        "put the binary of a release of github.com/firecracker-microvm/firecracker on PATH",
+    ),
+    "cloud-hypervisor": Traits(
+        "exec",
+        "power-button api",
+        None,
+        "put the binary of a release of github.com/cloud-hypervisor/cloud-hypervisor on PATH",
+    ),
+    "command": Traits("exec", "none", None, "give a program that exists after --"),
+    "external": Traits("none", "none", None, ""),
+}
+
+
+def binary_names(hypervisor: str, machine: str = "x86_64") -> tuple[str, ...]:
+    """Programs to look for on PATH, best first; empty where the VM names its own or has none."""
+    if hypervisor == "qemu":
+        return (f"qemu-system-{machine}", "qemu-kvm", "/usr/libexec/qemu-kvm")
+    if hypervisor in ("firecracker", "cloud-hypervisor"):
+        return (hypervisor,)
+    return ()
+
+
+def variables(vm: Vm, ports: Sequence[Port]) -> dict[str, str]:
+    """The words that stand for a VM's values: ``vm``, ``tap``, ``mac`` …, ``tap_2`` and so on.
+
+    A value that the VM does not have (an IPv4 address in an IPv6 network) is empty.
+    """
+    words = {"vm": vm.name}
+    for number, port in enumerate(ports, 1):
+        suffix = "" if number == 1 else f"_{number}"
+        for word, value in (
+            ("tap", port.device),
+            ("mac", port.mac),
+            ("ip", port.ipv4),
+            ("gateway", port.gateway4),
+            ("netmask", port.netmask),
+            ("ip6", port.ipv6),
+            ("gateway6", port.gateway6),
+        ):
+            words[word + suffix] = value or ""
+    return words
+
+
+def environment(vm: Vm, ports: Sequence[Port]) -> dict[str, str]:
+    """The same as environment variables: ``HVTX_VM``, ``HVTX_TAP``, … ``HVTX_TAP_2`` and so on."""
+    return {f"HVTX_{word.upper()}": value for word, value in variables(vm, ports).items()}
+
+
+def replace(text: str, words: Mapping[str, str]) -> str:
+    """``text`` with ``{word}`` replaced; braces around anything else stay as they are."""
+    return re.sub(r"\{([a-z0-9_]+)\}", lambda found: words.get(found[1], found[0]), text)
+
+
+def kernel_arguments(vm: Vm, ports: Sequence[Port], defaults: Sequence[str]) -> str:
+    """The kernel's command line: the VM's own, then each default that it has none of.
+
+    ``defaults`` are words like ``console=ttyS0``; one with the same key (what is before ``=``) in
+    the VM's own text suppresses it. The first interface's ``ip=`` is always among them:
+    Documentation/admin-guide/nfs/nfsroot.rst has its form.
+    """
+    own = replace(vm.append or "", variables(vm, ports)).strip()
+    keys = {word.partition("=")[0] for word in _SEPARATORS.split(own)}
+    words = [*defaults, *address_argument(vm, ports)]
+    added = [word for word in words if word.partition("=")[0] not in keys]
+    return " ".join([*([own] if own else []), *added])
+
+
+def address_argument(vm: Vm, ports: Sequence[Port]) -> tuple[str, ...]:
+    """``ip=<ip>::<gateway>:<netmask>:<name>::off`` for the first interface, if it has IPv4."""
+    if not ports or ports[0].ipv4 is None:
+        return ()
+    port = ports[0]
+    return (f"ip={port.ipv4}::{port.gateway4 or ''}:{port.netmask or ''}:{vm.name}::off",)
+
+
+def serial_console(machine: str) -> str:
+    """The guest kernel's name of the first serial port."""
+    return "ttyAMA0" if machine == "aarch64" else "ttyS0"
+
+
+def disk_format(path: str, formats: Mapping[str, str]) -> str:
+    """``qcow2`` or ``raw``: what was found by looking, else what the name says."""
+    return formats.get(path) or ("qcow2" if path.endswith(".qcow2") else "raw")

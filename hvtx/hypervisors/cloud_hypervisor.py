@@ -1,0 +1,68 @@
+"""Cloud Hypervisor's command line.
+
+The guest's serial port goes to standard output, the VM's log: the one of its outputs that every
+release has and that may be appended to (``file=`` truncates, ``socket=`` keeps no log). Works with
+release 51 and later: from then on a disk's format must be named, else a raw one's first sector
+cannot be written, and backing files of qcow2 images are followed only on request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hvtx.hypervisors.base import (
+    API_SOCKET,
+    Launch,
+    Port,
+    Probes,
+    disk_format,
+    kernel_arguments,
+    serial_console,
+)
+from hvtx.model.vm import Vm
+
+
+def render(vm: Vm, ports: Sequence[Port], probes: Probes, directory: str) -> Launch:
+    """The launch of ``vm``; raises ValueError without a kernel, or for a path with a comma."""
+    if vm.kernel is None:
+        raise ValueError("cloud-hypervisor needs a kernel (or its firmware): give --kernel")
+    defaults = (f"console={serial_console(probes.machine)}", "panic=1")
+    argv = [
+        probes.binary or "cloud-hypervisor",
+        *("--api-socket", f"path={API_SOCKET}"),
+        *("--cpus", f"boot={vm.cpus}"),
+        *("--memory", f"size={vm.memory}M"),
+        *("--kernel", vm.kernel),
+        *(("--initramfs", vm.initrd) if vm.initrd else ()),
+        *("--cmdline", kernel_arguments(vm, ports, defaults)),
+        *_disks(vm, probes),
+        *_networks(ports),
+        *("--serial", "tty", "--console", "off"),
+    ]
+    return Launch(
+        argv=tuple(argv),
+        environment={},
+        directory=directory,
+        files={},
+        ready="exec",
+        power_down="power-button api",
+        console=None,
+        sockets=(API_SOCKET,),
+    )
+
+
+def _disks(vm: Vm, probes: Probes) -> list[str]:
+    """One ``--disk`` with a value for each; a repeated option is refused."""
+    values = []
+    for path in vm.disks:
+        if "," in path:
+            raise ValueError(f"cloud-hypervisor takes no path with a comma: {path}")
+        kind = disk_format(path, probes.formats)
+        more = ",backing_files=on" if kind == "qcow2" else ""
+        values.append(f"path={path},image_type={kind}{more}")
+    return ["--disk", *values] if values else []
+
+
+def _networks(ports: Sequence[Port]) -> list[str]:
+    values = [f"tap={port.device},mac={port.mac}" for port in ports]
+    return ["--net", *values] if values else []

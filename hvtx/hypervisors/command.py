@@ -1,0 +1,29 @@
+"""Any program as the VM process: placeholders in its arguments, values in its environment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hvtx.hypervisors.base import Launch, Port, Probes, environment, replace, variables
+from hvtx.model.vm import Vm
+
+
+def render(vm: Vm, ports: Sequence[Port], probes: Probes, directory: str) -> Launch:
+    """The launch of a ``command`` VM, in the directory that it was created from.
+
+    ``probes.binary`` does not replace the program: it finds itself on PATH like in a shell.
+    Raises ValueError without a program.
+    """
+    del probes
+    if not vm.command:
+        raise ValueError("a command VM needs a program after --")
+    words = variables(vm, ports)
+    return Launch(
+        argv=tuple(replace(part, words) for part in vm.command),
+        environment=environment(vm, ports),
+        directory=vm.directory or directory,
+        files={},
+        ready="exec",
+        power_down="none",
+        console=None,
+    )

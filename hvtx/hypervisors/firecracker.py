@@ -1,0 +1,83 @@
+"""Firecracker's configuration file (its API's objects under their endpoints' names) and argv.
+
+Works with Firecracker 1.5 and later, where the logger's path may be left out: messages, and the
+guest's serial port, then go to standard output, the VM's log. The process ends when the guest
+reboots, since Firecracker has no reset; ``reboot=k panic=1`` make both a reset.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from hvtx.hypervisors.base import (
+    API_SOCKET,
+    Launch,
+    Port,
+    Probes,
+    disk_format,
+    kernel_arguments,
+)
+from hvtx.model.vm import Vm
+
+CONFIGURATION = "firecracker.json"
+
+
+def render(vm: Vm, ports: Sequence[Port], probes: Probes, directory: str) -> Launch:
+    """The launch of ``vm``; its files hold the configuration.
+
+    Raises ValueError for what Firecracker cannot do: no kernel, or a disk that is not raw.
+    """
+    content = json.dumps(configuration(vm, ports, probes), indent=2) + "\n"
+    return Launch(
+        argv=(
+            probes.binary or "firecracker",
+            *("--id", vm.name),
+            *("--api-sock", API_SOCKET),
+            *("--config-file", CONFIGURATION),
+        ),
+        environment={},
+        directory=directory,
+        files={CONFIGURATION: content.encode()},
+        ready="exec",
+        power_down="ctrl-alt-del api",
+        console=None,
+        sockets=(API_SOCKET,),
+    )
+
+
+def configuration(vm: Vm, ports: Sequence[Port], probes: Probes) -> dict[str, Any]:
+    """The configuration as an object; ValueError as for :func:`render`."""
+    if vm.kernel is None:
+        raise ValueError("firecracker boots no disk images by themselves: give --kernel")
+    for path in vm.disks:
+        if disk_format(path, probes.formats) != "raw":
+            raise ValueError(f"firecracker reads raw disks only, and {path} is none")
+    defaults = ("console=ttyS0", "reboot=k", "panic=1", "pci=off")
+    boot: dict[str, Any] = {
+        "kernel_image_path": vm.kernel,
+        "boot_args": kernel_arguments(vm, ports, defaults),
+    }
+    if vm.initrd:
+        boot["initrd_path"] = vm.initrd
+    return {
+        "boot-source": boot,
+        "drives": [_drive(number, path, vm) for number, path in enumerate(vm.disks)],
+        "network-interfaces": [
+            {"iface_id": f"eth{n}", "host_dev_name": port.device, "guest_mac": port.mac}
+            for n, port in enumerate(ports)
+        ],
+        "machine-config": {"vcpu_count": vm.cpus, "mem_size_mib": vm.memory},
+        "logger": {"level": "Warning", "show_level": True, "show_log_origin": False},
+    }
+
+
+def _drive(number: int, path: str, vm: Vm) -> dict[str, Any]:
+    return {
+        "drive_id": f"disk{number}",
+        "path_on_host": path,
+        # the root device gets root=/dev/vda on the kernel's command line: not with an initrd
+        "is_root_device": number == 0 and vm.initrd is None,
+        "is_read_only": False,
+    }

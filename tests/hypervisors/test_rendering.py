@@ -1,0 +1,310 @@
+"""What each hypervisor is started with, whole: the expected values are written out."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from typing import Any
+
+import pytest
+
+from hvtx.hypervisors import base, cloud_hypervisor, command, external, firecracker, qemu
+from hvtx.hypervisors.base import Port, Probes
+from hvtx.model.vm import Vm
+
+WEB = Vm(
+    id="v1",
+    name="web",
+    hypervisor="qemu",
+    memory=256,
+    cpus=2,
+    kernel="/boot/vmlinuz",
+    initrd="/boot/initrd",
+    append=None,
+    disks=(),
+    command=(),
+    directory="/home/someone",
+    autostart=False,
+    interfaces=(),
+)
+FIRST = Port(
+    device="hvaaaaaaaaaa",
+    mac="02:00:00:00:00:01",
+    ipv4="10.77.0.2",
+    ipv6=None,
+    prefix4=24,
+    gateway4="10.77.0.1",
+    gateway6=None,
+    netmask="255.255.255.0",
+)
+SECOND = Port(
+    device="hvbbbbbbbbbb",
+    mac="02:00:00:00:00:02",
+    ipv4="10.78.0.9",
+    ipv6="fd00:78::9",
+    prefix4=24,
+    gateway4="10.78.0.1",
+    gateway6="fd00:78::1",
+    netmask="255.255.255.0",
+)
+SIX = Port("hvcccccccccc", "02:00:00:00:00:03", None, "fd00::2", None, None, "fd00::1", None)
+TCG = Probes("/usr/bin/qemu-system-x86_64", kvm=False, machine="x86_64")
+IP = "ip=10.77.0.2::10.77.0.1:255.255.255.0:web::off"
+REST = f"console=ttyS0 panic=10 {IP}"
+
+
+def test_qemu_with_a_kernel_and_two_networks():
+    launch = qemu.render(WEB, (FIRST, SECOND), TCG, "/run/hvtx/web")
+    assert launch.argv == (
+        "/usr/bin/qemu-system-x86_64",
+        *("-nodefaults", "-no-user-config"),
+        *("-display", "none"),
+        *("-name", "web"),
+        *("-machine", "q35"),
+        *("-accel", "tcg"),
+        *("-cpu", "max"),
+        *("-smp", "2"),
+        *("-m", "256"),
+        *("-device", "virtio-rng-pci"),
+        *("-kernel", "/boot/vmlinuz"),
+        *("-initrd", "/boot/initrd"),
+        *("-append", f"console=ttyS0 panic=10 {IP}"),
+        *("-netdev", "tap,id=net0,ifname=hvaaaaaaaaaa,script=no,downscript=no"),
+        *("-device", "virtio-net-pci,netdev=net0,mac=02:00:00:00:00:01,romfile="),
+        *("-netdev", "tap,id=net1,ifname=hvbbbbbbbbbb,script=no,downscript=no"),
+        *("-device", "virtio-net-pci,netdev=net1,mac=02:00:00:00:00:02,romfile="),
+        "-chardev",
+        (
+            "socket,id=console0,path=console.sock,server=on,wait=off,"
+            "logfile=/proc/self/fd/1,logappend=on"
+        ),
+        *("-serial", "chardev:console0"),
+        *("-qmp", "unix:qmp.sock,server=on,wait=off"),
+        *("-device", "pvpanic"),
+    )
+    assert launch[1:] == (
+        {},
+        "/run/hvtx/web",
+        {},
+        "qmp",
+        "qmp",
+        "console.sock",
+        ("qmp.sock", "console.sock"),
+    )
+
+
+def after(argv: tuple[str, ...], option: str) -> list[str]:
+    """Every value of an option that may be repeated."""
+    return [argv[i + 1] for i, word in enumerate(argv) if word == option]
+
+
+def test_qemu_disks_formats_and_commas():
+    vm = WEB._replace(kernel=None, disks=("/d/a.qcow2", "/d/b,c.img", "/d/cloud.img"))
+    probes = TCG._replace(kvm=True, formats={"/d/cloud.img": "qcow2"})
+    argv = qemu.render(vm, (), probes, "/run/x").argv
+    assert after(argv, "-drive") == [
+        "if=none,id=disk0,format=qcow2,file=/d/a.qcow2",
+        "if=none,id=disk1,format=raw,file=/d/b,,c.img",
+        "if=none,id=disk2,format=qcow2,file=/d/cloud.img",
+    ]
+    assert after(argv, "-device")[1:4] == [
+        "virtio-blk-pci,drive=disk0,bootindex=1",
+        "virtio-blk-pci,drive=disk1,bootindex=2",
+        "virtio-blk-pci,drive=disk2,bootindex=3",
+    ]
+    assert (after(argv, "-accel"), after(argv, "-cpu")) == (["kvm"], ["host"])
+    assert "-kernel" not in argv and "-append" not in argv
+
+
+def test_qemu_on_arm():
+    probes = Probes("/usr/bin/qemu-system-aarch64", kvm=True, machine="aarch64")
+    argv = qemu.render(WEB, (FIRST,), probes, "/run/x").argv
+    assert after(argv, "-machine") == ["virt"]
+    assert after(argv, "-append") == [f"console=ttyAMA0 panic=10 {IP}"]
+    assert after(argv, "-device")[-1] == "pvpanic-pci"
+    disk = WEB._replace(kernel=None, disks=("/d/a.raw",))
+    with pytest.raises(ValueError, match="firmware"):
+        qemu.render(disk, (), probes, "/run/x")
+    argv = qemu.render(disk, (), probes._replace(firmware="/fw/EFI.fd"), "/run/x").argv
+    assert after(argv, "-bios") == ["/fw/EFI.fd"]
+
+
+@pytest.mark.parametrize(
+    ("append", "expected"),
+    [
+        (None, f"console=ttyS0 panic=10 {IP}"),
+        ("quiet", f"quiet console=ttyS0 panic=10 {IP}"),
+        ("console=hvc0 root=/dev/vda1", f"console=hvc0 root=/dev/vda1 panic=10 {IP}"),
+        ("ip=dhcp", "ip=dhcp console=ttyS0 panic=10"),
+        ("panic=-1 ip=off console=null", "panic=-1 ip=off console=null"),
+        ("tip=x", f"tip=x console=ttyS0 panic=10 {IP}"),
+        ("{vm} {ip}/{gateway} {odd} {}", f"web 10.77.0.2/10.77.0.1 {{odd}} {{}} {REST}"),
+    ],
+)
+def test_kernel_arguments(append, expected):
+    vm = WEB._replace(append=append)
+    assert after(qemu.render(vm, (FIRST,), TCG, "/r").argv, "-append") == [expected]
+
+
+def test_no_ip_argument_without_ipv4_or_network():
+    for ports in ((), (SIX,)):
+        assert after(qemu.render(WEB, ports, TCG, "/r").argv, "-append") == [
+            "console=ttyS0 panic=10"
+        ]
+
+
+def test_command_replaces_and_exports():
+    vm = WEB._replace(
+        hypervisor="command",
+        command=("vmm", "--net={tap},{mac}", "{ip}/{netmask}", "{tap_2}", "{tap_3}", "{x}", "{vm}"),
+    )
+    launch = command.render(vm, (FIRST, SECOND), Probes("/usr/bin/vmm", False, "x86_64"), "/run/x")
+    assert launch.argv == (
+        "vmm",
+        "--net=hvaaaaaaaaaa,02:00:00:00:00:01",
+        "10.77.0.2/255.255.255.0",
+        "hvbbbbbbbbbb",
+        "{tap_3}",
+        "{x}",
+        "web",
+    )
+    assert launch.environment == {
+        "HVTX_VM": "web",
+        "HVTX_TAP": "hvaaaaaaaaaa",
+        "HVTX_MAC": "02:00:00:00:00:01",
+        "HVTX_IP": "10.77.0.2",
+        "HVTX_GATEWAY": "10.77.0.1",
+        "HVTX_NETMASK": "255.255.255.0",
+        "HVTX_IP6": "",
+        "HVTX_GATEWAY6": "",
+        "HVTX_TAP_2": "hvbbbbbbbbbb",
+        "HVTX_MAC_2": "02:00:00:00:00:02",
+        "HVTX_IP_2": "10.78.0.9",
+        "HVTX_GATEWAY_2": "10.78.0.1",
+        "HVTX_NETMASK_2": "255.255.255.0",
+        "HVTX_IP6_2": "fd00:78::9",
+        "HVTX_GATEWAY6_2": "fd00:78::1",
+    }
+    assert launch.directory == "/home/someone"
+    assert (launch.ready, launch.power_down, launch.console) == ("exec", "none", None)
+    with pytest.raises(ValueError, match="program"):
+        command.render(vm._replace(command=()), (), TCG, "/run/x")
+
+
+def test_a_value_is_not_replaced_again():
+    vm = WEB._replace(name="{tap}", command=("x", "{vm}"))
+    assert command.render(vm, (FIRST,), TCG, "/r").argv == ("x", "{tap}")
+
+
+def test_firecracker():
+    vm = WEB._replace(hypervisor="firecracker", initrd=None, disks=("/d/root.ext4", "/d/data.img"))
+    probes = Probes("/opt/firecracker", kvm=True, machine="x86_64")
+    launch = firecracker.render(vm, (FIRST, SECOND), probes, "/run/x")
+    assert launch.argv == (
+        "/opt/firecracker",
+        *("--id", "web"),
+        *("--api-sock", "api.sock"),
+        *("--config-file", "firecracker.json"),
+    )
+    expected: dict[str, Any] = {
+        "boot-source": {
+            "kernel_image_path": "/boot/vmlinuz",
+            "boot_args": f"console=ttyS0 reboot=k panic=1 pci=off {IP}",
+        },
+        "drives": [
+            {
+                "drive_id": "disk0",
+                "path_on_host": "/d/root.ext4",
+                "is_root_device": True,
+                "is_read_only": False,
+            },
+            {
+                "drive_id": "disk1",
+                "path_on_host": "/d/data.img",
+                "is_root_device": False,
+                "is_read_only": False,
+            },
+        ],
+        "network-interfaces": [
+            {
+                "iface_id": "eth0",
+                "host_dev_name": "hvaaaaaaaaaa",
+                "guest_mac": "02:00:00:00:00:01",
+            },
+            {
+                "iface_id": "eth1",
+                "host_dev_name": "hvbbbbbbbbbb",
+                "guest_mac": "02:00:00:00:00:02",
+            },
+        ],
+        "machine-config": {"vcpu_count": 2, "mem_size_mib": 256},
+        "logger": {"level": "Warning", "show_level": True, "show_log_origin": False},
+    }
+    assert list(launch.files) == ["firecracker.json"]
+    assert json.loads(launch.files["firecracker.json"]) == expected
+    assert (launch.ready, launch.power_down, launch.console, launch.sockets) == (
+        "exec",
+        "ctrl-alt-del api",
+        None,
+        ("api.sock",),
+    )
+
+
+def test_firecracker_with_an_initrd_has_no_root_device():
+    vm = WEB._replace(disks=("/d/root.ext4",))
+    made = firecracker.configuration(vm, (), TCG)
+    assert made["boot-source"]["initrd_path"] == "/boot/initrd"
+    assert made["drives"][0]["is_root_device"] is False
+
+
+def test_firecracker_refuses_what_it_cannot_do():
+    with pytest.raises(ValueError, match="--kernel"):
+        firecracker.render(WEB._replace(kernel=None), (), TCG, "/r")
+    with pytest.raises(ValueError, match=r"raw disks only.*a\.qcow2"):
+        firecracker.render(WEB._replace(disks=("/d/a.qcow2",)), (), TCG, "/r")
+
+
+def test_cloud_hypervisor():
+    vm = WEB._replace(hypervisor="cloud-hypervisor", disks=("/d/a.raw", "/d/b.qcow2"))
+    probes = Probes("/opt/cloud-hypervisor", kvm=True, machine="x86_64")
+    launch = cloud_hypervisor.render(vm, (FIRST, SECOND), probes, "/run/x")
+    assert launch.argv == (
+        "/opt/cloud-hypervisor",
+        *("--api-socket", "path=api.sock"),
+        *("--cpus", "boot=2"),
+        *("--memory", "size=256M"),
+        *("--kernel", "/boot/vmlinuz"),
+        *("--initramfs", "/boot/initrd"),
+        *("--cmdline", f"console=ttyS0 panic=1 {IP}"),
+        "--disk",
+        "path=/d/a.raw,image_type=raw",
+        "path=/d/b.qcow2,image_type=qcow2,backing_files=on",
+        "--net",
+        "tap=hvaaaaaaaaaa,mac=02:00:00:00:00:01",
+        "tap=hvbbbbbbbbbb,mac=02:00:00:00:00:02",
+        *("--serial", "tty", "--console", "off"),
+    )
+    assert (launch.ready, launch.power_down, launch.console) == ("exec", "power-button api", None)
+    with pytest.raises(ValueError, match="--kernel"):
+        cloud_hypervisor.render(vm._replace(kernel=None), (), probes, "/r")
+    with pytest.raises(ValueError, match="comma"):
+        cloud_hypervisor.render(vm._replace(disks=("/d/a,b.raw",)), (), probes, "/r")
+
+
+def test_external_launches_nothing():
+    assert external.render(WEB, (FIRST,), TCG, "/r").argv == ()
+
+
+def test_the_registry_and_the_traits_agree_with_what_is_rendered():
+    assert set(base.REGISTRY) == set(base.TRAITS)
+    vm = WEB._replace(command=("x",))
+    for name, module in base.REGISTRY.items():
+        launch = importlib.import_module(module).render(vm, (FIRST,), TCG, "/r")
+        traits = base.TRAITS[name]
+        assert (launch.ready, launch.power_down, launch.console) == traits[:3], name
+
+
+def test_binary_names():
+    assert base.binary_names("qemu", "aarch64")[0] == "qemu-system-aarch64"
+    assert base.binary_names("firecracker") == ("firecracker",)
+    assert base.binary_names("command") == base.binary_names("external") == ()
