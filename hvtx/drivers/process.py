@@ -1,0 +1,590 @@
+"""VM processes: started through a gate, spoken with, ended.
+
+A hypervisor must never run without being on record. So what is spawned first is a gate: a shell in
+a session of its own that waits for one word on a pipe and then becomes the hypervisor (exec keeps
+pid and start time). The caller commits the gate's identity, then opens it. If the caller dies
+before that, the pipe's write end closes with it, the gate reads end-of-file, and exits.
+
+The gate holds nothing else of ours: the read end and the log. A lock or a write end that it kept
+open would make a dead caller look alive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Mapping
+from typing import NoReturn
+
+from hvtx.errors import Conflict, HostRefused, HvtxError, NotFound, NotPermitted, UsageError
+from hvtx.host import procfs
+from hvtx.hypervisors.base import QMP_SOCKET, TRAITS, Launch, Probes, binary_names
+from hvtx.model.vm import Identity, Vm
+
+SHELL = "/bin/sh"
+SIGNATURE = "hvtx-gate"
+SCRIPT = (
+    'IFS= read -r word <&3 && [ "$word" = go ] || exit 0; '
+    'exec 3<&-; cd -- "$1" || exit 126; shift; exec "$@"'
+)
+SYSTEMD = "/run/systemd/system"  # there where systemd is the init, sd_booted(3)
+FIRMWARE = (
+    "/usr/share/qemu-efi-aarch64/QEMU_EFI.fd",
+    "/usr/share/edk2/aarch64/QEMU_EFI.fd",
+    "/usr/share/AAVMF/AAVMF_CODE.fd",
+)
+
+LOG_LIMIT = 8 << 20  # bytes; above it a start keeps the last half only
+TERM_SECONDS = 5.0
+KILL_SECONDS = 10.0
+_QMP_SECONDS = 5.0
+_SCOPE_SECONDS = 5.0
+_EXEC_READS = 100
+_TAIL_BYTES = 4096
+_TAIL_LINES = 10
+_EXEC_FAILED = {126: "it cannot be executed", 127: "it was not found"}
+_DEFAULTED = (
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGPIPE,
+    signal.SIGTERM,
+    signal.SIGCHLD,
+    signal.SIGTSTP,
+    signal.SIGXFSZ,
+)
+# What a service manager tells its own child, and what another VM process was told: not for ours.
+_NOT_INHERITED = (
+    "NOTIFY_SOCKET",
+    "WATCHDOG_",
+    "LISTEN_",
+    "INVOCATION_ID",
+    "JOURNAL_STREAM",
+    "MAINPID",
+    "HVTX_VM",
+    "HVTX_TAP",
+    "HVTX_MAC",
+    "HVTX_IP",
+    "HVTX_GATEWAY",
+    "HVTX_NETMASK",
+)
+
+
+# --- what is there before a start -----------------------------------------------------------------
+
+
+def probe(vm: Vm, run_directory: str) -> Probes:
+    """Look for everything that starting ``vm`` needs.
+
+    Raises NotFound for a missing hypervisor, kernel, initrd, disk or working directory (nothing
+    has been made yet), UsageError for a disk whose format would be dangerous to guess.
+    """
+    machine = {"arm64": "aarch64", "amd64": "x86_64"}.get(os.uname().machine, os.uname().machine)
+    if vm.hypervisor == "external":
+        return Probes(None, False, machine)
+    binary = _binary(vm, machine)
+    for what, path in (("kernel", vm.kernel), ("initrd", vm.initrd), *_disks(vm)):
+        if path is not None and not os.path.exists(path):
+            raise NotFound(
+                f"the {what} {path} of VM {vm.name} does not exist",
+                hint="put it there, or make the VM again with a path that exists",
+            )
+    kvm = vm.hypervisor == "qemu" and kvm_probe(run_directory, binary, machine)
+    formats = {path: looked for path in vm.disks if (looked := look_into(path)) is not None}
+    firmware = next((path for path in FIRMWARE if os.path.exists(path)), None)
+    return Probes(binary, kvm, machine, formats, firmware)
+
+
+def kvm_probe(
+    run_directory: str, binary: str = "qemu-system-x86_64", machine: str = "x86_64"
+) -> bool:
+    """Whether QEMU can use KVM here, by trying it for at most 3 s (once a boot)."""
+    from hvtx.host import kvm, program
+
+    path = program.find((binary,))
+    return path is not None and kvm.runs_guests(path, machine, run_directory)
+
+
+def look_into(path: str) -> str | None:
+    """The format of a disk whose name does not say it: ``qcow2``, ``raw``; None if it does.
+
+    A guest can write any header to its own raw disk, so a header is believed only while it leads
+    nowhere else: one that names a backing file or an external data file (docs/interop/qcow2 of
+    QEMU: offset 8, and bit 2 at offset 72) would open files of the host to the guest, and raises
+    UsageError.
+    """
+    if path.endswith((".qcow2", ".raw")):
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            header = os.pread(descriptor, 80, 0)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return None  # the hypervisor will say what it makes of it
+    if not header.startswith(b"QFI\xfb"):
+        return "raw"
+    version = int.from_bytes(header[4:8], "big")
+    external = version > 2 and header[79:80] and header[79] & 4
+    if any(header[8:16]) or external:
+        raise UsageError(
+            f"the disk {path} is a qcow2 image that names another file, and its own name says raw",
+            hint="if you made it so, rename it to end in .qcow2; if a guest wrote it, do not",
+        )
+    return "qcow2"
+
+
+def _binary(vm: Vm, machine: str) -> str:
+    from hvtx.host import program
+
+    names = binary_names(vm.hypervisor, machine)
+    if vm.hypervisor == "command":
+        if vm.directory and not os.path.isdir(vm.directory):
+            raise NotFound(
+                f"the working directory {vm.directory} of VM {vm.name} does not exist",
+                hint="make it again, or make the VM again from another directory",
+            )
+        first = vm.command[0] if vm.command else ""
+        names = (os.path.join(vm.directory, first) if "/" in first else first,)
+        if "{" in first:  # a placeholder: known only once it is rendered
+            return first
+    found = program.find(names)
+    if found is None:
+        raise NotFound(
+            f"the hypervisor of VM {vm.name}, {names[0]}, is not on this host",
+            hint=TRAITS[vm.hypervisor].hint,
+        )
+    return found
+
+
+def _disks(vm: Vm) -> tuple[tuple[str, str], ...]:
+    return tuple(("disk", path) for path in vm.disks)
+
+
+# --- starting -------------------------------------------------------------------------------------
+
+
+def prepare(launch: Launch, directory: str, log_path: str) -> None:
+    """Make the run-time ``directory`` (which exists) ready: files, no left-over sockets, a log.
+
+    Raises HostRefused, naming the file.
+    """
+    try:
+        for name in launch.sockets:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(directory, name))
+        for name, content in launch.files.items():
+            _write(os.path.join(directory, name), content)
+        shorten(log_path)
+    except OSError as problem:
+        raise HostRefused(
+            f"{problem.filename} cannot be written: {problem.strerror}",
+            hint="look at the permissions and the free space of the run and state directories",
+        ) from problem
+
+
+def shorten(path: str, limit: int = LOG_LIMIT) -> None:
+    """Cut a log that is longer than ``limit`` bytes down to whole lines of its last half."""
+    try:
+        if os.stat(path).st_size <= limit:
+            return
+    except FileNotFoundError:
+        return
+    with open(path, "rb") as log:
+        log.seek(-(limit // 2), os.SEEK_END)
+        kept = log.read()
+    _write(path, kept[kept.find(b"\n") + 1 :])
+
+
+def inherited(environment: Mapping[str, str], added: Mapping[str, str]) -> dict[str, str]:
+    """What a VM process finds in its environment (pure)."""
+    kept = {k: v for k, v in environment.items() if not k.startswith(_NOT_INHERITED)}
+    return kept | dict(added)
+
+
+def spawn(launch: Launch, log_path: str, name: str = "") -> Gate:
+    """Start the gate of ``launch``; nothing of the hypervisor runs before :meth:`Gate.open`.
+
+    Standard output and error go to the end of ``log_path``. ``name`` is the VM's, for messages.
+    Raises HostRefused.
+    """
+    what = f"{launch.argv[0]} of VM {name}" if name else launch.argv[0]
+    mine: list[int] = []
+    try:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        log = _raised(os.open(log_path, flags, 0o600), mine)
+        begins = os.fstat(log).st_size
+        read, write = (_raised(end, mine) for end in os.pipe())
+        pid = os.posix_spawn(
+            SHELL,
+            [SHELL, "-c", SCRIPT, SIGNATURE, launch.directory, *launch.argv],
+            inherited(os.environ, launch.environment),
+            file_actions=_actions(read, log),
+            setsid=True,
+            setsigmask=(),
+            setsigdef=_DEFAULTED,
+        )
+        mine.remove(write)
+    except (OSError, ValueError) as problem:
+        raise HostRefused(
+            f"{what} cannot be started: {problem}",
+            hint="look at the limits on processes and open files, and at the log's directory",
+        ) from problem
+    finally:
+        for descriptor in mine:
+            os.close(descriptor)
+    return Gate(pid, write, what, log_path, begins)
+
+
+def is_gate(pid: int) -> bool:
+    """Whether ``pid`` is a gate that has not opened, so that no hypervisor runs under that pid.
+
+    False for what does not exist; PermissionError if it cannot be told.
+    """
+    for _ in range(_EXEC_READS):
+        try:
+            arguments = procfs.command_line(pid)
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        if arguments:
+            return arguments[1:4] == ("-c", SCRIPT, SIGNATURE)
+        # Empty in the middle of an exec, where posix_spawn already returns; or when it has ended.
+        seen = procfs.look(pid)
+        if seen.ended or not seen.exists:
+            return False
+        time.sleep(0.0005)
+    return False
+
+
+class Gate:
+    """A spawned process that is not a hypervisor yet, or has just become one."""
+
+    def __init__(self, pid: int, pipe: int, what: str, log_path: str, begins: int) -> None:
+        """Take over child ``pid`` and the write end ``pipe``."""
+        self._pipe: int | None = pipe
+        self._what = what
+        self._log_path = log_path
+        self._begins = begins
+        self._opened = False
+        self._status: int | None = None
+        try:
+            self.identity: Identity = procfs.identify(pid)
+        except OSError as problem:
+            self._close()
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)  # it reads end-of-file now
+            raise HostRefused(
+                f"{what} cannot be told from other processes: {problem}",
+                hint="hvtx needs a /proc of its own pid namespace",
+            ) from problem
+
+    def open(self) -> None:
+        """Let it become the hypervisor. Raises HostRefused if it is gone."""
+        if self._pipe is None:
+            raise ValueError("the gate was opened or cancelled before")
+        try:
+            os.write(self._pipe, b"go\n")
+        except BrokenPipeError:
+            self._fail("ended before its gate was opened")
+        finally:
+            self._opened = True
+            self._close()
+
+    def cancel(self) -> None:
+        """Let it go away without having become anything; nothing happens once it was opened."""
+        self._close()
+        if self._opened:
+            return
+        if not procfs.wait_gone(self.identity, TERM_SECONDS):
+            procfs.signal(self.identity, signal.SIGKILL)
+            procfs.wait_gone(self.identity, KILL_SECONDS)
+        reap(self.identity)
+
+    def wait_exec(self, seconds: float) -> None:
+        """Wait until the hypervisor's program runs.
+
+        Raises HostRefused if it could not be executed, has ended, or is not there in time.
+        """
+        deadline = time.monotonic() + seconds
+        pause = 0.0005
+        while is_gate(self.identity.pid):
+            if time.monotonic() > deadline:
+                self._fail(f"was not executed within {seconds:g} s")
+            time.sleep(pause)
+            pause = min(pause * 2, 0.02)
+        if self._ended():
+            self._fail(self._how())
+
+    def wait_ready(self, launch: Launch, seconds: float = 10.0) -> None:
+        """Wait until the VM is up: executed and, with ``ready`` "qmp", answering there.
+
+        Raises HostRefused otherwise, with the last lines of the log; it is then for the caller to
+        :func:`stop` what may still run.
+        """
+        deadline = time.monotonic() + seconds
+        self.wait_exec(seconds)
+        if launch.ready != "qmp":
+            return
+        from hvtx.host.qmp import Qmp
+
+        pause = 0.002
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                self._fail(f"did not answer on {QMP_SOCKET} within {seconds:g} s")
+            try:
+                with Qmp(launch.directory, QMP_SOCKET, left):
+                    return
+            except OSError:
+                if self._ended():
+                    self._fail(self._how())
+            time.sleep(pause)
+            pause = min(pause * 2, 0.05)
+
+    def _close(self) -> None:
+        if self._pipe is not None:
+            os.close(self._pipe)
+            self._pipe = None
+
+    def _ended(self) -> bool:
+        gone = procfs.wait_gone(self.identity, 0)
+        if gone and self._status is None:
+            self._status = reap(self.identity)
+        return gone
+
+    def _how(self) -> str:
+        """How it ended, in words."""
+        status = self._status
+        if status is None:
+            return "ended before it was up"
+        if status < 0:
+            return f"was ended by signal {-status} before it was up"
+        if status in _EXEC_FAILED:
+            return f"could not be executed: {_EXEC_FAILED[status]} (exit status {status})"
+        return f"ended before it was up (exit status {status})"
+
+    def _fail(self, how: str) -> NoReturn:
+        lines = tail(self._log_path, self._begins)
+        hint = f"the last lines of its log:\n{lines}" if lines else "its log is empty"
+        raise HostRefused(f"{self._what} {how}", hint=hint)
+
+
+def tail(path: str, begins: int = 0) -> str:
+    """The last lines of a log after the offset ``begins``, without terminal sequences."""
+    import re
+
+    try:
+        with open(path, "rb") as log:
+            size = log.seek(0, os.SEEK_END)
+            log.seek(max(begins if begins <= size else 0, size - _TAIL_BYTES))
+            text = log.read().decode(errors="replace")
+    except OSError:
+        return ""
+    plain = re.sub(r"\x1b(\[[0-9;?=]*[A-Za-z]|.)", "", text).replace("\r", "")
+    plain = "".join(c if c.isprintable() or c == "\n" else " " for c in plain)
+    lines = [line.rstrip() for line in plain.split("\n") if line.strip()]
+    return "\n".join(lines[-_TAIL_LINES:])
+
+
+def reap(identity: Identity) -> int | None:
+    """Take the exit code of an ended child of ours; None if it has not ended or is no child.
+
+    (An unreaped child keeps its pid, so this can hit no other process.)
+    """
+    try:
+        pid, status = os.waitpid(identity.pid, os.WNOHANG)
+    except ChildProcessError:
+        return None
+    return os.waitstatus_to_exitcode(status) if pid else None
+
+
+def _raised(descriptor: int, mine: list[int]) -> int:
+    """The same file under a number above those that the gate is given, close-on-exec.
+
+    A caller with closed standard streams gets 0, 1 or 2 for what it opens next.
+    """
+    import fcntl
+
+    try:
+        high = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10)
+    finally:
+        os.close(descriptor)
+    mine.append(high)
+    return high
+
+
+def _actions(read: int, log: int) -> list[tuple[int, ...] | tuple[int, int, str, int, int]]:
+    """What posix_spawn does with descriptors: four are given, every other inheritable one closed.
+
+    All of Python's own are close-on-exec; the rest came from whoever started us.
+    """
+    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
+        (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_DUP2, log, 1),
+        (os.POSIX_SPAWN_DUP2, log, 2),
+        (os.POSIX_SPAWN_DUP2, read, 3),
+    ]
+    for name in os.listdir("/proc/self/fd"):
+        number = int(name)
+        with contextlib.suppress(OSError):
+            if number > 3 and os.get_inheritable(number):
+                actions.append((os.POSIX_SPAWN_CLOSE, number))
+    return actions
+
+
+def _write(path: str, content: bytes) -> None:
+    """Put ``content`` where ``path`` is in one step, readable by its owner only."""
+    draft = path + ".new"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    with os.fdopen(os.open(draft, flags, 0o600), "wb") as file:
+        file.write(content)
+    os.rename(draft, path)
+
+
+# --- under systemd --------------------------------------------------------------------------------
+
+
+def scope_call(vm: str, pid: int) -> tuple[str, ...]:
+    """Arguments of busctl that put ``pid`` into ``hvtx-<vm>.scope`` (pure).
+
+    org.freedesktop.systemd1(5): StartTransientUnit(name, mode, properties, aux).
+    """
+    return (
+        *("call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1"),
+        *("org.freedesktop.systemd1.Manager", "StartTransientUnit", "ssa(sv)a(sa(sv))"),
+        *(f"hvtx-{vm}.scope", "fail"),
+        *("3", "Description", "s", f"VM {vm} of hvtx"),
+        *("CollectMode", "s", "inactive-or-failed"),
+        *("PIDs", "au", "1", str(pid)),
+        "0",
+    )
+
+
+def enter_scope(vm: str, pid: int) -> str | None:
+    """Move a gate into a scope of its own, so that the end of a unit or a login ends no VM.
+
+    Returns None if done, or if systemd does not run here; else a warning in words.
+    """
+    if not os.path.isdir(SYSTEMD):
+        return None
+    from hvtx.host import program
+
+    unit = f"hvtx-{vm}.scope"
+    warning = f"VM {vm} stays in the caller's control group: {unit} was not made"
+    busctl = program.find(("busctl", "/usr/bin/busctl"))
+    if busctl is None:
+        return f"{warning} (busctl is missing)"
+    try:
+        ended = program.run((busctl, *scope_call(vm, pid)), _SCOPE_SECONDS)
+    except OSError as problem:
+        return f"{warning} ({problem})"
+    if ended.status != 0:
+        return f"{warning} ({ended.output.strip() or 'busctl failed'})"
+    return None if _in_unit(pid, unit) else f"{warning} in time"
+
+
+def _in_unit(pid: int, unit: str) -> bool:
+    """Wait until systemd's job has moved the process (the call only queues it)."""
+    deadline = time.monotonic() + _SCOPE_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            with open(f"/proc/{pid}/cgroup") as file:
+                if any(line.rstrip("\n").endswith(f"/{unit}") for line in file):
+                    return True
+        except OSError:
+            return False
+        time.sleep(0.005)
+    return False
+
+
+# --- ending ---------------------------------------------------------------------------------------
+
+
+def stop(
+    identity: Identity,
+    *,
+    directory: str,
+    power_down: str,
+    timeout: float = 30.0,
+    force: bool = False,
+) -> None:
+    """End a VM process: guest power-down, then TERM, then KILL; a process that is gone is fine.
+
+    ``directory`` is its run-time directory, ``power_down`` what its :class:`Launch` (or
+    ``TRAITS``) says. The guest gets ``timeout`` seconds; where it cannot be asked, TERM is the
+    polite request, and the program gets them. ``force`` does without the request.
+
+    Raises NotPermitted, and HostRefused if the process cannot be ended.
+    """
+    try:
+        _end(identity, directory, power_down, timeout, force=force)
+    except PermissionError as problem:
+        raise NotPermitted(
+            f"the VM process {identity.pid} may not be signalled: {problem.strerror}",
+            hint="run hvtx as root, or as the user that the VM process belongs to",
+        ) from problem
+
+
+def _end(
+    identity: Identity, directory: str, power_down: str, timeout: float, *, force: bool
+) -> None:
+    patience = TERM_SECONDS
+    if not force:
+        asked = _ask(identity, directory, power_down)
+        if asked and procfs.wait_gone(identity, timeout):
+            reap(identity)
+            return
+        patience = timeout if power_down == "none" else TERM_SECONDS
+    for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, KILL_SECONDS)):
+        if not procfs.signal(identity, number) or procfs.wait_gone(identity, seconds):
+            reap(identity)
+            return
+    raise HostRefused(
+        f"the VM process {identity.pid} does not end, not even killed",
+        hint=f"it waits inside the kernel: see /proc/{identity.pid}/stack; its resources stay",
+    )
+
+
+def _ask(identity: Identity, directory: str, power_down: str) -> bool:
+    """Ask the guest to switch itself off; False if it cannot be asked."""
+    if power_down == "none" or procfs.wait_gone(identity, 0):
+        return False
+    try:
+        if power_down == "qmp":
+            from hvtx.host.qmp import Qmp
+
+            with Qmp(directory, QMP_SOCKET, _QMP_SECONDS) as qemu:
+                qemu.execute("system_powerdown")
+            return True
+        from hvtx.host.api import power_off
+
+        return power_off(directory, power_down, _QMP_SECONDS)
+    except (OSError, HvtxError):
+        return False
+
+
+# --- the console ----------------------------------------------------------------------------------
+
+
+def console(directory: str, name: str | None, log: str) -> None:
+    """Join standard input and output to the VM's console until either ends or Ctrl-] is typed.
+
+    Raises Conflict if the VM has none, or it cannot be reached.
+    """
+    hint = f"what the VM printed is in {log}: hvtx vm logs"
+    if name is None:
+        raise Conflict("this VM's hypervisor has no console to type at", hint=hint)
+    from hvtx.host.console import bridge
+    from hvtx.host.qmp import connect
+
+    try:
+        link = connect(directory, name, _QMP_SECONDS)
+    except OSError as problem:
+        raise Conflict(
+            f"the console {directory}/{name} cannot be reached: {problem.strerror}", hint=hint
+        ) from problem
+    with link:
+        bridge(link)
