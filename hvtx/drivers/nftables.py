@@ -1,0 +1,677 @@
+"""The nftables backend: one skeleton per installation, elements per VM and network.
+
+Elements go in by one atomic batch and come out by compare-and-swap: read the generation, read each
+element with its comment, delete only those whose comment is the row's mark, in a batch that the
+kernel refuses if anything changed in between. The socket is kept open for the driver's life, since
+closing one after deletions waits some 14 ms for the kernel's RCU.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from hvtx.drivers.base import Host
+from hvtx.errors import Conflict, Contended, HostRefused, HvtxError, NotPermitted
+from hvtx.host import libnftables
+from hvtx.host.netlink import DumpInterrupted
+from hvtx.host.nfnetlink import (
+    SET_ANONYMOUS,
+    BatchRefused,
+    Command,
+    Element,
+    Nftables,
+    Piece,
+    Rule,
+    Table,
+    add_element,
+    all_elements,
+    delete_element,
+    delete_rule,
+    delete_table,
+    translates,
+    xt_comment,
+)
+from hvtx.host.nftlayout import (
+    FAMILIES,
+    SKELETONS,
+    declarations,
+    pieces,
+    render,
+    renderer,
+    rule_lines,
+    table_name,
+    table_text,
+)
+from hvtx.model.mark import FAMILY as MARKED
+from hvtx.model.resource import GONE, Entry, Outcome, Resource
+
+BACKEND = "nftables"
+ATTEMPTS = 60  # of a compare-and-swap or a consistent read, each a fraction of a millisecond
+_PAUSE = 0.001  # seconds, after a lost race, growing with the attempts
+_TABLE_TEXT = "table"
+_ABSENT = frozenset({errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL})
+_RULE_LINE = re.compile(r"\t\t(.*) # handle (\d+)")
+_CHAIN_LINE = re.compile(r"\tchain (\S+) \{")
+
+T = TypeVar("T")
+
+
+class _Stale(Exception):
+    """What was read is no longer so."""
+
+
+class _View(NamedTuple):
+    """What was read under one generation."""
+
+    tables: list[Table]
+    rules: list[Rule]
+    elements: list[tuple[str, str, str, list[Element]]]  # family, table, set
+
+
+# ---------------------------------------------------------------- decisions, pure
+
+
+def place_of(*parts: str) -> str:
+    """Where an entry is: ``nft inet hvtx-… dnat4_any``."""
+    return "nft " + " ".join(parts)
+
+
+def digest(rule: Rule) -> str:
+    """A static rule's identity: a digest of the raw bytes of its expressions."""
+    from hashlib import sha256
+
+    return sha256(rule.expressions).hexdigest()[:20]
+
+
+def rule_mark(rule: Rule) -> str | None:
+    """A rule's mark, from its comment or an xtables comment match."""
+    comment = rule.comment or xt_comment(rule)
+    return comment if comment and comment.startswith(MARKED) else None
+
+
+def digests(rules: Iterable[Rule], mark: str) -> dict[str, list[str]]:
+    """``{"inet raw": [digest, …]}`` of the rules with this mark, in order."""
+    found: dict[str, list[str]] = {}
+    for rule in rules:
+        if rule.comment == mark:
+            found.setdefault(f"{rule.family} {rule.chain}", []).append(digest(rule))
+    return found
+
+
+def describe(piece: Piece) -> str:
+    """A wanted element in words, for messages."""
+    text = render(piece.family, piece.set, piece.key, piece.data)
+    return f"`{text}` in {place_of(piece.family, piece.table, piece.set)}"
+
+
+def judge(piece: Piece, there: Element | None, mark: str) -> Outcome | None:
+    """What becomes of one element at release: None to delete it, else an outcome."""
+    if there is None:
+        return GONE
+    if there.comment is None:
+        return Outcome(False, "mark-stripped", f"{describe(piece)} has no comment")
+    if there.comment != mark:
+        return Outcome(False, "mark-mismatch", f"{describe(piece)} carries {there.comment!r}")
+    if there.data != piece.data:
+        return Outcome(False, "edited-copy", f"{describe(piece)} was changed")
+    return None
+
+
+def strangers(view: _View, named: Iterable[tuple[str, str]], family: str, mark: str) -> str:
+    """What in our table of ``family`` is not the base row's; empty if nothing.
+
+    ``named`` holds kind and name of every chain, set and object in the table.
+    """
+    skeleton = SKELETONS[family]
+    ours = {("chain", chain.name) for chain in skeleton.chains}
+    ours |= {("set", name) for name in skeleton.sets}
+    for kind, name in named:
+        if (kind, name) not in ours:
+            return f"{kind} {name}"
+    for rule in view.rules:
+        if rule.family == family and rule.comment != mark:
+            return f"a rule in chain {rule.chain} (handle {rule.handle})"
+    for its_family, _, name, found in view.elements:
+        if its_family == family and found:
+            text = render(family, name, found[0].key, found[0].data)
+            return f"`{text}` in {name} ({found[0].comment or 'no comment'})"
+    return ""
+
+
+def surplus(rules: Sequence[Rule], mark: str) -> list[Rule]:
+    """Rules with ``mark`` that repeat an earlier one of the same chain, expressions and all."""
+    seen: set[tuple[str, str, bytes]] = set()
+    found = []
+    for rule in rules:
+        if rule.comment == mark:
+            key = (rule.family, rule.chain, rule.expressions)
+            if key in seen:
+                found.append(rule)
+            seen.add(key)
+    return found
+
+
+def damaged(rules: Sequence[Rule], observed: Mapping[str, Any], mark: str) -> set[tuple[str, str]]:
+    """Family and name of the static chains whose marked rules are not those on record."""
+    recorded = observed.get("rules", {})
+    there = digests(rules, mark)
+    return {
+        (family, chain.name)
+        for family in FAMILIES
+        for chain in SKELETONS[family].chains
+        if there.get(key := f"{family} {chain.name}") != recorded.get(key, [])
+    }
+
+
+def listed_rules(listing: str) -> dict[tuple[str, int], str]:
+    """``{(chain, handle): text}`` from what ``nft -a list table`` prints."""
+    found: dict[tuple[str, int], str] = {}
+    chain = ""
+    for line in listing.splitlines():
+        if opened := _CHAIN_LINE.match(line):
+            chain = opened[1]
+        elif rule := _RULE_LINE.fullmatch(line):
+            found[chain, int(rule[2])] = rule[1]
+    return found
+
+
+def without_comment(text: str) -> str:
+    """A rule's text without the comment: that is in the entry's mark."""
+    return re.sub(r' comment "[^"]*"$', "", text)
+
+
+def refusal(problem: OSError, doing: str) -> HvtxError:
+    """The error that a person reads for one from the kernel."""
+    words = f"nf_tables refused {doing}: {problem.strerror}"
+    if problem.errno in {errno.EPERM, errno.EACCES}:
+        return NotPermitted(words, hint="run as root, or with CAP_NET_ADMIN")
+    if problem.errno in _ABSENT:
+        return HostRefused(
+            f"the kernel has no nf_tables for {doing}: {problem.strerror}",
+            hint="`modprobe nf_tables`, or choose `--firewall iptables`",
+        )
+    if problem.errno == errno.ENOENT:
+        return HostRefused(
+            f"hvtx's nft table or set is gone: {words}", hint="`hvtx repair` puts it back"
+        )
+    return HostRefused(words, hint="`hvtx doctor` shows what this kernel's nf_tables lacks")
+
+
+# ---------------------------------------------------------------- the driver
+
+
+class NftablesDriver:
+    """Makes, removes and reads the nftables objects of one installation.
+
+    Works in the network namespace of the thread that first uses it; not for two threads at once.
+    """
+
+    def __init__(self, host: Host) -> None:
+        """Open nothing yet."""
+        self._installation = host.installation
+        self._table = table_name(host.installation)
+        self._open: Nftables | None = None
+
+    def close(self) -> None:
+        """Close the socket (after deletions this waits some 14 ms)."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    @property
+    def _socket(self) -> Nftables:
+        if self._open is None:
+            self._open = Nftables()
+        return self._open
+
+    # ---- create
+
+    def create(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
+        """Make all rows: base first, then every element in one batch.
+
+        Returns ``{"rules": {"inet raw": [digest, …]}}`` for a base row and ``{"elements": n}``
+        for others. Raises Conflict (taken), HostRefused (tables gone, kernel), NotPermitted.
+        """
+        observed: dict[int, dict[str, Any]] = {}
+        for row in resources:
+            if row.spec["what"] == "base":
+                observed[row.id] = self._create_base(row, FAMILIES)
+        wanted = [
+            (row, piece)
+            for row in resources
+            if row.spec["what"] != "base"
+            for piece in pieces(self._installation, row.spec)
+        ]
+        try:
+            self._socket.batch([add_element(piece, row.mark) for row, piece in wanted])
+        except BatchRefused as problem:
+            raise self._not_made(problem, wanted) from problem
+        except OSError as problem:
+            raise refusal(problem, "our elements") from problem
+        for row in resources:
+            observed.setdefault(row.id, {"elements": 0})
+        for row, _ in wanted:
+            observed[row.id]["elements"] += 1
+        return observed
+
+    def _not_made(
+        self, problem: BatchRefused, wanted: Sequence[tuple[Resource, Piece]]
+    ) -> HvtxError:
+        if problem.index < 0:
+            return refusal(problem, "our elements")
+        row, piece = wanted[problem.index]
+        if problem.errno != errno.EEXIST:
+            return refusal(problem, f"{describe(piece)} for {row.key}")
+        try:
+            there = self._socket.lookup([piece])[0]
+        except OSError:
+            there = None
+        whose = (there and there.comment) or "no mark of hvtx"
+        return Conflict(
+            f"{row.key}: {describe(piece)} is taken; what is there carries {whose}",
+            hint=f"`hvtx explain {row.key}` says whose it is",
+        )
+
+    def _create_base(self, row: Resource, families: Iterable[str]) -> dict[str, Any]:
+        text = "".join(table_text(family, self._installation, row.mark) for family in families)
+        try:
+            libnftables.run(text)
+        except HostRefused as problem:
+            if "File exists" not in problem.message:
+                raise
+            raise Conflict(
+                f"a table {self._table} is there already, and is not of this record",
+                hint=f"`nft list table inet {self._table}` and `nft list table bridge "
+                f"{self._table}` show it; `hvtx gc --plan` says whose it is",
+            ) from problem
+        return self._observed_base(row)
+
+    def _observed_base(self, row: Resource) -> dict[str, Any]:
+        def read() -> dict[str, Any]:
+            return {"rules": digests(self._own_rules(), row.mark)}
+
+        return self._consistently(lambda _: read(), "our tables")
+
+    def _own_rules(self) -> list[Rule]:
+        return [rule for family in FAMILIES for rule in self._rules_of(family)]
+
+    def _rules_of(self, family: str) -> list[Rule]:
+        try:
+            return self._socket.rules(family, self._table)
+        except OSError as problem:
+            if problem.errno == errno.ENOENT:
+                return []
+            raise
+
+    # ---- reading and acting under one generation
+
+    def _consistently(self, action: Callable[[int], T], doing: str) -> T:
+        """Do ``action(generation)`` until nothing changed meanwhile.
+
+        An action that acts carries the generation in its batch. Raises Contended after
+        ``ATTEMPTS``, NotPermitted or HostRefused for other refusals.
+        """
+        generation = -1
+        for attempt in range(ATTEMPTS):
+            try:
+                generation = self._socket.generation()
+                result = action(generation)
+                if self._socket.generation() == generation or isinstance(result, _Acted):
+                    return result
+            except (DumpInterrupted, _Stale):
+                pass
+            except OSError as problem:
+                if problem.errno not in {errno.ERESTART, errno.ENOBUFS, errno.ENOENT, errno.EINTR}:
+                    raise refusal(problem, doing) from problem
+                if problem.errno == errno.ENOENT and self._same(generation):
+                    raise refusal(problem, doing) from problem
+            time.sleep(_PAUSE * min(attempt, 10))
+        raise Contended(
+            f"nf_tables changed {ATTEMPTS} times while {doing} was worked on",
+            hint="something changes the ruleset in a loop; try again when it is calmer",
+        )
+
+    def _same(self, generation: int) -> bool:
+        return self._socket.generation() == generation
+
+    # ---- release
+
+    def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
+        """Remove what carries its row's mark: elements first, in one batch, base rows last."""
+        outcomes: dict[int, Outcome] = {}
+        rows = [row for row in resources if row.spec["what"] != "base"]
+        if rows:
+            outcomes.update(self._guarded(rows, lambda: self._release_elements(rows)))
+        for row in resources:
+            if row.spec["what"] == "base":
+                outcomes.update(self._guarded([row], lambda r=row: {r.id: self._release_base(r)}))  # type: ignore[misc]
+        return outcomes
+
+    def _guarded(
+        self, rows: Sequence[Resource], action: Callable[[], Mapping[int, Outcome]]
+    ) -> Mapping[int, Outcome]:
+        try:
+            return action()
+        except Contended as problem:
+            kept = Outcome(False, "contended", problem.message)
+        except (HvtxError, OSError, ValueError) as problem:
+            if isinstance(problem, OSError) and problem.errno in _ABSENT:
+                return dict.fromkeys((row.id for row in rows), GONE)  # no nf_tables, no elements
+            kept = Outcome(False, "observe-failed", str(problem))
+        return dict.fromkeys((row.id for row in rows), kept)
+
+    def _release_elements(self, rows: Sequence[Resource]) -> Mapping[int, Outcome]:
+        wanted = [(row, p) for row in rows for p in pieces(self._installation, row.spec)]
+
+        def swap(generation: int) -> _Acted:
+            there = self._socket.lookup([piece for _, piece in wanted])
+            outcomes = {row.id: GONE for row in rows}
+            commands: list[Command] = []
+            for (row, piece), element in zip(wanted, there, strict=True):
+                outcome = judge(piece, element, row.mark)
+                if outcome is None:
+                    commands.append(delete_element(piece))
+                elif not outcome.gone:
+                    outcomes[row.id] = outcome
+            self._socket.batch(commands, generation)
+            if not commands and not self._same(generation):
+                raise _Stale
+            return _Acted(outcomes)
+
+        return self._consistently(swap, "the release of elements").outcomes
+
+    def _release_base(self, row: Resource) -> Outcome:
+        def swap(generation: int) -> _Acted:
+            commands: list[Command] = []
+            for table in self._socket.tables():
+                if table.name != self._table or table.family not in FAMILIES:
+                    continue
+                if table.comment != row.mark:
+                    return self._kept(generation, row, self._foreign_table(table))
+                stranger = self._stranger_in(table.family, row.mark)
+                if stranger:
+                    return self._kept(
+                        generation,
+                        row,
+                        Outcome(
+                            False,
+                            "foreign-dependents",
+                            f"table {table.family} {self._table} still holds {stranger}",
+                        ),
+                    )
+                commands.append(delete_table(table.family, table.name))
+            self._socket.batch(commands, generation)
+            return self._kept(generation, row, GONE) if not commands else _Acted({row.id: GONE})
+
+        return self._consistently(swap, f"table {self._table}").outcomes[row.id]
+
+    def _kept(self, generation: int, row: Resource, outcome: Outcome) -> _Acted:
+        if not self._same(generation):
+            raise _Stale
+        return _Acted({row.id: outcome})
+
+    def _foreign_table(self, table: Table) -> Outcome:
+        where = f"table {table.family} {table.name}"
+        if table.comment is None:
+            return Outcome(False, "mark-stripped", f"{where} has no comment")
+        return Outcome(False, "mark-mismatch", f"{where} carries {table.comment!r}")
+
+    def _stranger_in(self, family: str, mark: str) -> str:
+        socket = self._socket
+        sets = [s for s in socket.sets() if (s.family, s.table) == (family, self._table)]
+        named = [("set", s.name) for s in sets if not s.flags & SET_ANONYMOUS]
+        named += [
+            (kind, thing.name)
+            for kind, things in (("chain", socket.chains()), ("object", socket.objects()))
+            for thing in things
+            if (thing.family, thing.table) == (family, self._table)
+        ]
+        elements = [
+            (family, self._table, s.name, all_elements(self._dump(family, self._table, s.name)))
+            for s in sets
+            if not s.flags & SET_ANONYMOUS
+        ]
+        view = _View([], self._rules_of(family), elements)
+        return strangers(view, named, family, mark)
+
+    # ---- copies and repair
+
+    def remove_copies(self, resource: Resource) -> Outcome:
+        """Remove the surplus identical copies of a base row's rules, keeping the first of each.
+
+        Elements cannot have copies. Raises nothing for a single item.
+        """
+
+        def swap(generation: int) -> _Acted:
+            found = surplus(self._own_rules(), resource.mark)
+            self._socket.batch([delete_rule(rule) for rule in found], generation)
+            return _Acted({resource.id: GONE}) if found else self._kept(generation, resource, GONE)
+
+        def remove() -> Mapping[int, Outcome]:
+            return self._consistently(swap, f"copies in table {self._table}").outcomes
+
+        return self._guarded([resource], remove)[resource.id]
+
+    def mend(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
+        """Put back what is missing or changed of rows that should be whole; keep what is right.
+
+        Returns what :meth:`create` returns. Raises Conflict where something else took the place.
+        """
+        observed: dict[int, dict[str, Any]] = {}
+        rows = []
+        for row in resources:
+            if row.spec["what"] == "base":
+                observed[row.id] = self._mend_base(row)
+            else:
+                rows.append(row)
+        observed.update(self._mend_elements(rows))
+        return observed
+
+    def _mend_elements(self, rows: Sequence[Resource]) -> dict[int, dict[str, Any]]:
+        wanted = [(row, p) for row in rows for p in pieces(self._installation, row.spec)]
+
+        def swap(generation: int) -> _Acted:
+            there = self._socket.lookup([piece for _, piece in wanted])
+            commands: list[Command] = []
+            for (row, piece), element in zip(wanted, there, strict=True):
+                if element is not None and element.comment != row.mark:
+                    raise Conflict(
+                        f"{row.key}: {describe(piece)} is taken; what is there carries "
+                        f"{element.comment or 'no mark of hvtx'}",
+                        hint=f"`hvtx explain {row.key}` says whose it is",
+                    )
+                if element is None or element.data != piece.data:
+                    commands += [] if element is None else [delete_element(piece)]
+                    commands.append(add_element(piece, row.mark))
+            self._socket.batch(commands, generation)
+            return _Acted({})
+
+        if wanted:
+            self._consistently(swap, "the repair of elements")
+        found: dict[int, dict[str, Any]] = {row.id: {"elements": 0} for row in rows}
+        for row, _ in wanted:
+            found[row.id]["elements"] += 1
+        return found
+
+    def _mend_base(self, row: Resource) -> dict[str, Any]:
+        tables = self._consistently(lambda _: self._socket.tables(), f"table {self._table}")
+        ours = {t.family: t for t in tables if t.name == self._table and t.family in FAMILIES}
+        for table in ours.values():
+            if table.comment != row.mark:
+                raise Conflict(
+                    f"table {table.family} {table.name} is there, but carries "
+                    f"{table.comment or 'no mark'}",
+                    hint=f"look at it with `nft list table {table.family} {table.name}`",
+                )
+        absent = [family for family in FAMILIES if family not in ours]
+        if absent:
+            self._create_base(row, absent)
+        broken = damaged(self._own_rules(), row.observed, row.mark)
+        broken = {(family, chain) for family, chain in broken if family in ours}
+        if broken:
+            self._rebuild(row, broken)
+        return self._observed_base(row)
+
+    def _rebuild(self, row: Resource, broken: set[tuple[str, str]]) -> None:
+        """Append the whole of each broken chain, then take its older marked rules away.
+
+        In this order the chain is never without its rules; the second step is compare-and-swap,
+        so it can only meet rules that carry the mark now.
+        """
+        lines, sizes = [], {}
+        for family in {family for family, _ in broken}:
+            lines += [f"table {family} {self._table} {{", declarations(family), "}"]
+            for chain in SKELETONS[family].chains:
+                if (family, chain.name) in broken:
+                    lines += rule_lines(family, self._table, row.mark, chain)
+                    sizes[family, chain.name] = len(chain.rules)
+        libnftables.run("\n".join(lines) + "\n")
+
+        def swap(generation: int) -> _Acted:
+            older: list[Rule] = []
+            rules = self._own_rules()
+            for (family, chain), size in sizes.items():
+                marked = [
+                    r for r in rules if (r.family, r.chain, r.comment) == (family, chain, row.mark)
+                ]
+                older += marked[:-size]
+            self._socket.batch([delete_rule(rule) for rule in older], generation)
+            return _Acted({})
+
+        self._consistently(swap, f"the repair of table {self._table}")
+
+    # ---- expected and observe
+
+    def expected(self, resource: Resource) -> tuple[Entry, ...]:
+        """The entries that stand for a row; those of a base row's rules come from ``observed``."""
+        if resource.spec["what"] != "base":
+            return tuple(
+                Entry(
+                    BACKEND,
+                    place_of(piece.family, piece.table, piece.set),
+                    render(piece.family, piece.set, piece.key, piece.data),
+                    resource.mark,
+                )
+                for piece in pieces(self._installation, resource.spec)
+            )
+        found = [
+            Entry(BACKEND, place_of(family, self._table), _TABLE_TEXT, resource.mark)
+            for family in FAMILIES
+        ]
+        for key, texts in resource.observed.get("rules", {}).items():
+            family, chain = key.split(" ")
+            where = place_of(family, self._table, chain)
+            found += [Entry(BACKEND, where, text, resource.mark) for text in texts]
+        return tuple(found)
+
+    def observe(self) -> tuple[Entry, ...]:
+        """Every element, rule and table of this installation, every marked one, foreign NAT rules.
+
+        All under one generation. Raises Contended, NotPermitted; empty without nf_tables.
+        """
+        try:
+            self._socket.generation()
+        except OSError as problem:
+            if problem.errno in _ABSENT:
+                return ()
+            raise refusal(problem, "to be read") from problem
+        return self._consistently(lambda _: self._read(), "the ruleset")
+
+    def _read(self) -> tuple[Entry, ...]:
+        tables = self._socket.tables()
+        if not tables:
+            return ()
+        found = [
+            Entry(BACKEND, place_of(t.family, t.name), _TABLE_TEXT, t.comment)
+            if t.comment and t.comment.startswith(MARKED)
+            else Entry(BACKEND, place_of(t.family, t.name), _TABLE_TEXT, None)
+            for t in tables
+            if t.name == self._table or (t.comment and t.comment.startswith(MARKED))
+        ]
+        found += self._read_rules()
+        for named in self._socket.sets():
+            if not named.flags & SET_ANONYMOUS:
+                self._read_set(named.family, named.table, named.name, found)
+        return tuple(found)
+
+    def _read_rules(self) -> list[Entry]:
+        found: list[Entry] = []
+        worded: list[tuple[Rule, str | None, bool]] = []
+        for rule in self._socket.rules():
+            mark = rule_mark(rule)
+            if mark and rule.table.startswith("hvtx-"):
+                where = place_of(rule.family, rule.table, rule.chain)
+                found.append(Entry(BACKEND, where, digest(rule), mark, rule.handle))
+                continue
+            nat = translates(rule.expressions)
+            if mark or nat or rule.table == self._table:
+                worded.append((rule, mark, nat))
+        listings: dict[tuple[str, str], dict[tuple[str, int], str]] = {}
+        for rule, mark, nat in worded:
+            of = (rule.family, rule.table)
+            if of not in listings:
+                listings[of] = self._listing(*of)
+            text = listings[of].get((rule.chain, rule.handle))
+            if text is None:
+                raise _Stale  # nft read the table at another moment
+            where = place_of(rule.family, rule.table, rule.chain)
+            found.append(Entry(BACKEND, where, without_comment(text), mark, rule.handle, nat))
+        return found
+
+    def _listing(self, family: str, table: str) -> dict[tuple[str, int], str]:
+        command = (
+            f'list table {family} "{table}"'
+            if not _plain(table)
+            else (f"list table {family} {table}")
+        )
+        try:
+            return listed_rules(libnftables.run(command, handles=True, stateless=True, terse=True))
+        except HostRefused as problem:
+            if "No such file" in problem.message:
+                raise _Stale from problem
+            raise
+
+    def _dump(self, family: str, table: str, name: str) -> list[bytes]:
+        return self._socket.dump_elements(family, table, name)
+
+    def _read_set(self, family: str, table: str, name: str, found: list[Entry]) -> None:
+        """Append the entries of one set: all of ours, only marked ones of strangers."""
+        ours = table == self._table and family in FAMILIES
+        bodies = self._dump(family, table, name)
+        if not ours:
+            needle = MARKED.encode()
+            bodies = [body for body in bodies if needle in body]
+        if not bodies:
+            return
+        elements = all_elements(bodies)
+        where = place_of(family, table, name)
+        write = renderer(family, name) if ours else _rendered(family, name)
+        keys = set()
+        for key, data, comment in elements:
+            mark = comment if comment and comment.startswith(MARKED) else None
+            if ours:
+                keys.add(key)
+            elif mark is None:
+                continue
+            found.append(Entry(BACKEND, where, write(key, data), mark))
+        if ours and len(keys) != len(elements):
+            # a hash table that grew during the walk repeats some elements, and so may lack others
+            raise _Stale
+
+
+class _Acted(NamedTuple):
+    """The result of an action that carried the generation itself."""
+
+    outcomes: Mapping[int, Outcome]
+
+
+def _rendered(family: str, name: str) -> Callable[[bytes, bytes], str]:
+    return lambda key, data: render(family, name, key, data)
+
+
+def _plain(name: str) -> bool:
+    return re.fullmatch(r"[A-Za-z_][A-Za-z0-9_./\-]*", name) is not None

@@ -1,0 +1,91 @@
+"""nft's own parser and printer, called in process through ctypes.
+
+Only what is rare goes this way: the static skeleton of an installation, and the text of strangers'
+rules for people to read. A context holds a netlink socket of the calling thread's network
+namespace, so one is made for each call.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from hvtx.errors import HostRefused, NotPermitted
+
+LIBRARY = "libnftables.so.1"
+
+# include/nftables/libnftables.h
+_STATELESS, _HANDLE, _JSON, _TERSE = 1 << 2, 1 << 3, 1 << 4, 1 << 11
+
+
+@cache
+def _library() -> Any:
+    import ctypes
+
+    try:
+        library = ctypes.CDLL(LIBRARY)
+    except OSError as problem:
+        raise HostRefused(
+            f"cannot load {LIBRARY}: {problem}",
+            hint="install it; the Debian and Ubuntu package is libnftables1",
+        ) from problem
+    library.nft_ctx_new.restype = ctypes.c_void_p
+    library.nft_ctx_new.argtypes = [ctypes.c_uint32]
+    library.nft_ctx_free.argtypes = [ctypes.c_void_p]
+    library.nft_ctx_free.restype = None
+    library.nft_ctx_output_set_flags.argtypes = [ctypes.c_void_p, ctypes.c_uint]
+    library.nft_ctx_output_set_flags.restype = None
+    for name in ("nft_ctx_buffer_output", "nft_ctx_buffer_error"):
+        getattr(library, name).argtypes = [ctypes.c_void_p]
+    for name in ("nft_ctx_get_output_buffer", "nft_ctx_get_error_buffer"):
+        getattr(library, name).argtypes = [ctypes.c_void_p]
+        getattr(library, name).restype = ctypes.c_char_p
+    library.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+    return library
+
+
+def run(
+    commands: str,
+    *,
+    json: bool = False,
+    handles: bool = False,
+    stateless: bool = False,
+    terse: bool = False,
+) -> str:
+    """Run ``commands`` as one atomic batch; what nft prints.
+
+    ``stateless`` leaves out counters, ``terse`` the elements of named sets. Raises HostRefused
+    with nft's own words, NotPermitted without CAP_NET_ADMIN.
+    """
+    library = _library()
+    context = library.nft_ctx_new(0)
+    if not context:
+        raise HostRefused(
+            "libnftables got no context from the kernel",
+            hint="is nf_tables there? `modprobe nf_tables`",
+        )
+    try:
+        library.nft_ctx_buffer_output(context)
+        library.nft_ctx_buffer_error(context)
+        wanted = ((stateless, _STATELESS), (handles, _HANDLE), (json, _JSON), (terse, _TERSE))
+        library.nft_ctx_output_set_flags(context, sum(bit for on, bit in wanted if on))
+        failed = library.nft_run_cmd_from_buffer(context, commands.encode())
+        output = library.nft_ctx_get_output_buffer(context) or b""
+        words = (library.nft_ctx_get_error_buffer(context) or b"").decode(errors="replace")
+    finally:
+        library.nft_ctx_free(context)
+    if failed:
+        raise refusal(words)
+    return str(output.decode(errors="replace"))
+
+
+def refusal(words: str) -> HostRefused | NotPermitted:
+    """The error for nft's ``words`` (its first line says what, the next ones show where)."""
+    said = " ".join(words.split()) or "no reason given"
+    if "Operation not permitted" in words:
+        return NotPermitted(
+            f"nft may not do that here: {said}", hint="run as root, or with CAP_NET_ADMIN"
+        )
+    return HostRefused(
+        f"nft refused: {said}", hint="`hvtx doctor` shows what this kernel's nf_tables lacks"
+    )
