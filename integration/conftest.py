@@ -19,7 +19,8 @@ def netns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
     monkeypatch.setenv("HVTX_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("HVTX_RUN_DIR", str(tmp_path / "run"))
-    monkeypatch.setenv("HVTX_CONFIG", str(tmp_path / "absent.toml"))
+    (tmp_path / "config.toml").write_text("")
+    monkeypatch.setenv("HVTX_CONFIG", str(tmp_path / "config.toml"))
     with lab.private_network():
         yield
 

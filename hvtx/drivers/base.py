@@ -48,3 +48,9 @@ class FirewallDriver(Driver, Protocol):
 
     def observe(self) -> tuple[Entry, ...]:
         """All entries of this installation, all marked ones, and strangers' NAT rules."""
+
+    def remove(self, entry: Entry) -> Outcome:
+        """Remove one object that was seen (a copy, a leftover) if it is still exactly that.
+
+        Of several identical copies one goes. Never raises.
+        """

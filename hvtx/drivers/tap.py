@@ -28,7 +28,7 @@ import fcntl
 import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from hvtx.drivers.base import Host
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
@@ -96,23 +96,23 @@ class TapDriver:
     def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
         """Remove the devices by attaching; ``in-use`` names the holder where it can."""
         try:
-            every, addresses = self.links.all(), self.links.addresses()
+            around = Around(self.links.all(), self.links.addresses(), self.links.filtered())
         except (OSError, DumpInterrupted) as problem:
             kept = Outcome(False, "observe-failed", f"the links could not be listed: {problem}")
             return {row.id: kept for row in resources}
         outcomes: dict[int, Outcome] = {}
 
         def one(row: Resource) -> None:
-            outcomes[row.id] = self._release(row, every, addresses)
+            outcomes[row.id] = self._release(row, around)
 
         in_threads(one, resources)
         self._name_holders(resources, outcomes)
         return outcomes
 
-    def _release(self, row: Resource, every: Sequence[Link], addresses: Sequence[Address]) -> Outcome:
+    def _release(self, row: Resource, around: Around) -> Outcome:
         links = Links()
         try:
-            return release_one(row, links, every, addresses)
+            return release_one(row, links, around)
         except HvtxError as problem:
             return Outcome(False, problem.code, problem.message)
         except (OSError, DumpInterrupted) as problem:
@@ -124,16 +124,22 @@ class TapDriver:
         names = {row.key for row in resources if outcomes[row.id].reason == "in-use"}
         if not names:
             return
-        holders = procfs.tap_holders(names).holders
+        holders = procfs.tap_holders(names).found
         for row in resources:
             if row.key in names and holders.get(row.key):
                 who = ", ".join(f"{h.command} (pid {h.pid})" for h in holders[row.key])
                 outcomes[row.id] = Outcome(False, "in-use", f"{row.key} is held open by {who}")
 
 
-def release_one(
-    row: Resource, links: Links, every: Sequence[Link], addresses: Sequence[Address]
-) -> Outcome:
+class Around(NamedTuple):
+    """What may stand on a device: all links, all addresses, indexes with traffic control."""
+
+    links: Sequence[Link]
+    addresses: Sequence[Address]
+    filtered: frozenset[int]
+
+
+def release_one(row: Resource, links: Links, around: Around) -> Outcome:
     """Remove one device if it is the row's; the whole of the proof is in here."""
     ifindex = row.observed.get("ifindex") or row.spec["ifindex"]
     seen = links.get(ifindex=ifindex)
@@ -144,7 +150,7 @@ def release_one(
         return Outcome(
             False, "mark-mismatch", f"a device named {row.key} is there, but it is not the recorded one"
         )
-    problem = wrong_mark(row, seen) or dependents(seen, every, addresses)
+    problem = wrong_mark(row, seen) or dependents(seen, around)
     if problem is not None:
         return problem
     descriptor = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -182,11 +188,12 @@ def wrong_mark(row: Resource, seen: Link) -> Outcome | None:
     )
 
 
-def dependents(seen: Link, every: Sequence[Link], addresses: Sequence[Address]) -> Outcome | None:
+def dependents(seen: Link, around: Around) -> Outcome | None:
     """Strangers' things that would go with the device."""
-    upper = [link.name for link in every if link.lower == seen.ifindex]
-    own = [a.address for a in addresses if a.ifindex == seen.ifindex]
+    upper = [link.name for link in around.links if link.lower == seen.ifindex]
+    own = [a.address for a in around.addresses if a.ifindex == seen.ifindex]
     filters = ["an XDP program"] if seen.xdp else []
+    filters += ["traffic control"] if seen.ifindex in around.filtered else []
     if not upper and not own and not filters:
         return None
     things = ", ".join([*upper, *own, *filters])

@@ -57,6 +57,7 @@ class Runtime:
         self._drivers: dict[str, Driver] = {}
         self._locks: LockFile | None = None
         self._operations: LockFile | None = None
+        self.mine: set[int] = set()  # operations of this run: a lock's owner cannot probe it
         self.life: Life = Life(0, self.boot_id, self.netns, recovered=False)
         self.epoch = Epoch.FIRST
         try:
@@ -239,6 +240,8 @@ class Runtime:
 
     def is_running(self, operation: int) -> bool:
         """Whether some process holds an operation's lock."""
+        if operation in self.mine:
+            return True
         if self._operations is None:
             path = Path(self.store.run_directory, "operations.lock")
             if not path.exists():

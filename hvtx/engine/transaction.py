@@ -95,6 +95,7 @@ class Operation:
         )
         held = self._lock.try_lock(self.id)
         assert held, "the id of a new operation is nobody else's"
+        self.runtime.mine.add(self.id)
 
     def intend(
         self,
@@ -161,13 +162,13 @@ class Operation:
                     raise HvtxError(f"operation {self.id} lost {len(rows) - moved} of its rows to another")
                 then(sql)
                 made = [Event("made", f"{row.kind} {row.key}", row.kind, row.key) for row in rows]
-                self._history(sql, [*made, *events])
+                self.history(sql, [*made, *events])
                 intents.end(sql, self.id, "done", history.now())
         except CommitUnknown:
             if not self._was_committed(rows):
                 raise
         failpoint.reach("committed")
-        self._lock.unlock(self.id)
+        self.unlock()
 
     def _was_committed(self, rows: Sequence[Resource]) -> bool:
         """Ask the store again, after a commit that did not say; raises if it cannot be asked."""
@@ -202,7 +203,7 @@ class Operation:
         why = reasons or {}
         with self.runtime.store.transaction() as sql:
             intents.forget(sql, gone)
-            self._history(
+            self.history(
                 sql,
                 [
                     _removal(row, outcomes[row.id], why.get(row.id), self._vm_name(sql, row))
@@ -247,7 +248,7 @@ class Operation:
         """Close records whose object is proven absent."""
         with self.runtime.store.transaction() as sql:
             intents.forget(sql, rows)
-            self._history(
+            self.history(
                 sql,
                 [
                     Event(
@@ -266,7 +267,7 @@ class Operation:
         """Commit what another, interrupted operation intended and made; how many rows moved."""
         with self.runtime.store.transaction() as sql:
             moved = sum(intents.commit(sql, [row], {}, row.operation) for row in rows)
-            self._history(
+            self.history(
                 sql,
                 [
                     Event(
@@ -292,12 +293,17 @@ class Operation:
         """Close the operation: ``done``, ``undone`` or ``partial``."""
         with self.runtime.store.transaction() as sql:
             then(sql)
-            self._history(sql, events)
+            self.history(sql, events)
             intents.end(sql, self.id, result, history.now())
         failpoint.reach("ended")
+        self.unlock()
+
+    def unlock(self) -> None:
+        """Let go of the operation's lock; from here on it counts as ended or interrupted."""
+        self.runtime.mine.discard(self.id)
         self._lock.unlock(self.id)
 
-    def _history(self, sql: Any, events: Sequence[Event]) -> None:
+    def history(self, sql: Any, events: Sequence[Event]) -> None:
         history.add(sql, events, operation=self.id, verb=self.verb, vm=self.vm)
 
     def _vm_name(self, sql: Any, row: Resource) -> str | None:
@@ -319,7 +325,7 @@ def begin(
             yield sql, operation
     except BaseException:
         if operation.id:
-            runtime.operations.unlock(operation.id)
+            operation.unlock()
         raise
     failpoint.reach("intended")
 

@@ -49,6 +49,8 @@ _INET6, _ADDR_GEN_MODE, _GEN_NONE = 10, 8, 1
 _IFF_UP = 1
 _IFINFO = struct.Struct("=BxHiII")
 _IFADDR = struct.Struct("=BBBBI")
+_TCMSG = struct.Struct("=BxxxiIII")
+_GETQDISC = 38
 
 
 class Links:
@@ -128,6 +130,21 @@ class Links:
         body = _IFADDR.pack(0, 0, 0, 0, 0)
         bodies = persistently(lambda: self._channel.dump(GETADDR, body), attempts=20)
         return [_address(found) for found in bodies]
+
+
+    def filtered(self) -> frozenset[int]:
+        """Indexes of links with traffic control of someone's (tc qdiscs, clsact filters).
+
+        The kernel's own default queue has handle 0; every other has one of its own.
+        """
+        body = _TCMSG.pack(0, 0, 0, 0, 0)
+        bodies = persistently(lambda: self._channel.dump(_GETQDISC, body), attempts=20)
+        found = set()
+        for data in bodies:
+            _, ifindex, handle, _, _ = _TCMSG.unpack_from(data)
+            if handle:
+                found.add(ifindex)
+        return frozenset(found)
 
 
 def _link(data: bytes) -> Link:

@@ -1,0 +1,38 @@
+"""What commands share: opening the runtime, and the ``--json`` option."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hvtx.cli.main import settings
+
+if TYPE_CHECKING:
+    from hvtx.engine.runtime import Runtime
+
+as_json: Callable[[Any], Any] = click.option("--json", "json_", is_flag=True, help="Print one JSON object.")
+
+
+@contextmanager
+def opened(ctx: click.Context, *, writable: bool) -> Iterator[Runtime]:
+    """A runtime for the command, closed at its end."""
+    from hvtx.engine.runtime import Runtime
+
+    options = ctx.find_root().obj
+    _log_to_stderr(options)
+    runtime = Runtime(settings(options), writable=writable)
+    try:
+        yield runtime
+    finally:
+        runtime.close()
+
+
+def _log_to_stderr(options: dict[str, Any]) -> None:
+    if options.get("verbose") or options.get("debug"):
+        import logging
+
+        level = logging.DEBUG if options.get("debug") else logging.INFO
+        logging.basicConfig(level=level, format="%(name)s: %(message)s")

@@ -1,0 +1,219 @@
+"""`hvtx gc`, `hvtx recover`, `hvtx repair`: what is wrong, why, and the mend."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import click
+
+from hvtx.cli import render
+from hvtx.cli.common import as_json, opened
+from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError
+
+_ACTION_WORDS = {
+    "delete": "remove from the host",
+    "commit": "complete the record",
+    "forget": "close the record",
+    "skip": "leave alone",
+}
+
+
+@click.command()
+@click.option("--plan", "mode", flag_value="plan", help="Show what would be done, and why; changes nothing.")
+@click.option("--apply", "mode", flag_value="apply", help="Do it, re-checking each item right before.")
+@click.option("--all", "everything", is_flag=True, help="With --plan: every stranger's device and rule too.")
+@click.option("--out", metavar="FILE", help="With --plan: save the plan for --apply FILE.")
+@click.option("--detailed-exitcode", is_flag=True, help="With --plan: exit 2 if there is something to do.")
+@click.option("--unrecorded", is_flag=True, help="With --apply: also what is marked but not on record.")
+@click.argument("file", required=False)
+@as_json
+@click.pass_context
+def gc(ctx: click.Context, mode: str | None, file: str | None, json_: bool, **more: Any) -> int:
+    """Show or remove what dead VMs and interrupted operations left behind.
+
+    Only what is on record, carries the record's own mark, and belongs to a VM that is proven dead is
+    ever removed. Everything else is left alone, with a reason.
+    """
+    if mode is None:
+        raise UsageError("say what to do", hint="hvtx gc --plan shows, hvtx gc --apply does")
+    if mode == "plan":
+        if file or more["unrecorded"]:
+            raise UsageError("FILE and --unrecorded go with --apply", hint="save a plan with --out FILE")
+        return _plan(ctx, json_=json_, **more)
+    if more["everything"] or more["out"] or more["detailed_exitcode"]:
+        raise UsageError("--all, --out and --detailed-exitcode go with --plan")
+    return _apply(ctx, file, unrecorded=more["unrecorded"], json_=json_)
+
+
+def _plan(
+    ctx: click.Context,
+    *,
+    everything: bool,
+    out: str | None,
+    detailed_exitcode: bool,
+    json_: bool,
+    unrecorded: bool,
+) -> int:
+    from hvtx.engine import collect
+
+    del unrecorded
+    with opened(ctx, writable=False) as runtime:
+        report = collect.make_plan(runtime, everything=everything)
+    if out and report.refused is None:
+        collect.save_plan(report, out)
+    if json_:
+        render.emit_json(collect.plan_document(report))
+    if report.refused is not None:
+        return _refused(report.refused, json_=json_)
+    if not json_:
+        show_plan(report.plan)
+    return EXIT_PLAN_NOT_EMPTY if detailed_exitcode and report.plan.acting() else 0
+
+
+def _refused(refusal: Any, *, json_: bool) -> int:
+    """A refusal whose JSON is on standard output already; else the usual error."""
+    if not json_:
+        raise refusal
+    return int(refusal.exit_code)
+
+
+def _apply(ctx: click.Context, file: str | None, *, unrecorded: bool, json_: bool) -> int:
+    from hvtx.engine import collect
+
+    saved = collect.load_plan(file) if file else None
+    with opened(ctx, writable=True) as runtime:
+        if runtime.refused is not None:
+            report = collect.make_plan(runtime)
+        else:
+            with ExitStack() as stack:
+                report = collect.collect(
+                    runtime, saved=saved, unrecorded=unrecorded, progress=_progress(stack)
+                )
+    if json_:
+        render.emit_json(collect.plan_document(report))
+    if report.refused is not None:
+        return _refused(report.refused, json_=json_)
+    if not json_:
+        show_plan(report.plan)
+    return PartialFailure.exit_code if any(i.outcome == "failed" for i in report.plan.items) else 0
+
+
+def _progress(stack: ExitStack) -> Callable[[int, int, str], None]:
+    """A bar on a terminal's standard error, from the second chunk on; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        return lambda done, total, what: None
+    state: dict[str, Any] = {}
+
+    def update(done: int, total: int, what: str) -> None:
+        if not state:
+            if done >= total:
+                return
+            from rich.console import Console
+            from rich.progress import Progress
+
+            bar = stack.enter_context(Progress(console=Console(stderr=True), transient=True))
+            state["bar"], state["task"] = bar, bar.add_task("collecting", total=total)
+        state["bar"].update(state["task"], completed=done, description=render.plain(what))
+
+    return update
+
+
+# -- the plan as a document ----------------------------------------------------------------------
+
+
+def show_plan(plan: Any) -> None:
+    """The plan for a person: grouped by VM, reasons in words, counts at the end."""
+    groups: dict[str, list[Any]] = {}
+    for item in plan.items:
+        groups.setdefault(_heading(item), []).append(item)
+    for heading in sorted(groups, key=lambda h: (h.startswith("strangers"), h)):
+        render.say(heading, "bold")
+        for item in groups[heading]:
+            _show_item(item)
+        render.say("")
+    counts = {action: 0 for action in _ACTION_WORDS}
+    for item in plan.items:
+        counts[item.action.value] += 1
+    words = ", ".join(f"{counts[action]} to {action}" for action in ("delete", "commit", "forget"))
+    render.say(f"{words}; {counts['skip']} left alone", "bold")
+    if not plan.acting():
+        render.say("nothing to do")
+
+
+def _heading(item: Any) -> str:
+    if item.vm:
+        return f"VM {render.plain(item.vm)}"
+    if item.reason.value == "foreign":
+        return "strangers, never touched"
+    return "networks and this installation" if item.row else "marked, but of no VM on record"
+
+
+def _show_item(item: Any) -> None:
+    outcome = f"  [{item.outcome}]" if item.outcome else ""
+    mark = {"delete": "-", "commit": "+", "forget": "~", "skip": " "}[item.action.value]
+    render.say(
+        f"  {mark} {item.action.value:<6} {item.kind} {render.plain(item.key)}  ({item.reason.value}){outcome}",
+        render.STYLES[item.action.value],
+    )
+    render.say(render.wrapped(render.plain(item.message), " " * 11))
+    if item.evidence and item.reason.value != "foreign":
+        render.say(render.wrapped("evidence: " + render.plain("; ".join(item.evidence)), " " * 11), "dim")
+
+
+# -- recover and repair ----------------------------------------------------------------------------
+
+
+@click.command()
+@click.option("--accept-rollback", is_flag=True, help="Go on with a store that is older than the host.")
+@click.option("--new-namespace", is_flag=True, help="The store's network namespace is gone for good.")
+@as_json
+@click.pass_context
+def recover(ctx: click.Context, accept_rollback: bool, new_namespace: bool, json_: bool) -> int:
+    """Resolve interrupted operations; after a reboot, rebuild networks and start VMs.
+
+    Safe at any time, any number of times.
+    """
+    from hvtx.engine import recover as engine
+
+    with opened(ctx, writable=True) as runtime:
+        done = engine.recover(runtime, accept_rollback=accept_rollback, new_namespace=new_namespace)
+    document = engine.recovery_document(done)
+    if json_:
+        render.emit_json(document)
+    else:
+        for item in done.items:
+            _show_item(item)
+        for name in done.networks:
+            render.say(f"network {name} is rebuilt")
+        for name in done.started:
+            render.say(f"VM {name} is running")
+        for what, why in done.failed:
+            render.say(f"{render.plain(what)}: {render.plain(why)}", "red")
+        if not (done.items or done.networks or done.started or done.failed):
+            render.say("nothing to recover")
+    return PartialFailure.exit_code if done.failed else 0
+
+
+@click.command()
+@click.argument("name", required=False)
+@as_json
+@click.pass_context
+def repair(ctx: click.Context, name: str | None, json_: bool) -> int:
+    """Put back what someone flushed or changed under running VMs and networks."""
+    from hvtx.engine import repair as engine
+
+    with opened(ctx, writable=True) as runtime:
+        document = engine.repair(runtime, name)
+    if json_:
+        render.emit_json(document)
+    else:
+        for item in document["repaired"]:
+            render.say(f"put back: {item['kind']} {render.plain(item['key'])} ({item['missing']})", "green")
+        for item in document["failed"]:
+            render.say(f"not put back: {item['kind']} {render.plain(item['key'])}: {item['why']}", "red")
+        if not document["repaired"] and not document["failed"]:
+            render.say("nothing is missing")
+    return PartialFailure.exit_code if document["failed"] else 0

@@ -1,0 +1,196 @@
+"""The command line: global options, lazy commands, and the one place where errors become exits."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+import click
+
+from hvtx import __version__
+from hvtx.errors import HvtxError, NotFound, NotPermitted, UsageError
+
+PROGRAM = "hvtx"
+DEFAULT_CONFIG = "/etc/hvtx/config.toml"
+
+# name -> (module, one line of help); a command's module is imported when it is called.
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "network": ("hvtx.cli.network", "Make, list, show and remove networks."),
+    "vm": ("hvtx.cli.vm", "Make, run, stop, show and remove VMs."),
+    "gc": ("hvtx.cli.gc", "Show or remove what dead VMs and interrupted operations left."),
+    "recover": ("hvtx.cli.gc", "Resolve interrupted operations; after a reboot, rebuild."),
+    "repair": ("hvtx.cli.gc", "Put back what was flushed under running VMs and networks."),
+    "intents": ("hvtx.cli.look", "Show running and interrupted operations."),
+    "log": ("hvtx.cli.look", "Show what was made, removed and kept, and why."),
+    "explain": ("hvtx.cli.look", "Tell whose an interface, address, port or mark is."),
+    "doctor": ("hvtx.cli.doctor", "Check this host."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when called, not when listed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every command, in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command's module."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(COMMANDS[cmd_name][0])
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, words) for name, (_, words) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    help="Transactional network resources for virtual machines.",
+)
+@click.option("--state-dir", metavar="DIR", help="State store [/var/lib/hvtx; HVTX_STATE_DIR].")
+@click.option("--run-dir", metavar="DIR", help="Locks and sockets [/run/hvtx; HVTX_RUN_DIR].")
+@click.option("--firewall", metavar="auto|nftables|iptables", help="For new networks [auto; HVTX_FIREWALL].")
+@click.option("--config", metavar="FILE", help=f"Settings [{DEFAULT_CONFIG}; HVTX_CONFIG].")
+@click.option("--lock-timeout", metavar="SECONDS", help="Wait for other operations [10; HVTX_LOCK_TIMEOUT].")
+@click.option("-v", "--verbose", is_flag=True, help="Say on standard error what is done.")
+@click.option("--debug", is_flag=True, help="The same, with tracebacks of errors.")
+@click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
+@click.pass_context
+def root(ctx: click.Context, **options: Any) -> None:
+    """Keep the global options for the command."""
+    ctx.obj = options
+
+
+def settings(options: Mapping[str, Any]) -> Any:
+    """Flag beats environment beats file beats default; raises UsageError, NotFound."""
+    from hvtx.engine.runtime import Settings
+
+    path = options.get("config") or os.environ.get("HVTX_CONFIG")
+    known = _from_file(path or DEFAULT_CONFIG, explicit=path is not None)
+
+    def value(name: str, default: str) -> str:
+        return str(
+            options.get(name) or os.environ.get(f"HVTX_{name.upper()}") or known.get(name) or default
+        )
+
+    firewall = value("firewall", "auto")
+    if firewall not in ("auto", "nftables", "iptables"):
+        raise UsageError(f"--firewall {firewall!r} is not auto, nftables or iptables")
+    try:
+        timeout = float(value("lock_timeout", "10"))
+    except ValueError as problem:
+        raise UsageError("--lock-timeout is a number of seconds") from problem
+    if not 0 <= timeout <= 86400:
+        raise UsageError("--lock-timeout is between 0 and 86400 seconds")
+    return Settings(
+        state_directory=os.path.abspath(value("state_dir", "/var/lib/hvtx")),
+        run_directory=os.path.abspath(value("run_dir", "/run/hvtx")),
+        firewall=firewall,
+        lock_timeout=timeout,
+    )
+
+
+_KEYS = {"state_dir", "run_dir", "firewall", "lock_timeout"}
+
+
+def _from_file(path: str, *, explicit: bool) -> dict[str, Any]:
+    if not explicit and not os.path.exists(path):
+        return {}
+    import tomllib
+
+    try:
+        with open(path, "rb") as file:
+            found = tomllib.load(file)
+    except FileNotFoundError as problem:
+        raise NotFound(f"the configuration {path} does not exist") from problem
+    except PermissionError as problem:
+        raise NotPermitted(f"the configuration {path} cannot be read") from problem
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        raise UsageError(f"the configuration {path} is not understood: {problem}") from problem
+    unknown = sorted(set(found) - _KEYS)
+    if unknown:
+        raise UsageError(
+            f"the configuration {path} has unknown keys: {', '.join(unknown)}",
+            hint=f"known are {', '.join(sorted(_KEYS))}",
+        )
+    return found
+
+
+# -- running ---------------------------------------------------------------------------------------
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line; returns its exit code."""
+    head = list(arguments)
+    before_command = head[: head.index("--")] if "--" in head else head
+    as_json = "--json" in before_command
+    debug = "--debug" in before_command
+    try:
+        code = root.main(args=head, prog_name=PROGRAM, standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as leaving:
+        return leaving.exit_code
+    except click.exceptions.NoArgsIsHelpError as problem:
+        click.echo(problem.format_message(), err=True)
+        return 2
+    except click.ClickException as problem:
+        hint = None
+        context = getattr(problem, "ctx", None)
+        if context is not None:
+            hint = f"{context.command_path} --help"
+        return _tell(UsageError(_words(problem), hint=hint), as_json=as_json, debug=debug)
+    except HvtxError as problem:
+        return _tell(problem, as_json=as_json, debug=debug)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("error: interrupted; `hvtx recover` resolves what was under way", err=True)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except OSError as problem:
+        return _tell(_unexpected(problem), as_json=as_json, debug=debug)
+
+
+def _words(problem: click.ClickException) -> str:
+    words = problem.format_message().strip().rstrip(".")
+    return words[:1].lower() + words[1:] if words else "usage"
+
+
+def _unexpected(problem: OSError) -> HvtxError:
+    if isinstance(problem, PermissionError):
+        return NotPermitted(f"not permitted: {problem}", hint="run hvtx as root, for instance with sudo")
+    return HvtxError(f"the system refused: {problem}", hint="`hvtx doctor` checks this host")
+
+
+def _tell(problem: HvtxError, *, as_json: bool, debug: bool) -> int:
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    message = " ".join(problem.message.split())
+    if as_json:
+        error = {"code": problem.code, "message": message, "hint": problem.hint}
+        click.echo(json.dumps({"error": error}), err=True)
+        return problem.exit_code
+    colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    label = "\x1b[1;31merror:\x1b[0m" if colour else "error:"
+    click.echo(f"{label} {_plain(message)}", err=True)
+    if problem.hint:
+        click.echo(f"hint: {_plain(problem.hint)}", err=True)
+    return problem.exit_code
+
+
+def _plain(text: str) -> str:
+    """Text without anything that a terminal would obey."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)

@@ -1,0 +1,125 @@
+"""`hvtx network`: create, ls, show, rm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from hvtx.cli import render
+from hvtx.cli.common import as_json, opened
+
+
+@click.group()
+def network() -> None:
+    """Make, list, show and remove networks."""
+
+
+@network.command()
+@click.argument("name")
+@click.option("--subnet", "subnets", multiple=True, metavar="CIDR", help="IPv4 and/or IPv6, one each.")
+@click.option("--bridge", metavar="IFNAME", help="Name of the bridge; made up if absent.")
+@click.option("--mtu", type=int, default=1500, show_default=True)
+@click.option("--nat/--no-nat", default=True, help="Whether guests reach the world as the host.")
+@click.option("--isolate", is_flag=True, help="Guests do not reach each other.")
+@as_json
+@click.pass_context
+def create(ctx: click.Context, name: str, json_: bool, **wish: Any) -> None:
+    """Make a network: bridge, gateway addresses, base rules."""
+    from hvtx.engine import networks, show
+
+    parsed = networks.parse_wish(
+        name, wish["subnets"], wish["bridge"], wish["mtu"], nat=wish["nat"], isolate=wish["isolate"]
+    )
+    with opened(ctx, writable=True) as runtime:
+        made = networks.create_network(runtime, parsed)
+        document = show.network_document(runtime, made)
+    if json_:
+        render.emit_json(document)
+    else:
+        render.say(f"network {name} is up on bridge {made.bridge}: {', '.join(made.subnets)}")
+
+
+@network.command()
+@as_json
+@click.pass_context
+def ls(ctx: click.Context, json_: bool) -> None:
+    """List networks."""
+    from hvtx.engine import show
+
+    with opened(ctx, writable=False) as runtime:
+        document = show.list_networks(runtime)
+    if json_:
+        render.emit_json(document)
+        return
+    render.table(
+        ("name", "bridge", "subnets", "nat", "firewall", "vms"),
+        [
+            (
+                n["name"],
+                n["bridge"],
+                " ".join(n["subnets"]),
+                "yes" if n["nat"] else "no",
+                n["firewall"],
+                len(n["vms"]),
+            )
+            for n in document["networks"]
+        ],
+        empty="no networks",
+    )
+
+
+@network.command()
+@click.argument("name")
+@as_json
+@click.pass_context
+def show(ctx: click.Context, name: str, json_: bool) -> None:
+    """Show a network and its resources."""
+    from hvtx.engine import show as views
+
+    with opened(ctx, writable=False) as runtime:
+        document = views.show_network(runtime, name)
+    if json_:
+        render.emit_json(document)
+        return
+    render.fields(
+        [
+            ("name", document["name"]),
+            ("bridge", document["bridge"]),
+            ("subnets", " ".join(document["subnets"])),
+            ("gateways", " ".join(document["gateway"])),
+            ("nat", "yes" if document["nat"] else "no"),
+            ("isolate", "yes" if document["isolate"] else "no"),
+            ("mtu", document["mtu"]),
+            ("firewall", document["firewall"]),
+            ("vms", " ".join(document["vms"])),
+        ]
+    )
+    show_resources(document["resources"])
+
+
+def show_resources(resources: list[dict[str, Any]]) -> None:
+    """The resources of a VM or network as a table."""
+    if resources:
+        render.say("")
+        render.table(
+            ("kind", "key", "state", "mark"),
+            [(r["kind"], r["key"], r["state"], r["mark"]) for r in resources],
+            empty="",
+        )
+
+
+@network.command()
+@click.argument("name")
+@as_json
+@click.pass_context
+def rm(ctx: click.Context, name: str, json_: bool) -> None:
+    """Remove a network that no VM uses."""
+    from hvtx.engine import networks
+
+    with opened(ctx, writable=True) as runtime:
+        networks.remove_network(runtime, name)
+    if json_:
+        render.emit_json({"schema": "hvtx/removed/1", "network": name})
+    else:
+        render.say(f"network {name} is removed")

@@ -1,0 +1,86 @@
+"""Results on standard output: one JSON object, a table on a terminal, plain columns in a pipe."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+
+def emit_json(document: dict[str, Any]) -> None:
+    """One JSON object."""
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+
+
+def plain(text: object) -> str:
+    """A value as text without anything that a terminal would obey."""
+    words = "-" if text is None or text == "" else str(text)
+    return "".join(c if c.isprintable() else "?" for c in words)
+
+
+def fancy() -> bool:
+    """Whether standard output is a terminal."""
+    return sys.stdout.isatty()
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:
+    """Rows under headers; ``empty`` is said on standard error where there is none."""
+    if not rows:
+        sys.stderr.write(empty + "\n")
+        return
+    if fancy():
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for header in headers:
+            shown.add_column(header, overflow="fold")
+        for row in rows:
+            shown.add_row(*[Text(plain(cell)) for cell in row])
+        Console(no_color=bool(os.environ.get("NO_COLOR"))).print(shown)
+        return
+    cells = [[header.upper() for header in headers], *[[plain(cell) for cell in row] for row in rows]]
+    widths = [max(len(row[n]) for row in cells) for n in range(len(headers))]
+    for row in cells:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        sys.stdout.write(line.rstrip() + "\n")
+
+
+def fields(pairs: Sequence[tuple[str, object]]) -> None:
+    """Names and values, one a line."""
+    width = max(len(name) for name, _ in pairs) + 1
+    for name, value in pairs:
+        sys.stdout.write(f"{(name + ':').ljust(width)}  {plain(value)}\n")
+
+
+STYLES = {"delete": "bold red", "commit": "green", "forget": "yellow", "skip": "dim"}
+
+
+def say(text: str, style: str = "") -> None:
+    """A line of text, in colour on a terminal that wants it."""
+    codes = {
+        "bold": "1",
+        "red": "31",
+        "bold red": "1;31",
+        "green": "32",
+        "yellow": "33",
+        "dim": "2",
+    }
+    if style and fancy() and not os.environ.get("NO_COLOR"):
+        text = f"\x1b[{codes[style]}m{text}\x1b[0m"
+    sys.stdout.write(text + "\n")
+
+
+def wrapped(text: str, indent: str) -> str:
+    """Text broken to the terminal's width, indented; unbroken in a pipe."""
+    if not fancy():
+        return indent + text
+    import shutil
+    import textwrap
+
+    width = max(40, shutil.get_terminal_size((80, 24)).columns - 1)
+    return textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent)

@@ -1,0 +1,269 @@
+"""`hvtx vm`: create, start, run, stop, rm, ls, show, logs, console, attach."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from hvtx.cli import render
+from hvtx.cli.common import as_json, opened
+from hvtx.cli.network import show_resources
+from hvtx.errors import UsageError
+
+
+@click.group()
+def vm() -> None:
+    """Make, run, stop, show and remove VMs."""
+
+
+_WISHES = (
+    click.option("--network", "networks", multiple=True, metavar="N", help="Repeatable [default]."),
+    click.option("--ip", "ips", multiple=True, metavar="A", help="Address; the nth of a family: nth network."),
+    click.option("--mac", "macs", multiple=True, metavar="M", help="MAC address of the nth interface."),
+    click.option(
+        "--publish", "-p", multiple=True, metavar="[HOSTIP:]HOSTPORT:GUESTPORT[/udp]", help="Repeatable."
+    ),
+    click.option("--memory", type=int, default=256, show_default=True, metavar="MiB"),
+    click.option("--cpus", type=int, default=1, show_default=True, metavar="N"),
+    click.option("--kernel", metavar="F", help="Boot this kernel directly."),
+    click.option("--initrd", metavar="F"),
+    click.option("--append", metavar="S", help="Kernel command line; {ip}, {gateway} … are replaced."),
+    click.option("--disk", "disks", multiple=True, metavar="F", help="Disk image; repeatable."),
+    click.option("--hypervisor", metavar="qemu|firecracker|cloud-hypervisor|command|external"),
+    click.option("--autostart", is_flag=True, help="Start at boot."),
+    click.argument("command", nargs=-1, type=click.UNPROCESSED),
+    as_json,
+)
+
+
+def wishes(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that describe a VM."""
+    for decorate in reversed(_WISHES):
+        function = decorate(function)
+    return function
+
+
+def _parse(name: str, wish: dict[str, Any]) -> Any:
+    from hvtx.engine import define
+
+    if wish["command"] and "--" not in sys.argv:
+        raise UsageError(
+            f"unexpected argument {wish['command'][0]!r}", hint="a command to run as the VM stands after --"
+        )
+    return define.parse_wish(name, **wish)
+
+
+def _show(ctx: click.Context, runtime: Any, name: str, verb: str, *, json_: bool) -> None:
+    """What a command that acts prints: the VM's object, or a line about it."""
+    from hvtx.engine import show as views
+
+    document = views.show_vm(runtime, name)
+    if json_:
+        render.emit_json(document)
+        return
+    where = ", ".join(i["ipv4"] or i["ipv6"] or "?" for i in document["interfaces"])
+    ports = [
+        f"{p['host_port']}/{p['protocol']} → {p['guest_port']}"
+        for i in document["interfaces"]
+        for p in i["publish"]
+    ]
+    words = f"VM {name} is {verb}"
+    if verb in ("running", "defined"):
+        words += f" ({where}{'; ' + ', '.join(ports) if ports else ''})"
+    render.say(words)
+
+
+@vm.command()
+@click.argument("name")
+@wishes
+@click.pass_context
+def create(ctx: click.Context, name: str, json_: bool, **wish: Any) -> None:
+    """Record a VM, its addresses and host ports; starts nothing."""
+    from hvtx.engine import define
+
+    parsed = _parse(name, wish)
+    with opened(ctx, writable=True) as runtime:
+        define.create_vm(runtime, parsed)
+        _show(ctx, runtime, name, "defined", json_=json_)
+
+
+@vm.command()
+@click.argument("name")
+@wishes
+@click.pass_context
+def run(ctx: click.Context, name: str, json_: bool, **wish: Any) -> None:
+    """Create and start a VM; if that fails, nothing of it remains."""
+    from hvtx.engine import launch
+
+    parsed = _parse(name, wish)
+    with opened(ctx, writable=True) as runtime:
+        launch.run_vm(runtime, parsed)
+        _show(ctx, runtime, name, "running", json_=json_)
+
+
+@vm.command()
+@click.argument("name")
+@as_json
+@click.pass_context
+def start(ctx: click.Context, name: str, json_: bool) -> None:
+    """Make the VM's network and start its hypervisor."""
+    from hvtx.engine import launch
+
+    with opened(ctx, writable=True) as runtime:
+        launch.start_vm(runtime, name)
+        _show(ctx, runtime, name, "running", json_=json_)
+
+
+@vm.command()
+@click.argument("name")
+@click.option("--timeout", type=click.FloatRange(0, 86400), default=30.0, show_default=True, metavar="S")
+@click.option("--force", is_flag=True, help="End the hypervisor at once.")
+@as_json
+@click.pass_context
+def stop(ctx: click.Context, name: str, timeout: float, force: bool, json_: bool) -> None:
+    """End the hypervisor and release the VM's network; its addresses stay leased."""
+    from hvtx.engine import launch
+
+    with opened(ctx, writable=True) as runtime:
+        launch.stop_vm(runtime, name, timeout=timeout, force=force)
+        _show(ctx, runtime, name, "stopped", json_=json_)
+
+
+@vm.command()
+@click.argument("name")
+@click.option("--force", is_flag=True, help="Stop it first.")
+@as_json
+@click.pass_context
+def rm(ctx: click.Context, name: str, force: bool, json_: bool) -> None:
+    """Forget a VM and free its addresses and ports."""
+    from hvtx.engine import launch
+
+    with opened(ctx, writable=True) as runtime:
+        launch.remove_vm(runtime, name, force=force)
+    if json_:
+        render.emit_json({"schema": "hvtx/removed/1", "vm": name})
+    else:
+        render.say(f"VM {name} is removed")
+
+
+@vm.command()
+@as_json
+@click.pass_context
+def ls(ctx: click.Context, json_: bool) -> None:
+    """List VMs with their state."""
+    from hvtx.engine import show as views
+
+    with opened(ctx, writable=False) as runtime:
+        document = views.list_vms(runtime)
+    if json_:
+        render.emit_json(document)
+        return
+    render.table(
+        ("name", "state", "pid", "address", "network", "ports"),
+        [
+            (
+                v["name"],
+                v["state"],
+                v["pid"],
+                " ".join(i["ipv4"] or i["ipv6"] or "" for i in v["interfaces"]),
+                " ".join(i["network"] for i in v["interfaces"]),
+                " ".join(
+                    f"{p['host_port']}:{p['guest_port']}/{p['protocol']}"
+                    for i in v["interfaces"]
+                    for p in i["publish"]
+                ),
+            )
+            for v in document["vms"]
+        ],
+        empty="no VMs",
+    )
+
+
+@vm.command()
+@click.argument("name")
+@as_json
+@click.pass_context
+def show(ctx: click.Context, name: str, json_: bool) -> None:
+    """Show a VM, its interfaces and resources."""
+    from hvtx.engine import show as views
+
+    with opened(ctx, writable=False) as runtime:
+        document = views.show_vm(runtime, name)
+    if json_:
+        render.emit_json(document)
+        return
+    render.fields(
+        [
+            ("name", document["name"]),
+            ("state", document["state"]),
+            ("hypervisor", document["hypervisor"]),
+            ("pid", document["pid"]),
+            ("memory", f"{document['memory']} MiB"),
+            ("cpus", document["cpus"]),
+            ("autostart", "yes" if document["autostart"] else "no"),
+        ]
+    )
+    for interface in document["interfaces"]:
+        addresses = " ".join(a for a in (interface["ipv4"], interface["ipv6"]) if a)
+        render.say("")
+        render.fields(
+            [
+                ("network", interface["network"]),
+                ("address", addresses),
+                ("mac", interface["mac"]),
+                ("device", interface["device"]),
+                *[
+                    (
+                        "published",
+                        f"{p['host_ip'] or '*'}:{p['host_port']}/{p['protocol']} → {p['guest_port']}",
+                    )
+                    for p in interface["publish"]
+                ],
+            ]
+        )
+    show_resources(document["resources"])
+    for note in document["notes"]:
+        render.say(f"note: {note}")
+
+
+@vm.command()
+@click.argument("name")
+@click.pass_context
+def logs(ctx: click.Context, name: str) -> None:
+    """Print what the VM and its hypervisor wrote."""
+    from hvtx.engine import show as views
+
+    with opened(ctx, writable=False) as runtime:
+        path = views.vm_log(runtime, name)
+    with open(path, "rb") as log:
+        while data := log.read(1 << 16):
+            sys.stdout.buffer.write(data)
+
+
+@vm.command()
+@click.argument("name")
+@click.pass_context
+def console(ctx: click.Context, name: str) -> None:
+    """Join the VM's serial console; Ctrl-] leaves it."""
+    from hvtx.engine import show as views
+
+    with opened(ctx, writable=False) as runtime:
+        where = views.console(runtime, name)
+    views.join_console(*where)
+
+
+@vm.command()
+@click.argument("name")
+@click.option("--pid", type=click.IntRange(1), required=True, metavar="PID")
+@as_json
+@click.pass_context
+def attach(ctx: click.Context, name: str, pid: int, json_: bool) -> None:
+    """Say which process is the VM's, for one that hvtx does not start."""
+    from hvtx.engine import launch
+
+    with opened(ctx, writable=True) as runtime:
+        launch.attach(runtime, name, pid)
+        _show(ctx, runtime, name, "running", json_=json_)

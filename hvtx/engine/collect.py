@@ -1,0 +1,445 @@
+"""gc: make the plan, save it, check it, carry it out. The only caller of deletions by plan.
+
+`gc --plan` sees a runtime that was opened for reading; nothing in its reach can write.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hvtx.engine.runtime import Runtime
+from hvtx.engine.snapshot import take_snapshot
+from hvtx.engine.transaction import Operation, begin
+from hvtx.errors import NotFound, Refused, StalePlan, UsageError
+from hvtx.host import procfs
+from hvtx.model.plan import Action, Item, Plan, Reason
+from hvtx.model.resource import Kind, Outcome, Resource, State
+from hvtx.model.vm import Liveness
+from hvtx.planner.gc import plan_gc
+from hvtx.planner.liveness import classify
+from hvtx.planner.states import identity_of
+from hvtx.store import intents, records
+from hvtx.store.history import Event, now
+
+SCHEMA = "hvtx/gc/1"
+_CHUNK = 128
+
+
+class Report(NamedTuple):
+    """A plan, made or carried out; ``refused`` if nothing may be concluded."""
+
+    plan: Plan
+    applied: bool
+    refused: Refused | None
+    boot_id: str
+    netns: int
+
+    @property
+    def failed(self) -> bool:
+        """Whether an item that was to be done is not."""
+        return any(item.outcome in ("failed", "skipped") for item in self.plan.acting())
+
+
+def make_plan(runtime: Runtime, *, everything: bool = False) -> Report:
+    """What gc would do now."""
+    if runtime.refused is not None:
+        return _refused(runtime, runtime.refused)
+    try:
+        plan = plan_gc(take_snapshot(runtime), everything=everything)
+    except Refused as refusal:
+        return _refused(runtime, refusal)
+    return Report(plan, False, None, runtime.boot_id, runtime.netns)
+
+
+def _refused(runtime: Runtime, refusal: Refused) -> Report:
+    return Report(Plan(()), False, refusal, runtime.boot_id, runtime.netns)
+
+
+# -- carrying out ------------------------------------------------------------------------------
+
+
+Progress = Callable[[int, int, str], None]
+
+
+def collect(
+    runtime: Runtime,
+    *,
+    saved: Sequence[tuple[Any, ...]] | None = None,
+    unrecorded: bool = False,
+    progress: Progress = lambda done, total, what: None,
+) -> Report:
+    """Plan, check against ``saved`` (a plan's acting identities), and do it; goes on past errors.
+
+    Raises Busy while another gc or recover runs, StalePlan, Refused.
+    """
+    runtime.enter()
+    runtime.store.check_pages()
+    runtime.lock("all", "gc")
+    report = make_plan(runtime)
+    if report.refused is not None:
+        return report
+    plan = report.plan
+    if unrecorded:
+        plan = Plan(tuple(_vouch(item) for item in plan.items))
+    if saved is not None:
+        plan = _as_saved(plan, saved)
+    done = apply_plan(runtime, plan, verb="gc", progress=progress)
+    return report._replace(plan=done, applied=True)
+
+
+def _vouch(item: Item) -> Item:
+    if item.reason is Reason.UNRECORDED:
+        return item._replace(
+            action=Action.DELETE, message="marked by this installation and not on record; asked for by hand"
+        )
+    return item
+
+
+def _as_saved(plan: Plan, saved: Sequence[tuple[Any, ...]]) -> Plan:
+    """Only what was reviewed; raises StalePlan naming the first item that changed."""
+    now_planned = {item.identity(): item for item in plan.items}
+    by_thing = {(item.kind, item.key, item.row): item for item in plan.items}
+    wanted = set()
+    for identity in saved:
+        if identity in now_planned:
+            wanted.add(identity)
+            continue
+        action, reason, kind, key, row = identity[:5]
+        other = by_thing.get((kind, key, row))
+        today = f"it is now {other.action.value} ({other.reason.value})" if other else "it is no longer planned"
+        raise StalePlan(
+            f"the plan is stale: {kind} {key} was {action} ({reason}), {today}",
+            hint="make a new plan: hvtx gc --plan --out FILE; nothing was changed",
+        )
+    items = [
+        item
+        if item.action is Action.SKIP or item.identity() in wanted
+        else item._replace(action=Action.SKIP, message=f"not in the saved plan ({item.message})")
+        for item in plan.items
+    ]
+    return Plan(tuple(items))
+
+
+def apply_plan(
+    runtime: Runtime,
+    plan: Plan,
+    *,
+    verb: str,
+    vm: str | None = None,
+    progress: Progress = lambda done, total, what: None,
+) -> Plan:
+    """Carry out the acting items of a plan as one operation; the plan with its outcomes."""
+    acting = plan.acting()
+    if not acting:
+        _tidy(runtime)
+        return plan
+    with begin(runtime, verb, vm=vm) as (_, operation):
+        pass
+    worker = _Worker(runtime, operation, acting, progress)
+    outcomes = worker.run()
+    failed = any(outcome != "done" for outcome in outcomes.values())
+    operation.end("partial" if failed else "done")
+    _tidy(runtime)
+    index = {id(item): outcomes[n] for n, item in enumerate(acting)}
+    return Plan(
+        tuple(
+            item if id(item) not in index else item._replace(
+                outcome=index[id(item)].partition(":")[0],
+                message=item.message + _remark(index[id(item)]),
+            )
+            for item in plan.items
+        )
+    )  # fmt: skip
+
+
+def _remark(outcome: str) -> str:
+    _, _, words = outcome.partition(":")
+    return f"; {words}" if words else ""
+
+
+class _Worker:
+    """Carries out items in chunks; every outcome is ``done`` or ``failed:why`` / ``skipped:why``."""
+
+    def __init__(
+        self, runtime: Runtime, operation: Operation, items: Sequence[Item], progress: Progress
+    ) -> None:
+        self.runtime = runtime
+        self.operation = operation
+        self.items = items
+        self.progress = progress
+        self.outcomes: dict[int, str] = {}
+        self.rows = records.resources_by_id(runtime.sql, [item.row for item in items if item.row])
+
+    def run(self) -> dict[int, str]:
+        by_row = [n for n, item in enumerate(self.items) if self._through_row(item)]
+        loose = [n for n, item in enumerate(self.items) if n not in set(by_row)]
+        total, done = len(self.items), 0
+        for chunk in self._chunks(by_row):
+            self._chunk(chunk)
+            done += len(chunk)
+            self.progress(done, total, self.items[chunk[-1]].key)
+        for number in loose:
+            self.outcomes[number] = self._loose(self.items[number])
+            done += 1
+            self.progress(done, total, self.items[number].key)
+        return self.outcomes
+
+    def _through_row(self, item: Item) -> bool:
+        """Whether the item is its row's own object (not a copy, a leftover, an unrecorded one)."""
+        return item.row != 0 and item.entry is None and item.state != State.RELEASED
+
+    def _chunks(self, numbers: Sequence[int]) -> Iterable[list[int]]:
+        """Chunks that never part the items of one VM."""
+        chunk: list[int] = []
+        last: str | None = None
+        for number in numbers:
+            vm = self.items[number].vm
+            if len(chunk) >= _CHUNK and vm != last:
+                yield chunk
+                chunk = []
+            chunk.append(number)
+            last = vm
+        if chunk:
+            yield chunk
+
+    def _chunk(self, numbers: Sequence[int]) -> None:
+        locked, busy = self._lock_vms({self.items[n].vm for n in numbers} - {None, self.operation.vm})
+        try:
+            release, forget, complete = [], [], []
+            reasons: dict[int, str] = {}
+            for number in numbers:
+                item = self.items[number]
+                row = self.rows.get(item.row)
+                if row is None or row.state != item.state:
+                    self.outcomes[number] = "skipped:it changed in the meantime"
+                elif item.vm in busy:
+                    self.outcomes[number] = "skipped:another operation works on its VM"
+                else:
+                    reasons[row.id] = item.reason.value
+                    {
+                        Reason.IN_USE_BEFORE_COMMIT: complete,
+                        Reason.REBOOTED: forget,
+                    }.get(item.reason, release).append((number, row))
+            if complete:
+                self._complete(complete)
+            if forget:
+                self.operation.forget([row for _, row in forget], reasons)
+                self.outcomes.update((number, "done") for number, _ in forget)
+            if release:
+                self._release(release, reasons)
+        finally:
+            for name in locked:
+                self.runtime.unlock("vm", name)
+
+    def _lock_vms(self, names: set[Any]) -> tuple[list[str], set[str]]:
+        locked = [name for name in sorted(names) if self.runtime.try_lock("vm", name)]
+        return locked, names - set(locked)
+
+    def _complete(self, pairs: Sequence[tuple[int, Resource]]) -> None:
+        moved = self.operation.complete([row for _, row in pairs])
+        verdict = "done" if moved == len(pairs) else "failed:the record changed in the meantime"
+        self.outcomes.update((number, verdict) for number, _ in pairs)
+
+    def _release(self, pairs: Sequence[tuple[int, Resource]], reasons: dict[int, str]) -> None:
+        alive = self._alive_again({row.vm for _, row in pairs if row.vm})
+        for number, row in pairs:
+            if row.vm in alive:
+                self.outcomes[number] = "skipped:its VM runs now"
+        rows = [row for _, row in pairs if row.vm not in alive]
+        outcomes = self.operation.release(rows, reasons=reasons)
+        for number, row in pairs:
+            if row.vm not in alive:
+                self.outcomes[number] = _word(outcomes[row.id])
+
+    def _alive_again(self, vms: set[str]) -> set[str]:
+        """VMs whose recorded process is not (or no longer) proven dead, looked at just now."""
+        moving = set()
+        for vm in vms:
+            for row in records.resources(self.runtime.sql, "vm = ? AND kind = 'process'", (vm,)):
+                identity = identity_of(row)
+                if identity is None:
+                    continue
+                verdict, _ = classify(identity, self.runtime.boot_id, procfs.look(identity.pid))
+                if verdict is not Liveness.DEAD:
+                    moving.add(vm)
+        return moving
+
+    def _loose(self, item: Item) -> str:
+        """A copy, a leftover, a restored rule, or an unrecorded object: removed by its own mark."""
+        outcome = remove_sighted(self.runtime, item)
+        event = "removed" if outcome.gone else "kept"
+        with self.runtime.store.transaction() as sql:
+            self.operation.history(
+                sql,
+                [Event(event, outcome.message or item.key, item.kind, item.key, item.reason.value, item.vm)],
+            )
+        return _word(outcome)
+
+
+def _word(outcome: Outcome) -> str:
+    if outcome.gone:
+        return "done"
+    if outcome.reason in ("in-use", "foreign-dependents", "contended", "mark-mismatch", "mark-stripped"):
+        return f"skipped:{outcome.message}"
+    return f"failed:{outcome.message}"
+
+
+def remove_sighted(runtime: Runtime, item: Item) -> Outcome:
+    """Remove an object that no live row accounts for, by the mark that was seen on it."""
+    assert item.mark is not None
+    if item.entry is not None:
+        return runtime.firewall(item.entry.backend).remove(item.entry)
+    assert item.link is not None
+    row = Resource(
+        id=item.row,
+        kind=item.kind,
+        key=item.link.name,
+        state=State.RELEASING,
+        mark=item.mark,
+        spec={"ifindex": item.link.ifindex, "device": item.link.name, "mac": item.link.mac},
+        observed={"ifindex": item.link.ifindex},
+        operation=0,
+        life=0,
+        vm=None,
+        network=None,
+    )
+    return runtime.driver(item.kind).release([row])[row.id]
+
+
+def _tidy(runtime: Runtime) -> None:
+    """Close interrupted operations without rows, and forget what only they had made."""
+    idle = [
+        operation.id
+        for operation in records.operations(runtime.sql)
+        if not runtime.is_running(operation.id)
+    ]
+    provisional = runtime.sql.execute(
+        "SELECT (SELECT count(*) FROM vm WHERE operation IS NOT NULL)"
+        " + (SELECT count(*) FROM network WHERE operation IS NOT NULL)"
+    ).fetchone()[0]
+    if not idle and not provisional:
+        return
+    with runtime.store.transaction() as sql:
+        intents.close_idle(sql, idle, now())
+        for vm, operation in sql.execute(
+            "SELECT id, operation FROM vm WHERE operation IS NOT NULL"
+        ).fetchall():
+            if runtime.is_running(operation):
+                continue
+            rows = records.resources_of_vm(sql, vm)
+            if any(row.kind == Kind.PROCESS and row.state == State.COMMITTED for row in rows):
+                # the start went through: the VM is on record for good
+                sql.execute("UPDATE vm SET operation = NULL WHERE id = ?", (vm,))
+            elif not [row for row in rows if row.kind != Kind.LEASE]:
+                records.remove_vm(sql, vm)
+        for network, operation in sql.execute(
+            "SELECT id, operation FROM network WHERE operation IS NOT NULL"
+        ).fetchall():
+            left = records.resources_of_network(sql, network)
+            if not runtime.is_running(operation) and not left:
+                records.remove_network(sql, network)
+
+
+# -- saved plans and views -----------------------------------------------------------------------
+
+
+def plan_document(report: Report) -> dict[str, Any]:
+    """The JSON of `gc --plan` and `gc --apply`, and of saved plans."""
+    items = [_item_document(item) for item in report.plan.items]
+    counts = {action.value: 0 for action in Action}
+    for item in report.plan.items:
+        counts[item.action.value] += 1
+    return {
+        "schema": SCHEMA,
+        "plan_id": plan_id(report.plan),
+        "applied": report.applied,
+        "refused": report.refused.code if report.refused else None,
+        "epoch": {"boot_id": report.boot_id, "netns": report.netns},
+        "items": items,
+        "summary": counts,
+    }
+
+
+def plan_id(plan: Plan) -> str:
+    """A short name of what a plan would do: equal plans have equal ids."""
+    from hashlib import blake2b
+
+    text = json.dumps([item.identity() for item in plan.acting()])
+    return blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _item_document(item: Item) -> dict[str, Any]:
+    return {
+        "action": item.action.value,
+        "reason": item.reason.value,
+        "kind": str(item.kind),
+        "key": item.key,
+        "vm": item.vm,
+        "record": {"id": item.row, "state": str(item.state)} if item.row else None,
+        "evidence": list(item.evidence),
+        "message": item.message,
+        "outcome": item.outcome,
+        "mark": item.mark,
+    }
+
+
+def save_plan(report: Report, path: str) -> None:
+    """Write a plan where a person said; raises UsageError if that cannot be."""
+    try:
+        Path(path).write_text(json.dumps(plan_document(report), indent=2) + "\n", encoding="utf-8")
+    except OSError as problem:
+        raise UsageError(f"the plan cannot be written to {path}: {problem.strerror}") from problem
+
+
+def load_plan(path: str) -> list[tuple[Any, ...]]:
+    """The acting identities of a saved plan; raises NotFound, UsageError."""
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as problem:
+        raise NotFound(
+            f"there is no plan file {path}", hint="hvtx gc --plan --out FILE makes one"
+        ) from problem
+    except (OSError, ValueError) as problem:
+        raise UsageError(f"{path} is not a plan: {problem}") from problem
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise UsageError(f"{path} is not a plan of hvtx gc", hint="hvtx gc --plan --out FILE makes one")
+    try:
+        return [
+            (
+                item["action"],
+                item["reason"],
+                item["kind"],
+                item["key"],
+                item["record"]["id"] if item["record"] else 0,
+                item["mark"],
+            )
+            for item in document["items"]
+            if item["action"] != Action.SKIP.value
+        ]
+    except (KeyError, TypeError) as problem:
+        raise UsageError(f"{path} is not a whole plan: {problem} is missing") from problem
+
+
+def resolve(runtime: Runtime, *, vm: str | None = None, networks: bool = False) -> Plan:
+    """Release what is left of a crashed or interrupted VM, or of interrupted network operations.
+
+    By gc's own rules; what may not be touched stays, and is skipped in the plan returned.
+    """
+    snapshot = take_snapshot(runtime)
+    plan = plan_gc(snapshot)
+    rows = {row.id: row for row in snapshot.rows}
+
+    def concerns(item: Item) -> bool:
+        row = rows.get(item.row)
+        if row is None or item.entry is not None:
+            return False
+        if networks:
+            return row.vm is None and row.state != State.COMMITTED
+        return row.vm is not None and snapshot.vms.get(row.vm, None) is not None and item.vm == vm
+
+    chosen = Plan(tuple(item for item in plan.items if concerns(item)))
+    return apply_plan(runtime, chosen, verb="resolve", vm=vm)
+

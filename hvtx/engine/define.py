@@ -1,0 +1,288 @@
+"""`vm create` and `vm rm`: the record of a VM, its leases and its host ports; no kernel object."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from hvtx.engine.networks import DEFAULT, default_network
+from hvtx.engine.runtime import Runtime
+from hvtx.engine.transaction import Operation, begin
+from hvtx.errors import Conflict, NotFound, UsageError
+from hvtx.model.resource import Kind
+from hvtx.model.vm import Interface, Network, Publish, Vm
+from hvtx.planner import addressing, provision
+from hvtx.planner.provision import Want
+from hvtx.store import leases, records
+from hvtx.store.history import Event
+
+HYPERVISORS = ("qemu", "firecracker", "cloud-hypervisor", "command", "external")
+
+
+class VmWish(NamedTuple):
+    """What a person asked for; checked, but not yet known to be free."""
+
+    name: str
+    hypervisor: str
+    networks: tuple[str, ...]
+    ips: tuple[str, ...]
+    macs: tuple[str, ...]
+    publish: tuple[Publish, ...]
+    memory: int
+    cpus: int
+    kernel: str | None
+    initrd: str | None
+    append: str | None
+    disks: tuple[str, ...]
+    command: tuple[str, ...]
+    directory: str
+    autostart: bool
+
+
+def parse_wish(  # noqa: PLR0913 - it mirrors the options of `vm create`
+    name: str,
+    *,
+    hypervisor: str | None = None,
+    networks: Sequence[str] = (),
+    ips: Sequence[str] = (),
+    macs: Sequence[str] = (),
+    publish: Sequence[str] = (),
+    memory: int = 256,
+    cpus: int = 1,
+    kernel: str | None = None,
+    initrd: str | None = None,
+    append: str | None = None,
+    disks: Sequence[str] = (),
+    command: Sequence[str] = (),
+    autostart: bool = False,
+) -> VmWish:
+    """Check what was written; relative paths are those of the current directory.
+
+    Raises UsageError.
+    """
+    addressing.parse_name(name, "VM")
+    for network in networks:
+        addressing.parse_name(network, "network")
+    if len(set(networks)) != len(networks):
+        raise UsageError("a VM has at most one interface in a network")
+    chosen = hypervisor or ("command" if command else "qemu")
+    _check_combination(chosen, command=command, kernel=kernel, initrd=initrd, append=append, disks=disks)
+    if not 1 <= memory <= 1 << 24:
+        raise UsageError(f"--memory {memory} is not between 1 and {1 << 24} MiB")
+    if not 1 <= cpus <= 4096:
+        raise UsageError(f"--cpus {cpus} is not between 1 and 4096")
+    ports = tuple(addressing.parse_publish(text) for text in publish)
+    for number, port in enumerate(ports):
+        if any(_collide(port, other) for other in ports[:number]):
+            raise UsageError(f"host port {port.host_port}/{port.protocol} is published twice")
+    addresses = tuple(addressing.parse_address(ip) for ip in ips)
+    parsed = tuple(addressing.parse_mac(mac) for mac in macs)
+    count = max(len(networks), 1)
+    fours = sum(":" not in address for address in addresses)
+    if len(parsed) > count or fours > count or len(addresses) - fours > count:
+        raise UsageError("more --ip or --mac than networks")
+    for text in (append, *command, kernel, initrd, *disks):
+        if text and ("\0" in text or "\n" in text):
+            raise UsageError("an argument holds a line break or a NUL character")
+    return VmWish(
+        name=name,
+        hypervisor=chosen,
+        networks=tuple(networks),
+        ips=addresses,
+        macs=parsed,
+        publish=ports,
+        memory=memory,
+        cpus=cpus,
+        kernel=_absolute(kernel),
+        initrd=_absolute(initrd),
+        append=append,
+        disks=tuple(os.path.abspath(disk) for disk in disks),
+        command=tuple(command),
+        directory=os.getcwd(),
+        autostart=autostart,
+    )
+
+
+def _check_combination(
+    hypervisor: str,
+    *,
+    command: Sequence[str],
+    kernel: str | None,
+    initrd: str | None,
+    append: str | None,
+    disks: Sequence[str],
+) -> None:
+    if hypervisor not in HYPERVISORS:
+        raise UsageError(f"{hypervisor!r} is no hypervisor", hint=f"one of {', '.join(HYPERVISORS)}")
+    if command and hypervisor != "command":
+        raise UsageError(f"-- COMMAND and --hypervisor {hypervisor} do not go together")
+    if hypervisor == "command" and not command:
+        raise UsageError("--hypervisor command needs -- COMMAND…")
+    if hypervisor in ("command", "external") and (kernel or initrd or append or disks):
+        raise UsageError(f"--kernel, --initrd, --append and --disk mean nothing to {hypervisor}")
+    if (initrd or append) and not kernel:
+        raise UsageError("--initrd and --append need --kernel")
+    if hypervisor == "firecracker" and not kernel:
+        raise UsageError("--hypervisor firecracker needs --kernel")
+    if hypervisor in ("qemu", "cloud-hypervisor") and not kernel and not disks:
+        raise UsageError(
+            "a VM needs something to run: --kernel, --disk, or -- COMMAND",
+            hint="or --hypervisor external, for one that hvtx does not start",
+        )
+
+
+def _collide(one: Publish, other: Publish) -> bool:
+    if (one.protocol, one.host_port) != (other.protocol, other.host_port):
+        return False
+    return one.host_ip is None or other.host_ip is None or one.host_ip == other.host_ip
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else os.path.abspath(path)
+
+
+# -- creating --------------------------------------------------------------------------------------
+
+
+def create_vm(runtime: Runtime, wish: VmWish) -> Vm:
+    """Record a VM with its leases and ports.
+
+    Raises Conflict (name, address, MAC or port taken), NotFound (network), UsageError (an address
+    that its network cannot give).
+    """
+    runtime.enter()
+    runtime.lock("vm", wish.name)
+    networks = check_wish(runtime, wish)
+    with begin(runtime, "create", vm=wish.name) as (sql, operation):
+        vm, rows = record_vm(operation, sql, wish, networks, committed=True)
+    operation.end(
+        "done",
+        events=[Event("made", f"VM {vm.name}")],
+        then=lambda sql: sql.execute("UPDATE vm SET operation = NULL WHERE id = ?", (vm.id,)),
+    )
+    del rows
+    return vm
+
+
+def check_wish(runtime: Runtime, wish: VmWish) -> list[Network]:
+    """What can be refused before anything is written; the VM's networks (`default` is made)."""
+    if records.find_vm(runtime.sql, wish.name) is not None:
+        raise Conflict(f"VM {wish.name!r} exists already", hint="hvtx vm ls")
+    for path, what in ((wish.kernel, "kernel"), (wish.initrd, "initrd"), *((d, "disk") for d in wish.disks)):
+        if path is not None and not os.path.exists(path):
+            raise NotFound(f"the {what} {path} does not exist")
+    for port in wish.publish:
+        holder = leases.port_holder(runtime.sql, port)
+        if holder:
+            raise Conflict(
+                f"port {port.host_port}/{port.protocol} is published for VM {holder!r}",
+                hint="choose another host port",
+            )
+        refuse_taken_port(port)
+    names = wish.networks or (DEFAULT,)
+    for name in names:
+        if name != DEFAULT:
+            records.get_network(runtime.sql, name)
+    networks = [
+        default_network(runtime) if name == DEFAULT else records.get_network(runtime.sql, name)
+        for name in names
+    ]
+    for network in networks:
+        runtime.lock("network", network.name, shared=True)
+    for four, six, network in zip(*_addresses(wish, networks), networks, strict=True):
+        for address in (four, six):
+            if address:
+                addressing.check_guest_address(address, network)
+    return networks
+
+
+def _addresses(
+    wish: VmWish, networks: Sequence[Network]
+) -> tuple[list[str | None], list[str | None]]:
+    """The nth address of a family belongs to the nth network."""
+    pad = [None] * len(networks)
+    four: list[str | None] = [ip for ip in wish.ips if ":" not in ip]
+    six: list[str | None] = [ip for ip in wish.ips if ":" in ip]
+    return (four + pad)[: len(networks)], (six + pad)[: len(networks)]
+
+
+def refuse_taken_port(port: Publish) -> None:
+    """Raise Conflict if a socket of the host already has the port."""
+    kind = socket.SOCK_DGRAM if port.protocol == "udp" else socket.SOCK_STREAM
+    wanted = [port.host_ip] if port.host_ip else ["0.0.0.0", "::"]  # noqa: S104 - what is published
+    for address in wanted:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        try:
+            with socket.socket(family, kind) as probe:
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                if kind == socket.SOCK_STREAM:
+                    # as any server does: connections that are merely ending do not count
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((address, port.host_port))
+        except OSError as problem:
+            if problem.errno == 98:  # EADDRINUSE
+                raise Conflict(
+                    f"port {port.host_port}/{port.protocol} of this host is in use by a program",
+                    hint=f"`ss -lnp` shows whose; choose another host port than {port.host_port}",
+                ) from problem
+
+
+def record_vm(
+    operation: Operation, sql: Any, wish: VmWish, networks: Sequence[Network], *, committed: bool
+) -> tuple[Vm, list[Any]]:
+    """Insert the VM, its interfaces, leases and ports; returns it and the rows of its leases."""
+    vm = Vm(
+        id=os.urandom(16).hex(),
+        name=wish.name,
+        hypervisor=wish.hypervisor,
+        memory=wish.memory,
+        cpus=wish.cpus,
+        kernel=wish.kernel,
+        initrd=wish.initrd,
+        append=wish.append,
+        disks=wish.disks,
+        command=wish.command,
+        directory=wish.directory,
+        autostart=wish.autostart,
+        interfaces=(),
+    )
+    records.add_vm(sql, vm, operation.id)
+    fours, sixes = _addresses(wish, networks)
+    wanted = [
+        (
+            network,
+            wish.macs[n] if n < len(wish.macs) else provision.guest_mac(os.urandom(5)),
+            fours[n],
+            sixes[n],
+            wish.publish if n == 0 else (),
+        )
+        for n, network in enumerate(networks)
+    ]
+    interfaces = leases.claim(sql, vm.id, wanted)
+    vm = vm._replace(interfaces=interfaces)
+    return vm, operation.intend(
+        sql, want_leases(interfaces), vm=vm.id, networks=lease_networks(interfaces), committed=committed
+    )
+
+
+def want_leases(interfaces: Sequence[Interface]) -> list[Want]:
+    """One lease resource per address."""
+    return [
+        Want(Kind.LEASE, address, {"address": address, "mac": interface.mac})
+        for interface in interfaces
+        for address in (interface.ipv4, interface.ipv6)
+        if address
+    ]
+
+
+def lease_networks(interfaces: Sequence[Interface]) -> list[str | None]:
+    """The network of each lease, in the order of :func:`want_leases`."""
+    return [
+        interface.network
+        for interface in interfaces
+        for address in (interface.ipv4, interface.ipv6)
+        if address
+    ]

@@ -1,0 +1,426 @@
+"""`vm start`, `vm run`, `vm stop`, `vm rm`, `vm attach`: the operations of one VM."""
+
+from __future__ import annotations
+
+import os
+import signal as signals
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from hvtx.drivers import process
+from hvtx.engine import define
+from hvtx.engine.collect import resolve
+from hvtx.engine.networks import bridge_row, ensure_networks, undo
+from hvtx.engine.runtime import Runtime, process_facts
+from hvtx.engine.transaction import Operation, begin
+from hvtx.errors import Conflict, HvtxError, NotFound, PartialFailure, UsageError
+from hvtx.host import failpoint, procfs
+from hvtx.hypervisors import base as hypervisors
+from hvtx.model.resource import Kind, Resource, State
+from hvtx.model.vm import Identity, Liveness, Network, Vm
+from hvtx.planner import addressing, provision
+from hvtx.planner.states import VmState, identity_of, judge_vm, vm_state
+from hvtx.store import intents, records
+from hvtx.store.history import Event
+
+READY_SECONDS = 10.0
+
+
+def log_path(runtime: Runtime, vm: Vm) -> str:
+    """Where a VM's output is kept."""
+    return str(Path(runtime.settings.state_directory, "logs", f"{vm.name}.log"))
+
+
+def run_directory(runtime: Runtime, vm: Vm) -> str:
+    """A VM's run-time directory: sockets and rendered configuration."""
+    return str(Path(runtime.store.run_directory, "vms", vm.id))
+
+
+# -- state -----------------------------------------------------------------------------------------
+
+
+def state_of(runtime: Runtime, vm: Vm) -> tuple[VmState, Liveness, list[Resource]]:
+    """A VM's state now, with its live rows."""
+    rows = records.resources_of_vm(runtime.sql, vm.id)
+    liveness, _ = judge_vm(
+        vm.hypervisor,
+        rows,
+        life=runtime.life,
+        lives=records.lives(runtime.sql),
+        facts=process_facts(rows),
+    )
+    verb = next(
+        (
+            operation.verb
+            for operation in records.operations(runtime.sql)
+            if operation.vm == vm.name and runtime.is_running(operation.id)
+        ),
+        None,
+    )
+    return vm_state(rows, verb, liveness), liveness, rows
+
+
+# -- starting --------------------------------------------------------------------------------------
+
+
+def start_vm(runtime: Runtime, name: str, *, verb: str = "start") -> Vm:
+    """Start a VM: its whole network and the hypervisor, or nothing.
+
+    Raises NotFound, Conflict (state, a taken host port), HostRefused (undone), Busy.
+    """
+    runtime.enter()
+    runtime.lock("vm", name)
+    vm = records.get_vm(runtime.sql, name)
+    _free_for_start(runtime, vm)
+    vm = records.get_vm(runtime.sql, name)
+    probes = process.probe(vm, runtime.store.run_directory)
+    for port in _ports_to_publish(vm):
+        define.refuse_taken_port(port)
+    networks = _networks(runtime, vm)
+    with begin(runtime, verb, vm=name) as (sql, operation):
+        rows = _intend(operation, sql, vm, networks)
+    _go(runtime, operation, vm, rows, networks, probes)
+    return vm
+
+
+def run_vm(runtime: Runtime, wish: define.VmWish) -> Vm:
+    """`create` and `start` as one operation: if it fails, nothing of the VM remains."""
+    runtime.enter()
+    runtime.lock("vm", wish.name)
+    leftover = records.find_vm(runtime.sql, wish.name)
+    if leftover is not None:
+        resolve(runtime, vm=wish.name)  # an interrupted `run` is undone whole
+    networks = {network.id: network for network in define.check_wish(runtime, wish)}
+    draft = _draft(wish)
+    probes = process.probe(draft, runtime.store.run_directory)
+    ensure_networks(runtime, networks.values())
+    with begin(runtime, "run", vm=wish.name) as (sql, operation):
+        vm, rows = define.record_vm(operation, sql, wish, list(networks.values()), committed=False)
+        rows += _intend(operation, sql, vm, networks)
+    _go(runtime, operation, vm, rows, networks, probes, new=True)
+    return vm
+
+
+def _draft(wish: define.VmWish) -> Vm:
+    return Vm(
+        "", wish.name, wish.hypervisor, wish.memory, wish.cpus, wish.kernel, wish.initrd, wish.append,
+        wish.disks, wish.command, wish.directory, wish.autostart, (),
+    )  # fmt: skip
+
+
+def _free_for_start(runtime: Runtime, vm: Vm) -> None:
+    """Refuse a VM that runs; release what a crash or an interruption left."""
+    state, _, rows = state_of(runtime, vm)
+    if state in (VmState.RUNNING, VmState.STARTING, VmState.STOPPING, VmState.UNKNOWN):
+        if state is VmState.RUNNING and _interrupted(rows):
+            resolve(runtime, vm=vm.name)  # the record of a start that was killed late
+        hint = "hvtx vm stop it first" if state is VmState.RUNNING else "hvtx vm show tells more"
+        raise Conflict(f"VM {vm.name!r} is {state.value}", hint=hint)
+    if state is VmState.DEFINED:
+        return
+    plan = resolve(runtime, vm=vm.name)
+    left = [row for row in records.resources_of_vm(runtime.sql, vm.id) if row.kind != Kind.LEASE]
+    if left:
+        keys = {row.id for row in left}
+        why = "; ".join(item.message for item in plan.items if item.row in keys) or "see hvtx gc --plan"
+        raise Conflict(
+            f"VM {vm.name!r} crashed, and what it left cannot be released: {why}",
+            hint="hvtx gc --plan shows each item with its reason",
+        )
+    if records.find_vm(runtime.sql, vm.name) is None:
+        raise NotFound(
+            f"VM {vm.name!r} was made by an interrupted `vm run`, which is undone now",
+            hint="run it again: hvtx vm run",
+        )
+
+
+def _interrupted(rows: Sequence[Resource]) -> bool:
+    return any(row.state == State.INTENDED for row in rows)
+
+
+def _ports_to_publish(vm: Vm) -> list[Any]:
+    return [port for interface in vm.interfaces for port in interface.publish]
+
+
+def _networks(runtime: Runtime, vm: Vm) -> dict[str, Network]:
+    """The VM's networks, rebuilt where this life of the host has not seen them."""
+    known = {network.id: network for network in records.networks(runtime.sql)}
+    own = {interface.network: known[interface.network] for interface in vm.interfaces}
+    for network in own.values():
+        runtime.lock("network", network.name, shared=True)
+    ensure_networks(runtime, own.values())
+    return own
+
+
+def _intend(
+    operation: Operation, sql: Any, vm: Vm, networks: Mapping[str, Network]
+) -> list[Resource]:
+    runtime = operation.runtime
+    bridges = {}
+    for network in networks.values():
+        row = bridge_row(runtime, network)
+        if row is None:
+            raise Conflict(f"network {network.name!r} is being changed", hint="try again")
+        bridges[network.id] = row.spec["ifindex"]
+    runs = vm.hypervisor != "external"
+    pairs = provision.want_vm(
+        vm,
+        networks,
+        bridges=bridges,
+        devices=[
+            (
+                provision.device_name(os.urandom(8)),
+                provision.device_index(os.urandom(4)),
+                provision.host_mac(os.urandom(5)),
+            )
+            for _ in vm.interfaces
+        ],
+        directory=run_directory(runtime, vm) if runs else None,
+        process=runs,
+    )
+    return operation.intend(
+        sql, [want for want, _ in pairs], vm=vm.id, networks=[network for _, network in pairs]
+    )
+
+
+def _go(
+    runtime: Runtime,
+    operation: Operation,
+    vm: Vm,
+    rows: list[Resource],
+    networks: Mapping[str, Network],
+    probes: hypervisors.Probes,
+    *,
+    new: bool = False,
+) -> None:
+    """Act and commit; whatever fails is undone from the rows."""
+    process_row = next((row for row in rows if row.kind == Kind.PROCESS), None)
+    identity: Identity | None = None
+    try:
+        observed = operation.act(rows)
+        if process_row is not None:
+            launch = render(vm, rows, networks, probes, run_directory(runtime, vm))
+            gate = _spawn(runtime, vm, launch)
+            identity = gate.identity
+            try:
+                failpoint.reach("spawned")
+                process_row = operation.note(process_row, identity._asdict())
+                failpoint.reach("registered")
+                gate.open()
+            except BaseException:
+                gate.cancel()
+                raise
+            failpoint.reach("opened")
+            gate.wait_ready(launch, READY_SECONDS)
+            failpoint.reach("up")
+        operation.commit(
+            rows,
+            observed,
+            then=lambda sql: sql.execute("UPDATE vm SET operation = NULL WHERE id = ?", (vm.id,))
+            if new
+            else None,
+        )
+    except Exception as problem:
+        _take_back(runtime, operation, vm, rows, identity, problem, new=new)
+        raise
+
+
+def _spawn(runtime: Runtime, vm: Vm, launch: hypervisors.Launch) -> process.Gate:
+    log = Path(log_path(runtime, vm))
+    try:
+        log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as problem:
+        raise HvtxError(f"the log directory {log.parent} cannot be made: {problem.strerror}") from problem
+    process.prepare(launch, run_directory(runtime, vm), str(log))
+    gate = process.spawn(launch, str(log), vm.name)
+    warning = process.enter_scope(vm.name, gate.identity.pid)
+    if warning:
+        print(f"warning: {warning}", file=sys.stderr)
+    return gate
+
+
+def _take_back(
+    runtime: Runtime,
+    operation: Operation,
+    vm: Vm,
+    rows: Sequence[Resource],
+    identity: Identity | None,
+    problem: BaseException,
+    *,
+    new: bool,
+) -> None:
+    if isinstance(problem, HvtxError) and problem.code == "commit-unknown":
+        return  # it may have been kept: only `recover` may decide, from the record
+    if identity is not None:
+        process.stop(identity, directory=run_directory(runtime, vm), power_down="none", force=True)
+    released = [row for row in rows if row.kind != Kind.LEASE or new]
+    undo(operation, released, problem)
+    if new and not [r for r in records.resources_of_vm(runtime.sql, vm.id) if r.kind != Kind.LEASE]:
+        with runtime.store.transaction() as sql:
+            records.remove_vm(sql, vm.id)
+        Path(log_path(runtime, vm)).unlink(missing_ok=True)
+
+
+def render(
+    vm: Vm,
+    rows: Sequence[Resource],
+    networks: Mapping[str, Network],
+    probes: hypervisors.Probes,
+    directory: str,
+) -> hypervisors.Launch:
+    """The hypervisor's command line and files for the devices that ``rows`` name."""
+    devices = [row.key for row in rows if row.kind == Kind.TAP]
+    ports = [
+        _port(interface, networks[interface.network], device)
+        for interface, device in zip(vm.interfaces, devices, strict=True)
+    ]
+    module = import_module(hypervisors.REGISTRY[vm.hypervisor])
+    try:
+        launch: hypervisors.Launch = module.render(vm, ports, probes, directory)
+    except ValueError as problem:
+        raise UsageError(str(problem)) from problem
+    return launch
+
+
+def _port(interface: Any, network: Network, device: str) -> hypervisors.Port:
+    pairs = dict(zip((":" in s for s in network.subnets), zip(network.subnets, network.gateways), strict=True))
+    four, six = pairs.get(False), pairs.get(True)
+    return hypervisors.Port(
+        device=device,
+        mac=interface.mac,
+        ipv4=interface.ipv4,
+        ipv6=interface.ipv6,
+        prefix4=int(four[0].partition("/")[2]) if four else None,
+        gateway4=four[1] if four else None,
+        gateway6=six[1] if six else None,
+        netmask=addressing.netmask_of(four[0]) if four else None,
+    )
+
+
+# -- stopping --------------------------------------------------------------------------------------
+
+
+def stop_vm(
+    runtime: Runtime, name: str, *, timeout: float = 30.0, force: bool = False, verb: str = "stop"
+) -> Vm:
+    """End the hypervisor, then release the VM's host resources; the leases stay.
+
+    Raises NotFound, Conflict, PartialFailure (something is kept, and named), Busy.
+    """
+    runtime.enter()
+    runtime.lock("vm", name)
+    vm = records.get_vm(runtime.sql, name)
+    state, liveness, rows = state_of(runtime, vm)
+    if state is VmState.DEFINED:
+        return vm
+    _refuse_external(vm, liveness, rows, force=force)
+    with begin(runtime, verb, vm=name) as (_, operation):
+        pass
+    try:
+        for row in rows:
+            identity = identity_of(row) if row.kind == Kind.PROCESS else None
+            if identity is not None and identity.boot_id == runtime.boot_id:
+                _end_process(runtime, vm, identity, timeout=timeout, force=force)
+    except BaseException:
+        operation.end("partial")
+        raise
+    failpoint.reach("ended:process")
+    _release_all(runtime, operation, vm)
+    return vm
+
+
+def _refuse_external(vm: Vm, liveness: Liveness, rows: Sequence[Resource], *, force: bool) -> None:
+    attached = any(row.kind == Kind.PROCESS for row in rows)
+    if vm.hypervisor == "external" and attached and liveness is Liveness.ALIVE and not force:
+        raise Conflict(
+            f"the process of VM {vm.name!r} runs, and hvtx did not start it",
+            hint="end it yourself first, or --force ends it (TERM, then KILL)",
+        )
+    if liveness is Liveness.UNKNOWN and attached and not force:
+        raise Conflict(
+            f"it cannot be told whether the process of VM {vm.name!r} runs",
+            hint="run hvtx as root; --force tries to end it",
+        )
+
+
+def _end_process(
+    runtime: Runtime, vm: Vm, identity: Identity, *, timeout: float, force: bool
+) -> None:
+    if vm.hypervisor == "external":
+        if procfs.signal(identity, signals.SIGTERM) and not procfs.wait_gone(identity, process.TERM_SECONDS):
+            process.stop(identity, directory="", power_down="none", force=True)
+        return
+    process.stop(
+        identity,
+        directory=run_directory(runtime, vm),
+        power_down=hypervisors.TRAITS[vm.hypervisor].power_down,
+        timeout=timeout,
+        force=force,
+    )
+
+
+def _release_all(runtime: Runtime, operation: Operation, vm: Vm) -> None:
+    rows = [row for row in records.resources_of_vm(runtime.sql, vm.id) if row.kind != Kind.LEASE]
+    old = [row for row in rows if row.life != runtime.life.id]
+    if old:
+        operation.forget(old, {row.id: "rebooted" for row in old})
+    here = [row for row in rows if row.life == runtime.life.id]
+    outcomes = operation.release(here, reasons={row.id: operation.verb for row in here})
+    left = [outcome.message for outcome in outcomes.values() if not outcome.gone]
+    operation.end("partial" if left else "done")
+    if left:
+        raise PartialFailure(
+            f"VM {vm.name!r} is stopped, but not all of it could be released: {'; '.join(left)}",
+            hint="end or move what is named, then: hvtx gc --apply",
+        )
+
+
+def remove_vm(runtime: Runtime, name: str, *, force: bool = False) -> None:
+    """Forget a VM and free its leases and ports; ``force`` stops it first."""
+    runtime.enter()
+    runtime.lock("vm", name)
+    vm = records.get_vm(runtime.sql, name)
+    state, _, _ = state_of(runtime, vm)
+    if state is not VmState.DEFINED:
+        if not force:
+            raise Conflict(f"VM {name!r} is {state.value}", hint="stop it first, or use --force")
+        stop_vm(runtime, name, timeout=5.0, force=True)
+    with begin(runtime, "rm", vm=name) as (sql, operation):
+        records.remove_vm(sql, vm.id)
+    Path(log_path(runtime, vm)).unlink(missing_ok=True)
+    operation.end("done", events=[Event("removed", f"VM {name}")])
+
+
+def attach(runtime: Runtime, name: str, pid: int) -> Vm:
+    """Record a process that hvtx did not start as the process of an `external` VM."""
+    runtime.enter()
+    runtime.lock("vm", name)
+    vm = records.get_vm(runtime.sql, name)
+    state, liveness, rows = state_of(runtime, vm)
+    if vm.hypervisor != "external":
+        raise Conflict(f"hvtx starts the process of VM {name!r} itself", hint="only --hypervisor external")
+    if state is VmState.DEFINED:
+        raise Conflict(f"VM {name!r} is not started", hint=f"hvtx vm start {name}")
+    if liveness is Liveness.ALIVE:
+        raise Conflict(f"VM {name!r} has a process already", hint="hvtx vm show tells its pid")
+    try:
+        identity = procfs.identify(pid)
+    except ProcessLookupError as problem:
+        raise NotFound(f"there is no process {pid}") from problem
+    except OSError as problem:
+        raise Conflict(f"process {pid} cannot be told from others: {problem}") from problem
+    old = [row for row in rows if row.kind == Kind.PROCESS]
+    with begin(runtime, "attach", vm=name) as (sql, operation):
+        intents.forget(sql, old)
+        row = operation.intend(
+            sql,
+            [provision.Want(Kind.PROCESS, name, {"hypervisor": "external", "directory": None})],
+            vm=vm.id,
+            committed=True,
+        )[0]
+        intents.note(sql, row.id, identity._asdict())
+    operation.end("done", events=[Event("attached", f"process {pid}", Kind.PROCESS, name)])
+    return vm

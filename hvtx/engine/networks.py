@@ -1,0 +1,403 @@
+"""Networks: made, rebuilt in a new life of the host, removed; and what they need of the host."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from hvtx.drivers.sysctl import read as read_setting
+from hvtx.engine.collect import resolve
+from hvtx.engine.runtime import Runtime
+from hvtx.engine.transaction import Operation, begin
+from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted, PartialFailure, UsageError
+from hvtx.host import failpoint
+from hvtx.host.links import Links
+from hvtx.model.resource import Kind, Resource, State
+from hvtx.model.vm import Network
+from hvtx.planner import addressing, provision
+from hvtx.store import records
+
+DEFAULT = "default"
+
+
+class NetworkWish(NamedTuple):
+    """What a person asked for; checked, but not yet known to be free."""
+
+    name: str
+    subnets: tuple[str, ...] = ()
+    bridge: str | None = None
+    mtu: int = 1500
+    nat: bool = True
+    isolate: bool = False
+
+
+def parse_wish(
+    name: str, subnets: Sequence[str], bridge: str | None, mtu: int, *, nat: bool, isolate: bool
+) -> NetworkWish:
+    """Check what was written; raises UsageError."""
+    addressing.parse_name(name, "network")
+    parsed = tuple(addressing.parse_subnet(subnet) for subnet in subnets)
+    if not parsed:
+        raise UsageError("a network needs a --subnet", hint="for instance --subnet 10.77.0.0/24")
+    families = [":" in subnet for subnet in parsed]
+    if len(parsed) > 2 or len(set(families)) != len(families):
+        raise UsageError("a network has at most one IPv4 and one IPv6 subnet")
+    if bridge is not None:
+        addressing.parse_device(bridge)
+    least = 1280 if any(families) else 576
+    if not least <= mtu <= 65535:
+        raise UsageError(f"--mtu {mtu} is not between {least} and 65535")
+    return NetworkWish(name, tuple(sorted(parsed, key=lambda s: ":" in s)), bridge, mtu, nat, isolate)
+
+
+def create_network(runtime: Runtime, wish: NetworkWish) -> Network:
+    """Make a network, whole or not at all.
+
+    Raises Conflict (name, bridge or subnet taken), NotPermitted, HostRefused (undone), Busy.
+    """
+    runtime.enter()
+    runtime.lock("all", "networks")
+    runtime.lock("network", wish.name)
+    resolve(runtime, networks=True)
+    _check_free(runtime, wish)
+    network = _describe(runtime, wish)
+    _make(runtime, network, "network-create", new=True)
+    return network
+
+
+def default_network(runtime: Runtime) -> Network:
+    """The network ``default``, made from a free private /24 if it is not there."""
+    found = records.find_network(runtime.sql, DEFAULT)
+    if found is not None:
+        return found
+    runtime.lock("all", "networks")
+    found = records.find_network(runtime.sql, DEFAULT)  # another process may have made it
+    if found is not None and not _is_provisional(runtime, found):
+        runtime.unlock("all", "networks")
+        return found
+    routes = [*_host_prefixes(), *_known_subnets(runtime)]
+    for subnet in addressing.private_subnets():
+        if addressing.overlap(subnet, routes) is None:
+            made = create_network(runtime, NetworkWish(DEFAULT, (subnet,)))
+            runtime.unlock("all", "networks")
+            return made
+    raise Conflict(
+        "no private /24 is free for the network 'default'", hint="make one: hvtx network create default --subnet …"
+    )
+
+
+def _is_provisional(runtime: Runtime, network: Network) -> bool:
+    return bool(
+        runtime.sql.execute(
+            "SELECT operation IS NOT NULL FROM network WHERE id = ?", (network.id,)
+        ).fetchone()[0]
+    )
+
+
+def _check_free(runtime: Runtime, wish: NetworkWish) -> None:
+    if records.find_network(runtime.sql, wish.name):
+        raise Conflict(f"network {wish.name!r} exists already", hint="hvtx network ls")
+    for subnet in wish.subnets:
+        taken = addressing.overlap(subnet, _known_subnets(runtime))
+        if taken:
+            raise Conflict(f"{subnet} overlaps {taken} of another network", hint="hvtx network ls")
+        taken = addressing.overlap(subnet, _host_prefixes())
+        if taken:
+            raise Conflict(
+                f"{subnet} overlaps {taken}, which this host has a route to",
+                hint="choose another subnet; `ip route` shows what is taken",
+            )
+    if wish.bridge is not None:
+        links = Links()
+        try:
+            if links.get(name=wish.bridge) is not None:
+                raise Conflict(
+                    f"a device named {wish.bridge} exists already",
+                    hint="choose another --bridge, or leave it away",
+                )
+        finally:
+            links.close()
+
+
+def _known_subnets(runtime: Runtime) -> list[str]:
+    return [row[0] for row in runtime.sql.execute("SELECT cidr FROM subnet")]
+
+
+def _host_prefixes() -> list[str]:
+    """Every prefix that the host routes somewhere, but the default routes and the link-locals."""
+    from pyroute2 import IPRoute
+
+    local_table, found = 255, []
+    with IPRoute() as route:
+        for entry in route.get_routes():
+            destination = entry.get_attr("RTA_DST")
+            table = entry.get_attr("RTA_TABLE") or entry["table"]
+            if destination is None or table == local_table or entry["dst_len"] == 0:
+                continue
+            if not str(destination).startswith(("fe80:", "ff")):
+                found.append(f"{destination}/{entry['dst_len']}")
+        for entry in route.get_addr():
+            address = entry.get_attr("IFA_LOCAL") or entry.get_attr("IFA_ADDRESS")
+            if address and not str(address).startswith("fe80:"):
+                found.append(f"{address}/{entry['prefixlen']}")
+    return found
+
+
+def _describe(runtime: Runtime, wish: NetworkWish) -> Network:
+    mac = provision.guest_mac(os.urandom(5))
+    six = any(":" in subnet for subnet in wish.subnets)
+    return Network(
+        id=os.urandom(16).hex(),
+        name=wish.name,
+        bridge=wish.bridge or provision.bridge_name(os.urandom(8)),
+        mac=mac,
+        mtu=wish.mtu,
+        nat=wish.nat,
+        isolate=wish.isolate,
+        firewall=_choose_firewall(runtime),
+        subnets=wish.subnets,
+        gateways=tuple(addressing.gateway_of(subnet) for subnet in wish.subnets),
+        gateway6=provision.link_local(mac) if six else None,
+    )
+
+
+def _choose_firewall(runtime: Runtime) -> str:
+    """``auto``: iptables only where a legacy table is in use and nftables is not."""
+    if runtime.settings.firewall != "auto":
+        return runtime.settings.firewall
+    from hvtx.host.xtables import legacy_in_use
+
+    if not legacy_in_use():
+        return "nftables"
+    from hvtx.host.nfnetlink import Nftables
+
+    nftables = Nftables()
+    try:
+        others = [t for t in nftables.tables() if not t.name.startswith("hvtx-")]
+        return "nftables" if any(nftables.rules(t.family, t.name) for t in others) else "iptables"
+    finally:
+        nftables.close()
+
+
+# -- making and rebuilding -----------------------------------------------------------------------
+
+
+def _settings(network: Network) -> list[tuple[str, str, str]]:
+    """What has to be turned on for the network to forward: ``(path, value, value before)``."""
+    wanted = []
+    if any(":" not in subnet for subnet in network.subnets):
+        wanted.append(("net/ipv4/ip_forward", "1"))
+    if any(":" in subnet for subnet in network.subnets):
+        # Forwarding turns off the acceptance of router advertisements unless accept_ra is 2, and
+        # a host whose default route comes from one would lose it (ip-sysctl.rst).
+        wanted += [(f"net/ipv6/conf/{name}/accept_ra", "2") for name in _learns_routes()]
+        wanted.append(("net/ipv6/conf/all/forwarding", "1"))
+    changes = []
+    for path, value in wanted:
+        before = read_setting(path)
+        if before is None:
+            raise HostRefused(f"this host has no setting {path.replace('/', '.')}", hint="is IPv6 off?")
+        if before != value:
+            changes.append((path, value, before))
+    return changes
+
+
+def _learns_routes() -> list[str]:
+    """Devices whose default route came from a router advertisement and that accept_ra=1 keeps."""
+    from pyroute2 import IPRoute
+
+    from_ra, names = 9, set()
+    with IPRoute() as route:
+        for entry in route.get_default_routes(family=10):
+            if entry["proto"] == from_ra and entry.get_attr("RTA_OIF"):
+                links = route.get_links(entry.get_attr("RTA_OIF"))
+                names |= {link.get_attr("IFLA_IFNAME") for link in links}
+    return sorted(
+        name for name in names if name and read_setting(f"net/ipv6/conf/{name}/accept_ra") == "1"
+    )
+
+
+def _missing_bases(runtime: Runtime, network: Network) -> list[str]:
+    """Backends whose own tables or chains are not on record in this life."""
+    backends = ["nftables", "iptables"] if network.firewall == "iptables" else ["nftables"]
+    there = {
+        row.spec["backend"]
+        for row in records.resources_of_network(runtime.sql, None)
+        if row.kind == Kind.FILTER and row.life == runtime.life.id and row.state == State.COMMITTED
+    }
+    return [backend for backend in backends if backend not in there]
+
+
+def _make(runtime: Runtime, network: Network, verb: str, *, new: bool) -> None:
+    """Intend, act, commit; undone from the rows if anything fails."""
+    settings = _settings(network)
+    bases = _missing_bases(runtime, network)
+    rows: list[Resource] = []
+    with begin(runtime, verb, network=network.name) as (sql, operation):
+        shared, own = provision.want_network(
+            network,
+            ifindex=provision.device_index(os.urandom(4)),
+            bridge_mark="",
+            bases=bases,
+            settings=settings,
+        )
+        if new:
+            records.add_network(sql, network, operation.id)
+        rows += operation.intend(sql, shared)
+        rows += intend_network(operation, sql, network, own)
+    try:
+        observed = operation.act(rows)
+        operation.commit(
+            rows,
+            observed,
+            then=lambda sql: sql.execute(
+                "UPDATE network SET operation = NULL WHERE id = ?", (network.id,)
+            ),
+        )
+    except Exception as problem:
+        undo(operation, rows, problem, forget_network=network.id if new else None)
+        raise
+
+
+def intend_network(
+    operation: Operation, sql: Any, network: Network, own: Sequence[provision.Want]
+) -> list[Resource]:
+    """Write a network's rows; the addresses name the mark that the bridge's row gets."""
+    bridge = operation.intend(sql, own[:1], network=network.id)
+    mark = bridge[0].mark
+    rest = [
+        want._replace(spec={**want.spec, "owner": mark}) if want.kind == Kind.ADDRESS else want
+        for want in own[1:]
+    ]
+    return bridge + operation.intend(sql, rest, network=network.id)
+
+
+def undo(
+    operation: Operation,
+    rows: Sequence[Resource],
+    problem: BaseException,
+    *,
+    forget_network: str | None = None,
+) -> None:
+    """Take back, from the rows, what a failed operation had made; ends the operation."""
+    failpoint.reach("undoing")
+    outcomes = operation.release(rows, reasons={row.id: "undone" for row in rows})
+    whole = all(outcome.gone for outcome in outcomes.values())
+
+    def forget(sql: Any) -> None:
+        if whole and forget_network is not None:
+            records.remove_network(sql, forget_network)
+
+    operation.end("undone" if whole else "partial", then=forget)
+    if not whole:
+        left = "; ".join(outcome.message for outcome in outcomes.values() if not outcome.gone)
+        note = f"not all of it could be taken back: {left}"
+        if isinstance(problem, HvtxError):
+            problem.hint = f"{problem.hint}; {note}" if problem.hint else note
+
+
+def ensure_networks(runtime: Runtime, networks: Iterable[Network], verb: str = "rebuild") -> None:
+    """Rebuild the networks whose bridge is not on record in this life of the host."""
+    missing = [network for network in networks if bridge_row(runtime, network) is None]
+    if not missing:
+        return
+    runtime.lock("all", "networks")
+    try:
+        _close_earlier_lives(runtime, missing)
+        for network in missing:
+            if bridge_row(runtime, network) is None:
+                _make(runtime, network, verb, new=False)
+    finally:
+        runtime.unlock("all", "networks")
+
+
+def _close_earlier_lives(runtime: Runtime, networks: Iterable[Network]) -> None:
+    rows = records.resources_of_network(runtime.sql, None)
+    for network in networks:
+        rows += records.resources_of_network(runtime.sql, network.id)
+    old = [row for row in rows if row.life != runtime.life.id]
+    if old:
+        with begin(runtime, "rebuild") as (_, operation):
+            pass
+        operation.forget(old, {row.id: "rebooted" for row in old})
+        operation.end("done")
+
+
+def bridge_row(runtime: Runtime, network: Network) -> Resource | None:
+    """The committed row of a network's bridge in this life of the host."""
+    for row in records.resources_of_network(runtime.sql, network.id):
+        if (row.kind, row.state, row.life) == (Kind.BRIDGE, State.COMMITTED, runtime.life.id):
+            return row
+    return None
+
+
+# -- removing --------------------------------------------------------------------------------------
+
+
+def remove_network(runtime: Runtime, name: str) -> None:
+    """Remove a network; with the last one everything of this installation leaves the host.
+
+    Raises NotFound, Conflict (VMs use it, strangers' things stand on its bridge), PartialFailure.
+    """
+    runtime.enter()
+    runtime.lock("all", "networks")
+    runtime.lock("network", name)
+    network = records.get_network(runtime.sql, name)
+    resolve(runtime, networks=True)
+    if records.find_network(runtime.sql, name) is None:
+        return  # it was what an interrupted operation had left
+    users = records.users_of_network(runtime.sql, network.id)
+    if users:
+        raise Conflict(
+            f"network {name!r} is used by {', '.join(users)}", hint="remove these VMs first: hvtx vm rm NAME"
+        )
+    rows = records.resources_of_network(runtime.sql, network.id)
+    last = runtime.sql.execute("SELECT count(*) FROM network").fetchone()[0] == 1
+    if last:
+        rows += records.resources_of_network(runtime.sql, None)
+    _refuse_dependents(runtime, rows)
+    with begin(runtime, "network-rm", network=name) as (sql, operation):
+        sql.execute("UPDATE network SET operation = ? WHERE id = ?", (operation.id, network.id))
+    old = [row for row in rows if row.life != runtime.life.id]
+    if old:
+        operation.forget(old, {row.id: "rebooted" for row in old})
+    here = [row for row in rows if row.life == runtime.life.id]
+    outcomes = operation.release(here, reasons={row.id: "network-rm" for row in here})
+    left = [outcome.message for outcome in outcomes.values() if not outcome.gone]
+
+    def forget(sql: Any) -> None:
+        if not left:
+            records.remove_network(sql, network.id)
+
+    operation.end("partial" if left else "done", then=forget)
+    if left:
+        raise PartialFailure(
+            f"network {name!r} is not wholly removed: {'; '.join(left)}",
+            hint="take away what stands in the way, then repeat, or: hvtx gc --apply",
+        )
+
+
+def _refuse_dependents(runtime: Runtime, rows: Sequence[Resource]) -> None:
+    """Refuse before anything is touched if strangers' things stand on the bridge."""
+    links = Links()
+    try:
+        every = links.all()
+        addresses = links.addresses()
+    except PermissionError as problem:
+        raise NotPermitted("the host's links may not be read", hint="run hvtx as root") from problem
+    finally:
+        links.close()
+    for row in rows:
+        if row.kind != Kind.BRIDGE or row.life != runtime.life.id:
+            continue
+        index = row.spec["ifindex"]
+        things = [link.name for link in every if index in (link.master, link.lower)]
+        own = row.spec["addresses"]
+        things += [a.address for a in addresses if a.ifindex == index and a.address not in own]
+        if things:
+            raise Conflict(
+                f"others put something on bridge {row.key}: {', '.join(things)}",
+                hint="take it away first; nothing was changed",
+            )
+

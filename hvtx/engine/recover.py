@@ -1,0 +1,126 @@
+"""`recover`: resolve what was interrupted; in a new life of the host rebuild and start again.
+
+Every step is a step of its own in the store, and the life is marked as recovered last, so that a
+killed `recover` goes on where it was.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from hvtx.engine.collect import apply_plan
+from hvtx.engine.launch import start_vm, state_of
+from hvtx.engine.networks import bridge_row, ensure_networks
+from hvtx.engine.runtime import Runtime
+from hvtx.engine.snapshot import take_snapshot
+from hvtx.errors import HvtxError
+from hvtx.host import failpoint
+from hvtx.model.plan import Item, Plan, Reason
+from hvtx.model.resource import State
+from hvtx.planner.gc import plan_gc
+from hvtx.planner.states import VmState
+from hvtx.store import history, records
+
+
+class Recovery(NamedTuple):
+    """What a run did."""
+
+    items: tuple[Item, ...]
+    networks: tuple[str, ...]  # rebuilt
+    started: tuple[str, ...]
+    failed: tuple[tuple[str, str], ...]  # what, why
+
+
+def recover(
+    runtime: Runtime, *, accept_rollback: bool = False, new_namespace: bool = False
+) -> Recovery:
+    """Bring host and record together; safe at any time, any number of times.
+
+    Raises Refused, Busy, StoreError.
+    """
+    runtime.enter(accept_rollback=accept_rollback, new_namespace=new_namespace)
+    runtime.store.check_pages()
+    runtime.lock("all", "gc")
+    snapshot = take_snapshot(runtime)
+    rows = {row.id: row for row in snapshot.rows}
+    plan = plan_gc(snapshot)
+
+    def interrupted(item: Item) -> bool:
+        row = rows.get(item.row)
+        if row is None or item.entry is not None:
+            return item.reason is Reason.STALE_RESTORED
+        return row.state != State.COMMITTED or row.life != runtime.life.id
+
+    done = apply_plan(
+        runtime, Plan(tuple(item for item in plan.items if interrupted(item))), verb="recover"
+    )
+    failpoint.reach("resolved")
+    failed = [(f"{i.kind} {i.key}", i.message) for i in done.acting() if i.outcome == "failed"]
+    rebuilt: list[str] = []
+    started: list[str] = []
+    if not runtime.life.recovered:
+        rebuilt, problems = _rebuild(runtime)
+        failed += problems
+        started, problems = _autostart(runtime)
+        failed += problems
+        with runtime.store.transaction() as sql:
+            records.set_recovered(sql, runtime.life.id, history.now())
+        runtime.life = runtime.life._replace(recovered=True)
+    return Recovery(tuple(done.items), tuple(rebuilt), tuple(started), tuple(failed))
+
+
+def _rebuild(runtime: Runtime) -> tuple[list[str], list[tuple[str, str]]]:
+    rebuilt, failed = [], []
+    for network in records.networks(runtime.sql):
+        if bridge_row(runtime, network) is not None:
+            continue
+        try:
+            ensure_networks(runtime, [network], "recover")
+            rebuilt.append(network.name)
+        except HvtxError as problem:
+            failed.append((f"network {network.name}", problem.message))
+        failpoint.reach("rebuilt")
+    return rebuilt, failed
+
+
+def _autostart(runtime: Runtime) -> tuple[list[str], list[tuple[str, str]]]:
+    """Start each VM that wants it and was not yet tried in this life."""
+    tried = records.attempted(runtime.sql, runtime.life.id)
+    started, failed = [], []
+    for vm in records.vms(runtime.sql):
+        if not vm.autostart or vm.id in tried:
+            continue
+        state, _, _ = state_of(runtime, vm)
+        if state not in (VmState.RUNNING, VmState.UNKNOWN):
+            try:
+                start_vm(runtime, vm.name)
+                started.append(vm.name)
+            except HvtxError as problem:
+                failed.append((f"VM {vm.name}", problem.message))
+        # Last, so that a start that dies with us is tried again by the next run.
+        with runtime.store.transaction() as sql:
+            records.set_attempted(sql, runtime.life.id, vm.id)
+        failpoint.reach("attempted")
+    return started, failed
+
+
+def recovery_document(recovery: Recovery) -> dict[str, Any]:
+    """The JSON of `recover`."""
+    return {
+        "schema": "hvtx/recover/1",
+        "resolved": [
+            {
+                "action": item.action.value,
+                "reason": item.reason.value,
+                "kind": str(item.kind),
+                "key": item.key,
+                "vm": item.vm,
+                "message": item.message,
+                "outcome": item.outcome,
+            }
+            for item in recovery.items
+        ],
+        "networks": list(recovery.networks),
+        "started": list(recovery.started),
+        "failed": [{"what": what, "why": why} for what, why in recovery.failed],
+    }

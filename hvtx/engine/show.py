@@ -1,0 +1,177 @@
+"""What reading commands tell: the JSON objects of the interface, from record and liveness."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hvtx.engine.launch import log_path, run_directory, state_of
+from hvtx.engine.runtime import Runtime
+from hvtx.errors import Conflict, NotFound
+from hvtx.hypervisors.base import TRAITS
+from hvtx.model.resource import Kind, Resource
+from hvtx.model.vm import Liveness, Network, Vm
+from hvtx.planner.states import VmState, identity_of
+from hvtx.store import history, records
+
+
+def vm_document(runtime: Runtime, vm: Vm) -> dict[str, Any]:
+    """`vm show --json`."""
+    state, liveness, rows = state_of(runtime, vm)
+    devices = [row.key for row in rows if row.kind == Kind.TAP]
+    pid = None
+    for row in rows:
+        identity = identity_of(row) if row.kind == Kind.PROCESS else None
+        if identity is not None and liveness is not Liveness.DEAD:
+            pid = identity.pid
+    return {
+        "schema": "hvtx/vm/1",
+        "name": vm.name,
+        "id": vm.id,
+        "state": state.value,
+        "hypervisor": vm.hypervisor,
+        "pid": pid,
+        "autostart": vm.autostart,
+        "memory": vm.memory,
+        "cpus": vm.cpus,
+        "interfaces": [
+            {
+                "network": interface.network_name,
+                "device": devices[n] if n < len(devices) else None,
+                "mac": interface.mac,
+                "ipv4": interface.ipv4,
+                "ipv6": interface.ipv6,
+                "publish": [port._asdict() for port in interface.publish],
+            }
+            for n, interface in enumerate(vm.interfaces)
+        ],
+        "resources": _resources(rows),
+        "notes": _notes(vm),
+    }
+
+
+def _resources(rows: Sequence[Resource]) -> list[dict[str, Any]]:
+    return [{"kind": r.kind, "key": r.key, "state": r.state, "mark": r.mark} for r in rows]
+
+
+def _notes(vm: Vm) -> list[str]:
+    served = any(
+        interface.ipv6 and port.host_ip is None
+        for interface in vm.interfaces
+        for port in interface.publish
+    )
+    if served:
+        return ["published ports are not reachable through [::1]: NAT cannot serve it"]
+    return []
+
+
+def show_vm(runtime: Runtime, name: str) -> dict[str, Any]:
+    """One VM; raises NotFound."""
+    return vm_document(runtime, records.get_vm(runtime.sql, name))
+
+
+def list_vms(runtime: Runtime) -> dict[str, Any]:
+    """`vm ls --json`."""
+    return {
+        "schema": "hvtx/vms/1",
+        "vms": [vm_document(runtime, vm) for vm in records.vms(runtime.sql)],
+    }
+
+
+def vm_log(runtime: Runtime, name: str) -> str:
+    """The path of a VM's log; raises NotFound if there is none yet."""
+    path = log_path(runtime, records.get_vm(runtime.sql, name))
+    if not Path(path).exists():
+        raise NotFound(f"VM {name!r} has no log yet", hint=f"hvtx vm start {name}")
+    return path
+
+
+def console(runtime: Runtime, name: str) -> tuple[str, str | None, str]:
+    """``(run-time directory, socket or None, log)`` of a running VM's console."""
+    vm = records.get_vm(runtime.sql, name)
+    state, _, _ = state_of(runtime, vm)
+    if state is not VmState.RUNNING:
+        raise Conflict(f"VM {name!r} is {state.value}", hint="a console needs a running VM")
+    return run_directory(runtime, vm), TRAITS[vm.hypervisor].console, log_path(runtime, vm)
+
+
+def network_document(runtime: Runtime, network: Network) -> dict[str, Any]:
+    """`network show --json`."""
+    return {
+        "schema": "hvtx/network/1",
+        "name": network.name,
+        "id": network.id,
+        "bridge": network.bridge,
+        "subnets": list(network.subnets),
+        "gateway": list(network.gateways),
+        "nat": network.nat,
+        "isolate": network.isolate,
+        "mtu": network.mtu,
+        "firewall": network.firewall,
+        "vms": records.users_of_network(runtime.sql, network.id),
+        "resources": _resources(records.resources_of_network(runtime.sql, network.id)),
+    }
+
+
+def show_network(runtime: Runtime, name: str) -> dict[str, Any]:
+    """One network; raises NotFound."""
+    return network_document(runtime, records.get_network(runtime.sql, name))
+
+
+def list_networks(runtime: Runtime) -> dict[str, Any]:
+    """`network ls --json`."""
+    return {
+        "schema": "hvtx/networks/1",
+        "networks": [network_document(runtime, n) for n in records.networks(runtime.sql)],
+    }
+
+
+def list_intents(runtime: Runtime) -> dict[str, Any]:
+    """`intents --json`: operations that have not ended, and rows that one left half-done."""
+    rows: dict[int, list[Resource]] = {}
+    for row in records.resources(runtime.sql, "state IN ('intended', 'releasing')"):
+        rows.setdefault(row.operation, []).append(row)
+    found = [
+        {
+            "id": operation.id,
+            "verb": operation.verb,
+            "vm": operation.vm,
+            "network": operation.network,
+            "state": "running" if runtime.is_running(operation.id) else "interrupted",
+            "since": operation.started,
+            "resources": _resources(rows.pop(operation.id, [])),
+        }
+        for operation in records.operations(runtime.sql)
+    ]
+    for identity, left in rows.items():  # an operation that ended with things it could not remove
+        ended = runtime.sql.execute(
+            "SELECT verb, vm, network, began FROM operation WHERE id = ?", (identity,)
+        ).fetchone()
+        found.append(
+            {
+                "id": identity,
+                "verb": ended[0],
+                "vm": ended[1],
+                "network": ended[2],
+                "state": "interrupted",
+                "since": ended[3],
+                "resources": _resources(left),
+            }
+        )
+    return {"schema": "hvtx/intents/1", "operations": found}
+
+
+def list_history(runtime: Runtime, *, vm: str | None, limit: int) -> dict[str, Any]:
+    """`log --json`."""
+    return {
+        "schema": "hvtx/log/1",
+        "entries": history.entries(runtime.sql, vm=vm, limit=limit),
+    }
+
+
+def join_console(directory: str, socket: str | None, log: str) -> None:
+    """Join the caller's terminal to a console that :func:`console` found."""
+    from hvtx.drivers import process
+
+    process.console(directory, socket, log)

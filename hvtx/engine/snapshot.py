@@ -1,0 +1,223 @@
+"""Gather the facts that plans are made from: record, host, liveness. Reads only.
+
+Dumps come first, the record second: an object whose row is written between the two looks absent
+from the dump and `operation-running` in the record, never the other way round.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+
+from hvtx.drivers import process
+from hvtx.drivers.file import mark_of
+from hvtx.engine.runtime import FIREWALLS, Runtime
+from hvtx.errors import Contended, HvtxError, NotPermitted, Refused
+from hvtx.host import procfs
+from hvtx.host.links import Links
+from hvtx.host.netlink import DumpInterrupted
+from hvtx.model.mark import Mark, parse_mark
+from hvtx.model.plan import NetworkFacts, OperationFacts, Snapshot, VmFacts
+from hvtx.model.resource import FIREWALL_KINDS, Address, Entry, Kind, Link, Resource, State
+from hvtx.model.vm import Liveness, ProcessFacts
+from hvtx.planner.states import identity_of, judge_vm
+from hvtx.store import records
+
+_GATE_SECONDS = 5.0
+
+
+def take_snapshot(runtime: Runtime) -> Snapshot:
+    """Everything as it is now.
+
+    Raises Refused: ``cannot-observe`` where the host may not be read, ``unstable-view`` where it
+    changed faster than it could be.
+    """
+    failures: dict[str, str] = {}
+    links, addresses, filtered = _links(failures)
+    entries = _entries(runtime, failures)
+    rows = records.resources(runtime.sql)
+    operations = _operations(runtime)
+    facts = _processes(rows, operations)
+    vms = _vms(runtime, rows, facts)
+    marks = {link.alias for link in links if isinstance(parse_mark(link.alias), Mark)}
+    marks |= {entry.mark for entry in entries if entry.mark}
+    tombstones = records.tombstones(runtime.sql, [mark for mark in marks if mark])
+    suspects = {
+        row.key for row in rows if row.kind == Kind.TAP and not _is_alive(vms.get(row.vm or ""))
+    }
+    alive = {row.mark for row in rows if _is_alive(vms.get(row.vm or ""))}
+    suspects |= {link.name for link in links if link.kind == "tun" and link.alias not in alive}
+    return Snapshot(
+        installation=runtime.installation,
+        life=runtime.life,
+        rows=tuple(rows),
+        tombstones=tombstones,
+        vms=vms,
+        networks=_networks(runtime),
+        operations=operations,
+        links=tuple(links),
+        addresses=tuple(addresses),
+        entries=tuple(entries),
+        expected=_expected(runtime, [*rows, *tombstones.values()], entries),
+        holders=_holders(suspects, links),
+        filtered=filtered,
+        files=_files(rows),
+        failures=failures,
+    )
+
+
+def _is_alive(vm: VmFacts | None) -> bool:
+    return vm is not None and vm.liveness is Liveness.ALIVE
+
+
+def _links(failures: dict[str, str]) -> tuple[list[Link], list[Address], frozenset[int]]:
+    source = Links()
+    try:
+        return source.all(), source.addresses(), source.filtered()
+    except DumpInterrupted as problem:
+        raise Refused(
+            "unstable-view",
+            "the host's links changed too fast to be listed",
+            hint="try again when fewer devices come and go",
+        ) from problem
+    except PermissionError as problem:
+        raise _cannot_observe("the host's links") from problem
+    except OSError as problem:
+        failures["links"] = f"the links could not be listed: {problem}"
+        return [], [], frozenset()
+    finally:
+        source.close()
+
+
+def _entries(runtime: Runtime, failures: dict[str, str]) -> list[Entry]:
+    found: list[Entry] = []
+    for backend in FIREWALLS:
+        if backend == "iptables" and not _legacy_tables():
+            continue
+        try:
+            found += runtime.firewall(backend).observe()
+        except NotPermitted as problem:
+            raise _cannot_observe("the host's firewall") from problem
+        except Contended as problem:
+            raise Refused(
+                "unstable-view",
+                f"the firewall changed too fast to be read: {problem.message}",
+                hint="try again when whatever changes it rests",
+            ) from problem
+        except HvtxError as problem:
+            failures[backend] = problem.message
+        except OSError as problem:
+            failures[backend] = f"{backend} could not be read: {problem}"
+    return found
+
+
+def _legacy_tables() -> bool:
+    """Whether the kernel lists any legacy table (reading one that it does not list would make it)."""
+    for name in ("ip_tables_names", "ip6_tables_names"):
+        try:
+            with open(f"/proc/thread-self/net/{name}", encoding="ascii") as listed:
+                if listed.read(1):
+                    return True
+        except OSError:
+            continue
+    return False
+
+
+def _cannot_observe(what: str) -> Refused:
+    return Refused(
+        "cannot-observe", f"{what} may not be read by this user", hint="run hvtx as root, with sudo"
+    )
+
+
+def _operations(runtime: Runtime) -> dict[int, OperationFacts]:
+    return {
+        operation.id: OperationFacts(operation.verb, operation.vm, runtime.is_running(operation.id))
+        for operation in records.operations(runtime.sql)
+    }
+
+
+def _processes(
+    rows: Iterable[Resource], operations: Mapping[int, OperationFacts]
+) -> dict[int, ProcessFacts]:
+    """Look at every recorded process; wait for gates of dead operations, which are about to exit."""
+    facts: dict[int, ProcessFacts] = {}
+    for row in rows:
+        if row.kind != Kind.PROCESS:
+            continue
+        identity = identity_of(row)
+        if identity is None or identity.pid in facts:
+            continue
+        operation = operations.get(row.operation)
+        if row.state == State.INTENDED and not (operation and operation.running):
+            _await_gate(identity.pid)
+        facts[identity.pid] = procfs.look(identity.pid)
+    return facts
+
+
+def _await_gate(pid: int) -> None:
+    deadline = time.monotonic() + _GATE_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            if not process.is_gate(pid) or procfs.look(pid).ended:
+                return
+        except OSError:
+            return
+        time.sleep(0.002)
+
+
+def _vms(
+    runtime: Runtime, rows: Iterable[Resource], facts: Mapping[int, ProcessFacts]
+) -> dict[str, VmFacts]:
+    own: dict[str, list[Resource]] = {}
+    for row in rows:
+        if row.vm:
+            own.setdefault(row.vm, []).append(row)
+    lives = records.lives(runtime.sql)
+    found = {}
+    for vm, name, hypervisor, provisional in runtime.sql.execute(
+        "SELECT id, name, hypervisor, operation IS NOT NULL FROM vm"
+    ):
+        liveness, evidence = judge_vm(
+            hypervisor, own.get(vm, []), life=runtime.life, lives=lives, facts=facts
+        )
+        found[vm] = VmFacts(name, liveness, evidence, bool(provisional))
+    return found
+
+
+def _networks(runtime: Runtime) -> dict[str, NetworkFacts]:
+    provisional = dict(runtime.sql.execute("SELECT id, operation IS NOT NULL FROM network"))
+    return {
+        network.id: NetworkFacts(network.name, network.subnets, bool(provisional[network.id]))
+        for network in records.networks(runtime.sql)
+    }
+
+
+def _expected(
+    runtime: Runtime, rows: Iterable[Resource], entries: Iterable[Entry]
+) -> dict[int, tuple[Entry, ...]]:
+    found = {}
+    for row in rows:
+        if row.kind in FIREWALL_KINDS:
+            found[row.id] = runtime.firewall(row.spec["backend"]).expected(row)
+    return found
+
+
+def _holders(suspects: set[str], links: Iterable[Link]) -> dict[str, tuple[str, ...]]:
+    """Who holds TAP devices that no live VM of ours accounts for."""
+    there = {link.name for link in links} & suspects
+    if not there:
+        return {}
+    return {
+        name: tuple(f"{holder.command} (pid {holder.pid})" for holder in holders)
+        for name, holders in procfs.tap_holders(there).found.items()
+    }
+
+
+def _files(rows: Iterable[Resource]) -> dict[str, str]:
+    found = {}
+    for row in rows:
+        if row.kind == Kind.FILE:
+            mark = mark_of(row.spec["path"])
+            if mark is not None:
+                found[row.spec["path"]] = mark
+    return found

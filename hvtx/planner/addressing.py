@@ -1,0 +1,170 @@
+"""Names, subnets, addresses and ports as people write them: checked and made canonical. Pure.
+
+What could never be valid raises UsageError; whether it is free is the store's and the host's to say.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Iterator
+
+from hvtx.errors import UsageError
+from hvtx.model.vm import Network, Publish
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")
+_DEVICE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}\Z")
+_RESERVED_DEVICES = frozenset({"all", "default", "lo"})
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z")
+_PORT = re.compile(r"[0-9]{1,5}\Z")
+
+
+def parse_name(text: str, what: str) -> str:
+    """A VM's or network's name."""
+    if not _NAME.match(text):
+        raise UsageError(
+            f"{text!r} is no name for a {what}",
+            hint="1 to 63 of a-z, 0-9 and -, beginning and ending with a letter or digit",
+        )
+    return text
+
+
+def parse_device(text: str) -> str:
+    """A device name that people may choose for a bridge."""
+    if not _DEVICE.match(text) or text in _RESERVED_DEVICES:
+        raise UsageError(
+            f"{text!r} is no name for a bridge",
+            hint="1 to 15 letters, digits, '_', '.' and '-', not beginning with '.' or '-'",
+        )
+    return text
+
+
+def parse_mac(text: str) -> str:
+    """A unicast MAC address, lower case."""
+    mac = text.lower()
+    if not _MAC.match(mac):
+        raise UsageError(f"{text!r} is no MAC address", hint="write it as 02:11:22:33:44:55")
+    if int(mac[:2], 16) & 1:
+        raise UsageError(f"{text} is a multicast MAC address: no interface can have it")
+    if mac == "00:00:00:00:00:00":
+        raise UsageError(f"{text} is no MAC address that an interface can have")
+    return mac
+
+
+def parse_subnet(text: str) -> str:
+    """A subnet with room for a gateway and a guest, in canonical form."""
+    try:
+        subnet = ipaddress.ip_network(text, strict=True)
+    except ValueError as problem:
+        raise UsageError(f"{text!r} is no subnet: {problem}", hint="write it as 10.77.0.0/24") from problem
+    if "/" not in text:
+        raise UsageError(f"{text!r} has no prefix length", hint="write it as 10.77.0.0/24")
+    limit = 30 if subnet.version == 4 else 126
+    if subnet.prefixlen > limit:
+        raise UsageError(f"{text} is too small: it needs room for a gateway and a guest (/{limit} or larger)")
+    if subnet.prefixlen < 8:
+        raise UsageError(f"{text} is too large (/8 or smaller)")
+    bad = (
+        subnet.is_multicast
+        or subnet.is_loopback
+        or subnet.is_unspecified
+        or subnet.is_link_local
+        or (subnet.version == 4 and (subnet.is_reserved or int(subnet.network_address) >> 24 == 0))
+    )
+    if bad:
+        raise UsageError(f"{text} is no subnet for guests (loopback, multicast, link-local or reserved)")
+    return str(subnet)
+
+
+def gateway_of(subnet: str) -> str:
+    """The host's address in a subnet: the first."""
+    return str(ipaddress.ip_network(subnet).network_address + 1)
+
+
+def netmask_of(subnet: str) -> str:
+    """An IPv4 subnet's netmask."""
+    return str(ipaddress.ip_network(subnet).netmask)
+
+
+def parse_address(text: str) -> str:
+    """An IP address in canonical form."""
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError as problem:
+        raise UsageError(f"{text!r} is no IP address") from problem
+
+
+def check_guest_address(address: str, network: Network) -> None:
+    """Whether a guest of the network can have the address; raises UsageError."""
+    wanted = ipaddress.ip_address(address)
+    for cidr, gateway in zip(network.subnets, network.gateways, strict=True):
+        subnet = ipaddress.ip_network(cidr)
+        if subnet.version != wanted.version:
+            continue
+        if wanted not in subnet:
+            raise UsageError(f"{address} is not in {cidr}, the subnet of network {network.name!r}")
+        what = None
+        if wanted == subnet.network_address:
+            what = "network"
+        elif subnet.version == 4 and wanted == subnet.broadcast_address:
+            what = "broadcast"
+        elif str(wanted) == gateway:
+            what = "gateway"
+        if what:
+            raise UsageError(f"{address} is the {what} address of network {network.name!r}")
+        return
+    raise UsageError(f"network {network.name!r} has no IPv{wanted.version} subnet for {address}")
+
+
+def parse_publish(text: str) -> Publish:
+    """``[HOSTIP:]HOSTPORT:GUESTPORT[/udp]``; an IPv6 HOSTIP stands in brackets."""
+    rest, _, protocol = text.partition("/")
+    protocol = protocol or "tcp"
+    if protocol not in ("tcp", "udp") or text.endswith("/"):
+        raise UsageError(f"--publish {text!r}: the protocol is tcp or udp")
+    head, _, guest = rest.rpartition(":")
+    host_ip, _, host = head.rpartition(":")
+    if not head or not host or not guest:
+        raise UsageError(
+            f"--publish {text!r} is not understood", hint="write it as 8080:80, or 203.0.113.1:53:53/udp"
+        )
+    return Publish(protocol, _host_ip(text, host_ip), _port(text, host), _port(text, guest))
+
+
+def _host_ip(text: str, host_ip: str) -> str | None:
+    if not host_ip:
+        if text.startswith(":"):
+            raise UsageError(f"--publish {text!r}: the host address is empty")
+        return None
+    bracketed = host_ip.startswith("[") and host_ip.endswith("]")
+    address = parse_address(host_ip[1:-1] if bracketed else host_ip)
+    if (":" in address) != bracketed:
+        raise UsageError(f"--publish {text!r}: an IPv6 host address stands in brackets")
+    parsed = ipaddress.ip_address(address)
+    if parsed.is_multicast:
+        raise UsageError(f"--publish {text!r}: {address} is a multicast address")
+    return None if parsed.is_unspecified else address
+
+
+def _port(text: str, port: str) -> int:
+    if not _PORT.match(port) or not port.isascii() or not 1 <= int(port) <= 65535:
+        raise UsageError(f"--publish {text!r}: {port!r} is no port", hint="ports are 1 to 65535")
+    return int(port)
+
+
+def overlap(subnet: str, others: Iterable[str]) -> str | None:
+    """The first of ``others`` (prefixes) that shares addresses with a subnet."""
+    mine = ipaddress.ip_network(subnet)
+    for text in others:
+        other = ipaddress.ip_network(text, strict=False)
+        if other.version == mine.version and other.overlaps(mine):
+            return text
+    return None
+
+
+def private_subnets() -> Iterator[str]:
+    """Candidates for the network that nobody described, in the order in which they are tried."""
+    for second in (*range(77, 128), *range(16, 77), *range(128, 256)):
+        yield f"10.{second}.0.0/24"
+    for third in range(100, 255):
+        yield f"192.168.{third}.0/24"
