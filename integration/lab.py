@@ -126,9 +126,10 @@ def dump() -> dict[str, object]:
     rules = json.loads(run("nft", "-j", "list", "ruleset"))["nftables"]
     links = json.loads(run("ip", "-j", "-d", "link"))
     for link in links:  # the bridge's timers run on
-        data = link.get("linkinfo", {}).get("info_data", {})
-        for name in [n for n in data if n.endswith("_timer")]:
-            del data[name]
+        for part in ("info_data", "info_slave_data"):
+            data = link.get("linkinfo", {}).get(part, {})
+            for name in [n for n in data if n.endswith("_timer")]:
+                del data[name]
     return {
         "links": links,
         "addresses": [

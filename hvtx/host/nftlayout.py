@@ -18,7 +18,8 @@ Facts that shaped the rules:
   and then the bridge would send its broadcasts back to it (duplicate address detection would fail
   on them): the forward chain drops those.
 - Frames to 01:80:c2:00:00:0X skip prerouting and go to the input hook, where the bridge learns
-  their source address (br_handle_local_finish): the input chain guards them.
+  their source address (br_handle_local_finish): the input chain guards them. Those to …:0e (LLDP)
+  and, with STP on, …:00 meet no hook at all: only the bridge's own ``no_linklocal_learn`` helps.
 - A VLAN tag is taken off before the bridge sees the frame, so ``meta protocol`` shows what is
   inside; ``ether type`` shows the tag.
 - Conntrack is not asked in the bridge family: that would switch on nf_conntrack_bridge.
@@ -201,20 +202,38 @@ _BRIDGE = Skeleton(
         Chain(
             "guard_ip6",
             "",
-            # the upper protocol is unknown where a first fragment does not hold all headers:
-            # that is how advertisements get past guards (RFC 7113); 255 is never one
-            ("meta l4proto != 255 goto guard_whole6", "drop"),
+            (
+                "meta l4proto icmpv6 goto guard_icmp6",
+                "meta l4proto udp goto guard_udp6",
+                # no upper protocol is known of a broken chain of headers; 255 is never one
+                "meta l4proto != 255 goto guard_source6",
+                "drop",
+            ),
         ),
+        # A first fragment that ends before its upper header matches no rule about that header:
+        # so advertisements get past guards (RFC 7113). What is let through must show it, or be a
+        # later fragment, which is worth nothing without a first one.
         Chain(
-            "guard_whole6",
+            "guard_icmp6",
             "",
             (
                 "icmpv6 type nd-router-advert drop",
-                "udp sport 547 drop",
-                "udp dport 546 drop",
                 "icmpv6 type nd-neighbor-advert goto guard_advert",
                 "ip6 saddr :: goto guard_nobody6",
-                "goto guard_source6",
+                "icmpv6 type != 255 goto guard_source6",
+                "frag frag-off != 0 goto guard_source6",
+                "drop",
+            ),
+        ),
+        Chain(
+            "guard_udp6",
+            "",
+            (
+                "udp sport 547 drop",
+                "udp dport 546 drop",
+                "udp length != 0 goto guard_source6",
+                "frag frag-off != 0 goto guard_source6",
+                "drop",
             ),
         ),
         Chain(
