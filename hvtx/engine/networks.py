@@ -166,18 +166,18 @@ def _choose_firewall(runtime: Runtime) -> str:
     """``auto``: iptables only where a legacy table is in use and nftables is not."""
     if runtime.settings.firewall != "auto":
         return runtime.settings.firewall
-    from hvtx.host.xtables import legacy_in_use
+    from hvtx.host import xtables
 
-    if not legacy_in_use():
+    if not any(xtables.in_use(family) for family in (4, 6)):
         return "nftables"
     from hvtx.host.nfnetlink import Nftables
 
     nftables = Nftables()
     try:
-        others = [t for t in nftables.tables() if not t.name.startswith("hvtx-")]
-        return "nftables" if any(nftables.rules(t.family, t.name) for t in others) else "iptables"
+        strangers = any(not rule.table.startswith("hvtx-") for rule in nftables.rules())
     finally:
         nftables.close()
+    return "nftables" if strangers else "iptables"
 
 
 # -- making and rebuilding -----------------------------------------------------------------------

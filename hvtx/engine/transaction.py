@@ -137,7 +137,7 @@ class Operation:
                 continue
             part = list(batch)
             observed.update(self.runtime.driver(name).create(part))
-            failpoint.reach(f"acted:{name if part[0].kind in FIREWALL_KINDS else part[0].kind}")
+            failpoint.reach(f"acted:{'filter' if name == 'nftables' else name}")
         return observed
 
     def note(self, row: Resource, observed: Mapping[str, Any]) -> Resource:

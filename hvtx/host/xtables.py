@@ -204,6 +204,16 @@ def saved(family: int) -> Saved:
     return found
 
 
+def in_use(family: int) -> bool:
+    """Whether a legacy table of the family has a rule, or a policy that is not ACCEPT."""
+    if not listed(family):
+        return False
+    return any(
+        line.startswith("-A ") or (line.startswith(":") and line.split(" ")[1] not in ("ACCEPT", "-"))
+        for line in _save(family).splitlines()
+    )
+
+
 def _save(family: int) -> str:
     import subprocess  # only here: most commands never read a legacy table
 
