@@ -21,7 +21,7 @@ import pytest
 
 from hvtx.drivers import process
 from hvtx.errors import Conflict, HostRefused, NotFound, NotPermitted, UsageError
-from hvtx.host import console, kvm, procfs, qmp
+from hvtx.host import api, console, kvm, procfs, qmp
 from hvtx.hypervisors import base, qemu
 from hvtx.hypervisors.base import Launch, Probes
 from hvtx.model.vm import Identity, Vm
@@ -135,6 +135,31 @@ def test_the_gate_holds_the_pipe_and_the_log_and_nothing_else(room):
     left = {0: "/dev/null", 1: room.log, 2: room.log}
     until(lambda: open_files(gate.identity.pid) == left, f"holding only {left}", 500)
     assert os.getsid(gate.identity.pid) == gate.identity.pid
+
+
+def test_a_gate_is_known_as_one_from_the_beginning(room):
+    """The kernel lets posix_spawn return before the new program's arguments are to be read."""
+    for _ in range(100):
+        gate = room.spawn(command(room.path, "sleep", "60"))
+        assert process.is_gate(gate.identity.pid)
+        gate.cancel()
+
+
+def test_who_is_no_gate():
+    for pid in (os.getpid(), 2, int(Path("/proc/sys/kernel/pid_max").read_text()) + 1):
+        assert process.is_gate(pid) is False
+
+
+def test_our_own_descriptors_stand_above_the_gates_and_stay_with_us():
+    code = """
+import os
+from hvtx.drivers import process
+mine = []
+high = process._raised(os.open("/dev/null", os.O_RDONLY), mine)
+assert high >= 10 and not os.get_inheritable(high) and mine == [high], high
+assert process._raised(os.open("/dev/null", os.O_RDONLY), mine) == high + 1
+"""
+    lab.run(sys.executable, "-c", code)
 
 
 def test_cancel_leaves_nothing(room):
@@ -299,7 +324,8 @@ def test_stop_kills_what_ignores_the_request(room, monkeypatch):
     assert procfs.look(gate.identity.pid).exists is False
 
 
-def test_stop_gives_a_program_the_time_it_was_promised(room):
+def test_stop_gives_a_program_the_time_it_was_promised(room, monkeypatch):
+    monkeypatch.setattr(process, "TERM_SECONDS", 0.05)
     waiting = "trap 'sleep 0.3; echo bye; exit' TERM; echo up; while :; do sleep 0.05; done"
     gate = room.start(shell(room.path, waiting))
     until(lambda: "up" in room.said(), "up")
@@ -338,35 +364,59 @@ def test_stop_without_permission_says_so(room):
     assert not procfs.look(gate.identity.pid).ended
 
 
-@pytest.mark.parametrize("how", ["ctrl-alt-del api", "power-button api"])
-def test_the_http_interfaces_are_asked(room, how):
-    """A stand-in for the hypervisor's server: the request is checked, then the process ends."""
-    gate = room.start(command(room.path, "sleep", "60"))
-    heard: list[bytes] = []
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(room.path / base.API_SOCKET))
-        server.listen()
+class Server:
+    """A stand-in for a hypervisor's HTTP server: it keeps one request and gives one answer."""
 
-        def serve() -> None:
-            link, _ = server.accept()
-            with link:
-                heard.append(link.recv(65536))
-                link.sendall(b"HTTP/1.1 204 \r\nServer: x\r\n\r\n")
-                procfs.signal(gate.identity, signal.SIGUSR1)
+    def __init__(self, path: Path, answer: bytes, then: Callable[[], object]) -> None:
+        self.heard = b""
+        self.answer = answer
+        self.then = then
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.bind(str(path))
+        self.socket.listen()
+        self.thread = threading.Thread(target=self.serve)
+        self.thread.start()
 
-        thread = threading.Thread(target=serve)
-        thread.start()
-        process.stop(gate.identity, directory=str(room.path), power_down=how, timeout=30)
-        thread.join()
-    line, _, rest = heard[0].partition(b"\r\n")
-    if how == "ctrl-alt-del api":
-        assert line == b"PUT /actions HTTP/1.1"
-        head, _, body = rest.partition(b"\r\n\r\n")
-        assert body == b'{"action_type": "SendCtrlAltDel"}'
-        assert f"Content-Length: {len(body)}".encode() in head.split(b"\r\n")
-    else:
-        assert line == b"PUT /api/v1/vm.power-button HTTP/1.1"
-        assert rest.endswith(b"\r\n\r\n")
+    def serve(self) -> None:
+        link, _ = self.socket.accept()
+        with link:
+            self.heard = link.recv(65536)
+            link.sendall(self.answer)
+        self.then()
+
+    def close(self) -> None:
+        self.thread.join(30)
+        self.socket.close()
+
+
+def test_stop_asks_over_http_and_waits_for_the_guest(room):
+    words = "trap 'echo termed; exit' TERM; trap 'echo asked; exit' USR1; echo up"
+    gate = room.start(shell(room.path, f"{words}; while :; do sleep 0.05; done"))
+    until(lambda: "up" in room.said(), "up")
+    server = Server(
+        room.path / base.API_SOCKET,
+        b"HTTP/1.1 204 \r\nServer: x\r\n\r\n",
+        lambda: (time.sleep(0.3), procfs.signal(gate.identity, signal.SIGUSR1)),
+    )
+    process.stop(gate.identity, directory=str(room.path), power_down="ctrl-alt-del api", timeout=30)
+    server.close()
+    assert room.said() == "up\nasked\n"
+    head, _, body = server.heard.partition(b"\r\n\r\n")
+    lines = head.split(b"\r\n")
+    assert lines[0] == b"PUT /actions HTTP/1.1"
+    assert body == b'{"action_type": "SendCtrlAltDel"}'
+    assert f"Content-Length: {len(body)}".encode() in lines
+
+
+@pytest.mark.parametrize(
+    ("answer", "taken"), [(b"HTTP/1.1 204 \r\n\r\n", True), (b"HTTP/1.1 405 \r\n\r\n", False)]
+)
+def test_the_power_button_may_be_refused(room, answer, taken):
+    server = Server(room.path / base.API_SOCKET, answer, lambda: None)
+    assert api.power_off(str(room.path), "power-button api", 10) is taken
+    server.close()
+    assert server.heard.startswith(b"PUT /api/v1/vm.power-button HTTP/1.1\r\n")
+    assert server.heard.endswith(b"\r\n\r\n")
 
 
 # --- QEMU
@@ -385,6 +435,8 @@ def test_a_guest_comes_up_and_is_powered_down(room):
     with qmp.Qmp(str(room.path), "qmp.sock", 10) as machine:
         assert machine.execute("query-status")["status"] == "running"
         assert machine.execute("query-name") == {"name": "web"}
+        assert machine.execute("stop") == {}  # the event STOP comes before the answer
+        assert machine.execute("query-status")["status"] == "paused"
         with pytest.raises(HostRefused, match="nonsense"):
             machine.execute("nonsense")
     process.stop(gate.identity, directory=str(room.path), power_down="qmp", timeout=0.2)
@@ -435,12 +487,16 @@ def test_a_hypervisor_that_stays_silent_is_not_up(room):
         gate.wait_ready(launch, seconds=0.3)
 
 
-@needs_qemu
-def test_left_over_sockets_are_no_obstacle(room):
-    for name in ("qmp.sock", "console.sock"):
-        with socket.socket(socket.AF_UNIX) as old:
-            old.bind(str(room.path / name))
-    room.start(guest(room))
+def test_left_over_sockets_are_removed_and_files_are_written(room):
+    launch = command(room.path, "x")._replace(sockets=("api.sock", "none"), files={"f": b"new"})
+    with socket.socket(socket.AF_UNIX) as old:
+        old.bind(str(room.path / "api.sock"))
+    (room.path / "f").write_text("something older and longer")
+    process.prepare(launch, str(room.path), room.log)
+    assert {path.name: path.read_bytes() for path in room.path.iterdir()} == {"f": b"new"}
+    assert (room.path / "f").stat().st_mode & 0o777 == 0o600
+    with pytest.raises(HostRefused, match="absent/f"):
+        process.prepare(launch, str(room.path / "absent"), room.log)
 
 
 SERIAL = bytes.fromhex(
@@ -518,9 +574,9 @@ def test_no_console():
 
 
 @needs_qemu
-def test_the_probe_guest_ends_with_its_own_status(tmp_path):
-    assert kvm.probe(QEMU, "x86_64", "tcg", str(tmp_path)) is True
-    assert list(tmp_path.iterdir()) == []
+def test_the_probe_guest_ends_with_its_own_status(room):
+    assert kvm.probe(QEMU, "x86_64", "tcg", str(room.path)) is True
+    assert list(room.path.iterdir()) == []
 
 
 @needs_qemu
@@ -530,23 +586,23 @@ def test_a_probe_guest_that_hangs_is_no(tmp_path, monkeypatch):
     assert kvm.probe(QEMU, "x86_64", "tcg", str(tmp_path)) is False
 
 
-def test_the_accelerator_can_be_decided_and_is_remembered_for_the_boot(tmp_path, monkeypatch):
+def test_the_accelerator_can_be_decided_and_is_remembered_for_the_boot(room, monkeypatch):
     monkeypatch.setenv("HVTX_QEMU_ACCEL", "kvm")
-    assert kvm.runs_guests("/bin/false", "x86_64", str(tmp_path)) is True
+    assert kvm.runs_guests("/bin/false", "x86_64", str(room.path)) is True
     monkeypatch.setenv("HVTX_QEMU_ACCEL", "tcg")
-    assert kvm.runs_guests("/bin/false", "x86_64", str(tmp_path)) is False
-    assert list(tmp_path.iterdir()) == []
+    assert kvm.runs_guests("/bin/false", "x86_64", str(room.path)) is False
+    assert list(room.path.iterdir()) == []
     monkeypatch.delenv("HVTX_QEMU_ACCEL")
     if not os.path.exists("/dev/kvm"):
         pytest.skip("no /dev/kvm: there is nothing to remember")
     asked = []
     monkeypatch.setattr(kvm, "probe", lambda *words: asked.append(words) or True)
     for _ in range(2):
-        assert kvm.runs_guests("/bin/false", "x86_64", str(tmp_path)) is True
+        assert kvm.runs_guests("/bin/false", "x86_64", str(room.path)) is True
     assert len(asked) == 1
-    kept = tmp_path / "accel"
+    kept = room.path / "accel"
     kept.write_text(kept.read_text().replace(procfs.boot_id(), "0" * 36))
-    kvm.runs_guests("/bin/false", "x86_64", str(tmp_path))
+    kvm.runs_guests("/bin/false", "x86_64", str(room.path))
     assert len(asked) == 2
 
 
