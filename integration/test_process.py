@@ -739,6 +739,28 @@ def test_a_held_tap_names_its_holder():
     assert procfs.tap_holders({"hvheld", "hvnew", "hvfree"}).found == {}
 
 
+@needs_qemu
+def test_a_guest_holds_its_taps_and_keeps_their_mac_addresses_apart(room):
+    names = ("hvfirst", "hvsecond")
+    for name in names:
+        lab.run("ip", "tuntap", "add", name, "mode", "tap")
+    ports = [
+        base.Port(name, f"02:00:00:00:00:0{n}", None, None, None, None, None, None)
+        for n, name in enumerate(names)
+    ]
+    gate = room.start(
+        qemu.render(VM, ports, Probes(QEMU, kvm=False, machine="x86_64"), str(room.path))
+    )
+    found = procfs.tap_holders(names).found
+    assert {n: [h.pid for h in found[n]] for n in names} == {n: [gate.identity.pid] for n in names}
+    with qmp.Qmp(str(room.path), "qmp.sock", 10) as machine:
+        info = machine.execute("human-monitor-command", {"command-line": "info network"})
+    for port in ports:
+        assert port.mac in info and f"ifname={port.device}" in info
+    process.stop(gate.identity, directory=str(room.path), power_down="qmp", force=True)
+    assert procfs.tap_holders(names).found == {}
+
+
 def test_a_holder_that_went_to_another_namespace_counts():
     with Keeper("hvheld", "elsewhere") as keeper:
         assert os.stat(f"/proc/{keeper.pid}/ns/net") != os.stat("/proc/self/ns/net")
