@@ -54,3 +54,12 @@ class FirewallDriver(Driver, Protocol):
 
         Of several identical copies one goes. Never raises.
         """
+
+    def remove_copies(self, resource: Resource) -> Outcome:
+        """Remove surplus identical copies of a row's entries; one of each stays. Never raises."""
+
+    def mend(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
+        """Put back what is missing of rows that should be whole; returns what create returns.
+
+        Raises HvtxError (Conflict where something else took the place).
+        """

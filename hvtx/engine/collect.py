@@ -291,9 +291,15 @@ def remove_sighted(runtime: Runtime, item: Item) -> Outcome:
     """Remove an object that no live row accounts for, by the mark that was seen on it."""
     assert item.mark is not None
     if item.entry is not None:
-        return runtime.firewall(item.entry.backend).remove(item.entry)
+        firewall = runtime.firewall(item.entry.backend)
+        if item.reason is Reason.UNRECORDED:
+            return firewall.remove(item.entry)
+        row = records.resources_by_id(runtime.sql, [item.row])[item.row]
+        if item.reason is Reason.DUPLICATE_COPY:
+            return firewall.remove_copies(row)
+        return firewall.release([row])[row.id]
     assert item.link is not None
-    row = Resource(
+    sighted = Resource(
         id=item.row,
         kind=item.kind,
         key=item.link.name,
@@ -306,7 +312,7 @@ def remove_sighted(runtime: Runtime, item: Item) -> Outcome:
         vm=None,
         network=None,
     )
-    return runtime.driver(item.kind).release([row])[row.id]
+    return runtime.driver(item.kind).release([sighted])[sighted.id]
 
 
 def _tidy(runtime: Runtime) -> None:

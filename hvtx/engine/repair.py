@@ -1,0 +1,210 @@
+"""`repair`: put back what someone flushed or changed under running VMs and networks.
+
+The rows stay as they are, and with them their marks: what is put back carries the mark that it had.
+A TAP that is gone is not made again under a running VM, whose descriptor would still speak to the
+old one; it is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from hvtx.drivers.sysctl import read as read_setting
+from hvtx.engine.collect import resolve
+from hvtx.engine.networks import ensure_networks
+from hvtx.engine.runtime import Runtime, driver_name
+from hvtx.engine.snapshot import take_snapshot
+from hvtx.engine.transaction import Operation, begin
+from hvtx.errors import HvtxError, NotFound
+from hvtx.host.links import Links
+from hvtx.model.plan import Snapshot
+from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource, State
+from hvtx.model.vm import Liveness, Network, Vm
+from hvtx.planner.presence import Presence, index, presence
+from hvtx.store import intents, records
+from hvtx.store.history import Event
+
+
+class Damage(NamedTuple):
+    """A row whose object is not as it should be, and what is missing, in words."""
+
+    row: Resource
+    missing: str
+    seen: Presence
+
+
+def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
+    """Put back everything, or what belongs to the network or VM ``name``.
+
+    Returns ``{"schema", "repaired": [{"kind", "key", "missing"}], "failed": [{…, "why"}]}``.
+    Raises NotFound, Busy, Refused.
+    """
+    runtime.enter()
+    networks, vms = _scope(runtime, name)
+    runtime.lock("all", "networks")
+    resolve(runtime, networks=True)
+    ensure_networks(runtime, networks, "repair")
+    for vm in vms:
+        runtime.lock("vm", vm.name)
+    snapshot = take_snapshot(runtime)
+    wanted = {network.id for network in networks}
+    live = {vm.id for vm in vms if _runs(snapshot, vm.id)}
+    rows = [
+        row
+        for row in snapshot.rows
+        if row.state == State.COMMITTED
+        and row.life == runtime.life.id
+        and (row.vm in live if row.vm else row.network is None or row.network in wanted)
+    ]
+    damages = find_damage(snapshot, rows)
+    repaired: list[dict[str, Any]] = []
+    failed: list[dict[str, Any]] = []
+    if damages:
+        with begin(runtime, "repair", vm=name if vms and not networks else None) as (_, operation):
+            pass
+        _mend_all(runtime, operation, damages, rows, repaired, failed)
+        events = [Event("repaired", item["missing"], item["kind"], item["key"]) for item in repaired]
+        events += [Event("failed", item["why"], item["kind"], item["key"]) for item in failed]
+        operation.end("partial" if failed else "done", events=events)
+    return {"schema": "hvtx/repair/1", "repaired": repaired, "failed": failed}
+
+
+def _scope(runtime: Runtime, name: str | None) -> tuple[list[Network], list[Vm]]:
+    networks, vms = records.networks(runtime.sql), records.vms(runtime.sql)
+    if name is None:
+        return networks, vms
+    chosen = [network for network in networks if network.name == name]
+    members = {network.id for network in chosen}
+    found = [
+        vm
+        for vm in vms
+        if vm.name == name or members & {interface.network for interface in vm.interfaces}
+    ]
+    if not chosen and not found:
+        raise NotFound(f"there is no network or VM {name!r}", hint="hvtx network ls; hvtx vm ls")
+    used = {interface.network for vm in found if vm.name == name for interface in vm.interfaces}
+    chosen += [network for network in networks if network.id in used and network not in chosen]
+    return chosen, found
+
+
+def _runs(snapshot: Snapshot, vm: str) -> bool:
+    """Whether a VM may be running: `unknown` is repaired too, since it may well be up."""
+    return snapshot.vms[vm].liveness is not Liveness.DEAD
+
+
+# -- what is wrong ---------------------------------------------------------------------------------
+
+
+def find_damage(snapshot: Snapshot, rows: Sequence[Resource]) -> list[Damage]:
+    """Rows whose object is gone, incomplete or not attached as recorded (reads settings only)."""
+    sights = index(snapshot)
+    bridges = {row.key: row.spec["ifindex"] for row in rows if row.kind == Kind.BRIDGE}
+    found = []
+    for row in rows:
+        seen = presence(row, snapshot, sights)
+        missing = _missing(row, seen, bridges)
+        if missing:
+            found.append(Damage(row, missing, seen))
+    return found
+
+
+def _missing(row: Resource, seen: Presence, bridges: Mapping[str, int]) -> str | None:
+    if row.kind == Kind.SYSCTL:
+        value = read_setting(row.spec["path"])
+        wanted = row.spec["value"]
+        return None if value == wanted else f"it was {value}, and {wanted} is needed"
+    if seen.problem is not None:
+        return f"{seen.problem.value}: {seen.evidence[0]}"
+    if seen.here is False:
+        return "it was gone"
+    if seen.here is None:
+        return None
+    if not seen.complete:
+        return "a part of it was gone"
+    link = seen.link
+    if link is not None and not link.up:
+        return "it was down"
+    if link is not None and row.kind == Kind.TAP:
+        master = bridges.get(row.spec["bridge"], row.spec["master"])
+        if link.master != master:
+            return f"it was not a port of {row.spec['bridge']}"
+        if link.mtu != row.spec["mtu"]:
+            return f"its MTU was {link.mtu}"
+    return None
+
+
+# -- putting back ----------------------------------------------------------------------------------
+
+_FIRST = (Kind.SYSCTL, Kind.BRIDGE, Kind.ADDRESS, Kind.TAP)
+
+
+def _mend_all(
+    runtime: Runtime,
+    operation: Operation,
+    damages: Sequence[Damage],
+    rows: Sequence[Resource],
+    repaired: list[dict[str, Any]],
+    failed: list[dict[str, Any]],
+) -> None:
+    def attempt(damage: Damage, action: Callable[[], None]) -> None:
+        row = damage.row
+        try:
+            action()
+        except (HvtxError, OSError) as problem:
+            why = problem.message if isinstance(problem, HvtxError) else str(problem)
+            failed.append({"kind": row.kind, "key": row.key, "missing": damage.missing, "why": why})
+        else:
+            repaired.append({"kind": row.kind, "key": row.key, "missing": damage.missing})
+
+    new_bridge = any(d.row.kind == Kind.BRIDGE and d.seen.here is False for d in damages)
+    ordered = list(damages)
+    if new_bridge:  # with the bridge its addresses and its ports' membership went
+        known = {damage.row.id for damage in damages}
+        gone = {d.row.key for d in damages if d.row.kind == Kind.BRIDGE and d.seen.here is False}
+        ordered += [
+            Damage(row, "it went with its bridge", Presence(False, ()))
+            for row in rows
+            if row.kind == Kind.ADDRESS and row.id not in known and row.spec["device"] in gone
+        ]
+    for kind in _FIRST:
+        for damage in ordered:
+            if damage.row.kind == kind:
+                attempt(damage, lambda damage=damage: _mend(runtime, damage, rows))  # type: ignore[misc]
+    walls = [damage for damage in ordered if damage.row.kind in FIREWALL_KINDS]
+    for damage in sorted(walls, key=lambda d: d.row.spec["what"] != "base"):
+        attempt(damage, lambda damage=damage: _mend_firewall(runtime, damage.row))  # type: ignore[misc]
+
+
+def _mend(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) -> None:
+    row, seen = damage.row, damage.seen
+    if seen.problem is not None:
+        raise HvtxError(f"{seen.evidence[0]}: it is not ours to change")
+    if row.kind in (Kind.SYSCTL, Kind.ADDRESS) or (row.kind == Kind.BRIDGE and seen.here is False):
+        runtime.driver(driver_name(row)).create([row])
+        return
+    if row.kind == Kind.TAP and seen.here is False:
+        raise HvtxError("the device cannot be made again under a running VM: stop and start it")
+    assert seen.link is not None
+    links = Links()
+    try:
+        now = links.get(ifindex=seen.link.ifindex)
+        if now is None or now.alias != row.mark:
+            raise HvtxError("it changed while it was looked at")
+        if row.kind == Kind.BRIDGE:
+            links.change(now.ifindex, up=True)
+            return
+        bridge = next(
+            (r.spec["ifindex"] for r in rows if r.kind == Kind.BRIDGE and r.key == row.spec["bridge"]),
+            row.spec["master"],
+        )
+        links.change(now.ifindex, master=bridge, mtu=row.spec["mtu"], up=True)
+    finally:
+        links.close()
+
+
+def _mend_firewall(runtime: Runtime, row: Resource) -> None:
+    observed = runtime.firewall(row.spec["backend"]).mend([row])
+    if row.spec["what"] == "base" and row.id in observed:
+        with runtime.store.transaction() as sql:
+            intents.note(sql, row.id, observed[row.id])
