@@ -73,6 +73,18 @@ def test_the_inode_is_that_of_the_pidfd_where_there_is_pidfs(sleeper):
     assert bool(inode) == (release >= (6, 9))
 
 
+def test_looking_again_shows_the_same(sleeper):
+    me = procfs.identify(sleeper.pid)
+    for known in (me, me._replace(inode=0), me._replace(inode=me.inode + 1)):
+        assert procfs.look_again(known) == procfs.look(sleeper.pid)
+    sleeper.kill()
+    until(lambda: state(sleeper.pid) == "Z", "a zombie")
+    assert procfs.look_again(me) == ProcessFacts(True, me.start, me.inode, ended=True)
+    sleeper.wait()
+    assert procfs.look_again(me) == ProcessFacts(False)
+    assert procfs.look_again(me._replace(pid=0)).error
+
+
 def test_a_zombie_has_ended(sleeper):
     me = procfs.identify(sleeper.pid)
     sleeper.kill()
