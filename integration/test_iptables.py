@@ -208,6 +208,8 @@ def test_looking_makes_no_table(driver: IptablesDriver) -> None:
     assert driver.observe() == ()
     assert set(driver.release(rows).values()) == {GONE}
     assert driver.remove_copies(rows[0]) == GONE
+    assert xtables.read(4, "nat") is None
+    assert xtables.saved(6) == xtables.NOTHING
     with pytest.raises(HostRefused) as refused:
         driver.create(guest_rows(10, 2))
     assert "repair" in refused.value.hint

@@ -226,24 +226,43 @@ class Verdict(NamedTuple):
     keep: Outcome  # GONE if nothing stays
 
 
-def judge(resource: Resource, rules: Sequence[Rule], views: Mapping[int, xtables.Saved]) -> Verdict:
+class Sights(NamedTuple):
+    """What was seen, for looking up: places with words, as ``(family, table, chain, text)``."""
+
+    by_mark: dict[str, list[tuple[int, str, str, str]]]
+    bare: frozenset[tuple[int, str, str, str]]  # without a mark
+
+
+def index(views: Mapping[int, xtables.Saved]) -> Sights:
+    """Sort what was seen by its marks."""
+    by_mark: dict[str, list[tuple[int, str, str, str]]] = {}
+    bare = set()
+    for family, view in views.items():
+        for seen in view.rules:
+            key = (family, seen.table, seen.chain, seen.text)
+            if seen.mark is None:
+                bare.add(key)
+            else:
+                by_mark.setdefault(seen.mark, []).append(key)
+    return Sights(by_mark, frozenset(bare))
+
+
+def judge(resource: Resource, rules: Sequence[Rule], sights: Sights) -> Verdict:
     """Take what carries the row's mark in the row's words; say what else looks like it."""
     expected = {(rule.family, rule.table, rule.chain, rule.text): rule for rule in rules}
     take: dict[Rule, None] = {}
     keep = GONE
-    for family, view in views.items():
-        tool = xtables.TOOLS[family]
-        for seen in view.rules:
-            key = (family, seen.table, seen.chain, seen.text)
-            place = f"{tool} {seen.table} {seen.chain}"
-            if seen.mark == resource.mark:
-                if key in expected:
-                    take[expected[key]] = None
-                else:
-                    message = f"{place}: a changed copy carries the mark: {seen.text}"
-                    keep = Outcome(False, "edited-copy", message)
-            elif seen.mark is None and key in expected and keep.gone:
-                message = f"{place}: {seen.text} has no mark"
+    for key in sights.by_mark.get(resource.mark, ()):
+        if key in expected:
+            take[expected[key]] = None
+        else:
+            rule = Rule(*key)
+            message = f"{rule.place}: a changed copy carries the mark: {rule.text}"
+            keep = Outcome(False, "edited-copy", message)
+    if keep.gone:
+        for key, rule in expected.items():
+            if key in sights.bare:
+                message = f"{rule.place}: {rule.text} has no mark"
                 keep = Outcome(False, "mark-stripped", message)
     return Verdict(tuple(take), keep)
 
@@ -449,8 +468,9 @@ class IptablesDriver:
         """Outcomes before acting, and the rules to take; the base is judged last."""
         outcomes: dict[int, Outcome] = {}
         take: list[tuple[Resource, Rule]] = []
+        sights = index(views)
         for row in sorted(resources, key=lambda row: row.spec["what"] == "base"):
-            verdict = judge(row, rules_of(self._installation, row), views)
+            verdict = judge(row, rules_of(self._installation, row), sights)
             mine = [(row, rule) for rule in verdict.take]
             if row.spec["what"] == "base":
                 taken = frozenset(

@@ -209,7 +209,8 @@ def in_use(family: int) -> bool:
     if not listed(family):
         return False
     return any(
-        line.startswith("-A ") or (line.startswith(":") and line.split(" ")[1] not in ("ACCEPT", "-"))
+        line.startswith("-A ")
+        or (line.startswith(":") and line.split(" ")[1] not in ("ACCEPT", "-"))
         for line in _save(family).splitlines()
     )
 
@@ -707,15 +708,18 @@ def pair(
     rules: Sequence[SavedRule], entries: dict[str, list[Marked]], wanted: frozenset[str]
 ) -> dict[tuple[str, str, str, str], list[bytes]] | None:
     """Join printed rules and entries by their order; None if they do not fit (pure)."""
-    lines = [rule for rule in rules if rule.mark in wanted]
-    left = {table: list(reversed(of)) for table, of in entries.items()}
-    paired: dict[tuple[str, str, str, str], list[bytes]] = {}
     # Chains come in one order in the text and in another from the kernel: go chain by chain.
-    for line in lines:
-        of = left.get(line.table, [])
-        at = next((i for i in range(len(of) - 1, -1, -1) if of[i].chain == line.chain), -1)
-        if at < 0 or of[at].mark != line.mark:
+    left: dict[tuple[str, str], list[Marked]] = {}
+    for table, found in entries.items():
+        for entry in reversed(found):
+            left.setdefault((table, entry.chain), []).append(entry)
+    paired: dict[tuple[str, str, str, str], list[bytes]] = {}
+    for line in rules:
+        if line.mark is None or line.mark not in wanted:
+            continue
+        here = left.get((line.table, line.chain))
+        if not here or here[-1].mark != line.mark:
             return None
-        key = (line.table, line.chain, of[at].mark, line.text)
-        paired.setdefault(key, []).append(of.pop(at).data)
+        key = (line.table, line.chain, line.mark, line.text)
+        paired.setdefault(key, []).append(here.pop().data)
     return None if any(left.values()) else paired
