@@ -143,18 +143,20 @@ def dump() -> dict[str, object]:
     }
 
 
-def difference(before: dict[str, object], after: dict[str, object]) -> str:
+def difference(before: object, after: object, path: str = "") -> str:
     """What differs between two dumps, for a person; empty if nothing does."""
-    lines = []
-    for part, old in before.items():
-        new = after[part]
-        if old == new:
-            continue
-        if isinstance(old, list) and isinstance(new, list):
-            lines += [f"- {part}: {json.dumps(x)}" for x in old if x not in new]
-            lines += [f"+ {part}: {json.dumps(x)}" for x in new if x not in old]
-            if not lines:
-                lines.append(f"~ {part}: order or number of copies")
-        else:
-            lines.append(f"~ {part}: {json.dumps(old)}\n    -> {json.dumps(new)}")
-    return "\n".join(lines)
+    if before == after:
+        return ""
+    if isinstance(before, dict) and isinstance(after, dict):
+        names = [*before, *(name for name in after if name not in before)]
+        lines = [difference(before.get(n), after.get(n), f"{path}.{n}") for n in names]
+        return "\n".join(line for line in lines if line)
+    if isinstance(before, list) and isinstance(after, list):
+        if len(before) == len(after):
+            pairs = enumerate(zip(before, after, strict=True))
+            lines = [difference(old, new, f"{path}[{n}]") for n, (old, new) in pairs]
+            return "\n".join(line for line in lines if line)
+        gone = [f"- {path}: {json.dumps(item)}" for item in before if item not in after]
+        come = [f"+ {path}: {json.dumps(item)}" for item in after if item not in before]
+        return "\n".join([*gone, *come]) or f"~ {path}: another number of copies"
+    return f"~ {path}: {json.dumps(before)} -> {json.dumps(after)}"

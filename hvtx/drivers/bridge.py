@@ -12,6 +12,7 @@ later one. So the random MAC of the row and the group ``hvtx`` are its mark unti
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from hvtx.drivers.base import Host
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
 from hvtx.host import failpoint
 from hvtx.host.links import Links
+from hvtx.host.tun import passing_tap
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.resource import BRIDGE_GROUP, GONE, BridgeSpec, Kind, Link, Outcome, Resource
 
@@ -55,7 +57,9 @@ class BridgeDriver:
             failpoint.reach("created:bridge")
             links = Links()
             try:
+                links.learn_no_link_local(spec["ifindex"])
                 links.change(spec["ifindex"], alias=row.mark, up=True, quiet6=True)
+                _settle(spec["ifindex"], links)
             finally:
                 links.close()
             Path("/proc/sys/net/ipv4/conf", spec["device"], "route_localnet").write_text("1")
@@ -111,19 +115,39 @@ class BridgeDriver:
         return GONE
 
 
+def _settle(bridge: int, links: Links) -> None:
+    """Let a port come and go, so that the bridge looks as it will when its last VM has stopped.
+
+    A bridge that never had a port shows no missing carrier, other segmentation limits and no
+    multicast route (br_port_state_selection, br_set_gso_limits, addrconf_dev_config). The port is a TAP that lives as long as our
+    descriptor.
+    """
+    descriptor, index = passing_tap()
+    try:
+        links.change(index, master=bridge, up=True, quiet6=True)
+        links.get(ifindex=bridge)  # makes the kernel bring the shown state up to date
+    finally:
+        os.close(descriptor)
+    links.get(ifindex=bridge)
+
+
 def carries_mark(row: Resource, seen: Link) -> bool:
     """The alias, or before it stands the recorded MAC and group of the creating message."""
     if seen.kind != "bridge":
         return False
     if seen.alias is None:
-        return row.state != "committed" and seen.mac == row.spec["mac"] and seen.group == BRIDGE_GROUP
+        return (
+            row.state != "committed" and seen.mac == row.spec["mac"] and seen.group == BRIDGE_GROUP
+        )
     return seen.alias == row.mark
 
 
 def _dependents(row: Resource, seen: Link, links: Links) -> str:
     own = set(row.spec.get("addresses", ()))
     things = [
-        link.name for link in links.all() if seen.ifindex in (link.master, link.lower) and link != seen
+        link.name
+        for link in links.all()
+        if seen.ifindex in (link.master, link.lower) and link != seen
     ]
     things += [
         a.address for a in links.addresses() if a.ifindex == seen.ifindex and a.address not in own

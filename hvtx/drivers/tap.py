@@ -24,23 +24,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hvtx.drivers.base import Host
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
-from hvtx.host import failpoint, procfs
-from hvtx.host.links import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, Links
+from hvtx.host import failpoint, procfs, tun
+from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.resource import GONE, Address, Kind, Link, Outcome, Resource, TapSpec
 
-DEVICE = "/dev/net/tun"
-_TUNSETIFF, _TUNSETPERSIST, _TUNSETIFINDEX = 0x400454CA, 0x400454CB, 0x400454DA
-_IFF_TUN_EXCL = 0x8000
-_IFREQ = struct.Struct("=16sH22x")
 _THREADS = 64
 
 
@@ -69,13 +63,11 @@ class TapDriver:
         spec: TapSpec = row.spec  # type: ignore[assignment]
         name = spec["device"]
         try:
-            descriptor = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+            descriptor = tun.open_device()
         except OSError as problem:
             raise _refused(name, problem) from problem
         try:
-            fcntl.ioctl(descriptor, _TUNSETIFINDEX, struct.pack("=I", spec["ifindex"]))
-            flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | _IFF_TUN_EXCL
-            fcntl.ioctl(descriptor, _TUNSETIFF, _IFREQ.pack(name.encode(), flags))
+            tun.create(descriptor, name, spec["ifindex"])
             self.links.change(
                 spec["ifindex"],
                 alias=row.mark,
@@ -84,9 +76,10 @@ class TapDriver:
                 mtu=spec["mtu"],
                 up=True,
                 quiet6=True,
+                hairpin=True,
             )
             failpoint.reach("marked:tap")
-            fcntl.ioctl(descriptor, _TUNSETPERSIST, 1)
+            tun.set_persistent(descriptor, True)
         except OSError as problem:
             raise _refused(name, problem, bridge=spec["bridge"]) from problem
         finally:
@@ -148,15 +141,17 @@ def release_one(row: Resource, links: Links, around: Around) -> Outcome:
         if stranger is None:
             return GONE
         return Outcome(
-            False, "mark-mismatch", f"a device named {row.key} is there, but it is not the recorded one"
+            False,
+            "mark-mismatch",
+            f"a device named {row.key} is there, but it is not the recorded one",
         )
     problem = wrong_mark(row, seen) or dependents(seen, around)
     if problem is not None:
         return problem
-    descriptor = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    descriptor = tun.open_device()
     try:
         try:
-            fcntl.ioctl(descriptor, _TUNSETIFF, _IFREQ.pack(seen.name.encode(), seen.tun_flags))
+            tun.attach(descriptor, seen.name, seen.tun_flags)
         except OSError as refusal:
             if refusal.errno == errno.EBUSY:
                 return Outcome(False, "in-use", f"{seen.name} is held open by some process")
@@ -169,10 +164,14 @@ def release_one(row: Resource, links: Links, around: Around) -> Outcome:
         if problem is not None:
             return problem
         if held.queues > 1:
-            return Outcome(False, "in-use", f"{held.name} has another queue that some process holds open")
-        fcntl.ioctl(descriptor, _TUNSETPERSIST, 0)
+            return Outcome(
+                False, "in-use", f"{held.name} has another queue that some process holds open"
+            )
+        tun.set_persistent(descriptor, False)
     finally:
         os.close(descriptor)
+    if seen.master:
+        links.get(ifindex=seen.master)  # its shown carrier follows now, not up to a second later
     if links.get(ifindex=ifindex) is not None:
         return Outcome(False, "contended", f"{seen.name} is still there after its removal")
     return GONE
@@ -184,7 +183,9 @@ def wrong_mark(row: Resource, seen: Link) -> Outcome | None:
         return None
     carried = f"its alias is {seen.alias!r}" if seen.alias else "it has no alias"
     return Outcome(
-        False, "mark-mismatch", f"{seen.name} does not carry the recorded mark {row.mark}: {carried}"
+        False,
+        "mark-mismatch",
+        f"{seen.name} does not carry the recorded mark {row.mark}: {carried}",
     )
 
 
@@ -231,9 +232,9 @@ def _refused(name: str, problem: OSError, *, bridge: str = "") -> HvtxError:
         return NotPermitted(
             f"not permitted to make the TAP device {name}", hint="run hvtx as root (CAP_NET_ADMIN)"
         )
-    if problem.errno in (errno.ENOENT, errno.ENXIO) and problem.filename == DEVICE:
+    if problem.errno in (errno.ENOENT, errno.ENXIO) and problem.filename == tun.DEVICE:
         return HostRefused(
-            f"this host has no {DEVICE}", hint="load the module: modprobe tun", code="no-tun"
+            f"this host has no {tun.DEVICE}", hint="load the module: modprobe tun", code="no-tun"
         )
     if problem.errno == errno.EXFULL:
         return HostRefused(

@@ -14,7 +14,7 @@ from collections import Counter
 
 from hvtx.model.mark import Mark, UnreadableMark, parse_mark
 from hvtx.model.plan import Action, Item, Plan, Reason, Snapshot, VmFacts
-from hvtx.model.resource import Entry, Kind, Link, Resource, State
+from hvtx.model.resource import FIREWALL_KINDS, Entry, Kind, Link, Resource, State
 from hvtx.model.vm import Liveness
 from hvtx.planner.presence import Presence, Sights, index, presence
 
@@ -51,7 +51,16 @@ def plan_gc(snapshot: Snapshot, *, everything: bool = False) -> Plan:
 
 def release_order(rows: list[Resource]) -> list[Resource]:
     """Rows in the order in which they are released."""
-    return sorted(rows, key=lambda row: (_ORDER[Kind(row.kind)], row.id))
+
+
+    def key(row: Resource) -> tuple[int, bool, str, int]:
+        """A firewall's base after everything that stands in it; one backend after the other."""
+        base = row.spec.get("what") == "base"
+        firewall = row.kind in FIREWALL_KINDS
+        backend = str(row.spec["backend"]) if firewall else ""
+        return (_ORDER[Kind.PUBLISH] if firewall else _ORDER[Kind(row.kind)], base, backend, row.id)
+
+    return sorted(rows, key=key)
 
 
 class Judge:
