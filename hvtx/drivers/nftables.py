@@ -11,7 +11,8 @@ from __future__ import annotations
 import errno
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from hvtx.drivers.base import Host
@@ -38,6 +39,7 @@ from hvtx.host.nfnetlink import (
 from hvtx.host.nftlayout import (
     FAMILIES,
     SKELETONS,
+    Skeleton,
     declarations,
     pieces,
     render,
@@ -53,23 +55,19 @@ BACKEND = "nftables"
 ATTEMPTS = 60  # of a compare-and-swap or a consistent read, each a fraction of a millisecond
 _PAUSE = 0.001  # seconds, after a lost race, growing with the attempts
 _TABLE_TEXT = "table"
-_ABSENT = frozenset({errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL})
+_ABSENT = frozenset({errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT})
 _RULE_LINE = re.compile(r"\t\t(.*) # handle (\d+)")
 _CHAIN_LINE = re.compile(r"\tchain (\S+) \{")
 
 T = TypeVar("T")
 
 
+class NoNftables(HostRefused):
+    """The kernel has no nf_tables, so none of our objects exists."""
+
+
 class _Stale(Exception):
     """What was read is no longer so."""
-
-
-class _View(NamedTuple):
-    """What was read under one generation."""
-
-    tables: list[Table]
-    rules: list[Rule]
-    elements: list[tuple[str, str, str, list[Element]]]  # family, table, set
 
 
 # ---------------------------------------------------------------- decisions, pure
@@ -121,24 +119,30 @@ def judge(piece: Piece, there: Element | None, mark: str) -> Outcome | None:
     return None
 
 
-def strangers(view: _View, named: Iterable[tuple[str, str]], family: str, mark: str) -> str:
-    """What in our table of ``family`` is not the base row's; empty if nothing.
+def strangers(
+    family: str,
+    mark: str,
+    named: Iterable[tuple[str, str]],
+    rules: Iterable[Rule],
+    sets: Iterable[tuple[str, Sequence[Element]]],
+) -> str:
+    """What in a table of ours is not the base row's, in words; empty if nothing.
 
-    ``named`` holds kind and name of every chain, set and object in the table.
+    ``named`` holds kind and name of every chain, set and object in it, ``sets`` the elements.
     """
-    skeleton = SKELETONS[family]
+    skeleton = SKELETONS.get(family, Skeleton({}, ()))
     ours = {("chain", chain.name) for chain in skeleton.chains}
     ours |= {("set", name) for name in skeleton.sets}
     for kind, name in named:
         if (kind, name) not in ours:
             return f"{kind} {name}"
-    for rule in view.rules:
-        if rule.family == family and rule.comment != mark:
+    for rule in rules:
+        if rule.comment != mark:
             return f"a rule in chain {rule.chain} (handle {rule.handle})"
-    for its_family, _, name, found in view.elements:
-        if its_family == family and found:
-            text = render(family, name, found[0].key, found[0].data)
-            return f"`{text}` in {name} ({found[0].comment or 'no comment'})"
+    for name, elements in sets:
+        for element in elements:
+            text = render(family, name, element.key, element.data)
+            return f"`{text}` in {name} ({element.comment or 'no comment'})"
     return ""
 
 
@@ -190,7 +194,7 @@ def refusal(problem: OSError, doing: str) -> HvtxError:
     if problem.errno in {errno.EPERM, errno.EACCES}:
         return NotPermitted(words, hint="run as root, or with CAP_NET_ADMIN")
     if problem.errno in _ABSENT:
-        return HostRefused(
+        return NoNftables(
             f"the kernel has no nf_tables for {doing}: {problem.strerror}",
             hint="`modprobe nf_tables`, or choose `--firewall iptables`",
         )
@@ -297,11 +301,11 @@ class NftablesDriver:
         return self._consistently(lambda _: read(), "our tables")
 
     def _own_rules(self) -> list[Rule]:
-        return [rule for family in FAMILIES for rule in self._rules_of(family)]
+        return [rule for family in FAMILIES for rule in self._rules_of(family, self._table)]
 
-    def _rules_of(self, family: str) -> list[Rule]:
+    def _rules_of(self, family: str, table: str) -> list[Rule]:
         try:
-            return self._socket.rules(family, self._table)
+            return self._socket.rules(family, table)
         except OSError as problem:
             if problem.errno == errno.ENOENT:
                 return []
@@ -345,24 +349,26 @@ class NftablesDriver:
         outcomes: dict[int, Outcome] = {}
         rows = [row for row in resources if row.spec["what"] != "base"]
         if rows:
-            outcomes.update(self._guarded(rows, lambda: self._release_elements(rows)))
+            ids = [row.id for row in rows]
+            outcomes.update(self._guarded(ids, lambda: self._release_elements(rows)))
         for row in resources:
             if row.spec["what"] == "base":
-                outcomes.update(self._guarded([row], lambda r=row: {r.id: self._release_base(r)}))  # type: ignore[misc]
+                outcomes.update(self._guarded([row.id], partial(self._release_base, row)))
         return outcomes
 
     def _guarded(
-        self, rows: Sequence[Resource], action: Callable[[], Mapping[int, Outcome]]
+        self, ids: Sequence[int], action: Callable[[], Mapping[int, Outcome]]
     ) -> Mapping[int, Outcome]:
+        """The outcomes of ``action``, or one reason for all of ``ids`` where it failed."""
         try:
             return action()
+        except NoNftables:
+            kept = GONE
         except Contended as problem:
             kept = Outcome(False, "contended", problem.message)
         except (HvtxError, OSError, ValueError) as problem:
-            if isinstance(problem, OSError) and problem.errno in _ABSENT:
-                return dict.fromkeys((row.id for row in rows), GONE)  # no nf_tables, no elements
             kept = Outcome(False, "observe-failed", str(problem))
-        return dict.fromkeys((row.id for row in rows), kept)
+        return dict.fromkeys(ids, kept)
 
     def _release_elements(self, rows: Sequence[Resource]) -> Mapping[int, Outcome]:
         wanted = [(row, p) for row in rows for p in pieces(self._installation, row.spec)]
@@ -377,66 +383,58 @@ class NftablesDriver:
                     commands.append(delete_element(piece))
                 elif not outcome.gone:
                     outcomes[row.id] = outcome
-            self._socket.batch(commands, generation)
-            if not commands and not self._same(generation):
-                raise _Stale
+            self._act(generation, 0, commands, GONE)
             return _Acted(outcomes)
 
         return self._consistently(swap, "the release of elements").outcomes
 
-    def _release_base(self, row: Resource) -> Outcome:
+    def _release_base(self, row: Resource) -> Mapping[int, Outcome]:
         def swap(generation: int) -> _Acted:
-            commands: list[Command] = []
-            for table in self._socket.tables():
-                if table.name != self._table or table.family not in FAMILIES:
-                    continue
-                if table.comment != row.mark:
-                    return self._kept(generation, row, self._foreign_table(table))
-                stranger = self._stranger_in(table.family, row.mark)
-                if stranger:
-                    return self._kept(
-                        generation,
-                        row,
-                        Outcome(
-                            False,
-                            "foreign-dependents",
-                            f"table {table.family} {self._table} still holds {stranger}",
-                        ),
-                    )
-                commands.append(delete_table(table.family, table.name))
-            self._socket.batch(commands, generation)
-            return self._kept(generation, row, GONE) if not commands else _Acted({row.id: GONE})
+            tables = [
+                table
+                for table in self._socket.tables()
+                if table.name == self._table and table.family in FAMILIES
+            ]
+            outcome = next((o for t in tables if (o := self._removable(t, row.mark))), GONE)
+            commands = [delete_table(table.family, table.name) for table in tables]
+            return self._act(generation, row.id, commands if outcome.gone else [], outcome)
 
-        return self._consistently(swap, f"table {self._table}").outcomes[row.id]
+        return self._consistently(swap, f"table {self._table}").outcomes
 
-    def _kept(self, generation: int, row: Resource, outcome: Outcome) -> _Acted:
-        if not self._same(generation):
+    def _act(
+        self, generation: int, number: int, commands: Sequence[Command], outcome: Outcome
+    ) -> _Acted:
+        """Do ``commands`` under ``generation``; without any, make sure that it still holds."""
+        self._socket.batch(commands, generation)
+        if not commands and self._socket.generation() != generation:
             raise _Stale
-        return _Acted({row.id: outcome})
+        return _Acted({number: outcome})
 
-    def _foreign_table(self, table: Table) -> Outcome:
+    def _removable(self, table: Table, mark: str) -> Outcome | None:
+        """None if a table and all in it carry ``mark``, else why it stays."""
         where = f"table {table.family} {table.name}"
         if table.comment is None:
             return Outcome(False, "mark-stripped", f"{where} has no comment")
-        return Outcome(False, "mark-mismatch", f"{where} carries {table.comment!r}")
+        if table.comment != mark:
+            return Outcome(False, "mark-mismatch", f"{where} carries {table.comment!r}")
+        stranger = self._stranger_in(table, mark)
+        if stranger:
+            return Outcome(False, "foreign-dependents", f"{where} still holds {stranger}")
+        return None
 
-    def _stranger_in(self, family: str, mark: str) -> str:
-        socket = self._socket
-        sets = [s for s in socket.sets() if (s.family, s.table) == (family, self._table)]
-        named = [("set", s.name) for s in sets if not s.flags & SET_ANONYMOUS]
+    def _stranger_in(self, table: Table, mark: str) -> str:
+        socket, here = self._socket, (table.family, table.name)
+        sets = [s for s in socket.sets() if (s.family, s.table) == here]
+        sets = [s for s in sets if not s.flags & SET_ANONYMOUS]
+        named = [("set", s.name) for s in sets]
         named += [
             (kind, thing.name)
             for kind, things in (("chain", socket.chains()), ("object", socket.objects()))
             for thing in things
-            if (thing.family, thing.table) == (family, self._table)
+            if (thing.family, thing.table) == here
         ]
-        elements = [
-            (family, self._table, s.name, all_elements(self._dump(family, self._table, s.name)))
-            for s in sets
-            if not s.flags & SET_ANONYMOUS
-        ]
-        view = _View([], self._rules_of(family), elements)
-        return strangers(view, named, family, mark)
+        elements = [(s.name, all_elements(socket.dump_elements(*here, s.name))) for s in sets]
+        return strangers(table.family, mark, named, socket.rules(*here), elements)
 
     # ---- copies and repair
 
@@ -448,13 +446,54 @@ class NftablesDriver:
 
         def swap(generation: int) -> _Acted:
             found = surplus(self._own_rules(), resource.mark)
-            self._socket.batch([delete_rule(rule) for rule in found], generation)
-            return _Acted({resource.id: GONE}) if found else self._kept(generation, resource, GONE)
+            return self._act(generation, resource.id, [delete_rule(r) for r in found], GONE)
 
-        def remove() -> Mapping[int, Outcome]:
+        def attempt() -> Mapping[int, Outcome]:
             return self._consistently(swap, f"copies in table {self._table}").outcomes
 
-        return self._guarded([resource], remove)[resource.id]
+        return self._guarded([resource.id], attempt)[resource.id]
+
+    def remove(self, entry: Entry) -> Outcome:
+        """Remove one object that was seen, if it is still exactly that; of copies, the last.
+
+        A table goes only if all in it carries the same mark. Never raises.
+        """
+        if entry.mark is None:
+            return Outcome(False, "foreign", f"`{entry.text}` in {entry.place} carries no mark")
+
+        def swap(generation: int) -> _Acted:
+            found = self._removal(entry)
+            if isinstance(found, Outcome):
+                return self._act(generation, 0, [], found)
+            return self._act(generation, 0, [found], GONE)
+
+        def attempt() -> Mapping[int, Outcome]:
+            return self._consistently(swap, entry.place).outcomes
+
+        return self._guarded([0], attempt)[0]
+
+    def _removal(self, entry: Entry) -> Command | Outcome:
+        """What removes the object of ``entry``; an outcome if it is gone or must stay."""
+        _, family, table, *rest = entry.place.split(" ")
+        mark = entry.mark or ""
+        if not rest:
+            there = [t for t in self._socket.tables() if (t.family, t.name) == (family, table)]
+            kept = self._removable(there[0], mark) if there else GONE
+            return delete_table(family, table) if kept is None else kept
+        same = entry._replace(handle=0, nat=False)
+        rules = [
+            rule
+            for rule, seen in self._rule_entries(self._rules_of(family, table))
+            if seen._replace(handle=0, nat=False) == same
+        ]
+        if rules:
+            return delete_rule(rules[-1])
+        name = rest[0]
+        if any((s.family, s.table, s.name) == (family, table, name) for s in self._socket.sets()):
+            for key, data, comment in all_elements(self._socket.dump_elements(family, table, name)):
+                if comment == mark and render(family, name, key, data) == entry.text:
+                    return delete_element(Piece(family, table, name, key))
+        return GONE
 
     def mend(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
         """Put back what is missing or changed of rows that should be whole; keep what is right.
@@ -574,53 +613,50 @@ class NftablesDriver:
         All under one generation. Raises Contended, NotPermitted; empty without nf_tables.
         """
         try:
-            self._socket.generation()
-        except OSError as problem:
-            if problem.errno in _ABSENT:
-                return ()
-            raise refusal(problem, "to be read") from problem
-        return self._consistently(lambda _: self._read(), "the ruleset")
+            return self._consistently(lambda _: self._read(), "the ruleset")
+        except NoNftables:
+            return ()
 
     def _read(self) -> tuple[Entry, ...]:
         tables = self._socket.tables()
         if not tables:
             return ()
-        found = [
-            Entry(BACKEND, place_of(t.family, t.name), _TABLE_TEXT, t.comment)
-            if t.comment and t.comment.startswith(MARKED)
-            else Entry(BACKEND, place_of(t.family, t.name), _TABLE_TEXT, None)
-            for t in tables
-            if t.name == self._table or (t.comment and t.comment.startswith(MARKED))
-        ]
-        found += self._read_rules()
+        found = []
+        for table in tables:
+            comment = table.comment or ""
+            mark = comment if comment.startswith(MARKED) else None
+            if mark or (table.name == self._table and table.family in FAMILIES):
+                place = place_of(table.family, table.name)
+                found.append(Entry(BACKEND, place, _TABLE_TEXT, mark))
+        found += [entry for _, entry in self._rule_entries(self._socket.rules())]
         for named in self._socket.sets():
             if not named.flags & SET_ANONYMOUS:
                 self._read_set(named.family, named.table, named.name, found)
         return tuple(found)
 
-    def _read_rules(self) -> list[Entry]:
-        found: list[Entry] = []
-        worded: list[tuple[Rule, str | None, bool]] = []
-        for rule in self._socket.rules():
+    def _rule_entries(self, rules: Iterable[Rule]) -> Iterator[tuple[Rule, Entry]]:
+        """The rules that concern us, with their entries.
+
+        nft is asked for text only where a rule is marked outside tables like ours, translates
+        addresses, or stands in our table without a mark.
+        """
+        listings: dict[tuple[str, str], dict[tuple[str, int], str]] = {}
+        for rule in rules:
             mark = rule_mark(rule)
+            where = place_of(rule.family, rule.table, rule.chain)
             if mark and rule.table.startswith("hvtx-"):
-                where = place_of(rule.family, rule.table, rule.chain)
-                found.append(Entry(BACKEND, where, digest(rule), mark, rule.handle))
+                yield rule, Entry(BACKEND, where, digest(rule), mark, rule.handle)
                 continue
             nat = translates(rule.expressions)
-            if mark or nat or rule.table == self._table:
-                worded.append((rule, mark, nat))
-        listings: dict[tuple[str, str], dict[tuple[str, int], str]] = {}
-        for rule, mark, nat in worded:
+            if not (mark or nat or rule.table == self._table):
+                continue
             of = (rule.family, rule.table)
             if of not in listings:
                 listings[of] = self._listing(*of)
             text = listings[of].get((rule.chain, rule.handle))
             if text is None:
                 raise _Stale  # nft read the table at another moment
-            where = place_of(rule.family, rule.table, rule.chain)
-            found.append(Entry(BACKEND, where, without_comment(text), mark, rule.handle, nat))
-        return found
+            yield rule, Entry(BACKEND, where, without_comment(text), mark, rule.handle, nat)
 
     def _listing(self, family: str, table: str) -> dict[tuple[str, int], str]:
         command = (
@@ -635,13 +671,10 @@ class NftablesDriver:
                 raise _Stale from problem
             raise
 
-    def _dump(self, family: str, table: str, name: str) -> list[bytes]:
-        return self._socket.dump_elements(family, table, name)
-
     def _read_set(self, family: str, table: str, name: str, found: list[Entry]) -> None:
         """Append the entries of one set: all of ours, only marked ones of strangers."""
         ours = table == self._table and family in FAMILIES
-        bodies = self._dump(family, table, name)
+        bodies = self._socket.dump_elements(family, table, name)
         if not ours:
             needle = MARKED.encode()
             bodies = [body for body in bodies if needle in body]

@@ -33,6 +33,7 @@ _IFLA = {
     "link": 5,
     "qdisc": 6,
     "master": 10,
+    "protinfo": 12,
     "linkinfo": 18,
     "ifalias": 20,
     "af_spec": 26,
@@ -46,6 +47,7 @@ _TUN_TYPE, _TUN_PI, _TUN_VNET_HDR, _TUN_PERSIST, _TUN_MULTI_QUEUE, _TUN_QUEUES =
 IFF_TUN, IFF_TAP, IFF_NO_PI, IFF_VNET_HDR, IFF_MULTI_QUEUE = 0x1, 0x2, 0x1000, 0x4000, 0x100
 _SKIP_STATS = 1 << 3  # RTEXT_FILTER_SKIP_STATS: a third of a dump's time
 _INET6, _ADDR_GEN_MODE, _GEN_NONE = 10, 8, 1
+_AF_BRIDGE, _BRPORT_MODE, _BR_MULTI_BOOLOPT = 7, 4, 46
 _IFF_UP = 1
 _IFINFO = struct.Struct("=BxHiII")
 _IFADDR = struct.Struct("=BBBBI")
@@ -93,8 +95,12 @@ class Links:
         mtu: int | None = None,
         up: bool = False,
         quiet6: bool = False,
+        hairpin: bool = False,
     ) -> None:
         """Change a link; ``quiet6`` keeps the kernel from giving it an fe80:: of its own.
+
+        ``hairpin`` lets its bridge send frames back where they came from: a guest reaches its own
+        published port that way where br_netfilter translates inside the bridge.
 
         The kernel handles IFLA_AF_SPEC after it brought the link up, so ``quiet6`` is a message of
         its own before the other; both go out in one call.
@@ -109,28 +115,42 @@ class Links:
             body += attribute(_IFLA["ifalias"], alias.encode())
         if master is not None:
             body += u32(_IFLA["master"], master)
-        bodies = [body]
+        bodies = [(NEWLINK, body)]
+        if hairpin:
+            port = nested(_IFLA["protinfo"], attribute(_BRPORT_MODE, b"\1"))
+            bodies.append((SETLINK, _IFINFO.pack(_AF_BRIDGE, 0, ifindex, 0, 0) + port))
         if quiet6:
             gen = attribute(_ADDR_GEN_MODE, bytes([_GEN_NONE]))
             spec = nested(_IFLA["af_spec"], nested(_INET6, gen))
-            bodies.insert(0, _IFINFO.pack(0, 0, ifindex, 0, 0) + spec)
+            bodies.insert(0, (NEWLINK, _IFINFO.pack(0, 0, ifindex, 0, 0) + spec))
         seqs = [self._channel.next_seq() for _ in bodies]
         pairs = zip(seqs, bodies, strict=True)
-        data = b"".join(message(NEWLINK, REQUEST | ACK, seq, one) for seq, one in pairs)
+        data = b"".join(message(kind, REQUEST | ACK, seq, one) for seq, (kind, one) in pairs)
         try:
             self._channel.transact(data, seqs)
         except OSError as problem:
             if quiet6 and problem.errno == errno.EAFNOSUPPORT:  # a kernel without IPv6
-                self.change(ifindex, alias=alias, master=master, mac=mac, mtu=mtu, up=up)
+                self.change(
+                    ifindex, alias=alias, master=master, mac=mac, mtu=mtu, up=up, hairpin=hairpin
+                )
                 return
             raise
+
+    def learn_no_link_local(self, ifindex: int) -> None:
+        """Keep a bridge from learning the source of frames to 01:80:c2:00:00:0X.
+
+        Those to …:0e (LLDP) meet no netfilter hook, so a guest could divert another's frames by
+        them (net/bridge/br_input.c, br_handle_frame).
+        """
+        option = attribute(_BR_MULTI_BOOLOPT, struct.pack("=II", 1, 1))
+        info = nested(_IFLA["linkinfo"], text(_INFO_KIND, "bridge"), nested(_INFO_DATA, option))
+        self._channel.request(NEWLINK, 0, _IFINFO.pack(0, 0, ifindex, 0, 0) + info)
 
     def addresses(self) -> list[Address]:
         """Every address of the host."""
         body = _IFADDR.pack(0, 0, 0, 0, 0)
         bodies = persistently(lambda: self._channel.dump(GETADDR, body), attempts=20)
         return [_address(found) for found in bodies]
-
 
     def filtered(self) -> frozenset[int]:
         """Indexes of links with traffic control of someone's (tc qdiscs, clsact filters).

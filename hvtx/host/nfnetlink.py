@@ -330,8 +330,17 @@ class Nftables(Channel):
         return message((SUBSYSTEM << 8) | number, flags, seq, _GENMSG.pack(family, 0, 0) + body)
 
     def generation(self) -> int:
-        """The id that changes with every change of nf_tables in this namespace."""
-        body = self.get((SUBSYSTEM << 8) | GETGEN, _GENMSG.pack(0, 0, 0))
+        """The id that changes with every change of nf_tables in this namespace.
+
+        OSError EPROTONOSUPPORT where nfnetlink has no nf_tables: it says EINVAL or EOPNOTSUPP
+        then (nfnetlink_rcv_msg), which elsewhere means other things.
+        """
+        try:
+            body = self.get((SUBSYSTEM << 8) | GETGEN, _GENMSG.pack(0, 0, 0))
+        except OSError as problem:
+            if problem.errno in {errno.EINVAL, errno.EOPNOTSUPP}:
+                raise KernelError(errno.EPROTONOSUPPORT, str(problem.strerror)) from problem
+            raise
         number: int = _BE32.unpack(attribute_map(body, 4)[1])[0]
         return number
 
