@@ -7,7 +7,5 @@ record (sqlite-utils) and with ``PRAGMA user_version``.
 from hvtx.migrations import m0001_initial
 
 APPLICATION_ID = 0x68767478  # "hvtx"
-MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("0001_initial", m0001_initial.STATEMENTS),
-)
+MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (("0001_initial", m0001_initial.STATEMENTS),)
 SCHEMA = len(MIGRATIONS)

@@ -13,7 +13,9 @@ from hvtx.cli.main import settings
 if TYPE_CHECKING:
     from hvtx.engine.runtime import Runtime
 
-as_json: Callable[[Any], Any] = click.option("--json", "json_", is_flag=True, help="Print one JSON object.")
+as_json: Callable[[Any], Any] = click.option(
+    "--json", "json_", is_flag=True, help="Print one JSON object."
+)
 
 
 @contextmanager

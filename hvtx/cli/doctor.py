@@ -50,7 +50,9 @@ def doctor(ctx: click.Context, collect: bool, dry_run: bool, json_: bool) -> int
 
 def _show(finding: dict[str, Any]) -> None:
     style = {"ok": "green", "warning": "yellow", "error": "bold red"}[finding["level"]]
-    render.say(f"{finding['level']:<8} {finding['check']}: {render.plain(finding['message'])}", style)
+    render.say(
+        f"{finding['level']:<8} {finding['check']}: {render.plain(finding['message'])}", style
+    )
     for line in finding["evidence"]:
         render.say(render.wrapped(render.plain(line), " " * 9), "dim")
     if finding["hint"]:

@@ -22,12 +22,22 @@ _ACTION_WORDS = {
 
 
 @click.command()
-@click.option("--plan", "mode", flag_value="plan", help="Show what would be done, and why; changes nothing.")
-@click.option("--apply", "mode", flag_value="apply", help="Do it, re-checking each item right before.")
-@click.option("--all", "everything", is_flag=True, help="With --plan: every stranger's device and rule too.")
+@click.option(
+    "--plan", "mode", flag_value="plan", help="Show what would be done, and why; changes nothing."
+)
+@click.option(
+    "--apply", "mode", flag_value="apply", help="Do it, re-checking each item right before."
+)
+@click.option(
+    "--all", "everything", is_flag=True, help="With --plan: every stranger's device and rule too."
+)
 @click.option("--out", metavar="FILE", help="With --plan: save the plan for --apply FILE.")
-@click.option("--detailed-exitcode", is_flag=True, help="With --plan: exit 2 if there is something to do.")
-@click.option("--unrecorded", is_flag=True, help="With --apply: also what is marked but not on record.")
+@click.option(
+    "--detailed-exitcode", is_flag=True, help="With --plan: exit 2 if there is something to do."
+)
+@click.option(
+    "--unrecorded", is_flag=True, help="With --apply: also what is marked but not on record."
+)
 @click.argument("file", required=False)
 @as_json
 @click.pass_context
@@ -41,7 +51,9 @@ def gc(ctx: click.Context, mode: str | None, file: str | None, json_: bool, **mo
         raise UsageError("say what to do", hint="hvtx gc --plan shows, hvtx gc --apply does")
     if mode == "plan":
         if file or more["unrecorded"]:
-            raise UsageError("FILE and --unrecorded go with --apply", hint="save a plan with --out FILE")
+            raise UsageError(
+                "FILE and --unrecorded go with --apply", hint="save a plan with --out FILE"
+            )
         return _plan(ctx, json_=json_, **more)
     if more["everything"] or more["out"] or more["detailed_exitcode"]:
         raise UsageError("--all, --out and --detailed-exitcode go with --plan")
@@ -160,15 +172,21 @@ def _show_item(item: Any) -> None:
     )
     render.say(render.wrapped(render.plain(item.message), " " * 11))
     if item.evidence and item.reason.value != "foreign":
-        render.say(render.wrapped("evidence: " + render.plain("; ".join(item.evidence)), " " * 11), "dim")
+        render.say(
+            render.wrapped("evidence: " + render.plain("; ".join(item.evidence)), " " * 11), "dim"
+        )
 
 
 # -- recover and repair ----------------------------------------------------------------------------
 
 
 @click.command()
-@click.option("--accept-rollback", is_flag=True, help="Go on with a store that is older than the host.")
-@click.option("--new-namespace", is_flag=True, help="The store's network namespace is gone for good.")
+@click.option(
+    "--accept-rollback", is_flag=True, help="Go on with a store that is older than the host."
+)
+@click.option(
+    "--new-namespace", is_flag=True, help="The store's network namespace is gone for good."
+)
 @as_json
 @click.pass_context
 def recover(ctx: click.Context, accept_rollback: bool, new_namespace: bool, json_: bool) -> int:
@@ -211,9 +229,13 @@ def repair(ctx: click.Context, name: str | None, json_: bool) -> int:
         render.emit_json(document)
     else:
         for item in document["repaired"]:
-            render.say(f"put back: {item['kind']} {render.plain(item['key'])} ({item['missing']})", "green")
+            render.say(
+                f"put back: {item['kind']} {render.plain(item['key'])} ({item['missing']})", "green"
+            )
         for item in document["failed"]:
-            render.say(f"not put back: {item['kind']} {render.plain(item['key'])}: {item['why']}", "red")
+            render.say(
+                f"not put back: {item['kind']} {render.plain(item['key'])}: {item['why']}", "red"
+            )
         if not document["repaired"] and not document["failed"]:
             render.say("nothing is missing")
     return PartialFailure.exit_code if document["failed"] else 0

@@ -25,15 +25,21 @@ def intents(ctx: click.Context, json_: bool) -> None:
         who = operation["vm"] or operation["network"]
         head = (operation["id"], operation["verb"], who, operation["state"], operation["since"])
         resources = operation["resources"] or [{"kind": None, "key": None, "state": None}]
-        rows += [(*head, f"{r['kind'] or ''} {r['key'] or ''}".strip(), r["state"]) for r in resources]
+        rows += [
+            (*head, f"{r['kind'] or ''} {r['key'] or ''}".strip(), r["state"]) for r in resources
+        ]
     render.table(
-        ("id", "verb", "of", "state", "since", "resource", "row"), rows, empty="no operation is under way"
+        ("id", "verb", "of", "state", "since", "resource", "row"),
+        rows,
+        empty="no operation is under way",
     )
 
 
 @click.command()
 @click.option("--vm", metavar="NAME", help="Only of this VM.")
-@click.option("-n", "limit", type=click.IntRange(1), default=50, show_default=True, help="How many lines.")
+@click.option(
+    "-n", "limit", type=click.IntRange(1), default=50, show_default=True, help="How many lines."
+)
 @as_json
 @click.pass_context
 def log(ctx: click.Context, vm: str | None, limit: int, json_: bool) -> None:
@@ -73,7 +79,9 @@ def explain(ctx: click.Context, object_: str, json_: bool) -> None:
     pairs += [(name, document[name]) for name in ("vm", "network") if document[name]]
     if document["record"]:
         record = document["record"]
-        pairs.append(("record", f"row {record['id']}, {record['state']}, operation {record['operation']}"))
+        pairs.append(
+            ("record", f"row {record['id']}, {record['state']}, operation {record['operation']}")
+        )
     pairs.append(("gc", f"{document['gc']['action']} ({document['gc']['reason']})"))
     render.fields(pairs)
     for line in document["evidence"]:

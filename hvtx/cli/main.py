@@ -59,9 +59,13 @@ class LazyGroup(click.Group):
 )
 @click.option("--state-dir", metavar="DIR", help="State store [/var/lib/hvtx; HVTX_STATE_DIR].")
 @click.option("--run-dir", metavar="DIR", help="Locks and sockets [/run/hvtx; HVTX_RUN_DIR].")
-@click.option("--firewall", metavar="auto|nftables|iptables", help="For new networks [auto; HVTX_FIREWALL].")
+@click.option(
+    "--firewall", metavar="auto|nftables|iptables", help="For new networks [auto; HVTX_FIREWALL]."
+)
 @click.option("--config", metavar="FILE", help=f"Settings [{DEFAULT_CONFIG}; HVTX_CONFIG].")
-@click.option("--lock-timeout", metavar="SECONDS", help="Wait for other operations [10; HVTX_LOCK_TIMEOUT].")
+@click.option(
+    "--lock-timeout", metavar="SECONDS", help="Wait for other operations [10; HVTX_LOCK_TIMEOUT]."
+)
 @click.option("-v", "--verbose", is_flag=True, help="Say on standard error what is done.")
 @click.option("--debug", is_flag=True, help="The same, with tracebacks of errors.")
 @click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
@@ -80,7 +84,10 @@ def settings(options: Mapping[str, Any]) -> Any:
 
     def value(name: str, default: str) -> str:
         return str(
-            options.get(name) or os.environ.get(f"HVTX_{name.upper()}") or known.get(name) or default
+            options.get(name)
+            or os.environ.get(f"HVTX_{name.upper()}")
+            or known.get(name)
+            or default
         )
 
     firewall = value("firewall", "auto")
@@ -169,7 +176,9 @@ def _words(problem: click.ClickException) -> str:
 
 def _unexpected(problem: OSError) -> HvtxError:
     if isinstance(problem, PermissionError):
-        return NotPermitted(f"not permitted: {problem}", hint="run hvtx as root, for instance with sudo")
+        return NotPermitted(
+            f"not permitted: {problem}", hint="run hvtx as root, for instance with sudo"
+        )
     return HvtxError(f"the system refused: {problem}", hint="`hvtx doctor` checks this host")
 
 

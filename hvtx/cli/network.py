@@ -17,7 +17,9 @@ def network() -> None:
 
 @network.command()
 @click.argument("name")
-@click.option("--subnet", "subnets", multiple=True, metavar="CIDR", help="IPv4 and/or IPv6, one each.")
+@click.option(
+    "--subnet", "subnets", multiple=True, metavar="CIDR", help="IPv4 and/or IPv6, one each."
+)
 @click.option("--bridge", metavar="IFNAME", help="Name of the bridge; made up if absent.")
 @click.option("--mtu", type=int, default=1500, show_default=True)
 @click.option("--nat/--no-nat", default=True, help="Whether guests reach the world as the host.")

@@ -43,7 +43,10 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]], *, empty: st
             shown.add_row(*[Text(plain(cell)) for cell in row])
         Console(no_color=bool(os.environ.get("NO_COLOR"))).print(shown)
         return
-    cells = [[header.upper() for header in headers], *[[plain(cell) for cell in row] for row in rows]]
+    cells = [
+        [header.upper() for header in headers],
+        *[[plain(cell) for cell in row] for row in rows],
+    ]
     widths = [max(len(row[n]) for row in cells) for n in range(len(headers))]
     for row in cells:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))

@@ -21,16 +21,26 @@ def vm() -> None:
 
 _WISHES = (
     click.option("--network", "networks", multiple=True, metavar="N", help="Repeatable [default]."),
-    click.option("--ip", "ips", multiple=True, metavar="A", help="Address; the nth of a family: nth network."),
-    click.option("--mac", "macs", multiple=True, metavar="M", help="MAC address of the nth interface."),
     click.option(
-        "--publish", "-p", multiple=True, metavar="[HOSTIP:]HOSTPORT:GUESTPORT[/udp]", help="Repeatable."
+        "--ip", "ips", multiple=True, metavar="A", help="Address; the nth of a family: nth network."
+    ),
+    click.option(
+        "--mac", "macs", multiple=True, metavar="M", help="MAC address of the nth interface."
+    ),
+    click.option(
+        "--publish",
+        "-p",
+        multiple=True,
+        metavar="[HOSTIP:]HOSTPORT:GUESTPORT[/udp]",
+        help="Repeatable.",
     ),
     click.option("--memory", type=int, default=256, show_default=True, metavar="MiB"),
     click.option("--cpus", type=int, default=1, show_default=True, metavar="N"),
     click.option("--kernel", metavar="F", help="Boot this kernel directly."),
     click.option("--initrd", metavar="F"),
-    click.option("--append", metavar="S", help="Kernel command line; {ip}, {gateway} … are replaced."),
+    click.option(
+        "--append", metavar="S", help="Kernel command line; {ip}, {gateway} … are replaced."
+    ),
     click.option("--disk", "disks", multiple=True, metavar="F", help="Disk image; repeatable."),
     click.option("--hypervisor", metavar="qemu|firecracker|cloud-hypervisor|command|external"),
     click.option("--autostart", is_flag=True, help="Start at boot."),
@@ -51,7 +61,8 @@ def _parse(name: str, wish: dict[str, Any]) -> Any:
 
     if wish["command"] and "--" not in sys.argv:
         raise UsageError(
-            f"unexpected argument {wish['command'][0]!r}", hint="a command to run as the VM stands after --"
+            f"unexpected argument {wish['command'][0]!r}",
+            hint="a command to run as the VM stands after --",
         )
     return define.parse_wish(name, **wish)
 
@@ -119,7 +130,9 @@ def start(ctx: click.Context, name: str, json_: bool) -> None:
 
 @vm.command()
 @click.argument("name")
-@click.option("--timeout", type=click.FloatRange(0, 86400), default=30.0, show_default=True, metavar="S")
+@click.option(
+    "--timeout", type=click.FloatRange(0, 86400), default=30.0, show_default=True, metavar="S"
+)
 @click.option("--force", is_flag=True, help="End the hypervisor at once.")
 @as_json
 @click.pass_context

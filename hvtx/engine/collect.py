@@ -93,7 +93,8 @@ def collect(
 def _vouch(item: Item) -> Item:
     if item.reason is Reason.UNRECORDED:
         return item._replace(
-            action=Action.DELETE, message="marked by this installation and not on record; asked for by hand"
+            action=Action.DELETE,
+            message="marked by this installation and not on record; asked for by hand",
         )
     return item
 
@@ -109,7 +110,11 @@ def _as_saved(plan: Plan, saved: Sequence[tuple[Any, ...]]) -> Plan:
             continue
         action, reason, kind, key, row = identity[:5]
         other = by_thing.get((kind, key, row))
-        today = f"it is now {other.action.value} ({other.reason.value})" if other else "it is no longer planned"
+        today = (
+            f"it is now {other.action.value} ({other.reason.value})"
+            if other
+            else "it is no longer planned"
+        )
         raise StalePlan(
             f"the plan is stale: {kind} {key} was {action} ({reason}), {today}",
             hint="make a new plan: hvtx gc --plan --out FILE; nothing was changed",
@@ -206,7 +211,9 @@ class _Worker:
             yield chunk
 
     def _chunk(self, numbers: Sequence[int]) -> None:
-        locked, busy = self._lock_vms({self.items[n].vm for n in numbers} - {None, self.operation.vm})
+        locked, busy = self._lock_vms(
+            {self.items[n].vm for n in numbers} - {None, self.operation.vm}
+        )
         try:
             release, forget, complete = [], [], []
             reasons: dict[int, str] = {}
@@ -274,7 +281,16 @@ class _Worker:
         with self.runtime.store.transaction() as sql:
             self.operation.history(
                 sql,
-                [Event(event, outcome.message or item.key, item.kind, item.key, item.reason.value, item.vm)],
+                [
+                    Event(
+                        event,
+                        outcome.message or item.key,
+                        item.kind,
+                        item.key,
+                        item.reason.value,
+                        item.vm,
+                    )
+                ],
             )
         return _word(outcome)
 
@@ -282,7 +298,13 @@ class _Worker:
 def _word(outcome: Outcome) -> str:
     if outcome.gone:
         return "done"
-    if outcome.reason in ("in-use", "foreign-dependents", "contended", "mark-mismatch", "mark-stripped"):
+    if outcome.reason in (
+        "in-use",
+        "foreign-dependents",
+        "contended",
+        "mark-mismatch",
+        "mark-stripped",
+    ):
         return f"skipped:{outcome.message}"
     return f"failed:{outcome.message}"
 
@@ -411,7 +433,9 @@ def load_plan(path: str) -> list[tuple[Any, ...]]:
     except (OSError, ValueError) as problem:
         raise UsageError(f"{path} is not a plan: {problem}") from problem
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise UsageError(f"{path} is not a plan of hvtx gc", hint="hvtx gc --plan --out FILE makes one")
+        raise UsageError(
+            f"{path} is not a plan of hvtx gc", hint="hvtx gc --plan --out FILE makes one"
+        )
     try:
         return [
             (
@@ -448,4 +472,3 @@ def resolve(runtime: Runtime, *, vm: str | None = None, networks: bool = False) 
 
     chosen = Plan(tuple(item for item in plan.items if concerns(item)))
     return apply_plan(runtime, chosen, verb="resolve", vm=vm)
-

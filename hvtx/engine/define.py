@@ -68,7 +68,9 @@ def parse_wish(  # noqa: PLR0913 - it mirrors the options of `vm create`
     if len(set(networks)) != len(networks):
         raise UsageError("a VM has at most one interface in a network")
     chosen = hypervisor or ("command" if command else "qemu")
-    _check_combination(chosen, command=command, kernel=kernel, initrd=initrd, append=append, disks=disks)
+    _check_combination(
+        chosen, command=command, kernel=kernel, initrd=initrd, append=append, disks=disks
+    )
     if not 1 <= memory <= 1 << 24:
         raise UsageError(f"--memory {memory} is not between 1 and {1 << 24} MiB")
     if not 1 <= cpus <= 4096:
@@ -115,7 +117,9 @@ def _check_combination(
     disks: Sequence[str],
 ) -> None:
     if hypervisor not in HYPERVISORS:
-        raise UsageError(f"{hypervisor!r} is no hypervisor", hint=f"one of {', '.join(HYPERVISORS)}")
+        raise UsageError(
+            f"{hypervisor!r} is no hypervisor", hint=f"one of {', '.join(HYPERVISORS)}"
+        )
     if command and hypervisor != "command":
         raise UsageError(f"-- COMMAND and --hypervisor {hypervisor} do not go together")
     if hypervisor == "command" and not command:
@@ -170,7 +174,11 @@ def check_wish(runtime: Runtime, wish: VmWish) -> list[Network]:
     """What can be refused before anything is written; the VM's networks (`default` is made)."""
     if records.find_vm(runtime.sql, wish.name) is not None:
         raise Conflict(f"VM {wish.name!r} exists already", hint="hvtx vm ls")
-    for path, what in ((wish.kernel, "kernel"), (wish.initrd, "initrd"), *((d, "disk") for d in wish.disks)):
+    for path, what in (
+        (wish.kernel, "kernel"),
+        (wish.initrd, "initrd"),
+        *((d, "disk") for d in wish.disks),
+    ):
         if path is not None and not os.path.exists(path):
             raise NotFound(f"the {what} {path} does not exist")
     for port in wish.publish:
@@ -264,7 +272,11 @@ def record_vm(
     interfaces = leases.claim(sql, vm.id, wanted)
     vm = vm._replace(interfaces=interfaces)
     return vm, operation.intend(
-        sql, want_leases(interfaces), vm=vm.id, networks=lease_networks(interfaces), committed=committed
+        sql,
+        want_leases(interfaces),
+        vm=vm.id,
+        networks=lease_networks(interfaces),
+        committed=committed,
     )
 
 

@@ -125,7 +125,10 @@ def _free_for_start(runtime: Runtime, vm: Vm) -> None:
     left = [row for row in records.resources_of_vm(runtime.sql, vm.id) if row.kind != Kind.LEASE]
     if left:
         keys = {row.id for row in left}
-        why = "; ".join(item.message for item in plan.items if item.row in keys) or "see hvtx gc --plan"
+        why = (
+            "; ".join(item.message for item in plan.items if item.row in keys)
+            or "see hvtx gc --plan"
+        )
         raise Conflict(
             f"VM {vm.name!r} crashed, and what it left cannot be released: {why}",
             hint="hvtx gc --plan shows each item with its reason",
@@ -219,9 +222,11 @@ def _go(
         operation.commit(
             rows,
             observed,
-            then=lambda sql: sql.execute("UPDATE vm SET operation = NULL WHERE id = ?", (vm.id,))
-            if new
-            else None,
+            then=lambda sql: (
+                sql.execute("UPDATE vm SET operation = NULL WHERE id = ?", (vm.id,))
+                if new
+                else None
+            ),
         )
     except Exception as problem:
         _take_back(runtime, operation, vm, rows, identity, problem, new=new)
@@ -233,7 +238,9 @@ def _spawn(runtime: Runtime, vm: Vm, launch: hypervisors.Launch) -> process.Gate
     try:
         log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as problem:
-        raise HvtxError(f"the log directory {log.parent} cannot be made: {problem.strerror}") from problem
+        raise HvtxError(
+            f"the log directory {log.parent} cannot be made: {problem.strerror}"
+        ) from problem
     process.prepare(launch, run_directory(runtime, vm), str(log))
     gate = process.spawn(launch, str(log), vm.name)
     warning = process.enter_scope(vm.name, gate.identity.pid)
@@ -286,7 +293,11 @@ def render(
 
 
 def _port(interface: Any, network: Network, device: str) -> hypervisors.Port:
-    pairs = dict(zip((":" in s for s in network.subnets), zip(network.subnets, network.gateways), strict=True))
+    pairs = dict(
+        zip(
+            (":" in s for s in network.subnets), zip(network.subnets, network.gateways), strict=True
+        )
+    )
     four, six = pairs.get(False), pairs.get(True)
     return hypervisors.Port(
         device=device,
@@ -350,7 +361,9 @@ def _end_process(
     runtime: Runtime, vm: Vm, identity: Identity, *, timeout: float, force: bool
 ) -> None:
     if vm.hypervisor == "external":
-        if procfs.signal(identity, signals.SIGTERM) and not procfs.wait_gone(identity, process.TERM_SECONDS):
+        if procfs.signal(identity, signals.SIGTERM) and not procfs.wait_gone(
+            identity, process.TERM_SECONDS
+        ):
             process.stop(identity, directory="", power_down="none", force=True)
         return
     process.stop(
@@ -401,7 +414,9 @@ def attach(runtime: Runtime, name: str, pid: int) -> Vm:
     vm = records.get_vm(runtime.sql, name)
     state, liveness, rows = state_of(runtime, vm)
     if vm.hypervisor != "external":
-        raise Conflict(f"hvtx starts the process of VM {name!r} itself", hint="only --hypervisor external")
+        raise Conflict(
+            f"hvtx starts the process of VM {name!r} itself", hint="only --hypervisor external"
+        )
     if state is VmState.DEFINED:
         raise Conflict(f"VM {name!r} is not started", hint=f"hvtx vm start {name}")
     if liveness is Liveness.ALIVE:

@@ -48,7 +48,9 @@ def parse_wish(
     least = 1280 if any(families) else 576
     if not least <= mtu <= 65535:
         raise UsageError(f"--mtu {mtu} is not between {least} and 65535")
-    return NetworkWish(name, tuple(sorted(parsed, key=lambda s: ":" in s)), bridge, mtu, nat, isolate)
+    return NetworkWish(
+        name, tuple(sorted(parsed, key=lambda s: ":" in s)), bridge, mtu, nat, isolate
+    )
 
 
 def create_network(runtime: Runtime, wish: NetworkWish) -> Network:
@@ -83,7 +85,8 @@ def default_network(runtime: Runtime) -> Network:
             runtime.unlock("all", "networks")
             return made
     raise Conflict(
-        "no private /24 is free for the network 'default'", hint="make one: hvtx network create default --subnet …"
+        "no private /24 is free for the network 'default'",
+        hint="make one: hvtx network create default --subnet …",
     )
 
 
@@ -197,7 +200,9 @@ def _settings(network: Network) -> list[tuple[str, str, str]]:
     for path, value in wanted:
         before = read_setting(path)
         if before is None:
-            raise HostRefused(f"this host has no setting {path.replace('/', '.')}", hint="is IPv6 off?")
+            raise HostRefused(
+                f"this host has no setting {path.replace('/', '.')}", hint="is IPv6 off?"
+            )
         if before != value:
             changes.append((path, value, before))
     return changes
@@ -350,7 +355,8 @@ def remove_network(runtime: Runtime, name: str) -> None:
     users = records.users_of_network(runtime.sql, network.id)
     if users:
         raise Conflict(
-            f"network {name!r} is used by {', '.join(users)}", hint="remove these VMs first: hvtx vm rm NAME"
+            f"network {name!r} is used by {', '.join(users)}",
+            hint="remove these VMs first: hvtx vm rm NAME",
         )
     rows = records.resources_of_network(runtime.sql, network.id)
     last = runtime.sql.execute("SELECT count(*) FROM network").fetchone()[0] == 1
@@ -400,4 +406,3 @@ def _refuse_dependents(runtime: Runtime, rows: Sequence[Resource]) -> None:
                 f"others put something on bridge {row.key}: {', '.join(things)}",
                 hint="take it away first; nothing was changed",
             )
-

@@ -151,9 +151,14 @@ class Runtime:
         Raises Refused for what only a person may decide.
         """
         assert self.writable
-        if accept_rollback and self.refused and self.refused.code in (
-            "store-rolled-back",
-            "store-cloned",
+        if (
+            accept_rollback
+            and self.refused
+            and self.refused.code
+            in (
+                "store-rolled-back",
+                "store-cloned",
+            )
         ):
             self.store.accept_rollback()
             self.refused = None
@@ -190,7 +195,8 @@ class Runtime:
                     effective = int(line.split()[1], 16)
         if not effective >> 12 & 1:
             raise NotPermitted(
-                "this needs the capability CAP_NET_ADMIN", hint="run hvtx as root, for instance with sudo"
+                "this needs the capability CAP_NET_ADMIN",
+                hint="run hvtx as root, for instance with sudo",
             )
 
     def _make_run_directory(self) -> None:
@@ -226,9 +232,7 @@ class Runtime:
     def lock(self, kind: str, name: str, *, shared: bool = False) -> None:
         """Hold a named thing until this run ends; raises Busy."""
         what = {"all": f"the lock for {name}"}.get(kind, f"{kind} {name!r}")
-        self.names.lock(
-            name_offset(kind, name), self.settings.lock_timeout, what, shared=shared
-        )
+        self.names.lock(name_offset(kind, name), self.settings.lock_timeout, what, shared=shared)
 
     def try_lock(self, kind: str, name: str) -> bool:
         """Hold a named thing if nobody else does."""

@@ -56,12 +56,16 @@ def parse_subnet(text: str) -> str:
     try:
         subnet = ipaddress.ip_network(text, strict=True)
     except ValueError as problem:
-        raise UsageError(f"{text!r} is no subnet: {problem}", hint="write it as 10.77.0.0/24") from problem
+        raise UsageError(
+            f"{text!r} is no subnet: {problem}", hint="write it as 10.77.0.0/24"
+        ) from problem
     if "/" not in text:
         raise UsageError(f"{text!r} has no prefix length", hint="write it as 10.77.0.0/24")
     limit = 30 if subnet.version == 4 else 126
     if subnet.prefixlen > limit:
-        raise UsageError(f"{text} is too small: it needs room for a gateway and a guest (/{limit} or larger)")
+        raise UsageError(
+            f"{text} is too small: it needs room for a gateway and a guest (/{limit} or larger)"
+        )
     if subnet.prefixlen < 8:
         raise UsageError(f"{text} is too large (/8 or smaller)")
     bad = (
@@ -72,7 +76,9 @@ def parse_subnet(text: str) -> str:
         or (subnet.version == 4 and (subnet.is_reserved or int(subnet.network_address) >> 24 == 0))
     )
     if bad:
-        raise UsageError(f"{text} is no subnet for guests (loopback, multicast, link-local or reserved)")
+        raise UsageError(
+            f"{text} is no subnet for guests (loopback, multicast, link-local or reserved)"
+        )
     return str(subnet)
 
 
@@ -126,7 +132,8 @@ def parse_publish(text: str) -> Publish:
     host_ip, _, host = head.rpartition(":")
     if not head or not host or not guest:
         raise UsageError(
-            f"--publish {text!r} is not understood", hint="write it as 8080:80, or 203.0.113.1:53:53/udp"
+            f"--publish {text!r} is not understood",
+            hint="write it as 8080:80, or 203.0.113.1:53:53/udp",
         )
     return Publish(protocol, _host_ip(text, host_ip), _port(text, host), _port(text, guest))
 

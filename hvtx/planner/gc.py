@@ -52,7 +52,6 @@ def plan_gc(snapshot: Snapshot, *, everything: bool = False) -> Plan:
 def release_order(rows: list[Resource]) -> list[Resource]:
     """Rows in the order in which they are released."""
 
-
     def key(row: Resource) -> tuple[int, bool, str, int]:
         """A firewall's base after everything that stands in it; one backend after the other."""
         base = row.spec.get("what") == "base"
@@ -76,7 +75,10 @@ class Judge:
         self.held_vms = {
             row.vm
             for row in snapshot.rows
-            if row.kind == Kind.TAP and row.vm and self._holders(row) and self.presences[row.id].here
+            if row.kind == Kind.TAP
+            and row.vm
+            and self._holders(row)
+            and self.presences[row.id].here
         }
         self._used_networks: set[str] = set()
         for row in snapshot.rows:
@@ -188,7 +190,11 @@ class Judge:
                     vm.evidence,
                 )
             return self._item(
-                row, Action.SKIP, Reason.RESERVED, seen, f"stays leased while VM {vm.name!r} is on record"
+                row,
+                Action.SKIP,
+                Reason.RESERVED,
+                seen,
+                f"stays leased while VM {vm.name!r} is on record",
             )
         return self._row_of_vm(row, seen, vm)
 
@@ -196,7 +202,12 @@ class Judge:
         """The owner is proven dead, or never was: delete, forget, or say what is in the way."""
         if seen.here is None:
             return self._item(
-                row, Action.SKIP, Reason.OBSERVE_FAILED, seen, "the host could not be read", evidence
+                row,
+                Action.SKIP,
+                Reason.OBSERVE_FAILED,
+                seen,
+                "the host could not be read",
+                evidence,
             )
         if row.kind == Kind.PROCESS or (seen.here is False):
             return self._item(
@@ -210,7 +221,12 @@ class Judge:
         held = self._holders(row) if row.kind == Kind.TAP else ()
         if held:
             return self._item(
-                row, Action.SKIP, Reason.IN_USE, seen, f"{row.key} is held open by {', '.join(held)}", held
+                row,
+                Action.SKIP,
+                Reason.IN_USE,
+                seen,
+                f"{row.key} is held open by {', '.join(held)}",
+                held,
             )
         foreign = self._dependents(row, seen)
         if foreign:
@@ -280,7 +296,17 @@ class Judge:
         tombstone = self.snapshot.tombstones.get(mark)
         evidence = (f"alias {mark}", f"index {link.ifindex}")
         base = Item(
-            Action.SKIP, Reason.UNRECORDED, kind, link.name, None, 0, None, evidence, "", mark, link=link
+            Action.SKIP,
+            Reason.UNRECORDED,
+            kind,
+            link.name,
+            None,
+            0,
+            None,
+            evidence,
+            "",
+            mark,
+            link=link,
         )
         foreign = self._foreign_mark(base, parsed)
         if foreign is not None:
@@ -296,7 +322,8 @@ class Judge:
         base = base._replace(row=tombstone.id, state=tombstone.state)
         if tombstone.kind != kind or tombstone.spec.get("ifindex") != link.ifindex:
             return base._replace(
-                reason=Reason.DUPLICATE_MARK, message="carries the mark of an object that was removed"
+                reason=Reason.DUPLICATE_MARK,
+                message="carries the mark of an object that was removed",
             )
         held = self.snapshot.holders.get(link.name, ())
         if held:
@@ -324,9 +351,13 @@ class Judge:
         for mark, entries in self.sights.by_mark.items():
             parsed = parse_mark(mark)
             row = rows.get(mark) or self.snapshot.tombstones.get(mark)
-            expected: Counter[tuple[str, str, str]] = Counter(
-                (e.backend, e.place, e.text) for e in self.snapshot.expected.get(row.id, ())
-            ) if row else Counter()
+            expected: Counter[tuple[str, str, str]] = (
+                Counter(
+                    (e.backend, e.place, e.text) for e in self.snapshot.expected.get(row.id, ())
+                )
+                if row
+                else Counter()
+            )
             for entry in entries:
                 key = (entry.backend, entry.place, entry.text)
                 live = row is not None and row.state != State.RELEASED
@@ -361,12 +392,16 @@ class Judge:
                 message="marked by this installation, but not on record: `hvtx explain` it"
             )
         known = self.snapshot.expected.get(row.id, ())
-        same = any((e.backend, e.place, e.text) == (entry.backend, entry.place, entry.text) for e in known)
+        same = any(
+            (e.backend, e.place, e.text) == (entry.backend, entry.place, entry.text) for e in known
+        )
         if not same:
             here = any(e.place == entry.place for e in known)
             return base._replace(
                 reason=Reason.EDITED_COPY if here else Reason.DUPLICATE_MARK,
-                message="a changed copy of a rule of ours" if here else "carries the mark of a rule of ours",
+                message="a changed copy of a rule of ours"
+                if here
+                else "carries the mark of a rule of ours",
             )
         if row.state != State.RELEASED:
             return base._replace(
@@ -389,7 +424,8 @@ class Judge:
     def _foreign_mark(self, base: Item, parsed: Mark | UnreadableMark | None) -> Item | None:
         if not isinstance(parsed, Mark):
             return base._replace(
-                reason=Reason.MARK_UNREADABLE, message="its mark has a form this program does not know"
+                reason=Reason.MARK_UNREADABLE,
+                message="its mark has a form this program does not know",
             )
         if parsed.installation != self.snapshot.installation:
             return base._replace(
@@ -406,7 +442,11 @@ class Judge:
         items = []
         for link in self.snapshot.links:
             tap = link.kind == "tun" and bool(link.tun_flags & _IFF_TAP)
-            if link.ifindex in named or parse_mark(link.alias) is not None or not (tap or everything):
+            if (
+                link.ifindex in named
+                or parse_mark(link.alias) is not None
+                or not (tap or everything)
+            ):
                 continue
             held = self.snapshot.holders.get(link.name, ())
             evidence = (f"alias {link.alias}" if link.alias else "no alias", *held)
@@ -418,7 +458,9 @@ class Judge:
                 )
             )  # fmt: skip
         subnets = [
-            (cidr, facts.name) for facts in self.snapshot.networks.values() for cidr in facts.subnets
+            (cidr, facts.name)
+            for facts in self.snapshot.networks.values()
+            for cidr in facts.subnets
         ]
         for entry in self.snapshot.entries:
             if entry.mark is not None or not entry.nat:
@@ -472,7 +514,9 @@ class Judge:
             ]
         own = set(row.spec.get("addresses", ()))
         upper += [
-            a.address for a in self.snapshot.addresses if a.ifindex == link.ifindex and a.address not in own
+            a.address
+            for a in self.snapshot.addresses
+            if a.ifindex == link.ifindex and a.address not in own
         ]
         if link.xdp:
             upper.append("an XDP program")

@@ -125,7 +125,9 @@ def _address_presence(row: Resource, snapshot: Snapshot, sights: Sights) -> Pres
         return Presence(False, (f"{wanted} is not on {row.spec['device']}",))
     link = sights.by_index.get(ifindex)
     if link is None or link.alias != row.spec["owner"]:
-        return Presence(None, (f"{row.spec['device']} lacks the network's mark",), Reason.MARK_MISMATCH)
+        return Presence(
+            None, (f"{row.spec['device']} lacks the network's mark",), Reason.MARK_MISMATCH
+        )
     return Presence(True, (f"on {link.name} with {link.alias}",))
 
 

@@ -89,7 +89,10 @@ def want_network(
         )
         for path, value, before in settings
     ]
-    shared += [Want(Kind.FILTER, f"{backend} base", {"backend": backend, "what": "base"}) for backend in bases]
+    shared += [
+        Want(Kind.FILTER, f"{backend} base", {"backend": backend, "what": "base"})
+        for backend in bases
+    ]
     addresses = network_addresses(network)
     own = [
         Want(
@@ -108,7 +111,12 @@ def want_network(
         Want(
             Kind.ADDRESS,
             address,
-            {"device": network.bridge, "ifindex": ifindex, "owner": bridge_mark, "address": address},
+            {
+                "device": network.bridge,
+                "ifindex": ifindex,
+                "owner": bridge_mark,
+                "address": address,
+            },
         )
         for address in addresses
     ]
@@ -154,7 +162,12 @@ def want_vm(
         wants += [
             (want, network.id)
             for want in want_interface(
-                interface, network, bridge=bridges[network.id], device=device, ifindex=ifindex, mac=mac
+                interface,
+                network,
+                bridge=bridges[network.id],
+                device=device,
+                ifindex=ifindex,
+                mac=mac,
             )
         ]
     if process:
@@ -202,7 +215,9 @@ def want_interface(
     ]
     if network.firewall == "iptables":
         wants.append(
-            Want(Kind.FILTER, f"{device} forward", {"backend": "iptables", "what": "forward", **both})
+            Want(
+                Kind.FILTER, f"{device} forward", {"backend": "iptables", "what": "forward", **both}
+            )
         )
     if network.nat:
         wants += [

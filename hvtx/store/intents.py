@@ -89,7 +89,18 @@ def intend(
         "INSERT INTO resource (id, kind, key, state, mark, spec, operation, life, vm, network)"
         " VALUES (?,?,?,?,?,?,?,?,?,?)",
         [
-            (r.id, r.kind, r.key, r.state, r.mark, json.dumps(r.spec), r.operation, r.life, r.vm, r.network)
+            (
+                r.id,
+                r.kind,
+                r.key,
+                r.state,
+                r.mark,
+                json.dumps(r.spec),
+                r.operation,
+                r.life,
+                r.vm,
+                r.network,
+            )
             for r in rows
         ],
     )
@@ -102,7 +113,10 @@ def note(sql: sqlite3.Connection, row: int, observed: Mapping[str, Any]) -> None
 
 
 def commit(
-    sql: sqlite3.Connection, rows: Sequence[Resource], observed: Mapping[int, Mapping[str, Any]], operation: int
+    sql: sqlite3.Connection,
+    rows: Sequence[Resource],
+    observed: Mapping[int, Mapping[str, Any]],
+    operation: int,
 ) -> int:
     """Intended rows of this operation become committed; how many did."""
     moved = 0
@@ -140,7 +154,8 @@ def forget(sql: sqlite3.Connection, rows: Sequence[Resource]) -> int:
             ).rowcount
         else:
             moved += sql.execute(
-                "UPDATE resource SET state = 'released' WHERE id = ? AND state <> 'released'", (row.id,)
+                "UPDATE resource SET state = 'released' WHERE id = ? AND state <> 'released'",
+                (row.id,),
             ).rowcount
     return moved
 
@@ -148,7 +163,8 @@ def forget(sql: sqlite3.Connection, rows: Sequence[Resource]) -> int:
 def end(sql: sqlite3.Connection, operation: int, result: str, now: str) -> None:
     """Close an operation: ``done``, ``undone`` or ``partial``."""
     sql.execute(
-        "UPDATE operation SET ended = ?, result = ? WHERE id = ? AND ended IS NULL", (now, result, operation)
+        "UPDATE operation SET ended = ?, result = ? WHERE id = ? AND ended IS NULL",
+        (now, result, operation),
     )
 
 

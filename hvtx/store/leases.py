@@ -32,7 +32,9 @@ def claim(
             "SELECT v.name FROM interface i JOIN vm v ON v.id = i.vm WHERE i.mac = ?", (mac,)
         ).fetchone()
         if taken:
-            raise Conflict(f"the MAC address {mac} is VM {taken[0]!r}'s", hint="choose another --mac")
+            raise Conflict(
+                f"the MAC address {mac} is VM {taken[0]!r}'s", hint="choose another --mac"
+            )
         row = sql.execute(
             "INSERT INTO interface (vm, position, network, mac) VALUES (?,?,?,?) RETURNING id",
             (vm, position, network.id, mac),
@@ -48,13 +50,20 @@ def claim(
         for port in ports:
             _claim_port(sql, row, port)
         claimed.append(
-            Interface(position, network.id, network.name, mac, addresses[4], addresses[6], tuple(ports))
+            Interface(
+                position, network.id, network.name, mac, addresses[4], addresses[6], tuple(ports)
+            )
         )
     return tuple(claimed)
 
 
 def _lease(
-    sql: sqlite3.Connection, interface: int, network: Network, cidr: str, gateway: str, given: str | None
+    sql: sqlite3.Connection,
+    interface: int,
+    network: Network,
+    cidr: str,
+    gateway: str,
+    given: str | None,
 ) -> str:
     family = 6 if ":" in cidr else 4
     subnet = ipaddress.ip_network(cidr)
@@ -77,7 +86,9 @@ def _lease(
             (address,),
         ).fetchone()
         if holder:
-            raise Conflict(f"the address {address} is VM {holder[0]!r}'s", hint="choose another --ip")
+            raise Conflict(
+                f"the address {address} is VM {holder[0]!r}'s", hint="choose another --ip"
+            )
     sql.execute(
         "INSERT INTO lease (address, interface, network, family, offset) VALUES (?,?,?,?,?)",
         (address, interface, network.id, family, offset if offset < _LARGEST_OFFSET else None),
@@ -125,6 +136,8 @@ def port_holder(sql: sqlite3.Connection, port: Publish) -> str | None:
 
 def macs_and_bridges(sql: sqlite3.Connection) -> tuple[set[str], set[str]]:
     """Every MAC and every bridge name on record."""
-    macs = {row[0] for row in sql.execute("SELECT mac FROM interface UNION SELECT mac FROM network")}
+    macs = {
+        row[0] for row in sql.execute("SELECT mac FROM interface UNION SELECT mac FROM network")
+    }
     bridges = {row[0] for row in sql.execute("SELECT bridge FROM network")}
     return macs, bridges

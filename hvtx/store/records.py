@@ -23,7 +23,9 @@ def _resource(row: tuple[Any, ...]) -> Resource:
     return Resource(*row[:5], json.loads(row[5]), json.loads(row[6]), *row[7:])
 
 
-def resources(sql: sqlite3.Connection, where: str = "1", values: Iterable[Any] = ()) -> list[Resource]:
+def resources(
+    sql: sqlite3.Connection, where: str = "1", values: Iterable[Any] = ()
+) -> list[Resource]:
     """Live rows (no tombstones) that fit ``where``, in the order in which they were intended."""
     rows = sql.execute(
         f"SELECT {_RESOURCE} FROM resource WHERE state <> 'released' AND {where} ORDER BY id",
@@ -75,7 +77,9 @@ def tombstones(sql: sqlite3.Connection, marks: Iterable[str]) -> dict[str, Resou
 # -- VMs ---------------------------------------------------------------------------------------
 
 
-def _interfaces(sql: sqlite3.Connection, where: str, values: tuple[Any, ...]) -> dict[str, list[Interface]]:
+def _interfaces(
+    sql: sqlite3.Connection, where: str, values: tuple[Any, ...]
+) -> dict[str, list[Interface]]:
     ports: dict[int, list[Publish]] = {}
     for interface, *port in sql.execute(
         "SELECT p.interface, p.protocol, p.host_ip, p.host_port, p.guest_port FROM port p"
@@ -170,7 +174,8 @@ def add_vm(sql: sqlite3.Connection, vm: Vm, operation: int) -> None:
 def remove_vm(sql: sqlite3.Connection, vm: str) -> None:
     """Forget a VM: its interfaces, leases and ports go with it, its live rows must be gone."""
     left = sql.execute(
-        "SELECT count(*) FROM resource WHERE vm = ? AND state <> 'released' AND kind <> 'lease'", (vm,)
+        "SELECT count(*) FROM resource WHERE vm = ? AND state <> 'released' AND kind <> 'lease'",
+        (vm,),
     ).fetchone()[0]
     assert left == 0, "a VM is forgotten only after its resources"
     sql.execute("DELETE FROM resource WHERE vm = ? AND kind = 'lease'", (vm,))
@@ -180,7 +185,9 @@ def remove_vm(sql: sqlite3.Connection, vm: str) -> None:
 # -- networks ----------------------------------------------------------------------------------
 
 
-def networks(sql: sqlite3.Connection, where: str = "1", values: tuple[Any, ...] = ()) -> list[Network]:
+def networks(
+    sql: sqlite3.Connection, where: str = "1", values: tuple[Any, ...] = ()
+) -> list[Network]:
     """Networks by name."""
     subnets: dict[str, list[tuple[str, str]]] = {}
     for network, cidr, gateway in sql.execute(
@@ -308,7 +315,8 @@ def set_life(sql: sqlite3.Connection, boot_id: str, netns: int, now: str) -> Lif
         (boot_id, netns, now, now if first else None),
     )
     row = sql.execute(
-        "SELECT id, recovered_at IS NOT NULL FROM life WHERE boot_id = ? AND netns = ?", (boot_id, netns)
+        "SELECT id, recovered_at IS NOT NULL FROM life WHERE boot_id = ? AND netns = ?",
+        (boot_id, netns),
     ).fetchone()
     sql.execute("UPDATE meta SET life = ?", (row[0],))
     return Life(row[0], boot_id, netns, bool(row[1]))
