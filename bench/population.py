@@ -1,0 +1,146 @@
+"""Namespaces full of VMs to measure in, made by hvtx's own engine in chunks."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from hvtx.engine import define, launch
+from hvtx.engine.networks import NetworkWish, create_network
+from hvtx.engine.runtime import Runtime, Settings
+from hvtx.engine.transaction import begin
+from hvtx.host import procfs
+from hvtx.model.resource import Kind, Resource
+from hvtx.model.vm import Network, Vm
+from hvtx.planner.provision import Want
+from hvtx.store import intents
+
+ONE = "one"  # the VM that is started and stopped
+A_BRIDGE = 500  # VMs; the kernel's limit is 1,023 ports
+CHUNK = 100  # VMs in one operation
+_NEWNET = 0x40000000
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int) -> None:
+    if result != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+class World:
+    """A network namespace with a store of its own and, later, ``vms`` running VMs.
+
+    Their processes read from a pipe that only this one writes to, so they end with it.
+    """
+
+    def __init__(self, directory: Path, vms: int, namespace: int) -> None:
+        """Use :func:`make_world`."""
+        self.directory = directory
+        self.vms = vms
+        self.namespace = namespace
+        self.settings = Settings(str(directory / "state"), str(directory / "run"))
+        self.networks: list[Network] = []
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self._pipe: tuple[int, int] | None = None
+        self.environment = {
+            **os.environ,
+            "HVTX_STATE_DIR": self.settings.state_directory,
+            "HVTX_RUN_DIR": self.settings.run_directory,
+            "HVTX_CONFIG": os.devnull,
+            "XTABLES_LOCKFILE": str(directory / "xtables.lock"),
+            "PYTHONPYCACHEPREFIX": str(directory / "bytecode"),
+        }
+        self.environment.pop("PYTHONDONTWRITEBYTECODE", None)
+
+    def enter(self) -> None:
+        """Let the calling thread, and what it spawns, be in this namespace."""
+        _check(_LIBC.setns(self.namespace, _NEWNET))
+
+    def close(self) -> None:
+        """End the processes; the namespace goes with its last user."""
+        if self._pipe is not None:
+            for descriptor in self._pipe:
+                os.close(descriptor)
+        for process in self.processes:
+            process.wait()
+        os.close(self.namespace)
+
+    def populate(self) -> float:
+        """Create and start the VMs with processes attached; VMs a second without the latter."""
+        self.enter()
+        self._pipe = os.pipe()
+        runtime = Runtime(self.settings, writable=True)
+        runtime.enter()
+        seconds = 0.0
+        for start in range(0, self.vms, CHUNK):
+            numbers = range(start, min(start + CHUNK, self.vms))
+            network = self.networks[start // A_BRIDGE]
+            begun = time.perf_counter()
+            vms = _create(runtime, numbers, network)
+            _start(runtime, vms, network)
+            seconds += time.perf_counter() - begun
+            self._attach(runtime, vms)
+        runtime.close()
+        return self.vms / seconds
+
+    def _attach(self, runtime: Runtime, vms: list[Vm]) -> None:
+        assert self._pipe is not None
+        with begin(runtime, "attach") as (sql, operation):
+            for vm in vms:
+                process = subprocess.Popen(["cat"], stdin=self._pipe[0], stdout=subprocess.DEVNULL)
+                self.processes.append(process)
+                want = Want(Kind.PROCESS, vm.name, {"hypervisor": "external", "directory": None})
+                row = operation.intend(sql, [want], vm=vm.id, committed=True)[0]
+                intents.note(sql, row.id, procfs.identify(process.pid)._asdict())
+        operation.end("done")
+
+
+def make_world(directory: Path, vms: int) -> World:
+    """A fresh namespace with its networks and the VM ``one``, which is not started."""
+    directory.mkdir()
+    _check(_LIBC.unshare(_NEWNET))
+    namespace = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    world = World(directory, vms, namespace)
+    os.environ["XTABLES_LOCKFILE"] = world.environment["XTABLES_LOCKFILE"]
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    runtime = Runtime(world.settings, writable=True)
+    for number in range(max(1, -(-vms // A_BRIDGE))):
+        wish = NetworkWish(f"n{number}", (f"10.{100 + number}.0.0/22",))
+        world.networks.append(create_network(runtime, wish))
+    define.create_vm(runtime, wish_for(ONE, "n0", 10080))
+    runtime.close()
+    return world
+
+
+def wish_for(name: str, network: str, port: int) -> define.VmWish:
+    """An `external` VM with one published port."""
+    return define.parse_wish(
+        name, hypervisor="external", networks=(network,), publish=(f"{port}:80",)
+    )
+
+
+def _create(runtime: Runtime, numbers: range, network: Network) -> list[Vm]:
+    with begin(runtime, "create") as (sql, operation):
+        vms = []
+        for number in numbers:
+            wish = wish_for(f"vm{number}", network.name, 20000 + number)
+            vms.append(define.record_vm(operation, sql, wish, [network], committed=True)[0])
+
+    def close(sql: Any) -> None:
+        sql.execute("UPDATE vm SET operation = NULL WHERE operation = ?", (operation.id,))
+
+    operation.end("done", then=close)
+    return vms
+
+
+def _start(runtime: Runtime, vms: list[Vm], network: Network) -> None:
+    rows: list[Resource] = []
+    with begin(runtime, "start") as (sql, operation):
+        for vm in vms:
+            rows += launch._intend(operation, sql, vm, {network.id: network})  # noqa: SLF001
+    operation.commit(rows, operation.act(rows))
