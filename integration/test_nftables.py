@@ -265,6 +265,11 @@ def test_create_is_whole_or_not_at_all(driver: NftablesDriver, rows: Rows) -> No
         driver.create([rows.publish(79), rows.publish(80, ipv4="10.77.0.3", ipv6=None)])
     assert caught.value.hint
     assert lab.difference(before, lab.dump()) == ""
+    make(driver, [rows.masquerade("10.77.0.2")])
+    before = lab.dump()
+    with pytest.raises(Conflict, match=r"10\.77\.0\.2"):  # to add it again would change nothing
+        driver.create([rows.masquerade("10.77.0.2")])
+    assert lab.difference(before, lab.dump()) == ""
     nft(f"delete table bridge {TABLE}")
     before = lab.dump()
     with pytest.raises(HostRefused, match="gone") as refused:
@@ -383,6 +388,12 @@ def test_remove_takes_just_what_was_seen(driver: NftablesDriver, rows: Rows) -> 
     web = next(e for e in driver.observe() if e.mark == mark)
     assert driver.remove(web) == Outcome(True)
     assert driver.remove(web._replace(mark=None)).reason == "foreign"
+    nft(f'table ip copy {{ comment "{mark}"; chain c {{ }}', "}")
+    copy = entries(driver, "nft ip copy")[0]
+    assert driver.remove(copy).reason == "foreign-dependents"
+    nft("delete chain ip copy c")
+    assert driver.remove(copy) == Outcome(True)
+    assert entries(driver, "nft ip copy") == []
     base = entries(driver, f"nft inet {TABLE}")[0]
     assert driver.remove(base).reason == "foreign-dependents"
     assert driver.remove(base._replace(mark=STRANGE)).reason == "mark-mismatch"
@@ -507,6 +518,34 @@ def test_a_change_between_look_and_leap(driver: NftablesDriver, rows: Rows) -> N
     assert driver.release([row])[row.id].reason == "mark-mismatch"
     assert len(calls) == 2
     assert elements_of_nft()["inet dnat4_any"][0][2] == STRANGE
+
+
+def test_absence_is_believed_only_if_it_lasts(driver: NftablesDriver, rows: Rows) -> None:
+    row = make(driver, [rows("base"), rows.publish(ipv6=None)])[1]
+    where = f"element inet {TABLE} dnat4_any"
+    nft(f"delete {where} {{ tcp . 8080 }}")
+
+    def restore() -> None:
+        nft(f'add {where} {{ tcp . 8080 comment "{row.mark}" : 10.77.0.2 . 80 }}')
+
+    after_lookup(driver, restore, 1)
+    assert driver.release([row])[row.id] == Outcome(True)
+    assert "inet dnat4_any" not in elements_of_nft()
+
+
+def test_a_walk_that_repeats_itself_is_done_again(driver: NftablesDriver, rows: Rows) -> None:
+    """A hash table that grows during a dump repeats elements, and may leave out others."""
+    found = make(driver, rows.whole())
+    original, calls = driver._socket.dump_elements, []
+
+    def dump(family: str, table: str, name: str) -> list[bytes]:
+        bodies = original(family, table, name)
+        calls.append(name)
+        return bodies * 2 if calls.count("masq4") == 1 and name == "masq4" else bodies
+
+    driver._socket.dump_elements = dump  # type: ignore[method-assign]
+    assert seen(driver) == wanted(driver, found)
+    assert calls.count("masq4") == 2
 
 
 def test_changes_without_end_are_contended(driver: NftablesDriver, rows: Rows) -> None:

@@ -324,7 +324,7 @@ class NftablesDriver:
             try:
                 generation = self._socket.generation()
                 result = action(generation)
-                if self._socket.generation() == generation or isinstance(result, _Acted):
+                if isinstance(result, _Acted) or self._same(generation):
                     return result
             except (DumpInterrupted, _Stale):
                 pass
@@ -406,7 +406,7 @@ class NftablesDriver:
     ) -> _Acted:
         """Do ``commands`` under ``generation``; without any, make sure that it still holds."""
         self._socket.batch(commands, generation)
-        if not commands and self._socket.generation() != generation:
+        if not commands and not self._same(generation):
             raise _Stale
         return _Acted({number: outcome})
 
