@@ -320,12 +320,19 @@ def _router(source: str | None, following: str) -> Make:
 
 
 def _later_fragment(one: Guest, two: Guest, cookie: bytes) -> bytes:
-    head = struct.pack(">BBHI", 17, 0, 8 << 3, 77)
-    return ether(one.mac, two.mac, 0x86DD, ipv6(one.ipv6, two.ipv6, 44, head + cookie))
+    """A fragment that looks like a DHCP server's answer, wherever one begins to read.
+
+    The kernel reads the transport header of such a packet at its first byte, where the flow label
+    stands for the destination port (tried on Linux 6.18).
+    """
+    head = struct.pack(">BBHIHHHH", 17, 0, 8 << 3, 77, 547, 546, 0, 0)
+    packet = ipv6(one.ipv6, two.ipv6, 44, head + cookie)
+    return ether(one.mac, two.mac, 0x86DD, packet[:2] + struct.pack(">H", 546) + packet[4:])
 
 
 def _later_fragment_icmp(one: Guest, two: Guest, cookie: bytes) -> bytes:
-    head = struct.pack(">BBHI", 58, 0, 8 << 3, 77)
+    """A fragment whose data look like a router advertisement."""
+    head = struct.pack(">BBHI", 58, 0, 8 << 3, 77) + bytes((134, 0, 0, 0))
     return ether(one.mac, two.mac, 0x86DD, ipv6(one.ipv6, two.ipv6, 44, head + cookie))
 
 

@@ -203,6 +203,9 @@ _BRIDGE = Skeleton(
             "guard_ip6",
             "",
             (
+                # a later fragment is worth nothing without a first one; what it holds may look
+                # like any header
+                "frag frag-off != 0 goto guard_source6",
                 "meta l4proto icmpv6 goto guard_icmp6",
                 "meta l4proto udp goto guard_udp6",
                 # no upper protocol is known of a broken chain of headers; 255 is never one
@@ -211,8 +214,7 @@ _BRIDGE = Skeleton(
             ),
         ),
         # A first fragment that ends before its upper header matches no rule about that header:
-        # so advertisements get past guards (RFC 7113). What is let through must show it, or be a
-        # later fragment, which is worth nothing without a first one.
+        # so advertisements get past guards (RFC 7113). What is let through must show it.
         Chain(
             "guard_icmp6",
             "",
@@ -221,7 +223,6 @@ _BRIDGE = Skeleton(
                 "icmpv6 type nd-neighbor-advert goto guard_advert",
                 "ip6 saddr :: goto guard_nobody6",
                 "icmpv6 type != 255 goto guard_source6",
-                "frag frag-off != 0 goto guard_source6",
                 "drop",
             ),
         ),
@@ -232,7 +233,6 @@ _BRIDGE = Skeleton(
                 "udp sport 547 drop",
                 "udp dport 546 drop",
                 "udp length != 0 goto guard_source6",
-                "frag frag-off != 0 goto guard_source6",
                 "drop",
             ),
         ),
