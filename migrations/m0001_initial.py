@@ -140,7 +140,11 @@ STATEMENTS = (
     ) STRICT
     """,
     "CREATE INDEX resource_vm ON resource (vm) WHERE state <> 'released'",
-    "CREATE INDEX resource_network ON resource (network) WHERE state <> 'released'",
+    # without the rows of VMs, which are as many as there are VMs in the network
+    """
+    CREATE INDEX resource_network ON resource (network)
+    WHERE state <> 'released' AND vm IS NULL
+    """,
     "CREATE INDEX resource_operation ON resource (operation) WHERE state <> 'released'",
     """
     CREATE UNIQUE INDEX resource_device ON resource (key)

@@ -150,7 +150,7 @@ def _ports_to_publish(vm: Vm) -> list[Any]:
 
 def _networks(runtime: Runtime, vm: Vm) -> dict[str, Network]:
     """The VM's networks, rebuilt where this life of the host has not seen them."""
-    known = {network.id: network for network in records.networks(runtime.sql)}
+    known = records.networks_by_id(runtime.sql, {i.network for i in vm.interfaces})
     own = {interface.network: known[interface.network] for interface in vm.interfaces}
     for network in own.values():
         runtime.lock("network", network.name, shared=True)

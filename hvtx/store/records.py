@@ -43,7 +43,7 @@ def resources_of_network(sql: sqlite3.Connection, network: str | None) -> list[R
     """The live rows of one network itself, or (None) of the installation."""
     if network is None:
         return resources(sql, "vm IS NULL AND network IS NULL")
-    return resources(sql, "network = ? AND vm IS NULL", (network,))
+    return resources(sql, "vm IS NULL AND network = ?", (network,))
 
 
 def resources_by_id(sql: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Resource]:
@@ -188,10 +188,12 @@ def remove_vm(sql: sqlite3.Connection, vm: str) -> None:
 def networks(
     sql: sqlite3.Connection, where: str = "1", values: tuple[Any, ...] = ()
 ) -> list[Network]:
-    """Networks by name."""
+    """Networks by name; ``where`` speaks of the table ``network``."""
     subnets: dict[str, list[tuple[str, str]]] = {}
     for network, cidr, gateway in sql.execute(
-        "SELECT network, cidr, gateway FROM subnet ORDER BY network, family"
+        "SELECT s.network, s.cidr, s.gateway FROM network JOIN subnet s ON s.network = network.id"
+        f" WHERE {where} ORDER BY s.network, s.family",
+        values,
     ):
         subnets.setdefault(network, []).append((cidr, gateway))
     found = []
@@ -217,6 +219,13 @@ def networks(
             )
         )
     return found
+
+
+def networks_by_id(sql: sqlite3.Connection, ids: Iterable[str]) -> dict[str, Network]:
+    """The networks with these ids; few, as of one VM."""
+    wanted = tuple(ids)
+    found = networks(sql, f"network.id IN ({','.join('?' * len(wanted))})", wanted)
+    return {network.id: network for network in found}
 
 
 def find_network(sql: sqlite3.Connection, name: str) -> Network | None:
