@@ -6,7 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from typing import Any, NamedTuple
+import traceback
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any, NamedTuple, NoReturn
+
+from hvtx.cli.main import run
+from hvtx.host import failpoint
 
 
 class Ran(NamedTuple):
@@ -75,3 +81,63 @@ class Program:
         under_way = self("intents", "--json").json()["operations"]
         plan = self("gc", "--plan", "--json", "--detailed-exitcode", code=None)
         return not under_way and plan.code == 0
+
+
+class Forked(Program):
+    """The same command line in a forked child: no interpreter to start, no module to load.
+
+    Ten times as quick, for tests with many runs; the child sees the same files and namespaces.
+    """
+
+    def __call__(self, *arguments: str, code: int | None = 0, **environment: str) -> Ran:
+        """Run it; ``code`` is the exit code to insist on (None: any)."""
+        out, err = os.memfd_create("out"), os.memfd_create("err")
+        pid = os.fork()
+        if pid == 0:
+            _child(arguments, {**self.environment, **environment}, out, err)
+        _, status = os.waitpid(pid, 0)
+        ran = Ran(os.waitstatus_to_exitcode(status), _text(out), _text(err))
+        if code is not None and ran.code != code:
+            words = " ".join(arguments)
+            raise AssertionError(f"hvtx {words}: exit {ran.code}, not {code}\n{ran.out}{ran.err}")
+        return ran
+
+
+def _child(arguments: Sequence[str], environment: Mapping[str, str], out: int, err: int) -> NoReturn:
+    code = 70
+    try:
+        os.environ.update(environment)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
+        sys.argv = ["hvtx", *arguments]
+        failpoint.arm(environment.get("HVTX_FAILPOINT", ""), environment.get("HVTX_FAILPOINT_LOG", ""))
+        code = run(arguments)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def _text(descriptor: int) -> str:
+    with os.fdopen(descriptor, "rb") as file:
+        file.seek(0)
+        return file.read().decode()
+
+
+def preload() -> None:
+    """Load in the parent what children would load each for themselves."""
+    for name in (
+        "hvtx.cli.doctor", "hvtx.cli.gc", "hvtx.cli.look", "hvtx.cli.network", "hvtx.cli.vm",
+        "hvtx.drivers.address", "hvtx.drivers.bridge", "hvtx.drivers.file", "hvtx.drivers.iptables",
+        "hvtx.drivers.nftables", "hvtx.drivers.process", "hvtx.drivers.sysctl", "hvtx.drivers.tap",
+        "hvtx.engine.collect", "hvtx.engine.define", "hvtx.engine.launch", "hvtx.engine.networks",
+        "hvtx.engine.recover", "hvtx.engine.repair", "hvtx.engine.show", "hvtx.hypervisors.command",
+        "hvtx.hypervisors.external", "hvtx.hypervisors.qemu", "iptc", "pyroute2", "sqlite_utils",
+        "tenacity",
+    ):  # fmt: skip
+        import_module(name)

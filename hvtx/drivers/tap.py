@@ -4,6 +4,9 @@ Making: the device is made non-persistent (it lives as long as our descriptor), 
 brought up in one message, and only then made persistent. A SIGKILL before that last call removes it;
 after it, it is marked.
 
+A port is in hairpin mode: where br_netfilter is on, a guest reaches its own published port only so
+(the translated frame leaves by the port that it came in by).
+
 Removing: RTM_DELLINK would succeed on a device that a VM holds, and cut the VM. TUNSETIFF with the
 device's own flags is the lock instead: EBUSY while a VM holds it, and while we hold it no VM can
 attach. On the held device index and mark are checked, then it is made non-persistent and let go.
@@ -84,6 +87,8 @@ class TapDriver:
             raise _refused(name, problem, bridge=spec["bridge"]) from problem
         finally:
             os.close(descriptor)
+        for shown in (spec["ifindex"], spec["master"]):
+            self.links.get(ifindex=shown)  # what is shown follows now, not up to a second later
         return {"ifindex": spec["ifindex"], "mac": spec["mac"]}
 
     def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
@@ -99,6 +104,8 @@ class TapDriver:
             outcomes[row.id] = self._release(row, around)
 
         in_threads(one, resources)
+        for master in {row.spec["master"] for row in resources if "master" in row.spec}:
+            self.links.get(ifindex=master)  # its shown carrier follows now, not a second later
         self._name_holders(resources, outcomes)
         return outcomes
 
@@ -170,8 +177,6 @@ def release_one(row: Resource, links: Links, around: Around) -> Outcome:
         tun.set_persistent(descriptor, False)
     finally:
         os.close(descriptor)
-    if seen.master:
-        links.get(ifindex=seen.master)  # its shown carrier follows now, not up to a second later
     if links.get(ifindex=ifindex) is not None:
         return Outcome(False, "contended", f"{seen.name} is still there after its removal")
     return GONE

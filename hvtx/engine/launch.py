@@ -427,6 +427,8 @@ def attach(runtime: Runtime, name: str, pid: int) -> Vm:
         raise NotFound(f"there is no process {pid}") from problem
     except OSError as problem:
         raise Conflict(f"process {pid} cannot be told from others: {problem}") from problem
+    if pid in (1, os.getpid()):
+        raise Conflict(f"process {pid} is no VM", hint="give the pid of the hypervisor")
     old = [row for row in rows if row.kind == Kind.PROCESS]
     with begin(runtime, "attach", vm=name) as (sql, operation):
         intents.forget(sql, old)

@@ -198,7 +198,7 @@ def _mend(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) -> None:
             (r.spec["ifindex"] for r in rows if r.kind == Kind.BRIDGE and r.key == row.spec["bridge"]),
             row.spec["master"],
         )
-        links.change(now.ifindex, master=bridge, mtu=row.spec["mtu"], up=True)
+        links.change(now.ifindex, master=bridge, mtu=row.spec["mtu"], up=True, hairpin=True)
     finally:
         links.close()
 

@@ -47,8 +47,10 @@ from hvtx.engine.runtime import Runtime, driver_name
 from hvtx.errors import CommitUnknown, HvtxError
 from hvtx.host import conntrack, failpoint
 from hvtx.host.locks import LockFile
+from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.mark import make_mark
 from hvtx.model.resource import FIREWALL_KINDS, GONE, Kind, Outcome, Resource, State
+from hvtx.model.vm import Publish
 from hvtx.planner.gc import release_order
 from hvtx.planner.provision import Want
 from hvtx.store import history, intents, records
@@ -137,6 +139,8 @@ class Operation:
                 continue
             part = list(batch)
             observed.update(self.runtime.driver(name).create(part))
+            if part[0].kind in FIREWALL_KINDS:
+                _end_flows_to(part)
             failpoint.reach(f"acted:{'filter' if name == 'nftables' else name}")
         return observed
 
@@ -221,7 +225,7 @@ class Operation:
         for name, batch in groupby(rows, key=driver_name):
             part = list(batch)
             if not flushed and part[0].kind not in FIREWALL_KINDS:
-                conntrack.flush(addresses)
+                self._end_flows(addresses)
                 flushed = True
             kept = [row for row in part if _bridge_stayed(row, rows, outcomes)]
             part = [row for row in part if row not in kept]
@@ -235,8 +239,17 @@ class Operation:
                 outcomes.update(self._release_batch(name, part))
                 failpoint.reach(f"released:{name}")
         if not flushed:
-            conntrack.flush(addresses)
+            self._end_flows(addresses)
         return outcomes
+
+    def _end_flows(self, addresses: Sequence[str]) -> None:
+        """End what still flows to guests that are gone; a failure is told, and ends no release."""
+        try:
+            conntrack.flush(addresses)
+        except (HvtxError, OSError, DumpInterrupted) as problem:
+            words = f"flows of {', '.join(addresses)} could not be ended: {problem}"
+            with self.runtime.store.transaction() as sql:
+                self.history(sql, [Event("failed", words)])
 
     def _release_batch(self, name: str, part: Sequence[Resource]) -> Mapping[int, Outcome]:
         try:
@@ -328,6 +341,17 @@ def begin(
             operation.unlock()
         raise
     failpoint.reach("intended")
+
+
+def _end_flows_to(rows: Sequence[Resource]) -> None:
+    """End what datagrams to a freshly published port still follow: the kernel looks at new flows only."""
+    ports = [
+        Publish(s["protocol"], s["host_ip"], s["host_port"], s["guest_port"])
+        for s in (row.spec for row in rows if row.kind == Kind.PUBLISH)
+        if s["protocol"] == "udp"
+    ]
+    if ports:
+        conntrack.flush_ports(ports)
 
 
 def _removal(row: Resource, outcome: Outcome, reason: str | None, vm: str | None) -> Event:

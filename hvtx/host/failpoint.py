@@ -24,10 +24,10 @@ def reach(name: str) -> None:
         _act(name)
 
 
-def arm(wanted: str) -> None:
-    """Set what the variable sets, for tests in process; an empty string disarms."""
-    global _WANTED  # noqa: PLW0603 - one switch for the whole process, like the variable
-    _WANTED = wanted
+def arm(wanted: str, log: str = "") -> None:
+    """Set what the variables set, for tests in process; empty strings disarm."""
+    global _WANTED, _LOG  # noqa: PLW0603 - one switch for the whole process, like the variables
+    _WANTED, _LOG = wanted, log
     _passed.clear()
 
 
