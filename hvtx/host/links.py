@@ -9,14 +9,15 @@ from __future__ import annotations
 import errno
 import ipaddress
 import struct
+from typing import NamedTuple
 
 from hvtx.host.netlink import (
     ACK,
     REQUEST,
+    TYPE_MASK,
     Channel,
     attribute,
     attribute_map,
-    attributes,
     message,
     nested,
     text,
@@ -50,6 +51,16 @@ _SKIP_STATS = 1 << 3  # RTEXT_FILTER_SKIP_STATS: a third of a dump's time
 _INET6, _ADDR_GEN_MODE, _GEN_NONE = 10, 8, 1
 _AF_BRIDGE, _BRPORT_MODE, _BR_MULTI_BOOLOPT = 7, 4, 46
 _IFF_UP = 1
+_MAC, _IFNAME, _MTU, _LINK, _QDISC, _MASTER = (
+    _IFLA[name] for name in ("address", "ifname", "mtu", "link", "qdisc", "master")
+)
+_LINKINFO, _IFALIAS, _GROUP, _LINK_NETNSID, _XDP = (
+    _IFLA[name] for name in ("linkinfo", "ifalias", "group", "link_netnsid", "xdp")
+)
+_WANTED = frozenset(
+    (_MAC, _IFNAME, _MTU, _LINK, _QDISC, _MASTER, _LINKINFO, _IFALIAS, _GROUP, _LINK_NETNSID, _XDP)
+)
+_HEADER = struct.Struct("=HH")
 _IFINFO = struct.Struct("=BxHiII")
 _IFADDR = struct.Struct("=BBBBI")
 _TCMSG = struct.Struct("=BxxxiIII")
@@ -169,50 +180,88 @@ class Links:
 
 
 def _link(data: bytes) -> Link:
+    """A link from the body of its message.
+
+    Its attributes are walked here and not by :func:`attributes`, which would hand out each of some
+    forty: a plan reads thousands of links.
+    """
     _, _, ifindex, flags, _ = _IFINFO.unpack_from(data)
-    found: dict[int, tuple[int, int]] = {
-        kind: (start, end) for kind, start, end in attributes(data, 16, len(data))
-    }
-
-    def raw(name: str) -> bytes:
-        span = found.get(_IFLA[name])
-        return data[span[0] : span[1]] if span else b""
-
-    def number(name: str) -> int:
-        value = raw(name)
-        return int.from_bytes(value[:4], "little") if len(value) >= 4 else 0
-
-    kind, tun, info = "", {}, raw("linkinfo")
-    if info:
-        inner = attribute_map(info)
-        kind = inner.get(_INFO_KIND, b"").rstrip(b"\0").decode()
-        if kind == "tun":
-            tun = attribute_map(inner.get(_INFO_DATA, b""))
-    alias = raw("ifalias")
-    elsewhere = _IFLA["link_netnsid"] in found
+    found: dict[int, bytes] = {}
+    at, end = 16, len(data)
+    header, wanted = _HEADER.unpack_from, _WANTED
+    while at + 4 <= end:
+        length, kind = header(data, at)
+        if length < 4 or at + length > end:
+            raise ValueError("a netlink attribute runs past its message")
+        kind &= TYPE_MASK
+        if kind in wanted:
+            found[kind] = data[at + 4 : at + length]
+        at += (length + 3) & ~3
+    raw = found.get
+    what, tun = _what_it_is(raw(_LINKINFO, b""))
+    alias, xdp = raw(_IFALIAS, b""), raw(_XDP)
+    elsewhere = _LINK_NETNSID in found
     return Link(
-        ifindex=ifindex,
-        name=raw("ifname").rstrip(b"\0").decode(errors="surrogateescape"),
-        kind=kind,
-        alias=alias.rstrip(b"\0").decode(errors="replace") or None,
-        mac=raw("address").hex(":"),
-        mtu=number("mtu"),
-        master=number("master"),
-        lower=0 if elsewhere or kind == "veth" else number("link"),
-        group=number("group"),
-        up=bool(flags & _IFF_UP),
-        tun_flags=_tun_flags(tun),
-        queues=int.from_bytes(tun.get(_TUN_QUEUES, b""), "little"),
-        persistent=bool(tun.get(_TUN_PERSIST, b"\0")[0]) if tun else False,
-        qdisc=raw("qdisc").rstrip(b"\0").decode(),
-        xdp=attribute_map(raw("xdp")).get(2, b"\0") != b"\0" if _IFLA["xdp"] in found else False,
+        ifindex,
+        raw(_IFNAME, b"").rstrip(b"\0").decode(errors="surrogateescape"),
+        what,
+        alias.rstrip(b"\0").decode(errors="replace") or None,
+        raw(_MAC, b"").hex(":"),
+        _number(raw(_MTU, b"")),
+        _number(raw(_MASTER, b"")),
+        0 if elsewhere or what == "veth" else _number(raw(_LINK, b"")),
+        _number(raw(_GROUP, b"")),
+        bool(flags & _IFF_UP),
+        tun.flags,
+        tun.queues,
+        tun.persistent,
+        raw(_QDISC, b"").rstrip(b"\0").decode(),
+        xdp is not None and attribute_map(xdp).get(2, b"\0") != b"\0",
     )
 
 
-def _tun_flags(tun: dict[int, bytes]) -> int:
-    """The TUNSETIFF flags with which to attach without changing the device."""
+def _number(value: bytes) -> int:
+    return int.from_bytes(value[:4], "little") if len(value) >= 4 else 0
+
+
+def _what_it_is(info: bytes) -> tuple[str, _Tun]:
+    """The kind of a link and, of a tun device, its settings: from IFLA_LINKINFO."""
+    kind, data, at, end = "", b"", 0, len(info)
+    while at + 4 <= end:
+        length, number = _HEADER.unpack_from(info, at)
+        if length < 4 or at + length > end:
+            raise ValueError("a netlink attribute runs past its message")
+        if number & TYPE_MASK == _INFO_KIND:
+            kind = info[at + 4 : at + length].rstrip(b"\0").decode()
+        elif number & TYPE_MASK == _INFO_DATA:
+            data = info[at + 4 : at + length]
+        at += (length + 3) & ~3
+    if kind != "tun":
+        return kind, _NO_TUN
+    seen = _tuns.get(data)
+    if seen is None:
+        if len(_tuns) >= _FEW:
+            _tuns.clear()
+        seen = _tuns[data] = _tun(attribute_map(data))
+    return kind, seen
+
+
+class _Tun(NamedTuple):
+    """What a tun device says of itself."""
+
+    flags: int  # the TUNSETIFF flags with which to attach without changing the device
+    queues: int
+    persistent: bool
+
+
+_NO_TUN = _Tun(0, 0, False)
+_FEW = 64
+_tuns: dict[bytes, _Tun] = {}  # by what the kernel said: nearly all TAPs of a host say the same
+
+
+def _tun(tun: dict[int, bytes]) -> _Tun:
     if not tun:
-        return 0
+        return _NO_TUN
 
     def on(kind: int) -> bool:
         return tun.get(kind, b"\0") != b"\0"
@@ -220,7 +269,9 @@ def _tun_flags(tun: dict[int, bytes]) -> int:
     flags = tun.get(_TUN_TYPE, b"\0")[0]
     flags |= 0 if on(_TUN_PI) else IFF_NO_PI
     flags |= IFF_VNET_HDR if on(_TUN_VNET_HDR) else 0
-    return flags | (IFF_MULTI_QUEUE if on(_TUN_MULTI_QUEUE) else 0)
+    flags |= IFF_MULTI_QUEUE if on(_TUN_MULTI_QUEUE) else 0
+    queues = int.from_bytes(tun.get(_TUN_QUEUES, b""), "little")
+    return _Tun(flags, queues, bool(tun.get(_TUN_PERSIST, b"\0")[0]))
 
 
 def _address(data: bytes) -> Address:
