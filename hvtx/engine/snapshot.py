@@ -37,7 +37,7 @@ def take_snapshot(runtime: Runtime) -> Snapshot:
     entries = _entries(runtime, failures)
     rows = records.resources(runtime.sql)
     operations = _operations(runtime)
-    facts = _processes(rows, operations)
+    facts = _processes(rows, operations, runtime.boot_id)
     vms = _vms(runtime, rows, facts)
     marks = {link.alias for link in links if isinstance(parse_mark(link.alias), Mark)}
     marks |= {entry.mark for entry in entries if entry.mark}
@@ -137,7 +137,7 @@ def _operations(runtime: Runtime) -> dict[int, OperationFacts]:
 
 
 def _processes(
-    rows: Iterable[Resource], operations: Mapping[int, OperationFacts]
+    rows: Iterable[Resource], operations: Mapping[int, OperationFacts], boot_id: str
 ) -> dict[int, ProcessFacts]:
     """Look at every recorded process; wait for gates of dead operations, which are about to exit."""
     facts: dict[int, ProcessFacts] = {}
@@ -150,7 +150,8 @@ def _processes(
         operation = operations.get(row.operation)
         if row.state == State.INTENDED and not (operation and operation.running):
             _await_gate(identity.pid)
-        facts[identity.pid] = procfs.look(identity.pid)
+        here = identity.boot_id == boot_id
+        facts[identity.pid] = procfs.look_again(identity) if here else procfs.look(identity.pid)
     return facts
 
 

@@ -102,8 +102,11 @@ def _entry_presence(row: Resource, snapshot: Snapshot, sights: Sights) -> Presen
     failed = snapshot.failures.get(row.spec["backend"])
     if failed:
         return Presence(None, (failed,))
-    expected = Counter((e.backend, e.place, e.text) for e in snapshot.expected.get(row.id, ()))
-    own = Counter((e.backend, e.place, e.text) for e in sights.by_mark.get(row.mark, ()))
+    wanted, seen = snapshot.expected.get(row.id, ()), sights.by_mark.get(row.mark, ())
+    if wanted and all(entry in seen for entry in wanted):  # nearly always, and soon said
+        return Presence(True, (f"comment {row.mark}",))
+    expected = Counter((e.backend, e.place, e.text) for e in wanted)
+    own = Counter((e.backend, e.place, e.text) for e in seen)
     found = [key for key in expected if own[key]]
     missing = [key for key in expected if not own[key]]
     for key in missing:
