@@ -56,8 +56,8 @@ ATTEMPTS = 60  # of a compare-and-swap or a consistent read, each a fraction of 
 _PAUSE = 0.001  # seconds, after a lost race, growing with the attempts
 _TABLE_TEXT = "table"
 _ABSENT = frozenset({errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT})
-_RULE_LINE = re.compile(r"\t\t(.*) # handle (\d+)")
-_CHAIN_LINE = re.compile(r"\tchain (\S+) \{")
+_RULE_LINE = r"\t\t(.*) # handle (\d+)"  # compiled only where strangers' rules are read
+_CHAIN_LINE = r"\tchain (\S+) \{"
 
 T = TypeVar("T")
 
@@ -176,9 +176,9 @@ def listed_rules(listing: str) -> dict[tuple[str, int], str]:
     found: dict[tuple[str, int], str] = {}
     chain = ""
     for line in listing.splitlines():
-        if opened := _CHAIN_LINE.match(line):
+        if opened := re.match(_CHAIN_LINE, line):
             chain = opened[1]
-        elif rule := _RULE_LINE.fullmatch(line):
+        elif rule := re.fullmatch(_RULE_LINE, line):
             found[chain, int(rule[2])] = rule[1]
     return found
 
