@@ -7,7 +7,6 @@ carries the row's mark.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,7 @@ def _create(row: Resource) -> dict[str, Any]:
     draft = Path(spec["path"] + ".new")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        shutil.rmtree(draft, ignore_errors=True)
+        _clear(str(draft))
         draft.mkdir(mode=0o700)
         (draft / "mark").write_text(row.mark)
         os.rename(draft, path)  # an existing directory with anything in it refuses
@@ -64,7 +63,7 @@ def mark_of(path: str) -> str | None:
 def _release(row: Resource) -> Outcome:
     spec: FileSpec = row.spec  # type: ignore[assignment]
     path = Path(spec["path"])
-    shutil.rmtree(spec["path"] + ".new", ignore_errors=True)
+    _clear(spec["path"] + ".new")
     if not os.path.lexists(path):
         return GONE
     if path.is_symlink() or mark_of(spec["path"]) != row.mark:
@@ -78,3 +77,11 @@ def _release(row: Resource) -> Outcome:
     except OSError as problem:
         return Outcome(False, "host-refused", f"{path} cannot be removed: {problem.strerror}")
     return GONE
+
+
+def _clear(path: str) -> None:
+    """Remove what a killed start may have left half made; nothing is there nearly always."""
+    if os.path.lexists(path):
+        import shutil
+
+        shutil.rmtree(path, ignore_errors=True)

@@ -2,41 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal as signals
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hvtx.drivers import process
-from hvtx.engine import define
-from hvtx.engine.collect import resolve
 from hvtx.engine.networks import bridge_row, ensure_networks, undo
 from hvtx.engine.runtime import Runtime, process_facts
 from hvtx.engine.transaction import Operation, begin
 from hvtx.errors import Conflict, HvtxError, NotFound, PartialFailure, UsageError
 from hvtx.host import failpoint, procfs
+from hvtx.host.ports import refuse_taken_port
 from hvtx.hypervisors import base as hypervisors
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.vm import Identity, Liveness, Network, Vm
-from hvtx.planner import addressing, provision
+from hvtx.planner import provision
 from hvtx.planner.states import VmState, identity_of, judge_vm, vm_state
 from hvtx.store import intents, records
 from hvtx.store.history import Event
+
+if TYPE_CHECKING:
+    from hvtx.engine.define import VmWish
+    from hvtx.model.plan import Plan
 
 READY_SECONDS = 10.0
 
 
 def log_path(runtime: Runtime, vm: Vm) -> str:
     """Where a VM's output is kept."""
-    return str(Path(runtime.settings.state_directory, "logs", f"{vm.name}.log"))
+    return os.path.join(runtime.settings.state_directory, "logs", f"{vm.name}.log")
+
+
+def _remove_log(runtime: Runtime, vm: Vm) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(log_path(runtime, vm))
 
 
 def run_directory(runtime: Runtime, vm: Vm) -> str:
     """A VM's run-time directory: sockets and rendered configuration."""
-    return str(Path(runtime.store.run_directory, "vms", vm.id))
+    return os.path.join(runtime.store.run_directory, "vms", vm.id)
 
 
 # -- state -----------------------------------------------------------------------------------------
@@ -78,7 +86,7 @@ def start_vm(runtime: Runtime, name: str, *, verb: str = "start") -> Vm:
     vm = records.get_vm(runtime.sql, name)
     probes = process.probe(vm, runtime.store.run_directory)
     for port in _ports_to_publish(vm):
-        define.refuse_taken_port(port)
+        refuse_taken_port(port)
     networks = _networks(runtime, vm)
     with begin(runtime, verb, vm=name) as (sql, operation):
         rows = _intend(operation, sql, vm, networks)
@@ -86,13 +94,15 @@ def start_vm(runtime: Runtime, name: str, *, verb: str = "start") -> Vm:
     return vm
 
 
-def run_vm(runtime: Runtime, wish: define.VmWish) -> Vm:
+def run_vm(runtime: Runtime, wish: VmWish) -> Vm:
     """`create` and `start` as one operation: if it fails, nothing of the VM remains."""
+    from hvtx.engine import define
+
     runtime.enter()
     runtime.lock("vm", wish.name)
     leftover = records.find_vm(runtime.sql, wish.name)
     if leftover is not None:
-        resolve(runtime, vm=wish.name)  # an interrupted `run` is undone whole
+        _resolve(runtime, wish.name)  # an interrupted `run` is undone whole
     networks = {network.id: network for network in define.check_wish(runtime, wish)}
     draft = _draft(wish)
     probes = process.probe(draft, runtime.store.run_directory)
@@ -104,7 +114,14 @@ def run_vm(runtime: Runtime, wish: define.VmWish) -> Vm:
     return vm
 
 
-def _draft(wish: define.VmWish) -> Vm:
+def _resolve(runtime: Runtime, name: str) -> Plan:
+    """Release what is left of a VM; the planner is loaded only where something is."""
+    from hvtx.engine.collect import resolve
+
+    return resolve(runtime, vm=name)
+
+
+def _draft(wish: VmWish) -> Vm:
     return Vm(
         "", wish.name, wish.hypervisor, wish.memory, wish.cpus, wish.kernel, wish.initrd, wish.append,
         wish.disks, wish.command, wish.directory, wish.autostart, (),
@@ -116,12 +133,12 @@ def _free_for_start(runtime: Runtime, vm: Vm) -> None:
     state, _, rows = state_of(runtime, vm)
     if state in (VmState.RUNNING, VmState.STARTING, VmState.STOPPING, VmState.UNKNOWN):
         if state is VmState.RUNNING and _interrupted(rows):
-            resolve(runtime, vm=vm.name)  # the record of a start that was killed late
+            _resolve(runtime, vm.name)  # the record of a start that was killed late
         hint = "hvtx vm stop it first" if state is VmState.RUNNING else "hvtx vm show tells more"
         raise Conflict(f"VM {vm.name!r} is {state.value}", hint=hint)
     if state is VmState.DEFINED:
         return
-    plan = resolve(runtime, vm=vm.name)
+    plan = _resolve(runtime, vm.name)
     left = [row for row in records.resources_of_vm(runtime.sql, vm.id) if row.kind != Kind.LEASE]
     if left:
         keys = {row.id for row in left}
@@ -234,15 +251,16 @@ def _go(
 
 
 def _spawn(runtime: Runtime, vm: Vm, launch: hypervisors.Launch) -> process.Gate:
-    log = Path(log_path(runtime, vm))
+    log = log_path(runtime, vm)
+    directory = os.path.dirname(log)
     try:
-        log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.makedirs(directory, mode=0o700, exist_ok=True)
     except OSError as problem:
         raise HvtxError(
-            f"the log directory {log.parent} cannot be made: {problem.strerror}"
+            f"the log directory {directory} cannot be made: {problem.strerror}"
         ) from problem
-    process.prepare(launch, run_directory(runtime, vm), str(log))
-    gate = process.spawn(launch, str(log), vm.name)
+    process.prepare(launch, run_directory(runtime, vm), log)
+    gate = process.spawn(launch, log, vm.name)
     warning = process.enter_scope(vm.name, gate.identity.pid)
     if warning:
         print(f"warning: {warning}", file=sys.stderr)
@@ -268,7 +286,7 @@ def _take_back(
     if new and not [r for r in records.resources_of_vm(runtime.sql, vm.id) if r.kind != Kind.LEASE]:
         with runtime.store.transaction() as sql:
             records.remove_vm(sql, vm.id)
-        Path(log_path(runtime, vm)).unlink(missing_ok=True)
+        _remove_log(runtime, vm)
 
 
 def render(
@@ -299,6 +317,8 @@ def _port(interface: Any, network: Network, device: str) -> hypervisors.Port:
         )
     )
     four, six = pairs.get(False), pairs.get(True)
+    from hvtx.planner import addressing
+
     return hypervisors.Port(
         device=device,
         mac=interface.mac,
@@ -403,7 +423,7 @@ def remove_vm(runtime: Runtime, name: str, *, force: bool = False) -> None:
         stop_vm(runtime, name, timeout=5.0, force=True)
     with begin(runtime, "rm", vm=name) as (sql, operation):
         records.remove_vm(sql, vm.id)
-    Path(log_path(runtime, vm)).unlink(missing_ok=True)
+    _remove_log(runtime, vm)
     operation.end("done", events=[Event("removed", f"VM {name}")])
 
 

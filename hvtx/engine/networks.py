@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from hvtx.drivers.sysctl import read as read_setting
-from hvtx.engine.collect import resolve
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, begin
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted, PartialFailure, UsageError
@@ -15,7 +14,7 @@ from hvtx.host import failpoint
 from hvtx.host.links import Links
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.vm import Network
-from hvtx.planner import addressing, provision
+from hvtx.planner import provision
 from hvtx.store import records
 
 DEFAULT = "default"
@@ -36,6 +35,8 @@ def parse_wish(
     name: str, subnets: Sequence[str], bridge: str | None, mtu: int, *, nat: bool, isolate: bool
 ) -> NetworkWish:
     """Check what was written; raises UsageError."""
+    from hvtx.planner import addressing
+
     addressing.parse_name(name, "network")
     parsed = tuple(addressing.parse_subnet(subnet) for subnet in subnets)
     if not parsed:
@@ -61,11 +62,18 @@ def create_network(runtime: Runtime, wish: NetworkWish) -> Network:
     runtime.enter()
     runtime.lock("all", "networks")
     runtime.lock("network", wish.name)
-    resolve(runtime, networks=True)
+    _resolve(runtime)
     _check_free(runtime, wish)
     network = _describe(runtime, wish)
     _make(runtime, network, "network-create", new=True)
     return network
+
+
+def _resolve(runtime: Runtime) -> None:
+    """Release what interrupted operations left of networks; a start needs none of the planner."""
+    from hvtx.engine.collect import resolve
+
+    resolve(runtime, networks=True)
 
 
 def default_network(runtime: Runtime) -> Network:
@@ -78,6 +86,8 @@ def default_network(runtime: Runtime) -> Network:
     if found is not None and not _is_provisional(runtime, found):
         runtime.unlock("all", "networks")
         return found
+    from hvtx.planner import addressing
+
     routes = [*_host_prefixes(), *_known_subnets(runtime)]
     for subnet in addressing.private_subnets():
         if addressing.overlap(subnet, routes) is None:
@@ -99,6 +109,8 @@ def _is_provisional(runtime: Runtime, network: Network) -> bool:
 
 
 def _check_free(runtime: Runtime, wish: NetworkWish) -> None:
+    from hvtx.planner import addressing
+
     if records.find_network(runtime.sql, wish.name):
         raise Conflict(f"network {wish.name!r} exists already", hint="hvtx network ls")
     for subnet in wish.subnets:
@@ -148,6 +160,8 @@ def _host_prefixes() -> list[str]:
 
 
 def _describe(runtime: Runtime, wish: NetworkWish) -> Network:
+    from hvtx.planner import addressing
+
     mac = provision.guest_mac(os.urandom(5))
     six = any(":" in subnet for subnet in wish.subnets)
     return Network(
@@ -349,7 +363,7 @@ def remove_network(runtime: Runtime, name: str) -> None:
     runtime.lock("all", "networks")
     runtime.lock("network", name)
     network = records.get_network(runtime.sql, name)
-    resolve(runtime, networks=True)
+    _resolve(runtime)
     if records.find_network(runtime.sql, name) is None:
         return  # it was what an interrupted operation had left
     users = records.users_of_network(runtime.sql, network.id)

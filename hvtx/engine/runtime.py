@@ -7,8 +7,8 @@ it touches. Opening for reading leaves store and host alone.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from importlib import import_module
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from hvtx.drivers.base import Driver, FirewallDriver, Host
@@ -115,7 +115,7 @@ class Runtime:
             self.refused = refusal
         known = records.current_life(self.sql)
         moves = False
-        marker = Path(self.store.run_directory, "marker").exists() if self.installation else False
+        marker = bool(self.installation) and os.path.exists(self._in_run_directory("marker"))
         if known and known.boot_id == self.boot_id and known.netns != self.netns and not marker:
             moves = self._old_life_moves(known)
         self.epoch = judge_epoch(
@@ -177,15 +177,14 @@ class Runtime:
         self._write_marker()
 
     def _write_marker(self) -> None:
-        path = Path(self.store.run_directory, "marker")
-        text = f"{self.boot_id} {self.netns}\n"
-        try:
-            if path.read_text() == text:
+        path = self._in_run_directory("marker")
+        text = f"{self.boot_id} {self.netns}\n".encode()
+        with suppress(OSError), open(path, "rb", buffering=0) as marker:
+            if marker.read(len(text) + 1) == text:
                 return
-        except OSError:
-            pass
         self._make_run_directory()
-        path.write_text(text)
+        with open(path, "wb") as marker:
+            marker.write(text)
 
     def _need_privileges(self) -> None:
         effective = 0
@@ -213,7 +212,10 @@ class Runtime:
     def lock_file(self, name: str) -> LockFile:
         """``names.lock`` (VMs, networks, gc) or ``operations.lock`` in the run directory."""
         self._make_run_directory()
-        return LockFile(str(Path(self.store.run_directory, name)))
+        return LockFile(self._in_run_directory(name))
+
+    def _in_run_directory(self, name: str) -> str:
+        return os.path.join(self.store.run_directory, name)
 
     @property
     def names(self) -> LockFile:
@@ -247,10 +249,10 @@ class Runtime:
         if operation in self.mine:
             return True
         if self._operations is None:
-            path = Path(self.store.run_directory, "operations.lock")
-            if not path.exists():
+            path = self._in_run_directory("operations.lock")
+            if not os.path.exists(path):
                 return False
-            self._operations = LockFile(str(path))
+            self._operations = LockFile(path)
         return self._operations.held_elsewhere(operation)
 
     # -- drivers ---------------------------------------------------------------------------------

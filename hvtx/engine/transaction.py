@@ -45,13 +45,12 @@ from typing import Any
 
 from hvtx.engine.runtime import Runtime, driver_name
 from hvtx.errors import CommitUnknown, HvtxError
-from hvtx.host import conntrack, failpoint
+from hvtx.host import failpoint
 from hvtx.host.locks import LockFile
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.mark import make_mark
 from hvtx.model.resource import FIREWALL_KINDS, GONE, Kind, Outcome, Resource, State
 from hvtx.model.vm import Publish
-from hvtx.planner.gc import release_order
 from hvtx.planner.provision import Want
 from hvtx.store import history, intents, records
 from hvtx.store.history import Event
@@ -197,6 +196,8 @@ class Operation:
         with self.runtime.store.transaction() as sql:
             moved = intents.release(sql, rows, self.id) if claim(sql) else []
         failpoint.reach("releasing")
+        from hvtx.planner.gc import release_order
+
         outcomes = self._remove(release_order(moved))
         taken = {row.id for row in moved}
         for row in rows:
@@ -244,6 +245,8 @@ class Operation:
 
     def _end_flows(self, addresses: Sequence[str]) -> None:
         """End what still flows to guests that are gone; a failure is told, and ends no release."""
+        from hvtx.host import conntrack
+
         try:
             conntrack.flush(addresses)
         except (HvtxError, OSError, DumpInterrupted) as problem:
@@ -351,6 +354,8 @@ def _end_flows_to(rows: Sequence[Resource]) -> None:
         if s["protocol"] == "udp"
     ]
     if ports:
+        from hvtx.host import conntrack
+
         conntrack.flush_ports(ports)
 
 

@@ -7,7 +7,7 @@ integration/test_links.py.
 from __future__ import annotations
 
 import errno
-import ipaddress
+import socket
 import struct
 from typing import NamedTuple
 
@@ -278,4 +278,8 @@ def _address(data: bytes) -> Address:
     _, prefix, _, _, ifindex = _IFADDR.unpack_from(data)
     found = attribute_map(data, 8)
     packed = found.get(2) or found[1]  # IFA_LOCAL is the host's own end of a point-to-point
-    return Address(ifindex, f"{ipaddress.ip_address(packed)}/{prefix}")
+    if len(packed) == 4:
+        return Address(ifindex, f"{socket.inet_ntop(socket.AF_INET, packed)}/{prefix}")
+    import ipaddress  # writes all of IPv6 as it is on record, which inet_ntop does not
+
+    return Address(ifindex, f"{ipaddress.IPv6Address(packed)}/{prefix}")

@@ -7,7 +7,6 @@ run-time directory, its TAPs, their firewall elements, and the process last.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -53,6 +52,8 @@ def host_mac(random: bytes) -> str:
 
 def link_local(mac: str) -> str:
     """The modified EUI-64 address of a MAC (RFC 4291, appendix A)."""
+    import ipaddress  # 2 ms that only a new network with IPv6 pays
+
     raw = bytes.fromhex(mac.replace(":", ""))
     tail = bytes([raw[0] ^ 2]) + raw[1:3] + b"\xff\xfe" + raw[3:]
     return str(ipaddress.IPv6Address(b"\xfe\x80" + b"\0" * 6 + tail))

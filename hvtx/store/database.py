@@ -16,9 +16,7 @@ import os
 import sqlite3
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from urllib.parse import quote
+from contextlib import contextmanager, suppress
 
 from hvtx.errors import Busy, CommitUnknown, Conflict, NotPermitted, Refused, StoreError
 from hvtx.host.locks import LockFile
@@ -62,12 +60,12 @@ class Store:
     @property
     def path(self) -> str:
         """Where the database is."""
-        return str(Path(self._state_directory, FILE))
+        return os.path.join(self._state_directory, FILE)
 
     @property
     def run_directory(self) -> str:
         """``<run-dir>/<installation>``."""
-        return str(Path(self._run_directory, self.installation))
+        return os.path.join(self._run_directory, self.installation)
 
     def close(self) -> None:
         """Close the connection (the last user's close checkpoints)."""
@@ -86,7 +84,7 @@ class Store:
         Raises Busy, Conflict (a unique constraint), StoreError (full, read-only), CommitUnknown.
         """
         if self._queue is None:
-            self._queue = LockFile(str(Path(self._state_directory, _QUEUE)))
+            self._queue = LockFile(os.path.join(self._state_directory, _QUEUE))
         self._queue.lock(_QUEUE_BYTE, self._lock_timeout, "the state store")
         try:
             with _translated():
@@ -127,7 +125,7 @@ class Store:
         if self._mark_descriptor is None:
             os.makedirs(self.run_directory, mode=0o700, exist_ok=True)
             self._mark_descriptor = os.open(
-                str(Path(self.run_directory, "hwm")),
+                os.path.join(self.run_directory, "hwm"),
                 os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW,
                 0o600,
             )
@@ -152,7 +150,8 @@ class Store:
         if not self.installation:
             return
         try:
-            data = Path(self.run_directory, "hwm").read_bytes()
+            with open(os.path.join(self.run_directory, "hwm"), "rb", buffering=0) as file:
+                data = file.read(9)
         except OSError:
             data = b""
         seq, path, device, inode = self.connection.execute(
@@ -207,7 +206,7 @@ def open_store(
 
     Raises Refused (``store-untrusted``, ``store-newer``), NotPermitted, StoreError.
     """
-    path = str(Path(state_directory, FILE))
+    path = os.path.join(state_directory, FILE)
     exists = _look(state_directory, path)
     if not exists and not writable:
         return _empty(state_directory, run_directory)
@@ -260,11 +259,16 @@ def _look(directory: str, path: str) -> bool:
     return True
 
 
+def _quoted(path: str) -> str:
+    """A path as SQLite's URIs want it (sqlite.org/uri.html); urllib would cost 3 ms to load."""
+    return path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+
+
 def _connect(path: str, *, writable: bool) -> sqlite3.Connection:
     mode = "rw" if writable else "ro"
     try:
         connection = sqlite3.connect(
-            f"file:{quote(path)}?mode={mode}", uri=True, isolation_level=None, timeout=10
+            f"file:{_quoted(path)}?mode={mode}", uri=True, isolation_level=None, timeout=10
         )
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
@@ -312,12 +316,12 @@ def _empty(state_directory: str, run_directory: str) -> Store:
 def _create(directory: str, path: str, lock_timeout: float) -> None:
     """Build a whole store under another name, then give it its own."""
     try:
-        os.makedirs(Path(directory).parent, exist_ok=True)
+        os.makedirs(os.path.dirname(os.path.abspath(directory)), exist_ok=True)
         try:
             os.mkdir(directory, 0o700)
         except FileExistsError:
             os.chmod(directory, 0o700)
-        queue = LockFile(str(Path(directory, _QUEUE)))
+        queue = LockFile(os.path.join(directory, _QUEUE))
     except PermissionError as problem:
         raise _forbidden(directory) from problem
     except OSError as problem:
@@ -331,7 +335,8 @@ def _create(directory: str, path: str, lock_timeout: float) -> None:
         if os.path.lexists(path):
             return
         for suffix in ("", "-wal", "-shm", "-journal"):
-            Path(draft + suffix).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(draft + suffix)
         os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
         connection = _connect(draft, writable=True)
         try:
@@ -372,7 +377,7 @@ def _sync_directory(directory: str) -> None:
 
 
 def _migrate_locked(connection: sqlite3.Connection, directory: str, lock_timeout: float) -> None:
-    queue = LockFile(str(Path(directory, _QUEUE)))
+    queue = LockFile(os.path.join(directory, _QUEUE))
     try:
         queue.lock(_QUEUE_BYTE, lock_timeout, "the state store")
         _migrate(connection)

@@ -20,7 +20,7 @@ _CHUNK = 500  # SQLite's limit of bound values is higher everywhere
 
 
 def _resource(row: tuple[Any, ...]) -> Resource:
-    return Resource(*row[:5], json.loads(row[5]), json.loads(row[6]), *row[7:])
+    return Resource._make((*row[:5], json.loads(row[5]), json.loads(row[6]), *row[7:]))
 
 
 def resources(
@@ -39,7 +39,7 @@ def _resources(rows: Sequence[tuple[Any, ...]]) -> list[Resource]:
     specs = json.loads(f"[{','.join([row[5] for row in rows])}]")
     observed = json.loads(f"[{','.join([row[6] for row in rows])}]")
     return [
-        Resource(*row[:5], spec, seen, *row[7:])
+        Resource._make((*row[:5], spec, seen, *row[7:]))
         for row, spec, seen in zip(rows, specs, observed, strict=True)
     ]
 
