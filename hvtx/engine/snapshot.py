@@ -182,6 +182,9 @@ def _vms(
             hypervisor, own.get(vm, []), life=runtime.life, lives=lives, facts=facts
         )
         found[vm] = VmFacts(name, liveness, evidence, bool(provisional))
+    for vm in own.keys() - found.keys():  # a hand in the store; its process may live all the same
+        liveness, evidence = judge_vm("", own[vm], life=runtime.life, lives=lives, facts=facts)
+        found[vm] = VmFacts(vm, liveness, evidence, provisional=False)
     return found
 
 
@@ -204,7 +207,10 @@ def _expected(
 
 
 def _holders(suspects: set[str], links: Iterable[Link]) -> dict[str, tuple[str, ...]]:
-    """Who holds TAP devices that no live VM of ours accounts for."""
+    """Who holds TAP devices that no live VM of ours accounts for, as far as it can be seen.
+
+    What is not seen here (a process that may not be looked into) the attaching release still meets.
+    """
     there = {link.name for link in links} & suspects
     if not there:
         return {}

@@ -108,11 +108,14 @@ class Snapshot(NamedTuple):
     holders: Mapping[str, tuple[str, ...]]  # device name -> "qemu-system-x86 (pid 42)"
     filtered: frozenset[int]  # ifindexes with traffic control of someone's
     files: Mapping[str, str]  # path -> mark, of those that are there
-    failures: Mapping[str, str]  # "links", "addresses", "nftables", "iptables" -> what went wrong
+    failures: Mapping[str, str]  # "links", "nftables", "iptables" -> what went wrong
 
 
 class Item(NamedTuple):
-    """One line of a plan. ``row`` is 0 where there is no record; ``entry``/``link`` is what was seen."""
+    """One line of a plan.
+
+    ``row`` is 0 where there is no record; ``entry`` or ``link`` is what was seen.
+    """
 
     action: Action
     reason: Reason
@@ -125,6 +128,7 @@ class Item(NamedTuple):
     message: str
     mark: str | None = None
     entry: Entry | None = None
+    more: tuple[Entry, ...] = ()  # further entries of the same mark, judged alike
     link: Link | None = None
     outcome: str | None = None
 

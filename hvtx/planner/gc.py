@@ -25,7 +25,7 @@ _ADDRESS = re.compile(
 )
 # Release order: firewall, process record, device, bridge before its addresses, then what only is
 # written down; within a kind by row.
-_ORDER = {
+_ORDER: dict[str, int] = {
     Kind.PUBLISH: 0,
     Kind.MASQUERADE: 1,
     Kind.FILTER: 2,
@@ -46,8 +46,16 @@ def plan_gc(snapshot: Snapshot, *, everything: bool = False) -> Plan:
     items += judge.marked_links()
     items += judge.marked_entries()
     items += judge.strangers(everything=everything)
-    items.sort(key=lambda item: (item.vm or "", _ORDER.get(item.kind, 9) if item.row else 99))
+    items.sort(key=_place)
     return Plan(tuple(items))
+
+
+def _place(item: Item) -> tuple[str, int, int, str, str, str, tuple[str, ...], int]:
+    """Where an item stands in a plan: a total order, so that no dump's order shows through."""
+    order = _ORDER.get(item.kind, 9) if item.row else 99
+    handle = item.entry.handle if item.entry else 0
+    reason = item.reason.value
+    return (item.vm or "", order, item.row, item.kind, item.key, reason, item.evidence, handle)
 
 
 def release_order(rows: list[Resource]) -> list[Resource]:
@@ -73,18 +81,25 @@ class Judge:
         self.presences: dict[int, Presence] = {
             row.id: presence(row, snapshot, self.sights) for row in snapshot.rows
         }
-        self.held_vms = {
-            row.vm
-            for row in snapshot.rows
-            if row.kind == Kind.TAP
-            and row.vm
-            and self._holders(row)
-            and self.presences[row.id].here
-        }
-        self._used_networks: set[str] = set()
-        for row in snapshot.rows:
-            if row.vm and row.kind == Kind.TAP and row.network and self._alive(row.vm):
-                self._used_networks.add(row.network)
+        self._uppers: dict[int, list[str]] = {}
+        for link in snapshot.links:
+            if link.lower:
+                self._uppers.setdefault(link.lower, []).append(link.name)
+        self._addresses: dict[int, list[str]] = {}
+        for address in snapshot.addresses:
+            self._addresses.setdefault(address.ifindex, []).append(address.address)
+        running = {o.vm for o in snapshot.operations.values() if o.running and o.vm}
+        self._busy_vms = {vm for vm, facts in snapshot.vms.items() if facts.name in running}
+        taps = [row for row in snapshot.rows if row.kind == Kind.TAP and row.vm]
+        self.held_vms = {row.vm for row in taps if self._holds(row)}
+        self._unseen_vms = {row.vm for row in taps if self._unseen(row)} - self.held_vms
+        self._users: dict[str | None, set[Liveness]] = {}  # who uses a network, or any (None)
+        for row in taps:
+            if row.network and row.life == snapshot.life.id:
+                liveness = Liveness.ALIVE if row.vm in self.held_vms else self._liveness(row.vm)
+                self._users.setdefault(row.network, set()).add(liveness)
+                self._users.setdefault(None, set()).add(liveness)
+        self._wholes: dict[int, bool] = {}
 
     # -- rows ----------------------------------------------------------------------------------
 
@@ -96,7 +111,8 @@ class Judge:
         operation = self.snapshot.operations.get(row.operation)
         if seen.problem is not None:
             return self._item(row, Action.SKIP, seen.problem, seen, _PROBLEMS[seen.problem])
-        if row.state != State.COMMITTED and operation is not None and operation.running:
+        working = operation is not None and operation.running and row.state != State.COMMITTED
+        if working or row.vm in self._busy_vms:
             return self._item(
                 row, Action.SKIP, Reason.OPERATION_RUNNING, seen, "an operation is working on it"
             )
@@ -107,7 +123,7 @@ class Judge:
         return self._row_of_vm(row, seen, self.snapshot.vms.get(row.vm))
 
     def _row_of_vm(self, row: Resource, seen: Presence, vm: VmFacts | None) -> Item:
-        liveness = vm.liveness if vm else Liveness.DEAD
+        liveness = vm.liveness if vm else Liveness.UNKNOWN
         evidence = vm.evidence if vm else ("its VM is not on record",)
         if liveness is Liveness.ALIVE:
             return self._row_of_live_vm(row, seen, evidence)
@@ -120,19 +136,22 @@ class Judge:
                 "its VM can be proven neither alive nor dead",
                 evidence,
             )
-        if row.vm in self.held_vms:
-            held = self._holders(row) if row.kind == Kind.TAP else ()
-            if held:
-                who = ", ".join(held)
-                return self._item(
-                    row, Action.SKIP, Reason.IN_USE, seen, f"{row.key} is held open by {who}", held
-                )
+        if row.vm in self.held_vms and not (row.kind == Kind.TAP and self._holders(row)):
             return self._item(
                 row,
                 Action.SKIP,
                 Reason.VM_ALIVE,
                 seen,
                 "its VM's device is held open, so all of the VM is kept",
+                evidence,
+            )
+        if row.vm in self._unseen_vms:
+            return self._item(
+                row,
+                Action.SKIP,
+                Reason.OBSERVE_FAILED,
+                seen,
+                "it could not be seen whether its VM's device is held open",
                 evidence,
             )
         return self._collect(row, seen, evidence)
@@ -160,17 +179,27 @@ class Judge:
 
     def _row_of_network(self, row: Resource, seen: Presence) -> Item:
         network = self.snapshot.networks.get(row.network) if row.network else None
+        users = self._users.get(row.network, set())
         if row.state != State.COMMITTED:
-            return self._collect(row, seen, ())
-        if network is None and row.network is not None:
+            if Liveness.ALIVE in users:
+                return self._item(row, Action.SKIP, Reason.VM_ALIVE, seen, "a VM that runs uses it")
+            if Liveness.UNKNOWN in users:
+                return self._item(
+                    row,
+                    Action.SKIP,
+                    Reason.LIVENESS_UNKNOWN,
+                    seen,
+                    "a VM uses it that can be proven neither alive nor dead",
+                )
             return self._collect(row, seen, ())
         owner = f"network {network.name!r}" if network else "every network of this installation"
+        if network is None and row.network is not None:
+            owner = "a network that is not on record"
         if seen.here is False:
-            used = row.network in self._used_networks or (network is None and self._used_networks)
             return self._item(
                 row,
                 Action.SKIP,
-                Reason.LOST if used else Reason.RESERVED,
+                Reason.LOST if Liveness.ALIVE in users else Reason.RESERVED,
                 seen,
                 f"belongs to {owner} and is gone: `hvtx repair` puts it back",
             )
@@ -178,26 +207,11 @@ class Judge:
 
     def _lease(self, row: Resource, seen: Presence) -> Item:
         vm = self.snapshot.vms.get(row.vm or "")
-        if vm is not None and vm.liveness is Liveness.ALIVE:
-            return self._row_of_live_vm(row, seen, vm.evidence)
-        if row.state == State.COMMITTED and vm is not None:
-            if vm.liveness is Liveness.UNKNOWN:
-                return self._item(
-                    row,
-                    Action.SKIP,
-                    Reason.LIVENESS_UNKNOWN,
-                    seen,
-                    "its VM can be proven neither alive nor dead",
-                    vm.evidence,
-                )
-            return self._item(
-                row,
-                Action.SKIP,
-                Reason.RESERVED,
-                seen,
-                f"stays leased while VM {vm.name!r} is on record",
-            )
-        return self._row_of_vm(row, seen, vm)
+        dead = vm is not None and vm.liveness is Liveness.DEAD and row.vm not in self.held_vms
+        if vm is None or not dead or row.state != State.COMMITTED:
+            return self._row_of_vm(row, seen, vm)
+        words = f"stays leased while VM {vm.name!r} is on record"
+        return self._item(row, Action.SKIP, Reason.RESERVED, seen, words)
 
     def _collect(self, row: Resource, seen: Presence, evidence: tuple[str, ...]) -> Item:
         """The owner is proven dead, or never was: delete, forget, or say what is in the way."""
@@ -248,14 +262,6 @@ class Judge:
     def _row_of_earlier_life(self, row: Resource, seen: Presence) -> Item:
         if row.kind == Kind.LEASE and row.state == State.COMMITTED:
             return self._lease(row, seen)
-        if seen.here and row.kind in (Kind.MASQUERADE, Kind.PUBLISH, Kind.FILTER):
-            return self._item(
-                row,
-                Action.DELETE,
-                Reason.STALE_RESTORED,
-                seen,
-                "of an earlier life of this host; someone's save and restore brought it back",
-            )
         if seen.problem is not None or (seen.here and row.kind in (Kind.TAP, Kind.BRIDGE)):
             return self._item(
                 row,
@@ -264,6 +270,19 @@ class Judge:
                 seen,
                 "recorded for an earlier life of this host, yet something of that name is there",
             )
+        vm = self.snapshot.vms.get(row.vm) if row.vm else None
+        if vm is not None and vm.liveness is not Liveness.DEAD:
+            return self._row_of_vm(row, seen, vm)  # within one boot a new life proves no VM dead
+        if seen.here and row.kind in FIREWALL_KINDS:
+            return self._item(
+                row,
+                Action.DELETE,
+                Reason.STALE_RESTORED,
+                seen,
+                "of an earlier life of this host; someone's save and restore brought it back",
+            )
+        if seen.here and row.kind == Kind.FILE:  # a run directory on a disk outlives the boot
+            return self._row_of_vm(row, seen, vm)
         return self._item(
             row,
             Action.FORGET,
@@ -354,21 +373,16 @@ class Judge:
             if row is not None and self._just_as_recorded(row, entries):
                 continue
             parsed = parse_mark(mark)
-            expected: Counter[tuple[str, str, str]] = (
-                Counter(
-                    (e.backend, e.place, e.text) for e in self.snapshot.expected.get(row.id, ())
-                )
-                if row
-                else Counter()
-            )
-            for entry in entries:
-                key = (entry.backend, entry.place, entry.text)
-                live = row is not None and row.state != State.RELEASED
-                if live and expected[key] > 0:
-                    expected[key] -= 1
+            live = row is not None and row.state != State.RELEASED
+            known = self.snapshot.expected.get(row.id, ()) if row and live else ()
+            left = Counter(_text(entry) for entry in known)
+            # sorted: which copy stays must not depend on the dump's order
+            for entry in sorted(entries, key=lambda entry: entry.handle):
+                if left[_text(entry)] > 0:
+                    left[_text(entry)] -= 1
                     continue
                 items.append(self._marked_entry(entry, mark, parsed, row))
-        return items
+        return _merged(items)
 
     def _just_as_recorded(self, row: Resource, entries: Sequence[Entry]) -> bool:
         """Whether these are a live row's own objects, each once: nearly all are."""
@@ -404,10 +418,7 @@ class Judge:
                 message="marked by this installation, but not on record: `hvtx explain` it"
             )
         known = self.snapshot.expected.get(row.id, ())
-        same = any(
-            (e.backend, e.place, e.text) == (entry.backend, entry.place, entry.text) for e in known
-        )
-        if not same:
+        if _text(entry) not in {_text(other) for other in known}:
             here = any(e.place == entry.place for e in known)
             return base._replace(
                 reason=Reason.EDITED_COPY if here else Reason.DUPLICATE_MARK,
@@ -416,6 +427,13 @@ class Judge:
                 else "carries the mark of a rule of ours",
             )
         if row.state != State.RELEASED:
+            operation = self.snapshot.operations.get(row.operation)
+            working = operation is not None and operation.running and row.state != State.COMMITTED
+            if working or row.vm in self._busy_vms:
+                return base._replace(
+                    reason=Reason.OPERATION_RUNNING,
+                    message="a surplus copy, but an operation is working on it",
+                )
             return base._replace(
                 action=Action.DELETE,
                 reason=Reason.DUPLICATE_COPY,
@@ -462,7 +480,8 @@ class Judge:
                 continue
             held = self.snapshot.holders.get(link.name, ())
             evidence = (f"alias {link.alias}" if link.alias else "no alias", *held)
-            kind = Kind.BRIDGE if link.kind == "bridge" else Kind.TAP
+            other = Kind.BRIDGE if link.kind == "bridge" else "device"
+            kind = Kind.TAP if tap else other
             items.append(
                 Item(
                     Action.SKIP, Reason.FOREIGN, kind, link.name, None, 0, None, evidence,
@@ -492,9 +511,19 @@ class Judge:
 
     # -- small questions -------------------------------------------------------------------------
 
-    def _alive(self, vm: str) -> bool:
-        facts = self.snapshot.vms.get(vm)
-        return facts is not None and facts.liveness is Liveness.ALIVE
+    def _liveness(self, vm: str | None) -> Liveness:
+        facts = self.snapshot.vms.get(vm) if vm else None
+        return facts.liveness if facts else Liveness.UNKNOWN
+
+    def _holds(self, row: Resource) -> bool:
+        """Whether some process has a row's own device open, whatever its alias says by now."""
+        link = self.presences[row.id].link
+        return link is not None and link.ifindex == row.spec["ifindex"] and bool(self._holders(row))
+
+    def _unseen(self, row: Resource) -> bool:
+        """Whether a row's device may be there and held, and that could not be looked at."""
+        seen = self.presences[row.id]
+        return row.life == self.snapshot.life.id and seen.here is None and seen.problem is None
 
     def _name(self, vm: str | None) -> str | None:
         facts = self.snapshot.vms.get(vm) if vm else None
@@ -506,17 +535,20 @@ class Judge:
 
     def _whole(self, row: Resource) -> bool:
         """Whether everything that the row's operation intended is there."""
-        return all(
-            self.presences[other.id].here and self.presences[other.id].complete
-            for other in self.snapshot.rows
-            if other.operation == row.operation and other.state == State.INTENDED
-        )
+        if row.operation not in self._wholes:
+            self._wholes[row.operation] = all(
+                self.presences[other.id].here and self.presences[other.id].complete
+                for other in self.snapshot.rows
+                if other.operation == row.operation and other.state == State.INTENDED
+            )
+        return self._wholes[row.operation]
 
     def _dependents(self, row: Resource, seen: Presence) -> list[str]:
+        """What others put on a device, sorted names first."""
         link = seen.link
         if link is None:
             return []
-        upper = [other.name for other in self.snapshot.links if other.lower == link.ifindex]
+        upper = list(self._uppers.get(link.ifindex, ()))
         if row.kind == Kind.BRIDGE:
             ours = {r.spec["ifindex"] for r in self.snapshot.rows if r.kind == Kind.TAP}
             upper += [
@@ -525,11 +557,8 @@ class Judge:
                 if other.master == link.ifindex and other.ifindex not in ours
             ]
         own = set(row.spec.get("addresses", ()))
-        upper += [
-            a.address
-            for a in self.snapshot.addresses
-            if a.ifindex == link.ifindex and a.address not in own
-        ]
+        upper += [a for a in self._addresses.get(link.ifindex, ()) if a not in own]
+        upper.sort()
         if link.xdp:
             upper.append("an XDP program")
         if link.ifindex in self.snapshot.filtered:
@@ -550,8 +579,31 @@ class Judge:
         # by position: a plan of 5,000 VMs has 30,000 of them
         return Item(
             action, reason, row.kind, row.key, name, row.id, row.state, shown, message, row.mark,
-            None, seen.link,
+            link=seen.link,
         )  # fmt: skip
+
+
+def _text(entry: Entry) -> tuple[str, str, str]:
+    """What two copies of a firewall object have in common."""
+    return (entry.backend, entry.place, entry.text)
+
+
+def _merged(items: list[Item]) -> list[Item]:
+    """One item for all entries of a mark that are judged alike (a table has many rules)."""
+    merged: dict[tuple[object, ...], Item] = {}
+    for item in items:
+        same = (item.mark, item.reason, item.row)
+        first = merged.get(same)
+        if first is None or item.entry is None:
+            merged[same] = item
+        else:
+            merged[same] = first._replace(more=(*first.more, item.entry))
+    return [
+        item._replace(evidence=(*item.evidence, f"and {len(item.more)} more with this mark"))
+        if item.more
+        else item
+        for item in merged.values()
+    ]
 
 
 _PROBLEMS = {

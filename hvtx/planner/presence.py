@@ -110,7 +110,9 @@ def _entry_presence(row: Resource, snapshot: Snapshot, sights: Sights) -> Presen
     found = [key for key in expected if own[key]]
     missing = [key for key in expected if not own[key]]
     for key in missing:
-        for other in sights.bare.get(key, ()):
+        others = sights.bare.get(key)
+        if others:
+            other = min(others, key=lambda entry: entry.mark or "")  # whatever the dump's order
             reason = Reason.MARK_STRIPPED if other.mark is None else Reason.MARK_MISMATCH
             carried = f"comment {other.mark}" if other.mark else "no mark"
             return Presence(None, (f"{other.place}: {other.text} has {carried}",), reason)
