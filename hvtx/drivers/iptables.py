@@ -540,6 +540,33 @@ class IptablesDriver:
                     continue
                 xtables.edit(family, table, self._timeout, lambda edit, own=own: _sweep(edit, own))
 
+    def remove(self, entry: Entry) -> Outcome:
+        """Remove one rule that was seen, if it is still exactly that; of copies, the last.
+
+        Chains of ours that are left empty go with the last rule. Never raises.
+        """
+        if entry.mark is None:
+            return Outcome(False, "foreign", f"`{entry.text}` in {entry.place} carries no mark")
+        tool, table, chain = entry.place.split(" ")
+        family = next(number for number, name in xtables.TOOLS.items() if name == tool)
+
+        def change(edit: xtables.Edit) -> bool:
+            taken = bool(copies) and edit.take(chain, copies[-1])
+            return _sweep(edit, own_chains(self._installation, table)) or bool(taken)
+
+        try:
+            _, entries = xtables.matching(family, (entry.mark,), self._prefix)
+            copies = entries.get((table, chain, entry.mark, entry.text), [])
+            xtables.edit(family, table, self._timeout, change)
+        except HvtxError as problem:
+            contended = isinstance(problem, Busy) or problem.code == "contended"
+            return Outcome(False, "contended" if contended else "observe-failed", problem.message)
+        return GONE
+
+    def mend(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
+        """Put back what is missing of the rows; :meth:`create` adds just that."""
+        return self.create(resources)
+
     def remove_copies(self, resource: Resource) -> Outcome:
         """Leave one of each of a row's rules where there are identical copies.
 

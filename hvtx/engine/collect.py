@@ -16,7 +16,7 @@ from hvtx.engine.transaction import Operation, begin
 from hvtx.errors import NotFound, Refused, StalePlan, UsageError
 from hvtx.host import procfs
 from hvtx.model.plan import Action, Item, Plan, Reason
-from hvtx.model.resource import Kind, Outcome, Resource, State
+from hvtx.model.resource import GONE, Entry, Kind, Outcome, Resource, State
 from hvtx.model.vm import Liveness
 from hvtx.planner.gc import plan_gc
 from hvtx.planner.liveness import classify
@@ -186,7 +186,7 @@ class _Worker:
             self._chunk(chunk)
             done += len(chunk)
             self.progress(done, total, self.items[chunk[-1]].key)
-        for number in loose:
+        for number in sorted(loose, key=lambda n: _base_last(self.items[n])):
             self.outcomes[number] = self._loose(self.items[number])
             done += 1
             self.progress(done, total, self.items[number].key)
@@ -309,13 +309,25 @@ def _word(outcome: Outcome) -> str:
     return f"failed:{outcome.message}"
 
 
+def _inside_out(entries: Iterable[Entry]) -> list[Entry]:
+    """Elements and rules before the tables that they stand in."""
+    return sorted(entries, key=lambda entry: -len(entry.place.split(" ")))
+
+
+def _base_last(item: Item) -> int:
+    """What stands in a table before the table, whose place is shorter."""
+    places = [entry.place for entry in (item.entry, *item.more) if entry is not None]
+    return -min((len(place.split(" ")) for place in places), default=9)
+
+
 def remove_sighted(runtime: Runtime, item: Item) -> Outcome:
     """Remove an object that no live row accounts for, by the mark that was seen on it."""
     assert item.mark is not None
     if item.entry is not None:
         firewall = runtime.firewall(item.entry.backend)
         if item.reason is Reason.UNRECORDED:
-            return firewall.remove(item.entry)
+            outcomes = [firewall.remove(entry) for entry in _inside_out((item.entry, *item.more))]
+            return next((outcome for outcome in outcomes if not outcome.gone), GONE)
         row = records.resources_by_id(runtime.sql, [item.row])[item.row]
         if item.reason is Reason.DUPLICATE_COPY:
             return firewall.remove_copies(row)

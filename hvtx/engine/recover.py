@@ -49,6 +49,8 @@ def recover(
         row = rows.get(item.row)
         if row is None or item.entry is not None:
             return item.reason is Reason.STALE_RESTORED
+        if item.reason is Reason.RESERVED:
+            return False  # leases outlive every life of the host
         return row.state != State.COMMITTED or row.life != runtime.life.id
 
     done = apply_plan(

@@ -196,7 +196,7 @@ def saved(family: int) -> Saved:
     if not tables:
         return NOTHING
     try:
-        found = parse(_save(family))
+        found = parse(save_text(family))
     except ValueError as problem:
         raise _unobserved(f"{TOOLS[family]}-save printed {problem}") from problem
     if missing := tables - {table for table, _ in found.chains}:
@@ -211,11 +211,11 @@ def in_use(family: int) -> bool:
     return any(
         line.startswith("-A ")
         or (line.startswith(":") and line.split(" ")[1] not in ("ACCEPT", "-"))
-        for line in _save(family).splitlines()
+        for line in save_text(family).splitlines()
     )
 
 
-def _save(family: int) -> str:
+def save_text(family: int) -> str:
     import subprocess  # only here: most commands never read a legacy table
 
     tool = TOOLS[family]

@@ -1,0 +1,253 @@
+"""`doctor`: what on this host would keep VMs from working, with the evidence and the mend."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from hvtx.drivers.sysctl import read as read_setting
+from hvtx.engine.runtime import Runtime
+from hvtx.errors import HvtxError
+from hvtx.host import procfs
+from hvtx.store import records
+
+
+class Finding(NamedTuple):
+    """One check's result: ``level`` is ok, warning or error."""
+
+    check: str
+    level: str
+    message: str
+    evidence: tuple[str, ...] = ()
+    hint: str | None = None
+
+
+def diagnose(runtime: Runtime) -> dict[str, Any]:
+    """The interface's ``doctor`` object; a check that fails itself is a warning, never a pass."""
+    findings: list[Finding] = []
+    for name, check in CHECKS.items():
+        try:
+            findings += check(runtime)
+        except (HvtxError, OSError) as problem:
+            findings.append(Finding(name, "warning", f"could not be checked: {problem}"))
+    return {
+        "schema": "hvtx/doctor/1",
+        "findings": [{**f._asdict(), "evidence": list(f.evidence)} for f in findings],
+    }
+
+
+# -- this program's footing --------------------------------------------------------------------------
+
+
+def _permissions(runtime: Runtime) -> Iterator[Finding]:
+    effective = 0
+    with open("/proc/self/status", encoding="ascii") as status:
+        for line in status:
+            if line.startswith("CapEff:"):
+                effective = int(line.split()[1], 16)
+    if effective >> 12 & 1:
+        yield Finding("permissions", "ok", "CAP_NET_ADMIN is there")
+    else:
+        yield Finding(
+            "permissions", "error", "CAP_NET_ADMIN is missing: nothing can be made or removed",
+            (f"effective capabilities {effective:#x}",), "run hvtx as root, for instance with sudo",
+        )  # fmt: skip
+
+
+def _store(runtime: Runtime) -> Iterator[Finding]:
+    if runtime.store.missing:
+        yield Finding("store", "ok", "no state store yet; the first network or VM makes it")
+        return
+    if runtime.refused is not None:
+        yield Finding(
+            "store", "error", runtime.refused.message, (runtime.refused.code,), runtime.refused.hint
+        )
+    for path, wanted in ((runtime.settings.state_directory, 0o700), (runtime.store.path, 0o600)):
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+        if mode & 0o077:
+            yield Finding(
+                "store", "warning", f"{path} can be read or written by others",
+                (f"mode {mode:04o}",), f"chmod {wanted:o} {path}",
+            )  # fmt: skip
+    try:
+        runtime.store.check_pages()
+    except HvtxError as problem:
+        yield Finding("store", "error", problem.message, (), problem.hint)
+    else:
+        yield Finding("store", "ok", f"{runtime.store.path} is sound")
+
+
+def _operations(runtime: Runtime) -> Iterator[Finding]:
+    left = [o for o in records.operations(runtime.sql) if not runtime.is_running(o.id)]
+    if left:
+        yield Finding(
+            "operations", "warning", f"{len(left)} interrupted operations wait to be resolved",
+            tuple(f"{o.verb} {o.vm or o.network or ''} since {o.started}" for o in left), "hvtx recover",
+        )  # fmt: skip
+    else:
+        yield Finding("operations", "ok", "nothing is interrupted")
+
+
+# -- the kernel ----------------------------------------------------------------------------------------
+
+
+def _tun(runtime: Runtime) -> Iterator[Finding]:
+    try:
+        os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))
+    except PermissionError:
+        yield Finding("tun", "error", "/dev/net/tun may not be opened", (), "run hvtx as root")
+    except OSError as problem:
+        yield Finding(
+            "tun", "error", "there is no working /dev/net/tun: no VM can have a network",
+            (str(problem.strerror),), "modprobe tun (in a container: --device /dev/net/tun)",
+        )  # fmt: skip
+    else:
+        yield Finding("tun", "ok", "/dev/net/tun opens")
+
+
+def _netfilter(runtime: Runtime) -> Iterator[Finding]:
+    entries = runtime.firewall("nftables").observe()
+    from hvtx.host import libnftables
+
+    libnftables.run("list tables")
+    ours = sum(1 for entry in entries if entry.mark)
+    yield Finding("netfilter", "ok", f"nf_tables answers ({ours} marked entries)")
+
+
+def _kvm(runtime: Runtime) -> Iterator[Finding]:
+    if not os.path.exists("/dev/kvm"):
+        yield Finding(
+            "kvm", "warning", "no /dev/kvm: qemu guests run emulated, ten times slower", (),
+            "turn on virtualisation in the firmware; in a VM, nested virtualisation",
+        )  # fmt: skip
+    elif not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        yield Finding("kvm", "warning", "/dev/kvm may not be used by this user", (), "run as root")
+    else:
+        yield Finding("kvm", "ok", "/dev/kvm is there (a start probes whether it works)")
+
+
+def _forwarding(runtime: Runtime) -> Iterator[Finding]:
+    networks = records.networks(runtime.sql)
+    wanted = []
+    if any(":" not in s for n in networks for s in n.subnets):
+        wanted.append("net/ipv4/ip_forward")
+    if any(":" in s for n in networks for s in n.subnets):
+        wanted.append("net/ipv6/conf/all/forwarding")
+    off = [path.replace("/", ".") for path in wanted if read_setting(path) != "1"]
+    for name in off:
+        yield Finding(
+            "forwarding", "error", f"{name} was turned off: guests reach nothing beyond this host",
+            (f"{name} = {read_setting(name.replace('.', '/'))}",), f"hvtx repair, or: sysctl -w {name}=1",
+        )  # fmt: skip
+    if not off:
+        yield Finding("forwarding", "ok", "on where networks need it" if wanted else "not needed yet")
+
+
+def _loopback6(runtime: Runtime) -> Iterator[Finding]:
+    served = runtime.sql.execute(
+        "SELECT count(*) FROM port p JOIN lease l ON l.interface = p.interface"
+        " WHERE l.family = 6 AND p.host_ip IS NULL"
+    ).fetchone()[0]
+    if served:
+        yield Finding(
+            "loopback", "warning", f"{served} published ports are not reachable through [::1]",
+            ("NAT cannot serve [::1]",), "use 127.0.0.1 or another address of this host",
+        )  # fmt: skip
+
+
+# -- others on this host ---------------------------------------------------------------------------------
+
+_DROPS = re.compile(r"^:(FORWARD) (DROP|REJECT)", re.MULTILINE)
+
+
+def _forward_drops(runtime: Runtime) -> Iterator[Finding]:
+    """Docker's, firewalld's or ufw's drop in FORWARD: an accept in our table does not override it."""
+    found = []
+    for rule in _base_chains():
+        found.append(rule)
+    if not found:
+        yield Finding("forward", "ok", "nobody else drops forwarded traffic by policy")
+        return
+    docker = any("docker" in line.lower() for line in found)
+    bridges = [network.bridge for network in records.networks(runtime.sql)] or ["BRIDGE"]
+    chain = "DOCKER-USER" if docker else "FORWARD"
+    mends = "; ".join(f"iptables -I {chain} -{d} {b} -j ACCEPT" for b in bridges for d in "io")
+    yield Finding(
+        "forward", "error" if bridges != ["BRIDGE"] else "warning",
+        "another firewall drops forwarded traffic, so guests reach nothing beyond this host",
+        tuple(found), mends,
+    )  # fmt: skip
+
+
+def _base_chains() -> Iterator[str]:
+    """Forward chains of others with a drop policy, in nftables and in the legacy tables."""
+    import json
+
+    from hvtx.host import libnftables
+
+    listed = json.loads(libnftables.run("list chains", json=True) or "{}")
+    for item in listed.get("nftables", []):
+        chain = item.get("chain", {})
+        if (chain.get("hook"), chain.get("policy")) == ("forward", "drop"):
+            if not str(chain.get("table")).startswith("hvtx-") and chain.get("family") != "bridge":
+                yield f"nft {chain['family']} {chain['table']} {chain['name']}: policy drop"
+    from hvtx.host import xtables
+
+    for family in (4, 6):
+        if "filter" in xtables.listed(family):
+            text = xtables.save_text(family)
+            if _DROPS.search(text.partition("*filter")[2].partition("COMMIT")[0]):
+                yield f"{xtables.TOOLS[family]} (legacy) filter FORWARD: policy DROP"
+
+
+_WATCHERS = {
+    "NetworkManager": "write [keyfile] unmanaged-devices=interface-name:hv* to its conf.d",
+    "systemd-network": "add a .network file with [Match] Name=hv* and [Link] Unmanaged=yes",
+    "firewalld": "firewall-cmd --permanent --zone=trusted --add-interface=BRIDGE",
+}
+
+
+def _watchers(runtime: Runtime) -> Iterator[Finding]:
+    """Programs that take hold of devices or chains that they did not make."""
+    running = set()
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/comm", encoding="utf-8", errors="replace") as comm:
+                    running.add(comm.read().strip())
+            except OSError:
+                continue
+    for name, mend in _WATCHERS.items():
+        if name[:15] in running:
+            yield Finding("company", "warning", f"{name} runs here and may take hold of our devices", (), mend)
+    if not running & {name[:15] for name in _WATCHERS}:
+        yield Finding("company", "ok", "no NetworkManager, systemd-networkd or firewalld runs here")
+
+
+def _processes(runtime: Runtime) -> Iterator[Finding]:
+    facts = procfs.look(os.getpid())
+    if facts.error or not facts.exists:
+        yield Finding(
+            "processes", "error", "processes cannot be looked at: every VM counts as unknown",
+            (facts.error,), "mount /proc of this pid namespace, without hidepid",
+        )  # fmt: skip
+    else:
+        yield Finding("processes", "ok", "processes can be told apart")
+
+
+CHECKS: dict[str, Callable[[Runtime], Iterator[Finding]]] = {
+    "permissions": _permissions,
+    "store": _store,
+    "operations": _operations,
+    "processes": _processes,
+    "tun": _tun,
+    "netfilter": _netfilter,
+    "kvm": _kvm,
+    "forwarding": _forwarding,
+    "loopback": _loopback6,
+    "forward": _forward_drops,
+    "company": _watchers,
+}
