@@ -144,7 +144,8 @@ def run(arguments: Sequence[str]) -> int:
     debug = "--debug" in before_command
     try:
         code = root.main(args=head, prog_name=PROGRAM, standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # a caller may have closed it
+            sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
