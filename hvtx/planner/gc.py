@@ -106,20 +106,23 @@ class Judge:
     def row(self, row: Resource) -> Item:
         """Judge one row."""
         seen = self.presences[row.id]
-        if row.life != self.snapshot.life.id:
-            return self._row_of_earlier_life(row, seen)
-        operation = self.snapshot.operations.get(row.operation)
+        earlier = row.life != self.snapshot.life.id
+        if earlier and seen.here and row.kind in (Kind.TAP, Kind.BRIDGE):
+            # no device survives a life
+            seen = seen._replace(here=None, problem=Reason.MARK_MISMATCH)
         if seen.problem is not None:
-            return self._item(row, Action.SKIP, seen.problem, seen, _PROBLEMS[seen.problem])
-        working = operation is not None and operation.running and row.state != State.COMMITTED
-        if working or row.vm in self._busy_vms:
+            words = _PROBLEMS[seen.problem] if not earlier else _STRANGE
+            return self._item(row, Action.SKIP, seen.problem, seen, words)
+        if self._worked_on(row):
             return self._item(
                 row, Action.SKIP, Reason.OPERATION_RUNNING, seen, "an operation is working on it"
             )
+        if row.kind == Kind.LEASE and row.state == State.COMMITTED:
+            return self._lease(row, seen)
+        if earlier:
+            return self._row_of_earlier_life(row, seen)
         if row.vm is None:
             return self._row_of_network(row, seen)
-        if row.kind == Kind.LEASE:
-            return self._lease(row, seen)
         return self._row_of_vm(row, seen, self.snapshot.vms.get(row.vm))
 
     def _row_of_vm(self, row: Resource, seen: Presence, vm: VmFacts | None) -> Item:
@@ -206,9 +209,9 @@ class Judge:
         return self._item(row, Action.SKIP, Reason.RESERVED, seen, f"belongs to {owner}")
 
     def _lease(self, row: Resource, seen: Presence) -> Item:
+        """A committed lease stays while its VM is on record, dead or alive."""
         vm = self.snapshot.vms.get(row.vm or "")
-        dead = vm is not None and vm.liveness is Liveness.DEAD and row.vm not in self.held_vms
-        if vm is None or not dead or row.state != State.COMMITTED:
+        if vm is None or vm.liveness is not Liveness.DEAD or row.vm in self.held_vms:
             return self._row_of_vm(row, seen, vm)
         words = f"stays leased while VM {vm.name!r} is on record"
         return self._item(row, Action.SKIP, Reason.RESERVED, seen, words)
@@ -260,19 +263,12 @@ class Judge:
         return self._item(row, Action.DELETE, reason, seen, words, evidence)
 
     def _row_of_earlier_life(self, row: Resource, seen: Presence) -> Item:
-        if row.kind == Kind.LEASE and row.state == State.COMMITTED:
-            return self._lease(row, seen)
-        if seen.problem is not None or (seen.here and row.kind in (Kind.TAP, Kind.BRIDGE)):
-            return self._item(
-                row,
-                Action.SKIP,
-                seen.problem or Reason.MARK_MISMATCH,
-                seen,
-                "recorded for an earlier life of this host, yet something of that name is there",
-            )
         vm = self.snapshot.vms.get(row.vm) if row.vm else None
         if vm is not None and vm.liveness is not Liveness.DEAD:
-            return self._row_of_vm(row, seen, vm)  # within one boot a new life proves no VM dead
+            alive = vm.liveness is Liveness.ALIVE  # within one boot a new life proves no VM dead
+            reason = Reason.VM_ALIVE if alive else Reason.LIVENESS_UNKNOWN
+            words = "its VM was started in an earlier life of this host and is not proven dead"
+            return self._item(row, Action.SKIP, reason, seen, words, vm.evidence)
         if seen.here and row.kind in FIREWALL_KINDS:
             return self._item(
                 row,
@@ -427,9 +423,7 @@ class Judge:
                 else "carries the mark of a rule of ours",
             )
         if row.state != State.RELEASED:
-            operation = self.snapshot.operations.get(row.operation)
-            working = operation is not None and operation.running and row.state != State.COMMITTED
-            if working or row.vm in self._busy_vms:
+            if self._worked_on(row):
                 return base._replace(
                     reason=Reason.OPERATION_RUNNING,
                     message="a surplus copy, but an operation is working on it",
@@ -510,6 +504,12 @@ class Judge:
         return items
 
     # -- small questions -------------------------------------------------------------------------
+
+    def _worked_on(self, row: Resource) -> bool:
+        """Whether a live process is working on the row, or on its VM."""
+        operation = self.snapshot.operations.get(row.operation)
+        working = operation is not None and operation.running and row.state != State.COMMITTED
+        return working or row.vm in self._busy_vms
 
     def _liveness(self, vm: str | None) -> Liveness:
         facts = self.snapshot.vms.get(vm) if vm else None
@@ -606,6 +606,7 @@ def _merged(items: list[Item]) -> list[Item]:
     ]
 
 
+_STRANGE = "recorded for an earlier life of this host, yet something of that name is there"
 _PROBLEMS = {
     Reason.MARK_MISMATCH: "something is there in its place, without the recorded mark",
     Reason.MARK_STRIPPED: "a rule of its shape is there, without its mark",
