@@ -39,7 +39,9 @@ def run(*argv: str, check: bool = True, stdin: str | None = None, timeout: float
         argv, capture_output=True, text=True, check=False, input=stdin, timeout=timeout
     )
     if check and done.returncode != 0:
-        raise AssertionError(f"{' '.join(argv)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+        raise AssertionError(
+            f"{' '.join(argv)}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+        )
     return done.stdout
 
 

@@ -51,7 +51,9 @@ class Program:
             raise AssertionError(f"hvtx {words}: exit {ran.code}, not {code}\n{ran.out}{ran.err}")
         return ran
 
-    def plan(self, *arguments: str, code: int | None = 0) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    def plan(
+        self, *arguments: str, code: int | None = 0
+    ) -> dict[tuple[str, str], list[dict[str, Any]]]:
         """The items of ``gc --plan`` by (action, reason)."""
         found: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for item in self("gc", "--plan", "--json", *arguments, code=code).json()["items"]:
@@ -103,7 +105,9 @@ class Forked(Program):
         return ran
 
 
-def _child(arguments: Sequence[str], environment: Mapping[str, str], out: int, err: int) -> NoReturn:
+def _child(
+    arguments: Sequence[str], environment: Mapping[str, str], out: int, err: int
+) -> NoReturn:
     code = 70
     try:
         os.environ.update(environment)
@@ -112,7 +116,9 @@ def _child(arguments: Sequence[str], environment: Mapping[str, str], out: int, e
         os.dup2(err, 2)
         sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
         sys.argv = ["hvtx", *arguments]
-        failpoint.arm(environment.get("HVTX_FAILPOINT", ""), environment.get("HVTX_FAILPOINT_LOG", ""))
+        failpoint.arm(
+            environment.get("HVTX_FAILPOINT", ""), environment.get("HVTX_FAILPOINT_LOG", "")
+        )
         code = run(arguments)
         sys.stdout.flush()
         sys.stderr.flush()

@@ -48,7 +48,6 @@ def _external(hvtx: Program) -> None:
     hvtx("vm", "create", "web", "--network", "net", "--hypervisor", "external")
     hvtx("vm", "start", "web")
 
-
     GUESTS.append(subprocess.Popen(["sleep", "600"]))
 
 

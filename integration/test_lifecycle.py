@@ -48,12 +48,24 @@ def test_whole_dumps_are_equal_before_start_and_after_stop(hvtx: Program, firewa
 def test_the_last_network_takes_everything_along(hvtx: Program, firewall: str) -> None:
     """Tables, chains and jumps leave the host with the last network, not with the first."""
     if firewall == "iptables":
-        lab.run("iptables-legacy", "-t", "nat", "-A", "POSTROUTING", "-s", "192.0.2.9", "-j", "MASQUERADE")
+        lab.run(
+            "iptables-legacy",
+            "-t",
+            "nat",
+            "-A",
+            "POSTROUTING",
+            "-s",
+            "192.0.2.9",
+            "-j",
+            "MASQUERADE",
+        )
         lab.run("iptables-legacy", "-P", "FORWARD", "ACCEPT")
     before = lab.dump()
     hvtx("--firewall", firewall, "network", "create", "one", "--subnet", "10.77.0.0/24")
     one = lab.dump()
-    hvtx("--firewall", firewall, "network", "create", "two", "--subnet", "10.78.0.0/24", "--isolate")
+    hvtx(
+        "--firewall", firewall, "network", "create", "two", "--subnet", "10.78.0.0/24", "--isolate"
+    )
     hvtx("network", "rm", "two")
     assert lab.difference(one, lab.dump()) == ""
     hvtx("network", "rm", "one")

@@ -51,7 +51,9 @@ def hold(device: str) -> int:
 def rows(hvtx: Program) -> list[tuple[object, ...]]:
     path = Path(os.environ["HVTX_STATE_DIR"], "hvtx.db")
     with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
-        return connection.execute("SELECT id, kind, key, state, mark FROM resource ORDER BY id").fetchall()
+        return connection.execute(
+            "SELECT id, kind, key, state, mark FROM resource ORDER BY id"
+        ).fetchall()
 
 
 def test_a_strangers_device_with_the_recorded_name(hvtx: Program) -> None:
@@ -108,7 +110,9 @@ def test_a_recycled_pid_is_dead(hvtx: Program) -> None:
     path = Path(os.environ["HVTX_STATE_DIR"], "hvtx.db")
     old = hvtx.vm("web")["pid"]
     with sqlite3.connect(path) as connection:
-        (text,) = connection.execute("SELECT observed FROM resource WHERE kind = 'process'").fetchone()
+        (text,) = connection.execute(
+            "SELECT observed FROM resource WHERE kind = 'process'"
+        ).fetchone()
         seen = {**json.loads(text), "start": 1, "inode": 0}
         connection.execute(
             "UPDATE resource SET observed = ? WHERE kind = 'process'", (json.dumps(seen),)
@@ -199,16 +203,25 @@ def test_another_namespace_is_refused(hvtx: Program) -> None:
     """In a namespace that is not the store's nothing is concluded: wrong-namespace, exit 4."""
     before = rows(hvtx)
     inside = ["unshare", "-n", sys.executable, "-m", "hvtx"]
-    plan = subprocess.run([*inside, "gc", "--plan", "--json"], capture_output=True, text=True, check=False)
+    plan = subprocess.run(
+        [*inside, "gc", "--plan", "--json"], capture_output=True, text=True, check=False
+    )
     assert plan.returncode == 4
     document = json.loads(plan.stdout)
     assert document["refused"] == "wrong-namespace"
     assert document["items"] == []
-    for command in (["gc", "--apply"], ["recover"], ["vm", "stop", "web"], ["network", "rm", "net"]):
+    for command in (
+        ["gc", "--apply"],
+        ["recover"],
+        ["vm", "stop", "web"],
+        ["network", "rm", "net"],
+    ):
         refused = subprocess.run([*inside, *command], capture_output=True, text=True, check=False)
         assert refused.returncode == 4, (command, refused.stderr)
     assert rows(hvtx) == before
-    listed = subprocess.run([*inside, "vm", "ls", "--json"], capture_output=True, text=True, check=False)
+    listed = subprocess.run(
+        [*inside, "vm", "ls", "--json"], capture_output=True, text=True, check=False
+    )
     assert listed.returncode == 0
     assert json.loads(listed.stdout)["vms"][0]["name"] == "web"
     assert hvtx.vm("web")["state"] == "running"
@@ -262,7 +275,20 @@ def test_a_copied_rule(hvtx: Program) -> None:
     mark = next(r["mark"] for r in hvtx.vm("web")["resources"] if r["kind"] == "publish")
     lab.run("nft", "add", "table", "ip", "theirs")
     lab.run("nft", "add", "chain", "ip", "theirs", "c")
-    lab.run("nft", "add", "rule", "ip", "theirs", "c", "tcp", "dport", "1", "accept", "comment", f'"{mark}"')
+    lab.run(
+        "nft",
+        "add",
+        "rule",
+        "ip",
+        "theirs",
+        "c",
+        "tcp",
+        "dport",
+        "1",
+        "accept",
+        "comment",
+        f'"{mark}"',
+    )
     found = {i["reason"] for items in hvtx.plan().values() for i in items if i["mark"] == mark}
     assert found == {"vm-alive", "duplicate-mark"}
     kill(hvtx)

@@ -1,0 +1,1 @@
+"""The command line: options in, engine called, results rendered."""

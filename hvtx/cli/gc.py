@@ -41,7 +41,7 @@ _ACTION_WORDS = {
 @click.argument("file", required=False)
 @as_json
 @click.pass_context
-def gc(ctx: click.Context, mode: str | None, file: str | None, json_: bool, **more: Any) -> int:
+def gc(ctx: click.Context, /, mode: str | None, file: str | None, json_: bool, **more: Any) -> int:
     """Show or remove what dead VMs and interrupted operations left behind.
 
     Only what is on record, carries the record's own mark, and belongs to a VM that is proven dead is

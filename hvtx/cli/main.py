@@ -70,7 +70,7 @@ class LazyGroup(click.Group):
 @click.option("--debug", is_flag=True, help="The same, with tracebacks of errors.")
 @click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
 @click.pass_context
-def root(ctx: click.Context, **options: Any) -> None:
+def root(ctx: click.Context, /, **options: Any) -> None:
     """Keep the global options for the command."""
     ctx.obj = options
 

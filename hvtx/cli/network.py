@@ -26,7 +26,7 @@ def network() -> None:
 @click.option("--isolate", is_flag=True, help="Guests do not reach each other.")
 @as_json
 @click.pass_context
-def create(ctx: click.Context, name: str, json_: bool, **wish: Any) -> None:
+def create(ctx: click.Context, /, name: str, json_: bool, **wish: Any) -> None:
     """Make a network: bridge, gateway addresses, base rules."""
     from hvtx.engine import networks, show
 

@@ -91,7 +91,7 @@ def _show(ctx: click.Context, runtime: Any, name: str, verb: str, *, json_: bool
 @click.argument("name")
 @wishes
 @click.pass_context
-def create(ctx: click.Context, name: str, json_: bool, **wish: Any) -> None:
+def create(ctx: click.Context, /, name: str, json_: bool, **wish: Any) -> None:
     """Record a VM, its addresses and host ports; starts nothing."""
     from hvtx.engine import define
 
@@ -105,7 +105,7 @@ def create(ctx: click.Context, name: str, json_: bool, **wish: Any) -> None:
 @click.argument("name")
 @wishes
 @click.pass_context
-def run(ctx: click.Context, name: str, json_: bool, **wish: Any) -> None:
+def run(ctx: click.Context, /, name: str, json_: bool, **wish: Any) -> None:
     """Create and start a VM; if that fails, nothing of it remains."""
     from hvtx.engine import launch
 

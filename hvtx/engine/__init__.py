@@ -1,0 +1,1 @@
+"""The verbs, one module each, around the one transaction."""

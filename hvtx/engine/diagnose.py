@@ -143,7 +143,9 @@ def _forwarding(runtime: Runtime) -> Iterator[Finding]:
             (f"{name} = {read_setting(name.replace('.', '/'))}",), f"hvtx repair, or: sysctl -w {name}=1",
         )  # fmt: skip
     if not off:
-        yield Finding("forwarding", "ok", "on where networks need it" if wanted else "not needed yet")
+        yield Finding(
+            "forwarding", "ok", "on where networks need it" if wanted else "not needed yet"
+        )
 
 
 def _loopback6(runtime: Runtime) -> Iterator[Finding]:
@@ -222,7 +224,9 @@ def _watchers(runtime: Runtime) -> Iterator[Finding]:
                 continue
     for name, mend in _WATCHERS.items():
         if name[:15] in running:
-            yield Finding("company", "warning", f"{name} runs here and may take hold of our devices", (), mend)
+            yield Finding(
+                "company", "warning", f"{name} runs here and may take hold of our devices", (), mend
+            )
     if not running & {name[:15] for name in _WATCHERS}:
         yield Finding("company", "ok", "no NetworkManager, systemd-networkd or firewalld runs here")
 

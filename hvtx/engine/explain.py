@@ -73,7 +73,9 @@ def _unseen_mark(runtime: Runtime, mark: Mark, text: str) -> str:
 
 def _by_link(runtime: Runtime, snapshot: Snapshot, text: str) -> Finder | None:
     link = next((link for link in snapshot.links if link.name == text), None)
-    row = next((r for r in snapshot.rows if r.kind in (Kind.TAP, Kind.BRIDGE) and r.key == text), None)
+    row = next(
+        (r for r in snapshot.rows if r.kind in (Kind.TAP, Kind.BRIDGE) and r.key == text), None
+    )
     if link is None and row is None:
         return None
     words = "on record, but the host has no such device" if link is None else foreign_words(link)
@@ -149,7 +151,9 @@ def _by_port(runtime: Runtime, snapshot: Snapshot, text: str) -> Finder | None:
 def _by_rule(runtime: Runtime, snapshot: Snapshot, text: str) -> Finder | None:
     def matches(item: Item) -> bool:
         entries = (item.entry, *item.more) if item.entry else ()
-        return text == item.key or any(e is not None and text in f"{e.place}: {e.text}" for e in entries)
+        return text == item.key or any(
+            e is not None and text in f"{e.place}: {e.text}" for e in entries
+        )
 
     if len(text) < 3 or not any(text in f"{e.place}: {e.text}" for e in snapshot.entries):
         return None
@@ -167,7 +171,9 @@ def _document(
         return {
             "schema": "hvtx/explain/1",
             "object": text,
-            "owner": "hvtx" if fallback.startswith(("reserved", "free", "on record")) else "foreign",
+            "owner": "hvtx"
+            if fallback.startswith(("reserved", "free", "on record"))
+            else "foreign",
             "vm": None,
             "network": None,
             "record": None,
@@ -226,10 +232,10 @@ def _sentence(text: str, item: Item, fallback: str) -> str:
     if owner == "foreign":
         return f"{text}: {fallback if item.reason is Reason.FOREIGN else item.message}"
     whose = {
-        "hvtx": f"{item.kind} of VM {item.vm!r}" if item.vm else f"{item.kind} of this installation",
+        "hvtx": f"{item.kind} of VM {item.vm!r}"
+        if item.vm
+        else f"{item.kind} of this installation",
         "other-installation": f"{item.kind} of another installation of hvtx",
         "unknown": f"{item.kind} whose owner cannot be proven",
     }[owner]
     return f"{text}: {whose}; {item.message}"
-
-

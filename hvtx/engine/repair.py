@@ -64,7 +64,9 @@ def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
         with begin(runtime, "repair", vm=name if vms and not networks else None) as (_, operation):
             pass
         _mend_all(runtime, operation, damages, rows, repaired, failed)
-        events = [Event("repaired", item["missing"], item["kind"], item["key"]) for item in repaired]
+        events = [
+            Event("repaired", item["missing"], item["kind"], item["key"]) for item in repaired
+        ]
         events += [Event("failed", item["why"], item["kind"], item["key"]) for item in failed]
         operation.end("partial" if failed else "done", events=events)
     return {"schema": "hvtx/repair/1", "repaired": repaired, "failed": failed}
@@ -195,7 +197,11 @@ def _mend(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) -> None:
             links.change(now.ifindex, up=True)
             return
         bridge = next(
-            (r.spec["ifindex"] for r in rows if r.kind == Kind.BRIDGE and r.key == row.spec["bridge"]),
+            (
+                r.spec["ifindex"]
+                for r in rows
+                if r.kind == Kind.BRIDGE and r.key == row.spec["bridge"]
+            ),
             row.spec["master"],
         )
         links.change(now.ifindex, master=bridge, mtu=row.spec["mtu"], up=True, hairpin=True)

@@ -39,13 +39,10 @@ def take_snapshot(runtime: Runtime) -> Snapshot:
     operations = _operations(runtime)
     facts = _processes(rows, operations, runtime.boot_id)
     vms = _vms(runtime, rows, facts)
-    marks = {link.alias for link in links if isinstance(parse_mark(link.alias), Mark)}
-    marks |= {entry.mark for entry in entries if entry.mark}
-    tombstones = records.tombstones(runtime.sql, [mark for mark in marks if mark])
-    suspects = {
-        row.key for row in rows if row.kind == Kind.TAP and not _is_alive(vms.get(row.vm or ""))
-    }
-    alive = {row.mark for row in rows if _is_alive(vms.get(row.vm or ""))}
+    tombstones = _tombstones(runtime, rows, links, entries)
+    living = {vm for vm, known in vms.items() if known.liveness is Liveness.ALIVE}
+    suspects = {row.key for row in rows if row.kind == Kind.TAP and row.vm not in living}
+    alive = {row.mark for row in rows if row.vm in living}
     suspects |= {link.name for link in links if link.kind == "tun" and link.alias not in alive}
     return Snapshot(
         installation=runtime.installation,
@@ -58,7 +55,7 @@ def take_snapshot(runtime: Runtime) -> Snapshot:
         links=tuple(links),
         addresses=tuple(addresses),
         entries=tuple(entries),
-        expected=_expected(runtime, [*rows, *tombstones.values()], entries),
+        expected=_expected(runtime, [*rows, *tombstones.values()]),
         holders=_holders(suspects, links),
         filtered=filtered,
         files=_files(rows),
@@ -66,8 +63,16 @@ def take_snapshot(runtime: Runtime) -> Snapshot:
     )
 
 
-def _is_alive(vm: VmFacts | None) -> bool:
-    return vm is not None and vm.liveness is Liveness.ALIVE
+def _tombstones(
+    runtime: Runtime, rows: Iterable[Resource], links: Iterable[Link], entries: Iterable[Entry]
+) -> dict[str, Resource]:
+    """Rows that were released and whose mark was seen; a mark is unique among all rows."""
+    known = {row.mark for row in rows}
+    seen = {link.alias for link in links if link.alias} | {entry.mark for entry in entries}
+    marks = [mark for mark in seen if mark and mark not in known]
+    return records.tombstones(
+        runtime.sql, [mark for mark in marks if isinstance(parse_mark(mark), Mark)]
+    )
 
 
 def _links(failures: dict[str, str]) -> tuple[list[Link], list[Address], frozenset[int]]:
@@ -196,14 +201,10 @@ def _networks(runtime: Runtime) -> dict[str, NetworkFacts]:
     }
 
 
-def _expected(
-    runtime: Runtime, rows: Iterable[Resource], entries: Iterable[Entry]
-) -> dict[int, tuple[Entry, ...]]:
-    found = {}
-    for row in rows:
-        if row.kind in FIREWALL_KINDS:
-            found[row.id] = runtime.firewall(row.spec["backend"]).expected(row)
-    return found
+def _expected(runtime: Runtime, rows: Iterable[Resource]) -> dict[int, tuple[Entry, ...]]:
+    own = [row for row in rows if row.kind in FIREWALL_KINDS]
+    say = {name: runtime.firewall(name).expected for name in {row.spec["backend"] for row in own}}
+    return {row.id: say[row.spec["backend"]](row) for row in own}
 
 
 def _holders(suspects: set[str], links: Iterable[Link]) -> dict[str, tuple[str, ...]]:

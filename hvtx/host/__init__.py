@@ -1,0 +1,1 @@
+"""Doors to the kernel: netlink, ioctls, /proc, locks, small programs."""

@@ -23,24 +23,45 @@ class Presence(NamedTuple):
     complete: bool = True  # False where only a part of several entries is there
 
 
+_ONLY_ON_RECORD = Presence(True, ())
+
+
 class Sights(NamedTuple):
     """What was seen, indexed once for a whole plan."""
 
     by_index: Mapping[int, Link]
     by_name: Mapping[str, Link]
     by_mark: Mapping[str, Sequence[Entry]]
-    bare: Mapping[tuple[str, str, str], Sequence[Entry]]  # unmarked or otherwise marked, by place
+    bare: Bare
     marks_of_links: Mapping[str, Sequence[Link]]
+
+
+class Bare:
+    """Entries by what they are, whatever their mark; sorted out when first asked for.
+
+    That is when something is missing, which is hardly ever so.
+    """
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        """Keep them for later."""
+        self._entries = entries
+        self._sorted: dict[tuple[str, str, str], list[Entry]] = {}
+
+    def get(self, key: tuple[str, str, str]) -> Sequence[Entry]:
+        """The entries of this backend, place and text."""
+        if not self._sorted:
+            for entry in self._entries:
+                same = (entry.backend, entry.place, entry.text)
+                self._sorted.setdefault(same, []).append(entry)
+        return self._sorted.get(key, ())
 
 
 def index(snapshot: Snapshot) -> Sights:
     """Index a snapshot's sights."""
     by_mark: dict[str, list[Entry]] = {}
-    bare: dict[tuple[str, str, str], list[Entry]] = {}
     for entry in snapshot.entries:
         if entry.mark:
             by_mark.setdefault(entry.mark, []).append(entry)
-        bare.setdefault((entry.backend, entry.place, entry.text), []).append(entry)
     marks: dict[str, list[Link]] = {}
     for link in snapshot.links:
         if link.alias:
@@ -49,7 +70,7 @@ def index(snapshot: Snapshot) -> Sights:
         by_index={link.ifindex: link for link in snapshot.links},
         by_name={link.name: link for link in snapshot.links},
         by_mark=by_mark,
-        bare=bare,
+        bare=Bare(snapshot.entries),
         marks_of_links=marks,
     )
 
@@ -64,7 +85,7 @@ def presence(row: Resource, snapshot: Snapshot, sights: Sights) -> Presence:
         return _address_presence(row, snapshot, sights)
     if row.kind == Kind.FILE:
         return _file_presence(row, snapshot)
-    return Presence(True, ())
+    return _ONLY_ON_RECORD
 
 
 def _link_presence(row: Resource, snapshot: Snapshot, sights: Sights) -> Presence:

@@ -48,7 +48,7 @@ def judge_vm(
 ) -> tuple[Liveness, tuple[str, ...]]:
     """Whether the VM that ``rows`` (its live ones) speak of is alive; ``facts`` by pid."""
     processes = [row for row in rows if row.kind == Kind.PROCESS]
-    verdicts = []
+    verdicts: list[tuple[Liveness, tuple[str, ...]]] = []
     for row in processes:
         identity = identity_of(row)
         if identity is None:
