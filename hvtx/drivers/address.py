@@ -59,7 +59,8 @@ class AddressDriver:
         from pyroute2 import IPRoute, NetlinkError
 
         spec: AddressSpec = row.spec  # type: ignore[assignment]
-        here = [a for a in addresses if a.ifindex == spec["ifindex"] and a.address == spec["address"]]
+        wanted = (spec["ifindex"], spec["address"])
+        here = [a for a in addresses if (a.ifindex, a.address) == wanted]
         if not here:
             return GONE
         seen = links.get(ifindex=spec["ifindex"])
@@ -67,7 +68,9 @@ class AddressDriver:
             return GONE
         if seen.alias != spec["owner"]:
             return Outcome(
-                False, "mark-mismatch", f"{seen.name}, which has {row.key}, does not carry the network's mark"
+                False,
+                "mark-mismatch",
+                f"{seen.name}, with {row.key}, lacks the network's mark",
             )
         address, _, prefix = spec["address"].partition("/")
         try:

@@ -21,8 +21,8 @@ from hvtx.drivers.base import Host
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
 from hvtx.host import failpoint
 from hvtx.host.links import Links
-from hvtx.host.tun import passing_tap
 from hvtx.host.netlink import DumpInterrupted
+from hvtx.host.tun import passing_tap
 from hvtx.model.resource import BRIDGE_GROUP, GONE, BridgeSpec, Kind, Link, Outcome, Resource
 
 
@@ -89,7 +89,7 @@ class BridgeDriver:
                 return Outcome(
                     False,
                     "mark-mismatch",
-                    f"{seen.name} does not carry the recorded mark {row.mark}: its alias is {seen.alias!r}",
+                    f"{seen.name} does not carry the recorded mark: its alias is {seen.alias!r}",
                 )
             foreign = _dependents(row, seen, links)
             if foreign:
@@ -119,8 +119,8 @@ def _settle(bridge: int, links: Links) -> None:
     """Let a port come and go, so that the bridge looks as it will when its last VM has stopped.
 
     A bridge that never had a port shows no missing carrier, other segmentation limits and no
-    multicast route (br_port_state_selection, br_set_gso_limits, addrconf_dev_config). The port is a TAP that lives as long as our
-    descriptor.
+    multicast route (br_port_state_selection, br_set_gso_limits, addrconf_dev_config). The port is a
+    TAP that lives as long as our descriptor.
     """
     descriptor, index = passing_tap()
     try:

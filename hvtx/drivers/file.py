@@ -1,7 +1,7 @@
 """Run-time directories of VMs: sockets and rendered configuration, gone with the VM's resources.
 
-The directory's name is the VM's id below a directory that only hvtx writes to; a file ``mark`` in it
-carries the row's mark.
+The directory's name is the VM's id below a directory that only hvtx writes to; a file ``mark`` in
+it carries the row's mark.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _release(row: Resource) -> Outcome:
     if not os.path.lexists(path):
         return GONE
     if path.is_symlink() or mark_of(spec["path"]) != row.mark:
-        return Outcome(False, "mark-mismatch", f"{path} does not carry the recorded mark {row.mark}")
+        return Outcome(False, "mark-mismatch", f"{path} does not carry the mark {row.mark}")
     try:
         for inside in path.iterdir():
             if inside.name != "mark":

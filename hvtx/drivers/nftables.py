@@ -47,6 +47,7 @@ from hvtx.host.nftlayout import (
     rule_lines,
     table_name,
     table_text,
+    unplaced,
 )
 from hvtx.model.mark import FAMILY as MARKED
 from hvtx.model.resource import GONE, Entry, Outcome, Resource
@@ -588,14 +589,13 @@ class NftablesDriver:
     def expected(self, resource: Resource) -> tuple[Entry, ...]:
         """The entries that stand for a row; those of a base row's rules come from ``observed``."""
         if resource.spec["what"] != "base":
+            mark = resource.mark
             return tuple(
-                Entry(
-                    BACKEND,
-                    place_of(piece.family, piece.table, piece.set),
-                    render(piece.family, piece.set, piece.key, piece.data),
-                    resource.mark,
-                )
-                for piece in pieces(self._installation, resource.spec)
+                [
+                    Entry(BACKEND, place_of(family, self._table, name), text(key, data), mark)
+                    for family, _, name, key, data, _ in unplaced(resource.spec)
+                    for text in [renderer(family, name)]
+                ]
             )
         found = [
             Entry(BACKEND, place_of(family, self._table), _TABLE_TEXT, resource.mark)

@@ -53,4 +53,5 @@ def _write(row: Resource) -> dict[str, Any]:
                 f"not permitted to set {row.key} to {spec['value']}",
                 hint=f"run hvtx as root, or set it by hand: sysctl -w {row.key}={spec['value']}",
             ) from problem
-        raise HostRefused(f"{row.key} cannot be set to {spec['value']}: {problem.strerror}") from problem
+        words = f"{row.key} cannot be set to {spec['value']}: {problem.strerror}"
+        raise HostRefused(words) from problem

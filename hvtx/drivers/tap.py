@@ -1,8 +1,8 @@
 """TAP devices: published by their last call, deleted only by attaching.
 
 Making: the device is made non-persistent (it lives as long as our descriptor), marked, enslaved and
-brought up in one message, and only then made persistent. A SIGKILL before that last call removes it;
-after it, it is marked.
+brought up in one message, and only then made persistent. A SIGKILL before that last call removes
+it; after it, it is marked.
 
 A port is in hairpin mode: where br_netfilter is on, a guest reaches its own published port only so
 (the translated frame leaves by the port that it came in by).

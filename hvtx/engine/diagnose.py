@@ -39,7 +39,7 @@ def diagnose(runtime: Runtime) -> dict[str, Any]:
     }
 
 
-# -- this program's footing --------------------------------------------------------------------------
+# -- this program's footing ------------------------------------------------------------------------
 
 
 def _permissions(runtime: Runtime) -> Iterator[Finding]:
@@ -85,13 +85,14 @@ def _operations(runtime: Runtime) -> Iterator[Finding]:
     if left:
         yield Finding(
             "operations", "warning", f"{len(left)} interrupted operations wait to be resolved",
-            tuple(f"{o.verb} {o.vm or o.network or ''} since {o.started}" for o in left), "hvtx recover",
+            tuple(f"{o.verb} {o.vm or o.network or ''} since {o.started}" for o in left),
+            "hvtx recover",
         )  # fmt: skip
     else:
         yield Finding("operations", "ok", "nothing is interrupted")
 
 
-# -- the kernel ----------------------------------------------------------------------------------------
+# -- the kernel ------------------------------------------------------------------------------------
 
 
 def _tun(runtime: Runtime) -> Iterator[Finding]:
@@ -140,7 +141,8 @@ def _forwarding(runtime: Runtime) -> Iterator[Finding]:
     for name in off:
         yield Finding(
             "forwarding", "error", f"{name} was turned off: guests reach nothing beyond this host",
-            (f"{name} = {read_setting(name.replace('.', '/'))}",), f"hvtx repair, or: sysctl -w {name}=1",
+            (f"{name} = {read_setting(name.replace('.', '/'))}",),
+            f"hvtx repair, or: sysctl -w {name}=1",
         )  # fmt: skip
     if not off:
         yield Finding(
@@ -160,16 +162,14 @@ def _loopback6(runtime: Runtime) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-# -- others on this host ---------------------------------------------------------------------------------
+# -- others on this host ---------------------------------------------------------------------------
 
 _DROPS = re.compile(r"^:(FORWARD) (DROP|REJECT)", re.MULTILINE)
 
 
 def _forward_drops(runtime: Runtime) -> Iterator[Finding]:
-    """Docker's, firewalld's or ufw's drop in FORWARD: an accept in our table does not override it."""
-    found = []
-    for rule in _base_chains():
-        found.append(rule)
+    """Docker's, firewalld's or ufw's drop in FORWARD, which no accept of ours overrides."""
+    found = list(_base_chains())
     if not found:
         yield Finding("forward", "ok", "nobody else drops forwarded traffic by policy")
         return
@@ -193,9 +193,10 @@ def _base_chains() -> Iterator[str]:
     listed = json.loads(libnftables.run("list chains", json=True) or "{}")
     for item in listed.get("nftables", []):
         chain = item.get("chain", {})
-        if (chain.get("hook"), chain.get("policy")) == ("forward", "drop"):
-            if not str(chain.get("table")).startswith("hvtx-") and chain.get("family") != "bridge":
-                yield f"nft {chain['family']} {chain['table']} {chain['name']}: policy drop"
+        drops = (chain.get("hook"), chain.get("policy")) == ("forward", "drop")
+        ours = str(chain.get("table")).startswith("hvtx-")
+        if drops and not ours and chain["family"] != "bridge":
+            yield f"nft {chain['family']} {chain['table']} {chain['name']}: policy drop"
     from hvtx.host import xtables
 
     for family in (4, 6):

@@ -46,7 +46,7 @@ def explain(runtime: Runtime, text: str) -> dict[str, Any]:
             return _document(runtime, snapshot, text, item, fallback)
     raise NotFound(
         f"neither this host nor the record has anything called {text!r}",
-        hint="give an interface, an address, a host port (8080 or 8080/udp), a mark, or part of a rule",
+        hint="give an interface, an address, a host port (8080, 53/udp), a mark, part of a rule",
     )
 
 

@@ -15,7 +15,7 @@ from hvtx.engine.collect import resolve
 from hvtx.engine.networks import ensure_networks
 from hvtx.engine.runtime import Runtime, driver_name
 from hvtx.engine.snapshot import take_snapshot
-from hvtx.engine.transaction import Operation, begin
+from hvtx.engine.transaction import begin
 from hvtx.errors import HvtxError, NotFound
 from hvtx.host.links import Links
 from hvtx.model.plan import Snapshot
@@ -63,7 +63,7 @@ def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
     if damages:
         with begin(runtime, "repair", vm=name if vms and not networks else None) as (_, operation):
             pass
-        _mend_all(runtime, operation, damages, rows, repaired, failed)
+        _mend_all(runtime, damages, rows, repaired, failed)
         events = [
             Event("repaired", item["missing"], item["kind"], item["key"]) for item in repaired
         ]
@@ -143,7 +143,6 @@ _FIRST = (Kind.SYSCTL, Kind.BRIDGE, Kind.ADDRESS, Kind.TAP)
 
 def _mend_all(
     runtime: Runtime,
-    operation: Operation,
     damages: Sequence[Damage],
     rows: Sequence[Resource],
     repaired: list[dict[str, Any]],

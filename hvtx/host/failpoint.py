@@ -26,7 +26,7 @@ def reach(name: str) -> None:
 
 def arm(wanted: str, log: str = "") -> None:
     """Set what the variables set, for tests in process; empty strings disarm."""
-    global _WANTED, _LOG  # noqa: PLW0603 - one switch for the whole process, like the variables
+    global _WANTED, _LOG  # one switch for the whole process
     _WANTED, _LOG = wanted, log
     _passed.clear()
 

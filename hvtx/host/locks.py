@@ -29,7 +29,8 @@ class LockFile:
     def __init__(self, path: str) -> None:
         """Open (and make, mode 0600) the file; raises OSError."""
         self._path = path
-        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self.descriptor = os.open(path, flags, 0o600)
 
     def try_lock(self, offset: int, *, shared: bool = False) -> bool:
         """Take the byte if nobody holds it."""

@@ -10,6 +10,7 @@ Shapes: attributes are ``(length u16, type u16, payload, padding to 4)``, messag
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -88,10 +89,9 @@ class Channel:
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, family
         )
         for option, value in ((_SO_RCVBUFFORCE, 16 << 20), (socket.SO_SNDBUF, 4 << 20)):
-            try:
+            # a reader without CAP_NET_ADMIN works with the default size
+            with contextlib.suppress(PermissionError):
                 self._socket.setsockopt(socket.SOL_SOCKET, option, value)
-            except PermissionError:
-                pass  # a reader without CAP_NET_ADMIN works with the default size
         self._socket.setsockopt(_SOL_NETLINK, _EXT_ACK, 1)
         self._socket.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
         if family == 0:

@@ -367,9 +367,13 @@ def pieces(installation: str, spec: Mapping[str, Any]) -> list[Piece]:
 
     Raises UsageError for a device name that is too long, KeyError for a missing field.
     """
-    found = _COMPILE[spec["what"]](spec)
     table = table_name(installation)
-    return [piece._replace(table=table) for piece in found]
+    return [piece._replace(table=table) for piece in unplaced(spec)]
+
+
+def unplaced(spec: Mapping[str, Any]) -> list[Piece]:
+    """The same with an empty table: what is enough to tell them from others."""
+    return _COMPILE[spec["what"]](spec)
 
 
 def _network(spec: Mapping[str, Any]) -> list[Piece]:

@@ -216,6 +216,7 @@ def in_use(family: int) -> bool:
 
 
 def save_text(family: int) -> str:
+    """What ``iptables-legacy-save`` prints; HostRefused (``cannot-observe``) if it cannot."""
     import subprocess  # only here: most commands never read a legacy table
 
     tool = TOOLS[family]

@@ -1,0 +1,124 @@
+"""`repair`, `explain` and `doctor` on the real kernel."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from integration import lab
+from integration.program import Program
+
+BACKENDS = ["nftables", "iptables"]
+
+
+@pytest.fixture(params=BACKENDS)
+def hvtx(request: pytest.FixtureRequest) -> Iterator[Program]:
+    """A program on a backend, with a network and a running VM `web`."""
+    program = Program(HVTX_FIREWALL=request.param)
+    program("network", "create", "net", "--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
+    program("vm", "run", "web", "--network", "net", "-p", "8080:80", "--", "sleep", "600")
+    yield program
+    os.kill(program.vm("web")["pid"], signal.SIGKILL)
+
+
+def flush(hvtx: Program) -> None:
+    """What an administrator's `flush` does to everybody."""
+    lab.run("nft", "flush", "ruleset")
+    if hvtx.environment["HVTX_FIREWALL"] == "nftables":
+        return  # looking at a legacy table would make it
+    for tool in ("iptables-legacy", "ip6tables-legacy"):
+        for table in ("nat", "filter"):
+            lab.run(tool, "-t", table, "-F", check=False)
+            lab.run(tool, "-t", table, "-X", check=False)
+
+
+def handles_aside(dump: dict[str, object]) -> dict[str, object]:
+    """A dump without the numbers that the kernel gives anew."""
+    rules = [
+        {kind: {k: v for k, v in body.items() if k != "handle"} for kind, body in item.items()}
+        for item in dump["nft"]  # type: ignore[attr-defined]
+    ]
+    return {**dump, "nft": rules}
+
+
+def test_what_was_flushed_is_put_back_with_its_marks(hvtx: Program) -> None:
+    """A flush of every table is undone to the letter."""
+    before = handles_aside(lab.dump())
+    flush(hvtx)
+    assert ("skip", "lost") in hvtx.plan()
+    done = hvtx("repair", "--json").json()
+    assert done["schema"] == "hvtx/repair/1"
+    assert done["failed"] == []
+    assert {"filter", "masquerade", "publish"} <= {item["kind"] for item in done["repaired"]}
+    assert lab.difference(before, handles_aside(lab.dump())) == ""
+    assert hvtx("repair", "--json").json()["repaired"] == []
+    assert not hvtx.plan().get(("skip", "lost"))
+
+
+def test_a_bridge_that_was_deleted_comes_back_with_its_ports(hvtx: Program) -> None:
+    """Bridge, addresses and the membership of running VMs' devices."""
+    before = lab.dump()
+    bridge = hvtx("network", "show", "net", "--json").json()["bridge"]
+    lab.run("ip", "link", "del", bridge)
+    hvtx("repair")
+    after = lab.dump()
+    assert lab.difference(before["addresses"], after["addresses"]) == ""
+    assert hvtx("repair", "--json").json()["repaired"] == []
+
+
+def test_a_device_that_is_gone_is_told_not_remade(hvtx: Program) -> None:
+    """The running VM still speaks to the old one: exit 9, and the mend."""
+    device = hvtx.device("web")
+    lab.run("ip", "link", "del", device)
+    assert ("skip", "lost") in hvtx.plan()
+    failed = hvtx("repair", "--json", code=9).json()["failed"]
+    assert [item["key"] for item in failed] == [device]
+    hvtx("vm", "stop", "web", "--timeout", "1")
+    hvtx("vm", "start", "web")
+
+
+def test_settings_that_were_turned_off(hvtx: Program) -> None:
+    """Forwarding is needed, recorded, and put back."""
+    setting = Path("/proc/sys/net/ipv4/ip_forward")
+    setting.write_text("0")
+    levels = {f["check"]: f["level"] for f in hvtx("doctor", "--json", code=1).json()["findings"]}
+    assert levels["forwarding"] == "error"
+    hvtx("repair", "net")
+    assert setting.read_text().strip() == "1"
+    hvtx("doctor")
+    hvtx("repair", "nobody", code=3)
+
+
+def test_explain_says_whose_it_is(hvtx: Program) -> None:
+    """Ours, strangers', another's: owner, evidence, and what gc would do."""
+    device = hvtx.device("web")
+    lab.run("ip", "tuntap", "add", "virbr9", "mode", "tap")
+    told = hvtx("explain", device, "--json").json()
+    assert told["schema"] == "hvtx/explain/1"
+    assert (told["owner"], told["vm"], told["network"]) == ("hvtx", "web", "net")
+    assert told["gc"] == {"action": "skip", "reason": "vm-alive"}
+    assert told["record"]["state"] == "committed"
+    assert any("alias hvtx:1:" in line for line in told["evidence"])
+    mark = told["record"]["mark"]
+    assert hvtx("explain", mark, "--json").json()["vm"] == "web"
+    for thing in ("10.77.0.2", "8080", "8080/tcp"):
+        assert hvtx("explain", thing, "--json").json()["vm"] == "web"
+    assert hvtx("explain", "10.77.0.1", "--json").json()["network"] == "net"
+    stranger = hvtx("explain", "virbr9", "--json").json()
+    assert (stranger["owner"], stranger["vm"]) == ("foreign", None)
+    assert "libvirt" in stranger["message"]
+    hvtx("explain", "no-such-thing", code=3)
+
+
+def test_doctor_names_a_forward_drop_in_the_way(hvtx: Program) -> None:
+    """Docker's and ufw's FORWARD drop: named, with the mend, and exit 1."""
+    assert hvtx("doctor", "--json").json()["schema"] == "hvtx/doctor/1"
+    lab.run("iptables-legacy", "-P", "FORWARD", "DROP")
+    found = hvtx("doctor", "--json", code=1).json()["findings"]
+    drop = next(f for f in found if f["check"] == "forward")
+    assert drop["level"] == "error"
+    assert "iptables" in drop["hint"]
