@@ -1,0 +1,30 @@
+"""The documentation says what the code does."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+TOP = Path(__file__).parent.parent
+
+
+def test_the_reference_is_the_codes_own() -> None:
+    """docs/reference.md is what scripts/make-reference prints today."""
+    made = subprocess.run(
+        [sys.executable, str(TOP / "scripts/make-reference")],
+        capture_output=True, text=True, check=True, cwd=TOP,
+    )  # fmt: skip
+    assert made.stdout == (TOP / "docs/reference.md").read_text(), "run scripts/make-reference"
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    """Every relative link of README, CONTRIBUTING and docs names a file that is there."""
+    pages = [TOP / "README.md", TOP / "CONTRIBUTING.md", *(TOP / "docs").rglob("*.md")]
+    dead = []
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+            if "://" not in target and not (page.parent / target).exists():
+                dead.append(f"{page.relative_to(TOP)} -> {target}")
+    assert not dead
