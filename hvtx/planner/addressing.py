@@ -1,6 +1,6 @@
 """Names, subnets, addresses and ports as people write them: checked and made canonical. Pure.
 
-What could never be valid raises UsageError; whether it is free is the store's and the host's to say.
+What could never be valid raises UsageError; whether it is free, the store and the host must say.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")
 _DEVICE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}\Z")
 _RESERVED_DEVICES = frozenset({"all", "default", "lo"})
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z")
-_PORT = re.compile(r"[0-9]{1,5}\Z")
+_PORT = re.compile(r"[1-9][0-9]{0,4}\Z")  # a leading zero could mean octal: nobody has to guess
+_NO_GUESTS = ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")  # RFC 6890, 5771
+_GUESTS6 = ("2000::/3", "fc00::/7")  # all that IANA has given to unicast beyond one link
 
 
 def parse_name(text: str, what: str) -> str:
@@ -54,7 +56,7 @@ def parse_mac(text: str) -> str:
 def parse_subnet(text: str) -> str:
     """A subnet with room for a gateway and a guest, in canonical form."""
     try:
-        subnet = ipaddress.ip_network(text, strict=True)
+        subnet = ipaddress.ip_network(_without_zone(text), strict=True)
     except ValueError as problem:
         raise UsageError(
             f"{text!r} is no subnet: {problem}", hint="write it as 10.77.0.0/24"
@@ -68,18 +70,24 @@ def parse_subnet(text: str) -> str:
         )
     if subnet.prefixlen < 8:
         raise UsageError(f"{text} is too large (/8 or smaller)")
-    bad = (
-        subnet.is_multicast
-        or subnet.is_loopback
-        or subnet.is_unspecified
-        or subnet.is_link_local
-        or (subnet.version == 4 and (subnet.is_reserved or int(subnet.network_address) >> 24 == 0))
-    )
-    if bad:
+    if not _is_for_guests(subnet):
         raise UsageError(
             f"{text} is no subnet for guests (loopback, multicast, link-local or reserved)"
         )
     return str(subnet)
+
+
+def _is_for_guests(subnet: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
+    if isinstance(subnet, ipaddress.IPv6Network):
+        return any(subnet.subnet_of(ipaddress.IPv6Network(good)) for good in _GUESTS6)
+    return not any(subnet.overlaps(ipaddress.IPv4Network(bad)) for bad in _NO_GUESTS)
+
+
+def _without_zone(text: str) -> str:
+    """The text itself; ValueError for a zone id, which means something on one host only."""
+    if "%" in text:
+        raise ValueError("a zone id ('%…') has no meaning here")
+    return text
 
 
 def gateway_of(subnet: str) -> str:
@@ -93,11 +101,15 @@ def netmask_of(subnet: str) -> str:
 
 
 def parse_address(text: str) -> str:
-    """An IP address in canonical form."""
+    """An IP address in canonical form: one spelling per address, so that it is leased once."""
     try:
-        return str(ipaddress.ip_address(text))
+        address = ipaddress.ip_address(_without_zone(text))
     except ValueError as problem:
         raise UsageError(f"{text!r} is no IP address") from problem
+    four = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    if four is not None:
+        raise UsageError(f"{text!r} is an IPv4 address in disguise", hint=f"write it as {four}")
+    return str(address)
 
 
 def check_guest_address(address: str, network: Network) -> None:
@@ -148,8 +160,8 @@ def _host_ip(text: str, host_ip: str) -> str | None:
     if (":" in address) != bracketed:
         raise UsageError(f"--publish {text!r}: an IPv6 host address stands in brackets")
     parsed = ipaddress.ip_address(address)
-    if parsed.is_multicast:
-        raise UsageError(f"--publish {text!r}: {address} is a multicast address")
+    if parsed.is_multicast or (parsed.version == 4 and parsed.is_reserved):
+        raise UsageError(f"--publish {text!r}: {address} is no address that a host can have")
     return None if parsed.is_unspecified else address
 
 

@@ -450,7 +450,7 @@ class Judge:
             return base._replace(
                 action=Action.DELETE,
                 reason=Reason.STALE_RESTORED,
-                message="of an earlier life of this host; someone's save and restore brought it back",
+                message="of an earlier life of this host; someone's restore brought it back",
             )
         return base._replace(
             action=Action.DELETE,

@@ -1,4 +1,4 @@
-"""Is the VM process alive? From facts to ``alive``, ``dead`` or ``unknown``; doubt means unknown."""
+"""Is the VM process alive? From facts to ``alive``, ``dead`` or ``unknown``, the last in doubt."""
 
 from __future__ import annotations
 

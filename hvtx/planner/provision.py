@@ -1,8 +1,8 @@
 """What a VM's start and a network's creation need, in the order in which it is made. Pure.
 
 Names, MACs and indexes arrive as random bytes from outside. Orders: a network is its settings, the
-firewall's base (once an installation), the bridge, its addresses, its firewall elements; a VM is its
-run-time directory, its TAPs, their firewall elements, and the process last.
+firewall's base (once an installation), the bridge, its addresses, its firewall elements; a VM is
+its run-time directory, its TAPs, their firewall elements, and the process last.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def want_network(
     """The installation's and the network's own resources.
 
     ``bases`` names the firewall backends whose tables or chains are still missing; ``settings`` are
-    ``(path below /proc/sys, value, value before)`` of those that have to be turned on. The bridge is
-    the first of the network's own; ``bridge_mark`` is the mark that its row will have.
+    ``(path below /proc/sys, value, value before)`` of those that have to be turned on. The bridge
+    is the first of the network's own; ``bridge_mark`` is the mark that its row will have.
     """
     shared = [
         Want(

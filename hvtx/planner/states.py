@@ -64,8 +64,8 @@ def judge_vm(
         return verdicts[0]
     host = [row for row in rows if row.kind != Kind.LEASE]
     if hypervisor == "external" and any(row.state == State.COMMITTED for row in host):
-        born = {lives[row.life].boot_id for row in host if row.life in lives}
-        if life.boot_id not in born:
+        born = {lives[row.life].boot_id if row.life in lives else None for row in host}
+        if not born & {life.boot_id, None}:
             return Liveness.DEAD, ("it was started in another boot",)
         return Liveness.UNKNOWN, ("its process is not attached: `hvtx vm attach`",)
     return Liveness.DEAD, ("it has no process on record",)
