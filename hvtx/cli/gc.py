@@ -109,7 +109,7 @@ def _apply(ctx: click.Context, file: str | None, *, unrecorded: bool, json_: boo
     if report.refused is not None:
         return _refused(report.refused, json_=json_)
     if not json_:
-        show_plan(report.plan)
+        show_plan(report.plan, done=True)
     return PartialFailure.exit_code if any(i.outcome == "failed" for i in report.plan.items) else 0
 
 
@@ -136,10 +136,15 @@ def _progress(stack: ExitStack) -> Callable[[int, int, str], None]:
 # -- the plan as a document ----------------------------------------------------------------------
 
 
-def show_plan(plan: Any) -> None:
-    """The plan for a person: grouped by VM, reasons in words, counts at the end."""
+def show_plan(plan: Any, *, done: bool = False) -> None:
+    """The plan for a person: grouped by VM, reasons in words, counts at the end.
+
+    A plan that was carried out shows what was done; what was left alone is only counted.
+    """
     groups: dict[str, list[Any]] = {}
     for item in plan.items:
+        if done and item.outcome is None:
+            continue
         groups.setdefault(_heading(item), []).append(item)
     for heading in sorted(groups, key=lambda h: (h.startswith("strangers"), h)):
         render.say(heading, "bold")
@@ -149,7 +154,11 @@ def show_plan(plan: Any) -> None:
     counts = {action: 0 for action in _ACTION_WORDS}
     for item in plan.items:
         counts[item.action.value] += 1
-    words = ", ".join(f"{counts[action]} to {action}" for action in ("delete", "commit", "forget"))
+    if done:
+        outcomes = [item.outcome for item in plan.items if item.outcome]
+        words = ", ".join(f"{outcomes.count(o)} {o}" for o in ("done", "failed", "skipped"))
+    else:
+        words = ", ".join(f"{counts[act]} to {act}" for act in ("delete", "commit", "forget"))
     render.say(f"{words}; {counts['skip']} left alone", "bold")
     if not plan.acting():
         render.say("nothing to do")

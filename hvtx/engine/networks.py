@@ -60,8 +60,8 @@ def create_network(runtime: Runtime, wish: NetworkWish) -> Network:
     Raises Conflict (name, bridge or subnet taken), NotPermitted, HostRefused (undone), Busy.
     """
     runtime.enter()
-    runtime.lock("all", "networks")
     runtime.lock("network", wish.name)
+    runtime.lock("all", "networks")
     _resolve(runtime)
     _check_free(runtime, wish)
     network = _describe(runtime, wish)
@@ -360,8 +360,8 @@ def remove_network(runtime: Runtime, name: str) -> None:
     Raises NotFound, Conflict (VMs use it, strangers' things stand on its bridge), PartialFailure.
     """
     runtime.enter()
-    runtime.lock("all", "networks")
     runtime.lock("network", name)
+    runtime.lock("all", "networks")
     network = records.get_network(runtime.sql, name)
     _resolve(runtime)
     if records.find_network(runtime.sql, name) is None:

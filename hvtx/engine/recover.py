@@ -15,7 +15,7 @@ from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.errors import HvtxError
 from hvtx.host import failpoint
-from hvtx.model.plan import Item, Plan, Reason
+from hvtx.model.plan import Action, Item, Plan, Reason
 from hvtx.model.resource import State
 from hvtx.planner.gc import plan_gc
 from hvtx.planner.states import VmState
@@ -45,12 +45,22 @@ def recover(
     rows = {row.id: row for row in snapshot.rows}
     plan = plan_gc(snapshot)
 
+    # A stop that was interrupted after it had ended the VM process is carried through; one that was
+    # interrupted before left the VM running, and everything as it was.
+    stopping = {
+        operation.vm
+        for operation in snapshot.operations.values()
+        if operation.verb in ("stop", "rm") and not operation.running
+    }
+
     def interrupted(item: Item) -> bool:
         row = rows.get(item.row)
         if row is None or item.entry is not None:
             return item.reason is Reason.STALE_RESTORED
         if item.reason is Reason.RESERVED:
             return False  # leases outlive every life of the host
+        if item.vm in stopping and item.vm is not None and item.action is not Action.SKIP:
+            return True
         return row.state != State.COMMITTED or row.life != runtime.life.id
 
     done = apply_plan(

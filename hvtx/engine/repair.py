@@ -42,11 +42,11 @@ def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
     """
     runtime.enter()
     networks, vms = _scope(runtime, name)
+    for vm in vms:
+        runtime.lock("vm", vm.name)
     runtime.lock("all", "networks")
     resolve(runtime, networks=True)
     ensure_networks(runtime, networks, "repair")
-    for vm in vms:
-        runtime.lock("vm", vm.name)
     snapshot = take_snapshot(runtime)
     wanted = {network.id for network in networks}
     live = {vm.id for vm in vms if _runs(snapshot, vm.id)}

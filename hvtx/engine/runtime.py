@@ -232,7 +232,11 @@ class Runtime:
         return self._operations
 
     def lock(self, kind: str, name: str, *, shared: bool = False) -> None:
-        """Hold a named thing until this run ends; raises Busy."""
+        """Hold a named thing until this run ends; raises Busy.
+
+        Whoever takes several takes them in one order, so that no two wait for each other: ``vm``,
+        then ``network``, then ``all``.
+        """
         what = {"all": f"the lock for {name}"}.get(kind, f"{kind} {name!r}")
         self.names.lock(name_offset(kind, name), self.settings.lock_timeout, what, shared=shared)
 

@@ -39,7 +39,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import groupby
 from typing import Any
 
@@ -198,7 +198,8 @@ class Operation:
         failpoint.reach("releasing")
         from hvtx.planner.gc import release_order
 
-        outcomes = self._remove(release_order(moved))
+        with ExitStack() as later:  # closed after the devices: what the kernel waits for overlaps
+            outcomes = self._remove(release_order(moved), later)
         taken = {row.id for row in moved}
         for row in rows:
             if row.id not in taken:
@@ -218,7 +219,7 @@ class Operation:
         failpoint.reach("forgotten")
         return outcomes
 
-    def _remove(self, rows: Sequence[Resource]) -> dict[int, Outcome]:
+    def _remove(self, rows: Sequence[Resource], later: ExitStack) -> dict[int, Outcome]:
         """The kernel's part: go on past errors, keep what a refusal of its bridge would tear."""
         outcomes: dict[int, Outcome] = {}
         addresses = _guest_addresses(rows)
@@ -226,7 +227,7 @@ class Operation:
         for name, batch in groupby(rows, key=driver_name):
             part = list(batch)
             if not flushed and part[0].kind not in FIREWALL_KINDS:
-                self._end_flows(addresses)
+                self._end_flows(addresses, later)
                 flushed = True
             kept = [row for row in part if _bridge_stayed(row, rows, outcomes)]
             part = [row for row in part if row not in kept]
@@ -240,15 +241,15 @@ class Operation:
                 outcomes.update(self._release_batch(name, part))
                 failpoint.reach(f"released:{name}")
         if not flushed:
-            self._end_flows(addresses)
+            self._end_flows(addresses, later)
         return outcomes
 
-    def _end_flows(self, addresses: Sequence[str]) -> None:
+    def _end_flows(self, addresses: Sequence[str], later: ExitStack) -> None:
         """End what still flows to guests that are gone; a failure is told, and ends no release."""
         from hvtx.host import conntrack
 
         try:
-            conntrack.flush(addresses)
+            conntrack.flush(addresses, later)
         except (HvtxError, OSError, DumpInterrupted) as problem:
             words = f"flows of {', '.join(addresses)} could not be ended: {problem}"
             with self.runtime.store.transaction() as sql:
