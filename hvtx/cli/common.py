@@ -18,6 +18,16 @@ as_json: Callable[[Any], Any] = click.option(
 )
 
 
+class Number(click.IntRange):
+    """A whole number as people write it: an optional sign and digits 0 to 9."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse what ``int`` takes besides: digits of other scripts, underscores, blanks."""
+        if isinstance(value, str) and not (value.isascii() and value.removeprefix("-").isdigit()):
+            self.fail(f"{value!r} is not a whole number", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 @contextmanager
 def opened(ctx: click.Context, *, writable: bool) -> Iterator[Runtime]:
     """A runtime for the command, closed at its end."""

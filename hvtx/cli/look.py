@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from hvtx.cli import render
-from hvtx.cli.common import as_json, opened
+from hvtx.cli.common import Number, as_json, opened
 
 
 @click.command()
@@ -37,9 +37,7 @@ def intents(ctx: click.Context, json_: bool) -> None:
 
 @click.command()
 @click.option("--vm", metavar="NAME", help="Only of this VM.")
-@click.option(
-    "-n", "limit", type=click.IntRange(1), default=50, show_default=True, help="How many lines."
-)
+@click.option("-n", "limit", type=Number(1), default=50, show_default=True, help="How many lines.")
 @as_json
 @click.pass_context
 def log(ctx: click.Context, vm: str | None, limit: int, json_: bool) -> None:

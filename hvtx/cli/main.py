@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import click
 
 from hvtx import __version__
-from hvtx.errors import HvtxError, NotFound, NotPermitted, UsageError
+from hvtx.errors import HvtxError, NotFound, NotPermitted, StoreError, UsageError
 
 PROGRAM = "hvtx"
 DEFAULT_CONFIG = "/etc/hvtx/config.toml"
@@ -83,12 +84,10 @@ def settings(options: Mapping[str, Any]) -> Any:
     known = _from_file(path or DEFAULT_CONFIG, explicit=path is not None)
 
     def value(name: str, default: str) -> str:
-        return str(
-            options.get(name)
-            or os.environ.get(f"HVTX_{name.upper()}")
-            or known.get(name)
-            or default
-        )
+        if options.get(name) == "":
+            raise UsageError(f"--{name.replace('_', '-')} is empty")
+        found = options.get(name) or os.environ.get(f"HVTX_{name.upper()}") or known.get(name)
+        return default if found is None else str(found)
 
     firewall = value("firewall", "auto")
     if firewall not in ("auto", "nftables", "iptables"):
@@ -130,6 +129,11 @@ def _from_file(path: str, *, explicit: bool) -> dict[str, Any]:
             f"the configuration {path} has unknown keys: {', '.join(unknown)}",
             hint=f"known are {', '.join(sorted(_KEYS))}",
         )
+    for name, entry in found.items():
+        number = isinstance(entry, int | float) and not isinstance(entry, bool)
+        if not (number if name == "lock_timeout" else isinstance(entry, str) and entry):
+            kind = "a number" if name == "lock_timeout" else "a text"
+            raise UsageError(f"the configuration {path}: {name} is not {kind}")
     return found
 
 
@@ -139,6 +143,14 @@ def _from_file(path: str, *, explicit: bool) -> dict[str, Any]:
 def run(arguments: Sequence[str]) -> int:
     """Run a command line; returns its exit code."""
     head = list(arguments)
+    try:
+        "".join(head).encode()
+    except UnicodeEncodeError:
+        problem = UsageError(
+            "an argument holds bytes that are no text in UTF-8",
+            hint="give names and paths that can be written down",
+        )
+        return _tell(problem, as_json="--json" in head, debug=False)
     before_command = head[: head.index("--")] if "--" in head else head
     as_json = "--json" in before_command
     debug = "--debug" in before_command
@@ -168,6 +180,10 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     except OSError as problem:
         return _tell(_unexpected(problem), as_json=as_json, debug=debug)
+    except Exception as problem:  # noqa: BLE001 - a mistake of ours is one line too, unless asked
+        words = f"unexpected {type(problem).__name__}: {problem}"
+        bug = HvtxError(words, hint="this is a bug in hvtx; --debug shows where", code="bug")
+        return _tell(bug, as_json=as_json, debug=debug)
 
 
 def _words(problem: click.ClickException) -> str:
@@ -179,6 +195,11 @@ def _unexpected(problem: OSError) -> HvtxError:
     if isinstance(problem, PermissionError):
         return NotPermitted(
             f"not permitted: {problem}", hint="run hvtx as root, for instance with sudo"
+        )
+    if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return StoreError(
+            f"a disk of hvtx cannot be written: {problem}",
+            hint="free some space or remount it read-write; --state-dir and --run-dir choose others",
         )
     return HvtxError(f"the system refused: {problem}", hint="`hvtx doctor` checks this host")
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from hvtx.cli import render
-from hvtx.cli.common import as_json, opened
+from hvtx.cli.common import Number, as_json, opened
 
 
 @click.group()
@@ -21,7 +21,7 @@ def network() -> None:
     "--subnet", "subnets", multiple=True, metavar="CIDR", help="IPv4 and/or IPv6, one each."
 )
 @click.option("--bridge", metavar="IFNAME", help="Name of the bridge; made up if absent.")
-@click.option("--mtu", type=int, default=1500, show_default=True)
+@click.option("--mtu", type=Number(), default=1500, show_default=True)
 @click.option("--nat/--no-nat", default=True, help="Whether guests reach the world as the host.")
 @click.option("--isolate", is_flag=True, help="Guests do not reach each other.")
 @as_json

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from hvtx.cli import render
-from hvtx.cli.common import as_json, opened
+from hvtx.cli.common import Number, as_json, opened
 from hvtx.cli.network import show_resources
 from hvtx.errors import UsageError
 
@@ -34,8 +34,8 @@ _WISHES = (
         metavar="[HOSTIP:]HOSTPORT:GUESTPORT[/udp]",
         help="Repeatable.",
     ),
-    click.option("--memory", type=int, default=256, show_default=True, metavar="MiB"),
-    click.option("--cpus", type=int, default=1, show_default=True, metavar="N"),
+    click.option("--memory", type=Number(), default=256, show_default=True, metavar="MiB"),
+    click.option("--cpus", type=Number(), default=1, show_default=True, metavar="N"),
     click.option("--kernel", metavar="F", help="Boot this kernel directly."),
     click.option("--initrd", metavar="F"),
     click.option(
@@ -59,9 +59,11 @@ def wishes(function: Callable[..., Any]) -> Callable[..., Any]:
 def _parse(name: str, wish: dict[str, Any]) -> Any:
     from hvtx.engine import define
 
-    if wish["command"] and "--" not in sys.argv:
+    words, command = sys.argv, list(wish["command"])
+    after = words[words.index("--") + 1 :] if "--" in words else []
+    if command and after[-len(command) :] != command:
         raise UsageError(
-            f"unexpected argument {wish['command'][0]!r}",
+            f"unexpected argument {command[0]!r}",
             hint="a command to run as the VM stands after --",
         )
     return define.parse_wish(name, **wish)
@@ -140,6 +142,8 @@ def stop(ctx: click.Context, name: str, timeout: float, force: bool, json_: bool
     """End the hypervisor and release the VM's network; its addresses stay leased."""
     from hvtx.engine import launch
 
+    if timeout != timeout:  # noqa: PLR0124 - not a number, which no range refuses
+        raise UsageError("--timeout is a number of seconds")
     with opened(ctx, writable=True) as runtime:
         launch.stop_vm(runtime, name, timeout=timeout, force=force)
         _show(ctx, runtime, name, "stopped", json_=json_)
@@ -270,7 +274,7 @@ def console(ctx: click.Context, name: str) -> None:
 
 @vm.command()
 @click.argument("name")
-@click.option("--pid", type=click.IntRange(1), required=True, metavar="PID")
+@click.option("--pid", type=Number(1), required=True, metavar="PID")
 @as_json
 @click.pass_context
 def attach(ctx: click.Context, name: str, pid: int, json_: bool) -> None:

@@ -22,7 +22,7 @@ from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
 from hvtx.host import failpoint
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
-from hvtx.host.tun import passing_tap
+from hvtx.host.tun import DEVICE, passing_tap
 from hvtx.model.resource import BRIDGE_GROUP, GONE, BridgeSpec, Kind, Link, Outcome, Resource
 
 
@@ -66,6 +66,12 @@ class BridgeDriver:
         except NetlinkError as problem:
             raise _refused(spec["device"], problem.code, str(problem)) from problem
         except OSError as problem:
+            if problem.filename == DEVICE:
+                raise HostRefused(
+                    f"this host has no {DEVICE}: guests of {spec['device']} could not have devices",
+                    hint="load the module: modprobe tun",
+                    code="no-tun",
+                ) from problem
             raise _refused(spec["device"], problem.errno or 0, str(problem.strerror)) from problem
         return {"ifindex": spec["ifindex"], "mac": spec["mac"]}
 
@@ -166,4 +172,6 @@ def _refused(name: str, code: int, words: str) -> HvtxError:
         return HostRefused(
             f"this kernel makes no bridges ({name})", hint="load the module: modprobe bridge"
         )
-    return HostRefused(f"the kernel refused the bridge {name}: {words}")
+    return HostRefused(
+        f"the kernel refused the bridge {name}: {words}", hint="`hvtx doctor` checks this host"
+    )

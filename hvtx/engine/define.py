@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from hvtx.engine.networks import DEFAULT, default_network
+from hvtx.engine.networks import DEFAULT, default_draft, default_network
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, begin
 from hvtx.errors import Conflict, NotFound, UsageError
@@ -85,9 +85,9 @@ def parse_wish(  # noqa: PLR0913 - it mirrors the options of `vm create`
     fours = sum(":" not in address for address in addresses)
     if len(parsed) > count or fours > count or len(addresses) - fours > count:
         raise UsageError("more --ip or --mac than networks")
-    for text in (append, *command, kernel, initrd, *disks):
-        if text and ("\0" in text or "\n" in text):
-            raise UsageError("an argument holds a line break or a NUL character")
+    for text in (append, kernel, initrd, *disks):
+        if text and "\n" in text:
+            raise UsageError("an argument of the hypervisor holds a line break")
     return VmWish(
         name=name,
         hypervisor=chosen,
@@ -158,7 +158,8 @@ def create_vm(runtime: Runtime, wish: VmWish) -> Vm:
     """
     runtime.enter()
     runtime.lock("vm", wish.name)
-    networks = check_wish(runtime, wish)
+    check_wish(runtime, wish)
+    networks = take_networks(runtime, wish)
     with begin(runtime, "create", vm=wish.name) as (sql, operation):
         vm, rows = record_vm(operation, sql, wish, networks, committed=True)
     operation.end(
@@ -170,8 +171,8 @@ def create_vm(runtime: Runtime, wish: VmWish) -> Vm:
     return vm
 
 
-def check_wish(runtime: Runtime, wish: VmWish) -> list[Network]:
-    """What can be refused before anything is written; the VM's networks (`default` is made)."""
+def check_wish(runtime: Runtime, wish: VmWish) -> None:
+    """Refuse what can be refused before anything is written or made, the network `default` too."""
     if records.find_vm(runtime.sql, wish.name) is not None:
         raise Conflict(f"VM {wish.name!r} exists already", hint="hvtx vm ls")
     for path, what in (
@@ -189,21 +190,33 @@ def check_wish(runtime: Runtime, wish: VmWish) -> list[Network]:
                 hint="choose another host port",
             )
         refuse_taken_port(port)
-    names = wish.networks or (DEFAULT,)
-    for name in names:
-        if name != DEFAULT:
-            records.get_network(runtime.sql, name)
+    for mac in wish.macs:
+        leases.refuse_taken_mac(runtime.sql, mac)
+    networks = [
+        default_draft(runtime) if name == DEFAULT else records.get_network(runtime.sql, name)
+        for name in wish.networks or (DEFAULT,)
+    ]
+    _check_addresses(runtime, wish, networks)
+
+
+def take_networks(runtime: Runtime, wish: VmWish) -> list[Network]:
+    """The VM's networks, locked against removal; `default` is made if it is not there."""
     networks = [
         default_network(runtime) if name == DEFAULT else records.get_network(runtime.sql, name)
-        for name in names
+        for name in wish.networks or (DEFAULT,)
     ]
     for network in networks:
         runtime.lock("network", network.name, shared=True)
+    _check_addresses(runtime, wish, networks)  # `default` may have got another subnet by now
+    return networks
+
+
+def _check_addresses(runtime: Runtime, wish: VmWish, networks: Sequence[Network]) -> None:
     for four, six, network in zip(*_addresses(wish, networks), networks, strict=True):
         for address in (four, six):
             if address:
                 addressing.check_guest_address(address, network)
-    return networks
+                leases.refuse_taken_address(runtime.sql, address)
 
 
 def _addresses(

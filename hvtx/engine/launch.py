@@ -103,9 +103,9 @@ def run_vm(runtime: Runtime, wish: VmWish) -> Vm:
     leftover = records.find_vm(runtime.sql, wish.name)
     if leftover is not None:
         _resolve(runtime, wish.name)  # an interrupted `run` is undone whole
-    networks = {network.id: network for network in define.check_wish(runtime, wish)}
-    draft = _draft(wish)
-    probes = process.probe(draft, runtime.store.run_directory)
+    define.check_wish(runtime, wish)
+    probes = process.probe(_draft(wish), runtime.store.run_directory)
+    networks = {network.id: network for network in define.take_networks(runtime, wish)}
     ensure_networks(runtime, networks.values())
     with begin(runtime, "run", vm=wish.name) as (sql, operation):
         vm, rows = define.record_vm(operation, sql, wish, list(networks.values()), committed=False)

@@ -86,14 +86,24 @@ def default_network(runtime: Runtime) -> Network:
     if found is not None and not _is_provisional(runtime, found):
         runtime.unlock("all", "networks")
         return found
+    made = create_network(runtime, NetworkWish(DEFAULT, (_free_subnet(runtime),)))
+    runtime.unlock("all", "networks")
+    return made
+
+
+def default_draft(runtime: Runtime) -> Network:
+    """The network ``default`` as it is, or as :func:`default_network` would make it now."""
+    found = records.find_network(runtime.sql, DEFAULT)
+    return found or _describe(runtime, NetworkWish(DEFAULT, (_free_subnet(runtime),)))
+
+
+def _free_subnet(runtime: Runtime) -> str:
     from hvtx.planner import addressing
 
     routes = [*_host_prefixes(), *_known_subnets(runtime)]
     for subnet in addressing.private_subnets():
         if addressing.overlap(subnet, routes) is None:
-            made = create_network(runtime, NetworkWish(DEFAULT, (subnet,)))
-            runtime.unlock("all", "networks")
-            return made
+            return subnet
     raise Conflict(
         "no private /24 is free for the network 'default'",
         hint="make one: hvtx network create default --subnet …",

@@ -50,6 +50,8 @@ class Runtime:
         """Open the store; raises StoreError, NotPermitted, Refused."""
         self.settings = settings
         self.writable = writable
+        if writable:
+            _need_privileges()  # before there is a store that only root can open
         self.store: Store = self._open()
         self.boot_id = procfs.boot_id()
         self.netns = procfs.netns_cookie()
@@ -168,7 +170,6 @@ class Runtime:
             self.refused = None
         if self.refused is not None:
             raise self.refused
-        self._need_privileges()
         if self.epoch is not Epoch.SAME:
             with self.store.transaction() as sql:
                 self.life = records.set_life(sql, self.boot_id, self.netns, history.now())
@@ -183,20 +184,14 @@ class Runtime:
             if marker.read(len(text) + 1) == text:
                 return
         self._make_run_directory()
-        with open(path, "wb") as marker:
-            marker.write(text)
-
-    def _need_privileges(self) -> None:
-        effective = 0
-        with open("/proc/self/status", encoding="ascii") as status:
-            for line in status:
-                if line.startswith("CapEff:"):
-                    effective = int(line.split()[1], 16)
-        if not effective >> 12 & 1:
-            raise NotPermitted(
-                "this needs the capability CAP_NET_ADMIN",
-                hint="run hvtx as root, for instance with sudo",
-            )
+        try:
+            with open(path, "wb") as marker:
+                marker.write(text)
+        except OSError as problem:
+            raise StoreError(
+                f"{path} cannot be written: {problem.strerror}",
+                hint="free some space there, or choose another place with --run-dir",
+            ) from problem
 
     def _make_run_directory(self) -> None:
         try:
@@ -275,6 +270,19 @@ class Runtime:
     def writer(self) -> Identity:
         """This process, as operations record it."""
         return procfs.identify(os.getpid())
+
+
+def _need_privileges() -> None:
+    effective = 0
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        for line in status:
+            if line.startswith("CapEff:"):
+                effective = int(line.split()[1], 16)
+    if not effective >> 12 & 1:
+        raise NotPermitted(
+            "this needs the capability CAP_NET_ADMIN",
+            hint="run hvtx as root, for instance with sudo",
+        )
 
 
 def driver_name(row: Resource) -> str:

@@ -57,7 +57,6 @@ from hvtx.store.history import Event
 
 # What is made before what; equal numbers go to their driver in one batch.
 _MAKING = {
-    Kind.SYSCTL: 0,
     Kind.FILE: 1,
     Kind.BRIDGE: 2,
     Kind.ADDRESS: 3,
@@ -65,8 +64,9 @@ _MAKING = {
     Kind.FILTER: 5,
     Kind.MASQUERADE: 5,
     Kind.PUBLISH: 5,
-    Kind.PROCESS: 6,
-    Kind.LEASE: 7,
+    Kind.SYSCTL: 6,  # late: settings stay on, so whatever the host refuses comes before them
+    Kind.PROCESS: 7,
+    Kind.LEASE: 8,
 }
 
 
@@ -132,7 +132,9 @@ class Operation:
     def act(self, rows: Sequence[Resource]) -> dict[int, Mapping[str, Any]]:
         """Make everything but the process; what was read back, by row. Stops at the first error."""
         observed: dict[int, Mapping[str, Any]] = {}
-        ordered = sorted(rows, key=lambda row: (_MAKING[Kind(row.kind)], driver_name(row) != "nftables"))
+        ordered = sorted(
+            rows, key=lambda row: (_MAKING[Kind(row.kind)], driver_name(row) != "nftables")
+        )
         for name, batch in groupby(ordered, key=driver_name):
             if not name:
                 continue
@@ -162,7 +164,9 @@ class Operation:
             with self.runtime.store.transaction() as sql:
                 moved = intents.commit(sql, rows, observed, self.id)
                 if moved != len(rows):
-                    raise HvtxError(f"operation {self.id} lost {len(rows) - moved} of its rows to another")
+                    raise HvtxError(
+                        f"operation {self.id} lost {len(rows) - moved} of its rows to another"
+                    )
                 then(sql)
                 made = [Event("made", f"{row.kind} {row.key}", row.kind, row.key) for row in rows]
                 self.history(sql, [*made, *events])
@@ -376,7 +380,9 @@ def _guest_addresses(rows: Sequence[Resource]) -> list[str]:
     return sorted(found)
 
 
-def _bridge_stayed(row: Resource, rows: Sequence[Resource], outcomes: Mapping[int, Outcome]) -> bool:
+def _bridge_stayed(
+    row: Resource, rows: Sequence[Resource], outcomes: Mapping[int, Outcome]
+) -> bool:
     """Whether an address's bridge refused to go: deleting the address could take others with it."""
     if row.kind != Kind.ADDRESS:
         return False

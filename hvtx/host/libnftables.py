@@ -58,6 +58,7 @@ def run(
     with nft's own words, NotPermitted without CAP_NET_ADMIN.
     """
     library = _library()
+    _need_netlink()
     context = library.nft_ctx_new(0)
     if not context:
         raise HostRefused(
@@ -77,6 +78,23 @@ def run(
     if failed:
         raise refusal(words)
     return str(output.decode(errors="replace"))
+
+
+def _need_netlink() -> None:
+    """Raise HostRefused where no netlink socket is to be had: libnftables would exit the process.
+
+    nft_mnl_socket_open calls netlink_init_error, which ends in exit(NFT_EXIT_NONL).
+    """
+    import socket
+
+    netlink_netfilter = 12
+    try:
+        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, netlink_netfilter).close()
+    except OSError as problem:
+        raise HostRefused(
+            f"this kernel has no netfilter over netlink: {problem.strerror}",
+            hint="load the modules: modprobe -a nfnetlink nf_tables",
+        ) from problem
 
 
 def refusal(words: str) -> HostRefused | NotPermitted:

@@ -87,6 +87,7 @@ class Store:
             self._queue = LockFile(os.path.join(self._state_directory, _QUEUE))
         self._queue.lock(_QUEUE_BYTE, self._lock_timeout, "the state store")
         try:
+            self._mark_file()  # with its room taken: what comes after the commit must not fail
             with _translated():
                 self.connection.execute("BEGIN IMMEDIATE")
             try:
@@ -123,12 +124,20 @@ class Store:
 
     def _mark_file(self) -> int:
         if self._mark_descriptor is None:
-            os.makedirs(self.run_directory, mode=0o700, exist_ok=True)
-            self._mark_descriptor = os.open(
-                os.path.join(self.run_directory, "hwm"),
-                os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW,
-                0o600,
-            )
+            try:
+                os.makedirs(self.run_directory, mode=0o700, exist_ok=True)
+                descriptor = self._mark_descriptor = os.open(
+                    os.path.join(self.run_directory, "hwm"),
+                    os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW,
+                    0o600,
+                )
+                if os.fstat(descriptor).st_size < 8:
+                    os.pwrite(descriptor, bytes(8), 0)
+            except OSError as problem:
+                raise StoreError(
+                    f"the run directory {self.run_directory} cannot be written: {problem.strerror}",
+                    hint="free some space there, or choose another place with --run-dir",
+                ) from problem
         return self._mark_descriptor
 
     def raise_mark(self, seq: int) -> None:
@@ -274,6 +283,8 @@ def _connect(path: str, *, writable: bool) -> sqlite3.Connection:
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA trusted_schema=OFF")
     except sqlite3.Error as problem:
+        if writable and os.statvfs(path).f_flag & os.ST_RDONLY:
+            raise _read_only(path, str(problem)) from problem
         if not os.access(path, os.R_OK | (os.W_OK if writable else 0)):
             raise _forbidden(path) from problem
         raise _translate(problem, path) from problem
@@ -330,13 +341,13 @@ def _create(directory: str, path: str, lock_timeout: float) -> None:
             hint="free or mount the disk, or choose another place with --state-dir",
         ) from problem
     draft = path + ".new"
+    locked = False
     try:
         queue.lock(_QUEUE_BYTE, lock_timeout, "the state store")
+        locked = True
         if os.path.lexists(path):
             return
-        for suffix in ("", "-wal", "-shm", "-journal"):
-            with suppress(FileNotFoundError):
-                os.unlink(draft + suffix)
+        _remove_draft(draft)
         os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
         connection = _connect(draft, writable=True)
         try:
@@ -365,7 +376,15 @@ def _create(directory: str, path: str, lock_timeout: float) -> None:
             hint="free or remount the disk, or choose another place with --state-dir",
         ) from problem
     finally:
+        if locked:
+            _remove_draft(draft)  # nothing of it is there if all went well
         queue.close()
+
+
+def _remove_draft(draft: str) -> None:
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        with suppress(FileNotFoundError):
+            os.unlink(draft + suffix)
 
 
 def _sync_directory(directory: str) -> None:
@@ -420,6 +439,13 @@ def _forbidden(path: str) -> NotPermitted:
     )
 
 
+def _read_only(path: str, words: str) -> StoreError:
+    return StoreError(
+        f"{path} cannot be written: {words}",
+        hint="remount the file system read-write, or choose another --state-dir",
+    )
+
+
 def _is_full(problem: sqlite3.Error) -> bool:
     return getattr(problem, "sqlite_errorname", "").startswith("SQLITE_FULL")
 
@@ -444,10 +470,7 @@ def _translate(problem: sqlite3.Error, path: str = "the state store") -> Excepti
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or any(w in words for w in _UNREADABLE):
         return _untrusted(path, words)
     if name.startswith("SQLITE_READONLY"):
-        return StoreError(
-            f"{path} cannot be written: {words}",
-            hint="remount the file system read-write, or choose another --state-dir",
-        )
+        return _read_only(path, words)
     return StoreError(f"{path}: {words}", hint="look at the disk and the permissions")
 
 

@@ -28,13 +28,7 @@ def claim(
     """
     claimed = []
     for position, (network, mac, ipv4, ipv6, ports) in enumerate(wanted):
-        taken = sql.execute(
-            "SELECT v.name FROM interface i JOIN vm v ON v.id = i.vm WHERE i.mac = ?", (mac,)
-        ).fetchone()
-        if taken:
-            raise Conflict(
-                f"the MAC address {mac} is VM {taken[0]!r}'s", hint="choose another --mac"
-            )
+        refuse_taken_mac(sql, mac)
         row = sql.execute(
             "INSERT INTO interface (vm, position, network, mac) VALUES (?,?,?,?) RETURNING id",
             (vm, position, network.id, mac),
@@ -80,20 +74,32 @@ def _lease(
     else:
         address = given
         offset = int(ipaddress.ip_address(given)) - base
-        holder = sql.execute(
-            "SELECT v.name FROM lease l JOIN interface i ON i.id = l.interface"
-            " JOIN vm v ON v.id = i.vm WHERE l.address = ?",
-            (address,),
-        ).fetchone()
-        if holder:
-            raise Conflict(
-                f"the address {address} is VM {holder[0]!r}'s", hint="choose another --ip"
-            )
+        refuse_taken_address(sql, address)
     sql.execute(
         "INSERT INTO lease (address, interface, network, family, offset) VALUES (?,?,?,?,?)",
         (address, interface, network.id, family, offset if offset < _LARGEST_OFFSET else None),
     )
     return address
+
+
+def refuse_taken_mac(sql: sqlite3.Connection, mac: str) -> None:
+    """Raise Conflict if an interface of a VM has the MAC address."""
+    holder = sql.execute(
+        "SELECT v.name FROM interface i JOIN vm v ON v.id = i.vm WHERE i.mac = ?", (mac,)
+    ).fetchone()
+    if holder:
+        raise Conflict(f"the MAC address {mac} is VM {holder[0]!r}'s", hint="choose another --mac")
+
+
+def refuse_taken_address(sql: sqlite3.Connection, address: str) -> None:
+    """Raise Conflict if a VM has a lease of the address."""
+    holder = sql.execute(
+        "SELECT v.name FROM lease l JOIN interface i ON i.id = l.interface"
+        " JOIN vm v ON v.id = i.vm WHERE l.address = ?",
+        (address,),
+    ).fetchone()
+    if holder:
+        raise Conflict(f"the address {address} is VM {holder[0]!r}'s", hint="choose another --ip")
 
 
 def _lowest_free(sql: sqlite3.Connection, network: Network, family: int, gateway: int) -> int:

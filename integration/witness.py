@@ -1,0 +1,78 @@
+"""What a refused command must leave alone: the whole host, its settings, and every row of the store."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from integration import lab
+
+TABLES = ("vm", "network", "subnet", "interface", "lease", "port", "resource", "operation", "attempt",
+          "history")  # fmt: skip
+SETTINGS = (
+    "net/ipv4/ip_forward",
+    "net/ipv4/conf/all/forwarding",
+    "net/ipv6/conf/all/forwarding",
+    "net/ipv4/conf/all/route_localnet",
+)
+
+
+DEEDS = (
+    "resource",
+    "operation",
+    "attempt",
+    "history",
+)  # what a failed and undone attempt may leave
+
+
+def store(state_directory: str | None = None) -> list[str]:
+    """Every row that speaks of a thing or a deed; empty where there is no store.
+
+    The store itself, and the life of the host that it is in, may be on record by a first refusal.
+    """
+    path = Path(state_directory or os.environ["HVTX_STATE_DIR"], "hvtx.db")
+    if not path.exists():
+        return []
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        return [
+            repr((table, row))
+            for table in TABLES
+            for row in connection.execute(f"SELECT * FROM {table}")
+        ]
+
+
+def things(state_directory: str | None = None) -> dict[str, object]:
+    """The same without what only tells of deeds: for what is tried, refused by the host, undone."""
+    seen = everything(state_directory)
+    seen["store"] = [
+        row for row in store(state_directory) if not row.startswith(tuple(f"('{t}'" for t in DEEDS))
+    ]
+    return seen
+
+
+def everything(state_directory: str | None = None) -> dict[str, object]:
+    """The dumps of :func:`integration.lab.dump`, the settings that hvtx may turn, the store."""
+    return {
+        **lab.dump(),
+        "settings": {name: Path("/proc/sys", name).read_text() for name in SETTINGS},
+        "store": store(state_directory),
+    }
+
+
+@contextlib.contextmanager
+def unchanged(state_directory: str | None = None) -> Iterator[None]:
+    """Whatever happens in the block leaves host and store as they were."""
+    before = everything(state_directory)
+    yield
+    assert lab.difference(before, everything(state_directory)) == ""
+
+
+@contextlib.contextmanager
+def undone(state_directory: str | None = None) -> Iterator[None]:
+    """Whatever is tried in the block is taken back: only the history may tell of it."""
+    before = things(state_directory)
+    yield
+    assert lab.difference(before, things(state_directory)) == ""
