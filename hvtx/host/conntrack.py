@@ -15,6 +15,7 @@ import errno
 import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from typing import NamedTuple
 
 from hvtx.errors import HostRefused, NotPermitted
@@ -57,9 +58,11 @@ class Flow(NamedTuple):
     name: bytes  # CTA_TUPLE_ORIG, CTA_ZONE and CTA_ID as they came
 
 
-def flush(addresses: Iterable[str]) -> int:
+def flush(addresses: Iterable[str], later: ExitStack | None = None) -> int:
     """End all flows to, from, or translated to ``addresses`` (IPv4 and IPv6); how many there were.
 
+    Closing any nfnetlink socket waits some 15 ms where nf_tables objects were just removed; with
+    ``later`` that is left to the caller, who may have other such waits to overlap it with.
     0 where the kernel tracks nothing. Raises NotPermitted, HostRefused.
     """
     wanted = {_pack(address) for address in addresses}
@@ -71,7 +74,8 @@ def flush(addresses: Iterable[str]) -> int:
         return not wanted.isdisjoint(ends)
 
     few = len(wanted) <= 2
-    return _end(concerns, {_family(packed) for packed in wanted}, wanted if few else None)
+    families = {_family(packed) for packed in wanted}
+    return _end(concerns, families, wanted if few else None, later)
 
 
 def flush_ports(publishes: Iterable[Publish]) -> int:
@@ -99,7 +103,7 @@ def flush_ports(publishes: Iterable[Publish]) -> int:
             for protocol, port, host in wanted
         )
 
-    return _end(concerns, set(_SOURCE), None)
+    return _end(concerns, set(_SOURCE), None, None)
 
 
 def _pack(address: str) -> bytes:
@@ -129,7 +133,12 @@ def _tracked() -> int | None:
         return None
 
 
-def _end(concerns: Callable[[Flow], bool], families: Iterable[int], ends: set[bytes] | None) -> int:
+def _end(
+    concerns: Callable[[Flow], bool],
+    families: Iterable[int],
+    ends: set[bytes] | None,
+    later: ExitStack | None,
+) -> int:
     """Delete what ``concerns`` picks, and again what came meanwhile, until nothing is left."""
     if _tracked() == 0:
         return 0
@@ -154,7 +163,10 @@ def _end(concerns: Callable[[Flow], bool], families: Iterable[int], ends: set[by
     except OSError as problem:
         raise _refusal(problem) from problem
     finally:
-        channel.close()
+        if later is None:
+            channel.close()
+        else:
+            later.callback(channel.close)
 
 
 def _refusal(problem: OSError) -> HostRefused | NotPermitted:
