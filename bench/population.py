@@ -61,13 +61,18 @@ class World:
         """Let the calling thread, and what it spawns, be in this namespace."""
         _check(_LIBC.setns(self.namespace, _NEWNET))
 
-    def close(self) -> None:
-        """End the processes; the namespace goes with its last user."""
+    def end_processes(self) -> None:
+        """Let every VM's process end, and wait for them."""
         if self._pipe is not None:
             for descriptor in self._pipe:
                 os.close(descriptor)
+            self._pipe = None
         for process in self.processes:
             process.wait()
+
+    def close(self) -> None:
+        """End the processes; the namespace goes with its last user."""
+        self.end_processes()
         os.close(self.namespace)
 
     def populate(self) -> float:
