@@ -96,18 +96,19 @@ class Forked(Program):
         out, err = os.memfd_create("out"), os.memfd_create("err")
         pid = os.fork()
         if pid == 0:
-            _child(arguments, {**self.environment, **environment}, out, err)
+            child(arguments, {**self.environment, **environment}, out, err)
         _, status = os.waitpid(pid, 0)
-        ran = Ran(os.waitstatus_to_exitcode(status), _text(out), _text(err))
+        ran = Ran(os.waitstatus_to_exitcode(status), text_of(out), text_of(err))
         if code is not None and ran.code != code:
             words = " ".join(arguments)
             raise AssertionError(f"hvtx {words}: exit {ran.code}, not {code}\n{ran.out}{ran.err}")
         return ran
 
 
-def _child(
+def child(
     arguments: Sequence[str], environment: Mapping[str, str], out: int, err: int
 ) -> NoReturn:
+    """What a forked child does: run the command line, and leave with its exit code."""
     code = 70
     try:
         os.environ.update(environment)
@@ -129,7 +130,8 @@ def _child(
         os._exit(code)
 
 
-def _text(descriptor: int) -> str:
+def text_of(descriptor: int) -> str:
+    """All that was written to a memory file, which is closed."""
     with os.fdopen(descriptor, "rb") as file:
         file.seek(0)
         return file.read().decode()
