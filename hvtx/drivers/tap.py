@@ -155,6 +155,17 @@ def release_one(row: Resource, links: Links, around: Around) -> Outcome:
     problem = wrong_mark(row, seen) or dependents(seen, around)
     if problem is not None:
         return problem
+    return delete_by_attaching(seen, links, lambda held: wrong_mark(row, held))
+
+
+def delete_by_attaching(
+    seen: Link, links: Links, objection: Callable[[Link], Outcome | None]
+) -> Outcome:
+    """Remove the device ``seen`` if nobody holds it and ``objection`` has none once it is held.
+
+    The attach is the lock: EBUSY while another holds the device, and while we hold it nobody else
+    can. Raises OSError.
+    """
     descriptor = tun.open_device()
     try:
         try:
@@ -164,10 +175,10 @@ def release_one(row: Resource, links: Links, around: Around) -> Outcome:
                 return Outcome(False, "in-use", f"{seen.name} is held open by some process")
             raise
         failpoint.reach("attached:tap")
-        held = links.get(ifindex=ifindex)
+        held = links.get(ifindex=seen.ifindex)
         if held is None or held.name != seen.name:
             return Outcome(False, "contended", f"{seen.name} changed while it was looked at")
-        problem = wrong_mark(row, held)
+        problem = objection(held)
         if problem is not None:
             return problem
         if held.queues > 1:
@@ -177,7 +188,7 @@ def release_one(row: Resource, links: Links, around: Around) -> Outcome:
         tun.set_persistent(descriptor, False)
     finally:
         os.close(descriptor)
-    if links.get(ifindex=ifindex) is not None:
+    if links.get(ifindex=seen.ifindex) is not None:
         return Outcome(False, "contended", f"{seen.name} is still there after its removal")
     return GONE
 

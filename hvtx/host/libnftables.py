@@ -107,3 +107,27 @@ def refusal(words: str) -> HostRefused | NotPermitted:
     return HostRefused(
         f"nft refused: {said}", hint="`hvtx doctor` shows what this kernel's nf_tables lacks"
     )
+
+
+_TABLE_LINE = r"table (\S+) (\S+) \{.*"
+_CHAIN_LINE = r"\tchain (\S+) \{.*"
+_RULE_LINE = r"\t\t(.*) # handle (\d+)"
+
+
+def rules_in(listing: str) -> dict[tuple[str, str, str, int], str]:
+    """``{(family, table, chain, handle): text}`` from ``list ruleset`` with handles (pure)."""
+    import re
+
+    table, chain, rule = (re.compile(p) for p in (_TABLE_LINE, _CHAIN_LINE, _RULE_LINE))
+    found: dict[tuple[str, str, str, int], str] = {}
+    family, name, inside = "", "", ""
+    for line in listing.splitlines():
+        if opened := table.fullmatch(line):
+            family, name, inside = opened[1], opened[2].strip('"'), ""
+        elif opened := chain.fullmatch(line):
+            inside = opened[1].strip('"')
+        elif line == "\t}":
+            inside = ""
+        elif inside and (seen := rule.fullmatch(line)):
+            found[family, name, inside, int(seen[2])] = seen[1]
+    return found

@@ -65,6 +65,10 @@ _IFINFO = struct.Struct("=BxHiII")
 _IFADDR = struct.Struct("=BBBBI")
 _TCMSG = struct.Struct("=BxxxiIII")
 _GETQDISC = 38
+_TUN_OWNER, _TUN_GROUP = 1, 2
+_NDMSG = struct.Struct("=BxxxiHBB")
+_GETNEIGH = 30
+_ANSWERED = 0x02 | 0x08 | 0x10 | 0x80  # NUD_REACHABLE, _DELAY, _PROBE, _PERMANENT
 
 
 class Links:
@@ -96,6 +100,31 @@ class Links:
             if problem.errno == errno.ENODEV:
                 return None
             raise
+
+    def tun_owner(self, ifindex: int) -> tuple[int | None, int | None]:
+        """User and group that may attach to a tun device; None where anybody may. OSError."""
+        body = _IFINFO.pack(0, 0, ifindex, 0, 0) + u32(_IFLA["ext_mask"], _SKIP_STATS)
+        found = attribute_map(persistently(lambda: self._channel.get(GETLINK, body)), 16)
+        info = attribute_map(found.get(_LINKINFO, b""))
+        tun = attribute_map(info.get(_INFO_DATA, b""))
+        user, group = (tun.get(kind) for kind in (_TUN_OWNER, _TUN_GROUP))
+        return (
+            None if user is None else int.from_bytes(user, "little"),
+            None if group is None else int.from_bytes(group, "little"),
+        )
+
+    def neighbours(self) -> frozenset[str]:
+        """Addresses that answered the host of late (or were entered by hand), of all devices."""
+        bodies = persistently(
+            lambda: self._channel.dump(_GETNEIGH, _NDMSG.pack(0, 0, 0, 0, 0)), attempts=20
+        )
+        found = set()
+        for data in bodies:
+            family, _, state, _, _ = _NDMSG.unpack_from(data)
+            packed = attribute_map(data, _NDMSG.size).get(1, b"")
+            if state & _ANSWERED and family in (socket.AF_INET, socket.AF_INET6):
+                found.add(socket.inet_ntop(family, packed))
+        return frozenset(found)
 
     def change(
         self,

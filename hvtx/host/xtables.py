@@ -387,6 +387,37 @@ def marked(family: int, blob: Blob, prefix: str) -> list[Marked]:
     ]
 
 
+def entries(family: int, blob: Blob) -> dict[str, list[bytes]]:
+    """Every rule of a table by its chain, in order, as :class:`Marked` has its ``data`` (pure).
+
+    Without what is no rule: the heads of chains, their last entries (a policy, or the return at the
+    end of a chain of users), and the table's end.
+    """
+    layout, data = _LAYOUTS[family], blob.data
+    starts = {offset: name for name, offset in blob.starts}
+    heads: dict[int, bytes] = {}
+    spans: dict[str, list[tuple[int, int, int]]] = {}
+    chain, at = "", 0
+    while at < len(data):
+        target, following = _OFFSETS.unpack_from(data, at + layout.offsets)
+        if following < layout.size:
+            raise ValueError("an entry without a length")
+        chain = starts.get(at, chain)
+        end = at + following
+        if data.startswith(b"ERROR\0", at + target + 2):
+            name = data[at + target + _TARGET : end].partition(b"\0")[0]
+            chain, heads[end] = name.decode(errors="surrogateescape"), name
+            spans[chain] = []
+        else:
+            spans.setdefault(chain, []).append((at, target, end))
+        at = end
+    return {
+        name: [_portable(layout, data[at:end], target, heads) for at, target, end in found[:-1]]
+        for name, found in spans.items()
+        if found
+    }
+
+
 def _portable(layout: _Layout, entry: bytes, target: int, heads: dict[int, bytes]) -> bytes:
     """An entry free of what changes by itself: counters, and verdicts given as offsets."""
     head = entry[: layout.match].ljust(layout.offsets, b"\0")
