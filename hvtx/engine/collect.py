@@ -26,7 +26,7 @@ from hvtx.store import intents, records
 from hvtx.store.history import Event, now
 
 SCHEMA = "hvtx/gc/1"
-_CHUNK = 128
+_CHUNK = 640  # items, of some 128 VMs: 64 devices wait for the kernel at a time
 
 
 class Report(NamedTuple):
@@ -200,7 +200,7 @@ class _Worker:
 
     def run(self) -> dict[int, str]:
         by_row = [n for n, item in enumerate(self.items) if self._through_row(item)]
-        loose = [n for n, item in enumerate(self.items) if n not in set(by_row)]
+        loose = sorted(set(range(len(self.items))).difference(by_row))
         total, done = len(self.items), 0
         for chunk in self._chunks(by_row):
             self._chunk(chunk)
