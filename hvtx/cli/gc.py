@@ -11,14 +11,8 @@ import click
 
 from hvtx.cli import render
 from hvtx.cli.common import as_json, opened
+from hvtx.cli.document import show_items, show_plan
 from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError
-
-_ACTION_WORDS = {
-    "delete": "remove from the host",
-    "commit": "complete the record",
-    "forget": "close the record",
-    "skip": "leave alone",
-}
 
 
 @click.command()
@@ -44,8 +38,8 @@ _ACTION_WORDS = {
 def gc(ctx: click.Context, /, mode: str | None, file: str | None, json_: bool, **more: Any) -> int:
     """Show or remove what dead VMs and interrupted operations left behind.
 
-    Only what is on record, carries the record's own mark, and belongs to a VM that is proven dead is
-    ever removed. Everything else is left alone, with a reason.
+    Only what is on record, carries the record's own mark, and belongs to a VM that is proven dead
+    is ever removed. Everything else is left alone, with a reason.
     """
     if mode is None:
         raise UsageError("say what to do", hint="hvtx gc --plan shows, hvtx gc --apply does")
@@ -133,59 +127,6 @@ def _progress(stack: ExitStack) -> Callable[[int, int, str], None]:
     return update
 
 
-# -- the plan as a document ----------------------------------------------------------------------
-
-
-def show_plan(plan: Any, *, done: bool = False) -> None:
-    """The plan for a person: grouped by VM, reasons in words, counts at the end.
-
-    A plan that was carried out shows what was done; what was left alone is only counted.
-    """
-    groups: dict[str, list[Any]] = {}
-    for item in plan.items:
-        if done and item.outcome is None:
-            continue
-        groups.setdefault(_heading(item), []).append(item)
-    for heading in sorted(groups, key=lambda h: (h.startswith("strangers"), h)):
-        render.say(heading, "bold")
-        for item in groups[heading]:
-            _show_item(item)
-        render.say("")
-    counts = {action: 0 for action in _ACTION_WORDS}
-    for item in plan.items:
-        counts[item.action.value] += 1
-    if done:
-        outcomes = [item.outcome for item in plan.items if item.outcome]
-        words = ", ".join(f"{outcomes.count(o)} {o}" for o in ("done", "failed", "skipped"))
-    else:
-        words = ", ".join(f"{counts[act]} to {act}" for act in ("delete", "commit", "forget"))
-    render.say(f"{words}; {counts['skip']} left alone", "bold")
-    if not plan.acting():
-        render.say("nothing to do")
-
-
-def _heading(item: Any) -> str:
-    if item.vm:
-        return f"VM {render.plain(item.vm)}"
-    if item.reason.value == "foreign":
-        return "strangers, never touched"
-    return "networks and this installation" if item.row else "marked, but of no VM on record"
-
-
-def _show_item(item: Any) -> None:
-    outcome = f"  [{item.outcome}]" if item.outcome else ""
-    mark = {"delete": "-", "commit": "+", "forget": "~", "skip": " "}[item.action.value]
-    render.say(
-        f"  {mark} {item.action.value:<6} {item.kind} {render.plain(item.key)}  ({item.reason.value}){outcome}",
-        render.STYLES[item.action.value],
-    )
-    render.say(render.wrapped(render.plain(item.message), " " * 11))
-    if item.evidence and item.reason.value != "foreign":
-        render.say(
-            render.wrapped("evidence: " + render.plain("; ".join(item.evidence)), " " * 11), "dim"
-        )
-
-
 # -- recover and repair ----------------------------------------------------------------------------
 
 
@@ -211,8 +152,7 @@ def recover(ctx: click.Context, accept_rollback: bool, new_namespace: bool, json
     if json_:
         render.emit_json(document)
     else:
-        for item in done.items:
-            _show_item(item)
+        show_items(done.items)
         for name in done.networks:
             render.say(f"network {name} is rebuilt")
         for name in done.started:

@@ -64,7 +64,7 @@ def log(ctx: click.Context, vm: str | None, limit: int, json_: bool) -> None:
 @as_json
 @click.pass_context
 def explain(ctx: click.Context, object_: str, json_: bool) -> None:
-    """Tell whose an interface, address, host port, rule or mark is, and what gc would do with it."""
+    """Tell whose an interface, address, host port, rule or mark is, and what gc would do."""
     from hvtx.engine import explain as engine
 
     with opened(ctx, writable=False) as runtime:

@@ -199,7 +199,7 @@ def _unexpected(problem: OSError) -> HvtxError:
     if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
         return StoreError(
             f"a disk of hvtx cannot be written: {problem}",
-            hint="free some space or remount it read-write; --state-dir and --run-dir choose others",
+            hint="free some space or remount it read-write; or choose other directories",
         )
     return HvtxError(f"the system refused: {problem}", hint="`hvtx doctor` checks this host")
 

@@ -65,6 +65,11 @@ STYLES = {"delete": "bold red", "commit": "green", "forget": "yellow", "skip": "
 
 def say(text: str, style: str = "") -> None:
     """A line of text, in colour on a terminal that wants it."""
+    sys.stdout.write(coloured(text, style) + "\n")
+
+
+def coloured(text: str, style: str) -> str:
+    """Text in a colour, on a terminal that wants it."""
     codes = {
         "bold": "1",
         "red": "31",
@@ -74,16 +79,29 @@ def say(text: str, style: str = "") -> None:
         "dim": "2",
     }
     if style and fancy() and not os.environ.get("NO_COLOR"):
-        text = f"\x1b[{codes[style]}m{text}\x1b[0m"
-    sys.stdout.write(text + "\n")
+        return f"\x1b[{codes[style]}m{text}\x1b[0m"
+    return text
+
+
+def width() -> int:
+    """Columns of the terminal; a pipe has as many as it takes."""
+    if not fancy():
+        return 1 << 16
+    import shutil
+
+    return max(40, shutil.get_terminal_size((80, 24)).columns - 1)
 
 
 def wrapped(text: str, indent: str) -> str:
     """Text broken to the terminal's width, indented; unbroken in a pipe."""
     if not fancy():
         return indent + text
-    import shutil
     import textwrap
 
-    width = max(40, shutil.get_terminal_size((80, 24)).columns - 1)
-    return textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent)
+    return textwrap.fill(
+        text,
+        width(),
+        initial_indent=indent,
+        subsequent_indent=indent + "  ",
+        break_on_hyphens=False,
+    )

@@ -69,7 +69,7 @@ def _parse(name: str, wish: dict[str, Any]) -> Any:
     return define.parse_wish(name, **wish)
 
 
-def _show(ctx: click.Context, runtime: Any, name: str, verb: str, *, json_: bool) -> None:
+def _show(runtime: Any, name: str, verb: str, *, json_: bool) -> None:
     """What a command that acts prints: the VM's object, or a line about it."""
     from hvtx.engine import show as views
 
@@ -100,7 +100,7 @@ def create(ctx: click.Context, /, name: str, json_: bool, **wish: Any) -> None:
     parsed = _parse(name, wish)
     with opened(ctx, writable=True) as runtime:
         define.create_vm(runtime, parsed)
-        _show(ctx, runtime, name, "defined", json_=json_)
+        _show(runtime, name, "defined", json_=json_)
 
 
 @vm.command()
@@ -114,7 +114,7 @@ def run(ctx: click.Context, /, name: str, json_: bool, **wish: Any) -> None:
     parsed = _parse(name, wish)
     with opened(ctx, writable=True) as runtime:
         launch.run_vm(runtime, parsed)
-        _show(ctx, runtime, name, "running", json_=json_)
+        _show(runtime, name, "running", json_=json_)
 
 
 @vm.command()
@@ -127,7 +127,7 @@ def start(ctx: click.Context, name: str, json_: bool) -> None:
 
     with opened(ctx, writable=True) as runtime:
         launch.start_vm(runtime, name)
-        _show(ctx, runtime, name, "running", json_=json_)
+        _show(runtime, name, "running", json_=json_)
 
 
 @vm.command()
@@ -146,7 +146,7 @@ def stop(ctx: click.Context, name: str, timeout: float, force: bool, json_: bool
         raise UsageError("--timeout is a number of seconds")
     with opened(ctx, writable=True) as runtime:
         launch.stop_vm(runtime, name, timeout=timeout, force=force)
-        _show(ctx, runtime, name, "stopped", json_=json_)
+        _show(runtime, name, "stopped", json_=json_)
 
 
 @vm.command()
@@ -235,7 +235,8 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
                 *[
                     (
                         "published",
-                        f"{p['host_ip'] or '*'}:{p['host_port']}/{p['protocol']} → {p['guest_port']}",
+                        f"{p['host_ip'] or '*'}:{p['host_port']}/{p['protocol']}"
+                        f" → {p['guest_port']}",
                     )
                     for p in interface["publish"]
                 ],
@@ -283,4 +284,4 @@ def attach(ctx: click.Context, name: str, pid: int, json_: bool) -> None:
 
     with opened(ctx, writable=True) as runtime:
         launch.attach(runtime, name, pid)
-        _show(ctx, runtime, name, "running", json_=json_)
+        _show(runtime, name, "running", json_=json_)

@@ -162,5 +162,5 @@ def _file_presence(row: Resource, snapshot: Snapshot) -> Presence:
     if found is None:
         return Presence(False, (f"{row.spec['path']} is not there",))
     if found != row.mark:
-        return Presence(None, (f"{row.spec['path']} carries {found!r}",), Reason.MARK_MISMATCH)
-    return Presence(True, (f"{row.spec['path']} carries {found}",))
+        return Presence(None, (f"it carries {found!r}",), Reason.MARK_MISMATCH)
+    return Presence(True, (f"its mark is {found}",))
