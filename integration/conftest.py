@@ -17,6 +17,7 @@ def netns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     if os.geteuid() != 0:
         pytest.skip("needs root: network namespaces")
     monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
+    monkeypatch.setenv("HVTX_VERIFY", "1")
     monkeypatch.setenv("HVTX_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("HVTX_RUN_DIR", str(tmp_path / "run"))
     (tmp_path / "config.toml").write_text("")

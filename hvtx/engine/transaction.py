@@ -174,6 +174,7 @@ class Operation:
         except CommitUnknown:
             if not self._was_committed(rows):
                 raise
+        self._verify()
         failpoint.reach("committed")
         self.unlock()
 
@@ -316,6 +317,7 @@ class Operation:
             then(sql)
             self.history(sql, events)
             intents.end(sql, self.id, result, history.now())
+        self._verify()
         failpoint.reach("ended")
         self.unlock()
 
@@ -323,6 +325,12 @@ class Operation:
         """Let go of the operation's lock; from here on it counts as ended or interrupted."""
         self.runtime.mine.discard(self.id)
         self._lock.unlock(self.id)
+
+    def _verify(self) -> None:
+        """Restate the invariants that the store can show (``HVTX_VERIFY=1``, as all tests do)."""
+        if os.environ.get("HVTX_VERIFY"):
+            broken = intents.violations(self.runtime.sql)
+            assert not broken, broken
 
     def history(self, sql: Any, events: Sequence[Event]) -> None:
         history.add(sql, events, operation=self.id, verb=self.verb, vm=self.vm)

@@ -1,8 +1,8 @@
 """The write-ahead part of the protocol: every arrow of a row is one function here.
 
-All of them run inside ``Store.transaction()``. Moving a row is compare-and-swap: it must still be in
-the state, and (for commits) still belong to the operation, that the caller saw; a caller that lost
-the race is told how many rows really moved.
+All of them run inside ``Store.transaction()``. Moving a row is compare-and-swap: it must still be
+in the state, and (for commits) still belong to the operation, that the caller saw; a caller that
+lost the race is told how many rows really moved.
 
 ::
 
@@ -66,7 +66,7 @@ def intend(
 ) -> list[Resource]:
     """Write one row per resource, each with the fresh mark that ``mark(row id)`` gives."""
     rows = []
-    # AUTOINCREMENT: the next id is known inside the write transaction, so one INSERT a row is enough
+    # AUTOINCREMENT: the next id is known inside the write transaction: one INSERT a row is enough
     found = sql.execute("SELECT seq FROM sqlite_sequence WHERE name = 'resource'").fetchone()
     identity = found[0] if found else 0
     for draft in drafts:
@@ -177,3 +177,48 @@ def close_idle(sql: sqlite3.Connection, operations: Iterable[int], now: str) -> 
             " AND resource.state IN ('intended', 'releasing'))",
             (now, operation),
         )
+
+
+# What must never be so, whatever was killed and whenever: a sentence, and the rows that break it.
+_LAWS = (
+    (
+        "an intended row belongs to an operation that has not ended",
+        "SELECT r.id FROM resource r JOIN operation o ON o.id = r.operation"
+        " WHERE r.state = 'intended' AND o.ended IS NOT NULL AND o.result = 'done'",
+    ),
+    (
+        "a committed row of a VM belongs to a VM on record",
+        "SELECT id FROM resource WHERE state = 'committed' AND vm IS NOT NULL"
+        " AND vm NOT IN (SELECT id FROM vm)",
+    ),
+    (
+        "a committed row of a network belongs to a network on record",
+        "SELECT id FROM resource WHERE state = 'committed' AND network IS NOT NULL"
+        " AND network NOT IN (SELECT id FROM network)",
+    ),
+    (
+        "a lease's row and the lease are there together",
+        "SELECT id FROM resource WHERE kind = 'lease' AND state <> 'released'"
+        " AND key NOT IN (SELECT address FROM lease)",
+    ),
+    (
+        "a VM has at most one process that counts",
+        "SELECT min(id) FROM resource WHERE kind = 'process' AND state = 'committed'"
+        " GROUP BY vm, life HAVING count(*) > 1",
+    ),
+    (
+        "an operation that was done left nothing half-done of its own",
+        "SELECT r.id FROM resource r JOIN operation o ON o.id = r.operation"
+        " WHERE r.state = 'releasing' AND o.result = 'done'",
+    ),
+)
+
+
+def violations(sql: sqlite3.Connection) -> list[str]:
+    """The protocol's laws that the store breaks; empty, always."""
+    broken = []
+    for law, query in _LAWS:
+        rows = [str(row[0]) for row in sql.execute(query)]
+        if rows:
+            broken.append(f"{law}: rows {', '.join(rows)}")
+    return broken
