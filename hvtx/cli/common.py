@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hvtx.cli.main import settings
+from hvtx.errors import HvtxError
 
 if TYPE_CHECKING:
     from hvtx.engine.runtime import Runtime
@@ -30,16 +31,26 @@ class Number(click.IntRange):
 
 @contextmanager
 def opened(ctx: click.Context, *, writable: bool) -> Iterator[Runtime]:
-    """A runtime for the command, closed at its end."""
+    """A runtime for the command, closed at its end; the store's own errors become ours."""
     from hvtx.engine.runtime import Runtime
 
     options = ctx.find_root().obj
     _log_to_stderr(options)
-    runtime = Runtime(settings(options), writable=writable)
     try:
-        yield runtime
-    finally:
-        runtime.close()
+        runtime = Runtime(settings(options), writable=writable)
+        try:
+            yield runtime
+        finally:
+            runtime.close()
+    except (HvtxError, OSError):
+        raise
+    except Exception as problem:
+        from hvtx.engine.trouble import explain
+
+        told = explain(problem)
+        if told is None:
+            raise
+        raise told from problem
 
 
 def _log_to_stderr(options: dict[str, Any]) -> None:

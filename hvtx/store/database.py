@@ -44,17 +44,20 @@ class Store:
         run_directory: str,
         writable: bool,
         lock_timeout: float,
+        missing: bool = False,
     ) -> None:
-        """Use :func:`open_store`."""
+        """Use :func:`open_store`; ``missing``: it stands for a store that is not there."""
         self.connection = connection
         self.writable = writable
-        self.missing = False
+        self.missing = missing
         self._state_directory = state_directory
         self._run_directory = run_directory
         self._lock_timeout = lock_timeout
         self._queue: LockFile | None = None
         self._mark_descriptor: int | None = None
         row = connection.execute("SELECT installation FROM meta").fetchone()
+        if row is None and not missing:
+            raise _untrusted(self.path, "it has no installation")
         self.installation: str = row[0] if row else ""
 
     @property
@@ -83,9 +86,8 @@ class Store:
 
         Raises Busy, Conflict (a unique constraint), StoreError (full, read-only), CommitUnknown.
         """
-        if self._queue is None:
-            self._queue = LockFile(os.path.join(self._state_directory, _QUEUE))
-        self._queue.lock(_QUEUE_BYTE, self._lock_timeout, "the state store")
+        queue = self._open_queue()
+        queue.lock(_QUEUE_BYTE, self._lock_timeout, "the state store")
         try:
             self._mark_file()  # with its room taken: what comes after the commit must not fail
             with _translated():
@@ -102,23 +104,34 @@ class Store:
             try:
                 self.connection.execute("COMMIT")
             except sqlite3.Error as problem:
-                if self.connection.in_transaction and _is_full(problem):
+                if _is_full(problem):
+                    # a frame of the log had no room, so the commit's own, which is the last, is
+                    # not there either (sqlite.org/wal.html, walformat.html); EIO has no such proof
                     self._roll_back()
                     raise _full(problem) from problem
                 raise CommitUnknown(
                     f"the state store did not say whether a change was kept: {problem}",
                     hint="`hvtx recover` resolves it when the disk answers again",
                 ) from problem
-            self.raise_mark(seq)
+            self._raise_mark(seq)
         finally:
-            self._queue.unlock(_QUEUE_BYTE)
+            queue.unlock(_QUEUE_BYTE)
+
+    def _open_queue(self) -> LockFile:
+        """Open what a transaction needs beside the database, before anything is written."""
+        try:
+            if self._queue is None:
+                self._queue = LockFile(os.path.join(self._state_directory, _QUEUE))
+            self._mark_file()
+        except OSError as problem:
+            raise _unwritable(problem) from problem
+        return self._queue
 
     def _roll_back(self) -> None:
         if self.connection.in_transaction:
-            try:
+            # SQLite may have rolled back by itself; the first error is the one to tell
+            with suppress(sqlite3.Error):
                 self.connection.execute("ROLLBACK")
-            except sqlite3.Error:
-                pass  # SQLite has rolled back by itself; the first error is the one to tell
 
     # -- the high-water mark -------------------------------------------------------------------
 
@@ -140,19 +153,27 @@ class Store:
                 ) from problem
         return self._mark_descriptor
 
-    def raise_mark(self, seq: int) -> None:
-        """Raise the high-water mark to ``seq``; called under the write queue's lock."""
+    def _raise_mark(self, seq: int) -> None:
+        """Raise the high-water mark to ``seq``; called under the write queue's lock.
+
+        It comes after a commit that cannot be taken back: a mark that does not rise proves less,
+        and is no reason to report a failure.
+        """
         descriptor = self._mark_file()
-        old = os.pread(descriptor, 8, 0)
-        if len(old) < 8 or int.from_bytes(old, "little") < seq:
-            os.pwrite(descriptor, seq.to_bytes(8, "little"), 0)
+        with suppress(OSError):
+            old = os.pread(descriptor, 8, 0)
+            if len(old) < 8 or int.from_bytes(old, "little") < seq:
+                os.pwrite(descriptor, seq.to_bytes(8, "little"), 0)
 
     def accept_rollback(self) -> None:
         """Take the store as it is now for the truth, whatever was committed after it."""
         with self.transaction() as sql:
             self._write_place(sql)
         seq = self.connection.execute("SELECT seq FROM meta").fetchone()[0]
-        os.pwrite(self._mark_file(), seq.to_bytes(8, "little"), 0)
+        try:
+            os.pwrite(self._mark_file(), seq.to_bytes(8, "little"), 0)
+        except OSError as problem:
+            raise _unwritable(problem) from problem
 
     def check_trust(self) -> None:
         """Refuse a store that lost commits or is a copy; raises Refused. Reads only."""
@@ -169,8 +190,10 @@ class Store:
         if len(data) == 8 and seq < int.from_bytes(data, "little"):
             raise Refused(
                 "store-rolled-back",
-                f"{self.path} is older than what this host has seen of it: an earlier copy was put back",
-                hint="put the newest copy back, or `hvtx recover --accept-rollback` goes on with this one",
+                f"{self.path} is older than what this host has seen of it: an earlier copy was put"
+                " back",
+                hint="put the newest copy back, or `hvtx recover --accept-rollback` goes on with"
+                " this one",
             )
         here = os.stat(self.path)
         if (here.st_dev, here.st_ino) != (device, inode) and path != os.path.realpath(self.path):
@@ -221,19 +244,24 @@ def open_store(
         return _empty(state_directory, run_directory)
     if not exists:
         _create(state_directory, path, lock_timeout)
+    elif writable:
+        _check_untouched(path)
     connection = _connect(path, writable=writable)
     try:
         with _translated(path):
             _check_header(connection, path)
             if writable and _version(connection) < SCHEMA:
                 _migrate_locked(connection, state_directory, lock_timeout)
-        return Store(
+        store = Store(
             connection,
             state_directory=state_directory,
             run_directory=run_directory,
             writable=writable,
             lock_timeout=lock_timeout,
         )
+        if exists and writable:
+            _make_private(state_directory, path)
+        return store
     except sqlite3.Error as problem:
         connection.close()
         raise _untrusted(path, str(problem)) from problem
@@ -250,8 +278,14 @@ def _look(directory: str, path: str) -> bool:
         return False
     except PermissionError as problem:
         raise _forbidden(directory) from problem
+    except OSError as problem:  # through a file, a loop of links, too long a name
+        raise StoreError(
+            f"the state directory {directory} cannot be reached: {problem.strerror}",
+            hint="choose another place with --state-dir",
+        ) from problem
     if stat.S_ISLNK(where.st_mode) or not stat.S_ISDIR(where.st_mode):
         raise _untrusted(directory, "the state directory is a link or not a directory")
+    friends = (0, os.geteuid())
     for suffix in ("", "-wal", "-shm"):
         try:
             found = os.lstat(path + suffix)
@@ -263,21 +297,42 @@ def _look(directory: str, path: str) -> bool:
             raise _forbidden(path) from problem
         if not stat.S_ISREG(found.st_mode):
             raise _untrusted(path + suffix, "it is a link or not a regular file")
+        if found.st_uid not in friends or where.st_uid not in friends:
+            raise _untrusted(path + suffix, f"it belongs to user {found.st_uid}")
         if not suffix and found.st_size == 0:
             raise _untrusted(path, "it is empty")
     return True
 
 
-def _quoted(path: str) -> str:
-    """A path as SQLite's URIs want it (sqlite.org/uri.html); urllib would cost 3 ms to load."""
-    return path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+def _check_untouched(path: str) -> None:
+    """Refuse what is not ours before a writable handle exists, whose close would checkpoint it."""
+    probe = _connect(path, writable=False)
+    try:
+        with _translated(path):
+            _check_header(probe, path)
+    finally:
+        probe.close()
+
+
+def _make_private(directory: str, path: str) -> None:
+    """Take away what others may do with a store that was put back with wider modes."""
+    for name, mode in ((directory, 0o700), (path, 0o600), (path + "-wal", 0o600)):
+        with suppress(FileNotFoundError, PermissionError):
+            if stat.S_IMODE(os.lstat(name).st_mode) & 0o077:
+                os.chmod(name, mode)
+
+
+def _uri(path: str) -> str:
+    """A path as SQLite wants it (sqlite.org/uri.html); urllib would cost 3 ms to load."""
+    quoted = os.path.abspath(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    return f"file://{quoted}"
 
 
 def _connect(path: str, *, writable: bool) -> sqlite3.Connection:
     mode = "rw" if writable else "ro"
     try:
         connection = sqlite3.connect(
-            f"file:{_quoted(path)}?mode={mode}", uri=True, isolation_level=None, timeout=10
+            f"{_uri(path)}?mode={mode}", uri=True, isolation_level=None, timeout=10
         )
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
@@ -300,6 +355,8 @@ def _check_header(connection: sqlite3.Connection, path: str) -> None:
     if found != APPLICATION_ID:
         raise _untrusted(path, f"it is not a store of hvtx (application_id {found:#x})")
     version = _version(connection)
+    if version < 1:
+        raise _untrusted(path, "it was never finished")
     if version > SCHEMA:
         raise Refused(
             "store-newer",
@@ -313,15 +370,14 @@ def _empty(state_directory: str, run_directory: str) -> Store:
     for _, statements in MIGRATIONS:
         for statement in statements:
             connection.execute(statement)
-    store = Store(
+    return Store(
         connection,
         state_directory=state_directory,
         run_directory=run_directory,
         writable=False,
         lock_timeout=0,
+        missing=True,
     )
-    store.missing = True
-    return store
 
 
 def _create(directory: str, path: str, lock_timeout: float) -> None:
@@ -331,7 +387,7 @@ def _create(directory: str, path: str, lock_timeout: float) -> None:
         try:
             os.mkdir(directory, 0o700)
         except FileExistsError:
-            os.chmod(directory, 0o700)
+            _take_directory(directory)
         queue = LockFile(os.path.join(directory, _QUEUE))
     except PermissionError as problem:
         raise _forbidden(directory) from problem
@@ -387,6 +443,24 @@ def _remove_draft(draft: str) -> None:
             os.unlink(draft + suffix)
 
 
+def _take_directory(directory: str) -> None:
+    """Make an existing directory private, unless others keep things in it (``/tmp``, ``/etc``)."""
+    if not stat.S_IMODE(os.stat(directory).st_mode) & 0o077:
+        return
+    theirs = [
+        name
+        for name in os.listdir(directory)
+        if name not in (_QUEUE, "lost+found") and not name.startswith(FILE)
+    ]
+    if theirs:
+        raise StoreError(
+            f"the state directory {directory} is open to others and holds {min(theirs)!r}",
+            hint="choose a directory of its own with --state-dir, or make this one private:"
+            f" chmod 700 {directory}",
+        )
+    os.chmod(directory, 0o700)
+
+
 def _sync_directory(directory: str) -> None:
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -429,7 +503,8 @@ def _untrusted(path: str, why: str) -> Refused:
     return Refused(
         "store-untrusted",
         f"{path} cannot be trusted: {why}",
-        hint="put back a good copy; without one, move it away and `hvtx gc --plan` shows what is marked",
+        hint="put back a good copy; without one, move it away and `hvtx gc --plan` shows what is"
+        " marked",
     )
 
 
@@ -443,6 +518,15 @@ def _read_only(path: str, words: str) -> StoreError:
     return StoreError(
         f"{path} cannot be written: {words}",
         hint="remount the file system read-write, or choose another --state-dir",
+    )
+
+
+def _unwritable(problem: OSError) -> Exception:
+    if isinstance(problem, PermissionError):
+        return _forbidden(str(problem.filename))
+    return StoreError(
+        f"the state store cannot be written: {problem.filename}: {problem.strerror}",
+        hint="free or remount the disk, or choose other places with --state-dir and --run-dir",
     )
 
 
@@ -472,6 +556,11 @@ def _translate(problem: sqlite3.Error, path: str = "the state store") -> Excepti
     if name.startswith("SQLITE_READONLY"):
         return _read_only(path, words)
     return StoreError(f"{path}: {words}", hint="look at the disk and the permissions")
+
+
+def explain(problem: Exception) -> Exception | None:
+    """What an error of SQLite means to people, wherever it came up; None for other errors."""
+    return _translate(problem) if isinstance(problem, sqlite3.Error) else None
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The history: what was made, removed, skipped, and why; written in the transaction it speaks of."""
+"""The history: what was made, removed, skipped, and why; part of the transaction it speaks of."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ def entries(sql: sqlite3.Connection, *, vm: str | None, limit: int) -> list[dict
     """The newest ``limit`` lines, oldest first."""
     names = ("time", "operation", "verb", "vm", "kind", "key", "event", "reason", "message")
     rows = sql.execute(
-        f"SELECT {', '.join(names)} FROM history WHERE ? IS NULL OR vm = ? ORDER BY id DESC LIMIT ?",
+        f"SELECT {', '.join(names)} FROM history"
+        " WHERE ? IS NULL OR vm = ? ORDER BY id DESC LIMIT ?",
         (vm, vm, limit),
     ).fetchall()
     return [dict(zip(names, row, strict=True)) for row in reversed(rows)]

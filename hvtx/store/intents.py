@@ -183,33 +183,45 @@ def close_idle(sql: sqlite3.Connection, operations: Iterable[int], now: str) -> 
 _LAWS = (
     (
         "an intended row belongs to an operation that has not ended",
-        "SELECT r.id FROM resource r JOIN operation o ON o.id = r.operation"
-        " WHERE r.state = 'intended' AND o.ended IS NOT NULL AND o.result = 'done'",
+        (
+            "SELECT r.id FROM resource r JOIN operation o ON o.id = r.operation"
+            " WHERE r.state = 'intended' AND o.ended IS NOT NULL AND o.result = 'done'"
+        ),
     ),
     (
         "a committed row of a VM belongs to a VM on record",
-        "SELECT id FROM resource WHERE state = 'committed' AND vm IS NOT NULL"
-        " AND vm NOT IN (SELECT id FROM vm)",
+        (
+            "SELECT id FROM resource WHERE state = 'committed' AND vm IS NOT NULL"
+            " AND vm NOT IN (SELECT id FROM vm)"
+        ),
     ),
     (
         "a committed row of a network belongs to a network on record",
-        "SELECT id FROM resource WHERE state = 'committed' AND network IS NOT NULL"
-        " AND network NOT IN (SELECT id FROM network)",
+        (
+            "SELECT id FROM resource WHERE state = 'committed' AND network IS NOT NULL"
+            " AND network NOT IN (SELECT id FROM network)"
+        ),
     ),
     (
         "a lease's row and the lease are there together",
-        "SELECT id FROM resource WHERE kind = 'lease' AND state <> 'released'"
-        " AND key NOT IN (SELECT address FROM lease)",
+        (
+            "SELECT id FROM resource WHERE kind = 'lease' AND state <> 'released'"
+            " AND key NOT IN (SELECT address FROM lease)"
+        ),
     ),
     (
         "a VM has at most one process that counts",
-        "SELECT min(id) FROM resource WHERE kind = 'process' AND state = 'committed'"
-        " GROUP BY vm, life HAVING count(*) > 1",
+        (
+            "SELECT min(id) FROM resource WHERE kind = 'process' AND state = 'committed'"
+            " GROUP BY vm, life HAVING count(*) > 1"
+        ),
     ),
     (
         "an operation that was done left nothing half-done of its own",
-        "SELECT r.id FROM resource r JOIN operation o ON o.id = r.operation"
-        " WHERE r.state = 'releasing' AND o.result = 'done'",
+        (
+            "SELECT r.id FROM resource r JOIN operation o ON o.id = r.operation"
+            " WHERE r.state = 'releasing' AND o.result = 'done'"
+        ),
     ),
 )
 

@@ -83,7 +83,13 @@ def _lease(
 
 
 def refuse_taken_mac(sql: sqlite3.Connection, mac: str) -> None:
-    """Raise Conflict if an interface of a VM has the MAC address."""
+    """Raise Conflict if an interface of a VM or a network's bridge has the MAC address."""
+    bridge = sql.execute("SELECT name FROM network WHERE mac = ?", (mac,)).fetchone()
+    if bridge:
+        raise Conflict(
+            f"the MAC address {mac} is that of network {bridge[0]!r}'s bridge",
+            hint="choose another --mac",
+        )
     holder = sql.execute(
         "SELECT v.name FROM interface i JOIN vm v ON v.id = i.vm WHERE i.mac = ?", (mac,)
     ).fetchone()

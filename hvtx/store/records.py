@@ -255,7 +255,8 @@ def get_network(sql: sqlite3.Connection, name: str) -> Network:
 def add_network(sql: sqlite3.Connection, network: Network, operation: int) -> None:
     """Insert a network with its subnets."""
     sql.execute(
-        "INSERT INTO network (id, name, bridge, mac, mtu, nat, isolate, firewall, gateway6, operation)"
+        "INSERT INTO network"
+        " (id, name, bridge, mac, mtu, nat, isolate, firewall, gateway6, operation)"
         " VALUES (?,?,?,?,?,?,?,?,?,?)",
         (
             network.id,

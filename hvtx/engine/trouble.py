@@ -1,0 +1,10 @@
+"""Errors that come up where nobody waits for them: a page of the store that cannot be read."""
+
+from __future__ import annotations
+
+from hvtx.store import database
+
+
+def explain(problem: Exception) -> Exception | None:
+    """What an error of the store's library means to people; None for all others."""
+    return database.explain(problem)

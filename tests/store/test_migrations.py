@@ -1,0 +1,163 @@
+"""The schema goes forward only: each step whole with its record, or not at all; all of it shipped."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from hvtx import migrations
+from hvtx.errors import HvtxError
+from hvtx.store import database
+
+from .shelf import Shelf, add_network, enter, network
+
+ROOT = Path(__file__).parents[2]
+NEXT = ("0002_test", ("CREATE TABLE tomorrow (x INT) STRICT", "INSERT INTO tomorrow SELECT 1"))
+
+
+def facts(shelf: Shelf) -> tuple[int, set[str], list[str]]:
+    """The version, the tables, and the migrations on record."""
+    connection = sqlite3.connect(shelf.file)
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+    applied = [row[0] for row in connection.execute("SELECT name FROM _sqlite_migrations")]
+    connection.close()
+    return version, tables, applied
+
+
+def test_a_fresh_store_has_every_step_on_record(shelf: Shelf) -> None:
+    """By number in the file's header, by name in sqlite-utils' table."""
+    with shelf.opened():
+        pass
+    version, tables, applied = facts(shelf)
+    assert version == migrations.SCHEMA == len(migrations.MIGRATIONS)
+    assert applied == [name for name, _ in migrations.MIGRATIONS]
+    assert {"vm", "network", "resource", "operation", "lease", "port", "history"} <= tables
+
+
+def test_names_are_numbered_in_order() -> None:
+    """The position in the list is the schema's number."""
+    for number, (name, statements) in enumerate(migrations.MIGRATIONS, start=1):
+        assert name.startswith(f"{number:04d}_")
+        assert statements
+
+
+def test_every_table_is_strict(shelf: Shelf) -> None:
+    """A text in a number's place is refused by SQLite, not found later."""
+    with shelf.opened() as store:
+        rows = store.connection.execute("PRAGMA table_list").fetchall()
+    loose = [row[1] for row in rows if row[2] == "table" and not row[5]]
+    assert [name for name in loose if not name.startswith(("sqlite_", "_sqlite"))] == []
+
+
+def later(monkeypatch: pytest.MonkeyPatch, *more: tuple[str, tuple[str, ...]]) -> None:
+    """This program knows further migrations."""
+    every = (*migrations.MIGRATIONS, *more)
+    monkeypatch.setattr(database, "MIGRATIONS", every)
+    monkeypatch.setattr(database, "SCHEMA", len(every))
+
+
+def test_an_older_store_is_migrated_by_the_next_writer(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With everything that is in it; a reader leaves it alone."""
+    with shelf.opened() as store:
+        add_network(store, network())
+    later(monkeypatch, NEXT)
+    with shelf.opened(writable=False):
+        pass
+    assert facts(shelf)[0] == 1
+    with shelf.opened() as store:
+        assert store.connection.execute("SELECT name FROM network").fetchone() == ("lan",)
+    version, tables, applied = facts(shelf)
+    assert (version, applied) == (2, ["0001_initial", "0002_test"])
+    assert "tomorrow" in tables
+    with shelf.opened():
+        pass
+    assert facts(shelf)[2] == applied, "once is enough"
+
+
+def test_a_step_that_fails_leaves_nothing(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first statement is taken back with it, and neither version nor record moves."""
+    with shelf.opened():
+        pass
+    before = facts(shelf)
+    later(monkeypatch, ("0002_bad", (NEXT[1][0], "INSERT INTO nowhere VALUES (1)")))
+    with pytest.raises(HvtxError) as caught:
+        shelf.open()
+    assert caught.value.exit_code == 7
+    assert facts(shelf) == before
+
+
+def test_of_two_steps_the_first_is_kept(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a transaction of its own."""
+    with shelf.opened():
+        pass
+    later(monkeypatch, NEXT, ("0003_bad", ("CREATE TABLE x (y)", "nonsense")))
+    with pytest.raises(HvtxError):
+        shelf.open()
+    version, tables, applied = facts(shelf)
+    assert (version, applied[-1]) == (2, "0002_test")
+    assert "x" not in tables
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_killed_step_leaves_nothing(shelf: Shelf, fresh: bool) -> None:
+    """SIGKILL between two statements: a fresh store is not there, an old one is as it was."""
+    if not fresh:
+        with shelf.opened() as store:
+            enter(store)
+        before = facts(shelf)
+    words = textwrap.dedent("""
+        import os, signal, sys
+        from hvtx.store import database
+
+        class Deadly(tuple):
+            def __iter__(self):
+                yield self[0]
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        bad = ("0002_bad", Deadly(("CREATE TABLE tomorrow (x)",)))
+        database.MIGRATIONS = (*database.MIGRATIONS, bad)
+        database.SCHEMA = 2
+        database.open_store(sys.argv[1], sys.argv[2], writable=True)
+    """)
+    command = [sys.executable, "-c", words, str(shelf.state), str(shelf.run)]
+    ran = subprocess.run(command, cwd=ROOT, check=False)
+    assert ran.returncode == -signal.SIGKILL
+    if fresh:
+        assert not shelf.file.exists()
+        with shelf.opened(writable=False) as store:
+            assert store.missing
+        with shelf.opened() as store:
+            enter(store)
+    else:
+        with shelf.opened() as store:
+            enter(store)
+        assert facts(shelf) == before
+
+
+def test_the_package_ships_the_migrations(tmp_path: Path) -> None:
+    """They stand at the top of the tree and are `hvtx.migrations` in what is built."""
+    pytest.importorskip("setuptools")
+    copy = tmp_path / "tree"
+    copy.mkdir()
+    for name in ("hvtx", "migrations"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, copy / name)
+    words = "import setuptools; setuptools.setup()"
+    command = [sys.executable, "-W", "ignore", "-c", words, "-q", "build", "--build-lib", "built"]
+    subprocess.run(command, check=True, cwd=copy, capture_output=True)
+    built = {str(path.relative_to(copy / "built")) for path in (copy / "built").rglob("*.py")}
+    wanted = {f"hvtx/migrations/{path.name}" for path in (copy / "migrations").glob("*.py")}
+    wanted |= {str(path.relative_to(copy)) for path in (copy / "hvtx").rglob("*.py")}
+    assert built == wanted, "everything, and nothing else"
+    assert "hvtx/migrations/m0001_initial.py" in built
