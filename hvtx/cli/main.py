@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "log": ("hvtx.cli.look", "Show what was made, removed and kept, and why."),
     "explain": ("hvtx.cli.look", "Tell whose an interface, address, port or mark is."),
     "doctor": ("hvtx.cli.doctor", "Check this host."),
+    "systemd": ("hvtx.cli.systemd", "Recover at boot and collect by the hour: the units."),
 }
 
 
@@ -72,8 +73,8 @@ class LazyGroup(click.Group):
 @click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
 @click.pass_context
 def root(ctx: click.Context, /, **options: Any) -> None:
-    """Keep the global options for the command."""
-    ctx.obj = options
+    """Keep the global options for the command, beside the words of the whole command line."""
+    ctx.obj = {**options, "arguments": ctx.obj or ()}
 
 
 def settings(options: Mapping[str, Any]) -> Any:
@@ -87,13 +88,16 @@ def settings(options: Mapping[str, Any]) -> Any:
         if options.get(name) == "":
             raise UsageError(f"--{name.replace('_', '-')} is empty")
         found = options.get(name) or os.environ.get(f"HVTX_{name.upper()}") or known.get(name)
-        return default if found is None else str(found)
+        text = default if found is None else str(found)
+        if not text.isprintable():
+            raise UsageError(f"{name} is {text!r}, which nobody could read on a screen")
+        return text
 
     firewall = value("firewall", "auto")
     if firewall not in ("auto", "nftables", "iptables"):
         raise UsageError(f"--firewall {firewall!r} is not auto, nftables or iptables")
     try:
-        timeout = float(value("lock_timeout", "10"))
+        timeout = float(value("lock_timeout", "10").encode("ascii"))
     except ValueError as problem:
         raise UsageError("--lock-timeout is a number of seconds") from problem
     if not 0 <= timeout <= 86400:
@@ -155,7 +159,7 @@ def run(arguments: Sequence[str]) -> int:
     as_json = "--json" in before_command
     debug = "--debug" in before_command
     try:
-        code = root.main(args=head, prog_name=PROGRAM, standalone_mode=False)
+        code = root.main(args=list(head), prog_name=PROGRAM, standalone_mode=False, obj=head)
         if sys.stdout is not None:  # a caller may have closed it
             sys.stdout.flush()
         return code if isinstance(code, int) else 0

@@ -468,7 +468,7 @@ def enter_scope(vm: str, pid: int) -> str | None:
 
     Returns None if done, or if systemd does not run here; else a warning in words.
     """
-    if not os.path.isdir(SYSTEMD):
+    if not _systemd_is_ours():
         return None
     from hvtx.host import program
 
@@ -484,6 +484,21 @@ def enter_scope(vm: str, pid: int) -> str | None:
     if ended.status != 0:
         return f"{warning} ({ended.output.strip() or 'busctl failed'})"
     return None if _in_unit(pid, unit) else f"{warning} in time"
+
+
+def _systemd_is_ours() -> bool:
+    """Whether systemd is the first process of our own pid namespace.
+
+    In a container that sees the host's /run, the host's systemd would take our pid for a process of
+    its own namespace and move that one.
+    """
+    if not os.path.isdir(SYSTEMD):
+        return False
+    try:
+        with open("/proc/1/comm") as file:
+            return file.read() == "systemd\n"
+    except OSError:
+        return False
 
 
 def _in_unit(pid: int, unit: str) -> bool:

@@ -6,6 +6,7 @@ killed `recover` goes on where it was.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from hvtx.engine.collect import apply_plan
@@ -97,6 +98,7 @@ def _rebuild(runtime: Runtime) -> tuple[list[str], list[tuple[str, str]]]:
 
 def _autostart(runtime: Runtime) -> tuple[list[str], list[tuple[str, str]]]:
     """Start each VM that wants it and was not yet tried in this life."""
+    start = _starter(runtime)
     tried = records.attempted(runtime.sql, runtime.life.id)
     started, failed = [], []
     for vm in records.vms(runtime.sql):
@@ -105,7 +107,7 @@ def _autostart(runtime: Runtime) -> tuple[list[str], list[tuple[str, str]]]:
         state, _, _ = state_of(runtime, vm)
         if state not in (VmState.RUNNING, VmState.UNKNOWN):
             try:
-                start_vm(runtime, vm.name)
+                start(vm.name)
                 started.append(vm.name)
             except HvtxError as problem:
                 failed.append((f"VM {vm.name}", problem.message))
@@ -114,6 +116,15 @@ def _autostart(runtime: Runtime) -> tuple[list[str], list[tuple[str, str]]]:
             records.set_attempted(sql, runtime.life.id, vm.id)
         failpoint.reach("attempted")
     return started, failed
+
+
+def _starter(runtime: Runtime) -> Callable[[str], object]:
+    """What starts a VM: this process, or systemd if this process is in the unit's sandbox."""
+    from hvtx.engine import systemd
+
+    if systemd.starts_vms():
+        return lambda name: systemd.start_vm(runtime.settings, name)
+    return lambda name: start_vm(runtime, name)
 
 
 def recovery_document(recovery: Recovery) -> dict[str, Any]:

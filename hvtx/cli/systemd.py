@@ -1,0 +1,114 @@
+"""`hvtx systemd`: the units that recover at boot and collect by the hour."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hvtx.cli import render
+from hvtx.cli.common import as_json
+from hvtx.cli.main import settings
+from hvtx.errors import NotFound
+
+if TYPE_CHECKING:
+    from hvtx.engine.systemd import Outcome
+    from hvtx.engine.units import Place
+
+_PATHS = ("state_dir", "run_dir", "config")
+_VALUES = ("firewall", "lock_timeout", "qemu_accel")
+
+root_option = click.option(
+    "--root",
+    metavar="DIR",
+    default="/",
+    help="The root directory of another system, such as an image that is being made.",
+)
+
+
+@click.group()
+def systemd() -> None:
+    """Recovery at boot, collection by the hour: the units for systemd.
+
+    What is given before the command (--state-dir, --run-dir, --config …), or by the environment,
+    becomes part of the units.
+    """
+
+
+@systemd.command("install")
+@root_option
+@as_json
+@click.pass_context
+def install(ctx: click.Context, root: str, json_: bool) -> None:
+    """Write the units where they differ, enable them, and start the timer."""
+    from hvtx.engine import systemd as engine
+
+    _need_directory(root)
+    _show(engine.install(_place(ctx), root), root, json_=json_)
+
+
+@systemd.command("uninstall")
+@root_option
+@as_json
+def uninstall(root: str, json_: bool) -> None:
+    """Disable and remove the units; VMs, networks and the store stay as they are."""
+    from hvtx.engine import systemd as engine
+
+    _need_directory(root)
+    _show(engine.uninstall(root), root, json_=json_)
+
+
+@systemd.command("print")
+@as_json
+@click.pass_context
+def print_(ctx: click.Context, json_: bool) -> None:
+    """Show the units as `systemctl cat` does; writes nothing, needs no root."""
+    from hvtx.engine import systemd as engine
+    from hvtx.engine.units import listing
+
+    made = engine.make(_place(ctx))
+    if json_:
+        render.emit_json(engine.printed(made))
+    else:
+        sys.stdout.write(listing(made))
+
+
+def _place(ctx: click.Context) -> Place:
+    from hvtx.engine import systemd as engine
+
+    options = ctx.find_root().obj
+    known = settings(options)
+    return engine.place(
+        known.state_directory, known.run_directory, _environment(options), sys.argv[0]
+    )
+
+
+def _environment(options: dict[str, Any]) -> dict[str, str]:
+    """What was given for this call, as the variables of the units; nothing that is a default."""
+    given: dict[str, str] = {}
+    for name in (*_PATHS, *_VALUES):
+        variable = f"HVTX_{name.upper()}"
+        value = options.get(name) or os.environ.get(variable)
+        if value:
+            given[variable] = os.path.abspath(value) if name in _PATHS else str(value)
+    return given
+
+
+def _need_directory(root: str) -> None:
+    if not os.path.isdir(root):
+        raise NotFound(f"the root directory {root} does not exist")
+
+
+def _show(outcome: Outcome, root: str, *, json_: bool) -> None:
+    from hvtx.engine import systemd as engine
+
+    document = engine.document(outcome, root)
+    if json_:
+        render.emit_json(document)
+        return
+    for unit in document["units"]:
+        render.say(f"{unit['state']:<9} {render.plain(unit['path'])}")
+    if outcome.note:
+        click.echo(f"note: {render.plain(outcome.note)}", err=True)

@@ -1,0 +1,251 @@
+"""The systemd units of hvtx as text (pure; see docs/boot.md and docs/adr/0007-boot.md).
+
+``hvtx-recover.service`` runs once in a boot, ``hvtx-gc.timer`` calls ``hvtx-gc.service`` hourly.
+Both services are shut in as far as their work allows. No VM lives in that sandbox: systemd itself
+starts each ``--autostart`` VM, in a transient service without one (:func:`start_call`).
+
+Directives and their escapes: systemd.unit(5), systemd.exec(5), systemd.service(5) and
+systemd.syntax(7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+DIRECTORY = "/etc/systemd/system"
+MARKER = "# Written by `hvtx systemd install`; `hvtx systemd uninstall` removes it."
+RECOVER, COLLECT, TIMER = "hvtx-recover.service", "hvtx-gc.service", "hvtx-gc.timer"
+ENABLED = (RECOVER, TIMER)
+# How `hvtx recover` is told that it runs in the sandbox, where it must start no VM itself.
+AUTOSTART = "HVTX_AUTOSTART"
+BY_SYSTEMD = "systemd-run"
+
+# Whoever loads or flushes the host's rules at boot goes first, or our rules would be flushed with
+# the rest. Docker too: where its FORWARD policy drops, a rule of ours must stand in its chain.
+_FIREWALLS = (
+    "nftables.service iptables.service ip6tables.service netfilter-persistent.service"
+    " ufw.service firewalld.service shorewall.service shorewall6.service docker.service"
+)
+# Whoever starts guests of its own may put them on our bridges.
+_STARTERS = (
+    "libvirtd.service virtqemud.service libvirt-guests.service machines.target"
+    " pve-guests.service incus.service lxd.service lxc.service"
+)
+# The kernel loads tun, bridge and nf_tables by itself when they are asked for; ip_tables it does
+# not, and the sandbox may load no module.
+_MODULES = "modprobe@tun.service modprobe@ip_tables.service modprobe@ip6_tables.service"
+
+# DAC: devices, logs and sockets of VMs that run as other users. NET_RAW: legacy tables. PTRACE: to
+# see in /proc who holds a device. KILL and CHOWN: VMs and files of other users.
+_CAPABILITIES = (
+    "CAP_NET_ADMIN CAP_NET_RAW CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_CHOWN"
+    " CAP_KILL CAP_SYS_PTRACE"
+)
+# ProtectProc= and ProcSubset= are not here: what they hide would look like "unknown" to liveness.
+# ProtectKernelTunables= neither: forwarding and route_localnet are switched on in /proc/sys.
+_TEMPORARY = ("/tmp/", "/var/tmp/")  # noqa: S108 - what PrivateTmp= hides
+_SANDBOX = (
+    "NoNewPrivileges=yes",
+    "ProtectSystem=strict",
+    "ProtectHome=read-only",
+    "DevicePolicy=closed",
+    "DeviceAllow=/dev/net/tun rw",
+    "ProtectClock=yes",
+    "ProtectControlGroups=yes",
+    "ProtectHostname=yes",
+    "ProtectKernelLogs=yes",
+    "ProtectKernelModules=yes",
+    "RestrictNamespaces=yes",
+    "RestrictRealtime=yes",
+    "RestrictSUIDSGID=yes",
+    "LockPersonality=yes",
+    "IPAddressDeny=any",
+    "RestrictAddressFamilies=AF_UNIX AF_NETLINK AF_INET AF_INET6",
+    f"CapabilityBoundingSet={_CAPABILITIES}",
+    "SystemCallArchitectures=native",
+    "SystemCallFilter=@system-service",
+    "SystemCallErrorNumber=EPERM",
+    "UMask=0077",
+)
+
+
+class Unit(NamedTuple):
+    """A unit file: its name and its whole text."""
+
+    name: str
+    text: str
+
+    @property
+    def path(self) -> str:
+        """Where it is installed."""
+        return f"{DIRECTORY}/{self.name}"
+
+
+class Place(NamedTuple):
+    """What the units of one installation are made for."""
+
+    program: tuple[str, ...]  # absolute path of hvtx, or an interpreter and its arguments
+    state_directory: str
+    run_directory: str
+    environment: Mapping[str, str]  # HVTX_… that was given at install
+
+
+def units(place: Place) -> tuple[Unit, ...]:
+    """Every unit of hvtx. Raises ValueError for a path that no unit file can hold."""
+    for word in (*place.program, *place[1:3], *place.environment.values()):
+        if any(ord(character) < 32 or ord(character) == 127 for character in word):
+            raise ValueError(f"{word!r} has a control character")
+    return (
+        Unit(RECOVER, _recover(place)),
+        Unit(COLLECT, _collect(place)),
+        Unit(TIMER, _timer()),
+    )
+
+
+def listing(made: Sequence[Unit]) -> str:
+    """The units as ``systemctl cat`` shows them."""
+    return "\n".join(f"# {unit.path}\n{unit.text}" for unit in made)
+
+
+def is_ours(text: str) -> bool:
+    """Whether a unit file was written by hvtx."""
+    return text.split("\n", 1)[0] == MARKER
+
+
+def start_call(
+    program: Sequence[str], arguments: Sequence[str], vm: str, environment: Mapping[str, str]
+) -> tuple[str, ...]:
+    """What makes systemd start ``vm`` in a service of its own, outside of any sandbox.
+
+    The service ends when the VM is up; its processes are left alone then (KillMode), should the
+    scope that the VM moves into not have been made. systemd-run waits for it, and fails with it.
+    """
+    return (
+        "systemd-run",
+        "--quiet",
+        "--collect",
+        f"--unit=hvtx-start-{vm}",
+        f"--description=Start of VM {vm} by hvtx recover",
+        "--property=Type=oneshot",
+        "--property=KillMode=process",
+        *(f"--setenv={name}={value}" for name, value in sorted(environment.items())),
+        "--",
+        *program,
+        *arguments,
+        "vm",
+        "start",
+        vm,
+    )
+
+
+# -- the three texts -------------------------------------------------------------------------------
+
+
+def _recover(place: Place) -> str:
+    environment = {**place.environment, AUTOSTART: BY_SYSTEMD}
+    return _text(
+        ("Unit",),
+        "Description=Recovery of hvtx: networks and autostarted VMs",
+        *_common_conditions(place),
+        f"After=local-fs.target network.target {_FIREWALLS}",
+        f"Before={_STARTERS}",
+        f"Wants={_MODULES}",
+        f"After={_MODULES}",
+        ("Service",),
+        "Type=oneshot",
+        "RemainAfterExit=yes",
+        f"ExecStart={command_line((*place.program, 'recover'))}",
+        "# Each VM may take its time to come up; recover itself bounds every single wait.",
+        "TimeoutStartSec=infinity",
+        *_service(place, environment),
+        ("Install",),
+        "WantedBy=multi-user.target",
+    )
+
+
+def _collect(place: Place) -> str:
+    return _text(
+        ("Unit",),
+        "Description=Collection of what dead VMs and interrupted operations of hvtx left",
+        *_common_conditions(place),
+        f"After={RECOVER}",
+        ("Service",),
+        "Type=oneshot",
+        f"ExecStart={command_line((*place.program, 'gc', '--apply'))}",
+        "# Busy: another operation was at work; the next turn comes.",
+        "SuccessExitStatus=75",
+        "Nice=10",
+        *_service(place, place.environment),
+    )
+
+
+def _timer() -> str:
+    return _text(
+        ("Unit",),
+        "Description=Hourly collection by hvtx",
+        ("Timer",),
+        "OnActiveSec=15min",
+        "OnUnitInactiveSec=1h",
+        "RandomizedDelaySec=5min",
+        ("Install",),
+        "WantedBy=timers.target",
+    )
+
+
+def _common_conditions(place: Place) -> tuple[str, ...]:
+    """The store must be mounted, and be there: without one, a boot must not make one."""
+    return (
+        f"RequiresMountsFor={_quoted(place.state_directory)}",
+        f"ConditionPathExists={_percents(place.state_directory.rstrip('/'))}/hvtx.db",
+    )
+
+
+def _service(place: Place, environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Environment and sandbox of a service.
+
+    There is no RuntimeDirectory=, which would empty the run directory when the service stops.
+    """
+    directories = (place.state_directory, place.run_directory)
+    writable = " ".join(_quoted(f"-{path}") for path in directories)
+    needed = (*directories, place.program[0])
+    hidden = any(f"{path}/".startswith(_TEMPORARY) for path in needed)
+    return (
+        *(f"Environment={_quoted(f'{name}={environment[name]}')}" for name in sorted(environment)),
+        "# Only the process itself is ended with the unit, and never a VM.",
+        "KillMode=process",
+        *_SANDBOX,
+        f"PrivateTmp={'no' if hidden else 'yes'}",
+        f"ReadWritePaths=/run {writable}",
+    )
+
+
+def _text(*lines: str | tuple[str]) -> str:
+    """Sections (one-tuples) and their lines, under the marker."""
+    made = [MARKER]
+    for line in lines:
+        if isinstance(line, tuple):
+            made += ["", f"[{line[0]}]"]
+        else:
+            made.append(line)
+    return "\n".join(made) + "\n"
+
+
+# -- quoting ---------------------------------------------------------------------------------------
+
+
+def command_line(words: Sequence[str]) -> str:
+    """Words as ExecStart= wants them: nothing in them is expanded."""
+    return " ".join(_quoted(word.replace("$", "$$")) for word in words)
+
+
+def _quoted(word: str) -> str:
+    """One word of a list of words, as it is."""
+    plain = word and not any(c.isspace() or c in "\"'\\;" for c in word)
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"')
+    return _percents(word if plain else f'"{escaped}"')
+
+
+def _percents(text: str) -> str:
+    """Text without specifiers."""
+    return text.replace("%", "%%")

@@ -1,0 +1,186 @@
+"""The systemd units as text: what they promise, and that no path can break out of its directive."""
+
+import configparser
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hvtx.engine.units import (
+    ENABLED,
+    MARKER,
+    Place,
+    command_line,
+    is_ours,
+    listing,
+    start_call,
+    units,
+)
+
+PLACE = Place(("/usr/bin/hvtx",), "/var/lib/hvtx", "/run/hvtx", {})
+
+
+def texts(place: Place = PLACE) -> dict[str, str]:
+    return {unit.name: unit.text for unit in units(place)}
+
+
+def lines(name: str, place: Place = PLACE) -> list[str]:
+    return texts(place)[name].splitlines()
+
+
+def value(name: str, key: str, place: Place = PLACE) -> str:
+    found = [line.partition("=")[2] for line in lines(name, place) if line.startswith(f"{key}=")]
+    assert found, f"{name} has no {key}="
+    return " ".join(found)
+
+
+def split(text: str) -> list[str]:
+    """Words as systemd.syntax(7) reads them, specifiers resolved; a reader of its own."""
+    words, word, quote, at, open_ = [], "", "", 0, False
+    while at < len(text):
+        c = text[at]
+        if c == "\\":
+            at += 1
+            word, open_ = word + text[at], True
+        elif quote:
+            quote, word = ("", word) if c == quote else (quote, word + c)
+        elif c in "\"'":
+            quote, open_ = c, True
+        elif c.isspace():
+            words, word, open_ = ([*words, word] if open_ else words), "", False
+        else:
+            word, open_ = word + c, True
+        at += 1
+    assert not quote
+    words += [word] if open_ else []
+    assert not any(re.search(r"(?<!%)(%%)*%(?!%)", w) for w in words), "a specifier"
+    return [w.replace("%%", "%") for w in words]
+
+
+def test_recover_is_a_oneshot_of_the_boot() -> None:
+    assert value("hvtx-recover.service", "Type") == "oneshot"
+    assert value("hvtx-recover.service", "RemainAfterExit") == "yes"
+    assert value("hvtx-recover.service", "WantedBy") == "multi-user.target"
+    assert value("hvtx-recover.service", "ExecStart") == "/usr/bin/hvtx recover"
+
+
+def test_recover_comes_after_disks_and_firewalls_and_before_whoever_starts_guests() -> None:
+    after = value("hvtx-recover.service", "After").split()
+    for name in (
+        "local-fs.target",
+        "nftables",
+        "netfilter-persistent",
+        "ufw",
+        "firewalld",
+        "docker",
+    ):
+        assert name in after or f"{name}.service" in after, name
+    assert "libvirt-guests.service" in value("hvtx-recover.service", "Before").split()
+    assert value("hvtx-recover.service", "RequiresMountsFor") == "/var/lib/hvtx"
+
+
+def test_nothing_is_ordered_both_ways() -> None:
+    for name in texts():
+        if any(line.startswith("Before=") for line in lines(name)):
+            both = set(value(name, "After").split()) & set(value(name, "Before").split())
+            assert not both
+
+
+def test_a_boot_makes_no_store_where_there_is_none() -> None:
+    for name in ("hvtx-recover.service", "hvtx-gc.service"):
+        assert value(name, "ConditionPathExists") == "/var/lib/hvtx/hvtx.db"
+
+
+def test_no_unit_owns_the_run_directory_or_ends_a_vm() -> None:
+    for name, text in texts().items():
+        assert "RuntimeDirectory=" not in text.replace("no RuntimeDirectory=", ""), name
+        if name.endswith(".service"):
+            assert value(name, "KillMode") == "process"
+
+
+def test_the_timer_collects_and_is_enabled_with_recover() -> None:
+    assert set(ENABLED) == {"hvtx-recover.service", "hvtx-gc.timer"}
+    assert value("hvtx-gc.service", "ExecStart") == "/usr/bin/hvtx gc --apply"
+    assert value("hvtx-gc.timer", "WantedBy") == "timers.target"
+    assert "hvtx-recover.service" in value("hvtx-gc.service", "After")
+
+
+def test_each_unit_carries_the_marker_and_is_known_by_it() -> None:
+    assert all(is_ours(text) for text in texts().values())
+    assert not is_ours("[Unit]\n" + MARKER)
+    assert not is_ours("")
+
+
+def test_the_listing_is_that_of_systemctl_cat() -> None:
+    shown = listing(units(PLACE))
+    for name, text in texts().items():
+        assert f"# /etc/systemd/system/{name}\n{text}" in shown
+
+
+def test_every_line_belongs_to_a_section() -> None:
+    for text in texts().values():
+        parser = configparser.ConfigParser(strict=False, interpolation=None)
+        parser.read_string(text)
+        assert set(parser.sections()) <= {"Unit", "Service", "Timer", "Install"}
+
+
+def test_directories_in_tmp_are_not_hidden_from_the_services() -> None:
+    assert value("hvtx-recover.service", "PrivateTmp") == "yes"
+    for place in (
+        PLACE._replace(state_directory="/tmp/state"),
+        PLACE._replace(run_directory="/var/tmp/run"),
+        PLACE._replace(program=("/tmp/v/bin/hvtx",)),
+    ):
+        assert value("hvtx-recover.service", "PrivateTmp", place) == "no"
+
+
+def test_only_recover_lets_systemd_start_its_vms() -> None:
+    assert "HVTX_AUTOSTART=systemd-run" in texts()["hvtx-recover.service"]
+    assert "HVTX_AUTOSTART" not in texts()["hvtx-gc.service"]
+
+
+def test_a_control_character_is_refused() -> None:
+    for place in (
+        PLACE._replace(state_directory="/a\nExecStart=/bin/sh"),
+        PLACE._replace(environment={"HVTX_CONFIG": "/a\rb"}),
+    ):
+        with pytest.raises(ValueError, match="control character"):
+            units(place)
+
+
+PATHS = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1).map(
+    lambda text: "/" + text.replace("/", " ")
+)
+
+
+@given(PATHS, PATHS, PATHS)
+def test_any_path_is_one_word_of_its_directive(program: str, state: str, config: str) -> None:
+    place = Place((program,), state, "/run/hvtx", {"HVTX_CONFIG": config})
+    for name in ("hvtx-recover.service", "hvtx-gc.service"):
+        executed = split(value(name, "ExecStart", place))
+        assert executed[0].replace("$$", "$") == program
+        assert split(value(name, "RequiresMountsFor", place)) == [state]
+        assert f"HVTX_CONFIG={config}" in split(value(name, "Environment", place))
+        assert split(value(name, "ReadWritePaths", place)) == ["/run", f"-{state}", "-/run/hvtx"]
+        assert len(texts(place)[name].splitlines()) == len(texts(PLACE)[name].splitlines()) + 1
+
+
+def test_a_command_line_expands_nothing() -> None:
+    assert command_line(("/a b", "$HOME", "%n", "", 'q"')) == '"/a b" $$HOME %%n "" "q\\""'
+
+
+def test_systemd_starts_a_vm_apart_from_the_unit() -> None:
+    call = start_call(("/usr/bin/hvtx",), ("--state-dir", "/s"), "web", {"HVTX_B": "2", "A": "1"})
+    assert call[0] == "systemd-run"
+    assert "--unit=hvtx-start-web" in call
+    assert "--property=KillMode=process" in call
+    assert call.index("--setenv=A=1") < call.index("--setenv=HVTX_B=2") < call.index("--")
+    assert call[call.index("--") + 1 :] == (
+        "/usr/bin/hvtx",
+        "--state-dir",
+        "/s",
+        "vm",
+        "start",
+        "web",
+    )
