@@ -14,28 +14,32 @@ from hvtx.errors import UsageError
 @click.command()
 @click.option("--gc", "collect", is_flag=True, help="The older spelling of `gc --apply`.")
 @click.option("--dry-run", is_flag=True, help="With --gc: `gc --plan`.")
+@click.option(
+    "--force-heuristic", "guessing", is_flag=True, help="With --gc: `gc --heuristic`, with --yes."
+)
 @as_json
 @click.pass_context
-def doctor(ctx: click.Context, collect: bool, dry_run: bool, json_: bool) -> int:
+def doctor(ctx: click.Context, collect: bool, dry_run: bool, guessing: bool, json_: bool) -> int:
     """Check the host: devices, netfilter, forwarding, other firewalls, permissions."""
     if collect:
         from hvtx.cli.gc import gc
 
+        wanted = {name: False for name in ("everything", "detailed_exitcode", "unrecorded")}
         return int(
             ctx.invoke(
                 gc,
                 mode="plan" if dry_run else "apply",
                 file=None,
-                json_=json_,
-                everything=False,
                 out=None,
-                detailed_exitcode=False,
-                unrecorded=False,
+                heuristic=guessing,
+                yes=guessing and not dry_run,
+                json_=json_,
+                **wanted,
             )
             or 0
         )
-    if dry_run:
-        raise UsageError("--dry-run goes with --gc")
+    if dry_run or guessing:
+        raise UsageError("--dry-run and --force-heuristic go with --gc")
     from hvtx.engine import diagnose
 
     with opened(ctx, writable=False) as runtime:

@@ -32,6 +32,10 @@ from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError
 @click.option(
     "--unrecorded", is_flag=True, help="With --apply: also what is marked but not on record."
 )
+@click.option(
+    "--heuristic", is_flag=True, help="The emergency mode: guess by name and subnet, without proof."
+)
+@click.option("--yes", is_flag=True, help="With --heuristic --apply: remove what was guessed.")
 @click.argument("file", required=False)
 @as_json
 @click.pass_context
@@ -43,14 +47,28 @@ def gc(ctx: click.Context, /, mode: str | None, file: str | None, json_: bool, *
     """
     if mode is None:
         raise UsageError("say what to do", hint="hvtx gc --plan shows, hvtx gc --apply does")
+    guessing, yes = more.pop("heuristic"), more.pop("yes")
+    if guessing and (more["everything"] or more["unrecorded"]):
+        raise UsageError("--all and --unrecorded do not go with --heuristic")
+    if yes and not (guessing and mode == "apply"):
+        raise UsageError("--yes goes with --heuristic --apply; nothing else asks for it")
     if mode == "plan":
         if file or more["unrecorded"]:
             raise UsageError(
                 "FILE and --unrecorded go with --apply", hint="save a plan with --out FILE"
             )
+        if guessing:
+            from hvtx.cli import heuristic
+
+            exits = more["detailed_exitcode"]
+            return heuristic.plan(ctx, out=more["out"], detailed_exitcode=exits, json_=json_)
         return _plan(ctx, json_=json_, **more)
     if more["everything"] or more["out"] or more["detailed_exitcode"]:
         raise UsageError("--all, --out and --detailed-exitcode go with --plan")
+    if guessing:
+        from hvtx.cli import heuristic
+
+        return heuristic.apply(ctx, file, yes=yes, json_=json_)
     return _apply(ctx, file, unrecorded=more["unrecorded"], json_=json_)
 
 

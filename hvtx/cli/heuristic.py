@@ -1,0 +1,98 @@
+"""How `gc --heuristic` is asked and shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from hvtx.cli import render
+from hvtx.cli.common import opened
+from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError
+
+_WARNING = (
+    "guessed by name and subnet: nothing here is proven to be anybody's. Read each line;"
+    " `hvtx gc --heuristic --apply --yes` removes what is marked with -"
+)
+
+
+def plan(ctx: click.Context, *, out: str | None, detailed_exitcode: bool, json_: bool) -> int:
+    """`gc --heuristic --plan`."""
+    from hvtx.engine import heuristic as engine
+
+    with opened(ctx, writable=False) as runtime:
+        report = engine.make_plan(runtime)
+    if out and report.refused is None:
+        engine.save_plan(report, out)
+    code = _show(report, engine.document(report), json_=json_)
+    if code:
+        return code
+    return EXIT_PLAN_NOT_EMPTY if detailed_exitcode and report.acting() else 0
+
+
+def apply(ctx: click.Context, file: str | None, *, yes: bool, json_: bool) -> int:
+    """`gc --heuristic --apply --yes`."""
+    from hvtx.engine import heuristic as engine
+
+    if not yes:
+        raise UsageError(
+            "--heuristic removes on a guess, so --apply needs --yes",
+            hint="read hvtx gc --heuristic --plan first",
+        )
+    saved = engine.load_plan(file) if file else None
+    with opened(ctx, writable=True) as runtime:
+        if runtime.refused is not None:
+            report = engine.make_plan(runtime)
+        else:
+            report = engine.apply(runtime, saved=saved)
+    code = _show(report, engine.document(report), json_=json_)
+    if code:
+        return code
+    return PartialFailure.exit_code if any(i.outcome == "failed" for i in report.items) else 0
+
+
+def _show(report: Any, document: dict[str, Any], *, json_: bool) -> int:
+    if json_:
+        render.emit_json(document)
+    if report.refused is not None:
+        if not json_:
+            raise report.refused
+        return int(report.refused.exit_code)
+    if not json_:
+        _show_items(report)
+    return 0
+
+
+def _show_items(report: Any) -> None:
+    if not report.applied:
+        render.say(render.wrapped(_WARNING, ""), "bold red")
+        render.say("")
+    for item in report.items:
+        if not report.applied or item.outcome is not None:
+            _show_item(item)
+    acting = [item for item in report.items if item.action.value == "delete"]
+    left = len(report.items) - len(acting)
+    if report.applied:
+        outcomes = [item.outcome for item in acting]
+        words = ", ".join(f"{outcomes.count(o)} {o}" for o in ("done", "failed", "skipped"))
+    else:
+        words = f"{len(acting)} to delete"
+    render.say(f"{words}; {left} left alone", "bold")
+    if not acting:
+        render.say("nothing to do")
+
+
+def _show_item(item: Any) -> None:
+    outcome = f"  [{item.outcome}]" if item.outcome else ""
+    mark = "-" if item.action.value == "delete" else " "
+    action, reason = item.action.value, item.reason.value
+    render.say(
+        f"  {mark} {action:<6} {item.kind} {render.plain(item.key)}  ({reason}){outcome}",
+        render.STYLES[action],
+    )
+    for words in (item.message, "evidence: " + "; ".join(item.evidence)):
+        render.say(
+            render.wrapped(render.plain(words), " " * 11), "" if words is item.message else "dim"
+        )
+    if item.restore:
+        render.say(render.wrapped("to put it back: " + render.plain(item.restore), " " * 11), "dim")

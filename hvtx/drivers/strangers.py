@@ -1,0 +1,313 @@
+"""Rules that are not ours: read whole, and removed one by one on somebody's word.
+
+Only the emergency mode and `import` come here. A rule is removed if it is still exactly what was
+seen: in nf_tables its handle, expressions and place, by compare-and-swap with the ruleset's
+generation; in a legacy table its entry, byte by byte, from a fresh read under the xtables lock.
+"""
+
+from __future__ import annotations
+
+import errno
+import shlex
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hvtx.drivers.base import Host
+from hvtx.errors import Contended, HostRefused, HvtxError, NotPermitted
+from hvtx.host import libnftables, xtables
+from hvtx.host.netlink import DumpInterrupted
+from hvtx.host.nfnetlink import Nftables, Rule, delete_rule, expressions, xt_comment
+from hvtx.model.mark import FAMILY
+from hvtx.model.resource import GONE, Outcome
+from hvtx.model.stranger import StrangeRule
+
+_ATTEMPTS = 30
+_PAUSE = 0.002  # seconds, growing with the attempts
+_FAMILIES = frozenset({"ip", "ip6", "inet", "bridge"})
+_TOOL = {"ip": "iptables", "ip6": "ip6tables"}
+_TABLES_OF_IPTABLES = frozenset({"filter", "nat", "mangle", "raw", "security"})
+_MOVING = frozenset({"counter", "last", "quota"})  # expressions that hold what was counted
+_NO_NFTABLES = frozenset({errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT})
+
+
+class Strangers:
+    """Reads and removes others' rules in the calling thread's network namespace."""
+
+    def __init__(self, host: Host) -> None:
+        """Open nothing yet."""
+        self._timeout = host.lock_timeout
+
+    def rules(self) -> tuple[StrangeRule, ...]:
+        """All rules of nf_tables and of the legacy tables, ours too (they carry marks).
+
+        Raises Contended, NotPermitted, HostRefused (``cannot-observe``).
+        """
+        return (*_nft_rules(), *_legacy_rules())
+
+    def remove(self, rule: StrangeRule) -> Outcome:
+        """Remove one rule if it is still what was seen. Never raises.
+
+        Of several equal rules of a legacy chain the first goes. Absent is ``gone``.
+        """
+        if rule.mark is not None:
+            return Outcome(False, "foreign", f"{rule.key} carries a mark: {rule.mark}")
+        act = _remove_nft if rule.backend == "nftables" else self._remove_legacy
+        try:
+            return act(rule)
+        except HvtxError as problem:
+            contended = problem.code in ("contended", "busy")
+            return Outcome(False, "contended" if contended else "observe-failed", problem.message)
+        except (OSError, ValueError, DumpInterrupted) as problem:
+            return Outcome(False, "observe-failed", f"{rule.key}: {problem}")
+
+    def _remove_legacy(self, rule: StrangeRule) -> Outcome:
+        tool, table, chain = rule.place.split(" ")
+        family = 6 if tool == xtables.TOOLS[6] else 4
+        if table not in xtables.listed(family):
+            return GONE
+        found: list[bool] = []
+
+        def change(edit: xtables.Edit) -> bool:
+            found[:] = [edit.has(chain) and edit.take(chain, rule.identity)]
+            return found[0]
+
+        if not xtables.edit(family, table, self._timeout, change):
+            return Outcome(
+                False, "contended", f"{rule.place} changed although its lock was held: look again"
+            )
+        return GONE
+
+
+# -- nf_tables -------------------------------------------------------------------------------------
+
+
+def _nft_rules() -> tuple[StrangeRule, ...]:
+    try:
+        socket = Nftables()
+    except OSError as problem:
+        if problem.errno in _NO_NFTABLES:
+            return ()
+        raise _refusal(problem) from problem
+    try:
+        for attempt in range(_ATTEMPTS):
+            found = _nft_once(socket)
+            if found is not None:
+                return found
+            time.sleep(_PAUSE * min(attempt + 1, 10))
+    except OSError as problem:
+        if problem.errno in _NO_NFTABLES:
+            return ()
+        raise _refusal(problem) from problem
+    finally:
+        socket.close()
+    raise Contended(
+        "the nftables rules changed while they were read",
+        hint="try again when whatever changes them rests",
+    )
+
+
+def _refusal(problem: OSError) -> HvtxError:
+    if problem.errno in (errno.EPERM, errno.EACCES):
+        return NotPermitted("the nftables rules may not be read", hint="run hvtx as root")
+    return HostRefused(
+        f"the nftables rules could not be read: {problem.strerror}",
+        hint="see what `nft list ruleset` says",
+        code="cannot-observe",
+    )
+
+
+def _nft_once(socket: Nftables) -> tuple[StrangeRule, ...] | None:
+    """One reading; None if something changed meanwhile."""
+    generation = socket.generation()
+    try:
+        raw = [rule for rule in socket.rules() if rule.family in _FAMILIES]
+        if not raw:
+            return () if socket.generation() == generation else None
+        words = {family: _saved_by_iptables(family, raw) for family in _TOOL}
+        texts = libnftables.rules_in(
+            libnftables.run("list ruleset", handles=True, stateless=True, terse=True)
+        )
+    except DumpInterrupted:
+        return None
+    if socket.generation() != generation:
+        return None
+    return tuple(_nft_rule(*found) for found in _in_words(raw, words, texts))
+
+
+def _in_words(
+    raw: Sequence[Rule],
+    words: Mapping[str, Mapping[tuple[str, str], Sequence[str]]],
+    texts: Mapping[tuple[str, str, str, int], str],
+) -> Iterator[tuple[Rule, int, str, bool]]:
+    """Each rule with its position, its words, and whether those are iptables' (pure)."""
+    places: dict[tuple[str, str, str], int] = {}
+    for rule in raw:
+        chain = (rule.family, rule.table, rule.chain)
+        places[chain] = place = places.get(chain, 0) + 1
+        saved = words.get(rule.family, {}).get((rule.table, rule.chain), ())
+        if saved:
+            yield rule, place, saved[place - 1], True
+            continue
+        text = texts.get((*chain, rule.handle))
+        if text is not None:
+            yield rule, place, text, False
+
+
+def _nft_rule(rule: Rule, place: int, text: str, by_iptables: bool) -> StrangeRule:
+    comment = rule.comment or xt_comment(rule)
+    if by_iptables:
+        tool = f"{_TOOL[rule.family]}-nft"
+        restore = f"{tool} -t {rule.table} -A {rule.chain} {text}"
+    else:
+        restore = "nft " + shlex.quote(f"add rule {rule.family} {rule.table} {rule.chain} {text}")
+    return StrangeRule(
+        backend="nftables",
+        place=f"nft {rule.family} {rule.table} {rule.chain}",
+        text=text,
+        mark=comment if comment and comment.startswith(FAMILY) else None,
+        restore=restore,
+        position=place,
+        handle=rule.handle,
+        identity=_unmoved(rule),
+    )
+
+
+def _unmoved(rule: Rule) -> bytes:
+    """A rule's expressions without what traffic changes in them."""
+    return b"\0".join(
+        name.encode() + (b"" if name in _MOVING else data)
+        for name, data in expressions(rule.expressions)
+    )
+
+
+def _saved_by_iptables(family: str, raw: Sequence[Rule]) -> dict[tuple[str, str], list[str]]:
+    """``{(table, chain): words}`` of the rules that iptables-nft made, where it can tell.
+
+    nft prints those without their comments, and what nft prints is not what iptables-nft would
+    take for its own. Chains in which the two count differently are left to nft's words.
+    """
+    counts: dict[tuple[str, str], int] = {}
+    for rule in raw:
+        if rule.family == family and rule.table in _TABLES_OF_IPTABLES:
+            counts[rule.table, rule.chain] = counts.get((rule.table, rule.chain), 0) + 1
+    if not counts:
+        return {}
+    import subprocess
+
+    try:
+        done = subprocess.run(
+            [f"{_TOOL[family]}-nft-save"], capture_output=True, check=False, timeout=60
+        )
+        if done.returncode != 0:
+            return {}
+        saved = xtables.parse(_without_remarks(done.stdout.decode(errors="surrogateescape")))
+    except (OSError, subprocess.TimeoutExpired, ValueError):
+        return {}
+    found: dict[tuple[str, str], list[str]] = {}
+    for rule in saved.rules:
+        comment = f"-m comment --comment {rule.mark} " if rule.mark else ""
+        found.setdefault((rule.table, rule.chain), []).append(comment + rule.text)
+    return {chain: words for chain, words in found.items() if len(words) == counts.get(chain)}
+
+
+def _without_remarks(text: str) -> str:
+    return "\n".join(line for line in text.split("\n") if not line.startswith("#"))
+
+
+def _remove_nft(rule: StrangeRule) -> Outcome:
+    _, family, table, chain = rule.place.split(" ")
+    socket = Nftables()
+    try:
+        for attempt in range(_ATTEMPTS):
+            generation = socket.generation()
+            try:
+                there = [r for r in socket.rules(family, table) if r.handle == rule.handle]
+                if not there:
+                    if socket.generation() == generation:
+                        return GONE
+                    continue
+                seen = there[0]
+                comment = seen.comment or xt_comment(seen) or ""
+                if (seen.chain, _unmoved(seen)) != (chain, rule.identity) or comment.startswith(
+                    FAMILY
+                ):
+                    return Outcome(False, "contended", f"{rule.key} changed: look again")
+                socket.batch([delete_rule(seen)], generation)
+                return GONE
+            except DumpInterrupted:
+                pass
+            except OSError as problem:
+                if problem.errno == errno.ENOENT and socket.generation() == generation:
+                    return GONE
+                if problem.errno not in (errno.ERESTART, errno.ENOBUFS, errno.EINTR, errno.ENOENT):
+                    raise
+            time.sleep(_PAUSE * min(attempt + 1, 10))
+    finally:
+        socket.close()
+    return Outcome(False, "contended", f"nf_tables kept changing: {rule.key} was left")
+
+
+# -- legacy tables ---------------------------------------------------------------------------------
+
+
+def _legacy_rules() -> Iterator[StrangeRule]:
+    for family in xtables.TOOLS:
+        if xtables.listed(family):
+            yield from _legacy_family(family)
+
+
+def _legacy_family(family: int) -> list[StrangeRule]:
+    """The rules of a family: words and entries, read so that they are of the same moment."""
+    tool = xtables.TOOLS[family]
+    for attempt in range(_ATTEMPTS):
+        before = _entries(family)
+        saved = xtables.saved(family)
+        if before == _entries(family):
+            paired = _paired(saved.rules, before)
+            if paired is not None:
+                return [_legacy_rule(tool, *found) for found in paired]
+        time.sleep(_PAUSE * min(attempt + 1, 10))
+    raise Contended(
+        f"the {tool} rules changed while they were read",
+        hint="try again when whatever changes them rests",
+    )
+
+
+def _entries(family: int) -> dict[tuple[str, str], list[bytes]]:
+    found = {}
+    for table in sorted(xtables.listed(family)):
+        blob = xtables.read(family, table)
+        if blob is not None:
+            for chain, rules in xtables.entries(family, blob).items():
+                found[table, chain] = rules
+    return found
+
+
+def _paired(
+    rules: Sequence[xtables.SavedRule], entries: Mapping[tuple[str, str], Sequence[bytes]]
+) -> list[tuple[xtables.SavedRule, int, bytes]] | None:
+    """Printed rules with their positions and entries; None if they do not fit (pure)."""
+    places: dict[tuple[str, str], int] = {}
+    found = []
+    for rule in rules:
+        here = (rule.table, rule.chain)
+        places[here] = place = places.get(here, 0) + 1
+        known = entries.get(here, ())
+        if place > len(known):
+            return None
+        found.append((rule, place, known[place - 1]))
+    whole = all(places.get(chain, 0) == len(known) for chain, known in entries.items())
+    return found if whole else None
+
+
+def _legacy_rule(tool: str, rule: xtables.SavedRule, place: int, entry: bytes) -> StrangeRule:
+    return StrangeRule(
+        backend="iptables",
+        place=f"{tool} {rule.table} {rule.chain}",
+        text=rule.text,
+        mark=rule.mark,
+        restore=f"{tool}-legacy -t {rule.table} -A {rule.chain} {rule.text}",
+        position=place,
+        identity=entry,
+    )

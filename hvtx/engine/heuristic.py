@@ -1,0 +1,294 @@
+"""`gc --heuristic`: the emergency mode, apart from everything that proves what it does.
+
+Nothing imports this but the command that asks for it. It removes what no record speaks of, on a
+guess, so it writes down first, in the history, the command that would make each thing again; and
+what can be made certain is: a TAP goes only while nobody holds it, a rule only if it is still what
+was seen, and no VM can take an address while its plan is carried out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hvtx.drivers.strangers import Strangers
+from hvtx.engine.collect import SCHEMA
+from hvtx.engine.runtime import Runtime
+from hvtx.engine.snapshot import take_snapshot
+from hvtx.engine.transaction import Operation, begin
+from hvtx.errors import Contended, HvtxError, NotFound, NotPermitted, Refused, StalePlan, UsageError
+from hvtx.host.links import Links
+from hvtx.host.netlink import DumpInterrupted
+from hvtx.model.mark import FAMILY
+from hvtx.model.plan import Action
+from hvtx.model.resource import Link, Outcome
+from hvtx.planner.heuristic import Guess, Sight, guess
+from hvtx.store import records
+from hvtx.store.history import Event
+
+VERB = "heuristic"
+_SKIPPED = frozenset({"in-use", "foreign-dependents", "foreign", "contended", "mark-mismatch"})
+
+
+class Report(NamedTuple):
+    """A plan of guesses, made or carried out; ``refused`` if nothing may be concluded."""
+
+    items: tuple[Guess, ...]
+    applied: bool
+    refused: Refused | None
+    boot_id: str
+    netns: int
+
+    def acting(self) -> list[Guess]:
+        """What it proposes to delete."""
+        return [item for item in self.items if item.action is Action.DELETE]
+
+
+def make_plan(runtime: Runtime) -> Report:
+    """What the emergency mode would remove now; changes nothing."""
+    refusal = runtime.refused
+    if refusal is None:
+        try:
+            return Report(guess(_sight(runtime)), False, None, runtime.boot_id, runtime.netns)
+        except Refused as problem:
+            refusal = problem
+    return Report((), False, refusal, runtime.boot_id, runtime.netns)
+
+
+def _sight(runtime: Runtime) -> Sight:
+    snapshot = take_snapshot(runtime)
+    failed = next(iter(snapshot.failures.values()), None)
+    if failed:  # a guess needs at least to have seen everything
+        raise Refused("cannot-observe", failed, hint="`hvtx doctor` checks this host")
+    try:
+        rules = Strangers(runtime.host).rules()
+    except Contended as problem:
+        raise Refused("unstable-view", problem.message, hint=problem.hint) from problem
+    except NotPermitted as problem:
+        raise Refused("cannot-observe", problem.message, hint=problem.hint) from problem
+    source = Links()
+    try:
+        neighbours = source.neighbours()
+        owners = _owners(source, snapshot.links)
+    except (OSError, DumpInterrupted) as problem:
+        raise Refused("cannot-observe", f"the host's neighbours: {problem}") from problem
+    finally:
+        source.close()
+    networks = records.networks(runtime.sql)
+    return Sight(
+        snapshot=snapshot,
+        rules=rules,
+        leases=_leases(runtime),
+        gateways=frozenset(address for network in networks for address in network.gateways),
+        neighbours=neighbours,
+        owners=owners,
+    )
+
+
+def _owners(source: Links, links: Sequence[Link]) -> dict[int, tuple[int | None, int | None]]:
+    found = {}
+    for link in links:
+        if link.kind == "tun" and not (link.alias or "").startswith(FAMILY):
+            found[link.ifindex] = source.tun_owner(link.ifindex)
+    return found
+
+
+def _leases(runtime: Runtime) -> dict[str, str]:
+    return {
+        address: vm.id
+        for vm in records.vms(runtime.sql)
+        for interface in vm.interfaces
+        for address in (interface.ipv4, interface.ipv6)
+        if address
+    }
+
+
+# -- carrying out ----------------------------------------------------------------------------------
+
+
+def apply(runtime: Runtime, *, saved: Sequence[tuple[str, ...]] | None = None) -> Report:
+    """Plan, check against ``saved`` (a reviewed plan's acting identities), and do it.
+
+    Goes on past errors. Raises Busy, StalePlan, Refused.
+    """
+    runtime.enter()
+    runtime.store.check_pages()
+    for network in records.networks(runtime.sql):  # sorted by name; nobody leases meanwhile
+        runtime.lock("network", network.name)
+    runtime.lock("all", "gc")
+    report = make_plan(runtime)
+    if report.refused is not None:
+        return report
+    if saved is not None:
+        report = report._replace(items=_as_saved(report.items, saved))
+    acting = report.acting()
+    if not acting:
+        return report._replace(applied=True)
+    with begin(runtime, VERB) as (sql, operation):
+        # written before anything is gone: a crash must not take the way back with it
+        operation.history(sql, [_event("intended", item) for item in acting])
+    outcomes = {id(item): _carry_out(runtime, operation, item) for item in acting}
+    failed = any(not outcome.gone for outcome in outcomes.values())
+    operation.end("partial" if failed else "done")
+    items = tuple(
+        _told(item, outcomes[id(item)]) if id(item) in outcomes else item for item in report.items
+    )
+    return report._replace(items=items, applied=True)
+
+
+def _as_saved(items: Sequence[Guess], saved: Sequence[tuple[str, ...]]) -> tuple[Guess, ...]:
+    """Only what was reviewed; raises StalePlan naming the first item that changed."""
+    planned = {item.identity() for item in items}
+    things = {(item.kind, item.key): item for item in items}
+    for identity in saved:
+        if identity in planned:
+            continue
+        action, reason, kind, key = identity
+        other = things.get((kind, key))
+        today = f"it is now {other.action} ({other.reason})" if other else "it is no longer planned"
+        raise StalePlan(
+            f"the plan is stale: {kind} {key} was {action} ({reason}), {today}",
+            hint="make a new plan: hvtx gc --heuristic --plan --out FILE; nothing was changed",
+        )
+    wanted = set(saved)
+    return tuple(
+        item
+        if item.action is Action.SKIP or item.identity() in wanted
+        else item._replace(action=Action.SKIP, message=f"not in the saved plan ({item.message})")
+        for item in items
+    )
+
+
+def _carry_out(runtime: Runtime, operation: Operation, item: Guess) -> Outcome:
+    if item.rule is not None:
+        outcome = Strangers(runtime.host).remove(item.rule)
+    else:
+        assert item.link is not None
+        outcome = _remove_tap(item.link)
+    event = (
+        _event("removed", item)
+        if outcome.gone
+        else Event("kept", outcome.message, item.kind, item.key, outcome.reason)
+    )
+    with runtime.store.transaction() as sql:
+        operation.history(sql, [event])
+    return outcome
+
+
+def _event(event: str, item: Guess) -> Event:
+    words = f"{item.message}; to put it back: {item.restore}"
+    if item.rule is not None:
+        words += f" (it was rule {item.rule.position} of its chain)"
+    return Event(event, words, item.kind, item.key, item.reason.value)
+
+
+def _remove_tap(planned: Link) -> Outcome:
+    """Remove an idle TAP if it is still just what was planned; never raises."""
+    from hvtx.drivers.tap import Around, delete_by_attaching, dependents
+
+    links = Links()
+
+    def objection(held: Link) -> Outcome | None:
+        same = (held.name, held.alias, held.master) == (
+            planned.name, planned.alias, planned.master
+        )  # fmt: skip
+        if not same or (held.alias or "").startswith(FAMILY):
+            return Outcome(False, "contended", f"{planned.name} is no longer what was planned")
+        return None
+
+    try:
+        seen = links.get(ifindex=planned.ifindex)
+        if seen is None:
+            return Outcome(False, "contended", f"{planned.name} is gone already")
+        around = Around(links.all(), links.addresses(), links.filtered())
+        problem = objection(seen) or dependents(seen, around)
+        return problem or delete_by_attaching(seen, links, objection)
+    except HvtxError as problem:
+        return Outcome(False, problem.code, problem.message)
+    except (OSError, DumpInterrupted) as problem:
+        return Outcome(False, "observe-failed", f"{planned.name}: {problem}")
+    finally:
+        links.close()
+
+
+def _told(item: Guess, outcome: Outcome) -> Guess:
+    if outcome.gone:
+        return item._replace(outcome="done")
+    word = "skipped" if outcome.reason in _SKIPPED else "failed"
+    return item._replace(outcome=word, message=f"{item.message}; {outcome.message}")
+
+
+# -- documents ---------------------------------------------------------------------------------------
+
+
+def document(report: Report) -> dict[str, Any]:
+    """The gc object with ``"heuristic": true``; items have ``restore`` besides."""
+    counts = {action.value: 0 for action in Action}
+    for item in report.items:
+        counts[item.action.value] += 1
+    return {
+        "schema": SCHEMA,
+        "heuristic": True,
+        "plan_id": _plan_id(report.acting()),
+        "applied": report.applied,
+        "refused": report.refused.code if report.refused else None,
+        "epoch": {"boot_id": report.boot_id, "netns": report.netns},
+        "items": [_item_document(item) for item in report.items],
+        "summary": counts,
+    }
+
+
+def _item_document(item: Guess) -> dict[str, Any]:
+    return {
+        "action": item.action.value,
+        "reason": item.reason.value,
+        "kind": str(item.kind),
+        "key": item.key,
+        "vm": None,
+        "record": None,
+        "evidence": list(item.evidence),
+        "message": item.message,
+        "outcome": item.outcome,
+        "mark": None,
+        "restore": item.restore or None,
+    }
+
+
+def _plan_id(items: Sequence[Guess]) -> str:
+    from hashlib import blake2b
+
+    text = json.dumps([item.identity() for item in items])
+    return blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def save_plan(report: Report, path: str) -> None:
+    """Write the plan for `--apply --yes FILE`; raises UsageError if that cannot be."""
+    try:
+        Path(path).write_text(json.dumps(document(report), indent=2) + "\n", encoding="utf-8")
+    except OSError as problem:
+        raise UsageError(f"the plan cannot be written to {path}: {problem.strerror}") from problem
+
+
+def load_plan(path: str) -> list[tuple[str, ...]]:
+    """The acting identities of a saved plan of guesses; raises NotFound, UsageError."""
+    try:
+        plan: Mapping[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        if plan["schema"] != SCHEMA or plan.get("heuristic") is not True:
+            raise UsageError(
+                f"{path} is not a plan of the emergency mode",
+                hint="hvtx gc --heuristic --plan --out FILE makes one",
+            )
+        return [
+            (item["action"], item["reason"], item["kind"], item["key"])
+            for item in plan["items"]
+            if item["action"] != Action.SKIP.value
+        ]
+    except FileNotFoundError as problem:
+        raise NotFound(
+            f"there is no plan file {path}",
+            hint="hvtx gc --heuristic --plan --out FILE makes one",
+        ) from problem
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise UsageError(f"{path} is not a plan: {problem}") from problem

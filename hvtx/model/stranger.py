@@ -1,0 +1,39 @@
+"""What others put into the host, as far as the emergency mode and `import` speak of it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class StrangeRule(NamedTuple):
+    """A firewall rule as it was seen, with what is needed to find it again and to put it back.
+
+    ``place`` is as entries have it: ``nft inet mine forward`` or ``iptables nat POSTROUTING``.
+    ``text`` is the rule in the words of ``iptables-save`` (also for those that iptables-nft made)
+    or else of ``nft list``, with its comment. ``identity`` is what must be unchanged before the
+    rule may be touched: its raw expressions, or its entry in the legacy table.
+    """
+
+    backend: str  # "nftables" or "iptables" (the legacy tables)
+    place: str
+    text: str
+    mark: str | None  # its comment if that begins like a mark
+    restore: str  # the command that makes it again, at the end of its chain
+    position: int  # 1 for the first of its chain
+    handle: int = 0
+    identity: bytes = b""
+
+    @property
+    def key(self) -> str:
+        """How the rule is named to people."""
+        return f"{self.place}: {self.text}"
+
+    @property
+    def table(self) -> str:
+        """The name of its table."""
+        return self.place.split(" ")[-2]
+
+    @property
+    def chain(self) -> str:
+        """The name of its chain."""
+        return self.place.split(" ")[-1]

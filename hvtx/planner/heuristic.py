@@ -1,0 +1,409 @@
+"""The emergency mode: what looks like a dead VM's, by name and subnet. Pure.
+
+This is the guess that everything else in hvtx exists to avoid. It proves nothing, so it stands
+apart: nothing of the normal path imports it, it is asked for by name, and it says of each item what
+the guess rests on. It never proposes what carries a mark of any hvtx, what some process holds, what
+speaks of a VM on record, or what stands in a place that another program keeps for itself.
+
+==============  ==================================================================
+reason          when it proposes to delete
+==============  ==================================================================
+guess-name      a TAP named as VM tools name them, unmarked, idle, with nothing on it
+guess-subnet    a rule that speaks of an address of our subnets which no VM has leased
+guess-device    a rule that speaks of a device named so, which does not exist
+==============  ==================================================================
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+from hvtx.model.mark import FAMILY
+from hvtx.model.plan import Action, Reason, Snapshot
+from hvtx.model.resource import Kind, Link
+from hvtx.model.stranger import StrangeRule
+from hvtx.model.vm import Liveness
+
+_IFF_TAP = 0x2
+
+# Names that VM tools give to TAPs of their own making. Short ones (tap0) are left out: OpenVPN and
+# people use them; so are vnet0 (libvirt removes its own) and tap1a2b3c4d-5e (OpenStack's ports).
+TAP_NAMES = (
+    r"tap-[a-z0-9._-]+",
+    r"tap[0-9a-f]{8}",
+    r"vmtap[a-z0-9._-]*",
+    r"vm-[a-z0-9._-]*tap[a-z0-9._-]*",
+    r"fc-?tap[a-z0-9._-]*",
+    r"ch-?tap[a-z0-9._-]*",
+    r"qemu-?tap[a-z0-9._-]*",
+    r"hv[a-z0-9._-]+",
+)
+_TAP_NAME = re.compile("|".join(f"(?:{pattern})" for pattern in TAP_NAMES), re.IGNORECASE)
+
+# Bridges, chains and tables that a program makes, and takes away, for itself.
+_KEPT_BRIDGES = re.compile(
+    r"docker\d+|docker_gwbridge|br-[0-9a-f]{12}|virbr.*|lxcbr.*|lxdbr.*|incusbr.*|cni\d.*|cni-.*"
+    r"|podman\d+|nm-bridge.*|ovs.*|vmbr\d+.*|brq.*|qbr.*|weave|cilium.*|cbr\d+"
+)
+_KEPT_CHAINS = re.compile(
+    r"DOCKER.*|LIBVIRT_.*|ufw6?-.*|f2b-.*|KUBE-.*|CNI-.*|NETAVARK.*|cali-.*|CILIUM.*|flannel.*"
+    r"|FLANNEL.*|HVTX-.*|fail2ban-.*|sshguard|ts-.*|INPUT_direct|FORWARD_direct|OUTPUT_direct"
+    r"|.*_ZONES(_SOURCE)?|(IN|FWD|FWDI|FWDO|PRE|POST)_.*|.*_direct|INPUT_POLICIES.*|neutron-.*"
+)
+_KEPT_TABLES = re.compile(
+    r"firewalld|docker.*|libvirt.*|netavark|podman.*|lxc|lxd.*|incus.*|kube-.*|cilium.*|fail2ban.*"
+    r"|f2b-.*|crowdsec.*|hvtx-.*|tailscale.*|mullvad.*"
+)
+_JUMP = re.compile(r"(?:^| )(?:-[jg]|jump|goto) (\S+)")
+_TABLES_OF_IPTABLES = frozenset({"mangle", "raw", "security", "broute"})
+
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+_SAID = re.compile(
+    rf"--(?:comment|log-prefix|nflog-prefix) (?:{_QUOTED}|\S+)|(?<!-)\b(?:comment|prefix) {_QUOTED}"
+)
+_DEVICE = re.compile(
+    r"(?:(?:^| )(?:-i|-o|--physdev-in|--physdev-out)"
+    r"|\b(?:iifname|oifname|iif|oif|ibrname|obrname|sdifname))"
+    r' "?([^\s"{},]+)"?'
+)
+_ADDRESS = re.compile(
+    r"(?<![\w.:])(\d{1,3}(?:\.\d{1,3}){3}|[0-9a-fA-F]{0,4}:[0-9a-fA-F:]*:[0-9a-fA-F:.]*)(/[\d.]+)?"
+)
+_VAGUE = (
+    (re.compile(r"(?:^| )! |!= "), "it says what it is not about"),
+    (re.compile(r"\{| @|-set |vmap|\bmap\b"), "it speaks of a set of things"),
+    (
+        re.compile(r"[0-9a-fA-F]-[0-9a-fA-F.:]*[.:]|/\d+\.\d+"),
+        "it speaks of a range of addresses",
+    ),
+    (re.compile(r"& 0x|& \d|& \("), "it masks what it compares"),
+)
+
+
+class Ground(StrEnum):
+    """What a proposal to delete rests on; none is proof."""
+
+    NAME = "guess-name"
+    SUBNET = "guess-subnet"
+    DEVICE = "guess-device"
+
+
+class Guess(NamedTuple):
+    """One line of the emergency mode's plan."""
+
+    action: Action
+    reason: Ground | Reason
+    kind: str  # "tap" or "rule"
+    key: str
+    evidence: tuple[str, ...]
+    message: str
+    restore: str = ""  # the command that makes it again
+    link: Link | None = None
+    rule: StrangeRule | None = None
+    outcome: str | None = None
+
+    def identity(self) -> tuple[str, ...]:
+        """What two plans must agree on to mean the same."""
+        return (self.action.value, self.reason.value, self.kind, self.key)
+
+
+class Sight(NamedTuple):
+    """Everything that a guess is made from."""
+
+    snapshot: Snapshot
+    rules: tuple[StrangeRule, ...]
+    leases: Mapping[str, str]  # address -> id of the VM that has it
+    gateways: frozenset[str]
+    neighbours: frozenset[str]  # addresses that answered the host of late
+    owners: Mapping[int, tuple[int | None, int | None]]  # ifindex -> user and group of a TAP
+
+
+def guess(sight: Sight) -> tuple[Guess, ...]:
+    """What could be removed, and what looks like it and is left alone; devices before rules."""
+    links = {link.ifindex: link for link in sight.snapshot.links}
+    taps = [
+        _tap(link, sight, links)
+        for link in sorted(sight.snapshot.links, key=lambda link: link.name)
+        if link.kind == "tun" and link.tun_flags & _IFF_TAP and not _marked(link.alias)
+    ]
+    named = {link.name: link for link in sight.snapshot.links}
+    spans = _subnets(sight.snapshot)
+    rules = (_rule(rule, sight, spans, named) for rule in sight.rules if rule.mark is None)
+    return (*taps, *(found for found in rules if found is not None))
+
+
+def _marked(text: str | None) -> bool:
+    return bool(text) and str(text).startswith(FAMILY)
+
+
+def named_like_a_tap(name: str) -> bool:
+    """Whether a name is one that VM tools give."""
+    return _TAP_NAME.fullmatch(name) is not None
+
+
+# -- devices ---------------------------------------------------------------------------------------
+
+
+def _tap(link: Link, sight: Sight, links: Mapping[int, Link]) -> Guess:
+    master = links.get(link.master)
+    evidence = (
+        f"index {link.ifindex}",
+        f"alias {link.alias!r}, no mark of hvtx" if link.alias else "no alias",
+        f"a port of {master.name}" if master else "a port of no bridge",
+    )
+
+    def left(reason: Reason, words: str, *more: str) -> Guess:
+        return Guess(Action.SKIP, reason, Kind.TAP, link.name, (*evidence, *more), words, link=link)
+
+    if not named_like_a_tap(link.name):
+        return left(Reason.FOREIGN, "not named like the device of a VM tool")
+    recorded = _on_record(link, sight.snapshot)
+    if recorded:
+        return left(Reason.RESERVED, f"on record for {recorded}: `hvtx gc --plan` judges it")
+    held = sight.snapshot.holders.get(link.name, ())
+    if held:
+        return left(Reason.IN_USE, f"held open by {', '.join(held)}", *held)
+    if not link.persistent:
+        return left(Reason.IN_USE, "it lives only as long as the process that holds it")
+    if master is not None and (master.kind != "bridge" or _KEPT_BRIDGES.fullmatch(master.name)):
+        return left(Reason.FOREIGN, f"a port of {master.name}, which another program keeps")
+    if link.master and master is None:
+        return left(Reason.OBSERVE_FAILED, "its bridge could not be seen")
+    above = _put_on(link, sight.snapshot)
+    if above:
+        return left(Reason.FOREIGN_DEPENDENTS, f"others put something on it: {', '.join(above)}")
+    return Guess(
+        Action.DELETE,
+        Ground.NAME,
+        Kind.TAP,
+        link.name,
+        (*evidence, "its name is like a VM tool's", "no process was seen to hold it"),
+        "an idle TAP named like a VM tool's; nothing proves whose it was",
+        restore=tap_restore(link, master, sight.owners.get(link.ifindex, (None, None))),
+        link=link,
+    )
+
+
+def _on_record(link: Link, snapshot: Snapshot) -> str:
+    for row in snapshot.rows:
+        if row.kind in (Kind.TAP, Kind.BRIDGE) and (
+            row.key == link.name or row.spec.get("ifindex") == link.ifindex
+        ):
+            vm = snapshot.vms.get(row.vm or "")
+            return f"VM {vm.name!r}" if vm else "this installation"
+    return ""
+
+
+def _put_on(link: Link, snapshot: Snapshot) -> list[str]:
+    found = [other.name for other in snapshot.links if other.lower == link.ifindex]
+    found += [a.address for a in snapshot.addresses if a.ifindex == link.ifindex]
+    found += ["an XDP program"] if link.xdp else []
+    found += ["traffic control"] if link.ifindex in snapshot.filtered else []
+    return sorted(found)
+
+
+def tap_restore(
+    link: Link, master: Link | None, owner: tuple[int | None, int | None] = (None, None)
+) -> str:
+    """The commands that make an equal TAP (pure; for the history)."""
+    flags = link.tun_flags
+    make = ["ip tuntap add dev", link.name, "mode tap"]
+    make += [f"user {owner[0]}"] if owner[0] is not None else []
+    make += [f"group {owner[1]}"] if owner[1] is not None else []
+    make += ["pi"] if not flags & 0x1000 else []
+    make += ["vnet_hdr"] if flags & 0x4000 else []
+    make += ["multi_queue"] if flags & 0x100 else []
+    dress = [f"ip link set dev {link.name} address {link.mac} mtu {link.mtu}"]
+    dress += [f"alias {_quoted(link.alias)}"] if link.alias else []
+    dress += [f"master {master.name}"] if master else []
+    dress += ["up"] if link.up else []
+    return f"{' '.join(make)} && {' '.join(dress)}"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+# -- rules -----------------------------------------------------------------------------------------
+
+
+class Mentions(NamedTuple):
+    """What a rule's text speaks of."""
+
+    hosts: tuple[str, ...]  # single addresses inside the subnets
+    ranges: tuple[str, ...]  # prefixes that overlap the subnets
+    devices: tuple[str, ...]
+    vague: str  # why the rule may be about more than that; empty if it is not
+
+
+Span = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _subnets(snapshot: Snapshot) -> list[tuple[Span, str]]:
+    return [
+        (ipaddress.ip_network(cidr), facts.name)
+        for facts in snapshot.networks.values()
+        for cidr in facts.subnets
+    ]
+
+
+def mentions(text: str, spans: Sequence[tuple[Span, str]]) -> Mentions:
+    """Read a rule in the words of nft or of iptables-save; what is in comments does not count."""
+    said = _SAID.sub("", text)
+    hosts: list[str] = []
+    ranges: list[str] = []
+    for found in _ADDRESS.finditer(said):
+        try:
+            network = ipaddress.ip_network(found[1] + (found[2] or ""), strict=False)
+        except ValueError:
+            continue
+        if not network.prefixlen:
+            continue
+        if any(network.version == s.version and network.overlaps(s) for s, _ in spans):
+            one = network.prefixlen == network.max_prefixlen
+            (hosts if one else ranges).append(str(network.network_address if one else network))
+    devices = tuple(dict.fromkeys(found[1] for found in _DEVICE.finditer(said)))
+    vague = next((words for pattern, words in _VAGUE if pattern.search(said)), "")
+    if any(name[-1] in "+*" for name in devices):
+        vague = vague or "it speaks of many devices"
+    return Mentions(tuple(dict.fromkeys(hosts)), tuple(dict.fromkeys(ranges)), devices, vague)
+
+
+def _rule(
+    rule: StrangeRule,
+    sight: Sight,
+    spans: Sequence[tuple[Span, str]],
+    links: Mapping[str, Link],
+) -> Guess | None:
+    """Judge a stranger's rule; None if it speaks neither of our subnets nor of such devices."""
+    told = mentions(rule.text, spans)
+    suspects = tuple(name for name in told.devices if named_like_a_tap(name.rstrip("+*")))
+    missing = tuple(name for name in suspects if name not in links)
+    if not told.hosts and not told.ranges and not missing:
+        return None
+    evidence = ("no mark of hvtx", *_networks_of(told, spans))
+
+    def left(reason: Reason, words: str) -> Guess:
+        return Guess(Action.SKIP, reason, "rule", rule.key, evidence, words, rule=rule)
+
+    keeper = keeper_of(rule)
+    if keeper:
+        return left(Reason.FOREIGN, f"another program's: {keeper}")
+    if told.vague:
+        return left(Reason.FOREIGN, f"it may be about more than one VM: {told.vague}")
+    spared = _spared(told, suspects, sight, spans, links)
+    if spared is not None:
+        return left(*spared)
+    if told.hosts:
+        addresses = ", ".join(told.hosts)
+        more = [f"{address} is leased to no VM on record" for address in told.hosts]
+        ground, words = Ground.SUBNET, f"it speaks of {addresses}, which no VM on record has"
+    else:
+        more = [f"no device named {name}" for name in missing]
+        ground, words = Ground.DEVICE, f"it speaks of {', '.join(missing)}, which does not exist"
+    return Guess(
+        Action.DELETE,
+        ground,
+        "rule",
+        rule.key,
+        (*evidence, *more, f"rule {rule.position} of its chain"),
+        f"{words}; nothing proves whose it was",
+        restore=rule.restore,
+        rule=rule,
+    )
+
+
+def _networks_of(told: Mentions, spans: Sequence[tuple[Span, str]]) -> list[str]:
+    found = []
+    for text in (*told.hosts, *told.ranges):
+        network = ipaddress.ip_network(text)
+        for span, name in spans:
+            if span.version == network.version and span.overlaps(network):
+                found.append(f"{text} is in network {name} ({span})")
+                break
+    return found
+
+
+def keeper_of(rule: StrangeRule) -> str:
+    """Why a rule belongs to a program that keeps it, in words; empty if none is known to."""
+    if rule.place.startswith("nft ") and _KEPT_TABLES.fullmatch(rule.table):
+        return f"it stands in table {rule.table}"
+    if rule.table in _TABLES_OF_IPTABLES:
+        return f"it stands in table {rule.table}, not among NAT or filter rules"
+    if _KEPT_CHAINS.fullmatch(rule.chain):
+        return f"it stands in chain {rule.chain}"
+    jump = _JUMP.search(_SAID.sub("", rule.text))
+    if jump and _KEPT_CHAINS.fullmatch(jump[1]):
+        return f"it leads to chain {jump[1]}"
+    bridges = [n for n in mentions(rule.text, ()).devices if _KEPT_BRIDGES.fullmatch(n)]
+    return f"it is about the bridge {bridges[0]}" if bridges else ""
+
+
+def _spared(
+    told: Mentions,
+    suspects: Sequence[str],
+    sight: Sight,
+    spans: Sequence[tuple[Span, str]],
+    links: Mapping[str, Link],
+) -> tuple[Reason, str] | None:
+    """What keeps a rule from being guessed at, or None."""
+    snapshot = sight.snapshot
+    for address in told.hosts:
+        if address in sight.leases:
+            return _leased(address, sight)
+    own = {a.address.partition("/")[0] for a in snapshot.addresses}
+    for address in told.hosts:
+        if address in sight.gateways or address in own or _edge(address, spans):
+            return Reason.RESERVED, f"it speaks of {address}, which is the network's or the host's"
+    if told.ranges:
+        return Reason.RESERVED, f"it speaks of {told.ranges[0]}, not of one VM"
+    for address in told.hosts:
+        if address in sight.neighbours:
+            return Reason.IN_USE, f"something answers at {address} now"
+    return _spared_for_devices(told, suspects, snapshot, links)
+
+
+def _spared_for_devices(
+    told: Mentions, suspects: Sequence[str], snapshot: Snapshot, links: Mapping[str, Link]
+) -> tuple[Reason, str] | None:
+    """What keeps a rule because of a device that it names, or None."""
+    recorded = {row.key for row in snapshot.rows if row.kind in (Kind.TAP, Kind.BRIDGE)}
+    for name in told.devices:
+        if name in recorded and name in suspects:
+            return Reason.RESERVED, f"it speaks of {name}, which is on record"
+    for name in suspects:
+        link = links.get(name)
+        if link is None:
+            continue
+        if _marked(link.alias):
+            return Reason.RESERVED, f"it speaks of {name}, which is marked by hvtx"
+        if snapshot.holders.get(name) or not link.persistent:
+            return Reason.IN_USE, f"it speaks of {name}, which some process holds open"
+        if not told.hosts:
+            return Reason.FOREIGN, f"it speaks of {name}, which exists"
+    return None
+
+
+def _leased(address: str, sight: Sight) -> tuple[Reason, str]:
+    vm = sight.snapshot.vms.get(sight.leases[address])
+    name = vm.name if vm else sight.leases[address]
+    words = f"VM {name!r} has {address}"
+    if vm is not None and vm.liveness is Liveness.ALIVE:
+        return Reason.VM_ALIVE, f"{words}, and runs"
+    if vm is not None and vm.liveness is Liveness.UNKNOWN:
+        return Reason.LIVENESS_UNKNOWN, f"{words}, and may run"
+    return Reason.RESERVED, f"{words}"
+
+
+def _edge(address: str, spans: Sequence[tuple[Span, str]]) -> bool:
+    """Whether an address is a subnet's first or (IPv4) last: no guest has those."""
+    one = ipaddress.ip_address(address)
+    return any(
+        one == span.network_address or (span.version == 4 and one == span.broadcast_address)
+        for span, _ in spans
+        if one.version == span.version
+    )
