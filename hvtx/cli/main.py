@@ -165,6 +165,9 @@ def run(arguments: Sequence[str]) -> int:
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
+    except SystemExit:  # click's own way out where a pipe was closed early, and its only one
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
     except click.exceptions.NoArgsIsHelpError as problem:
         click.echo(problem.format_message(), err=True)
         return 2

@@ -25,6 +25,8 @@ from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.tun import DEVICE, passing_tap
 from hvtx.model.resource import BRIDGE_GROUP, GONE, BridgeSpec, Kind, Link, Outcome, Resource
 
+_MTU_LIMIT = 65000  # anything between what guests' devices can have and what a bridge can
+
 
 class BridgeDriver:
     """Makes and removes bridges (``BridgeSpec``)."""
@@ -52,13 +54,14 @@ class BridgeDriver:
                     index=spec["ifindex"],
                     address=spec["mac"],
                     group=BRIDGE_GROUP,
-                    mtu=spec["mtu"],
+                    mtu=spec["mtu"] + (-1 if spec["mtu"] > _MTU_LIMIT else 1),
                 )
             failpoint.reach("created:bridge")
             links = Links()
             try:
                 links.learn_no_link_local(spec["ifindex"])
-                links.change(spec["ifindex"], alias=row.mark, up=True, quiet6=True)
+                # Only a changed MTU stays what it is when ports come and go (br_change_mtu).
+                links.change(spec["ifindex"], alias=row.mark, mtu=spec["mtu"], up=True, quiet6=True)
                 _settle(spec["ifindex"], links)
             finally:
                 links.close()

@@ -47,8 +47,9 @@ def parse_wish(
     if bridge is not None:
         addressing.parse_device(bridge)
     least = 1280 if any(families) else 576
-    if not least <= mtu <= 65535:
-        raise UsageError(f"--mtu {mtu} is not between {least} and 65535")
+    most = 65521  # of a TAP device: 65535 less an Ethernet header (tun_net_initialize)
+    if not least <= mtu <= most:
+        raise UsageError(f"--mtu {mtu} is not between {least} and {most}")
     return NetworkWish(
         name, tuple(sorted(parsed, key=lambda s: ":" in s)), bridge, mtu, nat, isolate
     )

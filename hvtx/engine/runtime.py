@@ -185,7 +185,7 @@ class Runtime:
                 return
         self._make_run_directory()
         try:
-            with open(path, "wb") as marker:
+            with open(path, "wb", opener=_private) as marker:
                 marker.write(text)
         except OSError as problem:
             raise StoreError(
@@ -270,6 +270,10 @@ class Runtime:
     def writer(self) -> Identity:
         """This process, as operations record it."""
         return procfs.identify(os.getpid())
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _need_privileges() -> None:
