@@ -109,6 +109,7 @@ def test_it_takes_the_litter_and_nothing_else(hvtx: Program) -> None:
     for kept in ("tap0", "vmtap7", "tap-addressed", "docker0", "192.168.9.0", "192.168.9.7"):
         assert kept in text
     lines = [line for line in lab.difference(cluttered, after).splitlines() if line[0] == "+"]
+    lines = [line for line in lines if "mybr0" not in line]  # a bridge knows that a port left
     assert lines == []
     left = [item for item in after["nft"] if DEAD in json.dumps(item)]  # type: ignore[attr-defined]
     assert len(left) == 1  # firewalld's
@@ -155,7 +156,9 @@ def test_a_held_device_stays_whatever_the_plan_said(hvtx: Program) -> None:
     from hvtx.engine.heuristic import _remove_tap
     from hvtx.host.links import Links
 
-    seen = Links().get(name="tap-busy0001")
+    links = Links()
+    seen = links.get(name="tap-busy0001")
+    links.close()
     assert seen is not None
     holder = hold("tap-busy0001")
     assert _remove_tap(seen).reason == "in-use"
@@ -241,7 +244,7 @@ def test_of_many_legacy_rules_just_the_one_goes(hvtx: Program) -> None:
         ":aa - [0:0]", ":zz - [0:0]",
         "-A INPUT -j aa", "-A FORWARD -j zz", f"-A FORWARD -s {DEAD}/32 -g zz",
         "-A aa -m limit --limit 3/sec -j zz", "-A aa -m conntrack --ctstate NEW -j REJECT",
-        f"-A zz -s {DEAD}/32 -p tcp -m multiport --dports 1,2,3 -j LOG --log-prefix \"a b\"",
+        f'-A zz -s {DEAD}/32 -p tcp -m multiport --dports 1,2,3 -j LOG --log-prefix "a b"',
         f"-A zz -s {DEAD}/32 -j RETURN", "-A zz -j ACCEPT", "COMMIT", "",
     ])  # fmt: skip
     lab.run("iptables-legacy-restore", stdin=saved)

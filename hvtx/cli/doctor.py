@@ -24,7 +24,7 @@ def doctor(ctx: click.Context, collect: bool, dry_run: bool, guessing: bool, jso
     if collect:
         from hvtx.cli.gc import gc
 
-        wanted = {name: False for name in ("everything", "detailed_exitcode", "unrecorded")}
+        wanted = dict.fromkeys(("everything", "detailed_exitcode", "unrecorded"), False)
         return int(
             ctx.invoke(
                 gc,

@@ -11,7 +11,6 @@ import errno
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from hvtx.drivers.base import Host
 from hvtx.errors import Contended, HostRefused, HvtxError, NotPermitted
@@ -205,9 +204,9 @@ def _saved_by_iptables(family: str, raw: Sequence[Rule]) -> dict[tuple[str, str]
     except (OSError, subprocess.TimeoutExpired, ValueError):
         return {}
     found: dict[tuple[str, str], list[str]] = {}
-    for rule in saved.rules:
-        comment = f"-m comment --comment {rule.mark} " if rule.mark else ""
-        found.setdefault((rule.table, rule.chain), []).append(comment + rule.text)
+    for seen in saved.rules:
+        comment = f"-m comment --comment {seen.mark} " if seen.mark else ""
+        found.setdefault((seen.table, seen.chain), []).append(comment + seen.text)
     return {chain: words for chain, words in found.items() if len(words) == counts.get(chain)}
 
 

@@ -220,7 +220,7 @@ def _told(item: Guess, outcome: Outcome) -> Guess:
     return item._replace(outcome=word, message=f"{item.message}; {outcome.message}")
 
 
-# -- documents ---------------------------------------------------------------------------------------
+# -- documents ------------------------------------------------------------------------------------
 
 
 def document(report: Report) -> dict[str, Any]:

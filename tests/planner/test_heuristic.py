@@ -144,7 +144,7 @@ def test_the_way_back_of_a_device() -> None:
         f"-s {DEAD}/32 -j MASQUERADE",
         f"-p tcp -m tcp --dport 8080 -j DNAT --to-destination {DEAD}:80",
         f"-d {DEAD}/32 -p tcp -m tcp --dport 80 -j ACCEPT",
-        f"ip saddr {DEAD} oifname \"eth0\" counter packets 3 bytes 9 masquerade",
+        f'ip saddr {DEAD} oifname "eth0" counter packets 3 bytes 9 masquerade',
         "-s fd00::9/128 -j MASQUERADE",
         "tcp dport 80 dnat ip6 to [fd00::9]:80",
         f'-s {DEAD}/32 -m comment --comment "not ! {LEASED} {{x}}" -j ACCEPT',
