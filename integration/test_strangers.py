@@ -105,6 +105,31 @@ def test_a_device_still_held_open(hvtx: Program) -> None:
     assert hvtx.is_clean()
 
 
+def test_a_device_that_is_taken_after_the_plan(hvtx: Program) -> None:
+    """Taken while gc is about to act: the VM keeps all of its things, firewall elements too."""
+    device = hvtx.device("web")
+    kill(hvtx)
+    before = lab.dump()
+    with subprocess.Popen(
+        [sys.executable, "-m", "hvtx", "gc", "--apply"],
+        env={**os.environ, **hvtx.environment, "HVTX_FAILPOINT": "releasing:stop"},
+        stdout=subprocess.DEVNULL,
+    ) as collector:
+        os.waitid(os.P_PID, collector.pid, os.WSTOPPED)
+        holder = hold(device)
+        collector.send_signal(signal.SIGCONT)
+        collector.wait()
+    try:
+        now = lab.dump()
+        for part in ("nft", "legacy"):
+            assert lab.difference(before[part], now[part]) == ""
+        assert device in lab.run("ip", "-o", "link")
+    finally:
+        os.close(holder)
+    hvtx("gc", "--apply")
+    assert hvtx.is_clean()
+
+
 def test_a_recycled_pid_is_dead(hvtx: Program) -> None:
     """The pid lives, but started at another time: the VM is dead."""
     path = Path(os.environ["HVTX_STATE_DIR"], "hvtx.db")

@@ -40,6 +40,16 @@ class Driver(Protocol):
         """
 
 
+class DeviceDriver(Driver, Protocol):
+    """A driver whose objects can be held, so that nobody takes them before they are removed."""
+
+    def seize(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
+        """Hold what is the rows'; returns those that somebody else holds (``in-use``)."""
+
+    def let_go(self) -> None:
+        """Let go of what is still held; it stays."""
+
+
 class FirewallDriver(Driver, Protocol):
     """A backend: it can also say what its rows should look like, and what is there."""
 

@@ -30,6 +30,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from hvtx.drivers.base import Host
@@ -52,6 +53,7 @@ class TapDriver:
         """Work in the network namespace of the calling thread."""
         self._host = host
         self._links: Links | None = None
+        self._grips: dict[int, tuple[int, Link]] = {}
 
     @property
     def links(self) -> Links:
@@ -93,6 +95,30 @@ class TapDriver:
             self.links.get(ifindex=shown)  # what is shown follows now, not up to a second later
         return {"ifindex": spec["ifindex"], "mac": spec["mac"]}
 
+    def seize(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
+        """Hold the devices until :meth:`release` or :meth:`let_go`; nobody can take them meanwhile.
+
+        Returns those that somebody else holds. Of what is gone, or is not the row's, nothing is
+        held and nothing said: the release tells.
+        """
+        busy: dict[int, Outcome] = {}
+        for row in resources:
+            seen = self.links.get(ifindex=row.spec["ifindex"])
+            if seen is None or wrong_mark(row, seen) is not None:
+                continue
+            found = hold(seen, self.links, partial(wrong_mark, row))
+            if not isinstance(found, Outcome):
+                self._grips[row.id] = (found, seen)
+            elif found.reason == "in-use":
+                busy[row.id] = found
+        self._name_holders(resources, busy)
+        return busy
+
+    def let_go(self) -> None:
+        """Let go of what is still held; the devices stay."""
+        while self._grips:
+            os.close(self._grips.popitem()[1][0])
+
     def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
         """Remove the devices by attaching; ``in-use`` names the holder where it can."""
         try:
@@ -114,7 +140,10 @@ class TapDriver:
     def _release(self, row: Resource, around: Around) -> Outcome:
         links = Links()
         try:
-            return release_one(row, links, around)
+            grip = self._grips.pop(row.id, None)
+            if grip is None:
+                return release_one(row, links, around)
+            return _release_held(row, links, around, *grip)
         except HvtxError as problem:
             return Outcome(False, problem.code, problem.message)
         except (OSError, DumpInterrupted) as problem:
@@ -123,11 +152,12 @@ class TapDriver:
             links.close()
 
     def _name_holders(self, resources: Sequence[Resource], outcomes: dict[int, Outcome]) -> None:
-        names = {row.key for row in resources if outcomes[row.id].reason == "in-use"}
+        named = [row for row in resources if row.id in outcomes]
+        names = {row.key for row in named if outcomes[row.id].reason == "in-use"}
         if not names:
             return
         holders = procfs.tap_holders(names).found
-        for row in resources:
+        for row in named:
             if row.key in names and holders.get(row.key):
                 who = ", ".join(f"{h.command} (pid {h.pid})" for h in holders[row.key])
                 outcomes[row.id] = Outcome(False, "in-use", f"{row.key} is held open by {who}")
@@ -160,6 +190,23 @@ def release_one(row: Resource, links: Links, around: Around) -> Outcome:
     return delete_by_attaching(seen, links, lambda held: wrong_mark(row, held))
 
 
+def _release_held(
+    row: Resource, links: Links, around: Around, descriptor: int, seen: Link
+) -> Outcome:
+    """Remove a device that was seized, after one more look at it."""
+    try:
+        held = links.get(ifindex=seen.ifindex)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    if held is None:
+        return _give_up(descriptor, Outcome(False, "contended", f"{row.key} is gone while held"))
+    problem = wrong_mark(row, held) or dependents(held, around)
+    if problem is not None:
+        return _give_up(descriptor, problem)
+    return let_die(descriptor, held, links)
+
+
 def delete_by_attaching(
     seen: Link, links: Links, objection: Callable[[Link], Outcome | None]
 ) -> Outcome:
@@ -168,25 +215,49 @@ def delete_by_attaching(
     The attach is the lock: EBUSY while another holds the device, and while we hold it nobody else
     can. Raises OSError.
     """
+    descriptor = hold(seen, links, objection)
+    if isinstance(descriptor, Outcome):
+        return descriptor
+    return let_die(descriptor, seen, links)
+
+
+def hold(seen: Link, links: Links, objection: Callable[[Link], Outcome | None]) -> int | Outcome:
+    """Attach to a device, which keeps everybody else from it; the descriptor, or why not."""
     descriptor = tun.open_device()
     try:
         try:
             tun.attach(descriptor, seen.name, seen.tun_flags)
         except OSError as refusal:
             if refusal.errno == errno.EBUSY:
-                return Outcome(False, "in-use", f"{seen.name} is held open by some process")
+                return _give_up(
+                    descriptor,
+                    Outcome(False, "in-use", f"{seen.name} is held open by some process"),
+                )
             raise
         failpoint.reach("attached:tap")
         held = links.get(ifindex=seen.ifindex)
         if held is None or held.name != seen.name:
-            return Outcome(False, "contended", f"{seen.name} changed while it was looked at")
+            changed = f"{seen.name} changed while it was looked at"
+            return _give_up(descriptor, Outcome(False, "contended", changed))
         problem = objection(held)
-        if problem is not None:
-            return problem
-        if held.queues > 1:
-            return Outcome(
-                False, "in-use", f"{held.name} has another queue that some process holds open"
-            )
+        if problem is None and held.queues > 1:
+            words = f"{held.name} has another queue that some process holds open"
+            problem = Outcome(False, "in-use", words)
+        return descriptor if problem is None else _give_up(descriptor, problem)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+        raise
+
+
+def _give_up(descriptor: int, outcome: Outcome) -> Outcome:
+    os.close(descriptor)
+    return outcome
+
+
+def let_die(descriptor: int, seen: Link, links: Links) -> Outcome:
+    """Remove a device that is held, by letting go of it; closes the descriptor."""
+    try:
         tun.set_persistent(descriptor, False)
     finally:
         os.close(descriptor)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from hvtx.drivers.base import Driver, FirewallDriver, Host
+from hvtx.drivers.base import DeviceDriver, Driver, FirewallDriver, Host
 from hvtx.errors import NotPermitted, Refused, StoreError
 from hvtx.host import procfs
 from hvtx.host.locks import LockFile, name_offset
@@ -266,6 +266,10 @@ class Runtime:
     def firewall(self, name: str) -> FirewallDriver:
         """A firewall backend."""
         return self.driver(name)  # type: ignore[return-value]
+
+    def devices(self) -> DeviceDriver:
+        """The driver of TAP devices."""
+        return self.driver("tap")  # type: ignore[return-value]
 
     def writer(self) -> Identity:
         """This process, as operations record it."""

@@ -225,8 +225,40 @@ class Operation:
         return outcomes
 
     def _remove(self, rows: Sequence[Resource], later: ExitStack) -> dict[int, Outcome]:
-        """The kernel's part: go on past errors, keep what a refusal of its bridge would tear."""
-        outcomes: dict[int, Outcome] = {}
+        """The kernel's part: go on past errors, keep what a refusal of its bridge would tear.
+
+        Devices are held first, so that a VM whose device somebody else has open keeps all of its
+        things, and none of them loses only its firewall.
+        """
+        outcomes: dict[int, Outcome] = self._seize(rows)
+        rows = [row for row in rows if row.id not in outcomes]
+        try:
+            return self._remove_seized(rows, outcomes, later)
+        finally:
+            if any(row.kind == Kind.TAP for row in rows):
+                self.runtime.devices().let_go()
+
+    def _seize(self, rows: Sequence[Resource]) -> dict[int, Outcome]:
+        """Hold every TAP of ``rows``; what is kept because somebody else holds it."""
+        taps = [row for row in rows if row.kind == Kind.TAP]
+        if not taps:
+            return {}
+        try:
+            busy = self.runtime.devices().seize(taps)
+        except (OSError, DumpInterrupted):
+            return {}  # the release looks again, and tells
+        failpoint.reach("seized")
+        words = {row.vm: busy[row.id].message for row in taps if row.id in busy}
+        kept = {
+            row.id: Outcome(False, "in-use", f"{row.key} is kept: {words[row.vm]}")
+            for row in rows
+            if row.vm is not None and row.vm in words
+        }
+        return {**kept, **busy}
+
+    def _remove_seized(
+        self, rows: Sequence[Resource], outcomes: dict[int, Outcome], later: ExitStack
+    ) -> dict[int, Outcome]:
         addresses = _guest_addresses(rows)
         flushed = not addresses
         for name, batch in groupby(rows, key=driver_name):
@@ -333,6 +365,7 @@ class Operation:
             assert not broken, broken
 
     def history(self, sql: Any, events: Sequence[Event]) -> None:
+        """Append lines of this operation to the history."""
         history.add(sql, events, operation=self.id, verb=self.verb, vm=self.vm)
 
     def _vm_name(self, sql: Any, row: Resource) -> str | None:
@@ -360,7 +393,7 @@ def begin(
 
 
 def _end_flows_to(rows: Sequence[Resource]) -> None:
-    """End what datagrams to a freshly published port still follow: the kernel looks at new flows only."""
+    """End what datagrams to a freshly published port still follow: rules see new flows only."""
     ports = [
         Publish(s["protocol"], s["host_ip"], s["host_port"], s["guest_port"])
         for s in (row.spec for row in rows if row.kind == Kind.PUBLISH)
