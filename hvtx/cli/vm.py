@@ -59,7 +59,8 @@ def wishes(function: Callable[..., Any]) -> Callable[..., Any]:
 def _parse(name: str, wish: dict[str, Any]) -> Any:
     from hvtx.engine import define
 
-    words, command = sys.argv, list(wish["command"])
+    words = list(click.get_current_context().find_root().obj["arguments"])
+    command = list(wish["command"])
     after = words[words.index("--") + 1 :] if "--" in words else []
     if command and after[-len(command) :] != command:
         raise UsageError(

@@ -397,10 +397,11 @@ def _end_process(
 
 def _release_all(runtime: Runtime, operation: Operation, vm: Vm) -> None:
     rows = [row for row in records.resources_of_vm(runtime.sql, vm.id) if row.kind != Kind.LEASE]
-    old = [row for row in rows if row.life != runtime.life.id]
+    # a run directory on a disk outlives the boot: it is removed, not only forgotten
+    here = [row for row in rows if row.life == runtime.life.id or row.kind == Kind.FILE]
+    old = [row for row in rows if row not in here]
     if old:
         operation.forget(old, {row.id: "rebooted" for row in old})
-    here = [row for row in rows if row.life == runtime.life.id]
     outcomes = operation.release(here, reasons={row.id: operation.verb for row in here})
     left = [outcome.message for outcome in outcomes.values() if not outcome.gone]
     operation.end("partial" if left else "done")
