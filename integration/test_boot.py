@@ -1,0 +1,323 @@
+"""The systemd units, and a host that is cut off and boots again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hvtx.engine.units import ENABLED, Place, units
+from integration.boot import image
+from integration.boot.container import Host, booted, poll
+from integration.program import Program
+
+EXPOSURE = 4.0
+NAMES = ("hvtx-recover.service", "hvtx-gc.service", "hvtx-gc.timer")
+
+
+# -- the units, without a systemd that runs ----------------------------------------------------------
+
+
+@pytest.fixture
+def hvtx(tmp_path: Path) -> Program:
+    return Program(HVTX_STATE_DIR="/var/lib/hvtx", HVTX_RUN_DIR="/run/hvtx")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """The root directory of another system."""
+    place = tmp_path / "root"
+    (place / "etc/systemd/system").mkdir(parents=True)
+    return place
+
+
+def files(root: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(root)): os.readlink(path) if path.is_symlink() else path.read_text()
+        for path in root.rglob("*")
+        if path.is_symlink() or path.is_file()
+    }
+
+
+def test_systemd_finds_no_fault_in_the_units(hvtx: Program, tmp_path: Path) -> None:
+    for unit in hvtx("systemd", "print", "--json").json()["units"]:
+        (tmp_path / unit["name"]).write_text(unit["text"])
+    done = subprocess.run(
+        ["systemd-analyze", "verify", *(str(tmp_path / name) for name in NAMES)],
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def exposure(path: Path) -> float:
+    done = subprocess.run(
+        ["systemd-analyze", "security", "--offline=yes", "--no-pager", str(path)],
+        capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    found = re.search(r"exposure level for .*: ([0-9.]+)", done.stdout)
+    assert found, done.stdout
+    return float(found[1])
+
+
+def test_each_service_is_shut_in(tmp_path: Path) -> None:
+    for unit in units(Place(("/usr/bin/env",), "/var/lib/hvtx", "/run/hvtx", {})):
+        if unit.name.endswith(".service"):
+            (tmp_path / unit.name).write_text(unit.text)
+            assert exposure(tmp_path / unit.name) <= EXPOSURE
+
+
+def test_print_shows_what_install_writes(hvtx: Program, root: Path) -> None:
+    hvtx("systemd", "install", "--root", str(root))
+    shown = hvtx("systemd", "print").out
+    for name in NAMES:
+        text = (root / "etc/systemd/system" / name).read_text()
+        assert f"# /etc/systemd/system/{name}\n{text}" in shown
+
+
+def test_install_enables_and_uninstall_leaves_nothing(hvtx: Program, root: Path) -> None:
+    before = files(root)
+    first = hvtx("systemd", "install", "--root", str(root), "--json").json()
+    assert {unit["state"] for unit in first["units"]} == {"written"}
+    assert "boots" in first["note"]
+    links = {Path(path).name for path in files(root) if ".wants/" in path}
+    assert links == set(ENABLED)
+    installed = files(root)
+
+    again = hvtx("systemd", "install", "--root", str(root), "--json").json()
+    assert {unit["state"] for unit in again["units"]} == {"unchanged"}
+    assert files(root) == installed
+
+    gone = hvtx("systemd", "uninstall", "--root", str(root), "--json").json()
+    assert {unit["state"] for unit in gone["units"]} == {"removed"}
+    assert files(root) == before
+    nothing = hvtx("systemd", "uninstall", "--root", str(root), "--json").json()
+    assert {unit["state"] for unit in nothing["units"]} == {"absent"}
+
+
+def test_an_older_unit_of_ours_is_replaced(hvtx: Program, root: Path) -> None:
+    hvtx("systemd", "install", "--root", str(root))
+    path = root / "etc/systemd/system/hvtx-gc.timer"
+    wanted = path.read_text()
+    path.write_text(wanted + "# older\n")
+    done = hvtx("systemd", "install", "--root", str(root), "--json").json()
+    states = {unit["name"]: unit["state"] for unit in done["units"]}
+    assert states == dict.fromkeys(NAMES, "unchanged") | {"hvtx-gc.timer": "written"}
+    assert path.read_text() == wanted
+
+
+@pytest.mark.parametrize("verb", ["install", "uninstall"])
+@pytest.mark.parametrize("theirs", ["file", "mask", "link"])
+def test_a_strangers_unit_stops_all_of_it(
+    hvtx: Program, root: Path, verb: str, theirs: str
+) -> None:
+    path = root / "etc/systemd/system/hvtx-gc.timer"
+    if theirs == "file":
+        path.write_text("[Timer]\nOnCalendar=daily\n")
+    else:
+        path.symlink_to("/dev/null" if theirs == "mask" else "/srv/own.timer")
+    before = files(root)
+    ran = hvtx("systemd", verb, "--root", str(root), code=4)
+    assert "hvtx-gc.timer" in ran.err
+    assert files(root) == before
+
+
+def test_what_is_given_to_the_command_is_in_the_units(tmp_path: Path) -> None:
+    (tmp_path / "my.toml").write_text('state_dir = "/srv/from file"\n')
+    environment = {"HVTX_STATE_DIR": "", "HVTX_RUN_DIR": "", "HVTX_CONFIG": ""}
+    text = Program(**environment)(
+        "--config", str(tmp_path / "my.toml"), "--run-dir", "/srv/run", "systemd", "print"
+    ).out
+    assert 'RequiresMountsFor="/srv/from file"' in text
+    assert f"HVTX_CONFIG={tmp_path}/my.toml" in text
+    assert "HVTX_RUN_DIR=/srv/run" in text
+    assert "HVTX_STATE_DIR" not in text
+
+
+def test_only_root_installs_and_anyone_prints() -> None:
+    place = Path("/run") / f"hvtx-test-{os.getpid()}"
+    place.mkdir(mode=0o755)
+    try:
+        for words, code in (("install", 5), ("uninstall", 5), ("print", 0)):
+            script = (
+                "import os, sys; sys.argv = ['hvtx', 'systemd', *sys.argv[1:]];"
+                "from hvtx.cli.main import run; import hvtx.cli.systemd, hvtx.engine.systemd;"
+                "import hvtx.engine.runtime; os.setgroups([]); os.setgid(65534); os.setuid(65534);"
+                "sys.exit(run(sys.argv[1:]))"
+            )
+            done = subprocess.run(
+                [shutil.which("python3", path=os.path.dirname(os.sys.executable)) or "python3",
+                 "-c", script, words, *(["--root", str(place)] if code else [])],
+                capture_output=True, text=True, check=False, timeout=60,
+                env={k: v for k, v in os.environ.items() if not k.startswith("HVTX_")},
+            )  # fmt: skip
+            assert done.returncode == code, done.stderr
+        assert not any(place.iterdir())
+    finally:
+        place.rmdir()
+
+
+def test_a_host_without_systemd_is_told_so(hvtx: Program, root: Path, tmp_path: Path) -> None:
+    """Here neither does systemd run nor, in a scratch mount namespace, is systemctl there."""
+    script = (
+        "mount -t tmpfs none /run; for p in /usr/bin/systemctl /bin/systemctl; do"
+        " [ ! -e $p ] || mount --bind /dev/null $p; done;"
+        f' exec "$0" -m hvtx systemd install --root {root}'
+    )
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, os.sys.executable],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 6, done.stderr
+    assert "no systemd" in done.stderr
+    assert not files(root)
+
+
+# -- a real boot -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Host]:
+    """A container with a systemd that has booted; made outside the tests' own namespaces."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: a Docker daemon of its own")
+    with contextlib.ExitStack() as stack:
+        try:
+            image.root_tar()
+            image.docker_path()
+        except image.Unavailable as problem:
+            pytest.fail(str(problem))
+        yield stack.enter_context(booted())
+
+
+GUEST = 'while :; do echo "$HVTX_IP"; sleep 0.1; done >>'
+
+
+def size(host: Host, path: str) -> int:
+    return int(host.run("stat", "-c", "%s", path))
+
+
+def writes(host: Host, path: str) -> bool:
+    """Whether a file grows."""
+    before = size(host, path)
+    return bool(poll(f"growth of {path}", 10, lambda: size(host, path) > before))
+
+
+def vm(host: Host, name: str) -> dict:  # type: ignore[type-arg]
+    return host.json("hvtx", "vm", "show", name, "--json")
+
+
+def taps(host: Host) -> list[str]:
+    links = host.json("ip", "-j", "-d", "link", "show")
+    return sorted(x["ifname"] for x in links if x.get("linkinfo", {}).get("info_kind") == "tun")
+
+
+def leases(host: Host) -> dict[str, list[tuple[str, str]]]:
+    shown = host.json("hvtx", "vm", "ls", "--json")["vms"]
+    return {v["name"]: [(i["mac"], i["ipv4"]) for i in v["interfaces"]] for v in shown}
+
+
+def status(host: Host, pid: int, *keys: str) -> list[str]:
+    lines = host.run("cat", f"/proc/{pid}/status").splitlines()
+    return [line for line in lines if line.partition(":")[0] in keys]
+
+
+def test_a_cut_off_host_boots_into_what_it_was(host: Host) -> None:
+    host.run("hvtx", "systemd", "install")
+    host.run("hvtx", "network", "create", "lan", "--subnet", "10.91.0.0/24")
+    for name, path, more in (
+        ("web", "/root/web.disk", ["--autostart", "--publish", "8080:80"]),
+        ("db", "/srv/db.disk", ["--autostart"]),
+        ("idle", "/srv/idle.disk", []),
+    ):
+        command = ["--", "sh", "-c", f"{GUEST} {path}"]
+        host.run("hvtx", "vm", "create", name, "--network", "lan", *more, *command)
+    broken = ["--", "/opt/gone", "x"]
+    host.run("hvtx", "vm", "start", "web")
+    host.run("hvtx", "vm", "start", "idle")
+    assert writes(host, "/root/web.disk")
+    before, old_taps = leases(host), taps(host)
+    assert len(old_taps) == 2
+
+    host.cut()
+    host.boot()
+
+    assert host.run("systemctl", "is-active", "hvtx-recover.service").strip() == "active"
+    assert host.run("systemctl", "is-active", "hvtx-gc.timer").strip() == "active"
+    assert leases(host) == before
+    states = {name: vm(host, name)["state"] for name in before}
+    assert states == {"web": "running", "db": "running", "idle": "defined"}
+    assert host.json("hvtx", "network", "show", "lan", "--json")["gateway"] == ["10.91.0.1"]
+    assert "10.91.0.1/24" in host.run("ip", "-4", "-br", "address")
+    assert "8080" in host.run("nft", "list", "ruleset")
+    assert taps(host) == sorted(vm(host, n)["interfaces"][0]["device"] for n in ("web", "db"))
+    assert not set(taps(host)) & set(old_taps)
+    assert not host.json("hvtx", "intents", "--json")["operations"]
+    host.run("hvtx", "gc", "--plan", "--detailed-exitcode")
+    assert not host.json("hvtx", "repair", "--json")["repaired"]
+    del broken
+
+
+def test_autostarted_vms_live_apart_from_the_unit(host: Host) -> None:
+    """No sandbox, a scope of their own; they outlive the unit, its restart and its removal."""
+    pids = {name: vm(host, name)["pid"] for name in ("web", "db")}
+    keys = ("NoNewPrivs", "Seccomp", "CapBnd", "CapEff")
+    for name, pid in pids.items():
+        assert host.run("cat", f"/proc/{pid}/cgroup").count(f"/hvtx-{name}.scope") > 0
+        assert status(host, pid, *keys) == status(host, 1, *keys)
+        for kind in ("mnt", "net", "uts"):
+            mine, first = (host.run("readlink", f"/proc/{p}/ns/{kind}") for p in (pid, 1))
+            assert mine == first
+    host.run("systemctl", "stop", "hvtx-recover")
+    for name, path in (("web", "/root/web.disk"), ("db", "/srv/db.disk")):
+        assert vm(host, name)["pid"] == pids[name]
+        assert vm(host, name)["state"] == "running"
+        assert writes(host, path)
+    host.run("systemctl", "start", "hvtx-recover")
+    host.run("systemctl", "start", "hvtx-gc.service")
+    assert {name: vm(host, name)["pid"] for name in pids} == pids
+
+
+def test_a_vm_that_cannot_start_fails_the_unit_and_nothing_else(host: Host) -> None:
+    host.run("sh", "-c", "printf '#!/bin/sh\\nsleep 600\\n' >/opt/guest; chmod 755 /opt/guest")
+    host.run("hvtx", "vm", "create", "lost", "--network", "lan", "--autostart", "--", "/opt/guest")
+    host.run("rm", "/opt/guest")
+    host.cut()
+    host.boot()
+    assert host.run("systemctl", "is-active", "hvtx-recover", code=None).strip() == "failed"
+    shown = host.run("systemctl", "show", "hvtx-recover", "--property=ExecMainStatus")
+    assert shown.strip() == "ExecMainStatus=9"
+    assert "lost" in host.run("journalctl", "-b", "--no-pager", "-u", "hvtx-recover")
+    assert "/opt/guest" in host.run("journalctl", "-b", "--no-pager", "-u", "hvtx-start-lost")
+    for name, state in (("web", "running"), ("db", "running"), ("lost", "defined")):
+        assert vm(host, name)["state"] == state
+    host.run("hvtx", "vm", "rm", "lost")
+    host.run("hvtx", "gc", "--plan", "--detailed-exitcode")
+
+
+def test_units_on_a_running_host_are_rated_and_removed(host: Host) -> None:
+    for name in ("hvtx-recover.service", "hvtx-gc.service"):
+        rated = host.run("systemd-analyze", "security", "--no-pager", name)
+        found = re.search(r"exposure level for .*: ([0-9.]+)", rated)
+        assert found
+        assert float(found[1]) <= EXPOSURE
+    assert not host.run("systemd-analyze", "verify", *NAMES).strip()
+    pid = vm(host, "web")["pid"]
+    done = host.json("hvtx", "systemd", "uninstall", "--json")
+    assert {unit["state"] for unit in done["units"]} == {"removed"}
+    assert done["running"]
+    assert "hvtx" not in host.run("systemctl", "list-unit-files", "hvtx-*", code=None).replace(
+        "hvtx-web.scope", ""
+    ).replace("hvtx-db.scope", "")
+    assert vm(host, "web")["pid"] == pid
+    assert writes(host, "/root/web.disk")
+    host.run("hvtx", "vm", "stop", "web", "--timeout", "2")
+    host.run("hvtx", "vm", "rm", "db", "--force")
+    assert not taps(host)
+    assert json.loads(host.run("ip", "-j", "link", "show", "type", "bridge"))
