@@ -123,8 +123,8 @@ def _resolve(runtime: Runtime, name: str) -> Plan:
 
 def _draft(wish: VmWish) -> Vm:
     return Vm(
-        "", wish.name, wish.hypervisor, wish.memory, wish.cpus, wish.kernel, wish.initrd, wish.append,
-        wish.disks, wish.command, wish.directory, wish.autostart, (),
+        "", wish.name, wish.hypervisor, wish.memory, wish.cpus, wish.kernel, wish.initrd,
+        wish.append, wish.disks, wish.command, wish.directory, wish.autostart, (),
     )  # fmt: skip
 
 
@@ -263,7 +263,7 @@ def _spawn(runtime: Runtime, vm: Vm, launch: hypervisors.Launch) -> process.Gate
     gate = process.spawn(launch, log, vm.name)
     warning = process.enter_scope(vm.name, gate.identity.pid)
     if warning:
-        print(f"warning: {warning}", file=sys.stderr)
+        sys.stderr.write(f"warning: {warning}\n")
     return gate
 
 
@@ -311,14 +311,11 @@ def render(
 
 
 def _port(interface: Any, network: Network, device: str) -> hypervisors.Port:
-    pairs = dict(
-        zip(
-            (":" in s for s in network.subnets), zip(network.subnets, network.gateways), strict=True
-        )
-    )
+    pairs = {
+        ":" in subnet: (subnet, gateway)
+        for subnet, gateway in zip(network.subnets, network.gateways, strict=True)
+    }
     four, six = pairs.get(False), pairs.get(True)
-    from hvtx.planner import addressing
-
     return hypervisors.Port(
         device=device,
         mac=interface.mac,

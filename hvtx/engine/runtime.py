@@ -129,7 +129,7 @@ class Runtime:
             self.refused = Refused(
                 "wrong-namespace",
                 "this is not the network namespace that the store's VMs and networks live in",
-                hint="run hvtx in that namespace; if it is gone for good, `hvtx recover --new-namespace`",
+                hint="run hvtx in that namespace; if it is gone: `hvtx recover --new-namespace`",
             )
 
     def _old_life_moves(self, known: Life) -> bool:
@@ -272,7 +272,7 @@ class Runtime:
         return self.driver("tap")  # type: ignore[return-value]
 
     def writer(self) -> Identity:
-        """This process, as operations record it."""
+        """Who runs this, as operations record it."""
         return procfs.identify(os.getpid())
 
 

@@ -117,7 +117,7 @@ def _entries(runtime: Runtime, failures: dict[str, str]) -> list[Entry]:
 
 
 def _legacy_tables() -> bool:
-    """Whether the kernel lists any legacy table (reading one that it does not list would make it)."""
+    """Whether the kernel lists any legacy table (reading one that it does not makes it)."""
     for name in ("ip_tables_names", "ip6_tables_names"):
         try:
             with open(f"/proc/thread-self/net/{name}", encoding="ascii") as listed:
@@ -144,7 +144,7 @@ def _operations(runtime: Runtime) -> dict[int, OperationFacts]:
 def _processes(
     rows: Iterable[Resource], operations: Mapping[int, OperationFacts], boot_id: str
 ) -> dict[int, ProcessFacts]:
-    """Look at every recorded process; wait for gates of dead operations, which are about to exit."""
+    """Look at every recorded process; wait for gates of dead operations, which soon exit."""
     facts: dict[int, ProcessFacts] = {}
     for row in rows:
         if row.kind != Kind.PROCESS:
