@@ -200,6 +200,11 @@ def ls(ctx: click.Context, json_: bool) -> None:
     )
 
 
+def _published(port: dict[str, Any]) -> str:
+    host = f"{port['host_ip'] or '*'}:{port['host_port']}/{port['protocol']}"
+    return f"{host} → {port['guest_port']}"
+
+
 @vm.command()
 @click.argument("name")
 @as_json
@@ -236,8 +241,7 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
                 *[
                     (
                         "published",
-                        f"{p['host_ip'] or '*'}:{p['host_port']}/{p['protocol']}"
-                        f" → {p['guest_port']}",
+                        _published(p),
                     )
                     for p in interface["publish"]
                 ],

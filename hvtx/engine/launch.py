@@ -316,6 +316,8 @@ def _port(interface: Any, network: Network, device: str) -> hypervisors.Port:
         for subnet, gateway in zip(network.subnets, network.gateways, strict=True)
     }
     four, six = pairs.get(False), pairs.get(True)
+    from hvtx.planner import addressing
+
     return hypervisors.Port(
         device=device,
         mac=interface.mac,
