@@ -17,7 +17,7 @@ from hvtx.engine.transaction import Operation, begin
 from hvtx.errors import NotFound, Refused, StalePlan, UsageError
 from hvtx.host import procfs
 from hvtx.model.plan import Action, Item, Plan, Reason
-from hvtx.model.resource import GONE, Entry, Kind, Outcome, Resource, State
+from hvtx.model.resource import FIREWALL_KINDS, GONE, Entry, Kind, Outcome, Resource, State
 from hvtx.model.vm import Liveness
 from hvtx.planner.gc import plan_gc
 from hvtx.planner.liveness import classify
@@ -186,7 +186,7 @@ def _remark(outcome: str) -> str:
 
 
 class _Worker:
-    """Carries out items in chunks; every outcome is ``done`` or ``failed:why`` / ``skipped:why``."""
+    """Carries out items in chunks; an outcome is ``done``, ``failed:why`` or ``skipped:why``."""
 
     def __init__(
         self, runtime: Runtime, operation: Operation, items: Sequence[Item], progress: Progress
@@ -298,7 +298,16 @@ class _Worker:
 
     def _loose(self, item: Item) -> str:
         """A copy, a leftover, a restored rule, or an unrecorded object: removed by its own mark."""
-        outcome = remove_sighted(self.runtime, item)
+        locked, busy = self._lock_vms({item.vm} - {None, self.operation.vm})
+        try:
+            if busy:
+                return "skipped:another operation works on its VM"
+            if self._needed_now(item):
+                return "skipped:it stands in the place of what its VM, which runs now, needs"
+            outcome = remove_sighted(self.runtime, item)
+        finally:
+            for name in locked:
+                self.runtime.unlock("vm", name)
         event = "removed" if outcome.gone else "kept"
         with self.runtime.store.transaction() as sql:
             self.operation.history(
@@ -315,6 +324,30 @@ class _Worker:
                 ],
             )
         return _word(outcome)
+
+    def _needed_now(self, item: Item) -> bool:
+        """Whether a restored entry of an earlier start serves its VM, which runs by now.
+
+        The plan knows only the VM that it saw; one started meanwhile would lose its packets.
+        """
+        row = records.resources_by_id(self.runtime.sql, [item.row]).get(item.row)
+        if item.entry is None or row is None or row.state != State.RELEASED or row.vm is None:
+            return False
+        if not self._alive_again({row.vm}):
+            return False
+        driver = self.runtime.firewall(item.entry.backend)
+        seen: dict[str | None, set[tuple[str, str]]] = {}
+        for entry in driver.observe():
+            seen.setdefault(entry.mark, set()).add((entry.place, entry.text))
+        missing = {
+            (entry.place, entry.text)
+            for other in records.resources_of_vm(self.runtime.sql, row.vm)
+            if other.kind in FIREWALL_KINDS and other.spec["backend"] == item.entry.backend
+            for entry in driver.expected(other)
+            if (entry.place, entry.text) not in seen.get(other.mark, ())
+        }
+        # all that carries the mark would go together
+        return not missing.isdisjoint(seen.get(row.mark, ()))
 
 
 def _word(outcome: Outcome) -> str:

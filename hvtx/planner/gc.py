@@ -106,6 +106,7 @@ class Judge:
                 self._users.setdefault(row.network, set()).add(liveness)
                 self._users.setdefault(None, set()).add(liveness)
         self._wholes: dict[int, bool] = {}
+        self._places: dict[tuple[str, str, str], list[Resource]] = {}  # who needs what where
         self._by_mark = {row.mark: row for row in snapshot.rows}
         self._alive = {
             vm: facts
@@ -446,6 +447,12 @@ class Judge:
                 reason=Reason.DUPLICATE_COPY,
                 message="a surplus copy; one stays while its record does",
             )
+        serving = self._serves(self.sights.by_mark[mark])
+        if serving is not None:
+            return base._replace(
+                reason=serving,
+                message="of an earlier start, and restored into the place of what is needed now",
+            )
         if row.life != self.snapshot.life.id:
             return base._replace(
                 action=Action.DELETE,
@@ -457,6 +464,32 @@ class Judge:
             reason=Reason.RELEASED_LEFTOVER,
             message="on record as removed, yet there with the very same mark",
         )
+
+    def _serves(self, entries: Sequence[Entry]) -> Reason | None:
+        """Why what stands in a row's own place stays, whatever its mark: its owner lives by it.
+
+        A restore of saved rules puts the elements of an earlier start there; without them packets
+        of the VM that runs now would be lost. They go together, so one that serves keeps all.
+        """
+        if not self._places:
+            for row in self.snapshot.rows:
+                there = {_text(entry) for entry in self.sights.by_mark.get(row.mark, ())}
+                for own in self.snapshot.expected.get(row.id, ()):
+                    if _text(own) not in there:  # else a rule may be beside its own copy
+                        self._places.setdefault(_text(own), []).append(row)
+        rows = [row for entry in entries for row in self._places.get(_text(entry), ())]
+        return next((reason for row in rows if (reason := self._needs(row)) is not None), None)
+
+    def _needs(self, row: Resource) -> Reason | None:
+        """Why the owner of a row needs its object now; None if it is dead, or there is none."""
+        if self._worked_on(row):
+            return Reason.OPERATION_RUNNING
+        if row.vm is None:
+            return Reason.RESERVED if row.state == State.COMMITTED else None
+        liveness = self._liveness(row.vm)
+        if liveness is Liveness.ALIVE or row.vm in self.held_vms:
+            return Reason.VM_ALIVE
+        return Reason.LIVENESS_UNKNOWN if liveness is Liveness.UNKNOWN else None
 
     def _foreign_mark(self, base: Item, parsed: Mark | UnreadableMark | None) -> Item | None:
         if not isinstance(parsed, Mark):

@@ -1,0 +1,67 @@
+"""A restored element of an earlier start, standing where one that runs now needs its own."""
+
+from __future__ import annotations
+
+import pytest
+
+from hvtx.model.plan import Action, Reason
+from hvtx.model.resource import Entry, Kind, Resource, State
+from hvtx.model.vm import Liveness
+from tests.planner.scene import Scene
+
+
+def restored(scene: Scene, liveness: Liveness, *, beside: bool = False) -> Resource:
+    """A tombstone's element in the place of a committed row's own (or beside it, as rules can)."""
+    vm = scene.vm("web", liveness)
+    old = scene.row(Kind.PUBLISH, vm=vm, state=State.RELEASED)
+    new = scene.row(Kind.PUBLISH, vm=vm)
+    scene.expected[old.id] = (Entry("nftables", "map", "tcp 80", old.mark),)
+    scene.expected[new.id] = (Entry("nftables", "map", "tcp 80", new.mark),)
+    scene.entries.append(scene.expected[old.id][0])
+    if beside:
+        scene.entries.append(scene.expected[new.id][0])
+    return old
+
+
+def verdict(scene: Scene, old: Resource) -> tuple[Action, Reason]:
+    found = [item for item in scene.plan().items if item.mark == old.mark]
+    assert len(found) == 1
+    return found[0].action, found[0].reason
+
+
+@pytest.mark.parametrize(
+    ("liveness", "expected"),
+    [
+        (Liveness.ALIVE, (Action.SKIP, Reason.VM_ALIVE)),
+        (Liveness.UNKNOWN, (Action.SKIP, Reason.LIVENESS_UNKNOWN)),
+        (Liveness.DEAD, (Action.DELETE, Reason.RELEASED_LEFTOVER)),
+    ],
+)
+def test_what_serves_a_live_vm_stays(liveness: Liveness, expected: tuple[Action, Reason]) -> None:
+    scene = Scene()
+    old = restored(scene, liveness)
+    assert verdict(scene, old) == expected
+
+
+def test_beside_the_vm_s_own_it_serves_nobody() -> None:
+    scene = Scene()
+    old = restored(scene, Liveness.ALIVE, beside=True)
+    assert verdict(scene, old) == (Action.DELETE, Reason.RELEASED_LEFTOVER)
+
+
+def test_a_start_under_way_counts() -> None:
+    scene = Scene()
+    old = restored(scene, Liveness.DEAD)
+    scene.operation(9, running=True, vm="web")
+    assert verdict(scene, old) == (Action.SKIP, Reason.OPERATION_RUNNING)
+
+
+def test_a_network_s_own_rules_count() -> None:
+    scene = Scene()
+    network = scene.network()
+    old = scene.row(Kind.FILTER, network=network, state=State.RELEASED)
+    new = scene.row(Kind.FILTER, network=network)
+    for row in (old, new):
+        scene.expected[row.id] = (Entry("iptables", "filter FORWARD", "-i hvbr1", row.mark),)
+    scene.entries.append(scene.expected[old.id][0])
+    assert verdict(scene, old) == (Action.SKIP, Reason.RESERVED)
