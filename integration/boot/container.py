@@ -22,6 +22,19 @@ from integration.boot import image
 
 CAPABILITIES = ["NET_ADMIN", "SYS_ADMIN", "NET_RAW", "SYS_PTRACE"]
 DAEMON_SECONDS, BOOT_SECONDS = 60, 90
+# Docker makes /proc/sys read-only. The network's part of it belongs to the container's namespace;
+# the rest is the machine's, and stays as it is.
+SYSCTLS = """[Unit]
+DefaultDependencies=no
+Before=sysinit.target
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=mount --bind /proc/sys/net /proc/sys/net
+ExecStart=mount -o remount,bind,rw /proc/sys/net
+[Install]
+WantedBy=sysinit.target
+"""
 
 
 def poll(what: str, seconds: float, look: Any) -> Any:
@@ -42,13 +55,15 @@ def daemon() -> Iterator[tuple[Any, str]]:
 
     path = image.docker_path()
     data = image.CACHE / "docker-data"
-    place = Path(tempfile.mkdtemp(prefix="hvtx-docker-", dir="/run"))
+    place = Path(tempfile.mkdtemp(prefix="hvtx-docker-"))
+    group = f"/{place.name}"
     log = (place / "log").open("wb")
     argv = [
-        "unshare", "--net", "--mount", "--propagation", "private", "dockerd",
+        "unshare", "--net", "--mount", "--propagation", "private",
+        "sh", "-c", 'mount -t tmpfs none /run && exec "$@"', "sh", "dockerd",
         "--data-root", str(data), "--exec-root", str(place / "x"), "--pidfile", str(place / "pid"),
         "-H", f"unix://{place}/s", "--bridge=none", "--iptables=false", "--ip6tables=false",
-        "--ip-forward=false", "--ip-masq=false",
+        "--ip-forward=false", "--ip-masq=false", f"--cgroup-parent={group}",
     ]  # fmt: skip
     process = subprocess.Popen(argv, env={**os.environ, "PATH": path}, stdout=log, stderr=log)
     try:
@@ -66,6 +81,9 @@ def daemon() -> Iterator[tuple[Any, str]]:
             process.kill()
             process.wait()
         log.close()
+        for directory in Path("/sys/fs/cgroup").glob(f"**{group}"):
+            with contextlib.suppress(OSError):
+                directory.rmdir()
         shutil.rmtree(place, ignore_errors=True)
 
 
@@ -138,7 +156,10 @@ class Host:
         poll("the end", 30, lambda: self.container.reload() or self.container.status == "exited")
 
     def install(self) -> None:
-        """Install the tree under test as a wheel."""
+        """Install the tree under test as a wheel, and what makes the container a host."""
+        script = f"cat >/etc/systemd/system/sysctls.service <<'END'\n{SYSCTLS}END\n"
+        self.run("sh", "-c", script)
+        self.run("systemctl", "enable", "--now", "sysctls.service")
         assert self.container.put_archive("/", image.source_tar())
         self.run("sh", "-c", image.INSTALL)
 
