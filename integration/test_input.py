@@ -164,6 +164,7 @@ def test_subnets_that_overlap_the_host(hvtx: Program, world: lab.Namespace) -> N
     lab.run("ip", "route", "add", "unreachable", "10.97.0.0/16")
     lab.run("ip", "-6", "route", "add", "fd99::/48", "via", lab.WORLD6)
     lab.run("ip", "addr", "add", "10.96.0.1/32", "dev", "lo")
+    witness.settle()
     for subnet in ("203.0.113.0/24", "203.0.113.128/25", "203.0.0.0/16", "10.99.1.0/24", "10.98.1.0/24",
                    "10.97.1.0/24", "10.0.0.0/8", "fd99::/64", "10.96.0.0/24", "2001:db8:113::/64"):  # fmt: skip
         refused(hvtx, "network", "create", "net", "--subnet", subnet, code=4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,6 +43,15 @@ def store(state_directory: str | None = None) -> list[str]:
             for table in TABLES
             for row in connection.execute(f"SELECT * FROM {table}")
         ]
+
+
+def settle() -> None:
+    """Wait for duplicate address detection, which goes on after devices are made; at most 10 s."""
+    for _ in range(200):
+        if not lab.run("ip", "-6", "addr", "show", "tentative"):
+            return
+        time.sleep(0.05)
+    raise AssertionError("duplicate address detection does not end")
 
 
 def things(state_directory: str | None = None) -> dict[str, object]:
