@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from keyword import iskeyword
 from typing import Any
 
 import click
@@ -29,6 +30,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "log": ("hvtx.cli.look", "Show what was made, removed and kept, and why."),
     "explain": ("hvtx.cli.look", "Tell whose an interface, address, port or mark is."),
     "doctor": ("hvtx.cli.doctor", "Check this host."),
+    "import": ("hvtx.cli.adopt", "Take over VMs that another tool made."),
     "systemd": ("hvtx.cli.systemd", "Recover at boot and collect by the hour: the units."),
 }
 
@@ -45,7 +47,8 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = import_module(COMMANDS[cmd_name][0])
-        command: click.Command = getattr(module, cmd_name)
+        name = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
+        command: click.Command = getattr(module, name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

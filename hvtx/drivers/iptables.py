@@ -201,6 +201,11 @@ def _port(_installation: str, _spec: Mapping[str, Any]) -> tuple[Rule, ...]:
     )
 
 
+def _imported(_installation: str, spec: Mapping[str, Any]) -> tuple[Rule, ...]:
+    """A stranger's rule that was taken over, by its exact text (docs/adr/0008)."""
+    return (_recorded(spec["place"], spec["text"], False),)
+
+
 _COMPILERS = {
     "base": _base,
     "network": _network,
@@ -208,6 +213,7 @@ _COMPILERS = {
     "masquerade": _masquerade,
     "publish": _publish,
     "port": _port,
+    "imported": _imported,
 }
 
 

@@ -53,6 +53,7 @@ from hvtx.model.mark import FAMILY as MARKED
 from hvtx.model.resource import GONE, Entry, Outcome, Resource
 
 BACKEND = "nftables"
+IMPORTED = "imported"  # a stranger's rule that was taken over: `place`, `native` (docs/adr/0008)
 ATTEMPTS = 60  # of a compare-and-swap or a consistent read, each a fraction of a millisecond
 _PAUSE = 0.001  # seconds, after a lost race, growing with the attempts
 _TABLE_TEXT = "table"
@@ -348,7 +349,12 @@ class NftablesDriver:
     def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
         """Remove what carries its row's mark: elements first, in one batch, base rows last."""
         outcomes: dict[int, Outcome] = {}
-        rows = [row for row in resources if row.spec["what"] != "base"]
+        rows = []
+        for row in resources:
+            if row.spec["what"] == IMPORTED:
+                outcomes[row.id] = self.remove(self.expected(row)[0])
+            elif row.spec["what"] != "base":
+                rows.append(row)
         if rows:
             ids = [row.id for row in rows]
             outcomes.update(self._guarded(ids, lambda: self._release_elements(rows)))
@@ -588,6 +594,9 @@ class NftablesDriver:
 
     def expected(self, resource: Resource) -> tuple[Entry, ...]:
         """The entries that stand for a row; those of a base row's rules come from ``observed``."""
+        if resource.spec["what"] == IMPORTED:
+            spec = resource.spec
+            return (Entry(BACKEND, spec["place"], spec["native"], resource.mark),)
         if resource.spec["what"] != "base":
             mark = resource.mark
             return tuple(

@@ -8,15 +8,24 @@ generation; in a legacy table its entry, byte by byte, from a fresh read under t
 from __future__ import annotations
 
 import errno
+import re
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from hvtx.drivers.base import Host
 from hvtx.errors import Contended, HostRefused, HvtxError, NotPermitted
 from hvtx.host import libnftables, xtables
 from hvtx.host.netlink import DumpInterrupted
-from hvtx.host.nfnetlink import Nftables, Rule, delete_rule, expressions, xt_comment
+from hvtx.host.nfnetlink import (
+    Command,
+    Nftables,
+    Rule,
+    comment_rule,
+    delete_rule,
+    expressions,
+    xt_comment,
+)
 from hvtx.model.mark import FAMILY
 from hvtx.model.resource import GONE, Outcome
 from hvtx.model.stranger import StrangeRule
@@ -27,6 +36,9 @@ _FAMILIES = frozenset({"ip", "ip6", "inet", "bridge"})
 _TOOL = {"ip": "iptables", "ip6": "ip6tables"}
 _TABLES_OF_IPTABLES = frozenset({"filter", "nat", "mangle", "raw", "security"})
 _MOVING = frozenset({"counter", "last", "quota"})  # expressions that hold what was counted
+_PROTOCOL = re.compile(r"(?:^| )-p (\S+)")
+_PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "ipv6-icmp": 58, "sctp": 132}
+_ABSENT = Outcome(False, "contended", "the rule is no longer there as it was seen")
 _NO_NFTABLES = frozenset({errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT})
 
 
@@ -59,6 +71,36 @@ class Strangers:
             return Outcome(False, "contended" if contended else "observe-failed", problem.message)
         except (OSError, ValueError, DumpInterrupted) as problem:
             return Outcome(False, "observe-failed", f"{rule.key}: {problem}")
+
+    def mark(self, rule: StrangeRule, mark: str) -> Outcome:
+        """Put the very same rule, with ``mark`` as its comment, in the rule's place.
+
+        One kernel transaction: no packet meets the chain without the rule. ``gone`` if it is done.
+        Never raises.
+        """
+        act = _mark_nft if rule.backend == "nftables" else self._mark_legacy
+        try:
+            return act(rule, mark)
+        except HvtxError as problem:
+            return Outcome(False, problem.code, problem.message)
+        except (OSError, ValueError, DumpInterrupted) as problem:
+            return Outcome(False, "host-refused", f"{rule.key}: {problem}")
+
+    def _mark_legacy(self, rule: StrangeRule, mark: str) -> Outcome:
+        tool, table, chain = rule.place.split(" ")
+        family = 6 if tool == xtables.TOOLS[6] else 4
+        found: list[bool] = []
+
+        def change(edit: xtables.Edit) -> bool:
+            found[:] = [edit.has(chain) and edit.note(chain, rule.identity, mark)]
+            return found[0]
+
+        whole = table in xtables.listed(family) and xtables.edit(
+            family, table, self._timeout, change
+        )
+        if not whole or not found[0]:
+            return Outcome(False, "contended", f"{rule.key} is no longer there as it was seen")
+        return GONE
 
     def _remove_legacy(self, rule: StrangeRule) -> Outcome:
         tool, table, chain = rule.place.split(" ")
@@ -131,7 +173,13 @@ def _nft_once(socket: Nftables) -> tuple[StrangeRule, ...] | None:
         return None
     if socket.generation() != generation:
         return None
-    return tuple(_nft_rule(*found) for found in _in_words(raw, words, texts))
+    return tuple(
+        _nft_rule(
+            *found,
+            texts.get((found[0].family, found[0].table, found[0].chain, found[0].handle), ""),
+        )
+        for found in _in_words(raw, words, texts)
+    )
 
 
 def _in_words(
@@ -153,7 +201,7 @@ def _in_words(
             yield rule, place, text, False
 
 
-def _nft_rule(rule: Rule, place: int, text: str, by_iptables: bool) -> StrangeRule:
+def _nft_rule(rule: Rule, place: int, text: str, by_iptables: bool, native: str) -> StrangeRule:
     comment = rule.comment or xt_comment(rule)
     if by_iptables:
         tool = f"{_TOOL[rule.family]}-nft"
@@ -169,6 +217,7 @@ def _nft_rule(rule: Rule, place: int, text: str, by_iptables: bool) -> StrangeRu
         position=place,
         handle=rule.handle,
         identity=_unmoved(rule),
+        native=re.sub(r' comment "[^"]*"$', "", native),
     )
 
 
@@ -215,6 +264,19 @@ def _without_remarks(text: str) -> str:
 
 
 def _remove_nft(rule: StrangeRule) -> Outcome:
+    return _swap_nft(rule, delete_rule)
+
+
+def _mark_nft(rule: StrangeRule, mark: str) -> Outcome:
+    found = _PROTOCOL.search(rule.text)
+    protocol = _PROTOCOLS.get(found[1], 0) if found else 0
+    return _swap_nft(rule, lambda seen: comment_rule(seen, mark, protocol), absent=_ABSENT)
+
+
+def _swap_nft(
+    rule: StrangeRule, change: Callable[[Rule], Command], *, absent: Outcome = GONE
+) -> Outcome:
+    """Do ``change`` to the rule if it is still what was seen, by compare-and-swap."""
     _, family, table, chain = rule.place.split(" ")
     socket = Nftables()
     try:
@@ -224,7 +286,7 @@ def _remove_nft(rule: StrangeRule) -> Outcome:
                 there = [r for r in socket.rules(family, table) if r.handle == rule.handle]
                 if not there:
                     if socket.generation() == generation:
-                        return GONE
+                        return absent
                     continue
                 seen = there[0]
                 comment = seen.comment or xt_comment(seen) or ""
@@ -232,13 +294,13 @@ def _remove_nft(rule: StrangeRule) -> Outcome:
                     FAMILY
                 ):
                     return Outcome(False, "contended", f"{rule.key} changed: look again")
-                socket.batch([delete_rule(seen)], generation)
+                socket.batch([change(seen)], generation)
                 return GONE
             except DumpInterrupted:
                 pass
             except OSError as problem:
                 if problem.errno == errno.ENOENT and socket.generation() == generation:
-                    return GONE
+                    return absent
                 if problem.errno not in (errno.ERESTART, errno.ENOBUFS, errno.EINTR, errno.ENOENT):
                     raise
             time.sleep(_PAUSE * min(attempt + 1, 10))

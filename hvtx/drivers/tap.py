@@ -184,7 +184,7 @@ def release_one(row: Resource, links: Links, around: Around) -> Outcome:
             "mark-mismatch",
             f"a device named {row.key} is there, but it is not the recorded one",
         )
-    problem = wrong_mark(row, seen) or dependents(seen, around)
+    problem = wrong_mark(row, seen) or dependents(seen, around, row.spec.get("addresses", ()))
     if problem is not None:
         return problem
     return delete_by_attaching(seen, links, lambda held: wrong_mark(row, held))
@@ -201,7 +201,7 @@ def _release_held(
         raise
     if held is None:
         return _give_up(descriptor, Outcome(False, "contended", f"{row.key} is gone while held"))
-    problem = wrong_mark(row, held) or dependents(held, around)
+    problem = wrong_mark(row, held) or dependents(held, around, row.spec.get("addresses", ()))
     if problem is not None:
         return _give_up(descriptor, problem)
     return let_die(descriptor, held, links)
@@ -293,10 +293,12 @@ def wrong_mark(row: Resource, seen: Link) -> Outcome | None:
     )
 
 
-def dependents(seen: Link, around: Around) -> Outcome | None:
-    """Strangers' things that would go with the device."""
+def dependents(seen: Link, around: Around, known: Sequence[str] = ()) -> Outcome | None:
+    """Strangers' things that would go with the device; ``known`` addresses are nobody's."""
     upper = [link.name for link in around.links if link.lower == seen.ifindex]
-    own = [a.address for a in around.addresses if a.ifindex == seen.ifindex]
+    own = [
+        a.address for a in around.addresses if a.ifindex == seen.ifindex and a.address not in known
+    ]
     filters = ["an XDP program"] if seen.xdp else []
     filters += ["traffic control"] if seen.ifindex in around.filtered else []
     if not upper and not own and not filters:

@@ -24,7 +24,7 @@ from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.mark import FAMILY
 from hvtx.model.plan import Action
 from hvtx.model.resource import Link, Outcome
-from hvtx.planner.heuristic import Guess, Sight, guess
+from hvtx.planner.heuristic import Guess, Sight, by_kernel, guess
 from hvtx.store import records
 from hvtx.store.history import Event
 
@@ -203,7 +203,8 @@ def _remove_tap(planned: Link) -> Outcome:
         if seen is None:
             return Outcome(False, "contended", f"{planned.name} is gone already")
         around = Around(links.all(), links.addresses(), links.filtered())
-        problem = objection(seen) or dependents(seen, around)
+        usual = [a.address for a in around.addresses if by_kernel(a.address)]
+        problem = objection(seen) or dependents(seen, around, usual)
         return problem or delete_by_attaching(seen, links, objection)
     except HvtxError as problem:
         return Outcome(False, problem.code, problem.message)

@@ -54,6 +54,7 @@ def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
         row
         for row in snapshot.rows
         if row.state == State.COMMITTED
+        and not row.spec.get("imported")  # made by others, who put it as they want it
         and row.life == runtime.life.id
         and (row.vm in live if row.vm else row.network is None or row.network in wanted)
     ]

@@ -19,6 +19,8 @@ from hvtx.host.netlink import (
     ACK,
     CREATE,
     EXCL,
+    NESTED,
+    REPLACE,
     REQUEST,
     Channel,
     KernelError,
@@ -36,7 +38,7 @@ FAMILIES = {"inet": 1, "ip": 2, "arp": 3, "netdev": 5, "bridge": 7, "ip6": 10}
 FAMILY_NAMES = {number: name for name, number in FAMILIES.items()}
 
 SUBSYSTEM = 10
-GETTABLE, DELTABLE, GETCHAIN, GETRULE, DELRULE = 1, 2, 4, 7, 8
+GETTABLE, DELTABLE, GETCHAIN, NEWRULE, GETRULE, DELRULE = 1, 2, 4, 6, 7, 8
 GETSET, NEWSETELEM, GETSETELEM, DELSETELEM = 10, 12, 13, 14
 GETGEN, GETOBJ, GETFLOWTABLE = 16, 19, 23
 
@@ -51,6 +53,7 @@ _PIPELINE = 64  # answers of that many reads fit into any receive buffer
 _TABLE_NAME, _TABLE_USERDATA = 1, 6
 _CHAIN_NAME = 3
 _RULE_TABLE, _RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS, _RULE_USERDATA = 1, 2, 3, 4, 7
+_RULE_COMPAT, _COMPAT_PROTOCOL, _COMPAT_FLAGS = 5, 1, 2
 _SET_FLAGS = 3
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS = 1, 2, 3
 _ELEM_KEY, _ELEM_DATA, _ELEM_USERDATA = 1, 2, 6
@@ -193,6 +196,28 @@ def delete_rule(rule: Rule) -> Command:
         + attribute(_RULE_HANDLE, _BE64.pack(rule.handle))
     )
     return Command(DELRULE, 0, rule.family, body)
+
+
+def comment_rule(rule: Rule, comment: str, protocol: int = 0) -> Command:
+    """Put an equal rule with a comment in a rule's place: only ever in a batch with a generation.
+
+    ``protocol`` is the IP protocol that the rule matches: matches of xtables (those that
+    iptables-nft keeps) ask for it, and the kernel does not tell it.
+    """
+    body = (
+        text(_RULE_TABLE, rule.table)
+        + text(_RULE_CHAIN, rule.chain)
+        + attribute(_RULE_HANDLE, _BE64.pack(rule.handle))
+        + attribute(_RULE_EXPRESSIONS | NESTED, rule.expressions)
+        + attribute(_RULE_USERDATA, comment_data(comment))
+    )
+    if protocol:
+        body += nested(
+            _RULE_COMPAT,
+            attribute(_COMPAT_PROTOCOL, _BE32.pack(protocol)),
+            attribute(_COMPAT_FLAGS, _BE32.pack(0)),
+        )
+    return Command(NEWRULE, REPLACE, rule.family, body)
 
 
 # ---------------------------------------------------------------- decoding, pure

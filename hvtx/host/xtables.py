@@ -454,6 +454,19 @@ def _refusal(
     return HostRefused(f"{name}: {problem.strerror}", hint="`dmesg` may say more", code=code)
 
 
+def with_comment(family: int, entry: bytes, comment: str) -> bytes:
+    """An entry with one more match, ``comment``, as its last (pure).
+
+    struct xt_entry_match and struct xt_comment_info (include/uapi/linux/netfilter/xt_comment.h).
+    """
+    layout = _LAYOUTS[family]
+    match = struct.pack("=H29sB", _TARGET + 256, b"comment", 0) + comment.encode().ljust(256, b"\0")
+    target, following = _OFFSETS.unpack_from(entry, layout.offsets)
+    offsets = _OFFSETS.pack(target + len(match), following + len(match))
+    whole = entry[:target] + match + entry[target:]
+    return whole[: layout.offsets] + offsets + whole[layout.offsets + 4 :]
+
+
 # Edits ------------------------------------------------------------------------------------------
 
 
@@ -659,6 +672,25 @@ class Edit:
             else:
                 self._table.append_entry(chain, buffer)
         self._growth += 1
+
+    def note(self, chain: str, entry: bytes, comment: str) -> bool:
+        """Put an equal rule with a comment in the place of the first that equals ``entry``."""
+        import ctypes
+
+        place = self._place(chain, entry)
+        if place is None:
+            return False
+        noted = with_comment(self._family, entry, comment)
+        buffer = (ctypes.c_ubyte * len(noted)).from_buffer_copy(noted)
+        with self._errors():
+            self._table.replace_entry(chain, buffer, place)
+        return True
+
+    def _place(self, chain: str, entry: bytes) -> int | None:
+        """Where in the chain the first rule equal to ``entry`` stands, counted from 0."""
+        blob = read(self._family, self._name)
+        rules = entries(self._family, blob).get(chain, []) if blob else []
+        return rules.index(entry) if entry in rules else None
 
     def take(self, chain: str, entry: bytes) -> bool:
         """Remove the first rule that equals ``entry``, byte by byte; False if there is none."""

@@ -22,6 +22,7 @@ class StrangeRule(NamedTuple):
     position: int  # 1 for the first of its chain
     handle: int = 0
     identity: bytes = b""
+    native: str = ""  # of nf_tables: the rule as `nft list` prints it, without its comment
 
     @property
     def key(self) -> str:

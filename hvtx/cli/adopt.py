@@ -1,0 +1,64 @@
+"""`hvtx import`: VMs that another tool made become hvtx's, as far as that can be proven."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from hvtx.cli import render
+from hvtx.cli.common import as_json, opened
+from hvtx.errors import PartialFailure
+
+_WORDS = ("imported", "already", "skipped", "failed")
+
+
+@click.group("import")
+def import_() -> None:
+    """Take over VMs that another tool made: what is proven is marked and recorded, no more."""
+
+
+@import_.command("my-hypervisor")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("--dry-run", is_flag=True, help="Show what would be taken over; changes nothing.")
+@as_json
+@click.pass_context
+def my_hypervisor(ctx: click.Context, paths: tuple[str, ...], dry_run: bool, json_: bool) -> int:
+    """Take over from my-hypervisor's state.json files, or directories of them.
+
+    A TAP is taken if it is just as described, carries no alias, and is held by the VM's process or
+    by nobody; a firewall rule if it is there exactly once, word for word, and speaks of the VM.
+    Everything else is reported and left alone (exit 9).
+    """
+    from hvtx.engine import adopt
+
+    with opened(ctx, writable=not dry_run) as runtime:
+        document = adopt.import_states(runtime, paths, dry_run=dry_run)
+    if json_:
+        render.emit_json(document)
+    else:
+        _show(document)
+    left = document["summary"]["skipped"] + document["summary"]["failed"]
+    return PartialFailure.exit_code if left else 0
+
+
+def _show(document: dict[str, Any]) -> None:
+    rows = []
+    for vm in document["vms"]:
+        name = vm["vm"] or vm["name"] or vm["path"]
+        rows.append((name, "VM", vm["id"], _outcome(vm, document), vm["message"]))
+        rows += [
+            (name, item["kind"], item["key"], _outcome(item, document), item["message"])
+            for item in vm["items"]
+        ]
+    render.table(("vm", "kind", "object", "outcome", "why"), rows, empty="nothing was found")
+    counts = document["summary"]
+    words = ", ".join(f"{counts[word]} {word}" for word in _WORDS if counts[word])
+    render.say(words if document["applied"] else f"{words} (nothing was changed)", "bold")
+
+
+def _outcome(item: dict[str, Any], document: dict[str, Any]) -> str:
+    word = str(item["outcome"])
+    if word == "imported" and not document["applied"]:
+        word = "would be imported"
+    return f"{word} ({item['reason']})" if item["reason"] else word

@@ -1,0 +1,419 @@
+"""`import my-hypervisor`: what is proven to be a VM's becomes hvtx's, by record and by mark.
+
+The order is the reverse of making (docs/adr/0008): the things exist and are in use, so the rows are
+written as committed before the marks are set. Wherever this dies, what is not marked yet is
+``mark-mismatch`` or ``mark-stripped`` to gc, which leaves it; running the import again sets the
+mark that the row has. Nothing here ever undoes by removing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hvtx.drivers.strangers import Strangers
+from hvtx.engine.runtime import Runtime
+from hvtx.engine.transaction import Operation, begin
+from hvtx.errors import HvtxError, NotFound
+from hvtx.host import failpoint, procfs
+from hvtx.host.links import Links
+from hvtx.host.netlink import DumpInterrupted
+from hvtx.model.resource import FIREWALL_KINDS, GONE, Kind, Link, Outcome, Resource, State
+from hvtx.model.vm import Identity, Liveness, Vm
+from hvtx.planner import adoption
+from hvtx.planner.adoption import Claim, Finding, Sighted, Verdict, Why
+from hvtx.planner.provision import Want, link_local
+from hvtx.store import intents, records
+from hvtx.store.history import Event
+
+SCHEMA = "hvtx/import/1"
+TOOL = "my-hypervisor"
+VERB = "import"
+_LARGEST = 1 << 20  # bytes of a state.json: theirs have some hundred
+
+
+class Unread(NamedTuple):
+    """A file that is no ``state.json``, and why."""
+
+    path: str
+    message: str
+
+
+def import_states(runtime: Runtime, paths: Sequence[str], *, dry_run: bool) -> dict[str, Any]:
+    """Take over what is proven of the VMs whose ``state.json`` stand in ``paths``.
+
+    Returns the ``hvtx/import/1`` object. Raises NotFound for a path without any, Busy, Refused.
+    """
+    files = find_states(paths)
+    claims, unread = _read(files)
+    if dry_run:
+        if runtime.refused is not None:
+            raise runtime.refused
+    else:
+        runtime.enter()
+        runtime.store.check_pages()
+        for name in sorted({adoption.vm_name(claim) for claim in claims}):
+            runtime.lock("vm", name)
+        runtime.lock("all", "gc")
+    verdicts = adoption.judge(claims, _sight(runtime, claims))
+    done = [_vm_document(verdict, _outcomes(runtime, verdict, dry_run)) for verdict in verdicts]
+    done += [_unread_document(item) for item in unread]
+    done.sort(key=lambda vm: str(vm["path"]))
+    counts = dict.fromkeys(("imported", "already", "skipped", "failed"), 0)
+    for vm in done:
+        for item in (vm, *vm["items"]):
+            counts[item["outcome"]] += 1
+    return {"schema": SCHEMA, "tool": TOOL, "applied": not dry_run, "vms": done, "summary": counts}
+
+
+# -- reading -------------------------------------------------------------------------------------
+
+
+def find_states(paths: Iterable[str]) -> list[Path]:
+    """The ``state.json`` files that are meant: files as given, directories searched."""
+    found: dict[Path, None] = {}
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(path.rglob("state.json"))
+            if not inside:
+                raise NotFound(
+                    f"there is no state.json in {path}",
+                    hint="give the tool's state directory, or the files themselves",
+                )
+            found.update(dict.fromkeys(file.resolve() for file in inside))
+        elif path.exists():
+            found[path.resolve()] = None
+        else:
+            raise NotFound(f"{path} does not exist", hint="give state.json files or directories")
+    return list(found)
+
+
+def _read(files: Iterable[Path]) -> tuple[list[Claim], list[Unread]]:
+    claims, unread = [], []
+    for file in files:
+        try:
+            if file.stat().st_size > _LARGEST:
+                raise ValueError("it is too large to be one VM's state")  # noqa: TRY301
+            claims.append(adoption.parse_state(file.read_text(encoding="utf-8"), str(file)))
+        except (OSError, ValueError, RecursionError) as problem:
+            unread.append(Unread(str(file), str(problem)))
+    return claims, unread
+
+
+def _sight(runtime: Runtime, claims: Sequence[Claim]) -> Sighted:
+    """Look at everything that the claims speak of; raises HvtxError if that cannot be."""
+    links = Links()
+    try:
+        seen = links.all()
+    except (OSError, DumpInterrupted) as problem:
+        raise HvtxError(f"the host's links could not be listed: {problem}") from problem
+    finally:
+        links.close()
+    holders = procfs.tap_holders({claim.device for claim in claims if claim.device})
+    rows = [row for row in records.resources(runtime.sql) if row.kind != Kind.LEASE]
+    recorded = {row.key: row.vm or "" for row in rows if row.kind in (Kind.TAP, Kind.BRIDGE)}
+    recorded.update({row.mark: row.vm or "" for row in rows})
+    return Sighted(
+        links=seen,
+        holders={
+            name: tuple(holder.pid for holder in found) for name, found in holders.found.items()
+        },
+        rules=Strangers(runtime.host).rules() if any(claim.rules for claim in claims) else (),
+        processes={claim.pid: procfs.look(claim.pid) for claim in claims if claim.pid},
+        recorded=recorded,
+        names={name: identity for identity, name in records.vm_names(runtime.sql).items()},
+    )
+
+
+# -- taking over -----------------------------------------------------------------------------------
+
+
+Outcomes = Mapping[int, tuple[str, str]]  # of a finding's place: outcome, and words if it failed
+
+
+def _outcomes(runtime: Runtime, verdict: Verdict, dry_run: bool) -> Outcomes:
+    if verdict.reason:
+        return {}
+    proven = {n: item for n, item in enumerate(verdict.findings) if item.proven}
+    known = records.resources_of_vm(runtime.sql, verdict.vm_id)
+    rows = {n: _row_of(item, known) for n, item in proven.items()}
+    outcomes: dict[int, tuple[str, str]] = {}
+    todo = {}
+    for number, item in proven.items():
+        row = rows[number]
+        if row is not None and _carries(item) == row.mark:
+            outcomes[number] = ("already", "on record and marked")
+        elif row is not None and not _is_of(row, item, runtime):
+            words = "on record, but for another device: `hvtx gc --apply` closes that first"
+            outcomes[number] = ("skipped", words)
+        elif dry_run:
+            outcomes[number] = ("imported", "")
+        else:
+            todo[number] = item
+    if todo:
+        outcomes.update(_take_over(runtime, verdict, todo, rows))
+    return outcomes
+
+
+def _row_of(item: Finding, known: Iterable[Resource]) -> Resource | None:
+    """The row that an earlier import wrote for a thing."""
+    for row in known:
+        if item.link is not None and row.kind == Kind.TAP and row.key == item.key:
+            return row
+        if item.rule is not None and row.kind in FIREWALL_KINDS:
+            same = (row.spec.get("place"), row.spec.get("words")) == (item.rule.place, _words(item))
+            if same or row.mark == item.rule.mark:
+                return row
+    return None
+
+
+def _words(item: Finding) -> str:
+    """A rule's words without a mark of ours."""
+    assert item.rule is not None
+    if item.rule.mark is None:
+        return item.rule.text
+    return item.rule.text.replace(f"-m comment --comment {item.rule.mark} ", "")
+
+
+def _carries(item: Finding) -> str | None:
+    return item.link.alias if item.link is not None else item.rule.mark if item.rule else None
+
+
+def _is_of(row: Resource, item: Finding, runtime: Runtime) -> bool:
+    """Whether a row that lacks its mark is this very thing's (an import that was cut short)."""
+    here = row.life == runtime.life.id and row.state == State.COMMITTED
+    return here and (item.link is None or row.spec["ifindex"] == item.link.ifindex)
+
+
+def _take_over(
+    runtime: Runtime,
+    verdict: Verdict,
+    todo: Mapping[int, Finding],
+    known: Mapping[int, Resource | None],
+) -> dict[int, tuple[str, str]]:
+    """Record the VM and its things, then mark them; what refuses its mark is forgotten again."""
+    fresh = [number for number in todo if known[number] is None]
+    with begin(runtime, VERB, vm=verdict.vm_name) as (sql, operation):
+        if verdict.vm_id not in records.vm_names(sql):
+            records.add_vm(sql, _vm(verdict), operation.id)
+            # at once: what is on record is the whole of what will ever be of it
+            sql.execute("UPDATE vm SET operation = NULL WHERE id = ?", (verdict.vm_id,))
+        wants = [_want(todo[number], verdict) for number in fresh]
+        made = operation.intend(sql, wants, vm=verdict.vm_id, committed=True)
+        _record_process(sql, operation, verdict)
+    failpoint.reach("recorded")
+    rows = {**{n: row for n, row in known.items() if row}, **dict(zip(fresh, made, strict=True))}
+    outcomes: dict[int, tuple[str, str]] = {}
+    events, unmarked = [], []
+    for number, item in todo.items():
+        row = rows[number]
+        outcome = _mark(runtime, item, row.mark)
+        failpoint.reach("marked")
+        if outcome.gone:
+            outcomes[number] = ("imported", "")
+            words = f"{item.kind} {item.key}, from {verdict.claim.path}"
+            events.append(Event("imported", words, row.kind, row.key))
+        else:
+            outcomes[number] = ("failed", outcome.message)
+            events.append(Event("failed", outcome.message, row.kind, row.key, outcome.reason))
+            unmarked.append(row)
+    operation.end(
+        "partial" if unmarked else "done",
+        events=events,
+        then=lambda sql: _forget(sql, verdict.vm_id, unmarked),
+    )
+    return outcomes
+
+
+def _forget(sql: Any, vm: str, rows: Sequence[Resource]) -> None:
+    """Close the rows of what could not be marked, and the VM's record if nothing else is left."""
+    intents.forget(sql, rows)
+    left = records.resources_of_vm(sql, vm)
+    if rows and all(row.kind == Kind.PROCESS for row in left):
+        intents.forget(sql, left)
+        records.remove_vm(sql, vm)
+
+
+def _vm(verdict: Verdict) -> Vm:
+    return Vm(
+        id=verdict.vm_id,
+        name=verdict.vm_name,
+        hypervisor="external",
+        memory=0,
+        cpus=0,
+        kernel=None,
+        initrd=None,
+        append=None,
+        disks=(),
+        command=(),
+        directory=str(Path(verdict.claim.path).parent),
+        autostart=False,
+        interfaces=(),
+    )
+
+
+def _want(item: Finding, verdict: Verdict) -> Want:
+    claim = verdict.claim
+    if item.link is not None:
+        link = item.link
+        return Want(
+            Kind.TAP,
+            link.name,
+            {
+                "device": link.name,
+                "ifindex": link.ifindex,
+                "bridge": claim.bridge,
+                "master": link.master,
+                "mtu": link.mtu,
+                "mac": link.mac,
+                # what the kernel gives it by itself is nobody's
+                "addresses": [f"{link_local(link.mac)}/64"],
+                "imported": TOOL,
+            },
+        )
+    assert item.rule is not None
+    address = claim.ip.partition("/")[0] if claim.ip else None
+    return Want(
+        item.kind,
+        item.rule.key,
+        {
+            "backend": item.rule.backend,
+            "what": "imported",
+            "place": item.rule.place,
+            "text": item.rule.text,
+            "words": item.rule.text,
+            "native": item.rule.native,
+            "ipv6" if address and ":" in address else "ipv4": address,
+            "imported": TOOL,
+        },
+    )
+
+
+def _record_process(sql: Any, operation: Operation, verdict: Verdict) -> None:
+    """The VM's process: alive with its identity, or gone when it was looked for; else none."""
+    if any(row.kind == Kind.PROCESS for row in records.resources_of_vm(sql, verdict.vm_id)):
+        return
+    identity = _identity(operation.runtime, verdict)
+    if identity is None:
+        return
+    want = Want(Kind.PROCESS, verdict.vm_name, {"hypervisor": "external", "directory": None})
+    row = operation.intend(sql, [want], vm=verdict.vm_id, committed=True)[0]
+    intents.note(sql, row.id, identity._asdict())
+
+
+def _identity(runtime: Runtime, verdict: Verdict) -> Identity | None:
+    pid = verdict.claim.pid
+    if pid is None or verdict.liveness is Liveness.UNKNOWN:
+        return None
+    if verdict.liveness is Liveness.DEAD:
+        # no process started at tick 0, so whoever gets the pid later is another one
+        return Identity(runtime.boot_id, pid, 0)
+    try:
+        return procfs.identify(pid)
+    except OSError:
+        return None
+
+
+def _mark(runtime: Runtime, item: Finding, mark: str) -> Outcome:
+    if item.rule is not None:
+        return Strangers(runtime.host).mark(item.rule, mark)
+    assert item.link is not None
+    links = Links()
+    try:
+        return _mark_device(links, item.link, mark, idle=item.idle)
+    except HvtxError as problem:
+        return Outcome(False, problem.code, problem.message)
+    except OSError as problem:
+        return Outcome(False, "host-refused", f"{item.key}: {problem.strerror}")
+    finally:
+        links.close()
+
+
+def _mark_device(links: Links, planned: Link, mark: str, *, idle: bool) -> Outcome:
+    """Set the alias, if the device is still just what was judged.
+
+    Where nobody was seen to hold it, attaching proves that nobody does: a look at all processes
+    may miss some.
+    """
+    from hvtx.drivers.tap import hold
+
+    if not idle:
+        return _set_alias(links, planned, mark)
+    descriptor = hold(planned, links, lambda held: None)
+    if isinstance(descriptor, Outcome):
+        return descriptor
+    try:
+        return _set_alias(links, planned, mark)
+    finally:
+        os.close(descriptor)
+
+
+def _set_alias(links: Links, planned: Link, mark: str) -> Outcome:
+    seen = links.get(ifindex=planned.ifindex)
+    same = seen is not None and (seen.name, seen.alias, seen.master, seen.kind) == (
+        planned.name, planned.alias, planned.master, planned.kind
+    )  # fmt: skip
+    if not same:
+        return Outcome(False, "contended", f"{planned.name} is no longer what was looked at")
+    links.change(planned.ifindex, alias=mark)
+    marked = links.get(ifindex=planned.ifindex)
+    if marked is None or marked.alias != mark:
+        return Outcome(False, "contended", f"{planned.name} does not keep its mark")
+    return GONE
+
+
+# -- documents -----------------------------------------------------------------------------------
+
+
+def _vm_document(verdict: Verdict, outcomes: Outcomes) -> dict[str, Any]:
+    items = [_item(item, outcomes.get(n)) for n, item in enumerate(verdict.findings)]
+    words = {item["outcome"] for item in items}
+    outcome, reason = "skipped", verdict.reason or Why.GONE.value
+    for candidate in ("imported", "already", "failed"):
+        if candidate in words:
+            outcome, reason = candidate, ""
+            break
+    taken = outcome in ("imported", "already")
+    return {
+        "path": verdict.claim.path,
+        "id": verdict.claim.id,
+        "name": verdict.claim.name,
+        "status": verdict.claim.status,
+        "vm": verdict.vm_name if taken else None,
+        "liveness": verdict.liveness.value if taken else None,
+        "outcome": outcome,
+        "reason": reason or None,
+        "message": verdict.message or verdict.process,
+        "spelling": dict(verdict.claim.spelling),
+        "items": items,
+    }
+
+
+def _item(item: Finding, outcome: tuple[str, str] | None) -> dict[str, Any]:
+    word, words = outcome or ("skipped", "")
+    return {
+        "kind": str(item.kind),
+        "key": item.key,
+        "outcome": word,
+        "reason": item.reason or None,
+        "message": words or item.message,
+        "evidence": list(item.evidence),
+    }
+
+
+def _unread_document(item: Unread) -> dict[str, Any]:
+    return {
+        "path": item.path,
+        "id": None,
+        "name": None,
+        "status": None,
+        "vm": None,
+        "liveness": None,
+        "outcome": "skipped",
+        "reason": Why.UNREADABLE.value,
+        "message": f"it is no state.json of {TOOL}: {item.message}",
+        "spelling": {},
+        "items": [],
+    }

@@ -1,0 +1,467 @@
+"""Taking over from my-hypervisor: reading its ``state.json``, and what of it is proven. Pure.
+
+That tool writes one ``state.json`` per VM. Newer ones hold ``network_ownership`` with the TAP, its
+bridge, the guest's address and the firewall rules in delete form; older ones say nothing of the
+network, so nothing of theirs can be proven. The names of the fields differed between its versions;
+the ones that are known are listed here, and what was found under which name is reported.
+
+Nothing is believed for being written there: a device counts if it is just as described, carries no
+alias and is held by that VM's process or by none; a rule if it is there exactly once, word for
+word, and speaks of that VM. The pid counts as the VM's process only if it holds the VM's device.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from hvtx.model.resource import Kind, Link
+from hvtx.model.stranger import StrangeRule
+from hvtx.model.vm import Liveness, ProcessFacts
+from hvtx.planner.heuristic import keeper_of
+
+_IFF_TAP = 0x2
+_PARTS = ("", "runtime_state", "runtime", "state")  # where a field may stand
+_OWNERSHIP = ("network_ownership", "network", "ownership")
+_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "id": ("id", "vm_id", "uuid"),
+    "name": ("name", "vm_name"),
+    "status": ("status", "state"),
+    "pid": ("pid", "process_id"),
+    "device": ("tap_device", "tap", "tap_name"),
+    "bridge": ("bridge", "bridge_name"),
+    "ip": ("ip", "ip_address", "guest_ip"),
+    "rules": ("iptables_rules", "iptables", "firewall_rules"),
+}
+
+
+class Why(StrEnum):
+    """Why something of a ``state.json`` is not taken over."""
+
+    NO_OWNERSHIP = "no-ownership"  # an older file: it says nothing of the network
+    UNREADABLE = "unreadable"
+    GONE = "already-gone"
+    NOT_A_TAP = "not-a-tap"
+    OTHER_BRIDGE = "other-bridge"
+    HAS_ALIAS = "has-alias"
+    HELD_BY_OTHERS = "held-by-others"
+    ON_RECORD = "on-record"
+    CLAIMED_TWICE = "claimed-twice"
+    NOT_UNDERSTOOD = "not-understood"
+    NOT_UNIQUE = "not-unique"
+    MARKED = "marked"
+    NOT_ITS_OWN = "not-its-own"
+    NAME_TAKEN = "name-taken"
+    VM_NOT_TAKEN = "vm-not-taken"
+
+
+class NotAState(ValueError):
+    """A file that is no ``state.json``; its text says why."""
+
+
+class Claim(NamedTuple):
+    """What one ``state.json`` says."""
+
+    path: str
+    id: str
+    name: str
+    status: str | None
+    pid: int | None
+    device: str | None
+    bridge: str | None
+    ip: str | None
+    rules: tuple[str, ...]
+    owns: bool  # whether it says anything of the network
+    spelling: Mapping[str, str]  # field -> where it stood
+
+
+class Sighted(NamedTuple):
+    """The host and the record, as far as claims need them."""
+
+    links: Sequence[Link]
+    holders: Mapping[str, tuple[int, ...]]  # device -> pids
+    rules: Sequence[StrangeRule]
+    processes: Mapping[int, ProcessFacts]
+    recorded: Mapping[str, str]  # device on record -> VM id of hvtx, or ""
+    names: Mapping[str, str]  # VM name on record -> its id
+
+
+class Finding(NamedTuple):
+    """One thing of a VM: proven (then ``link`` or ``rule`` is set), or why not."""
+
+    kind: str  # of hvtx's resources, "rule" where it is not proven
+    key: str
+    proven: bool
+    reason: str
+    message: str
+    evidence: tuple[str, ...] = ()
+    link: Link | None = None
+    rule: StrangeRule | None = None
+    idle: bool = False  # of a device: nobody was seen to hold it
+
+
+class Verdict(NamedTuple):
+    """What is proven of one claim; ``reason`` is empty if the VM can be taken over."""
+
+    claim: Claim
+    vm_id: str
+    vm_name: str
+    liveness: Liveness
+    process: str  # why that liveness, in words
+    reason: str
+    message: str
+    findings: tuple[Finding, ...]
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
+
+def parse_state(text: str, path: str) -> Claim:
+    """Read a ``state.json``; NotAState (or another ValueError) says what is wrong with it."""
+    document = json.loads(text)
+    if not isinstance(document, dict):
+        raise NotAState("it is not a JSON object")
+    spelling: dict[str, str] = {}
+    ownership, where = _ownership(document)
+
+    def field(name: str, parts: Sequence[tuple[str, Mapping[str, Any]]]) -> Any:
+        for prefix, part in parts:
+            for spelled in _FIELDS[name]:
+                if part.get(spelled) is not None and not isinstance(part[spelled], dict):
+                    spelling[name] = f"{prefix}{spelled}"
+                    return part[spelled]
+        return None
+
+    tops = [
+        (f"{part}." if part else "", document.get(part, {}) if part else document)
+        for part in _PARTS
+        if not part or isinstance(document.get(part), dict)
+    ]
+    inside = [(f"{where}.", ownership)] if ownership is not None else []
+    identity, name = field("id", tops), field("name", tops)
+    if not isinstance(identity, str) or not identity:
+        raise NotAState("it names no VM: there is no id")
+    return Claim(
+        path=path,
+        id=identity,
+        name=_text(name, "name") or identity,
+        status=_text(field("status", tops), "status"),
+        pid=_pid(field("pid", tops)),
+        device=_text(field("device", inside), "TAP device"),
+        bridge=_text(field("bridge", inside), "bridge"),
+        ip=_text(field("ip", inside), "address"),
+        rules=_rules(field("rules", inside)),
+        owns=ownership is not None,
+        spelling=spelling,
+    )
+
+
+def _ownership(document: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, str]:
+    for part in _PARTS:
+        inside = document.get(part) if part else document
+        if isinstance(inside, dict):
+            for name in _OWNERSHIP:
+                if isinstance(inside.get(name), dict):
+                    return inside[name], f"{part}.{name}" if part else name
+    return None, ""
+
+
+def _text(value: Any, what: str) -> str | None:
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise NotAState(f"its {what} is not text: {value!r}")
+    return value
+
+
+def _pid(value: Any) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise NotAState(f"its pid is not a number: {value!r}")
+    return value if value > 0 else None
+
+
+def _rules(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise NotAState("its rules are not a list")
+    found = []
+    for rule in value:
+        words = shlex.join(rule) if isinstance(rule, list) else rule
+        if not isinstance(words, str):
+            raise NotAState(f"one of its rules is not text: {rule!r}")
+        found.append(words)
+    return tuple(found)
+
+
+class Deletion(NamedTuple):
+    """A rule in delete form: where it stands, and its words."""
+
+    tool: str  # "iptables" or "ip6tables"
+    table: str
+    chain: str
+    words: tuple[str, ...]
+
+
+_SHORT = {"--source": "-s", "--destination": "-d", "--jump": "-j", "--protocol": "-p"}
+_HOST = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}|[0-9a-fA-F:]*:[0-9a-fA-F:.]*")
+
+
+def parse_deletion(text: str) -> Deletion:
+    """Read ``[ip[6]tables] [-t TABLE] -D CHAIN WORDS…``; ValueError says what is wrong."""
+    words = shlex.split(text)
+    tool, table, chain = "", "filter", ""
+    rest: list[str] = []
+    at = 0
+    while at < len(words):
+        word = words[at]
+        if word in ("sudo", "-w", "--wait") and not rest:
+            at += 1
+        elif re.fullmatch(r"(?:.*/)?ip6?tables(?:-nft|-legacy)?", word) and not chain:
+            tool = "ip6tables" if "ip6" in word else "iptables"
+            at += 1
+        elif word in ("-t", "--table") and at + 1 < len(words):
+            table, at = words[at + 1], at + 2
+        elif word in ("-D", "--delete") and at + 1 < len(words):
+            chain, at = words[at + 1], at + 2
+        else:
+            rest.append(word)
+            at += 1
+    if not chain:
+        raise ValueError("it is not in delete form: there is no -D CHAIN")
+    if not rest or rest[0].isdigit():
+        raise ValueError("it names a rule by its number, which says nothing")
+    if not tool:
+        tool = "ip6tables" if any(w.count(":") > 1 and _HOST.match(w) for w in rest) else "iptables"
+    return Deletion(tool, table, chain, tuple(_canonical(rest, tool)))
+
+
+def _canonical(words: Sequence[str], tool: str) -> list[str]:
+    """The words as iptables-save has them, where those are other words for the very same."""
+    length = "/128" if tool == "ip6tables" else "/32"
+    found: list[str] = []
+    for before, word in zip(("", *words), words, strict=False):
+        if before in ("-s", "-d", "--source", "--destination") and _HOST.fullmatch(word):
+            found.append(word + length)
+        else:
+            found.append(_SHORT.get(word, word))
+    for protocol in ("tcp", "udp"):
+        ports = {"--dport", "--sport"} & set(found)
+        if ports and protocol in found and ["-m", protocol] not in _pairs(found):
+            at = found.index(protocol) + 1
+            found[at:at] = ["-m", protocol]
+    return found
+
+
+def _pairs(words: Sequence[str]) -> list[list[str]]:
+    return [list(pair) for pair in pairwise(words)]
+
+
+# -- deciding -------------------------------------------------------------------------------------
+
+
+def judge(claims: Sequence[Claim], sighted: Sighted) -> list[Verdict]:
+    """What is proven of each claim; what two of them claim is neither's."""
+    devices = Counter(claim.device for claim in claims if claim.device)
+    ids = Counter(vm_id(claim.id) for claim in claims)
+    names = Counter(vm_name(claim) for claim in claims)
+    rules = Counter(found for claim in claims for found in set(_deletions(claim)))
+    twice = {rule for rule, times in rules.items() if times > 1}
+    verdicts = []
+    for claim in claims:
+        if ids[vm_id(claim.id)] > 1 or names[vm_name(claim)] > 1:
+            words = "another of these files speaks of a VM of that id or name"
+            verdicts.append(_refused(claim, Why.CLAIMED_TWICE, words))
+        elif claim.device and devices[claim.device] > 1:
+            words = f"another of these files claims {claim.device} too"
+            verdicts.append(_refused(claim, Why.CLAIMED_TWICE, words))
+        else:
+            verdicts.append(_judge(claim, sighted, twice))
+    return verdicts
+
+
+def _deletions(claim: Claim) -> list[Deletion]:
+    found = []
+    for text in claim.rules:
+        try:
+            found.append(parse_deletion(text))
+        except ValueError:
+            continue
+    return found
+
+
+def vm_id(identity: str) -> str:
+    """The id that hvtx gives the VM: the same for the same VM, so that it is taken over once."""
+    bare = identity.replace("-", "").lower()
+    if re.fullmatch(r"[0-9a-f]{32}", bare):
+        return bare
+    from hashlib import blake2b
+
+    return blake2b(identity.encode(), digest_size=16).hexdigest()
+
+
+def vm_name(claim: Claim) -> str:
+    """A name that hvtx allows, made from the claimed one."""
+    name = re.sub(r"[^a-z0-9]+", "-", claim.name.lower()).strip("-")[:63].strip("-")
+    return name or f"imported-{vm_id(claim.id)[:8]}"
+
+
+def _refused(claim: Claim, why: Why, message: str, *findings: Finding) -> Verdict:
+    unknown = Liveness.UNKNOWN
+    return Verdict(
+        claim, vm_id(claim.id), vm_name(claim), unknown, "", why.value, message, findings
+    )
+
+
+def _judge(claim: Claim, sighted: Sighted, twice: set[Deletion]) -> Verdict:
+    if not claim.owns or not (claim.device or claim.rules):
+        words = "its state.json says nothing of the network: what is its own cannot be proven"
+        return _refused(claim, Why.NO_OWNERSHIP, words)
+    owner = sighted.names.get(vm_name(claim))
+    if owner is not None and owner != vm_id(claim.id):
+        words = f"another VM on record is called {vm_name(claim)!r}"
+        return _refused(claim, Why.NAME_TAKEN, words)
+    tap = judge_tap(claim, sighted)
+    rules = [_judge_rule(claim, text, sighted, twice) for text in claim.rules]
+    if tap is not None and not tap.proven and tap.reason != Why.GONE:
+        left = [rule._replace(proven=False, reason=Why.VM_NOT_TAKEN.value) for rule in rules]
+        words = f"its device is not proven: {tap.message}"
+        return _refused(claim, Why(tap.reason), words, tap, *left)
+    liveness, process = judge_process(claim, tap, sighted)
+    found = tuple(item for item in (tap, *rules) if item is not None)
+    verdict = Verdict(claim, vm_id(claim.id), vm_name(claim), liveness, process, "", "", found)
+    if any(item.proven for item in found):
+        return verdict
+    words = "nothing that it describes is there as described"
+    return verdict._replace(reason=Why.GONE.value, message=words)
+
+
+def judge_process(claim: Claim, tap: Finding | None, sighted: Sighted) -> tuple[Liveness, str]:
+    """Whether the VM's process lives, by its pid; a pid alone never proves that it does."""
+    if claim.pid is None:
+        return Liveness.UNKNOWN, "its state.json names no process"
+    facts = sighted.processes.get(claim.pid, ProcessFacts(False, error="it was not looked at"))
+    if facts.error:
+        return Liveness.UNKNOWN, f"pid {claim.pid} could not be looked at: {facts.error}"
+    if not facts.exists or facts.ended:
+        return Liveness.DEAD, f"pid {claim.pid} is gone"
+    holds = tap is not None and claim.pid in sighted.holders.get(claim.device or "", ())
+    if holds:
+        return Liveness.ALIVE, f"pid {claim.pid} runs and holds {claim.device}"
+    return Liveness.UNKNOWN, f"pid {claim.pid} runs, but nothing proves that it is this VM"
+
+
+def judge_tap(claim: Claim, sighted: Sighted) -> Finding | None:
+    """The claimed device: just as described, nobody's by its alias, held by nobody else."""
+    name = claim.device
+    if name is None:
+        return None
+    link = next((link for link in sighted.links if link.name == name), None)
+
+    def unproven(why: Why, words: str) -> Finding:
+        return Finding(Kind.TAP, name, False, why.value, words)
+
+    if link is None:
+        return unproven(Why.GONE, f"there is no device {name}")
+    owner = sighted.recorded.get(name)
+    if owner is not None and owner != vm_id(claim.id):
+        return unproven(Why.ON_RECORD, f"{name} is on record already")
+    if link.kind != "tun" or not link.tun_flags & _IFF_TAP:
+        return unproven(Why.NOT_A_TAP, f"{name} is not a TAP device")
+    if link.alias and owner is None:
+        return unproven(Why.HAS_ALIAS, f"{name} carries an alias: {link.alias!r}")
+    master = next((m for m in sighted.links if m.ifindex == link.master and link.master), None)
+    if claim.bridge is None:
+        return unproven(Why.OTHER_BRIDGE, "its state.json names no bridge")
+    if master is None or master.kind != "bridge" or master.name != claim.bridge:
+        there = f"a port of {master.name}" if master else "a port of no bridge"
+        return unproven(Why.OTHER_BRIDGE, f"{name} is {there}, not of {claim.bridge}")
+    holders = sighted.holders.get(name, ())
+    others = [pid for pid in holders if pid != claim.pid]
+    if others:
+        return unproven(
+            Why.HELD_BY_OTHERS, f"{name} is held open by pid {', '.join(map(str, others))}"
+        )
+    held = f"held open by pid {claim.pid}" if holders else "held open by nobody"
+    evidence = (f"index {link.ifindex}", f"a port of {claim.bridge}", "no alias", held)
+    return Finding(
+        Kind.TAP,
+        name,
+        True,
+        "",
+        f"{name} is just as described",
+        evidence,
+        link=link,
+        idle=not holders,
+    )
+
+
+def _judge_rule(claim: Claim, text: str, sighted: Sighted, twice: set[Deletion]) -> Finding:
+    def unproven(why: Why, words: str) -> Finding:
+        return Finding("rule", text, False, why.value, words)
+
+    try:
+        wanted = parse_deletion(text)
+    except ValueError as problem:
+        return unproven(Why.NOT_UNDERSTOOD, str(problem))
+    if wanted in twice:
+        return unproven(Why.CLAIMED_TWICE, "another of these files claims the same rule")
+    if not _its_own(claim, wanted):
+        return unproven(Why.NOT_ITS_OWN, "it speaks neither of the VM's address nor of its device")
+    matches = [rule for rule in sighted.rules if _is(rule, wanted)]
+    if not matches:
+        return unproven(Why.GONE, "no rule of these words is there")
+    if len(matches) > 1:
+        return unproven(Why.NOT_UNIQUE, f"{len(matches)} rules of these words are there")
+    rule = matches[0]
+    if rule.mark is not None:
+        mine = sighted.recorded.get(rule.mark) == vm_id(claim.id)
+        words = f"it is marked {rule.mark}"
+        if not mine:
+            return unproven(Why.MARKED, words)
+    keeper = keeper_of(rule)
+    if keeper:
+        return unproven(Why.NOT_ITS_OWN, f"another program's: {keeper}")
+    evidence = (f"in {rule.place}, rule {rule.position}", "there exactly once", f"as {text!r}")
+    words = "there exactly once, word for word"
+    return Finding(kind_of(rule.text), rule.key, True, "", words, evidence, rule=rule)
+
+
+def _its_own(claim: Claim, wanted: Deletion) -> bool:
+    words = " ".join(wanted.words)
+    things = [claim.ip.partition("/")[0] if claim.ip else None, claim.device]
+    return any(
+        thing and re.search(rf"(?<![\w.:-]){re.escape(thing)}(?![\w.-])", words) for thing in things
+    )
+
+
+def _is(rule: StrangeRule, wanted: Deletion) -> bool:
+    family = "ip6" if wanted.tool == "ip6tables" else "ip"
+    places = (
+        f"{wanted.tool} {wanted.table} {wanted.chain}",
+        f"nft {family} {wanted.table} {wanted.chain}",
+    )
+    if rule.place not in places:
+        return False
+    text = rule.text.replace(f"-m comment --comment {rule.mark} ", "") if rule.mark else rule.text
+    try:
+        return tuple(shlex.split(text)) == wanted.words
+    except ValueError:
+        return False
+
+
+def kind_of(text: str) -> str:
+    """Which kind of resource a rule in the words of iptables is."""
+    if re.search(r"(?:^| )-j (?:DNAT|REDIRECT)\b", text):
+        return Kind.PUBLISH.value
+    if re.search(r"(?:^| )-j (?:MASQUERADE|SNAT)\b", text):
+        return Kind.MASQUERADE.value
+    return Kind.FILTER.value
