@@ -48,14 +48,17 @@ class Unavailable(Exception):
     """What the image needs is not to be had here; the message says what."""
 
 
-def run(*argv: str, seconds: float = 600, **more: object) -> str:
+def run(
+    *argv: str, seconds: float = 600, cwd: str | Path | None = None, stdin: bytes | None = None
+) -> str:
     """Run a program of the host to its end; returns its standard output."""
     done = subprocess.run(
-        argv, capture_output=True, text=True, timeout=seconds, check=False, **more
-    )  # type: ignore[call-overload]
+        argv, capture_output=True, input=stdin, timeout=seconds, check=False, cwd=cwd
+    )
     if done.returncode != 0:
-        raise Unavailable(f"{' '.join(argv)}: exit {done.returncode}\n{done.stderr[-2000:]}")
-    return str(done.stdout)
+        words = done.stderr.decode(errors="replace")[-2000:]
+        raise Unavailable(f"{' '.join(argv)}: exit {done.returncode}\n{words}")
+    return done.stdout.decode(errors="replace")
 
 
 def dependencies() -> list[str]:
