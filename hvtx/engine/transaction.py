@@ -235,12 +235,17 @@ class Operation:
         try:
             return self._remove_seized(rows, outcomes, later)
         finally:
-            if any(row.kind == Kind.TAP for row in rows):
+            if any(row.vm and row.kind in (Kind.TAP, *FIREWALL_KINDS) for row in rows):
                 self.runtime.devices().let_go()
 
     def _seize(self, rows: Sequence[Resource]) -> dict[int, Outcome]:
-        """Hold every TAP of ``rows``; what is kept because somebody else holds it."""
+        """Hold every TAP of the VMs of ``rows``; what is kept because somebody else holds one."""
         taps = [row for row in rows if row.kind == Kind.TAP]
+        # a plan made of an old dump may take a VM's rules without its device
+        bare = {row.vm for row in rows if row.vm and row.kind in FIREWALL_KINDS}
+        for vm in sorted(bare - {tap.vm for tap in taps}):
+            own = records.resources_of_vm(self.runtime.sql, vm)
+            taps += [row for row in own if (row.kind, row.life) == (Kind.TAP, self.runtime.life.id)]
         if not taps:
             return {}
         try:
@@ -254,7 +259,7 @@ class Operation:
             for row in rows
             if row.vm is not None and row.vm in words
         }
-        return {**kept, **busy}
+        return kept | {row: outcome for row, outcome in busy.items() if row in kept}
 
     def _remove_seized(
         self, rows: Sequence[Resource], outcomes: dict[int, Outcome], later: ExitStack

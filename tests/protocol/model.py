@@ -59,7 +59,6 @@ class World(NamedTuple):
     swaps: int = 0  # the store is exchanged with a copy of it
     misses: int = 0  # a dump leaves out a device that is there
     running: bool = False  # begin with generation 1 committed and its VM running
-    late_holds: bool = True  # whether a stranger may open a device whose release has begun
 
 
 class Tap(NamedTuple):
@@ -100,6 +99,7 @@ class Job(NamedTuple):
     forget: tuple[Target, ...] = ()
     kinds: str = ""  # of the first target: moved to releasing, not yet looked at
     gone: str = ""
+    grip: int | None = None  # the device that is held while all of its VM is released
     aux: Any = None  # what was read just now
 
 
@@ -257,7 +257,8 @@ def _torn(s: State, entry: tuple[int, int, bool]) -> str | None:
                 else "a rule that serves a live VM was deleted"
             )
         tap = s.links[generation - 1]
-        if tap and tap.holder == "X" and entry[1] // 10 == generation:
+        ran = s.procs[generation - 1] == "dead"  # else nobody can have had traffic through it
+        if ran and tap and tap.holder == "X" and entry[1] // 10 == generation:
             return "the rule of a device that a process holds was deleted"
     return None
 
@@ -686,11 +687,74 @@ def _claim(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
         )
         return
     after = _set(s, target.mark, moved, "r", operation)
-    yield (
-        f"{_NAMES[who]}: rows {moved} -> releasing",
-        act(after, who, "remove", job._replace(kinds=moved)),
-        None,
-    )
+    device = rows.t[0] != "x" and rows.life == s.boot  # held also where it is not to go itself
+    seizes = device and ("t" in moved or "r" in moved) and not weak & _UNSEIZED
+    at = "seize" if seizes else "remove"
+    words = f"{_NAMES[who]}: rows {moved} -> releasing"
+    yield words, act(after, who, at, job._replace(kinds=moved)), None
+
+
+_UNSEIZED = frozenset({"rules-before-hold", "delete-by-name", "check-then-delete"})
+
+
+def _seize(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
+    """``TapDriver.seize``: what is gone, or not the row's, is not held; the release tells."""
+    job: Job = s.actors[who].job
+    mark = job.todo[0].mark
+    tap = s.links[mark // 10 - 1]
+    if tap is None or tap.mark != mark:
+        yield f"{_NAMES[who]}: has nothing to hold", act(s, who, "remove", job), None
+        return
+    after = act(s, who, "seize-attach", job._replace(aux=tap.name))
+    yield f"{_NAMES[who]}: looks at the device", after, None
+
+
+def _seize_attach(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
+    """``tap.hold``: by name; where somebody has it open, all of the VM is kept."""
+    job: Job = s.actors[who].job
+    index = next((i for i, tap in enumerate(s.links) if tap and tap.name == job.aux), -1)
+    tap = s.links[index] if index >= 0 else None
+    if tap is None:
+        after = act(s, who, "remove", job._replace(aux=None))
+        yield f"{_NAMES[who]}: its name is gone", after, None
+    elif tap.holder:
+        after = act(s, who, "remove", job._replace(kinds="", aux=None))
+        yield f"{_NAMES[who]}: EBUSY, keeps all of the VM", after, None
+    else:
+        held = _link(s, index, tap._replace(holder=str(who)))
+        after = act(held, who, "seize-check", job._replace(aux=(tap.name, index)))
+        yield f"{_NAMES[who]}: attaches to {tap.name}", after, None
+
+
+def _seize_check(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
+    """``tap.hold``: is what is held what was looked at, and does it carry the mark?"""
+    job: Job = s.actors[who].job
+    name, held = job.aux
+    if _is_it(s, job.todo[0].mark, name) or "no-check-after-attach" in weak:
+        after = act(s, who, "remove", job._replace(grip=held, aux=None))
+        yield f"{_NAMES[who]}: holds the device", after, None
+        return
+    after = _drop_hold(s, held) if s.links[held] else s
+    yield f"{_NAMES[who]}: it is another", act(after, who, "remove", job._replace(aux=None)), None
+
+
+def _is_it(s: State, mark: int, name: str) -> bool:
+    tap = s.links[mark // 10 - 1]
+    return tap is not None and tap.name == name and tap.mark == mark
+
+
+def _tap_held(s: State, who: int, job: Job, weak: frozenset[str]) -> Iterator[Step]:
+    """``_release_held``: one more look at the device that was seized."""
+    mark, held = job.todo[0].mark, job.grip
+    assert held is not None
+    tap = s.links[mark // 10 - 1]
+    if (tap is not None and tap.mark == mark) or "no-check-after-attach" in weak:
+        after = act(s, who, "drop", job._replace(aux=held, grip=None))
+        yield f"{_NAMES[who]}: looks at the held device", after, None
+        return
+    after = _drop_hold(s, held) if s.links[held] else s
+    left = job._replace(grip=None)
+    yield f"{_NAMES[who]}: the held device changed", act(after, who, "remove", left), None
 
 
 def _loose(s: State, who: int, target: Target, weak: frozenset[str]) -> Iterator[Step]:
@@ -711,7 +775,7 @@ def _loose(s: State, who: int, target: Target, weak: frozenset[str]) -> Iterator
 
 
 def _remove(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
-    """``planner.gc.release_order``: firewall, process, device; then the tombstones."""
+    """``_remove_seized``: in ``release_order`` firewall, process, device; then the tombstones."""
     job: Job = s.actors[who].job
     if not job.kinds:
         yield from _forget(s, who)
@@ -725,6 +789,8 @@ def _remove(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
     rest = job._replace(kinds=job.kinds[1:])
     if kind == "r":
         yield from _rule_read(s, who, rest, weak)
+    elif job.grip is not None:
+        yield from _tap_held(s, who, rest, weak)
     else:
         yield from _tap_look(s, who, rest, weak)
 
@@ -852,9 +918,7 @@ def _check(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
     job: Job = s.actors[who].job
     name, held = job.aux
     mark = job.todo[0].mark
-    tap = s.links[mark // 10 - 1]
-    right = tap is not None and tap.name == name and tap.mark == mark
-    if right or "no-check-after-attach" in weak:
+    if _is_it(s, mark, name) or "no-check-after-attach" in weak:
         yield f"{_NAMES[who]}: it is the device", act(s, who, "drop", job._replace(aux=held)), None
         return
     after = _drop_hold(s, held) if s.links[held] else s
@@ -874,7 +938,9 @@ def _forget(s: State, who: int) -> Iterator[Step]:
     """``intents.forget``: what is gone becomes a tombstone, the rest stays releasing."""
     job: Job = s.actors[who].job
     target = job.todo[0]
-    onward = job._replace(todo=job.todo[1:], gone="", aux=None)
+    if job.grip is not None and s.links[job.grip]:
+        s = _drop_hold(s, job.grip)  # TapDriver.let_go
+    onward = job._replace(todo=job.todo[1:], gone="", grip=None, aux=None)
     if target.loose or not job.gone:
         lock = -1 if target.loose and s.vm_lock == who else s.vm_lock
         yield f"{_NAMES[who]}: goes on", act(s, who, "claim", onward, vm_lock=lock), None
@@ -893,6 +959,7 @@ def _ended(s: State, who: int) -> State:
 
 
 _RELEASING = {
+    "seize": _seize, "seize-attach": _seize_attach, "seize-check": _seize_check,
     "dump": _dump, "rows": _read, "judge": _judge, "chunk": _chunk, "claim": _claim, "remove": _remove,
     "rule-act": _rule_act, "dellink": _dellink, "attach": _attach, "check": _check, "drop": _drop,
 }  # fmt: skip
@@ -991,13 +1058,11 @@ def strangers_at_rules(s: State, weak: frozenset[str]) -> Iterator[Step]:
 
 def strangers_at_devices(s: State) -> Iterator[Step]:
     """Some process opens a device of ours; it lets go of it at will."""
-    working = any(active(s, who) for who in (S2, STOP, GC))
-    may = s.budget.holds and (s.budget.late_holds or not working)
     for index in (0, 1):
         tap = s.links[index]
         if tap and tap.holder == "X":
             yield f"stranger: closes {tap.name}", _drop_hold(s, index), None
-        elif tap and tap.persistent and not tap.holder and may:
+        elif tap and tap.persistent and not tap.holder and s.budget.holds:
             after = _link(s, index, tap._replace(holder="X"))
             yield f"stranger: opens {tap.name}", after._replace(budget=_spend(s, "holds")), None
 

@@ -20,9 +20,7 @@ WORLDS = {
     "strangers at devices, a restart": World(
         running=True, crashes=1, collects=1, starts=2, links=1, misses=1
     ),
-    "strangers hold devices": World(
-        running=True, crashes=1, collects=2, starts=2, holds=1, late_holds=False
-    ),
+    "strangers hold devices": World(running=True, crashes=1, collects=2, starts=2, holds=1),
     "save and restore": World(collects=1, rules=3, reboots=1),
     "save and restore, a restart": World(running=True, collects=1, starts=2, rules=2, reboots=1),
     "older copies of the store": World(collects=1, starts=2, swaps=3, reboots=1),
@@ -73,6 +71,12 @@ WEAKENINGS = [
         _RUNNING._replace(holds=1),
         "a device that a process holds was deleted",
         "gc: RTM_DELLINK",
+    ),
+    (
+        "rules-before-hold",
+        _RUNNING._replace(holds=1),
+        "the rule of a device that a process holds was deleted",
+        "gc: deletes the rule with mark 11",
     ),
     ("delete-by-name", _LINKS, ALIEN, "gc: deletes device hv1"),
     ("no-check-after-attach", _LINKS, ALIEN, "gc: lets the device go"),
@@ -144,7 +148,7 @@ def test_each_part_is_needed(
     assert way[-1] == last
 
 
-SMALL = {w[1] for w in WEAKENINGS if w[1].starts == 1 and not w[1].holds}
+SMALL = {w[1] for w in WEAKENINGS if w[1].starts == 1}
 
 
 @pytest.mark.parametrize("world", sorted(SMALL))
@@ -157,12 +161,6 @@ def test_with_nothing_left_out_these_worlds_hold(world: World) -> None:
 def test_of_these_one_alone_is_covered_by_the_others(left_out: str) -> None:
     """A VM's start holds two locks; either keeps gc away from it, and the swap is the third net."""
     assert not search(_MAKING, frozenset({left_out})).violations
-
-
-def test_a_device_opened_while_gc_works_is_kept_but_loses_its_rules() -> None:
-    """A known limit (docs/protocol.md): attaching locks the device, nothing locks its rules."""
-    found = search(_RUNNING._replace(holds=1))
-    assert set(found.violations) == {"the rule of a device that a process holds was deleted"}
 
 
 def test_a_world_that_is_too_large_proves_nothing() -> None:
