@@ -1120,3 +1120,84 @@ def test_strangers_are_shown_with_all(hvtx: Program) -> None:
     every = hvtx.plan("--all")["skip", "foreign"]
     assert len(every) > len(foreign)
     assert "other0" in json.dumps(every)
+
+
+@pytest.mark.parametrize("point", ["acted:tap", "acted:filter", "spawned", "up"])
+def test_interrupted_from_the_keyboard_it_is_undone(hvtx: Program, point: str) -> None:
+    """Ctrl-C is no crash: what was made is taken back before the program ends."""
+    network(hvtx)
+    with witness.undone():
+        run = stopped(hvtx, point, "vm", "run", "web", "--network", "net", "-p", "8080:80", *SLEEP)
+        os.kill(run.pid, signal.SIGINT)
+        os.kill(run.pid, signal.SIGCONT)
+        _, err = run.communicate(timeout=60)
+        assert (run.returncode, err.splitlines()[0]) == (130, b"error: interrupted")
+        assert b"Traceback" not in err
+    hvtx("vm", "show", "web", code=3)
+    assert hvtx.is_clean()
+
+
+def test_ports_that_cannot_be_served_are_told(hvtx: Program) -> None:
+    """NAT cannot serve [::1]: `vm show` and `doctor` say so."""
+    network(hvtx)
+    create(hvtx, "quiet", "-p", "8080:80")
+    assert not [n for n in hvtx("vm", "show", "quiet").out.splitlines() if n.startswith("note:")]
+    assert "[::1]" not in hvtx("doctor", code=None).out
+    create(hvtx, "web", "-p", "[::1]:8081:80")
+    assert "[::1]" in hvtx("vm", "show", "web").out
+    assert "[::1]" in hvtx("doctor", code=None).out
+
+
+def test_doctor(hvtx: Program) -> None:
+    """Its object, and exit 1 where something keeps VMs from working: a stranger's FORWARD drop."""
+    network(hvtx)
+    ran = hvtx("doctor", "--json")
+    document = ran.json()
+    assert set(document) == {"schema", "findings"}
+    assert document["schema"] == "hvtx/doctor/1"
+    for finding in document["findings"]:
+        assert set(finding) == {"check", "level", "message", "evidence", "hint"}
+        assert finding["level"] in ("ok", "warning", "error")
+        assert finding["level"] == "ok" or finding["hint"]
+    assert not [f for f in document["findings"] if f["level"] == "error"]
+    lab.run("nft", "add table ip theirs; add chain ip theirs FORWARD { type filter hook forward priority 0;"
+            " policy drop; }")  # fmt: skip
+    with witness.unchanged():
+        ran = hvtx("doctor", "--json", code=1)
+    assert "theirs" in json.dumps([f for f in ran.json()["findings"] if f["level"] == "error"])
+
+
+def test_doctor_gc_is_gc(hvtx: Program) -> None:
+    network(hvtx)
+    crashed(hvtx, "one")
+    with witness.unchanged():
+        dry = hvtx("doctor", "--gc", "--dry-run", "--json").json()
+    assert (dry["schema"], dry["applied"]) == ("hvtx/gc/1", False)
+    assert hvtx("doctor", "--gc", "--json").json()["applied"] is True
+    assert state(hvtx, "one") == "defined"
+    hvtx("doctor", "--dry-run", code=2)
+
+
+def test_explain(hvtx: Program) -> None:
+    network(hvtx)
+    create(hvtx, "web", "-p", "8080:80")
+    shown = hvtx("vm", "start", "web", "--json").json()
+    lab.run("ip", "tuntap", "add", "tap-foo", "mode", "tap")
+    (tap,) = [r for r in shown["resources"] if r["kind"] == "tap"]
+    for thing, owner, vm in ((tap["key"], "hvtx", "web"), (tap["mark"], "hvtx", "web"), ("10.77.0.2", "hvtx", "web"),
+                             ("8080", "hvtx", "web"), ("tap-foo", "foreign", None)):  # fmt: skip
+        told = hvtx("explain", thing, "--json").json()
+        assert set(told) == {
+            "schema",
+            "object",
+            "owner",
+            "vm",
+            "network",
+            "record",
+            "evidence",
+            "gc",
+            "message",
+        }
+        assert (told["schema"], told["owner"], told["vm"]) == ("hvtx/explain/1", owner, vm)
+        assert set(told["gc"]) == {"action", "reason"}
+        assert told["gc"]["action"] == "skip"

@@ -51,6 +51,18 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(module, name)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; Ctrl-C becomes an error like others, which click would not make it."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as problem:
+            hint = (
+                "what was made is taken back; `hvtx intents` shows if anything is left to recover"
+            )
+            error = HvtxError("interrupted", hint=hint, code="interrupted")
+            error.exit_code = 130
+            raise error from problem
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
         with formatter.section("Commands"):
@@ -150,18 +162,11 @@ def _from_file(path: str, *, explicit: bool) -> dict[str, Any]:
 def run(arguments: Sequence[str]) -> int:
     """Run a command line; returns its exit code."""
     head = list(arguments)
-    try:
-        "".join(head).encode()
-    except UnicodeEncodeError:
-        problem = UsageError(
-            "an argument holds bytes that are no text in UTF-8",
-            hint="give names and paths that can be written down",
-        )
-        return _tell(problem, as_json="--json" in head, debug=False)
     before_command = head[: head.index("--")] if "--" in head else head
     as_json = "--json" in before_command
     debug = "--debug" in before_command
     try:
+        _refuse_bytes(head)
         code = root.main(args=list(head), prog_name=PROGRAM, standalone_mode=False, obj=head)
         if sys.stdout is not None:  # a caller may have closed it
             sys.stdout.flush()
@@ -183,7 +188,6 @@ def run(arguments: Sequence[str]) -> int:
     except HvtxError as problem:
         return _tell(problem, as_json=as_json, debug=debug)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("error: interrupted; `hvtx recover` resolves what was under way", err=True)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -194,6 +198,16 @@ def run(arguments: Sequence[str]) -> int:
         words = f"unexpected {type(problem).__name__}: {problem}"
         bug = HvtxError(words, hint="this is a bug in hvtx; --debug shows where", code="bug")
         return _tell(bug, as_json=as_json, debug=debug)
+
+
+def _refuse_bytes(arguments: Sequence[str]) -> None:
+    try:
+        "".join(arguments).encode()
+    except UnicodeEncodeError as problem:
+        raise UsageError(
+            "an argument holds bytes that are no text in UTF-8",
+            hint="give names and paths that can be written down",
+        ) from problem
 
 
 def _words(problem: click.ClickException) -> str:

@@ -152,8 +152,8 @@ def _forwarding(runtime: Runtime) -> Iterator[Finding]:
 
 def _loopback6(runtime: Runtime) -> Iterator[Finding]:
     served = runtime.sql.execute(
-        "SELECT count(*) FROM port p JOIN lease l ON l.interface = p.interface"
-        " WHERE l.family = 6 AND p.host_ip IS NULL"
+        "SELECT count(*) FROM port p WHERE p.host_ip = '::1' OR p.host_ip IS NULL AND EXISTS"
+        " (SELECT * FROM lease l WHERE l.interface = p.interface AND l.family = 6)"
     ).fetchone()[0]
     if served:
         yield Finding(

@@ -245,7 +245,7 @@ def _go(
                 else None
             ),
         )
-    except Exception as problem:
+    except (Exception, KeyboardInterrupt) as problem:
         _take_back(runtime, operation, vm, rows, identity, problem, new=new)
         raise
 

@@ -285,7 +285,7 @@ def _make(runtime: Runtime, network: Network, verb: str, *, new: bool) -> None:
                 "UPDATE network SET operation = NULL WHERE id = ?", (network.id,)
             ),
         )
-    except Exception as problem:
+    except (Exception, KeyboardInterrupt) as problem:
         undo(operation, rows, problem, forget_network=network.id if new else None)
         raise
 

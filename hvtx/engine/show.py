@@ -56,14 +56,19 @@ def _resources(rows: Sequence[Resource]) -> list[dict[str, Any]]:
 
 
 def _notes(vm: Vm) -> list[str]:
-    served = any(
-        interface.ipv6 and port.host_ip is None
-        for interface in vm.interfaces
-        for port in interface.publish
-    )
-    if served:
-        return ["published ports are not reachable through [::1]: NAT cannot serve it"]
-    return []
+    ports = [(interface, port) for interface in vm.interfaces for port in interface.publish]
+    notes = []
+    if any(i.ipv6 if port.host_ip is None else port.host_ip == "::1" for i, port in ports):
+        notes.append("published ports are not reachable through [::1]: NAT cannot serve it")
+    notes += [
+        f"port {port.host_port}/{port.protocol} on {port.host_ip} leads nowhere: no IPv{family}"
+        " address is leased to the VM's first interface"
+        for interface, port in ports
+        if port.host_ip is not None
+        for family in (6 if ":" in port.host_ip else 4,)
+        if not (interface.ipv6 if family == 6 else interface.ipv4)
+    ]
+    return notes
 
 
 def show_vm(runtime: Runtime, name: str) -> dict[str, Any]:
