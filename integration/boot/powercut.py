@@ -146,17 +146,20 @@ class Result(NamedTuple):
     faults: list[str]
 
 
-def campaign(cuts: int, seed: int, tell: Any) -> Result:
-    """Cut ``cuts`` times, then boot once more; stops at the first fault."""
+def campaign(cuts: int, seed: int, tell: Any, *, early: float = EARLY) -> Result:
+    """Cut ``cuts`` times, then boot once more; stops at the first fault.
+
+    ``early`` is the share of cuts that may come at any moment of the boot.
+    """
     chance = random.Random(seed)
     disk = machine.disk()
     try:
         host = machine.Machine(disk)
-        ledger, boots, early, hit, read = Ledger(), 0, 0, 0, 0
+        ledger, boots, young, hit, read = Ledger(), 0, 0, 0, 0
         for cut in range(cuts + 1):
             last = cut == cuts
             with host.powered() as process:
-                hurried = 0 < cut < cuts and chance.random() < EARLY
+                hurried = 0 < cut < cuts and chance.random() < early
                 if hurried:
                     time.sleep(chance.uniform(1, EARLY_SECONDS))
                 else:
@@ -176,14 +179,14 @@ def campaign(cuts: int, seed: int, tell: Any) -> Result:
                         f"boot {boots}: {len(check['vms'])} VMs, {ledger.done} operations done so far"
                     )
                     if wrong:
-                        return Result(cut, boots, early, ledger.done, hit, wrong)
+                        return Result(cut, boots, young, ledger.done, hit, wrong)
                     settle(ledger, check)
                 ledger.read(line)
             if ledger.failed:
-                return Result(cut, boots, early, ledger.done, hit, ledger.failed)
-            early += not checked
+                return Result(cut, boots, young, ledger.done, hit, ledger.failed)
+            young += not checked
             hit += checked and not last and ledger.under_way is not None
-        return Result(cuts, boots, early, ledger.done, hit, [])
+        return Result(cuts, boots, young, ledger.done, hit, [])
     finally:
         machine.remove(disk)
 
