@@ -38,8 +38,16 @@ def my_hypervisor(ctx: click.Context, paths: tuple[str, ...], dry_run: bool, jso
         render.emit_json(document)
     else:
         _show(document)
-    left = document["summary"]["skipped"] + document["summary"]["failed"]
-    return PartialFailure.exit_code if left else 0
+    return PartialFailure.exit_code if _left(document) else 0
+
+
+def _left(document: dict[str, Any]) -> bool:
+    """Whether something that is there was not taken over; what is gone needs nobody."""
+    return any(
+        item["outcome"] in ("skipped", "failed") and item["reason"] != "already-gone"
+        for vm in document["vms"]
+        for item in (vm, *vm["items"])
+    )
 
 
 def _show(document: dict[str, Any]) -> None:

@@ -256,6 +256,8 @@ def _vm(verdict: Verdict) -> Vm:
 
 def _want(item: Finding, verdict: Verdict) -> Want:
     claim = verdict.claim
+    address = claim.ip.partition("/")[0] if claim.ip else None
+    field = "ipv6" if address and ":" in address else "ipv4"
     if item.link is not None:
         link = item.link
         return Want(
@@ -270,11 +272,11 @@ def _want(item: Finding, verdict: Verdict) -> Want:
                 "mac": link.mac,
                 # what the kernel gives it by itself is nobody's
                 "addresses": [f"{link_local(link.mac)}/64"],
+                field: address,
                 "imported": TOOL,
             },
         )
     assert item.rule is not None
-    address = claim.ip.partition("/")[0] if claim.ip else None
     return Want(
         item.kind,
         item.rule.key,
@@ -285,7 +287,7 @@ def _want(item: Finding, verdict: Verdict) -> Want:
             "text": item.rule.text,
             "words": item.rule.text,
             "native": item.rule.native,
-            "ipv6" if address and ":" in address else "ipv4": address,
+            field: address,
             "imported": TOOL,
         },
     )

@@ -96,7 +96,14 @@ def _owners(source: Links, links: Sequence[Link]) -> dict[int, tuple[int | None,
 
 
 def _leases(runtime: Runtime) -> dict[str, str]:
-    return {
+    """Every address that some VM has, also of VMs that were taken over (those have no lease)."""
+    found = {
+        row.spec[field]: row.vm
+        for row in records.resources(runtime.sql, "vm IS NOT NULL")
+        for field in ("ipv4", "ipv6")
+        if row.vm and row.spec.get(field)
+    }
+    return found | {
         address: vm.id
         for vm in records.vms(runtime.sql)
         for interface in vm.interfaces
