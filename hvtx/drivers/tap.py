@@ -225,6 +225,7 @@ def hold(seen: Link, links: Links, objection: Callable[[Link], Outcome | None]) 
     """Attach to a device, which keeps everybody else from it; the descriptor, or why not."""
     descriptor = tun.open_device()
     try:
+        failpoint.reach("seen:tap")
         try:
             tun.attach(descriptor, seen.name, seen.tun_flags)
         except OSError as refusal:

@@ -15,7 +15,7 @@ from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.transaction import Operation, begin
 from hvtx.errors import NotFound, Refused, StalePlan, UsageError
-from hvtx.host import procfs
+from hvtx.host import failpoint, procfs
 from hvtx.model.plan import Action, Item, Plan, Reason
 from hvtx.model.resource import FIREWALL_KINDS, GONE, Entry, Kind, Outcome, Resource, State
 from hvtx.model.vm import Liveness
@@ -161,6 +161,7 @@ def apply_plan(
     if not acting:
         _tidy(runtime)
         return plan
+    failpoint.reach("planned")
     with begin(runtime, verb, vm=vm) as (_, operation):
         pass
     worker = _Worker(runtime, operation, acting, progress)

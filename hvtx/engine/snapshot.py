@@ -13,7 +13,7 @@ from hvtx.drivers import process
 from hvtx.drivers.file import mark_of
 from hvtx.engine.runtime import FIREWALLS, Runtime
 from hvtx.errors import Contended, HvtxError, NotPermitted, Refused
-from hvtx.host import procfs
+from hvtx.host import failpoint, procfs
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.mark import Mark, parse_mark
@@ -36,6 +36,7 @@ def take_snapshot(runtime: Runtime) -> Snapshot:
     links, addresses, filtered = _links(failures)
     entries = _entries(runtime, failures)
     rows = records.resources(runtime.sql)
+    failpoint.reach("read")
     operations = _operations(runtime)
     facts = _processes(rows, operations, runtime.boot_id)
     vms = _vms(runtime, rows, facts)

@@ -1,6 +1,6 @@
 """Named points in the protocol at which a test can end the program.
 
-``HVTX_FAILPOINT=<name>:<action>[:<nth time>]`` with the action ``kill`` (SIGKILL to itself),
+``HVTX_FAILPOINT=<name>:<action>[:<nth time>][,…]`` with the action ``kill`` (SIGKILL to itself),
 ``error`` (an HostRefused), ``eio`` (an OSError) or ``stop`` (SIGSTOP). Without the variable a point
 costs one comparison. ``HVTX_FAILPOINT_LOG=FILE`` appends the name of every point that is passed,
 which is how tests learn the list.
@@ -37,7 +37,12 @@ def _act(name: str) -> None:
         os.write(descriptor, name.encode() + b"\n")
         os.close(descriptor)
     _passed[name] = _passed.get(name, 0) + 1
-    point, _, rest = _WANTED.rpartition(":")
+    for wanted in _WANTED.split(","):
+        _act_if(name, wanted)
+
+
+def _act_if(name: str, wanted: str) -> None:
+    point, _, rest = wanted.rpartition(":")
     nth = 1
     if rest.isdigit():
         nth = int(rest)
