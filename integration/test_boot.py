@@ -306,6 +306,28 @@ def test_autostarted_vms_live_apart_from_the_unit(host: Host) -> None:
     assert {name: vm(host, name)["pid"] for name in pids} == pids
 
 
+def test_the_sandbox_lets_legacy_tables_be_rebuilt(host: Host) -> None:
+    host.run(
+        "hvtx", "--firewall", "iptables", "network", "create", "old", "--subnet", "10.92.0.0/24"
+    )
+    more = ["--network", "old", "--autostart", "--publish", "8092:80"]
+    host.run("hvtx", "vm", "run", "elder", *more, "--", "sleep", "100000")
+    before = host.run("iptables-legacy", "-t", "nat", "-S").splitlines()
+    assert any("8092" in rule for rule in before)
+
+    host.cut()
+    host.boot()
+
+    assert host.run("systemctl", "is-active", "hvtx-recover").strip() == "active"
+    assert vm(host, "elder")["state"] == "running"
+    after = host.run("iptables-legacy", "-t", "nat", "-S").splitlines()
+    assert len(after) == len(before)
+    assert any("8092" in rule for rule in after)
+    host.run("hvtx", "gc", "--plan", "--detailed-exitcode")
+    host.run("hvtx", "vm", "rm", "elder", "--force")
+    host.run("hvtx", "network", "rm", "old")
+
+
 def test_a_vm_that_cannot_start_fails_the_unit_and_nothing_else(host: Host) -> None:
     host.run("sh", "-c", "printf '#!/bin/sh\\nsleep 600\\n' >/opt/guest; chmod 755 /opt/guest")
     host.run("hvtx", "vm", "create", "lost", "--network", "lan", "--autostart", "--", "/opt/guest")

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from integration.boot import machine
 
-BOOT_SECONDS, WORK_SECONDS = 180.0, 20.0
+BOOT_SECONDS, WORK_SECONDS = 400.0, 20.0
 EARLY = 0.25  # share of cuts at any moment of the boot, recovery included
 EARLY_SECONDS = 25.0
 
