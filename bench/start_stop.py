@@ -62,6 +62,7 @@ class Row(NamedTuple):
     figure: str
     vms: int
     median: float
+    least: float
     p10: float
     p90: float
     runs: int
@@ -95,6 +96,7 @@ def _row(figure: str, vms: int, values: list[float]) -> Row:
         figure,
         vms,
         statistics.median(values),
+        values[0],
         values[round(last * 0.1)],
         values[round(last * 0.9)],
         len(values),
@@ -265,22 +267,11 @@ def show(found: dict[str, Any]) -> None:
     print(f"milliseconds; {machine}")
     for number, rate in found["made_per_second"].items():
         print(f"{number} VMs were made in chunks at {rate}/s (create and start, durable)")
-    head = (
-        "figure",
-        "VMs",
-        "median",
-        "p10",
-        "p90",
-        "runs",
-        "floor",
-        "x floor",
-        "growth",
-        "to reach",
-        "x goal",
-    )
+    head = ("figure", "VMs", "median", "least", "p10", "p90", "runs", "floor", "x floor", "growth")
+    head += ("to reach", "x goal")
     lines = [head]
     for f in found["figures"]:
-        numbers = [f"{f[k]:.2f}" for k in ("median", "p10", "p90")]
+        numbers = [f"{f[k]:.2f}" for k in ("median", "least", "p10", "p90")]
         rest = [f[k] for k in ("floor", "to_floor", "growth", "to_reach", "to_goal")]
         shown = ["-" if v is None else f"{v:.2f}" for v in rest]
         lines.append((f["figure"], str(f["vms"]), *numbers, str(f["runs"]), *shown))
