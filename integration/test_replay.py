@@ -212,7 +212,7 @@ def test_a_device_opened_between_look_and_attach_stays_with_its_rules(hvtx: Fork
 
 
 def test_a_vm_started_again_between_plan_and_act(hvtx: Forked) -> None:
-    """The rows that gc planned to release are another start's by then: compare-and-swap."""
+    """The rows that gc planned to release are tombstones by then: it reads them again."""
     hvtx("vm", "start", "web")
     kill_vm(hvtx)
     with stopped("gc", "--apply", at="planned:stop") as gc:
