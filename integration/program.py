@@ -105,9 +105,7 @@ class Forked(Program):
         return ran
 
 
-def child(
-    arguments: Sequence[str], environment: Mapping[str, str], out: int, err: int
-) -> NoReturn:
+def child(arguments: Sequence[str], environment: Mapping[str, str], out: int, err: int) -> NoReturn:
     """What a forked child does: run the command line, and leave with its exit code."""
     code = 70
     try:

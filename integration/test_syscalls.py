@@ -59,7 +59,9 @@ def test_killed_before_any_system_call_it_recovers(
         now = host()
         prepared = name not in NEITHER and not lab.difference(before, now)
         if name not in NEITHER:
-            assert prepared or not lab.difference(after, now), f"{where}\n{lab.difference(before, now)}"
+            assert prepared or not lab.difference(after, now), (
+                f"{where}\n{lab.difference(before, now)}"
+            )
         if not prepared:
             end_everything(hvtx)
     end_everything(hvtx)

@@ -24,7 +24,11 @@ def test_links_between_pages_lead_somewhere() -> None:
     pages = [TOP / "README.md", TOP / "CONTRIBUTING.md", *(TOP / "docs").rglob("*.md")]
     dead = []
     for page in pages:
-        for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
-            if "://" not in target and not (page.parent / target).exists():
-                dead.append(f"{page.relative_to(TOP)} -> {target}")
+        targets = re.findall(r"\]\(([^)#]+)", page.read_text())
+        inside = [target for target in targets if "://" not in target]
+        dead += [
+            f"{page.relative_to(TOP)} -> {target}"
+            for target in inside
+            if not (page.parent / target).exists()
+        ]
     assert not dead
