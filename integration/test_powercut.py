@@ -77,6 +77,10 @@ def test_each_fault_is_seen(what: str, found: object) -> None:
     assert faults(reported(*REPORT), check)
 
 
+def test_a_host_that_cannot_be_checked_is_a_fault() -> None:
+    assert faults(reported(*REPORT), {"error": "DatabaseError"})
+
+
 def test_what_was_under_way_may_be_done_or_undone_and_nothing_else() -> None:
     less = CHECK | {"vms": CHECK["vms"][1:], "leases": 1, "interfaces": 1}
     assert not faults(reported(*REPORT, "begin 9 rm a"), less)

@@ -163,7 +163,12 @@ def main() -> None:
     if not os.path.exists(STORE):
         code, _ = call("network", "create", "default", "--subnet", "10.88.0.0/24")
         say(f"made {code}")
-    say("check " + json.dumps(check()))
+    try:
+        checked = check()
+    except Exception as problem:  # a store that cannot be read, hvtx that prints no JSON
+        say("check " + json.dumps({"error": repr(problem)}))
+        raise
+    say("check " + json.dumps(checked))
     work(say, random.Random())
 
 

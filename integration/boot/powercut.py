@@ -68,6 +68,8 @@ class Ledger:
 
 def faults(ledger: Ledger, check: dict[str, Any]) -> list[str]:
     """What is wrong with a host after its boot, in words; nothing if all is well (pure)."""
+    if "error" in check:
+        return [f"the host cannot be checked: {check['error']}"]
     found = [
         f"{what} is {check[what]!r}, not {wanted!r}"
         for what, wanted in (
@@ -164,7 +166,7 @@ def campaign(cuts: int, seed: int, tell: Any, *, early: float = EARLY) -> Result
                     time.sleep(chance.uniform(1, EARLY_SECONDS))
                 else:
                     at = host.wait_for(process, "check ", read, BOOT_SECONDS)
-                    if not last:
+                    if not last and not host.lines()[at].startswith('check {"error"'):
                         host.wait_for(process, "done ", at, BOOT_SECONDS)
                         time.sleep(chance.uniform(0, WORK_SECONDS))
             lines, start = host.lines(), read
@@ -175,11 +177,11 @@ def campaign(cuts: int, seed: int, tell: Any, *, early: float = EARLY) -> Result
                     checked, boots = True, boots + 1
                     check = json.loads(line.partition(" ")[2])
                     wrong = faults(ledger, check) if ledger.done or cut else []
+                    if wrong:
+                        return Result(cut, boots, young, ledger.done, hit, wrong)
                     tell(
                         f"boot {boots}: {len(check['vms'])} VMs, {ledger.done} operations done so far"
                     )
-                    if wrong:
-                        return Result(cut, boots, young, ledger.done, hit, wrong)
                     settle(ledger, check)
                 ledger.read(line)
             if ledger.failed:
