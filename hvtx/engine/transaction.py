@@ -326,6 +326,11 @@ class Operation:
         """Commit what another, interrupted operation intended and made; how many rows moved."""
         with self.runtime.store.transaction() as sql:
             moved = sum(intents.commit(sql, [row], {}, row.operation) for row in rows)
+            # A VM that `run` had only begun to record is on record for good with its rows.
+            sql.executemany(
+                "UPDATE vm SET operation = NULL WHERE id = ? AND operation = ?",
+                [(row.vm, row.operation) for row in rows],
+            )
             self.history(
                 sql,
                 [
