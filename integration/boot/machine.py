@@ -67,8 +67,10 @@ def disk() -> Path:
         _install(root)
         path = directory / "disk"
         image.run("mke2fs", "-q", "-t", "ext4", "-d", str(root), str(path), DISK_SIZE)
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
+    except BaseException:
+        remove(directory / "disk")
+        raise
+    shutil.rmtree(root, ignore_errors=True)
     return path
 
 
@@ -83,7 +85,9 @@ def _install(root: Path) -> None:
     """Install hvtx and the load; offline, as one does with an image."""
     image.run("tar", "-x", "-C", str(root), stdin=image.source_tar())
     image.run("chroot", str(root), "sh", "-c", image.INSTALL)
-    image.run("chroot", str(root), "hvtx", "systemd", "install")
+    # Nothing of the caller's settings may become part of the units.
+    clean = ("env", "-i", "PATH=/usr/local/bin:/usr/bin:/usr/sbin:/bin:/sbin")
+    image.run("chroot", str(root), *clean, "hvtx", "systemd", "install")
     shutil.copy(Path(__file__).with_name("load.py"), root / "opt/load.py")
     (root / "etc/systemd/system/load.service").write_text(UNIT)
     image.run("systemctl", f"--root={root}", "enable", "--quiet", "load.service")

@@ -209,7 +209,7 @@ def main() -> int:
     for fault in result.faults:
         tell(f"FAULT: {fault}")
     tell(
-        f"{result.cuts} power cuts survived, {result.under_way} in the middle of an operation and"
+        f"{result.cuts} power cuts, {result.under_way} in the middle of an operation and"
         f" {result.early} during boot; {result.boots} boots checked, {result.done} operations were"
         f" reported as done, {len(result.faults)} faults"
     )
