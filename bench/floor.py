@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _ROUTE, _NETFILTER = 0, 12
 _NEWLINK, _GETLINK = 16, 18
 _DONE, _ERROR = 3, 2
+_GETFLOWS = 0x101  # ctnetlink
 _PAGE = b"\0" * 4096
 _NAME, _INDEX = "hvfloor", (1 << 23) + 7
 _GENMSG = struct.Struct(">BBH")
@@ -95,10 +96,14 @@ class Floor:
         return time.perf_counter() - begun
 
     def stop(self) -> float:
-        """Seconds: write, elements, attach, let go (the kernel waits for RCU in there), write."""
+        """Seconds: write, elements, list flows, attach, let go, write.
+
+        Listing flows walks the kernel's whole table, letting go waits for RCU.
+        """
         begun = time.perf_counter()
         self._durable()
         _exchange(self.netfilter, self.remove)
+        _dump(self.netfilter, message(_GETFLOWS, REQUEST | DUMP, 9, bytes((2, 0, 0, 0))))
         descriptor = tun.open_device()
         tun.attach(descriptor, _NAME, IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)
         tun.set_persistent(descriptor, False)

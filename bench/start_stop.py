@@ -206,6 +206,7 @@ def run_rounds(worlds: list[World], rounds: int, seconds: float) -> Samples:
         for measure in MEASURES:
             for world in worlds:
                 world.enter()
+                world.talk()
                 measure(world, samples)
         if number == 0:
             samples = Samples()
