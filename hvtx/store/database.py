@@ -118,13 +118,11 @@ class Store:
             queue.unlock(_QUEUE_BYTE)
 
     def _open_queue(self) -> LockFile:
-        """Open what a transaction needs beside the database, before anything is written."""
-        try:
-            if self._queue is None:
+        if self._queue is None:
+            try:
                 self._queue = LockFile(os.path.join(self._state_directory, _QUEUE))
-            self._mark_file()
-        except OSError as problem:
-            raise _unwritable(problem) from problem
+            except OSError as problem:
+                raise _unwritable(problem) from problem
         return self._queue
 
     def _roll_back(self) -> None:

@@ -62,7 +62,19 @@ def test_a_bridge_killed_before_its_alias_is_known_by_mac_and_group(scene: Scene
     scene.show(bridge)
     scene.links[0] = scene.links[0]._replace(alias=None)
     assert scene.verdict(bridge) == (DELETE, Reason.INTENT_ABANDONED)
-    scene.links[0] = scene.links[0]._replace(group=0)
+    bare = scene.links[0]
+    for change in ({"group": 0}, {"mac": "02:00:00:00:00:ff"}, {"kind": "dummy"}):
+        scene.links[0] = bare._replace(**change)
+        assert scene.verdict(bridge) == (SKIP, Reason.MARK_MISMATCH), change
+
+
+def test_a_committed_bridge_is_known_by_its_alias_only(scene: Scene) -> None:
+    """Once it was made whole, MAC and group prove nothing any more."""
+    net = scene.network()
+    bridge, _ = scene.bridge_with_address(network=net)
+    scene.show(bridge)
+    assert scene.verdict(bridge) == (SKIP, Reason.RESERVED)
+    scene.links[0] = scene.links[0]._replace(alias=None)
     assert scene.verdict(bridge) == (SKIP, Reason.MARK_MISMATCH)
 
 
@@ -406,6 +418,26 @@ def on_top(scene: Scene, ifindex: int, what: str) -> None:
         scene.links[0] = scene.links[0]._replace(xdp=True)
     else:
         scene.filtered.add(ifindex)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_stands_in_the_way_is_told_in_one_order(scene: Scene, order: int) -> None:
+    """Whatever the order of the dump: people compare plans."""
+    row = scene.row(Kind.TAP, vm=scene.vm())
+    scene.show(row)
+    names = ["theirs.5", "theirs.6", "atheirs"][::order]
+    scene.links += [link(3 + len(name), name, "vlan", lower=row.spec["ifindex"]) for name in names]
+    assert scene.item(row.key).message.endswith("atheirs, theirs.5, theirs.6")
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_bare_copy_counts_before_one_with_another_mark(scene: Scene, order: int) -> None:
+    """Two rules of the recorded shape, neither ours: the reason does not depend on the dump."""
+    row = scene.row(Kind.FILTER, vm=scene.vm())
+    wanted = scene.expected[row.id][0]
+    others = [wanted._replace(mark=None), wanted._replace(mark=mark(10, "z"), handle=2)]
+    scene.entries += others[::order]
+    assert scene.verdict(row) == (SKIP, Reason.MARK_STRIPPED)
 
 
 def test_a_bridge_with_a_strangers_port_stays(scene: Scene) -> None:

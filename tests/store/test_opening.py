@@ -335,7 +335,12 @@ def edit(shelf: Shelf, *statements: str) -> None:
     connection.close()
 
 
+def _of_another_program(shelf: Shelf) -> None:
+    edit(shelf, "PRAGMA application_id=1")
+
+
 BAD = [
+    _of_another_program,
     _empty,
     _garbage,
     _short,
