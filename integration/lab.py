@@ -52,6 +52,8 @@ def private_network() -> Iterator[None]:
     try:
         unshare(CLONE_NEWNET)
         run("ip", "link", "set", "lo", "up")
+        # A new namespace inherits what the first one has, and that differs between machines.
+        Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
         yield
     finally:
         setns(before)

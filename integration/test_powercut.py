@@ -93,6 +93,9 @@ def test_what_was_under_way_may_be_done_or_undone_and_nothing_else() -> None:
     assert faults(settled, CHECK)
 
 
+@pytest.mark.skipif(
+    not os.environ.get("HVTX_POWERCUT"), reason="minutes of an emulated machine: tox -e powercut"
+)
 @pytest.mark.timeout(1500)
 def test_a_machine_survives_power_cuts() -> None:
     told: list[str] = []

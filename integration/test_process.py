@@ -662,7 +662,7 @@ def test_the_scope_is_asked_for_and_a_refusal_is_a_warning(room, tmp_path, monke
     """A stand-in for busctl: it notes its arguments, then refuses."""
     monkeypatch.setattr(process, "SYSTEMD", str(tmp_path / "absent"))
     assert process.enter_scope("web", 1) is None
-    monkeypatch.setattr(process, "SYSTEMD", str(tmp_path))
+    monkeypatch.setattr(process, "_systemd_is_ours", lambda: True)  # whatever boots this machine
     tool = tmp_path / "busctl"
     tool.write_text(
         f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/asked\necho refused >&2\nexit 1\n'
