@@ -4,8 +4,11 @@ A migration that has shipped is never edited. Each is applied in one transaction
 record (sqlite-utils) and with ``PRAGMA user_version``.
 """
 
-from hvtx.migrations import m0001_initial
+from hvtx.migrations import m0001_initial, m0002_history
 
 APPLICATION_ID = 0x68767478  # "hvtx"
-MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (("0001_initial", m0001_initial.STATEMENTS),)
+MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("0001_initial", m0001_initial.STATEMENTS),
+    ("0002_history", m0002_history.STATEMENTS),
+)
 SCHEMA = len(MIGRATIONS)

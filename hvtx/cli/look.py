@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import click
 
 from hvtx.cli import render
@@ -37,17 +40,27 @@ def intents(ctx: click.Context, json_: bool) -> None:
 
 @click.command()
 @click.option("--vm", metavar="NAME", help="Only of this VM.")
+@click.option("--operation", type=Number(1), metavar="ID", help="Only of this operation.")
+@click.option("--verb", metavar="VERB", help="Only of such operations: start, stop, gc …")
+@click.option("--kind", metavar="KIND", help="Only of this kind: tap, bridge, publish …")
+@click.option("--event", metavar="EVENT", help="Only such lines: made, removed, kept …")
+@click.option("--reason", metavar="REASON", help="Only with this reason: vm-dead, in-use …")
+@click.option("--since", metavar="TIME", help="Only later ones: 2h, 3d, 2026-05-01T12:30 (UTC).")
 @click.option("-n", "limit", type=Number(1), default=50, show_default=True, help="How many lines.")
+@click.option("--detail", is_flag=True, help="Show what each thing was: mark, specification.")
 @as_json
 @click.pass_context
-def log(ctx: click.Context, vm: str | None, limit: int, json_: bool) -> None:
+def log(ctx: click.Context, /, limit: int, detail: bool, json_: bool, **wanted: Any) -> None:
     """Show what was made, removed, kept, and why."""
     from hvtx.engine import show
 
     with opened(ctx, writable=False) as runtime:
-        document = show.list_history(runtime, vm=vm, limit=limit)
+        document = show.list_history(runtime, limit=limit, **wanted)
     if json_:
         render.emit_json(document)
+        return
+    if detail:
+        _show_details(document["entries"])
         return
     render.table(
         ("time", "op", "verb", "vm", "event", "reason", "message"),
@@ -57,6 +70,17 @@ def log(ctx: click.Context, vm: str | None, limit: int, json_: bool) -> None:
         ],
         empty="nothing has happened yet",
     )
+
+
+def _show_details(entries: list[dict[str, Any]]) -> None:
+    """Each line with what it speaks of, in words that a person can read."""
+    for entry in entries:
+        head = (entry["time"], entry["verb"], entry["vm"], entry["event"], entry["reason"])
+        render.say("  ".join(render.plain(word) for word in head if word), "bold")
+        render.say(f"  {render.plain(entry['message'])}")
+        for name, value in (entry["detail"] or {}).items():
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            render.say(render.wrapped(f"{name}: {render.plain(text)}", "    "), "dim")
 
 
 @click.command()

@@ -117,7 +117,11 @@ def settings(options: Mapping[str, Any]) -> Any:
         raise UsageError("--lock-timeout is a number of seconds") from problem
     if not 0 <= timeout <= 86400:
         raise UsageError("--lock-timeout is between 0 and 86400 seconds")
+    lines = value("history_lines", "100000")
+    if not (lines.isascii() and lines.isdigit() and 100 <= int(lines) <= 10**9):
+        raise UsageError(f"history_lines is {lines!r}, not a number from 100 to 1000000000")
     return Settings(
+        history_lines=int(lines),
         state_directory=os.path.abspath(value("state_dir", "/var/lib/hvtx")),
         run_directory=os.path.abspath(value("run_dir", "/run/hvtx")),
         firewall=firewall,
@@ -125,7 +129,8 @@ def settings(options: Mapping[str, Any]) -> Any:
     )
 
 
-_KEYS = {"state_dir", "run_dir", "firewall", "lock_timeout"}
+_KEYS = {"state_dir", "run_dir", "firewall", "lock_timeout", "history_lines"}
+_NUMBERS = {"lock_timeout", "history_lines"}
 
 
 def _from_file(path: str, *, explicit: bool) -> dict[str, Any]:
@@ -150,8 +155,8 @@ def _from_file(path: str, *, explicit: bool) -> dict[str, Any]:
         )
     for name, entry in found.items():
         number = isinstance(entry, int | float) and not isinstance(entry, bool)
-        if not (number if name == "lock_timeout" else isinstance(entry, str) and entry):
-            kind = "a number" if name == "lock_timeout" else "a text"
+        if not (number if name in _NUMBERS else isinstance(entry, str) and entry):
+            kind = "a number" if name in _NUMBERS else "a text"
             raise UsageError(f"the configuration {path}: {name} is not {kind}")
     return found
 

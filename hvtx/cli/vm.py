@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from hvtx.cli import render
 from hvtx.cli.common import Number, as_json, opened
@@ -92,16 +93,43 @@ def _show(runtime: Any, name: str, verb: str, *, json_: bool) -> None:
 
 @vm.command()
 @click.argument("name")
+@click.option("--from-log", is_flag=True, help="As it was when it was removed, from the history.")
+@click.option("--operation", type=Number(1), metavar="ID", help="With --from-log: removed by it.")
 @wishes
 @click.pass_context
-def create(ctx: click.Context, /, name: str, json_: bool, **wish: Any) -> None:
+def create(
+    ctx: click.Context,
+    /,
+    name: str,
+    from_log: bool,
+    operation: int | None,
+    json_: bool,
+    **wish: Any,
+) -> None:
     """Record a VM, its addresses and host ports; starts nothing."""
     from hvtx.engine import define
 
-    parsed = _parse(name, wish)
+    if operation is not None and not from_log:
+        raise UsageError("--operation goes with --from-log")
+    if from_log:
+        _refuse_wishes(ctx)
+    parsed = _parse(name, wish) if not from_log else None
     with opened(ctx, writable=True) as runtime:
-        define.create_vm(runtime, parsed)
+        define.create_vm(runtime, parsed or define.wish_from_log(runtime, name, operation))
         _show(runtime, name, "defined", json_=json_)
+
+
+def _refuse_wishes(ctx: click.Context) -> None:
+    """Refuse what says how the VM should be, where the history says it."""
+    free = {"name", "from_log", "operation", "json_"}
+    for option in ctx.command.params:
+        given = ctx.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE
+        if option.name not in free and given:
+            words = option.opts[0] if option.param_type_name == "option" else "a command"
+            raise UsageError(
+                f"--from-log and {words} do not go together",
+                hint="the VM is made as it was; change it afterwards, or create it anew",
+            )
 
 
 @vm.command()

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import take_snapshot
-from hvtx.engine.transaction import Operation, begin
+from hvtx.engine.transaction import Operation, begin, forget_vm
 from hvtx.errors import NotFound, Refused, StalePlan, UsageError
 from hvtx.host import failpoint, procfs
 from hvtx.model.plan import Action, Item, Plan, Reason
@@ -22,8 +22,8 @@ from hvtx.model.vm import Liveness
 from hvtx.planner.gc import plan_gc
 from hvtx.planner.liveness import classify
 from hvtx.planner.states import identity_of
-from hvtx.store import intents, records
-from hvtx.store.history import Event, now
+from hvtx.store import history, intents, records
+from hvtx.store.history import Event
 
 SCHEMA = "hvtx/gc/1"
 _CHUNK = 640  # items, of some 128 VMs: 64 devices wait for the kernel at a time
@@ -419,7 +419,7 @@ def _tidy(runtime: Runtime) -> None:
     if not idle and not provisional:
         return
     with runtime.store.transaction() as sql:
-        intents.close_idle(sql, idle, now())
+        intents.close_idle(sql, idle, history.now())
         for vm, operation in sql.execute(
             "SELECT id, operation FROM vm WHERE operation IS NOT NULL"
         ).fetchall():
@@ -430,7 +430,7 @@ def _tidy(runtime: Runtime) -> None:
                 # the start went through: the VM is on record for good
                 sql.execute("UPDATE vm SET operation = NULL WHERE id = ?", (vm,))
             elif not [row for row in rows if row.kind != Kind.LEASE]:
-                records.remove_vm(sql, vm)
+                history.add(sql, [forget_vm(sql, vm)], operation=operation, verb="run")
         for network, operation in sql.execute(
             "SELECT id, operation FROM network WHERE operation IS NOT NULL"
         ).fetchall():

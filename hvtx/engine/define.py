@@ -15,7 +15,7 @@ from hvtx.model.resource import Kind
 from hvtx.model.vm import Interface, Network, Publish, Vm
 from hvtx.planner import addressing, provision
 from hvtx.planner.provision import Want
-from hvtx.store import leases, records
+from hvtx.store import history, leases, records
 from hvtx.store.history import Event
 
 HYPERVISORS = ("qemu", "firecracker", "cloud-hypervisor", "command", "external")
@@ -39,6 +39,7 @@ class VmWish(NamedTuple):
     command: tuple[str, ...]
     directory: str
     autostart: bool
+    leases: tuple[tuple[str | None, str | None], ...] = ()  # IPv4, IPv6 of each interface
 
 
 def parse_wish(  # noqa: PLR0913 - it mirrors the options of `vm create`
@@ -104,6 +105,44 @@ def parse_wish(  # noqa: PLR0913 - it mirrors the options of `vm create`
         command=tuple(command),
         directory=os.getcwd(),
         autostart=autostart,
+    )
+
+
+def wish_from_log(runtime: Runtime, name: str, operation: int | None = None) -> VmWish:
+    """A VM as it was when it was last forgotten (by ``operation``): with its addresses and ports.
+
+    Raises NotFound where the history has none, or where one of its networks is gone.
+    """
+    record = history.forgotten_vm(runtime.sql, name, operation)
+    if record is None:
+        raise NotFound(
+            f"the history has no VM {name!r} that was removed"
+            + (f" by operation {operation}" if operation else ""),
+            hint="hvtx log --event removed shows what was removed",
+        )
+    interfaces = record["interfaces"]
+    if not interfaces:
+        raise NotFound(
+            f"VM {name!r} had no network of hvtx's: it had been taken over from another tool",
+            hint="hvtx import or hvtx adopt take it over again",
+        )
+    return VmWish(
+        name=name,
+        hypervisor=record["hypervisor"],
+        networks=tuple(i["network"] for i in interfaces),
+        ips=(),
+        macs=tuple(i["mac"] for i in interfaces),
+        publish=tuple(Publish(**port) for i in interfaces for port in i["publish"]),
+        memory=record["memory"],
+        cpus=record["cpus"],
+        kernel=record["kernel"],
+        initrd=record["initrd"],
+        append=record["append"],
+        disks=tuple(record["disks"]),
+        command=tuple(record["command"]),
+        directory=record["directory"],
+        autostart=record["autostart"],
+        leases=tuple((i["ipv4"], i["ipv6"]) for i in interfaces),
     )
 
 
@@ -222,7 +261,9 @@ def _check_addresses(runtime: Runtime, wish: VmWish, networks: Sequence[Network]
 def _addresses(
     wish: VmWish, networks: Sequence[Network]
 ) -> tuple[list[str | None], list[str | None]]:
-    """The nth address of a family belongs to the nth network."""
+    """The nth address of a family belongs to the nth network, unless leases say it whole."""
+    if wish.leases:
+        return [four for four, _ in wish.leases], [six for _, six in wish.leases]
     pad = [None] * len(networks)
     four: list[str | None] = [ip for ip in wish.ips if ":" not in ip]
     six: list[str | None] = [ip for ip in wish.ips if ":" in ip]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hvtx.drivers import process
 from hvtx.engine.networks import bridge_row, ensure_networks, undo
 from hvtx.engine.runtime import Runtime, process_facts
-from hvtx.engine.transaction import Operation, begin
+from hvtx.engine.transaction import Operation, begin, forget_vm
 from hvtx.errors import Conflict, HvtxError, NotFound, PartialFailure, UsageError
 from hvtx.host import failpoint, procfs
 from hvtx.host.ports import refuse_taken_port
@@ -285,7 +285,7 @@ def _take_back(
     undo(operation, released, problem)
     if new and not [r for r in records.resources_of_vm(runtime.sql, vm.id) if r.kind != Kind.LEASE]:
         with runtime.store.transaction() as sql:
-            records.remove_vm(sql, vm.id)
+            operation.history(sql, [forget_vm(sql, vm.id)])
         _remove_log(runtime, vm)
 
 
@@ -422,9 +422,9 @@ def remove_vm(runtime: Runtime, name: str, *, force: bool = False) -> None:
             raise Conflict(f"VM {name!r} is {state.value}", hint="stop it first, or use --force")
         stop_vm(runtime, name, timeout=5.0, force=True)
     with begin(runtime, "rm", vm=name) as (sql, operation):
-        records.remove_vm(sql, vm.id)
+        operation.history(sql, [forget_vm(sql, vm.id)])
     _remove_log(runtime, vm)
-    operation.end("done", events=[Event("removed", f"VM {name}")])
+    operation.end("done")
 
 
 def attach(runtime: Runtime, name: str, pid: int) -> Vm:

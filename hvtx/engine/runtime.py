@@ -41,6 +41,7 @@ class Settings(NamedTuple):
     run_directory: str = "/run/hvtx"
     firewall: str = "auto"
     lock_timeout: float = 10.0
+    history_lines: int = 100_000  # how many the history keeps, about
 
 
 class Runtime:

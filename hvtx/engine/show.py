@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hvtx.engine.launch import log_path, run_directory, state_of
 from hvtx.engine.runtime import Runtime
-from hvtx.errors import Conflict, NotFound
+from hvtx.errors import Conflict, NotFound, UsageError
 from hvtx.hypervisors.base import TRAITS
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.vm import Liveness, Network, Vm
@@ -167,12 +168,37 @@ def list_intents(runtime: Runtime) -> dict[str, Any]:
     return {"schema": "hvtx/intents/1", "operations": found}
 
 
-def list_history(runtime: Runtime, *, vm: str | None, limit: int) -> dict[str, Any]:
-    """`log --json`."""
+def list_history(runtime: Runtime, *, limit: int, **wanted: Any) -> dict[str, Any]:
+    """`log --json`; ``wanted`` are fields of :class:`hvtx.store.history.Wanted`."""
+    since = wanted.pop("since", None)
+    filters = history.Wanted(**wanted, since=None if since is None else moment(since))
     return {
         "schema": "hvtx/log/1",
-        "entries": history.entries(runtime.sql, vm=vm, limit=limit),
+        "entries": history.entries(runtime.sql, filters, limit=limit),
     }
+
+
+_AGO = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def moment(text: str) -> str:
+    """``2h`` (ago), or the beginning of an RFC 3339 time in UTC, as one; raises UsageError."""
+    if text[:-1].isascii() and text[:-1].isdigit() and text[-1] in _AGO and len(text) < 10:
+        return history.at(max(0, time.time_ns() - int(text[:-1]) * _AGO[text[-1]] * 10**9))
+    from datetime import datetime
+
+    whole = "2000-01-01T00:00:00Z"
+    stamp = text.replace(" ", "T", 1)
+    try:
+        if not text:
+            raise ValueError("empty")  # noqa: TRY301
+        datetime.fromisoformat(stamp.removesuffix("Z") + whole[len(stamp.removesuffix("Z")) : -1])
+    except ValueError as problem:
+        raise UsageError(
+            f"{text!r} is no time",
+            hint="2h, 3d, 2026-05-01 or 2026-05-01T12:30 (in UTC)",
+        ) from problem
+    return stamp
 
 
 def join_console(directory: str, socket: str | None, log: str) -> None:

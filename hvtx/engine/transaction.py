@@ -55,6 +55,8 @@ from hvtx.planner.provision import Want
 from hvtx.store import history, intents, records
 from hvtx.store.history import Event
 
+_PRUNE_EVERY = 64  # operations, of some ten lines each, between two looks at the history's length
+
 # What is made before what; equal numbers go to their driver in one batch.
 _MAKING = {
     Kind.FILE: 1,
@@ -170,7 +172,7 @@ class Operation:
                 then(sql)
                 made = [Event("made", f"{row.kind} {row.key}", row.kind, row.key) for row in rows]
                 self.history(sql, [*made, *events])
-                intents.end(sql, self.id, "done", history.now())
+                self._close(sql, "done")
         except CommitUnknown:
             if not self._was_committed(rows):
                 raise
@@ -358,10 +360,15 @@ class Operation:
         with self.runtime.store.transaction() as sql:
             then(sql)
             self.history(sql, events)
-            intents.end(sql, self.id, result, history.now())
+            self._close(sql, result)
         self._verify()
         failpoint.reach("ended")
         self.unlock()
+
+    def _close(self, sql: Any, result: str) -> None:
+        intents.end(sql, self.id, result, history.now())
+        if self.id % _PRUNE_EVERY == 0:
+            history.prune(sql, self.runtime.settings.history_lines)
 
     def unlock(self) -> None:
         """Let go of the operation's lock; from here on it counts as ended or interrupted."""
@@ -415,9 +422,20 @@ def _end_flows_to(rows: Sequence[Resource]) -> None:
         conntrack.flush_ports(ports)
 
 
+def forget_vm(sql: Any, vm: str) -> Event:
+    """Take a VM's record out of the store (its resources are gone); the line that tells of it.
+
+    The line keeps the record, so that `vm create --from-log` can make it again.
+    """
+    record = records.vm_record(sql, vm)
+    records.remove_vm(sql, vm)
+    return Event("removed", f"VM {record['name']}", vm=record["name"], detail=record)
+
+
 def _removal(row: Resource, outcome: Outcome, reason: str | None, vm: str | None) -> Event:
     if outcome.gone:
-        return Event("removed", f"{row.kind} {row.key}", row.kind, row.key, reason, vm)
+        what = {"mark": row.mark, "spec": row.spec, "observed": row.observed}
+        return Event("removed", f"{row.kind} {row.key}", row.kind, row.key, reason, vm, what)
     return Event("kept", outcome.message, row.kind, row.key, outcome.reason, vm)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+_COLUMNS = ("time", "operation", "verb", "vm", "kind", "key", "event", "reason", "message")
 
 
 class Event(NamedTuple):
@@ -17,11 +20,28 @@ class Event(NamedTuple):
     key: str | None = None
     reason: str | None = None
     vm: str | None = None
+    detail: Mapping[str, Any] | None = None  # what it was: enough to tell, or to have it again
+
+
+class Wanted(NamedTuple):
+    """Which lines are asked for; None is any."""
+
+    vm: str | None = None
+    operation: int | None = None
+    verb: str | None = None
+    kind: str | None = None
+    event: str | None = None
+    reason: str | None = None
+    since: str | None = None  # RFC 3339 in UTC, or the beginning of one
 
 
 def now() -> str:
     """The time in UTC, RFC 3339, microseconds."""
-    stamp = time.time_ns()
+    return at(time.time_ns())
+
+
+def at(stamp: int) -> str:
+    """A moment in nanoseconds since 1970 as RFC 3339 in UTC, microseconds."""
     whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(stamp // 1_000_000_000))
     return f"{whole}.{stamp % 1_000_000_000 // 1000:06d}Z"
 
@@ -37,21 +57,67 @@ def add(
     """Append events, all of one operation."""
     stamp = now()
     sql.executemany(
-        "INSERT INTO history (time, operation, verb, vm, kind, key, event, reason, message)"
-        " VALUES (?,?,?,?,?,?,?,?,?)",
+        "INSERT INTO history (time, operation, verb, vm, kind, key, event, reason, message, detail)"
+        " VALUES (?,?,?,?,?,?,?,?,?,?)",
         [
-            (stamp, operation, verb, e.vm or vm, e.kind, e.key, e.event, e.reason, e.message)
+            (
+                stamp,
+                operation,
+                verb,
+                e.vm or vm,
+                e.kind,
+                e.key,
+                e.event,
+                e.reason,
+                e.message,
+                None if e.detail is None else json.dumps(e.detail),
+            )
             for e in events
         ],
     )
 
 
-def entries(sql: sqlite3.Connection, *, vm: str | None, limit: int) -> list[dict[str, object]]:
-    """The newest ``limit`` lines, oldest first."""
-    names = ("time", "operation", "verb", "vm", "kind", "key", "event", "reason", "message")
+def prune(sql: sqlite3.Connection, keep: int) -> None:
+    """Forget all but about the newest ``keep`` lines. By number: a clock may jump."""
+    sql.execute("DELETE FROM history WHERE id <= (SELECT max(id) FROM history) - ?", (keep,))
+
+
+def entries(sql: sqlite3.Connection, wanted: Wanted, *, limit: int) -> list[dict[str, Any]]:
+    """The newest ``limit`` lines that are wanted, oldest first; ``detail`` is an object or None."""
+    asked = {name: value for name, value in wanted._asdict().items() if value is not None}
+    since = asked.pop("since", None)
+    where = [f"{name} = ?" for name in asked] + (["time >= ?"] if since else [])
+    values = [*asked.values(), *([since] if since else [])]
     rows = sql.execute(
-        f"SELECT {', '.join(names)} FROM history"
-        " WHERE ? IS NULL OR vm = ? ORDER BY id DESC LIMIT ?",
-        (vm, vm, limit),
+        f"SELECT {', '.join(_COLUMNS)}, {_detail(sql)} FROM history"
+        f" WHERE {' AND '.join(where) or '1'} ORDER BY id DESC LIMIT ?",
+        (*values, limit),
     ).fetchall()
-    return [dict(zip(names, row, strict=True)) for row in reversed(rows)]
+    return [_entry(row) for row in reversed(rows)]
+
+
+def forgotten_vm(
+    sql: sqlite3.Connection, name: str, operation: int | None = None
+) -> dict[str, Any] | None:
+    """The record of a VM of this name as it was last forgotten (by ``operation``)."""
+    if _detail(sql) == "NULL":
+        return None
+    row = sql.execute(
+        "SELECT detail FROM history WHERE vm = ? AND event = 'removed' AND kind IS NULL"
+        " AND detail IS NOT NULL AND (? IS NULL OR operation = ?) ORDER BY id DESC LIMIT 1",
+        (name, operation, operation),
+    ).fetchone()
+    return None if row is None else dict(json.loads(row[0]))
+
+
+def _detail(sql: sqlite3.Connection) -> str:
+    """The column, or what stands for it in a store that no newer program has written yet."""
+    found = sql.execute(
+        "SELECT count(*) FROM pragma_table_info('history') WHERE name = 'detail'"
+    ).fetchone()[0]
+    return "detail" if found else "NULL"
+
+
+def _entry(row: tuple[Any, ...]) -> dict[str, Any]:
+    found: dict[str, Any] = dict(zip(_COLUMNS, row[:-1], strict=True))
+    return {**found, "detail": None if row[-1] is None else json.loads(row[-1])}

@@ -163,6 +163,25 @@ def get_vm(sql: sqlite3.Connection, name: str) -> Vm:
     return vm
 
 
+def vm_record(sql: sqlite3.Connection, vm: str) -> dict[str, Any]:
+    """All that is on record of a VM by its id, as the history keeps it when it is forgotten."""
+    row = sql.execute(
+        "SELECT id, name, hypervisor, spec, autostart FROM vm WHERE id = ?", (vm,)
+    ).fetchone()
+    known = _vm(row, _interfaces(sql, "i.vm = ?", (vm,)).get(vm, ()))
+    interfaces = [
+        {
+            "network": i.network_name,
+            "mac": i.mac,
+            "ipv4": i.ipv4,
+            "ipv6": i.ipv6,
+            "publish": [port._asdict() for port in i.publish],
+        }
+        for i in known.interfaces
+    ]
+    return {**known._asdict(), "interfaces": interfaces}
+
+
 def add_vm(sql: sqlite3.Connection, vm: Vm, operation: int) -> None:
     """Insert the VM without its interfaces."""
     spec = {

@@ -19,7 +19,11 @@ from hvtx.store import database
 from .shelf import Shelf, add_network, enter, network
 
 ROOT = Path(__file__).parents[2]
-NEXT = ("0002_test", ("CREATE TABLE tomorrow (x INT) STRICT", "INSERT INTO tomorrow SELECT 1"))
+LAST = len(migrations.MIGRATIONS) + 1
+NEXT = (
+    f"{LAST:04d}_test",
+    ("CREATE TABLE tomorrow (x INT) STRICT", "INSERT INTO tomorrow SELECT 1"),
+)
 
 
 def facts(shelf: Shelf) -> tuple[int, set[str], list[str]]:
@@ -73,11 +77,11 @@ def test_an_older_store_is_migrated_by_the_next_writer(
     later(monkeypatch, NEXT)
     with shelf.opened(writable=False):
         pass
-    assert facts(shelf)[0] == 1
+    assert facts(shelf)[0] == len(migrations.MIGRATIONS)
     with shelf.opened() as store:
         assert store.connection.execute("SELECT name FROM network").fetchone() == ("lan",)
     version, tables, applied = facts(shelf)
-    assert (version, applied) == (2, ["0001_initial", "0002_test"])
+    assert (version, applied) == (LAST, [name for name, _ in (*migrations.MIGRATIONS, NEXT)])
     assert "tomorrow" in tables
     with shelf.opened():
         pass
@@ -89,7 +93,7 @@ def test_a_step_that_fails_leaves_nothing(shelf: Shelf, monkeypatch: pytest.Monk
     with shelf.opened():
         pass
     before = facts(shelf)
-    later(monkeypatch, ("0002_bad", (NEXT[1][0], "INSERT INTO nowhere VALUES (1)")))
+    later(monkeypatch, ("9999_bad", (NEXT[1][0], "INSERT INTO nowhere VALUES (1)")))
     with pytest.raises(HvtxError) as caught:
         shelf.open()
     assert caught.value.exit_code == 7
@@ -104,7 +108,7 @@ def test_of_two_steps_the_first_is_kept(shelf: Shelf, monkeypatch: pytest.Monkey
     with pytest.raises(HvtxError):
         shelf.open()
     version, tables, applied = facts(shelf)
-    assert (version, applied[-1]) == (2, "0002_test")
+    assert (version, applied[-1]) == (LAST, NEXT[0])
     assert "x" not in tables
 
 
@@ -124,9 +128,9 @@ def test_a_killed_step_leaves_nothing(shelf: Shelf, fresh: bool) -> None:
                 yield self[0]
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        bad = ("0002_bad", Deadly(("CREATE TABLE tomorrow (x)",)))
+        bad = ("9999_bad", Deadly(("CREATE TABLE tomorrow (x)",)))
         database.MIGRATIONS = (*database.MIGRATIONS, bad)
-        database.SCHEMA = 2
+        database.SCHEMA = len(database.MIGRATIONS)
         database.open_store(sys.argv[1], sys.argv[2], writable=True)
     """)
     command = [sys.executable, "-c", words, str(shelf.state), str(shelf.run)]
