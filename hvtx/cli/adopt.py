@@ -1,4 +1,4 @@
-"""`hvtx import`: VMs that another tool made become hvtx's, as far as that can be proven."""
+"""`hvtx import`, `hvtx adopt`: what others made becomes hvtx's: proven, or vouched for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from hvtx.cli import render
-from hvtx.cli.common import as_json, opened
+from hvtx.cli.common import Number, as_json, opened
 from hvtx.errors import PartialFailure
 
 _WORDS = ("imported", "already", "skipped", "failed")
@@ -39,6 +39,49 @@ def my_hypervisor(ctx: click.Context, paths: tuple[str, ...], dry_run: bool, jso
     else:
         _show(document)
     return PartialFailure.exit_code if _left(document) else 0
+
+
+@click.command()
+@click.argument("words", nargs=-1, required=True, metavar="OBJECT", type=click.UNPROCESSED)
+@click.option("--vm", "name", required=True, metavar="NAME", help="The VM that it belongs to.")
+@click.option("--pid", type=Number(1), metavar="PID", help="The VM's process, which holds it.")
+@click.option("--dry-run", is_flag=True, help="Show what would be taken over; changes nothing.")
+@as_json
+@click.pass_context
+def adopt(
+    ctx: click.Context,
+    words: tuple[str, ...],
+    name: str,
+    pid: int | None,
+    dry_run: bool,
+    json_: bool,
+) -> None:
+    """Take over one TAP device or firewall rule that you vouch for.
+
+    OBJECT is a device's name, or a rule as iptables-save has it with its table
+    (-- iptables -t nat -A POSTROUTING -s 10.0.0.5/32 -j MASQUERADE), or a rule as `hvtx explain`
+    names it. The VM is made if there is none of that name. From then on gc treats the object like
+    any other of that VM: it goes when the VM's process is proven dead.
+
+    Refused is what carries a mark or an alias, what stands more than once, what a process other
+    than the VM's holds open, and what Docker, libvirt and the like keep.
+    """
+    import shlex
+
+    from hvtx.engine import adopt as engine
+
+    thing = words[0] if len(words) == 1 else shlex.join(words)
+    with opened(ctx, writable=not dry_run) as runtime:
+        document = engine.adopt_object(runtime, thing, name, pid=pid, dry_run=dry_run)
+    if json_:
+        render.emit_json(document)
+        return
+    item = document["item"]
+    done = {"imported": "is taken over", "already": "is on record and marked already"}
+    verb = done[item["outcome"]] if document["applied"] else "would be taken over"
+    render.say(render.plain(f"{item['kind']} {item['key']} {verb} for VM {document['vm']}"), "bold")
+    for line in (*item["evidence"], f"the VM: {document['liveness']} ({document['process']})"):
+        render.say(f"  {render.plain(line)}", "dim")
 
 
 def _left(document: dict[str, Any]) -> bool:

@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "explain": ("hvtx.cli.look", "Tell whose an interface, address, port or mark is."),
     "doctor": ("hvtx.cli.doctor", "Check this host."),
     "import": ("hvtx.cli.adopt", "Take over VMs that another tool made."),
+    "adopt": ("hvtx.cli.adopt", "Take over one device or rule that you vouch for."),
     "systemd": ("hvtx.cli.systemd", "Recover at boot and collect by the hour: the units."),
 }
 
@@ -144,7 +145,10 @@ def _from_file(path: str, *, explicit: bool) -> dict[str, Any]:
     except FileNotFoundError as problem:
         raise NotFound(f"the configuration {path} does not exist") from problem
     except PermissionError as problem:
-        raise NotPermitted(f"the configuration {path} cannot be read") from problem
+        raise NotPermitted(
+            f"the configuration {path} cannot be read by this user",
+            hint=f"run hvtx as root, or make it readable: chmod 644 {path}",
+        ) from problem
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
         raise UsageError(f"the configuration {path} is not understood: {problem}") from problem
     unknown = sorted(set(found) - _KEYS)

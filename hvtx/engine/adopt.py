@@ -1,4 +1,4 @@
-"""`import my-hypervisor`: what is proven to be a VM's becomes hvtx's, by record and by mark.
+"""`import` and `adopt`: what is proven, or vouched for, becomes hvtx's by record and by mark.
 
 The order is the reverse of making (docs/adr/0008): the things exist and are in use, so the rows are
 written as committed before the marks are set. Wherever this dies, what is not marked yet is
@@ -16,21 +16,20 @@ from typing import Any, NamedTuple
 from hvtx.drivers.strangers import Strangers
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, begin
-from hvtx.errors import HvtxError, NotFound
+from hvtx.errors import Conflict, HvtxError, NotFound, UsageError
 from hvtx.host import failpoint, procfs
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.resource import FIREWALL_KINDS, GONE, Kind, Link, Outcome, Resource, State
 from hvtx.model.vm import Identity, Liveness, Vm
-from hvtx.planner import adoption
-from hvtx.planner.adoption import Claim, Finding, Sighted, Verdict, Why
+from hvtx.planner import addressing, adoption
+from hvtx.planner.adoption import TOOL, Claim, Finding, Sighted, Verdict, Why
 from hvtx.planner.provision import Want, link_local
+from hvtx.planner.states import identity_of
 from hvtx.store import intents, records
 from hvtx.store.history import Event
 
 SCHEMA = "hvtx/import/1"
-TOOL = "my-hypervisor"
-VERB = "import"
 _LARGEST = 1 << 20  # bytes of a state.json: theirs have some hundred
 
 
@@ -66,6 +65,93 @@ def import_states(runtime: Runtime, paths: Sequence[str], *, dry_run: bool) -> d
         for item in (vm, *vm["items"]):
             counts[item["outcome"]] += 1
     return {"schema": SCHEMA, "tool": TOOL, "applied": not dry_run, "vms": done, "summary": counts}
+
+
+def adopt_object(
+    runtime: Runtime, thing: str, vm: str, *, pid: int | None = None, dry_run: bool = False
+) -> dict[str, Any]:
+    """Take over one TAP device (its name) or one rule (its words), for which a person vouches.
+
+    The VM is one without interfaces of hvtx's (as `import` makes them), or a new one of that name.
+    Returns the ``hvtx/adopt/1`` object. Raises NotFound (no such thing or process), Conflict (it
+    is marked, on record, in another's use, kept by a program), UsageError, Busy, Refused.
+    """
+    addressing.parse_name(vm, "VM")
+    if dry_run and runtime.refused is not None:
+        raise runtime.refused
+    if not dry_run:
+        runtime.enter()
+        runtime.store.check_pages()
+        runtime.lock("vm", vm)
+        runtime.lock("all", "gc")
+    claim = _vouched(runtime, thing, vm, pid)
+    sighted = _sight(runtime, [claim])
+    if pid is None and claim.device and claim.pid is None:
+        holders = sighted.holders.get(claim.device, ())
+        if len(holders) == 1:
+            claim = claim._replace(pid=holders[0])
+            sighted = sighted._replace(processes={holders[0]: procfs.look(holders[0])})
+    verdict = adoption.judge([claim], sighted)[0]
+    if pid is not None and verdict.liveness is not Liveness.ALIVE and not verdict.reason:
+        raise Conflict(
+            f"process {pid} is not the VM's: {verdict.process}",
+            hint="give the pid of the process that holds the device, or none",
+        )
+    outcomes = _outcomes(runtime, verdict, dry_run)
+    finding = verdict.findings[0] if verdict.findings else None
+    word, words = outcomes.get(0, ("skipped", ""))
+    if finding is None or word in ("skipped", "failed"):
+        raise _unadopted(thing, verdict, finding, words)
+    return {
+        "schema": "hvtx/adopt/1",
+        "object": thing,
+        "applied": not dry_run,
+        "vm": verdict.vm_name,
+        "liveness": verdict.liveness.value,
+        "process": verdict.process,
+        "item": _item(finding, (word, words)),
+    }
+
+
+def _vouched(runtime: Runtime, thing: str, name: str, pid: int | None) -> Claim:
+    known = records.find_vm(runtime.sql, name)
+    if known is not None and (known.interfaces or known.hypervisor != "external"):
+        raise Conflict(
+            f"hvtx makes the devices and rules of VM {name!r} itself",
+            hint="name another VM: one that takes over what others made has nothing else",
+        )
+    if pid is None and known is not None:
+        for row in records.resources_of_vm(runtime.sql, known.id):
+            identity = identity_of(row) if row.kind == Kind.PROCESS else None
+            if identity is not None and identity.boot_id == runtime.boot_id:
+                pid = identity.pid
+    is_rule = " " in thing.strip()
+    return adoption.vouch(
+        name,
+        known.id if known else os.urandom(16).hex(),
+        device=None if is_rule else thing,
+        rule=thing if is_rule else None,
+        pid=pid,
+    )
+
+
+def _unadopted(thing: str, verdict: Verdict, finding: Finding | None, words: str) -> HvtxError:
+    """Why a thing was left alone, as the error that a person reads."""
+    message = words or (finding.message if finding else "") or verdict.message
+    reason = finding.reason if finding else verdict.reason
+    hint = {
+        Why.HAS_ALIAS.value: f"hvtx explain {thing} tells whose it is",
+        Why.MARKED.value: "hvtx explain MARK tells whose it is",
+        Why.HELD_BY_OTHERS.value: "--pid PID says which of them is the VM's process",
+        Why.NOT_UNIQUE.value: "remove the copies first: which of them is meant cannot be told",
+        Why.NOT_UNDERSTOOD.value: "a rule as `iptables-save` has it, with its table:"
+        " iptables -t nat -A POSTROUTING -s 10.0.0.5/32 -j MASQUERADE",
+    }.get(reason or "")
+    if reason == Why.GONE.value:
+        return NotFound(f"{thing}: {message}", hint="`ip link` and `iptables-save` show what is")
+    if reason == Why.NOT_UNDERSTOOD.value:
+        return UsageError(f"{thing!r} is not understood: {message}", hint=hint)
+    return Conflict(f"{thing} is not taken over: {message}", hint=hint)
 
 
 # -- reading -------------------------------------------------------------------------------------
@@ -163,18 +249,11 @@ def _row_of(item: Finding, known: Iterable[Resource]) -> Resource | None:
         if item.link is not None and row.kind == Kind.TAP and row.key == item.key:
             return row
         if item.rule is not None and row.kind in FIREWALL_KINDS:
-            same = (row.spec.get("place"), row.spec.get("words")) == (item.rule.place, _words(item))
+            here = (item.rule.place, adoption.bare_text(item.rule))
+            same = (row.spec.get("place"), row.spec.get("words")) == here
             if same or row.mark == item.rule.mark:
                 return row
     return None
-
-
-def _words(item: Finding) -> str:
-    """A rule's words without a mark of ours."""
-    assert item.rule is not None
-    if item.rule.mark is None:
-        return item.rule.text
-    return item.rule.text.replace(f"-m comment --comment {item.rule.mark} ", "")
 
 
 def _carries(item: Finding) -> str | None:
@@ -195,7 +274,8 @@ def _take_over(
 ) -> dict[int, tuple[str, str]]:
     """Record the VM and its things, then mark them; what refuses its mark is forgotten again."""
     fresh = [number for number in todo if known[number] is None]
-    with begin(runtime, VERB, vm=verdict.vm_name) as (sql, operation):
+    verb = "adopt" if verdict.claim.vouched else "import"
+    with begin(runtime, verb, vm=verdict.vm_name) as (sql, operation):
         if verdict.vm_id not in records.vm_names(sql):
             records.add_vm(sql, _vm(verdict), operation.id)
             # at once: what is on record is the whole of what will ever be of it
@@ -213,7 +293,9 @@ def _take_over(
         failpoint.reach("marked")
         if outcome.gone:
             outcomes[number] = ("imported", "")
-            words = f"{item.kind} {item.key}, from {verdict.claim.path}"
+            claim = verdict.claim
+            source = f"on the word of {claim.by}" if claim.vouched else f"from {claim.path}"
+            words = f"{item.kind} {item.key}, {source}"
             events.append(Event("imported", words, row.kind, row.key))
         else:
             outcomes[number] = ("failed", outcome.message)
@@ -248,7 +330,7 @@ def _vm(verdict: Verdict) -> Vm:
         append=None,
         disks=(),
         command=(),
-        directory=str(Path(verdict.claim.path).parent),
+        directory=str(Path(verdict.claim.path).parent) if verdict.claim.path else "/",
         autostart=False,
         interfaces=(),
     )
@@ -273,7 +355,7 @@ def _want(item: Finding, verdict: Verdict) -> Want:
                 # what the kernel gives it by itself is nobody's
                 "addresses": [f"{link_local(link.mac)}/64"],
                 field: address,
-                "imported": TOOL,
+                "imported": claim.by,
             },
         )
     assert item.rule is not None
@@ -288,7 +370,7 @@ def _want(item: Finding, verdict: Verdict) -> Want:
             "words": item.rule.text,
             "native": item.rule.native,
             field: address,
-            "imported": TOOL,
+            "imported": claim.by,
         },
     )
 

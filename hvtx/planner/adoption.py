@@ -1,4 +1,4 @@
-"""Taking over from my-hypervisor: reading its ``state.json``, and what of it is proven. Pure.
+"""Taking over what others made: from my-hypervisor's ``state.json``, or on a person's word. Pure.
 
 That tool writes one ``state.json`` per VM. Newer ones hold ``network_ownership`` with the TAP, its
 bridge, the guest's address and the firewall rules in delete form; older ones say nothing of the
@@ -8,6 +8,10 @@ the ones that are known are listed here, and what was found under which name is 
 Nothing is believed for being written there: a device counts if it is just as described, carries no
 alias and is held by that VM's process or by none; a rule if it is there exactly once, word for
 word, and speaks of that VM. The pid counts as the VM's process only if it holds the VM's device.
+
+`hvtx adopt` makes a claim for a single thing, for which an operator vouches: then it need not be as
+somebody described it, nor speak of the VM. All else holds: it must be one thing that can be told
+from all others, nobody's by its mark, and in nobody's use but the VM's.
 """
 
 from __future__ import annotations
@@ -26,6 +30,8 @@ from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import Liveness, ProcessFacts
 from hvtx.planner.heuristic import keeper_of
 
+TOOL = "my-hypervisor"
+OPERATOR = "the operator"
 _IFF_TAP = 0x2
 _PARTS = ("", "runtime_state", "runtime", "state")  # where a field may stand
 _OWNERSHIP = ("network_ownership", "network", "ownership")
@@ -79,6 +85,12 @@ class Claim(NamedTuple):
     rules: tuple[str, ...]
     owns: bool  # whether it says anything of the network
     spelling: Mapping[str, str]  # field -> where it stood
+    by: str = TOOL  # whose word it is
+
+    @property
+    def vouched(self) -> bool:
+        """Whether a person answers for it."""
+        return self.by == OPERATOR
 
 
 class Sighted(NamedTuple):
@@ -215,8 +227,14 @@ _SHORT = {"--source": "-s", "--destination": "-d", "--jump": "-j", "--protocol":
 _HOST = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}|[0-9a-fA-F:]*:[0-9a-fA-F:.]*")
 
 
-def parse_deletion(text: str) -> Deletion:
-    """Read ``[ip[6]tables] [-t TABLE] -D CHAIN WORDS…``; ValueError says what is wrong."""
+_DELETION = ("-D", "--delete")
+
+
+def parse_deletion(text: str, *forms: str) -> Deletion:
+    """Read ``[ip[6]tables] [-t TABLE] -D CHAIN WORDS…``; ValueError says what is wrong.
+
+    ``forms`` are further words that may stand where ``-D`` does.
+    """
     words = shlex.split(text)
     tool, table, chain = "", "filter", ""
     rest: list[str] = []
@@ -230,7 +248,7 @@ def parse_deletion(text: str) -> Deletion:
             at += 1
         elif word in ("-t", "--table") and at + 1 < len(words):
             table, at = words[at + 1], at + 2
-        elif word in ("-D", "--delete") and at + 1 < len(words):
+        elif word in (*forms, *_DELETION) and at + 1 < len(words):
             chain, at = words[at + 1], at + 2
         else:
             rest.append(word)
@@ -344,10 +362,30 @@ def _judge(claim: Claim, sighted: Sighted, twice: set[Deletion]) -> Verdict:
     return verdict._replace(reason=Why.GONE.value, message=words)
 
 
+def vouch(
+    name: str, identity: str, *, device: str | None, rule: str | None, pid: int | None
+) -> Claim:
+    """What an operator says: this device or this rule is the VM's, and so is this process."""
+    return Claim(
+        path="",
+        id=identity,
+        name=name,
+        status=None,
+        pid=pid,
+        device=device,
+        bridge=None,
+        ip=None,
+        rules=(rule,) if rule else (),
+        owns=True,
+        spelling={},
+        by=OPERATOR,
+    )
+
+
 def judge_process(claim: Claim, tap: Finding | None, sighted: Sighted) -> tuple[Liveness, str]:
     """Whether the VM's process lives, by its pid; a pid alone never proves that it does."""
     if claim.pid is None:
-        return Liveness.UNKNOWN, "its state.json names no process"
+        return Liveness.UNKNOWN, "no process is known to be the VM's"
     facts = sighted.processes.get(claim.pid, ProcessFacts(False, error="it was not looked at"))
     if facts.error:
         return Liveness.UNKNOWN, f"pid {claim.pid} could not be looked at: {facts.error}"
@@ -378,12 +416,9 @@ def judge_tap(claim: Claim, sighted: Sighted) -> Finding | None:
         return unproven(Why.NOT_A_TAP, f"{name} is not a TAP device")
     if link.alias and owner is None:
         return unproven(Why.HAS_ALIAS, f"{name} carries an alias: {link.alias!r}")
-    master = next((m for m in sighted.links if m.ifindex == link.master and link.master), None)
-    if claim.bridge is None:
-        return unproven(Why.OTHER_BRIDGE, "its state.json names no bridge")
-    if master is None or master.kind != "bridge" or master.name != claim.bridge:
-        there = f"a port of {master.name}" if master else "a port of no bridge"
-        return unproven(Why.OTHER_BRIDGE, f"{name} is {there}, not of {claim.bridge}")
+    there = _port_of(link, claim, sighted)
+    if isinstance(there, Finding):
+        return there
     holders = sighted.holders.get(name, ())
     others = [pid for pid in holders if pid != claim.pid]
     if others:
@@ -391,32 +426,50 @@ def judge_tap(claim: Claim, sighted: Sighted) -> Finding | None:
             Why.HELD_BY_OTHERS, f"{name} is held open by pid {', '.join(map(str, others))}"
         )
     held = f"held open by pid {claim.pid}" if holders else "held open by nobody"
-    evidence = (f"index {link.ifindex}", f"a port of {claim.bridge}", "no alias", held)
+    alias = f"alias {link.alias}" if link.alias else "no alias"
+    evidence = (f"index {link.ifindex}", there, alias, held)
     return Finding(
         Kind.TAP,
         name,
         True,
         "",
-        f"{name} is just as described",
+        f"{name} is vouched for" if claim.vouched else f"{name} is just as described",
         evidence,
         link=link,
         idle=not holders,
     )
 
 
+def _port_of(link: Link, claim: Claim, sighted: Sighted) -> str | Finding:
+    """Where the device is a port, in words; a finding if that is not where it was said to be."""
+    master = next((m for m in sighted.links if m.ifindex == link.master and link.master), None)
+    there = f"a port of {master.name}" if master else "a port of no bridge"
+    if claim.vouched:
+        return there
+    words = f"{link.name} is {there}, not of {claim.bridge}"
+    if claim.bridge is None:
+        words = "its state.json names no bridge"
+    elif master is not None and (master.kind, master.name) == ("bridge", claim.bridge):
+        return there
+    return Finding(Kind.TAP, link.name, False, Why.OTHER_BRIDGE.value, words)
+
+
 def _judge_rule(claim: Claim, text: str, sighted: Sighted, twice: set[Deletion]) -> Finding:
     def unproven(why: Why, words: str) -> Finding:
         return Finding("rule", text, False, why.value, words)
 
+    matches = [rule for rule in sighted.rules if claim.vouched and _bare_key(rule) == text]
     try:
-        wanted = parse_deletion(text)
+        forms = ("-A", "--append") if claim.vouched else ()
+        wanted = parse_deletion(text, *forms) if not matches else None
     except ValueError as problem:
         return unproven(Why.NOT_UNDERSTOOD, str(problem))
     if wanted in twice:
         return unproven(Why.CLAIMED_TWICE, "another of these files claims the same rule")
-    if not _its_own(claim, wanted):
+    if wanted and not claim.vouched and not _its_own(claim, wanted):
         return unproven(Why.NOT_ITS_OWN, "it speaks neither of the VM's address nor of its device")
-    matches = [rule for rule in sighted.rules if _is(rule, wanted)]
+    if wanted:
+        matches = [rule for rule in sighted.rules if _is(rule, wanted)]
     if not matches:
         return unproven(Why.GONE, "no rule of these words is there")
     if len(matches) > 1:
@@ -435,6 +488,19 @@ def _judge_rule(claim: Claim, text: str, sighted: Sighted, twice: set[Deletion])
     return Finding(kind_of(rule.text), rule.key, True, "", words, evidence, rule=rule)
 
 
+def _bare_key(rule: StrangeRule) -> str:
+    """A rule's name to people, as it was before a mark of ours stood in it."""
+    return f"{rule.place}: {bare_text(rule)}"
+
+
+def bare_text(rule: StrangeRule) -> str:
+    """A rule's words without a mark of ours."""
+    if rule.mark is None:
+        return rule.text
+    text = rule.text.replace(f"-m comment --comment {rule.mark} ", "")
+    return text.replace(f' comment "{rule.mark}"', "")
+
+
 def _its_own(claim: Claim, wanted: Deletion) -> bool:
     words = " ".join(wanted.words)
     things = [claim.ip.partition("/")[0] if claim.ip else None, claim.device]
@@ -451,9 +517,8 @@ def _is(rule: StrangeRule, wanted: Deletion) -> bool:
     )
     if rule.place not in places:
         return False
-    text = rule.text.replace(f"-m comment --comment {rule.mark} ", "") if rule.mark else rule.text
     try:
-        return tuple(shlex.split(text)) == wanted.words
+        return tuple(shlex.split(bare_text(rule))) == wanted.words
     except ValueError:
         return False
 
