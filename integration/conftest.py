@@ -1,4 +1,8 @@
-"""Fixtures of the integration tests: each test lives in a network namespace of its own."""
+"""Fixtures of the integration tests: each test lives in a network namespace of its own.
+
+And in none but that: what of hvtx's appears in the namespace that the tests were started in fails
+the test that it came with.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,38 @@ import pytest
 from integration import lab
 
 
+def ours_outside() -> set[str]:
+    """Devices of hvtx's in the namespace of this process, and whether it forwards."""
+    found = {name for name in os.listdir("/sys/class/net") if name.startswith("hv")}
+    if Path("/proc/sys/net/ipv4/ip_forward").read_text().strip() == "1":
+        found.add("net.ipv4.ip_forward")
+    return found
+
+
+def tables_outside() -> set[str]:
+    """Tables of hvtx's in the namespace of this process."""
+    return {line for line in lab.run("nft", "list", "tables").splitlines() if "hvtx" in line}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_tables_outside() -> Iterator[None]:
+    """No module leaves tables where it must not."""
+    before = tables_outside() if os.geteuid() == 0 else set()
+    yield
+    if os.geteuid() == 0:
+        assert tables_outside() - before == set(), "left in the machine's own namespace"
+
+
 @pytest.fixture(autouse=True)
-def netns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def nothing_outside() -> Iterator[None]:
+    """No test changes the machine's own namespace."""
+    before = ours_outside()
+    yield
+    assert ours_outside() - before == set(), "left in the machine's own namespace"
+
+
+@pytest.fixture(autouse=True)
+def netns(nothing_outside: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A fresh network namespace, state and run directories, and an xtables lock of its own."""
     if os.geteuid() != 0:
         pytest.skip("needs root: network namespaces")
