@@ -292,7 +292,8 @@ class _Worker:
                 identity = identity_of(row)
                 if identity is None:
                     continue
-                verdict, _ = classify(identity, self.runtime.boot_id, procfs.look(identity.pid))
+                seen = procfs.look_again(identity)
+                verdict, _ = classify(identity, self.runtime.boot_id, seen)
                 if verdict is not Liveness.DEAD:
                     moving.add(vm)
         return moving

@@ -308,5 +308,5 @@ def process_facts(rows: list[Resource]) -> dict[int, Any]:
         if row.kind == Kind.PROCESS:
             identity = identity_of(row)
             if identity is not None and identity.pid not in facts:
-                facts[identity.pid] = procfs.look(identity.pid)
+                facts[identity.pid] = procfs.look_again(identity)
     return facts

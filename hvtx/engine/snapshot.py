@@ -38,7 +38,7 @@ def take_snapshot(runtime: Runtime) -> Snapshot:
     rows = records.resources(runtime.sql)
     failpoint.reach("read")
     operations = _operations(runtime)
-    facts = _processes(rows, operations, runtime.boot_id)
+    facts = _processes(rows, operations)
     vms = _vms(runtime, rows, facts)
     tombstones = _tombstones(runtime, rows, links, entries)
     living = {vm for vm, known in vms.items() if known.liveness is Liveness.ALIVE}
@@ -143,7 +143,7 @@ def _operations(runtime: Runtime) -> dict[int, OperationFacts]:
 
 
 def _processes(
-    rows: Iterable[Resource], operations: Mapping[int, OperationFacts], boot_id: str
+    rows: Iterable[Resource], operations: Mapping[int, OperationFacts]
 ) -> dict[int, ProcessFacts]:
     """Look at every recorded process; wait for gates of dead operations, which soon exit."""
     facts: dict[int, ProcessFacts] = {}
@@ -156,8 +156,7 @@ def _processes(
         operation = operations.get(row.operation)
         if row.state == State.INTENDED and not (operation and operation.running):
             _await_gate(identity.pid)
-        here = identity.boot_id == boot_id
-        facts[identity.pid] = procfs.look_again(identity) if here else procfs.look(identity.pid)
+        facts[identity.pid] = procfs.look_again(identity)
     return facts
 
 

@@ -6,11 +6,15 @@ kernel has pidfs (6.9 on) by the inode of its pidfd, which is never used again w
 up. A pidfd polls readable when every thread has exited (pidfd_open(2)); the state letter in
 ``/proc`` is no such proof: a leader thread that has exited shows Z while other threads run.
 
-Reading that fails proves nothing either, and is reported as an error, never as absence.
+Reading that fails proves nothing either, and is reported as an error, never as absence. So is a
+pid of another pid namespace: its process cannot be seen from here. (The namespace's inode is used
+again only when the namespace, and with it every process that had a pid in it, is gone.) A time
+namespace shifts the start times that are read in it; they are shifted back.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Collection, Iterator
@@ -22,6 +26,10 @@ _SO_NETNS_COOKIE = 71  # include/uapi/asm-generic/socket.h, Linux 5.14 on
 _START_FIELD = 22
 _TUNGETDEVNETNS = 0x54E3  # _IO('T', 227), include/uapi/linux/if_tun.h
 _SYS_PIDFD_GETFD = 438  # the same number on all architectures
+
+_FOREIGN = "/proc does not show this pid namespace"
+_ELSEWHERE = "it was seen in another pid namespace"
+_NANOSECONDS = 1_000_000_000
 
 # What does not change while a process lives, looked up once: a plan looks at thousands of pids.
 _seen: dict[str, int] = {}
@@ -44,6 +52,18 @@ class Holders(NamedTuple):
 def boot_id() -> str:
     """The id of this boot of the kernel, 36 characters; OSError without ``/proc``."""
     return _read("/proc/sys/kernel/random/boot_id").decode().strip()
+
+
+def pid_namespace() -> int:
+    """The inode of this process's pid namespace; 0 if ``/proc`` does not tell."""
+    me = os.getpid()
+    if _seen.get("pidns of") != me:
+        try:
+            _seen["pidns"] = os.stat("/proc/thread-self/ns/pid").st_ino
+        except OSError:
+            return 0
+        _seen["pidns of"] = me
+    return _seen["pidns"]
 
 
 def netns_cookie() -> int:
@@ -69,7 +89,7 @@ def identify(pid: int) -> Identity:
         raise PermissionError(errno.EACCES, facts.error)
     if not facts.exists or facts.ended:
         raise ProcessLookupError(errno.ESRCH, f"no process has pid {pid}")
-    return Identity(boot_id(), pid, facts.start, facts.inode)
+    return Identity(boot_id(), pid, facts.start, facts.inode, pid_namespace())
 
 
 def look(pid: int) -> ProcessFacts:
@@ -79,6 +99,8 @@ def look(pid: int) -> ProcessFacts:
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
+        if _proc_is_foreign():
+            return ProcessFacts(False, error=_FOREIGN)
         return ProcessFacts(False)
     except OSError as problem:
         return _without_pidfd(pid, problem)
@@ -89,11 +111,13 @@ def look(pid: int) -> ProcessFacts:
 
 
 def look_again(identity: Identity) -> ProcessFacts:
-    """What is to be seen of a process that was identified in this boot; like :func:`look`.
+    """What is to be seen of a process that was identified before; like :func:`look`.
 
     Where the kernel has pidfs an equal inode alone says that it is the same process, so that
     ``/proc`` (two thirds of the time) need not be read.
     """
+    if identity.pidns and identity.pidns != pid_namespace():
+        return ProcessFacts(False, error=_ELSEWHERE)
     if identity.inode and identity.pid > 0:
         try:
             descriptor = os.pidfd_open(identity.pid)
@@ -157,6 +181,8 @@ def open_checked(identity: Identity) -> int | None:
     """
     if identity.boot_id != boot_id():
         return None
+    if identity.pidns and identity.pidns != pid_namespace():
+        raise PermissionError(errno.EACCES, f"pid {identity.pid}: {_ELSEWHERE}")
     try:
         descriptor = os.pidfd_open(identity.pid)
     except ProcessLookupError:
@@ -223,9 +249,12 @@ def tap_holders(names: Collection[str]) -> Holders:
 def _facts(pid: int, descriptor: int) -> ProcessFacts:
     """What ``/proc`` says of the process behind a pidfd."""
     if _proc_is_foreign():
-        return ProcessFacts(True, error="/proc does not show this pid namespace")
+        return ProcessFacts(True, error=_FOREIGN)
+    shift = _time_shift()
+    if shift is None:
+        return ProcessFacts(True, error="a time namespace shifts start times by parts of a tick")
     try:
-        start = start_time(_read(f"/proc/{pid}/stat"))
+        start = start_time(_read(f"/proc/{pid}/stat")) - shift
     except (OSError, ValueError) as problem:
         if not _is_there(descriptor):
             return ProcessFacts(False)
@@ -249,6 +278,20 @@ def _without_pidfd(pid: int, problem: OSError) -> ProcessFacts:
         if leader != str(pid).encode():
             return ProcessFacts(False)
     return ProcessFacts(True, error=f"pidfd_open({pid}): {problem.strerror}")
+
+
+def _time_shift() -> int | None:
+    """By how many ticks this time namespace shifts start times; None if by no whole number."""
+    if "shift" not in _seen:
+        offset = 0
+        with contextlib.suppress(OSError):  # a kernel without time namespaces
+            for line in _read("/proc/self/timens_offsets").splitlines():
+                clock, seconds, nanoseconds = line.split()
+                if clock == b"boottime":
+                    offset = int(seconds) * _NANOSECONDS + int(nanoseconds)
+        tick = _NANOSECONDS // os.sysconf("SC_CLK_TCK")
+        _seen["shift"], _seen["odd shift"] = offset // tick, offset % tick
+    return None if _seen["odd shift"] else _seen["shift"]
 
 
 def _is_there(descriptor: int) -> bool:

@@ -19,8 +19,9 @@ class Identity(NamedTuple):
 
     boot_id: str
     pid: int
-    start: int  # field 22 of /proc/<pid>/stat: clock ticks since boot
+    start: int  # field 22 of /proc/<pid>/stat: clock ticks since boot, no time namespace's
     inode: int = 0  # of its pidfd where the kernel has pidfs, else 0
+    pidns: int = 0  # inode of the pid namespace that the pid is of; 0 in older records
 
 
 class ProcessFacts(NamedTuple):

@@ -35,7 +35,9 @@ def identity_of(row: Resource) -> Identity | None:
     seen = row.observed
     if "pid" not in seen:
         return None
-    return Identity(seen["boot_id"], seen["pid"], seen["start"], seen.get("inode", 0))
+    return Identity(
+        seen["boot_id"], seen["pid"], seen["start"], seen.get("inode", 0), seen.get("pidns", 0)
+    )
 
 
 def judge_vm(
