@@ -244,7 +244,9 @@ def test_the_object_of_a_plan(hvtx: Program) -> None:
     os.kill(hvtx("vm", "start", "web", "--json").json()["pid"], signal.SIGKILL)
     ran = hvtx("gc", "--plan", "--json", "--detailed-exitcode", code=2)
     plan = ran.json()
-    assert set(plan) == {"schema", "plan_id", "applied", "refused", "epoch", "items", "summary"}
+    assert set(plan) == {
+        "schema", "plan_id", "made", "applied", "refused", "epoch", "items", "summary"
+    }  # fmt: skip
     assert set(plan["epoch"]) == {"boot_id", "netns"}
     assert plan["epoch"]["boot_id"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     for item in plan["items"]:

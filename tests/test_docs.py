@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+from hvtx.engine.schema import plan_schema
 
 TOP = Path(__file__).parent.parent
 
@@ -32,3 +35,10 @@ def test_links_between_pages_lead_somewhere() -> None:
             if not (page.parent / target).exists()
         ]
     assert not dead
+
+
+def test_the_published_schema_is_the_codes_own() -> None:
+    """docs/plan.schema.json is what `hvtx gc --schema` prints."""
+    made = json.dumps(plan_schema(), indent=2) + "\n"
+    published = (TOP / "docs/plan.schema.json").read_text()
+    assert made == published, "run: hvtx gc --schema > docs/plan.schema.json"

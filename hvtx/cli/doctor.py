@@ -24,7 +24,8 @@ def doctor(ctx: click.Context, collect: bool, dry_run: bool, guessing: bool, jso
     if collect:
         from hvtx.cli.gc import gc
 
-        wanted = dict.fromkeys(("everything", "detailed_exitcode", "unrecorded"), False)
+        flags = ("everything", "detailed_exitcode", "unrecorded", "evidence")
+        wanted = dict.fromkeys(flags, False)
         return int(
             ctx.invoke(
                 gc,

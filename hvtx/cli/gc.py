@@ -22,6 +22,10 @@ from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError
 @click.option(
     "--apply", "mode", flag_value="apply", help="Do it, re-checking each item right before."
 )
+@click.option("--schema", "mode", flag_value="schema", help="Print the JSON Schema of plans.")
+@click.option(
+    "--evidence", is_flag=True, help="Show what each item rests on, and every one left alone."
+)
 @click.option(
     "--all", "everything", is_flag=True, help="With --plan: every stranger's device and rule too."
 )
@@ -47,6 +51,8 @@ def gc(ctx: click.Context, /, mode: str | None, file: str | None, json_: bool, *
     """
     if mode is None:
         raise UsageError("say what to do", hint="hvtx gc --plan shows, hvtx gc --apply does")
+    if mode == "schema":
+        return _schema(file, more)
     guessing, yes = more.pop("heuristic"), more.pop("yes")
     if guessing and (more["everything"] or more["unrecorded"]):
         raise UsageError("--all and --unrecorded do not go with --heuristic")
@@ -69,7 +75,16 @@ def gc(ctx: click.Context, /, mode: str | None, file: str | None, json_: bool, *
         from hvtx.cli import heuristic
 
         return heuristic.apply(ctx, file, yes=yes, json_=json_)
-    return _apply(ctx, file, unrecorded=more["unrecorded"], json_=json_)
+    return _apply(ctx, file, unrecorded=more["unrecorded"], evidence=more["evidence"], json_=json_)
+
+
+def _schema(file: str | None, more: dict[str, Any]) -> int:
+    if file or any(more.values()):
+        raise UsageError("--schema stands alone")
+    from hvtx.engine.schema import plan_schema
+
+    render.emit_json(plan_schema())
+    return 0
 
 
 def _plan(
@@ -78,6 +93,7 @@ def _plan(
     everything: bool,
     out: str | None,
     detailed_exitcode: bool,
+    evidence: bool,
     json_: bool,
     unrecorded: bool,
 ) -> int:
@@ -93,7 +109,7 @@ def _plan(
     if report.refused is not None:
         return _refused(report.refused, json_=json_)
     if not json_:
-        show_plan(report.plan)
+        show_plan(report.plan, evidence=evidence or everything)
     return EXIT_PLAN_NOT_EMPTY if detailed_exitcode and report.plan.acting() else 0
 
 
@@ -104,7 +120,9 @@ def _refused(refusal: Any, *, json_: bool) -> int:
     return int(refusal.exit_code)
 
 
-def _apply(ctx: click.Context, file: str | None, *, unrecorded: bool, json_: bool) -> int:
+def _apply(
+    ctx: click.Context, file: str | None, *, unrecorded: bool, evidence: bool, json_: bool
+) -> int:
     from hvtx.engine import collect
 
     saved = collect.load_plan(file) if file else None
@@ -121,7 +139,7 @@ def _apply(ctx: click.Context, file: str | None, *, unrecorded: bool, json_: boo
     if report.refused is not None:
         return _refused(report.refused, json_=json_)
     if not json_:
-        show_plan(report.plan, done=True)
+        show_plan(report.plan, done=True, evidence=evidence)
     return PartialFailure.exit_code if any(i.outcome == "failed" for i in report.plan.items) else 0
 
 

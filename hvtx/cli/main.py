@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import sys
@@ -174,6 +175,7 @@ def run(arguments: Sequence[str]) -> int:
     before_command = head[: head.index("--")] if "--" in head else head
     as_json = "--json" in before_command
     debug = "--debug" in before_command
+    _never_fail_to_write()
     try:
         _refuse_bytes(head)
         code = root.main(args=list(head), prog_name=PROGRAM, standalone_mode=False, obj=head)
@@ -207,6 +209,13 @@ def run(arguments: Sequence[str]) -> int:
         words = f"unexpected {type(problem).__name__}: {problem}"
         bug = HvtxError(words, hint="this is a bug in hvtx; --debug shows where", code="bug")
         return _tell(bug, as_json=as_json, debug=debug)
+
+
+def _never_fail_to_write() -> None:
+    """What a terminal's encoding lacks is shown as ``?``: no deed may end in a half-told error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _refuse_bytes(arguments: Sequence[str]) -> None:

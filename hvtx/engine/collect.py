@@ -16,14 +16,14 @@ from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.transaction import Operation, begin, forget_vm
 from hvtx.errors import NotFound, Refused, StalePlan, UsageError
 from hvtx.host import failpoint, procfs
-from hvtx.model.plan import Action, Item, Plan, Reason
+from hvtx.model.plan import Action, Item, Plan, Reason, Snapshot
 from hvtx.model.resource import FIREWALL_KINDS, GONE, Entry, Kind, Outcome, Resource, State
 from hvtx.model.vm import Liveness
 from hvtx.planner.gc import plan_gc
 from hvtx.planner.liveness import classify
 from hvtx.planner.states import identity_of
 from hvtx.store import history, intents, records
-from hvtx.store.history import Event
+from hvtx.store.history import Event, now
 
 SCHEMA = "hvtx/gc/1"
 _CHUNK = 640  # items, of some 128 VMs: 64 devices wait for the kernel at a time
@@ -37,6 +37,8 @@ class Report(NamedTuple):
     refused: Refused | None
     boot_id: str
     netns: int
+    made: str  # RFC 3339 in UTC: when the host was looked at
+    snapshot: Snapshot | None = None  # what the plan was made from
 
     @property
     def failed(self) -> bool:
@@ -49,11 +51,13 @@ def make_plan(runtime: Runtime, *, everything: bool = False) -> Report:
     if runtime.refused is not None:
         return _refused(runtime, runtime.refused)
     try:
+        made = now()
         with _uncollected():
-            plan = plan_gc(take_snapshot(runtime), everything=everything)
+            snapshot = take_snapshot(runtime)
+            plan = plan_gc(snapshot, everything=everything)
     except Refused as refusal:
         return _refused(runtime, refusal)
-    return Report(plan, False, None, runtime.boot_id, runtime.netns)
+    return Report(plan, False, None, runtime.boot_id, runtime.netns, made, snapshot)
 
 
 @contextmanager
@@ -75,7 +79,7 @@ def _uncollected() -> Iterator[None]:
 
 
 def _refused(runtime: Runtime, refusal: Refused) -> Report:
-    return Report(Plan(()), False, refusal, runtime.boot_id, runtime.netns)
+    return Report(Plan(()), False, refusal, runtime.boot_id, runtime.netns, now())
 
 
 # -- carrying out ------------------------------------------------------------------------------
@@ -120,25 +124,17 @@ def _vouch(item: Item) -> Item:
 
 
 def _as_saved(plan: Plan, saved: Sequence[tuple[Any, ...]]) -> Plan:
-    """Only what was reviewed; raises StalePlan naming the first item that changed."""
-    now_planned = {item.identity(): item for item in plan.items}
-    by_thing = {(item.kind, item.key, item.row): item for item in plan.items}
-    wanted = set()
-    for identity in saved:
-        if identity in now_planned:
-            wanted.add(identity)
-            continue
-        action, reason, kind, key, row = identity[:5]
-        other = by_thing.get((kind, key, row))
-        today = (
-            f"it is now {other.action.value} ({other.reason.value})"
-            if other
-            else "it is no longer planned"
-        )
+    """Only what was reviewed; raises StalePlan naming the first item that changed, and how."""
+    now_planned = {item.identity() for item in plan.items}
+    changed = [identity for identity in saved if identity not in now_planned]
+    if changed:
+        _, _, kind, key = changed[0][:4]
+        more = f" (and {len(changed) - 1} more items changed)" if len(changed) > 1 else ""
         raise StalePlan(
-            f"the plan is stale: {kind} {key} was {action} ({reason}), {today}",
+            f"the plan is stale: {kind} {key} {_how(plan, changed[0])}{more}",
             hint="make a new plan: hvtx gc --plan --out FILE; nothing was changed",
         )
+    wanted = set(saved)
     items = [
         item
         if item.action is Action.SKIP or item.identity() in wanted
@@ -146,6 +142,22 @@ def _as_saved(plan: Plan, saved: Sequence[tuple[Any, ...]]) -> Plan:
         for item in plan.items
     ]
     return Plan(tuple(items))
+
+
+def _how(plan: Plan, identity: tuple[Any, ...]) -> str:
+    """How what a saved plan says of an item differs from what would be planned now."""
+    action, reason, kind, key, row, mark = identity
+    was = f"was {action} ({reason})"
+    same = [item for item in plan.items if (item.kind, item.key) == (kind, key)]
+    found = next((item for item in same if item.row == row and row), None)
+    found = found or next((item for item in same if item.mark == mark), None)
+    if found is not None and (found.action, found.reason) != (action, reason):
+        return f"{was}, it is now {found.action.value} ({found.reason.value}): {found.message}"
+    if same:
+        other = f"row {same[0].row}, {same[0].mark}" if same[0].row else f"{same[0].mark}"
+        told = f"{same[0].action.value}, {same[0].reason.value}"
+        return f"{was} with the mark {mark}, and another one ({other}: {told}) is there now"
+    return f"{was}, it is no longer planned: neither host nor record has it any more"
 
 
 def apply_plan(
@@ -420,7 +432,7 @@ def _tidy(runtime: Runtime) -> None:
     if not idle and not provisional:
         return
     with runtime.store.transaction() as sql:
-        intents.close_idle(sql, idle, history.now())
+        intents.close_idle(sql, idle, now())
         for vm, operation in sql.execute(
             "SELECT id, operation FROM vm WHERE operation IS NOT NULL"
         ).fetchall():
@@ -452,6 +464,7 @@ def plan_document(report: Report) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "plan_id": plan_id(report.plan),
+        "made": report.made,
         "applied": report.applied,
         "refused": report.refused.code if report.refused else None,
         "epoch": {"boot_id": report.boot_id, "netns": report.netns},
@@ -499,27 +512,35 @@ def load_plan(path: str) -> list[tuple[Any, ...]]:
         raise NotFound(
             f"there is no plan file {path}", hint="hvtx gc --plan --out FILE makes one"
         ) from problem
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
         raise UsageError(f"{path} is not a plan: {problem}") from problem
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise UsageError(
             f"{path} is not a plan of hvtx gc", hint="hvtx gc --plan --out FILE makes one"
         )
+    if document.get("heuristic"):
+        raise UsageError(
+            f"{path} is a plan of the emergency mode", hint="hvtx gc --heuristic --apply --yes FILE"
+        )
     try:
-        return [
-            (
-                item["action"],
-                item["reason"],
-                item["kind"],
-                item["key"],
-                item["record"]["id"] if item["record"] else 0,
-                item["mark"],
-            )
-            for item in document["items"]
-            if item["action"] != Action.SKIP.value
-        ]
-    except (KeyError, TypeError) as problem:
+        found = [_identity(item) for item in document["items"]]
+    except KeyError as problem:
         raise UsageError(f"{path} is not a whole plan: {problem} is missing") from problem
+    except TypeError as problem:
+        raise UsageError(f"{path} is not a whole plan: {problem}") from problem
+    return [identity for identity in found if identity[0] != Action.SKIP.value]
+
+
+def _identity(item: Any) -> tuple[Any, ...]:
+    """What :meth:`Item.identity` says, of a saved item; raises KeyError, TypeError."""
+    record = item["record"]
+    words = (item["action"], item["reason"], item["kind"], item["key"])
+    row, mark = (record["id"] if record else 0), item["mark"]
+    if not all(isinstance(word, str) for word in words) or not isinstance(row, int):
+        raise TypeError("an item's words are not text")
+    if mark is not None and not isinstance(mark, str):
+        raise TypeError("an item's mark is not text")
+    return (*words, row, mark)
 
 
 def resolve(runtime: Runtime, *, vm: str | None = None, networks: bool = False) -> Plan:

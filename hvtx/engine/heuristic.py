@@ -26,7 +26,7 @@ from hvtx.model.plan import Action
 from hvtx.model.resource import Link, Outcome
 from hvtx.planner.heuristic import Guess, Sight, by_kernel, guess
 from hvtx.store import records
-from hvtx.store.history import Event
+from hvtx.store.history import Event, now
 
 VERB = "heuristic"
 _SKIPPED = frozenset({"in-use", "foreign-dependents", "foreign", "contended", "mark-mismatch"})
@@ -40,6 +40,7 @@ class Report(NamedTuple):
     refused: Refused | None
     boot_id: str
     netns: int
+    made: str  # RFC 3339 in UTC: when the host was looked at
 
     def acting(self) -> list[Guess]:
         """What it proposes to delete."""
@@ -48,13 +49,14 @@ class Report(NamedTuple):
 
 def make_plan(runtime: Runtime) -> Report:
     """What the emergency mode would remove now; changes nothing."""
-    refusal = runtime.refused
+    refusal, made = runtime.refused, now()
     if refusal is None:
         try:
-            return Report(guess(_sight(runtime)), False, None, runtime.boot_id, runtime.netns)
+            found = guess(_sight(runtime))
+            return Report(found, False, None, runtime.boot_id, runtime.netns, made)
         except Refused as problem:
             refusal = problem
-    return Report((), False, refusal, runtime.boot_id, runtime.netns)
+    return Report((), False, refusal, runtime.boot_id, runtime.netns, made)
 
 
 def _sight(runtime: Runtime) -> Sight:
@@ -240,6 +242,7 @@ def document(report: Report) -> dict[str, Any]:
         "schema": SCHEMA,
         "heuristic": True,
         "plan_id": _plan_id(report.acting()),
+        "made": report.made,
         "applied": report.applied,
         "refused": report.refused.code if report.refused else None,
         "epoch": {"boot_id": report.boot_id, "netns": report.netns},

@@ -1,0 +1,136 @@
+"""The JSON Schema of gc's plans (draft 2020-12), made from the words that the code uses.
+
+`hvtx gc --schema` prints it; docs/plan.schema.json is the same, and a test compares the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from hvtx.errors import REFUSALS
+from hvtx.model.meaning import WHEN, action_of
+from hvtx.model.plan import Action, Reason
+from hvtx.model.resource import Kind, State
+from hvtx.planner.heuristic import Ground
+
+_OUTCOMES = ("done", "failed", "skipped")
+_STRANGE_KINDS = ("rule", "device")
+
+
+def plan_schema() -> dict[str, Any]:
+    """The schema of ``hvtx/gc/1``: of printed, saved and carried-out plans, of both modes.
+
+    Unknown keys are allowed everywhere: later versions may add some.
+    """
+    counts = {action.value: {"type": "integer", "minimum": 0} for action in Action}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "urn:hvtx:schema:gc:1",
+        "title": "A plan of hvtx gc",
+        "description": (
+            "What `hvtx gc --plan --json` and `hvtx gc --apply --json` print,"
+            " and what `hvtx gc --plan --out FILE` saves."
+        ),
+        **_object(
+            {
+                "schema": {"const": "hvtx/gc/1"},
+                "plan_id": {
+                    "type": "string", "pattern": "^[0-9a-f]{16}$",
+                    "description": "Plans that would do the same have the same id.",
+                },
+                "made": {
+                    "type": "string", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$",
+                    "description": "When the host was looked at: RFC 3339, UTC.",
+                },
+                "applied": {"type": "boolean", "description": "Whether it was carried out."},
+                "refused": {
+                    "enum": [None, *REFUSALS],
+                    "description": "Why nothing may be concluded; such a plan has no items.",
+                },
+                "epoch": _object({
+                    "boot_id": {"type": "string", "description": "The kernel's boot id."},
+                    "netns": {
+                        "type": "integer", "minimum": 0,
+                        "description": "The network namespace's cookie.",
+                    },
+                }),
+                "items": {
+                    "type": "array", "items": {"$ref": "#/$defs/item"},
+                    "description": "In the order in which they would be done.",
+                },
+                "summary": {
+                    **_object(counts), "description": "How many items have each action.",
+                },
+                "heuristic": {
+                    "const": True, "description": "Only in plans of the emergency mode.",
+                },
+            },
+            optional=("heuristic",),
+        ),
+        "$defs": {"item": _item()},
+    }  # fmt: skip
+
+
+def _object(properties: dict[str, Any], optional: Iterable[str] = ()) -> dict[str, Any]:
+    required = [name for name in properties if name not in set(optional)]
+    return {"type": "object", "required": required, "properties": properties}
+
+
+def _item() -> dict[str, Any]:
+    text = {"type": "string"}
+    maybe = {"type": ["string", "null"]}
+    properties = {
+        "action": {"enum": [action.value for action in Action]},
+        "reason": {"oneOf": [_reason(reason) for reason in Reason] + [_ground(g) for g in Ground]},
+        "kind": {"enum": [*(kind.value for kind in Kind), *_STRANGE_KINDS]},
+        "key": {**text, "description": "The thing's name: device, address, rule …"},
+        "vm": {**maybe, "description": "The VM that it belongs to."},
+        "record": {
+            "oneOf": [
+                {"type": "null"},
+                _object({"id": {"type": "integer"}, "state": {"enum": [s.value for s in State]}}),
+            ]
+        },
+        "evidence": {"type": "array", "items": text},
+        "message": {**text, "description": "One sentence for a person."},
+        "outcome": {"enum": [None, *_OUTCOMES], "description": "After --apply: what became of it."},
+        "mark": {**maybe, "description": "The mark that the thing carries, or should."},
+        "restore": {
+            **maybe,
+            "description": "Of the emergency mode: the command that makes the thing again.",
+        },
+    }
+    return {**_object(properties, optional=("restore",)), "allOf": _pairs()}
+
+
+def _reason(reason: Reason) -> dict[str, Any]:
+    return {"const": reason.value, "description": f"{action_of(reason).value}: {WHEN[reason]}"}
+
+
+def _ground(ground: Ground) -> dict[str, Any]:
+    return {"const": ground.value, "description": "delete: a guess of the emergency mode"}
+
+
+def _pairs() -> list[dict[str, Any]]:
+    """Which reasons go with which action.
+
+    A plan that is carried out may leave any item (``skip``, with the reason it would have gone
+    by), and ``unrecorded`` is deleted where that was asked for.
+    """
+    reasons = {
+        Action.DELETE: [
+            *(r.value for r in Reason if action_of(r) is Action.DELETE),
+            Reason.UNRECORDED.value,
+            *(ground.value for ground in Ground),
+        ],
+        Action.COMMIT: [r.value for r in Reason if action_of(r) is Action.COMMIT],
+        Action.FORGET: [r.value for r in Reason if action_of(r) is Action.FORGET],
+    }
+    return [
+        {
+            "if": {"properties": {"action": {"const": action.value}}},
+            "then": {"properties": {"reason": {"enum": words}}},
+        }
+        for action, words in reasons.items()
+    ]

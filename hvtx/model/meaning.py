@@ -1,0 +1,92 @@
+"""What each reason of a plan means, and why gc does no more than it does, in words for a person.
+
+Apart from :mod:`hvtx.model.plan`, which every hot command loads; only documents speak these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hvtx.model.plan import DELETING, Action, Reason
+
+WHEN: Mapping[Reason, str] = {
+    Reason.VM_DEAD: "committed, mark verified, its VM's process is proven dead",
+    Reason.INTENT_ABANDONED: "intended, mark verified, the operation no longer runs, no VM uses it",
+    Reason.RELEASE_INTERRUPTED: "releasing, mark verified, the operation no longer runs",
+    Reason.RELEASED_LEFTOVER: "on record as released, yet there, with the very same mark",
+    Reason.STALE_RESTORED: "a rule of an earlier life that a save and restore brought back",
+    Reason.DUPLICATE_COPY: "surplus identical copies of a marked rule; one stays",
+    Reason.IN_USE_BEFORE_COMMIT: "intended, complete, its VM is alive: the record is completed",
+    Reason.ALREADY_GONE: "on record, proven absent",
+    Reason.REBOOTED: "on record for an earlier life of this host",
+    Reason.VM_ALIVE: "the VM's process is alive",
+    Reason.LIVENESS_UNKNOWN: "it can be proven neither alive nor dead",
+    Reason.RESERVED: "belongs to a VM or network on record that has not died",
+    Reason.OPERATION_RUNNING: "a live process is working on it",
+    Reason.IN_USE: "some process holds the device open, whatever the record says",
+    Reason.FOREIGN: "no mark of hvtx",
+    Reason.FOREIGN_DEPENDENTS: "ours and collectable, but strangers put something on top",
+    Reason.OTHER_INSTALLATION: "marked by another hvtx store",
+    Reason.UNRECORDED: "marked by this installation, but neither on record nor a tombstone",
+    Reason.MARK_MISMATCH: "something with the recorded name is there without the recorded mark",
+    Reason.MARK_UNREADABLE: "a mark of ours in a form this program does not know",
+    Reason.MARK_STRIPPED: "a rule of the recorded shape without its mark",
+    Reason.DUPLICATE_MARK: "the mark stands on a second object",
+    Reason.EDITED_COPY: "the mark stands on a changed copy",
+    Reason.LOST: "on record, gone, and its VM is alive: `hvtx repair`",
+    Reason.OBSERVE_FAILED: "the host could not be read",
+    Reason.CONTENDED: "the host changed too fast to act safely",
+}
+
+_DELETES = "gc --apply removes it, after it has proven all of this once more"
+_CLOSES = "there is nothing in the host to remove: gc --apply only closes the record"
+
+# Why no more is done, and what would have to be so for more to be done.
+WHY_NOT_MORE: Mapping[Reason, str] = {
+    **dict.fromkeys(DELETING, _DELETES),
+    Reason.IN_USE_BEFORE_COMMIT: "it is in use: gc --apply only completes the record",
+    Reason.ALREADY_GONE: _CLOSES,
+    Reason.REBOOTED: _CLOSES,
+    Reason.VM_ALIVE: "gc takes nothing from a VM that runs; `hvtx vm stop` releases it",
+    Reason.LIVENESS_UNKNOWN: (
+        "what cannot be proven dead counts as alive; `hvtx vm attach` says which process it is"
+    ),
+    Reason.RESERVED: "it goes with its VM or network: `hvtx vm rm`, `hvtx network rm`",
+    Reason.OPERATION_RUNNING: "gc leaves it to that operation; `hvtx intents` shows it",
+    Reason.IN_USE: "removing it would cut off whoever holds it open; end that process first",
+    Reason.FOREIGN: (
+        "without a mark of ours nothing proves that it may go; whoever made it can remove it"
+    ),
+    Reason.FOREIGN_DEPENDENTS: (
+        "what others put on it would go with it; once they have taken that away, gc removes it"
+    ),
+    Reason.OTHER_INSTALLATION: "only the store that marked it may remove it: run its own hvtx",
+    Reason.UNRECORDED: (
+        "an older copy of the store may be in use, which knows less than the host;"
+        " if nothing needs it: `hvtx gc --apply --unrecorded`"
+    ),
+    Reason.MARK_MISMATCH: (
+        "without the recorded mark nothing proves that it is what was recorded;"
+        " once it is gone, gc closes the record"
+    ),
+    Reason.MARK_UNREADABLE: "a newer hvtx may have made it: use that one",
+    Reason.MARK_STRIPPED: (
+        "without its mark it may be anybody's; once it is gone, gc closes the record"
+    ),
+    Reason.DUPLICATE_MARK: "a mark proves one object only, and this is another one",
+    Reason.EDITED_COPY: "somebody changed it, so it is no longer what was recorded",
+    Reason.LOST: "there is nothing to remove; `hvtx repair` puts it back",
+    Reason.OBSERVE_FAILED: "what could not be looked at is neither there nor gone",
+    Reason.CONTENDED: "run gc again when whatever changes the host rests",
+}
+
+
+def action_of(reason: Reason) -> Action:
+    """The action that a reason belongs to (``unrecorded`` deletes only where it was asked for)."""
+    if reason in DELETING:
+        return Action.DELETE
+    if reason is Reason.IN_USE_BEFORE_COMMIT:
+        return Action.COMMIT
+    if reason in (Reason.ALREADY_GONE, Reason.REBOOTED):
+        return Action.FORGET
+    return Action.SKIP

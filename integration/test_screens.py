@@ -1,0 +1,121 @@
+"""What the operator sees: plans as documents, saved plans, and what makes them stale."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from integration import example, lab
+from integration.program import Forked, Program, preload
+
+BACKENDS = ["nftables", "iptables"]
+
+
+@pytest.fixture(params=BACKENDS)
+def hvtx(request: pytest.FixtureRequest) -> Iterator[Program]:
+    """A program on a backend, with a network."""
+    preload()
+    program = Forked(HVTX_FIREWALL=request.param)
+    program("network", "create", "net", "--subnet", example.SUBNET)
+    yield program
+    example.end_all(program)
+
+
+def crashed(hvtx: Program, name: str, *more: str) -> str:
+    """A VM whose process was killed; its device."""
+    hvtx("vm", "run", name, "--network", "net", *more, "--", "sleep", "600")
+    example.crash(hvtx, name)
+    return hvtx.device(name)
+
+
+def valid(hvtx: Program, text: str) -> dict[str, object]:
+    """A plan that keeps to the schema which the program itself prints."""
+    schema = hvtx("gc", "--schema").json()
+    document: dict[str, object] = json.loads(text)
+    jsonschema.Draft202012Validator(schema).validate(document)
+    return document
+
+
+def test_real_plans_keep_to_the_schema(hvtx: Program, tmp_path: Path) -> None:
+    """Printed, saved, of all things, carried out, refused, and those of the emergency mode."""
+    device = crashed(hvtx, "web", "-p", "8080:80")
+    hvtx("vm", "run", "live", "--network", "net", "--", "sleep", "600")
+    lab.run("ip", "tuntap", "add", "tap7", "mode", "tap")
+    lab.run("ip", "link", "add", "strange0", "type", "bridge")
+    saved = tmp_path / "plan.json"
+    valid(hvtx, hvtx("gc", "--plan", "--json").out)
+    valid(hvtx, hvtx("gc", "--plan", "--all", "--json", "--out", str(saved)).out)
+    reviewed = valid(hvtx, saved.read_text())
+    assert saved.read_text().splitlines()[1].startswith('  "schema"')  # for people, too
+    guessed = valid(hvtx, hvtx("gc", "--heuristic", "--plan", "--json").out)
+    assert guessed["heuristic"] is True
+    done = valid(hvtx, hvtx("gc", "--apply", str(saved), "--json").out)
+    assert done["plan_id"] == reviewed["plan_id"]
+    assert device not in lab.run("ip", "-o", "link")
+    with lab.private_network():
+        refused = valid(hvtx, hvtx("gc", "--plan", "--json", code=4).out)
+    assert refused["refused"] == "wrong-namespace"
+
+
+def test_a_stale_plan_says_what_changed_and_how(hvtx: Program, tmp_path: Path) -> None:
+    """Taken again, used again, or gone: each in words, and nothing is done."""
+    device = crashed(hvtx, "web", "-p", "8080:80")
+    saved = str(tmp_path / "plan.json")
+    hvtx("gc", "--plan", "--out", saved)
+    holder = example.hold(device)
+    try:
+        told = hvtx("gc", "--apply", saved, code=8).err
+    finally:
+        os.close(holder)
+    assert "was delete (vm-dead), it is now skip (vm-alive): its VM's device is held open" in told
+    assert "more items changed" in told
+    hvtx("vm", "start", "web")
+    told = hvtx("gc", "--apply", saved, code=8).err
+    assert "publish 8080/tcp was delete (vm-dead) with the mark hvtx:1:" in told
+    assert "and another one (row" in told
+    assert "skip, vm-alive) is there now" in told
+    hvtx("vm", "rm", "web", "--force")
+    told = hvtx("gc", "--apply", saved, code=8).err
+    assert "it is no longer planned: neither host nor record has it any more" in told
+
+
+def test_a_plan_of_guesses_is_not_taken_for_a_proven_one(hvtx: Program, tmp_path: Path) -> None:
+    lab.run("ip", "tuntap", "add", "tap7", "mode", "tap")
+    saved = str(tmp_path / "plan.json")
+    hvtx("gc", "--heuristic", "--plan", "--out", saved)
+    told = hvtx("gc", "--apply", saved, code=2).err
+    assert "emergency mode" in told
+    assert "tap7" in lab.run("ip", "-o", "link")
+
+
+def test_a_plan_file_with_nonsense_in_it(hvtx: Program, tmp_path: Path) -> None:
+    """Words that are no text, and depths that no parser bears, are exit 2."""
+    item = {
+        "action": "delete",
+        "reason": "vm-dead",
+        "kind": "tap",
+        "key": [],
+        "record": None,
+        "mark": {},
+    }
+    path = tmp_path / "plan.json"
+    for text in (json.dumps({"schema": "hvtx/gc/1", "items": [item]}), "[" * 100_000):
+        path.write_text(text)
+        assert "plan" in hvtx("gc", "--apply", str(path), code=2).err
+
+
+def test_a_terminal_that_lacks_a_letter() -> None:
+    """A sign that the terminal cannot show must not turn a start that went well into a failure."""
+    hvtx = Program(PYTHONIOENCODING="ascii:strict", PYTHONUTF8="0")
+    hvtx("network", "create", "net", "--subnet", example.SUBNET)
+    ran = hvtx("vm", "run", "web", "--network", "net", "-p", "8080:80", "--", "sleep", "600")
+    assert "8080/tcp" in ran.out
+    lab.run("ip", "tuntap", "add", "tap-foo", "mode", "tap")
+    lab.run("ip", "link", "set", "tap-foo", "alias", "übung")
+    assert "tap-foo" in hvtx("gc", "--plan", "--evidence").out
+    example.end_all(hvtx)

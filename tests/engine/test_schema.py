@@ -1,0 +1,111 @@
+"""The published schema of plans: it is the code's own, and plans of every kind keep to it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import jsonschema
+import pytest
+
+from hvtx.engine import collect, heuristic
+from hvtx.engine.schema import plan_schema
+from hvtx.errors import REFUSALS, Refused
+from hvtx.model.meaning import WHEN, WHY_NOT_MORE, action_of
+from hvtx.model.plan import Action, Item, Plan, Reason
+from hvtx.model.resource import Kind, State
+from hvtx.planner.heuristic import Ground, Guess
+
+MADE = "2026-01-02T03:04:05.000006Z"
+
+
+def check(document: Any) -> None:
+    """As any reader would: through JSON."""
+    jsonschema.Draft202012Validator(plan_schema()).validate(json.loads(json.dumps(document)))
+
+
+def document(*items: Item, applied: bool = False, refused: Refused | None = None) -> dict[str, Any]:
+    return collect.plan_document(collect.Report(Plan(items), applied, refused, "boot", 3, MADE))
+
+
+def item(action: Action, reason: Reason, kind: str = Kind.TAP, **more: Any) -> Item:
+    values: dict[str, Any] = {
+        "row": 1,
+        "state": State.COMMITTED,
+        "evidence": ("a",),
+        "message": "m",
+        **more,
+    }
+    return Item(action, reason, kind, "key", "web", **values)
+
+
+def test_the_schema_is_one() -> None:
+    jsonschema.Draft202012Validator.check_schema(plan_schema())
+
+
+def test_every_word_of_a_plan_fits() -> None:
+    """Every reason with its action, every kind, state and outcome."""
+    check(document())
+    check(document(*(item(action_of(reason), reason) for reason in Reason)))
+    check(document(*(item(Action.SKIP, reason) for reason in Reason), applied=True))
+    check(document(item(Action.DELETE, Reason.UNRECORDED, outcome="done"), applied=True))
+    kinds = [*Kind, "rule", "device"]
+    check(document(*(item(Action.SKIP, Reason.FOREIGN, kind, row=0, state=None) for kind in kinds)))
+    check(document(*(item(Action.DELETE, Reason.VM_DEAD, state=state) for state in State)))
+    outcomes = ("done", "failed", "skipped")
+    check(
+        document(*(item(Action.DELETE, Reason.VM_DEAD, outcome=o) for o in outcomes), applied=True)
+    )
+    for code in REFUSALS:
+        check(document(refused=Refused(code, "words")))
+
+
+def test_plans_of_the_emergency_mode_fit() -> None:
+    guesses = [
+        Guess(Action.DELETE, ground, "tap", "tap0", ("e",), "m", "ip tuntap add")
+        for ground in Ground
+    ]
+    guesses.append(Guess(Action.SKIP, Reason.FOREIGN, "rule", "r", (), "m"))
+    check(heuristic.document(heuristic.Report(tuple(guesses), False, None, "boot", 3, MADE)))
+
+
+def bent() -> list[tuple[str, Any]]:
+    """A whole document, and one thing wrong with it each time."""
+    whole = document(item(Action.DELETE, Reason.VM_DEAD))
+    found = []
+    for name in whole:
+        less = copy.deepcopy(whole)
+        del less[name]
+        found.append((f"no {name}", less))
+    for name in whole["items"][0]:
+        less = copy.deepcopy(whole)
+        del less["items"][0][name]
+        found.append((f"an item without {name}", less))
+    for name, value in (
+        ("action", "destroy"), ("reason", "because"), ("reason", "vm-alive"), ("kind", "toaster"),
+        ("outcome", "perhaps"), ("evidence", "text"), ("record", {"id": "1", "state": "committed"}), ("vm", 3),
+        ("action", "forget"),
+    ):  # fmt: skip
+        wrong = copy.deepcopy(whole)
+        wrong["items"][0][name] = value
+        found.append((f"{name} = {value}", wrong))
+    for name, value in (
+        ("schema", "hvtx/gc/2"),
+        ("refused", "no"),
+        ("plan_id", "XYZ"),
+        ("summary", {}),
+    ):
+        found.append((f"{name} = {value}", {**whole, name: value}))
+    return found
+
+
+@pytest.mark.parametrize("wrong", [pytest.param(d, id=name) for name, d in bent()])
+def test_what_is_no_plan_is_refused(wrong: Any) -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        check(wrong)
+
+
+def test_every_reason_has_its_words() -> None:
+    """What it means, and why gc does no more: documents look both up."""
+    assert set(WHEN) == set(WHY_NOT_MORE) == set(Reason)
