@@ -27,7 +27,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 EXPOSURE = 4.0
-NAMES = ("hvtx-recover.service", "hvtx-gc.service", "hvtx-gc.timer")
+PROM = "/var/lib/node/hvtx.prom"
+NUMBERS = ("--metrics", PROM)
+OPTIONAL = ("hvtx-metrics.service", "hvtx-metrics.timer")
+NAMES = ("hvtx-recover.service", "hvtx-gc.service", "hvtx-gc.timer", *OPTIONAL)
 
 
 # -- the units, without a systemd that runs ----------------------------------------------------------
@@ -55,7 +58,7 @@ def files(root: Path) -> dict[str, str]:
 
 
 def test_systemd_finds_no_fault_in_the_units(hvtx: Program, tmp_path: Path) -> None:
-    for unit in hvtx("systemd", "print", "--json").json()["units"]:
+    for unit in hvtx("systemd", "print", *NUMBERS, "--json").json()["units"]:
         (tmp_path / unit["name"]).write_text(unit["text"])
     done = subprocess.run(
         ["systemd-analyze", "verify", *(str(tmp_path / name) for name in NAMES)],
@@ -75,15 +78,15 @@ def exposure(path: Path) -> float:
 
 
 def test_each_service_is_shut_in(tmp_path: Path) -> None:
-    for unit in units(Place(("/usr/bin/env",), "/var/lib/hvtx", "/run/hvtx", {})):
+    for unit in units(Place(("/usr/bin/env",), "/var/lib/hvtx", "/run/hvtx", {}, PROM)):
         if unit.name.endswith(".service"):
             (tmp_path / unit.name).write_text(unit.text)
             assert exposure(tmp_path / unit.name) <= EXPOSURE
 
 
 def test_print_shows_what_install_writes(hvtx: Program, root: Path) -> None:
-    hvtx("systemd", "install", "--root", str(root))
-    shown = hvtx("systemd", "print").out
+    hvtx("systemd", "install", *NUMBERS, "--root", str(root))
+    shown = hvtx("systemd", "print", *NUMBERS).out
     for name in NAMES:
         text = (root / "etc/systemd/system" / name).read_text()
         assert f"# /etc/systemd/system/{name}\n{text}" in shown
@@ -91,14 +94,14 @@ def test_print_shows_what_install_writes(hvtx: Program, root: Path) -> None:
 
 def test_install_enables_and_uninstall_leaves_nothing(hvtx: Program, root: Path) -> None:
     before = files(root)
-    first = hvtx("systemd", "install", "--root", str(root), "--json").json()
+    first = hvtx("systemd", "install", *NUMBERS, "--root", str(root), "--json").json()
     assert {unit["state"] for unit in first["units"]} == {"written"}
     assert "boots" in first["note"]
     links = {Path(path).name for path in files(root) if ".wants/" in path}
     assert links == set(ENABLED)
     installed = files(root)
 
-    again = hvtx("systemd", "install", "--root", str(root), "--json").json()
+    again = hvtx("systemd", "install", *NUMBERS, "--root", str(root), "--json").json()
     assert {unit["state"] for unit in again["units"]} == {"unchanged"}
     assert files(root) == installed
 
@@ -109,12 +112,19 @@ def test_install_enables_and_uninstall_leaves_nothing(hvtx: Program, root: Path)
     assert {unit["state"] for unit in nothing["units"]} == {"absent"}
 
 
+def test_without_numbers_there_are_three_units(hvtx: Program, root: Path) -> None:
+    made = hvtx("systemd", "install", "--root", str(root), "--json").json()
+    assert {unit["name"] for unit in made["units"]} == set(NAMES) - set(OPTIONAL)
+    gone = hvtx("systemd", "uninstall", "--root", str(root), "--json").json()
+    assert gone["units"] == [{**unit, "state": "removed"} for unit in made["units"]]
+
+
 def test_an_older_unit_of_ours_is_replaced(hvtx: Program, root: Path) -> None:
-    hvtx("systemd", "install", "--root", str(root))
+    hvtx("systemd", "install", *NUMBERS, "--root", str(root))
     path = root / "etc/systemd/system/hvtx-gc.timer"
     wanted = path.read_text()
     path.write_text(wanted + "# older\n")
-    done = hvtx("systemd", "install", "--root", str(root), "--json").json()
+    done = hvtx("systemd", "install", *NUMBERS, "--root", str(root), "--json").json()
     states = {unit["name"]: unit["state"] for unit in done["units"]}
     assert states == dict.fromkeys(NAMES, "unchanged") | {"hvtx-gc.timer": "written"}
     assert path.read_text() == wanted
@@ -253,7 +263,8 @@ def status(host: Host, pid: int, *keys: str) -> list[str]:
 
 
 def test_a_cut_off_host_boots_into_what_it_was(host: Host) -> None:
-    host.run("hvtx", "systemd", "install")
+    host.run("mkdir", "-p", str(Path(PROM).parent))
+    host.run("hvtx", "systemd", "install", *NUMBERS)
     host.run("hvtx", "network", "create", "lan", "--subnet", "10.91.0.0/24")
     for name, path, more in (
         ("web", "/root/web.disk", ["--autostart", "--publish", "8080:80"]),
@@ -284,6 +295,20 @@ def test_a_cut_off_host_boots_into_what_it_was(host: Host) -> None:
     assert not host.json("hvtx", "intents", "--json")["operations"]
     host.run("hvtx", "gc", "--plan", "--detailed-exitcode")
     assert not host.json("hvtx", "repair", "--json")["repaired"]
+
+
+def test_the_journal_has_each_deed_with_its_fields(host: Host) -> None:
+    """What the recovery of this boot did, by field; what it recovered is in the numbers too."""
+    text = host.run("journalctl", "-b", "-o", "json", "HVTX_VERB=recover", "HVTX_EVENT=made")
+    lines = [json.loads(line) for line in text.splitlines()]
+    bridge = host.json("hvtx", "network", "show", "lan", "--json")["bridge"]
+    found = next(line for line in lines if line["HVTX_KIND"] == "bridge")
+    assert (found["HVTX_KEY"], found["SYSLOG_IDENTIFIER"]) == (bridge, "hvtx")
+    assert found["_SYSTEMD_UNIT"] == "hvtx-recover.service"
+    assert bridge in found["MESSAGE"]
+    host.run("systemctl", "start", "hvtx-metrics.service")
+    assert 'hvtx_vms{state="running"} 2.0' in host.run("cat", PROM)
+    assert host.run("stat", "-c", "%a", PROM).strip() == "644"
 
 
 def test_autostarted_vms_live_apart_from_the_unit(host: Host) -> None:
@@ -346,7 +371,7 @@ def test_a_vm_that_cannot_start_fails_the_unit_and_nothing_else(host: Host) -> N
 
 
 def test_units_on_a_running_host_are_rated_and_removed(host: Host) -> None:
-    for name in ("hvtx-recover.service", "hvtx-gc.service"):
+    for name in (name for name in NAMES if name.endswith(".service")):
         rated = host.run("systemd-analyze", "security", "--no-pager", name)
         found = re.search(r"exposure level for .*: ([0-9.]+)", rated)
         assert found

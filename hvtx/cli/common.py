@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +18,33 @@ if TYPE_CHECKING:
 as_json: Callable[[Any], Any] = click.option(
     "--json", "json_", is_flag=True, help="Print one JSON object."
 )
+
+
+def _names(ctx: click.Context, begun: str, *kinds: str) -> list[str]:
+    """Names on record for a shell; none where there is no store, or none that may be read."""
+    from hvtx.engine import show
+
+    root = ctx.find_root()
+    root.obj = root.obj or dict(root.params)  # the root command itself is not run for this
+    with suppress(HvtxError, OSError), opened(ctx, writable=False) as runtime:
+        names = [name for kind in kinds for name in show.names(runtime, kind)]
+        return sorted({name for name in names if name.startswith(begun)})
+    return []
+
+
+def complete_vm(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """VMs for a shell's completion."""
+    return _names(ctx, incomplete, "vm")
+
+
+def complete_network(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Networks for a shell's completion."""
+    return _names(ctx, incomplete, "network")
+
+
+def complete_either(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """VMs and networks for a shell's completion."""
+    return _names(ctx, incomplete, "vm", "network")
 
 
 class Number(click.IntRange):
@@ -35,9 +63,10 @@ def opened(ctx: click.Context, *, writable: bool) -> Iterator[Runtime]:
     from hvtx.engine.runtime import Runtime
 
     options = ctx.find_root().obj
-    _log_to_stderr(options)
     try:
         runtime = Runtime(settings(options), writable=writable)
+        if writable:
+            runtime.listener = _listener(options)
         try:
             yield runtime
         finally:
@@ -53,9 +82,11 @@ def opened(ctx: click.Context, *, writable: bool) -> Iterator[Runtime]:
         raise told from problem
 
 
-def _log_to_stderr(options: dict[str, Any]) -> None:
-    if options.get("verbose") or options.get("debug"):
-        import logging
+def _listener(options: dict[str, Any]) -> Any:
+    """Who is told what operations do: a person who asked for it, or the journal."""
+    verbose = bool(options.get("verbose") or options.get("debug"))
+    if not verbose and "JOURNAL_STREAM" not in os.environ:
+        return None
+    from hvtx.engine import telling
 
-        level = logging.DEBUG if options.get("debug") else logging.INFO
-        logging.basicConfig(level=level, format="%(name)s: %(message)s")
+    return telling.listener(verbose=verbose)

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from hvtx.cli import render
-from hvtx.cli.common import as_json, opened
+from hvtx.cli.common import as_json, complete_either, opened
 from hvtx.cli.document import show_items, show_plan
 from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError
 
@@ -201,7 +201,7 @@ def recover(ctx: click.Context, accept_rollback: bool, new_namespace: bool, json
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_either)
 @as_json
 @click.pass_context
 def repair(ctx: click.Context, name: str | None, json_: bool) -> int:

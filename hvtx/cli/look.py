@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from hvtx.cli import render
-from hvtx.cli.common import Number, as_json, opened
+from hvtx.cli.common import Number, as_json, complete_vm, opened
 
 
 @click.command()
@@ -39,7 +39,7 @@ def intents(ctx: click.Context, json_: bool) -> None:
 
 
 @click.command()
-@click.option("--vm", metavar="NAME", help="Only of this VM.")
+@click.option("--vm", metavar="NAME", shell_complete=complete_vm, help="Only of this VM.")
 @click.option("--operation", type=Number(1), metavar="ID", help="Only of this operation.")
 @click.option("--verb", metavar="VERB", help="Only of such operations: start, stop, gc …")
 @click.option("--kind", metavar="KIND", help="Only of this kind: tap, bridge, publish …")

@@ -30,9 +30,11 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "intents": ("hvtx.cli.look", "Show running and interrupted operations."),
     "log": ("hvtx.cli.look", "Show what was made, removed and kept, and why."),
     "explain": ("hvtx.cli.look", "Tell whose an interface, address, port or mark is."),
+    "metrics": ("hvtx.cli.metrics", "Numbers for Prometheus: VMs, resources, what gc would do."),
     "doctor": ("hvtx.cli.doctor", "Check this host."),
     "import": ("hvtx.cli.adopt", "Take over VMs that another tool made."),
     "adopt": ("hvtx.cli.adopt", "Take over one device or rule that you vouch for."),
+    "completion": ("hvtx.cli.completion", "Complete words in bash, zsh or fish: the script."),
     "systemd": ("hvtx.cli.systemd", "Recover at boot and collect by the hour: the units."),
 }
 
@@ -256,12 +258,26 @@ def _tell(problem: HvtxError, *, as_json: bool, debug: bool) -> int:
         error = {"code": problem.code, "message": message, "hint": problem.hint}
         click.echo(json.dumps({"error": error}), err=True)
         return problem.exit_code
+    if _in_journal():
+        click.echo(f"<3>error: {_plain(message)}", err=True)
+        if problem.hint:
+            click.echo(f"<5>hint: {_plain(problem.hint)}", err=True)
+        return problem.exit_code
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     label = "\x1b[1;31merror:\x1b[0m" if colour else "error:"
     click.echo(f"{label} {_plain(message)}", err=True)
     if problem.hint:
         click.echo(f"hint: {_plain(problem.hint)}", err=True)
     return problem.exit_code
+
+
+def _in_journal() -> bool:
+    """Whether the journal reads what is said; it takes a line's priority from its beginning."""
+    if "JOURNAL_STREAM" not in os.environ:
+        return False
+    from hvtx.engine.telling import under_journal
+
+    return under_journal()
 
 
 def _plain(text: str) -> str:

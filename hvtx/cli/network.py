@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from hvtx.cli import render
-from hvtx.cli.common import Number, as_json, opened
+from hvtx.cli.common import Number, as_json, complete_network, opened
 
 
 @click.group()
@@ -72,7 +72,7 @@ def ls(ctx: click.Context, json_: bool) -> None:
 
 
 @network.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_network)
 @as_json
 @click.pass_context
 def show(ctx: click.Context, name: str, json_: bool) -> None:
@@ -112,7 +112,7 @@ def show_resources(resources: list[dict[str, Any]]) -> None:
 
 
 @network.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_network)
 @as_json
 @click.pass_context
 def rm(ctx: click.Context, name: str, json_: bool) -> None:

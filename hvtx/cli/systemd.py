@@ -28,6 +28,13 @@ root_option = click.option(
 )
 
 
+metrics_option = click.option(
+    "--metrics",
+    metavar="FILE",
+    help="Units too that write `hvtx metrics` there every minute, for a textfile collector.",
+)
+
+
 @click.group()
 def systemd() -> None:
     """Recovery at boot, collection by the hour: the units for systemd.
@@ -39,14 +46,15 @@ def systemd() -> None:
 
 @systemd.command("install")
 @root_option
+@metrics_option
 @as_json
 @click.pass_context
-def install(ctx: click.Context, root: str, json_: bool) -> None:
+def install(ctx: click.Context, root: str, metrics: str | None, json_: bool) -> None:
     """Write the units where they differ, enable them, and start the timer."""
     from hvtx.engine import systemd as engine
 
     _need_directory(root)
-    _show(engine.install(_place(ctx), root), root, json_=json_)
+    _show(engine.install(_place(ctx, metrics), root), root, json_=json_)
 
 
 @systemd.command("uninstall")
@@ -61,27 +69,32 @@ def uninstall(root: str, json_: bool) -> None:
 
 
 @systemd.command("print")
+@metrics_option
 @as_json
 @click.pass_context
-def print_(ctx: click.Context, json_: bool) -> None:
+def print_(ctx: click.Context, metrics: str | None, json_: bool) -> None:
     """Show the units as `systemctl cat` does; writes nothing, needs no root."""
     from hvtx.engine import systemd as engine
     from hvtx.engine.units import listing
 
-    made = engine.make(_place(ctx))
+    made = engine.make(_place(ctx, metrics))
     if json_:
         render.emit_json(engine.printed(made))
     else:
         sys.stdout.write(listing(made))
 
 
-def _place(ctx: click.Context) -> Place:
+def _place(ctx: click.Context, metrics: str | None) -> Place:
     from hvtx.engine import systemd as engine
 
     options = ctx.find_root().obj
     known = settings(options)
     return engine.place(
-        known.state_directory, known.run_directory, _environment(options), sys.argv[0]
+        known.state_directory,
+        known.run_directory,
+        _environment(options),
+        sys.argv[0],
+        None if metrics is None else os.path.abspath(metrics),
     )
 
 

@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from hvtx.cli import render
-from hvtx.cli.common import Number, as_json, opened
+from hvtx.cli.common import Number, as_json, complete_network, complete_vm, opened
 from hvtx.cli.network import show_resources
 from hvtx.errors import UsageError
 
@@ -21,7 +21,14 @@ def vm() -> None:
 
 
 _WISHES = (
-    click.option("--network", "networks", multiple=True, metavar="N", help="Repeatable [default]."),
+    click.option(
+        "--network",
+        "networks",
+        multiple=True,
+        metavar="N",
+        shell_complete=complete_network,
+        help="Repeatable [default].",
+    ),
     click.option(
         "--ip", "ips", multiple=True, metavar="A", help="Address; the nth of a family: nth network."
     ),
@@ -147,7 +154,7 @@ def run(ctx: click.Context, /, name: str, json_: bool, **wish: Any) -> None:
 
 
 @vm.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_vm)
 @as_json
 @click.pass_context
 def start(ctx: click.Context, name: str, json_: bool) -> None:
@@ -160,7 +167,7 @@ def start(ctx: click.Context, name: str, json_: bool) -> None:
 
 
 @vm.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_vm)
 @click.option(
     "--timeout", type=click.FloatRange(0, 86400), default=30.0, show_default=True, metavar="S"
 )
@@ -179,7 +186,7 @@ def stop(ctx: click.Context, name: str, timeout: float, force: bool, json_: bool
 
 
 @vm.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_vm)
 @click.option("--force", is_flag=True, help="Stop it first.")
 @as_json
 @click.pass_context
@@ -234,7 +241,7 @@ def _published(port: dict[str, Any]) -> str:
 
 
 @vm.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_vm)
 @as_json
 @click.pass_context
 def show(ctx: click.Context, name: str, json_: bool) -> None:
@@ -281,7 +288,7 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
 
 
 @vm.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_vm)
 @click.pass_context
 def logs(ctx: click.Context, name: str) -> None:
     """Print what the VM and its hypervisor wrote."""
@@ -295,7 +302,7 @@ def logs(ctx: click.Context, name: str) -> None:
 
 
 @vm.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_vm)
 @click.pass_context
 def console(ctx: click.Context, name: str) -> None:
     """Join the VM's serial console; Ctrl-] leaves it."""
@@ -307,7 +314,7 @@ def console(ctx: click.Context, name: str) -> None:
 
 
 @vm.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_vm)
 @click.option("--pid", type=Number(1), required=True, metavar="PID")
 @as_json
 @click.pass_context

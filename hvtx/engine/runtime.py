@@ -7,6 +7,7 @@ it touches. Opening for reading leaves store and host alone.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ DRIVERS = {
     "iptables": "hvtx.drivers.iptables:IptablesDriver",
 }
 FIREWALLS = ("nftables", "iptables")
+Listener = Callable[[Sequence[Mapping[str, Any]]], None]  # entries of the history
 
 
 class Settings(NamedTuple):
@@ -60,6 +62,7 @@ class Runtime:
         self._drivers: dict[str, Driver] = {}
         self._locks: LockFile | None = None
         self._operations: LockFile | None = None
+        self.listener: Listener | None = None  # is told of each operation when it has ended
         self.mine: set[int] = set()  # operations of this run: a lock's owner cannot probe it
         self.life: Life = Life(0, self.boot_id, self.netns, recovered=False)
         self.epoch = Epoch.FIRST

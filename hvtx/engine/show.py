@@ -133,6 +133,12 @@ def list_networks(runtime: Runtime) -> dict[str, Any]:
     }
 
 
+def names(runtime: Runtime, kind: str) -> list[str]:
+    """The names of all VMs (``vm``) or networks (``network``)."""
+    found = records.vms(runtime.sql) if kind == "vm" else records.networks(runtime.sql)
+    return [thing.name for thing in found]
+
+
 def list_intents(runtime: Runtime) -> dict[str, Any]:
     """`intents --json`: operations that have not ended, and rows that one left half-done."""
     rows: dict[int, list[Resource]] = {}

@@ -16,10 +16,10 @@ from hvtx.engine.runtime import Settings
 from hvtx.engine.units import (
     AUTOSTART,
     BY_SYSTEMD,
-    COLLECT,
     ENABLED,
+    OPTIONAL,
     RECOVER,
-    TIMER,
+    TIMERS,
     Place,
     Unit,
     is_ours,
@@ -43,10 +43,14 @@ class Outcome(NamedTuple):
 
 
 def place(
-    state_directory: str, run_directory: str, environment: Mapping[str, str], argv0: str
+    state_directory: str,
+    run_directory: str,
+    environment: Mapping[str, str],
+    argv0: str,
+    metrics: str | None = None,
 ) -> Place:
     """What the units are made for; ``argv0`` is how this program was called."""
-    return Place(program_path(argv0), state_directory, run_directory, dict(environment))
+    return Place(program_path(argv0), state_directory, run_directory, dict(environment), metrics)
 
 
 def program_path(argv0: str) -> tuple[str, ...]:
@@ -86,9 +90,11 @@ def install(where: Place, root: str = "/") -> Outcome:
     running = _runs(root)
     if running:  # also where nothing differs: an install that was killed may have left it undone
         _call(systemctl, "daemon-reload")
-    _call(systemctl, *_offline(running, root), "enable", "--quiet", *ENABLED)
+    names = [unit.name for unit in wanted]
+    enabled = [name for name in names if name in ENABLED]
+    _call(systemctl, *_offline(running, root), "enable", "--quiet", *enabled)
     if running:
-        _call(systemctl, "start", TIMER)
+        _call(systemctl, "start", *(name for name in names if name in TIMERS))
     return Outcome(tuple(zip(wanted, outcomes, strict=True)), running, _note(running, root))
 
 
@@ -97,7 +103,7 @@ def uninstall(root: str = "/") -> Outcome:
 
     Raises NotPermitted, Conflict (a foreign file: nothing is removed), HostRefused.
     """
-    ours = units(Place(("/hvtx",), "/", "/", {}))  # only their names count
+    ours = units(Place(("/hvtx",), "/", "/", {}, metrics="/"))  # only their names count
     _need_root()
     there = [unit for unit in ours if _state(unit, root) != "absent"]
     running = _runs(root)
@@ -106,7 +112,7 @@ def uninstall(root: str = "/") -> Outcome:
         names = [unit.name for unit in there]
         enabled = [name for name in names if name in ENABLED]
         if running:
-            _call(systemctl, "stop", *(name for name in names if name != COLLECT))
+            _call(systemctl, "stop", *enabled)
         if enabled:
             _call(systemctl, *_offline(running, root), "disable", "--quiet", *enabled)
         for unit in there:
@@ -114,7 +120,11 @@ def uninstall(root: str = "/") -> Outcome:
         if running:
             _call(systemctl, "daemon-reload")
             program.run((systemctl, "reset-failed", *names), _SECONDS)  # fails if none had
-    outcomes = tuple((unit, "removed" if unit in there else "absent") for unit in ours)
+    outcomes = tuple(
+        (unit, "removed" if unit in there else "absent")
+        for unit in ours
+        if unit in there or unit.name not in OPTIONAL
+    )
     return Outcome(outcomes, running, None)
 
 

@@ -39,7 +39,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import groupby
 from typing import Any
 
@@ -82,6 +82,7 @@ class Operation:
         self.vm = vm
         self.network = network
         self.id = 0
+        self._heard = 0  # the last line of the history before the operation's own
         self._lock: LockFile = runtime.operations
 
     # -- intend ----------------------------------------------------------------------------------
@@ -99,6 +100,8 @@ class Operation:
         held = self._lock.try_lock(self.id)
         assert held, "the id of a new operation is nobody else's"
         self.runtime.mine.add(self.id)
+        if self.runtime.listener is not None:
+            self._heard = history.newest(sql)
 
     def intend(
         self,
@@ -374,6 +377,15 @@ class Operation:
         """Let go of the operation's lock; from here on it counts as ended or interrupted."""
         self.runtime.mine.discard(self.id)
         self._lock.unlock(self.id)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Tell who listens what is on record now; a listener's failure is nobody's."""
+        if self.runtime.listener is None:
+            return
+        with suppress(Exception):
+            own = history.of_operation(self.runtime.sql, self.id, after=self._heard)
+            self.runtime.listener(own)
 
     def _verify(self) -> None:
         """Restate the invariants that the store can show (``HVTX_VERIFY=1``, as all tests do)."""

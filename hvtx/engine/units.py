@@ -10,13 +10,17 @@ systemd.syntax(7).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 DIRECTORY = "/etc/systemd/system"
 MARKER = "# Written by `hvtx systemd install`; `hvtx systemd uninstall` removes it."
 RECOVER, COLLECT, TIMER = "hvtx-recover.service", "hvtx-gc.service", "hvtx-gc.timer"
-ENABLED = (RECOVER, TIMER)
+MEASURE, MEASURE_TIMER = "hvtx-metrics.service", "hvtx-metrics.timer"
+OPTIONAL = (MEASURE, MEASURE_TIMER)
+TIMERS = (TIMER, MEASURE_TIMER)
+ENABLED = (RECOVER, *TIMERS)
 # How `hvtx recover` is told that it runs in the sandbox, where it must start no VM itself.
 AUTOSTART = "HVTX_AUTOSTART"
 BY_SYSTEMD = "systemd-run"
@@ -89,17 +93,19 @@ class Place(NamedTuple):
     state_directory: str
     run_directory: str
     environment: Mapping[str, str]  # HVTX_… that was given at install
+    metrics: str | None = None  # the file of `hvtx metrics --textfile`, if that is wanted
 
 
 def units(place: Place) -> tuple[Unit, ...]:
     """Every unit of hvtx. Raises ValueError for a path that no unit file can hold."""
-    for word in (*place.program, *place[1:3], *place.environment.values()):
+    for word in (*place.program, *place[1:3], *place.environment.values(), place.metrics or ""):
         if any(ord(character) < 32 or ord(character) == 127 for character in word):
             raise ValueError(f"{word!r} has a control character")
     return (
         Unit(RECOVER, _recover(place)),
         Unit(COLLECT, _collect(place)),
         Unit(TIMER, _timer()),
+        *(() if place.metrics is None else _measuring(place, place.metrics)),
     )
 
 
@@ -193,6 +199,30 @@ def _timer() -> str:
     )
 
 
+def _measuring(place: Place, path: str) -> tuple[Unit, Unit]:
+    service = _text(
+        ("Unit",),
+        "Description=Numbers of hvtx for a textfile collector",
+        *_common_conditions(place),
+        f"After={RECOVER}",
+        ("Service",),
+        "Type=oneshot",
+        f"ExecStart={command_line((*place.program, 'metrics', '--textfile', path))}",
+        "Nice=10",
+        *_service(place, place.environment, os.path.dirname(path)),
+    )
+    timer = _text(
+        ("Unit",),
+        "Description=Numbers of hvtx every minute",
+        ("Timer",),
+        "OnActiveSec=1min",
+        "OnUnitInactiveSec=1min",
+        ("Install",),
+        "WantedBy=timers.target",
+    )
+    return Unit(MEASURE, service), Unit(MEASURE_TIMER, timer)
+
+
 def _common_conditions(place: Place) -> tuple[str, ...]:
     """The store must be mounted, and be there: without one, a boot must not make one."""
     return (
@@ -201,12 +231,12 @@ def _common_conditions(place: Place) -> tuple[str, ...]:
     )
 
 
-def _service(place: Place, environment: Mapping[str, str]) -> tuple[str, ...]:
+def _service(place: Place, environment: Mapping[str, str], *more: str) -> tuple[str, ...]:
     """Environment and sandbox of a service.
 
     There is no RuntimeDirectory=, which would empty the run directory when the service stops.
     """
-    directories = (place.state_directory, place.run_directory)
+    directories = (place.state_directory, place.run_directory, *more)
     writable = " ".join(_quoted(f"-{path}") for path in directories)
     needed = (*directories, place.program[0])
     hidden = any(f"{path}/".startswith(_TEMPORARY) for path in needed)

@@ -82,6 +82,26 @@ def prune(sql: sqlite3.Connection, keep: int) -> None:
     sql.execute("DELETE FROM history WHERE id <= (SELECT max(id) FROM history) - ?", (keep,))
 
 
+def newest(sql: sqlite3.Connection) -> int:
+    """The number of the newest line; 0 without any."""
+    return int(sql.execute("SELECT coalesce(max(id), 0) FROM history").fetchone()[0])
+
+
+def count(sql: sqlite3.Connection) -> int:
+    """How many lines there are."""
+    return int(sql.execute("SELECT count(*) FROM history").fetchone()[0])
+
+
+def of_operation(sql: sqlite3.Connection, operation: int, *, after: int) -> list[dict[str, Any]]:
+    """The lines of an operation that come after line ``after``, without their details."""
+    rows = sql.execute(
+        f"SELECT {', '.join(_COLUMNS)}, NULL FROM history WHERE id > ? AND operation = ?"
+        " ORDER BY id",
+        (after, operation),
+    )
+    return [_entry(row) for row in rows]
+
+
 def entries(sql: sqlite3.Connection, wanted: Wanted, *, limit: int) -> list[dict[str, Any]]:
     """The newest ``limit`` lines that are wanted, oldest first; ``detail`` is an object or None."""
     asked = {name: value for name, value in wanted._asdict().items() if value is not None}

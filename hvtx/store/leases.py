@@ -153,3 +153,13 @@ def macs_and_bridges(sql: sqlite3.Connection) -> tuple[set[str], set[str]]:
     }
     bridges = {row[0] for row in sql.execute("SELECT bridge FROM network")}
     return macs, bridges
+
+
+def counts(sql: sqlite3.Connection) -> dict[tuple[str, int], int]:
+    """How many addresses are leased, by network (id) and family (4, 6)."""
+    return {
+        (network, family): number
+        for network, family, number in sql.execute(
+            "SELECT network, family, count(*) FROM lease GROUP BY network, family"
+        )
+    }

@@ -314,6 +314,11 @@ def users_of_network(sql: sqlite3.Connection, network: str) -> list[str]:
     ]
 
 
+def tombstone_count(sql: sqlite3.Connection) -> int:
+    """How many marks of released resources are kept."""
+    return int(sql.execute("SELECT count(*) FROM resource WHERE state = 'released'").fetchone()[0])
+
+
 # -- operations and lives ----------------------------------------------------------------------
 
 

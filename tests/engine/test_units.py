@@ -100,7 +100,7 @@ def test_no_unit_owns_the_run_directory_or_ends_a_vm() -> None:
 
 
 def test_the_timer_collects_and_is_enabled_with_recover() -> None:
-    assert set(ENABLED) == {"hvtx-recover.service", "hvtx-gc.timer"}
+    assert set(ENABLED) == {"hvtx-recover.service", "hvtx-gc.timer", "hvtx-metrics.timer"}
     assert value("hvtx-gc.service", "ExecStart") == "/usr/bin/hvtx gc --apply"
     assert value("hvtx-gc.timer", "WantedBy") == "timers.target"
     assert "hvtx-recover.service" in value("hvtx-gc.service", "After")
@@ -184,3 +184,18 @@ def test_systemd_starts_a_vm_apart_from_the_unit() -> None:
         "start",
         "web",
     )
+
+
+def test_numbers_are_written_every_minute_where_they_are_wanted() -> None:
+    """Two more units, of which the service may write beside the file; none without it."""
+    place = Place(("/usr/bin/hvtx",), "/var/lib/hvtx", "/run/hvtx", {}, "/var/lib/prom/hvtx.prom")
+    made = {unit.name: unit.text for unit in units(place)}
+    plain = units(place._replace(metrics=None))
+    assert set(made) - {unit.name for unit in plain} == {
+        "hvtx-metrics.service", "hvtx-metrics.timer"
+    }  # fmt: skip
+    service = made["hvtx-metrics.service"]
+    assert "ExecStart=/usr/bin/hvtx metrics --textfile /var/lib/prom/hvtx.prom\n" in service
+    assert "ReadWritePaths=/run -/var/lib/hvtx -/run/hvtx -/var/lib/prom\n" in service
+    with pytest.raises(ValueError, match="control"):
+        units(place._replace(metrics="/a\nb"))

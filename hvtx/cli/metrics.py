@@ -1,0 +1,83 @@
+"""`hvtx metrics`: numbers in Prometheus' text format, for a scrape or a textfile collector."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hvtx.cli import render
+from hvtx.cli.common import as_json, opened
+from hvtx.errors import HvtxError
+
+if TYPE_CHECKING:
+    from hvtx.engine.metrics import Gauge
+
+
+@click.command()
+@click.option(
+    "--textfile", metavar="FILE", help="Write it there, whole, for node_exporter's collector."
+)
+@as_json
+@click.pass_context
+def metrics(ctx: click.Context, textfile: str | None, json_: bool) -> None:
+    """Print how many VMs, resources and interrupted operations there are, and what gc would do."""
+    from hvtx.engine import metrics as engine
+
+    with opened(ctx, writable=False) as runtime:
+        found = engine.gauges(runtime)
+    if json_:
+        render.emit_json({"schema": "hvtx/metrics/1", "metrics": [_document(g) for g in found]})
+    elif textfile is None:
+        from prometheus_client import generate_latest
+
+        sys.stdout.write(generate_latest(_registry(found)).decode())
+    else:
+        _write(found, textfile)
+
+
+def _document(gauge: Gauge) -> dict[str, Any]:
+    return {
+        "name": gauge.name,
+        "help": gauge.help,
+        "values": [
+            {"labels": dict(zip(gauge.labels, labels, strict=True)), "value": value}
+            for labels, value in gauge.values.items()
+        ],
+    }
+
+
+def _registry(found: Iterable[Gauge]) -> Any:
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.core import GaugeMetricFamily
+    from prometheus_client.registry import Collector
+
+    class Gauges(Collector):
+        def collect(self) -> Iterable[Any]:
+            for gauge in found:
+                family = GaugeMetricFamily(gauge.name, gauge.help, labels=gauge.labels)
+                for labels, value in gauge.values.items():
+                    family.add_metric(labels, value)
+                yield family
+
+    registry = CollectorRegistry()
+    registry.register(Gauges())
+    return registry
+
+
+def _write(found: Iterable[Gauge], path: str) -> None:
+    from prometheus_client import write_to_textfile
+
+    before = os.umask(0o022)  # the collector is another user
+    try:
+        write_to_textfile(path, _registry(found))
+    except OSError as problem:
+        raise HvtxError(
+            f"{path} cannot be written: {problem.strerror}",
+            hint="give a file in the directory that node_exporter's textfile collector reads",
+        ) from problem
+    finally:
+        os.umask(before)

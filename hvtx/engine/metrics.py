@@ -1,0 +1,109 @@
+"""`metrics`: how the installation is, as numbers for a monitoring system. Reads only."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from hvtx import __version__
+from hvtx.engine.collect import make_plan
+from hvtx.engine.launch import state_of
+from hvtx.engine.runtime import Runtime
+from hvtx.model.vm import Network
+from hvtx.planner.states import VmState
+from hvtx.store import history, leases, records
+
+_STATES = ("intended", "committed", "releasing")
+
+
+class Gauge(NamedTuple):
+    """A number, or one for each combination of label values."""
+
+    name: str
+    help: str
+    labels: tuple[str, ...]
+    values: Mapping[tuple[str, ...], float]
+
+
+def gauges(runtime: Runtime) -> list[Gauge]:
+    """Everything that is measured; where the host may not be read, there is no plan's."""
+    networks = records.networks(runtime.sql)
+    return [
+        _info(runtime),
+        *_records(runtime),
+        *_addresses(runtime, networks),
+        *_plan(runtime),
+        *_store(runtime),
+    ]
+
+
+def _info(runtime: Runtime) -> Gauge:
+    labels = (__version__, runtime.installation)
+    return Gauge("hvtx_info", "The program and the installation.", ("version", "installation"),
+                 {labels: 1})  # fmt: skip
+
+
+def _records(runtime: Runtime) -> Iterable[Gauge]:
+    states = Counter(state_of(runtime, vm)[0].value for vm in records.vms(runtime.sql))
+    counts = Counter((str(row.kind), str(row.state)) for row in records.resources(runtime.sql))
+    running = [runtime.is_running(o.id) for o in records.operations(runtime.sql)]
+    operations = {"running": sum(running), "interrupted": len(running) - sum(running)}
+    kinds = {kind for kind, _ in counts}
+    return [
+        Gauge("hvtx_vms", "VMs on record by state.", ("state",),
+              {(state.value,): states[state.value] for state in VmState}),
+        Gauge("hvtx_networks", "Networks on record.", (),
+              {(): len(records.networks(runtime.sql))}),
+        Gauge("hvtx_resources", "Resources on record by kind and state.", ("kind", "state"),
+              {(kind, state): counts[kind, state] for kind in sorted(kinds) for state in _STATES}),
+        Gauge("hvtx_operations", "Operations that have not ended.", ("state",),
+              {(state,): number for state, number in operations.items()}),
+        Gauge("hvtx_recovered", "Whether this life of the host is recovered.", (),
+              {(): float(runtime.life.recovered)}),
+    ]  # fmt: skip
+
+
+def _addresses(runtime: Runtime, networks: Iterable[Network]) -> Iterable[Gauge]:
+    counts = leases.counts(runtime.sql)
+    used: dict[tuple[str, ...], float] = {}
+    sizes: dict[tuple[str, ...], float] = {}
+    for network in networks:
+        for text in network.subnets:
+            subnet = ipaddress.ip_network(text)
+            label = (network.name, f"ipv{subnet.version}")
+            used[label] = float(counts.get((network.id, subnet.version), 0))
+            # without the network's, the gateway's and (IPv4) the broadcast address
+            sizes[label] = float(subnet.num_addresses - (3 if subnet.version == 4 else 2))
+    return [
+        Gauge("hvtx_leases", "Addresses that VMs have.", ("network", "family"), used),
+        Gauge("hvtx_addresses", "Addresses that VMs can have.", ("network", "family"), sizes),
+    ]
+
+
+def _plan(runtime: Runtime) -> Iterable[Gauge]:
+    report = make_plan(runtime)
+    refused = report.refused.code if report.refused else ""
+    items = Counter((item.action.value, item.reason.value) for item in report.plan.items)
+    return [
+        Gauge("hvtx_gc_refused", "1 if nothing may be concluded of the host, and why.", ("code",),
+              {(refused,): float(bool(refused))}),
+        Gauge("hvtx_gc_items", "What gc --plan lists, by action and reason.", ("action", "reason"),
+              {pair: float(number) for pair, number in sorted(items.items())}),
+    ]  # fmt: skip
+
+
+def _store(runtime: Runtime) -> Iterable[Gauge]:
+    size = 0
+    for suffix in ("", "-wal"):
+        if os.path.exists(runtime.store.path + suffix):
+            size += os.stat(runtime.store.path + suffix).st_size
+    lines, marks = history.count(runtime.sql), records.tombstone_count(runtime.sql)
+    return [
+        Gauge("hvtx_store_bytes", "The size of the state store.", (), {(): size}),
+        Gauge("hvtx_history_lines", "Lines that the history keeps.", (), {(): lines}),
+        Gauge("hvtx_tombstones", "Marks of released resources that are kept.", (),
+              {(): marks}),
+    ]  # fmt: skip
