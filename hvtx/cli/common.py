@@ -47,14 +47,20 @@ def complete_either(ctx: click.Context, param: click.Parameter, incomplete: str)
     return _names(ctx, incomplete, "vm", "network")
 
 
-class Number(click.IntRange):
-    """A whole number as people write it: an optional sign and digits 0 to 9."""
+class Number(click.ParamType):  # type: ignore[type-arg]  # which click 8.1 has not
+    """A whole number as people write it: an optional sign and digits 0 to 9; at least ``least``."""
+
+    name = "number"
+
+    def __init__(self, least: int | None = None) -> None:
+        """Any number, unless ``least`` is given."""
+        self._range = click.IntRange(least)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Refuse what ``int`` takes besides: digits of other scripts, underscores, blanks."""
         if isinstance(value, str) and not (value.isascii() and value.removeprefix("-").isdigit()):
             self.fail(f"{value!r} is not a whole number", param, ctx)
-        return super().convert(value, param, ctx)
+        return self._range.convert(value, param, ctx)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from hvtx.cli.main import PROGRAM
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    r"""Print the completion script of a shell.
+    """Print the completion script of a shell.
 
     \b
     bash: hvtx completion bash > /etc/bash_completion.d/hvtx
@@ -21,7 +21,7 @@ def completion(ctx: click.Context, shell: str) -> None:
     fish: hvtx completion fish > ~/.config/fish/completions/hvtx.fish
 
     Names of VMs and networks are completed for whoever may read the store.
-    """
+    """  # noqa: D301 - click's mark of lines that are to stay as they are
     from click.shell_completion import get_completion_class
 
     made = get_completion_class(shell)
