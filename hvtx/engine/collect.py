@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.transaction import Operation, begin, forget_vm
-from hvtx.errors import NotFound, Refused, StalePlan, UsageError
+from hvtx.errors import Busy, NotFound, Refused, StalePlan, UsageError
 from hvtx.host import failpoint, procfs
 from hvtx.model.plan import Action, Item, Plan, Reason, Snapshot
 from hvtx.model.resource import FIREWALL_KINDS, GONE, Entry, Kind, Outcome, Resource, State
@@ -166,21 +166,26 @@ def apply_plan(
     *,
     verb: str,
     vm: str | None = None,
+    networks_locked: bool = False,
     progress: Progress = lambda done, total, what: None,
 ) -> Plan:
-    """Carry out the acting items of a plan as one operation; the plan with its outcomes."""
+    """Carry out the acting items of a plan as one operation; the plan with its outcomes.
+
+    ``networks_locked``: the caller holds the lock of all networks.
+    """
     acting = plan.acting()
     if not acting:
         _tidy(runtime)
         return plan
     failpoint.reach("planned")
-    with begin(runtime, verb, vm=vm) as (_, operation):
-        pass
-    worker = _Worker(runtime, operation, acting, progress)
-    outcomes = worker.run()
-    failed = any(outcome != "done" for outcome in outcomes.values())
-    operation.end("partial" if failed else "done")
-    _tidy(runtime)
+    with _networks_locked(runtime, acting, held=networks_locked) as locked:
+        with begin(runtime, verb, vm=vm) as (_, operation):
+            pass
+        worker = _Worker(runtime, operation, acting, progress, networks=locked)
+        outcomes = worker.run()
+        failed = any(outcome != "done" for outcome in outcomes.values())
+        operation.end("partial" if failed else "done")
+        _tidy(runtime)
     index = {id(item): outcomes[n] for n, item in enumerate(acting)}
     return Plan(
         tuple(
@@ -193,6 +198,27 @@ def apply_plan(
     )  # fmt: skip
 
 
+@contextmanager
+def _networks_locked(runtime: Runtime, acting: Sequence[Item], *, held: bool) -> Iterator[bool]:
+    """Keep commands on networks away while rows of networks go, until their record is gone too.
+
+    Gives False where others keep the lock; then these rows must be left to them. Nobody who holds
+    it waits for a collector's own locks.
+    """
+    if held or all(item.vm is not None for item in acting):
+        yield True
+        return
+    try:
+        runtime.lock("all", "networks")
+    except Busy:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        runtime.unlock("all", "networks")
+
+
 def _remark(outcome: str) -> str:
     _, _, words = outcome.partition(":")
     return f"; {words}" if words else ""
@@ -202,12 +228,19 @@ class _Worker:
     """Carries out items in chunks; an outcome is ``done``, ``failed:why`` or ``skipped:why``."""
 
     def __init__(
-        self, runtime: Runtime, operation: Operation, items: Sequence[Item], progress: Progress
+        self,
+        runtime: Runtime,
+        operation: Operation,
+        items: Sequence[Item],
+        progress: Progress,
+        *,
+        networks: bool,
     ) -> None:
         self.runtime = runtime
         self.operation = operation
         self.items = items
         self.progress = progress
+        self.networks = networks  # whether what belongs to no VM may be touched
         self.outcomes: dict[int, str] = {}
         self.rows = records.resources_by_id(runtime.sql, [item.row for item in items if item.row])
 
@@ -259,6 +292,8 @@ class _Worker:
                     self.outcomes[number] = "skipped:it changed in the meantime"
                 elif item.vm in busy:
                     self.outcomes[number] = "skipped:another operation works on its VM"
+                elif row.vm is None and not self.networks:
+                    self.outcomes[number] = "skipped:another operation works on networks"
                 else:
                     reasons[row.id] = item.reason.value
                     {
@@ -316,6 +351,8 @@ class _Worker:
         try:
             if busy:
                 return "skipped:another operation works on its VM"
+            if item.vm is None and not self.networks:
+                return "skipped:another operation works on networks"
             if self._needed_now(item):
                 return "skipped:it stands in the place of what its VM, which runs now, needs"
             outcome = remove_sighted(self.runtime, item)
@@ -561,4 +598,4 @@ def resolve(runtime: Runtime, *, vm: str | None = None, networks: bool = False) 
         return row.vm is not None and snapshot.vms.get(row.vm, None) is not None and item.vm == vm
 
     chosen = Plan(tuple(item for item in plan.items if concerns(item)))
-    return apply_plan(runtime, chosen, verb="resolve", vm=vm)
+    return apply_plan(runtime, chosen, verb="resolve", vm=vm, networks_locked=networks)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from hvtx.engine.networks import DEFAULT, default_draft, default_network
+from hvtx.engine.networks import DEFAULT, default_draft, take_network
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, begin
 from hvtx.errors import Conflict, NotFound, UsageError
@@ -240,13 +240,8 @@ def check_wish(runtime: Runtime, wish: VmWish) -> None:
 
 def take_networks(runtime: Runtime, wish: VmWish) -> list[Network]:
     """The VM's networks, locked against removal; `default` is made if it is not there."""
-    networks = [
-        default_network(runtime) if name == DEFAULT else records.get_network(runtime.sql, name)
-        for name in wish.networks or (DEFAULT,)
-    ]
-    for network in networks:
-        runtime.lock("network", network.name, shared=True)
-    _check_addresses(runtime, wish, networks)  # `default` may have got another subnet by now
+    networks = [take_network(runtime, name) for name in wish.networks or (DEFAULT,)]
+    _check_addresses(runtime, wish, networks)  # a network may have got another subnet by now
     return networks
 
 

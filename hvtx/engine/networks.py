@@ -9,7 +9,15 @@ from typing import Any, NamedTuple
 from hvtx.drivers.sysctl import read as read_setting
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, begin
-from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted, PartialFailure, UsageError
+from hvtx.errors import (
+    Conflict,
+    HostRefused,
+    HvtxError,
+    NotFound,
+    NotPermitted,
+    PartialFailure,
+    UsageError,
+)
 from hvtx.host import failpoint
 from hvtx.host.links import Links
 from hvtx.model.resource import Kind, Resource, State
@@ -77,19 +85,42 @@ def _resolve(runtime: Runtime) -> None:
     resolve(runtime, networks=True)
 
 
-def default_network(runtime: Runtime) -> Network:
-    """The network ``default``, made from a free private /24 if it is not there."""
-    found = records.find_network(runtime.sql, DEFAULT)
-    if found is not None:
-        return found
-    runtime.lock("all", "networks")
-    found = records.find_network(runtime.sql, DEFAULT)  # another process may have made it
+def take_network(runtime: Runtime, name: str) -> Network:
+    """A network, locked against removal until this run ends; `default` is made if it is not there.
+
+    What is read before the lock is held may be gone by then. Raises NotFound, Conflict, Busy.
+    """
+    runtime.lock("network", name, shared=True)
+    found = records.find_network(runtime.sql, name)
     if found is not None and not _is_provisional(runtime, found):
-        runtime.unlock("all", "networks")
         return found
-    made = create_network(runtime, NetworkWish(DEFAULT, (_free_subnet(runtime),)))
-    runtime.unlock("all", "networks")
-    return made
+    if name == DEFAULT:
+        runtime.unlock("network", name)  # to be had alone: two that share it would wait for ever
+        return _make_default(runtime)
+    if found is not None:
+        raise NotFound(
+            f"network {name!r} was left half-made or half-removed by an interrupted command",
+            hint="`hvtx recover` takes it back; then make it again: hvtx network create",
+        )
+    return records.get_network(runtime.sql, name)
+
+
+def _make_default(runtime: Runtime) -> Network:
+    """Make the network ``default`` from a free private /24; it stays locked against removal."""
+    runtime.lock("network", DEFAULT)
+    runtime.lock("all", "networks")
+    try:
+        _resolve(runtime)
+        network = records.find_network(runtime.sql, DEFAULT)  # another process may have made it
+        if network is None or _is_provisional(runtime, network):  # the latter: what cannot go
+            wish = NetworkWish(DEFAULT, (_free_subnet(runtime),))
+            _check_free(runtime, wish)
+            network = _describe(runtime, wish)
+            _make(runtime, network, "network-create", new=True)
+    finally:
+        runtime.unlock("all", "networks")
+    runtime.lock("network", DEFAULT, shared=True)
+    return network
 
 
 def default_draft(runtime: Runtime) -> Network:
@@ -334,6 +365,8 @@ def ensure_networks(runtime: Runtime, networks: Iterable[Network], verb: str = "
         return
     runtime.lock("all", "networks")
     try:
+        if records.resources(runtime.sql, "vm IS NULL AND state IN ('intended', 'releasing')"):
+            _resolve(runtime)  # what an interrupted rebuild has left
         _close_earlier_lives(runtime, missing)
         for network in missing:
             if bridge_row(runtime, network) is None:
