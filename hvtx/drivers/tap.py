@@ -226,15 +226,9 @@ def hold(seen: Link, links: Links, objection: Callable[[Link], Outcome | None]) 
     descriptor = tun.open_device()
     try:
         failpoint.reach("seen:tap")
-        try:
-            tun.attach(descriptor, seen.name, seen.tun_flags)
-        except OSError as refusal:
-            if refusal.errno == errno.EBUSY:
-                return _give_up(
-                    descriptor,
-                    Outcome(False, "in-use", f"{seen.name} is held open by some process"),
-                )
-            raise
+        if not _attached(descriptor, seen):
+            words = f"{seen.name} is held open by some process"
+            return _give_up(descriptor, Outcome(False, "in-use", words))
         failpoint.reach("attached:tap")
         held = links.get(ifindex=seen.ifindex)
         if held is None or held.name != seen.name:
@@ -249,6 +243,26 @@ def hold(seen: Link, links: Links, objection: Callable[[Link], Outcome | None]) 
         with contextlib.suppress(OSError):
             os.close(descriptor)
         raise
+
+
+def _attached(descriptor: int, seen: Link) -> bool:
+    """Whether the device could be attached to, for which readers of fdinfo are waited for.
+
+    Whoever reads ``/proc/<pid>/fdinfo`` of a process that ends meanwhile holds its descriptor for
+    a moment longer than the process lived. No process has that descriptor, which tells it from use.
+    """
+    deadline = time.monotonic() + _LATE_SECONDS
+    while True:
+        try:
+            tun.attach(descriptor, seen.name, seen.tun_flags)
+        except OSError as refusal:
+            if refusal.errno != errno.EBUSY:
+                raise
+        else:
+            return True
+        if procfs.tap_holders({seen.name}).found or time.monotonic() >= deadline:
+            return False
+        time.sleep(_PAUSE)
 
 
 def _give_up(descriptor: int, outcome: Outcome) -> Outcome:
