@@ -10,6 +10,7 @@ import ctypes
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -164,3 +165,8 @@ def difference(before: object, after: object, path: str = "") -> str:
         come = [f"+ {path}: {json.dumps(item)}" for item in after if item not in before]
         return "\n".join([*gone, *come]) or f"~ {path}: another number of copies"
     return f"~ {path}: {json.dumps(before)} -> {json.dumps(after)}"
+
+
+def tell(**figures: object) -> None:
+    """Print the figures of a test as one line of JSON, for `pytest -rP`."""
+    sys.stdout.write(json.dumps(figures) + "\n")

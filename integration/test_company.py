@@ -1,0 +1,206 @@
+"""hvtx in company: many processes of its own, strangers, and another installation beside it.
+
+The ordinary run is short; `HVTX_COMPANY=all` (tox -e company) makes it long, and both are bounded.
+A failure names its seed: `HVTX_COMPANY_SEED=n` repeats the choices, though not the timing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from integration import lab
+from integration.crowd import (
+    Crowd,
+    Own,
+    Worker,
+    end_survivors,
+    registers,
+    remove_all,
+    share,
+    survivors,
+)
+from integration.history import ANYBODY, Act, Operation, problems
+from integration.program import Forked, Program, preload
+from integration.test_replay import stopped
+from integration.test_strangers import hold, in_another_boot
+
+ALL = os.environ.get("HVTX_COMPANY") == "all"
+SEED = int(os.environ.get("HVTX_COMPANY_SEED", time.time_ns() % 1_000_000))
+STEPS = 150 if ALL else 7
+WORKERS = 8
+LOOPS = ("gc --apply", "recover")
+
+
+def open_tables(firewall: str) -> None:
+    """Let the legacy tables exist, empty: once in use they stay so until the namespace goes."""
+    if firewall == "iptables":
+        for table in ("nat", "filter"):
+            lab.run("iptables-legacy", "-w", "-t", table, "-S")
+
+
+# -- one installation, many processes ------------------------------------------------------------------
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("firewall", ["nftables", "iptables"])
+def test_eight_processes_and_two_collectors(firewall: str, tmp_path: Path) -> None:
+    """VMs run, stopped, removed, commands killed, and gc and recover beside them without a pause."""
+    preload()
+    crowd = Crowd(tmp_path / "crowd", SEED, firewall=firewall)
+    open_tables(firewall)
+    before = lab.dump()
+    crowd.hvtx("network", "create", "net", "--subnet", "10.77.0.0/24")
+
+    def work(number: int) -> None:
+        worker = Worker(crowd, number)
+        own = Own(worker, f"own{number}", "net")
+        for _ in range(STEPS):
+            (own.step if worker.maybe(0.5) else lambda: share(worker))()
+        if own.up is not None:
+            own.check()
+
+    try:
+        for number in range(WORKERS):
+            crowd.spawn(f"worker {number}", lambda number=number: work(number))
+        for number, verb in enumerate(LOOPS, WORKERS):
+            crowd.loop(number, *verb.split())
+        crowd.join(LOOPS)
+        journal = crowd.journal()
+        assert not crowd.undocumented(), f"seed {SEED}: {crowd.undocumented()[:3]}"
+        assert problems(registers(journal)) == [], f"seed {SEED}"
+        crowd.hvtx("recover")
+        assert crowd.hvtx("intents", "--json").json()["operations"] == []
+        crowd.hvtx("gc", "--apply")
+        assert crowd.hvtx.is_clean()
+        remove_all(crowd.hvtx)
+        assert survivors(crowd.reports) == []
+        assert lab.difference(before, lab.dump()) == "", f"seed {SEED}"
+    finally:
+        end_survivors(crowd.reports)
+    # nobody starved: each worker did all it had to do, and the collectors went round
+    done = Counter(entry.worker for entry in journal)
+    assert all(done[number] >= STEPS for number in range(WORKERS)), done
+    assert all(done[number] for number in range(WORKERS, WORKERS + len(LOOPS))), done
+    codes = Counter(f"{' '.join(entry.argv[:2])} {entry.code}" for entry in journal)
+    killed = sum(entry.code is None for entry in journal)
+    lab.tell(
+        firewall=firewall,
+        seed=SEED,
+        commands=len(journal),
+        killed=killed,
+        codes=sorted(codes.items()),
+    )
+
+
+# -- what company found ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("point", ["intended", "acted:bridge"])
+def test_no_vm_joins_a_network_that_was_never_finished(point: str) -> None:
+    """It would keep the network's record when `recover` takes the rest back."""
+    preload()
+    hvtx = Forked(HVTX_FIREWALL="nftables")
+    network = ("network", "create", "net", "--subnet", "10.77.0.0/24")
+    vm = ("vm", "create", "web", "--network", "net", "--", "sleep", "600")
+    hvtx(*network, code=-signal.SIGKILL, HVTX_FAILPOINT=f"{point}:kill")
+    assert "hvtx recover" in hvtx(*vm, code=3).err
+    hvtx("recover")
+    assert hvtx.is_clean()
+    hvtx(*network)
+    hvtx(*vm)
+    hvtx("vm", "start", "web")
+    hvtx("vm", "rm", "web", "--force")
+
+
+def test_a_start_after_a_rebuild_that_was_killed(tmp_path: Path) -> None:
+    """The rows of the interrupted rebuild are released by the start itself, as of any operation."""
+    hvtx = Program(HVTX_FIREWALL="nftables")
+    hvtx("network", "create", "net", "--subnet", "10.77.0.0/24")
+    hvtx("vm", "create", "web", "--network", "net", "--", "sleep", "600")
+    lab.run("ip", "link", "del", hvtx("network", "show", "net", "--json").json()["bridge"])
+    lab.run("nft", "flush", "ruleset")
+    shutil.rmtree(os.environ["HVTX_RUN_DIR"])
+    command = (sys.executable, "-m", "hvtx")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HVTX_FAILPOINT", "acted:bridge:kill")
+        assert in_another_boot(*command, "recover").returncode == -signal.SIGKILL
+    started = in_another_boot(*command, "vm", "start", "web")
+    assert started.returncode == 0, started.stderr
+    assert in_another_boot(*command, "gc", "--plan", "--detailed-exitcode").returncode == 0
+    in_another_boot(*command, "vm", "rm", "web", "--force")
+
+
+def test_a_passing_reference_to_a_device_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reads fdinfo of a dying VM process has its descriptor a moment longer than it."""
+    monkeypatch.setenv("HVTX_FIREWALL", "nftables")
+    hvtx = Program()
+    hvtx("network", "create", "net", "--subnet", "10.77.0.0/24")
+    hvtx("vm", "run", "web", "--network", "net", "--", "sleep", "600")
+    vm = hvtx.vm("web")
+    os.kill(vm["pid"], signal.SIGKILL)
+    ours, theirs = socket.socketpair()
+    held = hold(vm["interfaces"][0]["device"])
+    socket.send_fds(ours, [b"x"], [held])
+    os.close(held)  # from here on no process has it
+    with stopped("vm", "rm", "web", "--force", at="seen:tap:stop") as removal:
+        later = threading.Timer(0.1, theirs.close)
+        later.start()
+        assert removal.go_on() == 0, removal.output
+        later.join()
+    ours.close()
+    assert vm["interfaces"][0]["device"] not in lab.run("ip", "-o", "link")
+
+
+# -- the checker itself --------------------------------------------------------------------------------
+
+
+def op(act: Act, owner: str | None, began: int, ended: int, *, certain: bool = True) -> Operation:
+    return Operation("port/8000", act, owner, began, ended, certain)
+
+
+GOT, GONE, SEEN = Act.ACQUIRE, Act.RELEASE, Act.READ
+POSSIBLE = {
+    "one after the other": [op(GOT, "a", 1, 2), op(GONE, "a", 3, 4), op(GOT, "b", 5, 6)],
+    "at once, in the other order": [op(GOT, "a", 1, 9), op(GOT, "b", 2, 4), op(GONE, "b", 3, 8)],
+    "a killed one happened": [op(GOT, "a", 1, 2, certain=False), op(SEEN, "a", 3, 4)],
+    "a killed one did not": [op(GOT, "a", 1, 2, certain=False), op(GOT, "b", 3, 4)],
+    "a killed one was undone": [
+        op(GOT, "a", 1, 2, certain=False), op(SEEN, "a", 3, 4), op(GOT, "b", 5, 6)],
+    "a killed removal happened": [
+        op(GOT, "a", 1, 2), op(GONE, "a", 3, 4, certain=False), op(GOT, "b", 5, 6)],
+    "what others have stays theirs": [
+        op(GOT, "a", 1, 2), op(Act.LET_GO, "b", 3, 4), op(SEEN, "a", 5, 6)],
+}  # fmt: skip
+IMPOSSIBLE = {
+    "held by two": [op(GOT, "a", 1, 2), op(GOT, "b", 3, 4)],
+    "held by two at once": [op(GOT, "a", 1, 4), op(GOT, "b", 2, 3)],
+    "lost": [op(GOT, "a", 1, 2), op(SEEN, None, 3, 4)],
+    "lost and given away": [
+        op(GOT, "a", 1, 2), op(Act.LET_GO, "b", 3, 4), op(GOT, "b", 5, 6)],
+    "brought back": [op(GOT, "a", 1, 2), op(GONE, "a", 3, 4), op(SEEN, "a", 5, 6)],
+    "released twice": [op(GOT, "a", 1, 2), op(GONE, "a", 3, 4), op(GONE, "a", 5, 6)],
+    "seen before it was": [op(SEEN, "a", 1, 2), op(GOT, "a", 3, 4)],
+    "refused, though it was free": [op(SEEN, ANYBODY, 1, 2)],
+    "a killed one was undone and is there": [
+        op(GOT, "a", 1, 2, certain=False), op(SEEN, None, 3, 4), op(SEEN, "a", 5, 6)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("history", POSSIBLE.values(), ids=POSSIBLE)
+def test_a_possible_history_is_accepted(history: list[Operation]) -> None:
+    assert problems(history) == []
+
+
+@pytest.mark.parametrize("history", IMPOSSIBLE.values(), ids=IMPOSSIBLE)
+def test_an_impossible_history_is_found(history: list[Operation]) -> None:
+    assert problems(history)
