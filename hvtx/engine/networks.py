@@ -124,7 +124,7 @@ def _make_default(runtime: Runtime) -> Network:
 
 
 def default_draft(runtime: Runtime) -> Network:
-    """The network ``default`` as it is, or as :func:`default_network` would make it now."""
+    """The network ``default`` as it is, or as :func:`take_network` would make it now."""
     found = records.find_network(runtime.sql, DEFAULT)
     return found or _describe(runtime, NetworkWish(DEFAULT, (_free_subnet(runtime),)))
 
