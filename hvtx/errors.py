@@ -39,6 +39,19 @@ class HvtxError(Exception):
             self.code = code
 
 
+class OutputLost(HvtxError):
+    """Standard output cannot be written; it comes after the deed, which stands."""
+
+    code = "output"
+
+    def __init__(self, problem: OSError) -> None:
+        """Take what the system said."""
+        super().__init__(
+            f"standard output cannot be written: {problem.strerror}",
+            hint="what was asked for is done, and only the answer is lost",
+        )
+
+
 class UsageError(HvtxError):
     """A malformed value or a wrong combination of options."""
 

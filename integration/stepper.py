@@ -1,4 +1,4 @@
-"""Run a forked command under ptrace and end it before its nth system call.
+"""Run a forked command under ptrace; end it, or signal it, before its nth system call.
 
 ptrace(2): the child asks to be traced and stops; PTRACE_SYSCALL then stops it at the entry and the
 exit of every system call (told from signals by PTRACE_O_TRACESYSGOOD). PTRACE_O_EXITKILL lets no
@@ -11,6 +11,7 @@ import ctypes
 import os
 import signal
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from integration.program import Ran, child, text_of
@@ -32,9 +33,16 @@ class Stepped(NamedTuple):
 
 
 def run_stepped(
-    arguments: Sequence[str], environment: Mapping[str, str], *, kill_at: int | None = None
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    kill_at: int | None = None,
+    signals: Mapping[int, int] = MappingProxyType({}),
 ) -> Stepped:
-    """Run a command line; SIGKILL it before its system call number ``kill_at`` (from 1)."""
+    """Run a command line; SIGKILL it before its system call number ``kill_at`` (from 1).
+
+    ``signals``: what it is sent before other calls, by their number.
+    """
     out, err = os.memfd_create("out"), os.memfd_create("err")
     pid = os.fork()
     if pid == 0:
@@ -58,6 +66,8 @@ def run_stepped(
         if not entering:
             continue
         calls += 1
+        if calls in signals:
+            os.kill(pid, signals[calls])
         if calls == kill_at:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)

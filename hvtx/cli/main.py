@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from hvtx import __version__
-from hvtx.errors import HvtxError, NotFound, NotPermitted, StoreError, UsageError
+from hvtx.errors import HvtxError, NotFound, NotPermitted, OutputLost, StoreError, UsageError
 
 PROGRAM = "hvtx"
 DEFAULT_CONFIG = "/etc/hvtx/config.toml"
@@ -60,17 +60,27 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as problem:
-            hint = (
-                "what was made is taken back; `hvtx intents` shows if anything is left to recover"
-            )
-            error = HvtxError("interrupted", hint=hint, code="interrupted")
-            error.exit_code = 130
-            raise error from problem
+            raise _interrupted() from problem
+        except RuntimeError as problem:
+            # what asyncio, in pyroute2, makes of Ctrl-C; nothing else stops its loop
+            if "Event loop stopped before" not in str(problem):
+                raise
+            raise _interrupted() from problem
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, words) for name, (_, words) in COMMANDS.items()])
+
+
+def _interrupted() -> HvtxError:
+    hint = (
+        "what was unfinished is taken back, what was committed stands; `hvtx intents` shows whether"
+        " anything is left to `hvtx recover`"
+    )
+    error = HvtxError("interrupted", hint=hint, code="interrupted")
+    error.exit_code = 130
+    return error
 
 
 @click.group(
@@ -173,6 +183,13 @@ def _from_file(path: str, *, explicit: bool) -> dict[str, Any]:
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command line; returns its exit code."""
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:  # a second one, while the first was being told
+        return 130
+
+
+def _run(arguments: Sequence[str]) -> int:
     head = list(arguments)
     before_command = head[: head.index("--")] if "--" in head else head
     as_json = "--json" in before_command
@@ -182,7 +199,7 @@ def run(arguments: Sequence[str]) -> int:
         _refuse_bytes(head)
         code = root.main(args=list(head), prog_name=PROGRAM, standalone_mode=False, obj=head)
         if sys.stdout is not None:  # a caller may have closed it
-            sys.stdout.flush()
+            _flush()
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
@@ -199,13 +216,15 @@ def run(arguments: Sequence[str]) -> int:
             hint = f"{context.command_path} --help"
         return _tell(UsageError(_words(problem), hint=hint), as_json=as_json, debug=debug)
     except HvtxError as problem:
+        if isinstance(problem, OutputLost):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would fail on it once more
         return _tell(problem, as_json=as_json, debug=debug)
     except (KeyboardInterrupt, click.Abort):
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
-    except OSError as problem:
+    except (OSError, MemoryError) as problem:
         return _tell(_unexpected(problem), as_json=as_json, debug=debug)
     except Exception as problem:  # noqa: BLE001 - a mistake of ours is one line too, unless asked
         words = f"unexpected {type(problem).__name__}: {problem}"
@@ -218,6 +237,15 @@ def _never_fail_to_write() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as problem:
+        raise OutputLost(problem) from problem
 
 
 def _refuse_bytes(arguments: Sequence[str]) -> None:
@@ -235,7 +263,10 @@ def _words(problem: click.ClickException) -> str:
     return words[:1].lower() + words[1:] if words else "usage"
 
 
-def _unexpected(problem: OSError) -> HvtxError:
+def _unexpected(problem: OSError | MemoryError) -> HvtxError:
+    if isinstance(problem, MemoryError):
+        hint = "free some, or raise the limit; then `hvtx recover` resolves what was under way"
+        return HvtxError("the memory that hvtx may use is exhausted", hint=hint, code="memory")
     if isinstance(problem, PermissionError):
         return NotPermitted(
             f"not permitted: {problem}", hint="run hvtx as root, for instance with sudo"

@@ -8,10 +8,24 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from hvtx.errors import OutputLost
+
+
+def _write(text: str) -> None:
+    """Raises OutputLost, which tells a full disk of the caller's from one of hvtx's."""
+    if sys.stdout is None:  # the caller closed it, and wants no answer
+        return
+    try:
+        sys.stdout.write(text)
+    except BrokenPipeError:
+        raise
+    except OSError as problem:
+        raise OutputLost(problem) from problem
+
 
 def emit_json(document: dict[str, Any]) -> None:
     """One JSON object."""
-    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    _write(json.dumps(document, indent=2) + "\n")
 
 
 def plain(text: object) -> str:
@@ -22,7 +36,7 @@ def plain(text: object) -> str:
 
 def fancy() -> bool:
     """Whether standard output is a terminal."""
-    return sys.stdout.isatty()
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:
@@ -50,14 +64,14 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]], *, empty: st
     widths = [max(len(row[n]) for row in cells) for n in range(len(headers))]
     for row in cells:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        sys.stdout.write(line.rstrip() + "\n")
+        _write(line.rstrip() + "\n")
 
 
 def fields(pairs: Sequence[tuple[str, object]]) -> None:
     """Names and values, one a line."""
     width = max(len(name) for name, _ in pairs) + 1
     for name, value in pairs:
-        sys.stdout.write(f"{(name + ':').ljust(width)}  {plain(value)}\n")
+        _write(f"{(name + ':').ljust(width)}  {plain(value)}\n")
 
 
 STYLES = {"delete": "bold red", "commit": "green", "forget": "yellow", "skip": "dim"}
@@ -65,7 +79,7 @@ STYLES = {"delete": "bold red", "commit": "green", "forget": "yellow", "skip": "
 
 def say(text: str, style: str = "") -> None:
     """A line of text, in colour on a terminal that wants it."""
-    sys.stdout.write(coloured(text, style) + "\n")
+    _write(coloured(text, style) + "\n")
 
 
 def coloured(text: str, style: str) -> str:

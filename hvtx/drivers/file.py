@@ -62,8 +62,8 @@ def mark_of(path: str) -> str | None:
 
 def _release(row: Resource) -> Outcome:
     spec: FileSpec = row.spec  # type: ignore[assignment]
-    path = Path(spec["path"])
-    _clear(spec["path"] + ".new")
+    path, draft = Path(spec["path"]), Path(spec["path"] + ".new")
+    _clear(str(draft))
     if not os.path.lexists(path):
         return GONE
     if path.is_symlink() or mark_of(spec["path"]) != row.mark:
@@ -72,8 +72,10 @@ def _release(row: Resource) -> Outcome:
         for inside in path.iterdir():
             if inside.name != "mark":
                 inside.unlink()
-        (path / "mark").unlink()
-        path.rmdir()
+        # out of the way in one step: killed here, it is what `_clear` finds, and never unmarked
+        os.rename(path, draft)
+        (draft / "mark").unlink()
+        draft.rmdir()
     except OSError as problem:
         return Outcome(False, "host-refused", f"{path} cannot be removed: {problem.strerror}")
     return GONE

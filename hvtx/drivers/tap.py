@@ -138,18 +138,18 @@ class TapDriver:
         return outcomes
 
     def _release(self, row: Resource, around: Around) -> Outcome:
-        links = Links()
         try:
-            grip = self._grips.pop(row.id, None)
-            if grip is None:
-                return release_one(row, links, around)
-            return _release_held(row, links, around, *grip)
+            with contextlib.closing(Links()) as links:
+                grip = self._grips.pop(row.id, None)
+                if grip is None:
+                    return release_one(row, links, around)
+                return _release_held(row, links, around, *grip)
         except HvtxError as problem:
             return Outcome(False, problem.code, problem.message)
         except (OSError, DumpInterrupted) as problem:
             return Outcome(False, "observe-failed", f"{row.key}: {problem}")
-        finally:
-            links.close()
+        except Exception as problem:  # noqa: BLE001 - memory, say: the others are to be released
+            return Outcome(False, "failed", f"{row.key}: {type(problem).__name__} {problem}")
 
     def _name_holders(self, resources: Sequence[Resource], outcomes: dict[int, Outcome]) -> None:
         named = [row for row in resources if row.id in outcomes]
@@ -323,25 +323,31 @@ def dependents(seen: Link, around: Around, known: Sequence[str] = ()) -> Outcome
 
 
 def in_threads(work: Callable[[Resource], None], rows: Sequence[Resource]) -> None:
-    """Do ``work`` for each row, up to 64 at a time (they wait in the kernel, not for the CPU)."""
-    if len(rows) <= 1:
-        for row in rows:
-            work(row)
-        return
-    import threading
+    """Do ``work``, which raises nothing, for each row.
 
+    Up to 64 at a time: they wait in the kernel, not for the CPU. Where the system gives no more
+    threads (memory, a limit of tasks) the calling one, which works too, does what is left.
+    """
     waiting = list(rows)
 
     def worker() -> None:
         while True:
-            with contextlib.suppress(IndexError):
-                work(waiting.pop())
-                continue
-            return
+            try:
+                row = waiting.pop()
+            except IndexError:
+                return
+            work(row)
 
-    threads = [threading.Thread(target=worker) for _ in range(min(_THREADS, len(rows)))]
-    for thread in threads:
-        thread.start()
+    threads = []
+    if len(rows) > 1:
+        import threading
+
+        with contextlib.suppress(RuntimeError, MemoryError):
+            for _ in range(min(_THREADS, len(rows)) - 1):
+                thread = threading.Thread(target=worker)
+                thread.start()
+                threads.append(thread)
+    worker()
     for thread in threads:
         thread.join()
 

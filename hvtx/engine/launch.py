@@ -277,6 +277,8 @@ def _take_back(
     *,
     new: bool,
 ) -> None:
+    if operation.committed:
+        return  # Ctrl-C came too late
     if isinstance(problem, HvtxError) and problem.code == "commit-unknown":
         return  # it may have been kept: only `recover` may decide, from the record
     if identity is not None:
@@ -350,11 +352,12 @@ def stop_vm(
     with begin(runtime, verb, vm=name) as (_, operation):
         pass
     try:
+        operation.heed()
         for row in rows:
             identity = identity_of(row) if row.kind == Kind.PROCESS else None
             if identity is not None and identity.boot_id == runtime.boot_id:
                 _end_process(runtime, vm, identity, timeout=timeout, force=force)
-    except BaseException:
+    except Exception:  # after Ctrl-C it stays open, as if killed: `recover` carries it through
         operation.end("partial")
         raise
     failpoint.reach("ended:process")

@@ -317,7 +317,8 @@ def _make(runtime: Runtime, network: Network, verb: str, *, new: bool) -> None:
             ),
         )
     except (Exception, KeyboardInterrupt) as problem:
-        undo(operation, rows, problem, forget_network=network.id if new else None)
+        if not operation.committed:
+            undo(operation, rows, problem, forget_network=network.id if new else None)
         raise
 
 

@@ -82,7 +82,7 @@ class Runtime:
 
     def reopen_store(self) -> None:
         """Forget the connection and read again what is really there."""
-        self.store.connection.close()
+        self.store.close()
         self.store = self._open()
 
     def close(self) -> None:

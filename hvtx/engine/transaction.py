@@ -83,6 +83,8 @@ class Operation:
         self.network = network
         self.id = 0
         self._heard = 0  # the last line of the history before the operation's own
+        self.interrupted = False  # by Ctrl-C, while its rows were being written
+        self.committed = False  # from here on nothing of it may be taken back
         self._lock: LockFile = runtime.operations
 
     # -- intend ----------------------------------------------------------------------------------
@@ -128,6 +130,15 @@ class Operation:
             state=State.COMMITTED if committed else State.INTENDED,
         )
 
+    def heed(self) -> None:
+        """Raise the KeyboardInterrupt that came while the disk wrote the operation's rows.
+
+        Its caller can undo now, which it could not inside :func:`begin`.
+        """
+        if self.interrupted:
+            self.interrupted = False
+            raise KeyboardInterrupt
+
     def new_mark(self, row: int) -> str:
         """A fresh mark for a row."""
         return make_mark(self.runtime.installation, row, os.urandom(10))
@@ -136,6 +147,7 @@ class Operation:
 
     def act(self, rows: Sequence[Resource]) -> dict[int, Mapping[str, Any]]:
         """Make everything but the process; what was read back, by row. Stops at the first error."""
+        self.heed()
         observed: dict[int, Mapping[str, Any]] = {}
         ordered = sorted(
             rows, key=lambda row: (_MAKING[Kind(row.kind)], driver_name(row) != "nftables")
@@ -164,7 +176,11 @@ class Operation:
         events: Sequence[Event] = (),
         then: Callable[[Any], None] = lambda sql: None,
     ) -> None:
-        """Close the operation as done; raises HvtxError if a row was no longer ours to commit."""
+        """Close the operation as done; raises HvtxError if a row was no longer ours to commit.
+
+        Ctrl-C that comes while the disk writes is too late: what was committed stands, as
+        ``committed`` tells who would undo.
+        """
         try:
             with self.runtime.store.transaction() as sql:
                 moved = intents.commit(sql, rows, observed, self.id)
@@ -176,9 +192,10 @@ class Operation:
                 made = [Event("made", f"{row.kind} {row.key}", row.kind, row.key) for row in rows]
                 self.history(sql, [*made, *events])
                 self._close(sql, "done")
-        except CommitUnknown:
+        except (CommitUnknown, KeyboardInterrupt):
             if not self._was_committed(rows):
                 raise
+        self.committed = True
         self._verify()
         failpoint.reach("committed")
         self.unlock()
@@ -203,6 +220,7 @@ class Operation:
         ``claim`` is asked inside the transaction that moves the rows; False leaves everything.
         Rows that somebody else moved meanwhile are left to them (``contended``).
         """
+        self.heed()
         with self.runtime.store.transaction() as sql:
             moved = intents.release(sql, rows, self.id) if claim(sql) else []
         failpoint.reach("releasing")
@@ -414,6 +432,12 @@ def begin(
         with runtime.store.transaction() as sql:
             operation._open(sql)  # noqa: SLF001 - the two are one thing
             yield sql, operation
+    except KeyboardInterrupt:
+        if operation.id not in {known.id for known in records.operations(runtime.sql)}:
+            if operation.id:
+                operation.unlock()
+            raise
+        operation.interrupted = True  # its rows are on record: whoever acts on them can undo
     except BaseException:
         if operation.id:
             operation.unlock()

@@ -116,7 +116,15 @@ def _stand_in_line(descriptor: int, timeout: float) -> bool:
             os.close(descriptor)
         arrived.set()
 
-    threading.Thread(target=wait, name="xtables-lock", daemon=True).start()
+    waiter = threading.Thread(target=wait, name="xtables-lock", daemon=True)
+    try:
+        waiter.start()
+    except RuntimeError as problem:
+        os.close(descriptor)
+        raise HostRefused(
+            f"nothing can wait for {lock_path()}: {problem}",
+            hint="raise the limit of tasks, or free memory",
+        ) from problem
     try:
         arrived.wait(timeout)
     except BaseException:  # interrupted: nobody would ever give the lock back

@@ -225,8 +225,17 @@ class Store:
         """Let SQLite look at every page; raises Refused("store-untrusted")."""
         with _translated():
             words = self.connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if words != "ok":
-            raise _untrusted(self.path, words)
+        if words == "ok":
+            return
+        # a page that could not be read says nothing of what is on it
+        code = int(words.rpartition("error code=")[2].split()[0]) if "error code=" in words else 0
+        if code & 0xFF == sqlite3.SQLITE_NOMEM:
+            raise MemoryError
+        if code & 0xFF == sqlite3.SQLITE_IOERR:
+            raise StoreError(
+                f"{self.path}: its pages could not be read: {words}", hint="look at the disk"
+            )
+        raise _untrusted(self.path, words)
 
 
 def open_store(
