@@ -1190,16 +1190,9 @@ def test_explain(hvtx: Program) -> None:
                              ("8080", "hvtx", "web"), ("tap-foo", "foreign", None)):  # fmt: skip
         told = hvtx("explain", thing, "--json").json()
         assert set(told) == {
-            "schema",
-            "object",
-            "owner",
-            "vm",
-            "network",
-            "record",
-            "evidence",
-            "gc",
-            "message",
-        }
+            "schema", "object", "kind", "key", "owner", "vm", "network", "since", "record", "evidence",
+            "gc", "why", "message", "history", "also",
+        }  # fmt: skip
         assert (told["schema"], told["owner"], told["vm"]) == ("hvtx/explain/1", owner, vm)
         assert set(told["gc"]) == {"action", "reason"}
         assert told["gc"]["action"] == "skip"

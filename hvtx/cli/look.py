@@ -84,27 +84,54 @@ def _show_details(entries: list[dict[str, Any]]) -> None:
 
 
 @click.command()
-@click.argument("object_", metavar="OBJECT")
+@click.argument("words", metavar="OBJECT", nargs=-1, required=True)
 @as_json
 @click.pass_context
-def explain(ctx: click.Context, object_: str, json_: bool) -> None:
-    """Tell whose an interface, address, host port, rule or mark is, and what gc would do."""
+def explain(ctx: click.Context, words: tuple[str, ...], json_: bool) -> None:
+    """Tell whose a thing of this host is, since when, and what gc would do with it.
+
+    OBJECT is an interface, an address or subnet, a MAC address, a host port (8080, 53/udp), a mark,
+    a table or chain, a rule or a part of one (-- iptables -t nat -A …), a VM or a network; ours or
+    anybody's.
+    """
     from hvtx.engine import explain as engine
 
     with opened(ctx, writable=False) as runtime:
-        document = engine.explain(runtime, object_)
+        document = engine.explain(runtime, " ".join(words))
     if json_:
         render.emit_json(document)
-        return
-    render.say(render.plain(document["message"]), "bold")
-    pairs = [("object", document["object"]), ("owner", document["owner"])]
+    else:
+        _show_explanation(document)
+
+
+def _show_explanation(document: dict[str, Any]) -> None:
+    render.say(render.wrapped(render.plain(document["message"]), ""), "bold")
+    pairs = [("owner", document["owner"]), ("kind", document["kind"])]
+    if document["key"] != document["object"]:
+        pairs.append(("name", document["key"]))
     pairs += [(name, document[name]) for name in ("vm", "network") if document[name]]
-    if document["record"]:
-        record = document["record"]
-        pairs.append(
-            ("record", f"row {record['id']}, {record['state']}, operation {record['operation']}")
-        )
-    pairs.append(("gc", f"{document['gc']['action']} ({document['gc']['reason']})"))
-    render.fields(pairs)
-    for line in document["evidence"]:
-        render.say(render.wrapped(f"evidence: {render.plain(line)}", "  "), "dim")
+    record = document["record"]
+    if document["since"]:
+        pairs.append(("since", document["since"]))
+    if record:
+        pairs.append(("record", f"row {record['id']}, {record['state']}, mark {record['mark']}"))
+        pairs.append(("operation", _operation(record)))
+    pairs += [("evidence", line) for line in document["evidence"]]
+    gc = document["gc"]
+    pairs.append(("gc", f"{gc['action']} ({gc['reason']}): {document['why']}"))
+    pairs += [("history", _event(line)) for line in document["history"]]
+    pairs += [
+        ("also", f"{other['kind']} {other['key']}: {other['message']}")
+        for other in document["also"]
+    ]
+    render.paragraphs(pairs)
+
+
+def _operation(record: dict[str, Any]) -> str:
+    words = f"{record['operation']} ({record['verb']}), begun {record['since']}"
+    return words + (f", {record['result']}" if record["result"] else ", not ended")
+
+
+def _event(line: dict[str, Any]) -> str:
+    words = f"{line['time']} {line['event']} by operation {line['operation']} ({line['verb']})"
+    return words + (f": {line['reason']}" if line["reason"] else "")

@@ -74,6 +74,17 @@ def fields(pairs: Sequence[tuple[str, object]]) -> None:
         _write(f"{(name + ':').ljust(width)}  {plain(value)}\n")
 
 
+def paragraphs(pairs: Sequence[tuple[str, object]]) -> None:
+    """Names and values that may be long: broken to the terminal's width, a name said once."""
+    column = max(len(name) for name, _ in pairs) + 3
+    before = ""
+    for name, value in pairs:
+        label = "" if name == before else f"{name}:"
+        before = name
+        text = wrapped(plain(value), " " * column, hang=column)
+        sys.stdout.write(f"{label:<{column}}{text[column:]}\n")
+
+
 STYLES = {"delete": "bold red", "commit": "green", "forget": "yellow", "skip": "dim"}
 
 
@@ -92,7 +103,7 @@ def coloured(text: str, style: str) -> str:
         "yellow": "33",
         "dim": "2",
     }
-    if style and fancy() and not os.environ.get("NO_COLOR"):
+    if style and fancy() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
         return f"\x1b[{codes[style]}m{text}\x1b[0m"
     return text
 
@@ -106,8 +117,11 @@ def width() -> int:
     return max(40, shutil.get_terminal_size((80, 24)).columns - 1)
 
 
-def wrapped(text: str, indent: str) -> str:
-    """Text broken to the terminal's width, indented; unbroken in a pipe."""
+def wrapped(text: str, indent: str, *, hang: int | None = None) -> str:
+    """Text broken to the terminal's width, indented; unbroken in a pipe.
+
+    Further lines stand two columns further in, or at column ``hang``.
+    """
     if not fancy():
         return indent + text
     import textwrap
@@ -116,6 +130,6 @@ def wrapped(text: str, indent: str) -> str:
         text,
         width(),
         initial_indent=indent,
-        subsequent_indent=indent + "  ",
+        subsequent_indent=indent + "  " if hang is None else " " * hang,
         break_on_hyphens=False,
     )

@@ -56,6 +56,13 @@ class Strangers:
         """
         return (*_nft_rules(), *_legacy_rules())
 
+    def places(self) -> tuple[str, ...]:
+        """Every table, chain and named set: ``nft ip nat``, ``iptables nat OUTPUT``.
+
+        Raises NotPermitted, HostRefused (``cannot-observe``).
+        """
+        return (*_nft_places(), *_legacy_places())
+
     def remove(self, rule: StrangeRule) -> Outcome:
         """Remove one rule if it is still what was seen. Never raises.
 
@@ -146,6 +153,17 @@ def _nft_rules() -> tuple[StrangeRule, ...]:
         "the nftables rules changed while they were read",
         hint="try again when whatever changes them rests",
     )
+
+
+def _nft_places() -> Iterator[str]:
+    import json
+
+    for what in ("tables", "chains", "sets", "maps"):
+        for listed in json.loads(libnftables.run(f"list {what}", json=True) or "{}")["nftables"]:
+            for found in listed.values():
+                parts = [found.get(name) for name in ("family", "table", "name")]
+                if parts[-1]:
+                    yield " ".join(["nft", *(part for part in parts if part)])
 
 
 def _refusal(problem: OSError) -> HvtxError:
@@ -333,6 +351,14 @@ def _legacy_family(family: int) -> list[StrangeRule]:
         f"the {tool} rules changed while they were read",
         hint="try again when whatever changes them rests",
     )
+
+
+def _legacy_places() -> Iterator[str]:
+    for family, tool in xtables.TOOLS.items():
+        for table in sorted(xtables.listed(family)):
+            yield f"{tool} {table}"
+        for table, chain in sorted(xtables.saved(family).chains):
+            yield f"{tool} {table} {chain}"
 
 
 def _entries(family: int) -> dict[tuple[str, str], list[bytes]]:

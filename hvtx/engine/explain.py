@@ -1,241 +1,168 @@
-"""`explain`: whose an interface, address, host port, rule or mark is, on what evidence.
+"""`explain`: whose a thing of this host is, on what evidence, since when, and what gc would do.
 
 The answer is read off the same snapshot and the same plan that gc works from, so that what is said
-here is what gc would do.
+here is what gc would do; strangers' rules, tables and sockets are read besides.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import re
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
+from hvtx.drivers.strangers import Strangers
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import take_snapshot
-from hvtx.errors import NotFound
-from hvtx.model.mark import Mark, UnreadableMark, parse_mark
-from hvtx.model.plan import Item, Reason, Snapshot
-from hvtx.model.resource import Kind, Link, Resource
+from hvtx.errors import HvtxError, NotFound
+from hvtx.host.ports import listening
+from hvtx.model.meaning import WHY_NOT_MORE, action_of
+from hvtx.model.plan import Item
+from hvtx.model.resource import Resource, State
+from hvtx.model.stranger import StrangeRule
 from hvtx.planner.gc import plan_gc
-from hvtx.store import records
+from hvtx.planner.whose import Sight, Subject, identify
+from hvtx.store import history, records
 
-# What the names and marks of well-known programs look like; said only as a likeness.
-_LIKENESS = (
-    (re.compile(r"^(virbr\d+|vnet\d+)"), "libvirt's"),
-    (re.compile(r"^(docker\d+|br-[0-9a-f]{12}|veth[0-9a-f]{7})"), "Docker's"),
-    (re.compile(r"^(podman\d+|cni-podman\d+)"), "Podman's"),
-    (re.compile(r"^(lxcbr\d+|lxdbr\d+|incusbr\d+)"), "LXC's, LXD's or Incus'"),
-    (re.compile(r"^(cni\d+|flannel|cali|cilium|kube-)"), "a Kubernetes network plugin's"),
-    (re.compile(r"^fc(tap|-)|^tap\d+$|^vmtap"), "a VM tool's or an administrator's"),
-    (re.compile(r"^wg\d+"), "WireGuard's"),
-)
+_ALSO = 20  # further things of the same name
+_LINES = 5  # of the history
 
 
 def explain(runtime: Runtime, text: str) -> dict[str, Any]:
     """The interface's ``explain`` object; raises NotFound for what neither host nor record has."""
+    return answer(runtime, look(runtime), text)
+
+
+def look(runtime: Runtime) -> Sight:
+    """All that answers are made from, gathered once; raises Refused."""
     if runtime.refused is not None:
         raise runtime.refused
     snapshot = take_snapshot(runtime)
-    plan = plan_gc(snapshot, everything=True)
-    for finder in (_by_mark, _by_link, _by_address, _by_port, _by_rule):
-        found = finder(runtime, snapshot, text)
-        if found is not None:
-            matches, fallback = found
-            item = next((item for item in plan.items if matches(item)), None)
-            return _document(runtime, snapshot, text, item, fallback)
-    raise NotFound(
-        f"neither this host nor the record has anything called {text!r}",
-        hint="give an interface, an address, a host port (8080, 53/udp), a mark, part of a rule",
+    rules, places, unread = _firewall(runtime)
+    return Sight(
+        snapshot=snapshot,
+        plan=plan_gc(snapshot, everything=True),
+        vms=tuple(records.vms(runtime.sql)),
+        networks=tuple(records.networks(runtime.sql)),
+        rules=rules,
+        places=places,
+        sockets=listening(),
+        unread=unread,
     )
 
 
-Finder = tuple[Callable[[Item], bool], str]
-
-
-def _by_mark(runtime: Runtime, snapshot: Snapshot, text: str) -> Finder | None:
-    parsed = parse_mark(text)
-    if parsed is None:
-        return None
-    if isinstance(parsed, UnreadableMark):
-        return (lambda item: item.mark == text), "a mark in a form that this program does not know"
-    return (lambda item: item.mark == text), _unseen_mark(runtime, parsed, text)
-
-
-def _unseen_mark(runtime: Runtime, mark: Mark, text: str) -> str:
-    if mark.installation != runtime.installation:
-        return f"a mark of another installation ({mark.installation}); nothing here carries it"
-    row = records.tombstones(runtime.sql, [text]).get(text)
-    if row is None:
-        return "a mark of this installation that is not on record; nothing here carries it"
-    return f"the mark of {row.kind} {row.key}, which was removed; nothing here carries it"
-
-
-def _by_link(runtime: Runtime, snapshot: Snapshot, text: str) -> Finder | None:
-    link = next((link for link in snapshot.links if link.name == text), None)
-    row = next(
-        (r for r in snapshot.rows if r.kind in (Kind.TAP, Kind.BRIDGE) and r.key == text), None
-    )
-    if link is None and row is None:
-        return None
-    words = "on record, but the host has no such device" if link is None else foreign_words(link)
-    return (lambda item: (link is not None and item.link == link) or _is(item, row)), words
-
-
-def _is(item: Item, row: Resource | None) -> bool:
-    return row is not None and item.row == row.id
-
-
-def foreign_words(link: Link) -> str:
-    """What can be said of a stranger's device."""
-    looks = next((whose for pattern, whose in _LIKENESS if pattern.match(link.name)), None)
-    alias = f"its alias is {link.alias!r}" if link.alias else "no mark"
-    return f"not ours: {alias}" + (f"; looks like {looks}" if looks else "")
-
-
-def _by_address(runtime: Runtime, snapshot: Snapshot, text: str) -> Finder | None:
-    try:
-        address = str(ipaddress.ip_interface(text).ip)
-    except ValueError:
-        return None
-    own = [
-        row
-        for row in snapshot.rows
-        if (row.kind == Kind.LEASE and row.key == address)
-        or (row.kind == Kind.ADDRESS and row.key.partition("/")[0] == address)
-    ]
-    if own:
-        return (lambda item: _is(item, own[0])), "on record"
-    here = [a for a in snapshot.addresses if a.address.partition("/")[0] == address]
-    if here:
-        name = next((x.name for x in snapshot.links if x.ifindex == here[0].ifindex), "a device")
-        return (lambda item: False), f"not ours: an address of {name}"
-    network = next(
-        (
-            facts.name
-            for facts in snapshot.networks.values()
-            for cidr in facts.subnets
-            if ipaddress.ip_address(address) in ipaddress.ip_network(cidr)
-        ),
-        None,
-    )
-    if network is None:
-        return None
-    return (lambda item: False), f"free: in the subnet of network {network!r}, leased to nobody"
-
-
-def _by_port(runtime: Runtime, snapshot: Snapshot, text: str) -> Finder | None:
-    found = re.fullmatch(r"(?:.*:)?([0-9]{1,5})(?:/(tcp|udp))?", text)
-    if not found or not 1 <= int(found[1]) <= 65535:
-        return None
-    number, protocol = int(found[1]), found[2]
-    published = [
-        row
-        for row in snapshot.rows
-        if row.kind == Kind.PUBLISH
-        and row.spec["host_port"] == number
-        and protocol in (None, row.spec["protocol"])
-    ]
-    if published:
-        return (lambda item: _is(item, published[0])), "published"
-    row = runtime.sql.execute(
-        "SELECT v.name FROM port p JOIN interface i ON i.id = p.interface JOIN vm v ON v.id = i.vm"
-        " WHERE p.host_port = ? AND (? IS NULL OR p.protocol = ?)",
-        (number, protocol, protocol),
-    ).fetchone()
-    if row:
-        return (lambda item: False), f"reserved for VM {row[0]!r}, which is not running"
-    return (lambda item: False), "not ours: no VM on record publishes this port"
-
-
-def _by_rule(runtime: Runtime, snapshot: Snapshot, text: str) -> Finder | None:
-    def matches(item: Item) -> bool:
-        entries = (item.entry, *item.more) if item.entry else ()
-        return text == item.key or any(
-            e is not None and text in f"{e.place}: {e.text}" for e in entries
+def answer(runtime: Runtime, sight: Sight, text: str) -> dict[str, Any]:
+    """What is to be said of ``text``; raises NotFound."""
+    tombstone = records.tombstones(runtime.sql, [text]).get(text)
+    found = identify(sight._replace(tombstone=tombstone), text)
+    if not found:
+        raise NotFound(
+            f"neither this host nor the record has anything called {text!r}"
+            + (f" ({sight.unread})" if sight.unread else ""),
+            hint="give an interface, an address or subnet, a MAC address, a host port (8080,"
+            " 53/udp), a mark, a table, a chain, a part of a rule, a VM or a network",
         )
-
-    if len(text) < 3 or not any(text in f"{e.place}: {e.text}" for e in snapshot.entries):
-        return None
-    marks = {e.mark for e in snapshot.entries if e.mark and text in f"{e.place}: {e.text}"}
-    return (lambda item: matches(item) or item.mark in marks), "a firewall rule"
+    document = _document(runtime, text, found)
+    document["evidence"] += [sight.unread] if sight.unread else []
+    return document
 
 
-# -- the answer ------------------------------------------------------------------------------------
+def _firewall(runtime: Runtime) -> tuple[tuple[StrangeRule, ...], tuple[str, ...], str]:
+    """All rules and places; in words if they could not be read, which must not hide a device."""
+    source = Strangers(runtime.host)
+    try:
+        return source.rules(), source.places(), ""
+    except (HvtxError, OSError, ValueError) as problem:
+        return (), (), f"strangers' rules could not be read: {problem}"
 
 
-def _document(
-    runtime: Runtime, snapshot: Snapshot, text: str, item: Item | None, fallback: str
-) -> dict[str, Any]:
-    if item is None:
-        return {
-            "schema": "hvtx/explain/1",
-            "object": text,
-            "owner": "hvtx"
-            if fallback.startswith(("reserved", "free", "on record"))
-            else "foreign",
-            "vm": None,
-            "network": None,
-            "record": None,
-            "evidence": [],
-            "gc": {"action": "skip", "reason": "foreign"},
-            "message": f"{text}: {fallback}",
-        }
-    row = next((row for row in snapshot.rows if row.id == item.row), None)
-    network = snapshot.networks.get(row.network) if row and row.network else None
+def _document(runtime: Runtime, text: str, found: Sequence[Subject]) -> dict[str, Any]:
+    first = found[0]
+    item, reason = first.item, first.reason
+    action = item.action if item is not None else action_of(reason)
+    row = first.row or _row(runtime, item)
+    evidence = [*(item.evidence if item is not None and first.kind != "vm" else ())]
+    evidence += [line for line in first.evidence if line not in evidence]
+    lines = _history(runtime, row)
+    record = _record(runtime, row)
     return {
         "schema": "hvtx/explain/1",
         "object": text,
-        "owner": _owner(item),
-        "vm": item.vm,
-        "network": network.name if network else None,
-        "record": _record(runtime, item, row),
-        "evidence": list(item.evidence),
-        "gc": {"action": item.action.value, "reason": item.reason.value},
-        "message": _sentence(text, item, fallback),
+        "kind": str(first.kind),
+        "key": first.key,
+        "owner": first.owner,
+        "vm": first.vm,
+        "network": first.network,
+        "since": _since(record, lines),
+        "record": record,
+        "evidence": evidence,
+        "gc": {"action": action.value, "reason": reason.value},
+        "why": WHY_NOT_MORE[reason],
+        "message": f"{text}: {_sentence(first)}",
+        "history": lines,
+        "also": [_brief(subject) for subject in found[1 : _ALSO + 1]],
     }
 
 
-def _owner(item: Item) -> str:
-    if item.reason is Reason.OTHER_INSTALLATION:
-        return "other-installation"
-    if item.reason in (Reason.FOREIGN, Reason.MARK_MISMATCH):
-        return "foreign"
-    if item.reason in (Reason.MARK_UNREADABLE, Reason.MARK_STRIPPED, Reason.UNRECORDED):
-        return "unknown"
-    if item.reason in (Reason.DUPLICATE_MARK, Reason.EDITED_COPY):
-        return "unknown"
-    return "hvtx"
+def _row(runtime: Runtime, item: Item | None) -> Resource | None:
+    """A row that is a tombstone by now, which the snapshot has not among its rows."""
+    if item is None or not item.row:
+        return None
+    return records.resources_by_id(runtime.sql, [item.row]).get(item.row)
 
 
-def _record(runtime: Runtime, item: Item, row: Resource | None) -> dict[str, Any] | None:
-    if not item.row:
+def _record(runtime: Runtime, row: Resource | None) -> dict[str, Any] | None:
+    if row is None:
         return None
-    found = row or records.resources_by_id(runtime.sql, [item.row]).get(item.row)
-    if found is None:
-        return None
-    began = runtime.sql.execute(
-        "SELECT verb, began FROM operation WHERE id = ?", (found.operation,)
-    ).fetchone()
+    operation = records.operation(runtime.sql, row.operation)
     return {
-        "id": found.id,
-        "state": str(found.state),
-        "mark": found.mark,
-        "operation": found.operation,
-        "verb": began[0] if began else None,
-        "since": began[1] if began else None,
+        "id": row.id,
+        "state": str(row.state),
+        "mark": row.mark,
+        "operation": row.operation,
+        "verb": operation["verb"] if operation else None,
+        "since": operation["began"] if operation else None,
+        "result": operation["result"] if operation else None,
     }
 
 
-def _sentence(text: str, item: Item, fallback: str) -> str:
-    owner = _owner(item)
+def _history(runtime: Runtime, row: Resource | None) -> list[dict[str, Any]]:
+    """What was done to the thing of this kind and name, oldest first."""
+    if row is None:
+        return []
+    wanted = history.Wanted(kind=row.kind, key=row.key)
+    names = ("time", "operation", "verb", "event", "reason", "message")
+    lines = history.entries(runtime.sql, wanted, limit=_LINES)
+    return [{name: line[name] for name in names} for line in lines]
+
+
+def _since(record: dict[str, Any] | None, lines: Sequence[dict[str, Any]]) -> str | None:
+    """When it was made: its operation's beginning, or the history where others came after."""
+    if record is None:
+        return None
+    if record["state"] in (State.INTENDED, State.COMMITTED):
+        return str(record["since"]) if record["since"] else None
+    made = [line["time"] for line in lines if line["event"] == "made"]
+    return made[-1] if made else None
+
+
+def _sentence(subject: Subject) -> str:
+    item, owner = subject.item, subject.owner
+    if item is None or subject.kind == "vm":
+        return subject.words
     if owner == "foreign":
-        return f"{text}: {fallback if item.reason is Reason.FOREIGN else item.message}"
+        return subject.words if item.reason.value == "foreign" else item.message
     whose = {
-        "hvtx": f"{item.kind} of VM {item.vm!r}"
-        if item.vm
-        else f"{item.kind} of this installation",
-        "other-installation": f"{item.kind} of another installation of hvtx",
-        "unknown": f"{item.kind} whose owner cannot be proven",
+        "hvtx": f"of VM {item.vm!r}" if item.vm else "of this installation",
+        "other-installation": "of another installation of hvtx",
+        "unknown": "whose owner cannot be proven",
     }[owner]
-    return f"{text}: {whose}; {item.message}"
+    return f"{subject.kind} {whose}; {item.message}"
+
+
+def _brief(subject: Subject) -> dict[str, Any]:
+    return {
+        "kind": str(subject.kind),
+        "key": subject.key,
+        "owner": subject.owner,
+        "vm": subject.vm,
+        "message": _sentence(subject),
+    }

@@ -1,4 +1,4 @@
-"""Whether a port of this host is free to be published: asked of the kernel by binding it."""
+"""Ports of this host: free to be published (asked of the kernel by binding), or listened on."""
 
 from __future__ import annotations
 
@@ -28,3 +28,37 @@ def refuse_taken_port(port: Publish) -> None:
                     f"port {port.host_port}/{port.protocol} of this host is in use by a program",
                     hint=f"`ss -lnp` shows whose; choose another host port than {port.host_port}",
                 ) from problem
+
+
+_LISTENING = {"tcp": "0A", "udp": "07"}  # states in /proc/net: TCP_LISTEN; UDP has no other
+
+
+def listening() -> frozenset[tuple[str, str, int]]:
+    """``(protocol, address, port)`` that programs in this network namespace listen on.
+
+    What cannot be read is left out: this is told to people, nothing is decided by it.
+    """
+    found = set()
+    for protocol, state in _LISTENING.items():
+        for suffix in ("", "6"):
+            try:
+                with open(f"/proc/thread-self/net/{protocol}{suffix}", encoding="ascii") as table:
+                    lines = table.readlines()[1:]
+            except OSError:
+                continue
+            for line in lines:
+                fields = line.split()
+                if fields[3] == state:
+                    address, _, port = fields[1].partition(":")
+                    found.add((protocol, _spelt(address), int(port, 16)))
+    return frozenset(found)
+
+
+def _spelt(words: str) -> str:
+    """An address as /proc/net has it: 32-bit words in the machine's own order, in hexadecimal."""
+    import sys
+
+    raw = bytes.fromhex(words)
+    if sys.byteorder == "little":
+        raw = b"".join(raw[n : n + 4][::-1] for n in range(0, len(raw), 4))
+    return socket.inet_ntop(socket.AF_INET if len(raw) == 4 else socket.AF_INET6, raw)

@@ -30,6 +30,7 @@ class Wanted(NamedTuple):
     operation: int | None = None
     verb: str | None = None
     kind: str | None = None
+    key: str | None = None
     event: str | None = None
     reason: str | None = None
     since: str | None = None  # RFC 3339 in UTC, or the beginning of one

@@ -333,6 +333,15 @@ def operations(sql: sqlite3.Connection) -> list[Operation]:
     ]
 
 
+def operation(sql: sqlite3.Connection, identity: int) -> dict[str, Any] | None:
+    """``verb``, ``began``, ``ended`` and ``result`` of an operation, ended or not."""
+    names = ("verb", "began", "ended", "result")
+    row = sql.execute(
+        f"SELECT {', '.join(names)} FROM operation WHERE id = ?", (identity,)
+    ).fetchone()
+    return dict(zip(names, row, strict=True)) if row else None
+
+
 def current_life(sql: sqlite3.Connection) -> Life | None:
     """The life of the host that the store last worked in."""
     row = sql.execute(
