@@ -6,6 +6,7 @@ import contextlib
 import os
 import resource
 import signal
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from integration.test_crash import COMMANDS, end_everything, given, host
 HOARD: list[bytes] = []
 
 # Bytes beyond what the program has when it begins; with the least it can do nothing at all, with
-# the most it nearly ends. (Threads need 8 MiB each.)
+# the most it nearly ends.
 LIMITS = (1 << 16, 1 << 18, 1 << 19, 1 << 20)
 
 
@@ -27,6 +28,7 @@ def starved(arguments: Sequence[str], hvtx: Program, more: int) -> Ran:
     out, err = os.memfd_create("out"), os.memfd_create("err")
     pid = os.fork()
     if pid == 0:
+        threading.stack_size(1 << 30)  # no limit here leaves room for a thread
         _hoard(more)
         child(arguments, hvtx.environment, out, err)
     _, status = os.waitpid(pid, 0)
@@ -87,7 +89,7 @@ def test_without_threads_everything_is_collected() -> None:
     hvtx = Forked(HVTX_FIREWALL="nftables")
     hvtx("network", "create", "net", "--subnet", "10.77.0.0/24")
     before = host()
-    for more in (1 << 19, 6 << 20):
+    for more in (1 << 19, 1 << 26):
         for name in ("a", "b", "c"):
             hvtx("vm", "run", name, "--network", "net", "--", "sleep", "600")
             os.kill(hvtx.vm(name)["pid"], signal.SIGKILL)
