@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -108,9 +108,16 @@ def _plan(
         render.emit_json(collect.plan_document(report))
     if report.refused is not None:
         return _refused(report.refused, json_=json_)
+    _tell_notes(report.notes)
     if not json_:
         show_plan(report.plan, evidence=evidence or everything)
     return EXIT_PLAN_NOT_EMPTY if detailed_exitcode and report.plan.acting() else 0
+
+
+def _tell_notes(notes: Sequence[str]) -> None:
+    """What could not be looked at, so that nothing of it is in the plan."""
+    for note in notes:
+        click.echo(f"note: {render.plain(note)}", err=True)
 
 
 def _refused(refusal: Any, *, json_: bool) -> int:
@@ -138,6 +145,7 @@ def _apply(
         render.emit_json(collect.plan_document(report))
     if report.refused is not None:
         return _refused(report.refused, json_=json_)
+    _tell_notes(report.notes)
     if not json_:
         show_plan(report.plan, done=True, evidence=evidence)
     return PartialFailure.exit_code if any(i.outcome == "failed" for i in report.plan.items) else 0

@@ -135,6 +135,8 @@ def settings(options: Mapping[str, Any]) -> Any:
     if not (lines.isascii() and lines.isdigit() and 100 <= int(lines) <= 10**9):
         raise UsageError(f"history_lines is {lines!r}, not a number from 100 to 1000000000")
     return Settings(
+        group=value("group", "") or None,
+        tap_user=value("tap_user", "") or None,
         history_lines=int(lines),
         state_directory=os.path.abspath(value("state_dir", "/var/lib/hvtx")),
         run_directory=os.path.abspath(value("run_dir", "/run/hvtx")),
@@ -143,7 +145,10 @@ def settings(options: Mapping[str, Any]) -> Any:
     )
 
 
-_KEYS = {"state_dir", "run_dir", "firewall", "lock_timeout", "history_lines"}
+_KEYS = {
+    *("state_dir", "run_dir", "firewall", "lock_timeout", "history_lines"),
+    *("group", "tap_user"),
+}
 _NUMBERS = {"lock_timeout", "history_lines"}
 
 

@@ -20,6 +20,7 @@ class Host(NamedTuple):
     run_directory: str  # <run-dir>/<installation>
     state_directory: str
     lock_timeout: float  # seconds
+    tap_user: int = 0  # user id of those who may open TAP devices without CAP_NET_ADMIN
 
 
 class Driver(Protocol):

@@ -5,6 +5,9 @@ a session of its own that waits for one word on a pipe and then becomes the hype
 pid and start time). The caller commits the gate's identity, then opens it. If the caller dies
 before that, the pipe's write end closes with it, the gate reads end-of-file, and exits.
 
+The gate gets none of the capabilities that hvtx was given beside another user id than root's: who
+escapes from a guest must not change the host's network with them.
+
 The gate holds nothing else of ours: the read end and the log. A lock or a write end that it kept
 open would make a dead caller look alive.
 """
@@ -19,7 +22,7 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotFound, NotPermitted, UsageError
-from hvtx.host import procfs
+from hvtx.host import capabilities, procfs
 from hvtx.hypervisors.base import QMP_SOCKET, TRAITS, Launch, Probes, binary_names
 from hvtx.model.vm import Identity, Vm
 
@@ -218,15 +221,16 @@ def spawn(launch: Launch, log_path: str, name: str = "") -> Gate:
         log = _raised(os.open(log_path, flags, 0o600), mine)
         begins = os.fstat(log).st_size
         read, write = (_raised(end, mine) for end in os.pipe())
-        pid = os.posix_spawn(
-            SHELL,
-            [SHELL, "-c", SCRIPT, SIGNATURE, launch.directory, *launch.argv],
-            inherited(os.environ, launch.environment),
-            file_actions=_actions(read, log),
-            setsid=True,
-            setsigmask=(),
-            setsigdef=_DEFAULTED,
-        )
+        with capabilities.none_for_children():
+            pid = os.posix_spawn(
+                SHELL,
+                [SHELL, "-c", SCRIPT, SIGNATURE, launch.directory, *launch.argv],
+                inherited(os.environ, launch.environment),
+                file_actions=_actions(read, log),
+                setsid=True,
+                setsigmask=(),
+                setsigdef=_DEFAULTED,
+            )
         mine.remove(write)
     except (OSError, ValueError) as problem:
         raise HostRefused(

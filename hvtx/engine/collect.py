@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hvtx.engine import privileges
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.transaction import Operation, begin, forget_vm
@@ -39,6 +40,11 @@ class Report(NamedTuple):
     netns: int
     made: str  # RFC 3339 in UTC: when the host was looked at
     snapshot: Snapshot | None = None  # what the plan was made from
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What could not be looked at, in words."""
+        return tuple(self.snapshot.failures.values()) if self.snapshot else ()
 
     @property
     def failed(self) -> bool:
@@ -178,6 +184,7 @@ def apply_plan(
         _tidy(runtime)
         return plan
     failpoint.reach("planned")
+    _need_privileges(runtime, acting)
     with _networks_locked(runtime, acting, held=networks_locked) as locked:
         with begin(runtime, verb, vm=vm) as (_, operation):
             pass
@@ -217,6 +224,16 @@ def _networks_locked(runtime: Runtime, acting: Sequence[Item], *, held: bool) ->
         yield True
     finally:
         runtime.unlock("all", "networks")
+
+
+def _need_privileges(runtime: Runtime, items: Sequence[Item]) -> None:
+    """Refuse before anything is written if the host would refuse half-way."""
+    rows = records.resources_by_id(runtime.sql, [item.row for item in items if item.row])
+    sighted = {item.entry.backend for item in items if item.entry is not None}
+    privileges.need_for(rows.values())
+    privileges.need(
+        devices=any(item.link is not None for item in items), legacy="iptables" in sighted
+    )
 
 
 def _remark(outcome: str) -> str:

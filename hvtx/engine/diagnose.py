@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from hvtx.drivers.sysctl import read as read_setting
+from hvtx.engine import privileges
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import HvtxError
-from hvtx.host import procfs
+from hvtx.host import capabilities, procfs
 from hvtx.store import records
 
 
@@ -43,17 +44,29 @@ def diagnose(runtime: Runtime) -> dict[str, Any]:
 
 
 def _permissions(runtime: Runtime) -> Iterator[Finding]:
-    effective = 0
-    with open("/proc/self/status", encoding="ascii") as status:
-        for line in status:
-            if line.startswith("CapEff:"):
-                effective = int(line.split()[1], 16)
-    if effective >> 12 & 1:
+    if capabilities.has("CAP_NET_ADMIN"):
         yield Finding("permissions", "ok", "CAP_NET_ADMIN is there")
     else:
+        effective = capabilities.sets()["CapEff"]
         yield Finding(
             "permissions", "error", "CAP_NET_ADMIN is missing: nothing can be made or removed",
             (f"effective capabilities {effective:#x}",), "run hvtx as root, for instance with sudo",
+        )  # fmt: skip
+    problem = privileges.legacy_problem()
+    if problem is not None:
+        used = any(n.firewall == "iptables" for n in records.networks(runtime.sql))
+        words = "networks here live in them" if used else "rules of others in them are not seen"
+        yield Finding(
+            "permissions", "error" if used else "warning", f"{problem.message}; {words}", (),
+            problem.hint,
+        )  # fmt: skip
+    hidden = [n for n in ("CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH") if not capabilities.has(n)]
+    if hidden:
+        yield Finding(
+            "permissions", "warning",
+            f"who holds a device open cannot always be named without {' and '.join(hidden)}",
+            ("a device that is held open is left alone all the same",),
+            "run hvtx as root, or with these capabilities (docs/privileges.md)",
         )  # fmt: skip
 
 
@@ -97,9 +110,10 @@ def _operations(runtime: Runtime) -> Iterator[Finding]:
 
 def _tun(runtime: Runtime) -> Iterator[Finding]:
     try:
+        if (refusal := privileges.tun_problem()) is not None:
+            yield Finding("tun", "error", refusal.message, (), refusal.hint)
+            return
         os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))
-    except PermissionError:
-        yield Finding("tun", "error", "/dev/net/tun may not be opened", (), "run hvtx as root")
     except OSError as problem:
         yield Finding(
             "tun", "error", "there is no working /dev/net/tun: no VM can have a network",
@@ -125,7 +139,10 @@ def _kvm(runtime: Runtime) -> Iterator[Finding]:
             "turn on virtualisation in the firmware; in a VM, nested virtualisation",
         )  # fmt: skip
     elif not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        yield Finding("kvm", "warning", "/dev/kvm may not be used by this user", (), "run as root")
+        yield Finding(
+            "kvm", "warning", "/dev/kvm may not be used by this user", (),
+            "add the user to the group of /dev/kvm, mostly kvm",
+        )  # fmt: skip
     else:
         yield Finding("kvm", "ok", "/dev/kvm is there (a start probes whether it works)")
 

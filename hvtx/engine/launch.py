@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from hvtx.drivers import process
+from hvtx.engine import privileges
 from hvtx.engine.networks import bridge_row, ensure_networks, undo
 from hvtx.engine.runtime import Runtime, process_facts
 from hvtx.engine.transaction import Operation, begin, forget_vm
@@ -88,6 +89,7 @@ def start_vm(runtime: Runtime, name: str, *, verb: str = "start") -> Vm:
     for port in _ports_to_publish(vm):
         refuse_taken_port(port)
     networks = _networks(runtime, vm)
+    privileges.need_to_start(networks.values())
     with begin(runtime, verb, vm=name) as (sql, operation):
         rows = _intend(operation, sql, vm, networks)
     _go(runtime, operation, vm, rows, networks, probes)
@@ -107,6 +109,7 @@ def run_vm(runtime: Runtime, wish: VmWish) -> Vm:
     probes = process.probe(_draft(wish), runtime.store.run_directory)
     networks = {network.id: network for network in define.take_networks(runtime, wish)}
     ensure_networks(runtime, networks.values())
+    privileges.need_to_start(networks.values())
     with begin(runtime, "run", vm=wish.name) as (sql, operation):
         vm, rows = define.record_vm(operation, sql, wish, list(networks.values()), committed=False)
         rows += _intend(operation, sql, vm, networks)
@@ -349,6 +352,8 @@ def stop_vm(
     if state is VmState.DEFINED:
         return vm
     _refuse_external(vm, liveness, rows, force=force)
+    privileges.need_for(rows)
+    privileges.need_to_end(rows, runtime.boot_id)
     with begin(runtime, verb, vm=name) as (_, operation):
         pass
     try:

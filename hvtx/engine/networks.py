@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from hvtx.drivers.sysctl import read as read_setting
+from hvtx.engine import privileges
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, begin
 from hvtx.errors import (
@@ -292,6 +293,7 @@ def _missing_bases(runtime: Runtime, network: Network) -> list[str]:
 
 def _make(runtime: Runtime, network: Network, verb: str, *, new: bool) -> None:
     """Intend, act, commit; undone from the rows if anything fails."""
+    privileges.need(devices=True, legacy=network.firewall == "iptables")
     settings = _settings(network)
     bases = _missing_bases(runtime, network)
     rows: list[Resource] = []
@@ -421,6 +423,7 @@ def remove_network(runtime: Runtime, name: str) -> None:
     last = runtime.sql.execute("SELECT count(*) FROM network").fetchone()[0] == 1
     if last:
         rows += records.resources_of_network(runtime.sql, None)
+    privileges.need_for(rows)
     _refuse_dependents(runtime, rows)
     with begin(runtime, "network-rm", network=name) as (sql, operation):
         sql.execute("UPDATE network SET operation = ? WHERE id = ?", (operation.id, network.id))

@@ -13,8 +13,8 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from hvtx.drivers.base import DeviceDriver, Driver, FirewallDriver, Host
-from hvtx.errors import NotPermitted, Refused, StoreError
-from hvtx.host import procfs
+from hvtx.errors import NotPermitted, Refused, StoreError, UsageError
+from hvtx.host import capabilities, procfs
 from hvtx.host.locks import LockFile, name_offset
 from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource
 from hvtx.model.vm import Identity, Life, Liveness
@@ -43,6 +43,8 @@ class Settings(NamedTuple):
     run_directory: str = "/run/hvtx"
     firewall: str = "auto"
     lock_timeout: float = 10.0
+    group: str | None = None  # whose members may read the view (docs/privileges.md)
+    tap_user: str | None = None  # who may open TAP devices; None: whoever runs this
     history_lines: int = 100_000  # how many the history keeps, about
 
 
@@ -55,6 +57,7 @@ class Runtime:
         self.writable = writable
         if writable:
             _need_privileges()  # before there is a store that only root can open
+        self._tap_user = _user_id(settings.tap_user)
         self.store: Store = self._open()
         self.boot_id = procfs.boot_id()
         self.netns = procfs.netns_cookie()
@@ -110,6 +113,7 @@ class Runtime:
             run_directory=self.store.run_directory,
             state_directory=self.settings.state_directory,
             lock_timeout=self.settings.lock_timeout,
+            tap_user=self._tap_user,
         )
 
     # -- trust and epoch -------------------------------------------------------------------------
@@ -280,20 +284,33 @@ class Runtime:
         return procfs.identify(os.getpid())
 
 
+def _user_id(user: str | None) -> int:
+    """The id of a user by name or number; the caller's own for None. Raises UsageError."""
+    if user is None:
+        return os.geteuid()
+    if user.isascii() and user.isdigit():
+        return int(user)
+    import pwd
+
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError as problem:
+        raise UsageError(
+            f"tap_user is {user!r}, and this host has no such user",
+            hint="give the user that VM processes run as, by name or number",
+        ) from problem
+
+
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
 def _need_privileges() -> None:
-    effective = 0
-    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-        for line in status:
-            if line.startswith("CapEff:"):
-                effective = int(line.split()[1], 16)
-    if not effective >> 12 & 1:
+    if not capabilities.has("CAP_NET_ADMIN"):
         raise NotPermitted(
             "this needs the capability CAP_NET_ADMIN",
-            hint="run hvtx as root, for instance with sudo",
+            hint="run hvtx as root, for instance with sudo, or with that capability"
+            " (docs/privileges.md)",
         )
 
 

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 
 from hvtx.drivers import process
 from hvtx.drivers.file import mark_of
+from hvtx.engine import privileges
 from hvtx.engine.runtime import FIREWALLS, Runtime
-from hvtx.errors import Contended, HvtxError, NotPermitted, Refused
+from hvtx.errors import Contended, HostRefused, HvtxError, NotPermitted, Refused
 from hvtx.host import failpoint, procfs
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
@@ -34,9 +35,11 @@ def take_snapshot(runtime: Runtime) -> Snapshot:
     """
     failures: dict[str, str] = {}
     links, addresses, filtered = _links(failures)
-    entries = _entries(runtime, failures)
+    entries, unread = _entries(runtime, failures)
     rows = records.resources(runtime.sql)
     failpoint.reach("read")
+    if unread is not None and any(row.spec.get("backend") == "iptables" for row in rows):
+        raise Refused("cannot-observe", unread.message, hint=unread.hint)
     operations = _operations(runtime)
     facts = _processes(rows, operations)
     vms = _vms(runtime, rows, facts)
@@ -45,6 +48,7 @@ def take_snapshot(runtime: Runtime) -> Snapshot:
     suspects = {row.key for row in rows if row.kind == Kind.TAP and row.vm not in living}
     alive = {row.mark for row in rows if row.vm in living}
     suspects |= {link.name for link in links if link.kind == "tun" and link.alias not in alive}
+    holders, hidden = _holders(suspects, links)
     return Snapshot(
         installation=runtime.installation,
         life=runtime.life,
@@ -57,10 +61,11 @@ def take_snapshot(runtime: Runtime) -> Snapshot:
         addresses=tuple(addresses),
         entries=tuple(entries),
         expected=_expected(runtime, [*rows, *tombstones.values()]),
-        holders=_holders(suspects, links),
+        holders=holders,
         filtered=filtered,
         files=_files(rows),
         failures=failures,
+        hidden=hidden,
     )
 
 
@@ -95,15 +100,24 @@ def _links(failures: dict[str, str]) -> tuple[list[Link], list[Address], frozens
         source.close()
 
 
-def _entries(runtime: Runtime, failures: dict[str, str]) -> list[Entry]:
+def _entries(runtime: Runtime, failures: dict[str, str]) -> tuple[list[Entry], NotPermitted | None]:
+    """What the firewalls hold, and why this user may not read the legacy tables, if so.
+
+    Who has no rule in legacy tables need not be allowed to read them: only strangers' rules are
+    missing from the plan then.
+    """
     found: list[Entry] = []
+    unread: NotPermitted | None = None
     for backend in FIREWALLS:
-        if backend == "iptables" and not _legacy_tables():
-            continue
         try:
+            if backend == "iptables" and not _legacy_tables():
+                continue
             found += runtime.firewall(backend).observe()
         except NotPermitted as problem:
-            raise _cannot_observe("the host's firewall") from problem
+            if backend != "iptables":
+                raise _cannot_observe("the host's firewall") from problem
+            unread = privileges.legacy_problem() or problem
+            failures[backend] = unread.message
         except Contended as problem:
             raise Refused(
                 "unstable-view",
@@ -114,24 +128,33 @@ def _entries(runtime: Runtime, failures: dict[str, str]) -> list[Entry]:
             failures[backend] = problem.message
         except OSError as problem:
             failures[backend] = f"{backend} could not be read: {problem}"
-    return found
+    return found, unread
 
 
 def _legacy_tables() -> bool:
-    """Whether the kernel lists any legacy table (reading one that it does not makes it)."""
+    """Whether the kernel lists any legacy table (reading one that it does not makes it).
+
+    Raises NotPermitted where the list may not be read, which proves nothing.
+    """
     for name in ("ip_tables_names", "ip6_tables_names"):
         try:
             with open(f"/proc/thread-self/net/{name}", encoding="ascii") as listed:
                 if listed.read(1):
                     return True
-        except OSError:
-            continue
+        except FileNotFoundError:
+            continue  # this kernel has none of the family
+        except PermissionError as problem:
+            raise NotPermitted(f"the list {name} may not be read") from problem
+        except OSError as problem:
+            raise HostRefused(f"the list {name} could not be read: {problem}") from problem
     return False
 
 
 def _cannot_observe(what: str) -> Refused:
     return Refused(
-        "cannot-observe", f"{what} may not be read by this user", hint="run hvtx as root, with sudo"
+        "cannot-observe",
+        f"{what} may not be read by this user: it needs the capability CAP_NET_ADMIN",
+        hint="run hvtx as root, with sudo, or with that capability (docs/privileges.md)",
     )
 
 
@@ -207,18 +230,18 @@ def _expected(runtime: Runtime, rows: Iterable[Resource]) -> dict[int, tuple[Ent
     return {row.id: say[row.spec["backend"]](row) for row in own}
 
 
-def _holders(suspects: set[str], links: Iterable[Link]) -> dict[str, tuple[str, ...]]:
-    """Who holds TAP devices that no live VM of ours accounts for, as far as it can be seen.
+def _holders(suspects: set[str], links: Iterable[Link]) -> tuple[dict[str, tuple[str, ...]], bool]:
+    """Who holds TAP devices that no live VM of ours accounts for, and whether some may be unseen.
 
     What is not seen here (a process that may not be looked into) the attaching release still meets.
     """
     there = {link.name for link in links} & suspects
-    if not there:
-        return {}
-    return {
+    seen = procfs.tap_holders(there)
+    found = {
         name: tuple(f"{holder.command} (pid {holder.pid})" for holder in holders)
-        for name, holders in procfs.tap_holders(there).found.items()
+        for name, holders in seen.found.items()
     }
+    return found, not seen.complete
 
 
 def _files(rows: Iterable[Resource]) -> dict[str, str]:

@@ -160,6 +160,27 @@ def signal(identity: Identity, number: int) -> bool:
         os.close(descriptor)
 
 
+def may_signal(identity: Identity) -> bool:
+    """Whether that very process may be signalled; true of what is gone, or cannot be told."""
+    try:
+        descriptor = open_checked(identity)
+    except OSError:
+        return True  # whoever signals it will be told what is wrong
+    if descriptor is None:
+        return True
+    import signal as signals
+
+    try:
+        signals.pidfd_send_signal(descriptor, 0)
+    except PermissionError:
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return True
+
+
 def wait_gone(identity: Identity, seconds: float) -> bool:
     """Wait until every thread of that process has exited; False if it has not by then.
 

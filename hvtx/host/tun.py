@@ -13,6 +13,7 @@ from hvtx.host.links import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR
 
 DEVICE = "/dev/net/tun"
 _TUNSETIFF, _TUNSETPERSIST, _TUNSETIFINDEX = 0x400454CA, 0x400454CB, 0x400454DA
+_TUNSETOWNER = 0x400454CC
 _IFF_TUN_EXCL = 0x8000
 _IFREQ = struct.Struct("=16sH22x")
 
@@ -32,6 +33,11 @@ def attach(descriptor: int, name: str, flags: int) -> str:
     """Hold an existing TAP (EBUSY while another holds it), or make one; its name."""
     answer = fcntl.ioctl(descriptor, _TUNSETIFF, _IFREQ.pack(name.encode(), flags))
     return answer[:16].rstrip(b"\0").decode()
+
+
+def set_owner(descriptor: int, user: int) -> None:
+    """Who may attach to the held device without CAP_NET_ADMIN; without an owner everybody may."""
+    fcntl.ioctl(descriptor, _TUNSETOWNER, user)
 
 
 def set_persistent(descriptor: int, wanted: bool) -> None:

@@ -26,6 +26,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
 from hvtx.errors import Busy, Contended, HostRefused, NotPermitted
+from hvtx.host import capabilities
 from hvtx.host.retry import persistently
 
 TOOLS = {4: "iptables", 6: "ip6tables"}
@@ -77,7 +78,10 @@ def locked(timeout: float) -> Iterator[None]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except PermissionError as problem:
-        raise NotPermitted(f"cannot open {path}", hint="run hvtx as root") from problem
+        raise NotPermitted(
+            f"cannot open {path} without the capability CAP_DAC_READ_SEARCH",
+            hint="run hvtx as root, or with that capability, or set XTABLES_LOCKFILE for all",
+        ) from problem
     except OSError as problem:
         raise HostRefused(
             f"cannot open {path}: {problem.strerror}", hint="set XTABLES_LOCKFILE to a usable path"
@@ -141,6 +145,11 @@ def _stand_in_line(descriptor: int, timeout: float) -> bool:
 # Presence and text ------------------------------------------------------------------------------
 
 
+def names_path(family: int) -> str:
+    """Where the kernel lists the tables of a family, as people know it."""
+    return _NAMES[family].replace("thread-self/", "")
+
+
 def listed(family: int) -> frozenset[str]:
     """The tables that this thread's network namespace has; looking creates none.
 
@@ -152,7 +161,10 @@ def listed(family: int) -> frozenset[str]:
     except FileNotFoundError:
         return frozenset()  # this kernel has no legacy tables of the family
     except PermissionError as problem:
-        raise NotPermitted(f"cannot read {_NAMES[family]}", hint="run hvtx as root") from problem
+        raise NotPermitted(
+            f"cannot read {names_path(family)} without the capability CAP_DAC_READ_SEARCH",
+            hint="run hvtx as root, or with that capability; `--firewall nftables` does without",
+        ) from problem
     except OSError as problem:
         raise _unobserved(f"cannot read {_NAMES[family]}: {problem.strerror}") from problem
 
@@ -224,7 +236,10 @@ def in_use(family: int) -> bool:
 
 
 def save_text(family: int) -> str:
-    """What ``iptables-legacy-save`` prints; HostRefused (``cannot-observe``) if it cannot."""
+    """What ``iptables-legacy-save`` prints.
+
+    Raises NotPermitted, HostRefused (``cannot-observe``).
+    """
     import subprocess  # only here: most commands never read a legacy table
 
     tool = TOOLS[family]
@@ -235,6 +250,11 @@ def save_text(family: int) -> str:
             continue
         except (OSError, subprocess.TimeoutExpired) as problem:
             raise _unobserved(f"{argv[0]}: {problem}") from problem
+        if done.returncode != 0 and not capabilities.has("CAP_NET_RAW"):
+            raise NotPermitted(
+                "the legacy iptables tables cannot be read without the capability CAP_NET_RAW",
+                hint="run hvtx as root, or with that capability (docs/privileges.md)",
+            )
         if done.returncode != 0:
             words = done.stderr.decode(errors="replace").strip()
             raise _unobserved(f"{argv[0]} ended with {done.returncode}: {words}")

@@ -109,6 +109,7 @@ class Snapshot(NamedTuple):
     filtered: frozenset[int]  # ifindexes with traffic control of someone's
     files: Mapping[str, str]  # path -> mark, of those that are there
     failures: Mapping[str, str]  # "links", "nftables", "iptables" -> what went wrong
+    hidden: bool = False  # some process could not be looked into: it may hold a device
 
 
 class Item(NamedTuple):

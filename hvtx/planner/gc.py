@@ -21,6 +21,8 @@ from hvtx.model.vm import Liveness
 from hvtx.planner.presence import Presence, Sights, index, presence
 
 _IFF_TAP = 0x2
+# The release attaches before anything of the VM goes, which no holder, seen or not, lets happen.
+_HIDDEN = "not every process may be looked into: one that holds it is met by attaching"
 _ADDRESS = re.compile(
     r"(?<![\d.])(\d{1,3}(?:\.\d{1,3}){3}|[0-9a-fA-F]{0,4}:[0-9a-fA-F:]*:[0-9a-fA-F:.]*)(/\d{1,3})?"
 )
@@ -257,6 +259,8 @@ class Judge:
                 evidence,
             )
         held = self._holders(row) if row.kind == Kind.TAP else ()
+        if row.kind == Kind.TAP and self.snapshot.hidden:
+            evidence = (*evidence, _HIDDEN)
         if held:
             return self._item(
                 row,

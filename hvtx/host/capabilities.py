@@ -1,0 +1,63 @@
+"""What this process may do beyond its user id: capabilities(7), as the kernel shows them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+NUMBERS = {
+    "CAP_CHOWN": 0,
+    "CAP_DAC_OVERRIDE": 1,
+    "CAP_DAC_READ_SEARCH": 2,
+    "CAP_FOWNER": 3,
+    "CAP_KILL": 5,
+    "CAP_NET_ADMIN": 12,
+    "CAP_NET_RAW": 13,
+    "CAP_SYS_PTRACE": 19,
+}
+_PR_CAP_AMBIENT, _RAISE, _CLEAR_ALL = 47, 2, 4
+
+
+def has(name: str) -> bool:
+    """Whether this thread has a capability in effect; ``name`` is a key of ``NUMBERS``."""
+    return bool(sets()["CapEff"] >> NUMBERS[name] & 1)
+
+
+def sets() -> dict[str, int]:
+    """The capability sets of this thread (``CapEff``, ``CapAmb`` …) as bit masks."""
+    found = {}
+    with open("/proc/thread-self/status", "rb", buffering=0) as status:
+        for line in status.read().splitlines():
+            if line.startswith(b"Cap"):
+                name, _, value = line.partition(b":")
+                found[name.decode()] = int(value, 16)
+    return found
+
+
+@contextlib.contextmanager
+def none_for_children() -> Iterator[None]:
+    """What is started inside gets no capabilities from this process's ambient set.
+
+    For who runs as root there is no ambient set, and nothing to be done.
+    """
+    ambient = sets().get("CapAmb", 0)
+    if not ambient:
+        yield
+        return
+    _prctl(_CLEAR_ALL, 0)
+    try:
+        yield
+    finally:
+        for number in range(ambient.bit_length()):
+            if ambient >> number & 1:
+                _prctl(_RAISE, number)
+
+
+def _prctl(what: int, number: int) -> None:
+    import ctypes
+    import os
+
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.prctl(_PR_CAP_AMBIENT, what, number, 0, 0):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
