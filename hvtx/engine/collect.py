@@ -228,12 +228,16 @@ def _networks_locked(runtime: Runtime, acting: Sequence[Item], *, held: bool) ->
 
 def _need_privileges(runtime: Runtime, items: Sequence[Item]) -> None:
     """Refuse before anything is written if the host would refuse half-way."""
-    rows = records.resources_by_id(runtime.sql, [item.row for item in items if item.row])
-    sighted = {item.entry.backend for item in items if item.entry is not None}
-    privileges.need_for(rows.values())
-    privileges.need(
-        devices=any(item.link is not None for item in items), legacy="iptables" in sighted
-    )
+    privileges.need(devices=any(item.kind in (Kind.TAP, Kind.BRIDGE) for item in items))
+    rules = [item for item in items if item.kind in FIREWALL_KINDS or item.entry is not None]
+    problem = privileges.legacy_problem() if rules else None
+    if problem is None:
+        return
+    backends: set[Any] = {item.entry.backend for item in rules if item.entry is not None}
+    rows = records.resources_by_id(runtime.sql, [item.row for item in rules if item.row])
+    backends |= {row.spec.get("backend") for row in rows.values()}
+    if "iptables" in backends:
+        raise problem
 
 
 def _remark(outcome: str) -> str:
