@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from hvtx.cli.main import settings
 from integration import lab, witness
 from integration.program import Forked, Program, Ran, preload
 
@@ -319,10 +320,9 @@ def test_a_configured_lock_timeout_of_zero_counts(hvtx: Program, tmp_path: Path)
     config = tmp_path / "zero.toml"
     config.write_text("lock_timeout = 0\n")
     run = stopped(hvtx, "intended", "vm", "start", "web")
+    assert settings({"config": str(config)}).lock_timeout == 0, "10 is the default"
     try:
-        began = time.monotonic()
-        hvtx("--config", str(config), "vm", "start", "web", code=75)
-        assert time.monotonic() - began < 9, "10 s is the default"
+        hvtx("--config", str(config), "vm", "stop", "web", code=75)
     finally:
         ended(run, signal.SIGKILL)
     hvtx("recover")
@@ -354,11 +354,12 @@ def test_busy(hvtx: Program) -> None:
     run = stopped(hvtx, "intended", "vm", "start", "web")
     try:
         with witness.unchanged():
-            for argv in (("start", "web"), ("stop", "web"), ("rm", "web", "--force")):
+            for argv in (("stop", "web"), ("rm", "web", "--force")):
                 ran = hvtx("--lock-timeout", "0.2", "vm", *argv, code=75)
                 assert ran.err.startswith("error: ")
                 assert "web" in ran.err
-            ran = hvtx("vm", "start", "web", "--json", code=75, HVTX_LOCK_TIMEOUT="0")
+            assert "is starting" in hvtx("vm", "start", "web", code=4).err
+            ran = hvtx("vm", "stop", "web", "--json", code=75, HVTX_LOCK_TIMEOUT="0")
             assert json.loads(ran.err)["error"]["code"] == "busy"
             hvtx("--lock-timeout", "0.2", "network", "rm", "net", code=75)
         assert state(hvtx) == "starting"
@@ -836,6 +837,7 @@ def test_default_is_made_at_first_use(hvtx: Program, firewall: str) -> None:
     lab.run("ip", "link", "add", "other0", "type", "bridge")
     lab.run("ip", "addr", "add", "10.77.0.5/16", "dev", "other0")
     lab.run("ip", "link", "set", "other0", "up")
+    witness.settle()
     if firewall == "iptables":  # the kernel keeps a legacy table that was once looked at
         for table in ("nat", "filter"):
             lab.run("iptables-legacy", "-t", table, "-S")

@@ -136,7 +136,7 @@ def test_every_deletion_says_what_it_was_and_why(hvtx: Program) -> None:
     shown = hvtx.vm("web")
     os.kill(shown["pid"], signal.SIGKILL)
     hvtx("gc", "--apply")
-    gone = hvtx("log", "--verb", "gc", "--event", "removed", "--json").json()["entries"]
+    gone = hvtx("log", "--detail", "--verb", "gc", "--event", "removed", "--json").json()["entries"]
     marks = {row["kind"]: row["mark"] for row in shown["resources"] if row["kind"] != "lease"}
     assert {entry["kind"] for entry in gone} == set(marks)
     for entry in gone:
@@ -189,7 +189,7 @@ def test_a_store_of_the_first_schema_is_read_and_then_brought_up_to_date(
         old.execute("DELETE FROM _sqlite_migrations WHERE name > '0002'")
         old.execute("PRAGMA user_version=1")
     old.close()
-    entries = hvtx("log", "--json").json()["entries"]
+    entries = hvtx("log", "--detail", "--json").json()["entries"]
     assert entries and all(entry["detail"] is None for entry in entries)
     hvtx("vm", "rm", "web")
     with sqlite3.connect(path) as now:

@@ -55,7 +55,7 @@ def log(ctx: click.Context, /, limit: int, detail: bool, json_: bool, **wanted: 
     from hvtx.engine import show
 
     with opened(ctx, writable=False) as runtime:
-        document = show.list_history(runtime, limit=limit, **wanted)
+        document = show.list_history(runtime, limit=limit, detail=detail, **wanted)
     if json_:
         render.emit_json(document)
         return

@@ -81,7 +81,7 @@ def start_vm(runtime: Runtime, name: str, *, verb: str = "start") -> Vm:
     Raises NotFound, Conflict (state, a taken host port), HostRefused (undone), Busy.
     """
     runtime.enter()
-    runtime.lock("vm", name)
+    _lock_for_start(runtime, name)
     vm = records.get_vm(runtime.sql, name)
     _free_for_start(runtime, vm)
     vm = records.get_vm(runtime.sql, name)
@@ -94,6 +94,16 @@ def start_vm(runtime: Runtime, name: str, *, verb: str = "start") -> Vm:
         rows = _intend(operation, sql, vm, networks)
     _go(runtime, operation, vm, rows, networks, probes)
     return vm
+
+
+def _lock_for_start(runtime: Runtime, name: str) -> None:
+    """Hold the VM; one that another command is starting is refused at once: it will be up."""
+    if runtime.try_lock("vm", name):
+        return
+    vm = records.find_vm(runtime.sql, name)
+    if vm is not None and state_of(runtime, vm)[0] is VmState.STARTING:
+        raise Conflict(f"VM {name!r} is starting", hint="hvtx vm show tells when it is up")
+    runtime.lock("vm", name)
 
 
 def run_vm(runtime: Runtime, wish: VmWish) -> Vm:

@@ -174,14 +174,18 @@ def list_intents(runtime: Runtime) -> dict[str, Any]:
     return {"schema": "hvtx/intents/1", "operations": found}
 
 
-def list_history(runtime: Runtime, *, limit: int, **wanted: Any) -> dict[str, Any]:
-    """`log --json`; ``wanted`` are fields of :class:`hvtx.store.history.Wanted`."""
+def list_history(runtime: Runtime, *, limit: int, detail: bool, **wanted: Any) -> dict[str, Any]:
+    """`log --json`; ``wanted`` are fields of :class:`hvtx.store.history.Wanted`.
+
+    With ``detail`` each entry has what it speaks of: an object, or None.
+    """
     since = wanted.pop("since", None)
     filters = history.Wanted(**wanted, since=None if since is None else moment(since))
-    return {
-        "schema": "hvtx/log/1",
-        "entries": history.entries(runtime.sql, filters, limit=limit),
-    }
+    entries = history.entries(runtime.sql, filters, limit=limit)
+    if not detail:
+        for entry in entries:
+            del entry["detail"]
+    return {"schema": "hvtx/log/1", "entries": entries}
 
 
 _AGO = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
