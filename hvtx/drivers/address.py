@@ -72,6 +72,10 @@ class AddressDriver:
                 "mark-mismatch",
                 f"{seen.name}, with {row.key}, lacks the network's mark",
             )
+        others = _fellows(spec["address"], [a.address for a in addresses if a.ifindex == wanted[0]])
+        if others:
+            message = f"{row.key} on {seen.name} stays: {', '.join(others)} would go with it"
+            return Outcome(False, "foreign-dependents", message)
         address, _, prefix = spec["address"].partition("/")
         try:
             with IPRoute() as route:
@@ -80,6 +84,25 @@ class AddressDriver:
             if problem.code not in (errno.EADDRNOTAVAIL, errno.ENODEV):
                 return Outcome(False, "host-refused", f"{row.key} cannot be removed: {problem}")
         return GONE
+
+
+def _fellows(address: str, there: Sequence[str]) -> list[str]:
+    """Others' IPv4 addresses of the same subnet: the kernel takes secondaries with their primary.
+
+    (That is so unless promote_secondaries is on: then one of them would become the primary.)
+    """
+    import ipaddress
+
+    if ":" in address:
+        return []
+    subnet = ipaddress.IPv4Interface(address).network
+    return [
+        other
+        for other in there
+        if ":" not in other
+        and other != address
+        and ipaddress.IPv4Interface(other).network == subnet
+    ]
 
 
 _IFA_F_NODAD = 0x02

@@ -23,7 +23,16 @@ from hvtx.host import failpoint
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.tun import DEVICE, passing_tap
-from hvtx.model.resource import BRIDGE_GROUP, GONE, BridgeSpec, Kind, Link, Outcome, Resource
+from hvtx.model.resource import (
+    BRIDGE_GROUP,
+    GONE,
+    BridgeSpec,
+    Kind,
+    Link,
+    Outcome,
+    Resource,
+    filters_on,
+)
 
 _MTU_LIMIT = 65000  # anything between what guests' devices can have and what a bridge can
 
@@ -65,7 +74,7 @@ class BridgeDriver:
                 _settle(spec["ifindex"], links)
             finally:
                 links.close()
-            Path("/proc/sys/net/ipv4/conf", spec["device"], "route_localnet").write_text("1")
+            Path("/proc/sys", route_localnet(spec["device"])).write_text("1")
         except NetlinkError as problem:
             raise _refused(spec["device"], problem.code, str(problem)) from problem
         except OSError as problem:
@@ -87,7 +96,8 @@ class BridgeDriver:
         try:
             seen = links.get(ifindex=row.spec["ifindex"])
             if seen is None:
-                if links.get(name=row.key) is None:
+                stranger = links.get(name=row.key)
+                if stranger is None or stranger.name != row.key:  # found by an alternative name
                     return GONE
                 return Outcome(
                     False,
@@ -122,6 +132,17 @@ class BridgeDriver:
         if links.get(ifindex=seen.ifindex) is not None:
             return Outcome(False, "contended", f"{seen.name} is still there after its removal")
         return GONE
+
+
+def route_localnet(device: str) -> str:
+    """The setting (below ``/proc/sys``) by which 127.0.0.1 reaches a bridge's guests."""
+    return f"net/ipv4/conf/{device}/route_localnet"
+
+
+def restore(row: Resource, seen: Link, links: Links) -> None:
+    """Give a bridge of ours what others changed of it: up, its MAC, its MTU, its setting."""
+    links.change(seen.ifindex, mac=row.spec["mac"], mtu=row.spec["mtu"], up=True)
+    Path("/proc/sys", route_localnet(seen.name)).write_text("1")
 
 
 def _settle(bridge: int, links: Links) -> None:
@@ -161,7 +182,7 @@ def _dependents(row: Resource, seen: Link, links: Links) -> str:
     things += [
         a.address for a in links.addresses() if a.ifindex == seen.ifindex and a.address not in own
     ]
-    return ", ".join(things)
+    return ", ".join([*things, *filters_on(seen, links.filtered())])
 
 
 def _refused(name: str, code: int, words: str) -> HvtxError:

@@ -41,7 +41,16 @@ from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
 from hvtx.host import failpoint, procfs, tun
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
-from hvtx.model.resource import GONE, Address, Kind, Link, Outcome, Resource, TapSpec
+from hvtx.model.resource import (
+    GONE,
+    Address,
+    Kind,
+    Link,
+    Outcome,
+    Resource,
+    TapSpec,
+    filters_on,
+)
 
 _THREADS = 64
 _LATE_SECONDS, _PAUSE = 1.0, 0.002
@@ -121,7 +130,10 @@ class TapDriver:
     def let_go(self) -> None:
         """Let go of what is still held; the devices stay."""
         while self._grips:
-            os.close(self._grips.popitem()[1][0])
+            descriptor, seen = self._grips.popitem()[1]
+            os.close(descriptor)
+            for index in filter(None, (seen.ifindex, seen.master)):
+                self.links.get(ifindex=index)  # its shown carrier follows now, not a second later
 
     def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
         """Remove the devices by attaching; ``in-use`` names the holder where it can."""
@@ -181,7 +193,7 @@ def release_one(row: Resource, links: Links, around: Around) -> Outcome:
     seen = links.get(ifindex=ifindex)
     if seen is None:
         stranger = links.get(name=row.key)
-        if stranger is None:
+        if stranger is None or stranger.name != row.key:  # found by an alternative name
             return GONE
         return Outcome(
             False,
@@ -318,8 +330,7 @@ def dependents(seen: Link, around: Around, known: Sequence[str] = ()) -> Outcome
     own = [
         a.address for a in around.addresses if a.ifindex == seen.ifindex and a.address not in known
     ]
-    filters = ["an XDP program"] if seen.xdp else []
-    filters += ["traffic control"] if seen.ifindex in around.filtered else []
+    filters = filters_on(seen, around.filtered)
     if not upper and not own and not filters:
         return None
     things = ", ".join([*upper, *own, *filters])

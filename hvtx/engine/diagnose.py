@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hvtx.drivers.sysctl import read as read_setting
@@ -13,6 +13,7 @@ from hvtx.engine import privileges
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import HvtxError
 from hvtx.host import capabilities, procfs
+from hvtx.model.resource import Kind
 from hvtx.store import records
 
 
@@ -181,17 +182,23 @@ def _loopback6(runtime: Runtime) -> Iterator[Finding]:
 
 # -- others on this host ---------------------------------------------------------------------------
 
-_DROPS = re.compile(r"^:(FORWARD) (DROP|REJECT)", re.MULTILINE)
+_DROPS = re.compile(r":FORWARD (DROP|REJECT)")
+_DROP_RULE = re.compile(
+    r"-A FORWARD(?: -[io] (?P<device>\S+)| -m comment --comment (?:\"[^\"]*\"|\S+))*"
+    r" -j (?:DROP|REJECT)(?: --reject-with \S+)?"
+)
 
 
 def _forward_drops(runtime: Runtime) -> Iterator[Finding]:
     """Docker's, firewalld's or ufw's drop in FORWARD, which no accept of ours overrides."""
-    found = list(_base_chains())
+    networks = records.networks(runtime.sql)
+    bridges = [network.bridge for network in networks]
+    found = [*_nft_drops(bridges), *_legacy_drops(runtime.installation, bridges)]
     if not found:
-        yield Finding("forward", "ok", "nobody else drops forwarded traffic by policy")
+        yield Finding("forward", "ok", "nobody else drops all forwarded traffic")
         return
     docker = any("docker" in line.lower() for line in found)
-    bridges = [network.bridge for network in records.networks(runtime.sql)] or ["BRIDGE"]
+    bridges = bridges or ["BRIDGE"]
     chain = "DOCKER-USER" if docker else "FORWARD"
     mends = "; ".join(f"iptables -I {chain} -{d} {b} -j ACCEPT" for b in bridges for d in "io")
     yield Finding(
@@ -201,26 +208,104 @@ def _forward_drops(runtime: Runtime) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-def _base_chains() -> Iterator[str]:
-    """Forward chains of others with a drop policy, in nftables and in the legacy tables."""
+def _nft_drops(bridges: Sequence[str]) -> Iterator[str]:
+    """Forward chains of others in nftables that drop by policy or by a rule for everything."""
     import json
 
     from hvtx.host import libnftables
 
-    listed = json.loads(libnftables.run("list chains", json=True) or "{}")
-    for item in listed.get("nftables", []):
-        chain = item.get("chain", {})
-        drops = (chain.get("hook"), chain.get("policy")) == ("forward", "drop")
-        ours = str(chain.get("table")).startswith("hvtx-")
-        if drops and not ours and chain["family"] != "bridge":
-            yield f"nft {chain['family']} {chain['table']} {chain['name']}: policy drop"
+    listed = json.loads(libnftables.run("list ruleset", json=True, terse=True) or "{}")
+    items = listed.get("nftables", [])
+    chains = set()
+    for chain in (item["chain"] for item in items if "chain" in item):
+        theirs = not str(chain["table"]).startswith("hvtx-") and chain["family"] in _ROUTED
+        if theirs and chain.get("hook") == "forward":
+            chains.add((chain["family"], chain["table"], chain["name"]))
+            if chain.get("policy") == "drop":
+                yield f"nft {chain['family']} {chain['table']} {chain['name']}: policy drop"
+    for rule in (item["rule"] for item in items if "rule" in item):
+        place = (rule["family"], rule["table"], rule["chain"])
+        if place in chains and _drops_all(rule.get("expr", []), bridges):
+            yield f"nft {' '.join(place)}: a rule drops all (handle {rule['handle']})"
+
+
+_ROUTED = frozenset({"ip", "ip6", "inet"})
+
+
+def _drops_all(expressions: Sequence[Mapping[str, Any]], bridges: Sequence[str]) -> bool:
+    """Whether a rule drops whatever comes, or whatever comes from or goes to a bridge of ours."""
+    for expression in expressions:
+        match = expression.get("match")
+        if match is not None:
+            key = (
+                match["left"].get("meta", {}).get("key") if isinstance(match["left"], dict) else ""
+            )
+            device = match["op"] == "==" and key in ("iifname", "oifname")
+            if not device or match["right"] not in bridges:
+                return False
+        elif not expression.keys() & {"counter", "log", "drop", "reject"}:
+            return False
+    return any(expression.keys() & {"drop", "reject"} for expression in expressions)
+
+
+def _legacy_drops(installation: str, bridges: Sequence[str]) -> Iterator[str]:
+    """The same in the legacy tables; what stands behind our own jump is in nobody's way."""
     from hvtx.host import xtables
 
+    jump = f"HVTX-{installation}-FWD"
     for family in (4, 6):
-        if "filter" in xtables.listed(family):
-            text = xtables.save_text(family)
-            if _DROPS.search(text.partition("*filter")[2].partition("COMMIT")[0]):
-                yield f"{xtables.TOOLS[family]} (legacy) filter FORWARD: policy DROP"
+        if "filter" not in xtables.listed(family):
+            continue
+        text = xtables.save_text(family).partition("*filter")[2].partition("COMMIT")[0]
+        ours = False
+        for line in text.splitlines():
+            ours = ours or (line.startswith("-A FORWARD ") and line.endswith(f" {jump}"))
+            rule = None if ours else _DROP_RULE.fullmatch(line)
+            if rule is not None and rule["device"] in (None, *bridges):
+                yield f"{xtables.TOOLS[family]} (legacy) filter {line}"
+            if policy := _DROPS.match(line):
+                yield f"{xtables.TOOLS[family]} (legacy) filter FORWARD: policy {policy[1]}"
+
+
+def _routes(runtime: Runtime) -> Iterator[Finding]:
+    """Routes that take packets for guests elsewhere, or the same subnet on another device."""
+    from hvtx.engine.networks import bridge_row
+    from hvtx.host.routes import all_routes, in_the_way
+
+    every, bad = all_routes(), False
+    for network in records.networks(runtime.sql):
+        row = bridge_row(runtime, network)
+        if row is None:
+            continue
+        for subnet in network.subnets:
+            found = in_the_way(subnet, row.spec["ifindex"], every)
+            if found is not None:
+                bad = True
+                yield Finding(
+                    "routes", "error",
+                    f"a route to {found.prefix} takes packets away from network {network.name!r}",
+                    (f"table {found.table}, device {found.device or 'none'}",),
+                    "remove that route or address, or give the VMs another network",
+                )  # fmt: skip
+    if not bad:
+        yield Finding("routes", "ok", "no other route leads to a subnet of ours")
+
+
+def _damage(runtime: Runtime) -> Iterator[Finding]:
+    """What others flushed or changed under networks and running VMs."""
+    from hvtx.engine.repair import damage_now
+    from hvtx.engine.snapshot import take_snapshot
+
+    if runtime.store.missing or runtime.refused is not None:
+        return
+    found = [d for d in damage_now(take_snapshot(runtime)) if d.row.kind != Kind.SYSCTL]
+    for damage in found:
+        yield Finding(
+            "damage", "error", f"{damage.row.kind} {damage.row.key}: {damage.missing}",
+            damage.seen.evidence, "hvtx repair",
+        )  # fmt: skip
+    if not found:
+        yield Finding("damage", "ok", "everything that runs has what is on record")
 
 
 _WATCHERS = {
@@ -272,4 +357,6 @@ CHECKS: dict[str, Callable[[Runtime], Iterator[Finding]]] = {
     "loopback": _loopback6,
     "forward": _forward_drops,
     "company": _watchers,
+    "routes": _routes,
+    "damage": _damage,
 }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hvtx.drivers import process
 from hvtx.engine import privileges
-from hvtx.engine.networks import bridge_row, ensure_networks, undo
+from hvtx.engine.networks import bridge_row, ensure_networks, refuse_diverted, undo
 from hvtx.engine.runtime import Runtime, process_facts
 from hvtx.engine.transaction import Operation, begin, forget_vm
 from hvtx.errors import Conflict, HvtxError, NotFound, PartialFailure, UsageError
@@ -90,6 +90,7 @@ def start_vm(runtime: Runtime, name: str, *, verb: str = "start") -> Vm:
         refuse_taken_port(port)
     networks = _networks(runtime, vm)
     privileges.need_to_start(networks.values())
+    _refuse_diverted(runtime, vm, networks)
     with begin(runtime, verb, vm=name) as (sql, operation):
         rows = _intend(operation, sql, vm, networks)
     _go(runtime, operation, vm, rows, networks, probes)
@@ -188,6 +189,16 @@ def _networks(runtime: Runtime, vm: Vm) -> dict[str, Network]:
     return own
 
 
+def _refuse_diverted(runtime: Runtime, vm: Vm, networks: Mapping[str, Network]) -> None:
+    """Refuse to start a VM that no packet of the host would reach."""
+    for network in networks.values():
+        row = bridge_row(runtime, network)
+        own = [i for i in vm.interfaces if i.network == network.id]
+        guests = [address for i in own for address in (i.ipv4, i.ipv6) if address]
+        if row is not None and guests:
+            refuse_diverted(network, row.spec["ifindex"], guests)
+
+
 def _intend(
     operation: Operation, sql: Any, vm: Vm, networks: Mapping[str, Network]
 ) -> list[Resource]:
@@ -233,6 +244,8 @@ def _go(
     process_row = next((row for row in rows if row.kind == Kind.PROCESS), None)
     identity: Identity | None = None
     try:
+        if new:  # its addresses were not known before
+            _refuse_diverted(runtime, vm, networks)
         observed = operation.act(rows)
         if process_row is not None:
             launch = render(vm, rows, networks, probes, run_directory(runtime, vm))

@@ -21,7 +21,7 @@ from hvtx.errors import (
 )
 from hvtx.host import failpoint
 from hvtx.host.links import Links
-from hvtx.model.resource import Kind, Resource, State
+from hvtx.model.resource import Kind, Resource, State, filters_on
 from hvtx.model.vm import Network
 from hvtx.planner import provision
 from hvtx.store import records
@@ -160,12 +160,7 @@ def _check_free(runtime: Runtime, wish: NetworkWish) -> None:
         taken = addressing.overlap(subnet, _known_subnets(runtime))
         if taken:
             raise Conflict(f"{subnet} overlaps {taken} of another network", hint="hvtx network ls")
-        taken = addressing.overlap(subnet, _host_prefixes())
-        if taken:
-            raise Conflict(
-                f"{subnet} overlaps {taken}, which this host has a route to",
-                hint="choose another subnet; `ip route` shows what is taken",
-            )
+    refuse_taken_subnet(wish.subnets)
     if wish.bridge is not None:
         links = Links()
         try:
@@ -184,22 +179,45 @@ def _known_subnets(runtime: Runtime) -> list[str]:
 
 def _host_prefixes() -> list[str]:
     """Every prefix that the host routes somewhere, but the default routes and the link-locals."""
-    from pyroute2 import IPRoute
+    from hvtx.host.routes import all_routes
 
-    local_table, found = 255, []
-    with IPRoute() as route:
-        for entry in route.get_routes():
-            destination = entry.get_attr("RTA_DST")
-            table = entry.get_attr("RTA_TABLE") or entry["table"]
-            if destination is None or table == local_table or entry["dst_len"] == 0:
-                continue
-            if not str(destination).startswith(("fe80:", "ff")):
-                found.append(f"{destination}/{entry['dst_len']}")
-        for entry in route.get_addr():
-            address = entry.get_attr("IFA_LOCAL") or entry.get_attr("IFA_ADDRESS")
-            if address and not str(address).startswith("fe80:"):
-                found.append(f"{address}/{entry['prefixlen']}")
-    return found
+    return [route.prefix for route in all_routes()]
+
+
+def refuse_taken_subnet(subnets: Iterable[str]) -> None:
+    """Raise Conflict if the host has a route to part of a subnet."""
+    from hvtx.planner import addressing
+
+    prefixes = _host_prefixes()
+    for subnet in subnets:
+        taken = addressing.overlap(subnet, prefixes)
+        if taken:
+            raise Conflict(
+                f"{subnet} overlaps {taken}, which this host has a route to",
+                hint="choose another subnet; `ip route show table all` shows what is taken",
+            )
+
+
+def refuse_diverted(network: Network, bridge: int, guests: Sequence[str]) -> None:
+    """Raise Conflict if packets for a guest would leave by another device than the bridge.
+
+    One lookup a guest; the routes are read only where its answer is another device, which may
+    have reasons that are in nobody's way (a bridge without carrier, a VRF).
+    """
+    from hvtx.host import routes
+
+    if all(device == bridge for device in routes.devices_towards(guests)):
+        return
+    every = routes.all_routes()
+    for subnet in network.subnets:
+        found = routes.in_the_way(subnet, bridge, every)
+        if found is not None:
+            raise Conflict(
+                f"a route to {found.prefix} (table {found.table}) takes packets away from the"
+                f" guests of network {network.name!r}",
+                hint=f"`ip route show table all {found.prefix}` shows it; remove it, or use"
+                " another network",
+            )
 
 
 def _describe(runtime: Runtime, wish: NetworkWish) -> Network:
@@ -373,6 +391,7 @@ def ensure_networks(runtime: Runtime, networks: Iterable[Network], verb: str = "
         _close_earlier_lives(runtime, missing)
         for network in missing:
             if bridge_row(runtime, network) is None:
+                refuse_taken_subnet(network.subnets)  # others may have been quicker after a boot
                 _make(runtime, network, verb, new=False)
     finally:
         runtime.unlock("all", "networks")
@@ -451,7 +470,7 @@ def _refuse_dependents(runtime: Runtime, rows: Sequence[Resource]) -> None:
     links = Links()
     try:
         every = links.all()
-        addresses = links.addresses()
+        addresses, filtered = links.addresses(), links.filtered()
     except PermissionError as problem:
         raise NotPermitted("the host's links may not be read", hint="run hvtx as root") from problem
     finally:
@@ -463,6 +482,8 @@ def _refuse_dependents(runtime: Runtime, rows: Sequence[Resource]) -> None:
         things = [link.name for link in every if index in (link.master, link.lower)]
         own = row.spec["addresses"]
         things += [a.address for a in addresses if a.ifindex == index and a.address not in own]
+        for link in every:
+            things += filters_on(link, filtered) if link.ifindex == index else []
         if things:
             raise Conflict(
                 f"others put something on bridge {row.key}: {', '.join(things)}",

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from hvtx.drivers.bridge import restore, route_localnet
 from hvtx.drivers.sysctl import read as read_setting
 from hvtx.engine.collect import resolve
 from hvtx.engine.networks import ensure_networks
@@ -19,7 +20,7 @@ from hvtx.engine.transaction import begin
 from hvtx.errors import HvtxError, NotFound
 from hvtx.host.links import Links
 from hvtx.model.plan import Snapshot
-from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource, State
+from hvtx.model.resource import FIREWALL_KINDS, Kind, Link, Resource, State
 from hvtx.model.vm import Liveness, Network, Vm
 from hvtx.planner.presence import Presence, index, presence
 from hvtx.store import intents, records
@@ -52,11 +53,8 @@ def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
     live = {vm.id for vm in vms if _runs(snapshot, vm.id)}
     rows = [
         row
-        for row in snapshot.rows
-        if row.state == State.COMMITTED
-        and not row.spec.get("imported")  # made by others, who put it as they want it
-        and row.life == runtime.life.id
-        and (row.vm in live if row.vm else row.network is None or row.network in wanted)
+        for row in _made_here(snapshot)
+        if (row.vm in live if row.vm else row.network is None or row.network in wanted)
     ]
     damages = find_damage(snapshot, rows)
     repaired: list[dict[str, Any]] = []
@@ -99,6 +97,23 @@ def _runs(snapshot: Snapshot, vm: str) -> bool:
 # -- what is wrong ---------------------------------------------------------------------------------
 
 
+def damage_now(snapshot: Snapshot) -> list[Damage]:
+    """What `repair` would find under every network and running VM; changes nothing."""
+    rows = _made_here(snapshot)
+    return find_damage(snapshot, [r for r in rows if r.vm is None or _runs(snapshot, r.vm)])
+
+
+def _made_here(snapshot: Snapshot) -> list[Resource]:
+    """What stands on record as made by us, in this life of the host."""
+    return [
+        row
+        for row in snapshot.rows
+        if row.state == State.COMMITTED
+        and not row.spec.get("imported")  # made by others, who put it as they want it
+        and row.life == snapshot.life.id
+    ]
+
+
 def find_damage(snapshot: Snapshot, rows: Sequence[Resource]) -> list[Damage]:
     """Rows whose object is gone, incomplete or not attached as recorded (reads settings only)."""
     sights = index(snapshot)
@@ -125,15 +140,22 @@ def _missing(row: Resource, seen: Presence, bridges: Mapping[str, int]) -> str |
         return None
     if not seen.complete:
         return "a part of it was gone"
-    link = seen.link
-    if link is not None and not link.up:
+    return _drift(row, seen.link, bridges) if seen.link is not None else None
+
+
+def _drift(row: Resource, link: Link, bridges: Mapping[str, int]) -> str | None:
+    """What others changed of a device of ours, in words."""
+    if not link.up:
         return "it was down"
-    if link is not None and row.kind == Kind.TAP:
-        master = bridges.get(row.spec["bridge"], row.spec["master"])
-        if link.master != master:
-            return f"it was not a port of {row.spec['bridge']}"
-        if link.mtu != row.spec["mtu"]:
-            return f"its MTU was {link.mtu}"
+    if link.mac != row.spec["mac"]:
+        return f"its MAC address was {link.mac}"
+    if link.mtu != row.spec["mtu"]:
+        return f"its MTU was {link.mtu}"
+    if row.kind == Kind.BRIDGE:
+        loopback = read_setting(route_localnet(link.name))
+        return None if loopback == "1" else "127.0.0.1 did not reach its guests (route_localnet)"
+    if link.master != bridges.get(row.spec["bridge"], row.spec["master"]):
+        return f"it was not a port of {row.spec['bridge']}"
     return None
 
 
@@ -194,7 +216,7 @@ def _mend(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) -> None:
         if now is None or now.alias != row.mark:
             raise HvtxError("it changed while it was looked at")
         if row.kind == Kind.BRIDGE:
-            links.change(now.ifindex, up=True)
+            restore(row, now, links)
             return
         bridge = next(
             (
@@ -204,7 +226,14 @@ def _mend(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) -> None:
             ),
             row.spec["master"],
         )
-        links.change(now.ifindex, master=bridge, mtu=row.spec["mtu"], up=True, hairpin=True)
+        links.change(
+            now.ifindex,
+            master=bridge,
+            mac=row.spec["mac"],
+            mtu=row.spec["mtu"],
+            up=True,
+            hairpin=True,
+        )
     finally:
         links.close()
 

@@ -7,6 +7,7 @@ TypedDicts below.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple, TypedDict
 
@@ -176,6 +177,12 @@ class Link(NamedTuple):
     persistent: bool
     qdisc: str = ""
     xdp: bool = False
+
+
+def filters_on(link: Link, filtered: Collection[int]) -> list[str]:
+    """What of others' looks at a link's packets, in words; ``filtered`` as the kernel lists it."""
+    found = ["an XDP program"] if link.xdp else []
+    return [*found, "traffic control"] if link.ifindex in filtered else found
 
 
 class Address(NamedTuple):

@@ -16,7 +16,15 @@ from typing import Any
 
 from hvtx.model.mark import Mark, UnreadableMark, parse_mark
 from hvtx.model.plan import Action, Item, Plan, Reason, Snapshot, VmFacts
-from hvtx.model.resource import FIREWALL_KINDS, Entry, Kind, Link, Resource, State
+from hvtx.model.resource import (
+    FIREWALL_KINDS,
+    Entry,
+    Kind,
+    Link,
+    Resource,
+    State,
+    filters_on,
+)
 from hvtx.model.vm import Liveness
 from hvtx.planner.presence import Presence, Sights, index, presence
 
@@ -270,7 +278,7 @@ class Judge:
                 f"{row.key} is held open by {', '.join(held)}",
                 held,
             )
-        foreign = self._dependents(row, seen)
+        foreign = self._dependents(row, seen) or self._on_its_bridge(row)
         if foreign:
             return self._item(
                 row,
@@ -609,11 +617,16 @@ class Judge:
         own = set(row.spec.get("addresses", ()))
         upper += [a for a in self._addresses.get(link.ifindex, ()) if a not in own]
         upper.sort()
-        if link.xdp:
-            upper.append("an XDP program")
-        if link.ifindex in self.snapshot.filtered:
-            upper.append("traffic control")
-        return upper
+        return upper + filters_on(link, self.snapshot.filtered)
+
+    def _on_its_bridge(self, row: Resource) -> list[str]:
+        """What others put on the bridge of an address: the two go together, or not at all."""
+        if row.kind != Kind.ADDRESS:
+            return []
+        index = row.spec["ifindex"]
+        bridges = [r for r in self.snapshot.rows if r.kind == Kind.BRIDGE]
+        bridge = next((r for r in bridges if r.spec["ifindex"] == index), None)
+        return self._dependents(bridge, self.presences[bridge.id]) if bridge else []
 
     def _item(
         self,
