@@ -134,12 +134,16 @@ class Crowd:
         def work() -> None:
             worker = Worker(self, number)
             for _ in range(100_000):
-                if self._over.exists():
+                if self.over():
                     return
                 worker.do(*argv)
                 time.sleep(pause)
 
         self.spawn(" ".join(argv), work)
+
+    def over(self) -> bool:
+        """Whether those who have an end have come to it."""
+        return self._over.exists()
 
     def join(self, only: Iterable[str] = ()) -> None:
         """Wait for the workers, then end the loops; raises what went wrong in any of them."""

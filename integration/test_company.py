@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from integration import lab
+from integration import lab, ledger
 from integration.crowd import (
     Crowd,
     Own,
@@ -30,6 +30,7 @@ from integration.crowd import (
     survivors,
 )
 from integration.history import ANYBODY, Act, Operation, problems
+from integration.ledger import Stranger
 from integration.program import Forked, Program, preload
 from integration.test_replay import stopped
 from integration.test_strangers import hold, in_another_boot
@@ -37,6 +38,7 @@ from integration.test_strangers import hold, in_another_boot
 ALL = os.environ.get("HVTX_COMPANY") == "all"
 SEED = int(os.environ.get("HVTX_COMPANY_SEED", time.time_ns() % 1_000_000))
 STEPS = 150 if ALL else 7
+CHANGES = 2000 if ALL else 80  # of each stranger
 WORKERS = 8
 LOOPS = ("gc --apply", "recover")
 
@@ -100,6 +102,53 @@ def test_eight_processes_and_two_collectors(firewall: str, tmp_path: Path) -> No
         killed=killed,
         codes=sorted(codes.items()),
     )
+
+
+# -- strangers ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("firewall", ["nftables", "iptables"])
+def test_nothing_of_strangers_is_lost_doubled_moved_or_brought_back(
+    firewall: str, tmp_path: Path
+) -> None:
+    """Their rules, elements and devices come and go in hot loops, and hvtx's beside them."""
+    preload()
+    crowd = Crowd(tmp_path / "crowd", SEED, firewall=firewall)
+    ledger.settle()
+    policies, before = ledger.policies(), lab.dump()
+
+    def run(number: int) -> None:
+        worker, vm = Worker(crowd, 100 + number), f"vm{number}"
+        net, port = f"net{number}", f"{8080 + number}:80"
+        while not crowd.over():
+            worker.do("network", "create", net, "--subnet", f"10.77.{number}.0/24")
+            worker.do("vm", "run", vm, "--network", net, "-p", port, "--", "sleep", "600")
+            worker.do("gc", "--apply")
+            worker.do("vm", "rm", vm, "--force")
+            worker.do("network", "rm", net)
+
+    def change(stranger: Stranger) -> None:
+        for _ in range(CHANGES):
+            stranger.step()
+        differing = lab.difference(stranger.expected(), stranger.found())
+        assert differing == "", f"{stranger.kind} {stranger.number}:\n{differing}"
+        stranger.leave()
+
+    for number, kind in enumerate(ledger.KINDS * (2 if ALL else 1)):
+        stranger = Stranger(kind, number, SEED)
+        crowd.spawn(f"stranger {kind} {number}", lambda stranger=stranger: change(stranger))
+    for number in range(2):
+        crowd.spawn(f"hvtx {number}", lambda number=number: run(number))
+    crowd.join(("hvtx 0", "hvtx 1"))
+    journal = crowd.journal()
+    assert not crowd.undocumented(), f"seed {SEED}: {crowd.undocumented()[:3]}"
+    remove_all(crowd.hvtx)
+    assert crowd.hvtx.is_clean()
+    assert ledger.policies() == policies
+    assert lab.difference(before, lab.dump()) == "", f"seed {SEED}"
+    changes = CHANGES * len(ledger.KINDS) * (2 if ALL else 1)
+    lab.tell(firewall=firewall, seed=SEED, changes=changes, lost=0, commands=len(journal))
 
 
 # -- what company found ----------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import random
 import re
 import socket
 import subprocess
@@ -497,7 +496,7 @@ def test_another_installations_rules_are_not_ours(tmp_path: Path, driver: Iptabl
     assert lab.difference(before, lab.dump()) == ""
 
 
-# The lock and the ledger ------------------------------------------------------------------------
+# The lock (strangers beside it: test_company.py) ------------------------------------------------------------------------
 
 
 def test_a_held_lock_is_busy_and_nothing_changes(tmp_path: Path, driver: IptablesDriver) -> None:
@@ -524,60 +523,6 @@ def test_the_lock_is_waited_for(driver: IptablesDriver) -> None:
         driver.create([publish(3)])
         let_go.join()
     assert publish(3).mark in {entry.mark for entry in driver.observe()}
-
-
-class Stranger(threading.Thread):
-    """Adds and removes rules of its own by ``iptables-legacy -w``, and keeps account."""
-
-    def __init__(self, number: int, operations: int) -> None:
-        super().__init__()
-        self._net, self._left = number, operations
-        self.there: Counter[str] = Counter()
-        self.failed: list[str] = []
-
-    def run(self) -> None:
-        dice = random.Random(self._net)
-        live: list[str] = []
-        for n in range(self._left):
-            if len(live) > 6 or (live and dice.random() < 0.4):
-                verb, address = "-D", live.pop(dice.randrange(len(live)))
-            else:
-                verb, address = "-A", f"198.18.{self._net}.{n % 250 + 1}"
-                live.append(address)
-            table, at = ("nat", "PREROUTING") if self._net % 2 else ("filter", "FORWARD")
-            argv = ["iptables-legacy", "-w", "-t", table, verb, at, "-s", address, "-j", "ACCEPT"]
-            done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
-            if done.returncode:
-                self.failed.append(f"{argv}: {done.stderr}")
-                continue
-            self.there[f"-A {at} -s {address}/32 -j ACCEPT"] += 1 if verb == "-A" else -1
-
-
-def test_nothing_of_strangers_is_lost_doubled_or_brought_back(driver: IptablesDriver) -> None:
-    ipt("-P", "FORWARD", "DROP")
-    driver.create([row(1, "base"), network(subnets=SUBNETS[:1])])
-    loops = [Stranger(number, 150) for number in (0, 1, 2)]
-    for loop in loops:
-        loop.start()
-    rounds = 0
-    while any(loop.is_alive() for loop in loops) and rounds < 400:
-        rounds += 1
-        number = 1000 + 10 * rounds
-        rows = [
-            row(number, "forward", ipv4="10.77.0.2", ipv6=None, bridge=BRIDGE),
-            publish(number + 1, ipv6=None),
-        ]
-        driver.create(rows)
-        assert set(driver.release(rows).values()) == {GONE}
-    for loop in loops:
-        loop.join()
-    assert [failure for loop in loops for failure in loop.failed] == []
-    assert rounds > 3
-    account = Counter(line for loop in loops for line in (+loop.there).elements())
-    lines = [li for part in lab.dump()["legacy"].values() for li in part if "198.18." in li]
-    assert Counter(lines) == account
-    assert ipt("-S", "FORWARD").splitlines()[0] == "-P FORWARD DROP"
-    assert {e.mark for e in driver.observe() if e.mark} == {row(1, "base").mark, network().mark}
 
 
 # Packets ----------------------------------------------------------------------------------------
