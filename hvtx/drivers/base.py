@@ -74,3 +74,10 @@ class FirewallDriver(Driver, Protocol):
 
         Raises HvtxError (Conflict where something else took the place).
         """
+
+
+class CommonDriver(FirewallDriver, Protocol):
+    """The backend that every installation has tables of, whatever its networks use."""
+
+    def others(self) -> frozenset[str]:
+        """Other installations of hvtx on this host. Raises Contended, NotPermitted."""

@@ -616,6 +616,18 @@ class NftablesDriver:
             found += [Entry(BACKEND, where, text, resource.mark) for text in texts]
         return tuple(found)
 
+    def others(self) -> frozenset[str]:
+        """Other installations with tables here: each has some, whatever its own backend is.
+
+        Raises Contended, NotPermitted; empty without nf_tables.
+        """
+        try:
+            tables = self._consistently(lambda _: self._socket.tables(), "the list of tables")
+        except NoNftables:
+            return frozenset()
+        names = {table.name for table in tables} - {self._table}
+        return frozenset(n.removeprefix("hvtx-") for n in names if n.startswith(table_name("")))
+
     def observe(self) -> tuple[Entry, ...]:
         """Every element, rule and table of this installation, every marked one, foreign NAT rules.
 

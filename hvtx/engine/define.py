@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from hvtx.engine.neighbours import refuse_others_ports
 from hvtx.engine.networks import DEFAULT, default_draft, take_network
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, begin
@@ -78,7 +79,7 @@ def parse_wish(  # noqa: PLR0913 - it mirrors the options of `vm create`
         raise UsageError(f"--cpus {cpus} is not between 1 and 4096")
     ports = tuple(addressing.parse_publish(text) for text in publish)
     for number, port in enumerate(ports):
-        if any(_collide(port, other) for other in ports[:number]):
+        if any(port.collides(other) for other in ports[:number]):
             raise UsageError(f"host port {port.host_port}/{port.protocol} is published twice")
     addresses = tuple(addressing.parse_address(ip) for ip in ips)
     parsed = tuple(addressing.parse_mac(mac) for mac in macs)
@@ -176,12 +177,6 @@ def _check_combination(
         )
 
 
-def _collide(one: Publish, other: Publish) -> bool:
-    if (one.protocol, one.host_port) != (other.protocol, other.host_port):
-        return False
-    return one.host_ip is None or other.host_ip is None or one.host_ip == other.host_ip
-
-
 def _absolute(path: str | None) -> str | None:
     return None if path is None else os.path.abspath(path)
 
@@ -229,6 +224,7 @@ def check_wish(runtime: Runtime, wish: VmWish) -> None:
                 hint="choose another host port",
             )
         refuse_taken_port(port)
+    refuse_others_ports(runtime, wish.publish)
     for mac in wish.macs:
         leases.refuse_taken_mac(runtime.sql, mac)
     networks = [

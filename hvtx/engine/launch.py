@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hvtx.drivers import process
 from hvtx.engine import privileges
+from hvtx.engine.neighbours import refuse_others_ports
 from hvtx.engine.networks import bridge_row, ensure_networks, refuse_diverted, undo
 from hvtx.engine.runtime import Runtime, process_facts
 from hvtx.engine.transaction import Operation, begin, forget_vm
@@ -88,6 +89,7 @@ def start_vm(runtime: Runtime, name: str, *, verb: str = "start") -> Vm:
     probes = process.probe(vm, runtime.store.run_directory)
     for port in _ports_to_publish(vm):
         refuse_taken_port(port)
+    refuse_others_ports(runtime, _ports_to_publish(vm))
     networks = _networks(runtime, vm)
     privileges.need_to_start(networks.values())
     _refuse_diverted(runtime, vm, networks)
@@ -247,6 +249,7 @@ def _go(
         if new:  # its addresses were not known before
             _refuse_diverted(runtime, vm, networks)
         observed = operation.act(rows)
+        refuse_others_ports(runtime, _ports_to_publish(vm))
         if process_row is not None:
             launch = render(vm, rows, networks, probes, run_directory(runtime, vm))
             gate = _spawn(runtime, vm, launch)

@@ -177,18 +177,23 @@ def _known_subnets(runtime: Runtime) -> list[str]:
     return [row[0] for row in runtime.sql.execute("SELECT cidr FROM subnet")]
 
 
-def _host_prefixes() -> list[str]:
-    """Every prefix that the host routes somewhere, but the default routes and the link-locals."""
+def _host_prefixes(own: int = 0) -> list[str]:
+    """Every prefix that the host routes to other devices than ``own`` (an index), but the defaults
+    and the link-locals."""
     from hvtx.host.routes import all_routes
 
-    return [route.prefix for route in all_routes()]
+    return [route.prefix for route in all_routes() if not own or route.device != own]
 
 
-def refuse_taken_subnet(subnets: Iterable[str]) -> None:
-    """Raise Conflict if the host has a route to part of a subnet."""
+def refuse_taken_subnet(subnets: Iterable[str], bridge: int = 0) -> None:
+    """Raise Conflict if the host has a route to part of a subnet, but for one to ``bridge``.
+
+    Asked before a network is made and once more after: no lock spans two installations (or hvtx and
+    Docker), and of two that take one subnet at once at least one takes it back.
+    """
     from hvtx.planner import addressing
 
-    prefixes = _host_prefixes()
+    prefixes = _host_prefixes(bridge)
     for subnet in subnets:
         taken = addressing.overlap(subnet, prefixes)
         if taken:
@@ -329,6 +334,8 @@ def _make(runtime: Runtime, network: Network, verb: str, *, new: bool) -> None:
         rows += intend_network(operation, sql, network, own)
     try:
         observed = operation.act(rows)
+        bridge = next(row for row in rows if row.kind == Kind.BRIDGE)
+        refuse_taken_subnet(network.subnets, bridge.spec["ifindex"])
         operation.commit(
             rows,
             observed,

@@ -12,7 +12,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from hvtx.drivers.base import DeviceDriver, Driver, FirewallDriver, Host
+from hvtx.drivers.base import CommonDriver, DeviceDriver, Driver, FirewallDriver, Host
 from hvtx.errors import NotPermitted, Refused, StoreError, UsageError
 from hvtx.host import capabilities, procfs
 from hvtx.host.locks import LockFile, name_offset
@@ -274,6 +274,11 @@ class Runtime:
     def firewall(self, name: str) -> FirewallDriver:
         """A firewall backend."""
         return self.driver(name)  # type: ignore[return-value]
+
+    def others(self) -> frozenset[str]:
+        """Other installations of hvtx on this host."""
+        common: CommonDriver = self.driver("nftables")  # type: ignore[assignment]
+        return common.others()
 
     def devices(self) -> DeviceDriver:
         """The driver of TAP devices."""

@@ -110,7 +110,7 @@ def _entries(runtime: Runtime, failures: dict[str, str]) -> tuple[list[Entry], N
     unread: NotPermitted | None = None
     for backend in FIREWALLS:
         try:
-            if backend == "iptables" and not _legacy_tables():
+            if backend == "iptables" and not legacy_tables():
                 continue
             found += runtime.firewall(backend).observe()
         except NotPermitted as problem:
@@ -131,7 +131,7 @@ def _entries(runtime: Runtime, failures: dict[str, str]) -> tuple[list[Entry], N
     return found, unread
 
 
-def _legacy_tables() -> bool:
+def legacy_tables() -> bool:
     """Whether the kernel lists any legacy table (reading one that it does not makes it).
 
     Raises NotPermitted where the list may not be read, which proves nothing.

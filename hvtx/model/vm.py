@@ -42,6 +42,12 @@ class Publish(NamedTuple):
     host_port: int
     guest_port: int
 
+    def collides(self, other: Publish) -> bool:
+        """Whether both want the same packets."""
+        if (self.protocol, self.host_port) != (other.protocol, other.host_port):
+            return False
+        return self.host_ip is None or other.host_ip is None or self.host_ip == other.host_ip
+
 
 class Interface(NamedTuple):
     """A VM's interface in a network, with its leases."""

@@ -1,0 +1,35 @@
+"""Ports that another installation of hvtx on this host publishes: taken, like a socket's.
+
+Whose chain comes first would get the packets, so that a second one's start would cut a live VM off.
+No lock spans installations. A port is therefore looked for before it is published and once more
+after: of two that publish it at once, at least one takes it back, and both may.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hvtx.engine.runtime import FIREWALLS, Runtime
+from hvtx.errors import Conflict
+from hvtx.model.vm import Publish
+
+
+def refuse_others_ports(runtime: Runtime, ports: Sequence[Publish]) -> None:
+    """Raise Conflict if another installation publishes one of ``ports``; costs one short dump."""
+    if not ports or not runtime.others():
+        return
+    from hvtx.engine.snapshot import legacy_tables
+    from hvtx.planner.neighbours import published_by_others
+
+    for backend in FIREWALLS:
+        if backend == "iptables" and not legacy_tables():
+            continue
+        entries = runtime.firewall(backend).observe()
+        for port, installation in published_by_others(entries, runtime.installation):
+            mine = next((own for own in ports if own.collides(port)), None)
+            if mine is not None:
+                raise Conflict(
+                    f"port {mine.host_port}/{mine.protocol} is published by another installation"
+                    f" of hvtx on this host ({installation})",
+                    hint=f"choose another host port than {mine.host_port}, or release it there",
+                )
