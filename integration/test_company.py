@@ -21,6 +21,7 @@ import pytest
 from integration import lab, ledger
 from integration.crowd import (
     Crowd,
+    Entry,
     Own,
     Worker,
     end_survivors,
@@ -32,6 +33,7 @@ from integration.crowd import (
 from integration.history import ANYBODY, Act, Operation, problems
 from integration.ledger import Stranger
 from integration.program import Forked, Program, preload
+from integration.test_crash import SLEEP
 from integration.test_replay import stopped
 from integration.test_strangers import hold, in_another_boot
 
@@ -50,6 +52,35 @@ def open_tables(firewall: str) -> None:
             lab.run("iptables-legacy", "-w", "-t", table, "-S")
 
 
+def populate(crowd: Crowd, workers: range, steps: int) -> None:
+    """Start workers, each with a VM of its own and a share in what all use, and two collectors."""
+
+    def work(number: int) -> None:
+        worker = Worker(crowd, number)
+        own = Own(worker, f"own{number}", "net")
+        for _ in range(steps):
+            (own.step if worker.maybe(0.5) else lambda: share(worker))()
+        if own.up is not None:
+            own.check()
+
+    for number in workers:
+        crowd.spawn(f"worker {number}", lambda number=number: work(number))
+    for number, verb in enumerate(LOOPS, workers.stop):
+        crowd.loop(number, *verb.split())
+
+
+def judged(crowd: Crowd) -> list[Entry]:
+    """The journal, found in order; and what was interrupted is resolved without a remainder."""
+    assert not crowd.undocumented(), f"seed {SEED}: {crowd.undocumented()[:3]}"
+    journal = crowd.journal()
+    assert problems(registers(journal)) == [], f"seed {SEED}"
+    crowd.hvtx("recover")
+    assert crowd.hvtx("intents", "--json").json()["operations"] == []
+    crowd.hvtx("gc", "--apply")
+    assert crowd.hvtx.is_clean()
+    return journal
+
+
 # -- one installation, many processes ------------------------------------------------------------------
 
 
@@ -63,27 +94,10 @@ def test_eight_processes_and_two_collectors(firewall: str, tmp_path: Path) -> No
     before = lab.dump()
     crowd.hvtx("network", "create", "net", "--subnet", "10.77.0.0/24")
 
-    def work(number: int) -> None:
-        worker = Worker(crowd, number)
-        own = Own(worker, f"own{number}", "net")
-        for _ in range(STEPS):
-            (own.step if worker.maybe(0.5) else lambda: share(worker))()
-        if own.up is not None:
-            own.check()
-
     try:
-        for number in range(WORKERS):
-            crowd.spawn(f"worker {number}", lambda number=number: work(number))
-        for number, verb in enumerate(LOOPS, WORKERS):
-            crowd.loop(number, *verb.split())
+        populate(crowd, range(WORKERS), STEPS)
         crowd.join(LOOPS)
-        journal = crowd.journal()
-        assert not crowd.undocumented(), f"seed {SEED}: {crowd.undocumented()[:3]}"
-        assert problems(registers(journal)) == [], f"seed {SEED}"
-        crowd.hvtx("recover")
-        assert crowd.hvtx("intents", "--json").json()["operations"] == []
-        crowd.hvtx("gc", "--apply")
-        assert crowd.hvtx.is_clean()
+        journal = judged(crowd)
         remove_all(crowd.hvtx)
         assert survivors(crowd.reports) == []
         assert lab.difference(before, lab.dump()) == "", f"seed {SEED}"
@@ -123,7 +137,7 @@ def test_nothing_of_strangers_is_lost_doubled_moved_or_brought_back(
         net, port = f"net{number}", f"{8080 + number}:80"
         while not crowd.over():
             worker.do("network", "create", net, "--subnet", f"10.77.{number}.0/24")
-            worker.do("vm", "run", vm, "--network", net, "-p", port, "--", "sleep", "600")
+            worker.do("vm", "run", vm, "--network", net, "-p", port, *SLEEP)
             worker.do("gc", "--apply")
             worker.do("vm", "rm", vm, "--force")
             worker.do("network", "rm", net)
@@ -151,6 +165,111 @@ def test_nothing_of_strangers_is_lost_doubled_moved_or_brought_back(
     lab.tell(firewall=firewall, seed=SEED, changes=changes, lost=0, commands=len(journal))
 
 
+# -- two installations ---------------------------------------------------------------------------------
+
+
+def taken(crowd: Crowd) -> set[str]:
+    """The ports of the VMs that run, and the subnets of the networks."""
+    vms = crowd.hvtx("vm", "ls", "--json").json()["vms"]
+    ports = [p for vm in vms if vm["state"] == "running" for p in vm["interfaces"][0]["publish"]]
+    networks = crowd.hvtx("network", "ls", "--json").json()["networks"]
+    subnets = [subnet for network in networks for subnet in network["subnets"]]
+    return {str(port["host_port"]) for port in ports} | set(subnets)
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("firewall", ["nftables", "iptables"])
+def test_two_installations_do_not_harm_each_other(firewall: str, tmp_path: Path) -> None:
+    """The same names, and they want the same ports and subnets: conflicts, and nothing else."""
+    preload()
+    open_tables(firewall)
+    before = lab.dump()
+    one = Crowd(tmp_path / "one", SEED, firewall=firewall)
+    two = Crowd(tmp_path / "two", SEED + 1, firewall=firewall, subnet="10.78.0")
+    pair = (one, two)
+    try:
+        for crowd in pair:
+            crowd.hvtx("network", "create", "net", "--subnet", f"{crowd.subnet}.0/24")
+        populate(one, range(3), STEPS)
+        populate(two, range(3, 6), STEPS)
+        for crowd in pair:
+            crowd.join(LOOPS)
+        journals = [judged(crowd) for crowd in pair]
+        assert taken(one) & taken(two) == set()
+        alive = set(survivors(two.reports))
+        remove_all(one.hvtx)
+        assert survivors(one.reports) == []
+        assert set(survivors(two.reports)) == alive
+        assert two.hvtx.is_clean()
+        assert all(item["reason"] != "lost" for items in two.hvtx.plan().values() for item in items)
+        remove_all(two.hvtx)
+        assert lab.difference(before, lab.dump()) == "", f"seed {SEED}"
+    finally:
+        for crowd in pair:
+            end_survivors(crowd.reports)
+    refused = sum("another installation" in entry.err for entry in journals[0] + journals[1])
+    commands = [len(journal) for journal in journals]
+    lab.tell(firewall=firewall, seed=SEED, commands=commands, refused_ports=refused)
+
+
+def test_a_port_of_another_installation_is_taken(tmp_path: Path) -> None:
+    """Whose chain came first would get its packets: refused before, and taken back after."""
+    preload()
+    for firewall in ("nftables", "iptables"):
+        one, two = (
+            Forked(
+                HVTX_FIREWALL=firewall,
+                HVTX_STATE_DIR=str(tmp_path / f"{firewall}{name}"),
+                HVTX_RUN_DIR=str(tmp_path / f"run{firewall}{name}"),
+            )
+            for name in "ab"
+        )
+        for subnet, hvtx in ((77, one), (78, two)):
+            hvtx("network", "create", "net", "--subnet", f"10.{subnet}.0.0/24")
+            hvtx("vm", "create", "web", "--network", "net", "-p", "8080:80", *SLEEP)
+        one("vm", "run", "more", "--network", "net", "-p", "8081:80", *SLEEP)
+        one("vm", "start", "web")
+        before = lab.dump()
+        assert "another installation" in two("vm", "start", "web", code=4).err
+        run = ("vm", "run", "new", "--network", "net", "-p", "127.0.0.1:8081:80", *SLEEP)
+        assert "another installation" in two(*run, code=4).err
+        two("vm", "run", "new", "--network", "net", "-p", "8080:80/udp", *SLEEP)
+        two("vm", "rm", "new", "--force")
+        assert lab.difference(before, lab.dump()) == ""
+        one("vm", "rm", "web", "--force")
+        one("vm", "rm", "more", "--force")
+        two("vm", "start", "web")
+        two("vm", "rm", "web", "--force")
+        for hvtx in (one, two):
+            hvtx("network", "rm", "net")
+
+
+def test_of_two_that_start_at_once_none_cuts_the_other_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both looked before either published: whoever comes second sees it afterwards."""
+    monkeypatch.setenv("HVTX_FIREWALL", "nftables")
+    one = Program()
+    two = Program(HVTX_STATE_DIR=str(tmp_path / "state2"), HVTX_RUN_DIR=str(tmp_path / "run2"))
+    for subnet, hvtx in ((77, one), (78, two)):
+        hvtx("network", "create", "net", "--subnet", f"10.{subnet}.0.0/24")
+        hvtx("vm", "create", "web", "--network", "net", "-p", "8080:80", *SLEEP)
+    with stopped("vm", "start", "web", at="intended:stop") as start:
+        two("vm", "start", "web")
+        assert start.go_on() == 4
+        assert "another installation" in start.output
+    assert (one.vm("web")["state"], two.vm("web")["state"]) == ("defined", "running")
+    assert one.is_clean()
+    with stopped(
+        "network", "create", "next", "--subnet", "10.79.0.0/24", at="intended:stop"
+    ) as make:
+        two("network", "create", "next", "--subnet", "10.79.0.0/16")
+        assert make.go_on() == 4
+        assert "which this host has a route to" in make.output
+    assert one.is_clean()
+    two("vm", "rm", "web", "--force")
+
+
 # -- what company found ----------------------------------------------------------------------------------
 
 
@@ -160,7 +279,7 @@ def test_no_vm_joins_a_network_that_was_never_finished(point: str) -> None:
     preload()
     hvtx = Forked(HVTX_FIREWALL="nftables")
     network = ("network", "create", "net", "--subnet", "10.77.0.0/24")
-    vm = ("vm", "create", "web", "--network", "net", "--", "sleep", "600")
+    vm = ("vm", "create", "web", "--network", "net", *SLEEP)
     hvtx(*network, code=-signal.SIGKILL, HVTX_FAILPOINT=f"{point}:kill")
     assert "hvtx recover" in hvtx(*vm, code=3).err
     hvtx("recover")
@@ -175,7 +294,7 @@ def test_a_start_after_a_rebuild_that_was_killed(tmp_path: Path) -> None:
     """The rows of the interrupted rebuild are released by the start itself, as of any operation."""
     hvtx = Program(HVTX_FIREWALL="nftables")
     hvtx("network", "create", "net", "--subnet", "10.77.0.0/24")
-    hvtx("vm", "create", "web", "--network", "net", "--", "sleep", "600")
+    hvtx("vm", "create", "web", "--network", "net", *SLEEP)
     lab.run("ip", "link", "del", hvtx("network", "show", "net", "--json").json()["bridge"])
     lab.run("nft", "flush", "ruleset")
     shutil.rmtree(os.environ["HVTX_RUN_DIR"])
@@ -194,7 +313,7 @@ def test_a_passing_reference_to_a_device_is_waited_for(monkeypatch: pytest.Monke
     monkeypatch.setenv("HVTX_FIREWALL", "nftables")
     hvtx = Program()
     hvtx("network", "create", "net", "--subnet", "10.77.0.0/24")
-    hvtx("vm", "run", "web", "--network", "net", "--", "sleep", "600")
+    hvtx("vm", "run", "web", "--network", "net", *SLEEP)
     vm = hvtx.vm("web")
     os.kill(vm["pid"], signal.SIGKILL)
     ours, theirs = socket.socketpair()
