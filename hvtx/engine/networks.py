@@ -178,8 +178,10 @@ def _known_subnets(runtime: Runtime) -> list[str]:
 
 
 def _host_prefixes(own: int = 0) -> list[str]:
-    """Every prefix that the host routes to other devices than ``own`` (an index), but the defaults
-    and the link-locals."""
+    """Every prefix that the host routes to other devices than ``own`` (an index).
+
+    But the default routes and the link-locals.
+    """
     from hvtx.host.routes import all_routes
 
     return [route.prefix for route in all_routes() if not own or route.device != own]
