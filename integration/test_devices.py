@@ -12,12 +12,14 @@ import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from hvtx.drivers.address import AddressDriver
 from hvtx.drivers.base import Host
 from hvtx.drivers.tap import TapDriver
 from hvtx.host.netlink import Channel, attribute, nested
@@ -363,6 +365,12 @@ def test_a_secondary_address_keeps_the_primary(hvtx: Program) -> None:
          HVTX_FAILPOINT="acted:address:kill")  # fmt: skip
     Path("/proc/sys/net/ipv4/conf/hvhalf/promote_secondaries").write_text("0")
     lab.run("ip", "addr", "add", "10.78.0.9/24", "dev", "hvhalf")
+    assert hvtx.reasons("address", "10.78.0.1/24") == {("skip", "foreign-dependents")}
+    spec = {"device": "hvhalf", "ifindex": _index("hvhalf"), "address": "10.78.0.1/24",
+            "owner": link("hvhalf")["ifalias"]}  # fmt: skip
+    row = Resource(7, Kind.ADDRESS, "it", State.RELEASING, MARK, spec, {}, 1, 1, None, "net")
+    driver = AddressDriver(Host("aaaaaaaaaa", "", "", 1.0))
+    assert driver.release([row])[7].reason == "foreign-dependents"  # whoever planned what
     hvtx("recover")
     seen = lab.run("ip", "-o", "addr", "show", "hvhalf")
     assert "10.78.0.1/24" in seen
@@ -374,6 +382,24 @@ def test_a_secondary_address_keeps_the_primary(hvtx: Program) -> None:
 
 
 # -- attaching ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def driver() -> Iterator[TapDriver]:
+    """The driver alone, without a store."""
+    own = TapDriver(Host("aaaaaaaaaa", "", "", 1.0))
+    yield own
+    own.let_go()
+    own.links.close()
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Wait for at most 20 s: whoever reads our /proc/<pid>/fdinfo holds a device for a moment."""
+    for _ in range(4000):
+        if condition():
+            return
+        time.sleep(0.005)
+    raise AssertionError(f"never {what}")
 
 
 def persistent(name: str, flags: int, mark: str = MARK) -> Resource:
@@ -396,31 +422,25 @@ def persistent(name: str, flags: int, mark: str = MARK) -> Resource:
         IFF_TUN | IFF_VNET_HDR,
     ],
 )
-def test_attaching_changes_nothing_of_a_device(flags: int) -> None:
+def test_attaching_changes_nothing_of_a_device(driver: TapDriver, flags: int) -> None:
     """Held and let go, a device has the flags that it had: fewer would stay with it for good."""
     row = persistent("hvtest", flags)
     before = link("hvtest")
-    driver = TapDriver(Host("aaaaaaaaaa", "", "", 1.0))
-    for _ in range(1000):  # whoever reads our /proc/<pid>/fdinfo holds it for a moment
-        if not driver.seize([row]):
-            break
-    else:
-        raise AssertionError("never free")
+    until(lambda: not driver.seize([row]), "free")
     if not flags & IFF_MULTI_QUEUE:
         with pytest.raises(OSError, match="busy"):
             attach("hvtest", flags)
     driver.let_go()
     assert link("hvtest") == before
-    assert driver.release([row])[7].gone
+    until(lambda: driver.release([row])[7].gone, "released")
     assert "hvtest" not in lab.run("ip", "-o", "link")
 
 
-def test_a_second_queue_is_somebodys_use() -> None:
+def test_a_second_queue_is_somebodys_use(driver: TapDriver) -> None:
     """A multi-queue device can be attached beside its VM: the number of queues tells."""
     flags = IFF_TAP | IFF_NO_PI | IFF_MULTI_QUEUE
     row = persistent("hvtest", flags)
     descriptor = attach("hvtest", flags)
-    driver = TapDriver(Host("aaaaaaaaaa", "", "", 1.0))
     lab.run("ip", "link", "set", "hvtest", "addrgenmode", "none")
     lab.run("ip", "link", "set", "hvtest", "up")
     try:
@@ -431,7 +451,7 @@ def test_a_second_queue_is_somebodys_use() -> None:
         os.write(descriptor, b"\xff" * 60)  # EBADFD if it had been cut
     finally:
         os.close(descriptor)
-    assert driver.release([row])[7].gone
+    until(lambda: driver.release([row])[7].gone, "released")
     assert "hvtest" not in lab.run("ip", "-o", "link")
 
 
