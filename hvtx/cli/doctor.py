@@ -32,6 +32,7 @@ def doctor(ctx: click.Context, collect: bool, dry_run: bool, guessing: bool, jso
                 mode="plan" if dry_run else "apply",
                 file=None,
                 out=None,
+                html=None,
                 heuristic=guessing,
                 yes=guessing and not dry_run,
                 json_=json_,

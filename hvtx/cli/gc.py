@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -31,6 +32,9 @@ from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError
 )
 @click.option("--out", metavar="FILE", help="With --plan: save the plan for --apply FILE.")
 @click.option(
+    "--html", metavar="FILE", help="With --plan: write it as one web page, with a picture."
+)
+@click.option(
     "--detailed-exitcode", is_flag=True, help="With --plan: exit 2 if there is something to do."
 )
 @click.option(
@@ -54,8 +58,8 @@ def gc(ctx: click.Context, /, mode: str | None, file: str | None, json_: bool, *
     if mode == "schema":
         return _schema(file, more)
     guessing, yes = more.pop("heuristic"), more.pop("yes")
-    if guessing and (more["everything"] or more["unrecorded"]):
-        raise UsageError("--all and --unrecorded do not go with --heuristic")
+    if guessing and (more["everything"] or more["unrecorded"] or more["html"]):
+        raise UsageError("--all, --unrecorded and --html do not go with --heuristic")
     if yes and not (guessing and mode == "apply"):
         raise UsageError("--yes goes with --heuristic --apply; nothing else asks for it")
     if mode == "plan":
@@ -69,8 +73,8 @@ def gc(ctx: click.Context, /, mode: str | None, file: str | None, json_: bool, *
             exits = more["detailed_exitcode"]
             return heuristic.plan(ctx, out=more["out"], detailed_exitcode=exits, json_=json_)
         return _plan(ctx, json_=json_, **more)
-    if more["everything"] or more["out"] or more["detailed_exitcode"]:
-        raise UsageError("--all, --out and --detailed-exitcode go with --plan")
+    if more["everything"] or more["out"] or more["html"] or more["detailed_exitcode"]:
+        raise UsageError("--all, --out, --html and --detailed-exitcode go with --plan")
     if guessing:
         from hvtx.cli import heuristic
 
@@ -92,6 +96,7 @@ def _plan(
     *,
     everything: bool,
     out: str | None,
+    html: str | None,
     detailed_exitcode: bool,
     evidence: bool,
     json_: bool,
@@ -104,6 +109,8 @@ def _plan(
         report = collect.make_plan(runtime, everything=everything)
     if out and report.refused is None:
         collect.save_plan(report, out)
+    if html and report.refused is None:
+        _write_page(report, html)
     if json_:
         render.emit_json(collect.plan_document(report))
     if report.refused is not None:
@@ -118,6 +125,23 @@ def _tell_notes(notes: Sequence[str]) -> None:
     """What could not be looked at, so that nothing of it is in the plan."""
     for note in notes:
         click.echo(f"note: {render.plain(note)}", err=True)
+
+
+def _write_page(report: Any, path: str) -> None:
+    from hvtx.cli.page.plan import page
+    from hvtx.engine import collect
+
+    text = page(
+        collect.plan_document(report),
+        collect.picture(report),
+        host=os.uname().nodename,
+        notes=report.notes,
+    )
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as problem:
+        raise UsageError(f"the page cannot be written to {path}: {problem.strerror}") from problem
 
 
 def _refused(refusal: Any, *, json_: bool) -> int:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hvtx.engine import privileges
 from hvtx.engine.runtime import Runtime
@@ -25,6 +25,9 @@ from hvtx.planner.liveness import classify
 from hvtx.planner.states import identity_of
 from hvtx.store import history, intents, records
 from hvtx.store.history import Event, now
+
+if TYPE_CHECKING:
+    from hvtx.model.picture import Picture
 
 SCHEMA = "hvtx/gc/1"
 _CHUNK = 640  # items, of some 128 VMs: 64 devices wait for the kernel at a time
@@ -552,6 +555,14 @@ def _item_document(item: Item) -> dict[str, Any]:
         "outcome": item.outcome,
         "mark": item.mark,
     }
+
+
+def picture(report: Report) -> Picture:
+    """What the plan was made from, as a picture shows it; of a plan that was not refused."""
+    from hvtx.planner.picture import draw
+
+    assert report.snapshot is not None
+    return draw(report.snapshot, report.plan)
 
 
 def save_plan(report: Report, path: str) -> None:

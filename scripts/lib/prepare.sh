@@ -51,6 +51,22 @@ install_packages() {
     }
 }
 
+# The same for packages that not every distribution has (Ubuntu has no browser but as a snap): what
+# is not there is said, and left out.
+install_packages_if_known() {
+    local package known=()
+    for package; do
+        if is_installed "$package"; then continue; fi
+        apt_update_once
+        if apt-cache show "$package" >/dev/null 2>&1; then
+            known+=("$package")
+        else
+            say "This distribution has no package $package: what needs it is left out"
+        fi
+    done
+    [ ${#known[@]} -eq 0 ] || install_packages "${known[@]}"
+}
+
 # Is $1 a Python 3.11 or later with all that a virtual environment needs? python-iptables has no
 # wheels, so Python.h is among it.
 is_recent() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
