@@ -398,8 +398,10 @@ def ensure_networks(runtime: Runtime, networks: Iterable[Network], verb: str = "
         if records.resources(runtime.sql, "vm IS NULL AND state IN ('intended', 'releasing')"):
             _resolve(runtime)  # what an interrupted rebuild has left
         _close_earlier_lives(runtime, missing)
+        known = records.networks_by_id(runtime.sql, {network.id for network in missing})
         for network in missing:
-            if bridge_row(runtime, network) is None:
+            # what an interrupted operation had only begun may be forgotten by now
+            if network.id in known and bridge_row(runtime, network) is None:
                 refuse_taken_subnet(network.subnets)  # others may have been quicker after a boot
                 _make(runtime, network, verb, new=False)
     finally:

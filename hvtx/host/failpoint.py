@@ -1,9 +1,10 @@
 """Named points in the protocol at which a test can end the program.
 
 ``HVTX_FAILPOINT=<name>:<action>[:<nth time>][,…]`` with the action ``kill`` (SIGKILL to itself),
-``error`` (an HostRefused), ``eio`` (an OSError) or ``stop`` (SIGSTOP). Without the variable a point
-costs one comparison. ``HVTX_FAILPOINT_LOG=FILE`` appends the name of every point that is passed,
-which is how tests learn the list.
+``error`` (an HostRefused), ``eio`` (an OSError) or ``stop`` (SIGSTOP). The name ``*`` is every
+point: ``*:kill:7`` ends the program at the seventh that it passes, whichever that is. Without the
+variable a point costs one comparison. ``HVTX_FAILPOINT_LOG=FILE`` appends the name of every point
+that is passed, which is how tests learn the list.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def _act(name: str) -> None:
         descriptor = os.open(_LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         os.write(descriptor, name.encode() + b"\n")
         os.close(descriptor)
-    _passed[name] = _passed.get(name, 0) + 1
+    for passed in (name, "*"):
+        _passed[passed] = _passed.get(passed, 0) + 1
     for wanted in _WANTED.split(","):
         _act_if(name, wanted)
 
@@ -47,13 +49,18 @@ def _act_if(name: str, wanted: str) -> None:
     if rest.isdigit():
         nth = int(rest)
         point, _, rest = point.rpartition(":")
-    if name != point or _passed[name] != nth:
+    if point not in (name, "*") or _passed[point] != nth:
         return
     if rest == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
+        signal_self(signal.SIGKILL)
     elif rest == "stop":
-        os.kill(os.getpid(), signal.SIGSTOP)
+        signal_self(signal.SIGSTOP)
     elif rest == "eio":
         raise OSError(5, "a failpoint was asked for")
     else:
         raise HostRefused(f"failpoint {name} was asked for")
+
+
+def signal_self(number: int) -> None:
+    """Where the signal comes from; tests on a fake kernel put another end here."""
+    os.kill(os.getpid(), number)

@@ -1,0 +1,346 @@
+"""The doors of ``hvtx.host`` and ``hvtx.drivers.process``, opening on a fake kernel.
+
+Each class and function here has the shape of the one that it stands for, and does nothing but ask
+the kernel; what the program does with the answers is the program's own.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import ExitStack
+from ipaddress import ip_address, ip_interface
+from types import SimpleNamespace
+from typing import Any, Self
+
+from hvtx.drivers import process
+from hvtx.errors import Conflict
+from hvtx.host.nfnetlink import Command, Element, Named, Piece, Rule, Table
+from hvtx.host.procfs import Holders
+from hvtx.host.routes import Route
+from hvtx.hypervisors.base import Launch
+from hvtx.model.resource import Address, Link
+from hvtx.model.vm import Identity, ProcessFacts, Publish
+from tests.fake.kernel import Kernel
+
+
+class FakeLinks:
+    """``hvtx.host.links.Links``."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    def close(self) -> None:
+        pass
+
+    def all(self) -> list[Link]:
+        self._kernel.alive()
+        return list(self._kernel.devices.values())
+
+    def get(self, ifindex: int = 0, name: str = "") -> Link | None:
+        self._kernel.alive()
+        return self._kernel.devices.get(ifindex) if ifindex else self._kernel.by_name(name)
+
+    def change(self, ifindex: int, **new: Any) -> None:
+        for quiet in ("quiet6", "hairpin"):
+            new.pop(quiet, None)
+        if not new.get("up"):
+            new.pop("up", None)
+        self._kernel.change(ifindex, **{k: v for k, v in new.items() if v is not None})
+
+    def learn_no_link_local(self, ifindex: int) -> None:
+        self._kernel.alive()
+        self._kernel.get(ifindex)
+
+    def addresses(self) -> list[Address]:
+        self._kernel.alive()
+        return list(self._kernel.addresses)
+
+    def filtered(self) -> frozenset[int]:
+        self._kernel.alive()
+        return frozenset(self._kernel.filtered)
+
+
+class FakeTun:
+    """The module ``hvtx.host.tun``."""
+
+    DEVICE = "/dev/net/tun"
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    def open_device(self) -> int:
+        return self._kernel.open_tun()
+
+    def create(self, descriptor: int, name: str, ifindex: int) -> None:
+        self._kernel.descriptors[descriptor].wanted_index = ifindex
+        self._kernel.attach(descriptor, name, 0x2 | 0x1000 | 0x4000 | 0x8000)
+
+    def attach(self, descriptor: int, name: str, flags: int) -> str:
+        return self._kernel.attach(descriptor, name, flags)
+
+    def set_owner(self, descriptor: int, user: int) -> None:
+        del descriptor, user
+
+    def set_persistent(self, descriptor: int, wanted: bool) -> None:
+        self._kernel.set_persistent(descriptor, wanted)
+
+    def passing_tap(self) -> tuple[int, int]:
+        descriptor = self._kernel.open_tun()
+        self._kernel.attach(descriptor, "hvpass%d", 0x2 | 0x1000)
+        return descriptor, self._kernel.descriptors[descriptor].ifindex
+
+
+class FakeNftables:
+    """``hvtx.host.nfnetlink.Nftables``."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    @property
+    def _rules(self) -> Any:
+        self._kernel.alive()
+        return self._kernel.ruleset
+
+    def close(self) -> None:
+        pass
+
+    def generation(self) -> int:
+        return int(self._rules.generation)
+
+    def batch(self, commands: Sequence[Command], generation: int | None = None) -> None:
+        self._rules.batch(commands, generation)
+
+    def lookup(self, pieces: Sequence[Piece]) -> list[Element | None]:
+        return list(self._rules.lookup(pieces))
+
+    def tables(self) -> list[Table]:
+        return list(self._rules.all_tables())
+
+    def rules(self, family: str = "", table: str = "") -> list[Rule]:
+        return list(self._rules.all_rules(family, table))
+
+    def sets(self) -> list[Named]:
+        return list(self._rules.named("sets"))
+
+    def chains(self) -> list[Named]:
+        return list(self._rules.named("chains"))
+
+    def objects(self) -> list[Named]:
+        return []
+
+    def dump_elements(self, family: str, table: str, name: str) -> list[bytes]:
+        return list(self._rules.dump(family, table, name))
+
+
+class FakeRoute:
+    """``pyroute2.IPRoute``, as far as the drivers of bridges and addresses use it."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def link(self, command: str, *, index: int, **more: Any) -> None:
+        with _NetlinkErrors():
+            if command == "del":
+                self._kernel.delete(index)
+            else:
+                self._kernel.add(
+                    more["ifname"], more["kind"], index,
+                    mac=more["address"], group=more["group"], mtu=more["mtu"],
+                )  # fmt: skip
+
+    def addr(self, command: str, *, index: int, address: str, prefixlen: int, **_: Any) -> None:
+        act = self._kernel.add_address if command == "add" else self._kernel.remove_address
+        with _NetlinkErrors():
+            act(index, f"{address}/{prefixlen}")
+
+
+class _NetlinkErrors:
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, problem: BaseException | None, trace: object) -> None:
+        if isinstance(problem, OSError):
+            from pyroute2 import NetlinkError
+
+            raise NetlinkError(problem.errno, problem.strerror) from problem
+
+
+class FakeSetting:
+    """``pathlib.Path`` of something below /proc/sys."""
+
+    def __init__(self, kernel: Kernel, parts: Sequence[str]) -> None:
+        self._kernel = kernel
+        self._path = "/".join(parts).removeprefix("/proc/sys/")
+
+    def read_text(self) -> str:
+        self._kernel.alive()
+        if self._path not in self._kernel.settings:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._path)
+        return self._kernel.settings[self._path] + "\n"
+
+    def write_text(self, value: str) -> None:
+        self._kernel.alive()
+        self._kernel.settings[self._path] = value
+
+
+class FakeProc:
+    """What of the module ``hvtx.host.procfs`` the program calls."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    def boot_id(self) -> str:
+        return self._kernel.boot_id
+
+    def netns_cookie(self) -> int:
+        return self._kernel.netns
+
+    def look(self, pid: int) -> ProcessFacts:
+        return self._kernel.look(pid)
+
+    def look_again(self, identity: Identity) -> ProcessFacts:
+        return self._kernel.look(identity.pid)
+
+    def identify(self, pid: int) -> Identity:
+        facts = self._kernel.look(pid)
+        if not facts.exists:
+            raise ProcessLookupError(errno.ESRCH, f"no process has pid {pid}")
+        return Identity(self._kernel.boot_id, pid, facts.start, facts.inode)
+
+    def signal(self, identity: Identity, number: int) -> bool:
+        del number
+        found = self._kernel.find(identity)
+        if found is not None:
+            self._kernel.end(found.pid)
+        return found is not None
+
+    def wait_gone(self, identity: Identity, seconds: float) -> bool:
+        del seconds
+        return self._kernel.find(identity) is None
+
+    def may_signal(self, identity: Identity) -> bool:
+        del identity
+        return True
+
+    def pid_namespace(self) -> int:
+        return 0
+
+    def command_line(self, pid: int) -> tuple[str, ...]:
+        self._kernel.alive()
+        found = self._kernel.processes.get(pid)
+        if found is None:
+            raise FileNotFoundError(pid)
+        gate = (process.SHELL, "-c", process.SCRIPT, process.SIGNATURE, "/")
+        return (*gate, *found.argv) if found.gate else found.argv
+
+    def tap_holders(self, names: Collection[str]) -> Holders:
+        return self._kernel.holders(names)
+
+
+class FakeGate(process.Gate):
+    """A gate in front of a process of the fake kernel."""
+
+    def __init__(self, kernel: Kernel, launch: Launch, log_path: str, name: str) -> None:
+        self._kernel = kernel
+        self._child = kernel.spawn(launch.argv, gate=True).pid
+        super().__init__(self._child, -1, f"{launch.argv[0]} of VM {name}", log_path, 0)
+
+    def open(self) -> None:
+        try:
+            self._kernel.open_gate(self._child)
+        except BrokenPipeError:
+            self._fail("ended before its gate was opened")
+        finally:
+            self._opened = True
+            self._close()
+
+    def _close(self) -> None:
+        if self._pipe is not None:
+            self._kernel.close_gate(self._child)
+            self._pipe = None
+
+
+def doors(kernel: Kernel) -> dict[str, Any]:
+    """Everything that is put in place of the real thing, by dotted name."""
+    links, proc, tun = lambda: FakeLinks(kernel), FakeProc(kernel), FakeTun(kernel)
+
+    def refuse_taken_port(port: Publish) -> None:
+        kernel.alive()
+        if (port.protocol, port.host_port) in kernel.sockets:
+            raise Conflict(f"port {port.host_port}/{port.protocol} of this host is in use")
+
+    def flush(addresses: Iterable[str], later: ExitStack | None = None) -> int:
+        del addresses, later
+        kernel.alive()
+        return 0
+
+    def all_routes() -> list[Route]:
+        kernel.alive()
+        return [
+            Route(address.address, address.ifindex, 255)
+            for address in kernel.addresses
+            if not address.address.startswith(("fe80:", "127."))
+        ]
+
+    def devices_towards(addresses: Sequence[str]) -> list[int]:
+        return [
+            next(
+                (
+                    route.device
+                    for route in all_routes()
+                    if ip_address(address) in ip_interface(route.prefix).network
+                ),
+                0,
+            )
+            for address in addresses
+        ]
+
+    def run(commands: str, **_: bool) -> str:
+        kernel.alive()
+        return kernel.ruleset.run(commands)
+
+    def in_turn(work: Any, rows: Iterable[Any]) -> None:
+        for row in rows:
+            work(row)
+
+    descriptors = SimpleNamespace(close=kernel.close)
+    setting = lambda *parts: FakeSetting(kernel, parts)  # noqa: E731
+    return {
+        **{f"hvtx.host.procfs.{n}": getattr(proc, n) for n in dir(proc) if not n.startswith("_")},
+        "hvtx.host.libnftables.run": run,
+        "hvtx.host.capabilities.has": lambda name: True,
+        "hvtx.host.routes.all_routes": all_routes,
+        "hvtx.host.routes.devices_towards": devices_towards,
+        "hvtx.host.conntrack.flush": flush,
+        "hvtx.host.conntrack.flush_ports": flush,
+        "hvtx.host.failpoint.signal_self": kernel.signalled,
+        "hvtx.drivers.tap.Links": links,
+        "hvtx.drivers.tap.tun": tun,
+        "hvtx.drivers.tap.os": descriptors,
+        "hvtx.drivers.tap.in_threads": in_turn,
+        "hvtx.drivers.bridge.Links": links,
+        "hvtx.drivers.bridge.passing_tap": tun.passing_tap,
+        "hvtx.drivers.bridge.os": descriptors,
+        "hvtx.drivers.bridge.Path": setting,
+        "hvtx.drivers.address.Links": links,
+        "hvtx.drivers.sysctl.Path": setting,
+        "hvtx.drivers.nftables.Nftables": lambda: FakeNftables(kernel),
+        "hvtx.drivers.process.spawn": lambda launch, log, name="": FakeGate(
+            kernel, launch, log, name
+        ),
+        "hvtx.drivers.process.enter_scope": lambda vm, pid: None,
+        "hvtx.engine.snapshot.Links": links,
+        "hvtx.engine.networks.Links": links,
+        "hvtx.engine.repair.Links": links,
+        "hvtx.engine.define.refuse_taken_port": refuse_taken_port,
+        "hvtx.engine.launch.refuse_taken_port": refuse_taken_port,
+        "pyroute2.IPRoute": lambda: FakeRoute(kernel),
+    }

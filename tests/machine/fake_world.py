@@ -1,0 +1,295 @@
+"""The fake world: the real program in this process, on a kernel of Python objects."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import sqlite3
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hvtx.cli.main import run
+from hvtx.host import failpoint as failpoints
+from hvtx.host.nfnetlink import Element
+from hvtx.host.nftlayout import pieces
+from tests.fake.host import FakeLinks, FakeNftables
+from tests.fake.install import installed
+from tests.fake.kernel import Kernel, Killed
+from tests.fake.ruleset import FakeTable
+from tests.machine.world import KILLED, Ran, World
+
+_HOLDER = ("sh", "-c", "exec hold", "sh")
+
+
+class FakeWorld(World):
+    """The kernel, and the strangers who use it."""
+
+    can_recycle = True
+
+    def __init__(self, place: Path, seed: int = 0) -> None:
+        super().__init__(place)
+        self.kernel = Kernel(seed)
+        self.saved: dict[tuple[str, str], FakeTable] = {}
+        self._holds: dict[str, int] = {}
+        self._stack = contextlib.ExitStack()
+        self._stack.enter_context(environment(place))
+        self._stack.enter_context(installed(self.kernel))
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def links(self) -> FakeLinks:
+        return FakeLinks(self.kernel)
+
+    def nftables(self) -> FakeNftables:
+        return FakeNftables(self.kernel)
+
+    def processes(self) -> dict[int, int]:
+        return {p.pid: p.start for p in self.kernel.processes.values() if not p.gate}
+
+    def holder(self, tap: str) -> tuple[str, ...]:
+        return (*_HOLDER, tap)
+
+    def run(self, argv: Sequence[str], failpoint: str, meanwhile: Callable[[], object]) -> Ran:
+        out, err = io.StringIO(), io.StringIO()
+        before = (
+            failpoints._WANTED,
+            failpoints._LOG,
+            dict(failpoints._passed),
+            self.kernel.meanwhile,
+        )
+        self.kernel.meanwhile = self._elsewhere(meanwhile)
+        failpoints.arm(failpoint)
+        code = KILLED
+        try:
+            with (
+                self.kernel.run() as alive,
+                contextlib.redirect_stdout(out),
+                contextlib.redirect_stderr(err),
+            ):
+                try:
+                    code = run(list(argv))
+                except Killed:
+                    pass
+                except BaseException:
+                    code = 70
+                    traceback.print_exc()
+                if alive.killed:
+                    code = KILLED
+                held = [d for d in self.kernel.descriptors.values() if d.run == alive.number]
+                if held and not alive.killed:
+                    code, err = 71, io.StringIO(f"descriptors were left open: {held}")
+        finally:
+            failpoints.arm(*before[:2])
+            failpoints._passed.update(before[2])
+            self.kernel.meanwhile = before[3]
+        return Ran(code, out.getvalue(), err.getvalue())
+
+    def _elsewhere(self, meanwhile: Callable[[], object]) -> Callable[[], object]:
+        """What others do is not done by the run that is stopped, nor printed there."""
+
+        def act() -> None:
+            runs, self.kernel.runs = self.kernel.runs, []
+            try:
+                with (
+                    contextlib.redirect_stdout(io.StringIO()),
+                    contextlib.redirect_stderr(io.StringIO()),
+                ):
+                    meanwhile()
+            finally:
+                self.kernel.runs = runs
+
+        return act
+
+    # -- strangers -----------------------------------------------------------------------------------
+
+    def do(self, what: str, /, words: dict[str, str]) -> Any:
+        try:
+            return getattr(self, f"_{what}")(**words)
+        except OSError as problem:
+            return problem
+
+    def _index(self, device: str) -> int:
+        link = self.kernel.by_name(device)
+        if link is None:
+            raise OSError(19, "no such device")
+        return link.ifindex
+
+    def _rename(self, device: str, name: str) -> None:
+        self.kernel.change(self._index(device), name=name, up=True)
+
+    def _delete(self, device: str) -> None:
+        self.kernel.delete(self._index(device))
+
+    def _alias(self, device: str, mark: str) -> None:
+        self.kernel.change(self._index(device), alias=mark or None)
+
+    def _down(self, device: str) -> None:
+        self.kernel.change(self._index(device), up=False)
+
+    def _unplug(self, device: str) -> None:
+        self.kernel.change(self._index(device), master=0)
+
+    def _tap(self, name: str) -> None:
+        self.kernel.add(name, "tun", tun_flags=0x1002, persistent=True)
+
+    def _plug(self, name: str, device: str) -> None:
+        self.kernel.change(self._index(name), master=self._index(device))
+
+    def _vlan(self, device: str, name: str) -> None:
+        self.kernel.add(name, "vlan", lower=self._index(device))
+
+    def _address(self, device: str, address: str) -> None:
+        self.kernel.add_address(self._index(device), address)
+
+    def _no_address(self, device: str, address: str) -> None:
+        self.kernel.remove_address(self._index(device), address)
+
+    def _flush(self) -> None:
+        self.kernel.ruleset.flush()
+
+    def _save(self) -> None:
+        self.saved = self.kernel.ruleset.save()
+
+    def _restore(self) -> None:
+        self.kernel.ruleset.flush()
+        self.kernel.ruleset.restore(self.saved)
+
+    def _load(self) -> None:
+        self.kernel.ruleset.restore(self.saved)
+
+    def _own_rules(self, subnet: str) -> None:
+        self._strange(f"ip saddr {subnet} masquerade", None)
+
+    def _copied_mark(self, subnet: str, mark: str) -> None:
+        self._strange(f"ip saddr {subnet} masquerade", mark)
+
+    def _strange(self, words: str, comment: str | None) -> None:
+        table = self.kernel.ruleset.tables.setdefault(("ip", "strange"), FakeTable(None, ["nat"]))
+        assert table
+        self.kernel.ruleset.add_rule("ip", "strange", "nat", words, comment)
+        self.kernel.ruleset.generation += 1
+
+    def _table(self, table: str) -> FakeTable:
+        found = self.kernel.ruleset.tables.get(("inet", table))
+        if found is None:
+            raise OSError(2, "no such table")
+        self.kernel.ruleset.generation += 1
+        return found
+
+    def _rule_in_ours(self, table: str) -> None:
+        self._table(table)
+        self.kernel.ruleset.add_rule("inet", table, "forward", "ip saddr 192.0.2.1 drop", None)
+
+    def _key(self, address: str) -> bytes:
+        spec = {"what": "masquerade", "address": address}
+        return pieces("", spec)[0].key
+
+    def _element_in_ours(self, table: str, address: str) -> None:
+        key = self._key(address)
+        self._table(table).sets["masq4"].setdefault(key, Element(key, b"", None))
+
+    def _drop_table(self, table: str) -> None:
+        self._table(table)
+        del self.kernel.ruleset.tables["inet", table]
+
+    def _drop_element(self, table: str, address: str) -> None:
+        self._table(table).sets["masq4"].pop(self._key(address), None)
+
+    def _strip_element(self, table: str, address: str) -> None:
+        key = self._key(address)
+        elements = self._table(table).sets["masq4"]
+        if elements.pop(key, None) is not None:
+            elements[key] = Element(key, b"", None)
+
+    def _kill(self, pid: str) -> None:
+        self.kernel.end(int(pid))
+
+    def _hold(self, device: str) -> None:
+        if self.kernel.by_name(device) is None or device in self._holds:
+            return
+        number = self.kernel.open_tun(owner=1)
+        try:
+            self.kernel.attach(number, device, 0x1002)
+        except OSError:
+            self.kernel.close(number)
+            return
+        self._holds[device] = number
+
+    def _let_go(self, device: str) -> None:
+        number = self._holds.pop(device, None)
+        if number in self.kernel.descriptors:
+            self.kernel.close(number)
+
+    def _bind(self, port: str) -> None:
+        self.kernel.sockets.add(("tcp", int(port)))
+
+    def _unbind(self, port: str) -> None:
+        self.kernel.sockets.discard(("tcp", int(port)))
+
+    def _guest(self) -> int:
+        return self.kernel.spawn(("sleep", "86400")).pid
+
+    def _recycle(self, pid: str) -> None:
+        self.kernel.spawn(("stranger",), pid=int(pid))
+
+    # -- lives -----------------------------------------------------------------------------------------
+
+    def _reboot(self) -> None:
+        self.kernel.boot()
+        self._holds.clear()
+        shutil.rmtree(self.runs, ignore_errors=True)
+
+    def _backup(self) -> None:
+        copy(self.state / "hvtx.db", self.place / "backup.db")
+
+    def _old_store(self) -> None:
+        copy(self.state / "hvtx.db", self.place / "newest.db")
+        put_back(self.place / "backup.db", self.state / "hvtx.db")
+
+    def _new_store(self) -> None:
+        put_back(self.place / "newest.db", self.state / "hvtx.db")
+
+
+def copy(store: Path, to: Path) -> None:
+    """A whole copy of a store that may be in use."""
+    to.unlink(missing_ok=True)
+    with (
+        contextlib.closing(sqlite3.connect(store)) as source,
+        contextlib.closing(sqlite3.connect(to)) as target,
+    ):
+        source.backup(target)
+
+
+def put_back(saved: Path, store: Path) -> None:
+    """The copy in the store's place; nobody has it open."""
+    for suffix in ("-wal", "-shm"):
+        Path(f"{store}{suffix}").unlink(missing_ok=True)
+    store.write_bytes(saved.read_bytes())
+
+
+@contextlib.contextmanager
+def environment(place: Path) -> Iterator[None]:
+    (place / "config.toml").write_text("")
+    wanted = {
+        "HVTX_STATE_DIR": str(place / "state"),
+        "HVTX_RUN_DIR": str(place / "run"),
+        "HVTX_CONFIG": str(place / "config.toml"),
+        "HVTX_FIREWALL": "nftables",
+        "HVTX_LOCK_TIMEOUT": "0",
+        "HVTX_VERIFY": "1",
+    }
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,36 @@
+"""What random sequences found, shrunk: each is played on both worlds from now on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.machine.machine import Machine
+
+Step = tuple[str, int, tuple[Any, ...]]
+
+# whether the host begins with two networks and the VM `web`, then the steps
+FOUND: dict[str, tuple[bool, list[Step]]] = {
+    # `repair` made a network again that it had just undone: nothing removed it any more
+    "a network half made is repaired": (False, [("network", 0, ("kill", 2)), ("repair", 0, ())]),
+    # the rest of an interrupted rebuild stood beside a second one: two bases on record
+    "a rebuild killed, and another": (
+        True,
+        [("reboot", 0, ()), ("run", 0, ("kill", 3)), ("rm", 0, ()), ("start", 2, ())],
+    ),
+    # a VM was put into it, and `recover` and gc could end no more: FOREIGN KEY constraint failed
+    "a VM in a network half made": (False, [("network", 0, ("kill", 5)), ("create", 0, ())]),
+}
+
+
+def play(machine: Machine, name: str) -> None:
+    """Play a sequence to its end, with all laws."""
+    ready, steps = FOUND[name]
+    try:
+        machine.begin(ready=ready)
+        for step in steps:
+            machine.step(step=step)
+    except BaseException:
+        machine.failed = True
+        raise
+    finally:
+        machine.teardown()

@@ -1,0 +1,188 @@
+"""A host with hvtx on it, fake or real, as the machine sees it; and the script of what was done."""
+
+from __future__ import annotations
+
+import shlex
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hvtx.host import nfnetlink
+from hvtx.model.resource import Address, Link, Resource
+from hvtx.store import records
+from tests.machine.acts import ACTS, Ref, Word
+
+KILLED = -9
+
+
+class Ran(NamedTuple):
+    """What a run of the program left."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Look(NamedTuple):
+    """Everything in the host, by what identifies it."""
+
+    links: dict[int, Link]
+    addresses: frozenset[Address]
+    tables: dict[tuple[str, str], str | None]  # comments
+    rules: dict[tuple[str, str, str, int], tuple[bytes, str | None]]
+    elements: dict[tuple[str, str, str, bytes], tuple[bytes, str | None]]  # data, comment
+    processes: dict[int, int]  # VMs and guests that run: pid and start time
+
+    def place(self) -> tuple[object, ...]:
+        """What must be equal if nothing was done."""
+        return tuple(self)
+
+
+class World:
+    """What both worlds share."""
+
+    can_recycle = False
+
+    def __init__(self, place: Path) -> None:
+        """An empty place for state, run directory and saved things."""
+        self.place = place
+        self.state, self.runs = place / "state", place / "run"
+        self.lines: list[str] = []
+        self.installation = ""
+
+    # -- to be done by each ----------------------------------------------------------------------
+
+    def run(self, argv: Sequence[str], failpoint: str, meanwhile: Callable[[], object]) -> Ran:
+        """Run hvtx; ``meanwhile`` is called where the failpoint stops it."""
+        raise NotImplementedError
+
+    def do(self, what: str, /, words: dict[str, str]) -> Any:
+        """Do a stranger's act; its result, where it has one."""
+        raise NotImplementedError
+
+    def links(self) -> Any:
+        """The reader of links."""
+        raise NotImplementedError
+
+    def nftables(self) -> Any:
+        """The reader of rules."""
+        raise NotImplementedError
+
+    def processes(self) -> dict[int, int]:
+        """Pid and start time of VMs and guests that run (gates do not)."""
+        raise NotImplementedError
+
+    def holder(self, tap: str) -> tuple[str, ...]:
+        """The command line of a VM that opens its device."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Remove everything."""
+        raise NotImplementedError
+
+    # -- what is done -----------------------------------------------------------------------------
+
+    def hvtx(
+        self,
+        *argv: str | Ref,
+        failpoint: str = "",
+        meanwhile: Callable[[], object] | None = None,
+        told: bool = True,
+    ) -> Ran:
+        """Run hvtx, and write it down."""
+        words = " ".join(
+            word.shell if isinstance(word, Ref) else shlex.quote(word) for word in argv
+        )
+        variable = f"HVTX_FAILPOINT='{failpoint}' " if failpoint else ""
+        if told and meanwhile is None:
+            self.lines.append(f"{variable}hvtx {words}")
+        elif told:
+            self.lines.append(f"{variable}midst {words}")
+
+        def others() -> None:
+            if meanwhile is not None:
+                meanwhile()
+
+        ran = self.run([str(word) for word in argv], failpoint, others)
+        if meanwhile is not None:
+            self.lines.append("go_on")
+        if told:
+            self.lines[-1] += f"   # {'killed' if ran.code == KILLED else f'exit {ran.code}'}"
+        return ran
+
+    def act(self, name: str, /, **words: Word) -> Any:
+        """A stranger's act, and its line."""
+        shown = {k: w.shell if isinstance(w, Ref) else w for k, w in words.items()}
+        self.lines.append(ACTS[name].format(**shown))
+        return self.do(name, {k: str(w) for k, w in words.items()})
+
+    # -- what is there -----------------------------------------------------------------------------
+
+    def look(self) -> Look:
+        """The whole host."""
+        links, nft = self.links(), self.nftables()
+        try:
+            elements = {}
+            for place in nft.sets():
+                if not place.flags & nfnetlink.SET_ANONYMOUS:
+                    here = (place.family, place.table, place.name)
+                    for key, data, comment in nfnetlink.all_elements(nft.dump_elements(*here)):
+                        elements[*here, key] = (data, comment or None)
+            return Look(
+                {link.ifindex: link for link in links.all()},
+                frozenset(links.addresses()),
+                {(table.family, table.name): table.comment for table in nft.tables()},
+                {
+                    (r.family, r.table, r.chain, r.handle): (r.expressions, r.comment)
+                    for r in nft.rules()
+                },
+                elements,
+                self.processes(),
+            )
+        finally:
+            links.close()
+            nft.close()
+
+    def record(self) -> Record:
+        """What the store says."""
+        path = self.state / "hvtx.db"
+        if not path.exists():
+            return Record("", 0, 0, [], {}, {}, [], set())
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as sql:
+            self.installation, seq, life = sql.execute(
+                "SELECT installation, seq, life FROM meta"
+            ).fetchone()
+            return Record(
+                self.installation,
+                seq,
+                life or 0,
+                records.resources(sql),
+                dict(sql.execute("SELECT name, id FROM vm ORDER BY name")),
+                dict(sql.execute("SELECT name, id FROM network ORDER BY name")),
+                [operation.id for operation in records.operations(sql)],
+                {row[0] for row in sql.execute("SELECT mark FROM resource")},
+            )
+
+    def script(self) -> str:
+        """What was done so far, to be run again."""
+        return "\n".join(self.lines)
+
+
+class Record(NamedTuple):
+    """The store's content, as far as it matters here."""
+
+    installation: str
+    seq: int
+    life: int
+    rows: list[Resource]
+    vms: dict[str, str]  # name to id
+    networks: dict[str, str]
+    open: list[int]  # operations that have not ended
+    marks: set[str]  # of all rows, tombstones too
+
+    def of(self, vm: str) -> list[Resource]:
+        """The live rows of a VM (by name), without its leases."""
+        identity = self.vms.get(vm)
+        return [r for r in self.rows if r.vm == identity and identity and r.kind != "lease"]
