@@ -841,6 +841,7 @@ def test_default_is_made_at_first_use(hvtx: Program, firewall: str) -> None:
     if firewall == "iptables":  # the kernel keeps a legacy table that was once looked at
         for table in ("nat", "filter"):
             lab.run("iptables-legacy", "-t", table, "-S")
+    witness.settle()
     before = lab.dump()
     hvtx("--firewall", firewall, "vm", "create", "web", *SLEEP)
     made = hvtx("network", "show", "default", "--json").json()

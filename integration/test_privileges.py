@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from hvtx.engine import units
 from integration import lab, unprivileged, witness
 from integration.program import Ran
 from integration.unprivileged import Unprivileged
@@ -168,6 +169,17 @@ def told(ran: Ran, command: str, missing: str) -> None:
     assert missing in lines[0], (command, missing, ran.err)
     assert lines[1].startswith("hint: "), (command, ran.err)
     assert len(lines) == 2, (command, ran.err)
+
+
+def test_the_units_have_what_the_page_asks_for() -> None:
+    """The bounding set of the systemd units covers every capability that the page names, and has no spare."""
+    place = units.Place(("/usr/bin/hvtx",), "/var/lib/hvtx", "/run/hvtx", {})
+    page = set(re.findall(r"CAP_[A-Z_]+", PAGE.read_text()))
+    for unit in units.units(place):
+        if unit.name.endswith(".service"):
+            found = re.search(r"^CapabilityBoundingSet=(.*)$", unit.text, re.MULTILINE)
+            assert found
+            assert set(found[1].split()) == page, unit.name
 
 
 # -- single capabilities -------------------------------------------------------------------------

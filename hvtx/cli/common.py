@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hvtx.cli.main import settings
-from hvtx.errors import HvtxError
+from hvtx.errors import HvtxError, NotPermitted
 
 if TYPE_CHECKING:
     from hvtx.engine.runtime import Runtime
+    from hvtx.engine.view import StoreSource, ViewSource
 
 as_json: Callable[[Any], Any] = click.option(
     "--json", "json_", is_flag=True, help="Print one JSON object."
@@ -69,14 +70,39 @@ def opened(ctx: click.Context, *, writable: bool) -> Iterator[Runtime]:
     from hvtx.engine.runtime import Runtime
 
     options = ctx.find_root().obj
-    try:
-        runtime = Runtime(settings(options), writable=writable)
+    known = settings(options)
+    with _translated():
+        try:
+            runtime = Runtime(known, writable=writable)
+        except NotPermitted as refusal:
+            from hvtx.engine.view import members_hint
+
+            refusal.hint = members_hint(known) or refusal.hint
+            raise
         if writable:
             runtime.listener = _listener(options)
         try:
             yield runtime
         finally:
             runtime.close()
+
+
+@contextmanager
+def reading(ctx: click.Context) -> Iterator[StoreSource | ViewSource]:
+    """What reading commands tell: from the store, or from the view that is published of it."""
+    from hvtx.engine import view
+
+    with _translated(), view.source(settings(ctx.find_root().obj)) as source:
+        yield source
+    if source.note:
+        click.echo(f"note: {source.note}", err=True)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Errors of the store, wherever they came up, as ours."""
+    try:
+        yield
     except (HvtxError, OSError):
         raise
     except Exception as problem:

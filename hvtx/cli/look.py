@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from hvtx.cli import render
-from hvtx.cli.common import Number, as_json, complete_vm, opened
+from hvtx.cli.common import Number, as_json, complete_vm, opened, reading
 
 
 @click.command()
@@ -52,10 +52,8 @@ def intents(ctx: click.Context, json_: bool) -> None:
 @click.pass_context
 def log(ctx: click.Context, /, limit: int, detail: bool, json_: bool, **wanted: Any) -> None:
     """Show what was made, removed, kept, and why."""
-    from hvtx.engine import show
-
-    with opened(ctx, writable=False) as runtime:
-        document = show.list_history(runtime, limit=limit, detail=detail, **wanted)
+    with reading(ctx) as source:
+        document = source.list_history(limit=limit, detail=detail, **wanted)
     if json_:
         render.emit_json(document)
         return

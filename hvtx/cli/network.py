@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from hvtx.cli import render
-from hvtx.cli.common import Number, as_json, complete_network, opened
+from hvtx.cli.common import Number, as_json, complete_network, opened, reading
 
 
 @click.group()
@@ -47,10 +47,8 @@ def create(ctx: click.Context, /, name: str, json_: bool, **wish: Any) -> None:
 @click.pass_context
 def ls(ctx: click.Context, json_: bool) -> None:
     """List networks."""
-    from hvtx.engine import show
-
-    with opened(ctx, writable=False) as runtime:
-        document = show.list_networks(runtime)
+    with reading(ctx) as source:
+        document = source.list_networks()
     if json_:
         render.emit_json(document)
         return
@@ -77,10 +75,8 @@ def ls(ctx: click.Context, json_: bool) -> None:
 @click.pass_context
 def show(ctx: click.Context, name: str, json_: bool) -> None:
     """Show a network and its resources."""
-    from hvtx.engine import show as views
-
-    with opened(ctx, writable=False) as runtime:
-        document = views.show_network(runtime, name)
+    with reading(ctx) as source:
+        document = source.show_network(name)
     if json_:
         render.emit_json(document)
         return

@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from hvtx.cli import render
-from hvtx.cli.common import Number, as_json, complete_network, complete_vm, opened
+from hvtx.cli.common import Number, as_json, complete_network, complete_vm, opened, reading
 from hvtx.cli.network import show_resources
 from hvtx.errors import UsageError
 
@@ -207,10 +207,8 @@ def rm(ctx: click.Context, name: str, force: bool, json_: bool) -> None:
 @click.pass_context
 def ls(ctx: click.Context, json_: bool) -> None:
     """List VMs with their state."""
-    from hvtx.engine import show as views
-
-    with opened(ctx, writable=False) as runtime:
-        document = views.list_vms(runtime)
+    with reading(ctx) as source:
+        document = source.list_vms()
     if json_:
         render.emit_json(document)
         return
@@ -246,10 +244,8 @@ def _published(port: dict[str, Any]) -> str:
 @click.pass_context
 def show(ctx: click.Context, name: str, json_: bool) -> None:
     """Show a VM, its interfaces and resources."""
-    from hvtx.engine import show as views
-
-    with opened(ctx, writable=False) as runtime:
-        document = views.show_vm(runtime, name)
+    with reading(ctx) as source:
+        document = source.show_vm(name)
     if json_:
         render.emit_json(document)
         return

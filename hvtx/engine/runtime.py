@@ -58,6 +58,7 @@ class Runtime:
         if writable:
             _need_privileges()  # before there is a store that only root can open
         self._tap_user = _user_id(settings.tap_user)
+        self._publisher = _publisher(settings) if writable and settings.group else None
         self.store: Store = self._open()
         self.boot_id = procfs.boot_id()
         self.netns = procfs.netns_cookie()
@@ -76,12 +77,15 @@ class Runtime:
             raise
 
     def _open(self) -> Store:
-        return open_store(
+        store = open_store(
             self.settings.state_directory,
             self.settings.run_directory,
             writable=self.writable,
             lock_timeout=self.settings.lock_timeout,
         )
+        if self._publisher is not None:
+            store.watch = self._publisher.note
+        return store
 
     def reopen_store(self) -> None:
         """Forget the connection and read again what is really there."""
@@ -89,7 +93,12 @@ class Runtime:
         self.store = self._open()
 
     def close(self) -> None:
-        """Give back locks and connections."""
+        """Give back locks and connections; publish the view, where there is one."""
+        if self._publisher is not None:
+            from hvtx.engine import view
+
+            view.publish(self, self._publisher)
+            self._publisher.close()
         self.store.close()
         for file in (self._locks, self._operations):
             if file is not None:
@@ -287,6 +296,13 @@ class Runtime:
     def writer(self) -> Identity:
         """Who runs this, as operations record it."""
         return procfs.identify(os.getpid())
+
+
+def _publisher(settings: Settings) -> Any:
+    """Of the view for the configured group; what it needs is loaded only where there is one."""
+    from hvtx.engine import view
+
+    return view.publisher(settings)
 
 
 def _user_id(user: str | None) -> int:

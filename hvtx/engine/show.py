@@ -19,7 +19,13 @@ from hvtx.store import history, records
 
 def vm_document(runtime: Runtime, vm: Vm) -> dict[str, Any]:
     """`vm show --json`."""
-    state, liveness, rows = state_of(runtime, vm)
+    return describe_vm(vm, *state_of(runtime, vm))
+
+
+def describe_vm(
+    vm: Vm, state: VmState, liveness: Liveness, rows: Sequence[Resource]
+) -> dict[str, Any]:
+    """A VM's object from its record, its state and its live rows (pure)."""
     devices = [row.key for row in rows if row.kind == Kind.TAP]
     pid = None
     for row in rows:
@@ -53,7 +59,7 @@ def vm_document(runtime: Runtime, vm: Vm) -> dict[str, Any]:
 
 
 def _resources(rows: Sequence[Resource]) -> list[dict[str, Any]]:
-    return [{"kind": r.kind, "key": r.key, "state": r.state, "mark": r.mark} for r in rows]
+    return [{"kind": r.kind, "key": r.key, "state": r.state, "mark": r.mark or None} for r in rows]
 
 
 def _notes(vm: Vm) -> list[str]:

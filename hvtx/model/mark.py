@@ -19,6 +19,9 @@ FAMILY = "hvtx:"
 _KNOWN = re.compile(r"hvtx:1:([a-z2-7]{10}):([0-9]{1,19}\.[a-z2-7]{16})\Z")
 
 
+_ANYWHERE = re.compile(r"(hvtx:\d+:)[a-z0-9:.]+")
+
+
 class Mark(NamedTuple):
     """A mark in the form that this program knows."""
 
@@ -45,6 +48,11 @@ def base32(data: bytes, length: int) -> str:
 def make_mark(installation: str, row: int, random: bytes) -> str:
     """The mark of store row ``row``; ``random`` holds at least 10 bytes of fresh randomness."""
     return f"hvtx:1:{installation}:{row}.{base32(random, NONCE_LENGTH)}"
+
+
+def without_marks(text: str) -> str:
+    """A sentence with its marks cut, for people who should not know them."""
+    return _ANYWHERE.sub(r"\1…", text)
 
 
 def parse_mark(text: str | None) -> Mark | UnreadableMark | None:

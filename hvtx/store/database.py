@@ -15,10 +15,18 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from hvtx.errors import Busy, CommitUnknown, Conflict, NotPermitted, Refused, StoreError
+from hvtx.errors import (
+    Busy,
+    CommitUnknown,
+    Conflict,
+    HvtxError,
+    NotPermitted,
+    Refused,
+    StoreError,
+)
 from hvtx.host.locks import LockFile
 from hvtx.migrations import APPLICATION_ID, MIGRATIONS, SCHEMA
 from hvtx.model.mark import INSTALLATION_LENGTH, base32
@@ -55,6 +63,8 @@ class Store:
         self._lock_timeout = lock_timeout
         self._queue: LockFile | None = None
         self._mark_descriptor: int | None = None
+        # called with the number of a change right before its commit; what it raises is passed over
+        self.watch: Callable[[int], None] | None = None
         row = connection.execute("SELECT installation FROM meta").fetchone()
         if row is None and not missing:
             raise _untrusted(self.path, "it has no installation")
@@ -101,6 +111,9 @@ class Store:
             except BaseException:
                 self._roll_back()
                 raise
+            if self.watch is not None:
+                with suppress(OSError, HvtxError):
+                    self.watch(seq)
             try:
                 self.connection.execute("COMMIT")
             except sqlite3.Error as problem:
@@ -114,6 +127,16 @@ class Store:
                     hint="`hvtx recover` resolves it when the disk answers again",
                 ) from problem
             self._raise_mark(seq)
+        finally:
+            queue.unlock(_QUEUE_BYTE)
+
+    def tell_watch(self) -> None:
+        """Tell ``watch`` the number of the last change, while nobody writes. Raises Busy."""
+        queue = self._open_queue()
+        queue.lock(_QUEUE_BYTE, self._lock_timeout, "the state store")
+        try:
+            if self.watch is not None:
+                self.watch(self.connection.execute("SELECT seq FROM meta").fetchone()[0])
         finally:
             queue.unlock(_QUEUE_BYTE)
 

@@ -1,0 +1,72 @@
+"""The examples for administrators: what they allow, and what they must not."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from hvtx.engine.units import COLLECT, RECOVER
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "docs/examples"
+
+
+def allowed() -> list[str]:
+    """The regular expressions of arguments that the sudoers example allows."""
+    text = (EXAMPLES / "sudoers").read_text().replace("\\\n", "")
+    alias = re.search(r"^Cmnd_Alias HVTX = (.*)$", text, re.MULTILINE)
+    assert alias
+    found = [re.fullmatch(r"/usr/local/bin/hvtx (\^.*\$)", c.strip()) for c in alias[1].split(",")]
+    assert all(found), alias[1]
+    return [one[1] for one in found if one]
+
+
+def test_visudo_takes_the_sudoers_example(tmp_path: Path) -> None:
+    visudo = shutil.which("visudo") or shutil.which("visudo", path="/usr/sbin")
+    if visudo is None:
+        pytest.skip("sudo is not installed")
+    copy = tmp_path / "sudoers"
+    copy.write_text((EXAMPLES / "sudoers").read_text())
+    copy.chmod(0o440)
+    done = subprocess.run(
+        [visudo, "-c", "-s", "-f", str(copy)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Warning" not in done.stdout + done.stderr
+    copy.chmod(0o600)
+    copy.write_text("%vmops ALL = (root NOPASSWD: HVTX\n")
+    assert (
+        subprocess.run([visudo, "-c", "-f", str(copy)], capture_output=True, check=False).returncode
+        != 0
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments", ["vm start web", "vm stop db-1", "vm logs web", "gc --plan", "explain 10.77.0.2"]
+)
+def test_sudo_allows(arguments: str) -> None:
+    assert any(re.search(pattern, arguments) for pattern in allowed())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "vm create web -- /bin/sh", "vm run web -- /bin/sh", "vm start web --state-dir /tmp/x", "vm start --json",
+        "--state-dir /tmp/x vm start web", "vm start ../web", "vm start web\nvm", "gc --plan --out /etc/passwd",
+        "gc --apply", "vm rm web", "vm attach web --pid 1", "", "explain --help", "doctor --gc", "recover",
+    ],
+)  # fmt: skip
+def test_sudo_does_not_allow(arguments: str) -> None:
+    assert not any(re.search(pattern, arguments) for pattern in allowed())
+
+
+def test_the_polkit_example_knows_our_units_only() -> None:
+    text = (EXAMPLES / "50-hvtx.rules").read_text()
+    assert set(re.findall(r'"([^"]+\.service)"', text)) == {COLLECT, RECOVER}
+    assert 'action.lookup("verb") == "start"' in text
+    assert text.count("polkit.Result.YES") == 1
+    for one, other in ("()", "{}", "[]"):
+        assert text.count(one) == text.count(other)
