@@ -34,6 +34,7 @@ from hvtx.model.mark import INSTALLATION_LENGTH, base32
 FILE = "hvtx.db"
 _QUEUE = "queue.lock"
 _QUEUE_BYTE = 0
+_PAGE = 4096  # bytes, SQLite's own choice; it takes a torn last page for zeros
 _UNREADABLE = ("malformed", "not a database", "disk image", "unsupported file format")
 
 
@@ -69,6 +70,7 @@ class Store:
         if row is None and not missing:
             raise _untrusted(self.path, "it has no installation")
         self.installation: str = row[0] if row else ""
+        self._opened = _files(self.path) if writable else ()  # the read above opened the log
 
     @property
     def path(self) -> str:
@@ -103,6 +105,7 @@ class Store:
             with _translated():
                 self.connection.execute("BEGIN IMMEDIATE")
             try:
+                self._refuse_replaced()
                 with _translated():
                     yield self.connection
                     seq = self.connection.execute(
@@ -139,6 +142,10 @@ class Store:
                 self.watch(self.connection.execute("SELECT seq FROM meta").fetchone()[0])
         finally:
             queue.unlock(_QUEUE_BYTE)
+
+    def _refuse_replaced(self) -> None:
+        if _files(self.path) != self._opened:
+            raise _untrusted(self.path, "it or its log was replaced or removed while it was open")
 
     def _open_queue(self) -> LockFile:
         if self._queue is None:
@@ -217,15 +224,19 @@ class Store:
                 " this one",
             )
         here = os.stat(self.path)
-        if (here.st_dev, here.st_ino) != (device, inode) and path != os.path.realpath(self.path):
+        same = (here.st_dev, here.st_ino) == (device, inode)
+        # by another path the same file is a bind mount, unless it has a second name: through two
+        # names SQLite keeps two logs
+        if path != os.path.realpath(self.path) and (not same or here.st_nlink > 1):
             try:
                 there = os.lstat(path)
             except OSError:
                 return  # it was moved here
             if (there.st_dev, there.st_ino) == (device, inode):
+                what = "another name" if same else "a copy"
                 raise Refused(
                     "store-cloned",
-                    f"{self.path} is a copy of {path}, which is still there",
+                    f"{self.path} is {what} of {path}, which is still there",
                     hint="use the original, or remove one of the two",
                 )
 
@@ -331,6 +342,8 @@ def _look(directory: str, path: str) -> bool:
             raise _untrusted(path + suffix, f"it belongs to user {found.st_uid}")
         if not suffix and found.st_size == 0:
             raise _untrusted(path, "it is empty")
+        if not suffix and found.st_size % _PAGE:
+            raise _untrusted(path, f"its {found.st_size} bytes are no whole number of pages")
     return True
 
 
@@ -342,6 +355,22 @@ def _check_untouched(path: str) -> None:
             _check_header(probe, path)
     finally:
         probe.close()
+
+
+def _files(path: str) -> tuple[tuple[int, int] | None, ...]:
+    """Which files the database, its log and the log's index are; None for one that is not there.
+
+    SQLite goes on with files that were taken away, and what it commits into them is lost.
+    """
+    found: list[tuple[int, int] | None] = []
+    for suffix in ("", "-wal", "-shm"):
+        try:
+            there = os.lstat(path + suffix)
+        except OSError:
+            found.append(None)
+        else:
+            found.append((there.st_dev, there.st_ino))
+    return tuple(found)
 
 
 def _make_private(directory: str, path: str) -> None:
@@ -438,6 +467,7 @@ def _create(directory: str, path: str, lock_timeout: float) -> None:
         connection = _connect(draft, writable=True)
         try:
             with _translated(path):
+                connection.execute(f"PRAGMA page_size={_PAGE}")
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
                 _migrate(connection)
