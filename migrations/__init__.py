@@ -4,11 +4,12 @@ A migration that has shipped is never edited. Each is applied in one transaction
 record (sqlite-utils) and with ``PRAGMA user_version``.
 """
 
-from hvtx.migrations import m0001_initial, m0002_history
+from hvtx.migrations import m0001_initial, m0002_history, m0003_live_rows
 
 APPLICATION_ID = 0x68767478  # "hvtx"
 MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("0001_initial", m0001_initial.STATEMENTS),
     ("0002_history", m0002_history.STATEMENTS),
+    ("0003_live_rows", m0003_live_rows.STATEMENTS),
 )
 SCHEMA = len(MIGRATIONS)

@@ -65,15 +65,18 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # which click 8.1 has 
 
 
 @contextmanager
-def opened(ctx: click.Context, *, writable: bool) -> Iterator[Runtime]:
-    """A runtime for the command, closed at its end; the store's own errors become ours."""
+def opened(ctx: click.Context, *, writable: bool, create: bool = True) -> Iterator[Runtime]:
+    """A runtime for the command, closed at its end; the store's own errors become ours.
+
+    Without ``create`` it makes no store where there is none (its disk may not be mounted yet).
+    """
     from hvtx.engine.runtime import Runtime
 
     options = ctx.find_root().obj
     known = settings(options)
     with _translated():
         try:
-            runtime = Runtime(known, writable=writable)
+            runtime = Runtime(known, writable=writable, create=create)
         except NotPermitted as refusal:
             from hvtx.engine.view import members_hint
 

@@ -157,7 +157,7 @@ def _apply(
     from hvtx.engine import collect
 
     saved = collect.load_plan(file) if file else None
-    with opened(ctx, writable=True) as runtime:
+    with opened(ctx, writable=True, create=False) as runtime:
         if runtime.refused is not None:
             report = collect.make_plan(runtime)
         else:
@@ -214,7 +214,7 @@ def recover(ctx: click.Context, accept_rollback: bool, new_namespace: bool, json
     """
     from hvtx.engine import recover as engine
 
-    with opened(ctx, writable=True) as runtime:
+    with opened(ctx, writable=True, create=False) as runtime:
         done = engine.recover(runtime, accept_rollback=accept_rollback, new_namespace=new_namespace)
     document = engine.recovery_document(done)
     if json_:
@@ -240,7 +240,7 @@ def repair(ctx: click.Context, name: str | None, json_: bool) -> int:
     """Put back what someone flushed or changed under running VMs and networks."""
     from hvtx.engine import repair as engine
 
-    with opened(ctx, writable=True) as runtime:
+    with opened(ctx, writable=True, create=False) as runtime:
         document = engine.repair(runtime, name)
     if json_:
         render.emit_json(document)

@@ -108,6 +108,8 @@ def collect(
 
     Raises Busy while another gc or recover runs, StalePlan, Refused.
     """
+    if runtime.store.missing:
+        return make_plan(runtime)._replace(applied=True)
     runtime.enter()
     runtime.store.check_pages()
     runtime.lock("all", "gc")

@@ -13,6 +13,7 @@ from hvtx.engine import privileges
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import HvtxError
 from hvtx.host import capabilities, procfs
+from hvtx.host.mounts import filesystem_of
 from hvtx.model.resource import Kind
 from hvtx.store import records
 
@@ -86,12 +87,30 @@ def _store(runtime: Runtime) -> Iterator[Finding]:
                 "store", "warning", f"{path} can be read or written by others",
                 (f"mode {mode:04o}",), f"chmod {wanted:o} {path}",
             )  # fmt: skip
+    yield from judge_filesystem(runtime.store.path, filesystem_of(runtime.store.path))
     try:
         runtime.store.check_pages()
     except HvtxError as problem:
         yield Finding("store", "error", problem.message, (), problem.hint)
     else:
         yield Finding("store", "ok", f"{runtime.store.path} is sound")
+
+
+# SQLite's log needs memory that all writers share, and locks that hold (sqlite.org/wal.html).
+_REMOTE = {"9p", "afs", "ceph", "cifs", "fuse.sshfs", "gfs2", "glusterfs", "nfs", "nfs4", "ocfs2",
+           "smb3"}  # fmt: skip
+_FLEETING = {"tmpfs", "ramfs", "overlay"}
+
+
+def judge_filesystem(path: str, kind: str) -> Iterator[Finding]:
+    """What a store must expect of the type of file system that it lies on."""
+    hint = "keep it on a disk of this host: --state-dir"
+    if kind in _REMOTE:
+        words = f"{path} is on a file system of other hosts: it can be lost or damaged"
+        yield Finding("store", "error", words, (kind,), hint)
+    elif kind in _FLEETING:
+        words = f"{path} is gone with the next boot or with this container, and leases with it"
+        yield Finding("store", "warning", words, (kind,), hint)
 
 
 def _operations(runtime: Runtime) -> Iterator[Finding]:

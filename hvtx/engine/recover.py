@@ -39,6 +39,8 @@ def recover(
 
     Raises Refused, Busy, StoreError.
     """
+    if runtime.store.missing:
+        return Recovery((), (), (), ())
     runtime.enter(accept_rollback=accept_rollback, new_namespace=new_namespace)
     runtime.store.check_pages()
     runtime.lock("all", "gc")

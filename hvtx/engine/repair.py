@@ -41,6 +41,9 @@ def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
     Returns ``{"schema", "repaired": [{"kind", "key", "missing"}], "failed": [{…, "why"}]}``.
     Raises NotFound, Busy, Refused.
     """
+    if runtime.store.missing:
+        _scope(runtime, name)
+        return {"schema": "hvtx/repair/1", "repaired": [], "failed": []}
     runtime.enter()
     networks, vms = _scope(runtime, name)
     for vm in vms:

@@ -51,10 +51,14 @@ class Settings(NamedTuple):
 class Runtime:
     """Everything that a verb works with; close it when done."""
 
-    def __init__(self, settings: Settings, *, writable: bool) -> None:
-        """Open the store; raises StoreError, NotPermitted, Refused."""
+    def __init__(self, settings: Settings, *, writable: bool, create: bool = True) -> None:
+        """Open the store; raises StoreError, NotPermitted, Refused.
+
+        Without ``create`` a missing store reads as an empty one, for writers too.
+        """
         self.settings = settings
         self.writable = writable
+        self._create = create
         if writable:
             _need_privileges()  # before there is a store that only root can open
         self._tap_user = _user_id(settings.tap_user)
@@ -81,6 +85,7 @@ class Runtime:
             self.settings.state_directory,
             self.settings.run_directory,
             writable=self.writable,
+            create=self._create,
             lock_timeout=self.settings.lock_timeout,
         )
         if self._publisher is not None:
@@ -264,12 +269,24 @@ class Runtime:
         """Whether some process holds an operation's lock."""
         if operation in self.mine:
             return True
-        if self._operations is None:
-            path = self._in_run_directory("operations.lock")
-            if not os.path.exists(path):
-                return False
+        path = self._in_run_directory("operations.lock")
+        if self._operations is None and os.path.exists(path):
             self._operations = LockFile(path)
-        return self._operations.held_elsewhere(operation)
+        if self._operations is not None and self._operations.held_elsewhere(operation):
+            return True
+        return self._lost_its_lock(operation, path)
+
+    def _lost_its_lock(self, operation: int, path: str) -> bool:
+        """Whether the operation's writer lives, with its lock in a file that is not here any more.
+
+        Somebody emptied the run directory under it, or mounted something over it.
+        """
+        writer = records.writer_of(self.sql, operation)
+        if writer is None or writer.boot_id != self.boot_id:
+            return False
+        facts = procfs.look_again(writer)
+        alive = procfs.same(writer, facts) and not facts.ended
+        return alive and procfs.has_open(writer.pid, f"/{self.installation}/operations.lock", path)
 
     # -- drivers ---------------------------------------------------------------------------------
 
@@ -327,6 +344,11 @@ def _private(path: str, flags: int) -> int:
 
 
 def _need_privileges() -> None:
+    if not procfs.may_have_power_here():
+        raise NotPermitted(
+            "root of this user namespace has no power over the network namespace that it is in",
+            hint="run hvtx as root of the host, or enter a network namespace of one's own",
+        )
     if not capabilities.has("CAP_NET_ADMIN"):
         raise NotPermitted(
             "this needs the capability CAP_NET_ADMIN",

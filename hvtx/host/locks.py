@@ -14,6 +14,8 @@ import fcntl
 import os
 import struct
 import time
+from contextlib import suppress
+from weakref import WeakSet
 from zlib import crc32
 
 from hvtx.errors import Busy
@@ -24,13 +26,17 @@ NAMES = 1 << 32  # offsets below are operation ids
 
 
 class LockFile:
-    """A file whose bytes are locks."""
+    """A file whose bytes are locks.
+
+    A process that was forked from this one has none of them: it would keep them for its life.
+    """
 
     def __init__(self, path: str) -> None:
         """Open (and make, mode 0600) the file; raises OSError."""
         self._path = path
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         self.descriptor = os.open(path, flags, 0o600)
+        _files.add(self)
 
     def try_lock(self, offset: int, *, shared: bool = False) -> bool:
         """Take the byte if nobody holds it."""
@@ -69,7 +75,21 @@ class LockFile:
 
     def close(self) -> None:
         """Give everything back."""
+        _files.discard(self)
         os.close(self.descriptor)
+
+
+_files: WeakSet[LockFile] = WeakSet()
+
+
+def _forget_inherited() -> None:
+    """In a forked child: the kernel gives a lock back only when every copy is closed."""
+    for file in list(_files):
+        with suppress(OSError):
+            file.close()
+
+
+os.register_at_fork(after_in_child=_forget_inherited)
 
 
 def name_offset(kind: str, name: str) -> int:

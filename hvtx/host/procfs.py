@@ -25,6 +25,7 @@ from hvtx.model.vm import Identity, ProcessFacts
 _SO_NETNS_COOKIE = 71  # include/uapi/asm-generic/socket.h, Linux 5.14 on
 _START_FIELD = 22
 _TUNGETDEVNETNS = 0x54E3  # _IO('T', 227), include/uapi/linux/if_tun.h
+_NS_GET_USERNS = 0xB701  # _IO(0xb7, 0x1), include/uapi/linux/nsfs.h
 _SYS_PIDFD_GETFD = 438  # the same number on all architectures
 
 _FOREIGN = "/proc does not show this pid namespace"
@@ -76,6 +77,54 @@ def netns_cookie() -> int:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         answer = probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
     return int.from_bytes(answer, "little" if _little() else "big")
+
+
+def may_have_power_here() -> bool:
+    """Whether capabilities count in this network namespace (ioctl_ns(2), NS_GET_USERNS).
+
+    They do not where it belongs to a user namespace above ours: `unshare -U` makes such a root.
+    """
+    import fcntl
+
+    descriptor = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.close(fcntl.ioctl(descriptor, _NS_GET_USERNS))
+    except PermissionError:
+        return False
+    except OSError:
+        return True  # it cannot be told: the kernel will
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def has_open(pid: int, suffix: str, path: str) -> bool:
+    """Whether a process has a file open that was at ``…/suffix``, and is not what ``path`` is now.
+
+    False where it cannot be looked at.
+    """
+    here = _inode(path)
+    try:
+        names = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return False
+    for name in names:
+        link = f"/proc/{pid}/fd/{name}"
+        try:
+            target = os.readlink(link).removesuffix(" (deleted)")
+        except OSError:
+            continue
+        if target.endswith(suffix) and _inode(link) not in (None, here):
+            return True
+    return False
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def identify(pid: int) -> Identity:

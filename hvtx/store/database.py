@@ -63,6 +63,7 @@ class Store:
         self._run_directory = run_directory
         self._lock_timeout = lock_timeout
         self._queue: LockFile | None = None
+        self._process = os.getpid()
         self._mark_descriptor: int | None = None
         # called with the number of a change right before its commit; what it raises is passed over
         self.watch: Callable[[int], None] | None = None
@@ -98,6 +99,11 @@ class Store:
 
         Raises Busy, Conflict (a unique constraint), StoreError (full, read-only), CommitUnknown.
         """
+        if os.getpid() != self._process:
+            raise StoreError(
+                "a connection to the state store was carried over a fork",
+                hint="open the store in the process that uses it",
+            )
         queue = self._open_queue()
         queue.lock(_QUEUE_BYTE, self._lock_timeout, "the state store")
         try:
@@ -107,7 +113,9 @@ class Store:
             try:
                 self._refuse_replaced()
                 with _translated():
+                    _refuse_newer(_version(self.connection), self.path)
                     yield self.connection
+                    self._refuse_replaced()
                     seq = self.connection.execute(
                         "UPDATE meta SET seq = seq + 1 RETURNING seq"
                     ).fetchone()[0]
@@ -130,6 +138,10 @@ class Store:
                     hint="`hvtx recover` resolves it when the disk answers again",
                 ) from problem
             self._raise_mark(seq)
+            try:
+                self._refuse_replaced()
+            except Refused as problem:
+                raise CommitUnknown(problem.message, hint=problem.hint) from problem
         finally:
             queue.unlock(_QUEUE_BYTE)
 
@@ -273,21 +285,26 @@ class Store:
 
 
 def open_store(
-    state_directory: str, run_directory: str, *, writable: bool, lock_timeout: float = 10.0
+    state_directory: str,
+    run_directory: str,
+    *,
+    writable: bool,
+    create: bool = True,
+    lock_timeout: float = 10.0,
 ) -> Store:
-    """Open the store; a writable one is created and migrated as needed.
+    """Open the store; a writable one is created (unless not to ``create``) and migrated as needed.
 
     Raises Refused (``store-untrusted``, ``store-newer``), NotPermitted, StoreError.
     """
     path = os.path.join(state_directory, FILE)
     exists = _look(state_directory, path)
-    if not exists and not writable:
+    if not exists and not (writable and create):
         return _empty(state_directory, run_directory)
     if not exists:
         _create(state_directory, path, lock_timeout)
     elif writable:
-        _check_untouched(path)
-    connection = _connect(path, writable=writable)
+        _check_untouched(path, lock_timeout)
+    connection = _connect(path, writable=writable, seconds=lock_timeout)
     try:
         with _translated(path):
             _check_header(connection, path)
@@ -347,9 +364,9 @@ def _look(directory: str, path: str) -> bool:
     return True
 
 
-def _check_untouched(path: str) -> None:
+def _check_untouched(path: str, lock_timeout: float) -> None:
     """Refuse what is not ours before a writable handle exists, whose close would checkpoint it."""
-    probe = _connect(path, writable=False)
+    probe = _connect(path, writable=False, seconds=lock_timeout)
     try:
         with _translated(path):
             _check_header(probe, path)
@@ -387,11 +404,11 @@ def _uri(path: str) -> str:
     return f"file://{quoted}"
 
 
-def _connect(path: str, *, writable: bool) -> sqlite3.Connection:
+def _connect(path: str, *, writable: bool, seconds: float) -> sqlite3.Connection:
     mode = "rw" if writable else "ro"
     try:
         connection = sqlite3.connect(
-            f"{_uri(path)}?mode={mode}", uri=True, isolation_level=None, timeout=10
+            f"{_uri(path)}?mode={mode}", uri=True, isolation_level=None, timeout=seconds
         )
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
@@ -416,6 +433,11 @@ def _check_header(connection: sqlite3.Connection, path: str) -> None:
     version = _version(connection)
     if version < 1:
         raise _untrusted(path, "it was never finished")
+    _refuse_newer(version, path)
+
+
+def _refuse_newer(version: int, path: str) -> None:
+    """Also in each transaction: a newer program may migrate the store while this one runs."""
     if version > SCHEMA:
         raise Refused(
             "store-newer",
@@ -464,7 +486,7 @@ def _create(directory: str, path: str, lock_timeout: float) -> None:
             return
         _remove_draft(draft)
         os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
-        connection = _connect(draft, writable=True)
+        connection = _connect(draft, writable=True, seconds=lock_timeout)
         try:
             with _translated(path):
                 connection.execute(f"PRAGMA page_size={_PAGE}")

@@ -342,6 +342,16 @@ def operation(sql: sqlite3.Connection, identity: int) -> dict[str, Any] | None:
     return dict(zip(names, row, strict=True)) if row else None
 
 
+def writer_of(sql: sqlite3.Connection, operation: int) -> Identity | None:
+    """The process that began an operation which has not ended."""
+    row = sql.execute(
+        "SELECT writer_boot, writer_pid, writer_start FROM operation"
+        " WHERE id = ? AND ended IS NULL",
+        (operation,),
+    ).fetchone()
+    return Identity(*row) if row else None
+
+
 def current_life(sql: sqlite3.Connection) -> Life | None:
     """The life of the host that the store last worked in."""
     row = sql.execute(
