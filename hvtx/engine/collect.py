@@ -273,16 +273,29 @@ class _Worker:
     def run(self) -> dict[int, str]:
         by_row = [n for n, item in enumerate(self.items) if self._through_row(item)]
         loose = sorted(set(range(len(self.items))).difference(by_row))
+        loose.sort(key=lambda n: _base_last(self.items[n]))
         total, done = len(self.items), 0
+        # What a saved ruleset brought back stands in tables and chains that rows speak of.
+        restored = [n for n in loose if self.items[n].reason is Reason.STALE_RESTORED]
+        early = [n for n in restored if not self._is_base(self.items[n])]
+        for number in early:
+            self.outcomes[number] = self._loose(self.items[number])
+        done += len(early)
         for chunk in self._chunks(by_row):
             self._chunk(chunk)
             done += len(chunk)
             self.progress(done, total, self.items[chunk[-1]].key)
-        for number in sorted(loose, key=lambda n: _base_last(self.items[n])):
+        for number in loose:
+            if number in self.outcomes:
+                continue
             self.outcomes[number] = self._loose(self.items[number])
             done += 1
             self.progress(done, total, self.items[number].key)
         return self.outcomes
+
+    def _is_base(self, item: Item) -> bool:
+        row = self.rows.get(item.row)
+        return row is not None and row.spec.get("what") == "base"
 
     def _through_row(self, item: Item) -> bool:
         """Whether the item is its row's own object (not a copy, a leftover, an unrecorded one)."""
@@ -617,7 +630,8 @@ def _identity(item: Any) -> tuple[Any, ...]:
 def resolve(runtime: Runtime, *, vm: str | None = None, networks: bool = False) -> Plan:
     """Release what is left of a crashed or interrupted VM, or of interrupted network operations.
 
-    By gc's own rules; what may not be touched stays, and is skipped in the plan returned.
+    With ``networks`` also what a saved ruleset brought back from an earlier life. By gc's own
+    rules; what may not be touched stays, and is skipped in the plan returned.
     """
     snapshot = take_snapshot(runtime)
     plan = plan_gc(snapshot)
@@ -625,6 +639,8 @@ def resolve(runtime: Runtime, *, vm: str | None = None, networks: bool = False) 
 
     def concerns(item: Item) -> bool:
         row = rows.get(item.row)
+        if item.reason is Reason.STALE_RESTORED:
+            return networks  # or it stands in the way of what is to be built
         if row is None or item.entry is not None:
             return False
         if networks:

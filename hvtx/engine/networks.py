@@ -395,8 +395,9 @@ def ensure_networks(runtime: Runtime, networks: Iterable[Network], verb: str = "
         return
     runtime.lock("all", "networks")
     try:
-        if records.resources(runtime.sql, "vm IS NULL AND state IN ('intended', 'releasing')"):
-            _resolve(runtime)  # what an interrupted rebuild has left
+        half = "vm IS NULL AND state IN ('intended', 'releasing')"
+        if not runtime.life.recovered or records.resources(runtime.sql, half):
+            _resolve(runtime)  # what a saved ruleset or an interrupted rebuild has left
         _close_earlier_lives(runtime, missing)
         known = records.networks_by_id(runtime.sql, {network.id for network in missing})
         for network in missing:
