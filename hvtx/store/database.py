@@ -122,10 +122,10 @@ class Store:
             except BaseException:
                 self._roll_back()
                 raise
-            if self.watch is not None:
-                with suppress(OSError, HvtxError):
-                    self.watch(seq)
             try:
+                if self.watch is not None:
+                    with suppress(OSError, HvtxError):
+                        self.watch(seq)
                 self.connection.execute("COMMIT")
             except sqlite3.Error as problem:
                 if _is_full(problem):
@@ -137,6 +137,9 @@ class Store:
                     f"the state store did not say whether a change was kept: {problem}",
                     hint="`hvtx recover` resolves it when the disk answers again",
                 ) from problem
+            except BaseException:  # Ctrl-C; after the commit there is nothing to roll back
+                self._roll_back()
+                raise
             self._raise_mark(seq)
             try:
                 self._refuse_replaced()

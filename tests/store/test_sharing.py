@@ -256,8 +256,8 @@ def test_a_strangers_transaction_is_waited_for_as_long_as_asked(shelf: Shelf) ->
 
 
 def test_every_write_begins_as_one() -> None:
-    """A read that turns into a write can deadlock: only `transaction` begins one, and as a write."""
-    top = Path(__file__).parents[2] / "hvtx"
+    """A read that turns into a write can deadlock: the store begins each as a write, in one place."""
+    top = Path(__file__).parents[2] / "hvtx/store"
     found = {
         (path.name, words)
         for path in top.rglob("*.py")
