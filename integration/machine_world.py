@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,10 +34,12 @@ HOLDER = (
 )
 _MARK = b"time.sleep(86400)"
 _PLAIN, _VNET = 0x1002, 0x5002
+_BIND, _PRIVATE = 1 << 12, 1 << 18 | 1 << 14  # MS_BIND, MS_PRIVATE | MS_REC
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class RealWorld(World):
-    """A namespace; with each life a new one."""
+    """A namespace; with each life a new one, and a boot id that only hvtx sees."""
 
     def __init__(self, place: Path) -> None:
         super().__init__(place)
@@ -53,6 +57,8 @@ class RealWorld(World):
         self._life.enter_context(lab.private_network())
         seen = os.stat("/proc/thread-self/ns/net")
         self._namespace = (seen.st_dev, seen.st_ino)
+        self._boot_id = self.place / "boot_id"
+        self._boot_id.write_text(f"{uuid.uuid4()}\n")
 
     def _end(self) -> None:
         for pid in list(self.processes()):
@@ -75,6 +81,7 @@ class RealWorld(World):
         raise AssertionError("a killed process stays")
 
     def close(self) -> None:
+        self.closing.close()
         self._end()
         self._stack.close()
 
@@ -107,12 +114,21 @@ class RealWorld(World):
 
     # -- hvtx ------------------------------------------------------------------------------------------
 
+    def _enter_life(self) -> None:
+        """In a forked child: see this life's boot id, in a mount namespace of its own."""
+        lab.unshare(lab.CLONE_NEWNS)
+        if _LIBC.mount(b"none", b"/", None, _PRIVATE, None) or _LIBC.mount(
+            str(self._boot_id).encode(), b"/proc/sys/kernel/random/boot_id", None, _BIND, None
+        ):
+            os._exit(72)
+
     def run(self, argv: Sequence[str], failpoint: str, meanwhile: Callable[[], object]) -> Ran:
         out, err = os.memfd_create("out"), os.memfd_create("err")
         sys.stdout.flush()
         sys.stderr.flush()
         pid = os.fork()
         if pid == 0:
+            self._enter_life()
             child(argv, {"HVTX_FAILPOINT": failpoint}, out, err)
         while True:
             _, status = os.waitpid(pid, os.WUNTRACED)
@@ -193,7 +209,7 @@ class RealWorld(World):
     # -- lives -----------------------------------------------------------------------------------------
 
     def _reboot(self) -> None:
-        """A new namespace and an empty run directory, as when a container starts again."""
+        """Another boot id, a new namespace and an empty run directory."""
         self._end()
         shutil.rmtree(self.runs, ignore_errors=True)
         self._life = contextlib.ExitStack()

@@ -253,12 +253,13 @@ class Operation:
         Devices are held first, so that a VM whose device somebody else has open keeps all of its
         things, and none of them loses only its firewall.
         """
-        outcomes: dict[int, Outcome] = self._seize(rows)
-        rows = [row for row in rows if row.id not in outcomes]
+        seizing = any(row.vm and row.kind in (Kind.TAP, *FIREWALL_KINDS) for row in rows)
         try:
+            outcomes: dict[int, Outcome] = self._seize(rows)
+            rows = [row for row in rows if row.id not in outcomes]
             return self._remove_seized(rows, outcomes, later)
         finally:
-            if any(row.vm and row.kind in (Kind.TAP, *FIREWALL_KINDS) for row in rows):
+            if seizing:  # a VM of which one device is busy has others that are held by now
                 self.runtime.devices().let_go()
 
     def _seize(self, rows: Sequence[Resource]) -> dict[int, Outcome]:

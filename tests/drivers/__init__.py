@@ -1,0 +1,1 @@
+"""What every driver must do, on a fake kernel and on the real one."""

@@ -19,6 +19,8 @@ FOUND: dict[str, tuple[bool, list[Step]]] = {
     ),
     # a VM was put into it, and `recover` and gc could end no more: FOREIGN KEY constraint failed
     "a VM in a network half made": (False, [("network", 0, ("kill", 5)), ("create", 0, ())]),
+    # the first of its two devices stayed held by hvtx, since the second was somebody else's
+    "one of two devices is held": (True, [("run", 0, ()), ("hold", 1, ()), ("stop", 0, ())]),
 }
 
 

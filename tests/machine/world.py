@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shlex
 import sqlite3
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hvtx.engine.runtime import DRIVERS
 from hvtx.host import nfnetlink
 from hvtx.model.resource import Address, Link, Resource
 from hvtx.store import records
@@ -44,13 +45,16 @@ class World:
     """What both worlds share."""
 
     can_recycle = False
+    drivers: Collection[str] = DRIVERS  # those that work here
 
     def __init__(self, place: Path) -> None:
         """An empty place for state, run directory and saved things."""
         self.place = place
         self.state, self.runs = place / "state", place / "run"
-        self.lines: list[str] = []
+        self.lines: list[str] = []  # the script of what was done
+        self.codes: list[int] = []  # with which its runs of hvtx ended, in that order
         self.installation = ""
+        self.closing = ExitStack()  # what is to be closed before the world is
 
     # -- to be done by each ----------------------------------------------------------------------
 
@@ -109,6 +113,7 @@ class World:
         if meanwhile is not None:
             self.lines.append("go_on")
         if told:
+            self.codes.append(ran.code)
             self.lines[-1] += f"   # {'killed' if ran.code == KILLED else f'exit {ran.code}'}"
         return ran
 
@@ -166,8 +171,8 @@ class World:
             )
 
     def script(self) -> str:
-        """What was done so far, to be run again."""
-        return "\n".join(self.lines)
+        """What was done so far; behind ``tests/machine/prologue.sh`` it can be run again."""
+        return "\n".join(["# after tests/machine/prologue.sh:", *self.lines])
 
 
 class Record(NamedTuple):
