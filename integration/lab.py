@@ -9,6 +9,8 @@ import contextlib
 import ctypes
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -44,6 +46,17 @@ def run(*argv: str, check: bool = True, stdin: str | None = None, timeout: float
             f"{' '.join(argv)}: exit {done.returncode}\n{done.stdout}{done.stderr}"
         )
     return done.stdout
+
+
+def end(pid: int) -> None:
+    """Kill a process and wait until it is dead (which it is not when kill(2) returns)."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        if not select.select([descriptor], [], [], 20)[0]:
+            raise AssertionError(f"process {pid} does not end")
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -129,7 +142,7 @@ def dump() -> dict[str, object]:
                     line.split(" [")[0] if line.startswith(":") else line for line in lines
                 ]
     rules = json.loads(run("nft", "-j", "list", "ruleset"))["nftables"]
-    links = json.loads(run("ip", "-j", "-d", "link"))
+    links = json.loads(run("ip", "-j", "-d", "link"), strict=False)
     for link in links:  # the bridge's timers run on
         for part in ("info_data", "info_slave_data"):
             data = link.get("linkinfo", {}).get(part, {})
@@ -139,7 +152,7 @@ def dump() -> dict[str, object]:
         "links": links,
         "addresses": [
             {k: v for k, v in a.items() if k != "valid_life_time"}
-            for a in json.loads(run("ip", "-j", "addr"))
+            for a in json.loads(run("ip", "-j", "addr"), strict=False)
         ],
         "routes4": json.loads(run("ip", "-j", "route", "show", "table", "all")),
         "routes6": json.loads(run("ip", "-j", "-6", "route", "show", "table", "all")),

@@ -45,12 +45,12 @@ def hvtx() -> Iterator[Program]:
     yield program
     for vm in program("vm", "ls", "--json", code=None).json().get("vms", []):
         if vm["pid"]:
-            os.kill(vm["pid"], signal.SIGKILL)
+            lab.end(vm["pid"])
 
 
 def kill(hvtx: Program) -> None:
     """End the VM `web` as a crash would."""
-    os.kill(hvtx.vm("web")["pid"], signal.SIGKILL)
+    lab.end(hvtx.vm("web")["pid"])
 
 
 def attach(device: str, flags: int = IFF_TAP | IFF_NO_PI) -> int:

@@ -305,13 +305,13 @@ def test_a_process_whose_name_is_a_trap(hvtx: Program, name: str) -> None:
     until(children.read_text, "forked")
     heir = int(children.read_text())
     assert hvtx.vm("web")["state"] == "running"
-    os.kill(pid, signal.SIGKILL)
+    lab.end(pid)
     try:
         plan = hvtx("gc", "--plan")
         assert "held open" in plan.out
         assert "\x1b" not in plan.out + hvtx("vm", "stop", "web", code=9).err
     finally:
-        os.kill(heir, signal.SIGKILL)
+        lab.end(heir)
     until(lambda: not deletions_pending(hvtx), "let go")
 
 
@@ -351,7 +351,7 @@ def test_a_launcher_that_makes_itself_a_daemon(hvtx: Program) -> None:
         assert kept(hvtx)
         assert str(daemon) in hvtx("vm", "start", "web", code=4).err
     finally:
-        os.kill(daemon, signal.SIGKILL)
+        lab.end(daemon)
     until(lambda: not deletions_pending(hvtx), "let go")
 
 
@@ -365,13 +365,13 @@ def test_a_device_that_a_helper_inherited(hvtx: Program) -> None:
     hvtx("vm", "run", "web", "--network", "net", "--", sys.executable, "-c", script, "{tap}")
     helper = printed(hvtx)
     try:
-        os.kill(hvtx.vm("web")["pid"], signal.SIGKILL)
+        lab.end(hvtx.vm("web")["pid"])
         held = hvtx.plan()["skip", "in-use"]
         assert [f"sleep (pid {helper})" in item["message"] for item in held] == [True]
         assert kept(hvtx)
         assert f"sleep (pid {helper})" in hvtx("vm", "stop", "web", code=9).err
     finally:
-        os.kill(helper, signal.SIGKILL)
+        lab.end(helper)
     until(lambda: not deletions_pending(hvtx), "let go")
 
 
@@ -384,7 +384,7 @@ def test_a_descriptor_that_no_process_shows(hvtx: Program) -> None:
         descriptor = hold(device)
         socket.send_fds(near, [b"x"], [descriptor])
         os.close(descriptor)
-        os.kill(hvtx.vm("web")["pid"], signal.SIGKILL)
+        lab.end(hvtx.vm("web")["pid"])
         before = lab.dump()
         assert hvtx.reasons("tap", device) == {("delete", "vm-dead")}
         done = hvtx("gc", "--apply", "--json").json()
@@ -431,7 +431,7 @@ def test_from_another_pid_namespace_nothing_is_dead(hvtx: Program, proc: str) ->
         assert lab.difference(before, lab.dump()) == ""
         assert hvtx.vm("web")["state"] == "running"
     finally:
-        os.kill(pid, signal.SIGKILL)
+        lab.end(pid)
 
 
 def test_a_process_in_a_pid_namespace_of_its_own(outer: Program) -> None:
@@ -444,7 +444,7 @@ def test_a_process_in_a_pid_namespace_of_its_own(outer: Program) -> None:
         outer("vm", "attach", "web", "--pid", str(inner))
         assert outer.vm("web")["state"] == "running"
         assert kept(outer)
-        os.kill(inner, signal.SIGKILL)
+        lab.end(inner)
         until(lambda: outer.vm("web")["state"] == "crashed", "dead")
         outer("gc", "--apply")
         assert outer.is_clean()
@@ -467,7 +467,7 @@ def test_in_a_time_namespace_a_process_is_the_same(hvtx: Program, shift: int) ->
         assert not os.path.exists(f"/proc/{pid}") or letter(pid) == "Z"
     finally:
         if os.path.exists(f"/proc/{pid}"):
-            os.kill(pid, signal.SIGKILL)
+            lab.end(pid)
 
 
 @pytest.mark.parametrize("pidfs", [True, False])
@@ -495,4 +495,4 @@ def test_a_process_that_proc_hides(hvtx: Program, pidfs: bool) -> None:
         assert there("gc", "--apply").returncode == 0
         assert lab.difference(before, lab.dump()) == ""
     finally:
-        os.kill(pid, signal.SIGKILL)
+        lab.end(pid)

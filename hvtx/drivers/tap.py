@@ -32,7 +32,7 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -53,6 +53,7 @@ from hvtx.model.resource import (
 )
 
 _THREADS = 64
+_SPARE = 16  # descriptors that holding devices leaves to the rest of a release
 _LATE_SECONDS, _PAUSE = 1.0, 0.002
 
 
@@ -111,21 +112,31 @@ class TapDriver:
     def seize(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
         """Hold the devices until :meth:`release` or :meth:`let_go`; nobody can take them meanwhile.
 
-        Returns those that somebody else holds. Of what is gone, or is not the row's, nothing is
-        held and nothing said: the release tells.
+        Returns those that somebody else holds, and those that could not be held. Of what is gone,
+        or is not the row's, nothing is held and nothing said: the release tells.
         """
         busy: dict[int, Outcome] = {}
-        for row in resources:
-            seen = self.links.get(ifindex=row.spec["ifindex"])
-            if seen is None or wrong_mark(row, seen) is not None:
-                continue
-            found = hold(seen, self.links, partial(wrong_mark, row))
-            if not isinstance(found, Outcome):
-                self._grips[row.id] = (found, seen)
-            elif found.reason == "in-use":
-                busy[row.id] = found
+        with _spare_descriptors():
+            for row in resources:
+                try:
+                    found = self._seize(row)
+                except (OSError, DumpInterrupted) as problem:
+                    words = f"{row.key} could not be held: {problem}"
+                    found = Outcome(False, "observe-failed", words)
+                if found is not None:
+                    busy[row.id] = found
         self._name_holders(resources, busy)
         return busy
+
+    def _seize(self, row: Resource) -> Outcome | None:
+        seen = self.links.get(ifindex=row.spec["ifindex"])
+        if seen is None or wrong_mark(row, seen) is not None:
+            return None
+        found = hold(seen, self.links, partial(wrong_mark, row))
+        if not isinstance(found, Outcome):
+            self._grips[row.id] = (found, seen)
+            return None
+        return found if found.reason == "in-use" else None
 
     def let_go(self) -> None:
         """Let go of what is still held; the devices stay."""
@@ -177,6 +188,16 @@ class TapDriver:
             if row.key in names and holders.get(row.key):
                 who = ", ".join(f"{h.command} (pid {h.pid})" for h in holders[row.key])
                 outcomes[row.id] = Outcome(False, "in-use", f"{row.key} is held open by {who}")
+
+
+@contextlib.contextmanager
+def _spare_descriptors() -> Iterator[None]:
+    """Keep some descriptors back: with all of them on devices nothing else could be released."""
+    with contextlib.ExitStack() as spare:
+        with contextlib.suppress(OSError):
+            for _ in range(_SPARE):
+                spare.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        yield
 
 
 class Around(NamedTuple):

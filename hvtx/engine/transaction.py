@@ -274,14 +274,15 @@ class Operation:
             return {}
         try:
             busy = self.runtime.devices().seize(taps)
-        except (OSError, DumpInterrupted):
-            return {}  # the release looks again, and tells
+        except OSError as problem:  # not even a socket to ask with
+            why = Outcome(False, "observe-failed", f"devices could not be held: {problem}")
+            busy = {tap.id: why for tap in taps}
         failpoint.reach("seized")
-        words = {row.vm: busy[row.id].message for row in taps if row.id in busy}
+        held = {row.vm: busy[row.id] for row in taps if row.id in busy}
         kept = {
-            row.id: Outcome(False, "in-use", f"{row.key} is kept: {words[row.vm]}")
+            row.id: held[row.vm]._replace(message=f"{row.key} is kept: {held[row.vm].message}")
             for row in rows
-            if row.vm is not None and row.vm in words
+            if row.vm is not None and row.vm in held
         }
         return kept | {row: outcome for row, outcome in busy.items() if row in kept}
 
