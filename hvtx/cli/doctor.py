@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -49,17 +51,44 @@ def doctor(ctx: click.Context, collect: bool, dry_run: bool, guessing: bool, jso
     if json_:
         render.emit_json(document)
     else:
-        for finding in document["findings"]:
-            _show(finding)
+        _show(document["findings"])
     return 1 if any(finding["level"] == "error" for finding in document["findings"]) else 0
 
 
-def _show(finding: dict[str, Any]) -> None:
-    style = {"ok": "green", "warning": "yellow", "error": "bold red"}[finding["level"]]
-    render.say(
-        f"{finding['level']:<8} {finding['check']}: {render.plain(finding['message'])}", style
+_LEVELS = {"error": "bold red", "warning": "yellow", "ok": "green"}
+_COMMAND = re.compile(
+    r"(chmod|firewall-cmd|hvtx|ip6?tables(-legacy|-nft)?|ip|modprobe|mount|nft|sysctl|systemctl) "
+)
+
+
+def _show(findings: Sequence[Mapping[str, Any]]) -> None:
+    """What is wrong first; how many there are of each level last, by the prompt."""
+    levels = [finding["level"] for finding in findings]
+    for level, style in _LEVELS.items():
+        for finding in findings:
+            if finding["level"] == level:
+                _show_finding(finding, style)
+    words = ", ".join(
+        f"{levels.count(level)} {level}{'s' if levels.count(level) != 1 else ''}"
+        for level in ("error", "warning")
     )
+    render.say(f"{words}; {levels.count('ok')} checks found nothing wrong", "bold")
+
+
+def _show_finding(finding: Mapping[str, Any], style: str) -> None:
+    head = f"{finding['level']:<8} {finding['check']}: {render.plain(finding['message'])}"
+    render.say(render.wrapped(head, "", hang=9), style)
     for line in finding["evidence"]:
         render.say(render.wrapped(render.plain(line), " " * 9), "dim")
     if finding["hint"]:
-        render.say(render.wrapped("mend: " + render.plain(finding["hint"]), " " * 9))
+        _show_mend(render.plain(finding["hint"]))
+
+
+def _show_mend(hint: str) -> None:
+    """Commands stand alone and unbroken, so that a line can be copied as it is."""
+    parts = hint.split("; ")
+    if not all(_COMMAND.match(part) for part in parts):
+        render.say(render.wrapped(f"mend: {hint}", " " * 9))
+        return
+    for number, part in enumerate(parts):
+        render.say(f"         {'mend:' if number == 0 else '     '} {part}")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from hvtx.drivers.sysctl import read as read_setting
@@ -15,6 +14,7 @@ from hvtx.errors import HvtxError
 from hvtx.host import capabilities, procfs
 from hvtx.host.mounts import filesystem_of
 from hvtx.model.resource import Kind
+from hvtx.planner.passage import Bridge, Drop, legacy_drops, nft_drops
 from hvtx.store import records
 
 
@@ -116,8 +116,9 @@ def judge_filesystem(path: str, kind: str) -> Iterator[Finding]:
 def _operations(runtime: Runtime) -> Iterator[Finding]:
     left = [o for o in records.operations(runtime.sql) if not runtime.is_running(o.id)]
     if left:
+        wait = "s wait" if len(left) > 1 else " waits"
         yield Finding(
-            "operations", "warning", f"{len(left)} interrupted operations wait to be resolved",
+            "operations", "warning", f"{len(left)} interrupted operation{wait} to be resolved",
             tuple(f"{o.verb} {o.vm or o.network or ''} since {o.started}" for o in left),
             "hvtx recover",
         )  # fmt: skip
@@ -201,89 +202,39 @@ def _loopback6(runtime: Runtime) -> Iterator[Finding]:
 
 # -- others on this host ---------------------------------------------------------------------------
 
-_DROPS = re.compile(r":FORWARD (DROP|REJECT)")
-_DROP_RULE = re.compile(
-    r"-A FORWARD(?: -[io] (?P<device>\S+)| -m comment --comment (?:\"[^\"]*\"|\S+))*"
-    r" -j (?:DROP|REJECT)(?: --reject-with \S+)?"
-)
-
 
 def _forward_drops(runtime: Runtime) -> Iterator[Finding]:
     """Docker's, firewalld's or ufw's drop in FORWARD, which no accept of ours overrides."""
-    networks = records.networks(runtime.sql)
-    bridges = [network.bridge for network in networks]
-    found = [*_nft_drops(bridges), *_legacy_drops(runtime.installation, bridges)]
+    bridges = [
+        Bridge(n.bridge, tuple(6 if ":" in s else 4 for s in n.subnets), n.firewall)
+        for n in records.networks(runtime.sql)
+    ]
+    found = _drops(runtime.installation, bridges)
     if not found:
-        yield Finding("forward", "ok", "nobody else drops all forwarded traffic")
+        yield Finding("forward", "ok", "nobody else drops what our guests forward")
         return
-    docker = any("docker" in line.lower() for line in found)
-    bridges = bridges or ["BRIDGE"]
-    chain = "DOCKER-USER" if docker else "FORWARD"
-    mends = "; ".join(f"iptables -I {chain} -{d} {b} -j ACCEPT" for b in bridges for d in "io")
+    mends = dict.fromkeys(mend for drop in found for mend in drop.mends)
     yield Finding(
-        "forward", "error" if bridges != ["BRIDGE"] else "warning",
+        "forward", "error" if bridges else "warning",
         "another firewall drops forwarded traffic, so guests reach nothing beyond this host",
-        tuple(found), mends,
+        tuple(drop.words for drop in found),
+        "; ".join(mends) or "nothing needs it yet; once there is a network, its mend is named here",
     )  # fmt: skip
 
 
-def _nft_drops(bridges: Sequence[str]) -> Iterator[str]:
-    """Forward chains of others in nftables that drop by policy or by a rule for everything."""
+def _drops(installation: str, bridges: Sequence[Bridge]) -> list[Drop]:
+    """What nftables and the legacy tables drop of our guests' traffic."""
     import json
 
-    from hvtx.host import libnftables
+    from hvtx.host import libnftables, xtables
 
     listed = json.loads(libnftables.run("list ruleset", json=True, terse=True) or "{}")
-    items = listed.get("nftables", [])
-    chains = set()
-    for chain in (item["chain"] for item in items if "chain" in item):
-        theirs = not str(chain["table"]).startswith("hvtx-") and chain["family"] in _ROUTED
-        if theirs and chain.get("hook") == "forward":
-            chains.add((chain["family"], chain["table"], chain["name"]))
-            if chain.get("policy") == "drop":
-                yield f"nft {chain['family']} {chain['table']} {chain['name']}: policy drop"
-    for rule in (item["rule"] for item in items if "rule" in item):
-        place = (rule["family"], rule["table"], rule["chain"])
-        if place in chains and _drops_all(rule.get("expr", []), bridges):
-            yield f"nft {' '.join(place)}: a rule drops all (handle {rule['handle']})"
-
-
-_ROUTED = frozenset({"ip", "ip6", "inet"})
-
-
-def _drops_all(expressions: Sequence[Mapping[str, Any]], bridges: Sequence[str]) -> bool:
-    """Whether a rule drops whatever comes, or whatever comes from or goes to a bridge of ours."""
-    for expression in expressions:
-        match = expression.get("match")
-        if match is not None:
-            key = (
-                match["left"].get("meta", {}).get("key") if isinstance(match["left"], dict) else ""
-            )
-            device = match["op"] == "==" and key in ("iifname", "oifname")
-            if not device or match["right"] not in bridges:
-                return False
-        elif not expression.keys() & {"counter", "log", "drop", "reject"}:
-            return False
-    return any(expression.keys() & {"drop", "reject"} for expression in expressions)
-
-
-def _legacy_drops(installation: str, bridges: Sequence[str]) -> Iterator[str]:
-    """The same in the legacy tables; what stands behind our own jump is in nobody's way."""
-    from hvtx.host import xtables
-
-    jump = f"HVTX-{installation}-FWD"
+    found = list(nft_drops(listed.get("nftables", []), bridges))
     for family in (4, 6):
-        if "filter" not in xtables.listed(family):
-            continue
-        text = xtables.save_text(family).partition("*filter")[2].partition("COMMIT")[0]
-        ours = False
-        for line in text.splitlines():
-            ours = ours or (line.startswith("-A FORWARD ") and line.endswith(f" {jump}"))
-            rule = None if ours else _DROP_RULE.fullmatch(line)
-            if rule is not None and rule["device"] in (None, *bridges):
-                yield f"{xtables.TOOLS[family]} (legacy) filter {line}"
-            if policy := _DROPS.match(line):
-                yield f"{xtables.TOOLS[family]} (legacy) filter FORWARD: policy {policy[1]}"
+        if "filter" in xtables.listed(family):
+            text = xtables.save_text(family).partition("*filter")[2].partition("COMMIT")[0]
+            found += legacy_drops(family, text, installation, bridges)
+    return found
 
 
 def _routes(runtime: Runtime) -> Iterator[Finding]:
