@@ -10,7 +10,6 @@ import fcntl
 import os
 import signal
 import struct
-import subprocess
 import time
 from pathlib import Path
 
@@ -121,4 +120,9 @@ def hold(device: str) -> int:
 
 def drop_forwarding() -> None:
     """Docker's drop in FORWARD, for `doctor` to find."""
-    subprocess.run(["iptables-nft", "-P", "FORWARD", "DROP"], check=True)
+    for rule in (
+        ("-N", "DOCKER-USER"),
+        ("-A", "FORWARD", "-j", "DOCKER-USER"),
+        ("-P", "FORWARD", "DROP"),
+    ):
+        lab.run("iptables-nft", *rule)

@@ -7,6 +7,8 @@ import json
 import os
 import re
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -182,6 +184,36 @@ def test_where_a_page_goes(tmp_path: Path) -> None:
     assert not path.exists()
     hvtx("gc", "--plan", "--html", str(path))
     assert "nothing would be changed" in path.read_text().lower()
+
+
+def test_plans_load_what_they_show_and_no_more() -> None:
+    """The page, its picture, the schema and the words of documents are loaded by who asks for them."""
+    script = (
+        "import sys; from hvtx.cli.main import run; code = run(sys.argv[1:]);"
+        " print(*sorted(sys.modules), file=sys.stderr); sys.exit(code)"
+    )
+    late = {
+        "hvtx.cli.page", "hvtx.engine.explain", "hvtx.engine.schema", "hvtx.model.meaning", "hvtx.model.picture",
+        "hvtx.planner.heuristic", "hvtx.planner.likeness", "hvtx.planner.passage", "hvtx.planner.picture",
+        "hvtx.planner.whose", "xml",
+    }  # fmt: skip
+    hvtx = Forked()
+    hvtx("network", "create", "net", "--subnet", example.SUBNET)
+    hvtx("vm", "create", "web", "--network", "net", "--", "sleep", "600")
+    for argv in (
+        ("vm", "start", "web"),
+        ("gc", "--plan"),
+        ("gc", "--plan", "--json"),
+        ("vm", "stop", "web"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", script, *argv],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        assert late.isdisjoint(done.stderr.split()), argv
 
 
 @pytest.mark.parametrize("missing", ["1"])
