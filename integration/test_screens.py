@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
+import re
+import struct
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +17,7 @@ import jsonschema
 import pytest
 
 from integration import example, lab
-from integration.program import Forked, Program, preload
+from integration.program import Forked, Program, child, preload
 
 BACKENDS = ["nftables", "iptables"]
 
@@ -107,6 +113,65 @@ def test_a_plan_file_with_nonsense_in_it(hvtx: Program, tmp_path: Path) -> None:
     for text in (json.dumps({"schema": "hvtx/gc/1", "items": [item]}), "[" * 100_000):
         path.write_text(text)
         assert "plan" in hvtx("gc", "--apply", str(path), code=2).err
+
+
+def on_terminal(columns: int, *argv: str, **environment: str) -> str:
+    """What a command prints on a real terminal of so many columns."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    pid = os.fork()
+    if pid == 0:
+        os.close(master)
+        child(argv, {"TERM": "xterm", **environment}, os.dup(slave), slave)
+    os.close(slave)
+    pieces = []
+    with contextlib.suppress(OSError):  # the other end is closed
+        while piece := os.read(master, 1 << 16):
+            pieces.append(piece)
+    os.waitpid(pid, 0)
+    os.close(master)
+    return b"".join(pieces).decode()
+
+
+def words(text: str) -> list[str]:
+    """The words of a screen; a dead process may be reaped between two looks."""
+    joined = " ".join(text.split())
+    return sorted(joined.replace("has ended and waits for its parent", "is gone").split())
+
+
+def test_real_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 80 columns nothing is wider (a mend's command may be); colour where it is wanted."""
+    for name in ("NO_COLOR", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+    preload()
+    hvtx = Forked()
+    hvtx("network", "create", "net", "--subnet", example.SUBNET)
+    crashed(hvtx, "web", "-p", "8080:80")
+    hvtx("vm", "run", "live", "--network", "net", "--", "sleep", "600")
+    lab.run("ip", "tuntap", "add", "tap-foo", "mode", "tap")
+    lab.run("ip", "link", "set", "tap-foo", "alias", "a long story " * 15)
+    example.drop_forwarding()
+    paths = re.compile(r"\S{60,}")  # one word, longer than a line has room for
+    try:
+        for argv in (
+            ("gc", "--plan"),
+            ("gc", "--plan", "--evidence"),
+            ("explain", "tap-foo"),
+            ("doctor",),
+        ):
+            plain = on_terminal(80, *argv, NO_COLOR="1")
+            assert "\x1b" not in plain, argv
+            assert "\x1b" not in on_terminal(80, *argv, TERM="dumb"), argv
+            long = [
+                line for line in plain.split("\r\n") if len(line) > 80 and not paths.search(line)
+            ]
+            assert not [line for line in long if " -j ACCEPT" not in line], argv
+            assert "\x1b[" in on_terminal(80, *argv), argv
+            wide = on_terminal(160, *argv, NO_COLOR="1")
+            assert len(wide.split("\r\n")) <= len(plain.split("\r\n")), argv
+            assert words(wide) == words(plain), argv  # not a word less
+    finally:
+        example.end_all(hvtx)
 
 
 def test_a_terminal_that_lacks_a_letter() -> None:

@@ -132,4 +132,5 @@ def wrapped(text: str, indent: str, *, hang: int | None = None) -> str:
         initial_indent=indent,
         subsequent_indent=indent + "  " if hang is None else " " * hang,
         break_on_hyphens=False,
+        break_long_words=False,  # a path or a mark can be copied as it is
     )
