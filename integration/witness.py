@@ -77,7 +77,8 @@ def unchanged(state_directory: str | None = None) -> Iterator[None]:
     """Whatever happens in the block leaves host and store as they were."""
     before = everything(state_directory)
     yield
-    assert lab.difference(before, everything(state_directory)) == ""
+    differs = lab.difference(before, everything(state_directory))
+    assert not differs, differs
 
 
 @contextlib.contextmanager
@@ -85,4 +86,5 @@ def undone(state_directory: str | None = None) -> Iterator[None]:
     """Whatever is tried in the block is taken back: only the history may tell of it."""
     before = things(state_directory)
     yield
-    assert lab.difference(before, things(state_directory)) == ""
+    differs = lab.difference(before, things(state_directory))
+    assert not differs, differs

@@ -102,7 +102,10 @@ class TapDriver:
             failpoint.reach("marked:tap")
             tun.set_persistent(descriptor, True)
         except OSError as problem:
-            raise _refused(name, problem, bridge=spec["bridge"]) from problem
+            # a master that does not exist is EINVAL
+            gone = problem.errno == errno.EINVAL and not self.links.get(ifindex=spec["master"])
+            why = OSError(errno.ENODEV, "no bridge") if gone else problem
+            raise _refused(name, why, bridge=spec["bridge"]) from problem
         finally:
             os.close(descriptor)
         for shown in (spec["ifindex"], spec["master"]):
