@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hvtx.drivers.base import FirewallDriver
 from hvtx.engine import privileges
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import take_snapshot
@@ -465,18 +466,28 @@ def _base_last(item: Item) -> int:
     return -min((len(place.split(" ")) for place in places), default=9)
 
 
+def _remove_each(firewall: FirewallDriver, item: Item) -> Outcome:
+    """Remove the entries that were seen, each if it is still exactly that."""
+    assert item.entry is not None
+    outcomes = [firewall.remove(entry) for entry in _inside_out((item.entry, *item.more))]
+    return next((outcome for outcome in outcomes if not outcome.gone), GONE)
+
+
 def remove_sighted(runtime: Runtime, item: Item) -> Outcome:
     """Remove an object that no live row accounts for, by the mark that was seen on it."""
     assert item.mark is not None
     if item.entry is not None:
         firewall = runtime.firewall(item.entry.backend)
         if item.reason is Reason.UNRECORDED:
-            outcomes = [firewall.remove(entry) for entry in _inside_out((item.entry, *item.more))]
-            return next((outcome for outcome in outcomes if not outcome.gone), GONE)
+            return _remove_each(firewall, item)
         row = records.resources_by_id(runtime.sql, [item.row])[item.row]
         if item.reason is Reason.DUPLICATE_COPY:
             return firewall.remove_copies(row)
-        return firewall.release([row])[row.id]
+        outcome = firewall.release([row])[row.id]
+        if not outcome.gone and row.spec.get("what") == "base":
+            # it was restored into the tables and chains of the base that is there now, which stay
+            return _remove_each(firewall, item)
+        return outcome
     assert item.link is not None
     sighted = Resource(
         id=item.row,
