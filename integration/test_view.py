@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from integration import unprivileged, witness
+from integration import lab, unprivileged, witness
 from integration.program import Forked, Program, Ran, preload
 from integration.test_privileges import death_of, sleeper
 from integration.unprivileged import USER, Unprivileged
@@ -101,7 +101,11 @@ def test_members_see_what_root_sees_but_the_marks(root: Program, member: Unprivi
 
 def test_nothing_secret_is_in_the_view(root: Program, member: Unprivileged, home: Path) -> None:
     """No whole mark, no argument of a VM's program; and the store itself stays shut."""
-    root("vm", "stop", "web")
+    lab.run("ip", "link", "set", root.device("web"), "alias", "somebody's")
+    assert "hvtx:1:" in root("vm", "stop", "web", code=9).err, (
+        "a line of the history speaks of a mark"
+    )
+    assert "hvtx:1:…" in member("log").out
     text = files(home)[".json"].read_text()
     assert not re.search(r"hvtx:1:[a-z2-7]{10}:\d+\.", text)
     assert "s3cret" not in text

@@ -130,6 +130,7 @@ def _tell_notes(notes: Sequence[str]) -> None:
 def _write_page(report: Any, path: str) -> None:
     from hvtx.cli.page.plan import page
     from hvtx.engine import collect
+    from hvtx.engine.files import write_out
 
     text = page(
         collect.plan_document(report),
@@ -138,8 +139,7 @@ def _write_page(report: Any, path: str) -> None:
         notes=report.notes,
     )
     try:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
+        write_out(path, text, mode=0o666)
     except OSError as problem:
         raise UsageError(f"the page cannot be written to {path}: {problem.strerror}") from problem
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import io
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -157,8 +156,11 @@ def _from_file(path: str, *, explicit: bool) -> dict[str, Any]:
         return {}
     import tomllib
 
+    from hvtx.engine.files import check_configuration
+
     try:
         with open(path, "rb") as file:
+            check_configuration(path, file.fileno())
             found = tomllib.load(file)
     except FileNotFoundError as problem:
         raise NotFound(f"the configuration {path} does not exist") from problem
@@ -288,11 +290,13 @@ def _tell(problem: HvtxError, *, as_json: bool, debug: bool) -> int:
     if debug:
         import traceback
 
-        traceback.print_exc()
+        click.echo(_plain(traceback.format_exc()), err=True)
     message = " ".join(problem.message.split())
     if as_json:
+        from hvtx.cli.render import to_json
+
         error = {"code": problem.code, "message": message, "hint": problem.hint}
-        click.echo(json.dumps({"error": error}), err=True)
+        click.echo(to_json({"error": error}), err=True)
         return problem.exit_code
     if _in_journal():
         click.echo(f"<3>error: {_plain(message)}", err=True)

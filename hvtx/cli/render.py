@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -25,13 +26,44 @@ def _write(text: str) -> None:
 
 def emit_json(document: dict[str, Any]) -> None:
     """One JSON object."""
-    _write(json.dumps(document, indent=2) + "\n")
+    _write(to_json(document, indent=2) + "\n")
+
+
+def to_json(document: Any, indent: int | None = None) -> str:
+    """JSON in ASCII that every reader takes: bytes of strangers that are no text become U+FFFD.
+
+    (Python keeps such bytes as lone surrogates, and would write them as escapes that stricter
+    readers refuse.)
+    """
+    text = json.dumps(document, indent=indent)
+    if "\\ud" not in text:
+        return text
+    return json.dumps(_well_formed(document), indent=indent)
+
+
+def _well_formed(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {_well_formed(key): _well_formed(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_well_formed(entry) for entry in value]
+    return value
 
 
 def plain(text: object) -> str:
     """A value as text without anything that a terminal would obey."""
     words = "-" if text is None or text == "" else str(text)
     return "".join(c if c.isprintable() else "?" for c in words)
+
+
+_SEQUENCE = re.compile(r"\x1b(?:\[[0-9;?=]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)?")
+
+
+def plain_line(text: str) -> str:
+    """A line of a guest's console for a terminal: no sequences, no control characters but tabs."""
+    words = _SEQUENCE.sub("", text.rstrip("\r\n"))
+    return "".join(c if c.isprintable() or c == "\t" else "?" for c in words.replace("\r", ""))
 
 
 def fancy() -> bool:

@@ -293,6 +293,10 @@ def logs(ctx: click.Context, name: str) -> None:
     with opened(ctx, writable=False) as runtime:
         path = views.vm_log(runtime, name)
     with open(path, "rb") as log:
+        if render.fancy():  # a guest's words, and a terminal would obey them
+            while line := log.readline(1 << 16):
+                render.say(render.plain_line(line.decode(errors="replace")))
+            return
         while data := log.read(1 << 16):
             sys.stdout.buffer.write(data)
 

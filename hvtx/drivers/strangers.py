@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from hvtx.drivers.base import Host
 from hvtx.errors import Contended, HostRefused, HvtxError, NotPermitted
-from hvtx.host import libnftables, xtables
+from hvtx.host import libnftables, program, xtables
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.nfnetlink import (
     Command,
@@ -261,10 +261,11 @@ def _saved_by_iptables(family: str, raw: Sequence[Rule]) -> dict[tuple[str, str]
         return {}
     import subprocess
 
+    found_tool = program.find((f"{_TOOL[family]}-nft-save",))
+    if found_tool is None:
+        return {}
     try:
-        done = subprocess.run(
-            [f"{_TOOL[family]}-nft-save"], capture_output=True, check=False, timeout=60
-        )
+        done = subprocess.run([found_tool], capture_output=True, check=False, timeout=60)
         if done.returncode != 0:
             return {}
         saved = xtables.parse(_without_remarks(done.stdout.decode(errors="surrogateescape")))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hvtx.drivers.base import FirewallDriver
 from hvtx.engine import privileges
+from hvtx.engine.files import write_out
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.transaction import Operation, begin, forget_vm
@@ -594,7 +595,7 @@ def picture(report: Report) -> Picture:
 def save_plan(report: Report, path: str) -> None:
     """Write a plan where a person said; raises UsageError if that cannot be."""
     try:
-        Path(path).write_text(json.dumps(plan_document(report), indent=2) + "\n", encoding="utf-8")
+        write_out(path, json.dumps(plan_document(report), indent=2) + "\n", mode=0o600)
     except OSError as problem:
         raise UsageError(f"the plan cannot be written to {path}: {problem.strerror}") from problem
 

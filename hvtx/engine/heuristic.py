@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from hvtx.drivers.strangers import Strangers
 from hvtx.engine.collect import SCHEMA
+from hvtx.engine.files import write_out
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.transaction import Operation, begin
@@ -277,7 +278,7 @@ def _plan_id(items: Sequence[Guess]) -> str:
 def save_plan(report: Report, path: str) -> None:
     """Write the plan for `--apply --yes FILE`; raises UsageError if that cannot be."""
     try:
-        Path(path).write_text(json.dumps(document(report), indent=2) + "\n", encoding="utf-8")
+        write_out(path, json.dumps(document(report), indent=2) + "\n", mode=0o600)
     except OSError as problem:
         raise UsageError(f"the plan cannot be written to {path}: {problem.strerror}") from problem
 

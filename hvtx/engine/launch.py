@@ -292,7 +292,8 @@ def _spawn(runtime: Runtime, vm: Vm, launch: hypervisors.Launch) -> process.Gate
     gate = process.spawn(launch, log, vm.name)
     warning = process.enter_scope(vm.name, gate.identity.pid)
     if warning:
-        sys.stderr.write(f"warning: {warning}\n")
+        words = "".join(c if c.isprintable() else " " for c in warning)
+        sys.stderr.write(f"warning: {words}\n")
     return gate
 
 

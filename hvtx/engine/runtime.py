@@ -21,7 +21,7 @@ from hvtx.model.vm import Identity, Life, Liveness
 from hvtx.planner.epoch import Epoch, judge_epoch
 from hvtx.planner.states import identity_of, judge_vm
 from hvtx.store import history, records
-from hvtx.store.database import Store, open_store
+from hvtx.store.database import Store, make_run_directory, open_store
 
 DRIVERS = {
     "tap": "hvtx.drivers.tap:TapDriver",
@@ -217,7 +217,7 @@ class Runtime:
 
     def _make_run_directory(self) -> None:
         try:
-            os.makedirs(self.store.run_directory, mode=0o700, exist_ok=True)
+            make_run_directory(self.store.run_directory)
         except OSError as problem:
             raise StoreError(
                 f"the run directory {self.store.run_directory} cannot be made: {problem.strerror}",
@@ -340,7 +340,7 @@ def _user_id(user: str | None) -> int:
 
 
 def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def _need_privileges() -> None:

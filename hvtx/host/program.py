@@ -10,6 +10,8 @@ import signal
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from hvtx.host import trust
+
 _MOST = 1 << 16  # bytes of output that are kept
 _DYING_SECONDS = 5.0
 
@@ -22,14 +24,25 @@ class Ended(NamedTuple):
 
 
 def find(names: Sequence[str]) -> str | None:
-    """The first of ``names`` that is an executable file, on PATH or as a path; None if none is."""
+    """The first of ``names`` that is an executable file, on PATH or as a path; None if none is.
+
+    Of PATH, only absolute directories count in which nobody else can put a program.
+    """
     places = os.environ.get("PATH", os.defpath).split(":")
     for name in names:
-        for place in [""] if "/" in name else places:
-            path = os.path.join(place or ".", name) if "/" not in name else name
-            if os.path.isfile(path) and os.access(path, os.X_OK):
+        if "/" in name:
+            if _executable(name):
+                return name
+            continue
+        for place in places:
+            path = os.path.join(place, name)
+            if _executable(path) and trust.place_of_programs(place):
                 return path
     return None
+
+
+def _executable(path: str) -> bool:
+    return os.path.isfile(path) and os.access(path, os.X_OK, effective_ids=True)
 
 
 def run(argv: Sequence[str], seconds: float, environment: Mapping[str, str] | None = None) -> Ended:

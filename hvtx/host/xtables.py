@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
 from hvtx.errors import Busy, Contended, HostRefused, NotPermitted
-from hvtx.host import capabilities
+from hvtx.host import capabilities, program
 from hvtx.host.retry import persistently
 
 TOOLS = {4: "iptables", 6: "ip6tables"}
@@ -244,10 +244,12 @@ def save_text(family: int) -> str:
 
     tool = TOOLS[family]
     for argv in ((f"{tool}-legacy-save",), ("xtables-legacy-multi", f"{tool}-save")):
-        try:
-            done = subprocess.run(argv, capture_output=True, check=False, timeout=60)
-        except FileNotFoundError:
+        found = program.find((argv[0],))
+        if found is None:
             continue
+        call = (found, *argv[1:])
+        try:
+            done = subprocess.run(call, capture_output=True, check=False, timeout=60)
         except (OSError, subprocess.TimeoutExpired) as problem:
             raise _unobserved(f"{argv[0]}: {problem}") from problem
         if done.returncode != 0 and not capabilities.has("CAP_NET_RAW"):

@@ -27,6 +27,7 @@ from hvtx.errors import (
     Refused,
     StoreError,
 )
+from hvtx.host import trust
 from hvtx.host.locks import LockFile
 from hvtx.migrations import APPLICATION_ID, MIGRATIONS, SCHEMA
 from hvtx.model.mark import INSTALLATION_LENGTH, base32
@@ -181,7 +182,7 @@ class Store:
     def _mark_file(self) -> int:
         if self._mark_descriptor is None:
             try:
-                os.makedirs(self.run_directory, mode=0o700, exist_ok=True)
+                make_run_directory(self.run_directory)
                 descriptor = self._mark_descriptor = os.open(
                     os.path.join(self.run_directory, "hwm"),
                     os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW,
@@ -285,6 +286,26 @@ class Store:
                 f"{self.path}: its pages could not be read: {words}", hint="look at the disk"
             )
         raise _untrusted(self.path, words)
+
+
+def make_run_directory(path: str) -> None:
+    """Make ``<run-dir>/<installation>``, mode 0700, unless it is there and ours.
+
+    Raises OSError, and StoreError where somebody else could put files in its place.
+    """
+    above = os.path.dirname(path)
+    problem = trust.above_problem(os.path.realpath(above))
+    if problem is None and os.path.lexists(above):
+        problem = trust.directory_problem(above)
+    if problem is None:
+        os.makedirs(above, mode=0o755, exist_ok=True)  # not wider, whatever the umask
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        problem = trust.directory_problem(path)
+    if problem is not None:
+        raise StoreError(
+            f"the run directory {path} is not believed: {problem}",
+            hint="make it yours alone (chown, chmod go-w), or choose another with --run-dir",
+        )
 
 
 def open_store(

@@ -109,7 +109,7 @@ class Publisher:
     def _make_directory(self) -> None:
         """The directory, and a way to it for the members: others see names in the run directory."""
         run_directory = os.path.dirname(self._where.directory)
-        os.makedirs(run_directory, exist_ok=True)
+        os.makedirs(run_directory, mode=0o755, exist_ok=True)
         with suppress(FileExistsError):
             os.mkdir(self._where.directory, 0o700)
         seen = os.lstat(self._where.directory)
