@@ -13,6 +13,7 @@ import pytest
 
 from hvtx.drivers.base import Host
 from hvtx.drivers.iptables import IptablesDriver
+from hvtx.host import xtables
 from hvtx.model.resource import Kind, Resource, State
 from integration import lab
 from integration.program import Forked, Program, preload
@@ -204,6 +205,28 @@ def test_policies_and_counters_of_others() -> None:
         assert "192.0.2.1" not in text
         driver.release([own, base])
     assert "HVTX" not in text
+
+
+def test_a_stranger_who_takes_another_lock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its rule comes between our look and our commit: the kernel says EAGAIN, and both stand."""
+    driver = IptablesDriver(Host("aaaaaaaaaa", "", "", 5.0))
+    commit, late = xtables.Edit.commit, []
+
+    def slow(self: xtables.Edit) -> bool:
+        if len(late) < 3:
+            late.append(len(late))
+            lab.run("env", f"XTABLES_LOCKFILE={tmp_path}/another", "iptables-legacy", "-w",
+                    "-A", "FORWARD", "-s", f"192.0.2.{len(late)}", "-j", "LOG")  # fmt: skip
+        return commit(self)
+
+    monkeypatch.setattr(xtables.Edit, "commit", slow)
+    spec = {"backend": "iptables", "what": "base"}
+    mark = "hvtx:1:aaaaaaaaaa:1.bbbbbbbbbbbbbbbb"
+    driver.create([Resource(1, Kind.FILTER, "b", State.INTENDED, mark, spec, {}, 1, 1, None, None)])
+    assert len(late) == 3
+    text = lab.run("iptables-legacy-save")
+    assert re.findall(r"-s (192[\d.]+)/32 -j LOG", text) == [f"192.0.2.{n}" for n in (1, 2, 3)]
+    assert text.count(mark) == 4
 
 
 @pytest.mark.parametrize("end", ["0", "x", ".", " "])
