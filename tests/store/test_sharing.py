@@ -244,6 +244,7 @@ def test_a_strangers_transaction_is_waited_for_as_long_as_asked(shelf: Shelf) ->
     stranger.execute("BEGIN IMMEDIATE")
     store = shelf.open(lock_timeout=0.05)
     try:
+        assert store.connection.execute("PRAGMA busy_timeout").fetchone() == (50,)
         with pytest.raises(Busy) as caught:
             enter(store)
         assert caught.value.exit_code == 75
