@@ -311,12 +311,19 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         for row in rows:
             work(row)
 
-    descriptors = SimpleNamespace(close=kernel.close)
+    descriptors = SimpleNamespace(
+        close=kernel.close,
+        open=lambda *_: tun.open_device(),
+        devnull=os.devnull,
+        O_RDONLY=os.O_RDONLY,
+        O_CLOEXEC=os.O_CLOEXEC,
+    )
     setting = lambda *parts: FakeSetting(kernel, parts)  # noqa: E731
     return {
         **{f"hvtx.host.procfs.{n}": getattr(proc, n) for n in dir(proc) if not n.startswith("_")},
         "hvtx.host.libnftables.run": run,
         "hvtx.host.capabilities.has": lambda name: True,
+        "hvtx.engine.privileges.tun_problem": lambda: None,
         "hvtx.host.routes.all_routes": all_routes,
         "hvtx.host.routes.devices_towards": devices_towards,
         "hvtx.host.conntrack.flush": flush,
