@@ -328,7 +328,7 @@ def refused(*argv: str) -> str:
     return subprocess.run(argv, capture_output=True, text=True, check=False).stderr
 
 
-@pytest.mark.parametrize("what", ["xdp", "vlan", "macvlan", "macvtap"])
+@pytest.mark.parametrize("what", ["xdp", "vlan", "macvtap"])
 def test_what_stands_on_a_device_keeps_it(hvtx: Program, what: str) -> None:
     """What would go with it: foreign-dependents. (Addresses and tc: test_strangers.py.)"""
     device = hvtx.device("web")
@@ -342,7 +342,7 @@ def test_what_stands_on_a_device_keeps_it(hvtx: Program, what: str) -> None:
     assert lab.difference(before, lab.dump()["links"]) == ""
 
 
-@pytest.mark.parametrize("what", ["xdp", "tc", "address", "vlan", "macvlan"])
+@pytest.mark.parametrize("what", ["xdp", "tc", "vlan", "macvlan"])
 def test_what_stands_on_a_bridge_keeps_it(hvtx: Program, what: str) -> None:
     """A network is not removed from under strangers' things, and one half made is kept for them."""
     hvtx("vm", "rm", "--force", "web")

@@ -111,7 +111,11 @@ HARMLESS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", [*DROPS, *HARMLESS])
+@pytest.mark.parametrize(
+    ("hvtx", "what"),
+    [("iptables", "legacy, everything"), *(("nftables", what) for what in (*DROPS, *HARMLESS))],
+    indirect=["hvtx"],
+)
 def test_a_drop_before_us_is_named(hvtx: Program, what: str) -> None:
     """No accept of ours overrides it, so `doctor` names the very rule; others' it leaves alone."""
     words = {**DROPS, **HARMLESS}[what]
@@ -229,7 +233,8 @@ def test_a_stranger_who_takes_another_lock(monkeypatch: pytest.MonkeyPatch, tmp_
     assert text.count(mark) == 4
 
 
-@pytest.mark.parametrize("end", ["0", "x", ".", " "])
+@pytest.mark.parametrize("hvtx", ["nftables"], indirect=True)
+@pytest.mark.parametrize("end", ["0", " "])
 def test_a_longer_mark_is_another(hvtx: Program, end: str) -> None:
     """A comment that begins with a mark of ours is not that mark."""
     mark = next(r["mark"] for r in hvtx.vm("web")["resources"] if r["kind"] == "publish")
@@ -266,6 +271,7 @@ table inet o {
 """
 
 
+@pytest.mark.parametrize("hvtx", ["nftables"], indirect=True)
 def test_tables_of_every_kind(hvtx: Program) -> None:
     """Families, objects and expressions that hvtx has no use for: neither in its way nor changed."""
     text = STRANGE.replace(" }", "\n }").replace("{ ", "{\n ")
@@ -284,6 +290,7 @@ def test_tables_of_every_kind(hvtx: Program) -> None:
         assert own in theirs, name
 
 
+@pytest.mark.parametrize("hvtx", ["nftables"], indirect=True)
 def test_a_table_with_an_owner(hvtx: Program) -> None:
     """firewalld's kind of table, which only its owner may change: it is nobody's obstacle."""
     with subprocess.Popen(
