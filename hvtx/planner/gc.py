@@ -109,12 +109,11 @@ class Judge:
         taps = [row for row in snapshot.rows if row.kind == Kind.TAP and row.vm]
         self.held_vms = {row.vm for row in taps if self._holds(row)}
         self._unseen_vms = {row.vm for row in taps if self._unseen(row)} - self.held_vms
-        self._users: dict[str | None, set[Liveness]] = {}  # who uses a network, or any (None)
+        self._users: dict[str, set[Liveness]] = {}  # who uses a network
         for row in taps:
             if row.network and row.life == snapshot.life.id:
                 liveness = Liveness.ALIVE if row.vm in self.held_vms else self._liveness(row.vm)
                 self._users.setdefault(row.network, set()).add(liveness)
-                self._users.setdefault(None, set()).add(liveness)
         self._wholes: dict[int, bool] = {}
         self._places: dict[tuple[str, str, str], list[Resource]] = {}  # who needs what where
         self._by_mark = {row.mark: row for row in snapshot.rows}
@@ -212,7 +211,7 @@ class Judge:
 
     def _row_of_network(self, row: Resource, seen: Presence) -> Item:
         network = self.snapshot.networks.get(row.network) if row.network else None
-        users = self._users.get(row.network, set())
+        users = self._users_of(row)
         if row.state != State.COMMITTED:
             if Liveness.ALIVE in users:
                 return self._item(row, Action.SKIP, Reason.VM_ALIVE, seen, "a VM that runs uses it")
@@ -237,6 +236,19 @@ class Judge:
                 f"belongs to {owner} and is gone: `hvtx repair` puts it back",
             )
         return self._item(row, Action.SKIP, Reason.RESERVED, seen, f"belongs to {owner}")
+
+    def _users_of(self, row: Resource) -> set[Liveness]:
+        """Who would miss a row of a network, or of the installation, if it went."""
+        if row.network is not None:
+            return self._users.get(row.network, set())
+        if row.kind == Kind.SYSCTL:
+            return set()  # nobody: the record goes, the setting stays on
+        networks = {
+            other.network
+            for other in self.snapshot.rows
+            if other.network and other.spec.get("backend") == row.spec.get("backend")
+        }
+        return {user for network in networks for user in self._users.get(network, ())}
 
     def _lease(self, row: Resource, seen: Presence) -> Item:
         """A committed lease stays while its VM is on record, dead or alive."""

@@ -274,6 +274,34 @@ def test_no_bridge_goes_from_under_a_vm(
     assert scene.verdict(bridge) == (SKIP, reason)
 
 
+@pytest.mark.parametrize("state", [State.INTENDED, State.RELEASING])
+def test_a_setting_of_an_interrupted_network_waits_for_no_vm(scene: Scene, state: State) -> None:
+    """Its record goes and the setting stays on, so that a VM of another network misses nothing."""
+    net = scene.network()
+    tap = scene.row(Kind.TAP, network=net, vm=scene.vm(liveness=ALIVE))
+    setting = scene.row(Kind.SYSCTL, state=state)
+    scene.show(tap, setting)
+    reason = {
+        State.INTENDED: Reason.INTENT_ABANDONED,
+        State.RELEASING: Reason.RELEASE_INTERRUPTED,
+    }
+    assert scene.verdict(setting) == (DELETE, reason[state])
+
+
+@pytest.mark.parametrize(("backend", "stays"), [("nftables", True), ("iptables", False)])
+def test_the_base_of_an_interrupted_network_stays_while_it_serves_a_vm(
+    scene: Scene, backend: str, stays: bool
+) -> None:
+    """Tables that a running VM's network has rules in stay; those of the other backend may go."""
+    net = scene.network()
+    tap = scene.row(Kind.TAP, network=net, vm=scene.vm(liveness=ALIVE))
+    rules = scene.row(Kind.FILTER, network=net, backend="nftables")
+    base = scene.row(Kind.FILTER, state=State.INTENDED, backend=backend, what="base")
+    scene.show(tap, rules, base)
+    kept, gone = (SKIP, Reason.VM_ALIVE), (DELETE, Reason.INTENT_ABANDONED)
+    assert scene.verdict(base) == (kept if stays else gone)
+
+
 def test_no_bridge_goes_from_under_a_held_device(scene: Scene) -> None:
     """A dead VM's TAP that somebody holds keeps its network too."""
     net = scene.network()
