@@ -144,6 +144,6 @@ def preload() -> None:
         "hvtx.engine.collect", "hvtx.engine.define", "hvtx.engine.launch", "hvtx.engine.networks",
         "hvtx.engine.recover", "hvtx.engine.repair", "hvtx.engine.show", "hvtx.hypervisors.command",
         "hvtx.hypervisors.external", "hvtx.hypervisors.qemu", "iptc", "pyroute2", "sqlite_utils",
-        "tenacity",
+        "tenacity", "tomllib", "encodings.ascii",
     ):  # fmt: skip
         import_module(name)

@@ -1,69 +1,123 @@
 """Killed before any of its system calls, every command recovers: the crash matrix from inside.
 
-The ordinary run takes an even sample of the calls; `HVTX_CRASH=all` (tox -e crash) takes each one.
-Commands join by standing in `test_crash.COMMANDS`.
+What is killed where, and how many kills that takes, is in `integration.matrix`; which states are
+equal, in `integration.state`. The ordinary run kills a command at an even sample of the places where
+something has changed, and `recover` wherever it changes something in one state of two commands.
+`HVTX_CRASH=states` kills every command at every place where something has changed, and `recover`
+likewise in every state that is met, to a fixpoint; `HVTX_CRASH=all` (tox -e crash) kills a command
+before each of its calls, besides. Commands join by standing in `test_crash.COMMANDS`.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
+import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from integration import lab
+from integration import neighbours
+from integration.alone import run_alone
+from integration.matrix import Matrix
 from integration.program import Forked, preload
-from integration.stepper import run_stepped
-from integration.test_crash import BACKENDS, COMMANDS, NEITHER, end_everything, given, guests, host
+from integration.test_crash import (
+    BACKENDS,
+    COMMANDS,
+    GUESTS,
+    end_everything,
+    given,
+    guests,
+    host,
+)
 
 __all__ = ["guests"]  # the fixture that ends what `vm attach` was given
-SAMPLE = 7
+HOW = os.environ.get("HVTX_CRASH", "sample")  # or "states", or "all"
+ALL = HOW in ("states", "all")
+SAMPLE = 4  # of a command's places in the ordinary run
+DEEPER = ("vm start", "vm stop")  # where `recover` is killed in the ordinary run
+# Those that make the store run without the VM beside them too, which would have made it before.
+ALONE = ("network create", "vm run, no network")
+PLACES = [*((name, c.beside) for name, c in COMMANDS.items()), *((name, False) for name in ALONE)]
+_CLOSED: dict[tuple[str, bool], set[str]] = {}  # states whose `recover` was killed everywhere
 
 
-def chosen(calls: int) -> list[int]:
-    """Which system calls to be killed before: each, or an even sample with both ends."""
-    if os.environ.get("HVTX_CRASH") == "all":
-        return list(range(1, calls + 1))
-    return sorted({1 + round(n * (calls - 1) / (SAMPLE - 1)) for n in range(SAMPLE)})
+@pytest.fixture
+def directory() -> Any:
+    """Where the store is: in memory if possible, since a kill loses nothing that was written."""
+    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    path = tempfile.mkdtemp(dir=place)
+    yield Path(path)
+    shutil.rmtree(path)
 
 
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("firewall", BACKENDS)
-@pytest.mark.parametrize("name", list(COMMANDS))
-def test_killed_before_any_system_call_it_recovers(
-    name: str, firewall: str, record_property: Callable[[str, object], None]
-) -> None:
-    """After `recover` the host is as before the command or as after it, and a plan is empty."""
+def matrix_of(name: str, firewall: str, directory: Path, *, beside: bool) -> Matrix:
+    """The state before a command, and whoever lives beside it; in a namespace of its own."""
+    os.environ.update(
+        HVTX_STATE_DIR=f"{directory}/state",
+        HVTX_RUN_DIR=f"{directory}/run",
+        HVTX_CONFIG=f"{directory}/config.toml",
+    )
+    (directory / "config.toml").write_text("")
     preload()
     hvtx = Forked(HVTX_FIREWALL=firewall)
-    COMMANDS[name].prepare(hvtx)
-    whole = run_stepped(given(name), hvtx.environment)
-    assert whole.ran.code == 0, whole.ran
-    after = host()
-    end_everything(hvtx)
-    points = chosen(whole.calls)
-    record_property("calls", whole.calls)
-    record_property("killed", len(points))
-    prepared = False
-    for point in points:
-        if not prepared:
-            COMMANDS[name].prepare(hvtx)
-            before = host()
-        run_stepped(given(name), hvtx.environment, kill_at=point)
-        hvtx("recover")
-        where = f"{name} before system call {point} of {whole.calls}"
-        assert hvtx("intents", "--json").json()["operations"] == [], where
-        if name in NEITHER:
-            hvtx("gc", "--apply")
-        assert hvtx.is_clean(), where
-        now = host()
-        prepared = name not in NEITHER and not lab.difference(before, now)
-        if name not in NEITHER:
-            assert prepared or not lab.difference(after, now), (
-                f"{where}\n{lab.difference(before, now)}"
-            )
-        if not prepared:
-            end_everything(hvtx)
-    end_everything(hvtx)
-    left = lab.dump()
-    assert (left["links"][1:], left["nft"]) == ([], [])  # type: ignore[index]
+    neighbours.settle_strangers()
+    return Matrix(
+        hvtx,
+        lambda: COMMANDS[name].prepare(hvtx),
+        lambda: given(name),
+        reset=lambda: end_everything(hvtx, but="beside"),
+        host=host,
+        beside=neighbours.Beside(hvtx) if beside else None,
+        how=COMMANDS[name].how,
+        spared=lambda: {guest.pid for guest in GUESTS},
+    )
+
+
+def job(name: str, firewall: str, directory: Path, *, beside: bool, known: set[str]) -> Matrix:
+    """The search for one command."""
+    matrix = matrix_of(name, firewall, directory, beside=beside)
+    if not ALL:
+        matrix.sample(SAMPLE)
+        matrix.close(known, 1 if name in DEEPER else 0)
+    else:
+        matrix.whole()
+        for call in range(1, matrix.figures.calls + 1) if HOW == "all" else ():
+            matrix.crash(call)
+        matrix.figures.kills += matrix.discover(given(name), name, None)
+        matrix.close(known)
+    matrix.go(None)
+    end_everything(matrix.hvtx)
+    return matrix
+
+
+@pytest.mark.timeout(7200 if ALL else 300)
+@pytest.mark.parametrize("firewall", BACKENDS)
+@pytest.mark.parametrize(("name", "beside"), PLACES, ids=lambda part: str(part).replace(" ", "_"))
+def test_killed_before_any_system_call_it_recovers(
+    name: str, beside: bool, firewall: str, directory: Path,
+    record_property: Callable[[str, object], None],
+) -> None:  # fmt: skip
+    """After `recover` all is as before the command or as after it, whoever lives beside it."""
+    closed = _CLOSED.setdefault((firewall, beside), set())
+
+    def part() -> dict[str, Any]:
+        known = set(closed)
+        matrix = job(name, firewall, directory, beside=beside, known=known)
+        figures = matrix.figures
+        return {
+            "figures": vars(figures), "line": figures.line(), "known": sorted(known),
+            "failures": matrix.failures, "behind": list(matrix.behind_inert.values()),
+        }  # fmt: skip
+
+    found = run_alone(part)
+    closed.update(found["known"])
+    for key, value in found["figures"].items():
+        record_property(key, value)
+    sys.stdout.write(f"{name}, {firewall}{'' if beside else ', alone'}: {found['line']}\n")
+    assert not found["failures"], "\n".join(found["failures"])
+    if HOW == "all":
+        assert not found["behind"], f"states met behind an inert call only: {found['behind']}"
