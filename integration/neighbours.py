@@ -60,7 +60,7 @@ def strangers(dump: dict[str, Any]) -> list[str]:
     found = [json.dumps(link) for link in dump["links"] if link["ifname"].startswith("foo")]
     found += [json.dumps(item) for item in dump["nft"] if '"strangers"' in json.dumps(item)]
     for table, lines in dump["legacy"].items():
-        found += [f"{table} {line}" for line in lines if "foo" in line or "192.0.2." in line]
+        found += [f"{table} {line}" for line in lines if " foo0 " in line or "192.0.2." in line]
     assert len(found) == 2 + 5 + len(_RULES), found
     return found
 
