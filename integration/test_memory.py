@@ -89,7 +89,7 @@ def test_without_threads_everything_is_collected() -> None:
     hvtx = Forked(HVTX_FIREWALL="nftables")
     hvtx("network", "create", "net", "--subnet", "10.77.0.0/24")
     before = host()
-    for more in (1 << 19, 1 << 26):
+    for more in (1 << 19, 1 << 28):
         for name in ("a", "b", "c"):
             hvtx("vm", "run", name, "--network", "net", "--", "sleep", "600")
             os.kill(hvtx.vm(name)["pid"], signal.SIGKILL)
