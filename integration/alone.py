@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import signal
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 from integration import lab
 
 CLONE_NEWPID = 0x20000000
+_PDEATHSIG = 1
 _PRIVATE, _RECURSIVE = 1 << 18, 1 << 14
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -27,6 +29,7 @@ def run_alone(part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     read, write = os.pipe()
     outer = os.fork()
     if outer == 0:
+        _LIBC.prctl(_PDEATHSIG, signal.SIGKILL)  # whoever ends the tests ends these too
         os.close(read)
         lab.unshare(CLONE_NEWPID | lab.CLONE_NEWNS)
         inner = os.fork()
@@ -46,6 +49,7 @@ def run_alone(part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def _become(part: Callable[[], dict[str, Any]], write: int) -> None:
+    _LIBC.prctl(_PDEATHSIG, signal.SIGKILL)
     try:
         _mount(b"none", b"/", None, _PRIVATE | _RECURSIVE)
         _mount(b"proc", b"/proc", b"proc", 0)
