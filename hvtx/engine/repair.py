@@ -45,11 +45,12 @@ def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
         _scope(runtime, name)
         return {"schema": "hvtx/repair/1", "repaired": [], "failed": []}
     runtime.enter()
-    networks, vms = _scope(runtime, name)
+    _, vms = _scope(runtime, name)
     for vm in vms:
         runtime.lock("vm", vm.name)
     runtime.lock("all", "networks")
     resolve(runtime, networks=True)
+    networks, vms = _still_there(runtime, name, vms)
     ensure_networks(runtime, networks, "repair")
     snapshot = take_snapshot(runtime)
     wanted = {network.id for network in networks}
@@ -90,6 +91,15 @@ def _scope(runtime: Runtime, name: str | None) -> tuple[list[Network], list[Vm]]
     used = {interface.network for vm in found if vm.name == name for interface in vm.interfaces}
     chosen += [network for network in networks if network.id in used and network not in chosen]
     return chosen, found
+
+
+def _still_there(
+    runtime: Runtime, name: str | None, locked: Sequence[Vm]
+) -> tuple[list[Network], list[Vm]]:
+    """The scope once more: what interrupted commands had begun to record is undone by now."""
+    networks, vms = _scope(runtime, name)
+    known = {vm.id for vm in locked}
+    return networks, [vm for vm in vms if vm.id in known]
 
 
 def _runs(snapshot: Snapshot, vm: str) -> bool:

@@ -21,6 +21,8 @@ FOUND: dict[str, tuple[bool, list[Step]]] = {
     "a VM in a network half made": (False, [("network", 0, ("kill", 5)), ("create", 0, ())]),
     # the first of its two devices stayed held by hvtx, since the second was somebody else's
     "one of two devices is held": (True, [("run", 0, ()), ("hold", 1, ()), ("stop", 0, ())]),
+    # `repair` looked for the VM that it had just undone: KeyError
+    "a VM half recorded, and a repair": (True, [("create", 0, ("kill", 1)), ("repair", 0, ())]),
 }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -91,6 +92,7 @@ class Machine(RuleBasedStateMachine):
 
     make_world: ClassVar[Callable[[], World]]
     plan_every: ClassVar[int] = 1
+    counts: ClassVar[Counter[str]] = Counter()  # of all sequences, for the long job's last line
 
     def __init__(self) -> None:
         super().__init__()
@@ -171,6 +173,8 @@ class Machine(RuleBasedStateMachine):
         self.depth += 1
         ran = self.world.hvtx(*argv, failpoint=failpoint, meanwhile=meanwhile)
         self.depth -= 1
+        killed = ran.code == KILLED
+        self.counts.update(["commands", *["killed"] * killed, *["met half-way"] * bool(met)])
         self.seen = self.look()
         self.check(met[-1] if met else before, self.seen, owner)
         if ran.code not in TOLD and ran.code != KILLED:
@@ -223,6 +227,7 @@ class Machine(RuleBasedStateMachine):
     def step(self, step: tuple[str, int, tuple[Any, ...]]) -> None:
         """One step; the plan is asked for after it."""
         kind, number, interruption = step
+        self.counts["steps"] += 1
         if kind in VERBS:
             self.vm_command(kind, number, interruption)
         elif kind in ACTS:
@@ -339,6 +344,7 @@ class Machine(RuleBasedStateMachine):
         """One act of somebody else, if there is anything to act on."""
         look, record = self.look()
         before = set(look.links)
+        self.counts["strangers' acts"] += 1
         getattr(self, f"_{name}")(number, look, record)
         after, record = self.look()
         fresh = set(after.links) - before
@@ -553,6 +559,7 @@ class Machine(RuleBasedStateMachine):
         try:
             if not self.failed:
                 self.end()
+                self.counts["sequences"] += 1
         finally:
             self.world.close()
 

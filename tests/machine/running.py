@@ -6,20 +6,21 @@ import os
 import random
 
 from hypothesis import HealthCheck, Phase, seed, settings
-from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.machine.machine import Machine
 
 LONG = int(os.environ.get("HVTX_MACHINE", "0"))  # examples
 
 
-def run(
-    machine: type[RuleBasedStateMachine], *, examples: int, steps: int, share: float = 1
-) -> None:
+def run(machine: type[Machine], *, examples: int, steps: int, share: float = 1) -> None:
     """Run the machine: always the same sequences, or with HVTX_MACHINE so many random ones.
 
     Those (``share`` of them where they take their time) are twice as long, and begin from a seed
     that is printed, and can be given in HVTX_MACHINE_SEED.
     """
     chosen = int(os.environ.get("HVTX_MACHINE_SEED", "0")) or random.SystemRandom().getrandbits(32)
+    machine.counts.clear()
     if LONG:
         print(f"\n{machine.__name__}: HVTX_MACHINE={LONG} HVTX_MACHINE_SEED={chosen}")  # noqa: T201
         machine = seed(chosen)(machine)
@@ -36,3 +37,5 @@ def run(
             phases=(Phase.generate, Phase.shrink),
         ),
     )
+    if LONG:
+        print(f"{machine.__name__}: {dict(machine.counts)}")  # noqa: T201
