@@ -467,12 +467,13 @@ def attach(runtime: Runtime, name: str, pid: int) -> Vm:
     runtime.enter()
     runtime.lock("vm", name)
     vm = records.get_vm(runtime.sql, name)
-    state, liveness, rows = state_of(runtime, vm)
+    _, liveness, rows = state_of(runtime, vm)
     if vm.hypervisor != "external":
         raise Conflict(
             f"hvtx starts the process of VM {name!r} itself", hint="only --hypervisor external"
         )
-    if state is VmState.DEFINED:
+    own = [row for row in rows if row.kind not in (Kind.LEASE, Kind.PROCESS)]
+    if not any(row.life == runtime.life.id for row in own):  # what a reboot left is only on record
         raise Conflict(f"VM {name!r} is not started", hint=f"hvtx vm start {name}")
     if liveness is Liveness.ALIVE:
         raise Conflict(f"VM {name!r} has a process already", hint="hvtx vm show tells its pid")

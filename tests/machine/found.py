@@ -23,6 +23,11 @@ FOUND: dict[str, tuple[bool, list[Step]]] = {
     "one of two devices is held": (True, [("run", 0, ()), ("hold", 1, ()), ("stop", 0, ())]),
     # `repair` looked for the VM that it had just undone: KeyError
     "a VM half recorded, and a repair": (True, [("create", 0, ("kill", 1)), ("repair", 0, ())]),
+    # a process was taken for that of a VM whose devices were gone with an earlier life
+    "a VM of an earlier life is attached": (
+        True,
+        [("run", 1, ()), ("reboot", 0, ()), ("attach", 0, ()), ("repair", 0, ())],
+    ),
 }
 
 

@@ -138,9 +138,14 @@ def lacking(look: Look, record: Record, vm: str) -> list[str]:
 
 
 def off_record(look: Look, record: Record, made: set[int]) -> list[str]:
-    """Objects of ours that no row, live or released, speaks of."""
+    """Objects of ours that no row, live or released, speaks of; devices whose row is closed.
+
+    (Rules of closed rows may come back: somebody restored what he had saved.)
+    """
     ours, found = record.installation, []
     for index, link in look.links.items():
+        if index not in made and link.alias in record.closed:
+            found.append(f"device {link.name}, whose row is closed: {link.alias}")
         if index not in made and is_ours(link.alias, ours) and link.alias not in record.marks:
             found.append(f"device {link.name} with {link.alias}")
     for place, comment in look.tables.items():

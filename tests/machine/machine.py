@@ -11,7 +11,7 @@ import difflib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from hypothesis import strategies as st
@@ -102,6 +102,7 @@ class Machine(RuleBasedStateMachine):
         self.guests: list[int] = []  # what `vm attach` may be given
         self.held: list[Ref] = []
         self.forked = False  # an older store was put back across a reboot
+        self.palette: Sequence[str] = ACTS
         self.plans = 0
         self.steps = 0
         self.failed = False
@@ -186,7 +187,7 @@ class Machine(RuleBasedStateMachine):
     def others(self, what: tuple[Any, ...]) -> None:
         """What happens while a command is stopped: an act, or another command."""
         if isinstance(what[-1], int):
-            self.stranger(*what)
+            self.stranger(self.palette[ACTS.index(what[0]) % len(self.palette)], what[1])
         elif self.depth < 2:
             self.command(*what)
 
@@ -231,7 +232,7 @@ class Machine(RuleBasedStateMachine):
         if kind in VERBS:
             self.vm_command(kind, number, interruption)
         elif kind in ACTS:
-            self.stranger(kind, number)
+            self.stranger(self.palette[ACTS.index(kind) % len(self.palette)], number)
             self.seen = self.look()
         elif kind in LIVES:
             self.a_life_or_a_store(kind, OTHERS[number])
@@ -247,8 +248,13 @@ class Machine(RuleBasedStateMachine):
         if self.steps % self.plan_every == 0:
             self.plan()
 
-    @initialize(ready=st.sampled_from((True, True, True, False)))
-    def begin(self, ready: bool) -> None:
+    @initialize(
+        ready=st.sampled_from((True, True, True, False)),
+        palette=st.lists(st.sampled_from(ACTS), min_size=2, max_size=4, unique=True),
+    )
+    def begin(self, ready: bool, palette: Sequence[str] = ACTS) -> None:
+        """How it begins, and the few acts of strangers that this sequence is made of."""
+        self.palette = palette
         if ready:
             for name in SUBNETS:
                 self.create_network(name, ())
@@ -584,16 +590,22 @@ class Machine(RuleBasedStateMachine):
                 break
         else:
             self.fail(f"gc does not end: {self.acting()}")
+        # 9: a restored element of an earlier row stood in the place of one; gc takes it now
+        for vm in self.world.record().vms:
+            self.quiet("vm", "rm", vm, "--force", codes=(0, 9))
+        for network in self.world.record().networks:
+            self.quiet("network", "rm", network, codes=(0, 9))
+        for _ in range(3):
+            self.quiet("gc", "--apply", *more)
         for vm in self.world.record().vms:
             self.quiet("vm", "rm", vm, "--force")
         for network in self.world.record().networks:
             self.quiet("network", "rm", network)
-        self.quiet("gc", "--apply", *more)
         self.nothing_is_left()
 
-    def quiet(self, *argv: str) -> None:
+    def quiet(self, *argv: str, codes: tuple[int, ...] = (0,)) -> None:
         ran = self.world.hvtx(*argv)
-        if ran.code != 0:
+        if ran.code not in codes:
             self.fail(f"at the end: exit {ran.code}\n{ran.err}{ran.out}")
 
     def acting(self) -> list[dict[str, Any]]:

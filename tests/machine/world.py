@@ -154,7 +154,7 @@ class World:
         """What the store says."""
         path = self.state / "hvtx.db"
         if not path.exists():
-            return Record("", 0, 0, [], {}, {}, [], set())
+            return Record("", 0, 0, [], {}, {}, [], set(), set())
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as sql:
             self.installation, seq, life = sql.execute(
                 "SELECT installation, seq, life FROM meta"
@@ -168,6 +168,10 @@ class World:
                 dict(sql.execute("SELECT name, id FROM network ORDER BY name")),
                 [operation.id for operation in records.operations(sql)],
                 {row[0] for row in sql.execute("SELECT mark FROM resource")},
+                {
+                    row[0]
+                    for row in sql.execute("SELECT mark FROM resource WHERE state = 'released'")
+                },
             )
 
     def script(self) -> str:
@@ -186,6 +190,7 @@ class Record(NamedTuple):
     networks: dict[str, str]
     open: list[int]  # operations that have not ended
     marks: set[str]  # of all rows, tombstones too
+    closed: set[str]  # of tombstones
 
     def of(self, vm: str) -> list[Resource]:
         """The live rows of a VM (by name), without its leases."""
