@@ -32,7 +32,7 @@ from integration.stepper import Stepped, Stepper, run_stepped
 
 RECOVER = ("recover",)
 T = TypeVar("T")
-_TRIES = 4
+_TRIES = 8
 _LEEWAY = 40  # calls
 
 
@@ -44,7 +44,7 @@ class Node:
     depth: int  # how many crashes lead to it
     where: str  # the first way to it, for people
     parent: Node | None
-    again: Callable[[], Seen]  # does, in the parent's state, what led to it
+    again: Callable[[int], Seen]  # does, in the parent's state, what led to it, for the nth time
     end: dict[str, Any] = field(default_factory=dict)  # the host after `recover`
 
 
@@ -207,7 +207,7 @@ class Matrix:
 
         return look
 
-    def _once(self, argv: tuple[str, ...], place: str) -> Seen:
+    def _once(self, argv: tuple[str, ...], place: str, _attempt: int) -> Seen:
         """Kill a command at a known place."""
         last = self.now.raw
 
@@ -234,13 +234,15 @@ class Matrix:
             text = self.before.seen.text
             self._keep_before()
             found = lab.difference(text.split("\n"), self.now.text.split("\n"))
-            assert not found, f"the state before is another when it is made again\n{found}"
+            assert not found, (
+                f"the state before is another when it is made again\n{found}\n{self.rewinder.why}"
+            )
             return
         why = self.rewinder.why
-        for _ in range(_TRIES):
+        for attempt in range(_TRIES):
             self.now = self.eye.look()
             self.go(node.parent)
-            self.now = node.again()
+            self.now = node.again(attempt)
             if self.now.text == node.saved.seen.text:
                 self._at(node, self.rewinder.save(self.now))
                 return
@@ -258,22 +260,26 @@ class Matrix:
         self.go(None)
         ran = run_stepped(self.argv(), self.hvtx.environment, kill_at=call)
         self.figures.kills += 1
-        self._arrive(f"call {call}", None, ran, partial(self._at_call, call))
+        name = self.see(self.before.seen).name
+        self._arrive(f"call {call}", None, ran, partial(self._at_call, call, name))
         return ran
 
-    def _at_call(self, call: int) -> Seen:
-        run_stepped(self.argv(), self.hvtx.environment, kill_at=call)
+    def _at_call(self, call: int, name: str, attempt: int) -> Seen:
+        """By what stands there, or by its number, which may be another by a few."""
+        if attempt % 2 == 0:
+            return self._once(self.argv(), name, attempt)
+        run_stepped(self.argv(), self.hvtx.environment, kill_at=call + attempt // 2)
         return self.see()
 
     def arrive(self, where: str, ran: Stepped) -> Node:
         """Take what a kill by somebody else has left for a state; it must be one to put back."""
         return self._arrive(where, None, ran, self._cannot)
 
-    def _cannot(self) -> Seen:
+    def _cannot(self, _attempt: int) -> Seen:
         return self.now  # which is not the state that was asked for
 
     def _arrive(
-        self, where: str, parent: Node | None, ran: Stepped, again: Callable[[], Seen]
+        self, where: str, parent: Node | None, ran: Stepped, again: Callable[[int], Seen]
     ) -> Node:
         seen = self.see(parent.saved.seen if parent else self.before.seen)
         self.places.add(seen.name)

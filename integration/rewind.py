@@ -147,7 +147,7 @@ class Rewinder:
         finally:
             channel.close()
         missing = [link for i, link in before.items() if i not in here or i in extra]
-        for link in sorted(missing, key=lambda link: link["kind"] != "bridge"):
+        for link in sorted(missing, key=_turn):
             self._make(saved, link)
 
     def _make(self, saved: Saved, link: dict[str, Any]) -> None:
@@ -181,14 +181,16 @@ class Rewinder:
                 lab.run(f"{xtables.TOOLS[family]}-legacy-restore", stdin=text)
 
     def _placed(self, saved: Saved) -> Saved:
-        """Where the store's file had gone it is another file now, and the store is told."""
+        """Where the store's file is another one by now, the store is told."""
         path = Path(self.eye.state_directory, "hvtx.db")
         metas = saved.seen.raw.rows["meta"]
-        if path.exists() or not metas or not metas[0]["place"]:
+        if not metas or not metas[0]["place"]:
             return saved
         path.parent.mkdir(exist_ok=True)
         path.touch()
         here = path.stat()
+        if (here.st_dev, here.st_ino) == (metas[0]["device"], metas[0]["inode"]):
+            return saved
         told = ("UPDATE meta SET device = ?, inode = ?", (here.st_dev, here.st_ino))
         rows = copy.deepcopy(saved.seen.raw.rows)
         rows["meta"][0].update(device=here.st_dev, inode=here.st_ino)
@@ -214,6 +216,11 @@ def own_tables() -> list[tuple[str, str]]:
     lines = libnftables.run("list tables").splitlines()
     words = [tuple(line.split()[1:3]) for line in lines]
     return [(family, name) for family, name in words if name.startswith("hvtx-")]
+
+
+def _turn(link: dict[str, Any]) -> tuple[bool, str]:
+    """Bridges first; then ports by the numbers that their bridge gave them."""
+    return link["kind"] != "bridge", link["slave"].get("18", "")
 
 
 def _change(index: int, **what: Any) -> None:

@@ -339,8 +339,9 @@ def _is_on_its_way(pid: int) -> bool:
             return False
         if process.is_gate(pid) or _SIGNALLED.search(status) is not None:
             return True
-        # in the middle of an exec there is no command line
-        return not procfs.command_line(pid) and not procfs.look(pid).ended
+        # before its exec a child has our own command line, and in the middle of it none
+        words = procfs.command_line(pid)
+        return words in ((), procfs.command_line(os.getpid())) and not procfs.look(pid).ended
     except (FileNotFoundError, ProcessLookupError):
         return False
 
