@@ -172,7 +172,7 @@ def _apply(
     _tell_notes(report.notes)
     if not json_:
         show_plan(report.plan, done=True, evidence=evidence)
-    return PartialFailure.exit_code if any(i.outcome == "failed" for i in report.plan.items) else 0
+    return PartialFailure.exit_code if collect.failed_items(report.plan) else 0
 
 
 def _progress(stack: ExitStack) -> Callable[[int, int, str], None]:

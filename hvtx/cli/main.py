@@ -14,7 +14,15 @@ from typing import Any
 import click
 
 from hvtx import __version__
-from hvtx.errors import HvtxError, NotFound, NotPermitted, OutputLost, StoreError, UsageError
+from hvtx.errors import (
+    HostRefused,
+    HvtxError,
+    NotFound,
+    NotPermitted,
+    OutputLost,
+    StoreError,
+    UsageError,
+)
 
 PROGRAM = "hvtx"
 DEFAULT_CONFIG = "/etc/hvtx/config.toml"
@@ -232,7 +240,10 @@ def _run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except (OSError, MemoryError) as problem:
-        return _tell(_unexpected(problem), as_json=as_json, debug=debug)
+        told = _unexpected(problem)
+        for note in getattr(problem, "__notes__", ()):
+            told.hint = f"{told.hint}; {note}"
+        return _tell(told, as_json=as_json, debug=debug)
     except Exception as problem:  # noqa: BLE001 - a mistake of ours is one line too, unless asked
         words = f"unexpected {type(problem).__name__}: {problem}"
         bug = HvtxError(words, hint="this is a bug in hvtx; --debug shows where", code="bug")
@@ -270,6 +281,11 @@ def _words(problem: click.ClickException) -> str:
     return words[:1].lower() + words[1:] if words else "usage"
 
 
+_EXHAUSTED = frozenset(
+    (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.ENOLCK)
+)
+
+
 def _unexpected(problem: OSError | MemoryError) -> HvtxError:
     if isinstance(problem, MemoryError):
         hint = "free some, or raise the limit; then `hvtx recover` resolves what was under way"
@@ -282,6 +298,15 @@ def _unexpected(problem: OSError | MemoryError) -> HvtxError:
         return StoreError(
             f"a disk of hvtx cannot be written: {problem}",
             hint="free some space or remount it read-write; or choose other directories",
+        )
+    if problem.errno == errno.EIO:
+        return StoreError(
+            f"a disk of hvtx cannot be read: {problem}", hint="see what the kernel's log says of it"
+        )
+    if problem.errno in _EXHAUSTED:
+        return HostRefused(
+            f"the host has no room for it: {problem}",
+            hint="look at the limits on open files, processes and memory, and try again",
         )
     return HvtxError(f"the system refused: {problem}", hint="`hvtx doctor` checks this host")
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from hvtx.drivers.base import Host
 from hvtx.errors import HostRefused
+from hvtx.host.files import is_there
 from hvtx.model.resource import GONE, FileSpec, Kind, Outcome, Resource
 
 
@@ -53,10 +54,10 @@ def _create(row: Resource) -> dict[str, Any]:
 
 
 def mark_of(path: str) -> str | None:
-    """The mark that a run-time directory carries; None without one."""
+    """The mark that a run-time directory carries; None without one. OSError if it is unreadable."""
     try:
         return Path(path, "mark").read_text()
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 
@@ -64,9 +65,13 @@ def _release(row: Resource) -> Outcome:
     spec: FileSpec = row.spec  # type: ignore[assignment]
     path, draft = Path(spec["path"]), Path(spec["path"] + ".new")
     _clear(str(draft))
-    if not os.path.lexists(path):
-        return GONE
-    if path.is_symlink() or mark_of(spec["path"]) != row.mark:
+    try:
+        if not is_there(spec["path"]):
+            return GONE
+        carried = None if path.is_symlink() else mark_of(spec["path"])
+    except OSError as problem:
+        return Outcome(False, "observe-failed", f"{path} cannot be seen: {problem.strerror}")
+    if carried != row.mark:
         return Outcome(False, "mark-mismatch", f"{path} does not carry the mark {row.mark}")
     try:
         for inside in path.iterdir():

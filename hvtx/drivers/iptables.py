@@ -292,6 +292,14 @@ def dependents(
     return None
 
 
+def idle(view: xtables.Saved, table: str, chains: Iterable[str]) -> list[str]:
+    """Those of ``chains`` that are there, empty, and that nothing jumps to (pure)."""
+    rules = [rule for rule in view.rules if rule.table == table]
+    used = {rule.chain for rule in rules}
+    empty = [chain for chain in chains if (table, chain) in view.chains and chain not in used]
+    return [chain for chain in empty if not any(chain in rule.text.split() for rule in rules)]
+
+
 def concerns(installation: str, seen: xtables.SavedRule) -> bool:
     """Whether a rule stands in one of the installation's chains or jumps to one."""
     own = own_chains(installation, seen.table)
@@ -540,9 +548,9 @@ class IptablesDriver:
         for family in xtables.TOOLS:
             for table in _CHAINS:
                 own = own_chains(self._installation, table)
-                if (family, table) in done or not any(
-                    (table, c) in views[family].chains for c in own
-                ):
+                # where there is none the lock is left alone: whoever could not have it to make
+                # something needs it not to undo nothing
+                if (family, table) in done or not idle(views[family], table, own):
                     continue
                 xtables.edit(family, table, self._timeout, lambda edit, own=own: _sweep(edit, own))
 

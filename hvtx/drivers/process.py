@@ -536,7 +536,7 @@ def stop(
     ``TRAITS``) says. The guest gets ``timeout`` seconds; where it cannot be asked, TERM is the
     polite request, and the program gets them. ``force`` does without the request.
 
-    Raises NotPermitted, and HostRefused if the process cannot be ended.
+    Raises NotPermitted, and HostRefused if the process cannot be told from others or ended.
     """
     try:
         _end(identity, directory, power_down, timeout, force=force)
@@ -544,6 +544,11 @@ def stop(
         raise NotPermitted(
             f"the VM process {identity.pid} may not be signalled: {problem.strerror}",
             hint="run hvtx as root, or as the user that the VM process belongs to",
+        ) from problem
+    except OSError as problem:
+        raise HostRefused(
+            f"the VM process {identity.pid} cannot be looked at: {problem.strerror}",
+            hint="look at the limits on open files and memory; nothing was released",
         ) from problem
 
 

@@ -411,4 +411,7 @@ def _refused(name: str, problem: OSError, *, bridge: str = "") -> HvtxError:
         return HostRefused(
             f"bridge {bridge} of {name} is gone", hint="`hvtx repair` puts networks back"
         )
-    return HostRefused(f"the kernel refused the TAP device {name}: {problem.strerror}")
+    return HostRefused(
+        f"the kernel refused the TAP device {name}: {problem.strerror}",
+        hint="`hvtx doctor` checks this host",
+    )

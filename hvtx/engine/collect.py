@@ -127,6 +127,18 @@ def collect(
     return report._replace(plan=done, applied=True)
 
 
+def failed_items(plan: Plan) -> list[Item]:
+    """What a plan that was carried out should have seen to, and could not: done with, but for it.
+
+    What could not be looked at counts: nobody knows whether there was something to do.
+    """
+    return [
+        item
+        for item in plan.items
+        if item.outcome == "failed" or item.reason is Reason.OBSERVE_FAILED
+    ]
+
+
 def _vouch(item: Item) -> Item:
     if item.reason is Reason.UNRECORDED:
         return item._replace(

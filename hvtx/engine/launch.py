@@ -13,10 +13,16 @@ from typing import TYPE_CHECKING, Any
 from hvtx.drivers import process
 from hvtx.engine import privileges
 from hvtx.engine.neighbours import refuse_others_ports
-from hvtx.engine.networks import bridge_row, ensure_networks, refuse_diverted, undo
+from hvtx.engine.networks import (
+    bridge_row,
+    ensure_networks,
+    refuse_diverted,
+    taking_back,
+    undo,
+)
 from hvtx.engine.runtime import Runtime, process_facts
 from hvtx.engine.transaction import Operation, begin, forget_vm
-from hvtx.errors import Conflict, HvtxError, NotFound, PartialFailure, UsageError
+from hvtx.errors import Conflict, HvtxError, NotFound, PartialFailure, StoreError, UsageError
 from hvtx.host import failpoint, procfs
 from hvtx.host.ports import refuse_taken_port
 from hvtx.hypervisors import base as hypervisors
@@ -285,8 +291,9 @@ def _spawn(runtime: Runtime, vm: Vm, launch: hypervisors.Launch) -> process.Gate
     try:
         os.makedirs(directory, mode=0o700, exist_ok=True)
     except OSError as problem:
-        raise HvtxError(
-            f"the log directory {directory} cannot be made: {problem.strerror}"
+        raise StoreError(
+            f"the log directory {directory} cannot be made: {problem.strerror}",
+            hint="free or remount the disk, or choose another place with --state-dir",
         ) from problem
     process.prepare(launch, run_directory(runtime, vm), log)
     gate = process.spawn(launch, log, vm.name)
@@ -311,14 +318,17 @@ def _take_back(
         return  # Ctrl-C came too late
     if isinstance(problem, HvtxError) and problem.code == "commit-unknown":
         return  # it may have been kept: only `recover` may decide, from the record
-    if identity is not None:
-        process.stop(identity, directory=run_directory(runtime, vm), power_down="none", force=True)
-    released = [row for row in rows if row.kind != Kind.LEASE or new]
-    undo(operation, released, problem)
-    if new and not [r for r in records.resources_of_vm(runtime.sql, vm.id) if r.kind != Kind.LEASE]:
-        with runtime.store.transaction() as sql:
-            operation.history(sql, [forget_vm(sql, vm.id)])
-        _remove_log(runtime, vm)
+    with taking_back(problem):
+        if identity is not None:
+            directory = run_directory(runtime, vm)
+            process.stop(identity, directory=directory, power_down="none", force=True)
+        released = [row for row in rows if row.kind != Kind.LEASE or new]
+        undo(operation, released, problem)
+        left = [r for r in records.resources_of_vm(runtime.sql, vm.id) if r.kind != Kind.LEASE]
+        if new and not left:
+            with runtime.store.transaction() as sql:
+                operation.history(sql, [forget_vm(sql, vm.id)])
+            _remove_log(runtime, vm)
 
 
 def render(
@@ -389,8 +399,10 @@ def stop_vm(
             identity = identity_of(row) if row.kind == Kind.PROCESS else None
             if identity is not None and identity.boot_id == runtime.boot_id:
                 _end_process(runtime, vm, identity, timeout=timeout, force=force)
-    except Exception:  # after Ctrl-C it stays open, as if killed: `recover` carries it through
-        operation.end("partial")
+    except Exception:
+        # It stays open, as after Ctrl-C: if the VM has ended all the same, `recover` carries the
+        # stop through; if it has not, `recover` leaves it running.
+        operation.unlock()
         raise
     failpoint.reach("ended:process")
     _release_all(runtime, operation, vm)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from hvtx.drivers.sysctl import read as read_setting
@@ -371,7 +372,38 @@ def undo(
     *,
     forget_network: str | None = None,
 ) -> None:
-    """Take back, from the rows, what a failed operation had made; ends the operation."""
+    """Take back, from the rows, what a failed operation had made; ends the operation.
+
+    What cannot be taken back, and why, is added to ``problem``, which is what people are told;
+    `recover` and gc find the rest by the rows.
+    """
+    with taking_back(problem):
+        _undo(operation, rows, problem, forget_network)
+
+
+@contextmanager
+def taking_back(problem: BaseException) -> Iterator[None]:
+    """Let an error of the undo be told beside the ``problem`` that is undone, not instead of it."""
+    try:
+        yield
+    except Exception as second:  # noqa: BLE001 - whatever it is, the first error is still the cause
+        words = second.message if isinstance(second, HvtxError) else str(second)
+        _remark(problem, f"not all of it could be taken back: {words}; `hvtx recover` goes on")
+
+
+def _remark(problem: BaseException, note: str) -> None:
+    if isinstance(problem, HvtxError):
+        problem.hint = f"{problem.hint}; {note}" if problem.hint else note
+    else:
+        problem.add_note(note)
+
+
+def _undo(
+    operation: Operation,
+    rows: Sequence[Resource],
+    problem: BaseException,
+    forget_network: str | None,
+) -> None:
     failpoint.reach("undoing")
     outcomes = operation.release(rows, reasons={row.id: "undone" for row in rows})
     whole = all(outcome.gone for outcome in outcomes.values())
@@ -383,9 +415,7 @@ def undo(
     operation.end("undone" if whole else "partial", then=forget)
     if not whole:
         left = "; ".join(outcome.message for outcome in outcomes.values() if not outcome.gone)
-        note = f"not all of it could be taken back: {left}"
-        if isinstance(problem, HvtxError):
-            problem.hint = f"{problem.hint}; {note}" if problem.hint else note
+        _remark(problem, f"not all of it could be taken back: {left}")
 
 
 def ensure_networks(runtime: Runtime, networks: Iterable[Network], verb: str = "rebuild") -> None:

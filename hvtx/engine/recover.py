@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from hvtx.engine.collect import apply_plan
+from hvtx.engine.collect import apply_plan, failed_items
 from hvtx.engine.launch import start_vm, state_of
 from hvtx.engine.networks import bridge_row, ensure_networks
 from hvtx.engine.runtime import Runtime
@@ -70,7 +70,7 @@ def recover(
         runtime, Plan(tuple(item for item in plan.items if interrupted(item))), verb="recover"
     )
     failpoint.reach("resolved")
-    failed = [(f"{i.kind} {i.key}", i.message) for i in done.acting() if i.outcome == "failed"]
+    failed = [(f"{i.kind} {i.key}", i.message) for i in failed_items(done)]
     rebuilt: list[str] = []
     started: list[str] = []
     if not runtime.life.recovered:

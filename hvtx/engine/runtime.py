@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from hvtx.drivers.base import CommonDriver, DeviceDriver, Driver, FirewallDriver, Host
 from hvtx.errors import NotPermitted, Refused, StoreError, UsageError
 from hvtx.host import capabilities, procfs
+from hvtx.host.files import is_there
 from hvtx.host.locks import LockFile, name_offset
 from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource
 from hvtx.model.vm import Identity, Life, Liveness
@@ -139,7 +140,7 @@ class Runtime:
             self.refused = refusal
         known = records.current_life(self.sql)
         moves = False
-        marker = bool(self.installation) and os.path.exists(self._in_run_directory("marker"))
+        marker = bool(self.installation) and is_there(self._in_run_directory("marker"))
         if known and known.boot_id == self.boot_id and known.netns != self.netns and not marker:
             moves = self._old_life_moves(known)
         self.epoch = judge_epoch(
@@ -227,9 +228,20 @@ class Runtime:
     # -- locks ---------------------------------------------------------------------------------
 
     def lock_file(self, name: str) -> LockFile:
-        """``names.lock`` (VMs, networks, gc) or ``operations.lock`` in the run directory."""
+        """``names.lock`` (VMs, networks, gc) or ``operations.lock`` in the run directory.
+
+        Raises StoreError.
+        """
         self._make_run_directory()
-        return LockFile(self._in_run_directory(name))
+        path = self._in_run_directory(name)
+        try:
+            return LockFile(path)
+        except OSError as problem:
+            raise StoreError(
+                f"{path} cannot be opened: {problem.strerror}",
+                hint="look at the run directory's permissions and space, or choose another place"
+                " with --run-dir",
+            ) from problem
 
     def _in_run_directory(self, name: str) -> str:
         return os.path.join(self.store.run_directory, name)
@@ -270,8 +282,9 @@ class Runtime:
         if operation in self.mine:
             return True
         path = self._in_run_directory("operations.lock")
-        if self._operations is None and os.path.exists(path):
-            self._operations = LockFile(path)
+        if self._operations is None:
+            with suppress(FileNotFoundError):  # only this says that it is not there
+                self._operations = LockFile(path, make=False)
         if self._operations is not None and self._operations.held_elsewhere(operation):
             return True
         return self._lost_its_lock(operation, path)

@@ -63,7 +63,7 @@ def take_snapshot(runtime: Runtime) -> Snapshot:
         expected=_expected(runtime, [*rows, *tombstones.values()]),
         holders=holders,
         filtered=filtered,
-        files=_files(rows),
+        files=_files(rows, failures),
         failures=failures,
         hidden=hidden,
     )
@@ -244,11 +244,16 @@ def _holders(suspects: set[str], links: Iterable[Link]) -> tuple[dict[str, tuple
     return found, not seen.complete
 
 
-def _files(rows: Iterable[Resource]) -> dict[str, str]:
+def _files(rows: Iterable[Resource], failures: dict[str, str]) -> dict[str, str]:
     found = {}
     for row in rows:
         if row.kind == Kind.FILE:
-            mark = mark_of(row.spec["path"])
+            try:
+                mark = mark_of(row.spec["path"])
+            except OSError as problem:
+                path = row.spec["path"]
+                failures[path] = f"{path} could not be read: {problem.strerror}"
+                continue
             if mark is not None:
                 found[row.spec["path"]] = mark
     return found

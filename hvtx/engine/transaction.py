@@ -201,9 +201,20 @@ class Operation:
         self.unlock()
 
     def _was_committed(self, rows: Sequence[Resource]) -> bool:
-        """Ask the store again, after a commit that did not say; raises if it cannot be asked."""
-        self.runtime.reopen_store()
-        found = records.resources_by_id(self.runtime.sql, [row.id for row in rows])
+        """Ask the store again, after a commit that did not say.
+
+        Raises CommitUnknown if it cannot be asked: any other error would be taken for a failure,
+        and undone, though the rows may be committed.
+        """
+        try:
+            self.runtime.reopen_store()
+            found = records.resources_by_id(self.runtime.sql, [row.id for row in rows])
+        except Exception as problem:
+            raise CommitUnknown(
+                "the state store did not say whether a change was kept, and cannot be asked again:"
+                f" {problem}",
+                hint="`hvtx recover` resolves it when the disk answers again",
+            ) from problem
         return all(row.id in found and found[row.id].state == State.COMMITTED for row in rows)
 
     # -- release -----------------------------------------------------------------------------------
@@ -313,9 +324,9 @@ class Operation:
 
     def _end_flows(self, addresses: Sequence[str], later: ExitStack) -> None:
         """End what still flows to guests that are gone; a failure is told, and ends no release."""
-        from hvtx.host import conntrack
-
         try:
+            from hvtx.host import conntrack  # the last thing to load: out of descriptors, it fails
+
             conntrack.flush(addresses, later)
         except (HvtxError, OSError, DumpInterrupted) as problem:
             words = f"flows of {', '.join(addresses)} could not be ended: {problem}"
@@ -326,7 +337,10 @@ class Operation:
         try:
             return self.runtime.driver(name).release(part)
         except HvtxError as problem:
-            return {row.id: Outcome(False, problem.code, problem.message) for row in part}
+            kept = Outcome(False, problem.code, problem.message)
+        except (OSError, DumpInterrupted) as problem:  # out of descriptors, of memory …
+            kept = Outcome(False, "observe-failed", f"{name} could not be worked on: {problem}")
+        return {row.id: kept for row in part}
 
     def forget(self, rows: Sequence[Resource], reasons: Mapping[int, str]) -> None:
         """Close records whose object is proven absent."""

@@ -7,6 +7,8 @@ namespace, so one is made for each call.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -70,7 +72,8 @@ def run(
         library.nft_ctx_buffer_error(context)
         wanted = ((stateless, _STATELESS), (handles, _HANDLE), (json, _JSON), (terse, _TERSE))
         library.nft_ctx_output_set_flags(context, sum(bit for on, bit in wanted if on))
-        failed = library.nft_run_cmd_from_buffer(context, commands.encode())
+        with _undisturbed():
+            failed = library.nft_run_cmd_from_buffer(context, commands.encode())
         output = library.nft_ctx_get_output_buffer(context) or b""
         words = (library.nft_ctx_get_error_buffer(context) or b"").decode(errors="replace")
     finally:
@@ -78,6 +81,21 @@ def run(
     if failed:
         raise refusal(words)
     return str(output.decode(errors="replace"))
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Keep signals waiting: libnftables exits the process when one interrupts it (mnl_genid_get).
+
+    That would leave out the undo, and Ctrl-C is nothing rare.
+    """
+    import signal
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _need_netlink() -> None:

@@ -18,7 +18,7 @@ from contextlib import suppress
 from weakref import WeakSet
 from zlib import crc32
 
-from hvtx.errors import Busy
+from hvtx.errors import Busy, StoreError
 
 _FLOCK = struct.Struct("hhqqi4x")
 _SETLK, _GETLK = 37, 36  # F_OFD_SETLK, F_OFD_GETLK
@@ -31,22 +31,25 @@ class LockFile:
     A process that was forked from this one has none of them: it would keep them for its life.
     """
 
-    def __init__(self, path: str) -> None:
-        """Open (and make, mode 0600) the file; raises OSError."""
+    def __init__(self, path: str, *, make: bool = True) -> None:
+        """Open (and, with ``make``, make, mode 0600) the file; raises OSError."""
         self._path = path
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if make else 0)
         self.descriptor = os.open(path, flags, 0o600)
         _files.add(self)
 
     def try_lock(self, offset: int, *, shared: bool = False) -> bool:
-        """Take the byte if nobody holds it."""
+        """Take the byte if nobody holds it; raises StoreError where it cannot be locked at all."""
         kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
         try:
             fcntl.fcntl(self.descriptor, _SETLK, _FLOCK.pack(kind, os.SEEK_SET, offset, 1, 0))
         except OSError as problem:
             if problem.errno in (errno.EAGAIN, errno.EACCES):
                 return False
-            raise
+            raise StoreError(
+                f"{self._path} cannot be locked: {problem.strerror}",
+                hint="put the state and run directories on a file system that has locks",
+            ) from problem
         return True
 
     def lock(self, offset: int, seconds: float, what: str, *, shared: bool = False) -> None:
@@ -69,9 +72,11 @@ class LockFile:
         return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
     def unlock(self, offset: int) -> None:
-        """Give the byte back."""
+        """Give the byte back; where the kernel cannot, it falls with the process."""
         request = _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, offset, 1, 0)
-        fcntl.fcntl(self.descriptor, _SETLK, request)
+        # what the lock was for is done: this must not be taken for its failure
+        with suppress(OSError):
+            fcntl.fcntl(self.descriptor, _SETLK, request)
 
     def close(self) -> None:
         """Give everything back."""

@@ -135,7 +135,7 @@ def identify(pid: int) -> Identity:
     """
     facts = look(pid)
     if facts.error:
-        raise PermissionError(errno.EACCES, facts.error)
+        raise OSError(facts.code or errno.EACCES, facts.error)
     if not facts.exists or facts.ended:
         raise ProcessLookupError(errno.ESRCH, f"no process has pid {pid}")
     return Identity(boot_id(), pid, facts.start, facts.inode, pid_namespace())
@@ -176,6 +176,8 @@ def look_again(identity: Identity) -> ProcessFacts:
             if _pidfs_inode(descriptor) == identity.inode:
                 ended = _readable(descriptor, 0)
                 return ProcessFacts(True, identity.start, identity.inode, ended)
+        except OSError:
+            pass  # it is looked at in the other way
         finally:
             os.close(descriptor)
     return look(identity.pid)
@@ -191,7 +193,7 @@ def same(identity: Identity, facts: ProcessFacts) -> bool:
 def signal(identity: Identity, number: int) -> bool:
     """Send signal ``number`` to that very process; False if it is gone (a zombie is).
 
-    Raises PermissionError if it may not be signalled or cannot be told from another.
+    Raises PermissionError if it may not be signalled, OSError if it cannot be told from another.
     """
     descriptor = open_checked(identity)
     if descriptor is None:
@@ -233,7 +235,7 @@ def may_signal(identity: Identity) -> bool:
 def wait_gone(identity: Identity, seconds: float) -> bool:
     """Wait until every thread of that process has exited; False if it has not by then.
 
-    A zombie counts as gone. Raises PermissionError if it cannot be told from another.
+    A zombie counts as gone. Raises OSError if it cannot be told from another.
     """
     descriptor = open_checked(identity)
     if descriptor is None:
@@ -247,7 +249,7 @@ def wait_gone(identity: Identity, seconds: float) -> bool:
 def open_checked(identity: Identity) -> int | None:
     """A pidfd of that very process, for the caller to close; None if it is gone for good.
 
-    Raises PermissionError if the pid's process cannot be told from the one that was meant.
+    Raises OSError if the pid's process cannot be told from the one that was meant.
     """
     if identity.boot_id != boot_id():
         return None
@@ -265,7 +267,7 @@ def open_checked(identity: Identity) -> int | None:
             return descriptor
         os.close(descriptor)
     if facts.error:
-        raise PermissionError(errno.EACCES, f"pid {identity.pid}: {facts.error}")
+        raise OSError(facts.code or errno.EACCES, f"pid {identity.pid}: {facts.error}")
     return None
 
 
@@ -328,12 +330,17 @@ def _facts(pid: int, descriptor: int) -> ProcessFacts:
     except (OSError, ValueError) as problem:
         if not _is_there(descriptor):
             return ProcessFacts(False)
-        return ProcessFacts(True, error=f"/proc/{pid}/stat cannot be read: {problem}")
+        code = (problem.errno or 0) if isinstance(problem, OSError) else 0
+        return ProcessFacts(True, error=f"/proc/{pid}/stat cannot be read: {problem}", code=code)
     # Whoever still exists behind the descriptor now had the pid all the while, so that the line
     # just read was its own and not a successor's.
     if not _is_there(descriptor):
         return ProcessFacts(False)
-    return ProcessFacts(True, start, _pidfs_inode(descriptor), _readable(descriptor, 0))
+    try:
+        return ProcessFacts(True, start, _pidfs_inode(descriptor), _readable(descriptor, 0))
+    except OSError as problem:
+        words = f"the pidfd of {pid} cannot be looked at: {problem.strerror}"
+        return ProcessFacts(True, error=words, code=problem.errno or 0)
 
 
 def _without_pidfd(pid: int, problem: OSError) -> ProcessFacts:
@@ -344,10 +351,12 @@ def _without_pidfd(pid: int, problem: OSError) -> ProcessFacts:
         except FileNotFoundError:
             leader = b""
         except OSError as unreadable:
-            return ProcessFacts(True, error=f"/proc/{pid}/status cannot be read: {unreadable}")
+            words = f"/proc/{pid}/status cannot be read: {unreadable}"
+            return ProcessFacts(True, error=words, code=unreadable.errno or 0)
         if leader != str(pid).encode():
             return ProcessFacts(False)
-    return ProcessFacts(True, error=f"pidfd_open({pid}): {problem.strerror}")
+    words = f"pidfd_open({pid}): {problem.strerror}"
+    return ProcessFacts(True, error=words, code=problem.errno or 0)
 
 
 def _time_shift() -> int | None:

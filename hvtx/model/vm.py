@@ -32,6 +32,7 @@ class ProcessFacts(NamedTuple):
     inode: int = 0
     ended: bool = False  # its pidfd is readable: every thread has exited
     error: str = ""
+    code: int = 0  # the errno of that error, where there is one
 
 
 class Publish(NamedTuple):

@@ -159,6 +159,9 @@ def _address_presence(row: Resource, snapshot: Snapshot, sights: Sights) -> Pres
 
 def _file_presence(row: Resource, snapshot: Snapshot) -> Presence:
     found = snapshot.files.get(row.spec["path"])
+    unread = snapshot.failures.get(row.spec["path"])
+    if unread is not None:
+        return Presence(None, (unread,))
     if found is None:
         return Presence(False, (f"{row.spec['path']} is not there",))
     if found != row.mark:

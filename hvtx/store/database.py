@@ -5,7 +5,8 @@ Invariants
 2. It appears whole (built under another name, then renamed) or not at all; WAL, synchronous=FULL.
 3. Every write is one ``BEGIN IMMEDIATE`` transaction that raises ``meta.seq``; after the commit the
    high-water mark in the run directory is raised to it. A store behind its mark has lost commits.
-4. Readers open ``mode=ro``; a missing store reads as an empty one.
+4. Readers open ``mode=ro``; a missing store reads as an empty one, one on a read-only file system
+   by a copy.
 5. The database file is never opened beside SQLite while a connection lives: closing a second
    descriptor drops SQLite's POSIX locks.
 """
@@ -28,6 +29,7 @@ from hvtx.errors import (
     StoreError,
 )
 from hvtx.host import trust
+from hvtx.host.files import is_there
 from hvtx.host.locks import LockFile
 from hvtx.migrations import APPLICATION_ID, MIGRATIONS, SCHEMA
 from hvtx.model.mark import INSTALLATION_LENGTH, base32
@@ -36,6 +38,7 @@ FILE = "hvtx.db"
 _QUEUE = "queue.lock"
 _QUEUE_BYTE = 0
 _PAGE = 4096  # bytes, SQLite's own choice; it takes a torn last page for zeros
+_COPIES = 5  # attempts at a copy that nobody writes under
 _UNREADABLE = ("malformed", "not a database", "disk image", "unsupported file format")
 
 
@@ -438,12 +441,50 @@ def _connect(path: str, *, writable: bool, seconds: float) -> sqlite3.Connection
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA trusted_schema=OFF")
     except sqlite3.Error as problem:
-        if writable and os.statvfs(path).f_flag & os.ST_RDONLY:
+        if os.statvfs(path).f_flag & os.ST_RDONLY:
+            if not writable:
+                return _copy_of(path)
             raise _read_only(path, str(problem)) from problem
         if not os.access(path, os.R_OK | (os.W_OK if writable else 0)):
             raise _forbidden(path) from problem
         raise _translate(problem, path) from problem
     return connection
+
+
+def _copy_of(path: str) -> sqlite3.Connection:
+    """The store's content in memory, for readers on a read-only file system.
+
+    SQLite needs a file beside a WAL database to read it (sqlite.org/wal.html, "Read-Only
+    Databases"), or a promise that nobody changes it, which another mount may break. So file and
+    log are copied, by one look that nothing changed under, and SQLite reads the copy. Raises
+    StoreError.
+    """
+    import shutil
+    import tempfile
+
+    names = [name for name in (path, path + "-wal") if os.path.exists(name)]
+    try:
+        with tempfile.TemporaryDirectory(prefix="hvtx-") as place:
+            for _ in range(_COPIES):
+                before = [(seen.st_size, seen.st_mtime_ns) for seen in map(os.stat, names)]
+                for name in names:
+                    shutil.copyfile(name, os.path.join(place, os.path.basename(name)))
+                if before == [(seen.st_size, seen.st_mtime_ns) for seen in map(os.stat, names)]:
+                    break
+            else:
+                raise StoreError(f"{path} changes too fast to be read", hint="try again")
+            memory = sqlite3.connect(":memory:", isolation_level=None)
+            copy = sqlite3.connect(os.path.join(place, os.path.basename(path)))
+            try:
+                copy.backup(memory)
+            finally:
+                copy.close()
+    except (OSError, sqlite3.Error) as problem:
+        raise StoreError(
+            f"{path} is on a read-only file system and cannot be read: {problem}",
+            hint="remount it read-write, or point TMPDIR to where there is room for a copy",
+        ) from problem
+    return memory
 
 
 def _version(connection: sqlite3.Connection) -> int:
@@ -506,7 +547,7 @@ def _create(directory: str, path: str, lock_timeout: float) -> None:
     try:
         queue.lock(_QUEUE_BYTE, lock_timeout, "the state store")
         locked = True
-        if os.path.lexists(path):
+        if is_there(path):
             return
         _remove_draft(draft)
         os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
@@ -643,7 +684,7 @@ def _is_full(problem: sqlite3.Error) -> bool:
 def _full(problem: sqlite3.Error) -> StoreError:
     return StoreError(
         f"the disk of the state store is full: {problem}",
-        hint="free some space; nothing was changed",
+        hint="free some space; if `hvtx intents` then shows anything, `hvtx recover` resolves it",
         code="store-full",
     )
 

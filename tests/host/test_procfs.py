@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -231,3 +232,31 @@ def test_importing_loads_nothing_heavy():
         env={**os.environ, "PYTHONPATH": package},
     )
     assert shown.stdout.strip() == "[]", shown.stderr
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.EPERM])
+def test_a_look_that_fails_keeps_its_error(monkeypatch, code):
+    """Out of descriptors is no lack of permission, and neither says that a process is gone."""
+    real = procfs.identify(os.getpid())
+
+    def refuse(pid, flags=0):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    facts = procfs.look(os.getpid())
+    assert (facts.exists, facts.ended, facts.code) == (True, False, code)
+    for ask in (lambda: procfs.identify(os.getpid()), lambda: procfs.wait_gone(real, 0)):
+        with pytest.raises(OSError) as caught:
+            ask()
+        assert caught.value.errno == code
+        assert isinstance(caught.value, PermissionError) == (code == errno.EPERM)
+
+
+def test_a_look_never_raises_for_want_of_descriptors(monkeypatch):
+    def refuse(initval, flags=0):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "eventfd", refuse)
+    monkeypatch.setattr(procfs, "_seen", {})
+    facts = procfs.look(os.getpid())
+    assert (facts.exists, facts.ended, facts.code) == (True, False, errno.EMFILE)
