@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from hvtx.drivers.strangers import Strangers
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, begin
-from hvtx.errors import Conflict, HvtxError, NotFound, UsageError
+from hvtx.errors import Conflict, HostRefused, HvtxError, NotFound, UsageError
 from hvtx.host import failpoint, procfs
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
@@ -396,8 +396,13 @@ def _identity(runtime: Runtime, verdict: Verdict) -> Identity | None:
         return Identity(runtime.boot_id, pid, 0)
     try:
         return procfs.identify(pid)
-    except OSError:
-        return None
+    except ProcessLookupError:
+        return None  # it has ended in the meantime
+    except OSError as problem:
+        raise HostRefused(
+            f"the process {pid} of VM {verdict.vm_name!r} cannot be told from others: {problem}",
+            hint="look at the limits on open files and memory, and try again; nothing was taken",
+        ) from problem
 
 
 def _mark(runtime: Runtime, item: Finding, mark: str) -> Outcome:
