@@ -43,13 +43,14 @@ def call(world: World, *words: str, group: str = "") -> float:
 def publish(world: World) -> float:
     """The publishing alone, in milliseconds."""
     runtime = Runtime(world.settings._replace(group=GROUP), writable=True)
+    by = view.publisher(runtime.settings)
     try:
-        by = view.publisher(runtime.settings)
         os.unlink(view.place_of(world.settings).document)  # else it is fresh, and nothing is done
         began = time.perf_counter()
         view.publish(runtime, by)
         return (time.perf_counter() - began) * 1000
     finally:
+        by.close()
         runtime.close()
 
 

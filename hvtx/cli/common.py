@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +13,7 @@ from hvtx.cli.main import settings
 from hvtx.errors import HvtxError, NotPermitted
 
 if TYPE_CHECKING:
-    from hvtx.engine.runtime import Runtime
+    from hvtx.engine.runtime import Runtime, Settings
     from hvtx.engine.view import StoreSource, ViewSource
 
 as_json: Callable[[Any], Any] = click.option(
@@ -70,13 +70,11 @@ def opened(ctx: click.Context, *, writable: bool, create: bool = True) -> Iterat
 
     Without ``create`` it makes no store where there is none (its disk may not be mounted yet).
     """
-    from hvtx.engine.runtime import Runtime
-
     options = ctx.find_root().obj
     known = settings(options)
-    with _translated():
+    with _translated(), ExitStack() as stack:
         try:
-            runtime = Runtime(known, writable=writable, create=create)
+            runtime = stack.enter_context(_runtime(known, writable=writable, create=create))
         except NotPermitted as refusal:
             from hvtx.engine.view import members_hint
 
@@ -84,10 +82,20 @@ def opened(ctx: click.Context, *, writable: bool, create: bool = True) -> Iterat
             raise
         if writable:
             runtime.listener = _listener(options)
-        try:
-            yield runtime
-        finally:
-            runtime.close()
+        yield runtime
+
+
+def _runtime(
+    known: Settings, *, writable: bool, create: bool
+) -> AbstractContextManager[Runtime, bool | None]:
+    """A runtime that closes itself; where a group may look, it publishes what it changed."""
+    if writable and known.group:
+        from hvtx.engine.view import publishing
+
+        return publishing(known, create=create)
+    from hvtx.engine.runtime import Runtime
+
+    return closing(Runtime(known, writable=writable, create=create))
 
 
 @contextmanager

@@ -34,6 +34,7 @@ DRIVERS = {
     "iptables": "hvtx.drivers.iptables:IptablesDriver",
 }
 FIREWALLS = ("nftables", "iptables")
+Watch = Callable[[int], None]
 Listener = Callable[[Sequence[Mapping[str, Any]]], None]  # entries of the history
 
 
@@ -52,10 +53,13 @@ class Settings(NamedTuple):
 class Runtime:
     """Everything that a verb works with; close it when done."""
 
-    def __init__(self, settings: Settings, *, writable: bool, create: bool = True) -> None:
+    def __init__(
+        self, settings: Settings, *, writable: bool, create: bool = True, watch: Watch | None = None
+    ) -> None:
         """Open the store; raises StoreError, NotPermitted, Refused.
 
-        Without ``create`` a missing store reads as an empty one, for writers too.
+        Without ``create`` a missing store reads as an empty one, for writers too. ``watch`` is
+        told the number of each change before it is committed.
         """
         self.settings = settings
         self.writable = writable
@@ -63,7 +67,7 @@ class Runtime:
         if writable:
             _need_privileges()  # before there is a store that only root can open
         self._tap_user = _user_id(settings.tap_user)
-        self._publisher = _publisher(settings) if writable and settings.group else None
+        self._watch = watch
         self.store: Store = self._open()
         self.boot_id = procfs.boot_id()
         self.netns = procfs.netns_cookie()
@@ -89,8 +93,7 @@ class Runtime:
             create=self._create,
             lock_timeout=self.settings.lock_timeout,
         )
-        if self._publisher is not None:
-            store.watch = self._publisher.note
+        store.watch = self._watch
         return store
 
     def reopen_store(self) -> None:
@@ -99,12 +102,7 @@ class Runtime:
         self.store = self._open()
 
     def close(self) -> None:
-        """Give back locks and connections; publish the view, where there is one."""
-        if self._publisher is not None:
-            from hvtx.engine import view
-
-            view.publish(self, self._publisher)
-            self._publisher.close()
+        """Give back locks and connections."""
         self.store.close()
         for file in (self._locks, self._operations):
             if file is not None:
@@ -326,13 +324,6 @@ class Runtime:
     def writer(self) -> Identity:
         """Who runs this, as operations record it."""
         return procfs.identify(os.getpid())
-
-
-def _publisher(settings: Settings) -> Any:
-    """Of the view for the configured group; what it needs is loaded only where there is one."""
-    from hvtx.engine import view
-
-    return view.publisher(settings)
 
 
 def _user_id(user: str | None) -> int:

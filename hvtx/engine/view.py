@@ -14,7 +14,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 from hvtx.engine import show
@@ -39,6 +39,21 @@ LINES = 500  # of the history
 def publisher(settings: Settings) -> Publisher:
     """The publisher for the configured group. Raises UsageError if this host has no such group."""
     return Publisher(place_of(settings), _group_id(settings.group or ""))
+
+
+@contextmanager
+def publishing(settings: Settings, *, create: bool = True) -> Iterator[Runtime]:
+    """A runtime that changes the store, whose view is published when it ends, whatever happened."""
+    by = publisher(settings)
+    with closing(by), closing(_watched(settings, by, create=create)) as runtime:
+        try:
+            yield runtime
+        finally:
+            publish(runtime, by)
+
+
+def _watched(settings: Settings, by: Publisher, *, create: bool) -> Runtime:
+    return Runtime(settings, writable=True, create=create, watch=by.note)
 
 
 def place_of(settings: Settings) -> Place:
