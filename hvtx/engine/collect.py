@@ -23,8 +23,7 @@ from hvtx.model.plan import Action, Item, Plan, Reason, Snapshot
 from hvtx.model.resource import FIREWALL_KINDS, GONE, Entry, Kind, Outcome, Resource, State
 from hvtx.model.vm import Liveness
 from hvtx.planner.gc import plan_gc
-from hvtx.planner.liveness import classify
-from hvtx.planner.states import identity_of
+from hvtx.planner.states import identity_of, judge_process
 from hvtx.store import history, intents, records
 from hvtx.store.history import Event, now
 
@@ -393,7 +392,7 @@ class _Worker:
                 if identity is None:
                     continue
                 seen = procfs.look_again(identity)
-                verdict, _ = classify(identity, self.runtime.boot_id, seen)
+                verdict, _ = judge_process(row, identity, self.runtime.life, seen)
                 if verdict is not Liveness.DEAD:
                     moving.add(vm)
         return moving

@@ -397,7 +397,7 @@ def stop_vm(
         operation.heed()
         for row in rows:
             identity = identity_of(row) if row.kind == Kind.PROCESS else None
-            if identity is not None and identity.boot_id == runtime.boot_id:
+            if identity is not None and _may_run(runtime, row, identity):
                 _end_process(runtime, vm, identity, timeout=timeout, force=force)
     except Exception:
         # It stays open, as after Ctrl-C: if the VM has ended all the same, `recover` carries the
@@ -421,6 +421,12 @@ def _refuse_external(vm: Vm, liveness: Liveness, rows: Sequence[Resource], *, fo
             f"it cannot be told whether the process of VM {vm.name!r} runs",
             hint="run hvtx as root; --force tries to end it",
         )
+
+
+def _may_run(runtime: Runtime, row: Resource, identity: Identity) -> bool:
+    """Whether there can be such a process: not of another boot, nor of a container that ended."""
+    here = identity.pidns in (0, procfs.pid_namespace())
+    return identity.boot_id == runtime.boot_id and (here or row.life == runtime.life.id)
 
 
 def _end_process(

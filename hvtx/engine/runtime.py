@@ -369,11 +369,11 @@ def driver_name(row: Resource) -> str:
 
 
 def process_facts(rows: list[Resource]) -> dict[int, Any]:
-    """Look at every process that the rows name, by pid."""
+    """Look at every process that the rows name, by row."""
     facts = {}
     for row in rows:
         if row.kind == Kind.PROCESS:
             identity = identity_of(row)
-            if identity is not None and identity.pid not in facts:
-                facts[identity.pid] = procfs.look_again(identity)
+            if identity is not None:
+                facts[row.id] = procfs.look_again(identity)
     return facts

@@ -168,18 +168,18 @@ def _operations(runtime: Runtime) -> dict[int, OperationFacts]:
 def _processes(
     rows: Iterable[Resource], operations: Mapping[int, OperationFacts]
 ) -> dict[int, ProcessFacts]:
-    """Look at every recorded process; wait for gates of dead operations, which soon exit."""
+    """Look at every process on record, by row; wait for dead operations' gates, which soon exit."""
     facts: dict[int, ProcessFacts] = {}
     for row in rows:
         if row.kind != Kind.PROCESS:
             continue
         identity = identity_of(row)
-        if identity is None or identity.pid in facts:
+        if identity is None:
             continue
         operation = operations.get(row.operation)
         if row.state == State.INTENDED and not (operation and operation.running):
             _await_gate(identity.pid)
-        facts[identity.pid] = procfs.look_again(identity)
+        facts[row.id] = procfs.look_again(identity)
     return facts
 
 

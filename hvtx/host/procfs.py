@@ -166,7 +166,7 @@ def look_again(identity: Identity) -> ProcessFacts:
     ``/proc`` (two thirds of the time) need not be read.
     """
     if identity.pidns and identity.pidns != pid_namespace():
-        return ProcessFacts(False, error=_ELSEWHERE)
+        return ProcessFacts(False, error=_ELSEWHERE, elsewhere=True)
     if identity.inode and identity.pid > 0:
         try:
             descriptor = os.pidfd_open(identity.pid)

@@ -33,6 +33,7 @@ class ProcessFacts(NamedTuple):
     ended: bool = False  # its pidfd is readable: every thread has exited
     error: str = ""
     code: int = 0  # the errno of that error, where there is one
+    elsewhere: bool = False  # that error: its pid is of another pid namespace than ours
 
 
 class Publish(NamedTuple):

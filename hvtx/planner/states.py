@@ -40,6 +40,21 @@ def identity_of(row: Resource) -> Identity | None:
     )
 
 
+def judge_process(
+    row: Resource, identity: Identity, life: Life, seen: ProcessFacts
+) -> tuple[Liveness, tuple[str, ...]]:
+    """Whether the process of a row lives.
+
+    One of another pid namespace cannot be looked at. A new life within one boot is entered only
+    where the network namespace is another one too and the run directory was emptied: a container
+    that was started again. What ran in the one before ended with it.
+    """
+    if seen.elsewhere and row.life != life.id and identity.boot_id == life.boot_id:
+        words = f"pid {identity.pid} ran in an earlier container, which has ended"
+        return Liveness.DEAD, (words,)
+    return classify(identity, life.boot_id, seen)
+
+
 def judge_vm(
     hypervisor: str,
     rows: Sequence[Resource],
@@ -48,7 +63,7 @@ def judge_vm(
     lives: Mapping[int, Life],
     facts: Mapping[int, ProcessFacts],
 ) -> tuple[Liveness, tuple[str, ...]]:
-    """Whether the VM that ``rows`` (its live ones) speak of is alive; ``facts`` by pid."""
+    """Whether the VM that ``rows`` (its live ones) speak of is alive; ``facts`` by row."""
     processes = [row for row in rows if row.kind == Kind.PROCESS]
     verdicts: list[tuple[Liveness, tuple[str, ...]]] = []
     for row in processes:
@@ -56,8 +71,8 @@ def judge_vm(
         if identity is None:
             verdicts.append((Liveness.DEAD, ("its process was never started",)))
         else:
-            seen = facts.get(identity.pid, ProcessFacts(False, error="it was not looked at"))
-            verdicts.append(classify(identity, life.boot_id, seen))
+            seen = facts.get(row.id, ProcessFacts(False, error="it was not looked at"))
+            verdicts.append(judge_process(row, identity, life, seen))
     for wanted in (Liveness.ALIVE, Liveness.UNKNOWN):
         for verdict in verdicts:
             if verdict[0] is wanted:

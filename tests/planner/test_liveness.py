@@ -99,7 +99,9 @@ def test_a_store_that_never_worked_has_no_life_yet() -> None:
 
 
 def row(kind: Kind, state: State = State.COMMITTED, life: int = 1, **observed: object) -> Resource:
-    return Resource(1, kind, "x", state, "m", {}, dict(observed), 1, life, "id-web", None)
+    number = observed.get("pid", 1)
+    assert isinstance(number, int)  # a row of a process has the pid as its number here
+    return Resource(number, kind, "x", state, "m", {}, dict(observed), 1, life, "id-web", None)
 
 
 SEEN = {"boot_id": BOOT, "pid": 42, "start": 1193, "inode": 7001}
@@ -129,6 +131,17 @@ def test_a_vm_lives_as_its_process_does() -> None:
     assert judged(rows, {42: ProcessFacts(False)}) is DEAD
     assert judged(rows, {42: ProcessFacts(False, error="no")}) is UNKNOWN
     assert judged(rows, {}) is UNKNOWN, "a process that was not looked at is not dead"
+
+
+def test_a_pid_of_another_namespace_is_dead_only_with_its_container() -> None:
+    """In the same life it may run; where a new one was entered in this boot its container ended."""
+    rows = [row(Kind.TAP), row(Kind.PROCESS, **SEEN)]
+    elsewhere = {42: ProcessFacts(False, error="no", elsewhere=True)}
+    assert judged(rows, elsewhere) is UNKNOWN
+    assert judged(rows, elsewhere, life=Life(3, BOOT, 5, recovered=False)) is DEAD
+    hidden = {42: ProcessFacts(False, error="no")}
+    assert judged(rows, hidden, life=Life(3, BOOT, 5, recovered=False)) is UNKNOWN
+    assert judged(rows, {}, life=Life(3, BOOT, 5, recovered=False)) is UNKNOWN
 
 
 def test_a_vm_whose_gate_was_never_spawned_is_dead() -> None:

@@ -15,7 +15,7 @@ from hvtx.model.plan import Action, OperationFacts, Plan, Reason, Snapshot, VmFa
 from hvtx.model.resource import Entry, Kind, Link, Resource, State
 from hvtx.model.vm import Life, ProcessFacts
 from hvtx.planner.gc import plan_gc
-from hvtx.planner.states import judge_vm
+from hvtx.planner.states import identity_of, judge_vm
 
 OURS, THEIRS = "a" * 10, "b" * 10
 STRANGER, OTHER = 0, 99  # marks of entries: none, and another installation's
@@ -154,7 +154,9 @@ def plan(view: View, weak: frozenset[str]) -> Plan:
     links = _links(view, nonce=nonce)
     entries = [_entry(0, mark, nonce=nonce) for _, mark, _ in view.table]  # type: ignore[misc]
     seen = {link.alias for link in links} | {entry.mark for entry in entries}
-    facts = _facts(view, start_counts="pid-without-start" not in weak)
+    by_pid = _facts(view, start_counts="pid-without-start" not in weak)
+    identities = {row.id: identity_of(row) for row in live if row.kind == "process"}
+    facts = {row: by_pid[own.pid] for row, own in identities.items() if own and own.pid in by_pid}
     liveness, evidence = judge_vm("command", live, life=life, lives=lives, facts=facts)
     operations = {
         number: OperationFacts("start", "web" if number < 10 else None, number in view.running)
