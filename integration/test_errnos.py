@@ -380,6 +380,7 @@ def test_a_failing_system_call_loses_nothing(
             chosen = whole if os.environ.get("HVTX_FAULTS") == "all" else evenly(whole, SAMPLE)
             record_property("faults", len(whole))
             record_property("tried", len(chosen))
+            print(f"{name}, {firewall}: {len(chosen)} of {len(whole)} faults")  # noqa: T201
             for fault in chosen:
                 stage.attempt(fault)
         finally:
@@ -415,6 +416,7 @@ def test_a_failing_look_proves_nothing(
     chosen = whole if os.environ.get("HVTX_FAULTS") == "all" else evenly(whole, 4 * SAMPLE)
     record_property("faults", len(whole))
     record_property("tried", len(chosen))
+    print(f"gc --plan, {vm}, {firewall}: {len(chosen)} of {len(whole)} faults")  # noqa: T201
     complaints = []
     for fault in chosen:
         ran = run_injected(argv, hvtx.environment, fault).ran
