@@ -115,6 +115,7 @@ def test_a_disk_that_fills_up_under_a_start(disk: Disk, point: str) -> None:
     ran = disk.filled(*START, at=point)
     assert ran.code == 7, ran
     assert "full" in ran.err, ran
+    assert "taken back" in ran.err, "the undo failed too, and is told beside its cause"
     assert disk.state() != "running", "the hypervisor is ended, with or without a disk"
     disk("gc", "--plan")
     disk("recover", code=7)
@@ -487,6 +488,28 @@ def test_a_zombie_is_dead_and_collected() -> None:
         assert state_of(process.pid) == "Z"
     assert hvtx.is_clean()
     assert lab.difference(before, lab.dump()) == ""
+
+
+@needs_injection
+def test_a_stop_that_could_not_look_is_carried_through() -> None:
+    """Each look at the process fails once: whether it has ended or not, `recover` knows what to do."""
+    hvtx = made()
+    hvtx(*START)
+    argv = ("vm", "stop", "web", "--timeout", "1")
+    looks = run_injected(argv, hvtx.environment).calls.count(Site("identify", "process"))
+    failed = 0
+    for nth in range(1, looks + 1):
+        hvtx(*START)
+        pid = hvtx.vm("web")["pid"]
+        fault = Fault(Site("identify", "process"), nth, EPERM)
+        code = run_injected(argv, hvtx.environment, fault).ran.code
+        failed += code != 0
+        alive = state_of(pid) not in ("", "Z")
+        hvtx("recover")
+        assert hvtx.vm("web")["state"] == ("running" if alive else "defined"), (nth, code)
+        assert hvtx.is_clean(), (nth, code)
+        hvtx("vm", "stop", "web", "--force")
+    assert failed
 
 
 LEADERLESS = """
