@@ -76,6 +76,7 @@ def plant_strangers() -> None:
     """What Docker and libvirt look like, a forgotten TAP, and an administrator's NAT rule."""
     _bridge("docker0", "172.17.0.1/16")
     lab.run("ip", "link", "add", "veth3f2a91c", "type", "veth", "peer", "veth-in-box")
+    _without_link_local("veth3f2a91c")
     lab.run("ip", "link", "set", "veth3f2a91c", "master", "docker0", "up")
     for rule in (
         ("-N", "DOCKER"),
@@ -86,6 +87,7 @@ def plant_strangers() -> None:
         lab.run("iptables-nft", "-t", "nat", *rule)
     _bridge("virbr0", "192.168.122.1/24")
     lab.run("ip", "tuntap", "add", "vnet0", "mode", "tap")
+    _without_link_local("vnet0")
     lab.run("ip", "link", "set", "vnet0", "master", "virbr0", "up")
     lab.run("iptables-nft", "-t", "nat", "-N", "LIBVIRT_PRT")
     lab.run(
@@ -107,8 +109,14 @@ def _quoted(word: str) -> str:
 
 def _bridge(name: str, address: str) -> None:
     lab.run("ip", "link", "add", name, "type", "bridge")
+    _without_link_local(name)
     lab.run("ip", "addr", "add", address, "dev", name)
     lab.run("ip", "link", "set", name, "up")
+
+
+def _without_link_local(name: str) -> None:
+    """No address that changes by itself when duplicate address detection ends."""
+    lab.run("ip", "link", "set", name, "addrgenmode", "none")
 
 
 def hold(device: str) -> int:

@@ -186,6 +186,7 @@ def test_a_store_of_the_first_schema_is_read_and_then_brought_up_to_date(
     path = Path(os.environ["HVTX_STATE_DIR"], "hvtx.db")
     with sqlite3.connect(path) as old:
         old.execute("ALTER TABLE history DROP COLUMN detail")
+        old.execute("DROP INDEX resource_live")
         old.execute("DELETE FROM _sqlite_migrations WHERE name > '0002'")
         old.execute("PRAGMA user_version=1")
     old.close()
