@@ -27,6 +27,7 @@ from hvtx.host.nfnetlink import Nftables
 from hvtx.model.resource import Kind, Resource, State
 from integration import lab, witness
 from integration.program import Forked, Program, preload
+from integration.test_contract import ended, stopped
 
 TUNSETIFF, TUNSETPERSIST, TUNSETQUEUE = 0x400454CA, 0x400454CB, 0x400454D9
 IFF_TUN, IFF_TAP, IFF_NO_PI, IFF_VNET_HDR, IFF_MULTI_QUEUE = 1, 2, 0x1000, 0x4000, 0x100
@@ -563,3 +564,19 @@ def test_programs_that_take_devices_are_told(hvtx: Program, name: str) -> None:
         process.kill()
     assert [f["level"] for f in told] == ["warning"]
     assert told[0]["hint"]
+
+
+def test_udev_may_give_a_new_device_another_address_and_does_not_keep_it() -> None:
+    """It looked before ours was set, and writes after (E25): by the end of the start ours stands."""
+    hvtx = Program()
+    hvtx("network", "create", "net", "--subnet", "10.77.0.0/24")
+    hvtx("vm", "create", "web", "--network", "net", "--", "sleep", "600")
+    run = stopped(hvtx, "spawned", "vm", "start", "web")
+    device = hvtx.device("web")
+    lab.run("ip", "link", "set", device, "address", "3a:f6:9a:de:d8:fd")
+    ended(run, signal.SIGCONT)
+    assert run.returncode == 0
+    shown = json.loads(lab.run("ip", "-j", "link", "show", device))[0]
+    assert shown["address"].startswith("fe:")
+    assert hvtx("repair", "--json").json()["repaired"] == []
+    hvtx("vm", "rm", "web", "--force")

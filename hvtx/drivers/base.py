@@ -44,6 +44,9 @@ class Driver(Protocol):
 class DeviceDriver(Driver, Protocol):
     """A driver whose objects can be held, so that nobody takes them before they are removed."""
 
+    def keep_macs(self, resources: Sequence[Resource]) -> None:
+        """Set MAC addresses again that something else changed right after the devices were made."""
+
     def seize(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
         """Hold what is the rows'; returns those that somebody else holds (``in-use``)."""
 

@@ -112,6 +112,19 @@ class TapDriver:
             self.links.get(ifindex=shown)  # what is shown follows now, not up to a second later
         return {"ifindex": spec["ifindex"], "mac": spec["mac"]}
 
+    def keep_macs(self, resources: Sequence[Resource]) -> None:
+        """Give devices their MAC addresses again where something else gave them others meanwhile.
+
+        udev does (MACAddressPolicy=persistent, its default) if it looks at a new device before its
+        address was set, and writes after it was. It looks once; ours stays then. What cannot be
+        set now is left to `repair`.
+        """
+        for row in resources:
+            with contextlib.suppress(OSError, DumpInterrupted):
+                seen = self.links.get(ifindex=row.spec["ifindex"])
+                if seen is not None and seen.alias == row.mark and seen.mac != row.spec["mac"]:
+                    self.links.change(seen.ifindex, mac=row.spec["mac"])
+
     def seize(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
         """Hold the devices until :meth:`release` or :meth:`let_go`; nobody can take them meanwhile.
 

@@ -271,6 +271,7 @@ def _go(
             failpoint.reach("opened")
             gate.wait_ready(launch, READY_SECONDS)
             failpoint.reach("up")
+        runtime.devices().keep_macs([row for row in rows if row.kind == Kind.TAP])
         operation.commit(
             rows,
             observed,
