@@ -58,7 +58,7 @@ _SET_CHILD_SUBREAPER = 36
 _LIBRARY = ("Unable to initialize Netlink socket", "nf_tables kernel ABI is broken")
 # What gc and recover say of things whose VM could be proven neither alive nor dead.
 _LEFT_ALONE = re.compile("left alone|liveness-unknown")
-_SKIPPED = re.compile("[1-9][0-9]* skipped")  # and what was not to be had, or not to be done safely
+_SKIPPED = re.compile(r"\[skipped\]|[1-9][0-9]* skipped|liveness-unknown|neither alive nor dead")
 # Chains of an empty legacy table.
 _OPEN = [f":{hook} ACCEPT" for hook in ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")]
 _SETTINGS = ("ipv4/ip_forward", "ipv6/conf/all/forwarding")
