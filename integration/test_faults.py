@@ -7,6 +7,7 @@ same without names, at every system call.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import signal
@@ -15,7 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import EACCES, EAGAIN, EBUSY, EIO, EMFILE, EPERM
+from errno import EACCES, EAGAIN, EBUSY, EIO, EMFILE, ENOBUFS, EPERM
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,11 @@ from hvtx.host.netlink import Channel, DumpInterrupted
 from integration import lab, witness
 from integration.injector import SUPPORTED, Fault, Site, run_injected
 from integration.program import Forked, Ran, preload
+from integration.test_crash import COMMANDS, GUESTS, end_everything, given, guests
 from integration.test_input import HVTX, NETWORK, SLEEP, small_disk
 from integration.test_replay import stopped
 
+__all__ = ["guests"]  # the fixture that ends what `import` finds
 START = ("vm", "start", "web")
 BACKENDS = ["nftables", "iptables"]
 needs_injection = pytest.mark.skipif(not SUPPORTED, reason="errors are put into x86-64 registers")
@@ -337,6 +340,39 @@ def test_an_undo_that_fails_is_told_beside_its_cause() -> None:
         assert hvtx.is_clean()
         assert lab.difference(before, lab.dump()) == ""
     assert told
+
+
+@needs_injection
+def test_a_mark_whose_answer_was_lost_is_on_record() -> None:
+    """`import` marks a device, and netlink's answer is lost: a tombstone would let gc remove it."""
+    preload()
+    hvtx = Forked(HVTX_FIREWALL="nftables")
+    name = "import"
+    calls: list[Site] = []
+    lost = 0
+    for nth in range(30):
+        COMMANDS[name].prepare(hvtx)
+        if not calls:
+            calls = run_injected(given(name), hvtx.environment).calls
+        else:
+            fault = Fault(Site("receive", "route"), nth, ENOBUFS)
+            run_injected(given(name), hvtx.environment, fault)
+        link = json.loads(lab.run("ip", "-j", "link", "show", "tap-aaaa1111"))[0]
+        marks = {row["mark"] for vm in hvtx("vm", "ls", "--json").json()["vms"]
+                 for row in vm["resources"]}  # fmt: skip
+        if link.get("ifalias"):
+            lost += 1
+            assert link["ifalias"] in marks, nth
+        guest = GUESTS.pop()
+        guest.kill()
+        guest.wait()
+        end_everything(hvtx)
+        for device in ("tap-aaaa1111", "mybr0"):
+            lab.run("ip", "link", "del", device, check=False)
+        lab.run("iptables-legacy", "-t", "nat", "-F")
+        if nth > calls.count(Site("receive", "route")):
+            break
+    assert lost
 
 
 # -- tun and iptables ----------------------------------------------------------------------------

@@ -8,6 +8,7 @@ mark that the row has. Nothing here ever undoes by removing.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from hvtx.host import failpoint, procfs
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.resource import FIREWALL_KINDS, GONE, Kind, Link, Outcome, Resource, State
-from hvtx.model.vm import Identity, Liveness, Vm
+from hvtx.model.vm import Identity, Liveness, ProcessFacts, Vm
 from hvtx.planner import addressing, adoption
 from hvtx.planner.adoption import TOOL, Claim, Finding, Sighted, Verdict, Why
 from hvtx.planner.provision import Want, link_local
@@ -90,7 +91,7 @@ def adopt_object(
         holders = sighted.holders.get(claim.device, ())
         if len(holders) == 1:
             claim = claim._replace(pid=holders[0])
-            sighted = sighted._replace(processes={holders[0]: procfs.look(holders[0])})
+            sighted = sighted._replace(processes={holders[0]: _look(holders[0])})
     verdict = adoption.judge([claim], sighted)[0]
     if pid is not None and verdict.liveness is not Liveness.ALIVE and not verdict.reason:
         raise Conflict(
@@ -207,10 +208,27 @@ def _sight(runtime: Runtime, claims: Sequence[Claim]) -> Sighted:
             name: tuple(holder.pid for holder in found) for name, found in holders.found.items()
         },
         rules=Strangers(runtime.host).rules() if any(claim.rules for claim in claims) else (),
-        processes={claim.pid: procfs.look(claim.pid) for claim in claims if claim.pid},
+        processes={claim.pid: _look(claim.pid) for claim in claims if claim.pid},
         recorded=recorded,
         names={name: identity for identity, name in records.vm_names(runtime.sql).items()},
     )
+
+
+_EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
+
+
+def _look(pid: int) -> ProcessFacts:
+    """What is to be seen of a process; HostRefused where only want of room is in the way.
+
+    A VM that is taken over without its process stays unknown for good.
+    """
+    facts = procfs.look(pid)
+    if facts.code in _EXHAUSTED:
+        raise HostRefused(
+            f"process {pid} cannot be looked at: {facts.error}",
+            hint="look at the limits on open files and memory, and try again; nothing was taken",
+        )
+    return facts
 
 
 # -- taking over -----------------------------------------------------------------------------------
@@ -291,7 +309,8 @@ def _take_over(
         row = rows[number]
         outcome = _mark(runtime, item, row.mark)
         failpoint.reach("marked")
-        if outcome.gone:
+        carried = True if outcome.gone else _took_its_mark(runtime, item, row.mark)
+        if carried:
             outcomes[number] = ("imported", "")
             claim = verdict.claim
             source = f"on the word of {claim.by}" if claim.vouched else f"from {claim.path}"
@@ -300,9 +319,11 @@ def _take_over(
         else:
             outcomes[number] = ("failed", outcome.message)
             events.append(Event("failed", outcome.message, row.kind, row.key, outcome.reason))
-            unmarked.append(row)
+            if carried is False:
+                unmarked.append(row)
+    failed = any(word == "failed" for word, _ in outcomes.values())
     operation.end(
-        "partial" if unmarked else "done",
+        "partial" if failed else "done",
         events=events,
         then=lambda sql: _forget(sql, verdict.vm_id, unmarked),
     )
@@ -418,6 +439,27 @@ def _mark(runtime: Runtime, item: Finding, mark: str) -> Outcome:
         return Outcome(False, "host-refused", f"{item.key}: {problem.strerror}")
     finally:
         links.close()
+
+
+def _took_its_mark(runtime: Runtime, item: Finding, mark: str) -> bool | None:
+    """Whether an object has its mark after all, where setting it failed; None if nobody can say.
+
+    The kernel may have done it and only its answer was lost. A record that were closed then would
+    leave a stranger's object with the mark of a tombstone, which is what gc removes.
+    """
+    try:
+        if item.rule is not None:
+            entries = runtime.firewall(item.rule.backend).observe()
+            return any(entry.mark == mark for entry in entries)
+        assert item.link is not None
+        links = Links()
+        try:
+            seen = links.get(ifindex=item.link.ifindex)
+        finally:
+            links.close()
+        return seen is not None and seen.alias == mark
+    except (HvtxError, OSError, DumpInterrupted, ValueError):
+        return None
 
 
 def _mark_device(links: Links, planned: Link, mark: str, *, idle: bool) -> Outcome:
