@@ -55,7 +55,11 @@ SAMPLE = 4
 CODES = {0, 1, 3, 4, 5, 6, 7, 9, 75}
 _SET_CHILD_SUBREAPER = 36
 # Here libnftables itself ends the process, with words and a code of its own: as good as killed.
-_LIBRARY = ("Unable to initialize Netlink socket", "nf_tables kernel ABI is broken")
+_LIBRARY = (
+    "Unable to initialize Netlink socket",
+    "nf_tables kernel ABI is broken",
+    "python-iptables: ",
+)
 # What gc and recover say of things whose VM could be proven neither alive nor dead.
 _LEFT_ALONE = re.compile("left alone|liveness-unknown")
 _SKIPPED = re.compile(r"\[skipped\]|[1-9][0-9]* skipped|liveness-unknown|neither alive nor dead")

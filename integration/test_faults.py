@@ -332,6 +332,12 @@ def test_an_undo_that_fails_is_told_beside_its_cause() -> None:
     for nth in range(1, sends + 1):
         fault = Fault(Site("send", "route"), nth, EPERM, lasting=True)
         ran = run_injected(START, hvtx.environment, fault).ran
+        if nth == sends:  # the look whether udev changed the MAC address: no reason to undo
+            assert ran.code == 0, (nth, ran)
+            assert hvtx.is_clean()
+            hvtx("vm", "stop", "web")
+            assert lab.difference(before, lab.dump()) == ""
+            continue
         assert ran.code == 5, (nth, ran)
         left = bool(hvtx.plan().keys() - {("skip", "reserved"), ("skip", "foreign")})
         assert ("taken back" in ran.err) == left, (nth, ran, hvtx.plan())

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from hvtx.drivers.nftables import NftablesDriver
+from hvtx.errors import HostRefused
+from hvtx.model.resource import Entry
 from integration import lab
 from integration.program import Forked, Program, preload
 
@@ -174,3 +177,25 @@ def test_doctor_names_forward_drops_and_its_mends_let_pass(hvtx: Program) -> Non
             assert next(f for f in found if f["check"] == "forward")["level"] == "ok", drop
         for command in UNDO:
             lab.run(*command.split(), check=False)
+
+
+def test_what_cannot_be_looked_at_is_not_called_whole(
+    hvtx: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A firewall that cannot be read: 9, each thing named, and nothing said to be in order."""
+
+    def unreadable(self: NftablesDriver) -> tuple[Entry, ...]:
+        raise HostRefused("the ruleset could not be read")
+
+    preload()
+    forked = Forked(**hvtx.environment)
+    with monkeypatch.context() as patched:
+        patched.setattr(NftablesDriver, "observe", unreadable)
+        ran = forked("repair", "--json", code=9)
+        failed = ran.json()["failed"]
+        assert "filter" in {item["kind"] for item in failed}
+        assert all("could not be" in item["why"] for item in failed)
+        assert ran.json()["repaired"] == []
+    assert forked("repair", "--json").json() == {
+        "schema": "hvtx/repair/1", "repaired": [], "failed": []
+    }  # fmt: skip

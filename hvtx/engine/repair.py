@@ -62,7 +62,7 @@ def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
     ]
     damages = find_damage(snapshot, rows)
     repaired: list[dict[str, Any]] = []
-    failed: list[dict[str, Any]] = []
+    failed = find_unseen(snapshot, rows)  # a look that failed does not make a thing whole
     if damages:
         with begin(runtime, "repair", vm=name if vms and not networks else None) as (_, operation):
             pass
@@ -137,6 +137,18 @@ def find_damage(snapshot: Snapshot, rows: Sequence[Resource]) -> list[Damage]:
         missing = _missing(row, seen, bridges)
         if missing:
             found.append(Damage(row, missing, seen))
+    return found
+
+
+def find_unseen(snapshot: Snapshot, rows: Sequence[Resource]) -> list[dict[str, Any]]:
+    """Rows of which nothing can be said, since the host could not be read, and why."""
+    sights = index(snapshot)
+    found = []
+    for row in rows:
+        seen = presence(row, snapshot, sights)
+        if seen.here is None and seen.problem is None:
+            why = f"it could not be looked at: {'; '.join(seen.evidence)}"
+            found.append({"kind": str(row.kind), "key": row.key, "why": why})
     return found
 
 
