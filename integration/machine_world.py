@@ -22,7 +22,7 @@ from hvtx.host.nfnetlink import Nftables
 from integration import lab
 from integration.program import child, preload, text_of
 from tests.machine.acts import ACTS
-from tests.machine.fake_world import copy, environment, put_back
+from tests.machine.fake_world import environment
 from tests.machine.world import Ran, World
 
 SLEEPER = b"sleep\x0086400\x00"
@@ -214,16 +214,6 @@ class RealWorld(World):
         shutil.rmtree(self.runs, ignore_errors=True)
         self._life = contextlib.ExitStack()
         self._begin()
-
-    def _backup(self) -> None:
-        copy(self.state / "hvtx.db", self.place / "backup.db")
-
-    def _old_store(self) -> None:
-        copy(self.state / "hvtx.db", self.place / "newest.db")
-        put_back(self.place / "backup.db", self.state / "hvtx.db")
-
-    def _new_store(self) -> None:
-        put_back(self.place / "newest.db", self.state / "hvtx.db")
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from hvtx.model.vm import Liveness
 from hvtx.planner.gc import plan_gc
 from hvtx.planner.states import identity_of, judge_process
 from hvtx.store import history, intents, records
-from hvtx.store.history import Event, now
+from hvtx.store.history import Event
 
 if TYPE_CHECKING:
     from hvtx.model.picture import Picture
@@ -61,7 +61,7 @@ def make_plan(runtime: Runtime, *, everything: bool = False) -> Report:
     if runtime.refused is not None:
         return _refused(runtime, runtime.refused)
     try:
-        made = now()
+        made = history.now()
         with _uncollected():
             snapshot = take_snapshot(runtime)
             plan = plan_gc(snapshot, everything=everything)
@@ -89,7 +89,7 @@ def _uncollected() -> Iterator[None]:
 
 
 def _refused(runtime: Runtime, refusal: Refused) -> Report:
-    return Report(Plan(()), False, refusal, runtime.boot_id, runtime.netns, now())
+    return Report(Plan(()), False, refusal, runtime.boot_id, runtime.netns, history.now())
 
 
 # -- carrying out ------------------------------------------------------------------------------
@@ -531,7 +531,7 @@ def _tidy(runtime: Runtime) -> None:
     if not idle and not provisional:
         return
     with runtime.store.transaction() as sql:
-        intents.close_idle(sql, idle, now())
+        intents.close_idle(sql, idle, history.now())
         for vm, operation in sql.execute(
             "SELECT id, operation FROM vm WHERE operation IS NOT NULL"
         ).fetchall():

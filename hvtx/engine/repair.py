@@ -60,9 +60,10 @@ def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
         for row in _made_here(snapshot)
         if (row.vm in live if row.vm else row.network is None or row.network in wanted)
     ]
-    damages = find_damage(snapshot, rows)
+    sighted = _sight(snapshot, rows)
+    damages = _damage(sighted)
     repaired: list[dict[str, Any]] = []
-    failed = find_unseen(snapshot, rows)  # a look that failed does not make a thing whole
+    failed = _unseen(sighted)  # a look that failed does not make a thing whole
     if damages:
         with begin(runtime, "repair", vm=name if vms and not networks else None) as (_, operation):
             pass
@@ -113,7 +114,7 @@ def _runs(snapshot: Snapshot, vm: str) -> bool:
 def damage_now(snapshot: Snapshot) -> list[Damage]:
     """What `repair` would find under every network and running VM; changes nothing."""
     rows = _made_here(snapshot)
-    return find_damage(snapshot, [r for r in rows if r.vm is None or _runs(snapshot, r.vm)])
+    return _damage(_sight(snapshot, [r for r in rows if r.vm is None or _runs(snapshot, r.vm)]))
 
 
 def _made_here(snapshot: Snapshot) -> list[Resource]:
@@ -127,29 +128,34 @@ def _made_here(snapshot: Snapshot) -> list[Resource]:
     ]
 
 
-def find_damage(snapshot: Snapshot, rows: Sequence[Resource]) -> list[Damage]:
-    """Rows whose object is gone, incomplete or not attached as recorded (reads settings only)."""
+def _sight(snapshot: Snapshot, rows: Sequence[Resource]) -> list[tuple[Resource, Presence]]:
+    """Each row with what was seen of its object."""
     sights = index(snapshot)
-    bridges = {row.key: row.spec["ifindex"] for row in rows if row.kind == Kind.BRIDGE}
+    return [(row, presence(row, snapshot, sights)) for row in rows]
+
+
+def _damage(sighted: Sequence[tuple[Resource, Presence]]) -> list[Damage]:
+    """Rows whose object is gone, incomplete or not attached as recorded (reads settings only)."""
+    bridges = {row.key: row.spec["ifindex"] for row, _ in sighted if row.kind == Kind.BRIDGE}
     found = []
-    for row in rows:
-        seen = presence(row, snapshot, sights)
+    for row, seen in sighted:
         missing = _missing(row, seen, bridges)
         if missing:
             found.append(Damage(row, missing, seen))
     return found
 
 
-def find_unseen(snapshot: Snapshot, rows: Sequence[Resource]) -> list[dict[str, Any]]:
+def _unseen(sighted: Sequence[tuple[Resource, Presence]]) -> list[dict[str, Any]]:
     """Rows of which nothing can be said, since the host could not be read, and why."""
-    sights = index(snapshot)
-    found = []
-    for row in rows:
-        seen = presence(row, snapshot, sights)
-        if seen.here is None and seen.problem is None:
-            why = f"it could not be looked at: {'; '.join(seen.evidence)}"
-            found.append({"kind": str(row.kind), "key": row.key, "why": why})
-    return found
+    return [
+        {
+            "kind": str(row.kind),
+            "key": row.key,
+            "why": f"it could not be looked at: {'; '.join(seen.evidence)}",
+        }
+        for row, seen in sighted
+        if seen.here is None and seen.problem is None
+    ]
 
 
 def _missing(row: Resource, seen: Presence, bridges: Mapping[str, int]) -> str | None:

@@ -6,7 +6,6 @@ import contextlib
 import io
 import os
 import shutil
-import sqlite3
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -246,33 +245,6 @@ class FakeWorld(World):
         self.kernel.boot()
         self._holds.clear()
         shutil.rmtree(self.runs, ignore_errors=True)
-
-    def _backup(self) -> None:
-        copy(self.state / "hvtx.db", self.place / "backup.db")
-
-    def _old_store(self) -> None:
-        copy(self.state / "hvtx.db", self.place / "newest.db")
-        put_back(self.place / "backup.db", self.state / "hvtx.db")
-
-    def _new_store(self) -> None:
-        put_back(self.place / "newest.db", self.state / "hvtx.db")
-
-
-def copy(store: Path, to: Path) -> None:
-    """A whole copy of a store that may be in use."""
-    to.unlink(missing_ok=True)
-    with (
-        contextlib.closing(sqlite3.connect(store)) as source,
-        contextlib.closing(sqlite3.connect(to)) as target,
-    ):
-        source.backup(target)
-
-
-def put_back(saved: Path, store: Path) -> None:
-    """The copy in the store's place; nobody has it open."""
-    for suffix in ("-wal", "-shm"):
-        Path(f"{store}{suffix}").unlink(missing_ok=True)
-    store.write_bytes(saved.read_bytes())
 
 
 @contextlib.contextmanager

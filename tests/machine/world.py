@@ -41,6 +41,23 @@ class Look(NamedTuple):
         return tuple(self)
 
 
+def copy(store: Path, to: Path) -> None:
+    """A whole copy of a store that may be in use."""
+    to.unlink(missing_ok=True)
+    with (
+        closing(sqlite3.connect(store)) as source,
+        closing(sqlite3.connect(to)) as target,
+    ):
+        source.backup(target)
+
+
+def put_back(saved: Path, store: Path) -> None:
+    """The copy in the store's place; nobody has it open."""
+    for suffix in ("-wal", "-shm"):
+        Path(f"{store}{suffix}").unlink(missing_ok=True)
+    store.write_bytes(saved.read_bytes())
+
+
 class World:
     """What both worlds share."""
 
@@ -122,6 +139,16 @@ class World:
         shown = {k: w.shell if isinstance(w, Ref) else w for k, w in words.items()}
         self.lines.append(ACTS[name].format(**shown))
         return self.do(name, {k: str(w) for k, w in words.items()})
+
+    def _backup(self) -> None:
+        copy(self.state / "hvtx.db", self.place / "backup.db")
+
+    def _old_store(self) -> None:
+        copy(self.state / "hvtx.db", self.place / "newest.db")
+        put_back(self.place / "backup.db", self.state / "hvtx.db")
+
+    def _new_store(self) -> None:
+        put_back(self.place / "newest.db", self.state / "hvtx.db")
 
     # -- what is there -----------------------------------------------------------------------------
 
