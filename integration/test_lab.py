@@ -1,0 +1,48 @@
+"""The laboratory itself: what a dump shows, and what it waits for."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from integration import lab
+
+TUNSETIFF, IFF_TAP_NO_PI = 0x400454CA, 0x1002
+
+
+@pytest.fixture
+def hold() -> Callable[[], int]:
+    """Opens an idle device; the descriptor."""
+    lab.run("ip", "tuntap", "add", "dev", "tap-x", "mode", "tap")
+    lab.run("ip", "link", "set", "tap-x", "addrgenmode", "none", "up")
+
+    def held() -> int:
+        descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+        request = struct.pack("16sH22x", b"tap-x", IFF_TAP_NO_PI)
+        fcntl.ioctl(descriptor, TUNSETIFF, request)
+        return descriptor
+
+    return held
+
+
+def test_a_passing_look_at_a_device_is_waited_for(hold: Callable[[], int]) -> None:
+    """As a reader of `/proc/*/fdinfo` makes it: a moment, and the host is what it was."""
+    before = lab.dump()
+    closing = threading.Timer(0.03, os.close, (hold(),))
+    closing.start()
+    after = lab.dump()
+    closing.join()
+    assert lab.difference(before, after) == ""
+
+
+def test_a_device_that_is_held_is_seen(hold: Callable[[], int]) -> None:
+    """Its holder does not go away, and the dump ends all the same."""
+    before = lab.dump()
+    descriptor = hold()
+    assert "NO-CARRIER" in lab.difference(before, lab.dump())
+    os.close(descriptor)
