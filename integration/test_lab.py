@@ -27,6 +27,7 @@ def hold() -> Callable[[], int]:
         fcntl.ioctl(descriptor, TUNSETIFF, request)
         return descriptor
 
+    os.close(held())  # the kernel adds a route at the first carrier, and keeps it
     return held
 
 
