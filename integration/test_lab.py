@@ -6,6 +6,7 @@ import fcntl
 import os
 import struct
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -27,7 +28,12 @@ def hold() -> Callable[[], int]:
         fcntl.ioctl(descriptor, TUNSETIFF, request)
         return descriptor
 
-    os.close(held())  # the kernel adds a route at the first carrier, and keeps it
+    first = held()
+    for _ in range(400):  # the kernel adds a route at the first carrier, and keeps it
+        if "ff00::/8" in lab.run("ip", "-6", "route", "show", "table", "all", "dev", "tap-x"):
+            break
+        time.sleep(0.01)
+    os.close(first)
     return held
 
 
