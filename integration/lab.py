@@ -140,31 +140,55 @@ def _links() -> list[dict[str, Any]]:
     return links
 
 
+def _settled_links() -> list[dict[str, Any]]:
+    """The links; a change of carrier is shown up to a second late, unless a device is asked for."""
+    by_kind: dict[bool, list[str]] = {False: [], True: []}
+    for link in _links():
+        if not set(link["ifname"]) & set("\"'\\# "):  # hostile names would end the batch
+            by_kind[link.get("linkinfo", {}).get("info_kind") == "bridge"].append(link["ifname"])
+    asked = "".join(f"link show dev {name}\n" for name in [*by_kind[False], *by_kind[True]])
+    run("ip", "-force", "-batch", "-", stdin=asked, check=False)  # a bridge follows its ports
+    return _links()
+
+
+def _holders() -> set[str]:
+    """The TAP devices that some process in this namespace has open."""
+    here = os.stat("/proc/thread-self/ns/net").st_ino
+    held = set()
+    for process in (path for path in Path("/proc").iterdir() if path.name.isdigit()):
+        with contextlib.suppress(OSError):
+            if (process / "ns" / "net").stat().st_ino != here:
+                continue
+            for descriptor in (process / "fd").iterdir():
+                with contextlib.suppress(OSError):
+                    if descriptor.readlink() == Path("/dev/net/tun"):
+                        told = (process / "fdinfo" / descriptor.name).read_text()
+                        held.update(line[5:] for line in told.splitlines() if line[:5] == "iff:\t")
+    return held
+
+
 def _still_links() -> list[dict[str, Any]]:
     """The links, when no device is held by a passing look any more; within some seconds.
 
     Whoever reads `/proc/*/fdinfo` (another test beside this one does) may hold the descriptor of a
-    process that ends meanwhile, and the kernel shows what follows from its closing up to a second
-    late, unless it is asked for that very device. So what is held must be held at a second look.
+    process that ends meanwhile, for as long as it waits for RTNL or stands still under ptrace. So
+    what is held must be open in some process.
     """
-    links = _links()
-    for _ in range(50):
-        kinds = {link["ifname"]: link.get("linkinfo", {}).get("info_kind") for link in links}
-        # a device that is up without NO-CARRIER, whatever its LOWER_UP says by now
-        held = any(
-            kinds[link["ifname"]] == "tun"
+    links = _settled_links()
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        # up without NO-CARRIER, whatever its LOWER_UP says by now
+        held = {
+            link["ifname"]
+            for link in links
+            if link.get("linkinfo", {}).get("info_kind") == "tun"
             and "UP" in link["flags"]
             and "NO-CARRIER" not in link["flags"]
-            for link in links
-        )
-        if not held:
+        }
+        if not held or held <= _holders():
             break
-        time.sleep(0.05)
-        for name in (name for name, kind in kinds.items() if kind in ("tun", "bridge")):
-            run("ip", "link", "show", "dev", name, check=False)
-        before, links = links, _links()
-        if links == before:
-            break
+        time.sleep(0.02)
+        links = _settled_links()
     return links
 
 

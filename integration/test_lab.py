@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 import struct
 import threading
 import time
@@ -38,12 +39,17 @@ def hold() -> Callable[[], int]:
 
 
 def test_a_passing_look_at_a_device_is_waited_for(hold: Callable[[], int]) -> None:
-    """As a reader of `/proc/*/fdinfo` makes it: a moment, and the host is what it was."""
+    """As a reader of `/proc/*/fdinfo` makes it: open in no process, and yet not closed."""
     before = lab.dump()
-    closing = threading.Timer(0.03, os.close, (hold(),))
+    here, there = socket.socketpair()
+    descriptor = hold()
+    socket.send_fds(here, [b"x"], [descriptor])
+    os.close(descriptor)
+    closing = threading.Timer(0.7, there.close)  # and what is under way with it
     closing.start()
     after = lab.dump()
     closing.join()
+    here.close()
     assert lab.difference(before, after) == ""
 
 
