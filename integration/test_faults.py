@@ -554,6 +554,30 @@ def test_a_stop_that_could_not_look_is_carried_through() -> None:
     assert failed
 
 
+@needs_injection
+@pytest.mark.parametrize("name", ["import", "adopt"])
+def test_a_vm_is_not_taken_over_without_its_process(name: str) -> None:
+    """A look at it that fails: all or nothing, since what has no process is never proven dead."""
+    preload()
+    hvtx = Forked()
+    COMMANDS[name].prepare(hvtx)
+    before = lab.dump()
+    looks = run_injected((*given(name), "--dry-run"), hvtx.environment).calls
+    number = looks.count(Site("identify", "process"))
+    assert number
+    for nth in range(1, number + 1):
+        fault = Fault(Site("identify", "process"), nth, EPERM)
+        ran = run_injected((*given(name), "--json"), hvtx.environment, fault).ran
+        if name == "adopt":
+            assert ran.code == 6, ran
+            assert "old" not in hvtx("vm", "ls").out
+        else:
+            assert [vm["reason"] for vm in ran.json()["vms"]] == ["liveness-unknown"]
+        assert lab.difference(before, lab.dump()) == ""
+    hvtx(*given(name))
+    assert hvtx.vm("old")["pid"] == GUESTS[-1].pid
+
+
 LEADERLESS = """
 import ctypes, threading, time
 threading.Thread(target=time.sleep, args=(600,)).start()

@@ -32,6 +32,7 @@ from hvtx.store.history import Event
 
 SCHEMA = "hvtx/import/1"
 _LARGEST = 1 << 20  # bytes of a state.json: theirs have some hundred
+_LIMITS = "look at the limits on open files and memory, and try again; nothing was taken"
 
 
 class Unread(NamedTuple):
@@ -138,6 +139,10 @@ def _vouched(runtime: Runtime, thing: str, name: str, pid: int | None) -> Claim:
 
 def _unadopted(thing: str, verdict: Verdict, finding: Finding | None, words: str) -> HvtxError:
     """Why a thing was left alone, as the error that a person reads."""
+    if verdict.reason == Why.NOT_LOOKED_AT.value:
+        return HostRefused(
+            f"{thing} is not taken over without its process: {verdict.message}", hint=_LIMITS
+        )
     message = words or (finding.message if finding else "") or verdict.message
     reason = finding.reason if finding else verdict.reason
     hint = {
@@ -226,7 +231,7 @@ def _look(pid: int) -> ProcessFacts:
     if facts.code in _EXHAUSTED:
         raise HostRefused(
             f"process {pid} cannot be looked at: {facts.error}",
-            hint="look at the limits on open files and memory, and try again; nothing was taken",
+            hint=_LIMITS,
         )
     return facts
 

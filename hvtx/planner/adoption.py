@@ -65,6 +65,7 @@ class Why(StrEnum):
     NOT_ITS_OWN = "not-its-own"
     NAME_TAKEN = "name-taken"
     VM_NOT_TAKEN = "vm-not-taken"
+    NOT_LOOKED_AT = "liveness-unknown"  # its process could not be looked at
 
 
 class NotAState(ValueError):
@@ -354,6 +355,11 @@ def _judge(claim: Claim, sighted: Sighted, twice: set[Deletion]) -> Verdict:
         words = f"its device is not proven: {tap.message}"
         return _refused(claim, Why(tap.reason), words, tap, *left)
     liveness, process = judge_process(claim, tap, sighted)
+    if claim.pid is not None and _looked_at(claim.pid, sighted).error:
+        # on record without its process, it could be proven dead never again
+        items = [item for item in (tap, *rules) if item is not None]
+        left = [item._replace(proven=False, reason=Why.VM_NOT_TAKEN.value) for item in items]
+        return _refused(claim, Why.NOT_LOOKED_AT, process, *left)
     found = tuple(item for item in (tap, *rules) if item is not None)
     verdict = Verdict(claim, vm_id(claim.id), vm_name(claim), liveness, process, "", "", found)
     if any(item.proven for item in found):
@@ -386,7 +392,7 @@ def judge_process(claim: Claim, tap: Finding | None, sighted: Sighted) -> tuple[
     """Whether the VM's process lives, by its pid; a pid alone never proves that it does."""
     if claim.pid is None:
         return Liveness.UNKNOWN, "no process is known to be the VM's"
-    facts = sighted.processes.get(claim.pid, ProcessFacts(False, error="it was not looked at"))
+    facts = _looked_at(claim.pid, sighted)
     if facts.error:
         return Liveness.UNKNOWN, f"pid {claim.pid} could not be looked at: {facts.error}"
     if not facts.exists or facts.ended:
@@ -395,6 +401,10 @@ def judge_process(claim: Claim, tap: Finding | None, sighted: Sighted) -> tuple[
     if holds:
         return Liveness.ALIVE, f"pid {claim.pid} runs and holds {claim.device}"
     return Liveness.UNKNOWN, f"pid {claim.pid} runs, but nothing proves that it is this VM"
+
+
+def _looked_at(pid: int, sighted: Sighted) -> ProcessFacts:
+    return sighted.processes.get(pid, ProcessFacts(False, error="it was not looked at"))
 
 
 def judge_tap(claim: Claim, sighted: Sighted) -> Finding | None:
