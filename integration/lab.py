@@ -152,13 +152,10 @@ def _settled_links() -> list[dict[str, Any]]:
 
 
 def _holders() -> set[str]:
-    """The TAP devices that some process in this namespace has open."""
-    here = os.stat("/proc/thread-self/ns/net").st_ino
+    """The TAP devices that some process has open (a guest may live in a namespace of its own)."""
     held = set()
     for process in (path for path in Path("/proc").iterdir() if path.name.isdigit()):
         with contextlib.suppress(OSError):
-            if (process / "ns" / "net").stat().st_ino != here:
-                continue
             for descriptor in (process / "fd").iterdir():
                 with contextlib.suppress(OSError):
                     if descriptor.readlink() == Path("/dev/net/tun"):
