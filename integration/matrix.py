@@ -264,6 +264,21 @@ class Matrix:
         self._arrive(f"call {call}", None, ran, partial(self._at_call, call, name))
         return ran
 
+    def crash_at_each(self) -> None:
+        """Kill the command before each of its calls.
+
+        How many calls it takes varies by a few, so a place may be passed over; where a state has
+        been met behind an inert call only, the places around are tried again.
+        """
+        for call in range(1, self.figures.calls + 1):
+            self.crash(call)
+        for name, where in list(self.behind_inert.items()):
+            nth = where.rpartition(" ")[2]
+            near = range(max(1, int(nth) - _LEEWAY), int(nth) + _LEEWAY) if nth.isdigit() else ()
+            for call in [*near] * _TRIES:
+                if name in self.behind_inert:
+                    self.crash(call)
+
     def _at_call(self, call: int, name: str, attempt: int) -> Seen:
         """By what stands there, or by its number, which may be another by a few."""
         if attempt % 2 == 0:

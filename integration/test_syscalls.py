@@ -85,8 +85,8 @@ def job(name: str, firewall: str, directory: Path, *, beside: bool, known: set[s
         matrix.close(known, 1 if name in DEEPER else 0)
     else:
         matrix.whole()
-        for call in range(1, matrix.figures.calls + 1) if HOW == "all" else ():
-            matrix.crash(call)
+        if HOW == "all":
+            matrix.crash_at_each()
         matrix.figures.kills += matrix.discover(given(name), name, None)
         matrix.close(known)
     matrix.go(None)
