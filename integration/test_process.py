@@ -145,6 +145,22 @@ def test_a_gate_is_known_as_one_from_the_beginning(room):
         gate.cancel()
 
 
+def test_a_gate_that_is_long_in_its_exec_is_known_as_one(monkeypatch):
+    """On a busy host its arguments cannot be read for a second: it is no VM for that."""
+    slept = 0.0
+
+    def sleep(seconds):
+        nonlocal slept
+        slept += seconds
+
+    def command_line(pid):
+        return ("sh", "-c", process.SCRIPT, process.SIGNATURE) if slept > 1.5 else ()
+
+    monkeypatch.setattr(process.time, "sleep", sleep)
+    monkeypatch.setattr(process.procfs, "command_line", command_line)
+    assert process.is_gate(os.getpid())
+
+
 def test_who_is_no_gate():
     for pid in (os.getpid(), 2, int(Path("/proc/sys/kernel/pid_max").read_text()) + 1):
         assert process.is_gate(pid) is False
