@@ -279,7 +279,7 @@ def test_the_object_of_a_plan(hvtx: Program) -> None:
     applied = hvtx("gc", "--apply", "--json").json()
     assert applied["applied"] is True
     assert {i["outcome"] for i in applied["items"] if i["action"] == "delete"} == {"done"}
-    assert {i["outcome"] for i in applied["items"] if i["action"] == "skip"} == {None}
+    assert {i["outcome"] for i in applied["items"] if i["action"] == "skip"} == {"skipped"}
     assert hvtx.is_clean()
 
 
@@ -912,12 +912,42 @@ def test_saved_plans(hvtx: Program, tmp_path: Path) -> None:
     assert json.loads(Path(saved).read_text()) == shown
     crashed(hvtx, "two")
     done = hvtx("gc", "--apply", saved, "--json").json()
-    assert {i["vm"] for i in done["items"] if i["outcome"] == "done"} == {"one"}
+    assert {i["vm"] for i in done["items"] if i["action"] != "skip"} == {"one"}
+    assert {i["outcome"] for i in done["items"]} == {"done", "skipped"}
+    assert {i["reason"] for i in done["items"] if i["action"] == "skip"} == {"reserved"}
     assert [state(hvtx, n) for n in ("one", "two")] == ["defined", "crashed"]
     stale = conflict(hvtx, "gc", "--apply", saved, code=8)
     assert any(item["key"] in stale.err for item in shown["items"] if item["action"] == "delete"), (
         stale.err
     )
+
+
+def test_what_is_newer_than_a_saved_plan_is_told(hvtx: Program, tmp_path: Path) -> None:
+    network(hvtx)
+    crashed(hvtx, "one")
+    hvtx("gc", "--plan", "--out", str(tmp_path / "plan"))
+    crashed(hvtx, "two")
+    assert (
+        "more to do since the plan was saved" in hvtx("gc", "--apply", str(tmp_path / "plan")).err
+    )
+
+
+def test_a_saved_plan_without_its_store_is_stale(hvtx: Program, tmp_path: Path) -> None:
+    """A state directory that is not mounted has nothing of what was reviewed."""
+    network(hvtx)
+    crashed(hvtx, "one")
+    saved = str(tmp_path / "plan")
+    hvtx("gc", "--plan", "--out", saved)
+    conflict(hvtx, "--state-dir", str(tmp_path / "none"), "gc", "--apply", saved, code=8)
+    assert not (tmp_path / "none").exists()
+
+
+def test_one_mode_of_gc_at_a_time(hvtx: Program) -> None:
+    network(hvtx)
+    crashed(hvtx, "one")
+    for modes in (("--plan", "--apply"), ("--apply", "--schema"), ("--schema", "--plan"), ()):
+        conflict(hvtx, "gc", *modes, code=2)
+    assert state(hvtx, "one") == "crashed"
 
 
 def test_a_stale_plan_does_nothing(hvtx: Program, tmp_path: Path) -> None:

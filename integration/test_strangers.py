@@ -192,7 +192,8 @@ def test_a_changed_boot_id_makes_everything_an_earlier_life(hvtx: Program) -> No
     assert json.loads(done.stdout)["networks"] == ["net"]
     again = in_another_boot(*hv, "recover", "--json")
     assert json.loads(again.stdout) == {
-        "schema": "hvtx/recover/1", "resolved": [], "networks": [], "started": [], "failed": []
+        "schema": "hvtx/recover/1", "refused": None,
+        "resolved": [], "networks": [], "started": [], "failed": [],
     }  # fmt: skip
     live = [row for row in rows(hvtx) if row[3] == "committed" and row[1] in ("bridge", "filter")]
     assert live

@@ -26,12 +26,13 @@ def doctor(ctx: click.Context, collect: bool, dry_run: bool, guessing: bool, jso
     if collect:
         from hvtx.cli.gc import gc
 
-        flags = ("everything", "detailed_exitcode", "unrecorded", "evidence")
+        flags = ("schema", "everything", "detailed_exitcode", "unrecorded", "evidence")
         wanted = dict.fromkeys(flags, False)
         return int(
             ctx.invoke(
                 gc,
-                mode="plan" if dry_run else "apply",
+                plan=dry_run,
+                apply=not dry_run,
                 file=None,
                 out=None,
                 html=None,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import click
@@ -13,17 +13,13 @@ import click
 from hvtx.cli import render
 from hvtx.cli.common import as_json, complete_either, opened
 from hvtx.cli.document import show_items, show_plan
-from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError
+from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, Refused, UsageError
 
 
 @click.command()
-@click.option(
-    "--plan", "mode", flag_value="plan", help="Show what would be done, and why; changes nothing."
-)
-@click.option(
-    "--apply", "mode", flag_value="apply", help="Do it, re-checking each item right before."
-)
-@click.option("--schema", "mode", flag_value="schema", help="Print the JSON Schema of plans.")
+@click.option("--plan", is_flag=True, help="Show what would be done, and why; changes nothing.")
+@click.option("--apply", is_flag=True, help="Do it, re-checking each item right before.")
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of plans.")
 @click.option(
     "--evidence", is_flag=True, help="Show what each item rests on, and every one left alone."
 )
@@ -47,14 +43,20 @@ from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError
 @click.argument("file", required=False)
 @as_json
 @click.pass_context
-def gc(ctx: click.Context, /, mode: str | None, file: str | None, json_: bool, **more: Any) -> int:
+def gc(ctx: click.Context, /, file: str | None, json_: bool, **more: Any) -> int:
     """Show or remove what dead VMs and interrupted operations left behind.
 
     Only what is on record, carries the record's own mark, and belongs to a VM that is proven dead
     is ever removed. Everything else is left alone, with a reason.
     """
-    if mode is None:
-        raise UsageError("say what to do", hint="hvtx gc --plan shows, hvtx gc --apply does")
+    modes = [mode for mode in ("plan", "apply", "schema") if more.pop(mode)]
+    if len(modes) != 1:
+        words = " and ".join(f"--{mode}" for mode in modes)
+        raise UsageError(
+            f"{words}: only one of them at a time" if modes else "say what to do",
+            hint="hvtx gc --plan shows, hvtx gc --apply does",
+        )
+    mode = modes[0]
     if mode == "schema":
         return _schema(file, more)
     guessing, yes = more.pop("heuristic"), more.pop("yes")
@@ -105,7 +107,8 @@ def _plan(
     from hvtx.engine import collect
 
     del unrecorded
-    with opened(ctx, writable=False) as runtime:
+    told = _telling_refusal(json_, collect.refused_document)
+    with told, opened(ctx, writable=False) as runtime:
         report = collect.make_plan(runtime, everything=everything)
     if out and report.refused is None:
         collect.save_plan(report, out)
@@ -114,7 +117,7 @@ def _plan(
     if json_:
         render.emit_json(collect.plan_document(report))
     if report.refused is not None:
-        return _refused(report.refused, json_=json_)
+        raise report.refused
     _tell_notes(report.notes)
     if not json_:
         show_plan(report.plan, evidence=evidence or everything)
@@ -144,11 +147,15 @@ def _write_page(report: Any, path: str) -> None:
         raise UsageError(f"the page cannot be written to {path}: {problem.strerror}") from problem
 
 
-def _refused(refusal: Any, *, json_: bool) -> int:
-    """A refusal whose JSON is on standard output already; else the usual error."""
-    if not json_:
-        raise refusal
-    return int(refusal.exit_code)
+@contextmanager
+def _telling_refusal(json_: bool, document: Callable[[Refused], dict[str, Any]]) -> Iterator[None]:
+    """With ``--json`` a refusal is told on standard output too, wherever it came up."""
+    try:
+        yield
+    except Refused as refusal:
+        if json_:
+            render.emit_json(document(refusal))
+        raise
 
 
 def _apply(
@@ -157,7 +164,8 @@ def _apply(
     from hvtx.engine import collect
 
     saved = collect.load_plan(file) if file else None
-    with opened(ctx, writable=True, create=False) as runtime:
+    told = _telling_refusal(json_, collect.refused_document)
+    with told, opened(ctx, writable=True, create=False) as runtime:
         if runtime.refused is not None:
             report = collect.make_plan(runtime)
         else:
@@ -168,7 +176,7 @@ def _apply(
     if json_:
         render.emit_json(collect.plan_document(report))
     if report.refused is not None:
-        return _refused(report.refused, json_=json_)
+        raise report.refused
     _tell_notes(report.notes)
     if not json_:
         show_plan(report.plan, done=True, evidence=evidence)
@@ -214,7 +222,8 @@ def recover(ctx: click.Context, accept_rollback: bool, new_namespace: bool, json
     """
     from hvtx.engine import recover as engine
 
-    with opened(ctx, writable=True, create=False) as runtime:
+    told = _telling_refusal(json_, engine.refused_document)
+    with told, opened(ctx, writable=True, create=False) as runtime:
         done = engine.recover(runtime, accept_rollback=accept_rollback, new_namespace=new_namespace)
     document = engine.recovery_document(done)
     if json_:
@@ -240,7 +249,8 @@ def repair(ctx: click.Context, name: str | None, json_: bool) -> int:
     """Put back what someone flushed or changed under running VMs and networks."""
     from hvtx.engine import repair as engine
 
-    with opened(ctx, writable=True, create=False) as runtime:
+    told = _telling_refusal(json_, engine.refused_document)
+    with told, opened(ctx, writable=True, create=False) as runtime:
         document = engine.repair(runtime, name)
     if json_:
         render.emit_json(document)

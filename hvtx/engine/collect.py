@@ -44,11 +44,15 @@ class Report(NamedTuple):
     netns: int
     made: str  # RFC 3339 in UTC: when the host was looked at
     snapshot: Snapshot | None = None  # what the plan was made from
+    newer: int = 0  # acting items that a saved plan does not have
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What could not be looked at, in words."""
-        return tuple(self.snapshot.failures.values()) if self.snapshot else ()
+        """What could not be looked at, and what a saved plan does not have, in words."""
+        notes = tuple(self.snapshot.failures.values()) if self.snapshot else ()
+        if self.newer:
+            notes += (f"{self.newer} more to do since the plan was saved: hvtx gc --plan",)
+        return notes
 
     @property
     def failed(self) -> bool:
@@ -110,7 +114,9 @@ def collect(
     Raises Busy while another gc or recover runs, StalePlan, Refused.
     """
     if runtime.store.missing:
-        return make_plan(runtime)._replace(applied=True)
+        report = make_plan(runtime)
+        _as_saved(report.plan, saved or ())
+        return report._replace(applied=True)
     runtime.enter()
     runtime.store.check_pages()
     runtime.lock("all", "gc")
@@ -120,10 +126,41 @@ def collect(
     plan = report.plan
     if unrecorded:
         plan = Plan(tuple(_vouch(item) for item in plan.items))
+    newer = 0
     if saved is not None:
-        plan = _as_saved(plan, saved)
+        reviewed = _as_saved(plan, saved)
+        newer = len(plan.items) - len(reviewed.items)
+        plan = reviewed
     done = apply_plan(runtime, plan, verb="gc", progress=progress)
-    return report._replace(plan=done, applied=True)
+    _tell_skipped(runtime, done)
+    return report._replace(plan=done, applied=True, newer=newer)
+
+
+_WORTH_TELLING = frozenset(Reason) - {
+    Reason.VM_ALIVE,
+    Reason.RESERVED,
+    Reason.OPERATION_RUNNING,
+    Reason.FOREIGN,
+    Reason.OTHER_INSTALLATION,
+}
+
+
+def _tell_skipped(runtime: Runtime, plan: Plan) -> None:
+    """Put into the history what a person may ask after, once while it stays so."""
+    skipped = [
+        item for item in plan.items if item.action is Action.SKIP and item.reason in _WORTH_TELLING
+    ]
+    if not skipped:
+        return
+    known = history.last_of_each(runtime.sql)
+    events = [
+        Event("skipped", item.message, str(item.kind), item.key, item.reason.value, item.vm)
+        for item in skipped
+        if known.get((str(item.kind), item.key)) != ("skipped", item.reason.value)
+    ]
+    if events:
+        with runtime.store.transaction() as sql:
+            history.add(sql, events, operation=None, verb="gc")
 
 
 def failed_items(plan: Plan) -> list[Item]:
@@ -159,13 +196,11 @@ def _as_saved(plan: Plan, saved: Sequence[tuple[Any, ...]]) -> Plan:
             hint="make a new plan: hvtx gc --plan --out FILE; nothing was changed",
         )
     wanted = set(saved)
-    items = [
-        item
-        if item.action is Action.SKIP or item.identity() in wanted
-        else item._replace(action=Action.SKIP, message=f"not in the saved plan ({item.message})")
-        for item in plan.items
-    ]
-    return Plan(tuple(items))
+    return Plan(
+        tuple(
+            item for item in plan.items if item.action is Action.SKIP or item.identity() in wanted
+        )
+    )
 
 
 def _how(plan: Plan, identity: tuple[Any, ...]) -> str:
@@ -556,7 +591,7 @@ def _tidy(runtime: Runtime) -> None:
 
 def plan_document(report: Report) -> dict[str, Any]:
     """The JSON of `gc --plan` and `gc --apply`, and of saved plans."""
-    items = [_item_document(item) for item in report.plan.items]
+    items = [_item_document(item, applied=report.applied) for item in report.plan.items]
     counts = {action.value: 0 for action in Action}
     for item in report.plan.items:
         counts[item.action.value] += 1
@@ -572,6 +607,12 @@ def plan_document(report: Report) -> dict[str, Any]:
     }
 
 
+def refused_document(refusal: Refused) -> dict[str, Any]:
+    """The JSON of a store that refuses to be opened: of it nothing is known."""
+    boot_id, netns = procfs.boot_id(), procfs.netns_cookie()
+    return plan_document(Report(Plan(()), False, refusal, boot_id, netns, history.now()))
+
+
 def plan_id(plan: Plan) -> str:
     """A short name of what a plan would do: equal plans have equal ids."""
     from hashlib import blake2b
@@ -580,7 +621,8 @@ def plan_id(plan: Plan) -> str:
     return blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def _item_document(item: Item) -> dict[str, Any]:
+def _item_document(item: Item, *, applied: bool) -> dict[str, Any]:
+    left_alone = "skipped" if applied else None
     return {
         "action": item.action.value,
         "reason": item.reason.value,
@@ -590,7 +632,7 @@ def _item_document(item: Item) -> dict[str, Any]:
         "record": {"id": item.row, "state": str(item.state)} if item.row else None,
         "evidence": list(item.evidence),
         "message": item.message,
-        "outcome": item.outcome,
+        "outcome": item.outcome or left_alone,
         "mark": item.mark,
     }
 

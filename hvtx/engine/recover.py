@@ -14,10 +14,10 @@ from hvtx.engine.launch import start_vm, state_of
 from hvtx.engine.networks import bridge_row, ensure_networks
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import take_snapshot
-from hvtx.errors import HvtxError
+from hvtx.errors import HvtxError, Refused
 from hvtx.host import failpoint
 from hvtx.model.plan import Action, Item, Plan, Reason
-from hvtx.model.resource import State
+from hvtx.model.resource import Kind, State
 from hvtx.planner.gc import plan_gc
 from hvtx.planner.states import VmState
 from hvtx.store import history, records
@@ -26,10 +26,10 @@ from hvtx.store import history, records
 class Recovery(NamedTuple):
     """What a run did."""
 
-    items: tuple[Item, ...]
-    networks: tuple[str, ...]  # rebuilt
-    started: tuple[str, ...]
-    failed: tuple[tuple[str, str], ...]  # what, why
+    items: tuple[Item, ...] = ()
+    networks: tuple[str, ...] = ()  # rebuilt
+    started: tuple[str, ...] = ()
+    failed: tuple[tuple[str, str], ...] = ()  # what, why
 
 
 def recover(
@@ -60,7 +60,9 @@ def recover(
         row = rows.get(item.row)
         if row is None or item.entry is not None:
             return item.reason is Reason.STALE_RESTORED
-        if item.reason is Reason.RESERVED:
+        if item.reason is Reason.RESERVED or (
+            row.kind == Kind.LEASE and row.state == State.COMMITTED and item.action is Action.SKIP
+        ):
             return False  # leases outlive every life of the host
         if item.vm in stopping and item.vm is not None and item.action is not Action.SKIP:
             return True
@@ -133,6 +135,7 @@ def recovery_document(recovery: Recovery) -> dict[str, Any]:
     """The JSON of `recover`."""
     return {
         "schema": "hvtx/recover/1",
+        "refused": None,
         "resolved": [
             {
                 "action": item.action.value,
@@ -149,3 +152,8 @@ def recovery_document(recovery: Recovery) -> dict[str, Any]:
         "started": list(recovery.started),
         "failed": [{"what": what, "why": why} for what, why in recovery.failed],
     }
+
+
+def refused_document(refusal: Refused) -> dict[str, Any]:
+    """The JSON of a `recover` that may not conclude anything."""
+    return {**recovery_document(Recovery()), "refused": refusal.code}

@@ -17,7 +17,7 @@ from hvtx.engine.networks import ensure_networks
 from hvtx.engine.runtime import Runtime, driver_name
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.transaction import begin
-from hvtx.errors import HvtxError, NotFound
+from hvtx.errors import HvtxError, NotFound, Refused
 from hvtx.host.links import Links
 from hvtx.model.plan import Snapshot
 from hvtx.model.resource import FIREWALL_KINDS, Kind, Link, Resource, State
@@ -38,12 +38,13 @@ class Damage(NamedTuple):
 def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
     """Put back everything, or what belongs to the network or VM ``name``.
 
-    Returns ``{"schema", "repaired": [{"kind", "key", "missing"}], "failed": [{…, "why"}]}``.
+    Returns ``{"schema", "refused", "repaired": [{"kind", "key", "missing"}],
+    "failed": [{…, "why"}]}``.
     Raises NotFound, Busy, Refused.
     """
     if runtime.store.missing:
         _scope(runtime, name)
-        return {"schema": "hvtx/repair/1", "repaired": [], "failed": []}
+        return _document([], [])
     runtime.enter()
     _, vms = _scope(runtime, name)
     for vm in vms:
@@ -73,7 +74,16 @@ def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
         ]
         events += [Event("failed", item["why"], item["kind"], item["key"]) for item in failed]
         operation.end("partial" if failed else "done", events=events)
-    return {"schema": "hvtx/repair/1", "repaired": repaired, "failed": failed}
+    return _document(repaired, failed)
+
+
+def refused_document(refusal: Refused) -> dict[str, Any]:
+    """The JSON of a `repair` that may not conclude anything."""
+    return {**_document([], []), "refused": refusal.code}
+
+
+def _document(repaired: list[dict[str, Any]], failed: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"schema": "hvtx/repair/1", "refused": None, "repaired": repaired, "failed": failed}
 
 
 def _scope(runtime: Runtime, name: str | None) -> tuple[list[Network], list[Vm]]:

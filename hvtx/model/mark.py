@@ -17,8 +17,7 @@ NONCE_LENGTH = 16
 FAMILY = "hvtx:"
 
 _KNOWN = re.compile(r"hvtx:1:([a-z2-7]{10}):([0-9]{1,19}\.[a-z2-7]{16})\Z")
-
-
+_ANYBODYS = re.compile(r"hvtx:1:([^:\s]+):\S+\Z")
 _ANYWHERE = re.compile(r"(hvtx:\d+:)[a-z0-9:.]+")
 
 
@@ -37,6 +36,7 @@ class UnreadableMark(NamedTuple):
     """Text that begins like a mark but has a form this program does not know."""
 
     text: str
+    installation: str | None = None  # where that much can be read
 
 
 def base32(data: bytes, length: int) -> str:
@@ -59,5 +59,7 @@ def parse_mark(text: str | None) -> Mark | UnreadableMark | None:
     """Read a mark from an alias or comment; None if the text is not of this family at all."""
     if not text or not text.startswith(FAMILY):
         return None
-    found = _KNOWN.match(text)
-    return Mark(found[1], found[2]) if found else UnreadableMark(text)
+    if found := _KNOWN.match(text):
+        return Mark(found[1], found[2])
+    anybodys = _ANYBODYS.match(text)
+    return UnreadableMark(text, anybodys[1] if anybodys else None)

@@ -516,15 +516,16 @@ class Judge:
         return Reason.LIVENESS_UNKNOWN if liveness is Liveness.UNKNOWN else None
 
     def _foreign_mark(self, base: Item, parsed: Mark | UnreadableMark | None) -> Item | None:
+        whose = parsed.installation if parsed else None
+        if whose is not None and whose != self.snapshot.installation:
+            return base._replace(
+                reason=Reason.OTHER_INSTALLATION,
+                message=f"marked by another installation of hvtx ({whose})",
+            )
         if not isinstance(parsed, Mark):
             return base._replace(
                 reason=Reason.MARK_UNREADABLE,
                 message="its mark has a form this program does not know",
-            )
-        if parsed.installation != self.snapshot.installation:
-            return base._replace(
-                reason=Reason.OTHER_INSTALLATION,
-                message=f"marked by another installation of hvtx ({parsed.installation})",
             )
         return None
 

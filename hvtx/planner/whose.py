@@ -137,14 +137,16 @@ def _marks(sight: Sight, text: str) -> Iterator[Subject]:
     yield from (_of_item(sight, item) for item in items)
     if items:
         return
-    if isinstance(parsed, UnreadableMark):
+    if isinstance(parsed, UnreadableMark) and (
+        parsed.installation in (None, sight.snapshot.installation)
+    ):
         words, owner = "a mark in a form that this program does not know", "unknown"
         yield Subject("mark", text, words, None, owner, Reason.MARK_UNREADABLE)
     else:
         yield _unseen(sight, parsed, text)
 
 
-def _unseen(sight: Sight, mark: Mark, text: str) -> Subject:
+def _unseen(sight: Sight, mark: Mark | UnreadableMark, text: str) -> Subject:
     nobody = "; nothing here carries it"
     if mark.installation != sight.snapshot.installation:
         words = f"a mark of another installation ({mark.installation}){nobody}"

@@ -14,7 +14,7 @@ _COLUMNS = ("time", "operation", "verb", "vm", "kind", "key", "event", "reason",
 class Event(NamedTuple):
     """One line of the history."""
 
-    event: str  # made, removed, kept, forgotten, completed, began, ended, failed …
+    event: str  # made, removed, kept, skipped, forgotten, completed, began, ended, failed …
     message: str
     kind: str | None = None
     key: str | None = None
@@ -115,6 +115,15 @@ def entries(sql: sqlite3.Connection, wanted: Wanted, *, limit: int) -> list[dict
         (*values, limit),
     ).fetchall()
     return [_entry(row) for row in reversed(rows)]
+
+
+def last_of_each(sql: sqlite3.Connection) -> dict[tuple[str, str], tuple[str, str | None]]:
+    """``{(kind, key): (event, reason)}`` of the newest line of each thing."""
+    rows = sql.execute(
+        "SELECT kind, key, event, reason FROM history WHERE id IN"
+        " (SELECT max(id) FROM history WHERE kind IS NOT NULL GROUP BY kind, key)"
+    )
+    return {(kind, key): (event, reason) for kind, key, event, reason in rows}
 
 
 def forgotten_vm(

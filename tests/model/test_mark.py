@@ -93,7 +93,25 @@ GOOD = make_mark(INSTALLATION, 17, b"0123456789")
 )
 def test_a_mark_in_another_form_is_unreadable(text: str) -> None:
     """It begins like one of ours: kept and shown, never judged."""
-    assert parse_mark(text) == UnreadableMark(text)
+    parsed = parse_mark(text)
+    assert isinstance(parsed, UnreadableMark)
+    assert parsed.text == text
+
+
+@pytest.mark.parametrize(
+    ("text", "installation"),
+    [
+        ("hvtx:1:elsewhere:17", "elsewhere"),
+        (f"hvtx:1:{INSTALLATION}:17", INSTALLATION),
+        ("hvtx:1:elsewhere:", None),
+        ("hvtx:1::17", None),
+        ("hvtx:2:elsewhere:17", None),
+        ("hvtx:1:else where:17", None),
+    ],
+)
+def test_whose_an_unreadable_mark_is(text: str, installation: str | None) -> None:
+    """As far as can be read, in the version that this program knows."""
+    assert parse_mark(text) == UnreadableMark(text, installation)
 
 
 @given(st.text(max_size=100))

@@ -591,6 +591,14 @@ def test_a_removed_devices_mark_on_another_device_is_a_duplicate(scene: Scene) -
     assert scene.item("copy").reason == Reason.DUPLICATE_MARK
 
 
+@pytest.mark.parametrize("where", ["link", "rule"])
+def test_a_mark_of_another_form_and_installation_is_theirs(scene: Scene, where: str) -> None:
+    """Of which program, nobody needs to know."""
+    put_mark(scene, where, "hvtx:1:elsewhere:17")
+    item = scene.plan().items[0]
+    assert (item.action, item.reason) == (SKIP, Reason.OTHER_INSTALLATION)
+
+
 def test_a_devices_mark_on_a_rule_is_a_duplicate(scene: Scene) -> None:
     """And the other way round: nothing follows from a mark in the wrong place."""
     vm = scene.vm()
