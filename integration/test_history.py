@@ -197,3 +197,20 @@ def test_a_store_of_the_first_schema_is_read_and_then_brought_up_to_date(
         assert now.execute("PRAGMA user_version").fetchone() == (migrations.SCHEMA,)
     now.close()
     hvtx("vm", "create", "web", "--from-log")
+
+
+def test_what_gc_left_alone_is_told_once(hvtx: Program) -> None:
+    """Somebody took the mark away: skipped, and why, as long as it stays so; then no word more."""
+    hvtx("vm", "run", "web", "--network", "net", *SLEEP)
+    device, pid = hvtx.device("web"), hvtx.vm("web")["pid"]
+    hvtx("gc", "--apply")
+    assert hvtx("log", "--event", "skipped", "--json").json()["entries"] == []
+    lab.run("ip", "link", "set", device, "alias", "mine")
+    os.kill(pid, signal.SIGKILL)
+    for _ in range(2):
+        hvtx("gc", "--apply", code=None)
+    (told,) = hvtx("log", "--event", "skipped", "--json").json()["entries"]
+    assert (told["kind"], told["key"], told["verb"]) == ("tap", device, "gc")
+    assert (told["reason"], told["vm"]) == ("mark-mismatch", "web")
+    lab.run("ip", "link", "del", device)
+    hvtx("gc", "--apply")

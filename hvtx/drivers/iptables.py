@@ -254,22 +254,18 @@ def index(views: Mapping[int, xtables.Saved]) -> Sights:
 
 
 def judge(resource: Resource, rules: Sequence[Rule], sights: Sights) -> Verdict:
-    """Take what carries the row's mark in the row's words; say what else looks like it."""
+    """Take what carries the row's mark in the row's words; say if it stands there without.
+
+    A changed copy is no obstacle: it stays, and the plan shows it by the mark of the tombstone.
+    """
     expected = {(rule.family, rule.table, rule.chain, rule.text): rule for rule in rules}
-    take: dict[Rule, None] = {}
+    carried = sights.by_mark.get(resource.mark, ())
+    take = dict.fromkeys(expected[key] for key in carried if key in expected)
     keep = GONE
-    for key in sights.by_mark.get(resource.mark, ()):
-        if key in expected:
-            take[expected[key]] = None
-        else:
-            rule = Rule(*key)
-            message = f"{rule.place}: a changed copy carries the mark: {rule.text}"
-            keep = Outcome(False, "edited-copy", message)
-    if keep.gone:
-        for key, rule in expected.items():
-            if key in sights.bare:
-                message = f"{rule.place}: {rule.text} has no mark"
-                keep = Outcome(False, "mark-stripped", message)
+    for key, rule in expected.items():
+        if key in sights.bare:
+            message = f"{rule.place}: {rule.text} has no mark"
+            keep = Outcome(False, "mark-stripped", message)
     return Verdict(tuple(take), keep)
 
 
@@ -448,8 +444,8 @@ class IptablesDriver:
     def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
         """Remove what carries each row's mark in its words, with all copies.
 
-        Reasons to stay: ``edited-copy``, ``mark-stripped``, ``foreign-dependents`` (for
-        the chains), ``contended``, ``observe-failed``. Never raises for one item.
+        Reasons to stay: ``mark-stripped``, ``foreign-dependents`` (for the chains),
+        ``contended``, ``observe-failed``. Never raises for one item.
         """
         try:
             return self._release(resources)
