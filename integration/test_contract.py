@@ -604,6 +604,28 @@ def test_an_attached_process(hvtx: Program) -> None:
             guest.wait()
 
 
+def test_a_process_runs_one_vm(hvtx: Program) -> None:
+    """Attached to a second one it would outlive what is collected for the first."""
+    network(hvtx)
+    create(hvtx)
+    pid = hvtx("vm", "start", "web", "--json").json()["pid"]
+    hvtx("vm", "create", "ext", "--network", "net", "--hypervisor", "external")
+    hvtx("vm", "start", "ext")
+    assert "'web'" in conflict(hvtx, "vm", "attach", "ext", "--pid", str(pid)).err
+    assert state(hvtx, "ext") == "unknown"
+    hvtx("vm", "rm", "ext", "--force")
+
+
+def test_a_vm_with_nothing_to_run(hvtx: Program) -> None:
+    """It has its leases and ports like any other; it cannot be started, and that makes nothing."""
+    network(hvtx)
+    hvtx("vm", "create", "bare", "--network", "net", "-p", "8080:80")
+    assert hvtx.vm("bare")["interfaces"][0]["ipv4"] == "10.77.0.2"
+    assert "--kernel" in conflict(hvtx, "vm", "start", "bare", code=3).err
+    conflict(hvtx, "vm", "run", "other", "--network", "net", code=3)
+    assert state(hvtx, "bare") == "defined"
+
+
 def test_an_interrupted_start_is_started(hvtx: Program) -> None:
     """Not alive: undone and started again, in one step; alive: completed, by start (4) or recover."""
     network(hvtx)
@@ -900,7 +922,7 @@ def test_a_network_removed_under_strangers(hvtx: Program) -> None:
 
 def crashed(hvtx: Program, name: str) -> None:
     hvtx("vm", "run", name, "--network", "net", *SLEEP)
-    os.kill(hvtx.vm(name)["pid"], signal.SIGKILL)
+    lab.end(hvtx.vm(name)["pid"])
 
 
 def test_saved_plans(hvtx: Program, tmp_path: Path) -> None:

@@ -279,7 +279,7 @@ def test_bad_macs(hvtx: Program, mac: str) -> None:
 
 
 WRONG_WISHES = [
-    (), ("--kernel", "/dev/null", *SLEEP), ("--hypervisor", "xen", *SLEEP), ("--hypervisor", "command"),
+    ("--kernel", "/dev/null", *SLEEP), ("--hypervisor", "xen", *SLEEP), ("--hypervisor", "command"),
     ("--hypervisor", "qemu", *SLEEP), ("--hypervisor", "external", *SLEEP), ("--memory", "0", *SLEEP),
     ("--memory", "x", *SLEEP), ("--cpus", "0", *SLEEP), ("--cpus=-1", *SLEEP), ("--initrd", "/dev/null"),
     ("--append", "x"), ("--no-such-option", *SLEEP), ("sleep", "600"),

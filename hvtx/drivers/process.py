@@ -87,6 +87,12 @@ def probe(vm: Vm, run_directory: str) -> Probes:
     machine = {"arm64": "aarch64", "amd64": "x86_64"}.get(os.uname().machine, os.uname().machine)
     if vm.hypervisor == "external":
         return Probes(None, False, machine)
+    if vm.hypervisor != "command" and not vm.kernel and not vm.disks:
+        raise NotFound(
+            f"VM {vm.name} has nothing to run: no kernel, no disk and no command",
+            hint="make it again with --kernel, --disk or -- COMMAND; or with --hypervisor external,"
+            " for one that hvtx does not start",
+        )
     binary = _binary(vm, machine)
     for what, path in (("kernel", vm.kernel), ("initrd", vm.initrd), *_disks(vm)):
         if path is not None and not os.path.exists(path):

@@ -170,11 +170,6 @@ def _check_combination(
         raise UsageError("--initrd and --append need --kernel")
     if hypervisor == "firecracker" and not kernel:
         raise UsageError("--hypervisor firecracker needs --kernel")
-    if hypervisor in ("qemu", "cloud-hypervisor") and not kernel and not disks:
-        raise UsageError(
-            "a VM needs something to run: --kernel, --disk, or -- COMMAND",
-            hint="or --hypervisor external, for one that hvtx does not start",
-        )
 
 
 def _absolute(path: str | None) -> str | None:

@@ -504,6 +504,12 @@ def attach(runtime: Runtime, name: str, pid: int) -> Vm:
         raise Conflict(f"process {pid} cannot be told from others: {problem}") from problem
     if pid in (1, os.getpid()):
         raise Conflict(f"process {pid} is no VM", hint="give the pid of the hypervisor")
+    for row in records.resources(runtime.sql, "kind = 'process' AND vm <> ?", (vm.id,)):
+        if identity_of(row) == identity:
+            raise Conflict(
+                f"process {pid} is that of VM {row.key!r}",
+                hint="a process runs one VM: give its pid",
+            )
     old = [row for row in rows if row.kind == Kind.PROCESS]
     with begin(runtime, "attach", vm=name) as (sql, operation):
         intents.forget(sql, old)

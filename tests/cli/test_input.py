@@ -65,7 +65,6 @@ USAGE = [
     ["vm", "create", "a" * 64, "--", "true"],
     ["network", "create", "Lan", "--subnet", "10.77.0.0/24"],
     # what a VM is
-    ["vm", "create", "web"],
     ["vm", "create", "web", "--hypervisor", "command"],
     ["vm", "create", "web", "--hypervisor", "xen", "--", "true"],
     ["vm", "create", "web", "--hypervisor", "qemu", "--", "true"],
