@@ -377,8 +377,12 @@ def _values(rows: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
 # -- the host -----------------------------------------------------------------------------------
 
 # of a bridge: ids of the root, timers, who queries, how many addresses are learnt; of its ports: the
-# state, which follows the carrier, ids, timers, and how many groups and hosts are learnt
-_PASSING = {"data": (10, 11, 16, 17, 18, 19, 47, 48), "slave": (1, 13, 14, 21, 22, 23, 38, 41)}
+# state, which follows the carrier, ids, numbers by which of them came first, timers, and how many
+# groups and hosts are learnt
+_PASSING = {
+    "data": (10, 11, 16, 17, 18, 19, 47, 48),
+    "slave": (1, 13, 14, 15, 17, 18, 21, 22, 23, 38, 41),
+}
 _PERSIST = "6"  # IFLA_TUN_PERSIST
 _IFLA = {1: "address", 3: "name", 4: "mtu", 5: "link", 6: "qdisc", 10: "master", 20: "alias",
          27: "group", 13: "queue"}  # fmt: skip

@@ -209,6 +209,7 @@ COMMANDS = {
 
 _RANDOM = (
     (r"hvtx:1:[a-z2-7]{10}:[0-9]+\.[a-z2-7]{16}", "mark"),
+    (r"(?i:hvtx)-[a-z2-7]{10}\b", "hvtx-table"),  # a store that is made anew has another
     (r"hvbr[a-z2-7]{11}", "bridge"),
     (r"\bhv[a-z2-7]{12}\b", "tap"),
     (r"(02|fe)(:[0-9a-f]{2}){5}", "mac"),
