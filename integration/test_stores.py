@@ -82,6 +82,9 @@ def refused(hvtx: Program, code: str) -> None:
     plan = hvtx("gc", "--plan", "--json", code=7)
     assert (plan.json()["refused"], plan.json()["items"]) == (code, [])
     assert json.loads(plan.err)["error"]["code"] == code
+    found = hvtx("doctor", "--json", code=1).json()["findings"]
+    assert [f for f in found if (f["check"], f["level"]) == ("store", "error")], found
+    assert {"permissions", "tun", "netfilter", "forwarding"} <= {f["check"] for f in found}
     for argv in CHANGING:
         ran = hvtx(*argv[:2], "--json", *argv[2:], code=7)
         assert json.loads(ran.err)["error"]["code"] == code, ran

@@ -10,7 +10,8 @@ import click
 
 from hvtx.cli import render
 from hvtx.cli.common import as_json, opened
-from hvtx.errors import UsageError
+from hvtx.cli.main import settings
+from hvtx.errors import HvtxError, StoreError, UsageError
 
 
 @click.command()
@@ -47,8 +48,13 @@ def doctor(ctx: click.Context, collect: bool, dry_run: bool, guessing: bool, jso
         raise UsageError("--dry-run and --force-heuristic go with --gc")
     from hvtx.engine import diagnose
 
-    with opened(ctx, writable=False) as runtime:
-        document = diagnose.diagnose(runtime)
+    try:
+        with opened(ctx, writable=False) as runtime:
+            document = diagnose.diagnose(runtime)
+    except HvtxError as problem:
+        if problem.exit_code != StoreError.exit_code:
+            raise
+        document = diagnose.without_store(settings(ctx.find_root().obj), problem)
     if json_:
         render.emit_json(document)
     else:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any, NamedTuple
 
 from hvtx.drivers.sysctl import read as read_setting
 from hvtx.engine import privileges
-from hvtx.engine.runtime import Runtime
+from hvtx.engine.runtime import Runtime, Settings
 from hvtx.errors import HvtxError
 from hvtx.host import capabilities, procfs
 from hvtx.host.mounts import filesystem_of
@@ -28,14 +29,33 @@ class Finding(NamedTuple):
     hint: str | None = None
 
 
+Check = Callable[[Runtime], Iterator[Finding]]
+
+
 def diagnose(runtime: Runtime) -> dict[str, Any]:
     """The interface's ``doctor`` object; a check that fails itself is a warning, never a pass."""
+    return _document(_findings(runtime, CHECKS))
+
+
+def without_store(settings: Settings, problem: HvtxError) -> dict[str, Any]:
+    """The same of a host whose store cannot be opened: that first, then what needs no store."""
+    told = Finding("store", "error", problem.message, (problem.code,), problem.hint)
+    checks = {name: check for name, check in CHECKS.items() if name not in _OF_RECORDS}
+    with closing(Runtime(settings._replace(state_directory=_NOWHERE), writable=False)) as runtime:
+        return _document([told, *_findings(runtime, checks)])
+
+
+def _findings(runtime: Runtime, checks: Mapping[str, Check]) -> list[Finding]:
     findings: list[Finding] = []
-    for name, check in CHECKS.items():
+    for name, check in checks.items():
         try:
             findings += check(runtime)
         except (HvtxError, OSError) as problem:
             findings.append(Finding(name, "warning", f"could not be checked: {problem}"))
+    return findings
+
+
+def _document(findings: Sequence[Finding]) -> dict[str, Any]:
     return {
         "schema": "hvtx/doctor/1",
         "findings": [{**f._asdict(), "evidence": list(f.evidence)} for f in findings],
@@ -315,7 +335,7 @@ def _processes(runtime: Runtime) -> Iterator[Finding]:
         yield Finding("processes", "ok", "processes can be told apart")
 
 
-CHECKS: dict[str, Callable[[Runtime], Iterator[Finding]]] = {
+CHECKS: dict[str, Check] = {
     "permissions": _permissions,
     "store": _store,
     "operations": _operations,
@@ -330,3 +350,5 @@ CHECKS: dict[str, Callable[[Runtime], Iterator[Finding]]] = {
     "routes": _routes,
     "damage": _damage,
 }
+_OF_RECORDS = frozenset({"store", "operations", "processes", "routes", "damage"})
+_NOWHERE = "/nonexistent"  # where no store is, so that an empty one is read
