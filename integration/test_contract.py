@@ -1179,6 +1179,35 @@ def test_strangers_are_shown_with_all(hvtx: Program) -> None:
     assert "other0" in json.dumps(every)
 
 
+@pytest.mark.parametrize("tool", ["iptables-nft", "iptables-legacy"])
+def test_all_is_all(hvtx: Program, tool: str) -> None:
+    """Filter rules, whatever table they are in, and addresses; each once, and ours not as theirs."""
+    network(hvtx)
+    lab.run("ip", "link", "add", "other0", "type", "bridge")
+    lab.run("ip", "addr", "add", "198.51.100.1/24", "dev", "other0")
+    lab.run(tool, "-A", "FORWARD", "-s", "192.0.2.9", "-j", "DROP")
+    lab.run(tool, "-t", "mangle", "-A", "PREROUTING", "-s", "192.0.2.10", "-j", "ACCEPT")
+    lab.run(tool, "-t", "nat", "-A", "POSTROUTING", "-s", "10.77.0.9", "-j", "MASQUERADE")
+    lab.run(
+        "nft",
+        "add table inet theirs; add chain inet theirs c; add rule inet theirs c ip saddr 192.0.2.11 drop",
+    )
+    with witness.unchanged():
+        every = hvtx.plan("--all")["skip", "foreign"]
+    keys = [item["key"] for item in every]
+    for word in (
+        "192.0.2.9",
+        "192.0.2.10",
+        "10.77.0.9",
+        "192.0.2.11",
+        "198.51.100.1/24",
+        "127.0.0.1/8",
+    ):
+        assert len([key for key in keys if word in key]) == 1, (word, keys)
+    assert not [key for key in keys if "10.77.0.1" in key or "hvtx-" in key.lower()], keys
+    assert hvtx.plan()["skip", "foreign"][0]["key"].startswith(("nft", "iptables"))
+
+
 @pytest.mark.parametrize("point", ["acted:tap", "acted:filter", "spawned", "up"])
 def test_interrupted_from_the_keyboard_it_is_undone(hvtx: Program, point: str) -> None:
     """Ctrl-C is no crash: what was made is taken back before the program ends."""

@@ -17,7 +17,7 @@ from hvtx.engine.files import write_out
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.transaction import Operation, begin, forget_vm
-from hvtx.errors import Busy, NotFound, Refused, StalePlan, UsageError
+from hvtx.errors import Busy, HvtxError, NotFound, Refused, StalePlan, UsageError
 from hvtx.host import failpoint, procfs
 from hvtx.model.plan import Action, Item, Plan, Reason, Snapshot
 from hvtx.model.resource import FIREWALL_KINDS, GONE, Entry, Kind, Outcome, Resource, State
@@ -29,6 +29,7 @@ from hvtx.store.history import Event
 
 if TYPE_CHECKING:
     from hvtx.model.picture import Picture
+    from hvtx.model.stranger import StrangeRule
 
 SCHEMA = "hvtx/gc/1"
 _CHUNK = 640  # items, of some 128 VMs: 64 devices wait for the kernel at a time
@@ -68,10 +69,24 @@ def make_plan(runtime: Runtime, *, everything: bool = False) -> Report:
         made = history.now()
         with _uncollected():
             snapshot = take_snapshot(runtime)
-            plan = plan_gc(snapshot, everything=everything)
+            rules: tuple[StrangeRule, ...] | None = None
+            if everything:
+                rules, problem = _strange_rules(runtime)
+                snapshot = snapshot._replace(failures={**snapshot.failures, **problem})
+            plan = plan_gc(snapshot, everything=everything, rules=rules)
     except Refused as refusal:
         return _refused(runtime, refusal)
     return Report(plan, False, None, runtime.boot_id, runtime.netns, made, snapshot)
+
+
+def _strange_rules(runtime: Runtime) -> tuple[tuple[StrangeRule, ...], dict[str, str]]:
+    """All rules of the host; if they cannot be read, none, and why."""
+    from hvtx.drivers.strangers import Strangers
+
+    try:
+        return Strangers(runtime.host).rules(), {}
+    except HvtxError as problem:
+        return (), {"strangers": f"strangers' rules are not shown: {problem.message}"}
 
 
 @contextmanager

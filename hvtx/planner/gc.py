@@ -25,6 +25,7 @@ from hvtx.model.resource import (
     State,
     filters_on,
 )
+from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import Liveness
 from hvtx.planner.presence import Presence, Sights, index, presence
 
@@ -53,13 +54,22 @@ _ORDER: dict[str, int] = {
 }
 
 
-def plan_gc(snapshot: Snapshot, *, everything: bool = False) -> Plan:
-    """Judge every row, every marked object, and the strangers that are worth naming."""
+def plan_gc(
+    snapshot: Snapshot, *, everything: bool = False, rules: Sequence[StrangeRule] | None = None
+) -> Plan:
+    """Judge every row, every marked object, and the strangers that are worth naming.
+
+    With ``everything`` all their devices and NAT rules, with all ``rules`` of the host every one
+    of theirs, and their addresses.
+    """
     judge = Judge(snapshot)
     items = [judge.row(row) for row in snapshot.rows]
     items += judge.marked_links()
     items += judge.marked_entries()
     items += judge.strangers(everything=everything)
+    if rules is not None:
+        shown = {item.key for item in items}
+        items += [item for item in judge.rest(rules) if item.key not in shown]
     items.sort(key=_place)
     return Plan(tuple(items))
 
@@ -573,6 +583,29 @@ class Judge:
                 )
             )  # fmt: skip
         return items
+
+    def rest(self, rules: Sequence[StrangeRule]) -> list[Item]:
+        """Strangers' rules of every kind, and the addresses of their devices."""
+        names = {link.ifindex: link.name for link in self.snapshot.links}
+        ours = {p.link.ifindex for p in self.presences.values() if p.link is not None}
+        seen = {(e.place, e.handle) for e in self.snapshot.entries if e.handle and e.nat}
+        theirs = [
+            ("rule", rule.key, "no mark")
+            for rule in rules
+            if rule.mark is None and (rule.place, rule.handle) not in seen
+        ]
+        theirs += [
+            (Kind.ADDRESS, address.address, f"on {names.get(address.ifindex, '?')}")
+            for address in self.snapshot.addresses
+            if address.ifindex not in ours
+        ]
+        return [
+            Item(
+                Action.SKIP, Reason.FOREIGN, kind, key, None, 0, None, (evidence,),
+                "not ours: it carries no mark of hvtx",
+            )
+            for kind, key, evidence in theirs
+        ]  # fmt: skip
 
     # -- small questions -------------------------------------------------------------------------
 
