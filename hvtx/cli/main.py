@@ -6,10 +6,11 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from keyword import iskeyword
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -198,10 +199,15 @@ def _from_file(path: str, *, explicit: bool) -> dict[str, Any]:
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command line; returns its exit code."""
+    _open_what_is_closed()
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = cast("Any", _Answers(sys.stdout)), cast("Any", _Messages(sys.stderr))
     try:
         return _run(arguments)
     except KeyboardInterrupt:  # a second one, while the first was being told
         return 130
+    finally:
+        sys.stdout, sys.stderr = streams
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -213,8 +219,7 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         _refuse_bytes(head)
         code = root.main(args=list(head), prog_name=PROGRAM, standalone_mode=False, obj=head)
-        if sys.stdout is not None:  # a caller may have closed it
-            _flush()
+        sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
@@ -250,20 +255,73 @@ def _run(arguments: Sequence[str]) -> int:
         return _tell(bug, as_json=as_json, debug=debug)
 
 
-def _never_fail_to_write() -> None:
-    """What a terminal's encoding lacks is shown as ``?``: no deed may end in a half-told error."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+def _open_what_is_closed() -> None:
+    """Lead to /dev/null what the caller closed: the next file to be opened would be in its place.
+
+    The lowest number is given first, so each gets its own.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - for the process's life
 
 
-def _flush() -> None:
+class _Stream:
+    """A standard stream with another ``write`` and ``flush``."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+class _Answers(_Stream):
+    """Standard output: a full disk of the caller's is told from one of hvtx's own."""
+
+    @property
+    def buffer(self) -> _Answers:
+        return _Answers(self.stream.buffer)
+
+    def write(self, text: str | bytes) -> int:
+        with _lost():
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with _lost():
+            self.stream.flush()
+
+
+@contextmanager
+def _lost() -> Iterator[None]:
     try:
-        sys.stdout.flush()
+        yield
     except BrokenPipeError:
         raise
     except OSError as problem:
         raise OutputLost(problem) from problem
+
+
+class _Messages(_Stream):
+    """Standard error: a message that cannot be told stops no deed and changes no exit code."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self.stream.flush()
+
+
+def _never_fail_to_write() -> None:
+    """What a terminal's encoding lacks is shown as ``?``: no deed may end in a half-told error."""
+    for stream in (sys.stdout, sys.stderr):
+        inner = getattr(stream, "stream", stream)
+        if isinstance(inner, io.TextIOWrapper):
+            inner.reconfigure(errors="replace")
 
 
 def _refuse_bytes(arguments: Sequence[str]) -> None:
@@ -328,7 +386,8 @@ def _tell(problem: HvtxError, *, as_json: bool, debug: bool) -> int:
         if problem.hint:
             click.echo(f"<5>hint: {_plain(problem.hint)}", err=True)
         return problem.exit_code
-    colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    colour = wanted and sys.stderr.isatty()
     label = "\x1b[1;31merror:\x1b[0m" if colour else "error:"
     click.echo(f"{label} {_plain(message)}", err=True)
     if problem.hint:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +33,7 @@ def metrics(ctx: click.Context, textfile: str | None, json_: bool) -> None:
     elif textfile is None:
         from prometheus_client import generate_latest
 
-        sys.stdout.write(generate_latest(_registry(found)).decode())
+        render.write(generate_latest(_registry(found)).decode())
     else:
         _write(found, textfile)
 

@@ -81,7 +81,7 @@ def print_(ctx: click.Context, metrics: str | None, json_: bool) -> None:
     if json_:
         render.emit_json(engine.printed(made))
     else:
-        sys.stdout.write(listing(made))
+        render.write(listing(made))
 
 
 def _place(ctx: click.Context, metrics: str | None) -> Place:
