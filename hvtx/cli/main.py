@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -27,6 +28,9 @@ from hvtx.errors import (
 
 PROGRAM = "hvtx"
 DEFAULT_CONFIG = "/etc/hvtx/config.toml"
+SECONDS = r"([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?"  # `float` takes more: nan, 1_0, blanks
+DAY = 86400
+FIREWALLS = ("auto", "nftables", "iptables")
 
 # name -> (module, one line of help); a command's module is imported when it is called.
 COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -118,39 +122,52 @@ def settings(options: Mapping[str, Any]) -> Any:
     """Flag beats environment beats file beats default; raises UsageError, NotFound."""
     from hvtx.engine.runtime import Settings
 
-    path = options.get("config") or os.environ.get("HVTX_CONFIG")
-    known = _from_file(path or DEFAULT_CONFIG, explicit=path is not None)
+    named = options.get("config")
+    if named == "":
+        raise UsageError("--config is empty", hint="--config /dev/null is a file of no settings")
+    named = named or os.environ.get("HVTX_CONFIG") or None
+    path = named or DEFAULT_CONFIG
+    known = _from_file(path, explicit=named is not None)
 
     def value(name: str, default: str) -> str:
+        flag, variable = f"--{name.replace('_', '-')}", f"HVTX_{name.upper()}"
         if options.get(name) == "":
-            raise UsageError(f"--{name.replace('_', '-')} is empty")
-        found = options.get(name) or os.environ.get(f"HVTX_{name.upper()}") or known.get(name)
-        text = default if found is None else str(found)
-        if not text.isprintable():
-            raise UsageError(f"{name} is {text!r}, which nobody could read on a screen")
-        return text
+            raise UsageError(f"{flag} is empty", hint=f"give a value, or leave {flag} out")
+        for where, found in ((flag, options.get(name)), (variable, os.environ.get(variable))):
+            if found:
+                return _checked(name, str(found), where)
+        return _checked(name, str(known.get(name, default)), f"{name} of {path}")
 
-    firewall = value("firewall", "auto")
-    if firewall not in ("auto", "nftables", "iptables"):
-        raise UsageError(f"--firewall {firewall!r} is not auto, nftables or iptables")
-    try:
-        timeout = float(value("lock_timeout", "10").encode("ascii"))
-    except ValueError as problem:
-        raise UsageError("--lock-timeout is a number of seconds") from problem
-    if not 0 <= timeout <= 86400:
-        raise UsageError("--lock-timeout is between 0 and 86400 seconds")
-    lines = value("history_lines", "100000")
-    if not (lines.isascii() and lines.isdigit() and 100 <= int(lines) <= 10**9):
-        raise UsageError(f"history_lines is {lines!r}, not a number from 100 to 1000000000")
     return Settings(
         group=value("group", "") or None,
         tap_user=value("tap_user", "") or None,
-        history_lines=int(lines),
+        history_lines=int(value("history_lines", "100000")),
         state_directory=os.path.abspath(value("state_dir", "/var/lib/hvtx")),
         run_directory=os.path.abspath(value("run_dir", "/run/hvtx")),
-        firewall=firewall,
-        lock_timeout=timeout,
+        firewall=value("firewall", "auto"),
+        lock_timeout=float(value("lock_timeout", "10")),
     )
+
+
+def _checked(name: str, text: str, where: str) -> str:
+    """The text of a setting, if it is one, and ``where`` it was found (pure). Raises UsageError."""
+    good, hint = text.isprintable(), "write it without control characters and stray bytes"
+    if name == "firewall":
+        good, hint = text in FIREWALLS, f"it is one of {', '.join(FIREWALLS)}"
+    elif name == "lock_timeout":
+        good = bool(re.fullmatch(SECONDS, text)) and float(text) <= DAY
+        hint = f"it is a number of seconds from 0 to {DAY}; 0 does not wait at all"
+    elif name == "history_lines":
+        good = bool(re.fullmatch("[0-9]{3,10}", text)) and 100 <= int(text) <= 10**9
+        hint = f"it is a number from 100 to {10**9}: how many lines of the history are kept"
+    if not good:
+        raise UsageError(f"{where} cannot be {_short(text)}", hint=hint)
+    return text
+
+
+def _short(text: str) -> str:
+    """What somebody wrote, quoted; its beginning, if it is no line for a person to read."""
+    return repr(text if len(text) <= 40 else f"{text[:39]}…")
 
 
 _KEYS = {
@@ -178,8 +195,11 @@ def _from_file(path: str, *, explicit: bool) -> dict[str, Any]:
             f"the configuration {path} cannot be read by this user",
             hint=f"run hvtx as root, or make it readable: chmod 644 {path}",
         ) from problem
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
-        raise UsageError(f"the configuration {path} is not understood: {problem}") from problem
+    except (OSError, ValueError, RecursionError) as problem:
+        raise UsageError(
+            f"the configuration {path} is not understood: {problem}",
+            hint='it is TOML, one `key = value` a line: firewall = "nftables"',
+        ) from problem
     unknown = sorted(set(found) - _KEYS)
     if unknown:
         raise UsageError(
@@ -190,7 +210,11 @@ def _from_file(path: str, *, explicit: bool) -> dict[str, Any]:
         number = isinstance(entry, int | float) and not isinstance(entry, bool)
         if not (number if name in _NUMBERS else isinstance(entry, str) and entry):
             kind = "a number" if name in _NUMBERS else "a text"
-            raise UsageError(f"the configuration {path}: {name} is not {kind}")
+            raise UsageError(
+                f"the configuration {path}: {name} is not {kind}",
+                hint=f"{name} = 10" if name in _NUMBERS else f'write it in quotes: {name} = "…"',
+            )
+        _checked(name, str(entry), f"{name} of {path}")
     return found
 
 

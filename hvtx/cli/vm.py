@@ -10,7 +10,17 @@ import click
 from click.core import ParameterSource
 
 from hvtx.cli import render
-from hvtx.cli.common import Number, as_json, complete_network, complete_vm, opened, reading
+from hvtx.cli.common import (
+    PID_MOST,
+    ROW_MOST,
+    Number,
+    Seconds,
+    as_json,
+    complete_network,
+    complete_vm,
+    opened,
+    reading,
+)
 from hvtx.cli.network import show_resources
 from hvtx.errors import UsageError
 
@@ -101,7 +111,9 @@ def _show(runtime: Any, name: str, verb: str, *, json_: bool) -> None:
 @vm.command()
 @click.argument("name")
 @click.option("--from-log", is_flag=True, help="As it was when it was removed, from the history.")
-@click.option("--operation", type=Number(1), metavar="ID", help="With --from-log: removed by it.")
+@click.option(
+    "--operation", type=Number(1, ROW_MOST), metavar="ID", help="With --from-log: removed by it."
+)
 @wishes
 @click.pass_context
 def create(
@@ -168,9 +180,7 @@ def start(ctx: click.Context, name: str, json_: bool) -> None:
 
 @vm.command()
 @click.argument("name", shell_complete=complete_vm)
-@click.option(
-    "--timeout", type=click.FloatRange(0, 86400), default=30.0, show_default=True, metavar="S"
-)
+@click.option("--timeout", type=Seconds(), default=30.0, show_default=True, metavar="S")
 @click.option("--force", is_flag=True, help="End the hypervisor at once.")
 @as_json
 @click.pass_context
@@ -178,8 +188,6 @@ def stop(ctx: click.Context, name: str, timeout: float, force: bool, json_: bool
     """End the hypervisor and release the VM's network; its addresses stay leased."""
     from hvtx.engine import launch
 
-    if timeout != timeout:  # noqa: PLR0124 - not a number, which no range refuses
-        raise UsageError("--timeout is a number of seconds")
     with opened(ctx, writable=True) as runtime:
         launch.stop_vm(runtime, name, timeout=timeout, force=force)
         _show(runtime, name, "stopped", json_=json_)
@@ -315,7 +323,7 @@ def console(ctx: click.Context, name: str) -> None:
 
 @vm.command()
 @click.argument("name", shell_complete=complete_vm)
-@click.option("--pid", type=Number(1), required=True, metavar="PID")
+@click.option("--pid", type=Number(1, PID_MOST), required=True, metavar="PID")
 @as_json
 @click.pass_context
 def attach(ctx: click.Context, name: str, pid: int, json_: bool) -> None:

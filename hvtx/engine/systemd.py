@@ -28,6 +28,7 @@ from hvtx.engine.units import (
 )
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted, UsageError
 from hvtx.host import program
+from hvtx.host.kvm import VARIABLE, wanted_accelerator
 
 BOOTED = "/run/systemd/system"  # there where systemd is the init, sd_booted(3)
 _SECONDS = 60.0
@@ -49,7 +50,11 @@ def place(
     argv0: str,
     metrics: str | None = None,
 ) -> Place:
-    """What the units are made for; ``argv0`` is how this program was called."""
+    """What the units are made for; ``argv0`` is how this program was called.
+
+    Raises UsageError for what would be told only by the unit that runs: an unknown accelerator.
+    """
+    wanted_accelerator(environment.get(VARIABLE, ""))
     return Place(program_path(argv0), state_directory, run_directory, dict(environment), metrics)
 
 
