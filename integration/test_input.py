@@ -499,6 +499,18 @@ def test_without_the_capability(peopled: Program, prefix: list[str]) -> None:
         assert called(prefix, "", *argv).code == 0
 
 
+def test_a_doctor_without_the_capability_says_so_in_findings_alone(peopled: Program) -> None:
+    """Libraries have words of their own for standard error; a finding has a mend."""
+    for more in ((), ("--json",)):
+        ran = called(NO_NET_ADMIN, "", "doctor", *more)
+        assert (ran.code, ran.err) == (1, "")
+    findings = json.loads(ran.out)["findings"]
+    unseen = [f for f in findings if "could not be checked" in f["message"]]
+    assert {"netfilter", "forward", "damage"} <= {f["check"] for f in unseen}
+    for finding in unseen:
+        assert finding["hint"], finding
+
+
 def test_without_the_capability_no_store_is_made(tmp_path: Path) -> None:
     said(called(NO_NET_ADMIN, "", "vm", "create", "web", *SLEEP), 5)
     assert not Path(os.environ["HVTX_STATE_DIR"]).exists()

@@ -28,6 +28,9 @@ class Finding(NamedTuple):
     hint: str | None = None
 
 
+_MEND = "run hvtx as root, for instance with sudo, and look at the kernel's log"
+
+
 def diagnose(runtime: Runtime) -> dict[str, Any]:
     """The interface's ``doctor`` object; a check that fails itself is a warning, never a pass."""
     findings: list[Finding] = []
@@ -35,7 +38,9 @@ def diagnose(runtime: Runtime) -> dict[str, Any]:
         try:
             findings += check(runtime)
         except (HvtxError, OSError) as problem:
-            findings.append(Finding(name, "warning", f"could not be checked: {problem}"))
+            mend = problem.hint if isinstance(problem, HvtxError) else None
+            words = f"could not be checked: {problem}"
+            findings.append(Finding(name, "warning", words, (), mend or _MEND))
     return {
         "schema": "hvtx/doctor/1",
         "findings": [{**f._asdict(), "evidence": list(f.evidence)} for f in findings],
