@@ -189,7 +189,10 @@ def _from_file(path: str, *, explicit: bool) -> dict[str, Any]:
             check_configuration(path, file.fileno())
             found = tomllib.load(file)
     except FileNotFoundError as problem:
-        raise NotFound(f"the configuration {path} does not exist") from problem
+        raise NotFound(
+            f"the configuration {path} does not exist",
+            hint="make it, or name another: --config FILE, or HVTX_CONFIG",
+        ) from problem
     except PermissionError as problem:
         raise NotPermitted(
             f"the configuration {path} cannot be read by this user",
@@ -254,12 +257,10 @@ def _run(arguments: Sequence[str]) -> int:
         click.echo(problem.format_message(), err=True)
         return 2
     except click.ClickException as problem:
-        hint = None
-        context = getattr(problem, "ctx", None)
-        if context is not None:
-            hint = f"{context.command_path} --help"
-        return _tell(UsageError(_words(problem), hint=hint), as_json=as_json, debug=debug)
+        return _tell(_usage(problem, head), as_json=as_json, debug=debug)
     except HvtxError as problem:
+        if isinstance(problem, UsageError) and problem.hint is None:
+            problem.hint = _help_hint(_command_path(head))
         if isinstance(problem, OutputLost):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would fail on it once more
         return _tell(problem, as_json=as_json, debug=debug)
@@ -358,6 +359,35 @@ def _refuse_bytes(arguments: Sequence[str]) -> None:
         ) from problem
 
 
+def _usage(problem: click.ClickException, arguments: Sequence[str]) -> UsageError:
+    """What click found wrong with a command line, as ours."""
+    context = getattr(problem, "ctx", None)
+    path = _command_path(arguments) if context is None else context.command_path
+    return UsageError(_words(problem), hint=_help_hint(path))
+
+
+def _help_hint(path: str) -> str:
+    return f"`{path} --help` shows what it takes"
+
+
+def _command_path(arguments: Sequence[str]) -> str:
+    """``hvtx vm create`` of a command line, as far as it names commands.
+
+    Found anew where an error needs it: by then click's own context is gone.
+    """
+    command: click.Command = root
+    path, rest = PROGRAM, list(arguments)
+    with suppress(click.ClickException):
+        while isinstance(command, click.Group):
+            context = click.Context(command, info_name=path)
+            rest = command.make_parser(context).parse_args(rest)[1]
+            found = command.get_command(context, rest[0]) if rest else None
+            if found is None:
+                break
+            command, path, rest = found, f"{path} {rest[0]}", rest[1:]
+    return path
+
+
 def _words(problem: click.ClickException) -> str:
     words = problem.format_message().strip().rstrip(".")
     return words[:1].lower() + words[1:] if words else "usage"
@@ -399,23 +429,22 @@ def _tell(problem: HvtxError, *, as_json: bool, debug: bool) -> int:
 
         click.echo(_plain(traceback.format_exc()), err=True)
     message = " ".join(problem.message.split())
+    hint = " ".join((problem.hint or problem.mend).split())
     if as_json:
         from hvtx.cli.render import to_json
 
-        error = {"code": problem.code, "message": message, "hint": problem.hint}
+        error = {"code": problem.code, "message": message, "hint": hint}
         click.echo(to_json({"error": error}), err=True)
         return problem.exit_code
     if _in_journal():
         click.echo(f"<3>error: {_plain(message)}", err=True)
-        if problem.hint:
-            click.echo(f"<5>hint: {_plain(problem.hint)}", err=True)
+        click.echo(f"<5>hint: {_plain(hint)}", err=True)
         return problem.exit_code
     wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     colour = wanted and sys.stderr.isatty()
     label = "\x1b[1;31merror:\x1b[0m" if colour else "error:"
     click.echo(f"{label} {_plain(message)}", err=True)
-    if problem.hint:
-        click.echo(f"hint: {_plain(problem.hint)}", err=True)
+    click.echo(f"hint: {_plain(hint)}", err=True)
     return problem.exit_code
 
 

@@ -111,7 +111,10 @@ def _environment(options: dict[str, Any]) -> dict[str, str]:
 
 def _need_directory(root: str) -> None:
     if not os.path.isdir(root):
-        raise NotFound(f"the root directory {root} does not exist")
+        raise NotFound(
+            f"the root directory {root} does not exist",
+            hint="mount or unpack the system there first, or leave --root out for this one",
+        )
 
 
 def _show(outcome: Outcome, root: str, *, json_: bool) -> None:

@@ -129,7 +129,10 @@ def create(
     from hvtx.engine import define
 
     if operation is not None and not from_log:
-        raise UsageError("--operation goes with --from-log")
+        raise UsageError(
+            "--operation goes with --from-log",
+            hint=f"hvtx vm create {name} --from-log --operation ID",
+        )
     if from_log:
         _refuse_wishes(ctx)
     parsed = _parse(name, wish) if not from_log else None

@@ -176,7 +176,10 @@ def start_vm(settings: Settings, name: str) -> None:
     call = start_call(program_path(sys.argv[0]), flags, name, passed)
     found = program.find((call[0], f"/usr/bin/{call[0]}"))
     if found is None:
-        raise HostRefused(f"VM {name!r} cannot be started: {call[0]} is missing")
+        raise HostRefused(
+            f"VM {name!r} cannot be started: {call[0]} is missing",
+            hint=f"install systemd's {call[0]}, or start the VM by hand: hvtx vm start {name}",
+        )
     ended = program.run((found, *call[1:]), settings.lock_timeout + _START_SECONDS)
     if ended.status == 0:
         return
@@ -300,7 +303,10 @@ def _call(systemctl: str, *arguments: str) -> None:
     try:
         ended = program.run((systemctl, *arguments), _SECONDS)
     except OSError as problem:
-        raise HostRefused(f"systemctl cannot be run: {problem}") from problem
+        raise HostRefused(
+            f"systemctl cannot be run: {problem}",
+            hint="the units are written; systemctl daemon-reload makes systemd read them",
+        ) from problem
     if ended.status != 0:
         words = " ".join(ended.output.split()) or "no reason given"
         raise HostRefused(
