@@ -63,7 +63,7 @@ def refused(hvtx: Program, *arguments: str, code: int, word: str = "") -> Ran:
     return ran
 
 
-ONE_WORD = ("gc", "recover", "intents", "log")
+ONE_WORD = ("gc", "recover", "intents", "log", "metrics")
 
 HOSTILE = [
     "", " ", ".", "..", "../x", "a/b", "-", "a-", "Web", "wéb", "ｗeb", "web\n", "web\x00"[:3] + "\x01",
@@ -378,6 +378,23 @@ def test_bad_configurations(hvtx: Program, tmp_path: Path) -> None:
             ran = hvtx(*option, "vm", "ls", code=code, HVTX_CONFIG=str(config))
             assert str(config) in ran.err or "firewall" in ran.err or "lock" in ran.err, ran.err
     hvtx("--config", str(tmp_path / "none"), "vm", "ls", code=3)
+
+
+EMPTY_FILES = [
+    ("gc", "--apply", ""), ("gc", "--heuristic", "--apply", "--yes", ""), ("gc", "--plan", "--out", ""),
+    ("gc", "--plan", "--html", ""), ("gc", "--heuristic", "--plan", "--out", ""),
+    ("metrics", "--textfile", ""), ("systemd", "print", "--metrics", ""),
+    ("systemd", "uninstall", "--root", ""), ("import", "my-hypervisor", ""),
+    ("vm", "create", "two", "--kernel", ""), ("vm", "create", "two", "--kernel", "/dev/null", "--initrd", ""),
+    ("vm", "create", "two", "--disk", ""), ("vm", "create", "two", "--hypervisor", "", "--disk", "/dev/null"),
+    ("vm", "create", "two", "--", ""),
+]  # fmt: skip
+
+
+def test_empty_file_names(peopled: Program) -> None:
+    """A shell variable that was not set must not mean "none", nor the directory here."""
+    for argv in EMPTY_FILES:
+        refused(peopled, *argv, code=2)
 
 
 # -- a host that lacks things --------------------------------------------------------------------

@@ -70,6 +70,18 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # which click 8.1 has 
         return self._range.convert(value, param, ctx)
 
 
+class Given(click.ParamType):  # type: ignore[type-arg]  # as above
+    """A path or a word that is not empty: a shell variable that was not set is no answer."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse the empty text, which would mean another thing than it seems."""
+        if value == "":
+            self.fail("it is empty", param, ctx)
+        return value
+
+
 class Seconds(click.ParamType):  # type: ignore[type-arg]  # as above
     """A time of at most a day, in seconds, as people write it."""
 

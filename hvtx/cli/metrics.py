@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hvtx.cli import render
-from hvtx.cli.common import as_json, opened
+from hvtx.cli.common import Given, as_json, opened
 from hvtx.errors import HvtxError
 
 if TYPE_CHECKING:
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option(
-    "--textfile", metavar="FILE", help="Write it there, whole, for node_exporter's collector."
+    "--textfile",
+    type=Given(),
+    metavar="FILE",
+    help="Write it there, whole, for node_exporter's collector.",
 )
 @as_json
 @click.pass_context

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hvtx.cli import render
-from hvtx.cli.common import as_json
+from hvtx.cli.common import Given, as_json
 from hvtx.cli.main import settings
 from hvtx.errors import NotFound
 
@@ -22,6 +22,7 @@ _VALUES = ("firewall", "lock_timeout", "qemu_accel", "group", "tap_user")
 
 root_option = click.option(
     "--root",
+    type=Given(),
     metavar="DIR",
     default="/",
     help="The root directory of another system, such as an image that is being made.",
@@ -30,6 +31,7 @@ root_option = click.option(
 
 metrics_option = click.option(
     "--metrics",
+    type=Given(),
     metavar="FILE",
     help="Units too that write `hvtx metrics` there every minute, for a textfile collector.",
 )

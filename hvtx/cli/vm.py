@@ -13,6 +13,7 @@ from hvtx.cli import render
 from hvtx.cli.common import (
     PID_MOST,
     ROW_MOST,
+    Given,
     Number,
     Seconds,
     as_json,
@@ -54,13 +55,17 @@ _WISHES = (
     ),
     click.option("--memory", type=Number(), default=256, show_default=True, metavar="MiB"),
     click.option("--cpus", type=Number(), default=1, show_default=True, metavar="N"),
-    click.option("--kernel", metavar="F", help="Boot this kernel directly."),
-    click.option("--initrd", metavar="F"),
+    click.option("--kernel", type=Given(), metavar="F", help="Boot this kernel directly."),
+    click.option("--initrd", type=Given(), metavar="F"),
     click.option(
         "--append", metavar="S", help="Kernel command line; {ip}, {gateway} … are replaced."
     ),
-    click.option("--disk", "disks", multiple=True, metavar="F", help="Disk image; repeatable."),
-    click.option("--hypervisor", metavar="qemu|firecracker|cloud-hypervisor|command|external"),
+    click.option(
+        "--disk", "disks", type=Given(), multiple=True, metavar="F", help="Disk image; repeatable."
+    ),
+    click.option(
+        "--hypervisor", type=Given(), metavar="qemu|firecracker|cloud-hypervisor|command|external"
+    ),
     click.option("--autostart", is_flag=True, help="Start at boot."),
     click.argument("command", nargs=-1, type=click.UNPROCESSED),
     as_json,
@@ -183,7 +188,14 @@ def start(ctx: click.Context, name: str, json_: bool) -> None:
 
 @vm.command()
 @click.argument("name", shell_complete=complete_vm)
-@click.option("--timeout", type=Seconds(), default=30.0, show_default=True, metavar="S")
+@click.option(
+    "--timeout",
+    type=Seconds(),
+    default=30.0,
+    show_default=True,
+    metavar="S",
+    help="How long the guest may take to power down, 0 to 86400 seconds.",
+)
 @click.option("--force", is_flag=True, help="End the hypervisor at once.")
 @as_json
 @click.pass_context

@@ -184,7 +184,7 @@ def _check_combination(
             f"-- COMMAND and --hypervisor {hypervisor} do not go together",
             hint="leave one of them out: a command is the VM process itself",
         )
-    if hypervisor == "command" and not command:
+    if hypervisor == "command" and not (command and command[0]):
         raise UsageError(
             "--hypervisor command needs -- COMMAND…", hint="for instance: -- qemu-system-x86_64 …"
         )

@@ -357,6 +357,11 @@ def test_a_number_of_the_environment_is_checked_alike(
     assert f"HVTX_{name}" in ran.err
 
 
+def test_an_empty_configuration_file_name_is_a_usage_error(hvtx: Run) -> None:
+    """The variable may be empty, which is as good as unset."""
+    told(hvtx("vm", "ls", before=["--config", ""]))
+
+
 @pytest.mark.parametrize("text", ["4294967295", str(1 << 64), "9" * 5000])
 def test_an_id_that_nobody_can_have_is_a_usage_error(text: str) -> None:
     """Of `tap_user` and `group`: the kernel takes the last one for nobody in particular."""
