@@ -49,7 +49,7 @@ def complete_either(ctx: click.Context, param: click.Parameter, incomplete: str)
     return _names(ctx, incomplete, "vm", "network")
 
 
-PID_MOST = 1 << 22  # PID_MAX_LIMIT of the kernel: no process has a greater one
+PID_MOST = (1 << 31) - 1  # of a pid_t: no process can have a greater one
 ROW_MOST = (1 << 63) - 1  # the store's own limit for the number of an operation
 LINES_MOST = 10**9  # as many as `history_lines` may keep
 
