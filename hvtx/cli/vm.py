@@ -101,16 +101,28 @@ def _show(runtime: Any, name: str, verb: str, *, json_: bool) -> None:
     if json_:
         render.emit_json(document)
         return
-    where = ", ".join(i["ipv4"] or i["ipv6"] or "?" for i in document["interfaces"])
+    for line in _sentences(document, verb):
+        render.say(line)
+
+
+def _sentences(document: dict[str, Any], verb: str) -> list[str]:
+    """What was done, in a line; of a VM whose process nobody knows yet, what is to be done."""
+    name, interfaces = document["name"], document["interfaces"]
+    where = ", ".join(i["ipv4"] or i["ipv6"] or "?" for i in interfaces)
     ports = [
         f"{p['host_port']}/{p['protocol']} → {p['guest_port']}"
-        for i in document["interfaces"]
+        for i in interfaces
         for p in i["publish"]
     ]
-    words = f"VM {name} is {verb}"
-    if verb in ("running", "defined"):
-        words += f" ({where}{'; ' + ', '.join(ports) if ports else ''})"
-    render.say(words)
+    if ports:
+        where += "; " + ", ".join(ports)
+    if verb == "running" and document["hypervisor"] == "external" and document["pid"] is None:
+        devices = ", ".join(i["device"] for i in interfaces if i["device"])
+        return [
+            f"the network of VM {name} is prepared: {devices} ({where})",
+            f"`hvtx vm attach {name} --pid PID` tells whose process it is, once it runs",
+        ]
+    return [f"VM {name} is {verb}" + (f" ({where})" if verb in ("running", "defined") else "")]
 
 
 @vm.command()
@@ -308,13 +320,17 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
 
 @vm.command()
 @click.argument("name", shell_complete=complete_vm)
+@as_json
 @click.pass_context
-def logs(ctx: click.Context, name: str) -> None:
+def logs(ctx: click.Context, name: str, json_: bool) -> None:
     """Print what the VM and its hypervisor wrote."""
     from hvtx.engine import show as views
 
     with opened(ctx, writable=False) as runtime:
         path = views.vm_log(runtime, name)
+    if json_:
+        render.emit_json(views.log_document(name, path))
+        return
     with open(path, "rb") as log:
         if render.fancy():  # a guest's words, and a terminal would obey them
             while line := log.readline(1 << 16):
@@ -326,14 +342,18 @@ def logs(ctx: click.Context, name: str) -> None:
 
 @vm.command()
 @click.argument("name", shell_complete=complete_vm)
+@as_json
 @click.pass_context
-def console(ctx: click.Context, name: str) -> None:
-    """Join the VM's serial console; Ctrl-] leaves it."""
+def console(ctx: click.Context, name: str, json_: bool) -> None:
+    """Join the VM's serial console; Ctrl-] leaves it. With --json, only tell where it is."""
     from hvtx.engine import show as views
 
     with opened(ctx, writable=False) as runtime:
         where = views.console(runtime, name)
-    views.join_console(*where)
+    if json_:
+        render.emit_json(views.console_document(name, *where))
+    else:
+        views.join_console(*where)
 
 
 @vm.command()
