@@ -136,7 +136,7 @@ def settings(options: Mapping[str, Any]) -> Any:
         for where, found in ((flag, options.get(name)), (variable, os.environ.get(variable))):
             if found:
                 return _checked(name, str(found), where)
-        return _checked(name, str(known.get(name, default)), f"{name} of {path}")
+        return str(known.get(name, default))  # the file is checked already
 
     return Settings(
         group=value("group", "") or None,
