@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 _ALLOCATIONS = 1 << 18  # between two searches for cyclic garbage; a command makes hardly any
@@ -20,12 +21,12 @@ def main() -> NoReturn:
     from hvtx.cli.main import run
 
     code = run(sys.argv[1:])
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            if stream is not None:  # it was closed by the caller
-                stream.flush()
-        except OSError:
-            code = code or 1
+    try:
+        sys.stdout.flush()
+    except OSError:
+        code = code or 1
+    with suppress(OSError):  # what could not be told changes nothing
+        sys.stderr.flush()
     os._exit(code)
 
 

@@ -20,15 +20,22 @@ code  class
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 EXIT_DONE = 0
 EXIT_PLAN_NOT_EMPTY = 2
 
 
 class HvtxError(Exception):
-    """Base of all errors that a person should read; ``code`` is a short stable word."""
+    """Base of all errors that a person should read; ``code`` is a short stable word.
+
+    ``mend`` is the hint of whoever raises it without one.
+    """
 
     exit_code = 1
     code = "failed"
+    mend = "--debug before the command shows where; `hvtx doctor` checks this host"
 
     def __init__(self, message: str, *, hint: str | None = None, code: str | None = None) -> None:
         """Keep ``message`` (what happened, to which thing) and ``hint`` (what to do)."""
@@ -37,6 +44,16 @@ class HvtxError(Exception):
         self.hint = hint
         if code is not None:
             self.code = code
+
+
+@contextmanager
+def advised(hint: str) -> Iterator[None]:
+    """Give errors from inside, whose raiser does not know what was asked for, this hint."""
+    try:
+        yield
+    except HvtxError as problem:
+        problem.hint = problem.hint or hint
+        raise
 
 
 class OutputLost(HvtxError):
@@ -57,6 +74,7 @@ class UsageError(HvtxError):
 
     exit_code = 2
     code = "usage"
+    mend = "`hvtx --help` and `hvtx COMMAND --help` show what is taken"
 
 
 class NotFound(HvtxError):
@@ -64,6 +82,7 @@ class NotFound(HvtxError):
 
     exit_code = 3
     code = "not-found"
+    mend = "`hvtx vm ls` and `hvtx network ls` show what is on record"
 
 
 class Conflict(HvtxError):
@@ -71,6 +90,7 @@ class Conflict(HvtxError):
 
     exit_code = 4
     code = "conflict"
+    mend = "`hvtx vm ls`, `hvtx network ls` and `hvtx explain OBJECT` show what has it"
 
 
 class NotPermitted(HvtxError):
@@ -78,6 +98,7 @@ class NotPermitted(HvtxError):
 
     exit_code = 5
     code = "not-permitted"
+    mend = "run hvtx as root, for instance with sudo"
 
 
 class HostRefused(HvtxError):
@@ -85,6 +106,7 @@ class HostRefused(HvtxError):
 
     exit_code = 6
     code = "host-refused"
+    mend = "`hvtx doctor` checks this host, and the kernel's log may tell more"
 
 
 class Contended(HostRefused):
@@ -98,6 +120,7 @@ class StoreError(HvtxError):
 
     exit_code = 7
     code = "store"
+    mend = "look at the disk and the permissions of the state directory: `hvtx doctor`"
 
 
 class CommitUnknown(StoreError):
@@ -111,6 +134,7 @@ class StalePlan(HvtxError):
 
     exit_code = 8
     code = "stale-plan"
+    mend = "make a new plan: hvtx gc --plan --out FILE"
 
 
 class PartialFailure(HvtxError):
@@ -118,6 +142,7 @@ class PartialFailure(HvtxError):
 
     exit_code = 9
     code = "partial"
+    mend = "`hvtx gc --plan` shows what is left, and why"
 
 
 class Busy(HvtxError):
@@ -125,10 +150,13 @@ class Busy(HvtxError):
 
     exit_code = 75
     code = "busy"
+    mend = "try again, or wait longer: --lock-timeout SECONDS before the command"
 
 
 class Refused(HvtxError):
     """A run that must not conclude anything; ``code`` is the reason of the interface."""
+
+    mend = "`hvtx doctor` tells more; reading commands still work where they can"
 
     def __init__(self, code: str, message: str, *, hint: str | None = None) -> None:
         """Take the refusal ``code`` (``store-rolled-back``, ``wrong-namespace`` …)."""

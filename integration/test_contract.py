@@ -1148,10 +1148,75 @@ def test_logs(hvtx: Program) -> None:
     hvtx("vm", "logs", "web", code=3)
     hvtx("vm", "start", "web")
     _until(lambda: {"out", "err"} <= set(hvtx("vm", "logs", "web").out.split()))
+    told = hvtx("vm", "logs", "web", "--json").json()
+    assert (told["schema"], told["vm"], set(told["lines"])) == (
+        "hvtx/logs/1",
+        "web",
+        {"out", "err"},
+    )
+    assert sorted(Path(told["path"]).read_text().splitlines()) == ["err", "out"]
     hvtx("vm", "stop", "web", "--force")
     assert "out" in hvtx("vm", "logs", "web").out
     hvtx("vm", "rm", "web")
-    hvtx("vm", "logs", "web", code=3)
+    assert json.loads(hvtx("vm", "logs", "web", "--json", code=3).err)["error"]["hint"]
+
+
+def test_logs_that_are_no_text(hvtx: Program) -> None:
+    """Lines stay lines, whatever stands in them; an empty log has none."""
+    network(hvtx)
+    create(hvtx, "quiet")
+    hvtx("vm", "start", "quiet")
+    assert hvtx("vm", "logs", "quiet", "--json").json()["lines"] == []
+    path = Path(hvtx("vm", "logs", "quiet", "--json").json()["path"])
+    path.write_bytes(b"one\r\n\n\xff\x1b[31m\x85two\xe2\x80\xa8x\nlast")
+    lines = hvtx("vm", "logs", "quiet", "--json").json()["lines"]
+    assert lines == ["one", "", "\ufffd\x1b[31m\ufffdtwo\u2028x", "last"]
+
+
+def test_the_console_of_a_vm_without_one(hvtx: Program) -> None:
+    """With --json as without: 4, in the same words."""
+    network(hvtx)
+    create(hvtx)
+    for state_now in ("defined", "running"):
+        error = json.loads(hvtx("vm", "console", "web", "--json", code=4).err)["error"]
+        said = hvtx("vm", "console", "web", code=4).err.splitlines()
+        assert said == [f"error: {error['message']}", f"hint: {error['hint']}"]
+        if state_now == "defined":
+            hvtx("vm", "start", "web")
+
+
+def test_the_console_of_a_qemu_is_told_and_not_joined(hvtx: Program, tmp_path: Path) -> None:
+    """Nobody is on the line afterwards: the one place that QEMU has is free."""
+    network(hvtx)
+    disk = tmp_path / "disk.raw"
+    disk.write_bytes(bytes(1 << 20))
+    hvtx("vm", "run", "web", "--network", "net", "--disk", str(disk), HVTX_QEMU_ACCEL="tcg")
+    told = hvtx("vm", "console", "web", "--json").json()
+    assert (told["schema"], told["vm"]) == ("hvtx/console/1", "web")
+    directory, name = os.path.split(told["socket"])
+    descriptor = os.open(directory, os.O_PATH)
+    with socket.socket(socket.AF_UNIX) as link:
+        link.connect(f"/proc/self/fd/{descriptor}/{name}")  # a longer path is none for a socket
+    os.close(descriptor)
+    Path(told["socket"]).unlink()
+    assert "cannot be reached" in hvtx("vm", "console", "web", "--json", code=4).err
+    hvtx("vm", "stop", "web", "--force")
+
+
+def test_an_external_vm_is_not_called_running_before_it_is(hvtx: Program) -> None:
+    """`start` prepares its network, names the device, and says what is to be done."""
+    network(hvtx)
+    hvtx("vm", "create", "ext", "--network", "net", "--hypervisor", "external")
+    for ran in (
+        hvtx("vm", "start", "ext"),
+        hvtx("vm", "run", "two", "--network", "net", "--hypervisor", "external"),
+    ):
+        name = "ext" if "ext" in ran.out else "two"
+        assert "is running" not in ran.out
+        assert hvtx.device(name) in ran.out
+        assert f"`hvtx vm attach {name} --pid PID`" in ran.out
+    hvtx("vm", "attach", "ext", "--pid", str((1 << 31) - 1), code=3)
+    assert "VM ext is running" in hvtx("vm", "attach", "ext", "--pid", str(os.getpid())).out
 
 
 def test_a_socket_that_comes_between_create_and_start(hvtx: Program) -> None:

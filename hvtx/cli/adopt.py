@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from hvtx.cli import render
-from hvtx.cli.common import Number, as_json, opened
+from hvtx.cli.common import PID_MOST, Given, Number, as_json, opened
 from hvtx.errors import PartialFailure
 
 _WORDS = ("imported", "already", "skipped", "failed")
@@ -19,7 +19,7 @@ def import_() -> None:
 
 
 @import_.command("my-hypervisor")
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.argument("paths", nargs=-1, type=Given(), required=True, metavar="PATH...")
 @click.option("--dry-run", is_flag=True, help="Show what would be taken over; changes nothing.")
 @as_json
 @click.pass_context
@@ -44,7 +44,9 @@ def my_hypervisor(ctx: click.Context, paths: tuple[str, ...], dry_run: bool, jso
 @click.command()
 @click.argument("words", nargs=-1, required=True, metavar="OBJECT", type=click.UNPROCESSED)
 @click.option("--vm", "name", required=True, metavar="NAME", help="The VM that it belongs to.")
-@click.option("--pid", type=Number(1), metavar="PID", help="The VM's process, which holds it.")
+@click.option(
+    "--pid", type=Number(1, PID_MOST), metavar="PID", help="The VM's process, which holds it."
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be taken over; changes nothing.")
 @as_json
 @click.pass_context

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hvtx.cli.main import settings
+from hvtx.cli.main import DAY, SECONDS, settings
 from hvtx.errors import HvtxError, NotPermitted
 
 if TYPE_CHECKING:
@@ -48,20 +49,51 @@ def complete_either(ctx: click.Context, param: click.Parameter, incomplete: str)
     return _names(ctx, incomplete, "vm", "network")
 
 
+PID_MOST = (1 << 31) - 1  # of a pid_t: no process can have a greater one
+ROW_MOST = (1 << 63) - 1  # the store's own limit for the number of an operation
+LINES_MOST = 10**9  # as many as `history_lines` may keep
+
+
 class Number(click.ParamType):  # type: ignore[type-arg]  # which click 8.1 has not
-    """A whole number as people write it: an optional sign and digits 0 to 9; at least ``least``."""
+    """A whole number as people write it: an optional sign and digits 0 to 9, within bounds."""
 
     name = "number"
 
-    def __init__(self, least: int | None = None) -> None:
-        """Any number, unless ``least`` is given."""
-        self._range = click.IntRange(least)
+    def __init__(self, least: int | None = None, most: int | None = None) -> None:
+        """Any number, unless bounds are given."""
+        self._range = click.IntRange(least, most)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Refuse what ``int`` takes besides: digits of other scripts, underscores, blanks."""
         if isinstance(value, str) and not (value.isascii() and value.removeprefix("-").isdigit()):
             self.fail(f"{value!r} is not a whole number", param, ctx)
         return self._range.convert(value, param, ctx)
+
+
+class Given(click.ParamType):  # type: ignore[type-arg]  # as above
+    """A path or a word that is not empty: a shell variable that was not set is no answer."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse the empty text, which would mean another thing than it seems."""
+        if value == "":
+            self.fail("it is empty", param, ctx)
+        return value
+
+
+class Seconds(click.ParamType):  # type: ignore[type-arg]  # as above
+    """A time of at most a day, in seconds, as people write it."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse what ``float`` takes besides: nan and inf, underscores, blanks."""
+        if isinstance(value, str) and not re.fullmatch(SECONDS, value):
+            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        if not 0 <= float(value) <= DAY:
+            self.fail(f"{value} is not between 0 and {DAY} seconds", param, ctx)
+        return float(value)
 
 
 @contextmanager

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
+from hvtx.cli import render
 from hvtx.cli.main import PROGRAM
 
 
@@ -27,4 +26,4 @@ def completion(ctx: click.Context, shell: str) -> None:
     made = get_completion_class(shell)
     assert made is not None  # click has all three
     root = ctx.find_root().command
-    sys.stdout.write(made(root, {}, PROGRAM, f"_{PROGRAM.upper()}_COMPLETE").source())
+    render.write(made(root, {}, PROGRAM, f"_{PROGRAM.upper()}_COMPLETE").source())

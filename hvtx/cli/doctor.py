@@ -45,7 +45,9 @@ def doctor(ctx: click.Context, collect: bool, dry_run: bool, guessing: bool, jso
             or 0
         )
     if dry_run or guessing:
-        raise UsageError("--dry-run and --force-heuristic go with --gc")
+        raise UsageError(
+            "--dry-run and --force-heuristic go with --gc", hint="hvtx doctor --gc --dry-run"
+        )
     from hvtx.engine import diagnose
 
     try:

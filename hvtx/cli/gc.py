@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from hvtx.cli import render
-from hvtx.cli.common import as_json, complete_either, opened
+from hvtx.cli.common import Given, as_json, complete_either, opened
 from hvtx.cli.document import show_items, show_plan
 from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, Refused, UsageError
 
@@ -26,9 +26,14 @@ from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, Refused, UsageError
 @click.option(
     "--all", "everything", is_flag=True, help="With --plan: every stranger's device and rule too."
 )
-@click.option("--out", metavar="FILE", help="With --plan: save the plan for --apply FILE.")
 @click.option(
-    "--html", metavar="FILE", help="With --plan: write it as one web page, with a picture."
+    "--out", type=Given(), metavar="FILE", help="With --plan: save the plan for --apply FILE."
+)
+@click.option(
+    "--html",
+    type=Given(),
+    metavar="FILE",
+    help="With --plan: write it as one web page, with a picture.",
 )
 @click.option(
     "--detailed-exitcode", is_flag=True, help="With --plan: exit 2 if there is something to do."
@@ -40,7 +45,7 @@ from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, Refused, UsageError
     "--heuristic", is_flag=True, help="The emergency mode: guess by name and subnet, without proof."
 )
 @click.option("--yes", is_flag=True, help="With --heuristic --apply: remove what was guessed.")
-@click.argument("file", required=False)
+@click.argument("file", type=Given(), required=False)
 @as_json
 @click.pass_context
 def gc(ctx: click.Context, /, file: str | None, json_: bool, **more: Any) -> int:

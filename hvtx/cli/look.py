@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from hvtx.cli import render
-from hvtx.cli.common import Number, as_json, complete_vm, opened, reading
+from hvtx.cli.common import LINES_MOST, ROW_MOST, Number, as_json, complete_vm, opened, reading
 
 
 @click.command()
@@ -40,13 +40,15 @@ def intents(ctx: click.Context, json_: bool) -> None:
 
 @click.command()
 @click.option("--vm", metavar="NAME", shell_complete=complete_vm, help="Only of this VM.")
-@click.option("--operation", type=Number(1), metavar="ID", help="Only of this operation.")
+@click.option("--operation", type=Number(1, ROW_MOST), metavar="ID", help="Only of this operation.")
 @click.option("--verb", metavar="VERB", help="Only of such operations: start, stop, gc …")
 @click.option("--kind", metavar="KIND", help="Only of this kind: tap, bridge, publish …")
 @click.option("--event", metavar="EVENT", help="Only such lines: made, removed, kept …")
 @click.option("--reason", metavar="REASON", help="Only with this reason: vm-dead, in-use …")
 @click.option("--since", metavar="TIME", help="Only later ones: 2h, 3d, 2026-05-01T12:30 (UTC).")
-@click.option("-n", "limit", type=Number(1), default=50, show_default=True, help="How many lines.")
+@click.option(
+    "-n", "limit", type=Number(1, LINES_MOST), default=50, show_default=True, help="How many lines."
+)
 @click.option("--detail", is_flag=True, help="Show what each thing was: mark, specification.")
 @as_json
 @click.pass_context

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from keyword import iskeyword
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -26,6 +28,9 @@ from hvtx.errors import (
 
 PROGRAM = "hvtx"
 DEFAULT_CONFIG = "/etc/hvtx/config.toml"
+SECONDS = r"([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?"  # `float` takes more: nan, 1_0, blanks
+DAY = 86400
+FIREWALLS = ("auto", "nftables", "iptables")
 
 # name -> (module, one line of help); a command's module is imported when it is called.
 COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -117,39 +122,52 @@ def settings(options: Mapping[str, Any]) -> Any:
     """Flag beats environment beats file beats default; raises UsageError, NotFound."""
     from hvtx.engine.runtime import Settings
 
-    path = options.get("config") or os.environ.get("HVTX_CONFIG")
-    known = _from_file(path or DEFAULT_CONFIG, explicit=path is not None)
+    named = options.get("config")
+    if named == "":
+        raise UsageError("--config is empty", hint="--config /dev/null is a file of no settings")
+    named = named or os.environ.get("HVTX_CONFIG") or None
+    path = named or DEFAULT_CONFIG
+    known = _from_file(path, explicit=named is not None)
 
     def value(name: str, default: str) -> str:
+        flag, variable = f"--{name.replace('_', '-')}", f"HVTX_{name.upper()}"
         if options.get(name) == "":
-            raise UsageError(f"--{name.replace('_', '-')} is empty")
-        found = options.get(name) or os.environ.get(f"HVTX_{name.upper()}") or known.get(name)
-        text = default if found is None else str(found)
-        if not text.isprintable():
-            raise UsageError(f"{name} is {text!r}, which nobody could read on a screen")
-        return text
+            raise UsageError(f"{flag} is empty", hint=f"give a value, or leave {flag} out")
+        for where, found in ((flag, options.get(name)), (variable, os.environ.get(variable))):
+            if found:
+                return _checked(name, str(found), where)
+        return str(known.get(name, default))  # the file is checked already
 
-    firewall = value("firewall", "auto")
-    if firewall not in ("auto", "nftables", "iptables"):
-        raise UsageError(f"--firewall {firewall!r} is not auto, nftables or iptables")
-    try:
-        timeout = float(value("lock_timeout", "10").encode("ascii"))
-    except ValueError as problem:
-        raise UsageError("--lock-timeout is a number of seconds") from problem
-    if not 0 <= timeout <= 86400:
-        raise UsageError("--lock-timeout is between 0 and 86400 seconds")
-    lines = value("history_lines", "100000")
-    if not (lines.isascii() and lines.isdigit() and 100 <= int(lines) <= 10**9):
-        raise UsageError(f"history_lines is {lines!r}, not a number from 100 to 1000000000")
     return Settings(
         group=value("group", "") or None,
         tap_user=value("tap_user", "") or None,
-        history_lines=int(lines),
+        history_lines=int(value("history_lines", "100000")),
         state_directory=os.path.abspath(value("state_dir", "/var/lib/hvtx")),
         run_directory=os.path.abspath(value("run_dir", "/run/hvtx")),
-        firewall=firewall,
-        lock_timeout=timeout,
+        firewall=value("firewall", "auto"),
+        lock_timeout=float(value("lock_timeout", "10")),
     )
+
+
+def _checked(name: str, text: str, where: str) -> str:
+    """The text of a setting, if it is one, and ``where`` it was found (pure). Raises UsageError."""
+    good, hint = text.isprintable(), "write it without control characters and stray bytes"
+    if name == "firewall":
+        good, hint = text in FIREWALLS, f"it is one of {', '.join(FIREWALLS)}"
+    elif name == "lock_timeout":
+        good = bool(re.fullmatch(SECONDS, text)) and float(text) <= DAY
+        hint = f"it is a number of seconds from 0 to {DAY}; 0 does not wait at all"
+    elif name == "history_lines":
+        good = bool(re.fullmatch("[0-9]{3,10}", text)) and 100 <= int(text) <= 10**9
+        hint = f"it is a number from 100 to {10**9}: how many lines of the history are kept"
+    if not good:
+        raise UsageError(f"{where} cannot be {_short(text)}", hint=hint)
+    return text
+
+
+def _short(text: str) -> str:
+    """What somebody wrote, quoted; its beginning, if it is no line for a person to read."""
+    return repr(text if len(text) <= 40 else f"{text[:39]}…")
 
 
 _KEYS = {
@@ -171,14 +189,20 @@ def _from_file(path: str, *, explicit: bool) -> dict[str, Any]:
             check_configuration(path, file.fileno())
             found = tomllib.load(file)
     except FileNotFoundError as problem:
-        raise NotFound(f"the configuration {path} does not exist") from problem
+        raise NotFound(
+            f"the configuration {path} does not exist",
+            hint="make it, or name another: --config FILE, or HVTX_CONFIG",
+        ) from problem
     except PermissionError as problem:
         raise NotPermitted(
             f"the configuration {path} cannot be read by this user",
             hint=f"run hvtx as root, or make it readable: chmod 644 {path}",
         ) from problem
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
-        raise UsageError(f"the configuration {path} is not understood: {problem}") from problem
+    except (OSError, ValueError, RecursionError) as problem:
+        raise UsageError(
+            f"the configuration {path} is not understood: {problem}",
+            hint='it is TOML, one `key = value` a line: firewall = "nftables"',
+        ) from problem
     unknown = sorted(set(found) - _KEYS)
     if unknown:
         raise UsageError(
@@ -189,7 +213,11 @@ def _from_file(path: str, *, explicit: bool) -> dict[str, Any]:
         number = isinstance(entry, int | float) and not isinstance(entry, bool)
         if not (number if name in _NUMBERS else isinstance(entry, str) and entry):
             kind = "a number" if name in _NUMBERS else "a text"
-            raise UsageError(f"the configuration {path}: {name} is not {kind}")
+            raise UsageError(
+                f"the configuration {path}: {name} is not {kind}",
+                hint=f"{name} = 10" if name in _NUMBERS else f'write it in quotes: {name} = "…"',
+            )
+        _checked(name, str(entry), f"{name} of {path}")
     return found
 
 
@@ -198,10 +226,15 @@ def _from_file(path: str, *, explicit: bool) -> dict[str, Any]:
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command line; returns its exit code."""
+    _open_what_is_closed()
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = cast("Any", _Answers(sys.stdout)), cast("Any", _Messages(sys.stderr))
     try:
         return _run(arguments)
     except KeyboardInterrupt:  # a second one, while the first was being told
         return 130
+    finally:
+        sys.stdout, sys.stderr = streams
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -213,8 +246,7 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         _refuse_bytes(head)
         code = root.main(args=list(head), prog_name=PROGRAM, standalone_mode=False, obj=head)
-        if sys.stdout is not None:  # a caller may have closed it
-            _flush()
+        sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
@@ -225,12 +257,10 @@ def _run(arguments: Sequence[str]) -> int:
         click.echo(problem.format_message(), err=True)
         return 2
     except click.ClickException as problem:
-        hint = None
-        context = getattr(problem, "ctx", None)
-        if context is not None:
-            hint = f"{context.command_path} --help"
-        return _tell(UsageError(_words(problem), hint=hint), as_json=as_json, debug=debug)
+        return _tell(_usage(problem, head), as_json=as_json, debug=debug)
     except HvtxError as problem:
+        if isinstance(problem, UsageError) and problem.hint is None:
+            problem.hint = _help_hint(_command_path(head))
         if isinstance(problem, OutputLost):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would fail on it once more
         return _tell(problem, as_json=as_json, debug=debug)
@@ -250,20 +280,73 @@ def _run(arguments: Sequence[str]) -> int:
         return _tell(bug, as_json=as_json, debug=debug)
 
 
-def _never_fail_to_write() -> None:
-    """What a terminal's encoding lacks is shown as ``?``: no deed may end in a half-told error."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+def _open_what_is_closed() -> None:
+    """Lead to /dev/null what the caller closed: the next file to be opened would be in its place.
+
+    The lowest number is given first, so each gets its own.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - for the process's life
 
 
-def _flush() -> None:
+class _Stream:
+    """A standard stream with another ``write`` and ``flush``."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+class _Answers(_Stream):
+    """Standard output: a full disk of the caller's is told from one of hvtx's own."""
+
+    @property
+    def buffer(self) -> _Answers:
+        return _Answers(self.stream.buffer)
+
+    def write(self, text: str | bytes) -> int:
+        with _lost():
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with _lost():
+            self.stream.flush()
+
+
+@contextmanager
+def _lost() -> Iterator[None]:
     try:
-        sys.stdout.flush()
+        yield
     except BrokenPipeError:
         raise
     except OSError as problem:
         raise OutputLost(problem) from problem
+
+
+class _Messages(_Stream):
+    """Standard error: a message that cannot be told stops no deed and changes no exit code."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self.stream.flush()
+
+
+def _never_fail_to_write() -> None:
+    """What a terminal's encoding lacks is shown as ``?``: no deed may end in a half-told error."""
+    for stream in (sys.stdout, sys.stderr):
+        inner = getattr(stream, "stream", stream)
+        if isinstance(inner, io.TextIOWrapper):
+            inner.reconfigure(errors="replace")
 
 
 def _refuse_bytes(arguments: Sequence[str]) -> None:
@@ -274,6 +357,35 @@ def _refuse_bytes(arguments: Sequence[str]) -> None:
             "an argument holds bytes that are no text in UTF-8",
             hint="give names and paths that can be written down",
         ) from problem
+
+
+def _usage(problem: click.ClickException, arguments: Sequence[str]) -> UsageError:
+    """What click found wrong with a command line, as ours."""
+    context = getattr(problem, "ctx", None)
+    path = _command_path(arguments) if context is None else context.command_path
+    return UsageError(_words(problem), hint=_help_hint(path))
+
+
+def _help_hint(path: str) -> str:
+    return f"`{path} --help` shows what it takes"
+
+
+def _command_path(arguments: Sequence[str]) -> str:
+    """``hvtx vm create`` of a command line, as far as it names commands.
+
+    Found anew where an error needs it: by then click's own context is gone.
+    """
+    command: click.Command = root
+    path, rest = PROGRAM, list(arguments)
+    with suppress(click.ClickException):
+        while isinstance(command, click.Group):
+            context = click.Context(command, info_name=path)
+            rest = command.make_parser(context).parse_args(rest)[1]
+            found = command.get_command(context, rest[0]) if rest else None
+            if found is None:
+                break
+            command, path, rest = found, f"{path} {rest[0]}", rest[1:]
+    return path
 
 
 def _words(problem: click.ClickException) -> str:
@@ -317,22 +429,22 @@ def _tell(problem: HvtxError, *, as_json: bool, debug: bool) -> int:
 
         click.echo(_plain(traceback.format_exc()), err=True)
     message = " ".join(problem.message.split())
+    hint = " ".join((problem.hint or problem.mend).split())
     if as_json:
         from hvtx.cli.render import to_json
 
-        error = {"code": problem.code, "message": message, "hint": problem.hint}
+        error = {"code": problem.code, "message": message, "hint": hint}
         click.echo(to_json({"error": error}), err=True)
         return problem.exit_code
     if _in_journal():
         click.echo(f"<3>error: {_plain(message)}", err=True)
-        if problem.hint:
-            click.echo(f"<5>hint: {_plain(problem.hint)}", err=True)
+        click.echo(f"<5>hint: {_plain(hint)}", err=True)
         return problem.exit_code
-    colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    colour = wanted and sys.stderr.isatty()
     label = "\x1b[1;31merror:\x1b[0m" if colour else "error:"
     click.echo(f"{label} {_plain(message)}", err=True)
-    if problem.hint:
-        click.echo(f"hint: {_plain(problem.hint)}", err=True)
+    click.echo(f"hint: {_plain(hint)}", err=True)
     return problem.exit_code
 
 

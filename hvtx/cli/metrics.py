@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hvtx.cli import render
-from hvtx.cli.common import as_json, opened
+from hvtx.cli.common import Given, as_json, opened
 from hvtx.errors import HvtxError
 
 if TYPE_CHECKING:
@@ -19,7 +18,10 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option(
-    "--textfile", metavar="FILE", help="Write it there, whole, for node_exporter's collector."
+    "--textfile",
+    type=Given(),
+    metavar="FILE",
+    help="Write it there, whole, for node_exporter's collector.",
 )
 @as_json
 @click.pass_context
@@ -34,7 +36,7 @@ def metrics(ctx: click.Context, textfile: str | None, json_: bool) -> None:
     elif textfile is None:
         from prometheus_client import generate_latest
 
-        sys.stdout.write(generate_latest(_registry(found)).decode())
+        render.write(generate_latest(_registry(found)).decode())
     else:
         _write(found, textfile)
 

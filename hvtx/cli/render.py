@@ -9,24 +9,15 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from hvtx.errors import OutputLost
 
-
-def _write(text: str) -> None:
-    """Raises OutputLost, which tells a full disk of the caller's from one of hvtx's."""
-    if sys.stdout is None:  # the caller closed it, and wants no answer
-        return
-    try:
-        sys.stdout.write(text)
-    except BrokenPipeError:
-        raise
-    except OSError as problem:
-        raise OutputLost(problem) from problem
+def write(text: str) -> None:
+    """Text as it is; OutputLost (see ``hvtx.cli.main``) if it cannot be written."""
+    sys.stdout.write(text)
 
 
 def emit_json(document: dict[str, Any]) -> None:
     """One JSON object."""
-    _write(to_json(document, indent=2) + "\n")
+    write(to_json(document, indent=2) + "\n")
 
 
 def to_json(document: Any, indent: int | None = None) -> str:
@@ -68,7 +59,7 @@ def plain_line(text: str) -> str:
 
 def fancy() -> bool:
     """Whether standard output is a terminal."""
-    return sys.stdout is not None and sys.stdout.isatty()
+    return sys.stdout.isatty()
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:
@@ -96,14 +87,14 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]], *, empty: st
     widths = [max(len(row[n]) for row in cells) for n in range(len(headers))]
     for row in cells:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        _write(line.rstrip() + "\n")
+        write(line.rstrip() + "\n")
 
 
 def fields(pairs: Sequence[tuple[str, object]]) -> None:
     """Names and values, one a line."""
     width = max(len(name) for name, _ in pairs) + 1
     for name, value in pairs:
-        _write(f"{(name + ':').ljust(width)}  {plain(value)}\n")
+        write(f"{(name + ':').ljust(width)}  {plain(value)}\n")
 
 
 def paragraphs(pairs: Sequence[tuple[str, object]]) -> None:
@@ -114,7 +105,7 @@ def paragraphs(pairs: Sequence[tuple[str, object]]) -> None:
         label = "" if name == before else f"{name}:"
         before = name
         text = wrapped(plain(value), " " * column, hang=column)
-        sys.stdout.write(f"{label:<{column}}{text[column:]}\n")
+        write(f"{label:<{column}}{text[column:]}\n")
 
 
 STYLES = {"delete": "bold red", "commit": "green", "forget": "yellow", "skip": "dim"}
@@ -122,7 +113,7 @@ STYLES = {"delete": "bold red", "commit": "green", "forget": "yellow", "skip": "
 
 def say(text: str, style: str = "") -> None:
     """A line of text, in colour on a terminal that wants it."""
-    _write(coloured(text, style) + "\n")
+    write(coloured(text, style) + "\n")
 
 
 def coloured(text: str, style: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hvtx.cli import render
-from hvtx.cli.common import as_json
+from hvtx.cli.common import Given, as_json
 from hvtx.cli.main import settings
 from hvtx.errors import NotFound
 
@@ -22,6 +22,7 @@ _VALUES = ("firewall", "lock_timeout", "qemu_accel", "group", "tap_user")
 
 root_option = click.option(
     "--root",
+    type=Given(),
     metavar="DIR",
     default="/",
     help="The root directory of another system, such as an image that is being made.",
@@ -30,6 +31,7 @@ root_option = click.option(
 
 metrics_option = click.option(
     "--metrics",
+    type=Given(),
     metavar="FILE",
     help="Units too that write `hvtx metrics` there every minute, for a textfile collector.",
 )
@@ -81,7 +83,7 @@ def print_(ctx: click.Context, metrics: str | None, json_: bool) -> None:
     if json_:
         render.emit_json(engine.printed(made))
     else:
-        sys.stdout.write(listing(made))
+        render.write(listing(made))
 
 
 def _place(ctx: click.Context, metrics: str | None) -> Place:
@@ -111,7 +113,10 @@ def _environment(options: dict[str, Any]) -> dict[str, str]:
 
 def _need_directory(root: str) -> None:
     if not os.path.isdir(root):
-        raise NotFound(f"the root directory {root} does not exist")
+        raise NotFound(
+            f"the root directory {root} does not exist",
+            hint="mount or unpack the system there first, or leave --root out for this one",
+        )
 
 
 def _show(outcome: Outcome, root: str, *, json_: bool) -> None:

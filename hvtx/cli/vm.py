@@ -10,7 +10,18 @@ import click
 from click.core import ParameterSource
 
 from hvtx.cli import render
-from hvtx.cli.common import Number, as_json, complete_network, complete_vm, opened, reading
+from hvtx.cli.common import (
+    PID_MOST,
+    ROW_MOST,
+    Given,
+    Number,
+    Seconds,
+    as_json,
+    complete_network,
+    complete_vm,
+    opened,
+    reading,
+)
 from hvtx.cli.network import show_resources
 from hvtx.errors import UsageError
 
@@ -44,13 +55,17 @@ _WISHES = (
     ),
     click.option("--memory", type=Number(), default=256, show_default=True, metavar="MiB"),
     click.option("--cpus", type=Number(), default=1, show_default=True, metavar="N"),
-    click.option("--kernel", metavar="F", help="Boot this kernel directly."),
-    click.option("--initrd", metavar="F"),
+    click.option("--kernel", type=Given(), metavar="F", help="Boot this kernel directly."),
+    click.option("--initrd", type=Given(), metavar="F"),
     click.option(
         "--append", metavar="S", help="Kernel command line; {ip}, {gateway} … are replaced."
     ),
-    click.option("--disk", "disks", multiple=True, metavar="F", help="Disk image; repeatable."),
-    click.option("--hypervisor", metavar="qemu|firecracker|cloud-hypervisor|command|external"),
+    click.option(
+        "--disk", "disks", type=Given(), multiple=True, metavar="F", help="Disk image; repeatable."
+    ),
+    click.option(
+        "--hypervisor", type=Given(), metavar="qemu|firecracker|cloud-hypervisor|command|external"
+    ),
     click.option("--autostart", is_flag=True, help="Start at boot."),
     click.argument("command", nargs=-1, type=click.UNPROCESSED),
     as_json,
@@ -86,22 +101,36 @@ def _show(runtime: Any, name: str, verb: str, *, json_: bool) -> None:
     if json_:
         render.emit_json(document)
         return
-    where = ", ".join(i["ipv4"] or i["ipv6"] or "?" for i in document["interfaces"])
+    for line in _sentences(document, verb):
+        render.say(line)
+
+
+def _sentences(document: dict[str, Any], verb: str) -> list[str]:
+    """What was done, in a line; of a VM whose process nobody knows yet, what is to be done."""
+    name, interfaces = document["name"], document["interfaces"]
+    where = ", ".join(i["ipv4"] or i["ipv6"] or "?" for i in interfaces)
     ports = [
         f"{p['host_port']}/{p['protocol']} → {p['guest_port']}"
-        for i in document["interfaces"]
+        for i in interfaces
         for p in i["publish"]
     ]
-    words = f"VM {name} is {verb}"
-    if verb in ("running", "defined"):
-        words += f" ({where}{'; ' + ', '.join(ports) if ports else ''})"
-    render.say(words)
+    if ports:
+        where += "; " + ", ".join(ports)
+    if verb == "running" and document["hypervisor"] == "external" and document["pid"] is None:
+        devices = ", ".join(i["device"] for i in interfaces if i["device"])
+        return [
+            f"the network of VM {name} is prepared: {devices} ({where})",
+            f"`hvtx vm attach {name} --pid PID` tells whose process it is, once it runs",
+        ]
+    return [f"VM {name} is {verb}" + (f" ({where})" if verb in ("running", "defined") else "")]
 
 
 @vm.command()
 @click.argument("name")
 @click.option("--from-log", is_flag=True, help="As it was when it was removed, from the history.")
-@click.option("--operation", type=Number(1), metavar="ID", help="With --from-log: removed by it.")
+@click.option(
+    "--operation", type=Number(1, ROW_MOST), metavar="ID", help="With --from-log: removed by it."
+)
 @wishes
 @click.pass_context
 def create(
@@ -117,7 +146,10 @@ def create(
     from hvtx.engine import define
 
     if operation is not None and not from_log:
-        raise UsageError("--operation goes with --from-log")
+        raise UsageError(
+            "--operation goes with --from-log",
+            hint=f"hvtx vm create {name} --from-log --operation ID",
+        )
     if from_log:
         _refuse_wishes(ctx)
     parsed = _parse(name, wish) if not from_log else None
@@ -169,7 +201,12 @@ def start(ctx: click.Context, name: str, json_: bool) -> None:
 @vm.command()
 @click.argument("name", shell_complete=complete_vm)
 @click.option(
-    "--timeout", type=click.FloatRange(0, 86400), default=30.0, show_default=True, metavar="S"
+    "--timeout",
+    type=Seconds(),
+    default=30.0,
+    show_default=True,
+    metavar="S",
+    help="How long the guest may take to power down, 0 to 86400 seconds.",
 )
 @click.option("--force", is_flag=True, help="End the hypervisor at once.")
 @as_json
@@ -178,8 +215,6 @@ def stop(ctx: click.Context, name: str, timeout: float, force: bool, json_: bool
     """End the hypervisor and release the VM's network; its addresses stay leased."""
     from hvtx.engine import launch
 
-    if timeout != timeout:  # noqa: PLR0124 - not a number, which no range refuses
-        raise UsageError("--timeout is a number of seconds")
     with opened(ctx, writable=True) as runtime:
         launch.stop_vm(runtime, name, timeout=timeout, force=force)
         _show(runtime, name, "stopped", json_=json_)
@@ -285,13 +320,17 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
 
 @vm.command()
 @click.argument("name", shell_complete=complete_vm)
+@as_json
 @click.pass_context
-def logs(ctx: click.Context, name: str) -> None:
+def logs(ctx: click.Context, name: str, json_: bool) -> None:
     """Print what the VM and its hypervisor wrote."""
     from hvtx.engine import show as views
 
     with opened(ctx, writable=False) as runtime:
         path = views.vm_log(runtime, name)
+    if json_:
+        render.emit_json(views.log_document(name, path))
+        return
     with open(path, "rb") as log:
         if render.fancy():  # a guest's words, and a terminal would obey them
             while line := log.readline(1 << 16):
@@ -303,19 +342,23 @@ def logs(ctx: click.Context, name: str) -> None:
 
 @vm.command()
 @click.argument("name", shell_complete=complete_vm)
+@as_json
 @click.pass_context
-def console(ctx: click.Context, name: str) -> None:
-    """Join the VM's serial console; Ctrl-] leaves it."""
+def console(ctx: click.Context, name: str, json_: bool) -> None:
+    """Join the VM's serial console; Ctrl-] leaves it. With --json, only tell where it is."""
     from hvtx.engine import show as views
 
     with opened(ctx, writable=False) as runtime:
         where = views.console(runtime, name)
-    views.join_console(*where)
+    if json_:
+        render.emit_json(views.console_document(name, *where))
+    else:
+        views.join_console(*where)
 
 
 @vm.command()
 @click.argument("name", shell_complete=complete_vm)
-@click.option("--pid", type=Number(1), required=True, metavar="PID")
+@click.option("--pid", type=Number(1, PID_MOST), required=True, metavar="PID")
 @as_json
 @click.pass_context
 def attach(ctx: click.Context, name: str, pid: int, json_: bool) -> None:

@@ -200,7 +200,10 @@ def _sight(runtime: Runtime, claims: Sequence[Claim]) -> Sighted:
     try:
         seen = links.all()
     except (OSError, DumpInterrupted) as problem:
-        raise HvtxError(f"the host's links could not be listed: {problem}") from problem
+        raise HvtxError(
+            f"the host's links could not be listed: {problem}",
+            hint="try again; nothing was changed",
+        ) from problem
     finally:
         links.close()
     holders = procfs.tap_holders({claim.device for claim in claims if claim.device})

@@ -10,7 +10,7 @@ from hvtx.engine.neighbours import refuse_others_ports
 from hvtx.engine.networks import DEFAULT, default_draft, take_network
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, begin
-from hvtx.errors import Conflict, NotFound, UsageError
+from hvtx.errors import Conflict, NotFound, UsageError, advised
 from hvtx.host.ports import refuse_taken_port
 from hvtx.model.resource import Kind
 from hvtx.model.vm import Interface, Network, Publish, Vm
@@ -68,28 +68,47 @@ def parse_wish(  # noqa: PLR0913 - it mirrors the options of `vm create`
     for network in networks:
         addressing.parse_name(network, "network")
     if len(set(networks)) != len(networks):
-        raise UsageError("a VM has at most one interface in a network")
+        raise UsageError(
+            "a VM has at most one interface in a network", hint="name each --network once"
+        )
     chosen = hypervisor or ("command" if command else "qemu")
     _check_combination(
         chosen, command=command, kernel=kernel, initrd=initrd, append=append, disks=disks
     )
     if not 1 <= memory <= 1 << 24:
-        raise UsageError(f"--memory {memory} is not between 1 and {1 << 24} MiB")
+        raise UsageError(
+            f"--memory {memory} is not between 1 and {1 << 24} MiB",
+            hint="it is counted in MiB: 2048 is 2 GiB",
+        )
     if not 1 <= cpus <= 4096:
-        raise UsageError(f"--cpus {cpus} is not between 1 and 4096")
-    ports = tuple(addressing.parse_publish(text) for text in publish)
+        raise UsageError(
+            f"--cpus {cpus} is not between 1 and 4096", hint="nproc tells how many this host has"
+        )
+    with advised("write it as 8080:80, 203.0.113.1:53:53/udp or [2001:db8::1]:443:443"):
+        ports = tuple(addressing.parse_publish(text) for text in publish)
     for number, port in enumerate(ports):
         if any(port.collides(other) for other in ports[:number]):
-            raise UsageError(f"host port {port.host_port}/{port.protocol} is published twice")
-    addresses = tuple(addressing.parse_address(ip) for ip in ips)
-    parsed = tuple(addressing.parse_mac(mac) for mac in macs)
+            raise UsageError(
+                f"host port {port.host_port}/{port.protocol} is published twice",
+                hint="give each its own host port, or a host address of its own (not 0.0.0.0)",
+            )
+    with advised("write it as 10.77.0.5 or fd77::5; without --ip a free one is chosen"):
+        addresses = tuple(addressing.parse_address(ip) for ip in ips)
+    with advised("write it as 02:11:22:33:44:55; without --mac one is made up"):
+        parsed = tuple(addressing.parse_mac(mac) for mac in macs)
     count = max(len(networks), 1)
     fours = sum(":" not in address for address in addresses)
     if len(parsed) > count or fours > count or len(addresses) - fours > count:
-        raise UsageError("more --ip or --mac than networks")
+        raise UsageError(
+            "more --ip or --mac than networks",
+            hint="each network takes one MAC, one IPv4 and one IPv6 address; add a --network",
+        )
     for text in (append, kernel, initrd, *disks):
         if text and "\n" in text:
-            raise UsageError("an argument of the hypervisor holds a line break")
+            raise UsageError(
+                "an argument of the hypervisor holds a line break",
+                hint="put --append on one line; rename a file whose name is broken",
+            )
     return VmWish(
         name=name,
         hypervisor=chosen,
@@ -161,15 +180,29 @@ def _check_combination(
             f"{hypervisor!r} is no hypervisor", hint=f"one of {', '.join(HYPERVISORS)}"
         )
     if command and hypervisor != "command":
-        raise UsageError(f"-- COMMAND and --hypervisor {hypervisor} do not go together")
-    if hypervisor == "command" and not command:
-        raise UsageError("--hypervisor command needs -- COMMAND…")
+        raise UsageError(
+            f"-- COMMAND and --hypervisor {hypervisor} do not go together",
+            hint="leave one of them out: a command is the VM process itself",
+        )
+    if hypervisor == "command" and not (command and command[0]):
+        raise UsageError(
+            "--hypervisor command needs -- COMMAND…", hint="for instance: -- qemu-system-x86_64 …"
+        )
     if hypervisor in ("command", "external") and (kernel or initrd or append or disks):
-        raise UsageError(f"--kernel, --initrd, --append and --disk mean nothing to {hypervisor}")
+        raise UsageError(
+            f"--kernel, --initrd, --append and --disk mean nothing to {hypervisor}",
+            hint="leave them out, or choose --hypervisor qemu",
+        )
     if (initrd or append) and not kernel:
-        raise UsageError("--initrd and --append need --kernel")
+        raise UsageError(
+            "--initrd and --append need --kernel",
+            hint="a guest that boots from its --disk brings its own",
+        )
     if hypervisor == "firecracker" and not kernel:
-        raise UsageError("--hypervisor firecracker needs --kernel")
+        raise UsageError(
+            "--hypervisor firecracker needs --kernel",
+            hint="give an uncompressed kernel (vmlinux), or choose --hypervisor qemu",
+        )
 
 
 def _absolute(path: str | None) -> str | None:
@@ -210,7 +243,10 @@ def check_wish(runtime: Runtime, wish: VmWish) -> None:
         *((d, "disk") for d in wish.disks),
     ):
         if path is not None and not os.path.exists(path):
-            raise NotFound(f"the {what} {path} does not exist")
+            raise NotFound(
+                f"the {what} {path} does not exist",
+                hint="put it there, or give a path that exists (relative ones count from here)",
+            )
     for port in wish.publish:
         holder = leases.port_holder(runtime.sql, port)
         if holder:
@@ -240,7 +276,11 @@ def _check_addresses(runtime: Runtime, wish: VmWish, networks: Sequence[Network]
     for four, six, network in zip(*_addresses(wish, networks), networks, strict=True):
         for address in (four, six):
             if address:
-                addressing.check_guest_address(address, network)
+                with advised(
+                    f"hvtx network show {network.name} tells its subnets; without --ip a free"
+                    " address is chosen"
+                ):
+                    addressing.check_guest_address(address, network)
                 leases.refuse_taken_address(runtime.sql, address)
 
 

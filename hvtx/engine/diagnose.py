@@ -30,6 +30,7 @@ class Finding(NamedTuple):
 
 
 Check = Callable[[Runtime], Iterator[Finding]]
+_MEND = "run hvtx as root, for instance with sudo, and look at the kernel's log"
 
 
 def diagnose(runtime: Runtime) -> dict[str, Any]:
@@ -51,7 +52,9 @@ def _findings(runtime: Runtime, checks: Mapping[str, Check]) -> list[Finding]:
         try:
             findings += check(runtime)
         except (HvtxError, OSError) as problem:
-            findings.append(Finding(name, "warning", f"could not be checked: {problem}"))
+            mend = problem.hint if isinstance(problem, HvtxError) else None
+            words = f"could not be checked: {problem}"
+            findings.append(Finding(name, "warning", words, (), mend or _MEND))
     return findings
 
 

@@ -76,7 +76,11 @@ def _sight(runtime: Runtime) -> Sight:
         neighbours = source.neighbours()
         owners = _owners(source, snapshot.links)
     except (OSError, DumpInterrupted) as problem:
-        raise Refused("cannot-observe", f"the host's neighbours: {problem}") from problem
+        raise Refused(
+            "cannot-observe",
+            f"the host's neighbours could not be listed: {problem}",
+            hint="run hvtx as root, and try again",
+        ) from problem
     finally:
         source.close()
     networks = records.networks(runtime.sql)
@@ -280,7 +284,10 @@ def save_plan(report: Report, path: str) -> None:
     try:
         write_out(path, json.dumps(document(report), indent=2) + "\n", mode=0o600)
     except OSError as problem:
-        raise UsageError(f"the plan cannot be written to {path}: {problem.strerror}") from problem
+        raise UsageError(
+            f"the plan cannot be written to {path}: {problem.strerror}",
+            hint="give a file in a directory that is there and may be written: --out FILE",
+        ) from problem
 
 
 def load_plan(path: str) -> list[tuple[str, ...]]:
@@ -302,5 +309,11 @@ def load_plan(path: str) -> list[tuple[str, ...]]:
             f"there is no plan file {path}",
             hint="hvtx gc --heuristic --plan --out FILE makes one",
         ) from problem
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
-        raise UsageError(f"{path} is not a plan: {problem}") from problem
+    except (
+        *(OSError, ValueError, KeyError, TypeError, AttributeError),
+        RecursionError,
+    ) as problem:
+        raise UsageError(
+            f"{path} is not a plan: {problem}",
+            hint="hvtx gc --heuristic --plan --out FILE makes one",
+        ) from problem

@@ -349,7 +349,9 @@ def render(
     try:
         launch: hypervisors.Launch = module.render(vm, ports, probes, directory)
     except ValueError as problem:
-        raise UsageError(str(problem)) from problem
+        raise UsageError(
+            str(problem), hint=f"make the VM again with it: hvtx vm rm {vm.name}, hvtx vm create"
+        ) from problem
     return launch
 
 
@@ -499,9 +501,15 @@ def attach(runtime: Runtime, name: str, pid: int) -> Vm:
     try:
         identity = procfs.identify(pid)
     except ProcessLookupError as problem:
-        raise NotFound(f"there is no process {pid}") from problem
+        raise NotFound(
+            f"there is no process {pid}",
+            hint="give the pid of the running hypervisor: pgrep or ps shows it, as seen from here",
+        ) from problem
     except OSError as problem:
-        raise Conflict(f"process {pid} cannot be told from others: {problem}") from problem
+        raise Conflict(
+            f"process {pid} cannot be told from others: {problem}",
+            hint="mount /proc of this pid namespace without hidepid, and run hvtx as root",
+        ) from problem
     if pid in (1, os.getpid()):
         raise Conflict(f"process {pid} is no VM", hint="give the pid of the hypervisor")
     for row in records.resources(runtime.sql, "kind = 'process' AND vm <> ?", (vm.id,)):

@@ -19,6 +19,7 @@ from hvtx.errors import (
     NotPermitted,
     PartialFailure,
     UsageError,
+    advised,
 )
 from hvtx.host import failpoint
 from hvtx.host.links import Links
@@ -48,18 +49,25 @@ def parse_wish(
     from hvtx.planner import addressing
 
     addressing.parse_name(name, "network")
-    parsed = tuple(addressing.parse_subnet(subnet) for subnet in subnets)
+    with advised("take a private one with room for guests, for instance 10.77.0.0/24 or fd77::/64"):
+        parsed = tuple(addressing.parse_subnet(subnet) for subnet in subnets)
     if not parsed:
         raise UsageError("a network needs a --subnet", hint="for instance --subnet 10.77.0.0/24")
     families = [":" in subnet for subnet in parsed]
     if len(parsed) > 2 or len(set(families)) != len(families):
-        raise UsageError("a network has at most one IPv4 and one IPv6 subnet")
+        raise UsageError(
+            "a network has at most one IPv4 and one IPv6 subnet",
+            hint="make another network; a VM may have several: --network N --network M",
+        )
     if bridge is not None:
         addressing.parse_device(bridge)
     least = 1280 if any(families) else 576
     most = 65521  # of a TAP device: 65535 less an Ethernet header (tun_net_initialize)
     if not least <= mtu <= most:
-        raise UsageError(f"--mtu {mtu} is not between {least} and {most}")
+        raise UsageError(
+            f"--mtu {mtu} is not between {least} and {most}",
+            hint="1500 is Ethernet's; IPv6 needs 1280 at least",
+        )
     return NetworkWish(
         name, tuple(sorted(parsed, key=lambda s: ":" in s)), bridge, mtu, nat, isolate
     )

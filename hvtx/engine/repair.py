@@ -244,18 +244,23 @@ def _mend_all(
 def _mend(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) -> None:
     row, seen = damage.row, damage.seen
     if seen.problem is not None:
-        raise HvtxError(f"{seen.evidence[0]}: it is not ours to change")
+        raise HvtxError(
+            f"{seen.evidence[0]}: it is not ours to change", hint="`hvtx explain` tells whose it is"
+        )
     if row.kind in (Kind.SYSCTL, Kind.ADDRESS) or (row.kind == Kind.BRIDGE and seen.here is False):
         runtime.driver(driver_name(row)).create([row])
         return
     if row.kind == Kind.TAP and seen.here is False:
-        raise HvtxError("the device cannot be made again under a running VM: stop and start it")
+        raise HvtxError(
+            "the device cannot be made again under a running VM: stop and start it",
+            hint="hvtx vm stop, then hvtx vm start",
+        )
     assert seen.link is not None
     links = Links()
     try:
         now = links.get(ifindex=seen.link.ifindex)
         if now is None or now.alias != row.mark:
-            raise HvtxError("it changed while it was looked at")
+            raise HvtxError("it changed while it was looked at", hint="hvtx repair tries again")
         if row.kind == Kind.BRIDGE:
             restore(row, now, links)
             return

@@ -331,7 +331,7 @@ def _user_id(user: str | None) -> int:
     if user is None:
         return os.geteuid()
     if user.isascii() and user.isdigit():
-        return int(user)
+        return numeric_id("tap_user", user)
     import pwd
 
     try:
@@ -341,6 +341,20 @@ def _user_id(user: str | None) -> int:
             f"tap_user is {user!r}, and this host has no such user",
             hint="give the user that VM processes run as, by name or number",
         ) from problem
+
+
+_ID_MOST = (1 << 32) - 2  # the one above means "nobody in particular" to the kernel
+
+
+def numeric_id(key: str, text: str) -> int:
+    """A user's or group's number from the settings (pure). Raises UsageError."""
+    number = int(text) if len(text) <= 10 else _ID_MOST + 1
+    if number > _ID_MOST:
+        raise UsageError(
+            f"{key} is {text[:40]}, which no user or group can have",
+            hint=f"numbers go from 0 to {_ID_MOST}; a name will do as well",
+        )
+    return number
 
 
 def _private(path: str, flags: int) -> int:

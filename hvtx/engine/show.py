@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -106,6 +107,24 @@ def console(runtime: Runtime, name: str) -> tuple[str, str | None, str]:
     if state is not VmState.RUNNING:
         raise Conflict(f"VM {name!r} is {state.value}", hint="a console needs a running VM")
     return run_directory(runtime, vm), TRAITS[vm.hypervisor].console, log_path(runtime, vm)
+
+
+def log_document(name: str, path: str) -> dict[str, Any]:
+    """`vm logs --json`: the lines as they were written, bytes that are no text as U+FFFD."""
+    text = Path(path).read_bytes().decode(errors="replace")
+    lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+    return {"schema": "hvtx/logs/1", "vm": name, "path": path, "lines": lines if text else []}
+
+
+def console_document(name: str, directory: str, socket: str | None, log: str) -> dict[str, Any]:
+    """`vm console --json`: the socket to connect to. Raises Conflict as joining it would."""
+    hint = f"what the VM printed is in {log}: hvtx vm logs"
+    if socket is None:
+        raise Conflict("this VM's hypervisor has no console to type at", hint=hint)
+    path = os.path.join(directory, socket)
+    if not os.path.exists(path):
+        raise Conflict(f"the console {path} cannot be reached: it is gone", hint=hint)
+    return {"schema": "hvtx/console/1", "vm": name, "socket": path}
 
 
 def network_document(runtime: Runtime, network: Network) -> dict[str, Any]:

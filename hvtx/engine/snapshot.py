@@ -144,9 +144,14 @@ def legacy_tables() -> bool:
         except FileNotFoundError:
             continue  # this kernel has none of the family
         except PermissionError as problem:
-            raise NotPermitted(f"the list {name} may not be read") from problem
+            raise NotPermitted(
+                f"the list {name} may not be read", hint="run hvtx as root: the list is root's"
+            ) from problem
         except OSError as problem:
-            raise HostRefused(f"the list {name} could not be read: {problem}") from problem
+            raise HostRefused(
+                f"the list {name} could not be read: {problem}",
+                hint="is /proc mounted, and of this namespace?",
+            ) from problem
     return False
 
 

@@ -28,6 +28,7 @@ from hvtx.engine.units import (
 )
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted, UsageError
 from hvtx.host import program
+from hvtx.host.kvm import VARIABLE, wanted_accelerator
 
 BOOTED = "/run/systemd/system"  # there where systemd is the init, sd_booted(3)
 _SECONDS = 60.0
@@ -49,7 +50,11 @@ def place(
     argv0: str,
     metrics: str | None = None,
 ) -> Place:
-    """What the units are made for; ``argv0`` is how this program was called."""
+    """What the units are made for; ``argv0`` is how this program was called.
+
+    Raises UsageError for what would be told only by the unit that runs: an unknown accelerator.
+    """
+    wanted_accelerator(environment.get(VARIABLE, ""))
     return Place(program_path(argv0), state_directory, run_directory, dict(environment), metrics)
 
 
@@ -171,7 +176,10 @@ def start_vm(settings: Settings, name: str) -> None:
     call = start_call(program_path(sys.argv[0]), flags, name, passed)
     found = program.find((call[0], f"/usr/bin/{call[0]}"))
     if found is None:
-        raise HostRefused(f"VM {name!r} cannot be started: {call[0]} is missing")
+        raise HostRefused(
+            f"VM {name!r} cannot be started: {call[0]} is missing",
+            hint=f"install systemd's {call[0]}, or start the VM by hand: hvtx vm start {name}",
+        )
     ended = program.run((found, *call[1:]), settings.lock_timeout + _START_SECONDS)
     if ended.status == 0:
         return
@@ -295,7 +303,10 @@ def _call(systemctl: str, *arguments: str) -> None:
     try:
         ended = program.run((systemctl, *arguments), _SECONDS)
     except OSError as problem:
-        raise HostRefused(f"systemctl cannot be run: {problem}") from problem
+        raise HostRefused(
+            f"systemctl cannot be run: {problem}",
+            hint="the units are written; systemctl daemon-reload makes systemd read them",
+        ) from problem
     if ended.status != 0:
         words = " ".join(ended.output.split()) or "no reason given"
         raise HostRefused(

@@ -186,7 +186,8 @@ class Operation:
                 moved = intents.commit(sql, rows, observed, self.id)
                 if moved != len(rows):
                     raise HvtxError(
-                        f"operation {self.id} lost {len(rows) - moved} of its rows to another"
+                        f"operation {self.id} lost {len(rows) - moved} of its rows to another",
+                        hint="what was made is taken back; `hvtx intents` shows what is under way",
                     )
                 then(sql)
                 made = [Event("made", f"{row.kind} {row.key}", row.kind, row.key) for row in rows]

@@ -18,7 +18,7 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 from hvtx.engine import show
-from hvtx.engine.runtime import Runtime, Settings, process_facts
+from hvtx.engine.runtime import Runtime, Settings, numeric_id, process_facts
 from hvtx.errors import HvtxError, NotFound, NotPermitted, UsageError
 from hvtx.host import procfs
 from hvtx.model.mark import without_marks
@@ -63,7 +63,7 @@ def place_of(settings: Settings) -> Place:
 
 def _group_id(group: str) -> int:
     if group.isascii() and group.isdigit():
-        return int(group)
+        return numeric_id("group", group)
     import grp
 
     try:

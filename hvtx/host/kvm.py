@@ -11,8 +11,11 @@ from __future__ import annotations
 import contextlib
 import os
 
+from hvtx.errors import UsageError
 from hvtx.host import procfs, program
 
+VARIABLE = "HVTX_QEMU_ACCEL"
+ACCELERATORS = ("auto", "kvm", "tcg")
 SECONDS = 3.0
 _SIZE = 1 << 20  # bytes: below a cylinder of 504 KiB the firmware reads no disk
 _MARKER = 0x2A
@@ -60,14 +63,25 @@ def arguments(binary: str, machine: str, accelerator: str, path: str) -> tuple[s
     )
 
 
+def wanted_accelerator(text: str) -> str:
+    """What ``HVTX_QEMU_ACCEL`` asks for: auto, kvm or tcg (pure). Raises UsageError."""
+    if (text or "auto") not in ACCELERATORS:
+        raise UsageError(
+            f"{VARIABLE} is {text!r}, not {', '.join(ACCELERATORS[:-1])} or {ACCELERATORS[-1]}",
+            hint=f"unset {VARIABLE}: auto takes KVM where it runs guests",
+        )
+    return text or "auto"
+
+
 def runs_guests(binary: str, machine: str, run_directory: str) -> bool:
     """Whether ``binary`` (a QEMU for ``machine``, the host's own) runs guests with KVM.
 
     ``HVTX_QEMU_ACCEL`` (kvm, tcg) decides it unseen; else the answer is kept in a file of
-    ``run_directory`` for this boot. Never raises: whatever fails means no.
+    ``run_directory`` for this boot. Whatever fails means no; only another value of the variable
+    raises (UsageError).
     """
-    wanted = os.environ.get("HVTX_QEMU_ACCEL", "auto")
-    if wanted in ("kvm", "tcg"):
+    wanted = wanted_accelerator(os.environ.get(VARIABLE, ""))
+    if wanted != "auto":
         return wanted == "kvm"
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return False

@@ -24,6 +24,7 @@ from hvtx.model.vm import Identity, ProcessFacts
 
 _SO_NETNS_COOKIE = 71  # include/uapi/asm-generic/socket.h, Linux 5.14 on
 _START_FIELD = 22
+_PID_MOST = (1 << 31) - 1  # of a pid_t
 _TUNGETDEVNETNS = 0x54E3  # _IO('T', 227), include/uapi/linux/if_tun.h
 _NS_GET_USERNS = 0xB701  # _IO(0xb7, 0x1), include/uapi/linux/nsfs.h
 _SYS_PIDFD_GETFD = 438  # the same number on all architectures
@@ -143,7 +144,7 @@ def identify(pid: int) -> Identity:
 
 def look(pid: int) -> ProcessFacts:
     """What is to be seen of ``pid``; never raises for what the host does."""
-    if pid <= 0:
+    if not 0 < pid <= _PID_MOST:
         return ProcessFacts(False, error=f"{pid} is no process id")
     try:
         descriptor = os.pidfd_open(pid)

@@ -90,7 +90,10 @@ class Qmp:
                 continue
             if "error" in answer:
                 words = answer["error"].get("desc", "no reason given")
-                raise HostRefused(f"QEMU refused {command}: {words}")
+                raise HostRefused(
+                    f"QEMU refused {command}: {words}",
+                    hint="the VM's log may tell why: hvtx vm logs NAME",
+                )
             return answer.get("return")
 
     def _limit(self) -> None:

@@ -37,7 +37,8 @@ def attach(descriptor: int, name: str, flags: int) -> str:
 
 def set_owner(descriptor: int, user: int) -> None:
     """Who may attach to the held device without CAP_NET_ADMIN; without an owner everybody may."""
-    fcntl.ioctl(descriptor, _TUNSETOWNER, user)
+    signed = user - (1 << 32) if user >> 31 else user  # the same 32 bits, as Python wants them
+    fcntl.ioctl(descriptor, _TUNSETOWNER, signed)
 
 
 def set_persistent(descriptor: int, wanted: bool) -> None:

@@ -697,7 +697,11 @@ def _translate(problem: sqlite3.Error, path: str = "the state store") -> Excepti
     if name.startswith("SQLITE_BUSY") or "locked" in words:
         return Busy("the state store is locked by another program", hint="try again")
     if name.startswith("SQLITE_CONSTRAINT"):
-        return Conflict(f"the record refuses it: {words}", code="constraint")
+        return Conflict(
+            f"the record refuses it: {words}",
+            hint="another command may have taken it meanwhile: look (hvtx vm ls), and try again",
+            code="constraint",
+        )
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or any(w in words for w in _UNREADABLE):
         return _untrusted(path, words)
     if name.startswith("SQLITE_READONLY"):

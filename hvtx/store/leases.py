@@ -40,7 +40,10 @@ def claim(
             addresses[family] = _lease(sql, row, network, cidr, gateway, given)
         for family, given in ((4, ipv4), (6, ipv6)):
             if given and addresses[family] is None:
-                raise UsageError(f"network {network.name!r} has no IPv{family} subnet for {given}")
+                raise UsageError(
+                    f"network {network.name!r} has no IPv{family} subnet for {given}",
+                    hint=f"hvtx network show {network.name} tells its subnets",
+                )
         for port in ports:
             _claim_port(sql, row, port)
         claimed.append(

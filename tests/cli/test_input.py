@@ -1,4 +1,4 @@
-"""The command line refuses what could never be valid: exit 2, one `error:`, at most one `hint:`.
+"""The command line refuses what could never be valid: exit 2, one `error:`, one `hint:`.
 
 Everything here ends before a store or the host is touched, so no privilege is needed.
 """
@@ -6,6 +6,7 @@ Everything here ends before a store or the host is touched, so no privilege is n
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hvtx.cli.main import COMMANDS, run
+from hvtx.drivers.process import probe
 from hvtx.engine.define import parse_wish
-from hvtx.errors import UsageError
+from hvtx.engine.runtime import numeric_id
+from hvtx.errors import HvtxError, OutputLost, UsageError
+from hvtx.host.procfs import look
+from hvtx.model.vm import Vm
 from hvtx.store.database import open_store
 
 
@@ -124,8 +129,9 @@ def told(ran: Ran) -> None:
     lines = ran.err.splitlines()
     assert lines[0].startswith("error: "), ran.err
     assert len(lines[0]) > len("error: ")
-    assert len(lines) <= 2, ran.err
-    assert all(line.startswith("hint: ") for line in lines[1:])
+    assert len(lines) == 2, ran.err
+    assert lines[1].startswith("hint: ")
+    assert len(lines[1]) > len("hint: ")
     assert all(line.isprintable() for line in lines)
 
 
@@ -156,6 +162,54 @@ def test_with_json_an_error_is_an_object(hvtx: Run, words: list[str]) -> None:
     assert set(document["error"]) == {"code", "message", "hint"}
     assert document["error"]["code"] == "usage"
     assert document["error"]["message"]
+    assert document["error"]["hint"]
+
+
+@pytest.mark.parametrize("kind", [HvtxError, *HvtxError.__subclasses__()])
+def test_an_error_without_a_hint_has_that_of_its_class(kind: type[HvtxError]) -> None:
+    """None of a kind falls back on the words for all others."""
+    assert kind.mend
+    assert kind in (HvtxError, OutputLost) or kind.mend != HvtxError.mend
+
+
+@pytest.mark.parametrize(
+    ("words", "path"),
+    [
+        (["--state-dir", "vm", "gc", "--schema", "--all"], "hvtx gc"),
+        (["--bogus", "vm", "create"], "hvtx"),
+        (["nonsense"], "hvtx"),
+        (["vm", "nonsense"], "hvtx vm"),
+        (["vm", "create", "x", "--bogus"], "hvtx vm create"),
+        (["vm", "attach", "--pid", "x", "vm"], "hvtx vm attach"),
+        (["gc", "--plan", "--yes"], "hvtx gc"),
+    ],
+)
+def test_a_usage_error_without_a_hint_names_the_commands_help(
+    hvtx: Run, words: list[str], path: str
+) -> None:
+    """Click's own errors and ours."""
+    ran = hvtx(*words)
+    told(ran)
+    assert ran.err.splitlines()[1] == f"hint: `{path} --help` shows what it takes"
+
+
+@pytest.mark.parametrize(
+    ("words", "mend"),
+    [
+        (["network", "create", "n", "--subnet", "127.0.0.0/24"], "10.77.0.0/24"),
+        (["vm", "create", "x", "--ip", "x", "--", "true"], "10.77.0.5"),
+        (["vm", "create", "x", "--mac", "01:00:5e:00:00:01", "--", "true"], "02:11:22"),
+        (["vm", "create", "x", "-p", "80:80/icmp", "--", "true"], "8080:80"),
+        (["vm", "create", "X", "--", "true"], "a-z"),
+        (["vm", "create", "x", "--initrd", "/i", "--disk", "/d"], "--disk"),
+        (["vm", "create", "x", "--kernel", "/k", "--", "true"], "--hypervisor qemu"),
+    ],
+)
+def test_a_hint_helps_with_what_was_written(hvtx: Run, words: list[str], mend: str) -> None:
+    """An example, or the option that would do."""
+    ran = hvtx(*words)
+    told(ran)
+    assert mend in ran.err.splitlines()[1]
 
 
 def test_json_behind_the_dashes_belongs_to_the_command(hvtx: Run) -> None:
@@ -219,7 +273,127 @@ def test_a_configuration_is_checked(hvtx: Run, tmp_path: Path, text: str | None,
         path.write_text(text)
     ran = hvtx("vm", "ls", before=["--config", str(path)])
     assert ran.code == code, ran
-    assert (str(path) in ran.err) is (code == 3 or (code == 2 and "pf" not in (text or "")))
+    assert (str(path) in ran.err) is (code != 0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "firewall = 'pf'",
+        "lock_timeout = nan",
+        "lock_timeout = -1",
+        "lock_timeout = 1e400",
+        "history_lines = 99",
+        "history_lines = 99999999999999999999",
+        f"history_lines = {'9' * 5000}",
+        "history_lines = 1000.5",
+        f"group = {'[' * 5000}",
+        "state_dir = 'a\u0007'",
+    ],
+    ids=lambda text: text[:30],
+)
+def test_a_bad_configuration_is_told_though_something_overrides_it(
+    hvtx: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """Or the next call without the flag or the variable would be the first to fail."""
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    monkeypatch.setenv("HVTX_FIREWALL", "nftables")
+    monkeypatch.setenv("HVTX_LOCK_TIMEOUT", "1")
+    monkeypatch.setenv("HVTX_HISTORY_LINES", "1000")
+    ran = hvtx("vm", "ls", before=["--config", str(path)])
+    told(ran)
+    assert str(path) in ran.err
+
+
+HUGE = (str(1 << 31), str(1 << 32), str(1 << 63), str(1 << 64), "9" * 40, "9" * 5000)
+NO_NUMBER = ("", "-1", "nan", "inf", "0x10", "1_0", " 5", "5 ", "\u0665", "1e400", "--")
+COUNTED = (
+    ["vm", "attach", "web", "--pid"],
+    ["adopt", "tap0", "--vm", "web", "--pid"],
+    ["network", "create", "lan", "--subnet", "10.77.0.0/24", "--mtu"],
+    ["vm", "create", "web", "--hypervisor", "external", "--memory"],
+    ["vm", "create", "web", "--hypervisor", "external", "--cpus"],
+    ["vm", "stop", "web", "--timeout"],
+    ["log", "-n"],
+)
+
+
+@pytest.mark.parametrize("words", COUNTED, ids=" ".join)
+def test_a_number_that_cannot_be_is_a_usage_error(
+    hvtx: Run, tmp_path: Path, words: list[str]
+) -> None:
+    """Too big for the kernel, for SQLite, for C and for Python; and what is no number."""
+    for number in (*HUGE, *NO_NUMBER):
+        told(hvtx(*words, number))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [*HUGE[3:], *NO_NUMBER])
+def test_the_number_of_an_operation_is_one_that_the_store_can_hold(hvtx: Run, number: str) -> None:
+    """Eight bytes with a sign."""
+    told(hvtx("log", "--operation", number))
+    told(hvtx("vm", "create", "web", "--from-log", "--operation", number))
+    assert hvtx("log", "--operation", str((1 << 63) - 1)).code == 0
+
+
+@pytest.mark.parametrize("port", [*HUGE, *NO_NUMBER, "65536", "0"])
+def test_a_port_that_cannot_be_is_a_usage_error(hvtx: Run, port: str) -> None:
+    """On either side."""
+    told(hvtx("vm", "create", "web", "-p", f"{port}:80", "--", "true"))
+    told(hvtx("vm", "create", "web", "-p", f"80:{port}", "--", "true"))
+
+
+@pytest.mark.parametrize("number", [*HUGE, *NO_NUMBER[1:]])
+@pytest.mark.parametrize("name", ["LOCK_TIMEOUT", "HISTORY_LINES"])
+def test_a_number_of_the_environment_is_checked_alike(
+    hvtx: Run, monkeypatch: pytest.MonkeyPatch, name: str, number: str
+) -> None:
+    """And the variable is named."""
+    monkeypatch.setenv(f"HVTX_{name}", number)
+    ran = hvtx("vm", "ls")
+    told(ran)
+    assert f"HVTX_{name}" in ran.err
+
+
+def test_an_empty_configuration_file_name_is_a_usage_error(hvtx: Run) -> None:
+    """The variable may be empty, which is as good as unset."""
+    told(hvtx("vm", "ls", before=["--config", ""]))
+
+
+@pytest.mark.parametrize("text", ["4294967295", str(1 << 64), "9" * 5000])
+def test_an_id_that_nobody_can_have_is_a_usage_error(text: str) -> None:
+    """Of `tap_user` and `group`: the kernel takes the last one for nobody in particular."""
+    with pytest.raises(UsageError, match="tap_user"):
+        numeric_id("tap_user", text)
+    assert numeric_id("tap_user", "4294967294") == 4294967294
+
+
+@pytest.mark.parametrize("pid", [1 << 31, 1 << 64, -1, 0])
+def test_what_can_be_no_pid_is_not_looked_for(pid: int) -> None:
+    """Nothing is concluded from it."""
+    assert look(pid).error
+
+
+@pytest.mark.parametrize("text", ["xen", "KVM", " kvm", "kvm,tcg"])
+def test_an_accelerator_that_is_none_is_a_usage_error(
+    hvtx: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str
+) -> None:
+    """Before a VM of qemu is made or a unit is written; the values allowed are named."""
+    monkeypatch.setenv("HVTX_QEMU_ACCEL", text)
+    ran = hvtx("systemd", "print")
+    told(ran)
+    assert "HVTX_QEMU_ACCEL" in ran.err
+    assert "auto, kvm or tcg" in ran.err
+    qemu = tmp_path / f"qemu-system-{os.uname().machine}"
+    qemu.write_text("#!/bin/sh\n")
+    qemu.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    guest = Vm("", "web", "qemu", 256, 1, None, None, None, (), (), "/", False, ())
+    with pytest.raises(UsageError, match="HVTX_QEMU_ACCEL"):
+        probe(guest, str(tmp_path))
+    monkeypatch.setenv("HVTX_QEMU_ACCEL", "")
+    assert hvtx("systemd", "print").code == 0
 
 
 def test_flag_beats_environment_beats_file_beats_default(
