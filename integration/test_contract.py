@@ -242,7 +242,7 @@ def test_the_objects_of_intents_and_log(hvtx: Program) -> None:
 def test_the_object_of_a_plan(hvtx: Program) -> None:
     network(hvtx)
     create(hvtx, "web", "-p", "8080:80")
-    os.kill(hvtx("vm", "start", "web", "--json").json()["pid"], signal.SIGKILL)
+    lab.end(hvtx("vm", "start", "web", "--json").json()["pid"])
     ran = hvtx("gc", "--plan", "--json", "--detailed-exitcode", code=2)
     plan = ran.json()
     assert set(plan) == {
@@ -429,7 +429,7 @@ def test_nothing_is_coloured_in_a_pipe_or_against_a_wish(hvtx: Program) -> None:
     """Escape sequences only on a terminal without NO_COLOR."""
     network(hvtx)
     create(hvtx)
-    os.kill(hvtx("vm", "start", "web", "--json").json()["pid"], signal.SIGKILL)
+    lab.end(hvtx("vm", "start", "web", "--json").json()["pid"])
     for argv in (
         ("vm", "ls"),
         ("network", "ls"),
@@ -534,7 +534,7 @@ def test_crashed(hvtx: Program) -> None:
     before = lab.dump()
 
     def crash() -> None:
-        os.kill(hvtx("vm", "start", "web", "--json").json()["pid"], signal.SIGKILL)
+        lab.end(hvtx("vm", "start", "web", "--json").json()["pid"])
         shown = hvtx.vm("web")
         assert (shown["state"], shown["pid"]) == ("crashed", None)
         assert [r for r in shown["resources"] if r["kind"] == "tap"]
@@ -797,7 +797,7 @@ def test_leases_are_stable(hvtx: Program) -> None:
     for how in ("stop", "crash"):
         for name in "ab":
             pid = hvtx("vm", "start", name, "--json").json()["pid"]
-            os.kill(pid, signal.SIGKILL) if how == "crash" else hvtx("vm", "stop", name, "--force")
+            lab.end(pid) if how == "crash" else hvtx("vm", "stop", name, "--force")
         hvtx("gc", "--apply")
         assert [hvtx.vm(n)["interfaces"] for n in "ab"] == was
     assert [was[0][0]["ipv4"], was[1][0]["ipv4"]] == ["10.77.0.2", "10.77.0.3"]
@@ -1050,7 +1050,7 @@ def test_a_new_life(firewall: str) -> None:
     hvtx("vm", "run", "manual", "--network", "net", *SLEEP)
     before = {n: hvtx.vm(n) for n in ("auto", "manual")}
     for vm in before.values():
-        os.kill(vm["pid"], signal.SIGKILL)
+        lab.end(vm["pid"])
     other_boot()
     with lab.private_network():  # bare, as a rebooted host is
         assert ("forget", "rebooted") in hvtx.plan()

@@ -261,7 +261,7 @@ def test_a_view_that_never_comes_to_rest(monkeypatch: pytest.MonkeyPatch) -> Non
     """Every dump is interrupted: 6, unstable-view, and nothing is concluded from what was seen."""
     hvtx = made()
     hvtx(*START)
-    os.kill(hvtx.vm("web")["pid"], signal.SIGKILL)
+    lab.end(hvtx.vm("web")["pid"])
 
     def interrupted(self: Channel, kind: int, body: bytes) -> list[bytes]:
         raise DumpInterrupted
@@ -287,7 +287,7 @@ def test_a_dump_that_misses_a_device_loses_none(monkeypatch: pytest.MonkeyPatch)
     with monkeypatch.context() as patch:
         patch.setattr(Links, "all", lambda self: [x for x in every(self) if x.name != device])
         assert hvtx.reasons("tap", device) == {("skip", "lost")}
-        os.kill(hvtx.vm("web")["pid"], signal.SIGKILL)
+        lab.end(hvtx.vm("web")["pid"])
         hvtx("gc", "--apply", code=None)
         hvtx("recover", code=None)
     hvtx("gc", "--apply", code=None)

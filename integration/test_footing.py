@@ -103,7 +103,7 @@ def test_what_cannot_be_released_keeps_nothing_else(hvtx: Forked) -> None:
     for name in ("a", "b", "c"):
         hvtx("vm", "run", name, "--network", "net", *SLEEP)
         devices[name] = hvtx.device(name)
-        os.kill(hvtx.vm(name)["pid"], signal.SIGKILL)
+        lab.end(hvtx.vm(name)["pid"])
     with commanded("gc", "--apply", HVTX_FAILPOINT="planned:stop", HVTX_FIREWALL="nftables") as gc:
         os.waitid(os.P_PID, gc.pid, os.WSTOPPED)
         holder = hold(devices["b"])

@@ -170,7 +170,7 @@ def test_a_held_device_stays_whatever_the_plan_said(hvtx: Program) -> None:
 
 def test_marked_things_are_not_touched(hvtx: Program) -> None:
     """Not ours, not another installation's, not those of a VM that is dead: gc is for those."""
-    os.kill(hvtx.vm("web")["pid"], signal.SIGKILL)
+    lab.end(hvtx.vm("web")["pid"])
     lab.run("ip", "tuntap", "add", "dev", "tap-other", "mode", "tap")
     lab.run("ip", "link", "set", "tap-other", "alias", "hvtx:1:bbbbbbbbbb:1.aaaaaaaaaaaaaaaa")
     before = lab.dump()

@@ -60,7 +60,7 @@ def test_what_a_collected_vm_had_comes_back(hvtx: Program) -> None:
     hvtx(*CREATE, *SLEEP)
     hvtx("vm", "start", "web")
     shown = hvtx.vm("web")
-    os.kill(shown["pid"], signal.SIGKILL)
+    lab.end(shown["pid"])
     hvtx("gc", "--apply")
     hvtx("vm", "rm", "web")
     again = hvtx("vm", "create", "web", "--from-log", "--json").json()
@@ -134,7 +134,7 @@ def test_every_deletion_says_what_it_was_and_why(hvtx: Program) -> None:
     """By gc: the reason, the mark, the specification; also on the screen."""
     hvtx("vm", "run", "web", "--network", "net", "-p", "8080:80", *SLEEP)
     shown = hvtx.vm("web")
-    os.kill(shown["pid"], signal.SIGKILL)
+    lab.end(shown["pid"])
     hvtx("gc", "--apply")
     gone = hvtx("log", "--detail", "--verb", "gc", "--event", "removed", "--json").json()["entries"]
     marks = {row["kind"]: row["mark"] for row in shown["resources"] if row["kind"] != "lease"}
@@ -175,7 +175,7 @@ def test_the_history_is_kept_small(hvtx: Program) -> None:
     assert entries[-1]["message"] == "VM web"
     hvtx("vm", "create", "web", "--from-log", **lines)
     for wrong in ("0", "99", "-5", "many", "1e9"):
-        assert "history_lines" in hvtx("vm", "ls", HVTX_HISTORY_LINES=wrong, code=2).err
+        assert "HVTX_HISTORY_LINES" in hvtx("vm", "ls", HVTX_HISTORY_LINES=wrong, code=2).err
 
 
 def test_a_store_of_the_first_schema_is_read_and_then_brought_up_to_date(
@@ -206,7 +206,7 @@ def test_what_gc_left_alone_is_told_once(hvtx: Program) -> None:
     hvtx("gc", "--apply")
     assert hvtx("log", "--event", "skipped", "--json").json()["entries"] == []
     lab.run("ip", "link", "set", device, "alias", "mine")
-    os.kill(pid, signal.SIGKILL)
+    lab.end(pid)
     for _ in range(2):
         hvtx("gc", "--apply", code=None)
     (told,) = hvtx("log", "--event", "skipped", "--json").json()["entries"]

@@ -215,7 +215,7 @@ def test_a_command_that_sleeps_keeps_what_it_works_on(argv: tuple[str, ...], poi
     if "start" not in argv:
         hvtx("vm", "start", "web")
     if "gc" in argv:
-        os.kill(hvtx.vm("web")["pid"], signal.SIGKILL)
+        lab.end(hvtx.vm("web")["pid"])
     with commanded(*argv, HVTX_FAILPOINT=f"{point}:stop") as asleep:
         os.waitid(os.P_PID, asleep.pid, os.WSTOPPED)
         before = host()

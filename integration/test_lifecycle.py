@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from pathlib import Path
 
@@ -118,7 +117,7 @@ def test_a_crashed_vm_starts_again_in_one_step(hvtx: Program) -> None:
     """`start` of a crashed VM releases the remains by gc's rules, then starts."""
     hvtx("vm", "run", "web", "-p", "8080:80", "--", "sleep", "600")
     old = hvtx.vm("web")
-    os.kill(old["pid"], signal.SIGKILL)
+    lab.end(old["pid"])
     new = hvtx("vm", "start", "web", "--json").json()
     assert new["state"] == "running"
     assert new["pid"] != old["pid"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-import signal
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,7 +91,7 @@ def test_without_threads_everything_is_collected() -> None:
     for more in (1 << 19, 1 << 28):
         for name in ("a", "b", "c"):
             hvtx("vm", "run", name, "--network", "net", "--", "sleep", "600")
-            os.kill(hvtx.vm(name)["pid"], signal.SIGKILL)
+            lab.end(hvtx.vm(name)["pid"])
         ran = starved(("gc", "--apply"), hvtx, more)
         is_told(ran, f"{more}: {ran}")
         hvtx("recover")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from integration import witness
+from integration import lab, witness
 from integration.program import Forked, Program, preload
 
 SLEEP = ("--", "sleep", "600")
@@ -40,7 +40,7 @@ def samples(text: str) -> dict[tuple[str, ...], float]:
 
 def test_numbers_are_those_of_the_host(hvtx: Program) -> None:
     """States, resources, leases, what gc would do; and reading them changes nothing."""
-    os.kill(hvtx.vm("db")["pid"], signal.SIGKILL)
+    lab.end(hvtx.vm("db")["pid"])
     with witness.unchanged():
         seen = samples(hvtx("metrics").out)
     assert seen["hvtx_vms", "running"] == 1
@@ -134,7 +134,7 @@ def in_journal(tmp_path: Path, *words: str) -> tuple[int, list[dict[str, str]], 
 
 def test_under_systemd_every_deed_is_a_line_with_fields(hvtx: Program, tmp_path: Path) -> None:
     """Each line of the history goes to the journal, when it is on record."""
-    os.kill(hvtx.vm("web")["pid"], signal.SIGKILL)
+    lab.end(hvtx.vm("web")["pid"])
     tap = hvtx.device("web")
     code, lines, _ = in_journal(tmp_path, "gc", "--apply")
     assert code == 0

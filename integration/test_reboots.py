@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -137,7 +136,7 @@ def test_saved_rules_without_their_marks_are_told(firewall: str) -> None:
         lab.run("nft", "flush", "ruleset")
         lab.run("nft", "-f", "-", stdin=re.sub(r' comment "hvtx[^"]*"', "", listing))
     before = lab.dump()
-    os.kill(hvtx.vm("web")["pid"], signal.SIGKILL)
+    lab.end(hvtx.vm("web")["pid"])
     plan = hvtx.plan()
     assert plan.get(("skip", "mark-stripped")), plan.keys()
     hvtx("gc", "--apply", code=None)
@@ -197,7 +196,7 @@ def test_a_soft_reboot(run: str) -> None:
     hvtx("network", "create", "net", "--subnet", "10.77.0.0/24")
     hvtx("vm", "run", "web", "--network", "net", "-p", "8080:80", *SLEEP)
     hvtx("vm", "create", "auto", "--network", "net", "--autostart", *SLEEP)
-    os.kill(hvtx.vm("web")["pid"], signal.SIGKILL)
+    lab.end(hvtx.vm("web")["pid"])
     if run == "emptied":
         shutil.rmtree(os.environ["HVTX_RUN_DIR"])
     hvtx("recover")
@@ -283,7 +282,7 @@ def test_a_network_namespace_that_is_gone_for_good() -> None:
         assert hvtx("gc", "--plan", "--json", code=4).json()["refused"] == "wrong-namespace"
         hvtx("recover", code=4)
         hvtx("vm", "start", "web", code=4)
-        os.kill(pid, signal.SIGKILL)
+        lab.end(pid)
         hvtx("recover", code=4)
         hvtx("recover", "--new-namespace")
         assert hvtx.is_clean()

@@ -111,7 +111,7 @@ def published() -> str:
 
 
 def kill_vm(hvtx: Forked) -> None:
-    os.kill(hvtx.vm("web")["pid"], signal.SIGKILL)
+    lab.end(hvtx.vm("web")["pid"])
 
 
 def collected(hvtx: Forked) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -158,7 +157,7 @@ def test_what_was_saved_in_an_earlier_life(tool: Tool, times: int) -> None:
         hvtx("vm", "run", name, "--network", "net", "-p", port, *SLEEP)
     saved = tool.save()
     for name in ("gone", "live"):
-        os.kill(hvtx.vm(name)["pid"], signal.SIGKILL)
+        lab.end(hvtx.vm(name)["pid"])
         lab.run("ip", "link", "del", hvtx.device(name))
     lab.run("ip", "link", "del", hvtx("network", "show", "net", "--json").json()["bridge"])
     lab.run("nft", "flush", "ruleset")

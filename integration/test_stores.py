@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -46,7 +45,7 @@ def hvtx() -> Iterator[Program]:
     program("vm", "run", "web", "--network", "net", "-p", "8080:80", *SLEEP)
     pid = program.vm("web")["pid"]
     yield program
-    os.kill(pid, signal.SIGKILL)
+    lab.end(pid)
 
 
 def state() -> Path:

@@ -38,7 +38,7 @@ def hvtx(request: pytest.FixtureRequest) -> Iterator[Program]:
 def kill(hvtx: Program, name: str = "web") -> None:
     """End a VM's process as a crash would."""
     pid = hvtx.vm(name)["pid"]
-    os.kill(pid, signal.SIGKILL)
+    lab.end(pid)
 
 
 def hold(device: str) -> int:
@@ -145,7 +145,7 @@ def test_a_recycled_pid_is_dead(hvtx: Program) -> None:
     assert hvtx.vm("web")["state"] == "crashed"
     hvtx("gc", "--apply")
     os.kill(old, 0)  # nobody signalled it
-    os.kill(old, signal.SIGKILL)
+    lab.end(old)
     assert hvtx.is_clean()
 
 
@@ -172,7 +172,7 @@ def test_a_changed_boot_id_makes_everything_an_earlier_life(hvtx: Program) -> No
     """After a reboot rows are closed, networks rebuilt with new marks, leases stand."""
     before = hvtx.vm("web")
     old_marks = {row[4] for row in rows(hvtx)}
-    os.kill(before["pid"], signal.SIGKILL)
+    lab.end(before["pid"])
     # what a reboot does to the kernel's and the run directory's state
     lab.run("ip", "link", "del", before["interfaces"][0]["device"])
     lab.run("ip", "link", "del", hvtx("network", "show", "net", "--json").json()["bridge"])
@@ -211,7 +211,7 @@ def test_rules_of_an_earlier_life_that_a_restore_brought_back(tmp_path: Path) ->
     hvtx("vm", "run", "web", "--network", "net", "-p", "8080:80", "--", "sleep", "600")
     pid = hvtx.vm("web")["pid"]
     saved = lab.run("nft", "list", "ruleset")
-    os.kill(pid, signal.SIGKILL)
+    lab.end(pid)
     hvtx("vm", "stop", "web")
     hvtx("network", "rm", "net", code=4)
     hvtx("vm", "rm", "web")
@@ -279,7 +279,7 @@ def test_a_restored_older_store(hvtx: Program) -> None:
     hvtx("gc", "--apply", "--unrecorded", code=None)
     assert device in lab.run("ip", "-o", "link")
     os.close(holder)
-    os.kill(pid, signal.SIGKILL)
+    lab.end(pid)
     hvtx("gc", "--apply", "--unrecorded")
     assert device not in lab.run("ip", "-o", "link")
     assert not hvtx.plan().get(("skip", "unrecorded"))

@@ -124,7 +124,7 @@ class Scene:
         self.past.append(look(self.firewall))
 
     def kill(self, name: str) -> None:
-        os.kill(self.hvtx.vm(name)["pid"], signal.SIGKILL)
+        lab.end(self.hvtx.vm(name)["pid"])
 
     def wound(self) -> None:
         """Let those die who are to die, each in its way."""

@@ -12,7 +12,7 @@ import ipaddress
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hvtx.model.mark import Mark, UnreadableMark, parse_mark
 from hvtx.model.plan import Action, Item, Plan, Reason, Snapshot, VmFacts
@@ -25,9 +25,11 @@ from hvtx.model.resource import (
     State,
     filters_on,
 )
-from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import Liveness
 from hvtx.planner.presence import Presence, Sights, index, presence
+
+if TYPE_CHECKING:
+    from hvtx.model.stranger import StrangeRule
 
 _IFF_TAP = 0x2
 # The release attaches before anything of the VM goes, which no holder, seen or not, lets happen.

@@ -389,7 +389,7 @@ def test_an_accelerator_that_is_none_is_a_usage_error(
     qemu.write_text("#!/bin/sh\n")
     qemu.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    guest = Vm("", "web", "qemu", 256, 1, None, None, None, (), (), "/", False, ())
+    guest = Vm("", "web", "qemu", 256, 1, "/dev/null", None, None, (), (), "/", False, ())
     with pytest.raises(UsageError, match="HVTX_QEMU_ACCEL"):
         probe(guest, str(tmp_path))
     monkeypatch.setenv("HVTX_QEMU_ACCEL", "")
