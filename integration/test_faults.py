@@ -578,6 +578,18 @@ def test_a_vm_is_not_taken_over_without_its_process(name: str) -> None:
     assert hvtx.vm("old")["pid"] == GUESTS[-1].pid
 
 
+@pytest.mark.parametrize("command", [("false",), ("sh", "-c", "echo broken; exit 3")])
+def test_a_hypervisor_that_ends_at_once_was_never_up(command: tuple[str, ...]) -> None:
+    """Every time, not only if somebody happens to look late enough."""
+    hvtx = made(command=("--", *command))
+    before = lab.dump()
+    for _ in range(8):
+        ran = hvtx(*START, code=6)
+        assert command[0] != "sh" or "broken" in ran.err
+        assert hvtx.vm("web")["state"] == "defined"
+    assert lab.difference(before, lab.dump()) == ""
+
+
 LEADERLESS = """
 import ctypes, threading, time
 threading.Thread(target=time.sleep, args=(600,)).start()

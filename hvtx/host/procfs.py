@@ -291,6 +291,18 @@ def start_time(stat: bytes) -> int:
     return int(fields[_START_FIELD - 3])
 
 
+def is_waiting(pid: int) -> bool:
+    """Whether the main thread of ``pid`` sleeps until something happens (state S of proc(5)).
+
+    False too where it cannot be told.
+    """
+    try:
+        stat = _read(f"/proc/{pid}/stat")
+    except OSError:
+        return False
+    return stat.rpartition(b")")[2].startswith(b" S ")
+
+
 def tap_holders(names: Collection[str]) -> Holders:
     """Who has the TAP devices ``names`` of this network namespace open.
 
