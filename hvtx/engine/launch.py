@@ -158,7 +158,7 @@ def _free_for_start(runtime: Runtime, vm: Vm) -> None:
             _resolve(runtime, vm.name)  # the record of a start that was killed late
         hint = "hvtx vm stop it first" if state is VmState.RUNNING else "hvtx vm show tells more"
         raise Conflict(f"VM {vm.name!r} is {state.value}", hint=hint)
-    if state is VmState.DEFINED:
+    if state is VmState.DEFINED and not records.is_provisional(runtime.sql, vm.id):
         return
     plan = _resolve(runtime, vm.name)
     left = [row for row in records.resources_of_vm(runtime.sql, vm.id) if row.kind != Kind.LEASE]

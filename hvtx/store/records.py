@@ -145,6 +145,12 @@ def vm_names(sql: sqlite3.Connection) -> dict[str, str]:
     return dict(sql.execute("SELECT id, name FROM vm"))
 
 
+def is_provisional(sql: sqlite3.Connection, vm: str) -> bool:
+    """Whether a VM (by id) is there only as long as the operation that is making it."""
+    found = sql.execute("SELECT operation FROM vm WHERE id = ?", (vm,)).fetchone()
+    return found is not None and found[0] is not None
+
+
 def find_vm(sql: sqlite3.Connection, name: str) -> Vm | None:
     """The VM of this name."""
     row = sql.execute(

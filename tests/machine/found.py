@@ -28,6 +28,11 @@ FOUND: dict[str, tuple[bool, list[Step]]] = {
         True,
         [("run", 1, ()), ("reboot", 0, ()), ("attach", 0, ()), ("repair", 0, ())],
     ),
+    # an interrupted run that was stopped: its VM was forgotten in the middle of its next start
+    "a VM of a killed run is started after a reboot": (
+        True,
+        [("run", 0, ("kill", 1)), ("run", 0, ()), ("run", 0, ()), ("reboot", 0, ()), ("start", 0, ())],
+    ),
 }
 
 
