@@ -626,7 +626,7 @@ def test_what_is_missing_is_named_before_anything_is_made(tmp_path, monkeypatch)
     monkeypatch.setenv("HVTX_QEMU_ACCEL", "tcg")
     run = str(tmp_path)
     with pytest.raises(NotFound, match="firecracker") as caught:
-        process.probe(VM._replace(hypervisor="firecracker"), run)
+        process.probe(VM._replace(hypervisor="firecracker", kernel="/dev/null"), run)
     assert "firecracker-microvm" in caught.value.hint
     there = VM._replace(hypervisor="command", command=("sh",), directory=run)
     assert process.probe(there, run).binary.endswith("/sh")

@@ -183,5 +183,5 @@ def test_what_cannot_be_looked_at_is_not_called_whole(
         assert all("could not be" in item["why"] for item in failed)
         assert ran.json()["repaired"] == []
     assert forked("repair", "--json").json() == {
-        "schema": "hvtx/repair/1", "repaired": [], "failed": []
+        "schema": "hvtx/repair/1", "refused": None, "repaired": [], "failed": []
     }  # fmt: skip
