@@ -31,7 +31,13 @@ FOUND: dict[str, tuple[bool, list[Step]]] = {
     # an interrupted run that was stopped: its VM was forgotten in the middle of its next start
     "a VM of a killed run is started after a reboot": (
         True,
-        [("run", 0, ("kill", 1)), ("run", 0, ()), ("run", 0, ()), ("reboot", 0, ()), ("start", 0, ())],
+        [
+            ("run", 0, ("kill", 1)),
+            ("run", 0, ()),
+            ("run", 0, ()),
+            ("reboot", 0, ()),
+            ("start", 0, ()),
+        ],
     ),
 }
 
