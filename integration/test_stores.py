@@ -98,6 +98,12 @@ def test_an_older_copy(hvtx: Program) -> None:
     refused(hvtx, "store-rolled-back")
     assert [vm["name"] for vm in hvtx("vm", "ls", "--json").json()["vms"]] == ["off"]
     assert hvtx("network", "show", "net", "--json").json()["name"] == "net"
+    (tap,) = [
+        link["ifname"] for link in json.loads(lab.run("ip", "-j", "link", "show", "type", "tun"))
+    ]
+    told = hvtx("explain", tap, "--json").json()  # of a VM that this copy has never seen
+    assert (told["owner"], told["record"]) == ("unknown", None)
+    assert told["gc"] == {"action": "skip", "reason": "store-rolled-back"}
 
 
 def test_a_copy_without_its_log(hvtx: Program) -> None:

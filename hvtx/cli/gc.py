@@ -13,7 +13,7 @@ import click
 from hvtx.cli import render
 from hvtx.cli.common import Given, as_json, complete_either, opened
 from hvtx.cli.document import show_items, show_plan
-from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, Refused, UsageError
+from hvtx.errors import EXIT_PLAN_NOT_EMPTY, NotPermitted, PartialFailure, Refused, UsageError
 
 
 @click.command()
@@ -160,6 +160,10 @@ def _telling_refusal(json_: bool, document: Callable[[Refused], dict[str, Any]])
     except Refused as refusal:
         if json_:
             render.emit_json(document(refusal))
+        raise
+    except NotPermitted as problem:
+        if json_:
+            render.emit_json(document(Refused("cannot-observe", problem.message)))
         raise
 
 

@@ -15,13 +15,14 @@ from hvtx.engine.snapshot import take_snapshot
 from hvtx.errors import HvtxError, NotFound
 from hvtx.host.ports import listening
 from hvtx.model.meaning import WHY_NOT_MORE, action_of
-from hvtx.model.plan import Item
+from hvtx.model.plan import Action, Item
 from hvtx.model.resource import Resource, State
 from hvtx.model.stranger import StrangeRule
 from hvtx.planner.gc import plan_gc
 from hvtx.planner.whose import Sight, Subject, identify
 from hvtx.store import history, records
 
+_STILL_TOLD = ("store-rolled-back", "store-cloned")
 _ALSO = 20  # further things of the same name
 _LINES = 5  # of the history
 
@@ -32,8 +33,11 @@ def explain(runtime: Runtime, text: str) -> dict[str, Any]:
 
 
 def look(runtime: Runtime) -> Sight:
-    """All that answers are made from, gathered once; raises Refused."""
-    if runtime.refused is not None:
+    """All that answers are made from, gathered once; raises Refused in another namespace.
+
+    An older or a copied store still tells what it knows; what it does not know is unrecorded.
+    """
+    if runtime.refused is not None and runtime.refused.code not in _STILL_TOLD:
         raise runtime.refused
     snapshot = take_snapshot(runtime)
     rules, places, unread = _firewall(runtime)
@@ -62,6 +66,9 @@ def answer(runtime: Runtime, sight: Sight, text: str) -> dict[str, Any]:
         )
     document = _document(runtime, text, found)
     document["evidence"] += [sight.unread] if sight.unread else []
+    if runtime.refused is not None:
+        document["gc"] = {"action": Action.SKIP.value, "reason": runtime.refused.code}
+        document["why"] = f"gc does nothing at all: {runtime.refused.message}"
     return document
 
 
