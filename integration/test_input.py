@@ -511,8 +511,9 @@ def test_without_the_capability(peopled: Program, prefix: list[str]) -> None:
             ("vm", "rm", "web", "--force"), ("vm", "run", "two", *SLEEP), ("gc", "--apply"), ("recover",),
         ):  # fmt: skip
             said(called(prefix, "", *argv), 5)
-        ran = called(prefix, "", "gc", "--plan", "--json")
-        assert (ran.code, json.loads(ran.out)["refused"]) == (5, "cannot-observe"), ran
+        for argv in (("gc", "--plan"), ("gc", "--apply"), ("recover",), ("repair",)):
+            ran = called(prefix, "", *argv, "--json")
+            assert (ran.code, json.loads(ran.out)["refused"]) == (5, "cannot-observe"), ran
     for argv in (("vm", "ls"), ("vm", "show", "web"), ("network", "ls"), ("intents",), ("log",)):
         assert called(prefix, "", *argv).code == 0
 
