@@ -169,7 +169,14 @@ def _tell_skipped(runtime: Runtime, plan: Plan) -> None:
         return
     known = history.last_of_each(runtime.sql)
     events = [
-        Event("skipped", item.message, str(item.kind), item.key, item.reason.value, item.vm)
+        Event(
+            "skipped",
+            f"{item.kind} {item.key}: {item.message}",
+            str(item.kind),
+            item.key,
+            item.reason.value,
+            item.vm,
+        )
         for item in skipped
         if known.get((str(item.kind), item.key)) != ("skipped", item.reason.value)
     ]
