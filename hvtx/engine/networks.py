@@ -489,8 +489,9 @@ def remove_network(runtime: Runtime, name: str) -> None:
             hint="remove these VMs first: hvtx vm rm NAME",
         )
     rows = records.resources_of_network(runtime.sql, network.id)
-    last = runtime.sql.execute("SELECT count(*) FROM network").fetchone()[0] == 1
-    if last:
+    # One whose removal something stood in the way of is only on record for what it left.
+    others = "SELECT count(*) FROM network WHERE id <> ? AND operation IS NULL"
+    if runtime.sql.execute(others, (network.id,)).fetchone()[0] == 0:
         rows += records.resources_of_network(runtime.sql, None)
     privileges.need_for(rows)
     _refuse_dependents(runtime, rows)

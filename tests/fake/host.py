@@ -248,6 +248,10 @@ class FakeProc:
         gate = (process.SHELL, "-c", process.SCRIPT, process.SIGNATURE, "/")
         return (*gate, *found.argv) if found.gate else found.argv
 
+    def is_waiting(self, pid: int) -> bool:
+        self._kernel.alive()
+        return pid in self._kernel.processes
+
     def tap_holders(self, names: Collection[str]) -> Holders:
         return self._kernel.holders(names)
 
