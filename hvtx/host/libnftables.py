@@ -8,12 +8,12 @@ namespace, so one is made for each call.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 from hvtx.errors import HostRefused, NotPermitted
+from hvtx.host import capabilities
 
 LIBRARY = "libnftables.so.1"
 
@@ -61,6 +61,8 @@ def run(
     with nft's own words, NotPermitted without CAP_NET_ADMIN.
     """
     library = _library()
+    if not capabilities.has("CAP_NET_ADMIN"):  # libnftables has words for it that are not ours
+        raise refusal("Operation not permitted")
     _need_netlink()
     context = library.nft_ctx_new(0)
     if not context:
@@ -73,7 +75,7 @@ def run(
         library.nft_ctx_buffer_error(context)
         wanted = ((stateless, _STATELESS), (handles, _HANDLE), (json, _JSON), (terse, _TERSE))
         library.nft_ctx_output_set_flags(context, sum(bit for on, bit in wanted if on))
-        with _undisturbed(), _unheard():
+        with _undisturbed():
             failed = library.nft_run_cmd_from_buffer(context, commands.encode())
         output = library.nft_ctx_get_output_buffer(context) or b""
         words = (library.nft_ctx_get_error_buffer(context) or b"").decode(errors="replace")
@@ -97,26 +99,6 @@ def _undisturbed() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
-def _unheard() -> Iterator[None]:
-    """Keep standard error to ourselves: what may not be read libnftables also tells there.
-
-    "(you must be root)", past the buffer that has the same error in better words.
-    """
-    kept = None
-    with contextlib.suppress(OSError):  # without a descriptor to spare, a stray line is no harm
-        kept = os.dup(2)
-        nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-        os.dup2(nowhere, 2)
-        os.close(nowhere)
-    try:
-        yield
-    finally:
-        if kept is not None:
-            os.dup2(kept, 2)
-            os.close(kept)
 
 
 def _need_netlink() -> None:

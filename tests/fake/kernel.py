@@ -276,7 +276,10 @@ class Kernel:
         return process
 
     def open_gate(self, pid: int) -> None:
-        """The gate becomes the VM; one whose arguments name a device opens that, as QEMU does."""
+        """The gate becomes the VM; one whose arguments name a device opens that, as QEMU does.
+
+        Or ends, as QEMU does, if somebody else has it open.
+        """
         self.alive()
         if pid not in self.processes:
             raise BrokenPipeError
@@ -286,7 +289,11 @@ class Kernel:
             link = self.by_name(word)
             if link is not None:
                 number = self.open_tun(pid)
-                self.attach(number, link.name, link.tun_flags)
+                try:
+                    self.attach(number, link.name, link.tun_flags)
+                except OSError:
+                    self.end(pid)
+                    return
 
     def close_gate(self, pid: int) -> None:
         """The write end closes: an unopened gate reads end-of-file and exits."""
