@@ -257,7 +257,6 @@ def apply_plan(
     acting = plan.acting()
     if not acting:
         _tidy(runtime)
-        _let_go_of_shared(runtime, held=networks_locked)
         return plan
     failpoint.reach("planned")
     _need_privileges(runtime, acting)
@@ -269,7 +268,6 @@ def apply_plan(
         failed = any(outcome != "done" for outcome in outcomes.values())
         operation.end("partial" if failed else "done")
         _tidy(runtime)
-    _let_go_of_shared(runtime, held=networks_locked)
     index = {id(item): outcomes[n] for n, item in enumerate(acting)}
     return Plan(
         tuple(
@@ -608,26 +606,6 @@ def _tidy(runtime: Runtime) -> None:
             left = records.resources_of_network(sql, network)
             if not runtime.is_running(operation) and not left:
                 records.remove_network(sql, network)
-
-
-def _let_go_of_shared(runtime: Runtime, *, held: bool) -> None:
-    """What all networks share goes after the last of them, also where that was forgotten here.
-
-    Only its release is put on record; the next plan carries it through. ``held``: the caller has
-    the lock of all networks.
-    """
-    if not intents.is_shared_by_none(runtime.sql):
-        return
-    if not held and not runtime.try_lock("all", "networks"):
-        return  # whoever makes or removes one sees to it
-    try:
-        with begin(runtime, "network-rm") as (sql, operation):
-            if intents.is_shared_by_none(sql):
-                intents.release(sql, records.resources_of_network(sql, None), operation.id)
-        operation.end("partial")
-    finally:
-        if not held:
-            runtime.unlock("all", "networks")
 
 
 # -- saved plans and views -----------------------------------------------------------------------

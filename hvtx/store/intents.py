@@ -144,17 +144,6 @@ def release(sql: sqlite3.Connection, rows: Sequence[Resource], operation: int) -
     return moved
 
 
-def is_shared_by_none(sql: sqlite3.Connection) -> bool:
-    """Whether there is something that all networks share, and no network on record."""
-    return (
-        sql.execute(
-            "SELECT 1 FROM resource WHERE vm IS NULL AND network IS NULL AND state = 'committed'"
-            " AND NOT EXISTS (SELECT 1 FROM network) LIMIT 1"
-        ).fetchone()
-        is not None
-    )
-
-
 def forget(sql: sqlite3.Connection, rows: Sequence[Resource]) -> int:
     """Rows whose object is gone become tombstones, or go where no tombstone can ever be needed."""
     moved = 0
