@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import traceback
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
@@ -108,6 +109,7 @@ class Forked(Program):
 def child(arguments: Sequence[str], environment: Mapping[str, str], out: int, err: int) -> NoReturn:
     """What a forked child does: run the command line, and leave with its exit code."""
     code = 70
+    warnings.filterwarnings("ignore", category=ResourceWarning)  # as Python does without pytest
     try:
         os.environ.update(environment)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

@@ -337,6 +337,7 @@ def test_a_launcher_that_makes_itself_a_daemon(hvtx: Program) -> None:
     """The recorded process ends, what it left behind holds the device: all of the VM stays."""
     script = OPEN_TAP + (
         "fd = tap(sys.argv[1])\n"
+        "time.sleep(0.5)\n"  # what ends at once has never been up
         "if os.fork(): os._exit(0)\n"
         "os.setsid()\n"
         "if os.fork(): os._exit(0)\n"
