@@ -23,6 +23,7 @@ from integration.test_replay import stopped
 FILES = ("hvtx.db", "hvtx.db-wal", "hvtx.db-shm")
 CHANGING = (
     ("gc", "--apply"),
+    ("gc", "--heuristic", "--apply", "--yes"),
     ("recover",),
     ("vm", "stop", "web"),
     ("vm", "rm", "web", "--force"),

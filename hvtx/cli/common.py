@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hvtx.cli.main import DAY, SECONDS, settings
-from hvtx.errors import HvtxError, NotPermitted
+from hvtx.errors import HvtxError, NotPermitted, Refused
 
 if TYPE_CHECKING:
     from hvtx.engine.runtime import Runtime, Settings
@@ -139,6 +139,23 @@ def reading(ctx: click.Context) -> Iterator[StoreSource | ViewSource]:
         yield source
     if source.note:
         click.echo(f"note: {source.note}", err=True)
+
+
+@contextmanager
+def telling_refusal(json_: bool, document: Callable[[Refused], dict[str, Any]]) -> Iterator[None]:
+    """With ``--json`` a refusal is told on standard output too, wherever it came up."""
+    from hvtx.cli.render import emit_json
+
+    try:
+        yield
+    except Refused as refusal:
+        if json_:
+            emit_json(document(refusal))
+        raise
+    except NotPermitted as problem:
+        if json_:
+            emit_json(document(Refused("cannot-observe", problem.message)))
+        raise
 
 
 @contextmanager

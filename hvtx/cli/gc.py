@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import click
 
 from hvtx.cli import render
-from hvtx.cli.common import Given, as_json, complete_either, opened
+from hvtx.cli.common import Given, as_json, complete_either, opened, telling_refusal
 from hvtx.cli.document import show_items, show_plan
-from hvtx.errors import EXIT_PLAN_NOT_EMPTY, NotPermitted, PartialFailure, Refused, UsageError
+from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError
 
 
 @click.command()
@@ -112,7 +112,7 @@ def _plan(
     from hvtx.engine import collect
 
     del unrecorded
-    told = _telling_refusal(json_, collect.refused_document)
+    told = telling_refusal(json_, collect.refused_document)
     with told, opened(ctx, writable=False) as runtime:
         report = collect.make_plan(runtime, everything=everything)
     if out and report.refused is None:
@@ -152,28 +152,13 @@ def _write_page(report: Any, path: str) -> None:
         raise UsageError(f"the page cannot be written to {path}: {problem.strerror}") from problem
 
 
-@contextmanager
-def _telling_refusal(json_: bool, document: Callable[[Refused], dict[str, Any]]) -> Iterator[None]:
-    """With ``--json`` a refusal is told on standard output too, wherever it came up."""
-    try:
-        yield
-    except Refused as refusal:
-        if json_:
-            render.emit_json(document(refusal))
-        raise
-    except NotPermitted as problem:
-        if json_:
-            render.emit_json(document(Refused("cannot-observe", problem.message)))
-        raise
-
-
 def _apply(
     ctx: click.Context, file: str | None, *, unrecorded: bool, evidence: bool, json_: bool
 ) -> int:
     from hvtx.engine import collect
 
     saved = collect.load_plan(file) if file else None
-    told = _telling_refusal(json_, collect.refused_document)
+    told = telling_refusal(json_, collect.refused_document)
     with told, opened(ctx, writable=True, create=False) as runtime:
         if runtime.refused is not None:
             report = collect.make_plan(runtime)
@@ -231,7 +216,7 @@ def recover(ctx: click.Context, accept_rollback: bool, new_namespace: bool, json
     """
     from hvtx.engine import recover as engine
 
-    told = _telling_refusal(json_, engine.refused_document)
+    told = telling_refusal(json_, engine.refused_document)
     with told, opened(ctx, writable=True, create=False) as runtime:
         done = engine.recover(runtime, accept_rollback=accept_rollback, new_namespace=new_namespace)
     document = engine.recovery_document(done)
@@ -258,7 +243,7 @@ def repair(ctx: click.Context, name: str | None, json_: bool) -> int:
     """Put back what someone flushed or changed under running VMs and networks."""
     from hvtx.engine import repair as engine
 
-    told = _telling_refusal(json_, engine.refused_document)
+    told = telling_refusal(json_, engine.refused_document)
     with told, opened(ctx, writable=True, create=False) as runtime:
         document = engine.repair(runtime, name)
     if json_:

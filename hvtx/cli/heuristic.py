@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from hvtx.cli import render
-from hvtx.cli.common import opened
+from hvtx.cli.common import opened, telling_refusal
 from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError
 
 _WARNING = (
@@ -20,13 +20,12 @@ def plan(ctx: click.Context, *, out: str | None, detailed_exitcode: bool, json_:
     """`gc --heuristic --plan`."""
     from hvtx.engine import heuristic as engine
 
-    with opened(ctx, writable=False) as runtime:
+    told = telling_refusal(json_, engine.refused_document)
+    with told, opened(ctx, writable=False) as runtime:
         report = engine.make_plan(runtime)
     if out and report.refused is None:
         engine.save_plan(report, out)
-    code = _show(report, engine.document(report), json_=json_)
-    if code:
-        return code
+    _show(report, engine.document(report), json_=json_)
     return EXIT_PLAN_NOT_EMPTY if detailed_exitcode and report.acting() else 0
 
 
@@ -40,27 +39,23 @@ def apply(ctx: click.Context, file: str | None, *, yes: bool, json_: bool) -> in
             hint="read hvtx gc --heuristic --plan first",
         )
     saved = engine.load_plan(file) if file else None
-    with opened(ctx, writable=True) as runtime:
+    told = telling_refusal(json_, engine.refused_document)
+    with told, opened(ctx, writable=True) as runtime:
         if runtime.refused is not None:
             report = engine.make_plan(runtime)
         else:
             report = engine.apply(runtime, saved=saved)
-    code = _show(report, engine.document(report), json_=json_)
-    if code:
-        return code
+    _show(report, engine.document(report), json_=json_)
     return PartialFailure.exit_code if any(i.outcome == "failed" for i in report.items) else 0
 
 
-def _show(report: Any, document: dict[str, Any], *, json_: bool) -> int:
+def _show(report: Any, document: dict[str, Any], *, json_: bool) -> None:
     if json_:
         render.emit_json(document)
     if report.refused is not None:
-        if not json_:
-            raise report.refused
-        return int(report.refused.exit_code)
+        raise report.refused
     if not json_:
         _show_items(report)
-    return 0
 
 
 def _show_items(report: Any) -> None:

@@ -64,7 +64,7 @@ class Report(NamedTuple):
 def make_plan(runtime: Runtime, *, everything: bool = False) -> Report:
     """What gc would do now."""
     if runtime.refused is not None:
-        return _refused(runtime, runtime.refused)
+        return _refused(runtime.refused, runtime.boot_id, runtime.netns)
     try:
         made = history.now()
         with _uncollected():
@@ -75,7 +75,7 @@ def make_plan(runtime: Runtime, *, everything: bool = False) -> Report:
                 snapshot = snapshot._replace(failures={**snapshot.failures, **problem})
             plan = plan_gc(snapshot, everything=everything, rules=rules)
     except Refused as refusal:
-        return _refused(runtime, refusal)
+        return _refused(refusal, runtime.boot_id, runtime.netns)
     return Report(plan, False, None, runtime.boot_id, runtime.netns, made, snapshot)
 
 
@@ -107,8 +107,8 @@ def _uncollected() -> Iterator[None]:
         gc.enable()
 
 
-def _refused(runtime: Runtime, refusal: Refused) -> Report:
-    return Report(Plan(()), False, refusal, runtime.boot_id, runtime.netns, history.now())
+def _refused(refusal: Refused, boot_id: str, netns: int) -> Report:
+    return Report(Plan(()), False, refusal, boot_id, netns, history.now())
 
 
 # -- carrying out ------------------------------------------------------------------------------
@@ -631,8 +631,7 @@ def plan_document(report: Report) -> dict[str, Any]:
 
 def refused_document(refusal: Refused) -> dict[str, Any]:
     """The JSON of a store that refuses to be opened: of it nothing is known."""
-    boot_id, netns = procfs.boot_id(), procfs.netns_cookie()
-    return plan_document(Report(Plan(()), False, refusal, boot_id, netns, history.now()))
+    return plan_document(_refused(refusal, procfs.boot_id(), procfs.netns_cookie()))
 
 
 def plan_id(plan: Plan) -> str:

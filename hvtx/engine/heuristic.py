@@ -20,6 +20,7 @@ from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.transaction import Operation, begin
 from hvtx.errors import Contended, HvtxError, NotFound, NotPermitted, Refused, StalePlan, UsageError
+from hvtx.host import procfs
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.mark import FAMILY
@@ -251,12 +252,19 @@ def document(report: Report) -> dict[str, Any]:
         "applied": report.applied,
         "refused": report.refused.code if report.refused else None,
         "epoch": {"boot_id": report.boot_id, "netns": report.netns},
-        "items": [_item_document(item) for item in report.items],
+        "items": [_item_document(item, applied=report.applied) for item in report.items],
         "summary": counts,
     }
 
 
-def _item_document(item: Guess) -> dict[str, Any]:
+def refused_document(refusal: Refused) -> dict[str, Any]:
+    """The JSON of a store that refuses to be opened: of it nothing is known."""
+    boot_id, netns = procfs.boot_id(), procfs.netns_cookie()
+    return document(Report((), False, refusal, boot_id, netns, now()))
+
+
+def _item_document(item: Guess, *, applied: bool) -> dict[str, Any]:
+    left_alone = "skipped" if applied else None
     return {
         "action": item.action.value,
         "reason": item.reason.value,
@@ -266,7 +274,7 @@ def _item_document(item: Guess) -> dict[str, Any]:
         "record": None,
         "evidence": list(item.evidence),
         "message": item.message,
-        "outcome": item.outcome,
+        "outcome": item.outcome or left_alone,
         "mark": None,
         "restore": item.restore or None,
     }
