@@ -167,7 +167,7 @@ def _tell_skipped(runtime: Runtime, plan: Plan) -> None:
     ]
     if not skipped:
         return
-    known = history.last_of_each(runtime.sql)
+    known = runtime.read(history.last_of_each)
     events = [
         Event(
             "skipped",
@@ -309,7 +309,7 @@ def _need_privileges(runtime: Runtime, items: Sequence[Item]) -> None:
     if problem is None:
         return
     backends: set[Any] = {item.entry.backend for item in rules if item.entry is not None}
-    rows = records.resources_by_id(runtime.sql, [item.row for item in rules if item.row])
+    rows = runtime.read(records.resources_by_id, [item.row for item in rules if item.row])
     backends |= {row.spec.get("backend") for row in rows.values()}
     if "iptables" in backends:
         raise problem
@@ -338,7 +338,7 @@ class _Worker:
         self.progress = progress
         self.networks = networks  # whether what belongs to no VM may be touched
         self.outcomes: dict[int, str] = {}
-        self.rows = records.resources_by_id(runtime.sql, [item.row for item in items if item.row])
+        self.rows = runtime.read(records.resources_by_id, [item.row for item in items if item.row])
 
     def run(self) -> dict[int, str]:
         by_row = [n for n, item in enumerate(self.items) if self._through_row(item)]
@@ -444,7 +444,7 @@ class _Worker:
         """VMs whose recorded process is not (or no longer) proven dead, looked at just now."""
         moving = set()
         for vm in vms:
-            for row in records.resources(self.runtime.sql, "vm = ? AND kind = 'process'", (vm,)):
+            for row in self.runtime.read(records.resources, "vm = ? AND kind = 'process'", (vm,)):
                 identity = identity_of(row)
                 if identity is None:
                     continue
@@ -490,7 +490,7 @@ class _Worker:
 
         The plan knows only the VM that it saw; one started meanwhile would lose its packets.
         """
-        row = records.resources_by_id(self.runtime.sql, [item.row]).get(item.row)
+        row = self.runtime.read(records.resources_by_id, [item.row]).get(item.row)
         if item.entry is None or row is None or row.state != State.RELEASED or row.vm is None:
             return False
         if not self._alive_again({row.vm}):
@@ -501,7 +501,7 @@ class _Worker:
             seen.setdefault(entry.mark, set()).add((entry.place, entry.text))
         missing = {
             (entry.place, entry.text)
-            for other in records.resources_of_vm(self.runtime.sql, row.vm)
+            for other in self.runtime.read(records.resources_of_vm, row.vm)
             if other.kind in FIREWALL_KINDS and other.spec["backend"] == item.entry.backend
             for entry in driver.expected(other)
             if (entry.place, entry.text) not in seen.get(other.mark, ())
@@ -549,7 +549,7 @@ def remove_sighted(runtime: Runtime, item: Item) -> Outcome:
         firewall = runtime.firewall(item.entry.backend)
         if item.reason is Reason.UNRECORDED:
             return _remove_each(firewall, item)
-        row = records.resources_by_id(runtime.sql, [item.row])[item.row]
+        row = runtime.read(records.resources_by_id, [item.row])[item.row]
         if item.reason is Reason.DUPLICATE_COPY:
             return firewall.remove_copies(row)
         outcome = firewall.release([row])[row.id]
@@ -576,15 +576,10 @@ def remove_sighted(runtime: Runtime, item: Item) -> Outcome:
 
 def _tidy(runtime: Runtime) -> None:
     """Close interrupted operations without rows, and forget what only they had made."""
-    idle = [
-        operation.id
-        for operation in records.operations(runtime.sql)
-        if not runtime.is_running(operation.id)
-    ]
-    provisional = runtime.sql.execute(
-        "SELECT (SELECT count(*) FROM vm WHERE operation IS NOT NULL)"
-        " + (SELECT count(*) FROM network WHERE operation IS NOT NULL)"
-    ).fetchone()[0]
+    with runtime.reading() as sql:
+        operations, provisional = records.operations(sql), records.has_provisional(sql)
+    running = runtime.running(operations)
+    idle = [operation.id for operation in operations if not running[operation.id]]
     if not idle and not provisional:
         return
     with runtime.store.transaction() as sql:

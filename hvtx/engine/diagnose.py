@@ -16,7 +16,7 @@ from hvtx.host import capabilities, procfs
 from hvtx.host.mounts import filesystem_of
 from hvtx.model.resource import Kind
 from hvtx.planner.passage import Bridge, Drop, legacy_drops, nft_drops
-from hvtx.store import records
+from hvtx.store import leases, records
 
 
 class Finding(NamedTuple):
@@ -79,7 +79,7 @@ def _permissions(runtime: Runtime) -> Iterator[Finding]:
         )  # fmt: skip
     problem = privileges.legacy_problem()
     if problem is not None:
-        used = any(n.firewall == "iptables" for n in records.networks(runtime.sql))
+        used = any(n.firewall == "iptables" for n in runtime.read(records.networks))
         words = "networks here live in them" if used else "rules of others in them are not seen"
         yield Finding(
             "permissions", "error" if used else "warning", f"{problem.message}; {words}", (),
@@ -137,7 +137,9 @@ def judge_filesystem(path: str, kind: str) -> Iterator[Finding]:
 
 
 def _operations(runtime: Runtime) -> Iterator[Finding]:
-    left = [o for o in records.operations(runtime.sql) if not runtime.is_running(o.id)]
+    operations = runtime.read(records.operations)
+    running = runtime.running(operations)
+    left = [o for o in operations if not running[o.id]]
     if left:
         wait = "s wait" if len(left) > 1 else " waits"
         yield Finding(
@@ -192,7 +194,7 @@ def _kvm(runtime: Runtime) -> Iterator[Finding]:
 
 
 def _forwarding(runtime: Runtime) -> Iterator[Finding]:
-    networks = records.networks(runtime.sql)
+    networks = runtime.read(records.networks)
     wanted = []
     if any(":" not in s for n in networks for s in n.subnets):
         wanted.append("net/ipv4/ip_forward")
@@ -212,10 +214,7 @@ def _forwarding(runtime: Runtime) -> Iterator[Finding]:
 
 
 def _loopback6(runtime: Runtime) -> Iterator[Finding]:
-    served = runtime.sql.execute(
-        "SELECT count(*) FROM port p WHERE p.host_ip = '::1' OR p.host_ip IS NULL AND EXISTS"
-        " (SELECT * FROM lease l WHERE l.interface = p.interface AND l.family = 6)"
-    ).fetchone()[0]
+    served = runtime.read(leases.loopback6_ports)
     if served:
         yield Finding(
             "loopback", "warning", f"{served} published ports are not reachable through [::1]",
@@ -230,7 +229,7 @@ def _forward_drops(runtime: Runtime) -> Iterator[Finding]:
     """Docker's, firewalld's or ufw's drop in FORWARD, which no accept of ours overrides."""
     bridges = [
         Bridge(n.bridge, tuple(6 if ":" in s else 4 for s in n.subnets), n.firewall)
-        for n in records.networks(runtime.sql)
+        for n in runtime.read(records.networks)
     ]
     found = _drops(runtime.installation, bridges)
     if not found:
@@ -265,9 +264,10 @@ def _routes(runtime: Runtime) -> Iterator[Finding]:
     from hvtx.engine.networks import bridge_row
     from hvtx.host.routes import all_routes, in_the_way
 
+    with runtime.reading() as sql:
+        bridges = [(n, bridge_row(runtime, n)) for n in records.networks(sql)]
     every, bad = all_routes(), False
-    for network in records.networks(runtime.sql):
-        row = bridge_row(runtime, network)
+    for network, row in bridges:
         if row is None:
             continue
         for subnet in network.subnets:
