@@ -36,6 +36,7 @@ from hvtx.planner.states import identity_of, judge_vm
 from hvtx.store import records
 
 _GATE_SECONDS = 5.0
+_MARKING = 20  # looks at a new device, a millisecond apart
 
 T = TypeVar("T")
 
@@ -204,17 +205,12 @@ def _late(
 ) -> list[Resource]:
     """Rows that an operation moved while the host was looked at, and that it shows otherwise.
 
-    Tombstones whose object was seen, and live rows whose object was not; without those of an
-    operation that still works on them.
+    Tombstones whose object was seen, and live rows whose object was not. What an operation still
+    works on may be there or not, but a device that it is making is marked in a moment.
     """
     found = [row for row in record.tombstones.values() if before.runs(row.operation)]
     underway = {known.id for known in record.operations}
-    moved = [
-        row
-        for row in record.rows
-        if before.runs(row.operation)
-        and (row.state == State.COMMITTED or row.operation not in underway)
-    ]
+    moved = [row for row in record.rows if before.runs(row.operation)]
     if not moved:
         return found
     by_index = {link.ifindex: link for link in host.links}
@@ -222,8 +218,11 @@ def _late(
     addresses = set(host.addresses)
 
     def seen(row: Resource) -> bool:
-        if row.kind in (Kind.TAP, Kind.BRIDGE):
-            link = by_index.get(row.spec["ifindex"])
+        device = row.kind in (Kind.TAP, Kind.BRIDGE)
+        link = by_index.get(row.spec["ifindex"]) if device else None
+        if row.state != State.COMMITTED and row.operation in underway:
+            return link is None or link.alias is not None
+        if device:
             return link is not None and link.alias == row.mark
         if row.kind in FIREWALL_KINDS:
             return entries.issuperset(entry[:4] for entry in expected.get(row.id, ()))
@@ -256,10 +255,21 @@ def _look_again(runtime: Runtime, host: _Host, late: Sequence[Resource]) -> None
         ]
 
 
+def _marked(source: Links, index: int) -> Link | None:
+    """A device by its index; one that is not marked yet is waited for a little."""
+    link = source.get(ifindex=index)
+    for _ in range(_MARKING):
+        if link is None or link.alias is not None:
+            break
+        time.sleep(0.001)
+        link = source.get(ifindex=index)
+    return link
+
+
 def _look_at_links(host: _Host, devices: set[int], moved: set[int]) -> None:
     source = Links()
     try:
-        found = {index: source.get(ifindex=index) for index in devices}
+        found = {index: _marked(source, index) for index in devices}
         addresses = source.addresses() if moved else []
     except DumpInterrupted as problem:
         raise _unstable_links() from problem

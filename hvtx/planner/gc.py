@@ -147,7 +147,7 @@ class Judge:
         if earlier and seen.here and row.kind in (Kind.TAP, Kind.BRIDGE):
             # no device survives a life
             seen = seen._replace(here=None, problem=Reason.MARK_MISMATCH)
-        if seen.problem is not None and not self._half_made(row, seen):
+        if seen.problem is not None:
             words = _PROBLEMS[seen.problem] if not earlier else _STRANGE
             return self._item(row, Action.SKIP, seen.problem, seen, words)
         if self._worked_on(row):
@@ -616,12 +616,6 @@ class Judge:
         operation = self.snapshot.operations.get(row.operation)
         working = operation is not None and operation.running and row.state != State.COMMITTED
         return working or row.vm in self._busy_vms or row.id in self.snapshot.moving
-
-    def _half_made(self, row: Resource, seen: Presence) -> bool:
-        """Whether this is the row's own device, which its operation has not marked yet."""
-        link = seen.link
-        own = link is not None and link.ifindex == row.spec["ifindex"] and not link.alias
-        return own and self._worked_on(row)
 
     def _liveness(self, vm: str | None) -> Liveness:
         facts = self.snapshot.vms.get(vm) if vm else None
