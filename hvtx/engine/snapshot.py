@@ -161,14 +161,17 @@ def _since(
     """Operations begun since the record was read, and those of ``doubtful`` rows that moved.
 
     What such an operation did is in some of the looks and not in others, so it counts as running
-    even if it has ended.
+    even if it has ended, and each row of its VM may have moved.
     """
     with runtime.reading() as sql:
         if records.seq(sql) == record.seq:
             return {}, frozenset()
         begun = records.operations_since(sql, record.newest)
-        now = records.whereabouts(sql, [row.id for row in doubtful])
-    moved = [row.id for row in doubtful if now.get(row.id) != (row.state, row.operation)]
+        names = {vm for _, _, vm in begun}
+        vms = {vm for vm, name, _, _ in record.vms if name in names}
+        asked = {row.id: row for row in (*doubtful, *(r for r in record.rows if r.vm in vms))}
+        now = records.whereabouts(sql, asked)
+    moved = [n for n, row in asked.items() if now.get(n) != (row.state, row.operation)]
     return {number: OperationFacts(verb, vm, True) for number, verb, vm in begun}, frozenset(moved)
 
 
