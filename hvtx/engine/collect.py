@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +20,8 @@ from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.transaction import Operation, begin, forget_vm
 from hvtx.errors import Busy, HvtxError, NotFound, Refused, StalePlan, UsageError
 from hvtx.host import failpoint, procfs
+from hvtx.host.links import Links
+from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.plan import Action, Item, Plan, Reason, Snapshot
 from hvtx.model.resource import FIREWALL_KINDS, GONE, Entry, Kind, Outcome, Resource, State
 from hvtx.model.vm import Liveness
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "hvtx/gc/1"
 _CHUNK = 640  # items, of some 128 VMs: 64 devices wait for the kernel at a time
+_SIGHTED = 64  # items that are removed by their own marks between two looks at the firewall
 
 
 class Report(NamedTuple):
@@ -338,6 +342,8 @@ class _Worker:
         self.progress = progress
         self.networks = networks  # whether what belongs to no VM may be touched
         self.outcomes: dict[int, str] = {}
+        self._sights: dict[str, Counter[tuple[str, str, str | None]]] = {}
+        self._asked = 0
         self.rows = runtime.read(records.resources_by_id, [item.row for item in items if item.row])
 
     def run(self) -> dict[int, str]:
@@ -464,6 +470,8 @@ class _Worker:
                 return "skipped:another operation works on networks"
             if self._needed_now(item):
                 return "skipped:it stands in the place of what its VM, which runs now, needs"
+            if self._gone_already(item):
+                return "skipped:it is gone by now"  # whoever removed it has told so
             outcome = remove_sighted(self.runtime, item)
         finally:
             for name in locked:
@@ -484,6 +492,28 @@ class _Worker:
                 ],
             )
         return _word(outcome)
+
+    def _gone_already(self, item: Item) -> bool:
+        """Whether somebody else has removed it since; what cannot be looked at is not gone."""
+        try:
+            if item.entry is not None:
+                surplus = item.reason is Reason.DUPLICATE_COPY
+                seen = self._entries(item.entry.backend)
+                return all(seen[entry[1:4]] <= surplus for entry in (item.entry, *item.more))
+            assert item.link is not None
+            with closing(Links()) as links:
+                return links.get(ifindex=item.link.ifindex) is None
+        except (HvtxError, OSError, DumpInterrupted):
+            return False
+
+    def _entries(self, backend: str) -> Counter[tuple[str, str, str | None]]:
+        """How many entries of each place, text and mark a firewall holds; read now and then."""
+        self._asked += 1
+        if backend not in self._sights or self._asked > _SIGHTED:
+            seen = self.runtime.firewall(backend).observe()
+            self._sights[backend] = Counter(entry[1:4] for entry in seen)
+            self._asked = 1
+        return self._sights[backend]
 
     def _needed_now(self, item: Item) -> bool:
         """Whether a restored entry of an earlier start serves its VM, which runs by now.

@@ -3,15 +3,16 @@
 Record and host cannot be read in one moment, and others start and stop VMs meanwhile. So the looks
 have an order, and what moved between two of them is looked at again (docs/adr/0016):
 
-1. which operations are open, and which of them hold their locks: one that does not is over, and
-   all that it did is in what follows;
+1. which operations are open, and which of them hold their locks: one that does not was
+   interrupted, and all that it did is in what follows;
 2. the host: links, addresses, firewalls;
 3. the record, all of it in one moment: rows, operations, VMs, networks, tombstones;
 4. once more those objects whose row an operation moved since 1, each by itself where the kernel can
    be asked so: what is on record as removed and was still seen, what is on record and was not yet;
 5. files, processes, holders of devices;
-6. the record once more, if it changed since 3: of what an operation works on by now, nothing is
-   concluded.
+6. the record once more, if it changed since 3: of what an operation moved or works on by now,
+   nothing is concluded. An operation of 3 whose lock is free was interrupted only if it is still
+   open here.
 """
 
 from __future__ import annotations
@@ -59,19 +60,17 @@ def look(runtime: Runtime, ask: Callable[[Any], T]) -> tuple[Snapshot, T]:
     failpoint.reach("read")
     if host.unread is not None and any(r.spec.get("backend") == "iptables" for r in record.rows):
         raise Refused("cannot-observe", host.unread.message, hint=host.unread.hint)
+    underway = {o.id for o in record.operations if before.runs(o.id) and runtime.is_running(o.id)}
     expected = _expected(runtime, [*record.rows, *record.tombstones.values()])
-    late = _late(before, record, host, expected)
+    late = _late(before, underway, record, host, expected)
     _look_again(runtime, host, late)
     failpoint.reach("looked")
     files = _files(record.rows, host.failures)
-    facts = _processes(record.rows, before)
+    facts = _processes(record.rows, underway)
     vms = _vms(runtime, record, facts)
     holders, hidden = _holders(_suspects(record.rows, vms, host.links), host.links)
-    begun, moving = _since(runtime, record, _doubtful(record.rows, vms, before, late))
-    operations = {
-        known.id: OperationFacts(known.verb, known.vm, before.runs(known.id))
-        for known in record.operations
-    }
+    doubtful = _doubtful(record.rows, vms, underway, late)
+    operations, moving = _since(runtime, record, underway, doubtful)
     snapshot = Snapshot(
         installation=runtime.installation,
         life=runtime.life,
@@ -79,7 +78,7 @@ def look(runtime: Runtime, ask: Callable[[Any], T]) -> tuple[Snapshot, T]:
         tombstones=record.tombstones,
         vms=vms,
         networks=record.networks,
-        operations=operations | begun,
+        operations=operations,
         links=tuple(host.links),
         addresses=tuple(host.addresses),
         entries=tuple(host.entries),
@@ -104,7 +103,7 @@ class _Before(NamedTuple):
     running: Mapping[int, bool]  # of those that had not ended, whether they held their locks
 
     def runs(self, operation: int) -> bool:
-        """Whether an operation ran then or was begun later; not if it was interrupted."""
+        """Whether an operation ran then or was begun later; what others did is all to be seen."""
         return operation > self.newest or self.running.get(operation, False)
 
 
@@ -156,27 +155,39 @@ def _unknown_marks(rows: Iterable[Resource], host: _Host) -> list[str]:
 
 
 def _since(
-    runtime: Runtime, record: _Record, doubtful: Sequence[Resource]
+    runtime: Runtime, record: _Record, underway: set[int], doubtful: Sequence[Resource]
 ) -> tuple[dict[int, OperationFacts], frozenset[int]]:
-    """Operations begun since the record was read, and those of ``doubtful`` rows that moved.
+    """The operations, with those begun since the record was read, and which rows moved since.
 
     What such an operation did is in some of the looks and not in others, so it counts as running
-    even if it has ended, and each row of its VM may have moved.
+    even if it has ended, and each row of its VM may have moved. So does one whose lock is free
+    because it has ended by now.
     """
+    known = {
+        operation.id: OperationFacts(operation.verb, operation.vm, operation.id in underway)
+        for operation in record.operations
+    }
     with runtime.reading() as sql:
         if records.seq(sql) == record.seq:
-            return {}, frozenset()
+            return known, frozenset()
+        free = known.keys() - underway
+        ended = free - records.still_open(sql, free)
         begun = records.operations_since(sql, record.newest)
         names = {vm for _, _, vm in begun}
         vms = {vm for vm, name, _, _ in record.vms if name in names}
         asked = {row.id: row for row in (*doubtful, *(r for r in record.rows if r.vm in vms))}
         now = records.whereabouts(sql, asked)
     moved = [n for n, row in asked.items() if now.get(n) != (row.state, row.operation)]
-    return {number: OperationFacts(verb, vm, True) for number, verb, vm in begun}, frozenset(moved)
+    known.update((number, known[number]._replace(running=True)) for number in ended)
+    known.update((number, OperationFacts(verb, vm, True)) for number, verb, vm in begun)
+    return known, frozenset(moved)
 
 
 def _doubtful(
-    rows: Iterable[Resource], vms: Mapping[str, VmFacts], before: _Before, late: Sequence[Resource]
+    rows: Iterable[Resource],
+    vms: Mapping[str, VmFacts],
+    underway: set[int],
+    late: Sequence[Resource],
 ) -> list[Resource]:
     """Rows that something may be concluded from: their owner is dead, or they were left half-done.
 
@@ -185,7 +196,7 @@ def _doubtful(
     dead = {vm for vm, known in vms.items() if known.liveness is Liveness.DEAD}
     found = {row.id: row for row in late}
     for row in rows:
-        if row.vm in dead or (row.state != State.COMMITTED and not before.runs(row.operation)):
+        if row.vm in dead or (row.state != State.COMMITTED and row.operation not in underway):
             found[row.id] = row
     return list(found.values())
 
@@ -204,7 +215,11 @@ class _Host:
 
 
 def _late(
-    before: _Before, record: _Record, host: _Host, expected: Mapping[int, tuple[Entry, ...]]
+    before: _Before,
+    underway: set[int],
+    record: _Record,
+    host: _Host,
+    expected: Mapping[int, tuple[Entry, ...]],
 ) -> list[Resource]:
     """Rows that an operation moved while the host was looked at, and that it shows otherwise.
 
@@ -212,7 +227,6 @@ def _late(
     works on may be there or not, but a device that it is making is marked in a moment.
     """
     found = [row for row in record.tombstones.values() if before.runs(row.operation)]
-    underway = {known.id for known in record.operations}
     moved = [row for row in record.rows if before.runs(row.operation)]
     if not moved:
         return found
@@ -377,7 +391,7 @@ def _cannot_observe(what: str) -> Refused:
     )
 
 
-def _processes(rows: Iterable[Resource], before: _Before) -> dict[int, ProcessFacts]:
+def _processes(rows: Iterable[Resource], underway: set[int]) -> dict[int, ProcessFacts]:
     """Look at every process on record, by row; wait for dead operations' gates, which soon exit."""
     facts: dict[int, ProcessFacts] = {}
     for row in rows:
@@ -386,7 +400,7 @@ def _processes(rows: Iterable[Resource], before: _Before) -> dict[int, ProcessFa
         identity = identity_of(row)
         if identity is None:
             continue
-        if row.state == State.INTENDED and not before.runs(row.operation):
+        if row.state == State.INTENDED and row.operation not in underway:
             _await_gate(identity.pid)
         facts[row.id] = procfs.look_again(identity)
     return facts
