@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,11 +16,10 @@ from hvtx.drivers.base import FirewallDriver
 from hvtx.engine import privileges
 from hvtx.engine.files import write_out
 from hvtx.engine.runtime import Runtime
-from hvtx.engine.snapshot import take_snapshot
+from hvtx.engine.snapshot import device_now, take_snapshot
 from hvtx.engine.transaction import Operation, begin, forget_vm
 from hvtx.errors import Busy, HvtxError, NotFound, Refused, StalePlan, UsageError
 from hvtx.host import failpoint, procfs
-from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.plan import Action, Item, Plan, Reason, Snapshot
 from hvtx.model.resource import FIREWALL_KINDS, GONE, Entry, Kind, Outcome, Resource, State
@@ -501,8 +500,7 @@ class _Worker:
                 seen = self._entries(item.entry.backend)
                 return all(seen[entry[1:4]] <= surplus for entry in (item.entry, *item.more))
             assert item.link is not None
-            with closing(Links()) as links:
-                return links.get(ifindex=item.link.ifindex) is None
+            return device_now(item.link.ifindex) is None
         except (HvtxError, OSError, DumpInterrupted):
             return False
 
