@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -400,11 +401,10 @@ def test_damage_further_in_is_found_before_anything_is_collected(shelf: Shelf) -
     with shelf.opened() as store:
         add_network(store, network())
     data = bytearray(shelf.file.read_bytes())
-    with sqlite3.connect(shelf.file) as connection:
+    with closing(sqlite3.connect(shelf.file)) as connection:
         page = connection.execute(
             "SELECT rootpage FROM sqlite_master WHERE name = 'resource'"
         ).fetchone()[0]
-    connection.close()
     data[(page - 1) * 4096 : page * 4096] = b"\xff" * 4096
     shelf.file.write_bytes(data)
     with shelf.opened() as store, pytest.raises(Refused) as caught:
