@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -373,6 +373,22 @@ def test_what_is_no_store_is_refused_and_left_alone(
         name: data for name, data in before.items() if not name.endswith("-shm")
     }
     assert mode(shelf.state) == 0o755
+
+
+@pytest.mark.parametrize("writable", [True, False])
+@pytest.mark.parametrize("bend", BAD, ids=lambda bend: bend.__name__.strip("_"))
+def test_what_is_refused_is_not_kept_open(shelf: Shelf, bend: Bend, writable: bool) -> None:
+    """Not even as long as the error is: an open file would keep a disk from being unmounted."""
+    with shelf.opened():
+        pass
+    bend(shelf)
+    problem = refusal(shelf, writable=writable)
+    assert problem.__traceback__ is not None  # its frames live as long, with what they hold
+    held = set()
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            held.add(os.readlink(f"/proc/self/fd/{number}"))
+    assert [path for path in held if path.startswith(str(shelf.state))] == []
 
 
 def test_a_newer_store_is_refused_and_left_alone(shelf: Shelf) -> None:
