@@ -70,9 +70,9 @@ class Runtime:
             _need_privileges()  # before there is a store that only root can open
         self._tap_user = _user_id(settings.tap_user)
         self._watch = watch
-        self.store: Store = self._open()
         self.boot_id = procfs.boot_id()
         self.netns = procfs.netns_cookie()
+        self.store: Store = self._open()
         self.refused: Refused | None = None
         self._drivers: dict[str, Driver] = {}
         self._locks: LockFile | None = None
