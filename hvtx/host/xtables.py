@@ -39,7 +39,8 @@ _INFO = struct.Struct("=32sI5I5III")  # struct ipt_getinfo
 _GET_INFO, _GET_ENTRIES = 64, 65
 _HEAD = struct.calcsize("@32sI0Q")  # struct ipt_get_entries up to its entries
 _COMMENT = b"comment\0"
-_VERDICTS = {-1: b"DROP", -2: b"ACCEPT", -4: b"QUEUE", -5: b"RETURN"}
+_ACCEPT, _RETURN = -2, -5
+_VERDICTS = {-1: b"DROP", _ACCEPT: b"ACCEPT", -4: b"QUEUE", _RETURN: b"RETURN"}
 
 
 # The lock ---------------------------------------------------------------------------------------
@@ -207,17 +208,6 @@ def saved(family: int) -> Saved:
     return found
 
 
-def in_use(family: int) -> bool:
-    """Whether a legacy table of the family has a rule, or a policy that is not ACCEPT."""
-    if not listed(family):
-        return False
-    return any(
-        line.startswith("-A ")
-        or (line.startswith(":") and line.split(" ")[1] not in ("ACCEPT", "-"))
-        for line in save_text(family).splitlines()
-    )
-
-
 def save_text(family: int) -> str:
     """What ``iptables-legacy-save`` prints.
 
@@ -225,30 +215,92 @@ def save_text(family: int) -> str:
     """
     import subprocess  # only here: most commands never read a legacy table
 
+    call = _save_program(family)
+    if call is None:
+        raise HostRefused(
+            f"this host has legacy {TOOLS[family]} tables but no {TOOLS[family]}-legacy-save to"
+            " read them",
+            hint="install the package iptables",
+            code="cannot-observe",
+        )
+    name = os.path.basename(call[0])
+    try:
+        done = subprocess.run(call, capture_output=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as problem:
+        raise _unobserved(f"{name}: {problem}") from problem
+    if done.returncode != 0 and not capabilities.has("CAP_NET_RAW"):
+        raise NotPermitted(
+            "the legacy iptables tables cannot be read without the capability CAP_NET_RAW",
+            hint="run hvtx as root, or with that capability (docs/privileges.md)",
+        )
+    if done.returncode != 0:
+        words = done.stderr.decode(errors="replace").strip()
+        raise _unobserved(f"{name} ended with {done.returncode}: {words}")
+    return done.stdout.decode(errors="surrogateescape")
+
+
+def _save_program(family: int) -> tuple[str, ...] | None:
+    """How to call what prints the legacy tables of a family, by its path."""
     tool = TOOLS[family]
     for argv in ((f"{tool}-legacy-save",), ("xtables-legacy-multi", f"{tool}-save")):
         found = program.find((argv[0],))
-        if found is None:
-            continue
-        call = (found, *argv[1:])
+        if found is not None:
+            return (found, *argv[1:])
+    return None
+
+
+# Whether it can work here -----------------------------------------------------------------------
+
+_MODULES = {4: "ip_tables", 6: "ip6_tables"}
+_ELSE = "or use --firewall nftables"
+
+
+def lack(families: Iterable[int] = tuple(TOOLS)) -> HostRefused | None:
+    """What the iptables backend needs for ``families`` and this host does not have, if anything.
+
+    Nothing is loaded into the kernel, and no table is read.
+    """
+    for family in sorted(families):
         try:
-            done = subprocess.run(call, capture_output=True, check=False, timeout=60)
-        except (OSError, subprocess.TimeoutExpired) as problem:
-            raise _unobserved(f"{argv[0]}: {problem}") from problem
-        if done.returncode != 0 and not capabilities.has("CAP_NET_RAW"):
-            raise NotPermitted(
-                "the legacy iptables tables cannot be read without the capability CAP_NET_RAW",
-                hint="run hvtx as root, or with that capability (docs/privileges.md)",
+            libiptc.library(family)
+        except HostRefused as problem:
+            return problem
+        if _save_program(family) is None:
+            return HostRefused(
+                f"the iptables backend cannot work here: there is no {TOOLS[family]}-legacy-save",
+                hint=f"install the package iptables, {_ELSE}",
             )
-        if done.returncode != 0:
-            words = done.stderr.decode(errors="replace").strip()
-            raise _unobserved(f"{argv[0]} ended with {done.returncode}: {words}")
-        return done.stdout.decode(errors="surrogateescape")
-    raise HostRefused(
-        f"this host has legacy {tool} tables but no {tool}-legacy-save to read them",
-        hint="install the package iptables",
-        code="cannot-observe",
-    )
+    if not os.path.exists(_NAMES[4]) and not _has_module(_MODULES[4]):
+        return HostRefused(
+            "the iptables backend cannot work here: this kernel has no legacy iptables tables,"
+            f" and no module {_MODULES[4]} for them",
+            hint=f"boot a kernel that has them, or load the module from outside, {_ELSE}",
+        )
+    return None
+
+
+def _has_module(name: str) -> bool:
+    """Whether this kernel could load a module."""
+    directory = f"/lib/modules/{os.uname().release}"
+    with contextlib.suppress(OSError), open(f"{directory}/modules.dep", encoding="utf-8") as known:
+        return any(line.partition(":")[0].rpartition("/")[2].startswith(f"{name}.ko")
+                   for line in known)  # fmt: skip
+    return False
+
+
+def _load_module(family: int) -> None:
+    """Have the kernel load the family's tables, as iptables does, where it has none yet.
+
+    It does so by itself for each table, but not for what they have in common. Without success
+    nothing is said: the next call to the kernel does.
+    """
+    if os.path.exists(_NAMES[family]) or not os.path.exists("/proc/modules"):
+        return
+    with contextlib.suppress(OSError):
+        with open("/proc/sys/kernel/modprobe", encoding="utf-8") as path:
+            modprobe = path.read().strip()
+        if modprobe:
+            program.run((modprobe, "-q", _MODULES[family]), 30)
 
 
 def parse(text: str) -> Saved:
@@ -431,6 +483,40 @@ def entries(family: int, blob: Blob) -> dict[str, list[bytes]]:
     }
 
 
+def in_use(family: int) -> bool:
+    """Whether a legacy table of the family has a rule, or a policy that is not ACCEPT.
+
+    Raises NotPermitted, HostRefused.
+    """
+    for table in sorted(listed(family)):
+        blob = read(family, table)
+        if blob is not None and any(_decides(family, blob)):
+            return True
+    return False
+
+
+def _decides(family: int, blob: Blob) -> Iterator[bool]:
+    """Of each chain whether it has a rule, or a policy that is not ACCEPT (pure)."""
+    layout = LAYOUTS[family]
+    yield from map(bool, entries(family, blob).values())
+    for end in _ends(layout, blob):
+        target = OFFSETS.unpack_from(end, layout.offsets)[0]
+        yield struct.unpack_from("=i", end, target + TARGET)[0] not in (_ACCEPT, _RETURN)
+
+
+def _ends(layout: Layout, blob: Blob) -> Iterator[bytes]:
+    """The last entry of each chain: its policy, or the return at the end of a chain of users."""
+    starts = {offset for _, offset in blob.starts}
+    data, at, last = blob.data, 0, b""
+    while at < len(data):
+        target, following = OFFSETS.unpack_from(data, at + layout.offsets)
+        head = data.startswith(b"ERROR\0", at + target + 2)
+        if last and (head or at in starts):
+            yield last
+        last = b"" if head else data[at : at + following]
+        at += following
+
+
 def _portable(layout: Layout, entry: bytes, target: int, heads: dict[int, bytes]) -> bytes:
     """An entry free of what changes by itself: counters, and verdicts given as offsets."""
     head = entry[: layout.match].ljust(layout.offsets, b"\0")
@@ -560,6 +646,7 @@ def edit(family: int, table: str, timeout: float, change: Any) -> bool:
     :meth:`Edit.commit`). Raises Busy, NotPermitted, HostRefused.
     """
     libiptc.library(family)  # loading takes time: never under the lock
+    _load_module(family)
 
     def once() -> bool:
         with locked(timeout), Edit(family, table) as work:
