@@ -189,7 +189,9 @@ def _iptables(runtime: Runtime) -> Iterator[Finding]:
     evidence = tuple(f"network {name!r} lives in the legacy tables" for name in used)
     if firewall == "iptables":
         evidence += ("--firewall iptables is asked for",)
-    elif firewall == "auto" and any(xtables.in_use(family) for family in xtables.TOOLS):
+    elif (
+        firewall == "auto" and not used and any(xtables.in_use(family) for family in xtables.TOOLS)
+    ):
         evidence += ("rules or policies of this host stand in legacy tables",)
     if evidence:
         yield Finding("iptables", "error", lack.message, evidence, lack.hint)

@@ -97,6 +97,13 @@ def _comment(comment: str) -> bytes:
     return raw.ljust(_COMMENT_LENGTH, b"\0")
 
 
+def _packed(domain: int, host: str) -> bytes:
+    try:
+        return socket.inet_pton(domain, host)
+    except OSError as problem:
+        raise ValueError(f"cannot build a rule for {host!r}") from problem
+
+
 class _Words:
     """The words of a rule, one after the other."""
 
@@ -167,10 +174,7 @@ class _Addresses:
         if not 0 <= ones <= bits:
             raise ValueError(f"cannot build a rule for {value!r}")
         mask = ((1 << bits) - (1 << bits - ones)).to_bytes(self._length, "big")
-        try:
-            address = socket.inet_pton(self._domain, host)
-        except OSError as problem:
-            raise ValueError(f"cannot build a rule for {value!r}") from problem
+        address = _packed(self._domain, host)
         return bytes(a & b for a, b in zip(address, mask, strict=True)), mask
 
     def packed(self) -> bytes:
@@ -277,7 +281,7 @@ def _target(layout: Layout, name: str, options: list[str]) -> bytes:
         return _part(name, 0, struct.pack("=I", 1) + bytes(16) if four else bytes(40))
     if name == "DNAT" and options[:1] == ["--to-destination"] and len(options) == 2:
         host, _, number = options[1].rpartition(":")
-        address = socket.inet_pton(layout.domain, host.strip("[]")).ljust(16, b"\0")
+        address = _packed(layout.domain, host.strip("[]")).ljust(16, b"\0")
         ports = struct.pack("!HHH", int(number), int(number), 0)
         flags = struct.pack("=I", _MAP_IPS | _PROTO_SPECIFIED)
         return _part(name, 2, flags + address * 2 + ports)
