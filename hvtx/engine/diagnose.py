@@ -178,6 +178,29 @@ def _netfilter(runtime: Runtime) -> Iterator[Finding]:
     yield Finding("netfilter", "ok", f"nf_tables answers ({ours} marked entries)")
 
 
+def _iptables(runtime: Runtime) -> Iterator[Finding]:
+    """Whether the iptables backend can work, where a network has it or the next one would."""
+    from hvtx.host import xtables
+
+    lack = xtables.lack()
+    if lack is None:
+        yield Finding("iptables", "ok", "the iptables backend has what it works with")
+        return
+    firewall = runtime.settings.firewall
+    used = [n.name for n in runtime.read(records.networks) if n.firewall == "iptables"]
+    evidence = tuple(f"network {name!r} lives in the legacy tables" for name in used)
+    if firewall == "iptables":
+        evidence += ("--firewall iptables is asked for",)
+    elif (
+        firewall == "auto" and not used and any(xtables.in_use(family) for family in xtables.TOOLS)
+    ):
+        evidence += ("rules or policies of this host stand in legacy tables",)
+    if evidence:
+        yield Finding("iptables", "error", lack.message, evidence, lack.hint)
+    else:
+        yield Finding("iptables", "ok", f"nothing here needs it; else: {lack.message}")
+
+
 def _kvm(runtime: Runtime) -> Iterator[Finding]:
     if not os.path.exists("/dev/kvm"):
         yield Finding(
@@ -345,6 +368,7 @@ CHECKS: dict[str, Check] = {
     "processes": _processes,
     "tun": _tun,
     "netfilter": _netfilter,
+    "iptables": _iptables,
     "kvm": _kvm,
     "forwarding": _forwarding,
     "loopback": _loopback6,
