@@ -156,9 +156,10 @@ def uninstall(root: str = "/") -> Outcome:
         if unit.name not in (*copies, *theirs, *OPTIONAL)
     ]
     note = (
-        "the units of the Debian package hvtx stay: they go with it, and `systemctl disable` turns"
+        "the units of the Debian package hvtx stay as they are: they go with the package, and"
+        f" `systemctl disable --now {RECOVER} {TIMER}` turns them off"
     )
-    return Outcome(tuple(entries), running, f"{note} them off" if theirs else None)
+    return Outcome(tuple(entries), running, note if theirs else None)
 
 
 def _remove_files(
