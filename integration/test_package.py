@@ -236,7 +236,7 @@ def test_upgraded_under_running_vms(
     before = seen()
     assert [vm["state"] for vm in before[0]] == ["running"] * 2
 
-    inside("apt-get", "install", "-q", "-y", "--no-download", "/new.deb")
+    inside("apt-get", "install", "-q", "-y", "--no-install-recommends", "/new.deb")
     newer = inside("dpkg-query", "-W", "-f", "${Version}", "hvtx")
     inside("dpkg", "--compare-versions", "0.1.0", "lt", older)
     inside("dpkg", "--compare-versions", older, "lt", newer)

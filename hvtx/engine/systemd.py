@@ -193,6 +193,12 @@ def _remove_files(
         program.run((systemctl, "reset-failed", *names), _SECONDS)  # fails if none had
 
 
+def hidden(root: str = "/") -> list[str]:
+    """Unit files of ours in /etc that hide the ones of hvtx's Debian package."""
+    places = [_below(root, f"{DIRECTORY}/{name}") for name in _packaged(root)]
+    return [path for path in places if is_ours(_text_at(path) or "")]
+
+
 def document(outcome: Outcome) -> dict[str, Any]:
     """The JSON of ``install`` and ``uninstall``."""
     return {
