@@ -183,6 +183,9 @@ def test_an_empty_store_belongs_to_no_namespace(hvtx: Program) -> None:
 
 BEGINNING = """
 import os, sys
+from hvtx.engine import networks
+from hvtx.engine.runtime import Runtime, Settings
+from hvtx.errors import Refused
 
 runtime = Runtime(Settings(os.environ["HVTX_STATE_DIR"], os.environ["HVTX_RUN_DIR"]), writable=True)
 assert runtime.refused is None
