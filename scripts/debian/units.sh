@@ -5,7 +5,7 @@ remove_units() {
     for service in recover gc metrics; do
         for path in hvtx-$service.service hvtx-$service.service.d/hvtx.conf; do
             path=/etc/systemd/system/$path
-            [ -f "$path" ] && grep -q '^# Written by .hvtx systemd install.;' "$path" || continue
+            is_written "$path" || continue
             if [ "$1" = plain ]; then
                 case $path in */hvtx-metrics.* | *.conf) continue ;; esac
                 if ! grep -q '^ExecStart=/usr/bin/hvtx ' "$path" ||
@@ -19,17 +19,29 @@ remove_units() {
             fi
             echo "hvtx: removing $path, written by \`hvtx systemd install\`"
             rm -f "$path"
-            case $path in *.conf) rmdir --ignore-fail-on-non-empty "${path%/*}" ;; esac
-            timer=/etc/systemd/system/hvtx-$service.timer
             case $path in
-            *.service)
-                find /etc/systemd/system -name "hvtx-$service.service" -type l -delete
-                if [ -f "$timer" ] && grep -q '^# Written by .hvtx systemd install.;' "$timer"; then
-                    rm -f "$timer"
-                    find /etc/systemd/system -name "hvtx-$service.timer" -type l -delete
+            *.conf) rmdir --ignore-fail-on-non-empty "${path%/*}" ;;
+            *)
+                lead_links "hvtx-$service.service"
+                if is_written "/etc/systemd/system/hvtx-$service.timer"; then
+                    rm -f "/etc/systemd/system/hvtx-$service.timer"
+                    lead_links "hvtx-$service.timer"
                 fi
                 ;;
             esac
         done
+    done
+}
+is_written() {
+    [ -f "$1" ] && grep -q '^# Written by .hvtx systemd install.;' "$1"
+}
+lead_links() { # by which a unit is enabled: to the package's unit, or away
+    for link in /etc/systemd/system/*.wants/"$1"; do
+        [ -L "$link" ] || continue
+        if [ -e "/usr/lib/systemd/system/$1" ]; then
+            ln -sfn "/usr/lib/systemd/system/$1" "$link"
+        else
+            rm -f "$link"
+        fi
     done
 }
