@@ -190,15 +190,15 @@ exception:
         eret
 
         .ltorg
-        .balign 2048
+        .balign 2048, 0
 vectors:
         .rept   4
         b       off
-        .balign 128
+        .balign 128, 0
         .endr
         b       exception               // synchronous, with the level's own stack
-        .balign 128
+        .balign 128, 0
         .rept   11
         b       off
-        .balign 128
+        .balign 128, 0
         .endr

@@ -290,7 +290,6 @@ user:
         mov     rdi, r13
         not     rdi
         syscall
-        .balign 8
 called:
         not     rdi
         cmp     rdi, r13
@@ -379,7 +378,7 @@ unexpected:
         or      bl, 0x80
         jmp     fail
 
-        .balign 8
+        .balign 8, 0
 breakpoints: .quad 0
 faults: .quad   0
 pit_ticks: .quad 0
@@ -398,5 +397,5 @@ gdt_pointer:
 idt_pointer:
         .word   VECTORS * 16 - 1
         .quad   IDT
-        .balign 8
+        .balign 8, 0
 tss:    .skip   104
