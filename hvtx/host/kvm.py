@@ -33,6 +33,7 @@ RUNS_GUESTS = "KVM runs 64-bit guests"
 NO_LINUX = "KVM is here but does not run Linux"
 NO_KERNEL = "KVM is here but was not seen to run this kernel"
 BUSY = "other starts were still trying KVM"
+UNTRIED = "KVM could not be tried"
 
 _CACHE = "accel"
 _MOST_KEPT = 64  # answers; a host that changes its kernel images all day begins anew
@@ -48,6 +49,15 @@ class Answer(NamedTuple):
     accelerator: str
     reason: str
     seen: str = ""
+
+
+REASONS = (
+    *(Answer(name, f"{VARIABLE}={name} decides") for name in ACCELERATORS[1:]),
+    *(Answer("kvm", reason) for reason in (RUNS_LINUX, RUNS_GUESTS)),
+    *(Answer("tcg", reason) for reason in (NO_DEVICE, NOT_ALLOWED, NO_LINUX, NO_KERNEL, BUSY)),
+    Answer("tcg", f"{UNTRIED}: …"),
+)
+"""All that are given."""
 
 
 class Question(NamedTuple):
@@ -106,7 +116,7 @@ def choose(binary: str, machine: str, run_directory: str, kernel: str | None = N
         question = ask(binary, kernel)
         return kept(run_directory, question) or _settle(run_directory, question, machine)
     except OSError as problem:
-        return Answer("tcg", f"KVM could not be tried: {problem.strerror or problem}")
+        return Answer("tcg", f"{UNTRIED}: {problem.strerror or problem}")
 
 
 def ask(binary: str, kernel: str | None) -> Question:
