@@ -253,18 +253,9 @@ def _by_hypervisor(runtime: Runtime) -> dict[str, list[str]]:
 
 
 def _kvm(runtime: Runtime) -> Iterator[Finding]:
-    if not os.path.exists("/dev/kvm"):
-        yield Finding(
-            "kvm", "warning", "no /dev/kvm: qemu guests run emulated, ten times slower", (),
-            "turn on virtualisation in the firmware; in a VM, nested virtualisation",
-        )  # fmt: skip
-    elif not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        yield Finding(
-            "kvm", "warning", "/dev/kvm may not be used by this user", (),
-            "add the user to the group of /dev/kvm, mostly kvm",
-        )  # fmt: skip
-    else:
-        yield Finding("kvm", "ok", "/dev/kvm is there (a start probes whether it works)")
+    from hvtx.engine.accelerators import judge
+
+    yield Finding("kvm", *judge(runtime.store.run_directory))
 
 
 def _forwarding(runtime: Runtime) -> Iterator[Finding]:
