@@ -235,7 +235,7 @@ def _hypervisors(runtime: Runtime) -> Iterator[Finding]:
             continue
         missing = True
         who = (
-            f"VMs that need it cannot start: {', '.join(vms)}" if vms else "VMs of it cannot start"
+            f"VMs that need it cannot start: {', '.join(vms)}" if vms else f"VMs of {hypervisor} cannot start"
         )
         yield Finding(
             "hypervisors", "error" if vms else "warning", f"{names[0]} is not on PATH; {who}", (),
