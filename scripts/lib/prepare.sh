@@ -152,4 +152,20 @@ venv_names() {
         --exclude-editable 2>/dev/null | tr '\n' ' '
 }
 
+# The directories above $1, the outermost first, that not everybody may pass through.
+closed_directories() { # path
+    local above
+    above=$(dirname "$1")
+    [ "$above" = "$1" ] || closed_directories "$above"
+    [ -z "$(find "$above" -maxdepth 0 ! -perm -o=x)" ] || printf '%s\n' "$above"
+}
+
+# May another user read a file, once those directories are open?
+others_may_read() { # file, closed directory…
+    local file=$1 try=(setpriv --reuid=65533 --regid=65533 --clear-groups test -r "$1")
+    shift
+    if [ $# -gt 0 ]; then try=("$top/scripts/lib/passable" "$@" -- "${try[@]}"); fi
+    "${try[@]}"
+}
+
 mkdir -p "$top/.cache"
