@@ -299,7 +299,8 @@ def _go(
             identity = gate.identity
             try:
                 failpoint.reach("spawned")
-                process_row = operation.note(process_row, identity._asdict())
+                noted = {**identity._asdict(), **_accelerator(probes)}
+                process_row = operation.note(process_row, noted)
                 failpoint.reach("registered")
                 gate.open()
             except BaseException:
@@ -321,6 +322,14 @@ def _go(
     except (Exception, KeyboardInterrupt) as problem:
         _take_back(runtime, operation, vm, rows, identity, problem, new=new)
         raise
+
+
+def _accelerator(probes: hypervisors.Probes) -> dict[str, str]:
+    """What is kept of the choice beside the process that it was made for."""
+    if probes.why is None:
+        return {}
+    name = "kvm" if probes.kvm else "tcg"
+    return {"accelerator": name, "accelerator_reason": probes.why}
 
 
 def _spawn(runtime: Runtime, vm: Vm, launch: hypervisors.Launch) -> process.Gate:

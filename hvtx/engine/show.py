@@ -28,16 +28,18 @@ def describe_vm(
 ) -> dict[str, Any]:
     """A VM's object from its record, its state and its live rows (pure)."""
     devices = [row.key for row in rows if row.kind == Kind.TAP]
-    pid = None
+    pid, started = None, dict[str, Any]()
     for row in rows:
         identity = identity_of(row) if row.kind == Kind.PROCESS else None
         if identity is not None and liveness is not Liveness.DEAD:
-            pid = identity.pid
+            pid, started = identity.pid, row.observed
     return {
         "schema": "hvtx/vm/1",
         "name": vm.name,
         "id": vm.id,
         "state": state.value,
+        "accelerator": started.get("accelerator"),
+        "accelerator_reason": started.get("accelerator_reason"),
         "hypervisor": vm.hypervisor,
         "pid": pid,
         "autostart": vm.autostart,
