@@ -68,8 +68,8 @@ _GETQDISC = 38
 _TUN_OWNER, _TUN_GROUP = 1, 2
 _NDMSG = struct.Struct("=BxxxiHBB")
 _GETNEIGH = 30
-# A dump of 300 links beside eight that start and stop VMs on two busy processors is interrupted 24
-# times of 25 (a stop ended with 9 after 20 attempts).
+# Beside eight processes that started and stopped VMs, 300 others up, on two busy processors, a stop
+# ended with 9 after 20 interrupted dumps.
 _ATTEMPTS, _SECONDS = 60, 5.0
 _ANSWERED = 0x02 | 0x08 | 0x10 | 0x80  # NUD_REACHABLE, _DELAY, _PROBE, _PERMANENT
 
