@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import socket
 import struct
@@ -59,3 +60,20 @@ def test_a_device_that_is_held_is_seen(hold: Callable[[], int]) -> None:
     descriptor = hold()
     assert "NO-CARRIER" in lab.difference(before, lab.dump())
     os.close(descriptor)
+
+
+def test_a_namespace_is_left_by_its_end_and_by_nothing_else() -> None:
+    """A test that failed within one keeps it in its traceback, which goes during another test."""
+    begun = os.stat("/proc/thread-self/ns/net").st_ino
+    with lab.private_network():
+        inside = os.stat("/proc/thread-self/ns/net").st_ino
+        assert inside != begun
+        dropped = lab.private_network()
+        dropped.__enter__()
+        there = os.stat("/proc/thread-self/ns/net").st_ino
+        descriptor = dropped._before
+        del dropped
+        gc.collect()
+        assert os.stat("/proc/thread-self/ns/net").st_ino == there
+        os.close(descriptor)
+    assert os.stat("/proc/thread-self/ns/net").st_ino == begun
