@@ -10,8 +10,11 @@ from typing import NamedTuple
 
 from hvtx import __version__
 from hvtx.engine.collect import make_plan
+from hvtx.engine.guests import Judged
+from hvtx.engine.guests import states as guest_states
 from hvtx.engine.launch import state_of
 from hvtx.engine.runtime import Runtime
+from hvtx.model.guest import Guest
 from hvtx.model.vm import Network
 from hvtx.planner.states import VmState
 from hvtx.store import history, leases, records
@@ -47,7 +50,9 @@ def _info(runtime: Runtime) -> Gauge:
 
 
 def _records(runtime: Runtime) -> Iterable[Gauge]:
-    states = Counter(state_of(runtime, vm)[0].value for vm in records.vms(runtime.sql))
+    judged = [Judged(vm, state_of(runtime, vm)[0]) for vm in records.vms(runtime.sql)]
+    states = Counter(state.value for _, state in judged)
+    guests = Counter(guest for guest in guest_states(runtime, judged).values() if guest)
     counts = Counter((str(row.kind), str(row.state)) for row in records.resources(runtime.sql))
     running = [runtime.is_running(o.id) for o in records.operations(runtime.sql)]
     operations = {"running": sum(running), "interrupted": len(running) - sum(running)}
@@ -55,6 +60,8 @@ def _records(runtime: Runtime) -> Iterable[Gauge]:
     return [
         Gauge("hvtx_vms", "VMs on record by state.", ("state",),
               {(state.value,): states[state.value] for state in VmState}),
+        Gauge("hvtx_guests", "Guests of VMs that run, by what their hypervisors say.", ("guest",),
+              {(guest.value,): guests[guest] for guest in Guest}),
         Gauge("hvtx_networks", "Networks on record.", (),
               {(): len(records.networks(runtime.sql))}),
         Gauge("hvtx_resources", "Resources on record by kind and state.", ("kind", "state"),

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hvtx.engine import guests
 from hvtx.engine.launch import log_path, run_directory, state_of
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import Conflict, NotFound, UsageError
 from hvtx.hypervisors.base import TRAITS
+from hvtx.model.guest import NOTES, Guest
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.vm import Liveness, Network, Vm
 from hvtx.planner.states import VmState, identity_of
@@ -20,13 +22,22 @@ from hvtx.store import history, records
 
 def vm_document(runtime: Runtime, vm: Vm) -> dict[str, Any]:
     """`vm show --json`."""
-    return describe_vm(vm, *state_of(runtime, vm))
+    return vm_documents(runtime, [vm])[0]
+
+
+def vm_documents(runtime: Runtime, vms: Sequence[Vm]) -> list[dict[str, Any]]:
+    """The same of several; their guests are asked at the same time."""
+    seen = [(vm, *state_of(runtime, vm)) for vm in vms]
+    asked = guests.states(runtime, [guests.Judged(vm, state) for vm, state, _, _ in seen])
+    return [
+        describe_vm(vm, state, liveness, rows, asked[vm.id]) for vm, state, liveness, rows in seen
+    ]
 
 
 def describe_vm(
-    vm: Vm, state: VmState, liveness: Liveness, rows: Sequence[Resource]
+    vm: Vm, state: VmState, liveness: Liveness, rows: Sequence[Resource], guest: Guest | None
 ) -> dict[str, Any]:
-    """A VM's object from its record, its state and its live rows (pure)."""
+    """A VM's object from its record, its state, its live rows and its guest's state (pure)."""
     devices = [row.key for row in rows if row.kind == Kind.TAP]
     pid = None
     for row in rows:
@@ -38,6 +49,7 @@ def describe_vm(
         "name": vm.name,
         "id": vm.id,
         "state": state.value,
+        "guest": None if guest is None else guest.value,
         "hypervisor": vm.hypervisor,
         "pid": pid,
         "autostart": vm.autostart,
@@ -55,12 +67,16 @@ def describe_vm(
             for n, interface in enumerate(vm.interfaces)
         ],
         "resources": _resources(rows),
-        "notes": _notes(vm),
+        "notes": [*_guest_notes(guest), *_notes(vm)],
     }
 
 
 def _resources(rows: Sequence[Resource]) -> list[dict[str, Any]]:
     return [{"kind": r.kind, "key": r.key, "state": r.state, "mark": r.mark or None} for r in rows]
+
+
+def _guest_notes(guest: Guest | None) -> list[str]:
+    return [NOTES[guest]] if guest in NOTES else []
 
 
 def _notes(vm: Vm) -> list[str]:
@@ -88,7 +104,7 @@ def list_vms(runtime: Runtime) -> dict[str, Any]:
     """`vm ls --json`."""
     return {
         "schema": "hvtx/vms/1",
-        "vms": [vm_document(runtime, vm) for vm in records.vms(runtime.sql)],
+        "vms": vm_documents(runtime, records.vms(runtime.sql)),
     }
 
 
