@@ -710,6 +710,8 @@ def _ask(ending: Ending) -> bool:
                     f"waiting up to {sum(_ASK_SECONDS):g} s for an answer about {ending.guest}"
                 )
         except (OSError, HvtxError):
+            if procfs.wait_gone(ending.identity, _SETTLE):
+                return True  # it has ended, perhaps of what it was asked
             break
     ending.tell(f"{ending.guest} cannot be asked to power down: its hypervisor is ended")
     return False
@@ -745,7 +747,9 @@ def _wait_off(ending: Ending, timeout: float) -> bool:
         if procfs.wait_gone(ending.identity, max(0.0, min(left, _LOOK_AGAIN))):
             return True
         if time.monotonic() >= deadline:
-            ending.tell(f"{ending.guest} did not power down within {timeout:g} s")
+            ending.tell(
+                f"{ending.guest} did not power down within {timeout:g} s: its hypervisor is ended"
+            )
             return False
         if not told:
             ending.tell(f"waiting up to {timeout:g} s for {ending.guest} to power down")

@@ -64,14 +64,14 @@ def guest_of(how: Ready, word: str) -> Guest:
 
 def described(guest: Guest, word: str) -> str:
     """The guest's state for a message, with the hypervisor's own word where that says more."""
-    return guest.value if word in ("", guest.value) else f"{guest.value} ({word})"
+    return guest.value if word.lower() in ("", guest.value) else f"{guest.value} ({word})"
 
 
 _TELLING = (
     r"(?i)error|fail|abort|assert|panic|fatal|cannot|can't|could not|unable|invalid|denied|refused"
     r"|not supported|unsupported|no such|segfault"
 )
-_MOST_TELLING = 5
+_MOST_TELLING, _MOST_AFTER = 5, 3
 LEFT_OUT = "…"
 
 
@@ -87,8 +87,8 @@ def telling(lines: Sequence[str], most: int) -> list[str]:
     early = [n for n in told if n < len(lines) - most]
     if not early:
         return list(lines[-most:])
-    first = early[:_MOST_TELLING]
-    rest = max(0, most - len(first) - 1)
+    first = early[: min(_MOST_TELLING, most - 1)]
+    rest = min(_MOST_AFTER, most - 1 - len(first))
     return [*(lines[n] for n in first), LEFT_OUT, *lines[len(lines) - rest :]]
 
 
