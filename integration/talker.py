@@ -73,12 +73,14 @@ def listen(path: str) -> socket.socket:
 
 
 def become(link: socket.socket, word: str, seconds: float) -> None:
-    """Become another one by itself, as QEMU tells it: an event, nothing else."""
+    """Become another one by itself, as QEMU tells it: an event, nothing else; or only speak."""
     time.sleep(seconds)
     sys.stdout.write(orders().get("say_then", ""))
     sys.stdout.flush()
     if word == "end":
         os._exit(1)
+    if not word:
+        return
     STATE.append(word)
     event = {"event": "STOP", "timestamp": {"seconds": 1, "microseconds": 1}}
     with contextlib.suppress(OSError):

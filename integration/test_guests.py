@@ -17,7 +17,7 @@ import pytest
 
 from hvtx.drivers import process
 from hvtx.engine import launch
-from hvtx.host import qmp
+from hvtx.host import asking, qmp
 from integration import lab, talker, witness
 from integration.program import Forked, preload
 from integration.test_process import needs_qemu, until
@@ -112,9 +112,11 @@ def test_a_guest_that_cannot_go_on_was_never_up(stage: Stage) -> None:
 
 @pytest.mark.parametrize("json_", [(), ("--json",)])
 def test_an_internal_error_of_kvm_is_told_by_the_line_that_says_it(
-    stage: Stage, json_: tuple[str, ...]
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, json_: tuple[str, ...]
 ) -> None:
     """It comes some moments after QEMU has answered that all is well, behind it 30 lines of dump."""
+    monkeypatch.setattr(process, "LOOK_KVM_SECONDS", 60.0)  # the event ends it
+    monkeypatch.setattr(process, "_SETTLE", 60.0)
     stage.create()
     stage.orders(states=["running"], then=["internal-error", 0.06], say_then=KVM_ERROR)
     with witness.undone():
@@ -125,21 +127,41 @@ def test_an_internal_error_of_kvm_is_told_by_the_line_that_says_it(
     assert "R26" not in hint
 
 
-def test_without_kvm_the_look_is_shorter_and_still_there(stage: Stage) -> None:
+def test_without_kvm_there_is_a_look_too(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "LOOK_SECONDS", 60.0)
     stage.create()
-    stage.orders(states=["running"], then=["internal-error", 0.005])
+    stage.orders(states=["running"], then=["internal-error", 0.06])
     with witness.undone():
         ran = stage.hvtx("vm", "start", "web", code=6)
     assert "cannot go on: internal-error" in ran.err
 
 
-def test_a_hypervisor_that_ends_right_after_its_first_answer_was_never_up(stage: Stage) -> None:
+def test_a_hypervisor_that_ends_right_after_its_first_answer_was_never_up(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "LOOK_SECONDS", 60.0)
     stage.create()
-    stage.orders(states=["running"], then=["end", 0.005], say_then="could not do it\n")
+    stage.orders(states=["running"], then=["end", 0.06], say_then="could not do it\n")
     with witness.undone():
         ran = stage.hvtx("vm", "start", "web", code=6)
     assert "ended before it was up" in ran.err
     assert "could not do it" in ran.err
+
+
+def test_the_look_ends_when_the_guest_speaks(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An hour otherwise; what it says comes some moments after QEMU's answer."""
+    monkeypatch.setattr(process, "LOOK_SECONDS", 3600.0)
+    stage.create()
+    stage.orders(states=["running"], then=["", 0.06], say_then="[    0.0] Linux version 6\n")
+    stage.hvtx("vm", "start", "web")
+
+
+def test_the_last_look_counts_too(stage: Stage) -> None:
+    """No event tells of it: the state is asked for once more when the look is over."""
+    stage.create()
+    stage.orders(states=["running", "internal-error"])
+    with witness.undone():
+        stage.hvtx("vm", "start", "web", code=6)
 
 
 def test_a_guest_that_does_not_run_yet_is_waited_for(stage: Stage) -> None:
@@ -288,6 +310,29 @@ def test_who_does_not_answer_is_unknown_and_keeps_nobody_waiting(stage: Stage) -
     assert stage.hvtx.vm("web")["guest"] == "unknown"
 
 
+def test_all_are_asked_in_one_round(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What hangs, hangs together: tests/host/test_asking.py has a hundred in one round."""
+    rounds = stage.place / "rounds"
+
+    def ask(questions: dict[str, asking.Question]) -> dict[str, str]:
+        with rounds.open("a") as file:
+            file.write(f"{len(questions)}\n")
+        return asking_ask(questions)
+
+    asking_ask = asking.ask
+    stage.orders()
+    for name in ("a", "b", "c"):
+        stage.create(name=name)
+        stage.hvtx("vm", "start", name)
+    monkeypatch.setattr(asking, "ask", ask)
+    stage.orders(hang=True)
+    guests = [v["guest"] for v in stage.hvtx("vm", "ls", "--json").json()["vms"]]
+    assert guests == ["unknown"] * 3
+    metrics = stage.hvtx("metrics").out
+    assert 'hvtx_guests{guest="unknown"} 3.0' in metrics
+    assert rounds.read_text() == "3\n3\n"
+
+
 def test_those_that_nobody_can_ask_are_unknown_without_asking(stage: Stage) -> None:
     """A program, and a VM that hvtx did not start: no socket is opened, no module loaded."""
     stage.hvtx("vm", "run", "sleeper", "--network", "net", "--", "sleep", "600")
@@ -365,7 +410,9 @@ def test_a_guest_that_stops_while_it_powers_down_is_waited_for_no_longer(
     stage: Stage, hypervisor: str
 ) -> None:
     """One that goes to sleep when its button is pressed, as desktops do."""
-    state, told = ("suspended", "paused (suspended)") if hypervisor == "qemu" else ("Paused", "paused")
+    state, told = (
+        ("suspended", "paused (suspended)") if hypervisor == "qemu" else ("Paused", "paused")
+    )
     stage.up(hypervisor, powered_down=state)
     ran = stage.hvtx("vm", "stop", "web", "--timeout", "86400")
     assert f"its state is {told}: its" in ran.err
