@@ -253,7 +253,10 @@ def _describe(runtime: Runtime, wish: NetworkWish) -> Network:
 
 
 def _choose_firewall(runtime: Runtime) -> str:
-    """``auto``: iptables only where a legacy table is in use and nftables is not."""
+    """``auto``: iptables only where a legacy table is in use and nftables is not.
+
+    Raises HostRefused where that would be it and it cannot work.
+    """
     if runtime.settings.firewall != "auto":
         return runtime.settings.firewall
     from hvtx.host import xtables
@@ -267,7 +270,16 @@ def _choose_firewall(runtime: Runtime) -> str:
         strangers = any(not rule.table.startswith("hvtx-") for rule in nftables.rules())
     finally:
         nftables.close()
-    return "nftables" if strangers else "iptables"
+    if strangers:
+        return "nftables"
+    lack = xtables.lack()
+    if lack is not None:
+        raise HostRefused(
+            "this host's own rules stand in legacy iptables tables, where guests of another"
+            f" backend may not pass, but {lack.message}",
+            hint=lack.hint,
+        )
+    return "iptables"
 
 
 # -- making and rebuilding -----------------------------------------------------------------------
@@ -311,19 +323,18 @@ def _learns_routes() -> list[str]:
 
 
 def _missing_bases(runtime: Runtime, network: Network) -> list[str]:
-    """Backends whose own tables or chains are not on record in this life."""
-    backends = ["nftables", "iptables"] if network.firewall == "iptables" else ["nftables"]
-    there = {
-        row.spec["backend"]
+    """What the network stands on and what is not on record in this life."""
+    there = [
+        row.spec
         for row in runtime.read(records.resources_of_network, None)
         if row.kind == Kind.FILTER and row.life == runtime.life.id and row.state == State.COMMITTED
-    }
-    return [backend for backend in backends if backend not in there]
+    ]
+    return provision.missing_bases(network.firewall, there)
 
 
 def _make(runtime: Runtime, network: Network, verb: str, *, new: bool) -> None:
     """Intend, act, commit; undone from the rows if anything fails."""
-    privileges.need(devices=True, legacy=network.firewall == "iptables")
+    privileges.need_to_start([network])
     settings = _settings(network)
     bases = _missing_bases(runtime, network)
     rows: list[Resource] = []
@@ -484,8 +495,9 @@ def remove_network(runtime: Runtime, name: str) -> None:
         rows = records.resources_of_network(sql, network.id)
         # One whose removal something stood in the way of is only on record for what it left.
         others = {n.id for n in records.networks(sql)} - records.provisional_networks(sql)
-        if not others - {network.id}:
-            rows += records.resources_of_network(sql, None)
+        shared = records.resources_of_network(sql, None)
+        last = not others - {network.id}
+        rows += shared if last else _idle_bases(sql, network, shared)
     if users:
         raise Conflict(
             f"network {name!r} is used by {', '.join(users)}",
@@ -512,6 +524,16 @@ def remove_network(runtime: Runtime, name: str) -> None:
             f"network {name!r} is not wholly removed: {'; '.join(left)}",
             hint="take away what stands in the way, then repeat, or: hvtx gc --apply",
         )
+
+
+def _idle_bases(sql: Any, leaving: Network, shared: Sequence[Resource]) -> list[Resource]:
+    """Tables and chains that only networks with the backend of the one that leaves stood on."""
+    others = {n.firewall for n in records.networks(sql) if n.id != leaving.id}
+    return [
+        row
+        for row in shared
+        if row.spec.get("what") == "base" and provision.idle_base(row.spec, others)
+    ]
 
 
 def _refuse_dependents(runtime: Runtime, rows: Sequence[Resource]) -> None:

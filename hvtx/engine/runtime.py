@@ -70,9 +70,9 @@ class Runtime:
             _need_privileges()  # before there is a store that only root can open
         self._tap_user = _user_id(settings.tap_user)
         self._watch = watch
-        self.store: Store = self._open()
         self.boot_id = procfs.boot_id()
         self.netns = procfs.netns_cookie()
+        self.store: Store = self._open()
         self.refused: Refused | None = None
         self._drivers: dict[str, Driver] = {}
         self._locks: LockFile | None = None
@@ -81,6 +81,7 @@ class Runtime:
         self.mine: set[int] = set()  # operations of this run: a lock's owner cannot probe it
         self.life: Life = Life(0, self.boot_id, self.netns, recovered=False)
         self.epoch = Epoch.FIRST
+        self._moves = False  # to this namespace from another, with nothing on record
         try:
             self._judge()
         except BaseException:
@@ -151,14 +152,13 @@ class Runtime:
         self.epoch = judge_epoch(
             known, boot_id=self.boot_id, netns=self.netns, marker=marker, old_life_moves=moves
         )
+        if self.epoch is Epoch.WRONG and self.read(records.is_bare):
+            self.epoch = Epoch.NEW  # nothing is bound to that namespace: perhaps a command failed
+            self._moves = True
         if self.epoch is Epoch.SAME and known is not None:
             self.life = known
         elif self.epoch is Epoch.WRONG and self.refused is None:
-            self.refused = Refused(
-                "wrong-namespace",
-                "this is not the network namespace that the store's VMs and networks live in",
-                hint="run hvtx in that namespace; if it is gone: `hvtx recover --new-namespace`",
-            )
+            self.refused = wrong_namespace()
 
     def _old_life_moves(self, known: Life) -> bool:
         """Whether a VM process or operation of that life may still be alive."""
@@ -203,10 +203,20 @@ class Runtime:
             raise self.refused
         if self.epoch is not Epoch.SAME:
             with self.store.transaction() as sql:
-                self.life = records.set_life(sql, self.boot_id, self.netns, history.now())
+                self._enter_life(sql)
             self.epoch = Epoch.SAME
         self.store.note_place()
         self._write_marker()
+
+    def _enter_life(self, sql: Any) -> None:
+        """Put this life on record, inside a transaction; raises Refused."""
+        now = history.now()
+        if self._moves and not records.is_bare(sql):
+            raise wrong_namespace()  # somebody began something there meanwhile
+        self.life = records.set_life(sql, self.boot_id, self.netns, now)
+        if self._moves:  # there is nothing to rebuild or to start
+            records.set_recovered(sql, self.life.id, now)
+            self.life = self.life._replace(recovered=True)
 
     def _write_marker(self) -> None:
         path = self._in_run_directory("marker")
@@ -344,6 +354,15 @@ class Runtime:
     def writer(self) -> Identity:
         """Who runs this, as operations record it."""
         return procfs.identify(os.getpid())
+
+
+def wrong_namespace() -> Refused:
+    """What is said where the store's things live in another network namespace."""
+    return Refused(
+        "wrong-namespace",
+        "this is not the network namespace that the store's VMs and networks live in",
+        hint="run hvtx in that namespace; if it is gone: `hvtx recover --new-namespace`",
+    )
 
 
 def _user_id(user: str | None) -> int:

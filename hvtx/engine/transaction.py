@@ -43,7 +43,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from itertools import groupby
 from typing import Any
 
-from hvtx.engine.runtime import Runtime, driver_name
+from hvtx.engine.runtime import Runtime, driver_name, wrong_namespace
 from hvtx.errors import CommitUnknown, HvtxError
 from hvtx.host import failpoint
 from hvtx.host.locks import LockFile
@@ -90,6 +90,8 @@ class Operation:
     # -- intend ----------------------------------------------------------------------------------
 
     def _open(self, sql: Any) -> None:
+        if not records.is_current(sql, self.runtime.life.id):
+            raise wrong_namespace()  # an empty store has gone to another namespace meanwhile
         self.id = intents.begin(
             sql,
             verb=self.verb,

@@ -456,6 +456,7 @@ def _uri(path: str) -> str:
 
 def _connect(path: str, *, writable: bool, seconds: float) -> sqlite3.Connection:
     mode = "rw" if writable else "ro"
+    connection = None
     try:
         connection = sqlite3.connect(
             f"{_uri(path)}?mode={mode}",
@@ -468,6 +469,8 @@ def _connect(path: str, *, writable: bool, seconds: float) -> sqlite3.Connection
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA trusted_schema=OFF")
     except sqlite3.Error as problem:
+        if connection is not None:
+            connection.close()
         if os.statvfs(path).f_flag & os.ST_RDONLY:
             if not writable:
                 return _copy_of(path)
@@ -510,11 +513,15 @@ def _copy_of(path: str) -> sqlite3.Connection:
             else:
                 raise StoreError(f"{path} changes too fast to be read", hint="try again")
             memory = sqlite3.connect(":memory:", isolation_level=None)
-            copy = sqlite3.connect(os.path.join(place, os.path.basename(path)))
             try:
-                copy.backup(memory)
-            finally:
-                copy.close()
+                copy = sqlite3.connect(os.path.join(place, os.path.basename(path)))
+                try:
+                    copy.backup(memory)
+                finally:
+                    copy.close()
+            except sqlite3.Error:
+                memory.close()
+                raise
     except (OSError, sqlite3.Error) as problem:
         raise StoreError(
             f"{path} is on a read-only file system and cannot be read: {problem}",

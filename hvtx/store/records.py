@@ -475,6 +475,21 @@ def set_life(sql: sqlite3.Connection, boot_id: str, netns: int, now: str) -> Lif
     return Life(row[0], boot_id, netns, bool(row[1]))
 
 
+def is_bare(sql: sqlite3.Connection) -> bool:
+    """Whether nothing is on record but what is over: no VM, network, resource, open operation."""
+    row = sql.execute(
+        "SELECT EXISTS (SELECT 1 FROM vm) OR EXISTS (SELECT 1 FROM network)"
+        " OR EXISTS (SELECT 1 FROM resource WHERE state != 'released')"
+        " OR EXISTS (SELECT 1 FROM operation WHERE ended IS NULL)"
+    ).fetchone()
+    return not row[0]
+
+
+def is_current(sql: sqlite3.Connection, life: int) -> bool:
+    """Whether the store works in this life."""
+    return bool(sql.execute("SELECT life IS ? FROM meta", (life,)).fetchone()[0])
+
+
 def set_recovered(sql: sqlite3.Connection, life: int, now: str) -> None:
     """Remember that this life is recovered."""
     sql.execute("UPDATE life SET recovered_at = ? WHERE id = ?", (now, life))
