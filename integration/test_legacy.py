@@ -309,6 +309,7 @@ def test_auto_does_not_choose_what_cannot_work(hvtx: Forked, take: Take, tmp_pat
         command = ("network", "create", "net", "--subnet", "10.77.0.0/24")
         ran = hvtx(*command, code=None)
         refused(ran, words, mend)
+        assert "own rules stand in legacy iptables tables" in ran.err
         told = finding(hvtx)
         assert (told["level"], told["evidence"]) == (
             "error", ["rules or policies of this host stand in legacy tables"],

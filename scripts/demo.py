@@ -50,6 +50,7 @@ class Scene(NamedTuple):
 
 
 PROVEN: list[str] = []
+USED: dict[str, str | None] = {}  # with what QEMU was started for each VM, as hvtx says
 
 
 # --- saying and running ---------------------------------------------------------------------------
@@ -219,6 +220,12 @@ def boot_arguments(scene: Scene, name: str) -> list[str]:
     return [*words, "--append", f"quiet world={lab.WORLD4}"]
 
 
+def boot(name: str, *argv: str) -> None:
+    """Start a VM by ``hvtx vm ARGV``, and note with what."""
+    run("hvtx", "vm", *argv)
+    USED[name] = ask("vm", "show", name).get("accelerator")
+
+
 def start_world(scene: Scene) -> subprocess.Popen[bytes]:
     """A web server beyond the uplink, which logs its clients' addresses."""
     scene.pages.mkdir()
@@ -327,10 +334,10 @@ def two_guests(scene: Scene) -> Counter[str]:
     """A network and two VMs in it; the dump of the host with only the first of them."""
     heading("A network and two real guests, each with a published port")
     run("hvtx", "network", "create", "demo", "--subnet", SUBNET)
-    run("hvtx", "vm", "run", "red", *boot_arguments(scene, "red"))
+    boot("red", "run", "red", *boot_arguments(scene, "red"))
     show_page(scene, "red")
     with_red = dump()
-    run("hvtx", "vm", "run", "blue", *boot_arguments(scene, "blue"))
+    boot("blue", "run", "blue", *boot_arguments(scene, "blue"))
     show_page(scene, "blue")
     run("hvtx", "vm", "ls")
     heading("A guest reaches the world")
@@ -358,7 +365,7 @@ def show_collected(scene: Scene, expected: Counter[str], strangers: str) -> None
 def remove_all(scene: Scene, expected: Counter[str]) -> None:
     """What was collected can be used again; then everything goes."""
     heading("The half-made VM starts after all")
-    run("hvtx", "vm", "start", "green")
+    boot("green", "start", "green")
     show_page(scene, "green")
     heading("Everything is stopped and removed")
     for name in ("red", "green"):
@@ -396,15 +403,10 @@ def play(scene: Scene) -> None:
     remove_all(scene, empty + brought)
 
 
-def show_guests(kept: Path) -> bool:
-    """After a failure: how each VM is, and its log, a copy of which stays in ``kept``.
-
-    Tells whether one of them ran with KVM that hvtx had chosen by itself.
-    """
-    with_kvm = False
+def show_guests(kept: Path) -> None:
+    """After a failure: how each VM is, and its log, a copy of which stays in ``kept``."""
     for vm in ask("vm", "ls")["vms"]:
         name, accelerator = vm["name"], vm.get("accelerator")
-        with_kvm = with_kvm or accelerator == "kvm"
         words = f"{vm['state']}, guest {vm['guest']}" if vm.get("guest") else vm["state"]
         why = f", {accelerator}: {vm['accelerator_reason']}" if accelerator else ""
         print(f"\nVM {name}: {words}{why}")
@@ -418,7 +420,12 @@ def show_guests(kept: Path) -> bool:
         copy = kept / f"{name}.log"
         copy.write_text(text)
         print(f"its log is kept: {copy}", *telling(text), sep="\n  ")
-    return with_kvm and os.environ.get("HVTX_QEMU_ACCEL", "auto") in ("", "auto")
+
+
+def chose_kvm() -> bool:
+    """Whether hvtx gave KVM to a guest by itself."""
+    free = os.environ.get("HVTX_QEMU_ACCEL", "auto") in ("", "auto")
+    return free and "kvm" in USED.values()
 
 
 def telling(log: str) -> list[str]:
@@ -455,8 +462,8 @@ def main(guest: str) -> int:
             play(scene)
         except (NotSoError, AssertionError, subprocess.TimeoutExpired) as fault:
             print(f"\n✗ not so: {fault}")
-            with_kvm = show_guests(Path(guest).parent / "demo")
-            return AGAIN if with_kvm and isinstance(fault, GuestError) else 1
+            show_guests(Path(guest).parent / "demo")
+            return AGAIN if chose_kvm() and isinstance(fault, GuestError) else 1
         finally:
             server.kill()
             server.wait()

@@ -136,14 +136,18 @@ def _network(installation: str, spec: Mapping[str, Any]) -> tuple[Rule, ...]:
         if family == 6:
             rules += _jumps6(installation, bridge, subnet)
         inside = f"-i {bridge} -o {bridge}"
+        # What was let through once needs no look at the rules of each VM. By bridge, as the chain
+        # sees strangers' packets too; where a VM stops, its flows are forgotten with its rules.
+        flow = "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+        texts = [f"-i {bridge} {flow}", f"-o {bridge} {flow}"]
         if spec["isolate"]:
             # Guests still reach what their neighbours publish, through the host's addresses.
-            texts = [
+            texts += [
                 f"{inside} -m conntrack --ctstate DNAT -j ACCEPT",
                 f"{inside} -m conntrack ! --ctstate DNAT -j DROP",
             ]
         else:
-            texts = [f"{inside} -j ACCEPT"]
+            texts.append(f"{inside} -j ACCEPT")
         if spec["nat"]:
             known = "-m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT"
             texts.append(f"! -i {bridge} -o {bridge} {known} -j DROP")

@@ -57,10 +57,10 @@ def _unseen(answer: kvm.Answer) -> Verdict:
 
 
 def _seen(answers: list[kvm.Answer], *, forced: bool) -> Verdict:
-    evidence = tuple(dict.fromkeys(answer.seen for answer in answers))[-_SHOWN:]
     refused = [answer for answer in answers if answer.accelerator != "kvm"]
     if not refused:
-        return Verdict("ok", answers[-1].reason, evidence)
+        return Verdict("ok", answers[-1].reason)
+    evidence = tuple(dict.fromkeys(answer.seen for answer in answers))[-_SHOWN:]
     if forced:
         return _forced(refused[-1].reason, evidence)
     if len(refused) < len(answers):

@@ -234,9 +234,9 @@ def _hypervisors(runtime: Runtime) -> Iterator[Finding]:
         if not names or program.find(names) is not None:
             continue
         missing = True
-        who = (
-            f"VMs that need it cannot start: {', '.join(vms)}" if vms else "VMs of it cannot start"
-        )
+        who = f"VMs of {hypervisor} cannot start"
+        if vms:
+            who = f"VMs that need it cannot start: {', '.join(vms)}"
         yield Finding(
             "hypervisors", "error" if vms else "warning", f"{names[0]} is not on PATH; {who}", (),
             hypervisors.TRAITS[hypervisor].hint,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -528,12 +528,7 @@ def remove_network(runtime: Runtime, name: str) -> None:
 
 def _idle_bases(sql: Any, leaving: Network, shared: Sequence[Resource]) -> list[Resource]:
     """Tables and chains that only networks with the backend of the one that leaves stood on."""
-    others: list[tuple[str, Mapping[str, Any]]] = []
-    for network in records.networks(sql):
-        if network.id != leaving.id:
-            rows = records.resources_of_network(sql, network.id)
-            others.append((network.firewall, {}))
-            others += [(network.firewall, row.spec) for row in rows]
+    others = {n.firewall for n in records.networks(sql) if n.id != leaving.id}
     return [
         row
         for row in shared

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hvtx.engine import guests
 from hvtx.engine.launch import Moment, log_path, read_moment, run_directory, state_of
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import Conflict, NotFound, UsageError
 from hvtx.hypervisors.base import TRAITS
+from hvtx.model.guest import NOTES, Guest
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.vm import Liveness, Network, Vm
 from hvtx.planner.states import VmState, identity_of
@@ -20,13 +22,24 @@ from hvtx.store import history, records
 
 def vm_document(runtime: Runtime, vm: Vm, moment: Moment | None = None) -> dict[str, Any]:
     """`vm show --json`; ``moment``: what was read together with the VM."""
-    return describe_vm(vm, *state_of(runtime, vm, moment))
+    return vm_documents(runtime, [vm], moment)[0]
+
+
+def vm_documents(
+    runtime: Runtime, vms: Sequence[Vm], moment: Moment | None = None
+) -> list[dict[str, Any]]:
+    """The same of several; their guests are asked at the same time."""
+    seen = [(vm, *state_of(runtime, vm, moment)) for vm in vms]
+    asked = guests.states(runtime, [guests.Judged(vm, state) for vm, state, _, _ in seen])
+    return [
+        describe_vm(vm, state, liveness, rows, asked[vm.id]) for vm, state, liveness, rows in seen
+    ]
 
 
 def describe_vm(
-    vm: Vm, state: VmState, liveness: Liveness, rows: Sequence[Resource]
+    vm: Vm, state: VmState, liveness: Liveness, rows: Sequence[Resource], guest: Guest | None
 ) -> dict[str, Any]:
-    """A VM's object from its record, its state and its live rows (pure)."""
+    """A VM's object from its record, its state, its live rows and its guest's state (pure)."""
     devices = [row.key for row in rows if row.kind == Kind.TAP]
     pid, started = None, dict[str, Any]()
     for row in rows:
@@ -38,6 +51,7 @@ def describe_vm(
         "name": vm.name,
         "id": vm.id,
         "state": state.value,
+        "guest": None if guest is None else guest.value,
         "accelerator": started.get("accelerator"),
         "accelerator_reason": started.get("accelerator_reason"),
         "hypervisor": vm.hypervisor,
@@ -57,12 +71,16 @@ def describe_vm(
             for n, interface in enumerate(vm.interfaces)
         ],
         "resources": _resources(rows),
-        "notes": _notes(vm),
+        "notes": [*_guest_notes(guest), *_notes(vm)],
     }
 
 
 def _resources(rows: Sequence[Resource]) -> list[dict[str, Any]]:
     return [{"kind": r.kind, "key": r.key, "state": r.state, "mark": r.mark or None} for r in rows]
+
+
+def _guest_notes(guest: Guest | None) -> list[str]:
+    return [NOTES[guest]] if guest in NOTES else []
 
 
 def _notes(vm: Vm) -> list[str]:
@@ -93,7 +111,7 @@ def list_vms(runtime: Runtime) -> dict[str, Any]:
     """`vm ls --json`."""
     with runtime.reading() as sql:
         vms, moment = records.vms(sql), read_moment(sql)
-    return {"schema": "hvtx/vms/1", "vms": [vm_document(runtime, vm, moment) for vm in vms]}
+    return {"schema": "hvtx/vms/1", "vms": vm_documents(runtime, vms, moment)}
 
 
 def vm_log(runtime: Runtime, name: str) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
-from hvtx.engine import show
+from hvtx.engine import guests, show
 from hvtx.engine.runtime import Runtime, Settings, numeric_id, process_facts
 from hvtx.errors import HvtxError, NotFound, NotPermitted, UsageError
 from hvtx.host import procfs
@@ -250,7 +250,8 @@ class ViewSource:
             vm.hypervisor, rows, life=self._life, lives=self._lives, facts=process_facts(rows)
         )
         verb = entry["verb"] if entry["writer"] and self._works(entry["writer"]) else None
-        return show.describe_vm(vm, vm_state(rows, verb, liveness), liveness, rows)
+        state = vm_state(rows, verb, liveness)
+        return show.describe_vm(vm, state, liveness, rows, guests.unasked(state))
 
     def _works(self, writer: Sequence[Any]) -> bool:
         """Whether the process that was working on a VM is still there.

@@ -162,18 +162,11 @@ def missing_bases(firewall: str, there: Iterable[Mapping[str, Any]]) -> list[str
     return [base for base in _STANDS_ON[firewall] if base not in made]
 
 
-def idle_base(spec: Mapping[str, Any], others: Iterable[tuple[str, Mapping[str, Any]]]) -> bool:
-    """Whether none of ``others``, the networks that stay, stands on the base with this spec.
-
-    They come as ``(firewall, specification of a row of the network)``: those of iptables that
-    an earlier version made have elements in the table ``inet``.
-    """
-    needed: set[str] = set()
-    for firewall, row in others:
-        needed |= set(_STANDS_ON[firewall])
-        if row.get("backend") == "nftables" and row.get("what") == "network":
-            needed |= set(_STANDS_ON["nftables"])
-    return needed.isdisjoint(_bases_of(spec))
+def idle_base(spec: Mapping[str, Any], others: Iterable[str]) -> bool:
+    """Whether no network of those that stay, with the backends ``others``, stands on this base."""
+    return {base for firewall in others for base in _STANDS_ON[firewall]}.isdisjoint(
+        _bases_of(spec)
+    )
 
 
 def want_vm(
