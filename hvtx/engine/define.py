@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from hvtx.engine.neighbours import refuse_others_ports
@@ -72,18 +72,10 @@ def parse_wish(  # noqa: PLR0913 - it mirrors the options of `vm create`
             "a VM has at most one interface in a network", hint="name each --network once"
         )
     chosen = hypervisor or ("command" if command else "qemu")
-    _check_combination(
+    check_combination(
         chosen, command=command, kernel=kernel, initrd=initrd, append=append, disks=disks
     )
-    if not 1 <= memory <= 1 << 24:
-        raise UsageError(
-            f"--memory {memory} is not between 1 and {1 << 24} MiB",
-            hint="it is counted in MiB: 2048 is 2 GiB",
-        )
-    if not 1 <= cpus <= 4096:
-        raise UsageError(
-            f"--cpus {cpus} is not between 1 and 4096", hint="nproc tells how many this host has"
-        )
+    check_size(memory, cpus)
     with advised("write it as 8080:80, 203.0.113.1:53:53/udp or [2001:db8::1]:443:443"):
         ports = tuple(addressing.parse_publish(text) for text in publish)
     for number, port in enumerate(ports):
@@ -103,12 +95,7 @@ def parse_wish(  # noqa: PLR0913 - it mirrors the options of `vm create`
             "more --ip or --mac than networks",
             hint="each network takes one MAC, one IPv4 and one IPv6 address; add a --network",
         )
-    for text in (append, kernel, initrd, *disks):
-        if text and "\n" in text:
-            raise UsageError(
-                "an argument of the hypervisor holds a line break",
-                hint="put --append on one line; rename a file whose name is broken",
-            )
+    check_lines((append, kernel, initrd, *disks))
     return VmWish(
         name=name,
         hypervisor=chosen,
@@ -120,11 +107,59 @@ def parse_wish(  # noqa: PLR0913 - it mirrors the options of `vm create`
         cpus=cpus,
         kernel=_absolute(kernel),
         initrd=_absolute(initrd),
-        append=append,
+        append=None if append is None else without_unknown(append, "--append", count),
         disks=tuple(os.path.abspath(disk) for disk in disks),
-        command=tuple(command),
+        command=tuple(without_unknown(word, "the command", count) for word in command),
         directory=os.getcwd(),
         autostart=autostart,
+    )
+
+
+def check_size(memory: int, cpus: int) -> None:
+    """Refuse what no VM can have; raises UsageError."""
+    if not 1 <= memory <= 1 << 24:
+        raise UsageError(
+            f"--memory {memory} is not between 1 and {1 << 24} MiB",
+            hint="it is counted in MiB: 2048 is 2 GiB",
+        )
+    if not 1 <= cpus <= 4096:
+        raise UsageError(
+            f"--cpus {cpus} is not between 1 and 4096", hint="nproc tells how many this host has"
+        )
+
+
+def check_lines(texts: Iterable[str | None]) -> None:
+    """Refuse a line break in what becomes one argument; raises UsageError."""
+    if any(text and "\n" in text for text in texts):
+        raise UsageError(
+            "an argument of the hypervisor holds a line break",
+            hint="put --append on one line; rename a file whose name is broken",
+        )
+
+
+_OTHER_NAMES = {
+    "name": "vm", "ipv4": "ip", "address": "ip", "ipv6": "ip6", "address6": "ip6",
+    "device": "tap", "ifname": "tap", "gw": "gateway", "gateway4": "gateway", "mask": "netmask",
+}  # fmt: skip
+
+
+def without_unknown(text: str, where: str, interfaces: int) -> str:
+    """``text`` as it is kept; raises UsageError for a ``{word}`` that nothing replaces."""
+    if "{" not in text:
+        return text
+    from hvtx.hypervisors.base import literal, placeholders
+    from hvtx.model.nearest import nearest
+
+    known = placeholders(interfaces)
+    kept, unknown = literal(text, known)
+    if unknown is None:
+        return kept
+    likely = _OTHER_NAMES.get(unknown) or nearest(unknown, known)
+    ask = f"did you mean {{{likely}}}? " if likely else ""
+    raise UsageError(
+        f"{where} has {{{unknown}}}, which stands for nothing",
+        hint=f"{ask}known are {' '.join(f'{{{word}}}' for word in known)};"
+        f" {{{{{unknown}}}}} is a literal {{{unknown}}}",
     )
 
 
@@ -166,7 +201,7 @@ def wish_from_log(runtime: Runtime, name: str, operation: int | None = None) -> 
     )
 
 
-def _check_combination(
+def check_combination(
     hypervisor: str,
     *,
     command: Sequence[str],
@@ -175,6 +210,7 @@ def _check_combination(
     append: str | None,
     disks: Sequence[str],
 ) -> None:
+    """Refuse what does not go together in a VM; raises UsageError."""
     if hypervisor not in HYPERVISORS:
         raise UsageError(
             f"{hypervisor!r} is no hypervisor", hint=f"one of {', '.join(HYPERVISORS)}"
@@ -237,16 +273,7 @@ def check_wish(runtime: Runtime, wish: VmWish) -> None:
     """Refuse what can be refused before anything is written or made, the network `default` too."""
     if records.find_vm(runtime.sql, wish.name) is not None:
         raise Conflict(f"VM {wish.name!r} exists already", hint="hvtx vm ls")
-    for path, what in (
-        (wish.kernel, "kernel"),
-        (wish.initrd, "initrd"),
-        *((d, "disk") for d in wish.disks),
-    ):
-        if path is not None and not os.path.exists(path):
-            raise NotFound(
-                f"the {what} {path} does not exist",
-                hint="put it there, or give a path that exists (relative ones count from here)",
-            )
+    check_files(wish.kernel, wish.initrd, wish.disks)
     for port in wish.publish:
         holder = leases.port_holder(runtime.sql, port)
         if holder:
@@ -263,6 +290,16 @@ def check_wish(runtime: Runtime, wish: VmWish) -> None:
         for name in wish.networks or (DEFAULT,)
     ]
     _check_addresses(runtime, wish, networks)
+
+
+def check_files(kernel: str | None, initrd: str | None, disks: Sequence[str]) -> None:
+    """Raise NotFound for a file that is not there."""
+    for path, what in ((kernel, "kernel"), (initrd, "initrd"), *((d, "disk") for d in disks)):
+        if path is not None and not os.path.exists(path):
+            raise NotFound(
+                f"the {what} {path} does not exist",
+                hint="put it there, or give a path that exists (relative ones count from here)",
+            )
 
 
 def take_networks(runtime: Runtime, wish: VmWish) -> list[Network]:

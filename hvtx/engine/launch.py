@@ -467,6 +467,22 @@ def _release_all(runtime: Runtime, operation: Operation, vm: Vm) -> None:
         )
 
 
+def restart_vm(runtime: Runtime, name: str, *, timeout: float = 30.0, force: bool = False) -> Vm:
+    """Stop a VM, if it is not stopped, and start it: two operations under one lock.
+
+    What would keep it from starting (a file or a program that is gone) is found before it is
+    stopped. Raises what stopping and starting raise; a start that fails leaves it stopped.
+    """
+    runtime.enter()
+    runtime.lock("vm", name)
+    vm = records.get_vm(runtime.sql, name)
+    process.probe(vm, runtime.store.run_directory)
+    own = {interface.network for interface in vm.interfaces}
+    privileges.need_to_start(records.networks_by_id(runtime.sql, own).values())
+    stop_vm(runtime, name, timeout=timeout, force=force)
+    return start_vm(runtime, name)
+
+
 def remove_vm(runtime: Runtime, name: str, *, force: bool = False) -> None:
     """Forget a VM and free its leases and ports; ``force`` stops it first."""
     runtime.enter()

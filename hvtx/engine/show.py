@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,29 @@ from hvtx.engine.runtime import Runtime
 from hvtx.errors import Conflict, NotFound, UsageError
 from hvtx.hypervisors.base import TRAITS
 from hvtx.model.resource import Kind, Resource
-from hvtx.model.vm import Liveness, Network, Vm
+from hvtx.model.vm import Interface, Liveness, Network, Vm
 from hvtx.planner.states import VmState, identity_of
 from hvtx.store import history, records
 
+Subnets = Mapping[str, Sequence[tuple[str, str]]]  # network id -> (subnet, gateway), a family each
 
-def vm_document(runtime: Runtime, vm: Vm) -> dict[str, Any]:
-    """`vm show --json`."""
-    return describe_vm(vm, *state_of(runtime, vm))
+
+def vm_document(runtime: Runtime, vm: Vm, subnets: Subnets | None = None) -> dict[str, Any]:
+    """`vm show --json`; ``subnets`` are those of all networks, where they are known already."""
+    if subnets is None:
+        own = records.networks_by_id(runtime.sql, {i.network for i in vm.interfaces})
+        subnets = _subnets(own.values())
+    return describe_vm(vm, *state_of(runtime, vm), subnets)
+
+
+def _subnets(networks: Iterable[Network]) -> dict[str, list[tuple[str, str]]]:
+    return {n.id: list(zip(n.subnets, n.gateways, strict=True)) for n in networks}
 
 
 def describe_vm(
-    vm: Vm, state: VmState, liveness: Liveness, rows: Sequence[Resource]
+    vm: Vm, state: VmState, liveness: Liveness, rows: Sequence[Resource], subnets: Subnets
 ) -> dict[str, Any]:
-    """A VM's object from its record, its state and its live rows (pure)."""
+    """A VM's object from its record, its state, its live rows and its networks' subnets (pure)."""
     devices = [row.key for row in rows if row.kind == Kind.TAP]
     pid = None
     for row in rows:
@@ -43,6 +52,12 @@ def describe_vm(
         "autostart": vm.autostart,
         "memory": vm.memory,
         "cpus": vm.cpus,
+        "kernel": vm.kernel,
+        "initrd": vm.initrd,
+        "append": vm.append,
+        "disks": list(vm.disks),
+        "command": list(vm.command),
+        "directory": vm.directory or None,
         "interfaces": [
             {
                 "network": interface.network_name,
@@ -50,6 +65,7 @@ def describe_vm(
                 "mac": interface.mac,
                 "ipv4": interface.ipv4,
                 "ipv6": interface.ipv6,
+                **_ways_out(interface, subnets.get(interface.network, ())),
                 "publish": [port._asdict() for port in interface.publish],
             }
             for n, interface in enumerate(vm.interfaces)
@@ -57,6 +73,18 @@ def describe_vm(
         "resources": _resources(rows),
         "notes": _notes(vm),
     }
+
+
+def _ways_out(interface: Interface, subnets: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """The prefix length and the gateway of each family that the interface has an address of."""
+    found: dict[str, Any] = dict.fromkeys(("prefix", "gateway", "prefix6", "gateway6"))
+    for subnet, gateway in subnets:
+        six = ":" in subnet
+        if (interface.ipv6 if six else interface.ipv4) is not None:
+            suffix = "6" if six else ""
+            found[f"prefix{suffix}"] = int(subnet.partition("/")[2])
+            found[f"gateway{suffix}"] = gateway
+    return found
 
 
 def _resources(rows: Sequence[Resource]) -> list[dict[str, Any]]:
@@ -86,9 +114,10 @@ def show_vm(runtime: Runtime, name: str) -> dict[str, Any]:
 
 def list_vms(runtime: Runtime) -> dict[str, Any]:
     """`vm ls --json`."""
+    subnets = _subnets(records.networks(runtime.sql))
     return {
         "schema": "hvtx/vms/1",
-        "vms": [vm_document(runtime, vm) for vm in records.vms(runtime.sql)],
+        "vms": [vm_document(runtime, vm, subnets) for vm in records.vms(runtime.sql)],
     }
 
 
@@ -164,6 +193,14 @@ def names(runtime: Runtime, kind: str) -> list[str]:
     return [thing.name for thing in found]
 
 
+def objects(runtime: Runtime) -> list[str]:
+    """What `explain` can be asked about, as far as it is on record: for a shell's completion."""
+    found = {*names(runtime, "vm"), *names(runtime, "network")}
+    for row in records.resources(runtime.sql, "kind IN ('tap', 'bridge', 'lease', 'publish')"):
+        found |= {row.key, row.mark} if row.mark else {row.key}
+    return sorted(found)
+
+
 def list_intents(runtime: Runtime) -> dict[str, Any]:
     """`intents --json`: operations that have not ended, and rows that one left half-done."""
     rows: dict[int, list[Resource]] = {}
@@ -233,7 +270,7 @@ def moment(text: str) -> str:
             f"{text!r} is no time",
             hint="2h, 3d, 2026-05-01 or 2026-05-01T12:30 (in UTC)",
         ) from problem
-    return stamp
+    return stamp.removesuffix("Z")  # which a fraction of the same second would stand before
 
 
 def join_console(directory: str, socket: str | None, log: str) -> None:

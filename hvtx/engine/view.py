@@ -19,7 +19,7 @@ from typing import Any
 
 from hvtx.engine import show
 from hvtx.engine.runtime import Runtime, Settings, numeric_id, process_facts
-from hvtx.errors import HvtxError, NotFound, NotPermitted, UsageError
+from hvtx.errors import HvtxError, NotPermitted, UsageError
 from hvtx.host import procfs
 from hvtx.model.mark import without_marks
 from hvtx.model.resource import Kind, Resource
@@ -219,7 +219,7 @@ class ViewSource:
         for entry in self._seen["vms"]:
             if entry["vm"][1] == name:
                 return {**self._vm(entry), "view": self._view}
-        raise NotFound(f"there is no VM {name!r}", hint="`hvtx vm ls` lists them")
+        raise records.no_vm(name, [entry["vm"][1] for entry in self._seen["vms"]])
 
     def list_networks(self) -> dict[str, Any]:
         """`network ls`."""
@@ -231,7 +231,7 @@ class ViewSource:
         for network in self._seen["networks"]:
             if network["name"] == name:
                 return {**network, "view": self._view}
-        raise NotFound(f"there is no network {name!r}", hint="`hvtx network ls` lists them")
+        raise records.no_network(name, [network["name"] for network in self._seen["networks"]])
 
     def list_history(self, *, limit: int, detail: bool, **wanted: Any) -> dict[str, Any]:
         """`log`, of the lines that were published; the details were not."""
@@ -254,7 +254,11 @@ class ViewSource:
             vm.hypervisor, rows, life=self._life, lives=self._lives, facts=process_facts(rows)
         )
         verb = entry["verb"] if entry["writer"] and self._works(entry["writer"]) else None
-        return show.describe_vm(vm, vm_state(rows, verb, liveness), liveness, rows)
+        subnets = {
+            network["id"]: list(zip(network["subnets"], network["gateway"], strict=True))
+            for network in self._seen["networks"]
+        }
+        return show.describe_vm(vm, vm_state(rows, verb, liveness), liveness, rows, subnets)
 
     def _works(self, writer: Sequence[Any]) -> bool:
         """Whether the process that was working on a VM is still there.
