@@ -389,7 +389,8 @@ class Gate:
 
     def _fail(self, how: str) -> NoReturn:
         lines = tail(self._log_path, self._begins)
-        hint = f"the last lines of its log:\n{lines}" if lines else "its log is empty"
+        silent = "it printed nothing; what runs as a VM goes on until the VM is stopped"
+        hint = f"the last lines of its log:\n{lines}" if lines else silent
         raise HostRefused(f"{self._what} {how}", hint=hint)
 
 

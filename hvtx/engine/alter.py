@@ -71,6 +71,7 @@ def set_vm(runtime: Runtime, name: str, changes: Changes) -> Vm:
     different = _differences(vm, wanted)
     if not different:
         return vm
+    define.warn_of_disks(wanted.kernel, wanted.disks)
     with begin(runtime, "set", vm=name) as (_, operation):
         pass
     operation.end(

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from hvtx.engine import notice
 from hvtx.engine.neighbours import refuse_others_ports
 from hvtx.engine.networks import DEFAULT, default_draft, take_network
 from hvtx.engine.runtime import Runtime
@@ -257,6 +258,7 @@ def create_vm(runtime: Runtime, wish: VmWish) -> Vm:
     runtime.enter()
     runtime.lock("vm", wish.name)
     check_wish(runtime, wish)
+    warn_of_disks(wish.kernel, wish.disks)
     networks = take_networks(runtime, wish)
     with begin(runtime, "create", vm=wish.name) as (sql, operation):
         vm, rows = record_vm(operation, sql, wish, networks, committed=True)
@@ -281,8 +283,7 @@ def check_wish(runtime: Runtime, wish: VmWish) -> None:
                 f"port {port.host_port}/{port.protocol} is published for VM {holder!r}",
                 hint="choose another host port",
             )
-        refuse_taken_port(port)
-    refuse_others_ports(runtime, wish.publish)
+    refuse_host_ports(runtime, wish.publish)
     for mac in wish.macs:
         leases.refuse_taken_mac(runtime.sql, mac)
     networks = [
@@ -300,6 +301,41 @@ def check_files(kernel: str | None, initrd: str | None, disks: Sequence[str]) ->
                 f"the {what} {path} does not exist",
                 hint="put it there, or give a path that exists (relative ones count from here)",
             )
+
+
+def refuse_host_ports(runtime: Runtime, ports: Sequence[Publish]) -> None:
+    """Raise Conflict for a port that the host or another installation uses; tell what is odd."""
+    away = [port for port in ports if not refuse_taken_port(port)]
+    refuse_others_ports(runtime, ports)
+    for port in away:
+        notice.warning(
+            f"no device of this host has {port.host_ip}: port {port.host_port}/{port.protocol}"
+            " is not reached there until one has"
+        )
+
+
+def warn_of_disks(kernel: str | None, disks: Sequence[str]) -> None:
+    """Tell if a VM has nothing but disks to boot from, and cannot boot from any of them."""
+    if kernel is None and disks and not any(map(_may_boot, disks)):
+        has, it = ("has", "it") if len(disks) == 1 else ("have", "them")
+        notice.warning(
+            f"{', '.join(disks)} {has} no boot sector: without --kernel nothing boots from {it}"
+        )
+
+
+def _may_boot(path: str) -> bool:
+    """Whether a disk image has a boot sector (MBR, or the one that GPT keeps), or may have one."""
+    if path.endswith(".qcow2"):
+        return True
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            first = os.pread(descriptor, 512, 0)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return True
+    return first[510:] == b"\x55\xaa" or first.startswith(b"QFI\xfb")
 
 
 def take_networks(runtime: Runtime, wish: VmWish) -> list[Network]:

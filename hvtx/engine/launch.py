@@ -24,10 +24,9 @@ from hvtx.engine.runtime import Runtime, process_facts
 from hvtx.engine.transaction import Operation, begin, forget_vm
 from hvtx.errors import Conflict, HvtxError, NotFound, PartialFailure, StoreError, UsageError
 from hvtx.host import failpoint, procfs
-from hvtx.host.ports import refuse_taken_port
 from hvtx.hypervisors import base as hypervisors
 from hvtx.model.resource import Kind, Resource, State
-from hvtx.model.vm import Identity, Liveness, Network, Vm
+from hvtx.model.vm import Identity, Liveness, Network, Publish, Vm
 from hvtx.planner import provision
 from hvtx.planner.states import VmState, identity_of, judge_vm, vm_state
 from hvtx.store import intents, records
@@ -93,9 +92,7 @@ def start_vm(runtime: Runtime, name: str, *, verb: str = "start") -> Vm:
     _free_for_start(runtime, vm)
     vm = records.get_vm(runtime.sql, name)
     probes = process.probe(vm, runtime.store.run_directory)
-    for port in _ports_to_publish(vm):
-        refuse_taken_port(port)
-    refuse_others_ports(runtime, _ports_to_publish(vm))
+    _refuse_host_ports(runtime, _ports_to_publish(vm))
     networks = _networks(runtime, vm)
     privileges.need_to_start(networks.values())
     _refuse_diverted(runtime, vm, networks)
@@ -103,6 +100,14 @@ def start_vm(runtime: Runtime, name: str, *, verb: str = "start") -> Vm:
         rows = _intend(operation, sql, vm, networks)
     _go(runtime, operation, vm, rows, networks, probes)
     return vm
+
+
+def _refuse_host_ports(runtime: Runtime, ports: Sequence[Publish]) -> None:
+    """As when a VM is created, whose module only a VM with ports needs here."""
+    if ports:
+        from hvtx.engine import define
+
+        define.refuse_host_ports(runtime, ports)
 
 
 def _lock_for_start(runtime: Runtime, name: str) -> None:
@@ -125,6 +130,7 @@ def run_vm(runtime: Runtime, wish: VmWish) -> Vm:
     if leftover is not None:
         _resolve(runtime, wish.name)  # an interrupted `run` is undone whole
     define.check_wish(runtime, wish)
+    define.warn_of_disks(wish.kernel, wish.disks)
     probes = process.probe(_draft(wish), runtime.store.run_directory)
     networks = {network.id: network for network in define.take_networks(runtime, wish)}
     ensure_networks(runtime, networks.values())
@@ -183,7 +189,7 @@ def _interrupted(rows: Sequence[Resource]) -> bool:
     return any(row.state == State.INTENDED for row in rows)
 
 
-def _ports_to_publish(vm: Vm) -> list[Any]:
+def _ports_to_publish(vm: Vm) -> list[Publish]:
     return [port for interface in vm.interfaces for port in interface.publish]
 
 

@@ -242,12 +242,50 @@ def list_history(runtime: Runtime, *, limit: int, detail: bool, **wanted: Any) -
     With ``detail`` each entry has what it speaks of: an object, or None.
     """
     since = wanted.pop("since", None)
+    _check_words(runtime, wanted)
     filters = history.Wanted(**wanted, since=None if since is None else moment(since))
     entries = history.entries(runtime.sql, filters, limit=limit)
     if not detail:
         for entry in entries:
             del entry["detail"]
     return {"schema": "hvtx/log/1", "entries": entries}
+
+
+def _check_words(runtime: Runtime, wanted: Mapping[str, Any]) -> None:
+    """Refuse what no line of the history can have; raises UsageError, NotFound.
+
+    Words of older versions count where the history has them.
+    """
+    for name in ("verb", "kind", "event", "reason"):
+        word = wanted.get(name)
+        if word is not None and not history.has(runtime.sql, name, word):
+            check_word(name, word)
+    vm = wanted.get("vm")
+    if vm is None or records.find_vm(runtime.sql, vm) or history.has(runtime.sql, "vm", vm):
+        return
+    raise unheard_of(vm, records.vm_names(runtime.sql).values())
+
+
+def check_word(name: str, word: str) -> None:
+    """Refuse what is no verb, kind, event or reason (``name``) at all; raises UsageError."""
+    from hvtx.model.nearest import meant
+    from hvtx.model.words import WORDS
+
+    if word not in WORDS[name]:
+        known = f"known are {', '.join(WORDS[name])}"
+        raise UsageError(
+            f"{word!r} is no {name} of the history", hint=meant(word, WORDS[name], known)
+        )
+
+
+def unheard_of(vm: str, known: Iterable[str]) -> NotFound:
+    """The error of a VM that nothing is known of."""
+    from hvtx.model.nearest import meant
+
+    return NotFound(
+        f"VM {vm!r} is neither on record nor in the history",
+        hint=meant(vm, known, "`hvtx vm ls` lists those on record"),
+    )
 
 
 _AGO = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}

@@ -238,6 +238,7 @@ class ViewSource:
         since = wanted.pop("since", None)
         after = show.moment(since) if since is not None else ""
         asked = {name: value for name, value in wanted.items() if value is not None}
+        self._check_words(asked)
         entries = [
             {**entry, "detail": None} if detail else entry
             for entry in self._seen["history"]
@@ -246,6 +247,16 @@ class ViewSource:
         if limit > LINES <= len(self._seen["history"]):
             self.note += f"; it has the last {LINES} lines of the history"
         return {"schema": "hvtx/log/1", "entries": entries[-limit:], "view": self._view}
+
+    def _check_words(self, asked: Mapping[str, Any]) -> None:
+        """Refuse what no line can have, as the store's own reader does."""
+        for name in ("verb", "kind", "event", "reason"):
+            if name in asked and all(e[name] != asked[name] for e in self._seen["history"]):
+                show.check_word(name, asked[name])
+        known = [entry["vm"][1] for entry in self._seen["vms"]]
+        vm = asked.get("vm")
+        if vm is not None and vm not in {*known, *(e["vm"] for e in self._seen["history"])}:
+            raise show.unheard_of(vm, known)
 
     def _vm(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         vm = _vm_of(entry["vm"])
