@@ -426,16 +426,20 @@ def _no_option(problem: click.NoSuchOption, path: str, arguments: Sequence[str])
     name = problem.option_name
     hint = _help_hint(path)
     own = {option for param in root.params for option in param.opts}
-    if path == PROGRAM:
-        found = _command_with(name, arguments)
-        if found is not None:
-            hint = f"{name} stands after the command: {found} {name}"
-    elif name in own:
+    found = _command_with(name, arguments) if path == PROGRAM else None
+    if found is not None:
+        hint = f"{name} stands after the command: {found} {name}"
+    elif path != PROGRAM and name in own:
         below = path.removeprefix(PROGRAM).strip()
         value = next((f" {p.metavar}" for p in root.params if name in p.opts and p.metavar), "")
         hint = f"{name} stands before the command: {PROGRAM} {name}{value} {below}"
-    elif problem.possibilities:
-        hint = f"did you mean {problem.possibilities[0]}? {hint}"
+    elif problem.ctx is not None:
+        from hvtx.model.nearest import nearest
+
+        # without their dashes, which would make all of them alike
+        known = {o.lstrip("-"): o for p in problem.ctx.command.params for o in p.opts}
+        likely = nearest(name.lstrip("-"), known)
+        hint = f"did you mean {known[likely]}? {hint}" if likely else hint
     return UsageError(f"no such option {name!r}", hint=hint)
 
 

@@ -91,15 +91,15 @@ def probe(vm: Vm, run_directory: str) -> Probes:
     if vm.hypervisor != "command" and not vm.kernel and not vm.disks:
         raise NotFound(
             f"VM {vm.name} has nothing to run: no kernel, no disk and no command",
-            hint="make it again with --kernel, --disk or -- COMMAND; or with --hypervisor external,"
-            " for one that hvtx does not start",
+            hint="give it --kernel, --disk or -- COMMAND (`hvtx vm set`, if it is on record); or"
+            " --hypervisor external, for one that hvtx does not start",
         )
     binary = _binary(vm, machine)
     for what, path in (("kernel", vm.kernel), ("initrd", vm.initrd), *_disks(vm)):
         if path is not None and not os.path.exists(path):
             raise NotFound(
                 f"the {what} {path} of VM {vm.name} does not exist",
-                hint="put it there, or make the VM again with a path that exists",
+                hint=f"put it there, or name another: hvtx vm set {vm.name} --{what} FILE",
             )
     kvm = vm.hypervisor == "qemu" and kvm_probe(run_directory, binary, machine)
     formats = {path: looked for path in vm.disks if (looked := look_into(path)) is not None}

@@ -14,7 +14,7 @@ VERBS = (
     *("gc", "heuristic", "recover", "resolve", "repair", "import", "adopt"),
 )
 EVENTS = (
-    *("made", "changed", "removed", "kept", "skipped", "forgotten", "completed"),
+    *("intended", "made", "changed", "removed", "kept", "skipped", "forgotten", "completed"),
     *("repaired", "attached", "imported", "failed"),
 )
 KINDS = (*(kind.value for kind in Kind), "device", "rule")
