@@ -57,11 +57,18 @@ def doctor(ctx: click.Context, collect: bool, dry_run: bool, guessing: bool, jso
         if problem.exit_code not in (StoreError.exit_code, NotPermitted.exit_code):
             raise
         document = diagnose.without_store(settings(ctx.find_root().obj), problem)
+        if problem.exit_code == NotPermitted.exit_code:
+            _tell(document, json_=json_)  # all that this user can see, and then what he may not
+            raise
+    _tell(document, json_=json_)
+    return 1 if any(finding["level"] == "error" for finding in document["findings"]) else 0
+
+
+def _tell(document: dict[str, Any], *, json_: bool) -> None:
     if json_:
         render.emit_json(document)
     else:
         _show(document["findings"])
-    return 1 if any(finding["level"] == "error" for finding in document["findings"]) else 0
 
 
 _LEVELS = {"error": "bold red", "warning": "yellow", "ok": "green"}

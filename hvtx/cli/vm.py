@@ -201,10 +201,12 @@ def create(
       {netmask}   the netmask of that subnet
       {ip6}       its IPv6 address
       {gateway6}  the gateway of its IPv6 subnet
-    The second interface's are {tap_2}, {mac_2} and so on. Any other {word} is refused; {{word}} is
-    a literal {word}, and ${word} is left to the shell. A command (--hypervisor command) has the
-    same in its environment: HVTX_VM, HVTX_TAP, HVTX_MAC, HVTX_IP, HVTX_GATEWAY, HVTX_NETMASK,
-    HVTX_IP6, HVTX_GATEWAY6, HVTX_TAP_2 and so on.
+
+    The second interface's are {tap_2}, {mac_2} and so on. Refused is any other {word} in --append,
+    and in a command what is nearly one of these, such as {ipv4}; {{word}} writes it literally, and
+    ${word} is left to the shell. A command (--hypervisor command) has the same in its environment:
+    HVTX_VM, HVTX_TAP, HVTX_MAC, HVTX_IP, HVTX_GATEWAY, HVTX_NETMASK, HVTX_IP6, HVTX_GATEWAY6,
+    HVTX_TAP_2 and so on.
     """  # noqa: D301 - click's mark of lines that are to stay as they are
     from hvtx.engine import define
 
@@ -345,7 +347,8 @@ def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
     """Change what a VM that is not running is started with.
 
     What is not named stays as it is. Networks, addresses and published ports are given when a VM
-    is created. A COMMAND after -- takes the place of the VM's own.
+    is created. A COMMAND after -- takes the place of the VM's own. `hvtx vm create --help` lists
+    the {words} that are replaced.
     """
     from hvtx.engine import alter
 

@@ -102,11 +102,9 @@ def _changed(vm: Vm, changes: Changes) -> Vm:
     given |= {name: given[name] or None for name in ("kernel", "initrd", "append") if name in given}
     interfaces = max(len(vm.interfaces), 1)
     if given.get("append"):
-        given["append"] = define.without_unknown(given["append"], "--append", interfaces)
+        given["append"] = define.checked_append(given["append"], interfaces)
     if "command" in given:
-        given["command"] = tuple(
-            define.without_unknown(word, "the command", interfaces) for word in given["command"]
-        )
+        given["command"] = define.checked_command(given["command"], interfaces)
         given["directory"] = os.getcwd()
     wanted = vm._replace(**given)
     define.check_combination(

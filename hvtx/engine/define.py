@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from hvtx.engine import notice
@@ -108,9 +108,9 @@ def parse_wish(  # noqa: PLR0913 - it mirrors the options of `vm create`
         cpus=cpus,
         kernel=_absolute(kernel),
         initrd=_absolute(initrd),
-        append=None if append is None else without_unknown(append, "--append", count),
+        append=checked_append(append, count),
         disks=tuple(os.path.abspath(disk) for disk in disks),
-        command=tuple(without_unknown(word, "the command", count) for word in command),
+        command=checked_command(command, count),
         directory=os.getcwd(),
         autostart=autostart,
     )
@@ -138,21 +138,54 @@ def check_lines(texts: Iterable[str | None]) -> None:
         )
 
 
+_MISTAKEN = {
+    "ipv4": "ip",
+    "ip4": "ip",
+    "ipv6": "ip6",
+    "gateway4": "gateway",
+    "gatewayv6": "gateway6",
+}
 _OTHER_NAMES = {
-    "name": "vm", "ipv4": "ip", "address": "ip", "ipv6": "ip6", "address6": "ip6",
-    "device": "tap", "ifname": "tap", "gw": "gateway", "gateway4": "gateway", "mask": "netmask",
+    **_MISTAKEN, "name": "vm", "address": "ip", "address6": "ip6", "device": "tap",
+    "ifname": "tap", "gw": "gateway", "mask": "netmask",
 }  # fmt: skip
+_SLIP = 0.85  # of difflib's ratio: one letter in a word
 
 
-def without_unknown(text: str, where: str, interfaces: int) -> str:
-    """``text`` as it is kept; raises UsageError for a ``{word}`` that nothing replaces."""
-    if "{" not in text:
-        return text
-    from hvtx.hypervisors.base import literal, placeholders
-    from hvtx.model.nearest import nearest
+def checked_append(text: str | None, interfaces: int) -> str | None:
+    """A kernel's command line as it is kept; raises UsageError for a ``{word}`` of no meaning."""
+    from hvtx.hypervisors.base import placeholders
 
     known = placeholders(interfaces)
-    kept, unknown = literal(text, known)
+    return (
+        None if text is None else _without(text, "--append", known, lambda word: word not in known)
+    )
+
+
+def checked_command(command: Iterable[str], interfaces: int) -> tuple[str, ...]:
+    """A command as it is kept; raises UsageError for what is nearly a placeholder.
+
+    Any other braces are the program's own: a script of a shell, of awk or of Python has many.
+    """
+    from hvtx.hypervisors.base import placeholders
+
+    known = placeholders(interfaces)
+
+    def slip(word: str) -> bool:
+        from hvtx.model.nearest import nearest
+
+        return word not in known and (word in _MISTAKEN or nearest(word, known, _SLIP) is not None)
+
+    return tuple(_without(word, "the command", known, slip) for word in command)
+
+
+def _without(text: str, where: str, known: Sequence[str], wrong: Callable[[str], bool]) -> str:
+    if "{" not in text:
+        return text
+    from hvtx.hypervisors.base import literal
+    from hvtx.model.nearest import nearest
+
+    kept, unknown = literal(text, wrong)
     if unknown is None:
         return kept
     likely = _OTHER_NAMES.get(unknown) or nearest(unknown, known)

@@ -7,7 +7,7 @@ arguments (:class:`Probes`), so that a command line can be tested by comparing i
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from hvtx.model.vm import Vm
@@ -155,16 +155,16 @@ def placeholders(interfaces: int) -> tuple[str, ...]:
     return (*PLACEHOLDERS, *more)
 
 
-def literal(text: str, known: Collection[str]) -> tuple[str, str | None]:
-    """``text`` as it is kept, and the first ``{word}`` in it that is not ``known`` (pure).
+def literal(text: str, wrong: Callable[[str], bool]) -> tuple[str, str | None]:
+    """``text`` as it is kept, and the first ``{word}`` in it that is ``wrong`` (pure).
 
-    ``{{word}}`` stands for a ``{word}`` that is meant literally; ``${word}`` is the shell's.
+    ``{{word}}`` stands for such a ``{word}`` that is meant literally; ``${word}`` is the shell's.
     """
     unknown: list[str] = []
 
     def kept(found: re.Match[str]) -> str:
         lead, word, trail = found["lead"], found["word"], found["trail"]
-        if word in known or lead == "$":
+        if lead == "$" or not wrong(word):
             return found[0]
         if lead == "{" and trail == "}":
             return f"{{{word}}}"

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 _LIKENESS = 0.6  # of difflib's ratio: "wbe" is "web" (0.67), "db" is not
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that is most like ``word``, if one is much like it (pure)."""
+def nearest(word: str, known: Iterable[str], likeness: float = _LIKENESS) -> str | None:
+    """The known word that is most like ``word``, if one is as much like it (pure)."""
     from difflib import get_close_matches
 
-    found = get_close_matches(word, list(known), n=1, cutoff=_LIKENESS)
+    found = get_close_matches(word, list(known), n=1, cutoff=likeness)
     return found[0] if found else None
 
 

@@ -46,7 +46,7 @@ def answer(words: str, tmp_path: Path, shell: str) -> str:
         "HVTX_CONFIG": os.devnull,
         "_HVTX_COMPLETE": f"{shell}_complete",
         "COMP_WORDS": words,
-        "COMP_CWORD": words.split(" ")[-1] if shell == "fish" else str(len(words.split(" ")) - 1),
+        "COMP_CWORD": words.rpartition(" ")[2] if shell == "fish" else str(words.count(" ")),
     }
     done = subprocess.run(
         [sys.executable, "-m", "hvtx"], env=environment, capture_output=True, text=True, check=False
