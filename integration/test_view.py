@@ -90,10 +90,11 @@ def test_members_see_what_root_sees_but_the_marks(root: Program, member: Unprivi
     def without(document: Any) -> object:
         text = re.sub(r'"mark": "[^"]*"', '"mark": null', json.dumps(document))
         document = json.loads(text)
-        for vm in document.get("vms", [document] if "command" in document else []):
+        for vm in document["vms"] if "vms/" in document["schema"] else [document]:
             # what a VM is started with may hold secrets; a member is told nothing of it
-            vm |= {"kernel": None, "initrd": None, "append": None, "directory": None}
-            vm |= {"disks": [], "command": []}
+            if vm["schema"] == "hvtx/vm/1":
+                vm |= {"kernel": None, "initrd": None, "append": None, "directory": None}
+                vm |= {"disks": [], "command": []}
         return document
 
     for argv in READS:
