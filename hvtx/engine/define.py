@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from hvtx.engine import notice
-from hvtx.engine.neighbours import refuse_others_ports
+from hvtx.engine.neighbours import refuse_ports
 from hvtx.engine.networks import DEFAULT, default_draft, take_network
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, begin
 from hvtx.errors import Conflict, NotFound, UsageError, advised
-from hvtx.host.ports import refuse_taken_port
 from hvtx.model.resource import Kind
 from hvtx.model.vm import Interface, Network, Publish, Vm
 from hvtx.planner import addressing, provision
@@ -313,7 +312,7 @@ def check_wish(runtime: Runtime, wish: VmWish) -> None:
                 f"port {port.host_port}/{port.protocol} is published for VM {holder!r}",
                 hint="choose another host port",
             )
-    refuse_host_ports(runtime, wish.publish)
+    refuse_ports(runtime, wish.publish)
     for mac in wish.macs:
         leases.refuse_taken_mac(runtime.sql, mac)
     networks = [
@@ -331,17 +330,6 @@ def check_files(kernel: str | None, initrd: str | None, disks: Sequence[str]) ->
                 f"the {what} {path} does not exist",
                 hint="put it there, or give a path that exists (relative ones count from here)",
             )
-
-
-def refuse_host_ports(runtime: Runtime, ports: Sequence[Publish]) -> None:
-    """Raise Conflict for a port that the host or another installation uses; tell what is odd."""
-    away = [port for port in ports if not refuse_taken_port(port)]
-    refuse_others_ports(runtime, ports)
-    for port in away:
-        notice.warning(
-            f"no device of this host has {port.host_ip}: port {port.host_port}/{port.protocol}"
-            " is not reached there until one has"
-        )
 
 
 def warn_of_disks(kernel: str | None, disks: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hvtx.drivers import process
 from hvtx.engine import privileges
-from hvtx.engine.neighbours import refuse_others_ports
+from hvtx.engine.neighbours import refuse_others_ports, refuse_ports
 from hvtx.engine.networks import (
     bridge_row,
     ensure_networks,
@@ -92,7 +92,7 @@ def start_vm(runtime: Runtime, name: str, *, verb: str = "start") -> Vm:
     _free_for_start(runtime, vm)
     vm = records.get_vm(runtime.sql, name)
     probes = process.probe(vm, runtime.store.run_directory)
-    _refuse_host_ports(runtime, _ports_to_publish(vm))
+    refuse_ports(runtime, _ports_to_publish(vm))
     networks = _networks(runtime, vm)
     privileges.need_to_start(networks.values())
     _refuse_diverted(runtime, vm, networks)
@@ -100,14 +100,6 @@ def start_vm(runtime: Runtime, name: str, *, verb: str = "start") -> Vm:
         rows = _intend(operation, sql, vm, networks)
     _go(runtime, operation, vm, rows, networks, probes)
     return vm
-
-
-def _refuse_host_ports(runtime: Runtime, ports: Sequence[Publish]) -> None:
-    """As when a VM is created, whose module only a VM with ports needs here."""
-    if ports:
-        from hvtx.engine import define
-
-        define.refuse_host_ports(runtime, ports)
 
 
 def _lock_for_start(runtime: Runtime, name: str) -> None:
