@@ -38,6 +38,17 @@ def setns(descriptor: int, flags: int = CLONE_NEWNET) -> None:
     _check(_LIBC.setns(descriptor, flags), "setns")
 
 
+def default_signals() -> None:
+    """Take back what the caller ignores (a job in the background: SIGINT; nohup: SIGHUP).
+
+    Programs inherit it, and tests send these signals to programs that they start.
+    """
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            own = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, own)
+
+
 def run(*argv: str, check: bool = True, stdin: str | None = None, timeout: float = 60) -> str:
     """Run a program in the current namespace; its standard output."""
     done = subprocess.run(

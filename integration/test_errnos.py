@@ -58,7 +58,6 @@ _SET_CHILD_SUBREAPER = 36
 _LIBRARY = (
     "Unable to initialize Netlink socket",
     "nf_tables kernel ABI is broken",
-    "python-iptables: ",
 )
 # What gc and recover say of things whose VM could be proven neither alive nor dead.
 _LEFT_ALONE = re.compile("left alone|liveness-unknown")

@@ -73,7 +73,8 @@ def _tell(document: dict[str, Any], *, json_: bool) -> None:
 
 _LEVELS = {"error": "bold red", "warning": "yellow", "ok": "green"}
 _COMMAND = re.compile(
-    r"(chmod|firewall-cmd|hvtx|ip6?tables(-legacy|-nft)?|ip|modprobe|mount|nft|sysctl|systemctl) "
+    r"(chmod|firewall-cmd|hvtx|ip6?tables(-legacy|-nft)?|ip|mknod|modprobe|mount|nft|rm|rmdir|sysctl"
+    r"|systemctl) "
 )
 
 

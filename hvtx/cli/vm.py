@@ -169,7 +169,15 @@ def _sentences(document: dict[str, Any], verb: str) -> list[str]:
             f"the network of VM {name} is prepared: {devices} ({where})",
             f"`hvtx vm attach {name} --pid PID` tells whose process it is, once it runs",
         ]
-    return [f"VM {name} is {verb}" + (f" ({where})" if verb in ("running", "defined") else "")]
+    told = [f"VM {name} is {verb}" + (f" ({where})" if verb in ("running", "defined") else "")]
+    accelerator = _accelerator(document) if verb == "running" else None
+    return told + ([f"accelerator {accelerator}"] if accelerator else [])
+
+
+def _accelerator(document: dict[str, Any]) -> str | None:
+    """With what QEMU runs the guest, and why; None where it does not."""
+    name, reason = document["accelerator"], document["accelerator_reason"]
+    return f"{name}: {reason}" if name else None
 
 
 @vm.command()
@@ -449,6 +457,7 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
             ("name", document["name"]),
             ("state", document["state"]),
             ("hypervisor", document["hypervisor"]),
+            *((("accelerator", accelerator),) if (accelerator := _accelerator(document)) else ()),
             ("pid", document["pid"]),
             ("memory", f"{document['memory']} MiB"),
             ("cpus", document["cpus"]),
@@ -541,7 +550,9 @@ def console(ctx: click.Context, name: str, json_: bool) -> None:
 
 @vm.command()
 @click.argument("name", shell_complete=complete_vm)
-@click.option("--pid", type=Number(1, PID_MOST), required=True, metavar="PID")
+@click.option(
+    "--pid", type=Number(1, PID_MOST), required=True, metavar="PID", help="The VM's process."
+)
 @as_json
 @click.pass_context
 def attach(ctx: click.Context, name: str, pid: int, json_: bool) -> None:

@@ -85,7 +85,7 @@ def probe(vm: Vm, run_directory: str) -> Probes:
     Raises NotFound for a missing hypervisor, kernel, initrd, disk or working directory (nothing
     has been made yet), UsageError for a disk whose format would be dangerous to guess.
     """
-    machine = {"arm64": "aarch64", "amd64": "x86_64"}.get(os.uname().machine, os.uname().machine)
+    machine = this_machine()
     if vm.hypervisor == "external":
         return Probes(None, False, machine)
     if vm.hypervisor != "command" and not vm.kernel and not vm.disks:
@@ -101,20 +101,21 @@ def probe(vm: Vm, run_directory: str) -> Probes:
                 f"the {what} {path} of VM {vm.name} does not exist",
                 hint=f"put it there, or name another: hvtx vm set {vm.name} --{what} FILE",
             )
-    kvm = vm.hypervisor == "qemu" and kvm_probe(run_directory, binary, machine)
+    kvm, why = False, None
+    if vm.hypervisor == "qemu":
+        from hvtx.host.kvm import choose
+
+        answer = choose(binary, machine, run_directory, vm.kernel)
+        kvm, why = answer.accelerator == "kvm", answer.reason
     formats = {path: looked for path in vm.disks if (looked := look_into(path)) is not None}
     firmware = next((path for path in FIRMWARE if os.path.exists(path)), None)
-    return Probes(binary, kvm, machine, formats, firmware)
+    return Probes(binary, kvm, machine, formats, firmware, why)
 
 
-def kvm_probe(
-    run_directory: str, binary: str = "qemu-system-x86_64", machine: str = "x86_64"
-) -> bool:
-    """Whether QEMU can use KVM here, by trying it for at most 3 s (once a boot)."""
-    from hvtx.host import kvm, program
-
-    path = program.find((binary,))
-    return path is not None and kvm.runs_guests(path, machine, run_directory)
+def this_machine() -> str:
+    """The host's processor as QEMU names it: ``x86_64``, ``aarch64``."""
+    name = os.uname().machine
+    return {"arm64": "aarch64", "amd64": "x86_64"}.get(name, name)
 
 
 def look_into(path: str) -> str | None:

@@ -65,7 +65,7 @@ def set_vm(runtime: Runtime, name: str, changes: Changes) -> Vm:
     """
     runtime.enter()
     runtime.lock("vm", name)
-    vm = records.get_vm(runtime.sql, name)
+    vm = runtime.read(records.get_vm, name)
     _refuse_running(runtime, vm)
     wanted = _changed(vm, changes)
     different = _differences(vm, wanted)
@@ -84,7 +84,7 @@ def set_vm(runtime: Runtime, name: str, changes: Changes) -> Vm:
 
 def _refuse_running(runtime: Runtime, vm: Vm) -> None:
     state, _, _ = state_of(runtime, vm)
-    if records.is_provisional(runtime.sql, vm.id):
+    if runtime.read(records.is_provisional, vm.id):
         raise Conflict(
             f"VM {vm.name!r} was left half-made by an interrupted `vm run`",
             hint="`hvtx recover` resolves it; then look: hvtx vm ls",

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hvtx.engine.launch import log_path, run_directory, state_of
+from hvtx.engine.launch import Moment, log_path, read_moment, run_directory, state_of
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import Conflict, NotFound, UsageError
 from hvtx.hypervisors.base import TRAITS
@@ -17,19 +17,26 @@ from hvtx.model.vm import Interface, Liveness, Network, Vm
 from hvtx.planner.states import VmState, identity_of
 from hvtx.store import history, records
 
+Document = dict[str, Any]
 Subnets = Mapping[str, Sequence[tuple[str, str]]]  # network id -> (subnet, gateway), a family each
 
 
-def vm_document(runtime: Runtime, vm: Vm, subnets: Subnets | None = None) -> dict[str, Any]:
-    """`vm show --json`; ``subnets`` are those of all networks, where they are known already."""
-    if subnets is None:
-        own = records.networks_by_id(runtime.sql, {i.network for i in vm.interfaces})
-        subnets = _subnets(own.values())
-    return describe_vm(vm, *state_of(runtime, vm), subnets)
+def vm_document(runtime: Runtime, vm: Vm, seen: tuple[Moment, Subnets] | None = None) -> Document:
+    """`vm show --json`; ``seen``: what was read together with the VM."""
+    if seen is None:
+        with runtime.reading() as sql:
+            seen = read_moment(sql, vm.id), read_subnets(sql, vm)
+    moment, subnets = seen
+    return describe_vm(vm, *state_of(runtime, vm, moment), subnets)
 
 
-def _subnets(networks: Iterable[Network]) -> dict[str, list[tuple[str, str]]]:
-    return {n.id: list(zip(n.subnets, n.gateways, strict=True)) for n in networks}
+def read_subnets(sql: Any, vm: Vm | None = None) -> dict[str, list[tuple[str, str]]]:
+    """The subnets, with their gateways, of one VM's networks, or of all."""
+    if vm is None:
+        found: Iterable[Network] = records.networks(sql)
+    else:
+        found = records.networks_by_id(sql, {i.network for i in vm.interfaces}).values()
+    return {n.id: list(zip(n.subnets, n.gateways, strict=True)) for n in found}
 
 
 def describe_vm(
@@ -37,16 +44,18 @@ def describe_vm(
 ) -> dict[str, Any]:
     """A VM's object from its record, its state, its live rows and its networks' subnets (pure)."""
     devices = [row.key for row in rows if row.kind == Kind.TAP]
-    pid = None
+    pid, started = None, dict[str, Any]()
     for row in rows:
         identity = identity_of(row) if row.kind == Kind.PROCESS else None
         if identity is not None and liveness is not Liveness.DEAD:
-            pid = identity.pid
+            pid, started = identity.pid, row.observed
     return {
         "schema": "hvtx/vm/1",
         "name": vm.name,
         "id": vm.id,
         "state": state.value,
+        "accelerator": started.get("accelerator"),
+        "accelerator_reason": started.get("accelerator_reason"),
         "hypervisor": vm.hypervisor,
         "pid": pid,
         "autostart": vm.autostart,
@@ -109,21 +118,22 @@ def _notes(vm: Vm) -> list[str]:
 
 def show_vm(runtime: Runtime, name: str) -> dict[str, Any]:
     """One VM; raises NotFound."""
-    return vm_document(runtime, records.get_vm(runtime.sql, name))
+    with runtime.reading() as sql:
+        vm = records.get_vm(sql, name)
+        seen = read_moment(sql, vm.id), read_subnets(sql, vm)
+    return vm_document(runtime, vm, seen)
 
 
 def list_vms(runtime: Runtime) -> dict[str, Any]:
     """`vm ls --json`."""
-    subnets = _subnets(records.networks(runtime.sql))
-    return {
-        "schema": "hvtx/vms/1",
-        "vms": [vm_document(runtime, vm, subnets) for vm in records.vms(runtime.sql)],
-    }
+    with runtime.reading() as sql:
+        vms, seen = records.vms(sql), (read_moment(sql), read_subnets(sql))
+    return {"schema": "hvtx/vms/1", "vms": [vm_document(runtime, vm, seen) for vm in vms]}
 
 
 def vm_log(runtime: Runtime, name: str) -> str:
     """The path of a VM's log; raises NotFound if there is none yet."""
-    path = log_path(runtime, records.get_vm(runtime.sql, name))
+    path = log_path(runtime, runtime.read(records.get_vm, name))
     if not Path(path).exists():
         raise NotFound(f"VM {name!r} has no log yet", hint=f"hvtx vm start {name}")
     return path
@@ -131,7 +141,7 @@ def vm_log(runtime: Runtime, name: str) -> str:
 
 def console(runtime: Runtime, name: str) -> tuple[str, str | None, str]:
     """``(run-time directory, socket or None, log)`` of a running VM's console."""
-    vm = records.get_vm(runtime.sql, name)
+    vm = runtime.read(records.get_vm, name)
     state, _, _ = state_of(runtime, vm)
     if state is not VmState.RUNNING:
         raise Conflict(f"VM {name!r} is {state.value}", hint="a console needs a running VM")
@@ -157,7 +167,10 @@ def console_document(name: str, directory: str, socket: str | None, log: str) ->
 
 
 def network_document(runtime: Runtime, network: Network) -> dict[str, Any]:
-    """`network show --json`."""
+    """`network show --json`; of the moment of ``network`` if called inside ``reading()``."""
+    with runtime.reading() as sql:
+        users = records.users_of_network(sql, network.id)
+        rows = records.resources_of_network(sql, network.id)
     return {
         "schema": "hvtx/network/1",
         "name": network.name,
@@ -169,34 +182,35 @@ def network_document(runtime: Runtime, network: Network) -> dict[str, Any]:
         "isolate": network.isolate,
         "mtu": network.mtu,
         "firewall": network.firewall,
-        "vms": records.users_of_network(runtime.sql, network.id),
-        "resources": _resources(records.resources_of_network(runtime.sql, network.id)),
+        "vms": users,
+        "resources": _resources(rows),
     }
 
 
 def show_network(runtime: Runtime, name: str) -> dict[str, Any]:
     """One network; raises NotFound."""
-    return network_document(runtime, records.get_network(runtime.sql, name))
+    with runtime.reading() as sql:
+        return network_document(runtime, records.get_network(sql, name))
 
 
 def list_networks(runtime: Runtime) -> dict[str, Any]:
     """`network ls --json`."""
-    return {
-        "schema": "hvtx/networks/1",
-        "networks": [network_document(runtime, n) for n in records.networks(runtime.sql)],
-    }
+    with runtime.reading() as sql:
+        found = [network_document(runtime, network) for network in records.networks(sql)]
+    return {"schema": "hvtx/networks/1", "networks": found}
 
 
 def names(runtime: Runtime, kind: str) -> list[str]:
     """The names of all VMs (``vm``) or networks (``network``)."""
-    found = records.vms(runtime.sql) if kind == "vm" else records.networks(runtime.sql)
+    found = runtime.read(records.vms) if kind == "vm" else runtime.read(records.networks)
     return [thing.name for thing in found]
 
 
 def objects(runtime: Runtime) -> list[str]:
     """What `explain` can be asked about, as far as it is on record: for a shell's completion."""
     found = {*names(runtime, "vm"), *names(runtime, "network")}
-    for row in records.resources(runtime.sql, "kind IN ('tap', 'bridge', 'lease', 'publish')"):
+    kinds = "kind IN ('tap', 'bridge', 'lease', 'publish')"
+    for row in runtime.read(records.resources, kinds):
         found |= {row.key, row.mark} if row.mark else {row.key}
     return sorted(found)
 
@@ -204,35 +218,36 @@ def objects(runtime: Runtime) -> list[str]:
 def list_intents(runtime: Runtime) -> dict[str, Any]:
     """`intents --json`: operations that have not ended, and rows that one left half-done."""
     rows: dict[int, list[Resource]] = {}
-    for row in records.resources(runtime.sql, "state IN ('intended', 'releasing')"):
-        rows.setdefault(row.operation, []).append(row)
+    with runtime.reading() as sql:
+        for row in records.resources(sql, "state IN ('intended', 'releasing')"):
+            rows.setdefault(row.operation, []).append(row)
+        operations = records.operations(sql)
+        ended = records.operations_by_id(sql, rows.keys() - {known.id for known in operations})
+    running = runtime.running(operations)
     found = [
         {
             "id": operation.id,
             "verb": operation.verb,
             "vm": operation.vm,
             "network": operation.network,
-            "state": "running" if runtime.is_running(operation.id) else "interrupted",
+            "state": "running" if running[operation.id] else "interrupted",
             "since": operation.started,
             "resources": _resources(rows.pop(operation.id, [])),
         }
-        for operation in records.operations(runtime.sql)
+        for operation in operations
     ]
-    for identity, left in rows.items():  # an operation that ended with things it could not remove
-        ended = runtime.sql.execute(
-            "SELECT verb, vm, network, began FROM operation WHERE id = ?", (identity,)
-        ).fetchone()
-        found.append(
-            {
-                "id": identity,
-                "verb": ended[0],
-                "vm": ended[1],
-                "network": ended[2],
-                "state": "interrupted",
-                "since": ended[3],
-                "resources": _resources(left),
-            }
-        )
+    found += [  # operations that ended with things that they could not remove
+        {
+            "id": operation.id,
+            "verb": operation.verb,
+            "vm": operation.vm,
+            "network": operation.network,
+            "state": "interrupted",
+            "since": operation.started,
+            "resources": _resources(rows[operation.id]),
+        }
+        for operation in ended
+    ]
     return {"schema": "hvtx/intents/1", "operations": found}
 
 
@@ -244,7 +259,7 @@ def list_history(runtime: Runtime, *, limit: int, detail: bool, **wanted: Any) -
     since = wanted.pop("since", None)
     _check_words(runtime, wanted)
     filters = history.Wanted(**wanted, since=None if since is None else moment(since))
-    entries = history.entries(runtime.sql, filters, limit=limit)
+    entries = runtime.read(history.entries, filters, limit=limit)
     if not detail:
         for entry in entries:
             del entry["detail"]
@@ -256,14 +271,14 @@ def _check_words(runtime: Runtime, wanted: Mapping[str, Any]) -> None:
 
     Words of older versions count where the history has them.
     """
-    for name in ("verb", "kind", "event", "reason"):
-        word = wanted.get(name)
-        if word is not None and not history.has(runtime.sql, name, word):
-            check_word(name, word)
-    vm = wanted.get("vm")
-    if vm is None or records.find_vm(runtime.sql, vm) or history.has(runtime.sql, "vm", vm):
-        return
-    raise unheard_of(vm, records.vm_names(runtime.sql).values())
+    with runtime.reading() as sql:
+        for name in ("verb", "kind", "event", "reason"):
+            word = wanted.get(name)
+            if word is not None and not history.has(sql, name, word):
+                check_word(name, word)
+        vm, known = wanted.get("vm"), records.vm_names(sql).values()
+        if vm is not None and vm not in known and not history.has(sql, "vm", vm):
+            raise unheard_of(vm, known)
 
 
 def check_word(name: str, word: str) -> None:

@@ -100,9 +100,7 @@ def publish(runtime: Runtime, by: Publisher) -> None:
 
 def document(runtime: Runtime) -> dict[str, Any]:
     """What is published: one moment of the store, and nothing that only root should know."""
-    sql = runtime.sql
-    sql.execute("BEGIN")
-    try:
+    with runtime.reading() as sql:
         rows: dict[str, list[Resource]] = {}
         for row in records.resources(sql):
             rows.setdefault(row.vm or "", []).append(row)
@@ -111,7 +109,7 @@ def document(runtime: Runtime) -> dict[str, Any]:
             "schema": SCHEMA,
             "state_directory": runtime.settings.state_directory,
             "as_of": history.now(),
-            "seq": sql.execute("SELECT seq FROM meta").fetchone()[0],
+            "seq": records.seq(sql),
             "life": runtime.life,
             "lives": list(records.lives(sql).values()),
             "vms": [
@@ -136,8 +134,6 @@ def document(runtime: Runtime) -> dict[str, Any]:
                 for entry in history.entries(sql, history.Wanted(), limit=LINES)
             ],
         }
-    finally:
-        sql.execute("ROLLBACK")
 
 
 def _published_vm(vm: Vm) -> Vm:

@@ -48,10 +48,11 @@ class Probes(NamedTuple):
     """What was found in the host before rendering."""
 
     binary: str | None  # path of the hypervisor; None where nothing is to be looked up
-    kvm: bool  # KVM really runs guests here
+    kvm: bool  # QEMU is to use KVM
     machine: str  # "x86_64" or "aarch64"
     formats: Mapping[str, str] = {}  # disk path -> "raw" or "qcow2", where it was looked into
     firmware: str | None = None  # UEFI image for guests that boot from disk on aarch64
+    why: str | None = None  # why KVM or not, in words; None where QEMU is not to be started
 
 
 class Launch(NamedTuple):
