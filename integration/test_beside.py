@@ -8,14 +8,20 @@ crashed, so nothing of the kind may be said, planned or written into the history
 from __future__ import annotations
 
 import json
+import os
 import re
+import socket
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.false_plans import UNTRUE, measure
+from bench import false_plans
+from bench.false_plans import UNTRUE
+from hvtx.host import tun
 from integration import lab
 from integration.program import Forked, preload
 from integration.test_crash import SLEEP
@@ -26,6 +32,7 @@ LOOKS = ("dumped", "read", "looked")
 START, STOP = ("vm", "start"), ("vm", "stop")
 MORE = ("vm", "run", "more", "--network", "net", "-p", "9090:80", *SLEEP)
 NETWORK = ("network", "create", "net", "--subnet", "10.77.0.0/24", "--bridge", "hvnet0")
+PLAN = ("gc", "--plan", "--json", "--detailed-exitcode")
 # What comes and goes meanwhile; `web` runs before and has a process, `bare` has none, `idle` rests.
 ACTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "a start": ((*START, "idle"),),
@@ -90,25 +97,22 @@ def told_wrongly(hvtx: Forked) -> list[dict[str, Any]]:
     return wrong + [{"twice": mark} for mark in set(marks) if marks.count(mark) > 1]
 
 
-@pytest.mark.parametrize("look", LOOKS)
 @pytest.mark.parametrize("act", ACTS)
-def test_a_plan_beside_others_is_empty(hvtx: Forked, look: str, act: str) -> None:
+def test_a_plan_beside_others_is_empty(hvtx: Forked, act: str) -> None:
     """Whatever comes and goes between two looks of a plan, and of one that is carried out."""
-    with (
-        stopped("gc", "--plan", "--json", "--detailed-exitcode", at=f"{look}:stop") as plan,
-        stopped("gc", "--apply", "--json", at=f"{look}:stop") as gc,
-    ):
+    with ExitStack() as stack:
+        waiting = [stack.enter_context(stopped(*PLAN, at=f"{look}:stop")) for look in LOOKS]
+        waiting.append(stack.enter_context(stopped("gc", "--apply", "--json", at="dumped:stop")))
         for argv in ACTS[act]:
             hvtx(*argv)
-        codes = plan.go_on(), gc.go_on()
-    assert untrue(json.loads(plan.output)["items"]) == []
-    assert untrue(json.loads(gc.output)["items"]) == []
-    assert codes == (0, 0)
+        codes = [command.go_on() for command in waiting]
+    found = [untrue(json.loads(command.output)["items"]) for command in waiting]
+    assert (found, codes) == ([[], [], [], []], [0, 0, 0, 0])
     assert told_wrongly(hvtx) == []
     assert hvtx.is_clean()
 
 
-@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("look", ["dumped", "read"])
 def test_nothing_else_tells_it_either(hvtx: Forked, look: str) -> None:
     """`doctor`, `metrics`, `explain` and `recover`, while a VM is restarted and another starts."""
     device = hvtx.device("web")
@@ -149,7 +153,7 @@ def test_an_operation_that_ends_meanwhile_was_not_interrupted(
     """It was open when the record was read, and its lock is free when that is looked at."""
     with (
         stopped("vm", verb, vm, at=f"{point}:stop") as other,
-        stopped("gc", "--plan", "--json", "--detailed-exitcode", at="read:stop") as plan,
+        stopped(*PLAN, at="read:stop") as plan,
         stopped("gc", "--apply", "--json", at="read:stop") as gc,
     ):
         assert other.go_on() == 0, other.output
@@ -186,8 +190,12 @@ def test_a_leftover_that_somebody_removed_is_not_told_as_removed(hvtx: Forked) -
     """Of what is gone when gc comes to it, gc did not remove it."""
     device = hvtx.device("bare")
     mark = next(r["mark"] for r in hvtx.vm("bare")["resources"] if r["key"] == device)
+    index = socket.if_nametoindex(device)
     hvtx("vm", "stop", "bare")
-    lab.run("ip", "tuntap", "add", device, "mode", "tap")
+    descriptor = tun.open_device()
+    tun.create(descriptor, device, index)
+    tun.set_persistent(descriptor, True)
+    os.close(descriptor)
     lab.run("ip", "link", "set", device, "alias", mark)
     assert ("delete", "released-leftover") in hvtx.plan()
     with stopped("gc", "--apply", "--json", at="planned:stop") as gc:
@@ -204,11 +212,12 @@ def test_a_crowd_that_starts_and_stops_is_told_truly(
     firewall: str, apply: bool, tmp_path: Path
 ) -> None:
     """A short run of bench/false_plans.py: no plan is false, each removal is told once."""
-    found = measure(
-        tmp_path / "world", vms=0, writers=4, plans=30, planners=2, apply=apply,
-        firewall=firewall, seconds=120.0,
+    run = lab.run(
+        sys.executable, false_plans.__file__, "--json", "--vms", "0", "--plans", "30",
+        "--firewall", firewall, "--seconds", "100", "--directory", str(tmp_path),
+        *(["--apply"] if apply else []), check=False, timeout=200,
     )  # fmt: skip
-    lab.tell(**found._asdict())
-    assert found.plans
-    assert found.cycles
-    assert (found.untrue, found.doubled, found.by_gc) == ({}, 0, 0)
+    found = json.loads(run)
+    lab.tell(**found)
+    assert (found["plans"], found["cycles"] > 0) == (30, True)
+    assert (found["untrue"], found["doubled"], found["by_gc"]) == ({}, 0, 0)

@@ -167,12 +167,16 @@ class Stage:
         self._held = ExitStack()
         self._number = 0
         self.before: dict[str, object] = {}
-        self.renew()
-        self.rehearsal = run_injected(given(name), self.hvtx.environment)
-        assert self.rehearsal.ran.code == 0, self.rehearsal.ran
-        assert self.hvtx.is_clean() or name in NEITHER
-        self.after, self.after_quick = host(), self._shape(self.look())
-        self.renew()
+        try:
+            self.renew()
+            self.rehearsal = run_injected(given(name), self.hvtx.environment)
+            assert self.rehearsal.ran.code == 0, self.rehearsal.ran
+            assert self.hvtx.is_clean() or name in NEITHER
+            self.after, self.after_quick = host(), self._shape(self.look())
+            self.renew()
+        except BaseException:
+            self.close()  # nobody else has it yet
+            raise
 
     def renew(self) -> None:
         """Leave everything behind and begin anew, up to the command."""

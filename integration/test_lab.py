@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import signal
 import socket
@@ -129,3 +130,20 @@ def test_a_closed_home_may_be_passed_in_a_mount_namespace_only(tmp_path: Path) -
     assert (checkout / "new").read_text() == "more\n"
     with pytest.raises(AssertionError, match="Permission denied"):
         lab.run(*other, "cat", str(checkout / "file"))
+
+
+def test_a_namespace_is_left_by_its_end_and_by_nothing_else() -> None:
+    """A test that failed within one keeps it in its traceback, which goes during another test."""
+    begun = os.stat("/proc/thread-self/ns/net").st_ino
+    with lab.private_network():
+        inside = os.stat("/proc/thread-self/ns/net").st_ino
+        assert inside != begun
+        dropped = lab.private_network()
+        dropped.__enter__()
+        there = os.stat("/proc/thread-self/ns/net").st_ino
+        descriptor = dropped._before
+        del dropped
+        gc.collect()
+        assert os.stat("/proc/thread-self/ns/net").st_ino == there
+        os.close(descriptor)
+    assert os.stat("/proc/thread-self/ns/net").st_ino == begun

@@ -91,7 +91,7 @@ def inside(packages: tuple[Path, Path], tmp_path: Path) -> Iterator[Callable[...
 def test_installed_used_and_purged(inside: Callable[..., str]) -> None:
     """Whole, on its own Python packages; gone without a trace but for the record."""
     before = set(inside("find", "/usr", "/etc", "/var/lib", "-xdev").splitlines())
-    inside("dpkg", "-i", "/old.deb")
+    assert "Warning" not in inside("sh", "-c", "dpkg -i /old.deb 2>&1")
     assert inside("dpkg", "-s", "hvtx").count("Status: install ok installed") == 1
     assert inside("hvtx", "--version").startswith("hvtx ")
     files = inside("dpkg", "-L", "hvtx").splitlines()
@@ -120,6 +120,9 @@ def test_installed_used_and_purged(inside: Callable[..., str]) -> None:
     assert "networks: ipt nft" in told
     assert "hvtx vm rm web --force" in told
     assert lab.run("ip", "-br", "link").count("\nhv") == 4, "what runs goes on"
+    told = inside("dpkg", "--purge", "hvtx")
+    assert "still on this host: devices: hv" in told
+    assert "installed again, hvtx can remove them" in told
     inside("dpkg", "-i", "/old.deb")
     for name in ("web", "old"):
         inside("hvtx", "vm", "rm", name, "--force")

@@ -468,7 +468,7 @@ def test_the_guest_is_asked_to_power_down(room):
         watch.recv(65536)
         watch.sendall(b'{"execute": "qmp_capabilities"}\n')
         watch.recv(65536)
-        assert process._ask(gate.identity, str(room.path), "qmp") is True
+        assert process._ask(process.Ending(gate.identity, str(room.path), "qmp")) is True
         assert b'"POWERDOWN"' in watch.recv(65536)
 
 

@@ -292,7 +292,8 @@ def stop(ctx: click.Context, name: str, timeout: float, force: bool, json_: bool
     from hvtx.engine import launch
 
     with opened(ctx, writable=True) as runtime:
-        launch.stop_vm(runtime, name, timeout=timeout, force=force)
+        tell = None if json_ else render.tell
+        launch.stop_vm(runtime, name, timeout=timeout, force=force, tell=tell)
         _show(runtime, name, "stopped", json_=json_)
 
 
@@ -405,11 +406,12 @@ def ls(ctx: click.Context, json_: bool) -> None:
         render.emit_json(document)
         return
     render.table(
-        ("name", "state", "pid", "address", "network", "ports"),
+        ("name", "state", "guest", "pid", "address", "network", "ports"),
         [
             (
                 v["name"],
                 v["state"],
+                v["guest"],
                 v["pid"],
                 " ".join(address for i in v["interfaces"] for address in _addresses(i)),
                 " ".join(i["network"] for i in v["interfaces"]),
@@ -456,6 +458,7 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
         [
             ("name", document["name"]),
             ("state", document["state"]),
+            ("guest", document["guest"]),
             ("hypervisor", document["hypervisor"]),
             *((("accelerator", accelerator),) if (accelerator := _accelerator(document)) else ()),
             ("pid", document["pid"]),

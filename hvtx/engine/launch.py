@@ -423,9 +423,17 @@ def _port(interface: Any, network: Network, device: str) -> hypervisors.Port:
 
 
 def stop_vm(
-    runtime: Runtime, name: str, *, timeout: float = 30.0, force: bool = False, verb: str = "stop"
+    runtime: Runtime,
+    name: str,
+    *,
+    timeout: float = 30.0,
+    force: bool = False,
+    verb: str = "stop",
+    tell: process.Tell | None = None,
 ) -> Vm:
     """End the hypervisor, then release the VM's host resources; the leases stay.
+
+    ``tell`` hears what is waited for, once that takes more than a moment.
 
     Raises NotFound, Conflict, PartialFailure (something is kept, and named), Busy.
     """
@@ -445,7 +453,7 @@ def stop_vm(
         for row in rows:
             identity = identity_of(row) if row.kind == Kind.PROCESS else None
             if identity is not None and _may_run(runtime, row, identity):
-                _end_process(runtime, vm, identity, timeout=timeout, force=force)
+                _end_process(runtime, vm, identity, timeout=timeout, force=force, tell=tell)
     except Exception:
         # It stays open, as after Ctrl-C: if the VM has ended all the same, `recover` carries the
         # stop through; if it has not, `recover` leaves it running.
@@ -477,7 +485,13 @@ def _may_run(runtime: Runtime, row: Resource, identity: Identity) -> bool:
 
 
 def _end_process(
-    runtime: Runtime, vm: Vm, identity: Identity, *, timeout: float, force: bool
+    runtime: Runtime,
+    vm: Vm,
+    identity: Identity,
+    *,
+    timeout: float,
+    force: bool,
+    tell: process.Tell | None,
 ) -> None:
     if vm.hypervisor == "external":
         if procfs.signal(identity, signals.SIGTERM) and not procfs.wait_gone(
@@ -491,6 +505,8 @@ def _end_process(
         power_down=hypervisors.TRAITS[vm.hypervisor].power_down,
         timeout=timeout,
         force=force,
+        name=vm.name,
+        tell=tell,
     )
 
 

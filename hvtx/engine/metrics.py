@@ -10,8 +10,11 @@ from typing import NamedTuple
 
 from hvtx import __version__
 from hvtx.engine.collect import make_plan
+from hvtx.engine.guests import Judged
+from hvtx.engine.guests import states as guest_states
 from hvtx.engine.launch import read_moment, state_of
 from hvtx.engine.runtime import Runtime
+from hvtx.model.guest import Guest
 from hvtx.model.vm import Network
 from hvtx.planner.states import VmState
 from hvtx.store import history, leases, records
@@ -49,7 +52,9 @@ def _records(runtime: Runtime) -> Iterable[Gauge]:
         vms, moment = records.vms(sql), read_moment(sql)
         rows, underway = records.resources(sql), records.operations(sql)
         networks, leased = records.networks(sql), leases.counts(sql)
-    states = Counter(state_of(runtime, vm, moment)[0].value for vm in vms)
+    judged = [Judged(vm, state_of(runtime, vm, moment)[0]) for vm in vms]
+    states = Counter(state.value for _, state in judged)
+    guests = Counter(guest for guest in guest_states(runtime, judged).values() if guest)
     counts = Counter((str(row.kind), str(row.state)) for row in rows)
     running = runtime.running(underway).values()
     operations = {"running": sum(running), "interrupted": len(running) - sum(running)}
@@ -57,6 +62,8 @@ def _records(runtime: Runtime) -> Iterable[Gauge]:
     return [
         Gauge("hvtx_vms", "VMs on record by state.", ("state",),
               {(state.value,): states[state.value] for state in VmState}),
+        Gauge("hvtx_guests", "Guests of VMs that run, by what their hypervisors say.", ("guest",),
+              {(guest.value,): guests[guest] for guest in Guest}),
         Gauge("hvtx_networks", "Networks on record.", (), {(): len(networks)}),
         Gauge("hvtx_resources", "Resources on record by kind and state.", ("kind", "state"),
               {(kind, state): counts[kind, state] for kind in sorted(kinds) for state in _STATES}),

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hvtx.engine import guests
 from hvtx.engine.launch import Moment, log_path, read_moment, run_directory, state_of
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import Conflict, NotFound, UsageError
 from hvtx.hypervisors.base import TRAITS
+from hvtx.model.guest import NOTES, Guest
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.vm import Interface, Liveness, Network, Vm
 from hvtx.planner.states import VmState, identity_of
@@ -26,8 +28,19 @@ def vm_document(runtime: Runtime, vm: Vm, seen: tuple[Moment, Subnets] | None = 
     if seen is None:
         with runtime.reading() as sql:
             seen = read_moment(sql, vm.id), read_subnets(sql, vm)
-    moment, subnets = seen
-    return describe_vm(vm, *state_of(runtime, vm, moment), subnets)
+    return vm_documents(runtime, [vm], *seen)[0]
+
+
+def vm_documents(
+    runtime: Runtime, vms: Sequence[Vm], moment: Moment, subnets: Subnets
+) -> list[Document]:
+    """The same of several; their guests are asked at the same time."""
+    seen = [(vm, *state_of(runtime, vm, moment)) for vm in vms]
+    asked = guests.states(runtime, [guests.Judged(vm, state) for vm, state, _, _ in seen])
+    return [
+        describe_vm(vm, state, liveness, rows, asked[vm.id], subnets)
+        for vm, state, liveness, rows in seen
+    ]
 
 
 def read_subnets(sql: Any, vm: Vm | None = None) -> dict[str, list[tuple[str, str]]]:
@@ -40,9 +53,14 @@ def read_subnets(sql: Any, vm: Vm | None = None) -> dict[str, list[tuple[str, st
 
 
 def describe_vm(
-    vm: Vm, state: VmState, liveness: Liveness, rows: Sequence[Resource], subnets: Subnets
-) -> dict[str, Any]:
-    """A VM's object from its record, its state, its live rows and its networks' subnets (pure)."""
+    vm: Vm,
+    state: VmState,
+    liveness: Liveness,
+    rows: Sequence[Resource],
+    guest: Guest | None,
+    subnets: Subnets,
+) -> Document:
+    """A VM's object from its record, state, live rows, guest's state and networks (pure)."""
     devices = [row.key for row in rows if row.kind == Kind.TAP]
     pid, started = None, dict[str, Any]()
     for row in rows:
@@ -54,6 +72,7 @@ def describe_vm(
         "name": vm.name,
         "id": vm.id,
         "state": state.value,
+        "guest": None if guest is None else guest.value,
         "accelerator": started.get("accelerator"),
         "accelerator_reason": started.get("accelerator_reason"),
         "hypervisor": vm.hypervisor,
@@ -80,7 +99,7 @@ def describe_vm(
             for n, interface in enumerate(vm.interfaces)
         ],
         "resources": _resources(rows),
-        "notes": _notes(vm),
+        "notes": [*_guest_notes(guest), *_notes(vm)],
     }
 
 
@@ -98,6 +117,10 @@ def _ways_out(interface: Interface, subnets: Sequence[tuple[str, str]]) -> dict[
 
 def _resources(rows: Sequence[Resource]) -> list[dict[str, Any]]:
     return [{"kind": r.kind, "key": r.key, "state": r.state, "mark": r.mark or None} for r in rows]
+
+
+def _guest_notes(guest: Guest | None) -> list[str]:
+    return [NOTES[guest]] if guest in NOTES else []
 
 
 def _notes(vm: Vm) -> list[str]:
@@ -128,7 +151,7 @@ def list_vms(runtime: Runtime) -> dict[str, Any]:
     """`vm ls --json`."""
     with runtime.reading() as sql:
         vms, seen = records.vms(sql), (read_moment(sql), read_subnets(sql))
-    return {"schema": "hvtx/vms/1", "vms": [vm_document(runtime, vm, seen) for vm in vms]}
+    return {"schema": "hvtx/vms/1", "vms": vm_documents(runtime, vms, *seen)}
 
 
 def vm_log(runtime: Runtime, name: str) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
-from hvtx.engine import show
+from hvtx.engine import guests, show
 from hvtx.engine.runtime import Runtime, Settings, numeric_id, process_facts
 from hvtx.errors import HvtxError, NotPermitted, UsageError
 from hvtx.host import procfs
@@ -261,11 +261,12 @@ class ViewSource:
             vm.hypervisor, rows, life=self._life, lives=self._lives, facts=process_facts(rows)
         )
         verb = entry["verb"] if entry["writer"] and self._works(entry["writer"]) else None
+        state = vm_state(rows, verb, liveness)
         subnets = {
             network["id"]: list(zip(network["subnets"], network["gateway"], strict=True))
             for network in self._seen["networks"]
         }
-        return show.describe_vm(vm, vm_state(rows, verb, liveness), liveness, rows, subnets)
+        return show.describe_vm(vm, state, liveness, rows, guests.unasked(state), subnets)
 
     def _works(self, writer: Sequence[Any]) -> bool:
         """Whether the process that was working on a VM is still there.

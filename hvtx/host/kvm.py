@@ -239,7 +239,7 @@ def arguments(binary: str, machine: str, accelerator: str) -> tuple[str, ...]:
 def _bounded(argv: list[str]) -> list[str]:
     """The same through timeout(1): a guest that hangs ends even if this process is killed."""
     timeout = program.find(("timeout",))
-    return argv if timeout is None else [timeout, "-s", "KILL", str(SECONDS + 1), *argv]
+    return argv if timeout is None else [timeout, "-s", "KILL", f"{SECONDS + 1:g}", *argv]
 
 
 def lacks_root(said: str) -> bool:
