@@ -11,7 +11,14 @@ from typing import Any
 import click
 
 from hvtx.cli import render
-from hvtx.cli.common import Given, as_json, complete_either, opened, telling_refusal
+from hvtx.cli.common import (
+    Given,
+    as_json,
+    complete_either,
+    complete_file,
+    opened,
+    telling_refusal,
+)
 from hvtx.cli.document import show_items, show_plan
 from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError
 
@@ -27,12 +34,17 @@ from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError
     "--all", "everything", is_flag=True, help="With --plan: every stranger's device and rule too."
 )
 @click.option(
-    "--out", type=Given(), metavar="FILE", help="With --plan: save the plan for --apply FILE."
+    "--out",
+    type=Given(),
+    metavar="FILE",
+    shell_complete=complete_file,
+    help="With --plan: save the plan for --apply FILE.",
 )
 @click.option(
     "--html",
     type=Given(),
     metavar="FILE",
+    shell_complete=complete_file,
     help="With --plan: write it as one web page, with a picture.",
 )
 @click.option(
@@ -45,7 +57,7 @@ from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError
     "--heuristic", is_flag=True, help="The emergency mode: guess by name and subnet, without proof."
 )
 @click.option("--yes", is_flag=True, help="With --heuristic --apply: remove what was guessed.")
-@click.argument("file", type=Given(), required=False)
+@click.argument("file", type=Given(), required=False, shell_complete=complete_file)
 @as_json
 @click.pass_context
 def gc(ctx: click.Context, /, file: str | None, json_: bool, **more: Any) -> int:

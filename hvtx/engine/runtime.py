@@ -97,6 +97,10 @@ class Runtime:
             lock_timeout=self.settings.lock_timeout,
         )
         store.watch = self._watch
+        if store.was_open:
+            from hvtx.engine import notice
+
+            notice.warning(f"others could get at {', '.join(store.was_open)}: private again now")
         return store
 
     def reopen_store(self) -> None:
