@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -323,14 +324,20 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
 @as_json
 @click.pass_context
 def logs(ctx: click.Context, name: str, json_: bool) -> None:
-    """Print what the VM and its hypervisor wrote."""
+    """Print what the VM and its hypervisor wrote: the last 8 MiB of it at most."""
     from hvtx.engine import show as views
 
     with opened(ctx, writable=False) as runtime:
-        path = views.vm_log(runtime, name)
+        paths = views.vm_log(runtime, name)
     if json_:
-        render.emit_json(views.log_document(name, path))
+        render.emit_json(views.log_document(name, paths))
         return
+    for path in paths:
+        with suppress(FileNotFoundError):  # its logger has renamed it just now
+            _print_log(path)
+
+
+def _print_log(path: str) -> None:
     with open(path, "rb") as log:
         if render.fancy():  # a guest's words, and a terminal would obey them
             while line := log.readline(1 << 16):
