@@ -11,7 +11,14 @@ from typing import Any
 import click
 
 from hvtx.cli import render
-from hvtx.cli.common import Given, as_json, complete_either, opened, telling_refusal
+from hvtx.cli.common import (
+    Given,
+    again_when_full,
+    as_json,
+    complete_either,
+    opened,
+    telling_refusal,
+)
 from hvtx.cli.document import show_items, show_plan
 from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError
 
@@ -48,6 +55,7 @@ from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError
 @click.argument("file", type=Given(), required=False)
 @as_json
 @click.pass_context
+@again_when_full
 def gc(ctx: click.Context, /, file: str | None, json_: bool, **more: Any) -> int:
     """Show or remove what dead VMs and interrupted operations left behind.
 
@@ -159,7 +167,7 @@ def _apply(
 
     saved = collect.load_plan(file) if file else None
     told = telling_refusal(json_, collect.refused_document)
-    with told, opened(ctx, writable=True, create=False) as runtime:
+    with told, opened(ctx, writable=True, create=False, spends=True) as runtime:
         if runtime.refused is not None:
             report = collect.make_plan(runtime)
         else:
@@ -209,6 +217,7 @@ def _progress(stack: ExitStack) -> Callable[[int, int, str], None]:
 )
 @as_json
 @click.pass_context
+@again_when_full
 def recover(ctx: click.Context, accept_rollback: bool, new_namespace: bool, json_: bool) -> int:
     """Resolve interrupted operations; after a reboot, rebuild networks and start VMs.
 
@@ -217,7 +226,7 @@ def recover(ctx: click.Context, accept_rollback: bool, new_namespace: bool, json
     from hvtx.engine import recover as engine
 
     told = telling_refusal(json_, engine.refused_document)
-    with told, opened(ctx, writable=True, create=False) as runtime:
+    with told, opened(ctx, writable=True, create=False, spends=True) as runtime:
         done = engine.recover(runtime, accept_rollback=accept_rollback, new_namespace=new_namespace)
     document = engine.recovery_document(done)
     if json_:
@@ -239,12 +248,13 @@ def recover(ctx: click.Context, accept_rollback: bool, new_namespace: bool, json
 @click.argument("name", required=False, shell_complete=complete_either)
 @as_json
 @click.pass_context
+@again_when_full
 def repair(ctx: click.Context, name: str | None, json_: bool) -> int:
     """Put back what someone flushed or changed under running VMs and networks."""
     from hvtx.engine import repair as engine
 
     told = telling_refusal(json_, engine.refused_document)
-    with told, opened(ctx, writable=True, create=False) as runtime:
+    with told, opened(ctx, writable=True, create=False, spends=True) as runtime:
         document = engine.repair(runtime, name)
     if json_:
         render.emit_json(document)

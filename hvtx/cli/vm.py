@@ -17,6 +17,7 @@ from hvtx.cli.common import (
     Given,
     Number,
     Seconds,
+    again_when_full,
     as_json,
     complete_network,
     complete_vm,
@@ -212,11 +213,12 @@ def start(ctx: click.Context, name: str, json_: bool) -> None:
 @click.option("--force", is_flag=True, help="End the hypervisor at once.")
 @as_json
 @click.pass_context
+@again_when_full
 def stop(ctx: click.Context, name: str, timeout: float, force: bool, json_: bool) -> None:
     """End the hypervisor and release the VM's network; its addresses stay leased."""
     from hvtx.engine import launch
 
-    with opened(ctx, writable=True) as runtime:
+    with opened(ctx, writable=True, spends=True) as runtime:
         launch.stop_vm(runtime, name, timeout=timeout, force=force)
         _show(runtime, name, "stopped", json_=json_)
 
@@ -226,11 +228,12 @@ def stop(ctx: click.Context, name: str, timeout: float, force: bool, json_: bool
 @click.option("--force", is_flag=True, help="Stop it first.")
 @as_json
 @click.pass_context
+@again_when_full
 def rm(ctx: click.Context, name: str, force: bool, json_: bool) -> None:
     """Forget a VM and free its addresses and ports."""
     from hvtx.engine import launch
 
-    with opened(ctx, writable=True) as runtime:
+    with opened(ctx, writable=True, spends=True) as runtime:
         launch.remove_vm(runtime, name, force=force)
     if json_:
         render.emit_json({"schema": "hvtx/removed/1", "vm": name})

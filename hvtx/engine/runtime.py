@@ -54,16 +54,24 @@ class Runtime:
     """Everything that a verb works with; close it when done."""
 
     def __init__(
-        self, settings: Settings, *, writable: bool, create: bool = True, watch: Watch | None = None
+        self,
+        settings: Settings,
+        *,
+        writable: bool,
+        create: bool = True,
+        watch: Watch | None = None,
+        spends: bool = False,
     ) -> None:
         """Open the store; raises StoreError, NotPermitted, Refused.
 
         Without ``create`` a missing store reads as an empty one, for writers too. ``watch`` is
-        told the number of each change before it is committed.
+        told the number of each change before it is committed. ``spends``: what is done ends or
+        frees something, and may take the reserve of a full disk.
         """
         self.settings = settings
         self.writable = writable
         self._create = create
+        self._spends = spends
         if writable:
             _need_privileges()  # before there is a store that only root can open
         self._tap_user = _user_id(settings.tap_user)
@@ -92,6 +100,7 @@ class Runtime:
             writable=self.writable,
             create=self._create,
             lock_timeout=self.settings.lock_timeout,
+            spends=self._spends,
         )
         store.watch = self._watch
         return store

@@ -2,7 +2,7 @@
 
 The VM writes into a pipe. Behind it a shell runs ``dd``, which copies each piece to the log at once
 and ends before the log holds more than a half of the whole may; when the half is nearly full the
-shell renames the log to ``NAME.log.1`` and begins anew. So ``NAME.log.1`` and ``NAME.log`` together never hold more than
+shell renames the log to ``NAME.log.1`` and begins anew. So the two together never hold more than
 ``LIMIT`` bytes, whatever a guest writes (docs/adr/0020).
 
 - What cannot be written (a full disk) is dropped, 64 KiB at a time, and reading goes on: a VM is

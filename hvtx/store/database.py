@@ -5,9 +5,11 @@ Invariants
 2. It appears whole (built under another name, then renamed) or not at all; WAL, synchronous=FULL.
 3. Every write is one ``BEGIN IMMEDIATE`` transaction that raises ``meta.seq``; after the commit the
    high-water mark in the run directory is raised to it. A store behind its mark has lost commits.
-4. Readers open ``mode=ro``; a missing store reads as an empty one, one on a read-only file system
-   by a copy.
-5. The database file is never opened beside SQLite while a connection lives: closing a second
+4. Readers open ``mode=ro``; a missing store reads as an empty one, one on a read-only or full file
+   system by a copy.
+5. On a full disk whoever ends, frees or reads still works: writers of that kind give up a reserve,
+   readers read a copy (:mod:`hvtx.store.reserve`).
+6. The database file is never opened beside SQLite while a connection lives: closing a second
    descriptor drops SQLite's POSIX locks.
 """
 
@@ -33,11 +35,13 @@ from hvtx.host.files import is_there
 from hvtx.host.locks import LockFile
 from hvtx.migrations import APPLICATION_ID, MIGRATIONS, SCHEMA
 from hvtx.model.mark import INSTALLATION_LENGTH, base32
+from hvtx.store import reserve
 
 FILE = "hvtx.db"
 _QUEUE = "queue.lock"
 _QUEUE_BYTE = 0
 _PAGE = 4096  # bytes, SQLite's own choice; it takes a torn last page for zeros
+_MEMORY = "/dev/shm"  # noqa: S108 - a directory of nobody else's is made in it
 _COPIES = 5  # attempts at a copy that nobody writes under
 _UNREADABLE = ("malformed", "not a database", "disk image", "unsupported file format")
 
@@ -66,6 +70,7 @@ class Store:
         self._state_directory = state_directory
         self._run_directory = run_directory
         self._lock_timeout = lock_timeout
+        self._spends = False
         self._queue: LockFile | None = None
         self._process = os.getpid()
         self._mark_descriptor: int | None = None
@@ -90,12 +95,26 @@ class Store:
     def close(self) -> None:
         """Close the connection (the last user's close checkpoints)."""
         self.connection.close()
+        if self.writable:
+            with suppress(OSError):
+                reserve.make(self._state_directory, os.stat(self.path).st_size)
         if self._queue is not None:
             self._queue.close()
             self._queue = None
         if self._mark_descriptor is not None:
             os.close(self._mark_descriptor)
             self._mark_descriptor = None
+
+    def spend_reserve(self) -> None:
+        """From here on what is written ends or frees something: a full disk must not stop it."""
+        self._spends = True
+        if reserve.is_low(self._state_directory):
+            self._relieve()
+
+    def _relieve(self) -> None:
+        """Give up the reserve, and let SQLite's log stay small from here on."""
+        reserve.give_up(self._state_directory)
+        self.connection.execute("PRAGMA wal_autocheckpoint=50")
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -111,6 +130,8 @@ class Store:
         queue = self._open_queue()
         queue.lock(_QUEUE_BYTE, self._lock_timeout, "the state store")
         try:
+            if self._spends and reserve.is_low(self._state_directory):
+                self._relieve()
             self._mark_file()  # with its room taken: what comes after the commit must not fail
             with _translated():
                 self.connection.execute("BEGIN IMMEDIATE")
@@ -318,31 +339,55 @@ def open_store(
     writable: bool,
     create: bool = True,
     lock_timeout: float = 10.0,
+    spends: bool = False,
 ) -> Store:
     """Open the store; a writable one is created (unless not to ``create``) and migrated as needed.
 
-    Raises Refused (``store-untrusted``, ``store-newer``), NotPermitted, StoreError.
+    ``spends``: what is to be written ends or frees something, and may take the reserve of a full
+    disk. Raises Refused (``store-untrusted``, ``store-newer``), NotPermitted, StoreError.
     """
+    if writable and reserve.is_low(state_directory):
+        if not spends:
+            raise _too_full(state_directory)
+        reserve.give_up(state_directory)
+    try:
+        store = _open(
+            state_directory, run_directory, writable=writable, create=create, seconds=lock_timeout
+        )
+    except StoreError:  # a quota, say, of which the file system says nothing
+        if not (writable and spends and reserve.give_up(state_directory)):
+            raise
+        store = _open(
+            state_directory, run_directory, writable=writable, create=create, seconds=lock_timeout
+        )
+    if writable and spends:
+        store.spend_reserve()
+    return store
+
+
+def _open(
+    state_directory: str, run_directory: str, *, writable: bool, create: bool, seconds: float
+) -> Store:
     path = os.path.join(state_directory, FILE)
     exists = _look(state_directory, path)
     if not exists and not (writable and create):
         return _empty(state_directory, run_directory)
     if not exists:
-        _create(state_directory, path, lock_timeout)
+        _create(state_directory, path, seconds)
     elif writable:
-        _check_untouched(path, lock_timeout)
-    connection = _connect(path, writable=writable, seconds=lock_timeout)
+        _check_untouched(path, seconds)
+    connection = _connect(path, writable=writable, seconds=seconds)
     try:
         with _translated(path):
             _check_header(connection, path)
             if writable and _version(connection) < SCHEMA:
-                _migrate_locked(connection, state_directory, lock_timeout)
+                _migrate_locked(connection, state_directory, seconds)
         store = Store(
             connection,
             state_directory=state_directory,
             run_directory=run_directory,
             writable=writable,
-            lock_timeout=lock_timeout,
+            lock_timeout=seconds,
         )
         if exists and writable:
             _make_private(state_directory, path)
@@ -441,9 +486,10 @@ def _connect(path: str, *, writable: bool, seconds: float) -> sqlite3.Connection
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA trusted_schema=OFF")
     except sqlite3.Error as problem:
-        if os.statvfs(path).f_flag & os.ST_RDONLY:
-            if not writable:
-                return _copy_of(path)
+        read_only = os.statvfs(path).f_flag & os.ST_RDONLY
+        if not writable and (read_only or reserve.is_low(os.path.dirname(path))):
+            return _copy_of(path)
+        if read_only:
             raise _read_only(path, str(problem)) from problem
         if not os.access(path, os.R_OK | (os.W_OK if writable else 0)):
             raise _forbidden(path) from problem
@@ -452,7 +498,7 @@ def _connect(path: str, *, writable: bool, seconds: float) -> sqlite3.Connection
 
 
 def _copy_of(path: str) -> sqlite3.Connection:
-    """The store's content in memory, for readers on a read-only file system.
+    """The store's content in memory, for readers on a read-only or a full file system.
 
     SQLite needs a file beside a WAL database to read it (sqlite.org/wal.html, "Read-Only
     Databases"), or a promise that nobody changes it, which another mount may break. So file and
@@ -464,7 +510,9 @@ def _copy_of(path: str) -> sqlite3.Connection:
 
     names = [name for name in (path, path + "-wal") if os.path.exists(name)]
     try:
-        with tempfile.TemporaryDirectory(prefix="hvtx-") as place:
+        # memory first: what is full may be the disk of all other places
+        shared = _MEMORY if os.access(_MEMORY, os.W_OK | os.X_OK) else None
+        with tempfile.TemporaryDirectory(prefix="hvtx-", dir=shared) as place:
             for _ in range(_COPIES):
                 before = [(seen.st_size, seen.st_mtime_ns) for seen in map(os.stat, names)]
                 for name in names:
@@ -481,8 +529,9 @@ def _copy_of(path: str) -> sqlite3.Connection:
                 copy.close()
     except (OSError, sqlite3.Error) as problem:
         raise StoreError(
-            f"{path} is on a read-only file system and cannot be read: {problem}",
-            hint="remount it read-write, or point TMPDIR to where there is room for a copy",
+            f"{path} is on a read-only or full file system and cannot be read: {problem}",
+            hint="remount it read-write or free some space; or point TMPDIR to where there is room"
+            " for a copy",
         ) from problem
     return memory
 
@@ -679,6 +728,15 @@ def _unwritable(problem: OSError) -> Exception:
 
 def _is_full(problem: sqlite3.Error) -> bool:
     return getattr(problem, "sqlite_errorname", "").startswith("SQLITE_FULL")
+
+
+def _too_full(directory: str) -> StoreError:
+    return StoreError(
+        f"the disk of the state store is full: {directory} has less than {reserve.LOW >> 10} KiB"
+        " left",
+        hint="free some space; what ends and frees still works: vm stop, vm rm, gc --apply",
+        code="store-full",
+    )
 
 
 def _full(problem: sqlite3.Error) -> StoreError:
