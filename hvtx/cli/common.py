@@ -108,7 +108,7 @@ def opened(
     """
     options = ctx.find_root().obj
     known = settings(options)
-    with _translated(), ExitStack() as stack:
+    with translated(), ExitStack() as stack:
         try:
             runtime = stack.enter_context(
                 _runtime(known, writable=writable, create=create, spends=spends)
@@ -162,7 +162,7 @@ def reading(ctx: click.Context) -> Iterator[StoreSource | ViewSource]:
     """What reading commands tell: from the store, or from the view that is published of it."""
     from hvtx.engine import view
 
-    with _translated(), view.source(settings(ctx.find_root().obj)) as source:
+    with translated(), view.source(settings(ctx.find_root().obj)) as source:
         yield source
     if source.note:
         click.echo(f"note: {source.note}", err=True)
@@ -186,7 +186,7 @@ def telling_refusal(json_: bool, document: Callable[[Refused], dict[str, Any]]) 
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
     """Errors of the store, wherever they came up, as ours."""
     try:
         yield
