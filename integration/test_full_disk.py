@@ -74,7 +74,7 @@ def test_everything_that_ends_frees_or_reads_works(disk: Disk) -> None:
     for argv in new:
         refused = disk.hvtx(*argv, code=7)
         said(refused, 7)
-        assert "full" in refused.err
+        assert "is full" in refused.err
     assert [link["ifname"] for link in lab.dump()["links"]] == [  # type: ignore[attr-defined]
         link["ifname"]
         for link in before["links"]  # type: ignore[attr-defined]

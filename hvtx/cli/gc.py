@@ -51,7 +51,13 @@ from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError
 @click.option(
     "--heuristic", is_flag=True, help="The emergency mode: guess by name and subnet, without proof."
 )
-@click.option("--yes", is_flag=True, help="With --heuristic --apply: remove what was guessed.")
+@click.option(
+    "--installation",
+    type=Given(),
+    metavar="ID",
+    help="The remains of an installation whose store is gone; with --apply it needs --yes.",
+)
+@click.option("--yes", is_flag=True, help="With --heuristic or --installation: do remove it.")
 @click.argument("file", type=Given(), required=False)
 @as_json
 @click.pass_context
@@ -72,11 +78,16 @@ def gc(ctx: click.Context, /, file: str | None, json_: bool, **more: Any) -> int
     mode = modes[0]
     if mode == "schema":
         return _schema(file, more)
-    guessing, yes = more.pop("heuristic"), more.pop("yes")
+    guessing, yes, lost = more.pop("heuristic"), more.pop("yes"), more.pop("installation")
+    if lost is not None:
+        _alone_with_installation(more, guessing=guessing, file=file)
+        return _installation(ctx, lost, mode, more, yes=yes, json_=json_)
     if guessing and (more["everything"] or more["unrecorded"] or more["html"]):
         raise UsageError("--all, --unrecorded and --html do not go with --heuristic")
     if yes and not (guessing and mode == "apply"):
-        raise UsageError("--yes goes with --heuristic --apply; nothing else asks for it")
+        raise UsageError(
+            "--yes goes with --apply and --heuristic or --installation; nothing else asks for it"
+        )
     if mode == "plan":
         if file or more["unrecorded"]:
             raise UsageError(
@@ -95,6 +106,44 @@ def gc(ctx: click.Context, /, file: str | None, json_: bool, **more: Any) -> int
 
         return heuristic.apply(ctx, file, yes=yes, json_=json_)
     return _apply(ctx, file, unrecorded=more["unrecorded"], evidence=more["evidence"], json_=json_)
+
+
+def _alone_with_installation(more: dict[str, Any], *, guessing: bool, file: str | None) -> None:
+    names = ("everything", "out", "html", "unrecorded")
+    if guessing or file or any(more[name] for name in names):
+        raise UsageError(
+            "--installation goes with --plan or --apply, and with no other way to choose",
+            hint="hvtx gc --plan --installation ID, then hvtx gc --apply --installation ID --yes",
+        )
+
+
+def _installation(
+    ctx: click.Context, lost: str, mode: str, more: dict[str, Any], *, yes: bool, json_: bool
+) -> int:
+    """What is left of an installation whose store is gone: show it, or remove it."""
+    from hvtx.engine import lost as engine
+
+    applying = mode == "apply"
+    if applying and not yes:
+        raise UsageError(
+            "--installation removes what no record speaks of, so --apply needs --yes",
+            hint=f"read hvtx gc --plan --installation {lost} first",
+        )
+    if (yes and not applying) or (applying and more["detailed_exitcode"]):
+        raise UsageError("--yes goes with --apply, and --detailed-exitcode with --plan")
+    with opened(ctx, writable=applying, spends=True) as runtime:
+        if runtime.refused is not None:
+            raise runtime.refused
+        report = engine.apply(runtime, lost) if applying else engine.make_plan(runtime, lost)
+    if json_:
+        render.emit_json(engine.document(report, lost))
+    else:
+        show_plan(report.plan, done=applying, evidence=True)
+    if applying:
+        from hvtx.engine.collect import failed_items
+
+        return PartialFailure.exit_code if failed_items(report.plan) else 0
+    return EXIT_PLAN_NOT_EMPTY if more["detailed_exitcode"] and report.plan.acting() else 0
 
 
 def _schema(file: str | None, more: dict[str, Any]) -> int:

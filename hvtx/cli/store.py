@@ -56,5 +56,6 @@ def restore(ctx: click.Context, file: str, force: bool, json_: bool) -> None:
 
 
 def _what(done: dict[str, object]) -> str:
-    words = f"{done['vms']} VMs, {done['networks']} networks"
+    counts = [(done["vms"], "VM"), (done["networks"], "network")]
+    words = ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for count, what in counts)
     return f"{words}, change {done['change']} of installation {done['installation']}"

@@ -84,3 +84,6 @@ class CommonDriver(FirewallDriver, Protocol):
 
     def others(self) -> frozenset[str]:
         """Other installations of hvtx on this host. Raises Contended, NotPermitted."""
+
+    def traces(self) -> dict[str, str]:
+        """By installation, what its table says of where its store is (:mod:`hvtx.host.traces`)."""

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from hvtx.drivers.base import Host
 from hvtx.errors import Conflict, Contended, HostRefused, HvtxError, NotPermitted
-from hvtx.host import libnftables
+from hvtx.host import libnftables, traces
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.nfnetlink import (
     SET_ANONYMOUS,
@@ -135,6 +135,7 @@ def strangers(
     skeleton = SKELETONS.get(family, Skeleton({}, ()))
     ours = {("chain", chain.name) for chain in skeleton.chains}
     ours |= {("set", name) for name in skeleton.sets}
+    ours |= {("chain", traces.CHAIN)} if family == traces.CHAIN_FAMILY else set()
     for kind, name in named:
         if (kind, name) not in ours:
             return f"{kind} {name}"
@@ -219,6 +220,7 @@ class NftablesDriver:
     def __init__(self, host: Host) -> None:
         """Open nothing yet."""
         self._installation = host.installation
+        self._state_directory = host.state_directory
         self._table = table_name(host.installation)
         self._open: Nftables | None = None
 
@@ -284,6 +286,10 @@ class NftablesDriver:
 
     def _create_base(self, row: Resource, families: Iterable[str]) -> dict[str, Any]:
         text = "".join(table_text(family, self._installation, row.mark) for family in families)
+        if traces.CHAIN_FAMILY in families:
+            trace = traces.trace_of(self._state_directory)
+            text += f"create chain {traces.CHAIN_FAMILY} {self._table} {traces.CHAIN}"
+            text += f' {{ comment "{trace}"; }}\n' if trace else "\n"
         try:
             libnftables.run(text)
         except HostRefused as problem:
@@ -627,6 +633,23 @@ class NftablesDriver:
             return frozenset()
         names = {table.name for table in tables} - {self._table}
         return frozenset(n.removeprefix("hvtx-") for n in names if n.startswith(table_name("")))
+
+    def traces(self) -> dict[str, str]:
+        """What installations' tables say of where their stores are; empty: it cannot be told.
+
+        Raises Contended, NotPermitted; empty without nf_tables.
+        """
+        try:
+            found = self._consistently(
+                lambda _: self._socket.chain_comments(traces.CHAIN), "the list of chains"
+            )
+        except NoNftables:
+            return {}
+        return {
+            chain.name.removeprefix("hvtx-"): chain.comment or ""
+            for chain in found
+            if chain.family == traces.CHAIN_FAMILY and chain.name.startswith("hvtx-")
+        }
 
     def observe(self) -> tuple[Entry, ...]:
         """Every element, rule and table of this installation, every marked one, foreign NAT rules.

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from hvtx.drivers.base import CommonDriver, DeviceDriver, Driver, FirewallDriver, Host
 from hvtx.errors import NotPermitted, Refused, StoreError, UsageError
-from hvtx.host import capabilities, procfs
+from hvtx.host import capabilities, procfs, traces
 from hvtx.host.files import is_there
 from hvtx.host.locks import LockFile, name_offset
 from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource
@@ -209,7 +209,8 @@ class Runtime:
 
     def _write_marker(self) -> None:
         path = self._in_run_directory("marker")
-        text = f"{self.boot_id} {self.netns}\n".encode()
+        trace = traces.trace_of(self.settings.state_directory)
+        text = f"{self.boot_id} {self.netns}\n{trace}\n".encode()
         with suppress(OSError), open(path, "rb", buffering=0) as marker:
             if marker.read(len(text) + 1) == text:
                 return

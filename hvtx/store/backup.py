@@ -115,6 +115,17 @@ def _as_backup(path: str) -> Iterator[sqlite3.Connection]:
             yield connection
 
 
+def installation_at(path: str) -> str:
+    """The installation of the store at ``path``, of which nothing else is read or changed.
+
+    Raises Refused (no store), StoreError.
+    """
+    with database.translated(path):
+        uri = f"{database.uri(path)}?mode=ro&immutable=1"  # what never changes, and no log beside
+        with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as sql:
+            return str(sql.execute("SELECT installation FROM meta").fetchone()[0])
+
+
 @contextmanager
 def quiet(state_directory: str, seconds: float) -> Iterator[str]:
     """Hold the write queue, so that nobody commits; gives the path for a draft.

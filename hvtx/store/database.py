@@ -346,9 +346,11 @@ def open_store(
     ``spends``: what is to be written ends or frees something, and may take the reserve of a full
     disk. Raises Refused (``store-untrusted``, ``store-newer``), NotPermitted, StoreError.
     """
-    if writable and reserve.is_low(state_directory):
-        if not spends:
+    if writable and not spends:
+        exists = os.path.lexists(os.path.join(state_directory, FILE))
+        if not reserve.may_begin(state_directory, exists=exists):
             raise _too_full(state_directory)
+    elif writable and reserve.is_low(state_directory):
         reserve.give_up(state_directory)
     try:
         store = _open(
@@ -753,8 +755,8 @@ def _is_full(problem: sqlite3.Error) -> bool:
 
 def _too_full(directory: str) -> StoreError:
     return StoreError(
-        f"the disk of the state store is full: {directory} has less than {reserve.LOW >> 10} KiB"
-        " left",
+        f"the disk of the state store is full: {directory} has too little room left for anything"
+        " new",
         hint="free some space; what ends and frees still works: vm stop, vm rm, gc --apply",
         code="store-full",
     )

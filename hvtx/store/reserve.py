@@ -5,8 +5,8 @@ for SQLite's log, so ``<state-dir>/reserve`` holds some, allocated and unused. W
 something removes it when room is low; whoever has written, and finds room, makes it again. Who
 makes something new is refused while room is low.
 
-1 MiB, or twice the store if that is more, at most 16 MiB, and never more than a quarter of the room
-that is left; on a disk too small for 128 KiB there is none.
+1 MiB, or twice the store if that is more, at most 16 MiB, and never more than an eighth of the
+disk; on a disk too small for 128 KiB there is none.
 """
 
 from __future__ import annotations
@@ -21,20 +21,42 @@ _LEAST, _USUAL, _MOST = 128 << 10, 1 << 20, 16 << 20
 
 def room(directory: str) -> int | None:
     """Bytes that this user can still write there; None where the file system does not say."""
+    return _room_and_size(directory)[0]
+
+
+def _room_and_size(directory: str) -> tuple[int | None, int]:
     try:
         seen = os.statvfs(directory)
     except OSError:
-        return None
+        return None, 0
     if not seen.f_blocks:
-        return None
+        return None, 0
     blocks = seen.f_bfree if os.geteuid() == 0 else seen.f_bavail
-    return blocks * seen.f_frsize
+    return blocks * seen.f_frsize, seen.f_blocks * seen.f_frsize
+
+
+def _wanted(disk: int, store: int) -> int:
+    """How great the reserve of a store is on a disk, both in bytes (pure)."""
+    wanted = min(max(_USUAL, 2 * store), _MOST, disk // 8) & ~0xFFFF
+    return wanted if wanted >= _LEAST else 0
 
 
 def is_low(directory: str) -> bool:
     """Whether there is too little room to begin something new."""
     left = room(directory)
     return left is not None and left < LOW
+
+
+def may_begin(directory: str, *, exists: bool) -> bool:
+    """Whether something new may begin; ``exists``: the store does.
+
+    What the reserve gave back, when it was given up, is not for this.
+    """
+    left, disk = _room_and_size(directory)
+    if left is None:
+        return True
+    owed = 0 if not exists or is_there(directory) else _wanted(disk, 0)
+    return left >= LOW + owed
 
 
 def is_there(directory: str) -> bool:
@@ -57,15 +79,15 @@ def make(directory: str, store_size: int) -> None:
     Raises nothing: it is made after a change, which stands.
     """
     path = os.path.join(directory, FILE)
-    wanted = min(max(_USUAL, 2 * store_size), _MOST)
     try:
         here = os.lstat(path).st_size
     except OSError:
         here = 0
-    if here * 2 > wanted:
+    if here >= max(_USUAL, store_size):
         return
-    wanted = min(wanted, (room(directory) or 0) // 4) & ~0xFFFF
-    if wanted < _LEAST or wanted <= here:
+    left, disk = _room_and_size(directory)
+    wanted = _wanted(disk, store_size)
+    if wanted <= here or left is None or left < wanted - here + LOW:
         return
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     with suppress(OSError):
