@@ -203,6 +203,8 @@ class Eye:
                 for name in (*folders, *files):
                     if name.endswith(("-wal", "-shm")):
                         continue  # SQLite's own; what it holds is in the rows
+                    if name == "reserve" or name.endswith(".old"):
+                        continue  # room for a full disk; what a restore took the place of
                     path = os.path.join(directory, name)
                     mode = os.lstat(path).st_mode
                     content = ""

@@ -87,3 +87,6 @@ class CommonDriver(FirewallDriver, Protocol):
 
     def traces(self) -> dict[str, str]:
         """By installation, what its table says of where its store is (:mod:`hvtx.host.traces`)."""
+
+    def leave_trace(self) -> None:
+        """Say in our own table where our store is now, if there is such a table."""

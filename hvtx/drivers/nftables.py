@@ -12,6 +12,7 @@ import errno
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -287,9 +288,7 @@ class NftablesDriver:
     def _create_base(self, row: Resource, families: Iterable[str]) -> dict[str, Any]:
         text = "".join(table_text(family, self._installation, row.mark) for family in families)
         if traces.CHAIN_FAMILY in families:
-            trace = traces.trace_of(self._state_directory)
-            text += f"create chain {traces.CHAIN_FAMILY} {self._table} {traces.CHAIN}"
-            text += f' {{ comment "{trace}"; }}\n' if trace else "\n"
+            text += self._trace()
         try:
             libnftables.run(text)
         except HostRefused as problem:
@@ -633,6 +632,18 @@ class NftablesDriver:
             return frozenset()
         names = {table.name for table in tables} - {self._table}
         return frozenset(n.removeprefix("hvtx-") for n in names if n.startswith(table_name("")))
+
+    def _trace(self) -> str:
+        trace = traces.trace_of(self._state_directory)
+        body = f' {{ comment "{trace}"; }}' if trace else ""
+        return f"create chain {traces.CHAIN_FAMILY} {self._table} {traces.CHAIN}{body}\n"
+
+    def leave_trace(self) -> None:
+        """Say in our own table where our store is now; nothing happens where there is none."""
+        chain = f"{traces.CHAIN_FAMILY} {self._table} {traces.CHAIN}"
+        # what an older hvtx made has no such chain: it is added first, so that it can be deleted
+        with suppress(HvtxError):
+            libnftables.run(f"add chain {chain}\ndelete chain {chain}\n{self._trace()}")
 
     def traces(self) -> dict[str, str]:
         """What installations' tables say of where their stores are; empty: it cannot be told.

@@ -204,6 +204,9 @@ class Runtime:
             with self.store.transaction() as sql:
                 self.life = records.set_life(sql, self.boot_id, self.netns, history.now())
             self.epoch = Epoch.SAME
+        if self.store.has_moved():
+            nftables: CommonDriver = self.driver("nftables")  # type: ignore[assignment]
+            nftables.leave_trace()
         self.store.note_place()
         self._write_marker()
 

@@ -280,6 +280,11 @@ class Store:
                     hint="use the original, or remove one of the two",
                 )
 
+    def has_moved(self) -> bool:
+        """Whether the store is at another path than it remembers."""
+        known = self.connection.execute("SELECT path FROM meta").fetchone()
+        return known is not None and known[0] != os.path.realpath(self.path)
+
     def note_place(self) -> None:
         """Remember where the store lives now, if that changed (a restored or moved store)."""
         here = os.stat(self.path)
