@@ -27,7 +27,8 @@ def hvtx() -> Iterator[Program]:
     program("network", "create", "net", "--subnet", "10.77.0.0/24")
     program("vm", "create", "web", "--network", "net", *SLEEP)
     yield program
-    for vm in program("vm", "ls", "--json", code=None).json()["vms"]:
+    shown = program("vm", "ls", "--json", code=None)
+    for vm in shown.json()["vms"] if shown.code == 0 else ():
         program("vm", "rm", vm["name"], "--force", code=None)
 
 
