@@ -7,6 +7,7 @@ import socket
 import sqlite3
 import struct
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from hvtx.host import nfnetlink, tun
@@ -32,9 +33,7 @@ class Floor:
     def __init__(self, world: World) -> None:
         """Encode everything; the calling thread is in the world's namespace."""
         self.world = world
-        with sqlite3.connect(
-            f"file:{world.settings.state_directory}/hvtx.db?mode=ro", uri=True
-        ) as sql:
+        with closing(self._store()) as sql:
             self.installation: str = sql.execute("SELECT installation FROM meta").fetchone()[0]
             bridge = world.networks[0].bridge
         self.master = socket.if_nametoindex(bridge)

@@ -39,12 +39,12 @@ class World:
     Their processes read from a pipe that only this one writes to, so they end with it.
     """
 
-    def __init__(self, directory: Path, vms: int, namespace: int) -> None:
+    def __init__(self, directory: Path, vms: int, namespace: int, firewall: str) -> None:
         """Use :func:`make_world`."""
         self.directory = directory
         self.vms = vms
         self.namespace = namespace
-        self.settings = Settings(str(directory / "state"), str(directory / "run"))
+        self.settings = Settings(str(directory / "state"), str(directory / "run"), firewall)
         self.networks: list[Network] = []
         self.processes: list[subprocess.Popen[bytes]] = []
         self._pipe: tuple[int, int] | None = None
@@ -53,6 +53,7 @@ class World:
             "HVTX_STATE_DIR": self.settings.state_directory,
             "HVTX_RUN_DIR": self.settings.run_directory,
             "HVTX_CONFIG": os.devnull,
+            "HVTX_FIREWALL": firewall,
             "XTABLES_LOCKFILE": str(directory / "xtables.lock"),
             "PYTHONPYCACHEPREFIX": str(directory / "bytecode"),
         }
@@ -111,12 +112,12 @@ class World:
         operation.end("done")
 
 
-def make_world(directory: Path, vms: int) -> World:
+def make_world(directory: Path, vms: int, firewall: str = "auto") -> World:
     """A fresh namespace with its networks and the VM ``one``, which is not started."""
     directory.mkdir()
     _check(_LIBC.unshare(_NEWNET))
     namespace = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    world = World(directory, vms, namespace)
+    world = World(directory, vms, namespace, firewall)
     os.environ["XTABLES_LOCKFILE"] = world.environment["XTABLES_LOCKFILE"]
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     runtime = Runtime(world.settings, writable=True)

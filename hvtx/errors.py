@@ -28,9 +28,10 @@ EXIT_PLAN_NOT_EMPTY = 2
 
 
 class HvtxError(Exception):
-    """Base of all errors that a person should read; ``code`` is a short stable word.
+    """Failed, and none of the other codes says how; ``code`` is a short stable word.
 
-    ``mend`` is the hint of whoever raises it without one.
+    The base of all errors that a person should read. ``mend`` is the hint of whoever raises it
+    without one.
     """
 
     exit_code = 1

@@ -15,6 +15,11 @@ import pytest
 from integration import lab
 
 
+def pytest_configure() -> None:
+    """In the process that starts the tests, and in each that runs them."""
+    lab.default_signals()
+
+
 def ours_outside() -> set[str]:
     """Devices of hvtx's in the namespace of this process, and whether it forwards."""
     found = {name for name in os.listdir("/sys/class/net") if name.startswith("hv")}

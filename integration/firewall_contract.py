@@ -1,8 +1,8 @@
 """What every firewall backend must do, shown with real packets between namespaces.
 
 A backend is registered in :data:`BACKENDS`. Guests are namespaces behind veth pairs whose host end
-stands for a TAP device. Anti-spoofing (`port` rows) and the base and network rows of nftables are
-the nftables driver's on every backend.
+stands for a TAP device. Anti-spoofing (`port` rows) and its table of the bridge family are the
+nftables driver's on every backend.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from hvtx.drivers.iptables import IptablesDriver
 from hvtx.drivers.nftables import NftablesDriver
 from hvtx.model.mark import make_mark
 from hvtx.model.resource import Entry, Outcome, Resource
+from hvtx.planner.provision import missing_bases
 from integration import lab
 
 BACKENDS: dict[str, Callable[[Host], FirewallDriver]] = {
@@ -99,7 +100,7 @@ class Firewall:
         return found
 
     def network(self, bridge: str = BRIDGE) -> list[Resource]:
-        """Base and network rows, of nftables and of the backend."""
+        """The bases that are still missing, and the network's own row."""
         shape = {
             "bridge": bridge,
             "subnets": SUBNETS,
@@ -107,12 +108,12 @@ class Firewall:
             "isolate": self.isolate,
             "gateway6": GATEWAY_LINK,
         }
+        there = [row.spec for row in self.rows if row.spec["what"] == "base"]
         found = []
-        for backend in dict.fromkeys(["nftables", self.backend]):
-            if not any(r.spec["what"] == "base" for r in self.rows if r.spec["backend"] == backend):
-                found.append(self.row(backend, "base"))
-            found.append(self.row(backend, "network", **shape))
-        return found
+        for name in missing_bases(self.backend, there):
+            backend, _, family = name.partition(" ")
+            found.append(self.row(backend, "base", **({"families": [family]} if family else {})))
+        return [*found, self.row(self.backend, "network", **shape)]
 
     def guest(self, guest: Guest) -> list[Resource]:
         """Port, forward and masquerade rows of a guest."""

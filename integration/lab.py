@@ -38,6 +38,17 @@ def setns(descriptor: int, flags: int = CLONE_NEWNET) -> None:
     _check(_LIBC.setns(descriptor, flags), "setns")
 
 
+def default_signals() -> None:
+    """Take back what the caller ignores (a job in the background: SIGINT; nohup: SIGHUP).
+
+    Programs inherit it, and tests send these signals to programs that they start.
+    """
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            own = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, own)
+
+
 def run(*argv: str, check: bool = True, stdin: str | None = None, timeout: float = 60) -> str:
     """Run a program in the current namespace; its standard output."""
     done = subprocess.run(
@@ -61,19 +72,27 @@ def end(pid: int) -> None:
         os.close(descriptor)
 
 
-@contextlib.contextmanager
-def private_network() -> Iterator[None]:
-    """A fresh network namespace (loopback up) for this thread, left again at the end."""
-    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        unshare(CLONE_NEWNET)
-        run("ip", "link", "set", "lo", "up")
-        # A new namespace inherits what the first one has, and that differs between machines.
-        Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
-        yield
-    finally:
-        setns(before)
-        os.close(before)
+class private_network:  # noqa: N801 - it is called like a function
+    """A fresh network namespace (loopback up) for this thread, left again at the end.
+
+    A class and no generator: one that is dropped without its end, with a test that failed, must
+    not be ended by whatever collects it, in the middle of another test and of its namespace.
+    """
+
+    def __enter__(self) -> None:
+        self._before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            unshare(CLONE_NEWNET)
+            run("ip", "link", "set", "lo", "up")
+            # A new namespace inherits what the first one has, and that differs between machines.
+            Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        setns(self._before)
+        os.close(self._before)
 
 
 class Namespace:

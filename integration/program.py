@@ -145,7 +145,7 @@ def preload() -> None:
         "hvtx.drivers.nftables", "hvtx.drivers.process", "hvtx.drivers.sysctl", "hvtx.drivers.tap",
         "hvtx.engine.collect", "hvtx.engine.define", "hvtx.engine.launch", "hvtx.engine.networks",
         "hvtx.engine.recover", "hvtx.engine.repair", "hvtx.engine.show", "hvtx.hypervisors.command",
-        "hvtx.hypervisors.external", "hvtx.hypervisors.qemu", "iptc", "pyroute2", "sqlite_utils",
+        "hvtx.hypervisors.external", "hvtx.hypervisors.qemu", "pyroute2", "sqlite_utils",
         "tenacity", "tomllib", "encodings.ascii",
     ):  # fmt: skip
         import_module(name)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -1025,7 +1026,7 @@ def test_recover_at_any_time(hvtx: Program) -> None:
 def other_boot() -> None:
     """Let the store remember another boot than this one, as after a reboot; the host is bare."""
     path = Path(os.environ["HVTX_STATE_DIR"], "hvtx.db")
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         old = "00000000-0000-4000-8000-000000000000"
         connection.execute("UPDATE life SET boot_id = ?", (old,))
         rows = connection.execute(
@@ -1117,7 +1118,8 @@ def test_permissions_of_the_store(hvtx: Program) -> None:
         network(hvtx)
         create(hvtx)
         hvtx("vm", "start", "web")
-        with sqlite3.connect(Path(os.environ["HVTX_STATE_DIR"], "hvtx.db")) as connection:
+        path = Path(os.environ["HVTX_STATE_DIR"], "hvtx.db")
+        with closing(sqlite3.connect(path)) as connection:
             assert connection.execute("PRAGMA application_id").fetchone() == (0x68767478,)
             assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
             for place in (os.environ["HVTX_STATE_DIR"], os.environ["HVTX_RUN_DIR"]):

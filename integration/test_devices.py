@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -92,11 +92,10 @@ def intended(kind: str) -> list[tuple[str, int]]:
     import sqlite3
 
     path = Path(os.environ["HVTX_STATE_DIR"], "hvtx.db")
-    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
         rows = connection.execute(
             "SELECT key, spec FROM resource WHERE kind = ? AND state = 'intended'", (kind,)
         ).fetchall()
-    connection.close()
     return [(key, json.loads(spec)["ifindex"]) for key, spec in rows]
 
 

@@ -58,7 +58,6 @@ _SET_CHILD_SUBREAPER = 36
 _LIBRARY = (
     "Unable to initialize Netlink socket",
     "nf_tables kernel ABI is broken",
-    "python-iptables: ",
 )
 # What gc and recover say of things whose VM could be proven neither alive nor dead.
 _LEFT_ALONE = re.compile("left alone|liveness-unknown")
@@ -172,12 +171,16 @@ class Stage:
         self._held = ExitStack()
         self._number = 0
         self.before: dict[str, object] = {}
-        self.renew()
-        self.rehearsal = run_injected(given(name), self.hvtx.environment)
-        assert self.rehearsal.ran.code == 0, self.rehearsal.ran
-        assert self.hvtx.is_clean() or name in NEITHER
-        self.after, self.after_quick = host(), self._shape(self.look())
-        self.renew()
+        try:
+            self.renew()
+            self.rehearsal = run_injected(given(name), self.hvtx.environment)
+            assert self.rehearsal.ran.code == 0, self.rehearsal.ran
+            assert self.hvtx.is_clean() or name in NEITHER
+            self.after, self.after_quick = host(), self._shape(self.look())
+            self.renew()
+        except BaseException:
+            self.close()  # nobody else has it yet
+            raise
 
     def renew(self) -> None:
         """Leave everything behind and begin anew, up to the command."""

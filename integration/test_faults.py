@@ -36,6 +36,7 @@ from integration.test_replay import stopped
 __all__ = ["guests"]  # the fixture that ends what `import` finds
 START = ("vm", "start", "web")
 BACKENDS = ["nftables", "iptables"]
+_PF_EXITING = 0x4  # include/linux/sched.h
 needs_injection = pytest.mark.skipif(not SUPPORTED, reason="errors are put into x86-64 registers")
 
 
@@ -57,11 +58,23 @@ def until(condition: object, what: str) -> None:
 
 
 def state_of(pid: int) -> str:
-    """The state letter of a process; empty for one that is not there."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
+    """The state letter of a process; empty for one that is not there.
+
+    One that was killed a moment ago is waited for: until the scheduler lets it die it looks alive,
+    with a signal pending (proc_pid_status(5)) or on its way out (PF_EXITING in its flags).
+    """
+    end = time.monotonic() + 10
+    while True:
+        try:
+            told = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            status = Path(f"/proc/{pid}/status").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return ""
+        pending = re.findall(r"^(?:SigPnd|ShdPnd):\t(.*)$", status, re.MULTILINE)
+        dying = int(told[6]) & _PF_EXITING or any(int(mask, 16) for mask in pending)
+        if told[0] in "ZXTt" or not dying or time.monotonic() > end:
+            return told[0]
+        time.sleep(0.01)
 
 
 # -- disks ---------------------------------------------------------------------------------------

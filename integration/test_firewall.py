@@ -202,6 +202,50 @@ def test_loopback_services_stay_private(backend: str, bridged: bool, world: lab.
         two.close()
 
 
+def test_loopback_stays_private_beside_rules_of_others(
+    backend: str, bridged: bool, world: lab.Namespace
+) -> None:
+    """What somebody published on 127.0.0.1 only, and what he accepts before anybody else does."""
+    bridged_frames_see_iptables(bridged)
+    make_bridge()
+    one, two = Guest(2), Guest(3)
+    firewall = Firewall(backend)
+    nat = ("iptables-legacy", "-t", "nat")
+    to_world = ("-p", "udp", "--dport", "9998", "-j", "DNAT", "--to-destination", f"{WORLD4}:9999")
+
+    def world_hears() -> bool:
+        with inside(world):
+            service = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with service, Wire(one, two) as wire:
+            service.bind(("0.0.0.0", 9999))
+            service.settimeout(0.4)
+            knock = udp4(one.ipv4, "127.0.0.1", (7, 9998), b"x")
+            wire.send(ether(one.mac, BRIDGE_MAC, 0x0800, knock))
+            try:
+                return service.recv(16) == b"x"
+            except TimeoutError:
+                return False
+
+    try:
+        lab.run(*nat, "-A", "PREROUTING", "-d", "127.0.0.1", *to_world)
+        lab.run(*nat, "-A", "POSTROUTING", "-o", "uplink", "-j", "MASQUERADE")
+        assert world_hears()  # the danger is real
+        lab.run("conntrack", "-F")
+        firewall.make(firewall.network())
+        assert not world_hears()
+        firewall.make(firewall.guest(one))
+        lab.run("iptables-legacy", "-I", "INPUT", "-j", "ACCEPT")
+        lab.run(*nat, "-I", "PREROUTING", "-j", "ACCEPT")
+        assert not host_hears(one, two, one.ipv4, "127.0.0.1")
+        assert host_hears(one, two, one.ipv4, GATEWAY4)
+        lab.run(*nat, "-I", "PREROUTING", *to_world)
+        assert not world_hears()
+    finally:
+        firewall.close()
+        one.close()
+        two.close()
+
+
 Make = Callable[[Guest, Guest, bytes], bytes]
 LINK_TARGET = "ff02::1"
 

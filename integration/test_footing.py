@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -169,20 +170,18 @@ def test_a_history_that_cannot_be_written(hvtx: Forked) -> None:
     """It stands in the same transactions: without it nothing counts as done, and nothing is left."""
     path = Path(os.environ["HVTX_STATE_DIR"], "hvtx.db")
     before = host()
-    with sqlite3.connect(path) as sql:
+    with closing(sqlite3.connect(path)) as sql, sql:
         sql.execute(
             "CREATE TRIGGER full BEFORE INSERT ON history WHEN NEW.event = 'made'"
             " BEGIN SELECT RAISE(ABORT, 'no room'); END"
         )
-    sql.close()
     failed = hvtx("vm", "start", "web", code=None)
     assert failed.code != 0
     assert hvtx.vm("web")["state"] == "defined"
     hvtx("recover")
     assert lab.difference(before, host()) == ""
-    with sqlite3.connect(path) as sql:
+    with closing(sqlite3.connect(path)) as sql, sql:
         sql.execute("DROP TRIGGER full")
-    sql.close()
     assert hvtx.is_clean()
     hvtx("vm", "start", "web")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -184,18 +185,16 @@ def test_a_store_of_the_first_schema_is_read_and_then_brought_up_to_date(
     """A reader shows its history without details, and changes nothing; a writer migrates it."""
     hvtx("vm", "create", "web", "--network", "net", *SLEEP)
     path = Path(os.environ["HVTX_STATE_DIR"], "hvtx.db")
-    with sqlite3.connect(path) as old:
+    with closing(sqlite3.connect(path)) as old, old:
         old.execute("ALTER TABLE history DROP COLUMN detail")
         old.execute("DROP INDEX resource_live")
         old.execute("DELETE FROM _sqlite_migrations WHERE name > '0002'")
         old.execute("PRAGMA user_version=1")
-    old.close()
     entries = hvtx("log", "--detail", "--json").json()["entries"]
     assert entries and all(entry["detail"] is None for entry in entries)
     hvtx("vm", "rm", "web")
-    with sqlite3.connect(path) as now:
+    with closing(sqlite3.connect(path)) as now:
         assert now.execute("PRAGMA user_version").fetchone() == (migrations.SCHEMA,)
-    now.close()
     hvtx("vm", "create", "web", "--from-log")
 
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -479,7 +479,8 @@ def test_a_process_that_proc_hides(hvtx: Program, pidfs: bool) -> None:
     pid = hvtx.vm("web")["pid"]
     until(lambda: os.stat(f"/proc/{pid}").st_uid == 65534, "another user's")
     if not pidfs:  # as recorded by a kernel before 6.9
-        with sqlite3.connect(Path(os.environ["HVTX_STATE_DIR"], "hvtx.db")) as connection:
+        path = Path(os.environ["HVTX_STATE_DIR"], "hvtx.db")
+        with closing(sqlite3.connect(path)) as connection, connection:
             connection.execute(
                 "UPDATE resource SET observed = json_set(observed, '$.inode', 0)"
                 " WHERE kind = 'process'"

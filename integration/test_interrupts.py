@@ -136,6 +136,25 @@ def test_ctrl_c_while_a_stop_waits_leaves_the_vm_running() -> None:
     end_everything(hvtx)
 
 
+def test_who_started_it_with_ctrl_c_ignored_is_obeyed() -> None:
+    """A job in the background of a script: the signal that its caller ignores ends nothing."""
+    hvtx = Forked(HVTX_FIREWALL="nftables")
+    hvtx("network", "create", "net", "--subnet", "10.77.0.0/24")
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        words = ("vm", "run", "web", "--network", "net", "--", "sleep", "600")
+        running = commanded(*words, HVTX_FAILPOINT="acted:tap:stop", HVTX_FIREWALL="nftables")
+        with running as command:
+            os.waitid(os.P_PID, command.pid, os.WSTOPPED)
+            os.kill(command.pid, signal.SIGINT)
+            os.kill(command.pid, signal.SIGCONT)
+            assert command.wait(60) == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert hvtx.vm("web")["state"] == "running"
+    end_everything(hvtx)
+
+
 @contextmanager
 def commanded(*argv: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     """A command of the program that runs beside the test; ended in any case."""

@@ -812,6 +812,57 @@ def test_a_name_that_differs_in_few_bits_is_another_bridge(
         assert mask.search(xtables.build(family, text, "hvtx:x"))
 
 
+def packets(six: bool = False) -> dict[str, int]:
+    """How many packets each rule of the chain in FORWARD has let through or dropped, by its words."""
+    found = {}
+    for line in lab.run(
+        "ip6tables-legacy-save" if six else "iptables-legacy-save", "-c"
+    ).splitlines():
+        if rule := re.fullmatch(rf"\[(\d+):\d+\] -A {chain('FWD')} (.*)", line):
+            words = re.sub(r' -m comment --comment "[^"]*"', "", rule[2])
+            found[words] = int(rule[1])
+    return found
+
+
+@pytest.mark.parametrize("isolate", [False, True])
+def test_packets_of_a_known_flow_meet_no_rule_of_a_vm(
+    site: Site, driver: IptablesDriver, isolate: bool
+) -> None:
+    """The first packet is looked up in the rules of all VMs, those after it are not."""
+    driver.create([row(1, "base"), network(isolate=isolate), far_network(3), *guest_rows(10, 2)])
+    flow = "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+    for six, guest, world in (
+        (False, "10.77.0.2/32", lab.WORLD4),
+        (True, "fd77::2/128", lab.WORLD6),
+    ):
+        with socket_in(site.web, family_of(world), socket.SOCK_DGRAM) as client:
+            client.connect((world, 80))
+            for _ in range(20):
+                client.send(b"?")
+                assert client.recv(100)
+        seen = packets(six)
+        assert seen[f"-s {guest} -i {BRIDGE} -j ACCEPT"] == 1
+        assert seen[f"-d {guest} -o {BRIDGE} -j ACCEPT"] == 0
+        assert (seen[f"-i {BRIDGE} {flow}"], seen[f"-o {BRIDGE} {flow}"]) == (19, 20)
+        assert set(list(seen)[:2]) == {f"-{way} {BRIDGE} {flow}" for way in "io"}
+
+
+def test_a_strangers_flow_is_let_through_by_nobody_but_its_own_rules(
+    site: Site, driver: IptablesDriver
+) -> None:
+    """Flows that touch no bridge of ours are not accepted, known or not: the chain sees them too."""
+    driver.create([row(1, "base"), network(), *guest_rows(10, 2)])
+    with socket_in(site.far, socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.connect((lab.WORLD4, 80))
+        client.send(b"?")
+        assert client.recv(100)
+        ipt("-A", "FORWARD", "-s", "10.79.0.2", "-j", "DROP")
+        client.settimeout(0.4)
+        client.send(b"?")
+        with pytest.raises(TimeoutError):
+            client.recv(100)
+
+
 def test_strangers_traffic_is_not_touched(site: Site, driver: IptablesDriver) -> None:
     third: Callable[..., str | None] = ask
     assert third(site.world, "10.79.0.2", 80) == f"far {lab.WORLD4}"

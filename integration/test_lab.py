@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
+import signal
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from integration import lab
 
+TOP = Path(__file__).resolve().parents[1]
 TUNSETIFF, IFF_TAP_NO_PI = 0x400454CA, 0x1002
 
 
@@ -59,3 +65,85 @@ def test_a_device_that_is_held_is_seen(hold: Callable[[], int]) -> None:
     descriptor = hold()
     assert "NO-CARRIER" in lab.difference(before, lab.dump())
     os.close(descriptor)
+
+
+# -- however the tests were started ----------------------------------------------------------------
+
+ENDING = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM)
+
+
+def test_what_tests_start_hears_signals() -> None:
+    """Nothing that ends a program is ignored in what a test starts."""
+    status = lab.run("cat", "/proc/self/status")
+    ignored = int(next(x for x in status.splitlines() if x.startswith("SigIgn")).split()[1], 16)
+    assert [n.name for n in ENDING if ignored >> (n - 1) & 1] == []
+
+
+def test_tests_hear_signals_that_their_caller_ignores() -> None:
+    """`nohup scripts/test &` of a shell without job control ignores SIGINT and SIGHUP."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING}
+    try:
+        node = f"{Path(__file__).name}::{test_what_tests_start_hears_signals.__name__}"
+        argv = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            f"integration/{node}",
+        ]
+        done = subprocess.run(
+            argv, cwd=TOP, capture_output=True, text=True, check=False, timeout=120
+        )
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+
+
+def test_a_closed_home_may_be_passed_in_a_mount_namespace_only(tmp_path: Path) -> None:
+    """`scripts/test` below root's home, or one of 0750: tests that act as another user can read."""
+    home = tmp_path / "home"
+    checkout = home / "inner" / "checkout"
+    checkout.mkdir(parents=True)
+    (checkout / "file").write_text("words\n")
+    (home / "secret").write_text("mine\n")
+    (home / "secret").chmod(0o600)
+    (home / "link").symlink_to("secret")
+    for closed in (tmp_path, home, home / "inner"):
+        closed.chmod(0o700)
+    above = [path for path in reversed(checkout.parents) if not path.stat().st_mode & 0o001]
+    assert above[-2:] == [home, home / "inner"]
+    other = ("setpriv", "--reuid=65533", "--regid=65533", "--clear-groups")
+    open_ = (str(TOP / "scripts/lib/passable"), *map(str, above), "--")
+    assert lab.run(*open_, *other, "cat", str(checkout / "file")) == "words\n"
+    for name in (home / "secret", home / "link"):
+        with pytest.raises(AssertionError, match="Permission denied"):
+            lab.run(*open_, *other, "cat", str(name))
+        assert lab.run(*open_, "cat", str(name)) == "mine\n"
+    with pytest.raises(AssertionError, match="Permission denied"):
+        lab.run(*open_, *other, "ls", str(home))
+    # What is made below an entry is there afterwards; the directories are closed as before.
+    lab.run(*open_, "sh", "-c", f"echo more >{checkout}/new")
+    assert (checkout / "new").read_text() == "more\n"
+    with pytest.raises(AssertionError, match="Permission denied"):
+        lab.run(*other, "cat", str(checkout / "file"))
+
+
+def test_a_namespace_is_left_by_its_end_and_by_nothing_else() -> None:
+    """A test that failed within one keeps it in its traceback, which goes during another test."""
+    begun = os.stat("/proc/thread-self/ns/net").st_ino
+    with lab.private_network():
+        inside = os.stat("/proc/thread-self/ns/net").st_ino
+        assert inside != begun
+        dropped = lab.private_network()
+        dropped.__enter__()
+        there = os.stat("/proc/thread-self/ns/net").st_ino
+        descriptor = dropped._before
+        del dropped
+        gc.collect()
+        assert os.stat("/proc/thread-self/ns/net").st_ino == there
+        os.close(descriptor)
+    assert os.stat("/proc/thread-self/ns/net").st_ino == begun

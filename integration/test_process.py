@@ -21,7 +21,7 @@ import pytest
 
 from hvtx.drivers import process
 from hvtx.errors import Conflict, HostRefused, NotFound, NotPermitted, UsageError
-from hvtx.host import api, console, kvm, procfs, qmp
+from hvtx.host import api, console, procfs, qmp
 from hvtx.hypervisors import base, qemu
 from hvtx.hypervisors.base import Launch, Probes
 from hvtx.model.vm import Identity, Vm
@@ -469,7 +469,7 @@ def test_the_guest_is_asked_to_power_down(room):
         watch.recv(65536)
         watch.sendall(b'{"execute": "qmp_capabilities"}\n')
         watch.recv(65536)
-        assert process._ask(gate.identity, str(room.path), "qmp") is True
+        assert process._ask(process.Ending(gate.identity, str(room.path), "qmp")) is True
         assert b'"POWERDOWN"' in watch.recv(65536)
 
 
@@ -588,39 +588,6 @@ def test_no_console():
 
 
 # --- what is looked for before a start
-
-
-@needs_qemu
-def test_the_probe_guest_ends_with_its_own_status(room):
-    assert kvm.probe(QEMU, "x86_64", "tcg", str(room.path)) is True
-    assert list(room.path.iterdir()) == []
-
-
-@needs_qemu
-def test_a_probe_guest_that_hangs_is_no(tmp_path, monkeypatch):
-    monkeypatch.setattr(kvm, "SECONDS", 1.0)
-    monkeypatch.setattr(kvm, "_X86", b"\xf4")
-    assert kvm.probe(QEMU, "x86_64", "tcg", str(tmp_path)) is False
-
-
-def test_the_accelerator_can_be_decided_and_is_remembered_for_the_boot(room, monkeypatch):
-    monkeypatch.setenv("HVTX_QEMU_ACCEL", "kvm")
-    assert kvm.runs_guests("/bin/false", "x86_64", str(room.path)) is True
-    monkeypatch.setenv("HVTX_QEMU_ACCEL", "tcg")
-    assert kvm.runs_guests("/bin/false", "x86_64", str(room.path)) is False
-    assert list(room.path.iterdir()) == []
-    monkeypatch.delenv("HVTX_QEMU_ACCEL")
-    if not os.path.exists("/dev/kvm"):
-        pytest.skip("no /dev/kvm: there is nothing to remember")
-    asked = []
-    monkeypatch.setattr(kvm, "probe", lambda *words: asked.append(words) or True)
-    for _ in range(2):
-        assert kvm.runs_guests("/bin/false", "x86_64", str(room.path)) is True
-    assert len(asked) == 1
-    kept = room.path / "accel"
-    kept.write_text(kept.read_text().replace(procfs.boot_id(), "0" * 36))
-    kvm.runs_guests("/bin/false", "x86_64", str(room.path))
-    assert len(asked) == 2
 
 
 def test_what_is_missing_is_named_before_anything_is_made(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -286,10 +286,8 @@ def test_a_copy_of_the_store_from_the_midst_of_a_start(hvtx: Forked, tmp_path: P
 
 
 def _copy(store: Path, to: Path) -> None:
-    with sqlite3.connect(store) as source, sqlite3.connect(to) as target:
+    with closing(sqlite3.connect(store)) as source, closing(sqlite3.connect(to)) as target:
         source.backup(target)
-    source.close()
-    target.close()
 
 
 def _put_back(copy: Path, store: Path) -> None:

@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ def hold(device: str) -> int:
 
 def rows(hvtx: Program) -> list[tuple[object, ...]]:
     path = Path(os.environ["HVTX_STATE_DIR"], "hvtx.db")
-    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
         return connection.execute(
             "SELECT id, kind, key, state, mark FROM resource ORDER BY id"
         ).fetchall()
@@ -134,7 +135,7 @@ def test_a_recycled_pid_is_dead(hvtx: Program) -> None:
     """The pid lives, but started at another time: the VM is dead."""
     path = Path(os.environ["HVTX_STATE_DIR"], "hvtx.db")
     old = hvtx.vm("web")["pid"]
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         (text,) = connection.execute(
             "SELECT observed FROM resource WHERE kind = 'process'"
         ).fetchone()

@@ -28,8 +28,7 @@ COMMANDS = (
     ("vm", "rm", "web"),
     ("network", "rm", "net"),
 )
-# Whose deeds in the host could come after the death of whoever started them. (Python's ctypes runs
-# ldconfig, and may run gcc, to find the libraries of python-iptables; they change nothing.)
+# Whose deeds in the host could come after the death of whoever started them.
 _CHANGES = re.compile(
     r"(xtables|(ip|ip6|eb|arp)tables|nft|ip|tc|bridge|brctl|modprobe|sysctl|conntrack)\b"
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,6 +98,19 @@ def test_members_see_what_root_sees_but_the_marks(root: Program, member: Unprivi
         assert seen == without(mine), argv
         assert member(*argv).out.splitlines()[0] == root(*argv).out.splitlines()[0]
     assert "running" in member("vm", "ls").out
+
+
+@pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs qemu-system-x86_64")
+def test_members_see_with_what_a_guest_runs(
+    root: Program, member: Unprivileged, home: Path
+) -> None:
+    disk = home / "disk.raw"
+    disk.write_bytes(bytes(1 << 20))
+    words = ("--network", "lan", "--disk", str(disk))
+    root("vm", "run", "db", *words, HVTX_QEMU_ACCEL="tcg")
+    seen = member("vm", "show", "db", "--json").json()
+    assert seen["accelerator"] == "tcg"
+    assert seen["accelerator_reason"] == "HVTX_QEMU_ACCEL=tcg decides"
 
 
 def test_nothing_secret_is_in_the_view(root: Program, member: Unprivileged, home: Path) -> None:

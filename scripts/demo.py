@@ -25,11 +25,19 @@ from integration import lab
 SUBNET = "10.77.0.0/24"
 PORTS = {"red": 8081, "blue": 8082, "green": 8083}
 PATIENCE = 90  # seconds until a guest must serve; it takes 3 to 5 without KVM
+LOOK = 2  # seconds that one look may take
+SHOWN = 8  # lines of a log
+TELLING = re.compile(r"KVM|internal error|\berror\b|[Pp]anic|qemu-system")
+AGAIN = 3  # exit status: KVM let a guest down, and emulation may carry it
 STRANGE_TABLE = "someone-else"
 
 
 class NotSoError(Exception):
     """A step did not do what it is there to show; the message says which."""
+
+
+class GuestError(NotSoError):
+    """A guest did not do what it was waited for."""
 
 
 class Scene(NamedTuple):
@@ -42,6 +50,7 @@ class Scene(NamedTuple):
 
 
 PROVEN: list[str] = []
+USED: dict[str, str | None] = {}  # with what QEMU was started for each VM, as hvtx says
 
 
 # --- saying and running ---------------------------------------------------------------------------
@@ -93,15 +102,35 @@ def ask(*argv: str) -> Any:
     return json.loads(run("hvtx", *argv, "--json", quiet=True).stdout)
 
 
-def wait_for(what: str, look: Callable[[], str | None]) -> str:
-    """Look every 0.2 s until there is an answer; give up after PATIENCE."""
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
+def wait_for(what: str, look: Callable[[], str | None], vm: str | None = None) -> str:
+    """Look every 0.2 s until there is an answer; say so where it takes longer than a second.
+
+    Gives up after PATIENCE seconds, or as soon as the guest of ``vm`` is known not to run.
+    """
+    began = time.monotonic()
+    said, asked = False, began
+    while (passed := time.monotonic() - began) < PATIENCE - LOOK:
         answer = look()
         if answer:
             return answer
+        if passed > 1 and not said:
+            print(f"  (waiting for {what}, up to {PATIENCE} s)", flush=True)
+            said = True
+        if vm and time.monotonic() - asked > 2 * LOOK:
+            if (problem := trouble(vm)) is not None:
+                raise GuestError(f"{what}: {problem}")
+            asked = time.monotonic()
         time.sleep(0.2)
-    raise NotSoError(f"{what}: not within {PATIENCE} seconds")
+    raise (GuestError if vm else NotSoError)(f"{what}: not within {PATIENCE} seconds")
+
+
+def trouble(vm: str) -> str | None:
+    """Why a VM's guest can do nothing any more, from what hvtx and its hypervisor know."""
+    told = ask("vm", "show", vm)
+    guest = told.get("guest")
+    if told["state"] != "running":
+        return f"VM {vm} is {told['state']}"
+    return f"its guest is {guest}" if guest not in (None, "running", "unknown") else None
 
 
 # --- the host as its own tools show it ------------------------------------------------------------
@@ -179,7 +208,7 @@ def show_page(scene: Scene, name: str, verb: str = "reads") -> None:
     """The world fetches a VM's page through its published port; the page must be that VM's."""
     port = PORTS[name]
     print(f"world$ curl http://{lab.HOST4}:{port}/", flush=True)
-    text = wait_for(f"the page of {name} at port {port}", lambda: page(scene, port))
+    text = wait_for(f"{name}'s page", lambda: page(scene, port), name)
     print(f"  {text}")
     demand(f"this is {name} " in text, f"the world {verb} {name}'s page at the host's port {port}")
 
@@ -189,6 +218,12 @@ def boot_arguments(scene: Scene, name: str) -> list[str]:
     words = ["--network", "demo", "--memory", "128", "--publish", f"{PORTS[name]}:80"]
     words += ["--kernel", str(scene.guest / "vmlinuz"), "--initrd", str(scene.guest / "initrd.img")]
     return [*words, "--append", f"quiet world={lab.WORLD4}"]
+
+
+def boot(name: str, *argv: str) -> None:
+    """Start a VM by ``hvtx vm ARGV``, and note with what."""
+    run("hvtx", "vm", *argv)
+    USED[name] = ask("vm", "show", name).get("accelerator")
 
 
 def start_world(scene: Scene) -> subprocess.Popen[bytes]:
@@ -211,7 +246,7 @@ def show_nat(scene: Scene, name: str) -> None:
         log = run("hvtx", "vm", "logs", name, quiet=True).stdout
         return next((line for line in log.splitlines() if wanted in line), None)
 
-    print(f"  … {wait_for(f'the line {wanted!r} in the log', fetched).strip()}")
+    print(f"  … {wait_for(f'the line {wanted!r} in the log', fetched, name).strip()}")
     clients = set(re.findall(r"(\d+\.\d+\.\d+\.\d+)\]?:\d+: url:", scene.clients.read_text()))
     demand(
         clients == {lab.HOST4},
@@ -299,10 +334,10 @@ def two_guests(scene: Scene) -> Counter[str]:
     """A network and two VMs in it; the dump of the host with only the first of them."""
     heading("A network and two real guests, each with a published port")
     run("hvtx", "network", "create", "demo", "--subnet", SUBNET)
-    run("hvtx", "vm", "run", "red", *boot_arguments(scene, "red"))
+    boot("red", "run", "red", *boot_arguments(scene, "red"))
     show_page(scene, "red")
     with_red = dump()
-    run("hvtx", "vm", "run", "blue", *boot_arguments(scene, "blue"))
+    boot("blue", "run", "blue", *boot_arguments(scene, "blue"))
     show_page(scene, "blue")
     run("hvtx", "vm", "ls")
     heading("A guest reaches the world")
@@ -330,7 +365,7 @@ def show_collected(scene: Scene, expected: Counter[str], strangers: str) -> None
 def remove_all(scene: Scene, expected: Counter[str]) -> None:
     """What was collected can be used again; then everything goes."""
     heading("The half-made VM starts after all")
-    run("hvtx", "vm", "start", "green")
+    boot("green", "start", "green")
     show_page(scene, "green")
     heading("Everything is stopped and removed")
     for name in ("red", "green"):
@@ -368,18 +403,53 @@ def play(scene: Scene) -> None:
     remove_all(scene, empty + brought)
 
 
-def show_logs() -> None:
-    """After a failure: the last lines of every guest's console."""
-    for name in PORTS:
+def show_guests(kept: Path) -> None:
+    """After a failure: how each VM is, and its log, a copy of which stays in ``kept``."""
+    for vm in ask("vm", "ls")["vms"]:
+        name, accelerator = vm["name"], vm.get("accelerator")
+        words = f"{vm['state']}, guest {vm['guest']}" if vm.get("guest") else vm["state"]
+        why = f", {accelerator}: {vm['accelerator_reason']}" if accelerator else ""
+        print(f"\nVM {name}: {words}{why}")
         done = subprocess.run(
-            ["hvtx", "vm", "logs", name], capture_output=True, text=True, check=False, timeout=20
+            ["hvtx", "vm", "logs", name], capture_output=True, check=False, timeout=20
         )
-        if done.returncode == 0 and done.stdout.strip():
-            print(f"\nlast lines of {name}'s console:", *done.stdout.splitlines()[-8:], sep="\n  ")
+        if done.returncode != 0:
+            continue
+        text = done.stdout.decode(errors="replace")
+        kept.mkdir(parents=True, exist_ok=True)
+        copy = kept / f"{name}.log"
+        copy.write_text(text)
+        print(f"its log is kept: {copy}", *telling(text), sep="\n  ")
+
+
+def chose_kvm() -> bool:
+    """Whether hvtx gave KVM to a guest by itself."""
+    free = os.environ.get("HVTX_QEMU_ACCEL", "auto") in ("", "auto")
+    return free and "kvm" in USED.values()
+
+
+def telling(log: str) -> list[str]:
+    """The first lines that speak of an error, then the last ones, of a guest's console (pure)."""
+    lines = [line for line in (plain(line) for line in log.splitlines()) if line]
+    errors = [n for n, line in enumerate(lines) if TELLING.search(line)][:SHOWN]
+    last = range(max(0, len(lines) - SHOWN), len(lines))
+    shown = sorted({*errors, *last})
+    found = []
+    for before, number in zip([-1, *shown], shown, strict=False):
+        if number > before + 1:
+            found.append("…")
+        found.append(lines[number])
+    return found
+
+
+def plain(line: str) -> str:
+    """A line without what a terminal would obey."""
+    words = re.sub(r"\x1b(\[[0-9;?=]*[A-Za-z]|.)", "", line)
+    return "".join(c if c.isprintable() else " " for c in words).strip()
 
 
 def main(guest: str) -> int:
-    """Set the scene, play, and sum up; 1 if anything was not so."""
+    """Set the scene, play, and sum up; 1 or AGAIN if anything was not so."""
     started = time.monotonic()
     # Fresh link-local addresses are tentative for a second, which would show in the dumps.
     Path("/proc/sys/net/ipv6/conf/default/accept_dad").write_text("0")
@@ -392,8 +462,8 @@ def main(guest: str) -> int:
             play(scene)
         except (NotSoError, AssertionError, subprocess.TimeoutExpired) as fault:
             print(f"\n✗ not so: {fault}")
-            show_logs()
-            return 1
+            show_guests(Path(guest).parent / "demo")
+            return AGAIN if chose_kvm() and isinstance(fault, GuestError) else 1
         finally:
             server.kill()
             server.wait()

@@ -9,6 +9,11 @@ import pytest
 from integration import lab
 
 
+def pytest_configure() -> None:
+    """In the process that starts the tests, and in each that runs them."""
+    lab.default_signals()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def elsewhere() -> None:
     """Leave the machine's own namespace, for good; only root could change it."""

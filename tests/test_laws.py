@@ -164,3 +164,20 @@ def test_an_answer_is_waited_for_however_long_it_takes() -> None:
         assert limit == bytes(16)
     finally:
         channel.close()
+
+
+def test_with_alone_closes_no_connection() -> None:
+    """sqlite3's own `with` ends a transaction; Python 3.13 and later tell of what is left open."""
+    texts = {
+        source: source.read_text()
+        for place in ("hvtx", "tests", "integration", "bench", "scripts")
+        for source in (ROOT.parent / place).rglob("*.py")
+    }
+    assert [
+        f"{source}:{node.lineno}"
+        for source, text in texts.items()
+        if "sqlite3.connect" in text
+        for node in ast.walk(ast.parse(text))
+        for item in (node.items if isinstance(node, ast.With) else ())
+        if ast.unparse(item.context_expr).startswith("sqlite3.connect(")
+    ] == []

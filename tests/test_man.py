@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
-from hvtx.cli.main import COMMANDS
+from hvtx.cli.main import COMMANDS, root
 
 TOP = Path(__file__).parents[1]
 
@@ -32,7 +35,13 @@ def test_every_command_has_its_page(made: Path) -> None:
     for title in ("NAME", "SYNOPSIS", "OPTIONS", "EXIT STATUS", "ENVIRONMENT", "FILES"):
         assert f".SH {title}\n" in first
     assert "HVTX_STATE_DIR" in first
-    assert ".TP\n\\fB75\\fP\n" in first
+    status = first.partition(".SH EXIT STATUS\n")[2].partition("\n.SH")[0]
+    codes = re.findall(r"^\\fB(\d+)\\fP$", status, re.MULTILINE)
+    assert codes == ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "75", "130"]
+    for name in ("vm-create", "vm-run"):
+        text = (made / f"hvtx-{name}.1").read_text()
+        for word in ("{ip}", "{gateway6}", "{netmask}", "HVTX_TAP", "HVTX_IP6"):
+            assert word in text
 
 
 def test_no_page_has_a_fault(made: Path) -> None:
@@ -43,3 +52,21 @@ def test_no_page_has_a_fault(made: Path) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.stdout == ""
+
+
+def options(command: click.Command, path: str) -> Iterator[tuple[str, click.Option]]:
+    context = click.Context(command, info_name=path)
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            child = command.get_command(context, name)
+            assert child is not None
+            yield from options(child, f"{path} {name}")
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            yield path, parameter
+
+
+def test_every_option_is_described() -> None:
+    found = list(options(root, "hvtx"))
+    assert len(found) > 50
+    assert [(path, option.opts) for path, option in found if not option.help] == []

@@ -66,7 +66,8 @@ def doctor(ctx: click.Context, collect: bool, dry_run: bool, guessing: bool, jso
 
 _LEVELS = {"error": "bold red", "warning": "yellow", "ok": "green"}
 _COMMAND = re.compile(
-    r"(chmod|firewall-cmd|hvtx|ip6?tables(-legacy|-nft)?|ip|modprobe|mount|nft|sysctl|systemctl) "
+    r"(chmod|firewall-cmd|hvtx|ip6?tables(-legacy|-nft)?|ip|mknod|modprobe|mount|nft|rm|rmdir|sysctl"
+    r"|systemctl) "
 )
 
 

@@ -15,7 +15,6 @@ from typing import Any, cast
 
 import click
 
-from hvtx import __version__
 from hvtx.errors import (
     HostRefused,
     HvtxError,
@@ -96,6 +95,15 @@ def _interrupted() -> HvtxError:
     return error
 
 
+def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    """Print it and leave; only here is it looked up."""
+    if value and not ctx.resilient_parsing:
+        from hvtx import __version__
+
+        click.echo(f"{PROGRAM} {__version__}")
+        ctx.exit()
+
+
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -112,7 +120,14 @@ def _interrupted() -> HvtxError:
 )
 @click.option("-v", "--verbose", is_flag=True, help="Say on standard error what is done.")
 @click.option("--debug", is_flag=True, help="The same, with tracebacks of errors.")
-@click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_show_version,
+    help="Show the version and exit.",
+)
 @click.pass_context
 def root(ctx: click.Context, /, **options: Any) -> None:
     """Keep the global options for the command, beside the words of the whole command line."""

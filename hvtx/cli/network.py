@@ -21,7 +21,9 @@ def network() -> None:
     "--subnet", "subnets", multiple=True, metavar="CIDR", help="IPv4 and/or IPv6, one each."
 )
 @click.option("--bridge", metavar="IFNAME", help="Name of the bridge; made up if absent.")
-@click.option("--mtu", type=Number(), default=1500, show_default=True)
+@click.option(
+    "--mtu", type=Number(), default=1500, show_default=True, help="Of the bridge and its devices."
+)
 @click.option("--nat/--no-nat", default=True, help="Whether guests reach the world as the host.")
 @click.option("--isolate", is_flag=True, help="Guests do not reach each other.")
 @as_json

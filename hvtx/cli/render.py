@@ -15,6 +15,12 @@ def write(text: str) -> None:
     sys.stdout.write(text)
 
 
+def tell(text: str) -> None:
+    """A line of what goes on, on standard error at once."""
+    sys.stderr.write(plain(text) + "\n")
+    sys.stderr.flush()
+
+
 def emit_json(document: dict[str, Any]) -> None:
     """One JSON object."""
     write(to_json(document, indent=2) + "\n")

@@ -52,22 +52,29 @@ def systemd() -> None:
 @as_json
 @click.pass_context
 def install(ctx: click.Context, root: str, metrics: str | None, json_: bool) -> None:
-    """Write the units where they differ, enable them, and start the timer."""
+    """Write the units where they differ, enable them, and start the timer.
+
+    Where the Debian package has brought its units, those are enabled and nothing hides them; what
+    is given otherwise for this call goes to drop-ins.
+    """
     from hvtx.engine import systemd as engine
 
     _need_directory(root)
-    _show(engine.install(_place(ctx, metrics), root), root, json_=json_)
+    _show(engine.install(_place(ctx, metrics), root), json_=json_)
 
 
 @systemd.command("uninstall")
 @root_option
 @as_json
 def uninstall(root: str, json_: bool) -> None:
-    """Disable and remove the units; VMs, networks and the store stay as they are."""
+    """Disable and remove the units; VMs, networks and the store stay as they are.
+
+    The units of the Debian package go with the package, and are left alone.
+    """
     from hvtx.engine import systemd as engine
 
     _need_directory(root)
-    _show(engine.uninstall(root), root, json_=json_)
+    _show(engine.uninstall(root), json_=json_)
 
 
 @systemd.command("print")
@@ -119,10 +126,10 @@ def _need_directory(root: str) -> None:
         )
 
 
-def _show(outcome: Outcome, root: str, *, json_: bool) -> None:
+def _show(outcome: Outcome, *, json_: bool) -> None:
     from hvtx.engine import systemd as engine
 
-    document = engine.document(outcome, root)
+    document = engine.document(outcome)
     if json_:
         render.emit_json(document)
         return

@@ -55,10 +55,14 @@ _WISHES = (
         metavar="[HOSTIP:]HOSTPORT:GUESTPORT[/udp]",
         help="Repeatable.",
     ),
-    click.option("--memory", type=Number(), default=256, show_default=True, metavar="MiB"),
-    click.option("--cpus", type=Number(), default=1, show_default=True, metavar="N"),
+    click.option(
+        "--memory", type=Number(), default=256, show_default=True, metavar="MiB", help="Its memory."
+    ),
+    click.option(
+        "--cpus", type=Number(), default=1, show_default=True, metavar="N", help="Virtual CPUs."
+    ),
     click.option("--kernel", type=Given(), metavar="F", help="Boot this kernel directly."),
-    click.option("--initrd", type=Given(), metavar="F"),
+    click.option("--initrd", type=Given(), metavar="F", help="Initial RAM disk, beside --kernel."),
     click.option(
         "--append", metavar="S", help="Kernel command line; {ip}, {gateway} … are replaced."
     ),
@@ -66,7 +70,11 @@ _WISHES = (
         "--disk", "disks", type=Given(), multiple=True, metavar="F", help="Disk image; repeatable."
     ),
     click.option(
-        "--hypervisor", type=Given(), metavar="qemu|firecracker|cloud-hypervisor|command|external"
+        "--hypervisor",
+        type=Given(),
+        metavar="qemu|firecracker|cloud-hypervisor|command|external",
+        help="What runs it [qemu; with a command after --: command]; external: start launches"
+        " nothing, see `vm attach`.",
     ),
     click.option("--autostart", is_flag=True, help="Start at boot."),
     click.argument("command", nargs=-1, type=click.UNPROCESSED),
@@ -124,7 +132,15 @@ def _sentences(document: dict[str, Any], verb: str) -> list[str]:
             f"the network of VM {name} is prepared: {devices} ({where})",
             f"`hvtx vm attach {name} --pid PID` tells whose process it is, once it runs",
         ]
-    return [f"VM {name} is {verb}" + (f" ({where})" if verb in ("running", "defined") else "")]
+    told = [f"VM {name} is {verb}" + (f" ({where})" if verb in ("running", "defined") else "")]
+    accelerator = _accelerator(document) if verb == "running" else None
+    return told + ([f"accelerator {accelerator}"] if accelerator else [])
+
+
+def _accelerator(document: dict[str, Any]) -> str | None:
+    """With what QEMU runs the guest, and why; None where it does not."""
+    name, reason = document["accelerator"], document["accelerator_reason"]
+    return f"{name}: {reason}" if name else None
 
 
 @vm.command()
@@ -219,7 +235,8 @@ def stop(ctx: click.Context, name: str, timeout: float, force: bool, json_: bool
     from hvtx.engine import launch
 
     with opened(ctx, writable=True, spends=True) as runtime:
-        launch.stop_vm(runtime, name, timeout=timeout, force=force)
+        tell = None if json_ else render.tell
+        launch.stop_vm(runtime, name, timeout=timeout, force=force, tell=tell)
         _show(runtime, name, "stopped", json_=json_)
 
 
@@ -252,11 +269,12 @@ def ls(ctx: click.Context, json_: bool) -> None:
         render.emit_json(document)
         return
     render.table(
-        ("name", "state", "pid", "address", "network", "ports"),
+        ("name", "state", "guest", "pid", "address", "network", "ports"),
         [
             (
                 v["name"],
                 v["state"],
+                v["guest"],
                 v["pid"],
                 " ".join(i["ipv4"] or i["ipv6"] or "" for i in v["interfaces"]),
                 " ".join(i["network"] for i in v["interfaces"]),
@@ -292,7 +310,9 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
         [
             ("name", document["name"]),
             ("state", document["state"]),
+            ("guest", document["guest"]),
             ("hypervisor", document["hypervisor"]),
+            *((("accelerator", accelerator),) if (accelerator := _accelerator(document)) else ()),
             ("pid", document["pid"]),
             ("memory", f"{document['memory']} MiB"),
             ("cpus", document["cpus"]),
@@ -368,7 +388,9 @@ def console(ctx: click.Context, name: str, json_: bool) -> None:
 
 @vm.command()
 @click.argument("name", shell_complete=complete_vm)
-@click.option("--pid", type=Number(1, PID_MOST), required=True, metavar="PID")
+@click.option(
+    "--pid", type=Number(1, PID_MOST), required=True, metavar="PID", help="The VM's process."
+)
 @as_json
 @click.pass_context
 def attach(ctx: click.Context, name: str, pid: int, json_: bool) -> None:

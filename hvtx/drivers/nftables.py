@@ -163,13 +163,26 @@ def surplus(rules: Sequence[Rule], mark: str) -> list[Rule]:
     return found
 
 
-def damaged(rules: Sequence[Rule], observed: Mapping[str, Any], mark: str) -> set[tuple[str, str]]:
+def families_of(row: Resource) -> tuple[str, ...]:
+    """The families of the tables that a base row stands for.
+
+    One table each; rows of earlier versions, which do not say, stand for both.
+    """
+    return tuple(row.spec.get("families", FAMILIES))
+
+
+def damaged(
+    rules: Sequence[Rule],
+    observed: Mapping[str, Any],
+    mark: str,
+    families: Iterable[str] = FAMILIES,
+) -> set[tuple[str, str]]:
     """Family and name of the static chains whose marked rules are not those on record."""
     recorded = observed.get("rules", {})
     there = digests(rules, mark)
     return {
         (family, chain.name)
-        for family in FAMILIES
+        for family in families
         for chain in SKELETONS[family].chains
         if there.get(key := f"{family} {chain.name}") != recorded.get(key, [])
     }
@@ -245,10 +258,9 @@ class NftablesDriver:
         Returns ``{"rules": {"inet raw": [digest, …]}}`` for a base row and ``{"elements": n}``
         for others. Raises Conflict (taken), HostRefused (tables gone, kernel), NotPermitted.
         """
-        observed: dict[int, dict[str, Any]] = {}
-        for row in resources:
-            if row.spec["what"] == "base":
-                observed[row.id] = self._create_base(row, FAMILIES)
+        bases = [row for row in resources if row.spec["what"] == "base"]
+        self._create_tables([(row, family) for row in bases for family in families_of(row)])
+        observed = {row.id: self._observed_base(row) for row in bases}
         wanted = [
             (row, piece)
             for row in resources
@@ -285,21 +297,23 @@ class NftablesDriver:
             hint=f"`hvtx explain {row.key}` says whose it is",
         )
 
-    def _create_base(self, row: Resource, families: Iterable[str]) -> dict[str, Any]:
-        text = "".join(table_text(family, self._installation, row.mark) for family in families)
+    def _create_tables(self, wanted: Sequence[tuple[Resource, str]]) -> None:
+        """Make the tables of these base rows and families, all or none."""
+        families = [family for _, family in wanted]
+        text = "".join(table_text(f, self._installation, row.mark) for row, f in wanted)
         if traces.CHAIN_FAMILY in families:
             text += self._trace()
         try:
-            libnftables.run(text)
+            if text:
+                libnftables.run(text)
         except HostRefused as problem:
             if "File exists" not in problem.message:
                 raise
             raise Conflict(
                 f"a table {self._table} is there already, and is not of this record",
-                hint=f"`nft list table inet {self._table}` and `nft list table bridge "
-                f"{self._table}` show it; `hvtx gc --plan` says whose it is",
+                hint=" and ".join(f"`nft list table {f} {self._table}`" for f in families)
+                + " show it; `hvtx gc --plan` says whose it is",
             ) from problem
-        return self._observed_base(row)
 
     def _observed_base(self, row: Resource) -> dict[str, Any]:
         def read() -> dict[str, Any]:
@@ -405,7 +419,7 @@ class NftablesDriver:
             tables = [
                 table
                 for table in self._socket.tables()
-                if table.name == self._table and table.family in FAMILIES
+                if table.name == self._table and table.family in families_of(row)
             ]
             outcome = next((o for t in tables if (o := self._removable(t, row.mark))), GONE)
             commands = [delete_table(table.family, table.name) for table in tables]
@@ -550,7 +564,8 @@ class NftablesDriver:
 
     def _mend_base(self, row: Resource) -> dict[str, Any]:
         tables = self._consistently(lambda _: self._socket.tables(), f"table {self._table}")
-        ours = {t.family: t for t in tables if t.name == self._table and t.family in FAMILIES}
+        families = families_of(row)
+        ours = {t.family: t for t in tables if t.name == self._table and t.family in families}
         for table in ours.values():
             if table.comment != row.mark:
                 raise Conflict(
@@ -558,10 +573,9 @@ class NftablesDriver:
                     f"{table.comment or 'no mark'}",
                     hint=f"look at it with `nft list table {table.family} {table.name}`",
                 )
-        absent = [family for family in FAMILIES if family not in ours]
-        if absent:
-            self._create_base(row, absent)
-        broken = damaged(self._own_rules(), row.observed, row.mark)
+        absent = [family for family in families if family not in ours]
+        self._create_tables([(row, family) for family in absent])
+        broken = damaged(self._own_rules(), row.observed, row.mark, families)
         broken = {(family, chain) for family, chain in broken if family in ours}
         if broken:
             self._rebuild(row, broken)
@@ -613,7 +627,7 @@ class NftablesDriver:
             )
         found = [
             Entry(BACKEND, place_of(family, self._table), _TABLE_TEXT, resource.mark)
-            for family in FAMILIES
+            for family in families_of(resource)
         ]
         for key, texts in resource.observed.get("rules", {}).items():
             family, chain = key.split(" ")
@@ -635,8 +649,9 @@ class NftablesDriver:
 
     def _trace(self) -> str:
         trace = traces.trace_of(self._state_directory)
-        body = f' {{ comment "{trace}"; }}' if trace else ""
-        return f"create chain {traces.CHAIN_FAMILY} {self._table} {traces.CHAIN}{body}\n"
+        words = f' comment "{trace}";' if trace else ""
+        chain = f" chain {traces.CHAIN} {{{words} }}"
+        return f"table {traces.CHAIN_FAMILY} {self._table} {{\n{chain}\n}}\n"
 
     def leave_trace(self) -> None:
         """Say in our own table where our store is now; nothing happens where there is none."""

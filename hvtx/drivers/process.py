@@ -22,12 +22,23 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, NoReturn
 
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotFound, NotPermitted, UsageError
 from hvtx.host import capabilities, logger, procfs
-from hvtx.hypervisors.base import QMP_SOCKET, TRAITS, Launch, Probes, binary_names
+from hvtx.hypervisors import guest as words
+from hvtx.hypervisors.base import (
+    API_SOCKET,
+    QMP_SOCKET,
+    SOCKETS,
+    TRAITS,
+    Launch,
+    PowerDown,
+    Probes,
+    binary_names,
+)
+from hvtx.model.guest import CANNOT_ANSWER, CANNOT_GO_ON, Guest
 from hvtx.model.vm import Identity, Vm
 
 SHELL = "/bin/sh"
@@ -45,11 +56,17 @@ FIRMWARE = (
 
 TERM_SECONDS = 5.0
 KILL_SECONDS = 10.0
-_QMP_SECONDS = 5.0
+LOOK_SECONDS = 0.02  # at a guest that has just begun to run
+LOOK_KVM_SECONDS = 0.3  # under KVM, which may give it up: until it speaks, or that long
+_ASK_SECONDS = (1.0, 4.0)  # for the power-down to be taken; after the first, somebody is told
+_LOOK_AGAIN = 1.0  # seconds between looks at a guest that powers down
+_LOOK_STEP = 0.01
+_SETTLE = 0.05  # from what KVM writes of its error until QEMU's state has it
+_CONSOLE_SECONDS = 5.0
 _SCOPE_SECONDS = 5.0
 _RESTS, _REST = 40, 0.0005  # 20 ms for a program that is busy from the beginning
 _EXEC_READS = 4000  # two seconds and more: an exec on a busy host, whose result decides about a VM
-_TAIL_BYTES = 4096
+_TAIL_BYTES = 65536  # with the registers of sixteen processors in it
 _TAIL_LINES = 10
 _EXEC_FAILED = {126: "it cannot be executed", 127: "it was not found"}
 _DEFAULTED = (
@@ -88,7 +105,7 @@ def probe(vm: Vm, run_directory: str) -> Probes:
     Raises NotFound for a missing hypervisor, kernel, initrd, disk or working directory (nothing
     has been made yet), UsageError for a disk whose format would be dangerous to guess.
     """
-    machine = {"arm64": "aarch64", "amd64": "x86_64"}.get(os.uname().machine, os.uname().machine)
+    machine = this_machine()
     if vm.hypervisor == "external":
         return Probes(None, False, machine)
     if vm.hypervisor != "command" and not vm.kernel and not vm.disks:
@@ -104,20 +121,21 @@ def probe(vm: Vm, run_directory: str) -> Probes:
                 f"the {what} {path} of VM {vm.name} does not exist",
                 hint="put it there, or make the VM again with a path that exists",
             )
-    kvm = vm.hypervisor == "qemu" and kvm_probe(run_directory, binary, machine)
+    kvm, why = False, None
+    if vm.hypervisor == "qemu":
+        from hvtx.host.kvm import choose
+
+        answer = choose(binary, machine, run_directory, vm.kernel)
+        kvm, why = answer.accelerator == "kvm", answer.reason
     formats = {path: looked for path in vm.disks if (looked := look_into(path)) is not None}
     firmware = next((path for path in FIRMWARE if os.path.exists(path)), None)
-    return Probes(binary, kvm, machine, formats, firmware)
+    return Probes(binary, kvm, machine, formats, firmware, why)
 
 
-def kvm_probe(
-    run_directory: str, binary: str = "qemu-system-x86_64", machine: str = "x86_64"
-) -> bool:
-    """Whether QEMU can use KVM here, by trying it for at most 3 s (once a boot)."""
-    from hvtx.host import kvm, program
-
-    path = program.find((binary,))
-    return path is not None and kvm.runs_guests(path, machine, run_directory)
+def this_machine() -> str:
+    """The host's processor as QEMU names it: ``x86_64``, ``aarch64``."""
+    name = os.uname().machine
+    return {"arm64": "aarch64", "amd64": "x86_64"}.get(name, name)
 
 
 def look_into(path: str) -> str | None:
@@ -364,31 +382,88 @@ class Gate:
             time.sleep(_REST)
 
     def wait_ready(self, launch: Launch, seconds: float = 10.0) -> None:
-        """Wait until the VM is up: executed and, with ``ready`` "qmp", answering there.
+        """Wait until the VM is up: executed and, where its hypervisor can be asked, its guest runs.
 
-        Raises HostRefused otherwise, with the last lines of the log; it is then for the caller to
+        Raises HostRefused otherwise, with what the log tells; it is then for the caller to
         :func:`stop` what may still run.
         """
         deadline = time.monotonic() + seconds
         self.wait_exec(seconds)
-        if launch.ready != "qmp":
+        if launch.ready not in SOCKETS:
             self._wait_at_rest()
             return
-        from hvtx.host.qmp import Qmp
-
+        said: str | None = None
         pause = 0.002
-        while True:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                self._fail(f"did not answer on {QMP_SOCKET} within {seconds:g} s")
+        while (left := deadline - time.monotonic()) > 0:
             try:
-                with Qmp(launch.directory, QMP_SOCKET, left):
+                said = (
+                    self._qmp_says(launch, left)
+                    if launch.ready == "qmp"
+                    else self._api_says(launch, left)
+                )
+                if said is None:
                     return
             except OSError:
                 if self._ended():
                     self._fail(self._how())
             time.sleep(pause)
             pause = min(pause * 2, 0.05)
+        if said is None:
+            where = QMP_SOCKET if launch.ready == "qmp" else API_SOCKET
+            self._fail(f"did not answer on {where} within {seconds:g} s")
+        guest = words.described(words.guest_of(launch.ready, said), said)
+        self._fail(f"did not have its guest running within {seconds:g} s: {guest}")
+
+    def _qmp_says(self, launch: Launch, left: float) -> str | None:
+        """None if the guest runs, and still does after a look, else QEMU's word. OSError."""
+        from hvtx.host.qmp import Qmp
+
+        with Qmp(launch.directory, SOCKETS["qmp"], left) as qemu:
+            said = qemu.status()
+            if self._stands(launch, said):
+                return said
+            kvm = words.uses_kvm(launch.argv)
+            ends = time.monotonic() + min(LOOK_KVM_SECONDS if kvm else LOOK_SECONDS, left)
+            silent: int | None = self._log_size()
+            while time.monotonic() < ends:
+                if qemu.wait_event(_LOOK_STEP):
+                    self._stands(launch, qemu.status())
+                elif silent is not None and self._log_size() != silent:
+                    silent = None
+                    ends = min(ends, time.monotonic() + _SETTLE)
+            self._stands(launch, qemu.status())
+        return None
+
+    def _api_says(self, launch: Launch, left: float) -> str | None:
+        """The same, over HTTP."""
+        from hvtx.host.asking import Question, ask_one
+
+        asked = Question(launch.ready, launch.directory, SOCKETS[launch.ready])
+        said = ask_one(asked, left)
+        if said is None:
+            raise ConnectionError("no answer")
+        if self._stands(launch, said) or words.guest_of(launch.ready, said) is Guest.UNKNOWN:
+            return said
+        if procfs.wait_gone(self.identity, LOOK_SECONDS):
+            raise ConnectionError("it has ended")
+        return None
+
+    def _stands(self, launch: Launch, said: str) -> bool:
+        """Whether the guest stands still; HostRefused if it cannot go on."""
+        guest = words.guest_of(launch.ready, said)
+        if guest in CANNOT_GO_ON:
+            kvm = guest is Guest.INTERNAL_ERROR and words.uses_kvm(launch.argv)
+            self._fail(
+                f"began to run, but its guest cannot go on: {words.described(guest, said)}",
+                "HVTX_QEMU_ACCEL=tcg starts it without KVM" if kvm else "",
+            )
+        return guest is Guest.PAUSED
+
+    def _log_size(self) -> int:
+        try:
+            return os.stat(self._log.path).st_size
+        except OSError:
+            return 0
 
     def _close(self) -> None:
         if self._pipe is not None:
@@ -412,15 +487,16 @@ class Gate:
             return f"could not be executed: {_EXEC_FAILED[status]} (exit status {status})"
         return f"ended before it was up (exit status {status})"
 
-    def _fail(self, how: str) -> NoReturn:
+    def _fail(self, how: str, mend: str = "") -> NoReturn:
         logger.drain(self._log.writer)
         lines = tail(self._log.path, self._log.begins)
-        hint = f"the last lines of its log:\n{lines}" if lines else "its log is empty"
-        raise HostRefused(f"{self._what} {how}", hint=hint)
+        label = "its log says" if words.LEFT_OUT in lines else "the last lines of its log"
+        hint = f"{label}:\n{lines}" if lines else "its log is empty"
+        raise HostRefused(f"{self._what} {how}", hint=f"{mend}; {hint}" if mend else hint)
 
 
 def tail(path: str, begins: int = 0) -> str:
-    """The last lines of a log after the offset ``begins``, without terminal sequences."""
+    """What a log tells after the offset ``begins``, in few lines, without terminal sequences."""
     import re
 
     try:
@@ -433,7 +509,7 @@ def tail(path: str, begins: int = 0) -> str:
     plain = re.sub(r"\x1b(\[[0-9;?=]*[A-Za-z]|.)", "", text).replace("\r", "")
     plain = "".join(c if c.isprintable() or c == "\n" else " " for c in plain)
     lines = [line.rstrip() for line in plain.split("\n") if line.strip()]
-    return "\n".join(lines[-_TAIL_LINES:])
+    return "\n".join(words.telling(lines, _TAIL_LINES))
 
 
 def reap(identity: Identity) -> int | None:
@@ -559,25 +635,48 @@ def _in_unit(pid: int, unit: str) -> bool:
 # --- ending ---------------------------------------------------------------------------------------
 
 
+Tell = Callable[[str], None]
+
+
+class Ending(NamedTuple):
+    """Which VM process is to be ended, and who hears of it while that takes its time."""
+
+    identity: Identity
+    directory: str  # its run-time directory
+    power_down: PowerDown
+    name: str = ""  # the VM's
+    tell: Tell = lambda _: None
+
+    @property
+    def guest(self) -> str:
+        """The guest in a sentence."""
+        return f"the guest {self.name}" if self.name else "the guest"
+
+
 def stop(
     identity: Identity,
     *,
     directory: str,
-    power_down: str,
+    power_down: PowerDown,
     timeout: float = 30.0,
     force: bool = False,
+    name: str = "",
+    tell: Tell | None = None,
 ) -> None:
     """End a VM process: guest power-down, then TERM, then KILL; a process that is gone is fine.
 
     ``directory`` is its run-time directory, ``power_down`` what its :class:`Launch` (or
-    ``TRAITS``) says. The guest gets ``timeout`` seconds; where it cannot be asked, TERM is the
-    polite request, and the program gets them. ``force`` does without the request.
+    ``TRAITS``) says. The guest gets ``timeout`` seconds; where it cannot be asked, or says that it
+    cannot react, TERM is the polite request, and the program gets them. ``force`` does without the
+    request. ``tell`` hears in words what is waited for, once that takes more than a moment, and
+    why it is waited for no longer.
 
     Raises NotPermitted, and HostRefused if the process cannot be told from others or ended.
     """
     pipe = logger.listen(identity.pid)
+    ending = Ending(identity, directory, power_down, name, tell or (lambda _: None))
     try:
-        _end(identity, directory, power_down, timeout, force=force)
+        _end(ending, timeout, force=force)
     except PermissionError as problem:
         raise NotPermitted(
             f"the VM process {identity.pid} may not be signalled: {problem.strerror}",
@@ -593,42 +692,111 @@ def stop(
             logger.hear_out(pipe)
 
 
-def _end(
-    identity: Identity, directory: str, power_down: str, timeout: float, *, force: bool
-) -> None:
+def _end(ending: Ending, timeout: float, *, force: bool) -> None:
+    identity = ending.identity
     patience = TERM_SECONDS
     if not force:
-        asked = _ask(identity, directory, power_down)
-        if asked and procfs.wait_gone(identity, timeout):
+        if _ask(ending) and _wait_off(ending, timeout):
             reap(identity)
             return
-        patience = timeout if power_down == "none" else TERM_SECONDS
+        patience = timeout if ending.power_down == "none" else TERM_SECONDS
+    what = f"the process of VM {ending.name}" if ending.name else "the VM process"
     for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, KILL_SECONDS)):
-        if not procfs.signal(identity, number) or procfs.wait_gone(identity, seconds):
+        if not procfs.signal(identity, number):
             reap(identity)
             return
+        at_first = min(_LOOK_AGAIN, seconds)
+        gone = procfs.wait_gone(identity, at_first)
+        if not gone and seconds > at_first:
+            ending.tell(f"waiting up to {seconds:g} s for {what} to end")
+            gone = procfs.wait_gone(identity, seconds - at_first)
+        if gone:
+            reap(identity)
+            return
+        if number == signal.SIGTERM:
+            ending.tell(f"{what} did not end within {seconds:g} s: it is killed")
     raise HostRefused(
         f"the VM process {identity.pid} does not end, not even killed",
         hint=f"it waits inside the kernel: see /proc/{identity.pid}/stack; its resources stay",
     )
 
 
-def _ask(identity: Identity, directory: str, power_down: str) -> bool:
-    """Ask the guest to switch itself off; False if it cannot be asked."""
-    if power_down == "none" or procfs.wait_gone(identity, 0):
+def _ask(ending: Ending) -> bool:
+    """Ask the guest to switch itself off; False if it cannot be asked, or cannot react."""
+    if ending.power_down == "none" or procfs.wait_gone(ending.identity, 0):
         return False
-    try:
-        if power_down == "qmp":
-            from hvtx.host.qmp import Qmp
+    ask = _ask_qmp if ending.power_down == "qmp" else _ask_api
+    for seconds in _ASK_SECONDS:
+        try:
+            return ask(ending, seconds)
+        except TimeoutError:
+            if seconds != _ASK_SECONDS[-1]:
+                ending.tell(
+                    f"waiting up to {sum(_ASK_SECONDS):g} s for an answer about {ending.guest}"
+                )
+        except (OSError, HvtxError):
+            if procfs.wait_gone(ending.identity, _SETTLE):
+                return True  # it has ended, perhaps of what it was asked
+            break
+    ending.tell(f"{ending.guest} cannot be asked to power down: its hypervisor is ended")
+    return False
 
-            with Qmp(directory, QMP_SOCKET, _QMP_SECONDS) as qemu:
-                qemu.execute("system_powerdown")
+
+def _ask_qmp(ending: Ending, seconds: float) -> bool:
+    from hvtx.host.qmp import Qmp
+
+    with Qmp(ending.directory, SOCKETS["qmp"], seconds) as qemu:
+        if _is_vain(ending, qemu.status()):
+            return False
+        qemu.execute("system_powerdown")
+    return True
+
+
+def _ask_api(ending: Ending, seconds: float) -> bool:
+    from hvtx.host.api import power_off
+
+    if power_off(ending.directory, ending.power_down, seconds):
+        return True
+    ending.tell(f"{ending.guest} may not be asked to power down now: its hypervisor is ended")
+    return False
+
+
+def _wait_off(ending: Ending, timeout: float) -> bool:
+    """Wait until a guest that was asked is off; False when it is not, or cannot be any more."""
+    deadline = time.monotonic() + timeout
+    told = False
+    while True:
+        if _is_vain(ending, _now_said(ending)):
+            return False
+        left = deadline - time.monotonic()
+        if procfs.wait_gone(ending.identity, max(0.0, min(left, _LOOK_AGAIN))):
             return True
-        from hvtx.host.api import power_off
+        if time.monotonic() >= deadline:
+            ending.tell(
+                f"{ending.guest} did not power down within {timeout:g} s: its hypervisor is ended"
+            )
+            return False
+        if not told:
+            ending.tell(f"waiting up to {timeout:g} s for {ending.guest} to power down")
+            told = True
 
-        return power_off(directory, power_down, _QMP_SECONDS)
-    except (OSError, HvtxError):
+
+def _now_said(ending: Ending) -> str:
+    """The hypervisor's word for the guest's state; empty if it does not answer."""
+    from hvtx.host.asking import Question, ask_one
+
+    how = words.ASKED[ending.power_down]
+    return ask_one(Question(how, ending.directory, SOCKETS[how])) or ""
+
+
+def _is_vain(ending: Ending, said: str) -> bool:
+    """Whether a guest in that state cannot react; it is told."""
+    guest = words.guest_of(words.ASKED[ending.power_down], said)
+    if guest not in CANNOT_ANSWER:
         return False
+    state = words.described(guest, said)
+    ending.tell(f"{ending.guest} cannot power down, its state is {state}: its hypervisor is ended")
+    return True
 
 
 # --- the console ----------------------------------------------------------------------------------
@@ -646,7 +814,7 @@ def console(directory: str, name: str | None, log: str) -> None:
     from hvtx.host.qmp import connect
 
     try:
-        link = connect(directory, name, _QMP_SECONDS)
+        link = connect(directory, name, _CONSOLE_SECONDS)
     except OSError as problem:
         raise Conflict(
             f"the console {directory}/{name} cannot be reached: {problem.strerror}", hint=hint

@@ -411,10 +411,8 @@ def _refused(name: str, problem: OSError, *, bridge: str = "") -> HvtxError:
         return NotPermitted(
             f"not permitted to make the TAP device {name}", hint="run hvtx as root (CAP_NET_ADMIN)"
         )
-    if problem.errno in (errno.ENOENT, errno.ENXIO) and problem.filename == tun.DEVICE:
-        return HostRefused(
-            f"this host has no {tun.DEVICE}", hint="load the module: modprobe tun", code="no-tun"
-        )
+    if (missing := tun.refusal(problem)) is not None:
+        return missing
     if problem.errno == errno.EXFULL:
         return HostRefused(
             f"bridge {bridge} has no port left for {name} (the kernel allows 1,023)",

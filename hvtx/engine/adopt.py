@@ -116,14 +116,16 @@ def adopt_object(
 
 
 def _vouched(runtime: Runtime, thing: str, name: str, pid: int | None) -> Claim:
-    known = records.find_vm(runtime.sql, name)
+    with runtime.reading() as sql:
+        known = records.find_vm(sql, name)
+        rows = records.resources_of_vm(sql, known.id) if known is not None else []
     if known is not None and (known.interfaces or known.hypervisor != "external"):
         raise Conflict(
             f"hvtx makes the devices and rules of VM {name!r} itself",
             hint="name another VM: one that takes over what others made has nothing else",
         )
     if pid is None and known is not None:
-        for row in records.resources_of_vm(runtime.sql, known.id):
+        for row in rows:
             identity = identity_of(row) if row.kind == Kind.PROCESS else None
             if identity is not None and identity.boot_id == runtime.boot_id:
                 pid = identity.pid
@@ -207,7 +209,9 @@ def _sight(runtime: Runtime, claims: Sequence[Claim]) -> Sighted:
     finally:
         links.close()
     holders = procfs.tap_holders({claim.device for claim in claims if claim.device})
-    rows = [row for row in records.resources(runtime.sql) if row.kind != Kind.LEASE]
+    with runtime.reading() as sql:
+        rows = [row for row in records.resources(sql) if row.kind != Kind.LEASE]
+        names = {name: identity for identity, name in records.vm_names(sql).items()}
     recorded = {row.key: row.vm or "" for row in rows if row.kind in (Kind.TAP, Kind.BRIDGE)}
     recorded.update({row.mark: row.vm or "" for row in rows})
     return Sighted(
@@ -218,7 +222,7 @@ def _sight(runtime: Runtime, claims: Sequence[Claim]) -> Sighted:
         rules=Strangers(runtime.host).rules() if any(claim.rules for claim in claims) else (),
         processes={claim.pid: _look(claim.pid) for claim in claims if claim.pid},
         recorded=recorded,
-        names={name: identity for identity, name in records.vm_names(runtime.sql).items()},
+        names=names,
     )
 
 
@@ -249,7 +253,7 @@ def _outcomes(runtime: Runtime, verdict: Verdict, dry_run: bool) -> Outcomes:
     if verdict.reason:
         return {}
     proven = {n: item for n, item in enumerate(verdict.findings) if item.proven}
-    known = records.resources_of_vm(runtime.sql, verdict.vm_id)
+    known = runtime.read(records.resources_of_vm, verdict.vm_id)
     rows = {n: _row_of(item, known) for n, item in proven.items()}
     outcomes: dict[int, tuple[str, str]] = {}
     todo = {}

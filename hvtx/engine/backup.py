@@ -32,7 +32,7 @@ def backup(settings: Settings, path: str, *, force: bool) -> dict[str, Any]:
         place = _target(path, runtime.store.path, force=force)
         draft = f"{place}.{os.getpid()}.new"
         try:
-            found = copies.copy(runtime.sql, draft)
+            found = copies.copy(runtime.store.connection, draft)
             failpoint.reach("drafted:backup")
             copies.publish(draft, place, force=force)
         except FileExistsError as problem:
@@ -102,7 +102,7 @@ def restore(settings: Settings, path: str, *, force: bool) -> dict[str, Any]:
                 kept = copies.replace(draft, store, aside)
             else:
                 _refuse_use(current, found, force=force)
-                copies.fill(draft, current.sql, aside)
+                copies.fill(draft, current.store.connection, aside)
                 kept = True
     except OSError as problem:
         raise HvtxError(
@@ -157,8 +157,10 @@ def _current(settings: Settings) -> Runtime | None:
 
 def _refuse_use(current: Runtime, found: copies.Facts, *, force: bool) -> None:
     """Refuse while the present store is needed; nobody can begin an operation meanwhile."""
-    for operation in records.operations(current.sql):
-        if current.is_running(operation.id):
+    operations = current.read(records.operations)
+    running = current.running(operations)
+    for operation in operations:
+        if running[operation.id]:
             who = operation.vm or operation.network or ""
             raise Conflict(
                 f"`{operation.verb} {who}` is running and needs the present store",
@@ -166,14 +168,14 @@ def _refuse_use(current: Runtime, found: copies.Facts, *, force: bool) -> None:
             )
     if force:
         return
-    alive = [vm.name for vm in records.vms(current.sql) if _may_run(current, vm)]
+    alive = [vm.name for vm in current.read(records.vms) if _may_run(current, vm)]
     if alive:
         raise Conflict(
             f"VMs run that are on record in the present store: {', '.join(alive[:5])}",
             hint="stop them first; with --force they run on, and those that the backup does not"
             " know are `unrecorded` from then on",
         )
-    here = copies.facts_of(current.sql)
+    here = current.read(copies.facts_of)
     if here.installation != found.installation and here.vms + here.networks:
         raise Conflict(
             f"the backup is of another installation ({found.installation}), and the present store"

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +16,11 @@ from hvtx.drivers.base import FirewallDriver
 from hvtx.engine import privileges
 from hvtx.engine.files import write_out
 from hvtx.engine.runtime import Runtime
-from hvtx.engine.snapshot import take_snapshot
+from hvtx.engine.snapshot import device_now, take_snapshot
 from hvtx.engine.transaction import Operation, begin, forget_vm
 from hvtx.errors import Busy, HvtxError, NotFound, Refused, StalePlan, UsageError
 from hvtx.host import failpoint, procfs
+from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.plan import Action, Item, Plan, Reason, Snapshot
 from hvtx.model.resource import FIREWALL_KINDS, GONE, Entry, Kind, Outcome, Resource, State
 from hvtx.model.vm import Liveness
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "hvtx/gc/1"
 _CHUNK = 640  # items, of some 128 VMs: 64 devices wait for the kernel at a time
+_SIGHTED = 64  # items that are removed by their own marks between two looks at the firewall
 
 
 class Report(NamedTuple):
@@ -167,7 +170,7 @@ def _tell_skipped(runtime: Runtime, plan: Plan) -> None:
     ]
     if not skipped:
         return
-    known = history.last_of_each(runtime.sql)
+    known = runtime.read(history.last_of_each)
     events = [
         Event(
             "skipped",
@@ -309,7 +312,7 @@ def _need_privileges(runtime: Runtime, items: Sequence[Item]) -> None:
     if problem is None:
         return
     backends: set[Any] = {item.entry.backend for item in rules if item.entry is not None}
-    rows = records.resources_by_id(runtime.sql, [item.row for item in rules if item.row])
+    rows = runtime.read(records.resources_by_id, [item.row for item in rules if item.row])
     backends |= {row.spec.get("backend") for row in rows.values()}
     if "iptables" in backends:
         raise problem
@@ -338,7 +341,9 @@ class _Worker:
         self.progress = progress
         self.networks = networks  # whether what belongs to no VM may be touched
         self.outcomes: dict[int, str] = {}
-        self.rows = records.resources_by_id(runtime.sql, [item.row for item in items if item.row])
+        self._sights: dict[str, Counter[tuple[str, str, str | None]]] = {}
+        self._asked = 0
+        self.rows = runtime.read(records.resources_by_id, [item.row for item in items if item.row])
 
     def run(self) -> dict[int, str]:
         by_row = [n for n, item in enumerate(self.items) if self._through_row(item)]
@@ -444,7 +449,7 @@ class _Worker:
         """VMs whose recorded process is not (or no longer) proven dead, looked at just now."""
         moving = set()
         for vm in vms:
-            for row in records.resources(self.runtime.sql, "vm = ? AND kind = 'process'", (vm,)):
+            for row in self.runtime.read(records.resources, "vm = ? AND kind = 'process'", (vm,)):
                 identity = identity_of(row)
                 if identity is None:
                     continue
@@ -464,6 +469,8 @@ class _Worker:
                 return "skipped:another operation works on networks"
             if self._needed_now(item):
                 return "skipped:it stands in the place of what its VM, which runs now, needs"
+            if self._gone_already(item):
+                return "skipped:it is gone by now"  # whoever removed it has told so
             outcome = remove_sighted(self.runtime, item)
         finally:
             for name in locked:
@@ -485,12 +492,33 @@ class _Worker:
             )
         return _word(outcome)
 
+    def _gone_already(self, item: Item) -> bool:
+        """Whether somebody else has removed it since; what cannot be looked at is not gone."""
+        try:
+            if item.entry is not None:
+                surplus = item.reason is Reason.DUPLICATE_COPY
+                seen = self._entries(item.entry.backend)
+                return all(seen[entry[1:4]] <= surplus for entry in (item.entry, *item.more))
+            assert item.link is not None
+            return device_now(item.link.ifindex) is None
+        except (HvtxError, OSError, DumpInterrupted):
+            return False
+
+    def _entries(self, backend: str) -> Counter[tuple[str, str, str | None]]:
+        """How many entries of each place, text and mark a firewall holds; read now and then."""
+        self._asked += 1
+        if backend not in self._sights or self._asked > _SIGHTED:
+            seen = self.runtime.firewall(backend).observe()
+            self._sights[backend] = Counter(entry[1:4] for entry in seen)
+            self._asked = 1
+        return self._sights[backend]
+
     def _needed_now(self, item: Item) -> bool:
         """Whether a restored entry of an earlier start serves its VM, which runs by now.
 
         The plan knows only the VM that it saw; one started meanwhile would lose its packets.
         """
-        row = records.resources_by_id(self.runtime.sql, [item.row]).get(item.row)
+        row = self.runtime.read(records.resources_by_id, [item.row]).get(item.row)
         if item.entry is None or row is None or row.state != State.RELEASED or row.vm is None:
             return False
         if not self._alive_again({row.vm}):
@@ -501,7 +529,7 @@ class _Worker:
             seen.setdefault(entry.mark, set()).add((entry.place, entry.text))
         missing = {
             (entry.place, entry.text)
-            for other in records.resources_of_vm(self.runtime.sql, row.vm)
+            for other in self.runtime.read(records.resources_of_vm, row.vm)
             if other.kind in FIREWALL_KINDS and other.spec["backend"] == item.entry.backend
             for entry in driver.expected(other)
             if (entry.place, entry.text) not in seen.get(other.mark, ())
@@ -549,7 +577,7 @@ def remove_sighted(runtime: Runtime, item: Item) -> Outcome:
         firewall = runtime.firewall(item.entry.backend)
         if item.reason is Reason.UNRECORDED:
             return _remove_each(firewall, item)
-        row = records.resources_by_id(runtime.sql, [item.row])[item.row]
+        row = runtime.read(records.resources_by_id, [item.row])[item.row]
         if item.reason is Reason.DUPLICATE_COPY:
             return firewall.remove_copies(row)
         outcome = firewall.release([row])[row.id]
@@ -576,15 +604,10 @@ def remove_sighted(runtime: Runtime, item: Item) -> Outcome:
 
 def _tidy(runtime: Runtime) -> None:
     """Close interrupted operations without rows, and forget what only they had made."""
-    idle = [
-        operation.id
-        for operation in records.operations(runtime.sql)
-        if not runtime.is_running(operation.id)
-    ]
-    provisional = runtime.sql.execute(
-        "SELECT (SELECT count(*) FROM vm WHERE operation IS NOT NULL)"
-        " + (SELECT count(*) FROM network WHERE operation IS NOT NULL)"
-    ).fetchone()[0]
+    with runtime.reading() as sql:
+        operations, provisional = records.operations(sql), records.has_provisional(sql)
+    running = runtime.running(operations)
+    idle = [operation.id for operation in operations if not running[operation.id]]
     if not idle and not provisional:
         return
     with runtime.store.transaction() as sql:

@@ -133,7 +133,7 @@ def wish_from_log(runtime: Runtime, name: str, operation: int | None = None) -> 
 
     Raises NotFound where the history has none, or where one of its networks is gone.
     """
-    record = history.forgotten_vm(runtime.sql, name, operation)
+    record = runtime.read(history.forgotten_vm, name, operation)
     if record is None:
         raise NotFound(
             f"the history has no VM {name!r} that was removed"
@@ -235,7 +235,7 @@ def create_vm(runtime: Runtime, wish: VmWish) -> Vm:
 
 def check_wish(runtime: Runtime, wish: VmWish) -> None:
     """Refuse what can be refused before anything is written or made, the network `default` too."""
-    if records.find_vm(runtime.sql, wish.name) is not None:
+    if runtime.read(records.find_vm, wish.name) is not None:
         raise Conflict(f"VM {wish.name!r} exists already", hint="hvtx vm ls")
     for path, what in (
         (wish.kernel, "kernel"),
@@ -248,7 +248,7 @@ def check_wish(runtime: Runtime, wish: VmWish) -> None:
                 hint="put it there, or give a path that exists (relative ones count from here)",
             )
     for port in wish.publish:
-        holder = leases.port_holder(runtime.sql, port)
+        holder = runtime.read(leases.port_holder, port)
         if holder:
             raise Conflict(
                 f"port {port.host_port}/{port.protocol} is published for VM {holder!r}",
@@ -256,10 +256,12 @@ def check_wish(runtime: Runtime, wish: VmWish) -> None:
             )
         refuse_taken_port(port)
     refuse_others_ports(runtime, wish.publish)
-    for mac in wish.macs:
-        leases.refuse_taken_mac(runtime.sql, mac)
+    with runtime.reading() as sql:
+        for mac in wish.macs:
+            leases.refuse_taken_mac(sql, mac)
+        known = {n: records.get_network(sql, n) for n in wish.networks if n != DEFAULT}
     networks = [
-        default_draft(runtime) if name == DEFAULT else records.get_network(runtime.sql, name)
+        default_draft(runtime) if name == DEFAULT else known[name]
         for name in wish.networks or (DEFAULT,)
     ]
     _check_addresses(runtime, wish, networks)
@@ -281,7 +283,7 @@ def _check_addresses(runtime: Runtime, wish: VmWish, networks: Sequence[Network]
                     " address is chosen"
                 ):
                     addressing.check_guest_address(address, network)
-                leases.refuse_taken_address(runtime.sql, address)
+                runtime.read(leases.refuse_taken_address, address)
 
 
 def _addresses(

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 from hvtx.drivers.sysctl import read as read_setting
 from hvtx.engine import privileges
 from hvtx.engine.runtime import Runtime, Settings
-from hvtx.errors import HvtxError
-from hvtx.host import capabilities, procfs
+from hvtx.errors import HostRefused, HvtxError
+from hvtx.host import capabilities, procfs, program, tun
 from hvtx.host.mounts import filesystem_of
+from hvtx.hypervisors import base as hypervisors
 from hvtx.model.resource import Kind
 from hvtx.planner.passage import Bridge, Drop, legacy_drops, nft_drops
-from hvtx.store import records, reserve
+from hvtx.store import leases, records, reserve
 
 
 class Finding(NamedTuple):
@@ -79,7 +80,7 @@ def _permissions(runtime: Runtime) -> Iterator[Finding]:
         )  # fmt: skip
     problem = privileges.legacy_problem()
     if problem is not None:
-        used = any(n.firewall == "iptables" for n in records.networks(runtime.sql))
+        used = any(n.firewall == "iptables" for n in runtime.read(records.networks))
         words = "networks here live in them" if used else "rules of others in them are not seen"
         yield Finding(
             "permissions", "error" if used else "warning", f"{problem.message}; {words}", (),
@@ -156,7 +157,9 @@ def judge_room(directory: str) -> Iterator[Finding]:
 
 
 def _operations(runtime: Runtime) -> Iterator[Finding]:
-    left = [o for o in records.operations(runtime.sql) if not runtime.is_running(o.id)]
+    operations = runtime.read(records.operations)
+    running = runtime.running(operations)
+    left = [o for o in operations if not running[o.id]]
     if left:
         wait = "s wait" if len(left) > 1 else " waits"
         yield Finding(
@@ -176,42 +179,106 @@ def _tun(runtime: Runtime) -> Iterator[Finding]:
         if (refusal := privileges.tun_problem()) is not None:
             yield Finding("tun", "error", refusal.message, (), refusal.hint)
             return
-        os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))
+        tun.check()
     except OSError as problem:
+        missing = tun.refusal(problem, ": no VM can have a network")
+        words = f"{tun.DEVICE} does not work: no VM can have a network"
         yield Finding(
-            "tun", "error", "there is no working /dev/net/tun: no VM can have a network",
-            (str(problem.strerror),), "modprobe tun (in a container: --device /dev/net/tun)",
+            "tun", "error", missing.message if missing else words, (str(problem.strerror),),
+            missing.hint if missing else "modprobe tun",
         )  # fmt: skip
     else:
-        yield Finding("tun", "ok", "/dev/net/tun opens")
+        yield Finding("tun", "ok", "/dev/net/tun is the tun device, and opens")
+
+
+def _libraries(runtime: Runtime) -> Iterator[Finding]:
+    """What no package of Python brings along; every network needs it, of either backend."""
+    from hvtx.host import libnftables
+
+    try:
+        libnftables.load()
+    except HostRefused as problem:
+        words = f"{problem.message}: no network can be made, with either firewall"
+        yield Finding("libraries", "error", words, (), problem.hint)
+    else:
+        yield Finding("libraries", "ok", f"{libnftables.LIBRARY} can be loaded")
 
 
 def _netfilter(runtime: Runtime) -> Iterator[Finding]:
-    entries = runtime.firewall("nftables").observe()
     from hvtx.host import libnftables
 
-    libnftables.run("list tables")
+    try:
+        entries = runtime.firewall("nftables").observe()
+        if libnftables.is_there():
+            libnftables.run("list tables")
+    except HostRefused as problem:
+        yield Finding(
+            "netfilter", "error", f"{problem.message}: no VM can have a network", (),
+            problem.hint or "modprobe -a nfnetlink nf_tables",
+        )  # fmt: skip
+        return
     ours = sum(1 for entry in entries if entry.mark)
     yield Finding("netfilter", "ok", f"nf_tables answers ({ours} marked entries)")
 
 
-def _kvm(runtime: Runtime) -> Iterator[Finding]:
-    if not os.path.exists("/dev/kvm"):
-        yield Finding(
-            "kvm", "warning", "no /dev/kvm: qemu guests run emulated, ten times slower", (),
-            "turn on virtualisation in the firmware; in a VM, nested virtualisation",
-        )  # fmt: skip
-    elif not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        yield Finding(
-            "kvm", "warning", "/dev/kvm may not be used by this user", (),
-            "add the user to the group of /dev/kvm, mostly kvm",
-        )  # fmt: skip
+def _iptables(runtime: Runtime) -> Iterator[Finding]:
+    """Whether the iptables backend can work, where a network has it or the next one would."""
+    from hvtx.host import xtables
+
+    lack = xtables.lack()
+    if lack is None:
+        yield Finding("iptables", "ok", "the iptables backend has what it works with")
+        return
+    firewall = runtime.settings.firewall
+    used = [n.name for n in runtime.read(records.networks) if n.firewall == "iptables"]
+    evidence = tuple(f"network {name!r} lives in the legacy tables" for name in used)
+    if firewall == "iptables":
+        evidence += ("--firewall iptables is asked for",)
+    elif (
+        firewall == "auto" and not used and any(xtables.in_use(family) for family in xtables.TOOLS)
+    ):
+        evidence += ("rules or policies of this host stand in legacy tables",)
+    if evidence:
+        yield Finding("iptables", "error", lack.message, evidence, lack.hint)
     else:
-        yield Finding("kvm", "ok", "/dev/kvm is there (a start probes whether it works)")
+        yield Finding("iptables", "ok", f"nothing here needs it; else: {lack.message}")
+
+
+def _hypervisors(runtime: Runtime) -> Iterator[Finding]:
+    """QEMU, which VMs run in unless told otherwise; others where a VM on record needs them."""
+    machine, needed = os.uname().machine, {"qemu": [], **_by_hypervisor(runtime)}
+    missing = False
+    for hypervisor, vms in needed.items():
+        names = hypervisors.binary_names(hypervisor, machine)
+        if not names or program.find(names) is not None:
+            continue
+        missing = True
+        who = f"VMs of {hypervisor} cannot start"
+        if vms:
+            who = f"VMs that need it cannot start: {', '.join(vms)}"
+        yield Finding(
+            "hypervisors", "error" if vms else "warning", f"{names[0]} is not on PATH; {who}", (),
+            hypervisors.TRAITS[hypervisor].hint,
+        )  # fmt: skip
+    if not missing:
+        yield Finding("hypervisors", "ok", "what VMs run in is there")
+
+
+def _by_hypervisor(runtime: Runtime) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for vm in runtime.read(records.vms):
+        found.setdefault(vm.hypervisor, []).append(vm.name)
+    return found
+
+
+def _kvm(runtime: Runtime) -> Iterator[Finding]:
+    from hvtx.engine.accelerators import judge
+
+    yield Finding("kvm", *judge(runtime.store.run_directory))
 
 
 def _forwarding(runtime: Runtime) -> Iterator[Finding]:
-    networks = records.networks(runtime.sql)
+    networks = runtime.read(records.networks)
     wanted = []
     if any(":" not in s for n in networks for s in n.subnets):
         wanted.append("net/ipv4/ip_forward")
@@ -231,10 +298,7 @@ def _forwarding(runtime: Runtime) -> Iterator[Finding]:
 
 
 def _loopback6(runtime: Runtime) -> Iterator[Finding]:
-    served = runtime.sql.execute(
-        "SELECT count(*) FROM port p WHERE p.host_ip = '::1' OR p.host_ip IS NULL AND EXISTS"
-        " (SELECT * FROM lease l WHERE l.interface = p.interface AND l.family = 6)"
-    ).fetchone()[0]
+    served = runtime.read(leases.loopback6_ports)
     if served:
         yield Finding(
             "loopback", "warning", f"{served} published ports are not reachable through [::1]",
@@ -249,7 +313,7 @@ def _forward_drops(runtime: Runtime) -> Iterator[Finding]:
     """Docker's, firewalld's or ufw's drop in FORWARD, which no accept of ours overrides."""
     bridges = [
         Bridge(n.bridge, tuple(6 if ":" in s else 4 for s in n.subnets), n.firewall)
-        for n in records.networks(runtime.sql)
+        for n in runtime.read(records.networks)
     ]
     found = _drops(runtime.installation, bridges)
     if not found:
@@ -284,9 +348,10 @@ def _routes(runtime: Runtime) -> Iterator[Finding]:
     from hvtx.engine.networks import bridge_row
     from hvtx.host.routes import all_routes, in_the_way
 
+    with runtime.reading() as sql:
+        bridges = [(n, bridge_row(runtime, n)) for n in records.networks(sql)]
     every, bad = all_routes(), False
-    for network in records.networks(runtime.sql):
-        row = bridge_row(runtime, network)
+    for network, row in bridges:
         if row is None:
             continue
         for subnet in network.subnets:
@@ -357,13 +422,28 @@ def _processes(runtime: Runtime) -> Iterator[Finding]:
         yield Finding("processes", "ok", "processes can be told apart")
 
 
+def _units(runtime: Runtime) -> Iterator[Finding]:
+    """Units in /etc, written by an earlier hvtx, in whose place the Debian package has its own."""
+    from hvtx.engine.systemd import hidden
+
+    paths = hidden()
+    if paths:
+        yield Finding(
+            "units", "warning", "copies hide the units of the Debian package hvtx", tuple(paths),
+            "hvtx systemd install",
+        )  # fmt: skip
+
+
 CHECKS: dict[str, Check] = {
     "permissions": _permissions,
     "store": _store,
     "operations": _operations,
     "processes": _processes,
     "tun": _tun,
+    "libraries": _libraries,
     "netfilter": _netfilter,
+    "iptables": _iptables,
+    "hypervisors": _hypervisors,
     "kvm": _kvm,
     "forwarding": _forwarding,
     "loopback": _loopback6,
@@ -371,6 +451,7 @@ CHECKS: dict[str, Check] = {
     "company": _watchers,
     "routes": _routes,
     "damage": _damage,
+    "units": _units,
 }
 _OF_RECORDS = frozenset({"store", "operations", "processes", "routes", "damage"})
 _NOWHERE = "/nonexistent"  # where no store is, so that an empty one is read

@@ -12,7 +12,7 @@ from typing import Any
 
 from hvtx.drivers.strangers import Strangers
 from hvtx.engine.runtime import Runtime
-from hvtx.engine.snapshot import take_snapshot
+from hvtx.engine.snapshot import look as look_at
 from hvtx.errors import HvtxError, NotFound
 from hvtx.host.ports import listening
 from hvtx.model.meaning import WHY_NOT_MORE, action_of
@@ -43,13 +43,15 @@ def look(runtime: Runtime) -> Sight:
     """
     if runtime.refused is not None and runtime.refused.code not in _STILL_TOLD:
         raise runtime.refused
-    snapshot = take_snapshot(runtime)
+    snapshot, (vms, networks) = look_at(
+        runtime, lambda sql: (records.vms(sql), records.networks(sql))
+    )
     rules, places, unread = _firewall(runtime)
     return Sight(
         snapshot=snapshot,
         plan=plan_gc(snapshot, everything=True),
-        vms=tuple(records.vms(runtime.sql)),
-        networks=tuple(records.networks(runtime.sql)),
+        vms=tuple(vms),
+        networks=tuple(networks),
         rules=rules,
         places=places,
         sockets=listening(),
@@ -59,7 +61,7 @@ def look(runtime: Runtime) -> Sight:
 
 def answer(runtime: Runtime, sight: Sight, text: str) -> dict[str, Any]:
     """What is to be said of ``text``; raises NotFound."""
-    tombstone = records.tombstones(runtime.sql, [text]).get(text)
+    tombstone = runtime.read(records.tombstones, [text]).get(text)
     found = identify(sight._replace(tombstone=tombstone), text)
     if not found:
         raise NotFound(
@@ -107,8 +109,9 @@ def _document(runtime: Runtime, text: str, found: Sequence[Subject]) -> dict[str
     row = first.row or _row(runtime, item)
     evidence = [*(item.evidence if item is not None and first.kind != "vm" else ())]
     evidence += [line for line in first.evidence if line not in evidence]
-    lines = _history(runtime, row)
-    record = _record(runtime, row)
+    with runtime.reading() as sql:
+        lines = _history(sql, row)
+        record = _record(sql, row)
     return {
         "schema": "hvtx/explain/1",
         "object": text,
@@ -132,13 +135,13 @@ def _row(runtime: Runtime, item: Item | None) -> Resource | None:
     """A row that is a tombstone by now, which the snapshot has not among its rows."""
     if item is None or not item.row:
         return None
-    return records.resources_by_id(runtime.sql, [item.row]).get(item.row)
+    return runtime.read(records.resources_by_id, [item.row]).get(item.row)
 
 
-def _record(runtime: Runtime, row: Resource | None) -> dict[str, Any] | None:
+def _record(sql: Any, row: Resource | None) -> dict[str, Any] | None:
     if row is None:
         return None
-    operation = records.operation(runtime.sql, row.operation)
+    operation = records.operation(sql, row.operation)
     return {
         "id": row.id,
         "state": str(row.state),
@@ -150,13 +153,13 @@ def _record(runtime: Runtime, row: Resource | None) -> dict[str, Any] | None:
     }
 
 
-def _history(runtime: Runtime, row: Resource | None) -> list[dict[str, Any]]:
+def _history(sql: Any, row: Resource | None) -> list[dict[str, Any]]:
     """What was done to the thing of this kind and name, oldest first."""
     if row is None:
         return []
     wanted = history.Wanted(kind=row.kind, key=row.key)
     names = ("time", "operation", "verb", "event", "reason", "message")
-    lines = history.entries(runtime.sql, wanted, limit=_LINES)
+    lines = history.entries(sql, wanted, limit=_LINES)
     return [{name: line[name] for name in names} for line in lines]
 
 

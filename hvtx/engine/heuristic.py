@@ -17,7 +17,7 @@ from hvtx.drivers.strangers import Strangers
 from hvtx.engine.collect import SCHEMA
 from hvtx.engine.files import write_out
 from hvtx.engine.runtime import Runtime
-from hvtx.engine.snapshot import take_snapshot
+from hvtx.engine.snapshot import look
 from hvtx.engine.transaction import Operation, begin
 from hvtx.errors import Contended, HvtxError, NotFound, NotPermitted, Refused, StalePlan, UsageError
 from hvtx.host import procfs
@@ -62,7 +62,7 @@ def make_plan(runtime: Runtime) -> Report:
 
 
 def _sight(runtime: Runtime) -> Sight:
-    snapshot = take_snapshot(runtime)
+    snapshot, (networks, leases) = look(runtime, lambda sql: (records.networks(sql), _leases(sql)))
     failed = next(iter(snapshot.failures.values()), None)
     if failed:  # a guess needs at least to have seen everything
         raise Refused("cannot-observe", failed, hint="`hvtx doctor` checks this host")
@@ -84,11 +84,10 @@ def _sight(runtime: Runtime) -> Sight:
         ) from problem
     finally:
         source.close()
-    networks = records.networks(runtime.sql)
     return Sight(
         snapshot=snapshot,
         rules=rules,
-        leases=_leases(runtime),
+        leases=leases,
         gateways=frozenset(address for network in networks for address in network.gateways),
         neighbours=neighbours,
         owners=owners,
@@ -103,17 +102,17 @@ def _owners(source: Links, links: Sequence[Link]) -> dict[int, tuple[int | None,
     return found
 
 
-def _leases(runtime: Runtime) -> dict[str, str]:
+def _leases(sql: Any) -> dict[str, str]:
     """Every address that some VM has, also of VMs that were taken over (those have no lease)."""
     found = {
         row.spec[field]: row.vm
-        for row in records.resources(runtime.sql, "vm IS NOT NULL")
+        for row in records.resources(sql, "vm IS NOT NULL")
         for field in ("ipv4", "ipv6")
         if row.vm and row.spec.get(field)
     }
     return found | {
         address: vm.id
-        for vm in records.vms(runtime.sql)
+        for vm in records.vms(sql)
         for interface in vm.interfaces
         for address in (interface.ipv4, interface.ipv6)
         if address
@@ -130,7 +129,7 @@ def apply(runtime: Runtime, *, saved: Sequence[tuple[str, ...]] | None = None) -
     """
     runtime.enter()
     runtime.store.check_pages()
-    for network in records.networks(runtime.sql):  # sorted by name; nobody leases meanwhile
+    for network in runtime.read(records.networks):  # sorted by name; nobody leases meanwhile
         runtime.lock("network", network.name)
     runtime.lock("all", "gc")
     report = make_plan(runtime)

@@ -8,7 +8,7 @@ import signal as signals
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hvtx.drivers import process
 from hvtx.engine import privileges
@@ -20,7 +20,7 @@ from hvtx.engine.networks import (
     taking_back,
     undo,
 )
-from hvtx.engine.runtime import Runtime, process_facts
+from hvtx.engine.runtime import Runtime, process_facts, rows_by_vm
 from hvtx.engine.transaction import Operation, begin, forget_vm
 from hvtx.errors import Conflict, HvtxError, NotFound, PartialFailure, StoreError, UsageError
 from hvtx.host import failpoint, procfs
@@ -28,7 +28,8 @@ from hvtx.host.logger import older
 from hvtx.host.ports import refuse_taken_port
 from hvtx.hypervisors import base as hypervisors
 from hvtx.model.resource import Kind, Resource, State
-from hvtx.model.vm import Identity, Liveness, Network, Vm
+from hvtx.model.vm import Identity, Life, Liveness, Network, Vm
+from hvtx.model.vm import Operation as OpenOperation
 from hvtx.planner import provision
 from hvtx.planner.states import VmState, identity_of, judge_vm, vm_state
 from hvtx.store import intents, records
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from hvtx.model.plan import Plan
 
 READY_SECONDS = 10.0
+_LOOKS = 5  # at the record of a VM whose process is dead, while it changes
 
 
 def log_path(runtime: Runtime, vm: Vm) -> str:
@@ -67,24 +69,59 @@ def run_directory(runtime: Runtime, vm: Vm) -> str:
 # -- state -----------------------------------------------------------------------------------------
 
 
-def state_of(runtime: Runtime, vm: Vm) -> tuple[VmState, Liveness, list[Resource]]:
-    """A VM's state now, with its live rows."""
-    rows = records.resources_of_vm(runtime.sql, vm.id)
+class Moment(NamedTuple):
+    """What is on record of VMs at one moment, as their states are judged from it."""
+
+    rows: Mapping[str, list[Resource]]  # live ones, by VM id
+    operations: Mapping[str, list[OpenOperation]]  # that have not ended, by the VM's name
+    lives: Mapping[int, Life]
+
+
+def read_moment(sql: Any, vm: str | None = None) -> Moment:
+    """The moment of one VM (by id), or of all; inside ``reading()``, with the VMs themselves."""
+    rows = records.resources(sql) if vm is None else records.resources_of_vm(sql, vm)
+    operations: dict[str, list[OpenOperation]] = {}
+    for operation in records.operations(sql):
+        if operation.vm:
+            operations.setdefault(operation.vm, []).append(operation)
+    return Moment(rows_by_vm(rows), operations, records.lives(sql))
+
+
+def state_of(
+    runtime: Runtime, vm: Vm, moment: Moment | None = None
+) -> tuple[VmState, Liveness, list[Resource]]:
+    """A VM's state now, with its live rows; ``moment``: what was read together with the VM.
+
+    Its process is looked at after the record was read. One that is dead may be so because a stop
+    began in between, so the record is read again, until it says the same as before.
+    """
+    seen = moment or runtime.read(read_moment, vm.id)
+    for _ in range(_LOOKS):
+        found = _judge(runtime, vm, seen)
+        if found[0] is not VmState.CRASHED:
+            break
+        now = runtime.read(read_moment, vm.id)
+        if _of(now, vm) == _of(seen, vm):
+            break
+        seen = now
+    return found
+
+
+def _of(moment: Moment, vm: Vm) -> tuple[list[Resource], list[OpenOperation]]:
+    return moment.rows.get(vm.id, []), moment.operations.get(vm.name, [])
+
+
+def _judge(runtime: Runtime, vm: Vm, moment: Moment) -> tuple[VmState, Liveness, list[Resource]]:
+    rows, operations = _of(moment, vm)
     liveness, _ = judge_vm(
         vm.hypervisor,
         rows,
         life=runtime.life,
-        lives=records.lives(runtime.sql),
+        lives=moment.lives,
         facts=process_facts(rows),
     )
-    verb = next(
-        (
-            operation.verb
-            for operation in records.operations(runtime.sql)
-            if operation.vm == vm.name and runtime.is_running(operation.id)
-        ),
-        None,
-    )
+    running = runtime.running(operations)
+    verb = next((known.verb for known in operations if running[known.id]), None)
     return vm_state(rows, verb, liveness), liveness, rows
 
 
@@ -98,9 +135,9 @@ def start_vm(runtime: Runtime, name: str, *, verb: str = "start") -> Vm:
     """
     runtime.enter()
     _lock_for_start(runtime, name)
-    vm = records.get_vm(runtime.sql, name)
+    vm = runtime.read(records.get_vm, name)
     _free_for_start(runtime, vm)
-    vm = records.get_vm(runtime.sql, name)
+    vm = runtime.read(records.get_vm, name)
     probes = process.probe(vm, runtime.store.run_directory)
     for port in _ports_to_publish(vm):
         refuse_taken_port(port)
@@ -118,7 +155,7 @@ def _lock_for_start(runtime: Runtime, name: str) -> None:
     """Hold the VM; one that another command is starting is refused at once: it will be up."""
     if runtime.try_lock("vm", name):
         return
-    vm = records.find_vm(runtime.sql, name)
+    vm = runtime.read(records.find_vm, name)
     if vm is not None and state_of(runtime, vm)[0] is VmState.STARTING:
         raise Conflict(f"VM {name!r} is starting", hint="hvtx vm show tells when it is up")
     runtime.lock("vm", name)
@@ -130,7 +167,7 @@ def run_vm(runtime: Runtime, wish: VmWish) -> Vm:
 
     runtime.enter()
     runtime.lock("vm", wish.name)
-    leftover = records.find_vm(runtime.sql, wish.name)
+    leftover = runtime.read(records.find_vm, wish.name)
     if leftover is not None:
         _resolve(runtime, wish.name)  # an interrupted `run` is undone whole
     define.check_wish(runtime, wish)
@@ -167,10 +204,10 @@ def _free_for_start(runtime: Runtime, vm: Vm) -> None:
             _resolve(runtime, vm.name)  # the record of a start that was killed late
         hint = "hvtx vm stop it first" if state is VmState.RUNNING else "hvtx vm show tells more"
         raise Conflict(f"VM {vm.name!r} is {state.value}", hint=hint)
-    if state is VmState.DEFINED and not records.is_provisional(runtime.sql, vm.id):
+    if state is VmState.DEFINED and not runtime.read(records.is_provisional, vm.id):
         return
     plan = _resolve(runtime, vm.name)
-    left = [row for row in records.resources_of_vm(runtime.sql, vm.id) if row.kind != Kind.LEASE]
+    left = [row for row in runtime.read(records.resources_of_vm, vm.id) if row.kind != Kind.LEASE]
     if left:
         keys = {row.id for row in left}
         why = (
@@ -181,7 +218,7 @@ def _free_for_start(runtime: Runtime, vm: Vm) -> None:
             f"VM {vm.name!r} crashed, and what it left cannot be released: {why}",
             hint="hvtx gc --plan shows each item with its reason",
         )
-    if records.find_vm(runtime.sql, vm.name) is None:
+    if runtime.read(records.find_vm, vm.name) is None:
         raise NotFound(
             f"VM {vm.name!r} was made by an interrupted `vm run`, which is undone now",
             hint="run it again: hvtx vm run",
@@ -198,7 +235,7 @@ def _ports_to_publish(vm: Vm) -> list[Any]:
 
 def _networks(runtime: Runtime, vm: Vm) -> dict[str, Network]:
     """The VM's networks, rebuilt where this life of the host has not seen them."""
-    known = records.networks_by_id(runtime.sql, {i.network for i in vm.interfaces})
+    known = runtime.read(records.networks_by_id, {i.network for i in vm.interfaces})
     own = {interface.network: known[interface.network] for interface in vm.interfaces}
     for network in own.values():
         runtime.lock("network", network.name, shared=True)
@@ -271,7 +308,8 @@ def _go(
             identity = gate.identity
             try:
                 failpoint.reach("spawned")
-                process_row = operation.note(process_row, identity._asdict())
+                noted = {**identity._asdict(), **_accelerator(probes)}
+                process_row = operation.note(process_row, noted)
                 failpoint.reach("registered")
                 gate.open()
             except BaseException:
@@ -293,6 +331,14 @@ def _go(
     except (Exception, KeyboardInterrupt) as problem:
         _take_back(runtime, operation, vm, rows, identity, problem, new=new)
         raise
+
+
+def _accelerator(probes: hypervisors.Probes) -> dict[str, str]:
+    """What is kept of the choice beside the process that it was made for."""
+    if probes.why is None:
+        return {}
+    name = "kvm" if probes.kvm else "tcg"
+    return {"accelerator": name, "accelerator_reason": probes.why}
 
 
 def _spawn(runtime: Runtime, vm: Vm, launch: hypervisors.Launch) -> process.Gate:
@@ -334,7 +380,7 @@ def _take_back(
             process.stop(identity, directory=directory, power_down="none", force=True)
         released = [row for row in rows if row.kind != Kind.LEASE or new]
         undo(operation, released, problem)
-        left = [r for r in records.resources_of_vm(runtime.sql, vm.id) if r.kind != Kind.LEASE]
+        left = [r for r in runtime.read(records.resources_of_vm, vm.id) if r.kind != Kind.LEASE]
         if new and not left:
             with runtime.store.transaction() as sql:
                 operation.history(sql, [forget_vm(sql, vm.id)])
@@ -388,15 +434,23 @@ def _port(interface: Any, network: Network, device: str) -> hypervisors.Port:
 
 
 def stop_vm(
-    runtime: Runtime, name: str, *, timeout: float = 30.0, force: bool = False, verb: str = "stop"
+    runtime: Runtime,
+    name: str,
+    *,
+    timeout: float = 30.0,
+    force: bool = False,
+    verb: str = "stop",
+    tell: process.Tell | None = None,
 ) -> Vm:
     """End the hypervisor, then release the VM's host resources; the leases stay.
+
+    ``tell`` hears what is waited for, once that takes more than a moment.
 
     Raises NotFound, Conflict, PartialFailure (something is kept, and named), Busy.
     """
     runtime.enter()
     runtime.lock("vm", name)
-    vm = records.get_vm(runtime.sql, name)
+    vm = runtime.read(records.get_vm, name)
     state, liveness, rows = state_of(runtime, vm)
     if state is VmState.DEFINED:
         return vm
@@ -410,7 +464,7 @@ def stop_vm(
         for row in rows:
             identity = identity_of(row) if row.kind == Kind.PROCESS else None
             if identity is not None and _may_run(runtime, row, identity):
-                _end_process(runtime, vm, identity, timeout=timeout, force=force)
+                _end_process(runtime, vm, identity, timeout=timeout, force=force, tell=tell)
     except Exception:
         # It stays open, as after Ctrl-C: if the VM has ended all the same, `recover` carries the
         # stop through; if it has not, `recover` leaves it running.
@@ -442,7 +496,13 @@ def _may_run(runtime: Runtime, row: Resource, identity: Identity) -> bool:
 
 
 def _end_process(
-    runtime: Runtime, vm: Vm, identity: Identity, *, timeout: float, force: bool
+    runtime: Runtime,
+    vm: Vm,
+    identity: Identity,
+    *,
+    timeout: float,
+    force: bool,
+    tell: process.Tell | None,
 ) -> None:
     if vm.hypervisor == "external":
         if procfs.signal(identity, signals.SIGTERM) and not procfs.wait_gone(
@@ -456,11 +516,13 @@ def _end_process(
         power_down=hypervisors.TRAITS[vm.hypervisor].power_down,
         timeout=timeout,
         force=force,
+        name=vm.name,
+        tell=tell,
     )
 
 
 def _release_all(runtime: Runtime, operation: Operation, vm: Vm) -> None:
-    rows = [row for row in records.resources_of_vm(runtime.sql, vm.id) if row.kind != Kind.LEASE]
+    rows = [row for row in runtime.read(records.resources_of_vm, vm.id) if row.kind != Kind.LEASE]
     # a run directory on a disk outlives the boot: it is removed, not only forgotten
     here = [row for row in rows if row.life == runtime.life.id or row.kind == Kind.FILE]
     old = [row for row in rows if row not in here]
@@ -480,7 +542,7 @@ def remove_vm(runtime: Runtime, name: str, *, force: bool = False) -> None:
     """Forget a VM and free its leases and ports; ``force`` stops it first."""
     runtime.enter()
     runtime.lock("vm", name)
-    vm = records.get_vm(runtime.sql, name)
+    vm = runtime.read(records.get_vm, name)
     state, _, _ = state_of(runtime, vm)
     if state is not VmState.DEFINED:
         if not force:
@@ -496,7 +558,7 @@ def attach(runtime: Runtime, name: str, pid: int) -> Vm:
     """Record a process that hvtx did not start as the process of an `external` VM."""
     runtime.enter()
     runtime.lock("vm", name)
-    vm = records.get_vm(runtime.sql, name)
+    vm = runtime.read(records.get_vm, name)
     _, liveness, rows = state_of(runtime, vm)
     if vm.hypervisor != "external":
         raise Conflict(
@@ -521,7 +583,7 @@ def attach(runtime: Runtime, name: str, pid: int) -> Vm:
         ) from problem
     if pid in (1, os.getpid()):
         raise Conflict(f"process {pid} is no VM", hint="give the pid of the hypervisor")
-    for row in records.resources(runtime.sql, "kind = 'process' AND vm <> ?", (vm.id,)):
+    for row in runtime.read(records.resources, "kind = 'process' AND vm <> ?", (vm.id,)):
         if identity_of(row) == identity:
             raise Conflict(
                 f"process {pid} is that of VM {row.key!r}",

@@ -10,8 +10,11 @@ from typing import NamedTuple
 
 from hvtx import __version__
 from hvtx.engine.collect import make_plan
-from hvtx.engine.launch import state_of
+from hvtx.engine.guests import Judged
+from hvtx.engine.guests import states as guest_states
+from hvtx.engine.launch import read_moment, state_of
 from hvtx.engine.runtime import Runtime
+from hvtx.model.guest import Guest
 from hvtx.model.vm import Network
 from hvtx.planner.states import VmState
 from hvtx.store import history, leases, records
@@ -30,11 +33,9 @@ class Gauge(NamedTuple):
 
 def gauges(runtime: Runtime) -> list[Gauge]:
     """Everything that is measured; where the host may not be read, there is no plan's."""
-    networks = records.networks(runtime.sql)
     return [
         _info(runtime),
         *_records(runtime),
-        *_addresses(runtime, networks),
         *_plan(runtime),
         *_store(runtime),
     ]
@@ -47,27 +48,36 @@ def _info(runtime: Runtime) -> Gauge:
 
 
 def _records(runtime: Runtime) -> Iterable[Gauge]:
-    states = Counter(state_of(runtime, vm)[0].value for vm in records.vms(runtime.sql))
-    counts = Counter((str(row.kind), str(row.state)) for row in records.resources(runtime.sql))
-    running = [runtime.is_running(o.id) for o in records.operations(runtime.sql)]
+    with runtime.reading() as sql:
+        vms, moment = records.vms(sql), read_moment(sql)
+        rows, underway = records.resources(sql), records.operations(sql)
+        networks, leased = records.networks(sql), leases.counts(sql)
+    judged = [Judged(vm, state_of(runtime, vm, moment)[0]) for vm in vms]
+    states = Counter(state.value for _, state in judged)
+    guests = Counter(guest for guest in guest_states(runtime, judged).values() if guest)
+    counts = Counter((str(row.kind), str(row.state)) for row in rows)
+    running = runtime.running(underway).values()
     operations = {"running": sum(running), "interrupted": len(running) - sum(running)}
     kinds = {kind for kind, _ in counts}
     return [
         Gauge("hvtx_vms", "VMs on record by state.", ("state",),
               {(state.value,): states[state.value] for state in VmState}),
-        Gauge("hvtx_networks", "Networks on record.", (),
-              {(): len(records.networks(runtime.sql))}),
+        Gauge("hvtx_guests", "Guests of VMs that run, by what their hypervisors say.", ("guest",),
+              {(guest.value,): guests[guest] for guest in Guest}),
+        Gauge("hvtx_networks", "Networks on record.", (), {(): len(networks)}),
         Gauge("hvtx_resources", "Resources on record by kind and state.", ("kind", "state"),
               {(kind, state): counts[kind, state] for kind in sorted(kinds) for state in _STATES}),
         Gauge("hvtx_operations", "Operations that have not ended.", ("state",),
               {(state,): number for state, number in operations.items()}),
         Gauge("hvtx_recovered", "Whether this life of the host is recovered.", (),
               {(): float(runtime.life.recovered)}),
+        *_addresses(networks, leased),
     ]  # fmt: skip
 
 
-def _addresses(runtime: Runtime, networks: Iterable[Network]) -> Iterable[Gauge]:
-    counts = leases.counts(runtime.sql)
+def _addresses(
+    networks: Iterable[Network], counts: Mapping[tuple[str, int], int]
+) -> Iterable[Gauge]:
     used: dict[tuple[str, ...], float] = {}
     sizes: dict[tuple[str, ...], float] = {}
     for network in networks:
@@ -100,7 +110,8 @@ def _store(runtime: Runtime) -> Iterable[Gauge]:
     for suffix in ("", "-wal"):
         if os.path.exists(runtime.store.path + suffix):
             size += os.stat(runtime.store.path + suffix).st_size
-    lines, marks = history.count(runtime.sql), records.tombstone_count(runtime.sql)
+    with runtime.reading() as sql:
+        lines, marks = history.count(sql), records.tombstone_count(sql)
     return [
         Gauge("hvtx_store_bytes", "The size of the state store.", (), {(): size}),
         Gauge("hvtx_history_lines", "Lines that the history keeps.", (), {(): lines}),

@@ -101,7 +101,7 @@ def take_network(runtime: Runtime, name: str) -> Network:
     What is read before the lock is held may be gone by then. Raises NotFound, Conflict, Busy.
     """
     runtime.lock("network", name, shared=True)
-    found = records.find_network(runtime.sql, name)
+    found = runtime.read(records.find_network, name)
     if found is not None and not _is_provisional(runtime, found):
         return found
     if name == DEFAULT:
@@ -112,7 +112,7 @@ def take_network(runtime: Runtime, name: str) -> Network:
             f"network {name!r} was left half-made or half-removed by an interrupted command",
             hint="`hvtx recover` takes it back; then make it again: hvtx network create",
         )
-    return records.get_network(runtime.sql, name)
+    return runtime.read(records.get_network, name)
 
 
 def _make_default(runtime: Runtime) -> Network:
@@ -121,7 +121,7 @@ def _make_default(runtime: Runtime) -> Network:
     runtime.lock("all", "networks")
     try:
         _resolve(runtime)
-        network = records.find_network(runtime.sql, DEFAULT)  # another process may have made it
+        network = runtime.read(records.find_network, DEFAULT)  # another process may have made it
         if network is None or _is_provisional(runtime, network):  # the latter: what cannot go
             wish = NetworkWish(DEFAULT, (_free_subnet(runtime),))
             _check_free(runtime, wish)
@@ -135,7 +135,7 @@ def _make_default(runtime: Runtime) -> Network:
 
 def default_draft(runtime: Runtime) -> Network:
     """The network ``default`` as it is, or as :func:`take_network` would make it now."""
-    found = records.find_network(runtime.sql, DEFAULT)
+    found = runtime.read(records.find_network, DEFAULT)
     return found or _describe(runtime, NetworkWish(DEFAULT, (_free_subnet(runtime),)))
 
 
@@ -153,17 +153,13 @@ def _free_subnet(runtime: Runtime) -> str:
 
 
 def _is_provisional(runtime: Runtime, network: Network) -> bool:
-    return bool(
-        runtime.sql.execute(
-            "SELECT operation IS NOT NULL FROM network WHERE id = ?", (network.id,)
-        ).fetchone()[0]
-    )
+    return network.id in runtime.read(records.provisional_networks)
 
 
 def _check_free(runtime: Runtime, wish: NetworkWish) -> None:
     from hvtx.planner import addressing
 
-    if records.find_network(runtime.sql, wish.name):
+    if runtime.read(records.find_network, wish.name):
         raise Conflict(f"network {wish.name!r} exists already", hint="hvtx network ls")
     for subnet in wish.subnets:
         taken = addressing.overlap(subnet, _known_subnets(runtime))
@@ -183,7 +179,7 @@ def _check_free(runtime: Runtime, wish: NetworkWish) -> None:
 
 
 def _known_subnets(runtime: Runtime) -> list[str]:
-    return [row[0] for row in runtime.sql.execute("SELECT cidr FROM subnet")]
+    return [subnet for network in runtime.read(records.networks) for subnet in network.subnets]
 
 
 def _host_prefixes(own: int = 0) -> list[str]:
@@ -257,7 +253,10 @@ def _describe(runtime: Runtime, wish: NetworkWish) -> Network:
 
 
 def _choose_firewall(runtime: Runtime) -> str:
-    """``auto``: iptables only where a legacy table is in use and nftables is not."""
+    """``auto``: iptables only where a legacy table is in use and nftables is not.
+
+    Raises HostRefused where that would be it and it cannot work.
+    """
     if runtime.settings.firewall != "auto":
         return runtime.settings.firewall
     from hvtx.host import xtables
@@ -271,7 +270,16 @@ def _choose_firewall(runtime: Runtime) -> str:
         strangers = any(not rule.table.startswith("hvtx-") for rule in nftables.rules())
     finally:
         nftables.close()
-    return "nftables" if strangers else "iptables"
+    if strangers:
+        return "nftables"
+    lack = xtables.lack()
+    if lack is not None:
+        raise HostRefused(
+            "this host's own rules stand in legacy iptables tables, where guests of another"
+            f" backend may not pass, but {lack.message}",
+            hint=lack.hint,
+        )
+    return "iptables"
 
 
 # -- making and rebuilding -----------------------------------------------------------------------
@@ -315,19 +323,18 @@ def _learns_routes() -> list[str]:
 
 
 def _missing_bases(runtime: Runtime, network: Network) -> list[str]:
-    """Backends whose own tables or chains are not on record in this life."""
-    backends = ["nftables", "iptables"] if network.firewall == "iptables" else ["nftables"]
-    there = {
-        row.spec["backend"]
-        for row in records.resources_of_network(runtime.sql, None)
+    """What the network stands on and what is not on record in this life."""
+    there = [
+        row.spec
+        for row in runtime.read(records.resources_of_network, None)
         if row.kind == Kind.FILTER and row.life == runtime.life.id and row.state == State.COMMITTED
-    }
-    return [backend for backend in backends if backend not in there]
+    ]
+    return provision.missing_bases(network.firewall, there)
 
 
 def _make(runtime: Runtime, network: Network, verb: str, *, new: bool) -> None:
     """Intend, act, commit; undone from the rows if anything fails."""
-    privileges.need(devices=True, legacy=network.firewall == "iptables")
+    privileges.need_to_start([network])
     settings = _settings(network)
     bases = _missing_bases(runtime, network)
     rows: list[Resource] = []
@@ -435,10 +442,10 @@ def ensure_networks(runtime: Runtime, networks: Iterable[Network], verb: str = "
     runtime.lock("all", "networks")
     try:
         half = "vm IS NULL AND state IN ('intended', 'releasing')"
-        if not runtime.life.recovered or records.resources(runtime.sql, half):
+        if not runtime.life.recovered or runtime.read(records.resources, half):
             _resolve(runtime)  # what a saved ruleset or an interrupted rebuild has left
         _close_earlier_lives(runtime, missing)
-        known = records.networks_by_id(runtime.sql, {network.id for network in missing})
+        known = runtime.read(records.networks_by_id, {network.id for network in missing})
         for network in missing:
             # what an interrupted operation had only begun may be forgotten by now
             if network.id in known and bridge_row(runtime, network) is None:
@@ -449,9 +456,10 @@ def ensure_networks(runtime: Runtime, networks: Iterable[Network], verb: str = "
 
 
 def _close_earlier_lives(runtime: Runtime, networks: Iterable[Network]) -> None:
-    rows = records.resources_of_network(runtime.sql, None)
-    for network in networks:
-        rows += records.resources_of_network(runtime.sql, network.id)
+    with runtime.reading() as sql:
+        rows = records.resources_of_network(sql, None)
+        for network in networks:
+            rows += records.resources_of_network(sql, network.id)
     old = [row for row in rows if row.life != runtime.life.id]
     if old:
         with begin(runtime, "rebuild") as (_, operation):
@@ -462,7 +470,7 @@ def _close_earlier_lives(runtime: Runtime, networks: Iterable[Network]) -> None:
 
 def bridge_row(runtime: Runtime, network: Network) -> Resource | None:
     """The committed row of a network's bridge in this life of the host."""
-    for row in records.resources_of_network(runtime.sql, network.id):
+    for row in runtime.read(records.resources_of_network, network.id):
         if (row.kind, row.state, row.life) == (Kind.BRIDGE, State.COMMITTED, runtime.life.id):
             return row
     return None
@@ -479,21 +487,23 @@ def remove_network(runtime: Runtime, name: str) -> None:
     runtime.enter()
     runtime.lock("network", name)
     runtime.lock("all", "networks")
-    network = records.get_network(runtime.sql, name)
+    network = runtime.read(records.get_network, name)
     _resolve(runtime)
-    if records.find_network(runtime.sql, name) is None:
+    if runtime.read(records.find_network, name) is None:
         return  # it was what an interrupted operation had left
-    users = records.users_of_network(runtime.sql, network.id)
+    with runtime.reading() as sql:
+        users = records.users_of_network(sql, network.id)
+        rows = records.resources_of_network(sql, network.id)
+        # One whose removal something stood in the way of is only on record for what it left.
+        others = {n.id for n in records.networks(sql)} - records.provisional_networks(sql)
+        shared = records.resources_of_network(sql, None)
+        last = not others - {network.id}
+        rows += shared if last else _idle_bases(sql, network, shared)
     if users:
         raise Conflict(
             f"network {name!r} is used by {', '.join(users)}",
             hint="remove these VMs first: hvtx vm rm NAME",
         )
-    rows = records.resources_of_network(runtime.sql, network.id)
-    # One whose removal something stood in the way of is only on record for what it left.
-    others = "SELECT count(*) FROM network WHERE id <> ? AND operation IS NULL"
-    if runtime.sql.execute(others, (network.id,)).fetchone()[0] == 0:
-        rows += records.resources_of_network(runtime.sql, None)
     privileges.need_for(rows)
     _refuse_dependents(runtime, rows)
     with begin(runtime, "network-rm", network=name) as (sql, operation):
@@ -515,6 +525,16 @@ def remove_network(runtime: Runtime, name: str) -> None:
             f"network {name!r} is not wholly removed: {'; '.join(left)}",
             hint="take away what stands in the way, then repeat, or: hvtx gc --apply",
         )
+
+
+def _idle_bases(sql: Any, leaving: Network, shared: Sequence[Resource]) -> list[Resource]:
+    """Tables and chains that only networks with the backend of the one that leaves stood on."""
+    others = {n.firewall for n in records.networks(sql) if n.id != leaving.id}
+    return [
+        row
+        for row in shared
+        if row.spec.get("what") == "base" and provision.idle_base(row.spec, others)
+    ]
 
 
 def _refuse_dependents(runtime: Runtime, rows: Sequence[Resource]) -> None:

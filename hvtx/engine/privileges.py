@@ -34,9 +34,20 @@ def need_for(rows: Iterable[Resource]) -> None:
 
 
 def need_to_start(networks: Iterable[Network]) -> None:
-    """Refuse if a VM in ``networks`` cannot be started by this user; raises NotPermitted."""
-    firewalls = {network.firewall for network in networks}
-    need(devices=bool(firewalls), legacy="iptables" in firewalls)
+    """Refuse if a VM in ``networks`` cannot be started by this user, or on this host.
+
+    Raises NotPermitted, and HostRefused where the iptables backend lacks what it works with.
+    """
+    networks = list(networks)
+    legacy = [network for network in networks if network.firewall == "iptables"]
+    need(devices=bool(networks), legacy=bool(legacy))
+    if legacy:
+        from hvtx.host import xtables
+
+        subnets = [subnet for network in legacy for subnet in network.subnets]
+        lack = xtables.lack({6 if ":" in subnet else 4 for subnet in subnets} | {4})
+        if lack is not None:
+            raise lack
 
 
 def need(*, devices: bool = False, legacy: bool = False) -> None:

@@ -88,7 +88,7 @@ def recover(
 
 def _rebuild(runtime: Runtime) -> tuple[list[str], list[tuple[str, str]]]:
     rebuilt, failed = [], []
-    for network in records.networks(runtime.sql):
+    for network in runtime.read(records.networks):
         if bridge_row(runtime, network) is not None:
             continue
         try:
@@ -103,9 +103,9 @@ def _rebuild(runtime: Runtime) -> tuple[list[str], list[tuple[str, str]]]:
 def _autostart(runtime: Runtime) -> tuple[list[str], list[tuple[str, str]]]:
     """Start each VM that wants it and was not yet tried in this life."""
     start = _starter(runtime)
-    tried = records.attempted(runtime.sql, runtime.life.id)
+    tried = runtime.read(records.attempted, runtime.life.id)
     started, failed = [], []
-    for vm in records.vms(runtime.sql):
+    for vm in runtime.read(records.vms):
         if not vm.autostart or vm.id in tried:
             continue
         state, _, _ = state_of(runtime, vm)

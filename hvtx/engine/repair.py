@@ -87,7 +87,8 @@ def _document(repaired: list[dict[str, Any]], failed: list[dict[str, Any]]) -> d
 
 
 def _scope(runtime: Runtime, name: str | None) -> tuple[list[Network], list[Vm]]:
-    networks, vms = records.networks(runtime.sql), records.vms(runtime.sql)
+    with runtime.reading() as sql:
+        networks, vms = records.networks(sql), records.vms(sql)
     if name is None:
         return networks, vms
     chosen = [network for network in networks if network.name == name]

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from hvtx.drivers.base import CommonDriver, DeviceDriver, Driver, FirewallDriver, Host
 from hvtx.errors import NotPermitted, Refused, StoreError, UsageError
@@ -18,7 +18,7 @@ from hvtx.host import capabilities, procfs, traces
 from hvtx.host.files import is_there
 from hvtx.host.locks import LockFile, name_offset
 from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource
-from hvtx.model.vm import Identity, Life, Liveness
+from hvtx.model.vm import Identity, Life, Liveness, Operation
 from hvtx.planner.epoch import Epoch, judge_epoch
 from hvtx.planner.states import identity_of, judge_vm
 from hvtx.store import history, records
@@ -34,6 +34,8 @@ DRIVERS = {
     "iptables": "hvtx.drivers.iptables:IptablesDriver",
 }
 FIREWALLS = ("nftables", "iptables")
+P = ParamSpec("P")
+T = TypeVar("T")
 Watch = Callable[[int], None]
 Listener = Callable[[Sequence[Mapping[str, Any]]], None]  # entries of the history
 
@@ -76,9 +78,9 @@ class Runtime:
             _need_privileges()  # before there is a store that only root can open
         self._tap_user = _user_id(settings.tap_user)
         self._watch = watch
-        self.store: Store = self._open()
         self.boot_id = procfs.boot_id()
         self.netns = procfs.netns_cookie()
+        self.store: Store = self._open()
         self.refused: Refused | None = None
         self._drivers: dict[str, Driver] = {}
         self._locks: LockFile | None = None
@@ -87,6 +89,7 @@ class Runtime:
         self.mine: set[int] = set()  # operations of this run: a lock's owner cannot probe it
         self.life: Life = Life(0, self.boot_id, self.netns, recovered=False)
         self.epoch = Epoch.FIRST
+        self._moves = False  # to this namespace from another, with nothing on record
         try:
             self._judge()
         except BaseException:
@@ -117,10 +120,14 @@ class Runtime:
             if file is not None:
                 file.close()
 
-    @property
-    def sql(self) -> Any:
-        """The store's connection, for the reading functions of ``hvtx.store``."""
-        return self.store.connection
+    def reading(self) -> AbstractContextManager[Any]:
+        """One moment of the store, for what is decided from several things (``Store.reading``)."""
+        return self.store.reading()
+
+    def read(self, ask: Callable[Concatenate[Any, P], T], *values: P.args, **more: P.kwargs) -> T:
+        """What one reading function of ``hvtx.store`` says, in a moment of its own."""
+        with self.store.reading() as sql:
+            return ask(sql, *values, **more)
 
     @property
     def installation(self) -> str:
@@ -141,11 +148,12 @@ class Runtime:
     # -- trust and epoch -------------------------------------------------------------------------
 
     def _judge(self) -> None:
-        try:
-            self.store.check_trust()
-        except Refused as refusal:
-            self.refused = refusal
-        known = records.current_life(self.sql)
+        with self.reading() as sql:
+            try:
+                self.store.check_trust()
+            except Refused as refusal:
+                self.refused = refusal
+            known = records.current_life(sql)
         moves = False
         marker = bool(self.installation) and is_there(self._in_run_directory("marker"))
         if known and known.boot_id == self.boot_id and known.netns != self.netns and not marker:
@@ -153,26 +161,28 @@ class Runtime:
         self.epoch = judge_epoch(
             known, boot_id=self.boot_id, netns=self.netns, marker=marker, old_life_moves=moves
         )
+        if self.epoch is Epoch.WRONG and self.read(records.is_bare):
+            self.epoch = Epoch.NEW  # nothing is bound to that namespace: perhaps a command failed
+            self._moves = True
         if self.epoch is Epoch.SAME and known is not None:
             self.life = known
         elif self.epoch is Epoch.WRONG and self.refused is None:
-            self.refused = Refused(
-                "wrong-namespace",
-                "this is not the network namespace that the store's VMs and networks live in",
-                hint="run hvtx in that namespace; if it is gone: `hvtx recover --new-namespace`",
-            )
+            self.refused = wrong_namespace()
 
     def _old_life_moves(self, known: Life) -> bool:
         """Whether a VM process or operation of that life may still be alive."""
-        if any(self.is_running(operation.id) for operation in records.operations(self.sql)):
+        with self.reading() as sql:
+            operations = records.operations(sql)
+            lives = records.lives(sql)
+            rows = records.resources(sql, "life = ?", (known.id,))
+            vms = records.vm_heads(sql)
+        if any(self.running(operations).values()):
             return True
-        lives = records.lives(self.sql)
-        rows = records.resources(self.sql, "life = ?", (known.id,))
-        for vm in records.vms(self.sql):
-            own = [row for row in rows if row.vm == vm.id]
-            if any(row.kind != Kind.LEASE for row in own):
-                facts = process_facts(own)
-                verdict, _ = judge_vm(vm.hypervisor, own, life=self.life, lives=lives, facts=facts)
+        own = rows_by_vm(rows)
+        for vm, _, hypervisor, _ in vms:
+            if any(row.kind != Kind.LEASE for row in own.get(vm, ())):
+                facts = process_facts(own[vm])
+                verdict, _ = judge_vm(hypervisor, own[vm], life=self.life, lives=lives, facts=facts)
                 if verdict is not Liveness.DEAD:
                     return True
         return False
@@ -202,13 +212,23 @@ class Runtime:
             raise self.refused
         if self.epoch is not Epoch.SAME:
             with self.store.transaction() as sql:
-                self.life = records.set_life(sql, self.boot_id, self.netns, history.now())
+                self._enter_life(sql)
             self.epoch = Epoch.SAME
         if self.store.has_moved():
             nftables: CommonDriver = self.driver("nftables")  # type: ignore[assignment]
             nftables.leave_trace()
         self.store.note_place()
         self._write_marker()
+
+    def _enter_life(self, sql: Any) -> None:
+        """Put this life on record, inside a transaction; raises Refused."""
+        now = history.now()
+        if self._moves and not records.is_bare(sql):
+            raise wrong_namespace()  # somebody began something there meanwhile
+        self.life = records.set_life(sql, self.boot_id, self.netns, now)
+        if self._moves:  # there is nothing to rebuild or to start
+            records.set_recovered(sql, self.life.id, now)
+            self.life = self.life._replace(recovered=True)
 
     def _write_marker(self) -> None:
         path = self._in_run_directory("marker")
@@ -300,12 +320,22 @@ class Runtime:
             return True
         return self._lost_its_lock(operation, path)
 
+    def running(self, operations: Sequence[Operation]) -> dict[int, bool]:
+        """Whether each of these, which were open a moment ago, runs; if not, it was interrupted.
+
+        One whose lock is free is looked up once more: if it has ended by now it ran then, and its
+        rows moved since.
+        """
+        free = [known.id for known in operations if not self.is_running(known.id)]
+        interrupted = self.read(records.still_open, free) if free else set()
+        return {known.id: known.id not in interrupted for known in operations}
+
     def _lost_its_lock(self, operation: int, path: str) -> bool:
         """Whether the operation's writer lives, with its lock in a file that is not here any more.
 
         Somebody emptied the run directory under it, or mounted something over it.
         """
-        writer = records.writer_of(self.sql, operation)
+        writer = self.read(records.writer_of, operation)
         if writer is None or writer.boot_id != self.boot_id:
             return False
         facts = procfs.look_again(writer)
@@ -337,6 +367,15 @@ class Runtime:
     def writer(self) -> Identity:
         """Who runs this, as operations record it."""
         return procfs.identify(os.getpid())
+
+
+def wrong_namespace() -> Refused:
+    """What is said where the store's things live in another network namespace."""
+    return Refused(
+        "wrong-namespace",
+        "this is not the network namespace that the store's VMs and networks live in",
+        hint="run hvtx in that namespace; if it is gone: `hvtx recover --new-namespace`",
+    )
 
 
 def _user_id(user: str | None) -> int:
@@ -393,6 +432,15 @@ def driver_name(row: Resource) -> str:
     if row.kind in FIREWALL_KINDS:
         return str(row.spec["backend"])
     return row.kind if row.kind in DRIVERS else ""
+
+
+def rows_by_vm(rows: Sequence[Resource]) -> dict[str, list[Resource]]:
+    """The rows of each VM (by id), in their order; those of no VM are left out (pure)."""
+    found: dict[str, list[Resource]] = {}
+    for row in rows:
+        if row.vm:
+            found.setdefault(row.vm, []).append(row)
+    return found
 
 
 def process_facts(rows: list[Resource]) -> dict[int, Any]:

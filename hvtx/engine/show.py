@@ -8,36 +8,59 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hvtx.engine.launch import log_path, log_paths, run_directory, state_of
+from hvtx.engine import guests
+from hvtx.engine.launch import (
+    Moment,
+    log_path,
+    log_paths,
+    read_moment,
+    run_directory,
+    state_of,
+)
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import Conflict, NotFound, UsageError
 from hvtx.hypervisors.base import TRAITS
+from hvtx.model.guest import NOTES, Guest
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.vm import Liveness, Network, Vm
 from hvtx.planner.states import VmState, identity_of
 from hvtx.store import history, records
 
 
-def vm_document(runtime: Runtime, vm: Vm) -> dict[str, Any]:
-    """`vm show --json`."""
-    return describe_vm(vm, *state_of(runtime, vm))
+def vm_document(runtime: Runtime, vm: Vm, moment: Moment | None = None) -> dict[str, Any]:
+    """`vm show --json`; ``moment``: what was read together with the VM."""
+    return vm_documents(runtime, [vm], moment)[0]
+
+
+def vm_documents(
+    runtime: Runtime, vms: Sequence[Vm], moment: Moment | None = None
+) -> list[dict[str, Any]]:
+    """The same of several; their guests are asked at the same time."""
+    seen = [(vm, *state_of(runtime, vm, moment)) for vm in vms]
+    asked = guests.states(runtime, [guests.Judged(vm, state) for vm, state, _, _ in seen])
+    return [
+        describe_vm(vm, state, liveness, rows, asked[vm.id]) for vm, state, liveness, rows in seen
+    ]
 
 
 def describe_vm(
-    vm: Vm, state: VmState, liveness: Liveness, rows: Sequence[Resource]
+    vm: Vm, state: VmState, liveness: Liveness, rows: Sequence[Resource], guest: Guest | None
 ) -> dict[str, Any]:
-    """A VM's object from its record, its state and its live rows (pure)."""
+    """A VM's object from its record, its state, its live rows and its guest's state (pure)."""
     devices = [row.key for row in rows if row.kind == Kind.TAP]
-    pid = None
+    pid, started = None, dict[str, Any]()
     for row in rows:
         identity = identity_of(row) if row.kind == Kind.PROCESS else None
         if identity is not None and liveness is not Liveness.DEAD:
-            pid = identity.pid
+            pid, started = identity.pid, row.observed
     return {
         "schema": "hvtx/vm/1",
         "name": vm.name,
         "id": vm.id,
         "state": state.value,
+        "guest": None if guest is None else guest.value,
+        "accelerator": started.get("accelerator"),
+        "accelerator_reason": started.get("accelerator_reason"),
         "hypervisor": vm.hypervisor,
         "pid": pid,
         "autostart": vm.autostart,
@@ -55,12 +78,16 @@ def describe_vm(
             for n, interface in enumerate(vm.interfaces)
         ],
         "resources": _resources(rows),
-        "notes": _notes(vm),
+        "notes": [*_guest_notes(guest), *_notes(vm)],
     }
 
 
 def _resources(rows: Sequence[Resource]) -> list[dict[str, Any]]:
     return [{"kind": r.kind, "key": r.key, "state": r.state, "mark": r.mark or None} for r in rows]
+
+
+def _guest_notes(guest: Guest | None) -> list[str]:
+    return [NOTES[guest]] if guest in NOTES else []
 
 
 def _notes(vm: Vm) -> list[str]:
@@ -81,20 +108,22 @@ def _notes(vm: Vm) -> list[str]:
 
 def show_vm(runtime: Runtime, name: str) -> dict[str, Any]:
     """One VM; raises NotFound."""
-    return vm_document(runtime, records.get_vm(runtime.sql, name))
+    with runtime.reading() as sql:
+        vm = records.get_vm(sql, name)
+        moment = read_moment(sql, vm.id)
+    return vm_document(runtime, vm, moment)
 
 
 def list_vms(runtime: Runtime) -> dict[str, Any]:
     """`vm ls --json`."""
-    return {
-        "schema": "hvtx/vms/1",
-        "vms": [vm_document(runtime, vm) for vm in records.vms(runtime.sql)],
-    }
+    with runtime.reading() as sql:
+        vms, moment = records.vms(sql), read_moment(sql)
+    return {"schema": "hvtx/vms/1", "vms": vm_documents(runtime, vms, moment)}
 
 
 def vm_log(runtime: Runtime, name: str) -> list[str]:
     """Where a VM's log is, the older part first; raises NotFound if there is none yet."""
-    paths = log_paths(runtime, records.get_vm(runtime.sql, name))
+    paths = log_paths(runtime, runtime.read(records.get_vm, name))
     if not paths:
         raise NotFound(f"VM {name!r} has no log yet", hint=f"hvtx vm start {name}")
     return paths
@@ -102,7 +131,7 @@ def vm_log(runtime: Runtime, name: str) -> list[str]:
 
 def console(runtime: Runtime, name: str) -> tuple[str, str | None, str]:
     """``(run-time directory, socket or None, log)`` of a running VM's console."""
-    vm = records.get_vm(runtime.sql, name)
+    vm = runtime.read(records.get_vm, name)
     state, _, _ = state_of(runtime, vm)
     if state is not VmState.RUNNING:
         raise Conflict(f"VM {name!r} is {state.value}", hint="a console needs a running VM")
@@ -135,7 +164,10 @@ def console_document(name: str, directory: str, socket: str | None, log: str) ->
 
 
 def network_document(runtime: Runtime, network: Network) -> dict[str, Any]:
-    """`network show --json`."""
+    """`network show --json`; of the moment of ``network`` if called inside ``reading()``."""
+    with runtime.reading() as sql:
+        users = records.users_of_network(sql, network.id)
+        rows = records.resources_of_network(sql, network.id)
     return {
         "schema": "hvtx/network/1",
         "name": network.name,
@@ -147,62 +179,63 @@ def network_document(runtime: Runtime, network: Network) -> dict[str, Any]:
         "isolate": network.isolate,
         "mtu": network.mtu,
         "firewall": network.firewall,
-        "vms": records.users_of_network(runtime.sql, network.id),
-        "resources": _resources(records.resources_of_network(runtime.sql, network.id)),
+        "vms": users,
+        "resources": _resources(rows),
     }
 
 
 def show_network(runtime: Runtime, name: str) -> dict[str, Any]:
     """One network; raises NotFound."""
-    return network_document(runtime, records.get_network(runtime.sql, name))
+    with runtime.reading() as sql:
+        return network_document(runtime, records.get_network(sql, name))
 
 
 def list_networks(runtime: Runtime) -> dict[str, Any]:
     """`network ls --json`."""
-    return {
-        "schema": "hvtx/networks/1",
-        "networks": [network_document(runtime, n) for n in records.networks(runtime.sql)],
-    }
+    with runtime.reading() as sql:
+        found = [network_document(runtime, network) for network in records.networks(sql)]
+    return {"schema": "hvtx/networks/1", "networks": found}
 
 
 def names(runtime: Runtime, kind: str) -> list[str]:
     """The names of all VMs (``vm``) or networks (``network``)."""
-    found = records.vms(runtime.sql) if kind == "vm" else records.networks(runtime.sql)
+    found = runtime.read(records.vms) if kind == "vm" else runtime.read(records.networks)
     return [thing.name for thing in found]
 
 
 def list_intents(runtime: Runtime) -> dict[str, Any]:
     """`intents --json`: operations that have not ended, and rows that one left half-done."""
     rows: dict[int, list[Resource]] = {}
-    for row in records.resources(runtime.sql, "state IN ('intended', 'releasing')"):
-        rows.setdefault(row.operation, []).append(row)
+    with runtime.reading() as sql:
+        for row in records.resources(sql, "state IN ('intended', 'releasing')"):
+            rows.setdefault(row.operation, []).append(row)
+        operations = records.operations(sql)
+        ended = records.operations_by_id(sql, rows.keys() - {known.id for known in operations})
+    running = runtime.running(operations)
     found = [
         {
             "id": operation.id,
             "verb": operation.verb,
             "vm": operation.vm,
             "network": operation.network,
-            "state": "running" if runtime.is_running(operation.id) else "interrupted",
+            "state": "running" if running[operation.id] else "interrupted",
             "since": operation.started,
             "resources": _resources(rows.pop(operation.id, [])),
         }
-        for operation in records.operations(runtime.sql)
+        for operation in operations
     ]
-    for identity, left in rows.items():  # an operation that ended with things it could not remove
-        ended = runtime.sql.execute(
-            "SELECT verb, vm, network, began FROM operation WHERE id = ?", (identity,)
-        ).fetchone()
-        found.append(
-            {
-                "id": identity,
-                "verb": ended[0],
-                "vm": ended[1],
-                "network": ended[2],
-                "state": "interrupted",
-                "since": ended[3],
-                "resources": _resources(left),
-            }
-        )
+    found += [  # operations that ended with things that they could not remove
+        {
+            "id": operation.id,
+            "verb": operation.verb,
+            "vm": operation.vm,
+            "network": operation.network,
+            "state": "interrupted",
+            "since": operation.started,
+            "resources": _resources(rows[operation.id]),
+        }
+        for operation in ended
+    ]
     return {"schema": "hvtx/intents/1", "operations": found}
 
 
@@ -213,7 +246,7 @@ def list_history(runtime: Runtime, *, limit: int, detail: bool, **wanted: Any) -
     """
     since = wanted.pop("since", None)
     filters = history.Wanted(**wanted, since=None if since is None else moment(since))
-    entries = history.entries(runtime.sql, filters, limit=limit)
+    entries = runtime.read(history.entries, filters, limit=limit)
     if not detail:
         for entry in entries:
             del entry["detail"]

@@ -9,20 +9,28 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from hvtx.engine.runtime import Settings
 from hvtx.engine.units import (
     AUTOSTART,
     BY_SYSTEMD,
+    COLLECT,
+    DIRECTORY,
+    DROP_IN,
     ENABLED,
     OPTIONAL,
+    PACKAGED,
     RECOVER,
+    TIMER,
     TIMERS,
     Place,
     Unit,
+    drop_in,
     is_ours,
+    is_packaged,
     start_call,
     units,
 )
@@ -35,10 +43,21 @@ _SECONDS = 60.0
 _START_SECONDS = 120.0  # above the waiting for locks; far above what a start takes
 
 
-class Outcome(NamedTuple):
-    """What became of the units: (unit, ``written|unchanged|removed|absent``) each, and a note."""
+class Entry(NamedTuple):
+    """A file of a unit and what became of it.
 
-    units: tuple[tuple[Unit, str], ...]
+    ``state``: written, unchanged, removed, absent, or packaged (it is the Debian package's).
+    """
+
+    name: str
+    path: str
+    state: str
+
+
+class Outcome(NamedTuple):
+    """What became of the units, and a note."""
+
+    units: tuple[Entry, ...]
     running: bool  # whether a running systemd was told
     note: str | None
 
@@ -81,65 +100,112 @@ def make(where: Place) -> tuple[Unit, ...]:
 def install(where: Place, root: str = "/") -> Outcome:
     """Write the units that are not there as they should be, enable them, start the timer.
 
+    Beside the units of hvtx's Debian package nothing is written that would hide them: what this
+    call wants otherwise goes to drop-ins, and copies that an earlier hvtx wrote are removed.
     ``root`` is another system's root directory, whose systemd is not spoken to.
     Raises NotPermitted, Conflict (a foreign file), HostRefused (no systemd, systemctl fails).
     """
     wanted = make(where)
     _need_root()
     systemctl = _systemctl()
-    states = [_state(unit, root) for unit in wanted]
-    for unit, state in zip(wanted, states, strict=True):
-        if state != "same":
-            _write(_path(unit, root), unit.text)
-    outcomes = ["unchanged" if state == "same" else "written" for state in states]
+    theirs = _packaged(root)
+    files = _files_wanted(wanted, theirs)
+    states = [_state(path, text, root) for path, text in files]
+    entries = [Entry(name, _below(root, _theirs(name)), "packaged") for name in theirs]
+    for (path, text), state in zip(files, states, strict=True):
+        told = _bring(path, text, state, root)
+        if text is not None or told == "removed":
+            entries.append(Entry(_unit_of(path), _below(root, path), told))
     running = _runs(root)
     if running:  # also where nothing differs: an install that was killed may have left it undone
         _call(systemctl, "daemon-reload")
     names = [unit.name for unit in wanted]
     enabled = [name for name in names if name in ENABLED]
-    _call(systemctl, *_offline(running, root), "enable", "--quiet", *enabled)
+    # the links of a copy that was removed lead to it, and must lead to the package's unit
+    verb = "reenable" if theirs else "enable"
+    _call(systemctl, *_offline(running, root), verb, "--quiet", *enabled)
     if running:
         _call(systemctl, "start", *(name for name in names if name in TIMERS))
-    return Outcome(tuple(zip(wanted, outcomes, strict=True)), running, _note(running, root))
+    note = "the units come with the Debian package hvtx, and are used as they are"
+    if any(entry.path.endswith(DROP_IN) and entry.state != "removed" for entry in entries):
+        note = "the units come with the Debian package hvtx; drop-ins hold what is otherwise here"
+    notes = [note if theirs else None, _note(running, root)]
+    return Outcome(tuple(entries), running, "; ".join(filter(None, notes)) or None)
 
 
 def uninstall(root: str = "/") -> Outcome:
     """Disable and remove what :func:`install` made; no VM is touched, nor is the store.
 
+    The units of hvtx's Debian package stay, enabled or not, as they are.
     Raises NotPermitted, Conflict (a foreign file: nothing is removed), HostRefused.
     """
-    ours = units(Place(("/hvtx",), "/", "/", {}, metrics="/"))  # only their names count
     _need_root()
-    there = [unit for unit in ours if _state(unit, root) != "absent"]
+    theirs = _packaged(root)
+    ours = units(Place(("/hvtx",), "/", "/", {}, metrics="/"))  # only their names count
+    files = [path for unit in ours for path in (unit.path, _drop_in_path(unit.name))]
+    there = [path for path in files if _state(path, None, root) != "absent"]
+    copies = [_unit_of(path) for path in there if not path.endswith(DROP_IN)]
     running = _runs(root)
     if there:
-        systemctl = _systemctl()
-        names = [unit.name for unit in there]
-        enabled = [name for name in names if name in ENABLED]
-        if running:
-            _call(systemctl, "stop", *enabled)
-        if enabled:
-            _call(systemctl, *_offline(running, root), "disable", "--quiet", *enabled)
-        for unit in there:
-            _remove(_path(unit, root))
-        if running:
-            _call(systemctl, "daemon-reload")
-            program.run((systemctl, "reset-failed", *names), _SECONDS)  # fails if none had
-    outcomes = tuple(
-        (unit, "removed" if unit in there else "absent")
+        _remove_files(there, copies, theirs, root, running=running)
+    entries = [Entry(name, _below(root, _theirs(name)), "packaged") for name in theirs]
+    entries += [Entry(_unit_of(path), _below(root, path), "removed") for path in there]
+    entries += [
+        Entry(unit.name, _below(root, unit.path), "absent")
         for unit in ours
-        if unit in there or unit.name not in OPTIONAL
+        if unit.name not in (*copies, *theirs, *OPTIONAL)
+    ]
+    note = (
+        "the units of the Debian package hvtx stay as they are: they go with the package, and"
+        f" `systemctl disable --now {RECOVER} {TIMER}` turns them off"
     )
-    return Outcome(outcomes, running, None)
+    return Outcome(tuple(entries), running, note if theirs else None)
 
 
-def document(outcome: Outcome, root: str = "/") -> dict[str, Any]:
+def _remove_files(
+    there: Sequence[str], copies: Sequence[str], theirs: Container[str], root: str, *, running: bool
+) -> None:
+    """Take files of ours away, and what systemd knows of them."""
+    systemctl = _systemctl()
+    offline = _offline(running, root)
+    enabled = [name for name in copies if name in ENABLED]
+    own = [name for name in enabled if name not in theirs]
+    again = [
+        name
+        for name in enabled
+        if name in theirs and _answers(systemctl, *offline, "is-enabled", "--quiet", name)
+    ]
+    if running and own:
+        _call(systemctl, "stop", *own)
+    if own:
+        _call(systemctl, *offline, "disable", "--quiet", *own)
+    for path in there:
+        _remove(_below(root, path))
+        if path.endswith(DROP_IN):
+            with suppress(OSError):  # others may keep drop-ins beside ours
+                os.rmdir(os.path.dirname(_below(root, path)))
+    if running:
+        _call(systemctl, "daemon-reload")
+    if again:  # their links led to the copies
+        _call(systemctl, *offline, "reenable", "--quiet", *again)
+    if running:
+        names = [name for name in copies if name not in theirs]
+        program.run((systemctl, "reset-failed", *names), _SECONDS)  # fails if none had
+
+
+def hidden(root: str = "/") -> list[str]:
+    """Unit files of ours in /etc that hide the ones of hvtx's Debian package."""
+    places = [_below(root, f"{DIRECTORY}/{name}") for name in _packaged(root)]
+    return [path for path in places if is_ours(_text_at(path) or "")]
+
+
+def document(outcome: Outcome) -> dict[str, Any]:
     """The JSON of ``install`` and ``uninstall``."""
     return {
         "schema": "hvtx/systemd/1",
         "units": [
-            {"name": unit.name, "path": _path(unit, root), "state": state}
-            for unit, state in outcome.units
+            {"name": entry.name, "path": entry.path, "state": entry.state}
+            for entry in outcome.units
         ],
         "running": outcome.running,
         "note": outcome.note,
@@ -194,34 +260,92 @@ def start_vm(settings: Settings, name: str) -> None:
 # -- files -----------------------------------------------------------------------------------------
 
 
-def _path(unit: Unit, root: str) -> str:
-    return os.path.join(root, unit.path.lstrip("/"))
+def _below(root: str, path: str) -> str:
+    return os.path.join(root, path.lstrip("/"))
 
 
-def _state(unit: Unit, root: str) -> str:
+def _theirs(name: str) -> str:
+    """Where the Debian package has a unit."""
+    return f"{PACKAGED}/{name}"
+
+
+def _drop_in_path(name: str) -> str:
+    return f"{DIRECTORY}/{name}.d/{DROP_IN}"
+
+
+def _unit_of(path: str) -> str:
+    """The unit that a file of ours is of (pure)."""
+    directory, name = os.path.split(path)
+    return os.path.basename(directory).removesuffix(".d") if name == DROP_IN else name
+
+
+def _packaged(root: str) -> dict[str, str]:
+    """``{name: text}`` of the units of hvtx's Debian package that are there."""
+    found = {}
+    for name in (RECOVER, COLLECT, TIMER):
+        text = _text_at(_below(root, _theirs(name)))
+        if text is not None and is_packaged(text):
+            found[name] = text
+    return found
+
+
+def _files_wanted(
+    wanted: Sequence[Unit], theirs: Mapping[str, str]
+) -> list[tuple[str, str | None]]:
+    """``(path, text)`` of each file that ours are to be; None: it is not to be there (pure)."""
+    files: list[tuple[str, str | None]] = []
+    for unit in wanted:
+        if unit.name in theirs:
+            files.append((unit.path, None))
+            files.append((_drop_in_path(unit.name), drop_in(theirs[unit.name], unit.text)))
+        else:
+            files.append((unit.path, unit.text))
+    return files
+
+
+def _bring(path: str, text: str | None, state: str, root: str) -> str:
+    """Make a file what it is to be; what that was: written, unchanged, removed, absent."""
+    if text is None:
+        if state == "absent":
+            return "absent"
+        _remove(_below(root, path))
+        return "removed"
+    if state == "same":
+        return "unchanged"
+    _write(_below(root, path), text)
+    return "written"
+
+
+def _text_at(path: str) -> str | None:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as problem:
+        raise _refused(path, problem) from problem
+
+
+def _state(path: str, wanted: str | None, root: str) -> str:
     """``absent``, ``same`` or ``differs`` (ours, another text); raises Conflict if not ours."""
-    path = _path(unit, root)
+    unit, path = _unit_of(path), _below(root, path)
     if os.path.islink(path):
         to = os.readlink(path)
         masked = to == os.devnull
         raise Conflict(
-            f"{unit.name} is masked" if masked else f"{path} is a link to {to}, and not of hvtx",
-            hint=f"systemctl unmask {unit.name}" if masked else "remove the link first",
+            f"{unit} is masked" if masked else f"{path} is a link to {to}, and not of hvtx",
+            hint=f"systemctl unmask {unit}" if masked else "remove the link first",
         )
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            text = file.read()
-    except FileNotFoundError:
+    text = _text_at(path)
+    if text is None:
         return "absent"
-    except OSError as problem:
-        raise _refused(path, problem) from problem
     if not is_ours(text):
         raise Conflict(
             f"{path} was not written by hvtx",
             hint="move it away if it should be replaced; own changes belong in"
-            f" {unit.name}.d/ (systemctl edit {unit.name})",
+            f" {unit}.d/ (systemctl edit {unit})",
         )
-    return "same" if text == unit.text else "differs"
+    return "same" if text == wanted else "differs"
 
 
 def _write(path: str, text: str) -> None:
@@ -297,6 +421,10 @@ def _note(running: bool, root: str) -> str | None:
     if os.path.realpath(root) != "/":
         return f"the units act when the system in {root} boots"
     return "systemd does not run here: the units act from the next boot with systemd on"
+
+
+def _answers(systemctl: str, *arguments: str) -> bool:
+    return program.run((systemctl, *arguments), _SECONDS).status == 0
 
 
 def _call(systemctl: str, *arguments: str) -> None:

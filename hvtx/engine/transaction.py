@@ -43,7 +43,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from itertools import groupby
 from typing import Any
 
-from hvtx.engine.runtime import Runtime, driver_name
+from hvtx.engine.runtime import Runtime, driver_name, wrong_namespace
 from hvtx.errors import CommitUnknown, HvtxError
 from hvtx.host import failpoint
 from hvtx.host.locks import LockFile
@@ -90,6 +90,8 @@ class Operation:
     # -- intend ----------------------------------------------------------------------------------
 
     def _open(self, sql: Any) -> None:
+        if not records.is_current(sql, self.runtime.life.id):
+            raise wrong_namespace()  # an empty store has gone to another namespace meanwhile
         self.id = intents.begin(
             sql,
             verb=self.verb,
@@ -209,7 +211,7 @@ class Operation:
         """
         try:
             self.runtime.reopen_store()
-            found = records.resources_by_id(self.runtime.sql, [row.id for row in rows])
+            found = self.runtime.read(records.resources_by_id, [row.id for row in rows])
         except Exception as problem:
             raise CommitUnknown(
                 "the state store did not say whether a change was kept, and cannot be asked again:"
@@ -280,7 +282,7 @@ class Operation:
         # a plan made of an old dump may take a VM's rules without its device
         bare = {row.vm for row in rows if row.vm and row.kind in FIREWALL_KINDS}
         for vm in sorted(bare - {tap.vm for tap in taps}):
-            own = records.resources_of_vm(self.runtime.sql, vm)
+            own = self.runtime.read(records.resources_of_vm, vm)
             taps += [row for row in own if (row.kind, row.life) == (Kind.TAP, self.runtime.life.id)]
         if not taps:
             return {}
@@ -419,13 +421,13 @@ class Operation:
         if self.runtime.listener is None:
             return
         with suppress(Exception):
-            own = history.of_operation(self.runtime.sql, self.id, after=self._heard)
+            own = self.runtime.read(history.of_operation, self.id, after=self._heard)
             self.runtime.listener(own)
 
     def _verify(self) -> None:
         """Restate the invariants that the store can show (``HVTX_VERIFY=1``, as all tests do)."""
         if os.environ.get("HVTX_VERIFY"):
-            broken = intents.violations(self.runtime.sql)
+            broken = self.runtime.read(intents.violations)
             assert not broken, broken
 
     def history(self, sql: Any, events: Sequence[Event]) -> None:
@@ -450,7 +452,7 @@ def begin(
             operation._open(sql)  # noqa: SLF001 - the two are one thing
             yield sql, operation
     except KeyboardInterrupt:
-        if operation.id not in {known.id for known in records.operations(runtime.sql)}:
+        if operation.id not in {known.id for known in runtime.read(records.operations)}:
             if operation.id:
                 operation.unlock()
             raise

@@ -16,6 +16,9 @@ from typing import NamedTuple
 
 DIRECTORY = "/etc/systemd/system"
 MARKER = "# Written by `hvtx systemd install`; `hvtx systemd uninstall` removes it."
+PACKAGED = "/usr/lib/systemd/system"  # where a distribution's package has its units
+PACKAGE_MARKER = "# Of the Debian package hvtx."
+DROP_IN = "hvtx.conf"  # in DIRECTORY/<unit>.d: what differs from the package's unit
 RECOVER, COLLECT, TIMER = "hvtx-recover.service", "hvtx-gc.service", "hvtx-gc.timer"
 MEASURE, MEASURE_TIMER = "hvtx-metrics.service", "hvtx-metrics.timer"
 OPTIONAL = (MEASURE, MEASURE_TIMER)
@@ -117,6 +120,36 @@ def listing(made: Sequence[Unit]) -> str:
 def is_ours(text: str) -> bool:
     """Whether a unit file was written by hvtx."""
     return text.split("\n", 1)[0] == MARKER
+
+
+def is_packaged(text: str) -> bool:
+    """Whether a unit file is of hvtx's Debian package."""
+    return text.split("\n", 1)[0] == PACKAGE_MARKER
+
+
+def packaged() -> tuple[Unit, ...]:
+    """The units as the Debian package has them: its program, the usual places, no settings."""
+    made = units(Place(("/usr/bin/hvtx",), "/var/lib/hvtx", "/run/hvtx", {}))
+    return tuple(Unit(u.name, u.text.replace(MARKER, PACKAGE_MARKER, 1)) for u in made)
+
+
+# Directives that are a list, where a drop-in must say that it does not mean to add to it.
+_REPLACED = ("ConditionPathExists", "ExecStart")
+
+
+def drop_in(text: str, wanted: str) -> str | None:
+    """A drop-in that makes the unit ``text`` act as ``wanted``; None if it does already."""
+    had, section, made, opened = set(text.splitlines()), "", [MARKER], ""
+    for line in wanted.splitlines():
+        if line.startswith("["):
+            section = line
+        elif line and not line.startswith("#") and line not in had:
+            if opened != section:
+                made += ["", section]
+                opened = section
+            directive = line.partition("=")[0]
+            made += [f"{directive}=", line] if directive in _REPLACED else [line]
+    return "\n".join(made) + "\n" if opened else None
 
 
 def start_call(

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
-from hvtx.engine import show
+from hvtx.engine import guests, show
 from hvtx.engine.runtime import Runtime, Settings, numeric_id, process_facts
 from hvtx.errors import HvtxError, NotFound, NotPermitted, UsageError
 from hvtx.host import procfs
@@ -102,9 +102,7 @@ def publish(runtime: Runtime, by: Publisher) -> None:
 
 def document(runtime: Runtime) -> dict[str, Any]:
     """What is published: one moment of the store, and nothing that only root should know."""
-    sql = runtime.sql
-    sql.execute("BEGIN")
-    try:
+    with runtime.reading() as sql:
         rows: dict[str, list[Resource]] = {}
         for row in records.resources(sql):
             rows.setdefault(row.vm or "", []).append(row)
@@ -113,7 +111,7 @@ def document(runtime: Runtime) -> dict[str, Any]:
             "schema": SCHEMA,
             "state_directory": runtime.settings.state_directory,
             "as_of": history.now(),
-            "seq": sql.execute("SELECT seq FROM meta").fetchone()[0],
+            "seq": records.seq(sql),
             "life": runtime.life,
             "lives": list(records.lives(sql).values()),
             "vms": [
@@ -138,8 +136,6 @@ def document(runtime: Runtime) -> dict[str, Any]:
                 for entry in history.entries(sql, history.Wanted(), limit=LINES)
             ],
         }
-    finally:
-        sql.execute("ROLLBACK")
 
 
 def _published_vm(vm: Vm) -> Vm:
@@ -256,7 +252,8 @@ class ViewSource:
             vm.hypervisor, rows, life=self._life, lives=self._lives, facts=process_facts(rows)
         )
         verb = entry["verb"] if entry["writer"] and self._works(entry["writer"]) else None
-        return show.describe_vm(vm, vm_state(rows, verb, liveness), liveness, rows)
+        state = vm_state(rows, verb, liveness)
+        return show.describe_vm(vm, state, liveness, rows, guests.unasked(state))
 
     def _works(self, writer: Sequence[Any]) -> bool:
         """Whether the process that was working on a VM is still there.

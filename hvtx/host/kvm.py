@@ -1,66 +1,74 @@
-"""Whether KVM really runs guests here.
+"""Which accelerator QEMU takes here: KVM only where a guest was seen to run under it.
 
-``/dev/kvm`` proves little: on some nested hosts it opens and runs a few instructions, and then QEMU
-aborts on a register that cannot be set, or the firmware hangs at the PCI bus. So QEMU boots a guest
-of a few instructions through its usual firmware, on the board, processor and disk that VMs get,
-once for each boot of the host.
+``/dev/kvm`` proves little. On nested hosts it may open and run firmware and a boot sector, and then
+QEMU aborts on a register, reports an internal error, or the guest's kernel stops without a word. So
+a guest is run on the board and processor that VMs get: the VM's own kernel, until it panics for
+want of a root file system, or, without one, a guest of ours (:mod:`hvtx.host.probe_guest`). The
+answer is kept in the run directory for this boot of the host, this QEMU and this kernel. Whatever
+fails, or takes longer than 3 s, means TCG.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import json
 import os
+import time
+from typing import NamedTuple
 
 from hvtx.errors import UsageError
 from hvtx.host import procfs, program
 
+DEVICE = "/dev/kvm"
 VARIABLE = "HVTX_QEMU_ACCEL"
 ACCELERATORS = ("auto", "kvm", "tcg")
 SECONDS = 3.0
-_SIZE = 1 << 20  # bytes: below a cylinder of 504 KiB the firmware reads no disk
-_MARKER = 0x2A
+MEMORY = 256  # MiB of the probe's machine
+
+NO_DEVICE = f"there is no {DEVICE}"
+NOT_ALLOWED = f"{DEVICE} may not be used by this user"
+RUNS_LINUX = "KVM runs Linux"
+RUNS_GUESTS = "KVM runs 64-bit guests"
+NO_LINUX = "KVM is here but does not run Linux"
+NO_KERNEL = "KVM is here but was not seen to run this kernel"
+BUSY = "other starts were still trying KVM"
+UNTRIED = "KVM could not be tried"
+
 _CACHE = "accel"
-
-# mov al, 0x2a; out 0xf4, al; hlt; jmp back to hlt
-_X86 = bytes((0xB0, _MARKER, 0xE6, 0xF4, 0xF4, 0xEB, 0xFD))
-# movz w0, 8; movk w0, 0x8400, lsl 16 (PSCI SYSTEM_OFF); hvc 0; b .
-_ARM = bytes.fromhex("000180520080b072020000d400000014")
-
-
-def image(machine: str) -> bytes:
-    """A guest that ends its machine at once, :func:`status` being QEMU's exit status.
-
-    x86: a disk whose boot sector writes to the port that isa-debug-exit listens on. aarch64:
-    firmware that asks PSCI (SYSTEM_OFF) to switch off.
-    """
-    if machine == "aarch64":
-        return _ARM.ljust(_SIZE, b"\0")
-    return (_X86.ljust(510, b"\xf4") + b"\x55\xaa").ljust(_SIZE, b"\0")
+_MOST_KEPT = 64  # answers; a host that changes its kernel images all day begins anew
+_BROKEN = "KVM internal error"  # QEMU says so and keeps the guest stopped
+_PANIC = "Kernel panic - not syncing: "
+_NO_ROOT = ("VFS: Unable to mount root fs", "No working init found", "Requested init")
+_TOLD = 160  # characters of QEMU's words that are kept
 
 
-def status(machine: str) -> int:
-    """QEMU's exit status when the image ran: isa-debug-exit gives twice the value plus one."""
-    return 0 if machine == "aarch64" else 2 * _MARKER + 1
+class Answer(NamedTuple):
+    """``kvm`` or ``tcg``, why, and what the probe saw (empty where nothing was tried)."""
+
+    accelerator: str
+    reason: str
+    seen: str = ""
 
 
-def arguments(binary: str, machine: str, accelerator: str, path: str) -> tuple[str, ...]:
-    """QEMU's command line for the probe, with the image at ``path`` (pure)."""
-    arm = machine == "aarch64"
-    guest: tuple[str, ...] = (
-        *("-drive", f"if=none,id=disk,format=raw,readonly=on,file={path.replace(',', ',,')}"),
-        *("-device", "virtio-blk-pci,drive=disk,bootindex=1"),
-        *("-device", "isa-debug-exit,iobase=0xf4,iosize=1"),
-    )
-    return (
-        binary,
-        *("-nodefaults", "-no-user-config", "-no-reboot"),
-        *("-display", "none"),
-        *("-machine", "virt" if arm else "q35"),
-        *("-accel", accelerator),
-        *("-cpu", "host" if accelerator == "kvm" else "max"),
-        *("-m", "64"),
-        *(("-bios", path) if arm else guest),
-    )
+REASONS = (
+    *(Answer(name, f"{VARIABLE}={name} decides") for name in ACCELERATORS[1:]),
+    *(Answer("kvm", reason) for reason in (RUNS_LINUX, RUNS_GUESTS)),
+    *(Answer("tcg", reason) for reason in (NO_DEVICE, NOT_ALLOWED, NO_LINUX, NO_KERNEL, BUSY)),
+    Answer("tcg", f"{UNTRIED}: …"),
+)
+"""All that are given."""
+
+
+class Question(NamedTuple):
+    """What an answer is kept for: QEMU and the kernel, each as ``[path, bytes, mtime in ns]``."""
+
+    boot_id: str
+    binary: list[str | int]
+    kernel: list[str | int] | None
+
+
+# --- choosing -------------------------------------------------------------------------------------
 
 
 def wanted_accelerator(text: str) -> str:
@@ -73,58 +81,194 @@ def wanted_accelerator(text: str) -> str:
     return text or "auto"
 
 
-def runs_guests(binary: str, machine: str, run_directory: str) -> bool:
-    """Whether ``binary`` (a QEMU for ``machine``, the host's own) runs guests with KVM.
+def unseen() -> Answer | None:
+    """The answer where nothing has to be tried: decided by the variable, or no KVM for us.
 
-    ``HVTX_QEMU_ACCEL`` (kvm, tcg) decides it unseen; else the answer is kept in a file of
-    ``run_directory`` for this boot. Whatever fails means no; only another value of the variable
-    raises (UsageError).
+    Raises UsageError for another value of the variable.
     """
     wanted = wanted_accelerator(os.environ.get(VARIABLE, ""))
     if wanted != "auto":
-        return wanted == "kvm"
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        return False
-    try:
-        key = f"{procfs.boot_id()} {binary}"
-        kept = _kept(run_directory, key)
-        if kept is not None:
-            return kept
-        answer = probe(binary, machine, "kvm", run_directory)
-        _keep(run_directory, key, answer)
-    except OSError:
-        return False
-    return answer
+        return Answer(wanted, f"{VARIABLE}={wanted} decides")
+    problem = device_problem()
+    return None if problem is None else Answer("tcg", problem)
 
 
-def probe(binary: str, machine: str, accelerator: str, directory: str) -> bool:
-    """Boot the image with ``accelerator``, for at most 3 s; OSError if it cannot even be tried."""
-    path = os.path.join(directory, f"probe-{os.getpid()}.bin")
-    try:
-        _write(path, image(machine))
-        ended = program.run(arguments(binary, machine, accelerator, path), SECONDS)
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
-    return ended.status == status(machine)
-
-
-def _kept(directory: str, key: str) -> bool | None:
-    """The kept answer to this question, None if there is none."""
-    with contextlib.suppress(OSError), open(os.path.join(directory, _CACHE)) as file:
-        question, _, answer = file.read().strip().rpartition(" ")
-        if question == key and answer in ("kvm", "tcg"):
-            return answer == "kvm"
+def device_problem() -> str | None:
+    """Why there is no KVM for this user at all, in words; None if its device can be opened."""
+    if not os.path.exists(DEVICE):
+        return NO_DEVICE
+    if not os.access(DEVICE, os.R_OK | os.W_OK, effective_ids=True):
+        return NOT_ALLOWED
     return None
 
 
-def _keep(directory: str, key: str, answer: bool) -> None:
-    draft = os.path.join(directory, f"{_CACHE}.{os.getpid()}")
-    _write(draft, f"{key} {'kvm' if answer else 'tcg'}\n".encode())
-    os.rename(draft, os.path.join(directory, _CACHE))
+def choose(binary: str, machine: str, run_directory: str, kernel: str | None = None) -> Answer:
+    """The accelerator for a VM of ``binary`` (a QEMU for ``machine``, the host's own).
+
+    ``kernel`` is the VM's own, if it has one. The first question of its kind takes up to 3 s;
+    whoever asks the same meanwhile waits as long, and the answer is then kept in
+    ``run_directory``. Raises UsageError for a value of the variable that is none.
+    """
+    decided = unseen()
+    if decided is not None:
+        return decided
+    try:
+        question = ask(binary, kernel)
+        return kept(run_directory, question) or _settle(run_directory, question, machine)
+    except OSError as problem:
+        return Answer("tcg", f"{UNTRIED}: {problem.strerror or problem}")
 
 
-def _write(path: str, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
+def ask(binary: str, kernel: str | None) -> Question:
+    """The question that an answer is kept for. Raises OSError."""
+    return Question(procfs.boot_id(), _file(binary), None if kernel is None else _file(kernel))
+
+
+def _file(path: str) -> list[str | int]:
+    seen = os.stat(path)
+    return [path, seen.st_size, seen.st_mtime_ns]
+
+
+def _settle(run_directory: str, question: Question, machine: str) -> Answer:
+    """Try it, once for all who ask at the same time, and keep the answer."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    descriptor = os.open(os.path.join(run_directory, _CACHE), flags, 0o600)
+    try:
+        if not _locked(descriptor):
+            return Answer("tcg", BUSY)
+        answers = all_kept(run_directory)
+        for known, answer in answers:
+            if known == question:
+                return answer
+        answer = probe(question, machine, "kvm")
+        if len(answers) >= _MOST_KEPT or any(q.boot_id != question.boot_id for q, _ in answers):
+            os.ftruncate(descriptor, 0)
+        with contextlib.suppress(OSError):  # a full disk: the next start tries again
+            os.write(descriptor, json.dumps([question, answer]).encode() + b"\n")
+        return answer
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    deadline = time.monotonic() + SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        else:
+            return True
+
+
+def kept(run_directory: str, question: Question) -> Answer | None:
+    """The answer that is kept for a question, None if there is none."""
+    return next((a for known, a in all_kept(run_directory) if known == question), None)
+
+
+def all_kept(run_directory: str) -> list[tuple[Question, Answer]]:
+    """All answers that are kept there, oldest first; what is not one of them is passed over."""
+    found: list[tuple[Question, Answer]] = []
+    with contextlib.suppress(OSError), open(os.path.join(run_directory, _CACHE), "rb") as file:
+        for line in file:
+            with contextlib.suppress(ValueError, TypeError):
+                question, answer = json.loads(line)
+                entry = (Question(*question), Answer(*answer))
+                if entry[1].accelerator in ("kvm", "tcg"):
+                    found.append(entry)
+    return found
+
+
+# --- trying ---------------------------------------------------------------------------------------
+
+
+def probe(question: Question, machine: str, accelerator: str) -> Answer:
+    """Run the guest of ``question`` with ``accelerator`` for at most 3 s; touches no file.
+
+    Raises OSError if it cannot even be tried.
+    """
+    binary = str(question.binary[0])
+    if question.kernel is None:
+        return _try_guest(binary, machine, accelerator)
+    return _try_kernel(binary, machine, accelerator, str(question.kernel[0]))
+
+
+def _try_guest(binary: str, machine: str, accelerator: str) -> Answer:
+    from hvtx.host import probe_guest
+
+    image, token = probe_guest.image(machine, os.urandom(8))
+    file = os.memfd_create("probe", 0)  # inherited: QEMU opens it as its own descriptor
+    try:
+        os.write(file, image)
+        guest = probe_guest.arguments(machine, f"/proc/self/fd/{file}")
+        argv = [*arguments(binary, machine, accelerator), *guest]
+        ended = program.run(_bounded(argv), SECONDS, enough=lambda said: _BROKEN in said)
+    finally:
+        os.close(file)
+    if ended.status == probe_guest.status(machine) and token in ended.output:
+        return Answer("kvm", RUNS_GUESTS, "a small guest ran to its end")
+    return Answer("tcg", NO_LINUX, f"a small guest: {told(ended)}")
+
+
+def _try_kernel(binary: str, machine: str, accelerator: str, kernel: str) -> Answer:
+    console = "ttyAMA0" if machine == "aarch64" else "ttyS0"
+    words = f"console={console} quiet panic=-1 rdinit=/absent"
+    argv = [*arguments(binary, machine, accelerator), "-kernel", kernel, "-append", words]
+    ended = program.run(_bounded(argv), SECONDS, enough=lambda s: _BROKEN in s or lacks_root(s))
+    if lacks_root(ended.output) and _BROKEN not in ended.output:
+        return Answer("kvm", RUNS_LINUX, f"{kernel} booted until it lacked a root file system")
+    return Answer("tcg", NO_LINUX if is_linux(kernel) else NO_KERNEL, f"{kernel}: {told(ended)}")
+
+
+def arguments(binary: str, machine: str, accelerator: str) -> tuple[str, ...]:
+    """QEMU's command line for the probe's machine, without its guest (pure)."""
+    return (
+        binary,
+        *("-nodefaults", "-no-user-config", "-no-reboot"),
+        *("-display", "none"),
+        *("-machine", "virt" if machine == "aarch64" else "q35"),
+        *("-accel", accelerator),
+        *("-cpu", "host" if accelerator == "kvm" else "max"),
+        *("-m", str(MEMORY)),
+        *("-chardev", "stdio,id=console", "-serial", "chardev:console"),
+    )
+
+
+def _bounded(argv: list[str]) -> list[str]:
+    """The same through timeout(1): a guest that hangs ends even if this process is killed."""
+    timeout = program.find(("timeout",))
+    return argv if timeout is None else [timeout, "-s", "KILL", f"{SECONDS + 1:g}", *argv]
+
+
+def lacks_root(said: str) -> bool:
+    """Whether a kernel's console says that it came to its root file system and had none (pure)."""
+    return any(
+        end.startswith(_NO_ROOT)
+        for line in said.splitlines()
+        for _, found, end in (line.partition(_PANIC),)
+        if found
+    )
+
+
+def is_linux(path: str) -> bool:
+    """Whether a file has the header of a Linux kernel image (boot.rst of x86 and of arm64)."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(0x210)
+    except OSError:
+        return False
+    return head[0x202:0x206] == b"HdrS" or head[0x38:0x3C] == b"ARM\x64"
+
+
+def told(ended: program.Ended) -> str:
+    """How a probe failed, in a line: how QEMU ended, and its most telling words (pure)."""
+    late = f"not at its end within {SECONDS:g} s"
+    how = late if ended.status is None else f"QEMU ended with status {ended.status}"
+    lines = ["".join(c for c in line if c.isprintable()) for line in ended.output.splitlines()]
+    for word in (_BROKEN, "rror", "ssert", _PANIC):
+        for line in lines:
+            if word in line:
+                return f"{'QEMU stopped it' if word == _BROKEN else how}: {line.strip()[:_TOLD]}"
+    return how

@@ -30,7 +30,8 @@ def _library() -> Any:
     except OSError as problem:
         raise HostRefused(
             f"cannot load {LIBRARY}: {problem}",
-            hint="install it; the Debian and Ubuntu package is libnftables1",
+            hint="install it, on Debian and Ubuntu: apt install libnftables1",
+            code="no-libnftables",
         ) from problem
     library.nft_ctx_new.restype = ctypes.c_void_p
     library.nft_ctx_new.argtypes = [ctypes.c_uint32]
@@ -45,6 +46,20 @@ def _library() -> Any:
         getattr(library, name).restype = ctypes.c_char_p
     library.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
     return library
+
+
+def load() -> None:
+    """Raise HostRefused if the library is not there."""
+    _library()
+
+
+def is_there() -> bool:
+    """Whether the library can be loaded."""
+    try:
+        _library()
+    except HostRefused:
+        return False
+    return True
 
 
 def run(

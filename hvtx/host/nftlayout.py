@@ -192,6 +192,8 @@ _BRIDGE = Skeleton(
             "guard_ip4",
             "",
             (
+                # the bridge's route_localnet would let it in to the host's loopback services
+                "ip daddr 127.0.0.0/8 drop",
                 "udp sport 67 drop",
                 "udp dport 68 drop",
                 "iifname . ip saddr @own4 accept",

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from hvtx.host import trust
 
 _MOST = 1 << 16  # bytes of output that are kept
 _DYING_SECONDS = 5.0
+_LOOK = 0.02  # seconds between two looks at the output
 
 
 class Ended(NamedTuple):
-    """How a program ended: ``status`` as of ``waitstatus_to_exitcode``, None if it was too slow."""
+    """How a program ended: ``status`` as of ``waitstatus_to_exitcode``, None if it was killed."""
 
     status: int | None
     output: str  # standard output and error, together
@@ -45,10 +47,17 @@ def _executable(path: str) -> bool:
     return os.path.isfile(path) and os.access(path, os.X_OK, effective_ids=True)
 
 
-def run(argv: Sequence[str], seconds: float, environment: Mapping[str, str] | None = None) -> Ended:
+def run(
+    argv: Sequence[str],
+    seconds: float,
+    environment: Mapping[str, str] | None = None,
+    *,
+    enough: Callable[[str], bool] | None = None,
+) -> Ended:
     """Run ``argv`` (a path first) with nothing on standard input, and kill it after ``seconds``.
 
-    Raises OSError if it cannot be started.
+    With ``enough`` it leads a process group, which is killed as a whole, and is killed as soon as
+    that says so of its output so far. Raises OSError if it cannot be started.
     """
     output = os.memfd_create("output")
     try:
@@ -57,27 +66,40 @@ def run(argv: Sequence[str], seconds: float, environment: Mapping[str, str] | No
             (os.POSIX_SPAWN_DUP2, output, 1),
             (os.POSIX_SPAWN_DUP2, output, 2),
         ]
-        variables = os.environ if environment is None else environment
-        pid = os.posix_spawn(argv[0], list(argv), dict(variables), file_actions=actions)
-        status = _wait(pid, seconds)
-        size = min(os.fstat(output).st_size, _MOST)
-        return Ended(status, os.pread(output, size, 0).decode(errors="replace"))
+        variables = dict(os.environ if environment is None else environment)
+        if enough is None:
+            pid = os.posix_spawn(argv[0], list(argv), variables, file_actions=actions)
+            return Ended(_wait(pid, seconds), _read(output))
+        pid = os.posix_spawn(argv[0], list(argv), variables, file_actions=actions, setpgroup=0)
+        return Ended(_wait(pid, seconds, lambda: enough(_read(output))), _read(output))
     finally:
         os.close(output)
 
 
-def _wait(pid: int, seconds: float) -> int | None:
+def _read(output: int) -> str:
+    size = min(os.fstat(output).st_size, _MOST)
+    return os.pread(output, size, 0).decode(errors="replace")
+
+
+def _wait(pid: int, seconds: float, enough: Callable[[], bool] | None = None) -> int | None:
+    """The exit status of our child, None if it was killed; nothing of it is left, come what may."""
     import select
 
-    descriptor = os.pidfd_open(pid)
+    descriptor, ended = None, False
+    poll = select.poll()
     try:
-        poll = select.poll()
+        descriptor = os.pidfd_open(pid)
         poll.register(descriptor, select.POLLIN)
-        if poll.poll(int(seconds * 1000)):
-            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        os.kill(pid, signal.SIGKILL)  # our own child, not yet reaped: the pid is still its own
-        if poll.poll(int(_DYING_SECONDS * 1000)):
-            os.waitpid(pid, 0)
-        return None
+        deadline = time.monotonic() + seconds
+        while not ended and (left := deadline - time.monotonic()) > 0:
+            ended = bool(poll.poll(1000 * (left if enough is None else min(left, _LOOK))))
+            if not ended and enough is not None and enough():
+                break
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) if ended else None
     finally:
-        os.close(descriptor)
+        if not ended:  # not yet reaped: the pid is still its own
+            os.kill(pid if enough is None else -pid, signal.SIGKILL)
+            if descriptor is None or poll.poll(1000 * _DYING_SECONDS):
+                os.waitpid(pid, 0)
+        if descriptor is not None:
+            os.close(descriptor)

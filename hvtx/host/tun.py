@@ -5,15 +5,20 @@ Constants are those of include/uapi/linux/if_tun.h. ``OSError`` carries the kern
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import stat
 import struct
+from contextlib import suppress
 
+from hvtx.errors import HostRefused
 from hvtx.host.links import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR
 
 DEVICE = "/dev/net/tun"
 _TUNSETIFF, _TUNSETPERSIST, _TUNSETIFINDEX = 0x400454CA, 0x400454CB, 0x400454DA
-_TUNSETOWNER = 0x400454CC
+_TUNSETOWNER, _TUNGETFEATURES = 0x400454CC, 0x800454CF
+_NUMBER = (10, 200)  # Documentation/admin-guide/devices.txt: misc, tun
 _IFF_TUN_EXCL = 0x8000
 _IFREQ = struct.Struct("=16sH22x")
 
@@ -23,15 +28,77 @@ def open_device() -> int:
     return os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
 
 
+def check() -> None:
+    """Raise OSError if there is no tun device to be opened, whatever stands in its place."""
+    descriptor = open_device()
+    try:
+        _call(descriptor, _TUNGETFEATURES, bytes(4))
+    finally:
+        os.close(descriptor)
+
+
+def refusal(problem: OSError, why: str = "") -> HostRefused | None:
+    """The error where ``problem`` says that there is no tun device; None if it says another thing.
+
+    ``why`` says what it is needed for.
+    """
+    if problem.filename != DEVICE or problem.errno in (errno.EPERM, errno.EACCES):
+        return None
+    what, mend = _in_its_place(problem)
+    return HostRefused(f"{what}{why}", hint=mend, code="no-tun")
+
+
+def _in_its_place(problem: OSError) -> tuple[str, str]:
+    """What is there instead of the device, and the mend."""
+    make = f"mknod -m 666 {DEVICE} c {_NUMBER[0]} {_NUMBER[1]}"
+    try:
+        found = os.stat(DEVICE)
+    except OSError:
+        return f"this host has no {DEVICE}", "load the module: modprobe tun"
+    if _is_tun(found):
+        if problem.errno in (errno.ENXIO, errno.ENODEV):
+            words = f"this kernel has no driver for {DEVICE}"
+            return words, "load the module: modprobe tun"
+        words = f"{DEVICE} cannot be used: {problem.strerror}"
+        return words, "in a container, allow the device: --device /dev/net/tun"
+    number = f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
+    kinds = (
+        (stat.S_ISREG, "a regular file"),
+        (stat.S_ISDIR, "a directory"),
+        (stat.S_ISCHR, f"the character device {number}"),
+        (stat.S_ISBLK, f"the block device {number}"),
+        (stat.S_ISFIFO, "a FIFO"),
+    )
+    kind = next((words for test, words in kinds if test(found.st_mode)), "something else")
+    remove = "rmdir" if stat.S_ISDIR(found.st_mode) else "rm"
+    return f"{DEVICE} is {kind}, and no tun device", f"{remove} {DEVICE}; {make}"
+
+
+def _is_tun(found: os.stat_result) -> bool:
+    number = (os.major(found.st_rdev), os.minor(found.st_rdev))
+    return stat.S_ISCHR(found.st_mode) and number == _NUMBER
+
+
+def _call(descriptor: int, request: int, argument: bytes) -> bytes:
+    """An ioctl; where it fails since this is no tun device, the error names the file."""
+    try:
+        return fcntl.ioctl(descriptor, request, argument)
+    except OSError as problem:
+        with suppress(OSError):  # only here: a call more for what hardly ever happens
+            if not _is_tun(os.fstat(descriptor)):
+                problem.filename = DEVICE
+        raise
+
+
 def create(descriptor: int, name: str, ifindex: int) -> None:
     """A new TAP that lives as long as the descriptor; EBUSY if name or index exists."""
-    fcntl.ioctl(descriptor, _TUNSETIFINDEX, struct.pack("=I", ifindex))
+    _call(descriptor, _TUNSETIFINDEX, struct.pack("=I", ifindex))
     attach(descriptor, name, IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | _IFF_TUN_EXCL)
 
 
 def attach(descriptor: int, name: str, flags: int) -> str:
     """Hold an existing TAP (EBUSY while another holds it), or make one; its name."""
-    answer = fcntl.ioctl(descriptor, _TUNSETIFF, _IFREQ.pack(name.encode(), flags))
+    answer = _call(descriptor, _TUNSETIFF, _IFREQ.pack(name.encode(), flags))
     return answer[:16].rstrip(b"\0").decode()
 
 

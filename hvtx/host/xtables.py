@@ -6,7 +6,7 @@ change, commit once, count, unlock. Reading a table that the network namespace d
 makes it; therefore nothing here reads a table that the kernel does not list, except an edit.
 
 Families are 4 and 6; tables and chains are named as iptables names them. Not for use by two
-threads at a time (libiptc's front end keeps its tables in the process).
+threads at a time (libiptc keeps in the process what failed last).
 
 Sources: include/uapi/linux/netfilter/x_tables.h, netfilter_ipv4/ip_tables.h,
 netfilter_ipv6/ip6_tables.h; libiptc/libiptc.c and iptables/xshared.c of iptables 1.8.
@@ -26,8 +26,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
 from hvtx.errors import Busy, Contended, HostRefused, NotPermitted
-from hvtx.host import capabilities, program
+from hvtx.host import capabilities, libiptc, program, xtentry
 from hvtx.host.retry import persistently
+from hvtx.host.xtentry import LAYOUTS, OFFSETS, TARGET, Layout
 
 TOOLS = {4: "iptables", 6: "ip6tables"}
 _NAMES = {4: "/proc/thread-self/net/ip_tables_names", 6: "/proc/thread-self/net/ip6_tables_names"}
@@ -37,26 +38,9 @@ _HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 _INFO = struct.Struct("=32sI5I5III")  # struct ipt_getinfo
 _GET_INFO, _GET_ENTRIES = 64, 65
 _HEAD = struct.calcsize("@32sI0Q")  # struct ipt_get_entries up to its entries
-_OFFSETS = struct.Struct("=HH")
-_TARGET = 32  # struct xt_entry_target: size u16, name char[29], revision u8
 _COMMENT = b"comment\0"
-_VERDICTS = {-1: b"DROP", -2: b"ACCEPT", -4: b"QUEUE", -5: b"RETURN"}
-
-
-class _Layout(NamedTuple):
-    """Where things stand in struct ipt_entry and struct ip6t_entry."""
-
-    domain: int
-    level: int
-    match: int  # length of the address part
-    offsets: int  # of target_offset and next_offset
-    size: int
-
-
-_LAYOUTS = {
-    4: _Layout(socket.AF_INET, 0, 84, 88, 112),
-    6: _Layout(socket.AF_INET6, 41, 136, 140, 168),
-}
+_ACCEPT, _RETURN = -2, -5
+_VERDICTS = {-1: b"DROP", _ACCEPT: b"ACCEPT", -4: b"QUEUE", _RETURN: b"RETURN"}
 
 
 # The lock ---------------------------------------------------------------------------------------
@@ -224,17 +208,6 @@ def saved(family: int) -> Saved:
     return found
 
 
-def in_use(family: int) -> bool:
-    """Whether a legacy table of the family has a rule, or a policy that is not ACCEPT."""
-    if not listed(family):
-        return False
-    return any(
-        line.startswith("-A ")
-        or (line.startswith(":") and line.split(" ")[1] not in ("ACCEPT", "-"))
-        for line in save_text(family).splitlines()
-    )
-
-
 def save_text(family: int) -> str:
     """What ``iptables-legacy-save`` prints.
 
@@ -242,30 +215,92 @@ def save_text(family: int) -> str:
     """
     import subprocess  # only here: most commands never read a legacy table
 
+    call = _save_program(family)
+    if call is None:
+        raise HostRefused(
+            f"this host has legacy {TOOLS[family]} tables but no {TOOLS[family]}-legacy-save to"
+            " read them",
+            hint="install the package iptables",
+            code="cannot-observe",
+        )
+    name = os.path.basename(call[0])
+    try:
+        done = subprocess.run(call, capture_output=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as problem:
+        raise _unobserved(f"{name}: {problem}") from problem
+    if done.returncode != 0 and not capabilities.has("CAP_NET_RAW"):
+        raise NotPermitted(
+            "the legacy iptables tables cannot be read without the capability CAP_NET_RAW",
+            hint="run hvtx as root, or with that capability (docs/privileges.md)",
+        )
+    if done.returncode != 0:
+        words = done.stderr.decode(errors="replace").strip()
+        raise _unobserved(f"{name} ended with {done.returncode}: {words}")
+    return done.stdout.decode(errors="surrogateescape")
+
+
+def _save_program(family: int) -> tuple[str, ...] | None:
+    """How to call what prints the legacy tables of a family, by its path."""
     tool = TOOLS[family]
     for argv in ((f"{tool}-legacy-save",), ("xtables-legacy-multi", f"{tool}-save")):
         found = program.find((argv[0],))
-        if found is None:
-            continue
-        call = (found, *argv[1:])
+        if found is not None:
+            return (found, *argv[1:])
+    return None
+
+
+# Whether it can work here -----------------------------------------------------------------------
+
+_MODULES = {4: "ip_tables", 6: "ip6_tables"}
+_ELSE = "or use --firewall nftables"
+
+
+def lack(families: Iterable[int] = tuple(TOOLS)) -> HostRefused | None:
+    """What the iptables backend needs for ``families`` and this host does not have, if anything.
+
+    Nothing is loaded into the kernel, and no table is read.
+    """
+    for family in sorted(families):
         try:
-            done = subprocess.run(call, capture_output=True, check=False, timeout=60)
-        except (OSError, subprocess.TimeoutExpired) as problem:
-            raise _unobserved(f"{argv[0]}: {problem}") from problem
-        if done.returncode != 0 and not capabilities.has("CAP_NET_RAW"):
-            raise NotPermitted(
-                "the legacy iptables tables cannot be read without the capability CAP_NET_RAW",
-                hint="run hvtx as root, or with that capability (docs/privileges.md)",
+            libiptc.library(family)
+        except HostRefused as problem:
+            return problem
+        if _save_program(family) is None:
+            return HostRefused(
+                f"the iptables backend cannot work here: there is no {TOOLS[family]}-legacy-save",
+                hint=f"install the package iptables, {_ELSE}",
             )
-        if done.returncode != 0:
-            words = done.stderr.decode(errors="replace").strip()
-            raise _unobserved(f"{argv[0]} ended with {done.returncode}: {words}")
-        return done.stdout.decode(errors="surrogateescape")
-    raise HostRefused(
-        f"this host has legacy {tool} tables but no {tool}-legacy-save to read them",
-        hint="install the package iptables",
-        code="cannot-observe",
-    )
+    if not os.path.exists(_NAMES[4]) and not _has_module(_MODULES[4]):
+        return HostRefused(
+            "the iptables backend cannot work here: this kernel has no legacy iptables tables,"
+            f" and no module {_MODULES[4]} for them",
+            hint=f"boot a kernel that has them, or load the module from outside, {_ELSE}",
+        )
+    return None
+
+
+def _has_module(name: str) -> bool:
+    """Whether this kernel could load a module."""
+    directory = f"/lib/modules/{os.uname().release}"
+    with contextlib.suppress(OSError), open(f"{directory}/modules.dep", encoding="utf-8") as known:
+        return any(line.partition(":")[0].rpartition("/")[2].startswith(f"{name}.ko")
+                   for line in known)  # fmt: skip
+    return False
+
+
+def _load_module(family: int) -> None:
+    """Have the kernel load the family's tables, as iptables does, where it has none yet.
+
+    It does so by itself for each table, but not for what they have in common. Without success
+    nothing is said: the next call to the kernel does.
+    """
+    if os.path.exists(_NAMES[family]) or not os.path.exists("/proc/modules"):
+        return
+    with contextlib.suppress(OSError):
+        with open("/proc/sys/kernel/modprobe", encoding="utf-8") as path:
+            modprobe = path.read().strip()
+        if modprobe:
+            program.run((modprobe, "-q", _MODULES[family]), 30)
 
 
 def parse(text: str) -> Saved:
@@ -344,7 +379,7 @@ def _ask(family: int, option: int, request: bytes) -> bytes:
     """A getsockopt whose buffer carries a question; OSError from the kernel."""
     import ctypes
 
-    layout = _LAYOUTS[family]
+    layout = LAYOUTS[family]
     library = ctypes.CDLL(None, use_errno=True)
     buffer = ctypes.create_string_buffer(request, len(request))
     size = ctypes.c_uint32(len(request))
@@ -389,7 +424,7 @@ def read(family: int, table: str) -> Blob | None:
 
 def marked(family: int, blob: Blob, prefix: str) -> list[Marked]:
     """The entries with a comment that begins with ``prefix``, in order (pure)."""
-    layout, needle = _LAYOUTS[family], prefix.encode()
+    layout, needle = LAYOUTS[family], prefix.encode()
     starts = {offset: name for name, offset in blob.starts}
     heads: dict[int, bytes] = {}
     found: list[tuple[str, int, int, int, bytes]] = []
@@ -397,11 +432,11 @@ def marked(family: int, blob: Blob, prefix: str) -> list[Marked]:
     hit = data.find(needle)
     while at < len(data):
         chain = starts.get(at, chain)
-        target, following = _OFFSETS.unpack_from(data, at + layout.offsets)
+        target, following = OFFSETS.unpack_from(data, at + layout.offsets)
         if following < layout.size:
             raise ValueError("an entry without a length")
         if data.startswith(b"ERROR\0", at + target + 2):
-            name = data[at + target + _TARGET : at + following].partition(b"\0")[0]
+            name = data[at + target + TARGET : at + following].partition(b"\0")[0]
             chain, heads[at + following] = name.decode(errors="surrogateescape"), name
         end = at + following
         while 0 <= hit < end:
@@ -423,19 +458,19 @@ def entries(family: int, blob: Blob) -> dict[str, list[bytes]]:
     Without what is no rule: the heads of chains, their last entries (a policy, or the return at the
     end of a chain of users), and the table's end.
     """
-    layout, data = _LAYOUTS[family], blob.data
+    layout, data = LAYOUTS[family], blob.data
     starts = {offset: name for name, offset in blob.starts}
     heads: dict[int, bytes] = {}
     spans: dict[str, list[tuple[int, int, int]]] = {}
     chain, at = "", 0
     while at < len(data):
-        target, following = _OFFSETS.unpack_from(data, at + layout.offsets)
+        target, following = OFFSETS.unpack_from(data, at + layout.offsets)
         if following < layout.size:
             raise ValueError("an entry without a length")
         chain = starts.get(at, chain)
         end = at + following
         if data.startswith(b"ERROR\0", at + target + 2):
-            name = data[at + target + _TARGET : end].partition(b"\0")[0]
+            name = data[at + target + TARGET : end].partition(b"\0")[0]
             chain, heads[end] = name.decode(errors="surrogateescape"), name
             spans[chain] = []
         else:
@@ -448,7 +483,41 @@ def entries(family: int, blob: Blob) -> dict[str, list[bytes]]:
     }
 
 
-def _portable(layout: _Layout, entry: bytes, target: int, heads: dict[int, bytes]) -> bytes:
+def in_use(family: int) -> bool:
+    """Whether a legacy table of the family has a rule, or a policy that is not ACCEPT.
+
+    Raises NotPermitted, HostRefused.
+    """
+    for table in sorted(listed(family)):
+        blob = read(family, table)
+        if blob is not None and any(_decides(family, blob)):
+            return True
+    return False
+
+
+def _decides(family: int, blob: Blob) -> Iterator[bool]:
+    """Of each chain whether it has a rule, or a policy that is not ACCEPT (pure)."""
+    layout = LAYOUTS[family]
+    yield from map(bool, entries(family, blob).values())
+    for end in _ends(layout, blob):
+        target = OFFSETS.unpack_from(end, layout.offsets)[0]
+        yield struct.unpack_from("=i", end, target + TARGET)[0] not in (_ACCEPT, _RETURN)
+
+
+def _ends(layout: Layout, blob: Blob) -> Iterator[bytes]:
+    """The last entry of each chain: its policy, or the return at the end of a chain of users."""
+    starts = {offset for _, offset in blob.starts}
+    data, at, last = blob.data, 0, b""
+    while at < len(data):
+        target, following = OFFSETS.unpack_from(data, at + layout.offsets)
+        head = data.startswith(b"ERROR\0", at + target + 2)
+        if last and (head or at in starts):
+            yield last
+        last = b"" if head else data[at : at + following]
+        at += following
+
+
+def _portable(layout: Layout, entry: bytes, target: int, heads: dict[int, bytes]) -> bytes:
     """An entry free of what changes by itself: counters, and verdicts given as offsets."""
     head = entry[: layout.match].ljust(layout.offsets, b"\0")
     offsets = entry[layout.offsets : layout.offsets + 4]
@@ -456,7 +525,7 @@ def _portable(layout: _Layout, entry: bytes, target: int, heads: dict[int, bytes
     size, name = entry[target : target + 2], entry[target + 2 : target + 31]
     rest = entry[target + 31 :]
     if not name.strip(b"\0"):  # a standard target: its verdict is a number
-        verdict = struct.unpack_from("=i", entry, target + _TARGET)[0]
+        verdict = struct.unpack_from("=i", entry, target + TARGET)[0]
         label = _VERDICTS.get(verdict) or heads.get(verdict, b"")
         name, rest = label.ljust(29, b"\0"), bytes(len(rest))
     return head + entry[layout.size : target] + size + name + rest
@@ -484,146 +553,10 @@ def _refusal(
     return HostRefused(f"{name}: {problem.strerror}", hint="`dmesg` may say more", code=code)
 
 
-def with_comment(family: int, entry: bytes, comment: str) -> bytes:
-    """An entry with one more match, ``comment``, as its last (pure).
-
-    struct xt_entry_match and struct xt_comment_info (include/uapi/linux/netfilter/xt_comment.h).
-    """
-    layout = _LAYOUTS[family]
-    match = struct.pack("=H29sB", _TARGET + 256, b"comment", 0) + comment.encode().ljust(256, b"\0")
-    target, following = _OFFSETS.unpack_from(entry, layout.offsets)
-    offsets = _OFFSETS.pack(target + len(match), following + len(match))
-    whole = entry[:target] + match + entry[target:]
-    return whole[: layout.offsets] + offsets + whole[layout.offsets + 4 :]
-
-
 # Edits ------------------------------------------------------------------------------------------
 
 
-def _iptc() -> Any:
-    """python-iptables, imported without its noise (0.3 s, so only by edits).
-
-    It asks `ldconfig` for the extensions' directory unless told, warns at import on newer
-    Pythons, and leaves the choice in nobody's environment here.
-    """
-    import sys
-    import warnings
-
-    if "iptc" in sys.modules:
-        return sys.modules["iptc"]
-    told = os.environ.get("XTABLES_LIBDIR")
-    directory = told or _extensions()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if directory:
-                os.environ["XTABLES_LIBDIR"] = directory
-            import iptc
-    except Exception as problem:
-        raise HostRefused(
-            f"python-iptables cannot be loaded: {problem}",
-            hint="install python-iptables and the package iptables, or use --firewall nftables",
-        ) from problem
-    finally:
-        if told is None:
-            os.environ.pop("XTABLES_LIBDIR", None)
-    return iptc
-
-
-def _extensions() -> str | None:
-    """The directory of libxtables' extensions; None leaves the search to python-iptables."""
-    import sys
-
-    triplet = getattr(sys.implementation, "_multiarch", "")
-    for directory in (f"/usr/lib/{triplet}/xtables", "/usr/lib64/xtables", "/usr/lib/xtables"):
-        if os.path.exists(os.path.join(directory, "libxt_conntrack.so")):
-            return directory
-    return None
-
-
-def build(family: int, text: str, comment: str) -> bytes:
-    """The entry for a rule in the words of ``iptables-save``, with ``comment`` as last match.
-
-    Knows the words that this project's rules use, and raises ValueError for others. To be called
-    without the lock: it loads libraries.
-    """
-    iptc = _iptc()
-    rule = iptc.Rule() if family == 4 else iptc.Rule6()
-    words, place, invert = iter(text.split(" ")), None, ""
-    target = b""
-    for word in words:
-        if word == "!":
-            invert = "!"
-            continue
-        value = next(words)
-        if word in ("-i", "-o"):
-            _interface(rule.get_ip(), word, value, inverted=bool(invert))
-        elif word in _SIMPLE:
-            setattr(rule, _SIMPLE[word], invert + value)
-        elif word == "-m":
-            place = rule.create_match(value)
-        elif word == "-j":
-            target = _target(family, value, list(words))
-        elif word.startswith("--") and place is not None:
-            place.set_parameter(word[2:], invert + value)
-        else:
-            raise ValueError(f"cannot build a rule with {word!r}")
-        invert = ""
-    rule.create_match("comment").comment = comment
-    rule.create_target("ACCEPT")  # only to have a whole rule; ours takes its place
-    return _with_target(_LAYOUTS[family], bytes(rule.rule), target)
-
-
-_SIMPLE = {"-s": "src", "-d": "dst", "-p": "protocol"}
-_MAP_IPS, _PROTO_SPECIFIED = 1, 2
-
-
-def _with_target(layout: _Layout, entry: bytes, target: bytes) -> bytes:
-    at = _OFFSETS.unpack_from(entry, layout.offsets)[0]
-    offsets = _OFFSETS.pack(at, at + len(target))
-    return entry[: layout.offsets] + offsets + entry[layout.offsets + 4 : at] + target
-
-
-def _target(family: int, name: str, options: list[str]) -> bytes:
-    """A target by hand: a verdict, a chain, MASQUERADE or DNAT.
-
-    By python-iptables, a chain's name would make it open (and so create) every table of the
-    namespace, and a NAT target is found only for the family that asked for one first.
-
-    Shapes: struct xt_standard_target with its verdict as a name (libiptc resolves it); for
-    MASQUERADE struct nf_nat_ipv4_multi_range_compat or, in IPv6, nf_nat_range; for DNAT
-    nf_nat_range2 (revision 2, Linux 4.18). iptables-save prints only the revision that it prefers.
-    """
-    domain = _LAYOUTS[family].domain
-    if name == "MASQUERADE" and not options:
-        return _xt_target(name, 0, struct.pack("=I", 1) + bytes(16) if family == 4 else bytes(40))
-    if name == "DNAT" and options[:1] == ["--to-destination"] and len(options) == 2:
-        host, _, number = options[1].rpartition(":")
-        address = socket.inet_pton(domain, host.strip("[]")).ljust(16, b"\0")
-        ports = struct.pack("!HHH", int(number), int(number), 0)
-        flags = struct.pack("=I", _MAP_IPS | _PROTO_SPECIFIED)
-        return _xt_target(name, 2, flags + address * 2 + ports)
-    if name == "DNAT" or options:
-        raise ValueError(f"cannot build a {name} with {options!r}")
-    return _xt_target(name, 0, bytes(8))
-
-
-def _xt_target(name: str, revision: int, data: bytes) -> bytes:
-    data += bytes(-len(data) % 8)
-    return struct.pack("=H29sB", _TARGET + len(data), name.encode(), revision) + data
-
-
-def _interface(ip: Any, word: str, name: str, *, inverted: bool) -> None:
-    """Match an interface by its whole name.
-
-    Done by hand: the IPv6 rules of python-iptables 1.2 mask each letter with 1 instead of 0xff,
-    so that `hvbr0` matches `hvbr2` too, and prints alike.
-    """
-    side, bit = ("in", 1) if word == "-i" else ("out", 2)
-    setattr(ip, f"{side}iface", name.encode())
-    setattr(ip, f"{side}iface_mask", b"\xff" * (len(name) + 1))
-    if inverted:
-        ip.invflags |= bit
+build = xtentry.build
 
 
 class Edit:
@@ -634,86 +567,52 @@ class Edit:
 
     def __init__(self, family: int, table: str) -> None:
         """Read the table afresh (which makes it, if the namespace has none)."""
-        iptc = _iptc()
         self._family, self._name, self._growth = family, table, 0
-        self._errno = iptc.ip4tc._get_errno_loc  # noqa: SLF001
-        self._failure = (iptc.IPTCError, iptc.ip4tc.IPTCError)
-        make = iptc.Table if family == 4 else iptc.Table6
         self._before = persistently(lambda: count(family, table))
-        with self._errors():
-            # Without autocommit, no refresh and no close ever writes an older copy back.
-            self._table = make(table, autocommit=False)
-            self._table.refresh()
-
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except self._failure as problem:
-            code = self._errno()[0]
-            raise OSError(code or errno.EINVAL, str(problem)) from problem
+        self._table = libiptc.Table(family, table)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._table.close()  # python-iptables keeps handles; the next use must read again
+        self._table.close()
 
     def has(self, chain: str) -> bool:
         """Whether the table has the chain."""
-        return bool(self._table.is_chain(chain))
+        return self._table.has(chain)
 
     def make_chain(self, chain: str) -> None:
         """Add an empty chain."""
-        with self._errors():
-            self._table.create_chain(chain)
+        self._table.create_chain(chain)
         self._growth += 2
 
     def drop_chain(self, chain: str) -> None:
         """Remove a chain that is empty and that nothing jumps to."""
-        with self._errors():
-            self._table.delete_chain(chain)
+        self._table.delete_chain(chain)
         self._growth -= 2
 
     def empty(self, chain: str) -> bool:
         """Whether the chain has no rule."""
-        return not self._table.first_rule(chain)
+        return self._table.empty(chain)
 
     def references(self, chain: str) -> int:
         """How many rules jump to a chain of users."""
-        import ctypes
-
-        number = ctypes.c_uint(0)
-        calls = self._table._iptc  # noqa: SLF001 (the only door to it)
-        handle = self._table._handle  # noqa: SLF001
-        if not calls.iptc_get_references(ctypes.byref(number), chain.encode(), handle):
-            code = self._errno()[0]
-            raise OSError(code or errno.EINVAL, f"references of {chain}")
-        return number.value
+        return self._table.references(chain)
 
     def add(self, chain: str, entry: bytes, *, first: bool) -> None:
         """Put an entry at the head or the end of a chain."""
-        import ctypes
-
-        buffer = (ctypes.c_ubyte * len(entry)).from_buffer_copy(entry)
-        with self._errors():
-            if first:
-                self._table.insert_entry(chain, buffer, 0)
-            else:
-                self._table.append_entry(chain, buffer)
+        if first:
+            self._table.insert(chain, entry, 0)
+        else:
+            self._table.append(chain, entry)
         self._growth += 1
 
     def note(self, chain: str, entry: bytes, comment: str) -> bool:
         """Put an equal rule with a comment in the place of the first that equals ``entry``."""
-        import ctypes
-
         place = self._place(chain, entry)
         if place is None:
             return False
-        noted = with_comment(self._family, entry, comment)
-        buffer = (ctypes.c_ubyte * len(noted)).from_buffer_copy(noted)
-        with self._errors():
-            self._table.replace_entry(chain, buffer, place)
+        self._table.replace(chain, xtentry.with_comment(self._family, entry, comment), place)
         return True
 
     def _place(self, chain: str, entry: bytes) -> int | None:
@@ -724,13 +623,8 @@ class Edit:
 
     def take(self, chain: str, entry: bytes) -> bool:
         """Remove the first rule that equals ``entry``, byte by byte; False if there is none."""
-        import ctypes
-
-        kind = ctypes.c_ubyte * len(entry)
-        mask = kind.from_buffer_copy(b"\xff" * len(entry))
         try:
-            with self._errors():
-                self._table.delete_entry(chain, kind.from_buffer_copy(entry), mask)
+            self._table.delete(chain, entry)
         except FileNotFoundError:
             return False
         self._growth -= 1
@@ -741,8 +635,7 @@ class Edit:
 
         That happens only beside a program that writes without taking the lock.
         """
-        with self._errors():
-            self._table.commit()
+        self._table.commit()
         return count(self._family, self._name) == self._before + self._growth
 
 
@@ -752,7 +645,8 @@ def edit(family: int, table: str, timeout: float, change: Any) -> bool:
     ``change`` returns whether there is anything to commit. True if all was as meant (see
     :meth:`Edit.commit`). Raises Busy, NotPermitted, HostRefused.
     """
-    _iptc()  # its import runs programs: never under the lock
+    libiptc.library(family)  # loading takes time: never under the lock
+    _load_module(family)
 
     def once() -> bool:
         with locked(timeout), Edit(family, table) as work:

@@ -12,10 +12,11 @@ from typing import Literal, NamedTuple
 
 from hvtx.model.vm import Vm
 
-Ready = Literal["exec", "qmp", "none"]
+Ready = Literal["exec", "qmp", "firecracker api", "cloud-hypervisor api", "none"]
 PowerDown = Literal["qmp", "ctrl-alt-del api", "power-button api", "none"]
 
-QMP_SOCKET = "qmp.sock"
+QMP_SOCKET = "qmp.sock"  # for people and their tools: QEMU speaks with one client at a time
+MONITOR_SOCKET = "monitor.sock"  # the same protocol, for hvtx alone
 API_SOCKET = "api.sock"
 CONSOLE_SOCKET = "console.sock"
 
@@ -27,6 +28,15 @@ REGISTRY: Mapping[str, str] = {
     "external": "hvtx.hypervisors.external",
 }
 """Each module has ``render(vm, ports, probes, directory) -> Launch``; load only the one needed."""
+
+SOCKETS: Mapping[str, tuple[str, ...]] = {
+    "qmp": (MONITOR_SOCKET, QMP_SOCKET),
+    "firecracker api": (API_SOCKET,),
+    "cloud-hypervisor api": (API_SOCKET,),
+}
+"""Where a hypervisor is asked about its guest, by ``ready``; the first that is there is taken.
+
+(VMs that an earlier hvtx started have no monitor of ours.)"""
 
 _SEPARATORS = re.compile(r"\s+")
 
@@ -48,10 +58,11 @@ class Probes(NamedTuple):
     """What was found in the host before rendering."""
 
     binary: str | None  # path of the hypervisor; None where nothing is to be looked up
-    kvm: bool  # KVM really runs guests here
+    kvm: bool  # QEMU is to use KVM
     machine: str  # "x86_64" or "aarch64"
     formats: Mapping[str, str] = {}  # disk path -> "raw" or "qcow2", where it was looked into
     firmware: str | None = None  # UEFI image for guests that boot from disk on aarch64
+    why: str | None = None  # why KVM or not, in words; None where QEMU is not to be started
 
 
 class Launch(NamedTuple):
@@ -61,7 +72,7 @@ class Launch(NamedTuple):
     environment: Mapping[str, str]  # added to the caller's
     directory: str  # working directory
     files: Mapping[str, bytes]  # name in the run-time directory -> content, written before
-    ready: Ready
+    ready: Ready  # what is waited for at the start; also how the guest is asked afterwards
     power_down: PowerDown
     console: str | None  # name of its socket in the run-time directory
     sockets: tuple[str, ...] = ()  # names it will bind there; leftovers are removed before
@@ -81,13 +92,13 @@ TRAITS: Mapping[str, Traits] = {
         "qmp", "qmp", CONSOLE_SOCKET, "install it: apt install qemu-system-x86 (qemu-system-arm)"
     ),
     "firecracker": Traits(
-        "exec",
+        "firecracker api",
         "ctrl-alt-del api",
         None,
         "put the binary of a release of github.com/firecracker-microvm/firecracker on PATH",
     ),
     "cloud-hypervisor": Traits(
-        "exec",
+        "cloud-hypervisor api",
         "power-button api",
         None,
         "put the binary of a release of github.com/cloud-hypervisor/cloud-hypervisor on PATH",

@@ -44,7 +44,7 @@ def render(vm: Vm, ports: Sequence[Port], probes: Probes, directory: str) -> Lau
         environment={},
         directory=directory,
         files={},
-        ready="exec",
+        ready="cloud-hypervisor api",
         power_down="power-button api",
         console=None,
         sockets=(API_SOCKET,),

@@ -40,7 +40,7 @@ def render(vm: Vm, ports: Sequence[Port], probes: Probes, directory: str) -> Lau
         environment={},
         directory=directory,
         files={CONFIGURATION: content.encode()},
-        ready="exec",
+        ready="firecracker api",
         power_down="ctrl-alt-del api",
         console=None,
         sockets=(API_SOCKET,),

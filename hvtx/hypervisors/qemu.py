@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from hvtx.hypervisors.base import (
     CONSOLE_SOCKET,
+    MONITOR_SOCKET,
     QMP_SOCKET,
     Launch,
     Port,
@@ -50,7 +51,7 @@ def render(vm: Vm, ports: Sequence[Port], probes: Probes, directory: str) -> Lau
         ready="qmp",
         power_down="qmp",
         console=CONSOLE_SOCKET,
-        sockets=(QMP_SOCKET, CONSOLE_SOCKET),
+        sockets=(QMP_SOCKET, MONITOR_SOCKET, CONSOLE_SOCKET),
     )
 
 
@@ -112,5 +113,6 @@ def _channels(probes: Probes) -> list[str]:
         *("-chardev", f"{console},logfile=/proc/self/fd/1,logappend=on"),
         *("-serial", "chardev:console0"),
         *("-qmp", f"unix:{QMP_SOCKET},server=on,wait=off"),
+        *("-qmp", f"unix:{MONITOR_SOCKET},server=on,wait=off"),
         *("-device", panic),
     ]

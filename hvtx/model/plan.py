@@ -110,6 +110,7 @@ class Snapshot(NamedTuple):
     files: Mapping[str, str]  # path -> mark, of those that are there
     failures: Mapping[str, str]  # "links", "nftables", "iptables" -> what went wrong
     hidden: bool = False  # some process could not be looked into: it may hold a device
+    moving: frozenset[int] = frozenset()  # rows that somebody moved while the host was looked at
 
 
 class Item(NamedTuple):

@@ -123,10 +123,22 @@ class FirewallSpec(TypedDict, total=False):
 
 
 class ProcessSpec(TypedDict):
-    """The VM process; identity is in ``observed`` (:class:`hvtx.model.vm.Identity` as a dict)."""
+    """The VM process; who it is stands in ``observed``, as :class:`ProcessObserved`."""
 
     hypervisor: str
     directory: str  # run-time directory: sockets and rendered configuration
+
+
+class ProcessObserved(TypedDict, total=False):
+    """:class:`hvtx.model.vm.Identity` as a dict, and with what QEMU was started."""
+
+    boot_id: str
+    pid: int
+    start: int
+    inode: int
+    pidns: int
+    accelerator: str  # "kvm" or "tcg"; absent for others than QEMU, and in older records
+    accelerator_reason: str
 
 
 class FileSpec(TypedDict):

@@ -147,6 +147,9 @@ class Judge:
         if earlier and seen.here and row.kind in (Kind.TAP, Kind.BRIDGE):
             # no device survives a life
             seen = seen._replace(here=None, problem=Reason.MARK_MISMATCH)
+        if row.id in self.snapshot.moving:  # some of what was seen is of what it is no more
+            words = "an operation changed it while it was looked at"
+            return self._item(row, Action.SKIP, Reason.OPERATION_RUNNING, seen, words)
         if seen.problem is not None:
             words = _PROBLEMS[seen.problem] if not earlier else _STRANGE
             return self._item(row, Action.SKIP, seen.problem, seen, words)
@@ -615,7 +618,7 @@ class Judge:
         """Whether a live process is working on the row, or on its VM."""
         operation = self.snapshot.operations.get(row.operation)
         working = operation is not None and operation.running and row.state != State.COMMITTED
-        return working or row.vm in self._busy_vms
+        return working or row.vm in self._busy_vms or row.id in self.snapshot.moving
 
     def _liveness(self, vm: str | None) -> Liveness:
         facts = self.snapshot.vms.get(vm) if vm else None

@@ -7,7 +7,7 @@ its run-time directory, its TAPs, their firewall elements, and the process last.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hvtx.model.mark import base32
@@ -78,9 +78,9 @@ def want_network(
 ) -> tuple[list[Want], list[Want]]:
     """The installation's and the network's own resources.
 
-    ``bases`` names the firewall backends whose tables or chains are still missing; ``settings`` are
-    ``(path below /proc/sys, value, value before)`` of those that have to be turned on. The bridge
-    is the first of the network's own; ``bridge_mark`` is the mark that its row will have.
+    ``bases`` names what :func:`missing_bases` found; ``settings`` are ``(path below /proc/sys,
+    value, value before)`` of those that have to be turned on. The bridge is the first of the
+    network's own; ``bridge_mark`` is the mark that its row will have.
     """
     shared = [
         Want(
@@ -90,10 +90,7 @@ def want_network(
         )
         for path, value, before in settings
     ]
-    shared += [
-        Want(Kind.FILTER, f"{backend} base", {"backend": backend, "what": "base"})
-        for backend in bases
-    ]
+    shared += [Want(Kind.FILTER, f"{base} base", {**_base(base), "what": "base"}) for base in bases]
     addresses = network_addresses(network)
     own = [
         Want(
@@ -121,13 +118,12 @@ def want_network(
         )
         for address in addresses
     ]
-    backends = ["nftables"] if network.firewall == "nftables" else ["nftables", "iptables"]
-    own += [
+    own.append(
         Want(
             Kind.FILTER,
-            f"{backend} network {network.name}",
+            f"{network.firewall} network {network.name}",
             {
-                "backend": backend,
+                "backend": network.firewall,
                 "what": "network",
                 "bridge": network.bridge,
                 "subnets": list(network.subnets),
@@ -136,9 +132,41 @@ def want_network(
                 "gateway6": network.gateway6,
             },
         )
-        for backend in backends
-    ]
+    )
     return shared, own
+
+
+# What a network of each backend stands on: tables of nftables by their family, iptables' chains.
+_STANDS_ON = {
+    "nftables": ("nftables bridge", "nftables inet"),
+    "iptables": ("nftables bridge", "iptables"),
+}
+
+
+def _base(name: str) -> dict[str, Any]:
+    """The specification of a base by its name: ``iptables``, ``nftables`` or with a family."""
+    backend, _, family = name.partition(" ")
+    return {"backend": backend, "families": [family]} if family else {"backend": backend}
+
+
+def _bases_of(spec: Mapping[str, Any]) -> tuple[str, ...]:
+    """The bases that a row of one stands for: earlier versions made both tables with one row."""
+    if spec["backend"] != "nftables":
+        return (spec["backend"],)
+    return tuple(f"nftables {family}" for family in spec.get("families", ("bridge", "inet")))
+
+
+def missing_bases(firewall: str, there: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The bases that a network with this backend needs beside those with the specs ``there``."""
+    made = {base for spec in there for base in _bases_of(spec)}
+    return [base for base in _STANDS_ON[firewall] if base not in made]
+
+
+def idle_base(spec: Mapping[str, Any], others: Iterable[str]) -> bool:
+    """Whether no network of those that stay, with the backends ``others``, stands on this base."""
+    return {base for firewall in others for base in _STANDS_ON[firewall]}.isdisjoint(
+        _bases_of(spec)
+    )
 
 
 def want_vm(

@@ -439,8 +439,11 @@ def _place(sight: Sight, place: str) -> Subject:
         other = Reason.OTHER_INSTALLATION
         return Subject(kind, place, words, None, "other-installation", other, evidence=evidence)
     backend = "nftables" if parts[0] == "nft" else "iptables"
+    family = parts[1] if backend == "nftables" else ""
     for row in sight.snapshot.rows:
         if row.spec.get("what") == "base" and row.spec["backend"] == backend:
+            if family not in row.spec.get("families", (family,)):
+                continue
             found = _of_row(sight, row, evidence)
             return found._replace(kind=kind, key=place)
     words = f"a {kind} named like those of this installation, but not on record"

@@ -11,6 +11,8 @@ Invariants
    readers read a copy (:mod:`hvtx.store.reserve`).
 6. The database file is never opened beside SQLite while a connection lives: closing a second
    descriptor drops SQLite's POSIX locks.
+7. Whoever decides something reads all that it decides from in one :meth:`Store.reading` (or in the
+   transaction that writes it down): statements outside of one each see a moment of their own.
 """
 
 from __future__ import annotations
@@ -117,6 +119,22 @@ class Store:
         self.connection.execute("PRAGMA wal_autocheckpoint=50")
 
     @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """One moment of the store: all that is read inside belongs together.
+
+        Nests, also in :meth:`transaction`. SQLite takes the moment with the first statement. It
+        keeps nobody from writing; only a checkpoint waits, so the host is looked at outside.
+        """
+        if self.connection.in_transaction:
+            yield self.connection
+            return
+        self.connection.execute("BEGIN")
+        try:
+            yield self.connection
+        finally:
+            self._roll_back()
+
+    @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """One durable write; all or nothing.
 
@@ -179,7 +197,9 @@ class Store:
         queue.lock(QUEUE_BYTE, self._lock_timeout, "the state store")
         try:
             if self.watch is not None:
-                self.watch(self.connection.execute("SELECT seq FROM meta").fetchone()[0])
+                with self.reading() as sql:
+                    seq = sql.execute("SELECT seq FROM meta").fetchone()[0]
+                self.watch(seq)
         finally:
             queue.unlock(QUEUE_BYTE)
 
@@ -237,7 +257,8 @@ class Store:
         """Take the store as it is now for the truth, whatever was committed after it."""
         with self.transaction() as sql:
             self._write_place(sql)
-        seq = self.connection.execute("SELECT seq FROM meta").fetchone()[0]
+        with self.reading() as sql:
+            seq = sql.execute("SELECT seq FROM meta").fetchone()[0]
         try:
             os.pwrite(self._mark_file(), seq.to_bytes(8, "little"), 0)
         except OSError as problem:
@@ -252,9 +273,10 @@ class Store:
                 data = file.read(9)
         except OSError:
             data = b""
-        seq, path, device, inode = self.connection.execute(
-            "SELECT seq, path, device, inode FROM meta"
-        ).fetchone()
+        with self.reading() as sql:  # after the mark was read: a later one would be no evidence
+            seq, path, device, inode = sql.execute(
+                "SELECT seq, path, device, inode FROM meta"
+            ).fetchone()
         if len(data) == 8 and seq < int.from_bytes(data, "little"):
             raise Refused(
                 "store-rolled-back",
@@ -282,13 +304,15 @@ class Store:
 
     def has_moved(self) -> bool:
         """Whether the store is at another path than it remembers."""
-        known = self.connection.execute("SELECT path FROM meta").fetchone()
+        with self.reading() as sql:
+            known = sql.execute("SELECT path FROM meta").fetchone()
         return known is not None and known[0] != os.path.realpath(self.path)
 
     def note_place(self) -> None:
         """Remember where the store lives now, if that changed (a restored or moved store)."""
         here = os.stat(self.path)
-        known = self.connection.execute("SELECT path, device, inode FROM meta").fetchone()
+        with self.reading() as sql:
+            known = sql.execute("SELECT path, device, inode FROM meta").fetchone()
         if known != (os.path.realpath(self.path), here.st_dev, here.st_ino):
             with self.transaction() as sql:
                 self._write_place(sql)
@@ -489,14 +513,21 @@ def connect(path: str, *, writable: bool, seconds: float) -> sqlite3.Connection:
     Raises NotPermitted, StoreError, Refused, Busy.
     """
     mode = "rw" if writable else "ro"
+    connection = None
     try:
         connection = sqlite3.connect(
-            f"{uri(path)}?mode={mode}", uri=True, isolation_level=None, timeout=seconds
+            f"{uri(path)}?mode={mode}",
+            uri=True,
+            isolation_level=None,
+            timeout=seconds,
+            factory=_factory(),
         )
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA trusted_schema=OFF")
     except sqlite3.Error as problem:
+        if connection is not None:
+            connection.close()
         read_only = os.statvfs(path).f_flag & os.ST_RDONLY
         if not writable and (read_only or reserve.is_low(os.path.dirname(path))):
             return _copy_of(path)
@@ -511,6 +542,15 @@ def connect(path: str, *, writable: bool, seconds: float) -> sqlite3.Connection:
 def connect_plainly(path: str) -> sqlite3.Connection:
     """A connection to a database that is nobody's store (yet): a draft, a backup being made."""
     return sqlite3.connect(f"{uri(path)}?mode=rw", uri=True, isolation_level=None)
+
+
+def _factory() -> type[sqlite3.Connection]:
+    """The class of connections: one that watches how it is used, where tests want that."""
+    if not os.environ.get("HVTX_VERIFY"):
+        return sqlite3.Connection
+    from hvtx.store.strict import StrictConnection
+
+    return StrictConnection
 
 
 def _copy_of(path: str) -> sqlite3.Connection:
@@ -538,11 +578,15 @@ def _copy_of(path: str) -> sqlite3.Connection:
             else:
                 raise StoreError(f"{path} changes too fast to be read", hint="try again")
             memory = sqlite3.connect(":memory:", isolation_level=None)
-            copy = sqlite3.connect(os.path.join(place, os.path.basename(path)))
             try:
-                copy.backup(memory)
-            finally:
-                copy.close()
+                copy = sqlite3.connect(os.path.join(place, os.path.basename(path)))
+                try:
+                    copy.backup(memory)
+                finally:
+                    copy.close()
+            except sqlite3.Error:
+                memory.close()
+                raise
     except (OSError, sqlite3.Error) as problem:
         raise StoreError(
             f"{path} is on a read-only or full file system and cannot be read: {problem}",

@@ -149,6 +149,16 @@ def port_holder(sql: sqlite3.Connection, port: Publish) -> str | None:
     return row[0] if row else None
 
 
+def loopback6_ports(sql: sqlite3.Connection) -> int:
+    """How many published ports are meant for [::1] too, which NAT cannot serve."""
+    return int(
+        sql.execute(
+            "SELECT count(*) FROM port p WHERE p.host_ip = '::1' OR p.host_ip IS NULL AND EXISTS"
+            " (SELECT * FROM lease l WHERE l.interface = p.interface AND l.family = 6)"
+        ).fetchone()[0]
+    )
+
+
 def macs_and_bridges(sql: sqlite3.Connection) -> tuple[set[str], set[str]]:
     """Every MAC and every bridge name on record."""
     macs = {

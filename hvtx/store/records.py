@@ -1,7 +1,8 @@
 """Rows to types: VMs, networks, resources, operations and lives as the store has them.
 
-Functions that only read take a connection and work inside or outside of a transaction; those named
-``add_*``, ``remove_*`` or ``set_*`` must be called inside ``Store.transaction()``.
+Functions that only read are called inside ``Store.reading()`` or ``Store.transaction()``: many of
+them are several statements. Those named ``add_*``, ``remove_*`` or ``set_*`` must be called inside
+``Store.transaction()``.
 """
 
 from __future__ import annotations
@@ -84,6 +85,23 @@ def tombstones(sql: sqlite3.Connection, marks: Iterable[str]) -> dict[str, Resou
     return found
 
 
+def whereabouts(sql: sqlite3.Connection, ids: Iterable[int]) -> dict[int, tuple[str, int]]:
+    """State and operation of rows by id, tombstones included."""
+    wanted = list(ids)
+    found: dict[int, tuple[str, int]] = {}
+    for start in range(0, len(wanted), _CHUNK):
+        part = wanted[start : start + _CHUNK]
+        found.update(
+            (row[0], (row[1], row[2]))
+            for row in sql.execute(
+                "SELECT id, state, operation FROM resource"
+                f" WHERE id IN ({','.join('?' * len(part))})",
+                part,
+            )
+        )
+    return found
+
+
 # -- VMs ---------------------------------------------------------------------------------------
 
 
@@ -143,6 +161,14 @@ def vms(sql: sqlite3.Connection) -> list[Vm]:
 def vm_names(sql: sqlite3.Connection) -> dict[str, str]:
     """The names of all VMs by id."""
     return dict(sql.execute("SELECT id, name FROM vm"))
+
+
+def vm_heads(sql: sqlite3.Connection) -> list[tuple[str, str, str, bool]]:
+    """``(id, name, hypervisor, provisional)`` of all VMs: what judging them needs."""
+    return [
+        (*row[:3], bool(row[3]))
+        for row in sql.execute("SELECT id, name, hypervisor, operation IS NOT NULL FROM vm")
+    ]
 
 
 def is_provisional(sql: sqlite3.Connection, vm: str) -> bool:
@@ -256,6 +282,20 @@ def networks(
     return found
 
 
+def has_provisional(sql: sqlite3.Connection) -> bool:
+    """Whether any VM or network is there only as long as the operation that is making it."""
+    found = sql.execute(
+        "SELECT EXISTS (SELECT 1 FROM vm WHERE operation IS NOT NULL)"
+        " OR EXISTS (SELECT 1 FROM network WHERE operation IS NOT NULL)"
+    )
+    return bool(found.fetchone()[0])
+
+
+def provisional_networks(sql: sqlite3.Connection) -> set[str]:
+    """The ids of networks that a command is making or removing, or was when it was interrupted."""
+    return {row[0] for row in sql.execute("SELECT id FROM network WHERE operation IS NOT NULL")}
+
+
 def networks_by_id(sql: sqlite3.Connection, ids: Iterable[str]) -> dict[str, Network]:
     """The networks with these ids; few, as of one VM."""
     wanted = tuple(ids)
@@ -320,6 +360,12 @@ def users_of_network(sql: sqlite3.Connection, network: str) -> list[str]:
     ]
 
 
+def seq(sql: sqlite3.Connection) -> int:
+    """The number of the store's last change; 0 for a store that is not there."""
+    found = sql.execute("SELECT seq FROM meta").fetchone()
+    return int(found[0]) if found else 0
+
+
 def tombstone_count(sql: sqlite3.Connection) -> int:
     """How many marks of released resources are kept."""
     return int(sql.execute("SELECT count(*) FROM resource WHERE state = 'released'").fetchone()[0])
@@ -328,15 +374,28 @@ def tombstone_count(sql: sqlite3.Connection) -> int:
 # -- operations and lives ----------------------------------------------------------------------
 
 
+_OPERATION = "id, verb, vm, network, began, writer_boot, writer_pid, writer_start"
+
+
+def _operation(row: tuple[Any, ...]) -> Operation:
+    return Operation(row[0], row[1], row[2], row[3], row[4], Identity(row[5], row[6], row[7]))
+
+
 def operations(sql: sqlite3.Connection) -> list[Operation]:
     """Operations that have not ended, running or interrupted."""
-    return [
-        Operation(row[0], row[1], row[2], row[3], row[4], Identity(row[5], row[6], row[7]))
-        for row in sql.execute(
-            "SELECT id, verb, vm, network, began, writer_boot, writer_pid, writer_start"
-            " FROM operation WHERE ended IS NULL ORDER BY id"
-        )
-    ]
+    rows = sql.execute(f"SELECT {_OPERATION} FROM operation WHERE ended IS NULL ORDER BY id")
+    return [_operation(row) for row in rows]
+
+
+def operations_by_id(sql: sqlite3.Connection, ids: Iterable[int]) -> list[Operation]:
+    """These operations, ended or not, by id; few."""
+    wanted = sorted(ids)
+    rows = sql.execute(
+        f"SELECT {_OPERATION} FROM operation WHERE id IN ({','.join('?' * len(wanted))})"
+        " ORDER BY id",
+        wanted,
+    )
+    return [_operation(row) for row in rows]
 
 
 def operation(sql: sqlite3.Connection, identity: int) -> dict[str, Any] | None:
@@ -346,6 +405,31 @@ def operation(sql: sqlite3.Connection, identity: int) -> dict[str, Any] | None:
         f"SELECT {', '.join(names)} FROM operation WHERE id = ?", (identity,)
     ).fetchone()
     return dict(zip(names, row, strict=True)) if row else None
+
+
+def newest_operation(sql: sqlite3.Connection) -> int:
+    """The id of the operation that was begun last; 0 before the first."""
+    return int(sql.execute("SELECT coalesce(max(id), 0) FROM operation").fetchone()[0])
+
+
+def operations_since(sql: sqlite3.Connection, newest: int) -> list[tuple[int, str, str | None]]:
+    """``(id, verb, VM)`` of the operations begun after ``newest``, ended by now or not."""
+    return sql.execute(
+        "SELECT id, verb, vm FROM operation WHERE id > ? ORDER BY id", (newest,)
+    ).fetchall()
+
+
+def still_open(sql: sqlite3.Connection, operations: Iterable[int]) -> set[int]:
+    """Those of these operations that have not ended; few."""
+    wanted = tuple(operations)
+    return {
+        row[0]
+        for row in sql.execute(
+            "SELECT id FROM operation WHERE ended IS NULL"
+            f" AND id IN ({','.join('?' * len(wanted))})",
+            wanted,
+        )
+    }
 
 
 def writer_of(sql: sqlite3.Connection, operation: int) -> Identity | None:
@@ -389,6 +473,21 @@ def set_life(sql: sqlite3.Connection, boot_id: str, netns: int, now: str) -> Lif
     ).fetchone()
     sql.execute("UPDATE meta SET life = ?", (row[0],))
     return Life(row[0], boot_id, netns, bool(row[1]))
+
+
+def is_bare(sql: sqlite3.Connection) -> bool:
+    """Whether nothing is on record but what is over: no VM, network, resource, open operation."""
+    row = sql.execute(
+        "SELECT EXISTS (SELECT 1 FROM vm) OR EXISTS (SELECT 1 FROM network)"
+        " OR EXISTS (SELECT 1 FROM resource WHERE state != 'released')"
+        " OR EXISTS (SELECT 1 FROM operation WHERE ended IS NULL)"
+    ).fetchone()
+    return not row[0]
+
+
+def is_current(sql: sqlite3.Connection, life: int) -> bool:
+    """Whether the store works in this life."""
+    return bool(sql.execute("SELECT life IS ? FROM meta", (life,)).fetchone()[0])
 
 
 def set_recovered(sql: sqlite3.Connection, life: int, now: str) -> None:

@@ -1,6 +1,6 @@
 """The image of a small host with systemd, in ``.cache/boot``: made once, used by every boot test.
 
-It is a Debian with systemd, nftables, iptables, a Python environment ``/opt/hvtx`` that has what
+It is a Debian 12 with systemd, nftables, iptables, a Python environment ``/opt/hvtx`` that has what
 hvtx depends on, and no hvtx: the tree under test is installed into it afresh by each test. As a
 program it makes everything that the tests need::
 
@@ -15,17 +15,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import tarfile
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[2]
 CACHE = TOP / ".cache" / "boot"
-SUITE = "bookworm"
+SUITE = "bookworm"  # of the hosts that boot
+DEBIANS = ("bookworm", "trixie", "forky", "sid")
 TRUSTED = "/etc/ssl/certs/ca-certificates.crt"
 _OF_THIS_HOST = ("PIP_FIND_LINKS", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 PACKAGES = (
@@ -67,9 +69,20 @@ def dependencies() -> list[str]:
     return [*project["project"]["dependencies"], *project["build-system"]["requires"], "wheel"]
 
 
-def recipe() -> str:
+def suite_of(release: Mapping[str, str]) -> str:
+    """The release whose Python a package built on this system is for (pure), of os-release(5)."""
+    known = release.get("ID") in ("debian", "ubuntu")
+    return release.get("VERSION_CODENAME", SUITE) if known else SUITE
+
+
+def suite_here() -> str:
+    """The release of this system."""
+    return suite_of(platform.freedesktop_os_release())
+
+
+def recipe(suite: str = SUITE) -> str:
     """A word that changes with whatever the image is made of."""
-    parts = [SUITE, *PACKAGES, *MASKED, *dependencies(), *_hooks([])]
+    parts = [suite, *PACKAGES, *MASKED, *dependencies(), *_hooks([])]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
@@ -95,9 +108,9 @@ def _hooks(wanted: Sequence[str]) -> list[str]:
     ]
 
 
-def root_tar() -> Path:
-    """The root file system as a tar; made if it is not there (about a minute)."""
-    path = CACHE / f"root-{recipe()}.tar"
+def root_tar(suite: str = SUITE) -> Path:
+    """The root file system of a release as a tar; made if it is not there (about a minute)."""
+    path = CACHE / f"root-{suite}-{recipe(suite)}.tar"
     if path.exists():
         return path
     if shutil.which("mmdebstrap") is None:
@@ -108,8 +121,9 @@ def root_tar() -> Path:
     argv = ["mmdebstrap", "--variant=minbase", "--mode=root", f"--include={','.join(PACKAGES)}"]
     argv += ['--aptopt=Acquire::Retries "3"', '--aptopt=APT::Sandbox::User "root"']
     argv += [f"--customize-hook={hook}" for hook in _hooks(dependencies())]
-    run(*argv, SUITE, str(part), seconds=900, cwd="/")
-    for old in CACHE.glob("root-*.tar"):
+    argv += ["--components=main,universe"] if suite not in DEBIANS else []
+    run(*argv, suite, str(part), seconds=900, cwd="/")
+    for old in CACHE.glob(f"root-{suite}-*.tar"):
         old.unlink()
     part.rename(path)
     return path
@@ -161,7 +175,8 @@ INSTALL = (
 def main() -> int:
     """Make what is missing and say where it is."""
     try:
-        sys.stdout.write(f"root file system: {root_tar()}\n")
+        for suite in sorted({SUITE, suite_here()}):
+            sys.stdout.write(f"root file system: {root_tar(suite)}\n")
         sys.stdout.write(f"docker: {docker_path().partition(':')[0]}\n")
     except Unavailable as problem:
         sys.stderr.write(f"error: {problem}\n")

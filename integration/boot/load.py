@@ -18,6 +18,7 @@ import random
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 STORE = "/var/lib/hvtx/hvtx.db"
 NAMES = [f"vm{n}" for n in range(6)]
@@ -70,7 +71,7 @@ def check() -> dict[str, object]:
     """Everything that must hold after a boot, as seen from inside."""
     links = json.loads(words("ip", "-j", "-d", "link", "show"))
     kinds = [(x["ifname"], x.get("linkinfo", {}).get("info_kind")) for x in links]
-    with sqlite3.connect(f"file:{STORE}?mode=ro", uri=True) as sql:
+    with closing(sqlite3.connect(f"file:{STORE}?mode=ro", uri=True)) as sql:
         integrity = sql.execute("PRAGMA integrity_check").fetchone()[0]
         foreign = sql.execute("PRAGMA foreign_key_check").fetchall()
         leases = sql.execute("SELECT count(*) FROM lease").fetchone()[0]

@@ -67,14 +67,10 @@ install_packages_if_known() {
     [ ${#known[@]} -eq 0 ] || install_packages "${known[@]}"
 }
 
-# Is $1 a Python 3.11 or later with all that a virtual environment needs? python-iptables has no
-# wheels, so Python.h is among it.
+# Is $1 a Python 3.11 or later with all that a virtual environment needs?
 is_recent() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
 is_whole() {
-    "$1" -c '
-import ctypes, ensurepip, os, sqlite3, ssl, sys, sysconfig, venv
-sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))
-' >/dev/null 2>&1
+    "$1" -c 'import ctypes, ensurepip, sqlite3, ssl, venv' >/dev/null 2>&1
 }
 
 # Sets $python: the first whole one on PATH, else the distribution's, completed by its packages.
@@ -89,7 +85,7 @@ find_python() {
     for candidate in /usr/bin/python3 /usr/bin/python3.{15,14,13,12,11}; do
         if is_recent "$candidate"; then
             name=$(basename "$(readlink -f "$candidate")")
-            install_packages "$name-venv" "$name-dev"
+            install_packages "$name-venv"
             python=$candidate
             return
         fi
@@ -104,7 +100,7 @@ install_python() {
         apt_update_once
         for name in python3.13 python3.12 python3.11; do
             if apt-cache show "$name-venv" >/dev/null 2>&1; then
-                install_packages "$name" "$name-venv" "$name-dev"
+                install_packages "$name" "$name-venv"
                 python=/usr/bin/$name
                 return
             fi
@@ -132,7 +128,7 @@ install_python_packages() {
     )
     venv_works || rm -rf "$top/.venv"
     [ "$(cat "$stamp" 2>/dev/null)" != "$state" ] || return 0
-    install_packages ca-certificates gcc libc6-dev
+    install_packages ca-certificates
     if [ ! -x "$top/.venv/bin/python" ]; then
         find_python
         say "Making the virtual environment .venv with $("$python" --version) ($python)"
@@ -150,6 +146,22 @@ install_python_packages() {
 venv_names() {
     "$top/.venv/bin/python" -m pip list --disable-pip-version-check --format freeze \
         --exclude-editable 2>/dev/null | tr '\n' ' '
+}
+
+# The directories above $1, the outermost first, that not everybody may pass through.
+closed_directories() { # path
+    local above
+    above=$(dirname "$1")
+    [ "$above" = "$1" ] || closed_directories "$above"
+    [ -z "$(find "$above" -maxdepth 0 ! -perm -o=x)" ] || printf '%s\n' "$above"
+}
+
+# May another user read a file, once those directories are open?
+others_may_read() { # file, closed directory…
+    local file=$1 try=(setpriv --reuid=65533 --regid=65533 --clear-groups test -r "$1")
+    shift
+    if [ $# -gt 0 ]; then try=("$top/scripts/lib/passable" "$@" -- "${try[@]}"); fi
+    "${try[@]}"
 }
 
 mkdir -p "$top/.cache"

@@ -12,8 +12,11 @@ from hvtx.engine.units import (
     MARKER,
     Place,
     command_line,
+    drop_in,
     is_ours,
+    is_packaged,
     listing,
+    packaged,
     start_call,
     units,
 )
@@ -199,3 +202,30 @@ def test_numbers_are_written_every_minute_where_they_are_wanted() -> None:
     assert "ReadWritePaths=/run -/var/lib/hvtx -/run/hvtx -/var/lib/prom\n" in service
     with pytest.raises(ValueError, match="control"):
         units(place._replace(metrics="/a\nb"))
+
+
+# -- beside the Debian package ---------------------------------------------------------------------
+
+
+def test_a_drop_in_holds_what_differs_and_replaces_what_is_a_list() -> None:
+    theirs = {unit.name: unit.text for unit in packaged()}
+    assert all(is_packaged(text) and not is_ours(text) for text in theirs.values())
+    same = units(Place(("/usr/bin/hvtx",), "/var/lib/hvtx", "/run/hvtx", {}))
+    assert [drop_in(theirs[unit.name], unit.text) for unit in same] == [None] * 3
+    other = units(Place(("/opt/hvtx",), "/srv/a b", "/run/hvtx", {"HVTX_FIREWALL": "iptables"}))
+    made = {unit.name: drop_in(theirs[unit.name], unit.text) for unit in other}
+    assert made["hvtx-gc.timer"] is None
+    assert made["hvtx-gc.service"] == (
+        f"{MARKER}\n"
+        "\n"
+        "[Unit]\n"
+        'RequiresMountsFor="/srv/a b"\n'
+        "ConditionPathExists=\n"
+        "ConditionPathExists=/srv/a b/hvtx.db\n"
+        "\n"
+        "[Service]\n"
+        "ExecStart=\n"
+        "ExecStart=/opt/hvtx gc --apply\n"
+        "Environment=HVTX_FIREWALL=iptables\n"
+        'ReadWritePaths=/run "-/srv/a b" -/run/hvtx\n'
+    )

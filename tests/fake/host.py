@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from hvtx.drivers import process
 from hvtx.errors import Conflict
+from hvtx.host import tun
 from hvtx.host.nfnetlink import Command, Element, Named, Piece, Rule, Table
 from hvtx.host.procfs import Holders
 from hvtx.host.routes import Route
@@ -65,7 +66,8 @@ class FakeLinks:
 class FakeTun:
     """The module ``hvtx.host.tun``."""
 
-    DEVICE = "/dev/net/tun"
+    DEVICE = tun.DEVICE
+    refusal = staticmethod(tun.refusal)
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -346,7 +348,7 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.drivers.tap.os": descriptors,
         "hvtx.drivers.tap.in_threads": in_turn,
         "hvtx.drivers.bridge.Links": links,
-        "hvtx.drivers.bridge.passing_tap": tun.passing_tap,
+        "hvtx.drivers.bridge.tun": tun,
         "hvtx.drivers.bridge.os": descriptors,
         "hvtx.drivers.bridge.Path": setting,
         "hvtx.drivers.address.Links": links,

@@ -80,6 +80,7 @@ def test_qemu_with_a_kernel_and_two_networks():
         ),
         *("-serial", "chardev:console0"),
         *("-qmp", "unix:qmp.sock,server=on,wait=off"),
+        *("-qmp", "unix:monitor.sock,server=on,wait=off"),
         *("-device", "pvpanic"),
     )
     assert launch[1:] == (
@@ -89,7 +90,7 @@ def test_qemu_with_a_kernel_and_two_networks():
         "qmp",
         "qmp",
         "console.sock",
-        ("qmp.sock", "console.sock"),
+        ("qmp.sock", "monitor.sock", "console.sock"),
     )
 
 
@@ -243,7 +244,7 @@ def test_firecracker():
     assert list(launch.files) == ["firecracker.json"]
     assert json.loads(launch.files["firecracker.json"]) == expected
     assert (launch.ready, launch.power_down, launch.console, launch.sockets) == (
-        "exec",
+        "firecracker api",
         "ctrl-alt-del api",
         None,
         ("api.sock",),
@@ -284,7 +285,8 @@ def test_cloud_hypervisor():
         "tap=hvbbbbbbbbbb,mac=02:00:00:00:00:02",
         *("--serial", "tty", "--console", "off"),
     )
-    assert (launch.ready, launch.power_down, launch.console) == ("exec", "power-button api", None)
+    assert launch.ready == "cloud-hypervisor api"
+    assert (launch.power_down, launch.console) == ("power-button api", None)
     with pytest.raises(ValueError, match="--kernel"):
         cloud_hypervisor.render(vm._replace(kernel=None), (), probes, "/r")
     with pytest.raises(ValueError, match="comma"):

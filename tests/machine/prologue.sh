@@ -104,7 +104,9 @@ reboot() { # nothing is left of this life but the disk
 }
 copy() { "$python" -c "
 import sqlite3, sys
-with sqlite3.connect(sys.argv[1]) as one, sqlite3.connect(sys.argv[2]) as other: one.backup(other)" "$@"; }
+one, other = map(sqlite3.connect, sys.argv[1:])
+one.backup(other)
+other.close(), one.close()" "$@"; }
 backup() { rm -f backup.db && copy state/hvtx.db backup.db; }
 old_store() { rm -f newest.db && copy state/hvtx.db newest.db && put_back backup.db; }
 new_store() { put_back newest.db; }

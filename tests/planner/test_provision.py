@@ -115,7 +115,12 @@ def test_link_local_addresses_follow_the_rfc() -> None:
 
 
 def wants_of_network(network: Network = LAN, **more):
-    defaults = {"ifindex": 20_000_000, "bridge_mark": "m", "bases": ["nftables"], "settings": []}
+    defaults = {
+        "ifindex": 20_000_000,
+        "bridge_mark": "m",
+        "bases": ["nftables inet"],
+        "settings": [],
+    }
     return provision.want_network(network, **{**defaults, **more})
 
 
@@ -125,7 +130,7 @@ def test_a_network_begins_with_its_settings_and_bridge() -> None:
     assert [want.kind for want in shared] == [Kind.SYSCTL, Kind.FILTER]
     assert shared[0].key == "net.ipv4.ip_forward"
     assert shared[0].spec == {"path": "net/ipv4/ip_forward", "value": "1", "before": "0"}
-    assert shared[1].spec == {"backend": "nftables", "what": "base"}
+    assert shared[1].spec == {"backend": "nftables", "what": "base", "families": ["inet"]}
     assert [want.kind for want in own] == [Kind.BRIDGE] + [Kind.ADDRESS] * 3 + [Kind.FILTER]
 
 
@@ -139,11 +144,53 @@ def test_the_bridge_knows_which_addresses_are_its_own() -> None:
     assert wants_of_network(four)[1][0].spec["addresses"] == ["10.77.0.1/24"]
 
 
-def test_iptables_networks_keep_their_bridge_rules_in_nftables() -> None:
-    """Anti-spoofing and isolation belong in the bridge family on both backends."""
-    _, own = wants_of_network(LAN._replace(firewall="iptables"))
-    walls = [want.spec["backend"] for want in own if want.kind == Kind.FILTER]
-    assert walls == ["nftables", "iptables"]
+OLD = {"backend": "nftables", "what": "base"}  # one row for both tables
+BASES = {
+    name: wants_of_network(bases=[name])[0][0].spec
+    for name in ("nftables bridge", "nftables inet", "iptables")
+}
+
+
+def test_a_network_has_rules_of_its_own_backend_only() -> None:
+    """What belongs in nftables' bridge family on both backends is the table's and the devices'."""
+    for firewall in ("nftables", "iptables"):
+        _, own = wants_of_network(LAN._replace(firewall=firewall))
+        assert [w.spec["backend"] for w in own if w.kind == Kind.FILTER] == [firewall]
+
+
+@pytest.mark.parametrize(
+    ("firewall", "there", "missing"),
+    [
+        ("nftables", [], ["nftables bridge", "nftables inet"]),
+        ("iptables", [], ["nftables bridge", "iptables"]),
+        ("nftables", [BASES["nftables bridge"], BASES["iptables"]], ["nftables inet"]),
+        ("iptables", [BASES["nftables bridge"], BASES["nftables inet"]], ["iptables"]),
+        ("nftables", [OLD], []),
+        ("iptables", [OLD], ["iptables"]),
+        ("iptables", [OLD, BASES["iptables"]], []),
+    ],
+)
+def test_bases_that_are_missing(firewall: str, there: list, missing: list[str]) -> None:
+    """The iptables backend needs nftables' bridge family, and nothing else of nftables."""
+    assert provision.missing_bases(firewall, there) == missing
+
+
+@pytest.mark.parametrize(
+    ("stay", "idle"),
+    [
+        ([], ["nftables bridge", "nftables inet", "iptables", "old"]),
+        (["nftables"], ["iptables"]),
+        (["iptables"], ["nftables inet"]),
+        (["iptables", "nftables"], []),
+    ],
+)
+def test_bases_that_nobody_stands_on(stay: list[str], idle: list[str]) -> None:
+    """A table goes with the last network of its backend; those of an earlier version go together.
+
+    Networks of that version have elements in its table ``inet`` on both backends.
+    """
+    specs = {**BASES, "old": OLD}
+    assert [name for name, spec in specs.items() if provision.idle_base(spec, stay)] == idle
 
 
 # -- VMs -------------------------------------------------------------------------------------------

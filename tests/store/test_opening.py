@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -374,6 +375,22 @@ def test_what_is_no_store_is_refused_and_left_alone(
     assert mode(shelf.state) == 0o755
 
 
+@pytest.mark.parametrize("writable", [True, False])
+@pytest.mark.parametrize("bend", BAD, ids=lambda bend: bend.__name__.strip("_"))
+def test_what_is_refused_is_not_kept_open(shelf: Shelf, bend: Bend, writable: bool) -> None:
+    """Not even as long as the error is: an open file would keep a disk from being unmounted."""
+    with shelf.opened():
+        pass
+    bend(shelf)
+    problem = refusal(shelf, writable=writable)
+    assert problem.__traceback__ is not None  # its frames live as long, with what they hold
+    held = set()
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            held.add(os.readlink(f"/proc/self/fd/{number}"))
+    assert [path for path in held if path.startswith(str(shelf.state))] == []
+
+
 def test_a_newer_store_is_refused_and_left_alone(shelf: Shelf) -> None:
     """store-newer, exit 7, and the file byte-equal, though its log was not checkpointed."""
     with shelf.opened() as store:
@@ -400,11 +417,10 @@ def test_damage_further_in_is_found_before_anything_is_collected(shelf: Shelf) -
     with shelf.opened() as store:
         add_network(store, network())
     data = bytearray(shelf.file.read_bytes())
-    with sqlite3.connect(shelf.file) as connection:
+    with closing(sqlite3.connect(shelf.file)) as connection:
         page = connection.execute(
             "SELECT rootpage FROM sqlite_master WHERE name = 'resource'"
         ).fetchone()[0]
-    connection.close()
     data[(page - 1) * 4096 : page * 4096] = b"\xff" * 4096
     shelf.file.write_bytes(data)
     with shelf.opened() as store, pytest.raises(Refused) as caught:

@@ -1,0 +1,74 @@
+"""What `doctor` says of KVM: what starts have found out in this boot, else what a try shows now."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from hvtx.drivers.process import this_machine
+from hvtx.host import kvm, program
+from hvtx.hypervisors.base import TRAITS, binary_names
+
+_SLOW = "qemu guests run emulated, ten times slower"
+_TRY = f"{kvm.VARIABLE}=kvm takes it all the same"
+_SHOWN = 5  # of the answers that are kept
+
+
+class Verdict(NamedTuple):
+    """``level`` is ok, warning or error, as of a finding of `doctor`."""
+
+    level: str
+    message: str
+    evidence: tuple[str, ...] = ()
+    hint: str | None = None
+
+
+def judge(run_directory: str) -> Verdict:
+    """Whether QEMU takes KVM here, and why; tries it for at most 3 s, and writes nothing.
+
+    Raises UsageError for a value of the variable that is none, OSError if it cannot be tried.
+    """
+    decided = kvm.unseen()
+    if decided is not None and decided.accelerator == "tcg":
+        return _unseen(decided)
+    problem = kvm.device_problem()
+    if decided is not None and problem is not None:
+        return _forced(problem, ())
+    binary = program.find(binary_names("qemu", this_machine()))
+    if binary is None:
+        words = f"{kvm.DEVICE} is there; whether it runs guests cannot be tried without QEMU"
+        return Verdict("warning", words, (), TRAITS["qemu"].hint)
+    question = kvm.ask(binary, None)
+    answers = [
+        answer
+        for known, answer in kvm.all_kept(run_directory)
+        if (known.boot_id, known.binary) == (question.boot_id, question.binary)
+    ] or [kvm.probe(question, this_machine(), "kvm")]
+    return _seen(answers, forced=decided is not None)
+
+
+def _unseen(answer: kvm.Answer) -> Verdict:
+    if answer.reason == kvm.NO_DEVICE:
+        hint = "turn on virtualisation in the firmware; in a VM, nested virtualisation"
+        return Verdict("warning", f"{answer.reason}: {_SLOW}", (), hint)
+    if answer.reason == kvm.NOT_ALLOWED:
+        hint = f"add the user to the group of {kvm.DEVICE}, mostly kvm"
+        return Verdict("warning", f"{answer.reason}: {_SLOW}", (), hint)
+    return Verdict("ok", f"{answer.reason}: {_SLOW}")
+
+
+def _seen(answers: list[kvm.Answer], *, forced: bool) -> Verdict:
+    refused = [answer for answer in answers if answer.accelerator != "kvm"]
+    if not refused:
+        return Verdict("ok", answers[-1].reason)
+    evidence = tuple(dict.fromkeys(answer.seen for answer in answers))[-_SHOWN:]
+    if forced:
+        return _forced(refused[-1].reason, evidence)
+    if len(refused) < len(answers):
+        words = "KVM runs some of the kernels that were tried; the others run emulated"
+        return Verdict("warning", words, evidence, _TRY)
+    return Verdict("warning", f"{refused[-1].reason}: {_SLOW}", evidence, _TRY)
+
+
+def _forced(problem: str, evidence: tuple[str, ...]) -> Verdict:
+    words = f"{kvm.VARIABLE}=kvm decides, and {problem}"
+    return Verdict("error", words, evidence, f"unset {kvm.VARIABLE}, or {kvm.VARIABLE}=tcg")
