@@ -138,7 +138,8 @@ def _installation(
     if json_:
         render.emit_json(engine.document(report, lost))
     else:
-        show_plan(report.plan, done=applying, evidence=True)
+        by = f"hvtx gc --apply --installation {lost} --yes"
+        show_plan(report.plan, done=applying, evidence=True, by=by)
     if applying:
         from hvtx.engine.collect import failed_items
 
