@@ -32,7 +32,7 @@ def backup(settings: Settings, path: str, *, force: bool) -> dict[str, Any]:
         place = _target(path, runtime.store.path, force=force)
         draft = f"{place}.{os.getpid()}.new"
         try:
-            found = copies.copy(runtime.store.connection, draft)
+            found = copies.copy_store(runtime.store, draft)
             failpoint.reach("drafted:backup")
             copies.publish(draft, place, force=force)
         except FileExistsError as problem:
@@ -102,7 +102,7 @@ def restore(settings: Settings, path: str, *, force: bool) -> dict[str, Any]:
                 kept = copies.replace(draft, store, aside)
             else:
                 _refuse_use(current, found, force=force)
-                copies.fill(draft, current.store.connection, aside)
+                copies.fill(draft, current.store, aside)
                 kept = True
     except OSError as problem:
         raise HvtxError(

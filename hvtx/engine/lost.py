@@ -33,6 +33,7 @@ from hvtx.planner.lost import (
     is_table,
     own_addresses,
     plan_lost,
+    tells,
 )
 from hvtx.store import backup, history
 from hvtx.store.history import Event
@@ -276,7 +277,7 @@ def _remove_device(runtime: Runtime, item: Item, link: Link) -> Outcome:
 def _remove_rules(runtime: Runtime, installation: str, item: Item) -> Outcome:
     """Each rule and element as it was seen; a table whole, or not at all."""
     entries = [entry for entry in (item.entry, *item.more) if entry is not None]
-    tables = [entry for entry in entries if is_table(entry)]
+    tables = sorted((entry for entry in entries if is_table(entry)), key=tells)
     inside = {entry.place for entry in tables}
     loose = [entry for entry in entries if entry not in tables]
     rest = [entry for entry in loose if " ".join(entry.place.split(" ")[:3]) not in inside]

@@ -55,12 +55,22 @@ def plan_lost(remains: Remains) -> Plan:
     taps = [_device(remains, link, Kind.TAP) for link in devices if link.kind == "tun"]
     bridges = [_device(remains, link, Kind.BRIDGE) for link in devices if link.kind == "bridge"]
     rules = _rules(remains)
-    tables = [item for item in rules if _is_table(item)]
+    tables = sorted((item for item in rules if _is_table(item)), key=_tells)
     others = [item for item in rules if not _is_table(item)]
     rest = [*others, *taps, *bridges]
     if any(item.action is Action.SKIP for item in rest):
         tables = [_kept_to_the_last(item) for item in tables]
     return Plan((*rest, *tables))
+
+
+def _tells(item: Item) -> bool:
+    """Whether a table tells where the store was: it goes last, for whoever is to go on."""
+    return any(tells(entry) for entry in (item.entry, *item.more) if entry is not None)
+
+
+def tells(entry: Entry) -> bool:
+    """Whether an entry is in the family of the table that has the trace."""
+    return entry.place.startswith("nft bridge ")
 
 
 def _kept_to_the_last(item: Item) -> Item:

@@ -43,6 +43,11 @@ def facts_of(sql: sqlite3.Connection) -> Facts:
     return Facts(installation, seq, version, *counts)
 
 
+def copy_store(store: database.Store, path: str) -> Facts:
+    """Copy an open store into the new file ``path``; raises as :func:`copy` does."""
+    return copy(store.connection, path)
+
+
 def copy(source: sqlite3.Connection, path: str) -> Facts:
     """Copy a store into the new file ``path``, mode 0600; checked, and safe on the disk.
 
@@ -145,12 +150,12 @@ def quiet(state_directory: str, seconds: float) -> Iterator[str]:
         queue.close()
 
 
-def fill(draft: str, store: sqlite3.Connection, aside: str) -> None:
+def fill(draft: str, store: database.Store, aside: str) -> None:
     """Let a sound store have the draft's content, in one transaction; ``aside`` is what it had."""
-    copy(store, aside)
+    copy(store.connection, aside)
     failpoint.reach("aside:store")
     with database.translated(draft), closing(database.connect_plainly(draft)) as source:
-        source.backup(store)
+        source.backup(store.connection)
     failpoint.reach("filled:store")
 
 
