@@ -377,6 +377,14 @@ def test_a_guest_that_cannot_react_is_not_waited_for(stage: Stage, hypervisor: s
     assert stage.hvtx.is_clean()
 
 
+def test_a_restart_tells_as_a_stop_does(stage: Stage) -> None:
+    stage.up(states=["paused", "running"], powered_down="ignore")
+    ran = stage.hvtx("vm", "restart", "web", "--timeout", "86400")
+    assert "the guest web cannot power down, its state is paused" in ran.err
+    assert stage.heard() == ["TERM"]
+    assert stage.hvtx.vm("web")["guest"] == "running"
+
+
 def test_nothing_but_the_object_is_said_with_json(stage: Stage) -> None:
     stage.up(states=["internal-error"])
     ran = stage.hvtx("vm", "stop", "web", "--json")
