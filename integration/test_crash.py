@@ -203,6 +203,9 @@ COMMANDS = {
     # the network `default` is an operation of its own before the VM's
     "vm run, no network": Command(("vm", "run", "web", *SLEEP), lambda hvtx: None, "collects"),
     "vm stop": Command(("vm", "stop", "web", "--timeout", "1"), _running),
+    "vm set": Command(("vm", "set", "web", "--memory", "512", "--autostart"), _created),
+    # killed after its stop, the VM is stopped, which is neither before nor after
+    "vm restart": Command(("vm", "restart", "web", "--timeout", "1"), _running, "collects"),
     "vm rm": Command(("vm", "rm", "web"), _created),
     "vm rm --force": Command(("vm", "rm", "web", "--force"), _running),
     "vm attach": Command(("vm", "attach", "web", "--pid", "{pid}"), _external, "collects"),

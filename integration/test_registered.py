@@ -52,6 +52,11 @@ FLAGS_ASIDE = {
     "--accept-rollback": "a person's word that the store is right; nothing is interrupted by it",
     "--new-namespace": "likewise, of the namespace; then `recover` as ever",
     "vm stop --force": "`vm rm --force` stops in the same way",
+    "vm restart --force": "likewise",
+    "vm set --no-kernel": "another value in the same row, as are the next three",
+    "vm set --no-initrd": "likewise",
+    "vm set --no-append": "likewise",
+    "vm set --no-disk": "likewise",
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -15,6 +15,8 @@ from hvtx.cli.main import DAY, SECONDS, settings
 from hvtx.errors import HvtxError, NotPermitted, Refused, StoreError
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from hvtx.engine.runtime import Runtime, Settings
     from hvtx.engine.view import StoreSource, ViewSource
 
@@ -35,6 +37,18 @@ def _names(ctx: click.Context, begun: str, *kinds: str) -> list[str]:
     return []
 
 
+def _objects(ctx: click.Context, begun: str) -> list[str]:
+    """Devices of the host, and what is on record for whoever may read the store."""
+    from hvtx.engine import show
+
+    root = ctx.find_root()
+    root.obj = root.obj or dict(root.params)
+    found = set(complete_device(ctx, click.Argument(["object"]), ""))
+    with suppress(HvtxError, OSError), opened(ctx, writable=False) as runtime:
+        found.update(show.objects(runtime))
+    return sorted(word for word in found if word.startswith(begun))
+
+
 def complete_vm(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """VMs for a shell's completion."""
     return _names(ctx, incomplete, "vm")
@@ -50,9 +64,48 @@ def complete_either(ctx: click.Context, param: click.Parameter, incomplete: str)
     return _names(ctx, incomplete, "vm", "network")
 
 
+def complete_object(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """What `explain` and `adopt` may be asked: devices, VMs, networks, addresses and their like."""
+    return _objects(ctx, incomplete)
+
+
+def complete_device(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Devices of this host for a shell's completion."""
+    with suppress(OSError):
+        return sorted(name for name in os.listdir("/sys/class/net") if name.startswith(incomplete))
+    return []
+
+
+def complete_file(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Leave names of files to the shell, which completes them as it always does."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="file")]
+
+
+def complete_words(known: Callable[[], Iterable[str]]) -> Callable[..., list[str]]:
+    """The words of a list for a shell's completion; ``known`` is called only for that."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+        return [word for word in known() if word.startswith(incomplete)]
+
+    return complete
+
+
 PID_MOST = (1 << 31) - 1  # of a pid_t: no process can have a greater one
 ROW_MOST = (1 << 63) - 1  # the store's own limit for the number of an operation
 LINES_MOST = 10**9  # as many as `history_lines` may keep
+
+
+class Advised(click.BadParameter):
+    """A value that is refused, with a better hint than the help of its command."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        """Take both as sentences."""
+        super().__init__(message)
+        self.hint = hint
 
 
 class Number(click.ParamType):  # type: ignore[type-arg]  # which click 8.1 has not
@@ -60,14 +113,20 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # which click 8.1 has 
 
     name = "number"
 
-    def __init__(self, least: int | None = None, most: int | None = None) -> None:
-        """Any number, unless bounds are given."""
+    def __init__(
+        self, least: int | None = None, most: int | None = None, *, hint: str | None = None
+    ) -> None:
+        """Any number, unless bounds are given; ``hint`` is told of what is none."""
         self._range = click.IntRange(least, most)
+        self._hint = hint
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Refuse what ``int`` takes besides: digits of other scripts, underscores, blanks."""
         if isinstance(value, str) and not (value.isascii() and value.removeprefix("-").isdigit()):
-            self.fail(f"{value!r} is not a whole number", param, ctx)
+            words = f"{value!r} is not a whole number"
+            if self._hint is not None:
+                raise Advised(words, self._hint)
+            self.fail(words, param, ctx)
         return self._range.convert(value, param, ctx)
 
 
@@ -90,8 +149,8 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]  # as above
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Refuse what ``float`` takes besides: nan and inf, underscores, blanks."""
-        if isinstance(value, str) and not re.fullmatch(SECONDS, value):
-            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        if isinstance(value, str) and not re.fullmatch("-?" + SECONDS, value):
+            self.fail(f"{value!r} is not a number of seconds, 0 to {DAY}", param, ctx)
         if not 0 <= float(value) <= DAY:
             self.fail(f"{value} is not between 0 and {DAY} seconds", param, ctx)
         return float(value)

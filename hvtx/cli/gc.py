@@ -16,6 +16,7 @@ from hvtx.cli.common import (
     again_when_full,
     as_json,
     complete_either,
+    complete_file,
     opened,
     telling_refusal,
 )
@@ -34,12 +35,17 @@ from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError
     "--all", "everything", is_flag=True, help="With --plan: every stranger's device and rule too."
 )
 @click.option(
-    "--out", type=Given(), metavar="FILE", help="With --plan: save the plan for --apply FILE."
+    "--out",
+    type=Given(),
+    metavar="FILE",
+    shell_complete=complete_file,
+    help="With --plan: save the plan for --apply FILE.",
 )
 @click.option(
     "--html",
     type=Given(),
     metavar="FILE",
+    shell_complete=complete_file,
     help="With --plan: write it as one web page, with a picture.",
 )
 @click.option(
@@ -58,7 +64,7 @@ from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError
     help="The remains of an installation whose store is gone; with --apply it needs --yes.",
 )
 @click.option("--yes", is_flag=True, help="With --heuristic or --installation: do remove it.")
-@click.argument("file", type=Given(), required=False)
+@click.argument("file", type=Given(), required=False, shell_complete=complete_file)
 @as_json
 @click.pass_context
 @again_when_full

@@ -8,9 +8,10 @@ import click
 
 from hvtx.cli import render
 from hvtx.cli.common import Number, again_when_full, as_json, complete_network, opened, reading
+from hvtx.cli.main import Group
 
 
-@click.group()
+@click.group(cls=Group)
 def network() -> None:
     """Make, list, show and remove networks."""
 
@@ -68,6 +69,7 @@ def ls(ctx: click.Context, json_: bool) -> None:
             for n in document["networks"]
         ],
         empty="no networks",
+        below=("vms", "firewall", "nat", "subnets"),
     )
 
 
@@ -106,6 +108,7 @@ def show_resources(resources: list[dict[str, Any]]) -> None:
             ("kind", "key", "state", "mark"),
             [(r["kind"], r["key"], r["state"], r["mark"]) for r in resources],
             empty="",
+            below=("mark", "key"),
         )
 
 

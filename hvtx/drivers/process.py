@@ -111,15 +111,15 @@ def probe(vm: Vm, run_directory: str) -> Probes:
     if vm.hypervisor != "command" and not vm.kernel and not vm.disks:
         raise NotFound(
             f"VM {vm.name} has nothing to run: no kernel, no disk and no command",
-            hint="make it again with --kernel, --disk or -- COMMAND; or with --hypervisor external,"
-            " for one that hvtx does not start",
+            hint="give it --kernel, --disk or -- COMMAND (`hvtx vm set`, if it is on record); or"
+            " --hypervisor external, for one that hvtx does not start",
         )
     binary = _binary(vm, machine)
     for what, path in (("kernel", vm.kernel), ("initrd", vm.initrd), *_disks(vm)):
         if path is not None and not os.path.exists(path):
             raise NotFound(
                 f"the {what} {path} of VM {vm.name} does not exist",
-                hint="put it there, or make the VM again with a path that exists",
+                hint=f"put it there, or name another: hvtx vm set {vm.name} --{what} FILE",
             )
     kvm, why = False, None
     if vm.hypervisor == "qemu":
@@ -491,7 +491,8 @@ class Gate:
         logger.drain(self._log.writer)
         lines = tail(self._log.path, self._log.begins)
         label = "its log says" if words.LEFT_OUT in lines else "the last lines of its log"
-        hint = f"{label}:\n{lines}" if lines else "its log is empty"
+        silent = "it printed nothing; what runs as a VM goes on until the VM is stopped"
+        hint = f"{label}:\n{lines}" if lines else silent
         raise HostRefused(f"{self._what} {how}", hint=f"{mend}; {hint}" if mend else hint)
 
 

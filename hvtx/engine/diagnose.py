@@ -453,5 +453,5 @@ CHECKS: dict[str, Check] = {
     "damage": _damage,
     "units": _units,
 }
-_OF_RECORDS = frozenset({"store", "operations", "processes", "routes", "damage"})
+_OF_RECORDS = frozenset({"store", "operations", "processes", "forwarding", "routes", "damage"})
 _NOWHERE = "/nonexistent"  # where no store is, so that an empty one is read

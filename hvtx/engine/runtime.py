@@ -106,6 +106,10 @@ class Runtime:
             spends=self._spends,
         )
         store.watch = self._watch
+        if store.was_open:
+            from hvtx.engine import notice
+
+            notice.warning(f"others could get at {', '.join(store.was_open)}: private again now")
         return store
 
     def reopen_store(self) -> None:

@@ -78,6 +78,7 @@ class Store:
         self._mark_descriptor: int | None = None
         # called with the number of a change right before its commit; what it raises is passed over
         self.watch: Callable[[int], None] | None = None
+        self.was_open: tuple[str, ...] = ()  # to others, until it was opened here; in words
         row = connection.execute("SELECT installation FROM meta").fetchone()
         if row is None and not missing:
             raise untrusted(self.path, "it has no installation")
@@ -421,7 +422,7 @@ def _open(
             lock_timeout=seconds,
         )
         if exists and writable:
-            _make_private(state_directory, path)
+            store.was_open = _make_private(state_directory, path)
         return store
     except sqlite3.Error as problem:
         connection.close()
@@ -493,12 +494,16 @@ def _files(path: str) -> tuple[tuple[int, int] | None, ...]:
     return tuple(found)
 
 
-def _make_private(directory: str, path: str) -> None:
-    """Take away what others may do with a store that was put back with wider modes."""
+def _make_private(directory: str, path: str) -> tuple[str, ...]:
+    """Take away what others may do with a store; what they could do, in words."""
+    found = []
     for name, mode in ((directory, 0o700), (path, 0o600), (path + "-wal", 0o600)):
         with suppress(FileNotFoundError, PermissionError):
-            if stat.S_IMODE(os.lstat(name).st_mode) & 0o077:
+            seen = stat.S_IMODE(os.lstat(name).st_mode)
+            if seen & 0o077:
                 os.chmod(name, mode)
+                found.append(f"{name} (mode {seen:04o})")
+    return tuple(found)
 
 
 def uri(path: str) -> str:
