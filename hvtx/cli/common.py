@@ -6,12 +6,13 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from hvtx.cli.main import DAY, SECONDS, settings
-from hvtx.errors import HvtxError, NotPermitted, Refused
+from hvtx.errors import HvtxError, NotPermitted, Refused, StoreError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -156,16 +157,21 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]  # as above
 
 
 @contextmanager
-def opened(ctx: click.Context, *, writable: bool, create: bool = True) -> Iterator[Runtime]:
+def opened(
+    ctx: click.Context, *, writable: bool, create: bool = True, spends: bool = False
+) -> Iterator[Runtime]:
     """A runtime for the command, closed at its end; the store's own errors become ours.
 
-    Without ``create`` it makes no store where there is none (its disk may not be mounted yet).
+    Without ``create`` it makes no store where there is none (its disk may not be mounted yet);
+    ``spends``: it ends or frees something, and may take the reserve of a full disk.
     """
     options = ctx.find_root().obj
     known = settings(options)
-    with _translated(), ExitStack() as stack:
+    with translated(), ExitStack() as stack:
         try:
-            runtime = stack.enter_context(_runtime(known, writable=writable, create=create))
+            runtime = stack.enter_context(
+                _runtime(known, writable=writable, create=create, spends=spends)
+            )
         except NotPermitted as refusal:
             from hvtx.engine.view import members_hint
 
@@ -177,16 +183,37 @@ def opened(ctx: click.Context, *, writable: bool, create: bool = True) -> Iterat
 
 
 def _runtime(
-    known: Settings, *, writable: bool, create: bool
+    known: Settings, *, writable: bool, create: bool, spends: bool
 ) -> AbstractContextManager[Runtime, bool | None]:
     """A runtime that closes itself; where a group may look, it publishes what it changed."""
     if writable and known.group:
         from hvtx.engine.view import publishing
 
-        return publishing(known, create=create)
+        return publishing(known, create=create, spends=spends)
     from hvtx.engine.runtime import Runtime
 
-    return closing(Runtime(known, writable=writable, create=create))
+    return closing(Runtime(known, writable=writable, create=create, spends=spends))
+
+
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+
+
+def again_when_full(verb: Verb) -> Verb:
+    """Run a command that ends or frees something once more, if the disk was full in the middle.
+
+    Then it has given up the reserve, and what it had done already it does not do again.
+    """
+
+    @wraps(verb)
+    def run(*args: Any, **options: Any) -> Any:
+        try:
+            return verb(*args, **options)
+        except StoreError as problem:
+            if problem.code != "store-full":
+                raise
+            return verb(*args, **options)
+
+    return cast("Verb", run)
 
 
 @contextmanager
@@ -194,7 +221,7 @@ def reading(ctx: click.Context) -> Iterator[StoreSource | ViewSource]:
     """What reading commands tell: from the store, or from the view that is published of it."""
     from hvtx.engine import view
 
-    with _translated(), view.source(settings(ctx.find_root().obj)) as source:
+    with translated(), view.source(settings(ctx.find_root().obj)) as source:
         yield source
     if source.note:
         click.echo(f"note: {source.note}", err=True)
@@ -218,7 +245,7 @@ def telling_refusal(json_: bool, document: Callable[[Refused], dict[str, Any]]) 
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
     """Errors of the store, wherever they came up, as ours."""
     try:
         yield

@@ -44,6 +44,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "intents": ("hvtx.cli.look", "Show running and interrupted operations."),
     "log": ("hvtx.cli.look", "Show what was made, removed and kept, and why."),
     "explain": ("hvtx.cli.look", "Tell whose an interface, address, port or mark is."),
+    "store": ("hvtx.cli.store", "Back up the state store, and put a backup back."),
     "metrics": ("hvtx.cli.metrics", "Numbers for Prometheus: VMs, resources, what gc would do."),
     "doctor": ("hvtx.cli.doctor", "Check this host."),
     "import": ("hvtx.cli.adopt", "Take over VMs that another tool made."),

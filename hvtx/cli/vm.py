@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -16,6 +17,7 @@ from hvtx.cli.common import (
     Given,
     Number,
     Seconds,
+    again_when_full,
     as_json,
     complete_file,
     complete_network,
@@ -287,11 +289,12 @@ def start(ctx: click.Context, name: str, json_: bool) -> None:
 @click.option("--force", is_flag=True, help="End the hypervisor at once.")
 @as_json
 @click.pass_context
+@again_when_full
 def stop(ctx: click.Context, name: str, timeout: float, force: bool, json_: bool) -> None:
     """End the hypervisor and release the VM's network; its addresses stay leased."""
     from hvtx.engine import launch
 
-    with opened(ctx, writable=True) as runtime:
+    with opened(ctx, writable=True, spends=True) as runtime:
         tell = None if json_ else render.tell
         launch.stop_vm(runtime, name, timeout=timeout, force=force, tell=tell)
         _show(runtime, name, "stopped", json_=json_)
@@ -383,11 +386,12 @@ def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
 @click.option("--force", is_flag=True, help="Stop it first.")
 @as_json
 @click.pass_context
+@again_when_full
 def rm(ctx: click.Context, name: str, force: bool, json_: bool) -> None:
     """Forget a VM and free its addresses and ports."""
     from hvtx.engine import launch
 
-    with opened(ctx, writable=True) as runtime:
+    with opened(ctx, writable=True, spends=True) as runtime:
         launch.remove_vm(runtime, name, force=force)
     if json_:
         render.emit_json({"schema": "hvtx/removed/1", "vm": name})
@@ -518,14 +522,20 @@ def _anywhere(port: dict[str, Any]) -> str:
 @as_json
 @click.pass_context
 def logs(ctx: click.Context, name: str, json_: bool) -> None:
-    """Print what the VM and its hypervisor wrote."""
+    """Print what the VM and its hypervisor wrote: the last 8 MiB of it at most."""
     from hvtx.engine import show as views
 
     with opened(ctx, writable=False) as runtime:
-        path = views.vm_log(runtime, name)
+        paths = views.vm_log(runtime, name)
     if json_:
-        render.emit_json(views.log_document(name, path))
+        render.emit_json(views.log_document(name, paths))
         return
+    for path in paths:
+        with suppress(FileNotFoundError):  # its logger has renamed it just now
+            _print_log(path)
+
+
+def _print_log(path: str) -> None:
     with open(path, "rb") as log:
         if render.fancy():  # a guest's words, and a terminal would obey them
             while line := log.readline(1 << 16):

@@ -24,6 +24,7 @@ from hvtx.engine.runtime import Runtime, process_facts, rows_by_vm
 from hvtx.engine.transaction import Operation, begin, forget_vm
 from hvtx.errors import Conflict, HvtxError, NotFound, PartialFailure, StoreError, UsageError
 from hvtx.host import failpoint, procfs
+from hvtx.host.logger import older
 from hvtx.hypervisors import base as hypervisors
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.vm import Identity, Life, Liveness, Network, Publish, Vm
@@ -46,9 +47,17 @@ def log_path(runtime: Runtime, vm: Vm) -> str:
     return os.path.join(runtime.settings.state_directory, "logs", f"{vm.name}.log")
 
 
+def log_paths(runtime: Runtime, vm: Vm) -> list[str]:
+    """Both halves of a VM's log, as far as they are there, the older first."""
+    path = log_path(runtime, vm)
+    return [half for half in (older(path), path) if os.path.exists(half)]
+
+
 def _remove_log(runtime: Runtime, vm: Vm) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(log_path(runtime, vm))
+    path = log_path(runtime, vm)
+    for half in (older(path), path):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(half)
 
 
 def run_directory(runtime: Runtime, vm: Vm) -> str:
@@ -342,7 +351,7 @@ def _spawn(runtime: Runtime, vm: Vm, launch: hypervisors.Launch) -> process.Gate
         ) from problem
     process.prepare(launch, run_directory(runtime, vm), log)
     gate = process.spawn(launch, log, vm.name)
-    warning = process.enter_scope(vm.name, gate.identity.pid)
+    warning = process.enter_scope(vm.name, *gate.pids)
     if warning:
         words = "".join(c if c.isprintable() else " " for c in warning)
         sys.stderr.write(f"warning: {words}\n")

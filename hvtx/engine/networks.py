@@ -407,6 +407,7 @@ def undo(
     `recover` and gc find the rest by the rows.
     """
     with taking_back(problem):
+        operation.runtime.store.spend_reserve()
         _undo(operation, rows, problem, forget_network)
 
 

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from hvtx.engine import guests
-from hvtx.engine.launch import Moment, log_path, read_moment, run_directory, state_of
+from hvtx.engine.launch import (
+    Moment,
+    log_path,
+    log_paths,
+    read_moment,
+    run_directory,
+    state_of,
+)
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import Conflict, NotFound, UsageError
 from hvtx.hypervisors.base import TRAITS
@@ -154,12 +161,12 @@ def list_vms(runtime: Runtime) -> dict[str, Any]:
     return {"schema": "hvtx/vms/1", "vms": vm_documents(runtime, vms, *seen)}
 
 
-def vm_log(runtime: Runtime, name: str) -> str:
-    """The path of a VM's log; raises NotFound if there is none yet."""
-    path = log_path(runtime, runtime.read(records.get_vm, name))
-    if not Path(path).exists():
+def vm_log(runtime: Runtime, name: str) -> list[str]:
+    """Where a VM's log is, the older part first; raises NotFound if there is none yet."""
+    paths = log_paths(runtime, runtime.read(records.get_vm, name))
+    if not paths:
         raise NotFound(f"VM {name!r} has no log yet", hint=f"hvtx vm start {name}")
-    return path
+    return paths
 
 
 def console(runtime: Runtime, name: str) -> tuple[str, str | None, str]:
@@ -171,11 +178,18 @@ def console(runtime: Runtime, name: str) -> tuple[str, str | None, str]:
     return run_directory(runtime, vm), TRAITS[vm.hypervisor].console, log_path(runtime, vm)
 
 
-def log_document(name: str, path: str) -> dict[str, Any]:
+def log_document(name: str, paths: Sequence[str]) -> dict[str, Any]:
     """`vm logs --json`: the lines as they were written, bytes that are no text as U+FFFD."""
-    text = Path(path).read_bytes().decode(errors="replace")
+    text = b"".join(map(_bytes_of, paths)).decode(errors="replace")
     lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
-    return {"schema": "hvtx/logs/1", "vm": name, "path": path, "lines": lines if text else []}
+    return {"schema": "hvtx/logs/1", "vm": name, "path": paths[-1], "lines": lines if text else []}
+
+
+def _bytes_of(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:  # its logger has renamed it just now
+        return b""
 
 
 def console_document(name: str, directory: str, socket: str | None, log: str) -> dict[str, Any]:

@@ -42,18 +42,20 @@ def publisher(settings: Settings) -> Publisher:
 
 
 @contextmanager
-def publishing(settings: Settings, *, create: bool = True) -> Iterator[Runtime]:
+def publishing(
+    settings: Settings, *, create: bool = True, spends: bool = False
+) -> Iterator[Runtime]:
     """A runtime that changes the store, whose view is published when it ends, whatever happened."""
     by = publisher(settings)
-    with closing(by), closing(_watched(settings, by, create=create)) as runtime:
+    with closing(by), closing(_watched(settings, by, create, spends)) as runtime:
         try:
             yield runtime
         finally:
             publish(runtime, by)
 
 
-def _watched(settings: Settings, by: Publisher, *, create: bool) -> Runtime:
-    return Runtime(settings, writable=True, create=create, watch=by.note)
+def _watched(settings: Settings, by: Publisher, create: bool, spends: bool) -> Runtime:
+    return Runtime(settings, writable=True, create=create, watch=by.note, spends=spends)
 
 
 def place_of(settings: Settings) -> Place:
