@@ -136,12 +136,13 @@ def test_without_kvm_there_is_a_look_too(stage: Stage, monkeypatch: pytest.Monke
     assert "cannot go on: internal-error" in ran.err
 
 
+@pytest.mark.parametrize("hypervisor", NAMES)
 def test_a_hypervisor_that_ends_right_after_its_first_answer_was_never_up(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, hypervisor: str
 ) -> None:
     monkeypatch.setattr(process, "LOOK_SECONDS", 60.0)
-    stage.create()
-    stage.orders(states=["running"], then=["end", 0.06], say_then="could not do it\n")
+    stage.create(hypervisor)
+    stage.orders(then=["end", 0.06], say_then="could not do it\n")
     with witness.undone():
         ran = stage.hvtx("vm", "start", "web", code=6)
     assert "ended before it was up" in ran.err

@@ -160,6 +160,28 @@ def test_words_that_are_not_ours_are_not_built() -> None:
             xtables.build(4, text, "hvtx:x")
 
 
+def test_what_cannot_be_made_is_refused_and_changes_nothing(driver: IptablesDriver) -> None:
+    """Words of another version, and what the kernel does not have: named, with the mend."""
+    rows = [row(1, "base"), network()]
+    driver.create(rows)
+    before = lab.dump()
+    place = f"iptables filter {chain('FWD')}"
+    strange = row(
+        3, "forward", observed={"rules": [[place, "-m later --than this -j DROP", False]]}
+    )
+    with pytest.raises(HostRefused, match="later") as refused:
+        driver.create([strange])
+    assert "version" in refused.value.hint
+    entry = xtables.build(4, "-m conntrack --ctstate DNAT -j DROP", "hvtx:x")
+    unknown = entry.replace(b"conntrack\0\0", b"conntraque\0")
+    with pytest.raises(HostRefused, match="lacks a match") as refused:
+        xtables.edit(
+            4, "filter", 5.0, lambda edit: edit.add(chain("FWD"), unknown, first=True) is None
+        )
+    assert "xt_conntrack" in refused.value.hint
+    assert lab.difference(before, lab.dump()) == ""
+
+
 SAVE = """# Generated
 *nat
 :PREROUTING ACCEPT [1:2]

@@ -9,6 +9,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,8 +88,15 @@ def fresh(ran: Ran) -> bool:
 
 
 def test_members_see_what_root_sees_but_the_marks(root: Program, member: Unprivileged) -> None:
-    def without(document: object) -> object:
-        return json.loads(re.sub(r'"mark": "[^"]*"', '"mark": null', json.dumps(document)))
+    def without(document: Any) -> object:
+        text = re.sub(r'"mark": "[^"]*"', '"mark": null', json.dumps(document))
+        document = json.loads(text)
+        for vm in document["vms"] if "vms/" in document["schema"] else [document]:
+            # what a VM is started with may hold secrets; a member is told nothing of it
+            if vm["schema"] == "hvtx/vm/1":
+                vm |= {"kernel": None, "initrd": None, "append": None, "directory": None}
+                vm |= {"disks": [], "command": []}
+        return document
 
     for argv in READS:
         mine, theirs = root(*argv, "--json").json(), member(*argv, "--json")

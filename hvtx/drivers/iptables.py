@@ -407,7 +407,7 @@ class IptablesDriver:
             raise HostRefused(f"the {xtables.TOOLS[family]} table {table} is gone", hint=_REPAIR)
         there = self._there(family, table, {row.mark for row in resources})
         todo = [
-            (rule, xtables.build(family, rule.text, row.mark))
+            (rule, _entry(rule, row.mark))
             for row in resources
             for rule in wanted[row.id]
             if (rule.family, rule.table) == (family, table)
@@ -636,6 +636,16 @@ class IptablesDriver:
                 return True
 
             xtables.edit(family, table, self._timeout, change)
+
+
+def _entry(rule: Rule, mark: str) -> bytes:
+    try:
+        return xtables.build(rule.family, rule.text, mark)
+    except ValueError as problem:
+        raise HostRefused(
+            f"{rule.place}: {problem}",
+            hint="another version of hvtx recorded this rule, and can make it again",
+        ) from problem
 
 
 def _tables(rules: Iterable[Sequence[Rule]]) -> list[tuple[int, str]]:

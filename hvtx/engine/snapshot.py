@@ -7,8 +7,8 @@ have an order, and what moved between two of them is looked at again (docs/adr/0
    interrupted, and all that it did is in what follows;
 2. the host: links, addresses, firewalls;
 3. the record, all of it in one moment: rows, operations, VMs, networks, tombstones;
-4. once more those objects whose row an operation moved since 1, each by itself where the kernel can
-   be asked so: what is on record as removed and was still seen, what is on record and was not yet;
+4. once more what is on record as removed and was still seen, and what is on record and was not:
+   devices by their index, firewalls and addresses where an operation moved the row since 1;
 5. files, processes, holders of devices;
 6. the record once more, if it changed since 3: of what an operation moved or works on by now,
    nothing is concluded. An operation of 3 whose lock is free was interrupted only if it is still
@@ -37,6 +37,7 @@ from hvtx.planner.states import identity_of, judge_vm
 from hvtx.store import records
 
 _GATE_SECONDS = 5.0
+_DEVICES = frozenset({Kind.TAP, Kind.BRIDGE})
 _MARKING = 20  # looks at a new device, a millisecond apart
 
 T = TypeVar("T")
@@ -116,6 +117,7 @@ def _before(runtime: Runtime) -> _Before:
 class _Record(NamedTuple):
     """The store at one moment."""
 
+    life: int  # of the host, that this is read in
     seq: int
     newest: int  # operation
     rows: list[Resource]
@@ -131,6 +133,7 @@ def _record(runtime: Runtime, host: _Host, ask: Callable[[Any], T]) -> tuple[_Re
         rows = records.resources(sql)
         provisional = records.provisional_networks(sql)
         record = _Record(
+            life=runtime.life.id,
             seq=records.seq(sql),
             newest=records.newest_operation(sql),
             rows=rows,
@@ -221,21 +224,32 @@ def _late(
     host: _Host,
     expected: Mapping[int, tuple[Entry, ...]],
 ) -> list[Resource]:
-    """Rows that an operation moved while the host was looked at, and that it shows otherwise.
+    """Rows of which the host showed otherwise than they say, so that they are looked at again.
 
-    Tombstones whose object was seen, and live rows whose object was not. What an operation still
-    works on may be there or not, but a device that it is making is marked in a moment.
+    Of firewalls and addresses those that an operation moved while the host was looked at:
+    tombstones whose object was seen, and live rows whose object was not. Of devices all such, since
+    a dump can miss one. What an operation still works on may be there or not, but a device that it
+    is making is marked in a moment.
     """
-    found = [row for row in record.tombstones.values() if before.runs(row.operation)]
-    moved = [row for row in record.rows if before.runs(row.operation)]
+    found = [
+        row
+        for row in record.tombstones.values()
+        if row.kind in _DEVICES or before.runs(row.operation)
+    ]
+    by_index = {link.ifindex: link for link in host.links}
+    moved = []
+    for row in record.rows:
+        if before.runs(row.operation):
+            moved.append(row)
+        elif row.kind in _DEVICES and row.spec["ifindex"] not in by_index:
+            found += [row] if row.life == record.life else []  # no device survives a life
     if not moved:
         return found
-    by_index = {link.ifindex: link for link in host.links}
     entries = {entry[:4] for entry in host.entries}  # whatever their handles
     addresses = set(host.addresses)
 
     def seen(row: Resource) -> bool:
-        device = row.kind in (Kind.TAP, Kind.BRIDGE)
+        device = row.kind in _DEVICES
         link = by_index.get(row.spec["ifindex"]) if device else None
         if row.state != State.COMMITTED and row.operation in underway:
             return link is None or link.alias is not None
@@ -257,7 +271,7 @@ def _look_again(runtime: Runtime, host: _Host, late: Sequence[Resource]) -> None
     carries the marks of these rows is taken from that.
     """
     marks = {row.mark for row in late}
-    devices = {row.spec["ifindex"] for row in late if row.kind in (Kind.TAP, Kind.BRIDGE)}
+    devices = {row.spec["ifindex"] for row in late if row.kind in _DEVICES}
     devices |= {link.ifindex for link in host.links if link.alias in marks}
     moved = {row.spec["ifindex"] for row in late if row.kind == Kind.ADDRESS}
     if (devices or moved) and "links" not in host.failures:

@@ -550,6 +550,13 @@ def _refusal(
             hint="use --firewall nftables, or load the modules ip_tables and iptable_nat",
             code=code,
         )
+    if problem.errno == errno.ENOENT:
+        return HostRefused(
+            f"this kernel lacks a match or a target of a rule for {name}",
+            hint="load the modules xt_addrtype, xt_comment, xt_conntrack, xt_nat and xt_MASQUERADE,"
+            f" {_ELSE}",
+            code=code,
+        )
     return HostRefused(f"{name}: {problem.strerror}", hint="`dmesg` may say more", code=code)
 
 

@@ -264,7 +264,8 @@ class FakeGate(process.Gate):
     def __init__(self, kernel: Kernel, launch: Launch, log_path: str, name: str) -> None:
         self._kernel = kernel
         self._child = kernel.spawn(launch.argv, gate=True).pid
-        super().__init__(self._child, -1, f"{launch.argv[0]} of VM {name}", log_path, 0)
+        log = process.Log(log_path, 0, 0)
+        super().__init__(self._child, -1, f"{launch.argv[0]} of VM {name}", log)
 
     def open(self) -> None:
         try:
@@ -356,7 +357,9 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.drivers.process.spawn": lambda launch, log, name="": FakeGate(
             kernel, launch, log, name
         ),
-        "hvtx.drivers.process.enter_scope": lambda vm, pid: None,
+        "hvtx.host.logger.drain": lambda pid: None,
+        "hvtx.host.logger.listen": lambda pid: None,
+        "hvtx.drivers.process.enter_scope": lambda vm, *pids: None,
         "hvtx.engine.snapshot.Links": links,
         "hvtx.engine.networks.Links": links,
         "hvtx.engine.repair.Links": links,
