@@ -67,7 +67,7 @@ class Rewinder:
         for path in _walk(self.eye.state_directory, self.eye.run_directory):
             mode = os.lstat(path).st_mode
             modes[path] = stat.S_IMODE(mode)
-            if path.endswith("-shm"):
+            if path.endswith(("-shm", "/reserve")):
                 continue
             files[path] = Path(path).read_bytes() if stat.S_ISREG(mode) else None
         commands = {}
@@ -198,7 +198,7 @@ class Rewinder:
 
     def _files(self, saved: Saved) -> None:
         for path in reversed(list(_walk(self.eye.state_directory, self.eye.run_directory))):
-            if path not in saved.files:
+            if path not in saved.files and not path.endswith("/reserve"):
                 if os.path.isdir(path):
                     shutil.rmtree(path)
                 else:

@@ -38,6 +38,7 @@ from hvtx.drivers import process
 from hvtx.host import libnftables, procfs, xtables
 from hvtx.host.netlink import Channel, attribute_map
 from hvtx.host.nfnetlink import Nftables
+from integration import loggers
 from integration.witness import SETTINGS
 
 _ROWS = ("meta", "life", "operation", "network", "subnet", "vm", "interface", "lease", "port",
@@ -202,6 +203,8 @@ class Eye:
                 for name in (*folders, *files):
                     if name.endswith(("-wal", "-shm")):
                         continue  # SQLite's own; what it holds is in the rows
+                    if name == "reserve" or name.endswith(".old"):
+                        continue  # room for a full disk; what a restore took the place of
                     path = os.path.join(directory, name)
                     mode = os.lstat(path).st_mode
                     content = ""
@@ -337,6 +340,8 @@ def _is_on_its_way(pid: int) -> bool:
         status = Path(f"/proc/{pid}/status").read_bytes()
         if b"\nState:\tZ" in status:
             return False
+        if loggers.is_logger(pid):
+            return loggers.is_ending(pid)
         if process.is_gate(pid) or _SIGNALLED.search(status) is not None:
             return True
         # before its exec a child has our own command line, and in the middle of it none
@@ -350,6 +355,8 @@ def _strays(rows: dict[str, list[dict[str, Any]]]) -> list[str]:
     """What runs beside the records: whatever a command left that no row names."""
     known = {found[0] for row in rows["resource"] if (found := identity(row))}
     strays = [pid for pid in offspring() if pid not in known and _runs_alone(pid)]
+    # the logger of a VM goes with it: `settle` waits for that
+    strays = [pid for pid in strays if not loggers.is_logger(pid)]
     return sorted(" ".join(procfs.command_line(pid)) for pid in strays)
 
 

@@ -130,6 +130,8 @@ def answer_http(link: socket.socket) -> None:
         if method == "GET":
             heard("state?")
             word = state()
+            if orders().get("then", [""])[0] == "end" and word == "Running":
+                threading.Thread(target=become, args=(link, *orders()["then"]), daemon=True).start()
             status, body = (404, b"") if word == "404" else (200, document(path, word))
         elif path in ("/actions", "/api/v1/vm.power-button"):
             powered_down("power button")

@@ -52,12 +52,13 @@ ACTS: dict[str, tuple[tuple[str, ...], ...]] = {
 }  # fmt: skip
 
 
-@pytest.fixture(params=["nftables", "iptables"])
+@pytest.fixture
 def hvtx(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Forked]:
     """Two VMs that run, with and without a process, and one that does not."""
     preload()
-    monkeypatch.setenv("HVTX_FIREWALL", request.param)
-    program = Forked(HVTX_FIREWALL=request.param)
+    firewall = getattr(request, "param", "nftables")
+    monkeypatch.setenv("HVTX_FIREWALL", firewall)
+    program = Forked(HVTX_FIREWALL=firewall)
     program(*NETWORK)
     program("vm", "create", "web", "--network", "net", "-p", "8080:80", *SLEEP)
     program("vm", "create", "idle", "--network", "net", "-p", "8081:80", *SLEEP)
@@ -97,7 +98,12 @@ def told_wrongly(hvtx: Forked) -> list[dict[str, Any]]:
     return wrong + [{"twice": mark} for mark in set(marks) if marks.count(mark) > 1]
 
 
-@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize(
+    ("hvtx", "act"),
+    [*(("nftables", act) for act in ACTS),
+     *(("iptables", act) for act in ("a restart", "a run and a removal", "all is made anew"))],
+    indirect=["hvtx"],
+)  # fmt: skip
 def test_a_plan_beside_others_is_empty(hvtx: Forked, act: str) -> None:
     """Whatever comes and goes between two looks of a plan, and of one that is carried out."""
     with ExitStack() as stack:

@@ -123,7 +123,8 @@ def test_the_object_of_a_vm(hvtx: Program) -> None:
     assert (made["schema"], made["name"], made["state"]) == ("hvtx/vm/1", "web", "defined")
     assert (made["hypervisor"], made["pid"]) == ("command", None)
     (interface,) = made["interfaces"]
-    assert set(interface) == {"network", "device", "mac", "ipv4", "ipv6", "publish"}
+    ways = {"prefix", "gateway", "prefix6", "gateway6"}
+    assert set(interface) == {"network", "device", "mac", "ipv4", "ipv6", "publish"} | ways
     assert (interface["network"], interface["device"]) == ("net", None)
     assert (interface["ipv4"], interface["ipv6"]) == ("10.77.0.2", None)
     assert re.match(r"02(:[0-9a-f]{2}){5}\Z", interface["mac"])

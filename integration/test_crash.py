@@ -183,6 +183,16 @@ def _state_file() -> Path:
     return Path(os.environ["HVTX_CONFIG"]).with_name("state.json")
 
 
+def _backed_up(hvtx: Program) -> None:
+    """A backup of the very store that is there, so that nothing is rolled back by it."""
+    _created(hvtx)
+    hvtx("store", "backup", "--force", str(_backup_file()))
+
+
+def _backup_file() -> Path:
+    return Path(os.environ["HVTX_CONFIG"]).with_name("backup.db")
+
+
 COMMANDS = {
     "network create": Command(NETWORK, lambda hvtx: None),
     "network rm": Command(("network", "rm", "net"), _network),
@@ -193,6 +203,9 @@ COMMANDS = {
     # the network `default` is an operation of its own before the VM's
     "vm run, no network": Command(("vm", "run", "web", *SLEEP), lambda hvtx: None, "collects"),
     "vm stop": Command(("vm", "stop", "web", "--timeout", "1"), _running),
+    "vm set": Command(("vm", "set", "web", "--memory", "512", "--autostart"), _created),
+    # killed after its stop, the VM is stopped, which is neither before nor after
+    "vm restart": Command(("vm", "restart", "web", "--timeout", "1"), _running, "collects"),
     "vm rm": Command(("vm", "rm", "web"), _created),
     "vm rm --force": Command(("vm", "rm", "web", "--force"), _running),
     "vm attach": Command(("vm", "attach", "web", "--pid", "{pid}"), _external, "collects"),
@@ -203,6 +216,7 @@ COMMANDS = {
     "recover": Command(("recover",), _interrupted, "collects"),
     "repair": Command(("repair",), _flushed, "again", beside=False),
     "import": Command(("import", "my-hypervisor", "{state}"), _theirs, "again"),
+    "store restore": Command(("store", "restore", "{backup}"), _backed_up, beside=False),
     "adopt": Command(("adopt", "tap-aaaa1111", "--vm", "old"), _theirs, "again"),
 }
 
@@ -241,7 +255,8 @@ def _is_bare(lines: list[str]) -> bool:
 
 def given(name: str) -> tuple[str, ...]:
     """The command line, with the pid of a process that was started for it."""
-    words = {"{pid}": str(GUESTS[-1].pid) if GUESTS else "", "{state}": str(_state_file())}
+    words = {"{pid}": str(GUESTS[-1].pid) if GUESTS else "", "{state}": str(_state_file()),
+             "{backup}": str(_backup_file())}  # fmt: skip
     return tuple(words.get(word, word) for word in COMMANDS[name].argv)
 
 

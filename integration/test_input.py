@@ -613,7 +613,7 @@ def test_a_full_disk(tmp_path: Path, firewall: str) -> None:
         vms = hvtx("vm", "ls", "--json").out
         inside("dd", "if=/dev/zero", f"of={disk}/ballast", "bs=4k")
         for argv in (
-            ("vm", "create", "two", "--network", "net", *SLEEP), ("vm", "start", "web"), ("vm", "rm", "web"),
+            ("vm", "create", "two", "--network", "net", *SLEEP), ("vm", "start", "web"),
             ("vm", "run", "two", "--network", "net", *SLEEP),
             ("network", "create", "two", "--subnet", "10.78.0.0/24"),
         ):  # fmt: skip

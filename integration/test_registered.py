@@ -27,6 +27,7 @@ ASIDE = {
     "intents": "reads",
     "log": "reads",
     "explain": "reads",
+    "store backup": "reads; writes one file of its own, under another name first (test_backup)",
     "metrics": "reads; --textfile writes one file by rename (test_monitoring)",
     "doctor": "reads; --gc is the older spelling of `gc`, which is there",
     "completion": "prints",
@@ -44,12 +45,18 @@ FLAGS_ASIDE = {
     "--detailed-exitcode": "goes with --plan",
     "--dry-run": "reads",
     "--from-log": "another source of the same wish",
+    "store restore --force": "the same, with no look at what runs",
     "--nat": "the default",
     "--isolate": "other rules in the same steps",
     "--autostart": "a column; what it starts at boot are starts (test_boot)",
     "--accept-rollback": "a person's word that the store is right; nothing is interrupted by it",
     "--new-namespace": "likewise, of the namespace; then `recover` as ever",
     "vm stop --force": "`vm rm --force` stops in the same way",
+    "vm restart --force": "likewise",
+    "vm set --no-kernel": "another value in the same row, as are the next three",
+    "vm set --no-initrd": "likewise",
+    "vm set --no-append": "likewise",
+    "vm set --no-disk": "likewise",
 }
 
 

@@ -7,19 +7,36 @@ from typing import Any
 import click
 
 from hvtx.cli import render
-from hvtx.cli.common import PID_MOST, Given, Number, as_json, opened
+from hvtx.cli.common import (
+    PID_MOST,
+    Given,
+    Number,
+    as_json,
+    complete_device,
+    complete_file,
+    complete_vm,
+    opened,
+)
+from hvtx.cli.main import Group
 from hvtx.errors import PartialFailure
 
 _WORDS = ("imported", "already", "skipped", "failed")
 
 
-@click.group("import")
+@click.group("import", cls=Group)
 def import_() -> None:
     """Take over VMs that another tool made: what is proven is marked and recorded, no more."""
 
 
 @import_.command("my-hypervisor")
-@click.argument("paths", nargs=-1, type=Given(), required=True, metavar="PATH...")
+@click.argument(
+    "paths",
+    nargs=-1,
+    type=Given(),
+    required=True,
+    metavar="PATH...",
+    shell_complete=complete_file,
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be taken over; changes nothing.")
 @as_json
 @click.pass_context
@@ -42,8 +59,22 @@ def my_hypervisor(ctx: click.Context, paths: tuple[str, ...], dry_run: bool, jso
 
 
 @click.command()
-@click.argument("words", nargs=-1, required=True, metavar="OBJECT", type=click.UNPROCESSED)
-@click.option("--vm", "name", required=True, metavar="NAME", help="The VM that it belongs to.")
+@click.argument(
+    "words",
+    nargs=-1,
+    required=True,
+    metavar="OBJECT",
+    type=click.UNPROCESSED,
+    shell_complete=complete_device,
+)
+@click.option(
+    "--vm",
+    "name",
+    required=True,
+    metavar="NAME",
+    shell_complete=complete_vm,
+    help="The VM that it belongs to.",
+)
 @click.option(
     "--pid", type=Number(1, PID_MOST), metavar="PID", help="The VM's process, which holds it."
 )
@@ -104,7 +135,12 @@ def _show(document: dict[str, Any]) -> None:
             (name, item["kind"], item["key"], _outcome(item, document), item["message"])
             for item in vm["items"]
         ]
-    render.table(("vm", "kind", "object", "outcome", "why"), rows, empty="nothing was found")
+    render.table(
+        ("vm", "kind", "object", "outcome", "why"),
+        rows,
+        empty="nothing was found",
+        below=("why", "object"),
+    )
     counts = document["summary"]
     words = ", ".join(f"{counts[word]} {word}" for word in _WORDS if counts[word])
     render.say(words if document["applied"] else f"{words} (nothing was changed)", "bold")

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from hvtx.cli.main import DAY, SECONDS, settings
-from hvtx.errors import HvtxError, NotPermitted, Refused
+from hvtx.errors import HvtxError, NotPermitted, Refused, StoreError
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from hvtx.engine.runtime import Runtime, Settings
     from hvtx.engine.view import StoreSource, ViewSource
 
@@ -34,6 +37,18 @@ def _names(ctx: click.Context, begun: str, *kinds: str) -> list[str]:
     return []
 
 
+def _objects(ctx: click.Context, begun: str) -> list[str]:
+    """Devices of the host, and what is on record for whoever may read the store."""
+    from hvtx.engine import show
+
+    root = ctx.find_root()
+    root.obj = root.obj or dict(root.params)
+    found = set(complete_device(ctx, click.Argument(["object"]), ""))
+    with suppress(HvtxError, OSError), opened(ctx, writable=False) as runtime:
+        found.update(show.objects(runtime))
+    return sorted(word for word in found if word.startswith(begun))
+
+
 def complete_vm(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """VMs for a shell's completion."""
     return _names(ctx, incomplete, "vm")
@@ -49,9 +64,48 @@ def complete_either(ctx: click.Context, param: click.Parameter, incomplete: str)
     return _names(ctx, incomplete, "vm", "network")
 
 
+def complete_object(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """What `explain` and `adopt` may be asked: devices, VMs, networks, addresses and their like."""
+    return _objects(ctx, incomplete)
+
+
+def complete_device(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Devices of this host for a shell's completion."""
+    with suppress(OSError):
+        return sorted(name for name in os.listdir("/sys/class/net") if name.startswith(incomplete))
+    return []
+
+
+def complete_file(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Leave names of files to the shell, which completes them as it always does."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="file")]
+
+
+def complete_words(known: Callable[[], Iterable[str]]) -> Callable[..., list[str]]:
+    """The words of a list for a shell's completion; ``known`` is called only for that."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+        return [word for word in known() if word.startswith(incomplete)]
+
+    return complete
+
+
 PID_MOST = (1 << 31) - 1  # of a pid_t: no process can have a greater one
 ROW_MOST = (1 << 63) - 1  # the store's own limit for the number of an operation
 LINES_MOST = 10**9  # as many as `history_lines` may keep
+
+
+class Advised(click.BadParameter):
+    """A value that is refused, with a better hint than the help of its command."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        """Take both as sentences."""
+        super().__init__(message)
+        self.hint = hint
 
 
 class Number(click.ParamType):  # type: ignore[type-arg]  # which click 8.1 has not
@@ -59,14 +113,20 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # which click 8.1 has 
 
     name = "number"
 
-    def __init__(self, least: int | None = None, most: int | None = None) -> None:
-        """Any number, unless bounds are given."""
+    def __init__(
+        self, least: int | None = None, most: int | None = None, *, hint: str | None = None
+    ) -> None:
+        """Any number, unless bounds are given; ``hint`` is told of what is none."""
         self._range = click.IntRange(least, most)
+        self._hint = hint
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Refuse what ``int`` takes besides: digits of other scripts, underscores, blanks."""
         if isinstance(value, str) and not (value.isascii() and value.removeprefix("-").isdigit()):
-            self.fail(f"{value!r} is not a whole number", param, ctx)
+            words = f"{value!r} is not a whole number"
+            if self._hint is not None:
+                raise Advised(words, self._hint)
+            self.fail(words, param, ctx)
         return self._range.convert(value, param, ctx)
 
 
@@ -89,24 +149,29 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]  # as above
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Refuse what ``float`` takes besides: nan and inf, underscores, blanks."""
-        if isinstance(value, str) and not re.fullmatch(SECONDS, value):
-            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        if isinstance(value, str) and not re.fullmatch("-?" + SECONDS, value):
+            self.fail(f"{value!r} is not a number of seconds, 0 to {DAY}", param, ctx)
         if not 0 <= float(value) <= DAY:
             self.fail(f"{value} is not between 0 and {DAY} seconds", param, ctx)
         return float(value)
 
 
 @contextmanager
-def opened(ctx: click.Context, *, writable: bool, create: bool = True) -> Iterator[Runtime]:
+def opened(
+    ctx: click.Context, *, writable: bool, create: bool = True, spends: bool = False
+) -> Iterator[Runtime]:
     """A runtime for the command, closed at its end; the store's own errors become ours.
 
-    Without ``create`` it makes no store where there is none (its disk may not be mounted yet).
+    Without ``create`` it makes no store where there is none (its disk may not be mounted yet);
+    ``spends``: it ends or frees something, and may take the reserve of a full disk.
     """
     options = ctx.find_root().obj
     known = settings(options)
-    with _translated(), ExitStack() as stack:
+    with translated(), ExitStack() as stack:
         try:
-            runtime = stack.enter_context(_runtime(known, writable=writable, create=create))
+            runtime = stack.enter_context(
+                _runtime(known, writable=writable, create=create, spends=spends)
+            )
         except NotPermitted as refusal:
             from hvtx.engine.view import members_hint
 
@@ -118,16 +183,37 @@ def opened(ctx: click.Context, *, writable: bool, create: bool = True) -> Iterat
 
 
 def _runtime(
-    known: Settings, *, writable: bool, create: bool
+    known: Settings, *, writable: bool, create: bool, spends: bool
 ) -> AbstractContextManager[Runtime, bool | None]:
     """A runtime that closes itself; where a group may look, it publishes what it changed."""
     if writable and known.group:
         from hvtx.engine.view import publishing
 
-        return publishing(known, create=create)
+        return publishing(known, create=create, spends=spends)
     from hvtx.engine.runtime import Runtime
 
-    return closing(Runtime(known, writable=writable, create=create))
+    return closing(Runtime(known, writable=writable, create=create, spends=spends))
+
+
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+
+
+def again_when_full(verb: Verb) -> Verb:
+    """Run a command that ends or frees something once more, if the disk was full in the middle.
+
+    Then it has given up the reserve, and what it had done already it does not do again.
+    """
+
+    @wraps(verb)
+    def run(*args: Any, **options: Any) -> Any:
+        try:
+            return verb(*args, **options)
+        except StoreError as problem:
+            if problem.code != "store-full":
+                raise
+            return verb(*args, **options)
+
+    return cast("Verb", run)
 
 
 @contextmanager
@@ -135,7 +221,7 @@ def reading(ctx: click.Context) -> Iterator[StoreSource | ViewSource]:
     """What reading commands tell: from the store, or from the view that is published of it."""
     from hvtx.engine import view
 
-    with _translated(), view.source(settings(ctx.find_root().obj)) as source:
+    with translated(), view.source(settings(ctx.find_root().obj)) as source:
         yield source
     if source.note:
         click.echo(f"note: {source.note}", err=True)
@@ -159,7 +245,7 @@ def telling_refusal(json_: bool, document: Callable[[Refused], dict[str, Any]]) 
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
     """Errors of the store, wherever they came up, as ours."""
     try:
         yield

@@ -11,7 +11,7 @@ import click
 from hvtx.cli import render
 from hvtx.cli.common import as_json, opened
 from hvtx.cli.main import settings
-from hvtx.errors import HvtxError, StoreError, UsageError
+from hvtx.errors import HvtxError, NotPermitted, StoreError, UsageError
 
 
 @click.command()
@@ -54,14 +54,21 @@ def doctor(ctx: click.Context, collect: bool, dry_run: bool, guessing: bool, jso
         with opened(ctx, writable=False) as runtime:
             document = diagnose.diagnose(runtime)
     except HvtxError as problem:
-        if problem.exit_code != StoreError.exit_code:
+        if problem.exit_code not in (StoreError.exit_code, NotPermitted.exit_code):
             raise
         document = diagnose.without_store(settings(ctx.find_root().obj), problem)
+        if problem.exit_code == NotPermitted.exit_code:
+            _tell(document, json_=json_)  # all that this user can see, and then what he may not
+            raise
+    _tell(document, json_=json_)
+    return 1 if any(finding["level"] == "error" for finding in document["findings"]) else 0
+
+
+def _tell(document: dict[str, Any], *, json_: bool) -> None:
     if json_:
         render.emit_json(document)
     else:
         _show(document["findings"])
-    return 1 if any(finding["level"] == "error" for finding in document["findings"]) else 0
 
 
 _LEVELS = {"error": "bold red", "warning": "yellow", "ok": "green"}

@@ -15,14 +15,20 @@ from hvtx.cli import render
 _SIGNS = {"delete": "-", "commit": "+", "forget": "~", "skip": " "}
 _STRANGERS = "strangers, never touched"
 _OTHERS = "other installations of hvtx, never touched"
+_LOST = "of an installation whose store is gone"
 _CALM = frozenset({"vm-alive", "reserved"})  # as it should be: nobody has to look
 _CALM_LINES = 20  # VMs and networks that take a line each; the others are counted
 _NAMES = 6  # of strangers that are named; the others are counted
 _LINES = 5  # of strangers' rules
 
 
-def show_plan(plan: Any, *, done: bool = False, evidence: bool = False) -> None:
-    """Print a plan; one that was carried out shows what was done, and counts the rest."""
+def show_plan(
+    plan: Any, *, done: bool = False, evidence: bool = False, by: str = "hvtx gc --apply"
+) -> None:
+    """Print a plan; one that was carried out shows what was done, and counts the rest.
+
+    ``by`` is the command that carries it out.
+    """
     groups: dict[str, list[Any]] = {}
     for item in plan.items:
         if item.outcome is not None or not done:
@@ -40,7 +46,7 @@ def show_plan(plan: Any, *, done: bool = False, evidence: bool = False) -> None:
         for heading in (_OTHERS, _STRANGERS):
             if heading in groups:
                 _sum_up(heading, groups[heading])
-    _show_counts(plan, done=done, evidence=evidence)
+    _show_counts(plan, done=done, evidence=evidence, by=by)
 
 
 def _heading(item: Any) -> str:
@@ -49,7 +55,7 @@ def _heading(item: Any) -> str:
     if item.reason.value == "foreign":
         return _STRANGERS
     if item.reason.value == "other-installation":
-        return _OTHERS
+        return _OTHERS if item.action.value == "skip" else _LOST
     return "networks and this installation" if item.row else "marked, but of no VM on record"
 
 
@@ -207,7 +213,7 @@ def _count(number: int, what: str) -> str:
 # -- the end ---------------------------------------------------------------------------------------
 
 
-def _show_counts(plan: Any, *, done: bool, evidence: bool) -> None:
+def _show_counts(plan: Any, *, done: bool, evidence: bool, by: str) -> None:
     left = sum(1 for item in plan.items if item.action.value == "skip")
     if done:
         outcomes = [item.outcome for item in plan.items if item.outcome]
@@ -223,7 +229,7 @@ def _show_counts(plan: Any, *, done: bool, evidence: bool) -> None:
         return
     words = "nothing was changed"
     if acting:
-        words += "; `hvtx gc --apply` does it, proving each item once more right before"
+        words += f"; `{by}` does it, proving each item once more right before"
     if not evidence and plan.items:
         words += "; --evidence shows what each item rests on"
     render.say(render.wrapped(words, ""))

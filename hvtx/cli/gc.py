@@ -11,7 +11,15 @@ from typing import Any
 import click
 
 from hvtx.cli import render
-from hvtx.cli.common import Given, as_json, complete_either, opened, telling_refusal
+from hvtx.cli.common import (
+    Given,
+    again_when_full,
+    as_json,
+    complete_either,
+    complete_file,
+    opened,
+    telling_refusal,
+)
 from hvtx.cli.document import show_items, show_plan
 from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError
 
@@ -27,12 +35,17 @@ from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError
     "--all", "everything", is_flag=True, help="With --plan: every stranger's device and rule too."
 )
 @click.option(
-    "--out", type=Given(), metavar="FILE", help="With --plan: save the plan for --apply FILE."
+    "--out",
+    type=Given(),
+    metavar="FILE",
+    shell_complete=complete_file,
+    help="With --plan: save the plan for --apply FILE.",
 )
 @click.option(
     "--html",
     type=Given(),
     metavar="FILE",
+    shell_complete=complete_file,
     help="With --plan: write it as one web page, with a picture.",
 )
 @click.option(
@@ -44,10 +57,17 @@ from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError
 @click.option(
     "--heuristic", is_flag=True, help="The emergency mode: guess by name and subnet, without proof."
 )
-@click.option("--yes", is_flag=True, help="With --heuristic --apply: remove what was guessed.")
-@click.argument("file", type=Given(), required=False)
+@click.option(
+    "--installation",
+    type=Given(),
+    metavar="ID",
+    help="The remains of an installation whose store is gone; with --apply it needs --yes.",
+)
+@click.option("--yes", is_flag=True, help="With --heuristic or --installation: do remove it.")
+@click.argument("file", type=Given(), required=False, shell_complete=complete_file)
 @as_json
 @click.pass_context
+@again_when_full
 def gc(ctx: click.Context, /, file: str | None, json_: bool, **more: Any) -> int:
     """Show or remove what dead VMs and interrupted operations left behind.
 
@@ -64,11 +84,16 @@ def gc(ctx: click.Context, /, file: str | None, json_: bool, **more: Any) -> int
     mode = modes[0]
     if mode == "schema":
         return _schema(file, more)
-    guessing, yes = more.pop("heuristic"), more.pop("yes")
+    guessing, yes, lost = more.pop("heuristic"), more.pop("yes"), more.pop("installation")
+    if lost is not None:
+        _alone_with_installation(more, guessing=guessing, file=file)
+        return _installation(ctx, lost, mode, more, yes=yes, json_=json_)
     if guessing and (more["everything"] or more["unrecorded"] or more["html"]):
         raise UsageError("--all, --unrecorded and --html do not go with --heuristic")
     if yes and not (guessing and mode == "apply"):
-        raise UsageError("--yes goes with --heuristic --apply; nothing else asks for it")
+        raise UsageError(
+            "--yes goes with --apply and --heuristic or --installation; nothing else asks for it"
+        )
     if mode == "plan":
         if file or more["unrecorded"]:
             raise UsageError(
@@ -87,6 +112,50 @@ def gc(ctx: click.Context, /, file: str | None, json_: bool, **more: Any) -> int
 
         return heuristic.apply(ctx, file, yes=yes, json_=json_)
     return _apply(ctx, file, unrecorded=more["unrecorded"], evidence=more["evidence"], json_=json_)
+
+
+def _alone_with_installation(more: dict[str, Any], *, guessing: bool, file: str | None) -> None:
+    names = ("everything", "out", "html", "unrecorded")
+    if guessing or file or any(more[name] for name in names):
+        raise UsageError(
+            "--installation goes with --plan or --apply, and with no other way to choose",
+            hint="hvtx gc --plan --installation ID, then hvtx gc --apply --installation ID --yes",
+        )
+
+
+def _installation(
+    ctx: click.Context, lost: str, mode: str, more: dict[str, Any], *, yes: bool, json_: bool
+) -> int:
+    """What is left of an installation whose store is gone: show it, or remove it."""
+    from hvtx.engine import lost as engine
+
+    applying = mode == "apply"
+    if applying and not yes:
+        raise UsageError(
+            "--installation removes what no record speaks of, so --apply needs --yes",
+            hint=f"read hvtx gc --plan --installation {lost} first",
+        )
+    if (yes and not applying) or (applying and more["detailed_exitcode"]):
+        raise UsageError("--yes goes with --apply, and --detailed-exitcode with --plan")
+    with opened(ctx, writable=False) as runtime:  # what is refused must not even make a store
+        if runtime.refused is not None:
+            raise runtime.refused
+        report = engine.make_plan(runtime, lost)
+        if applying:
+            engine.refuse_living(runtime, lost, report.plan)
+    if applying:
+        with opened(ctx, writable=True, spends=True) as runtime:
+            report = engine.apply(runtime, lost)
+    if json_:
+        render.emit_json(engine.document(report, lost))
+    else:
+        by = f"hvtx gc --apply --installation {lost} --yes"
+        show_plan(report.plan, done=applying, evidence=True, by=by)
+    if applying:
+        from hvtx.engine.collect import failed_items
+
+        return PartialFailure.exit_code if failed_items(report.plan) else 0
+    return EXIT_PLAN_NOT_EMPTY if more["detailed_exitcode"] and report.plan.acting() else 0
 
 
 def _schema(file: str | None, more: dict[str, Any]) -> int:
@@ -159,7 +228,7 @@ def _apply(
 
     saved = collect.load_plan(file) if file else None
     told = telling_refusal(json_, collect.refused_document)
-    with told, opened(ctx, writable=True, create=False) as runtime:
+    with told, opened(ctx, writable=True, create=False, spends=True) as runtime:
         if runtime.refused is not None:
             report = collect.make_plan(runtime)
         else:
@@ -209,6 +278,7 @@ def _progress(stack: ExitStack) -> Callable[[int, int, str], None]:
 )
 @as_json
 @click.pass_context
+@again_when_full
 def recover(ctx: click.Context, accept_rollback: bool, new_namespace: bool, json_: bool) -> int:
     """Resolve interrupted operations; after a reboot, rebuild networks and start VMs.
 
@@ -217,7 +287,7 @@ def recover(ctx: click.Context, accept_rollback: bool, new_namespace: bool, json
     from hvtx.engine import recover as engine
 
     told = telling_refusal(json_, engine.refused_document)
-    with told, opened(ctx, writable=True, create=False) as runtime:
+    with told, opened(ctx, writable=True, create=False, spends=True) as runtime:
         done = engine.recover(runtime, accept_rollback=accept_rollback, new_namespace=new_namespace)
     document = engine.recovery_document(done)
     if json_:
@@ -239,12 +309,13 @@ def recover(ctx: click.Context, accept_rollback: bool, new_namespace: bool, json
 @click.argument("name", required=False, shell_complete=complete_either)
 @as_json
 @click.pass_context
+@again_when_full
 def repair(ctx: click.Context, name: str | None, json_: bool) -> int:
     """Put back what someone flushed or changed under running VMs and networks."""
     from hvtx.engine import repair as engine
 
     told = telling_refusal(json_, engine.refused_document)
-    with told, opened(ctx, writable=True, create=False) as runtime:
+    with told, opened(ctx, writable=True, create=False, spends=True) as runtime:
         document = engine.repair(runtime, name)
     if json_:
         render.emit_json(document)

@@ -40,7 +40,7 @@ def apply(ctx: click.Context, file: str | None, *, yes: bool, json_: bool) -> in
         )
     saved = engine.load_plan(file) if file else None
     told = telling_refusal(json_, engine.refused_document)
-    with told, opened(ctx, writable=True) as runtime:
+    with told, opened(ctx, writable=True, spends=True) as runtime:
         if runtime.refused is not None:
             report = engine.make_plan(runtime)
         else:

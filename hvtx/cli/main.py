@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from keyword import iskeyword
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -24,6 +24,9 @@ from hvtx.errors import (
     StoreError,
     UsageError,
 )
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 PROGRAM = "hvtx"
 DEFAULT_CONFIG = "/etc/hvtx/config.toml"
@@ -41,6 +44,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "intents": ("hvtx.cli.look", "Show running and interrupted operations."),
     "log": ("hvtx.cli.look", "Show what was made, removed and kept, and why."),
     "explain": ("hvtx.cli.look", "Tell whose an interface, address, port or mark is."),
+    "store": ("hvtx.cli.store", "Back up the state store, and put a backup back."),
     "metrics": ("hvtx.cli.metrics", "Numbers for Prometheus: VMs, resources, what gc would do."),
     "doctor": ("hvtx.cli.doctor", "Check this host."),
     "import": ("hvtx.cli.adopt", "Take over VMs that another tool made."),
@@ -50,7 +54,21 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 }
 
 
-class LazyGroup(click.Group):
+class Group(click.Group):
+    """A group that knows which of its commands was probably meant."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; raises UsageError."""
+        name = args[0]
+        known = ctx.resilient_parsing or name.startswith("-") or self.get_command(ctx, name)
+        if not known:
+            raise _no_command(name, self, ctx.command_path)
+        return super().resolve_command(ctx, args)
+
+
+class LazyGroup(Group):
     """A group whose commands are imported when called, not when listed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -94,6 +112,19 @@ def _interrupted() -> HvtxError:
     return error
 
 
+def _complete_place(
+    _ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Leave names of files and directories to the shell."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="file" if param.name == "config" else "dir")]
+
+
+def _complete_firewall(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    return [word for word in FIREWALLS if word.startswith(incomplete)]
+
+
 def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
     """Print it and leave; only here is it looked up."""
     if value and not ctx.resilient_parsing:
@@ -108,12 +139,30 @@ def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> N
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     help="Transactional network resources for virtual machines.",
 )
-@click.option("--state-dir", metavar="DIR", help="State store [/var/lib/hvtx; HVTX_STATE_DIR].")
-@click.option("--run-dir", metavar="DIR", help="Locks and sockets [/run/hvtx; HVTX_RUN_DIR].")
 @click.option(
-    "--firewall", metavar="auto|nftables|iptables", help="For new networks [auto; HVTX_FIREWALL]."
+    "--state-dir",
+    metavar="DIR",
+    shell_complete=_complete_place,
+    help="State store [/var/lib/hvtx; HVTX_STATE_DIR].",
 )
-@click.option("--config", metavar="FILE", help=f"Settings [{DEFAULT_CONFIG}; HVTX_CONFIG].")
+@click.option(
+    "--run-dir",
+    metavar="DIR",
+    shell_complete=_complete_place,
+    help="Locks and sockets [/run/hvtx; HVTX_RUN_DIR].",
+)
+@click.option(
+    "--firewall",
+    metavar="auto|nftables|iptables",
+    shell_complete=_complete_firewall,
+    help="For new networks [auto; HVTX_FIREWALL].",
+)
+@click.option(
+    "--config",
+    metavar="FILE",
+    shell_complete=_complete_place,
+    help=f"Settings [{DEFAULT_CONFIG}; HVTX_CONFIG].",
+)
 @click.option(
     "--lock-timeout", metavar="SECONDS", help="Wait for other operations [10; HVTX_LOCK_TIMEOUT]."
 )
@@ -259,6 +308,8 @@ def _run(arguments: Sequence[str]) -> int:
     debug = "--debug" in before_command
     _never_fail_to_write()
     try:
+        if f"_{PROGRAM.upper()}_COMPLETE" in os.environ:
+            import_module("hvtx.cli.completion").register()
         _refuse_bytes(head)
         code = root.main(args=list(head), prog_name=PROGRAM, standalone_mode=False, obj=head)
         sys.stdout.flush()
@@ -376,9 +427,91 @@ def _refuse_bytes(arguments: Sequence[str]) -> None:
 
 def _usage(problem: click.ClickException, arguments: Sequence[str]) -> UsageError:
     """What click found wrong with a command line, as ours."""
+    hint = getattr(problem, "hint", None)
+    if hint is not None:
+        return UsageError(_words(problem), hint=hint)
     context = getattr(problem, "ctx", None)
     path = _command_path(arguments) if context is None else context.command_path
+    if isinstance(problem, click.NoSuchOption):
+        return _no_option(problem, path, arguments)
     return UsageError(_words(problem), hint=_help_hint(path))
+
+
+def _no_option(problem: click.NoSuchOption, path: str, arguments: Sequence[str]) -> UsageError:
+    """An option that is unknown where it stands; its hint says where it belongs, or what else."""
+    name = problem.option_name
+    hint = _help_hint(path)
+    own = {option for param in root.params for option in param.opts}
+    found = _command_with(name, arguments) if path == PROGRAM else None
+    if found is not None:
+        hint = f"{name} stands after the command: {found} {name}"
+    elif path != PROGRAM and name in own:
+        below = path.removeprefix(PROGRAM).strip()
+        value = next((f" {p.metavar}" for p in root.params if name in p.opts and p.metavar), "")
+        hint = f"{name} stands before the command: {PROGRAM} {name}{value} {below}"
+    elif problem.ctx is not None:
+        from hvtx.model.nearest import nearest
+
+        # without their dashes, which would make all of them alike
+        known = {o.lstrip("-"): o for p in problem.ctx.command.params for o in p.opts}
+        likely = nearest(name.lstrip("-"), known)
+        hint = f"did you mean {known[likely]}? {hint}" if likely else hint
+    return UsageError(f"no such option {name!r}", hint=hint)
+
+
+def _command_with(option: str, arguments: Sequence[str]) -> str | None:
+    """The command that a command line goes on to name after ``option``, if it has that option."""
+    words = [word for word in arguments if not word.startswith("-")]
+    for number, word in enumerate(words):
+        if word in COMMANDS:
+            path = _command_path(words[number:])
+            command = _command_at(path)
+            if any(option in param.opts for param in command.params):
+                return path
+    return None
+
+
+def _command_at(path: str) -> click.Command:
+    """The command of a path such as ``hvtx vm create``."""
+    command: click.Command = root
+    for word in path.split()[1:]:
+        assert isinstance(command, click.Group)
+        found = command.get_command(click.Context(command), word)
+        assert found is not None
+        command = found
+    return command
+
+
+# What people type who know other programs, and what is meant by it below `hvtx`.
+_ELSEWHERE = {
+    **dict.fromkeys(("ls", "list", "ps", "status"), "vm ls"),
+    **dict.fromkeys(("rm", "delete", "remove", "destroy", "undefine"), "vm rm"),
+    **dict.fromkeys(("set", "edit", "update"), "vm set"),
+    **dict.fromkeys(("restart", "reboot"), "vm restart"),
+    **dict.fromkeys(("show", "inspect"), "vm show"),
+    "net": "network",
+    "history": "log",
+    "version": "--version",
+}
+
+
+def _no_command(name: str, group: click.Group, path: str) -> UsageError:
+    """A command that is unknown; its hint names the one that was probably meant."""
+    from hvtx.model.nearest import nearest
+
+    own = group.list_commands(click.Context(group))
+    below = {word: f"vm {word}" for word in _command_at(f"{PROGRAM} vm").commands}  # type: ignore[attr-defined]
+    elsewhere = _ELSEWHERE.get(name, "").removeprefix("vm ")
+    likely = nearest(name, own)
+    if name == "help":
+        likely = "--help"
+    elif group is root:
+        likely = _ELSEWHERE.get(name) or likely or below.get(nearest(name, below) or "")
+    elif elsewhere in own:
+        likely = elsewhere
+    if likely is None:
+        return UsageError(f"no such command {name!r}", hint=_help_hint(path))
+    return UsageError(f"no such command {name!r}", hint=f"did you mean `{path} {likely}`?")
 
 
 def _help_hint(path: str) -> str:

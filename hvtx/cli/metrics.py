@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hvtx.cli import render
-from hvtx.cli.common import Given, as_json, opened
+from hvtx.cli.common import Given, as_json, complete_file, opened
 from hvtx.errors import HvtxError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     "--textfile",
     type=Given(),
     metavar="FILE",
+    shell_complete=complete_file,
     help="Write it there, whole, for node_exporter's collector.",
 )
 @as_json

@@ -7,10 +7,11 @@ from typing import Any
 import click
 
 from hvtx.cli import render
-from hvtx.cli.common import Number, as_json, complete_network, opened, reading
+from hvtx.cli.common import Number, again_when_full, as_json, complete_network, opened, reading
+from hvtx.cli.main import Group
 
 
-@click.group()
+@click.group(cls=Group)
 def network() -> None:
     """Make, list, show and remove networks."""
 
@@ -68,6 +69,7 @@ def ls(ctx: click.Context, json_: bool) -> None:
             for n in document["networks"]
         ],
         empty="no networks",
+        below=("vms", "firewall", "nat", "subnets"),
     )
 
 
@@ -106,6 +108,7 @@ def show_resources(resources: list[dict[str, Any]]) -> None:
             ("kind", "key", "state", "mark"),
             [(r["kind"], r["key"], r["state"], r["mark"]) for r in resources],
             empty="",
+            below=("mark", "key"),
         )
 
 
@@ -113,11 +116,12 @@ def show_resources(resources: list[dict[str, Any]]) -> None:
 @click.argument("name", shell_complete=complete_network)
 @as_json
 @click.pass_context
+@again_when_full
 def rm(ctx: click.Context, name: str, json_: bool) -> None:
     """Remove a network that no VM uses."""
     from hvtx.engine import networks
 
-    with opened(ctx, writable=True) as runtime:
+    with opened(ctx, writable=True, spends=True) as runtime:
         networks.remove_network(runtime, name)
     if json_:
         render.emit_json({"schema": "hvtx/removed/1", "network": name})

@@ -68,32 +68,54 @@ def fancy() -> bool:
     return sys.stdout.isatty()
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:
-    """Rows under headers; ``empty`` is said on standard error where there is none."""
+def table(
+    headers: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    empty: str,
+    below: Sequence[str] = (),
+) -> None:
+    """Rows under headers; ``empty`` is said on standard error where there is none.
+
+    On a terminal that is too narrow, the columns named by ``below``, one after the other, leave
+    the table and stand under each row: nothing is cut, and each word is whole on one line.
+    """
     if not rows:
         sys.stderr.write(empty + "\n")
         return
-    if fancy():
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for header in headers:
-            shown.add_column(header, overflow="fold")
-        for row in rows:
-            shown.add_row(*[Text(plain(cell)) for cell in row])
-        Console(no_color=bool(os.environ.get("NO_COLOR"))).print(shown)
-        return
-    cells = [
-        [header.upper() for header in headers],
-        *[[plain(cell) for cell in row] for row in rows],
-    ]
-    widths = [max(len(row[n]) for row in cells) for n in range(len(headers))]
+    cells = [[plain(cell) for cell in row] for row in rows]
+    kept, moved = fitting(headers, cells, below, width())
+    names = [headers[n].upper() for n in kept]
+    widths = [max(len(row[n]) for row in (*cells, headers)) for n in kept]
+    say(_line(names, widths), "bold")
     for row in cells:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        write(line.rstrip() + "\n")
+        write(_line([row[n] for n in kept], widths) + "\n")
+        for n in moved:
+            if row[n] != "-":
+                write(wrapped(f"{headers[n]}: {row[n]}", "    ") + "\n")
+
+
+def fitting(
+    headers: Sequence[str], cells: Sequence[Sequence[str]], below: Sequence[str], columns: int
+) -> tuple[list[int], list[int]]:
+    """The columns that stay in a table of at most ``columns`` and those that leave it (pure)."""
+    widths = [max(len(row[n]) for row in (*cells, headers)) for n in range(len(headers))]
+    kept = list(range(len(headers)))
+    for name in below:
+        if sum(widths[n] + 2 for n in kept) - 2 <= columns:
+            break
+        kept.remove(headers.index(name))
+    return kept, [n for n in range(len(headers)) if n not in kept]
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+    return "  ".join(padded).rstrip()
+
+
+def moment(time: str) -> str:
+    """A time of the record without its fraction of a second: for people; JSON has it whole."""
+    return re.sub(r"\.[0-9]+Z", "Z", time)
 
 
 def fields(pairs: Sequence[tuple[str, object]]) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hvtx.cli import render
-from hvtx.cli.common import Given, as_json
-from hvtx.cli.main import settings
+from hvtx.cli.common import Given, as_json, complete_file
+from hvtx.cli.main import Group, settings
 from hvtx.errors import NotFound
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ root_option = click.option(
     "--root",
     type=Given(),
     metavar="DIR",
+    shell_complete=complete_file,
     default="/",
     help="The root directory of another system, such as an image that is being made.",
 )
@@ -33,11 +34,12 @@ metrics_option = click.option(
     "--metrics",
     type=Given(),
     metavar="FILE",
+    shell_complete=complete_file,
     help="Units too that write `hvtx metrics` there every minute, for a textfile collector.",
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def systemd() -> None:
     """Recovery at boot, collection by the hour: the units for systemd.
 

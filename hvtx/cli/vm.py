@@ -1,9 +1,10 @@
-"""`hvtx vm`: create, start, run, stop, rm, ls, show, logs, console, attach."""
+"""`hvtx vm`: create, set, start, run, stop, restart, rm, ls, show, logs, console, attach."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -16,19 +17,33 @@ from hvtx.cli.common import (
     Given,
     Number,
     Seconds,
+    again_when_full,
     as_json,
+    complete_file,
     complete_network,
     complete_vm,
+    complete_words,
     opened,
     reading,
 )
+from hvtx.cli.main import Group
 from hvtx.cli.network import show_resources
 from hvtx.errors import UsageError
 
 
-@click.group()
+@click.group(cls=Group)
 def vm() -> None:
     """Make, run, stop, show and remove VMs."""
+
+
+_MEBIBYTES = "it is counted in MiB: 2048 is 2 GiB"
+_PROCESSORS = "it is a number of virtual processors, for instance 2"
+
+
+def _hypervisors() -> tuple[str, ...]:
+    from hvtx.engine.define import HYPERVISORS
+
+    return HYPERVISORS
 
 
 _WISHES = (
@@ -38,7 +53,7 @@ _WISHES = (
         multiple=True,
         metavar="N",
         shell_complete=complete_network,
-        help="Repeatable [default].",
+        help="Network to be in; repeatable [default].",
     ),
     click.option(
         "--ip", "ips", multiple=True, metavar="A", help="Address; the nth of a family: nth network."
@@ -51,31 +66,57 @@ _WISHES = (
         "-p",
         multiple=True,
         metavar="[HOSTIP:]HOSTPORT:GUESTPORT[/udp]",
-        help="Repeatable.",
+        help="Lead a port of the host to the guest; repeatable.",
     ),
     click.option(
-        "--memory", type=Number(), default=256, show_default=True, metavar="MiB", help="Its memory."
+        "--memory",
+        type=Number(hint=_MEBIBYTES),
+        default=256,
+        show_default=True,
+        metavar="MiB",
+        help="Size of the guest's memory.",
     ),
     click.option(
-        "--cpus", type=Number(), default=1, show_default=True, metavar="N", help="Virtual CPUs."
+        "--cpus",
+        type=Number(hint=_PROCESSORS),
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="Virtual processors.",
     ),
-    click.option("--kernel", type=Given(), metavar="F", help="Boot this kernel directly."),
-    click.option("--initrd", type=Given(), metavar="F", help="Initial RAM disk, beside --kernel."),
     click.option(
-        "--append", metavar="S", help="Kernel command line; {ip}, {gateway} … are replaced."
+        "--kernel",
+        type=Given(),
+        metavar="F",
+        shell_complete=complete_file,
+        help="Boot this kernel directly.",
     ),
     click.option(
-        "--disk", "disks", type=Given(), multiple=True, metavar="F", help="Disk image; repeatable."
+        "--initrd",
+        type=Given(),
+        metavar="F",
+        shell_complete=complete_file,
+        help="Its initial RAM disk.",
+    ),
+    click.option("--append", metavar="S", help="Its command line; {ip} and others are replaced."),
+    click.option(
+        "--disk",
+        "disks",
+        type=Given(),
+        multiple=True,
+        metavar="F",
+        shell_complete=complete_file,
+        help="Disk image, raw or qcow2; repeatable.",
     ),
     click.option(
         "--hypervisor",
         type=Given(),
         metavar="qemu|firecracker|cloud-hypervisor|command|external",
-        help="What runs it [qemu; with a command after --: command]; external: start launches"
-        " nothing, see `vm attach`.",
+        shell_complete=complete_words(_hypervisors),
+        help="What runs the guest [qemu; command where a COMMAND is given].",
     ),
     click.option("--autostart", is_flag=True, help="Start at boot."),
-    click.argument("command", nargs=-1, type=click.UNPROCESSED),
+    click.argument("command", nargs=-1, type=click.UNPROCESSED, shell_complete=complete_file),
     as_json,
 )
 
@@ -90,15 +131,19 @@ def wishes(function: Callable[..., Any]) -> Callable[..., Any]:
 def _parse(name: str, wish: dict[str, Any]) -> Any:
     from hvtx.engine import define
 
+    _refuse_words_before_dashes(wish["command"])
+    return define.parse_wish(name, **wish)
+
+
+def _refuse_words_before_dashes(given: Sequence[str]) -> None:
     words = list(click.get_current_context().find_root().obj["arguments"])
-    command = list(wish["command"])
+    command = list(given)
     after = words[words.index("--") + 1 :] if "--" in words else []
     if command and after[-len(command) :] != command:
         raise UsageError(
             f"unexpected argument {command[0]!r}",
             hint="a command to run as the VM stands after --",
         )
-    return define.parse_wish(name, **wish)
 
 
 def _show(runtime: Any, name: str, verb: str, *, json_: bool) -> None:
@@ -116,12 +161,8 @@ def _show(runtime: Any, name: str, verb: str, *, json_: bool) -> None:
 def _sentences(document: dict[str, Any], verb: str) -> list[str]:
     """What was done, in a line; of a VM whose process nobody knows yet, what is to be done."""
     name, interfaces = document["name"], document["interfaces"]
-    where = ", ".join(i["ipv4"] or i["ipv6"] or "?" for i in interfaces)
-    ports = [
-        f"{p['host_port']}/{p['protocol']} → {p['guest_port']}"
-        for i in interfaces
-        for p in i["publish"]
-    ]
+    where = ", ".join(" ".join(_addresses(i)) or "?" for i in interfaces)
+    ports = [_published(p) for i in interfaces for p in i["publish"]]
     if ports:
         where += "; " + ", ".join(ports)
     if verb == "running" and document["hypervisor"] == "external" and document["pid"] is None:
@@ -158,7 +199,25 @@ def create(
     json_: bool,
     **wish: Any,
 ) -> None:
-    """Record a VM, its addresses and host ports; starts nothing."""
+    """Record a VM, its addresses and host ports; starts nothing.
+
+    \b
+    In --append and in the words after -- these are replaced:
+      {vm}        its name
+      {tap}       the TAP device of its first interface
+      {mac}       that interface's MAC address
+      {ip}        its IPv4 address
+      {gateway}   the gateway of its IPv4 subnet
+      {netmask}   the netmask of that subnet
+      {ip6}       its IPv6 address
+      {gateway6}  the gateway of its IPv6 subnet
+
+    The second interface's are {tap_2}, {mac_2} and so on. Refused is any other {word} in --append,
+    and in a command what is nearly one of these, such as {ipv4}; {{word}} writes it literally, and
+    ${word} is left to the shell. A command (--hypervisor command) has the same in its environment:
+    HVTX_VM, HVTX_TAP, HVTX_MAC, HVTX_IP, HVTX_GATEWAY, HVTX_NETMASK, HVTX_IP6, HVTX_GATEWAY6,
+    HVTX_TAP_2 and so on.
+    """  # noqa: D301 - click's mark of lines that are to stay as they are
     from hvtx.engine import define
 
     if operation is not None and not from_log:
@@ -192,7 +251,10 @@ def _refuse_wishes(ctx: click.Context) -> None:
 @wishes
 @click.pass_context
 def run(ctx: click.Context, /, name: str, json_: bool, **wish: Any) -> None:
-    """Create and start a VM; if that fails, nothing of it remains."""
+    """Create and start a VM; if that fails, nothing of it remains.
+
+    `hvtx vm create --help` lists the {words} that are replaced in --append and in a command.
+    """
     from hvtx.engine import launch
 
     parsed = _parse(name, wish)
@@ -227,11 +289,12 @@ def start(ctx: click.Context, name: str, json_: bool) -> None:
 @click.option("--force", is_flag=True, help="End the hypervisor at once.")
 @as_json
 @click.pass_context
+@again_when_full
 def stop(ctx: click.Context, name: str, timeout: float, force: bool, json_: bool) -> None:
     """End the hypervisor and release the VM's network; its addresses stay leased."""
     from hvtx.engine import launch
 
-    with opened(ctx, writable=True) as runtime:
+    with opened(ctx, writable=True, spends=True) as runtime:
         tell = None if json_ else render.tell
         launch.stop_vm(runtime, name, timeout=timeout, force=force, tell=tell)
         _show(runtime, name, "stopped", json_=json_)
@@ -239,14 +302,97 @@ def stop(ctx: click.Context, name: str, timeout: float, force: bool, json_: bool
 
 @vm.command()
 @click.argument("name", shell_complete=complete_vm)
+@click.option(
+    "--timeout",
+    type=Seconds(),
+    default=30.0,
+    show_default=True,
+    metavar="S",
+    help="How long the guest may take to power down, 0 to 86400 seconds.",
+)
+@click.option("--force", is_flag=True, help="End the hypervisor at once.")
+@as_json
+@click.pass_context
+def restart(ctx: click.Context, name: str, timeout: float, force: bool, json_: bool) -> None:
+    """Stop a VM and start it again; one that is not running is started."""
+    from hvtx.engine import launch
+
+    with opened(ctx, writable=True) as runtime:
+        tell = None if json_ else render.tell
+        launch.restart_vm(runtime, name, timeout=timeout, force=force, tell=tell)
+        _show(runtime, name, "running", json_=json_)
+
+
+_CLEARING = ("kernel", "initrd", "append", "disk")
+
+
+@vm.command("set")
+@click.argument("name", shell_complete=complete_vm)
+@click.option(
+    "--memory", type=Number(hint=_MEBIBYTES), metavar="MiB", help="Size of the guest's memory."
+)
+@click.option("--cpus", type=Number(hint=_PROCESSORS), metavar="N", help="Virtual processors.")
+@click.option(
+    "--kernel", type=Given(), metavar="F", shell_complete=complete_file, help="Boot this kernel."
+)
+@click.option(
+    "--initrd", type=Given(), metavar="F", shell_complete=complete_file, help="Its RAM disk."
+)
+@click.option("--append", metavar="S", help="Its command line; {ip} and others are replaced.")
+@click.option(
+    "--disk",
+    "disks",
+    type=Given(),
+    multiple=True,
+    metavar="F",
+    shell_complete=complete_file,
+    help="Disk image; repeatable. They take the place of all that it has.",
+)
+@click.option("--no-kernel", is_flag=True, help="Without a kernel: boot from a disk.")
+@click.option("--no-initrd", is_flag=True, help="Without an initial RAM disk.")
+@click.option("--no-append", is_flag=True, help="Without a command line of its own.")
+@click.option("--no-disk", is_flag=True, help="Without disks.")
+@click.option("--autostart/--no-autostart", default=None, help="Whether to start it at boot.")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, shell_complete=complete_file)
+@as_json
+@click.pass_context
+def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
+    """Change what a VM that is not running is started with.
+
+    What is not named stays as it is. Networks, addresses and published ports are given when a VM
+    is created. A COMMAND after -- takes the place of the VM's own. `hvtx vm create --help` lists
+    the {words} that are replaced.
+    """
+    from hvtx.engine import alter
+
+    _refuse_words_before_dashes(wanted["command"])
+    for option in _CLEARING:
+        field = "disks" if option == "disk" else option
+        if wanted.pop(f"no_{option}"):
+            if wanted[field]:
+                raise UsageError(
+                    f"--{option} and --no-{option} do not go together", hint="give one of them"
+                )
+            wanted[field] = () if option == "disk" else ""
+        elif option == "disk":
+            wanted[field] = wanted[field] or None
+    changes = alter.parse_changes(**{**wanted, "command": wanted["command"] or None})
+    with opened(ctx, writable=True) as runtime:
+        alter.set_vm(runtime, name, changes)
+        _show(runtime, name, "changed", json_=json_)
+
+
+@vm.command()
+@click.argument("name", shell_complete=complete_vm)
 @click.option("--force", is_flag=True, help="Stop it first.")
 @as_json
 @click.pass_context
+@again_when_full
 def rm(ctx: click.Context, name: str, force: bool, json_: bool) -> None:
     """Forget a VM and free its addresses and ports."""
     from hvtx.engine import launch
 
-    with opened(ctx, writable=True) as runtime:
+    with opened(ctx, writable=True, spends=True) as runtime:
         launch.remove_vm(runtime, name, force=force)
     if json_:
         render.emit_json({"schema": "hvtx/removed/1", "vm": name})
@@ -272,23 +418,34 @@ def ls(ctx: click.Context, json_: bool) -> None:
                 v["state"],
                 v["guest"],
                 v["pid"],
-                " ".join(i["ipv4"] or i["ipv6"] or "" for i in v["interfaces"]),
+                " ".join(address for i in v["interfaces"] for address in _addresses(i)),
                 " ".join(i["network"] for i in v["interfaces"]),
-                " ".join(
-                    f"{p['host_port']}:{p['guest_port']}/{p['protocol']}"
-                    for i in v["interfaces"]
-                    for p in i["publish"]
-                ),
+                " ".join(_short(p) for i in v["interfaces"] for p in i["publish"]),
             )
             for v in document["vms"]
         ],
         empty="no VMs",
+        below=("ports", "address", "network"),
     )
 
 
+def _addresses(interface: dict[str, Any]) -> list[str]:
+    return [address for address in (interface["ipv4"], interface["ipv6"]) if address]
+
+
+def _host(port: dict[str, Any]) -> str:
+    """A published port as the host has it, with the one address that it is bound to, if it is."""
+    address = port["host_ip"] or ""
+    head = f"[{address}]:" if ":" in address else f"{address}:" if address else ""
+    return f"{head}{port['host_port']}"
+
+
+def _short(port: dict[str, Any]) -> str:
+    return f"{_host(port)}→{port['guest_port']}/{port['protocol']}"
+
+
 def _published(port: dict[str, Any]) -> str:
-    host = f"{port['host_ip'] or '*'}:{port['host_port']}/{port['protocol']}"
-    return f"{host} → {port['guest_port']}"
+    return f"{_host(port)}/{port['protocol']} → {port['guest_port']}"
 
 
 @vm.command()
@@ -313,24 +470,18 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
             ("memory", f"{document['memory']} MiB"),
             ("cpus", document["cpus"]),
             ("autostart", "yes" if document["autostart"] else "no"),
+            *_boots(document),
         ]
     )
     for interface in document["interfaces"]:
-        addresses = " ".join(a for a in (interface["ipv4"], interface["ipv6"]) if a)
         render.say("")
         render.fields(
             [
                 ("network", interface["network"]),
-                ("address", addresses),
+                *[("address", words) for words in _ways(interface)],
                 ("mac", interface["mac"]),
                 ("device", interface["device"]),
-                *[
-                    (
-                        "published",
-                        _published(p),
-                    )
-                    for p in interface["publish"]
-                ],
+                *[("published", _anywhere(p)) for p in interface["publish"]],
             ]
         )
     show_resources(document["resources"])
@@ -338,19 +489,54 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
         render.say(f"note: {note}")
 
 
+def _boots(document: dict[str, Any]) -> list[tuple[str, object]]:
+    """What a VM is started with, as far as it has any of it."""
+    pairs = [(name, document[name]) for name in ("kernel", "initrd", "append") if document[name]]
+    pairs += [("disk", disk) for disk in document["disks"]]
+    if document["command"]:
+        import shlex
+
+        pairs.append(("command", shlex.join(document["command"])))
+        pairs.append(("directory", document["directory"]))
+    return pairs
+
+
+def _ways(interface: dict[str, Any]) -> list[str]:
+    """``10.77.0.2/24 via 10.77.0.1``: what a guest without DHCP is set up with."""
+    return [
+        f"{interface[address]}/{interface[prefix]} via {interface[gateway]}"
+        for address, prefix, gateway in (
+            ("ipv4", "prefix", "gateway"),
+            ("ipv6", "prefix6", "gateway6"),
+        )
+        if interface[address]
+    ]
+
+
+def _anywhere(port: dict[str, Any]) -> str:
+    """A published port with ``*`` for every address of the host."""
+    return _published(port) if port["host_ip"] else f"*:{_published(port)}"
+
+
 @vm.command()
 @click.argument("name", shell_complete=complete_vm)
 @as_json
 @click.pass_context
 def logs(ctx: click.Context, name: str, json_: bool) -> None:
-    """Print what the VM and its hypervisor wrote."""
+    """Print what the VM and its hypervisor wrote: the last 8 MiB of it at most."""
     from hvtx.engine import show as views
 
     with opened(ctx, writable=False) as runtime:
-        path = views.vm_log(runtime, name)
+        paths = views.vm_log(runtime, name)
     if json_:
-        render.emit_json(views.log_document(name, path))
+        render.emit_json(views.log_document(name, paths))
         return
+    for path in paths:
+        with suppress(FileNotFoundError):  # its logger has renamed it just now
+            _print_log(path)
+
+
+def _print_log(path: str) -> None:
     with open(path, "rb") as log:
         if render.fancy():  # a guest's words, and a terminal would obey them
             while line := log.readline(1 << 16):

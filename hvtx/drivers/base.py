@@ -84,3 +84,9 @@ class CommonDriver(FirewallDriver, Protocol):
 
     def others(self) -> frozenset[str]:
         """Other installations of hvtx on this host. Raises Contended, NotPermitted."""
+
+    def traces(self) -> dict[str, str]:
+        """By installation, what its table says of where its store is (:mod:`hvtx.host.traces`)."""
+
+    def leave_trace(self) -> None:
+        """Say in our own table where our store is now, if there is such a table."""

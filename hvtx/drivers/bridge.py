@@ -19,9 +19,10 @@ from typing import Any
 
 from hvtx.drivers.base import Host
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
-from hvtx.host import failpoint, tun
+from hvtx.host import failpoint
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
+from hvtx.host.tun import passing_tap, refusal
 from hvtx.model.resource import (
     BRIDGE_GROUP,
     GONE,
@@ -78,7 +79,7 @@ class BridgeDriver:
             raise _refused(spec["device"], problem.code, str(problem)) from problem
         except OSError as problem:
             why = f": guests of {spec['device']} could not have devices"
-            if (missing := tun.refusal(problem, why)) is not None:
+            if (missing := refusal(problem, why)) is not None:
                 raise missing from problem
             raise _refused(spec["device"], problem.errno or 0, str(problem.strerror)) from problem
         return {"ifindex": spec["ifindex"], "mac": spec["mac"]}
@@ -148,7 +149,7 @@ def _settle(bridge: int, links: Links) -> None:
     multicast route (br_port_state_selection, br_set_gso_limits, addrconf_dev_config). The port is a
     TAP that lives as long as our descriptor.
     """
-    descriptor, index = tun.passing_tap()
+    descriptor, index = passing_tap()
     try:
         links.change(index, master=bridge, up=True, quiet6=True)
         links.get(ifindex=bridge)  # makes the kernel bring the shown state up to date

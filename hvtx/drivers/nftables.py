@@ -12,12 +12,13 @@ import errno
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from hvtx.drivers.base import Host
 from hvtx.errors import Conflict, Contended, HostRefused, HvtxError, NotPermitted
-from hvtx.host import libnftables
+from hvtx.host import libnftables, traces
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.nfnetlink import (
     SET_ANONYMOUS,
@@ -135,6 +136,7 @@ def strangers(
     skeleton = SKELETONS.get(family, Skeleton({}, ()))
     ours = {("chain", chain.name) for chain in skeleton.chains}
     ours |= {("set", name) for name in skeleton.sets}
+    ours |= {("chain", traces.CHAIN)} if family == traces.CHAIN_FAMILY else set()
     for kind, name in named:
         if (kind, name) not in ours:
             return f"{kind} {name}"
@@ -232,6 +234,7 @@ class NftablesDriver:
     def __init__(self, host: Host) -> None:
         """Open nothing yet."""
         self._installation = host.installation
+        self._state_directory = host.state_directory
         self._table = table_name(host.installation)
         self._open: Nftables | None = None
 
@@ -298,6 +301,8 @@ class NftablesDriver:
         """Make the tables of these base rows and families, all or none."""
         families = [family for _, family in wanted]
         text = "".join(table_text(f, self._installation, row.mark) for row, f in wanted)
+        if traces.CHAIN_FAMILY in families:
+            text += self._trace()
         try:
             if text:
                 libnftables.run(text)
@@ -641,6 +646,36 @@ class NftablesDriver:
             return frozenset()
         names = {table.name for table in tables} - {self._table}
         return frozenset(n.removeprefix("hvtx-") for n in names if n.startswith(table_name("")))
+
+    def _trace(self) -> str:
+        trace = traces.trace_of(self._state_directory)
+        words = f' comment "{trace}";' if trace else ""
+        chain = f" chain {traces.CHAIN} {{{words} }}"
+        return f"table {traces.CHAIN_FAMILY} {self._table} {{\n{chain}\n}}\n"
+
+    def leave_trace(self) -> None:
+        """Say in our own table where our store is now; nothing happens where there is none."""
+        chain = f"{traces.CHAIN_FAMILY} {self._table} {traces.CHAIN}"
+        # what an older hvtx made has no such chain: it is added first, so that it can be deleted
+        with suppress(HvtxError):
+            libnftables.run(f"add chain {chain}\ndelete chain {chain}\n{self._trace()}")
+
+    def traces(self) -> dict[str, str]:
+        """What installations' tables say of where their stores are; empty: it cannot be told.
+
+        Raises Contended, NotPermitted; empty without nf_tables.
+        """
+        try:
+            found = self._consistently(
+                lambda _: self._socket.chain_comments(traces.CHAIN), "the list of chains"
+            )
+        except NoNftables:
+            return {}
+        return {
+            chain.name.removeprefix("hvtx-"): chain.comment or ""
+            for chain in found
+            if chain.family == traces.CHAIN_FAMILY and chain.name.startswith("hvtx-")
+        }
 
     def observe(self) -> tuple[Entry, ...]:
         """Every element, rule and table of this installation, every marked one, foreign NAT rules.

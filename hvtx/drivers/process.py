@@ -8,8 +8,12 @@ before that, the pipe's write end closes with it, the gate reads end-of-file, an
 The gate gets none of the capabilities that hvtx was given beside another user id than root's: who
 escapes from a guest must not change the host's network with them.
 
-The gate holds nothing else of ours: the read end and the log. A lock or a write end that it kept
-open would make a dead caller look alive.
+The gate holds nothing else of ours: the read end and the way to the log. A lock or a write end that
+it kept open would make a dead caller look alive.
+
+What a VM writes goes through a pipe to a logger of its own, which keeps a bounded part of it
+(:mod:`hvtx.host.logger`). Should the logger be killed, writing fails with EPIPE; SIGPIPE is
+ignored, as for services of systemd, so that nobody ends a VM by ending its logger.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, NoReturn
 
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotFound, NotPermitted, UsageError
-from hvtx.host import capabilities, procfs
+from hvtx.host import capabilities, logger, procfs
 from hvtx.hypervisors import guest as words
 from hvtx.hypervisors.base import (
     API_SOCKET,
@@ -40,7 +44,7 @@ from hvtx.model.vm import Identity, Vm
 SHELL = "/bin/sh"
 SIGNATURE = "hvtx-gate"
 SCRIPT = (
-    'IFS= read -r word <&3 && [ "$word" = go ] || exit 0; '
+    'trap "" PIPE; IFS= read -r word <&3 && [ "$word" = go ] || exit 0; '
     'exec 3<&-; cd -- "$1" || exit 126; shift; exec "$@"'
 )
 SYSTEMD = "/run/systemd/system"  # there where systemd is the init, sd_booted(3)
@@ -50,7 +54,6 @@ FIRMWARE = (
     "/usr/share/AAVMF/AAVMF_CODE.fd",
 )
 
-LOG_LIMIT = 8 << 20  # bytes; above it a start keeps the last half only
 TERM_SECONDS = 5.0
 KILL_SECONDS = 10.0
 LOOK_SECONDS = 0.02  # at a guest that has just begun to run
@@ -108,15 +111,15 @@ def probe(vm: Vm, run_directory: str) -> Probes:
     if vm.hypervisor != "command" and not vm.kernel and not vm.disks:
         raise NotFound(
             f"VM {vm.name} has nothing to run: no kernel, no disk and no command",
-            hint="make it again with --kernel, --disk or -- COMMAND; or with --hypervisor external,"
-            " for one that hvtx does not start",
+            hint="give it --kernel, --disk or -- COMMAND (`hvtx vm set`, if it is on record); or"
+            " --hypervisor external, for one that hvtx does not start",
         )
     binary = _binary(vm, machine)
     for what, path in (("kernel", vm.kernel), ("initrd", vm.initrd), *_disks(vm)):
         if path is not None and not os.path.exists(path):
             raise NotFound(
                 f"the {what} {path} of VM {vm.name} does not exist",
-                hint="put it there, or make the VM again with a path that exists",
+                hint=f"put it there, or name another: hvtx vm set {vm.name} --{what} FILE",
             )
     kvm, why = False, None
     if vm.hypervisor == "qemu":
@@ -214,7 +217,7 @@ def prepare(launch: Launch, directory: str, log_path: str) -> None:
         ) from problem
 
 
-def shorten(path: str, limit: int = LOG_LIMIT) -> None:
+def shorten(path: str, limit: int = logger.HALF) -> None:
     """Cut a log that is longer than ``limit`` bytes down to whole lines of its last half."""
     try:
         if os.stat(path).st_size <= limit:
@@ -236,17 +239,17 @@ def inherited(environment: Mapping[str, str], added: Mapping[str, str]) -> dict[
 def spawn(launch: Launch, log_path: str, name: str = "") -> Gate:
     """Start the gate of ``launch``; nothing of the hypervisor runs before :meth:`Gate.open`.
 
-    Standard output and error go to the end of ``log_path``. ``name`` is the VM's, for messages.
-    Raises HostRefused.
+    Standard output and error go to the end of ``log_path``, by way of a logger. ``name`` is the
+    VM's, for messages. Raises HostRefused.
     """
     what = f"{launch.argv[0]} of VM {name}" if name else launch.argv[0]
     mine: list[int] = []
     try:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        log = _raised(os.open(log_path, flags, 0o600), mine)
-        begins = os.fstat(log).st_size
+        begins = _make_log(log_path)
+        said, log = (_raised(end, mine) for end in os.pipe())
         read, write = (_raised(end, mine) for end in os.pipe())
         with capabilities.none_for_children():
+            writer = logger.spawn(log_path, said, begins)
             pid = os.posix_spawn(
                 SHELL,
                 [SHELL, "-c", SCRIPT, SIGNATURE, launch.directory, *launch.argv],
@@ -265,7 +268,25 @@ def spawn(launch: Launch, log_path: str, name: str = "") -> Gate:
     finally:
         for descriptor in mine:
             os.close(descriptor)
-    return Gate(pid, write, what, log_path, begins)
+    return Gate(pid, write, what, Log(log_path, begins, writer))
+
+
+def _make_log(path: str) -> int:
+    """Make sure that the log is there, and no link; how many bytes it has. Raises OSError."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        return os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
+
+
+class Log(NamedTuple):
+    """Where a VM's words go: the file, where those of this start begin, and the logger's pid."""
+
+    path: str
+    begins: int
+    writer: int
 
 
 def is_gate(pid: int) -> bool:
@@ -291,12 +312,11 @@ def is_gate(pid: int) -> bool:
 class Gate:
     """A spawned process that is not a hypervisor yet, or has just become one."""
 
-    def __init__(self, pid: int, pipe: int, what: str, log_path: str, begins: int) -> None:
+    def __init__(self, pid: int, pipe: int, what: str, log: Log) -> None:
         """Take over child ``pid`` and the write end ``pipe``."""
         self._pipe: int | None = pipe
         self._what = what
-        self._log_path = log_path
-        self._begins = begins
+        self._log = log
         self._opened = False
         self._status: int | None = None
         try:
@@ -309,6 +329,11 @@ class Gate:
                 f"{what} cannot be told from other processes: {problem}",
                 hint="hvtx needs a /proc of its own pid namespace",
             ) from problem
+
+    @property
+    def pids(self) -> tuple[int, int]:
+        """The process that becomes the hypervisor, and its logger."""
+        return self.identity.pid, self._log.writer
 
     def open(self) -> None:
         """Let it become the hypervisor. Raises HostRefused if it is gone."""
@@ -436,7 +461,7 @@ class Gate:
 
     def _log_size(self) -> int:
         try:
-            return os.stat(self._log_path).st_size
+            return os.stat(self._log.path).st_size
         except OSError:
             return 0
 
@@ -463,9 +488,11 @@ class Gate:
         return f"ended before it was up (exit status {status})"
 
     def _fail(self, how: str, mend: str = "") -> NoReturn:
-        lines = tail(self._log_path, self._begins)
+        logger.drain(self._log.writer)
+        lines = tail(self._log.path, self._log.begins)
         label = "its log says" if words.LEFT_OUT in lines else "the last lines of its log"
-        hint = f"{label}:\n{lines}" if lines else "its log is empty"
+        silent = "it printed nothing; what runs as a VM goes on until the VM is stopped"
+        hint = f"{label}:\n{lines}" if lines else silent
         raise HostRefused(f"{self._what} {how}", hint=f"{mend}; {hint}" if mend else hint)
 
 
@@ -514,22 +541,14 @@ def _raised(descriptor: int, mine: list[int]) -> int:
 
 
 def _actions(read: int, log: int) -> list[tuple[int, ...] | tuple[int, int, str, int, int]]:
-    """What posix_spawn does with descriptors: four are given, every other inheritable one closed.
-
-    All of Python's own are close-on-exec; the rest came from whoever started us.
-    """
+    """What posix_spawn does with descriptors: four are given, every other one is closed."""
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
         (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
         (os.POSIX_SPAWN_DUP2, log, 1),
         (os.POSIX_SPAWN_DUP2, log, 2),
         (os.POSIX_SPAWN_DUP2, read, 3),
     ]
-    for name in os.listdir("/proc/self/fd"):
-        number = int(name)
-        with contextlib.suppress(OSError):
-            if number > 3 and os.get_inheritable(number):
-                actions.append((os.POSIX_SPAWN_CLOSE, number))
-    return actions
+    return [*actions, *logger.closing(3)]
 
 
 def _write(path: str, content: bytes) -> None:
@@ -544,8 +563,8 @@ def _write(path: str, content: bytes) -> None:
 # --- under systemd --------------------------------------------------------------------------------
 
 
-def scope_call(vm: str, pid: int) -> tuple[str, ...]:
-    """Arguments of busctl that put ``pid`` into ``hvtx-<vm>.scope`` (pure).
+def scope_call(vm: str, *pids: int) -> tuple[str, ...]:
+    """Arguments of busctl that put processes into ``hvtx-<vm>.scope`` (pure).
 
     org.freedesktop.systemd1(5): StartTransientUnit(name, mode, properties, aux).
     """
@@ -555,13 +574,15 @@ def scope_call(vm: str, pid: int) -> tuple[str, ...]:
         *(f"hvtx-{vm}.scope", "fail"),
         *("3", "Description", "s", f"VM {vm} of hvtx"),
         *("CollectMode", "s", "inactive-or-failed"),
-        *("PIDs", "au", "1", str(pid)),
+        *("PIDs", "au", str(len(pids)), *map(str, pids)),
         "0",
     )
 
 
-def enter_scope(vm: str, pid: int) -> str | None:
-    """Move a gate into a scope of its own, so that the end of a unit or a login ends no VM.
+def enter_scope(vm: str, *pids: int) -> str | None:
+    """Move a gate and its logger into a scope of their own.
+
+    So the end of a unit or of a login ends no VM.
 
     Returns None if done, or if systemd does not run here; else a warning in words.
     """
@@ -575,12 +596,12 @@ def enter_scope(vm: str, pid: int) -> str | None:
     if busctl is None:
         return f"{warning} (busctl is missing)"
     try:
-        ended = program.run((busctl, *scope_call(vm, pid)), _SCOPE_SECONDS)
+        ended = program.run((busctl, *scope_call(vm, *pids)), _SCOPE_SECONDS)
     except OSError as problem:
         return f"{warning} ({problem})"
     if ended.status != 0:
         return f"{warning} ({ended.output.strip() or 'busctl failed'})"
-    return None if _in_unit(pid, unit) else f"{warning} in time"
+    return None if all(_in_unit(pid, unit) for pid in pids) else f"{warning} in time"
 
 
 def _systemd_is_ours() -> bool:
@@ -653,6 +674,7 @@ def stop(
 
     Raises NotPermitted, and HostRefused if the process cannot be told from others or ended.
     """
+    pipe = logger.listen(identity.pid)
     ending = Ending(identity, directory, power_down, name, tell or (lambda _: None))
     try:
         _end(ending, timeout, force=force)
@@ -666,6 +688,9 @@ def stop(
             f"the VM process {identity.pid} cannot be looked at: {problem.strerror}",
             hint="look at the limits on open files and memory; nothing was released",
         ) from problem
+    finally:
+        if pipe is not None:
+            logger.hear_out(pipe)
 
 
 def _end(ending: Ending, timeout: float, *, force: bool) -> None:

@@ -41,6 +41,7 @@ from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
 from hvtx.host import failpoint, procfs, tun
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
+from hvtx.host.tun import refusal
 from hvtx.model.resource import (
     GONE,
     Address,
@@ -411,7 +412,7 @@ def _refused(name: str, problem: OSError, *, bridge: str = "") -> HvtxError:
         return NotPermitted(
             f"not permitted to make the TAP device {name}", hint="run hvtx as root (CAP_NET_ADMIN)"
         )
-    if (missing := tun.refusal(problem)) is not None:
+    if (missing := refusal(problem)) is not None:
         return missing
     if problem.errno == errno.EXFULL:
         return HostRefused(

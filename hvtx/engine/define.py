@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from hvtx.engine.neighbours import refuse_others_ports
+from hvtx.engine import notice
+from hvtx.engine.neighbours import refuse_ports
 from hvtx.engine.networks import DEFAULT, default_draft, take_network
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, begin
 from hvtx.errors import Conflict, NotFound, UsageError, advised
-from hvtx.host.ports import refuse_taken_port
 from hvtx.model.resource import Kind
 from hvtx.model.vm import Interface, Network, Publish, Vm
 from hvtx.planner import addressing, provision
@@ -72,18 +72,10 @@ def parse_wish(  # noqa: PLR0913 - it mirrors the options of `vm create`
             "a VM has at most one interface in a network", hint="name each --network once"
         )
     chosen = hypervisor or ("command" if command else "qemu")
-    _check_combination(
+    check_combination(
         chosen, command=command, kernel=kernel, initrd=initrd, append=append, disks=disks
     )
-    if not 1 <= memory <= 1 << 24:
-        raise UsageError(
-            f"--memory {memory} is not between 1 and {1 << 24} MiB",
-            hint="it is counted in MiB: 2048 is 2 GiB",
-        )
-    if not 1 <= cpus <= 4096:
-        raise UsageError(
-            f"--cpus {cpus} is not between 1 and 4096", hint="nproc tells how many this host has"
-        )
+    check_size(memory, cpus)
     with advised("write it as 8080:80, 203.0.113.1:53:53/udp or [2001:db8::1]:443:443"):
         ports = tuple(addressing.parse_publish(text) for text in publish)
     for number, port in enumerate(ports):
@@ -103,12 +95,7 @@ def parse_wish(  # noqa: PLR0913 - it mirrors the options of `vm create`
             "more --ip or --mac than networks",
             hint="each network takes one MAC, one IPv4 and one IPv6 address; add a --network",
         )
-    for text in (append, kernel, initrd, *disks):
-        if text and "\n" in text:
-            raise UsageError(
-                "an argument of the hypervisor holds a line break",
-                hint="put --append on one line; rename a file whose name is broken",
-            )
+    check_lines((append, kernel, initrd, *disks))
     return VmWish(
         name=name,
         hypervisor=chosen,
@@ -120,11 +107,89 @@ def parse_wish(  # noqa: PLR0913 - it mirrors the options of `vm create`
         cpus=cpus,
         kernel=_absolute(kernel),
         initrd=_absolute(initrd),
-        append=append,
+        append=checked_append(append, count),
         disks=tuple(os.path.abspath(disk) for disk in disks),
-        command=tuple(command),
+        command=checked_command(command, count),
         directory=os.getcwd(),
         autostart=autostart,
+    )
+
+
+def check_size(memory: int, cpus: int) -> None:
+    """Refuse what no VM can have; raises UsageError."""
+    if not 1 <= memory <= 1 << 24:
+        raise UsageError(
+            f"--memory {memory} is not between 1 and {1 << 24} MiB",
+            hint="it is counted in MiB: 2048 is 2 GiB",
+        )
+    if not 1 <= cpus <= 4096:
+        raise UsageError(
+            f"--cpus {cpus} is not between 1 and 4096", hint="nproc tells how many this host has"
+        )
+
+
+def check_lines(texts: Iterable[str | None]) -> None:
+    """Refuse a line break in what becomes one argument; raises UsageError."""
+    if any(text and "\n" in text for text in texts):
+        raise UsageError(
+            "an argument of the hypervisor holds a line break",
+            hint="put --append on one line; rename a file whose name is broken",
+        )
+
+
+_MISTAKEN = {"ipv4": "ip", "ip4": "ip", "ipv6": "ip6", "gateway4": "gateway"}
+_OTHER_NAMES = {
+    **_MISTAKEN, "name": "vm", "address": "ip", "address6": "ip6", "device": "tap",
+    "ifname": "tap", "gw": "gateway", "mask": "netmask",
+}  # fmt: skip
+_SLIP = 0.85  # of difflib's ratio: one letter in a word
+
+
+def checked_append(text: str | None, interfaces: int) -> str | None:
+    """A kernel's command line as it is kept; raises UsageError for a ``{word}`` of no meaning."""
+    from hvtx.hypervisors.base import placeholders
+
+    known = placeholders(interfaces)
+    return (
+        None if text is None else _without(text, "--append", known, lambda word: word not in known)
+    )
+
+
+def checked_command(command: Iterable[str], interfaces: int) -> tuple[str, ...]:
+    """A command as it is kept; raises UsageError for what is nearly a placeholder.
+
+    Any other braces are the program's own: a script of a shell, of awk or of Python has many.
+    """
+    from hvtx.hypervisors.base import placeholders
+
+    known = placeholders(interfaces)
+
+    def slip(word: str) -> bool:
+        from hvtx.model.nearest import nearest
+
+        base, _, number = word.rpartition("_")
+        beyond = base in known and number.isdigit()  # an interface that the VM does not have
+        slips = beyond or word in _MISTAKEN or nearest(word, known, _SLIP) is not None
+        return slips and word not in known
+
+    return tuple(_without(word, "the command", known, slip) for word in command)
+
+
+def _without(text: str, where: str, known: Sequence[str], wrong: Callable[[str], bool]) -> str:
+    if "{" not in text:
+        return text
+    from hvtx.hypervisors.base import literal
+    from hvtx.model.nearest import nearest
+
+    kept, unknown = literal(text, wrong)
+    if unknown is None:
+        return kept
+    likely = _OTHER_NAMES.get(unknown) or nearest(unknown, known)
+    ask = f"did you mean {{{likely}}}? " if likely else ""
+    raise UsageError(
+        f"{where} has {{{unknown}}}, which stands for nothing",
+        hint=f"{ask}known are {' '.join(f'{{{word}}}' for word in known)};"
+        f" {{{{{unknown}}}}} is a literal {{{unknown}}}",
     )
 
 
@@ -166,7 +231,7 @@ def wish_from_log(runtime: Runtime, name: str, operation: int | None = None) -> 
     )
 
 
-def _check_combination(
+def check_combination(
     hypervisor: str,
     *,
     command: Sequence[str],
@@ -175,6 +240,7 @@ def _check_combination(
     append: str | None,
     disks: Sequence[str],
 ) -> None:
+    """Refuse what does not go together in a VM; raises UsageError."""
     if hypervisor not in HYPERVISORS:
         raise UsageError(
             f"{hypervisor!r} is no hypervisor", hint=f"one of {', '.join(HYPERVISORS)}"
@@ -221,6 +287,7 @@ def create_vm(runtime: Runtime, wish: VmWish) -> Vm:
     runtime.enter()
     runtime.lock("vm", wish.name)
     check_wish(runtime, wish)
+    warn_of_disks(wish.kernel, wish.disks)
     networks = take_networks(runtime, wish)
     with begin(runtime, "create", vm=wish.name) as (sql, operation):
         vm, rows = record_vm(operation, sql, wish, networks, committed=True)
@@ -237,16 +304,7 @@ def check_wish(runtime: Runtime, wish: VmWish) -> None:
     """Refuse what can be refused before anything is written or made, the network `default` too."""
     if runtime.read(records.find_vm, wish.name) is not None:
         raise Conflict(f"VM {wish.name!r} exists already", hint="hvtx vm ls")
-    for path, what in (
-        (wish.kernel, "kernel"),
-        (wish.initrd, "initrd"),
-        *((d, "disk") for d in wish.disks),
-    ):
-        if path is not None and not os.path.exists(path):
-            raise NotFound(
-                f"the {what} {path} does not exist",
-                hint="put it there, or give a path that exists (relative ones count from here)",
-            )
+    check_files(wish.kernel, wish.initrd, wish.disks)
     for port in wish.publish:
         holder = runtime.read(leases.port_holder, port)
         if holder:
@@ -254,8 +312,7 @@ def check_wish(runtime: Runtime, wish: VmWish) -> None:
                 f"port {port.host_port}/{port.protocol} is published for VM {holder!r}",
                 hint="choose another host port",
             )
-        refuse_taken_port(port)
-    refuse_others_ports(runtime, wish.publish)
+    refuse_ports(runtime, wish.publish)
     with runtime.reading() as sql:
         for mac in wish.macs:
             leases.refuse_taken_mac(sql, mac)
@@ -265,6 +322,40 @@ def check_wish(runtime: Runtime, wish: VmWish) -> None:
         for name in wish.networks or (DEFAULT,)
     ]
     _check_addresses(runtime, wish, networks)
+
+
+def check_files(kernel: str | None, initrd: str | None, disks: Sequence[str]) -> None:
+    """Raise NotFound for a file that is not there."""
+    for path, what in ((kernel, "kernel"), (initrd, "initrd"), *((d, "disk") for d in disks)):
+        if path is not None and not os.path.exists(path):
+            raise NotFound(
+                f"the {what} {path} does not exist",
+                hint="put it there, or give a path that exists (relative ones count from here)",
+            )
+
+
+def warn_of_disks(kernel: str | None, disks: Sequence[str]) -> None:
+    """Tell if a VM has nothing but disks to boot from, and cannot boot from any of them."""
+    if kernel is None and disks and not any(map(_may_boot, disks)):
+        has, it = ("has", "it") if len(disks) == 1 else ("have", "them")
+        notice.warning(
+            f"{', '.join(disks)} {has} no boot sector: without --kernel nothing boots from {it}"
+        )
+
+
+def _may_boot(path: str) -> bool:
+    """Whether a disk image has a boot sector (MBR, or the one that GPT keeps), or may have one."""
+    if path.endswith(".qcow2"):
+        return True
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            first = os.pread(descriptor, 512, 0)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return True
+    return first[510:] == b"\x55\xaa" or first.startswith(b"QFI\xfb")
 
 
 def take_networks(runtime: Runtime, wish: VmWish) -> list[Network]:

@@ -17,7 +17,7 @@ from hvtx.host.mounts import filesystem_of
 from hvtx.hypervisors import base as hypervisors
 from hvtx.model.resource import Kind
 from hvtx.planner.passage import Bridge, Drop, legacy_drops, nft_drops
-from hvtx.store import leases, records
+from hvtx.store import leases, records, reserve
 
 
 class Finding(NamedTuple):
@@ -112,6 +112,7 @@ def _store(runtime: Runtime) -> Iterator[Finding]:
                 (f"mode {mode:04o}",), f"chmod {wanted:o} {path}",
             )  # fmt: skip
     yield from judge_filesystem(runtime.store.path, filesystem_of(runtime.store.path))
+    yield from judge_room(runtime.settings.state_directory)
     try:
         runtime.store.check_pages()
     except HvtxError as problem:
@@ -123,6 +124,7 @@ def _store(runtime: Runtime) -> Iterator[Finding]:
 # SQLite's log needs memory that all writers share, and locks that hold (sqlite.org/wal.html).
 _REMOTE = {"9p", "afs", "ceph", "cifs", "fuse.sshfs", "gfs2", "glusterfs", "nfs", "nfs4", "ocfs2",
            "smb3"}  # fmt: skip
+_SPACIOUS = 16 << 20  # bytes left on a disk that is not nearly full
 _FLEETING = {"tmpfs", "ramfs", "overlay"}
 
 
@@ -135,6 +137,23 @@ def judge_filesystem(path: str, kind: str) -> Iterator[Finding]:
     elif kind in _FLEETING:
         words = f"{path} is gone with the next boot or with this container, and leases with it"
         yield Finding("store", "warning", words, (kind,), hint)
+
+
+def judge_room(directory: str) -> Iterator[Finding]:
+    """Whether the store's disk is nearly full, and whether a full one would stop nothing."""
+    left = reserve.room(directory)
+    kept = reserve.is_there(directory)
+    if left is None or (kept and left >= _SPACIOUS):
+        return
+    words = f"the disk of {directory} is nearly full: {left >> 10} KiB are left"
+    if left < reserve.LOW:
+        words = f"the disk of {directory} is full: no VM or network can be made or started"
+    if not kept:
+        words += "; the reserve, by which VMs can be ended on a full disk, is used up"
+        if left >= _SPACIOUS:
+            words = f"{directory} has no reserve yet, by which VMs can be ended on a full disk"
+    hint = "free some space there; the next change makes the reserve again"
+    yield Finding("store", "warning", words, (f"{left} bytes left",), hint)
 
 
 def _operations(runtime: Runtime) -> Iterator[Finding]:
@@ -434,5 +453,5 @@ CHECKS: dict[str, Check] = {
     "damage": _damage,
     "units": _units,
 }
-_OF_RECORDS = frozenset({"store", "operations", "processes", "routes", "damage"})
+_OF_RECORDS = frozenset({"store", "operations", "processes", "forwarding", "routes", "damage"})
 _NOWHERE = "/nonexistent"  # where no store is, so that an empty one is read

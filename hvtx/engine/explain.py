@@ -6,6 +6,7 @@ here is what gc would do; strangers' rules, tables and sockets are read besides.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,9 @@ from hvtx.planner.whose import Sight, Subject, identify
 from hvtx.store import history, records
 
 _STILL_TOLD = ("store-rolled-back", "store-cloned")
+_INSTALLATION = re.compile(
+    r"hvtx:1:([a-z2-7]{10}):|\(([a-z2-7]{10})\)|(?:hvtx|HVTX)-([a-z2-7]{10})\b"
+)
 _ALSO = 20  # further things of the same name
 _LINES = 5  # of the history
 
@@ -68,10 +72,25 @@ def answer(runtime: Runtime, sight: Sight, text: str) -> dict[str, Any]:
         )
     document = _document(runtime, text, found)
     document["evidence"] += [sight.unread] if sight.unread else []
+    if document["owner"] == "other-installation":
+        _tell_of_its_store(runtime, document, found[0])
     if runtime.refused is not None:
         document["gc"] = {"action": Action.SKIP.value, "reason": runtime.refused.code}
         document["why"] = f"gc does nothing at all: {runtime.refused.message}"
     return document
+
+
+def _tell_of_its_store(runtime: Runtime, document: dict[str, Any], subject: Subject) -> None:
+    """Whether the store of another installation is known to be there, and what would remove it."""
+    from hvtx.engine.lost import about
+
+    named = _INSTALLATION.search(" ".join((subject.key, subject.words, *document["evidence"])))
+    if named is None and subject.item is not None:
+        named = _INSTALLATION.search(f"{subject.item.mark} {subject.item.message}")
+    if named is not None:
+        more = about(runtime, named[1] or named[2] or named[3])
+        document["evidence"] += more["evidence"]
+        document["why"] = more.get("why", document["why"])
 
 
 def _firewall(runtime: Runtime) -> tuple[tuple[StrangeRule, ...], tuple[str, ...], str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hvtx.drivers import process
 from hvtx.engine import privileges
-from hvtx.engine.neighbours import refuse_others_ports
+from hvtx.engine.neighbours import refuse_others_ports, refuse_ports
 from hvtx.engine.networks import (
     bridge_row,
     ensure_networks,
@@ -24,10 +24,10 @@ from hvtx.engine.runtime import Runtime, process_facts, rows_by_vm
 from hvtx.engine.transaction import Operation, begin, forget_vm
 from hvtx.errors import Conflict, HvtxError, NotFound, PartialFailure, StoreError, UsageError
 from hvtx.host import failpoint, procfs
-from hvtx.host.ports import refuse_taken_port
+from hvtx.host.logger import older
 from hvtx.hypervisors import base as hypervisors
 from hvtx.model.resource import Kind, Resource, State
-from hvtx.model.vm import Identity, Life, Liveness, Network, Vm
+from hvtx.model.vm import Identity, Life, Liveness, Network, Publish, Vm
 from hvtx.model.vm import Operation as OpenOperation
 from hvtx.planner import provision
 from hvtx.planner.states import VmState, identity_of, judge_vm, vm_state
@@ -47,9 +47,17 @@ def log_path(runtime: Runtime, vm: Vm) -> str:
     return os.path.join(runtime.settings.state_directory, "logs", f"{vm.name}.log")
 
 
+def log_paths(runtime: Runtime, vm: Vm) -> list[str]:
+    """Both halves of a VM's log, as far as they are there, the older first."""
+    path = log_path(runtime, vm)
+    return [half for half in (older(path), path) if os.path.exists(half)]
+
+
 def _remove_log(runtime: Runtime, vm: Vm) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(log_path(runtime, vm))
+    path = log_path(runtime, vm)
+    for half in (older(path), path):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(half)
 
 
 def run_directory(runtime: Runtime, vm: Vm) -> str:
@@ -130,9 +138,7 @@ def start_vm(runtime: Runtime, name: str, *, verb: str = "start") -> Vm:
     _free_for_start(runtime, vm)
     vm = runtime.read(records.get_vm, name)
     probes = process.probe(vm, runtime.store.run_directory)
-    for port in _ports_to_publish(vm):
-        refuse_taken_port(port)
-    refuse_others_ports(runtime, _ports_to_publish(vm))
+    refuse_ports(runtime, _ports_to_publish(vm))
     networks = _networks(runtime, vm)
     privileges.need_to_start(networks.values())
     _refuse_diverted(runtime, vm, networks)
@@ -162,6 +168,7 @@ def run_vm(runtime: Runtime, wish: VmWish) -> Vm:
     if leftover is not None:
         _resolve(runtime, wish.name)  # an interrupted `run` is undone whole
     define.check_wish(runtime, wish)
+    define.warn_of_disks(wish.kernel, wish.disks)
     probes = process.probe(_draft(wish), runtime.store.run_directory)
     networks = {network.id: network for network in define.take_networks(runtime, wish)}
     ensure_networks(runtime, networks.values())
@@ -220,7 +227,7 @@ def _interrupted(rows: Sequence[Resource]) -> bool:
     return any(row.state == State.INTENDED for row in rows)
 
 
-def _ports_to_publish(vm: Vm) -> list[Any]:
+def _ports_to_publish(vm: Vm) -> list[Publish]:
     return [port for interface in vm.interfaces for port in interface.publish]
 
 
@@ -344,7 +351,7 @@ def _spawn(runtime: Runtime, vm: Vm, launch: hypervisors.Launch) -> process.Gate
         ) from problem
     process.prepare(launch, run_directory(runtime, vm), log)
     gate = process.spawn(launch, log, vm.name)
-    warning = process.enter_scope(vm.name, gate.identity.pid)
+    warning = process.enter_scope(vm.name, *gate.pids)
     if warning:
         words = "".join(c if c.isprintable() else " " for c in warning)
         sys.stderr.write(f"warning: {words}\n")
@@ -527,6 +534,29 @@ def _release_all(runtime: Runtime, operation: Operation, vm: Vm) -> None:
             f"VM {vm.name!r} is stopped, but not all of it could be released: {'; '.join(left)}",
             hint="end or move what is named, then: hvtx gc --apply",
         )
+
+
+def restart_vm(
+    runtime: Runtime,
+    name: str,
+    *,
+    timeout: float = 30.0,
+    force: bool = False,
+    tell: process.Tell | None = None,
+) -> Vm:
+    """Stop a VM, if it is not stopped, and start it: two operations under one lock.
+
+    What would keep it from starting (a file or a program that is gone) is found before it is
+    stopped. Raises what stopping and starting raise; a start that fails leaves it stopped.
+    """
+    runtime.enter()
+    runtime.lock("vm", name)
+    vm = runtime.read(records.get_vm, name)
+    process.probe(vm, runtime.store.run_directory)
+    own = {interface.network for interface in vm.interfaces}
+    privileges.need_to_start(runtime.read(records.networks_by_id, own).values())
+    stop_vm(runtime, name, timeout=timeout, force=force, tell=tell)
+    return start_vm(runtime, name)
 
 
 def remove_vm(runtime: Runtime, name: str, *, force: bool = False) -> None:

@@ -54,11 +54,11 @@ def _records(runtime: Runtime) -> Iterable[Gauge]:
         networks, leased = records.networks(sql), leases.counts(sql)
     judged = [Judged(vm, state_of(runtime, vm, moment)[0]) for vm in vms]
     states = Counter(state.value for _, state in judged)
-    guests = Counter(guest for guest in guest_states(runtime, judged).values() if guest)
     counts = Counter((str(row.kind), str(row.state)) for row in rows)
     running = runtime.running(underway).values()
     operations = {"running": sum(running), "interrupted": len(running) - sum(running)}
     kinds = {kind for kind, _ in counts}
+    guests = Counter(guest for guest in guest_states(runtime, judged).values() if guest)
     return [
         Gauge("hvtx_vms", "VMs on record by state.", ("state",),
               {(state.value,): states[state.value] for state in VmState}),

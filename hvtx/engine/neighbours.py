@@ -9,9 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hvtx.engine import notice
 from hvtx.engine.runtime import FIREWALLS, Runtime
 from hvtx.errors import Conflict
+from hvtx.host.ports import refuse_taken_port
 from hvtx.model.vm import Publish
+
+
+def refuse_ports(runtime: Runtime, ports: Sequence[Publish]) -> None:
+    """Raise Conflict for a port that a program here or another installation has.
+
+    Told is one that is to be published on an address which no device of this host has.
+    """
+    away = [port for port in ports if not refuse_taken_port(port)]
+    refuse_others_ports(runtime, ports)
+    for port in away:
+        notice.warning(
+            f"no device of this host has {port.host_ip}: port {port.host_port}/{port.protocol}"
+            " is not reached there until one has"
+        )
 
 
 def refuse_others_ports(runtime: Runtime, ports: Sequence[Publish]) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from hvtx.drivers.sysctl import read as read_setting
-from hvtx.engine import privileges
+from hvtx.engine import notice, privileges
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, begin
 from hvtx.errors import (
@@ -83,9 +83,21 @@ def create_network(runtime: Runtime, wish: NetworkWish) -> Network:
     runtime.lock("all", "networks")
     _resolve(runtime)
     _check_free(runtime, wish)
+    _warn_of_public(wish.subnets)
     network = _describe(runtime, wish)
     _make(runtime, network, "network-create", new=True)
     return network
+
+
+def _warn_of_public(subnets: Iterable[str]) -> None:
+    from hvtx.planner import addressing
+
+    for subnet in subnets:
+        if addressing.is_public(subnet):
+            notice.warning(
+                f"{subnet} are public addresses: unless they are yours, whoever has them in the"
+                " world is not reached from this host and its guests any more"
+            )
 
 
 def _resolve(runtime: Runtime) -> None:
@@ -127,6 +139,8 @@ def _make_default(runtime: Runtime) -> Network:
             _check_free(runtime, wish)
             network = _describe(runtime, wish)
             _make(runtime, network, "network-create", new=True)
+            words = f"{', '.join(network.subnets)} on bridge {network.bridge}"
+            notice.note(f"there was no network yet; network {DEFAULT} is made: {words}")
     finally:
         runtime.unlock("all", "networks")
     runtime.lock("network", DEFAULT, shared=True)
@@ -393,6 +407,7 @@ def undo(
     `recover` and gc find the rest by the rows.
     """
     with taking_back(problem):
+        operation.runtime.store.spend_reserve()
         _undo(operation, rows, problem, forget_network)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from hvtx.drivers.base import CommonDriver, DeviceDriver, Driver, FirewallDriver, Host
 from hvtx.errors import NotPermitted, Refused, StoreError, UsageError
-from hvtx.host import capabilities, procfs
+from hvtx.host import capabilities, procfs, traces
 from hvtx.host.files import is_there
 from hvtx.host.locks import LockFile, name_offset
 from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource
@@ -56,16 +56,24 @@ class Runtime:
     """Everything that a verb works with; close it when done."""
 
     def __init__(
-        self, settings: Settings, *, writable: bool, create: bool = True, watch: Watch | None = None
+        self,
+        settings: Settings,
+        *,
+        writable: bool,
+        create: bool = True,
+        watch: Watch | None = None,
+        spends: bool = False,
     ) -> None:
         """Open the store; raises StoreError, NotPermitted, Refused.
 
         Without ``create`` a missing store reads as an empty one, for writers too. ``watch`` is
-        told the number of each change before it is committed.
+        told the number of each change before it is committed. ``spends``: what is done ends or
+        frees something, and may take the reserve of a full disk.
         """
         self.settings = settings
         self.writable = writable
         self._create = create
+        self._spends = spends
         if writable:
             _need_privileges()  # before there is a store that only root can open
         self._tap_user = _user_id(settings.tap_user)
@@ -95,8 +103,13 @@ class Runtime:
             writable=self.writable,
             create=self._create,
             lock_timeout=self.settings.lock_timeout,
+            spends=self._spends,
         )
         store.watch = self._watch
+        if store.was_open:
+            from hvtx.engine import notice
+
+            notice.warning(f"others could get at {', '.join(store.was_open)}: private again now")
         return store
 
     def reopen_store(self) -> None:
@@ -205,6 +218,9 @@ class Runtime:
             with self.store.transaction() as sql:
                 self._enter_life(sql)
             self.epoch = Epoch.SAME
+        if self.store.has_moved():
+            nftables: CommonDriver = self.driver("nftables")  # type: ignore[assignment]
+            nftables.leave_trace()
         self.store.note_place()
         self._write_marker()
 
@@ -220,7 +236,8 @@ class Runtime:
 
     def _write_marker(self) -> None:
         path = self._in_run_directory("marker")
-        text = f"{self.boot_id} {self.netns}\n".encode()
+        trace = traces.trace_of(self.settings.state_directory)
+        text = f"{self.boot_id} {self.netns}\n{trace}\n".encode()
         with suppress(OSError), open(path, "rb", buffering=0) as marker:
             if marker.read(len(text) + 1) == text:
                 return

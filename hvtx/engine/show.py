@@ -4,42 +4,70 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hvtx.engine import guests
-from hvtx.engine.launch import Moment, log_path, read_moment, run_directory, state_of
+from hvtx.engine.launch import (
+    Moment,
+    log_path,
+    log_paths,
+    read_moment,
+    run_directory,
+    state_of,
+)
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import Conflict, NotFound, UsageError
 from hvtx.hypervisors.base import TRAITS
 from hvtx.model.guest import NOTES, Guest
 from hvtx.model.resource import Kind, Resource
-from hvtx.model.vm import Liveness, Network, Vm
+from hvtx.model.vm import Interface, Liveness, Network, Vm
 from hvtx.planner.states import VmState, identity_of
 from hvtx.store import history, records
 
+Document = dict[str, Any]
+Subnets = Mapping[str, Sequence[tuple[str, str]]]  # network id -> (subnet, gateway), a family each
 
-def vm_document(runtime: Runtime, vm: Vm, moment: Moment | None = None) -> dict[str, Any]:
-    """`vm show --json`; ``moment``: what was read together with the VM."""
-    return vm_documents(runtime, [vm], moment)[0]
+
+def vm_document(runtime: Runtime, vm: Vm, seen: tuple[Moment, Subnets] | None = None) -> Document:
+    """`vm show --json`; ``seen``: what was read together with the VM."""
+    if seen is None:
+        with runtime.reading() as sql:
+            seen = read_moment(sql, vm.id), read_subnets(sql, vm)
+    return vm_documents(runtime, [vm], *seen)[0]
 
 
 def vm_documents(
-    runtime: Runtime, vms: Sequence[Vm], moment: Moment | None = None
-) -> list[dict[str, Any]]:
+    runtime: Runtime, vms: Sequence[Vm], moment: Moment, subnets: Subnets
+) -> list[Document]:
     """The same of several; their guests are asked at the same time."""
     seen = [(vm, *state_of(runtime, vm, moment)) for vm in vms]
     asked = guests.states(runtime, [guests.Judged(vm, state) for vm, state, _, _ in seen])
     return [
-        describe_vm(vm, state, liveness, rows, asked[vm.id]) for vm, state, liveness, rows in seen
+        describe_vm(vm, state, liveness, rows, asked[vm.id], subnets)
+        for vm, state, liveness, rows in seen
     ]
 
 
+def read_subnets(sql: Any, vm: Vm | None = None) -> dict[str, list[tuple[str, str]]]:
+    """The subnets, with their gateways, of one VM's networks, or of all."""
+    if vm is None:
+        found: Iterable[Network] = records.networks(sql)
+    else:
+        found = records.networks_by_id(sql, {i.network for i in vm.interfaces}).values()
+    return {n.id: list(zip(n.subnets, n.gateways, strict=True)) for n in found}
+
+
 def describe_vm(
-    vm: Vm, state: VmState, liveness: Liveness, rows: Sequence[Resource], guest: Guest | None
-) -> dict[str, Any]:
-    """A VM's object from its record, its state, its live rows and its guest's state (pure)."""
+    vm: Vm,
+    state: VmState,
+    liveness: Liveness,
+    rows: Sequence[Resource],
+    guest: Guest | None,
+    subnets: Subnets,
+) -> Document:
+    """A VM's object from its record, state, live rows, guest's state and networks (pure)."""
     devices = [row.key for row in rows if row.kind == Kind.TAP]
     pid, started = None, dict[str, Any]()
     for row in rows:
@@ -59,6 +87,12 @@ def describe_vm(
         "autostart": vm.autostart,
         "memory": vm.memory,
         "cpus": vm.cpus,
+        "kernel": vm.kernel,
+        "initrd": vm.initrd,
+        "append": vm.append,
+        "disks": list(vm.disks),
+        "command": list(vm.command),
+        "directory": vm.directory or None,
         "interfaces": [
             {
                 "network": interface.network_name,
@@ -66,6 +100,7 @@ def describe_vm(
                 "mac": interface.mac,
                 "ipv4": interface.ipv4,
                 "ipv6": interface.ipv6,
+                **_ways_out(interface, subnets.get(interface.network, ())),
                 "publish": [port._asdict() for port in interface.publish],
             }
             for n, interface in enumerate(vm.interfaces)
@@ -73,6 +108,18 @@ def describe_vm(
         "resources": _resources(rows),
         "notes": [*_guest_notes(guest), *_notes(vm)],
     }
+
+
+def _ways_out(interface: Interface, subnets: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """The prefix length and the gateway of each family that the interface has an address of."""
+    found: dict[str, Any] = dict.fromkeys(("prefix", "gateway", "prefix6", "gateway6"))
+    for subnet, gateway in subnets:
+        six = ":" in subnet
+        if (interface.ipv6 if six else interface.ipv4) is not None:
+            suffix = "6" if six else ""
+            found[f"prefix{suffix}"] = int(subnet.partition("/")[2])
+            found[f"gateway{suffix}"] = gateway
+    return found
 
 
 def _resources(rows: Sequence[Resource]) -> list[dict[str, Any]]:
@@ -103,23 +150,23 @@ def show_vm(runtime: Runtime, name: str) -> dict[str, Any]:
     """One VM; raises NotFound."""
     with runtime.reading() as sql:
         vm = records.get_vm(sql, name)
-        moment = read_moment(sql, vm.id)
-    return vm_document(runtime, vm, moment)
+        seen = read_moment(sql, vm.id), read_subnets(sql, vm)
+    return vm_document(runtime, vm, seen)
 
 
 def list_vms(runtime: Runtime) -> dict[str, Any]:
     """`vm ls --json`."""
     with runtime.reading() as sql:
-        vms, moment = records.vms(sql), read_moment(sql)
-    return {"schema": "hvtx/vms/1", "vms": vm_documents(runtime, vms, moment)}
+        vms, seen = records.vms(sql), (read_moment(sql), read_subnets(sql))
+    return {"schema": "hvtx/vms/1", "vms": vm_documents(runtime, vms, *seen)}
 
 
-def vm_log(runtime: Runtime, name: str) -> str:
-    """The path of a VM's log; raises NotFound if there is none yet."""
-    path = log_path(runtime, runtime.read(records.get_vm, name))
-    if not Path(path).exists():
+def vm_log(runtime: Runtime, name: str) -> list[str]:
+    """Where a VM's log is, the older part first; raises NotFound if there is none yet."""
+    paths = log_paths(runtime, runtime.read(records.get_vm, name))
+    if not paths:
         raise NotFound(f"VM {name!r} has no log yet", hint=f"hvtx vm start {name}")
-    return path
+    return paths
 
 
 def console(runtime: Runtime, name: str) -> tuple[str, str | None, str]:
@@ -131,11 +178,18 @@ def console(runtime: Runtime, name: str) -> tuple[str, str | None, str]:
     return run_directory(runtime, vm), TRAITS[vm.hypervisor].console, log_path(runtime, vm)
 
 
-def log_document(name: str, path: str) -> dict[str, Any]:
+def log_document(name: str, paths: Sequence[str]) -> dict[str, Any]:
     """`vm logs --json`: the lines as they were written, bytes that are no text as U+FFFD."""
-    text = Path(path).read_bytes().decode(errors="replace")
+    text = b"".join(map(_bytes_of, paths)).decode(errors="replace")
     lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
-    return {"schema": "hvtx/logs/1", "vm": name, "path": path, "lines": lines if text else []}
+    return {"schema": "hvtx/logs/1", "vm": name, "path": paths[-1], "lines": lines if text else []}
+
+
+def _bytes_of(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:  # its logger has renamed it just now
+        return b""
 
 
 def console_document(name: str, directory: str, socket: str | None, log: str) -> dict[str, Any]:
@@ -189,6 +243,15 @@ def names(runtime: Runtime, kind: str) -> list[str]:
     return [thing.name for thing in found]
 
 
+def objects(runtime: Runtime) -> list[str]:
+    """What `explain` can be asked about, as far as it is on record: for a shell's completion."""
+    found = {*names(runtime, "vm"), *names(runtime, "network")}
+    kinds = "kind IN ('tap', 'bridge', 'lease', 'publish')"
+    for row in runtime.read(records.resources, kinds):
+        found |= {row.key, row.mark} if row.mark else {row.key}
+    return sorted(found)
+
+
 def list_intents(runtime: Runtime) -> dict[str, Any]:
     """`intents --json`: operations that have not ended, and rows that one left half-done."""
     rows: dict[int, list[Resource]] = {}
@@ -231,12 +294,50 @@ def list_history(runtime: Runtime, *, limit: int, detail: bool, **wanted: Any) -
     With ``detail`` each entry has what it speaks of: an object, or None.
     """
     since = wanted.pop("since", None)
+    _check_words(runtime, wanted)
     filters = history.Wanted(**wanted, since=None if since is None else moment(since))
     entries = runtime.read(history.entries, filters, limit=limit)
     if not detail:
         for entry in entries:
             del entry["detail"]
     return {"schema": "hvtx/log/1", "entries": entries}
+
+
+def _check_words(runtime: Runtime, wanted: Mapping[str, Any]) -> None:
+    """Refuse what no line of the history can have; raises UsageError, NotFound.
+
+    Words of older versions count where the history has them.
+    """
+    with runtime.reading() as sql:
+        for name in ("verb", "kind", "event", "reason"):
+            word = wanted.get(name)
+            if word is not None and not history.has(sql, name, word):
+                check_word(name, word)
+        vm, known = wanted.get("vm"), records.vm_names(sql).values()
+        if vm is not None and vm not in known and not history.has(sql, "vm", vm):
+            raise unheard_of(vm, known)
+
+
+def check_word(name: str, word: str) -> None:
+    """Refuse what is no verb, kind, event or reason (``name``) at all; raises UsageError."""
+    from hvtx.model.nearest import meant
+    from hvtx.model.words import WORDS
+
+    if word not in WORDS[name]:
+        known = f"known are {', '.join(WORDS[name])}"
+        raise UsageError(
+            f"{word!r} is no {name} of the history", hint=meant(word, WORDS[name], known)
+        )
+
+
+def unheard_of(vm: str, known: Iterable[str]) -> NotFound:
+    """The error of a VM that nothing is known of."""
+    from hvtx.model.nearest import meant
+
+    return NotFound(
+        f"VM {vm!r} is neither on record nor in the history",
+        hint=meant(vm, known, "`hvtx vm ls` lists those on record"),
+    )
 
 
 _AGO = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -259,7 +360,7 @@ def moment(text: str) -> str:
             f"{text!r} is no time",
             hint="2h, 3d, 2026-05-01 or 2026-05-01T12:30 (in UTC)",
         ) from problem
-    return stamp
+    return stamp.removesuffix("Z")  # which a fraction of the same second would stand before
 
 
 def join_console(directory: str, socket: str | None, log: str) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from hvtx.engine import guests, show
 from hvtx.engine.runtime import Runtime, Settings, numeric_id, process_facts
-from hvtx.errors import HvtxError, NotFound, NotPermitted, UsageError
+from hvtx.errors import HvtxError, NotPermitted, UsageError
 from hvtx.host import procfs
 from hvtx.model.mark import without_marks
 from hvtx.model.resource import Kind, Resource
@@ -42,18 +42,20 @@ def publisher(settings: Settings) -> Publisher:
 
 
 @contextmanager
-def publishing(settings: Settings, *, create: bool = True) -> Iterator[Runtime]:
+def publishing(
+    settings: Settings, *, create: bool = True, spends: bool = False
+) -> Iterator[Runtime]:
     """A runtime that changes the store, whose view is published when it ends, whatever happened."""
     by = publisher(settings)
-    with closing(by), closing(_watched(settings, by, create=create)) as runtime:
+    with closing(by), closing(_watched(settings, by, create, spends)) as runtime:
         try:
             yield runtime
         finally:
             publish(runtime, by)
 
 
-def _watched(settings: Settings, by: Publisher, *, create: bool) -> Runtime:
-    return Runtime(settings, writable=True, create=create, watch=by.note)
+def _watched(settings: Settings, by: Publisher, create: bool, spends: bool) -> Runtime:
+    return Runtime(settings, writable=True, create=create, watch=by.note, spends=spends)
 
 
 def place_of(settings: Settings) -> Place:
@@ -215,7 +217,7 @@ class ViewSource:
         for entry in self._seen["vms"]:
             if entry["vm"][1] == name:
                 return {**self._vm(entry), "view": self._view}
-        raise NotFound(f"there is no VM {name!r}", hint="`hvtx vm ls` lists them")
+        raise records.no_vm(name, [entry["vm"][1] for entry in self._seen["vms"]])
 
     def list_networks(self) -> dict[str, Any]:
         """`network ls`."""
@@ -227,13 +229,14 @@ class ViewSource:
         for network in self._seen["networks"]:
             if network["name"] == name:
                 return {**network, "view": self._view}
-        raise NotFound(f"there is no network {name!r}", hint="`hvtx network ls` lists them")
+        raise records.no_network(name, [network["name"] for network in self._seen["networks"]])
 
     def list_history(self, *, limit: int, detail: bool, **wanted: Any) -> dict[str, Any]:
         """`log`, of the lines that were published; the details were not."""
         since = wanted.pop("since", None)
         after = show.moment(since) if since is not None else ""
         asked = {name: value for name, value in wanted.items() if value is not None}
+        self._check_words(asked)
         entries = [
             {**entry, "detail": None} if detail else entry
             for entry in self._seen["history"]
@@ -243,6 +246,16 @@ class ViewSource:
             self.note += f"; it has the last {LINES} lines of the history"
         return {"schema": "hvtx/log/1", "entries": entries[-limit:], "view": self._view}
 
+    def _check_words(self, asked: Mapping[str, Any]) -> None:
+        """Refuse what no line can have, as the store's own reader does."""
+        for name in ("verb", "kind", "event", "reason"):
+            if name in asked and all(e[name] != asked[name] for e in self._seen["history"]):
+                show.check_word(name, asked[name])
+        known = [entry["vm"][1] for entry in self._seen["vms"]]
+        vm = asked.get("vm")
+        if vm is not None and vm not in {*known, *(e["vm"] for e in self._seen["history"])}:
+            raise show.unheard_of(vm, known)
+
     def _vm(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         vm = _vm_of(entry["vm"])
         rows = [_row_of(vm, n, *row) for n, row in enumerate(entry["rows"])]
@@ -251,7 +264,11 @@ class ViewSource:
         )
         verb = entry["verb"] if entry["writer"] and self._works(entry["writer"]) else None
         state = vm_state(rows, verb, liveness)
-        return show.describe_vm(vm, state, liveness, rows, guests.unasked(state))
+        subnets = {
+            network["id"]: list(zip(network["subnets"], network["gateway"], strict=True))
+            for network in self._seen["networks"]
+        }
+        return show.describe_vm(vm, state, liveness, rows, guests.unasked(state), subnets)
 
     def _works(self, writer: Sequence[Any]) -> bool:
         """Whether the process that was working on a VM is still there.

@@ -71,6 +71,12 @@ class LockFile:
         answer = fcntl.fcntl(self.descriptor, _GETLK, probe)
         return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
+    def any_held(self) -> bool:
+        """Whether another open file holds any byte."""
+        probe = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        answer = fcntl.fcntl(self.descriptor, _GETLK, probe)
+        return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+
     def unlock(self, offset: int) -> None:
         """Give the byte back; where the kernel cannot, it falls with the process."""
         request = _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, offset, 1, 0)

@@ -51,7 +51,7 @@ _SEND_BUFFER = 64 << 20  # an account, not an allocation: 100,000 elements fit i
 _PIPELINE = 64  # answers of that many reads fit into any receive buffer
 
 _TABLE_NAME, _TABLE_USERDATA = 1, 6
-_CHAIN_NAME = 3
+_CHAIN_NAME, _CHAIN_USERDATA = 3, 12
 _RULE_TABLE, _RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS, _RULE_USERDATA = 1, 2, 3, 4, 7
 _RULE_COMPAT, _COMPAT_PROTOCOL, _COMPAT_FLAGS = 5, 1, 2
 _SET_FLAGS = 3
@@ -246,6 +246,12 @@ def parse_table(body: bytes) -> Table:
         _string(fields.get(_TABLE_NAME)),
         comment_of(fields.get(_TABLE_USERDATA)),
     )
+
+
+def _chain_comment(body: bytes) -> Table:
+    fields = attribute_map(body, 4)
+    family = FAMILY_NAMES.get(body[0], str(body[0]))
+    return Table(family, _string(fields.get(1)), comment_of(fields.get(_CHAIN_USERDATA)))
 
 
 def parse_rule(body: bytes) -> Rule:
@@ -462,6 +468,13 @@ class Nftables(Channel):
     def chains(self) -> list[Named]:
         """All chains of all tables."""
         return [parse_named(body, _CHAIN_NAME) for body in self._all(GETCHAIN, "")]
+
+    def chain_comments(self, name: str) -> list[Table]:
+        """Family, table and comment of every chain of this name."""
+        bodies = self._all(GETCHAIN, "")
+        return [
+            _chain_comment(body) for body in bodies if parse_named(body, _CHAIN_NAME)[2] == name
+        ]
 
     def objects(self) -> list[Named]:
         """All stateful objects and flowtables of all tables."""

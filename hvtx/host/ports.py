@@ -8,8 +8,12 @@ from hvtx.errors import Conflict
 from hvtx.model.vm import Publish
 
 
-def refuse_taken_port(port: Publish) -> None:
-    """Raise Conflict if a socket of the host already has the port."""
+def refuse_taken_port(port: Publish) -> bool:
+    """Raise Conflict if a socket of the host already has the port.
+
+    False if no device of this host has the address that it is to be published on.
+    """
+    there = True
     kind = socket.SOCK_DGRAM if port.protocol == "udp" else socket.SOCK_STREAM
     wanted = [port.host_ip] if port.host_ip else ["0.0.0.0", "::"]  # noqa: S104 - what is published
     for address in wanted:
@@ -28,6 +32,9 @@ def refuse_taken_port(port: Publish) -> None:
                     f"port {port.host_port}/{port.protocol} of this host is in use by a program",
                     hint=f"`ss -lnp` shows whose; choose another host port than {port.host_port}",
                 ) from problem
+            if problem.errno == 99 and port.host_ip:  # EADDRNOTAVAIL
+                there = False
+    return there
 
 
 _LISTENING = {"tcp": "0A", "udp": "07"}  # states in /proc/net: TCP_LISTEN; UDP has no other

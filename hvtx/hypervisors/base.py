@@ -7,7 +7,7 @@ arguments (:class:`Probes`), so that a command line can be tested by comparing i
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from hvtx.model.vm import Vm
@@ -117,8 +117,21 @@ def binary_names(hypervisor: str, machine: str = "x86_64") -> tuple[str, ...]:
     return ()
 
 
+PLACEHOLDERS: Mapping[str, str] = {
+    "vm": "its name",
+    "tap": "the TAP device of its first interface",
+    "mac": "that interface's MAC address",
+    "ip": "its IPv4 address",
+    "gateway": "the gateway of its IPv4 subnet",
+    "netmask": "the netmask of that subnet",
+    "ip6": "its IPv6 address",
+    "gateway6": "the gateway of its IPv6 subnet",
+}
+"""What may stand in braces in --append and a command; all but ``vm`` also as ``tap_2`` …"""
+
+
 def variables(vm: Vm, ports: Sequence[Port]) -> dict[str, str]:
-    """The words that stand for a VM's values: ``vm``, ``tap``, ``mac`` …, ``tap_2`` and so on.
+    """The words of :data:`PLACEHOLDERS` with a VM's values.
 
     A value that the VM does not have (an IPv4 address in an IPv6 network) is empty.
     """
@@ -141,6 +154,35 @@ def variables(vm: Vm, ports: Sequence[Port]) -> dict[str, str]:
 def environment(vm: Vm, ports: Sequence[Port]) -> dict[str, str]:
     """The same as environment variables: ``HVTX_VM``, ``HVTX_TAP``, … ``HVTX_TAP_2`` and so on."""
     return {f"HVTX_{word.upper()}": value for word, value in variables(vm, ports).items()}
+
+
+_BRACED = r"(?P<lead>[${]?)\{(?P<word>[a-z][a-z0-9_]*)\}(?P<trail>\}?)"
+
+
+def placeholders(interfaces: int) -> tuple[str, ...]:
+    """The words that are replaced for a VM with so many interfaces."""
+    own = [word for word in PLACEHOLDERS if word != "vm"]
+    more = [f"{word}_{number}" for number in range(2, interfaces + 1) for word in own]
+    return (*PLACEHOLDERS, *more)
+
+
+def literal(text: str, wrong: Callable[[str], bool]) -> tuple[str, str | None]:
+    """``text`` as it is kept, and the first ``{word}`` in it that is ``wrong`` (pure).
+
+    ``{{word}}`` stands for such a ``{word}`` that is meant literally; ``${word}`` is the shell's.
+    """
+    unknown: list[str] = []
+
+    def kept(found: re.Match[str]) -> str:
+        lead, word, trail = found["lead"], found["word"], found["trail"]
+        if lead == "$" or not wrong(word):
+            return found[0]
+        if lead == "{" and trail == "}":
+            return f"{{{word}}}"
+        unknown.append(word)
+        return found[0]
+
+    return re.sub(_BRACED, kept, text), unknown[0] if unknown else None
 
 
 def replace(text: str, words: Mapping[str, str]) -> str:

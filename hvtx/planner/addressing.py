@@ -33,7 +33,12 @@ def parse_name(text: str, what: str) -> str:
 
 def parse_device(text: str) -> str:
     """A device name that people may choose for a bridge."""
-    if not _DEVICE.match(text) or text in _RESERVED_DEVICES:
+    if text in _RESERVED_DEVICES:
+        raise UsageError(
+            f"{text!r} is taken: Linux itself gives it to something on every host",
+            hint="choose another --bridge, or leave it out: a name is made up",
+        )
+    if not _DEVICE.match(text):
         raise UsageError(
             f"{text!r} is no name for a bridge",
             hint="1 to 15 letters, digits, '_', '.' and '-', not beginning with '.' or '-'",
@@ -59,7 +64,7 @@ def parse_subnet(text: str) -> str:
         subnet = ipaddress.ip_network(_without_zone(text), strict=True)
     except ValueError as problem:
         raise UsageError(
-            f"{text!r} is no subnet: {problem}", hint="write it as 10.77.0.0/24"
+            f"{text!r} is no subnet: {problem}", hint=f"write it as {_meant_subnet(text)}"
         ) from problem
     if "/" not in text:
         raise UsageError(f"{text!r} has no prefix length", hint="write it as 10.77.0.0/24")
@@ -75,6 +80,20 @@ def parse_subnet(text: str) -> str:
             f"{text} is no subnet for guests (loopback, multicast, link-local or reserved)"
         )
     return str(subnet)
+
+
+def _meant_subnet(text: str) -> str:
+    """The subnet without its host bits; an example where there is none in it."""
+    try:
+        return str(ipaddress.ip_network(_without_zone(text), strict=False))
+    except ValueError:
+        return "10.77.0.0/24"
+
+
+def is_public(subnet: str) -> bool:
+    """Whether addresses of a subnet are somebody's in the internet (RFC 6890)."""
+    parsed = ipaddress.ip_network(subnet)
+    return parsed.network_address.is_global or parsed.broadcast_address.is_global
 
 
 def _is_for_guests(subnet: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:

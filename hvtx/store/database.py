@@ -5,11 +5,13 @@ Invariants
 2. It appears whole (built under another name, then renamed) or not at all; WAL, synchronous=FULL.
 3. Every write is one ``BEGIN IMMEDIATE`` transaction that raises ``meta.seq``; after the commit the
    high-water mark in the run directory is raised to it. A store behind its mark has lost commits.
-4. Readers open ``mode=ro``; a missing store reads as an empty one, one on a read-only file system
-   by a copy.
-5. The database file is never opened beside SQLite while a connection lives: closing a second
+4. Readers open ``mode=ro``; a missing store reads as an empty one, one on a read-only or full file
+   system by a copy.
+5. On a full disk whoever ends, frees or reads still works: writers of that kind give up a reserve,
+   readers read a copy (:mod:`hvtx.store.reserve`).
+6. The database file is never opened beside SQLite while a connection lives: closing a second
    descriptor drops SQLite's POSIX locks.
-6. Whoever decides something reads all that it decides from in one :meth:`Store.reading` (or in the
+7. Whoever decides something reads all that it decides from in one :meth:`Store.reading` (or in the
    transaction that writes it down): statements outside of one each see a moment of their own.
 """
 
@@ -35,11 +37,13 @@ from hvtx.host.files import is_there
 from hvtx.host.locks import LockFile
 from hvtx.migrations import APPLICATION_ID, MIGRATIONS, SCHEMA
 from hvtx.model.mark import INSTALLATION_LENGTH, base32
+from hvtx.store import reserve
 
 FILE = "hvtx.db"
-_QUEUE = "queue.lock"
-_QUEUE_BYTE = 0
+QUEUE = "queue.lock"
+QUEUE_BYTE = 0
 _PAGE = 4096  # bytes, SQLite's own choice; it takes a torn last page for zeros
+_MEMORY = "/dev/shm"  # noqa: S108 - a directory of nobody else's is made in it
 _COPIES = 5  # attempts at a copy that nobody writes under
 _UNREADABLE = ("malformed", "not a database", "disk image", "unsupported file format")
 
@@ -68,14 +72,16 @@ class Store:
         self._state_directory = state_directory
         self._run_directory = run_directory
         self._lock_timeout = lock_timeout
+        self._spends = False
         self._queue: LockFile | None = None
         self._process = os.getpid()
         self._mark_descriptor: int | None = None
         # called with the number of a change right before its commit; what it raises is passed over
         self.watch: Callable[[int], None] | None = None
+        self.was_open: tuple[str, ...] = ()  # to others, until it was opened here; in words
         row = connection.execute("SELECT installation FROM meta").fetchone()
         if row is None and not missing:
-            raise _untrusted(self.path, "it has no installation")
+            raise untrusted(self.path, "it has no installation")
         self.installation: str = row[0] if row else ""
         self._opened = _files(self.path) if writable else ()  # the read above opened the log
 
@@ -92,12 +98,26 @@ class Store:
     def close(self) -> None:
         """Close the connection (the last user's close checkpoints)."""
         self.connection.close()
+        if self.writable:
+            with suppress(OSError):
+                reserve.make(self._state_directory, os.stat(self.path).st_size)
         if self._queue is not None:
             self._queue.close()
             self._queue = None
         if self._mark_descriptor is not None:
             os.close(self._mark_descriptor)
             self._mark_descriptor = None
+
+    def spend_reserve(self) -> None:
+        """From here on what is written ends or frees something: a full disk must not stop it."""
+        self._spends = True
+        if reserve.is_low(self._state_directory):
+            self._relieve()
+
+    def _relieve(self) -> None:
+        """Give up the reserve, and let SQLite's log stay small from here on."""
+        reserve.give_up(self._state_directory)
+        self.connection.execute("PRAGMA wal_autocheckpoint=50")
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -127,14 +147,16 @@ class Store:
                 hint="open the store in the process that uses it",
             )
         queue = self._open_queue()
-        queue.lock(_QUEUE_BYTE, self._lock_timeout, "the state store")
+        queue.lock(QUEUE_BYTE, self._lock_timeout, "the state store")
         try:
+            if self._spends and reserve.is_low(self._state_directory):
+                self._relieve()
             self._mark_file()  # with its room taken: what comes after the commit must not fail
-            with _translated():
+            with translated():
                 self.connection.execute("BEGIN IMMEDIATE")
             try:
                 self._refuse_replaced()
-                with _translated():
+                with translated():
                     _refuse_newer(_version(self.connection), self.path)
                     yield self.connection
                     self._refuse_replaced()
@@ -168,28 +190,28 @@ class Store:
             except Refused as problem:
                 raise CommitUnknown(problem.message, hint=problem.hint) from problem
         finally:
-            queue.unlock(_QUEUE_BYTE)
+            queue.unlock(QUEUE_BYTE)
 
     def tell_watch(self) -> None:
         """Tell ``watch`` the number of the last change, while nobody writes. Raises Busy."""
         queue = self._open_queue()
-        queue.lock(_QUEUE_BYTE, self._lock_timeout, "the state store")
+        queue.lock(QUEUE_BYTE, self._lock_timeout, "the state store")
         try:
             if self.watch is not None:
                 with self.reading() as sql:
                     seq = sql.execute("SELECT seq FROM meta").fetchone()[0]
                 self.watch(seq)
         finally:
-            queue.unlock(_QUEUE_BYTE)
+            queue.unlock(QUEUE_BYTE)
 
     def _refuse_replaced(self) -> None:
         if _files(self.path) != self._opened:
-            raise _untrusted(self.path, "it or its log was replaced or removed while it was open")
+            raise untrusted(self.path, "it or its log was replaced or removed while it was open")
 
     def _open_queue(self) -> LockFile:
         if self._queue is None:
             try:
-                self._queue = LockFile(os.path.join(self._state_directory, _QUEUE))
+                self._queue = LockFile(os.path.join(self._state_directory, QUEUE))
             except OSError as problem:
                 raise _unwritable(problem) from problem
         return self._queue
@@ -281,6 +303,12 @@ class Store:
                     hint="use the original, or remove one of the two",
                 )
 
+    def has_moved(self) -> bool:
+        """Whether the store is at another path than it remembers."""
+        with self.reading() as sql:
+            known = sql.execute("SELECT path FROM meta").fetchone()
+        return known is not None and known[0] != os.path.realpath(self.path)
+
     def note_place(self) -> None:
         """Remember where the store lives now, if that changed (a restored or moved store)."""
         here = os.stat(self.path)
@@ -299,7 +327,7 @@ class Store:
 
     def check_pages(self) -> None:
         """Let SQLite look at every page; raises Refused("store-untrusted")."""
-        with _translated():
+        with translated():
             words = self.connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if words == "ok":
             return
@@ -311,7 +339,7 @@ class Store:
             raise StoreError(
                 f"{self.path}: its pages could not be read: {words}", hint="look at the disk"
             )
-        raise _untrusted(self.path, words)
+        raise untrusted(self.path, words)
 
 
 def make_run_directory(path: str) -> None:
@@ -341,38 +369,64 @@ def open_store(
     writable: bool,
     create: bool = True,
     lock_timeout: float = 10.0,
+    spends: bool = False,
 ) -> Store:
     """Open the store; a writable one is created (unless not to ``create``) and migrated as needed.
 
-    Raises Refused (``store-untrusted``, ``store-newer``), NotPermitted, StoreError.
+    ``spends``: what is to be written ends or frees something, and may take the reserve of a full
+    disk. Raises Refused (``store-untrusted``, ``store-newer``), NotPermitted, StoreError.
     """
+    if writable and not spends:
+        exists = os.path.lexists(os.path.join(state_directory, FILE))
+        if not reserve.may_begin(state_directory, exists=exists):
+            raise _too_full(state_directory)
+    elif writable and reserve.is_low(state_directory):
+        reserve.give_up(state_directory)
+    try:
+        store = _open(
+            state_directory, run_directory, writable=writable, create=create, seconds=lock_timeout
+        )
+    except StoreError:  # a quota, say, of which the file system says nothing
+        if not (writable and spends and reserve.give_up(state_directory)):
+            raise
+        store = _open(
+            state_directory, run_directory, writable=writable, create=create, seconds=lock_timeout
+        )
+    if writable and spends:
+        store.spend_reserve()
+    return store
+
+
+def _open(
+    state_directory: str, run_directory: str, *, writable: bool, create: bool, seconds: float
+) -> Store:
     path = os.path.join(state_directory, FILE)
     exists = _look(state_directory, path)
     if not exists and not (writable and create):
         return _empty(state_directory, run_directory)
     if not exists:
-        _create(state_directory, path, lock_timeout)
+        _create(state_directory, path, seconds)
     elif writable:
-        _check_untouched(path, lock_timeout)
-    connection = _connect(path, writable=writable, seconds=lock_timeout)
+        _check_untouched(path, seconds)
+    connection = connect(path, writable=writable, seconds=seconds)
     try:
-        with _translated(path):
-            _check_header(connection, path)
+        with translated(path):
+            check_header(connection, path)
             if writable and _version(connection) < SCHEMA:
-                _migrate_locked(connection, state_directory, lock_timeout)
+                _migrate_locked(connection, state_directory, seconds)
         store = Store(
             connection,
             state_directory=state_directory,
             run_directory=run_directory,
             writable=writable,
-            lock_timeout=lock_timeout,
+            lock_timeout=seconds,
         )
         if exists and writable:
-            _make_private(state_directory, path)
+            store.was_open = _make_private(state_directory, path)
         return store
     except sqlite3.Error as problem:
         connection.close()
-        raise _untrusted(path, str(problem)) from problem
+        raise untrusted(path, str(problem)) from problem
     except BaseException:
         connection.close()
         raise
@@ -392,7 +446,7 @@ def _look(directory: str, path: str) -> bool:
             hint="choose another place with --state-dir",
         ) from problem
     if stat.S_ISLNK(where.st_mode) or not stat.S_ISDIR(where.st_mode):
-        raise _untrusted(directory, "the state directory is a link or not a directory")
+        raise untrusted(directory, "the state directory is a link or not a directory")
     friends = (0, os.geteuid())
     for suffix in ("", "-wal", "-shm"):
         try:
@@ -404,22 +458,22 @@ def _look(directory: str, path: str) -> bool:
         except PermissionError as problem:
             raise _forbidden(path) from problem
         if not stat.S_ISREG(found.st_mode):
-            raise _untrusted(path + suffix, "it is a link or not a regular file")
+            raise untrusted(path + suffix, "it is a link or not a regular file")
         if found.st_uid not in friends or where.st_uid not in friends:
-            raise _untrusted(path + suffix, f"it belongs to user {found.st_uid}")
+            raise untrusted(path + suffix, f"it belongs to user {found.st_uid}")
         if not suffix and found.st_size == 0:
-            raise _untrusted(path, "it is empty")
+            raise untrusted(path, "it is empty")
         if not suffix and found.st_size % _PAGE:
-            raise _untrusted(path, f"its {found.st_size} bytes are no whole number of pages")
+            raise untrusted(path, f"its {found.st_size} bytes are no whole number of pages")
     return True
 
 
 def _check_untouched(path: str, lock_timeout: float) -> None:
     """Refuse what is not ours before a writable handle exists, whose close would checkpoint it."""
-    probe = _connect(path, writable=False, seconds=lock_timeout)
+    probe = connect(path, writable=False, seconds=lock_timeout)
     try:
-        with _translated(path):
-            _check_header(probe, path)
+        with translated(path):
+            check_header(probe, path)
     finally:
         probe.close()
 
@@ -440,26 +494,34 @@ def _files(path: str) -> tuple[tuple[int, int] | None, ...]:
     return tuple(found)
 
 
-def _make_private(directory: str, path: str) -> None:
-    """Take away what others may do with a store that was put back with wider modes."""
+def _make_private(directory: str, path: str) -> tuple[str, ...]:
+    """Take away what others may do with a store; what they could do, in words."""
+    found = []
     for name, mode in ((directory, 0o700), (path, 0o600), (path + "-wal", 0o600)):
         with suppress(FileNotFoundError, PermissionError):
-            if stat.S_IMODE(os.lstat(name).st_mode) & 0o077:
+            seen = stat.S_IMODE(os.lstat(name).st_mode)
+            if seen & 0o077:
                 os.chmod(name, mode)
+                found.append(f"{name} (mode {seen:04o})")
+    return tuple(found)
 
 
-def _uri(path: str) -> str:
+def uri(path: str) -> str:
     """A path as SQLite wants it (sqlite.org/uri.html); urllib would cost 3 ms to load."""
     quoted = os.path.abspath(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
     return f"file://{quoted}"
 
 
-def _connect(path: str, *, writable: bool, seconds: float) -> sqlite3.Connection:
+def connect(path: str, *, writable: bool, seconds: float) -> sqlite3.Connection:
+    """A connection to the database at ``path``, which exists; a reader may get a copy of it.
+
+    Raises NotPermitted, StoreError, Refused, Busy.
+    """
     mode = "rw" if writable else "ro"
     connection = None
     try:
         connection = sqlite3.connect(
-            f"{_uri(path)}?mode={mode}",
+            f"{uri(path)}?mode={mode}",
             uri=True,
             isolation_level=None,
             timeout=seconds,
@@ -471,14 +533,20 @@ def _connect(path: str, *, writable: bool, seconds: float) -> sqlite3.Connection
     except sqlite3.Error as problem:
         if connection is not None:
             connection.close()
-        if os.statvfs(path).f_flag & os.ST_RDONLY:
-            if not writable:
-                return _copy_of(path)
+        read_only = os.statvfs(path).f_flag & os.ST_RDONLY
+        if not writable and (read_only or reserve.is_low(os.path.dirname(path))):
+            return _copy_of(path)
+        if read_only:
             raise _read_only(path, str(problem)) from problem
         if not os.access(path, os.R_OK | (os.W_OK if writable else 0)):
             raise _forbidden(path) from problem
         raise _translate(problem, path) from problem
     return connection
+
+
+def connect_plainly(path: str) -> sqlite3.Connection:
+    """A connection to a database that is nobody's store (yet): a draft, a backup being made."""
+    return sqlite3.connect(f"{uri(path)}?mode=rw", uri=True, isolation_level=None)
 
 
 def _factory() -> type[sqlite3.Connection]:
@@ -491,7 +559,7 @@ def _factory() -> type[sqlite3.Connection]:
 
 
 def _copy_of(path: str) -> sqlite3.Connection:
-    """The store's content in memory, for readers on a read-only file system.
+    """The store's content in memory, for readers on a read-only or a full file system.
 
     SQLite needs a file beside a WAL database to read it (sqlite.org/wal.html, "Read-Only
     Databases"), or a promise that nobody changes it, which another mount may break. So file and
@@ -503,7 +571,9 @@ def _copy_of(path: str) -> sqlite3.Connection:
 
     names = [name for name in (path, path + "-wal") if os.path.exists(name)]
     try:
-        with tempfile.TemporaryDirectory(prefix="hvtx-") as place:
+        # memory first: what is full may be the disk of all other places
+        shared = _MEMORY if os.access(_MEMORY, os.W_OK | os.X_OK) else None
+        with tempfile.TemporaryDirectory(prefix="hvtx-", dir=shared) as place:
             for _ in range(_COPIES):
                 before = [(seen.st_size, seen.st_mtime_ns) for seen in map(os.stat, names)]
                 for name in names:
@@ -524,8 +594,9 @@ def _copy_of(path: str) -> sqlite3.Connection:
                 raise
     except (OSError, sqlite3.Error) as problem:
         raise StoreError(
-            f"{path} is on a read-only file system and cannot be read: {problem}",
-            hint="remount it read-write, or point TMPDIR to where there is room for a copy",
+            f"{path} is on a read-only or full file system and cannot be read: {problem}",
+            hint="remount it read-write or free some space; or point TMPDIR to where there is room"
+            " for a copy",
         ) from problem
     return memory
 
@@ -534,13 +605,14 @@ def _version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
-def _check_header(connection: sqlite3.Connection, path: str) -> None:
+def check_header(connection: sqlite3.Connection, path: str) -> None:
+    """Refuse what is no finished store, or a newer program's; raises Refused."""
     found = connection.execute("PRAGMA application_id").fetchone()[0]
     if found != APPLICATION_ID:
-        raise _untrusted(path, f"it is not a store of hvtx (application_id {found:#x})")
+        raise untrusted(path, f"it is not a store of hvtx (application_id {found:#x})")
     version = _version(connection)
     if version < 1:
-        raise _untrusted(path, "it was never finished")
+        raise untrusted(path, "it was never finished")
     _refuse_newer(version, path)
 
 
@@ -571,36 +643,23 @@ def _empty(state_directory: str, run_directory: str) -> Store:
 
 def _create(directory: str, path: str, lock_timeout: float) -> None:
     """Build a whole store under another name, then give it its own."""
-    try:
-        os.makedirs(os.path.dirname(os.path.abspath(directory)), exist_ok=True)
-        try:
-            os.mkdir(directory, 0o700)
-        except FileExistsError:
-            _take_directory(directory)
-        queue = LockFile(os.path.join(directory, _QUEUE))
-    except PermissionError as problem:
-        raise _forbidden(directory) from problem
-    except OSError as problem:
-        raise StoreError(
-            f"cannot make the state directory {directory}: {problem.strerror}",
-            hint="free or mount the disk, or choose another place with --state-dir",
-        ) from problem
+    queue = make_directory(directory)
     draft = path + ".new"
     locked = False
     try:
-        queue.lock(_QUEUE_BYTE, lock_timeout, "the state store")
+        queue.lock(QUEUE_BYTE, lock_timeout, "the state store")
         locked = True
         if is_there(path):
             return
-        _remove_draft(draft)
+        remove_draft(draft)
         os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
-        connection = _connect(draft, writable=True, seconds=lock_timeout)
+        connection = connect(draft, writable=True, seconds=lock_timeout)
         try:
-            with _translated(path):
+            with translated(path):
                 connection.execute(f"PRAGMA page_size={_PAGE}")
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-                _migrate(connection)
+                migrate(connection)
                 here = os.stat(draft)
                 connection.execute(
                     "INSERT OR IGNORE INTO meta VALUES (1, ?, 0, NULL, ?, ?, ?)",
@@ -615,7 +674,7 @@ def _create(directory: str, path: str, lock_timeout: float) -> None:
         finally:
             connection.close()
         os.rename(draft, path)
-        _sync_directory(directory)
+        sync_directory(directory)
     except OSError as problem:
         raise StoreError(
             f"cannot make the state store {path}: {problem.strerror}",
@@ -623,11 +682,33 @@ def _create(directory: str, path: str, lock_timeout: float) -> None:
         ) from problem
     finally:
         if locked:
-            _remove_draft(draft)  # nothing of it is there if all went well
+            remove_draft(draft)  # nothing of it is there if all went well
         queue.close()
 
 
-def _remove_draft(draft: str) -> None:
+def make_directory(directory: str) -> LockFile:
+    """Make the state directory, private; the file of the write queue in it.
+
+    Raises NotPermitted, StoreError.
+    """
+    try:
+        os.makedirs(os.path.dirname(os.path.abspath(directory)), exist_ok=True)
+        try:
+            os.mkdir(directory, 0o700)
+        except FileExistsError:
+            _take_directory(directory)
+        return LockFile(os.path.join(directory, QUEUE))
+    except PermissionError as problem:
+        raise _forbidden(directory) from problem
+    except OSError as problem:
+        raise StoreError(
+            f"cannot make the state directory {directory}: {problem.strerror}",
+            hint="free or mount the disk, or choose another place with --state-dir",
+        ) from problem
+
+
+def remove_draft(draft: str) -> None:
+    """Remove a database that is not to be, with its log; under the write queue's lock."""
     for suffix in ("", "-wal", "-shm", "-journal"):
         with suppress(FileNotFoundError):
             os.unlink(draft + suffix)
@@ -640,7 +721,7 @@ def _take_directory(directory: str) -> None:
     theirs = [
         name
         for name in os.listdir(directory)
-        if name not in (_QUEUE, "lost+found") and not name.startswith(FILE)
+        if name not in (QUEUE, "lost+found") and not name.startswith(FILE)
     ]
     if theirs:
         raise StoreError(
@@ -651,7 +732,8 @@ def _take_directory(directory: str) -> None:
     os.chmod(directory, 0o700)
 
 
-def _sync_directory(directory: str) -> None:
+def sync_directory(directory: str) -> None:
+    """Make names that were given or taken in a directory last. Raises OSError."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -660,15 +742,15 @@ def _sync_directory(directory: str) -> None:
 
 
 def _migrate_locked(connection: sqlite3.Connection, directory: str, lock_timeout: float) -> None:
-    queue = LockFile(os.path.join(directory, _QUEUE))
+    queue = LockFile(os.path.join(directory, QUEUE))
     try:
-        queue.lock(_QUEUE_BYTE, lock_timeout, "the state store")
-        _migrate(connection)
+        queue.lock(QUEUE_BYTE, lock_timeout, "the state store")
+        migrate(connection)
     finally:
         queue.close()
 
 
-def _migrate(connection: sqlite3.Connection) -> None:
+def migrate(connection: sqlite3.Connection) -> None:
     """Bring the schema up to date: each migration and its record in one transaction."""
     from sqlite_utils import Database, Migrations  # 170 ms, and needed once in a store's life
 
@@ -689,7 +771,8 @@ def _migrate(connection: sqlite3.Connection) -> None:
 # -- errors ------------------------------------------------------------------------------------
 
 
-def _untrusted(path: str, why: str) -> Refused:
+def untrusted(path: str, why: str) -> Refused:
+    """The refusal of a database that is not whole, or not a store."""
     return Refused(
         "store-untrusted",
         f"{path} cannot be trusted: {why}",
@@ -724,6 +807,15 @@ def _is_full(problem: sqlite3.Error) -> bool:
     return getattr(problem, "sqlite_errorname", "").startswith("SQLITE_FULL")
 
 
+def _too_full(directory: str) -> StoreError:
+    return StoreError(
+        f"the disk of the state store is full: {directory} has too little room left for anything"
+        " new",
+        hint="free some space; what ends and frees still works: vm stop, vm rm, gc --apply",
+        code="store-full",
+    )
+
+
 def _full(problem: sqlite3.Error) -> StoreError:
     return StoreError(
         f"the disk of the state store is full: {problem}",
@@ -746,7 +838,7 @@ def _translate(problem: sqlite3.Error, path: str = "the state store") -> Excepti
             code="constraint",
         )
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or any(w in words for w in _UNREADABLE):
-        return _untrusted(path, words)
+        return untrusted(path, words)
     if name.startswith("SQLITE_READONLY"):
         return _read_only(path, words)
     return StoreError(f"{path}: {words}", hint="look at the disk and the permissions")
@@ -758,7 +850,8 @@ def explain(problem: Exception) -> Exception | None:
 
 
 @contextmanager
-def _translated(path: str = "the state store") -> Iterator[None]:
+def translated(path: str = "the state store") -> Iterator[None]:
+    """Errors of SQLite inside become ours."""
     try:
         yield
     except sqlite3.Error as problem:

@@ -117,6 +117,13 @@ def entries(sql: sqlite3.Connection, wanted: Wanted, *, limit: int) -> list[dict
     return [_entry(row) for row in reversed(rows)]
 
 
+def has(sql: sqlite3.Connection, column: str, value: str) -> bool:
+    """Whether some line has this value; ``column`` is a field of :class:`Wanted`."""
+    assert column in Wanted._fields
+    found = sql.execute(f"SELECT 1 FROM history WHERE {column} = ? LIMIT 1", (value,))
+    return found.fetchone() is not None
+
+
 def last_of_each(sql: sqlite3.Connection) -> dict[tuple[str, str], tuple[str, str | None]]:
     """``{(kind, key): (event, reason)}`` of the newest line of each thing."""
     rows = sql.execute(

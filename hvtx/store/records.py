@@ -191,8 +191,24 @@ def get_vm(sql: sqlite3.Connection, name: str) -> Vm:
     """The VM of this name; raises NotFound."""
     vm = find_vm(sql, name)
     if vm is None:
-        raise NotFound(f"there is no VM {name!r}", hint="`hvtx vm ls` lists them")
+        raise no_vm(name, vm_names(sql).values())
     return vm
+
+
+def no_vm(name: str, known: Iterable[str]) -> NotFound:
+    """The error of a VM that is not on record, with the one that was probably meant."""
+    from hvtx.model.nearest import meant
+
+    return NotFound(f"there is no VM {name!r}", hint=meant(name, known, "`hvtx vm ls` lists them"))
+
+
+def no_network(name: str, known: Iterable[str]) -> NotFound:
+    """The same of a network."""
+    from hvtx.model.nearest import meant
+
+    return NotFound(
+        f"there is no network {name!r}", hint=meant(name, known, "`hvtx network ls` lists them")
+    )
 
 
 def vm_record(sql: sqlite3.Connection, vm: str) -> dict[str, Any]:
@@ -214,8 +230,7 @@ def vm_record(sql: sqlite3.Connection, vm: str) -> dict[str, Any]:
     return {**known._asdict(), "interfaces": interfaces}
 
 
-def add_vm(sql: sqlite3.Connection, vm: Vm, operation: int) -> None:
-    """Insert the VM without its interfaces."""
+def _spec(vm: Vm) -> str:
     spec = {
         "memory": vm.memory,
         "cpus": vm.cpus,
@@ -226,9 +241,22 @@ def add_vm(sql: sqlite3.Connection, vm: Vm, operation: int) -> None:
         "command": list(vm.command),
         "directory": vm.directory,
     }
+    return json.dumps(spec)
+
+
+def add_vm(sql: sqlite3.Connection, vm: Vm, operation: int) -> None:
+    """Insert the VM without its interfaces."""
     sql.execute(
         "INSERT INTO vm (id, name, hypervisor, spec, autostart, operation) VALUES (?,?,?,?,?,?)",
-        (vm.id, vm.name, vm.hypervisor, json.dumps(spec), int(vm.autostart), operation),
+        (vm.id, vm.name, vm.hypervisor, _spec(vm), int(vm.autostart), operation),
+    )
+
+
+def set_vm(sql: sqlite3.Connection, vm: Vm) -> None:
+    """Put what a VM is in the place of what it was; its name and interfaces stay."""
+    sql.execute(
+        "UPDATE vm SET spec = ?, autostart = ? WHERE id = ?",
+        (_spec(vm), int(vm.autostart), vm.id),
     )
 
 
@@ -313,7 +341,7 @@ def get_network(sql: sqlite3.Connection, name: str) -> Network:
     """The network of this name; raises NotFound."""
     network = find_network(sql, name)
     if network is None:
-        raise NotFound(f"there is no network {name!r}", hint="`hvtx network ls` lists them")
+        raise no_network(name, (row[0] for row in sql.execute("SELECT name FROM network")))
     return network
 
 

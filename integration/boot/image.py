@@ -28,6 +28,7 @@ TOP = Path(__file__).resolve().parents[2]
 CACHE = TOP / ".cache" / "boot"
 SUITE = "bookworm"  # of the hosts that boot
 DEBIANS = ("bookworm", "trixie", "forky", "sid")
+KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
 TRUSTED = "/etc/ssl/certs/ca-certificates.crt"
 _OF_THIS_HOST = ("PIP_FIND_LINKS", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 PACKAGES = (
@@ -121,7 +122,10 @@ def root_tar(suite: str = SUITE) -> Path:
     argv = ["mmdebstrap", "--variant=minbase", "--mode=root", f"--include={','.join(PACKAGES)}"]
     argv += ['--aptopt=Acquire::Retries "3"', '--aptopt=APT::Sandbox::User "root"']
     argv += [f"--customize-hook={hook}" for hook in _hooks(dependencies())]
-    argv += ["--components=main,universe"] if suite not in DEBIANS else []
+    if suite not in DEBIANS:
+        argv += ["--components=main,universe"]
+    elif os.path.exists(KEYS):  # apt of another distribution does not trust them by itself
+        argv += [f"--keyring={KEYS}"]
     run(*argv, suite, str(part), seconds=900, cwd="/")
     for old in CACHE.glob(f"root-{suite}-*.tar"):
         old.unlink()

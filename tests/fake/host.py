@@ -264,7 +264,8 @@ class FakeGate(process.Gate):
     def __init__(self, kernel: Kernel, launch: Launch, log_path: str, name: str) -> None:
         self._kernel = kernel
         self._child = kernel.spawn(launch.argv, gate=True).pid
-        super().__init__(self._child, -1, f"{launch.argv[0]} of VM {name}", log_path, 0)
+        log = process.Log(log_path, 0, 0)
+        super().__init__(self._child, -1, f"{launch.argv[0]} of VM {name}", log)
 
     def open(self) -> None:
         try:
@@ -285,10 +286,11 @@ def doors(kernel: Kernel) -> dict[str, Any]:
     """Everything that is put in place of the real thing, by dotted name."""
     links, proc, tun = lambda: FakeLinks(kernel), FakeProc(kernel), FakeTun(kernel)
 
-    def refuse_taken_port(port: Publish) -> None:
+    def refuse_taken_port(port: Publish) -> bool:
         kernel.alive()
         if (port.protocol, port.host_port) in kernel.sockets:
             raise Conflict(f"port {port.host_port}/{port.protocol} of this host is in use")
+        return True
 
     def flush(addresses: Iterable[str], later: ExitStack | None = None) -> int:
         del addresses, later
@@ -356,11 +358,12 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.drivers.process.spawn": lambda launch, log, name="": FakeGate(
             kernel, launch, log, name
         ),
-        "hvtx.drivers.process.enter_scope": lambda vm, pid: None,
+        "hvtx.host.logger.drain": lambda pid: None,
+        "hvtx.host.logger.listen": lambda pid: None,
+        "hvtx.drivers.process.enter_scope": lambda vm, *pids: None,
         "hvtx.engine.snapshot.Links": links,
         "hvtx.engine.networks.Links": links,
         "hvtx.engine.repair.Links": links,
-        "hvtx.engine.define.refuse_taken_port": refuse_taken_port,
-        "hvtx.engine.launch.refuse_taken_port": refuse_taken_port,
+        "hvtx.engine.neighbours.refuse_taken_port": refuse_taken_port,
         "pyroute2.IPRoute": lambda: FakeRoute(kernel),
     }

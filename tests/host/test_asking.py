@@ -206,15 +206,25 @@ def test_those_that_there_is_no_time_for_are_left_out(servers):
     assert 1 <= asked < 6
 
 
-def test_who_is_busy_is_waited_for(servers):
+def test_who_is_busy_is_waited_for(servers, monkeypatch):
     """A full backlog: connect(2) says EAGAIN at once; it is tried again while there is time."""
     those = servers(1, backlog=0)
-    waiting = [qmp.connect(str(Path(those.questions["0"].directory)), "qmp.sock", 0)]
-    with pytest.raises(BlockingIOError):
-        qmp.connect(those.questions["0"].directory, "qmp.sock", 0)
-    result = in_background(lambda: ask(those.questions, 30))
-    those.accept(0)
-    waiting[0].close()
+    refused = threading.Event()
+    connect = qmp.connect_first
+
+    def watched(*given):
+        try:
+            return connect(*given)
+        except BlockingIOError:
+            refused.set()
+            raise
+
+    with qmp.connect(those.questions["0"].directory, "qmp.sock", 0) as first:
+        monkeypatch.setattr(qmp, "connect_first", watched)
+        result = in_background(lambda: ask(those.questions, 30))
+        assert refused.wait(30)
+        those.accept(0)
+        first.close()
     those.answer(those.accept(0), "running")
     assert result() == {"0": "running"}
 

@@ -1,0 +1,61 @@
+"""`hvtx store`: the state store in another file, and back."""
+
+from __future__ import annotations
+
+import click
+
+from hvtx.cli import render
+from hvtx.cli.common import Given, as_json, complete_file, translated
+from hvtx.cli.main import settings
+
+
+@click.group()
+def store() -> None:
+    """Back up the state store, and put a backup back."""
+
+
+@store.command()
+@click.argument("file", type=Given(), shell_complete=complete_file)
+@click.option("--force", is_flag=True, help="Overwrite FILE.")
+@as_json
+@click.pass_context
+def backup(ctx: click.Context, file: str, force: bool, json_: bool) -> None:
+    """Copy the state store to FILE: whole, checked, mode 0600; other commands may run meanwhile."""
+    from hvtx.engine import backup as engine
+
+    with translated():
+        done = engine.backup(settings(ctx.find_root().obj), file, force=force)
+    if json_:
+        render.emit_json(done)
+    else:
+        render.say(f"the store is copied to {render.plain(done['file'])}: {_what(done)}")
+
+
+@store.command()
+@click.argument("file", type=Given(), shell_complete=complete_file)
+@click.option("--force", is_flag=True, help="Even while VMs run that the present store knows.")
+@as_json
+@click.pass_context
+def restore(ctx: click.Context, file: str, force: bool, json_: bool) -> None:
+    """Put the backup FILE into the place of the state store; says what to do next.
+
+    What was there is kept beside it under another name. The host is not touched: the command that
+    is named at the end brings host and record together.
+    """
+    from hvtx.engine import backup as engine
+
+    with translated():
+        done = engine.restore(settings(ctx.find_root().obj), file, force=force)
+    if json_:
+        render.emit_json(done)
+        return
+    render.say(f"the store is restored from {render.plain(file)}: {_what(done)}")
+    if done["kept"]:
+        render.say(f"the one that was there is kept as {render.plain(done['kept'])}")
+    render.say(f"now run: {done['next']} ({render.plain(done['why'])})")
+
+
+def _what(done: dict[str, object]) -> str:
+    counts = [(done["vms"], "VM"), (done["networks"], "network")]
+    words = ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for count, what in counts)
+    return f"{words}, change {done['change']} of installation {done['installation']}"

@@ -1,0 +1,211 @@
+"""`store backup` and `store restore`: the state store's content in another file, and back."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import closing, suppress
+from typing import Any
+
+from hvtx.engine.launch import state_of
+from hvtx.engine.runtime import Runtime, Settings
+from hvtx.errors import Conflict, HvtxError, NotFound, NotPermitted, Refused, UsageError
+from hvtx.host import failpoint
+from hvtx.model.resource import Kind
+from hvtx.model.vm import Liveness
+from hvtx.store import backup as copies
+from hvtx.store import records
+from hvtx.store import view as views
+
+
+def backup(settings: Settings, path: str, *, force: bool) -> dict[str, Any]:
+    """Copy the store to ``path``, beside whatever runs; raises NotFound, Conflict, HvtxError.
+
+    A store that was rolled back or cloned is copied too: it may be all there is.
+    """
+    with closing(Runtime(settings, writable=False)) as runtime:
+        if runtime.store.missing:
+            raise NotFound(
+                f"there is no state store at {runtime.store.path}",
+                hint="nothing was written; --state-dir or HVTX_STATE_DIR names another place",
+            )
+        place = _target(path, runtime.store.path, force=force)
+        draft = f"{place}.{os.getpid()}.new"
+        try:
+            found = copies.copy_store(runtime.store, draft)
+            failpoint.reach("drafted:backup")
+            copies.publish(draft, place, force=force)
+        except FileExistsError as problem:
+            raise _taken(path) from problem
+        except OSError as problem:
+            raise _unwritable(path, problem) from problem
+        finally:
+            with suppress(OSError):
+                os.unlink(draft)
+    return {"schema": "hvtx/store-backup/1", "file": place, **_document(found)}
+
+
+def _target(path: str, store: str, *, force: bool) -> str:
+    """Where the backup goes; a link is followed, as `cp` does. Raises UsageError, Conflict."""
+    place = os.path.realpath(path)
+    with suppress(FileNotFoundError):
+        seen = os.stat(place)
+        if os.path.samefile(place, store):
+            raise UsageError(f"{path} is the state store itself", hint="name another file")
+        if not stat.S_ISREG(seen.st_mode):
+            raise UsageError(f"{path} is not a regular file", hint="name a file to be made")
+        if not force:
+            raise _taken(path)
+    return place
+
+
+def _taken(path: str) -> Conflict:
+    return Conflict(f"{path} exists already", hint="name another file, or --force overwrites it")
+
+
+def _unwritable(path: str, problem: OSError) -> HvtxError:
+    words = f"{path} cannot be written: {problem.strerror}"
+    if isinstance(problem, FileNotFoundError | NotADirectoryError):
+        return NotFound(words, hint="make its directory first")
+    if isinstance(problem, PermissionError):
+        return NotPermitted(words, hint="run hvtx as root, or name a file in another directory")
+    return HvtxError(words, hint="free some space there, or name a file on another disk")
+
+
+def _document(found: copies.Facts) -> dict[str, Any]:
+    return {
+        "installation": found.installation,
+        "change": found.change,
+        "vms": found.vms,
+        "networks": found.networks,
+    }
+
+
+# -- restoring -------------------------------------------------------------------------------------
+
+
+def restore(settings: Settings, path: str, *, force: bool) -> dict[str, Any]:
+    """Put a backup into the store's place; what was there is kept, and named.
+
+    Raises NotFound, UsageError, Conflict (VMs run, another installation), Refused, StoreError.
+    """
+    store = os.path.join(settings.state_directory, "hvtx.db")
+    _need_backup(path, store)
+    current = _current(settings)
+    try:
+        with copies.quiet(settings.state_directory, settings.lock_timeout) as draft:
+            found = copies.draft_of(path, draft)
+            failpoint.reach("drafted:restore")
+            aside: str | None = copies.aside_of(store)
+            assert aside is not None
+            if current is None:
+                kept = copies.replace(draft, store, aside)
+            else:
+                _refuse_use(current, found, force=force)
+                copies.fill(draft, current.store, aside)
+                kept = True
+    except OSError as problem:
+        raise HvtxError(
+            f"the backup {path} could not be put back: {problem}",
+            hint="free or remount the disk of the state directory, and try again",
+        ) from problem
+    finally:
+        if current is not None:
+            current.close()
+    _forget_view(settings)
+    document = {"schema": "hvtx/store-restore/1", "file": path, **_document(found)}
+    return {**document, "kept": aside if kept else None, **_next(settings)}
+
+
+def _need_backup(path: str, store: str) -> None:
+    try:
+        seen = os.stat(path)
+        if os.path.exists(store) and os.path.samefile(path, store):
+            raise UsageError(f"{path} is the state store itself", hint="name a backup of it")
+    except FileNotFoundError as problem:
+        raise NotFound(
+            f"there is no file {path}", hint="`hvtx store backup` makes one"
+        ) from problem
+    except OSError as problem:
+        raise NotPermitted(f"{path} cannot be read: {problem.strerror}") from problem
+    if not stat.S_ISREG(seen.st_mode):
+        raise UsageError(f"{path} is not a regular file", hint="name a file made by store backup")
+    if not os.access(path, os.R_OK):
+        raise NotPermitted(f"{path} cannot be read by this user", hint="run hvtx as root")
+
+
+def _current(settings: Settings) -> Runtime | None:
+    """The store that is there now; None if there is none, or it is damaged.
+
+    Raises Refused for a newer program's, NotPermitted, StoreError.
+    """
+    try:
+        runtime = Runtime(settings, writable=True, create=False, spends=True)
+    except Refused as refusal:
+        if refusal.code != "store-untrusted":
+            raise
+        return None
+    try:
+        if not runtime.store.missing:
+            runtime.store.check_pages()
+            return runtime
+    except Refused:
+        pass
+    runtime.close()
+    return None
+
+
+def _refuse_use(current: Runtime, found: copies.Facts, *, force: bool) -> None:
+    """Refuse while the present store is needed; nobody can begin an operation meanwhile."""
+    operations = current.read(records.operations)
+    running = current.running(operations)
+    for operation in operations:
+        if running[operation.id]:
+            who = operation.vm or operation.network or ""
+            raise Conflict(
+                f"`{operation.verb} {who}` is running and needs the present store",
+                hint="wait for it: `hvtx intents` shows it",
+            )
+    if force:
+        return
+    alive = [vm.name for vm in current.read(records.vms) if _may_run(current, vm)]
+    if alive:
+        raise Conflict(
+            f"VMs run that are on record in the present store: {', '.join(alive[:5])}",
+            hint="stop them first; with --force they run on, and those that the backup does not"
+            " know are `unrecorded` from then on",
+        )
+    here = current.read(copies.facts_of)
+    if here.installation != found.installation and here.vms + here.networks:
+        raise Conflict(
+            f"the backup is of another installation ({found.installation}), and the present store"
+            f" ({here.installation}) has VMs or networks on record",
+            hint="remove them first; with --force they stay in the host, as another installation's",
+        )
+
+
+def _may_run(runtime: Runtime, vm: Any) -> bool:
+    _, liveness, rows = state_of(runtime, vm)
+    return liveness is not Liveness.DEAD and any(row.kind != Kind.LEASE for row in rows)
+
+
+def _forget_view(settings: Settings) -> None:
+    """What a group may read was made of another store; the next change publishes it anew."""
+    place = views.place(settings.state_directory, settings.run_directory)
+    with suppress(OSError):
+        os.unlink(place.document)
+
+
+def _next(settings: Settings) -> dict[str, Any]:
+    """Which command goes on from here, and why."""
+    try:
+        with closing(Runtime(settings, writable=False)) as runtime:
+            refused = runtime.refused
+    except HvtxError as problem:
+        return {"next": "hvtx doctor", "why": problem.message}
+    if refused is None:
+        return {"next": "hvtx recover", "why": "it brings host and record together"}
+    if refused.code == "store-rolled-back":
+        why = "the host has seen later changes than the backup has"
+        return {"next": "hvtx recover --accept-rollback", "why": why}
+    return {"next": "hvtx doctor", "why": f"{refused.message}; {refused.hint}"}

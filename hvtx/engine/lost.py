@@ -1,0 +1,329 @@
+"""`gc --installation`: the remains of an installation whose store is gone, by a person's word.
+
+Everything else removes only what is on record in its own store. Here there is no record any more,
+so the proof is another one (docs/adr/0019): no store claims the installation wherever it left word
+of one, no process of it lives or works, and a person has named it and said yes. What cannot be
+looked at speaks against it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from hvtx.drivers.base import FirewallDriver, Host
+from hvtx.engine.collect import Report, plan_document
+from hvtx.engine.runtime import DRIVERS, FIREWALLS, Runtime
+from hvtx.engine.snapshot import legacy_tables
+from hvtx.engine.transaction import Operation, begin
+from hvtx.errors import Conflict, HvtxError, NotFound, UsageError
+from hvtx.host import failpoint, procfs, traces, users
+from hvtx.host.links import Links
+from hvtx.host.locks import LockFile
+from hvtx.host.netlink import DumpInterrupted
+from hvtx.model.plan import Item, Plan, Reason
+from hvtx.model.resource import GONE, Entry, Kind, Link, Outcome, Resource, State
+from hvtx.planner.lost import (
+    Remains,
+    devices_of,
+    installations,
+    is_table,
+    own_addresses,
+    plan_lost,
+    tells,
+)
+from hvtx.store import backup, history
+from hvtx.store.history import Event
+
+_ID = re.compile(r"[a-z2-7]{10}")
+_FRESH = 0.5  # seconds: how old an answer may be when something is removed on it
+_WELL_KNOWN = ("/var/lib/hvtx", "/run/hvtx")
+_KEPT = frozenset({"in-use", "foreign-dependents", "contended", "mark-mismatch", "mark-stripped"})
+
+
+class Word(NamedTuple):
+    """What is known of an installation's store: why it may live (or nothing), and evidence."""
+
+    objections: tuple[str, ...]
+    evidence: tuple[str, ...]
+
+
+def make_plan(runtime: Runtime, installation: str) -> Report:
+    """What of the installation would be removed; changes nothing. Raises UsageError, NotFound."""
+    if not _ID.fullmatch(installation):
+        raise UsageError(
+            f"{installation!r} is no installation",
+            hint="it has 10 letters and digits, as in a mark: hvtx:1:<installation>:…",
+        )
+    if installation == runtime.installation:
+        raise Conflict(
+            f"{installation} is the installation of the present store",
+            hint="`hvtx gc --apply` collects it; what is not on record, --unrecorded",
+        )
+    made = history.now()
+    plan = plan_lost(_look(runtime, installation))
+    return Report(plan, False, None, runtime.boot_id, runtime.netns, made)
+
+
+def _look(runtime: Runtime, installation: str) -> Remains:
+    links, addresses, filtered = _links()
+    entries: list[Entry] = []
+    for backend in FIREWALLS:
+        if backend == "nftables" or legacy_tables():
+            entries += _driver(runtime, installation, backend).observe()
+    devices = devices_of(links, installation)
+    if not devices and installation not in installations((), entries):
+        known = installations(links, entries) - {runtime.installation}
+        raise NotFound(
+            f"nothing on this host carries a mark of installation {installation}",
+            hint=f"others here: {', '.join(sorted(known))}" if known else "nor of another one",
+        )
+    taps = [link.name for link in devices if link.kind == "tun"]
+    holders = procfs.tap_holders(set(taps))
+    held = {n: tuple(f"{h.command} (pid {h.pid})" for h in hs) for n, hs in holders.found.items()}
+    word = ask(runtime, installation, taps)
+    objections = list(word.objections)
+    # who holds a device unseen is met by attaching to it
+    objections += [f"{', '.join(who)} has {name} open" for name, who in held.items()]
+    return Remains(installation, links, addresses, filtered, entries, held, tuple(objections))
+
+
+def _links() -> tuple[list[Link], list[Any], frozenset[int]]:
+    source = Links()
+    try:
+        return source.all(), source.addresses(), source.filtered()
+    except (OSError, DumpInterrupted) as problem:
+        raise HvtxError(f"the links could not be listed: {problem}", hint="try again") from problem
+    finally:
+        source.close()
+
+
+def _driver(runtime: Runtime, installation: str, backend: str) -> FirewallDriver:
+    """A backend as the installation's own program would have it."""
+    from importlib import import_module
+
+    module, _, attribute = DRIVERS[backend].partition(":")
+    host: Host = runtime.host._replace(installation=installation)
+    driver: FirewallDriver = getattr(import_module(module), attribute)(host)
+    return driver
+
+
+# -- whether it lives ------------------------------------------------------------------------------
+
+
+def ask(runtime: Runtime, installation: str, taps: list[str]) -> Word:
+    """Look for a store or a process of an installation, wherever it may have left word of one."""
+    objections, evidence = [], []
+    known = _traces(runtime, installation)
+    for where, trace in known.items():
+        against, words = _follow(trace, installation, where)
+        objections += [words] if against else []
+        evidence.append(words)
+    for directory in {runtime.settings.state_directory, _WELL_KNOWN[0]}:
+        path = os.path.join(directory, traces.STORE)
+        if os.path.lexists(path) and _store_at(path) == installation:
+            objections.append(f"its store is {path}")
+    if not known and installation in runtime.others():
+        objections.append(
+            "nothing tells where its store was: an older hvtx made it; if that is gone, remove its"
+            f" devices and `nft delete table inet hvtx-{installation}` by hand"
+        )
+    objections += _locked(runtime, installation)
+    seen = users.of(installation, taps)
+    objections += [f"a process of it lives: {who}" for who in seen.found]
+    if not seen.complete:
+        objections.append("not every process may be looked into: run hvtx as root")
+    return Word(tuple(dict.fromkeys(objections)), tuple(dict.fromkeys(evidence)))
+
+
+def _traces(runtime: Runtime, installation: str) -> dict[str, str]:
+    """By where it was found, each trace that the installation left."""
+    found = {}
+    nftables: Any = runtime.firewall("nftables")
+    trace = nftables.traces().get(installation)
+    if trace is not None:
+        found["its table"] = trace
+    for directory in {runtime.settings.run_directory, _WELL_KNOWN[1]}:
+        path = os.path.join(directory, installation, "marker")
+        with suppress(FileNotFoundError):
+            with open(path, encoding="utf-8", errors="replace") as marker:
+                lines = marker.read().splitlines()
+            if len(lines) > 1:  # an older hvtx wrote one
+                found[path] = lines[1]
+    return found
+
+
+def _follow(trace: str, installation: str, where: str) -> tuple[bool, str]:
+    """Whether a trace speaks against a removal, and what it says."""
+    verdict, path = traces.follow(trace)
+    if verdict == "gone":
+        return False, f"its store was {path}, which is gone (told by {where})"
+    if verdict == "unseen" or not path:
+        place = f"{path}, which cannot be seen from here" if path else "somewhere"
+        return True, f"its store is {place}: is its disk mounted? (told by {where})"
+    there = _store_at(path)
+    if there == installation:
+        return True, f"its store is {path}"
+    if there is None:
+        return True, f"its store may be {path}, which cannot be read"
+    return False, f"its store was {path}, where that of installation {there} is now"
+
+
+def _store_at(path: str) -> str | None:
+    """The installation of the store at ``path``; None if it cannot be read."""
+    try:
+        return backup.installation_at(path)
+    except (HvtxError, OSError):
+        return None
+
+
+def _locked(runtime: Runtime, installation: str) -> list[str]:
+    """Whether a command of the installation is at work just now."""
+    for directory in {runtime.settings.run_directory, _WELL_KNOWN[1]}:
+        for name in ("names.lock", "operations.lock"):
+            path = os.path.join(directory, installation, name)
+            with suppress(FileNotFoundError):
+                try:
+                    file = LockFile(path, make=False)
+                except PermissionError:
+                    return [f"{path} may not be looked at: run hvtx as root"]
+                held = file.any_held()
+                file.close()
+                if held:
+                    return ["a command of it is at work"]
+    return []
+
+
+# -- carrying out ----------------------------------------------------------------------------------
+
+
+def apply(runtime: Runtime, installation: str) -> Report:
+    """Remove the remains of a lost installation; goes on past errors.
+
+    Raises UsageError, NotFound, Conflict (it may live), Refused, Busy.
+    """
+    runtime.enter()
+    runtime.lock("all", "gc")
+    report = make_plan(runtime, installation)
+    refuse_living(runtime, installation, report.plan)
+    acting = report.plan.acting()
+    if not acting:
+        return report._replace(applied=True)
+    with begin(runtime, "gc") as (sql, operation):
+        words = f"installation {installation}, whose store is gone: {len(acting)} things to remove"
+        operation.history(sql, [Event("began", words, reason=Reason.OTHER_INSTALLATION.value)])
+    outcomes = {}
+    taps = [item.key for item in acting if item.kind == Kind.TAP]
+    failed, asked = False, 0.0
+    late: tuple[str, ...] = ()  # what came up meanwhile: from then on nothing goes
+    for item in acting:
+        if failed and item.entry is not None and is_table(item.entry):
+            outcomes[id(item)] = Outcome(False, "contended", "it goes after everything else")
+            continue
+        if not late and time.monotonic() - asked > _FRESH:
+            late, asked = ask(runtime, installation, taps).objections, time.monotonic()
+        outcomes[id(item)] = _remove(runtime, operation, installation, item, late)
+        failed = failed or not outcomes[id(item)].gone
+        failpoint.reach("removed:lost")
+    operation.end("partial" if failed else "done")
+    items = tuple(_told(item, outcomes.get(id(item))) for item in report.plan.items)
+    return report._replace(plan=Plan(items), applied=True)
+
+
+def refuse_living(runtime: Runtime, installation: str, plan: Plan) -> None:
+    """Raise Conflict if anything speaks for the installation's being alive."""
+    taps = [item.key for item in plan.items if item.kind == Kind.TAP]
+    objections = ask(runtime, installation, taps).objections
+    held = [item.message for item in plan.items if item.reason is Reason.IN_USE]
+    if objections or held:
+        raise Conflict(
+            f"installation {installation} may live: {'; '.join([*objections, *held][:3])}",
+            hint="use its own hvtx (--state-dir, --run-dir); nothing was changed",
+        )
+
+
+def _remove(
+    runtime: Runtime, operation: Operation, installation: str, item: Item, late: tuple[str, ...]
+) -> Outcome:
+    """Remove one thing, if it still is what was planned and nothing of its installation lives."""
+    if late:
+        outcome = Outcome(False, "contended", late[0])
+    elif item.link is not None:
+        outcome = _remove_device(runtime, item, item.link)
+    else:
+        outcome = _remove_rules(runtime, installation, item)
+    words = f"{item.kind} {item.key}" if outcome.gone else outcome.message
+    event = Event(
+        "removed" if outcome.gone else "kept", words, item.kind, item.key,
+        item.reason.value if outcome.gone else outcome.reason,
+        detail={"mark": item.mark, "installation": installation},
+    )  # fmt: skip
+    with runtime.store.transaction() as sql:
+        operation.history(sql, [event])
+    return outcome
+
+
+def _remove_device(runtime: Runtime, item: Item, link: Link) -> Outcome:
+    """By the drivers of the kind, which look again: a TAP goes by attaching to it."""
+    _, addresses, _ = _links()
+    own = own_addresses([a.address for a in addresses if a.ifindex == link.ifindex])
+    spec: dict[str, Any] = {"ifindex": link.ifindex, "device": link.name, "mac": link.mac}
+    if item.kind == Kind.BRIDGE:
+        spec["addresses"] = own
+    sighted = Resource(
+        id=0, kind=item.kind, key=link.name, state=State.COMMITTED, mark=item.mark or "",
+        spec=spec, observed={"ifindex": link.ifindex}, operation=0, life=0, vm=None, network=None,
+    )  # fmt: skip
+    return runtime.driver(item.kind).release([sighted])[0]
+
+
+def _remove_rules(runtime: Runtime, installation: str, item: Item) -> Outcome:
+    """Each rule and element as it was seen; a table whole, or not at all."""
+    entries = [entry for entry in (item.entry, *item.more) if entry is not None]
+    tables = sorted((entry for entry in entries if is_table(entry)), key=tells)
+    inside = {entry.place for entry in tables}
+    loose = [entry for entry in entries if entry not in tables]
+    rest = [entry for entry in loose if " ".join(entry.place.split(" ")[:3]) not in inside]
+    drivers = {e.backend: _driver(runtime, installation, e.backend) for e in entries}
+    outcomes = [drivers[entry.backend].remove(entry) for entry in (*rest, *tables)]
+    return next((outcome for outcome in outcomes if not outcome.gone), GONE)
+
+
+def _told(item: Item, outcome: Outcome | None) -> Item:
+    if outcome is None:
+        return item
+    if outcome.gone:
+        return item._replace(outcome="done")
+    word = "skipped" if outcome.reason in _KEPT else "failed"
+    return item._replace(outcome=word, message=f"{item.message}; {outcome.message}")
+
+
+def document(report: Report, installation: str) -> dict[str, Any]:
+    """The JSON of `gc --plan --installation` and of `--apply`."""
+    return {**plan_document(report), "installation": installation}
+
+
+# -- explaining ------------------------------------------------------------------------------------
+
+
+def about(runtime: Runtime, installation: str) -> Mapping[str, Any]:
+    """``evidence`` and ``why`` of a thing of another installation, for `explain`."""
+    try:
+        links, _, _ = _links()
+        taps = [link.name for link in devices_of(links, installation) if link.kind == "tun"]
+        word = ask(runtime, installation, taps)
+    except (HvtxError, OSError) as problem:
+        return {"evidence": [f"whether its store is there could not be seen: {problem}"]}
+    evidence = list(dict.fromkeys((*word.evidence, *word.objections)))
+    if word.objections:
+        return {"evidence": evidence}
+    why = (
+        "its store is gone, and no process of it lives: by a person's word `hvtx gc --apply"
+        f" --installation {installation} --yes` removes all of it; first `hvtx gc --plan"
+        f" --installation {installation}`"
+    )
+    return {"evidence": evidence or ["nothing tells of a store of it"], "why": why}

@@ -1,0 +1,149 @@
+"""The log of a VM: a small process reads what the VM writes, and keeps a bounded part of it.
+
+The VM writes into a pipe. Behind it a shell runs ``dd``, which copies each piece to the log at once
+and ends before the log holds more than a half of the whole may; when the half is nearly full the
+shell renames the log to ``NAME.log.1`` and begins anew. So the two together never hold more than
+``LIMIT`` bytes, whatever a guest writes (docs/adr/0020).
+
+- What cannot be written (a full disk) is dropped, 64 KiB at a time, and reading goes on: a VM is
+  never held up by its log.
+- The logger ends by itself at end-of-file, when the last process that can write into the pipe has
+  ended. It holds the read end and the log, and nothing else of ours.
+- ``dd`` that is killed is started again. Who kills the shell too takes the log from the VM, which
+  then gets EPIPE, and no signal (the gate sees to it).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import struct
+import time
+
+SHELL = "/bin/sh"
+SIGNATURE = "hvtx-log"
+LIMIT = 8 << 20  # bytes, of both halves
+HALF = LIMIT // 2
+_PATH = "/usr/bin:/bin:/usr/sbin:/sbin"
+_QUIET, _PAUSE, _MOMENT = 4, 0.005, 0.001  # looks at an empty pipe; seconds between two
+
+# Arguments: the log, bytes of a half, bytes that the present one may still take. dd tells how many
+# pieces it read (fewer than it was to: end-of-file) and how many bytes it wrote.
+SCRIPT = """cd /; umask 077; trap "" HUP INT QUIT TERM; left=$3
+copy() {
+told=$(exec dd bs=4096 count="$1" 2>&1 >&3 3>&-); code=$?; b=0
+[ $code -ne 126 ] && [ $code -ne 127 ] || exec cat >/dev/null
+case $told in *" records out
+"[0-9]*) ;; *) return;; esac
+n=${told%% records in*}; n=${n##*
+}
+[ $code -ne 0 ] || [ $((${n%+*} + ${n#*+})) -eq "$1" ] || exit 0
+b=${told##* records out
+}; b=${b%% *}
+}
+while :; do
+[ $left -ge $(($2 / 8)) ] || { mv -f -- "$1" "$1.1"; left=$2; }
+code=2; b=0
+copy $((left / 4096)) 3>>"$1"
+left=$((left - b))
+[ $code -eq 0 ] || [ $code -ge 128 ] || copy 16 3>/dev/null
+done"""
+
+
+def older(path: str) -> str:
+    """Where the older half of the log at ``path`` is (pure)."""
+    return f"{path}.1"
+
+
+def spawn(path: str, source: int, size: int) -> int:
+    """Start the logger of the log at ``path``, which holds ``size`` bytes now; its pid.
+
+    It reads from the descriptor ``source``. Raises OSError.
+    """
+    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
+        (os.POSIX_SPAWN_DUP2, source, 0),
+        (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0),
+    ]
+    left = str(max(HALF - size, 0))
+    return os.posix_spawn(
+        SHELL,
+        [SHELL, "-c", SCRIPT, SIGNATURE, os.path.abspath(path), str(HALF), left],
+        {"PATH": _PATH, "LC_ALL": "C"},
+        file_actions=[*actions, *closing(2)],
+        setsid=True,
+        setsigmask=(),
+        setsigdef=(signal.SIGPIPE, signal.SIGCHLD, signal.SIGXFSZ),
+    )
+
+
+def closing(above: int) -> list[tuple[int, ...]]:
+    """What makes posix_spawn close every inheritable descriptor above a number.
+
+    All of Python's own are close-on-exec; the rest came from whoever started us.
+    """
+    actions: list[tuple[int, ...]] = []
+    for name in os.listdir("/proc/self/fd"):
+        number = int(name)
+        try:
+            if number > above and os.get_inheritable(number):
+                actions.append((os.POSIX_SPAWN_CLOSE, number))
+        except OSError:  # the listing's own
+            continue
+    return actions
+
+
+def drain(pid: int, seconds: float = 1.0) -> None:
+    """Wait until logger ``pid``, a child of ours, has written what a VM said; at most ``seconds``.
+
+    That is so when it has ended, or when its pipe stays empty.
+    """
+    try:
+        pipe = _reading(f"/proc/{pid}/fd/0")
+    except OSError:  # it has ended
+        return
+    try:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and os.waitpid(pid, os.WNOHANG)[0] == 0:
+            if _stays_empty(pipe):
+                return
+    except ChildProcessError:
+        return
+    finally:
+        os.close(pipe)
+
+
+def listen(pid: int) -> int | None:
+    """A descriptor of the pipe that process ``pid`` writes its log into, for :func:`hear_out`."""
+    try:
+        path = f"/proc/{pid}/fd/1"
+        return _reading(path) if os.readlink(path).startswith("pipe:") else None
+    except OSError:
+        return None
+
+
+def hear_out(pipe: int, seconds: float = 0.5) -> None:
+    """Wait until what an ended process wrote is in its log; closes ``pipe``."""
+    try:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not _stays_empty(pipe, looks=2):
+            pass
+    finally:
+        os.close(pipe)
+
+
+def _reading(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def _stays_empty(pipe: int, looks: int = _QUIET) -> bool:
+    """Whether nothing is in a pipe, seen several times (what was read is not yet written)."""
+    import termios
+
+    for _ in range(looks):
+        if struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))[0]:
+            time.sleep(_PAUSE)
+            return False
+        time.sleep(_PAUSE if looks == _QUIET else _MOMENT)
+    return True

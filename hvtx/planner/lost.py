@@ -1,0 +1,161 @@
+"""What an installation whose store is gone left on the host, and what of it may go. Pure.
+
+Without its record there is only the mark: it says whose a thing was, not what it was for. So all of
+an installation goes or nothing: nothing while anything speaks for its being alive. What others put
+on top keeps the thing that it stands on.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from hvtx.model.mark import parse_mark
+from hvtx.model.plan import Action, Item, Plan, Reason
+from hvtx.model.resource import Address, Entry, Kind, Link, filters_on
+
+_WORDS = "marked by an installation whose store is gone"
+
+
+class Remains(NamedTuple):
+    """What was seen of an installation, and around it."""
+
+    installation: str
+    links: Sequence[Link]  # of the whole host
+    addresses: Sequence[Address]
+    filtered: Collection[int]
+    entries: Sequence[Entry]  # as its own drivers see them
+    holders: Mapping[str, Sequence[str]]  # device -> who has it open
+    objections: Sequence[str]  # why nothing may go
+
+
+def belongs(mark: str | None, installation: str) -> bool:
+    """Whether a mark, readable as a whole or not, is of an installation."""
+    parsed = parse_mark(mark)
+    return parsed is not None and parsed.installation == installation
+
+
+def devices_of(links: Iterable[Link], installation: str) -> list[Link]:
+    """The TAPs and bridges with a mark of the installation; other kinds are nothing of hvtx's."""
+    ours = [link for link in links if belongs(link.alias, installation)]
+    return [link for link in ours if link.kind in ("tun", "bridge")]
+
+
+def installations(links: Iterable[Link], entries: Iterable[Entry]) -> set[str]:
+    """Every installation that some mark names."""
+    marks = {link.alias for link in links} | {entry.mark for entry in entries}
+    parsed = [parse_mark(mark) for mark in marks]
+    return {mark.installation for mark in parsed if mark is not None and mark.installation}
+
+
+def plan_lost(remains: Remains) -> Plan:
+    """Every thing of the installation: to be deleted, or why not. Elements first, tables last."""
+    devices = devices_of(remains.links, remains.installation)
+    taps = [_device(remains, link, Kind.TAP) for link in devices if link.kind == "tun"]
+    bridges = [_device(remains, link, Kind.BRIDGE) for link in devices if link.kind == "bridge"]
+    rules = _rules(remains)
+    tables = sorted((item for item in rules if _is_table(item)), key=_tells)
+    others = [item for item in rules if not _is_table(item)]
+    rest = [*others, *taps, *bridges]
+    if any(item.action is Action.SKIP for item in rest):
+        tables = [_kept_to_the_last(item) for item in tables]
+    return Plan((*rest, *tables))
+
+
+def _tells(item: Item) -> bool:
+    """Whether a table tells where the store was: it goes last, for whoever is to go on."""
+    return any(tells(entry) for entry in (item.entry, *item.more) if entry is not None)
+
+
+def tells(entry: Entry) -> bool:
+    """Whether an entry is in the family of the table that has the trace."""
+    return entry.place.startswith("nft bridge ")
+
+
+def _kept_to_the_last(item: Item) -> Item:
+    """A table tells where the store was: it stays while anything else does."""
+    if item.action is Action.SKIP:
+        return item
+    return item._replace(action=Action.SKIP, message="it stays while others of its kind do")
+
+
+def _is_table(item: Item) -> bool:
+    return any(is_table(entry) for entry in (item.entry, *item.more) if entry is not None)
+
+
+def is_table(entry: Entry) -> bool:
+    """Whether an entry is a whole table of nftables."""
+    return entry.backend == "nftables" and len(entry.place.split(" ")) == 3
+
+
+def _rules(remains: Remains) -> list[Item]:
+    by_mark: dict[str, list[Entry]] = {}
+    for entry in remains.entries:
+        if belongs(entry.mark, remains.installation):
+            by_mark.setdefault(entry.mark or "", []).append(entry)
+    items = []
+    for mark, (first, *more) in sorted(by_mark.items()):
+        evidence: tuple[str, ...] = (f"comment {mark}", f"{first.place}: {first.text}")
+        evidence += (f"and {len(more)} more with this mark",) if more else ()
+        key = f"{first.place}: {first.text}"
+        items.append(_judged(remains, Kind.FILTER, key, mark, evidence)._replace(
+            entry=first, more=tuple(more)))  # fmt: skip
+    return items
+
+
+def _device(remains: Remains, link: Link, kind: Kind) -> Item:
+    held = tuple(remains.holders.get(link.name, ()))
+    evidence = (f"alias {link.alias}", f"index {link.ifindex}", *held)
+    item = _judged(remains, kind, link.name, link.alias or "", evidence)._replace(link=link)
+    if held:
+        words = f"{link.name} is held open by {', '.join(held)}"
+        return item._replace(action=Action.SKIP, reason=Reason.IN_USE, message=words)
+    others = dependents(remains, link)
+    if others and item.action is Action.DELETE:
+        words = f"others put something on it: {', '.join(others)}"
+        return item._replace(action=Action.SKIP, reason=Reason.FOREIGN_DEPENDENTS, message=words)
+    return item
+
+
+def _judged(remains: Remains, kind: Kind, key: str, mark: str, evidence: tuple[str, ...]) -> Item:
+    reason = Reason.OTHER_INSTALLATION
+    if remains.objections:
+        words = f"it stays: {remains.objections[0]}"
+        return Item(Action.SKIP, reason, kind, key, None, 0, None, evidence, words, mark)
+    return Item(Action.DELETE, reason, kind, key, None, 0, None, evidence, _WORDS, mark)
+
+
+def dependents(remains: Remains, link: Link) -> list[str]:
+    """What others put on a device, and would lose with it."""
+    own = {device.ifindex for device in devices_of(remains.links, remains.installation)}
+    found = [
+        other.name
+        for other in remains.links
+        if link.ifindex in (other.master, other.lower) and other.ifindex not in own
+    ]
+    held = [a.address for a in remains.addresses if a.ifindex == link.ifindex]
+    found += strange_addresses(held) if link.kind == "bridge" else held
+    return [*sorted(found), *filters_on(link, remains.filtered)]
+
+
+def own_addresses(addresses: Iterable[str]) -> list[str]:
+    """Which addresses of a bridge were its network's, as far as that shows without the record.
+
+    The gateway's, which is the first of its subnet, and the link-local one; of each family only
+    where there is one candidate.
+    """
+    candidates: dict[tuple[int, bool], list[str]] = {}
+    for text in addresses:
+        address = ipaddress.ip_interface(text)
+        local = address.ip.is_link_local
+        if local or int(address.ip) == int(address.network.network_address) + 1:
+            candidates.setdefault((address.version, local), []).append(text)
+    return [found[0] for found in candidates.values() if len(found) == 1]
+
+
+def strange_addresses(addresses: Iterable[str]) -> list[str]:
+    """The others of a bridge's addresses: somebody gave them to it."""
+    known = list(addresses)
+    own = own_addresses(known)
+    return [address for address in known if address not in own]

@@ -1,0 +1,50 @@
+"""Tables on a terminal: what does not fit stands below its row, whole."""
+
+from __future__ import annotations
+
+import pytest
+
+from hvtx.cli import render
+
+HEADERS = ("kind", "key", "state", "mark")
+MARK = "hvtx:1:xqjjdgp5qu:12.iuyvjoa6yseqsjvq"
+PATH = "/run/hvtx/xqjjdgp5qu/vms/e54ea84d4fe7411c9515a063aeede5a4"
+ROWS = [("tap", "hvsctq2hcc5mh7", "committed", MARK), ("file", PATH, "committed", None)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "moved"), [(200, []), (80, ["mark"]), (60, ["key", "mark"]), (10, ["key", "mark"])]
+)
+def test_columns_leave_a_table_that_is_too_wide(columns: int, moved: list[str]) -> None:
+    """In the order in which they are named, and only as many as must."""
+    cells = [[render.plain(cell) for cell in row] for row in ROWS]
+    kept, left = render.fitting(HEADERS, cells, ("mark", "key"), columns)
+    assert [HEADERS[n] for n in left] == moved
+    assert sorted([*kept, *left]) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 100, 200])
+def test_a_word_is_whole_at_any_width(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Marks and paths can be copied; the terminal's size is told by COLUMNS here."""
+    monkeypatch.setattr(render, "fancy", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("NO_COLOR", "1")
+    render.table(HEADERS, ROWS, empty="", below=("mark", "key"))
+    words = capsys.readouterr().out.split()
+    assert MARK in words
+    assert PATH in words
+
+
+def test_in_a_pipe_nothing_moves(capsys: pytest.CaptureFixture[str]) -> None:
+    """Programs find a row on a line."""
+    render.table(HEADERS, ROWS, empty="", below=("mark", "key"))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["KIND", "tap", "file"]
+
+
+def test_a_time_for_people_has_seconds() -> None:
+    """JSON keeps the fraction."""
+    assert render.moment("2026-11-28T08:04:38.712116Z") == "2026-11-28T08:04:38Z"
+    assert render.moment("2026-11-28T08:04:38Z") == "2026-11-28T08:04:38Z"

@@ -1,0 +1,96 @@
+"""What of a lost installation may go: all of it, or nothing; never what others stand on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hvtx.model.plan import Action, Reason
+from hvtx.model.resource import Address, Entry
+from hvtx.planner.lost import Remains, installations, own_addresses, plan_lost
+from tests.planner.scene import OURS, THEIRS, link, mark
+
+TAP, BRIDGE, BASE, OWN = (mark(n, installation=THEIRS) for n in (1, 2, 3, 4))
+LINKS = (
+    link(10, "hvbrx", "bridge", BRIDGE),
+    link(11, "hvtap", "tun", TAP, master=10),
+    link(12, "ours", "tun", mark(1)),
+    link(13, "strange", "tun"),
+)
+ENTRIES = (
+    Entry("nftables", f"nft bridge hvtx-{THEIRS}", "table", BASE),
+    Entry("nftables", f"nft bridge hvtx-{THEIRS} guard", "abc", BASE, 7),
+    Entry("nftables", f"nft inet hvtx-{THEIRS} masq4", "10.0.0.2", OWN),
+    Entry("nftables", f"nft inet hvtx-{OURS} masq4", "10.1.0.2", mark(5)),
+    Entry("iptables", "iptables nat POSTROUTING", "-j MASQUERADE", None, 0, True),
+)
+ADDRESSES = (Address(10, "10.77.0.1/24"), Address(10, "fe80::1/64"), Address(10, "fd77::1/64"))
+
+
+def remains(**more: Any) -> Remains:
+    values: dict[str, Any] = {
+        "installation": THEIRS, "links": LINKS, "addresses": ADDRESSES, "filtered": (),
+        "entries": ENTRIES, "holders": {}, "objections": (), **more,
+    }  # fmt: skip
+    return Remains(**values)
+
+
+def verdicts(seen: Remains) -> dict[str, tuple[Action, Reason]]:
+    return {item.key: (item.action, item.reason) for item in plan_lost(seen).items}
+
+
+DELETE = (Action.DELETE, Reason.OTHER_INSTALLATION)
+KEEP = (Action.SKIP, Reason.OTHER_INSTALLATION)
+
+
+def test_all_of_it_and_nothing_else_in_order() -> None:
+    """Elements, devices, and the tables last; of others, ours among them, nothing."""
+    plan = plan_lost(remains())
+    table = f"nft bridge hvtx-{THEIRS}: table"
+    element = f"nft inet hvtx-{THEIRS} masq4: 10.0.0.2"
+    assert [item.key for item in plan.items] == [element, "hvtap", "hvbrx", table]
+    assert set(verdicts(remains()).values()) == {DELETE}
+    assert [len(item.more) for item in plan.items] == [0, 0, 0, 1]
+
+
+def test_one_objection_keeps_all() -> None:
+    seen = remains(objections=("its store is /x/hvtx.db",))
+    assert set(verdicts(seen).values()) == {KEEP}
+    assert all("/x/hvtx.db" in item.message for item in plan_lost(seen).items)
+
+
+def test_a_held_device_is_named() -> None:
+    seen = remains(holders={"hvtap": ("qemu (pid 7)",)})
+    assert verdicts(seen)["hvtap"] == (Action.SKIP, Reason.IN_USE)
+    assert verdicts(seen)[f"nft bridge hvtx-{THEIRS}: table"] == KEEP
+
+
+@pytest.mark.parametrize(
+    ("more", "key"),
+    [
+        ({"addresses": (*ADDRESSES, Address(10, "192.0.2.9/24"))}, "hvbrx"),
+        ({"addresses": (*ADDRESSES, Address(10, "192.0.2.1/24"))}, "hvbrx"),  # two candidates
+        ({"addresses": (*ADDRESSES, Address(11, "10.9.9.9/32"))}, "hvtap"),
+        ({"links": (*LINKS, link(20, "vlan", "vlan", lower=11))}, "hvtap"),
+        ({"links": (*LINKS, link(20, "eth1", "veth", master=10))}, "hvbrx"),
+        ({"filtered": (11,)}, "hvtap"),
+    ],
+)
+def test_what_others_put_on_top_keeps_it(more: dict[str, Any], key: str) -> None:
+    found = verdicts(remains(**more))
+    assert found[key] == (Action.SKIP, Reason.FOREIGN_DEPENDENTS)
+    assert found[f"nft bridge hvtx-{THEIRS}: table"] == KEEP  # it tells whose the rest is
+    assert found[f"nft inet hvtx-{THEIRS} masq4: 10.0.0.2"] == DELETE
+
+
+def test_a_bridges_own_addresses() -> None:
+    assert own_addresses(["10.77.0.1/24", "fd77::1/64", "fe80::9/64"]) == [
+        "10.77.0.1/24", "fd77::1/64", "fe80::9/64",
+    ]  # fmt: skip
+    assert own_addresses(["10.77.0.7/24"]) == []
+    assert own_addresses(["10.77.0.1/24", "10.78.0.1/24"]) == []
+
+
+def test_who_is_named() -> None:
+    assert installations(LINKS, ENTRIES) == {OURS, THEIRS}
