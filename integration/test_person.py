@@ -398,7 +398,7 @@ def test_what_is_copied_is_whole_on_a_terminal_of_80_columns(
     device = hvtx.device("web")
     screens: list[tuple[str, ...]] = [
         ("vm", "show", "web"), ("vm", "show", "half"), ("network", "show", "net"), ("log",),
-        ("intents",), ("vm", "ls"), ("network", "ls"), ("explain", device), ("explain", "8080"),
+        ("intents",), ("explain", device), ("explain", "8080"),
     ]  # fmt: skip
     for argv in screens:
         document = hvtx(*argv, "--json").json()

@@ -286,10 +286,11 @@ def doors(kernel: Kernel) -> dict[str, Any]:
     """Everything that is put in place of the real thing, by dotted name."""
     links, proc, tun = lambda: FakeLinks(kernel), FakeProc(kernel), FakeTun(kernel)
 
-    def refuse_taken_port(port: Publish) -> None:
+    def refuse_taken_port(port: Publish) -> bool:
         kernel.alive()
         if (port.protocol, port.host_port) in kernel.sockets:
             raise Conflict(f"port {port.host_port}/{port.protocol} of this host is in use")
+        return True
 
     def flush(addresses: Iterable[str], later: ExitStack | None = None) -> int:
         del addresses, later
@@ -363,7 +364,6 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.engine.snapshot.Links": links,
         "hvtx.engine.networks.Links": links,
         "hvtx.engine.repair.Links": links,
-        "hvtx.engine.define.refuse_taken_port": refuse_taken_port,
-        "hvtx.engine.launch.refuse_taken_port": refuse_taken_port,
+        "hvtx.engine.neighbours.refuse_taken_port": refuse_taken_port,
         "pyroute2.IPRoute": lambda: FakeRoute(kernel),
     }
