@@ -166,7 +166,7 @@ def test_only_root_installs_and_anyone_prints() -> None:
             script = (
                 "import os, sys; sys.argv = ['hvtx', 'systemd', *sys.argv[1:]];"
                 "from hvtx.cli.main import run; import hvtx.cli.systemd, hvtx.engine.systemd;"
-                "import hvtx.engine.runtime; os.setgroups([]); os.setgid(65534); os.setuid(65534);"
+                "import hvtx.engine.runtime, locale; os.setgroups([]); os.setgid(65534); os.setuid(65534);"
                 "sys.exit(run(sys.argv[1:]))"
             )
             done = subprocess.run(

@@ -218,3 +218,4 @@ def test_a_killed_removal_is_finished_by_the_next(nft: Two) -> None:
 )
 def test_words_that_make_no_sense(nft: Two, argv: tuple[str, ...], code: int) -> None:
     assert nft.two("gc", *argv, code=code).err.startswith("error: ")
+    assert not nft.other_state.exists()  # what is refused does not even make a store

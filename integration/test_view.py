@@ -7,13 +7,14 @@ import os
 import re
 import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from integration import lab, unprivileged, witness
+from integration import lab, talker, unprivileged, witness
 from integration.program import Forked, Program, Ran, preload
 from integration.test_privileges import death_of, sleeper
 from integration.unprivileged import USER, Unprivileged
@@ -144,6 +145,23 @@ def test_nothing_secret_is_in_the_view(root: Program, member: Unprivileged, home
     assert all(stat.S_IMODE(p.stat().st_mode) == 0o700 for p in inside), (
         "the rest of the run directory"
     )
+
+
+def test_a_guest_is_unknown_to_members(
+    root: Program, member: Unprivileged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may not reach the hypervisor's socket, which is no error."""
+    qemu = tmp_path / f"qemu-system-{os.uname().machine}"
+    qemu.write_text(f'#!/bin/sh\nexec {sys.executable} {talker.__file__} qemu "$@"\n')
+    qemu.chmod(0o755)
+    (tmp_path / "vmlinuz").write_text("no kernel")
+    for name, value in (("PATH", f"{tmp_path}:{os.environ['PATH']}"), ("TALKER", str(tmp_path)),
+                        ("HVTX_QEMU_ACCEL", "tcg")):  # fmt: skip
+        monkeypatch.setenv(name, value)
+    root("vm", "run", "db", "--network", "lan", "--kernel", str(tmp_path / "vmlinuz"))
+    mine, theirs = (p("vm", "show", "db", "--json").json() for p in (root, member))
+    assert (mine["state"], mine["guest"]) == ("running", "running")
+    assert (theirs["state"], theirs["guest"]) == ("running", "unknown")
 
 
 def test_all_else_stays_privileged(root: Program, member: Unprivileged) -> None:

@@ -137,10 +137,15 @@ def _installation(
         )
     if (yes and not applying) or (applying and more["detailed_exitcode"]):
         raise UsageError("--yes goes with --apply, and --detailed-exitcode with --plan")
-    with opened(ctx, writable=applying, spends=True) as runtime:
+    with opened(ctx, writable=False) as runtime:  # what is refused must not even make a store
         if runtime.refused is not None:
             raise runtime.refused
-        report = engine.apply(runtime, lost) if applying else engine.make_plan(runtime, lost)
+        report = engine.make_plan(runtime, lost)
+        if applying:
+            engine.refuse_living(runtime, lost, report.plan)
+    if applying:
+        with opened(ctx, writable=True, spends=True) as runtime:
+            report = engine.apply(runtime, lost)
     if json_:
         render.emit_json(engine.document(report, lost))
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from hvtx.cli import render
-from hvtx.cli.common import Given, as_json, translated
+from hvtx.cli.common import Given, as_json, complete_file, translated
 from hvtx.cli.main import settings
 
 
@@ -15,7 +15,7 @@ def store() -> None:
 
 
 @store.command()
-@click.argument("file", type=Given())
+@click.argument("file", type=Given(), shell_complete=complete_file)
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 @as_json
 @click.pass_context
@@ -32,7 +32,7 @@ def backup(ctx: click.Context, file: str, force: bool, json_: bool) -> None:
 
 
 @store.command()
-@click.argument("file", type=Given())
+@click.argument("file", type=Given(), shell_complete=complete_file)
 @click.option("--force", is_flag=True, help="Even while VMs run that the present store knows.")
 @as_json
 @click.pass_context

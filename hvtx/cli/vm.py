@@ -318,7 +318,8 @@ def restart(ctx: click.Context, name: str, timeout: float, force: bool, json_: b
     from hvtx.engine import launch
 
     with opened(ctx, writable=True) as runtime:
-        launch.restart_vm(runtime, name, timeout=timeout, force=force)
+        tell = None if json_ else render.tell
+        launch.restart_vm(runtime, name, timeout=timeout, force=force, tell=tell)
         _show(runtime, name, "running", json_=json_)
 
 

@@ -536,7 +536,14 @@ def _release_all(runtime: Runtime, operation: Operation, vm: Vm) -> None:
         )
 
 
-def restart_vm(runtime: Runtime, name: str, *, timeout: float = 30.0, force: bool = False) -> Vm:
+def restart_vm(
+    runtime: Runtime,
+    name: str,
+    *,
+    timeout: float = 30.0,
+    force: bool = False,
+    tell: process.Tell | None = None,
+) -> Vm:
     """Stop a VM, if it is not stopped, and start it: two operations under one lock.
 
     What would keep it from starting (a file or a program that is gone) is found before it is
@@ -548,7 +555,7 @@ def restart_vm(runtime: Runtime, name: str, *, timeout: float = 30.0, force: boo
     process.probe(vm, runtime.store.run_directory)
     own = {interface.network for interface in vm.interfaces}
     privileges.need_to_start(runtime.read(records.networks_by_id, own).values())
-    stop_vm(runtime, name, timeout=timeout, force=force)
+    stop_vm(runtime, name, timeout=timeout, force=force, tell=tell)
     return start_vm(runtime, name)
 
 

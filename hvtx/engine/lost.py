@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -39,6 +40,7 @@ from hvtx.store import backup, history
 from hvtx.store.history import Event
 
 _ID = re.compile(r"[a-z2-7]{10}")
+_FRESH = 0.5  # seconds: how old an answer may be when something is removed on it
 _WELL_KNOWN = ("/var/lib/hvtx", "/run/hvtx")
 _KEPT = frozenset({"in-use", "foreign-dependents", "contended", "mark-mismatch", "mark-stripped"})
 
@@ -207,7 +209,7 @@ def apply(runtime: Runtime, installation: str) -> Report:
     runtime.enter()
     runtime.lock("all", "gc")
     report = make_plan(runtime, installation)
-    _refuse_living(report.plan, runtime, installation)
+    refuse_living(runtime, installation, report.plan)
     acting = report.plan.acting()
     if not acting:
         return report._replace(applied=True)
@@ -215,12 +217,16 @@ def apply(runtime: Runtime, installation: str) -> Report:
         words = f"installation {installation}, whose store is gone: {len(acting)} things to remove"
         operation.history(sql, [Event("began", words, reason=Reason.OTHER_INSTALLATION.value)])
     outcomes = {}
-    failed = False
+    taps = [item.key for item in acting if item.kind == Kind.TAP]
+    failed, asked = False, 0.0
+    late: tuple[str, ...] = ()  # what came up meanwhile: from then on nothing goes
     for item in acting:
         if failed and item.entry is not None and is_table(item.entry):
             outcomes[id(item)] = Outcome(False, "contended", "it goes after everything else")
             continue
-        outcomes[id(item)] = _remove(runtime, operation, installation, item)
+        if not late and time.monotonic() - asked > _FRESH:
+            late, asked = ask(runtime, installation, taps).objections, time.monotonic()
+        outcomes[id(item)] = _remove(runtime, operation, installation, item, late)
         failed = failed or not outcomes[id(item)].gone
         failpoint.reach("removed:lost")
     operation.end("partial" if failed else "done")
@@ -228,7 +234,8 @@ def apply(runtime: Runtime, installation: str) -> Report:
     return report._replace(plan=Plan(items), applied=True)
 
 
-def _refuse_living(plan: Plan, runtime: Runtime, installation: str) -> None:
+def refuse_living(runtime: Runtime, installation: str, plan: Plan) -> None:
+    """Raise Conflict if anything speaks for the installation's being alive."""
     taps = [item.key for item in plan.items if item.kind == Kind.TAP]
     objections = ask(runtime, installation, taps).objections
     held = [item.message for item in plan.items if item.reason is Reason.IN_USE]
@@ -239,10 +246,10 @@ def _refuse_living(plan: Plan, runtime: Runtime, installation: str) -> None:
         )
 
 
-def _remove(runtime: Runtime, operation: Operation, installation: str, item: Item) -> Outcome:
+def _remove(
+    runtime: Runtime, operation: Operation, installation: str, item: Item, late: tuple[str, ...]
+) -> Outcome:
     """Remove one thing, if it still is what was planned and nothing of its installation lives."""
-    taps = [item.key] if item.kind == Kind.TAP else []
-    late = ask(runtime, installation, taps).objections
     if late:
         outcome = Outcome(False, "contended", late[0])
     elif item.link is not None:
