@@ -1,0 +1,54 @@
+#!/bin/bash
+# pyroute2's conntrack socket lists IPv4 only, counts and flushes both families.
+. "$(dirname "$0")/lib.sh"
+if outside; then
+    prepare
+    deb conntrack=1:1.4.7-1+b2 nftables=1.0.6-2+deb12u2 iproute2=6.1.0-3
+    libraries /usr/sbin/conntrack
+    libraries /usr/sbin/nft
+    pip pyroute2==0.9.7
+    enter
+fi
+cat >look.py <<'P'
+"""A flow over IPv4 and one over IPv6; then what pyroute2 and conntrack(8) say of them."""
+import socket
+import subprocess
+import sys
+
+from pyroute2 import NFCTSocket
+
+held = []
+for address in ("127.0.0.1", "::1"):
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    server = socket.create_server((address, 8080), family=family)
+    held += [server, socket.create_connection((address, 8080)), server.accept()]
+
+def listed():
+    ran = subprocess.run([sys.argv[1], "-L"], capture_output=True, text=True, check=True)
+    return len(ran.stdout.splitlines())
+
+with NFCTSocket() as flows:
+    dumped = [flow["nfgen_family"] for flow in flows.dump()]
+    counted = flows.count()[0].get_attr("CTA_STATS_GLOBAL_ENTRIES")
+    print("dump", sorted(dumped), "count", counted, "conntrack -L", listed())
+    flows.flush()
+    print("after flush(): conntrack -L", listed())
+P
+"$ROOT/bin/ip" link set lo up
+"$ROOT/usr/sbin/nft" -f - <<'N'
+table inet t {
+    chain c {
+        type filter hook input priority 0
+        ct state established accept
+    }
+}
+N
+version "pyroute2 $("$PYTHON" -c 'from importlib.metadata import version as v; print(v("pyroute2"))')" \
+    "pyroute2 0.9.7"
+question "One flow over IPv4 and one over IPv6 are tracked. What do NFCTSocket().dump(), .count() and
+          .flush(), each without arguments, see of them?"
+expected "Both flows each time, as conntrack -L does."
+"$PYTHON" look.py "$ROOT/usr/sbin/conntrack" >said
+seen "families (2 is AF_INET)" "$(sed -n 1p said)" "dump [2] count 2 conntrack -L 2"
+seen "both are gone" "$(sed -n 2p said)" "after flush(): conntrack -L 0"
+finish
