@@ -11,11 +11,21 @@ from hvtx.model.resource import Kind
 VERBS = (
     *("create", "run", "start", "stop", "set", "rm", "attach"),
     *("network-create", "network-rm", "rebuild"),
-    *("gc", "heuristic", "recover", "resolve", "repair", "import", "adopt"),
+    *("gc", "heuristic", "recover", "resolve", "repair", "import", "adopt", "restore"),
 )
 EVENTS = (
-    *("intended", "made", "changed", "removed", "kept", "skipped", "forgotten", "completed"),
-    *("repaired", "attached", "imported", "failed"),
+    *(
+        "began",
+        "intended",
+        "made",
+        "changed",
+        "removed",
+        "kept",
+        "skipped",
+        "forgotten",
+        "completed",
+    ),
+    *("repaired", "attached", "imported", "restored", "failed"),
 )
 KINDS = (*(kind.value for kind in Kind), "device", "rule")
 REASONS = (

@@ -349,7 +349,7 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.drivers.tap.os": descriptors,
         "hvtx.drivers.tap.in_threads": in_turn,
         "hvtx.drivers.bridge.Links": links,
-        "hvtx.drivers.bridge.tun": tun,
+        "hvtx.drivers.bridge.passing_tap": tun.passing_tap,
         "hvtx.drivers.bridge.os": descriptors,
         "hvtx.drivers.bridge.Path": setting,
         "hvtx.drivers.address.Links": links,
