@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench.population import World, make_world
 from hvtx.engine import collect, define, launch, metrics
 from hvtx.engine.runtime import Runtime, Settings
+from hvtx.errors import PartialFailure
 from hvtx.model.plan import Reason
 
 # What a plan may not say where nothing was lost, left or changed by others, whatever it would do.
@@ -49,6 +50,7 @@ class Found(NamedTuple):
     untrue: Counter[str]  # items of them
     refused: int  # plans that could not be made
     cycles: int  # of the writers
+    partial: int  # stops that left something to the next start
     collected: int  # runs of `gc --apply`
     doubled: int  # marks whose removal the history tells more than once
     by_gc: int  # removals that the history tells as gc's
@@ -158,7 +160,10 @@ def _cycle(crew: Crew, settings: Settings, name: str) -> Counter[str]:
     while not crew.over():
         for verb in (launch.start_vm, launch.stop_vm):
             with contextlib.closing(Runtime(settings, writable=True)) as runtime:
-                verb(runtime, name)
+                try:
+                    verb(runtime, name)
+                except PartialFailure:  # a device that somebody looked at for too long, say
+                    seen["partial"] += 1
         seen["cycles"] += 1
     return seen
 
@@ -235,6 +240,7 @@ def _sum(crew: Crew, world: World) -> Found:
         untrue=untrue + told,
         refused=planned["refused"],
         cycles=crew.seen("writer")["cycles"],
+        partial=crew.seen("writer")["partial"],
         collected=crew.seen("gc")["runs"],
         doubled=sum(number > 1 for number in marks.values()),
         by_gc=sum(verb == "gc" for verb, _ in removed),

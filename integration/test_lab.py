@@ -147,3 +147,16 @@ def test_a_namespace_is_left_by_its_end_and_by_nothing_else() -> None:
         assert os.stat("/proc/thread-self/ns/net").st_ino == there
         os.close(descriptor)
     assert os.stat("/proc/thread-self/ns/net").st_ino == begun
+
+
+@pytest.mark.parametrize(
+    "argv", [(), ("focal",), ("--keep",), ("--keep", "/x", "trixie", "noble"), ("--", "true")]
+)
+def test_a_fresh_root_is_of_a_known_release(argv: tuple[str, ...]) -> None:
+    """`scripts/fresh-root`: what it cannot make it refuses before anything is installed or made."""
+    program = str(TOP / "scripts/fresh-root")
+    done = subprocess.run([program, *argv], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert "usage: scripts/fresh-root" in done.stderr

@@ -221,8 +221,11 @@ def boot_arguments(scene: Scene, name: str) -> list[str]:
 
 
 def boot(name: str, *argv: str) -> None:
-    """Start a VM by ``hvtx vm ARGV``, and note with what."""
-    run("hvtx", "vm", *argv)
+    """Start a VM by ``hvtx vm ARGV``, and note with what; GuestError if it does not come up."""
+    try:
+        run("hvtx", "vm", *argv)
+    except NotSoError as fault:
+        raise GuestError(str(fault)) from fault
     USED[name] = ask("vm", "show", name).get("accelerator")
 
 
@@ -423,9 +426,14 @@ def show_guests(kept: Path) -> None:
 
 
 def chose_kvm() -> bool:
-    """Whether hvtx gave KVM to a guest by itself."""
-    free = os.environ.get("HVTX_QEMU_ACCEL", "auto") in ("", "auto")
-    return free and "kvm" in USED.values()
+    """Whether hvtx gave KVM to a guest by itself, also to one of which nothing remained."""
+    if os.environ.get("HVTX_QEMU_ACCEL", "auto") not in ("", "auto"):
+        return False
+    argv = ["hvtx", "doctor", "--json"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    found = json.loads(done.stdout)["findings"] if done.returncode in (0, 1) else []
+    runs = any(f["check"] == "kvm" and f["level"] == "ok" for f in found)
+    return runs or "kvm" in USED.values()
 
 
 def telling(log: str) -> list[str]:

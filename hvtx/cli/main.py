@@ -506,7 +506,8 @@ def _no_command(name: str, group: click.Group, path: str) -> UsageError:
     if name == "help":
         likely = "--help"
     elif group is root:
-        likely = _ELSEWHERE.get(name) or likely or below.get(nearest(name, below) or "")
+        near = nearest(name, [*own, *below])  # `statr` is more like `start` than like `store`
+        likely = _ELSEWHERE.get(name) or (near if near in own else below.get(near or ""))
     elif elsewhere in own:
         likely = elsewhere
     if likely is None:
