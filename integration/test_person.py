@@ -407,6 +407,9 @@ def test_what_is_copied_is_whole_on_a_terminal_of_80_columns(
                 continue  # which only its JSON has
             assert word in pieces or f"{word}," in pieces, f"{argv}: {word}\n{shown}"
         assert "…" not in shown, argv
+        # no terminal breaks a line in the midst of a word: only one long word may be too wide
+        wide = [line for line in shown.splitlines() if len(line) > 80 and len(line.split()) > 3]
+        assert not wide, (argv, wide)
     for argv in (("gc", "--plan", "--evidence"), ("doctor",), ("gc", "--plan")):
         shown = on_terminal(80, *argv)
         whole = MARK.findall(shown)
