@@ -24,6 +24,7 @@ _KEEP = (
     ' mount -t sysfs sysfs "$1/sys"; echo ready; exec sleep 900'
 )
 _ETC = "/etc/systemd/system"
+pytestmark = pytest.mark.timeout(900)  # whichever comes first builds both packages
 _UNITS = "/usr/lib/systemd/system"
 
 
@@ -87,7 +88,6 @@ def inside(packages: tuple[Path, Path], tmp_path: Path) -> Iterator[Callable[...
     keeper.stdout.close()
 
 
-@pytest.mark.timeout(900)
 def test_installed_used_and_purged(inside: Callable[..., str]) -> None:
     """Whole, on its own Python packages; gone without a trace but for the record."""
     before = set(inside("find", "/usr", "/etc", "/var/lib", "-xdev").splitlines())
