@@ -95,7 +95,7 @@ def closing(above: int) -> list[tuple[int, ...]]:
 
 
 def renew(pid: int) -> None:
-    """Let the shell of logger ``pid`` start its ``dd`` again, in the control group that it is in now.
+    """Let the shell of logger ``pid`` start ``dd`` again, in the control group that it is in now.
 
     For a logger that was just moved, before its VM has written anything.
     """
