@@ -336,7 +336,7 @@ def let_die(descriptor: int, seen: Link, links: Links) -> Outcome:
 
 
 def _has_gone(ifindex: int, links: Links) -> bool:
-    """Whether a device that was let go is gone, or goes within a second.
+    """Whether a device that was let go is gone, or goes within some seconds.
 
     Whoever reads our ``/proc/<pid>/fdinfo`` holds the descriptor meanwhile, and waits for RTNL to
     do so (tun_chr_show_fdinfo), so that the device goes with the reader's reference and not with

@@ -257,14 +257,29 @@ def test_a_strangers_transaction_is_waited_for_as_long_as_asked(shelf: Shelf) ->
 
 
 def test_every_write_begins_as_one() -> None:
-    """A read that turns into a write can deadlock: the store begins each as a write, in one place."""
+    """A read that turns into a write can deadlock: the store begins each as a write, in one place.
+
+    The other place is that of what only reads (`Store.reading`).
+    """
     top = Path(__file__).parents[2] / "hvtx/store"
-    found = {
+    found = [
         (path.name, words)
         for path in top.rglob("*.py")
         for words in re.findall(r'execute\(\s*f?"(BEGIN[^"]*)"', path.read_text())
-    }
-    assert found == {("database.py", "BEGIN IMMEDIATE")}
+    ]
+    assert sorted(set(found)) == [("database.py", "BEGIN"), ("database.py", "BEGIN IMMEDIATE")]
+    assert found.count(("database.py", "BEGIN")) == 1
+
+
+def test_what_only_reads_keeps_nothing(shelf: Shelf) -> None:
+    """Should something write in there, it is not kept: a write must begin as one."""
+    with shelf.opened() as store:
+        enter(store)
+        with store.reading() as sql:
+            sql.execute("UPDATE operation SET verb = 'stop'")
+        assert {verb for (verb,) in store.connection.execute("SELECT verb FROM operation")} == {
+            "start"
+        }
 
 
 def test_row_numbers_that_come_again_are_told_apart_by_their_nonce(shelf: Shelf) -> None:
