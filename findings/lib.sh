@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2034
 # Sourced by each finding. Run as root, on an up-to-date package list (apt-get update).
 #
 # A script is read twice: first outside, where it downloads its pinned packages into a temporary
@@ -28,7 +29,7 @@ deb() { # deb PACKAGE=VERSION...: unpacks them below $ROOT, installs nothing
 
 pip() { # pip PACKAGE==VERSION...: into a virtual environment, see $PYTHON
     [ -d "$FOLDER/venv" ] || python3 -m venv "$FOLDER/venv"
-    "$FOLDER/venv/bin/pip" install --quiet --disable-pip-version-check --no-cache-dir "$@"
+    "$FOLDER/venv/bin/pip" install -qq --disable-pip-version-check --no-cache-dir "$@"
 }
 
 libraries() { # libraries PROGRAM: what the unpacked program needs of the host must be there

@@ -1,5 +1,5 @@
 #!/bin/bash
-# pyroute2's conntrack socket lists IPv4 only, counts and flushes both families.
+# pyroute2's conntrack socket lists one family, counts and flushes both.
 . "$(dirname "$0")/lib.sh"
 if outside; then
     prepare
@@ -27,12 +27,13 @@ def listed():
     ran = subprocess.run([sys.argv[1], "-L"], capture_output=True, text=True, check=True)
     return len(ran.stdout.splitlines())
 
-with NFCTSocket() as flows:
-    dumped = [flow["nfgen_family"] for flow in flows.dump()]
+for flows in (NFCTSocket(), NFCTSocket(nfgen_family=socket.AF_INET6)):
+    dumped = [int(flow["nfgen_family"]) for flow in flows.dump()]
     counted = flows.count()[0].get_attr("CTA_STATS_GLOBAL_ENTRIES")
-    print("dump", sorted(dumped), "count", counted, "conntrack -L", listed())
-    flows.flush()
-    print("after flush(): conntrack -L", listed())
+    print("dump", dumped, "count", counted, "conntrack -L", listed())
+flows.flush()
+print("conntrack -L", listed())
+flows.close()
 P
 "$ROOT/bin/ip" link set lo up
 "$ROOT/usr/sbin/nft" -f - <<'N'
@@ -46,9 +47,10 @@ N
 version "pyroute2 $("$PYTHON" -c 'from importlib.metadata import version as v; print(v("pyroute2"))')" \
     "pyroute2 0.9.7"
 question "One flow over IPv4 and one over IPv6 are tracked. What do NFCTSocket().dump(), .count() and
-          .flush(), each without arguments, see of them?"
-expected "Both flows each time, as conntrack -L does."
+          .flush() see of them, and those of NFCTSocket(nfgen_family=AF_INET6)?"
+expected "The first all of them, as conntrack -L does, the second those over IPv6, in each method."
 "$PYTHON" look.py "$ROOT/usr/sbin/conntrack" >said
-seen "families (2 is AF_INET)" "$(sed -n 1p said)" "dump [2] count 2 conntrack -L 2"
-seen "both are gone" "$(sed -n 2p said)" "after flush(): conntrack -L 0"
+seen "without a family (2 is AF_INET)" "$(sed -n 1p said)" "dump [2] count 2 conntrack -L 2"
+seen "AF_INET6 (10)" "$(sed -n 2p said)" "dump [10] count 2 conntrack -L 2"
+seen "after flush() of the socket for AF_INET6" "$(sed -n 3p said)" "conntrack -L 0"
 finish

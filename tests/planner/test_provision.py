@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 
 import pytest
 from hypothesis import given
@@ -102,6 +103,15 @@ def test_macs_are_local_and_unicast(random: bytes) -> None:
     assert guest.startswith("02:")
     assert host.startswith("fe:")
     assert host > guest
+
+
+@given(st.binary(min_size=5, max_size=5))
+def test_macs_are_text_in_yaml(random: bytes) -> None:
+    """YAML 1.1 reads 52:54:00:12:34:56 as a number (findings/yaml-mac-is-a-number.sh)."""
+    number = re.compile(r"[-+]?[1-9][0-9_]*(:[0-5]?[0-9])+")  # base 60, as YAML 1.1 has it
+    assert number.fullmatch("52:54:00:12:34:56")
+    assert not number.fullmatch(provision.guest_mac(random))
+    assert not number.fullmatch(provision.host_mac(random))
 
 
 def test_link_local_addresses_follow_the_rfc() -> None:
