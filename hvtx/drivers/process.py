@@ -601,7 +601,11 @@ def enter_scope(vm: str, *pids: int) -> str | None:
         return f"{warning} ({problem})"
     if ended.status != 0:
         return f"{warning} ({ended.output.strip() or 'busctl failed'})"
-    return None if all(_in_unit(pid, unit) for pid in pids) else f"{warning} in time"
+    if not all(_in_unit(pid, unit) for pid in pids):
+        return f"{warning} in time"
+    for pid in pids[1:]:
+        logger.renew(pid)  # what it had started before stays in the caller's group
+    return None
 
 
 def _systemd_is_ours() -> bool:

@@ -278,6 +278,9 @@ def _kvm(runtime: Runtime) -> Iterator[Finding]:
 
 
 def _forwarding(runtime: Runtime) -> Iterator[Finding]:
+    if runtime.settings.state_directory == _NOWHERE:
+        yield _forwarding_unasked()
+        return
     networks = runtime.read(records.networks)
     wanted = []
     if any(":" not in s for n in networks for s in n.subnets):
@@ -295,6 +298,14 @@ def _forwarding(runtime: Runtime) -> Iterator[Finding]:
         yield Finding(
             "forwarding", "ok", "on where networks need it" if wanted else "not needed yet"
         )
+
+
+def _forwarding_unasked() -> Finding:
+    """Whether the host forwards, where the store cannot say which networks need it."""
+    off = read_setting("net/ipv4/ip_forward") != "1"
+    words = f"net.ipv4.ip_forward is {'off' if off else 'on'}; which networks need it is on record"
+    mend = "sysctl -w net.ipv4.ip_forward=1, if VMs here reach nothing" if off else None
+    return Finding("forwarding", "warning" if off else "ok", words, (), mend)
 
 
 def _loopback6(runtime: Runtime) -> Iterator[Finding]:
@@ -453,5 +464,5 @@ CHECKS: dict[str, Check] = {
     "damage": _damage,
     "units": _units,
 }
-_OF_RECORDS = frozenset({"store", "operations", "processes", "forwarding", "routes", "damage"})
+_OF_RECORDS = frozenset({"store", "operations", "processes", "routes", "damage"})
 _NOWHERE = "/nonexistent"  # where no store is, so that an empty one is read

@@ -94,6 +94,27 @@ def closing(above: int) -> list[tuple[int, ...]]:
     return actions
 
 
+def renew(pid: int) -> None:
+    """Let the shell of logger ``pid`` start ``dd`` again, in the control group that it is in now.
+
+    For a logger that was just moved, before its VM has written anything.
+    """
+    children = f"/proc/{pid}/task/{pid}/children"
+    try:
+        with open(children, encoding="ascii") as listed:
+            known = [int(child) for child in listed.read().split()]
+        for child in known:
+            descriptor = os.pidfd_open(child)
+            try:
+                with open(children, encoding="ascii") as listed:  # it is no other process by now
+                    if str(child) in listed.read().split():
+                        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            finally:
+                os.close(descriptor)
+    except OSError:  # it has ended; or this kernel lists no children, and dd stays where it is
+        return
+
+
 def drain(pid: int, seconds: float = 1.0) -> None:
     """Wait until logger ``pid``, a child of ours, has written what a VM said; at most ``seconds``.
 
