@@ -15,6 +15,7 @@ import signal
 import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -23,8 +24,8 @@ from integration.program import Ran, child, text_of
 
 _TRACEME, _CONT, _DETACH, _SYSCALL = 0, 7, 17, 24
 _SETOPTIONS, _GETEVENTMSG, _SYSCALL_INFO = 0x4200, 0x4201, 0x420E
-_SYSGOOD, _VFORK, _CLONE, _EXEC, _EXITKILL = 0x1, 0x4, 0x8, 0x10, 0x100000
-_EVENT_VFORK, _EVENT_EXEC = 2, 4
+_SYSGOOD, _FORK, _VFORK, _CLONE, _EXEC, _EXITKILL = 0x1, 0x2, 0x4, 0x8, 0x10, 0x100000
+_EVENT_FORK, _EVENT_VFORK, _EVENT_EXEC = 1, 2, 4
 _WALL = 0x40000000
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.ptrace.restype = ctypes.c_long
@@ -213,13 +214,15 @@ def run_stepped(
 
 
 class ChildStepper(Stepper):
-    """Steps what a command starts, too, as long as it is not the VM: the gate, iptables-save.
+    """Steps what a command starts, too: the gate until it is the VM, iptables-save, the VM's logger
+    until it starts its first copier.
 
     Before call number ``kill_at`` of such children (counted together) either the child is killed
-    or, with ``parent``, the command, while the child goes on.
+    or, with ``parent``, the command, while the child goes on. Whoever outlives the command (a
+    logger does) goes on without being traced.
     """
 
-    options = Stepper.options | _VFORK | _EXEC
+    options = Stepper.options | _FORK | _VFORK | _EXEC
 
     def __init__(
         self,
@@ -235,21 +238,46 @@ class ChildStepper(Stepper):
         self.child_calls = 0
         self.children: dict[int, int] = {}  # with the number of programs that each became
 
+    def _until_it_ends(self) -> int | None:
+        try:
+            return super()._until_it_ends()
+        finally:
+            self._let_all_go()
+
     def _happened(self, event: int, tid: int) -> None:
-        if event != _EVENT_EXEC:
-            super()._happened(event, tid)
-        elif tid in self.children:
-            self.children[tid] += 1
-            if self.children[tid] == 2:  # the gate has opened: this is the VM
-                self._let_go(tid)
+        if event == _EVENT_EXEC:
+            if tid in self.children:
+                self.children[tid] += 1
+                if self.children[tid] == 2:  # the gate has opened: this is the VM
+                    self._let_go(tid)
+            return
+        super()._happened(event, tid)
+        if event == _EVENT_FORK and tid in self.children:  # its work has begun, and has no end
+            self._let_go(tid)
 
     def _met(self, event: int, tid: int) -> None:
-        if event == _EVENT_VFORK:
+        if event in (_EVENT_FORK, _EVENT_VFORK):
             self.children[tid] = 0
+        if event == _EVENT_FORK:
+            self._let_go(tid)
 
     def _let_go(self, tid: int) -> None:
-        _LIBC.ptrace(_DETACH, tid, 0, 0)
+        """Trace a child no longer, whether it stands still or runs."""
+        if _LIBC.ptrace(_DETACH, tid, 0, 0) != 0:  # only what stands still can be let go
+            with suppress(ProcessLookupError, ChildProcessError):
+                os.kill(tid, signal.SIGSTOP)
+                os.waitpid(tid, _WALL)
+                _LIBC.ptrace(_DETACH, tid, 0, 0)
+                os.kill(tid, signal.SIGCONT)
         del self.tracees[tid], self.children[tid]
+
+    def _let_all_go(self) -> None:
+        for tid in self.children.keys() & self.tracees.keys():
+            self._let_go(tid)
+
+    def _kill(self) -> None:
+        self._let_all_go()
+        super()._kill()
 
     def _enters(self, tid: int, tracee: _Tracee) -> bool:
         if tid not in self.children:

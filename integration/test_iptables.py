@@ -403,6 +403,7 @@ def test_copies_go_with_the_original(driver: IptablesDriver) -> None:
     before = lab.dump()
     rows = [row(1, "base"), network(), *guest_rows(10, 2), publish(3)]
     driver.create(rows)
+    made = ipt("-S", "INPUT")
     append_all_again()
     seen = Counter(driver.observe())
     assert all(seen[entry] == 2 for each in rows for entry in driver.expected(each))
@@ -411,6 +412,7 @@ def test_copies_go_with_the_original(driver: IptablesDriver) -> None:
     seen = Counter(driver.observe())
     assert all(seen[entry] == 1 for each in rows for entry in driver.expected(each))
     assert ipt("-S", "FORWARD").splitlines()[1].endswith(chain("FWD"))
+    assert ipt("-S", "INPUT") == made  # in the same order
     append_all_again()
     assert set(driver.release(rows).values()) == {GONE}
     left = lab.dump()["legacy"]

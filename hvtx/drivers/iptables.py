@@ -629,8 +629,11 @@ class IptablesDriver:
                 continue
 
             def change(edit: xtables.Edit, surplus: list[Any] = surplus) -> bool:
-                for rule, copies in surplus:
-                    # All go and one is put back, so that it stands where a new one would.
+                # All go and one is put back, so that it stands where a new one would; in the order
+                # of _create_in, as each of those that go to the head is put before the last.
+                ahead = [item for item in surplus if item[0].first]
+                behind = [item for item in surplus if not item[0].first]
+                for rule, copies in [*reversed(ahead), *behind]:
                     if sum(edit.take(rule.chain, entry) for entry in copies):
                         edit.add(rule.chain, copies[0], first=rule.first)
                 return True

@@ -534,6 +534,8 @@ class _Worker:
             for entry in driver.expected(other)
             if (entry.place, entry.text) not in seen.get(other.mark, ())
         }
+        if item.alone:
+            return any(entry[1:3] in missing for entry in (item.entry, *item.more))
         # all that carries the mark would go together
         return not missing.isdisjoint(seen.get(row.mark, ()))
 
@@ -575,7 +577,7 @@ def remove_sighted(runtime: Runtime, item: Item) -> Outcome:
     assert item.mark is not None
     if item.entry is not None:
         firewall = runtime.firewall(item.entry.backend)
-        if item.reason is Reason.UNRECORDED:
+        if item.alone or item.reason is Reason.UNRECORDED:
             return _remove_each(firewall, item)
         row = runtime.read(records.resources_by_id, [item.row])[item.row]
         if item.reason is Reason.DUPLICATE_COPY:

@@ -133,6 +133,7 @@ class Item(NamedTuple):
     more: tuple[Entry, ...] = ()  # further entries of the same mark, judged alike
     link: Link | None = None
     outcome: str | None = None
+    alone: bool = False  # only these entries go, others of the mark stay
 
     def identity(self) -> tuple[Any, ...]:
         """What must be equal for two plans to mean the same by this item."""

@@ -128,6 +128,7 @@ class Judge:
                 self._users.setdefault(row.network, set()).add(liveness)
         self._wholes: dict[int, bool] = {}
         self._places: dict[tuple[str, str, str], list[Resource]] = {}  # who needs what where
+        self._filled: set[tuple[str, str, str]] = set()  # where the rows' own entries are
         self._by_mark = {row.mark: row for row in snapshot.rows}
         self._alive = {
             vm: facts
@@ -486,12 +487,17 @@ class Judge:
                 reason=Reason.DUPLICATE_COPY,
                 message="a surplus copy; one stays while its record does",
             )
-        serving = self._serves(self.sights.by_mark[mark])
-        if serving is not None:
+        return self._leftover(base, entry, row)
+
+    def _leftover(self, base: Item, entry: Entry, row: Resource) -> Item:
+        """What is to become of an entry as its tombstone says it was."""
+        serving = self._serves(self.sights.by_mark[row.mark])
+        if serving is not None and not self._beside_its_own(entry):
             return base._replace(
                 reason=serving,
                 message="of an earlier start, and restored into the place of what is needed now",
             )
+        base = base._replace(alone=serving is not None)
         if row.life != self.snapshot.life.id:
             return base._replace(
                 action=Action.DELETE,
@@ -508,16 +514,29 @@ class Judge:
         """Why what stands in a row's own place stays, whatever its mark: its owner lives by it.
 
         A restore of saved rules puts the elements of an earlier start there; without them packets
-        of the VM that runs now would be lost. They go together, so one that serves keeps all.
+        of the VM that runs now would be lost. They go together, so one that serves keeps all but
+        those beside their own copy.
         """
         if not self._places:
-            for row in self.snapshot.rows:
-                there = {_text(entry) for entry in self.sights.by_mark.get(row.mark, ())}
-                for own in self.snapshot.expected.get(row.id, ()):
-                    if _text(own) not in there:  # else a rule may be beside its own copy
-                        self._places.setdefault(_text(own), []).append(row)
+            self._look_at_places()
         rows = [row for entry in entries for row in self._places.get(_text(entry), ())]
         return next((reason for row in rows if (reason := self._needs(row)) is not None), None)
+
+    def _look_at_places(self) -> None:
+        for row in self.snapshot.rows:
+            there = {_text(entry) for entry in self.sights.by_mark.get(row.mark, ())}
+            for own in self.snapshot.expected.get(row.id, ()):
+                if _text(own) in there:
+                    self._filled.add(_text(own))
+                else:
+                    self._places.setdefault(_text(own), []).append(row)
+
+    def _beside_its_own(self, entry: Entry) -> bool:
+        """Whether a rule is there for the one that needs it, so that this one serves nobody.
+
+        ``iptables-restore -n`` empties the chains that it fills, and adds to the built-in ones.
+        """
+        return _text(entry) in self._filled and _text(entry) not in self._places
 
     def _needs(self, row: Resource) -> Reason | None:
         """Why the owner of a row needs its object now; None if it is dead, or there is none."""

@@ -65,3 +65,27 @@ def test_a_network_s_own_rules_count() -> None:
         scene.expected[row.id] = (Entry("iptables", "filter FORWARD", "-i hvbr1", row.mark),)
     scene.entries.append(scene.expected[old.id][0])
     assert verdict(scene, old) == (Action.SKIP, Reason.RESERVED)
+
+
+def test_of_a_mark_that_serves_what_is_beside_its_own_goes_alone() -> None:
+    """``iptables-restore -n`` puts rules into the place of ours, and adds to built-in chains."""
+    scene = Scene()
+    network = scene.network()
+    old = scene.row(Kind.FILTER, network=network, state=State.RELEASED)
+    new = scene.row(Kind.FILTER, network=network)
+    own, inside, before = "filter HVTX-FWD", "filter INPUT", "nat PREROUTING"
+    for row, places in ((old, (own, inside, before)), (new, (own, inside))):
+        scene.expected[row.id] = tuple(
+            Entry("iptables", place, "-i hvbr1", row.mark) for place in places
+        )
+    scene.entries += [*scene.expected[old.id], scene.expected[old.id][1], scene.expected[new.id][1]]
+    found = [item for item in scene.plan().items if item.mark == old.mark]
+    assert {
+        (item.action, item.reason, item.alone): {e.place for e in (item.entry, *item.more) if e}
+        for item in found
+    } == {
+        (Action.SKIP, Reason.RESERVED, False): {own, before},
+        (Action.DELETE, Reason.RELEASED_LEFTOVER, True): {inside},
+    }
+    (gone,) = [item for item in found if item.alone]
+    assert len((gone.entry, *gone.more)) == 2  # both copies
