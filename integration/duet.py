@@ -35,6 +35,7 @@ _OWN_CALLS = {
 _NEWFSTATAT, _AT_EMPTY_PATH, _NANOSLEEP = 262, 0x1000, {35, 230}
 _X86 = platform.machine() == "x86_64"
 _WAITS = 4  # sleeps in a row by which a command is taken to wait for the other
+_WAITS_IN_ALL = 40  # or in all: between two attempts SQLite opens its index again
 DEADLINE = 120.0  # seconds for both to end, after which they wait for each other for ever
 
 
@@ -110,13 +111,14 @@ class Traced:
 
     def go_on(self) -> bool:
         """Go on to the end, or until it waits for somebody; whether it ended."""
-        sleeps = 0
-        while sleeps < _WAITS:
+        sleeps = in_all = 0
+        while sleeps < _WAITS and in_all < _WAITS_IN_ALL:
             info = self._next_entry()
             if info is None:
                 return True
             if info.number in _NANOSLEEP:
                 sleeps += 1
+                in_all += 1
             elif _is_noticed(info) and info.number != 72:  # fcntl: the look at the lock
                 sleeps = 0
         return False

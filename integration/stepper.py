@@ -16,11 +16,13 @@ import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
 from integration import calls
 from integration.program import Ran, child, text_of
+from integration.state import offspring
 
 _TRACEME, _CONT, _DETACH, _SYSCALL = 0, 7, 17, 24
 _SETOPTIONS, _GETEVENTMSG, _SYSCALL_INFO = 0x4200, 0x4201, 0x420E
@@ -269,7 +271,8 @@ class ChildStepper(Stepper):
                 os.waitpid(tid, _WALL)
                 _LIBC.ptrace(_DETACH, tid, 0, 0)
                 os.kill(tid, signal.SIGCONT)
-        del self.tracees[tid], self.children[tid]
+        self.tracees.pop(tid, None)
+        self.children.pop(tid, None)
 
     def _let_all_go(self) -> None:
         for tid in self.children.keys() & self.tracees.keys():
@@ -278,6 +281,11 @@ class ChildStepper(Stepper):
     def _kill(self) -> None:
         self._let_all_go()
         super()._kill()
+        # one that the command had just begun, of which we have not been told
+        for pid in offspring():
+            with suppress(FileNotFoundError):
+                if f"\nTracerPid:\t{os.getpid()}\n" in Path(f"/proc/{pid}/status").read_text():
+                    self._let_go(pid)
 
     def _enters(self, tid: int, tracee: _Tracee) -> bool:
         if tid not in self.children:

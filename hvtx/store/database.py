@@ -45,6 +45,7 @@ QUEUE_BYTE = 0
 _PAGE = 4096  # bytes, SQLite's own choice; it takes a torn last page for zeros
 _MEMORY = "/dev/shm"  # noqa: S108 - a directory of nobody else's is made in it
 _COPIES = 5  # attempts at a copy that nobody writes under
+_LOCKED = ("locked", "locking protocol")
 _UNREADABLE = ("malformed", "not a database", "disk image", "unsupported file format")
 
 
@@ -426,7 +427,8 @@ def _open(
         return store
     except sqlite3.Error as problem:
         connection.close()
-        raise untrusted(path, str(problem)) from problem
+        meant = _translate(problem, path)
+        raise (meant if isinstance(meant, Busy) else untrusted(path, str(problem))) from problem
     except BaseException:
         connection.close()
         raise
@@ -829,7 +831,9 @@ def _translate(problem: sqlite3.Error, path: str = "the state store") -> Excepti
     words = str(problem)
     if _is_full(problem):
         return _full(problem)
-    if name.startswith("SQLITE_BUSY") or "locked" in words:
+    # SQLITE_PROTOCOL: whoever has a lock of the log's index kept it for all of SQLite's attempts
+    # (ten seconds), because it was stopped there, say (sqlite.org/rescode.html#protocol)
+    if name.startswith(("SQLITE_BUSY", "SQLITE_PROTOCOL")) or any(w in words for w in _LOCKED):
         return Busy("the state store is locked by another program", hint="try again")
     if name.startswith("SQLITE_CONSTRAINT"):
         return Conflict(

@@ -256,6 +256,32 @@ def test_a_strangers_transaction_is_waited_for_as_long_as_asked(shelf: Shelf) ->
         stranger.close()
 
 
+def test_a_lock_of_the_logs_index_that_is_kept_is_busy(shelf: Shelf) -> None:
+    """A command was stopped while it recovers the log: 75 for others, not a fault of the disk.
+
+    All locks of the index (wal.c, `WAL_LOCK`) are taken; SQLite itself tries for ten seconds.
+    """
+    shelf.open().close()
+    words = (
+        "import fcntl, os, sys\n"
+        "index = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o600)\n"
+        "fcntl.lockf(index, fcntl.LOCK_EX, 8, 120)\n"
+        "print('locked', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    argv = [sys.executable, "-c", words, f"{shelf.file}-shm"]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"locked\n"
+        with pytest.raises(Busy) as caught:
+            shelf.open(lock_timeout=0.05)
+        other.communicate(b"")
+    assert caught.value.exit_code == 75
+    assert getattr(caught.value.__cause__, "sqlite_errorname", "") == "SQLITE_PROTOCOL"
+    with shelf.opened() as store:
+        enter(store)
+
+
 def test_every_write_begins_as_one() -> None:
     """A read that turns into a write can deadlock: the store begins each as a write, in one place.
 
