@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -45,7 +46,8 @@ QUEUE_BYTE = 0
 _PAGE = 4096  # bytes, SQLite's own choice; it takes a torn last page for zeros
 _MEMORY = "/dev/shm"  # noqa: S108 - a directory of nobody else's is made in it
 _COPIES = 5  # attempts at a copy that nobody writes under
-_LOCKED = ("locked", "locking protocol")
+_KEPT = "locking protocol"  # what SQLITE_PROTOCOL says
+_LOCKED = ("locked", _KEPT)
 _UNREADABLE = ("malformed", "not a database", "disk image", "unsupported file format")
 
 
@@ -384,18 +386,33 @@ def open_store(
     elif writable and reserve.is_low(state_directory):
         reserve.give_up(state_directory)
     try:
-        store = _open(
+        store = _open_patiently(
             state_directory, run_directory, writable=writable, create=create, seconds=lock_timeout
         )
     except StoreError:  # a quota, say, of which the file system says nothing
         if not (writable and spends and reserve.give_up(state_directory)):
             raise
-        store = _open(
+        store = _open_patiently(
             state_directory, run_directory, writable=writable, create=create, seconds=lock_timeout
         )
     if writable and spends:
         store.spend_reserve()
     return store
+
+
+def _open_patiently(
+    state_directory: str, run_directory: str, *, writable: bool, create: bool, seconds: float
+) -> Store:
+    """Open it; SQLite itself gives up a kept lock of the log's index sooner than some ask for."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return _open(
+                state_directory, run_directory, writable=writable, create=create, seconds=seconds
+            )
+        except Busy as problem:
+            if _KEPT not in str(problem.__cause__) or time.monotonic() >= deadline:
+                raise
 
 
 def _open(

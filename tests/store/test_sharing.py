@@ -282,6 +282,30 @@ def test_a_lock_of_the_logs_index_that_is_kept_is_busy(shelf: Shelf) -> None:
         enter(store)
 
 
+@pytest.mark.parametrize(("seconds", "opens"), [(60.0, True), (0.0, False)])
+def test_opening_tries_again_as_long_as_asked(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, seconds: float, opens: bool
+) -> None:
+    """SQLite gives up a kept lock of the log's index after ten seconds, whatever it was told."""
+    shelf.open().close()
+    kept = [sqlite3.OperationalError("locking protocol")] * 2
+    check = database.check_header
+
+    def checked(connection: sqlite3.Connection, path: str) -> None:
+        if kept:
+            raise kept.pop()
+        check(connection, path)
+
+    monkeypatch.setattr(database, "check_header", checked)
+    if opens:
+        shelf.open(lock_timeout=seconds).close()
+        assert kept == []
+    else:
+        with pytest.raises(Busy):
+            shelf.open(lock_timeout=seconds)
+        assert len(kept) == 1
+
+
 def test_every_write_begins_as_one() -> None:
     """A read that turns into a write can deadlock: the store begins each as a write, in one place.
 
