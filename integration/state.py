@@ -328,7 +328,7 @@ def offspring() -> list[int]:
 
 
 def settle() -> None:
-    """Wait until gates have ended or opened, and processes that were signalled are gone."""
+    """Wait until gates have ended or opened; who was signalled, or reads the rules, is gone."""
     deadline = time.monotonic() + _SECONDS
     while any(_is_on_its_way(pid) for pid in offspring()):
         assert time.monotonic() < deadline, "a process neither ends nor begins"
@@ -346,6 +346,8 @@ def _is_on_its_way(pid: int) -> bool:
             return True
         # before its exec a child has our own command line, and in the middle of it none
         words = procfs.command_line(pid)
+        if words and words[0].endswith("-save"):  # it reads the rules, and ends by itself
+            return not procfs.look(pid).ended
         return words in ((), procfs.command_line(os.getpid())) and not procfs.look(pid).ended
     except (FileNotFoundError, ProcessLookupError):
         return False
