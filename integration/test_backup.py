@@ -102,21 +102,25 @@ def damage(path: Path) -> None:
 
 
 def test_beside_writers(hvtx: Program, file: Path) -> None:
-    """Each of many backups is whole, and of one moment: a VM is in it with its lease, or not."""
+    """Each of many backups is whole, and of one moment: a VM is in it with its lease, or not.
+
+    Programs of their own: a child that is forked beside a thread may wait for its locks for good.
+    """
     stop = threading.Event()
+    beside = Program(**hvtx.environment)
 
     def write() -> None:
         number = 0
         while not stop.is_set() and number < 200:
             number += 1
-            hvtx("vm", "create", f"vm{number}", "--network", "net", *SLEEP)
+            beside("vm", "create", f"vm{number}", "--network", "net", *SLEEP)
 
     writer = threading.Thread(target=write)
     writer.start()
     seen = set()
     try:
         for _ in range(12):
-            hvtx("store", "backup", str(file), "--force")
+            beside("store", "backup", str(file), "--force")
             with closing(sqlite3.connect(f"file:{file}?mode=ro&immutable=1", uri=True)) as sql:
                 assert sql.execute("PRAGMA integrity_check").fetchone() == ("ok",)
                 vms, leases = (

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from integration.boot import image
 
 CAPABILITIES = ["NET_ADMIN", "SYS_ADMIN", "NET_RAW", "SYS_PTRACE"]
 DAEMON_SECONDS, BOOT_SECONDS = 60, 90
+_SAID = "/dev/shm/said"  # in the container: what a program has printed
+_LOOKS = 5
 # Docker makes /proc/sys read-only. The network's part of it belongs to the container's namespace;
 # the rest is the machine's, and stays as it is.
 SYSCTLS = """[Unit]
@@ -118,8 +120,7 @@ class Host:
 
     def run(self, *argv: str, code: int | None = 0) -> str:
         """Run a program in it; standard output and error. ``code`` None: any exit code."""
-        status, output = self.container.exec_run(list(argv))
-        text = str(output.decode(errors="replace"))
+        status, text = self._exec(argv, "2>&1")
         if code is not None and status != code:
             journal = self.container.exec_run(["journalctl", "-b", "--no-pager", "-n", "60"]).output
             raise AssertionError(
@@ -131,9 +132,26 @@ class Host:
         """What a program prints on standard output, as JSON."""
         import json
 
-        status, (out, err) = self.container.exec_run(list(argv), demux=True)
-        assert status == 0, (argv, status, out, err)
+        status, out = self._exec(argv, f"2>{_SAID}.err")
+        assert status == 0, (argv, status, out, self._exec(["cat", f"{_SAID}.err"], "2>&1"))
         return json.loads(out)
+
+    def _exec(self, argv: Sequence[str], err: str) -> tuple[int, str]:
+        """Exit code and output of a program; ``err``: where its standard error goes, for a shell.
+
+        Docker loses the whole output of a short command now and then, with exit code 0. So it goes
+        to a file, and one that seems empty is looked at once more.
+        """
+        script = f'"$@" >{_SAID} {err}; code=$?; cat {_SAID}; exit $code'
+        status, output = self.container.exec_run(["sh", "-c", script, "sh", *argv])
+        for _ in range(_LOOKS):
+            if output:
+                break
+            size = self.container.exec_run(["stat", "-c", "%s", _SAID]).output.strip()
+            if size == b"0":
+                break
+            output = self.container.exec_run(["cat", _SAID]).output
+        return status, (output or b"").decode(errors="replace")
 
     def boot(self) -> None:
         """Start it and wait until systemd has nothing left to do."""
