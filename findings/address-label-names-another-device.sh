@@ -1,6 +1,6 @@
 #!/bin/bash
 # An IPv4 address's label is taken for the device's name by getifaddrs(3) and what is built on it.
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/lib/question.sh"
 if outside; then
     prepare
     deb iproute2=6.1.0-3

@@ -1,6 +1,6 @@
 #!/bin/bash
 # A bridge keeps an MTU that was changed, not one that it was created with.
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/lib/question.sh"
 if outside; then
     prepare
     deb iproute2=6.1.0-3

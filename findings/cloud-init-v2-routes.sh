@@ -1,6 +1,6 @@
 #!/bin/bash
 # network-config version 2 means less where cloud-init writes it out for something else than netplan.
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/lib/question.sh"
 if outside; then
     prepare
     deb cloud-init=22.4.2-1+deb12u4

@@ -1,6 +1,6 @@
 #!/bin/bash
 # A unit whose WantedBy= changed in an upgrade is wanted by both targets afterwards.
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/lib/question.sh"
 if outside; then
     prepare
     deb init-system-helpers=1.65.2+deb12u1

@@ -1,6 +1,6 @@
 #!/bin/bash
 # In dnsmasq's reservations a host name that looks like a time or a keyword is not a name.
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/lib/question.sh"
 if outside; then
     prepare
     deb dnsmasq-base=2.90-4~deb12u2 iproute2=6.1.0-3

@@ -1,6 +1,6 @@
 #!/bin/bash
 # dnsmasq knows a host's IPv4 address and answers REFUSED when asked for its IPv6 address.
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/lib/question.sh"
 if outside; then
     prepare
     deb dnsmasq-base=2.90-4~deb12u2 iproute2=6.1.0-3

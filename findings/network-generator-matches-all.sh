@@ -1,6 +1,6 @@
 #!/bin/bash
 # systemd gives the address of an ip= without a device to every network card of the guest.
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/lib/question.sh"
 if outside; then
     prepare
     deb systemd=252.39-1~deb12u2 libsystemd-shared=252.39-1~deb12u2

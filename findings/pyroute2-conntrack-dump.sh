@@ -1,6 +1,6 @@
 #!/bin/bash
 # pyroute2's conntrack socket lists one family, counts and flushes both.
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/lib/question.sh"
 if outside; then
     prepare
     deb conntrack=1:1.4.7-1+b2 nftables=1.0.6-2+deb12u2 iproute2=6.1.0-3

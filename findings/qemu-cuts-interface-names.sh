@@ -1,6 +1,6 @@
 #!/bin/bash
 # QEMU attaches to the device whose name is the first 15 characters of the name that was asked for.
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/lib/question.sh"
 if outside; then
     prepare
     deb qemu-system-x86=1:7.2+dfsg-7+deb12u18+b3 \

@@ -1,6 +1,6 @@
 #!/bin/bash
 # QEMU lets go of a netdev in use; one of the same id added afterwards is not the card's.
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/lib/question.sh"
 if outside; then
     prepare
     deb qemu-system-x86=1:7.2+dfsg-7+deb12u18+b3 \

@@ -1,6 +1,6 @@
 #!/bin/bash
 # A MAC written by a YAML 1.2 library is a number for cloud-init, which reads YAML 1.1.
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/lib/question.sh"
 if outside; then
     prepare
     deb cloud-init=22.4.2-1+deb12u4
