@@ -276,17 +276,22 @@ def start(ctx: click.Context, name: str, json_: bool) -> None:
         _show(runtime, name, "running", json_=json_)
 
 
+def _power_down(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of how a hypervisor is ended."""
+    command = click.option("--force", is_flag=True, help="End the hypervisor at once.")(command)
+    return click.option(
+        "--timeout",
+        type=Seconds(),
+        default=30.0,
+        show_default=True,
+        metavar="S",
+        help="How long the guest may take to power down, 0 to 86400 seconds.",
+    )(command)
+
+
 @vm.command()
 @click.argument("name", shell_complete=complete_vm)
-@click.option(
-    "--timeout",
-    type=Seconds(),
-    default=30.0,
-    show_default=True,
-    metavar="S",
-    help="How long the guest may take to power down, 0 to 86400 seconds.",
-)
-@click.option("--force", is_flag=True, help="End the hypervisor at once.")
+@_power_down
 @as_json
 @click.pass_context
 @again_when_full
@@ -302,15 +307,7 @@ def stop(ctx: click.Context, name: str, timeout: float, force: bool, json_: bool
 
 @vm.command()
 @click.argument("name", shell_complete=complete_vm)
-@click.option(
-    "--timeout",
-    type=Seconds(),
-    default=30.0,
-    show_default=True,
-    metavar="S",
-    help="How long the guest may take to power down, 0 to 86400 seconds.",
-)
-@click.option("--force", is_flag=True, help="End the hypervisor at once.")
+@_power_down
 @as_json
 @click.pass_context
 def restart(ctx: click.Context, name: str, timeout: float, force: bool, json_: bool) -> None:
