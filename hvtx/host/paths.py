@@ -215,8 +215,8 @@ def open_regular(
         try:
             seen = os.fstat(looked)
             need_regular(seen, named)
-            if believed and (why := trust.problem_of(seen, looked)) is not None:
-                raise UnsafeError(why, named)
+            if believed and not is_null(seen):  # it has nothing that anybody could write
+                need_trusted(seen, looked, named)
             return _reopen(looked, path, dir_fd, seen)
         finally:
             os.close(looked)
@@ -226,9 +226,21 @@ def open_regular(
 
 
 def need_regular(seen: os.stat_result, named: str) -> None:
-    """Raises NotRegularError, which says what it is."""
-    if not stat.S_ISREG(seen.st_mode):
+    """Raises NotRegularError, which says what it is; ``/dev/null`` will do as an empty file."""
+    if not stat.S_ISREG(seen.st_mode) and not is_null(seen):
         raise NotRegularError(errno.EINVAL, f"it is {kind_of(seen)}, and not a regular file", named)
+
+
+def is_null(seen: os.stat_result) -> bool:
+    """Whether it is ``/dev/null``: nothing to be read, and nothing keeps."""
+    return stat.S_ISCHR(seen.st_mode) and seen.st_rdev == os.makedev(1, 3)
+
+
+def need_trusted(seen: os.stat_result, descriptor: int, named: str) -> None:
+    """Raises UnsafeError if others could have written what was opened."""
+    why = trust.problem_of(seen, descriptor)
+    if why is not None:
+        raise UnsafeError(why, named)
 
 
 def kind_of(seen: os.stat_result) -> str:
