@@ -694,3 +694,65 @@ def test_the_view_is_its_groups_whatever_the_umask(
     ]  # fmt: skip
     assert {p.stat().st_mode & 0o777 for p in view.iterdir()} == {0o640}
     assert {p.stat().st_gid for p in (view, *view.iterdir())} == {STRANGER}
+
+
+# -- what root runs at boot ------------------------------------------------------------------------
+
+
+def installed(path: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+    """Run a program at that path that is hvtx."""
+    path.write_text(
+        f"#!{sys.executable}\nimport sys\nfrom hvtx.cli.main import run\nsys.exit(run(sys.argv[1:]))\n"
+    )
+    path.chmod(0o755)
+    return subprocess.run([path, *argv], capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_units_name_no_program_that_others_can_change(tmp_path: Path) -> None:
+    """Called as /home/u/venv/bin/hvtx: root would run it at each boot."""
+    units = tmp_path / "root" / "etc/systemd/system"
+    units.mkdir(parents=True)
+    place = tmp_path / "u" / "venv" / "bin"
+    place.mkdir(parents=True)
+    give(tmp_path / "u", deep=True)
+    call = ("systemd", "install", "--root", str(tmp_path / "root"))
+    done = installed(place / "hvtx", *call)
+    refused(Ran(done.returncode, done.stdout, done.stderr), 5, f"belongs to user {STRANGER}")
+    assert str(place / "hvtx") in done.stderr
+    assert list(units.iterdir()) == []
+    shown = installed(place / "hvtx", "systemd", "print")
+    assert (shown.returncode, "warning: root would run" in shown.stderr) == (0, True)
+    good = tmp_path / "good"
+    good.mkdir()
+    link = tmp_path / "root" / "numbers.prom"
+    link.symlink_to(tmp_path / "victim")
+    give(link)
+    done = installed(good / "hvtx", *call, "--metrics", str(link))
+    refused(Ran(done.returncode, done.stdout, done.stderr), 5, f"link that user {STRANGER} made")
+    assert list(units.iterdir()) == []
+
+
+def test_units_are_written_through_no_link_and_0644(
+    hvtx: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Below --root somebody else may have left a draft's name, a pipe, or a link."""
+    monkeypatch.setattr("hvtx.engine.systemd.refuse_changeable", lambda _: None)
+    root = tmp_path / "root"
+    units = root / "etc/systemd/system"
+    units.mkdir(parents=True)
+    victim = tmp_path / "victim"
+    victim.write_text("untouched")
+    draft = units / "hvtx-gc.timer.hvtx-new"
+    draft.symlink_to(victim)
+    for umask in (0, 0o077):
+        before = os.umask(umask)
+        try:
+            hvtx("systemd", "install", "--root", str(root))
+        finally:
+            os.umask(before)
+        (units / "hvtx-gc.timer").unlink()
+    assert victim.read_text() == "untouched"
+    assert {p.stat().st_mode & 0o777 for p in units.glob("*.service")} == {0o644}
+    os.mkfifo(units / "hvtx-gc.timer")
+    ran = bounded(hvtx, "systemd", "install", "--root", str(root))
+    refused(ran, 6, "not a regular file")
