@@ -109,8 +109,8 @@ def install(where: Place, root: str = "/") -> Outcome:
     """
     wanted = make(where)
     _need_root()
-    refuse_changeable(where)
     systemctl = _systemctl()
+    refuse_changeable(where)
     theirs = _packaged(root)
     files = _files_wanted(wanted, theirs)
     states = [_state(path, text, root) for path, text in files]
