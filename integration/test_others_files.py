@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -253,6 +254,35 @@ def test_import_believes_roots_files(hvtx: Program, tmp_path: Path) -> None:
     assert outcomes == {"evil": "imported", "bad": "skipped"}
     hvtx("gc", "--apply")
     assert not device_is_there()
+
+
+# -- backups ---------------------------------------------------------------------------------------
+
+
+def test_a_backup_of_others_is_not_restored(hvtx: Program, tmp_path: Path) -> None:
+    """It decides what root deletes and starts; so does a log beside it."""
+    hvtx(*NETWORK)
+    good = tmp_path / "good.db"
+    hvtx("store", "backup", str(good))
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    for spoil in (
+        give, lambda path: path.chmod(0o666), lambda path: allow(path, user=STRANGER),
+        lambda path: path.with_name("b.db-wal").write_bytes(b"x" * 32) and give(
+            path.with_name("b.db-wal")
+        ),
+        lambda path: path.with_name("b.db-wal").write_bytes(b"x" * 32),
+    ):  # fmt: skip
+        for old in shared.iterdir():
+            old.unlink()
+        path = shared / "b.db"
+        shutil.copy(good, path)
+        path.chmod(0o600)
+        hvtx("store", "restore", str(path))  # the control: root's own, also in a shared directory
+        spoil(path)
+        with witness.unchanged():
+            refused(hvtx("store", "restore", str(path), code=None), 5, "is not believed")
 
 
 # -- what cannot be read to its end ----------------------------------------------------------------
