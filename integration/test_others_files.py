@@ -355,6 +355,10 @@ def test_a_plan_of_the_standard_input(hvtx: Program, tmp_path: Path) -> None:
     done = subprocess.run(call, input=plan.read_bytes(), capture_output=True, check=False)
     assert done.returncode == 2
     assert b"not a regular file" in done.stderr
+    call = [sys.executable, "-m", "hvtx", "--config", "/dev/stdin", "vm", "ls"]
+    done = subprocess.run(call, input=b"", capture_output=True, check=False)
+    assert done.returncode == 2
+    assert b"not a regular file" in done.stderr
 
 
 @pytest.mark.parametrize("what", ["kernel", "initrd", "disk"])
@@ -657,6 +661,11 @@ def test_no_program_that_others_can_change_is_run_by_name(
     hvtx("vm", "run", "sleep", "--network", "net", "--", *command, PATH=path)
     hvtx("vm", "rm", "sleep", "--force")
     assert list(tmp_path.rglob("sprung")) == []
+    if command[0] == "sleep":
+        only = str(traps[0].parent)
+        ran = hvtx("vm", "run", "sleep", "--network", "net", *SLEEP, code=None, PATH=only)
+        refused(ran, 3, "not where only root could put it")
+        assert str(traps[0]) in ran.err
 
 
 def test_a_program_of_roots_is_run_by_name(hvtx: Program, tmp_path: Path) -> None:
