@@ -68,6 +68,22 @@ def test_no_decision_reads_the_wall_clock() -> None:
     assert readers <= CLOCKS
 
 
+def test_directories_are_made_and_named_files_opened_in_one_place() -> None:
+    """A mode whatever the umask, no link and no pipe of others': `host/paths.py`, `host/output.py`.
+
+    What a VM's run-time directory holds is made in a directory that only hvtx writes to.
+    """
+    makers, readers = set(), set()
+    for where, node in nodes(ast.Attribute):
+        assert isinstance(node, ast.Attribute)
+        if node.attr in ("makedirs", "mkdir"):
+            makers.add(where)
+        if node.attr in ("read_text", "read_bytes", "write_text", "write_bytes"):
+            readers.add(where)
+    assert makers <= {"host/paths.py", "drivers/file.py"}
+    assert readers <= {"drivers/file.py", "drivers/sysctl.py", "drivers/bridge.py"}
+
+
 def test_numbers_of_the_kernel_are_never_ordered() -> None:
     """Indexes, handles and generations wrap around: they are equal, or they are not."""
     wrong = []
