@@ -32,7 +32,7 @@ def test_who_has_enough_changes_nothing(used: int) -> None:
 def test_the_soft_limit_is_raised_to_the_usual_one(used: int) -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (used, hard))
-    descriptors.need(40)
+    descriptors.need(used + 40)
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(descriptors.USUAL, hard)
 
 
