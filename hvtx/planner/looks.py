@@ -7,7 +7,7 @@ asks here what follows from two looks that differ (docs/adr/0016). Pure: values 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hvtx.model.mark import Mark, parse_mark
 from hvtx.model.plan import NetworkFacts, OperationFacts, VmFacts
@@ -15,6 +15,7 @@ from hvtx.model.resource import FIREWALL_KINDS, Address, Entry, Kind, Link, Reso
 from hvtx.model.vm import Life, Liveness, Operation
 
 _DEVICES = frozenset({Kind.TAP, Kind.BRIDGE})
+_LISTED = FIREWALL_KINDS | {Kind.ADDRESS}
 
 
 class Before(NamedTuple):
@@ -79,7 +80,8 @@ def late(
     Of firewalls and addresses those that an operation moved while the host was looked at:
     tombstones whose object was seen, and live rows whose object was not. Of devices all such, since
     a dump can miss one. What an operation still works on may be there or not, but a device that it
-    is making is marked in a moment.
+    is making is marked in a moment. What one worked on that has died since is looked at in any
+    case: it may have been seen, and be gone.
     """
     found = [
         row
@@ -103,6 +105,8 @@ def late(
         link = by_index.get(row.spec["ifindex"]) if device else None
         if row.state != State.COMMITTED and row.operation in underway:
             return link is None or link.alias is not None
+        if row.state != State.COMMITTED and (device or row.kind in _LISTED):
+            return False
         if device:
             return link is not None and link.alias == row.mark
         if row.kind in FIREWALL_KINDS:
@@ -183,8 +187,19 @@ def asked_again(record: Record, doubted: Iterable[Resource], begun: Begun) -> di
     return {row.id: row for row in (*doubted, *(r for r in record.rows if r.vm in vms))}
 
 
-def moved_since(
-    asked: Mapping[int, Resource], now: Mapping[int, tuple[str, int]]
-) -> frozenset[int]:
-    """Which rows moved; ``now`` is their state and operation, of those that still are."""
-    return frozenset(n for n, row in asked.items() if now.get(n) != (row.state, row.operation))
+Whereabouts = tuple[str, int, Mapping[str, Any]]  # state, operation, what was learnt of a row
+
+
+def moved_since(asked: Mapping[int, Resource], now: Mapping[int, Whereabouts]) -> frozenset[int]:
+    """Which rows moved; ``now`` is where each is that is still there.
+
+    With one row of a VM all that were asked for: what is concluded of one follows from the others,
+    most of all from that of the process, of which a start learns last.
+    """
+    moved = {
+        number
+        for number, row in asked.items()
+        if now.get(number) != (row.state, row.operation, row.observed)
+    }
+    vms = {asked[number].vm for number in moved} - {None}
+    return frozenset(moved | {number for number, row in asked.items() if row.vm in vms})
