@@ -57,7 +57,7 @@ class Look(NamedTuple):
     late: Late | None = None
     pids: tuple[str, ...] = ()  # what is at the pid of each generation: "", "own", "other", "same"
     holders: tuple[str, ...] = ()  # names of devices that are held open
-    so: frozenset[object] = frozenset()  # what was to be said at some moment since it began
+    so: frozenset[str] = frozenset()  # what was to be said at some moment since it began
 
 
 class Late(NamedTuple):
@@ -251,6 +251,14 @@ def late(look: Look, boot: int, weak: frozenset[str]) -> Late | None:
     values = _values(look, boot, weak)
     before = looks.Before(1000, dict.fromkeys(look.runs, True))
     rows = looks.late(before, set(look.underway), values.record, values.seen, values.expected)
+    if "seen-is-there" in weak:
+        marks = {link.alias for link in values.seen.links} | {e.mark for e in values.seen.entries}
+        half = {State.INTENDED, State.RELEASING}
+        rows = [
+            r
+            for r in rows
+            if r.operation in look.underway or r.state not in half or r.mark not in marks
+        ]
     if not rows or "moved-not-looked-at" in weak:
         return None
     again = looks.again(rows, values.seen.links)
@@ -285,9 +293,12 @@ def concluded(
             ended = frozenset()
         asked = looks.asked_again(record, doubted, begun)
         there = _rows(now, boot, nonce=True, boot_counts="boot-ignored" not in weak)
-        moving = looks.moved_since(
-            asked, {r.id: (r.state, r.operation, r.observed) for rows in there for r in rows}
-        )
+        if "whereabouts-not-asked" not in weak:
+            moving = looks.moved_since(
+                asked, {r.id: (r.state, r.operation, r.observed) for rows in there for r in rows}
+            )
+        if "note-overlooked" in weak:
+            moving -= {r.id for r in there[0] if r.id in asked and asked[r.id].state == r.state}
         facts = looks.operation_facts(record, underway, ended=ended, begun=begun)
     return View(
         look.links,
@@ -338,10 +349,10 @@ _UNTRUE = frozenset(
 
 
 @cache
-def told(view: View, weak: frozenset[str], *, acting: bool) -> frozenset[object]:
+def told(view: View, weak: frozenset[str], *, acting: bool) -> frozenset[str]:
     """What a plan says of things that are not as they should be; ``acting``: and does about them."""
     return frozenset(
-        item.identity()
+        f"{item.action.value} {item.kind} {item.row} ({item.reason.value})"
         for item in plan(view, weak).items
         if item.action is not Action.SKIP or (not acting and item.reason in _UNTRUE)
     )

@@ -150,7 +150,7 @@ def _with(items: tuple[Any, ...], index: int, item: Any) -> tuple[Any, ...]:
 
 def _write(s: State, **changes: Any) -> State:
     """A store transaction: ``Store.transaction`` raises the high-water mark after the commit."""
-    s = _tell(s, _SINCE, lambda look: look._replace(wrote=True))
+    s = _tell(s, lambda look: look._replace(wrote=True) if look.rows else look)
     if not s.budget.swaps and not s.forked:
         return s._replace(**changes)  # nobody compares the numbers
     seq = s.seq + 1
@@ -159,8 +159,15 @@ def _write(s: State, **changes: Any) -> State:
 
 def _begin(s: State, operation: int, **changes: Any) -> State:
     """``transaction.begin``: who looks at that time cannot tell which of its doings are seen."""
-    s = _tell(s, _EARLY, lambda look: look._replace(runs=look.runs | {operation}))
-    s = _tell(s, _SINCE, lambda look: look._replace(newer=look.newer | {operation}))
+    one = {operation}
+    s = _tell(
+        s,
+        lambda look: (
+            look._replace(newer=look.newer | one)
+            if look.rows  # the record was read before
+            else look._replace(runs=look.runs | one)
+        ),
+    )
     return _write(s, opened=s.opened | {operation}, **changes)
 
 
@@ -169,18 +176,19 @@ def _close(s: State, operation: int, **changes: Any) -> State:
     return _write(s, opened=s.opened - {operation}, **changes)
 
 
-_EARLY = frozenset({"links", "table", "rows"})  # something was looked at, but not the record
-_SINCE = frozenset({"locks", "again", "again-table", "pids", "holders", "since"})
-_LOOKING = _EARLY | _SINCE
+# From the first look to the last.
+_LOOKING = frozenset(
+    {"links", "table", "rows", "operations", "locks", "again", "again-table", "pids", "holders", "since"}
+)  # fmt: skip
 
 
-def _tell(s: State, where: frozenset[str], change: Callable[[Look], Look]) -> State:
-    """Keep for each collector that is there what it will find out when it asks."""
-    if not any(actor.at in where for actor in s.actors):
+def _tell(s: State, change: Callable[[Look], Look]) -> State:
+    """Keep for each collector that is looking what it will find out when it asks."""
+    if not any(actor.at in _LOOKING for actor in s.actors):
         return s
     return s._replace(
         actors=tuple(
-            a._replace(job=a.job._replace(look=change(a.job.look))) if a.at in where else a
+            a._replace(job=a.job._replace(look=change(a.job.look))) if a.at in _LOOKING else a
             for a in s.actors
         )
     )
@@ -646,8 +654,9 @@ def _read(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
 
 
 def _operations(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
-    """What the protocol forbids: another statement, of another moment."""
-    after = _looks(s, who, "locks", opened=s.opened)
+    """What the protocol forbids: another statement, of another moment, for all but the rows."""
+    nothing: frozenset[int] = frozenset()
+    after = _looks(s, who, "locks", opened=s.opened, newer=nothing, wrote=False)
     yield f"{_NAMES[who]}: reads the operations", after, None
 
 
@@ -724,16 +733,19 @@ def _since(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
     job: Job = s.actors[who].job
     view = _concluded(s, job.look, weak)
     found = verdicts(view, _planning(weak), recover=job.recover)
-    bad = None
-    if s.budget.told and not told(view, _planning(weak), acting=False) <= job.look.so:
-        bad = "a plan tells what was not so"
+    bad, says = None, ""
+    if s.budget.told:
+        untrue = told(view, _planning(weak), acting=False) - job.look.so
+        if untrue:
+            bad = "a plan tells what was not so"
+            says = f", untruly {', '.join(sorted(untrue))}"
     if who in (S1, S2):
         found = tuple(verdict for verdict in found if not verdict.loose)
     if found:
         after = act(s, who, "begin", Job(job.recover, found=found))
-        yield f"{_NAMES[who]}: plans {_words(found)}", after, bad
+        yield f"{_NAMES[who]}: plans {_words(found)}{says}", after, bad
     else:
-        yield f"{_NAMES[who]}: has nothing to do", _ended(s, who), bad
+        yield f"{_NAMES[who]}: has nothing to do{says}", _ended(s, who), bad
 
 
 def _begins(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
@@ -1438,7 +1450,7 @@ class _Search:
         self.queue = deque([first])
         self.violations: dict[str, list[str]] = {}
         self.settled: dict[Any, str | None] = {}
-        self.so: dict[Any, frozenset[object]] = {}
+        self.so: dict[Any, frozenset[str]] = {}
 
     def run(self, until: str, limit: int, begun: float) -> Found:
         before, queue = self.before, self.queue
@@ -1448,10 +1460,10 @@ class _Search:
             for words, after, bad in steps(s, self.weak):
                 if bad:
                     self.note(bad, s, words)
-                after = self.heard(after)
-                if after not in before:
-                    before[after] = (s, words)
-                    queue.append(after)
+                heard = self.heard(after)
+                if heard not in before:
+                    before[heard] = (s, words)
+                    queue.append(heard)
             assert len(before) < limit, f"more than {limit} states"
         seconds = time.monotonic() - begun
         return Found(len(before), len(self.settled), seconds, self.violations)
@@ -1467,7 +1479,7 @@ class _Search:
             now = self.so[key] = told(at_once(s, frozenset()), frozenset(), acting=True)
         if not now:
             return s
-        return _tell(s, _LOOKING, lambda look: look._replace(so=look.so | now))
+        return _tell(s, lambda look: look._replace(so=look.so | now))
 
     def look(self, s: State) -> None:
         """What a state by itself says; and, where nobody works, what recovery makes of it."""
