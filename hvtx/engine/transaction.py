@@ -43,6 +43,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from itertools import groupby
 from typing import Any
 
+from hvtx.engine import loopback
 from hvtx.engine.runtime import Runtime, driver_name, wrong_namespace
 from hvtx.errors import CommitUnknown, HvtxError
 from hvtx.host import failpoint
@@ -161,6 +162,8 @@ class Operation:
             observed.update(self.runtime.driver(name).create(part))
             if part[0].kind in FIREWALL_KINDS:
                 _end_flows_to(part)
+                if any(row.kind == Kind.PUBLISH for row in part):
+                    loopback.settle(self.runtime, part)
             failpoint.reach(f"acted:{'filter' if name == 'nftables' else name}")
         return observed
 
@@ -323,6 +326,8 @@ class Operation:
                 failpoint.reach(f"released:{name}")
         if not flushed:
             self._end_flows(addresses, later)
+        if any(row.kind == Kind.PUBLISH for row in rows):
+            loopback.settle_gone(self.runtime, outcomes, rows)
         return outcomes
 
     def _end_flows(self, addresses: Sequence[str], later: ExitStack) -> None:
@@ -347,6 +352,7 @@ class Operation:
 
     def forget(self, rows: Sequence[Resource], reasons: Mapping[int, str]) -> None:
         """Close records whose object is proven absent."""
+        loopback.settle(self.runtime, rows, {row.id for row in rows})
         with self.runtime.store.transaction() as sql:
             intents.forget(sql, rows)
             self.history(
