@@ -114,7 +114,9 @@ def test_no_event_is_waited_for() -> None:
 def test_what_is_ours_is_never_an_interval() -> None:
     """Elements of intervals may be merged with their neighbours; ours are exact, and stay."""
     for family in nftlayout.FAMILIES:
-        text = nftlayout.declarations(family)
+        passing = [name for where, name in nftlayout.PASSING if where == family]
+        lines = nftlayout.declarations(family).splitlines()
+        text = "\n".join(line for line in lines if line.split()[1] not in passing)
         assert not re.search(r"interval|auto-merge|timeout|dynamic|size ", text)
     wanted = [where for where, node in nodes(ast.Constant)
               if isinstance(node.value, str) and "auto-merge" in node.value]  # fmt: skip
@@ -234,6 +236,7 @@ _PLAIN_CALLS = {
     "hvtx/engine/privileges.py": {"tun.open_device"},
     "hvtx/engine/view.py": {"ViewSource"},
     "hvtx/host/procfs.py": {"libc.syscall"},
+    "hvtx/host/qmp.py": {"self._talk.receive"},
     "hvtx/host/xtables.py": {"self._table.delete"},
     "integration/stepper.py": {"_LIBC.ptrace"},
     "integration/test_logger.py": {"room.said"},
