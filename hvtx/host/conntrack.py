@@ -25,6 +25,7 @@ from hvtx.host.netlink import (
     attribute,
     attribute_map,
     attributes,
+    legible,
     nested,
     u32,
 )
@@ -220,8 +221,12 @@ def filters(packed: bytes) -> list[bytes]:
     return found
 
 
+@legible
 def parse(body: bytes) -> Flow | None:
-    """A flow from the body of a message; None for one without both directions (pure)."""
+    """A flow from the body of a message; None for one without both directions (pure).
+
+    Raises Garbled.
+    """
     family = body[0]
     parts = {kind: body[a:b] for kind, a, b in attributes(body, 4, len(body))}
     if _ORIGINAL not in parts or _REPLY not in parts or family not in _SOURCE:

@@ -16,8 +16,10 @@ from hvtx.host.netlink import (
     REQUEST,
     TYPE_MASK,
     Channel,
+    Garbled,
     attribute,
     attribute_map,
+    legible,
     message,
     nested,
     text,
@@ -106,6 +108,7 @@ class Links:
                 return None
             raise
 
+    @legible
     def tun_owner(self, ifindex: int) -> tuple[int | None, int | None]:
         """User and group that may attach to a tun device; None where anybody may. OSError."""
         body = _IFINFO.pack(0, 0, ifindex, 0, 0) + u32(_IFLA["ext_mask"], _SKIP_STATS)
@@ -118,6 +121,7 @@ class Links:
             None if group is None else int.from_bytes(group, "little"),
         )
 
+    @legible
     def neighbours(self) -> frozenset[str]:
         """Addresses that answered the host of late (or were entered by hand), of all devices."""
         bodies = persistently(
@@ -128,7 +132,7 @@ class Links:
             family, _, state, _, _ = _NDMSG.unpack_from(data)
             packed = attribute_map(data, _NDMSG.size).get(1, b"")
             if state & _ANSWERED and family in (socket.AF_INET, socket.AF_INET6):
-                found.add(socket.inet_ntop(family, packed))
+                found.add(_address_text(packed))
         return frozenset(found)
 
     def change(
@@ -200,6 +204,7 @@ class Links:
         )
         return [_address(found) for found in bodies]
 
+    @legible
     def filtered(self) -> frozenset[int]:
         """Indexes of links with traffic control of someone's (tc qdiscs, clsact filters).
 
@@ -217,8 +222,9 @@ class Links:
         return frozenset(found)
 
 
+@legible
 def _link(data: bytes) -> Link:
-    """A link from the body of its message.
+    """A link from the body of its message. Raises Garbled.
 
     Its attributes are walked here and not by :func:`attributes`, which would hand out each of some
     forty: a plan reads thousands of links.
@@ -230,7 +236,7 @@ def _link(data: bytes) -> Link:
     while at + 4 <= end:
         length, kind = header(data, at)
         if length < 4 or at + length > end:
-            raise ValueError("a netlink attribute runs past its message")
+            raise Garbled("a netlink attribute runs past its message")
         kind &= TYPE_MASK
         if kind in wanted:
             found[kind] = data[at + 4 : at + length]
@@ -238,10 +244,13 @@ def _link(data: bytes) -> Link:
     raw = found.get
     what, tun = _what_it_is(raw(_LINKINFO, b""))
     alias, xdp = raw(_IFALIAS, b""), raw(_XDP)
+    name = found[_IFNAME].rstrip(b"\0").decode(errors="surrogateescape")
+    if not name:
+        raise Garbled("a link without a name")
     elsewhere = _LINK_NETNSID in found
     return Link(
         ifindex,
-        raw(_IFNAME, b"").rstrip(b"\0").decode(errors="surrogateescape"),
+        name,
         what,
         alias.rstrip(b"\0").decode(errors="replace") or None,
         raw(_MAC, b"").hex(":"),
@@ -268,7 +277,7 @@ def _what_it_is(info: bytes) -> tuple[str, _Tun]:
     while at + 4 <= end:
         length, number = _HEADER.unpack_from(info, at)
         if length < 4 or at + length > end:
-            raise ValueError("a netlink attribute runs past its message")
+            raise Garbled("a netlink attribute runs past its message")
         if number & TYPE_MASK == _INFO_KIND:
             kind = info[at + 4 : at + length].rstrip(b"\0").decode()
         elif number & TYPE_MASK == _INFO_DATA:
@@ -312,12 +321,21 @@ def _tun(tun: dict[int, bytes]) -> _Tun:
     return _Tun(flags, queues, bool(tun.get(_TUN_PERSIST, b"\0")[0]))
 
 
+def _address_text(packed: bytes) -> str:
+    """An address as people write it. Raises Garbled."""
+    if len(packed) not in (4, 16):
+        raise Garbled(f"an address of {len(packed)} bytes")
+    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
+
+
+@legible
 def _address(data: bytes) -> Address:
+    """An address from the body of its message. Raises Garbled."""
     _, prefix, _, _, ifindex = _IFADDR.unpack_from(data)
     found = attribute_map(data, 8)
     packed = found.get(2) or found[1]  # IFA_LOCAL is the host's own end of a point-to-point
-    if len(packed) == 4:
-        return Address(ifindex, f"{socket.inet_ntop(socket.AF_INET, packed)}/{prefix}")
+    if len(packed) != 16:
+        return Address(ifindex, f"{_address_text(packed)}/{prefix}")
     import ipaddress  # writes all of IPv6 as it is on record, which inet_ntop does not
 
     return Address(ifindex, f"{ipaddress.IPv6Address(packed)}/{prefix}")
