@@ -45,7 +45,7 @@ def listening() -> frozenset[tuple[str, str, int]]:
 
     What cannot be read is left out: this is told to people, nothing is decided by it.
     """
-    found = set()
+    found: set[tuple[str, str, int]] = set()
     for protocol, state in _LISTENING.items():
         for suffix in ("", "6"):
             try:

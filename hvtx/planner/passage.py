@@ -50,9 +50,7 @@ def nft_drops(items: Sequence[Mapping[str, Any]], bridges: Sequence[Bridge]) -> 
         raise ValueError(f"nft printed what is not understood: {problem!r}") from problem
 
 
-def _nft_drops(
-    items: Sequence[Mapping[str, Any]], bridges: Sequence[Bridge]
-) -> Iterator[Drop]:
+def _nft_drops(items: Sequence[Mapping[str, Any]], bridges: Sequence[Bridge]) -> Iterator[Drop]:
     chains = [item["chain"] for item in items if "chain" in item]
     rules = [item["rule"] for item in items if "rule" in item]
     for chain in chains:

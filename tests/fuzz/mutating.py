@@ -49,7 +49,9 @@ def _flip(draw: Any, data: bytearray) -> None:
 
 
 def _set(draw: Any, data: bytearray) -> None:
-    data[draw(st.integers(0, len(data) - 1))] = draw(st.sampled_from((0, 1, 0x22, 0x7F, 0x80, 0xFF)))
+    data[draw(st.integers(0, len(data) - 1))] = draw(
+        st.sampled_from((0, 1, 0x22, 0x7F, 0x80, 0xFF))
+    )
 
 
 def _length(draw: Any, data: bytearray) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -20,7 +19,7 @@ from hypothesis import strategies as st
 
 from hvtx.cli import main as cli
 from hvtx.drivers import nftables, process, strangers
-from hvtx.engine import collect, heuristic, lost, runtime, show, units, view
+from hvtx.engine import collect, heuristic, runtime, show, units, view
 from hvtx.errors import HvtxError, NotPermitted
 from hvtx.host import (
     api,
@@ -36,6 +35,7 @@ from hvtx.host import (
     procfs,
     qmp,
     routes,
+    talk,
     traces,
     xtables,
     xtentry,
@@ -54,7 +54,6 @@ from hvtx.store import backup
 from hvtx.store.database import FILE, open_store
 from tests.fuzz import mutating
 from tests.fuzz.mutating import (
-    documents,
     encoded,
     json_bytes,
     mutated,
@@ -89,9 +88,12 @@ class Parser(NamedTuple):
 class Told(netlink.Channel):
     """A channel whose answers are given: bodies of messages, or whole datagrams."""
 
-    def __init__(self, bodies: Sequence[bytes] = (), datagrams: Sequence[bytes] = ()) -> None:
+    def __init__(
+        self, bodies: Sequence[bytes] = (), datagrams: Sequence[bytes] | None = None
+    ) -> None:
         """Open no socket."""
-        self._bodies, self._datagrams, self._seq = bodies, list(datagrams), 1
+        self._bodies, self._datagrams, self._seq = bodies, list(datagrams or ()), 1
+        self._raw = datagrams is not None
         self._socket = self  # type: ignore[assignment]
 
     def send(self, data: bytes) -> int:
@@ -106,11 +108,11 @@ class Told(netlink.Channel):
 
     def dump(self, kind: int, body: bytes) -> list[bytes]:
         """The given bodies, or what the datagrams say."""
-        return super().dump(kind, body) if self._datagrams else list(self._bodies)
+        return super().dump(kind, body) if self._raw else list(self._bodies)
 
     def get(self, kind: int, body: bytes, flags: int = 0) -> bytes:
         """The first of the given bodies."""
-        if self._datagrams or not self._bodies:
+        if self._raw or not self._bodies:
             return super().get(kind, body, flags)
         return self._bodies[0]
 
@@ -249,7 +251,7 @@ def saved_text(text: str) -> None:
 # Conversations ------------------------------------------------------------------------------------
 
 
-def talk(dialogue: qmp.Dialogue, pieces: list[bytes]) -> str:
+def conversation(dialogue: qmp.Dialogue, pieces: list[bytes]) -> str:
     """The word at the end of a conversation; ConnectionError as its text says."""
     next(dialogue)
     for piece in [*(p for p in pieces if p), b""]:
@@ -266,7 +268,9 @@ def talk(dialogue: qmp.Dialogue, pieces: list[bytes]) -> str:
 def lines_of(samples: Sequence[Any]) -> st.SearchStrategy[list[bytes]]:
     """JSON lines in pieces."""
     line = json_bytes(samples).map(lambda data: data + b"\n")
-    return st.lists(st.one_of(line, mutated([json.dumps(s).encode() + b"\n" for s in samples])), max_size=6)
+    return st.lists(
+        st.one_of(line, mutated([json.dumps(s).encode() + b"\n" for s in samples])), max_size=6
+    )
 
 
 QMP = (
@@ -317,7 +321,7 @@ def in_place_of(place: Any, name: str, value: Any) -> Iterator[None]:
 def qmp_commands(pieces: list[bytes]) -> None:
     """A whole conversation with commands and events."""
     with (
-        in_place_of(qmp, "patiently", lambda *_: Link(pieces)),
+        in_place_of(talk, "_patiently", lambda *_: Link(pieces)),
         qmp.Qmp("/nonexistent", "qmp.sock", 60) as link,
     ):
         assert isinstance(link.status(), str)
@@ -325,10 +329,24 @@ def qmp_commands(pieces: list[bytes]) -> None:
         link.execute("system_powerdown")
 
 
-def power_off(pieces: list[bytes]) -> None:
-    """A request to switch off."""
-    with in_place_of(api, "patiently", lambda *_: Link(pieces)):
-        assert api.power_off("/nonexistent", "ctrl-alt-del api", 60) in (True, False)
+def told_in_time(pieces: list[bytes]) -> None:
+    """A conversation over a socket."""
+    with (
+        in_place_of(talk, "_patiently", lambda *_: Link(pieces)),
+        talk.Talk("/nonexistent", ("api.sock",), 60) as link,
+    ):
+        assert isinstance(link.hold(api.asks_power_off("ctrl-alt-del api")), str)
+
+
+def strict(data: bytes) -> None:
+    """An object of JSON: the same as any other reader finds, or an error."""
+    assert talk.parsed(data) == json.loads(data)
+
+
+def said(value: Any) -> None:
+    """Words for messages."""
+    assert talk.word(value).isascii()
+    assert talk.sentence(value).isprintable()
 
 
 # Files --------------------------------------------------------------------------------------------
@@ -386,7 +404,7 @@ def environment(pairs: dict[str, str]) -> None:
 
 def published(data: bytes) -> None:
     """A view: every question is answered, or it is said that the view cannot be read."""
-    base = os.path.dirname(file_of(b"", "view"))
+    base = os.path.dirname(file_of(b""))
     known = runtime.Settings(f"{base}/state", base, "auto", 1.0)
     where = view.place_of(known)
     os.makedirs(where.directory, mode=0o700, exist_ok=True)
@@ -466,7 +484,10 @@ def mentions(text: str) -> None:
     """What a rule speaks of: in the emergency mode, and in gc."""
     import ipaddress
 
-    spans = [(ipaddress.ip_network("10.0.0.0/24"), "net"), (ipaddress.ip_network("fd00::/64"), "net")]
+    spans = [
+        (ipaddress.ip_network("10.0.0.0/24"), "net"),
+        (ipaddress.ip_network("fd00::/64"), "net"),
+    ]
     guesses.mentions(text, spans)
     plan.mentions(text, [("10.0.0.0/24", "net"), ("fd00::/64", "net")])
     rule = StrangeRule("nftables", "nft ip nat post", text, None, "", 1)
@@ -486,7 +507,9 @@ def others_ports(text: str) -> None:
 
 def encoded_text(pieces: Sequence[bytes]) -> st.SearchStrategy[str]:
     """JSON as a tool prints it."""
-    return json_bytes([json.loads(piece) for piece in pieces]).map(lambda b: b.decode(errors="replace"))
+    return json_bytes([json.loads(piece) for piece in pieces]).map(
+        lambda b: b.decode(errors="replace")
+    )
 
 
 def user_words(text: str) -> None:
@@ -569,14 +592,12 @@ VIEWS = (
      "history": [{"time": "2026", "verb": "start", "vm": "web", "kind": None, "event": "made", "reason": None}]},
 )  # fmt: skip
 RULE_TEXTS = (
-    "-s 10.0.0.5/32 -i tap-x -m comment --comment \"a b\" -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.0.0.5:80",
+    '-s 10.0.0.5/32 -i tap-x -m comment --comment "a b" -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.0.0.5:80',
     'iifname "br0" ip saddr != { 10.0.0.0/24, fd00::5 } counter drop comment "no -i eth0"',
     "10.77.0.5 tcp 8080 -> 10.77.0.2:80",
     f"-d 203.0.113.1/32 -p udp -m comment --comment {MARK} --dport 53 -j MINE",
 )
-CONFIGURATION = (
-    'firewall = "nftables"\nlock_timeout = 10\nhistory_lines = 1000\nstate_dir = "/a"\ngroup = "vm"\n'
-)
+CONFIGURATION = 'firewall = "nftables"\nlock_timeout = 10\nhistory_lines = 1000\nstate_dir = "/a"\ngroup = "vm"\n'
 SAVED = [sample(name)[0].decode() for name in ("save4", "save6")]
 LISTING = [sample("listing")[0].decode()]
 RULESET = [json.loads(sample("ruleset")[0])["nftables"]]
@@ -681,18 +702,25 @@ PARSERS: dict[str, Parser] = {
     ),
     "ports of others": Parser(others_ports, texts(RULE_TEXTS, " "), (), ("planner.neighbours.published_by_others",)),
     # hypervisors and guests
-    "QMP": Parser(lambda pieces: talk(qmp.asks_status(), pieces), lines_of(QMP), (ConnectionError,),
-                  ("host.qmp.asks_status", "host.qmp.parsed", "host.qmp.status_in")),
+    "QMP": Parser(lambda pieces: conversation(qmp.asks_status(), pieces), lines_of(QMP), (ConnectionError,),
+                  ("host.qmp.asks_status", "host.qmp.Stream", "host.qmp._status_in")),
     "QMP, commands": Parser(qmp_commands, lines_of(QMP), (HvtxError, OSError), ("host.qmp.Qmp.execute",)),
     "API": Parser(
-        lambda pieces: talk(api.asks_state("/"), pieces), st.lists(mutated(HTTP), max_size=4), (ConnectionError,),
+        lambda pieces: conversation(api.asks_state("/"), pieces), st.lists(mutated(HTTP), max_size=4), (ConnectionError,),
         ("host.api.asks_state", "host.api.whole", "host.api.state_in", "host.api.succeeded"),
     ),
     "API, JSON": Parser(
-        lambda data: api.state_in(b"HTTP/1.1 200 OK\r\n\r\n" + data), json_bytes(({"state": "Running"},)), (),
+        lambda data: api.state_in(b"HTTP/1.1 200 OK\r\n\r\n" + data), json_bytes(({"state": "Running"},)), (ConnectionError,),
         ("host.api.state_in",),
     ),
-    "API, power": Parser(power_off, st.lists(mutated(HTTP), max_size=4), (OSError,), ("host.api.power_off",)),
+    "API, power": Parser(
+        told_in_time, st.lists(mutated(HTTP), max_size=4), (OSError,), ("host.api.asks_power_off", "host.talk.Talk")
+    ),
+    "JSON of hypervisors": Parser(
+        strict, json_bytes((*QMP, {"state": "Running"})), (ConnectionError,), ("host.talk.parsed", "host.talk._refuse_depth"),
+        lambda n: b'{"a": "' + b"[" * n + b'"}',
+    ),
+    "words of hypervisors": Parser(said, mutating.values, (), ("host.talk.word", "host.talk.sentence")),
     "a guest's log": Parser(tail, encoded(texts(("error: a\n\x1b[31mb\x1b[0m\r\nc\n" * 20,))), (), ("drivers.process.tail",)),
     "a probe's console": Parser(
         probed, texts(("[ 0.1] Kernel panic - not syncing: VFS: Unable to mount root fs\nKVM internal error",)), (),

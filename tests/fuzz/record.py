@@ -108,7 +108,12 @@ def netlink() -> dict[str, list[bytes]]:
         "flows": Channel(12).dump(0x101, struct.pack("=BBH", 2, 0, 0)),
     }  # fmt: skip
     tables = Nftables()
-    for name, number in (("table", GETTABLE), ("chain", GETCHAIN), ("rule", GETRULE), ("set", GETSET)):
+    for name, number in (
+        ("table", GETTABLE),
+        ("chain", GETCHAIN),
+        ("rule", GETRULE),
+        ("set", GETSET),
+    ):
         found[name] = tables._all(number, "")
     found["elements"] = [
         body

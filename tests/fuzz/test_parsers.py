@@ -7,18 +7,15 @@ keeps what was found in ``.cache/fuzz``, which the next run tries first.
 
 from __future__ import annotations
 
-import ast
 import os
 import random
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
 from tests.fuzz.parsers import PARSERS, Parser
