@@ -113,8 +113,7 @@ class Links:
         """User and group that may attach to a tun device; None where anybody may. OSError."""
         body = _IFINFO.pack(0, 0, ifindex, 0, 0) + u32(_IFLA["ext_mask"], _SKIP_STATS)
         found = attribute_map(persistently(lambda: self._channel.get(GETLINK, body)), 16)
-        info = attribute_map(found.get(_LINKINFO, b""))
-        tun = attribute_map(info.get(_INFO_DATA, b""))
+        tun = attribute_map(attribute_map(found[_LINKINFO])[_INFO_DATA])
         user, group = (tun.get(kind) for kind in (_TUN_OWNER, _TUN_GROUP))
         return (
             None if user is None else int.from_bytes(user, "little"),

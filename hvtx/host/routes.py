@@ -89,4 +89,5 @@ def _towards(channel: Channel, address: str) -> int:
         if problem.errno in _NO_WAY:
             return 0
         raise
+    _RTMSG.unpack_from(answer)  # or it is no answer
     return int.from_bytes(attribute_map(answer, _RTMSG.size).get(_OIF, b""), "little")

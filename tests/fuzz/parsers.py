@@ -654,7 +654,7 @@ PARSERS: dict[str, Parser] = {
     ),
     "generations": Parser(
         lambda body: ToldTables([body]).generation(), mutated([bytes(4) + netlink.attribute(1, bytes(4))]), GARBLED,
-        ("host.nfnetlink.Nftables.generation",),
+        ("host.nfnetlink._generation_in",),
     ),
     "elements": Parser(
         elements, several(sample("elements")), GARBLED,
@@ -666,7 +666,7 @@ PARSERS: dict[str, Parser] = {
     "legacy tables": Parser(
         legacy, legacy_inputs(), GARBLED,
         ("host.xtables.marked", "host.xtables.entries", "host.xtables._decides", "host.xtables._ends",
-         "host.xtables._portable", "host.xtentry.with_comment"),
+         "host.xtables._portable", "host.xtables._walk", "host.xtables._verdict", "host.xtentry.with_comment"),
     ),
     "iptables-save": Parser(
         saved_text, texts(SAVED), (ValueError,),
@@ -737,7 +737,7 @@ PARSERS: dict[str, Parser] = {
     ),
     "rules in delete form": Parser(
         adoption.parse_deletion, texts(("-t nat -D POSTROUTING -s 10.88.0.5/32 -j MASQUERADE", *RULE_TEXTS), " "),
-        (ValueError,), ("planner.adoption.parse_deletion", "planner.adoption._is"), lambda n: "-D A -s ::1 'a b' " * n,
+        (ValueError,), ("planner.adoption.parse_deletion", "planner.adoption._by_words"), lambda n: "-D A -s ::1 'a b' " * n,
     ),
     "saved plans": Parser(saved_plan, json_bytes(PLANS), (HvtxError,), ("engine.collect.load_plan", "engine.collect._identity")),
     "saved guesses": Parser(saved_guesses, json_bytes(PLANS), (HvtxError,), ("engine.heuristic.load_plan",)),
@@ -764,6 +764,12 @@ PARSERS: dict[str, Parser] = {
     "status": Parser(
         lambda data: (procfs._field(data, b"Tgid:"), capabilities.sets_in(data)), mutated(sample("/proc/self/status")),
         (ValueError,), ("host.procfs._field", "host.capabilities.sets_in"),
+    ),
+    "fdinfo of tun": Parser(
+        procfs.device_in,
+        mutated([b"pos:\t0\nflags:\t0100002\nmnt_id:\t25\nino:\t9\niff:\ttap0\n"]),
+        (),
+        ("host.procfs.device_in",),
     ),
     "mountinfo": Parser(
         lambda text: mounts.find_filesystem(text, "/mnt/a b"), texts((MOUNTS,)), (), ("host.mounts.find_filesystem",),

@@ -7,11 +7,14 @@ keeps what was found in ``.cache/fuzz``, which the next run tries first.
 
 from __future__ import annotations
 
+import ast
 import os
 import random
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -66,3 +69,118 @@ def test_only_named_errors(name: str) -> None:
         seed(number)(options(examples=ROUND, database=kept)(property_of(PARSERS[name])))()
         number, rounds = number + 1, rounds + 1
     print(f"{name}: {rounds * ROUND} examples")  # noqa: T201
+
+
+# What decodes bytes, numbers or JSON, and is in no parser's ``covers``: why it need not be.
+ASIDE = {
+    "cli.metrics.metrics": "text of our own making",
+    "cli.page.markup.visible": "text of our own making",
+    "cli.render._well_formed": "text of our own making",
+    "cli.vm._print_log": "replaces what is no text",
+    "drivers.strangers._saved_by_iptables": "hands to xtables.parse, which is here",
+    "engine.show.log_document": "replaces what is no text",
+    "host.libnftables.run": "replaces what is no text",
+    "host.links.Links.change": "a MAC address of our own",
+    "host.locks.LockFile": "an answer of fcntl, as long as was asked for",
+    "host.logger._stays_empty": "an answer of ioctl, as long as was asked for",
+    "host.nftlayout._mac": "a MAC address of our own",
+    "host.probe_code": "constants",
+    "host.probe_guest.image": "random bytes of our own",
+    "host.procfs.boot_id": "the kernel's, 36 characters",
+    "host.procfs.netns_cookie": "an answer of getsockopt, as long as was asked for",
+    "host.procfs.command_line": "takes any bytes",
+    "host.procfs._name": "replaces what is no text",
+    "host.program._read": "replaces what is no text",
+    "host.tun.attach": "a name of our own",
+    "host.xtables.save_text": "takes any bytes",
+    "host.xtables._info": "an answer of getsockopt, as long as was asked for",
+    "model.mark.base32": "random bytes of our own",
+    "planner.provision": "random bytes of our own",
+    "store.database.Store": "numbers of our own, in a file that only the store's owner may write",
+    "store.history": "rows of our own, in a store that only its owner may write",
+    "store.records": "rows of our own, in a store that only its owner may write",
+    "store.view.Publisher.is_fresh": "looks at the length first",
+}
+DECODING = frozenset(
+    ("loads", "unpack", "unpack_from", "from_bytes", "decode", "fromhex", "fromisoformat", "fsdecode")
+)  # fmt: skip
+
+
+def decoders() -> set[str]:
+    """Every function of the program that decodes something, as ``room.module.function``."""
+    found = set()
+
+    def visit(node: ast.AST, path: str) -> None:
+        for child in ast.iter_child_nodes(node):
+            inner = isinstance(child, ast.FunctionDef | ast.ClassDef)
+            visit(child, f"{path}.{child.name}" if inner else path)  # type: ignore[attr-defined]
+        called = node.func if isinstance(node, ast.Call) else None
+        if isinstance(called, ast.Attribute):
+            whose = called.value.id if isinstance(called.value, ast.Name) else ""
+            by_name = (whose, called.attr) in (("shlex", "split"), ("tomllib", "load"))
+            if called.attr in DECODING or by_name:
+                found.add(path)
+
+    for source in (ROOT / "hvtx").rglob("*.py"):
+        module = source.relative_to(ROOT / "hvtx").with_suffix("").as_posix().replace("/", ".")
+        visit(ast.parse(source.read_text()), module)
+    return found
+
+
+def test_every_reader_of_foreign_bytes_is_here() -> None:
+    """A new parser fails here until it joins PARSERS, or says in ASIDE why it need not."""
+    covered = {name for parser in PARSERS.values() for name in parser.covers}
+
+    def within(name: str, known: set[str]) -> bool:
+        return any(name == one or name.startswith(f"{one}.") for one in known)
+
+    found = decoders()
+    assert sorted(n for n in found if not within(n, covered | ASIDE.keys())) == []
+    idle = [one for one in ASIDE if not any(within(name, {one}) for name in found)]
+    assert idle == []
+
+
+def test_what_is_covered_is_there() -> None:
+    """The names in ``covers`` are those of the program."""
+    known = set()
+
+    def visit(node: ast.AST, path: str) -> None:
+        known.add(path)
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.FunctionDef | ast.ClassDef):
+                visit(child, f"{path}.{child.name}")
+
+    for source in (ROOT / "hvtx").rglob("*.py"):
+        module = source.relative_to(ROOT / "hvtx").with_suffix("").as_posix().replace("/", ".")
+        visit(ast.parse(source.read_text()), module)
+    assert sorted({n for p in PARSERS.values() for n in p.covers} - known) == []
+
+
+def steps(parser: Parser, given_: Any) -> int:
+    """How many lines run for an input."""
+    count = 0
+
+    def trace(_frame: FrameType, _event: str, _argument: object) -> Callable[..., Any]:
+        nonlocal count
+        count += 1
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        parser.call(given_)
+    except parser.errors:
+        pass
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@pytest.mark.parametrize("name", [name for name, parser in PARSERS.items() if parser.grown])
+def test_twice_as_much_takes_twice_as_many_steps(name: str) -> None:
+    """And not four times: whoever makes a text long does not make the reader slow."""
+    parser = PARSERS[name]
+    assert parser.grown is not None
+    steps(parser, parser.grown(1))  # what is loaded once
+    small, great = (steps(parser, parser.grown(size)) for size in (150, 300))
+    assert great < 2.6 * small + 200, (small, great)
