@@ -585,9 +585,11 @@ STATES = (
 )  # fmt: skip
 VIEWS = (
     {"schema": "hvtx/view/1", "state_directory": "/state", "as_of": "2026-01-02T03:04:05Z", "seq": 7,
-     "life": [1, "boot", 7, 0, "x", True], "lives": [[1, "boot", 7, 0, "x", True]],
-     "vms": [{"vm": ["i", "web", "qemu", 0, None, None, [], [], "", []], "verb": None, "writer": None,
-              "rows": [["process", "web", "committed", 1, {"pid": 7}]]}],
+     "life": [1, "boot", 7, True], "lives": [[1, "boot", 7, True]],
+     "vms": [{"vm": ["i", "web", "qemu", 512, 1, None, None, None, [], [], "", False,
+                     [[0, "n", "net", "02:00:00:00:00:01", "10.0.0.2", None, [["tcp", None, 80, 80]]]]],
+              "verb": "start", "writer": ["boot", 7, 8, 9, 0],
+              "rows": [["process", "web", "committed", 1, {"boot_id": "boot", "pid": 7, "start": 8, "inode": 9}]]}],
      "networks": [{"id": "n", "name": "net", "subnets": ["10.0.0.0/24"], "gateway": ["10.0.0.1"], "resources": []}],
      "history": [{"time": "2026", "verb": "start", "vm": "web", "kind": None, "event": "made", "reason": None}]},
 )  # fmt: skip
