@@ -55,6 +55,17 @@ class Resource(NamedTuple):
     network: str | None
 
 
+FLOWS = "flows"  # in ``observed`` of a firewall row: not all that flows past its rules has ended
+
+
+def only_flows_remain(row: Resource) -> bool:
+    """Whether a row's rules are gone, and it stands only for flows that may go on without them.
+
+    While it does, its VM stays on record, and so do its addresses and ports: nobody else gets them.
+    """
+    return row.state == State.RELEASING and FLOWS in row.observed
+
+
 class TapSpec(TypedDict):
     """A persistent TAP device, a port of ``bridge``."""
 
