@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from hvtx.cli import main as cli
 from hvtx.drivers import nftables, process, strangers
-from hvtx.engine import collect, heuristic, runtime, show, units, view
+from hvtx.engine import adopt, collect, heuristic, runtime, show, units, view
 from hvtx.errors import HvtxError, NotPermitted
 from hvtx.host import (
     api,
@@ -37,6 +37,7 @@ from hvtx.host import (
     routes,
     talk,
     traces,
+    trust,
     xtables,
     xtentry,
 )
@@ -424,6 +425,10 @@ def published(data: bytes) -> None:
 
 def state_file(data: bytes) -> None:
     """A `state.json`: read, and judged on hosts that have what it names and that do not."""
+    claims, unread = adopt._read([Path(file_of(data, "state.json"))])
+    assert len(claims) + len(unread) == 1
+    for item in unread:
+        item.message.encode()
     claim = adoption.parse_state(data.decode(), "/x/state.json")
     for text in claim.rules:
         with contextlib.suppress(ValueError):
@@ -437,6 +442,15 @@ def state_file(data: bytes) -> None:
     for value in (claim.id, claim.name, claim.device, claim.bridge, claim.ip, *claim.rules):
         assert value is None or "\0" not in value
         (value or "").encode()  # it goes to the kernel and the store
+
+
+def listed_access(data: bytes) -> None:
+    """Whether somebody else may write a file, by its access control list."""
+    seen = os.stat_result((0o100664, 1, 1, 1, 0, 0, 1, 0, 0, 0))
+    with in_place_of(os, "getxattr", lambda *_: data):
+        words = trust.open_to_others(seen, "/nonexistent")
+    whole = data[:4] == b"\2\0\0\0" and len(data) % 8 == 4
+    assert whole or words, "a list that is not understood lets nobody in"
 
 
 def installation(data: bytes) -> None:
@@ -735,13 +749,17 @@ PARSERS: dict[str, Parser] = {
     # files
     "state.json": Parser(
         state_file, json_bytes(STATES), (ValueError,),
-        ("planner.adoption.parse_state", "planner.adoption.judge", "planner.adoption._rules"),
+        ("engine.adopt._read", "planner.adoption.parse_state", "planner.adoption.judge", "planner.adoption._rules"),
     ),
     "rules in delete form": Parser(
         adoption.parse_deletion, texts(("-t nat -D POSTROUTING -s 10.88.0.5/32 -j MASQUERADE", *RULE_TEXTS), " "),
         (ValueError,), ("planner.adoption.parse_deletion", "planner.adoption._by_words"), lambda n: "-D A -s ::1 'a b' " * n,
     ),
-    "saved plans": Parser(saved_plan, json_bytes(PLANS), (HvtxError,), ("engine.collect.load_plan", "engine.collect._identity")),
+    "access control lists": Parser(
+        listed_access, mutated([struct.pack("<IHHIHHIHHI", 2, 1, 6, 0xFFFFFFFF, 2, 6, 54321, 16, 6, 0xFFFFFFFF)]), (),
+        ("host.trust._entries",),
+    ),
+    "saved plans": Parser(saved_plan, json_bytes(PLANS), (HvtxError,), ("engine.files.read_plan", "engine.collect.load_plan", "engine.collect._identity")),
     "saved guesses": Parser(saved_guesses, json_bytes(PLANS), (HvtxError,), ("engine.heuristic.load_plan",)),
     "views": Parser(published, json_bytes(VIEWS), (HvtxError,), ("engine.view._parsed", "store.view.read")),
     "stores of others": Parser(installation, mutated([store_bytes()]), (HvtxError, OSError), ("store.backup.installation_at",)),

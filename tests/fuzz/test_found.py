@@ -231,7 +231,7 @@ def test_a_saved_plan_of_guesses_with_other_things_than_words(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     "change",
-    [lambda v: v.update(vms=[7]), lambda v: v.update(networks={}), lambda v: v.update(life=[1, 2]),
+    [lambda v: v.update(vms=[7]), lambda v: v.update(networks=7), lambda v: v.update(life=[1, 2]),
      lambda v: v.update(vms=[{"vm": [], "rows": []}]), lambda v: v.update(history=7)],
 )  # fmt: skip
 def test_a_damaged_view_says_so(tmp_path: Path, change: Any) -> None:

@@ -74,10 +74,12 @@ def test_only_named_errors(name: str) -> None:
 # What decodes bytes, numbers or JSON, and is in no parser's ``covers``: why it need not be.
 ASIDE = {
     "cli.metrics.metrics": "text of our own making",
+    "cli.metrics._write": "text of our own making",
     "cli.page.markup.visible": "text of our own making",
     "cli.render._well_formed": "text of our own making",
     "cli.vm._print_log": "replaces what is no text",
     "drivers.strangers._saved_by_iptables": "hands to xtables.parse, which is here",
+    "engine.lost._traces": "replaces what is no text",
     "engine.show.log_document": "replaces what is no text",
     "host.libnftables.run": "replaces what is no text",
     "host.links.Links.change": "a MAC address of our own",
@@ -102,7 +104,8 @@ ASIDE = {
     "store.view.Publisher.is_fresh": "looks at the length first",
 }
 DECODING = frozenset(
-    ("loads", "unpack", "unpack_from", "from_bytes", "decode", "fromhex", "fromisoformat", "fsdecode")
+    ("loads", "unpack", "unpack_from", "from_bytes", "decode", "fromhex", "fromisoformat", "fsdecode",
+     "iter_unpack")
 )  # fmt: skip
 
 
@@ -115,6 +118,8 @@ def decoders() -> set[str]:
             inner = isinstance(child, ast.FunctionDef | ast.ClassDef)
             visit(child, f"{path}.{child.name}" if inner else path)  # type: ignore[attr-defined]
         called = node.func if isinstance(node, ast.Call) else None
+        if isinstance(called, ast.Name) and called.id in DECODING:
+            found.add(path)
         if isinstance(called, ast.Attribute):
             whose = called.value.id if isinstance(called.value, ast.Name) else ""
             by_name = (whose, called.attr) in (("shlex", "split"), ("tomllib", "load"))
