@@ -19,8 +19,12 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
 from hypothesis.database import DirectoryBasedExampleDatabase
 
+from hvtx.host import netlink
+from hvtx.host.nfnetlink import comment_data, comment_of
+from hvtx.model.mark import Mark, make_mark, parse_mark
 from tests.fuzz.parsers import PARSERS, Parser
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,6 +73,26 @@ def test_only_named_errors(name: str) -> None:
         seed(number)(options(examples=ROUND, database=kept)(property_of(PARSERS[name])))()
         number, rounds = number + 1, rounds + 1
     print(f"{name}: {rounds * ROUND} examples")  # noqa: T201
+
+
+plain = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=60)
+
+
+@options(examples=EXAMPLES, derandomize=True, database=None)
+@given(
+    st.integers(1, 2**63 - 1), st.binary(min_size=10, max_size=10), plain, st.binary(max_size=40)
+)
+def test_what_is_written_is_read_as_it_was(row: int, nonce: bytes, text: str, data: bytes) -> None:
+    """Marks, comments in the kernel's form, netlink attributes: as they were given."""
+    written = make_mark("abcdefghij", row, nonce)
+    found = parse_mark(written)
+    assert isinstance(found, Mark)
+    assert (str(found), found.installation) == (written, "abcdefghij")
+    assert comment_of(comment_data(text)) == text
+    parts = netlink.attribute(3, data) + netlink.nested(4, netlink.text(5, text))
+    read = netlink.attribute_map(parts)
+    assert read[3] == data
+    assert netlink.attribute_map(read[4])[5] == text.encode() + b"\0"
 
 
 # What decodes bytes, numbers or JSON, and is in no parser's ``covers``: why it need not be.
