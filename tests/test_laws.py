@@ -97,7 +97,9 @@ def test_no_event_is_waited_for() -> None:
 def test_what_is_ours_is_never_an_interval() -> None:
     """Elements of intervals may be merged with their neighbours; ours are exact, and stay."""
     for family in nftlayout.FAMILIES:
-        text = nftlayout.declarations(family)
+        passing = [name for where, name in nftlayout.PASSING if where == family]
+        lines = nftlayout.declarations(family).splitlines()
+        text = "\n".join(line for line in lines if line.split()[1] not in passing)
         assert not re.search(r"interval|auto-merge|timeout|dynamic|size ", text)
     wanted = [where for where, node in nodes(ast.Constant)
               if isinstance(node.value, str) and "auto-merge" in node.value]  # fmt: skip
