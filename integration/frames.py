@@ -283,12 +283,15 @@ def udp_over_6(
     headers: Sequence[str] = (),
     *,
     mac: str = "own",
+    to_link: bool = False,
 ) -> Make:
-    """A datagram over IPv6."""
+    """A datagram over IPv6; with ``to_link`` to the link-local address of a guest or the host."""
 
     def make(scene: Scene, to: To, cookie: bytes) -> bytes:
-        sender = _address(scene, source)
-        packet = packet6(sender, to.ipv6, UDP, udp(sender, to.ipv6, ports, cookie), headers)
+        sender, aim = _address(scene, source), to.ipv6
+        if to_link:
+            aim = scene.other_link if to.mac == scene.other_mac else scene.gateway_link
+        packet = packet6(sender, aim, UDP, udp(sender, aim, ports, cookie), headers)
         return bare(_mac(scene, mac), to.mac6, IP6, packet)
 
     return make
@@ -838,6 +841,9 @@ HONEST: dict[str, Try] = {
     "ARP probe": _good(asks(1, "0.0.0.0", "own4")),
     "IPv6": _good(udp_over_6(), _BEYOND),
     "IPv6 of its link": _good(udp_over_6("own link")),
+    "IPv6 from link to link": _good(
+        udp_over_6("own link", to_link=True), {**_TO_GUEST, **_TO_HOST}
+    ),
     "IPv6 of a random link": _good(udp_over_6("any link")),
     "IPv6 behind options": _good(udp_over_6(headers=["options"])),
     "IPv4 in IPv6": _good(over_6("own6", 4, bytes(20))),

@@ -170,8 +170,11 @@ _INET = Skeleton(
                 "ct state established,related accept",
                 "ct status dnat accept",
                 # the host would ask the bridge for each: a subnet's worth of neighbours
-                "iifname @bridges oifname @bridges ip daddr . oifname != @guests4 drop",
-                "iifname @bridges oifname @bridges ip6 daddr . oifname != @guests6 drop",
+                # (where br_netfilter shows bridged frames here: not of those to many, or of fe80)
+                "meta pkttype host iifname @bridges oifname @bridges ip daddr . oifname != @guests4"
+                " drop",
+                "meta pkttype host iifname @bridges oifname @bridges ip6 daddr != fe80::/10"
+                " ip6 daddr . oifname != @guests6 drop",
                 "iifname . oifname vmap @within",
                 "oifname @nat_bridges drop",
             ),
