@@ -125,7 +125,7 @@ class ToldTables(Told, nfnetlink.Nftables):
 def links(bodies: Sequence[bytes]) -> Links:
     """Links that a kernel told of so."""
     found = object.__new__(Links)
-    found._channel = Told(bodies)
+    found._channel, found._held = Told(bodies), set()
     return found
 
 
@@ -654,7 +654,11 @@ PARSERS: dict[str, Parser] = {
     ),
     "addresses": Parser(every_address, several(sample("addresses")), GARBLED, ("host.links._address",)),
     "traffic control": Parser(
-        lambda bodies: links(bodies).filtered(), several(sample("qdiscs")), GARBLED, ("host.links.Links.filtered",)
+        lambda bodies: links(bodies).filtered(), several(sample("qdiscs")), GARBLED, ("host.links.Links.filtered", "host.links.Links._only_ours")
+    ),
+    "a filter of ours": Parser(
+        lambda body: links([body]).guarding(1), mutated([bytes(20) + netlink.nested(2, netlink.attribute(5, bytes(16)))]), GARBLED,
+        ("host.links.Links.guarding",),
     ),
     "neighbours": Parser(
         lambda bodies: links(bodies).neighbours(), several(sample("neighbours")), GARBLED, ("host.links.Links.neighbours",)
