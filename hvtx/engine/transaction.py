@@ -336,10 +336,10 @@ class Operation:
                 failpoint.reach(f"released:{name}")
         if not flushed:
             unended = _end_flows(addresses, later)
-        if unended is not None:
-            outcomes.update(_kept_for_flows(rows, outcomes, unended))
         if any(row.kind == Kind.PUBLISH for row in rows):
             loopback.settle_gone(self.runtime, outcomes, rows)
+        if unended is not None:
+            outcomes.update(_kept_for_flows(rows, outcomes, unended))
         return outcomes
 
     def _end_flows_past(

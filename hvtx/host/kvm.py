@@ -18,7 +18,7 @@ import time
 from typing import NamedTuple
 
 from hvtx.errors import UsageError
-from hvtx.host import procfs, program
+from hvtx.host import paths, procfs, program
 
 DEVICE = "/dev/kvm"
 VARIABLE = "HVTX_QEMU_ACCEL"
@@ -256,7 +256,7 @@ def lacks_root(said: str) -> bool:
 def is_linux(path: str) -> bool:
     """Whether a file has the header of a Linux kernel image (boot.rst of x86 and of arm64)."""
     try:
-        with open(path, "rb") as file:
+        with os.fdopen(paths.open_regular(path), "rb") as file:
             head = file.read(0x210)
     except OSError:
         return False

@@ -70,6 +70,11 @@ def legible(read: Callable[P, T]) -> Callable[P, T]:
     return reading
 
 
+def forbidden(problem: OSError) -> bool:
+    """Whether the kernel said that this process may not."""
+    return problem.errno in (errno.EPERM, errno.EACCES)
+
+
 def attribute(kind: int, payload: bytes) -> bytes:
     """One attribute, padded."""
     length = 4 + len(payload)

@@ -26,30 +26,73 @@ _STREAMS = {"stdin": 0, "stdout": 1, "stderr": 2}
 
 
 def write_out(
-    path: str, data: bytes, *, mode: int = PRIVATE, replace: bool = True, sync: bool = False
+    path: str,
+    data: bytes,
+    *,
+    mode: int = PRIVATE,
+    replace: bool = True,
+    sync: bool = False,
+    make: bool = False,
+    draft: str = "",
 ) -> None:
     """Put ``data`` at ``path``, whole, with ``mode`` whatever the umask.
 
-    ``replace``: a regular file may be there. ``sync``: it outlasts a power cut. Raises
-    FileExistsError, UnsafeError (it is somebody else's to change or to read), OSError.
+    ``replace``: a regular file may be there. ``sync``: it outlasts a power cut. ``make``: missing
+    directories are made. ``draft``: what its name has more while it is written, where a killed call
+    is to be cleaned up by the next; else that is a name of its own. Raises FileExistsError,
+    UnsafeError (it is somebody else's to change or to read), OSError.
     """
     number = _own_descriptor(path)
     if number is not None:
         _pour(os.dup(number), data)
         return
-    with paths.parent(path) as place:
-        try:
-            seen = os.stat(place.name, dir_fd=place.descriptor, follow_symlinks=False)
-        except FileNotFoundError:
-            seen = None
-        if seen is not None:
-            _refuse(seen, path)
+    with paths.parent(path, make=make) as place:
+        seen = _look(place, path)
         if seen is not None and not stat.S_ISREG(seen.st_mode):
             _pour(_open_special(place, path), data)
             return
         if seen is not None and not replace:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
-        _put(place, data, mode=mode, replace=replace, sync=sync)
+        name = place.name + draft if draft else f".hvtx-{os.urandom(6).hex()}.new"
+        if draft:
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=place.descriptor)
+        descriptor = _create(place, name, data, mode)
+        try:
+            if sync:
+                os.fsync(descriptor)
+            reach("drafted:output")
+            _name(place, name, replace=replace)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=place.descriptor)
+            raise
+        finally:
+            os.close(descriptor)
+        if sync:
+            sync_directory(place.descriptor)
+
+
+def refusal(path: str) -> str | None:
+    """Why nothing would be written at ``path`` now, since others have a hand in it; else None."""
+    try:
+        with paths.parent(path) as place:
+            _look(place, path)
+    except paths.UnsafeError as unsafe:
+        return unsafe.strerror
+    except OSError:
+        pass  # it may be made yet, and is looked at each time
+    return None
+
+
+def _look(place: paths.Parent, path: str) -> os.stat_result | None:
+    """What is there, if anything; raises UnsafeError, OSError for what must not be written to."""
+    try:
+        seen = os.stat(place.name, dir_fd=place.descriptor, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    _refuse(seen, path)
+    return seen
 
 
 def _own_descriptor(path: str) -> int | None:
@@ -103,27 +146,20 @@ def _pour(descriptor: int, data: bytes) -> None:
             left = left[file.write(left) or 0 :]
 
 
-def _put(place: paths.Parent, data: bytes, *, mode: int, replace: bool, sync: bool) -> None:
-    """Write a new file in the opened directory and give it its name."""
-    draft = f".hvtx-{os.urandom(6).hex()}.new"
+def _create(place: paths.Parent, name: str, data: bytes, mode: int) -> int:
+    """Write a new file in the opened directory; raises OSError, and then nothing of it is left."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(draft, flags, PRIVATE, dir_fd=place.descriptor)
+    descriptor = os.open(name, flags, PRIVATE, dir_fd=place.descriptor)
     try:
-        with os.fdopen(descriptor, "wb", buffering=0) as file:
-            os.fchmod(descriptor, mode)
-            left = memoryview(data)
-            while left:
-                left = left[file.write(left) or 0 :]
-            if sync:
-                os.fsync(descriptor)
-        reach("drafted:output")
-        _name(place, draft, replace=replace)
+        os.fchmod(descriptor, mode)
+        left = memoryview(data)
+        while left:
+            left = left[os.write(descriptor, left) :]
     except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(draft, dir_fd=place.descriptor)
+        os.close(descriptor)
+        os.unlink(name, dir_fd=place.descriptor)
         raise
-    if sync:
-        sync_directory(place.descriptor)
+    return descriptor
 
 
 def _name(place: paths.Parent, draft: str, *, replace: bool) -> None:

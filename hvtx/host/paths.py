@@ -18,6 +18,7 @@ from hvtx.host import trust
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LINKS = 40  # as many as the kernel follows, path_resolution(7)
+_NAMELESS = ("pipe:", "socket:", "anon_inode:")  # what descriptors in /proc lead to
 PARENTS = 0o755
 _KINDS = (
     (stat.S_ISFIFO, "a pipe (FIFO)"),
@@ -35,6 +36,10 @@ class UnsafeError(PermissionError):
     def __init__(self, why: str, path: str) -> None:
         """``why`` is a sentence, without the ``path`` that was named."""
         super().__init__(errno.EPERM, why, path)
+
+
+class NotRegularError(OSError):
+    """What was to be read is a pipe, a device, a socket or a directory."""
 
 
 class Parent(NamedTuple):
@@ -101,6 +106,10 @@ class _Walk:
                 f"{link} is a link in a directory where others may put one", self.named
             )
         to = os.readlink(name, dir_fd=self.descriptor)
+        if to.startswith(_NAMELESS):
+            raise NotRegularError(
+                errno.EINVAL, f"it is a {to.partition(':')[0]}, and not a regular file", self.named
+            )
         if to.startswith("/"):
             self.enter(os.open("/", _DIRECTORY), "/")
         return to
@@ -194,10 +203,6 @@ def open_believed(path: str) -> int:
         return open_regular(place.name, dir_fd=place.descriptor, named=path, believed=True)
 
 
-class NotRegularError(OSError):
-    """What was to be read is a pipe, a device, a socket or a directory."""
-
-
 def open_regular(
     path: str, *, dir_fd: int | None = None, named: str | None = None, believed: bool = False
 ) -> int:
@@ -215,8 +220,8 @@ def open_regular(
         try:
             seen = os.fstat(looked)
             need_regular(seen, named)
-            if believed and (why := trust.problem_of(seen, looked)) is not None:
-                raise UnsafeError(why, named)
+            if believed and not is_null(seen):  # it has nothing that anybody could write
+                need_trusted(seen, looked, named)
             return _reopen(looked, path, dir_fd, seen)
         finally:
             os.close(looked)
@@ -226,9 +231,21 @@ def open_regular(
 
 
 def need_regular(seen: os.stat_result, named: str) -> None:
-    """Raises NotRegularError, which says what it is."""
-    if not stat.S_ISREG(seen.st_mode):
+    """Raises NotRegularError, which says what it is; ``/dev/null`` will do as an empty file."""
+    if not stat.S_ISREG(seen.st_mode) and not is_null(seen):
         raise NotRegularError(errno.EINVAL, f"it is {kind_of(seen)}, and not a regular file", named)
+
+
+def is_null(seen: os.stat_result) -> bool:
+    """Whether it is ``/dev/null``: nothing to be read, and nothing keeps."""
+    return stat.S_ISCHR(seen.st_mode) and seen.st_rdev == os.makedev(1, 3)
+
+
+def need_trusted(seen: os.stat_result, descriptor: int, named: str) -> None:
+    """Raises UnsafeError if others could have written what was opened."""
+    why = trust.problem_of(seen, descriptor)
+    if why is not None:
+        raise UnsafeError(why, named)
 
 
 def kind_of(seen: os.stat_result) -> str:
