@@ -54,7 +54,7 @@ def _findings(runtime: Runtime, checks: Mapping[str, Check]) -> list[Finding]:
     for name, check in checks.items():
         try:
             findings += check(runtime)
-        except (HvtxError, OSError) as problem:
+        except (HvtxError, OSError, ValueError) as problem:
             mend = problem.hint if isinstance(problem, HvtxError) else None
             words = f"could not be checked: {problem}"
             findings.append(Finding(name, "warning", words, (), mend or _MEND))
@@ -143,6 +143,10 @@ def judge_filesystem(path: str, kind: str) -> Iterator[Finding]:
 
 def judge_room(directory: str) -> Iterator[Finding]:
     """Whether the store's disk is nearly full, and whether a full one would stop nothing."""
+    if reserve.lacks_inodes(directory):
+        words = f"the disk of {directory} is full: it has no inodes left, so nothing can be made"
+        hint = "remove files there that nobody needs (df -i)"
+        yield Finding("store", "warning", words, (f"{reserve.inodes(directory)} inodes",), hint)
     left = reserve.room(directory)
     kept = reserve.is_there(directory)
     if left is None or (kept and left >= _SPACIOUS):
@@ -343,12 +347,10 @@ def _forward_drops(runtime: Runtime) -> Iterator[Finding]:
 
 def _drops(installation: str, bridges: Sequence[Bridge]) -> list[Drop]:
     """What nftables and the legacy tables drop of our guests' traffic."""
-    import json
-
     from hvtx.host import libnftables, xtables
 
-    listed = json.loads(libnftables.run("list ruleset", json=True, terse=True) or "{}")
-    found = list(nft_drops(listed.get("nftables", []), bridges))
+    listed = libnftables.objects_in(libnftables.run("list ruleset", json=True, terse=True))
+    found = list(nft_drops(listed, bridges))
     for family in (4, 6):
         if "filter" in xtables.listed(family):
             text = xtables.save_text(family).partition("*filter")[2].partition("COMMIT")[0]

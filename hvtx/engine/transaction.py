@@ -44,10 +44,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from hvtx.engine import notice
+from hvtx.engine import loopback, notice
 from hvtx.engine.runtime import Runtime, driver_name, wrong_namespace
 from hvtx.errors import CommitUnknown, HvtxError
-from hvtx.host import failpoint
+from hvtx.host import descriptors, failpoint
 from hvtx.host.locks import LockFile
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.mark import make_mark
@@ -120,7 +120,11 @@ class Operation:
         networks: Sequence[str | None] | None = None,
         committed: bool = False,
     ) -> list[Resource]:
-        """Write the rows (inside :func:`begin`): of a VM, of a network, or of the installation."""
+        """Write the rows (inside :func:`begin`): of a VM, of a network, or of the installation.
+
+        HostRefused if they could not be taken back: every device is held open then.
+        """
+        descriptors.need(descriptors.TO_UNDO + sum(want.kind == Kind.TAP for want in wants))
         owners = networks if networks is not None else [network] * len(wants)
         drafts = [
             intents.Draft(want.kind, want.key, want.spec, vm, owner)
@@ -164,6 +168,8 @@ class Operation:
             observed.update(self.runtime.driver(name).create(part))
             if part[0].kind in FIREWALL_KINDS:
                 self._end_flows_past(part, observed)
+                if any(row.kind == Kind.PUBLISH for row in part):
+                    loopback.settle(self.runtime, part)
             failpoint.reach(f"acted:{'filter' if name == 'nftables' else name}")
         return observed
 
@@ -330,6 +336,8 @@ class Operation:
                 failpoint.reach(f"released:{name}")
         if not flushed:
             unended = _end_flows(addresses, later)
+        if any(row.kind == Kind.PUBLISH for row in rows):
+            loopback.settle_gone(self.runtime, outcomes, rows)
         if unended is not None:
             outcomes.update(_kept_for_flows(rows, outcomes, unended))
         return outcomes
@@ -383,6 +391,7 @@ class Operation:
 
     def forget(self, rows: Sequence[Resource], reasons: Mapping[int, str]) -> None:
         """Close records whose object is proven absent."""
+        loopback.settle(self.runtime, rows, {row.id for row in rows})
         with self.runtime.store.transaction() as sql:
             intents.forget(sql, rows)
             self.history(

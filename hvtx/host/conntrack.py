@@ -30,11 +30,13 @@ from hvtx.host.netlink import (
     REQUEST,
     Channel,
     DumpInterrupted,
+    Garbled,
     KernelError,
     attribute,
     attribute_map,
     attributes,
     forbidden,
+    legible,
     message,
     nested,
     u32,
@@ -373,12 +375,13 @@ def filters(packed: bytes) -> list[bytes]:
     return found
 
 
+@legible
 def parse(body: bytes) -> Flow | None:
     """A flow from the body of a message; None for one of another family than IP (pure).
 
-    Raises ValueError for one without both directions: it might be anybody's.
+    Raises Garbled for one without both directions: it might be anybody's.
     """
-    family = body[0] if body else 0
+    family = body[0]
     if family not in _SOURCE:
         return None
     parts = {kind: body[a:b] for kind, a, b in attributes(body, 4, len(body))}
@@ -387,7 +390,7 @@ def parse(body: bytes) -> Flow | None:
     one, other = attribute_map(original.get(_IP, b"")), attribute_map(reply.get(_IP, b""))
     source = _SOURCE[socket.AddressFamily(family)]
     if not all(kind in ends for ends in (one, other) for kind in (source, source + 1)):
-        raise ValueError("a tracked connection without its addresses")
+        raise Garbled("a tracked connection without its addresses")
     proto = attribute_map(original.get(_PROTO, b""))
     answer = attribute_map(reply.get(_PROTO, b""))
     name = attribute(_ORIGINAL | NESTED, parts[_ORIGINAL])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from enum import StrEnum
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
 
 class Kind(StrEnum):
@@ -75,6 +75,7 @@ class TapSpec(TypedDict):
     master: int  # ifindex of the bridge
     mtu: int
     mac: str  # of the host's side; begins with fe so that it never becomes the bridge's
+    guard: NotRequired[dict[str, Any]]  # of hvtx.host.portfilter; rows of earlier versions lack it
 
 
 BRIDGE_GROUP = 0x68767478  # IFLA_GROUP of our bridges: "hvtx"
@@ -88,6 +89,7 @@ class BridgeSpec(TypedDict):
     mac: str
     mtu: int
     addresses: list[str]  # with prefix length: those that the network gives it
+    guard: NotRequired[bool]  # what comes from elsewhere has a filter; rows of old have none
 
 
 class AddressSpec(TypedDict):
