@@ -246,12 +246,10 @@ def _from_file(path: str, *, explicit: bool) -> dict[str, Any]:
         return {}
     import tomllib
 
-    from hvtx.engine.files import check_configuration
+    from hvtx.engine.files import read_configuration
 
     try:
-        with open(path, "rb") as file:
-            check_configuration(path, file.fileno())
-            found = tomllib.load(file)
+        found = tomllib.loads(read_configuration(path).decode())
     except FileNotFoundError as problem:
         raise NotFound(
             f"the configuration {path} does not exist",
@@ -290,6 +288,7 @@ def _from_file(path: str, *, explicit: bool) -> dict[str, Any]:
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command line; returns its exit code."""
+    os.umask(os.umask(0o077) & 0o077)  # what takes from the owner would shut us out of our own
     _open_what_is_closed()
     streams = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = cast("Any", _Answers(sys.stdout)), cast("Any", _Messages(sys.stderr))

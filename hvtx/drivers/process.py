@@ -21,12 +21,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import stat
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotFound, NotPermitted, UsageError
-from hvtx.host import capabilities, logger, procfs
+from hvtx.host import capabilities, logger, paths, procfs
 from hvtx.hypervisors import guest as words
 from hvtx.hypervisors.base import (
     API_SOCKET,
@@ -61,6 +62,7 @@ LOOK_KVM_SECONDS = 0.3  # under KVM, which may give it up: until it speaks, or t
 _ASK_SECONDS = (1.0, 4.0)  # for the power-down to be taken; after the first, somebody is told
 _LOOK_AGAIN = 1.0  # seconds between looks at a guest that powers down
 _LOOK_STEP = 0.01
+_MOMENT = 0.05  # for an answer when there is no time left
 _SETTLE = 0.05  # from what KVM writes of its error until QEMU's state has it
 _CONSOLE_SECONDS = 5.0
 _SCOPE_SECONDS = 5.0
@@ -116,11 +118,8 @@ def probe(vm: Vm, run_directory: str) -> Probes:
         )
     binary = _binary(vm, machine)
     for what, path in (("kernel", vm.kernel), ("initrd", vm.initrd), *_disks(vm)):
-        if path is not None and not os.path.exists(path):
-            raise NotFound(
-                f"the {what} {path} of VM {vm.name} does not exist",
-                hint=f"put it there, or name another: hvtx vm set {vm.name} --{what} FILE",
-            )
+        if path is not None:
+            _need_file(what, path, vm.name)
     kvm, why = False, None
     if vm.hypervisor == "qemu":
         from hvtx.host.kvm import choose
@@ -130,6 +129,27 @@ def probe(vm: Vm, run_directory: str) -> Probes:
     formats = {path: looked for path in vm.disks if (looked := look_into(path)) is not None}
     firmware = next((path for path in FIRMWARE if os.path.exists(path)), None)
     return Probes(binary, kvm, machine, formats, firmware, why)
+
+
+def _need_file(what: str, path: str, name: str) -> None:
+    """Refuse what is not there, and what is no file: a pipe, say, would be waited for.
+
+    A disk may be a block device. Raises NotFound, UsageError.
+    """
+    mend = f"name another: hvtx vm set {name} --{what} FILE"
+    try:
+        seen = os.stat(path)
+    except OSError as problem:
+        raise NotFound(
+            f"the {what} {path} of VM {name} does not exist", hint=f"put it there, or {mend}"
+        ) from problem
+    try:
+        if not (what == "disk" and stat.S_ISBLK(seen.st_mode)):
+            paths.need_regular(seen, path)
+    except paths.NotRegularError as problem:
+        raise UsageError(
+            f"the {what} {path} of VM {name} cannot be used: {problem.strerror}", hint=mend
+        ) from problem
 
 
 def this_machine() -> str:
@@ -149,7 +169,7 @@ def look_into(path: str) -> str | None:
     if path.endswith((".qcow2", ".raw")):
         return None
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         try:
             header = os.pread(descriptor, 80, 0)
         finally:
@@ -184,6 +204,13 @@ def _binary(vm: Vm, machine: str) -> str:
             return first
     found = program.find(names)
     if found is None:
+        over = program.passed_over(names)
+        if over is not None:
+            raise NotFound(
+                f"the hypervisor of VM {vm.name}, {names[0]}, is not where only root could put it",
+                hint=f"what others could change is not run by its name ({over}); make it root's, or"
+                " name it by its path",
+            )
         raise NotFound(
             f"the hypervisor of VM {vm.name}, {names[0]}, is not on this host",
             hint=TRAITS[vm.hypervisor].hint,
@@ -224,7 +251,7 @@ def shorten(path: str, limit: int = logger.HALF) -> None:
             return
     except FileNotFoundError:
         return
-    with open(path, "rb") as log:
+    with os.fdopen(paths.open_regular(path), "rb") as log:
         log.seek(-(limit // 2), os.SEEK_END)
         kept = log.read()
     _write(path, kept[kept.find(b"\n") + 1 :])
@@ -243,6 +270,7 @@ def spawn(launch: Launch, log_path: str, name: str = "") -> Gate:
     VM's, for messages. Raises HostRefused.
     """
     what = f"{launch.argv[0]} of VM {name}" if name else launch.argv[0]
+    argv = _as_found(launch.argv, what)
     mine: list[int] = []
     try:
         begins = _make_log(log_path)
@@ -252,7 +280,7 @@ def spawn(launch: Launch, log_path: str, name: str = "") -> Gate:
             writer = logger.spawn(log_path, said, begins)
             pid = os.posix_spawn(
                 SHELL,
-                [SHELL, "-c", SCRIPT, SIGNATURE, launch.directory, *launch.argv],
+                [SHELL, "-c", SCRIPT, SIGNATURE, launch.directory, *argv],
                 inherited(os.environ, launch.environment),
                 file_actions=_actions(read, log),
                 setsid=True,
@@ -271,12 +299,31 @@ def spawn(launch: Launch, log_path: str, name: str = "") -> Gate:
     return Gate(pid, write, what, Log(log_path, begins, writer))
 
 
+def _as_found(argv: Sequence[str], what: str) -> tuple[str, ...]:
+    """``argv`` with the path of its program: the gate must not look for a name again.
+
+    A shell would also take it from a directory that others may write. Raises HostRefused.
+    """
+    from hvtx.host import program
+
+    found = argv[0] if "/" in argv[0] else program.find(argv[:1])
+    if found is None:
+        raise HostRefused(
+            f"{what} cannot be started: it was not found",
+            hint="name a program of this host, by its path or in a directory of PATH that nobody"
+            " else may write",
+        )
+    return (found, *argv[1:])
+
+
 def _make_log(path: str) -> int:
     """Make sure that the log is there, and no link; how many bytes it has. Raises OSError."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     descriptor = os.open(path, flags, 0o600)
     try:
-        return os.fstat(descriptor).st_size
+        seen = os.fstat(descriptor)
+        paths.need_regular(seen, path)
+        return seen.st_size
     finally:
         os.close(descriptor)
 
@@ -501,7 +548,7 @@ def tail(path: str, begins: int = 0) -> str:
     import re
 
     try:
-        with open(path, "rb") as log:
+        with os.fdopen(paths.open_regular(path), "rb") as log:
             size = log.seek(0, os.SEEK_END)
             log.seek(max(begins if begins <= size else 0, size - _TAIL_BYTES))
             text = log.read().decode(errors="replace")
@@ -701,7 +748,8 @@ def _end(ending: Ending, timeout: float, *, force: bool) -> None:
     identity = ending.identity
     patience = TERM_SECONDS
     if not force:
-        if _ask(ending) and _wait_off(ending, timeout):
+        deadline = time.monotonic() + timeout
+        if _ask(ending, deadline) and _wait_off(ending, timeout, deadline):
             reap(identity)
             return
         patience = timeout if ending.power_down == "none" else TERM_SECONDS
@@ -726,19 +774,25 @@ def _end(ending: Ending, timeout: float, *, force: bool) -> None:
     )
 
 
-def _ask(ending: Ending) -> bool:
-    """Ask the guest to switch itself off; False if it cannot be asked, or cannot react."""
+def _ask(ending: Ending, deadline: float) -> bool:
+    """Ask the guest to switch itself off; False if it cannot be asked, or cannot react.
+
+    A second is for it in any case; a hypervisor that holds us up has no more than the guest has.
+    """
     if ending.power_down == "none" or procfs.wait_gone(ending.identity, 0):
         return False
     ask = _ask_qmp if ending.power_down == "qmp" else _ask_api
-    for seconds in _ASK_SECONDS:
+    seconds, more = _ASK_SECONDS
+    while True:
         try:
             return ask(ending, seconds)
         except TimeoutError:
-            if seconds != _ASK_SECONDS[-1]:
-                ending.tell(
-                    f"waiting up to {sum(_ASK_SECONDS):g} s for an answer about {ending.guest}"
-                )
+            more = min(more, deadline - time.monotonic())
+            if more <= 0:
+                break
+            told = round(seconds + more, 1)
+            ending.tell(f"waiting up to {told:g} s for an answer about {ending.guest}")
+            seconds, more = more, 0.0
         except (OSError, HvtxError):
             if procfs.wait_gone(ending.identity, _SETTLE):
                 return True  # it has ended, perhaps of what it was asked
@@ -766,12 +820,11 @@ def _ask_api(ending: Ending, seconds: float) -> bool:
     return False
 
 
-def _wait_off(ending: Ending, timeout: float) -> bool:
+def _wait_off(ending: Ending, timeout: float, deadline: float) -> bool:
     """Wait until a guest that was asked is off; False when it is not, or cannot be any more."""
-    deadline = time.monotonic() + timeout
     told = False
     while True:
-        if _is_vain(ending, _now_said(ending)):
+        if _is_vain(ending, _now_said(ending, deadline - time.monotonic())):
             return False
         left = deadline - time.monotonic()
         if procfs.wait_gone(ending.identity, max(0.0, min(left, _LOOK_AGAIN))):
@@ -786,12 +839,13 @@ def _wait_off(ending: Ending, timeout: float) -> bool:
             told = True
 
 
-def _now_said(ending: Ending) -> str:
-    """The hypervisor's word for the guest's state; empty if it does not answer."""
-    from hvtx.host.asking import Question, ask_one
+def _now_said(ending: Ending, left: float) -> str:
+    """The hypervisor's word for the guest's state; empty if it does not answer in time."""
+    from hvtx.host.asking import SECONDS, Question, ask_one
 
     how = words.ASKED[ending.power_down]
-    return ask_one(Question(how, ending.directory, SOCKETS[how])) or ""
+    question = Question(how, ending.directory, SOCKETS[how])
+    return ask_one(question, max(_MOMENT, min(SECONDS, left))) or ""
 
 
 def _is_vain(ending: Ending, said: str) -> bool:
@@ -816,7 +870,7 @@ def console(directory: str, name: str | None, log: str) -> None:
     if name is None:
         raise Conflict("this VM's hypervisor has no console to type at", hint=hint)
     from hvtx.host.console import bridge
-    from hvtx.host.qmp import connect
+    from hvtx.host.talk import connect
 
     try:
         link = connect(directory, name, _CONSOLE_SECONDS)

@@ -31,7 +31,7 @@ from hvtx.engine.runtime import FIREWALLS, Runtime, rows_by_vm
 from hvtx.errors import Contended, HostRefused, HvtxError, NotPermitted, Refused
 from hvtx.host import failpoint, procfs
 from hvtx.host.links import Links
-from hvtx.host.netlink import DumpInterrupted
+from hvtx.host.netlink import DumpInterrupted, forbidden
 from hvtx.model.plan import NetworkFacts, OperationFacts, Snapshot, VmFacts
 from hvtx.model.resource import FIREWALL_KINDS, Address, Entry, Kind, Link, Resource, State
 from hvtx.model.vm import ProcessFacts
@@ -223,9 +223,9 @@ def _links(failures: dict[str, str]) -> tuple[list[Link], list[Address], frozens
         return source.all(), source.addresses(), source.filtered()
     except DumpInterrupted as problem:
         raise _unstable_links() from problem
-    except PermissionError as problem:
-        raise _cannot_observe("the host's links") from problem
     except OSError as problem:
+        if forbidden(problem):
+            raise _cannot_observe("the host's links") from problem
         failures["links"] = f"the links could not be listed: {problem}"
         return [], [], frozenset()
     finally:

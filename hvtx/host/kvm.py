@@ -18,7 +18,7 @@ import time
 from typing import NamedTuple
 
 from hvtx.errors import UsageError
-from hvtx.host import procfs, program
+from hvtx.host import paths, procfs, program
 
 DEVICE = "/dev/kvm"
 VARIABLE = "HVTX_QEMU_ACCEL"
@@ -173,10 +173,11 @@ def all_kept(run_directory: str) -> list[tuple[Question, Answer]]:
     found: list[tuple[Question, Answer]] = []
     with contextlib.suppress(OSError), open(os.path.join(run_directory, _CACHE), "rb") as file:
         for line in file:
-            with contextlib.suppress(ValueError, TypeError):
+            with contextlib.suppress(ValueError, TypeError, RecursionError):
                 question, answer = json.loads(line)
                 entry = (Question(*question), Answer(*answer))
-                if entry[1].accelerator in ("kvm", "tcg"):
+                words = all(isinstance(word, str) for word in entry[1])
+                if words and entry[1].accelerator in ("kvm", "tcg"):
                     found.append(entry)
     return found
 
@@ -255,7 +256,7 @@ def lacks_root(said: str) -> bool:
 def is_linux(path: str) -> bool:
     """Whether a file has the header of a Linux kernel image (boot.rst of x86 and of arm64)."""
     try:
-        with open(path, "rb") as file:
+        with os.fdopen(paths.open_regular(path), "rb") as file:
             head = file.read(0x210)
     except OSError:
         return False

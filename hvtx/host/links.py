@@ -9,15 +9,20 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from collections.abc import Collection
 from typing import NamedTuple
 
 from hvtx.host.netlink import (
     ACK,
+    CREATE,
+    EXCL,
     REQUEST,
     TYPE_MASK,
     Channel,
+    Garbled,
     attribute,
     attribute_map,
+    legible,
     message,
     nested,
     text,
@@ -50,7 +55,8 @@ IFF_TUN, IFF_TAP, IFF_NO_PI, IFF_VNET_HDR, IFF_MULTI_QUEUE = 0x1, 0x2, 0x1000, 0
 _SKIP_STATS = 1 << 3  # RTEXT_FILTER_SKIP_STATS: a third of a dump's time
 _INET6, _ADDR_GEN_MODE, _GEN_NONE = 10, 8, 1
 _AF_BRIDGE, _BRPORT_MODE, _BR_MULTI_BOOLOPT = 7, 4, 46
-_IFF_UP = 1
+_BRPORT_ROUTER, _BRPORT_MCAST_FLOOD, _BRPORT_BCAST_FLOOD = 25, 27, 30
+_IFF_UP, _CARRIER = 1, 0x10000  # IFF_LOWER_UP: what netif_carrier_ok says
 _MAC, _IFNAME, _MTU, _LINK, _QDISC, _MASTER = (
     _IFLA[name] for name in ("address", "ifname", "mtu", "link", "qdisc", "master")
 )
@@ -64,7 +70,15 @@ _HEADER = struct.Struct("=HH")
 _IFINFO = struct.Struct("=BxHiII")
 _IFADDR = struct.Struct("=BBBBI")
 _TCMSG = struct.Struct("=BxxxiIII")
-_GETQDISC = 38
+_GETQDISC, _NEWQDISC = 38, 36
+_NEWFILTER, _DELFILTER, _GETFILTER = 44, 45, 46
+_TCA_KIND, _TCA_OPTIONS = 1, 2
+_CLSACT, _CLSACT_HANDLE, INGRESS, EGRESS = 0xFFFFFFF1, 0xFFFF0000, 0xFFFFFFF2, 0xFFFFFFF3
+_BPF_OPS_LEN, _BPF_OPS, _BPF_FLAGS, _BPF_ACT_DIRECT = 4, 5, 8, 1
+# Priority and handle by which a filter is known as hvtx's own, of whatever installation: "hv" and
+# "hvtx". It has no comment; the mark is that of the device, with which it goes.
+_OWN_PRIORITY, _OWN_HANDLE, _ETH_P_ALL = 0x6876, 0x68767478, 0x0003
+_NO_SUCH_KIND = frozenset({errno.ENOENT, errno.EOPNOTSUPP})
 _TUN_OWNER, _TUN_GROUP = 1, 2
 _NDMSG = struct.Struct("=BxxxiHBB")
 _GETNEIGH = 30
@@ -80,6 +94,7 @@ class Links:
     def __init__(self) -> None:
         """Open the socket in the calling thread's network namespace."""
         self._channel = Channel(0)
+        self._held: set[int] = set()  # tun devices that some process had open at the last `all`
 
     def close(self) -> None:
         """Close the socket."""
@@ -91,7 +106,12 @@ class Links:
         bodies = persistently(
             lambda: self._channel.dump(GETLINK, body), attempts=_ATTEMPTS, seconds=_SECONDS
         )
-        return [_link(found) for found in bodies]
+        found = [_link(body) for body in bodies]
+        carried = {
+            _IFINFO.unpack_from(b)[2] for b in bodies if _IFINFO.unpack_from(b)[3] & _CARRIER
+        }
+        self._held = {link.ifindex for link in found if link.kind == "tun"} & carried
+        return found
 
     def get(self, ifindex: int = 0, name: str = "") -> Link | None:
         """One link by index or name; None if the kernel says that there is none."""
@@ -106,18 +126,19 @@ class Links:
                 return None
             raise
 
+    @legible
     def tun_owner(self, ifindex: int) -> tuple[int | None, int | None]:
         """User and group that may attach to a tun device; None where anybody may. OSError."""
         body = _IFINFO.pack(0, 0, ifindex, 0, 0) + u32(_IFLA["ext_mask"], _SKIP_STATS)
         found = attribute_map(persistently(lambda: self._channel.get(GETLINK, body)), 16)
-        info = attribute_map(found.get(_LINKINFO, b""))
-        tun = attribute_map(info.get(_INFO_DATA, b""))
+        tun = attribute_map(attribute_map(found[_LINKINFO])[_INFO_DATA])
         user, group = (tun.get(kind) for kind in (_TUN_OWNER, _TUN_GROUP))
         return (
             None if user is None else int.from_bytes(user, "little"),
             None if group is None else int.from_bytes(group, "little"),
         )
 
+    @legible
     def neighbours(self) -> frozenset[str]:
         """Addresses that answered the host of late (or were entered by hand), of all devices."""
         bodies = persistently(
@@ -128,7 +149,7 @@ class Links:
             family, _, state, _, _ = _NDMSG.unpack_from(data)
             packed = attribute_map(data, _NDMSG.size).get(1, b"")
             if state & _ANSWERED and family in (socket.AF_INET, socket.AF_INET6):
-                found.add(socket.inet_ntop(family, packed))
+                found.add(_address_text(packed))
         return frozenset(found)
 
     def change(
@@ -182,6 +203,16 @@ class Links:
                 return
             raise
 
+    def keep_apart(self, ifindex: int) -> None:
+        """Keep other ports' broadcasts and multicasts from a port; the bridge's own still come.
+
+        The flag for that (``isolated``) would also stop what br_netfilter translates inside the
+        bridge: a neighbour's published port.
+        """
+        kinds = (_BRPORT_ROUTER, _BRPORT_MCAST_FLOOD, _BRPORT_BCAST_FLOOD)
+        port = nested(_IFLA["protinfo"], *(attribute(kind, b"\0") for kind in kinds))
+        self._channel.request(SETLINK, 0, _IFINFO.pack(_AF_BRIDGE, 0, ifindex, 0, 0) + port)
+
     def learn_no_link_local(self, ifindex: int) -> None:
         """Keep a bridge from learning the source of frames to 01:80:c2:00:00:0X.
 
@@ -200,25 +231,86 @@ class Links:
         )
         return [_address(found) for found in bodies]
 
-    def filtered(self) -> frozenset[int]:
+    def guard(self, ifindex: int, program: bytes, side: int = INGRESS) -> bool:
+        """Give a link hvtx's own filter, or another program to it; False where the kernel cannot.
+
+        ``program`` is a classic BPF program that answers with a TC_ACT. Others' filters on the
+        link stay, and see what ours lets pass. Raises OSError.
+        """
+        kind = text(_TCA_KIND, "clsact")
+        qdisc = _TCMSG.pack(0, ifindex, _CLSACT_HANDLE, _CLSACT, 0) + kind
+        options = attribute(_BPF_OPS_LEN, struct.pack("=H", len(program) // 8))
+        options += attribute(_BPF_OPS, program) + u32(_BPF_FLAGS, _BPF_ACT_DIRECT)
+        body = _own_filter(ifindex, side) + text(_TCA_KIND, "bpf") + nested(_TCA_OPTIONS, options)
+        try:
+            self._channel.request(_NEWQDISC, CREATE | EXCL, qdisc)
+        except OSError as problem:
+            if problem.errno in _NO_SUCH_KIND:
+                return False
+            if problem.errno != errno.EEXIST:
+                raise
+        try:
+            self._channel.request(_NEWFILTER, CREATE, body)
+        except OSError as problem:
+            if problem.errno not in _NO_SUCH_KIND:
+                raise
+            return False
+        return True
+
+    def guarding(self, ifindex: int, side: int = INGRESS) -> bytes | None:
+        """The program of hvtx's own filter on a link; None where there is none. OSError."""
+        try:
+            found = self._channel.get(_GETFILTER, _own_filter(ifindex, side))
+        except OSError as problem:
+            if problem.errno in {errno.ENOENT, errno.EINVAL, errno.ENODEV, errno.EOPNOTSUPP}:
+                return None
+            raise
+        options = attribute_map(found, _TCMSG.size).get(_TCA_OPTIONS, b"")
+        return attribute_map(options).get(_BPF_OPS)
+
+    @legible
+    def filtered(self, closely: Collection[int] = ()) -> frozenset[int]:
         """Indexes of links with traffic control of someone's (tc qdiscs, clsact filters).
 
-        The kernel's own default queue has handle 0; every other has one of its own.
+        The kernel's own default queue has handle 0; every other has one of its own. Where filters
+        are attached (clsact) and all of them are hvtx's own, it is nobody else's. TAPs that were
+        held open when :meth:`all` was asked are not looked at so closely, but those in ``closely``.
         """
-        body = _TCMSG.pack(0, 0, 0, 0, 0)
-        bodies = persistently(
-            lambda: self._channel.dump(_GETQDISC, body), attempts=_ATTEMPTS, seconds=_SECONDS
-        )
         found = set()
-        for data in bodies:
+        for data in self._dump(_GETQDISC, _TCMSG.pack(0, 0, 0, 0, 0)):
             _, ifindex, handle, _, _ = _TCMSG.unpack_from(data)
+            spared = ifindex in self._held and ifindex not in closely
+            if handle == _CLSACT_HANDLE and (spared or self._only_ours(ifindex)):
+                continue
             if handle:
                 found.add(ifindex)
         return frozenset(found)
 
+    def _only_ours(self, ifindex: int) -> bool:
+        """Whether there are filters on a link, and hvtx's own alone."""
+        mine = 0
+        for side in (INGRESS, EGRESS):
+            for data in self._dump(_GETFILTER, _TCMSG.pack(0, ifindex, 0, side, 0)):
+                _, _, handle, _, info = _TCMSG.unpack_from(data)
+                if info >> 16 != _OWN_PRIORITY or handle not in (0, _OWN_HANDLE):
+                    return False
+                mine += 1
+        return mine > 0
 
+    def _dump(self, kind: int, body: bytes) -> list[bytes]:
+        return persistently(
+            lambda: self._channel.dump(kind, body), attempts=_ATTEMPTS, seconds=_SECONDS
+        )
+
+
+def _own_filter(ifindex: int, side: int) -> bytes:
+    info = _OWN_PRIORITY << 16 | socket.htons(_ETH_P_ALL)
+    return _TCMSG.pack(0, ifindex, _OWN_HANDLE, side, info)
+
+
+@legible
 def _link(data: bytes) -> Link:
-    """A link from the body of its message.
+    """A link from the body of its message. Raises Garbled.
 
     Its attributes are walked here and not by :func:`attributes`, which would hand out each of some
     forty: a plan reads thousands of links.
@@ -230,7 +322,7 @@ def _link(data: bytes) -> Link:
     while at + 4 <= end:
         length, kind = header(data, at)
         if length < 4 or at + length > end:
-            raise ValueError("a netlink attribute runs past its message")
+            raise Garbled("a netlink attribute runs past its message")
         kind &= TYPE_MASK
         if kind in wanted:
             found[kind] = data[at + 4 : at + length]
@@ -238,10 +330,13 @@ def _link(data: bytes) -> Link:
     raw = found.get
     what, tun = _what_it_is(raw(_LINKINFO, b""))
     alias, xdp = raw(_IFALIAS, b""), raw(_XDP)
+    name = found[_IFNAME].rstrip(b"\0").decode(errors="surrogateescape")
+    if not name:
+        raise Garbled("a link without a name")
     elsewhere = _LINK_NETNSID in found
     return Link(
         ifindex,
-        raw(_IFNAME, b"").rstrip(b"\0").decode(errors="surrogateescape"),
+        name,
         what,
         alias.rstrip(b"\0").decode(errors="replace") or None,
         raw(_MAC, b"").hex(":"),
@@ -268,7 +363,7 @@ def _what_it_is(info: bytes) -> tuple[str, _Tun]:
     while at + 4 <= end:
         length, number = _HEADER.unpack_from(info, at)
         if length < 4 or at + length > end:
-            raise ValueError("a netlink attribute runs past its message")
+            raise Garbled("a netlink attribute runs past its message")
         if number & TYPE_MASK == _INFO_KIND:
             kind = info[at + 4 : at + length].rstrip(b"\0").decode()
         elif number & TYPE_MASK == _INFO_DATA:
@@ -312,12 +407,21 @@ def _tun(tun: dict[int, bytes]) -> _Tun:
     return _Tun(flags, queues, bool(tun.get(_TUN_PERSIST, b"\0")[0]))
 
 
+def _address_text(packed: bytes) -> str:
+    """An address as people write it. Raises Garbled."""
+    if len(packed) not in (4, 16):
+        raise Garbled(f"an address of {len(packed)} bytes")
+    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
+
+
+@legible
 def _address(data: bytes) -> Address:
+    """An address from the body of its message. Raises Garbled."""
     _, prefix, _, _, ifindex = _IFADDR.unpack_from(data)
     found = attribute_map(data, 8)
     packed = found.get(2) or found[1]  # IFA_LOCAL is the host's own end of a point-to-point
-    if len(packed) == 4:
-        return Address(ifindex, f"{socket.inet_ntop(socket.AF_INET, packed)}/{prefix}")
+    if len(packed) != 16:
+        return Address(ifindex, f"{_address_text(packed)}/{prefix}")
     import ipaddress  # writes all of IPv6 as it is on record, which inet_ntop does not
 
     return Address(ifindex, f"{ipaddress.IPv6Address(packed)}/{prefix}")

@@ -23,6 +23,15 @@ Facts that shaped the rules:
 - A VLAN tag is taken off before the bridge sees the frame, so ``meta protocol`` shows what is
   inside; ``ether type`` shows the tag.
 - Conntrack is not asked in the bridge family: that would switch on nf_conntrack_bridge.
+- What came in by another device than ``lo`` with an address of 127.0.0.0/8 is a martian for the
+  routing decision, which comes after the translation: translated, it is none any more. So it is
+  never translated (any neighbour could send it otherwise: the uplink's, a container on a bridge).
+- A set may have a statement (``ct count``, ``limit``) that each element carries for itself; a
+  lookup that finds the element goes on only where the statement matches. So what belongs to a
+  guest is counted in its own element, which goes with the guest. ``seen6`` is filled by packets;
+  how quickly and how far is held by ``new6``.
+- Most systems choose the interface part of fe80:: by themselves, so a guest may have any but those
+  that follow from the MAC of another (``links6``) and the gateway's.
 - ``typeof … @nh,64,128`` makes sets of IPv6 addresses that can be compared with the target of a
   neighbour advertisement, which nft 1.0.6 has no name for. nft prints everything here in a form
   that it reads back.
@@ -56,6 +65,8 @@ class Skeleton(NamedTuple):
     chains: tuple[Chain, ...]
 
 
+_AMONG = "meta pkttype host iifname @bridges oifname @bridges"
+
 _INET = Skeleton(
     {
         "bridges": "set|type ifname;",
@@ -65,6 +76,9 @@ _INET = Skeleton(
         "guests6": "set|type ipv6_addr . ifname;",
         "masq4": "set|type ipv4_addr;",
         "masq6": "set|type ipv6_addr;",
+        "flows4": "set|type ipv4_addr . ifname; ct count over 16384;",
+        "flows6": "set|type ipv6_addr . ifname; ct count over 16384;",
+        "flows_link": "set|type ifname; ct count over 16384;",
         "dnat4_any": "map|type inet_proto . inet_service : ipv4_addr . inet_service;",
         "dnat4_host": "map|type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service;",
         "dnat6_any": "map|type inet_proto . inet_service : ipv6_addr . inet_service;",
@@ -97,9 +111,21 @@ _INET = Skeleton(
             ),
         ),
         Chain(
+            "flows",
+            "type filter hook prerouting priority -150; policy accept;",
+            # what would be tracked beyond its limit ends before it is entered
+            (
+                "ct state new ip saddr . iifname @flows4 drop",
+                "ct state new ip6 saddr . iifname @flows6 drop",
+                "ct state new ip6 saddr fe80::/10 iifname @flows_link drop",
+            ),
+        ),
+        Chain(
             "prerouting",
             "type nat hook prerouting priority -100; policy accept;",
             (
+                'iifname != "lo" ip daddr 127.0.0.0/8 return',
+                'iifname != "lo" ip saddr 127.0.0.0/8 return',
                 "fib daddr type != local return",
                 "meta nfproto ipv4 goto dnat4",
                 "ip6 daddr != ::1 goto dnat6",
@@ -130,6 +156,12 @@ _INET = Skeleton(
             ),
         ),
         Chain(
+            "seen",
+            "type filter hook postrouting priority 1000; policy accept;",
+            # after all of the rules here and nearly all of others'; see bridge_program
+            ("oifname @nat_bridges meta mark set meta mark | 0x10000000",),
+        ),
+        Chain(
             "isolated",
             "",
             (
@@ -145,6 +177,10 @@ _INET = Skeleton(
             (
                 "ct state established,related accept",
                 "ct status dnat accept",
+                # the host would ask the bridge for each: a subnet's worth of neighbours
+                # (where br_netfilter shows bridged frames here: not of those to many, or of fe80)
+                f"{_AMONG} ip daddr . oifname != @guests4 drop",
+                f"{_AMONG} ip6 daddr != fe80::/10 ip6 daddr . oifname != @guests6 drop",
                 "iifname . oifname vmap @within",
                 "oifname @nat_bridges drop",
             ),
@@ -157,9 +193,13 @@ _BRIDGE = Skeleton(
         "ports": "set|type ifname;",
         "apart": "set|type ifname;",
         "macs": "set|type ifname . ether_addr;",
+        "lladdrs": "set|typeof iifname . @th,208,48;",
         "own4": "set|type ifname . ipv4_addr;",
         "own6": "set|typeof iifname . @nh,64,128;",
         "gateways6": "set|typeof iifname . @nh,64,128;",
+        "links6": "set|typeof @nh,64,128;",
+        "new6": "set|type ifname; limit rate over 10/minute burst 20 packets;",
+        "seen6": "set|typeof iifname . @nh,64,128; size 65535; flags dynamic,timeout; timeout 1h;",
     },
     (
         Chain(
@@ -210,6 +250,7 @@ _BRIDGE = Skeleton(
                 "frag frag-off != 0 goto guard_source6",
                 "meta l4proto icmpv6 goto guard_icmp6",
                 "meta l4proto udp goto guard_udp6",
+                "meta l4proto ah goto guard_ah6",
                 # no upper protocol is known of a broken chain of headers; 255 is never one
                 "meta l4proto != 255 goto guard_source6",
                 "drop",
@@ -224,7 +265,41 @@ _BRIDGE = Skeleton(
                 "icmpv6 type nd-router-advert drop",
                 "icmpv6 type nd-neighbor-advert goto guard_advert",
                 "ip6 saddr :: goto guard_nobody6",
+                "icmpv6 type nd-neighbor-solicit goto guard_solicit6",
+                "icmpv6 type nd-router-solicit goto guard_router_solicit6",
                 "icmpv6 type != 255 goto guard_source6",
+                "drop",
+            ),
+        ),
+        # A link-layer address in an option is where answers are sent: to nobody else, so it is the
+        # guest's own, and stands first, where it can be seen. A rule about an option does not match
+        # a message without one.
+        Chain(
+            "guard_solicit6",
+            "",
+            (
+                "@th,192,8 != 1 drop",
+                "iifname . @th,208,48 != @lladdrs drop",
+                "goto guard_source6",
+            ),
+        ),
+        Chain(
+            "guard_router_solicit6",
+            "",
+            (
+                "@th,64,8 != 1 drop",
+                "iifname . @th,80,48 != @lladdrs drop",
+                "goto guard_source6",
+            ),
+        ),
+        # Nothing is looked at behind an authentication header, so only TCP and ESP may be there. By
+        # its first byte: "ah nexthdr tcp" ends libnftables 1.0.6 by an assertion.
+        Chain(
+            "guard_ah6",
+            "",
+            (
+                "@th,0,8 6 goto guard_source6",
+                "@th,0,8 50 goto guard_source6",
                 "drop",
             ),
         ),
@@ -244,7 +319,12 @@ _BRIDGE = Skeleton(
             (
                 "iifname . @nh,64,128 @own6 accept",
                 "iifname . @nh,64,128 @gateways6 drop",
-                "ip6 saddr fe80::/10 accept",
+                "@nh,64,128 @links6 drop",
+                "ip6 saddr != fe80::/10 drop",
+                "iifname . @nh,64,128 @seen6 accept",
+                # each may become a neighbour of the host, whose table all networks share
+                "iifname @new6 drop",
+                "add @seen6 { iifname . @nh,64,128 } accept",
                 "drop",
             ),
         ),
@@ -252,8 +332,11 @@ _BRIDGE = Skeleton(
             "guard_advert",
             "",
             (
+                "@th,192,8 != 2 drop",
+                "iifname . @th,208,48 != @lladdrs drop",
                 "iifname . @th,64,128 @own6 goto guard_source6",
                 "iifname . @th,64,128 @gateways6 drop",
+                "@th,64,128 @links6 drop",
                 "@th,64,16 & 0xffc0 == 0xfe80 goto guard_source6",
                 "drop",
             ),
@@ -268,6 +351,7 @@ _BRIDGE = Skeleton(
                 "icmpv6 type != nd-neighbor-solicit drop",
                 "iifname . @th,64,128 @own6 accept",
                 "iifname . @th,64,128 @gateways6 drop",
+                "@th,64,128 @links6 drop",
                 "@th,64,16 & 0xffc0 == 0xfe80 accept",
                 "drop",
             ),
@@ -295,6 +379,8 @@ _BRIDGE = Skeleton(
 )
 
 SKELETONS: Mapping[str, Skeleton] = {"inet": _INET, "bridge": _BRIDGE}
+PASSING = frozenset({("bridge", "seen6")})  # sets that packets fill: nothing in them is a row's
+FLOWS = 16384  # tracked connections of a guest, where its row does not say
 
 
 def table_name(installation: str) -> str:
@@ -311,6 +397,13 @@ def declarations(family: str) -> str:
         lines.append(f" {what} {name} {{ {definition} }}")
     lines += [f" chain {chain.name} {{ {chain.hook} }}" for chain in skeleton.chains]
     return "\n".join(lines)
+
+
+def layout(family: str) -> str:
+    """What changes when the static part of a table does, with a version of hvtx or another."""
+    from hashlib import sha256
+
+    return sha256(repr(SKELETONS[family]).encode()).hexdigest()[:20]
 
 
 def rule_lines(family: str, table: str, mark: str, chain: Chain) -> list[str]:
@@ -351,6 +444,12 @@ def _mac(address: str) -> bytes:
     return bytes.fromhex(address.replace(":", "")) + b"\0\0"  # key fields are padded to 4 bytes
 
 
+def _link_local(address: str) -> bytes:
+    """The fe80 address that follows from a MAC (RFC 4291, appendix A)."""
+    raw = bytes.fromhex(address.replace(":", ""))
+    return b"\xfe\x80" + bytes(6) + bytes((raw[0] ^ 2,)) + raw[1:3] + b"\xff\xfe" + raw[3:]
+
+
 def _ip(address: str) -> bytes:
     return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
 
@@ -384,6 +483,7 @@ def _network(spec: Mapping[str, Any]) -> list[Piece]:
     found = [
         Piece("inet", "", "bridges", bridge),
         Piece("inet", "", "within", bridge + bridge, within, verdict=True),
+        Piece("inet", "", "flows_link", bridge, flows=spec.get("flows", FLOWS)),
     ]
     if spec["nat"]:
         found.append(Piece("inet", "", "nat_bridges", bridge))
@@ -391,19 +491,27 @@ def _network(spec: Mapping[str, Any]) -> list[Piece]:
 
 
 def _forward(spec: Mapping[str, Any]) -> list[Piece]:
-    bridge = _ifname(spec["bridge"])
+    bridge, flows = _ifname(spec["bridge"]), spec.get("flows", FLOWS)
     return [
-        Piece("inet", "", f"guests{family}", _ip(address) + bridge)
+        piece
         for family in "46"
         if (address := spec.get(f"ipv{family}"))
+        for piece in (
+            Piece("inet", "", f"guests{family}", _ip(address) + bridge),
+            Piece("inet", "", f"flows{family}", _ip(address) + bridge, flows=flows),
+        )
     ]
 
 
 def _guard(spec: Mapping[str, Any]) -> list[Piece]:
-    device = _ifname(spec["device"])
+    device, link = _ifname(spec["device"]), _link_local(spec["mac"])
     found = [
         Piece("bridge", "", "ports", device),
         Piece("bridge", "", "macs", device + _mac(spec["mac"])),
+        Piece("bridge", "", "lladdrs", device + _mac(spec["mac"])),
+        Piece("bridge", "", "own6", device + link),
+        Piece("bridge", "", "links6", link),
+        Piece("bridge", "", "new6", device),
     ]
     if spec["isolate"]:
         found.append(Piece("bridge", "", "apart", device))
@@ -487,6 +595,9 @@ _RENDER: Mapping[tuple[str, str], Callable[[bytes, bytes], str]] = {
     ("inet", "within"): lambda k, d: f"{_name(k[:16])} {_name(k[16:])} -> {_verdict(d)}",
     ("inet", "guests4"): lambda k, _: f"{_ntop(_V4, k[:4])} {_name(k[4:])}",
     ("inet", "guests6"): lambda k, _: f"{_ntop(_V6, k[:16])} {_name(k[16:])}",
+    ("inet", "flows4"): lambda k, _: f"{_ntop(_V4, k[:4])} {_name(k[4:])}",
+    ("inet", "flows6"): lambda k, _: f"{_ntop(_V6, k[:16])} {_name(k[16:])}",
+    ("inet", "flows_link"): lambda k, _: _name(k),
     ("inet", "masq4"): lambda k, _: _ntop(_V4, k),
     ("inet", "masq6"): lambda k, _: _ntop(_V6, k),
     ("inet", "dnat4_any"): lambda k, d: f"{_service(k)} -> {_to4(d)}",
@@ -496,8 +607,11 @@ _RENDER: Mapping[tuple[str, str], Callable[[bytes, bytes], str]] = {
     ("bridge", "ports"): lambda k, _: _name(k),
     ("bridge", "apart"): lambda k, _: _name(k),
     ("bridge", "macs"): lambda k, _: f"{_name(k[:16])} {k[16:22].hex(':')}",
+    ("bridge", "lladdrs"): lambda k, _: f"{_name(k[:16])} {k[16:22].hex(':')}",
     ("bridge", "own4"): lambda k, _: f"{_name(k[:16])} {_ntop(_V4, k[16:])}",
     ("bridge", "own6"): lambda k, _: f"{_name(k[:16])} {_ntop(_V6, k[16:])}",
+    ("bridge", "links6"): lambda k, _: _ntop(_V6, k),
+    ("bridge", "new6"): lambda k, _: _name(k),
     ("bridge", "gateways6"): lambda k, _: f"{_name(k[:16])} {_ntop(_V6, k[16:])}",
 }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from enum import StrEnum
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
 
 class Kind(StrEnum):
@@ -55,6 +55,17 @@ class Resource(NamedTuple):
     network: str | None
 
 
+FLOWS = "flows"  # in ``observed`` of a firewall row: not all that flows past its rules has ended
+
+
+def only_flows_remain(row: Resource) -> bool:
+    """Whether a row's rules are gone, and it stands only for flows that may go on without them.
+
+    While it does, its VM stays on record, and so do its addresses and ports: nobody else gets them.
+    """
+    return row.state == State.RELEASING and FLOWS in row.observed
+
+
 class TapSpec(TypedDict):
     """A persistent TAP device, a port of ``bridge``."""
 
@@ -64,6 +75,7 @@ class TapSpec(TypedDict):
     master: int  # ifindex of the bridge
     mtu: int
     mac: str  # of the host's side; begins with fe so that it never becomes the bridge's
+    guard: NotRequired[dict[str, Any]]  # of hvtx.host.portfilter; rows of earlier versions lack it
 
 
 BRIDGE_GROUP = 0x68767478  # IFLA_GROUP of our bridges: "hvtx"
@@ -77,6 +89,7 @@ class BridgeSpec(TypedDict):
     mac: str
     mtu: int
     addresses: list[str]  # with prefix length: those that the network gives it
+    guard: NotRequired[bool]  # what comes from elsewhere has a filter; rows of old have none
 
 
 class AddressSpec(TypedDict):
