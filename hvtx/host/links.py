@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from collections.abc import Collection
 from typing import NamedTuple
 
 from hvtx.host.netlink import (
@@ -268,17 +269,18 @@ class Links:
         return attribute_map(options).get(_BPF_OPS)
 
     @legible
-    def filtered(self) -> frozenset[int]:
+    def filtered(self, closely: Collection[int] = ()) -> frozenset[int]:
         """Indexes of links with traffic control of someone's (tc qdiscs, clsact filters).
 
         The kernel's own default queue has handle 0; every other has one of its own. Where filters
         are attached (clsact) and all of them are hvtx's own, it is nobody else's. TAPs that were
-        held open when :meth:`all` was asked are not looked at so closely: nobody removes them.
+        held open when :meth:`all` was asked are not looked at so closely, but those in ``closely``.
         """
         found = set()
         for data in self._dump(_GETQDISC, _TCMSG.pack(0, 0, 0, 0, 0)):
             _, ifindex, handle, _, _ = _TCMSG.unpack_from(data)
-            if handle == _CLSACT_HANDLE and (ifindex in self._held or self._only_ours(ifindex)):
+            spared = ifindex in self._held and ifindex not in closely
+            if handle == _CLSACT_HANDLE and (spared or self._only_ours(ifindex)):
                 continue
             if handle:
                 found.add(ifindex)

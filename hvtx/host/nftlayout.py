@@ -156,6 +156,12 @@ _INET = Skeleton(
             ),
         ),
         Chain(
+            "seen",
+            "type filter hook postrouting priority 1000; policy accept;",
+            # after all of the rules here and nearly all of others'; see bridge_program
+            ("oifname @nat_bridges meta mark set meta mark | 0x10000000",),
+        ),
+        Chain(
             "isolated",
             "",
             (
