@@ -247,6 +247,15 @@ def test_loopback_stays_private_beside_rules_of_others(
 
 
 Make = Callable[[Guest, Guest, bytes], bytes]
+
+
+def from_mac(mac: str) -> str:
+    """The link-local address that follows from a MAC address."""
+    raw = bytes.fromhex(mac.replace(":", ""))
+    tail = bytes([raw[0] ^ 2]) + raw[1:3] + b"\xff\xfe" + raw[3:]
+    return socket.inet_ntop(socket.AF_INET6, b"\xfe\x80" + bytes(6) + tail)
+
+
 LINK_TARGET = "ff02::1"
 
 
@@ -261,6 +270,8 @@ def _nd(source: str, kind: int, target: str) -> Make:
             "gateway": GATEWAY6,
             "gateway-link": GATEWAY_LINK,
             "any-link": "fe80::1:2:3:4",
+            "own-mac": from_mac(one.mac),
+            "other-mac": from_mac(two.mac),
             "::": "::",
         }
         sender = names[source]
@@ -282,9 +293,18 @@ def _ip4(source: str | None, ports: tuple[int, int], *, mac: str | None = None) 
     return make
 
 
-def _ip6(source: str | None, ports: tuple[int, int]) -> Make:
+def _ip6(source: str | None, ports: tuple[int, int], to: str = "") -> Make:
+    """From an address (``own-mac``, ``other-mac``: what follows from a guest's) to the other guest.
+
+    Or to the host, or to all nodes.
+    """
+
     def make(one: Guest, two: Guest, cookie: bytes) -> bytes:
-        sender = source or one.ipv6
+        macs = {"own-mac": from_mac(one.mac), "other-mac": from_mac(two.mac)}
+        sender = macs.get(source or "", source) or one.ipv6
+        if to == "all":
+            packet = udp6(sender, LINK_TARGET, ports, cookie)
+            return ether(one.mac, ALL_NODES_MAC, 0x86DD, packet)
         return ether(one.mac, two.mac, 0x86DD, udp6(sender, two.ipv6, ports, cookie))
 
     return make
@@ -333,6 +353,18 @@ def _ping_from_nobody(one: Guest, _two: Guest, cookie: bytes) -> bytes:
     body = struct.pack(">BBHI", 128, 0, 0, 0) + _bytes(one.ipv6) + cookie
     packet = ipv6("::", LINK_TARGET, 58, icmp6("::", LINK_TARGET, body))
     return ether(one.mac, ALL_NODES_MAC, 0x86DD, packet)
+
+
+def _mld_from(source: str) -> Make:
+    """A multicast report, second version, from a link-local address."""
+
+    def make(one: Guest, two: Guest, cookie: bytes) -> bytes:
+        sender = from_mac({"own-mac": one.mac, "other-mac": two.mac}[source])
+        body = struct.pack(">BBHHH", 143, 0, 0, 0, 1) + struct.pack(">BBH", 4, 2, 0) + bytes(16)
+        packet = ipv6(sender, "ff02::16", 58, icmp6(sender, "ff02::16", body + cookie))
+        return ether(one.mac, "33:33:00:00:00:16", 0x86DD, packet)
+
+    return make
 
 
 def _mld(one: Guest, _two: Guest, cookie: bytes) -> bytes:
@@ -418,7 +450,12 @@ HONEST: dict[str, Make] = {
     "ipv6": _ip6(None, (7, 8)),
     "ipv6 link-local": _ip6("fe80::1:2:3:4", (7, 8)),
     "dhcpv6 client": _ip6("fe80::1:2:3:4", (546, 547)),
+    "ipv6 from its MAC": _ip6("own-mac", (7, 8)),
     "solicitation": _nd("own", 135, "other"),
+    "solicitation of another's link-local": _nd("own", 135, "other-mac"),
+    "advertisement of what follows from its MAC": _nd("own-mac", 136, "own-mac"),
+    "duplicate detection of what follows from its MAC": _nd("::", 135, "own-mac"),
+    "multicast report from its MAC": _mld_from("own-mac"),
     "advertisement of its lease": _nd("own", 136, "own"),
     "advertisement of a link-local": _nd("link", 136, "any-link"),
     "duplicate detection of its lease": _nd("::", 135, "own"),
@@ -453,6 +490,15 @@ FORGED: dict[str, Make] = {
     "ipv6 of nobody": _ip6("fd77::99", (7, 8)),
     "ipv6 of the gateway": _ip6(GATEWAY6, (7, 8)),
     "link-local of the gateway": _ip6(GATEWAY_LINK, (7, 8)),
+    "link-local of another's MAC": _ip6("other-mac", (7, 8)),
+    "link-local of another's MAC, to all": _ip6("other-mac", (7, 8), "all"),
+    "dhcpv6 client with another's MAC": _ip6("other-mac", (546, 547)),
+    "solicitation from another's MAC": _nd("other-mac", 135, "gateway"),
+    "advertisement from another's MAC": _nd("other-mac", 136, "own"),
+    "advertisement of what follows from another's MAC": _nd("own", 136, "other-mac"),
+    "the same, from itself": _nd("other-mac", 136, "other-mac"),
+    "duplicate detection of what follows from another's MAC": _nd("::", 135, "other-mac"),
+    "multicast report from another's MAC": _mld_from("other-mac"),
     "ipv6 from ::": _nobody6,
     "ping from ::": _ping_from_nobody,
     "dhcpv6 server": _ip6("fe80::1:2:3:4", (547, 546)),
