@@ -261,6 +261,30 @@ def test_programs_of_others_are_not_run(hvtx: Program, tmp_path: Path, place: st
     assert not (tmp_path / "sprung").exists()
 
 
+def trap_for(place: Path, name: str) -> Path:
+    """A program of that name which tells that it was run; the directory is root's."""
+    place.mkdir(parents=True)
+    program = place / name
+    program.write_text(f"#!/bin/sh\ntouch {place.parent}/sprung\nexec /bin/sleep 600\n")
+    program.chmod(0o755)
+    return program
+
+
+@pytest.mark.parametrize("command", [("sleep", "600"), ("{vm}", "600")])
+def test_a_program_is_executed_by_the_path_that_was_checked(
+    hvtx: Program, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """What was looked for is what runs, also where a placeholder makes the name."""
+    hvtx(*NETWORK)
+    trap_for(tmp_path / "open", "sleep").parent.chmod(0o777)
+    path = f"{tmp_path}/open:{os.environ['PATH']}"
+    hvtx("vm", "run", "sleep", "--network", "net", "--", *command, PATH=path)
+    executable = Path(f"/proc/{hvtx.vm('sleep')['pid']}/exe").readlink()
+    hvtx("vm", "rm", "sleep", "--force")
+    assert not (tmp_path / "sprung").exists()
+    assert executable.name == "sleep"
+
+
 # -- words of strangers --------------------------------------------------------------------------
 
 

@@ -22,7 +22,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotFound, NotPermitted, UsageError
@@ -243,6 +243,7 @@ def spawn(launch: Launch, log_path: str, name: str = "") -> Gate:
     VM's, for messages. Raises HostRefused.
     """
     what = f"{launch.argv[0]} of VM {name}" if name else launch.argv[0]
+    argv = _as_found(launch.argv, what)
     mine: list[int] = []
     try:
         begins = _make_log(log_path)
@@ -252,7 +253,7 @@ def spawn(launch: Launch, log_path: str, name: str = "") -> Gate:
             writer = logger.spawn(log_path, said, begins)
             pid = os.posix_spawn(
                 SHELL,
-                [SHELL, "-c", SCRIPT, SIGNATURE, launch.directory, *launch.argv],
+                [SHELL, "-c", SCRIPT, SIGNATURE, launch.directory, *argv],
                 inherited(os.environ, launch.environment),
                 file_actions=_actions(read, log),
                 setsid=True,
@@ -269,6 +270,23 @@ def spawn(launch: Launch, log_path: str, name: str = "") -> Gate:
         for descriptor in mine:
             os.close(descriptor)
     return Gate(pid, write, what, Log(log_path, begins, writer))
+
+
+def _as_found(argv: Sequence[str], what: str) -> tuple[str, ...]:
+    """``argv`` with the path of its program: the gate must not look for a name again.
+
+    A shell would also take it from a directory that others may write. Raises HostRefused.
+    """
+    from hvtx.host import program
+
+    found = argv[0] if "/" in argv[0] else program.find(argv[:1])
+    if found is None:
+        raise HostRefused(
+            f"{what} cannot be started: it was not found",
+            hint="name a program of this host, by its path or in a directory of PATH that nobody"
+            " else may write",
+        )
+    return (found, *argv[1:])
 
 
 def _make_log(path: str) -> int:
