@@ -5,7 +5,8 @@ brought up in one message, and only then made persistent. A SIGKILL before that 
 it; after it, it is marked.
 
 A persistent device without an owner is open to every local user who may open ``/dev/net/tun``, so
-each gets one: the user that hvtx runs as, or ``tap_user`` of the settings.
+each gets one: its VM's own, or for a VM whose process is not another user's than hvtx, or not
+started by hvtx, ``tap_user`` of the settings.
 
 A port is in hairpin mode: where br_netfilter is on, a guest reaches its own published port only so
 (the translated frame leaves by the port that it came in by).
@@ -99,7 +100,7 @@ class TapDriver:
                 quiet6=True,
                 hairpin=True,
             )
-            tun.set_owner(descriptor, self._host.tap_user)
+            tun.set_owner(descriptor, spec.get("owner", self._host.tap_user))
             failpoint.reach("marked:tap")
             tun.set_persistent(descriptor, True)
         except OSError as problem:

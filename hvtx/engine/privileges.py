@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from hvtx.errors import NotPermitted
 from hvtx.host import capabilities, procfs, tun
 from hvtx.model.resource import Kind, Resource
+from hvtx.model.user import User
 from hvtx.model.vm import Identity, Network
 from hvtx.planner.states import identity_of
 
@@ -48,6 +49,20 @@ def need_to_start(networks: Iterable[Network]) -> None:
         lack = xtables.lack({6 if ":" in subnet else 4 for subnet in subnets} | {4})
         if lack is not None:
             raise lack
+
+
+def need_user(wanted: str, installation: str) -> User | None:
+    """Whom VM processes run as by the setting ``wanted``, as the first of them; None: as hvtx.
+
+    Raises UsageError, NotPermitted or HostRefused if none can be started so, which nothing has
+    been made for yet.
+    """
+    from hvtx.host import vmuser
+
+    user = vmuser.choose(wanted, installation, 0)
+    if user is not None and (problem := vmuser.lack(user)) is not None:
+        raise problem
+    return user
 
 
 def need(*, devices: bool = False, legacy: bool = False) -> None:

@@ -18,7 +18,7 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 from hvtx.engine import guests, show
-from hvtx.engine.runtime import Runtime, Settings, numeric_id, process_facts
+from hvtx.engine.runtime import Runtime, Settings, process_facts
 from hvtx.errors import HvtxError, NotPermitted, UsageError
 from hvtx.host import procfs
 from hvtx.model.mark import without_marks
@@ -65,6 +65,8 @@ def place_of(settings: Settings) -> Place:
 
 def _group_id(group: str) -> int:
     if group.isascii() and group.isdigit():
+        from hvtx.host.vmuser import numeric_id
+
         return numeric_id("group", group)
     import grp
 

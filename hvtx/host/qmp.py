@@ -7,8 +7,10 @@ over. QEMU speaks with one client at a time; the next one waits without a greeti
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+import stat
 import time
 from collections.abc import Generator, Mapping
 from types import TracebackType
@@ -28,21 +30,29 @@ has none. ConnectionError if what came is no answer."""
 def connect(directory: str, name: str, seconds: float) -> socket.socket:
     """Connect to the unix socket ``name`` in ``directory``, with ``seconds`` as its timeout.
 
-    The way through ``/proc/self/fd`` keeps the address short, whatever the directory's length: it
-    may have 107 bytes (unix(7)). Raises OSError: nothing there, nobody listening, not allowed.
+    The directory is the VM process's, so what is there must be a socket: a link could lead to that
+    of another VM. The way through ``/proc/self/fd`` leads to what was looked at, and keeps the
+    address short: it may have 107 bytes (unix(7)). Raises OSError: nothing there, or no socket;
+    nobody listening, not allowed.
     """
     place = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        there = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place)
+    finally:
+        os.close(place)
+    try:
+        if not stat.S_ISSOCK(os.fstat(there).st_mode):
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "it is no socket", name)
         link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             link.settimeout(seconds)
-            link.connect(f"/proc/self/fd/{place}/{name}")
+            link.connect(f"/proc/self/fd/{there}")
         except BaseException:
             link.close()
             raise
         return link
     finally:
-        os.close(place)
+        os.close(there)
 
 
 def connect_first(directory: str, names: tuple[str, ...], seconds: float) -> socket.socket:

@@ -55,7 +55,11 @@ class Resource(NamedTuple):
     network: str | None
 
 
-class TapSpec(TypedDict):
+class _Owned(TypedDict, total=False):
+    owner: int  # user id of the VM's process; absent where that is hvtx's own, or not known
+
+
+class TapSpec(_Owned):
     """A persistent TAP device, a port of ``bridge``."""
 
     device: str
@@ -122,7 +126,11 @@ class FirewallSpec(TypedDict, total=False):
     guest_port: int
 
 
-class ProcessSpec(TypedDict):
+class _Run(TypedDict, total=False):
+    user: int | str  # whom it runs as: an id of its own, or a name; absent in older records
+
+
+class ProcessSpec(_Run):
     """The VM process; who it is stands in ``observed``, as :class:`ProcessObserved`."""
 
     hypervisor: str
