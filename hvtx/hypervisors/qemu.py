@@ -46,9 +46,9 @@ def render(vm: Vm, ports: Sequence[Port], probes: Probes, directory: str) -> Lau
         probes.binary or f"qemu-system-{probes.machine}",
         *_machine(vm, probes),
         *(("-sandbox", probes.sandbox) if probes.sandbox else ()),
-        *_networks(ports, handing),
         *_boot(vm, ports, probes, handing),
-        *_disks(vm, probes, handing),
+        *_disks(vm, probes, handing),  # the order of devices is that of their PCI addresses
+        *_networks(ports, handing),
         *_channels(probes),
     ]
     return Launch(
