@@ -262,8 +262,8 @@ def _give(directory: str, user: User) -> None:
     if _passes_all():
         os.chown(directory, user.uid, user.gid)
     else:
-        os.chown(directory, user.uid, os.getegid())
         os.chmod(directory, 0o2770)  # noqa: S103 - sockets in it are for that group
+        os.chown(directory, user.uid, os.getegid())
 
 
 def _passes_all() -> bool:
@@ -307,8 +307,8 @@ def spawn(launch: Launch, log_path: str, name: str = "", user: User | None = Non
         begins = _make_log(log_path)
         said, log = (_raised(end, mine, len(given)) for end in os.pipe())
         if user is not None:  # what is open as its standard output can be opened by that name
-            os.fchown(log, user.uid, os.getegid())
             os.fchmod(log, 0o660)
+            os.fchown(log, user.uid, os.getegid())
         read, write = (_raised(end, mine, len(given)) for end in os.pipe())
         with capabilities.only_for_children():
             writer = logger.spawn(log_path, said, begins)
@@ -442,8 +442,10 @@ class Gate:
             self.identity: Identity = procfs.identify(pid)
         except OSError as problem:
             self._close()
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)  # it reads end-of-file now
+            with contextlib.suppress(ChildProcessError):  # it reads end-of-file now
+                self._status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            if self._status:
+                self._fail(self._how())  # it had ended on its way to the VM's user or directory
             raise HostRefused(
                 f"{what} cannot be told from other processes: {problem}",
                 hint="hvtx needs a /proc of its own pid namespace",
@@ -461,7 +463,8 @@ class Gate:
         try:
             os.write(self._pipe, b"go\n")
         except BrokenPipeError:
-            self._fail("ended before its gate was opened")
+            procfs.wait_gone(self.identity, TERM_SECONDS)
+            self._fail(self._how() if self._ended() else "does not wait at its gate")
         finally:
             self._opened = True
             self._close()

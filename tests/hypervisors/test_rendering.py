@@ -131,11 +131,11 @@ def test_qemu_opens_no_disk_by_its_name():
         named={"/d/a.qcow2": (("backing.file.filename", "/d/base,1"),)},
     )
     launch = qemu.render(vm, (FIRST,), probes, "/run/x")
+    first = ("file.filename=/dev/fdset/0", "read-only=on", "backing.file.filename=/d/base,,1")
+    second = ("file.filename=/dev/fdset/1", "file.auto-read-only=off")
     assert after(launch.argv, "-drive") == [
-        "if=none,id=disk0,format=qcow2,file.driver=file,file.filename=/dev/fdset/0,read-only=on,"
-        "backing.file.filename=/d/base,,1",
-        "if=none,id=disk1,format=raw,file.driver=host_device,file.filename=/dev/fdset/1,"
-        "file.auto-read-only=off",
+        ",".join(("if=none,id=disk0,format=qcow2,file.driver=file", *first)),
+        ",".join(("if=none,id=disk1,format=raw,file.driver=host_device", *second)),
     ]
     assert launch.handed == (
         Handed("read-only disk", "/d/a.qcow2"),
