@@ -24,9 +24,10 @@ class Verdict(NamedTuple):
 
 
 def judge(run_directory: str, user: User | None = None) -> Verdict:
-    """Whether QEMU takes KVM here as ``user`` (None: as we run), and why; tries it for at most 3 s, and writes nothing.
+    """Whether QEMU takes KVM here as ``user`` (None: as we run), and why.
 
-    Raises UsageError for a value of the variable that is none, OSError if it cannot be tried.
+    Tries it for at most 3 s, and writes nothing. Raises UsageError for a value of the variable that
+    is none, OSError if it cannot be tried.
     """
     decided = kvm.unseen(user)
     if decided is not None and decided.accelerator == "tcg":
