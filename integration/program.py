@@ -12,7 +12,11 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
 
+import pytest
+
 from hvtx.cli.main import run
+from hvtx.engine.ownership import problem_of_program
+from hvtx.engine.systemd import program_path
 from hvtx.host import failpoint
 
 
@@ -104,6 +108,17 @@ class Forked(Program):
             words = " ".join(arguments)
             raise AssertionError(f"hvtx {words}: exit {ran.code}, not {code}\n{ran.out}{ran.err}")
         return ran
+
+
+def installer(monkeypatch: pytest.MonkeyPatch, **environment: str) -> Program:
+    """A program whose `systemd install` works in a checkout that is not root's, too.
+
+    It refuses what others than root could change, and whoever owns the checkout could.
+    """
+    if problem_of_program(program_path("")) is None:
+        return Program(**environment)
+    monkeypatch.setattr("hvtx.engine.systemd.refuse_changeable", lambda _: None)
+    return Forked(**environment)
 
 
 def child(arguments: Sequence[str], environment: Mapping[str, str], out: int, err: int) -> NoReturn:

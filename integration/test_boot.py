@@ -19,7 +19,7 @@ from hvtx.engine.units import ENABLED, Place, units
 from integration import lab
 from integration.boot import image
 from integration.boot.container import Host, booted, poll
-from integration.program import Program
+from integration.program import Program, installer
 
 # Docker's client leaves closing its sockets to the collector of garbage.
 pytestmark = [
@@ -37,8 +37,8 @@ NAMES = ("hvtx-recover.service", "hvtx-gc.service", "hvtx-gc.timer", *OPTIONAL)
 
 
 @pytest.fixture
-def hvtx(tmp_path: Path) -> Program:
-    return Program(HVTX_STATE_DIR="/var/lib/hvtx", HVTX_RUN_DIR="/run/hvtx")
+def hvtx(monkeypatch: pytest.MonkeyPatch) -> Program:
+    return installer(monkeypatch, HVTX_STATE_DIR="/var/lib/hvtx", HVTX_RUN_DIR="/run/hvtx")
 
 
 @pytest.fixture

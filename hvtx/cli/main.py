@@ -247,12 +247,10 @@ def _from_file(path: str, *, explicit: bool) -> dict[str, Any]:
         return {}
     import tomllib
 
-    from hvtx.engine.files import check_configuration
+    from hvtx.engine.files import read_configuration
 
     try:
-        with open(path, "rb") as file:
-            check_configuration(path, file.fileno())
-            found = tomllib.load(file)
+        found = tomllib.loads(read_configuration(path).decode())
     except FileNotFoundError as problem:
         raise NotFound(
             f"the configuration {path} does not exist",

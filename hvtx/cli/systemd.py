@@ -88,7 +88,11 @@ def print_(ctx: click.Context, metrics: str | None, json_: bool) -> None:
     from hvtx.engine import systemd as engine
     from hvtx.engine.units import listing
 
-    made = engine.make(_place(ctx, metrics))
+    where = _place(ctx, metrics)
+    made = engine.make(where)
+    found = engine.changeable(where)
+    if found is not None:
+        click.echo(f"warning: {render.plain(found[0])}; install refuses that", err=True)
     if json_:
         render.emit_json(engine.printed(made))
     else:

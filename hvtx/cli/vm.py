@@ -535,7 +535,9 @@ def logs(ctx: click.Context, name: str, json_: bool) -> None:
 
 
 def _print_log(path: str) -> None:
-    with open(path, "rb") as log:
+    from hvtx.engine.show import open_log
+
+    with open_log(path) as log:
         if render.fancy():  # a guest's words, and a terminal would obey them
             while line := log.readline(1 << 16):
                 render.say(render.plain_line(line.decode(errors="replace")))

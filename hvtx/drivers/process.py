@@ -30,7 +30,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotFound, NotPermitted, UsageError
-from hvtx.host import capabilities, logger, procfs
+from hvtx.host import capabilities, logger, paths, procfs
 from hvtx.hypervisors import guest as words
 from hvtx.hypervisors.base import (
     API_SOCKET,
@@ -125,11 +125,8 @@ def probe(vm: Vm, run_directory: str, user: User | None = None) -> Probes:
         )
     binary = _binary(vm, machine)
     for what, path in (("kernel", vm.kernel), ("initrd", vm.initrd), *_disks(vm)):
-        if path is not None and not os.path.exists(path):
-            raise NotFound(
-                f"the {what} {path} of VM {vm.name} does not exist",
-                hint=f"put it there, or name another: hvtx vm set {vm.name} --{what} FILE",
-            )
+        if path is not None:
+            _need_file(what, path, vm.name)
     kvm, why = False, None
     if vm.hypervisor == "qemu":
         from hvtx.host.kvm import choose
@@ -169,6 +166,27 @@ def _probe_disks(vm: Vm, found: Probes) -> Probes:
     )
 
 
+def _need_file(what: str, path: str, name: str) -> None:
+    """Refuse what is not there, and what is no file: a pipe, say, would be waited for.
+
+    A disk may be a block device. Raises NotFound, UsageError.
+    """
+    mend = f"name another: hvtx vm set {name} --{what} FILE"
+    try:
+        seen = os.stat(path)
+    except OSError as problem:
+        raise NotFound(
+            f"the {what} {path} of VM {name} does not exist", hint=f"put it there, or {mend}"
+        ) from problem
+    try:
+        if not (what == "disk" and stat.S_ISBLK(seen.st_mode)):
+            paths.need_regular(seen, path)
+    except paths.NotRegularError as problem:
+        raise UsageError(
+            f"the {what} {path} of VM {name} cannot be used: {problem.strerror}", hint=mend
+        ) from problem
+
+
 def this_machine() -> str:
     """The host's processor as QEMU names it: ``x86_64``, ``aarch64``."""
     name = os.uname().machine
@@ -186,7 +204,7 @@ def look_into(path: str) -> str | None:
     if path.endswith((".qcow2", ".raw")):
         return None
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         try:
             header = os.pread(descriptor, 80, 0)
         finally:
@@ -277,7 +295,7 @@ def shorten(path: str, limit: int = logger.HALF) -> None:
             return
     except FileNotFoundError:
         return
-    with open(path, "rb") as log:
+    with os.fdopen(paths.open_regular(path), "rb") as log:
         log.seek(-(limit // 2), os.SEEK_END)
         kept = log.read()
     _write(path, kept[kept.find(b"\n") + 1 :])
@@ -389,10 +407,12 @@ def _as_found(argv: Sequence[str], what: str) -> tuple[str, ...]:
 
 def _make_log(path: str) -> int:
     """Make sure that the log is there, and no link; how many bytes it has. Raises OSError."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     descriptor = os.open(path, flags, 0o600)
     try:
-        return os.fstat(descriptor).st_size
+        seen = os.fstat(descriptor)
+        paths.need_regular(seen, path)
+        return seen.st_size
     finally:
         os.close(descriptor)
 
@@ -640,7 +660,7 @@ def tail(path: str, begins: int = 0) -> str:
     import re
 
     try:
-        with open(path, "rb") as log:
+        with os.fdopen(paths.open_regular(path), "rb") as log:
             size = log.seek(0, os.SEEK_END)
             log.seek(max(begins if begins <= size else 0, size - _TAIL_BYTES))
             text = log.read().decode(errors="replace")

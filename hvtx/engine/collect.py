@@ -9,12 +9,11 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hvtx.drivers.base import FirewallDriver
 from hvtx.engine import privileges
-from hvtx.engine.files import write_out
+from hvtx.engine.files import PRIVATE, read_plan, unwritten, write_out
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import device_now, take_snapshot
 from hvtx.engine.transaction import Operation, begin, forget_vm
@@ -691,24 +690,28 @@ def picture(report: Report) -> Picture:
     return draw(report.snapshot, report.plan)
 
 
-def save_plan(report: Report, path: str) -> None:
+def save_plan(report: Report, path: str, mode: int = PRIVATE) -> None:
     """Write a plan where a person said; raises UsageError if that cannot be."""
     try:
-        write_out(path, json.dumps(plan_document(report), indent=2) + "\n", mode=0o600)
+        write_out(path, json.dumps(plan_document(report), indent=2) + "\n", mode=mode)
     except OSError as problem:
-        raise UsageError(f"the plan cannot be written to {path}: {problem.strerror}") from problem
+        words, hint = unwritten("plan", path, problem, option="--out")
+        raise UsageError(words, hint=hint) from problem
 
 
 def load_plan(path: str) -> list[tuple[Any, ...]]:
     """The acting identities of a saved plan; raises NotFound, UsageError."""
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        document = json.loads(read_plan(path))
     except FileNotFoundError as problem:
         raise NotFound(
             f"there is no plan file {path}", hint="hvtx gc --plan --out FILE makes one"
         ) from problem
     except (OSError, ValueError, RecursionError) as problem:
-        raise UsageError(f"{path} is not a plan: {problem}") from problem
+        why = problem.strerror if isinstance(problem, OSError) else problem
+        raise UsageError(
+            f"{path} is not a plan: {why}", hint="hvtx gc --plan --out FILE makes one"
+        ) from problem
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise UsageError(
             f"{path} is not a plan of hvtx gc", hint="hvtx gc --plan --out FILE makes one"

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from hvtx.engine import guests
 from hvtx.engine.launch import (
@@ -19,6 +18,7 @@ from hvtx.engine.launch import (
 )
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import Conflict, NotFound, UsageError
+from hvtx.host import paths
 from hvtx.hypervisors.base import TRAITS
 from hvtx.model.guest import NOTES, Guest
 from hvtx.model.resource import Kind, Resource
@@ -186,9 +186,15 @@ def log_document(name: str, paths: Sequence[str]) -> dict[str, Any]:
     return {"schema": "hvtx/logs/1", "vm": name, "path": paths[-1], "lines": lines if text else []}
 
 
+def open_log(path: str) -> BinaryIO:
+    """A file of :func:`vm_log`, which is a regular one; raises OSError."""
+    return os.fdopen(paths.open_regular(path), "rb")
+
+
 def _bytes_of(path: str) -> bytes:
     try:
-        return Path(path).read_bytes()
+        with open_log(path) as log:
+            return log.read()
     except FileNotFoundError:  # its logger has renamed it just now
         return b""
 

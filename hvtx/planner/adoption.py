@@ -52,6 +52,7 @@ class Why(StrEnum):
 
     NO_OWNERSHIP = "no-ownership"  # an older file: it says nothing of the network
     UNREADABLE = "unreadable"
+    NOT_BELIEVED = "not-believed"
     GONE = "already-gone"
     NOT_A_TAP = "not-a-tap"
     OTHER_BRIDGE = "other-bridge"

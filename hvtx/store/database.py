@@ -33,7 +33,7 @@ from hvtx.errors import (
     Refused,
     StoreError,
 )
-from hvtx.host import trust
+from hvtx.host import paths
 from hvtx.host.files import is_there
 from hvtx.host.locks import LockFile
 from hvtx.migrations import APPLICATION_ID, MIGRATIONS, SCHEMA
@@ -350,18 +350,19 @@ def make_run_directory(path: str) -> None:
 
     Raises OSError, and StoreError where somebody else could put files in its place.
     """
-    above = os.path.dirname(path)
-    problem = trust.above_problem(os.path.realpath(above))
-    if problem is None and os.path.lexists(above):
-        problem = trust.directory_problem(above)
-    if problem is None:
-        os.makedirs(above, mode=0o755, exist_ok=True)  # not wider, whatever the umask
-        os.makedirs(path, mode=0o700, exist_ok=True)
-        problem = trust.directory_problem(path)
+    try:
+        problem = paths.problem(path)
+    except FileNotFoundError:
+        try:
+            paths.make_directories(path, 0o700)
+            problem = paths.problem(path)
+        except paths.UnsafeError as unsafe:
+            problem = unsafe.strerror
     if problem is not None:
         raise StoreError(
             f"the run directory {path} is not believed: {problem}",
-            hint="make it yours alone (chown, chmod go-w), or choose another with --run-dir",
+            hint="make it yours alone (chown, chmod go-w, setfacl -b), or choose another with"
+            " --run-dir",
         )
 
 
@@ -425,6 +426,7 @@ def _open(
     if not exists:
         _create(state_directory, path, seconds)
     elif writable:
+        _need_sound(state_directory)
         _check_untouched(path, seconds)
     connection = connect(path, writable=writable, seconds=seconds)
     try:
@@ -485,6 +487,15 @@ def _look(directory: str, path: str) -> bool:
         if not suffix and found.st_size % _PAGE:
             raise untrusted(path, f"its {found.st_size} bytes are no whole number of pages")
     return True
+
+
+def _need_sound(directory: str) -> None:
+    """Refuse to act on a store whose directory others could replace; raises StoreError."""
+    try:
+        with paths.parent(directory, strict=True):
+            pass
+    except paths.UnsafeError as unsafe:
+        raise _not_believed(directory, unsafe) from unsafe
 
 
 def _check_untouched(path: str, lock_timeout: float) -> None:
@@ -711,12 +722,11 @@ def make_directory(directory: str) -> LockFile:
     Raises NotPermitted, StoreError.
     """
     try:
-        os.makedirs(os.path.dirname(os.path.abspath(directory)), exist_ok=True)
-        try:
-            os.mkdir(directory, 0o700)
-        except FileExistsError:
+        if not paths.make_directories(directory, 0o700):
             _take_directory(directory)
         return LockFile(os.path.join(directory, QUEUE))
+    except paths.UnsafeError as unsafe:
+        raise _not_believed(directory, unsafe) from unsafe
     except PermissionError as problem:
         raise _forbidden(directory) from problem
     except OSError as problem:
@@ -724,6 +734,14 @@ def make_directory(directory: str) -> LockFile:
             f"cannot make the state directory {directory}: {problem.strerror}",
             hint="free or mount the disk, or choose another place with --state-dir",
         ) from problem
+
+
+def _not_believed(directory: str, unsafe: paths.UnsafeError) -> StoreError:
+    return StoreError(
+        f"the state directory {directory} is not believed: {unsafe.strerror}",
+        hint="make its directories yours alone (chown, chmod go-w, setfacl -b), or choose another"
+        " with --state-dir",
+    )
 
 
 def remove_draft(draft: str) -> None:
