@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-EXPOSURE = 4.0
+EXPOSURE = 2.5
 PROM = "/var/lib/node/hvtx.prom"
 NUMBERS = ("--metrics", PROM)
 OPTIONAL = ("hvtx-metrics.service", "hvtx-metrics.timer")

@@ -21,7 +21,7 @@ import pytest
 
 from hvtx.drivers import process
 from hvtx.errors import Conflict, HostRefused, NotFound, NotPermitted, UsageError
-from hvtx.host import api, console, procfs, qmp
+from hvtx.host import api, console, procfs, qmp, talk
 from hvtx.hypervisors import base, qemu
 from hvtx.hypervisors.base import Launch, Probes
 from hvtx.model.handed import FIRST_HANDED
@@ -463,7 +463,7 @@ def test_a_guest_comes_up_and_is_powered_down(room):
 @needs_qemu
 def test_the_guest_is_asked_to_power_down(room):
     gate = room.start(guest(room, "-qmp", "unix:watch.sock,server=on,wait=off"))
-    with qmp.connect(str(room.path), "watch.sock", 10) as watch:
+    with talk.connect(str(room.path), "watch.sock", 10) as watch:
         watch.settimeout(30)
         watch.recv(65536)
         watch.sendall(b'{"execute": "qmp_capabilities"}\n')
@@ -540,7 +540,7 @@ def test_the_console_of_a_booted_disk_and_its_log(room, tmp_path):
     echo_guest(room, tmp_path)
     there, here = os.pipe()
     back, out = os.pipe()
-    with qmp.connect(str(room.path), "console.sock", 10) as link:
+    with talk.connect(str(room.path), "console.sock", 10) as link:
         thread = threading.Thread(target=console.bridge, args=(link, there, out))
         thread.start()
         got = b""
@@ -566,7 +566,7 @@ def test_the_console_on_a_terminal_is_left_by_a_key(room, tmp_path):
     import termios
 
     before = termios.tcgetattr(terminal)
-    with qmp.connect(str(room.path), "console.sock", 10) as link:
+    with talk.connect(str(room.path), "console.sock", 10) as link:
         thread = threading.Thread(target=console.bridge, args=(link, terminal, sink))
         thread.start()
         until(lambda: not termios.tcgetattr(terminal)[3] & termios.ECHO, "raw")

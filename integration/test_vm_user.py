@@ -351,7 +351,7 @@ def test_the_proof_of_a_directory_is_out_of_its_owners_reach(hvtx: Forked) -> No
 
 def test_a_link_in_the_place_of_a_socket_is_not_followed(tmp_path: Path) -> None:
     """It would lead to the monitor of another VM."""
-    from hvtx.host import qmp
+    from hvtx.host import talk
 
     other = tmp_path / "other"
     with socket.socket(socket.AF_UNIX) as server:
@@ -362,12 +362,12 @@ def test_a_link_in_the_place_of_a_socket_is_not_followed(tmp_path: Path) -> None
         (tmp_path / "file.sock").touch()
         for name in ("monitor.sock", "file.sock"):
             with pytest.raises(ConnectionRefusedError):
-                qmp.connect(str(tmp_path), name, 1.0)
+                talk.connect(str(tmp_path), name, 1.0)
         with pytest.raises(FileNotFoundError):
-            qmp.connect(str(tmp_path), "none.sock", 1.0)
+            talk.connect(str(tmp_path), "none.sock", 1.0)
         with pytest.raises(BlockingIOError):
             server.accept()
-        qmp.connect(str(tmp_path), "other", 1.0).close()
+        talk.connect(str(tmp_path), "other", 1.0).close()
         server.accept()[0].close()
 
 

@@ -110,6 +110,7 @@ def _place(ctx: click.Context, metrics: str | None) -> Place:
         _environment(options),
         sys.argv[0],
         None if metrics is None else os.path.abspath(metrics),
+        known.group,
     )
 
 

@@ -67,6 +67,7 @@ LOOK_KVM_SECONDS = 0.3  # under KVM, which may give it up: until it speaks, or t
 _ASK_SECONDS = (1.0, 4.0)  # for the power-down to be taken; after the first, somebody is told
 _LOOK_AGAIN = 1.0  # seconds between looks at a guest that powers down
 _LOOK_STEP = 0.01
+_MOMENT = 0.05  # for an answer when there is no time left
 _SETTLE = 0.05  # from what KVM writes of its error until QEMU's state has it
 _CONSOLE_SECONDS = 5.0
 _SCOPE_SECONDS = 5.0
@@ -880,7 +881,8 @@ def _end(ending: Ending, timeout: float, *, force: bool) -> None:
     identity = ending.identity
     patience = TERM_SECONDS
     if not force:
-        if _ask(ending) and _wait_off(ending, timeout):
+        deadline = time.monotonic() + timeout
+        if _ask(ending, deadline) and _wait_off(ending, timeout, deadline):
             reap(identity)
             return
         patience = timeout if ending.power_down == "none" else TERM_SECONDS
@@ -905,19 +907,25 @@ def _end(ending: Ending, timeout: float, *, force: bool) -> None:
     )
 
 
-def _ask(ending: Ending) -> bool:
-    """Ask the guest to switch itself off; False if it cannot be asked, or cannot react."""
+def _ask(ending: Ending, deadline: float) -> bool:
+    """Ask the guest to switch itself off; False if it cannot be asked, or cannot react.
+
+    A second is for it in any case; a hypervisor that holds us up has no more than the guest has.
+    """
     if ending.power_down == "none" or procfs.wait_gone(ending.identity, 0):
         return False
     ask = _ask_qmp if ending.power_down == "qmp" else _ask_api
-    for seconds in _ASK_SECONDS:
+    seconds, more = _ASK_SECONDS
+    while True:
         try:
             return ask(ending, seconds)
         except TimeoutError:
-            if seconds != _ASK_SECONDS[-1]:
-                ending.tell(
-                    f"waiting up to {sum(_ASK_SECONDS):g} s for an answer about {ending.guest}"
-                )
+            more = min(more, deadline - time.monotonic())
+            if more <= 0:
+                break
+            told = round(seconds + more, 1)
+            ending.tell(f"waiting up to {told:g} s for an answer about {ending.guest}")
+            seconds, more = more, 0.0
         except (OSError, HvtxError):
             if procfs.wait_gone(ending.identity, _SETTLE):
                 return True  # it has ended, perhaps of what it was asked
@@ -945,12 +953,11 @@ def _ask_api(ending: Ending, seconds: float) -> bool:
     return False
 
 
-def _wait_off(ending: Ending, timeout: float) -> bool:
+def _wait_off(ending: Ending, timeout: float, deadline: float) -> bool:
     """Wait until a guest that was asked is off; False when it is not, or cannot be any more."""
-    deadline = time.monotonic() + timeout
     told = False
     while True:
-        if _is_vain(ending, _now_said(ending)):
+        if _is_vain(ending, _now_said(ending, deadline - time.monotonic())):
             return False
         left = deadline - time.monotonic()
         if procfs.wait_gone(ending.identity, max(0.0, min(left, _LOOK_AGAIN))):
@@ -965,12 +972,13 @@ def _wait_off(ending: Ending, timeout: float) -> bool:
             told = True
 
 
-def _now_said(ending: Ending) -> str:
-    """The hypervisor's word for the guest's state; empty if it does not answer."""
-    from hvtx.host.asking import Question, ask_one
+def _now_said(ending: Ending, left: float) -> str:
+    """The hypervisor's word for the guest's state; empty if it does not answer in time."""
+    from hvtx.host.asking import SECONDS, Question, ask_one
 
     how = words.ASKED[ending.power_down]
-    return ask_one(Question(how, ending.directory, SOCKETS[how])) or ""
+    question = Question(how, ending.directory, SOCKETS[how])
+    return ask_one(question, max(_MOMENT, min(SECONDS, left))) or ""
 
 
 def _is_vain(ending: Ending, said: str) -> bool:
@@ -995,7 +1003,7 @@ def console(directory: str, name: str | None, log: str) -> None:
     if name is None:
         raise Conflict("this VM's hypervisor has no console to type at", hint=hint)
     from hvtx.host.console import bridge
-    from hvtx.host.qmp import connect
+    from hvtx.host.talk import connect
 
     try:
         link = connect(directory, name, _CONSOLE_SECONDS)

@@ -55,7 +55,7 @@ from hvtx.model.resource import (
 )
 
 _THREADS = 64
-_SPARE = 16  # descriptors that holding devices leaves to the rest of a release
+_SPARE = 5  # descriptors that holding devices leaves to the rest of a release
 _LATE_SECONDS, _PAUSE = 3.0, 0.002
 
 

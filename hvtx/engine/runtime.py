@@ -14,7 +14,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from hvtx.drivers.base import CommonDriver, DeviceDriver, Driver, FirewallDriver, Host
 from hvtx.errors import NotPermitted, Refused, StoreError
-from hvtx.host import capabilities, procfs, traces
+from hvtx.host import capabilities, descriptors, procfs, traces
 from hvtx.host.files import is_there
 from hvtx.host.locks import LockFile, name_offset
 from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource
@@ -66,7 +66,7 @@ class Runtime:
         watch: Watch | None = None,
         spends: bool = False,
     ) -> None:
-        """Open the store; raises StoreError, NotPermitted, Refused.
+        """Open the store; raises StoreError, NotPermitted, Refused, HostRefused.
 
         Without ``create`` a missing store reads as an empty one, for writers too. ``watch`` is
         told the number of each change before it is committed. ``spends``: what is done ends or
@@ -78,6 +78,7 @@ class Runtime:
         self._spends = spends
         if writable:
             _need_privileges()  # before there is a store that only root can open
+            descriptors.need(descriptors.TO_END if spends else descriptors.TO_MAKE)
         self._tap_user = os.geteuid()
         if settings.tap_user is not None:
             from hvtx.host.vmuser import user_id

@@ -70,13 +70,24 @@ def place(
     environment: Mapping[str, str],
     argv0: str,
     metrics: str | None = None,
+    group: str | None = None,
 ) -> Place:
     """What the units are made for; ``argv0`` is how this program was called.
 
     Raises UsageError for what would be told only by the unit that runs: an unknown accelerator.
     """
     wanted_accelerator(environment.get(VARIABLE, ""))
-    return Place(program_path(argv0), state_directory, run_directory, dict(environment), metrics)
+    called = program_path(argv0)
+    reads = (sys.prefix, sys.base_prefix, os.path.dirname(__file__), called[0])
+    return Place(
+        called,
+        state_directory,
+        run_directory,
+        dict(environment),
+        metrics,
+        tuple(sorted({os.path.realpath(path) for path in reads})),
+        group,
+    )
 
 
 def program_path(argv0: str) -> tuple[str, ...]:

@@ -45,7 +45,7 @@ from typing import Any
 
 from hvtx.engine.runtime import Runtime, driver_name, wrong_namespace
 from hvtx.errors import CommitUnknown, HvtxError
-from hvtx.host import failpoint
+from hvtx.host import descriptors, failpoint
 from hvtx.host.locks import LockFile
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.mark import make_mark
@@ -117,7 +117,11 @@ class Operation:
         networks: Sequence[str | None] | None = None,
         committed: bool = False,
     ) -> list[Resource]:
-        """Write the rows (inside :func:`begin`): of a VM, of a network, or of the installation."""
+        """Write the rows (inside :func:`begin`): of a VM, of a network, or of the installation.
+
+        HostRefused if they could not be taken back: every device is held open then.
+        """
+        descriptors.need(descriptors.TO_UNDO + sum(want.kind == Kind.TAP for want in wants))
         owners = networks if networks is not None else [network] * len(wants)
         drafts = [
             intents.Draft(want.kind, want.key, want.spec, vm, owner)

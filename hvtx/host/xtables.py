@@ -26,7 +26,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
 from hvtx.errors import Busy, Contended, HostRefused, NotPermitted
-from hvtx.host import capabilities, libiptc, program, xtentry
+from hvtx.host import capabilities, holder, libiptc, program, xtentry
+from hvtx.host.jobs import going_on
 from hvtx.host.retry import persistently
 from hvtx.host.xtentry import LAYOUTS, OFFSETS, TARGET, Layout
 
@@ -70,18 +71,28 @@ def locked(timeout: float) -> Iterator[None]:
         raise HostRefused(
             f"cannot open {path}: {problem.strerror}", hint="set XTABLES_LOCKFILE to a usable path"
         ) from problem
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        if not _stand_in_line(descriptor, timeout):
-            raise Busy(
-                f"another program holds {path} for more than {timeout:g} s",
-                hint=f"see who with `fuser {path}`, or raise --lock-timeout",
-            ) from None
-    try:
-        yield
-    finally:
-        os.close(descriptor)
+    with going_on():  # everybody who runs iptables would wait for a Ctrl-Z in here to end
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not _stand_in_line(descriptor, timeout):
+                raise _busy(path, timeout) from None
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _busy(path: str, timeout: float) -> Busy:
+    found = holder.of_file(path)
+    words = f"another program holds {path} for more than {timeout:g} s"
+    if found is None:
+        return Busy(words, hint=f"see who with `fuser {path}`, or raise --lock-timeout")
+    stands = f", which is stopped ({found.state})" if found.stands else ""
+    return Busy(
+        f"{words}: pid {found.pid} ({found.command}){stands}",
+        hint=f"kill -CONT {found.pid} lets it go on" if stands else "--lock-timeout waits longer",
+    )
 
 
 def _stand_in_line(descriptor: int, timeout: float) -> bool:

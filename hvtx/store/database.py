@@ -35,6 +35,7 @@ from hvtx.errors import (
 )
 from hvtx.host import paths
 from hvtx.host.files import is_there
+from hvtx.host.jobs import going_on
 from hvtx.host.locks import LockFile
 from hvtx.migrations import APPLICATION_ID, MIGRATIONS, SCHEMA
 from hvtx.model.mark import INSTALLATION_LENGTH, base32
@@ -140,10 +141,15 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """One durable write; all or nothing.
+        """One durable write; all or nothing. Ctrl-Z waits, since all other writers do.
 
         Raises Busy, Conflict (a unique constraint), StoreError (full, read-only), CommitUnknown.
         """
+        with going_on(), self._writing() as sql:
+            yield sql
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
         if os.getpid() != self._process:
             raise StoreError(
                 "a connection to the state store was carried over a fork",
@@ -198,14 +204,15 @@ class Store:
     def tell_watch(self) -> None:
         """Tell ``watch`` the number of the last change, while nobody writes. Raises Busy."""
         queue = self._open_queue()
-        queue.lock(QUEUE_BYTE, self._lock_timeout, "the state store")
-        try:
-            if self.watch is not None:
-                with self.reading() as sql:
-                    seq = sql.execute("SELECT seq FROM meta").fetchone()[0]
-                self.watch(seq)
-        finally:
-            queue.unlock(QUEUE_BYTE)
+        with going_on():
+            queue.lock(QUEUE_BYTE, self._lock_timeout, "the state store")
+            try:
+                if self.watch is not None:
+                    with self.reading() as sql:
+                        seq = sql.execute("SELECT seq FROM meta").fetchone()[0]
+                    self.watch(seq)
+            finally:
+                queue.unlock(QUEUE_BYTE)
 
     def _refuse_replaced(self) -> None:
         if _files(self.path) != self._opened:
