@@ -397,6 +397,7 @@ class _Worker:
             release: list[tuple[int, Resource]] = []
             forget: list[tuple[int, Resource]] = []
             complete: list[tuple[int, Resource]] = []
+            past: list[tuple[int, Resource]] = []
             reasons: dict[int, str] = {}
             for number in numbers:
                 item = self.items[number]
@@ -409,12 +410,17 @@ class _Worker:
                     self.outcomes[number] = "skipped:another operation works on networks"
                 else:
                     reasons[row.id] = item.reason.value
+                    flows = past if row.state == State.COMMITTED else release
                     {
+                        Reason.FLOWS_REMAIN: flows,
                         Reason.IN_USE_BEFORE_COMMIT: complete,
                         Reason.REBOOTED: forget,
                     }.get(item.reason, release).append((number, row))
             if complete:
                 self._complete(complete)
+            if past:
+                outcome = _word(self.operation.end_flows_past([row for _, row in past]))
+                self.outcomes.update((number, outcome) for number, _ in past)
             if forget:
                 self.operation.forget([row for _, row in forget], reasons)
                 self.outcomes.update((number, "done") for number, _ in forget)

@@ -26,7 +26,8 @@ from hvtx.errors import Conflict, HvtxError, NotFound, PartialFailure, StoreErro
 from hvtx.host import failpoint, procfs
 from hvtx.host.logger import older
 from hvtx.hypervisors import base as hypervisors
-from hvtx.model.resource import Kind, Resource, State
+from hvtx.model.plan import Reason
+from hvtx.model.resource import Kind, Resource, State, only_flows_remain
 from hvtx.model.user import AUTO, User
 from hvtx.model.vm import Identity, Life, Liveness, Network, Publish, Vm
 from hvtx.model.vm import Operation as OpenOperation
@@ -146,8 +147,21 @@ def start_vm(runtime: Runtime, name: str, *, verb: str = "start") -> Vm:
     with begin(runtime, verb, vm=name) as (sql, operation):
         vm, user = _with_user(operation, sql, vm, probes)
         rows = _intend(operation, sql, vm, networks, user)
+        _take_over_flows(operation, sql, vm)
     _go(runtime, operation, vm, rows, networks, probes, user)
     return vm
+
+
+def _take_over_flows(operation: Operation, sql: Any, vm: Vm) -> None:
+    """Close the rows that only wait for flows to end: the new ones speak of the same addresses.
+
+    They were the VM's own, and are again; whoever releases the new rows ends the flows.
+    """
+    rows = [row for row in records.resources_of_vm(sql, vm.id) if only_flows_remain(row)]
+    if rows:
+        intents.forget(sql, rows)
+        words = "what flowed to it and could not be ended is its own again"
+        operation.history(sql, [Event("forgotten", words, reason="flows-remain")])
 
 
 def _lock_for_start(runtime: Runtime, name: str) -> None:
@@ -237,7 +251,8 @@ def _free_for_start(runtime: Runtime, vm: Vm) -> None:
     if state is VmState.DEFINED and not runtime.read(records.is_provisional, vm.id):
         return
     plan = _resolve(runtime, vm.name)
-    left = [row for row in runtime.read(records.resources_of_vm, vm.id) if row.kind != Kind.LEASE]
+    rows = runtime.read(records.resources_of_vm, vm.id)
+    left = [row for row in rows if row.kind != Kind.LEASE and not only_flows_remain(row)]
     if left:
         keys = {row.id for row in left}
         why = (
@@ -565,12 +580,16 @@ def _release_all(runtime: Runtime, operation: Operation, vm: Vm) -> None:
     if old:
         operation.forget(old, {row.id: "rebooted" for row in old})
     outcomes = operation.release(here, reasons={row.id: operation.verb for row in here})
-    left = [outcome.message for outcome in outcomes.values() if not outcome.gone]
-    operation.end("partial" if left else "done")
-    if left:
+    kept = [outcome for outcome in outcomes.values() if not outcome.gone]
+    operation.end("partial" if kept else "done")
+    if kept:
+        left = "; ".join(dict.fromkeys(outcome.message for outcome in kept))
+        flows = all(outcome.reason == Reason.FLOWS_REMAIN for outcome in kept)
         raise PartialFailure(
-            f"VM {vm.name!r} is stopped, but not all of it could be released: {'; '.join(left)}",
-            hint="end or move what is named, then: hvtx gc --apply",
+            f"VM {vm.name!r} is stopped, but not all of it could be released: {left}",
+            hint="hvtx gc --apply tries again; until then nobody else gets its addresses and ports"
+            if flows
+            else "end or move what is named, then: hvtx gc --apply",
         )
 
 
@@ -593,7 +612,12 @@ def restart_vm(
     _probe(runtime, vm)
     own = {interface.network for interface in vm.interfaces}
     privileges.need_to_start(runtime.read(records.networks_by_id, own).values())
-    stop_vm(runtime, name, timeout=timeout, force=force, tell=tell)
+    try:
+        stop_vm(runtime, name, timeout=timeout, force=force, tell=tell)
+    except PartialFailure:
+        rows = runtime.read(records.resources_of_vm, vm.id)
+        if not all(row.kind == Kind.LEASE or only_flows_remain(row) for row in rows):
+            raise
     return start_vm(runtime, name)
 
 
@@ -624,6 +648,7 @@ def attach(runtime: Runtime, name: str, pid: int) -> Vm:
             f"hvtx starts the process of VM {name!r} itself", hint="only --hypervisor external"
         )
     own = [row for row in rows if row.kind not in (Kind.LEASE, Kind.PROCESS)]
+    own = [row for row in own if not only_flows_remain(row)]
     if not any(row.life == runtime.life.id for row in own):  # what a reboot left is only on record
         raise Conflict(f"VM {name!r} is not started", hint=f"hvtx vm start {name}")
     if liveness is Liveness.ALIVE:

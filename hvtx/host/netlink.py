@@ -35,7 +35,11 @@ class DumpInterrupted(Exception):
 
 
 class KernelError(OSError):
-    """An errno from the kernel with its own words, if it had any."""
+    """An errno from the kernel with its own words, if it had any.
+
+    It is told from others by its errno only: Python makes FileNotFoundError and the like of plain
+    ``OSError(errno)``, never of a class of its own.
+    """
 
 
 def attribute(kind: int, payload: bytes) -> bytes:
@@ -141,6 +145,23 @@ class Channel:
                     open_.discard(seq)
         if failure is not None:
             raise failure
+
+    def errors(self, data: bytes, seqs: Sequence[int]) -> list[KernelError]:
+        """Send messages of which the last asks for acknowledgement; the errors of all of them.
+
+        The kernel answers in order, and tells errors unasked: one answer for any number that did.
+        """
+        self._socket.send(data)
+        wanted, last = set(seqs), seqs[-1]
+        failures: list[KernelError] = []
+        while last in wanted:
+            for kind, flags, seq, body in self._messages(lambda s: s in wanted):
+                if kind == _ERROR:
+                    wanted.discard(seq)
+                    failure = kernel_error(body, flags)
+                    if failure is not None:
+                        failures.append(failure)
+        return failures
 
     def request(self, kind: int, flags: int, body: bytes) -> None:
         """One message, acknowledged."""

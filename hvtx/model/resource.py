@@ -55,6 +55,17 @@ class Resource(NamedTuple):
     network: str | None
 
 
+FLOWS = "flows"  # in ``observed`` of a firewall row: not all that flows past its rules has ended
+
+
+def only_flows_remain(row: Resource) -> bool:
+    """Whether a row's rules are gone, and it stands only for flows that may go on without them.
+
+    While it does, its VM stays on record, and so do its addresses and ports: nobody else gets them.
+    """
+    return row.state == State.RELEASING and FLOWS in row.observed
+
+
 class _Owned(TypedDict, total=False):
     owner: int  # user id of the VM's process; absent where that is hvtx's own, or not known
 
