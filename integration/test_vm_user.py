@@ -245,7 +245,7 @@ def test_a_vms_user_reaches_neither_the_store_nor_another_vm(hvtx: Forked, place
         for path in (
             f"{state}/hvtx.db",
             f"{state}/logs/good.log",
-            f"{theirs}.mark",
+            f"{run}/{good['resources'][0]['mark'].split(':')[2]}/marks/{theirs[-32:]}",
             f"{theirs}/secret",
         ):
             assert as_user(bad, *verb.split(), path).returncode != 0, (verb, path)
@@ -491,6 +491,25 @@ def test_a_dedicated_users_vms_are_not_its_own(user: Unprivileged) -> None:
 def test_a_user_who_can_write_the_store_is_refused(user: Unprivileged, wanted: str) -> None:
     ran = user("vm", "run", "web", *SLEEP, code=5, HVTX_VM_USER=wanted)
     assert "who can write the store" in ran.err
+
+
+def test_a_user_who_could_replace_the_store_is_refused(hvtx: Forked, place: Path) -> None:
+    """It owns a directory above the store, or may write one."""
+    above = place / "theirs"
+    above.mkdir(mode=0o755)
+    own = Forked(HVTX_STATE_DIR=str(above / "state"), HVTX_VM_USER="54321")
+    own("vm", "create", "web", *SLEEP)
+    for uid, mode in ((54321, 0o755), (0, 0o777)):
+        os.chown(above, uid, 0)
+        above.chmod(mode)
+        ran = own("vm", "start", "web", code=None)
+        assert ran.code != 0
+        if ran.code == 5 and "who can write the store" in ran.err:
+            continue
+        assert str(above) in ran.err, "refused for another reason of the same kind"
+    os.chown(above, 0, 0)
+    above.chmod(0o755)
+    own("vm", "rm", "web")
 
 
 def test_a_dedicated_user_removes_what_its_vms_shut(user: Unprivileged) -> None:

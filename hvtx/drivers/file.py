@@ -1,8 +1,8 @@
 """Run-time directories of VMs: sockets and rendered configuration, gone with the VM's resources.
 
-The directory's name is the VM's id below a directory that only hvtx writes to. The row's mark
-stands beside it, in a file of the same name that ends in ``.mark``: the directory itself is its VM
-process's, who could forge or remove whatever is in it. (VMs that an earlier hvtx started have a
+The directory is ``vms/<id of the VM>`` in a directory that only hvtx writes to. The row's mark
+stands outside of it, in ``marks/<id>``: the directory itself is its VM process's, who could forge
+or remove whatever is in it. (VMs that an earlier hvtx started have a
 file ``mark`` in a directory of hvtx's own.)
 
 What such a process leaves goes with the directory, whatever it is. No link is followed, and a tree
@@ -22,6 +22,7 @@ from typing import Any
 
 from hvtx.drivers.base import Host
 from hvtx.errors import HostRefused
+from hvtx.host import capabilities
 from hvtx.host.files import is_there
 from hvtx.model.resource import GONE, FileSpec, Kind, Outcome, Resource
 
@@ -51,10 +52,11 @@ class FileDriver:
 def _create(row: Resource) -> dict[str, Any]:
     spec: FileSpec = row.spec  # type: ignore[assignment]
     path = Path(spec["path"])
-    beside = _beside(spec["path"])
+    beside = _mark_path(spec["path"])
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not is_there(spec["path"]):  # else it is not ours, and gets no mark
+            Path(beside).parent.mkdir(mode=0o700, exist_ok=True)
             _write(f"{beside}.new", row.mark)
             os.rename(f"{beside}.new", beside)
         path.mkdir(mode=0o700)
@@ -72,13 +74,14 @@ def _write(path: str, mark: str) -> None:
         file.write(mark)
 
 
-def _beside(path: str) -> str:
-    return f"{path}.mark"
+def _mark_path(path: str) -> str:
+    above, name = os.path.split(path)
+    return os.path.join(os.path.dirname(above), "marks", name)
 
 
 def mark_of(path: str) -> str | None:
     """The mark that a run-time directory carries; None without one. OSError if it is unreadable."""
-    for place in (_beside(path), os.path.join(path, _MARK)):
+    for place in (_mark_path(path), os.path.join(path, _MARK)):
         try:
             return Path(place).read_text()
         except (FileNotFoundError, NotADirectoryError):
@@ -90,7 +93,7 @@ def _release(row: Resource) -> Outcome:
     spec: FileSpec = row.spec  # type: ignore[assignment]
     path = spec["path"]
     draft = f"{path}.new"  # of a start, or of an earlier hvtx's release, that was killed
-    beside = _beside(path)
+    beside = _mark_path(path)
     try:
         for left in (draft, f"{beside}.new"):
             if is_there(left):
@@ -163,13 +166,17 @@ def _cut(name: str, top: int, number: int) -> int:
     return number
 
 
+def _refused_nothing() -> bool:
+    return capabilities.has("CAP_DAC_OVERRIDE")
+
+
 def _is_directory(name: str, place: int | None) -> bool:
     return stat.S_ISDIR(os.stat(name, dir_fd=place, follow_symlinks=False).st_mode)
 
 
 def _moved(name: str, place: int, top: int, number: int) -> int:
     """Move a directory to ``top``, under the next number that is free there; that number."""
-    if os.geteuid() != 0:
+    if not _refused_nothing():
         os.close(_entered(name, place))  # to be moved it must be written: its ".." changes
     while True:
         number += 1
@@ -189,11 +196,11 @@ def _name(number: int) -> str:
 def _entered(name: str, place: int | None) -> int:
     """A descriptor of the directory, which is made ours to empty. Raises OSError.
 
-    It may be another user's, and without any permission. Root is refused nothing.
+    It may be another user's, and without any permission.
     """
     flags = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    me = os.geteuid()
-    if me != 0:
+    if not _refused_nothing():
+        me = os.geteuid()
         held = os.open(name, flags | os.O_PATH, dir_fd=place)
         try:
             seen, itself = os.fstat(held), f"/proc/self/fd/{held}"

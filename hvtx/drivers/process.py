@@ -485,7 +485,8 @@ class Gate:
             os.write(self._pipe, b"go\n")
         except BrokenPipeError:
             procfs.wait_gone(self.identity, TERM_SECONDS)
-            self._fail(self._how() if self._ended() else "does not wait at its gate")
+            known = self._ended() and (self._status or 0) > 0
+            self._fail(self._how() if known else "ended before its gate was opened")
         finally:
             self._opened = True
             self._close()

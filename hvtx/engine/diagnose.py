@@ -16,6 +16,7 @@ from hvtx.host import capabilities, procfs, program, tun
 from hvtx.host.mounts import filesystem_of
 from hvtx.hypervisors import base as hypervisors
 from hvtx.model.resource import Kind
+from hvtx.model.user import User
 from hvtx.planner.passage import Bridge, Drop, legacy_drops, nft_drops
 from hvtx.store import leases, records, reserve
 
@@ -264,13 +265,18 @@ def _hypervisors(runtime: Runtime) -> Iterator[Finding]:
         yield Finding("hypervisors", "ok", "what VMs run in is there")
 
 
+def _vm_user(runtime: Runtime) -> User | None:
+    settings = runtime.settings
+    return privileges.need_user(settings.vm_user, runtime.installation, settings.state_directory)
+
+
 def _users(runtime: Runtime) -> Iterator[Finding]:
     """Whether VM processes run as another user than the store's, and what else shuts them in."""
     from hvtx.host import seccomp, vmuser
 
     wanted = runtime.settings.vm_user
     try:
-        user = privileges.need_user(wanted, runtime.installation)
+        user = _vm_user(runtime)
     except HvtxError as problem:
         yield Finding("users", "error", f"no VM can start: {problem.message}", (), problem.hint)
         return
@@ -303,7 +309,7 @@ def _kvm(runtime: Runtime) -> Iterator[Finding]:
     from hvtx.engine.accelerators import judge
 
     try:
-        user = privileges.need_user(runtime.settings.vm_user, runtime.installation)
+        user = _vm_user(runtime)
     except HvtxError:
         user = None  # another check tells
     yield Finding("kvm", *judge(runtime.store.run_directory, user))

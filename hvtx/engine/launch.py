@@ -28,7 +28,7 @@ from hvtx.host.logger import older
 from hvtx.hypervisors import base as hypervisors
 from hvtx.model.plan import Reason
 from hvtx.model.resource import Kind, Resource, State, only_flows_remain
-from hvtx.model.user import AUTO, User
+from hvtx.model.user import User
 from hvtx.model.vm import Identity, Life, Liveness, Network, Publish, Vm
 from hvtx.model.vm import Operation as OpenOperation
 from hvtx.planner import provision
@@ -201,7 +201,8 @@ def _probe(runtime: Runtime, vm: Vm) -> hypervisors.Probes:
     """What is there for a start, with a user that processes of this VM can become."""
     if vm.hypervisor == "external":
         return process.probe(vm, runtime.store.run_directory)
-    user = privileges.need_user(runtime.settings.vm_user, runtime.installation)
+    settings = runtime.settings
+    user = privileges.need_user(settings.vm_user, runtime.installation, settings.state_directory)
     return process.probe(vm, runtime.store.run_directory, user)
 
 
@@ -210,14 +211,15 @@ def _with_user(
 ) -> tuple[Vm, User | None]:
     """The VM with the number of its user id, and its user; None: hvtx's own.
 
-    The number is that of the operation that first starts it: no other VM's, now or later.
+    The number is that of the operation that made it, or first started it where it was imported or
+    made by an earlier hvtx: no other VM's, now or later.
     """
     if vm.hypervisor == "external":
         return vm, None
     from hvtx.host import vmuser
 
     runtime = operation.runtime
-    if not vm.number and runtime.settings.vm_user == AUTO:
+    if not vm.number:
         vm = vm._replace(number=operation.id)
         records.set_vm(sql, vm)
     user = vmuser.choose(runtime.settings.vm_user, runtime.installation, vm.number)

@@ -51,7 +51,7 @@ def need_to_start(networks: Iterable[Network]) -> None:
             raise lack
 
 
-def need_user(wanted: str, installation: str) -> User | None:
+def need_user(wanted: str, installation: str, state_directory: str) -> User | None:
     """Whom VM processes run as by the setting ``wanted``, as the first of them; None: as hvtx.
 
     Raises UsageError, NotPermitted or HostRefused if none can be started so, which nothing has
@@ -60,6 +60,8 @@ def need_user(wanted: str, installation: str) -> User | None:
     from hvtx.host import vmuser
 
     user = vmuser.choose(wanted, installation, 0)
+    if user is not None:
+        vmuser.refuse_writer(user, wanted, state_directory)
     if user is not None and (problem := vmuser.lack(user)) is not None:
         raise problem
     return user

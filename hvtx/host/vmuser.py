@@ -6,9 +6,10 @@ is dropped to while the caller still writes its record, and nothing of the hyper
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from hvtx.errors import HostRefused, NotPermitted, UsageError
@@ -69,6 +70,21 @@ def choose(wanted: str, installation: str, number: int) -> User | None:
     except KeyError:
         return User(uid, uid, name=wanted)
     return User(uid, known.pw_gid, name=known.pw_name, home=known.pw_dir or "/")
+
+
+def refuse_writer(user: User, wanted: str, state_directory: str) -> None:
+    """Refuse a user of this host who could put another store in the store's place.
+
+    (Ids that were made up own nothing.) Raises NotPermitted.
+    """
+    if user.name is not None and any(map(user.may_replace, _above(state_directory))):
+        raise _owns_the_store(wanted)
+
+
+def _above(path: str) -> Iterator[os.stat_result]:
+    for place in _with_parents(os.path.realpath(path)):
+        with contextlib.suppress(FileNotFoundError):
+            yield os.stat(place)
 
 
 def _owns_the_store(wanted: str) -> NotPermitted:

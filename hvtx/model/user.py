@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 # "Unused" in systemd's table of user and group ids (UIDS-GIDS): no package, no directory service
 # and no container tool takes ids from there, and no entry in passwd has one.
 FIRST_ID, IDS = 1879048192, 1 << 28
 AUTO, ROOT = "auto", "root"
 _GOLDEN = 0x9E3779B97F4A7C15  # Fibonacci hashing (Knuth, vol. 3, 6.4), without loading a library
+
+
+class HasMode(Protocol):
+    """What is asked of a ``stat_result``."""
+
+    @property
+    def st_mode(self) -> int:
+        """Type and permissions."""
+
+    @property
+    def st_uid(self) -> int:
+        """Its owner."""
+
+    @property
+    def st_gid(self) -> int:
+        """Its group."""
 
 
 class User(NamedTuple):
@@ -34,6 +50,15 @@ class User(NamedTuple):
         else:
             granted = mode
         return granted & bits == bits
+
+    def may_replace(self, directory: HasMode) -> bool:
+        """Whether what is in a directory, by its stat, can be taken away or changed (pure)."""
+        if directory.st_uid == self.uid:
+            return True
+        sticky = directory.st_mode & 0o1000
+        return not sticky and self.may(
+            directory.st_mode & 0o777, directory.st_uid, directory.st_gid, 2
+        )
 
 
 def own_user(installation: str, number: int) -> User:

@@ -55,4 +55,4 @@ def test_a_removal_that_was_killed_is_carried_through(
         else:
             assert calls < call, "every change was met"
     assert driver.release([row]) == {7: GONE}
-    assert list((tmp_path / "vms").iterdir()) == []
+    assert [p for name in ("vms", "marks") for p in (tmp_path / name).iterdir()] == []
