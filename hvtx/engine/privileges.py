@@ -31,7 +31,25 @@ def need_for(rows: Iterable[Resource]) -> None:
     for row in rows:
         kinds.add(row.kind)
         backends.add(row.spec.get("backend"))
+        if row.kind == Kind.FILE:
+            need_to_empty(row.spec["path"])
     need(devices=not kinds.isdisjoint(_DEVICES), legacy="iptables" in backends)
+
+
+def need_to_empty(directory: str) -> None:
+    """Refuse if a run-time directory, which is its VM's user's, cannot be taken over."""
+    if capabilities.has("CAP_DAC_OVERRIDE") or capabilities.has("CAP_CHOWN"):
+        return
+    try:
+        owner = os.lstat(directory).st_uid
+    except OSError:
+        return  # for the driver to say
+    if owner != os.geteuid():
+        raise NotPermitted(
+            f"the run-time directory {directory} belongs to the VM's user {owner}: removing it"
+            " needs the capability CAP_CHOWN",
+            hint=f"run hvtx as root, or with CAP_CHOWN as well ({_PAGE})",
+        )
 
 
 def need_to_start(networks: Iterable[Network]) -> None:
