@@ -101,13 +101,17 @@ class Forked(Program):
         out, err = os.memfd_create("out"), os.memfd_create("err")
         pid = os.fork()
         if pid == 0:
-            child(arguments, {**self.environment, **environment}, out, err)
+            child(arguments, {**self.environment, **environment}, *self.enter(out, err))
         _, status = os.waitpid(pid, 0)
         ran = Ran(os.waitstatus_to_exitcode(status), text_of(out), text_of(err))
         if code is not None and ran.code != code:
             words = " ".join(arguments)
             raise AssertionError(f"hvtx {words}: exit {ran.code}, not {code}\n{ran.out}{ran.err}")
         return ran
+
+    def enter(self, out: int, err: int) -> tuple[int, int]:
+        """In the child, before anything else: where it is to run; where its output goes."""
+        return out, err
 
 
 def installer(monkeypatch: pytest.MonkeyPatch, **environment: str) -> Program:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -255,6 +256,35 @@ def test_import_believes_roots_files(hvtx: Program, tmp_path: Path) -> None:
     assert not device_is_there()
 
 
+# -- backups ---------------------------------------------------------------------------------------
+
+
+def test_a_backup_of_others_is_not_restored(hvtx: Program, tmp_path: Path) -> None:
+    """It decides what root deletes and starts; so does a log beside it."""
+    hvtx(*NETWORK)
+    good = tmp_path / "good.db"
+    hvtx("store", "backup", str(good))
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    for spoil in (
+        give, lambda path: path.chmod(0o666), lambda path: allow(path, user=STRANGER),
+        lambda path: path.with_name("b.db-wal").write_bytes(b"x" * 32) and give(
+            path.with_name("b.db-wal")
+        ),
+        lambda path: path.with_name("b.db-wal").write_bytes(b"x" * 32),
+    ):  # fmt: skip
+        for old in shared.iterdir():
+            old.unlink()
+        path = shared / "b.db"
+        shutil.copy(good, path)
+        path.chmod(0o600)
+        hvtx("store", "restore", str(path))  # the control: root's own, also in a shared directory
+        spoil(path)
+        with witness.unchanged():
+            refused(hvtx("store", "restore", str(path), code=None), 5, "is not believed")
+
+
 # -- what cannot be read to its end ----------------------------------------------------------------
 
 
@@ -323,6 +353,10 @@ def test_a_plan_of_the_standard_input(hvtx: Program, tmp_path: Path) -> None:
     with plan.open() as file:
         assert subprocess.run(call, stdin=file, capture_output=True, check=False).returncode == 0
     done = subprocess.run(call, input=plan.read_bytes(), capture_output=True, check=False)
+    assert done.returncode == 2
+    assert b"not a regular file" in done.stderr
+    call = [sys.executable, "-m", "hvtx", "--config", "/dev/stdin", "vm", "ls"]
+    done = subprocess.run(call, input=b"", capture_output=True, check=False)
     assert done.returncode == 2
     assert b"not a regular file" in done.stderr
 
@@ -627,6 +661,11 @@ def test_no_program_that_others_can_change_is_run_by_name(
     hvtx("vm", "run", "sleep", "--network", "net", "--", *command, PATH=path)
     hvtx("vm", "rm", "sleep", "--force")
     assert list(tmp_path.rglob("sprung")) == []
+    if command[0] == "sleep":
+        only = str(traps[0].parent)
+        ran = hvtx("vm", "run", "sleep", "--network", "net", *SLEEP, code=None, PATH=only)
+        refused(ran, 3, "not where only root could put it")
+        assert str(traps[0]) in ran.err
 
 
 def test_a_program_of_roots_is_run_by_name(hvtx: Program, tmp_path: Path) -> None:

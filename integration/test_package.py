@@ -143,7 +143,7 @@ def test_installed_used_and_purged(inside: Callable[..., str]) -> None:
 
 
 _INSIDE = """
-import hashlib, json, re, sys
+import json, re
 from importlib.metadata import distributions
 found = [d for d in distributions(path=["/usr/lib/hvtx"]) if d.metadata["Name"] != "hvtx"]
 print(json.dumps({re.sub("[-_.]+", "-", d.metadata["Name"]).lower(): d.version for d in found}))
@@ -164,13 +164,13 @@ def test_the_list_of_what_is_inside(inside: Callable[..., str]) -> None:
     for part in listed["components"]:
         assert f"{part['name']}=={part['version']}" in lock
         assert f"--hash=sha256:{part['hashes'][0]['content']}" in lock
-        assert part["licenses"] and "unknown" not in json.dumps(part["licenses"])
+        assert part["licenses"]
+        assert "unknown" not in json.dumps(part["licenses"])
     modules = inside("find", "/usr/lib/hvtx", "-mindepth", "1", "-maxdepth", "1").splitlines()
     known = {"hvtx", *really}
     for path in modules:  # nothing lies there that is not of something listed
         name = path.rpartition("/")[2].partition(".")[0].partition("-")[0]
-        owners = inside("sh", "-c", f"grep -ls {name} /usr/lib/hvtx/*.dist-info/top_level.txt || :")
-        assert owners or name.replace("_", "-").lower() in known or name in _ALSO, path
+        assert name.replace("_", "-").lower() in known or name in _ALSO, path
 
 
 def said_of_units(inside: Callable[..., str], *argv: str) -> dict[str, str]:

@@ -289,6 +289,7 @@ def _from_file(path: str, *, explicit: bool) -> dict[str, Any]:
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command line; returns its exit code."""
+    os.umask(os.umask(0o077) & 0o077)  # what takes from the owner would shut us out of our own
     _open_what_is_closed()
     streams = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = cast("Any", _Answers(sys.stdout)), cast("Any", _Messages(sys.stderr))

@@ -5,8 +5,9 @@ later one. So the random MAC of the row and the group ``hvtx`` are its mark unti
 (docs/adr/0004). The MAC is set explicitly, which keeps it fixed whatever ports come and go;
 ``addrgenmode none`` keeps the kernel from adding a link-local address of its own.
 
-127.0.0.1 of the host reaches guests through ``route_localnet`` on the bridge; the firewall drops
-127.0.0.0/8 that comes *from* our bridges, so that this opens nothing to guests.
+127.0.0.1 of the host reaches guests through ``route_localnet`` on the bridge, which is on only
+while a port is published there (:mod:`hvtx.engine.loopback`); the firewall, and a filter on each
+TAP that a flush of rules does not take, drop 127.0.0.0/8 that comes *from* our bridges.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class BridgeDriver:
                 _settle(spec["ifindex"], links)
             finally:
                 links.close()
-            Path("/proc/sys", route_localnet(spec["device"])).write_text("1")
+            lead_loopback(spec["device"], on=False)  # whatever new devices have here
         except NetlinkError as problem:
             raise _refused(spec["device"], problem.code, str(problem)) from problem
         except OSError as problem:
@@ -136,10 +137,33 @@ def route_localnet(device: str) -> str:
     return f"net/ipv4/conf/{device}/route_localnet"
 
 
-def restore(row: Resource, seen: Link, links: Links) -> None:
+def lead_loopback(device: str, *, on: bool) -> None:
+    """Let 127.0.0.1 of the host reach a bridge's guests, or keep it from them.
+
+    A bridge that is gone has nothing to turn off. Raises HostRefused, NotPermitted.
+    """
+    path, value = Path("/proc/sys", route_localnet(device)), "1" if on else "0"
+    try:
+        if path.read_text().strip() != value:
+            path.write_text(value)
+    except FileNotFoundError as problem:
+        if on:
+            words = f"bridge {device} is gone, so 127.0.0.1 cannot lead to its guests"
+            raise HostRefused(words, hint="`hvtx repair` puts networks back") from problem
+    except OSError as problem:
+        if problem.errno in (errno.EPERM, errno.EACCES, errno.EROFS):
+            raise NotPermitted(
+                f"not permitted to set net.ipv4.conf.{device}.route_localnet to {value}",
+                hint="run hvtx as root",
+            ) from problem
+        words = f"net.ipv4.conf.{device}.route_localnet cannot be set: {problem.strerror}"
+        raise HostRefused(words, hint="is /proc/sys of this network mounted?") from problem
+
+
+def restore(row: Resource, seen: Link, links: Links, *, loopback: bool) -> None:
     """Give a bridge of ours what others changed of it: up, its MAC, its MTU, its setting."""
     links.change(seen.ifindex, mac=row.spec["mac"], mtu=row.spec["mtu"], up=True)
-    Path("/proc/sys", route_localnet(seen.name)).write_text("1")
+    lead_loopback(seen.name, on=loopback)
 
 
 def _settle(bridge: int, links: Links) -> None:

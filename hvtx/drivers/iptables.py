@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 from hvtx.drivers.base import Host
 from hvtx.errors import Busy, Contended, HostRefused, HvtxError
 from hvtx.host import xtables
-from hvtx.model.mark import FAMILY
+from hvtx.model.mark import FAMILY, parse_mark
 from hvtx.model.resource import GONE, Entry, Outcome, Resource
 
 BACKEND = "iptables"
@@ -40,6 +40,9 @@ _CHAINS = {"filter": ("FWD",), "nat": ("PRE", "OUT", "POST")}
 _TRANSLATES = re.compile(r"(?:^| )-j (?:DNAT|SNAT|MASQUERADE|REDIRECT|NETMAP)(?: |$)")
 _JUMPS = re.compile(r"(?:^| )-[jg] (\S+)")
 _REPAIR = "`hvtx repair` puts back what someone removed"
+
+
+_LOOPBACK = "127.0.0.0/8"
 
 
 class Rule(NamedTuple):
@@ -82,6 +85,15 @@ def rules_of(installation: str, resource: Resource) -> tuple[Rule, ...]:
     return _COMPILERS[resource.spec["what"]](installation, resource.spec)
 
 
+def outdated(resource: Resource) -> bool:
+    """Whether a row's rules were made by a version that words them otherwise."""
+    recorded, installation = resource.observed.get("rules"), parse_mark(resource.mark)
+    if not recorded or installation is None:
+        return False
+    rules = _COMPILERS[resource.spec["what"]](installation.installation or "", resource.spec)
+    return {(place, text) for place, text, _ in recorded} != {(r.place, r.text) for r in rules}
+
+
 def _recorded(place: str, text: str, first: bool) -> Rule:
     tool, table, chain = place.split(" ")
     return Rule(_FAMILIES[tool], table, chain, text, first)
@@ -102,7 +114,9 @@ def _base(installation: str, _spec: Mapping[str, Any]) -> tuple[Rule, ...]:
     local = "-m addrtype --dst-type LOCAL -j"
     return (
         Rule(4, "filter", "FORWARD", f"-j {to['FWD']}", first=True),
-        Rule(4, "nat", "PREROUTING", f"{local} {to['PRE']}"),
+        # 127.0.0.1 is LOCAL whatever device it came in by; the routing decision, which would
+        # drop it from the wire, comes later. Packets on `lo` were translated on their way out.
+        Rule(4, "nat", "PREROUTING", f"! -s {_LOOPBACK} ! -d {_LOOPBACK} {local} {to['PRE']}"),
         Rule(4, "nat", "OUTPUT", f"{local} {to['OUT']}"),
         Rule(4, "nat", "POSTROUTING", f"-j {to['POST']}"),
     )
@@ -600,8 +614,29 @@ class IptablesDriver:
         return GONE
 
     def mend(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
-        """Put back what is missing of the rows; :meth:`create` adds just that."""
-        return self.create(resources)
+        """Put back what is missing of the rows; :meth:`create` adds just that.
+
+        What an earlier version made otherwise goes when that of this one is there.
+        """
+        older = [row for row in resources if outdated(row)]
+        bare = {row.id: row._replace(observed={}) for row in older}
+        observed = self.create([bare.get(row.id, row) for row in resources])
+        for row in older:
+            self._drop_superseded(row, rules_of(self._installation, bare[row.id]))
+        return observed
+
+    def _drop_superseded(self, row: Resource, rules: Sequence[Rule]) -> None:
+        """Take rules of an earlier version that are not among ``rules``."""
+        wanted = {(rule.place, rule.text) for rule in rules}
+        row_ = row._replace(spec={**row.spec, "what": "superseded"})
+        for rule in rules_of(self._installation, row):
+            if (rule.place, rule.text) in wanted:
+                continue
+            _, entries = xtables.matching(rule.family, (row.mark,), self._prefix)
+            found = entries.get((rule.table, rule.chain, row.mark, rule.text), [])
+            items = [(row_, rule.chain, entry) for entry in found]
+            if items:
+                self._release_in(rule.family, rule.table, items)
 
     def remove_copies(self, resource: Resource) -> Outcome:
         """Leave one of each of a row's rules where there are identical copies.

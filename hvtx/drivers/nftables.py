@@ -39,9 +39,11 @@ from hvtx.host.nfnetlink import (
 )
 from hvtx.host.nftlayout import (
     FAMILIES,
+    PASSING,
     SKELETONS,
     Skeleton,
     declarations,
+    layout,
     pieces,
     render,
     renderer,
@@ -171,6 +173,16 @@ def families_of(row: Resource) -> tuple[str, ...]:
     return tuple(row.spec.get("families", FAMILIES))
 
 
+def layouts_of(row: Resource) -> dict[str, str]:
+    """What this version makes of a base row's tables."""
+    return {family: layout(family) for family in families_of(row)}
+
+
+def outdated(row: Resource) -> bool:
+    """Whether a base row's tables were made by a version that made them otherwise."""
+    return row.spec["what"] == "base" and row.observed.get("layout") != layouts_of(row)
+
+
 def damaged(
     rules: Sequence[Rule],
     observed: Mapping[str, Any],
@@ -255,7 +267,8 @@ class NftablesDriver:
     def create(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
         """Make all rows: base first, then every element in one batch.
 
-        Returns ``{"rules": {"inet raw": [digest, …]}}`` for a base row and ``{"elements": n}``
+        Returns ``{"rules": {"inet raw": [digest, …]}, "layout": {"inet": …}}`` for a base row and
+        ``{"elements": n}``
         for others. Raises Conflict (taken), HostRefused (tables gone, kernel), NotPermitted.
         """
         bases = [row for row in resources if row.spec["what"] == "base"]
@@ -317,7 +330,8 @@ class NftablesDriver:
 
     def _observed_base(self, row: Resource) -> dict[str, Any]:
         def read() -> dict[str, Any]:
-            return {"rules": digests(self._own_rules(), row.mark)}
+            rules = digests(self._own_rules(), row.mark)
+            return {"rules": rules, "layout": layouts_of(row)}
 
         return self._consistently(lambda _: read(), "our tables")
 
@@ -459,7 +473,11 @@ class NftablesDriver:
             for thing in things
             if (thing.family, thing.table) == here
         ]
-        elements = [(s.name, all_elements(socket.dump_elements(*here, s.name))) for s in sets]
+        elements = [
+            (s.name, all_elements(socket.dump_elements(*here, s.name)))
+            for s in sets
+            if (s.family, s.name) not in PASSING
+        ]
         return strangers(table.family, mark, named, socket.rules(*here), elements)
 
     # ---- copies and repair
@@ -576,6 +594,8 @@ class NftablesDriver:
         absent = [family for family in families if family not in ours]
         self._create_tables([(row, family) for family in absent])
         broken = damaged(self._own_rules(), row.observed, row.mark, families)
+        if outdated(row):
+            broken = {(family, c.name) for family in families for c in SKELETONS[family].chains}
         broken = {(family, chain) for family, chain in broken if family in ours}
         if broken:
             self._rebuild(row, broken)
@@ -621,7 +641,7 @@ class NftablesDriver:
             return tuple(
                 [
                     Entry(BACKEND, place_of(family, self._table, name), text(key, data), mark)
-                    for family, _, name, key, data, _ in unplaced(resource.spec)
+                    for family, _, name, key, data, _, _ in unplaced(resource.spec)
                     for text in [renderer(family, name)]
                 ]
             )
@@ -744,6 +764,8 @@ class NftablesDriver:
     def _read_set(self, family: str, table: str, name: str, found: list[Entry]) -> None:
         """Append the entries of one set: all of ours, only marked ones of strangers."""
         ours = table == self._table and family in FAMILIES
+        if ours and (family, name) in PASSING:
+            return
         bodies = self._socket.dump_elements(family, table, name)
         if not ours:
             needle = MARKED.encode()

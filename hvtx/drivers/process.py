@@ -240,6 +240,13 @@ def _binary(vm: Vm, machine: str) -> str:
             return first
     found = program.find(names)
     if found is None:
+        over = program.passed_over(names)
+        if over is not None:
+            raise NotFound(
+                f"the hypervisor of VM {vm.name}, {names[0]}, is not where only root could put it",
+                hint=f"what others could change is not run by its name ({over}); make it root's, or"
+                " name it by its path",
+            )
         raise NotFound(
             f"the hypervisor of VM {vm.name}, {names[0]}, is not on this host",
             hint=TRAITS[vm.hypervisor].hint,

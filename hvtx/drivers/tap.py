@@ -8,6 +8,9 @@ A persistent device without an owner is open to every local user who may open ``
 each gets one: its VM's own, or for a VM whose process is not another user's than hvtx, or not
 started by hvtx, ``tap_user`` of the settings.
 
+Each has a filter of its own that holds the guest to its addresses, and apart from its neighbours
+where they are isolated, also when all rules are flushed (:mod:`hvtx.host.portfilter`).
+
 A port is in hairpin mode: where br_netfilter is on, a guest reaches its own published port only so
 (the translated frame leaves by the port that it came in by).
 
@@ -42,6 +45,7 @@ from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
 from hvtx.host import failpoint, procfs, tun
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
+from hvtx.host.portfilter import port_program
 from hvtx.host.tun import refusal
 from hvtx.model.resource import (
     GONE,
@@ -78,7 +82,7 @@ class TapDriver:
         return self._links
 
     def create(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
-        """Make the devices; returns ``{"ifindex", "mac"}`` each."""
+        """Make the devices; returns ``{"ifindex", "mac", "guarded"}`` each."""
         return {row.id: self._create(row) for row in resources}
 
     def _create(self, row: Resource) -> dict[str, Any]:
@@ -100,6 +104,7 @@ class TapDriver:
                 quiet6=True,
                 hairpin=True,
             )
+            guarded = guard(row, self.links)
             tun.set_owner(descriptor, spec.get("owner", self._host.tap_user))
             failpoint.reach("marked:tap")
             tun.set_persistent(descriptor, True)
@@ -112,7 +117,7 @@ class TapDriver:
             os.close(descriptor)
         for shown in (spec["ifindex"], spec["master"]):
             self.links.get(ifindex=shown)  # what is shown follows now, not up to a second later
-        return {"ifindex": spec["ifindex"], "mac": spec["mac"]}
+        return {"ifindex": spec["ifindex"], "mac": spec["mac"], "guarded": guarded}
 
     def keep_macs(self, resources: Sequence[Resource]) -> None:
         """Give devices their MAC addresses again where something else gave them others meanwhile.
@@ -206,6 +211,27 @@ class TapDriver:
             if row.key in names and holders.get(row.key):
                 who = ", ".join(f"{h.command} (pid {h.pid})" for h in holders[row.key])
                 outcomes[row.id] = Outcome(False, "in-use", f"{row.key} is held open by {who}")
+
+
+def guard(row: Resource, links: Links, spec: Mapping[str, Any] | None = None) -> bool:
+    """Put the filter on a device that holds when rules are flushed; False where it cannot be had.
+
+    ``spec``: what it holds the guest to, where the row does not say. Raises OSError.
+    """
+    wanted = spec or row.spec.get("guard")
+    if wanted is None:
+        return False
+    if wanted["apart"]:
+        links.keep_apart(row.spec["ifindex"])
+    return links.guard(row.spec["ifindex"], port_program(wanted))
+
+
+def unguarded(row: Resource, links: Links, spec: Mapping[str, Any] | None = None) -> bool:
+    """Whether the filter of a device that should have one is gone or another. Raises OSError."""
+    wanted = spec or row.spec.get("guard")
+    if wanted is None or row.observed.get("guarded") is False:  # this kernel has none
+        return False
+    return links.guarding(row.spec["ifindex"]) != port_program(wanted)
 
 
 @contextlib.contextmanager

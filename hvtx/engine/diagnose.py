@@ -142,6 +142,10 @@ def judge_filesystem(path: str, kind: str) -> Iterator[Finding]:
 
 def judge_room(directory: str) -> Iterator[Finding]:
     """Whether the store's disk is nearly full, and whether a full one would stop nothing."""
+    if reserve.lacks_inodes(directory):
+        words = f"the disk of {directory} is full: it has no inodes left, so nothing can be made"
+        hint = "remove files there that nobody needs (df -i)"
+        yield Finding("store", "warning", words, (f"{reserve.inodes(directory)} inodes",), hint)
     left = reserve.room(directory)
     kept = reserve.is_there(directory)
     if left is None or (kept and left >= _SPACIOUS):

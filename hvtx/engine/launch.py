@@ -23,7 +23,7 @@ from hvtx.engine.networks import (
 from hvtx.engine.runtime import Runtime, process_facts, rows_by_vm
 from hvtx.engine.transaction import Operation, begin, forget_vm
 from hvtx.errors import Conflict, HvtxError, NotFound, PartialFailure, StoreError, UsageError
-from hvtx.host import failpoint, procfs
+from hvtx.host import failpoint, paths, procfs
 from hvtx.host.logger import older
 from hvtx.hypervisors import base as hypervisors
 from hvtx.model.plan import Reason
@@ -398,7 +398,7 @@ def _spawn(runtime: Runtime, vm: Vm, launch: hypervisors.Launch, user: User | No
     log = log_path(runtime, vm)
     directory = os.path.dirname(log)
     try:
-        os.makedirs(directory, mode=0o700, exist_ok=True)
+        paths.make_directories(directory, 0o700)
     except OSError as problem:
         raise StoreError(
             f"the log directory {directory} cannot be made: {problem.strerror}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any, NamedTuple
 
 from hvtx.drivers.sysctl import read as read_setting
@@ -13,6 +14,7 @@ from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, begin
 from hvtx.errors import (
     Conflict,
+    Contended,
     HostRefused,
     HvtxError,
     NotFound,
@@ -23,10 +25,11 @@ from hvtx.errors import (
 )
 from hvtx.host import failpoint
 from hvtx.host.links import Links
+from hvtx.host.netlink import DumpInterrupted, forbidden
 from hvtx.model.resource import Kind, Resource, State, filters_on
 from hvtx.model.vm import Network
 from hvtx.planner import provision
-from hvtx.store import records
+from hvtx.store import intents, records
 
 DEFAULT = "default"
 
@@ -450,6 +453,8 @@ def _undo(
 
 def ensure_networks(runtime: Runtime, networks: Iterable[Network], verb: str = "rebuild") -> None:
     """Rebuild the networks whose bridge is not on record in this life of the host."""
+    networks = list(networks)
+    bring_up_to_date(runtime, networks)
     missing = [network for network in networks if bridge_row(runtime, network) is None]
     if not missing:
         return
@@ -467,6 +472,40 @@ def ensure_networks(runtime: Runtime, networks: Iterable[Network], verb: str = "
                 _make(runtime, network, verb, new=False)
     finally:
         runtime.unlock("all", "networks")
+
+
+def bring_up_to_date(runtime: Runtime, networks: Sequence[Network]) -> None:
+    """Make tables and chains anew that an earlier version made otherwise; VMs run on meanwhile."""
+    if not _made_otherwise(runtime, networks):
+        return
+    runtime.lock("all", "networks")
+    try:
+        for row in _made_otherwise(runtime, networks):  # another command may have been quicker
+            observed = runtime.firewall(row.spec["backend"]).mend([row])
+            with runtime.store.transaction() as sql:
+                intents.note(sql, row.id, observed[row.id])
+    finally:
+        runtime.unlock("all", "networks")
+
+
+def _made_otherwise(runtime: Runtime, networks: Sequence[Network]) -> list[Resource]:
+    with runtime.reading() as sql:
+        rows = records.resources_of_network(sql, None)
+        for network in networks:
+            if network.firewall == "iptables":  # of nftables only tables have rules
+                rows += records.resources_of_network(sql, network.id)
+    return [
+        row
+        for row in rows
+        if (row.kind, row.state, row.life) == (Kind.FILTER, State.COMMITTED, runtime.life.id)
+        and outdated(row)
+    ]
+
+
+def outdated(row: Resource) -> bool:
+    """Whether an earlier version made a firewall row's objects otherwise."""
+    module = import_module(f"hvtx.drivers.{row.spec['backend']}")
+    return bool(module.outdated(row))
 
 
 def _close_earlier_lives(runtime: Runtime, networks: Iterable[Network]) -> None:
@@ -557,8 +596,16 @@ def _refuse_dependents(runtime: Runtime, rows: Sequence[Resource]) -> None:
     try:
         every = links.all()
         addresses, filtered = links.addresses(), links.filtered()
-    except PermissionError as problem:
-        raise NotPermitted("the host's links may not be read", hint="run hvtx as root") from problem
+    except DumpInterrupted as problem:
+        raise Contended(
+            "the host's links changed too fast to be listed", hint="try again"
+        ) from problem
+    except OSError as problem:
+        if forbidden(problem):
+            raise NotPermitted(
+                "the host's links may not be read", hint="run hvtx as root"
+            ) from problem
+        raise HostRefused(f"the host's links could not be listed: {problem.strerror}") from problem
     finally:
         links.close()
     for row in rows:

@@ -7,13 +7,15 @@ old one; it is reported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from hvtx.drivers import tap
 from hvtx.drivers.bridge import restore, route_localnet
 from hvtx.drivers.sysctl import read as read_setting
 from hvtx.engine.collect import resolve
-from hvtx.engine.networks import ensure_networks
+from hvtx.engine.loopback import bridges_in_need
+from hvtx.engine.networks import ensure_networks, outdated
 from hvtx.engine.runtime import Runtime, driver_name
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.transaction import begin
@@ -23,6 +25,7 @@ from hvtx.model.plan import Snapshot
 from hvtx.model.resource import FIREWALL_KINDS, Kind, Link, Resource, State
 from hvtx.model.vm import Liveness, Network, Vm
 from hvtx.planner.presence import Presence, index, presence
+from hvtx.planner.provision import port_guard
 from hvtx.store import intents, records
 from hvtx.store.history import Event
 
@@ -62,7 +65,8 @@ def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
         if (row.vm in live if row.vm else row.network is None or row.network in wanted)
     ]
     sighted = _sight(snapshot, rows)
-    damages = _damage(sighted)
+    loopback = bridges_in_need(snapshot.rows, snapshot.life.id)
+    damages = _damage(sighted, loopback)
     repaired: list[dict[str, Any]] = []
     failed = _unseen(sighted)  # a look that failed does not make a thing whole
     if damages:
@@ -129,7 +133,8 @@ def _runs(snapshot: Snapshot, vm: str) -> bool:
 def damage_now(snapshot: Snapshot) -> list[Damage]:
     """What `repair` would find under every network and running VM; changes nothing."""
     rows = _made_here(snapshot)
-    return _damage(_sight(snapshot, [r for r in rows if r.vm is None or _runs(snapshot, r.vm)]))
+    sighted = _sight(snapshot, [r for r in rows if r.vm is None or _runs(snapshot, r.vm)])
+    return _damage(sighted, bridges_in_need(snapshot.rows, snapshot.life.id))
 
 
 def _made_here(snapshot: Snapshot) -> list[Resource]:
@@ -149,12 +154,30 @@ def _sight(snapshot: Snapshot, rows: Sequence[Resource]) -> list[tuple[Resource,
     return [(row, presence(row, snapshot, sights)) for row in rows]
 
 
-def _damage(sighted: Sequence[tuple[Resource, Presence]]) -> list[Damage]:
-    """Rows whose object is gone, incomplete or not attached as recorded (reads settings only)."""
+def _damage(
+    sighted: Sequence[tuple[Resource, Presence]], loopback: Collection[str]
+) -> list[Damage]:
+    """Rows whose object is gone, incomplete or not attached as recorded (reads settings only).
+
+    ``loopback`` are the bridges that lead 127.0.0.1 to guests.
+    """
+    links = Links()
+    try:
+        return _damage_of(sighted, loopback, links)
+    finally:
+        links.close()
+
+
+def _damage_of(
+    sighted: Sequence[tuple[Resource, Presence]], loopback: Collection[str], links: Links
+) -> list[Damage]:
     bridges = {row.key: row.spec["ifindex"] for row, _ in sighted if row.kind == Kind.BRIDGE}
+    rows = [row for row, _ in sighted]
     found = []
     for row, seen in sighted:
-        missing = _missing(row, seen, bridges)
+        missing = _missing(row, seen, bridges, loopback)
+        if missing is None and seen.link is not None:
+            missing = _unguarded(row, rows, links)
         if missing:
             found.append(Damage(row, missing, seen))
     return found
@@ -173,7 +196,9 @@ def _unseen(sighted: Sequence[tuple[Resource, Presence]]) -> list[dict[str, Any]
     ]
 
 
-def _missing(row: Resource, seen: Presence, bridges: Mapping[str, int]) -> str | None:
+def _missing(
+    row: Resource, seen: Presence, bridges: Mapping[str, int], loopback: Collection[str]
+) -> str | None:
     if row.kind == Kind.SYSCTL:
         value = read_setting(row.spec["path"])
         wanted = row.spec["value"]
@@ -186,10 +211,32 @@ def _missing(row: Resource, seen: Presence, bridges: Mapping[str, int]) -> str |
         return None
     if not seen.complete:
         return "a part of it was gone"
-    return _drift(row, seen.link, bridges) if seen.link is not None else None
+    if row.kind in FIREWALL_KINDS and outdated(row):
+        return "it was made by an earlier version, and lacks rules of this one"
+    return _drift(row, seen.link, bridges, loopback) if seen.link is not None else None
 
 
-def _drift(row: Resource, link: Link, bridges: Mapping[str, int]) -> str | None:
+def _guard_of(row: Resource, rows: Sequence[Resource]) -> dict[str, Any] | None:
+    """What a TAP's filter holds its guest to; from other rows where its own is older."""
+    if row.kind != Kind.TAP or row.spec.get("guard"):
+        return row.spec.get("guard")
+    port = next((r for r in rows if r.key == row.key and r.spec.get("what") == "port"), None)
+    bridge = next((r for r in rows if (r.kind, r.key) == (Kind.BRIDGE, row.spec["bridge"])), None)
+    if port is None or bridge is None:
+        return None
+    return port_guard(port.spec, bridge.spec["mac"], bridge.spec["addresses"])
+
+
+def _unguarded(row: Resource, rows: Sequence[Resource], links: Links) -> str | None:
+    guard = _guard_of(row, rows)
+    if guard is None or not tap.unguarded(row, links, guard):
+        return None
+    return "its filter, which holds when rules are flushed, was gone or another"
+
+
+def _drift(
+    row: Resource, link: Link, bridges: Mapping[str, int], loopback: Collection[str]
+) -> str | None:
     """What others changed of a device of ours, in words."""
     if not link.up:
         return "it was down"
@@ -198,8 +245,12 @@ def _drift(row: Resource, link: Link, bridges: Mapping[str, int]) -> str | None:
     if link.mtu != row.spec["mtu"]:
         return f"its MTU was {link.mtu}"
     if row.kind == Kind.BRIDGE:
-        loopback = read_setting(route_localnet(link.name))
-        return None if loopback == "1" else "127.0.0.1 did not reach its guests (route_localnet)"
+        leads, should = read_setting(route_localnet(link.name)) == "1", row.key in loopback
+        if leads == should:
+            return None
+        if should:
+            return "127.0.0.1 did not reach its guests (route_localnet)"
+        return "the host's 127.0.0.1 was reached from it, and no port needs that (route_localnet)"
     if link.master != bridges.get(row.spec["bridge"], row.spec["master"]):
         return f"it was not a port of {row.spec['bridge']}"
     return None
@@ -267,7 +318,8 @@ def _mend(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) -> None:
         if now is None or now.alias != row.mark:
             raise HvtxError("it changed while it was looked at", hint="hvtx repair tries again")
         if row.kind == Kind.BRIDGE:
-            restore(row, now, links)
+            needed = bridges_in_need(runtime.read(records.resources, "kind = 'publish'"), row.life)
+            restore(row, now, links, loopback=row.key in needed)
             return
         bridge = next(
             (
@@ -277,6 +329,7 @@ def _mend(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) -> None:
             ),
             row.spec["master"],
         )
+        guard = _guard_of(row, rows)
         links.change(
             now.ifindex,
             master=bridge,
@@ -285,12 +338,14 @@ def _mend(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) -> None:
             up=True,
             hairpin=True,
         )
+        if guard is not None:
+            tap.guard(row, links, guard)
     finally:
         links.close()
 
 
 def _mend_firewall(runtime: Runtime, row: Resource) -> None:
     observed = runtime.firewall(row.spec["backend"]).mend([row])
-    if row.spec["what"] == "base" and row.id in observed:
+    if (row.spec["what"] == "base" or outdated(row)) and row.id in observed:
         with runtime.store.transaction() as sql:
             intents.note(sql, row.id, observed[row.id])

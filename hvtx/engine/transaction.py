@@ -44,7 +44,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from hvtx.engine import notice
+from hvtx.engine import loopback, notice
 from hvtx.engine.runtime import Runtime, driver_name, wrong_namespace
 from hvtx.errors import CommitUnknown, HvtxError
 from hvtx.host import descriptors, failpoint
@@ -168,6 +168,8 @@ class Operation:
             observed.update(self.runtime.driver(name).create(part))
             if part[0].kind in FIREWALL_KINDS:
                 self._end_flows_past(part, observed)
+                if any(row.kind == Kind.PUBLISH for row in part):
+                    loopback.settle(self.runtime, part)
             failpoint.reach(f"acted:{'filter' if name == 'nftables' else name}")
         return observed
 
@@ -334,6 +336,8 @@ class Operation:
                 failpoint.reach(f"released:{name}")
         if not flushed:
             unended = _end_flows(addresses, later)
+        if any(row.kind == Kind.PUBLISH for row in rows):
+            loopback.settle_gone(self.runtime, outcomes, rows)
         if unended is not None:
             outcomes.update(_kept_for_flows(rows, outcomes, unended))
         return outcomes
@@ -387,6 +391,7 @@ class Operation:
 
     def forget(self, rows: Sequence[Resource], reasons: Mapping[int, str]) -> None:
         """Close records whose object is proven absent."""
+        loopback.settle(self.runtime, rows, {row.id for row in rows})
         with self.runtime.store.transaction() as sql:
             intents.forget(sql, rows)
             self.history(

@@ -34,6 +34,7 @@ from hvtx.host.netlink import (
     attribute,
     attribute_map,
     attributes,
+    forbidden,
     message,
     nested,
     u32,
@@ -79,7 +80,7 @@ class FlowsRemain(HostRefused):
         """Say why: ``problem`` is what the kernel said, or None if flows came again and again."""
         if problem is None:
             words, hint = "new ones come as quickly as they are ended", "see who sends them"
-        elif getattr(problem, "errno", None) in (errno.EPERM, errno.EACCES):
+        elif isinstance(problem, OSError) and forbidden(problem):
             words, hint = "not permitted", "it needs root, or CAP_NET_ADMIN"
         else:
             words = getattr(problem, "strerror", None) or str(problem) or "the list was cut short"

@@ -19,7 +19,7 @@ import time
 from typing import NamedTuple
 
 from hvtx.errors import HostRefused, UsageError
-from hvtx.host import handing, procfs, program, seccomp, vmuser
+from hvtx.host import handing, paths, procfs, program, seccomp, vmuser
 from hvtx.model.handed import Handed
 from hvtx.model.user import User
 
@@ -307,7 +307,7 @@ def lacks_root(said: str) -> bool:
 def is_linux(path: str) -> bool:
     """Whether a file has the header of a Linux kernel image (boot.rst of x86 and of arm64)."""
     try:
-        with open(path, "rb") as file:
+        with os.fdopen(paths.open_regular(path), "rb") as file:
             head = file.read(0x210)
     except OSError:
         return False

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from hvtx.host.netlink import (
     ACK,
+    CREATE,
+    EXCL,
     REQUEST,
     TYPE_MASK,
     Channel,
@@ -50,7 +52,8 @@ IFF_TUN, IFF_TAP, IFF_NO_PI, IFF_VNET_HDR, IFF_MULTI_QUEUE = 0x1, 0x2, 0x1000, 0
 _SKIP_STATS = 1 << 3  # RTEXT_FILTER_SKIP_STATS: a third of a dump's time
 _INET6, _ADDR_GEN_MODE, _GEN_NONE = 10, 8, 1
 _AF_BRIDGE, _BRPORT_MODE, _BR_MULTI_BOOLOPT = 7, 4, 46
-_IFF_UP = 1
+_BRPORT_ROUTER, _BRPORT_MCAST_FLOOD, _BRPORT_BCAST_FLOOD = 25, 27, 30
+_IFF_UP, _CARRIER = 1, 0x10000  # IFF_LOWER_UP: what netif_carrier_ok says
 _MAC, _IFNAME, _MTU, _LINK, _QDISC, _MASTER = (
     _IFLA[name] for name in ("address", "ifname", "mtu", "link", "qdisc", "master")
 )
@@ -64,7 +67,15 @@ _HEADER = struct.Struct("=HH")
 _IFINFO = struct.Struct("=BxHiII")
 _IFADDR = struct.Struct("=BBBBI")
 _TCMSG = struct.Struct("=BxxxiIII")
-_GETQDISC = 38
+_GETQDISC, _NEWQDISC = 38, 36
+_NEWFILTER, _DELFILTER, _GETFILTER = 44, 45, 46
+_TCA_KIND, _TCA_OPTIONS = 1, 2
+_CLSACT, _CLSACT_HANDLE, INGRESS, EGRESS = 0xFFFFFFF1, 0xFFFF0000, 0xFFFFFFF2, 0xFFFFFFF3
+_BPF_OPS_LEN, _BPF_OPS, _BPF_FLAGS, _BPF_ACT_DIRECT = 4, 5, 8, 1
+# Priority and handle by which a filter is known as hvtx's own, of whatever installation: "hv" and
+# "hvtx". It has no comment; the mark is that of the device, with which it goes.
+_OWN_PRIORITY, _OWN_HANDLE, _ETH_P_ALL = 0x6876, 0x68767478, 0x0003
+_NO_SUCH_KIND = frozenset({errno.ENOENT, errno.EOPNOTSUPP})
 _TUN_OWNER, _TUN_GROUP = 1, 2
 _NDMSG = struct.Struct("=BxxxiHBB")
 _GETNEIGH = 30
@@ -80,6 +91,7 @@ class Links:
     def __init__(self) -> None:
         """Open the socket in the calling thread's network namespace."""
         self._channel = Channel(0)
+        self._held: set[int] = set()  # tun devices that some process had open at the last `all`
 
     def close(self) -> None:
         """Close the socket."""
@@ -91,7 +103,12 @@ class Links:
         bodies = persistently(
             lambda: self._channel.dump(GETLINK, body), attempts=_ATTEMPTS, seconds=_SECONDS
         )
-        return [_link(found) for found in bodies]
+        found = [_link(body) for body in bodies]
+        carried = {
+            _IFINFO.unpack_from(b)[2] for b in bodies if _IFINFO.unpack_from(b)[3] & _CARRIER
+        }
+        self._held = {link.ifindex for link in found if link.kind == "tun"} & carried
+        return found
 
     def get(self, ifindex: int = 0, name: str = "") -> Link | None:
         """One link by index or name; None if the kernel says that there is none."""
@@ -182,6 +199,16 @@ class Links:
                 return
             raise
 
+    def keep_apart(self, ifindex: int) -> None:
+        """Keep other ports' broadcasts and multicasts from a port; the bridge's own still come.
+
+        The flag for that (``isolated``) would also stop what br_netfilter translates inside the
+        bridge: a neighbour's published port.
+        """
+        kinds = (_BRPORT_ROUTER, _BRPORT_MCAST_FLOOD, _BRPORT_BCAST_FLOOD)
+        port = nested(_IFLA["protinfo"], *(attribute(kind, b"\0") for kind in kinds))
+        self._channel.request(SETLINK, 0, _IFINFO.pack(_AF_BRIDGE, 0, ifindex, 0, 0) + port)
+
     def learn_no_link_local(self, ifindex: int) -> None:
         """Keep a bridge from learning the source of frames to 01:80:c2:00:00:0X.
 
@@ -200,21 +227,79 @@ class Links:
         )
         return [_address(found) for found in bodies]
 
+    def guard(self, ifindex: int, program: bytes, side: int = INGRESS) -> bool:
+        """Give a link hvtx's own filter, or another program to it; False where the kernel cannot.
+
+        ``program`` is a classic BPF program that answers with a TC_ACT. Others' filters on the
+        link stay, and see what ours lets pass. Raises OSError.
+        """
+        kind = text(_TCA_KIND, "clsact")
+        qdisc = _TCMSG.pack(0, ifindex, _CLSACT_HANDLE, _CLSACT, 0) + kind
+        options = attribute(_BPF_OPS_LEN, struct.pack("=H", len(program) // 8))
+        options += attribute(_BPF_OPS, program) + u32(_BPF_FLAGS, _BPF_ACT_DIRECT)
+        body = _own_filter(ifindex, side) + text(_TCA_KIND, "bpf") + nested(_TCA_OPTIONS, options)
+        try:
+            self._channel.request(_NEWQDISC, CREATE | EXCL, qdisc)
+        except OSError as problem:
+            if problem.errno in _NO_SUCH_KIND:
+                return False
+            if problem.errno != errno.EEXIST:
+                raise
+        try:
+            self._channel.request(_NEWFILTER, CREATE, body)
+        except OSError as problem:
+            if problem.errno not in _NO_SUCH_KIND:
+                raise
+            return False
+        return True
+
+    def guarding(self, ifindex: int, side: int = INGRESS) -> bytes | None:
+        """The program of hvtx's own filter on a link; None where there is none. OSError."""
+        try:
+            found = self._channel.get(_GETFILTER, _own_filter(ifindex, side))
+        except OSError as problem:
+            if problem.errno in {errno.ENOENT, errno.EINVAL, errno.ENODEV, errno.EOPNOTSUPP}:
+                return None
+            raise
+        options = attribute_map(found, _TCMSG.size).get(_TCA_OPTIONS, b"")
+        return attribute_map(options).get(_BPF_OPS)
+
     def filtered(self) -> frozenset[int]:
         """Indexes of links with traffic control of someone's (tc qdiscs, clsact filters).
 
-        The kernel's own default queue has handle 0; every other has one of its own.
+        The kernel's own default queue has handle 0; every other has one of its own. Where filters
+        are attached (clsact) and all of them are hvtx's own, it is nobody else's. TAPs that were
+        held open when :meth:`all` was asked are not looked at so closely: nobody removes them.
         """
-        body = _TCMSG.pack(0, 0, 0, 0, 0)
-        bodies = persistently(
-            lambda: self._channel.dump(_GETQDISC, body), attempts=_ATTEMPTS, seconds=_SECONDS
-        )
         found = set()
-        for data in bodies:
+        for data in self._dump(_GETQDISC, _TCMSG.pack(0, 0, 0, 0, 0)):
             _, ifindex, handle, _, _ = _TCMSG.unpack_from(data)
+            if handle == _CLSACT_HANDLE and (ifindex in self._held or self._only_ours(ifindex)):
+                continue
             if handle:
                 found.add(ifindex)
         return frozenset(found)
+
+    def _only_ours(self, ifindex: int) -> bool:
+        """Whether there are filters on a link, and hvtx's own alone."""
+        mine = 0
+        for side in (INGRESS, EGRESS):
+            for data in self._dump(_GETFILTER, _TCMSG.pack(0, ifindex, 0, side, 0)):
+                _, _, handle, _, info = _TCMSG.unpack_from(data)
+                if info >> 16 != _OWN_PRIORITY or handle not in (0, _OWN_HANDLE):
+                    return False
+                mine += 1
+        return mine > 0
+
+    def _dump(self, kind: int, body: bytes) -> list[bytes]:
+        return persistently(
+            lambda: self._channel.dump(kind, body), attempts=_ATTEMPTS, seconds=_SECONDS
+        )
+
+
+def _own_filter(ifindex: int, side: int) -> bytes:
+    info = _OWN_PRIORITY << 16 | socket.htons(_ETH_P_ALL)
+    return _TCMSG.pack(0, ifindex, _OWN_HANDLE, side, info)
 
 
 def _link(data: bytes) -> Link:

@@ -11,6 +11,7 @@ Shapes: attributes are ``(length u16, type u16, payload, padding to 4)``, messag
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -40,6 +41,11 @@ class KernelError(OSError):
     It is told from others by its errno only: Python makes FileNotFoundError and the like of plain
     ``OSError(errno)``, never of a class of its own.
     """
+
+
+def forbidden(problem: OSError) -> bool:
+    """Whether the kernel said that this process may not."""
+    return problem.errno in (errno.EPERM, errno.EACCES)
 
 
 def attribute(kind: int, payload: bytes) -> bytes:

@@ -56,7 +56,8 @@ _RULE_TABLE, _RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS, _RULE_USERDATA = 1, 2
 _RULE_COMPAT, _COMPAT_PROTOCOL, _COMPAT_FLAGS = 5, 1, 2
 _SET_FLAGS = 3
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS = 1, 2, 3
-_ELEM_KEY, _ELEM_DATA, _ELEM_USERDATA = 1, 2, 6
+_ELEM_KEY, _ELEM_DATA, _ELEM_USERDATA, _ELEM_EXPR = 1, 2, 6, 7
+_CONNLIMIT_COUNT, _CONNLIMIT_FLAGS, _CONNLIMIT_OVER = 1, 2, 1
 _DATA_VALUE, _DATA_VERDICT = 1, 2
 _VERDICT_CODE, _VERDICT_CHAIN = 1, 2
 _EXPR_NAME, _EXPR_DATA = 1, 2
@@ -92,7 +93,10 @@ class Element(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """An element that is wanted: where it belongs, and its raw key and data."""
+    """An element that is wanted: where it belongs, and its raw key and data.
+
+    ``flows``: it matches only beyond so many tracked connections (of a set with ``ct count``).
+    """
 
     family: str
     table: str
@@ -100,6 +104,7 @@ class Piece(NamedTuple):
     key: bytes
     data: bytes = b""
     verdict: bool = False
+    flows: int = 0
 
 
 class Table(NamedTuple):
@@ -173,6 +178,10 @@ def add_element(piece: Piece, comment: str) -> Command:
     parts = _value(_ELEM_KEY, piece.key, False)
     if piece.data:
         parts += _value(_ELEM_DATA, piece.data, piece.verdict)
+    if piece.flows:
+        inside = attribute(_CONNLIMIT_COUNT, _BE32.pack(piece.flows))
+        inside += attribute(_CONNLIMIT_FLAGS, _BE32.pack(_CONNLIMIT_OVER))
+        parts += nested(_ELEM_EXPR, text(_EXPR_NAME, "connlimit"), nested(_EXPR_DATA, inside))
     parts += attribute(_ELEM_USERDATA, comment_data(comment))
     return Command(NEWSETELEM, CREATE | EXCL, piece.family, _list_body(piece, parts))
 

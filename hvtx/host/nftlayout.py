@@ -23,6 +23,15 @@ Facts that shaped the rules:
 - A VLAN tag is taken off before the bridge sees the frame, so ``meta protocol`` shows what is
   inside; ``ether type`` shows the tag.
 - Conntrack is not asked in the bridge family: that would switch on nf_conntrack_bridge.
+- What came in by another device than ``lo`` with an address of 127.0.0.0/8 is a martian for the
+  routing decision, which comes after the translation: translated, it is none any more. So it is
+  never translated (any neighbour could send it otherwise: the uplink's, a container on a bridge).
+- A set may have a statement (``ct count``, ``limit``) that each element carries for itself; a
+  lookup that finds the element goes on only where the statement matches. So what belongs to a
+  guest is counted in its own element, which goes with the guest. ``seen6`` is filled by packets;
+  how quickly and how far is held by ``new6``.
+- Most systems choose the interface part of fe80:: by themselves, so a guest may have any but those
+  that follow from the MAC of another (``links6``) and the gateway's.
 - ``typeof … @nh,64,128`` makes sets of IPv6 addresses that can be compared with the target of a
   neighbour advertisement, which nft 1.0.6 has no name for. nft prints everything here in a form
   that it reads back.
@@ -65,6 +74,9 @@ _INET = Skeleton(
         "guests6": "set|type ipv6_addr . ifname;",
         "masq4": "set|type ipv4_addr;",
         "masq6": "set|type ipv6_addr;",
+        "flows4": "set|type ipv4_addr . ifname; ct count over 16384;",
+        "flows6": "set|type ipv6_addr . ifname; ct count over 16384;",
+        "flows_link": "set|type ifname; ct count over 16384;",
         "dnat4_any": "map|type inet_proto . inet_service : ipv4_addr . inet_service;",
         "dnat4_host": "map|type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service;",
         "dnat6_any": "map|type inet_proto . inet_service : ipv6_addr . inet_service;",
@@ -97,9 +109,21 @@ _INET = Skeleton(
             ),
         ),
         Chain(
+            "flows",
+            "type filter hook prerouting priority -150; policy accept;",
+            # what would be tracked beyond its limit ends before it is entered
+            (
+                "ct state new ip saddr . iifname @flows4 drop",
+                "ct state new ip6 saddr . iifname @flows6 drop",
+                "ct state new ip6 saddr fe80::/10 iifname @flows_link drop",
+            ),
+        ),
+        Chain(
             "prerouting",
             "type nat hook prerouting priority -100; policy accept;",
             (
+                'iifname != "lo" ip daddr 127.0.0.0/8 return',
+                'iifname != "lo" ip saddr 127.0.0.0/8 return',
                 "fib daddr type != local return",
                 "meta nfproto ipv4 goto dnat4",
                 "ip6 daddr != ::1 goto dnat6",
@@ -145,6 +169,9 @@ _INET = Skeleton(
             (
                 "ct state established,related accept",
                 "ct status dnat accept",
+                # the host would ask the bridge for each: a subnet's worth of neighbours
+                "iifname @bridges oifname @bridges ip daddr . oifname != @guests4 drop",
+                "iifname @bridges oifname @bridges ip6 daddr . oifname != @guests6 drop",
                 "iifname . oifname vmap @within",
                 "oifname @nat_bridges drop",
             ),
@@ -160,6 +187,9 @@ _BRIDGE = Skeleton(
         "own4": "set|type ifname . ipv4_addr;",
         "own6": "set|typeof iifname . @nh,64,128;",
         "gateways6": "set|typeof iifname . @nh,64,128;",
+        "links6": "set|typeof @nh,64,128;",
+        "new6": "set|type ifname; limit rate over 10/minute burst 20 packets;",
+        "seen6": "set|typeof iifname . @nh,64,128; size 65535; flags dynamic,timeout; timeout 1h;",
     },
     (
         Chain(
@@ -244,7 +274,12 @@ _BRIDGE = Skeleton(
             (
                 "iifname . @nh,64,128 @own6 accept",
                 "iifname . @nh,64,128 @gateways6 drop",
-                "ip6 saddr fe80::/10 accept",
+                "@nh,64,128 @links6 drop",
+                "ip6 saddr != fe80::/10 drop",
+                "iifname . @nh,64,128 @seen6 accept",
+                # each may become a neighbour of the host, whose table all networks share
+                "iifname @new6 drop",
+                "add @seen6 { iifname . @nh,64,128 } accept",
                 "drop",
             ),
         ),
@@ -254,6 +289,7 @@ _BRIDGE = Skeleton(
             (
                 "iifname . @th,64,128 @own6 goto guard_source6",
                 "iifname . @th,64,128 @gateways6 drop",
+                "@th,64,128 @links6 drop",
                 "@th,64,16 & 0xffc0 == 0xfe80 goto guard_source6",
                 "drop",
             ),
@@ -268,6 +304,7 @@ _BRIDGE = Skeleton(
                 "icmpv6 type != nd-neighbor-solicit drop",
                 "iifname . @th,64,128 @own6 accept",
                 "iifname . @th,64,128 @gateways6 drop",
+                "@th,64,128 @links6 drop",
                 "@th,64,16 & 0xffc0 == 0xfe80 accept",
                 "drop",
             ),
@@ -295,6 +332,8 @@ _BRIDGE = Skeleton(
 )
 
 SKELETONS: Mapping[str, Skeleton] = {"inet": _INET, "bridge": _BRIDGE}
+PASSING = frozenset({("bridge", "seen6")})  # sets that packets fill: nothing in them is a row's
+FLOWS = 16384  # tracked connections of a guest, where its row does not say
 
 
 def table_name(installation: str) -> str:
@@ -311,6 +350,13 @@ def declarations(family: str) -> str:
         lines.append(f" {what} {name} {{ {definition} }}")
     lines += [f" chain {chain.name} {{ {chain.hook} }}" for chain in skeleton.chains]
     return "\n".join(lines)
+
+
+def layout(family: str) -> str:
+    """What changes when the static part of a table does, with a version of hvtx or another."""
+    from hashlib import sha256
+
+    return sha256(repr(SKELETONS[family]).encode()).hexdigest()[:20]
 
 
 def rule_lines(family: str, table: str, mark: str, chain: Chain) -> list[str]:
@@ -351,6 +397,12 @@ def _mac(address: str) -> bytes:
     return bytes.fromhex(address.replace(":", "")) + b"\0\0"  # key fields are padded to 4 bytes
 
 
+def _link_local(address: str) -> bytes:
+    """The fe80 address that follows from a MAC (RFC 4291, appendix A)."""
+    raw = bytes.fromhex(address.replace(":", ""))
+    return b"\xfe\x80" + bytes(6) + bytes((raw[0] ^ 2,)) + raw[1:3] + b"\xff\xfe" + raw[3:]
+
+
 def _ip(address: str) -> bytes:
     return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
 
@@ -384,6 +436,7 @@ def _network(spec: Mapping[str, Any]) -> list[Piece]:
     found = [
         Piece("inet", "", "bridges", bridge),
         Piece("inet", "", "within", bridge + bridge, within, verdict=True),
+        Piece("inet", "", "flows_link", bridge, flows=spec.get("flows", FLOWS)),
     ]
     if spec["nat"]:
         found.append(Piece("inet", "", "nat_bridges", bridge))
@@ -391,19 +444,26 @@ def _network(spec: Mapping[str, Any]) -> list[Piece]:
 
 
 def _forward(spec: Mapping[str, Any]) -> list[Piece]:
-    bridge = _ifname(spec["bridge"])
+    bridge, flows = _ifname(spec["bridge"]), spec.get("flows", FLOWS)
     return [
-        Piece("inet", "", f"guests{family}", _ip(address) + bridge)
+        piece
         for family in "46"
         if (address := spec.get(f"ipv{family}"))
+        for piece in (
+            Piece("inet", "", f"guests{family}", _ip(address) + bridge),
+            Piece("inet", "", f"flows{family}", _ip(address) + bridge, flows=flows),
+        )
     ]
 
 
 def _guard(spec: Mapping[str, Any]) -> list[Piece]:
-    device = _ifname(spec["device"])
+    device, link = _ifname(spec["device"]), _link_local(spec["mac"])
     found = [
         Piece("bridge", "", "ports", device),
         Piece("bridge", "", "macs", device + _mac(spec["mac"])),
+        Piece("bridge", "", "own6", device + link),
+        Piece("bridge", "", "links6", link),
+        Piece("bridge", "", "new6", device),
     ]
     if spec["isolate"]:
         found.append(Piece("bridge", "", "apart", device))
@@ -487,6 +547,9 @@ _RENDER: Mapping[tuple[str, str], Callable[[bytes, bytes], str]] = {
     ("inet", "within"): lambda k, d: f"{_name(k[:16])} {_name(k[16:])} -> {_verdict(d)}",
     ("inet", "guests4"): lambda k, _: f"{_ntop(_V4, k[:4])} {_name(k[4:])}",
     ("inet", "guests6"): lambda k, _: f"{_ntop(_V6, k[:16])} {_name(k[16:])}",
+    ("inet", "flows4"): lambda k, _: f"{_ntop(_V4, k[:4])} {_name(k[4:])}",
+    ("inet", "flows6"): lambda k, _: f"{_ntop(_V6, k[:16])} {_name(k[16:])}",
+    ("inet", "flows_link"): lambda k, _: _name(k),
     ("inet", "masq4"): lambda k, _: _ntop(_V4, k),
     ("inet", "masq6"): lambda k, _: _ntop(_V6, k),
     ("inet", "dnat4_any"): lambda k, d: f"{_service(k)} -> {_to4(d)}",
@@ -498,6 +561,8 @@ _RENDER: Mapping[tuple[str, str], Callable[[bytes, bytes], str]] = {
     ("bridge", "macs"): lambda k, _: f"{_name(k[:16])} {k[16:22].hex(':')}",
     ("bridge", "own4"): lambda k, _: f"{_name(k[:16])} {_ntop(_V4, k[16:])}",
     ("bridge", "own6"): lambda k, _: f"{_name(k[:16])} {_ntop(_V6, k[16:])}",
+    ("bridge", "links6"): lambda k, _: _ntop(_V6, k),
+    ("bridge", "new6"): lambda k, _: _name(k),
     ("bridge", "gateways6"): lambda k, _: f"{_name(k[:16])} {_ntop(_V6, k[16:])}",
 }
 

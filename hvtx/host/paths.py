@@ -18,6 +18,7 @@ from hvtx.host import trust
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LINKS = 40  # as many as the kernel follows, path_resolution(7)
+_NAMELESS = ("pipe:", "socket:", "anon_inode:")  # what descriptors in /proc lead to
 PARENTS = 0o755
 _KINDS = (
     (stat.S_ISFIFO, "a pipe (FIFO)"),
@@ -35,6 +36,10 @@ class UnsafeError(PermissionError):
     def __init__(self, why: str, path: str) -> None:
         """``why`` is a sentence, without the ``path`` that was named."""
         super().__init__(errno.EPERM, why, path)
+
+
+class NotRegularError(OSError):
+    """What was to be read is a pipe, a device, a socket or a directory."""
 
 
 class Parent(NamedTuple):
@@ -101,6 +106,10 @@ class _Walk:
                 f"{link} is a link in a directory where others may put one", self.named
             )
         to = os.readlink(name, dir_fd=self.descriptor)
+        if to.startswith(_NAMELESS):
+            raise NotRegularError(
+                errno.EINVAL, f"it is a {to.partition(':')[0]}, and not a regular file", self.named
+            )
         if to.startswith("/"):
             self.enter(os.open("/", _DIRECTORY), "/")
         return to
@@ -192,10 +201,6 @@ def open_believed(path: str) -> int:
     """
     with parent(path, strict=True) as place:
         return open_regular(place.name, dir_fd=place.descriptor, named=path, believed=True)
-
-
-class NotRegularError(OSError):
-    """What was to be read is a pipe, a device, a socket or a directory."""
 
 
 def open_regular(

@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from hvtx.host import paths
@@ -41,6 +42,21 @@ def find(names: Sequence[str]) -> str | None:
             path = os.path.join(place, name)
             if place.startswith("/") and _executable(path) and _believed(path):
                 return path
+    return None
+
+
+def passed_over(names: Sequence[str]) -> str | None:
+    """Of what :func:`find` did not take, the first program and why; None if there was none."""
+    for name in names:
+        for place in os.environ.get("PATH", os.defpath).split(":"):
+            path = os.path.join(place, name)
+            if not _executable(path):
+                continue
+            if not place.startswith("/"):
+                return f"{path} is named by a relative entry of PATH"
+            with suppress(OSError):
+                if (problem := paths.problem(path, groups=True)) is not None:
+                    return f"{path}: {problem}"
     return None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from enum import StrEnum
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
 
 class Kind(StrEnum):
@@ -79,6 +79,7 @@ class TapSpec(_Owned):
     master: int  # ifindex of the bridge
     mtu: int
     mac: str  # of the host's side; begins with fe so that it never becomes the bridge's
+    guard: NotRequired[dict[str, Any]]  # of hvtx.host.portfilter; rows of earlier versions lack it
 
 
 BRIDGE_GROUP = 0x68767478  # IFLA_GROUP of our bridges: "hvtx"

@@ -15,6 +15,7 @@ from hvtx.model.resource import Kind
 from hvtx.model.user import ROOT, User
 from hvtx.model.vm import Interface, Network, Vm
 
+_ANY4 = "0.0.0.0"  # noqa: S104 - not bound to
 _INDEX_BASE, _INDEX_SPAN = 1 << 24, 1 << 29  # far above what the kernel hands out by itself
 
 
@@ -170,6 +171,26 @@ def idle_base(spec: Mapping[str, Any], others: Iterable[str]) -> bool:
     )
 
 
+def port_guard(
+    port: Mapping[str, Any], bridge_mac: str, addresses: Sequence[str]
+) -> dict[str, Any]:
+    """What the filter on a TAP holds its guest to (:mod:`hvtx.host.portfilter`).
+
+    ``port`` is the specification of its firewall row; ``addresses`` are the host's on the bridge.
+    """
+    guard = {name: port.get(name) for name in ("mac", "ipv4", "ipv6", "gateway6")}
+    guard["apart"] = None
+    if port["isolate"]:
+        guard["apart"] = {"bridge": bridge_mac, "addresses": list(addresses)}
+    return guard
+
+
+def serves_loopback(spec: Mapping[str, Any]) -> bool:
+    """Whether a published port is reached from the host by an address of 127.0.0.0/8."""
+    host = spec.get("host_ip")
+    return bool(spec.get("ipv4")) and (not host or host == _ANY4 or host.startswith("127."))
+
+
 def want_vm(
     vm: Vm,
     networks: Mapping[str, Network],
@@ -215,6 +236,16 @@ def want_interface(
 ) -> list[Want]:
     """The TAP of one interface and its firewall elements."""
     both = {"ipv4": interface.ipv4, "ipv6": interface.ipv6, "bridge": network.bridge}
+    port_spec = {
+        "backend": "nftables",
+        "what": "port",
+        "device": device,
+        "mac": interface.mac,
+        **both,
+        "gateway6": network.gateway6,
+        "forward": network.firewall == "nftables",
+        "isolate": network.isolate,
+    }
     wants = [
         Want(
             Kind.TAP,
@@ -226,22 +257,10 @@ def want_interface(
                 "master": bridge,
                 "mtu": network.mtu,
                 "mac": mac,
+                "guard": port_guard(port_spec, network.mac, network_addresses(network)),
             },
         ),
-        Want(
-            Kind.FILTER,
-            device,
-            {
-                "backend": "nftables",
-                "what": "port",
-                "device": device,
-                "mac": interface.mac,
-                **both,
-                "gateway6": network.gateway6,
-                "forward": network.firewall == "nftables",
-                "isolate": network.isolate,
-            },
-        ),
+        Want(Kind.FILTER, device, port_spec),
     ]
     if network.firewall == "iptables":
         wants.append(

@@ -157,8 +157,9 @@ def refuse_others(path: str, *, logged: bool = False) -> None:
 def installation_at(path: str) -> str:
     """The installation of the store at ``path``, of which nothing else is read or changed.
 
-    Raises Refused (no store), StoreError.
+    Raises Refused (no store), StoreError, OSError (nothing, or no file).
     """
+    paths.need_regular(os.stat(path), path)
     with database.translated(path):
         uri = f"{database.uri(path)}?mode=ro&immutable=1"  # what never changes, and no log beside
         with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as sql:

@@ -852,6 +852,13 @@ def _is_full(problem: sqlite3.Error) -> bool:
 
 
 def _too_full(directory: str) -> StoreError:
+    if reserve.lacks_inodes(directory):
+        return StoreError(
+            f"the disk of the state store is full: {directory} has no inodes left for anything new",
+            hint="remove files there that nobody needs (df -i); what ends and frees still works:"
+            " vm stop, vm rm, gc --apply",
+            code="store-full",
+        )
     return StoreError(
         f"the disk of the state store is full: {directory} has too little room left for anything"
         " new",

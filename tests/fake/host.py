@@ -54,6 +54,20 @@ class FakeLinks:
         self._kernel.alive()
         self._kernel.get(ifindex)
 
+    def keep_apart(self, ifindex: int) -> None:
+        self._kernel.alive()
+        self._kernel.get(ifindex)
+
+    def guard(self, ifindex: int, program: bytes, side: int = 0) -> bool:
+        self._kernel.alive()
+        self._kernel.get(ifindex)
+        self._kernel.guards[ifindex, side] = program
+        return True
+
+    def guarding(self, ifindex: int, side: int = 0) -> bytes | None:
+        self._kernel.alive()
+        return self._kernel.guards.get((ifindex, side))
+
     def addresses(self) -> list[Address]:
         self._kernel.alive()
         return list(self._kernel.addresses)

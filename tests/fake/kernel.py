@@ -91,6 +91,7 @@ class Kernel:
         self.processes: dict[int, Process] = {}
         self.descriptors: dict[int, Descriptor] = {}
         self.filtered: set[int] = set()
+        self.guards: dict[tuple[int, int], bytes] = {}
         self.sockets: set[tuple[str, int]] = set()
         self.settings = dict(_SETTINGS)
         self._next_index = 2
@@ -174,6 +175,7 @@ class Kernel:
     def _forget(self, ifindex: int) -> None:
         del self.devices[ifindex]
         self.filtered.discard(ifindex)
+        self.guards = {at: guard for at, guard in self.guards.items() if at[0] != ifindex}
         self.addresses = [a for a in self.addresses if a.ifindex != ifindex]
         for descriptor in self.descriptors.values():
             if descriptor.ifindex == ifindex:

@@ -1,0 +1,75 @@
+"""`route_localnet` of a network's bridge: on while a port is published on 127.0.0.1, else off.
+
+The host reaches guests through its 127.0.0.1 only with it, and with it the routing of the kernel no
+longer keeps 127.0.0.0/8 from the bridge's ports: only rules do. So it is on for as long as a row
+needs it. It is turned off before that row is closed: who dies in between leaves the row, and with
+it what `recover` and gc have to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hvtx.drivers.bridge import lead_loopback
+from hvtx.errors import HvtxError
+from hvtx.model.resource import Kind, Outcome, Resource, State
+from hvtx.planner.provision import serves_loopback
+
+if TYPE_CHECKING:
+    from hvtx.engine.runtime import Runtime
+
+_SERVING = (State.INTENDED, State.COMMITTED)
+
+
+def bridges_in_need(rows: Iterable[Resource], life: int) -> set[str]:
+    """The bridges that lead 127.0.0.1 to a guest, as far as these rows say."""
+    return {
+        row.spec["bridge"]
+        for row in rows
+        if row.life == life and row.state in _SERVING and _serves(row)
+    }
+
+
+def settle(runtime: Runtime, rows: Sequence[Resource], leaving: Collection[int] = ()) -> None:
+    """Turn the setting of these rows' bridges on or off, as what is on record now needs it.
+
+    ``leaving`` are ids of rows that go. Under a lock of its own: between the look at the record
+    and the write no other operation may begin to need it. Raises HvtxError.
+    """
+    bridges = {row.spec["bridge"]: row.network for row in rows if _serves(row)}
+    if not bridges:
+        return
+    own = bridges_in_need((row for row in rows if row.id not in leaving), runtime.life.id)
+    runtime.lock("all", "loopback")
+    try:
+        for bridge, network in sorted(bridges.items()):
+            needed = bridge in own or _needed(runtime, bridge, network, leaving)
+            lead_loopback(bridge, on=needed)
+    finally:
+        runtime.unlock("all", "loopback")
+
+
+def _needed(runtime: Runtime, bridge: str, network: str | None, leaving: Collection[int]) -> bool:
+    from hvtx.store import records
+
+    there = runtime.read(records.resources, "kind = 'publish' AND network IS ?", (network,))
+    rows = (row for row in there if row.id not in leaving)
+    return bridge in bridges_in_need(rows, runtime.life.id)
+
+
+def settle_gone(runtime: Runtime, outcomes: dict[int, Outcome], rows: Sequence[Resource]) -> None:
+    """The same after a release; where it fails the rows stay on record, and are tried again."""
+    gone = [row for row in rows if _serves(row) and outcomes[row.id].gone]
+    try:
+        settle(runtime, gone, {row.id for row in gone})
+    except (HvtxError, OSError) as problem:
+        words = problem.message if isinstance(problem, HvtxError) else str(problem)
+        for row in gone:
+            why = f"{row.key}: 127.0.0.1 still leads to its bridge: {words}"
+            outcomes[row.id] = Outcome(False, "observe-failed", why)
+
+
+def _serves(row: Resource) -> bool:
+    spec: Mapping[str, Any] = row.spec
+    return row.kind == Kind.PUBLISH and spec.get("what") == "publish" and serves_loopback(spec)
