@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from hvtx.errors import HostRefused
 from hvtx.host import tun
-from hvtx.host.links import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR
+from hvtx.host.tun import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR
 from hvtx.model.handed import Handed
 from hvtx.model.user import User
 
