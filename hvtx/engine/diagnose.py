@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any, NamedTuple
 
 from hvtx.drivers.sysctl import read as read_setting
@@ -295,6 +295,14 @@ def _users(runtime: Runtime) -> Iterator[Finding]:
         lacks.append("no network namespace of its own: that takes CAP_SYS_ADMIN, and unshare")
     if binary is not None and seccomp.sandbox_of(binary) is None:
         lacks.append(f"no filter of system calls: {binary} was built without libseccomp")
+    with suppress(OSError):
+        mode = stat.S_IMODE(os.stat(tun.DEVICE).st_mode)
+        if mode & 0o006 != 0o006:
+            yield Finding(
+                "users", "warning",
+                f"only QEMU has a network: others may not open {tun.DEVICE} as their VM's user",
+                (f"mode {mode:04o}",), f"chmod 666 {tun.DEVICE}; QEMU is handed its devices open",
+            )  # fmt: skip
     if lacks:
         words = "QEMU is shut in less than it could be"
         yield Finding("users", "warning", words, tuple(lacks), "see docs/privileges.md")
