@@ -28,7 +28,7 @@ from hvtx.host.logger import older
 from hvtx.hypervisors import base as hypervisors
 from hvtx.model.plan import Reason
 from hvtx.model.resource import Kind, Resource, State, only_flows_remain
-from hvtx.model.user import User
+from hvtx.model.user import ROOT, User
 from hvtx.model.vm import Identity, Life, Liveness, Network, Publish, Vm
 from hvtx.model.vm import Operation as OpenOperation
 from hvtx.planner import provision
@@ -361,7 +361,7 @@ def _go(
             identity = gate.identity
             try:
                 failpoint.reach("spawned")
-                noted = {**identity._asdict(), **_accelerator(probes)}
+                noted = {**identity._asdict(), **_accelerator(probes), "user": _shown(user)}
                 process_row = operation.note(process_row, noted)
                 failpoint.reach("registered")
                 gate.open()
@@ -384,6 +384,11 @@ def _go(
     except (Exception, KeyboardInterrupt) as problem:
         _take_back(runtime, operation, vm, rows, identity, problem, new=new)
         raise
+
+
+def _shown(user: User | None) -> int | str:
+    """Whom the process runs as, as it is kept beside it."""
+    return ROOT if user is None else user.shown
 
 
 def _accelerator(probes: hypervisors.Probes) -> dict[str, str]:

@@ -69,11 +69,11 @@ def describe_vm(
 ) -> Document:
     """A VM's object from its record, state, live rows, guest's state and networks (pure)."""
     devices = [row.key for row in rows if row.kind == Kind.TAP]
-    pid, user, started = None, None, dict[str, Any]()
+    pid, started = None, dict[str, Any]()
     for row in rows:
         identity = identity_of(row) if row.kind == Kind.PROCESS else None
         if identity is not None and liveness is not Liveness.DEAD:
-            pid, user, started = identity.pid, row.spec.get("user"), row.observed
+            pid, started = identity.pid, row.observed
     return {
         "schema": "hvtx/vm/1",
         "name": vm.name,
@@ -84,7 +84,7 @@ def describe_vm(
         "accelerator_reason": started.get("accelerator_reason"),
         "hypervisor": vm.hypervisor,
         "pid": pid,
-        "user": user,
+        "user": started.get("user"),
         "autostart": vm.autostart,
         "memory": vm.memory,
         "cpus": vm.cpus,

@@ -284,10 +284,12 @@ class ViewSource:
 
 
 def _vm_of(fields: Sequence[Any]) -> Vm:
-    interfaces = tuple(
-        Interface._make((*i[:6], tuple(Publish(*port) for port in i[6]))) for i in fields[-1]
+    told: dict[str, Any] = dict(zip(Vm._fields, fields, strict=False))  # an older view tells less
+    told["interfaces"] = tuple(
+        Interface._make((*i[:6], tuple(Publish(*port) for port in i[6])))
+        for i in told["interfaces"]
     )
-    return Vm._make((*fields[:-1], interfaces))
+    return Vm(**told)
 
 
 def _row_of(

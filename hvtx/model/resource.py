@@ -138,11 +138,7 @@ class FirewallSpec(TypedDict, total=False):
     guest_port: int
 
 
-class _Run(TypedDict, total=False):
-    user: int | str  # whom it runs as: an id of its own, or a name; absent in older records
-
-
-class ProcessSpec(_Run):
+class ProcessSpec(TypedDict):
     """The VM process; who it is stands in ``observed``, as :class:`ProcessObserved`."""
 
     hypervisor: str
@@ -159,6 +155,7 @@ class ProcessObserved(TypedDict, total=False):
     pidns: int
     accelerator: str  # "kvm" or "tcg"; absent for others than QEMU, and in older records
     accelerator_reason: str
+    user: int | str  # whom it runs as: an id of its own, or a name; absent in older records
 
 
 class FileSpec(TypedDict):

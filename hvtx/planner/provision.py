@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from hvtx.model.mark import base32
 from hvtx.model.resource import Kind
-from hvtx.model.user import ROOT, User
+from hvtx.model.user import User
 from hvtx.model.vm import Interface, Network, Vm
 
 _ANY4 = "0.0.0.0"  # noqa: S104 - not bound to
@@ -208,7 +208,6 @@ def want_vm(
     is whom the process runs as; None: as hvtx.
     """
     owner = {} if user is None else {"owner": user.uid}
-    runs_as = ROOT if user is None else user.shown
     wants: list[tuple[Want, str | None]] = []
     if directory is not None:
         wants.append((Want(Kind.FILE, directory, {"path": directory}), None))
@@ -226,7 +225,7 @@ def want_vm(
             )
         ]
     if process:
-        spec = {"hypervisor": vm.hypervisor, "directory": directory, "user": runs_as}
+        spec = {"hypervisor": vm.hypervisor, "directory": directory}
         wants.append((Want(Kind.PROCESS, vm.name, spec), None))
     return wants
 
