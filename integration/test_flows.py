@@ -13,6 +13,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -317,3 +318,49 @@ def test_who_sends_to_an_address_without_end_keeps_it_from_others(
     hvtx("gc", "--apply")
     assert of(four, six) == set()
     assert hvtx.is_clean()
+
+
+# -- how full the table is -------------------------------------------------------------------------
+
+
+def test_doctor_and_metrics_tell_the_fill(
+    hvtx: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From 90 percent on a warning that names who fills it, and the mend."""
+    four, _ = started(hvtx)
+    hvtx("vm", "run", "b", *SLEEP)
+    fill(four, each=90)
+
+    def finding() -> dict[str, object]:
+        found = hvtx("doctor", "--json", code=None).json()["findings"]
+        return next(one for one in found if one["check"] == "conntrack")
+
+    assert finding()["level"] == "ok"
+    limit = tmp_path / "nf_conntrack_max"
+    limit.write_text("100")
+    monkeypatch.setattr(conntrack, "_LIMIT", str(limit))
+    fill(four, each=90)
+    told = finding()
+    assert told["level"] == "warning"
+    assert "of 100 tracked connections" in str(told["message"])
+    assert str(told["evidence"]).startswith("['VM a: 9")
+    assert "hvtx vm stop a" in str(told["hint"])
+    assert "nf_conntrack_max=200" in str(told["hint"])
+    fill(four, each=90)
+    lines = dict(
+        line.rsplit(" ", 1) for line in hvtx("metrics").out.splitlines() if line[:1] != "#"
+    )
+    assert float(lines["hvtx_conntrack_entries"]) > 90
+    assert float(lines["hvtx_conntrack_entries_limit"]) == 100
+    limit.write_text("1000")
+    assert finding()["level"] == "ok"
+
+
+def test_where_nothing_is_tracked_nothing_is_told(
+    hvtx: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conntrack, "_COUNT", "/nonexistent")
+    monkeypatch.setattr(conntrack, "_LIMIT", "/nonexistent")
+    assert "hvtx_conntrack" not in hvtx("metrics").out
+    found = hvtx("doctor", "--json", code=None).json()["findings"]
+    assert [one["level"] for one in found if one["check"] == "conntrack"] == ["ok"]

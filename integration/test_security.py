@@ -412,6 +412,32 @@ def test_nothing_of_strangers_is_obeyed_by_a_terminal(peopled: Program, tmp_path
     assert len(peopled("vm", "ls", "--json").json()["vms"]) == 2, "no table was dropped"
 
 
+# A TAP device of a namespace of its own, named with bytes that are no text.
+NAMELESS = """
+import fcntl, os, struct, sys
+descriptor = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(descriptor, 0x400454CA, struct.pack("16sH22x", b"hv\\xff\\xfe", 0x1002))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_device_whose_name_is_no_text_keeps_nobody_from_looking(peopled: Program) -> None:
+    """Anybody can make one, in a user namespace; who holds which device is still told."""
+    with subprocess.Popen(
+        ["unshare", "--net", sys.executable, "-c", NAMELESS],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"held\n"
+            assert peopled.reasons("tap", peopled.device("dead")) == {("delete", "vm-dead")}
+            assert peopled("gc", "--apply", "--json").json()["applied"]
+        finally:
+            holder.kill()
+
+
 def test_a_guests_words_are_shown_not_obeyed(hvtx: Program) -> None:
     """On a terminal the log is plain; in a pipe it is byte for byte what the guest wrote."""
     words = r"printf 'hello \033[2J\033]0;owned\007there\233 \tend\r\n\033'; exec sleep 600"

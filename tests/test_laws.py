@@ -236,6 +236,7 @@ _PLAIN_CALLS = {
     "hvtx/engine/privileges.py": {"tun.open_device"},
     "hvtx/engine/view.py": {"ViewSource"},
     "hvtx/host/procfs.py": {"libc.syscall"},
+    "hvtx/host/qmp.py": {"self._talk.receive"},
     "hvtx/host/xtables.py": {"self._table.delete"},
     "integration/stepper.py": {"_LIBC.ptrace"},
     "integration/test_logger.py": {"room.said"},

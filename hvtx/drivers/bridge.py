@@ -8,6 +8,10 @@ later one. So the random MAC of the row and the group ``hvtx`` are its mark unti
 127.0.0.1 of the host reaches guests through ``route_localnet`` on the bridge, which is on only
 while a port is published there (:mod:`hvtx.engine.loopback`); the firewall, and a filter on each
 TAP that a flush of rules does not take, drop 127.0.0.0/8 that comes *from* our bridges.
+
+What is routed to the guests of a network with NAT carries a bit of its mark (``SEEN``), which the
+last chain of our nftables table sets. A filter of the bridge drops the rest: where the rules are
+gone, no neighbour of the host reaches guests by a route of his own.
 """
 
 from __future__ import annotations
@@ -21,8 +25,9 @@ from typing import Any
 from hvtx.drivers.base import Host
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
 from hvtx.host import failpoint
-from hvtx.host.links import Links
+from hvtx.host.links import EGRESS, Links
 from hvtx.host.netlink import DumpInterrupted
+from hvtx.host.portfilter import bridge_program
 from hvtx.host.tun import passing_tap, refusal
 from hvtx.model.resource import (
     BRIDGE_GROUP,
@@ -48,7 +53,7 @@ class BridgeDriver:
         self._host = host
 
     def create(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
-        """Make the bridges; returns ``{"ifindex", "mac"}`` each."""
+        """Make the bridges; returns ``{"ifindex", "mac", "guarded"}`` each."""
         return {row.id: self._create(row) for row in resources}
 
     def _create(self, row: Resource) -> dict[str, Any]:
@@ -73,6 +78,7 @@ class BridgeDriver:
                 # Only a changed MTU stays what it is when ports come and go (br_change_mtu).
                 links.change(spec["ifindex"], alias=row.mark, mtu=spec["mtu"], up=True, quiet6=True)
                 _settle(spec["ifindex"], links)
+                guarded = spec.get("guard", False) and guard(row, links)
             finally:
                 links.close()
             lead_loopback(spec["device"], on=False)  # whatever new devices have here
@@ -83,7 +89,7 @@ class BridgeDriver:
             if (missing := refusal(problem, why)) is not None:
                 raise missing from problem
             raise _refused(spec["device"], problem.errno or 0, str(problem.strerror)) from problem
-        return {"ifindex": spec["ifindex"], "mac": spec["mac"]}
+        return {"ifindex": spec["ifindex"], "mac": spec["mac"], "guarded": guarded}
 
     def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
         """Remove the bridges that carry their mark and nothing of others."""
@@ -130,6 +136,23 @@ class BridgeDriver:
         if links.get(ifindex=seen.ifindex) is not None:
             return Outcome(False, "contended", f"{seen.name} is still there after its removal")
         return GONE
+
+
+def program(row: Resource) -> bytes:
+    """The filter of a bridge with NAT: what no rule of ours has seen reaches no guest."""
+    return bridge_program(address.partition("/")[0] for address in row.spec["addresses"])
+
+
+def guard(row: Resource, links: Links) -> bool:
+    """Put the filter on a bridge; False where this kernel has none. Raises OSError."""
+    return links.guard(row.spec["ifindex"], program(row), EGRESS)
+
+
+def unguarded(row: Resource, links: Links) -> bool:
+    """Whether the filter of a bridge that should have one is gone or another. Raises OSError."""
+    if row.observed.get("guarded") is False and row.spec.get("guard"):  # this kernel has none
+        return False
+    return links.guarding(row.spec["ifindex"], EGRESS) != program(row)
 
 
 def route_localnet(device: str) -> str:

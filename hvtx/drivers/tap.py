@@ -172,7 +172,8 @@ class TapDriver:
     def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
         """Remove the devices by attaching; ``in-use`` names the holder where it can."""
         try:
-            around = Around(self.links.all(), self.links.addresses(), self.links.filtered())
+            own = {row.observed.get("ifindex") or row.spec["ifindex"] for row in resources}
+            around = Around(self.links.all(), self.links.addresses(), self.links.filtered(own))
         except (OSError, DumpInterrupted) as problem:
             kept = Outcome(False, "observe-failed", f"the links could not be listed: {problem}")
             return {row.id: kept for row in resources}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from hvtx.engine.runtime import Runtime, Settings
 from hvtx.errors import HostRefused, HvtxError
 from hvtx.host import capabilities, procfs, program, tun
 from hvtx.host.mounts import filesystem_of
+from hvtx.host.netlink import DumpInterrupted
 from hvtx.hypervisors import base as hypervisors
 from hvtx.model.resource import Kind
 from hvtx.model.user import User
@@ -53,7 +55,7 @@ def _findings(runtime: Runtime, checks: Mapping[str, Check]) -> list[Finding]:
     for name, check in checks.items():
         try:
             findings += check(runtime)
-        except (HvtxError, OSError) as problem:
+        except (HvtxError, OSError, ValueError) as problem:
             mend = problem.hint if isinstance(problem, HvtxError) else None
             words = f"could not be checked: {problem}"
             findings.append(Finding(name, "warning", words, (), mend or _MEND))
@@ -391,12 +393,10 @@ def _forward_drops(runtime: Runtime) -> Iterator[Finding]:
 
 def _drops(installation: str, bridges: Sequence[Bridge]) -> list[Drop]:
     """What nftables and the legacy tables drop of our guests' traffic."""
-    import json
-
     from hvtx.host import libnftables, xtables
 
-    listed = json.loads(libnftables.run("list ruleset", json=True, terse=True) or "{}")
-    found = list(nft_drops(listed.get("nftables", []), bridges))
+    listed = libnftables.objects_in(libnftables.run("list ruleset", json=True, terse=True))
+    found = list(nft_drops(listed, bridges))
     for family in (4, 6):
         if "filter" in xtables.listed(family):
             text = xtables.save_text(family).partition("*filter")[2].partition("COMMIT")[0]
@@ -451,6 +451,46 @@ _WATCHERS = {
     "systemd-network": "add a .network file with [Match] Name=hv* and [Link] Unmanaged=yes",
     "firewalld": "firewall-cmd --permanent --zone=trusted --add-interface=BRIDGE",
 }
+
+
+_NEARLY_FULL = 0.9  # of connection tracking: a full table drops every new connection
+
+
+def _conntrack(runtime: Runtime) -> Iterator[Finding]:
+    """How full connection tracking is, and which guest fills it."""
+    from hvtx.host import conntrack
+
+    fill = conntrack.fill()
+    if fill is None:
+        yield Finding("conntrack", "ok", "no connection is tracked here")
+        return
+    part = f"{fill.entries} of {fill.limit} tracked connections"
+    if fill.part < _NEARLY_FULL:
+        yield Finding("conntrack", "ok", f"{part} are in use")
+        return
+    owners = {
+        address: vm.name
+        for vm in runtime.read(records.vms)
+        for i in vm.interfaces
+        for address in (i.ipv4, i.ipv6)
+        if address
+    }
+    evidence: tuple[str, ...] = ()
+    hint = "find who makes them (conntrack -L), or allow more: sysctl -w net.netfilter"
+    hint += f".nf_conntrack_max={2 * fill.limit}"
+    try:
+        flows = Counter[str]()
+        for address, number in conntrack.users(owners).items():
+            flows[owners[address]] += number
+    except (OSError, DumpInterrupted, ValueError):
+        evidence = ("who has them could not be listed",)
+    else:
+        evidence = tuple(f"VM {name}: {number}" for name, number in flows.most_common(3))
+        if flows:
+            name = flows.most_common(1)[0][0]
+            hint = f"see what VM {name} does, or stop it: hvtx vm stop {name}; or {hint}"
+    words = f"{part} are in use: new ones of every VM and of this host are dropped when it is full"
+    yield Finding("conntrack", "warning", words, evidence, hint)
 
 
 def _watchers(runtime: Runtime) -> Iterator[Finding]:
@@ -509,6 +549,7 @@ CHECKS: dict[str, Check] = {
     "kvm": _kvm,
     "forwarding": _forwarding,
     "loopback": _loopback6,
+    "conntrack": _conntrack,
     "forward": _forward_drops,
     "company": _watchers,
     "routes": _routes,

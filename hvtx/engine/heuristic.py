@@ -303,11 +303,10 @@ def load_plan(path: str) -> list[tuple[str, ...]]:
                 f"{path} is not a plan of the emergency mode",
                 hint="hvtx gc --heuristic --plan --out FILE makes one",
             )
-        return [
-            (item["action"], item["reason"], item["kind"], item["key"])
-            for item in plan["items"]
-            if item["action"] != Action.SKIP.value
-        ]
+        found = [(i["action"], i["reason"], i["kind"], i["key"]) for i in plan["items"]]
+        if not all(isinstance(word, str) for words in found for word in words):
+            raise TypeError("an item's words are not text")
+        return [words for words in found if words[0] != Action.SKIP.value]
     except FileNotFoundError as problem:
         raise NotFound(
             f"there is no plan file {path}",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from hvtx.drivers import tap
+from hvtx.drivers import bridge, tap
 from hvtx.drivers.bridge import restore, route_localnet
 from hvtx.drivers.sysctl import read as read_setting
 from hvtx.engine.collect import resolve
@@ -25,7 +25,7 @@ from hvtx.model.plan import Snapshot
 from hvtx.model.resource import FIREWALL_KINDS, Kind, Link, Resource, State
 from hvtx.model.vm import Liveness, Network, Vm
 from hvtx.planner.presence import Presence, index, presence
-from hvtx.planner.provision import port_guard
+from hvtx.planner.provision import guards_bridge, port_guard
 from hvtx.store import intents, records
 from hvtx.store.history import Event
 
@@ -221,17 +221,29 @@ def _guard_of(row: Resource, rows: Sequence[Resource]) -> dict[str, Any] | None:
     if row.kind != Kind.TAP or row.spec.get("guard"):
         return row.spec.get("guard")
     port = next((r for r in rows if r.key == row.key and r.spec.get("what") == "port"), None)
-    bridge = next((r for r in rows if (r.kind, r.key) == (Kind.BRIDGE, row.spec["bridge"])), None)
-    if port is None or bridge is None:
+    on = next((r for r in rows if (r.kind, r.key) == (Kind.BRIDGE, row.spec["bridge"])), None)
+    if port is None or on is None:
         return None
-    return port_guard(port.spec, bridge.spec["mac"], bridge.spec["addresses"])
+    return port_guard(port.spec, on.spec["mac"], on.spec["addresses"])
+
+
+def _guards_bridge(row: Resource, rows: Sequence[Resource]) -> bool:
+    """Whether a bridge should have a filter; an older row does not say, its network's does."""
+    if "guard" in row.spec:
+        return bool(row.spec["guard"])
+    network = (r for r in rows if r.spec.get("what") == "network" and r.network == row.network)
+    return any(guards_bridge(r.spec["backend"], nat=r.spec["nat"]) for r in network)
 
 
 def _unguarded(row: Resource, rows: Sequence[Resource], links: Links) -> str | None:
-    guard = _guard_of(row, rows)
-    if guard is None or not tap.unguarded(row, links, guard):
-        return None
-    return "its filter, which holds when rules are flushed, was gone or another"
+    if row.kind == Kind.BRIDGE:
+        bare = _guards_bridge(row, rows) and bridge.unguarded(row, links)
+    else:
+        guard = _guard_of(row, rows)
+        bare = guard is not None and tap.unguarded(row, links, guard)
+    return (
+        None if not bare else "its filter, which holds when rules are flushed, was gone or another"
+    )
 
 
 def _drift(
@@ -320,8 +332,10 @@ def _mend(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) -> None:
         if row.kind == Kind.BRIDGE:
             needed = bridges_in_need(runtime.read(records.resources, "kind = 'publish'"), row.life)
             restore(row, now, links, loopback=row.key in needed)
+            if _guards_bridge(row, rows):
+                bridge.guard(row, links)
             return
-        bridge = next(
+        master = next(
             (
                 r.spec["ifindex"]
                 for r in rows
@@ -332,7 +346,7 @@ def _mend(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) -> None:
         guard = _guard_of(row, rows)
         links.change(
             now.ifindex,
-            master=bridge,
+            master=master,
             mac=row.spec["mac"],
             mtu=row.spec["mtu"],
             up=True,

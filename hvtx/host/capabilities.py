@@ -29,12 +29,17 @@ def has(name: str) -> bool:
 
 def sets() -> dict[str, int]:
     """The capability sets of this thread (``CapEff``, ``CapAmb`` …) as bit masks."""
-    found = {}
     with open("/proc/thread-self/status", "rb", buffering=0) as status:
-        for line in status.read().splitlines():
-            if line.startswith(b"Cap"):
-                name, _, value = line.partition(b":")
-                found[name.decode()] = int(value, 16)
+        return sets_in(status.read())
+
+
+def sets_in(status: bytes) -> dict[str, int]:
+    """The same of the text of a ``status`` (pure). ValueError for a set that is no number."""
+    found = {}
+    for line in status.splitlines():
+        if line.startswith(b"Cap"):
+            name, _, value = line.partition(b":")
+            found[name.decode()] = int(value, 16)
     return found
 
 

@@ -30,11 +30,13 @@ from hvtx.host.netlink import (
     REQUEST,
     Channel,
     DumpInterrupted,
+    Garbled,
     KernelError,
     attribute,
     attribute_map,
     attributes,
     forbidden,
+    legible,
     message,
     nested,
     u32,
@@ -51,6 +53,7 @@ _NUMBER, _FROM_PORT, _TO_PORT = 1, 2, 3  # CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CT
 _BY_SOURCE, _BY_DESTINATION = 1, 2  # CTA_FILTER_F_CTA_IP_SRC, _DST
 _FEW = 2048  # flows; so many are read about as fast as the kernel searches its table four times
 _COUNT = "/proc/sys/net/netfilter/nf_conntrack_count"
+_LIMIT = "/proc/sys/net/netfilter/nf_conntrack_max"
 _GET_ADDRESS, _ADDRESS, _LOCAL = 22, 1, 2  # RTM_GETADDR, IFA_ADDRESS, IFA_LOCAL
 _PROTOCOLS = {"tcp": 6, "udp": 17}
 _TOGETHER = 64  # deletions in one datagram; their answers fit any receive buffer
@@ -194,6 +197,46 @@ def _tracked() -> int | None:
         return None
 
 
+class Fill(NamedTuple):
+    """How many flows this namespace tracks, and how many it may."""
+
+    entries: int
+    limit: int
+
+    @property
+    def part(self) -> float:
+        """0 to 1; a limit of 0 is none."""
+        return self.entries / self.limit if self.limit else 0.0
+
+
+def fill() -> Fill | None:
+    """How full the table is; None where nothing is tracked, or that cannot be read."""
+    entries = _tracked()
+    try:
+        with open(_LIMIT, encoding="ascii") as limit:
+            return None if entries is None else Fill(entries, int(limit.read()))
+    except (OSError, ValueError):
+        return None
+
+
+def users(addresses: Iterable[str]) -> dict[str, int]:
+    """How many flows each of ``addresses`` has at an end; those without any are left out.
+
+    It reads the whole table. Raises OSError, DumpInterrupted.
+    """
+    wanted = {_pack(address): address for address in addresses}
+    found: dict[str, int] = {}
+    channel = Channel(_NETFILTER)
+    try:
+        for family in sorted({_family(packed) for packed in wanted}):
+            for flow in _flows(channel, family, None):
+                for packed in wanted.keys() & set(flow[1:5]):
+                    found[wanted[packed]] = found.get(wanted[packed], 0) + 1
+    finally:
+        channel.close()
+    return found
+
+
 class _Flush:
     """Passes over the table: each deletes what it lists, until one lists nothing.
 
@@ -315,12 +358,13 @@ def filters(packed: bytes) -> list[bytes]:
     return found
 
 
+@legible
 def parse(body: bytes) -> Flow | None:
     """A flow from the body of a message; None for one of another family than IP (pure).
 
-    Raises ValueError for one without both directions: it might be anybody's.
+    Raises Garbled for one without both directions: it might be anybody's.
     """
-    family = body[0] if body else 0
+    family = body[0]
     if family not in _SOURCE:
         return None
     parts = {kind: body[a:b] for kind, a, b in attributes(body, 4, len(body))}
@@ -329,7 +373,7 @@ def parse(body: bytes) -> Flow | None:
     one, other = attribute_map(original.get(_IP, b"")), attribute_map(reply.get(_IP, b""))
     source = _SOURCE[socket.AddressFamily(family)]
     if not all(kind in ends for ends in (one, other) for kind in (source, source + 1)):
-        raise ValueError("a tracked connection without its addresses")
+        raise Garbled("a tracked connection without its addresses")
     proto = attribute_map(original.get(_PROTO, b""))
     answer = attribute_map(reply.get(_PROTO, b""))
     name = attribute(_ORIGINAL | NESTED, parts[_ORIGINAL])

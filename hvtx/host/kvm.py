@@ -192,10 +192,11 @@ def all_kept(run_directory: str) -> list[tuple[Question, Answer]]:
     found: list[tuple[Question, Answer]] = []
     with contextlib.suppress(OSError), open(os.path.join(run_directory, _CACHE), "rb") as file:
         for line in file:
-            with contextlib.suppress(ValueError, TypeError):
+            with contextlib.suppress(ValueError, TypeError, RecursionError):
                 question, answer = json.loads(line)
                 entry = (Question(*question), Answer(*answer))
-                if entry[1].accelerator in ("kvm", "tcg"):
+                words = all(isinstance(word, str) for word in entry[1])
+                if words and entry[1].accelerator in ("kvm", "tcg"):
                     found.append(entry)
     return found
 

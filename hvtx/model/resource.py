@@ -93,6 +93,7 @@ class BridgeSpec(TypedDict):
     mac: str
     mtu: int
     addresses: list[str]  # with prefix length: those that the network gives it
+    guard: NotRequired[bool]  # what comes from elsewhere has a filter; rows of old have none
 
 
 class AddressSpec(TypedDict):

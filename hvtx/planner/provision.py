@@ -104,6 +104,7 @@ def want_network(
                 "mac": network.mac,
                 "mtu": network.mtu,
                 "addresses": addresses,
+                "guard": guards_bridge(network.firewall, nat=network.nat),
             },
         )
     ]
@@ -183,6 +184,11 @@ def port_guard(
     if port["isolate"]:
         guard["apart"] = {"bridge": bridge_mac, "addresses": list(addresses)}
     return guard
+
+
+def guards_bridge(firewall: str, *, nat: bool) -> bool:
+    """Whether a bridge lets only what carries the mark of nftables' table come from elsewhere."""
+    return nat and firewall == "nftables"
 
 
 def serves_loopback(spec: Mapping[str, Any]) -> bool:

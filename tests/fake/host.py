@@ -72,7 +72,8 @@ class FakeLinks:
         self._kernel.alive()
         return list(self._kernel.addresses)
 
-    def filtered(self) -> frozenset[int]:
+    def filtered(self, closely: Collection[int] = ()) -> frozenset[int]:
+        del closely
         self._kernel.alive()
         return frozenset(self._kernel.filtered)
 
