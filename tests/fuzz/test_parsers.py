@@ -106,6 +106,7 @@ ASIDE = {
     "engine.lost._traces": "replaces what is no text",
     "engine.show.log_document": "replaces what is no text",
     "host.libnftables.run": "replaces what is no text",
+    "host.conntrack._on_link": "compares addresses of any length as numbers",
     "host.links.Links.change": "a MAC address of our own",
     "host.locks.LockFile": "an answer of fcntl, as long as was asked for",
     "host.logger._stays_empty": "an answer of ioctl, as long as was asked for",
