@@ -327,7 +327,6 @@ WHOLE = body(GUEST4, WORLD4, 1)
 @pytest.mark.parametrize(
     "wrong",
     [
-        b"",
         WHOLE[:4],
         WHOLE[:5],
         WHOLE[:40],
@@ -346,4 +345,6 @@ def test_a_flow_in_an_unknown_form_proves_nothing(kernel: Kernel, wrong: bytes) 
 
 
 def test_what_is_no_flow_of_ip_is_passed_over() -> None:
+    with pytest.raises(ValueError, match="cannot be read"):
+        parse(b"")
     assert parse(struct.pack("=BBH", 7, 0, 0)) is None
