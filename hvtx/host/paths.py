@@ -93,6 +93,19 @@ class _Walk:
             raise
         self.enter(descriptor, place)
 
+    def enters(self, name: str, *, make: bool) -> bool:
+        """Enter a directory of that name, made if it is not there; False if it is none."""
+        try:
+            self.down(name)
+        except NotADirectoryError:  # a link, too
+            return False
+        except FileNotFoundError:
+            if not make:
+                raise
+            make_directory(name, PARENTS, dir_fd=self.descriptor)
+            self.down(name)
+        return True
+
     def follow(self, name: str, seen: os.stat_result) -> str:
         """Where a link leads, if it may be followed; raises UnsafeError."""
         link = self.below(name)
@@ -141,26 +154,23 @@ def _walk(walk: _Walk, *, make: bool = False) -> str:
         if name == "..":
             walk.down(name)
             continue
+        if todo and walk.enters(name, make=make):
+            continue
         try:
             seen = os.stat(name, dir_fd=walk.descriptor, follow_symlinks=False)
-        except FileNotFoundError as problem:
-            if not todo:
-                return name
-            problem.filename = walk.below(name)
-            if not make:
+        except FileNotFoundError:
+            if todo:
                 raise
-            make_directory(name, PARENTS, dir_fd=walk.descriptor)
-            walk.down(name)
-            continue
-        if stat.S_ISLNK(seen.st_mode):
-            links += 1
-            if links > _LINKS:
-                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), walk.named)
-            todo += _parts(walk.follow(name, seen))
-        elif todo:
-            walk.down(name)
-        else:
             return name
+        if not stat.S_ISLNK(seen.st_mode):
+            if todo:
+                walk.down(name)  # it was replaced meanwhile, or it is no directory
+                continue
+            return name
+        links += 1
+        if links > _LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), walk.named)
+        todo += _parts(walk.follow(name, seen))
     return "."
 
 
