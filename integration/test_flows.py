@@ -19,12 +19,12 @@ import pytest
 
 from hvtx.host import conntrack
 from integration import lab
-from integration.firewall_contract import inside
+from integration.firewall_contract import bridged_frames_see_iptables, inside
 from integration.flood import Datagrams, fill, short_lived, tracked
 from integration.lab import HOST4, HOST6, WORLD4, WORLD6
 from integration.program import Forked, Program, preload
 from integration.test_conntrack import OURS, flows, insert, udp
-from integration.test_network import make_network, run
+from integration.test_network import GATEWAY4, make_network, run
 
 GUEST4, GUEST6 = "10.77.0.2", "fd77::2"
 STRANGER4, STRANGER6 = "10.77.0.20", "fd77::20"
@@ -303,13 +303,13 @@ def test_a_flush_that_was_not_made_good_for_goes_with_its_vm(hvtx: Program) -> N
 def test_who_sends_to_an_address_without_end_keeps_it_from_others(
     hvtx: Program, never_still: None
 ) -> None:
-    """The host itself does, from and to ever other ports, before and after the VM has stopped."""
+    """The host itself does, from elsewhere, before and after the VM has stopped."""
     short_lived()
     four, six = started(hvtx)
     bridge = hvtx("network", "show", "net", "--json").json()["bridge"]
     for address in (four, six):  # it need not ask who has it, which would hold it up
         lab.run("ip", "neigh", "replace", address, "lladdr", "02:00:00:00:00:07", "dev", bridge)
-    with Datagrams(four, six, per_second=4000):
+    with Datagrams(four, six, sources=(HOST4, HOST6), per_second=4000):
         refused = hvtx("vm", "stop", "a", "--force", code=9)
         assert "new ones come as quickly as they are ended" in refused.err
         hvtx("vm", "create", "b", "--ip", four, *SLEEP, code=4)
@@ -318,6 +318,29 @@ def test_who_sends_to_an_address_without_end_keeps_it_from_others(
     hvtx("gc", "--apply")
     assert of(four, six) == set()
     assert hvtx.is_clean()
+
+
+@pytest.mark.parametrize("bridged", [True, False], ids=["call-iptables", "no-call-iptables"])
+def test_a_neighbour_who_sends_without_end_holds_nobody_up(
+    hvtx: Program, bridged: bool, never_still: None
+) -> None:
+    """Another guest, or the host, sends to the address: it goes to the next owner all the same."""
+    bridged_frames_see_iptables(bridged)
+    short_lived()
+    four, six = started(hvtx)
+    other = run(hvtx, "b")
+    mac = hvtx.vm("a")["interfaces"][0]["mac"]
+    bridge = hvtx("network", "show", "net", "--json").json()["bridge"]
+    for address in (four, six):
+        other.run("ip", "neigh", "replace", address, "lladdr", mac, "dev", "eth0")
+        lab.run("ip", "neigh", "replace", address, "lladdr", mac, "dev", bridge)
+    with (
+        Datagrams(four, six, place=other, per_second=2000),
+        Datagrams(four, six, per_second=2000),
+    ):
+        hvtx("vm", "rm", "a", "--force")
+        hvtx("vm", "run", "next", "--ip", four, "--ip", six, *SLEEP)
+    assert {flow[1] for flow in of(four)} <= {f"src={GATEWAY4}", f"src={other.ipv4}"}
 
 
 # -- how full the table is -------------------------------------------------------------------------

@@ -463,6 +463,7 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
             ("hypervisor", document["hypervisor"]),
             *((("accelerator", accelerator),) if (accelerator := _accelerator(document)) else ()),
             ("pid", document["pid"]),
+            ("user", document["user"]),
             ("memory", f"{document['memory']} MiB"),
             ("cpus", document["cpus"]),
             ("autostart", "yes" if document["autostart"] else "no"),

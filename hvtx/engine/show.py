@@ -84,6 +84,7 @@ def describe_vm(
         "accelerator_reason": started.get("accelerator_reason"),
         "hypervisor": vm.hypervisor,
         "pid": pid,
+        "user": started.get("user"),
         "autostart": vm.autostart,
         "memory": vm.memory,
         "cpus": vm.cpus,

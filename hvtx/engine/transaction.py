@@ -533,11 +533,15 @@ def _kept_for_flows(
     rows: Sequence[Resource], outcomes: Mapping[int, Outcome], unended: Unended
 ) -> dict[int, Outcome]:
     """The firewall rows that stay on record, though their rules are gone, until all has ended."""
+    left: dict[str | None, set[str]] = {}  # by VM
+    for row in rows:
+        own = unended.addresses.intersection(_guest_addresses(row))
+        left.setdefault(row.vm, set()).update(own)
     kept = {}
     for row in rows:
-        left = sorted(unended.addresses.intersection(_guest_addresses(row)))
-        if left and outcomes[row.id].gone:
-            words = f"what flows to {', '.join(left)} may go on: {unended.words}"
+        if outcomes[row.id].gone and not unended.addresses.isdisjoint(_guest_addresses(row)):
+            to = ", ".join(sorted(left[row.vm]))
+            words = f"what flows to {to} may go on: {unended.words}"
             kept[row.id] = Outcome(False, Reason.FLOWS_REMAIN, words)
     return kept
 

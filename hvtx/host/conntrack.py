@@ -102,8 +102,10 @@ class Door(NamedTuple):
 def flush(addresses: Iterable[str], later: ExitStack | None = None) -> int:
     """End all flows to, from, or translated to ``addresses`` (IPv4 and IPv6); how many there were.
 
-    Done means that a pass over the whole table has found none. It is called when no rule makes new
-    ones any more; where somebody does all the same, it is given up after some seconds.
+    Done means that a pass over the whole table has found none, or (in a later pass) only new ones
+    of a neighbour who sends there: those are his, and give the next owner nothing that the same
+    packets would not. It is called when no rule makes others any more; where somebody does all the
+    same, it is given up after some seconds.
 
     Closing any nfnetlink socket waits some 15 ms where nf_tables objects were just removed; with
     ``later`` that is left to the caller, who may have other such waits to overlap it with.
@@ -117,8 +119,18 @@ def flush(addresses: Iterable[str], later: ExitStack | None = None) -> int:
         ends = (flow.source, flow.destination, flow.reply_source, flow.reply_destination)
         return not wanted.keys().isdisjoint(ends)
 
+    prefixes: list[tuple[bytes, int]] = []
+
+    def neighbours(flow: Flow) -> bool:
+        straight = (flow.source, flow.destination) == (flow.reply_destination, flow.reply_source)
+        if not straight or flow.destination not in wanted:
+            return False
+        prefixes.extend(_prefixes() if not prefixes else ())
+        return _on_link(flow.source, flow.destination, prefixes)
+
     few = set(wanted) if len(wanted) <= 2 else None
-    flushing = _Flush(concerns, {_family(packed) for packed in wanted}, few, later)
+    families = {_family(packed) for packed in wanted}
+    flushing = _Flush(concerns, families, few, later, neighbours)
     flushing.run()
     if flushing.left is None:  # not even a list
         raise FlowsRemain(flushing.problem, frozenset(wanted.values()))
@@ -161,7 +173,7 @@ def flush_ports(doors: Iterable[Door]) -> int:
             for protocol, port, host, guests, guest_port in wanted
         )
 
-    flushing = _Flush(concerns, set(_SOURCE), None, None)
+    flushing = _Flush(concerns, set(_SOURCE), None, None, lambda flow: False)
     flushing.run()
     if flushing.left is None or flushing.left:
         raise FlowsRemain(flushing.problem, frozenset())
@@ -251,12 +263,14 @@ class _Flush:
         families: Iterable[int],
         ends: set[bytes] | None,
         later: ExitStack | None,
+        harmless: Callable[[Flow], bool],
     ) -> None:
         self._concerns, self._families, self._ends = concerns, sorted(families), ends
-        self._later = later
+        self._later, self._harmless = later, harmless
+        self._seen: set[Flow] | None = None  # in whole passes; None before the first
         self._channel: Channel | None = None
         self.ended = 0
-        self.left: set[Flow] | None = None  # what the last whole pass found; None: there was none
+        self.left: set[Flow] | None = None  # what matters of the last whole pass; None: of none
         self.problem: BaseException | None = None  # why the last pass was not whole
 
     def run(self) -> None:
@@ -289,6 +303,9 @@ class _Flush:
                 if self._concerns(flow)
             }
             self.left = found
+            if self._seen is not None:
+                self.left = {f for f in found if f in self._seen or not self._harmless(f)}
+            self._seen = found | (self._seen or set())
             ended, self.problem = _delete(self._channel, found)
             self.ended += ended
         except (OSError, DumpInterrupted, ValueError) as problem:
@@ -419,13 +436,38 @@ def _delete(channel: Channel, flows: Iterable[Flow]) -> tuple[int, KernelError |
 
 def _local_addresses() -> frozenset[bytes]:
     """The packed addresses of this host's interfaces."""
+    return frozenset(address for address, _ in _own_addresses())
+
+
+def _own_addresses() -> list[tuple[bytes, int]]:
+    """The packed addresses of this host's interfaces, with the lengths of their prefixes."""
     channel = Channel(_ROUTE)
     try:
         bodies = persistently(lambda: channel.dump(_GET_ADDRESS, bytes(8)))
     finally:
         channel.close()
-    found = set()
+    found = []
     for body in bodies:
         parts = attribute_map(body, 8)
-        found.add(parts.get(_LOCAL) or parts.get(_ADDRESS, b""))
-    return frozenset(found)
+        found.append((parts.get(_LOCAL) or parts.get(_ADDRESS, b""), body[1]))
+    return found
+
+
+def _prefixes() -> list[tuple[bytes, int]]:
+    """Whose neighbours this host knows; none if it cannot say."""
+    try:
+        return _own_addresses()
+    except (OSError, DumpInterrupted, ValueError):
+        return []
+
+
+def _on_link(one: bytes, other: bytes, prefixes: Iterable[tuple[bytes, int]]) -> bool:
+    """Whether two addresses are of one network that the host has an address in (pure)."""
+    if len(one) == 16 and one[0] == 0xFE and one[1] & 0xC0 == 0x80:  # fe80::/10, never routed
+        return True
+    for own, length in prefixes:
+        shift = len(own) * 8 - length
+        ends = {int.from_bytes(address, "big") >> shift for address in (own, one, other)}
+        if len(own) == len(one) == len(other) and len(ends) == 1:
+            return length > 0
+    return False

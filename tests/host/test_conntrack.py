@@ -98,7 +98,10 @@ class Addresses:
 
     def dump(self, kind: int, asked: bytes) -> list[bytes]:
         del kind, asked
-        return [bytes(8) + attribute(2, socket.inet_pton(socket.AF_INET, HOST4))]
+        return [
+            bytes([2, length, *bytes(6)]) + attribute(2, socket.inet_pton(socket.AF_INET, address))
+            for address, length in ((HOST4, 24), ("10.77.0.1", 24))
+        ]
 
     def close(self) -> None:
         pass
@@ -210,6 +213,47 @@ def test_flows_that_come_without_end_are_told(kernel: Kernel) -> None:
 
     kernel.before_list = more
     with pytest.raises(FlowsRemain, match="new ones come") as refused:
+        both()
+    assert refused.value.addresses == {GUEST4}
+
+
+@pytest.mark.parametrize(
+    ("flow", "done"),
+    [
+        (("10.77.0.20", GUEST4, ""), True),  # a neighbour, who sends to whoever is there
+        (("10.77.0.1", GUEST4, ""), True),  # the host
+        ((GUEST4, "10.77.0.20", ""), False),  # nobody may send so any more
+        (("10.77.0.20", HOST4, GUEST4), False),  # translated: only a rule does that
+        ((WORLD4, GUEST4, ""), False),  # from elsewhere
+        (("fe80::7", GUEST6, ""), True),
+        ((WORLD6, GUEST6, ""), False),
+    ],
+)
+def test_new_flows_of_neighbours_hold_nobody_up(
+    kernel: Kernel, flow: tuple[str, str, str], done: bool
+) -> None:
+    """Once a whole pass has ended all that was there, they are nobody's inheritance."""
+    kernel.table[200] = body(flow[0], flow[1], 200, answers=flow[2])
+    numbers = iter(range(300, 100_000))
+
+    def more() -> None:
+        number = next(numbers)
+        kernel.table[number] = body(flow[0], flow[1], number, answers=flow[2])
+
+    kernel.before_list = more
+    if done:
+        both()
+    else:
+        with pytest.raises(FlowsRemain):
+            both()
+    assert 200 not in kernel.table
+
+
+def test_an_old_flow_of_a_neighbour_is_ended_all_the_same(kernel: Kernel) -> None:
+    """It was there before, and stays: that it could not be ended is told."""
+    kernel.table[200] = body("10.77.0.20", GUEST4, 200)
+    kernel.refusals = {200: [errno.EBUSY] * 99}
+    with pytest.raises(FlowsRemain) as refused:
         both()
     assert refused.value.addresses == {GUEST4}
 
