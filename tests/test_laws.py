@@ -231,7 +231,6 @@ _PLAIN_CALLS = {
     "hvtx/cli/main.py": {
         "root.main"
     },  # a reader of standard output has gone; nothing else is EPIPE
-    "hvtx/cli/vm.py": {"open_log"},
     "hvtx/drivers/process.py": {"ask", "ending.tell"},
     "hvtx/engine/lost.py": {"file.any_held"},
     "hvtx/engine/privileges.py": {"tun.open_device"},
