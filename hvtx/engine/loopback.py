@@ -52,7 +52,7 @@ def settle(runtime: Runtime, rows: Sequence[Resource], leaving: Collection[int] 
 
 
 def _is_ours(runtime: Runtime, bridge: str) -> bool:
-    """Whether the device of that name is a bridge of a network here: after a reboot it may be anybody's.
+    """Whether the device of that name is a network's bridge: another's may have it by now.
 
     Asked by its index, since names are given to others; a recorded mark that it carries proves it.
     """
