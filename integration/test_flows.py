@@ -320,6 +320,26 @@ def test_who_sends_to_an_address_without_end_keeps_it_from_others(
     assert hvtx.is_clean()
 
 
+def test_repair_ends_what_went_past_rules_that_were_flushed(hvtx: Program, firewall: str) -> None:
+    """A client who kept sending meanwhile has a flow that the rules, put back, do not see."""
+    started(hvtx)
+    for again in (False, True):
+        lab.run("nft", "flush", "ruleset")
+        if firewall == "iptables":
+            lab.run("iptables-legacy", "-t", "nat", "-F")
+        insert(*udp("198.51.100.9", HOST4, 5353))
+        if again:
+            failed = hvtx("repair", code=9, HVTX_FAILPOINT=PORTS)
+            assert "5353/udp" in failed.err + failed.out
+            assert len(past_guests(5353)) == 1
+            assert ("delete", "flows-remain") in hvtx.plan()
+            hvtx("gc", "--apply")
+        else:
+            hvtx("repair")
+        assert past_guests(5353) == set()
+        assert hvtx.is_clean()
+
+
 @pytest.mark.parametrize("bridged", [True, False], ids=["call-iptables", "no-call-iptables"])
 def test_a_neighbour_who_sends_without_end_holds_nobody_up(
     hvtx: Program, bridged: bool, never_still: None
