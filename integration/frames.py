@@ -880,6 +880,14 @@ HONEST: dict[str, Try] = {
     "duplicate detection": _good(neighbour(135, "own6", source="::")),
     "duplicate detection of its link": _good(neighbour(135, "own link", source="::")),
     "duplicate detection of a random link": _good(neighbour(135, "any link", source="::")),
+    "redirect of its own": _good(redirect("own link")),
+    "IGMP query of its own": _good(
+        over_4("own4", IGMP, struct.pack(">BBHI", 0x11, 100, 0, 0), to4="224.0.0.1", ttl=1),
+        _TO_ALL,
+    ),
+    "MLD query of its own": _good(
+        message("own link", struct.pack(">BBHHH", 130, 0, 0, 100, 0) + bytes(16))
+    ),
     "multicast report from ::": _good(
         message("::", struct.pack(">BBHHH", 143, 0, 0, 0, 1) + bytes((4, 0, 0, 0)) + bytes(16))
     ),

@@ -42,7 +42,7 @@ def hvtx() -> Iterator[Program]:
     preload()
     program = Forked(HVTX_FIREWALL="nftables")
     program("network", "create", "net", "--subnet", "10.77.0.0/24", "--bridge", "hvnet")
-    program("vm", "run", "web", "--network", "net", "--", "sleep", "600")
+    program("vm", "run", "web", "-p", "8080:80", "--network", "net", "--", "sleep", "600")
     yield program
     for vm in program("vm", "ls", "--json", code=None).json().get("vms", []):
         if vm["pid"]:
@@ -310,7 +310,9 @@ def put(what: str, device: str) -> None:
     if what == "xdp":
         xdp(device)
     elif what == "tc":
-        lab.run("tc", "qdisc", "add", "dev", device, "clsact")
+        # beside the filter that is ours
+        theirs = ("bpf", "da", "bytecode", "1,6 0 0 4294967295")
+        lab.run("tc", "filter", "add", "dev", device, "ingress", "pref", "7", *theirs)
     elif what == "address":
         lab.run("ip", "addr", "add", "192.0.2.1/32", "dev", device)
     elif what == "vlan":

@@ -37,6 +37,7 @@ from integration.frames import (
     target,
     udp_over_4,
 )
+from integration.lab import WORLD4, WORLD6
 from integration.program import Forked, Program, preload
 
 TUNSETIFF, IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 0x400454CA, 0x0002, 0x1000, 0x4000
@@ -75,7 +76,10 @@ class Guest(NamedTuple):
 class Air:
     """Two guests' devices, the host's bridge and its neighbour: one sends, all are heard."""
 
-    def __init__(self, one: Guest, two: Guest, bridge: str, world: lab.Namespace) -> None:
+    def __init__(
+        self, one: Guest, two: Guest, bridge: str, world: lab.Namespace, *, apart: bool
+    ) -> None:
+        """``apart``: the guests do not hear each other."""
         (shown,) = json.loads(lab.run("ip", "-j", "addr", "show", bridge))
         links = [a["local"] for a in shown["addr_info"] if a["local"].startswith("fe80:")]
         self.bridge, self.one, self.two = bridge, one, two
@@ -86,6 +90,7 @@ class Air:
         )
         self._own, self._other = tap(one.device), tap(two.device)
         self._host, self._world = listener(None, bridge), listener(world, "eth0")
+        self._heard_by = {"host", "world"} if apart else {"guest", "host", "world"}
         self._fences = 0
 
     def __enter__(self) -> Self:
@@ -122,7 +127,7 @@ class Air:
         hello = hello[:6] + packed_mac(self.two.mac) + hello[12:]
         self._fences += 1
         cookie = struct.pack(">8sI", b"fence   ", self._fences)
-        left, found = {"guest", "host", "world"}, []
+        left, found = set(self._heard_by), []
         for _ in range(200):
             os.write(self._other, NO_GSO + hello)
             for name in left:
@@ -188,21 +193,33 @@ def bridged(request: pytest.FixtureRequest) -> bool:
 def hvtx(firewall: str, bridged: bool, world: lab.Namespace) -> Program:
     preload()
     bridged_frames_see_iptables(bridged)
-    program = Forked(HVTX_FIREWALL=firewall)
-    program("network", "create", "net", "--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
-    return program
+    return Forked(HVTX_FIREWALL=firewall)
 
 
 @pytest.fixture
 def air(hvtx: Program, world: lab.Namespace) -> Iterator[Air]:
+    with laboratory(hvtx, world) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def laboratory(hvtx: Program, world: lab.Namespace, *more: str) -> Iterator[Air]:
+    """A network with two guests."""
+    subnets = ("--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
+    hvtx("network", "create", "net", *subnets, *more)
+
     def guest(name: str) -> Guest:
         hvtx("vm", "create", name, "--network", "net", "--hypervisor", "external")
         hvtx("vm", "start", name)
         shown = hvtx.vm(name)["interfaces"][0]
         return Guest(shown["mac"], shown["ipv4"], shown["ipv6"], shown["device"])
 
+    (beyond,) = json.loads(world.run("ip", "-j", "link", "show", "eth0"))
+    for address in (WORLD4, WORLD6):  # a frame that waits for its neighbour would be late
+        to = ("lladdr", beyond["address"], "dev", "uplink", "nud", "permanent")
+        lab.run("ip", "neigh", "replace", address, *to)
     bridge = hvtx("network", "show", "net", "--json").json()["bridge"]
-    with Air(guest("one"), guest("two"), bridge, world) as found:
+    with Air(guest("one"), guest("two"), bridge, world, apart="--isolate" in more) as found:
         yield found
 
 
@@ -267,6 +284,18 @@ def test_frames_of_a_guest(air: Air, bridged: bool) -> None:
     assert not through, "\n".join(through)
     assert not lost, "\n".join(lost)
     assert believed(air) == []
+
+
+def test_frames_of_a_guest_that_is_kept_apart(
+    hvtx: Program, world: lab.Namespace, bridged: bool
+) -> None:
+    """On an isolated network nothing at all comes to another guest, with rules and without."""
+    with laboratory(hvtx, world, "--isolate") as air:
+        for _ in range(2):
+            heard = {**air.send(HONEST), **air.send(FORGED)}
+            met = [key for key, at in heard.items() if "guest" in at]
+            assert met == []
+            lab.run("nft", "flush", "ruleset")
 
 
 def test_without_rules_all_of_them_arrive(air: Air, bridged: bool) -> None:

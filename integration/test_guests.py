@@ -48,6 +48,7 @@ class Stage:
         draft.write_text(json.dumps(orders))
         draft.rename(self.place / "orders.json")
         (self.place / "heard").write_text("")
+        (self.place / "heard").chmod(0o666)  # the VM's user writes it
 
     def heard(self) -> list[str]:
         """What the stand-in heard, but for the looks at its state."""
@@ -82,8 +83,8 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
         program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{bin_}:{os.environ['PATH']}")
     monkeypatch.setenv("HVTX_QEMU_ACCEL", "tcg")
-    monkeypatch.setenv("TALKER", str(tmp_path))
-    made = Stage(tmp_path)
+    made = Stage(lab.open_place())
+    monkeypatch.setenv("TALKER", str(made.place))
     yield made
     for vm in made.hvtx("vm", "ls", "--json").json()["vms"]:
         if vm["pid"]:

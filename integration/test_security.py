@@ -214,6 +214,8 @@ def test_what_is_kept_for_a_vm_is_its_owners(peopled: Program, tmp_path: Path) -
         *(run / "vms").iterdir(),
     ):
         assert path.lstat().st_mode & 0o777 == 0o700, path
+    marks = {path.name: path.lstat().st_mode & 0o777 for path in (run / "marks").iterdir()}
+    assert marks == {path.name: 0o600 for path in (run / "vms").iterdir()}
     for path in (tmp_path / "state").rglob("*"):
         assert path.is_dir() or path.lstat().st_mode & 0o777 == 0o600, path
 

@@ -348,9 +348,15 @@ def test_strangers_things_on_our_device(hvtx: Program) -> None:
     hvtx("gc", "--apply")
     assert "192.0.2.1" in lab.run("ip", "-o", "addr")
     lab.run("ip", "addr", "del", "192.0.2.1/32", "dev", device)
-    lab.run("tc", "qdisc", "add", "dev", device, "clsact")
+    for side in ("ingress", "egress"):  # beside the filter that is ours
+        theirs = ("dev", device, side, "pref", "7")
+        lab.run("tc", "filter", "add", *theirs, "bpf", "da", "bytecode", "1,6 0 0 4294967295")
+        assert hvtx.reasons("tap", device) == {("skip", "foreign-dependents")}
+        assert "foreign" in hvtx("gc", "--apply", "--json").out
+        lab.run("tc", "filter", "del", *theirs)
+    lab.run("tc", "qdisc", "replace", "dev", device, "root", "pfifo")
     assert hvtx.reasons("tap", device) == {("skip", "foreign-dependents")}
-    lab.run("tc", "qdisc", "del", "dev", device, "clsact")
+    lab.run("tc", "qdisc", "del", "dev", device, "root")
     hvtx("gc", "--apply")
     assert hvtx.is_clean()
 

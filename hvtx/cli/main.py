@@ -205,6 +205,7 @@ def settings(options: Mapping[str, Any]) -> Any:
     return Settings(
         group=value("group", "") or None,
         tap_user=value("tap_user", "") or None,
+        vm_user=value("vm_user", "auto"),
         history_lines=int(value("history_lines", "100000")),
         state_directory=os.path.abspath(value("state_dir", "/var/lib/hvtx")),
         run_directory=os.path.abspath(value("run_dir", "/run/hvtx")),
@@ -236,7 +237,7 @@ def _short(text: str) -> str:
 
 _KEYS = {
     *("state_dir", "run_dir", "firewall", "lock_timeout", "history_lines"),
-    *("group", "tap_user"),
+    *("group", "tap_user", "vm_user"),
 }
 _NUMBERS = {"lock_timeout", "history_lines"}
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hvtx.engine.units import Place
 
 _PATHS = ("state_dir", "run_dir", "config")
-_VALUES = ("firewall", "lock_timeout", "qemu_accel", "group", "tap_user")
+_VALUES = ("firewall", "lock_timeout", "qemu_accel", "group", "tap_user", "vm_user")
 
 root_option = click.option(
     "--root",

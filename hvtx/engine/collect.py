@@ -306,6 +306,9 @@ def _networks_locked(runtime: Runtime, acting: Sequence[Item], *, held: bool) ->
 def _need_privileges(runtime: Runtime, items: Sequence[Item]) -> None:
     """Refuse before anything is written if the host would refuse half-way."""
     privileges.need(devices=any(item.kind in (Kind.TAP, Kind.BRIDGE) for item in items))
+    for item in items:
+        if item.kind == Kind.FILE and item.action is Action.DELETE:
+            privileges.need_to_empty(item.key)
     rules = [item for item in items if item.kind in FIREWALL_KINDS or item.entry is not None]
     problem = privileges.legacy_problem() if rules else None
     if problem is None:

@@ -404,6 +404,7 @@ def record_vm(
         directory=wish.directory,
         autostart=wish.autostart,
         interfaces=(),
+        number=operation.id,  # which makes no other VM
     )
     records.add_vm(sql, vm, operation.id)
     fours, sixes = _addresses(wish, networks)

@@ -6,7 +6,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any, NamedTuple
 
 from hvtx.drivers.sysctl import read as read_setting
@@ -18,6 +18,7 @@ from hvtx.host.mounts import filesystem_of
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.hypervisors import base as hypervisors
 from hvtx.model.resource import Kind
+from hvtx.model.user import User
 from hvtx.planner.passage import Bridge, Drop, legacy_drops, nft_drops
 from hvtx.store import leases, records, reserve
 
@@ -270,6 +271,47 @@ def _hypervisors(runtime: Runtime) -> Iterator[Finding]:
         yield Finding("hypervisors", "ok", "what VMs run in is there")
 
 
+def _vm_user(runtime: Runtime) -> User | None:
+    settings = runtime.settings
+    return privileges.need_user(settings.vm_user, runtime.installation, settings.state_directory)
+
+
+def _users(runtime: Runtime) -> Iterator[Finding]:
+    """Whether VM processes run as another user than the store's, and what else shuts them in."""
+    from hvtx.host import seccomp, vmuser
+
+    wanted = runtime.settings.vm_user
+    try:
+        user = _vm_user(runtime)
+    except HvtxError as problem:
+        yield Finding("users", "error", f"no VM can start: {problem.message}", (), problem.hint)
+        return
+    if user is None:
+        words = "VM processes run as root: who breaks out of one rules this host"
+        hint = f'leave vm_user = "{wanted}" out of the configuration'
+        yield Finding("users", "warning", words, (f"vm_user is {wanted!r}",), hint)
+        return
+    binary = program.find(hypervisors.binary_names("qemu", os.uname().machine))
+    lacks = []
+    if not vmuser.may_make_networks():
+        lacks.append("no network namespace of its own: that takes CAP_SYS_ADMIN, and unshare")
+    if binary is not None and seccomp.sandbox_of(binary) is None:
+        lacks.append(f"no filter of system calls: {binary} was built without libseccomp")
+    with suppress(OSError):
+        mode = stat.S_IMODE(os.stat(tun.DEVICE).st_mode)
+        if mode & 0o006 != 0o006:
+            yield Finding(
+                "users", "warning",
+                f"only QEMU has a network: others may not open {tun.DEVICE} as their VM's user",
+                (f"mode {mode:04o}",), f"chmod 666 {tun.DEVICE}; QEMU is handed its devices open",
+            )  # fmt: skip
+    if lacks:
+        words = "QEMU is shut in less than it could be"
+        yield Finding("users", "warning", words, tuple(lacks), "see docs/privileges.md")
+    whom = "a user id of its own" if user.name is None else f"user {user.name}"
+    yield Finding("users", "ok", f"each VM process runs as {whom}, without capabilities")
+
+
 def _by_hypervisor(runtime: Runtime) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for vm in runtime.read(records.vms):
@@ -280,7 +322,11 @@ def _by_hypervisor(runtime: Runtime) -> dict[str, list[str]]:
 def _kvm(runtime: Runtime) -> Iterator[Finding]:
     from hvtx.engine.accelerators import judge
 
-    yield Finding("kvm", *judge(runtime.store.run_directory))
+    try:
+        user = _vm_user(runtime)
+    except HvtxError:
+        user = None  # another check tells
+    yield Finding("kvm", *judge(runtime.store.run_directory, user))
 
 
 def _forwarding(runtime: Runtime) -> Iterator[Finding]:
@@ -499,6 +545,7 @@ CHECKS: dict[str, Check] = {
     "netfilter": _netfilter,
     "iptables": _iptables,
     "hypervisors": _hypervisors,
+    "users": _users,
     "kvm": _kvm,
     "forwarding": _forwarding,
     "loopback": _loopback6,

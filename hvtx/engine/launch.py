@@ -28,6 +28,7 @@ from hvtx.host.logger import older
 from hvtx.hypervisors import base as hypervisors
 from hvtx.model.plan import Reason
 from hvtx.model.resource import Kind, Resource, State, only_flows_remain
+from hvtx.model.user import ROOT, User
 from hvtx.model.vm import Identity, Life, Liveness, Network, Publish, Vm
 from hvtx.model.vm import Operation as OpenOperation
 from hvtx.planner import provision
@@ -138,15 +139,16 @@ def start_vm(runtime: Runtime, name: str, *, verb: str = "start") -> Vm:
     vm = runtime.read(records.get_vm, name)
     _free_for_start(runtime, vm)
     vm = runtime.read(records.get_vm, name)
-    probes = process.probe(vm, runtime.store.run_directory)
+    probes = _probe(runtime, vm)
     refuse_ports(runtime, _ports_to_publish(vm))
     networks = _networks(runtime, vm)
     privileges.need_to_start(networks.values())
     _refuse_diverted(runtime, vm, networks)
     with begin(runtime, verb, vm=name) as (sql, operation):
-        rows = _intend(operation, sql, vm, networks)
+        vm, user = _with_user(operation, sql, vm, probes)
+        rows = _intend(operation, sql, vm, networks, user)
         _take_over_flows(operation, sql, vm)
-    _go(runtime, operation, vm, rows, networks, probes)
+    _go(runtime, operation, vm, rows, networks, probes, user)
     return vm
 
 
@@ -183,15 +185,47 @@ def run_vm(runtime: Runtime, wish: VmWish) -> Vm:
         _resolve(runtime, wish.name)  # an interrupted `run` is undone whole
     define.check_wish(runtime, wish)
     define.warn_of_disks(wish.kernel, wish.disks)
-    probes = process.probe(_draft(wish), runtime.store.run_directory)
+    probes = _probe(runtime, _draft(wish))
     networks = {network.id: network for network in define.take_networks(runtime, wish)}
     ensure_networks(runtime, networks.values())
     privileges.need_to_start(networks.values())
     with begin(runtime, "run", vm=wish.name) as (sql, operation):
         vm, rows = define.record_vm(operation, sql, wish, list(networks.values()), committed=False)
-        rows += _intend(operation, sql, vm, networks)
-    _go(runtime, operation, vm, rows, networks, probes, new=True)
+        vm, user = _with_user(operation, sql, vm, probes)
+        rows += _intend(operation, sql, vm, networks, user)
+    _go(runtime, operation, vm, rows, networks, probes, user, new=True)
     return vm
+
+
+def _probe(runtime: Runtime, vm: Vm) -> hypervisors.Probes:
+    """What is there for a start, with a user that processes of this VM can become."""
+    if vm.hypervisor == "external":
+        return process.probe(vm, runtime.store.run_directory)
+    settings = runtime.settings
+    user = privileges.need_user(settings.vm_user, runtime.installation, settings.state_directory)
+    return process.probe(vm, runtime.store.run_directory, user)
+
+
+def _with_user(
+    operation: Operation, sql: Any, vm: Vm, probes: hypervisors.Probes
+) -> tuple[Vm, User | None]:
+    """The VM with the number of its user id, and its user; None: hvtx's own.
+
+    The number is that of the operation that made it, or first started it where it was imported or
+    made by an earlier hvtx: no other VM's, now or later.
+    """
+    if vm.hypervisor == "external":
+        return vm, None
+    from hvtx.host import vmuser
+
+    runtime = operation.runtime
+    if not vm.number:
+        vm = vm._replace(number=operation.id)
+        records.set_vm(sql, vm)
+    user = vmuser.choose(runtime.settings.vm_user, runtime.installation, vm.number)
+    if user is not None and (probes.kvm or vm.hypervisor != "qemu"):
+        user = vmuser.with_kvm(user)
+    return vm, user
 
 
 def _resolve(runtime: Runtime, name: str) -> Plan:
@@ -267,7 +301,11 @@ def _refuse_diverted(runtime: Runtime, vm: Vm, networks: Mapping[str, Network]) 
 
 
 def _intend(
-    operation: Operation, sql: Any, vm: Vm, networks: Mapping[str, Network]
+    operation: Operation,
+    sql: Any,
+    vm: Vm,
+    networks: Mapping[str, Network],
+    user: User | None,
 ) -> list[Resource]:
     runtime = operation.runtime
     bridges = {}
@@ -291,6 +329,7 @@ def _intend(
         ],
         directory=run_directory(runtime, vm) if runs else None,
         process=runs,
+        user=user,
     )
     return operation.intend(
         sql, [want for want, _ in pairs], vm=vm.id, networks=[network for _, network in pairs]
@@ -304,6 +343,7 @@ def _go(
     rows: list[Resource],
     networks: Mapping[str, Network],
     probes: hypervisors.Probes,
+    user: User | None,
     *,
     new: bool = False,
 ) -> None:
@@ -317,11 +357,11 @@ def _go(
         refuse_others_ports(runtime, _ports_to_publish(vm))
         if process_row is not None:
             launch = render(vm, rows, networks, probes, run_directory(runtime, vm))
-            gate = _spawn(runtime, vm, launch)
+            gate = _spawn(runtime, vm, launch, user)
             identity = gate.identity
             try:
                 failpoint.reach("spawned")
-                noted = {**identity._asdict(), **_accelerator(probes)}
+                noted = {**identity._asdict(), **_accelerator(probes), "user": _shown(user)}
                 process_row = operation.note(process_row, noted)
                 failpoint.reach("registered")
                 gate.open()
@@ -346,6 +386,11 @@ def _go(
         raise
 
 
+def _shown(user: User | None) -> int | str:
+    """Whom the process runs as, as it is kept beside it."""
+    return ROOT if user is None else user.shown
+
+
 def _accelerator(probes: hypervisors.Probes) -> dict[str, str]:
     """What is kept of the choice beside the process that it was made for."""
     if probes.why is None:
@@ -354,7 +399,7 @@ def _accelerator(probes: hypervisors.Probes) -> dict[str, str]:
     return {"accelerator": name, "accelerator_reason": probes.why}
 
 
-def _spawn(runtime: Runtime, vm: Vm, launch: hypervisors.Launch) -> process.Gate:
+def _spawn(runtime: Runtime, vm: Vm, launch: hypervisors.Launch, user: User | None) -> process.Gate:
     log = log_path(runtime, vm)
     directory = os.path.dirname(log)
     try:
@@ -364,8 +409,8 @@ def _spawn(runtime: Runtime, vm: Vm, launch: hypervisors.Launch) -> process.Gate
             f"the log directory {directory} cannot be made: {problem.strerror}",
             hint="free or remount the disk, or choose another place with --state-dir",
         ) from problem
-    process.prepare(launch, run_directory(runtime, vm), log)
-    gate = process.spawn(launch, log, vm.name)
+    process.prepare(launch, run_directory(runtime, vm), log, user)
+    gate = process.spawn(launch, log, vm.name, user)
     warning = process.enter_scope(vm.name, *gate.pids)
     if warning:
         words = "".join(c if c.isprintable() else " " for c in warning)
@@ -571,7 +616,7 @@ def restart_vm(
     runtime.enter()
     runtime.lock("vm", name)
     vm = runtime.read(records.get_vm, name)
-    process.probe(vm, runtime.store.run_directory)
+    _probe(runtime, vm)
     own = {interface.network for interface in vm.interfaces}
     privileges.need_to_start(runtime.read(records.networks_by_id, own).values())
     try:

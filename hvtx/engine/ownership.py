@@ -101,9 +101,17 @@ def _of_tree(top: str, *, deep: bool, everything: bool = False) -> str | None:
                 problem = _of_entry(entry.path, seen)
                 if problem is not None:
                     return problem
-                if deep and is_directory:
+                if deep and is_directory and (everything or _holds_code(entry.name)):
                     todo.append(entry.path)
     return None
+
+
+def _holds_code(name: str) -> bool:
+    """Whether a directory of this name can be a package, or has the libraries of a wheel.
+
+    A checkout on the module path has others: its caches are not looked through.
+    """
+    return name.isidentifier() or name.endswith(".libs")
 
 
 def _of_entry(path: str, seen: os.stat_result) -> str | None:

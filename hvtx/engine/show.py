@@ -84,6 +84,7 @@ def describe_vm(
         "accelerator_reason": started.get("accelerator_reason"),
         "hypervisor": vm.hypervisor,
         "pid": pid,
+        "user": started.get("user"),
         "autostart": vm.autostart,
         "memory": vm.memory,
         "cpus": vm.cpus,
@@ -185,17 +186,20 @@ def log_document(name: str, paths: Sequence[str]) -> dict[str, Any]:
     return {"schema": "hvtx/logs/1", "vm": name, "path": paths[-1], "lines": lines if text else []}
 
 
-def open_log(path: str) -> BinaryIO:
-    """A file of :func:`vm_log`, which is a regular one; raises OSError."""
-    return os.fdopen(paths.open_regular(path), "rb")
+def open_log(path: str) -> BinaryIO | None:
+    """A file of :func:`vm_log`, a regular one; None if its logger has renamed it just now."""
+    try:
+        return os.fdopen(paths.open_regular(path), "rb")
+    except FileNotFoundError:
+        return None
 
 
 def _bytes_of(path: str) -> bytes:
-    try:
-        with open_log(path) as log:
-            return log.read()
-    except FileNotFoundError:  # its logger has renamed it just now
+    log = open_log(path)
+    if log is None:
         return b""
+    with log:
+        return log.read()
 
 
 def console_document(name: str, directory: str, socket: str | None, log: str) -> dict[str, Any]:

@@ -8,11 +8,14 @@ have an order, and what moved between two of them is looked at again (docs/adr/0
 2. the host: links, addresses, firewalls;
 3. the record, all of it in one moment: rows, operations, VMs, networks, tombstones;
 4. once more what is on record as removed and was still seen, and what is on record and was not:
-   devices by their index, firewalls and addresses where an operation moved the row since 1;
+   devices by their index, firewalls and addresses where an operation moved the row since 1; and
+   all that an operation was at which has died since 1;
 5. files, processes, holders of devices;
 6. the record once more, if it changed since 3: of what an operation moved or works on by now,
    nothing is concluded. An operation of 3 whose lock is free was interrupted only if it is still
    open here.
+
+What is looked at again and what is doubtful is chosen in ``planner/looks.py``.
 """
 
 from __future__ import annotations

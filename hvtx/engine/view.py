@@ -19,7 +19,7 @@ from functools import wraps
 from typing import Any, ParamSpec
 
 from hvtx.engine import guests, show
-from hvtx.engine.runtime import Runtime, Settings, numeric_id, process_facts
+from hvtx.engine.runtime import Runtime, Settings, process_facts
 from hvtx.errors import HvtxError, NotPermitted, UsageError
 from hvtx.host import procfs
 from hvtx.model.mark import without_marks
@@ -66,6 +66,8 @@ def place_of(settings: Settings) -> Place:
 
 def _group_id(group: str) -> int:
     if group.isascii() and group.isdigit():
+        from hvtx.host.vmuser import numeric_id
+
         return numeric_id("group", group)
     import grp
 
@@ -306,10 +308,12 @@ class ViewSource:
 
 
 def _vm_of(fields: Sequence[Any]) -> Vm:
-    interfaces = tuple(
-        Interface._make((*i[:6], tuple(Publish(*port) for port in i[6]))) for i in fields[-1]
+    told: dict[str, Any] = dict(zip(Vm._fields, fields, strict=False))  # an older view tells less
+    told["interfaces"] = tuple(
+        Interface._make((*i[:6], tuple(Publish(*port) for port in i[6])))
+        for i in told["interfaces"]
     )
-    return Vm._make((*fields[:-1], interfaces))
+    return Vm(**told)
 
 
 def _row_of(

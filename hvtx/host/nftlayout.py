@@ -65,8 +65,6 @@ class Skeleton(NamedTuple):
     chains: tuple[Chain, ...]
 
 
-_AMONG = "meta pkttype host iifname @bridges oifname @bridges"
-
 _INET = Skeleton(
     {
         "bridges": "set|type ifname;",
@@ -171,18 +169,31 @@ _INET = Skeleton(
                 "ip6 daddr . oifname @guests6 drop",
             ),
         ),
+        # The host would ask a bridge for each address of a subnet that a guest sends to through
+        # it. What is bridged comes here too (br_netfilter), so others' ports are only slowed down.
+        Chain(
+            "between",
+            "",
+            (
+                "ip daddr . oifname @guests4 goto inward",
+                "ip6 daddr . oifname @guests6 goto inward",
+                "limit rate over 20/second burst 50 packets drop",
+                "goto inward",
+            ),
+        ),
+        Chain(
+            "inward",
+            "",
+            ("iifname . oifname vmap @within", "oifname @nat_bridges drop"),
+        ),
         Chain(
             "forward",
             "type filter hook forward priority 0; policy accept;",
             (
                 "ct state established,related accept",
                 "ct status dnat accept",
-                # the host would ask the bridge for each: a subnet's worth of neighbours
-                # (where br_netfilter shows bridged frames here: not of those to many, or of fe80)
-                f"{_AMONG} ip daddr . oifname != @guests4 drop",
-                f"{_AMONG} ip6 daddr != fe80::/10 ip6 daddr . oifname != @guests6 drop",
-                "iifname . oifname vmap @within",
-                "oifname @nat_bridges drop",
+                "iifname @bridges oifname @bridges meta pkttype host goto between",
+                "goto inward",
             ),
         ),
     ),

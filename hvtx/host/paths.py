@@ -86,12 +86,28 @@ class _Walk:
     def down(self, name: str) -> None:
         """Enter what has that name and is a directory; raises OSError."""
         place = os.path.dirname(self.directory) if name == ".." else self.below(name)
+        self.enter(self._open(name), place)
+
+    def enters(self, name: str, *, make: bool) -> bool:
+        """Enter a directory of that name, made if it is not there; False if it is none."""
         try:
-            descriptor = os.open(name, _DIRECTORY, dir_fd=self.descriptor)
+            descriptor = self._open(name)
+        except NotADirectoryError:  # a link, too
+            return False
+        except FileNotFoundError:
+            if not make:
+                raise
+            make_directory(name, PARENTS, dir_fd=self.descriptor)
+            descriptor = self._open(name)
+        self.enter(descriptor, self.below(name))
+        return True
+
+    def _open(self, name: str) -> int:
+        try:
+            return os.open(name, _DIRECTORY, dir_fd=self.descriptor)
         except OSError as problem:
-            problem.filename = place
+            problem.filename = self.below(name)
             raise
-        self.enter(descriptor, place)
 
     def follow(self, name: str, seen: os.stat_result) -> str:
         """Where a link leads, if it may be followed; raises UnsafeError."""
@@ -141,26 +157,23 @@ def _walk(walk: _Walk, *, make: bool = False) -> str:
         if name == "..":
             walk.down(name)
             continue
+        if todo and walk.enters(name, make=make):
+            continue
         try:
             seen = os.stat(name, dir_fd=walk.descriptor, follow_symlinks=False)
-        except FileNotFoundError as problem:
-            if not todo:
-                return name
-            problem.filename = walk.below(name)
-            if not make:
+        except FileNotFoundError:
+            if todo:
                 raise
-            make_directory(name, PARENTS, dir_fd=walk.descriptor)
-            walk.down(name)
-            continue
-        if stat.S_ISLNK(seen.st_mode):
-            links += 1
-            if links > _LINKS:
-                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), walk.named)
-            todo += _parts(walk.follow(name, seen))
-        elif todo:
-            walk.down(name)
-        else:
             return name
+        if not stat.S_ISLNK(seen.st_mode):
+            if todo:
+                walk.down(name)  # it was replaced meanwhile, or it is no directory
+                continue
+            return name
+        links += 1
+        if links > _LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), walk.named)
+        todo += _parts(walk.follow(name, seen))
     return "."
 
 

@@ -66,7 +66,11 @@ def only_flows_remain(row: Resource) -> bool:
     return row.state == State.RELEASING and FLOWS in row.observed
 
 
-class TapSpec(TypedDict):
+class _Owned(TypedDict, total=False):
+    owner: int  # user id of the VM's process; absent where that is hvtx's own, or not known
+
+
+class TapSpec(_Owned):
     """A persistent TAP device, a port of ``bridge``."""
 
     device: str
@@ -152,6 +156,7 @@ class ProcessObserved(TypedDict, total=False):
     pidns: int
     accelerator: str  # "kvm" or "tcg"; absent for others than QEMU, and in older records
     accelerator_reason: str
+    user: int | str  # whom it runs as: an id of its own, or a name; absent in older records
 
 
 class FileSpec(TypedDict):

@@ -148,6 +148,7 @@ def _vm(row: tuple[Any, ...], interfaces: Iterable[Interface]) -> Vm:
         directory=spec["directory"],
         autostart=bool(row[4]),
         interfaces=tuple(interfaces),
+        number=spec.get("number", 0),
     )
 
 
@@ -243,6 +244,8 @@ def _spec(vm: Vm) -> str:
         "command": list(vm.command),
         "directory": vm.directory,
     }
+    if vm.number:
+        spec["number"] = vm.number
     return json.dumps(spec)
 
 

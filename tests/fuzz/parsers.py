@@ -25,6 +25,7 @@ from hvtx.host import (
     api,
     capabilities,
     conntrack,
+    holder,
     kvm,
     libnftables,
     mounts,
@@ -453,6 +454,13 @@ def listed_access(data: bytes) -> None:
     assert whole or words, "a list that is not understood lets nobody in"
 
 
+def described(command: list[str]) -> None:
+    """Who holds a lock, in words that a person may see."""
+    told = holder.command_of(command)
+    assert told.isprintable()
+    assert "\n" not in told
+
+
 def installation(data: bytes) -> None:
     """The store of another installation."""
     assert isinstance(backup.installation_at(file_of(data, "hvtx.db")), str)
@@ -645,7 +653,7 @@ PARSERS: dict[str, Parser] = {
     "netlink acknowledgements": Parser(answered, conversations(), GARBLED, ("host.netlink.Channel.transact",)),
     "links": Parser(
         every_link, several(sample("links")), GARBLED,
-        ("host.links._link", "host.links._number", "host.links._what_it_is", "host.links._tun"),
+        ("host.links.Links.all", "host.links._link", "host.links._number", "host.links._what_it_is", "host.links._tun"),
         lambda n: sample("links") * n,
     ),
     "owners of tun devices": Parser(
@@ -794,6 +802,11 @@ PARSERS: dict[str, Parser] = {
         mutated([b"pos:\t0\nflags:\t0100002\nmnt_id:\t25\nino:\t9\niff:\ttap0\n"]),
         (),
         ("host.procfs.device_in",),
+    ),
+    "command lines": Parser(
+        lambda text: described(text.split("\0")),
+        texts(("/usr/bin/python3\0-m\0hvtx\0--state-dir\0/s\0vm\0run\0web\0--append\0x", "sleep\0600"), "\0"), (),
+        ("host.holder.command_of",), lambda n: "hvtx\0" + "--a\0b\0" * n,
     ),
     "mountinfo": Parser(
         lambda text: mounts.find_filesystem(text, "/mnt/a b"), texts((MOUNTS,)), (), ("host.mounts.find_filesystem",),

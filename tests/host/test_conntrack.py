@@ -346,5 +346,5 @@ def test_a_flow_in_an_unknown_form_proves_nothing(kernel: Kernel, wrong: bytes) 
 
 def test_what_is_no_flow_of_ip_is_passed_over() -> None:
     with pytest.raises(ValueError, match="cannot be read"):
-        parse(b"")
+        parse(b"")  # it might be anybody's
     assert parse(struct.pack("=BBH", 7, 0, 0)) is None
