@@ -46,6 +46,7 @@ from typing import Any, NamedTuple
 from hvtx.errors import UsageError
 from hvtx.host.netlink import attribute_map
 from hvtx.host.nfnetlink import ACCEPT, GOTO, Piece, verdict
+from hvtx.model.resource import FLOWS
 
 FAMILIES = ("inet", "bridge")
 
@@ -353,7 +354,6 @@ _BRIDGE = Skeleton(
 
 SKELETONS: Mapping[str, Skeleton] = {"inet": _INET, "bridge": _BRIDGE}
 PASSING = frozenset({("bridge", "seen6")})  # sets that packets fill: nothing in them is a row's
-FLOWS = 16384  # tracked connections of a guest, where its row does not say
 
 
 def table_name(installation: str) -> str:
