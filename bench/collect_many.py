@@ -24,7 +24,7 @@ from bench.population import World, make_world
 from hvtx.engine import collect
 from hvtx.engine.runtime import Runtime
 from hvtx.host import tun
-from hvtx.host.links import IFF_NO_PI, IFF_TAP
+from hvtx.host.tun import IFF_NO_PI, IFF_TAP
 
 _INSIDE = "HVTX_BENCH_INSIDE"
 _SERIAL = 100  # devices of the comparison: each takes 15 to 20 ms

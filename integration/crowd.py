@@ -100,8 +100,8 @@ class Crowd:
 
     def __init__(self, base: Path, seed: int, *, firewall: str, subnet: str = "10.77.0") -> None:
         self.base, self.seed, self.subnet = base, seed, subnet
-        self.reports = base / "reports"
-        self.reports.mkdir(parents=True)
+        base.mkdir(parents=True, exist_ok=True)
+        self.reports = lab.open_place()  # each guest is a user of its own
         self.hvtx = Forked(
             HVTX_FIREWALL=firewall,
             HVTX_LOCK_TIMEOUT="120",

@@ -1,7 +1,7 @@
 """A guest for tests: the process of a `command` VM, with a network namespace as its inside.
 
 Run as ``hvtx vm create … -- python integration/guest.py``. It opens its TAP devices as a hypervisor
-does, gives itself a network namespace with one interface per TAP (``eth0``, ``eth1`` …) that carries
+does, gives itself a user and a network namespace with one interface per TAP (``eth0``, ``eth1`` …) that carries
 the leased MAC and addresses, and moves frames between the two. Ordinary tools run inside by
 ``nsenter -t PID -n``. Everything that it needs to know is in its ``HVTX_*`` environment.
 """
@@ -18,7 +18,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-CLONE_NEWNET = 0x40000000
+CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
 
 
@@ -66,12 +66,21 @@ def pump(pairs: list[tuple[int, int]]) -> None:
                         os.write(other[source], frame)
 
 
+def enter() -> None:
+    """Become root of a user namespace, where a VM's user may have a network namespace."""
+    user = os.getuid()
+    flags = CLONE_NEWNET | (CLONE_NEWUSER if user else 0)
+    if ctypes.CDLL(None, use_errno=True).unshare(flags):
+        raise OSError(ctypes.get_errno(), "unshare")
+    if user:
+        Path("/proc/self/uid_map").write_text(f"0 {user} 1")
+
+
 def main() -> None:
     """Become the guest."""
     numbers = [n for n in range(1, 9) if told("TAP", n)]
     outer = [tap(told("TAP", n)) for n in numbers]
-    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET):
-        raise OSError(ctypes.get_errno(), "unshare")
+    enter()
     Path("/proc/sys/net/ipv6/conf/default/accept_ra").write_text("0")
     inner = [tap(f"eth{n - 1}") for n in numbers]
     ip("link", "set", "lo", "up")

@@ -5,14 +5,17 @@ Nothing here touches the namespace that the tests were started in.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +62,17 @@ def run(*argv: str, check: bool = True, stdin: str | None = None, timeout: float
             f"{' '.join(argv)}: exit {done.returncode}\n{done.stdout}{done.stderr}"
         )
     return done.stdout
+
+
+def open_place() -> Path:
+    """A new directory in which everybody may write; it is removed when this process ends.
+
+    (pytest's own are closed, and every run of it closes them again.)
+    """
+    place = Path(tempfile.mkdtemp(prefix="hvtx-test-"))
+    place.chmod(0o777)
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    return place
 
 
 def end(pid: int) -> None:

@@ -12,7 +12,11 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
 
+import pytest
+
 from hvtx.cli.main import run
+from hvtx.engine.ownership import problem_of_program
+from hvtx.engine.systemd import program_path
 from hvtx.host import failpoint
 
 
@@ -97,13 +101,28 @@ class Forked(Program):
         out, err = os.memfd_create("out"), os.memfd_create("err")
         pid = os.fork()
         if pid == 0:
-            child(arguments, {**self.environment, **environment}, out, err)
+            child(arguments, {**self.environment, **environment}, *self.enter(out, err))
         _, status = os.waitpid(pid, 0)
         ran = Ran(os.waitstatus_to_exitcode(status), text_of(out), text_of(err))
         if code is not None and ran.code != code:
             words = " ".join(arguments)
             raise AssertionError(f"hvtx {words}: exit {ran.code}, not {code}\n{ran.out}{ran.err}")
         return ran
+
+    def enter(self, out: int, err: int) -> tuple[int, int]:
+        """In the child, before anything else: where it is to run; where its output goes."""
+        return out, err
+
+
+def installer(monkeypatch: pytest.MonkeyPatch, **environment: str) -> Program:
+    """A program whose `systemd install` works in a checkout that is not root's, too.
+
+    It refuses what others than root could change, and whoever owns the checkout could.
+    """
+    if problem_of_program(program_path("")) is None:
+        return Program(**environment)
+    monkeypatch.setattr("hvtx.engine.systemd.refuse_changeable", lambda _: None)
+    return Forked(**environment)
 
 
 def child(arguments: Sequence[str], environment: Mapping[str, str], out: int, err: int) -> NoReturn:

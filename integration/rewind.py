@@ -30,8 +30,9 @@ from hvtx.drivers.bridge import BridgeDriver
 from hvtx.drivers.tap import TapDriver
 from hvtx.errors import HvtxError
 from hvtx.host import libnftables, procfs, tun, xtables
-from hvtx.host.links import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, Links
+from hvtx.host.links import Links
 from hvtx.host.netlink import Channel
+from hvtx.host.tun import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR
 from hvtx.model.resource import Resource
 from integration import lab
 from integration.state import Eye, Raw, Seen, identity, lives, offspring, settle

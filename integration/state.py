@@ -280,7 +280,8 @@ def _inside(raw: Raw) -> dict[str, Any]:
         if row["kind"] == "process" and "pid" in seen:
             seen = {"alive": (seen["pid"], seen["start"]) in raw.alive}
         return {
-            **{key: row[key] for key in ("kind", "key", "state", "mark", "spec")},
+            **{key: row[key] for key in ("kind", "key", "state", "mark")},
+            "spec": {k: "<user>" if k == "owner" and isinstance(v, int) else v for k, v in row["spec"].items()},
             "observed": seen, "operation": open_.get(row["operation"], "ended"),
             "life": lives_[row["life"]], "vm": row["vm"], "network": row["network"],
         }  # fmt: skip
@@ -296,7 +297,8 @@ def _inside(raw: Raw) -> dict[str, Any]:
                  for i in rows["life"]],
         "operation": sorted({(open_[o["id"]], o["verb"], o["vm"] or "", o["network"] or "",
                               lives_[o["life"]]) for o in rows["operation"] if o["id"] in open_}),
-        "vm": [{**v, "operation": open_.get(v["operation"], v["operation"] and "ended")}
+        "vm": [{**v, "operation": open_.get(v["operation"], v["operation"] and "ended"),
+                "spec": {k: x for k, x in json.loads(v["spec"]).items() if k != "number"}}
                for v in sorted(rows["vm"], key=lambda v: v["name"])],
         "network": [{**n, "operation": open_.get(n["operation"], n["operation"] and "ended")}
                     for n in sorted(rows["network"], key=lambda n: n["name"])],

@@ -87,8 +87,20 @@ def become(link: socket.socket, word: str, seconds: float) -> None:
         link.sendall(json.dumps(event).encode() + b"\r\n")
 
 
+def lie(link: socket.socket, once: str, again: str) -> None:
+    """Say what no hypervisor says: a thing, and then another one again and again."""
+    with contextlib.suppress(OSError):
+        link.sendall(once.encode("latin-1"))
+        for _ in range(2000):
+            link.sendall(again.encode("latin-1"))
+            time.sleep(0.02)
+
+
 def talk_qmp(link: socket.socket) -> None:
     """One client of QMP."""
+    if "lie" in orders():
+        lie(link, *orders()["lie"])
+        return
     while orders().get("hang"):
         time.sleep(0.05)
     link.sendall(json.dumps(GREETING).encode() + b"\r\n")
@@ -122,6 +134,9 @@ def serve_qmp(server: socket.socket) -> None:
 def answer_http(link: socket.socket) -> None:
     """One client of an HTTP server that keeps its connections open, as both do."""
     link.settimeout(30)
+    if "lie" in orders():
+        lie(link, *orders()["lie"])
+        return
     while request := link.recv(65536):
         while orders().get("hang"):
             time.sleep(0.05)

@@ -73,7 +73,9 @@ class Fake:
 
     def __init__(self, directory: Path, behaviour: str, monkeypatch: pytest.MonkeyPatch) -> None:
         directory.mkdir()
-        self.calls = directory / "calls"
+        self.calls = lab.open_place() / "calls"
+        self.calls.touch()
+        self.calls.chmod(0o666)
         self.path = directory / "qemu-system-x86_64"
         note = f'echo "$$ $*" >>{self.calls}'
         self.path.write_text(f'#!/bin/sh\n{note}\n{behaviour}\nexec {QEMU} "$@"\n')

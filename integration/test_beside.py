@@ -192,6 +192,43 @@ def test_what_died_half_way_is_still_found(hvtx: Forked) -> None:
     assert hvtx.is_clean()
 
 
+def acting(output: str) -> set[tuple[str, str, str]]:
+    """Action, reason and kind of what a plan would do."""
+    items = json.loads(output)["items"]
+    return {(i["action"], i["reason"], i["kind"]) for i in items if i["action"] != "skip"}
+
+
+def test_what_went_with_its_operation_is_not_to_be_deleted(hvtx: Forked) -> None:
+    """Seen by the dump, removed by a stop that is killed then: there is only its record to close."""
+    with (
+        stopped("vm", "stop", "web", at="releasing:stop,removed:kill") as stop,
+        stopped("gc", "--plan", "--json", at="dumped:stop") as plan,
+    ):
+        assert stop.go_on() < 0
+        plan.go_on()
+    found = acting(plan.output)
+    assert {(action, reason) for action, reason, _ in found} == {("forget", "already-gone")}
+    assert {"tap", "publish"} <= {kind for _, _, kind in found}
+
+
+@pytest.mark.parametrize("point", ["registered", "opened"])
+def test_a_process_that_was_noted_meanwhile_is_not_dead(hvtx: Forked, point: str) -> None:
+    """The record knew of none, and who noted it is killed: `opened`, and the VM runs by now."""
+    with (
+        stopped("vm", "start", "idle", at=f"spawned:stop,{point}:kill") as start,
+        stopped("gc", "--plan", "--json", at="read:stop") as plan,
+        stopped("gc", "--apply", "--json", at="read:stop") as gc,
+    ):
+        assert start.go_on() < 0
+        plan.go_on()
+        assert gc.go_on() == 0, gc.output
+    assert (acting(plan.output), acting(gc.output)) == (set(), set())
+    assert hvtx.plan()  # the next one knows
+    hvtx("gc", "--apply")
+    assert hvtx.vm("idle")["state"] == ("running" if point == "opened" else "defined")
+    assert hvtx.is_clean()
+
+
 def test_a_leftover_that_somebody_removed_is_not_told_as_removed(hvtx: Forked) -> None:
     """Of what is gone when gc comes to it, gc did not remove it."""
     device = hvtx.device("bare")

@@ -7,10 +7,11 @@ import re
 import pytest
 
 from hvtx.host import conntrack
+from hvtx.host.conntrack import Door
 from hvtx.model.vm import Publish
 from integration import lab
 
-GUEST4, GUEST6 = "10.77.0.2", "fd77::2"
+GUEST4, GUEST6 = GUESTS = "10.77.0.2", "fd77::2"
 HEAD4 = bytes([2, 0, 0, 0])  # struct nfgenmsg of IPv4
 
 
@@ -105,7 +106,7 @@ def test_many_addresses_at_once() -> None:
 def test_nothing_tracked_is_nothing_to_do() -> None:
     assert conntrack.flush([GUEST4, GUEST6]) == 0
     assert conntrack.flush([]) == 0
-    assert conntrack.flush_ports([Publish("udp", None, 53, 53)]) == 0
+    assert conntrack.flush_ports([Door(Publish("udp", None, 53, 53), (GUEST4,))]) == 0
 
 
 def test_flush_ports_ends_flows_to_the_hosts_own_ports_only() -> None:
@@ -113,13 +114,16 @@ def test_flush_ports_ends_flows_to_the_hosts_own_ports_only() -> None:
     lab.run("ip", "addr", "add", "2001:db8:113::1/64", "dev", "lo", "nodad")
     gone = (
         udp("198.51.100.9", "203.0.113.1", 8080),
-        udp("198.51.100.8", "203.0.113.1", 8080, "--dst-nat", f"{GUEST4}:80"),
+        udp("198.51.100.8", "203.0.113.1", 8080, "--dst-nat", "10.77.0.9:80"),  # another's
+        udp("198.51.100.7", "203.0.113.1", 8080, "--dst-nat", f"{GUEST4}:81"),  # another port
         udp("127.0.0.1", "127.0.0.1", 8080),
         udp("2001:db8::9", "2001:db8:113::1", 8080),
     )
     stay = (
         udp("198.51.100.9", "203.0.113.1", 8081),
         udp("10.77.0.20", "198.51.100.1", 8080),  # passes through
+        udp("198.51.100.6", "203.0.113.1", 8080, "--dst-nat", f"{GUEST4}:80"),  # as it should
+        udp("2001:db8::6", "2001:db8:113::1", 8080, "--dst-nat", f"[{GUEST6}]:80"),
         ("-p", "tcp", "-s", "198.51.100.9", "-d", "203.0.113.1", "--sport", "1", "--dport",
          "8080", "--state", "ESTABLISHED", "-u", "SEEN_REPLY"),
     )  # fmt: skip
@@ -128,8 +132,18 @@ def test_flush_ports_ends_flows_to_the_hosts_own_ports_only() -> None:
     before = flows()
     for words in gone:
         insert(*words)
-    assert conntrack.flush_ports([Publish("udp", None, 8080, 80)]) == len(gone)
+    assert conntrack.flush_ports([Door(Publish("udp", None, 8080, 80), GUESTS)]) == len(gone)
     assert flows() == before
+
+
+def test_flows_of_a_family_that_the_guest_does_not_have_stay() -> None:
+    """Nothing translates them, so there would be more and more of them."""
+    lab.run("ip", "addr", "add", "203.0.113.1/24", "dev", "lo")
+    lab.run("ip", "addr", "add", "2001:db8:113::1/64", "dev", "lo", "nodad")
+    insert(*udp("198.51.100.9", "203.0.113.1", 8080))
+    insert(*udp("2001:db8::9", "2001:db8:113::1", 8080))
+    assert conntrack.flush_ports([Door(Publish("udp", None, 8080, 80), (GUEST4,))]) == 1
+    assert {flow[1] for flow in flows()} == {"src=2001:db8::9"}
 
 
 @pytest.mark.parametrize(
@@ -142,5 +156,5 @@ def test_flush_ports_honours_the_host_address(host_ip: str, ended: int) -> None:
     insert(*udp("198.51.100.9", "203.0.113.1", 8080))
     insert(*udp("198.51.100.9", "203.0.113.2", 8080))
     insert(*udp("2001:db8::9", "2001:db8:113::1", 8080))
-    assert conntrack.flush_ports([Publish("udp", host_ip, 8080, 80)]) == ended
+    assert conntrack.flush_ports([Door(Publish("udp", host_ip, 8080, 80), GUESTS)]) == ended
     assert len(flows()) == 3 - ended

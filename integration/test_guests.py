@@ -18,7 +18,7 @@ import pytest
 
 from hvtx.drivers import process
 from hvtx.engine import launch
-from hvtx.host import asking, qmp
+from hvtx.host import asking, qmp, talk
 from integration import lab, talker, witness
 from integration.program import Forked, preload
 from integration.test_process import needs_qemu, until
@@ -48,6 +48,7 @@ class Stage:
         draft.write_text(json.dumps(orders))
         draft.rename(self.place / "orders.json")
         (self.place / "heard").write_text("")
+        (self.place / "heard").chmod(0o666)  # the VM's user writes it
 
     def heard(self) -> list[str]:
         """What the stand-in heard, but for the looks at its state."""
@@ -82,8 +83,8 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
         program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{bin_}:{os.environ['PATH']}")
     monkeypatch.setenv("HVTX_QEMU_ACCEL", "tcg")
-    monkeypatch.setenv("TALKER", str(tmp_path))
-    made = Stage(tmp_path)
+    made = Stage(lab.open_place())
+    monkeypatch.setenv("TALKER", str(made.place))
     yield made
     for vm in made.hvtx("vm", "ls", "--json").json()["vms"]:
         if vm["pid"]:
@@ -295,9 +296,9 @@ def test_who_does_not_answer_is_unknown_and_keeps_nobody_waiting(stage: Stage) -
     directory = Path(os.environ["HVTX_RUN_DIR"]).glob("*/vms/*")
     (room,) = [str(path) for path in directory]
     until(lambda: stage.hvtx.vm("web")["guest"] == "running", "running", 20)
-    with qmp.connect(room, "qmp.sock", 10):  # a person's client: ours is another socket
+    with talk.connect(room, "qmp.sock", 10):  # a person's client: ours is another socket
         assert stage.hvtx.vm("web")["guest"] == "running"
-    with qmp.connect(room, "monitor.sock", 10) as holder:
+    with talk.connect(room, "monitor.sock", 10) as holder:
         holder.recv(1)
         assert stage.hvtx.vm("web")["guest"] == "unknown"
     os.unlink(f"{room}/monitor.sock")  # as of a VM that an earlier hvtx started
@@ -437,6 +438,66 @@ def test_a_hypervisor_that_does_not_answer_is_told_and_ended(
     assert stage.heard() == ["TERM"]
 
 
+LIES = {  # once, again; tests/host/test_lies.py has many more of them
+    "qemu": (
+        ('{"QMP": {}}\r\n{"error": "no"}\r\n', ""),
+        ('{"QMP": {}}\r\n{"return": ' + "[" * 99_999 + "\r\n", ""),
+        ("", " "),
+        ('{"QMP": {}}\r\n', '{"event": "STOP"}\r\n' * 99),
+        ('{"QMP": {}}\r\n{"return": {}}\r\n{"return": {"status": "\\ud800"}}\r\n', ""),
+    ),
+    "cloud-hypervisor": (
+        ("HTTP/1.1 200 \r\nContent-Length: 19\r\n\r\n" + '{"state": "\\ud800"}', ""),
+        ("HTTP/1.1 ", "2"),
+        ("HTTP/1.1 200 \r\n", "X: y\r\n"),
+        ("HTTP/1.1 500 \r\nContent-Length: 999999999999\r\n\r\n", " "),
+    ),
+}
+
+
+@pytest.mark.parametrize("hypervisor", LIES)
+def test_a_hypervisor_that_lies_is_shown_and_ended(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, hypervisor: str
+) -> None:
+    """It is never up by its lies; where it lies later, it is unknown, and ends as any other."""
+    stage.create(hypervisor)
+    monkeypatch.setattr(process, "_ASK_SECONDS", (0.1, 0.1))
+    for told in LIES[hypervisor]:
+        with monkeypatch.context() as short:
+            short.setattr(launch, "READY_SECONDS", 0.5)
+            stage.orders(lie=told)
+            with witness.undone():
+                stage.hvtx("vm", "start", "web", code=6)
+        stage.orders()
+        stage.hvtx("vm", "start", "web")
+        stage.orders(lie=told)
+        assert stage.hvtx.vm("web")["guest"] == "unknown"
+        stage.hvtx("vm", "stop", "web", "--timeout", "0.2")
+        assert stage.heard()[-1] == "TERM"
+        assert stage.hvtx.vm("web")["state"] == "defined"
+    assert stage.hvtx.is_clean()
+
+
+@pytest.mark.parametrize("hypervisor", ["qemu", "cloud-hypervisor"])
+def test_a_link_to_the_socket_of_another_vm_is_not_followed(stage: Stage, hypervisor: str) -> None:
+    """Who breaks out of a VM has no other one powered down in its place."""
+    stage.up(hypervisor)
+    stage.create(hypervisor, "other")
+    stage.hvtx("vm", "start", "other")
+    ids = {name: stage.hvtx.vm(name)["id"] for name in ("web", "other")}
+    rooms = {str(path) for path in Path(os.environ["HVTX_RUN_DIR"]).glob("*/vms/*")}
+    (own,) = (room for room in rooms if ids["web"] in room or room.endswith("/web"))
+    (theirs,) = rooms - {own}
+    for name in ("qmp.sock", "monitor.sock", "api.sock"):
+        if os.path.exists(f"{own}/{name}"):
+            os.unlink(f"{own}/{name}")
+            os.symlink(f"{theirs}/{name}", f"{own}/{name}")
+    stage.orders()
+    stage.hvtx("vm", "stop", "web")
+    assert stage.heard() == ["TERM"]
+    assert stage.hvtx.vm("other")["state"] == "running"
+
+
 def test_a_program_that_takes_its_time_is_waited_for_aloud(stage: Stage) -> None:
     slow = "trap 'sleep 1.5; exit' TERM; echo up; while :; do sleep 0.1; done"
     stage.hvtx("vm", "run", "slow", "--network", "net", "--", "sh", "-c", slow)
@@ -490,7 +551,7 @@ def test_a_real_guest_panics(real: tuple[Forked, str]) -> None:
     hvtx, room = real
     with qmp.Qmp(room, "qmp.sock", 30) as person:
         person.execute("set-action", {"panic": "pause"})
-    with qmp.connect(room, "console.sock", 30) as console:
+    with talk.connect(room, "console.sock", 30) as console:
         console.sendall(b"x")
         becomes(hvtx, "panicked")
     assert "kernel panicked" in hvtx("vm", "show", "web").out

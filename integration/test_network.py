@@ -18,9 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from integration import firewall_contract, lab, test_firewall
+from integration import lab
 from integration.firewall_contract import (
-    Wire,
     bridged_frames_see_iptables,
     ether,
     inside,
@@ -276,40 +275,6 @@ def test_loopback_services_of_the_host_stay_private(hvtx: Program, world: lab.Na
         assert not host_hears(sender, source, "127.8.8.8", macs)
         assert not host_hears(sender, "127.0.0.1", GATEWAY4, macs)
     assert unreachable(world, None, "tcp", HOST4, 8080, 8080, listen="127.0.0.1")
-
-
-def test_frames_of_a_guest(hvtx: Program, bridged: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is its own arrives, what is not does not: MAC, IP, ARP, ND, RA, DHCP servers."""
-    make_network(hvtx)
-    one, two = run(hvtx, "one"), run(hvtx, "two")
-    bridge = hvtx("network", "show", "net", "--json").json()["bridge"]
-    (shown,) = json.loads(lab.run("ip", "-j", "addr", "show", bridge))
-    link_local = next(a["local"] for a in shown["addr_info"] if a["local"].startswith("fe80:"))
-    for module in (test_firewall, firewall_contract):
-        monkeypatch.setattr(module, "GATEWAY_LINK", link_local)
-        monkeypatch.setattr(module, "BRIDGE_MAC", shown["address"])
-    honest, forged = dict(test_firewall.HONEST), dict(test_firewall.FORGED)
-    forged["link-local of the gateway"] = test_firewall._ip6(link_local, (7, 8))
-    if bridged:  # conntrack waits for the whole packet, and br_netfilter looks at lengths
-        del forged["ipv6 longer than its frame"]
-        del honest["later fragment"], honest["later fragment of icmp"]
-    with Wire(one, two) as wire:  # type: ignore[arg-type]
-        lost = [
-            n for n, make in honest.items() if not wire.arrives(lambda c, m=make: m(one, two, c))
-        ]  # type: ignore[misc]
-        came = [n for n, make in forged.items() if wire.arrives(lambda c, m=make: m(one, two, c))]  # type: ignore[misc]
-    assert (lost, came) == ([], [])
-
-
-def test_no_guest_hears_its_own_multicast(hvtx: Program) -> None:
-    """Ports are in hairpin mode; its echo would make duplicate detection fail."""
-    make_network(hvtx)
-    one = run(hvtx, "one")
-    with Wire(one, one) as back:  # type: ignore[arg-type]
-        for name in ("arp request", "arp announcement", "duplicate detection"):
-            if name in test_firewall.HONEST:
-                cookie = os.urandom(8)
-                assert back.silent(test_firewall.HONEST[name](one, one, cookie), cookie), name  # type: ignore[arg-type]
 
 
 def flows() -> str:

@@ -26,6 +26,7 @@ _KEEP = (
 _ETC = "/etc/systemd/system"
 pytestmark = pytest.mark.timeout(900)  # whichever comes first builds both packages
 _UNITS = "/usr/lib/systemd/system"
+_ALSO = ("dateutil", "markdown_it")  # modules whose packages are called otherwise
 
 
 def build(checkout: Path, kept: Path) -> Path:
@@ -139,6 +140,37 @@ def test_installed_used_and_purged(inside: Callable[..., str]) -> None:
         path for path in left - record if "/dpkg/" not in path and "/var/lib/systemd" not in path
     }
     assert own == set()
+
+
+_INSIDE = """
+import json, re
+from importlib.metadata import distributions
+found = [d for d in distributions(path=["/usr/lib/hvtx"]) if d.metadata["Name"] != "hvtx"]
+print(json.dumps({re.sub("[-_.]+", "-", d.metadata["Name"]).lower(): d.version for d in found}))
+"""
+
+
+def test_the_list_of_what_is_inside(inside: Callable[..., str]) -> None:
+    """The SBOM names exactly what the package bundles, each from a file that the lock allows."""
+    inside("dpkg", "-i", "/new.deb")
+    listed = json.loads(inside("cat", "/usr/share/doc/hvtx/sbom.cdx.json"))
+    assert (listed["bomFormat"], listed["specVersion"]) == ("CycloneDX", "1.5")
+    version = listed["metadata"]["component"]["version"]
+    assert inside("dpkg-query", "-W", "-f", "${Version}", "hvtx").startswith(f"{version}~")
+    really = json.loads(inside("python3", "-I", "-c", _INSIDE))
+    assert {c["name"]: c["version"] for c in listed["components"]} == really
+    assert "pyroute2" in really
+    lock = (TOP / "requirements/package.txt").read_text()
+    for part in listed["components"]:
+        assert f"{part['name']}=={part['version']}" in lock
+        assert f"--hash=sha256:{part['hashes'][0]['content']}" in lock
+        assert part["licenses"]
+        assert "unknown" not in json.dumps(part["licenses"])
+    modules = inside("find", "/usr/lib/hvtx", "-mindepth", "1", "-maxdepth", "1").splitlines()
+    known = {"hvtx", *really}
+    for path in modules:  # nothing lies there that is not of something listed
+        name = path.rpartition("/")[2].partition(".")[0].partition("-")[0]
+        assert name.replace("_", "-").lower() in known or name in _ALSO, path
 
 
 def said_of_units(inside: Callable[..., str], *argv: str) -> dict[str, str]:

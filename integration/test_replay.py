@@ -27,6 +27,7 @@ from integration.program import Forked, preload
 TUNSETIFF = 0x400454CA  # linux/if_tun.h
 IFF_TAP, IFF_NO_PI = 0x2, 0x1000
 BUSY = 75
+PATIENCE = 180  # seconds; beside other work all of this takes ten times as long
 
 
 class Command:
@@ -43,19 +44,29 @@ class Command:
         )
 
     def wait_stopped(self) -> None:
-        """Wait until it stands at its failpoint."""
-        for _ in range(3000):
-            state = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        """Wait until it stands at its failpoint; on a host with no time for it, that takes long."""
+        for _ in range(PATIENCE * 100):
+            state = self._stat()[0]
             if state == "T":
                 return
             assert state not in "ZX", f"it ended: {self.process.communicate()[0]}"
             time.sleep(0.01)
-        raise AssertionError("it was not stopped within 30 s")
+        raise AssertionError(f"it was not stopped within {PATIENCE} s: {self._where()}")
+
+    def _stat(self) -> list[str]:
+        """The fields of its stat from the state on."""
+        return Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+
+    def _where(self) -> str:
+        """Whether it waits for something or has had no time, for whoever reads of a failure."""
+        stat = self._stat()
+        ticks, at = int(stat[11]) + int(stat[12]), Path(f"/proc/{self.process.pid}/wchan")
+        return f"state {stat[0]}, {ticks / os.sysconf('SC_CLK_TCK')} s of processor time, {at.read_text()}"
 
     def go_on(self) -> int:
         """Let it go on to its end; its exit code."""
         self.process.send_signal(signal.SIGCONT)
-        self.output = self.process.communicate(timeout=60)[0]
+        self.output = self.process.communicate(timeout=PATIENCE)[0]
         return self.process.returncode
 
 

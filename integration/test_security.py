@@ -214,6 +214,8 @@ def test_what_is_kept_for_a_vm_is_its_owners(peopled: Program, tmp_path: Path) -
         *(run / "vms").iterdir(),
     ):
         assert path.lstat().st_mode & 0o777 == 0o700, path
+    marks = {path.name: path.lstat().st_mode & 0o777 for path in (run / "marks").iterdir()}
+    assert marks == {path.name: 0o600 for path in (run / "vms").iterdir()}
     for path in (tmp_path / "state").rglob("*"):
         assert path.is_dir() or path.lstat().st_mode & 0o777 == 0o600, path
 
@@ -259,6 +261,30 @@ def test_programs_of_others_are_not_run(hvtx: Program, tmp_path: Path, place: st
     finally:
         os.chdir(here)
     assert not (tmp_path / "sprung").exists()
+
+
+def trap_for(place: Path, name: str) -> Path:
+    """A program of that name which tells that it was run; the directory is root's."""
+    place.mkdir(parents=True)
+    program = place / name
+    program.write_text(f"#!/bin/sh\ntouch {place.parent}/sprung\nexec /bin/sleep 600\n")
+    program.chmod(0o755)
+    return program
+
+
+@pytest.mark.parametrize("command", [("sleep", "600"), ("{vm}", "600")])
+def test_a_program_is_executed_by_the_path_that_was_checked(
+    hvtx: Program, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """What was looked for is what runs, also where a placeholder makes the name."""
+    hvtx(*NETWORK)
+    trap_for(tmp_path / "open", "sleep").parent.chmod(0o777)
+    path = f"{tmp_path}/open:{os.environ['PATH']}"
+    hvtx("vm", "run", "sleep", "--network", "net", "--", *command, PATH=path)
+    executable = Path(f"/proc/{hvtx.vm('sleep')['pid']}/exe").readlink()
+    hvtx("vm", "rm", "sleep", "--force")
+    assert not (tmp_path / "sprung").exists()
+    assert executable.name == "sleep"
 
 
 # -- words of strangers --------------------------------------------------------------------------
@@ -384,6 +410,32 @@ def test_nothing_of_strangers_is_obeyed_by_a_terminal(peopled: Program, tmp_path
         peopled("gc", "--plan", "--all", "--out", str(tmp_path / "plan.json"))
         assert json.loads((tmp_path / "plan.json").read_text())
     assert len(peopled("vm", "ls", "--json").json()["vms"]) == 2, "no table was dropped"
+
+
+# A TAP device of a namespace of its own, named with bytes that are no text.
+NAMELESS = """
+import fcntl, os, struct, sys
+descriptor = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(descriptor, 0x400454CA, struct.pack("16sH22x", b"hv\\xff\\xfe", 0x1002))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_device_whose_name_is_no_text_keeps_nobody_from_looking(peopled: Program) -> None:
+    """Anybody can make one, in a user namespace; who holds which device is still told."""
+    with subprocess.Popen(
+        ["unshare", "--net", sys.executable, "-c", NAMELESS],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"held\n"
+            assert peopled.reasons("tap", peopled.device("dead")) == {("delete", "vm-dead")}
+            assert peopled("gc", "--apply", "--json").json()["applied"]
+        finally:
+            holder.kill()
 
 
 def test_a_guests_words_are_shown_not_obeyed(hvtx: Program) -> None:

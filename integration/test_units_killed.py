@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from integration.calls import Call
-from integration.program import Forked, preload
+from integration.program import Forked, installer, preload
 from integration.stepper import run_stepped
 
 UNITS = "etc/systemd/system"
@@ -30,9 +30,12 @@ def tree(root: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("verb", ["install", "uninstall"])
-def test_units_are_whole_or_absent(verb: str, tmp_path: Path) -> None:
+def test_units_are_whole_or_absent(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Killed anywhere: each unit is as before or as after, and the command given again ends it."""
     preload()
+    installer(monkeypatch)
     hvtx, root = Forked(), tmp_path / "root"
     argv = ("systemd", verb, "--root", str(root))
 

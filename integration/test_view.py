@@ -155,7 +155,7 @@ def test_a_guest_is_unknown_to_members(
     qemu.write_text(f'#!/bin/sh\nexec {sys.executable} {talker.__file__} qemu "$@"\n')
     qemu.chmod(0o755)
     (tmp_path / "vmlinuz").write_text("no kernel")
-    for name, value in (("PATH", f"{tmp_path}:{os.environ['PATH']}"), ("TALKER", str(tmp_path)),
+    for name, value in (("PATH", f"{tmp_path}:{os.environ['PATH']}"), ("TALKER", str(lab.open_place())),
                         ("HVTX_QEMU_ACCEL", "tcg")):  # fmt: skip
         monkeypatch.setenv(name, value)
     root("vm", "run", "db", "--network", "lan", "--kernel", str(tmp_path / "vmlinuz"))

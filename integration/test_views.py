@@ -238,8 +238,7 @@ def views(now: Seen, past: Sequence[Seen]) -> dict[str, View]:
 def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
     """A scene on a backend."""
     preload()
-    reports = tmp_path / "reports"
-    reports.mkdir()
+    reports = lab.open_place()
     hvtx = Forked(HVTX_FIREWALL=request.param)
     try:
         yield Scene(hvtx, request.param, reports)

@@ -75,6 +75,7 @@ def everything(state_directory: str | None = None) -> dict[str, object]:
 @contextlib.contextmanager
 def unchanged(state_directory: str | None = None) -> Iterator[None]:
     """Whatever happens in the block leaves host and store as they were."""
+    settle()  # or an address that was tentative before is not so afterwards, on a slow machine
     before = everything(state_directory)
     yield
     differs = lab.difference(before, everything(state_directory))
@@ -84,6 +85,7 @@ def unchanged(state_directory: str | None = None) -> Iterator[None]:
 @contextlib.contextmanager
 def undone(state_directory: str | None = None) -> Iterator[None]:
     """Whatever is tried in the block is taken back: only the history may tell of it."""
+    settle()
     before = things(state_directory)
     yield
     differs = lab.difference(before, things(state_directory))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import re
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,22 @@ def test_no_decision_reads_the_wall_clock() -> None:
         if node.attr in ("st_mtime", "st_ctime", "st_atime", "getmtime", "getctime"):
             readers.add(f"{where}: {node.attr}")
     assert readers <= CLOCKS
+
+
+def test_directories_are_made_and_named_files_opened_in_one_place() -> None:
+    """A mode whatever the umask, no link and no pipe of others': `host/paths.py`, `host/output.py`.
+
+    What a VM's run-time directory holds is made in a directory that only hvtx writes to.
+    """
+    makers, readers = set(), set()
+    for where, node in nodes(ast.Attribute):
+        assert isinstance(node, ast.Attribute)
+        if node.attr in ("makedirs", "mkdir"):
+            makers.add(where)
+        if node.attr in ("read_text", "read_bytes", "write_text", "write_bytes"):
+            readers.add(where)
+    assert makers <= {"host/paths.py", "drivers/file.py"}
+    assert readers <= {"drivers/file.py", "drivers/sysctl.py", "drivers/bridge.py"}
 
 
 def test_numbers_of_the_kernel_are_never_ordered() -> None:
@@ -183,3 +200,166 @@ def test_with_alone_closes_no_connection() -> None:
         for item in (node.items if isinstance(node, ast.With) else ())
         if ast.unparse(item.context_expr).startswith("sqlite3.connect(")
     ] == []
+
+
+# -- answers of netlink are told apart by errno ----------------------------------------------------
+
+# Subclasses of OSError that stand for an errno. An error of the kernel's over netlink is never one
+# of them (KernelError, and pyroute2's NetlinkError): Python makes them of plain OSErrors only.
+_BY_ERRNO = {
+    cls.__name__ for cls in vars(builtins).values()
+    if isinstance(cls, type) and issubclass(cls, OSError) and cls is not OSError
+}  # fmt: skip
+_NETLINK = {"hvtx.host.netlink", "pyroute2"}
+_PLACES = ("hvtx", "bench", "scripts", "integration", "tests")
+# Methods of files, sockets, processes, paths, text and containers: none asks netlink anything.
+_PLAIN_METHODS = frozenset(
+    {
+        *("accept", "append", "bind", "close", "communicate", "connect", "decode", "encode", "exists"),
+        *("fileno", "flush", "get", "is_dir", "is_file", "iterdir", "items", "join", "kill", "lstat"),
+        *("mkdir", "open", "partition", "poll", "read", "read_bytes", "read_text", "readline"),
+        *("readlines", "readlink", "recv", "recvmsg", "removeprefix", "rename", "replace", "rpartition"),
+        *("rsplit", "samefile", "send", "sendall", "sendmsg", "sendto", "setsockopt", "split"),
+        *("splitlines", "startswith", "stat", "strip", "symlink_to", "terminate", "touch", "unlink"),
+        *("update", "wait", "write", "write_bytes", "write_text", "setblocking", "rstrip", "upper"),
+        *("add", "endswith", "enter_context", "pop", "readall", "recvfrom", "register", "search"),
+        *("settimeout",),
+    }
+)  # fmt: skip
+# Calls that ask no netlink either, each looked at: files, QMP, ptrace, legacy tables, standard output.
+_PLAIN_CALLS = {
+    "hvtx/cli/main.py": {
+        "root.main"
+    },  # a reader of standard output has gone; nothing else is EPIPE
+    "hvtx/cli/vm.py": {"open_log"},
+    "hvtx/drivers/process.py": {"ask", "ending.tell"},
+    "hvtx/engine/lost.py": {"file.any_held"},
+    "hvtx/engine/privileges.py": {"tun.open_device"},
+    "hvtx/engine/view.py": {"ViewSource"},
+    "hvtx/host/procfs.py": {"libc.syscall"},
+    "hvtx/host/qmp.py": {"self._talk.receive"},
+    "hvtx/host/xtables.py": {"self._table.delete"},
+    "integration/stepper.py": {"_LIBC.ptrace"},
+    "integration/test_logger.py": {"room.said"},
+    "tests/fake/host.py": {"self._kernel.open_gate"},
+}
+
+
+def _name_of(path: Path) -> str:
+    return path.relative_to(ROOT.parent).with_suffix("").as_posix().replace("/", ".")
+
+
+class _Module:
+    """A source file: what it imports, and the functions that it defines."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path = path
+        self.tree = ast.parse(text)
+        self.imported: dict[str, str] = {}  # local name -> module (or module.name)
+        self.functions: dict[str, list[ast.AST]] = {}
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    self.imported[(alias.asname or alias.name).split(".")[0]] = alias.name
+            elif isinstance(node, ast.ImportFrom):
+                for alias in node.names:
+                    self.imported[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+            elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                self.functions.setdefault(node.name, []).append(node)
+
+
+WRONG = """
+from hvtx.host.links import Links
+from hvtx.host.retry import persistently
+def _look():
+    return Links().all()
+def f(self, ask):
+    try:
+        {}
+    except (ValueError, FileNotFoundError):
+        pass
+"""
+
+
+class _Calls:
+    """Which code may ask netlink, as far as imports and names tell; in doubt, it may."""
+
+    def __init__(self) -> None:
+        paths = [p for place in _PLACES for p in (ROOT.parent / place).rglob("*.py")]
+        self._paths = {_name_of(path): path for path in paths}
+        self._asks: dict[str, bool] = {}
+
+    def naming_classes(self) -> Iterator[_Module]:
+        """The modules that name one of the classes at all."""
+        names = re.compile("|".join(_BY_ERRNO))
+        for path in self._paths.values():
+            text = path.read_text()
+            if names.search(text):
+                yield _Module(path, text)
+
+    def asks(self, name: str) -> bool:
+        """Whether a module imports one that speaks netlink, by however many others."""
+        if name in self._asks:
+            return self._asks[name]
+        self._asks[name] = False  # a circle adds nothing
+        if any(name == one or name.startswith(one + ".") for one in _NETLINK):
+            self._asks[name] = True
+        else:
+            path = self._paths.get(name) or self._paths.get(name.rpartition(".")[0])
+            told = _Module(path, path.read_text()).imported.values() if path else ()
+            self._asks[name] = any(self.asks(other) for other in told)
+        return self._asks[name]
+
+    def suspects(self, module: _Module, body: Sequence[ast.AST], seen: set[str]) -> list[str]:
+        """What a piece of code calls that may ask netlink."""
+        found = []
+        for node in (n for part in body for n in ast.walk(part) if isinstance(n, ast.Call)):
+            words = ast.unparse(node.func)
+            root = node.func
+            while isinstance(root, (ast.Attribute, ast.Call, ast.Subscript)):
+                root = root.func if isinstance(root, ast.Call) else root.value
+            first = root.id if isinstance(root, ast.Name) else ""
+            last = node.func.attr if isinstance(node.func, ast.Attribute) else first
+            bare = isinstance(node.func, ast.Name)
+            own = bare or first in ("self", "cls")
+            if own and last in module.functions:
+                if last not in seen:
+                    seen.add(last)
+                    found += self.suspects(module, module.functions[last], seen)
+            elif first in module.imported:
+                if self.asks(module.imported[first]):
+                    found.append(words)
+            elif not (bare and hasattr(builtins, last)) and last not in _PLAIN_METHODS:
+                found.append(words)
+        return found
+
+    def breaches(self, module: _Module) -> Iterator[str]:
+        """Where a subclass is looked for in what may have come from netlink."""
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.Try):
+                classes = {n for h in node.handlers if h.type for n in names_in(h.type)} & _BY_ERRNO
+                body: Sequence[ast.AST] = node.body
+            elif isinstance(node, ast.With):
+                calls = [i.context_expr for i in node.items if isinstance(i.context_expr, ast.Call)]
+                quiet = [c for c in calls if "suppress" in names_in(c.func)]
+                classes = {n for c in quiet for a in c.args for n in names_in(a)} & _BY_ERRNO
+                body = node.body
+            else:
+                continue
+            where = module.path.relative_to(ROOT.parent).as_posix()
+            known = _PLAIN_CALLS.get(where, set())
+            suspects = set(self.suspects(module, body, set())) - known if classes else ()
+            if suspects:
+                what = f"{', '.join(sorted(classes))} of {', '.join(sorted(suspects))}"
+                yield f"{where}:{node.lineno} {what}"
+
+
+def test_an_answer_of_netlink_is_told_by_its_errno() -> None:
+    """Never by a class that it is not: where netlink may be asked, none of these is caught."""
+    calls = _Calls()
+    assert calls.asks("hvtx.engine.snapshot")
+    assert not calls.asks("hvtx.host.procfs")
+    for wrong in ("self._links.all()", "_look()", "Links().get(1)", "persistently(ask)"):
+        assert list(calls.breaches(_Module(ROOT / "x.py", WRONG.format(wrong)))) != [], wrong
+    found = [words for module in calls.naming_classes() for words in calls.breaches(module)]
+    assert found == []

@@ -23,6 +23,8 @@ from hvtx.cli.common import (
 from hvtx.cli.document import show_items, show_plan
 from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError
 
+MODES = ("0600", "0640", "0644")  # of what is written: for its owner, a group, everybody
+
 
 @click.command()
 @click.option("--plan", is_flag=True, help="Show what would be done, and why; changes nothing.")
@@ -47,6 +49,12 @@ from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError
     metavar="FILE",
     shell_complete=complete_file,
     help="With --plan: write it as one web page, with a picture.",
+)
+@click.option(
+    "--mode",
+    "permissions",
+    type=click.Choice(MODES),
+    help=f"With --out or --html: the file's permissions, {MODES[0]} without it.",
 )
 @click.option(
     "--detailed-exitcode", is_flag=True, help="With --plan: exit 2 if there is something to do."
@@ -102,11 +110,17 @@ def gc(ctx: click.Context, /, file: str | None, json_: bool, **more: Any) -> int
         if guessing:
             from hvtx.cli import heuristic
 
+            mode_ = _permissions(more)
             exits = more["detailed_exitcode"]
-            return heuristic.plan(ctx, out=more["out"], detailed_exitcode=exits, json_=json_)
-        return _plan(ctx, json_=json_, **more)
-    if more["everything"] or more["out"] or more["html"] or more["detailed_exitcode"]:
-        raise UsageError("--all, --out, --html and --detailed-exitcode go with --plan")
+            return heuristic.plan(
+                ctx, out=more["out"], mode=mode_, detailed_exitcode=exits, json_=json_
+            )
+        return _plan(ctx, json_=json_, mode=_permissions(more), **more)
+    if (
+        any(more[name] for name in ("everything", "out", "html", "permissions"))
+        or (more["detailed_exitcode"])
+    ):
+        raise UsageError("--all, --out, --html, --mode and --detailed-exitcode go with --plan")
     if guessing:
         from hvtx.cli import heuristic
 
@@ -114,8 +128,18 @@ def gc(ctx: click.Context, /, file: str | None, json_: bool, **more: Any) -> int
     return _apply(ctx, file, unrecorded=more["unrecorded"], evidence=more["evidence"], json_=json_)
 
 
+def _permissions(more: dict[str, Any]) -> int:
+    """The mode of the files that are written; takes it out of the options."""
+    given = more.pop("permissions")
+    if given and not (more["out"] or more["html"]):
+        raise UsageError(
+            "--mode goes with --out or --html", hint=f"--mode {given} --out FILE, or --html FILE"
+        )
+    return int(given or MODES[0], 8)
+
+
 def _alone_with_installation(more: dict[str, Any], *, guessing: bool, file: str | None) -> None:
-    names = ("everything", "out", "html", "unrecorded")
+    names = ("everything", "out", "html", "permissions", "unrecorded")
     if guessing or file or any(more[name] for name in names):
         raise UsageError(
             "--installation goes with --plan or --apply, and with no other way to choose",
@@ -173,6 +197,7 @@ def _plan(
     everything: bool,
     out: str | None,
     html: str | None,
+    mode: int,
     detailed_exitcode: bool,
     evidence: bool,
     json_: bool,
@@ -185,9 +210,9 @@ def _plan(
     with told, opened(ctx, writable=False) as runtime:
         report = collect.make_plan(runtime, everything=everything)
     if out and report.refused is None:
-        collect.save_plan(report, out)
+        collect.save_plan(report, out, mode)
     if html and report.refused is None:
-        _write_page(report, html)
+        _write_page(report, html, mode)
     if json_:
         render.emit_json(collect.plan_document(report))
     if report.refused is not None:
@@ -204,10 +229,10 @@ def _tell_notes(notes: Sequence[str]) -> None:
         click.echo(f"note: {render.plain(note)}", err=True)
 
 
-def _write_page(report: Any, path: str) -> None:
+def _write_page(report: Any, path: str, mode: int) -> None:
     from hvtx.cli.page.plan import page
     from hvtx.engine import collect
-    from hvtx.engine.files import write_out
+    from hvtx.engine.files import unwritten, write_out
 
     text = page(
         collect.plan_document(report),
@@ -216,9 +241,10 @@ def _write_page(report: Any, path: str) -> None:
         notes=report.notes,
     )
     try:
-        write_out(path, text, mode=0o666)
+        write_out(path, text, mode=mode)
     except OSError as problem:
-        raise UsageError(f"the page cannot be written to {path}: {problem.strerror}") from problem
+        words, hint = unwritten("page", path, problem, option="--html")
+        raise UsageError(words, hint=hint) from problem
 
 
 def _apply(

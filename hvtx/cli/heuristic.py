@@ -16,7 +16,9 @@ _WARNING = (
 )
 
 
-def plan(ctx: click.Context, *, out: str | None, detailed_exitcode: bool, json_: bool) -> int:
+def plan(
+    ctx: click.Context, *, out: str | None, mode: int, detailed_exitcode: bool, json_: bool
+) -> int:
     """`gc --heuristic --plan`."""
     from hvtx.engine import heuristic as engine
 
@@ -24,7 +26,7 @@ def plan(ctx: click.Context, *, out: str | None, detailed_exitcode: bool, json_:
     with told, opened(ctx, writable=False) as runtime:
         report = engine.make_plan(runtime)
     if out and report.refused is None:
-        engine.save_plan(report, out)
+        engine.save_plan(report, out, mode)
     _show(report, engine.document(report), json_=json_)
     return EXIT_PLAN_NOT_EMPTY if detailed_exitcode and report.acting() else 0
 

@@ -205,6 +205,7 @@ def settings(options: Mapping[str, Any]) -> Any:
     return Settings(
         group=value("group", "") or None,
         tap_user=value("tap_user", "") or None,
+        vm_user=value("vm_user", "auto"),
         history_lines=int(value("history_lines", "100000")),
         state_directory=os.path.abspath(value("state_dir", "/var/lib/hvtx")),
         run_directory=os.path.abspath(value("run_dir", "/run/hvtx")),
@@ -236,7 +237,7 @@ def _short(text: str) -> str:
 
 _KEYS = {
     *("state_dir", "run_dir", "firewall", "lock_timeout", "history_lines"),
-    *("group", "tap_user"),
+    *("group", "tap_user", "vm_user"),
 }
 _NUMBERS = {"lock_timeout", "history_lines"}
 
@@ -246,12 +247,10 @@ def _from_file(path: str, *, explicit: bool) -> dict[str, Any]:
         return {}
     import tomllib
 
-    from hvtx.engine.files import check_configuration
+    from hvtx.engine.files import read_configuration
 
     try:
-        with open(path, "rb") as file:
-            check_configuration(path, file.fileno())
-            found = tomllib.load(file)
+        found = tomllib.loads(read_configuration(path).decode())
     except FileNotFoundError as problem:
         raise NotFound(
             f"the configuration {path} does not exist",
@@ -290,6 +289,7 @@ def _from_file(path: str, *, explicit: bool) -> dict[str, Any]:
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command line; returns its exit code."""
+    os.umask(os.umask(0o077) & 0o077)  # what takes from the owner would shut us out of our own
     _open_what_is_closed()
     streams = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = cast("Any", _Answers(sys.stdout)), cast("Any", _Messages(sys.stderr))

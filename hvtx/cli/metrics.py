@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,6 @@ import click
 
 from hvtx.cli import render
 from hvtx.cli.common import Given, as_json, complete_file, opened
-from hvtx.errors import HvtxError
 
 if TYPE_CHECKING:
     from hvtx.engine.metrics import Gauge
@@ -72,15 +70,8 @@ def _registry(found: Iterable[Gauge]) -> Any:
 
 
 def _write(found: Iterable[Gauge], path: str) -> None:
-    from prometheus_client import write_to_textfile
+    from prometheus_client import generate_latest
 
-    before = os.umask(0o022)  # the collector is another user
-    try:
-        write_to_textfile(path, _registry(found))
-    except OSError as problem:
-        raise HvtxError(
-            f"{path} cannot be written: {problem.strerror}",
-            hint="give a file in the directory that node_exporter's textfile collector reads",
-        ) from problem
-    finally:
-        os.umask(before)
+    from hvtx.engine.files import write_for_all
+
+    write_for_all(path, generate_latest(_registry(found)).decode())

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hvtx.engine.units import Place
 
 _PATHS = ("state_dir", "run_dir", "config")
-_VALUES = ("firewall", "lock_timeout", "qemu_accel", "group", "tap_user")
+_VALUES = ("firewall", "lock_timeout", "qemu_accel", "group", "tap_user", "vm_user")
 
 root_option = click.option(
     "--root",
@@ -88,7 +88,11 @@ def print_(ctx: click.Context, metrics: str | None, json_: bool) -> None:
     from hvtx.engine import systemd as engine
     from hvtx.engine.units import listing
 
-    made = engine.make(_place(ctx, metrics))
+    where = _place(ctx, metrics)
+    made = engine.make(where)
+    found = engine.changeable(where)
+    if found is not None:
+        click.echo(f"warning: {render.plain(found[0])}; install refuses that", err=True)
     if json_:
         render.emit_json(engine.printed(made))
     else:
@@ -106,6 +110,7 @@ def _place(ctx: click.Context, metrics: str | None) -> Place:
         _environment(options),
         sys.argv[0],
         None if metrics is None else os.path.abspath(metrics),
+        known.group,
     )
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 from click.core import ParameterSource
@@ -464,6 +463,7 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
             ("hypervisor", document["hypervisor"]),
             *((("accelerator", accelerator),) if (accelerator := _accelerator(document)) else ()),
             ("pid", document["pid"]),
+            ("user", document["user"]),
             ("memory", f"{document['memory']} MiB"),
             ("cpus", document["cpus"]),
             ("autostart", "yes" if document["autostart"] else "no"),
@@ -529,12 +529,13 @@ def logs(ctx: click.Context, name: str, json_: bool) -> None:
         render.emit_json(views.log_document(name, paths))
         return
     for path in paths:
-        with suppress(FileNotFoundError):  # its logger has renamed it just now
-            _print_log(path)
+        log = views.open_log(path)
+        if log is not None:
+            _print_log(log)
 
 
-def _print_log(path: str) -> None:
-    with open(path, "rb") as log:
+def _print_log(log: BinaryIO) -> None:
+    with log:
         if render.fancy():  # a guest's words, and a terminal would obey them
             while line := log.readline(1 << 16):
                 render.say(render.plain_line(line.decode(errors="replace")))

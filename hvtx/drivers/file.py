@@ -1,20 +1,34 @@
 """Run-time directories of VMs: sockets and rendered configuration, gone with the VM's resources.
 
-The directory's name is the VM's id below a directory that only hvtx writes to; a file ``mark`` in
-it carries the row's mark.
+The directory is ``vms/<id of the VM>`` in a directory that only hvtx writes to. The row's mark
+stands outside of it, in ``marks/<id>``: the directory itself is its VM process's, who could forge
+or remove whatever is in it. (VMs that an earlier hvtx started have a
+file ``mark`` in a directory of hvtx's own.)
+
+What such a process leaves goes with the directory, whatever it is. No link is followed, and a tree
+may be as deep as it likes: directories in it are moved up and emptied one by one, so that two
+descriptors are enough.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hvtx.drivers.base import Host
 from hvtx.errors import HostRefused
+from hvtx.host import capabilities
 from hvtx.host.files import is_there
 from hvtx.model.resource import GONE, FileSpec, Kind, Outcome, Resource
+
+_MARK = "mark"
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
+_DEEPEST = 1 << 20  # levels of a tree
 
 
 class FileDriver:
@@ -31,20 +45,21 @@ class FileDriver:
         return {row.id: _create(row) for row in resources}
 
     def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
-        """Remove the directories that carry their mark."""
+        """Remove the directories that carry their mark, with all that is in them."""
         return {row.id: _release(row) for row in resources}
 
 
 def _create(row: Resource) -> dict[str, Any]:
     spec: FileSpec = row.spec  # type: ignore[assignment]
     path = Path(spec["path"])
-    draft = Path(spec["path"] + ".new")
+    beside = _mark_path(spec["path"])
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _clear(str(draft))
-        draft.mkdir(mode=0o700)
-        (draft / "mark").write_text(row.mark)
-        os.rename(draft, path)  # an existing directory with anything in it refuses
+        if not is_there(spec["path"]):  # else it is not ours, and gets no mark
+            Path(beside).parent.mkdir(mode=0o700, exist_ok=True)
+            _write(f"{beside}.new", row.mark)
+            os.rename(f"{beside}.new", beside)
+        path.mkdir(mode=0o700)
     except OSError as problem:
         raise HostRefused(
             f"the run-time directory {path} cannot be made: {problem.strerror}",
@@ -53,42 +68,147 @@ def _create(row: Resource) -> dict[str, Any]:
     return {}
 
 
+def _write(path: str, mark: str) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, 0o600), "w", encoding="ascii") as file:
+        file.write(mark)
+
+
+def _mark_path(path: str) -> str:
+    above, name = os.path.split(path)
+    return os.path.join(os.path.dirname(above), "marks", name)
+
+
 def mark_of(path: str) -> str | None:
     """The mark that a run-time directory carries; None without one. OSError if it is unreadable."""
-    try:
-        return Path(path, "mark").read_text()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+    for place in (_mark_path(path), os.path.join(path, _MARK)):
+        try:
+            return Path(place).read_text()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+    return None
 
 
 def _release(row: Resource) -> Outcome:
     spec: FileSpec = row.spec  # type: ignore[assignment]
-    path, draft = Path(spec["path"]), Path(spec["path"] + ".new")
-    _clear(str(draft))
+    path = spec["path"]
+    draft = f"{path}.new"  # of a start, or of an earlier hvtx's release, that was killed
+    beside = _mark_path(path)
     try:
-        if not is_there(spec["path"]):
+        for left in (draft, f"{beside}.new"):
+            if is_there(left):
+                _remove(left)
+        if not is_there(path) and not is_there(beside):
             return GONE
-        carried = None if path.is_symlink() else mark_of(spec["path"])
+        carried = None if os.path.islink(path) else mark_of(path)
     except OSError as problem:
         return Outcome(False, "observe-failed", f"{path} cannot be seen: {problem.strerror}")
     if carried != row.mark:
         return Outcome(False, "mark-mismatch", f"{path} does not carry the mark {row.mark}")
     try:
-        for inside in path.iterdir():
-            if inside.name != "mark":
-                inside.unlink()
-        # out of the way in one step: killed here, it is what `_clear` finds, and never unmarked
-        os.rename(path, draft)
-        (draft / "mark").unlink()
-        draft.rmdir()
+        if is_there(path):
+            # out of the way in one step, so that killed here it is never unmarked
+            os.rename(path, draft)
+            _remove(draft)
+        with contextlib.suppress(FileNotFoundError):  # last: the proof, until all has gone
+            os.unlink(beside)
     except OSError as problem:
         return Outcome(False, "host-refused", f"{path} cannot be removed: {problem.strerror}")
     return GONE
 
 
-def _clear(path: str) -> None:
-    """Remove what a killed start may have left half made; nothing is there nearly always."""
-    if os.path.lexists(path):
-        import shutil
+def _remove(path: str) -> None:
+    """Remove what is at ``path``: a file, a link, or a directory with all that is in it.
 
-        shutil.rmtree(path, ignore_errors=True)
+    Raises OSError; another file system that is mounted in it is left alone (EBUSY).
+    """
+    if not _is_directory(path, None):
+        os.unlink(path)
+        return
+    top = _entered(path, None)
+    try:
+        _empty(top)
+    finally:
+        os.close(top)
+    os.rmdir(path)
+
+
+def _empty(top: int) -> None:
+    """Remove all that is in the directory ``top``; each pass goes one level deeper."""
+    number = 0
+    for _ in range(_DEEPEST):
+        names = os.listdir(top)
+        if not names:
+            return
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # moved onto by a deeper one
+                number = _cut(name, top, number)
+    raise OSError(errno.ENOTEMPTY, "something is put into it without end")
+
+
+def _cut(name: str, top: int, number: int) -> int:
+    """Remove ``name`` from ``top``, of a directory all but the directories in it."""
+    if not _is_directory(name, top):
+        os.unlink(name, dir_fd=top)
+        return number
+    number = _moved(name, top, top, number)  # what something is mounted on does not move
+    here = _name(number)
+    inner = _entered(here, top)
+    try:
+        for deeper in os.listdir(inner):
+            if _is_directory(deeper, inner):
+                number = _moved(deeper, inner, top, number)
+            else:
+                os.unlink(deeper, dir_fd=inner)
+    finally:
+        os.close(inner)
+    os.rmdir(here, dir_fd=top)
+    return number
+
+
+def _refused_nothing() -> bool:
+    return capabilities.has("CAP_DAC_OVERRIDE")
+
+
+def _is_directory(name: str, place: int | None) -> bool:
+    return stat.S_ISDIR(os.stat(name, dir_fd=place, follow_symlinks=False).st_mode)
+
+
+def _moved(name: str, place: int, top: int, number: int) -> int:
+    """Move a directory to ``top``, under the next number that is free there; that number."""
+    if not _refused_nothing():
+        os.close(_entered(name, place))  # to be moved it must be written: its ".." changes
+    while True:
+        number += 1
+        try:
+            os.rename(name, _name(number), src_dir_fd=place, dst_dir_fd=top)
+        except OSError as problem:
+            if problem.errno not in _TAKEN:
+                raise
+        else:
+            return number
+
+
+def _name(number: int) -> str:
+    return f".removed-{number}"
+
+
+def _entered(name: str, place: int | None) -> int:
+    """A descriptor of the directory, which is made ours to empty. Raises OSError.
+
+    It may be another user's, and without any permission.
+    """
+    flags = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    if not _refused_nothing():
+        me = os.geteuid()
+        held = os.open(name, flags | os.O_PATH, dir_fd=place)
+        try:
+            seen, itself = os.fstat(held), f"/proc/self/fd/{held}"
+            if seen.st_uid != me:
+                os.chown(itself, me, -1)
+            if seen.st_mode & stat.S_IRWXU != stat.S_IRWXU:
+                os.chmod(itself, stat.S_IRWXU)
+            return os.open(itself, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        finally:
+            os.close(held)
+    return os.open(name, os.O_RDONLY | flags, dir_fd=place)

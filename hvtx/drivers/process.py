@@ -5,11 +5,14 @@ a session of its own that waits for one word on a pipe and then becomes the hype
 pid and start time). The caller commits the gate's identity, then opens it. If the caller dies
 before that, the pipe's write end closes with it, the gate reads end-of-file, and exits.
 
-The gate gets none of the capabilities that hvtx was given beside another user id than root's: who
-escapes from a guest must not change the host's network with them.
+The gate is reached in steps, each of which becomes the next: a shell enters the working directory,
+which the VM's user may not be able to reach; ``unshare`` gives it a network namespace of its own,
+where the hypervisor needs nothing of the host's; ``setpriv`` makes it the VM's user, without any
+capability and without a way to get one. All that is done before the word comes.
 
-The gate holds nothing else of ours: the read end and the way to the log. A lock or a write end that
-it kept open would make a dead caller look alive.
+The gate holds nothing else of ours: the read end, the way to the log, and what the hypervisor is
+handed (its TAP devices, its disks). A lock or a write end that it kept open would make a dead
+caller look alive. Nor does it keep its starter's limits, niceness and processors.
 
 What a VM writes goes through a pipe to a logger of its own, which keeps a bounded part of it
 (:mod:`hvtx.host.logger`). Should the logger be killed, writing fails with EPIPE; SIGPIPE is
@@ -21,12 +24,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import stat
 import time
-from collections.abc import Callable, Mapping
-from typing import NamedTuple, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotFound, NotPermitted, UsageError
-from hvtx.host import capabilities, logger, procfs
+from hvtx.host import capabilities, logger, paths, procfs
 from hvtx.hypervisors import guest as words
 from hvtx.hypervisors.base import (
     API_SOCKET,
@@ -37,16 +41,18 @@ from hvtx.hypervisors.base import (
     PowerDown,
     Probes,
     binary_names,
+    by_descriptor,
+    disk_format,
 )
 from hvtx.model.guest import CANNOT_ANSWER, CANNOT_GO_ON, Guest
+from hvtx.model.handed import FIRST_HANDED
+from hvtx.model.user import User
 from hvtx.model.vm import Identity, Vm
 
 SHELL = "/bin/sh"
 SIGNATURE = "hvtx-gate"
-SCRIPT = (
-    'trap "" PIPE; IFS= read -r word <&3 && [ "$word" = go ] || exit 0; '
-    'exec 3<&-; cd -- "$1" || exit 126; shift; exec "$@"'
-)
+ENTER = 'umask "$1"; cd -- "$2" || exit 126; shift 2; exec "$@"'
+SCRIPT = 'trap "" PIPE; IFS= read -r word <&3 && [ "$word" = go ] || exit 0; exec 3<&-; exec "$@"'
 SYSTEMD = "/run/systemd/system"  # there where systemd is the init, sd_booted(3)
 FIRMWARE = (
     "/usr/share/qemu-efi-aarch64/QEMU_EFI.fd",
@@ -61,6 +67,7 @@ LOOK_KVM_SECONDS = 0.3  # under KVM, which may give it up: until it speaks, or t
 _ASK_SECONDS = (1.0, 4.0)  # for the power-down to be taken; after the first, somebody is told
 _LOOK_AGAIN = 1.0  # seconds between looks at a guest that powers down
 _LOOK_STEP = 0.01
+_MOMENT = 0.05  # for an answer when there is no time left
 _SETTLE = 0.05  # from what KVM writes of its error until QEMU's state has it
 _CONSOLE_SECONDS = 5.0
 _SCOPE_SECONDS = 5.0
@@ -68,6 +75,8 @@ _RESTS, _REST = 40, 0.0005  # 20 ms for a program that is busy from the beginnin
 _EXEC_READS = 4000  # two seconds and more: an exec on a busy host, whose result decides about a VM
 _TAIL_BYTES = 65536  # with the registers of sixteen processors in it
 _TAIL_LINES = 10
+_GATE_WORDS = 40  # of a command line, before which a gate's own must begin
+_WAYS = ("setpriv: ", "unshare: ")  # how their complaints begin, in any language
 _EXEC_FAILED = {126: "it cannot be executed", 127: "it was not found"}
 _DEFAULTED = (
     signal.SIGHUP,
@@ -99,11 +108,12 @@ _NOT_INHERITED = (
 # --- what is there before a start -----------------------------------------------------------------
 
 
-def probe(vm: Vm, run_directory: str) -> Probes:
-    """Look for everything that starting ``vm`` needs.
+def probe(vm: Vm, run_directory: str, user: User | None = None) -> Probes:
+    """Look for everything that starting ``vm`` needs, as ``user`` (None: as hvtx's own).
 
-    Raises NotFound for a missing hypervisor, kernel, initrd, disk or working directory (nothing
-    has been made yet), UsageError for a disk whose format would be dangerous to guess.
+    Of users who differ in their number only, any one will do. Raises NotFound for a missing
+    hypervisor, kernel, initrd, disk or working directory (nothing has been made yet), UsageError
+    for a disk whose format would be dangerous to guess.
     """
     machine = this_machine()
     if vm.hypervisor == "external":
@@ -116,20 +126,66 @@ def probe(vm: Vm, run_directory: str) -> Probes:
         )
     binary = _binary(vm, machine)
     for what, path in (("kernel", vm.kernel), ("initrd", vm.initrd), *_disks(vm)):
-        if path is not None and not os.path.exists(path):
-            raise NotFound(
-                f"the {what} {path} of VM {vm.name} does not exist",
-                hint=f"put it there, or name another: hvtx vm set {vm.name} --{what} FILE",
-            )
+        if path is not None:
+            _need_file(what, path, vm.name)
     kvm, why = False, None
     if vm.hypervisor == "qemu":
         from hvtx.host.kvm import choose
 
-        answer = choose(binary, machine, run_directory, vm.kernel)
+        answer = choose(binary, machine, run_directory, vm.kernel, user)
         kvm, why = answer.accelerator == "kvm", answer.reason
     formats = {path: looked for path in vm.disks if (looked := look_into(path)) is not None}
     firmware = next((path for path in FIRMWARE if os.path.exists(path)), None)
-    return Probes(binary, kvm, machine, formats, firmware, why)
+    found = Probes(binary, kvm, machine, formats, firmware, why, shut=_shut(vm, user))
+    return _probe_disks(vm, found) if vm.hypervisor == "qemu" else found
+
+
+def _shut(vm: Vm, user: User | None) -> frozenset[str]:
+    """What the VM's user cannot read by its name."""
+    if user is None:
+        return frozenset()
+    from hvtx.host.vmuser import may_open
+
+    files = [path for path in (vm.kernel, vm.initrd) if path is not None]
+    return frozenset(path for path in files if not may_open(user, path, 4))
+
+
+def _probe_disks(vm: Vm, found: Probes) -> Probes:
+    """What QEMU must be told of disks that it opens by descriptors; and of itself."""
+    from hvtx.host import images
+    from hvtx.host.seccomp import sandbox_of
+
+    named = {}
+    for path in vm.disks:
+        if disk_format(path, found.formats) == "qcow2" and (options := images.relative(path)):
+            named[path] = options
+    return found._replace(
+        sandbox=sandbox_of(found.binary or ""),
+        read_only=frozenset(d for d in vm.disks if not os.access(d, os.W_OK, effective_ids=True)),
+        blocks=frozenset(d for d in vm.disks if stat.S_ISBLK(os.stat(d).st_mode)),
+        named=named,
+    )
+
+
+def _need_file(what: str, path: str, name: str) -> None:
+    """Refuse what is not there, and what is no file: a pipe, say, would be waited for.
+
+    A disk may be a block device. Raises NotFound, UsageError.
+    """
+    mend = f"name another: hvtx vm set {name} --{what} FILE"
+    try:
+        seen = os.stat(path)
+    except OSError as problem:
+        raise NotFound(
+            f"the {what} {path} of VM {name} does not exist", hint=f"put it there, or {mend}"
+        ) from problem
+    try:
+        if not (what == "disk" and stat.S_ISBLK(seen.st_mode)):
+            paths.need_regular(seen, path)
+    except paths.NotRegularError as problem:
+        raise UsageError(
+            f"the {what} {path} of VM {name} cannot be used: {problem.strerror}", hint=mend
+        ) from problem
 
 
 def this_machine() -> str:
@@ -149,7 +205,7 @@ def look_into(path: str) -> str | None:
     if path.endswith((".qcow2", ".raw")):
         return None
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         try:
             header = os.pread(descriptor, 80, 0)
         finally:
@@ -184,6 +240,13 @@ def _binary(vm: Vm, machine: str) -> str:
             return first
     found = program.find(names)
     if found is None:
+        over = program.passed_over(names)
+        if over is not None:
+            raise NotFound(
+                f"the hypervisor of VM {vm.name}, {names[0]}, is not where only root could put it",
+                hint=f"what others could change is not run by its name ({over}); make it root's, or"
+                " name it by its path",
+            )
         raise NotFound(
             f"the hypervisor of VM {vm.name}, {names[0]}, is not on this host",
             hint=TRAITS[vm.hypervisor].hint,
@@ -198,23 +261,39 @@ def _disks(vm: Vm) -> tuple[tuple[str, str], ...]:
 # --- starting -------------------------------------------------------------------------------------
 
 
-def prepare(launch: Launch, directory: str, log_path: str) -> None:
+def prepare(launch: Launch, directory: str, log_path: str, user: User | None = None) -> None:
     """Make the run-time ``directory`` (which exists) ready: files, no left-over sockets, a log.
 
-    Raises HostRefused, naming the file.
+    The directory and what is in it becomes the VM's ``user``'s, and stays closed to others. hvtx
+    reads nothing there afterwards. Raises HostRefused, naming the file.
     """
     try:
         for name in launch.sockets:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(directory, name))
         for name, content in launch.files.items():
-            _write(os.path.join(directory, name), content)
+            _write(os.path.join(directory, name), content, user)
+        if user is not None:
+            _give(directory, user)
         shorten(log_path)
     except OSError as problem:
         raise HostRefused(
-            f"{problem.filename} cannot be written: {problem.strerror}",
+            f"{problem.filename or directory} cannot be written: {problem.strerror}",
             hint="look at the permissions and the free space of the run and state directories",
         ) from problem
+
+
+def _give(directory: str, user: User) -> None:
+    """Make the run-time directory its user's; without CAP_DAC_OVERRIDE ours as a group, too."""
+    if _passes_all():
+        os.chown(directory, user.uid, user.gid)
+    else:
+        os.chmod(directory, 0o2770)  # noqa: S103 - sockets in it are for that group
+        os.chown(directory, user.uid, os.getegid())
+
+
+def _passes_all() -> bool:
+    return capabilities.has("CAP_DAC_OVERRIDE")
 
 
 def shorten(path: str, limit: int = logger.HALF) -> None:
@@ -224,41 +303,42 @@ def shorten(path: str, limit: int = logger.HALF) -> None:
             return
     except FileNotFoundError:
         return
-    with open(path, "rb") as log:
+    with os.fdopen(paths.open_regular(path), "rb") as log:
         log.seek(-(limit // 2), os.SEEK_END)
         kept = log.read()
     _write(path, kept[kept.find(b"\n") + 1 :])
 
 
-def inherited(environment: Mapping[str, str], added: Mapping[str, str]) -> dict[str, str]:
-    """What a VM process finds in its environment (pure)."""
+def inherited(
+    environment: Mapping[str, str], added: Mapping[str, str], user: User | None = None
+) -> dict[str, str]:
+    """What a VM process finds in its environment (pure); another user's has a home of its own."""
     kept = {k: v for k, v in environment.items() if not k.startswith(_NOT_INHERITED)}
-    return kept | dict(added)
+    return kept | ({} if user is None else {"HOME": user.home}) | dict(added)
 
 
-def spawn(launch: Launch, log_path: str, name: str = "") -> Gate:
+def spawn(launch: Launch, log_path: str, name: str = "", user: User | None = None) -> Gate:
     """Start the gate of ``launch``; nothing of the hypervisor runs before :meth:`Gate.open`.
 
-    Standard output and error go to the end of ``log_path``, by way of a logger. ``name`` is the
-    VM's, for messages. Raises HostRefused.
+    It becomes ``user`` (None: it stays hvtx's own). Standard output and error go to the end of
+    ``log_path``, by way of a logger. ``name`` is the VM's, for messages. Raises HostRefused.
     """
+    from hvtx.host import handing, starter
+
     what = f"{launch.argv[0]} of VM {name}" if name else launch.argv[0]
+    launch = _executable(launch._replace(argv=_as_found(launch.argv, what)), user)
     mine: list[int] = []
     try:
+        given = _all_raised(handing.open_all(launch.handed, user), mine)
         begins = _make_log(log_path)
-        said, log = (_raised(end, mine) for end in os.pipe())
-        read, write = (_raised(end, mine) for end in os.pipe())
-        with capabilities.none_for_children():
+        said, log = (_raised(end, mine, len(given)) for end in os.pipe())
+        if user is not None:  # what is open as its standard output can be opened by that name
+            os.fchmod(log, 0o660)
+            os.fchown(log, user.uid, os.getegid())
+        read, write = (_raised(end, mine, len(given)) for end in os.pipe())
+        with capabilities.only_for_children():
             writer = logger.spawn(log_path, said, begins)
-            pid = os.posix_spawn(
-                SHELL,
-                [SHELL, "-c", SCRIPT, SIGNATURE, launch.directory, *launch.argv],
-                inherited(os.environ, launch.environment),
-                file_actions=_actions(read, log),
-                setsid=True,
-                setsigmask=(),
-                setsigdef=_DEFAULTED,
-            )
+        pid = _spawned(launch, user, _actions(read, log, given))
         mine.remove(write)
     except (OSError, ValueError) as problem:
         raise HostRefused(
@@ -266,17 +346,81 @@ def spawn(launch: Launch, log_path: str, name: str = "") -> Gate:
             hint="look at the limits on processes and open files, and at the log's directory",
         ) from problem
     finally:
-        for descriptor in mine:
-            os.close(descriptor)
-    return Gate(pid, write, what, Log(log_path, begins, writer))
+        handing.close_all(mine)
+    starter.forget(pid)
+    return Gate(pid, write, what, Log(log_path, begins, writer), user)
+
+
+def _spawned(launch: Launch, user: User | None, actions: Sequence[Any]) -> int:
+    """The gate's pid. Raises OSError."""
+    from hvtx.host import starter
+
+    argv, needs = _way(launch, user)
+    umask = "022" if user is None or _passes_all() else "007"
+    with starter.usual_limits(), capabilities.only_for_children(needs):
+        return os.posix_spawn(
+            SHELL,
+            [
+                *(SHELL, "-c", ENTER, SIGNATURE, umask, launch.directory),
+                *argv,
+                *(SHELL, "-c", SCRIPT, SIGNATURE),
+                *launch.argv,
+            ],
+            inherited(os.environ, launch.environment, user),
+            file_actions=actions,
+            setsid=True,
+            setsigmask=(),
+            setsigdef=_DEFAULTED,
+        )
+
+
+def _way(launch: Launch, user: User | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """How the gate becomes ``user``, and the capabilities that this takes."""
+    if user is None:
+        return (), ()
+    from hvtx.host.vmuser import way_to
+
+    way = way_to(user, own_network=launch.own_network)
+    return way.argv, way.capabilities
+
+
+def _executable(launch: Launch, user: User | None) -> Launch:
+    """The launch with its program as a descriptor, where the user cannot execute it by its name."""
+    if user is None:
+        return launch
+    from hvtx.host.vmuser import may_open
+
+    program = os.path.join(launch.directory, launch.argv[0])
+    if may_open(user, program, 1):
+        return launch
+    return by_descriptor(launch._replace(argv=(program, *launch.argv[1:])))
+
+
+def _as_found(argv: Sequence[str], what: str) -> tuple[str, ...]:
+    """``argv`` with the path of its program: the gate must not look for a name again.
+
+    A shell would also take it from a directory that others may write. Raises HostRefused.
+    """
+    from hvtx.host import program
+
+    found = argv[0] if "/" in argv[0] else program.find(argv[:1])
+    if found is None:
+        raise HostRefused(
+            f"{what} cannot be started: it was not found",
+            hint="name a program of this host, by its path or in a directory of PATH that nobody"
+            " else may write",
+        )
+    return (found, *argv[1:])
 
 
 def _make_log(path: str) -> int:
     """Make sure that the log is there, and no link; how many bytes it has. Raises OSError."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     descriptor = os.open(path, flags, 0o600)
     try:
-        return os.fstat(descriptor).st_size
+        seen = os.fstat(descriptor)
+        paths.need_regular(seen, path)
+        return seen.st_size
     finally:
         os.close(descriptor)
 
@@ -300,7 +444,8 @@ def is_gate(pid: int) -> bool:
         except (FileNotFoundError, ProcessLookupError):
             return False
         if arguments:
-            return arguments[1:4] == ("-c", SCRIPT, SIGNATURE)
+            own = ("-c", SCRIPT, SIGNATURE)  # also on the way to it: the words are there already
+            return any(arguments[n : n + 3] == own for n in range(1, _GATE_WORDS))
         # Empty in the middle of an exec, where posix_spawn already returns; or when it has ended.
         seen = procfs.look(pid)
         if seen.ended or not seen.exists:
@@ -312,19 +457,23 @@ def is_gate(pid: int) -> bool:
 class Gate:
     """A spawned process that is not a hypervisor yet, or has just become one."""
 
-    def __init__(self, pid: int, pipe: int, what: str, log: Log) -> None:
-        """Take over child ``pid`` and the write end ``pipe``."""
+    def __init__(self, pid: int, pipe: int, what: str, log: Log, user: User | None = None) -> None:
+        """Take over child ``pid``, that is to become ``user``, and the write end ``pipe``."""
         self._pipe: int | None = pipe
         self._what = what
         self._log = log
+        self._user = user
+        self._names: Mapping[str, str] = {}
         self._opened = False
         self._status: int | None = None
         try:
             self.identity: Identity = procfs.identify(pid)
         except OSError as problem:
             self._close()
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)  # it reads end-of-file now
+            with contextlib.suppress(ChildProcessError):  # it reads end-of-file now
+                self._status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            if self._status:
+                self._fail(self._how())  # it had ended on its way to the VM's user or directory
             raise HostRefused(
                 f"{what} cannot be told from other processes: {problem}",
                 hint="hvtx needs a /proc of its own pid namespace",
@@ -342,7 +491,9 @@ class Gate:
         try:
             os.write(self._pipe, b"go\n")
         except BrokenPipeError:
-            self._fail("ended before its gate was opened")
+            procfs.wait_gone(self.identity, TERM_SECONDS)
+            known = self._ended() and (self._status or 0) > 0
+            self._fail(self._how() if known else "ended before its gate was opened")
         finally:
             self._opened = True
             self._close()
@@ -388,6 +539,7 @@ class Gate:
         :func:`stop` what may still run.
         """
         deadline = time.monotonic() + seconds
+        self._names = launch.names()
         self.wait_exec(seconds)
         if launch.ready not in SOCKETS:
             self._wait_at_rest()
@@ -483,16 +635,32 @@ class Gate:
             return "ended before it was up"
         if status < 0:
             return f"was ended by signal {-status} before it was up"
+        user = "" if self._user is None else f" as user {self._user.shown}"
+        if status and self._user is not None and self._not_on_its_way():
+            return f"could not be executed{user}: the user was not to be had (exit status {status})"
         if status in _EXEC_FAILED:
-            return f"could not be executed: {_EXEC_FAILED[status]} (exit status {status})"
+            return f"could not be executed{user}: {_EXEC_FAILED[status]} (exit status {status})"
         return f"ended before it was up (exit status {status})"
+
+    def _not_on_its_way(self) -> bool:
+        """Whether the last that the log tells comes from a program that should have become it."""
+        logger.drain(self._log.writer)
+        return tail(self._log.path, self._log.begins).rpartition("\n")[2].startswith(_WAYS)
 
     def _fail(self, how: str, mend: str = "") -> NoReturn:
         logger.drain(self._log.writer)
         lines = tail(self._log.path, self._log.begins)
+        for name, path in self._names.items():
+            lines = lines.replace(name, path)
         label = "its log says" if words.LEFT_OUT in lines else "the last lines of its log"
         silent = "it printed nothing; what runs as a VM goes on until the VM is stopped"
         hint = f"{label}:\n{lines}" if lines else silent
+        if self._user is not None and words.is_refusal(lines):
+            mend = f"{mend}; " if mend else ""
+            mend += (
+                f"it runs as user {self._user.shown}, who may open what is open to all, and what it"
+                " is handed (docs/privileges.md)"
+            )
         raise HostRefused(f"{self._what} {how}", hint=f"{mend}; {hint}" if mend else hint)
 
 
@@ -501,7 +669,7 @@ def tail(path: str, begins: int = 0) -> str:
     import re
 
     try:
-        with open(path, "rb") as log:
+        with os.fdopen(paths.open_regular(path), "rb") as log:
             size = log.seek(0, os.SEEK_END)
             log.seek(max(begins if begins <= size else 0, size - _TAIL_BYTES))
             text = log.read().decode(errors="replace")
@@ -525,7 +693,7 @@ def reap(identity: Identity) -> int | None:
     return os.waitstatus_to_exitcode(status) if pid else None
 
 
-def _raised(descriptor: int, mine: list[int]) -> int:
+def _raised(descriptor: int, mine: list[int], handed: int = 0) -> int:
     """The same file under a number above those that the gate is given, close-on-exec.
 
     A caller with closed standard streams gets 0, 1 or 2 for what it opens next.
@@ -533,29 +701,49 @@ def _raised(descriptor: int, mine: list[int]) -> int:
     import fcntl
 
     try:
-        high = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10)
+        lowest = max(10, FIRST_HANDED + handed)
+        high = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, lowest)
     finally:
         os.close(descriptor)
     mine.append(high)
     return high
 
 
-def _actions(read: int, log: int) -> list[tuple[int, ...] | tuple[int, int, str, int, int]]:
-    """What posix_spawn does with descriptors: four are given, every other one is closed."""
-    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
+def _all_raised(descriptors: list[int], mine: list[int]) -> list[int]:
+    mine += descriptors
+    found = []
+    for descriptor in descriptors:
+        mine.remove(descriptor)
+        found.append(_raised(descriptor, mine, len(descriptors)))
+    return found
+
+
+def _actions(
+    read: int, log: int, given: Sequence[int]
+) -> list[tuple[int, ...] | tuple[int, int, str, int, int]]:
+    """What posix_spawn does with descriptors: four are set, and what is handed over behind them.
+
+    Every other one is closed.
+    """
+    return [
+        *logger.closing(3),
         (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
         (os.POSIX_SPAWN_DUP2, log, 1),
         (os.POSIX_SPAWN_DUP2, log, 2),
         (os.POSIX_SPAWN_DUP2, read, 3),
+        *((os.POSIX_SPAWN_DUP2, one, FIRST_HANDED + n) for n, one in enumerate(given)),
     ]
-    return [*actions, *logger.closing(3)]
 
 
-def _write(path: str, content: bytes) -> None:
-    """Put ``content`` where ``path`` is in one step, readable by its owner only."""
+def _write(path: str, content: bytes, user: User | None = None) -> None:
+    """Put ``content`` where ``path`` is in one step, readable by its owner (``user``) only."""
     draft = path + ".new"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(draft)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     with os.fdopen(os.open(draft, flags, 0o600), "wb") as file:
+        if user is not None:
+            os.fchown(file.fileno(), user.uid, user.gid)
         file.write(content)
     os.rename(draft, path)
 
@@ -701,7 +889,8 @@ def _end(ending: Ending, timeout: float, *, force: bool) -> None:
     identity = ending.identity
     patience = TERM_SECONDS
     if not force:
-        if _ask(ending) and _wait_off(ending, timeout):
+        deadline = time.monotonic() + timeout
+        if _ask(ending, deadline) and _wait_off(ending, timeout, deadline):
             reap(identity)
             return
         patience = timeout if ending.power_down == "none" else TERM_SECONDS
@@ -726,19 +915,25 @@ def _end(ending: Ending, timeout: float, *, force: bool) -> None:
     )
 
 
-def _ask(ending: Ending) -> bool:
-    """Ask the guest to switch itself off; False if it cannot be asked, or cannot react."""
+def _ask(ending: Ending, deadline: float) -> bool:
+    """Ask the guest to switch itself off; False if it cannot be asked, or cannot react.
+
+    A second is for it in any case; a hypervisor that holds us up has no more than the guest has.
+    """
     if ending.power_down == "none" or procfs.wait_gone(ending.identity, 0):
         return False
     ask = _ask_qmp if ending.power_down == "qmp" else _ask_api
-    for seconds in _ASK_SECONDS:
+    seconds, more = _ASK_SECONDS
+    while True:
         try:
             return ask(ending, seconds)
         except TimeoutError:
-            if seconds != _ASK_SECONDS[-1]:
-                ending.tell(
-                    f"waiting up to {sum(_ASK_SECONDS):g} s for an answer about {ending.guest}"
-                )
+            more = min(more, deadline - time.monotonic())
+            if more <= 0:
+                break
+            told = round(seconds + more, 1)
+            ending.tell(f"waiting up to {told:g} s for an answer about {ending.guest}")
+            seconds, more = more, 0.0
         except (OSError, HvtxError):
             if procfs.wait_gone(ending.identity, _SETTLE):
                 return True  # it has ended, perhaps of what it was asked
@@ -766,12 +961,11 @@ def _ask_api(ending: Ending, seconds: float) -> bool:
     return False
 
 
-def _wait_off(ending: Ending, timeout: float) -> bool:
+def _wait_off(ending: Ending, timeout: float, deadline: float) -> bool:
     """Wait until a guest that was asked is off; False when it is not, or cannot be any more."""
-    deadline = time.monotonic() + timeout
     told = False
     while True:
-        if _is_vain(ending, _now_said(ending)):
+        if _is_vain(ending, _now_said(ending, deadline - time.monotonic())):
             return False
         left = deadline - time.monotonic()
         if procfs.wait_gone(ending.identity, max(0.0, min(left, _LOOK_AGAIN))):
@@ -786,12 +980,13 @@ def _wait_off(ending: Ending, timeout: float) -> bool:
             told = True
 
 
-def _now_said(ending: Ending) -> str:
-    """The hypervisor's word for the guest's state; empty if it does not answer."""
-    from hvtx.host.asking import Question, ask_one
+def _now_said(ending: Ending, left: float) -> str:
+    """The hypervisor's word for the guest's state; empty if it does not answer in time."""
+    from hvtx.host.asking import SECONDS, Question, ask_one
 
     how = words.ASKED[ending.power_down]
-    return ask_one(Question(how, ending.directory, SOCKETS[how])) or ""
+    question = Question(how, ending.directory, SOCKETS[how])
+    return ask_one(question, max(_MOMENT, min(SECONDS, left))) or ""
 
 
 def _is_vain(ending: Ending, said: str) -> bool:
@@ -816,7 +1011,7 @@ def console(directory: str, name: str | None, log: str) -> None:
     if name is None:
         raise Conflict("this VM's hypervisor has no console to type at", hint=hint)
     from hvtx.host.console import bridge
-    from hvtx.host.qmp import connect
+    from hvtx.host.talk import connect
 
     try:
         link = connect(directory, name, _CONSOLE_SECONDS)

@@ -156,14 +156,24 @@ def _nft_rules() -> tuple[StrangeRule, ...]:
 
 
 def _nft_places() -> Iterator[str]:
-    import json
-
     for what in ("tables", "chains", "sets", "maps"):
-        for listed in json.loads(libnftables.run(f"list {what}", json=True) or "{}")["nftables"]:
-            for found in listed.values():
-                parts = [found.get(name) for name in ("family", "table", "name")]
-                if parts[-1]:
-                    yield " ".join(["nft", *(part for part in parts if part)])
+        try:
+            yield from places_in(libnftables.run(f"list {what}", json=True))
+        except ValueError as problem:
+            raise HostRefused(
+                f"the nftables {what} could not be read: {problem}",
+                hint=f"see what `nft -j list {what}` says",
+                code="cannot-observe",
+            ) from problem
+
+
+def places_in(text: str) -> Iterator[str]:
+    """The places in what ``nft -j list`` prints (pure). ValueError if it is no such list."""
+    for listed in libnftables.objects_in(text):
+        for found in listed.values():
+            parts = [found.get(name) for name in ("family", "table", "name")]
+            if parts[-1]:
+                yield " ".join(["nft", *(str(part) for part in parts if part)])
 
 
 def _refusal(problem: OSError) -> HvtxError:

@@ -5,7 +5,8 @@ brought up in one message, and only then made persistent. A SIGKILL before that 
 it; after it, it is marked.
 
 A persistent device without an owner is open to every local user who may open ``/dev/net/tun``, so
-each gets one: the user that hvtx runs as, or ``tap_user`` of the settings.
+each gets one: its VM's own, or for a VM whose process is not another user's than hvtx, or not
+started by hvtx, ``tap_user`` of the settings.
 
 Each has a filter of its own that holds the guest to its addresses, and apart from its neighbours
 where they are isolated, also when all rules are flushed (:mod:`hvtx.host.portfilter`).
@@ -58,7 +59,7 @@ from hvtx.model.resource import (
 )
 
 _THREADS = 64
-_SPARE = 16  # descriptors that holding devices leaves to the rest of a release
+_SPARE = 5  # descriptors that holding devices leaves to the rest of a release
 _LATE_SECONDS, _PAUSE = 3.0, 0.002
 
 
@@ -104,7 +105,7 @@ class TapDriver:
                 hairpin=True,
             )
             guarded = guard(row, self.links)
-            tun.set_owner(descriptor, self._host.tap_user)
+            tun.set_owner(descriptor, spec.get("owner", self._host.tap_user))
             failpoint.reach("marked:tap")
             tun.set_persistent(descriptor, True)
         except OSError as problem:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from hvtx.drivers.process import this_machine
 from hvtx.host import kvm, program
 from hvtx.hypervisors.base import TRAITS, binary_names
+from hvtx.model.user import User
 
 _SLOW = "qemu guests run emulated, ten times slower"
 _TRY = f"{kvm.VARIABLE}=kvm takes it all the same"
@@ -22,15 +23,16 @@ class Verdict(NamedTuple):
     hint: str | None = None
 
 
-def judge(run_directory: str) -> Verdict:
-    """Whether QEMU takes KVM here, and why; tries it for at most 3 s, and writes nothing.
+def judge(run_directory: str, user: User | None = None) -> Verdict:
+    """Whether QEMU takes KVM here as ``user`` (None: as we run), and why.
 
-    Raises UsageError for a value of the variable that is none, OSError if it cannot be tried.
+    Tries it for at most 3 s, and writes nothing. Raises UsageError for a value of the variable that
+    is none, OSError if it cannot be tried.
     """
-    decided = kvm.unseen()
+    decided = kvm.unseen(user)
     if decided is not None and decided.accelerator == "tcg":
         return _unseen(decided)
-    problem = kvm.device_problem()
+    problem = kvm.device_problem(user)
     if decided is not None and problem is not None:
         return _forced(problem, ())
     binary = program.find(binary_names("qemu", this_machine()))
@@ -42,7 +44,7 @@ def judge(run_directory: str) -> Verdict:
         answer
         for known, answer in kvm.all_kept(run_directory)
         if (known.boot_id, known.binary) == (question.boot_id, question.binary)
-    ] or [kvm.probe(question, this_machine(), "kvm")]
+    ] or [kvm.probe(question, this_machine(), "kvm", user)]
     return _seen(answers, forced=decided is not None)
 
 
@@ -51,7 +53,7 @@ def _unseen(answer: kvm.Answer) -> Verdict:
         hint = "turn on virtualisation in the firmware; in a VM, nested virtualisation"
         return Verdict("warning", f"{answer.reason}: {_SLOW}", (), hint)
     if answer.reason == kvm.NOT_ALLOWED:
-        hint = f"add the user to the group of {kvm.DEVICE}, mostly kvm"
+        hint = f"give {kvm.DEVICE} a group of its own that may read and write it, mostly kvm"
         return Verdict("warning", f"{answer.reason}: {_SLOW}", (), hint)
     return Verdict("ok", f"{answer.reason}: {_SLOW}")
 

@@ -18,7 +18,7 @@ from hvtx.drivers.strangers import Strangers
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, begin
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotFound, UsageError
-from hvtx.host import failpoint, procfs
+from hvtx.host import failpoint, paths, procfs
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.resource import FIREWALL_KINDS, GONE, Kind, Link, Outcome, Resource, State
@@ -36,18 +36,19 @@ _LIMITS = "look at the limits on open files and memory, and try again; nothing w
 
 
 class Unread(NamedTuple):
-    """A file that is no ``state.json``, and why."""
+    """A file that is no ``state.json``, or that others could have written; and why."""
 
     path: str
+    reason: Why
     message: str
 
 
-def import_states(runtime: Runtime, paths: Sequence[str], *, dry_run: bool) -> dict[str, Any]:
-    """Take over what is proven of the VMs whose ``state.json`` stand in ``paths``.
+def import_states(runtime: Runtime, given: Sequence[str], *, dry_run: bool) -> dict[str, Any]:
+    """Take over what is proven of the VMs whose ``state.json`` stand in the ``given`` paths.
 
     Returns the ``hvtx/import/1`` object. Raises NotFound for a path without any, Busy, Refused.
     """
-    files = find_states(paths)
+    files = find_states(given)
     claims, unread = _read(files)
     if dry_run:
         if runtime.refused is not None:
@@ -165,10 +166,13 @@ def _unadopted(thing: str, verdict: Verdict, finding: Finding | None, words: str
 # -- reading -------------------------------------------------------------------------------------
 
 
-def find_states(paths: Iterable[str]) -> list[Path]:
-    """The ``state.json`` files that are meant: files as given, directories searched."""
+def find_states(given: Iterable[str]) -> list[Path]:
+    """The ``state.json`` files that are meant: files as given, directories searched.
+
+    Links stay in the paths: who made one counts when the file is opened.
+    """
     found: dict[Path, None] = {}
-    for path in map(Path, paths):
+    for path in map(Path, given):
         if path.is_dir():
             inside = sorted(path.rglob("state.json"))
             if not inside:
@@ -176,9 +180,9 @@ def find_states(paths: Iterable[str]) -> list[Path]:
                     f"there is no state.json in {path}",
                     hint="give the tool's state directory, or the files themselves",
                 )
-            found.update(dict.fromkeys(file.resolve() for file in inside))
+            found.update(dict.fromkeys(map(Path.absolute, inside)))
         elif path.exists():
-            found[path.resolve()] = None
+            found[path.absolute()] = None
         else:
             raise NotFound(f"{path} does not exist", hint="give state.json files or directories")
     return list(found)
@@ -186,13 +190,24 @@ def find_states(paths: Iterable[str]) -> list[Path]:
 
 def _read(files: Iterable[Path]) -> tuple[list[Claim], list[Unread]]:
     claims, unread = [], []
+    known = set()
     for file in files:
+        path = str(file)
         try:
-            if file.stat().st_size > _LARGEST:
-                raise ValueError("it is too large to be one VM's state")  # noqa: TRY301
-            claims.append(adoption.parse_state(file.read_text(encoding="utf-8"), str(file)))
+            descriptor = paths.open_believed(path)
+            seen = os.fstat(descriptor)
+            text = paths.read(descriptor, _LARGEST, path).decode()
+            if (seen.st_dev, seen.st_ino) not in known:  # by a link and by its own name
+                known.add((seen.st_dev, seen.st_ino))
+                claims.append(adoption.parse_state(text, os.path.realpath(path)))
+        except paths.UnsafeError as unsafe:
+            words = f"the file is not believed: {unsafe.strerror}; make it and its directories"
+            words += " root's alone (chown, chmod go-w, setfacl -b)"
+            unread.append(Unread(path, Why.NOT_BELIEVED, words))
         except (OSError, ValueError, RecursionError) as problem:
-            unread.append(Unread(str(file), str(problem)))
+            why = problem.strerror if isinstance(problem, OSError) else problem
+            words = f"it is no state.json of {TOOL}: {why}"
+            unread.append(Unread(path, Why.UNREADABLE, words))
     return claims, unread
 
 
@@ -555,8 +570,8 @@ def _unread_document(item: Unread) -> dict[str, Any]:
         "vm": None,
         "liveness": None,
         "outcome": "skipped",
-        "reason": Why.UNREADABLE.value,
-        "message": f"it is no state.json of {TOOL}: {item.message}",
+        "reason": item.reason.value,
+        "message": item.message,
         "spelling": {},
         "items": [],
     }

@@ -10,7 +10,7 @@ from typing import Any
 from hvtx.engine.launch import state_of
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.errors import Conflict, HvtxError, NotFound, NotPermitted, Refused, UsageError
-from hvtx.host import failpoint
+from hvtx.host import failpoint, output
 from hvtx.model.resource import Kind
 from hvtx.model.vm import Liveness
 from hvtx.store import backup as copies
@@ -30,23 +30,21 @@ def backup(settings: Settings, path: str, *, force: bool) -> dict[str, Any]:
                 hint="nothing was written; --state-dir or HVTX_STATE_DIR names another place",
             )
         place = _target(path, runtime.store.path, force=force)
-        draft = f"{place}.{os.getpid()}.new"
+        content, found = copies.content_of(runtime.store, path)
         try:
-            found = copies.copy_store(runtime.store, draft)
-            failpoint.reach("drafted:backup")
-            copies.publish(draft, place, force=force)
+            output.write_out(path, content, replace=force, sync=True)
         except FileExistsError as problem:
             raise _taken(path) from problem
         except OSError as problem:
             raise _unwritable(path, problem) from problem
-        finally:
-            with suppress(OSError):
-                os.unlink(draft)
     return {"schema": "hvtx/store-backup/1", "file": place, **_document(found)}
 
 
 def _target(path: str, store: str, *, force: bool) -> str:
-    """Where the backup goes; a link is followed, as `cp` does. Raises UsageError, Conflict."""
+    """Where the backup is to be; said in words of its own before anything is copied.
+
+    What is written to in the end is decided when it is opened. Raises UsageError, Conflict.
+    """
     place = os.path.realpath(path)
     with suppress(FileNotFoundError):
         seen = os.stat(place)
@@ -68,7 +66,7 @@ def _unwritable(path: str, problem: OSError) -> HvtxError:
     if isinstance(problem, FileNotFoundError | NotADirectoryError):
         return NotFound(words, hint="make its directory first")
     if isinstance(problem, PermissionError):
-        return NotPermitted(words, hint="run hvtx as root, or name a file in another directory")
+        return NotPermitted(words, hint="run hvtx as root, or name a file in a directory of yours")
     return HvtxError(words, hint="free some space there, or name a file on another disk")
 
 
@@ -132,6 +130,7 @@ def _need_backup(path: str, store: str) -> None:
         raise UsageError(f"{path} is not a regular file", hint="name a file made by store backup")
     if not os.access(path, os.R_OK):
         raise NotPermitted(f"{path} cannot be read by this user", hint="run hvtx as root")
+    copies.refuse_others(path)
 
 
 def _current(settings: Settings) -> Runtime | None:

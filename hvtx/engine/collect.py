@@ -9,12 +9,11 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hvtx.drivers.base import FirewallDriver
 from hvtx.engine import privileges
-from hvtx.engine.files import write_out
+from hvtx.engine.files import PRIVATE, read_plan, unwritten, write_out
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import device_now, take_snapshot
 from hvtx.engine.transaction import Operation, begin, forget_vm
@@ -307,6 +306,9 @@ def _networks_locked(runtime: Runtime, acting: Sequence[Item], *, held: bool) ->
 def _need_privileges(runtime: Runtime, items: Sequence[Item]) -> None:
     """Refuse before anything is written if the host would refuse half-way."""
     privileges.need(devices=any(item.kind in (Kind.TAP, Kind.BRIDGE) for item in items))
+    for item in items:
+        if item.kind == Kind.FILE and item.action is Action.DELETE:
+            privileges.need_to_empty(item.key)
     rules = [item for item in items if item.kind in FIREWALL_KINDS or item.entry is not None]
     problem = privileges.legacy_problem() if rules else None
     if problem is None:
@@ -398,6 +400,7 @@ class _Worker:
             release: list[tuple[int, Resource]] = []
             forget: list[tuple[int, Resource]] = []
             complete: list[tuple[int, Resource]] = []
+            past: list[tuple[int, Resource]] = []
             reasons: dict[int, str] = {}
             for number in numbers:
                 item = self.items[number]
@@ -410,12 +413,17 @@ class _Worker:
                     self.outcomes[number] = "skipped:another operation works on networks"
                 else:
                     reasons[row.id] = item.reason.value
+                    flows = past if row.state == State.COMMITTED else release
                     {
+                        Reason.FLOWS_REMAIN: flows,
                         Reason.IN_USE_BEFORE_COMMIT: complete,
                         Reason.REBOOTED: forget,
                     }.get(item.reason, release).append((number, row))
             if complete:
                 self._complete(complete)
+            if past:
+                outcome = _word(self.operation.end_flows_past([row for _, row in past]))
+                self.outcomes.update((number, outcome) for number, _ in past)
             if forget:
                 self.operation.forget([row for _, row in forget], reasons)
                 self.outcomes.update((number, "done") for number, _ in forget)
@@ -691,24 +699,28 @@ def picture(report: Report) -> Picture:
     return draw(report.snapshot, report.plan)
 
 
-def save_plan(report: Report, path: str) -> None:
+def save_plan(report: Report, path: str, mode: int = PRIVATE) -> None:
     """Write a plan where a person said; raises UsageError if that cannot be."""
     try:
-        write_out(path, json.dumps(plan_document(report), indent=2) + "\n", mode=0o600)
+        write_out(path, json.dumps(plan_document(report), indent=2) + "\n", mode=mode)
     except OSError as problem:
-        raise UsageError(f"the plan cannot be written to {path}: {problem.strerror}") from problem
+        words, hint = unwritten("plan", path, problem, option="--out")
+        raise UsageError(words, hint=hint) from problem
 
 
 def load_plan(path: str) -> list[tuple[Any, ...]]:
     """The acting identities of a saved plan; raises NotFound, UsageError."""
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        document = json.loads(read_plan(path))
     except FileNotFoundError as problem:
         raise NotFound(
             f"there is no plan file {path}", hint="hvtx gc --plan --out FILE makes one"
         ) from problem
     except (OSError, ValueError, RecursionError) as problem:
-        raise UsageError(f"{path} is not a plan: {problem}") from problem
+        why = problem.strerror if isinstance(problem, OSError) else problem
+        raise UsageError(
+            f"{path} is not a plan: {why}", hint="hvtx gc --plan --out FILE makes one"
+        ) from problem
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise UsageError(
             f"{path} is not a plan of hvtx gc", hint="hvtx gc --plan --out FILE makes one"

@@ -308,10 +308,7 @@ def check_wish(runtime: Runtime, wish: VmWish) -> None:
     for port in wish.publish:
         holder = runtime.read(leases.port_holder, port)
         if holder:
-            raise Conflict(
-                f"port {port.host_port}/{port.protocol} is published for VM {holder!r}",
-                hint="choose another host port",
-            )
+            raise runtime.read(leases.port_conflict, port, holder)
     refuse_ports(runtime, wish.publish)
     with runtime.reading() as sql:
         for mac in wish.macs:
@@ -407,6 +404,7 @@ def record_vm(
         directory=wish.directory,
         autostart=wish.autostart,
         interfaces=(),
+        number=operation.id,  # which makes no other VM
     )
     records.add_vm(sql, vm, operation.id)
     fours, sixes = _addresses(wish, networks)

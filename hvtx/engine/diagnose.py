@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any, NamedTuple
 
 from hvtx.drivers.sysctl import read as read_setting
@@ -14,8 +15,10 @@ from hvtx.engine.runtime import Runtime, Settings
 from hvtx.errors import HostRefused, HvtxError
 from hvtx.host import capabilities, procfs, program, tun
 from hvtx.host.mounts import filesystem_of
+from hvtx.host.netlink import DumpInterrupted
 from hvtx.hypervisors import base as hypervisors
 from hvtx.model.resource import Kind
+from hvtx.model.user import User
 from hvtx.planner.passage import Bridge, Drop, legacy_drops, nft_drops
 from hvtx.store import leases, records, reserve
 
@@ -52,7 +55,7 @@ def _findings(runtime: Runtime, checks: Mapping[str, Check]) -> list[Finding]:
     for name, check in checks.items():
         try:
             findings += check(runtime)
-        except (HvtxError, OSError) as problem:
+        except (HvtxError, OSError, ValueError) as problem:
             mend = problem.hint if isinstance(problem, HvtxError) else None
             words = f"could not be checked: {problem}"
             findings.append(Finding(name, "warning", words, (), mend or _MEND))
@@ -141,6 +144,10 @@ def judge_filesystem(path: str, kind: str) -> Iterator[Finding]:
 
 def judge_room(directory: str) -> Iterator[Finding]:
     """Whether the store's disk is nearly full, and whether a full one would stop nothing."""
+    if reserve.lacks_inodes(directory):
+        words = f"the disk of {directory} is full: it has no inodes left, so nothing can be made"
+        hint = "remove files there that nobody needs (df -i)"
+        yield Finding("store", "warning", words, (f"{reserve.inodes(directory)} inodes",), hint)
     left = reserve.room(directory)
     kept = reserve.is_there(directory)
     if left is None or (kept and left >= _SPACIOUS):
@@ -264,6 +271,47 @@ def _hypervisors(runtime: Runtime) -> Iterator[Finding]:
         yield Finding("hypervisors", "ok", "what VMs run in is there")
 
 
+def _vm_user(runtime: Runtime) -> User | None:
+    settings = runtime.settings
+    return privileges.need_user(settings.vm_user, runtime.installation, settings.state_directory)
+
+
+def _users(runtime: Runtime) -> Iterator[Finding]:
+    """Whether VM processes run as another user than the store's, and what else shuts them in."""
+    from hvtx.host import seccomp, vmuser
+
+    wanted = runtime.settings.vm_user
+    try:
+        user = _vm_user(runtime)
+    except HvtxError as problem:
+        yield Finding("users", "error", f"no VM can start: {problem.message}", (), problem.hint)
+        return
+    if user is None:
+        words = "VM processes run as root: who breaks out of one rules this host"
+        hint = f'leave vm_user = "{wanted}" out of the configuration'
+        yield Finding("users", "warning", words, (f"vm_user is {wanted!r}",), hint)
+        return
+    binary = program.find(hypervisors.binary_names("qemu", os.uname().machine))
+    lacks = []
+    if not vmuser.may_make_networks():
+        lacks.append("no network namespace of its own: that takes CAP_SYS_ADMIN, and unshare")
+    if binary is not None and seccomp.sandbox_of(binary) is None:
+        lacks.append(f"no filter of system calls: {binary} was built without libseccomp")
+    with suppress(OSError):
+        mode = stat.S_IMODE(os.stat(tun.DEVICE).st_mode)
+        if mode & 0o006 != 0o006:
+            yield Finding(
+                "users", "warning",
+                f"only QEMU has a network: others may not open {tun.DEVICE} as their VM's user",
+                (f"mode {mode:04o}",), f"chmod 666 {tun.DEVICE}; QEMU is handed its devices open",
+            )  # fmt: skip
+    if lacks:
+        words = "QEMU is shut in less than it could be"
+        yield Finding("users", "warning", words, tuple(lacks), "see docs/privileges.md")
+    whom = "a user id of its own" if user.name is None else f"user {user.name}"
+    yield Finding("users", "ok", f"each VM process runs as {whom}, without capabilities")
+
+
 def _by_hypervisor(runtime: Runtime) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for vm in runtime.read(records.vms):
@@ -274,7 +322,11 @@ def _by_hypervisor(runtime: Runtime) -> dict[str, list[str]]:
 def _kvm(runtime: Runtime) -> Iterator[Finding]:
     from hvtx.engine.accelerators import judge
 
-    yield Finding("kvm", *judge(runtime.store.run_directory))
+    try:
+        user = _vm_user(runtime)
+    except HvtxError:
+        user = None  # another check tells
+    yield Finding("kvm", *judge(runtime.store.run_directory, user))
 
 
 def _forwarding(runtime: Runtime) -> Iterator[Finding]:
@@ -341,12 +393,10 @@ def _forward_drops(runtime: Runtime) -> Iterator[Finding]:
 
 def _drops(installation: str, bridges: Sequence[Bridge]) -> list[Drop]:
     """What nftables and the legacy tables drop of our guests' traffic."""
-    import json
-
     from hvtx.host import libnftables, xtables
 
-    listed = json.loads(libnftables.run("list ruleset", json=True, terse=True) or "{}")
-    found = list(nft_drops(listed.get("nftables", []), bridges))
+    listed = libnftables.objects_in(libnftables.run("list ruleset", json=True, terse=True))
+    found = list(nft_drops(listed, bridges))
     for family in (4, 6):
         if "filter" in xtables.listed(family):
             text = xtables.save_text(family).partition("*filter")[2].partition("COMMIT")[0]
@@ -403,6 +453,46 @@ _WATCHERS = {
 }
 
 
+_NEARLY_FULL = 0.9  # of connection tracking: a full table drops every new connection
+
+
+def _conntrack(runtime: Runtime) -> Iterator[Finding]:
+    """How full connection tracking is, and which guest fills it."""
+    from hvtx.host import conntrack
+
+    fill = conntrack.fill()
+    if fill is None:
+        yield Finding("conntrack", "ok", "no connection is tracked here")
+        return
+    part = f"{fill.entries} of {fill.limit} tracked connections"
+    if fill.part < _NEARLY_FULL:
+        yield Finding("conntrack", "ok", f"{part} are in use")
+        return
+    owners = {
+        address: vm.name
+        for vm in runtime.read(records.vms)
+        for i in vm.interfaces
+        for address in (i.ipv4, i.ipv6)
+        if address
+    }
+    evidence: tuple[str, ...] = ()
+    hint = "find who makes them (conntrack -L), or allow more: sysctl -w net.netfilter"
+    hint += f".nf_conntrack_max={2 * fill.limit}"
+    try:
+        flows = Counter[str]()
+        for address, number in conntrack.users(owners).items():
+            flows[owners[address]] += number
+    except (OSError, DumpInterrupted, ValueError):
+        evidence = ("who has them could not be listed",)
+    else:
+        evidence = tuple(f"VM {name}: {number}" for name, number in flows.most_common(3))
+        if flows:
+            name = flows.most_common(1)[0][0]
+            hint = f"see what VM {name} does, or stop it: hvtx vm stop {name}; or {hint}"
+    words = f"{part} are in use: new ones of every VM and of this host are dropped when it is full"
+    yield Finding("conntrack", "warning", words, evidence, hint)
+
+
 def _watchers(runtime: Runtime) -> Iterator[Finding]:
     """Programs that take hold of devices or chains that they did not make."""
     running = set()
@@ -455,9 +545,11 @@ CHECKS: dict[str, Check] = {
     "netfilter": _netfilter,
     "iptables": _iptables,
     "hypervisors": _hypervisors,
+    "users": _users,
     "kvm": _kvm,
     "forwarding": _forwarding,
     "loopback": _loopback6,
+    "conntrack": _conntrack,
     "forward": _forward_drops,
     "company": _watchers,
     "routes": _routes,

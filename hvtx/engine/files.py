@@ -1,56 +1,59 @@
-"""Files that people name: a configuration that is read, plans and pages that are written."""
+"""Files that people name: a configuration, plans, pages."""
 
 from __future__ import annotations
 
-import os
-import stat
+from hvtx.errors import HvtxError, NotPermitted
+from hvtx.host import output, paths
 
-from hvtx.errors import NotPermitted
-from hvtx.host import trust
+CONFIGURATION_MOST = 1 << 20  # bytes
+PLAN_MOST = 1 << 28  # bytes: a plan of 10,000 VMs has some ten million
+PRIVATE = output.PRIVATE
+FOR_ALL = 0o644
 
 
-def check_configuration(path: str, descriptor: int) -> None:
-    """Refuse a configuration that somebody else could have written; raises NotPermitted.
+def read_configuration(path: str) -> bytes:
+    """A configuration that nobody else could have written.
 
-    It says where the store is, and with it what root starts.
+    It says where the store is, and with it what root starts. Raises NotPermitted, OSError.
     """
-    problem = trust.file_problem(path, descriptor)
-    if problem is not None:
-        raise NotPermitted(
-            f"the configuration {path} is not believed: {problem}",
-            hint=f"make it and its directories yours alone (chown, chmod go-w {path}), or name"
-            " another with --config",
-        )
-
-
-def write_out(path: str, text: str, *, mode: int) -> None:
-    """Put ``text`` at ``path``, whole, with ``mode`` less the umask; raises OSError.
-
-    A link is followed if it is root's or the caller's own: in a directory like ``/tmp`` others may
-    have put one in the way. Devices and pipes are written to.
-    """
-    seen = None
     try:
-        seen = os.lstat(path)
-        if stat.S_ISLNK(seen.st_mode):
-            if seen.st_uid not in (0, os.geteuid()):
-                raise PermissionError(1, f"it is a link that user {seen.st_uid} made", path)
-            seen = os.stat(path)
-    except FileNotFoundError:
-        pass
-    place = os.path.realpath(path)
-    special = seen is not None and not stat.S_ISREG(seen.st_mode)
-    if special or path.startswith(("/dev/", "/proc/")):
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
-        return
-    draft = f"{place}.{os.getpid()}.new"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(draft, flags, mode), "w", encoding="utf-8") as file:
-        try:
-            file.write(text)
-            file.flush()
-            os.rename(draft, place)
-        except BaseException:
-            os.unlink(draft)
-            raise
+        return paths.read_believed(path, CONFIGURATION_MOST)
+    except paths.UnsafeError as unsafe:
+        raise NotPermitted(
+            f"the configuration {path} is not believed: {unsafe.strerror}",
+            hint="make it and its directories yours alone (chown, chmod go-w,"
+            f" setfacl -b {path}), or name another with --config",
+        ) from unsafe
+
+
+def read_plan(path: str) -> str:
+    """The text of a saved plan, which is anybody's: it only chooses. Raises OSError, ValueError."""
+    return paths.read_regular(path, PLAN_MOST).decode()
+
+
+def write_out(path: str, text: str, *, mode: int = PRIVATE) -> None:
+    """Put ``text`` at ``path``, whole, with ``mode`` whatever the umask; raises OSError.
+
+    :mod:`hvtx.host.output` says what may be there already, and what is refused.
+    """
+    output.write_out(path, text.encode(), mode=mode)
+
+
+def write_for_all(path: str, text: str) -> None:
+    """The same for what everybody may read; raises NotPermitted, HvtxError."""
+    try:
+        write_out(path, text, mode=FOR_ALL)
+    except OSError as problem:
+        kind = NotPermitted if isinstance(problem, paths.UnsafeError) else HvtxError
+        raise kind(
+            f"{path} cannot be written: {problem.strerror}",
+            hint="give a file in the directory that node_exporter's textfile collector reads",
+        ) from problem
+
+
+def unwritten(what: str, path: str, problem: OSError, *, option: str) -> tuple[str, str]:
+    """The message and the hint for a file that could not be written."""
+    words = f"the {what} cannot be written to {path}: {problem.strerror}"
+    if isinstance(problem, paths.UnsafeError):
+        return words, f"name a file in a directory of your own: {option} FILE"
+    return words, f"give a file in a directory that is there and may be written: {option} FILE"

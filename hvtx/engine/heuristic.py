@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from hvtx.drivers.strangers import Strangers
 from hvtx.engine.collect import SCHEMA
-from hvtx.engine.files import write_out
+from hvtx.engine.files import PRIVATE, read_plan, unwritten, write_out
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import look
 from hvtx.engine.transaction import Operation, begin
@@ -286,31 +285,28 @@ def _plan_id(items: Sequence[Guess]) -> str:
     return blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def save_plan(report: Report, path: str) -> None:
+def save_plan(report: Report, path: str, mode: int = PRIVATE) -> None:
     """Write the plan for `--apply --yes FILE`; raises UsageError if that cannot be."""
     try:
-        write_out(path, json.dumps(document(report), indent=2) + "\n", mode=0o600)
+        write_out(path, json.dumps(document(report), indent=2) + "\n", mode=mode)
     except OSError as problem:
-        raise UsageError(
-            f"the plan cannot be written to {path}: {problem.strerror}",
-            hint="give a file in a directory that is there and may be written: --out FILE",
-        ) from problem
+        words, hint = unwritten("plan", path, problem, option="--out")
+        raise UsageError(words, hint=hint) from problem
 
 
 def load_plan(path: str) -> list[tuple[str, ...]]:
     """The acting identities of a saved plan of guesses; raises NotFound, UsageError."""
     try:
-        plan: Mapping[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        plan: Mapping[str, Any] = json.loads(read_plan(path))
         if plan["schema"] != SCHEMA or plan.get("heuristic") is not True:
             raise UsageError(
                 f"{path} is not a plan of the emergency mode",
                 hint="hvtx gc --heuristic --plan --out FILE makes one",
             )
-        return [
-            (item["action"], item["reason"], item["kind"], item["key"])
-            for item in plan["items"]
-            if item["action"] != Action.SKIP.value
-        ]
+        found = [(i["action"], i["reason"], i["kind"], i["key"]) for i in plan["items"]]
+        if not all(isinstance(word, str) for words in found for word in words):
+            raise TypeError("an item's words are not text")
+        return [words for words in found if words[0] != Action.SKIP.value]
     except FileNotFoundError as problem:
         raise NotFound(
             f"there is no plan file {path}",
@@ -320,7 +316,8 @@ def load_plan(path: str) -> list[tuple[str, ...]]:
         *(OSError, ValueError, KeyError, TypeError, AttributeError),
         RecursionError,
     ) as problem:
+        why = problem.strerror if isinstance(problem, OSError) else problem
         raise UsageError(
-            f"{path} is not a plan: {problem}",
+            f"{path} is not a plan: {why}",
             hint="hvtx gc --heuristic --plan --out FILE makes one",
         ) from problem

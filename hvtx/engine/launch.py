@@ -23,11 +23,13 @@ from hvtx.engine.networks import (
 from hvtx.engine.runtime import Runtime, process_facts, rows_by_vm
 from hvtx.engine.transaction import Operation, begin, forget_vm
 from hvtx.errors import Conflict, HvtxError, NotFound, PartialFailure, StoreError, UsageError
-from hvtx.host import failpoint, procfs
+from hvtx.host import failpoint, paths, procfs
 from hvtx.host.flows import flow_limit
 from hvtx.host.logger import older
 from hvtx.hypervisors import base as hypervisors
-from hvtx.model.resource import Kind, Resource, State
+from hvtx.model.plan import Reason
+from hvtx.model.resource import Kind, Resource, State, only_flows_remain
+from hvtx.model.user import ROOT, User
 from hvtx.model.vm import Identity, Life, Liveness, Network, Publish, Vm
 from hvtx.model.vm import Operation as OpenOperation
 from hvtx.planner import provision
@@ -138,15 +140,29 @@ def start_vm(runtime: Runtime, name: str, *, verb: str = "start") -> Vm:
     vm = runtime.read(records.get_vm, name)
     _free_for_start(runtime, vm)
     vm = runtime.read(records.get_vm, name)
-    probes = process.probe(vm, runtime.store.run_directory)
+    probes = _probe(runtime, vm)
     refuse_ports(runtime, _ports_to_publish(vm))
     networks = _networks(runtime, vm)
     privileges.need_to_start(networks.values())
     _refuse_diverted(runtime, vm, networks)
     with begin(runtime, verb, vm=name) as (sql, operation):
-        rows = _intend(operation, sql, vm, networks)
-    _go(runtime, operation, vm, rows, networks, probes)
+        vm, user = _with_user(operation, sql, vm, probes)
+        rows = _intend(operation, sql, vm, networks, user)
+        _take_over_flows(operation, sql, vm)
+    _go(runtime, operation, vm, rows, networks, probes, user)
     return vm
+
+
+def _take_over_flows(operation: Operation, sql: Any, vm: Vm) -> None:
+    """Close the rows that only wait for flows to end: the new ones speak of the same addresses.
+
+    They were the VM's own, and are again; whoever releases the new rows ends the flows.
+    """
+    rows = [row for row in records.resources_of_vm(sql, vm.id) if only_flows_remain(row)]
+    if rows:
+        intents.forget(sql, rows)
+        words = "what flowed to it and could not be ended is its own again"
+        operation.history(sql, [Event("forgotten", words, reason="flows-remain")])
 
 
 def _lock_for_start(runtime: Runtime, name: str) -> None:
@@ -170,15 +186,47 @@ def run_vm(runtime: Runtime, wish: VmWish) -> Vm:
         _resolve(runtime, wish.name)  # an interrupted `run` is undone whole
     define.check_wish(runtime, wish)
     define.warn_of_disks(wish.kernel, wish.disks)
-    probes = process.probe(_draft(wish), runtime.store.run_directory)
+    probes = _probe(runtime, _draft(wish))
     networks = {network.id: network for network in define.take_networks(runtime, wish)}
     ensure_networks(runtime, networks.values())
     privileges.need_to_start(networks.values())
     with begin(runtime, "run", vm=wish.name) as (sql, operation):
         vm, rows = define.record_vm(operation, sql, wish, list(networks.values()), committed=False)
-        rows += _intend(operation, sql, vm, networks)
-    _go(runtime, operation, vm, rows, networks, probes, new=True)
+        vm, user = _with_user(operation, sql, vm, probes)
+        rows += _intend(operation, sql, vm, networks, user)
+    _go(runtime, operation, vm, rows, networks, probes, user, new=True)
     return vm
+
+
+def _probe(runtime: Runtime, vm: Vm) -> hypervisors.Probes:
+    """What is there for a start, with a user that processes of this VM can become."""
+    if vm.hypervisor == "external":
+        return process.probe(vm, runtime.store.run_directory)
+    settings = runtime.settings
+    user = privileges.need_user(settings.vm_user, runtime.installation, settings.state_directory)
+    return process.probe(vm, runtime.store.run_directory, user)
+
+
+def _with_user(
+    operation: Operation, sql: Any, vm: Vm, probes: hypervisors.Probes
+) -> tuple[Vm, User | None]:
+    """The VM with the number of its user id, and its user; None: hvtx's own.
+
+    The number is that of the operation that made it, or first started it where it was imported or
+    made by an earlier hvtx: no other VM's, now or later.
+    """
+    if vm.hypervisor == "external":
+        return vm, None
+    from hvtx.host import vmuser
+
+    runtime = operation.runtime
+    if not vm.number:
+        vm = vm._replace(number=operation.id)
+        records.set_vm(sql, vm)
+    user = vmuser.choose(runtime.settings.vm_user, runtime.installation, vm.number)
+    if user is not None and (probes.kvm or vm.hypervisor != "qemu"):
+        user = vmuser.with_kvm(user)
+    return vm, user
 
 
 def _resolve(runtime: Runtime, name: str) -> Plan:
@@ -206,7 +254,8 @@ def _free_for_start(runtime: Runtime, vm: Vm) -> None:
     if state is VmState.DEFINED and not runtime.read(records.is_provisional, vm.id):
         return
     plan = _resolve(runtime, vm.name)
-    left = [row for row in runtime.read(records.resources_of_vm, vm.id) if row.kind != Kind.LEASE]
+    rows = runtime.read(records.resources_of_vm, vm.id)
+    left = [row for row in rows if row.kind != Kind.LEASE and not only_flows_remain(row)]
     if left:
         keys = {row.id for row in left}
         why = (
@@ -253,7 +302,11 @@ def _refuse_diverted(runtime: Runtime, vm: Vm, networks: Mapping[str, Network]) 
 
 
 def _intend(
-    operation: Operation, sql: Any, vm: Vm, networks: Mapping[str, Network]
+    operation: Operation,
+    sql: Any,
+    vm: Vm,
+    networks: Mapping[str, Network],
+    user: User | None,
 ) -> list[Resource]:
     runtime = operation.runtime
     bridges = {}
@@ -278,6 +331,7 @@ def _intend(
         directory=run_directory(runtime, vm) if runs else None,
         process=runs,
         flows=flow_limit(),
+        user=user,
     )
     return operation.intend(
         sql, [want for want, _ in pairs], vm=vm.id, networks=[network for _, network in pairs]
@@ -291,6 +345,7 @@ def _go(
     rows: list[Resource],
     networks: Mapping[str, Network],
     probes: hypervisors.Probes,
+    user: User | None,
     *,
     new: bool = False,
 ) -> None:
@@ -304,11 +359,11 @@ def _go(
         refuse_others_ports(runtime, _ports_to_publish(vm))
         if process_row is not None:
             launch = render(vm, rows, networks, probes, run_directory(runtime, vm))
-            gate = _spawn(runtime, vm, launch)
+            gate = _spawn(runtime, vm, launch, user)
             identity = gate.identity
             try:
                 failpoint.reach("spawned")
-                noted = {**identity._asdict(), **_accelerator(probes)}
+                noted = {**identity._asdict(), **_accelerator(probes), "user": _shown(user)}
                 process_row = operation.note(process_row, noted)
                 failpoint.reach("registered")
                 gate.open()
@@ -333,6 +388,11 @@ def _go(
         raise
 
 
+def _shown(user: User | None) -> int | str:
+    """Whom the process runs as, as it is kept beside it."""
+    return ROOT if user is None else user.shown
+
+
 def _accelerator(probes: hypervisors.Probes) -> dict[str, str]:
     """What is kept of the choice beside the process that it was made for."""
     if probes.why is None:
@@ -341,18 +401,18 @@ def _accelerator(probes: hypervisors.Probes) -> dict[str, str]:
     return {"accelerator": name, "accelerator_reason": probes.why}
 
 
-def _spawn(runtime: Runtime, vm: Vm, launch: hypervisors.Launch) -> process.Gate:
+def _spawn(runtime: Runtime, vm: Vm, launch: hypervisors.Launch, user: User | None) -> process.Gate:
     log = log_path(runtime, vm)
     directory = os.path.dirname(log)
     try:
-        os.makedirs(directory, mode=0o700, exist_ok=True)
+        paths.make_directories(directory, 0o700)
     except OSError as problem:
         raise StoreError(
             f"the log directory {directory} cannot be made: {problem.strerror}",
             hint="free or remount the disk, or choose another place with --state-dir",
         ) from problem
-    process.prepare(launch, run_directory(runtime, vm), log)
-    gate = process.spawn(launch, log, vm.name)
+    process.prepare(launch, run_directory(runtime, vm), log, user)
+    gate = process.spawn(launch, log, vm.name, user)
     warning = process.enter_scope(vm.name, *gate.pids)
     if warning:
         words = "".join(c if c.isprintable() else " " for c in warning)
@@ -529,12 +589,16 @@ def _release_all(runtime: Runtime, operation: Operation, vm: Vm) -> None:
     if old:
         operation.forget(old, {row.id: "rebooted" for row in old})
     outcomes = operation.release(here, reasons={row.id: operation.verb for row in here})
-    left = [outcome.message for outcome in outcomes.values() if not outcome.gone]
-    operation.end("partial" if left else "done")
-    if left:
+    kept = [outcome for outcome in outcomes.values() if not outcome.gone]
+    operation.end("partial" if kept else "done")
+    if kept:
+        left = "; ".join(dict.fromkeys(outcome.message for outcome in kept))
+        flows = all(outcome.reason == Reason.FLOWS_REMAIN for outcome in kept)
         raise PartialFailure(
-            f"VM {vm.name!r} is stopped, but not all of it could be released: {'; '.join(left)}",
-            hint="end or move what is named, then: hvtx gc --apply",
+            f"VM {vm.name!r} is stopped, but not all of it could be released: {left}",
+            hint="hvtx gc --apply tries again; until then nobody else gets its addresses and ports"
+            if flows
+            else "end or move what is named, then: hvtx gc --apply",
         )
 
 
@@ -554,10 +618,15 @@ def restart_vm(
     runtime.enter()
     runtime.lock("vm", name)
     vm = runtime.read(records.get_vm, name)
-    process.probe(vm, runtime.store.run_directory)
+    _probe(runtime, vm)
     own = {interface.network for interface in vm.interfaces}
     privileges.need_to_start(runtime.read(records.networks_by_id, own).values())
-    stop_vm(runtime, name, timeout=timeout, force=force, tell=tell)
+    try:
+        stop_vm(runtime, name, timeout=timeout, force=force, tell=tell)
+    except PartialFailure:
+        rows = runtime.read(records.resources_of_vm, vm.id)
+        if not all(row.kind == Kind.LEASE or only_flows_remain(row) for row in rows):
+            raise
     return start_vm(runtime, name)
 
 
@@ -588,6 +657,7 @@ def attach(runtime: Runtime, name: str, pid: int) -> Vm:
             f"hvtx starts the process of VM {name!r} itself", hint="only --hypervisor external"
         )
     own = [row for row in rows if row.kind not in (Kind.LEASE, Kind.PROCESS)]
+    own = [row for row in own if not only_flows_remain(row)]
     if not any(row.life == runtime.life.id for row in own):  # what a reboot left is only on record
         raise Conflict(f"VM {name!r} is not started", hint=f"hvtx vm start {name}")
     if liveness is Liveness.ALIVE:

@@ -21,7 +21,7 @@ from hvtx.engine.runtime import DRIVERS, FIREWALLS, Runtime
 from hvtx.engine.snapshot import legacy_tables
 from hvtx.engine.transaction import Operation, begin
 from hvtx.errors import Conflict, HvtxError, NotFound, UsageError
-from hvtx.host import failpoint, procfs, traces, users
+from hvtx.host import failpoint, paths, procfs, traces, users
 from hvtx.host.links import Links
 from hvtx.host.locks import LockFile
 from hvtx.host.netlink import DumpInterrupted
@@ -41,6 +41,7 @@ from hvtx.store.history import Event
 
 _ID = re.compile(r"[a-z2-7]{10}")
 _FRESH = 0.5  # seconds: how old an answer may be when something is removed on it
+_MARKER_MOST = 1 << 16  # bytes
 _WELL_KNOWN = ("/var/lib/hvtx", "/run/hvtx")
 _KEPT = frozenset({"in-use", "foreign-dependents", "contended", "mark-mismatch", "mark-stripped"})
 
@@ -150,8 +151,7 @@ def _traces(runtime: Runtime, installation: str) -> dict[str, str]:
     for directory in {runtime.settings.run_directory, _WELL_KNOWN[1]}:
         path = os.path.join(directory, installation, "marker")
         with suppress(FileNotFoundError):
-            with open(path, encoding="utf-8", errors="replace") as marker:
-                lines = marker.read().splitlines()
+            lines = paths.read_regular(path, _MARKER_MOST).decode(errors="replace").splitlines()
             if len(lines) > 1:  # an older hvtx wrote one
                 found[path] = lines[1]
     return found

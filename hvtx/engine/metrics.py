@@ -38,6 +38,7 @@ def gauges(runtime: Runtime) -> list[Gauge]:
         *_records(runtime),
         *_plan(runtime),
         *_store(runtime),
+        *_conntrack(),
     ]
 
 
@@ -102,6 +103,21 @@ def _plan(runtime: Runtime) -> Iterable[Gauge]:
               {(refused,): float(bool(refused))}),
         Gauge("hvtx_gc_items", "What gc --plan lists, by action and reason.", ("action", "reason"),
               {pair: float(number) for pair, number in sorted(items.items())}),
+    ]  # fmt: skip
+
+
+def _conntrack() -> Iterable[Gauge]:
+    """How full connection tracking is, which all guests share; nothing where nothing is tracked."""
+    from hvtx.host import conntrack
+
+    fill = conntrack.fill()
+    if fill is None:
+        return []
+    return [
+        Gauge("hvtx_conntrack_entries", "Connections that this network namespace tracks.", (),
+              {(): fill.entries}),
+        Gauge("hvtx_conntrack_entries_limit", "Connections that it can track (nf_conntrack_max).",
+              (), {(): fill.limit}),
     ]  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, begin
 from hvtx.errors import (
     Conflict,
+    Contended,
     HostRefused,
     HvtxError,
     NotFound,
@@ -25,6 +26,7 @@ from hvtx.errors import (
 from hvtx.host import failpoint
 from hvtx.host.flows import flow_limit
 from hvtx.host.links import Links
+from hvtx.host.netlink import DumpInterrupted, forbidden
 from hvtx.model.resource import Kind, Resource, State, filters_on
 from hvtx.model.vm import Network
 from hvtx.planner import provision
@@ -596,8 +598,16 @@ def _refuse_dependents(runtime: Runtime, rows: Sequence[Resource]) -> None:
     try:
         every = links.all()
         addresses, filtered = links.addresses(), links.filtered()
-    except PermissionError as problem:
-        raise NotPermitted("the host's links may not be read", hint="run hvtx as root") from problem
+    except DumpInterrupted as problem:
+        raise Contended(
+            "the host's links changed too fast to be listed", hint="try again"
+        ) from problem
+    except OSError as problem:
+        if forbidden(problem):
+            raise NotPermitted(
+                "the host's links may not be read", hint="run hvtx as root"
+            ) from problem
+        raise HostRefused(f"the host's links could not be listed: {problem.strerror}") from problem
     finally:
         links.close()
     for row in rows:

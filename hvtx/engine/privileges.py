@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from hvtx.errors import NotPermitted
 from hvtx.host import capabilities, procfs, tun
 from hvtx.model.resource import Kind, Resource
+from hvtx.model.user import User
 from hvtx.model.vm import Identity, Network
 from hvtx.planner.states import identity_of
 
@@ -30,7 +31,25 @@ def need_for(rows: Iterable[Resource]) -> None:
     for row in rows:
         kinds.add(row.kind)
         backends.add(row.spec.get("backend"))
+        if row.kind == Kind.FILE:
+            need_to_empty(row.spec["path"])
     need(devices=not kinds.isdisjoint(_DEVICES), legacy="iptables" in backends)
+
+
+def need_to_empty(directory: str) -> None:
+    """Refuse if a run-time directory, which is its VM's user's, cannot be taken over."""
+    if capabilities.has("CAP_DAC_OVERRIDE") or capabilities.has("CAP_CHOWN"):
+        return
+    try:
+        owner = os.lstat(directory).st_uid
+    except OSError:
+        return  # for the driver to say
+    if owner != os.geteuid():
+        raise NotPermitted(
+            f"the run-time directory {directory} belongs to the VM's user {owner}: removing it"
+            " needs the capability CAP_CHOWN",
+            hint=f"run hvtx as root, or with CAP_CHOWN as well ({_PAGE})",
+        )
 
 
 def need_to_start(networks: Iterable[Network]) -> None:
@@ -48,6 +67,22 @@ def need_to_start(networks: Iterable[Network]) -> None:
         lack = xtables.lack({6 if ":" in subnet else 4 for subnet in subnets} | {4})
         if lack is not None:
             raise lack
+
+
+def need_user(wanted: str, installation: str, state_directory: str) -> User | None:
+    """Whom VM processes run as by the setting ``wanted``, as the first of them; None: as hvtx.
+
+    Raises UsageError, NotPermitted or HostRefused if none can be started so, which nothing has
+    been made for yet.
+    """
+    from hvtx.host import vmuser
+
+    user = vmuser.choose(wanted, installation, 0)
+    if user is not None:
+        vmuser.refuse_writer(user, wanted, state_directory)
+    if user is not None and (problem := vmuser.lack(user)) is not None:
+        raise problem
+    return user
 
 
 def need(*, devices: bool = False, legacy: bool = False) -> None:

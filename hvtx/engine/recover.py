@@ -64,6 +64,8 @@ def recover(
             row.kind == Kind.LEASE and row.state == State.COMMITTED and item.action is Action.SKIP
         ):
             return False  # leases outlive every life of the host
+        if item.reason is Reason.FLOWS_REMAIN:
+            return True
         if item.vm in stopping and item.vm is not None and item.action is not Action.SKIP:
             return True
         return row.state != State.COMMITTED or row.life != runtime.life.id

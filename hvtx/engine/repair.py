@@ -73,6 +73,10 @@ def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
         with begin(runtime, "repair", vm=name if vms and not networks else None) as (_, operation):
             pass
         _mend_all(runtime, damages, rows, repaired, failed)
+        ports = [damage.row for damage in damages if damage.row.kind == Kind.PUBLISH]
+        flows = operation.end_flows_past(ports)  # datagrams of meanwhile went past their rules
+        if not flows.gone:
+            failed.append({"kind": "publish", "key": ports[0].key, "why": flows.message})
         events = [
             Event("repaired", item["missing"], item["kind"], item["key"]) for item in repaired
         ]

@@ -13,11 +13,12 @@ from importlib import import_module
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from hvtx.drivers.base import CommonDriver, DeviceDriver, Driver, FirewallDriver, Host
-from hvtx.errors import NotPermitted, Refused, StoreError, UsageError
-from hvtx.host import capabilities, procfs, traces
+from hvtx.errors import NotPermitted, Refused, StoreError
+from hvtx.host import capabilities, descriptors, procfs, traces
 from hvtx.host.files import is_there
 from hvtx.host.locks import LockFile, name_offset
 from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource
+from hvtx.model.user import AUTO
 from hvtx.model.vm import Identity, Life, Liveness, Operation
 from hvtx.planner.epoch import Epoch, judge_epoch
 from hvtx.planner.states import identity_of, judge_vm
@@ -49,6 +50,7 @@ class Settings(NamedTuple):
     lock_timeout: float = 10.0
     group: str | None = None  # whose members may read the view (docs/privileges.md)
     tap_user: str | None = None  # who may open TAP devices; None: whoever runs this
+    vm_user: str = AUTO  # who VM processes run as: auto, root, or a user by name or number
     history_lines: int = 100_000  # how many the history keeps, about
 
 
@@ -64,7 +66,7 @@ class Runtime:
         watch: Watch | None = None,
         spends: bool = False,
     ) -> None:
-        """Open the store; raises StoreError, NotPermitted, Refused.
+        """Open the store; raises StoreError, NotPermitted, Refused, HostRefused.
 
         Without ``create`` a missing store reads as an empty one, for writers too. ``watch`` is
         told the number of each change before it is committed. ``spends``: what is done ends or
@@ -76,7 +78,12 @@ class Runtime:
         self._spends = spends
         if writable:
             _need_privileges()  # before there is a store that only root can open
-        self._tap_user = _user_id(settings.tap_user)
+            descriptors.need(descriptors.TO_END if spends else descriptors.TO_MAKE)
+        self._tap_user = os.geteuid()
+        if settings.tap_user is not None:
+            from hvtx.host.vmuser import user_id
+
+            self._tap_user = user_id("tap_user", settings.tap_user)
         self._watch = watch
         self.boot_id = procfs.boot_id()
         self.netns = procfs.netns_cookie()
@@ -380,37 +387,6 @@ def wrong_namespace() -> Refused:
         "this is not the network namespace that the store's VMs and networks live in",
         hint="run hvtx in that namespace; if it is gone: `hvtx recover --new-namespace`",
     )
-
-
-def _user_id(user: str | None) -> int:
-    """The id of a user by name or number; the caller's own for None. Raises UsageError."""
-    if user is None:
-        return os.geteuid()
-    if user.isascii() and user.isdigit():
-        return numeric_id("tap_user", user)
-    import pwd
-
-    try:
-        return pwd.getpwnam(user).pw_uid
-    except KeyError as problem:
-        raise UsageError(
-            f"tap_user is {user!r}, and this host has no such user",
-            hint="give the user that VM processes run as, by name or number",
-        ) from problem
-
-
-_ID_MOST = (1 << 32) - 2  # the one above means "nobody in particular" to the kernel
-
-
-def numeric_id(key: str, text: str) -> int:
-    """A user's or group's number from the settings (pure). Raises UsageError."""
-    number = int(text) if len(text) <= 10 else _ID_MOST + 1
-    if number > _ID_MOST:
-        raise UsageError(
-            f"{key} is {text[:40]}, which no user or group can have",
-            hint=f"numbers go from 0 to {_ID_MOST}; a name will do as well",
-        )
-    return number
 
 
 def _private(path: str, flags: int) -> int:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from hvtx.engine import guests
 from hvtx.engine.launch import (
@@ -19,6 +18,7 @@ from hvtx.engine.launch import (
 )
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import Conflict, NotFound, UsageError
+from hvtx.host import paths
 from hvtx.hypervisors.base import TRAITS
 from hvtx.model.guest import NOTES, Guest
 from hvtx.model.resource import Kind, Resource
@@ -84,6 +84,7 @@ def describe_vm(
         "accelerator_reason": started.get("accelerator_reason"),
         "hypervisor": vm.hypervisor,
         "pid": pid,
+        "user": started.get("user"),
         "autostart": vm.autostart,
         "memory": vm.memory,
         "cpus": vm.cpus,
@@ -185,11 +186,20 @@ def log_document(name: str, paths: Sequence[str]) -> dict[str, Any]:
     return {"schema": "hvtx/logs/1", "vm": name, "path": paths[-1], "lines": lines if text else []}
 
 
-def _bytes_of(path: str) -> bytes:
+def open_log(path: str) -> BinaryIO | None:
+    """A file of :func:`vm_log`, a regular one; None if its logger has renamed it just now."""
     try:
-        return Path(path).read_bytes()
-    except FileNotFoundError:  # its logger has renamed it just now
+        return os.fdopen(paths.open_regular(path), "rb")
+    except FileNotFoundError:
+        return None
+
+
+def _bytes_of(path: str) -> bytes:
+    log = open_log(path)
+    if log is None:
         return b""
+    with log:
+        return log.read()
 
 
 def console_document(name: str, directory: str, socket: str | None, log: str) -> dict[str, Any]:

@@ -8,18 +8,21 @@ have an order, and what moved between two of them is looked at again (docs/adr/0
 2. the host: links, addresses, firewalls;
 3. the record, all of it in one moment: rows, operations, VMs, networks, tombstones;
 4. once more what is on record as removed and was still seen, and what is on record and was not:
-   devices by their index, firewalls and addresses where an operation moved the row since 1;
+   devices by their index, firewalls and addresses where an operation moved the row since 1; and
+   all that an operation was at which has died since 1;
 5. files, processes, holders of devices;
 6. the record once more, if it changed since 3: of what an operation moved or works on by now,
    nothing is concluded. An operation of 3 whose lock is free was interrupted only if it is still
    open here.
+
+What is looked at again and what is doubtful is chosen in ``planner/looks.py``.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from hvtx.drivers import process
 from hvtx.drivers.file import mark_of
@@ -28,16 +31,16 @@ from hvtx.engine.runtime import FIREWALLS, Runtime, rows_by_vm
 from hvtx.errors import Contended, HostRefused, HvtxError, NotPermitted, Refused
 from hvtx.host import failpoint, procfs
 from hvtx.host.links import Links
-from hvtx.host.netlink import DumpInterrupted
-from hvtx.model.mark import Mark, parse_mark
+from hvtx.host.netlink import DumpInterrupted, forbidden
 from hvtx.model.plan import NetworkFacts, OperationFacts, Snapshot, VmFacts
 from hvtx.model.resource import FIREWALL_KINDS, Address, Entry, Kind, Link, Resource, State
-from hvtx.model.vm import Life, Liveness, Operation, ProcessFacts
+from hvtx.model.vm import ProcessFacts
+from hvtx.planner import looks
+from hvtx.planner.looks import Again, Before, Record, Seen
 from hvtx.planner.states import identity_of, judge_vm
 from hvtx.store import records
 
 _GATE_SECONDS = 5.0
-_DEVICES = frozenset({Kind.TAP, Kind.BRIDGE})
 _MARKING = 20  # looks at a new device, a millisecond apart
 
 T = TypeVar("T")
@@ -63,14 +66,14 @@ def look(runtime: Runtime, ask: Callable[[Any], T]) -> tuple[Snapshot, T]:
         raise Refused("cannot-observe", host.unread.message, hint=host.unread.hint)
     underway = {o.id for o in record.operations if before.runs(o.id) and runtime.is_running(o.id)}
     expected = _expected(runtime, [*record.rows, *record.tombstones.values()])
-    late = _late(before, underway, record, host, expected)
-    _look_again(runtime, host, late)
+    late = looks.late(before, underway, record, host.seen, expected)
+    _look_again(runtime, host, looks.again(late, host.links))
     failpoint.reach("looked")
     files = _files(record.rows, host.failures)
     facts = _processes(record.rows, underway)
     vms = _vms(runtime, record, facts)
-    holders, hidden = _holders(_suspects(record.rows, vms, host.links), host.links)
-    doubtful = _doubtful(record.rows, vms, underway, late)
+    holders, hidden = _holders(looks.suspects(record.rows, vms, host.links), host.links)
+    doubtful = looks.doubtful(record.rows, vms, underway, late)
     operations, moving = _since(runtime, record, underway, doubtful)
     snapshot = Snapshot(
         installation=runtime.installation,
@@ -97,47 +100,22 @@ def look(runtime: Runtime, ask: Callable[[Any], T]) -> tuple[Snapshot, T]:
 # -- the record ------------------------------------------------------------------------------------
 
 
-class _Before(NamedTuple):
-    """The operations, before anything was looked at."""
-
-    newest: int
-    running: Mapping[int, bool]  # of those that had not ended, whether they held their locks
-
-    def runs(self, operation: int) -> bool:
-        """Whether an operation ran then or was begun later; what others did is all to be seen."""
-        return operation > self.newest or self.running.get(operation, False)
-
-
-def _before(runtime: Runtime) -> _Before:
+def _before(runtime: Runtime) -> Before:
     with runtime.reading() as sql:
         newest, underway = records.newest_operation(sql), records.operations(sql)
-    return _Before(newest, {known.id: runtime.is_running(known.id) for known in underway})
+    return Before(newest, {known.id: runtime.is_running(known.id) for known in underway})
 
 
-class _Record(NamedTuple):
-    """The store at one moment."""
-
-    life: int  # of the host, that this is read in
-    seq: int
-    newest: int  # operation
-    rows: list[Resource]
-    tombstones: dict[str, Resource]
-    operations: list[Operation]
-    vms: list[tuple[str, str, str, bool]]
-    lives: dict[int, Life]
-    networks: dict[str, NetworkFacts]
-
-
-def _record(runtime: Runtime, host: _Host, ask: Callable[[Any], T]) -> tuple[_Record, T]:
+def _record(runtime: Runtime, host: _Host, ask: Callable[[Any], T]) -> tuple[Record, T]:
     with runtime.reading() as sql:
         rows = records.resources(sql)
         provisional = records.provisional_networks(sql)
-        record = _Record(
+        record = Record(
             life=runtime.life.id,
             seq=records.seq(sql),
             newest=records.newest_operation(sql),
             rows=rows,
-            tombstones=records.tombstones(sql, _unknown_marks(rows, host)),
+            tombstones=records.tombstones(sql, looks.unknown_marks(rows, host.seen)),
             operations=records.operations(sql),
             vms=records.vm_heads(sql),
             lives=records.lives(sql),
@@ -149,59 +127,20 @@ def _record(runtime: Runtime, host: _Host, ask: Callable[[Any], T]) -> tuple[_Re
         return record, ask(sql)
 
 
-def _unknown_marks(rows: Iterable[Resource], host: _Host) -> list[str]:
-    """Marks that were seen and are no live row's; a mark is unique among all rows."""
-    known = {row.mark for row in rows}
-    seen = {link.alias for link in host.links if link.alias}
-    seen |= {entry.mark for entry in host.entries if entry.mark}
-    return [mark for mark in seen - known if isinstance(parse_mark(mark), Mark)]
-
-
 def _since(
-    runtime: Runtime, record: _Record, underway: set[int], doubtful: Sequence[Resource]
+    runtime: Runtime, record: Record, underway: set[int], doubtful: Sequence[Resource]
 ) -> tuple[dict[int, OperationFacts], frozenset[int]]:
-    """The operations, with those begun since the record was read, and which rows moved since.
-
-    What such an operation did is in some of the looks and not in others, so it counts as running
-    even if it has ended, and each row of its VM may have moved. So does one whose lock is free
-    because it has ended by now.
-    """
-    known = {
-        operation.id: OperationFacts(operation.verb, operation.vm, operation.id in underway)
-        for operation in record.operations
-    }
+    """The operations, with those begun since the record was read, and which rows moved since."""
     with runtime.reading() as sql:
         if records.seq(sql) == record.seq:
-            return known, frozenset()
-        free = known.keys() - underway
+            return looks.operation_facts(record, underway), frozenset()
+        free = {operation.id for operation in record.operations} - underway
         ended = free - records.still_open(sql, free)
         begun = records.operations_since(sql, record.newest)
-        names = {vm for _, _, vm in begun}
-        vms = {vm for vm, name, _, _ in record.vms if name in names}
-        asked = {row.id: row for row in (*doubtful, *(r for r in record.rows if r.vm in vms))}
+        asked = looks.asked_again(record, doubtful, begun)
         now = records.whereabouts(sql, asked)
-    moved = [n for n, row in asked.items() if now.get(n) != (row.state, row.operation)]
-    known.update((number, known[number]._replace(running=True)) for number in ended)
-    known.update((number, OperationFacts(verb, vm, True)) for number, verb, vm in begun)
-    return known, frozenset(moved)
-
-
-def _doubtful(
-    rows: Iterable[Resource],
-    vms: Mapping[str, VmFacts],
-    underway: set[int],
-    late: Sequence[Resource],
-) -> list[Resource]:
-    """Rows that something may be concluded from: their owner is dead, or they were left half-done.
-
-    And those that were looked at again.
-    """
-    dead = {vm for vm, known in vms.items() if known.liveness is Liveness.DEAD}
-    found = {row.id: row for row in late}
-    for row in rows:
-        if row.vm in dead or (row.state != State.COMMITTED and row.operation not in underway):
-            found[row.id] = row
-    return list(found.values())
+    facts = looks.operation_facts(record, underway, ended=ended, begun=begun)
+    return facts, looks.moved_since(asked, now)
 
 
 # -- the host --------------------------------------------------------------------------------------
@@ -216,73 +155,25 @@ class _Host:
         self.links, self.addresses, self.filtered = _links(self.failures)
         self.entries, self.unread = _entries(runtime, self.failures)
 
-
-def _late(
-    before: _Before,
-    underway: set[int],
-    record: _Record,
-    host: _Host,
-    expected: Mapping[int, tuple[Entry, ...]],
-) -> list[Resource]:
-    """Rows of which the host showed otherwise than they say, so that they are looked at again.
-
-    Of firewalls and addresses those that an operation moved while the host was looked at:
-    tombstones whose object was seen, and live rows whose object was not. Of devices all such, since
-    a dump can miss one. What an operation still works on may be there or not, but a device that it
-    is making is marked in a moment.
-    """
-    found = [
-        row
-        for row in record.tombstones.values()
-        if row.kind in _DEVICES or before.runs(row.operation)
-    ]
-    by_index = {link.ifindex: link for link in host.links}
-    moved = []
-    for row in record.rows:
-        if before.runs(row.operation):
-            moved.append(row)
-        elif row.kind in _DEVICES and row.spec["ifindex"] not in by_index:
-            found += [row] if row.life == record.life else []  # no device survives a life
-    if not moved:
-        return found
-    entries = {entry[:4] for entry in host.entries}  # whatever their handles
-    addresses = set(host.addresses)
-
-    def seen(row: Resource) -> bool:
-        device = row.kind in _DEVICES
-        link = by_index.get(row.spec["ifindex"]) if device else None
-        if row.state != State.COMMITTED and row.operation in underway:
-            return link is None or link.alias is not None
-        if device:
-            return link is not None and link.alias == row.mark
-        if row.kind in FIREWALL_KINDS:
-            return entries.issuperset(entry[:4] for entry in expected.get(row.id, ()))
-        if row.kind == Kind.ADDRESS:
-            return Address(row.spec["ifindex"], row.spec["address"]) in addresses
-        return True
-
-    return [*found, *(row for row in moved if not seen(row))]
+    @property
+    def seen(self) -> Seen:
+        return Seen(self.links, self.addresses, self.entries)
 
 
-def _look_again(runtime: Runtime, host: _Host, late: Sequence[Resource]) -> None:
-    """See once more what belongs to these rows, after the record; corrects ``host``.
+def _look_again(runtime: Runtime, host: _Host, again: Again) -> None:
+    """See once more what an operation moved, after the record; corrects ``host``.
 
     A device is asked for by its index. Of firewalls the backends are read again, and only what
-    carries the marks of these rows is taken from that.
+    carries the marks is taken from that.
     """
-    marks = {row.mark for row in late}
-    devices = {row.spec["ifindex"] for row in late if row.kind in _DEVICES}
-    devices |= {link.ifindex for link in host.links if link.alias in marks}
-    moved = {row.spec["ifindex"] for row in late if row.kind == Kind.ADDRESS}
-    if (devices or moved) and "links" not in host.failures:
-        _look_at_links(host, devices, moved)
-    backends = {row.spec["backend"] for row in late if row.kind in FIREWALL_KINDS}
-    backends -= host.failures.keys()
+    if (again.devices or again.addressed) and "links" not in host.failures:
+        _look_at_links(host, again.devices, again.addressed)
+    backends = again.backends - host.failures.keys()
     if backends:
         entries, _ = _entries(runtime, host.failures, sorted(backends))
         host.entries = [
-            *(e for e in host.entries if e.mark not in marks or e.backend not in backends),
-            *(e for e in entries if e.mark in marks),
+            *(e for e in host.entries if e.mark not in again.marks or e.backend not in backends),
+            *(e for e in entries if e.mark in again.marks),
         ]
 
 
@@ -332,9 +223,9 @@ def _links(failures: dict[str, str]) -> tuple[list[Link], list[Address], frozens
         return source.all(), source.addresses(), source.filtered()
     except DumpInterrupted as problem:
         raise _unstable_links() from problem
-    except PermissionError as problem:
-        raise _cannot_observe("the host's links") from problem
     except OSError as problem:
+        if forbidden(problem):
+            raise _cannot_observe("the host's links") from problem
         failures["links"] = f"the links could not be listed: {problem}"
         return [], [], frozenset()
     finally:
@@ -440,9 +331,7 @@ def _await_gate(pid: int) -> None:
         time.sleep(0.002)
 
 
-def _vms(
-    runtime: Runtime, record: _Record, facts: Mapping[int, ProcessFacts]
-) -> dict[str, VmFacts]:
+def _vms(runtime: Runtime, record: Record, facts: Mapping[int, ProcessFacts]) -> dict[str, VmFacts]:
     own, life, lives = rows_by_vm(record.rows), runtime.life, record.lives
     found = {}
     for vm, name, hypervisor, provisional in record.vms:
@@ -460,16 +349,6 @@ def _expected(runtime: Runtime, rows: Iterable[Resource]) -> dict[int, tuple[Ent
     own = [row for row in rows if row.kind in FIREWALL_KINDS]
     say = {name: runtime.firewall(name).expected for name in {row.spec["backend"] for row in own}}
     return {row.id: say[row.spec["backend"]](row) for row in own}
-
-
-def _suspects(
-    rows: Iterable[Resource], vms: Mapping[str, VmFacts], links: Iterable[Link]
-) -> set[str]:
-    """Names of TAP devices that no live VM of ours accounts for."""
-    living = {vm for vm, known in vms.items() if known.liveness is Liveness.ALIVE}
-    found = {row.key for row in rows if row.kind == Kind.TAP and row.vm not in living}
-    alive = {row.mark for row in rows if row.vm in living}
-    return found | {link.name for link in links if link.kind == "tun" and link.alias not in alive}
 
 
 def _holders(suspects: set[str], links: Iterable[Link]) -> tuple[dict[str, tuple[str, ...]], bool]:

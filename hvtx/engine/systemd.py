@@ -35,10 +35,12 @@ from hvtx.engine.units import (
     units,
 )
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted, UsageError
-from hvtx.host import program
+from hvtx.host import output, paths, program
 from hvtx.host.kvm import VARIABLE, wanted_accelerator
 
 BOOTED = "/run/systemd/system"  # there where systemd is the init, sd_booted(3)
+_UNIT_MOST = 1 << 20  # bytes
+_DRAFT = ".hvtx-new"
 _SECONDS = 60.0
 _START_SECONDS = 120.0  # above the waiting for locks; far above what a start takes
 
@@ -68,13 +70,24 @@ def place(
     environment: Mapping[str, str],
     argv0: str,
     metrics: str | None = None,
+    group: str | None = None,
 ) -> Place:
     """What the units are made for; ``argv0`` is how this program was called.
 
     Raises UsageError for what would be told only by the unit that runs: an unknown accelerator.
     """
     wanted_accelerator(environment.get(VARIABLE, ""))
-    return Place(program_path(argv0), state_directory, run_directory, dict(environment), metrics)
+    called = program_path(argv0)
+    reads = (sys.prefix, sys.base_prefix, os.path.dirname(__file__), called[0])
+    return Place(
+        called,
+        state_directory,
+        run_directory,
+        dict(environment),
+        metrics,
+        tuple(sorted({os.path.realpath(path) for path in reads})),
+        group,
+    )
 
 
 def program_path(argv0: str) -> tuple[str, ...]:
@@ -108,6 +121,7 @@ def install(where: Place, root: str = "/") -> Outcome:
     wanted = make(where)
     _need_root()
     systemctl = _systemctl()
+    refuse_changeable(where)
     theirs = _packaged(root)
     files = _files_wanted(wanted, theirs)
     states = [_state(path, text, root) for path, text in files]
@@ -131,6 +145,35 @@ def install(where: Place, root: str = "/") -> Outcome:
         note = "the units come with the Debian package hvtx; drop-ins hold what is otherwise here"
     notes = [note if theirs else None, _note(running, root)]
     return Outcome(tuple(entries), running, "; ".join(filter(None, notes)) or None)
+
+
+def changeable(where: Place) -> tuple[str, str] | None:
+    """Why the units would let others become root or mislead it, and the mend; None if not so."""
+    from hvtx.engine.ownership import problem_of_program
+
+    problem = problem_of_program(where.program)
+    if problem is not None:
+        mend = (
+            "install hvtx where only root may write (sudo env PIPX_HOME=/opt/pipx"
+            " PIPX_BIN_DIR=/usr/local/bin pipx install …), or make all of it root's: chown -R"
+            " root:root, chmod -R go-w, setfacl -R -b"
+        )
+        what = f"root would run {where.program[0]} at boot, and others could change it"
+        return f"{what}: {problem}", mend
+    refusal = None if where.metrics is None else output.refusal(where.metrics)
+    if refusal is not None:
+        return (
+            f"the numbers would not be written to {where.metrics}: {refusal}",
+            "name a file in a directory of root's with --metrics FILE",
+        )
+    return None
+
+
+def refuse_changeable(where: Place) -> None:
+    """Raises NotPermitted where :func:`changeable` finds something."""
+    found = changeable(where)
+    if found is not None:
+        raise NotPermitted(found[0], hint=found[1])
 
 
 def uninstall(root: str = "/") -> Outcome:
@@ -318,8 +361,7 @@ def _bring(path: str, text: str | None, state: str, root: str) -> str:
 
 def _text_at(path: str) -> str | None:
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
+        return paths.read_regular(path, _UNIT_MOST).decode(errors="replace")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as problem:
@@ -350,16 +392,8 @@ def _state(path: str, wanted: str | None, root: str) -> str:
 
 def _write(path: str, text: str) -> None:
     """Put ``text`` at ``path`` whole, so that a power cut leaves the old file or the new one."""
-    draft = f"{path}.hvtx-new"
     try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(draft, "w", encoding="utf-8") as file:
-            os.fchmod(file.fileno(), 0o644)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(draft, path)
-        _sync(os.path.dirname(path))
+        output.write_out(path, text.encode(), mode=0o644, sync=True, make=True, draft=_DRAFT)
     except OSError as problem:
         raise _refused(path, problem) from problem
 

@@ -8,7 +8,8 @@ Invariants
 3. A row becomes committed only by its own operation, only from intended, only when its object is
    made, marked and read back.
 4. Removing: the row becomes ``releasing`` first, the object goes second, the row becomes a
-   tombstone last. What could not be removed stays ``releasing`` and on record.
+   tombstone last. What could not be removed stays ``releasing`` and on record. So does a rule that
+   is gone while what flowed by it is not proven to have ended: its VM keeps address and port.
 5. No kernel call inside a store transaction; no store lock while the kernel waits.
 6. A commit that failed is unknown, not undone: the store is opened again and asked. Undo is
    computed from rows, never from what this process remembers.
@@ -38,19 +39,20 @@ intended -> committed  :meth:`Operation.commit`; by the plan: :meth:`Operation.c
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
-from hvtx.engine import loopback
+from hvtx.engine import loopback, notice
 from hvtx.engine.runtime import Runtime, driver_name, wrong_namespace
 from hvtx.errors import CommitUnknown, HvtxError
-from hvtx.host import failpoint
+from hvtx.host import descriptors, failpoint
 from hvtx.host.locks import LockFile
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.mark import make_mark
-from hvtx.model.resource import FIREWALL_KINDS, GONE, Kind, Outcome, Resource, State
+from hvtx.model.plan import Reason
+from hvtx.model.resource import FIREWALL_KINDS, FLOWS, GONE, Kind, Outcome, Resource, State
 from hvtx.model.vm import Publish
 from hvtx.planner.provision import Want
 from hvtx.store import history, intents, records
@@ -118,7 +120,11 @@ class Operation:
         networks: Sequence[str | None] | None = None,
         committed: bool = False,
     ) -> list[Resource]:
-        """Write the rows (inside :func:`begin`): of a VM, of a network, or of the installation."""
+        """Write the rows (inside :func:`begin`): of a VM, of a network, or of the installation.
+
+        HostRefused if they could not be taken back: every device is held open then.
+        """
+        descriptors.need(descriptors.TO_UNDO + sum(want.kind == Kind.TAP for want in wants))
         owners = networks if networks is not None else [network] * len(wants)
         drafts = [
             intents.Draft(want.kind, want.key, want.spec, vm, owner)
@@ -161,7 +167,7 @@ class Operation:
             part = list(batch)
             observed.update(self.runtime.driver(name).create(part))
             if part[0].kind in FIREWALL_KINDS:
-                _end_flows_to(part)
+                self._end_flows_past(part, observed)
                 if any(row.kind == Kind.PUBLISH for row in part):
                     loopback.settle(self.runtime, part)
             failpoint.reach(f"acted:{'filter' if name == 'nftables' else name}")
@@ -254,6 +260,9 @@ class Operation:
         why = reasons or {}
         with self.runtime.store.transaction() as sql:
             intents.forget(sql, gone)
+            for row in moved:
+                if outcomes[row.id].reason == Reason.FLOWS_REMAIN:
+                    intents.note(sql, row.id, {**row.observed, FLOWS: True})
             self.history(
                 sql,
                 [
@@ -306,12 +315,13 @@ class Operation:
     def _remove_seized(
         self, rows: Sequence[Resource], outcomes: dict[int, Outcome], later: ExitStack
     ) -> dict[int, Outcome]:
-        addresses = _guest_addresses(rows)
+        addresses = sorted({address for row in rows for address in _guest_addresses(row)})
+        unended: Unended | None = None
         flushed = not addresses
         for name, batch in groupby(rows, key=driver_name):
             part = list(batch)
             if not flushed and part[0].kind not in FIREWALL_KINDS:
-                self._end_flows(addresses, later)
+                unended = _end_flows(addresses, later)
                 flushed = True
             kept = [row for row in part if _bridge_stayed(row, rows, outcomes)]
             part = [row for row in part if row not in kept]
@@ -325,21 +335,50 @@ class Operation:
                 outcomes.update(self._release_batch(name, part))
                 failpoint.reach(f"released:{name}")
         if not flushed:
-            self._end_flows(addresses, later)
+            unended = _end_flows(addresses, later)
         if any(row.kind == Kind.PUBLISH for row in rows):
             loopback.settle_gone(self.runtime, outcomes, rows)
+        if unended is not None:
+            outcomes.update(_kept_for_flows(rows, outcomes, unended))
         return outcomes
 
-    def _end_flows(self, addresses: Sequence[str], later: ExitStack) -> None:
-        """End what still flows to guests that are gone; a failure is told, and ends no release."""
-        try:
-            from hvtx.host import conntrack  # the last thing to load: out of descriptors, it fails
+    def _end_flows_past(
+        self, rows: Sequence[Resource], observed: dict[int, Mapping[str, Any]]
+    ) -> None:
+        """End what datagrams to a freshly published port still follow: rules see new flows only.
 
-            conntrack.flush(addresses, later)
-        except (HvtxError, OSError, DumpInterrupted) as problem:
-            words = f"flows of {', '.join(addresses)} could not be ended: {problem}"
+        What cannot be ended now keeps no VM from starting: it is noted, and gc goes on with it.
+        """
+        doors = _doors(rows)
+        words = _close_doors(doors.values())
+        if words is not None:
+            observed.update((row, {**observed.get(row, {}), FLOWS: True}) for row in doors)
+            self._tell_of_flows(words)
+
+    def _tell_of_flows(self, words: str) -> None:
+        notice.warning(f"{words}; `hvtx gc --apply` goes on with it")
+        with self.runtime.store.transaction() as sql:
+            self.history(sql, [Event("failed", words)])
+
+    def end_flows_past(self, rows: Sequence[Resource]) -> Outcome:
+        """The same for ports that are published already; whether it is still due is noted."""
+        doors = _doors(rows)
+        words = _close_doors(doors.values())
+        due = words is not None
+        changed = [row for row in rows if row.id in doors and (FLOWS in row.observed) != due]
+        if changed:
             with self.runtime.store.transaction() as sql:
-                self.history(sql, [Event("failed", words)])
+                for row in changed:
+                    kept = {name: value for name, value in row.observed.items() if name != FLOWS}
+                    intents.note(sql, row.id, {**kept, FLOWS: True} if due else kept)
+                if not due:
+                    self.history(sql, [self._ended(sql, row) for row in changed])
+        return GONE if words is None else Outcome(False, Reason.FLOWS_REMAIN, words)
+
+    def _ended(self, sql: Any, row: Resource) -> Event:
+        words = f"{row.kind} {row.key}: nothing flows past it any more"
+        vm = self._vm_name(sql, row)
+        return Event("completed", words, row.kind, row.key, Reason.FLOWS_REMAIN.value, vm)
 
     def _release_batch(self, name: str, part: Sequence[Resource]) -> Mapping[int, Outcome]:
         try:
@@ -470,17 +509,74 @@ def begin(
     failpoint.reach("intended")
 
 
-def _end_flows_to(rows: Sequence[Resource]) -> None:
-    """End what datagrams to a freshly published port still follow: rules see new flows only."""
-    ports = [
-        Publish(s["protocol"], s["host_ip"], s["host_port"], s["guest_port"])
-        for s in (row.spec for row in rows if row.kind == Kind.PUBLISH)
+class Unended(NamedTuple):
+    """Addresses of guests to which something may still flow, and why."""
+
+    addresses: frozenset[str]
+    words: str
+
+
+def _end_flows(addresses: Sequence[str], later: ExitStack) -> Unended | None:
+    """End what still flows to guests that are gone; what could not be ended ends no release."""
+    try:
+        failpoint.reach("flushing")
+        from hvtx.host import conntrack  # the last thing to load: out of descriptors, it fails
+
+        conntrack.flush(addresses, later)
+    except (HvtxError, OSError) as problem:
+        left: frozenset[str] = getattr(problem, "addresses", frozenset(addresses))
+        return Unended(left, _said(problem))
+    return None
+
+
+def _kept_for_flows(
+    rows: Sequence[Resource], outcomes: Mapping[int, Outcome], unended: Unended
+) -> dict[int, Outcome]:
+    """The firewall rows that stay on record, though their rules are gone, until all has ended."""
+    left: dict[str | None, set[str]] = {}  # by VM
+    for row in rows:
+        own = unended.addresses.intersection(_guest_addresses(row))
+        left.setdefault(row.vm, set()).update(own)
+    kept = {}
+    for row in rows:
+        if outcomes[row.id].gone and not unended.addresses.isdisjoint(_guest_addresses(row)):
+            to = ", ".join(sorted(left[row.vm]))
+            words = f"what flows to {to} may go on: {unended.words}"
+            kept[row.id] = Outcome(False, Reason.FLOWS_REMAIN, words)
+    return kept
+
+
+def _doors(rows: Sequence[Resource]) -> dict[int, tuple[Publish, tuple[str, ...]]]:
+    """The UDP ports that rows publish, each with its guest's addresses, by row."""
+    return {
+        row.id: (
+            Publish(s["protocol"], s["host_ip"], s["host_port"], s["guest_port"]),
+            tuple(address for address in (s["ipv4"], s["ipv6"]) if address),
+        )
+        for row, s in ((row, row.spec) for row in rows if row.kind == Kind.PUBLISH)
         if s["protocol"] == "udp"
-    ]
-    if ports:
+    }
+
+
+def _close_doors(doors: Iterable[tuple[Publish, tuple[str, ...]]]) -> str | None:
+    """End flows to ports that do not lead to the guests they are published for; why not, if so."""
+    wanted = list(doors)
+    if not wanted:
+        return None
+    try:
+        failpoint.reach("flushing:ports")
         from hvtx.host import conntrack
 
-        conntrack.flush_ports(ports)
+        conntrack.flush_ports(conntrack.Door(*door) for door in wanted)
+    except (HvtxError, OSError) as problem:
+        ports = ", ".join(f"{port.host_port}/{port.protocol}" for port, _ in wanted)
+        return f"what was sent to port {ports} before may go past the VM: {_said(problem)}"
+    return None
+
+
+def _said(problem: Exception) -> str:
+    hint = getattr(problem, "hint", None)
+    return f"{problem} ({hint})" if hint else str(problem)
 
 
 def forget_vm(sql: Any, vm: str) -> Event:
@@ -500,14 +596,10 @@ def _removal(row: Resource, outcome: Outcome, reason: str | None, vm: str | None
     return Event("kept", outcome.message, row.kind, row.key, outcome.reason, vm)
 
 
-def _guest_addresses(rows: Sequence[Resource]) -> list[str]:
-    found = set()
-    for row in rows:
-        if row.kind in FIREWALL_KINDS and row.vm is not None:
-            for field in ("ipv4", "ipv6", "address"):
-                if row.spec.get(field):
-                    found.add(row.spec[field])
-    return sorted(found)
+def _guest_addresses(row: Resource) -> list[str]:
+    if row.kind not in FIREWALL_KINDS or row.vm is None:
+        return []
+    return [row.spec[field] for field in ("ipv4", "ipv6", "address") if row.spec.get(field)]
 
 
 def _bridge_stayed(

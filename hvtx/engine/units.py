@@ -43,38 +43,50 @@ _STARTERS = (
 # not, and the sandbox may load no module.
 _MODULES = "modprobe@tun.service modprobe@ip_tables.service modprobe@ip6_tables.service"
 
-# DAC: devices, logs and sockets of VMs that run as other users. NET_RAW: legacy tables. PTRACE: to
-# see in /proc who holds a device. KILL and CHOWN: VMs and files of other users.
-_CAPABILITIES = (
-    "CAP_NET_ADMIN CAP_NET_RAW CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_CHOWN"
-    " CAP_KILL CAP_SYS_PTRACE"
-)
+# NET_RAW: legacy tables. DAC and FOWNER: directories, sockets and files of VMs that run as other
+# users. CHOWN: the directory of a group's view, made after a boot. PTRACE: to name in a plan
+# who holds a device; recovery does without, and meets him by attaching. No service signals a VM:
+# none has CAP_KILL.
+_LOOKING = "CAP_NET_ADMIN CAP_NET_RAW CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH"
+_CAPABILITIES = {
+    RECOVER: f"{_LOOKING} CAP_FOWNER CAP_CHOWN",
+    COLLECT: f"{_LOOKING} CAP_FOWNER CAP_SYS_PTRACE",
+    MEASURE: f"{_LOOKING} CAP_SYS_PTRACE",
+}
 # ProtectProc= and ProcSubset= are not here: what they hide would look like "unknown" to liveness.
-# ProtectKernelTunables= neither: forwarding and route_localnet are switched on in /proc/sys.
 _TEMPORARY = ("/tmp/", "/var/tmp/")  # noqa: S108 - what PrivateTmp= hides
+_HOMES = ("/home/", "/root/", "/run/user/")  # what ProtectHome= hides
 _SANDBOX = (
     "NoNewPrivileges=yes",
     "ProtectSystem=strict",
-    "ProtectHome=read-only",
-    "DevicePolicy=closed",
-    "DeviceAllow=/dev/net/tun rw",
+    "PrivateMounts=yes",
+    "PrivateDevices=yes",
     "ProtectClock=yes",
     "ProtectControlGroups=yes",
     "ProtectHostname=yes",
     "ProtectKernelLogs=yes",
     "ProtectKernelModules=yes",
+    "ProtectKernelTunables=yes",
     "RestrictNamespaces=yes",
     "RestrictRealtime=yes",
     "RestrictSUIDSGID=yes",
     "LockPersonality=yes",
+    "MemoryDenyWriteExecute=yes",
     "IPAddressDeny=any",
     "RestrictAddressFamilies=AF_UNIX AF_NETLINK AF_INET AF_INET6",
-    f"CapabilityBoundingSet={_CAPABILITIES}",
     "SystemCallArchitectures=native",
     "SystemCallFilter=@system-service",
     "SystemCallErrorNumber=EPERM",
     "UMask=0077",
 )
+# What makes and removes: TAP devices, and the settings of interfaces (forwarding, route_localnet).
+_DEEDS = (
+    "SystemCallFilter=~@resources",
+    "BindPaths=-/dev/net/tun",
+    "DeviceAllow=/dev/net/tun rw",
+    "ReadWritePaths=-/proc/sys/net",
+)
+_LOOKS = ("SystemCallFilter=~@resources @privileged",)
 
 
 class Unit(NamedTuple):
@@ -97,6 +109,8 @@ class Place(NamedTuple):
     run_directory: str
     environment: Mapping[str, str]  # HVTX_… that was given at install
     metrics: str | None = None  # the file of `hvtx metrics --textfile`, if that is wanted
+    reads: tuple[str, ...] = ()  # directories that the program itself is read from
+    group: str | None = None  # whose view collection publishes without being able to give it away
 
 
 def units(place: Place) -> tuple[Unit, ...]:
@@ -197,7 +211,7 @@ def _recover(place: Place) -> str:
         f"ExecStart={command_line((*place.program, 'recover'))}",
         "# Each VM may take its time to come up; recover itself bounds every single wait.",
         "TimeoutStartSec=infinity",
-        *_service(place, environment),
+        *_service(place, environment, RECOVER),
         ("Install",),
         "WantedBy=multi-user.target",
     )
@@ -215,7 +229,7 @@ def _collect(place: Place) -> str:
         "# Busy: another operation was at work; the next turn comes.",
         "SuccessExitStatus=75",
         "Nice=10",
-        *_service(place, place.environment),
+        *_service(place, place.environment, COLLECT),
     )
 
 
@@ -242,7 +256,7 @@ def _measuring(place: Place, path: str) -> tuple[Unit, Unit]:
         "Type=oneshot",
         f"ExecStart={command_line((*place.program, 'metrics', '--textfile', path))}",
         "Nice=10",
-        *_service(place, place.environment, os.path.dirname(path)),
+        *_service(place, place.environment, MEASURE, os.path.dirname(path)),
     )
     timer = _text(
         ("Unit",),
@@ -264,23 +278,37 @@ def _common_conditions(place: Place) -> tuple[str, ...]:
     )
 
 
-def _service(place: Place, environment: Mapping[str, str], *more: str) -> tuple[str, ...]:
-    """Environment and sandbox of a service.
+def _service(
+    place: Place, environment: Mapping[str, str], name: str, *more: str
+) -> tuple[str, ...]:
+    """Environment and sandbox of a service; ``more`` are directories that it writes to.
 
     There is no RuntimeDirectory=, which would empty the run directory when the service stops.
     """
     directories = (place.state_directory, place.run_directory, *more)
     writable = " ".join(_quoted(f"-{path}") for path in directories)
-    needed = (*directories, place.program[0])
-    hidden = any(f"{path}/".startswith(_TEMPORARY) for path in needed)
+    needed = (*directories, place.program[0], *place.reads, *environment.values())
     return (
-        *(f"Environment={_quoted(f'{name}={environment[name]}')}" for name in sorted(environment)),
+        *(f"Environment={_quoted(f'{key}={environment[key]}')}" for key in sorted(environment)),
         "# Only the process itself is ended with the unit, and never a VM.",
         "KillMode=process",
         *_SANDBOX,
-        f"PrivateTmp={'no' if hidden else 'yes'}",
+        f"CapabilityBoundingSet={_CAPABILITIES[name]}",
+        *(_LOOKS if name == MEASURE else _DEEDS),
+        *(
+            (f"SupplementaryGroups={_percents(place.group)}",)
+            if place.group and name == COLLECT
+            else ()
+        ),
+        f"ProtectHome={'read-only' if _below(needed, _HOMES) else 'yes'}",
+        f"PrivateTmp={'no' if _below(needed, _TEMPORARY) else 'yes'}",
         f"ReadWritePaths=/run {writable}",
     )
+
+
+def _below(paths: Sequence[str], directories: tuple[str, ...]) -> bool:
+    """Whether any of the paths is in one of the directories, or is one."""
+    return any(f"{path}/".startswith(directories) for path in paths)
 
 
 def _text(*lines: str | tuple[str]) -> str:

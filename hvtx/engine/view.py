@@ -13,12 +13,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec
 
 from hvtx.engine import guests, show
-from hvtx.engine.runtime import Runtime, Settings, numeric_id, process_facts
+from hvtx.engine.runtime import Runtime, Settings, process_facts
 from hvtx.errors import HvtxError, NotPermitted, UsageError
 from hvtx.host import procfs
 from hvtx.model.mark import without_marks
@@ -65,6 +66,8 @@ def place_of(settings: Settings) -> Place:
 
 def _group_id(group: str) -> int:
     if group.isascii() and group.isdigit():
+        from hvtx.host.vmuser import numeric_id
+
         return numeric_id("group", group)
     import grp
 
@@ -186,6 +189,24 @@ class StoreSource:
         return show.list_history(self._runtime, limit=limit, detail=detail, **wanted)
 
 
+# what becomes of a view that has not the shape which is published
+_WRONG = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
+P = ParamSpec("P")
+
+
+def _legible(tell: Callable[P, dict[str, Any]]) -> Callable[P, dict[str, Any]]:
+    """What is told from a view, or NotPermitted: it was changed by somebody, or is damaged."""
+
+    @wraps(tell)
+    def telling(*args: P.args, **more: P.kwargs) -> dict[str, Any]:
+        try:
+            return tell(*args, **more)
+        except _WRONG as problem:
+            raise _unreadable("the published view", problem) from problem
+
+    return telling
+
+
 class ViewSource:
     """The same from a published view; each object carries ``view``: as of when, and if stale."""
 
@@ -207,11 +228,13 @@ class ViewSource:
                 " publish (the next one does)"
             )
 
+    @_legible
     def list_vms(self) -> dict[str, Any]:
         """`vm ls`."""
         vms = [self._vm(entry) for entry in self._seen["vms"]]
         return {"schema": "hvtx/vms/1", "vms": vms, "view": self._view}
 
+    @_legible
     def show_vm(self, name: str) -> dict[str, Any]:
         """`vm show`; raises NotFound."""
         for entry in self._seen["vms"]:
@@ -219,11 +242,13 @@ class ViewSource:
                 return {**self._vm(entry), "view": self._view}
         raise records.no_vm(name, [entry["vm"][1] for entry in self._seen["vms"]])
 
+    @_legible
     def list_networks(self) -> dict[str, Any]:
         """`network ls`."""
         networks = self._seen["networks"]
         return {"schema": "hvtx/networks/1", "networks": networks, "view": self._view}
 
+    @_legible
     def show_network(self, name: str) -> dict[str, Any]:
         """`network show`; raises NotFound."""
         for network in self._seen["networks"]:
@@ -231,6 +256,7 @@ class ViewSource:
                 return {**network, "view": self._view}
         raise records.no_network(name, [network["name"] for network in self._seen["networks"]])
 
+    @_legible
     def list_history(self, *, limit: int, detail: bool, **wanted: Any) -> dict[str, Any]:
         """`log`, of the lines that were published; the details were not."""
         since = wanted.pop("since", None)
@@ -282,10 +308,12 @@ class ViewSource:
 
 
 def _vm_of(fields: Sequence[Any]) -> Vm:
-    interfaces = tuple(
-        Interface._make((*i[:6], tuple(Publish(*port) for port in i[6]))) for i in fields[-1]
+    told: dict[str, Any] = dict(zip(Vm._fields, fields, strict=False))  # an older view tells less
+    told["interfaces"] = tuple(
+        Interface._make((*i[:6], tuple(Publish(*port) for port in i[6])))
+        for i in told["interfaces"]
     )
-    return Vm._make((*fields[:-1], interfaces))
+    return Vm(**told)
 
 
 def _row_of(
@@ -322,11 +350,15 @@ def _read(settings: Settings, refusal: NotPermitted) -> ViewSource:
         group = _group_of(where.directory)
         refusal.hint = f"root, or a member of the group {group}, may read it"
         raise refusal from None
-    except (ValueError, KeyError, TypeError, OSError) as problem:
-        raise NotPermitted(
-            f"{refusal.message}, and the view {where.document} cannot be read: {problem}",
-            hint="`hvtx recover`, run by the store's owner, publishes it anew",
-        ) from problem
+    except (*_WRONG, OSError) as problem:
+        raise _unreadable(f"{refusal.message}, and the view {where.document}", problem) from problem
+
+
+def _unreadable(what: str, problem: Exception) -> NotPermitted:
+    return NotPermitted(
+        f"{what} cannot be read: {problem}",
+        hint="`hvtx recover`, run by the store's owner, publishes it anew",
+    )
 
 
 def _parsed(text: bytes, settings: Settings) -> dict[str, Any]:

@@ -6,12 +6,12 @@ Both keep a connection open after an answer, so its length is read from its head
 
 from __future__ import annotations
 
-import time
+import re
 
-from hvtx.host.qmp import Dialogue, patiently
+from hvtx.host.talk import MOST, Dialogue, Talk, parsed, word
 
-_MOST = 1 << 20  # bytes; Cloud Hypervisor tells the whole configuration with the state
-_PIECE = 65536
+_LONGEST_HEAD = 16384  # bytes; theirs have some 100
+_STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})(?:[ \r]|$)")
 
 REQUESTS = {
     # x86 only: the guest's init must take Ctrl-Alt-Del for a request to end, as most do
@@ -19,6 +19,7 @@ REQUESTS = {
     "power-button api": ("/api/v1/vm.power-button", b""),
 }
 STATES = {"firecracker api": "/", "cloud-hypervisor api": "/api/v1/vm.info"}
+_TAKEN = "taken"
 
 
 def request(path: str, body: bytes, method: str = "PUT") -> bytes:
@@ -42,42 +43,64 @@ def asks_state(path: str) -> Dialogue:
         if not came:
             break
         answer += came
-        if len(answer) > _MOST:
+        if len(answer) > MOST:
             raise ConnectionError("an answer without an end")
     return state_in(answer)
 
 
+def asks_power_off(how: str) -> Dialogue:
+    """Ask the guest to switch off, by a key of ``REQUESTS``; empty if that is not taken."""
+    answer = b""
+    asked = request(*REQUESTS[how])
+    while b"\r\n" not in answer:
+        came = yield asked
+        asked = b""
+        answer += came
+        if not came or len(answer) > _LONGEST_HEAD:
+            break
+    return _TAKEN if succeeded(answer) else ""
+
+
 def whole(answer: bytes) -> bool:
-    """Whether an answer has all that its header promises; without a length, its end is the end."""
+    """Whether an answer has all that its header promises; without a length, its end is the end.
+
+    ConnectionError for a header without an end, for more than a talk may have, and for a body in
+    pieces, which was not asked for.
+    """
     head, blank, body = answer.partition(b"\r\n\r\n")
+    if len(head) > _LONGEST_HEAD:
+        raise ConnectionError("a header without an end")
     if not blank:
         return False
-    for line in head.lower().split(b"\r\n")[1:]:
-        name, _, value = line.partition(b":")
-        if name.strip() == b"content-length" and value.strip().isdigit():
-            return len(body) >= int(value[:20])
-    return succeeded(head) is False  # an error without a body
+    told = [line.partition(b":") for line in head.lower().split(b"\r\n")[1:]]
+    if any(name.strip() == b"transfer-encoding" for name, _, _ in told):
+        raise ConnectionError("an answer in pieces")
+    lengths = {value.strip() for name, _, value in told if name.strip() == b"content-length"}
+    if len(lengths) > 1:
+        raise ConnectionError("an answer of two lengths")
+    for length in lengths:
+        if length.isdigit():
+            if len(length) > len(str(MOST)) or int(length) > MOST:
+                raise ConnectionError("an answer that is too long")
+            return len(body) >= int(length)
+    return not succeeded(head)  # an error without a body
 
 
 def succeeded(answer: bytes) -> bool:
     """Whether an answer's status is 2xx."""
-    words = answer.split(b" ", 2)
-    return len(words) > 1 and words[1].startswith(b"2")
+    found = _STATUS.match(answer)
+    return found is not None and found[1].startswith(b"2")
 
 
 def state_in(answer: bytes) -> str:
     """``state`` in the object of a successful answer, else empty."""
-    import json
-
     head, _, body = answer.partition(b"\r\n\r\n")
     if not succeeded(head):
         return ""
     try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
+        return word(parsed(body).get("state"))
+    except ConnectionError:
         return ""
-    word = found.get("state") if isinstance(found, dict) else None
-    return word if isinstance(word, str) else ""
 
 
 def power_off(directory: str, how: str, seconds: float, socket_name: str = "api.sock") -> bool:
@@ -85,15 +108,5 @@ def power_off(directory: str, how: str, seconds: float, socket_name: str = "api.
 
     OSError if nobody answers on the socket within that time.
     """
-    path, body = REQUESTS[how]
-    deadline = time.monotonic() + seconds
-    with patiently(directory, (socket_name,), seconds) as link:
-        link.sendall(request(path, body))
-        answer = b""
-        while b"\r\n" not in answer and len(answer) < _MOST:
-            link.settimeout(max(0.001, deadline - time.monotonic()))
-            piece = link.recv(_PIECE)
-            if not piece or time.monotonic() > deadline:
-                break
-            answer += piece
-    return succeeded(answer)
+    with Talk(directory, (socket_name,), seconds) as talk:
+        return talk.hold(asks_power_off(how)) == _TAKEN

@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from hvtx.host import api, qmp
-from hvtx.host.qmp import Dialogue
+from hvtx.host import talk as sockets
+from hvtx.host.talk import Dialogue
 
 SECONDS = 0.5  # for one answer: QEMU gives it from its main loop, within a millisecond if idle
 TOTAL_SECONDS = 5.0  # for all: thousands are asked in turns
@@ -51,7 +52,7 @@ class _Talk:
         """Connect and begin; None while others wait to be accepted. OSError."""
         question = self._question
         try:
-            self.link = qmp.connect_first(question.directory, question.sockets, 0)
+            self.link = sockets.connect_first(question.directory, question.sockets, 0)
         except BlockingIOError:
             return None
         self._send(next(self._dialogue))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 NUMBERS = {
     "CAP_CHOWN": 0,
@@ -11,9 +11,13 @@ NUMBERS = {
     "CAP_DAC_READ_SEARCH": 2,
     "CAP_FOWNER": 3,
     "CAP_KILL": 5,
+    "CAP_SETGID": 6,
+    "CAP_SETUID": 7,
+    "CAP_SETPCAP": 8,
     "CAP_NET_ADMIN": 12,
     "CAP_NET_RAW": 13,
     "CAP_SYS_PTRACE": 19,
+    "CAP_SYS_ADMIN": 21,
 }
 _PR_CAP_AMBIENT, _RAISE, _CLEAR_ALL = 47, 2, 4
 
@@ -25,32 +29,44 @@ def has(name: str) -> bool:
 
 def sets() -> dict[str, int]:
     """The capability sets of this thread (``CapEff``, ``CapAmb`` …) as bit masks."""
-    found = {}
     with open("/proc/thread-self/status", "rb", buffering=0) as status:
-        for line in status.read().splitlines():
-            if line.startswith(b"Cap"):
-                name, _, value = line.partition(b":")
-                found[name.decode()] = int(value, 16)
+        return sets_in(status.read())
+
+
+def sets_in(status: bytes) -> dict[str, int]:
+    """The same of the text of a ``status`` (pure). ValueError for a set that is no number."""
+    found = {}
+    for line in status.splitlines():
+        if line.startswith(b"Cap"):
+            name, _, value = line.partition(b":")
+            found[name.decode()] = int(value, 16)
     return found
 
 
 @contextlib.contextmanager
-def none_for_children() -> Iterator[None]:
-    """What is started inside gets no capabilities from this process's ambient set.
+def only_for_children(names: Collection[str] = ()) -> Iterator[None]:
+    """What is started inside gets at most these capabilities from this process's ambient set.
 
-    For who runs as root there is no ambient set, and nothing to be done.
+    For who runs as root there is no ambient set, and nothing to be done: what root starts has them
+    all until it becomes another user.
     """
     ambient = sets().get("CapAmb", 0)
-    if not ambient:
+    kept = ambient & sum(1 << NUMBERS[name] for name in names)
+    if ambient == kept:
         yield
         return
-    _prctl(_CLEAR_ALL, 0)
+    _ambient(kept)
     try:
         yield
     finally:
-        for number in range(ambient.bit_length()):
-            if ambient >> number & 1:
-                _prctl(_RAISE, number)
+        _ambient(ambient)
+
+
+def _ambient(wanted: int) -> None:
+    _prctl(_CLEAR_ALL, 0)
+    for number in range(wanted.bit_length()):
+        if wanted >> number & 1:
+            _prctl(_RAISE, number)
 
 
 def _prctl(what: int, number: int) -> None:

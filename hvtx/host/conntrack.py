@@ -1,7 +1,9 @@
 """Ending flows: what connection tracking still knows of an address or a host port is removed.
 
 Rules decide about new connections only; a flow that is on record goes on by its record, to whoever
-has the address by then. So flows end with the VM, after its rules are gone.
+has the address by then. So flows end with the VM, after its rules are gone. The table is never
+still meanwhile: flows expire between the list and the deletion (ENOENT: it has ended), and new ones
+appear. So it is listed again until nothing is left, and what is not proven ended is said.
 
 Sources: include/uapi/linux/netfilter/nfnetlink_conntrack.h, net/netfilter/nf_conntrack_netlink.c
 (CTA_FILTER is there since Linux 5.8; older kernels ignore it and list everything, so what comes is
@@ -12,23 +14,34 @@ always matched again here). For IPv6 addresses the kernel's filter is the wrong 
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from itertools import islice
 from typing import NamedTuple
 
-from hvtx.errors import HostRefused, NotPermitted
+from hvtx.errors import HostRefused
 from hvtx.host.netlink import (
+    ACK,
     NESTED,
+    REQUEST,
     Channel,
+    DumpInterrupted,
+    Garbled,
+    KernelError,
     attribute,
     attribute_map,
     attributes,
+    forbidden,
+    legible,
+    message,
     nested,
     u32,
 )
-from hvtx.host.retry import persistently
+from hvtx.host.retry import persistently, transient
 from hvtx.model.vm import Publish
 
 _NETFILTER, _ROUTE = 12, 0
@@ -36,13 +49,17 @@ _GET, _DELETE = 0x101, 0x102  # NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET, 
 _ORIGINAL, _REPLY, _ID, _ZONE, _FILTER = 1, 2, 12, 18, 25  # CTA_*
 _IP, _PROTO = 1, 2  # CTA_TUPLE_*
 _SOURCE = {socket.AF_INET: 1, socket.AF_INET6: 3}  # CTA_IP_V4_SRC, CTA_IP_V6_SRC; DST is next
-_NUMBER, _TO_PORT = 1, 3  # CTA_PROTO_NUM, CTA_PROTO_DST_PORT
+_NUMBER, _FROM_PORT, _TO_PORT = 1, 2, 3  # CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT
 _BY_SOURCE, _BY_DESTINATION = 1, 2  # CTA_FILTER_F_CTA_IP_SRC, _DST
 _FEW = 2048  # flows; so many are read about as fast as the kernel searches its table four times
 _COUNT = "/proc/sys/net/netfilter/nf_conntrack_count"
+_LIMIT = "/proc/sys/net/netfilter/nf_conntrack_max"
 _GET_ADDRESS, _ADDRESS, _LOCAL = 22, 1, 2  # RTM_GETADDR, IFA_ADDRESS, IFA_LOCAL
 _PROTOCOLS = {"tcp": 6, "udp": 17}
-_PASSES = 4
+_TOGETHER = 64  # deletions in one datagram; their answers fit any receive buffer
+_SECONDS = 3.0  # after the first pass: so long others are begun, and at least
+_PASSES = 4  # in all, however busy the machine is
+_PAUSE = 0.01  # seconds, after what the kernel could not do just then
 
 
 class Flow(NamedTuple):
@@ -55,43 +72,94 @@ class Flow(NamedTuple):
     reply_destination: bytes
     protocol: int
     port: int  # destination port of the original direction, 0 if it has none
+    reply_port: int  # source port of the other direction: the guest's, where it is published
     name: bytes  # CTA_TUPLE_ORIG, CTA_ZONE and CTA_ID as they came
+
+
+class FlowsRemain(HostRefused):
+    """Flows that are not proven to have ended: to ``addresses`` (as they were given), or all."""
+
+    def __init__(self, problem: BaseException | None, addresses: frozenset[str]) -> None:
+        """Say why: ``problem`` is what the kernel said, or None if flows came again and again."""
+        if problem is None:
+            words, hint = "new ones come as quickly as they are ended", "see who sends them"
+        elif isinstance(problem, OSError) and forbidden(problem):
+            words, hint = "not permitted", "it needs root, or CAP_NET_ADMIN"
+        else:
+            words = getattr(problem, "strerror", None) or str(problem) or "the list was cut short"
+            hint = "the kernel module nf_conntrack_netlink must be there"
+        super().__init__(f"tracked connections could not be ended: {words}", hint=hint)
+        self.addresses = addresses
+
+
+class Door(NamedTuple):
+    """A published port, and the addresses (of both families, if it has them) of its guest."""
+
+    port: Publish
+    guests: tuple[str, ...]
 
 
 def flush(addresses: Iterable[str], later: ExitStack | None = None) -> int:
     """End all flows to, from, or translated to ``addresses`` (IPv4 and IPv6); how many there were.
 
+    Done means that a pass over the whole table has found none, or (in a later pass) only new ones
+    of a neighbour who sends there: those are his, and give the next owner nothing that the same
+    packets would not. It is called when no rule makes others any more; where somebody does all the
+    same, it is given up after some seconds.
+
     Closing any nfnetlink socket waits some 15 ms where nf_tables objects were just removed; with
     ``later`` that is left to the caller, who may have other such waits to overlap it with.
-    0 where the kernel tracks nothing. Raises NotPermitted, HostRefused.
+    0 where the kernel tracks nothing. Raises FlowsRemain.
     """
-    wanted = {_pack(address) for address in addresses}
+    wanted = {_pack(address): address for address in addresses}
     if not wanted:
         return 0
 
     def concerns(flow: Flow) -> bool:
         ends = (flow.source, flow.destination, flow.reply_source, flow.reply_destination)
-        return not wanted.isdisjoint(ends)
+        return not wanted.keys().isdisjoint(ends)
 
-    few = len(wanted) <= 2
+    prefixes: list[tuple[bytes, int]] = []
+
+    def neighbours(flow: Flow) -> bool:
+        straight = (flow.source, flow.destination) == (flow.reply_destination, flow.reply_source)
+        if not straight or flow.destination not in wanted:
+            return False
+        prefixes.extend(_prefixes() if not prefixes else ())
+        return _on_link(flow.source, flow.destination, prefixes)
+
+    few = set(wanted) if len(wanted) <= 2 else None
     families = {_family(packed) for packed in wanted}
-    return _end(concerns, families, wanted if few else None, later)
+    flushing = _Flush(concerns, families, few, later, neighbours)
+    flushing.run()
+    if flushing.left is None:  # not even a list
+        raise FlowsRemain(flushing.problem, frozenset(wanted.values()))
+    if flushing.left:
+        ends = {end for flow in flushing.left for end in flow[1:5]}
+        left = frozenset(address for packed, address in wanted.items() if packed in ends)
+        raise FlowsRemain(flushing.problem, left)
+    return flushing.ended
 
 
-def flush_ports(publishes: Iterable[Publish]) -> int:
-    """End flows to host ports, translated or not; how many there were.
+def flush_ports(doors: Iterable[Door]) -> int:
+    """End flows to host ports that do not lead to the guest they are published for; how many.
 
     A client that kept talking to a host port while nobody served it has a flow that no rule made
-    later would touch; and one that talks to a stopped VM's port would be kept from the next.
-    Flows that only pass through to the same port of another machine stay.
+    later would touch; and one that talks to a stopped VM's port would be kept from the next. Once
+    the rules are there, new flows lead where they should, and stay, however many come; so do
+    flows that only pass through to the same port of another machine. Raises FlowsRemain.
     """
     wanted = [
-        (_PROTOCOLS[p.protocol], p.host_port, _pack(p.host_ip) if p.host_ip else b"")
-        for p in publishes
-    ]
+        (_PROTOCOLS[p.protocol], p.host_port, _pack(p.host_ip) if p.host_ip else b"",
+         {len(packed): packed for packed in map(_pack, guests)}, p.guest_port)
+        for p, guests in doors
+    ]  # fmt: skip
     if not wanted or _tracked() == 0:
         return 0
-    local = _local_addresses()
+    try:
+        local = _local_addresses()
+    except (OSError, DumpInterrupted, ValueError) as problem:
+        raise FlowsRemain(problem, frozenset()) from problem
 
     def concerns(flow: Flow) -> bool:
         if not (flow.destination in local or _loopback(flow.destination)):
@@ -100,10 +168,16 @@ def flush_ports(publishes: Iterable[Publish]) -> int:
             flow.protocol == protocol
             and flow.port == port
             and (host == flow.destination or _any_of_family(host, flow.destination))
-            for protocol, port, host in wanted
+            and len(flow.destination) in guests
+            and (guests[len(flow.destination)], guest_port) != (flow.reply_source, flow.reply_port)
+            for protocol, port, host, guests, guest_port in wanted
         )
 
-    return _end(concerns, set(_SOURCE), None, None)
+    flushing = _Flush(concerns, set(_SOURCE), None, None, lambda flow: False)
+    flushing.run()
+    if flushing.left is None or flushing.left:
+        raise FlowsRemain(flushing.problem, frozenset())
+    return flushing.ended
 
 
 def _pack(address: str) -> bytes:
@@ -127,57 +201,136 @@ def _tracked() -> int | None:
     try:
         with open(_COUNT, encoding="ascii") as count:
             return int(count.read())
-    except FileNotFoundError:
-        return 0
+    except OSError as problem:
+        # a /proc that is not mounted proves nothing
+        known = problem.errno == errno.ENOENT and os.path.isdir("/proc/sys/net/core")
+        return 0 if known else None
+    except ValueError:
+        return None
+
+
+class Fill(NamedTuple):
+    """How many flows this namespace tracks, and how many it may."""
+
+    entries: int
+    limit: int
+
+    @property
+    def part(self) -> float:
+        """0 to 1; a limit of 0 is none."""
+        return self.entries / self.limit if self.limit else 0.0
+
+
+def fill() -> Fill | None:
+    """How full the table is; None where nothing is tracked, or that cannot be read."""
+    entries = _tracked()
+    try:
+        with open(_LIMIT, encoding="ascii") as limit:
+            return None if entries is None else Fill(entries, int(limit.read()))
     except (OSError, ValueError):
         return None
 
 
-def _end(
-    concerns: Callable[[Flow], bool],
-    families: Iterable[int],
-    ends: set[bytes] | None,
-    later: ExitStack | None,
-) -> int:
-    """Delete what ``concerns`` picks, and again what came meanwhile, until nothing is left."""
-    if _tracked() == 0:
-        return 0
-    families = sorted(families)
+def users(addresses: Iterable[str]) -> dict[str, int]:
+    """How many flows each of ``addresses`` has at an end; those without any are left out.
+
+    It reads the whole table. Raises OSError, DumpInterrupted.
+    """
+    wanted = {_pack(address): address for address in addresses}
+    found: dict[str, int] = {}
+    channel = Channel(_NETFILTER)
     try:
-        channel = Channel(_NETFILTER)
-    except OSError as problem:
-        raise _refusal(problem) from problem
-    try:
-        ended = 0
-        for _ in range(_PASSES):
-            found = [
-                flow
-                for family in families
-                for flow in _flows(channel, family, ends)
-                if concerns(flow)
-            ]
-            ended += sum(_delete(channel, flow) for flow in set(found))
-            if not found:
-                break
-        return ended
-    except OSError as problem:
-        raise _refusal(problem) from problem
+        for family in sorted({_family(packed) for packed in wanted}):
+            for flow in _flows(channel, family, None):
+                for packed in wanted.keys() & set(flow[1:5]):
+                    found[wanted[packed]] = found.get(wanted[packed], 0) + 1
     finally:
-        if later is None:
-            channel.close()
+        channel.close()
+    return found
+
+
+class _Flush:
+    """Passes over the table: each deletes what it lists, until one lists nothing.
+
+    One pass is as long as the table; more of them are begun for some seconds only. A list that was
+    refused or cut short proves nothing, and is asked for again, on a socket of its own: the old one
+    may still have the rest of an answer.
+    """
+
+    def __init__(
+        self,
+        concerns: Callable[[Flow], bool],
+        families: Iterable[int],
+        ends: set[bytes] | None,
+        later: ExitStack | None,
+        harmless: Callable[[Flow], bool],
+    ) -> None:
+        self._concerns, self._families, self._ends = concerns, sorted(families), ends
+        self._later, self._harmless = later, harmless
+        self._seen: set[Flow] | None = None  # in whole passes; None before the first
+        self._channel: Channel | None = None
+        self.ended = 0
+        self.left: set[Flow] | None = None  # what matters of the last whole pass; None: of none
+        self.problem: BaseException | None = None  # why the last pass was not whole
+
+    def run(self) -> None:
+        """Make the passes; what became of it is in ``left``, ``problem`` and ``ended``."""
+        passes, deadline = 0, 0.0
+        try:
+            while self.left is None or self.left:
+                if _tracked() == 0:
+                    self.left = set()
+                    return
+                if passes >= _PASSES and time.monotonic() >= deadline:
+                    return
+                if not self._pass():
+                    return
+                passes += 1
+                deadline = deadline or time.monotonic() + _SECONDS
+        finally:
+            self._drop()
+
+    def _pass(self) -> bool:
+        """One pass; False if another one would be no better."""
+        self.problem = None
+        try:
+            if self._channel is None:
+                self._channel = Channel(_NETFILTER)
+            found = {
+                flow
+                for family in self._families
+                for flow in _flows(self._channel, family, self._ends)
+                if self._concerns(flow)
+            }
+            self.left = found
+            if self._seen is not None:
+                self.left = {f for f in found if f in self._seen or not self._harmless(f)}
+            self._seen = found | (self._seen or set())
+            ended, self.problem = _delete(self._channel, found)
+            self.ended += ended
+        except (OSError, DumpInterrupted, ValueError) as problem:
+            self.problem = problem
+        if self.problem is None:
+            return True
+        if not _passing(self.problem):
+            return False
+        self._drop()
+        time.sleep(_PAUSE)
+        return True
+
+    def _drop(self) -> None:
+        if self._channel is None:
+            return
+        if self._later is None:
+            self._channel.close()
         else:
-            later.callback(channel.close)
+            self._later.callback(self._channel.close)
+        self._channel = None
 
 
-def _refusal(problem: OSError) -> HostRefused | NotPermitted:
-    if problem.errno in (errno.EPERM, errno.EACCES):
-        return NotPermitted(
-            "cannot end tracked connections", hint="it needs root, or CAP_NET_ADMIN"
-        )
-    return HostRefused(
-        f"cannot end tracked connections: {problem.strerror}",
-        hint="the kernel module nf_conntrack_netlink must be there",
-    )
+def _passing(problem: BaseException) -> bool:
+    """Whether asking again can help; a flow is EBUSY while hardware forwards it."""
+    return transient(problem) or getattr(problem, "errno", None) == errno.EBUSY
 
 
 def _flows(channel: Channel, family: int, ends: set[bytes] | None) -> Iterator[Flow]:
@@ -186,13 +339,15 @@ def _flows(channel: Channel, family: int, ends: set[bytes] | None) -> Iterator[F
     tracked = _tracked()
     few = tracked is not None and tracked <= _FEW
     if ends is None or few or family == socket.AF_INET6:
-        bodies = persistently(lambda: channel.dump(_GET, head))
+        bodies = channel.dump(_GET, head)
     else:
         bodies = []
         for packed in (end for end in ends if _family(end) == family):
             for question in filters(packed):
                 bodies += _asked(channel, head, question)
     for body in bodies:
+        if ends is not None and not any(end in body for end in ends):
+            continue  # whatever else it is: taking it apart is ten times as much work
         flow = parse(body)
         if flow is not None:
             yield flow
@@ -200,11 +355,11 @@ def _flows(channel: Channel, family: int, ends: set[bytes] | None) -> Iterator[F
 
 def _asked(channel: Channel, head: bytes, question: bytes) -> list[bytes]:
     try:
-        return persistently(lambda: channel.dump(_GET, head + question))
+        return channel.dump(_GET, head + question)
     except OSError as problem:
         if problem.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
             raise
-        return persistently(lambda: channel.dump(_GET, head))
+        return channel.dump(_GET, head)
 
 
 def filters(packed: bytes) -> list[bytes]:
@@ -220,51 +375,99 @@ def filters(packed: bytes) -> list[bytes]:
     return found
 
 
+@legible
 def parse(body: bytes) -> Flow | None:
-    """A flow from the body of a message; None for one without both directions (pure)."""
+    """A flow from the body of a message; None for one of another family than IP (pure).
+
+    Raises Garbled for one without both directions: it might be anybody's.
+    """
     family = body[0]
-    parts = {kind: body[a:b] for kind, a, b in attributes(body, 4, len(body))}
-    if _ORIGINAL not in parts or _REPLY not in parts or family not in _SOURCE:
+    if family not in _SOURCE:
         return None
-    original, reply = attribute_map(parts[_ORIGINAL]), attribute_map(parts[_REPLY])
-    one, other = attribute_map(original[_IP]), attribute_map(reply[_IP])
-    proto = attribute_map(original.get(_PROTO, b""))
+    parts = {kind: body[a:b] for kind, a, b in attributes(body, 4, len(body))}
+    original = attribute_map(parts.get(_ORIGINAL, b""))
+    reply = attribute_map(parts.get(_REPLY, b""))
+    one, other = attribute_map(original.get(_IP, b"")), attribute_map(reply.get(_IP, b""))
     source = _SOURCE[socket.AddressFamily(family)]
+    if not all(kind in ends for ends in (one, other) for kind in (source, source + 1)):
+        raise Garbled("a tracked connection without its addresses")
+    proto = attribute_map(original.get(_PROTO, b""))
+    answer = attribute_map(reply.get(_PROTO, b""))
     name = attribute(_ORIGINAL | NESTED, parts[_ORIGINAL])
     for kind in (_ZONE, _ID):
         if kind in parts:
             name += attribute(kind, parts[kind])
     return Flow(
         family,
-        one.get(source, b""),
-        one.get(source + 1, b""),
-        other.get(source, b""),
-        other.get(source + 1, b""),
-        proto[_NUMBER][0] if _NUMBER in proto else 0,
+        one[source],
+        one[source + 1],
+        other[source],
+        other[source + 1],
+        int.from_bytes(proto.get(_NUMBER, b"")[:1], "big"),
         int.from_bytes(proto.get(_TO_PORT, b""), "big"),
+        int.from_bytes(answer.get(_FROM_PORT, b""), "big"),
         name,
     )
 
 
-def _delete(channel: Channel, flow: Flow) -> bool:
-    """End one flow: that very one, not a later one between the same ends (the id tells)."""
-    body = struct.pack("=BBH", flow.family, 0, 0) + flow.name
-    try:
-        persistently(lambda: channel.request(_DELETE, 0, body))
-    except FileNotFoundError:
-        return False  # it ended by itself
-    return True
+def _delete(channel: Channel, flows: Iterable[Flow]) -> tuple[int, KernelError | None]:
+    """End flows: those very ones, not later ones between the same ends (the id tells).
+
+    How many ended, and the first error but ENOENT, which says that one had ended by itself. One
+    that cannot be ended keeps none of the others.
+    """
+    ended, problem = 0, None
+    waiting = iter(flows)
+    while some := list(islice(waiting, _TOGETHER)):
+        seqs = [channel.next_seq() for _ in some]
+        parts = []
+        for seq, flow in zip(seqs, some, strict=True):
+            flags = REQUEST | (ACK if seq == seqs[-1] else 0)
+            head = struct.pack("=BBH", flow.family, 0, 0)
+            parts.append(message(_DELETE, flags, seq, head + flow.name))
+        failures = channel.errors(b"".join(parts), seqs)
+        ended += len(some) - len(failures)
+        refused = [failure for failure in failures if failure.errno != errno.ENOENT]
+        problem = problem or next(iter(refused), None)
+        if problem is not None and not _passing(problem):
+            break
+    return ended, problem
 
 
 def _local_addresses() -> frozenset[bytes]:
     """The packed addresses of this host's interfaces."""
+    return frozenset(address for address, _ in _own_addresses())
+
+
+def _own_addresses() -> list[tuple[bytes, int]]:
+    """The packed addresses of this host's interfaces, with the lengths of their prefixes."""
     channel = Channel(_ROUTE)
     try:
         bodies = persistently(lambda: channel.dump(_GET_ADDRESS, bytes(8)))
     finally:
         channel.close()
-    found = set()
+    found = []
     for body in bodies:
         parts = attribute_map(body, 8)
-        found.add(parts.get(_LOCAL) or parts.get(_ADDRESS, b""))
-    return frozenset(found)
+        found.append((parts.get(_LOCAL) or parts.get(_ADDRESS, b""), body[1]))
+    return found
+
+
+def _prefixes() -> list[tuple[bytes, int]]:
+    """Whose neighbours this host knows; none if it cannot say."""
+    try:
+        return _own_addresses()
+    except (OSError, DumpInterrupted, ValueError):
+        return []
+
+
+def _on_link(one: bytes, other: bytes, prefixes: Iterable[tuple[bytes, int]]) -> bool:
+    """Whether two addresses are of one network that the host has an address in (pure)."""
+    if len(one) == 16 and one[0] == 0xFE and one[1] & 0xC0 == 0x80:  # fe80::/10, never routed
+        return True
+    for own, length in prefixes:
+        shift = len(own) * 8 - length
+        ends = {int.from_bytes(address, "big") >> shift for address in (own, one, other)}
+        if len(own) == len(one) == len(other) and len(ends) == 1:
+            return length > 0
+    return False

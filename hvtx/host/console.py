@@ -32,28 +32,40 @@ def bridge(link: socket.socket, source: int = 0, sink: int = 1) -> None:
 
 
 def _copy(link: socket.socket, source: int, sink: int, interactive: bool) -> None:
-    link.setblocking(True)
+    """Until one of them ends. A VM that takes no keys is no reason not to see Ctrl-]."""
+    link.setblocking(False)
     poll = select.poll()
-    poll.register(link, select.POLLIN)
-    open_ = _registered(poll, source)
-    while True:
+    open_ = _is_open(source)
+    waiting: bytes | None = b""  # keys that the VM has not taken
+    while waiting is not None:
+        poll.register(link, select.POLLIN | (select.POLLOUT if waiting else 0))
+        if open_ and (interactive or not waiting):
+            poll.register(source, select.POLLIN)
         ready = dict(poll.poll(None if open_ else int(_QUIET_SECONDS * 1000)))
         if not ready:
             return
-        if link.fileno() in ready and not _forward(link, sink):
+        if ready.get(link.fileno(), 0) & ~select.POLLOUT and not _forward(link, sink):
             return
         if source in ready:
+            poll.unregister(source)
             keys = _read(source)
             typed, leave, _ = keys.partition(LEAVE) if interactive else (keys, b"", b"")
-            try:
-                link.sendall(typed)
-            except OSError:
-                return  # the VM ended
+            waiting = (waiting + typed)[:_PIECE]  # what is typed beyond that is lost
             if leave or (interactive and not keys):
+                _sent(link, waiting)
                 return
-            if not keys:
-                poll.unregister(source)
-                open_ = False
+            open_ = bool(keys)
+        waiting = _sent(link, waiting)
+
+
+def _sent(link: socket.socket, keys: bytes) -> bytes | None:
+    """Send as many keys as the VM takes; the rest, None if it has ended."""
+    try:
+        return keys[link.send(keys) :] if keys else keys
+    except BlockingIOError:
+        return keys
+    except OSError:
+        return None
 
 
 def _forward(link: socket.socket, sink: int) -> bool:
@@ -68,13 +80,12 @@ def _forward(link: socket.socket, sink: int) -> bool:
     return bool(data)
 
 
-def _registered(poll: select.poll, source: int) -> bool:
-    """Watch ``source``; False if it is closed, as a service's standard input may be."""
+def _is_open(source: int) -> bool:
+    """Whether ``source`` is; a service's standard input may be closed."""
     try:
         os.fstat(source)
     except OSError:
         return False
-    poll.register(source, select.POLLIN)
     return True
 
 

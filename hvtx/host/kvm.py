@@ -14,11 +14,14 @@ import contextlib
 import fcntl
 import json
 import os
+import stat
 import time
 from typing import NamedTuple
 
-from hvtx.errors import UsageError
-from hvtx.host import procfs, program
+from hvtx.errors import HostRefused, UsageError
+from hvtx.host import handing, paths, procfs, program, seccomp, vmuser
+from hvtx.model.handed import Handed
+from hvtx.model.user import User
 
 DEVICE = "/dev/kvm"
 VARIABLE = "HVTX_QEMU_ACCEL"
@@ -81,42 +84,58 @@ def wanted_accelerator(text: str) -> str:
     return text or "auto"
 
 
-def unseen() -> Answer | None:
-    """The answer where nothing has to be tried: decided by the variable, or no KVM for us.
+def unseen(user: User | None = None) -> Answer | None:
+    """The answer where nothing has to be tried: decided by the variable, or no KVM for ``user``.
+
+    (None: for who runs this.)
 
     Raises UsageError for another value of the variable.
     """
     wanted = wanted_accelerator(os.environ.get(VARIABLE, ""))
     if wanted != "auto":
         return Answer(wanted, f"{VARIABLE}={wanted} decides")
-    problem = device_problem()
+    problem = device_problem(user)
     return None if problem is None else Answer("tcg", problem)
 
 
-def device_problem() -> str | None:
-    """Why there is no KVM for this user at all, in words; None if its device can be opened."""
-    if not os.path.exists(DEVICE):
+def device_problem(user: User | None = None) -> str | None:
+    """Why there is no KVM for ``user`` at all, in words; None if its device can be opened."""
+    try:
+        seen = os.stat(DEVICE)
+    except OSError:
         return NO_DEVICE
-    if not os.access(DEVICE, os.R_OK | os.W_OK, effective_ids=True):
-        return NOT_ALLOWED
-    return None
+    if user is None:
+        allowed = os.access(DEVICE, os.R_OK | os.W_OK, effective_ids=True)
+    else:
+        mode = stat.S_IMODE(seen.st_mode)
+        allowed = vmuser.with_kvm(user).may(mode, seen.st_uid, seen.st_gid, 6)
+    return None if allowed else NOT_ALLOWED
 
 
-def choose(binary: str, machine: str, run_directory: str, kernel: str | None = None) -> Answer:
+def choose(
+    binary: str,
+    machine: str,
+    run_directory: str,
+    kernel: str | None = None,
+    user: User | None = None,
+) -> Answer:
     """The accelerator for a VM of ``binary`` (a QEMU for ``machine``, the host's own).
 
-    ``kernel`` is the VM's own, if it has one. The first question of its kind takes up to 3 s;
-    whoever asks the same meanwhile waits as long, and the answer is then kept in
-    ``run_directory``. Raises UsageError for a value of the variable that is none.
+    ``kernel`` is the VM's own, if it has one; ``user`` is whom it runs as, None: who runs this.
+    The first question of its kind takes up to 3 s; whoever asks the same meanwhile waits as long,
+    and the answer is then kept in ``run_directory``. Raises UsageError for a value of the variable
+    that is none.
     """
-    decided = unseen()
+    decided = unseen(user)
     if decided is not None:
         return decided
     try:
         question = ask(binary, kernel)
-        return kept(run_directory, question) or _settle(run_directory, question, machine)
+        return kept(run_directory, question) or _settle(run_directory, question, machine, user)
     except OSError as problem:
         return Answer("tcg", f"{UNTRIED}: {problem.strerror or problem}")
+    except HostRefused as problem:
+        return Answer("tcg", f"{UNTRIED}: {problem.message}")
 
 
 def ask(binary: str, kernel: str | None) -> Question:
@@ -129,7 +148,7 @@ def _file(path: str) -> list[str | int]:
     return [path, seen.st_size, seen.st_mtime_ns]
 
 
-def _settle(run_directory: str, question: Question, machine: str) -> Answer:
+def _settle(run_directory: str, question: Question, machine: str, user: User | None) -> Answer:
     """Try it, once for all who ask at the same time, and keep the answer."""
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
     descriptor = os.open(os.path.join(run_directory, _CACHE), flags, 0o600)
@@ -140,7 +159,7 @@ def _settle(run_directory: str, question: Question, machine: str) -> Answer:
         for known, answer in answers:
             if known == question:
                 return answer
-        answer = probe(question, machine, "kvm")
+        answer = probe(question, machine, "kvm", user)
         if len(answers) >= _MOST_KEPT or any(q.boot_id != question.boot_id for q, _ in answers):
             os.ftruncate(descriptor, 0)
         with contextlib.suppress(OSError):  # a full disk: the next start tries again
@@ -173,10 +192,11 @@ def all_kept(run_directory: str) -> list[tuple[Question, Answer]]:
     found: list[tuple[Question, Answer]] = []
     with contextlib.suppress(OSError), open(os.path.join(run_directory, _CACHE), "rb") as file:
         for line in file:
-            with contextlib.suppress(ValueError, TypeError):
+            with contextlib.suppress(ValueError, TypeError, RecursionError):
                 question, answer = json.loads(line)
                 entry = (Question(*question), Answer(*answer))
-                if entry[1].accelerator in ("kvm", "tcg"):
+                words = all(isinstance(word, str) for word in entry[1])
+                if words and entry[1].accelerator in ("kvm", "tcg"):
                     found.append(entry)
     return found
 
@@ -184,39 +204,72 @@ def all_kept(run_directory: str) -> list[tuple[Question, Answer]]:
 # --- trying ---------------------------------------------------------------------------------------
 
 
-def probe(question: Question, machine: str, accelerator: str) -> Answer:
+def probe(question: Question, machine: str, accelerator: str, user: User | None = None) -> Answer:
     """Run the guest of ``question`` with ``accelerator`` for at most 3 s; touches no file.
 
-    Raises OSError if it cannot even be tried.
+    QEMU runs as ``user`` (None: as we do), shut in as it is for a VM: the kernel may be a
+    stranger's. Raises OSError if it cannot even be tried.
     """
     binary = str(question.binary[0])
-    if question.kernel is None:
-        return _try_guest(binary, machine, accelerator)
-    return _try_kernel(binary, machine, accelerator, str(question.kernel[0]))
+    with contextlib.ExitStack() as opened:
+        if question.kernel is None:
+            return _try_guest(_Trial(binary, machine, accelerator, user, opened))
+        kernel = str(question.kernel[0])
+        return _try_kernel(_Trial(binary, machine, accelerator, user, opened), kernel)
 
 
-def _try_guest(binary: str, machine: str, accelerator: str) -> Answer:
+class _Trial(NamedTuple):
+    """How a guest is tried, and what is open for it."""
+
+    binary: str
+    machine: str
+    accelerator: str
+    user: User | None
+    opened: contextlib.ExitStack
+
+    def command_line(self, *guest: str) -> list[str]:
+        """QEMU for the guest, as its user; through timeout(1), so that it ends if we are killed."""
+        argv = [*arguments(self.file("program", self.binary, 1), self.machine, self.accelerator)]
+        if (sandbox := seccomp.sandbox_of(self.binary)) is not None:
+            argv += ["-sandbox", sandbox]
+        way: tuple[str, ...] = ()
+        if self.user is not None:
+            way = vmuser.way_to(vmuser.with_kvm(self.user), own_network=True).argv
+        return _bounded([*way, *argv, *guest])
+
+    def file(self, what: str, path: str, bits: int) -> str:
+        """The name by which QEMU opens a file: a descriptor's, where its user cannot by its own."""
+        if self.user is None or vmuser.may_open(self.user, path, bits):
+            return path
+        descriptor = handing.open_all([Handed(what, path)], self.user)[0]
+        self.opened.callback(os.close, descriptor)
+        os.set_inheritable(descriptor, True)
+        return f"/proc/self/fd/{descriptor}"
+
+
+def _try_guest(trial: _Trial) -> Answer:
     from hvtx.host import probe_guest
 
-    image, token = probe_guest.image(machine, os.urandom(8))
+    image, token = probe_guest.image(trial.machine, os.urandom(8))
     file = os.memfd_create("probe", 0)  # inherited: QEMU opens it as its own descriptor
     try:
         os.write(file, image)
-        guest = probe_guest.arguments(machine, f"/proc/self/fd/{file}")
-        argv = [*arguments(binary, machine, accelerator), *guest]
-        ended = program.run(_bounded(argv), SECONDS, enough=lambda said: _BROKEN in said)
+        guest = probe_guest.arguments(trial.machine, f"/proc/self/fd/{file}")
+        argv = trial.command_line(*guest)
+        ended = program.run(argv, SECONDS, enough=lambda said: _BROKEN in said)
     finally:
         os.close(file)
-    if ended.status == probe_guest.status(machine) and token in ended.output:
+    if ended.status == probe_guest.status(trial.machine) and token in ended.output:
         return Answer("kvm", RUNS_GUESTS, "a small guest ran to its end")
     return Answer("tcg", NO_LINUX, f"a small guest: {told(ended)}")
 
 
-def _try_kernel(binary: str, machine: str, accelerator: str, kernel: str) -> Answer:
-    console = "ttyAMA0" if machine == "aarch64" else "ttyS0"
+def _try_kernel(trial: _Trial, kernel: str) -> Answer:
+    console = "ttyAMA0" if trial.machine == "aarch64" else "ttyS0"
     words = f"console={console} quiet panic=-1 rdinit=/absent"
-    argv = [*arguments(binary, machine, accelerator), "-kernel", kernel, "-append", words]
-    ended = program.run(_bounded(argv), SECONDS, enough=lambda s: _BROKEN in s or lacks_root(s))
+    image = trial.file("kernel", kernel, 4)
+    argv = trial.command_line("-kernel", image, "-append", words)
+    ended = program.run(argv, SECONDS, enough=lambda s: _BROKEN in s or lacks_root(s))
     if lacks_root(ended.output) and _BROKEN not in ended.output:
         return Answer("kvm", RUNS_LINUX, f"{kernel} booted until it lacked a root file system")
     return Answer("tcg", NO_LINUX if is_linux(kernel) else NO_KERNEL, f"{kernel}: {told(ended)}")
@@ -255,7 +308,7 @@ def lacks_root(said: str) -> bool:
 def is_linux(path: str) -> bool:
     """Whether a file has the header of a Linux kernel image (boot.rst of x86 and of arm64)."""
     try:
-        with open(path, "rb") as file:
+        with os.fdopen(paths.open_regular(path), "rb") as file:
             head = file.read(0x210)
     except OSError:
         return False

@@ -19,14 +19,17 @@ from hvtx.host.netlink import (
     REQUEST,
     TYPE_MASK,
     Channel,
+    Garbled,
     attribute,
     attribute_map,
+    legible,
     message,
     nested,
     text,
     u32,
 )
 from hvtx.host.retry import persistently
+from hvtx.host.tun import IFF_MULTI_QUEUE, IFF_NO_PI, IFF_VNET_HDR
 from hvtx.model.resource import Address, Link
 
 NEWLINK, GETLINK, SETLINK, GETADDR = 16, 18, 19, 22
@@ -49,7 +52,6 @@ _IFLA = {
 _INFO_KIND, _INFO_DATA, _INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 1, 2, 4, 5
 _BRPORT_MODE = 4
 _TUN_TYPE, _TUN_PI, _TUN_VNET_HDR, _TUN_PERSIST, _TUN_MULTI_QUEUE, _TUN_QUEUES = 3, 4, 5, 6, 7, 8
-IFF_TUN, IFF_TAP, IFF_NO_PI, IFF_VNET_HDR, IFF_MULTI_QUEUE = 0x1, 0x2, 0x1000, 0x4000, 0x100
 _SKIP_STATS = 1 << 3  # RTEXT_FILTER_SKIP_STATS: a third of a dump's time
 _INET6, _ADDR_GEN_MODE, _GEN_NONE = 10, 8, 1
 _AF_BRIDGE, _BRPORT_MODE, _BR_MULTI_BOOLOPT = 7, 4, 46
@@ -124,18 +126,19 @@ class Links:
                 return None
             raise
 
+    @legible
     def tun_owner(self, ifindex: int) -> tuple[int | None, int | None]:
         """User and group that may attach to a tun device; None where anybody may. OSError."""
         body = _IFINFO.pack(0, 0, ifindex, 0, 0) + u32(_IFLA["ext_mask"], _SKIP_STATS)
         found = attribute_map(persistently(lambda: self._channel.get(GETLINK, body)), 16)
-        info = attribute_map(found.get(_LINKINFO, b""))
-        tun = attribute_map(info.get(_INFO_DATA, b""))
+        tun = attribute_map(attribute_map(found[_LINKINFO])[_INFO_DATA])
         user, group = (tun.get(kind) for kind in (_TUN_OWNER, _TUN_GROUP))
         return (
             None if user is None else int.from_bytes(user, "little"),
             None if group is None else int.from_bytes(group, "little"),
         )
 
+    @legible
     def neighbours(self) -> frozenset[str]:
         """Addresses that answered the host of late (or were entered by hand), of all devices."""
         bodies = persistently(
@@ -146,7 +149,7 @@ class Links:
             family, _, state, _, _ = _NDMSG.unpack_from(data)
             packed = attribute_map(data, _NDMSG.size).get(1, b"")
             if state & _ANSWERED and family in (socket.AF_INET, socket.AF_INET6):
-                found.add(socket.inet_ntop(family, packed))
+                found.add(_address_text(packed))
         return frozenset(found)
 
     def change(
@@ -265,6 +268,7 @@ class Links:
         options = attribute_map(found, _TCMSG.size).get(_TCA_OPTIONS, b"")
         return attribute_map(options).get(_BPF_OPS)
 
+    @legible
     def filtered(self, closely: Collection[int] = ()) -> frozenset[int]:
         """Indexes of links with traffic control of someone's (tc qdiscs, clsact filters).
 
@@ -304,8 +308,9 @@ def _own_filter(ifindex: int, side: int) -> bytes:
     return _TCMSG.pack(0, ifindex, _OWN_HANDLE, side, info)
 
 
+@legible
 def _link(data: bytes) -> Link:
-    """A link from the body of its message.
+    """A link from the body of its message. Raises Garbled.
 
     Its attributes are walked here and not by :func:`attributes`, which would hand out each of some
     forty: a plan reads thousands of links.
@@ -317,7 +322,7 @@ def _link(data: bytes) -> Link:
     while at + 4 <= end:
         length, kind = header(data, at)
         if length < 4 or at + length > end:
-            raise ValueError("a netlink attribute runs past its message")
+            raise Garbled("a netlink attribute runs past its message")
         kind &= TYPE_MASK
         if kind in wanted:
             found[kind] = data[at + 4 : at + length]
@@ -325,10 +330,13 @@ def _link(data: bytes) -> Link:
     raw = found.get
     what, tun = _what_it_is(raw(_LINKINFO, b""))
     alias, xdp = raw(_IFALIAS, b""), raw(_XDP)
+    name = found[_IFNAME].rstrip(b"\0").decode(errors="surrogateescape")
+    if not name:
+        raise Garbled("a link without a name")
     elsewhere = _LINK_NETNSID in found
     return Link(
         ifindex,
-        raw(_IFNAME, b"").rstrip(b"\0").decode(errors="surrogateescape"),
+        name,
         what,
         alias.rstrip(b"\0").decode(errors="replace") or None,
         raw(_MAC, b"").hex(":"),
@@ -355,7 +363,7 @@ def _what_it_is(info: bytes) -> tuple[str, _Tun]:
     while at + 4 <= end:
         length, number = _HEADER.unpack_from(info, at)
         if length < 4 or at + length > end:
-            raise ValueError("a netlink attribute runs past its message")
+            raise Garbled("a netlink attribute runs past its message")
         if number & TYPE_MASK == _INFO_KIND:
             kind = info[at + 4 : at + length].rstrip(b"\0").decode()
         elif number & TYPE_MASK == _INFO_DATA:
@@ -399,12 +407,21 @@ def _tun(tun: dict[int, bytes]) -> _Tun:
     return _Tun(flags, queues, bool(tun.get(_TUN_PERSIST, b"\0")[0]))
 
 
+def _address_text(packed: bytes) -> str:
+    """An address as people write it. Raises Garbled."""
+    if len(packed) not in (4, 16):
+        raise Garbled(f"an address of {len(packed)} bytes")
+    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
+
+
+@legible
 def _address(data: bytes) -> Address:
+    """An address from the body of its message. Raises Garbled."""
     _, prefix, _, _, ifindex = _IFADDR.unpack_from(data)
     found = attribute_map(data, 8)
     packed = found.get(2) or found[1]  # IFA_LOCAL is the host's own end of a point-to-point
-    if len(packed) == 4:
-        return Address(ifindex, f"{socket.inet_ntop(socket.AF_INET, packed)}/{prefix}")
+    if len(packed) != 16:
+        return Address(ifindex, f"{_address_text(packed)}/{prefix}")
     import ipaddress  # writes all of IPv6 as it is on record, which inet_ntop does not
 
     return Address(ifindex, f"{ipaddress.IPv6Address(packed)}/{prefix}")

@@ -58,10 +58,10 @@ class LockFile:
         pause = 0.001
         while not self.try_lock(offset, shared=shared):
             if time.monotonic() >= deadline:
-                raise Busy(
-                    f"{what} is held by another operation",
-                    hint="`hvtx intents` shows who works on it; --lock-timeout waits longer",
-                )
+                from hvtx.host import holder
+
+                message, hint = holder.told(what, holder.of_byte(self._path, offset))
+                raise Busy(message, hint=hint)
             time.sleep(pause)
             pause = min(pause * 1.5, 0.05)
 

@@ -11,10 +11,13 @@ Shapes: attributes are ``(length u16, type u16, payload, padding to 4)``, messag
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import os
 import socket
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from typing import ParamSpec, TypeVar
 
 REQUEST, ACK, DUMP, REPLACE, EXCL, CREATE = 0x1, 0x4, 0x300, 0x100, 0x200, 0x400
 DUMP_INTR = 0x10
@@ -28,6 +31,10 @@ _CAPPED, _ACK_TLVS = 0x100, 0x200
 _SO_RCVBUFFORCE = 33
 _SOL_NETLINK, _EXT_ACK, _CAP_ACK, _GET_STRICT = 270, 11, 10, 12
 _BUFFER = 1 << 18
+_MOST_ERRNO = 4095  # MAX_ERRNO, include/linux/err.h
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class DumpInterrupted(Exception):
@@ -35,7 +42,37 @@ class DumpInterrupted(Exception):
 
 
 class KernelError(OSError):
-    """An errno from the kernel with its own words, if it had any."""
+    """An errno from the kernel with its own words, if it had any.
+
+    It is told from others by its errno only: Python makes FileNotFoundError and the like of plain
+    ``OSError(errno)``, never of a class of its own.
+    """
+
+
+class Garbled(OSError, ValueError):
+    """Bytes that are not what they should be: nothing can be concluded from them."""
+
+    def __init__(self, words: str) -> None:
+        """Say in words what is wrong; the errno is EBADMSG."""
+        super().__init__(errno.EBADMSG, words)
+
+
+def legible(read: Callable[P, T]) -> Callable[P, T]:
+    """A reader of bytes that raises Garbled where they end too early or are no text."""
+
+    @functools.wraps(read)
+    def reading(*args: P.args, **more: P.kwargs) -> T:
+        try:
+            return read(*args, **more)
+        except (struct.error, IndexError, KeyError, UnicodeDecodeError) as problem:
+            raise Garbled(f"an answer of the kernel cannot be read: {problem}") from problem
+
+    return reading
+
+
+def forbidden(problem: OSError) -> bool:
+    """Whether the kernel said that this process may not."""
+    return problem.errno in (errno.EPERM, errno.EACCES)
 
 
 def attribute(kind: int, payload: bytes) -> bytes:
@@ -60,17 +97,20 @@ def u32(kind: int, value: int) -> bytes:
 
 
 def attributes(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Walk attributes in ``data[start:end]``: ``(type, start of payload, end of payload)``."""
+    """Walk attributes in ``data[start:end]``: ``(type, start of payload, end of payload)``.
+
+    Raises Garbled for one that does not fit.
+    """
     while start + 4 <= end:
         length, kind = _ATTRIBUTE.unpack_from(data, start)
         if length < 4 or start + length > end:
-            raise ValueError("a netlink attribute runs past its message")
+            raise Garbled("a netlink attribute runs past its message")
         yield kind & TYPE_MASK, start + 4, start + length
         start += (length + 3) & ~3
 
 
 def attribute_map(data: bytes, start: int = 0, end: int | None = None) -> dict[int, bytes]:
-    """All attributes of a span by type; the last one wins."""
+    """All attributes of a span by type; the last one wins. Raises Garbled."""
     stop = len(data) if end is None else end
     return {kind: data[a:b] for kind, a, b in attributes(data, start, stop)}
 
@@ -120,7 +160,7 @@ class Channel:
         while at + 16 <= size:
             length, kind, flags, seq, _ = _HEADER.unpack_from(data, at)
             if length < 16 or at + length > size:
-                raise OSError(74, "a netlink message runs past its datagram")
+                raise Garbled("a netlink message runs past its datagram")
             if wanted(seq):
                 yield kind, flags, seq, data[at + 16 : at + length]
             at += (length + 3) & ~3
@@ -141,6 +181,23 @@ class Channel:
                     open_.discard(seq)
         if failure is not None:
             raise failure
+
+    def errors(self, data: bytes, seqs: Sequence[int]) -> list[KernelError]:
+        """Send messages of which the last asks for acknowledgement; the errors of all of them.
+
+        The kernel answers in order, and tells errors unasked: one answer for any number that did.
+        """
+        self._socket.send(data)
+        wanted, last = set(seqs), seqs[-1]
+        failures: list[KernelError] = []
+        while last in wanted:
+            for kind, flags, seq, body in self._messages(lambda s: s in wanted):
+                if kind == _ERROR:
+                    wanted.discard(seq)
+                    failure = kernel_error(body, flags)
+                    if failure is not None:
+                        failures.append(failure)
+        return failures
 
     def request(self, kind: int, flags: int, body: bytes) -> None:
         """One message, acknowledged."""
@@ -173,9 +230,9 @@ class Channel:
             for answer, flags, _, payload in self._messages(lambda s: s == seq):
                 interrupted = interrupted or bool(flags & DUMP_INTR)
                 if answer == _DONE:
-                    code = struct.unpack_from("=i", payload)[0] if len(payload) >= 4 else 0
-                    if code < 0:
-                        raise KernelError(-code, os.strerror(-code))
+                    failure = kernel_error(payload, 0) if payload else None
+                    if failure is not None:
+                        raise failure
                     if interrupted:
                         raise DumpInterrupted
                     return found
@@ -189,11 +246,14 @@ class Channel:
                     found.append(payload)
 
 
+@legible
 def kernel_error(body: bytes, flags: int) -> KernelError | None:
-    """What an NLMSG_ERROR body says; None for an acknowledgement."""
-    code = -struct.unpack_from("=i", body)[0]
+    """What an NLMSG_ERROR body says; None for an acknowledgement. Raises Garbled."""
+    code: int = -struct.unpack_from("=i", body)[0]
     if code == 0:
         return None
+    if not 0 < code <= _MOST_ERRNO:
+        raise Garbled(f"the kernel answered with {code}, which is no error")
     words = os.strerror(code)
     if flags & _ACK_TLVS:
         inner = struct.unpack_from("=I", body, 4)[0]

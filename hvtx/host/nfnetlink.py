@@ -23,11 +23,13 @@ from hvtx.host.netlink import (
     REPLACE,
     REQUEST,
     Channel,
+    Garbled,
     KernelError,
     attribute,
     attribute_map,
     attributes,
     kernel_error,
+    legible,
     message,
     nested,
     text,
@@ -247,48 +249,52 @@ def _string(raw: bytes | None) -> str:
     return (raw or b"").rstrip(b"\0").decode(errors="replace")
 
 
+@legible
 def parse_table(body: bytes) -> Table:
-    """A GETTABLE answer."""
+    """A GETTABLE answer. Raises Garbled, as the next ones do."""
     fields = attribute_map(body, 4)
     return Table(
         FAMILY_NAMES.get(body[0], str(body[0])),
-        _string(fields.get(_TABLE_NAME)),
+        _string(fields[_TABLE_NAME]),
         comment_of(fields.get(_TABLE_USERDATA)),
     )
 
 
+@legible
 def _chain_comment(body: bytes) -> Table:
     fields = attribute_map(body, 4)
     family = FAMILY_NAMES.get(body[0], str(body[0]))
-    return Table(family, _string(fields.get(1)), comment_of(fields.get(_CHAIN_USERDATA)))
+    return Table(family, _string(fields[1]), comment_of(fields.get(_CHAIN_USERDATA)))
 
 
+@legible
 def parse_rule(body: bytes) -> Rule:
     """A GETRULE answer."""
     fields = attribute_map(body, 4)
     return Rule(
         FAMILY_NAMES.get(body[0], str(body[0])),
-        _string(fields.get(_RULE_TABLE)),
-        _string(fields.get(_RULE_CHAIN)),
-        _BE64.unpack(fields.get(_RULE_HANDLE, bytes(8)))[0],
+        _string(fields[_RULE_TABLE]),
+        _string(fields[_RULE_CHAIN]),
+        _BE64.unpack(fields[_RULE_HANDLE])[0],
         fields.get(_RULE_EXPRESSIONS, b""),
         comment_of(fields.get(_RULE_USERDATA)),
     )
 
 
+@legible
 def parse_named(body: bytes, name: int = 2) -> Named:
     """A GETSET, GETCHAIN, GETOBJ or GETFLOWTABLE answer; attribute ``name`` holds its name."""
     fields = attribute_map(body, 4)
     return Named(
         FAMILY_NAMES.get(body[0], str(body[0])),
-        _string(fields.get(1)),
-        _string(fields.get(name)),
+        _string(fields[1]),
+        _string(fields[name]),
         _BE32.unpack(fields[_SET_FLAGS])[0] if len(fields.get(_SET_FLAGS, b"")) == 4 else 0,
     )
 
 
 def expressions(raw: bytes) -> Iterator[tuple[str, bytes]]:
-    """The expressions of a rule: name and raw data."""
+    """The expressions of a rule: name and raw data. Raises Garbled."""
     for _, start, stop in attributes(raw, 0, len(raw)):
         fields = attribute_map(raw, start, stop)
         yield _string(fields.get(_EXPR_NAME)), fields.get(_EXPR_DATA, b"")
@@ -318,8 +324,9 @@ def translates(raw: bytes) -> bool:
     return False
 
 
+@legible
 def parse_elements(body: bytes, found: list[Element]) -> None:
-    """Append the elements of a GETSETELEM answer to ``found``.
+    """Append the elements of a GETSETELEM answer to ``found``. Raises Garbled.
 
     Written out instead of through :func:`attributes`, since thousands are read for every plan:
     an element is ``{KEY {VALUE}} [{DATA {VALUE or VERDICT}}] … [USERDATA]``, in this order.
@@ -332,14 +339,14 @@ def parse_elements(body: bytes, found: list[Element]) -> None:
             length, _, key_length, key_kind, value_length, _ = _SIX.unpack_from(body, at)
             stop = at + length
             if length < 12 or stop > end or key_kind & 0x3FFF != _ELEM_KEY:
-                raise ValueError("a set element in a form that is not known")
+                raise Garbled("a set element in a form that is not known")
             key = body[at + 12 : at + 8 + value_length]
             data, comment = b"", None
             inner = at + 4 + ((key_length + 3) & ~3)
             while inner < stop:
                 size, what = _TWO.unpack_from(body, inner)
                 if size < 4:
-                    raise ValueError("a set element with an empty attribute")
+                    raise Garbled("a set element with an empty attribute")
                 what &= 0x3FFF
                 if what == _ELEM_DATA:
                     data = body[inner + 8 : inner + 4 + _TWO.unpack_from(body, inner + 4)[0]]
@@ -381,8 +388,7 @@ class Nftables(Channel):
             if problem.errno in {errno.EINVAL, errno.EOPNOTSUPP}:
                 raise KernelError(errno.EPROTONOSUPPORT, str(problem.strerror)) from problem
             raise
-        number: int = _BE32.unpack(attribute_map(body, 4)[1])[0]
-        return number
+        return _generation_in(body)
 
     def batch(self, commands: Sequence[Command], generation: int | None = None) -> None:
         """One kernel transaction: all of ``commands``, or BatchRefused and none of them."""
@@ -498,6 +504,12 @@ class Nftables(Channel):
     def dump_elements(self, family: str, table: str, name: str) -> list[bytes]:
         """The raw messages of a set's elements, for :func:`parse_elements`."""
         return self._all(GETSETELEM, family, text(_LIST_TABLE, table) + text(_LIST_SET, name))
+
+
+@legible
+def _generation_in(body: bytes) -> int:
+    number: int = _BE32.unpack(attribute_map(body, 4)[1])[0]
+    return number
 
 
 def all_elements(bodies: Iterable[bytes]) -> list[Element]:

@@ -22,7 +22,7 @@ _LDW, _LDH, _LDB = 0x20, 0x28, 0x30  # absolute
 _LDW_X, _LDH_X, _LDB_X = 0x40, 0x48, 0x50  # relative to X
 _LEN, _MEM, _ST, _LDX, _MSH, _TAX, _TXA = 0x80, 0x60, 0x02, 0x01, 0xB1, 0x07, 0x87
 _ADD, _ADD_X, _SUB_X, _SHIFT, _AND = 0x04, 0x0C, 0x1C, 0x64, 0x54
-_JA, _JEQ, _JGE, _JSET, _RET = 0x05, 0x15, 0x35, 0x45, 0x06
+_JA, _JEQ, _JGE, _JGE_X, _JSET, _RET = 0x05, 0x15, 0x35, 0x3D, 0x45, 0x06
 _VLAN, _MARK = 0xFFFFF000 + 48, 0xFFFFF000 + 20  # SKF_AD_VLAN_TAG_PRESENT, SKF_AD_MARK
 _DROP, _PASS = 2, 0xFFFFFFFF  # TC_ACT_SHOT; TC_ACT_UNSPEC: the next filter, if there is one
 _IP, _HEADERS = 14, 5  # where the packet begins in a frame; so many extension headers are read
@@ -85,6 +85,7 @@ class _Program:
         """Drop what is shorter than ``size``, or (``behind``) has no ``size`` bytes from X on."""
         self.add(_LEN)
         if behind:
+            self.need(_JGE_X, 0)  # or the difference would be a great number
             self.add(_SUB_X)
         self.need(_JGE, size)
 
@@ -291,7 +292,7 @@ def _headers6(program: _Program, guard: Mapping[str, Any]) -> None:
     program.add(_ST, _NEXT)
     program.add(_LDX, 40)
     for _ in range(_HEADERS):
-        fragment, option, after, last = (program.label() for _ in range(4))
+        fragment, option, hidden, after, last = (program.label() for _ in range(5))
         for number, label in ((58, icmp), (17, udp)):
             on = program.label()
             program.add(_MEM, _NEXT)
@@ -301,7 +302,16 @@ def _headers6(program: _Program, guard: Mapping[str, Any]) -> None:
         program.add(_JEQ, 44, fragment)
         for number in (0, 43, 60):
             program.add(_JEQ, number, option)
+        program.add(_JEQ, 51, hidden)
         program.at(last)
+        program.go(other)
+        program.at(hidden)  # behind an authentication header: TCP and ESP only
+        program.room(_IP + 8, behind=True)
+        program.add(_LDB_X, _IP)
+        tcp = program.label()
+        program.add(_JEQ, 6, tcp)
+        program.need(_JEQ, 50)
+        program.at(tcp)
         program.go(other)
         program.at(option)
         program.room(_IP + 8, behind=True)
@@ -340,6 +350,14 @@ def _upper6(program: _Program, guard: Mapping[str, Any], icmp: str, udp: str, ot
     program.add(_JEQ, 1, nobody)
     program.add(_MEM, _TYPE)
     program.refuse(_JEQ, 134)
+    mac = bytes.fromhex(guard["mac"].replace(":", ""))
+    for kind, at, option in ((133, 8, 1), (135, 24, 1), (136, 24, 2)):
+        another = program.label()
+        program.add(_MEM, _TYPE)
+        program.add(_JEQ, kind, "", another)
+        _own_link(program, mac, at, option)
+        program.at(another)
+    program.add(_MEM, _TYPE)
     program.add(_JEQ, 136, target)
     program.let_pass()
     program.at(nobody)
@@ -363,6 +381,21 @@ def _upper6(program: _Program, guard: Mapping[str, Any], icmp: str, udp: str, ot
     program.add(_MEM, _NOBODY)
     program.refuse(_JEQ, 1)
     program.let_pass()
+
+
+def _own_link(program: _Program, mac: bytes, at: int, option: int) -> None:
+    """Drop unless the first option of a message is its sender's link-layer address, or none is."""
+    none = program.label()
+    program.add(_LEN)
+    program.add(_SUB_X)
+    program.add(_JGE, _IP + at + 8, "", none)
+    program.add(_LDB_X, _IP + at)
+    program.need(_JEQ, option)
+    program.add(_LDW_X, _IP + at + 2)
+    program.need(_JEQ, int.from_bytes(mac[:4], "big"))
+    program.add(_LDH_X, _IP + at + 6)
+    program.need(_JEQ, int.from_bytes(mac[4:], "big"))
+    program.at(none)
 
 
 def bridge_program(gateways: Iterable[str]) -> bytes:

@@ -45,27 +45,44 @@ def listening() -> frozenset[tuple[str, str, int]]:
 
     What cannot be read is left out: this is told to people, nothing is decided by it.
     """
-    found = set()
+    found: set[tuple[str, str, int]] = set()
     for protocol, state in _LISTENING.items():
         for suffix in ("", "6"):
             try:
                 with open(f"/proc/thread-self/net/{protocol}{suffix}", encoding="ascii") as table:
-                    lines = table.readlines()[1:]
-            except OSError:
+                    sockets = sockets_in(table.read(), state)
+            except (OSError, ValueError):
                 continue
-            for line in lines:
-                fields = line.split()
-                if fields[3] == state:
-                    address, _, port = fields[1].partition(":")
-                    found.add((protocol, _spelt(address), int(port, 16)))
+            found.update((protocol, address, port) for address, port in sockets)
     return frozenset(found)
 
 
+def sockets_in(table: str, state: str) -> list[tuple[str, int]]:
+    """Address and port of those in ``state`` in a text of /proc/net (pure).
+
+    ValueError for what is none.
+    """
+    found = []
+    for line in table.splitlines()[1:]:
+        fields = line.split()
+        if len(fields) < 4:
+            raise ValueError(f"not a line of a socket: {line[:80]!r}")
+        if fields[3] == state:
+            address, _, port = fields[1].partition(":")
+            found.append((_spelt(address), int(port, 16)))
+    return found
+
+
 def _spelt(words: str) -> str:
-    """An address as /proc/net has it: 32-bit words in the machine's own order, in hexadecimal."""
+    """An address as /proc/net has it: 32-bit words in the machine's own order, in hexadecimal.
+
+    ValueError for what is none.
+    """
     import sys
 
     raw = bytes.fromhex(words)
+    if len(raw) not in (4, 16):
+        raise ValueError(f"an address of {len(raw)} bytes")
     if sys.byteorder == "little":
         raw = b"".join(raw[n : n + 4][::-1] for n in range(0, len(raw), 4))
     return socket.inet_ntop(socket.AF_INET if len(raw) == 4 else socket.AF_INET6, raw)

@@ -446,11 +446,19 @@ def _held(pid: int, wanted: frozenset[str], here: tuple[int, int]) -> Iterator[s
                 link = os.readlink(f"{directory}fd/{number}")
                 if not link.startswith("/") or "tun" not in link:
                     continue
-                name = _field(_read(f"{directory}fdinfo/{number}"), b"iff:").decode()
+                name = device_in(_read(f"{directory}fdinfo/{number}"))
             except FileNotFoundError:
                 continue
             if name in wanted and _is_here(pid, int(number), here):
                 yield name
+
+
+def device_in(fdinfo: bytes) -> str:
+    """The interface behind a tun descriptor, by its fdinfo; empty if there is none (pure).
+
+    Anybody can name a device in a namespace of their own, with bytes that are no text.
+    """
+    return _field(fdinfo, b"iff:").decode(errors="surrogateescape")
 
 
 def _tables(pid: int) -> Iterator[str]:

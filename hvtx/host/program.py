@@ -9,9 +9,10 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
-from hvtx.host import trust
+from hvtx.host import paths
 
 _MOST = 1 << 16  # bytes of output that are kept
 _DYING_SECONDS = 5.0
@@ -28,7 +29,8 @@ class Ended(NamedTuple):
 def find(names: Sequence[str]) -> str | None:
     """The first of ``names`` that is an executable file, on PATH or as a path; None if none is.
 
-    Of PATH, only absolute directories count in which nobody else can put a program.
+    By its name only what nobody else could have put there or changed counts, and nothing below a
+    relative entry of PATH.
     """
     places = os.environ.get("PATH", os.defpath).split(":")
     for name in names:
@@ -38,9 +40,32 @@ def find(names: Sequence[str]) -> str | None:
             continue
         for place in places:
             path = os.path.join(place, name)
-            if _executable(path) and trust.place_of_programs(place):
+            if place.startswith("/") and _executable(path) and _believed(path):
                 return path
     return None
+
+
+def passed_over(names: Sequence[str]) -> str | None:
+    """Of what :func:`find` did not take, the first program and why; None if there was none."""
+    for name in names:
+        for place in os.environ.get("PATH", os.defpath).split(":"):
+            path = os.path.join(place, name)
+            if not _executable(path):
+                continue
+            if not place.startswith("/"):
+                return f"{path} is named by a relative entry of PATH"
+            with suppress(OSError):
+                if (problem := paths.problem(path, groups=True)) is not None:
+                    return f"{path}: {problem}"
+    return None
+
+
+def _believed(path: str) -> bool:
+    """Whether only trusted users and an owning group (Debian's staff) could have made it so."""
+    try:
+        return paths.problem(path, groups=True) is None
+    except OSError:
+        return False
 
 
 def _executable(path: str) -> bool:

@@ -1,4 +1,4 @@
-"""QEMU's machine protocol, as little of it as starting and stopping needs; and unix sockets.
+"""QEMU's machine protocol, as little of it as starting and stopping needs.
 
 JSON objects, one a line (docs/interop/qmp-spec.rst of QEMU): a greeting, then
 ``qmp_capabilities``, after which commands are taken; events come between answers and are passed
@@ -7,108 +7,103 @@ over. QEMU speaks with one client at a time; the next one waits without a greeti
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from collections.abc import Generator, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
 from hvtx.errors import HostRefused
+from hvtx.host.talk import MOST, Dialogue, Talk, parsed, sentence, word
 
-_LONGEST_LINE = 1 << 20  # bytes; answers to the commands used here have a few hundred
-_BUSY = 0.005  # seconds between looks at a socket where others wait already
+_MOST_OBJECTS = 1000  # objects in a talk; QEMU sends some ten
 
-Dialogue = Generator[bytes, bytes, str]
-"""A conversation without its socket: yields what to send (or nothing), is sent what came in
-(nothing: the other side has closed), and returns the word that was asked for, empty if the answer
-has none. ConnectionError if what came is no answer."""
+_Said = Generator[bytes, bytes, dict[str, Any]]
 
 
-def connect(directory: str, name: str, seconds: float) -> socket.socket:
-    """Connect to the unix socket ``name`` in ``directory``, with ``seconds`` as its timeout.
+class Stream:
+    """What came of one QEMU, cut into its objects (pure)."""
 
-    The way through ``/proc/self/fd`` keeps the address short, whatever the directory's length: it
-    may have 107 bytes (unix(7)). Raises OSError: nothing there, nobody listening, not allowed.
-    """
-    place = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            link.settimeout(seconds)
-            link.connect(f"/proc/self/fd/{place}/{name}")
-        except BaseException:
-            link.close()
-            raise
-        return link
-    finally:
-        os.close(place)
+    def __init__(self) -> None:
+        """Begin before the greeting."""
+        self._waiting = bytearray()
+        self._came = 0
+        self._number = 0
+
+    def take(self, came: bytes) -> None:
+        """Take what came. ConnectionError if that is the end."""
+        if not came:
+            raise ConnectionError("QEMU closed the connection")
+        self._came += len(came)
+        if self._came > MOST:
+            raise ConnectionError("QEMU talks without an end")
+        self._waiting += came
+
+    def next(self) -> dict[str, Any] | None:
+        """The next object; None until its line has come. ConnectionError."""
+        end = self._waiting.find(b"\n")
+        if end < 0:
+            return None
+        line = bytes(self._waiting[:end])
+        del self._waiting[: end + 1]
+        self._number += 1
+        if self._number > _MOST_OBJECTS:
+            raise ConnectionError("QEMU talks without an end")
+        return parsed(line)
+
+    def wait(self, asked: bytes = b"") -> _Said:
+        """Send ``asked``, and wait for the next object."""
+        while (said := self.next()) is None:
+            self.take((yield asked))
+            asked = b""
+        return said
 
 
-def connect_first(directory: str, names: tuple[str, ...], seconds: float) -> socket.socket:
-    """Connect to the first of ``names`` that is there, as :func:`connect` does."""
-    for name in names[:-1]:
-        try:
-            return connect(directory, name, seconds)
-        except FileNotFoundError:
-            continue
-    return connect(directory, names[-1], seconds)
+def _greeting(stream: Stream) -> _Said:
+    """Wait for the greeting and make QEMU ready for commands."""
+    said = yield from stream.wait()
+    while "QMP" not in said:
+        said = yield from stream.wait()
+    return (yield from _execution(stream, "qmp_capabilities"))
 
 
-def patiently(directory: str, names: tuple[str, ...], seconds: float) -> socket.socket:
-    """The same; where others wait to be accepted already, wait with them. TimeoutError."""
-    deadline = time.monotonic() + seconds
+def _execution(stream: Stream, command: str, arguments: Mapping[str, Any] | None = None) -> _Said:
+    """Give a command; the answer. HostRefused if QEMU says no, in its own words."""
+    import json
+
+    given = {"arguments": dict(arguments)} if arguments else {}
+    asked = json.dumps({"execute": command, "id": command, **given}).encode() + b"\n"
     while True:
-        try:
-            return connect_first(directory, names, max(0.001, deadline - time.monotonic()))
-        except BlockingIOError as problem:  # its backlog is full: unix(7), EAGAIN
-            if time.monotonic() + _BUSY > deadline:
-                raise TimeoutError("others speak with it") from problem
-            time.sleep(_BUSY)
+        said = yield from stream.wait(asked)
+        asked = b""
+        if "event" in said or said.get("id", command) != command:
+            continue
+        if "error" in said:
+            told = said["error"]
+            words = sentence(told.get("desc")) if isinstance(told, dict) else ""
+            raise HostRefused(
+                f"QEMU refused {command}: {words or 'no reason given'}",
+                hint="the VM's log may tell why: hvtx vm logs NAME",
+            )
+        if "return" not in said:
+            raise ConnectionError("QEMU sent something that is no answer")
+        return said
 
 
 def asks_status() -> Dialogue:
     """Ask QEMU for its run state: ``running``, ``internal-error`` … (query-status)."""
-    waiting = b""
-    asked: bytes = b""
-    while True:
-        while b"\n" not in waiting:
-            came = yield asked
-            asked = b""
-            if not came:
-                raise ConnectionError("QEMU closed the connection")
-            waiting += came
-            if len(waiting) > _LONGEST_LINE:
-                raise ConnectionError("QEMU sent a line without an end")
-        line, _, waiting = waiting.partition(b"\n")
-        said = parsed(line)
-        if "QMP" in said:
-            asked = b'{"execute": "qmp_capabilities", "id": "qmp_capabilities"}\n'
-        elif "event" in said:
-            continue
-        elif said.get("id") == "qmp_capabilities":
-            asked = b'{"execute": "query-status", "id": "query-status"}\n'
-        elif said.get("id") == "query-status":
-            return status_in(said.get("return"))
-
-
-def status_in(answer: object) -> str:
-    """The run state in the ``return`` of query-status; empty if it has none."""
-    word = answer.get("status") if isinstance(answer, dict) else None
-    return word if isinstance(word, str) else ""
-
-
-def parsed(line: bytes) -> dict[str, Any]:
-    """A line as an object; ConnectionError if it is none, however it was made up."""
-    import json
-
+    stream = Stream()
     try:
-        found = json.loads(line)
-    except (ValueError, RecursionError) as problem:
-        raise ConnectionError("QEMU sent something that is no JSON") from problem
-    if not isinstance(found, dict):
-        raise ConnectionError("QEMU sent something that is no JSON object")
-    return found
+        yield from _greeting(stream)
+        return _status_in((yield from _execution(stream, "query-status")))
+    except HostRefused:
+        return ""
+
+
+def _status_in(answer: dict[str, Any]) -> str:
+    """The run state in an answer to query-status; empty if it has none."""
+    found = answer["return"]
+    return word(found.get("status")) if isinstance(found, dict) else ""
 
 
 class Qmp:
@@ -118,17 +113,12 @@ class Qmp:
     """
 
     def __init__(self, directory: str, name: str | tuple[str, ...], seconds: float) -> None:
-        """Connect, take the greeting, and make QEMU ready for commands.
-
-        Of several names, the first that is there is taken.
-        """
-        self._deadline = time.monotonic() + seconds
-        self._waiting = b""
+        """Connect to it, or to the first of several that is there; make QEMU ready for commands."""
         names = (name,) if isinstance(name, str) else name
-        self._link = patiently(directory, names, seconds)
+        self._stream = Stream()
+        self._talk = Talk(directory, names, seconds)
         try:
-            self._line()  # the greeting
-            self.execute("qmp_capabilities")
+            self._talk.hold(_greeting(self._stream))
         except BaseException:
             self.close()
             raise
@@ -148,73 +138,28 @@ class Qmp:
 
     def close(self) -> None:
         """Close the connection; QEMU runs on."""
-        self._link.close()
+        self._talk.close()
 
-    def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
-        """Give a command; its ``return``. HostRefused if QEMU says no, in its own words."""
-        import json
-
-        asked: dict[str, Any] = {"execute": command, "id": command}
-        if arguments:
-            asked["arguments"] = dict(arguments)
-        self._limit()
-        self._link.sendall(json.dumps(asked).encode() + b"\n")
-        while True:
-            answer = self._line()
-            if "event" in answer or answer.get("id") not in (None, command):
-                continue
-            if "error" in answer:
-                said = answer["error"]
-                words = said.get("desc") if isinstance(said, dict) else None
-                raise HostRefused(
-                    f"QEMU refused {command}: {words or 'no reason given'}",
-                    hint="the VM's log may tell why: hvtx vm logs NAME",
-                )
-            return answer.get("return")
+    def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> None:
+        """Give a command. HostRefused if QEMU says no, in its own words."""
+        self._talk.hold(_execution(self._stream, command, arguments))
 
     def status(self) -> str:
         """QEMU's run state; empty if it does not say."""
-        try:
-            return status_in(self.execute("query-status"))
-        except HostRefused:
-            return ""
+        with suppress(HostRefused):
+            return _status_in(self._talk.hold(_execution(self._stream, "query-status")))
+        return ""
 
     def wait_event(self, seconds: float) -> bool:
         """Whether QEMU tells of an event within that time. ConnectionError if it has ended."""
         ends = time.monotonic() + seconds
         while True:
-            if b"\n" in self._waiting:
-                line, _, self._waiting = self._waiting.partition(b"\n")
-                if "event" in parsed(line):
+            said = self._stream.next()
+            if said is not None:
+                if "event" in said:
                     return True
-                continue
-            left = ends - time.monotonic()
-            if left <= 0:
+            elif time.monotonic() >= ends:
                 return False
-            self._link.settimeout(left)
-            try:
-                self._more()
-            except TimeoutError:
-                return False
-
-    def _limit(self) -> None:
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("QEMU did not answer in time")
-        self._link.settimeout(left)
-
-    def _line(self) -> dict[str, Any]:
-        """The next object; bounded in time and length."""
-        while b"\n" not in self._waiting:
-            self._limit()
-            self._more()
-        line, _, self._waiting = self._waiting.partition(b"\n")
-        return parsed(line)
-
-    def _more(self) -> None:
-        piece = self._link.recv(65536)
-        if not piece:
-            raise ConnectionError("QEMU closed the connection")
-        self._waiting += piece
-        if len(self._waiting) > _LONGEST_LINE:
-            raise ConnectionError("QEMU sent a line without an end")
+            else:
+                with suppress(TimeoutError):
+                    self._stream.take(self._talk.receive(ends))

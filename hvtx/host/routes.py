@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from hvtx.host.netlink import Channel, attribute, attribute_map
+from hvtx.host.netlink import Channel, attribute, attribute_map, legible
 from hvtx.host.retry import persistently
 
 _GETROUTE = 26
@@ -78,6 +78,7 @@ def devices_towards(addresses: Sequence[str]) -> list[int]:
         channel.close()
 
 
+@legible
 def _towards(channel: Channel, address: str) -> int:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     packed = socket.inet_pton(family, address)
@@ -88,4 +89,5 @@ def _towards(channel: Channel, address: str) -> int:
         if problem.errno in _NO_WAY:
             return 0
         raise
+    _RTMSG.unpack_from(answer)  # or it is no answer
     return int.from_bytes(attribute_map(answer, _RTMSG.size).get(_OIF, b""), "little")

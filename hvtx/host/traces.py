@@ -16,6 +16,7 @@ from typing import NamedTuple
 CHAIN_FAMILY, CHAIN = "bridge", "store"  # in the table hvtx-<installation>, of every backend
 STORE = "hvtx.db"
 _MOST = 128  # bytes of a comment of nft
+_LONGEST = 4096  # of a path, with its two numbers: markers are files, which may hold anything
 _PLAIN = re.compile(r"[A-Za-z0-9/._+@=,~ -]+")
 _TRACE = re.compile(r"([0-9]+):([0-9]+):(/.*)")
 
@@ -41,12 +42,12 @@ def trace_of(state_directory: str) -> str:
 def follow(trace: str) -> Found:
     """Look where a trace leads. What cannot be looked at is ``unseen``, never ``gone``."""
     parsed = _TRACE.fullmatch(trace)
-    if parsed is None:
+    if parsed is None or "\0" in trace or len(trace) > _LONGEST:
         return Found("unseen", "")
     device, device_above, path = int(parsed[1]), int(parsed[2]), parsed[3]
     directory = os.path.dirname(path)
     try:
-        if os.path.lexists(path):
+        if _exists(path):
             return Found("there", path)
         if _exists(directory):
             same = os.stat(directory).st_dev == device
@@ -55,7 +56,7 @@ def follow(trace: str) -> Found:
             while not _exists(above):
                 above = os.path.dirname(above)
             same = device == device_above == os.stat(above).st_dev
-    except OSError:
+    except (OSError, UnicodeEncodeError):
         return Found("unseen", path)
     return Found("gone" if same else "unseen", path)
 

@@ -1,85 +1,90 @@
-"""Whether somebody else could have put a thing where it is: owners and modes along its path.
+"""Whether somebody else could change a thing: its owner, its mode, its access control list.
 
 Root, and whoever runs this, are trusted; so is a group whose id is 0 or the caller's own. A
 directory that everybody may write counts as safe where it is sticky (``/tmp``): nobody can replace
-another's file there, so the file's own owner decides.
+another's file there, so the file's own owner decides. What a path leads through is for
+:mod:`hvtx.host.paths`.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+from struct import iter_unpack
+
+_LIST = "system.posix_acl_access"
+# linux/posix_acl_xattr.h: a version, then tag, permissions and id of each entry
+_VERSION = (2).to_bytes(4, "little")
+_USER, _OWNING_GROUP, _GROUP, _MASK = 0x02, 0x04, 0x08, 0x10
+_WRITE = 2
 
 
-def file_problem(path: str, descriptor: int) -> str | None:
-    """Why the file that was opened at ``path`` is not to be believed, in words; None if it is.
+def problem_of(seen: os.stat_result, where: str | int, *, groups: bool = False) -> str | None:
+    """Why somebody else could change what was ``seen``, in words; None if nobody could.
 
-    Looks at the open file, then at every directory above it.
+    ``where`` is its path, or a descriptor of it (``O_PATH`` will do). With ``groups`` the owning
+    group may write it whichever it is, as on Debian ``staff`` may write ``/usr/local/bin``.
     """
-    seen = os.fstat(descriptor)
-    if (problem := _stranger(seen)) is not None:
+    if (problem := stranger(seen)) is not None:
         return problem
-    if stat.S_ISREG(seen.st_mode) and (problem := _open_to_others(seen)) is not None:
-        return problem
-    return above_problem(os.path.realpath(path))
+    if stat.S_ISDIR(seen.st_mode) and seen.st_mode & stat.S_ISVTX:
+        return None
+    return open_to_others(seen, where, groups=groups)
 
 
-def above_problem(path: str) -> str | None:
-    """Why one of the directories above ``path`` (without links) is not safe; None if all are."""
-    directory = os.path.dirname(path)
-    while True:
-        try:
-            problem = directory_problem(directory)
-        except FileNotFoundError:
-            problem = None  # the caller will make it
-        if problem is not None:
-            return f"its directory {directory} is not safe: {problem}"
-        if directory in ("/", ""):
-            return None
-        directory = os.path.dirname(directory)
-
-
-def directory_problem(path: str) -> str | None:
-    """Why others could replace things in the directory ``path``; None if they could not.
-
-    Raises FileNotFoundError.
-    """
-    seen = os.lstat(path)
-    if (problem := _stranger(seen)) is not None:
-        return problem
-    if stat.S_ISLNK(seen.st_mode):
-        seen = os.stat(path)  # a link that root or the caller made
-        if (problem := _stranger(seen)) is not None:
-            return problem
-    if not stat.S_ISDIR(seen.st_mode):
-        return "it is not a directory"
-    return None if seen.st_mode & stat.S_ISVTX else _open_to_others(seen)
-
-
-def place_of_programs(path: str) -> bool:
-    """Whether programs of a directory on PATH may be run: absolute, and nobody else's to fill.
-
-    Groups may write it, as on Debian ``staff`` may write ``/usr/local/bin``.
-    """
-    if not path.startswith("/"):
-        return False
-    try:
-        seen = os.stat(path)
-    except OSError:
-        return False
-    return _stranger(seen) is None and not seen.st_mode & stat.S_IWOTH
-
-
-def _stranger(seen: os.stat_result) -> str | None:
+def stranger(seen: os.stat_result) -> str | None:
+    """Whether it belongs to somebody who is not trusted, in words."""
     if seen.st_uid in (0, os.geteuid()):
         return None
     return f"it belongs to user {seen.st_uid}"
 
 
-def _open_to_others(seen: os.stat_result) -> str | None:
+def open_to_others(seen: os.stat_result, where: str | int, *, groups: bool = False) -> str | None:
+    """Who else may write it, in words, whether or not it is sticky; None if nobody may."""
     mode = stat.S_IMODE(seen.st_mode)
     if mode & stat.S_IWOTH:
         return f"everybody may write it (mode {mode:04o})"
-    if mode & stat.S_IWGRP and seen.st_gid not in (0, os.getegid()):
-        return f"group {seen.st_gid} may write it (mode {mode:04o})"
+    if not mode & stat.S_IWGRP:  # these bits are the mask of a list: no entry grants more
+        return None
+    try:
+        entries = _entries(where)
+    except OSError as problem:
+        return f"its access control list cannot be read: {problem.strerror}"
+    if entries is None:
+        return None if groups else _group(seen.st_gid, f"mode {mode:04o}")
+    mask = next((allowed for tag, allowed, _ in entries if tag == _MASK), _WRITE)
+    for tag, allowed, number in entries:
+        if not allowed & mask & _WRITE:
+            continue
+        who = None
+        if tag == _USER and number not in (0, os.geteuid()):
+            who = f"user {number} may write it (by its access control list: getfacl)"
+        elif tag == _GROUP:
+            who = _group(number, "by its access control list: getfacl")
+        elif tag == _OWNING_GROUP and not groups:
+            who = _group(seen.st_gid, f"mode {mode:04o}")
+        if who is not None:
+            return who
     return None
+
+
+def _group(number: int, why: str) -> str | None:
+    return None if number in (0, os.getegid()) else f"group {number} may write it ({why})"
+
+
+def _entries(where: str | int) -> list[tuple[int, int, int]] | None:
+    """Tag, permissions and id of each entry of an access control list; None without one.
+
+    Raises OSError, also for a list in a form that is not known.
+    """
+    path = f"/proc/self/fd/{where}" if isinstance(where, int) else where
+    try:
+        listed = os.getxattr(path, _LIST)
+    except OSError as problem:
+        if problem.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+            return None
+        raise
+    if listed[:4] != _VERSION or len(listed) % 8 != 4:
+        raise OSError(errno.EBADMSG, os.strerror(errno.EBADMSG), path)
+    return list(iter_unpack("<HHI", listed[4:]))

@@ -13,9 +13,9 @@ import struct
 from contextlib import suppress
 
 from hvtx.errors import HostRefused
-from hvtx.host.links import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR
 
 DEVICE = "/dev/net/tun"
+IFF_TUN, IFF_TAP, IFF_NO_PI, IFF_VNET_HDR, IFF_MULTI_QUEUE = 0x1, 0x2, 0x1000, 0x4000, 0x100
 _TUNSETIFF, _TUNSETPERSIST, _TUNSETIFINDEX = 0x400454CA, 0x400454CB, 0x400454DA
 _TUNSETOWNER, _TUNGETFEATURES = 0x400454CC, 0x800454CF
 _NUMBER = (10, 200)  # Documentation/admin-guide/devices.txt: misc, tun

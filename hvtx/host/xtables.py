@@ -26,7 +26,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
 from hvtx.errors import Busy, Contended, HostRefused, NotPermitted
-from hvtx.host import capabilities, libiptc, program, xtentry
+from hvtx.host import capabilities, holder, libiptc, program, xtentry
+from hvtx.host.jobs import going_on
+from hvtx.host.netlink import Garbled, legible
 from hvtx.host.retry import persistently
 from hvtx.host.xtentry import LAYOUTS, OFFSETS, TARGET, Layout
 
@@ -70,18 +72,28 @@ def locked(timeout: float) -> Iterator[None]:
         raise HostRefused(
             f"cannot open {path}: {problem.strerror}", hint="set XTABLES_LOCKFILE to a usable path"
         ) from problem
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        if not _stand_in_line(descriptor, timeout):
-            raise Busy(
-                f"another program holds {path} for more than {timeout:g} s",
-                hint=f"see who with `fuser {path}`, or raise --lock-timeout",
-            ) from None
-    try:
-        yield
-    finally:
-        os.close(descriptor)
+    with going_on():  # everybody who runs iptables would wait for a Ctrl-Z in here to end
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not _stand_in_line(descriptor, timeout):
+                raise _busy(path, timeout) from None
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _busy(path: str, timeout: float) -> Busy:
+    found = holder.of_file(path)
+    words = f"another program holds {path} for more than {timeout:g} s"
+    if found is None:
+        return Busy(words, hint=f"see who with `fuser {path}`, or raise --lock-timeout")
+    stands = f", which is stopped ({found.state})" if found.stands else ""
+    return Busy(
+        f"{words}: pid {found.pid} ({found.command}){stands}",
+        hint=f"kill -CONT {found.pid} lets it go on" if stands else "--lock-timeout waits longer",
+    )
 
 
 def _stand_in_line(descriptor: int, timeout: float) -> bool:
@@ -329,19 +341,20 @@ def parse(text: str) -> Saved:
 
 def _lines(text: str) -> Iterator[str]:
     """Lines, with those joined that a quoted newline (in a stranger's comment) splits."""
-    pending = ""
+    pending: list[str] = []  # the pieces of a line so far: each is looked at once
     for line in text.split("\n"):
-        whole = pending + line
-        quotes = whole.count('"')
-        if quotes and "\\" in whole:
-            quotes = _ESCAPED.sub("", whole).count('"')
-        if quotes & 1 and not whole.startswith("#"):
-            pending = whole + "\n"
-        else:
-            pending = ""
-            yield whole
+        quotes = line.count('"')
+        if quotes and "\\" in line:
+            quotes = _ESCAPED.sub("", line).count('"')
+        open_ = bool(pending)
+        turned = bool(quotes & 1) and (open_ or not line.startswith("#"))
+        pending.append(line)
+        if open_ != turned:
+            continue  # a quotation mark is open at its end
+        yield "\n".join(pending)
+        pending = []
     if pending:
-        raise ValueError(f"an open quotation mark: {pending[:80]!r}")
+        raise ValueError(f"an open quotation mark: {pending[0][:80]!r}")
 
 
 def _rule(table: str, chain: str, text: str) -> SavedRule:
@@ -422,38 +435,59 @@ def read(family: int, table: str) -> Blob | None:
         raise _refusal(family, table, problem, "cannot-observe") from problem
 
 
+def _walk(layout: Layout, blob: Blob) -> Iterator[tuple[int, int, int]]:
+    """Of each entry where it begins, has its target, and ends. Raises Garbled.
+
+    So for a table that has not as many entries as the kernel said: what is missing was not read.
+    """
+    at, left, data = 0, blob.entries, blob.data
+    while at < len(data):
+        if at + layout.size > len(data):
+            raise Garbled("a table ends within an entry")
+        target, following = OFFSETS.unpack_from(data, at + layout.offsets)
+        if not layout.size <= target <= following - TARGET or at + following > len(data):
+            raise Garbled("an entry of a table does not fit in it")
+        yield at, at + target, at + following
+        at, left = at + following, left - 1
+    if left:
+        raise Garbled(f"a table of {blob.entries} entries has {blob.entries - left}")
+
+
+@legible
 def marked(family: int, blob: Blob, prefix: str) -> list[Marked]:
-    """The entries with a comment that begins with ``prefix``, in order (pure)."""
+    """The entries with a comment that begins with ``prefix``, in order (pure). Raises Garbled."""
     layout, needle = LAYOUTS[family], prefix.encode()
     starts = {offset: name for name, offset in blob.starts}
     heads: dict[int, bytes] = {}
     found: list[tuple[str, int, int, int, bytes]] = []
-    chain, at, data = "", 0, blob.data
+    chain, data = "", blob.data
     hit = data.find(needle)
-    while at < len(data):
+    for at, target, end in _walk(layout, blob):
         chain = starts.get(at, chain)
-        target, following = OFFSETS.unpack_from(data, at + layout.offsets)
-        if following < layout.size:
-            raise ValueError("an entry without a length")
-        if data.startswith(b"ERROR\0", at + target + 2):
-            name = data[at + target + TARGET : at + following].partition(b"\0")[0]
-            chain, heads[at + following] = name.decode(errors="surrogateescape"), name
-        end = at + following
+        if data.startswith(b"ERROR\0", target + 2):
+            name = data[target + TARGET : end].partition(b"\0")[0]
+            chain, heads[end] = name.decode(errors="surrogateescape"), name
         while 0 <= hit < end:
-            if data.startswith(_COMMENT, hit - 30) and hit < at + target:
-                found.append((chain, at, target, end, data[hit:end].partition(b"\0")[0]))
+            if hit >= 30 and data.startswith(_COMMENT, hit - 30) and hit < target:
+                found.append((chain, at, target - at, end, data[hit:end].partition(b"\0")[0]))
                 hit = data.find(needle, end)
             else:
                 hit = data.find(needle, hit + 1)
-        at = end
     return [
-        Marked(name, mark.decode(), _portable(layout, data[start:end], target, heads))
+        Marked(
+            name,
+            mark.decode(errors="surrogateescape"),  # as iptables-save prints what is no text
+            _portable(layout, data[start:end], target, heads),
+        )
         for name, start, target, end, mark in found
     ]
 
 
+@legible
 def entries(family: int, blob: Blob) -> dict[str, list[bytes]]:
     """Every rule of a table by its chain, in order, as :class:`Marked` has its ``data`` (pure).
+
+    Raises Garbled.
 
     Without what is no rule: the heads of chains, their last entries (a policy, or the return at the
     end of a chain of users), and the table's end.
@@ -462,20 +496,15 @@ def entries(family: int, blob: Blob) -> dict[str, list[bytes]]:
     starts = {offset: name for name, offset in blob.starts}
     heads: dict[int, bytes] = {}
     spans: dict[str, list[tuple[int, int, int]]] = {}
-    chain, at = "", 0
-    while at < len(data):
-        target, following = OFFSETS.unpack_from(data, at + layout.offsets)
-        if following < layout.size:
-            raise ValueError("an entry without a length")
+    chain = ""
+    for at, target, end in _walk(layout, blob):
         chain = starts.get(at, chain)
-        end = at + following
-        if data.startswith(b"ERROR\0", at + target + 2):
-            name = data[at + target + TARGET : end].partition(b"\0")[0]
+        if data.startswith(b"ERROR\0", target + 2):
+            name = data[target + TARGET : end].partition(b"\0")[0]
             chain, heads[end] = name.decode(errors="surrogateescape"), name
             spans[chain] = []
         else:
-            spans.setdefault(chain, []).append((at, target, end))
-        at = end
+            spans.setdefault(chain, []).append((at, target - at, end))
     return {
         name: [_portable(layout, data[at:end], target, heads) for at, target, end in found[:-1]]
         for name, found in spans.items()
@@ -496,25 +525,33 @@ def in_use(family: int) -> bool:
 
 
 def _decides(family: int, blob: Blob) -> Iterator[bool]:
-    """Of each chain whether it has a rule, or a policy that is not ACCEPT (pure)."""
+    """Of each chain whether it has a rule, or a policy that is not ACCEPT (pure).
+
+    Raises Garbled.
+    """
     layout = LAYOUTS[family]
     yield from map(bool, entries(family, blob).values())
     for end in _ends(layout, blob):
         target = OFFSETS.unpack_from(end, layout.offsets)[0]
-        yield struct.unpack_from("=i", end, target + TARGET)[0] not in (_ACCEPT, _RETURN)
+        yield _verdict(end, target) not in (_ACCEPT, _RETURN)
 
 
 def _ends(layout: Layout, blob: Blob) -> Iterator[bytes]:
     """The last entry of each chain: its policy, or the return at the end of a chain of users."""
     starts = {offset for _, offset in blob.starts}
-    data, at, last = blob.data, 0, b""
-    while at < len(data):
-        target, following = OFFSETS.unpack_from(data, at + layout.offsets)
-        head = data.startswith(b"ERROR\0", at + target + 2)
+    data, last = blob.data, b""
+    for at, target, end in _walk(layout, blob):
+        head = data.startswith(b"ERROR\0", target + 2)
         if last and (head or at in starts):
             yield last
-        last = b"" if head else data[at : at + following]
-        at += following
+        last = b"" if head else data[at:end]
+
+
+@legible
+def _verdict(entry: bytes, target: int) -> int:
+    """The number in a standard target."""
+    number: int = struct.unpack_from("=i", entry, target + TARGET)[0]
+    return number
 
 
 def _portable(layout: Layout, entry: bytes, target: int, heads: dict[int, bytes]) -> bytes:
@@ -525,7 +562,7 @@ def _portable(layout: Layout, entry: bytes, target: int, heads: dict[int, bytes]
     size, name = entry[target : target + 2], entry[target + 2 : target + 31]
     rest = entry[target + 31 :]
     if not name.strip(b"\0"):  # a standard target: its verdict is a number
-        verdict = struct.unpack_from("=i", entry, target + TARGET)[0]
+        verdict = _verdict(entry, target)
         label = _VERDICTS.get(verdict) or heads.get(verdict, b"")
         name, rest = label.ljust(29, b"\0"), bytes(len(rest))
     return head + entry[layout.size : target] + size + name + rest

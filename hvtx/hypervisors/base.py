@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from hvtx.model.handed import FIRST_HANDED, Handed
 from hvtx.model.vm import Vm
 
 Ready = Literal["exec", "qmp", "firecracker api", "cloud-hypervisor api", "none"]
@@ -63,6 +64,11 @@ class Probes(NamedTuple):
     formats: Mapping[str, str] = {}  # disk path -> "raw" or "qcow2", where it was looked into
     firmware: str | None = None  # UEFI image for guests that boot from disk on aarch64
     why: str | None = None  # why KVM or not, in words; None where QEMU is not to be started
+    sandbox: str | None = None  # value of QEMU's -sandbox; None: it has no filter of system calls
+    shut: frozenset[str] = frozenset()  # files that the VM's user cannot open by their names
+    read_only: frozenset[str] = frozenset()  # disks that cannot be written
+    blocks: frozenset[str] = frozenset()  # disks that are block devices
+    named: Mapping[str, tuple[tuple[str, str], ...]] = {}  # disk -> options with what it names
 
 
 class Launch(NamedTuple):
@@ -76,6 +82,48 @@ class Launch(NamedTuple):
     power_down: PowerDown
     console: str | None  # name of its socket in the run-time directory
     sockets: tuple[str, ...] = ()  # names it will bind there; leftovers are removed before
+    handed: tuple[Handed, ...] = ()  # descriptors that it gets beside the standard streams
+    own_network: bool = False  # it needs nothing of the host's network namespace
+
+    def names(self) -> dict[str, str]:
+        """The names under which it opens what it is handed, and what that is (pure)."""
+        found = {}
+        for number, (_, path) in enumerate(self.handed, FIRST_HANDED):
+            found[f"/proc/self/fd/{number}"] = path
+            for words in self.argv:
+                if words.startswith(f"fd={number},set="):
+                    found[f"/dev/fdset/{words.rpartition('=')[2]}"] = path
+        return dict(sorted(found.items(), reverse=True))  # 10 before 1
+
+
+class Handing:
+    """Collects what is handed over while a command line is rendered."""
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self._all: list[Handed] = []
+
+    def number(self, what: str, path: str) -> int:
+        """The number under which ``path`` will be open."""
+        self._all.append(Handed(what, path))
+        return FIRST_HANDED + len(self._all) - 1
+
+    def file(self, what: str, path: str, probes: Probes) -> str:
+        """The name by which a file to be read is opened: its own, if that can be."""
+        return f"/proc/self/fd/{self.number(what, path)}" if path in probes.shut else path
+
+    def all(self) -> tuple[Handed, ...]:
+        """What a :class:`Launch` has as ``handed``."""
+        return tuple(self._all)
+
+
+def by_descriptor(launch: Launch) -> Launch:
+    """The same launch, with its program executed by a descriptor (pure)."""
+    number = FIRST_HANDED + len(launch.handed)
+    return launch._replace(
+        argv=(f"/proc/self/fd/{number}", *launch.argv[1:]),
+        handed=(*launch.handed, Handed("program", launch.argv[0])),
+    )
 
 
 class Traits(NamedTuple):

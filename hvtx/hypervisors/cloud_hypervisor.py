@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from hvtx.hypervisors.base import (
     API_SOCKET,
+    Handing,
     Launch,
     Port,
     Probes,
@@ -26,14 +27,15 @@ def render(vm: Vm, ports: Sequence[Port], probes: Probes, directory: str) -> Lau
     """The launch of ``vm``; raises ValueError without a kernel, or for a path with a comma."""
     if vm.kernel is None:
         raise ValueError("cloud-hypervisor needs a kernel (or its firmware): give --kernel")
+    handing = Handing()
     defaults = (f"console={serial_console(probes.machine)}", "panic=1")
     argv = [
         probes.binary or "cloud-hypervisor",
         *("--api-socket", f"path={API_SOCKET}"),
         *("--cpus", f"boot={vm.cpus}"),
         *("--memory", f"size={vm.memory}M"),
-        *("--kernel", vm.kernel),
-        *(("--initramfs", vm.initrd) if vm.initrd else ()),
+        *("--kernel", handing.file("kernel", vm.kernel, probes)),
+        *(("--initramfs", handing.file("initrd", vm.initrd, probes)) if vm.initrd else ()),
         *("--cmdline", kernel_arguments(vm, ports, defaults)),
         *_disks(vm, probes),
         *_networks(ports),
@@ -48,6 +50,7 @@ def render(vm: Vm, ports: Sequence[Port], probes: Probes, directory: str) -> Lau
         power_down="power-button api",
         console=None,
         sockets=(API_SOCKET,),
+        handed=handing.all(),
     )
 
 

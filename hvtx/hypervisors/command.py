@@ -11,7 +11,8 @@ from hvtx.model.vm import Vm
 def render(vm: Vm, ports: Sequence[Port], probes: Probes, directory: str) -> Launch:
     """The launch of a ``command`` VM, in the directory that it was created from.
 
-    ``probes.binary`` does not replace the program: it finds itself on PATH like in a shell.
+    The program keeps the name that it was given: whoever spawns it looks for it, since a
+    placeholder may be in it.
     Raises ValueError without a program.
     """
     del probes

@@ -13,6 +13,7 @@ from typing import Any
 
 from hvtx.hypervisors.base import (
     API_SOCKET,
+    Handing,
     Launch,
     Port,
     Probes,
@@ -29,7 +30,8 @@ def render(vm: Vm, ports: Sequence[Port], probes: Probes, directory: str) -> Lau
 
     Raises ValueError for what Firecracker cannot do: no kernel, or a disk that is not raw.
     """
-    content = json.dumps(configuration(vm, ports, probes), indent=2) + "\n"
+    handing = Handing()
+    content = json.dumps(configuration(vm, ports, probes, handing), indent=2) + "\n"
     return Launch(
         argv=(
             probes.binary or "firecracker",
@@ -44,10 +46,13 @@ def render(vm: Vm, ports: Sequence[Port], probes: Probes, directory: str) -> Lau
         power_down="ctrl-alt-del api",
         console=None,
         sockets=(API_SOCKET,),
+        handed=handing.all(),
     )
 
 
-def configuration(vm: Vm, ports: Sequence[Port], probes: Probes) -> dict[str, Any]:
+def configuration(
+    vm: Vm, ports: Sequence[Port], probes: Probes, handing: Handing
+) -> dict[str, Any]:
     """The configuration as an object; ValueError as for :func:`render`."""
     if vm.kernel is None:
         raise ValueError("firecracker boots no disk images by themselves: give --kernel")
@@ -56,11 +61,11 @@ def configuration(vm: Vm, ports: Sequence[Port], probes: Probes) -> dict[str, An
             raise ValueError(f"firecracker reads raw disks only, and {path} is none")
     defaults = ("console=ttyS0", "reboot=k", "panic=1", "pci=off")
     boot: dict[str, Any] = {
-        "kernel_image_path": vm.kernel,
+        "kernel_image_path": handing.file("kernel", vm.kernel, probes),
         "boot_args": kernel_arguments(vm, ports, defaults),
     }
     if vm.initrd:
-        boot["initrd_path"] = vm.initrd
+        boot["initrd_path"] = handing.file("initrd", vm.initrd, probes)
     return {
         "boot-source": boot,
         "drives": [_drive(number, path, vm) for number, path in enumerate(vm.disks)],

@@ -71,8 +71,14 @@ _TELLING = (
     r"(?i)error|fail|abort|assert|panic|fatal|cannot|can't|could not|unable|invalid|denied|refused"
     r"|not supported|unsupported|no such|segfault"
 )
+_REFUSAL = r"(?i)permission denied|operation not permitted|EACCES|EPERM"
 _MOST_TELLING, _MOST_AFTER = 5, 3
 LEFT_OUT = "…"
+
+
+def is_refusal(lines: str) -> bool:
+    """Whether a log tells of something that a process was not allowed."""
+    return re.search(_REFUSAL, lines) is not None
 
 
 def telling(lines: Sequence[str], most: int) -> list[str]:

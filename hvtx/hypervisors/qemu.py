@@ -3,6 +3,11 @@
 Sockets have relative names in the working directory, the VM's run-time directory: a unix socket's
 path holds at most 107 bytes, and run-time directories may be longer. The guest's serial output
 goes where QEMU's own standard output goes, so one log tells the whole story.
+
+TAP devices and disks are handed over as open descriptors, so that QEMU's user need not be able to
+open them, and QEMU needs no network namespace of the host. A disk is a descriptor set (``-add-fd``)
+that QEMU opens as ``/dev/fdset/N``, its locks included. What a disk image names itself, a backing
+file, QEMU opens by its path and as its own user: an image that a tenant wrote opens nothing else.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ from hvtx.hypervisors.base import (
     CONSOLE_SOCKET,
     MONITOR_SOCKET,
     QMP_SOCKET,
+    Handing,
     Launch,
     Port,
     Probes,
@@ -35,12 +41,14 @@ def render(vm: Vm, ports: Sequence[Port], probes: Probes, directory: str) -> Lau
 
     Raises ValueError where QEMU has nothing to boot the guest from (UEFI firmware on aarch64).
     """
+    handing = Handing()
     argv = [
         probes.binary or f"qemu-system-{probes.machine}",
         *_machine(vm, probes),
-        *_boot(vm, ports, probes),
-        *_disks(vm, probes),
-        *_networks(ports),
+        *(("-sandbox", probes.sandbox) if probes.sandbox else ()),
+        *_boot(vm, ports, probes, handing),
+        *_disks(vm, probes, handing),  # the order of devices is that of their PCI addresses
+        *_networks(ports, handing),
         *_channels(probes),
     ]
     return Launch(
@@ -52,6 +60,8 @@ def render(vm: Vm, ports: Sequence[Port], probes: Probes, directory: str) -> Lau
         power_down="qmp",
         console=CONSOLE_SOCKET,
         sockets=(QMP_SOCKET, MONITOR_SOCKET, CONSOLE_SOCKET),
+        handed=handing.all(),
+        own_network=True,
     )
 
 
@@ -70,7 +80,7 @@ def _machine(vm: Vm, probes: Probes) -> list[str]:
     ]
 
 
-def _boot(vm: Vm, ports: Sequence[Port], probes: Probes) -> list[str]:
+def _boot(vm: Vm, ports: Sequence[Port], probes: Probes, handing: Handing) -> list[str]:
     if vm.kernel is None:
         if probes.machine != "aarch64":
             return []
@@ -80,26 +90,36 @@ def _boot(vm: Vm, ports: Sequence[Port], probes: Probes) -> list[str]:
     # A guest that reboots does reboot; one that panics does so after a pause instead of hanging.
     defaults = (f"console={serial_console(probes.machine)}", f"panic={PANIC_SECONDS}")
     return [
-        *("-kernel", vm.kernel),
-        *(("-initrd", vm.initrd) if vm.initrd else ()),
+        *("-kernel", handing.file("kernel", vm.kernel, probes)),
+        *(("-initrd", handing.file("initrd", vm.initrd, probes)) if vm.initrd else ()),
         *("-append", kernel_arguments(vm, ports, defaults)),
     ]
 
 
-def _disks(vm: Vm, probes: Probes) -> list[str]:
+def _disks(vm: Vm, probes: Probes, handing: Handing) -> list[str]:
     argv: list[str] = []
     for number, path in enumerate(vm.disks):
-        kind = disk_format(path, probes.formats)
-        argv += ["-drive", f"if=none,id=disk{number},format={kind},file={doubled(path)}"]
+        shut = path in probes.read_only
+        descriptor = handing.number("read-only disk" if shut else "disk", path)
+        options = [
+            *("if=none", f"id=disk{number}", f"format={disk_format(path, probes.formats)}"),
+            f"file.driver={'host_device' if path in probes.blocks else 'file'}",
+            f"file.filename=/dev/fdset/{number}",
+            # opened once, as it was handed over, and not to read first and to write later
+            *(("read-only=on",) if shut else ("file.auto-read-only=off",)),
+        ]
+        # what it names relative to itself has no directory in a set
+        options += [f"{key}={doubled(value)}" for key, value in probes.named.get(path, ())]
+        argv += ["-add-fd", f"fd={descriptor},set={number}"]
+        argv += ["-drive", ",".join(options)]
         argv += ["-device", f"virtio-blk-pci,drive=disk{number},bootindex={number + 1}"]
     return argv
 
 
-def _networks(ports: Sequence[Port]) -> list[str]:
+def _networks(ports: Sequence[Port], handing: Handing) -> list[str]:
     argv: list[str] = []
     for number, port in enumerate(ports):
-        backend = f"tap,id=net{number},ifname={doubled(port.device)}"
-        argv += ["-netdev", f"{backend},script=no,downscript=no"]
+        argv += ["-netdev", f"tap,id=net{number},fd={handing.number('tap', port.device)}"]
         # romfile empty: no network boot ROM to load, search and wait for
         argv += ["-device", f"virtio-net-pci,netdev=net{number},mac={port.mac},romfile="]
     return argv

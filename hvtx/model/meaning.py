@@ -16,6 +16,7 @@ WHEN: Mapping[Reason, str] = {
     Reason.RELEASED_LEFTOVER: "on record as released, yet there, with the very same mark",
     Reason.STALE_RESTORED: "a rule of an earlier life that a save and restore brought back",
     Reason.DUPLICATE_COPY: "surplus identical copies of a marked rule; one stays",
+    Reason.FLOWS_REMAIN: "tracked connections past its rules are not proven to have ended",
     Reason.IN_USE_BEFORE_COMMIT: "intended, complete, its VM is alive: the record is completed",
     Reason.ALREADY_GONE: "on record, proven absent",
     Reason.REBOOTED: "on record for an earlier life of this host",
@@ -44,6 +45,7 @@ _CLOSES = "there is nothing in the host to remove: gc --apply only closes the re
 # Why no more is done, and what would have to be so for more to be done.
 WHY_NOT_MORE: Mapping[Reason, str] = {
     **dict.fromkeys(DELETING, _DELETES),
+    Reason.FLOWS_REMAIN: "gc --apply ends what still flows, and tries again until all has ended",
     Reason.IN_USE_BEFORE_COMMIT: "it is in use: gc --apply only completes the record",
     Reason.ALREADY_GONE: _CLOSES,
     Reason.REBOOTED: _CLOSES,

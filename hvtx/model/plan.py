@@ -32,6 +32,7 @@ class Reason(StrEnum):
     RELEASED_LEFTOVER = "released-leftover"
     STALE_RESTORED = "stale-restored"
     DUPLICATE_COPY = "duplicate-copy"
+    FLOWS_REMAIN = "flows-remain"
     IN_USE_BEFORE_COMMIT = "in-use-before-commit"
     ALREADY_GONE = "already-gone"
     REBOOTED = "rebooted"
@@ -62,6 +63,7 @@ DELETING = frozenset(
         Reason.RELEASED_LEFTOVER,
         Reason.STALE_RESTORED,
         Reason.DUPLICATE_COPY,
+        Reason.FLOWS_REMAIN,
     }
 )
 

@@ -55,7 +55,22 @@ class Resource(NamedTuple):
     network: str | None
 
 
-class TapSpec(TypedDict):
+FLOWS = "flows"  # in ``observed`` of a firewall row: not all that flows past its rules has ended
+
+
+def only_flows_remain(row: Resource) -> bool:
+    """Whether a row's rules are gone, and it stands only for flows that may go on without them.
+
+    While it does, its VM stays on record, and so do its addresses and ports: nobody else gets them.
+    """
+    return row.state == State.RELEASING and FLOWS in row.observed
+
+
+class _Owned(TypedDict, total=False):
+    owner: int  # user id of the VM's process; absent where that is hvtx's own, or not known
+
+
+class TapSpec(_Owned):
     """A persistent TAP device, a port of ``bridge``."""
 
     device: str
@@ -147,6 +162,7 @@ class ProcessObserved(TypedDict, total=False):
     pidns: int
     accelerator: str  # "kvm" or "tcg"; absent for others than QEMU, and in older records
     accelerator_reason: str
+    user: int | str  # whom it runs as: an id of its own, or a name; absent in older records
 
 
 class FileSpec(TypedDict):

@@ -79,6 +79,7 @@ class Vm(NamedTuple):
     directory: str  # working directory of a `command` VM
     autostart: bool
     interfaces: tuple[Interface, ...]
+    number: int = 0  # of its user id, never another VM's of the store; 0: it has none yet
 
 
 class Network(NamedTuple):

@@ -33,6 +33,7 @@ from hvtx.planner.heuristic import keeper_of
 TOOL = "my-hypervisor"
 OPERATOR = "the operator"
 _IFF_TAP = 0x2
+_TOLD = 160  # characters of what is wrong that a message shows
 _PARTS = ("", "runtime_state", "runtime", "state")  # where a field may stand
 _OWNERSHIP = ("network_ownership", "network", "ownership")
 _FIELDS: Mapping[str, tuple[str, ...]] = {
@@ -52,6 +53,7 @@ class Why(StrEnum):
 
     NO_OWNERSHIP = "no-ownership"  # an older file: it says nothing of the network
     UNREADABLE = "unreadable"
+    NOT_BELIEVED = "not-believed"
     GONE = "already-gone"
     NOT_A_TAP = "not-a-tap"
     OTHER_BRIDGE = "other-bridge"
@@ -137,7 +139,10 @@ class Verdict(NamedTuple):
 
 def parse_state(text: str, path: str) -> Claim:
     """Read a ``state.json``; NotAState (or another ValueError) says what is wrong with it."""
-    document = json.loads(text)
+    try:
+        document = json.loads(text)
+    except RecursionError:
+        raise NotAState("it is nested too deep") from None
     if not isinstance(document, dict):
         raise NotAState("it is not a JSON object")
     spelling: dict[str, str] = {}
@@ -160,6 +165,7 @@ def parse_state(text: str, path: str) -> Claim:
     identity, name = field("id", tops), field("name", tops)
     if not isinstance(identity, str) or not identity:
         raise NotAState("it names no VM: there is no id")
+    _text(identity, "id")
     return Claim(
         path=path,
         id=identity,
@@ -189,15 +195,32 @@ def _text(value: Any, what: str) -> str | None:
     if value is None or value == "":
         return None
     if not isinstance(value, str):
-        raise NotAState(f"its {what} is not text: {value!r}")
-    return value
+        raise NotAState(f"its {what} is not text: {_short(value)}")
+    return _writable(value, what)
+
+
+def _writable(text: str, what: str) -> str:
+    """The text itself, if the kernel and the store can have it; NotAState else."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise NotAState(f"its {what} is not text: {_short(text)}") from None
+    if "\0" in text:
+        raise NotAState(f"its {what} has a zero byte: {_short(text)}")
+    return text
+
+
+def _short(value: Any) -> str:
+    """What somebody wrote, for a message."""
+    written = ascii(value)
+    return written if len(written) <= _TOLD else f"{written[:_TOLD]}…"
 
 
 def _pid(value: Any) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
-        raise NotAState(f"its pid is not a number: {value!r}")
+        raise NotAState(f"its pid is not a number: {_short(value)}")
     return value if value > 0 else None
 
 
@@ -208,10 +231,11 @@ def _rules(value: Any) -> tuple[str, ...]:
         raise NotAState("its rules are not a list")
     found = []
     for rule in value:
-        words = shlex.join(rule) if isinstance(rule, list) else rule
-        if not isinstance(words, str):
-            raise NotAState(f"one of its rules is not text: {rule!r}")
-        found.append(words)
+        parts = rule if isinstance(rule, list) else [rule]
+        if not all(isinstance(part, str) for part in parts):
+            raise NotAState(f"one of its rules is not text: {_short(rule)}")
+        words = shlex.join(parts) if isinstance(rule, list) else rule
+        found.append(_writable(words, "rule"))
     return tuple(found)
 
 
@@ -294,6 +318,7 @@ def judge(claims: Sequence[Claim], sighted: Sighted) -> list[Verdict]:
     names = Counter(vm_name(claim) for claim in claims)
     rules = Counter(found for claim in claims for found in set(_deletions(claim)))
     twice = {rule for rule, times in rules.items() if times > 1}
+    known = _by_words(sighted.rules)
     verdicts = []
     for claim in claims:
         if ids[vm_id(claim.id)] > 1 or names[vm_name(claim)] > 1:
@@ -303,7 +328,7 @@ def judge(claims: Sequence[Claim], sighted: Sighted) -> list[Verdict]:
             words = f"another of these files claims {claim.device} too"
             verdicts.append(_refused(claim, Why.CLAIMED_TWICE, words))
         else:
-            verdicts.append(_judge(claim, sighted, twice))
+            verdicts.append(_judge(claim, sighted, twice, known))
     return verdicts
 
 
@@ -340,7 +365,7 @@ def _refused(claim: Claim, why: Why, message: str, *findings: Finding) -> Verdic
     )
 
 
-def _judge(claim: Claim, sighted: Sighted, twice: set[Deletion]) -> Verdict:
+def _judge(claim: Claim, sighted: Sighted, twice: set[Deletion], known: Known) -> Verdict:
     if not claim.owns or not (claim.device or claim.rules):
         words = "its state.json says nothing of the network: what is its own cannot be proven"
         return _refused(claim, Why.NO_OWNERSHIP, words)
@@ -349,7 +374,7 @@ def _judge(claim: Claim, sighted: Sighted, twice: set[Deletion]) -> Verdict:
         words = f"another VM on record is called {vm_name(claim)!r}"
         return _refused(claim, Why.NAME_TAKEN, words)
     tap = judge_tap(claim, sighted)
-    rules = [_judge_rule(claim, text, sighted, twice) for text in claim.rules]
+    rules = [_judge_rule(claim, text, sighted, twice, known) for text in claim.rules]
     if tap is not None and not tap.proven and tap.reason != Why.GONE:
         left = [rule._replace(proven=False, reason=Why.VM_NOT_TAKEN.value) for rule in rules]
         words = f"its device is not proven: {tap.message}"
@@ -464,7 +489,9 @@ def _port_of(link: Link, claim: Claim, sighted: Sighted) -> str | Finding:
     return Finding(Kind.TAP, link.name, False, Why.OTHER_BRIDGE.value, words)
 
 
-def _judge_rule(claim: Claim, text: str, sighted: Sighted, twice: set[Deletion]) -> Finding:
+def _judge_rule(
+    claim: Claim, text: str, sighted: Sighted, twice: set[Deletion], known: Known
+) -> Finding:
     def unproven(why: Why, words: str) -> Finding:
         return Finding("rule", text, False, why.value, words)
 
@@ -479,7 +506,9 @@ def _judge_rule(claim: Claim, text: str, sighted: Sighted, twice: set[Deletion])
     if wanted and not claim.vouched and not _its_own(claim, wanted):
         return unproven(Why.NOT_ITS_OWN, "it speaks neither of the VM's address nor of its device")
     if wanted:
-        matches = [rule for rule in sighted.rules if _is(rule, wanted)]
+        matches = [
+            rule for place in _places(wanted) for rule in known.get((place, wanted.words), ())
+        ]
     if not matches:
         return unproven(Why.GONE, "no rule of these words is there")
     if len(matches) > 1:
@@ -519,18 +548,26 @@ def _its_own(claim: Claim, wanted: Deletion) -> bool:
     )
 
 
-def _is(rule: StrangeRule, wanted: Deletion) -> bool:
+def _places(wanted: Deletion) -> tuple[str, str]:
+    """Where a rule may stand, of either kind of iptables."""
     family = "ip6" if wanted.tool == "ip6tables" else "ip"
-    places = (
-        f"{wanted.tool} {wanted.table} {wanted.chain}",
-        f"nft {family} {wanted.table} {wanted.chain}",
-    )
-    if rule.place not in places:
-        return False
-    try:
-        return tuple(shlex.split(bare_text(rule))) == wanted.words
-    except ValueError:
-        return False
+    place = f"{wanted.table} {wanted.chain}"
+    return f"{wanted.tool} {place}", f"nft {family} {place}"
+
+
+Known = Mapping[tuple[str, tuple[str, ...]], Sequence[StrangeRule]]
+
+
+def _by_words(rules: Sequence[StrangeRule]) -> Known:
+    """The rules by their places and words: each is taken apart once, however many are claimed."""
+    found: dict[tuple[str, tuple[str, ...]], list[StrangeRule]] = {}
+    for rule in rules:
+        try:
+            words = tuple(shlex.split(bare_text(rule)))
+        except ValueError:
+            continue
+        found.setdefault((rule.place, words), []).append(rule)
+    return found
 
 
 def kind_of(text: str) -> str:

@@ -18,12 +18,14 @@ from hvtx.model.mark import Mark, UnreadableMark, parse_mark
 from hvtx.model.plan import Action, Item, Plan, Reason, Snapshot, VmFacts
 from hvtx.model.resource import (
     FIREWALL_KINDS,
+    FLOWS,
     Entry,
     Kind,
     Link,
     Resource,
     State,
     filters_on,
+    only_flows_remain,
 )
 from hvtx.model.vm import Liveness
 from hvtx.planner.presence import Presence, Sights, index, presence
@@ -167,12 +169,18 @@ class Judge:
         return self._row_of_vm(row, seen, self.snapshot.vms.get(row.vm))
 
     def _as_it_should_be(self, row: Resource, seen: Presence) -> bool:
-        here = seen.here is True and seen.problem is None
+        here = seen.here is True and seen.problem is None and FLOWS not in row.observed
         return here and row.state == _COMMITTED and row.life == self.snapshot.life.id
 
     def _row_of_vm(self, row: Resource, seen: Presence, vm: VmFacts | None) -> Item:
         liveness = vm.liveness if vm else Liveness.UNKNOWN
         evidence = vm.evidence if vm else ("its VM is not on record",)
+        if (
+            FLOWS in row.observed
+            and (row.state, seen.here) == (State.COMMITTED, True)
+            and liveness is not Liveness.DEAD  # else its port goes with it, and they do not matter
+        ):
+            return self._item(row, Action.DELETE, Reason.FLOWS_REMAIN, seen, _PAST, evidence)
         if liveness is Liveness.ALIVE:
             return self._row_of_live_vm(row, seen, evidence)
         if liveness is Liveness.UNKNOWN:
@@ -285,6 +293,8 @@ class Judge:
                 "the host could not be read",
                 evidence,
             )
+        if seen.here is False and only_flows_remain(row):
+            return self._item(row, Action.DELETE, Reason.FLOWS_REMAIN, seen, _UNENDED, evidence)
         if row.kind == Kind.PROCESS or (seen.here is False):
             return self._item(
                 row,
@@ -739,6 +749,8 @@ def _merged(items: list[Item]) -> list[Item]:
     ]
 
 
+_UNENDED = "its rules are gone, and what flows by them to its VM's addresses has not all ended"
+_PAST = "what was sent to its port before it was published may not all have ended, and goes past it"
 _STRANGE = "recorded for an earlier life of this host, yet something of that name is there"
 _PROBLEMS = {
     Reason.MARK_MISMATCH: "something is there in its place, without the recorded mark",

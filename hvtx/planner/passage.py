@@ -40,7 +40,17 @@ Way = tuple[str, str]  # a bridge, and "i" from it or "o" to it
 
 
 def nft_drops(items: Sequence[Mapping[str, Any]], bridges: Sequence[Bridge]) -> Iterator[Drop]:
-    """In what ``nft -j list ruleset`` prints: chains that drop by policy, rules that drop all."""
+    """In what ``nft -j list ruleset`` prints: chains that drop by policy, rules that drop all.
+
+    Raises ValueError for objects that nft prints in another form than is known.
+    """
+    try:
+        yield from _nft_drops(items, bridges)
+    except (KeyError, TypeError, AttributeError) as problem:
+        raise ValueError(f"nft printed what is not understood: {problem!r}") from problem
+
+
+def _nft_drops(items: Sequence[Mapping[str, Any]], bridges: Sequence[Bridge]) -> Iterator[Drop]:
     chains = [item["chain"] for item in items if "chain" in item]
     rules = [item["rule"] for item in items if "rule" in item]
     for chain in chains:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from hvtx.model.mark import base32
 from hvtx.model.resource import FLOWS, Kind
+from hvtx.model.user import User
 from hvtx.model.vm import Interface, Network, Vm
 
 _ANY4 = "0.0.0.0"  # noqa: S104 - not bound to
@@ -208,20 +209,23 @@ def want_vm(
     directory: str | None,
     process: bool,
     flows: int = FLOWS,
+    user: User | None = None,
 ) -> list[tuple[Want, str | None]]:
     """A VM's resources with the network each belongs to.
 
     ``bridges`` gives the index of each network's bridge, ``devices`` a name, an index and a MAC for
     every interface, ``directory`` the run-time directory where the hypervisor needs one, ``flows``
-    how many tracked connections it may have in each network.
+    how many tracked connections it may have in each network. ``user`` is whom the process runs as;
+    None: as hvtx.
     """
+    owner = {} if user is None else {"owner": user.uid}
     wants: list[tuple[Want, str | None]] = []
     if directory is not None:
         wants.append((Want(Kind.FILE, directory, {"path": directory}), None))
     for interface, (device, ifindex, mac) in zip(vm.interfaces, devices, strict=True):
         network = networks[interface.network]
         wants += [
-            (want, network.id)
+            (want._replace(spec=want.spec | owner) if want.kind == Kind.TAP else want, network.id)
             for want in want_interface(
                 interface,
                 network,
@@ -233,12 +237,8 @@ def want_vm(
             )
         ]
     if process:
-        wants.append(
-            (
-                Want(Kind.PROCESS, vm.name, {"hypervisor": vm.hypervisor, "directory": directory}),
-                None,
-            )
-        )
+        spec = {"hypervisor": vm.hypervisor, "directory": directory}
+        wants.append((Want(Kind.PROCESS, vm.name, spec), None))
     return wants
 
 

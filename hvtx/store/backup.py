@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from typing import NamedTuple
 
-from hvtx.errors import Refused
-from hvtx.host import failpoint
+from hvtx.errors import NotPermitted, Refused
+from hvtx.host import failpoint, paths
 from hvtx.host.locks import LockFile
 from hvtx.migrations import SCHEMA
 from hvtx.store import database, history
@@ -43,9 +43,16 @@ def facts_of(sql: sqlite3.Connection) -> Facts:
     return Facts(installation, seq, version, *counts)
 
 
-def copy_store(store: database.Store, path: str) -> Facts:
-    """Copy an open store into the new file ``path``; raises as :func:`copy` does."""
-    return copy(store.connection, path)
+def content_of(store: database.Store, path: str) -> tuple[bytes, Facts]:
+    """A whole, checked database with what is in an open store, as the bytes of a file.
+
+    It is made in memory: beside a file that is made in a directory of others, SQLite would take
+    what they put there for its journal. ``path`` is for messages. Raises StoreError, Refused.
+    """
+    with database.translated(path), closing(sqlite3.connect(":memory:")) as memory:
+        store.connection.backup(memory)
+        found = check(memory, path)
+        return memory.serialize(), found
 
 
 def copy(source: sqlite3.Connection, path: str) -> Facts:
@@ -109,9 +116,13 @@ def draft_of(path: str, draft: str) -> Facts:
 
 @contextmanager
 def _as_backup(path: str) -> Iterator[sqlite3.Connection]:
-    """A backup opened so that nothing appears beside it, unless a log stands there already."""
+    """A backup opened so that nothing appears beside it, unless a log stands there already.
+
+    Neither it nor what stands beside it is somebody else's to write. Raises NotPermitted.
+    """
     log = path + "-wal"
     fixed = "" if os.path.exists(log) and os.path.getsize(log) else "&immutable=1"
+    refuse_others(path, logged=not fixed)
     with database.translated(path):
         connection = sqlite3.connect(
             f"{database.uri(path)}?mode=ro{fixed}", uri=True, isolation_level=None, timeout=_SECONDS
@@ -120,11 +131,35 @@ def _as_backup(path: str) -> Iterator[sqlite3.Connection]:
             yield connection
 
 
+def refuse_others(path: str, *, logged: bool = False) -> None:
+    """Refuse a backup that others could have written: it decides what root deletes and starts.
+
+    What is beside it counts as much: in ``/tmp`` others may put a log there, so that none may be
+    ``logged`` there. Raises NotPermitted, OSError.
+    """
+    for name in (path, f"{path}-wal", f"{path}-shm", f"{path}-journal"):
+        problem = None
+        with suppress(FileNotFoundError):
+            problem = paths.problem(name)
+        if problem is None and logged:
+            with paths.parent(name, strict=True) as place:
+                problem = (
+                    "it has a log, and others may write its directory" if place.shared else None
+                )
+        if problem is not None:
+            raise NotPermitted(
+                f"the backup {name} is not believed: {problem}",
+                hint="look at where it comes from; if you trust it, make it your own in a directory"
+                " of your own (cp, chown, chmod 600)",
+            )
+
+
 def installation_at(path: str) -> str:
     """The installation of the store at ``path``, of which nothing else is read or changed.
 
-    Raises Refused (no store), StoreError.
+    Raises Refused (no store), StoreError, OSError (nothing, or no file).
     """
+    paths.need_regular(os.stat(path), path)
     with database.translated(path):
         uri = f"{database.uri(path)}?mode=ro&immutable=1"  # what never changes, and no log beside
         with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as sql:
@@ -185,22 +220,6 @@ def aside_of(path: str) -> str:
     while os.path.lexists(found := f"{path}.{number}.old"):
         number += 1
     return found
-
-
-def publish(draft: str, path: str, *, force: bool) -> None:
-    """Give a finished backup its name. Raises FileExistsError unless to ``force``, OSError."""
-    if force:
-        os.rename(draft, path)
-    else:
-        try:
-            os.link(draft, path)
-        except PermissionError:  # no hard links on this file system
-            if os.path.lexists(path):
-                raise FileExistsError(path) from None
-            os.rename(draft, path)
-        else:
-            os.unlink(draft)
-    database.sync_directory(os.path.dirname(path))
 
 
 def _sync(path: str) -> None:

@@ -33,8 +33,9 @@ from hvtx.errors import (
     Refused,
     StoreError,
 )
-from hvtx.host import trust
+from hvtx.host import paths
 from hvtx.host.files import is_there
+from hvtx.host.jobs import going_on
 from hvtx.host.locks import LockFile
 from hvtx.migrations import APPLICATION_ID, MIGRATIONS, SCHEMA
 from hvtx.model.mark import INSTALLATION_LENGTH, base32
@@ -140,10 +141,15 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """One durable write; all or nothing.
+        """One durable write; all or nothing. Ctrl-Z waits, since all other writers do.
 
         Raises Busy, Conflict (a unique constraint), StoreError (full, read-only), CommitUnknown.
         """
+        with going_on(), self._writing() as sql:
+            yield sql
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
         if os.getpid() != self._process:
             raise StoreError(
                 "a connection to the state store was carried over a fork",
@@ -198,14 +204,15 @@ class Store:
     def tell_watch(self) -> None:
         """Tell ``watch`` the number of the last change, while nobody writes. Raises Busy."""
         queue = self._open_queue()
-        queue.lock(QUEUE_BYTE, self._lock_timeout, "the state store")
-        try:
-            if self.watch is not None:
-                with self.reading() as sql:
-                    seq = sql.execute("SELECT seq FROM meta").fetchone()[0]
-                self.watch(seq)
-        finally:
-            queue.unlock(QUEUE_BYTE)
+        with going_on():
+            queue.lock(QUEUE_BYTE, self._lock_timeout, "the state store")
+            try:
+                if self.watch is not None:
+                    with self.reading() as sql:
+                        seq = sql.execute("SELECT seq FROM meta").fetchone()[0]
+                    self.watch(seq)
+            finally:
+                queue.unlock(QUEUE_BYTE)
 
     def _refuse_replaced(self) -> None:
         if _files(self.path) != self._opened:
@@ -350,18 +357,19 @@ def make_run_directory(path: str) -> None:
 
     Raises OSError, and StoreError where somebody else could put files in its place.
     """
-    above = os.path.dirname(path)
-    problem = trust.above_problem(os.path.realpath(above))
-    if problem is None and os.path.lexists(above):
-        problem = trust.directory_problem(above)
-    if problem is None:
-        os.makedirs(above, mode=0o755, exist_ok=True)  # not wider, whatever the umask
-        os.makedirs(path, mode=0o700, exist_ok=True)
-        problem = trust.directory_problem(path)
+    try:
+        problem = paths.problem(path)
+    except FileNotFoundError:
+        try:
+            paths.make_directories(path, 0o700)
+            problem = paths.problem(path)
+        except paths.UnsafeError as unsafe:
+            problem = unsafe.strerror
     if problem is not None:
         raise StoreError(
             f"the run directory {path} is not believed: {problem}",
-            hint="make it yours alone (chown, chmod go-w), or choose another with --run-dir",
+            hint="make it yours alone (chown, chmod go-w, setfacl -b), or choose another with"
+            " --run-dir",
         )
 
 
@@ -425,6 +433,7 @@ def _open(
     if not exists:
         _create(state_directory, path, seconds)
     elif writable:
+        _need_sound(state_directory)
         _check_untouched(path, seconds)
     connection = connect(path, writable=writable, seconds=seconds)
     try:
@@ -485,6 +494,15 @@ def _look(directory: str, path: str) -> bool:
         if not suffix and found.st_size % _PAGE:
             raise untrusted(path, f"its {found.st_size} bytes are no whole number of pages")
     return True
+
+
+def _need_sound(directory: str) -> None:
+    """Refuse to act on a store whose directory others could replace; raises StoreError."""
+    try:
+        with paths.parent(directory, strict=True):
+            pass
+    except paths.UnsafeError as unsafe:
+        raise _not_believed(directory, unsafe) from unsafe
 
 
 def _check_untouched(path: str, lock_timeout: float) -> None:
@@ -711,12 +729,11 @@ def make_directory(directory: str) -> LockFile:
     Raises NotPermitted, StoreError.
     """
     try:
-        os.makedirs(os.path.dirname(os.path.abspath(directory)), exist_ok=True)
-        try:
-            os.mkdir(directory, 0o700)
-        except FileExistsError:
+        if not paths.make_directories(directory, 0o700):
             _take_directory(directory)
         return LockFile(os.path.join(directory, QUEUE))
+    except paths.UnsafeError as unsafe:
+        raise _not_believed(directory, unsafe) from unsafe
     except PermissionError as problem:
         raise _forbidden(directory) from problem
     except OSError as problem:
@@ -724,6 +741,14 @@ def make_directory(directory: str) -> LockFile:
             f"cannot make the state directory {directory}: {problem.strerror}",
             hint="free or mount the disk, or choose another place with --state-dir",
         ) from problem
+
+
+def _not_believed(directory: str, unsafe: paths.UnsafeError) -> StoreError:
+    return StoreError(
+        f"the state directory {directory} is not believed: {unsafe.strerror}",
+        hint="make its directories yours alone (chown, chmod go-w, setfacl -b), or choose another"
+        " with --state-dir",
+    )
 
 
 def remove_draft(draft: str) -> None:
@@ -827,6 +852,13 @@ def _is_full(problem: sqlite3.Error) -> bool:
 
 
 def _too_full(directory: str) -> StoreError:
+    if reserve.lacks_inodes(directory):
+        return StoreError(
+            f"the disk of the state store is full: {directory} has no inodes left for anything new",
+            hint="remove files there that nobody needs (df -i); what ends and frees still works:"
+            " vm stop, vm rm, gc --apply",
+            code="store-full",
+        )
     return StoreError(
         f"the disk of the state store is full: {directory} has too little room left for anything"
         " new",

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from hvtx.errors import Conflict, UsageError
+from hvtx.model.resource import FLOWS
 from hvtx.model.vm import Interface, Network, Publish
 
 _LARGEST_OFFSET = 1 << 62
@@ -108,7 +109,22 @@ def refuse_taken_address(sql: sqlite3.Connection, address: str) -> None:
         (address,),
     ).fetchone()
     if holder:
-        raise Conflict(f"the address {address} is VM {holder[0]!r}'s", hint="choose another --ip")
+        words, hint = withheld(sql, holder[0])
+        raise Conflict(
+            f"the address {address} is VM {holder[0]!r}'s{words}", hint=f"choose another --ip{hint}"
+        )
+
+
+def withheld(sql: sqlite3.Connection, vm: str) -> tuple[str, str]:
+    """What to add to a conflict and its hint, if the VM has stopped and flows to it have not."""
+    waits = sql.execute(
+        "SELECT EXISTS (SELECT 1 FROM resource r JOIN vm v ON v.id = r.vm WHERE v.name = ?"
+        " AND r.state = 'releasing' AND instr(r.observed, ?))",
+        (vm, f'"{FLOWS}"'),
+    ).fetchone()[0]
+    if not waits:
+        return "", ""
+    return ", and what flows to it has not all ended", "; hvtx gc --apply ends it"
 
 
 def _lowest_free(sql: sqlite3.Connection, network: Network, family: int, gateway: int) -> int:
@@ -128,13 +144,19 @@ def _lowest_free(sql: sqlite3.Connection, network: Network, family: int, gateway
 def _claim_port(sql: sqlite3.Connection, interface: int, port: Publish) -> None:
     holder = port_holder(sql, port)
     if holder:
-        raise Conflict(
-            f"port {port.host_port}/{port.protocol} is published for VM {holder!r}",
-            hint="choose another host port",
-        )
+        raise port_conflict(sql, port, holder)
     sql.execute(
         "INSERT INTO port (interface, protocol, host_ip, host_port, guest_port) VALUES (?,?,?,?,?)",
         (interface, port.protocol, port.host_ip, port.host_port, port.guest_port),
+    )
+
+
+def port_conflict(sql: sqlite3.Connection, port: Publish, vm: str) -> Conflict:
+    """The error of a port that a VM has."""
+    words, hint = withheld(sql, vm)
+    return Conflict(
+        f"port {port.host_port}/{port.protocol} is published for VM {vm!r}{words}",
+        hint=f"choose another host port{hint}",
     )
 
 

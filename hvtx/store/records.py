@@ -85,16 +85,18 @@ def tombstones(sql: sqlite3.Connection, marks: Iterable[str]) -> dict[str, Resou
     return found
 
 
-def whereabouts(sql: sqlite3.Connection, ids: Iterable[int]) -> dict[int, tuple[str, int]]:
-    """State and operation of rows by id, tombstones included."""
+def whereabouts(
+    sql: sqlite3.Connection, ids: Iterable[int]
+) -> dict[int, tuple[str, int, dict[str, Any]]]:
+    """State, operation and what was learnt of rows, by id, tombstones included."""
     wanted = list(ids)
-    found: dict[int, tuple[str, int]] = {}
+    found: dict[int, tuple[str, int, dict[str, Any]]] = {}
     for start in range(0, len(wanted), _CHUNK):
         part = wanted[start : start + _CHUNK]
         found.update(
-            (row[0], (row[1], row[2]))
+            (row[0], (row[1], row[2], json.loads(row[3])))
             for row in sql.execute(
-                "SELECT id, state, operation FROM resource"
+                "SELECT id, state, operation, observed FROM resource"
                 f" WHERE id IN ({','.join('?' * len(part))})",
                 part,
             )
@@ -146,6 +148,7 @@ def _vm(row: tuple[Any, ...], interfaces: Iterable[Interface]) -> Vm:
         directory=spec["directory"],
         autostart=bool(row[4]),
         interfaces=tuple(interfaces),
+        number=spec.get("number", 0),
     )
 
 
@@ -241,6 +244,8 @@ def _spec(vm: Vm) -> str:
         "command": list(vm.command),
         "directory": vm.directory,
     }
+    if vm.number:
+        spec["number"] = vm.number
     return json.dumps(spec)
 
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from hvtx.errors import NotPermitted, StoreError
-from hvtx.host import failpoint
+from hvtx.host import failpoint, paths
 
 DIRECTORY = "view"
 _FOR_MEMBERS, _PASSABLE = 0o750, 0o011
@@ -52,19 +52,21 @@ _NUMBERS = Struct("<QQ")
 
 
 class Publisher:
-    """Writes the view of one store for the members of a group."""
+    """Writes the view of one store for the members of a group, in one directory that it opened."""
 
     def __init__(self, where: Place, group: int) -> None:
         """``group`` is an id; nothing is made before the first change."""
         self._where = where
         self._group = group
+        self._directory: int | None = None
         self._numbers: int | None = None
 
     def close(self) -> None:
-        """Give back the descriptor."""
-        if self._numbers is not None:
-            os.close(self._numbers)
-            self._numbers = None
+        """Give back the descriptors."""
+        for descriptor in (self._numbers, self._directory):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._numbers = self._directory = None
 
     def note(self, seq: int) -> None:
         """Say that the store is about to have change ``seq``; OSError if that cannot be said."""
@@ -73,32 +75,44 @@ class Publisher:
     def is_fresh(self) -> bool:
         """Whether the view is there and has the newest change."""
         seen = os.pread(self._open_numbers(), _NUMBERS.size, 0)
-        if len(seen) < _NUMBERS.size or not os.path.lexists(self._where.document):
+        try:
+            os.stat(self._document, dir_fd=self._directory, follow_symlinks=False)
+        except OSError:
+            return False
+        if len(seen) < _NUMBERS.size:
             return False
         changed, published = _NUMBERS.unpack(seen)
         return bool(changed == published)
 
     def publish(self, text: bytes, seq: int) -> None:
         """Put ``text``, which has change ``seq``, in the view's place, whole. Raises OSError."""
-        draft = f"{self._where.document}.new"
+        numbers = self._open_numbers()
+        here, draft = self._directory, f"{self._document}.new"
         with suppress(FileNotFoundError):
-            os.unlink(draft)  # of a publisher that was killed; there is one at a time
+            os.unlink(draft, dir_fd=here)  # of a publisher that was killed; there is one at a time
         with os.fdopen(self._open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
             file.write(text)
         failpoint.reach("drafted:view")
-        os.rename(draft, self._where.document)
+        os.rename(draft, self._document, src_dir_fd=here, dst_dir_fd=here)
         failpoint.reach("renamed:view")
-        os.pwrite(self._open_numbers(), seq.to_bytes(8, "little"), 8)
+        os.pwrite(numbers, seq.to_bytes(8, "little"), 8)
+
+    @property
+    def _document(self) -> str:
+        return os.path.basename(self._where.document)
 
     def _open_numbers(self) -> int:
         if self._numbers is None:
-            self._make_directory()
-            self._numbers = self._open(self._where.numbers, os.O_RDWR | os.O_CREAT)
+            self._directory = self._open_directory()
+            name = os.path.basename(self._where.numbers)
+            self._numbers = self._open(name, os.O_RDWR | os.O_CREAT)
         return self._numbers
 
-    def _open(self, path: str, flags: int) -> int:
-        descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    def _open(self, name: str, flags: int) -> int:
+        flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(name, flags, 0o600, dir_fd=self._directory)
         try:
+            paths.need_regular(os.fstat(descriptor), name)
             os.fchown(descriptor, -1, self._group)
             os.fchmod(descriptor, 0o640)
         except BaseException:
@@ -106,24 +120,44 @@ class Publisher:
             raise
         return descriptor
 
-    def _make_directory(self) -> None:
+    def _open_directory(self) -> int:
         """The directory, and a way to it for the members: others see names in the run directory."""
-        run_directory = os.path.dirname(self._where.directory)
-        os.makedirs(run_directory, mode=0o755, exist_ok=True)
-        with suppress(FileExistsError):
-            os.mkdir(self._where.directory, 0o700)
-        seen = os.lstat(self._where.directory)
-        if not stat.S_ISDIR(seen.st_mode) or seen.st_uid != os.geteuid():
+        if self._directory is not None:
+            return self._directory
+        run_directory, name = os.path.split(self._where.directory)
+        paths.make_directories(run_directory)
+        with paths.parent(self._where.directory, strict=True) as place:
+            paths.make_directory(name, 0o700, dir_fd=place.descriptor)
+            opened = _directory(name, place.descriptor)
+            try:
+                self._let_members_in(opened)
+                above = _directory(".", place.descriptor)
+                try:
+                    mode = stat.S_IMODE(os.fstat(above).st_mode)
+                    if mode & _PASSABLE != _PASSABLE:
+                        os.fchmod(above, mode | _PASSABLE)
+                finally:
+                    os.close(above)
+            except BaseException:
+                os.close(opened)
+                raise
+        return opened
+
+    def _let_members_in(self, opened: int) -> None:
+        seen = os.fstat(opened)
+        if seen.st_uid != os.geteuid():
             raise StoreError(
                 f"{self._where.directory} is not a directory of this user's",
                 hint="remove it, or choose another place with --run-dir",
             )
         if (stat.S_IMODE(seen.st_mode), seen.st_gid) != (_FOR_MEMBERS, self._group):
-            os.chown(self._where.directory, -1, self._group)
-            os.chmod(self._where.directory, _FOR_MEMBERS)
-        mode = stat.S_IMODE(os.stat(run_directory).st_mode)
-        if mode & _PASSABLE != _PASSABLE:
-            os.chmod(run_directory, mode | _PASSABLE)
+            os.fchown(opened, -1, self._group)
+            os.fchmod(opened, _FOR_MEMBERS)
+
+
+def _directory(name: str, above: int) -> int:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(name, flags, dir_fd=above)
 
 
 def read(where: Place, state_directory: str) -> tuple[bytes, int]:

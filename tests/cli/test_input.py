@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from hvtx.cli.main import COMMANDS, run
 from hvtx.drivers.process import probe
 from hvtx.engine.define import parse_wish
-from hvtx.engine.runtime import numeric_id
 from hvtx.errors import HvtxError, OutputLost, UsageError
 from hvtx.host.procfs import look
+from hvtx.host.vmuser import numeric_id
 from hvtx.model.vm import Vm
 from hvtx.store.database import open_store
 

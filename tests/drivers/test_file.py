@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,4 +57,59 @@ def test_a_removal_that_was_killed_is_carried_through(
         else:
             assert calls < call, "every change was met"
     assert driver.release([row]) == {7: GONE}
-    assert list((tmp_path / "vms").iterdir()) == []
+    assert [p for name in ("vms", "marks") for p in (tmp_path / name).iterdir()] == []
+
+
+def test_a_directory_of_an_earlier_version_goes_too(tmp_path: Path) -> None:
+    """Its mark is in it; one that has another mark, or none, stays."""
+    path = tmp_path / "vms" / "id"
+    driver = FileDriver(Host("aaaaaaaaaa", str(tmp_path), str(tmp_path), 1.0))
+    row = Resource(
+        7, Kind.FILE, str(path), State.RELEASING, MARK, {"path": str(path)}, {}, 1, 1, "id", None
+    )
+    for carried in ("hvtx:1:aaaaaaaaaa:8.other", None):
+        path.mkdir(parents=True)
+        if carried is not None:
+            (path / "mark").write_text(carried)
+        assert driver.release([row])[7].reason == "mark-mismatch"
+        assert path.is_dir()
+        (path / "mark").unlink(missing_ok=True)
+        path.rmdir()
+    path.mkdir()
+    (path / "mark").write_text(MARK)
+    (path / "qmp.sock").touch()
+    assert driver.release([row]) == {7: GONE}
+    assert not path.exists()
+
+
+def test_another_file_system_in_it_is_not_entered(tmp_path: Path) -> None:
+    """Somebody mounted a directory there: it is told, and nothing behind it is touched."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: a mount")
+    path, kept = tmp_path / "run" / "vms" / "id", tmp_path / "kept"
+    kept.mkdir()
+    (kept / "file").touch()
+    script = f"""
+import subprocess, sys
+from hvtx.drivers.base import Host
+from hvtx.drivers.file import FileDriver
+from hvtx.model.resource import Resource
+driver = FileDriver(Host("aaaaaaaaaa", "/", "/", 1.0))
+row = Resource(7, "file", "{path}", "releasing", "{MARK}", {{"path": "{path}"}}, {{}}, 1, 1, "id", None)
+driver.create([row])
+import os
+import subprocess
+import sys
+os.mkdir("{path}/there")
+subprocess.run(["mount", "--bind", "{kept}", "{path}/there"], check=True)
+kept = driver.release([row])[7]
+assert not kept.gone and kept.reason == "host-refused", kept
+assert os.listdir("{kept}") == ["file"]
+where = "{path}" if os.path.exists("{path}") else "{path}.new"
+subprocess.run(["umount", "-l", where + "/there"], check=True)
+assert driver.release([row])[7].gone
+"""
+    argv = ["unshare", "--mount", "--propagation", "private", sys.executable, "-c", script]
+    ran = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert (kept / "file").exists()

@@ -165,7 +165,8 @@ def test_any_path_is_one_word_of_its_directive(program: str, state: str, config:
         assert executed[0].replace("$$", "$") == program
         assert split(value(name, "RequiresMountsFor", place)) == [state]
         assert f"HVTX_CONFIG={config}" in split(value(name, "Environment", place))
-        assert split(value(name, "ReadWritePaths", place)) == ["/run", f"-{state}", "-/run/hvtx"]
+        written = split(value(name, "ReadWritePaths", place))
+        assert written == ["-/proc/sys/net", "/run", f"-{state}", "-/run/hvtx"]
         assert len(texts(place)[name].splitlines()) == len(texts(PLACE)[name].splitlines()) + 1
 
 
@@ -229,3 +230,38 @@ def test_a_drop_in_holds_what_differs_and_replaces_what_is_a_list() -> None:
         "Environment=HVTX_FIREWALL=iptables\n"
         'ReadWritePaths=/run "-/srv/a b" -/run/hvtx\n'
     )
+
+
+# -- the sandbox -----------------------------------------------------------------------------------
+
+
+def test_homes_are_hidden_unless_something_that_is_needed_lies_there() -> None:
+    assert value("hvtx-gc.service", "ProtectHome") == "yes"
+    for place in (
+        PLACE._replace(program=("/home/u/v/bin/hvtx",)),
+        PLACE._replace(reads=("/root/.local/python",)),
+        PLACE._replace(environment={"HVTX_CONFIG": "/home/u/hvtx.toml"}),
+        PLACE._replace(state_directory="/root"),
+    ):
+        assert value("hvtx-gc.service", "ProtectHome", place) == "read-only"
+
+
+def test_each_service_has_less_than_the_one_that_does_more() -> None:
+    place = PLACE._replace(metrics="/var/lib/prom/hvtx.prom")
+    recover, gc, metrics = (
+        set(value(f"hvtx-{name}.service", "CapabilityBoundingSet", place).split())
+        for name in ("recover", "gc", "metrics")
+    )
+    assert metrics < gc
+    assert recover - gc == {"CAP_CHOWN"}
+    assert "/dev/net/tun" not in texts(place)["hvtx-metrics.service"]
+    assert "/proc/sys" not in texts(place)["hvtx-metrics.service"]
+    assert "@privileged" in value("hvtx-metrics.service", "SystemCallFilter", place)
+
+
+def test_collection_publishes_as_a_member_of_the_group() -> None:
+    place = PLACE._replace(group="vm%ops")
+    assert value("hvtx-gc.service", "SupplementaryGroups", place) == "vm%%ops"
+    for other in (PLACE, place._replace(group=None)):
+        assert "SupplementaryGroups" not in texts(other)["hvtx-gc.service"]
+    assert "SupplementaryGroups" not in texts(place)["hvtx-recover.service"]

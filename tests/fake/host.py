@@ -370,9 +370,12 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.drivers.address.Links": links,
         "hvtx.drivers.sysctl.Path": setting,
         "hvtx.drivers.nftables.Nftables": lambda: FakeNftables(kernel),
-        "hvtx.drivers.process.spawn": lambda launch, log, name="": FakeGate(
+        "hvtx.drivers.process.spawn": lambda launch, log, name="", user=None: FakeGate(
             kernel, launch, log, name
         ),
+        "hvtx.drivers.process._give": lambda directory, user: None,
+        "hvtx.host.vmuser.lack": lambda user: None,
+        "hvtx.host.vmuser.kvm_groups": tuple,
         "hvtx.host.logger.drain": lambda pid: None,
         "hvtx.host.logger.listen": lambda pid: None,
         "hvtx.drivers.process.enter_scope": lambda vm, *pids: None,

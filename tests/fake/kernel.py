@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from hvtx.host.links import IFF_MULTI_QUEUE
 from hvtx.host.procfs import Holder, Holders
+from hvtx.host.tun import IFF_MULTI_QUEUE
 from hvtx.model.resource import Address, Link
 from hvtx.model.vm import Identity, ProcessFacts
 from tests.fake.ruleset import Ruleset

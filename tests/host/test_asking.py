@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hvtx.host import api, asking, qmp
+from hvtx.host import api, asking, qmp, talk
 from hvtx.host.asking import Question, ask, ask_one
 
 GREETING = b'{"QMP": {"version": {}, "capabilities": []}}\r\n'
@@ -23,7 +23,7 @@ def said(status: str) -> bytes:
     return json.dumps(answer).encode() + b"\r\n"
 
 
-def converse(dialogue: qmp.Dialogue, pieces: list[bytes]) -> tuple[list[bytes], str]:
+def converse(dialogue: talk.Dialogue, pieces: list[bytes]) -> tuple[list[bytes], str]:
     """What was sent, and the word at the end."""
     sent = [next(dialogue)]
     try:
@@ -210,7 +210,7 @@ def test_who_is_busy_is_waited_for(servers, monkeypatch):
     """A full backlog: connect(2) says EAGAIN at once; it is tried again while there is time."""
     those = servers(1, backlog=0)
     refused = threading.Event()
-    connect = qmp.connect_first
+    connect = talk.connect_first
 
     def watched(*given):
         try:
@@ -219,8 +219,8 @@ def test_who_is_busy_is_waited_for(servers, monkeypatch):
             refused.set()
             raise
 
-    with qmp.connect(those.questions["0"].directory, "qmp.sock", 0) as first:
-        monkeypatch.setattr(qmp, "connect_first", watched)
+    with talk.connect(those.questions["0"].directory, "qmp.sock", 0) as first:
+        monkeypatch.setattr(talk, "connect_first", watched)
         result = in_background(lambda: ask(those.questions, 30))
         assert refused.wait(30)
         those.accept(0)
@@ -231,7 +231,7 @@ def test_who_is_busy_is_waited_for(servers, monkeypatch):
 
 def test_who_is_busy_all_the_time_is_left_out(servers):
     those = servers(1, backlog=0)
-    with qmp.connect(those.questions["0"].directory, "qmp.sock", 0):
+    with talk.connect(those.questions["0"].directory, "qmp.sock", 0):
         assert ask(those.questions, 0.05) == {}
         with pytest.raises(TimeoutError):
             qmp.Qmp(those.questions["0"].directory, ("monitor.sock", "qmp.sock"), 0.05)

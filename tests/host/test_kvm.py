@@ -121,7 +121,7 @@ def answers(directory: Path, monkeypatch: pytest.MonkeyPatch) -> list[Question]:
     """Questions that are asked instead of trying them; every second answer is no."""
     asked: list[Question] = []
 
-    def probe(question: Question, machine: str, accelerator: str) -> Answer:
+    def probe(question: Question, machine: str, accelerator: str, user: object) -> Answer:
         assert (machine, accelerator) == ("x86_64", "kvm")
         asked.append(question)
         return Answer("kvm" if len(asked) % 2 else "tcg", f"answer {len(asked)}")

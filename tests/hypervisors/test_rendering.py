@@ -10,6 +10,7 @@ import pytest
 
 from hvtx.hypervisors import base, cloud_hypervisor, command, external, firecracker, qemu
 from hvtx.hypervisors.base import Port, Probes
+from hvtx.model.handed import Handed
 from hvtx.model.vm import Vm
 
 WEB = Vm(
@@ -69,9 +70,9 @@ def test_qemu_with_a_kernel_and_two_networks():
         *("-kernel", "/boot/vmlinuz"),
         *("-initrd", "/boot/initrd"),
         *("-append", f"console=ttyS0 panic=10 {IP}"),
-        *("-netdev", "tap,id=net0,ifname=hvaaaaaaaaaa,script=no,downscript=no"),
+        *("-netdev", "tap,id=net0,fd=4"),
         *("-device", "virtio-net-pci,netdev=net0,mac=02:00:00:00:00:01,romfile="),
-        *("-netdev", "tap,id=net1,ifname=hvbbbbbbbbbb,script=no,downscript=no"),
+        *("-netdev", "tap,id=net1,fd=5"),
         *("-device", "virtio-net-pci,netdev=net1,mac=02:00:00:00:00:02,romfile="),
         "-chardev",
         (
@@ -91,6 +92,8 @@ def test_qemu_with_a_kernel_and_two_networks():
         "qmp",
         "console.sock",
         ("qmp.sock", "monitor.sock", "console.sock"),
+        (Handed("tap", "hvaaaaaaaaaa"), Handed("tap", "hvbbbbbbbbbb")),
+        True,
     )
 
 
@@ -103,11 +106,14 @@ def test_qemu_disks_formats_and_commas():
     vm = WEB._replace(kernel=None, disks=("/d/a.qcow2", "/d/b,c.img", "/d/cloud.img"))
     probes = TCG._replace(kvm=True, formats={"/d/cloud.img": "qcow2"})
     argv = qemu.render(vm, (), probes, "/run/x").argv
+    once = "file.auto-read-only=off"
     assert after(argv, "-drive") == [
-        "if=none,id=disk0,format=qcow2,file=/d/a.qcow2",
-        "if=none,id=disk1,format=raw,file=/d/b,,c.img",
-        "if=none,id=disk2,format=qcow2,file=/d/cloud.img",
+        f"if=none,id=disk0,format=qcow2,file.driver=file,file.filename=/dev/fdset/0,{once}",
+        f"if=none,id=disk1,format=raw,file.driver=file,file.filename=/dev/fdset/1,{once}",
+        f"if=none,id=disk2,format=qcow2,file.driver=file,file.filename=/dev/fdset/2,{once}",
     ]
+    assert after(argv, "-add-fd") == ["fd=4,set=0", "fd=5,set=1", "fd=6,set=2"]
+    assert [path for _, path in qemu.render(vm, (), probes, "/run/x").handed] == list(vm.disks)
     assert after(argv, "-device")[1:4] == [
         "virtio-blk-pci,drive=disk0,bootindex=1",
         "virtio-blk-pci,drive=disk1,bootindex=2",
@@ -115,6 +121,53 @@ def test_qemu_disks_formats_and_commas():
     ]
     assert (after(argv, "-accel"), after(argv, "-cpu")) == (["kvm"], ["host"])
     assert "-kernel" not in argv and "-append" not in argv
+
+
+def test_qemu_opens_no_disk_by_its_name():
+    vm = WEB._replace(kernel=None, disks=("/d/a.qcow2", "/dev/sdz"))
+    probes = TCG._replace(
+        read_only=frozenset({"/d/a.qcow2"}),
+        blocks=frozenset({"/dev/sdz"}),
+        named={"/d/a.qcow2": (("backing.file.filename", "/d/base,1"),)},
+    )
+    launch = qemu.render(vm, (FIRST,), probes, "/run/x")
+    first = ("file.filename=/dev/fdset/0", "read-only=on", "backing.file.filename=/d/base,,1")
+    second = ("file.filename=/dev/fdset/1", "file.auto-read-only=off")
+    assert after(launch.argv, "-drive") == [
+        ",".join(("if=none,id=disk0,format=qcow2,file.driver=file", *first)),
+        ",".join(("if=none,id=disk1,format=raw,file.driver=host_device", *second)),
+    ]
+    assert launch.handed == (
+        Handed("read-only disk", "/d/a.qcow2"),
+        Handed("disk", "/dev/sdz"),
+        Handed("tap", "hvaaaaaaaaaa"),
+    )
+    assert launch.names()["/dev/fdset/1"] == "/dev/sdz"
+    assert launch.names()["/proc/self/fd/6"] == "hvaaaaaaaaaa"
+
+
+@pytest.mark.parametrize("name", ["qemu", "firecracker", "cloud-hypervisor"])
+def test_a_file_that_the_user_cannot_open_is_handed_over(name):
+    module = importlib.import_module(base.REGISTRY[name])
+    probes = TCG._replace(shut=frozenset({"/boot/vmlinuz", "/boot/initrd"}))
+    launch = module.render(WEB, (), probes, "/run/x")
+    assert launch.handed == (Handed("kernel", "/boot/vmlinuz"), Handed("initrd", "/boot/initrd"))
+    told = [*launch.argv, *(content.decode() for content in launch.files.values())]
+    assert "/boot/" not in " ".join(told)
+    assert any("/proc/self/fd/4" in words for words in told)
+    one = module.render(WEB, (), probes._replace(shut=frozenset({"/boot/initrd"})), "/run/x")
+    assert one.handed == (Handed("initrd", "/boot/initrd"),)
+
+
+def test_a_program_that_the_user_cannot_reach_is_handed_over():
+    launch = base.by_descriptor(qemu.render(WEB, (FIRST,), TCG, "/run/x"))
+    assert launch.argv[0] == "/proc/self/fd/5"
+    assert launch.handed[-1] == Handed("program", "/usr/bin/qemu-system-x86_64")
+
+
+def test_the_sandbox_is_asked_for_where_qemu_has_one():
+    assert after(qemu.render(WEB, (), TCG._replace(sandbox="on"), "/r").argv, "-sandbox") == ["on"]
+    assert "-sandbox" not in qemu.render(WEB, (), TCG, "/r").argv
 
 
 def test_qemu_on_arm():
@@ -253,7 +306,7 @@ def test_firecracker():
 
 def test_firecracker_with_an_initrd_has_no_root_device():
     vm = WEB._replace(disks=("/d/root.ext4",))
-    made = firecracker.configuration(vm, (), TCG)
+    made = firecracker.configuration(vm, (), TCG, base.Handing())
     assert made["boot-source"]["initrd_path"] == "/boot/initrd"
     assert made["drives"][0]["is_root_device"] is False
 

@@ -100,6 +100,7 @@ class Scene:
         state: State = State.COMMITTED,
         operation: int = 1,
         life: int = NOW.id,
+        observed: dict[str, Any] | None = None,
         **spec: Any,
     ) -> Resource:
         number = 10 + len(self.rows) + len(self.tombstones)
@@ -114,7 +115,7 @@ class Scene:
             state=state,
             mark=mark(number),
             spec=spec,
-            observed={},
+            observed=observed or {},
             operation=operation,
             life=life,
             vm=vm,

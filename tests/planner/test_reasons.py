@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hvtx.model.plan import DELETING, Action, Reason
-from hvtx.model.resource import Entry, Kind, State
+from hvtx.model.resource import FLOWS, Entry, Kind, State, only_flows_remain
 from hvtx.model.vm import Liveness
 
 from .scene import EARLIER, NOW, THEIRS, Scene, link, mark
@@ -120,6 +120,55 @@ def test_copies_are_left_to_the_operation_that_makes_them(scene: Scene) -> None:
     row = scene.row(Kind.FILTER, vm=scene.vm(), state=State.INTENDED, operation=5)
     scene.show(row, row)
     assert {item.reason for item in scene.plan().items} == {Reason.OPERATION_RUNNING}
+
+
+@pytest.mark.parametrize("liveness", [DEAD, ALIVE, UNKNOWN])
+def test_rules_that_are_gone_wait_for_their_flows(scene: Scene, liveness: Liveness) -> None:
+    """Releasing, absent, and flows not proven ended: delete, flows-remain; nothing is forgotten."""
+    row = scene.row(
+        Kind.FILTER, vm=scene.vm(liveness=liveness), state=State.RELEASING, observed={FLOWS: True}
+    )
+    wanted = {ALIVE: (SKIP, Reason.VM_ALIVE), UNKNOWN: (SKIP, Reason.LIVENESS_UNKNOWN)}
+    assert scene.verdict(row) == wanted.get(liveness, (DELETE, Reason.FLOWS_REMAIN))
+    assert only_flows_remain(row)
+
+
+def test_rules_that_somebody_brought_back_go_before_their_flows(scene: Scene) -> None:
+    """They are there, and make new ones: delete, release-interrupted."""
+    row = scene.row(Kind.FILTER, vm=scene.vm(), state=State.RELEASING, observed={FLOWS: True})
+    scene.show(row)
+    assert scene.verdict(row) == (DELETE, Reason.RELEASE_INTERRUPTED)
+
+
+def test_flows_of_a_host_that_cannot_be_read_are_not_ended(scene: Scene) -> None:
+    """Whether the rules are gone is not known."""
+    row = scene.row(Kind.FILTER, vm=scene.vm(), state=State.RELEASING, observed={FLOWS: True})
+    scene.failures["nftables"] = "no"
+    assert scene.verdict(row) == (SKIP, Reason.OBSERVE_FAILED)
+
+
+def test_flows_of_an_earlier_life_ended_with_it(scene: Scene) -> None:
+    row = scene.row(
+        Kind.FILTER, vm=scene.vm(), state=State.RELEASING, life=EARLIER, observed={FLOWS: True}
+    )
+    assert scene.verdict(row) == (FORGET, Reason.REBOOTED)
+
+
+@pytest.mark.parametrize("liveness", [ALIVE, UNKNOWN, DEAD])
+def test_what_goes_past_a_published_port_is_ended(scene: Scene, liveness: Liveness) -> None:
+    """Committed, there, and noted: delete, flows-remain, while its VM is up; else it goes whole."""
+    row = scene.row(Kind.PUBLISH, vm=scene.vm(liveness=liveness), observed={FLOWS: True})
+    scene.show(row)
+    wanted = Reason.VM_DEAD if liveness is DEAD else Reason.FLOWS_REMAIN
+    assert scene.verdict(row) == (DELETE, wanted)
+    assert not only_flows_remain(row)
+
+
+def test_what_goes_past_a_port_that_is_worked_on_is_left_alone(scene: Scene) -> None:
+    scene.operation(5, running=True, vm="web")
+    row = scene.row(Kind.PUBLISH, vm=scene.vm(liveness=ALIVE), observed={FLOWS: True})
+    scene.show(row)
+    assert scene.verdict(row) == (SKIP, Reason.OPERATION_RUNNING)
 
 
 # -- records ---------------------------------------------------------------------------------------
@@ -710,8 +759,9 @@ def test_every_reason_belongs_to_one_action() -> None:
         "released-leftover",
         "stale-restored",
         "duplicate-copy",
+        "flows-remain",
     }
-    assert len(Reason) == 26
+    assert len(Reason) == 27
 
 
 def test_an_empty_host_gives_an_empty_plan(scene: Scene) -> None:

@@ -1,8 +1,9 @@
-"""What the model's collectors decide with: the program's own planner, over the model's states.
+"""What the model's collectors decide with: the program's own functions, over the model's states.
 
-The deciders are pure, so the search need not imitate them: ``plan_gc``, ``judge_vm`` and
-``classify`` are called as they are. Only their input is put together here, and remembered, since
-the same few thousand views come up again and again.
+The deciders are pure, so the search need not imitate them: what is looked at again
+(:mod:`hvtx.planner.looks`), ``plan_gc``, ``judge_vm`` and ``classify`` are called as they are. Only
+their input is put together here, and remembered, since the same few thousand views come up again
+and again.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from collections.abc import Iterable
 from functools import cache
 from typing import NamedTuple
 
-from hvtx.model.plan import Action, OperationFacts, Plan, Reason, Snapshot, VmFacts
+from hvtx.model.plan import Action, Plan, Reason, Snapshot, VmFacts
 from hvtx.model.resource import Entry, Kind, Link, Resource, State
-from hvtx.model.vm import Life, ProcessFacts
+from hvtx.model.vm import Identity, Life, Operation, ProcessFacts
+from hvtx.planner import looks
 from hvtx.planner.gc import plan_gc
 from hvtx.planner.states import identity_of, judge_vm
 
@@ -40,16 +42,45 @@ class Rows(NamedTuple):
     mark: int
 
 
+class Look(NamedTuple):
+    """What a collector has seen so far; the names in brackets are those of engine/snapshot.py."""
+
+    runs: frozenset[int] = frozenset()  # operations that ran then or were begun later (_Before)
+    links: tuple[object, ...] = ()
+    table: tuple[object, ...] = ()
+    rows: tuple[Rows | None, ...] = ()
+    tombs: frozenset[str] = frozenset()  # marks that were seen and are no live row's
+    opened: frozenset[int] = frozenset()  # operations that had not ended when the rows were read
+    newer: frozenset[int] = frozenset()  # those begun since then
+    wrote: bool = False  # whether the store changed since then
+    underway: frozenset[int] = frozenset()
+    late: Late | None = None
+    pids: tuple[str, ...] = ()  # what is at the pid of each generation: "", "own", "other", "same"
+    holders: tuple[str, ...] = ()  # names of devices that are held open
+    so: frozenset[str] = frozenset()  # what was to be said at some moment since it began
+
+
+class Late(NamedTuple):
+    """What is looked at once more (``looks.late`` and ``looks.again``)."""
+
+    rows: frozenset[int]  # by id
+    devices: frozenset[int]  # by their place in ``State.links``
+    marks: frozenset[str]
+    firewall: bool
+
+
 class View(NamedTuple):
     """What a collector has seen when it judges."""
 
-    links: tuple[object, ...]  # of a dump, perhaps minutes old
-    table: tuple[object, ...]  # of the same dump
-    rows: tuple[Rows | None, ...]  # read after the dump
+    links: tuple[object, ...]
+    table: tuple[object, ...]
+    rows: tuple[Rows | None, ...]
+    tombs: frozenset[str]
     boot: int
-    running: frozenset[int]  # operations whose lock is held, asked after that
-    pids: tuple[str, ...]  # what is at the pid of each generation: "", "own", "other", "same"
-    holders: tuple[str, ...]  # names of devices that are held open
+    operations: tuple[tuple[int, bool], ...]  # which there are, and whether they run
+    pids: tuple[str, ...]
+    holders: tuple[str, ...]
+    moving: frozenset[int] = frozenset()  # rows, by id
 
 
 class Verdict(NamedTuple):
@@ -60,6 +91,7 @@ class Verdict(NamedTuple):
     action: str  # "delete", "commit", "forget"
     reason: str
     loose: bool  # not through its row: a leftover, or what no row speaks of
+    state: str  # of its row, as it was seen
 
 
 def text(mark: int, kind: str, *, nonce: bool = True) -> str | None:
@@ -105,7 +137,7 @@ def _row(rows: Rows, kind: str, *, nonce: bool, boot_counts: bool, boot: int) ->
     )
 
 
-def _links(view: View, *, nonce: bool) -> list[Link]:
+def _links(view: Look | View, *, nonce: bool) -> list[Link]:
     found = []
     for number, tap in enumerate(view.links, start=1):
         if tap is None:
@@ -124,66 +156,205 @@ def _entry(handle: int, mark: int, *, nonce: bool) -> Entry:
     return Entry("nftables", "map", where, text(mark, "r", nonce=nonce), handle)
 
 
-def _facts(view: View, *, start_counts: bool) -> dict[int, ProcessFacts]:
+def _facts(pids: tuple[str, ...], *, start_counts: bool) -> dict[int, ProcessFacts]:
     facts = {}
-    for generation, there in enumerate(view.pids, start=1):
+    for generation, there in enumerate(pids, start=1):
         own = there in ("own", "same") or (there == "other" and not start_counts)
         start = 50 + generation if own else 7
         facts[100 + generation] = ProcessFacts(bool(there), start if there else 0)
     return facts
 
 
+_STOP = 5  # the operation of `vm stop`
+_VERBS = {1: "start", 2: "start", _STOP: "stop", 6: "resolve", 7: "resolve"}
+_PLACES = {1001: 0, 1002: 1, 2000: 2}
+_NOBODY = Identity("boot", 1, 1)
+
+
+class _Values(NamedTuple):
+    """A look in the program's own words."""
+
+    record: looks.Record
+    dead: list[Resource]  # tombstones, seen or not
+    seen: looks.Seen
+    expected: dict[int, tuple[Entry, ...]]
+
+
 @cache
-def plan(view: View, weak: frozenset[str]) -> Plan:
-    """The program's plan over a view; ``weak`` bends its input, never the planner."""
-    nonce = "marks-without-nonce" not in weak
-    life = Life(view.boot + 1, f"boot{view.boot}", 1, recovered=True)
-    lives = {n + 1: Life(n + 1, f"boot{n}", 1, recovered=True) for n in range(view.boot + 1)}
+def _rows(
+    rows: tuple[Rows | None, ...], boot: int, *, nonce: bool, boot_counts: bool
+) -> tuple[list[Resource], list[Resource]]:
+    """The live ones, and those of tombstones; a process leaves none."""
     live: list[Resource] = []
     dead: list[Resource] = []
-    for rows in view.rows:
-        for kind in KINDS if rows else ():
-            assert rows is not None
-            row = _row(
-                rows, kind, nonce=nonce, boot_counts="boot-ignored" not in weak, boot=view.boot
-            )
+    for group in rows:
+        for kind in KINDS if group else ():
+            assert group is not None
+            row = _row(group, kind, nonce=nonce, boot_counts=boot_counts, boot=boot)
             if row.state != State.RELEASED:
                 live.append(row)
             elif kind != "p":
                 dead.append(row)
-    links = _links(view, nonce=nonce)
-    entries = [_entry(0, mark, nonce=nonce) for _, mark, _ in view.table]  # type: ignore[misc]
-    seen = {link.alias for link in links} | {entry.mark for entry in entries}
-    by_pid = _facts(view, start_counts="pid-without-start" not in weak)
-    identities = {row.id: identity_of(row) for row in live if row.kind == "process"}
-    facts = {row: by_pid[own.pid] for row, own in identities.items() if own and own.pid in by_pid}
-    liveness, evidence = judge_vm("command", live, life=life, lives=lives, facts=facts)
-    operations = {
-        number: OperationFacts("start", "web" if number < 10 else None, number in view.running)
-        for number in {row.operation for row in live} | view.running
+    return live, dead
+
+
+def _values(look: Look | View, boot: int, weak: frozenset[str]) -> _Values:
+    nonce = "marks-without-nonce" not in weak
+    live, dead = _rows(look.rows, boot, nonce=nonce, boot_counts="boot-ignored" not in weak)
+    entries = [_entry(0, mark, nonce=nonce) for _, mark, _ in look.table]  # type: ignore[misc]
+    opened = look.opened if isinstance(look, Look) else [n for n, _ in look.operations]
+    record = looks.Record(
+        life=boot + 1,
+        seq=0,
+        newest=0,
+        rows=live,
+        tombstones={row.mark: row for row in dead if row.mark in look.tombs},
+        operations=[
+            Operation(n, _VERBS.get(n, "gc"), "web" if n < 10 else None, None, "", _NOBODY)
+            for n in sorted(opened)
+        ],
+        vms=[("id-web", "web", "command", False)],
+        lives={n + 1: Life(n + 1, f"boot{n}", 1, recovered=True) for n in range(boot + 1)},
+        networks={},
+    )
+    expected = {
+        row.id: (Entry("nftables", "map", "web:80", row.mark),)
+        for row in [*live, *dead]
+        if row.kind == Kind.PUBLISH
     }
+    return _Values(record, dead, looks.Seen(_links(look, nonce=nonce), (), entries), expected)
+
+
+def _vms(values: _Values, pids: tuple[str, ...], weak: frozenset[str]) -> dict[str, VmFacts]:
+    """``snapshot._processes`` and ``_vms``."""
+    record = values.record
+    by_pid = _facts(pids, start_counts="pid-without-start" not in weak)
+    known = {row.id: identity_of(row) for row in record.rows if row.kind == Kind.PROCESS}
+    facts = {row: by_pid[own.pid] for row, own in known.items() if own and own.pid in by_pid}
+    life = record.lives[record.life]
+    liveness, evidence = judge_vm(
+        "command", record.rows, life=life, lives=record.lives, facts=facts
+    )
+    return {"id-web": VmFacts("web", liveness, evidence, False)}
+
+
+@cache
+def unknown(look: Look, boot: int, weak: frozenset[str]) -> frozenset[str]:
+    """The marks whose tombstones are read with the rows."""
+    values = _values(look, boot, weak)
+    return frozenset(looks.unknown_marks(values.record.rows, values.seen))
+
+
+@cache
+def late(look: Look, boot: int, weak: frozenset[str]) -> Late | None:
+    """What is looked at again, after the record; None if nothing is."""
+    values = _values(look, boot, weak)
+    before = looks.Before(1000, dict.fromkeys(look.runs, True))
+    rows = looks.late(before, set(look.underway), values.record, values.seen, values.expected)
+    if "seen-is-there" in weak:
+        marks = {link.alias for link in values.seen.links} | {e.mark for e in values.seen.entries}
+        half = {State.INTENDED, State.RELEASING}
+        rows = [
+            r
+            for r in rows
+            if r.operation in look.underway or r.state not in half or r.mark not in marks
+        ]
+    if not rows or "moved-not-looked-at" in weak:
+        return None
+    again = looks.again(rows, values.seen.links)
+    devices = frozenset(_PLACES[index] for index in again.devices)
+    ids = frozenset(row.id for row in rows)
+    return Late(ids, devices, frozenset(again.marks), bool(again.backends))
+
+
+@cache
+def concluded(
+    look: Look,
+    boot: int,
+    still_open: frozenset[int],
+    now: tuple[Rows | None, ...],
+    weak: frozenset[str],
+) -> View:
+    """What it all comes to, with the record as it is now (``snapshot._since``)."""
+    values = _values(look, boot, weak)
+    record, underway = values.record, set(look.underway)
+    vms = _vms(values, look.pids, weak)
+    holders = looks.suspects(record.rows, vms, values.seen.links)
+    holders &= {link.name for link in values.seen.links}
+    moving: frozenset[int] = frozenset()
+    facts = looks.operation_facts(record, underway)
+    if look.wrote and "no-record-again" not in weak:
+        ids = look.late.rows if look.late else frozenset()
+        again = [row for row in [*record.rows, *values.dead] if row.id in ids]
+        doubted = looks.doubtful(record.rows, vms, underway, again)
+        begun = [(n, _VERBS.get(n, "gc"), "web" if n < 10 else None) for n in sorted(look.newer)]
+        ended = look.opened - underway - still_open
+        if "free-lock-is-interrupted" in weak:
+            ended = frozenset()
+        asked = looks.asked_again(record, doubted, begun)
+        there = _rows(now, boot, nonce=True, boot_counts="boot-ignored" not in weak)
+        if "whereabouts-not-asked" not in weak:
+            moving = looks.moved_since(
+                asked, {r.id: (r.state, r.operation, r.observed) for rows in there for r in rows}
+            )
+        if "note-overlooked" in weak:
+            moving -= {r.id for r in there[0] if r.id in asked and asked[r.id].state == r.state}
+        facts = looks.operation_facts(record, underway, ended=ended, begun=begun)
+    return View(
+        look.links,
+        look.table,
+        look.rows,
+        look.tombs,
+        boot,
+        tuple(sorted((n, known.running) for n, known in facts.items())),
+        look.pids,
+        tuple(name for name in look.holders if name in holders),
+        moving,
+    )
+
+
+@cache
+def plan(view: View, weak: frozenset[str]) -> Plan:
+    """The program's plan over a view; ``weak`` bends its input, never the planner."""
+    values = _values(view, view.boot, weak)
+    record = values.record
+    running = {number for number, runs in view.operations if runs}
     return plan_gc(
         Snapshot(
             installation=OURS,
-            life=life,
-            rows=tuple(live),
-            tombstones={row.mark: row for row in dead if row.mark in seen},
-            vms={"id-web": VmFacts("web", liveness, evidence, False)},
+            life=record.lives[record.life],
+            rows=tuple(record.rows),
+            tombstones=record.tombstones,
+            vms=_vms(values, view.pids, weak),
             networks={},
-            operations=operations,
-            links=tuple(links),
+            operations=looks.operation_facts(record, running),
+            links=tuple(values.seen.links),
             addresses=(),
-            entries=tuple(entries),
-            expected={
-                row.id: (Entry("nftables", "map", "web:80", row.mark),)
-                for row in [*live, *dead]
-                if row.kind == Kind.PUBLISH
-            },
+            entries=tuple(values.seen.entries),
+            expected=values.expected,
             holders=dict.fromkeys(view.holders, ("someone",)),
             filtered=frozenset(),
             files={},
             failures={},
+            moving=view.moving,
         )
+    )
+
+
+# What may not be said where no stranger was at work.
+_UNTRUE = frozenset(
+    {Reason.LOST, Reason.MARK_MISMATCH, Reason.MARK_STRIPPED, Reason.DUPLICATE_MARK,
+     Reason.EDITED_COPY, Reason.UNRECORDED}
+)  # fmt: skip
+
+
+@cache
+def told(view: View, weak: frozenset[str], *, acting: bool) -> frozenset[str]:
+    """What a plan says of things that are not as they should be; ``acting``: and does about them."""
+    return frozenset(
+        f"{item.action.value} {item.kind} {item.row} ({item.reason.value})"
+        for item in plan(view, weak).items
+        if item.action is not Action.SKIP or (not acting and item.reason in _UNTRUE)
     )
 
 
@@ -209,17 +380,18 @@ def verdicts(view: View, weak: frozenset[str], *, recover: bool) -> tuple[Verdic
         ):
             continue
         action = item.action.value if item.action is not Action.SKIP else "delete"
-        found.append(Verdict(mark, kind, action, item.reason.value, loose))
+        state = states.get((mark, kind), "x")
+        found.append(Verdict(mark, kind, action, item.reason.value, loose, state))
     return tuple(found)
 
 
 def _interrupted(
     reason: Reason, loose: bool, state: str | None, life: int | None, view: View
 ) -> bool:
-    """``recover.recover``'s choice among the items of the plan."""
+    """``recover.recover``'s choice among the acting items of the plan."""
     if loose:
         return reason is Reason.STALE_RESTORED
-    return state != "c" or life != view.boot
+    return state != "c" or life != view.boot or (_STOP, False) in view.operations
 
 
 def _marks(view: View, *, nonce: bool) -> dict[str, tuple[int, str]]:

@@ -18,18 +18,24 @@ from __future__ import annotations
 import gc
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from tests.protocol.judging import (
     KINDS,
     OTHER,
     STRANGER,
+    Look,
     Rows,
     Verdict,
     View,
+    concluded,
+    late,
     name_of,
     plan,
+    text,
+    told,
+    unknown,
     verdicts,
 )
 
@@ -59,6 +65,8 @@ class World(NamedTuple):
     swaps: int = 0  # the store is exchanged with a copy of it
     misses: int = 0  # a dump leaves out a device that is there
     running: bool = False  # begin with generation 1 committed and its VM running
+    fine: bool = False  # each look of a collector is a step of its own, else they come in three
+    told: bool = False  # whether what plans say is held against what was so
 
 
 class Tap(NamedTuple):
@@ -91,9 +99,8 @@ class Job(NamedTuple):
     """What a collector or a release holds in its memory."""
 
     recover: bool = False
-    links: tuple[Any, ...] = ()
-    table: tuple[Any, ...] = ()
-    rows: tuple[Rows | None, ...] = ()
+    look: Look = Look()
+    found: tuple[Verdict, ...] = ()
     todo: tuple[Target, ...] = ()
     commit: tuple[Target, ...] = ()
     forget: tuple[Target, ...] = ()
@@ -114,6 +121,7 @@ class State(NamedTuple):
     pids: tuple[str, str] = ("", "")  # who has the pid of a dead one: "", "other", "same"
     actors: tuple[Actor, ...] = (Actor("lock"), Actor("wait"), Actor("idle"), Actor("idle"))
     vm_lock: int = -1
+    opened: frozenset[int] = frozenset()  # operations that have not ended
     boot: int = 0
     seq: int = 0
     mark: int = 0  # the high-water mark; on tmpfs
@@ -142,10 +150,48 @@ def _with(items: tuple[Any, ...], index: int, item: Any) -> tuple[Any, ...]:
 
 def _write(s: State, **changes: Any) -> State:
     """A store transaction: ``Store.transaction`` raises the high-water mark after the commit."""
+    s = _tell(s, lambda look: look._replace(wrote=True) if look.rows else look)
     if not s.budget.swaps and not s.forked:
         return s._replace(**changes)  # nobody compares the numbers
     seq = s.seq + 1
     return s._replace(seq=seq, mark=max(seq, s.mark), **changes)
+
+
+def _begin(s: State, operation: int, **changes: Any) -> State:
+    """``transaction.begin``: who looks at that time cannot tell which of its doings are seen."""
+    one = {operation}
+    s = _tell(
+        s,
+        lambda look: (
+            look._replace(newer=look.newer | one)
+            if look.rows  # the record was read before
+            else look._replace(runs=look.runs | one)
+        ),
+    )
+    return _write(s, opened=s.opened | {operation}, **changes)
+
+
+def _close(s: State, operation: int, **changes: Any) -> State:
+    """``Operation.end``, or the end of a commit."""
+    return _write(s, opened=s.opened - {operation}, **changes)
+
+
+# From the first look to the last.
+_LOOKING = frozenset(
+    {"links", "table", "rows", "operations", "locks", "again", "again-table", "pids", "holders", "since"}
+)  # fmt: skip
+
+
+def _tell(s: State, change: Callable[[Look], Look]) -> State:
+    """Keep for each collector that is looking what it will find out when it asks."""
+    if not any(actor.at in _LOOKING for actor in s.actors):
+        return s
+    return s._replace(
+        actors=tuple(
+            a._replace(job=a.job._replace(look=change(a.job.look))) if a.at in _LOOKING else a
+            for a in s.actors
+        )
+    )
 
 
 def _spend(s: State, what: str) -> World:
@@ -211,9 +257,33 @@ def _pids(s: State) -> tuple[str, ...]:
     )
 
 
-def _view(s: State, job: Job, weak: frozenset[str]) -> View:
-    holders = tuple(sorted({tap.name for tap in s.links if tap and tap.holder}))
-    return View(job.links, job.table, job.rows, s.boot, _running(s, weak), _pids(s), holders)
+def _seen(s: State) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Links and table as a dump shows them: without who holds them, without handles."""
+    links = tuple(tap and tap._replace(holder="") for tap in s.links)
+    return links, tuple((0, mark, False) for _, mark, _ in s.table)
+
+
+def _holders(s: State) -> tuple[str, ...]:
+    return tuple(sorted({tap.name for tap in s.links if tap and tap.holder}))
+
+
+def _concluded(s: State, look: Look, weak: frozenset[str]) -> View:
+    opened, rows = (s.opened, s.rows) if look.wrote else (frozenset(), ())
+    return concluded(look._replace(so=frozenset()), s.boot, opened, rows, weak)
+
+
+def at_once(s: State, weak: frozenset[str]) -> View:
+    """What somebody would see who sees all of it in one moment."""
+    links, table = _seen(s)
+    look = Look(links=links, table=table, rows=s.rows)
+    look = look._replace(
+        tombs=unknown(look, s.boot, weak),
+        opened=s.opened,
+        underway=s.opened & _running(s, weak),
+        pids=_pids(s),
+        holders=_holders(s),
+    )
+    return _concluded(s, look, weak)
 
 
 def not_dead(s: State, rows: Rows, weak: frozenset[str]) -> bool:
@@ -301,7 +371,7 @@ def start(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
         elif _left(s):  # launch._free_for_start: resolve, by gc's own rules
             yield (
                 f"{says}: locks the VM, something is left",
-                act(s, who, "dump", Job(), vm_lock=who),
+                act(s, who, "before", Job(), vm_lock=who),
                 None,
             )
         else:
@@ -335,7 +405,7 @@ def _intend(s: State, who: int, generation: int, weak: frozenset[str]) -> Iterat
     new = 1 + sum(rows is not None for rows in s.rows)  # AUTOINCREMENT, within one store
     first = ("i", generation)
     rows = Rows(first, first, first, s.boot, None, generation * 10 + new)
-    after = _write(s, rows=_with(s.rows, who, rows))
+    after = _begin(s, generation, rows=_with(s.rows, who, rows))
     at = "element" if "intend-after-make" in weak else "make"
     yield f"{_NAMES[who]}: intends", act(after, who, at, operation=generation), None
 
@@ -439,7 +509,7 @@ def _commit(s: State, who: int, generation: int, weak: frozenset[str]) -> Iterat
         return
     bad = None if ours else "a row was committed whose object was removed"
     done = rows._replace(**dict.fromkeys(KINDS, ("c", generation)))
-    kept = _write(s, rows=_with(s.rows, who, done))
+    kept = _close(s, generation, rows=_with(s.rows, who, done))
     yield f"{says}: commits", act(kept, who, "done", operation=0, vm_lock=-1), bad
     if s.budget.unknown_commits:
         # CommitUnknown, and the store cannot be asked either: only `recover` may decide
@@ -475,7 +545,8 @@ def stop(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
     at = s.actors[who].at
     if at == "idle":
         if s.budget.stops and s.vm_lock < 0 and trusted(s, weak) and _left(s):
-            after = act(s, who, "kill", operation=_STOP_OPERATION, vm_lock=who)
+            begun = _begin(s, _STOP_OPERATION)
+            after = act(begun, who, "kill", operation=_STOP_OPERATION, vm_lock=who)
             yield "stop: locks the VM", after._replace(budget=_spend(s, "stops")), None
     elif at == "kill":
         bad, after = None, s
@@ -511,56 +582,178 @@ def collect(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
             spent = s._replace(budget=_spend(s, "collects"))
             for recover in (False, True):
                 verb = "recover" if recover else "gc"
-                yield f"{verb}: begins", act(spent, who, "dump", Job(recover=recover)), None
+                yield f"{verb}: begins", act(spent, who, "before", Job(recover=recover)), None
     else:
         yield from _RELEASING[actor.at](s, who, weak)
 
 
-def _dump(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
-    """``take_snapshot``: the dumps come first."""
-    job = s.actors[who].job
-    links = tuple(tap and tap._replace(holder="") for tap in s.links)
-    table = tuple((0, mark, False) for _, mark, _ in s.table)
-    yield f"{_NAMES[who]}: dumps", act(s, who, "rows", job._replace(links=links, table=table)), None
+def _looking(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
+    """The next look of a collector; those of a group at once in worlds that are not ``fine``."""
+    found = _LOOKS[s.actors[who].at](s, who, weak)
+    if s.budget.fine:
+        yield from found
+        return
+    for words, after, bad in found:
+        if bad is None and after.actors[who].at in _TOGETHER:
+            for more, last, worse in _looking(after, who, weak):
+                yield f"{words}; {more}", last, worse
+        else:
+            yield words, after, bad
+
+
+# What follows at once upon what came before: dumps; the record and who runs; all that comes last.
+_TOGETHER = frozenset({"table", "locks", "again-table", "holders", "since", "begin"})
+
+
+def _before(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
+    """``snapshot._before``: which operations there are, and which of them hold their locks."""
+    runs = s.opened & _running(s, weak)
+    at = "rows" if "record-before-host" in weak else "links"
+    yield f"{_NAMES[who]}: looks at the operations", _looks(s, who, at, runs=runs), None
+
+
+def _looks(s: State, who: int, at: str, **seen: Any) -> State:
+    """The state after a collector has seen something."""
+    job: Job = s.actors[who].job
+    return act(s, who, at, job._replace(look=job.look._replace(**seen)))
+
+
+def _links(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
+    """``snapshot._links``: one dump; of it a device may be missing."""
+    links, _ = _seen(s)
+    yield f"{_NAMES[who]}: lists the links", _looks(s, who, "table", links=links), None
     if s.budget.misses:
+        spent = s._replace(budget=_spend(s, "misses"))
         for index in (0, 1):
             if links[index]:
-                less = job._replace(links=_with(links, index, None), table=table)
-                after = act(s._replace(budget=_spend(s, "misses")), who, "rows", less)
-                yield f"{_NAMES[who]}: dumps, and device {index + 1} is missed", after, None
+                less = _looks(spent, who, "table", links=_with(links, index, None))
+                yield f"{_NAMES[who]}: lists the links, device {index + 1} is missed", less, None
+
+
+def _table(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
+    """``snapshot._entries``."""
+    at = "locks" if "record-before-host" in weak else "rows"
+    _, table = _seen(s)
+    yield f"{_NAMES[who]}: lists the rules", _looks(s, who, at, table=table), None
 
 
 def _read(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
-    """``records.resources``: the record comes second."""
-    yield (
-        f"{_NAMES[who]}: reads the rows",
-        act(s, who, "judge", s.actors[who].job._replace(rows=s.rows)),
-        None,
-    )
+    """``snapshot._record``: rows, tombstones and operations of one moment."""
+    look: Look = s.actors[who].job.look
+    tombs = unknown(Look(links=look.links, table=look.table, rows=s.rows), s.boot, weak)
+    look = look._replace(rows=s.rows, opened=s.opened, tombs=tombs)
+    if "processes-before-record" in weak:
+        look = look._replace(pids=_pids(s))
+    seen = look._asdict()
+    if "record-before-host" in weak:
+        yield f"{_NAMES[who]}: reads the record", _looks(s, who, "links", **seen), None
+    elif "record-in-two-moments" in weak:
+        yield f"{_NAMES[who]}: reads the rows", _looks(s, who, "operations", **seen), None
+    else:
+        yield f"{_NAMES[who]}: reads the record", _looks(s, who, "locks", **seen), None
 
 
-def _judge(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
-    """Operations, processes and holders are looked at, and the plan is made of it all."""
-    job: Job = s.actors[who].job
-    for rows in job.rows:
-        # snapshot._await_gate: the gate of a dead start reads end-of-file and goes
+def _operations(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
+    """What the protocol forbids: another statement, of another moment, for all but the rows."""
+    nothing: frozenset[int] = frozenset()
+    after = _looks(s, who, "locks", opened=s.opened, newer=nothing, wrote=False)
+    yield f"{_NAMES[who]}: reads the operations", after, None
+
+
+def _locks(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
+    """Which operations of the record run, and ``looks.late``: what is looked at again."""
+    look: Look = s.actors[who].job.look
+    underway = look.opened & _running(s, weak)
+    if "no-look-before" in weak:
+        look = look._replace(runs=frozenset())
+    elif "record-before-host" not in weak:
+        underway &= look.runs
+    look = look._replace(underway=underway)
+    more = late(look._replace(so=frozenset()), s.boot, weak)
+    look = look._replace(late=more, runs=frozenset())
+    at = "pids"
+    if more is not None:
+        at = "again" if more.devices else "again-table" if more.firewall else "pids"
+    yield f"{_NAMES[who]}: looks who runs", _looks(s, who, at, **look._asdict()), None
+
+
+def _again(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
+    """``snapshot._look_at_links``: a device by its index; one that is being made is waited for."""
+    look: Look = s.actors[who].job.look
+    assert look.late is not None
+    index = min(look.late.devices)
+    tap = s.links[index]
+    making = tap is not None and not tap.mark and not tap.persistent and tap.holder
+    if making and "mark-not-awaited" not in weak:
+        return
+    links = _with(look.links, index, tap and tap._replace(holder=""))
+    more = look.late._replace(devices=look.late.devices - {index})
+    at = "again" if more.devices else "again-table" if more.firewall else "pids"
+    after = _looks(s, who, at, links=links, late=more)
+    yield f"{_NAMES[who]}: looks at device {index + 1} again", after, None
+
+
+def _again_table(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
+    """``snapshot._look_again``: of the marks in question all is as it is seen now."""
+    look: Look = s.actors[who].job.look
+    assert look.late is not None
+    nonce = "marks-without-nonce" not in weak
+
+    def asked(entry: Any) -> bool:
+        assert look.late is not None
+        return text(entry[1], "r", nonce=nonce) in look.late.marks
+
+    _, now = _seen(s)
+    table = (*(e for e in look.table if not asked(e)), *(e for e in now if asked(e)))
+    yield f"{_NAMES[who]}: lists the rules again", _looks(s, who, "pids", table=table), None
+
+
+def _look_at_pids(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
+    """``snapshot._processes``; ``_await_gate``: that of a dead start reads end-of-file and goes."""
+    look: Look = s.actors[who].job.look
+    for rows in look.rows:
         if rows and rows.ident is not None and rows.p == ("i", rows.mark // 10):
             index = rows.mark // 10 - 1
             if s.procs[index] == "gate" and not s.actors[index].operation:
                 return
-    found = verdicts(_view(s, job, weak), _planning(weak), recover=job.recover)
+    late = look.late and look.late._replace(devices=frozenset(), marks=frozenset(), firewall=False)
+    pids = look.pids if "processes-before-record" in weak else _pids(s)
+    after = _looks(s, who, "holders", pids=pids, late=late)
+    yield f"{_NAMES[who]}: looks at the processes", after, None
+
+
+def _look_at_holders(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
+    """``snapshot._holders``."""
+    after = _looks(s, who, "since", holders=_holders(s))
+    yield f"{_NAMES[who]}: looks who holds devices", after, None
+
+
+def _since(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
+    """``snapshot._since``, and the plan of it all."""
+    job: Job = s.actors[who].job
+    view = _concluded(s, job.look, weak)
+    found = verdicts(view, _planning(weak), recover=job.recover)
+    bad, says = None, ""
+    if s.budget.told:
+        untrue = told(view, _planning(weak), acting=False) - job.look.so
+        if untrue:
+            bad = "a plan tells what was not so"
+            says = f", untruly {', '.join(sorted(untrue))}"
     if who in (S1, S2):
         found = tuple(verdict for verdict in found if not verdict.loose)
-    if not found:
-        yield f"{_NAMES[who]}: has nothing to do", _ended(s, who), None
-        return
+    if found:
+        after = act(s, who, "begin", Job(job.recover, found=found))
+        yield f"{_NAMES[who]}: plans {_words(found)}{says}", after, bad
+    else:
+        yield f"{_NAMES[who]}: has nothing to do{says}", _ended(s, who), bad
+
+
+def _begins(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
+    """``apply_plan``: the operation, and the rows of the plan as they are now."""
     operation = _GC_OPERATION + s.budget.collects if who == GC else _RESOLVE + who
-    work = _sorted(s, job, found, weak)
-    yield (
-        f"{_NAMES[who]}: plans {_words(found)}",
-        act(s, who, "chunk", work, operation=operation),
-        None,
-    )
+    work = _sorted(s, s.actors[who].job, weak)
+    after = act(_begin(s, operation), who, "chunk", work, operation=operation)
+    yield f"{_NAMES[who]}: begins its operation", after, None
 
 
 def _planning(weak: frozenset[str]) -> frozenset[str]:
@@ -574,17 +767,16 @@ def _words(found: tuple[Verdict, ...]) -> str:
     return ", ".join(f"{v.action} {v.kind}{v.mark} ({v.reason})" for v in found)
 
 
-def _sorted(s: State, job: Job, found: tuple[Verdict, ...], weak: frozenset[str]) -> Job:
+def _sorted(s: State, job: Job, weak: frozenset[str]) -> Job:
     """``_Worker``: rows are read again, and an item whose row changed its state is left alone."""
     lots: dict[str, dict[int, str]] = {"release": {}, "commit": {}, "forget": {}}
     loose = []
-    for verdict in found:
+    for verdict in job.found:
         if verdict.loose:
             loose.append(Target(verdict.mark, verdict.kind, (), True))
             continue
-        planned = next(rows for rows in job.rows if rows and rows.mark == verdict.mark)
         now = rows_of(s, verdict.mark)
-        if now is None or getattr(now, verdict.kind)[0] != getattr(planned, verdict.kind)[0]:
+        if now is None or getattr(now, verdict.kind)[0] != verdict.state:
             continue
         lot = {"in-use-before-commit": "commit", "rebooted": "forget"}.get(
             verdict.reason, "release"
@@ -951,16 +1143,41 @@ def _forget(s: State, who: int) -> Iterator[Step]:
 
 
 def _ended(s: State, who: int) -> State:
-    """``Operation.end``, and the locks fall; a start that resolved goes on."""
-    if who in (S1, S2) and s.rows[who] is None:
+    """``Operation.end``, ``collect._tidy``, and the locks fall; a start that resolved goes on."""
+    operation = s.actors[who].operation
+    if operation:
+        s = _close(s, operation)
+    resolved = who in (S1, S2) and s.rows[who] is None
+    if who == GC or resolved:
+        s = _tidy(s, operation)
+    if resolved:
         return act(s, who, "recheck", operation=0)
     lock = -1 if s.vm_lock == who else s.vm_lock
     return act(s, who, "done" if who in (S1, S2) else "idle", operation=0, vm_lock=lock)
 
 
-_RELEASING = {
+def _tidy(s: State, ended: int) -> State:
+    """``intents.close_idle``: interrupted operations that no row speaks of any more."""
+    speaks = {
+        operation
+        for rows in s.rows
+        if rows
+        for state, operation in (rows.t, rows.r, rows.p)
+        if state in "ir"
+    }
+    idle = s.opened - speaks - _running(s, frozenset()) - {ended}
+    return _write(s, opened=s.opened - idle) if idle else s
+
+
+_LOOKS = {
+    "before": _before, "links": _links, "table": _table, "rows": _read, "operations": _operations,
+    "locks": _locks, "again": _again, "again-table": _again_table, "pids": _look_at_pids,
+    "holders": _look_at_holders, "since": _since, "begin": _begins,
+}  # fmt: skip
+_RELEASING: dict[str, Any] = {
+    **dict.fromkeys(_LOOKS, _looking),
     "seize": _seize, "seize-attach": _seize_attach, "seize-check": _seize_check,
-    "dump": _dump, "rows": _read, "judge": _judge, "chunk": _chunk, "claim": _claim, "remove": _remove,
+    "chunk": _chunk, "claim": _claim, "remove": _remove,
     "rule-act": _rule_act, "dellink": _dellink, "attach": _attach, "check": _check, "drop": _drop,
 }  # fmt: skip
 _MAKING: dict[str, Any] = {
@@ -1109,10 +1326,12 @@ def chance(s: State) -> Iterator[Step]:
     if s.budget.swaps:
         spent = s._replace(budget=_spend(s, "swaps"))
         if s.copy is None:
-            yield "admin: copies the store", spent._replace(copy=(s.rows, s.seq)), None
-        elif s.copy[0] != s.rows and not any(active(s, who) for who in range(4)):
-            rows, seq = s.copy
-            after = spent._replace(rows=rows, seq=seq, copy=(s.rows, s.seq), forked=True)
+            yield "admin: copies the store", spent._replace(copy=((s.rows, s.opened), s.seq)), None
+        elif s.copy[0][0] != s.rows and not any(active(s, who) for who in range(4)):
+            (rows, opened), seq = s.copy
+            after = spent._replace(
+                rows=rows, opened=opened, seq=seq, copy=((s.rows, s.opened), s.seq), forked=True
+            )
             yield "admin: exchanges the store and its copy", after, None
 
 
@@ -1150,7 +1369,7 @@ def settle(
     """
     quiet = s._replace(budget=World(), saved=None)
     for verb in ("recover", "gc", "gc"):
-        quiet = act(quiet, GC, "dump", Job(recover=verb == "recover"))
+        quiet = act(quiet, GC, "before", Job(recover=verb == "recover"))
         for _ in range(limit):
             if quiet.actors[GC].at == "idle":
                 break
@@ -1158,12 +1377,7 @@ def settle(
             quiet = (step or next(collect(quiet, GC, weak)))[1]
         else:
             return quiet, f"{verb} does not end"
-    job = Job(
-        links=tuple(tap and tap._replace(holder="") for tap in quiet.links),
-        table=tuple((0, mark, False) for _, mark, _ in quiet.table),
-        rows=quiet.rows,
-    )
-    if plan(_view(quiet, job, weak), _planning(weak)).acting():
+    if plan(at_once(quiet, weak), _planning(weak)).acting():
         return quiet, "after recover and gc a plan is not empty"
     return quiet, next((bad for n in (1, 2) if (bad := _remains(quiet, n, meddled=meddled))), None)
 
@@ -1236,6 +1450,7 @@ class _Search:
         self.queue = deque([first])
         self.violations: dict[str, list[str]] = {}
         self.settled: dict[Any, str | None] = {}
+        self.so: dict[Any, frozenset[str]] = {}
 
     def run(self, until: str, limit: int, begun: float) -> Found:
         before, queue = self.before, self.queue
@@ -1245,12 +1460,26 @@ class _Search:
             for words, after, bad in steps(s, self.weak):
                 if bad:
                     self.note(bad, s, words)
-                if after not in before:
-                    before[after] = (s, words)
-                    queue.append(after)
+                heard = self.heard(after)
+                if heard not in before:
+                    before[heard] = (s, words)
+                    queue.append(heard)
             assert len(before) < limit, f"more than {limit} states"
         seconds = time.monotonic() - begun
         return Found(len(before), len(self.settled), seconds, self.violations)
+
+    def heard(self, s: State) -> State:
+        """With what was to be said just now, for each collector that is looking."""
+        if not s.budget.told or not any(a.at in _LOOKING for a in s.actors):
+            return s
+        key = (s.rows, s.links, s.table, s.procs, s.pids, s.opened, s.boot, s.vm_lock)
+        key += tuple(a.operation for a in s.actors)
+        now = self.so.get(key)
+        if now is None:
+            now = self.so[key] = told(at_once(s, frozenset()), frozenset(), acting=True)
+        if not now:
+            return s
+        return _tell(s, lambda look: look._replace(so=look.so | now))
 
     def look(self, s: State) -> None:
         """What a state by itself says; and, where nobody works, what recovery makes of it."""
@@ -1258,7 +1487,7 @@ class _Search:
         if bad:
             self.note(bad, s)
         if trusted(s, self.weak) and not any(active(s, who) for who in range(4)):
-            key = (s.rows, s.links, s.table, s.procs, s.pids, s.boot, s.forked)
+            key = (s.rows, s.links, s.table, s.procs, s.pids, s.opened, s.boot, s.forked)
             if key not in self.settled:
                 self.settled[key] = settle(s, self.weak, meddled=self.meddled)[1]
             bad = self.settled[key]

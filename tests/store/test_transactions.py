@@ -573,3 +573,19 @@ def test_a_network_in_use_cannot_be_forgotten(store: Store) -> None:
     with pytest.raises(Conflict), store.transaction() as sql:
         records.remove_network(sql, lan.id)
     assert records.find_network(store.connection, "lan") is not None
+
+
+def blocked() -> set[int]:
+    return {int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())}
+
+
+def test_a_terminal_stops_nobody_inside_a_change(shelf: Shelf) -> None:
+    """Every other writer would wait for him to come back; outside, Ctrl-Z is as ever."""
+    before = blocked()
+    with shelf.opened() as store:
+        with store.transaction():
+            assert {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU} <= blocked()
+        assert blocked() == before
+        with pytest.raises(KeyboardInterrupt), store.transaction():
+            raise KeyboardInterrupt
+        assert blocked() == before

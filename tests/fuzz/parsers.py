@@ -1,0 +1,827 @@
+"""Every parser of what strangers write: what it is given, and which errors it may raise.
+
+A new one joins ``PARSERS``; ``tests/fuzz/test_parsers.py`` finds what reads foreign bytes or texts
+and is in no parser's ``covers``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from hypothesis import strategies as st
+
+from hvtx.cli import main as cli
+from hvtx.drivers import nftables, process, strangers
+from hvtx.engine import adopt, collect, heuristic, runtime, show, units, view
+from hvtx.errors import HvtxError, NotPermitted
+from hvtx.host import (
+    api,
+    capabilities,
+    conntrack,
+    holder,
+    kvm,
+    libnftables,
+    mounts,
+    netlink,
+    nfnetlink,
+    nftlayout,
+    ports,
+    procfs,
+    qmp,
+    routes,
+    talk,
+    traces,
+    trust,
+    xtables,
+    xtentry,
+)
+from hvtx.host.links import Links
+from hvtx.host.program import Ended
+from hvtx.hypervisors import guest
+from hvtx.model import mark, nearest
+from hvtx.model.resource import Entry
+from hvtx.model.stranger import StrangeRule
+from hvtx.model.vm import ProcessFacts
+from hvtx.planner import addressing, adoption, likeness, neighbours, passage
+from hvtx.planner import gc as plan
+from hvtx.planner import heuristic as guesses
+from hvtx.store import backup
+from hvtx.store.database import FILE, open_store
+from tests.fuzz import mutating
+from tests.fuzz.mutating import (
+    encoded,
+    json_bytes,
+    mutated,
+    recorded,
+    sample,
+    several,
+    texts,
+    words,
+)
+
+Errors = tuple[type[Exception], ...]
+
+
+class Parser(NamedTuple):
+    """A parser: its call, its inputs, the errors that its docstring names.
+
+    ``covers`` names functions of the program that it runs through (``room.module.function``);
+    ``grown`` makes an input of a size, of which twice as much must take about twice as many steps.
+    The call itself may assert what must hold of a result.
+    """
+
+    call: Callable[[Any], Any]
+    inputs: st.SearchStrategy[Any]
+    errors: Errors
+    covers: Sequence[str]
+    grown: Callable[[int], Any] | None = None
+
+
+# A kernel that says what it is told ---------------------------------------------------------------
+
+
+class Told(netlink.Channel):
+    """A channel whose answers are given: bodies of messages, or whole datagrams."""
+
+    def __init__(
+        self, bodies: Sequence[bytes] = (), datagrams: Sequence[bytes] | None = None
+    ) -> None:
+        """Open no socket."""
+        self._bodies, self._datagrams, self._seq = bodies, list(datagrams or ()), 1
+        self._raw = datagrams is not None
+        self._socket = self  # type: ignore[assignment]
+
+    def send(self, data: bytes) -> int:
+        """Nobody hears it."""
+        return len(data)
+
+    def recvmsg(self, _size: int) -> tuple[bytes, list[Any], int, tuple[int, int]]:
+        """The next datagram; silence after the last."""
+        if not self._datagrams:
+            raise TimeoutError
+        return self._datagrams.pop(0), [], 0, (0, 0)
+
+    def dump(self, kind: int, body: bytes) -> list[bytes]:
+        """The given bodies, or what the datagrams say."""
+        return super().dump(kind, body) if self._raw else list(self._bodies)
+
+    def get(self, kind: int, body: bytes, flags: int = 0) -> bytes:
+        """The first of the given bodies."""
+        if self._raw or not self._bodies:
+            return super().get(kind, body, flags)
+        return self._bodies[0]
+
+
+class ToldTables(Told, nfnetlink.Nftables):
+    """The same for nf_tables."""
+
+
+def links(bodies: Sequence[bytes]) -> Links:
+    """Links that a kernel told of so."""
+    found = object.__new__(Links)
+    found._channel, found._held = Told(bodies), set()
+    return found
+
+
+def every_link(bodies: list[bytes]) -> None:
+    """As many links as messages, or an error: none is left out."""
+    found = links(bodies).all()
+    assert len(found) == len(bodies)
+    assert all(link.name for link in found), "a device without a name"
+    if bodies:
+        assert links(bodies).get(1) == found[0]
+
+
+def every_address(bodies: list[bytes]) -> None:
+    """Likewise for addresses."""
+    assert len(links(bodies).addresses()) == len(bodies)
+
+
+def tables(bodies: list[bytes]) -> None:
+    """What nf_tables' answers are read as."""
+    told = ToldTables(bodies)
+    for read in (told.tables, told.rules, told.sets, told.chains, told.objects):
+        assert len(read()) >= len(bodies), read
+    told.chain_comments("store")
+    for rule in told.rules():
+        nfnetlink.xt_comment(rule)
+        nfnetlink.translates(rule.expressions)
+        strangers._unmoved(rule)
+
+
+def elements(bodies: list[bytes]) -> None:
+    """Elements of a set, and how people read them."""
+    for element in nfnetlink.all_elements(bodies):
+        for family, name in nftlayout._RENDER:
+            assert nftlayout.render(family, name, element.key, element.data)
+        assert nftlayout.render("ip", "theirs", element.key, element.data)
+
+
+def dumped(datagrams: list[bytes]) -> None:
+    """A dump is whole, or an error: the kernel's last word was in it."""
+    told = Told(datagrams=datagrams)
+    told.dump(1, b"")
+    said = b"".join(datagrams)
+    ends = any(struct.unpack_from("=H", said, at)[0] == 3 for at in range(4, len(said) - 1))
+    assert ends, "a dump without an end is no list"
+
+
+def answered(datagrams: list[bytes]) -> None:
+    """An acknowledgement or the kernel's error."""
+    Told(datagrams=datagrams).request(1, 0, b"")
+
+
+def datagram(draw: Any, pieces: Sequence[bytes]) -> bytes:
+    """Messages of a dump in one datagram, with kinds and flags of every sort."""
+    data = b""
+    for body in draw(st.lists(mutated(pieces), max_size=3)):
+        kind = draw(st.sampled_from((2, 3, 4, 16, 20)))
+        flags = draw(st.sampled_from((2, 2, 2, 0x12, 0x100, 0x200, 0x300)))
+        seq = draw(st.sampled_from((2, 2, 2, 2, 7)))
+        data += netlink.message(kind, flags, seq, body) + bytes(-len(body) & 3)
+    return data
+
+
+@st.composite
+def conversations(draw: Any) -> list[bytes]:
+    """Datagrams of an answer, the last of which may end it."""
+    pieces = [*sample("links"), struct.pack("=i", 0), struct.pack("=i", -1), struct.pack("=i", 2**31 - 1),
+              struct.pack("=i", -(2**31)), struct.pack("=iIHHII", -17, 20, 1, 0, 2, 0) + bytes(8), b""]  # fmt: skip
+    found = [datagram(draw, pieces) for _ in range(draw(st.integers(0, 3)))]
+    if draw(st.booleans()):
+        found.append(netlink.message(3, 2, 2, bytes(4)))
+    return [draw(mutated([d])) if d and draw(st.integers(0, 4)) == 0 else d for d in found]
+
+
+# Legacy tables ------------------------------------------------------------------------------------
+
+
+def blob(name: str, data: bytes | None = None) -> xtables.Blob:
+    """A recorded legacy table, with other bytes."""
+    head, whole = sample(name)
+    count, starts = json.loads(head)
+    return xtables.Blob(count, tuple(map(tuple, starts)), whole if data is None else data)
+
+
+def legacy(given: tuple[str, bytes]) -> None:
+    """Every entry of a table, or an error: a table that is cut off has not fewer rules."""
+    name, data = given
+    family, table = int(name[6]), blob(name, data)
+    rules = xtables.entries(family, table)
+    list(xtables._decides(family, table))
+    for found in xtables.marked(family, table, "hvtx:"):
+        assert found.mark.startswith("hvtx:")
+    for entry in (entry for found in rules.values() for entry in found):
+        xtentry.with_comment(family, entry, "hvtx:")
+    if len(data) < len(blob(name).data):
+        # the kernel said how many there are; what is missing was not read
+        assert sum(map(len, rules.values())) >= sum(
+            map(len, xtables.entries(family, blob(name)).values())
+        ), "rules were lost"
+
+
+def paired(text: str) -> None:
+    """Printed rules and entries, joined: each of a table's entries has its words, or nothing has."""
+    saved, table = xtables.parse(text), blob("legacy4 nat")
+    seen = {"nat": xtables.marked(4, table, "hvtx:")}
+    marks = frozenset(entry.mark for entry in seen["nat"])
+    found = xtables.pair(saved.rules, seen, marks)
+    if found is not None:
+        assert sum(map(len, found.values())) == len(seen["nat"])
+    rules = {("nat", chain): each for chain, each in xtables.entries(4, table).items()}
+    together = strangers._paired(saved.rules, rules)
+    if together is not None:
+        assert len(together) == sum(map(len, rules.values()))
+
+
+def saved_text(text: str) -> None:
+    """Rules stand in chains that were declared; nothing is lost at the end."""
+    found = xtables.parse(text)
+    assert {(r.table, r.chain) for r in found.rules} <= found.chains
+    lines = [line for line in text.split("\n") if line.startswith("-A ")]
+    if '"' not in text:
+        assert len(found.rules) == len(lines)
+
+
+# Conversations ------------------------------------------------------------------------------------
+
+
+def conversation(dialogue: qmp.Dialogue, pieces: list[bytes]) -> str:
+    """The word at the end of a conversation; ConnectionError as its text says."""
+    next(dialogue)
+    for piece in [*(p for p in pieces if p), b""]:
+        try:
+            dialogue.send(piece)
+        except StopIteration as end:
+            assert isinstance(end.value, str)
+            for how in guest.WORDS:
+                guest.described(guest.guest_of(how, end.value), end.value)  # type: ignore[arg-type]
+            return end.value
+    raise AssertionError("it went on after the end")
+
+
+def lines_of(samples: Sequence[Any]) -> st.SearchStrategy[list[bytes]]:
+    """JSON lines in pieces."""
+    line = json_bytes(samples).map(lambda data: data + b"\n")
+    return st.lists(
+        st.one_of(line, mutated([json.dumps(s).encode() + b"\n" for s in samples])), max_size=6
+    )
+
+
+QMP = (
+    {"QMP": {"version": {"qemu": {"major": 7}}, "capabilities": ["oob"]}},
+    {"return": {}, "id": "qmp_capabilities"},
+    {"event": "STOP", "timestamp": {"seconds": 1}},
+    {"return": {"status": "running", "running": True}, "id": "query-status"},
+    {"error": {"class": "GenericError", "desc": "no"}, "id": "query-status"},
+)
+HTTP = (
+    b'HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n{"state": "Running"}',
+    b"HTTP/1.1 204 \r\n\r\n",
+    b"HTTP/1.1 404 Not Found\r\nContent-Length:                               5\r\n\r\nwrong",
+    b'HTTP/1.1 200 OK\r\n\r\n{"id": "a", "state": "Not started"}',
+)
+
+
+class Link:
+    """A socket that says what it is told."""
+
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        self._pieces = list(pieces)
+
+    def recv(self, _size: int) -> bytes:
+        """The next piece; nothing after the last."""
+        return self._pieces.pop(0) if self._pieces else b""
+
+    def settimeout(self, _seconds: float) -> None: ...
+    def sendall(self, _data: bytes) -> None: ...
+    def close(self) -> None: ...
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+@contextlib.contextmanager
+def in_place_of(place: Any, name: str, value: Any) -> Iterator[None]:
+    """Another thing under a name, for a moment."""
+    before = getattr(place, name)
+    setattr(place, name, value)
+    try:
+        yield
+    finally:
+        setattr(place, name, before)
+
+
+def qmp_commands(pieces: list[bytes]) -> None:
+    """A whole conversation with commands and events."""
+    with (
+        in_place_of(talk, "_patiently", lambda *_: Link(pieces)),
+        qmp.Qmp("/nonexistent", "qmp.sock", 60) as link,
+    ):
+        assert isinstance(link.status(), str)
+        link.wait_event(0.01)
+        link.execute("system_powerdown")
+
+
+def told_in_time(pieces: list[bytes]) -> None:
+    """A conversation over a socket."""
+    with (
+        in_place_of(talk, "_patiently", lambda *_: Link(pieces)),
+        talk.Talk("/nonexistent", ("api.sock",), 60) as link,
+    ):
+        assert isinstance(link.hold(api.asks_power_off("ctrl-alt-del api")), str)
+
+
+def strict(data: bytes) -> None:
+    """An object of JSON: the same as any other reader finds, or an error."""
+    assert talk.parsed(data) == json.loads(data)
+
+
+def said(value: Any) -> None:
+    """Words for messages."""
+    assert talk.word(value).isascii()
+    assert talk.sentence(value).isprintable()
+
+
+# Files --------------------------------------------------------------------------------------------
+
+_place: list[Path] = []
+
+
+def file_of(data: bytes, name: str = "file") -> str:
+    """A file with these bytes, private to this process."""
+    if not _place:
+        import tempfile
+
+        base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+        _place.append(Path(tempfile.mkdtemp(prefix="hvtx-fuzz-", dir=base)))
+    path = _place[0] / name
+    path.write_bytes(data)
+    return str(path)
+
+
+def saved_plan(data: bytes) -> None:
+    """What a saved plan chooses can be compared with what is planned now."""
+    for identity in collect.load_plan(file_of(data)):
+        assert hash(identity) is not None
+        assert len(identity) == 6
+
+
+def saved_guesses(data: bytes) -> None:
+    """Likewise for the emergency mode."""
+    for identity in heuristic.load_plan(file_of(data)):
+        assert hash(identity) is not None
+        assert len(identity) == 4
+
+
+def configuration(data: bytes) -> None:
+    """A file of settings."""
+    path = file_of(data, "config.toml")
+    found = cli.settings({"config": path})
+    assert found.lock_timeout >= 0
+    assert found.history_lines >= 100
+
+
+def environment(pairs: dict[str, str]) -> None:
+    """Settings of the environment."""
+    before = dict(os.environ)
+    with contextlib.suppress(ValueError):  # what no environment can hold
+        os.environ.update(pairs)
+    try:
+        cli.settings({"config": "/dev/null"})
+        kvm.wanted_accelerator(os.environ.get(kvm.VARIABLE, ""))
+    finally:
+        for name in pairs:
+            os.environ.pop(name, None)
+        os.environ.update(before)
+
+
+def published(data: bytes) -> None:
+    """A view: every question is answered, or it is said that the view cannot be read."""
+    base = os.path.dirname(file_of(b""))
+    known = runtime.Settings(f"{base}/state", base, "auto", 1.0)
+    where = view.place_of(known)
+    os.makedirs(where.directory, mode=0o700, exist_ok=True)
+    Path(where.document).write_bytes(data.replace(b"/state", f"{base}/state".encode()))
+    Path(where.numbers).write_bytes(struct.pack("<QQ", 7, 7))
+    seen = view._read(known, NotPermitted("no", hint="no"))
+    for ask in (
+        seen.list_vms,
+        seen.list_networks,
+        lambda: seen.list_history(limit=10, detail=True, since="2h", verb="start", vm="web"),
+        lambda: seen.show_vm("web"),
+        lambda: seen.show_network("net"),
+    ):
+        with contextlib.suppress(HvtxError):
+            ask()
+
+
+def state_file(data: bytes) -> None:
+    """A `state.json`: read, and judged on hosts that have what it names and that do not."""
+    claims, unread = adopt._read([Path(file_of(data, "state.json"))])
+    assert len(claims) + len(unread) == 1
+    for item in unread:
+        item.message.encode()
+    claim = adoption.parse_state(data.decode(), "/x/state.json")
+    for text in claim.rules:
+        with contextlib.suppress(ValueError):
+            adoption.parse_deletion(text)
+    rule = StrangeRule(
+        "iptables", "iptables nat POSTROUTING", "-s 10.88.0.5/32 -j MASQUERADE", None, "", 1
+    )
+    seen = adoption.Sighted([], {}, [rule], {4242: ProcessFacts(True, 77)}, {}, {})
+    (verdict,) = adoption.judge([claim], seen)
+    json.dumps([verdict.vm_name, verdict.message]).encode()
+    for value in (claim.id, claim.name, claim.device, claim.bridge, claim.ip, *claim.rules):
+        assert value is None or "\0" not in value
+        (value or "").encode()  # it goes to the kernel and the store
+
+
+def listed_access(data: bytes) -> None:
+    """Whether somebody else may write a file, by its access control list."""
+    seen = os.stat_result((0o100664, 1, 1, 1, 0, 0, 1, 0, 0, 0))
+    with in_place_of(os, "getxattr", lambda *_: data):
+        words = trust.open_to_others(seen, "/nonexistent")
+    whole = data[:4] == b"\2\0\0\0" and len(data) % 8 == 4
+    assert whole or words, "a list that is not understood lets nobody in"
+
+
+def described(command: list[str]) -> None:
+    """Who holds a lock, in words that a person may see."""
+    told = holder.command_of(command)
+    assert told.isprintable()
+    assert "\n" not in told
+
+
+def installation(data: bytes) -> None:
+    """The store of another installation."""
+    assert isinstance(backup.installation_at(file_of(data, "hvtx.db")), str)
+
+
+def whole_store(data: bytes) -> None:
+    """A backup."""
+    draft = Path(file_of(b"", "draft"))
+    draft.unlink()
+    try:
+        backup.draft_of(file_of(data, "backup.db"), str(draft))
+    finally:
+        for name in ("draft", "draft-wal", "draft-shm", "draft-journal"):
+            draft.with_name(name).unlink(missing_ok=True)
+
+
+def followed(trace: str) -> None:
+    """A trace leads somewhere or nowhere; what cannot be is never called gone."""
+    found = traces.follow(trace)
+    assert found.verdict in ("there", "gone", "unseen")
+    if found.verdict == "gone":
+        assert "\0" not in found.path
+
+
+def kept_answers(data: bytes) -> None:
+    """What was kept of the probe of KVM."""
+    place = os.path.dirname(file_of(data, "accel"))
+    for _, answer in kvm.all_kept(place):
+        assert all(isinstance(word, str) for word in answer)
+
+
+@cache
+def store_bytes() -> bytes:
+    """A store as its file has it."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as place:
+        open_store(f"{place}/state", f"{place}/run", writable=True, lock_timeout=5).close()
+        return Path(place, "state", FILE).read_bytes()
+
+
+def mentions(text: str) -> None:
+    """What a rule speaks of: in the emergency mode, and in gc."""
+    import ipaddress
+
+    spans = [
+        (ipaddress.ip_network("10.0.0.0/24"), "net"),
+        (ipaddress.ip_network("fd00::/64"), "net"),
+    ]
+    guesses.mentions(text, spans)
+    plan.mentions(text, [("10.0.0.0/24", "net"), ("fd00::/64", "net")])
+    rule = StrangeRule("nftables", "nft ip nat post", text, None, "", 1)
+    guesses.keeper_of(rule)
+    adoption.kind_of(text)
+    adoption.bare_text(rule)
+    likeness.likeness(text)
+
+
+def others_ports(text: str) -> None:
+    """What others publish."""
+    marked = "hvtx:1:zzzzzzzzzz:7.abcdefghijklmnop"
+    for backend in ("iptables", "nftables"):
+        entry = Entry(backend, "nft inet hvtx-zzzzzzzzzz dnat4_any", text, marked)
+        neighbours.published_by_others([entry], "abcdefghij")
+
+
+def encoded_text(pieces: Sequence[bytes]) -> st.SearchStrategy[str]:
+    """JSON as a tool prints it."""
+    return json_bytes([json.loads(piece) for piece in pieces]).map(
+        lambda b: b.decode(errors="replace")
+    )
+
+
+def user_words(text: str) -> None:
+    """What people type: each is read, or is a mistake of theirs."""
+    for read in (
+        addressing.parse_mac, addressing.parse_subnet, addressing.parse_address,
+        addressing.parse_publish, addressing.parse_device, lambda t: addressing.parse_name(t, "VM"),
+        show.moment, lambda t: runtime.numeric_id("group", t) if t.isascii() and t.isdigit() else 0,
+    ):  # fmt: skip
+        with contextlib.suppress(HvtxError):
+            read(text)
+
+
+def bridges() -> list[passage.Bridge]:
+    """Two bridges of ours."""
+    return [passage.Bridge("br0", (4, 6), "nftables"), passage.Bridge("br1", (4,), "iptables")]
+
+
+def unit_texts(text: str) -> None:
+    """Unit files that are there."""
+    units.is_ours(text)
+    units.is_packaged(text)
+    units.drop_in(text, units.packaged()[0].text)
+
+
+def tail(data: bytes) -> None:
+    """A log's end, for a message."""
+    told = process.tail(file_of(data, "log"))
+    assert told.isprintable() or "\n" in told
+    guest.telling(data.decode(errors="replace").split("\n"), 7)
+
+
+def probed(text: str) -> None:
+    """What a guest's console says."""
+    kvm.lacks_root(text)
+    assert len(kvm.told(Ended(1, text)).splitlines()) <= 1
+
+
+def names(text: str) -> None:
+    """Marks, and what looks like them."""
+    found = mark.parse_mark(text)
+    if isinstance(found, mark.Mark):
+        assert str(found) == text
+    mark.without_marks(text)
+    nearest.meant(text, ["web", "db"], "none")
+
+
+# The list -----------------------------------------------------------------------------------------
+
+GARBLED: Errors = (OSError, ValueError)
+
+MARK = "hvtx:1:abcdefghij:7.abcdefghijklmnop"
+STAT = sample("/proc/self/stat")
+MOUNTS = (
+    "22 1 0:21 / / rw,relatime shared:1 - ext4 /dev/vda rw\n"
+    "30 22 0:25 / /run rw shared:2 master:7 - tmpfs tmpfs rw\n"
+    "31 30 0:26 /a\\040b /mnt/a\\040b\\134c rw - nfs4 host:/a rw\n"
+)
+PLAN_ITEM = {
+    "action": "delete", "reason": "vm-dead", "kind": "tap", "key": "hv3k", "vm": "web",
+    "record": {"id": 17, "state": "committed"}, "evidence": [], "message": "", "mark": MARK,
+}  # fmt: skip
+PLANS = (
+    {"schema": "hvtx/gc/1", "plan_id": "1", "items": [PLAN_ITEM, {**PLAN_ITEM, "record": None}]},
+    {"schema": "hvtx/gc/1", "heuristic": True, "items": [PLAN_ITEM]},
+)
+STATES = (
+    {"id": "aaaa1111-0000-4000-8000-00000000000a", "name": "first", "status": "running", "pid": 4242,
+     "network_ownership": {"tap_device": "tap-a", "bridge": "mybr0", "ip": "10.88.0.5", "iptables_rules":
+                           ["-t nat -D POSTROUTING -s 10.88.0.5/32 -j MASQUERADE"]}},
+    {"uuid": "x", "runtime_state": {"process_id": 7, "network": {"tap": "t", "firewall_rules":
+                                    [["iptables", "-D", "FORWARD", "-i", "t", "-j", "ACCEPT"]]}}},
+)  # fmt: skip
+VIEWS = (
+    {"schema": "hvtx/view/1", "state_directory": "/state", "as_of": "2026-01-02T03:04:05Z", "seq": 7,
+     "life": [1, "boot", 7, True], "lives": [[1, "boot", 7, True]],
+     "vms": [{"vm": ["i", "web", "qemu", 512, 1, None, None, None, [], [], "", False,
+                     [[0, "n", "net", "02:00:00:00:00:01", "10.0.0.2", None, [["tcp", None, 80, 80]]]]],
+              "verb": "start", "writer": ["boot", 7, 8, 9, 0],
+              "rows": [["process", "web", "committed", 1, {"boot_id": "boot", "pid": 7, "start": 8, "inode": 9}]]}],
+     "networks": [{"id": "n", "name": "net", "subnets": ["10.0.0.0/24"], "gateway": ["10.0.0.1"], "resources": []}],
+     "history": [{"time": "2026", "verb": "start", "vm": "web", "kind": None, "event": "made", "reason": None}]},
+)  # fmt: skip
+RULE_TEXTS = (
+    '-s 10.0.0.5/32 -i tap-x -m comment --comment "a b" -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.0.0.5:80',
+    'iifname "br0" ip saddr != { 10.0.0.0/24, fd00::5 } counter drop comment "no -i eth0"',
+    "10.77.0.5 tcp 8080 -> 10.77.0.2:80",
+    f"-d 203.0.113.1/32 -p udp -m comment --comment {MARK} --dport 53 -j MINE",
+)
+CONFIGURATION = 'firewall = "nftables"\nlock_timeout = 10\nhistory_lines = 1000\nstate_dir = "/a"\ngroup = "vm"\n'
+SAVED = [sample(name)[0].decode() for name in ("save4", "save6")]
+LISTING = [sample("listing")[0].decode()]
+RULESET = [json.loads(sample("ruleset")[0])["nftables"]]
+LEGACY = [name for name in recorded() if name.startswith("legacy")]
+
+
+@st.composite
+def legacy_inputs(draw: Any) -> tuple[str, bytes]:
+    """A recorded table, its bytes changed."""
+    name = draw(st.sampled_from(LEGACY))
+    return name, draw(mutated([sample(name)[1]]))
+
+
+PARSERS: dict[str, Parser] = {
+    # netlink
+    "netlink attributes": Parser(
+        netlink.attribute_map, mutated(sample("links")), GARBLED, ("host.netlink.attributes",),
+        lambda n: netlink.u32(7, 7) * n,
+    ),
+    "netlink errors": Parser(
+        lambda given: netlink.kernel_error(*given),
+        st.tuples(mutated([struct.pack("=iIHHII", -17, 20, 1, 0, 2, 0) + netlink.text(1, "no")]), st.sampled_from((0, 0x100, 0x200, 0x300))),
+        GARBLED, ("host.netlink.kernel_error",),
+    ),
+    "netlink dumps": Parser(
+        dumped, conversations(), (*GARBLED, netlink.DumpInterrupted),
+        ("host.netlink.Channel.dump", "host.netlink.Channel._messages", "host.netlink.Channel.get"),
+    ),
+    "netlink acknowledgements": Parser(answered, conversations(), GARBLED, ("host.netlink.Channel.transact",)),
+    "links": Parser(
+        every_link, several(sample("links")), GARBLED,
+        ("host.links.Links.all", "host.links._link", "host.links._number", "host.links._what_it_is", "host.links._tun"),
+        lambda n: sample("links") * n,
+    ),
+    "owners of tun devices": Parser(
+        lambda bodies: links(bodies).tun_owner(1), mutated(sample("links")).map(lambda one: [one]), GARBLED,
+        ("host.links.Links.tun_owner",),
+    ),
+    "addresses": Parser(every_address, several(sample("addresses")), GARBLED, ("host.links._address",)),
+    "traffic control": Parser(
+        lambda bodies: links(bodies).filtered(), several(sample("qdiscs")), GARBLED, ("host.links.Links.filtered", "host.links.Links._only_ours")
+    ),
+    "a filter of ours": Parser(
+        lambda body: links([body]).guarding(1), mutated([bytes(20) + netlink.nested(2, netlink.attribute(5, bytes(16)))]), GARBLED,
+        ("host.links.Links.guarding",),
+    ),
+    "neighbours": Parser(
+        lambda bodies: links(bodies).neighbours(), several(sample("neighbours")), GARBLED, ("host.links.Links.neighbours",)
+    ),
+    "routes": Parser(
+        lambda body: routes._towards(Told([body]), "10.0.0.1"), mutated(sample("route")), GARBLED, ("host.routes._towards",)
+    ),
+    "tables, chains, rules, sets": Parser(
+        tables, st.one_of(*(several(sample(name)) for name in ("table", "chain", "rule", "set"))), GARBLED,
+        ("host.nfnetlink.parse_table", "host.nfnetlink._chain_comment", "host.nfnetlink.parse_rule",
+         "host.nfnetlink.parse_named", "host.nfnetlink.expressions", "host.nfnetlink.xt_comment",
+         "host.nfnetlink._string", "host.nfnetlink.comment_of", "drivers.strangers._unmoved"),
+    ),
+    "generations": Parser(
+        lambda body: ToldTables([body]).generation(), mutated([bytes(4) + netlink.attribute(1, bytes(4))]), GARBLED,
+        ("host.nfnetlink._generation_in",),
+    ),
+    "elements": Parser(
+        elements, several(sample("elements")), GARBLED,
+        ("host.nfnetlink.parse_elements", "host.nftlayout.render", "host.nftlayout._verdict", "host.nftlayout._name"),
+        lambda n: [sample("elements")[0]] * n,
+    ),
+    "flows": Parser(conntrack.parse, mutated(sample("flows")), GARBLED, ("host.conntrack.parse",)),
+    # legacy tables, and what tools print
+    "legacy tables": Parser(
+        legacy, legacy_inputs(), GARBLED,
+        ("host.xtables.marked", "host.xtables.entries", "host.xtables._decides", "host.xtables._ends",
+         "host.xtables._portable", "host.xtables._walk", "host.xtables._verdict", "host.xtentry.with_comment"),
+    ),
+    "iptables-save": Parser(
+        saved_text, texts(SAVED), (ValueError,),
+        ("host.xtables.parse", "host.xtables._lines", "host.xtables._rule"),
+        lambda n: '*nat\n:A - [0:0]\n-A A -m comment --comment "open\n' + "-A A -j DROP\n" * n,
+    ),
+    "iptables-save and its entries": Parser(
+        paired, texts(SAVED), (ValueError,), ("host.xtables.pair", "drivers.strangers._paired")
+    ),
+    "words of a rule": Parser(
+        lambda text: xtentry.build(4, text, "x"), texts(RULE_TEXTS, " "), (ValueError,),
+        ("host.xtentry.build", "host.xtentry._ports", "host.xtentry._target", "host.xtentry._Addresses._network"),
+    ),
+    "nft list ruleset": Parser(
+        libnftables.rules_in, texts(LISTING), (), ("host.libnftables.rules_in",), lambda n: LISTING[0] * n
+    ),
+    "nft -a list table": Parser(nftables.listed_rules, texts(LISTING), (), ("drivers.nftables.listed_rules",)),
+    "nft -j list": Parser(
+        lambda text: list(strangers.places_in(text)), encoded_text(sample("ruleset")), (ValueError,),
+        ("drivers.strangers.places_in", "host.libnftables.objects_in"),
+    ),
+    "drops of others, in JSON": Parser(
+        lambda text: list(passage.nft_drops(libnftables.objects_in(text), bridges())), encoded_text(sample("ruleset")),
+        (ValueError,), ("planner.passage.nft_drops",),
+    ),
+    "drops of others, legacy": Parser(
+        lambda text: list(passage.legacy_drops(4, text, "abcdefghij", bridges())), texts(SAVED), (),
+        ("planner.passage.legacy_drops",),
+    ),
+    "what a rule speaks of": Parser(
+        mentions, texts(RULE_TEXTS, " "), (), ("planner.heuristic.mentions", "planner.gc.mentions"),
+        lambda n: "1:2::" * n + " 10.0.0.1" * n,
+    ),
+    "ports of others": Parser(others_ports, texts(RULE_TEXTS, " "), (), ("planner.neighbours.published_by_others",)),
+    # hypervisors and guests
+    "QMP": Parser(lambda pieces: conversation(qmp.asks_status(), pieces), lines_of(QMP), (ConnectionError,),
+                  ("host.qmp.asks_status", "host.qmp.Stream", "host.qmp._status_in")),
+    "QMP, commands": Parser(qmp_commands, lines_of(QMP), (HvtxError, OSError), ("host.qmp.Qmp.execute",)),
+    "API": Parser(
+        lambda pieces: conversation(api.asks_state("/"), pieces), st.lists(mutated(HTTP), max_size=4), (ConnectionError,),
+        ("host.api.asks_state", "host.api.whole", "host.api.state_in", "host.api.succeeded"),
+    ),
+    "API, JSON": Parser(
+        lambda data: api.state_in(b"HTTP/1.1 200 OK\r\n\r\n" + data), json_bytes(({"state": "Running"},)), (ConnectionError,),
+        ("host.api.state_in",),
+    ),
+    "API, power": Parser(
+        told_in_time, st.lists(mutated(HTTP), max_size=4), (OSError,), ("host.api.asks_power_off", "host.talk.Talk")
+    ),
+    "JSON of hypervisors": Parser(
+        strict, json_bytes((*QMP, {"state": "Running"})), (ConnectionError,), ("host.talk.parsed", "host.talk._refuse_depth"),
+        lambda n: b'{"a": "' + b"[" * n + b'"}',
+    ),
+    "words of hypervisors": Parser(said, mutating.values, (), ("host.talk.word", "host.talk.sentence")),
+    "a guest's log": Parser(tail, encoded(texts(("error: a\n\x1b[31mb\x1b[0m\r\nc\n" * 20,))), (), ("drivers.process.tail",)),
+    "a probe's console": Parser(
+        probed, texts(("[ 0.1] Kernel panic - not syncing: VFS: Unable to mount root fs\nKVM internal error",)), (),
+        ("host.kvm.lacks_root", "host.kvm.told"),
+    ),
+    "disk headers": Parser(
+        lambda data: process.look_into(file_of(data, "disk")), mutated([b"QFI\xfb\0\0\0\3" + bytes(72), bytes(80)]),
+        (HvtxError,), ("drivers.process.look_into",),
+    ),
+    # files
+    "state.json": Parser(
+        state_file, json_bytes(STATES), (ValueError,),
+        ("engine.adopt._read", "planner.adoption.parse_state", "planner.adoption.judge", "planner.adoption._rules"),
+    ),
+    "rules in delete form": Parser(
+        adoption.parse_deletion, texts(("-t nat -D POSTROUTING -s 10.88.0.5/32 -j MASQUERADE", *RULE_TEXTS), " "),
+        (ValueError,), ("planner.adoption.parse_deletion", "planner.adoption._by_words"), lambda n: "-D A -s ::1 'a b' " * n,
+    ),
+    "access control lists": Parser(
+        listed_access, mutated([struct.pack("<IHHIHHIHHI", 2, 1, 6, 0xFFFFFFFF, 2, 6, 54321, 16, 6, 0xFFFFFFFF)]), (),
+        ("host.trust._entries",),
+    ),
+    "saved plans": Parser(saved_plan, json_bytes(PLANS), (HvtxError,), ("engine.files.read_plan", "engine.collect.load_plan", "engine.collect._identity")),
+    "saved guesses": Parser(saved_guesses, json_bytes(PLANS), (HvtxError,), ("engine.heuristic.load_plan",)),
+    "views": Parser(published, json_bytes(VIEWS), (HvtxError,), ("engine.view._parsed", "store.view.read")),
+    "stores of others": Parser(installation, mutated([store_bytes()]), (HvtxError, OSError), ("store.backup.installation_at",)),
+    "backups": Parser(whole_store, mutated([store_bytes()]), (HvtxError, OSError), ("store.backup.draft_of",)),
+    "configuration": Parser(configuration, encoded(texts((CONFIGURATION,))), (HvtxError,), ("cli.main._from_file",)),
+    "environment": Parser(
+        environment,
+        st.dictionaries(
+            st.sampled_from([f"HVTX_{n.upper()}" for n in (*sorted(cli._KEYS), "qemu_accel")]), words, max_size=4
+        ),
+        (HvtxError,), ("cli.main.settings", "cli.main._checked", "host.kvm.wanted_accelerator"),
+    ),
+    "answers about KVM": Parser(
+        kept_answers, json_bytes(([["boot", ["/qemu", 1, 2], None], ["kvm", "it runs", ""]],)), (), ("host.kvm.all_kept",)
+    ),
+    "traces": Parser(
+        followed, texts(("64512:64512:/var/lib/hvtx/hvtx.db",), ":"), (), ("host.traces.follow",), lambda n: "1:1:/" + "a/" * min(n, 400)
+    ),
+    "unit files": Parser(unit_texts, texts([unit.text for unit in units.packaged()]), (), ("engine.units.drop_in",)),
+    # /proc
+    "stat": Parser(procfs.start_time, mutated(STAT), (ValueError,), ("host.procfs.start_time",)),
+    "status": Parser(
+        lambda data: (procfs._field(data, b"Tgid:"), capabilities.sets_in(data)), mutated(sample("/proc/self/status")),
+        (ValueError,), ("host.procfs._field", "host.capabilities.sets_in"),
+    ),
+    "fdinfo of tun": Parser(
+        procfs.device_in,
+        mutated([b"pos:\t0\nflags:\t0100002\nmnt_id:\t25\nino:\t9\niff:\ttap0\n"]),
+        (),
+        ("host.procfs.device_in",),
+    ),
+    "command lines": Parser(
+        lambda text: described(text.split("\0")),
+        texts(("/usr/bin/python3\0-m\0hvtx\0--state-dir\0/s\0vm\0run\0web\0--append\0x", "sleep\0600"), "\0"), (),
+        ("host.holder.command_of",), lambda n: "hvtx\0" + "--a\0b\0" * n,
+    ),
+    "mountinfo": Parser(
+        lambda text: mounts.find_filesystem(text, "/mnt/a b"), texts((MOUNTS,)), (), ("host.mounts.find_filesystem",),
+        lambda n: MOUNTS * n,
+    ),
+    "sockets": Parser(
+        lambda text: ports.sockets_in(text, "0A"),
+        texts([sample(f"/proc/self/net/{name}")[0].decode() for name in ("tcp", "tcp6", "udp")]), (ValueError,),
+        ("host.ports.sockets_in", "host.ports._spelt"),
+    ),
+    # words
+    "marks": Parser(names, texts((MARK, f"a {MARK} b"), ":"), (), ("model.mark.parse_mark",), lambda n: "hvtx:1:" * n),
+    "what people type": Parser(
+        user_words,
+        texts(("10.77.0.5", "fd77::5/64", "02:00:00:00:00:01", "[fd77::1]:8080:80/udp", "10.0.0.0/24", "2026-05-01T12:30Z", "2h")),
+        (), ("planner.addressing", "engine.show.moment", "engine.runtime.numeric_id"),
+    ),
+}  # fmt: skip

@@ -1,0 +1,220 @@
+"""No parser of what strangers write raises what it does not name, or concludes what was not there.
+
+The ordinary run takes some examples, always the same. ``HVTX_FUZZ=<seconds>`` gives each parser so
+long with other ones, prints the seed of each round (``HVTX_FUZZ_SEED`` begins with it again), and
+keeps what was found in ``.cache/fuzz``, which the next run tries first.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
+from hypothesis.database import DirectoryBasedExampleDatabase
+
+from hvtx.host import netlink
+from hvtx.host.nfnetlink import comment_data, comment_of
+from hvtx.model.mark import Mark, make_mark, parse_mark
+from tests.fuzz.parsers import PARSERS, Parser
+
+ROOT = Path(__file__).resolve().parents[2]
+SECONDS = float(os.environ.get("HVTX_FUZZ", "0"))
+EXAMPLES, ROUND = 40, 500
+
+
+def options(*, examples: int, **more: Any) -> settings:
+    """Settings that ask for nothing but the property."""
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
+        **more,
+    )
+
+
+def property_of(parser: Parser) -> Callable[..., None]:
+    """Only the named errors come out."""
+
+    @given(parser.inputs)
+    def holds(given_: Any) -> None:
+        try:
+            parser.call(given_)
+        except AssertionError:
+            raise
+        except parser.errors:
+            pass
+
+    return holds
+
+
+@pytest.mark.timeout(int(SECONDS * 3) + 300)
+@pytest.mark.parametrize("name", PARSERS)
+def test_only_named_errors(name: str) -> None:
+    holds = property_of(PARSERS[name])
+    if not SECONDS:
+        options(examples=EXAMPLES, derandomize=True, database=None)(holds)()
+        return
+    kept = DirectoryBasedExampleDatabase(ROOT / ".cache/fuzz")
+    number = int(os.environ.get("HVTX_FUZZ_SEED", "0")) or random.SystemRandom().getrandbits(32)
+    end, rounds = time.monotonic() + SECONDS, 0
+    while time.monotonic() < end:
+        print(f"{name}: HVTX_FUZZ_SEED={number}", flush=True)  # noqa: T201
+        seed(number)(options(examples=ROUND, database=kept)(property_of(PARSERS[name])))()
+        number, rounds = number + 1, rounds + 1
+    print(f"{name}: {rounds * ROUND} examples")  # noqa: T201
+
+
+plain = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=60)
+
+
+@options(examples=EXAMPLES, derandomize=True, database=None)
+@given(
+    st.integers(1, 2**63 - 1), st.binary(min_size=10, max_size=10), plain, st.binary(max_size=40)
+)
+def test_what_is_written_is_read_as_it_was(row: int, nonce: bytes, text: str, data: bytes) -> None:
+    """Marks, comments in the kernel's form, netlink attributes: as they were given."""
+    written = make_mark("abcdefghij", row, nonce)
+    found = parse_mark(written)
+    assert isinstance(found, Mark)
+    assert (str(found), found.installation) == (written, "abcdefghij")
+    assert comment_of(comment_data(text)) == text
+    parts = netlink.attribute(3, data) + netlink.nested(4, netlink.text(5, text))
+    read = netlink.attribute_map(parts)
+    assert read[3] == data
+    assert netlink.attribute_map(read[4])[5] == text.encode() + b"\0"
+
+
+# What decodes bytes, numbers or JSON, and is in no parser's ``covers``: why it need not be.
+ASIDE = {
+    "cli.metrics.metrics": "text of our own making",
+    "cli.metrics._write": "text of our own making",
+    "cli.page.markup.visible": "text of our own making",
+    "cli.render._well_formed": "text of our own making",
+    "cli.vm._print_log": "replaces what is no text",
+    "drivers.strangers._saved_by_iptables": "hands to xtables.parse, which is here",
+    "engine.lost._traces": "replaces what is no text",
+    "engine.ownership._interpreters": "takes any bytes",
+    "engine.systemd._text_at": "replaces what is no text",
+    "engine.show.log_document": "replaces what is no text",
+    "host.libnftables.run": "replaces what is no text",
+    "host.holder._described": "replaces what is no text; hands to command_of, which is here",
+    "host.links.Links.change": "a MAC address of our own",
+    "host.locks.LockFile": "an answer of fcntl, as long as was asked for",
+    "host.logger._stays_empty": "an answer of ioctl, as long as was asked for",
+    "host.nftlayout._link_local": "a MAC address of our own",
+    "host.portfilter": "addresses of our own",
+    "host.nftlayout._mac": "a MAC address of our own",
+    "host.probe_code": "constants",
+    "host.probe_guest.image": "random bytes of our own",
+    "host.procfs.boot_id": "the kernel's, 36 characters",
+    "host.procfs.netns_cookie": "an answer of getsockopt, as long as was asked for",
+    "host.procfs.command_line": "takes any bytes",
+    "host.procfs._name": "replaces what is no text",
+    "host.program._read": "replaces what is no text",
+    "host.tun.attach": "a name of our own",
+    "host.xtables.save_text": "takes any bytes",
+    "host.xtables._info": "an answer of getsockopt, as long as was asked for",
+    "model.mark.base32": "random bytes of our own",
+    "planner.provision": "random bytes of our own",
+    "store.database.Store": "numbers of our own, in a file that only the store's owner may write",
+    "store.history": "rows of our own, in a store that only its owner may write",
+    "store.records": "rows of our own, in a store that only its owner may write",
+    "store.view.Publisher.is_fresh": "looks at the length first",
+}
+DECODING = frozenset(
+    ("loads", "unpack", "unpack_from", "from_bytes", "decode", "fromhex", "fromisoformat", "fsdecode",
+     "iter_unpack")
+)  # fmt: skip
+
+
+def decoders() -> set[str]:
+    """Every function of the program that decodes something, as ``room.module.function``."""
+    found = set()
+
+    def visit(node: ast.AST, path: str) -> None:
+        for child in ast.iter_child_nodes(node):
+            inner = isinstance(child, ast.FunctionDef | ast.ClassDef)
+            visit(child, f"{path}.{child.name}" if inner else path)  # type: ignore[attr-defined]
+        called = node.func if isinstance(node, ast.Call) else None
+        if isinstance(called, ast.Name) and called.id in DECODING:
+            found.add(path)
+        if isinstance(called, ast.Attribute):
+            whose = called.value.id if isinstance(called.value, ast.Name) else ""
+            by_name = (whose, called.attr) in (("shlex", "split"), ("tomllib", "load"))
+            if called.attr in DECODING or by_name:
+                found.add(path)
+
+    for source in (ROOT / "hvtx").rglob("*.py"):
+        module = source.relative_to(ROOT / "hvtx").with_suffix("").as_posix().replace("/", ".")
+        visit(ast.parse(source.read_text()), module)
+    return found
+
+
+def test_every_reader_of_foreign_bytes_is_here() -> None:
+    """A new parser fails here until it joins PARSERS, or says in ASIDE why it need not."""
+    covered = {name for parser in PARSERS.values() for name in parser.covers}
+
+    def within(name: str, known: set[str]) -> bool:
+        return any(name == one or name.startswith(f"{one}.") for one in known)
+
+    found = decoders()
+    assert sorted(n for n in found if not within(n, covered | ASIDE.keys())) == []
+    idle = [one for one in ASIDE if not any(within(name, {one}) for name in found)]
+    assert idle == []
+
+
+def test_what_is_covered_is_there() -> None:
+    """The names in ``covers`` are those of the program."""
+    known = set()
+
+    def visit(node: ast.AST, path: str) -> None:
+        known.add(path)
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.FunctionDef | ast.ClassDef):
+                visit(child, f"{path}.{child.name}")
+
+    for source in (ROOT / "hvtx").rglob("*.py"):
+        module = source.relative_to(ROOT / "hvtx").with_suffix("").as_posix().replace("/", ".")
+        visit(ast.parse(source.read_text()), module)
+    assert sorted({n for p in PARSERS.values() for n in p.covers} - known) == []
+
+
+def steps(parser: Parser, given_: Any) -> int:
+    """How many lines run for an input."""
+    count = 0
+
+    def trace(_frame: FrameType, _event: str, _argument: object) -> Callable[..., Any]:
+        nonlocal count
+        count += 1
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        parser.call(given_)
+    except parser.errors:
+        pass
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@pytest.mark.parametrize("name", [name for name, parser in PARSERS.items() if parser.grown])
+def test_twice_as_much_takes_twice_as_many_steps(name: str) -> None:
+    """And not four times: whoever makes a text long does not make the reader slow."""
+    parser = PARSERS[name]
+    assert parser.grown is not None
+    steps(parser, parser.grown(1))  # what is loaded once
+    small, great = (steps(parser, parser.grown(size)) for size in (150, 300))
+    assert great < 2.6 * small + 200, (small, great)

@@ -1,0 +1,44 @@
+"""How many descriptors are left is told before anything is made."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterator
+
+import pytest
+
+from hvtx.errors import HostRefused
+from hvtx.host import descriptors
+
+
+@pytest.fixture
+def used() -> Iterator[int]:
+    """How many numbers are taken, up to the highest; the limits are put back."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield max(int(name) for name in os.listdir("/proc/self/fd")) + 1
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_who_has_enough_changes_nothing(used: int) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 40, hard))
+    before = os.listdir("/proc/self/fd")
+    descriptors.need(40)
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (used + 40, hard)
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_the_soft_limit_is_raised_to_the_usual_one(used: int) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used, hard))
+    descriptors.need(used + 40)
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(descriptors.USUAL, hard)
+
+
+def test_who_may_not_have_enough_is_refused(used: int) -> None:
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(HostRefused) as refused:
+        descriptors.need(used + descriptors.USUAL + resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    assert "ulimit -n" in str(refused.value.hint)
+    assert os.listdir("/proc/self/fd") == before
