@@ -32,7 +32,7 @@ from hvtx.drivers.base import Host
 from hvtx.errors import Busy, Contended, HostRefused, HvtxError
 from hvtx.host import xtables
 from hvtx.model.mark import FAMILY, parse_mark
-from hvtx.model.resource import FLOWS, GONE, Entry, Outcome, Resource
+from hvtx.model.resource import FLOWS_EACH, GONE, Entry, Outcome, Resource
 
 BACKEND = "iptables"
 _FAMILIES = {tool: family for family, tool in xtables.TOOLS.items()}
@@ -169,7 +169,7 @@ def _network(installation: str, spec: Mapping[str, Any]) -> tuple[Rule, ...]:
         # dropped here is not entered. Before anything of them is accepted.
         flows = f"-i {bridge} -m conntrack --ctstate NEW -m connlimit"
         mask = 128 if family == 6 else 32
-        flows += f" --connlimit-above {spec.get('flows', FLOWS)} --connlimit-mask {mask}"
+        flows += f" --connlimit-above {spec.get('flows', FLOWS_EACH)} --connlimit-mask {mask}"
         flows += " --connlimit-saddr -j DROP"
         rules.append(Rule(family, "filter", "INPUT", flows, first=True))
         rules += [Rule(family, "filter", forward, text, first=True) for text in [flows, *texts]]

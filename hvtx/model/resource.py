@@ -105,7 +105,7 @@ class AddressSpec(TypedDict):
     address: str  # with prefix length: "10.77.0.1/24"
 
 
-FLOWS = 16384  # tracked connections of a guest, where its row does not say
+FLOWS_EACH = 16384  # tracked connections of a guest, where its row does not say
 
 
 class FirewallSpec(TypedDict, total=False):

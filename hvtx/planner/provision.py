@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hvtx.model.mark import base32
-from hvtx.model.resource import FLOWS, Kind
+from hvtx.model.resource import FLOWS_EACH, Kind
 from hvtx.model.user import User
 from hvtx.model.vm import Interface, Network, Vm
 
@@ -77,7 +77,7 @@ def want_network(
     bridge_mark: str,
     bases: Sequence[str],
     settings: Sequence[tuple[str, str, str]],
-    flows: int = FLOWS,
+    flows: int = FLOWS_EACH,
 ) -> tuple[list[Want], list[Want]]:
     """The installation's and the network's own resources.
 
@@ -208,7 +208,7 @@ def want_vm(
     devices: Sequence[tuple[str, int, str]],
     directory: str | None,
     process: bool,
-    flows: int = FLOWS,
+    flows: int = FLOWS_EACH,
     user: User | None = None,
 ) -> list[tuple[Want, str | None]]:
     """A VM's resources with the network each belongs to.
@@ -250,7 +250,7 @@ def want_interface(
     device: str,
     ifindex: int,
     mac: str,
-    flows: int = FLOWS,
+    flows: int = FLOWS_EACH,
 ) -> list[Want]:
     """The TAP of one interface and its firewall elements."""
     both = {"ipv4": interface.ipv4, "ipv6": interface.ipv6, "bridge": network.bridge}
