@@ -105,6 +105,7 @@ ASIDE = {
     "drivers.strangers._saved_by_iptables": "hands to xtables.parse, which is here",
     "engine.lost._traces": "replaces what is no text",
     "engine.ownership._interpreters": "takes any bytes",
+    "model.user.own_user": "the installation's own name",
     "engine.systemd._text_at": "replaces what is no text",
     "engine.show.log_document": "replaces what is no text",
     "host.libnftables.run": "replaces what is no text",
