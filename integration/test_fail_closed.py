@@ -395,3 +395,95 @@ def test_what_a_flush_opens(firewall: str, flush: str, bridged: bool, world: lab
         assert site.open() == set()
         assert reach(None, site.two, "tcp", "127.0.0.1", 8080, 80)
         assert reach(site.one, world, "tcp", WORLD4, 7000, 7000)
+
+
+# -- what all share: connection tracking, and the host's neighbours (R15) ---------------------------
+
+
+def tracked(address: str) -> int:
+    """How many connections are tracked with this address as their source."""
+    family = "ipv6" if ":" in address else "ipv4"
+    listed = lab.run("conntrack", "-L", "-f", family, "-s", address, check=False)
+    return len(listed.splitlines())
+
+
+def flood(guest: GuestVm, source: str, target: str, mac: str, count: int) -> None:
+    """Datagrams from so many ports."""
+    make, kind = (udp6, 0x86DD) if ":" in source else (udp4, 0x0800)
+    with inside(guest), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:  # type: ignore[arg-type]
+        wire.bind(("eth0", 0))
+        for number in range(count):
+            ports = (1024 + number % 60000, 7 + number // 60000)
+            wire.send(ether(guest.mac, mac, kind, make(source, target, ports, b"flood")))
+            if number % 100 == 99:
+                time.sleep(0.002)  # the guest moves frames one by one
+
+
+@pytest.mark.parametrize("beyond", ["the world", "the host"])
+def test_a_guest_uses_up_no_more_connections_than_its_own(
+    firewall: str, world: lab.Namespace, monkeypatch: pytest.MonkeyPatch, beyond: str
+) -> None:
+    """Its flood ends at the limit; another guest's new flows, and its own to neighbours, go on."""
+    bridged_frames_see_iptables(False)
+    monkeypatch.setattr("hvtx.engine.launch.flow_limit", lambda: 300)
+    monkeypatch.setattr("hvtx.engine.networks.flow_limit", lambda: 300)
+    with program(firewall) as hvtx:
+        make_network(hvtx)
+        one, two = run(hvtx, "one"), run(hvtx, "two")
+        mac = mac_of(bridge_of(hvtx))
+        targets = (WORLD4, lab.WORLD6) if beyond == "the world" else (GATEWAY4, GATEWAY6)
+        for source, target in zip((one.ipv4, one.ipv6), targets, strict=True):
+            flood(one, source, target, mac, 2000)
+            assert 250 <= tracked(source) <= 310
+            theirs = two.ipv4 if ":" not in source else two.ipv6
+            where = world if beyond == "the world" else None
+            assert reach(two, where, "tcp", target, 7000, 7000)
+            assert reach(one, two, "tcp", theirs, 7001, 7001)
+
+
+def test_link_local_sources_are_few(hvtx: Program) -> None:
+    """A guest cannot fill the host's table of neighbours, nor connection tracking, by fe80s."""
+    make_network(hvtx)
+    one, two = run(hvtx, "one"), run(hvtx, "two")
+    bridge = bridge_of(hvtx)
+    mac = mac_of(bridge)
+    (shown,) = json.loads(lab.run("ip", "-j", "addr", "show", bridge))
+    gateway = next(a["local"] for a in shown["addr_info"] if a["local"].startswith("fe80:"))
+    with inside(one), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:  # type: ignore[arg-type]
+        wire.bind(("eth0", 0))
+        for number in range(600):
+            source = f"fe80::aaaa:{number + 1:x}"
+            body = struct.pack(">BBHI", 135, 0, 0, 0) + socket.inet_pton(socket.AF_INET6, gateway)
+            body += bytes((1, 1)) + bytes.fromhex(one.mac.replace(":", ""))
+            packet = ipv6(source, gateway, 58, icmp6(source, gateway, body))
+            wire.send(ether(one.mac, mac, 0x86DD, packet))
+            if number % 100 == 99:
+                time.sleep(0.005)
+    assert reach(one, None, "udp", GATEWAY6, 7000, 7000)
+    known = lab.run("ip", "-6", "neigh", "show", "dev", bridge).count("fe80::aaaa")
+    assert 10 <= known <= 25
+    assert reach(two, None, "udp", GATEWAY6, 7000, 7000)
+    index = json.loads(two.run("ip", "-j", "link", "show", "eth0"))[0]["ifindex"]
+    assert reach(two, None, "udp", f"{gateway}%{index}", 7000, 7000), "its own passes"
+
+
+def test_a_guest_makes_the_host_ask_for_few_neighbours(firewall: str, world: lab.Namespace) -> None:
+    """Sent through the host to addresses of its own subnet that are nobody's."""
+    if firewall == "iptables":
+        pytest.skip("docs/security.md: open there")
+    bridged_frames_see_iptables(False)
+    with program(firewall) as hvtx:
+        make_network(hvtx)
+        one = run(hvtx, "one")
+        bridge = bridge_of(hvtx)
+        mac = mac_of(bridge)
+        with inside(one), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:  # type: ignore[arg-type]
+            wire.bind(("eth0", 0))
+            for number in range(600):
+                target = f"fd77::bbbb:{number + 1:x}"
+                wire.send(ether(one.mac, mac, 0x86DD, udp6(one.ipv6, target, (7, 8), b"x")))
+                if number % 100 == 99:
+                    time.sleep(0.005)
+        assert reach(one, None, "udp", GATEWAY6, 7000, 7000)
+        asked = lab.run("ip", "-6", "neigh", "show", "dev", bridge).count("fd77::bbbb")
+        assert 10 <= asked <= 200

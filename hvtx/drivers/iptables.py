@@ -32,7 +32,7 @@ from hvtx.drivers.base import Host
 from hvtx.errors import Busy, Contended, HostRefused, HvtxError
 from hvtx.host import xtables
 from hvtx.model.mark import FAMILY, parse_mark
-from hvtx.model.resource import GONE, Entry, Outcome, Resource
+from hvtx.model.resource import FLOWS_EACH, GONE, Entry, Outcome, Resource
 
 BACKEND = "iptables"
 _FAMILIES = {tool: family for family, tool in xtables.TOOLS.items()}
@@ -165,7 +165,14 @@ def _network(installation: str, spec: Mapping[str, Any]) -> tuple[Rule, ...]:
         if spec["nat"]:
             known = "-m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT"
             texts.append(f"! -i {bridge} -o {bridge} {known} -j DROP")
-        rules += [Rule(family, "filter", forward, text, first=True) for text in texts]
+        # Of each of its addresses so many connections, to the world and to the host: what is
+        # dropped here is not entered. Before anything of them is accepted.
+        flows = f"-i {bridge} -m conntrack --ctstate NEW -m connlimit"
+        mask = 128 if family == 6 else 32
+        flows += f" --connlimit-above {spec.get('flows', FLOWS_EACH)} --connlimit-mask {mask}"
+        flows += " --connlimit-saddr -j DROP"
+        rules.append(Rule(family, "filter", "INPUT", flows, first=True))
+        rules += [Rule(family, "filter", forward, text, first=True) for text in [flows, *texts]]
         if family == 4:
             rules += _loopback_guard(installation, bridge)
             loopback = f"-s 127.0.0.0/8 -o {bridge} -j MASQUERADE"

@@ -24,6 +24,7 @@ from hvtx.engine.runtime import Runtime, process_facts, rows_by_vm
 from hvtx.engine.transaction import Operation, begin, forget_vm
 from hvtx.errors import Conflict, HvtxError, NotFound, PartialFailure, StoreError, UsageError
 from hvtx.host import failpoint, paths, procfs
+from hvtx.host.flows import flow_limit
 from hvtx.host.logger import older
 from hvtx.hypervisors import base as hypervisors
 from hvtx.model.plan import Reason
@@ -329,6 +330,7 @@ def _intend(
         ],
         directory=run_directory(runtime, vm) if runs else None,
         process=runs,
+        flows=flow_limit(),
         user=user,
     )
     return operation.intend(

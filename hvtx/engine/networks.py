@@ -24,6 +24,7 @@ from hvtx.errors import (
     advised,
 )
 from hvtx.host import failpoint
+from hvtx.host.flows import flow_limit
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted, forbidden
 from hvtx.model.resource import Kind, Resource, State, filters_on
@@ -362,6 +363,7 @@ def _make(runtime: Runtime, network: Network, verb: str, *, new: bool) -> None:
             bridge_mark="",
             bases=bases,
             settings=settings,
+            flows=flow_limit(),
         )
         if new:
             records.add_network(sql, network, operation.id)

@@ -46,6 +46,7 @@ from typing import Any, NamedTuple
 from hvtx.errors import UsageError
 from hvtx.host.netlink import attribute_map
 from hvtx.host.nfnetlink import ACCEPT, GOTO, Piece, verdict
+from hvtx.model.resource import FLOWS_EACH
 
 FAMILIES = ("inet", "bridge")
 
@@ -391,7 +392,6 @@ _BRIDGE = Skeleton(
 
 SKELETONS: Mapping[str, Skeleton] = {"inet": _INET, "bridge": _BRIDGE}
 PASSING = frozenset({("bridge", "seen6")})  # sets that packets fill: nothing in them is a row's
-FLOWS = 16384  # tracked connections of a guest, where its row does not say
 
 
 def table_name(installation: str) -> str:
@@ -494,7 +494,7 @@ def _network(spec: Mapping[str, Any]) -> list[Piece]:
     found = [
         Piece("inet", "", "bridges", bridge),
         Piece("inet", "", "within", bridge + bridge, within, verdict=True),
-        Piece("inet", "", "flows_link", bridge, flows=spec.get("flows", FLOWS)),
+        Piece("inet", "", "flows_link", bridge, flows=spec.get("flows", FLOWS_EACH)),
     ]
     if spec["nat"]:
         found.append(Piece("inet", "", "nat_bridges", bridge))
@@ -502,7 +502,7 @@ def _network(spec: Mapping[str, Any]) -> list[Piece]:
 
 
 def _forward(spec: Mapping[str, Any]) -> list[Piece]:
-    bridge, flows = _ifname(spec["bridge"]), spec.get("flows", FLOWS)
+    bridge, flows = _ifname(spec["bridge"]), spec.get("flows", FLOWS_EACH)
     return [
         piece
         for family in "46"

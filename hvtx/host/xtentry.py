@@ -6,8 +6,9 @@ kernel takes of them is fixed for good (a new shape gets a new revision), so the
 the same for every version of libxtables, whose parser is a private matter of iptables.
 
 Families are 4 and 6. Sources: include/uapi/linux/netfilter/x_tables.h, xt_addrtype.h, xt_comment.h,
-xt_conntrack.h, xt_tcpudp.h, nf_nat.h, nf_conntrack_common.h; netfilter_ipv4/ip_tables.h,
-netfilter_ipv6/ip6_tables.h. Each revision named here is in every kernel since Linux 4.18.
+xt_connlimit.h, xt_conntrack.h, xt_tcpudp.h, nf_nat.h, nf_conntrack_common.h;
+netfilter_ipv4/ip_tables.h, netfilter_ipv6/ip6_tables.h. Each revision named here is in every
+kernel since Linux 4.18.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ _VIA_IN, _VIA_OUT, _SRCIP, _DSTIP, _PROTO = 0x01, 0x02, 0x08, 0x10, 0x40  # invf
 _PROTOCOLS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
 _IFNAMSIZ = 16
 _COMMENT_LENGTH = 256
+_BARE = frozenset({"--connlimit-saddr"})  # options without a value
 
 
 class Layout(NamedTuple):
@@ -60,7 +62,9 @@ def build(family: int, text: str, comment: str) -> bytes:
         if word in ("-s", "-d", "-i", "-o", "-p"):
             addresses.take(word, words.value(), inverted=inverted)
         elif word == "-m" and not inverted:
-            matches += _match(words.value(), words)
+            name = words.value()
+            several = name == "connlimit"
+            matches += _connlimit(layout, words) if several else _match(name, words)
         elif word == "-j" and not inverted:
             target = _target(layout, words.value(), list(words))
         else:
@@ -126,12 +130,17 @@ class _Words:
         while self._left:
             inverted = self._left[-1] == "!"
             name = self._left[-2] if inverted and len(self._left) > 1 else self._left[-1]
-            if not name.startswith("--"):
+            if not name.startswith("--") or name in _BARE:
                 return
             if name not in known:
                 raise self.unknown(name)
             del self._left[-2 if inverted else -1 :]
             yield name, self.value(), inverted
+
+    def flags(self, *known: str) -> Iterator[str]:
+        """Options without a value, as far as the next words are such."""
+        while self._left and self._left[-1] in known:
+            yield self._left.pop()
 
     def unknown(self, word: str) -> ValueError:
         """The error for a word that is not among ours."""
@@ -253,6 +262,23 @@ def _tcp(value: str, inverted: bool) -> bytes:
 def _udp(value: str, inverted: bool) -> bytes:
     """The match udp: struct xt_udp."""
     return struct.pack("=HHHHBx", *_ports(value, inverted))
+
+
+_CONNLIMIT = struct.Struct("=16sIIQ")  # struct xt_connlimit_info, revision 1
+
+
+def _connlimit(layout: Layout, words: _Words) -> bytes:
+    """The match connlimit: so many more than that of one source address."""
+    known = ("--connlimit-above", "--connlimit-mask")
+    found = {name: (value, inverted) for name, value, inverted in words.options(*known)}
+    whole = 32 if layout.domain == socket.AF_INET else 128
+    above, _ = found.get("--connlimit-above", ("", False))
+    if list(words.flags("--connlimit-saddr")) != ["--connlimit-saddr"] or found != {
+        "--connlimit-above": (above, False), "--connlimit-mask": (str(whole), False)
+    }:  # fmt: skip
+        raise ValueError("cannot build such a match connlimit")
+    mask = (b"\xff" * (whole // 8)).ljust(16, b"\0")
+    return _part("connlimit", 1, _CONNLIMIT.pack(mask, int(above), 0, 0))
 
 
 # name: revision, the option that it must have, its payload

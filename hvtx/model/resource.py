@@ -105,16 +105,21 @@ class AddressSpec(TypedDict):
     address: str  # with prefix length: "10.77.0.1/24"
 
 
+FLOWS_EACH = 16384  # tracked connections of a guest, where its row does not say
+
+
 class FirewallSpec(TypedDict, total=False):
     """What a firewall row stands for; the backend compiles it to elements or rules.
 
     ``what`` selects the fields:
 
     ``base``        the installation's own tables and chains, in this backend
-    ``network``     bridge, subnets, nat, isolate, gateway6 (link-local of the bridge, or None)
+    ``network``     bridge, subnets, nat, isolate, gateway6 (link-local of the bridge, or None),
+                    flows (tracked connections that one guest may have)
     ``port``        device, mac, ipv4, ipv6 (anti-spoofing), bridge, gateway6, isolate (its
                     network's; no default, so that it is never forgotten), forward (bool:
-                    also accept forwarding for its addresses; false where the other backend does)
+                    also accept forwarding for its addresses; false where the other backend does),
+                    flows
     ``forward``     ipv4, ipv6, bridge: accept forwarding for these addresses
     ``masquerade``  address, bridge
     ``publish``     protocol, host_ip (None: any), host_port, ipv4, ipv6, guest_port, bridge
@@ -137,6 +142,7 @@ class FirewallSpec(TypedDict, total=False):
     host_ip: str | None
     host_port: int
     guest_port: int
+    flows: int
 
 
 class ProcessSpec(TypedDict):

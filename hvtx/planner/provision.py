@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hvtx.model.mark import base32
-from hvtx.model.resource import Kind
+from hvtx.model.resource import FLOWS_EACH, Kind
 from hvtx.model.user import User
 from hvtx.model.vm import Interface, Network, Vm
 
@@ -77,12 +77,14 @@ def want_network(
     bridge_mark: str,
     bases: Sequence[str],
     settings: Sequence[tuple[str, str, str]],
+    flows: int = FLOWS_EACH,
 ) -> tuple[list[Want], list[Want]]:
     """The installation's and the network's own resources.
 
     ``bases`` names what :func:`missing_bases` found; ``settings`` are ``(path below /proc/sys,
     value, value before)`` of those that have to be turned on. The bridge is the first of the
-    network's own; ``bridge_mark`` is the mark that its row will have.
+    network's own; ``bridge_mark`` is the mark that its row will have. ``flows`` is how many
+    tracked connections each of its guests may have.
     """
     shared = [
         Want(
@@ -133,6 +135,7 @@ def want_network(
                 "nat": network.nat,
                 "isolate": network.isolate,
                 "gateway6": network.gateway6,
+                "flows": flows,
             },
         )
     )
@@ -205,13 +208,15 @@ def want_vm(
     devices: Sequence[tuple[str, int, str]],
     directory: str | None,
     process: bool,
+    flows: int = FLOWS_EACH,
     user: User | None = None,
 ) -> list[tuple[Want, str | None]]:
     """A VM's resources with the network each belongs to.
 
     ``bridges`` gives the index of each network's bridge, ``devices`` a name, an index and a MAC for
-    every interface, ``directory`` the run-time directory where the hypervisor needs one. ``user``
-    is whom the process runs as; None: as hvtx.
+    every interface, ``directory`` the run-time directory where the hypervisor needs one, ``flows``
+    how many tracked connections it may have in each network. ``user`` is whom the process runs as;
+    None: as hvtx.
     """
     owner = {} if user is None else {"owner": user.uid}
     wants: list[tuple[Want, str | None]] = []
@@ -228,6 +233,7 @@ def want_vm(
                 device=device,
                 ifindex=ifindex,
                 mac=mac,
+                flows=flows,
             )
         ]
     if process:
@@ -237,7 +243,14 @@ def want_vm(
 
 
 def want_interface(
-    interface: Interface, network: Network, *, bridge: int, device: str, ifindex: int, mac: str
+    interface: Interface,
+    network: Network,
+    *,
+    bridge: int,
+    device: str,
+    ifindex: int,
+    mac: str,
+    flows: int = FLOWS_EACH,
 ) -> list[Want]:
     """The TAP of one interface and its firewall elements."""
     both = {"ipv4": interface.ipv4, "ipv6": interface.ipv6, "bridge": network.bridge}
@@ -250,6 +263,7 @@ def want_interface(
         "gateway6": network.gateway6,
         "forward": network.firewall == "nftables",
         "isolate": network.isolate,
+        "flows": flows,
     }
     wants = [
         Want(
