@@ -131,7 +131,7 @@ _INET = Skeleton(
             ),
         ),
         # What br_netfilter translates inside a bridge leaves by the bridge's device while its
-        # receiver's MAC address is asked for, and has met no later hook by then; see bridge_program.
+        # receiver's MAC address is asked for, and has met no later hook yet; see bridge_program.
         Chain(
             "translated",
             "type filter hook prerouting priority -90; policy accept;",
