@@ -108,6 +108,7 @@ ASIDE = {
     "engine.systemd._text_at": "replaces what is no text",
     "engine.show.log_document": "replaces what is no text",
     "host.libnftables.run": "replaces what is no text",
+    "host.conntrack._on_link": "compares addresses of any length as numbers",
     "host.holder._described": "replaces what is no text; hands to command_of, which is here",
     "host.links.Links.change": "a MAC address of our own",
     "host.locks.LockFile": "an answer of fcntl, as long as was asked for",
