@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import resource
@@ -11,7 +12,6 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -71,6 +71,46 @@ def is_powerless(pid: int) -> bool:
 
 def run_directory(pid: int) -> Path:
     return Path(f"/proc/{pid}/cwd").readlink()
+
+
+# -- what its program needs is in its reach ------------------------------------------------------------
+
+
+def test_the_way_to_a_program_in_a_shut_directory_is_shown(hvtx: Forked, place: Path) -> None:
+    """Its interpreter, what lies beside that, and a file that is named; nothing else of there."""
+    home = place / "home"
+    (home / "tools" / "bin").mkdir(parents=True)
+    (home / "secret").write_text("nobody else's\n")
+    (home / "told").write_text("as it was\n")
+    interpreter = home / "tools" / "bin" / "interpreter"
+    interpreter.write_text('#!/bin/sh\n. "${0%/*}/library"\nscript=$1; shift; . "$script"\n')
+    (home / "tools" / "bin" / "library").write_text("echo a library\n")
+    inner = home / "inner"
+    inner.mkdir(mode=0o700)
+    (place / "link").symlink_to(inner)
+    program = inner / "program"
+    program.write_text(
+        f'#!{interpreter}\nid -u; cat "$1"; [ -e {home}/secret ] || echo hidden; exec sleep 600\n'
+    )
+    for path in (interpreter, program):
+        path.chmod(0o755)
+    home.chmod(0o700)
+    mounts = Path("/proc/self/mountinfo").read_text()
+    words = ("--", str(place / "link/program"), str(home / "told"))
+    vm = hvtx("vm", "run", "web", "--json", *words).json()
+    assert is_own(vm["user"])
+    until(lambda: "hidden" in hvtx("vm", "logs", "web").out, "the program's words")
+    said = hvtx("vm", "logs", "web").out.split("\n")
+    assert said[-5:-1] == ["a library", str(vm["user"]), "as it was", "hidden"]
+    assert is_powerless(vm["pid"])
+    assert Path("/proc/self/mountinfo").read_text() == mounts
+    assert (home / "secret").read_text() == "nobody else's\n"
+    hvtx("vm", "stop", "web", "--force")
+    assert Path("/proc/self/mountinfo").read_text() == mounts
+    with contextlib.chdir(inner):
+        made = hvtx("vm", "run", "here", "--json", "--", "./program", "../told").json()
+    until(lambda: "hidden" in hvtx("vm", "logs", "here").out, "its words, by relative paths")
+    assert is_own(made["user"])
 
 
 # -- whom it runs as -------------------------------------------------------------------------------
@@ -158,7 +198,7 @@ def test_a_user_namespace_without_these_users_is_refused() -> None:
 # -- what it is given ------------------------------------------------------------------------------
 
 
-@contextmanager
+@contextlib.contextmanager
 def limited(name: int, soft: int) -> Iterator[None]:
     before = resource.getrlimit(name)
     resource.setrlimit(name, (soft, before[1]))
@@ -317,7 +357,7 @@ def test_what_a_hypervisor_leaves_goes_with_its_vm(hvtx: Forked, place: Path, ve
     assert hvtx.is_clean()
 
 
-@contextmanager
+@contextlib.contextmanager
 def in_its_directory() -> Iterator[None]:
     """Let `command` VMs work in their run-time directories, as hypervisors do."""
     from hvtx.hypervisors import command

@@ -6,8 +6,9 @@ pid and start time). The caller commits the gate's identity, then opens it. If t
 before that, the pipe's write end closes with it, the gate reads end-of-file, and exits.
 
 The gate is reached in steps, each of which becomes the next: a shell enters the working directory,
-which the VM's user may not be able to reach; ``unshare`` gives it a network namespace of its own,
-where the hypervisor needs nothing of the host's; ``setpriv`` makes it the VM's user, without any
+which the VM's user may not be able to reach; the way to a program in a shut directory is shown
+(:mod:`hvtx.host.shown`); ``unshare`` gives it a network namespace of its own, where the hypervisor
+needs nothing of the host's; ``setpriv`` makes it the VM's user, without any
 capability and without a way to get one. All that is done before the word comes.
 
 The gate holds nothing else of ours: the read end, the way to the log, and what the hypervisor is
@@ -76,7 +77,7 @@ _EXEC_READS = 4000  # two seconds and more: an exec on a busy host, whose result
 _TAIL_BYTES = 65536  # with the registers of sixteen processors in it
 _TAIL_LINES = 10
 _GATE_WORDS = 40  # of a command line, before which a gate's own must begin
-_WAYS = ("setpriv: ", "unshare: ")  # how their complaints begin, in any language
+_WAYS = ("setpriv: ", "unshare: ", "mount: ")  # how their complaints begin, in any language
 _EXEC_FAILED = {126: "it cannot be executed", 127: "it was not found"}
 _DEFAULTED = (
     signal.SIGHUP,
@@ -326,7 +327,7 @@ def spawn(launch: Launch, log_path: str, name: str = "", user: User | None = Non
     from hvtx.host import handing, starter
 
     what = f"{launch.argv[0]} of VM {name}" if name else launch.argv[0]
-    launch = _executable(launch._replace(argv=_as_found(launch.argv, what)), user)
+    launch, shown = _reachable(launch._replace(argv=_as_found(launch.argv, what)), user)
     mine: list[int] = []
     try:
         given = _all_raised(handing.open_all(launch.handed, user), mine)
@@ -338,7 +339,7 @@ def spawn(launch: Launch, log_path: str, name: str = "", user: User | None = Non
         read, write = (_raised(end, mine, len(given)) for end in os.pipe())
         with capabilities.only_for_children():
             writer = logger.spawn(log_path, said, begins)
-        pid = _spawned(launch, user, _actions(read, log, given))
+        pid = _spawned(launch, user, shown, _actions(read, log, given))
         mine.remove(write)
     except (OSError, ValueError) as problem:
         raise HostRefused(
@@ -351,17 +352,22 @@ def spawn(launch: Launch, log_path: str, name: str = "", user: User | None = Non
     return Gate(pid, write, what, Log(log_path, begins, writer), user)
 
 
-def _spawned(launch: Launch, user: User | None, actions: Sequence[Any]) -> int:
+def _spawned(
+    launch: Launch, user: User | None, shown: tuple[str, ...], actions: Sequence[Any]
+) -> int:
     """The gate's pid. Raises OSError."""
     from hvtx.host import starter
 
     argv, needs = _way(launch, user)
     umask = "022" if user is None or _passes_all() else "007"
+    if shown:
+        needs = (*needs, "CAP_SYS_ADMIN")
     with starter.usual_limits(), capabilities.only_for_children(needs):
         return os.posix_spawn(
             SHELL,
             [
                 *(SHELL, "-c", ENTER, SIGNATURE, umask, launch.directory),
+                *shown,
                 *argv,
                 *(SHELL, "-c", SCRIPT, SIGNATURE),
                 *launch.argv,
@@ -384,16 +390,27 @@ def _way(launch: Launch, user: User | None) -> tuple[tuple[str, ...], tuple[str,
     return way.argv, way.capabilities
 
 
-def _executable(launch: Launch, user: User | None) -> Launch:
-    """The launch with its program as a descriptor, where the user cannot execute it by its name."""
+def _reachable(launch: Launch, user: User | None) -> tuple[Launch, tuple[str, ...]]:
+    """The launch with its program where the user can execute it, and what is put before it.
+
+    The way to a program in a shut directory is shown to the user; where that cannot be done, the
+    program is handed over as a descriptor.
+    """
     if user is None:
-        return launch
-    from hvtx.host.vmuser import may_open
+        return launch, ()
+    from hvtx.host import shown
+    from hvtx.host.vmuser import may_make_namespaces, may_open
 
     program = os.path.join(launch.directory, launch.argv[0])
+    words = shown.executed(program)
+    if launch.ready == "exec":  # a command, which names its files itself
+        words += tuple(os.path.join(launch.directory, word) for word in launch.argv[1:])
+    wanted = shown.steps(user, words)
+    if wanted and may_make_namespaces():
+        return launch, shown.way(wanted)
     if may_open(user, program, 1):
-        return launch
-    return by_descriptor(launch._replace(argv=(program, *launch.argv[1:])))
+        return launch, ()
+    return by_descriptor(launch._replace(argv=(program, *launch.argv[1:]))), ()
 
 
 def _as_found(argv: Sequence[str], what: str) -> tuple[str, ...]:

@@ -293,7 +293,7 @@ def _users(runtime: Runtime) -> Iterator[Finding]:
         return
     binary = program.find(hypervisors.binary_names("qemu", os.uname().machine))
     lacks = []
-    if not vmuser.may_make_networks():
+    if not vmuser.may_make_namespaces():
         lacks.append("no network namespace of its own: that takes CAP_SYS_ADMIN, and unshare")
     if binary is not None and seccomp.sandbox_of(binary) is None:
         lacks.append(f"no filter of system calls: {binary} was built without libseccomp")

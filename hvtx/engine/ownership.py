@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 
 from hvtx.host import paths, program, trust
 
-_LINE = 4096  # bytes of an interpreter's line that are read, execve(2) takes 256
 _IMPORTED = (".py", ".pyc", ".so", ".pth", ".zip")
 
 
@@ -45,28 +44,9 @@ def _of(path: str) -> str | None:
 def _programs(words: Sequence[str]) -> Iterator[str]:
     """Every file that is executed, and what tells an interpreter where its modules are."""
     yield words[0]
-    yield from _interpreters(words[0])
+    yield from program.interpreters(words[0])
     yield sys.executable
     yield os.path.join(sys.prefix, "pyvenv.cfg")
-
-
-def _interpreters(path: str) -> Iterator[str]:
-    """What the first line of a script names, execve(2); env(1) looks further on PATH."""
-    try:
-        descriptor = paths.open_regular(path)
-    except OSError:
-        return
-    with os.fdopen(descriptor, "rb") as file:
-        line = os.fsdecode(file.read(_LINE).split(b"\n", 1)[0])
-    if not line.startswith("#!"):
-        return
-    named = line[2:].split()
-    if named:
-        yield named[0]
-    if named and os.path.basename(named[0]) == "env":
-        found = program.find([word for word in named[1:] if not word.startswith("-")][:1])
-        if found is not None:
-            yield found
 
 
 def _beside(words: Sequence[str]) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from hvtx.host import paths
 
 _MOST = 1 << 16  # bytes of output that are kept
 _DYING_SECONDS = 5.0
+_LINE = 4096  # bytes of a script's first line that are read, execve(2) takes 256
 _LOOK = 0.02  # seconds between two looks at the output
 
 
@@ -58,6 +59,21 @@ def passed_over(names: Sequence[str]) -> str | None:
                 if (problem := paths.problem(path, groups=True)) is not None:
                     return f"{path}: {problem}"
     return None
+
+
+def interpreters(path: str) -> tuple[str, ...]:
+    """What the first line of a script names, execve(2), and what env(1) then finds on PATH."""
+    try:
+        descriptor = paths.open_regular(path)
+    except OSError:
+        return ()
+    with os.fdopen(descriptor, "rb") as file:
+        line = os.fsdecode(file.read(_LINE).split(b"\n", 1)[0])
+    named = line[2:].split() if line.startswith("#!") else []
+    if not named or os.path.basename(named[0]) != "env":
+        return tuple(named[:1])
+    found = find([word for word in named[1:] if not word.startswith("-")][:1])
+    return (named[0],) if found is None else (named[0], found)
 
 
 def _believed(path: str) -> bool:

@@ -135,8 +135,8 @@ def setpriv() -> str | None:
     return program.find(("setpriv", "/usr/bin/setpriv"))
 
 
-def may_make_networks() -> bool:
-    """Whether a VM process can be given a network namespace of its own."""
+def may_make_namespaces() -> bool:
+    """Whether a VM process can be given network and mount namespaces of its own."""
     return capabilities.has("CAP_SYS_ADMIN") and _unshare() is not None
 
 
@@ -158,7 +158,7 @@ def way_to(user: User, *, own_network: bool) -> Way:
     """
     needs = ["CAP_SETUID", "CAP_SETGID"]
     argv: list[str] = []
-    if own_network and may_make_networks():
+    if own_network and may_make_namespaces():
         argv += [_unshare() or "unshare", "--net", "--"]
         needs.append("CAP_SYS_ADMIN")
     bounding = []
