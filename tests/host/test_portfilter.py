@@ -134,10 +134,9 @@ def test_what_is_not_is_dropped(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*GOOD, *BAD])
-@pytest.mark.parametrize("guard", [GUARD, APART, {**GUARD, "ipv4": None}, {**GUARD, "ipv6": None}])
-def test_nothing_cut_short_ends_the_program_early(name: str, guard: dict) -> None:
+def test_nothing_cut_short_ends_the_program_early(name: str) -> None:
     """A load past the end answers TC_ACT_OK, which would let it through."""
-    program, whole = port_program(guard), {**GOOD, **BAD}[name]
+    program, whole = port_program(APART), {**GOOD, **BAD}[name]
     for length in range(len(whole) + 1):
         assert run(program, whole[:length]) in (PASS, DROP), length
 
