@@ -230,6 +230,7 @@ _RANDOM = (
     (r"8000\.2:[0-9a-f:]+", "bridge-id"),
     (r"fe80::[0-9a-f:]+|0xfe80[0-9a-f]{28}", "link-local"),
     (r'"(ifindex|handle|link_index|ifi?)": \d+', '"number": 0'),
+    (r'"user": [12][0-9]{9}\b', '"user": "own"'),
 )
 
 NEITHER = {name for name, command in COMMANDS.items() if command.how != "settles"}

@@ -249,6 +249,20 @@ def test_a_killed_command_leaves_no_way_to_loopback(
     assert leads(bridge)
 
 
+def test_the_setting_of_a_strangers_bridge_stays(hvtx: Program) -> None:
+    """Somebody made a bridge of the name that a network's had, and leads 127.0.0.1 to it."""
+    make_network(hvtx)
+    bridge = bridge_of(hvtx)
+    hvtx("vm", "run", "one", "-p", "127.0.0.1:8080:80", "--network", "net", "--", "sleep", "600")
+    lab.end(hvtx.vm("one")["pid"])
+    lab.run("ip", "link", "del", bridge)
+    lab.run("ip", "link", "add", bridge, "type", "bridge")
+    setting(f"ipv4/conf/{bridge}/route_localnet", "1")
+    hvtx("gc", "--apply", code=None)
+    hvtx("vm", "stop", "one", "--force", code=None)
+    assert leads(bridge)
+
+
 def test_repair_settles_the_setting(hvtx: Program) -> None:
     """Also where an earlier version left it on, or rules were flushed before a VM died."""
     make_network(hvtx)

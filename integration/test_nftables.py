@@ -189,6 +189,7 @@ def test_elements_as_nft_shows_them(driver: NftablesDriver, rows: Rows) -> None:
         "bridge ports": [("hvtap2", None, port)],
         "bridge apart": [("hvtap2", None, port)],
         "bridge macs": [({"concat": ["hvtap2", "02:00:00:00:00:02"]}, None, port)],
+        "bridge lladdrs": [({"concat": ["hvtap2", 0x020000000002]}, None, port)],
         "bridge own4": [({"concat": ["hvtap2", "10.77.0.2"]}, None, port)],
         "bridge own6": [
             ({"concat": ["hvtap2", own6]}, None, port),
@@ -208,7 +209,7 @@ def test_texts_are_for_people(driver: NftablesDriver, rows: Rows) -> None:
     assert ("dnat4_any", "tcp 8080 -> 10.77.0.2:80") in texts
     assert ("dnat6_host", "[2001:db8::1] tcp 443 -> [fd77::2]:80") in texts
     assert ("within", "hvbr0 hvbr0 -> goto isolated") in texts
-    assert found[2].observed == {"elements": 13}
+    assert found[2].observed == {"elements": 14}
 
 
 def test_host_addresses_of_any_family(rows: Rows) -> None:

@@ -658,8 +658,9 @@ def test_no_program_that_others_can_change_is_run_by_name(
     for spoil, trap in zip(TRAPS, traps, strict=True):
         spoil(trap)
     path = ":".join([*(str(trap.parent) for trap in traps), os.environ["PATH"]])
+    as_root = {"PATH": path, "HVTX_VM_USER": "root"}  # a trap writes where only root may
     hvtx(*NETWORK)
-    hvtx("vm", "run", "sleep", "--network", "net", "--", *command, PATH=path)
+    hvtx("vm", "run", "sleep", "--network", "net", "--", *command, **as_root)
     hvtx("vm", "rm", "sleep", "--force")
     assert list(tmp_path.rglob("sprung")) == []
     if command[0] == "sleep":
@@ -676,7 +677,8 @@ def test_a_program_of_roots_is_run_by_name(hvtx: Program, tmp_path: Path) -> Non
     sprung = trap.parent / "sprung"
     path = f"{tmp_path}/link:{os.environ['PATH']}"
     hvtx(*NETWORK)
-    hvtx("vm", "run", "sleep", "--network", "net", *SLEEP, PATH=path)
+    as_root = {"PATH": path, "HVTX_VM_USER": "root"}
+    hvtx("vm", "run", "sleep", "--network", "net", *SLEEP, **as_root)
     for _ in range(600):
         if sprung.exists():
             break

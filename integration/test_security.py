@@ -280,7 +280,8 @@ def test_a_program_is_executed_by_the_path_that_was_checked(
     hvtx(*NETWORK)
     trap_for(tmp_path / "open", "sleep").parent.chmod(0o777)
     path = f"{tmp_path}/open:{os.environ['PATH']}"
-    hvtx("vm", "run", "sleep", "--network", "net", "--", *command, PATH=path)
+    as_root = {"PATH": path, "HVTX_VM_USER": "root"}  # the trap writes where only root may
+    hvtx("vm", "run", "sleep", "--network", "net", "--", *command, **as_root)
     executable = Path(f"/proc/{hvtx.vm('sleep')['pid']}/exe").readlink()
     hvtx("vm", "rm", "sleep", "--force")
     assert not (tmp_path / "sprung").exists()

@@ -231,7 +231,6 @@ _PLAIN_CALLS = {
     "hvtx/cli/main.py": {
         "root.main"
     },  # a reader of standard output has gone; nothing else is EPIPE
-    "hvtx/cli/vm.py": {"open_log"},
     "hvtx/drivers/process.py": {"ask", "ending.tell"},
     "hvtx/engine/lost.py": {"file.any_held"},
     "hvtx/engine/privileges.py": {"tun.open_device"},
@@ -328,10 +327,19 @@ class _Calls:
                     found += self.suspects(module, module.functions[last], seen)
             elif first in module.imported:
                 if self.asks(module.imported[first]):
-                    found.append(words)
+                    found += self._elsewhere(module.imported[first], words, seen)
             elif not (bare and hasattr(builtins, last)) and last not in _PLAIN_METHODS:
                 found.append(words)
         return found
+
+    def _elsewhere(self, imported: str, words: str, seen: set[str]) -> list[str]:
+        """What an imported function calls that may ask; anything else may by itself."""
+        home, _, function = imported.rpartition(".")
+        path = self._paths.get(home)
+        there = _Module(path, path.read_text()) if path and function == words else None
+        if there is None or function not in there.functions:
+            return [words]
+        return self.suspects(there, there.functions[function], seen)
 
     def breaches(self, module: _Module) -> Iterator[str]:
         """Where a subclass is looked for in what may have come from netlink."""

@@ -44,10 +44,28 @@ def settle(runtime: Runtime, rows: Sequence[Resource], leaving: Collection[int] 
     runtime.lock("all", "loopback")
     try:
         for bridge, network in sorted(bridges.items()):
-            needed = bridge in own or _needed(runtime, bridge, network, leaving)
-            lead_loopback(bridge, on=needed)
+            if _is_ours(runtime, bridge):
+                needed = bridge in own or _needed(runtime, bridge, network, leaving)
+                lead_loopback(bridge, on=needed)
     finally:
         runtime.unlock("all", "loopback")
+
+
+def _is_ours(runtime: Runtime, bridge: str) -> bool:
+    """Whether the device of that name is a network's bridge: another's may have it by now.
+
+    Asked by its index, since names are given to others; a recorded mark that it carries proves it.
+    """
+    from hvtx.engine.snapshot import device_now
+    from hvtx.store import records
+
+    rows = runtime.read(records.resources, "kind = 'bridge' AND key = ?", (bridge,))
+    for row in rows:
+        if row.life == runtime.life.id and row.spec.get("ifindex"):
+            seen = device_now(row.spec["ifindex"])
+            if seen is not None and (seen.name, seen.alias) == (bridge, row.mark):
+                return True
+    return False
 
 
 def _needed(runtime: Runtime, bridge: str, network: str | None, leaving: Collection[int]) -> bool:

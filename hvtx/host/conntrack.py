@@ -439,6 +439,7 @@ def _local_addresses() -> frozenset[bytes]:
     return frozenset(address for address, _ in _own_addresses())
 
 
+@legible
 def _own_addresses() -> list[tuple[bytes, int]]:
     """The packed addresses of this host's interfaces, with the lengths of their prefixes."""
     channel = Channel(_ROUTE)

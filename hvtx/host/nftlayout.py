@@ -130,6 +130,13 @@ _INET = Skeleton(
                 "ip6 daddr != ::1 goto dnat6",
             ),
         ),
+        # What br_netfilter translates inside a bridge leaves by the bridge's device while its
+        # receiver's MAC address is asked for, and has met no later hook yet; see bridge_program.
+        Chain(
+            "translated",
+            "type filter hook prerouting priority -90; policy accept;",
+            ("ct status dnat iifname @bridges meta mark set meta mark | 0x10000000",),
+        ),
         Chain(
             "output",
             "type nat hook output priority -100; policy accept;",

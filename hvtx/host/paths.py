@@ -86,25 +86,28 @@ class _Walk:
     def down(self, name: str) -> None:
         """Enter what has that name and is a directory; raises OSError."""
         place = os.path.dirname(self.directory) if name == ".." else self.below(name)
-        try:
-            descriptor = os.open(name, _DIRECTORY, dir_fd=self.descriptor)
-        except OSError as problem:
-            problem.filename = place
-            raise
-        self.enter(descriptor, place)
+        self.enter(self._open(name), place)
 
     def enters(self, name: str, *, make: bool) -> bool:
         """Enter a directory of that name, made if it is not there; False if it is none."""
         try:
-            self.down(name)
+            descriptor = self._open(name)
         except NotADirectoryError:  # a link, too
             return False
         except FileNotFoundError:
             if not make:
                 raise
             make_directory(name, PARENTS, dir_fd=self.descriptor)
-            self.down(name)
+            descriptor = self._open(name)
+        self.enter(descriptor, self.below(name))
         return True
+
+    def _open(self, name: str) -> int:
+        try:
+            return os.open(name, _DIRECTORY, dir_fd=self.descriptor)
+        except OSError as problem:
+            problem.filename = self.below(name)
+            raise
 
     def follow(self, name: str, seen: os.stat_result) -> str:
         """Where a link leads, if it may be followed; raises UnsafeError."""

@@ -33,10 +33,9 @@ TRUSTED = "/etc/ssl/certs/ca-certificates.crt"
 _OF_THIS_HOST = ("PIP_FIND_LINKS", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 PACKAGES = (
     "systemd", "systemd-sysv", "dbus", "udev", "kmod", "iproute2", "nftables", "iptables",
-    "python3", "python3-venv", "python3-dev", "gcc", "libc6-dev", "ca-certificates",
+    "python3", "python3-venv", "apt", "ca-certificates",  # Ubuntu's mmdebstrap leaves apt out
 )  # fmt: skip
 DOCKER_PACKAGES = ("docker.io", "containerd", "runc", "tini")
-BUILD_PACKAGES = ("python3-dev", "gcc", "libc6-dev")
 # Units that only cost time or touch what is not theirs in a container and on an emulated machine.
 MASKED = (
     "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "fstrim.timer",
@@ -99,8 +98,6 @@ def _hooks(wanted: Sequence[str]) -> list[str]:
         'chroot "$1" python3 -m venv /opt/hvtx',
         f'if [ -e {TRUSTED} ]; then cp {TRUSTED} "$1/trusted.crt"; fi',
         f'chroot "$1" {pip} {quoted}',
-        f'chroot "$1" apt-get -q -y purge {" ".join(BUILD_PACKAGES)}',
-        'chroot "$1" apt-get -q -y autoremove --purge',
         f'for unit in {masks}; do ln -sf /dev/null "$1$unit"; done',
         'ln -sf /opt/hvtx/bin/hvtx "$1/usr/local/bin/hvtx"',
         'cd "$1" && rm -rf trusted.crt var/cache/apt/*.bin var/lib/apt/lists/* usr/share/doc/*',

@@ -26,6 +26,7 @@ from hvtx.host import (
     capabilities,
     conntrack,
     holder,
+    images,
     kvm,
     libnftables,
     mounts,
@@ -39,6 +40,7 @@ from hvtx.host import (
     talk,
     traces,
     trust,
+    vmuser,
     xtables,
     xtentry,
 )
@@ -65,6 +67,7 @@ from tests.fuzz.mutating import (
     texts,
     words,
 )
+from tests.host.test_images import header as qcow2
 
 Errors = tuple[type[Exception], ...]
 
@@ -539,7 +542,7 @@ def user_words(text: str) -> None:
     for read in (
         addressing.parse_mac, addressing.parse_subnet, addressing.parse_address,
         addressing.parse_publish, addressing.parse_device, lambda t: addressing.parse_name(t, "VM"),
-        show.moment, lambda t: runtime.numeric_id("group", t) if t.isascii() and t.isdigit() else 0,
+        show.moment, lambda t: vmuser.numeric_id("group", t) if t.isascii() and t.isdigit() else 0,
     ):  # fmt: skip
         with contextlib.suppress(HvtxError):
             read(text)
@@ -758,6 +761,10 @@ PARSERS: dict[str, Parser] = {
         lambda data: process.look_into(file_of(data, "disk")), mutated([b"QFI\xfb\0\0\0\3" + bytes(72), bytes(80)]),
         (HvtxError,), ("drivers.process.look_into",),
     ),
+    "names in disk headers": Parser(
+        images.named, mutated([qcow2(b"base.raw"), qcow2(b"", data=b"data.raw")]), (),
+        ("host.images.named", "host.images._extension"),
+    ),
     # files
     "state.json": Parser(
         state_file, json_bytes(STATES), (ValueError,),
@@ -822,6 +829,6 @@ PARSERS: dict[str, Parser] = {
     "what people type": Parser(
         user_words,
         texts(("10.77.0.5", "fd77::5/64", "02:00:00:00:00:01", "[fd77::1]:8080:80/udp", "10.0.0.0/24", "2026-05-01T12:30Z", "2h")),
-        (), ("planner.addressing", "engine.show.moment", "engine.runtime.numeric_id"),
+        (), ("planner.addressing", "engine.show.moment", "host.vmuser.numeric_id"),
     ),
 }  # fmt: skip
