@@ -153,7 +153,10 @@ def _network(installation: str, spec: Mapping[str, Any]) -> tuple[Rule, ...]:
         # What was let through once needs no look at the rules of each VM. By bridge, as the chain
         # sees strangers' packets too; where a VM stops, its flows are forgotten with its rules.
         flow = "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
-        texts = [f"-i {bridge} {flow}", f"-o {bridge} {flow}"]
+        # Of each of its addresses so many connections, to the world and to the host: what is
+        # dropped here is not entered.
+        limit = _flow_limit(bridge, spec.get("flows", FLOWS_EACH), 128 if family == 6 else 32)
+        texts = [f"-i {bridge} {flow}", f"-o {bridge} {flow}", limit]
         if spec["isolate"]:
             # Guests still reach what their neighbours publish, through the host's addresses.
             texts += [
@@ -165,14 +168,8 @@ def _network(installation: str, spec: Mapping[str, Any]) -> tuple[Rule, ...]:
         if spec["nat"]:
             known = "-m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT"
             texts.append(f"! -i {bridge} -o {bridge} {known} -j DROP")
-        # Of each of its addresses so many connections, to the world and to the host: what is
-        # dropped here is not entered. Before anything of them is accepted.
-        flows = f"-i {bridge} -m conntrack --ctstate NEW -m connlimit"
-        mask = 128 if family == 6 else 32
-        flows += f" --connlimit-above {spec.get('flows', FLOWS_EACH)} --connlimit-mask {mask}"
-        flows += " --connlimit-saddr -j DROP"
-        rules.append(Rule(family, "filter", "INPUT", flows, first=True))
-        rules += [Rule(family, "filter", forward, text, first=True) for text in [flows, *texts]]
+        rules.append(Rule(family, "filter", "INPUT", limit, first=True))
+        rules += [Rule(family, "filter", forward, text, first=True) for text in texts]
         if family == 4:
             rules += _loopback_guard(installation, bridge)
             loopback = f"-s 127.0.0.0/8 -o {bridge} -j MASQUERADE"
@@ -182,6 +179,11 @@ def _network(installation: str, spec: Mapping[str, Any]) -> tuple[Rule, ...]:
         hairpin = f"-s {ip_network(subnet)} -o {bridge} -m conntrack --ctstate DNAT -j MASQUERADE"
         rules.append(Rule(family, "nat", post, hairpin, first=True))
     return tuple(rules)
+
+
+def _flow_limit(bridge: str, most: int, mask: int) -> str:
+    above = f"--connlimit-above {most} --connlimit-mask {mask} --connlimit-saddr"
+    return f"-i {bridge} -m conntrack --ctstate NEW -m connlimit {above} -j DROP"
 
 
 def _loopback_guard(installation: str, bridge: str) -> tuple[Rule, ...]:

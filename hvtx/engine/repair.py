@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hvtx.drivers import bridge, tap
-from hvtx.drivers.bridge import restore, route_localnet
+from hvtx.drivers.bridge import lead_loopback, restore, route_localnet
 from hvtx.drivers.sysctl import read as read_setting
 from hvtx.engine.collect import resolve
 from hvtx.engine.loopback import bridges_in_need
@@ -317,6 +317,8 @@ def _mend(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) -> None:
         )
     if row.kind in (Kind.SYSCTL, Kind.ADDRESS) or (row.kind == Kind.BRIDGE and seen.here is False):
         runtime.driver(driver_name(row)).create([row])
+        if row.kind == Kind.BRIDGE:
+            lead_loopback(row.key, on=_leads_loopback(runtime, row))
         return
     if row.kind == Kind.TAP and seen.here is False:
         raise HvtxError(
@@ -330,8 +332,7 @@ def _mend(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) -> None:
         if now is None or now.alias != row.mark:
             raise HvtxError("it changed while it was looked at", hint="hvtx repair tries again")
         if row.kind == Kind.BRIDGE:
-            needed = bridges_in_need(runtime.read(records.resources, "kind = 'publish'"), row.life)
-            restore(row, now, links, loopback=row.key in needed)
+            restore(row, now, links, loopback=_leads_loopback(runtime, row))
             if _guards_bridge(row, rows):
                 bridge.guard(row, links)
             return
@@ -356,6 +357,11 @@ def _mend(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) -> None:
             tap.guard(row, links, guard)
     finally:
         links.close()
+
+
+def _leads_loopback(runtime: Runtime, row: Resource) -> bool:
+    published = runtime.read(records.resources, "kind = 'publish'")
+    return row.key in bridges_in_need(published, row.life)
 
 
 def _mend_firewall(runtime: Runtime, row: Resource) -> None:
