@@ -227,6 +227,7 @@ _RANDOM = (
     (r"hvbr[a-z2-7]{11}", "bridge"),
     (r"\bhv[a-z2-7]{12}\b", "tap"),
     (r"(02|fe)(:[0-9a-f]{2}){5}", "mac"),
+    (r"\b(?:2[1-9]|3[0-2])\d{11}\b", '"mac"'),  # a set of bytes shows it as a number, 0x02…
     (r"8000\.2:[0-9a-f:]+", "bridge-id"),
     (r"fe80::[0-9a-f:]+|0xfe80[0-9a-f]{28}", "link-local"),
     (r'"(ifindex|handle|link_index|ifi?)": \d+', '"number": 0'),

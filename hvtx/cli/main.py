@@ -242,6 +242,9 @@ _KEYS = {
 _NUMBERS = {"lock_timeout", "history_lines"}
 
 
+_OF_THE_HOST = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EINTR})
+
+
 def _from_file(path: str, *, explicit: bool) -> dict[str, Any]:
     if not explicit and not os.path.exists(path):
         return {}
@@ -262,6 +265,11 @@ def _from_file(path: str, *, explicit: bool) -> dict[str, Any]:
             hint=f"run hvtx as root, or make it readable: chmod 644 {path}",
         ) from problem
     except (OSError, ValueError, RecursionError) as problem:
+        if getattr(problem, "errno", None) in _OF_THE_HOST:
+            raise HostRefused(
+                f"the configuration {path} could not be read: {problem.args[-1]}",
+                hint="nothing was done; try again when the host has what is lacking",
+            ) from problem
         raise UsageError(
             f"the configuration {path} is not understood: {problem}",
             hint='it is TOML, one `key = value` a line: firewall = "nftables"',

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 _MOST = "/proc/sys/net/netfilter/nf_conntrack_max"
 _SHARE, _LEAST, _UNASKED = 16, 4096, 16384
 
@@ -11,7 +9,8 @@ _SHARE, _LEAST, _UNASKED = 16, 4096, 16384
 def flow_limit() -> int:
     """A sixteenth of the kernel's own limit, but not so few that an honest guest meets it."""
     try:
-        most = int(Path(_MOST).read_text())
+        with open(_MOST, encoding="ascii") as file:
+            most = int(file.read())
     except (OSError, ValueError):  # before the first rule that tracks
         return _UNASKED
     return max(_LEAST, most // _SHARE)
