@@ -99,6 +99,10 @@ class Rewinder:
             for name, value in saved.seen.raw.host["settings"].items():
                 if now.raw.host["settings"][name] != value:
                     Path("/proc/sys", name).write_text(value)
+            for name, value in saved.seen.raw.values.items():
+                path = Path("/proc/sys", name)
+                if path.exists() and value not in ("absent", path.read_text()):
+                    path.write_text(value)
             saved = self._placed(saved)
             self._files(saved)
         except (HvtxError, OSError, LookupError) as problem:

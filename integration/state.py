@@ -51,6 +51,7 @@ _TOKENS = re.compile(
     r"(?P<mark>hvtx:1:[a-z2-7]{10}:[0-9]+\.[a-z2-7]{16})|(?P<bridge>hvbr[a-z2-7]{11})"
     r"|(?P<tap>\bhv[a-z2-7]{12}\b)|(?P<installation>(?<=hvtx[-:1/])[a-z2-7]{10}\b)"
     r"|(?P<id>\b[0-9a-f]{32}\b)|(?P<mac>\b(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\b)"
+    r"|(?P<number>\b(?:2[1-9]|3[0-2])\d{11}\b)"  # a MAC address, 02:…, in a set of bytes
     r"|(?P<local>fe80::[0-9a-f:]+|0xfe80[0-9a-f]{28})"
 )
 

@@ -514,7 +514,7 @@ def test_a_hypervisor_that_hangs_at_its_start(
     kernel = tmp_path / "vmlinuz"
     kernel.write_text("no kernel")
     hvtx = made(command=("--kernel", str(kernel)))
-    pids = tmp_path / "pids"
+    pids = lab.open_place() / "pids"
     fake.write_text(f"#!/bin/sh\necho $$ >> {pids}\necho stuck at the firmware\nexec sleep 600\n")
     with witness.undone():
         ran = hvtx(*START, code=6)

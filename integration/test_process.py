@@ -451,8 +451,8 @@ def test_a_guest_comes_up_and_is_powered_down(room):
     with qmp.Qmp(str(room.path), "qmp.sock", 10) as machine:
         assert machine.status() == "running"
         machine.execute("query-name")
-        assert machine.execute("stop") == {}  # the event STOP comes before the answer
-        assert machine.execute("query-status")["status"] == "paused"
+        machine.execute("stop")  # the event STOP comes before the answer
+        assert machine.status() == "paused"
         with pytest.raises(HostRefused, match="nonsense"):
             machine.execute("nonsense")
     process.stop(gate.identity, directory=str(room.path), power_down="qmp", timeout=0.2)

@@ -312,6 +312,9 @@ class _Flush:
             self.problem = problem
         if self.problem is None:
             return True
+        if getattr(self.problem, "errno", None) == errno.EPROTONOSUPPORT:
+            self.left = set()  # this kernel has no nfnetlink: nobody can ask, now or ever
+            return False
         if not _passing(self.problem):
             return False
         self._drop()
