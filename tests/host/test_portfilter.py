@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 import socket
 import struct
+from collections.abc import Callable
 
 import pytest
 
@@ -15,6 +17,11 @@ GUARD = {
     "mac": MAC, "ipv4": "10.77.0.5", "ipv6": "fd77::5", "gateway6": "fe80::1", "apart": None,
 }  # fmt: skip
 APART = {**GUARD, "apart": {"bridge": BRIDGE, "addresses": ["10.77.0.1/24", "fd77::1/64"]}}
+
+
+_ARITHMETIC: dict[int, Callable[[int, int], int]] = {
+    0x00: operator.add, 0x10: operator.sub, 0x60: operator.lshift, 0x50: operator.and_,
+}  # fmt: skip
 
 
 def run(program: bytes, frame: bytes, *, mark: int = 0, tag: int = 0) -> int:
@@ -50,7 +57,7 @@ def run(program: bytes, frame: bytes, *, mark: int = 0, tag: int = 0) -> int:
             a = x
         elif kind == 4:
             by = x if code & 8 else k
-            a = {0x00: a + by, 0x10: a - by, 0x60: a << by, 0x50: a & by}[code & 0xF0] & 0xFFFFFFFF
+            a = _ARITHMETIC[code & 0xF0](a, by) & 0xFFFFFFFF
         else:
             assert kind == 5, code
             if code == 0x05:
