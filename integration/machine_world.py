@@ -103,7 +103,8 @@ class RealWorld(World):
             with contextlib.suppress(OSError):
                 words = Path("/proc", name, "cmdline").read_bytes()
                 # behind `sh -c` they are a gate's arguments
-                if words == SLEEPER or (_MARK in words and not words.startswith(b"/bin/sh")):
+                sleeps = words.rpartition(b"/")[2] == SLEEPER and words.count(b"\0") == 2
+                if sleeps or (_MARK in words and not words.startswith(b"/bin/sh")):
                     seen = os.stat(f"/proc/{name}/ns/net")
                     if (seen.st_dev, seen.st_ino) == self._namespace:
                         stat = Path("/proc", name, "stat").read_bytes()

@@ -474,8 +474,8 @@ def test_in_a_time_namespace_a_process_is_the_same(hvtx: Program, shift: int) ->
 @pytest.mark.parametrize("pidfs", [True, False])
 def test_a_process_that_proc_hides(hvtx: Program, pidfs: bool) -> None:
     """hidepid, and no right to see it all the same: only pidfs can tell that it lives."""
-    user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-    hvtx("vm", "run", "web", "--network", "net", "--", *user, "sleep", "600")
+    words = ("vm", "run", "web", "--network", "net", "--", "sleep", "600")
+    hvtx(*words, HVTX_VM_USER="65534")
     pid = hvtx.vm("web")["pid"]
     until(lambda: os.stat(f"/proc/{pid}").st_uid == 65534, "another user's")
     if not pidfs:  # as recorded by a kernel before 6.9

@@ -312,7 +312,7 @@ class _Flush:
             self.problem = problem
         if self.problem is None:
             return True
-        if getattr(self.problem, "errno", None) == errno.EPROTONOSUPPORT:
+        if self._channel is None and getattr(self.problem, "errno", 0) == errno.EPROTONOSUPPORT:
             self.left = set()  # this kernel has no nfnetlink: nobody can ask, now or ever
             return False
         if not _passing(self.problem):

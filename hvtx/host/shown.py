@@ -50,7 +50,7 @@ def steps(user: User, words: Iterable[str]) -> tuple[str, ...] | None:
     found: set[str] = set()
     for path in words:
         with suppress(OSError):
-            found |= _on_the_way(user, path)
+            found |= on_the_way(user, path)
     directories = {os.path.dirname(step) for step in found}
     if len(found) > _MOST or "/" in directories:
         return None
@@ -84,8 +84,11 @@ def way(wanted: tuple[str, ...]) -> tuple[str, ...]:
     )
 
 
-def _on_the_way(user: User, path: str) -> set[str]:
-    """The entries that ``user`` cannot reach on the way, links followed. Raises OSError."""
+def on_the_way(user: User, path: str) -> set[str]:
+    """What ``user`` cannot reach on the way of an absolute path: what is above it is shut.
+
+    ``<directory>/<entry>`` each, links followed. Raises OSError.
+    """
     found: set[str] = set()
     place, todo, links = "/", path.split("/"), 0
     while todo:

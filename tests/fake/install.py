@@ -26,6 +26,7 @@ def _others(kernel: Kernel) -> dict[str, Any]:
         "hvtx.engine.privileges.legacy_problem": lambda: None,
         "hvtx.engine.snapshot.legacy_tables": lambda: False,
         "hvtx.engine.networks._learns_routes": list,
+        "hvtx.host.flows._MOST": "/nonexistent",
         "os.urandom": kernel.random.randbytes,
     }
 

@@ -168,6 +168,19 @@ def test_a_refused_list_is_told_at_once(kernel: Kernel, code: int) -> None:
     assert kernel.opened == kernel.closed == 1
 
 
+def test_a_kernel_without_nfnetlink_keeps_no_address(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There nobody can ask or end anything, now or later: no VM is kept for it."""
+
+    def none(_family: int) -> Kernel:
+        raise OSError(errno.EPROTONOSUPPORT, "Protocol not supported")
+
+    monkeypatch.setattr(kernel, "channel", none)
+    monkeypatch.setattr("hvtx.host.conntrack.Channel", none)
+    assert both() == 0
+
+
 def test_a_list_that_never_comes_whole_is_told(kernel: Kernel) -> None:
     kernel.always = DumpInterrupted()
     with pytest.raises(FlowsRemain, match="cut short"):
