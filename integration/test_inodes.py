@@ -76,7 +76,10 @@ def _children() -> list[str]:
 
 
 def _has_mounted(pid: int, place: Path) -> bool:
-    return f" {place} tmpfs " in Path(f"/proc/{pid}/mounts").read_text()
+    try:
+        return f" {place} tmpfs " in Path(f"/proc/{pid}/mounts").read_text()
+    except OSError:  # it has no mount namespace yet, or any more
+        return False
 
 
 def several(disk: Disk, name: str, variable: str) -> None:
