@@ -160,6 +160,17 @@ def test_a_start_that_died_late_is_completed(hvtx: Forked) -> None:
     is_whole(hvtx)
 
 
+def test_what_gc_forgot_meanwhile_is_removed(hvtx: Forked) -> None:
+    """A run was killed, and gc forgets its VM between the stop and the removal of `rm --force`."""
+    run = ("vm", "run", "two", "--network", "net", "--", "sleep", "600")
+    hvtx(*run, code=-signal.SIGKILL, HVTX_FAILPOINT="acted:filter:kill")
+    with stopped("vm", "rm", "two", "--force", at="ended:stop") as rm:
+        hvtx("gc", "--apply")
+        hvtx("vm", "show", "two", code=3)
+        assert rm.go_on() == 0, rm.output
+    assert hvtx.is_clean()
+
+
 def test_a_gate_that_was_never_opened_leaves_nothing(hvtx: Forked) -> None:
     """gate-opened-before-noted, identity-with-the-commit: no process runs off the record."""
     for point in ("spawned", "registered"):

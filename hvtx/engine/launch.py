@@ -641,7 +641,8 @@ def remove_vm(runtime: Runtime, name: str, *, force: bool = False) -> None:
             raise Conflict(f"VM {name!r} is {state.value}", hint="stop it first, or use --force")
         stop_vm(runtime, name, timeout=5.0, force=True)
     with begin(runtime, "rm", vm=name) as (sql, operation):
-        operation.history(sql, [forget_vm(sql, vm.id)])
+        if records.has_vm(sql, vm.id):  # gc forgets what an interrupted run left, once it is bare
+            operation.history(sql, [forget_vm(sql, vm.id)])
     _remove_log(runtime, vm)
     operation.end("done")
 

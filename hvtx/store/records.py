@@ -180,6 +180,11 @@ def is_provisional(sql: sqlite3.Connection, vm: str) -> bool:
     return found is not None and found[0] is not None
 
 
+def has_vm(sql: sqlite3.Connection, vm: str) -> bool:
+    """Whether a VM, by its id, is on record."""
+    return sql.execute("SELECT 1 FROM vm WHERE id = ?", (vm,)).fetchone() is not None
+
+
 def find_vm(sql: sqlite3.Connection, name: str) -> Vm | None:
     """The VM of this name."""
     row = sql.execute(
