@@ -168,7 +168,7 @@ def test_what_gc_forgot_meanwhile_is_removed(hvtx: Forked) -> None:
         hvtx("gc", "--apply")
         hvtx("vm", "show", "two", code=3)
         assert rm.go_on() == 0, rm.output
-    assert hvtx.is_clean()
+    assert hvtx.is_clean(), hvtx("intents", "--json").out
 
 
 def test_a_gate_that_was_never_opened_leaves_nothing(hvtx: Forked) -> None:

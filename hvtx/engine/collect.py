@@ -621,7 +621,6 @@ def _tidy(runtime: Runtime) -> None:
     if not idle and not provisional:
         return
     with runtime.store.transaction() as sql:
-        intents.close_idle(sql, idle, history.now())
         for vm, operation in sql.execute(
             "SELECT id, operation FROM vm WHERE operation IS NOT NULL"
         ).fetchall():
@@ -639,6 +638,7 @@ def _tidy(runtime: Runtime) -> None:
             left = records.resources_of_network(sql, network)
             if not runtime.is_running(operation) and not left:
                 records.remove_network(sql, network)
+        intents.close_idle(sql, idle, history.now())  # last: with a VM its leases go
 
 
 # -- saved plans and views -----------------------------------------------------------------------
