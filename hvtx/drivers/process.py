@@ -405,7 +405,10 @@ def _reachable(launch: Launch, user: User | None) -> tuple[Launch, tuple[str, ..
     words = shown.executed(program)
     if launch.ready == "exec":  # a command, which names its files itself
         words += tuple(os.path.join(launch.directory, word) for word in launch.argv[1:])
-    wanted = shown.steps(user, words)
+    on_path = (place for place in os.environ.get("PATH", "").split(":") if place.startswith("/"))
+    wanted = shown.steps(user, (*words, *on_path))  # a script may call any program by its name
+    if wanted is None:
+        wanted = shown.steps(user, words)
     if wanted and may_make_namespaces():
         return launch, shown.way(wanted)
     if may_open(user, program, 1):
