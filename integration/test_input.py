@@ -540,8 +540,7 @@ def test_another_user(peopled: Program, tmp_path: Path) -> None:
     for path in (tmp_path, *tmp_path.parents):
         if path.stat().st_mode & 0o700 == path.stat().st_mode & 0o777:  # pytest's own, private ones
             path.chmod(0o755)
-    if called(NOBODY, "", "--version").code != 0:
-        pytest.skip("another user cannot read this Python's packages")
+    lab.need_python_for_others()
     with witness.unchanged():
         for argv in (("vm", "ls"), ("vm", "show", "web"), ("vm", "start", "web"), ("gc", "--plan"),
                      ("vm", "create", "two", "--network", "net", *SLEEP), ("recover",)):  # fmt: skip
