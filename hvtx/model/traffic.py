@@ -1,0 +1,42 @@
+"""Flows that guests are promised, and what stops one of them. Values only."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Way(StrEnum):
+    """From whom to whom a flow goes, as a person would say it."""
+
+    GUEST_TO_WORLD = "guest to world"
+    WORLD_TO_PORT = "world to published port"
+    GUEST_TO_GUEST = "guest to guest"
+    HOST_TO_GUEST = "host to guest"
+    GUEST_TO_GATEWAY = "guest to gateway"
+
+
+class Flow(NamedTuple):
+    """One flow: the packets of one connection, from the first one and back."""
+
+    way: Way
+    family: int  # 4, 6
+    protocol: str  # tcp, udp, icmp
+    network: str  # the name of the network of the guest
+    bridge: str  # the device name of its bridge
+    port: int | None = None  # the published port, or the gateway's; None for icmp
+
+
+class Stop(NamedTuple):
+    """What stops a flow, or why that is not known.
+
+    ``by`` is "nft", "legacy" (iptables-legacy), "ebtables", "route", "setting" or "unknown".
+    ``place`` names where it stands: (family, table, chain) in nftables, (tool, table, chain) in the
+    legacy tables, the setting's dotted name, the route's table; empty if unknown.
+    ``what`` is the rule, policy, route or value as its own tool prints it, or the reason of unknown.
+    """
+
+    flow: Flow
+    by: str
+    place: tuple[str, ...]
+    what: str
