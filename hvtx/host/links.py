@@ -203,6 +203,17 @@ class Links:
                 return
             raise
 
+    def rename(self, ifindex: int, name: str) -> None:
+        """Give a link another name; where the kernel asks for it (before 6.2), it is down then."""
+        naming = text(_IFLA["ifname"], name)
+        try:
+            self._channel.request(NEWLINK, 0, _IFINFO.pack(0, 0, ifindex, 0, 0) + naming)
+        except OSError as problem:
+            if problem.errno != errno.EBUSY:
+                raise
+            self._channel.request(NEWLINK, 0, _IFINFO.pack(0, 0, ifindex, 0, _IFF_UP))
+            self._channel.request(NEWLINK, 0, _IFINFO.pack(0, 0, ifindex, 0, 0) + naming)
+
     def keep_apart(self, ifindex: int) -> None:
         """Keep other ports' broadcasts and multicasts from a port; the bridge's own still come.
 
