@@ -130,7 +130,8 @@ def _judged(
         found = [result for promise in made for result in trial.of(promise)]
         lacks.extend(scratch.lacks)
         stopped = [(flow, cause) for flow, cause in found if cause is not None]
-        return stopped, ruleset.handles(picture.ruleset, scratch.copy), len(found)
+        handles = ruleset.handles(picture.ruleset, scratch.copy) if stopped else {}
+        return stopped, handles, len(found)
 
     stopped, handles, count = within(picture, ask, furnish if every else None)
     return Judged(tuple(_stops(stopped, handles)), tuple(dict.fromkeys(lacks)), count)

@@ -463,10 +463,11 @@ def _still(rule: bytes) -> bytes:
 
 def handles(host: Ruleset, scratch: Ruleset) -> Mapping[tuple[Place, int], int]:
     """The host's handle for each rule of the copy, by its chain and the copy's handle."""
+    original = _numbered(host)
     return {
-        (where, copied): original
+        (where, copied): number
         for where, numbers in _numbered(scratch).items()
-        for copied, original in zip(numbers, _numbered(host).get(where, ()), strict=False)
+        for copied, number in zip(numbers, original.get(where, ()), strict=False)
     }
 
 

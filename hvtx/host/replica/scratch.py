@@ -151,7 +151,7 @@ class Scratch:
         self.lacks: list[str] = list(picture.lacks)
         self.copy = Ruleset()  # as the scratch has it, for its handles
         self.route: Channel
-        self.steps: list[trace.Step] = []  # what was traced since the last frame that was sent
+        self._heard: list[bytes] = []  # what was traced since the last frame that was sent
         self._owners: dict[str, Owner] = {}
         self._open = ExitStack()
         self._number = 40000
@@ -238,10 +238,14 @@ class Scratch:
             os.write(self._maker.ends[device], data)
         return self.settle()
 
+    def steps(self) -> list[trace.Step]:
+        """What was traced since the last frame that was sent."""
+        return trace.steps(self._heard)
+
     def settle(self) -> list[Packet | Told]:
-        """What arrives now; ``steps`` is what was traced on the way."""
+        """What arrives now."""
         found = self._pump()
-        self.steps = self._listener.heard()
+        self._heard = self._listener.heard()
         return found
 
     def _pump(self) -> list[Packet | Told]:

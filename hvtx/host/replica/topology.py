@@ -234,8 +234,13 @@ class Maker:
         self.lacks: list[str] = []
 
     def close(self) -> None:
-        """Close all descriptors."""
+        """Close all descriptors; the devices go with the namespace.
+
+        One by one they would be waited for, some 10 ms each.
+        """
         for descriptor in self.ends.values():
+            with suppress(OSError):
+                tun.set_persistent(descriptor, True)
             os.close(descriptor)
         self.ends.clear()
         self._channel.close()

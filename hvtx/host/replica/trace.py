@@ -7,6 +7,7 @@ include/uapi/linux/netfilter/nf_tables.h (enum nft_trace_attributes).
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import struct
 from collections.abc import Iterable, Sequence
@@ -132,19 +133,29 @@ class Listener:
         """Leave it."""
         self._socket.close()
 
-    def heard(self) -> list[Step]:
-        """What was traced since it was asked last."""
-        found: list[Step] = []
+    def heard(self) -> list[bytes]:
+        """What was traced since it was asked last, unread: mostly nobody wants to know."""
+        found: list[bytes] = []
         while True:
             try:
-                data = self._socket.recv(1 << 16)
+                found.append(self._socket.recv(1 << 16))
             except BlockingIOError:
                 return found
-            at = 0
-            while at + 16 <= len(data):
-                length, kind, _, _, _ = _HEADERS.unpack_from(data, at)
-                if length < 16:
-                    break
-                if kind == _KIND:
-                    found.append(step_of(data[at + 16 : at + length]))
-                at += (length + 3) & ~3
+            except OSError as problem:
+                if problem.errno != errno.ENOBUFS:
+                    raise
+
+
+def steps(heard: Iterable[bytes]) -> list[Step]:
+    """The messages in what was heard. Raises Garbled. Pure."""
+    found = []
+    for data in heard:
+        at = 0
+        while at + 16 <= len(data):
+            length, kind, _, _, _ = _HEADERS.unpack_from(data, at)
+            if length < 16:
+                break
+            if kind == _KIND:
+                found.append(step_of(data[at + 16 : at + length]))
+            at += (length + 3) & ~3
+    return found

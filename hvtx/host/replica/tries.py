@@ -127,7 +127,7 @@ class Tries:
             self._scratch.forget_neighbours()  # who asked in vain asks again only by and by
 
     def _cause(self, attempt: Callable[[], bool], family: int, legs: list[Leg]) -> Cause:
-        if (found := causes.of_trace(self._scratch.steps)) is not None:
+        if (found := causes.of_trace(self._scratch.steps())) is not None:
             return found
         if family in self._scratch.picture.legacy:
             before = legacy.counted(family)
