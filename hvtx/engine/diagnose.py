@@ -7,10 +7,11 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 from hvtx.drivers.sysctl import read as read_setting
 from hvtx.engine import privileges
+from hvtx.engine.finding import Finding
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.errors import HostRefused, HvtxError
 from hvtx.host import capabilities, procfs, program, tun
@@ -19,19 +20,7 @@ from hvtx.host.netlink import DumpInterrupted
 from hvtx.hypervisors import base as hypervisors
 from hvtx.model.resource import Kind
 from hvtx.model.user import User
-from hvtx.planner.passage import Bridge, Drop, legacy_drops, nft_drops
 from hvtx.store import leases, records, reserve
-
-
-class Finding(NamedTuple):
-    """One check's result: ``level`` is ok, warning or error."""
-
-    check: str
-    level: str
-    message: str
-    evidence: tuple[str, ...] = ()
-    hint: str | None = None
-
 
 Check = Callable[[Runtime], Iterator[Finding]]
 _MEND = "run hvtx as root, for instance with sudo, and look at the kernel's log"
@@ -372,36 +361,20 @@ def _loopback6(runtime: Runtime) -> Iterator[Finding]:
 # -- others on this host ---------------------------------------------------------------------------
 
 
-def _forward_drops(runtime: Runtime) -> Iterator[Finding]:
-    """Docker's, firewalld's or ufw's drop in FORWARD, which no accept of ours overrides."""
-    bridges = [
-        Bridge(n.bridge, tuple(6 if ":" in s else 4 for s in n.subnets), n.firewall)
-        for n in runtime.read(records.networks)
-    ]
-    found = _drops(runtime.installation, bridges)
-    if not found:
-        yield Finding("forward", "ok", "nobody else drops what our guests forward")
+def _forward(runtime: Runtime) -> Iterator[Finding]:
+    """Whether what guests are promised passes, tried in a copy of the host's forwarding."""
+    from hvtx.engine import forward
+    from hvtx.host.replica.scratch import Unavailable
+
+    networks = runtime.read(records.networks)
+    try:
+        found = forward.judge(runtime, None if networks else forward.would_be(runtime))
+    except (Unavailable, DumpInterrupted) as problem:
+        hint = problem.hint if isinstance(problem, Unavailable) else "try again"
+        words = f"unknown: whether traffic of guests passes could not be tried: {problem}"
+        yield Finding("forward", "warning", words, (), hint)
         return
-    mends = dict.fromkeys(mend for drop in found for mend in drop.mends)
-    yield Finding(
-        "forward", "error" if bridges else "warning",
-        "another firewall drops forwarded traffic, so guests reach nothing beyond this host",
-        tuple(drop.words for drop in found),
-        "; ".join(mends) or "nothing needs it yet; once there is a network, its mend is named here",
-    )  # fmt: skip
-
-
-def _drops(installation: str, bridges: Sequence[Bridge]) -> list[Drop]:
-    """What nftables and the legacy tables drop of our guests' traffic."""
-    from hvtx.host import libnftables, xtables
-
-    listed = libnftables.objects_in(libnftables.run("list ruleset", json=True, terse=True))
-    found = list(nft_drops(listed, bridges))
-    for family in (4, 6):
-        if "filter" in xtables.listed(family):
-            text = xtables.save_text(family).partition("*filter")[2].partition("COMMIT")[0]
-            found += legacy_drops(family, text, installation, bridges)
-    return found
+    yield from forward.findings(found, bool(networks))
 
 
 def _routes(runtime: Runtime) -> Iterator[Finding]:
@@ -550,7 +523,7 @@ CHECKS: dict[str, Check] = {
     "forwarding": _forwarding,
     "loopback": _loopback6,
     "conntrack": _conntrack,
-    "forward": _forward_drops,
+    "forward": _forward,
     "company": _watchers,
     "routes": _routes,
     "damage": _damage,
