@@ -49,6 +49,7 @@ from hvtx.host.program import Ended
 from hvtx.hypervisors import guest
 from hvtx.model import mark, nearest
 from hvtx.model.resource import Entry
+from hvtx.model.routing import Packet
 from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import ProcessFacts
 from hvtx.planner import addressing, adoption, likeness, neighbours, passage
@@ -675,7 +676,8 @@ PARSERS: dict[str, Parser] = {
         lambda bodies: links(bodies).neighbours(), several(sample("neighbours")), GARBLED, ("host.links.Links.neighbours",)
     ),
     "routes": Parser(
-        lambda body: routes._towards(Told([body]), "10.0.0.1"), mutated(sample("route")), GARBLED, ("host.routes._towards",)
+        lambda body: routes.ask(Told([body]), Packet("10.0.0.1")), mutated(sample("route")), GARBLED,
+        ("host.routes.ask", "host.routes._answer", "host.routes._address"),
     ),
     "tables, chains, rules, sets": Parser(
         tables, st.one_of(*(several(sample(name)) for name in ("table", "chain", "rule", "set"))), GARBLED,
