@@ -28,7 +28,7 @@ from hvtx.host import failpoint
 from hvtx.host.flows import flow_limit
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted, forbidden
-from hvtx.model.resource import Kind, Resource, State, filters_on
+from hvtx.model.resource import Kind, Resource, State, filters_on, put_by_others
 from hvtx.model.vm import Network
 from hvtx.planner import provision
 from hvtx.store import intents, records
@@ -603,8 +603,7 @@ def _refuse_dependents(runtime: Runtime, rows: Sequence[Resource]) -> None:
             continue
         index = row.spec["ifindex"]
         things = [link.name for link in every if index in (link.master, link.lower)]
-        own = row.spec["addresses"]
-        things += [a.address for a in addresses if a.ifindex == index and a.address not in own]
+        things += put_by_others(index, addresses, row.spec["addresses"])
         for link in every:
             things += filters_on(link, filtered) if link.ifindex == index else []
         if things:

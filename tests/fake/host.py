@@ -175,6 +175,8 @@ class FakeRoute:
 
     def addr(self, command: str, *, index: int, address: str, prefixlen: int, **_: Any) -> None:
         act = self._kernel.add_address if command == "add" else self._kernel.remove_address
+        if command == "replace":  # of one that is there: flags and lifetimes, which none has here
+            return
         with _NetlinkErrors():
             act(index, f"{address}/{prefixlen}")
 

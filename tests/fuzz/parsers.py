@@ -46,6 +46,7 @@ from hvtx.host import (
 )
 from hvtx.host.links import Links
 from hvtx.host.program import Ended
+from hvtx.host.traits import LinkTraits
 from hvtx.hypervisors import guest
 from hvtx.model import mark, nearest
 from hvtx.model.resource import Entry
@@ -131,6 +132,13 @@ def links(bodies: Sequence[bytes]) -> Links:
     """Links that a kernel told of so."""
     found = object.__new__(Links)
     found._channel, found._held = Told(bodies), set()
+    return found
+
+
+def traits(body: bytes) -> LinkTraits:
+    """Settings that a kernel told of so."""
+    found = object.__new__(LinkTraits)
+    found._channel = Told([body])
     return found
 
 
@@ -663,6 +671,9 @@ PARSERS: dict[str, Parser] = {
     "owners of tun devices": Parser(
         lambda bodies: links(bodies).tun_owner(1), mutated(sample("links")).map(lambda one: [one]), GARBLED,
         ("host.links.Links.tun_owner",),
+    ),
+    "settings of links": Parser(
+        lambda body: traits(body).get(1), mutated(sample("links")), GARBLED, ("host.traits._traits", "host.traits._settings")
     ),
     "addresses": Parser(every_address, several(sample("addresses")), GARBLED, ("host.links._address",)),
     "traffic control": Parser(
