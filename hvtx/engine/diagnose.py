@@ -439,7 +439,8 @@ def _damage(runtime: Runtime) -> Iterator[Finding]:
     found = [d for d in damage_now(take_snapshot(runtime)) if d.row.kind != Kind.SYSCTL]
     for damage in found:
         yield Finding(
-            "damage", "error", f"{damage.row.kind} {damage.row.key}: {damage.missing}",
+            "damage", "error" if damage.cuts else "warning",
+            f"{damage.row.kind} {damage.row.key}: {damage.missing}",
             damage.seen.evidence, "hvtx repair",
         )  # fmt: skip
     if not found:

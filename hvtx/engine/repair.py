@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from hvtx.drivers import bridge, tap
 from hvtx.drivers.bridge import lead_loopback, restore, route_localnet
 from hvtx.drivers.sysctl import read as read_setting
+from hvtx.engine import holding
 from hvtx.engine.collect import resolve
 from hvtx.engine.loopback import bridges_in_need
 from hvtx.engine.networks import ensure_networks, outdated
@@ -22,7 +23,7 @@ from hvtx.engine.transaction import begin
 from hvtx.errors import HvtxError, NotFound, Refused
 from hvtx.host.links import Links
 from hvtx.model.plan import Snapshot
-from hvtx.model.resource import FIREWALL_KINDS, Kind, Link, Resource, State
+from hvtx.model.resource import FIREWALL_KINDS, HOLDER, Kind, Link, Resource, State
 from hvtx.model.vm import Liveness, Network, Vm
 from hvtx.planner.presence import Presence, index, presence
 from hvtx.planner.provision import guards_bridge, port_guard
@@ -36,6 +37,12 @@ class Damage(NamedTuple):
     row: Resource
     missing: str
     seen: Presence
+    unheld: bool = False  # a published port that no socket is bound to
+
+    @property
+    def cuts(self) -> bool:
+        """Whether it stops traffic; a port that nobody holds still leads to its guest."""
+        return self.missing != holding.UNHELD
 
 
 def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
@@ -73,6 +80,8 @@ def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
         with begin(runtime, "repair", vm=name if vms and not networks else None) as (_, operation):
             pass
         _mend_all(runtime, damages, rows, repaired, failed)
+        names = {vm.id: vm.name for vm in vms}
+        _hold_again(runtime, [d for d in damages if d.unheld], rows, names, (repaired, failed))
         ports = [damage.row for damage in damages if damage.row.kind == Kind.PUBLISH]
         flows = operation.end_flows_past(ports)  # datagrams of meanwhile went past their rules
         if not flows.gone:
@@ -163,9 +172,26 @@ def _damage(
     """
     links = Links()
     try:
-        return _damage_of(sighted, loopback, links)
+        found = _damage_of(sighted, loopback, links)
     finally:
         links.close()
+    return _with_unheld(found, sighted)
+
+
+def _with_unheld(
+    found: Sequence[Damage], sighted: Sequence[tuple[Resource, Presence]]
+) -> list[Damage]:
+    """The damages, with the published ports that no socket is bound to."""
+    bare = {row.id for row in holding.unheld(row for row, _ in sighted)}
+    known = {damage.row.id for damage in found}
+    return [
+        *(damage._replace(unheld=damage.row.id in bare) for damage in found),
+        *(
+            Damage(row, holding.UNHELD, seen, unheld=True)
+            for row, seen in sighted
+            if row.id in bare - known and seen.here is not None
+        ),
+    ]
 
 
 def _damage_of(
@@ -304,7 +330,7 @@ def _mend_all(
         for damage in ordered:
             if damage.row.kind == kind:
                 attempt(damage, lambda damage=damage: _mend(runtime, damage, rows))  # type: ignore[misc]
-    walls = [damage for damage in ordered if damage.row.kind in FIREWALL_KINDS]
+    walls = [damage for damage in ordered if damage.row.kind in FIREWALL_KINDS and damage.cuts]
     for damage in sorted(walls, key=lambda d: d.row.spec["what"] != "base"):
         attempt(damage, lambda damage=damage: _mend_firewall(runtime, damage.row))  # type: ignore[misc]
 
@@ -359,6 +385,51 @@ def _mend(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) -> None:
         links.close()
 
 
+def _hold_again(
+    runtime: Runtime,
+    damages: Sequence[Damage],
+    rows: Sequence[Resource],
+    names: Mapping[str, str],
+    told: tuple[list[dict[str, Any]], list[dict[str, Any]]],
+) -> None:
+    """Bind sockets to published ports that nobody holds; ``names`` are the VMs', by id."""
+    repaired, failed = told
+    for vm, name in names.items():
+        own = [damage for damage in damages if damage.row.vm == vm]
+        if not own:
+            continue
+        processes = [row for row in rows if row.vm == vm and row.kind == Kind.PROCESS]
+        why: dict[int, str] = {}
+        try:
+            why = _renew(runtime, [damage.row for damage in own], processes, name)
+        except (HvtxError, OSError) as problem:
+            why = {damage.row.id: str(problem) for damage in own}
+        for damage in own:
+            item = {"kind": damage.row.kind, "key": damage.row.key, "missing": holding.UNHELD}
+            if damage.row.id in why:
+                failed.append({**item, "why": why[damage.row.id]})
+            elif not damage.cuts:
+                repaired.append(item)
+
+
+def _renew(
+    runtime: Runtime, rows: Sequence[Resource], processes: Sequence[Resource], name: str
+) -> dict[int, str]:
+    """Why ports are still not held, by row."""
+    holder, observed, why = holding.renew(rows, processes, name)
+    if holder is None:
+        return why
+    try:
+        with runtime.store.transaction() as sql:
+            for row, seen in observed.items():
+                intents.note(sql, row, seen)
+        holder.open()
+    except BaseException:
+        holder.cancel()
+        raise
+    return why
+
+
 def _leads_loopback(runtime: Runtime, row: Resource) -> bool:
     published = runtime.read(records.resources, "kind = 'publish'")
     return row.key in bridges_in_need(published, row.life)
@@ -367,5 +438,6 @@ def _leads_loopback(runtime: Runtime, row: Resource) -> bool:
 def _mend_firewall(runtime: Runtime, row: Resource) -> None:
     observed = runtime.firewall(row.spec["backend"]).mend([row])
     if (row.spec["what"] == "base" or outdated(row)) and row.id in observed:
+        kept = {name: row.observed[name] for name in (HOLDER,) if name in row.observed}
         with runtime.store.transaction() as sql:
-            intents.note(sql, row.id, observed[row.id])
+            intents.note(sql, row.id, {**observed[row.id], **kept})
