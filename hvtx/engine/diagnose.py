@@ -429,6 +429,25 @@ def _routes(runtime: Runtime) -> Iterator[Finding]:
         yield Finding("routes", "ok", "no other route leads to a subnet of ours")
 
 
+def _addresses(runtime: Runtime) -> Iterator[Finding]:
+    """Addresses of guests that the host has itself."""
+    from hvtx.engine import own_addresses
+
+    with runtime.reading() as sql:
+        networks, vms = records.networks(sql), records.vms(sql)
+        started = {row.vm for row in records.resources(sql, "kind = 'tap'")}
+    found = own_addresses.taken_from(vms, own_addresses.in_subnets(networks))
+    for vm, own in found:
+        yield Finding(
+            "addresses", "error" if vm.id in started else "warning",
+            f"{own.address} is the address of VM {vm.name!r}, and this host has it itself",
+            (f"{own.prefix} on {own.device}: the host answers in the guest's place",),
+            own_addresses.mend(own),
+        )  # fmt: skip
+    if not found:
+        yield Finding("addresses", "ok", "this host has no address of a guest")
+
+
 def _damage(runtime: Runtime) -> Iterator[Finding]:
     """What others flushed or changed under networks and running VMs."""
     from hvtx.engine.repair import damage_now
@@ -554,8 +573,9 @@ CHECKS: dict[str, Check] = {
     "forward": _forward_drops,
     "company": _watchers,
     "routes": _routes,
+    "addresses": _addresses,
     "damage": _damage,
     "units": _units,
 }
-_OF_RECORDS = frozenset({"store", "operations", "processes", "routes", "damage"})
+_OF_RECORDS = frozenset({"store", "operations", "processes", "routes", "addresses", "damage"})
 _NOWHERE = "/nonexistent"  # where no store is, so that an empty one is read

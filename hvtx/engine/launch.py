@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hvtx.drivers import process
-from hvtx.engine import holding, privileges
+from hvtx.engine import holding, own_addresses, privileges
 from hvtx.engine.neighbours import holding_ports, refuse_others_ports
 from hvtx.engine.networks import (
     bridge_row,
@@ -146,6 +146,7 @@ def start_vm(runtime: Runtime, name: str, *, verb: str = "start") -> Vm:
     with holding_ports(runtime, _ports_to_publish(vm)) as held:
         networks = _networks(runtime, vm)
         privileges.need_to_start(networks.values())
+        own_addresses.refuse_start(vm, networks.values())
         _refuse_diverted(runtime, vm, networks)
         with begin(runtime, verb, vm=name) as (sql, operation):
             vm, user = _with_user(operation, sql, vm, probes)
@@ -209,9 +210,11 @@ def run_vm(runtime: Runtime, wish: VmWish) -> Vm:
         networks = {network.id: network for network in define.take_networks(runtime, wish)}
         ensure_networks(runtime, networks.values())
         privileges.need_to_start(networks.values())
+        own = own_addresses.in_subnets(networks.values())
         with begin(runtime, "run", vm=wish.name) as (sql, operation):
-            own = list(networks.values())
-            vm, rows = define.record_vm(operation, sql, wish, own, committed=False)
+            vm, rows = define.record_vm(
+                operation, sql, wish, list(networks.values()), committed=False, taken=own
+            )
             vm, user = _with_user(operation, sql, vm, probes)
             rows += _intend(operation, sql, vm, networks, user)
         _go(runtime, operation, vm, rows, Means(networks, probes, user, held), new=True)

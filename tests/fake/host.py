@@ -435,6 +435,7 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.drivers.process.enter_scope": lambda vm, *pids: None,
         "hvtx.engine.snapshot.Links": links,
         "hvtx.engine.networks.Links": links,
+        "hvtx.engine.own_addresses.Links": links,
         "hvtx.engine.repair.Links": links,
         "hvtx.engine.neighbours.refuse_taken_port": refuse_taken_port,
         "hvtx.host.portholder.Held": lambda: FakeHeld(kernel),
