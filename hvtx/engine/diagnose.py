@@ -430,12 +430,23 @@ def _routes(runtime: Runtime) -> Iterator[Finding]:
 
 
 def _addresses(runtime: Runtime) -> Iterator[Finding]:
-    """Addresses of guests that the host has itself."""
+    """Addresses of guests that the host has itself, or looks for at another MAC address."""
     from hvtx.engine import own_addresses
+    from hvtx.engine.networks import bridge_row
 
     with runtime.reading() as sql:
         networks, vms = records.networks(sql), records.vms(sql)
         started = {row.vm for row in records.resources(sql, "kind = 'tap'")}
+        rows = [(network.id, bridge_row(runtime, network)) for network in networks]
+    bridges = {i: (row.spec["ifindex"], row.key) for i, row in rows if row is not None}
+    wrong = own_addresses.wrong_neighbours(vms, bridges)
+    for entry in wrong:
+        yield Finding(
+            "addresses", "error" if entry.vm.id in started else "warning",
+            f"an entry that was made by hand leads past VM {entry.vm.name!r} ({entry.address})",
+            (f"the host's neighbour table has {entry.address} at {entry.mac} on {entry.device}",),
+            f"ip neigh del {entry.address} dev {entry.device}",
+        )  # fmt: skip
     found = own_addresses.taken_from(vms, own_addresses.in_subnets(networks))
     for vm, own in found:
         yield Finding(
@@ -444,7 +455,7 @@ def _addresses(runtime: Runtime) -> Iterator[Finding]:
             (f"{own.prefix} on {own.device}: the host answers in the guest's place",),
             own_addresses.mend(own),
         )  # fmt: skip
-    if not found:
+    if not found and not wrong:
         yield Finding("addresses", "ok", "this host has no address of a guest")
 
 

@@ -11,8 +11,9 @@ import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from hvtx.errors import Conflict
+from hvtx.errors import Conflict, HostRefused
 from hvtx.host.links import Links
+from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.resource import Address
 from hvtx.model.vm import Network, Vm
 
@@ -26,13 +27,13 @@ class Own(NamedTuple):
 
 
 def in_subnets(networks: Iterable[Network]) -> dict[str, Own]:
-    """What the host has in the networks' subnets beside their gateways, by address. Raises OSError.
+    """What the host has in the networks' subnets beside their gateways, by address.
 
-    Raises DumpInterrupted where addresses come and go too fast to be listed.
+    Raises OSError, and HostRefused where addresses come and go too fast to be listed.
     """
     links = Links()
     try:
-        found = own_among(links.addresses(), networks)
+        found = own_among(_listed(links), networks)
         names: dict[int, str] = {}
         for one in found:
             if one.ifindex not in names:
@@ -42,6 +43,16 @@ def in_subnets(networks: Iterable[Network]) -> dict[str, Own]:
         links.close()
     told = (Own(one.address.partition("/")[0], one.address, names[one.ifindex]) for one in found)
     return {own.address: own for own in told}
+
+
+def _listed(links: Links) -> list[Address]:
+    try:
+        return links.addresses()
+    except DumpInterrupted as problem:
+        raise HostRefused(
+            "the host's addresses changed too fast to be listed",
+            hint="try again when fewer of them come and go",
+        ) from problem
 
 
 def own_among(addresses: Iterable[Address], networks: Iterable[Network]) -> list[Address]:
@@ -98,3 +109,33 @@ def taken_from(vms: Sequence[Vm], own: Mapping[str, Own]) -> list[tuple[Vm, Own]
         for address in (interface.ipv4, interface.ipv6)
         if address is not None and address in own
     ]
+
+
+class Wrong(NamedTuple):
+    """An entry of the host's neighbour table that leads past a guest."""
+
+    vm: Vm
+    address: str
+    mac: str  # whose the entry says that it is
+    device: str
+
+
+def wrong_neighbours(vms: Sequence[Vm], bridges: Mapping[str, tuple[int, str]]) -> list[Wrong]:
+    """Entries that somebody made for guests' addresses, with others' MAC addresses.
+
+    ``bridges`` are index and name of each network's bridge, by its id. Raises OSError.
+    """
+    links = Links()
+    try:
+        entered = {(index, address): mac for index, address, mac in links.fixed_neighbours()}
+    finally:
+        links.close()
+    found = []
+    for vm in vms:
+        for interface in vm.interfaces:
+            index, device = bridges.get(interface.network, (0, ""))
+            for address in (interface.ipv4, interface.ipv6):
+                mac = entered.get((index, address)) if address is not None else None
+                if address is not None and mac is not None and mac != interface.mac:
+                    found.append(Wrong(vm, address, mac, device))
+    return found

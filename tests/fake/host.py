@@ -72,6 +72,14 @@ class FakeLinks:
         self._kernel.alive()
         return list(self._kernel.addresses)
 
+    def forget_neighbours(self, known: Iterable[tuple[int, str]]) -> None:
+        del known
+        self._kernel.alive()
+
+    def fixed_neighbours(self) -> list[tuple[int, str, str]]:
+        self._kernel.alive()
+        return []
+
     def filtered(self, closely: Collection[int] = ()) -> frozenset[int]:
         del closely
         self._kernel.alive()
