@@ -411,6 +411,36 @@ def _routes(runtime: Runtime) -> Iterator[Finding]:
         yield Finding("routes", "ok", "packets for guests go to them, by the kernel's own answer")
 
 
+def _addresses(runtime: Runtime) -> Iterator[Finding]:
+    """Addresses of guests that the host has itself, or looks for at another MAC address."""
+    from hvtx.engine import own_addresses
+    from hvtx.engine.networks import bridge_row
+
+    with runtime.reading() as sql:
+        networks, vms = records.networks(sql), records.vms(sql)
+        started = {row.vm for row in records.resources(sql, "kind = 'tap'")}
+        rows = [(network.id, bridge_row(runtime, network)) for network in networks]
+    bridges = {i: (row.spec["ifindex"], row.key) for i, row in rows if row is not None}
+    wrong = own_addresses.wrong_neighbours(vms, bridges)
+    for entry in wrong:
+        yield Finding(
+            "addresses", "error" if entry.vm.id in started else "warning",
+            f"an entry that was made by hand leads past VM {entry.vm.name!r} ({entry.address})",
+            (f"the host's neighbour table has {entry.address} at {entry.mac} on {entry.device}",),
+            f"ip neigh del {entry.address} dev {entry.device}",
+        )  # fmt: skip
+    found = own_addresses.taken_from(vms, own_addresses.in_subnets(networks))
+    for vm, own in found:
+        yield Finding(
+            "addresses", "error" if vm.id in started else "warning",
+            f"{own.address} is the address of VM {vm.name!r}, and this host has it itself",
+            (f"{own.prefix} on {own.device}: the host answers in the guest's place",),
+            own_addresses.mend(own),
+        )  # fmt: skip
+    if not found and not wrong:
+        yield Finding("addresses", "ok", "this host has no address of a guest")
+
+
 def _damage(runtime: Runtime) -> Iterator[Finding]:
     """What others flushed or changed under networks and running VMs."""
     from hvtx.engine.repair import damage_now
@@ -421,7 +451,8 @@ def _damage(runtime: Runtime) -> Iterator[Finding]:
     found = [d for d in damage_now(take_snapshot(runtime)) if d.row.kind != Kind.SYSCTL]
     for damage in found:
         yield Finding(
-            "damage", "error", f"{damage.row.kind} {damage.row.key}: {damage.missing}",
+            "damage", "error" if damage.cuts else "warning",
+            f"{damage.row.kind} {damage.row.key}: {damage.missing}",
             damage.seen.evidence, "hvtx repair",
         )  # fmt: skip
     if not found:
@@ -538,8 +569,9 @@ CHECKS: dict[str, Check] = {
     "forward": _forward,
     "company": _watchers,
     "routes": _routes,
+    "addresses": _addresses,
     "damage": _damage,
     "units": _units,
 }
-_OF_RECORDS = frozenset({"store", "operations", "processes", "routes", "damage"})
+_OF_RECORDS = frozenset({"store", "operations", "processes", "routes", "addresses", "damage"})
 _NOWHERE = "/nonexistent"  # where no store is, so that an empty one is read

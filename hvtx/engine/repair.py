@@ -15,6 +15,7 @@ from hvtx.drivers import bridge, tap
 from hvtx.drivers.address import remove_link_local
 from hvtx.drivers.bridge import lead_loopback, restore, route_localnet
 from hvtx.drivers.sysctl import read as read_setting
+from hvtx.engine import holding
 from hvtx.engine.collect import resolve
 from hvtx.engine.loopback import bridges_in_need
 from hvtx.engine.networks import ensure_networks, outdated
@@ -25,7 +26,7 @@ from hvtx.errors import HvtxError, NotFound, Refused
 from hvtx.host.links import Links
 from hvtx.host.traits import LinkTraits
 from hvtx.model.plan import Snapshot
-from hvtx.model.resource import FIREWALL_KINDS, Kind, Link, Resource, State
+from hvtx.model.resource import FIREWALL_KINDS, HOLDER, Kind, Link, Resource, State
 from hvtx.model.vm import Liveness, Network, Vm
 from hvtx.planner.drift import Wanted, drift
 from hvtx.planner.presence import Presence, index, presence
@@ -40,6 +41,12 @@ class Damage(NamedTuple):
     row: Resource
     missing: str
     seen: Presence
+    unheld: bool = False  # a published port that no socket is bound to
+
+    @property
+    def cuts(self) -> bool:
+        """Whether it stops traffic; a port that nobody holds still leads to its guest."""
+        return self.missing != holding.UNHELD
 
 
 def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
@@ -77,6 +84,8 @@ def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
         with begin(runtime, "repair", vm=name if vms and not networks else None) as (_, operation):
             pass
         _mend_all(runtime, damages, rows, repaired, failed)
+        names = {vm.id: vm.name for vm in vms}
+        _hold_again(runtime, [d for d in damages if d.unheld], rows, names, (repaired, failed))
         ports = [damage.row for damage in damages if damage.row.kind == Kind.PUBLISH]
         flows = operation.end_flows_past(ports)  # datagrams of meanwhile went past their rules
         if not flows.gone:
@@ -166,7 +175,24 @@ def _damage(
     ``loopback`` are the bridges that lead 127.0.0.1 to guests.
     """
     with closing(Links()) as links, closing(LinkTraits()) as traits:
-        return _damage_of(sighted, loopback, links, traits)
+        found = _damage_of(sighted, loopback, links, traits)
+    return _with_unheld(found, sighted)
+
+
+def _with_unheld(
+    found: Sequence[Damage], sighted: Sequence[tuple[Resource, Presence]]
+) -> list[Damage]:
+    """The damages, with the published ports that no socket is bound to."""
+    bare = {row.id for row in holding.unheld(row for row, _ in sighted)}
+    known = {damage.row.id for damage in found}
+    return [
+        *(damage._replace(unheld=damage.row.id in bare) for damage in found),
+        *(
+            Damage(row, holding.UNHELD, seen, unheld=True)
+            for row, seen in sighted
+            if row.id in bare - known and seen.here is not None
+        ),
+    ]
 
 
 def _damage_of(
@@ -323,7 +349,7 @@ def _mend_all(
         for damage in ordered:
             if damage.row.kind == kind:
                 attempt(damage, lambda damage=damage: _mend(runtime, damage, rows))  # type: ignore[misc]
-    walls = [damage for damage in ordered if damage.row.kind in FIREWALL_KINDS]
+    walls = [damage for damage in ordered if damage.row.kind in FIREWALL_KINDS and damage.cuts]
     for damage in sorted(walls, key=lambda d: d.row.spec["what"] != "base"):
         attempt(damage, lambda damage=damage: _mend_firewall(runtime, damage.row))  # type: ignore[misc]
 
@@ -396,6 +422,51 @@ def _set_again(row: Resource, rows: Sequence[Resource], links: Links) -> None:
         remove_link_local(index, row.spec.get("addresses", ()))
 
 
+def _hold_again(
+    runtime: Runtime,
+    damages: Sequence[Damage],
+    rows: Sequence[Resource],
+    names: Mapping[str, str],
+    told: tuple[list[dict[str, Any]], list[dict[str, Any]]],
+) -> None:
+    """Bind sockets to published ports that nobody holds; ``names`` are the VMs', by id."""
+    repaired, failed = told
+    for vm, name in names.items():
+        own = [damage for damage in damages if damage.row.vm == vm]
+        if not own:
+            continue
+        processes = [row for row in rows if row.vm == vm and row.kind == Kind.PROCESS]
+        why: dict[int, str] = {}
+        try:
+            why = _renew(runtime, [damage.row for damage in own], processes, name)
+        except (HvtxError, OSError) as problem:
+            why = {damage.row.id: str(problem) for damage in own}
+        for damage in own:
+            item = {"kind": damage.row.kind, "key": damage.row.key, "missing": holding.UNHELD}
+            if damage.row.id in why:
+                failed.append({**item, "why": why[damage.row.id]})
+            elif not damage.cuts:
+                repaired.append(item)
+
+
+def _renew(
+    runtime: Runtime, rows: Sequence[Resource], processes: Sequence[Resource], name: str
+) -> dict[int, str]:
+    """Why ports are still not held, by row."""
+    holder, observed, why = holding.renew(rows, processes, name)
+    if holder is None:
+        return why
+    try:
+        with runtime.store.transaction() as sql:
+            for row, seen in observed.items():
+                intents.note(sql, row, seen)
+        holder.open()
+    except BaseException:
+        holder.cancel()
+        raise
+    return why
+
+
 def _leads_loopback(runtime: Runtime, row: Resource) -> bool:
     published = runtime.read(records.resources, "kind = 'publish'")
     return row.key in bridges_in_need(published, row.life)
@@ -404,5 +475,6 @@ def _leads_loopback(runtime: Runtime, row: Resource) -> bool:
 def _mend_firewall(runtime: Runtime, row: Resource) -> None:
     observed = runtime.firewall(row.spec["backend"]).mend([row])
     if (row.spec["what"] == "base" or outdated(row)) and row.id in observed:
+        kept = {name: row.observed[name] for name in (HOLDER,) if name in row.observed}
         with runtime.store.transaction() as sql:
-            intents.note(sql, row.id, observed[row.id])
+            intents.note(sql, row.id, {**observed[row.id], **kept})

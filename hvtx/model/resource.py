@@ -58,6 +58,9 @@ class Resource(NamedTuple):
 FLOWS = "flows"  # in ``observed`` of a firewall row: not all that flows past its rules has ended
 
 
+HOLDER = "holder"  # in ``observed`` of a ``publish`` row: the identity of who holds its port
+
+
 def only_flows_remain(row: Resource) -> bool:
     """Whether a row's rules are gone, and it stands only for flows that may go on without them.
 
