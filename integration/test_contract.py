@@ -1298,9 +1298,12 @@ def test_ports_that_cannot_be_served_are_told(hvtx: Program) -> None:
     assert not [n for n in hvtx("vm", "show", "quiet").out.splitlines() if n.startswith("note:")]
     assert "[::1]" not in hvtx("doctor", code=None).out
     network(hvtx, "--subnet", "fd77::/64")
-    assert "[::1]" in hvtx(
-        "vm", "create", "web", "--network", "net", "-p", "[::1]:8081:80", *SLEEP, code=2
-    ).err
+    assert (
+        "[::1]"
+        in hvtx(
+            "vm", "create", "web", "--network", "net", "-p", "[::1]:8081:80", *SLEEP, code=2
+        ).err
+    )
     create(hvtx, "web", "-p", "8081:80")
     assert "[::1]" in hvtx("vm", "show", "web").out
     assert "[::1]" in hvtx("doctor", code=None).out
