@@ -443,19 +443,24 @@ def _addresses(runtime: Runtime) -> Iterator[Finding]:
 
 def _damage(runtime: Runtime) -> Iterator[Finding]:
     """What others flushed or changed under networks and running VMs."""
-    from hvtx.engine.repair import damage_now
+    from hvtx.engine.repair import look_now
     from hvtx.engine.snapshot import take_snapshot
 
     if runtime.store.missing or runtime.refused is not None:
         return
-    found = [d for d in damage_now(take_snapshot(runtime)) if d.row.kind != Kind.SYSCTL]
+    damages, unseen = look_now(take_snapshot(runtime))
+    found = [d for d in damages if d.row.kind != Kind.SYSCTL]
     for damage in found:
         yield Finding(
             "damage", "error" if damage.cuts else "warning",
             f"{damage.row.kind} {damage.row.key}: {damage.missing}",
-            damage.seen.evidence, "hvtx repair",
+            damage.seen.evidence, damage.mend,
         )  # fmt: skip
-    if not found:
+    for why, rows in unseen.items():
+        yield Finding(
+            "damage", "warning", f"{', '.join(rows)} could not be looked at", (why,), _MEND
+        )
+    if not found and not unseen:
         yield Finding("damage", "ok", "everything that runs has what is on record")
 
 
