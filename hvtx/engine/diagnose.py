@@ -322,23 +322,11 @@ def _forwarding(runtime: Runtime) -> Iterator[Finding]:
     if runtime.settings.state_directory == _NOWHERE:
         yield _forwarding_unasked()
         return
-    networks = runtime.read(records.networks)
-    wanted = []
-    if any(":" not in s for n in networks for s in n.subnets):
-        wanted.append("net/ipv4/ip_forward")
-    if any(":" in s for n in networks for s in n.subnets):
-        wanted.append("net/ipv6/conf/all/forwarding")
-    off = [path.replace("/", ".") for path in wanted if read_setting(path) != "1"]
-    for name in off:
-        yield Finding(
-            "forwarding", "error", f"{name} was turned off: guests reach nothing beyond this host",
-            (f"{name} = {read_setting(name.replace('.', '/'))}",),
-            f"hvtx repair, or: sysctl -w {name}=1",
-        )  # fmt: skip
-    if not off:
-        yield Finding(
-            "forwarding", "ok", "on where networks need it" if wanted else "not needed yet"
-        )
+    from hvtx.engine import forwarding
+    from hvtx.engine.networks import bridge_row
+
+    pairs = [(n, bridge_row(runtime, n)) for n in runtime.read(records.networks)]
+    yield from forwarding.findings(runtime, [(n, row) for n, row in pairs if row is not None])
 
 
 def _forwarding_unasked() -> Finding:
