@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from hvtx.drivers.base import Host
+from hvtx.drivers.sysctl import read
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
 from hvtx.host import failpoint
 from hvtx.host.links import EGRESS, Links, silence
@@ -41,6 +42,7 @@ from hvtx.model.resource import (
     put_by_others,
 )
 
+_INET6 = "net/ipv6/conf/{}/disable_ipv6"
 _MTU_LIMIT = 65000  # anything between what guests' devices can have and what a bridge can
 
 
@@ -186,8 +188,20 @@ def lead_loopback(device: str, *, on: bool) -> None:
 
 def restore(row: Resource, seen: Link, links: Links, *, loopback: bool) -> None:
     """Give a bridge of ours what others changed of it: up, its MAC, its MTU, its setting."""
+    if lacks_inet6(row, seen.name):
+        Path("/proc/sys", _INET6.format(seen.name)).write_text("0")
     links.change(seen.ifindex, mac=row.spec["mac"], mtu=row.spec["mtu"], up=True)
     lead_loopback(seen.name, on=loopback)
+
+
+def lacks_inet6(row: Resource, device: str) -> bool:
+    """Whether IPv6 is off on a bridge of ours that has addresses of it, and on for the host.
+
+    systemd-networkd turns it off where its file wants no link-local addresses.
+    """
+    if not any(":" in address for address in row.spec.get("addresses", ())):
+        return False
+    return [read(_INET6.format(name)) for name in (device, "all")] == ["1", "0"]
 
 
 def _settle(bridge: int, links: Links) -> None:

@@ -276,6 +276,8 @@ def _drift(
     if link.mtu != row.spec["mtu"]:
         return f"its MTU was {link.mtu}"
     if row.kind == Kind.BRIDGE:
+        if bridge.lacks_inet6(row, link.name):
+            return "IPv6 was off on it (disable_ipv6)"
         leads, should = read_setting(route_localnet(link.name)) == "1", row.key in loopback
         if leads == should:
             return None
