@@ -29,6 +29,7 @@ from hvtx.host import (
     images,
     kvm,
     libnftables,
+    managers,
     mounts,
     netlink,
     nfnetlink,
@@ -671,6 +672,12 @@ PARSERS: dict[str, Parser] = {
     "owners of tun devices": Parser(
         lambda bodies: links(bodies).tun_owner(1), mutated(sample("links")).map(lambda one: [one]), GARBLED,
         ("host.links.Links.tun_owner",),
+    ),
+    "what networkd makes of a link": Parser(
+        managers.file_of, texts(["ADMIN_STATE=configured\nNETWORK_FILE=/etc/systemd/network/50-x.network\n"]), (), ("host.managers.file_of",)
+    ),
+    "what nmcli prints": Parser(
+        managers.states_of, texts(["hvbr:connected (externally)\nlo:unmanaged\n"]), (), ("host.managers.states_of",)
     ),
     "settings of links": Parser(
         lambda body: traits(body).get(1), mutated(sample("links")), GARBLED, ("host.traits._traits", "host.traits._settings")
