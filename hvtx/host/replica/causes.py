@@ -31,6 +31,9 @@ class Cause(NamedTuple):
     handle: int = 0
 
 
+UNKNOWN = Cause("unknown", (), "no rule, route or setting was seen to stop it")
+
+
 class Leg(NamedTuple):
     """A way that packets of a flow have to take: from where, to whom, and out by which device.
 
@@ -45,9 +48,9 @@ class Leg(NamedTuple):
     forwarded: bool = False
 
 
-def of_trace(steps: Iterable[Step]) -> Cause | None:
-    """What the trace says. Pure."""
-    found = culprit(steps)
+def of_trace(steps: Iterable[Step], *, ours: bool = False) -> Cause | None:
+    """What the trace says of others' tables, or of ``ours``. Pure."""
+    found = culprit(steps, ours=ours)
     if found is None:
         return None
     place = (found.family, found.table, found.chain)
@@ -65,7 +68,7 @@ def of_line(family: int, line: Line) -> Cause:
     return Cause("legacy", place, line.text)
 
 
-def of_legs(scratch: Scratch, family: int, legs: Iterable[Leg]) -> Cause:
+def of_legs(scratch: Scratch, family: int, legs: Iterable[Leg]) -> Cause | None:
     """What settings and routes say of the ways that packets have to take."""
     for leg in legs:
         for device in filter(None, (leg.into, leg.out)):
@@ -75,7 +78,7 @@ def of_legs(scratch: Scratch, family: int, legs: Iterable[Leg]) -> Cause:
             return found
         if (found := _of_route(scratch, leg)) is not None:
             return found
-    return Cause("unknown", (), "no rule, route or setting was seen to stop it")
+    return None
 
 
 def _of_device(scratch: Scratch, family: int, name: str) -> Cause | None:

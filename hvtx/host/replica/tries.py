@@ -127,7 +127,8 @@ class Tries:
             self._scratch.forget_neighbours()  # who asked in vain asks again only by and by
 
     def _cause(self, attempt: Callable[[], bool], family: int, legs: list[Leg]) -> Cause:
-        if (found := causes.of_trace(self._scratch.steps())) is not None:
+        heard = self._scratch.steps()
+        if (found := causes.of_trace(heard)) is not None:
             return found
         if family in self._scratch.picture.legacy:
             before = legacy.counted(family)
@@ -136,7 +137,8 @@ class Tries:
             line = legacy.moved(before, legacy.counted(family))
             if line is not None:
                 return causes.of_line(family, line)
-        return causes.of_legs(self._scratch, family, legs)
+        found = causes.of_legs(self._scratch, family, legs)
+        return found or causes.of_trace(heard, ours=True) or causes.UNKNOWN
 
     # -- what passes between two ends --------------------------------------------------------------
 
