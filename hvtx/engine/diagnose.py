@@ -378,28 +378,67 @@ def _forward(runtime: Runtime) -> Iterator[Finding]:
 
 
 def _routes(runtime: Runtime) -> Iterator[Finding]:
-    """Routes that take packets for guests elsewhere, or the same subnet on another device."""
+    """Whether packets of guests find their way: asked of the kernel, one finding a cause."""
+    from hvtx.engine import ways
     from hvtx.engine.networks import bridge_row
-    from hvtx.host.routes import all_routes, in_the_way
 
     with runtime.reading() as sql:
-        bridges = [(n, bridge_row(runtime, n)) for n in records.networks(sql)]
-    every, bad = all_routes(), False
-    for network, row in bridges:
+        networks, vms = records.networks(sql), records.vms(sql)
+    bad = False
+    for network in networks:
+        row = bridge_row(runtime, network)
         if row is None:
             continue
-        for subnet in network.subnets:
-            found = in_the_way(subnet, row.spec["ifindex"], every)
-            if found is not None:
-                bad = True
-                yield Finding(
-                    "routes", "error",
-                    f"a route to {found.prefix} takes packets away from network {network.name!r}",
-                    (f"table {found.table}, device {found.device or 'none'}",),
-                    "remove that route or address, or give the VMs another network",
-                )  # fmt: skip
+        own = [i for vm in vms for i in vm.interfaces if i.network == network.id]
+        guests = [address for i in own for address in (i.ipv4, i.ipv6) if address]
+        guests += ways.samples(network)
+        told = ways.strays(network, row, guests) + ways.without_world(network, row, guests)
+        causes: dict[str, list[ways.Stray]] = {}
+        for stray in told:
+            causes.setdefault(stray.cause, []).append(stray)
+        for cause, packets in causes.items():
+            bad = True
+            seen = dict.fromkeys(f"{p.ask.way}: {p.ask.packet.destination}" for p in packets)
+            yield Finding(
+                "routes", "error",
+                f"{cause} takes packets away from the guests of network {network.name!r}",
+                tuple(seen)[:_MANY], packets[0].mend,
+            )  # fmt: skip
+        for part, hint in ways.taken_parts(network, row, told):
+            yield Finding("routes", "warning", part, (), hint)
+            bad = True
     if not bad:
-        yield Finding("routes", "ok", "no other route leads to a subnet of ours")
+        yield Finding("routes", "ok", "packets for guests go to them, by the kernel's own answer")
+
+
+def _addresses(runtime: Runtime) -> Iterator[Finding]:
+    """Addresses of guests that the host has itself, or looks for at another MAC address."""
+    from hvtx.engine import own_addresses
+    from hvtx.engine.networks import bridge_row
+
+    with runtime.reading() as sql:
+        networks, vms = records.networks(sql), records.vms(sql)
+        started = {row.vm for row in records.resources(sql, "kind = 'tap'")}
+        rows = [(network.id, bridge_row(runtime, network)) for network in networks]
+    bridges = {i: (row.spec["ifindex"], row.key) for i, row in rows if row is not None}
+    wrong = own_addresses.wrong_neighbours(vms, bridges)
+    for entry in wrong:
+        yield Finding(
+            "addresses", "error" if entry.vm.id in started else "warning",
+            f"an entry that was made by hand leads past VM {entry.vm.name!r} ({entry.address})",
+            (f"the host's neighbour table has {entry.address} at {entry.mac} on {entry.device}",),
+            f"ip neigh del {entry.address} dev {entry.device}",
+        )  # fmt: skip
+    found = own_addresses.taken_from(vms, own_addresses.in_subnets(networks))
+    for vm, own in found:
+        yield Finding(
+            "addresses", "error" if vm.id in started else "warning",
+            f"{own.address} is the address of VM {vm.name!r}, and this host has it itself",
+            (f"{own.prefix} on {own.device}: the host answers in the guest's place",),
+            own_addresses.mend(own),
+        )  # fmt: skip
+    if not found and not wrong:
+        yield Finding("addresses", "ok", "this host has no address of a guest")
 
 
 def _damage(runtime: Runtime) -> Iterator[Finding]:
@@ -412,11 +451,15 @@ def _damage(runtime: Runtime) -> Iterator[Finding]:
     found = [d for d in damage_now(take_snapshot(runtime)) if d.row.kind != Kind.SYSCTL]
     for damage in found:
         yield Finding(
-            "damage", "error", f"{damage.row.kind} {damage.row.key}: {damage.missing}",
+            "damage", "error" if damage.cuts else "warning",
+            f"{damage.row.kind} {damage.row.key}: {damage.missing}",
             damage.seen.evidence, "hvtx repair",
         )  # fmt: skip
     if not found:
         yield Finding("damage", "ok", "everything that runs has what is on record")
+
+
+_MANY = 8  # packets that are named of those that one route takes away
 
 
 _WATCHERS = {
@@ -526,8 +569,9 @@ CHECKS: dict[str, Check] = {
     "forward": _forward,
     "company": _watchers,
     "routes": _routes,
+    "addresses": _addresses,
     "damage": _damage,
     "units": _units,
 }
-_OF_RECORDS = frozenset({"store", "operations", "processes", "routes", "damage"})
+_OF_RECORDS = frozenset({"store", "operations", "processes", "routes", "addresses", "damage"})
 _NOWHERE = "/nonexistent"  # where no store is, so that an empty one is read
