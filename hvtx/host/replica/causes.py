@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from hvtx.host.netlink import Channel, attribute, attribute_map, legible, u32
@@ -127,9 +127,10 @@ def _of_route(scratch: Scratch, leg: Leg) -> Cause | None:
             words = f"{_shown(leg.source)} is not expected at {leg.into} (rp_filter)"
             return _setting(path, topology.setting(path) or "?")._replace(what=words)
         return Cause("route", (), f"route to {to}: {problem.strerror}")
-    return _elsewhere(leg, answer, {index: name for name, index in indexes.items()})
+    return elsewhere(leg, answer, {index: name for name, index in indexes.items()})
 
 
+@legible
 def leads_to(channel: Channel, leg: Leg) -> int:
     """The index of the device that the kernel leads to; 0 for none. Raises OSError."""
     answer = channel.get(_GETROUTE, asked(leg, 0))
@@ -150,7 +151,8 @@ def asked(leg: Leg, into: int) -> bytes:
 
 
 @legible
-def _elsewhere(leg: Leg, answer: bytes, names: dict[int, str]) -> Cause | None:
+def elsewhere(leg: Leg, answer: bytes, names: Mapping[int, str]) -> Cause | None:
+    """What is wrong with an answer for a leg; ``names`` of devices by index. Garbled. Pure."""
     head = _RTMSG.unpack_from(answer)
     fields = attribute_map(answer, _RTMSG.size)
     out = int.from_bytes(fields.get(_OIF, b""), "little")

@@ -17,7 +17,7 @@ from hvtx.host.replica.scratch import WORLD_MAC, Owner, Scratch
 
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 # Beyond the host: public addresses, as a rule about private or reserved ones would not meet.
-WORLD = {4: bytes((93, 184, 216, 34)), 6: bytes.fromhex("2606280002200001024818932580194600")[:16]}
+WORLD = {4: bytes((20, 0, 0, 1)), 6: bytes.fromhex("2a00000000000000000000000000beef")}
 _PROTOCOLS = {"tcp": frames.TCP, "udp": frames.UDP}
 _COOKIE = b"hvtx-replica-%06d"
 
@@ -138,6 +138,8 @@ class Tries:
             if line is not None:
                 return causes.of_line(family, line)
         found = causes.of_legs(self._scratch, family, legs)
+        if found is not None and self._scratch.crooked:
+            return found._replace(by="unknown")
         return found or causes.of_trace(heard, ours=True) or causes.UNKNOWN
 
     # -- what passes between two ends --------------------------------------------------------------
