@@ -105,15 +105,16 @@ def _judged(
 ) -> Judged:
     if not made:
         return Judged((), (), 0)
-    masters = {g: p.ifindex for p in made for g in p.guests if g.wants}
-    picture = picture.plus([_port(guest, master) for guest, master in masters.items()])
+    thought = [(guest, promise.ifindex) for promise in made for guest in promise.guests
+               if guest.wants]  # fmt: skip
+    picture = picture.plus([_port(guest, master) for guest, master in thought])
     families = {family for promise in made for family in promise.families()}
     bridges = {promise.network.bridge for promise in made}
     exits = {family: way_out(picture, family, bridges) for family in families}
     if without := [family for family, found in exits.items() if found is None]:
         picture = _with_uplink(picture, without)
         exits |= {family: _thought_out(family) for family in without}
-    every = [*wants, *(want for guest in masters for want in guest.wants)]
+    every = [*wants, *(want for guest, _ in thought for want in guest.wants)]
     lacks: list[str] = []
 
     def furnish() -> None:
