@@ -114,8 +114,8 @@ def _judged(
     if without := [family for family, found in exits.items() if found is None]:
         picture = _with_uplink(picture, without)
         exits |= {family: _thought_out(family) for family in without}
+    lacks = topology.not_carried(_passed(picture, made, exits))
     every = [*wants, *(want for guest, _ in thought for want in guest.wants)]
-    lacks: list[str] = []
 
     def furnish() -> None:
         try:
@@ -136,6 +136,20 @@ def _judged(
 
     stopped, handles, count = within(picture, ask, furnish if every else None)
     return Judged(tuple(_stops(stopped, handles)), tuple(dict.fromkeys(lacks)), count)
+
+
+def _passed(
+    picture: Picture, made: Sequence[Promise], exits: Mapping[int, Exit | None]
+) -> list[Device]:
+    """The devices that frames of these flows pass."""
+    names = {promise.network.bridge for promise in made}
+    names |= {guest.device for promise in made for guest in promise.guests}
+    names |= {found.device for found in exits.values() if found is not None}
+    indexes = {device.ifindex for device in picture.topology.devices if device.name in names}
+    return [
+        device for device in picture.topology.devices
+        if device.name in names or (device.master in indexes and device.kind not in ("tun", "veth"))
+    ]  # fmt: skip
 
 
 def _port(guest: Guest, master: int) -> Device:
