@@ -442,8 +442,20 @@ def _damage(runtime: Runtime) -> Iterator[Finding]:
             "damage", "error", f"{damage.row.kind} {damage.row.key}: {damage.missing}",
             damage.seen.evidence, "hvtx repair",
         )  # fmt: skip
-    if not found:
+    passing = _passes(runtime)
+    for words in passing:
+        yield Finding("damage", "error", words, (), "hvtx repair")
+    if not found and not passing:
         yield Finding("damage", "ok", "everything that runs has what is on record")
+
+
+def _passes(runtime: Runtime) -> tuple[str, ...]:
+    """What of the iptables backend's accepts is not as the host's policy and devices want it."""
+    if not any(n.firewall == "iptables" for n in runtime.read(records.networks)):
+        return ()
+    from hvtx.engine.passes import change
+
+    return change(runtime).words
 
 
 _WATCHERS = {

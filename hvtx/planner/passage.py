@@ -139,9 +139,10 @@ def legacy_drops(
 ) -> Iterator[Drop]:
     """In what ``iptables-legacy-save`` prints of the filter table, likewise.
 
-    Networks of the iptables backend pass by our own jump, where that stands before the drop.
+    Networks of the iptables backend pass by our own jump, where that stands before the drop; it is
+    at the end, and answers the policy.
     """
-    jump, tool = f"HVTX-{installation}-FWD", _LEGACY[family]
+    jump, tool = f"HVTX-{installation}-PASS", _LEGACY[family]
     lines = [_COMMENT.sub("", line) for line in text.splitlines()]
     docker = f"-A FORWARD -j {_DOCKER}" in lines
     here = [bridge for bridge in bridges if family in bridge.families]
@@ -151,8 +152,10 @@ def legacy_drops(
 
     def drop(words: str, left: Sequence[Way]) -> Drop:
         chain = _DOCKER if docker else "FORWARD"
+        own = {b.name for b in here if b.firewall == "iptables"} if "policy" in words else set()
         return Drop(f"{tool} filter {words}", tuple(
-            f"{tool} -I {chain} -{way} {bridge} -j ACCEPT" for bridge, way in left
+            "hvtx repair" if bridge in own else f"{tool} -I {chain} -{way} {bridge} -j ACCEPT"
+            for bridge, way in left
         ))  # fmt: skip
 
     for line in lines:

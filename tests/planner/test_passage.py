@@ -156,7 +156,7 @@ def test_legacy_tables() -> None:
     assert mends(legacy(family=6)) == [
         f"ip6tables-legacy -I FORWARD -{w} hvbr1 -j ACCEPT" for w in "io"
     ]
-    jump = f"-A FORWARD -m comment --comment hvtx:1:{OURS}:1.k -j HVTX-{OURS}-FWD"
+    jump = f"-A FORWARD -m comment --comment hvtx:1:{OURS}:1.k -j HVTX-{OURS}-PASS"
     assert mends(legacy(jump)) == [f"iptables-legacy -I FORWARD -{w} hvbr1 -j ACCEPT" for w in "io"]
     opened = [f"-A FORWARD -{w} hvbr1 -j ACCEPT" for w in "io"]
     assert legacy(jump, *opened) == []
