@@ -72,22 +72,23 @@ def _wanted(networks: Sequence[Network], every: Sequence[Network]) -> dict[int, 
     closed = [family for family in sorted(families) if drops_by_policy(family)]
     if not closed:
         return {}
-    names = _uplinks(every)
+    # guests' own addresses are reached in networks without NAT
+    names = sorted({*world(every), *(network.bridge for network in every if not network.nat)})
     return {
         family: {"backend": _BACKEND, "what": WHAT, "family": family, "uplinks": names}
         for family in closed
     }
 
 
-def _uplinks(every: Sequence[Network]) -> list[str]:
-    """Where the world is; guests' own addresses are reached in networks without NAT."""
+def world(every: Sequence[Network]) -> list[str]:
+    """The devices where the world is; ``every`` are all networks of hvtx's. Raises OSError."""
     from hvtx.host.links import Links
     from hvtx.host.ways import leading_out
     from hvtx.planner.uplinks import uplinks
 
     links = Links()
     try:
-        found = uplinks(
+        return uplinks(
             links.all(),
             links.addresses(),
             ways=leading_out(),
@@ -95,7 +96,6 @@ def _uplinks(every: Sequence[Network]) -> list[str]:
         )
     finally:
         links.close()
-    return sorted({*found, *(network.bridge for network in every if not network.nat)})
 
 
 def _compare(wanted: dict[int, dict[str, Any]], there: Sequence[Resource]) -> Change:
