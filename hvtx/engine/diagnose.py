@@ -369,10 +369,10 @@ def _forward(runtime: Runtime) -> Iterator[Finding]:
     networks = runtime.read(records.networks)
     try:
         found = forward.judge(runtime, None if networks else forward.would_be(runtime))
-    except (Unavailable, DumpInterrupted) as problem:
-        hint = problem.hint if isinstance(problem, Unavailable) else "try again"
+    except (Unavailable, HvtxError, OSError, ValueError, DumpInterrupted) as problem:
+        hint = problem.hint if isinstance(problem, Unavailable | HvtxError) else None
         words = f"unknown: whether traffic of guests passes could not be tried: {problem}"
-        yield Finding("forward", "warning", words, (), hint)
+        yield Finding("forward", "warning", words, (), hint or _MEND)
         return
     yield from forward.findings(found, bool(networks))
 

@@ -255,10 +255,8 @@ def would_be(runtime: Runtime) -> Network:
 
 def findings(judged: Judged, real: bool) -> Iterator[Finding]:
     """What doctor says: one finding for all that one thing stops; ``real``: there are networks."""
-    unknown = False
     for (by, place, what), stops in promises.grouped(judged.stops).items():
         known = by != "unknown"
-        unknown = unknown or not known
         names = ", ".join(sorted({repr(stop.flow.network) for stop in stops}))
         whose = f"network {names}" if real else "the next network"
         flows = promises.flow_words(stop.flow for stop in stops)
@@ -271,14 +269,15 @@ def findings(judged: Judged, real: bool) -> Iterator[Finding]:
             words = f"unknown: whether {whose} has {flows}"
             level = "warning"
         yield Finding("forward", level, words, (evidence,), _mend(by, place))
-    for words in judged.lacks:
-        unknown = True
-        yield Finding("forward", "warning", f"unknown: {words}", (), _LOOK)
-    if not judged.stops and not unknown:
+    if judged.lacks:
+        words = f"unknown: what stands on this host cannot all be copied: {judged.lacks[0]}"
+        yield Finding("forward", "warning", words, judged.lacks[:_MANY], _LOOK)
+    elif not judged.stops:
         words = f"{judged.flows} flows that guests are promised were tried, and pass"
         yield Finding("forward", "ok", words if judged.flows else "nothing needs to pass yet")
 
 
+_MANY = 5
 _LOOK = "try what guests need by hand: what could not be copied may stop it"
 
 

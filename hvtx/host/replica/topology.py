@@ -119,7 +119,7 @@ def read(ports: Collection[str]) -> Topology:
 
     try:
         asked = _IFINFO.pack(0, 0, 0, 0, 0) + u32(_EXT_MASK, _SKIP_STATS)
-        devices = chosen([_device(body) for body in every(_GETLINK, asked)], ports)
+        devices = chosen([device_of(body) for body in every(_GETLINK, asked)], ports)
         addresses = every(_GETADDR, _IFADDR.pack(0, 0, 0, 0, 0))
         routes, rules = [], []
         for family in (socket.AF_INET, socket.AF_INET6):
@@ -134,7 +134,8 @@ def read(ports: Collection[str]) -> Topology:
 
 
 @legible
-def _device(body: bytes) -> Device:
+def device_of(body: bytes) -> Device:
+    """A link from the body of its message. Raises Garbled. Pure."""
     _, kind, ifindex, flags, _ = _IFINFO.unpack_from(body)
     fields = attribute_map(body, _IFINFO.size)
     info = attribute_map(fields.get(_INFO, b""))
