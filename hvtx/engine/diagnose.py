@@ -364,17 +364,20 @@ def _loopback6(runtime: Runtime) -> Iterator[Finding]:
 def _forward(runtime: Runtime) -> Iterator[Finding]:
     """Whether what guests are promised passes, tried in a copy of the host's forwarding."""
     from hvtx.engine import forward
+    from hvtx.engine.mending import Mender
     from hvtx.host.replica.scratch import Unavailable
 
     networks = runtime.read(records.networks)
+    wish = None if networks else forward.would_be(runtime)
     try:
-        found = forward.judge(runtime, None if networks else forward.would_be(runtime))
+        found = forward.judge(runtime, wish)
     except (Unavailable, HvtxError, OSError, ValueError, DumpInterrupted) as problem:
         hint = problem.hint if isinstance(problem, Unavailable | HvtxError) else None
         words = f"unknown: whether traffic of guests passes could not be tried: {problem}"
         yield Finding("forward", "warning", words, (), hint or _MEND)
         return
-    yield from forward.findings(found, bool(networks))
+    mender = Mender(runtime, () if wish is None else (wish,))
+    yield from forward.findings(found, bool(networks), mender.of)
 
 
 def _routes(runtime: Runtime) -> Iterator[Finding]:

@@ -64,6 +64,16 @@ def rows_of(runtime: Runtime, rows: Sequence[Resource]) -> list[Resource]:
     ]
 
 
+def wants_with(network: Network, every: Sequence[Network], more: str) -> list[Want]:
+    """The rows that there would be with one more network; ``more`` is one more way to the world."""
+    found = _wanted([network], [*every, network])
+    return [_want({**spec, "uplinks": sorted({*spec["uplinks"], more})}) for spec in found.values()]
+
+
+def _want(spec: dict[str, Any]) -> Want:
+    return Want(Kind.FILTER, f"{_BACKEND} pass IPv{spec['family']}", spec)
+
+
 def _wanted(networks: Sequence[Network], every: Sequence[Network]) -> dict[int, dict[str, Any]]:
     """The specifications of the rows that should be there, by family."""
     from hvtx.drivers.iptables import drops_by_policy
@@ -117,7 +127,7 @@ def _compare(wanted: dict[int, dict[str, Any]], there: Sequence[Resource]) -> Ch
     for family, spec in wanted.items():
         if family in fit:
             continue
-        make.append(Want(Kind.FILTER, f"{_BACKEND} pass IPv{family}", spec))
+        make.append(_want(spec))
         old = next((row.spec for row in drop if row.spec["family"] == family), None)
         words.append(_difference(spec, old))
     return Change(tuple(make), tuple(drop), tuple(move), tuple(words))
