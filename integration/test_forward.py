@@ -5,9 +5,12 @@ The flows of the test are real ones through real devices; doctor's are tried in 
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -128,6 +131,76 @@ def test_doctor_says_what_traffic_does(hvtx: Program, flows: Traffic, half: int)
         wrong += compare(case, flows, hvtx.environment["HVTX_FIREWALL"])
         take_down()
     assert not wrong, "\n".join(wrong)
+
+
+WAYS = (
+    # name, commands, commands that undo, what is named (nothing: all passes)
+    ("an exit node", ("ip rule add pref 5270 lookup 52\n"
+     "ip route add default via 203.0.113.2 table 52"),
+     "ip rule del pref 5270\nip route flush table 52", "table 52 leads to uplink"),
+    ("a wider route asked first", ("ip rule add pref 5270 lookup 52\n"
+     "ip route add 10.0.0.0/8 via 203.0.113.2 table 52"),
+     "ip rule del pref 5270\nip route flush table 52", "10.0.0.0/8 dev uplink table 52"),
+    ("an exit node that leaves guests out", ("ip rule add pref 5270 lookup 52\n"
+     "ip route add default via 203.0.113.2 table 52\nip route add throw 10.77.0.0/24 table 52"),
+     "ip rule del pref 5270\nip route flush table 52", ""),
+    ("guests may not", "ip rule add from 10.77.0.0/24 pref 5000 prohibit", "ip rule del pref 5000",
+     "Permission denied"),
+    ("a black hole", "ip -6 route add blackhole fd77::/65", "ip -6 route del blackhole fd77::/65",
+     "route to fd77::"),
+    ("forwarding off", "sysctl -qw net.ipv4.ip_forward=0", "sysctl -qw net.ipv4.ip_forward=1",
+     "net.ipv4.ip_forward = 0"),
+    ("off on the bridge", "sysctl -qw net.ipv4.conf.{bridge}.forwarding=0",
+     "sysctl -qw net.ipv4.conf.{bridge}.forwarding=1", "net.ipv4.conf.{bridge}.forwarding = 0"),
+    ("off on the uplink", "sysctl -qw net.ipv4.conf.uplink.forwarding=0",
+     "sysctl -qw net.ipv4.conf.uplink.forwarding=1", "net.ipv4.conf.uplink.forwarding = 0"),
+)  # fmt: skip
+
+
+def test_doctor_says_of_routes_and_settings_what_traffic_does(
+    hvtx: Program, flows: Traffic
+) -> None:
+    """Each: what is in the way is named, and nothing that is not."""
+    bridge, wrong = bridge_of(hvtx), []
+    for name, before, after, by in WAYS:
+        for command in before.replace("{bridge}", bridge).splitlines():
+            lab.run(*command.split())
+        case = Case(name, "", by.replace("{bridge}", bridge))
+        wrong += compare(case, flows, "")
+        for command in after.replace("{bridge}", bridge).splitlines():
+            lab.run(*command.split())
+    assert not wrong, "\n".join(wrong)
+
+
+def forward_findings(hvtx: Program, code: int | None = 0) -> list[dict[str, str]]:
+    """What doctor's check says."""
+    found = hvtx("doctor", "--json", code=code).json()["findings"]
+    return [f for f in found if f["check"] == "forward"]
+
+
+def test_what_is_not_copied_is_unknown(hvtx: Program) -> None:
+    """Filters of traffic control are not tried: then nobody says that all is well."""
+    lab.run("tc", "qdisc", "add", "dev", "uplink", "clsact")
+    assert [f["level"] for f in forward_findings(hvtx)] == ["ok"]
+    lab.run("tc", "filter", "add", "dev", "uplink", "ingress", "protocol", "ip", "u32", "match",
+            "u32", "0", "0", "flowid", "1:1")  # fmt: skip
+    (found,) = forward_findings(hvtx)
+    assert found["level"] == "warning"
+    assert "unknown" in found["message"]
+    assert "uplink has filters of traffic control" in found["message"]
+
+
+def test_without_the_right_to_try_it_is_unknown(hvtx: Program) -> None:
+    """A doctor that may make no namespace says so, and what to do."""
+    done = subprocess.run(
+        ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin", sys.executable, "-m", "hvtx", "doctor",
+         "--json"],
+        capture_output=True, text=True, check=False, env={**os.environ, **hvtx.environment},
+    )  # fmt: skip
+    (found,) = [f for f in json.loads(done.stdout)["findings"] if f["check"] == "forward"]
+    assert found["level"] == "warning"
+    assert found["message"].startswith("unknown: ")
+    assert "CAP_SYS_ADMIN" in found["hint"]
 
 
 def test_doctor_leaves_the_host_as_it_was(hvtx: Program, world: lab.Namespace) -> None:

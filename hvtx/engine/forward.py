@@ -110,16 +110,17 @@ def _judged(
 ) -> Judged:
     if not made:
         return Judged((), (), 0)
-    masters = {g: p.ifindex for p in made for g in p.guests if g.wants}
-    picture = picture.plus([_port(guest, master) for guest, master in masters.items()])
+    thought = [(guest, promise.ifindex) for promise in made for guest in promise.guests
+               if guest.wants]  # fmt: skip
+    picture = picture.plus([_port(guest, master) for guest, master in thought])
     families = {family for promise in made for family in promise.families()}
     bridges = {promise.network.bridge for promise in made}
     exits = {family: way_out(picture, family, bridges) for family in families}
     if without := [family for family, found in exits.items() if found is None]:
         picture = _with_uplink(picture, without)
         exits |= {family: _thought_out(family) for family in without}
-    every = [*wants, *(want for guest in masters for want in guest.wants)]
-    lacks: list[str] = []
+    lacks = topology.not_carried(_passed(picture, made, exits))
+    every = [*wants, *(want for guest, _ in thought for want in guest.wants)]
 
     def furnish() -> None:
         try:
@@ -140,6 +141,20 @@ def _judged(
 
     stopped, handles, count = within(picture, ask, furnish if every else None)
     return Judged(tuple(_stops(stopped, handles)), tuple(dict.fromkeys(lacks)), count)
+
+
+def _passed(
+    picture: Picture, made: Sequence[Promise], exits: Mapping[int, Exit | None]
+) -> list[Device]:
+    """The devices that frames of these flows pass."""
+    names = {promise.network.bridge for promise in made}
+    names |= {guest.device for promise in made for guest in promise.guests}
+    names |= {found.device for found in exits.values() if found is not None}
+    indexes = {device.ifindex for device in picture.topology.devices if device.name in names}
+    return [
+        device for device in picture.topology.devices
+        if device.name in names or (device.master in indexes and device.kind not in ("tun", "veth"))
+    ]  # fmt: skip
 
 
 def _port(guest: Guest, master: int) -> Device:

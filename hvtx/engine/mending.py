@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
 
 from hvtx.engine.passes import world
 from hvtx.engine.runtime import Runtime
@@ -18,6 +17,9 @@ from hvtx.store import records
 
 _RULE = re.compile(r"\s*(.*?) # handle (\d+)")
 _PROGRAM = re.compile(r"# progname (\S+)")
+_HOOK = re.compile(r"^\t\ttype \w+ hook (\w+) ")
+_TARGETS = re.compile(r"\b(?:jump|goto) ([^\s,}]+)")
+_MAPS = re.compile(r"vmap @(\S+)")
 _LEADS = re.compile(r" -[jg] (\S+)")
 _TOOLS = ("iptables-nft", "ip6tables-nft")
 
@@ -56,12 +58,10 @@ class Mender:
     def _nft(self, family: str, table: str) -> None:
         from hvtx.host import libnftables
 
-        what = f"list table {family} {table}"
-        text = libnftables.run(what, handles=True)
-        items = libnftables.objects_in(libnftables.run(what, json=True))
+        text = libnftables.run(f"list table {family} {table}", handles=True)
         if found := _PROGRAM.search(text.partition("\n")[0]):
             self._owners[family, table] = found[1]
-        hooks = nft_hooks(items)
+        hooks = nft_hooks(text)
         for chain, rules in nft_rules(text).items():
             self._chains[family, table, chain] = Chain(hooks.get(chain, frozenset()), rules)
 
@@ -87,32 +87,29 @@ def nft_rules(text: str) -> dict[str, tuple[tuple[str, int], ...]]:
     return {chain: tuple(each) for chain, each in found.items()}
 
 
-def nft_hooks(items: Iterable[Mapping[str, Any]]) -> dict[str, frozenset[str]]:
-    """The hooks that lead to each chain of one table, by ``nft -j list table`` (pure)."""
+def nft_hooks(text: str) -> dict[str, frozenset[str]]:
+    """The hooks that lead to each chain in what ``nft list table`` prints (pure).
+
+    Whatever a comment says of jumps makes a chain have a hook more, and a mend less.
+    """
     starts: dict[str, set[str]] = {}
     leads: dict[str, set[str]] = {}
-    maps = {m["name"]: set(_targets(m.get("elem"))) for i in items if (m := i.get("map"))}
-    for item in items:
-        if chain := item.get("chain"):
-            starts.setdefault(chain["name"], set()).update(filter(None, (chain.get("hook"),)))
-        elif rule := item.get("rule"):
-            named = {name for name in maps if f"'@{name}'" in repr(rule["expr"])}
-            to = {*_targets(rule["expr"]), *(t for name in named for t in maps[name])}
-            leads.setdefault(rule["chain"], set()).update(to)
+    maps: dict[str, set[str]] = {}
+    asked: dict[str, set[str]] = {}
+    block: tuple[str, str] = ("", "")
+    for line in text.splitlines():
+        words = line.split()
+        if line.startswith("\t") and line[1:2].strip() and len(words) > 1:
+            block = (words[0], words[1])
+        if block[0] == "map":
+            maps.setdefault(block[1], set()).update(_TARGETS.findall(line))
+        elif block[0] == "chain":
+            starts.setdefault(block[1], set()).update(_HOOK.findall(line))
+            leads.setdefault(block[1], set()).update(_TARGETS.findall(line))
+            asked.setdefault(block[1], set()).update(_MAPS.findall(line))
+    for chain, names in asked.items():
+        leads[chain].update(target for name in names for target in maps.get(name, ()))
     return _spread(starts, leads)
-
-
-def _targets(found: Any) -> Iterator[str]:
-    """Chains that an expression, or an element of a map, goes on to."""
-    if isinstance(found, Mapping):
-        for word, inner in found.items():
-            if word in ("jump", "goto") and isinstance(inner, Mapping) and "target" in inner:
-                yield str(inner["target"])
-            else:
-                yield from _targets(inner)
-    elif isinstance(found, list):
-        for inner in found:
-            yield from _targets(inner)
 
 
 def legacy_chains(text: str, table: str) -> dict[str, Chain]:

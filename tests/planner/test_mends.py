@@ -177,22 +177,33 @@ def test_names_that_nft_cannot_say_are_in_no_command() -> None:
 
 
 def test_hooks_go_through_jumps_and_maps() -> None:
-    items = [
-        {"chain": {"name": "f", "hook": "forward"}},
-        {"chain": {"name": "p", "hook": "prerouting"}},
-        *({"chain": {"name": name}} for name in ("a", "b", "c", "m")),
-        {"map": {"name": "v", "elem": [["eth0", {"goto": {"target": "m"}}]]}},
-        {"rule": {"chain": "f", "expr": [{"jump": {"target": "a"}}]}},
-        {"rule": {"chain": "a", "expr": [{"goto": {"target": "b"}}]}},
-        {
-            "rule": {
-                "chain": "p",
-                "expr": [{"vmap": {"key": 1, "data": {"set": [[1, {"jump": {"target": "b"}}]]}}}],
-            }
-        },
-        {"rule": {"chain": "f", "expr": [{"vmap": {"key": 1, "data": "@v"}}]}},
-    ]
-    found = nft_hooks(items)
+    text = """table inet t { # handle 1
+\tmap v { # handle 2
+\t\ttype ifname : verdict
+\t\telements = { "eth0" : goto m,
+\t\t\t     "eth1" : drop }
+\t}
+\tchain f { # handle 3
+\t\ttype filter hook forward priority filter; policy drop;
+\t\tjump a # handle 4
+\t\tiifname vmap @v # handle 5
+\t}
+\tchain p { # handle 6
+\t\ttype filter hook prerouting priority raw; policy accept;
+\t\tiifname vmap { "eth0" : accept, "eth1" : jump b } # handle 7
+\t}
+\tchain a { # handle 8
+\t\tip saddr 10.0.0.1 goto b # handle 9
+\t}
+\tchain b { # handle 10
+\t}
+\tchain c { # handle 11
+\t}
+\tchain m { # handle 12
+\t}
+}
+"""
+    found = nft_hooks(text)
     assert {name: set(found[name]) for name in "abcm"} == {
         "a": {"forward"}, "b": {"forward", "prerouting"}, "c": set(), "m": {"forward"},
     }  # fmt: skip

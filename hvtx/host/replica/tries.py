@@ -259,10 +259,12 @@ class Tries:
         payload = _COOKIE % self._scratch.number()
         with socket.socket(FAMILIES[family], kind | socket.SOCK_NONBLOCK) as client:
             client.settimeout(0)
-            with suppress(BlockingIOError):
-                client.connect((socket.inet_ntop(FAMILIES[family], target), port))
+            where = (socket.inet_ntop(FAMILIES[family], target), port)
             if protocol == "udp":
-                client.send(payload)
+                client.sendto(payload, where)
+            else:
+                with suppress(BlockingIOError):
+                    client.connect(where)
             seen = [one for one in self._scratch.packets(self._scratch.settle())
                     if (one.device, one.target) == (guest.device, target)
                     and (one.protocol, one.ports[1]) == (_PROTOCOLS[protocol], port)
