@@ -231,7 +231,9 @@ def follow(hints: set[str]) -> None:
         lab.run("sh", "-e", "-c", hvtx + hint)
 
 
-def test_doctor_names_forward_drops_and_its_mends_let_pass(hvtx: Program) -> None:
+def test_doctor_names_forward_drops_and_its_mends_let_pass(
+    world: lab.Namespace, hvtx: Program
+) -> None:
     """Docker's, ufw's, an administrator's: named where they stand, with commands that do.
 
     A legacy policy that comes later is answered by the iptables backend's own accept: `hvtx repair`.

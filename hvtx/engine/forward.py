@@ -121,6 +121,10 @@ def _judged(
         exits |= {family: _thought_out(family) for family in without}
     lacks = topology.not_carried(_passed(picture, made, exits))
     every = [*wants, *(want for guest, _ in thought for want in guest.wants)]
+    if without and not wants:
+        from hvtx.engine import passes
+
+        every += passes.wants_beside(runtime, without, _UPLINK)
 
     def furnish() -> None:
         try:

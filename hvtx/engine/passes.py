@@ -8,7 +8,7 @@ start, `network create` and `repair`, and `doctor` names what stands behind it m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from hvtx.engine.runtime import Runtime
@@ -68,6 +68,14 @@ def wants_with(network: Network, every: Sequence[Network], more: str) -> list[Wa
     """The rows that there would be with one more network; ``more`` is one more way to the world."""
     found = _wanted([network], [*every, network])
     return [_want({**spec, "uplinks": sorted({*spec["uplinks"], more})}) for spec in found.values()]
+
+
+def wants_beside(runtime: Runtime, families: Collection[int], device: str) -> list[Want]:
+    """The same for a way to the world that is thought up, beside rows that are there."""
+    there = rows_of(runtime, runtime.read(records.resources_of_network, None))
+    return [
+        _want({**row.spec, "uplinks": [device]}) for row in there if row.spec["family"] in families
+    ]
 
 
 def _want(spec: dict[str, Any]) -> Want:

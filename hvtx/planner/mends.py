@@ -24,6 +24,7 @@ _BUILT_IN = frozenset(
 _CHAINS = {"forward": "FORWARD", "input": "INPUT", "output": "OUTPUT"}
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 _COUNTS = re.compile(r" packets \d+ bytes \d+")
+_NO_WORLD = "ask again once this host has a route to the world"
 _ESTABLISHED = "RELATED,ESTABLISHED"
 
 
@@ -97,7 +98,11 @@ def mend(stops: Sequence[Stop], host: Host) -> str | None:
         commands = list(dict.fromkeys(_ufw(flows, host)))
     else:
         commands = list(dict.fromkeys(_rules(by, place, what, flows, host)))
-    return "; ".join(commands) if commands else _look(by, place)
+    if not commands:
+        return _look(by, place)
+    if not host.uplinks and any(flow.way is Way.GUEST_TO_WORLD for flow in flows):
+        commands.append(_NO_WORLD)
+    return "; ".join(commands)
 
 
 def _look(by: str, place: Sequence[str]) -> str:
