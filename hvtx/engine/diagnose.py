@@ -353,17 +353,20 @@ def _loopback6(runtime: Runtime) -> Iterator[Finding]:
 def _forward(runtime: Runtime) -> Iterator[Finding]:
     """Whether what guests are promised passes, tried in a copy of the host's forwarding."""
     from hvtx.engine import forward
+    from hvtx.engine.mending import Mender
     from hvtx.host.replica.scratch import Unavailable
 
     networks = runtime.read(records.networks)
+    wish = None if networks else forward.would_be(runtime)
     try:
-        found = forward.judge(runtime, None if networks else forward.would_be(runtime))
+        found = forward.judge(runtime, wish)
     except (Unavailable, HvtxError, OSError, ValueError, DumpInterrupted) as problem:
         hint = problem.hint if isinstance(problem, Unavailable | HvtxError) else None
         words = f"unknown: whether traffic of guests passes could not be tried: {problem}"
         yield Finding("forward", "warning", words, (), hint or _MEND)
         return
-    yield from forward.findings(found, bool(networks))
+    mender = Mender(runtime, () if wish is None else (wish,))
+    yield from forward.findings(found, bool(networks), mender.of)
 
 
 def _routes(runtime: Runtime) -> Iterator[Finding]:
@@ -449,8 +452,20 @@ def _damage(runtime: Runtime) -> Iterator[Finding]:
         yield Finding(
             "damage", "warning", f"{', '.join(rows)} could not be looked at", (why,), _MEND
         )
-    if not found and not unseen:
+    passing = _passes(runtime)
+    for words in passing:
+        yield Finding("damage", "error", words, (), "hvtx repair")
+    if not found and not unseen and not passing:
         yield Finding("damage", "ok", "everything that runs has what is on record")
+
+
+def _passes(runtime: Runtime) -> tuple[str, ...]:
+    """What of the iptables backend's accepts is not as the host's policy and devices want it."""
+    if not any(n.firewall == "iptables" for n in runtime.read(records.networks)):
+        return ()
+    from hvtx.engine.passes import change
+
+    return change(runtime).words
 
 
 _MANY = 8  # packets that are named of those that one route takes away
