@@ -6,43 +6,23 @@ where the image is made already. One row: `tox -e neighbours -- -k docker-nft`.
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
-from integration.neighbourhood import host, image, table
+from integration.neighbourhood import fixtures, table
 from integration.neighbourhood.cell import ORDERS, Cell
+from integration.neighbourhood.host import Host
 from integration.neighbourhood.rows import NEIGHBOURS
 
 SAMPLE = ("nftables", "neighbour first")
 CELLS = [(name, order) for name in NEIGHBOURS for order in ORDERS]
-WANTED = CELLS if os.environ.get("HVTX_NEIGHBOURS") == "all" else [SAMPLE]
-
-
-@pytest.fixture(scope="module")
-def layer() -> Iterator[Path]:
-    """hvtx installed over the image of the neighbours' host."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root: namespaces")
-    if not image.path().exists():
-        pytest.skip("the image is not made: python -m integration.neighbourhood.image")
-    place = Path(tempfile.mkdtemp(prefix="hvtx-layer-"))
-    try:
-        host.layer(place)
-        yield place
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+WANTED = CELLS if fixtures.ALL else [SAMPLE]
+layer, here = fixtures.layer, fixtures.here
 
 
 @pytest.mark.parametrize(
     ("row", "order"), WANTED, ids=[f"{row}-{order.replace(' ', '-')}" for row, order in WANTED]
 )
-def test_a_neighbour(layer: Path, row: str, order: str) -> None:
-    with host.booted(layer) as here:
-        seen = Cell(here, NEIGHBOURS[row], order).run()
+def test_a_neighbour(here: Host, row: str, order: str) -> None:
+    seen = Cell(here, NEIGHBOURS[row], order).run()
     table.keep(seen)
     assert not seen.faults, "\n\n".join(seen.faults)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from integration import lab
 from integration.neighbourhood.host import Host
@@ -44,6 +45,7 @@ class Cell:
             self.judge(Act("start", self.row.start, lasts=False))
             for act in self.row.acts:
                 self._act(act)
+            self._watched()
             self._end()
         finally:
             self.scene.close()
@@ -87,7 +89,7 @@ class Cell:
         for _ in range(MENDS):
             if not stopped and not said.errors:
                 break
-            if not self._follow(step, said):
+            if not self._follow(step, said.errors):
                 break
             stopped, said = self._agree(f"{step}, mended")
         if before:
@@ -118,9 +120,24 @@ class Cell:
             )
         return stopped, said
 
-    def _follow(self, step: str, said: Said) -> bool:
-        """Run the commands of the hints of all errors, each as it is printed; whether there were any."""
-        todo = list(dict.fromkeys(c for found in said.errors for c in commands(found["hint"])))
+    def _anew(self) -> None:
+        """The same address with another MAC, at once: no neighbour entry of the one before is left."""
+        done = self.host.ran("hvtx", "vm", "rm", "web", "--force")
+        if done.returncode != 0:
+            self.fault("vm rm web", f"exit {done.returncode}: {done.stderr.strip()}")
+            return
+        try:
+            self.scene.guest("web")
+            self.scene.settle()
+        except AssertionError as problem:
+            self.fault("vm run web, once more", str(problem))
+            return
+        if stopped := self.scene.wrong(self.scene.promised()):
+            self.fault("after vm rm and vm run", _told(stopped))
+
+    def _follow(self, step: str, findings: Sequence[Mapping[str, Any]]) -> bool:
+        """Run the commands of the findings' hints, each as it is printed; whether there were any."""
+        todo = list(dict.fromkeys(c for found in findings for c in commands(found["hint"])))
         for command in todo:
             done = self.host.ran("sh", "-c", command)
             self.mends.append(command)
@@ -131,14 +148,38 @@ class Cell:
 
     def _act(self, act: Act) -> None:
         """Something happens to the neighbour; then `hvtx repair`, and all is judged again."""
-        self.host.sh(act.script)
+        self._do(act)
+        self._agree(f"{act.name}, before repair")
         done = self.host.ran("hvtx", "repair")
         if done.returncode != 0:
             self.fault(f"{act.name}: repair", f"exit {done.returncode}: {done.stderr.strip()}")
         self.judge(act)
 
+    def _do(self, act: Act) -> None:
+        self.host.sh(f"BRIDGE={self.scene.bridge}\n{act.script}")
+
+    def _watched(self) -> None:
+        """The hint about who else takes hold of devices: done, it is gone, and then so is the harm."""
+        found = [f for f in self.scene.doctor().findings if _watches(f)]
+        if not found:
+            return
+        for finding in found:
+            if not commands(finding["hint"]):
+                self.fault("a hint that is no command", str(finding["hint"]))
+        self._follow("who else takes hold", found)
+        left = [f for f in self.scene.doctor().findings if _watches(f)]
+        if left:
+            words = "; ".join(f"{f['message']}, hint: {f['hint']}" for f in left)
+            self.fault("the warning stays when its hint is done", words)
+        for act in self.row.acts:
+            if act.name == "restart":
+                self._do(act)
+                self.scene.settle()
+                if stopped := self.scene.wrong(self.scene.promised()):
+                    self.fault("restart after the hint was done", _told(stopped))
+
     def _end(self) -> None:
-        """gc plans nothing, a guest stops and starts, and all of hvtx's goes without a trace."""
+        """gc plans nothing, guests stop, start and are made anew, and all goes without a trace."""
         if items := self.scene.plan():
             self.fault("gc would act", "; ".join(str(item["message"]) for item in items))
         for verb in ("stop", "start"):
@@ -146,12 +187,17 @@ class Cell:
             if done.returncode != 0:
                 words = done.stderr.strip()
                 self.fault(f"vm {verb} web", f"exit {done.returncode}: {words}")
+        self._anew()
         before = theirs(self.host.network_of())
         try:
             self.scene.end()
         except AssertionError as problem:
             self.fault("the end", str(problem))
         self._unchanged("the end", before)
+
+
+def _watches(finding: Mapping[str, Any]) -> bool:
+    return finding["check"] == "company" and finding["level"] != "ok"
 
 
 def _told(stopped: dict[str, str]) -> str:

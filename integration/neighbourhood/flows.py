@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from integration import lab
 
-PATIENCE = 4.5  # seconds: a SYN is sent again after one and three
+PATIENCE = 3.6  # seconds: a SYN is sent again after one and three
 AGAIN = 0.4  # a datagram is
 SHUT = 1.2  # seconds after which what must stay shut counts as shut
 _DONE, _WAITING = "done", "waiting"

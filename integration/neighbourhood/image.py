@@ -72,10 +72,10 @@ def _hooks() -> list[str]:
     masks = " ".join(f"/etc/systemd/system/{unit}" for unit in MASKED)
     out = "dpkg-deb --fsys-tarfile $p | tar -x --keep-directory-symlink -C /"
     unpack = f"cd /tmp && apt-get download {aside} && for p in *.deb; do {out}; done"
+    disable = 'systemctl --root="$1" disable --quiet $unit 2>/dev/null || true'
     return [
         f'chroot "$1" env PATH={PATH} sh -c {shlex.quote(f"{unpack}; rm -f *.deb")}',
-        f"for unit in {' '.join(QUIET)}; do"
-        ' systemctl --root="$1" disable --quiet $unit 2>/dev/null || true; done',
+        f"for unit in {' '.join(QUIET)}; do {disable}; done",
         *boot._hooks(boot.dependencies()),
         'rm -f "$1"/etc/systemd/system/systemd-networkd.service',
         f'for unit in {masks}; do ln -sf /dev/null "$1$unit"; done',

@@ -59,6 +59,11 @@ class Neighbour(NamedTuple):
     firewall: str = "auto"
 
 
+def until(command: str, seconds: int = 20) -> str:
+    """A script that waits until a command succeeds, and fails if it does not."""
+    return f"for n in $(seq {seconds * 5}); do {command} && break; sleep 0.2; done; {command}"
+
+
 def restarts(unit: str) -> Act:
     """The plain one."""
     return Act("restart", f"systemctl restart {unit}")
@@ -242,8 +247,7 @@ if ! docker inspect c1 >/dev/null 2>&1; then
 fi
 iptables -I DOCKER-USER -d {WORLD4} -p tcp --dport 9000 -j DROP
 """
-_UP = "until docker inspect -f '{{.State.Running}}' c1 c2 | grep -c true | grep -q 2;"
-_UP += " do sleep 0.2; done"
+_UP = until("docker inspect -f '{{.State.Running}}' c1 c2 | grep -c true | grep -q 2")
 DOCKER_ACTS = (
     Act("restart", f"systemctl restart docker\n{_UP}"),
     Act("another network", "docker network create more"),
@@ -259,6 +263,22 @@ def of_docker(scene: Scene) -> list[Ask]:
 
 PODMAN = f"""tar -c -C / bin/busybox | podman import - bb >/dev/null
 podman run -d --pids-limit=-1 --name c1 -p {THEIRS}:80 bb {_RUN} >/dev/null
+"""
+
+
+# lxcfs shows containers a /proc of their own by FUSE, which such a host lacks and nothing here needs.
+WITHOUT_FUSE = """systemctl unmask --quiet lxcfs
+mkdir -p /etc/systemd/system/lxcfs.service.d
+cat >/etc/systemd/system/lxcfs.service.d/x.conf <<'END'
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=
+ExecStart=true
+ExecStartPost=
+ExecStopPost=
+END
+systemctl daemon-reload
 """
 
 
@@ -326,7 +346,8 @@ CONTAINERS = (
         "systemctl start lxd.service\nlxd waitready --timeout 60\n"
         "lxc network create lxdbr0 ipv4.address=10.99.0.1/24 ipv6.address=none",
         (restarts("lxd"),),
-        of_lxd, plugged("lxdbr0", "10.99.0.50/24", "10.99.0.1"), version="lxd --version",
+        of_lxd, plugged("lxdbr0", "10.99.0.50/24", "10.99.0.1"),
+        prepare=WITHOUT_FUSE, version="lxd --version",
     ),
 )  # fmt: skip
 
@@ -355,10 +376,7 @@ def matching(match: str) -> str:
 
 
 _NETWORKD = "systemctl start systemd-networkd\nnetworkctl --no-pager >/dev/null"
-_ONLINE = (
-    "for n in $(seq 50); do networkctl list --no-pager --no-legend | grep -q ' configuring' ||"
-    " break; sleep 0.1; done"
-)
+_ONLINE = "sleep 3"  # for what it does to devices that it sees now: DHCP has no end here
 _NETWORKD_ACTS = (
     Act("restart", f"systemctl restart systemd-networkd\n{_ONLINE}"),
     Act("reload", "networkctl reload"),
@@ -381,6 +399,9 @@ MANAGERS = (
         (
             restarts("NetworkManager"),
             Act("reload", "systemctl reload NetworkManager"),
+            Act("con down", "nmcli connection down $BRIDGE || true"),
+            Act("networking off, on", "nmcli networking off\nnmcli networking on"),
+            Act("device delete", "nmcli device delete $BRIDGE || true"),
             stops("NetworkManager"),
         ),
         version="NetworkManager --version",
@@ -391,10 +412,10 @@ MANAGERS = (
 # -- others ------------------------------------------------------------------------------------------
 
 JAIL = """cat >/etc/fail2ban/jail.local <<'END'
-[DEFAULT]
-backend = systemd
 [sshd]
 enabled = true
+backend = polling
+logpath = /var/log/auth.log
 END
 touch /var/log/auth.log
 """
@@ -412,7 +433,7 @@ vrrp_instance one {{
 }}
 END
 """
-_VIP_UP = f"until ip -4 addr show dev {UPLINK} | grep -q {VIP}; do sleep 0.2; done"
+_VIP_UP = until(f"ip -4 addr show dev {UPLINK} | grep -q {VIP}")
 
 
 def of_keepalived(_scene: Scene) -> list[Ask]:
@@ -461,7 +482,7 @@ def answers(port: int, what: str) -> Callable[[Scene], list[Ask]]:
 OTHERS = (
     Neighbour("nobody", "true"),
     Neighbour(
-        "fail2ban", "systemctl start fail2ban\nuntil fail2ban-client ping; do sleep 0.2; done",
+        "fail2ban", f"systemctl start fail2ban\n{until('fail2ban-client ping')}",
         (
             Act("a ban", "fail2ban-client set sshd banip 203.0.113.77"),
             Act("reload", "fail2ban-client reload"),
@@ -475,7 +496,7 @@ OTHERS = (
         of_keepalived, prepare=KEEPALIVED, version="keepalived --version 2>&1 | head -n 1",
     ),
     Neighbour(
-        "conntrackd", "systemctl start conntrackd",
+        "conntrackd", f"systemctl start conntrackd\n{until('conntrackd -s')}",
         (
             Act("flush", "conntrackd -F || conntrackd -f"), restarts("conntrackd"),
             stops("conntrackd"),

@@ -74,9 +74,13 @@ class Scene:
         """Make the network and run the guests."""
         self.host.hvtx(*NETWORK)
         self.bridge = self.host.json("network", "show", "lan")["bridge"]
-        for name, more in GUESTS.items():
-            self.host.hvtx("vm", "run", name, "--network", "lan", *more, *PROGRAM)
+        for name in GUESTS:
+            self.guest(name)
         self.settle()
+
+    def guest(self, name: str) -> None:
+        """Make and start one of the guests."""
+        self.host.hvtx("vm", "run", name, "--network", "lan", *GUESTS[name], *PROGRAM)
 
     def kept(self, name: str, make: Callable[[], lab.Namespace]) -> lab.Namespace:
         """A namespace that lives as long as the scene."""
