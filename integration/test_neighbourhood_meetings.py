@@ -24,7 +24,7 @@ TOOLS = {
     "podman": "tar -c -C / bin/busybox | podman import - bb",
 }
 SLEEP = "bb /bin/busybox sleep 1000"
-LIMITS = {"docker": "", "podman": "--pids-limit=-1"}
+LIMITS = {"docker": "", "podman": "--ulimit=host --pids-limit=-1"}
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_a_container_does_not_get_a_port_that_a_vm_has(scene: Scene, tool: str, 
         host.sh(TOOLS[tool])
     for command in [c for f in scene.doctor().errors for c in commands(f["hint"])]:
         host.sh(command)
-    done = host.ran("sh", "-c", f"{tool} run -d {LIMITS[tool]} --name c1 -p {PORT}:80 {SLEEP}")
+    done = host.ran("sh", "-c", f"{tool} run -d {LIMITS[tool]} --name one -p {PORT}:80 {SLEEP}")
     assert done.returncode != 0, done.stdout
     assert "in use" in done.stderr or "already allocated" in done.stderr, done.stderr
     assert world_to_our_port(scene) == {}
@@ -74,7 +74,7 @@ def test_a_container_does_not_get_a_port_that_a_vm_has(scene: Scene, tool: str, 
 def test_a_vm_does_not_get_a_port_that_a_container_has(scene: Scene, tool: str) -> None:
     host = scene.host
     host.sh(TOOLS[tool])
-    host.sh(f"{tool} run -d {LIMITS[tool]} --name c1 -p {PORT}:80 {SLEEP}")
+    host.sh(f"{tool} run -d {LIMITS[tool]} --name one -p {PORT}:80 {SLEEP}")
     host.hvtx(*NETWORK)
     assert str(PORT) in refused(
         host, "vm", "create", "web", "--network", "lan", "-p", f"{PORT}:80", *PROGRAM
@@ -83,7 +83,7 @@ def test_a_vm_does_not_get_a_port_that_a_container_has(scene: Scene, tool: str) 
 
 FORWARDS = {
     "firewalld": (
-        "systemctl start firewalld\nfirewall-cmd --add-forward-port="
+        "systemctl start firewalld\nfirewall-cmd --state\nfirewall-cmd --add-forward-port="
         "port=7777:proto=tcp:toport=80:toaddr=10.99.0.2"
     ),
     "iptables-nft": "iptables-nft -t nat -A PREROUTING -p tcp --dport 7777 -j DNAT --to 10.99.0.2:80",

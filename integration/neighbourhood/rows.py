@@ -128,8 +128,9 @@ def chosen(flavour: str) -> str:
     )
 
 
+_FIREWALLD = "systemctl {} firewalld\n" + until("firewall-cmd --state -q")
 PERSISTENT = (
-    Act("reload", "systemctl reload netfilter-persistent", lasts=False),
+    Act("reload", "netfilter-persistent reload", lasts=False),
     Act("restart", "systemctl restart netfilter-persistent", lasts=False),
 )
 FIREWALLS = (
@@ -148,13 +149,13 @@ FIREWALLS = (
     ),
     Neighbour(
         "firewalld",
-        "systemctl start firewalld",
+        _FIREWALLD.format("start"),
         (
             Act("reload", "firewall-cmd --reload"),
             Act("complete reload", "firewall-cmd --complete-reload"),
-            Act("restart", "systemctl restart firewalld"),
+            Act("restart", _FIREWALLD.format("restart")),
             stops("firewalld"),
-            Act("start", "systemctl start firewalld"),
+            Act("start again", _FIREWALLD.format("start")),
         ),
         doors,
         prepare=f"firewall-offline-cmd --add-port={OPEN}/tcp",
@@ -200,7 +201,7 @@ def containers(tool: str, *names: str) -> Callable[[Scene], Parties]:
     def look(scene: Scene) -> Parties:
         found = {}
         for name in names:
-            told = scene.host.run(tool, "inspect", "-f", "{{.State.Pid}}", name)
+            told = scene.host.run(tool, "container", "inspect", "-f", "{{.State.Pid}}", name)
             found[name] = scene.host.network_of(int(told))
         return found
 
@@ -209,7 +210,7 @@ def containers(tool: str, *names: str) -> Callable[[Scene], Parties]:
 
 def inner(scene: Scene, tool: str, name: str) -> str:
     """A container's address."""
-    told = json.loads(scene.host.run(tool, "inspect", name))[0]["NetworkSettings"]
+    told = json.loads(scene.host.run(tool, "container", "inspect", name))[0]["NetworkSettings"]
     found = [told.get("IPAddress"), *(n["IPAddress"] for n in told["Networks"].values())]
     return next(str(address) for address in found if address)
 
@@ -218,18 +219,18 @@ def of_containers(tool: str, *, internal: bool) -> Callable[[Scene], list[Ask]]:
     """What a container publishes is open, what it does not is shut to guests, in whatever order."""
 
     def ask(scene: Scene) -> list[Ask]:
-        c1 = inner(scene, tool, "c1")
+        one = inner(scene, tool, "one")
         asks = [
-            Ask("world to a container's port", "world", "tcp", HOST4, THEIRS, "c1", 80),
-            Ask("container to world", "c1", "tcp", FAR4, 9000, "world", 9000),
-            Ask("host to container", "host", "tcp", c1, 80, "c1", 80),
-            Ask("guest to a container's port", "two", "tcp", HOST4, THEIRS, "c1", 80),
+            Ask("world to a container's port", "world", "tcp", HOST4, THEIRS, "one", 80),
+            Ask("container to world", "one", "tcp", FAR4, 9000, "world", 9000),
+            Ask("host to container", "host", "tcp", one, 80, "one", 80),
+            Ask("guest to a container's port", "two", "tcp", HOST4, THEIRS, "one", 80),
         ]
         if internal:
-            c2 = inner(scene, tool, "c2")
+            inside = inner(scene, tool, "inner")
             asks += [
-                Ask("guest to what it does not publish", "two", "tcp", c1, 81, "c1", 81, False),
-                Ask("guest to an internal one", "two", "tcp", c2, 81, "c2", 81, False),
+                Ask("guest to what it does not publish", "two", "tcp", one, 81, "one", 81, False),
+                Ask("guest to an internal one", "two", "tcp", inside, 81, "inner", 81, False),
             ]
         return asks
 
@@ -239,15 +240,15 @@ def of_containers(tool: str, *, internal: bool) -> Callable[[Scene], list[Ask]]:
 _RUN = "/bin/busybox sleep 100000"
 DOCKER = f"""systemctl start docker
 docker info >/dev/null
-if ! docker inspect c1 >/dev/null 2>&1; then
+if ! docker container inspect one >/dev/null 2>&1; then
     tar -c -C / bin/busybox | docker import - bb >/dev/null
     docker network create --internal inside >/dev/null
-    docker run -d --restart always --name c1 -p {THEIRS}:80 bb {_RUN} >/dev/null
-    docker run -d --restart always --name c2 --network inside bb {_RUN} >/dev/null
+    docker run -d --restart always --name one -p {THEIRS}:80 bb {_RUN} >/dev/null
+    docker run -d --restart always --name inner --network inside bb {_RUN} >/dev/null
 fi
 iptables -I DOCKER-USER -d {WORLD4} -p tcp --dport 9000 -j DROP
 """
-_UP = until("docker inspect -f '{{.State.Running}}' c1 c2 | grep -c true | grep -q 2")
+_UP = until("docker container inspect -f '{{.State.Running}}' one inner | grep -c true | grep -q 2")
 DOCKER_ACTS = (
     Act("restart", f"systemctl restart docker\n{_UP}"),
     Act("another network", "docker network create more"),
@@ -262,7 +263,7 @@ def of_docker(scene: Scene) -> list[Ask]:
 
 
 PODMAN = f"""tar -c -C / bin/busybox | podman import - bb >/dev/null
-podman run -d --pids-limit=-1 --name c1 -p {THEIRS}:80 bb {_RUN} >/dev/null
+podman run -d --ulimit=host --pids-limit=-1 --name one -p {THEIRS}:80 bb {_RUN} >/dev/null
 """
 
 
@@ -284,7 +285,7 @@ systemctl daemon-reload
 
 def of_lxd(scene: Scene) -> list[Ask]:
     """A stand-in for a container in its bridge."""
-    return [Ask("lxdbr0 to world", "c1", "tcp", FAR4, 9000, "world", 9000)]
+    return [Ask("lxdbr0 to world", "one", "tcp", FAR4, 9000, "world", 9000)]
 
 
 def plugged(bridge: str, address: str, gateway: str) -> Callable[[Scene], Parties]:
@@ -300,7 +301,7 @@ def plugged(bridge: str, address: str, gateway: str) -> Callable[[Scene], Partie
             made.run("ip", "link", "set", "eth0", "up")
             made.run("ip", "route", "add", "default", "via", gateway)
         lab.run(*net, "ip", "link", "set", "theirs0", "master", bridge, "up")
-        return {"c1": f"/proc/{made.pid}/ns/net"}
+        return {"one": f"/proc/{made.pid}/ns/net"}
 
     return plug
 
@@ -308,28 +309,28 @@ def plugged(bridge: str, address: str, gateway: str) -> Callable[[Scene], Partie
 def of_libvirt(scene: Scene) -> list[Ask]:
     """A guest in libvirt's network `default`."""
     return [
-        Ask("libvirt's guest to world", "c1", "tcp", FAR4, 9000, "world", 9000),
-        Ask("host to libvirt's guest", "host", "tcp", "192.168.122.50", 80, "c1", 80),
-        Ask("libvirt's guest to our published port", "c1", "tcp", HOST4, PORT, "web", 80),
+        Ask("libvirt's guest to world", "one", "tcp", FAR4, 9000, "world", 9000),
+        Ask("host to libvirt's guest", "host", "tcp", "192.168.122.50", 80, "one", 80),
+        Ask("libvirt's guest to our published port", "one", "tcp", HOST4, PORT, "web", 80),
     ]
 
 
 CONTAINERS = (
     Neighbour(
-        "docker-nft", DOCKER, DOCKER_ACTS, of_docker, containers("docker", "c1", "c2"),
+        "docker-nft", DOCKER, DOCKER_ACTS, of_docker, containers("docker", "one", "inner"),
         prepare=chosen("nft"), version="docker --version",
     ),
     Neighbour(
-        "docker-legacy", DOCKER, DOCKER_ACTS, of_docker, containers("docker", "c1", "c2"),
+        "docker-legacy", DOCKER, DOCKER_ACTS, of_docker, containers("docker", "one", "inner"),
         prepare=chosen("legacy"), version="docker --version",
     ),
     Neighbour(
         "podman", PODMAN,
         (
             Act("network reload", "podman network reload --all"),
-            Act("container's restart", "podman restart c1"),
+            Act("container's restart", "podman restart one"),
         ),
-        of_containers("podman", internal=False), containers("podman", "c1"),
+        of_containers("podman", internal=False), containers("podman", "one"),
         version="podman --version; dpkg-query -W netavark",
     ),
     Neighbour(
@@ -344,7 +345,7 @@ CONTAINERS = (
     Neighbour(
         "lxd",
         "systemctl start lxd.service\nlxd waitready --timeout 60\n"
-        "lxc network create lxdbr0 ipv4.address=10.99.0.1/24 ipv6.address=none",
+        "lxc network create lxdbr0 ipv4.address=10.99.0.1/24 ipv4.nat=true ipv6.address=none",
         (restarts("lxd"),),
         of_lxd, plugged("lxdbr0", "10.99.0.50/24", "10.99.0.1"),
         prepare=WITHOUT_FUSE, version="lxd --version",
