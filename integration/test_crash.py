@@ -150,6 +150,10 @@ def _cut(tool: str, word: str) -> None:
     lab.run(f"{tool}-restore", stdin="\n".join([*lines, ""]))
 
 
+# Not a name that another test process has, in its own namespace: which of two devices of one name a
+# process holds must be asked of that process, and the question is one more call that may fail.
+THEIR_ID = f"{os.getpid():08x}-0000-4000-8000-00000000000a"
+THEIR_TAP = f"tap-{THEIR_ID[:8]}"
 _HOLD = (
     "import fcntl, os, struct, sys, time;"
     "d = os.open('/dev/net/tun', os.O_RDWR);"
@@ -162,19 +166,19 @@ def _theirs(hvtx: Program) -> None:
     """A running VM of another tool, with its device, a rule, and its state file."""
     hvtx("recover")  # the store is there before, as the import is not about making it
     lab.run("ip", "link", "add", "mybr0", "address", "02:00:00:00:01:01", "type", "bridge")
-    lab.run("ip", "tuntap", "add", "dev", "tap-aaaa1111", "mode", "tap")
-    lab.run("ip", "link", "set", "tap-aaaa1111", "address", "02:00:00:00:01:02", "master", "mybr0")
+    lab.run("ip", "tuntap", "add", "dev", THEIR_TAP, "mode", "tap")
+    lab.run("ip", "link", "set", THEIR_TAP, "address", "02:00:00:00:01:02", "master", "mybr0")
     rule = "-t nat -A POSTROUTING -s 10.88.0.5/32 -j MASQUERADE"
     lab.run("iptables-legacy", *rule.split())
-    guest = subprocess.Popen([sys.executable, "-c", _HOLD, "tap-aaaa1111"], stdout=subprocess.PIPE)
+    guest = subprocess.Popen([sys.executable, "-c", _HOLD, THEIR_TAP], stdout=subprocess.PIPE)
     GUESTS.append(guest)
     assert guest.stdout is not None
     assert guest.stdout.readline() == b"held\n"
     guest.stdout.close()
     _state_file().write_text(json.dumps({
-        "id": "aaaa1111-0000-4000-8000-00000000000a", "name": "old", "status": "running",
+        "id": THEIR_ID, "name": "old", "status": "running",
         "pid": guest.pid, "network_ownership": {
-            "tap_device": "tap-aaaa1111", "bridge": "mybr0", "ip": "10.88.0.5",
+            "tap_device": THEIR_TAP, "bridge": "mybr0", "ip": "10.88.0.5",
             "iptables_rules": [rule.replace("-A", "-D")]},
     }))  # fmt: skip
 
@@ -217,7 +221,7 @@ COMMANDS = {
     "repair": Command(("repair",), _flushed, "again", beside=False),
     "import": Command(("import", "my-hypervisor", "{state}"), _theirs, "again"),
     "store restore": Command(("store", "restore", "{backup}"), _backed_up, beside=False),
-    "adopt": Command(("adopt", "tap-aaaa1111", "--vm", "old"), _theirs, "again"),
+    "adopt": Command(("adopt", THEIR_TAP, "--vm", "old"), _theirs, "again"),
 }
 
 
@@ -284,7 +288,7 @@ def end_everything(hvtx: Program, *, but: str = "") -> None:
     for network in hvtx("network", "ls", "--json").json()["networks"]:
         if network["name"] != but:
             hvtx("network", "rm", network["name"])
-    for device in ("hvaaaaaaaaaaaa", "tap-dead0001", "tap-aaaa1111", "mybr0"):
+    for device in ("hvaaaaaaaaaaaa", "tap-dead0001", THEIR_TAP, "mybr0"):
         lab.run("ip", "link", "del", device, check=False)
     for word in ("10.77.0.9/32", "10.88.0.5/32"):
         _cut("iptables-legacy", word)

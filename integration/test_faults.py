@@ -29,7 +29,7 @@ from hvtx.host.netlink import Channel, DumpInterrupted
 from integration import lab, witness
 from integration.injector import SUPPORTED, Fault, Site, run_injected
 from integration.program import Forked, Ran, preload
-from integration.test_crash import COMMANDS, GUESTS, end_everything, given, guests
+from integration.test_crash import COMMANDS, GUESTS, THEIR_TAP, end_everything, given, guests
 from integration.test_input import HVTX, NETWORK, SLEEP, small_disk
 from integration.test_replay import stopped
 
@@ -374,7 +374,7 @@ def test_a_mark_whose_answer_was_lost_is_on_record() -> None:
         else:
             fault = Fault(Site("receive", "route"), nth, ENOBUFS)
             run_injected(given(name), hvtx.environment, fault)
-        link = json.loads(lab.run("ip", "-j", "link", "show", "tap-aaaa1111"))[0]
+        link = json.loads(lab.run("ip", "-j", "link", "show", THEIR_TAP))[0]
         marks = {row["mark"] for vm in hvtx("vm", "ls", "--json").json()["vms"]
                  for row in vm["resources"]}  # fmt: skip
         if link.get("ifalias"):
@@ -384,7 +384,7 @@ def test_a_mark_whose_answer_was_lost_is_on_record() -> None:
         guest.kill()
         guest.wait()
         end_everything(hvtx)
-        for device in ("tap-aaaa1111", "mybr0"):
+        for device in (THEIR_TAP, "mybr0"):
             lab.run("ip", "link", "del", device, check=False)
         lab.run("iptables-legacy", "-t", "nat", "-F")
         if nth > calls.count(Site("receive", "route")):

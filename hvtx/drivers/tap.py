@@ -43,7 +43,7 @@ from typing import Any, NamedTuple
 from hvtx.drivers.base import Host
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
 from hvtx.host import failpoint, procfs, tun
-from hvtx.host.links import Links
+from hvtx.host.links import Links, silence
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.portfilter import port_program
 from hvtx.host.tun import refusal
@@ -56,6 +56,7 @@ from hvtx.model.resource import (
     Resource,
     TapSpec,
     filters_on,
+    put_by_others,
 )
 
 _THREADS = 64
@@ -83,7 +84,9 @@ class TapDriver:
 
     def create(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
         """Make the devices; returns ``{"ifindex", "mac", "guarded"}`` each."""
-        return {row.id: self._create(row) for row in resources}
+        made = {row.id: self._create(row) for row in resources}
+        self._forget_guests(resources)  # whoever had these addresses before, by whatever way
+        return made
 
     def _create(self, row: Resource) -> dict[str, Any]:
         spec: TapSpec = row.spec  # type: ignore[assignment]
@@ -118,6 +121,19 @@ class TapDriver:
         for shown in (spec["ifindex"], spec["master"]):
             self.links.get(ifindex=shown)  # what is shown follows now, not up to a second later
         return {"ifindex": spec["ifindex"], "mac": spec["mac"], "guarded": guarded}
+
+    def _forget_guests(self, resources: Sequence[Resource]) -> None:
+        """Drop the host's neighbour entries of guests, which nobody behind a new device answers.
+
+        The kernel believes an entry for up to a minute, and asks its old MAC address thrice before
+        it asks everybody. It is a help, no promise: what cannot be dropped becomes stale.
+        """
+        with contextlib.suppress(OSError):
+            self.links.forget_neighbours(
+                (row.spec["master"], address)
+                for row in resources
+                for address in _guest_addresses(row)
+            )
 
     def keep_macs(self, resources: Sequence[Resource]) -> None:
         """Give devices their MAC addresses again where something else gave them others meanwhile.
@@ -183,6 +199,7 @@ class TapDriver:
             outcomes[row.id] = self._release(row, around)
 
         in_threads(one, resources)
+        self._forget_guests([row for row in resources if outcomes[row.id].gone])
         for master in {row.spec["master"] for row in resources if "master" in row.spec}:
             self.links.get(ifindex=master)  # its shown carrier follows now, not a second later
         self._name_holders(resources, outcomes)
@@ -212,6 +229,12 @@ class TapDriver:
             if row.key in names and holders.get(row.key):
                 who = ", ".join(f"{h.command} (pid {h.pid})" for h in holders[row.key])
                 outcomes[row.id] = Outcome(False, "in-use", f"{row.key} is held open by {who}")
+
+
+def _guest_addresses(row: Resource) -> list[str]:
+    """The addresses of the guest behind a device (pure); none where an older row does not say."""
+    told = row.spec.get("guard") or {}
+    return [told[family] for family in ("ipv4", "ipv6") if told.get(family)]
 
 
 def guard(row: Resource, links: Links, spec: Mapping[str, Any] | None = None) -> bool:
@@ -266,7 +289,7 @@ def release_one(row: Resource, links: Links, around: Around) -> Outcome:
             "mark-mismatch",
             f"a device named {row.key} is there, but it is not the recorded one",
         )
-    problem = wrong_mark(row, seen) or dependents(seen, around, row.spec.get("addresses", ()))
+    problem = wrong_mark(row, seen) or _kept(row, seen, links, around)
     if problem is not None:
         return problem
     return delete_by_attaching(seen, links, lambda held: wrong_mark(row, held))
@@ -283,10 +306,17 @@ def _release_held(
         raise
     if held is None:
         return _give_up(descriptor, Outcome(False, "contended", f"{row.key} is gone while held"))
-    problem = wrong_mark(row, held) or dependents(held, around, row.spec.get("addresses", ()))
+    problem = wrong_mark(row, held) or _kept(row, held, links, around)
     if problem is not None:
         return _give_up(descriptor, problem)
     return let_die(descriptor, held, links)
+
+
+def _kept(row: Resource, seen: Link, links: Links, around: Around) -> Outcome | None:
+    """What of strangers keeps a device of ours, which gets no more addresses of its own."""
+    own = row.spec.get("addresses", ())
+    silence(links, seen.ifindex, around.addresses, own)
+    return dependents(seen, around, own)
 
 
 def delete_by_attaching(
@@ -393,9 +423,7 @@ def wrong_mark(row: Resource, seen: Link) -> Outcome | None:
 def dependents(seen: Link, around: Around, known: Sequence[str] = ()) -> Outcome | None:
     """Strangers' things that would go with the device; ``known`` addresses are nobody's."""
     upper = [link.name for link in around.links if link.lower == seen.ifindex]
-    own = [
-        a.address for a in around.addresses if a.ifindex == seen.ifindex and a.address not in known
-    ]
+    own = put_by_others(seen.ifindex, around.addresses, known)
     filters = filters_on(seen, around.filtered)
     if not upper and not own and not filters:
         return None

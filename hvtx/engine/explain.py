@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from hvtx.drivers.strangers import Strangers
+from hvtx.engine import holding
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import look as look_at
 from hvtx.errors import HvtxError, NotFound
 from hvtx.host.ports import listening
 from hvtx.model.meaning import WHY_NOT_MORE, action_of
 from hvtx.model.plan import Action, Item
-from hvtx.model.resource import Resource, State
+from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.stranger import StrangeRule
 from hvtx.planner.gc import plan_gc
 from hvtx.planner.whose import Sight, Subject, identify
@@ -107,8 +108,9 @@ def _document(runtime: Runtime, text: str, found: Sequence[Subject]) -> dict[str
     item, reason = first.item, first.reason
     action = item.action if item is not None else action_of(reason)
     row = first.row or _row(runtime, item)
+    held = holding.shown(row.observed) if row is not None and row.kind == Kind.PUBLISH else None
     evidence = [*(item.evidence if item is not None and first.kind != "vm" else ())]
-    evidence += [line for line in first.evidence if line not in evidence]
+    evidence += [line for line in (*first.evidence, held) if line and line not in evidence]
     with runtime.reading() as sql:
         lines = _history(sql, row)
         record = _record(sql, row)

@@ -8,11 +8,14 @@ old one; it is reported.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
 from typing import Any, NamedTuple
 
 from hvtx.drivers import bridge, tap
+from hvtx.drivers.address import remove_link_local
 from hvtx.drivers.bridge import lead_loopback, restore, route_localnet
 from hvtx.drivers.sysctl import read as read_setting
+from hvtx.engine import holding
 from hvtx.engine.collect import resolve
 from hvtx.engine.loopback import bridges_in_need
 from hvtx.engine.networks import ensure_networks, outdated
@@ -21,9 +24,11 @@ from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.transaction import begin
 from hvtx.errors import HvtxError, NotFound, Refused
 from hvtx.host.links import Links
+from hvtx.host.traits import LinkTraits
 from hvtx.model.plan import Snapshot
-from hvtx.model.resource import FIREWALL_KINDS, Kind, Link, Resource, State
+from hvtx.model.resource import FIREWALL_KINDS, HOLDER, Kind, Link, Resource, State
 from hvtx.model.vm import Liveness, Network, Vm
+from hvtx.planner.drift import Wanted, drift
 from hvtx.planner.presence import Presence, index, presence
 from hvtx.planner.provision import guards_bridge, port_guard
 from hvtx.store import intents, records
@@ -36,6 +41,12 @@ class Damage(NamedTuple):
     row: Resource
     missing: str
     seen: Presence
+    unheld: bool = False  # a published port that no socket is bound to
+
+    @property
+    def cuts(self) -> bool:
+        """Whether it stops traffic; a port that nobody holds still leads to its guest."""
+        return self.missing != holding.UNHELD
 
 
 def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
@@ -73,6 +84,8 @@ def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
         with begin(runtime, "repair", vm=name if vms and not networks else None) as (_, operation):
             pass
         _mend_all(runtime, damages, rows, repaired, failed)
+        names = {vm.id: vm.name for vm in vms}
+        _hold_again(runtime, [d for d in damages if d.unheld], rows, names, (repaired, failed))
         ports = [damage.row for damage in damages if damage.row.kind == Kind.PUBLISH]
         flows = operation.end_flows_past(ports)  # datagrams of meanwhile went past their rules
         if not flows.gone:
@@ -161,15 +174,32 @@ def _damage(
 
     ``loopback`` are the bridges that lead 127.0.0.1 to guests.
     """
-    links = Links()
-    try:
-        return _damage_of(sighted, loopback, links)
-    finally:
-        links.close()
+    with closing(Links()) as links, closing(LinkTraits()) as traits:
+        found = _damage_of(sighted, loopback, links, traits)
+    return _with_unheld(found, sighted)
+
+
+def _with_unheld(
+    found: Sequence[Damage], sighted: Sequence[tuple[Resource, Presence]]
+) -> list[Damage]:
+    """The damages, with the published ports that no socket is bound to."""
+    bare = {row.id for row in holding.unheld(row for row, _ in sighted)}
+    known = {damage.row.id for damage in found}
+    return [
+        *(damage._replace(unheld=damage.row.id in bare) for damage in found),
+        *(
+            Damage(row, holding.UNHELD, seen, unheld=True)
+            for row, seen in sighted
+            if row.id in bare - known and seen.here is not None
+        ),
+    ]
 
 
 def _damage_of(
-    sighted: Sequence[tuple[Resource, Presence]], loopback: Collection[str], links: Links
+    sighted: Sequence[tuple[Resource, Presence]],
+    loopback: Collection[str],
+    links: Links,
+    traits: LinkTraits,
 ) -> list[Damage]:
     bridges = {row.key: row.spec["ifindex"] for row, _ in sighted if row.kind == Kind.BRIDGE}
     rows = [row for row, _ in sighted]
@@ -177,7 +207,7 @@ def _damage_of(
     for row, seen in sighted:
         missing = _missing(row, seen, bridges, loopback)
         if missing is None and seen.link is not None:
-            missing = _unguarded(row, rows, links)
+            missing = _unguarded(row, rows, links) or _setting(row, rows, traits)
         if missing:
             found.append(Damage(row, missing, seen))
     return found
@@ -246,6 +276,21 @@ def _unguarded(row: Resource, rows: Sequence[Resource], links: Links) -> str | N
     )
 
 
+def _wanted(row: Resource, rows: Sequence[Resource], traits: LinkTraits) -> Wanted:
+    """How a device of ours should be set, where somebody changed that."""
+    seen = traits.get(row.spec["ifindex"])
+    if seen is None:
+        return Wanted()
+    if row.kind == Kind.BRIDGE:
+        return drift(seen, bridge=True)
+    guard = _guard_of(row, rows)
+    return drift(seen, bridge=False, apart=guard is not None and bool(guard["apart"]))
+
+
+def _setting(row: Resource, rows: Sequence[Resource], traits: LinkTraits) -> str | None:
+    return ", ".join(_wanted(row, rows, traits).words) or None
+
+
 def _drift(
     row: Resource, link: Link, bridges: Mapping[str, int], loopback: Collection[str]
 ) -> str | None:
@@ -304,7 +349,7 @@ def _mend_all(
         for damage in ordered:
             if damage.row.kind == kind:
                 attempt(damage, lambda damage=damage: _mend(runtime, damage, rows))  # type: ignore[misc]
-    walls = [damage for damage in ordered if damage.row.kind in FIREWALL_KINDS]
+    walls = [damage for damage in ordered if damage.row.kind in FIREWALL_KINDS and damage.cuts]
     for damage in sorted(walls, key=lambda d: d.row.spec["what"] != "base"):
         attempt(damage, lambda damage=damage: _mend_firewall(runtime, damage.row))  # type: ignore[misc]
 
@@ -335,6 +380,7 @@ def _mend(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) -> None:
             restore(row, now, links, loopback=_leads_loopback(runtime, row))
             if _guards_bridge(row, rows):
                 bridge.guard(row, links)
+            _set_again(row, rows, links)
             return
         master = next(
             (
@@ -355,8 +401,70 @@ def _mend(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) -> None:
         )
         if guard is not None:
             tap.guard(row, links, guard)
+        _set_again(row, rows, links)
     finally:
         links.close()
+
+
+def _set_again(row: Resource, rows: Sequence[Resource], links: Links) -> None:
+    """Give a device the settings that others changed; link-local addresses of its own go."""
+    index = row.spec["ifindex"]
+    with closing(LinkTraits()) as traits:
+        wanted = _wanted(row, rows, traits)
+        if wanted.arp:
+            traits.turn_arp_on(index)
+        if wanted.bridge:
+            traits.set_bridge(index, wanted.bridge)
+        if wanted.port:
+            traits.set_port(index, wanted.port)
+    if wanted.silent:
+        links.change(index, quiet6=True)
+        remove_link_local(index, row.spec.get("addresses", ()))
+
+
+def _hold_again(
+    runtime: Runtime,
+    damages: Sequence[Damage],
+    rows: Sequence[Resource],
+    names: Mapping[str, str],
+    told: tuple[list[dict[str, Any]], list[dict[str, Any]]],
+) -> None:
+    """Bind sockets to published ports that nobody holds; ``names`` are the VMs', by id."""
+    repaired, failed = told
+    for vm, name in names.items():
+        own = [damage for damage in damages if damage.row.vm == vm]
+        if not own:
+            continue
+        processes = [row for row in rows if row.vm == vm and row.kind == Kind.PROCESS]
+        why: dict[int, str] = {}
+        try:
+            why = _renew(runtime, [damage.row for damage in own], processes, name)
+        except (HvtxError, OSError) as problem:
+            why = {damage.row.id: str(problem) for damage in own}
+        for damage in own:
+            item = {"kind": damage.row.kind, "key": damage.row.key, "missing": holding.UNHELD}
+            if damage.row.id in why:
+                failed.append({**item, "why": why[damage.row.id]})
+            elif not damage.cuts:
+                repaired.append(item)
+
+
+def _renew(
+    runtime: Runtime, rows: Sequence[Resource], processes: Sequence[Resource], name: str
+) -> dict[int, str]:
+    """Why ports are still not held, by row."""
+    holder, observed, why = holding.renew(rows, processes, name)
+    if holder is None:
+        return why
+    try:
+        with runtime.store.transaction() as sql:
+            for row, seen in observed.items():
+                intents.note(sql, row, seen)
+        holder.open()
+    except BaseException:
+        holder.cancel()
+        raise
+    return why
 
 
 def _leads_loopback(runtime: Runtime, row: Resource) -> bool:
@@ -367,5 +475,6 @@ def _leads_loopback(runtime: Runtime, row: Resource) -> bool:
 def _mend_firewall(runtime: Runtime, row: Resource) -> None:
     observed = runtime.firewall(row.spec["backend"]).mend([row])
     if (row.spec["what"] == "base" or outdated(row)) and row.id in observed:
+        kept = {name: row.observed[name] for name in (HOLDER,) if name in row.observed}
         with runtime.store.transaction() as sql:
-            intents.note(sql, row.id, observed[row.id])
+            intents.note(sql, row.id, {**observed[row.id], **kept})

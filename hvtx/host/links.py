@@ -6,10 +6,11 @@ integration/test_links.py.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from hvtx.host.netlink import (
@@ -80,8 +81,15 @@ _BPF_OPS_LEN, _BPF_OPS, _BPF_FLAGS, _BPF_ACT_DIRECT = 4, 5, 8, 1
 _OWN_PRIORITY, _OWN_HANDLE, _ETH_P_ALL = 0x6876, 0x68767478, 0x0003
 _NO_SUCH_KIND = frozenset({errno.ENOENT, errno.EOPNOTSUPP})
 _TUN_OWNER, _TUN_GROUP = 1, 2
+# An address without IFA_F_PERMANENT has a lifetime. 169.254/16 of scope link is what a host gives
+# itself; one added by hand (a metadata service's) has another scope or another prefix length.
+_IFA_F_PERMANENT, _SCOPE_LINK, _AUTO4 = 0x80, 253, b"\xa9\xfe"
+_NO_ENTRY = frozenset({errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP, errno.EAFNOSUPPORT})
 _NDMSG = struct.Struct("=BxxxiHBB")
-_GETNEIGH = 30
+_DELNEIGH, _GETNEIGH = 29, 30
+_NDA_DST, _NDA_LLADDR = 1, 2
+_FIXED = 0x80 | 0x40  # NUD_PERMANENT, _NOARP: entered by hand, and never asked about
+_EXT_LEARNED = 0x10  # NTF_EXT_LEARNED: entered by a routing daemon
 # Beside eight processes that started and stopped VMs, 300 others up, on two busy processors, a stop
 # ended with 9 after 20 interrupted dumps.
 _ATTEMPTS, _SECONDS = 60, 5.0
@@ -147,10 +155,53 @@ class Links:
         found = set()
         for data in bodies:
             family, _, state, _, _ = _NDMSG.unpack_from(data)
-            packed = attribute_map(data, _NDMSG.size).get(1, b"")
+            packed = attribute_map(data, _NDMSG.size).get(_NDA_DST, b"")
             if state & _ANSWERED and family in (socket.AF_INET, socket.AF_INET6):
                 found.add(_address_text(packed))
         return frozenset(found)
+
+    def forget_neighbours(self, known: Iterable[tuple[int, str]]) -> None:
+        """Drop what the host has learnt of who has an address: pairs of a device and an address.
+
+        What an administrator or a routing daemon entered stays. Raises OSError.
+        """
+        found = []
+        for ifindex, address in known:
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            where = attribute(_NDA_DST, socket.inet_pton(family, address))
+            try:
+                entry = self._channel.get(_GETNEIGH, _NDMSG.pack(family, ifindex, 0, 0, 0) + where)
+            except OSError as problem:
+                if problem.errno in _NO_ENTRY:
+                    continue
+                raise
+            if _may_forget(entry):
+                found.append(_NDMSG.pack(family, ifindex, 0, 0, 0) + where)
+        if not found:
+            return
+        seqs = [self._channel.next_seq() for _ in found]
+        flags = [REQUEST] * (len(found) - 1) + [REQUEST | ACK]
+        parts = zip(flags, seqs, found, strict=True)
+        for refusal in self._channel.errors(
+            b"".join(message(_DELNEIGH, flag, seq, body) for flag, seq, body in parts), seqs
+        ):
+            if refusal.errno not in _NO_ENTRY:
+                raise refusal
+
+    @legible
+    def fixed_neighbours(self) -> list[tuple[int, str, str]]:
+        """Device, address and MAC address of each entry that somebody entered. Raises OSError."""
+        bodies = persistently(
+            lambda: self._channel.dump(_GETNEIGH, _NDMSG.pack(0, 0, 0, 0, 0)), attempts=20
+        )
+        found = []
+        for data in bodies:
+            family, ifindex, _, _, _ = _NDMSG.unpack_from(data)
+            parts = attribute_map(data, _NDMSG.size)
+            if family in (socket.AF_INET, socket.AF_INET6) and not _may_forget(data):
+                mac = parts.get(_NDA_LLADDR, b"").hex(":")
+                found.append((ifindex, _address_text(parts.get(_NDA_DST, b"")), mac))
+        return found
 
     def change(
         self,
@@ -303,6 +354,16 @@ class Links:
         )
 
 
+def silence(links: Links, ifindex: int, addresses: Iterable[Address], own: Collection[str]) -> None:
+    """Keep the kernel from giving a device of ours more link-local addresses, where it has one."""
+    if any(
+        a.ifindex == ifindex and ":" in a.address and a.by_itself and a.address not in own
+        for a in addresses
+    ):
+        with contextlib.suppress(OSError):  # the device goes all the same, or stays for a reason
+            links.change(ifindex, quiet6=True)
+
+
 def _own_filter(ifindex: int, side: int) -> bytes:
     info = _OWN_PRIORITY << 16 | socket.htons(_ETH_P_ALL)
     return _TCMSG.pack(0, ifindex, _OWN_HANDLE, side, info)
@@ -351,6 +412,13 @@ def _link(data: bytes) -> Link:
         raw(_QDISC, b"").rstrip(b"\0").decode(),
         xdp is not None and attribute_map(xdp).get(2, b"\0") != b"\0",
     )
+
+
+@legible
+def _may_forget(entry: bytes) -> bool:
+    """Whether the kernel made an entry of the neighbour table by itself (pure). Raises Garbled."""
+    _, _, state, flags, _ = _NDMSG.unpack_from(entry)
+    return not state & _FIXED and not flags & _EXT_LEARNED
 
 
 def _number(value: bytes) -> int:
@@ -417,11 +485,13 @@ def _address_text(packed: bytes) -> str:
 @legible
 def _address(data: bytes) -> Address:
     """An address from the body of its message. Raises Garbled."""
-    _, prefix, _, _, ifindex = _IFADDR.unpack_from(data)
+    _, prefix, flags, scope, ifindex = _IFADDR.unpack_from(data)
     found = attribute_map(data, 8)
     packed = found.get(2) or found[1]  # IFA_LOCAL is the host's own end of a point-to-point
+    passing = not flags & _IFA_F_PERMANENT
     if len(packed) != 16:
-        return Address(ifindex, f"{_address_text(packed)}/{prefix}")
+        passing |= packed[:2] == _AUTO4 and (prefix, scope) == (16, _SCOPE_LINK)
+        return Address(ifindex, f"{_address_text(packed)}/{prefix}", passing)
     import ipaddress  # writes all of IPv6 as it is on record, which inet_ntop does not
 
-    return Address(ifindex, f"{ipaddress.IPv6Address(packed)}/{prefix}")
+    return Address(ifindex, f"{ipaddress.IPv6Address(packed)}/{prefix}", passing)

@@ -466,6 +466,10 @@ class Nftables(Channel):
         head = _GENMSG.pack(FAMILIES.get(family, 0), 0, 0)
         return self.dump((SUBSYSTEM << 8) | number, head + body)
 
+    def dump_all(self, number: int) -> list[bytes]:
+        """The raw messages of a GET of all families' objects of a kind."""
+        return self._all(number, "")
+
     def tables(self) -> list[Table]:
         """All tables of all families."""
         return [parse_table(body) for body in self._all(GETTABLE, "")]

@@ -33,7 +33,7 @@ class Stop(NamedTuple):
     ``by`` is "nft", "legacy" (iptables-legacy), "ebtables", "route", "setting" or "unknown".
     ``place`` names where it stands: (family, table, chain) in nftables, (tool, table, chain) in the
     legacy tables, the setting's dotted name, the route's table; empty if unknown.
-    ``what`` is the rule, policy, route or value as its own tool prints it, or the reason of unknown.
+    ``what`` is the rule, policy, route or value as its own tool prints it, or why it is unknown.
     """
 
     flow: Flow

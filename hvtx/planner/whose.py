@@ -286,7 +286,8 @@ def _addresses(sight: Sight, text: str) -> Iterator[Subject]:
         leased = row.kind == Kind.LEASE and row.key == str(address)
         if leased or (row.kind == Kind.ADDRESS and row.key.partition("/")[0] == str(address)):
             found = True
-            yield _of_row(sight, row, _mentioned(sight, str(address)))
+            also = _had_by_host(sight, str(address)) if leased else ()
+            yield _of_row(sight, row, (*also, *_mentioned(sight, str(address))))
     for own in sight.snapshot.addresses:
         if not found and own.address.partition("/")[0] == str(address):
             link = next((x for x in sight.snapshot.links if x.ifindex == own.ifindex), None)
@@ -295,6 +296,15 @@ def _addresses(sight: Sight, text: str) -> Iterator[Subject]:
             yield _strange_address(sight, own.address, words, link)
     if not found:
         yield from _nearby(sight, address)
+
+
+def _had_by_host(sight: Sight, address: str) -> Iterator[str]:
+    """Devices of the host that have an address which is leased to a guest."""
+    for own in sight.snapshot.addresses:
+        if own.address.partition("/")[0] == address:
+            link = next((x for x in sight.snapshot.links if x.ifindex == own.ifindex), None)
+            name = link.name if link else "a device"
+            yield f"{name} of this host has it itself ({own.address}): its guest is not reached"
 
 
 def _strange_address(

@@ -107,6 +107,7 @@ ASIDE = {
     "model.user.own_user": "the installation's own name",
     "engine.systemd._text_at": "replaces what is no text",
     "engine.show.log_document": "replaces what is no text",
+    "host.routes.beyond": "reads an address that is one already",
     "host.libnftables.run": "replaces what is no text",
     "host.conntrack._on_link": "compares addresses of any length as numbers",
     "host.holder._described": "replaces what is no text; hands to command_of, which is here",
