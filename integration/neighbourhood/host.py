@@ -175,7 +175,7 @@ def booted(layer: Path) -> Iterator[Host]:
     group = cgroups() / place.name
     group.mkdir()
     flags = ("--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child=KILL")
-    script = f'echo $$ >{group}/cgroup.procs && exec unshare --cgroup {" ".join(flags)} "$@"'
+    script = f'echo $$ >{group}/cgroup.procs && exec setpriv --pdeathsig KILL unshare --cgroup {" ".join(flags)} "$@"'
     below = f"{layer / 'upper'}:{image.root()}"
     argv = ["sh", "-ec", script, "sh", "sh", "-ec", _ENTER, "sh", below, str(place)]
     process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, env=CLEAN)
