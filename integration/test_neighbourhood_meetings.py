@@ -24,7 +24,7 @@ TOOLS = {
     "podman": "tar -c -C / bin/busybox | podman import - bb",
 }
 SLEEP = "bb /bin/busybox sleep 1000"
-LIMITS = {"docker": "", "podman": "--ulimit=host --pids-limit=-1"}
+LIMITS = {"docker": "", "podman": "--runtime=runc --ulimit=host --pids-limit=-1"}
 
 
 @pytest.fixture
@@ -176,6 +176,7 @@ def test_the_host_learns_its_default_route(scene: Scene, when: str) -> None:
     """F7: forwarding does not cost the host what routers tell it."""
     host = scene.host
     host.sh("ip -6 route del default")
+    poll("the world's link-local address", 10, lambda: _has_link_local(host))
     if when == "before the network":
         advertise(host)
     if when == "a later NIC":
@@ -189,12 +190,12 @@ def test_the_host_learns_its_default_route(scene: Scene, when: str) -> None:
         lab.run(*net, "ip", "link", "set", UPLINK, "up")
         host.world.run("ip", "link", "set", "eth0", "up")
         host.hvtx("repair")
+        poll("the new link-local address", 10, lambda: _has_link_local(host))
 
     def learned() -> bool:
         advertise(host)
         return "proto ra" in host.run("ip", "-6", "route", "show", "default")
 
-    poll("the world's link-local address", 10, lambda: _has_link_local(host))
     poll("the default route", 10, learned)
 
 

@@ -263,7 +263,7 @@ def of_docker(scene: Scene) -> list[Ask]:
 
 
 PODMAN = f"""tar -c -C / bin/busybox | podman import - bb >/dev/null
-podman run -d --ulimit=host --pids-limit=-1 --name one -p {THEIRS}:80 bb {_RUN} >/dev/null
+podman run -d --runtime=runc --ulimit=host --pids-limit=-1 --name one -p {THEIRS}:80 bb {_RUN} >/dev/null
 """
 
 

@@ -163,7 +163,7 @@ class Scene:
     def doctor(self) -> Said:
         """What doctor says of this host."""
         done = self.host.ran("hvtx", "doctor", "--json")
-        if done.returncode not in (0, 1):
+        if done.returncode not in (0, 1) or not done.stdout:
             raise AssertionError(f"doctor: exit {done.returncode}\n{done.stdout}{done.stderr}")
         return Said(done.returncode, tuple(json.loads(done.stdout)["findings"]))
 
