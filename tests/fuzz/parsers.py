@@ -728,10 +728,6 @@ PARSERS: dict[str, Parser] = {
         libnftables.rules_in, texts(LISTING), (), ("host.libnftables.rules_in",), lambda n: LISTING[0] * n
     ),
     "nft -a list table": Parser(nftables.listed_rules, texts(LISTING), (), ("drivers.nftables.listed_rules",)),
-    "nft -j list": Parser(
-        lambda text: list(strangers.places_in(text)), encoded_text(sample("ruleset")), (ValueError,),
-        ("drivers.strangers.places_in", "host.libnftables.objects_in"),
-    ),
     "drops of others, in JSON": Parser(
         lambda text: list(passage.nft_drops(libnftables.objects_in(text), bridges())), encoded_text(sample("ruleset")),
         (ValueError,), ("planner.passage.nft_drops",),
