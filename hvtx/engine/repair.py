@@ -15,10 +15,11 @@ from hvtx.drivers import bridge, tap
 from hvtx.drivers.address import remove_link_local
 from hvtx.drivers.bridge import lead_loopback, restore, route_localnet
 from hvtx.drivers.sysctl import read as read_setting
-from hvtx.engine import holding
+from hvtx.engine import holding, passes
 from hvtx.engine.collect import resolve
+from hvtx.engine.forwarding import ipv6_problem, tuned
 from hvtx.engine.loopback import bridges_in_need
-from hvtx.engine.networks import ensure_networks, outdated
+from hvtx.engine.networks import ensure_networks, keep_settings, outdated
 from hvtx.engine.runtime import Runtime, driver_name
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.transaction import begin
@@ -68,7 +69,8 @@ def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
     runtime.lock("all", "networks")
     resolve(runtime, networks=True)
     networks, vms = _still_there(runtime, name, vms)
-    ensure_networks(runtime, networks, "repair")
+    ensure_networks(runtime, networks, "repair", settle=False)
+    passed = passes.settle(runtime, locked=True)
     snapshot = take_snapshot(runtime)
     wanted = {network.id for network in networks}
     live = {vm.id for vm in vms if _runs(snapshot, vm.id)}
@@ -80,8 +82,9 @@ def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
     sighted = _sight(snapshot, rows)
     loopback = bridges_in_need(snapshot.rows, snapshot.life.id)
     damages = _with_mends(snapshot, _damage(sighted, loopback))
-    repaired: list[dict[str, Any]] = []
+    repaired: list[dict[str, Any]] = list(passed)
     failed = _unseen(sighted)  # a look that failed does not make a thing whole
+    _keep_settings(runtime, networks, repaired, failed)
     if damages:
         with begin(runtime, "repair", vm=name if vms and not networks else None) as (_, operation):
             pass
@@ -99,6 +102,21 @@ def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
         events += [Event("failed", item["why"], item["kind"], item["key"]) for item in failed]
         operation.end("partial" if failed else "done", events=events)
     return _document(repaired, failed)
+
+
+def _keep_settings(
+    runtime: Runtime,
+    networks: Sequence[Network],
+    repaired: list[dict[str, Any]],
+    failed: list[dict[str, Any]],
+) -> None:
+    """What networks need by now and is not on record yet: other uplinks than before."""
+    try:
+        for row in keep_settings(runtime, networks):
+            words = f"it was {row.spec['before']}, and {row.spec['value']} is needed"
+            repaired.append({"kind": row.kind, "key": row.key, "missing": words})
+    except HvtxError as problem:
+        failed.append({"kind": Kind.SYSCTL, "key": "forwarding", "why": problem.message})
 
 
 def refused_document(refusal: Refused) -> dict[str, Any]:
@@ -258,7 +276,8 @@ def _missing(
     if row.kind == Kind.SYSCTL:
         value = read_setting(row.spec["path"])
         wanted = row.spec["value"]
-        return None if value == wanted else f"it was {value}, and {wanted} is needed"
+        gone = value is None and "/conf/" in row.spec["path"]  # with its device
+        return None if gone or value == wanted else f"it was {value}, and {wanted} is needed"
     if seen.problem is not None:
         return f"{seen.problem.value}: {seen.evidence[0]}"
     if seen.here is False:
@@ -330,6 +349,8 @@ def _drift(
     if link.mtu != row.spec["mtu"]:
         return f"its MTU was {link.mtu}"
     if row.kind == Kind.BRIDGE:
+        if (untuned := tuned(row, link.name)) is not None:
+            return untuned
         leads, should = read_setting(route_localnet(link.name)) == "1", row.key in loopback
         if leads == should:
             return None
@@ -428,6 +449,8 @@ def _mend(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) -> None:
             links.rename(now.ifindex, row.key)
             now = now._replace(name=row.key)
         if row.kind == Kind.BRIDGE:
+            if any(":" in a for a in row.spec["addresses"]) and (off := ipv6_problem()):
+                raise off
             restore(row, now, links, loopback=_leads_loopback(runtime, row))
             if _guards_bridge(row, rows):
                 bridge.guard(row, links)
