@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -213,3 +215,39 @@ def test_a_strangers_table_with_a_flag(hvtx: Program, flag: str) -> None:
         hvtx("network", "rm", "net")
     finally:
         keeper.communicate(timeout=20)
+
+
+@pytest.mark.parametrize("broken", ["lacks a rule", "lacks a chain", "lacks a table", "cut"])
+def test_a_legacy_listing_that_is_not_whole(hvtx: Program, tmp_path: Path, broken: str) -> None:
+    """It ends with 0 and looks well: nothing of what it leaves out is gone, nothing is done."""
+    legacy = Forked(HVTX_FIREWALL="iptables")
+    legacy("network", "create", "net", "--subnet", "10.77.0.0/24")
+    legacy("vm", "run", "web", "--network", "net", "-p", "8080:80", "--", "sleep", "600")
+    os.kill(legacy.vm("web")["pid"], signal.SIGKILL)
+    real = shutil.which("iptables-legacy-save")
+    edit = {
+        "lacks a rule": "grep -v DNAT",
+        "lacks a chain": "grep -v -e HVTX-.*-PRE",
+        "lacks a table": "sed '/^*nat/,/^COMMIT/d'",
+        "cut": "sed '/^COMMIT/,$d'",
+    }[broken]
+    directory = tmp_path / "bin"
+    directory.mkdir(mode=0o755)
+    program = directory / "iptables-legacy-save"
+    program.write_text(f"#!/bin/sh\n{real} | {edit}\n")
+    program.chmod(0o755)
+    path = f"{directory}:{os.environ['PATH']}"
+    before = lab.dump()
+    ran = legacy("gc", "--plan", "--json", code=None, PATH=path).json()
+    judged = {(i["kind"], i["action"]) for i in ran["items"]}
+    assert ran["refused"] or not judged & {
+        (kind, action) for kind in ("publish", "masquerade") for action in ("forget", "delete")
+    }, judged
+    legacy("gc", "--apply", code=None, PATH=path)
+    assert lab.dump()["legacy"] == before["legacy"]
+    rows = {row["kind"] for row in legacy.vm("web")["resources"]}
+    assert {"publish", "masquerade"} <= rows
+    legacy("gc", "--apply")
+    legacy("vm", "rm", "web")
+    legacy("network", "rm", "net")
+    assert legacy.is_clean()
