@@ -28,7 +28,7 @@ from typing import Any, NamedTuple, Self
 from hvtx.errors import Busy, Contended, HostRefused, NotPermitted
 from hvtx.host import capabilities, holder, libiptc, program, xtentry
 from hvtx.host.jobs import going_on
-from hvtx.host.netlink import Garbled, legible
+from hvtx.host.netlink import Garbled, forbidden, legible
 from hvtx.host.retry import persistently
 from hvtx.host.xtentry import LAYOUTS, OFFSETS, TARGET, Layout
 
@@ -236,12 +236,13 @@ def _whole(family: int, table: str, found: Saved) -> bool:
         info = _info(family, table)
         built_in, entries = info[1].bit_count(), info[12]  # one chain a hook
         return bool(entries == rules + built_in + 2 * (len(chains) - built_in) + 1)
-    except PermissionError as problem:
-        raise NotPermitted(
-            "the legacy iptables tables cannot be counted without CAP_NET_ADMIN and CAP_NET_RAW",
-            hint="run hvtx as root, or with these capabilities (docs/privileges.md)",
-        ) from problem
     except OSError as problem:
+        if forbidden(problem):
+            raise NotPermitted(
+                "the legacy iptables tables cannot be counted without CAP_NET_ADMIN and"
+                " CAP_NET_RAW",
+                hint="run hvtx as root, or with these capabilities (docs/privileges.md)",
+            ) from problem
         raise _unobserved(f"the table {table} cannot be counted: {problem.strerror}") from problem
 
 
