@@ -674,6 +674,10 @@ PARSERS: dict[str, Parser] = {
     "neighbours": Parser(
         lambda bodies: links(bodies).neighbours(), several(sample("neighbours")), GARBLED, ("host.links.Links.neighbours",)
     ),
+    "entries made by hand": Parser(
+        lambda bodies: links(bodies).fixed_neighbours(), several(sample("neighbours")), GARBLED,
+        ("host.links.Links.fixed_neighbours", "host.links._may_forget"),
+    ),
     "routes": Parser(
         lambda body: routes._towards(Told([body]), "10.0.0.1"), mutated(sample("route")), GARBLED, ("host.routes._towards",)
     ),
