@@ -22,6 +22,7 @@ import pytest
 from hvtx.drivers.address import AddressDriver
 from hvtx.drivers.base import Host
 from hvtx.drivers.tap import TapDriver
+from hvtx.errors import Conflict
 from hvtx.host.netlink import Channel, attribute, nested
 from hvtx.host.nfnetlink import Nftables
 from hvtx.model.resource import Kind, Resource, State
@@ -359,6 +360,26 @@ def test_what_stands_on_a_bridge_keeps_it(hvtx: Program, what: str) -> None:
     assert hvtx.reasons("bridge", "hvhalf") == {("skip", "foreign-dependents")}
     hvtx("recover")
     assert link("hvhalf")
+
+
+@pytest.mark.parametrize("address", ["10.78.0.1/24", "fd78::1/64", "fe80::ff:fe00:1/64"])
+def test_an_equal_address_on_our_new_bridge_is_ours(address: str) -> None:
+    """As the kernel gives it one where addrgenmode was set back; usable without a carrier."""
+    lab.run("ip", "link", "add", "hvnew", "address", "02:00:00:00:00:01", "type", "bridge")
+    lab.run("ip", "link", "set", "hvnew", "alias", MARK, "up", "addrgenmode", "none")
+    lab.run("ip", "addr", "add", address, "dev", "hvnew", "valid_lft", "900", "preferred_lft", "9")
+    spec = {"device": "hvnew", "ifindex": _index("hvnew"), "address": address, "owner": MARK}
+    row = Resource(7, Kind.ADDRESS, "it", State.INTENDED, MARK, spec, {}, 1, 1, None, "net")
+    driver = AddressDriver(Host("aaaaaaaaaa", "", "", 1.0))
+    stranger = row._replace(spec={**spec, "owner": MARK + "c"})
+    with pytest.raises(Conflict, match="exists already"):
+        driver.create([stranger])
+    driver.create([row])
+    [seen] = json.loads(lab.run("ip", "-j", "addr", "show", "dev", "hvnew"))[0]["addr_info"]
+    assert f"{seen['local']}/{seen['prefixlen']}" == address
+    assert seen["valid_life_time"] == 2**32 - 1
+    assert not seen.get("tentative")
+    assert seen.get("nodad", False) == (":" in address)
 
 
 def test_a_secondary_address_keeps_the_primary(hvtx: Program) -> None:

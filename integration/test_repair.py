@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,6 +96,82 @@ def test_settings_that_were_turned_off(hvtx: Program) -> None:
     assert setting.read_text().strip() == "1"
     hvtx("doctor")
     hvtx("repair", "nobody", code=3)
+
+
+# What somebody does to the device DEV of the VM or to the bridge BR, and what is said of it.
+CHANGES = [
+    ("bridge link set dev DEV isolated on", "tap", "isolated was on"),
+    ("bridge link set dev DEV learning off", "tap", "learning was off"),
+    ("bridge link set dev DEV flood off", "tap", "flood was off"),
+    ("bridge link set dev DEV mcast_flood off", "tap", "mcast_flood was off"),
+    ("bridge link set dev DEV bcast_flood off", "tap", "bcast_flood was off"),
+    ("bridge link set dev DEV hairpin off", "tap", "hairpin was off"),
+    ("bridge link set dev DEV neigh_suppress on", "tap", "neigh_suppress was on"),
+    ("bridge link set dev DEV state 0", "tap", "port state was disabled"),
+    ("ip link set dev DEV type bridge_slave proxy_arp on", "tap", "proxy_arp was on"),
+    ("ip link set dev DEV addrgenmode eui64", "tap", "addrgenmode was eui64"),
+    ("ip link set dev BR addrgenmode random", "bridge", "addrgenmode was random"),
+    ("ip link set dev BR type bridge stp_state 1", "bridge", "stp_state was 1"),
+    ("ip link set dev BR type bridge ageing_time 0", "bridge", "ageing_time was 0"),
+    ("ip link set dev BR type bridge group_fwd_mask 8", "bridge", "group_fwd_mask was 8"),
+    ("ip link set dev BR type bridge no_linklocal_learn 0", "bridge", "no_linklocal_learn was 0"),
+    ("ip link set dev BR arp off", "bridge", "its ARP was off"),
+]
+
+
+def shown(*devices: str) -> list[object]:
+    """How devices and their ports are set; without timers and counters."""
+    moving = ("timer", "topology", "operstate", "_id", "mcast_last", "gc_")
+    return [
+        [
+            link["flags"], link["inet6_addr_gen_mode"],
+            {
+                key: value
+                for part in ("info_data", "info_slave_data")
+                for key, value in link["linkinfo"].get(part, {}).items()
+                if not any(word in key for word in moving)
+            },
+        ]
+        for name in devices
+        for link in json.loads(lab.run("ip", "-d", "-j", "link", "show", name))
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("hvtx", ["nftables"], indirect=True)
+@pytest.mark.parametrize("isolate", [False, True])
+def test_settings_of_devices_are_put_back(hvtx: Program, *, isolate: bool) -> None:
+    """Port flags, bridges, addrgenmode: seen by `doctor`, put back by `repair`, each by itself."""
+    preload()
+    hvtx, net = Forked(**hvtx.environment), "10.78.0.0/24"
+    hvtx("network", "create", "other", "--subnet", net, *(["--isolate"] if isolate else []))
+    guest = (sys.executable, str(Path(__file__).with_name("guest.py")))
+    hvtx("vm", "run", "guest", "--network", "other", "--", *guest)
+    try:
+        device = hvtx.device("guest")
+        bridge = hvtx("network", "show", "other", "--json").json()["bridge"]
+        before = shown(device, bridge)
+        for plain, kind, said in CHANGES:
+            change, words = plain, said
+            if isolate and "cast_flood" in plain:  # there they are off
+                change, words = plain.replace("off", "on"), said.replace("off", "on")
+            lab.run(*change.replace("DEV", device).replace("BR", bridge).split())
+            assert shown(device, bridge) != before, change
+            told = hvtx("doctor", "--json", code=1).json()["findings"]
+            damage = [f["message"] for f in told if f["check"] == "damage"]
+            assert damage and all(words in m for m in damage), (change, damage)
+            done = hvtx("repair", "--json").json()
+            assert [item["kind"] for item in done["repaired"]] == [kind], change
+            assert words in done["repaired"][0]["missing"], change
+            assert shown(device, bridge) == before, change
+            assert "fe80::" not in lab.run("ip", "-6", "addr", "show", "dev", device)
+        lab.run("ip", "link", "set", device, "nomaster")
+        lab.run("ip", "link", "set", device, "master", bridge, "alias", "another's")
+        lab.run("bridge", "link", "set", "dev", device, "isolated", "on")
+        failed = hvtx("repair", "--json", code=9).json()["failed"]
+        assert "mark-mismatch" in failed[0]["missing"]
+        assert "isolated on" in lab.run("bridge", "-d", "link", "show", "dev", device)
+    finally:
+        os.kill(hvtx.vm("guest")["pid"], signal.SIGKILL)
 
 
 def test_explain_says_whose_it_is(hvtx: Program) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from integration import lab
-from integration.program import Program
+from integration.program import Forked, Program, preload
 
 BACKENDS = ["nftables", "iptables"]
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
@@ -357,6 +357,66 @@ def test_strangers_things_on_our_device(hvtx: Program) -> None:
     lab.run("tc", "qdisc", "replace", "dev", device, "root", "pfifo")
     assert hvtx.reasons("tap", device) == {("skip", "foreign-dependents")}
     lab.run("tc", "qdisc", "del", "dev", device, "root")
+    hvtx("gc", "--apply")
+    assert hvtx.is_clean()
+
+
+# Addresses on our TAP and bridge, and whether somebody put them there by hand.
+ADDRESSES = [
+    ("fe80::1234/64", [], False),
+    ("fe80::5:6:7:8/64", ["nodad"], False),
+    ("169.254.7.7/16", ["scope", "link"], False),
+    ("192.0.2.7/24", ["valid_lft", "900", "preferred_lft", "900"], False),
+    ("2001:db8:5::7/64", ["valid_lft", "900", "preferred_lft", "900"], False),
+    ("2001:db8:5::7/64", ["nodad"], True),
+    ("192.0.2.7/24", [], True),
+    ("169.254.169.254/32", [], True),
+    ("169.254.169.254/16", [], True),
+    ("169.254.169.254/32", ["scope", "link"], True),
+]
+
+
+@pytest.mark.parametrize("hvtx", ["nftables"], indirect=True)
+@pytest.mark.parametrize(("address", "more", "theirs"), ADDRESSES)
+def test_only_what_was_put_there_by_hand_keeps_a_device(
+    hvtx: Program, address: str, more: list[str], *, theirs: bool
+) -> None:
+    """What the kernel or a manager of networks gives devices by itself goes with them."""
+    preload()
+    hvtx = Forked(**hvtx.environment)
+    device = hvtx.device("web")
+    bridge = hvtx("network", "show", "net", "--json").json()["bridge"]
+    lab.run("ip", "addr", "add", address, "dev", device, *more)
+    stopped = hvtx("vm", "stop", "web", "--timeout", "1", code=9 if theirs else 0)
+    assert (address in stopped.err) == theirs
+    if theirs:
+        assert hvtx.reasons("tap", device) == {("skip", "foreign-dependents")}
+        hvtx("vm", "start", "web", code=4)
+        lab.run("ip", "addr", "del", address, "dev", device)
+    hvtx("vm", "start", "web")
+    device = hvtx.device("web")
+    lab.run("ip", "addr", "add", address, "dev", device, *more)
+    kill(hvtx)
+    if theirs:
+        assert hvtx.reasons("tap", device) == {("skip", "foreign-dependents")}
+        lab.run("ip", "addr", "del", address, "dev", device)
+    hvtx("gc", "--apply")
+    assert hvtx.is_clean()
+    hvtx("vm", "rm", "web")
+    lab.run("ip", "addr", "add", address, "dev", bridge, *more)
+    assert (address in hvtx("network", "rm", "net", code=4 if theirs else 0).err) == theirs
+
+
+def test_a_release_that_stays_undone_sets_addrgenmode_back(hvtx: Program) -> None:
+    """A device that another program holds gets no more addresses of its own meanwhile."""
+    device = hvtx.device("web")
+    lab.run("ip", "link", "set", device, "addrgenmode", "eui64")
+    lab.run("ip", "addr", "add", "fe80::7/64", "dev", device, "nodad")
+    lab.run("ip", "addr", "add", "192.0.2.7/24", "dev", device)
+    assert "192.0.2.7" in hvtx("vm", "stop", "web", "--timeout", "1", code=9).err
+    shown = json.loads(lab.run("ip", "-d", "-j", "link", "show", device))[0]
+    assert shown["inet6_addr_gen_mode"] == "none"
+    lab.run("ip", "addr", "del", "192.0.2.7/24", "dev", device)
     hvtx("gc", "--apply")
     assert hvtx.is_clean()
 

@@ -6,15 +6,16 @@ bridge row has (``spec["owner"]``), and it is the very address of the row. It go
 
 from __future__ import annotations
 
+import contextlib
 import errno
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from hvtx.drivers.base import Host
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
-from hvtx.model.resource import GONE, AddressSpec, Kind, Outcome, Resource
+from hvtx.model.resource import GONE, AddressSpec, Kind, Outcome, Resource, put_by_others
 
 
 class AddressDriver:
@@ -32,15 +33,13 @@ class AddressDriver:
 
         for row in resources:
             spec: AddressSpec = row.spec  # type: ignore[assignment]
-            address, _, prefix = spec["address"].partition("/")
-            more: dict[str, Any] = {"flags": _IFA_F_NODAD} if ":" in address else {}
             try:
                 with IPRoute() as route:
-                    route.addr(
-                        "add", index=spec["ifindex"], address=address, prefixlen=int(prefix), **more
-                    )
+                    _add(route, spec)
             except NetlinkError as problem:
                 raise _refused(spec, problem.code, str(problem)) from problem
+            except (OSError, DumpInterrupted) as problem:  # the look at an equal one
+                raise _refused(spec, getattr(problem, "errno", 0), str(problem)) from problem
         return {row.id: {} for row in resources}
 
     def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
@@ -72,7 +71,7 @@ class AddressDriver:
                 "mark-mismatch",
                 f"{seen.name}, with {row.key}, lacks the network's mark",
             )
-        others = _fellows(spec["address"], [a.address for a in addresses if a.ifindex == wanted[0]])
+        others = _fellows(spec["address"], put_by_others(wanted[0], addresses, ()))
         if others:
             message = f"{row.key} on {seen.name} stays: {', '.join(others)} would go with it"
             return Outcome(False, "foreign-dependents", message)
@@ -84,6 +83,64 @@ class AddressDriver:
             if problem.code not in (errno.EADDRNOTAVAIL, errno.ENODEV):
                 return Outcome(False, "host-refused", f"{row.key} cannot be removed: {problem}")
         return GONE
+
+
+def _add(route: Any, spec: AddressSpec) -> None:
+    """Add an address. An equal one that came to our own bridge by itself is ours.
+
+    Where a manager of networks sets a new bridge's addrgenmode back, the kernel gives it the very
+    link-local address that the network is about to add, but one that waits for a carrier to be
+    seen as the only one of its link. Raises NetlinkError, OSError, DumpInterrupted.
+    """
+    from pyroute2 import NetlinkError
+
+    address, _, prefix = spec["address"].partition("/")
+    wanted: dict[str, Any] = {
+        "index": spec["ifindex"],
+        "address": address,
+        "prefixlen": int(prefix),
+        **({"flags": _IFA_F_NODAD} if ":" in address else {}),
+    }
+    for attempt in range(_TAKEOVERS):
+        try:
+            route.addr("add", **wanted)
+        except NetlinkError as problem:
+            last = attempt == _TAKEOVERS - 1
+            if problem.code != errno.EEXIST or last or not _is_ours(spec):
+                raise
+        else:
+            return
+        if ":" not in address:
+            route.addr("replace", **wanted)  # which takes its lifetime, if it had one
+            return
+        with contextlib.suppress(NetlinkError):  # it went meanwhile
+            route.addr("del", index=spec["ifindex"], address=address, prefixlen=int(prefix))
+
+
+def remove_link_local(ifindex: int, own: Collection[str]) -> None:
+    """Take the link-local addresses of IPv6 off a device of ours, but those in ``own``."""
+    from pyroute2 import IPRoute, NetlinkError
+
+    with contextlib.closing(Links()) as links:
+        every = links.addresses()
+    found = [a.address for a in every if a.ifindex == ifindex and a.by_itself and ":" in a.address]
+    with IPRoute() as route:
+        for text in found:
+            address, _, prefix = text.partition("/")
+            if text not in own and address.startswith("fe"):
+                with contextlib.suppress(NetlinkError):  # it went by itself
+                    route.addr("del", index=ifindex, address=address, prefixlen=int(prefix))
+
+
+def _is_ours(spec: AddressSpec) -> bool:
+    """Whether the very address is on the bridge, and that carries the network's mark."""
+    links = Links()
+    try:
+        seen = links.get(ifindex=spec["ifindex"])
+        here = {a.address for a in links.addresses() if a.ifindex == spec["ifindex"]}
+    finally:
+        links.close()
+    return seen is not None and seen.alias == spec["owner"] and spec["address"] in here
 
 
 def _fellows(address: str, there: Sequence[str]) -> list[str]:
@@ -106,6 +163,7 @@ def _fellows(address: str, there: Sequence[str]) -> list[str]:
 
 
 _IFA_F_NODAD = 0x02
+_TAKEOVERS = 5
 
 
 def _refused(spec: AddressSpec, code: int, words: str) -> HvtxError:

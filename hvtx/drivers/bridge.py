@@ -25,7 +25,7 @@ from typing import Any
 from hvtx.drivers.base import Host
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
 from hvtx.host import failpoint
-from hvtx.host.links import EGRESS, Links
+from hvtx.host.links import EGRESS, Links, silence
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.portfilter import bridge_program
 from hvtx.host.tun import passing_tap, refusal
@@ -38,6 +38,7 @@ from hvtx.model.resource import (
     Outcome,
     Resource,
     filters_on,
+    put_by_others,
 )
 
 _MTU_LIMIT = 65000  # anything between what guests' devices can have and what a bridge can
@@ -217,15 +218,14 @@ def carries_mark(row: Resource, seen: Link) -> bool:
 
 
 def _dependents(row: Resource, seen: Link, links: Links) -> str:
-    own = set(row.spec.get("addresses", ()))
     things = [
         link.name
         for link in links.all()
         if seen.ifindex in (link.master, link.lower) and link != seen
     ]
-    things += [
-        a.address for a in links.addresses() if a.ifindex == seen.ifindex and a.address not in own
-    ]
+    addresses, own = links.addresses(), row.spec.get("addresses", ())
+    silence(links, seen.ifindex, addresses, own)
+    things += put_by_others(seen.ifindex, addresses, own)
     return ", ".join([*things, *filters_on(seen, links.filtered())])
 
 

@@ -28,7 +28,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address, ip_network
 from typing import Any, NamedTuple
 
-from hvtx.drivers.base import Host
+from hvtx.drivers.base import Host, stand_for
 from hvtx.errors import Busy, Contended, HostRefused, HvtxError
 from hvtx.host import xtables
 from hvtx.model.mark import FAMILY, parse_mark
@@ -408,7 +408,7 @@ class IptablesDriver:
         what someone flushed. Returns ``{"rules": [[place, text, first], ...]}`` by row. Raises
         Busy, NotPermitted, HostRefused, Contended.
         """
-        wanted = {row.id: rules_of(self._installation, row) for row in resources}
+        wanted = {row.id: stand_for(row, rules_of(self._installation, row)) for row in resources}
         for family, table in _tables(wanted.values()):
             self._create_in(family, table, resources, wanted)
         for family in sorted({rule.family for rules in wanted.values() for rule in rules}):

@@ -43,7 +43,7 @@ from typing import Any, NamedTuple
 from hvtx.drivers.base import Host
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
 from hvtx.host import failpoint, procfs, tun
-from hvtx.host.links import Links
+from hvtx.host.links import Links, silence
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.portfilter import port_program
 from hvtx.host.tun import refusal
@@ -56,6 +56,7 @@ from hvtx.model.resource import (
     Resource,
     TapSpec,
     filters_on,
+    put_by_others,
 )
 
 _THREADS = 64
@@ -288,7 +289,7 @@ def release_one(row: Resource, links: Links, around: Around) -> Outcome:
             "mark-mismatch",
             f"a device named {row.key} is there, but it is not the recorded one",
         )
-    problem = wrong_mark(row, seen) or dependents(seen, around, row.spec.get("addresses", ()))
+    problem = wrong_mark(row, seen) or _kept(row, seen, links, around)
     if problem is not None:
         return problem
     return delete_by_attaching(seen, links, lambda held: wrong_mark(row, held))
@@ -305,10 +306,17 @@ def _release_held(
         raise
     if held is None:
         return _give_up(descriptor, Outcome(False, "contended", f"{row.key} is gone while held"))
-    problem = wrong_mark(row, held) or dependents(held, around, row.spec.get("addresses", ()))
+    problem = wrong_mark(row, held) or _kept(row, held, links, around)
     if problem is not None:
         return _give_up(descriptor, problem)
     return let_die(descriptor, held, links)
+
+
+def _kept(row: Resource, seen: Link, links: Links, around: Around) -> Outcome | None:
+    """What of strangers keeps a device of ours, which gets no more addresses of its own."""
+    own = row.spec.get("addresses", ())
+    silence(links, seen.ifindex, around.addresses, own)
+    return dependents(seen, around, own)
 
 
 def delete_by_attaching(
@@ -415,9 +423,7 @@ def wrong_mark(row: Resource, seen: Link) -> Outcome | None:
 def dependents(seen: Link, around: Around, known: Sequence[str] = ()) -> Outcome | None:
     """Strangers' things that would go with the device; ``known`` addresses are nobody's."""
     upper = [link.name for link in around.links if link.lower == seen.ifindex]
-    own = [
-        a.address for a in around.addresses if a.ifindex == seen.ifindex and a.address not in known
-    ]
+    own = put_by_others(seen.ifindex, around.addresses, known)
     filters = filters_on(seen, around.filtered)
     if not upper and not own and not filters:
         return None

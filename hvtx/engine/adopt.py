@@ -146,6 +146,11 @@ def _unadopted(thing: str, verdict: Verdict, finding: Finding | None, words: str
         return HostRefused(
             f"{thing} is not taken over without its process: {verdict.message}", hint=_LIMITS
         )
+    if verdict.reason == Why.OBSERVE_FAILED.value:
+        return HostRefused(
+            f"{thing} is not taken over: {verdict.message}",
+            hint="see what `iptables-nft-save` and `nft list ruleset` say; nothing was taken",
+        )
     message = words or (finding.message if finding else "") or verdict.message
     reason = finding.reason if finding else verdict.reason
     hint = {

@@ -310,7 +310,6 @@ def check_wish(runtime: Runtime, wish: VmWish) -> None:
         holder = runtime.read(leases.port_holder, port)
         if holder:
             raise runtime.read(leases.port_conflict, port, holder)
-    refuse_ports(runtime, wish.publish)
     with runtime.reading() as sql:
         for mac in wish.macs:
             leases.refuse_taken_mac(sql, mac)
@@ -320,6 +319,7 @@ def check_wish(runtime: Runtime, wish: VmWish) -> None:
         for name in wish.networks or (DEFAULT,)
     ]
     _check_addresses(runtime, wish, networks)
+    refuse_ports(runtime, wish.publish)
 
 
 def check_files(kernel: str | None, initrd: str | None, disks: Sequence[str]) -> None:
@@ -374,6 +374,8 @@ def _check_addresses(runtime: Runtime, wish: VmWish, networks: Sequence[Network]
                 ):
                     addressing.check_guest_address(address, network)
                 runtime.read(leases.refuse_taken_address, address)
+    for port in wish.publish:  # they are the first interface's
+        addressing.check_published(port, networks[0])
     wanted = [address for address in (*fours, *sixes) if address is not None]
     if wanted:
         own_addresses.refuse(wanted, own_addresses.in_subnets(networks))

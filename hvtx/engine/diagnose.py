@@ -7,10 +7,11 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 from hvtx.drivers.sysctl import read as read_setting
 from hvtx.engine import privileges
+from hvtx.engine.finding import Finding
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.errors import HostRefused, HvtxError
 from hvtx.host import capabilities, procfs, program, tun
@@ -19,19 +20,7 @@ from hvtx.host.netlink import DumpInterrupted
 from hvtx.hypervisors import base as hypervisors
 from hvtx.model.resource import Kind
 from hvtx.model.user import User
-from hvtx.planner.passage import Bridge, Drop, legacy_drops, nft_drops
 from hvtx.store import leases, records, reserve
-
-
-class Finding(NamedTuple):
-    """One check's result: ``level`` is ok, warning or error."""
-
-    check: str
-    level: str
-    message: str
-    evidence: tuple[str, ...] = ()
-    hint: str | None = None
-
 
 Check = Callable[[Runtime], Iterator[Finding]]
 _MEND = "run hvtx as root, for instance with sudo, and look at the kernel's log"
@@ -372,61 +361,54 @@ def _loopback6(runtime: Runtime) -> Iterator[Finding]:
 # -- others on this host ---------------------------------------------------------------------------
 
 
-def _forward_drops(runtime: Runtime) -> Iterator[Finding]:
-    """Docker's, firewalld's or ufw's drop in FORWARD, which no accept of ours overrides."""
-    bridges = [
-        Bridge(n.bridge, tuple(6 if ":" in s else 4 for s in n.subnets), n.firewall)
-        for n in runtime.read(records.networks)
-    ]
-    found = _drops(runtime.installation, bridges)
-    if not found:
-        yield Finding("forward", "ok", "nobody else drops what our guests forward")
+def _forward(runtime: Runtime) -> Iterator[Finding]:
+    """Whether what guests are promised passes, tried in a copy of the host's forwarding."""
+    from hvtx.engine import forward
+    from hvtx.host.replica.scratch import Unavailable
+
+    networks = runtime.read(records.networks)
+    try:
+        found = forward.judge(runtime, None if networks else forward.would_be(runtime))
+    except (Unavailable, DumpInterrupted) as problem:
+        hint = problem.hint if isinstance(problem, Unavailable) else "try again"
+        words = f"unknown: whether traffic of guests passes could not be tried: {problem}"
+        yield Finding("forward", "warning", words, (), hint)
         return
-    mends = dict.fromkeys(mend for drop in found for mend in drop.mends)
-    yield Finding(
-        "forward", "error" if bridges else "warning",
-        "another firewall drops forwarded traffic, so guests reach nothing beyond this host",
-        tuple(drop.words for drop in found),
-        "; ".join(mends) or "nothing needs it yet; once there is a network, its mend is named here",
-    )  # fmt: skip
-
-
-def _drops(installation: str, bridges: Sequence[Bridge]) -> list[Drop]:
-    """What nftables and the legacy tables drop of our guests' traffic."""
-    from hvtx.host import libnftables, xtables
-
-    listed = libnftables.objects_in(libnftables.run("list ruleset", json=True, terse=True))
-    found = list(nft_drops(listed, bridges))
-    for family in (4, 6):
-        if "filter" in xtables.listed(family):
-            text = xtables.save_text(family).partition("*filter")[2].partition("COMMIT")[0]
-            found += legacy_drops(family, text, installation, bridges)
-    return found
+    yield from forward.findings(found, bool(networks))
 
 
 def _routes(runtime: Runtime) -> Iterator[Finding]:
-    """Routes that take packets for guests elsewhere, or the same subnet on another device."""
+    """Whether packets of guests find their way: asked of the kernel, one finding a cause."""
+    from hvtx.engine import ways
     from hvtx.engine.networks import bridge_row
-    from hvtx.host.routes import all_routes, in_the_way
 
     with runtime.reading() as sql:
-        bridges = [(n, bridge_row(runtime, n)) for n in records.networks(sql)]
-    every, bad = all_routes(), False
-    for network, row in bridges:
+        networks, vms = records.networks(sql), records.vms(sql)
+    bad = False
+    for network in networks:
+        row = bridge_row(runtime, network)
         if row is None:
             continue
-        for subnet in network.subnets:
-            found = in_the_way(subnet, row.spec["ifindex"], every)
-            if found is not None:
-                bad = True
-                yield Finding(
-                    "routes", "error",
-                    f"a route to {found.prefix} takes packets away from network {network.name!r}",
-                    (f"table {found.table}, device {found.device or 'none'}",),
-                    "remove that route or address, or give the VMs another network",
-                )  # fmt: skip
+        own = [i for vm in vms for i in vm.interfaces if i.network == network.id]
+        guests = [address for i in own for address in (i.ipv4, i.ipv6) if address]
+        guests += ways.samples(network)
+        told = ways.strays(network, row, guests) + ways.without_world(network, row, guests)
+        causes: dict[str, list[ways.Stray]] = {}
+        for stray in told:
+            causes.setdefault(stray.cause, []).append(stray)
+        for cause, packets in causes.items():
+            bad = True
+            seen = dict.fromkeys(f"{p.ask.way}: {p.ask.packet.destination}" for p in packets)
+            yield Finding(
+                "routes", "error",
+                f"{cause} takes packets away from the guests of network {network.name!r}",
+                tuple(seen)[:_MANY], packets[0].mend,
+            )  # fmt: skip
+        for part, hint in ways.taken_parts(network, row, told):
+            yield Finding("routes", "warning", part, (), hint)
+            bad = True
     if not bad:
-        yield Finding("routes", "ok", "no other route leads to a subnet of ours")
+        yield Finding("routes", "ok", "packets for guests go to them, by the kernel's own answer")
 
 
 def _addresses(runtime: Runtime) -> Iterator[Finding]:
@@ -475,6 +457,9 @@ def _damage(runtime: Runtime) -> Iterator[Finding]:
         )  # fmt: skip
     if not found:
         yield Finding("damage", "ok", "everything that runs has what is on record")
+
+
+_MANY = 8  # packets that are named of those that one route takes away
 
 
 _WATCHERS = {
@@ -581,7 +566,7 @@ CHECKS: dict[str, Check] = {
     "forwarding": _forwarding,
     "loopback": _loopback6,
     "conntrack": _conntrack,
-    "forward": _forward_drops,
+    "forward": _forward,
     "company": _watchers,
     "routes": _routes,
     "addresses": _addresses,

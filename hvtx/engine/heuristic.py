@@ -25,7 +25,7 @@ from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.mark import FAMILY
 from hvtx.model.plan import Action
 from hvtx.model.resource import Link, Outcome
-from hvtx.planner.heuristic import Guess, Sight, by_kernel, guess
+from hvtx.planner.heuristic import Guess, Sight, guess
 from hvtx.store import records
 from hvtx.store.history import Event, now
 
@@ -216,8 +216,7 @@ def _remove_tap(planned: Link) -> Outcome:
         if seen is None:
             return Outcome(False, "contended", f"{planned.name} is gone already")
         around = Around(links.all(), links.addresses(), links.filtered())
-        usual = [a.address for a in around.addresses if by_kernel(a.address)]
-        problem = objection(seen) or dependents(seen, around, usual)
+        problem = objection(seen) or dependents(seen, around)
         return problem or delete_by_attaching(seen, links, objection)
     except HvtxError as problem:
         return Outcome(False, problem.code, problem.message)

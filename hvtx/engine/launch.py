@@ -16,12 +16,12 @@ from hvtx.engine.neighbours import holding_ports, refuse_others_ports
 from hvtx.engine.networks import (
     bridge_row,
     ensure_networks,
-    refuse_diverted,
     taking_back,
     undo,
 )
 from hvtx.engine.runtime import Runtime, process_facts, rows_by_vm
 from hvtx.engine.transaction import Operation, begin, forget_vm
+from hvtx.engine.ways import refuse_diverted
 from hvtx.errors import Conflict, HvtxError, NotFound, PartialFailure, StoreError, UsageError
 from hvtx.host import failpoint, paths, procfs
 from hvtx.host.flows import flow_limit
@@ -321,7 +321,7 @@ def _refuse_diverted(runtime: Runtime, vm: Vm, networks: Mapping[str, Network]) 
         own = [i for i in vm.interfaces if i.network == network.id]
         guests = [address for i in own for address in (i.ipv4, i.ipv6) if address]
         if row is not None and guests:
-            refuse_diverted(network, row.spec["ifindex"], guests)
+            refuse_diverted(network, row, guests)
 
 
 def _intend(

@@ -12,6 +12,7 @@ from hvtx.drivers.sysctl import read as read_setting
 from hvtx.engine import notice, privileges
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, begin
+from hvtx.engine.ways import refuse_diverted, samples
 from hvtx.errors import (
     Conflict,
     Contended,
@@ -27,7 +28,7 @@ from hvtx.host import failpoint
 from hvtx.host.flows import flow_limit
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted, forbidden
-from hvtx.model.resource import Kind, Resource, State, filters_on
+from hvtx.model.resource import Kind, Resource, State, filters_on, put_by_others
 from hvtx.model.vm import Network
 from hvtx.planner import provision
 from hvtx.store import intents, records
@@ -203,11 +204,17 @@ def _known_subnets(runtime: Runtime) -> list[str]:
 def _host_prefixes(own: int = 0) -> list[str]:
     """Every prefix that the host routes to other devices than ``own`` (an index).
 
-    But the default routes and the link-locals.
+    But default routes, in halves too, routes that only send on to the next table (throw), and the
+    link-locals.
     """
     from hvtx.host.routes import all_routes
+    from hvtx.planner.routing import takes
 
-    return [route.prefix for route in all_routes() if not own or route.device != own]
+    return [
+        route.prefix
+        for route in all_routes()
+        if (takes(route) or route.kind == "local") and (not own or route.device != own)
+    ]
 
 
 def refuse_taken_subnet(subnets: Iterable[str], bridge: int = 0) -> None:
@@ -225,28 +232,6 @@ def refuse_taken_subnet(subnets: Iterable[str], bridge: int = 0) -> None:
             raise Conflict(
                 f"{subnet} overlaps {taken}, which this host has a route to",
                 hint="choose another subnet; `ip route show table all` shows what is taken",
-            )
-
-
-def refuse_diverted(network: Network, bridge: int, guests: Sequence[str]) -> None:
-    """Raise Conflict if packets for a guest would leave by another device than the bridge.
-
-    One lookup a guest; the routes are read only where its answer is another device, which may
-    have reasons that are in nobody's way (a bridge without carrier, a VRF).
-    """
-    from hvtx.host import routes
-
-    if all(device == bridge for device in routes.devices_towards(guests)):
-        return
-    every = routes.all_routes()
-    for subnet in network.subnets:
-        found = routes.in_the_way(subnet, bridge, every)
-        if found is not None:
-            raise Conflict(
-                f"a route to {found.prefix} (table {found.table}) takes packets away from the"
-                f" guests of network {network.name!r}",
-                hint=f"`ip route show table all {found.prefix}` shows it; remove it, or use"
-                " another network",
             )
 
 
@@ -370,9 +355,12 @@ def _make(runtime: Runtime, network: Network, verb: str, *, new: bool) -> None:
         rows += operation.intend(sql, shared)
         rows += intend_network(operation, sql, network, own)
     try:
-        observed = operation.act(rows)
         bridge = next(row for row in rows if row.kind == Kind.BRIDGE)
+        observed = operation.act([row for row in rows if row.kind != Kind.SYSCTL])
         refuse_taken_subnet(network.subnets, bridge.spec["ifindex"])
+        refuse_diverted(network, bridge, samples(network))
+        # last, since settings stay on
+        observed |= operation.act([row for row in rows if row.kind == Kind.SYSCTL])
         operation.commit(
             rows,
             observed,
@@ -615,8 +603,7 @@ def _refuse_dependents(runtime: Runtime, rows: Sequence[Resource]) -> None:
             continue
         index = row.spec["ifindex"]
         things = [link.name for link in every if index in (link.master, link.lower)]
-        own = row.spec["addresses"]
-        things += [a.address for a in addresses if a.ifindex == index and a.address not in own]
+        things += put_by_others(index, addresses, row.spec["addresses"])
         for link in every:
             things += filters_on(link, filtered) if link.ifindex == index else []
         if things:

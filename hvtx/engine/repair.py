@@ -8,9 +8,11 @@ old one; it is reported.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
 from typing import Any, NamedTuple
 
 from hvtx.drivers import bridge, tap
+from hvtx.drivers.address import remove_link_local
 from hvtx.drivers.bridge import lead_loopback, restore, route_localnet
 from hvtx.drivers.sysctl import read as read_setting
 from hvtx.engine import holding
@@ -22,9 +24,11 @@ from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.transaction import begin
 from hvtx.errors import HvtxError, NotFound, Refused
 from hvtx.host.links import Links
+from hvtx.host.traits import LinkTraits
 from hvtx.model.plan import Snapshot
 from hvtx.model.resource import FIREWALL_KINDS, HOLDER, Kind, Link, Resource, State
 from hvtx.model.vm import Liveness, Network, Vm
+from hvtx.planner.drift import Wanted, drift
 from hvtx.planner.presence import Presence, index, presence
 from hvtx.planner.provision import guards_bridge, port_guard
 from hvtx.store import intents, records
@@ -170,11 +174,8 @@ def _damage(
 
     ``loopback`` are the bridges that lead 127.0.0.1 to guests.
     """
-    links = Links()
-    try:
-        found = _damage_of(sighted, loopback, links)
-    finally:
-        links.close()
+    with closing(Links()) as links, closing(LinkTraits()) as traits:
+        found = _damage_of(sighted, loopback, links, traits)
     return _with_unheld(found, sighted)
 
 
@@ -195,7 +196,10 @@ def _with_unheld(
 
 
 def _damage_of(
-    sighted: Sequence[tuple[Resource, Presence]], loopback: Collection[str], links: Links
+    sighted: Sequence[tuple[Resource, Presence]],
+    loopback: Collection[str],
+    links: Links,
+    traits: LinkTraits,
 ) -> list[Damage]:
     bridges = {row.key: row.spec["ifindex"] for row, _ in sighted if row.kind == Kind.BRIDGE}
     rows = [row for row, _ in sighted]
@@ -203,7 +207,7 @@ def _damage_of(
     for row, seen in sighted:
         missing = _missing(row, seen, bridges, loopback)
         if missing is None and seen.link is not None:
-            missing = _unguarded(row, rows, links)
+            missing = _unguarded(row, rows, links) or _setting(row, rows, traits)
         if missing:
             found.append(Damage(row, missing, seen))
     return found
@@ -270,6 +274,21 @@ def _unguarded(row: Resource, rows: Sequence[Resource], links: Links) -> str | N
     return (
         None if not bare else "its filter, which holds when rules are flushed, was gone or another"
     )
+
+
+def _wanted(row: Resource, rows: Sequence[Resource], traits: LinkTraits) -> Wanted:
+    """How a device of ours should be set, where somebody changed that."""
+    seen = traits.get(row.spec["ifindex"])
+    if seen is None:
+        return Wanted()
+    if row.kind == Kind.BRIDGE:
+        return drift(seen, bridge=True)
+    guard = _guard_of(row, rows)
+    return drift(seen, bridge=False, apart=guard is not None and bool(guard["apart"]))
+
+
+def _setting(row: Resource, rows: Sequence[Resource], traits: LinkTraits) -> str | None:
+    return ", ".join(_wanted(row, rows, traits).words) or None
 
 
 def _drift(
@@ -361,6 +380,7 @@ def _mend(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) -> None:
             restore(row, now, links, loopback=_leads_loopback(runtime, row))
             if _guards_bridge(row, rows):
                 bridge.guard(row, links)
+            _set_again(row, rows, links)
             return
         master = next(
             (
@@ -381,8 +401,25 @@ def _mend(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) -> None:
         )
         if guard is not None:
             tap.guard(row, links, guard)
+        _set_again(row, rows, links)
     finally:
         links.close()
+
+
+def _set_again(row: Resource, rows: Sequence[Resource], links: Links) -> None:
+    """Give a device the settings that others changed; link-local addresses of its own go."""
+    index = row.spec["ifindex"]
+    with closing(LinkTraits()) as traits:
+        wanted = _wanted(row, rows, traits)
+        if wanted.arp:
+            traits.turn_arp_on(index)
+        if wanted.bridge:
+            traits.set_bridge(index, wanted.bridge)
+        if wanted.port:
+            traits.set_port(index, wanted.port)
+    if wanted.silent:
+        links.change(index, quiet6=True)
+        remove_link_local(index, row.spec.get("addresses", ()))
 
 
 def _hold_again(

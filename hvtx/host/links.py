@@ -6,6 +6,7 @@ integration/test_links.py.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import struct
@@ -80,6 +81,9 @@ _BPF_OPS_LEN, _BPF_OPS, _BPF_FLAGS, _BPF_ACT_DIRECT = 4, 5, 8, 1
 _OWN_PRIORITY, _OWN_HANDLE, _ETH_P_ALL = 0x6876, 0x68767478, 0x0003
 _NO_SUCH_KIND = frozenset({errno.ENOENT, errno.EOPNOTSUPP})
 _TUN_OWNER, _TUN_GROUP = 1, 2
+# An address without IFA_F_PERMANENT has a lifetime. 169.254/16 of scope link is what a host gives
+# itself; one added by hand (a metadata service's) has another scope or another prefix length.
+_IFA_F_PERMANENT, _SCOPE_LINK, _AUTO4 = 0x80, 253, b"\xa9\xfe"
 _NO_ENTRY = frozenset({errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP, errno.EAFNOSUPPORT})
 _NDMSG = struct.Struct("=BxxxiHBB")
 _DELNEIGH, _GETNEIGH = 29, 30
@@ -350,6 +354,16 @@ class Links:
         )
 
 
+def silence(links: Links, ifindex: int, addresses: Iterable[Address], own: Collection[str]) -> None:
+    """Keep the kernel from giving a device of ours more link-local addresses, where it has one."""
+    if any(
+        a.ifindex == ifindex and ":" in a.address and a.by_itself and a.address not in own
+        for a in addresses
+    ):
+        with contextlib.suppress(OSError):  # the device goes all the same, or stays for a reason
+            links.change(ifindex, quiet6=True)
+
+
 def _own_filter(ifindex: int, side: int) -> bytes:
     info = _OWN_PRIORITY << 16 | socket.htons(_ETH_P_ALL)
     return _TCMSG.pack(0, ifindex, _OWN_HANDLE, side, info)
@@ -471,11 +485,13 @@ def _address_text(packed: bytes) -> str:
 @legible
 def _address(data: bytes) -> Address:
     """An address from the body of its message. Raises Garbled."""
-    _, prefix, _, _, ifindex = _IFADDR.unpack_from(data)
+    _, prefix, flags, scope, ifindex = _IFADDR.unpack_from(data)
     found = attribute_map(data, 8)
     packed = found.get(2) or found[1]  # IFA_LOCAL is the host's own end of a point-to-point
+    passing = not flags & _IFA_F_PERMANENT
     if len(packed) != 16:
-        return Address(ifindex, f"{_address_text(packed)}/{prefix}")
+        passing |= packed[:2] == _AUTO4 and (prefix, scope) == (16, _SCOPE_LINK)
+        return Address(ifindex, f"{_address_text(packed)}/{prefix}", passing)
     import ipaddress  # writes all of IPv6 as it is on record, which inet_ntop does not
 
-    return Address(ifindex, f"{ipaddress.IPv6Address(packed)}/{prefix}")
+    return Address(ifindex, f"{ipaddress.IPv6Address(packed)}/{prefix}", passing)

@@ -7,7 +7,7 @@ TypedDicts below.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
@@ -229,6 +229,28 @@ class Address(NamedTuple):
 
     ifindex: int
     address: str  # with prefix length
+    passing: bool = False  # it has a lifetime (DHCP, router advertisements), or is 169.254/16
+
+    @property
+    def by_itself(self) -> bool:
+        """Whether the kernel or a manager of networks put it there unasked (docs/adr/0033).
+
+        Link-local ones of IPv6 appear on every device whose addrgenmode is not ``none``; programs
+        such as systemd-networkd with a file for all names add those and others.
+        """
+        return self.passing or (self.address[:3] in _LINK_LOCAL and self.address[4:5] == ":")
+
+
+_LINK_LOCAL = frozenset({"fe8", "fe9", "fea", "feb"})  # fe80::/10
+
+
+def put_by_others(ifindex: int, addresses: Iterable[Address], own: Collection[str]) -> list[str]:
+    """A device's addresses that somebody gave it by hand; those in ``own`` are known."""
+    return [
+        a.address
+        for a in addresses
+        if a.ifindex == ifindex and not a.by_itself and a.address not in own
+    ]
 
 
 class Outcome(NamedTuple):

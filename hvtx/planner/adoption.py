@@ -68,6 +68,7 @@ class Why(StrEnum):
     NAME_TAKEN = "name-taken"
     VM_NOT_TAKEN = "vm-not-taken"
     NOT_LOOKED_AT = "liveness-unknown"  # its process could not be looked at
+    OBSERVE_FAILED = "observe-failed"  # what is there could not be read, so nothing is gone
 
 
 class NotAState(ValueError):
@@ -379,6 +380,16 @@ def _judge(claim: Claim, sighted: Sighted, twice: set[Deletion], known: Known) -
         left = [rule._replace(proven=False, reason=Why.VM_NOT_TAKEN.value) for rule in rules]
         words = f"its device is not proven: {tap.message}"
         return _refused(claim, Why(tap.reason), words, tap, *left)
+    if unread := next((rule for rule in rules if rule.reason == Why.OBSERVE_FAILED), None):
+        # without it in the record, it would stay for good once the VM is dead
+        items = [item for item in (tap, *rules) if item is not None]
+        left = [
+            item
+            if item is unread or item.reason
+            else item._replace(proven=False, reason=Why.VM_NOT_TAKEN.value)
+            for item in items
+        ]
+        return _refused(claim, Why.OBSERVE_FAILED, unread.message, *left)
     liveness, process = judge_process(claim, tap, sighted)
     if claim.pid is not None and _looked_at(claim.pid, sighted).error:
         # on record without its process, it could be proven dead never again
@@ -509,6 +520,8 @@ def _judge_rule(
         matches = [
             rule for place in _places(wanted) for rule in known.get((place, wanted.words), ())
         ]
+        if not matches and (doubt := _doubt(sighted, wanted)):
+            return unproven(Why.OBSERVE_FAILED, doubt)
     if not matches:
         return unproven(Why.GONE, "no rule of these words is there")
     if len(matches) > 1:
@@ -525,6 +538,24 @@ def _judge_rule(
     evidence = (f"in {rule.place}, rule {rule.position}", "there exactly once", f"as {text!r}")
     words = "there exactly once, word for word"
     return Finding(kind_of(rule.text), rule.key, True, "", words, evidence, rule=rule)
+
+
+def _doubt(sighted: Sighted, wanted: Deletion) -> str:
+    """Why it cannot be told whether a rule is there; empty if it can."""
+    for rule in sighted.rules:
+        if not rule.doubt or rule.place not in _places(wanted):
+            continue
+        if rule.printed and _words_of(rule.printed) != wanted.words:
+            continue  # whatever it is, it is another one
+        return f"a rule in {rule.place} ({rule.text}) could not be told from it: {rule.doubt}"
+    return ""
+
+
+def _words_of(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError:
+        return ()
 
 
 def _bare_key(rule: StrangeRule) -> str:

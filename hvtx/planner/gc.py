@@ -117,7 +117,8 @@ class Judge:
                 self._uppers.setdefault(link.lower, []).append(link.name)
         self._addresses: dict[int, list[str]] = {}
         for address in snapshot.addresses:
-            self._addresses.setdefault(address.ifindex, []).append(address.address)
+            if not address.by_itself:
+                self._addresses.setdefault(address.ifindex, []).append(address.address)
         running = {o.vm for o in snapshot.operations.values() if o.running and o.vm}
         self._busy_vms = {vm for vm, facts in snapshot.vms.items() if facts.name in running}
         taps = [row for row in snapshot.rows if row.kind == Kind.TAP and row.vm]

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from hvtx.model.mark import FAMILY
 from hvtx.model.plan import Action, Reason, Snapshot
-from hvtx.model.resource import Kind, Link
+from hvtx.model.resource import Kind, Link, put_by_others
 from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import Liveness
 
@@ -198,18 +198,9 @@ def _on_record(link: Link, snapshot: Snapshot) -> str:
     return ""
 
 
-def by_kernel(address: str) -> bool:
-    """Whether an address (with its prefix) is one that the kernel gives every device: fe80::/64."""
-    return address.startswith("fe80::") and address.endswith("/64")
-
-
 def _put_on(link: Link, snapshot: Snapshot) -> list[str]:
     found = [other.name for other in snapshot.links if other.lower == link.ifindex]
-    found += [
-        a.address
-        for a in snapshot.addresses
-        if a.ifindex == link.ifindex and not by_kernel(a.address)
-    ]
+    found += put_by_others(link.ifindex, snapshot.addresses, ())
     found += ["an XDP program"] if link.xdp else []
     found += ["traffic control"] if link.ifindex in snapshot.filtered else []
     return sorted(found)

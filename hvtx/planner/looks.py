@@ -98,7 +98,7 @@ def late(
     if not moved:
         return found
     entries = {entry[:4] for entry in seen.entries}  # whatever their handles
-    addresses = set(seen.addresses)
+    addresses = {(address.ifindex, address.address) for address in seen.addresses}
 
     def there(row: Resource) -> bool:
         device = row.kind in _DEVICES
@@ -112,7 +112,7 @@ def late(
         if row.kind in FIREWALL_KINDS:
             return entries.issuperset(entry[:4] for entry in expected.get(row.id, ()))
         if row.kind == Kind.ADDRESS:
-            return Address(row.spec["ifindex"], row.spec["address"]) in addresses
+            return (row.spec["ifindex"], row.spec["address"]) in addresses
         return True
 
     return [*found, *(row for row in moved if not there(row))]

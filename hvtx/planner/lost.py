@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from hvtx.model.mark import parse_mark
 from hvtx.model.plan import Action, Item, Plan, Reason
-from hvtx.model.resource import Address, Entry, Kind, Link, filters_on
+from hvtx.model.resource import Address, Entry, Kind, Link, filters_on, put_by_others
 
 _WORDS = "marked by an installation whose store is gone"
 
@@ -134,7 +134,7 @@ def dependents(remains: Remains, link: Link) -> list[str]:
         for other in remains.links
         if link.ifindex in (other.master, other.lower) and other.ifindex not in own
     ]
-    held = [a.address for a in remains.addresses if a.ifindex == link.ifindex]
+    held = put_by_others(link.ifindex, remains.addresses, ())
     found += strange_addresses(held) if link.kind == "bridge" else held
     return [*sorted(found), *filters_on(link, remains.filtered)]
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from hvtx.model.mark import base32
 from hvtx.model.resource import FLOWS_EACH, Kind
 from hvtx.model.user import User
-from hvtx.model.vm import Interface, Network, Vm
+from hvtx.model.vm import Interface, Network, Publish, Vm
 
 _ANY4 = "0.0.0.0"  # noqa: S104 - not bound to
 _INDEX_BASE, _INDEX_SPAN = 1 << 24, 1 << 29  # far above what the kernel hands out by itself
@@ -194,6 +194,13 @@ def guards_bridge(firewall: str, *, nat: bool) -> bool:
     return nat and firewall == "nftables"
 
 
+def serves(port: Publish, interface: Interface) -> bool:
+    """Whether a port leads to an address of the guest's, which is to be of its own family."""
+    if port.host_ip is None:
+        return bool(interface.ipv4 or interface.ipv6)
+    return port.host_ip != "::1" and bool(interface.ipv6 if ":" in port.host_ip else interface.ipv4)
+
+
 def serves_loopback(spec: Mapping[str, Any]) -> bool:
     """Whether a published port is reached from the host by an address of 127.0.0.0/8."""
     host = spec.get("host_ip")
@@ -303,6 +310,8 @@ def want_interface(
             if address
         ]
     for port in interface.publish:
+        if not serves(port, interface):
+            continue  # on record by an earlier version: nothing in the kernel would stand for it
         shown = f"[{port.host_ip}]" if port.host_ip and ":" in port.host_ip else port.host_ip
         where = f"{shown}:{port.host_port}" if shown else str(port.host_port)
         wants.append(

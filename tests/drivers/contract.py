@@ -167,8 +167,12 @@ def test_what_exists_is_refused_and_left_alone(world: World, bench: Any) -> None
     if resource.kind == "sysctl" or name_of(resource) == "iptables":
         return  # a setting that is on is on; a rule beside an equal one is another rule
     before = view(world, subject)
-    with pytest.raises(HvtxError):
-        subject.create([resource._replace(id=90, mark=mark(90))])
+    again = resource._replace(id=90, mark=mark(90))
+    if resource.kind == "address":  # on a bridge with our mark an equal one is ours
+        subject.create([again])
+    else:
+        with pytest.raises(HvtxError):
+            subject.create([again])
     assert view(world, subject) == before
 
 

@@ -19,9 +19,9 @@ from hvtx.errors import Conflict
 from hvtx.host import tun
 from hvtx.host.nfnetlink import Command, Element, Named, Piece, Rule, Table
 from hvtx.host.procfs import Holders
-from hvtx.host.routes import Route
 from hvtx.hypervisors.base import Launch
 from hvtx.model.resource import Address, Link
+from hvtx.model.routing import Answer, Packet, Route
 from hvtx.model.vm import Identity, ProcessFacts, Publish
 from tests.fake.kernel import Kernel
 
@@ -183,6 +183,8 @@ class FakeRoute:
 
     def addr(self, command: str, *, index: int, address: str, prefixlen: int, **_: Any) -> None:
         act = self._kernel.add_address if command == "add" else self._kernel.remove_address
+        if command == "replace":  # of one that is there: flags and lifetimes, which none has here
+            return
         with _NetlinkErrors():
             act(index, f"{address}/{prefixlen}")
 
@@ -382,18 +384,17 @@ def doors(kernel: Kernel) -> dict[str, Any]:
             if not address.address.startswith(("fe80:", "127."))
         ]
 
-    def devices_towards(addresses: Sequence[str]) -> list[int]:
-        return [
-            next(
-                (
-                    route.device
-                    for route in all_routes()
-                    if ip_address(address) in ip_interface(route.prefix).network
-                ),
-                0,
-            )
-            for address in addresses
-        ]
+    def ask(channel: object, packet: Packet) -> Answer:
+        del channel
+        kernel.alive()
+        to = ip_address(packet.destination)
+        for address in kernel.addresses:
+            interface = ip_interface(address.address)
+            if to == interface.ip:
+                return Answer(1, 255, True)
+            if to in interface.network:
+                return Answer(address.ifindex, 254, False)
+        return Answer(0, 0, False, errno.ENETUNREACH)
 
     def run(commands: str, **_: bool) -> str:
         kernel.alive()
@@ -417,7 +418,9 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.host.capabilities.has": lambda name: True,
         "hvtx.engine.privileges.tun_problem": lambda: None,
         "hvtx.host.routes.all_routes": all_routes,
-        "hvtx.host.routes.devices_towards": devices_towards,
+        "hvtx.host.routes.ask": ask,
+        "hvtx.engine.ways.Channel": lambda family: SimpleNamespace(close=lambda: None),
+        "hvtx.engine.ways.Links": links,
         "hvtx.host.conntrack.flush": flush,
         "hvtx.host.conntrack.flush_ports": flush,
         "hvtx.host.failpoint.signal_self": kernel.signalled,

@@ -46,9 +46,11 @@ from hvtx.host import (
 )
 from hvtx.host.links import Links
 from hvtx.host.program import Ended
+from hvtx.host.traits import LinkTraits
 from hvtx.hypervisors import guest
 from hvtx.model import mark, nearest
 from hvtx.model.resource import Entry
+from hvtx.model.routing import Packet
 from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import ProcessFacts
 from hvtx.planner import addressing, adoption, likeness, neighbours, passage
@@ -130,6 +132,13 @@ def links(bodies: Sequence[bytes]) -> Links:
     """Links that a kernel told of so."""
     found = object.__new__(Links)
     found._channel, found._held = Told(bodies), set()
+    return found
+
+
+def traits(body: bytes) -> LinkTraits:
+    """Settings that a kernel told of so."""
+    found = object.__new__(LinkTraits)
+    found._channel = Told([body])
     return found
 
 
@@ -663,6 +672,9 @@ PARSERS: dict[str, Parser] = {
         lambda bodies: links(bodies).tun_owner(1), mutated(sample("links")).map(lambda one: [one]), GARBLED,
         ("host.links.Links.tun_owner",),
     ),
+    "settings of links": Parser(
+        lambda body: traits(body).get(1), mutated(sample("links")), GARBLED, ("host.traits._traits", "host.traits._settings")
+    ),
     "addresses": Parser(every_address, several(sample("addresses")), GARBLED, ("host.links._address",)),
     "traffic control": Parser(
         lambda bodies: links(bodies).filtered(), several(sample("qdiscs")), GARBLED, ("host.links.Links.filtered", "host.links.Links._only_ours")
@@ -679,7 +691,8 @@ PARSERS: dict[str, Parser] = {
         ("host.links.Links.fixed_neighbours", "host.links._may_forget"),
     ),
     "routes": Parser(
-        lambda body: routes._towards(Told([body]), "10.0.0.1"), mutated(sample("route")), GARBLED, ("host.routes._towards",)
+        lambda body: routes.ask(Told([body]), Packet("10.0.0.1")), mutated(sample("route")), GARBLED,
+        ("host.routes.ask", "host.routes._answer", "host.routes._address"),
     ),
     "tables, chains, rules, sets": Parser(
         tables, st.one_of(*(several(sample(name)) for name in ("table", "chain", "rule", "set"))), GARBLED,
@@ -719,10 +732,6 @@ PARSERS: dict[str, Parser] = {
         libnftables.rules_in, texts(LISTING), (), ("host.libnftables.rules_in",), lambda n: LISTING[0] * n
     ),
     "nft -a list table": Parser(nftables.listed_rules, texts(LISTING), (), ("drivers.nftables.listed_rules",)),
-    "nft -j list": Parser(
-        lambda text: list(strangers.places_in(text)), encoded_text(sample("ruleset")), (ValueError,),
-        ("drivers.strangers.places_in", "host.libnftables.objects_in"),
-    ),
     "drops of others, in JSON": Parser(
         lambda text: list(passage.nft_drops(libnftables.objects_in(text), bridges())), encoded_text(sample("ruleset")),
         (ValueError,), ("planner.passage.nft_drops",),

@@ -27,6 +27,7 @@ from hvtx.host import (
     xtables,
 )
 from hvtx.host.netlink import Garbled, attribute, message, u32
+from hvtx.model.routing import Packet
 from hvtx.model.vm import ProcessFacts
 from hvtx.planner import adoption, passage
 from tests.fuzz.mutating import sample
@@ -67,7 +68,9 @@ def test_answers_that_are_cut_off(size: int) -> None:
         cut("addresses").addresses,
         cut("qdiscs").filtered,
         cut("neighbours").neighbours,
-        lambda: routes._towards(Told([sample("route")[0][: min(size, 11)] or b"\0"]), "10.0.0.1"),
+        lambda: routes.ask(
+            Told([sample("route")[0][: min(size, 11)] or b"\0"]), Packet("10.0.0.1")
+        ),
     ):
         with pytest.raises(Garbled):
             look()

@@ -1,0 +1,18 @@
+"""How a device is set, beyond what a dump of links is read for. Values only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+FORWARDING = 3  # BR_STATE_FORWARDING: the state of a port that works
+
+
+class Traits(NamedTuple):
+    """The settings of a link; the names are those of ``ip -d link`` and ``bridge -d link``."""
+
+    addrgenmode: int | None  # IN6_ADDR_GEN_MODE_*; None where the kernel has no IPv6
+    arp: bool
+    carrier: bool
+    port: Mapping[str, int]  # of its port in a bridge; empty if it is none
+    bridge: Mapping[str, int]  # of a bridge

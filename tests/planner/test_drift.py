@@ -1,0 +1,81 @@
+"""What others changed of a device's settings, and what is put back."""
+
+from __future__ import annotations
+
+import pytest
+
+from hvtx.model.traits import Traits
+from hvtx.planner.drift import Wanted, drift
+
+PORT = {
+    "state": 3, "isolated": 0, "learning": 1, "flood": 1, "mcast_flood": 1, "bcast_flood": 1,
+    "hairpin": 1, "neigh_suppress": 0, "mcast_router": 1,
+}  # fmt: skip
+APART = {**PORT, "mcast_flood": 0, "bcast_flood": 0, "mcast_router": 0}
+BRIDGE = {"stp_state": 0, "ageing_time": 30_000, "group_fwd_mask": 0, "no_linklocal_learn": 1}
+TAP = Traits(1, arp=True, carrier=True, port=PORT, bridge={})
+OURS = Traits(1, arp=True, carrier=True, port={}, bridge=BRIDGE)
+
+
+def test_a_device_as_it_was_made_lacks_nothing() -> None:
+    assert drift(TAP, bridge=False) == Wanted()
+    assert drift(TAP._replace(port=APART), bridge=False, apart=True) == Wanted()
+    assert drift(OURS, bridge=True) == Wanted()
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "words"),
+    [
+        ("isolated", 1, "its port flag isolated was on"),
+        ("learning", 0, "its port flag learning was off"),
+        ("flood", 0, "its port flag flood was off"),
+        ("mcast_flood", 0, "its port flag mcast_flood was off"),
+        ("hairpin", 0, "its port flag hairpin was off"),
+        ("neigh_suppress", 1, "its port flag neigh_suppress was on"),
+    ],
+)
+def test_a_flag_of_a_port(flag: str, value: int, words: str) -> None:
+    seen = TAP._replace(port={**PORT, flag: value})
+    assert drift(seen, bridge=False) == Wanted((words,), port={flag: 1 - value})
+
+
+@pytest.mark.parametrize("flag", ["mcast_flood", "bcast_flood"])
+def test_ports_kept_apart_flood_nothing(flag: str) -> None:
+    found = drift(TAP._replace(port={**APART, flag: 1}), bridge=False, apart=True)
+    assert found == Wanted((f"its port flag {flag} was on",), port={flag: 0})
+    assert drift(TAP._replace(port=APART), bridge=False).port == {
+        "mcast_flood": 1, "bcast_flood": 1,
+    }  # fmt: skip
+
+
+def test_the_state_of_a_port_counts_while_its_guest_is_there() -> None:
+    off = TAP._replace(port={**PORT, "state": 0})
+    assert drift(off, bridge=False) == Wanted(("its port state was disabled",), port={"state": 3})
+    assert drift(off._replace(carrier=False), bridge=False) == Wanted()
+
+
+@pytest.mark.parametrize(("mode", "name"), [(0, "eui64"), (2, "stable_secret"), (3, "random")])
+def test_addrgenmode(mode: int, name: str) -> None:
+    words = (f"its addrgenmode was {name}",)
+    assert drift(TAP._replace(addrgenmode=mode), bridge=False) == Wanted(words, silent=True)
+    assert drift(OURS._replace(addrgenmode=mode), bridge=True) == Wanted(words, silent=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [("stp_state", 1, 0), ("ageing_time", 0, 30_000), ("group_fwd_mask", 8, 0),
+     ("no_linklocal_learn", 0, 1)],
+)  # fmt: skip
+def test_settings_of_a_bridge(name: str, value: int, wanted: int) -> None:
+    found = drift(OURS._replace(bridge={**BRIDGE, name: value}), bridge=True)
+    assert found == Wanted((f"its {name} was {value}",), bridge={name: wanted})
+
+
+def test_what_is_an_administrators_stays() -> None:
+    assert drift(OURS._replace(bridge={**BRIDGE, "ageing_time": 60_000}), bridge=True) == Wanted()
+    assert drift(OURS._replace(arp=False), bridge=True) == Wanted(("its ARP was off",), arp=True)
+
+
+def test_what_the_kernel_does_not_name_is_not_judged() -> None:
+    assert drift(Traits(None, True, True, {}, {}), bridge=False) == Wanted()
+    assert drift(Traits(None, True, True, {}, {}), bridge=True) == Wanted()
