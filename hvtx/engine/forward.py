@@ -111,8 +111,8 @@ def _judged(
     bridges = {promise.network.bridge for promise in made}
     exits = {family: way_out(picture, family, bridges) for family in families}
     if without := [family for family, found in exits.items() if found is None]:
-        picture = _with_uplink(picture, without)
-        exits |= {family: _thought_out(family) for family in without}
+        picture = with_uplink(picture, without)
+        exits |= {family: thought_out(family) for family in without}
     every = [*wants, *(want for guest in masters for want in guest.wants)]
     lacks: list[str] = []
 
@@ -192,7 +192,8 @@ def way_out(picture: Picture, family: int, ours: Collection[str]) -> Exit | None
     return next((Exit(name, WORLD[family], address) for name, address, _ in usable), None)
 
 
-def _with_uplink(picture: Picture, families: Iterable[int]) -> Picture:
+def with_uplink(picture: Picture, families: Iterable[int]) -> Picture:
+    """The host with an uplink that it does not have, for these families. Pure."""
     uplink = topology.thought_up(_UPLINK_INDEX, _UPLINK, _UPLINK_MAC)
     addresses, routes = [], []
     for family in families:
@@ -205,7 +206,8 @@ def _with_uplink(picture: Picture, families: Iterable[int]) -> Picture:
     return picture.plus([uplink], addresses, routes)
 
 
-def _thought_out(family: int) -> Exit:
+def thought_out(family: int) -> Exit:
+    """The way to the world by that uplink. Pure."""
     own = packed(_UPLINK_ADDRESS[family].partition("/")[0])
     return Exit(_UPLINK, WORLD[family], own)
 
@@ -225,13 +227,13 @@ def _stops(stopped: Iterable[tuple[Flow, Cause]], handles: Mapping[Place, int]) 
             family, table, chain = cause.place
             number = handles.get(((family, table, chain), cause.handle), 0)
             if cause.place not in texts:
-                texts[cause.place] = _listed(*cause.place)
+                texts[cause.place] = listed(*cause.place)
             text = texts[cause.place].get(number, f"rule with handle {number}")
             what = f"{text}: {what}" if what else text
         yield Stop(flow, cause.by, cause.place, what)
 
 
-def _listed(family: str, table: str, chain: str) -> dict[int, str]:
+def listed(family: str, table: str, chain: str) -> dict[int, str]:
     """The rules of one chain as nft prints them, by handle; nothing where it does not."""
     from hvtx.host import libnftables
 
