@@ -322,23 +322,11 @@ def _forwarding(runtime: Runtime) -> Iterator[Finding]:
     if runtime.settings.state_directory == _NOWHERE:
         yield _forwarding_unasked()
         return
-    networks = runtime.read(records.networks)
-    wanted = []
-    if any(":" not in s for n in networks for s in n.subnets):
-        wanted.append("net/ipv4/ip_forward")
-    if any(":" in s for n in networks for s in n.subnets):
-        wanted.append("net/ipv6/conf/all/forwarding")
-    off = [path.replace("/", ".") for path in wanted if read_setting(path) != "1"]
-    for name in off:
-        yield Finding(
-            "forwarding", "error", f"{name} was turned off: guests reach nothing beyond this host",
-            (f"{name} = {read_setting(name.replace('.', '/'))}",),
-            f"hvtx repair, or: sysctl -w {name}=1",
-        )  # fmt: skip
-    if not off:
-        yield Finding(
-            "forwarding", "ok", "on where networks need it" if wanted else "not needed yet"
-        )
+    from hvtx.engine import forwarding
+    from hvtx.engine.networks import bridge_row
+
+    pairs = [(n, bridge_row(runtime, n)) for n in runtime.read(records.networks)]
+    yield from forwarding.findings(runtime, [(n, row) for n, row in pairs if row is not None])
 
 
 def _forwarding_unasked() -> Finding:
@@ -472,19 +460,24 @@ def _ports(runtime: Runtime) -> Iterator[Finding]:
 
 def _damage(runtime: Runtime) -> Iterator[Finding]:
     """What others flushed or changed under networks and running VMs."""
-    from hvtx.engine.repair import damage_now
+    from hvtx.engine.repair import look_now
     from hvtx.engine.snapshot import take_snapshot
 
     if runtime.store.missing or runtime.refused is not None:
         return
-    found = [d for d in damage_now(take_snapshot(runtime)) if d.row.kind != Kind.SYSCTL]
+    damages, unseen = look_now(take_snapshot(runtime))
+    found = [d for d in damages if d.row.kind != Kind.SYSCTL]
     for damage in found:
         yield Finding(
             "damage", "error" if damage.cuts else "warning",
             f"{damage.row.kind} {damage.row.key}: {damage.missing}",
-            damage.seen.evidence, "hvtx repair",
+            damage.seen.evidence, damage.mend,
         )  # fmt: skip
-    if not found:
+    for why, rows in unseen.items():
+        yield Finding(
+            "damage", "warning", f"{', '.join(rows)} could not be looked at", (why,), _MEND
+        )
+    if not found and not unseen:
         yield Finding("damage", "ok", "everything that runs has what is on record")
 
 

@@ -105,15 +105,15 @@ def _judged(
 ) -> Judged:
     if not made:
         return Judged((), (), 0)
-    masters = {g: p.ifindex for p in made for g in p.guests if g.wants}
-    picture = picture.plus([_port(guest, master) for guest, master in masters.items()])
+    ports = [(g, p.ifindex) for p in made for g in p.guests if g.wants]
+    picture = picture.plus([_port(guest, master) for guest, master in ports])
     families = {family for promise in made for family in promise.families()}
     bridges = {promise.network.bridge for promise in made}
     exits = {family: way_out(picture, family, bridges) for family in families}
     if without := [family for family, found in exits.items() if found is None]:
-        picture = with_uplink(picture, without)
-        exits |= {family: thought_out(family) for family in without}
-    every = [*wants, *(want for guest in masters for want in guest.wants)]
+        picture = _with_uplink(picture, without)
+        exits |= {family: _thought_out(family) for family in without}
+    every = [*wants, *(want for guest, _ in ports for want in guest.wants)]
     lacks: list[str] = []
 
     def furnish() -> None:
@@ -192,8 +192,7 @@ def way_out(picture: Picture, family: int, ours: Collection[str]) -> Exit | None
     return next((Exit(name, WORLD[family], address) for name, address, _ in usable), None)
 
 
-def with_uplink(picture: Picture, families: Iterable[int]) -> Picture:
-    """The host with an uplink that it does not have, for these families. Pure."""
+def _with_uplink(picture: Picture, families: Iterable[int]) -> Picture:
     uplink = topology.thought_up(_UPLINK_INDEX, _UPLINK, _UPLINK_MAC)
     addresses, routes = [], []
     for family in families:
@@ -206,8 +205,7 @@ def with_uplink(picture: Picture, families: Iterable[int]) -> Picture:
     return picture.plus([uplink], addresses, routes)
 
 
-def thought_out(family: int) -> Exit:
-    """The way to the world by that uplink. Pure."""
+def _thought_out(family: int) -> Exit:
     own = packed(_UPLINK_ADDRESS[family].partition("/")[0])
     return Exit(_UPLINK, WORLD[family], own)
 
@@ -227,13 +225,13 @@ def _stops(stopped: Iterable[tuple[Flow, Cause]], handles: Mapping[Place, int]) 
             family, table, chain = cause.place
             number = handles.get(((family, table, chain), cause.handle), 0)
             if cause.place not in texts:
-                texts[cause.place] = listed(*cause.place)
+                texts[cause.place] = _listed(*cause.place)
             text = texts[cause.place].get(number, f"rule with handle {number}")
             what = f"{text}: {what}" if what else text
         yield Stop(flow, cause.by, cause.place, what)
 
 
-def listed(family: str, table: str, chain: str) -> dict[int, str]:
+def _listed(family: str, table: str, chain: str) -> dict[int, str]:
     """The rules of one chain as nft prints them, by handle; nothing where it does not."""
     from hvtx.host import libnftables
 
@@ -295,3 +293,6 @@ def _mend(by: str, place: Sequence[str]) -> str:
     if by == "unknown":
         return _LOOK
     return f"let it pass there, before what is named: {' '.join(place)}"
+
+# What else is tried in a replica needs the same (hvtx/engine/translations.py).
+with_uplink, thought_out, listed = _with_uplink, _thought_out, _listed

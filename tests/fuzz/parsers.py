@@ -734,7 +734,7 @@ PARSERS: dict[str, Parser] = {
     "nft -a list table": Parser(nftables.listed_rules, texts(LISTING), (), ("drivers.nftables.listed_rules",)),
     "drops of others, in JSON": Parser(
         lambda text: list(passage.nft_drops(libnftables.objects_in(text), bridges())), encoded_text(sample("ruleset")),
-        (ValueError,), ("planner.passage.nft_drops",),
+        (ValueError,), ("planner.passage.nft_drops", "host.libnftables.objects_in"),
     ),
     "drops of others, legacy": Parser(
         lambda text: list(passage.legacy_drops(4, text, "abcdefghij", bridges())), texts(SAVED), (),
