@@ -433,6 +433,35 @@ def _addresses(runtime: Runtime) -> Iterator[Finding]:
         yield Finding("addresses", "ok", "this host has no address of a guest")
 
 
+def _ports(runtime: Runtime) -> Iterator[Finding]:
+    """Published ports that others translate, too: one of the two is cut off."""
+    from hvtx.engine import translations
+    from hvtx.engine.holding import port_of
+
+    with runtime.reading() as sql:
+        every = records.resources(sql, "kind = 'publish' AND state = 'committed'")
+        names = {vm: name for vm, name, _, _ in records.vm_heads(sql)}
+    rows = [r for r in every if r.life == runtime.life.id and not r.spec.get("imported")]
+    found, unknown = translations.beside(rows)
+    owners = {port_of(row): names.get(row.vm or "", "?") for row in rows}
+    for one in found:
+        port, vm = f"{one.port.host_port}/{one.port.protocol}", owners[one.port]
+        effect = "that comes first: the VM is not reached by it"
+        if not one.first:
+            effect = "hvtx's own comes first: what that rule is for is cut off"
+        yield Finding(
+            "ports", "error" if one.first else "warning",
+            f"port {port} of VM {vm!r} is translated by a rule of another program, too; {effect}",
+            (one.rule,),
+            f"take that rule away where it comes from, or give the port up: hvtx vm stop {vm}",
+        )  # fmt: skip
+    for words in unknown:
+        told = f"unknown: whether others translate published ports: {words}"
+        yield Finding("ports", "warning", told, (), "try again, as root")
+    if not found and not unknown:
+        yield Finding("ports", "ok", "nobody else translates a published port")
+
+
 def _damage(runtime: Runtime) -> Iterator[Finding]:
     """What others flushed or changed under networks and running VMs."""
     from hvtx.engine.repair import look_now
@@ -587,8 +616,11 @@ CHECKS: dict[str, Check] = {
     "company": _watchers,
     "routes": _routes,
     "addresses": _addresses,
+    "ports": _ports,
     "damage": _damage,
     "units": _units,
 }
-_OF_RECORDS = frozenset({"store", "operations", "processes", "routes", "addresses", "damage"})
+_OF_RECORDS = frozenset(
+    {"store", "operations", "processes", "routes", "addresses", "ports", "damage"}
+)
 _NOWHERE = "/nonexistent"  # where no store is, so that an empty one is read

@@ -733,6 +733,10 @@ PARSERS: dict[str, Parser] = {
         lambda body: ways.ways_in([body]), mutated(sample("route")), GARBLED,
         ("host.ways.ways_in", "host.ways._devices", "host.ways._index"),
     ),
+    "entries made by hand": Parser(
+        lambda bodies: links(bodies).fixed_neighbours(), several(sample("neighbours")), GARBLED,
+        ("host.links.Links.fixed_neighbours", "host.links._may_forget"),
+    ),
     "routes": Parser(
         lambda body: routes.ask(Told([body]), Packet("10.0.0.1")), mutated(sample("route")), GARBLED,
         ("host.routes.ask", "host.routes._answer", "host.routes._address"),
