@@ -294,5 +294,6 @@ def _mend(by: str, place: Sequence[str]) -> str:
         return _LOOK
     return f"let it pass there, before what is named: {' '.join(place)}"
 
+
 # What else is tried in a replica needs the same (hvtx/engine/translations.py).
 with_uplink, thought_out, listed = _with_uplink, _thought_out, _listed
