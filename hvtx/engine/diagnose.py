@@ -18,6 +18,7 @@ from hvtx.host import capabilities, procfs, program, tun
 from hvtx.host.mounts import filesystem_of
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.hypervisors import base as hypervisors
+from hvtx.model.mark import FAMILY
 from hvtx.model.resource import Kind
 from hvtx.model.user import User
 from hvtx.store import leases, records, reserve
@@ -352,17 +353,20 @@ def _loopback6(runtime: Runtime) -> Iterator[Finding]:
 def _forward(runtime: Runtime) -> Iterator[Finding]:
     """Whether what guests are promised passes, tried in a copy of the host's forwarding."""
     from hvtx.engine import forward
+    from hvtx.engine.mending import Mender
     from hvtx.host.replica.scratch import Unavailable
 
     networks = runtime.read(records.networks)
+    wish = None if networks else forward.would_be(runtime)
     try:
-        found = forward.judge(runtime, None if networks else forward.would_be(runtime))
-    except (Unavailable, DumpInterrupted) as problem:
-        hint = problem.hint if isinstance(problem, Unavailable) else "try again"
+        found = forward.judge(runtime, wish)
+    except (Unavailable, HvtxError, OSError, ValueError, DumpInterrupted) as problem:
+        hint = problem.hint if isinstance(problem, Unavailable | HvtxError) else None
         words = f"unknown: whether traffic of guests passes could not be tried: {problem}"
-        yield Finding("forward", "warning", words, (), hint)
+        yield Finding("forward", "warning", words, (), hint or _MEND)
         return
-    yield from forward.findings(found, bool(networks))
+    mender = Mender(runtime, () if wish is None else (wish,))
+    yield from forward.findings(found, bool(networks), mender.of)
 
 
 def _routes(runtime: Runtime) -> Iterator[Finding]:
@@ -477,18 +481,23 @@ def _damage(runtime: Runtime) -> Iterator[Finding]:
         yield Finding(
             "damage", "warning", f"{', '.join(rows)} could not be looked at", (why,), _MEND
         )
-    if not found and not unseen:
+    passing = _passes(runtime)
+    for words in passing:
+        yield Finding("damage", "error", words, (), "hvtx repair")
+    if not found and not unseen and not passing:
         yield Finding("damage", "ok", "everything that runs has what is on record")
 
 
+def _passes(runtime: Runtime) -> tuple[str, ...]:
+    """What of the iptables backend's accepts is not as the host's policy and devices want it."""
+    if not any(n.firewall == "iptables" for n in runtime.read(records.networks)):
+        return ()
+    from hvtx.engine.passes import change
+
+    return change(runtime).words
+
+
 _MANY = 8  # packets that are named of those that one route takes away
-
-
-_WATCHERS = {
-    "NetworkManager": "write [keyfile] unmanaged-devices=interface-name:hv* to its conf.d",
-    "systemd-network": "add a .network file with [Match] Name=hv* and [Link] Unmanaged=yes",
-    "firewalld": "firewall-cmd --permanent --zone=trusted --add-interface=BRIDGE",
-}
 
 
 _NEARLY_FULL = 0.9  # of connection tracking: a full table drops every new connection
@@ -532,22 +541,37 @@ def _conntrack(runtime: Runtime) -> Iterator[Finding]:
 
 
 def _watchers(runtime: Runtime) -> Iterator[Finding]:
-    """Programs that take hold of devices or chains that they did not make."""
-    running = set()
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                with open(f"/proc/{entry}/comm", encoding="utf-8", errors="replace") as comm:
-                    running.add(comm.read().strip())
-            except OSError:
-                continue
-    for name, mend in _WATCHERS.items():
-        if name[:15] in running:
+    """Managers of networks that have taken up devices that they did not make."""
+    from hvtx.host.links import Links
+    from hvtx.host.managers import NETWORKD, managers
+    from hvtx.planner import company
+
+    with closing(Links()) as links:
+        ours = [link for link in links.all() if (link.alias or "").startswith(FAMILY)]
+    found = managers([(link.ifindex, link.name) for link in ours], company.kept_files())
+    bridges = [link.name for link in ours if link.kind == "bridge"]
+    for manager in found:
+        if manager.unknown is not None:
             yield Finding(
-                "company", "warning", f"{name} runs here and may take hold of our devices", (), mend
+                "company", "warning", f"which devices {manager.name} has taken up is unknown",
+                (manager.unknown,), "run hvtx as root, where nmcli answers",
+            )  # fmt: skip
+        if not manager.taken:
+            continue
+        if manager.name == NETWORKD:
+            harm = "when it starts, it takes ports and addresses off bridges"
+            mend = company.networkd_mend(manager.taken, bridges, manager.files)
+        else:
+            harm = "its tools take them down or remove them"
+            mend = company.network_manager_mend(
+                (taken.device for taken in manager.taken), bridges, manager.files
             )
-    if not running & {name[:15] for name in _WATCHERS}:
-        yield Finding("company", "ok", "no NetworkManager, systemd-networkd or firewalld runs here")
+        yield Finding(
+            "company", "warning", f"{manager.name} has taken up devices of hvtx: {harm}",
+            tuple(f"{taken.device}: {taken.by}" for taken in manager.taken), mend,
+        )  # fmt: skip
+    if not any(manager.taken or manager.unknown for manager in found):
+        yield Finding("company", "ok", "no manager of networks has taken up devices of hvtx")
 
 
 def _processes(runtime: Runtime) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ from hvtx.planner.forwarding import Others, dotted
 from hvtx.store import records
 
 if TYPE_CHECKING:
-    from hvtx.engine.diagnose import Finding
+    from hvtx.engine.finding import Finding
 
 _OURS = "hvtx:"
 _SWITCH_ON = "sysctl -w net.ipv6.conf.all.disable_ipv6=0"
@@ -133,7 +133,7 @@ def warn(families: Sequence[int], turned: Sequence[str]) -> None:
 
 def findings(runtime: Runtime, bridges: Sequence[tuple[Network, Resource]]) -> Iterator[Finding]:
     """Where networks need forwarding and it is off, by setting and device."""
-    from hvtx.engine.diagnose import Finding
+    from hvtx.engine.finding import Finding
 
     families = families_of(network for network, _ in bridges)
     if not families:
