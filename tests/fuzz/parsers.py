@@ -797,6 +797,9 @@ PARSERS: dict[str, Parser] = {
     "chains that translate": Parser(
         translating.translates, mutated(sample("chain")), GARBLED, ("host.translating.translates",)
     ),
+    "counters of rules that translate": Parser(
+        nat.counted_in, texts(SAVED), (), ("host.replica.nat.counted_in", "host.replica.nat._counted")
+    ),
     "rules that translate": Parser(
         nat.translates_to, mutated(sample("rule")), GARBLED, ("host.replica.nat.translates_to",)
     ),

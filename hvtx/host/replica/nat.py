@@ -153,6 +153,10 @@ def _counted(family: int) -> dict[str, int]:
         done = subprocess.run(argv, capture_output=True, check=False, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return {}
-    lines = done.stdout.decode(errors="replace").splitlines()
-    found = (LEGACY_RULE.fullmatch(line) for line in lines)
+    return counted_in(done.stdout.decode(errors="replace"))
+
+
+def counted_in(text: str) -> dict[str, int]:
+    """The same, of what ``iptables-save -c`` prints. Pure."""
+    found = (LEGACY_RULE.fullmatch(line) for line in text.splitlines())
     return {rule[2]: int(rule[1]) for rule in found if rule is not None}
