@@ -170,7 +170,13 @@ def packaged() -> tuple[Unit, ...]:
     made = units(Place(("/usr/bin/hvtx",), "/var/lib/hvtx", "/run/hvtx", {}))
     files = [unit._replace(directory=PACKAGED) for unit in made]
     files += [unit._replace(directory=packaged_in(unit)) for unit in shields()]
-    return tuple(u._replace(text=u.text.replace(MARKER, PACKAGE_MARKER, 1)) for u in files)
+    return tuple(u._replace(text=_of_the_package(u)) for u in files)
+
+
+def _of_the_package(unit: Unit) -> str:
+    """Its text there; what follows firewalls does so by links, and is not enabled."""
+    text = unit.text.replace(MARKER, PACKAGE_MARKER, 1)
+    return text.partition("\n[Install]")[0] if unit.name == REPAIR_AFTER else text
 
 
 def packaged_in(shield: Unit) -> str:
@@ -196,7 +202,7 @@ def drop_in(text: str, wanted: str) -> str | None:
     for line in wanted.splitlines():
         if line.startswith("["):
             section = line
-        elif line and not line.startswith("#") and line not in had:
+        elif line and line[0] != "#" and line not in had and section != "[Install]":
             if opened != section:
                 made += ["", section]
                 opened = section
