@@ -29,13 +29,24 @@ from hvtx.drivers.base import Host
 from hvtx.drivers.bridge import BridgeDriver
 from hvtx.drivers.tap import TapDriver
 from hvtx.errors import HvtxError
-from hvtx.host import libnftables, procfs, tun, xtables
+from hvtx.host import libnftables, portholder, procfs, tun, xtables
 from hvtx.host.links import Links
 from hvtx.host.netlink import Channel
 from hvtx.host.tun import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR
 from hvtx.model.resource import Resource
+from hvtx.model.vm import Publish
 from integration import lab
-from integration.state import Eye, Raw, Seen, identity, lives, offspring, settle
+from integration.state import (
+    Eye,
+    Raw,
+    Seen,
+    holder,
+    identity,
+    lives,
+    offspring,
+    recorded,
+    settle,
+)
 
 _DELLINK = 17
 _TUNSETIFINDEX = 0x400454DA
@@ -123,14 +134,22 @@ class Rewinder:
             found for row in saved.seen.raw.rows["resource"]
             if (found := identity(row)) and found[0] in saved.commands
         }  # fmt: skip
-        kept = {pid for pid, _ in wanted} | self.spared
-        recorded = {found[0] for row in now.raw.rows["resource"] if (found := identity(row))}
+        holding = {
+            found for row in saved.seen.raw.rows["resource"]
+            if (found := holder(row)) and found in saved.seen.raw.alive
+        }  # fmt: skip
+        kept = {pid for pid, _ in wanted | holding} | self.spared
+        known = {pid for pid, _ in recorded(now.raw.rows)}
         for pid in offspring():
-            if pid in recorded and pid not in kept:
+            if pid in known and pid not in kept:
                 _end(pid)
         for pid, start in wanted:
             if not lives(pid, start):
                 saved = _replaced(saved, pid, start)
+        settle()  # who held ports for one that has ended goes with it
+        for pid, start in holding:
+            if not lives(pid, start):
+                saved = _held_again(saved, pid, start)
         reap()
         return saved
 
@@ -323,9 +342,35 @@ def _replaced(saved: Saved, pid: int, start: int) -> Saved:
     for row in rows["resource"]:
         if identity(row) == (pid, start):
             row["observed"] = identity_
-    alive = [(new, identity_["start"]) if i == (pid, start) else i for i in raw.alive]
+    alive = sorted((new, identity_["start"]) if i == (pid, start) else i for i in raw.alive)
     commands = {n: c for n, c in saved.commands.items() if n != pid} | {new: argv}
     return _told(saved, told, raw._replace(rows=rows, alive=alive))._replace(commands=commands)
+
+
+def _held_again(saved: Saved, pid: int, start: int) -> Saved:
+    """The same state with another process that holds the ports of one that has ended."""
+    raw = saved.seen.raw
+    rows = copy.deepcopy(raw.rows)
+    own = [row for row in rows["resource"] if holder(row) == (pid, start)]
+    vms = [identity(row) for row in rows["resource"] if row["vm"] == own[0]["vm"]]
+    followed = next((found for found in vms if found in raw.alive and found), None)
+    spec = ("protocol", "host_ip", "host_port", "guest_port")
+    held = portholder.hold(Publish(*(row["spec"][name] for name in spec)) for row in own)
+    vm = procfs.identify(followed[0]) if followed else None
+    new = portholder.spawn(held, vm, [own[0]["mark"], *(row["key"] for row in own)])
+    new.open()
+    told = new.identity._asdict()
+    for row in own:
+        row["observed"]["holder"] = told
+    here = (new.identity.pid, new.identity.start)
+    alive = sorted(here if i == (pid, start) else i for i in raw.alive)
+    statement = """
+        UPDATE resource SET observed = json_set(observed, '$.holder', json(?))
+        WHERE json_extract(observed, '$.holder.pid') = ?
+        AND json_extract(observed, '$.holder.start') = ?
+    """
+    again = raw._replace(rows=rows, alive=alive)
+    return _told(saved, (statement, (json.dumps(told), pid, start)), again)
 
 
 def _told(saved: Saved, told: tuple[str, tuple[Any, ...]], raw: Raw) -> Saved:

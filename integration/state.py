@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hvtx.drivers import process
-from hvtx.host import libnftables, procfs, xtables
+from hvtx.host import libnftables, portholder, procfs, xtables
 from hvtx.host.netlink import Channel, attribute_map
 from hvtx.host.nfnetlink import Nftables
 from integration import loggers
@@ -129,7 +129,7 @@ class Eye:
     def raw(self) -> Raw:
         """Look, without a word about what it means."""
         rows = read_rows(self.state_directory)
-        alive = [i for row in rows["resource"] if (i := identity(row)) and lives(*i)]
+        alive = sorted(i for i in recorded(rows) if lives(*i))
         host = {
             "links": sorted(self._links(), key=lambda link: int(link["index"])),
             "addresses": sorted(self._addresses(), key=lambda a: (a["index"], a["address"])),
@@ -145,7 +145,7 @@ class Eye:
         if rows == before.rows:
             # what stands in files beside the store, the high-water mark for one
             return before._replace(files=sorted(self._files(rows)))
-        alive = [i for row in rows["resource"] if (i := identity(row)) and lives(*i)]
+        alive = sorted(i for i in recorded(rows) if lives(*i))
         return Raw(
             rows, before.host, sorted(self._files(rows)), _strays(rows), _values(rows), alive
         )
@@ -260,6 +260,17 @@ def identity(row: dict[str, Any]) -> tuple[int, int] | None:
     return (seen["pid"], seen["start"]) if row["kind"] == "process" and "pid" in seen else None
 
 
+def holder(row: dict[str, Any]) -> tuple[int, int] | None:
+    """Pid and start time of the process that holds the port of a row."""
+    seen = row["observed"].get("holder")
+    return (seen["pid"], seen["start"]) if seen else None
+
+
+def recorded(rows: dict[str, list[dict[str, Any]]]) -> set[tuple[int, int]]:
+    """Every process that a row names."""
+    return {found for row in rows["resource"] for found in (identity(row), holder(row)) if found}
+
+
 def lives(pid: int, start: int) -> bool:
     """Whether that very process lives."""
     facts = procfs.look(pid)
@@ -280,6 +291,8 @@ def _inside(raw: Raw) -> dict[str, Any]:
         seen = row["observed"]
         if row["kind"] == "process" and "pid" in seen:
             seen = {"alive": (seen["pid"], seen["start"]) in raw.alive}
+        if "holder" in seen:
+            seen = {**seen, "holder": {"alive": holder(row) in raw.alive}}
         return {
             **{key: row[key] for key in ("kind", "key", "state", "mark")},
             "spec": {k: "<user>" if k == "owner" and isinstance(v, int) else v for k, v in row["spec"].items()},
@@ -345,6 +358,8 @@ def _is_on_its_way(pid: int) -> bool:
             return False
         if loggers.is_logger(pid):
             return loggers.is_ending(pid)
+        if portholder.is_passing(pid) or loggers.follows_the_dead(pid):
+            return True
         if process.is_gate(pid) or _SIGNALLED.search(status) is not None:
             return True
         # before its exec a child has our own command line, and in the middle of it none
@@ -358,7 +373,7 @@ def _is_on_its_way(pid: int) -> bool:
 
 def _strays(rows: dict[str, list[dict[str, Any]]]) -> list[str]:
     """What runs beside the records: whatever a command left that no row names."""
-    known = {found[0] for row in rows["resource"] if (found := identity(row))}
+    known = {pid for pid, _ in recorded(rows)}
     strays = [pid for pid in offspring() if pid not in known and _runs_alone(pid)]
     # the logger of a VM goes with it: `settle` waits for that
     strays = [pid for pid in strays if not loggers.is_logger(pid)]

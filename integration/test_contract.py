@@ -1292,12 +1292,19 @@ def test_interrupted_from_the_keyboard_it_is_undone(hvtx: Program, point: str) -
 
 
 def test_ports_that_cannot_be_served_are_told(hvtx: Program) -> None:
-    """NAT cannot serve [::1]: `vm show` and `doctor` say so."""
-    network(hvtx)
-    create(hvtx, "quiet", "-p", "8080:80")
+    """NAT cannot serve [::1]: who asks for it is refused; else `vm show` and `doctor` say so."""
+    hvtx("network", "create", "four", "--subnet", "10.78.0.0/24")
+    hvtx("vm", "create", "quiet", "--network", "four", "-p", "8080:80", *SLEEP)
     assert not [n for n in hvtx("vm", "show", "quiet").out.splitlines() if n.startswith("note:")]
     assert "[::1]" not in hvtx("doctor", code=None).out
-    create(hvtx, "web", "-p", "[::1]:8081:80")
+    network(hvtx, "--subnet", "fd77::/64")
+    assert (
+        "[::1]"
+        in hvtx(
+            "vm", "create", "web", "--network", "net", "-p", "[::1]:8081:80", *SLEEP, code=2
+        ).err
+    )
+    create(hvtx, "web", "-p", "8081:80")
     assert "[::1]" in hvtx("vm", "show", "web").out
     assert "[::1]" in hvtx("doctor", code=None).out
 

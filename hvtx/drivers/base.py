@@ -8,9 +8,25 @@ undo (which is computed from the rows, and calls :meth:`Driver.release`) what it
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
+from hvtx.errors import HostRefused
 from hvtx.model.resource import Entry, Outcome, Resource
+
+T = TypeVar("T")
+
+
+def stand_for(row: Resource, things: Sequence[T]) -> Sequence[T]:
+    """``things``, which are what is to be in the kernel for a row of the firewall.
+
+    Raises HostRefused where there would be none: the record would promise what nobody can see.
+    """
+    if not things:
+        raise HostRefused(
+            f"nothing in the kernel would stand for {row.kind} {row.key}",
+            hint="its network or its guest has no address of that family",
+        )
+    return things
 
 
 class Host(NamedTuple):

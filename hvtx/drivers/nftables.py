@@ -16,7 +16,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-from hvtx.drivers.base import Host
+from hvtx.drivers.base import Host, stand_for
 from hvtx.errors import Conflict, Contended, HostRefused, HvtxError, NotPermitted
 from hvtx.host import libnftables, traces
 from hvtx.host.netlink import DumpInterrupted
@@ -274,12 +274,10 @@ class NftablesDriver:
         bases = [row for row in resources if row.spec["what"] == "base"]
         self._create_tables([(row, family) for row in bases for family in families_of(row)])
         observed = {row.id: self._observed_base(row) for row in bases}
-        wanted = [
-            (row, piece)
-            for row in resources
-            if row.spec["what"] != "base"
-            for piece in pieces(self._installation, row.spec)
-        ]
+        wanted: list[tuple[Resource, Piece]] = []
+        for row in resources:
+            if row.spec["what"] != "base":
+                wanted += stand_for(row, [(row, p) for p in pieces(self._installation, row.spec)])
         try:
             self._socket.batch([add_element(piece, row.mark) for row, piece in wanted])
         except BatchRefused as problem:
@@ -555,7 +553,9 @@ class NftablesDriver:
         return observed
 
     def _mend_elements(self, rows: Sequence[Resource]) -> dict[int, dict[str, Any]]:
-        wanted = [(row, p) for row in rows for p in pieces(self._installation, row.spec)]
+        wanted: list[tuple[Resource, Piece]] = []
+        for row in rows:
+            wanted += stand_for(row, [(row, p) for p in pieces(self._installation, row.spec)])
 
         def swap(generation: int) -> _Acted:
             there = self._socket.lookup([piece for _, piece in wanted])

@@ -788,9 +788,9 @@ def scope_call(vm: str, *pids: int) -> tuple[str, ...]:
 
 
 def enter_scope(vm: str, *pids: int) -> str | None:
-    """Move a gate and its logger into a scope of their own.
+    """Move a gate, its logger and the holder of its ports into a scope of their own.
 
-    So the end of a unit or of a login ends no VM.
+    In that order; ``vm`` names the scope. So the end of a unit or of a login ends no VM.
 
     Returns None if done, or if systemd does not run here; else a warning in words.
     """
@@ -811,7 +811,7 @@ def enter_scope(vm: str, *pids: int) -> str | None:
         return f"{warning} ({ended.output.strip() or 'busctl failed'})"
     if not all(_in_unit(pid, unit) for pid in pids):
         return f"{warning} in time"
-    for pid in pids[1:]:
+    for pid in pids[1:2]:
         logger.renew(pid)  # what it had started before stays in the caller's group
     return None
 

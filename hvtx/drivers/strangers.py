@@ -12,12 +12,14 @@ import re
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 
 from hvtx.drivers.base import Host
 from hvtx.errors import Contended, HostRefused, HvtxError, NotPermitted
-from hvtx.host import libnftables, program, xtables
+from hvtx.host import libnftables, nftwords, xtables
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.nfnetlink import (
+    SET_ANONYMOUS,
     Command,
     Nftables,
     Rule,
@@ -26,6 +28,7 @@ from hvtx.host.nfnetlink import (
     expressions,
     xt_comment,
 )
+from hvtx.host.retry import persistently
 from hvtx.model.mark import FAMILY
 from hvtx.model.resource import GONE, Outcome
 from hvtx.model.stranger import StrangeRule
@@ -33,11 +36,7 @@ from hvtx.model.stranger import StrangeRule
 _ATTEMPTS = 30
 _PAUSE = 0.002  # seconds, growing with the attempts
 _FAMILIES = frozenset({"ip", "ip6", "inet", "bridge"})
-_TOOL = {"ip": "iptables", "ip6": "ip6tables"}
-_TABLES_OF_IPTABLES = frozenset({"filter", "nat", "mangle", "raw", "security"})
 _MOVING = frozenset({"counter", "last", "quota"})  # expressions that hold what was counted
-_PROTOCOL = re.compile(r"(?:^| )-p (\S+)")
-_PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "ipv6-icmp": 58, "sctp": 132}
 _ABSENT = Outcome(False, "contended", "the rule is no longer there as it was seen")
 _NO_NFTABLES = frozenset({errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT})
 
@@ -156,24 +155,25 @@ def _nft_rules() -> tuple[StrangeRule, ...]:
 
 
 def _nft_places() -> Iterator[str]:
-    for what in ("tables", "chains", "sets", "maps"):
-        try:
-            yield from places_in(libnftables.run(f"list {what}", json=True))
-        except ValueError as problem:
-            raise HostRefused(
-                f"the nftables {what} could not be read: {problem}",
-                hint=f"see what `nft -j list {what}` says",
-                code="cannot-observe",
-            ) from problem
-
-
-def places_in(text: str) -> Iterator[str]:
-    """The places in what ``nft -j list`` prints (pure). ValueError if it is no such list."""
-    for listed in libnftables.objects_in(text):
-        for found in listed.values():
-            parts = [found.get(name) for name in ("family", "table", "name")]
-            if parts[-1]:
-                yield " ".join(["nft", *(str(part) for part in parts if part)])
+    """By netlink: nft's JSON is none where a stranger's table has a flag (nft 1.0.6)."""
+    try:
+        with closing(Nftables()) as socket:
+            tables = socket.tables()
+            found = persistently(lambda: (*socket.chains(), *socket.sets()))
+    except OSError as problem:
+        if problem.errno in _NO_NFTABLES:
+            return
+        raise _refusal(problem) from problem
+    except DumpInterrupted as problem:
+        raise HostRefused(
+            "the nftables chains and sets changed while they were read",
+            hint="try again when whatever changes them rests",
+            code="cannot-observe",
+        ) from problem
+    yield from (f"nft {table.family} {table.name}" for table in tables)
+    for named in found:
+        if not named.flags & SET_ANONYMOUS:
+            yield f"nft {named.family} {named.table} {named.name}"
 
 
 def _refusal(problem: OSError) -> HvtxError:
@@ -193,7 +193,7 @@ def _nft_once(socket: Nftables) -> tuple[StrangeRule, ...] | None:
         raw = [rule for rule in socket.rules() if rule.family in _FAMILIES]
         if not raw:
             return () if socket.generation() == generation else None
-        words = {family: _saved_by_iptables(family, raw) for family in _TOOL}
+        told = {family: nftwords.spelling(family, raw, socket.chains) for family in nftwords.TOOLS}
         texts = libnftables.rules_in(
             libnftables.run("list ruleset", handles=True, stateless=True, terse=True)
         )
@@ -201,38 +201,37 @@ def _nft_once(socket: Nftables) -> tuple[StrangeRule, ...] | None:
         return None
     if socket.generation() != generation:
         return None
-    return tuple(
-        _nft_rule(
-            *found,
-            texts.get((found[0].family, found[0].table, found[0].chain, found[0].handle), ""),
-        )
-        for found in _in_words(raw, words, texts)
-    )
+    return _in_words(raw, told, texts)
 
 
 def _in_words(
     raw: Sequence[Rule],
-    words: Mapping[str, Mapping[tuple[str, str], Sequence[str]]],
+    told: Mapping[str, nftwords.Spelling],
     texts: Mapping[tuple[str, str, str, int], str],
-) -> Iterator[tuple[Rule, int, str, bool]]:
-    """Each rule with its position, its words, and whether those are iptables' (pure)."""
+) -> tuple[StrangeRule, ...]:
+    """Each rule with its position and its words: those of iptables, or else nft's (pure)."""
     places: dict[tuple[str, str, str], int] = {}
+    found = []
     for rule in raw:
         chain = (rule.family, rule.table, rule.chain)
         places[chain] = place = places.get(chain, 0) + 1
-        saved = words.get(rule.family, {}).get((rule.table, rule.chain), ())
-        if saved:
-            yield rule, place, saved[place - 1], True
-            continue
-        text = texts.get((*chain, rule.handle))
-        if text is not None:
-            yield rule, place, text, False
+        spelling = told.get(rule.family, nftwords.NOTHING)
+        number = (rule.table, rule.handle)
+        native = texts.get((*chain, rule.handle), "")
+        words, doubt = spelling.words.get(number), spelling.doubts.get(number, "")
+        printed = spelling.printed.get(number, "")
+        if words is None and not native:
+            doubt = doubt or "nft prints it in a form that is not understood"
+        seen = _nft_rule(rule, place, words, native)
+        found.append(seen._replace(doubt=doubt, printed=printed))
+    return tuple(found)
 
 
-def _nft_rule(rule: Rule, place: int, text: str, by_iptables: bool, native: str) -> StrangeRule:
+def _nft_rule(rule: Rule, place: int, words: str | None, native: str) -> StrangeRule:
     comment = rule.comment or xt_comment(rule)
-    if by_iptables:
-        tool = f"{_TOOL[rule.family]}-nft"
+    text = words if words is not None else native or f"handle {rule.handle}"
+    if words is not None:
+        tool = f"{nftwords.TOOLS[rule.family]}-nft"
         restore = f"{tool} -t {rule.table} -A {rule.chain} {text}"
     else:
         restore = "nft " + shlex.quote(f"add rule {rule.family} {rule.table} {rule.chain} {text}")
@@ -257,49 +256,12 @@ def _unmoved(rule: Rule) -> bytes:
     )
 
 
-def _saved_by_iptables(family: str, raw: Sequence[Rule]) -> dict[tuple[str, str], list[str]]:
-    """``{(table, chain): words}`` of the rules that iptables-nft made, where it can tell.
-
-    nft prints those without their comments, and what nft prints is not what iptables-nft would
-    take for its own. Chains in which the two count differently are left to nft's words.
-    """
-    counts: dict[tuple[str, str], int] = {}
-    for rule in raw:
-        if rule.family == family and rule.table in _TABLES_OF_IPTABLES:
-            counts[rule.table, rule.chain] = counts.get((rule.table, rule.chain), 0) + 1
-    if not counts:
-        return {}
-    import subprocess
-
-    found_tool = program.find((f"{_TOOL[family]}-nft-save",))
-    if found_tool is None:
-        return {}
-    try:
-        done = subprocess.run([found_tool], capture_output=True, check=False, timeout=60)
-        if done.returncode != 0:
-            return {}
-        saved = xtables.parse(_without_remarks(done.stdout.decode(errors="surrogateescape")))
-    except (OSError, subprocess.TimeoutExpired, ValueError):
-        return {}
-    found: dict[tuple[str, str], list[str]] = {}
-    for seen in saved.rules:
-        comment = f"-m comment --comment {seen.mark} " if seen.mark else ""
-        found.setdefault((seen.table, seen.chain), []).append(comment + seen.text)
-    return {chain: words for chain, words in found.items() if len(words) == counts.get(chain)}
-
-
-def _without_remarks(text: str) -> str:
-    return "\n".join(line for line in text.split("\n") if not line.startswith("#"))
-
-
 def _remove_nft(rule: StrangeRule) -> Outcome:
     return _swap_nft(rule, delete_rule)
 
 
 def _mark_nft(rule: StrangeRule, mark: str) -> Outcome:
-    found = _PROTOCOL.search(rule.text)
-    protocol = _PROTOCOLS.get(found[1], 0) if found else 0
-    return _swap_nft(rule, lambda seen: comment_rule(seen, mark, protocol), absent=_ABSENT)
+    return _swap_nft(rule, lambda seen: comment_rule(seen, mark), absent=_ABSENT)
 
 
 def _swap_nft(

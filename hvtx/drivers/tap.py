@@ -84,7 +84,9 @@ class TapDriver:
 
     def create(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
         """Make the devices; returns ``{"ifindex", "mac", "guarded"}`` each."""
-        return {row.id: self._create(row) for row in resources}
+        made = {row.id: self._create(row) for row in resources}
+        self._forget_guests(resources)  # whoever had these addresses before, by whatever way
+        return made
 
     def _create(self, row: Resource) -> dict[str, Any]:
         spec: TapSpec = row.spec  # type: ignore[assignment]
@@ -119,6 +121,19 @@ class TapDriver:
         for shown in (spec["ifindex"], spec["master"]):
             self.links.get(ifindex=shown)  # what is shown follows now, not up to a second later
         return {"ifindex": spec["ifindex"], "mac": spec["mac"], "guarded": guarded}
+
+    def _forget_guests(self, resources: Sequence[Resource]) -> None:
+        """Drop the host's neighbour entries of guests, which nobody behind a new device answers.
+
+        The kernel believes an entry for up to a minute, and asks its old MAC address thrice before
+        it asks everybody. It is a help, no promise: what cannot be dropped becomes stale.
+        """
+        with contextlib.suppress(OSError):
+            self.links.forget_neighbours(
+                (row.spec["master"], address)
+                for row in resources
+                for address in _guest_addresses(row)
+            )
 
     def keep_macs(self, resources: Sequence[Resource]) -> None:
         """Give devices their MAC addresses again where something else gave them others meanwhile.
@@ -184,6 +199,7 @@ class TapDriver:
             outcomes[row.id] = self._release(row, around)
 
         in_threads(one, resources)
+        self._forget_guests([row for row in resources if outcomes[row.id].gone])
         for master in {row.spec["master"] for row in resources if "master" in row.spec}:
             self.links.get(ifindex=master)  # its shown carrier follows now, not a second later
         self._name_holders(resources, outcomes)
@@ -213,6 +229,12 @@ class TapDriver:
             if row.key in names and holders.get(row.key):
                 who = ", ".join(f"{h.command} (pid {h.pid})" for h in holders[row.key])
                 outcomes[row.id] = Outcome(False, "in-use", f"{row.key} is held open by {who}")
+
+
+def _guest_addresses(row: Resource) -> list[str]:
+    """The addresses of the guest behind a device (pure); none where an older row does not say."""
+    told = row.spec.get("guard") or {}
+    return [told[family] for family in ("ipv4", "ipv6") if told.get(family)]
 
 
 def guard(row: Resource, links: Links, spec: Mapping[str, Any] | None = None) -> bool:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from hvtx.engine import notice
+from hvtx.engine import notice, own_addresses
 from hvtx.engine.neighbours import refuse_ports
 from hvtx.engine.networks import DEFAULT, default_draft, take_network
 from hvtx.engine.runtime import Runtime
@@ -289,8 +289,9 @@ def create_vm(runtime: Runtime, wish: VmWish) -> Vm:
     check_wish(runtime, wish)
     warn_of_disks(wish.kernel, wish.disks)
     networks = take_networks(runtime, wish)
+    own = own_addresses.in_subnets(networks)
     with begin(runtime, "create", vm=wish.name) as (sql, operation):
-        vm, rows = record_vm(operation, sql, wish, networks, committed=True)
+        vm, rows = record_vm(operation, sql, wish, networks, committed=True, taken=own)
     operation.end(
         "done",
         events=[Event("made", f"VM {vm.name}")],
@@ -309,7 +310,6 @@ def check_wish(runtime: Runtime, wish: VmWish) -> None:
         holder = runtime.read(leases.port_holder, port)
         if holder:
             raise runtime.read(leases.port_conflict, port, holder)
-    refuse_ports(runtime, wish.publish)
     with runtime.reading() as sql:
         for mac in wish.macs:
             leases.refuse_taken_mac(sql, mac)
@@ -319,6 +319,8 @@ def check_wish(runtime: Runtime, wish: VmWish) -> None:
         for name in wish.networks or (DEFAULT,)
     ]
     _check_addresses(runtime, wish, networks)
+    families = {6 if ":" in subnet else 4 for subnet in networks[0].subnets}
+    refuse_ports(runtime, wish.publish, families)
 
 
 def check_files(kernel: str | None, initrd: str | None, disks: Sequence[str]) -> None:
@@ -363,7 +365,8 @@ def take_networks(runtime: Runtime, wish: VmWish) -> list[Network]:
 
 
 def _check_addresses(runtime: Runtime, wish: VmWish, networks: Sequence[Network]) -> None:
-    for four, six, network in zip(*_addresses(wish, networks), networks, strict=True):
+    fours, sixes = _addresses(wish, networks)
+    for four, six, network in zip(fours, sixes, networks, strict=True):
         for address in (four, six):
             if address:
                 with advised(
@@ -372,6 +375,11 @@ def _check_addresses(runtime: Runtime, wish: VmWish, networks: Sequence[Network]
                 ):
                     addressing.check_guest_address(address, network)
                 runtime.read(leases.refuse_taken_address, address)
+    for port in wish.publish:  # they are the first interface's
+        addressing.check_published(port, networks[0])
+    wanted = [address for address in (*fours, *sixes) if address is not None]
+    if wanted:
+        own_addresses.refuse(wanted, own_addresses.in_subnets(networks))
 
 
 def _addresses(
@@ -387,9 +395,18 @@ def _addresses(
 
 
 def record_vm(
-    operation: Operation, sql: Any, wish: VmWish, networks: Sequence[Network], *, committed: bool
+    operation: Operation,
+    sql: Any,
+    wish: VmWish,
+    networks: Sequence[Network],
+    *,
+    committed: bool,
+    taken: Collection[str] = (),
 ) -> tuple[Vm, list[Any]]:
-    """Insert the VM, its interfaces, leases and ports; returns it and the rows of its leases."""
+    """Insert the VM, its interfaces, leases and ports; returns it and the rows of its leases.
+
+    No address is leased that is among those ``taken``, the host's own, unless it was asked for.
+    """
     vm = Vm(
         id=os.urandom(16).hex(),
         name=wish.name,
@@ -418,7 +435,7 @@ def record_vm(
         )
         for n, network in enumerate(networks)
     ]
-    interfaces = leases.claim(sql, vm.id, wanted)
+    interfaces = leases.claim(sql, vm.id, wanted, taken)
     vm = vm._replace(interfaces=interfaces)
     return vm, operation.intend(
         sql,

@@ -7,10 +7,11 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 from hvtx.drivers.sysctl import read as read_setting
 from hvtx.engine import privileges
+from hvtx.engine.finding import Finding
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.errors import HostRefused, HvtxError
 from hvtx.host import capabilities, procfs, program, tun
@@ -20,19 +21,7 @@ from hvtx.hypervisors import base as hypervisors
 from hvtx.model.mark import FAMILY
 from hvtx.model.resource import Kind
 from hvtx.model.user import User
-from hvtx.planner.passage import Bridge, Drop, legacy_drops, nft_drops
 from hvtx.store import leases, records, reserve
-
-
-class Finding(NamedTuple):
-    """One check's result: ``level`` is ok, warning or error."""
-
-    check: str
-    level: str
-    message: str
-    evidence: tuple[str, ...] = ()
-    hint: str | None = None
-
 
 Check = Callable[[Runtime], Iterator[Finding]]
 _MEND = "run hvtx as root, for instance with sudo, and look at the kernel's log"
@@ -334,23 +323,11 @@ def _forwarding(runtime: Runtime) -> Iterator[Finding]:
     if runtime.settings.state_directory == _NOWHERE:
         yield _forwarding_unasked()
         return
-    networks = runtime.read(records.networks)
-    wanted = []
-    if any(":" not in s for n in networks for s in n.subnets):
-        wanted.append("net/ipv4/ip_forward")
-    if any(":" in s for n in networks for s in n.subnets):
-        wanted.append("net/ipv6/conf/all/forwarding")
-    off = [path.replace("/", ".") for path in wanted if read_setting(path) != "1"]
-    for name in off:
-        yield Finding(
-            "forwarding", "error", f"{name} was turned off: guests reach nothing beyond this host",
-            (f"{name} = {read_setting(name.replace('.', '/'))}",),
-            f"hvtx repair, or: sysctl -w {name}=1",
-        )  # fmt: skip
-    if not off:
-        yield Finding(
-            "forwarding", "ok", "on where networks need it" if wanted else "not needed yet"
-        )
+    from hvtx.engine import forwarding
+    from hvtx.engine.networks import bridge_row
+
+    pairs = [(n, bridge_row(runtime, n)) for n in runtime.read(records.networks)]
+    yield from forwarding.findings(runtime, [(n, row) for n, row in pairs if row is not None])
 
 
 def _forwarding_unasked() -> Finding:
@@ -373,78 +350,154 @@ def _loopback6(runtime: Runtime) -> Iterator[Finding]:
 # -- others on this host ---------------------------------------------------------------------------
 
 
-def _forward_drops(runtime: Runtime) -> Iterator[Finding]:
-    """Docker's, firewalld's or ufw's drop in FORWARD, which no accept of ours overrides."""
-    bridges = [
-        Bridge(n.bridge, tuple(6 if ":" in s else 4 for s in n.subnets), n.firewall)
-        for n in runtime.read(records.networks)
-    ]
-    found = _drops(runtime.installation, bridges)
-    if not found:
-        yield Finding("forward", "ok", "nobody else drops what our guests forward")
+def _forward(runtime: Runtime) -> Iterator[Finding]:
+    """Whether what guests are promised passes, tried in a copy of the host's forwarding."""
+    from hvtx.engine import forward
+    from hvtx.engine.mending import Mender
+    from hvtx.host.replica.scratch import Unavailable
+
+    networks = runtime.read(records.networks)
+    wish = None if networks else forward.would_be(runtime)
+    try:
+        found = forward.judge(runtime, wish)
+    except (Unavailable, HvtxError, OSError, ValueError, DumpInterrupted) as problem:
+        hint = problem.hint if isinstance(problem, Unavailable | HvtxError) else None
+        words = f"unknown: whether traffic of guests passes could not be tried: {problem}"
+        yield Finding("forward", "warning", words, (), hint or _MEND)
         return
-    mends = dict.fromkeys(mend for drop in found for mend in drop.mends)
-    yield Finding(
-        "forward", "error" if bridges else "warning",
-        "another firewall drops forwarded traffic, so guests reach nothing beyond this host",
-        tuple(drop.words for drop in found),
-        "; ".join(mends) or "nothing needs it yet; once there is a network, its mend is named here",
-    )  # fmt: skip
-
-
-def _drops(installation: str, bridges: Sequence[Bridge]) -> list[Drop]:
-    """What nftables and the legacy tables drop of our guests' traffic."""
-    from hvtx.host import libnftables, xtables
-
-    listed = libnftables.objects_in(libnftables.run("list ruleset", json=True, terse=True))
-    found = list(nft_drops(listed, bridges))
-    for family in (4, 6):
-        if "filter" in xtables.listed(family):
-            text = xtables.save_text(family).partition("*filter")[2].partition("COMMIT")[0]
-            found += legacy_drops(family, text, installation, bridges)
-    return found
+    mender = Mender(runtime, () if wish is None else (wish,))
+    yield from forward.findings(found, bool(networks), mender.of)
 
 
 def _routes(runtime: Runtime) -> Iterator[Finding]:
-    """Routes that take packets for guests elsewhere, or the same subnet on another device."""
+    """Whether packets of guests find their way: asked of the kernel, one finding a cause."""
+    from hvtx.engine import ways
     from hvtx.engine.networks import bridge_row
-    from hvtx.host.routes import all_routes, in_the_way
 
     with runtime.reading() as sql:
-        bridges = [(n, bridge_row(runtime, n)) for n in records.networks(sql)]
-    every, bad = all_routes(), False
-    for network, row in bridges:
+        networks, vms = records.networks(sql), records.vms(sql)
+    bad = False
+    for network in networks:
+        row = bridge_row(runtime, network)
         if row is None:
             continue
-        for subnet in network.subnets:
-            found = in_the_way(subnet, row.spec["ifindex"], every)
-            if found is not None:
-                bad = True
-                yield Finding(
-                    "routes", "error",
-                    f"a route to {found.prefix} takes packets away from network {network.name!r}",
-                    (f"table {found.table}, device {found.device or 'none'}",),
-                    "remove that route or address, or give the VMs another network",
-                )  # fmt: skip
+        own = [i for vm in vms for i in vm.interfaces if i.network == network.id]
+        guests = [address for i in own for address in (i.ipv4, i.ipv6) if address]
+        guests += ways.samples(network)
+        told = ways.strays(network, row, guests) + ways.without_world(network, row, guests)
+        causes: dict[str, list[ways.Stray]] = {}
+        for stray in told:
+            causes.setdefault(stray.cause, []).append(stray)
+        for cause, packets in causes.items():
+            bad = True
+            seen = dict.fromkeys(f"{p.ask.way}: {p.ask.packet.destination}" for p in packets)
+            yield Finding(
+                "routes", "error",
+                f"{cause} takes packets away from the guests of network {network.name!r}",
+                tuple(seen)[:_MANY], packets[0].mend,
+            )  # fmt: skip
+        for part, hint in ways.taken_parts(network, row, told):
+            yield Finding("routes", "warning", part, (), hint)
+            bad = True
     if not bad:
-        yield Finding("routes", "ok", "no other route leads to a subnet of ours")
+        yield Finding("routes", "ok", "packets for guests go to them, by the kernel's own answer")
+
+
+def _addresses(runtime: Runtime) -> Iterator[Finding]:
+    """Addresses of guests that the host has itself, or looks for at another MAC address."""
+    from hvtx.engine import own_addresses
+    from hvtx.engine.networks import bridge_row
+
+    with runtime.reading() as sql:
+        networks, vms = records.networks(sql), records.vms(sql)
+        started = {row.vm for row in records.resources(sql, "kind = 'tap'")}
+        rows = [(network.id, bridge_row(runtime, network)) for network in networks]
+    bridges = {i: (row.spec["ifindex"], row.key) for i, row in rows if row is not None}
+    wrong = own_addresses.wrong_neighbours(vms, bridges)
+    for entry in wrong:
+        yield Finding(
+            "addresses", "error" if entry.vm.id in started else "warning",
+            f"an entry that was made by hand leads past VM {entry.vm.name!r} ({entry.address})",
+            (f"the host's neighbour table has {entry.address} at {entry.mac} on {entry.device}",),
+            f"ip neigh del {entry.address} dev {entry.device}",
+        )  # fmt: skip
+    found = own_addresses.taken_from(vms, own_addresses.in_subnets(networks))
+    for vm, own in found:
+        yield Finding(
+            "addresses", "error" if vm.id in started else "warning",
+            f"{own.address} is the address of VM {vm.name!r}, and this host has it itself",
+            (f"{own.prefix} on {own.device}: the host answers in the guest's place",),
+            own_addresses.mend(own),
+        )  # fmt: skip
+    if not found and not wrong:
+        yield Finding("addresses", "ok", "this host has no address of a guest")
+
+
+def _ports(runtime: Runtime) -> Iterator[Finding]:
+    """Published ports that others translate, too: one of the two is cut off."""
+    from hvtx.engine import translations
+    from hvtx.engine.holding import port_of
+
+    with runtime.reading() as sql:
+        every = records.resources(sql, "kind = 'publish' AND state = 'committed'")
+        names = {vm: name for vm, name, _, _ in records.vm_heads(sql)}
+    rows = [r for r in every if r.life == runtime.life.id and not r.spec.get("imported")]
+    found, unknown = translations.beside(rows)
+    owners = {port_of(row): names.get(row.vm or "", "?") for row in rows}
+    for one in found:
+        port, vm = f"{one.port.host_port}/{one.port.protocol}", owners[one.port]
+        effect = "that comes first: the VM is not reached by it"
+        if not one.first:
+            effect = "hvtx's own comes first: what that rule is for is cut off"
+        yield Finding(
+            "ports", "error" if one.first else "warning",
+            f"port {port} of VM {vm!r} is translated by a rule of another program, too; {effect}",
+            (one.rule,),
+            f"take that rule away where it comes from, or give the port up: hvtx vm stop {vm}",
+        )  # fmt: skip
+    for words in unknown:
+        told = f"unknown: whether others translate published ports: {words}"
+        yield Finding("ports", "warning", told, (), "try again, as root")
+    if not found and not unknown:
+        yield Finding("ports", "ok", "nobody else translates a published port")
 
 
 def _damage(runtime: Runtime) -> Iterator[Finding]:
     """What others flushed or changed under networks and running VMs."""
-    from hvtx.engine.repair import damage_now
+    from hvtx.engine.repair import look_now
     from hvtx.engine.snapshot import take_snapshot
 
     if runtime.store.missing or runtime.refused is not None:
         return
-    found = [d for d in damage_now(take_snapshot(runtime)) if d.row.kind != Kind.SYSCTL]
+    damages, unseen = look_now(take_snapshot(runtime))
+    found = [d for d in damages if d.row.kind != Kind.SYSCTL]
     for damage in found:
         yield Finding(
-            "damage", "error", f"{damage.row.kind} {damage.row.key}: {damage.missing}",
-            damage.seen.evidence, "hvtx repair",
+            "damage", "error" if damage.cuts else "warning",
+            f"{damage.row.kind} {damage.row.key}: {damage.missing}",
+            damage.seen.evidence, damage.mend,
         )  # fmt: skip
-    if not found:
+    for why, rows in unseen.items():
+        yield Finding(
+            "damage", "warning", f"{', '.join(rows)} could not be looked at", (why,), _MEND
+        )
+    passing = _passes(runtime)
+    for words in passing:
+        yield Finding("damage", "error", words, (), "hvtx repair")
+    if not found and not unseen and not passing:
         yield Finding("damage", "ok", "everything that runs has what is on record")
+
+
+def _passes(runtime: Runtime) -> tuple[str, ...]:
+    """What of the iptables backend's accepts is not as the host's policy and devices want it."""
+    if not any(n.firewall == "iptables" for n in runtime.read(records.networks)):
+        return ()
+    from hvtx.engine.passes import change
+
+    return change(runtime).words
+
+
+_MANY = 8  # packets that are named of those that one route takes away
 
 
 _NEARLY_FULL = 0.9  # of connection tracking: a full table drops every new connection
@@ -559,11 +612,15 @@ CHECKS: dict[str, Check] = {
     "forwarding": _forwarding,
     "loopback": _loopback6,
     "conntrack": _conntrack,
-    "forward": _forward_drops,
+    "forward": _forward,
     "company": _watchers,
     "routes": _routes,
+    "addresses": _addresses,
+    "ports": _ports,
     "damage": _damage,
     "units": _units,
 }
-_OF_RECORDS = frozenset({"store", "operations", "processes", "routes", "damage"})
+_OF_RECORDS = frozenset(
+    {"store", "operations", "processes", "routes", "addresses", "ports", "damage"}
+)
 _NOWHERE = "/nonexistent"  # where no store is, so that an empty one is read

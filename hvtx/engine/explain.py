@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from hvtx.drivers.strangers import Strangers
+from hvtx.engine import holding
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import look as look_at
 from hvtx.errors import HvtxError, NotFound
 from hvtx.host.ports import listening
 from hvtx.model.meaning import WHY_NOT_MORE, action_of
 from hvtx.model.plan import Action, Item
-from hvtx.model.resource import Resource, State
+from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.stranger import StrangeRule
 from hvtx.planner.gc import plan_gc
 from hvtx.planner.whose import Sight, Subject, identify
@@ -107,8 +108,11 @@ def _document(runtime: Runtime, text: str, found: Sequence[Subject]) -> dict[str
     item, reason = first.item, first.reason
     action = item.action if item is not None else action_of(reason)
     row = first.row or _row(runtime, item)
+    held = holding.shown(row.observed) if row is not None and row.kind == Kind.PUBLISH else None
     evidence = [*(item.evidence if item is not None and first.kind != "vm" else ())]
-    evidence += [line for line in first.evidence if line not in evidence]
+    evidence += [line for line in (*first.evidence, held) if line and line not in evidence]
+    if row is not None and row.kind == Kind.PUBLISH:
+        evidence += _translated_too(row)
     with runtime.reading() as sql:
         lines = _history(sql, row)
         record = _record(sql, row)
@@ -129,6 +133,17 @@ def _document(runtime: Runtime, text: str, found: Sequence[Subject]) -> dict[str
         "history": lines,
         "also": [_brief(subject) for subject in found[1 : _ALSO + 1]],
     }
+
+
+def _translated_too(row: Resource) -> list[str]:
+    """Rules of others that translate a published port."""
+    from hvtx.engine import translations
+
+    found, unknown = translations.beside([row])
+    return [
+        *(f"translated by a rule of another program, too: {one.rule}" for one in found),
+        *(f"whether others translate it is not known: {words}" for words in unknown),
+    ]
 
 
 def _row(runtime: Runtime, item: Item | None) -> Resource | None:

@@ -11,17 +11,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hvtx.drivers import process
-from hvtx.engine import privileges
-from hvtx.engine.neighbours import refuse_others_ports, refuse_ports
+from hvtx.engine import holding, own_addresses, privileges
+from hvtx.engine.neighbours import holding_ports, refuse_others_ports
 from hvtx.engine.networks import (
     bridge_row,
     ensure_networks,
-    refuse_diverted,
     taking_back,
     undo,
 )
 from hvtx.engine.runtime import Runtime, process_facts, rows_by_vm
 from hvtx.engine.transaction import Operation, begin, forget_vm
+from hvtx.engine.ways import refuse_diverted
 from hvtx.errors import Conflict, HvtxError, NotFound, PartialFailure, StoreError, UsageError
 from hvtx.host import failpoint, paths, procfs
 from hvtx.host.flows import flow_limit
@@ -39,6 +39,7 @@ from hvtx.store.history import Event
 
 if TYPE_CHECKING:
     from hvtx.engine.define import VmWish
+    from hvtx.host.portholder import Held, Holder
     from hvtx.model.plan import Plan
 
 READY_SECONDS = 10.0
@@ -141,16 +142,41 @@ def start_vm(runtime: Runtime, name: str, *, verb: str = "start") -> Vm:
     _free_for_start(runtime, vm)
     vm = runtime.read(records.get_vm, name)
     probes = _probe(runtime, vm)
-    refuse_ports(runtime, _ports_to_publish(vm))
-    networks = _networks(runtime, vm)
-    privileges.need_to_start(networks.values())
-    _refuse_diverted(runtime, vm, networks)
-    with begin(runtime, verb, vm=name) as (sql, operation):
-        vm, user = _with_user(operation, sql, vm, probes)
-        rows = _intend(operation, sql, vm, networks, user)
-        _take_over_flows(operation, sql, vm)
-    _go(runtime, operation, vm, rows, networks, probes, user)
+    _let_go_of_ports(runtime, vm)
+    with holding_ports(runtime, _ports_to_publish(vm), _families(vm)) as held:
+        networks = _networks(runtime, vm)
+        privileges.need_to_start(networks.values())
+        own_addresses.refuse_start(vm, networks.values())
+        _refuse_diverted(runtime, vm, networks)
+        with begin(runtime, verb, vm=name) as (sql, operation):
+            vm, user = _with_user(operation, sql, vm, probes)
+            rows = _intend(operation, sql, vm, networks, user)
+            _take_over_flows(operation, sql, vm)
+        _go(runtime, operation, vm, rows, Means(networks, probes, user, held))
     return vm
+
+
+class Means(NamedTuple):
+    """What a VM is started with, beside its rows."""
+
+    networks: Mapping[str, Network]  # by id
+    probes: hypervisors.Probes
+    user: User | None  # whom its process runs as; None: hvtx's own
+    held: Held | None  # its published ports; None if it has none
+
+
+def _families(vm: Vm) -> set[int]:
+    """The families in which a VM's ports are published: those of its first network."""
+    first = vm.interfaces[:1]
+    addresses = [address for i in first for address in (i.ipv4, i.ipv6) if address]
+    return {6 if ":" in address else 4 for address in addresses}
+
+
+def _let_go_of_ports(runtime: Runtime, vm: Vm) -> None:
+    """End who still holds ports for rows that only wait for flows to end: it starts anew."""
+    rows = runtime.read(records.resources_of_vm, vm.id)
+    with contextlib.suppress(OSError):
+        holding.end_all(row for row in rows if only_flows_remain(row))
 
 
 def _take_over_flows(operation: Operation, sql: Any, vm: Vm) -> None:
@@ -187,14 +213,18 @@ def run_vm(runtime: Runtime, wish: VmWish) -> Vm:
     define.check_wish(runtime, wish)
     define.warn_of_disks(wish.kernel, wish.disks)
     probes = _probe(runtime, _draft(wish))
-    networks = {network.id: network for network in define.take_networks(runtime, wish)}
-    ensure_networks(runtime, networks.values())
-    privileges.need_to_start(networks.values())
-    with begin(runtime, "run", vm=wish.name) as (sql, operation):
-        vm, rows = define.record_vm(operation, sql, wish, list(networks.values()), committed=False)
-        vm, user = _with_user(operation, sql, vm, probes)
-        rows += _intend(operation, sql, vm, networks, user)
-    _go(runtime, operation, vm, rows, networks, probes, user, new=True)
+    with holding_ports(runtime, wish.publish, ()) as held:  # the wish was checked a moment ago
+        networks = {network.id: network for network in define.take_networks(runtime, wish)}
+        ensure_networks(runtime, networks.values())
+        privileges.need_to_start(networks.values())
+        own = own_addresses.in_subnets(networks.values())
+        with begin(runtime, "run", vm=wish.name) as (sql, operation):
+            vm, rows = define.record_vm(
+                operation, sql, wish, list(networks.values()), committed=False, taken=own
+            )
+            vm, user = _with_user(operation, sql, vm, probes)
+            rows += _intend(operation, sql, vm, networks, user)
+        _go(runtime, operation, vm, rows, Means(networks, probes, user, held), new=True)
     return vm
 
 
@@ -298,7 +328,7 @@ def _refuse_diverted(runtime: Runtime, vm: Vm, networks: Mapping[str, Network]) 
         own = [i for i in vm.interfaces if i.network == network.id]
         guests = [address for i in own for address in (i.ipv4, i.ipv6) if address]
         if row is not None and guests:
-            refuse_diverted(network, row.spec["ifindex"], guests)
+            refuse_diverted(network, row, guests)
 
 
 def _intend(
@@ -343,36 +373,45 @@ def _go(
     operation: Operation,
     vm: Vm,
     rows: list[Resource],
-    networks: Mapping[str, Network],
-    probes: hypervisors.Probes,
-    user: User | None,
+    means: Means,
     *,
     new: bool = False,
 ) -> None:
     """Act and commit; whatever fails is undone from the rows."""
-    process_row = next((row for row in rows if row.kind == Kind.PROCESS), None)
     identity: Identity | None = None
     try:
         if new:  # its addresses were not known before
-            _refuse_diverted(runtime, vm, networks)
+            _refuse_diverted(runtime, vm, means.networks)
         observed = operation.act(rows)
         refuse_others_ports(runtime, _ports_to_publish(vm))
-        if process_row is not None:
-            launch = render(vm, rows, networks, probes, run_directory(runtime, vm))
-            gate = _spawn(runtime, vm, launch, user)
-            identity = gate.identity
-            try:
+        gate = holder = None
+        try:
+            if any(row.kind == Kind.PROCESS for row in rows):
+                launch = _rendered(runtime, vm, rows, means)
+                gate = _spawn(runtime, vm, launch, means.user)
+                identity = gate.identity
+            holder = holding.begin(means.held, identity, rows)
+            if gate is not None or holder is not None:
+                _enter_scope(vm, gate, holder)
                 failpoint.reach("spawned")
-                noted = {**identity._asdict(), **_accelerator(probes), "user": _shown(user)}
-                process_row = operation.note(process_row, noted)
+                rows = operation.note(rows, _learnt(rows, observed, means, gate, holder))
                 failpoint.reach("registered")
+            if holder is not None:
+                holder.open()
+            if gate is not None:
                 gate.open()
-            except BaseException:
-                gate.cancel()
-                raise
+        except BaseException:
+            for one in (gate, holder):
+                if one is not None:
+                    one.cancel()
+            raise
+        if gate is not None:
             failpoint.reach("opened")
             gate.wait_ready(launch, READY_SECONDS)
             failpoint.reach("up")
+        if holder is not None:
+            holder.confirm()
+            observed |= {row.id: row.observed for row in rows if row.kind == Kind.PUBLISH}
         runtime.devices().keep_macs([row for row in rows if row.kind == Kind.TAP])
         operation.commit(
             rows,
@@ -386,6 +425,31 @@ def _go(
     except (Exception, KeyboardInterrupt) as problem:
         _take_back(runtime, operation, vm, rows, identity, problem, new=new)
         raise
+
+
+def _rendered(
+    runtime: Runtime, vm: Vm, rows: Sequence[Resource], means: Means
+) -> hypervisors.Launch:
+    return render(vm, rows, means.networks, means.probes, run_directory(runtime, vm))
+
+
+def _learnt(
+    rows: Sequence[Resource],
+    observed: Mapping[int, Mapping[str, Any]],
+    means: Means,
+    gate: process.Gate | None,
+    holder: Holder | None,
+) -> dict[int, dict[str, Any]]:
+    """What is kept of the processes that were spawned, by row, before they are let go on."""
+    found: dict[int, dict[str, Any]] = {}
+    if gate is not None:
+        row = next(row for row in rows if row.kind == Kind.PROCESS)
+        chosen = {**_accelerator(means.probes), "user": _shown(means.user)}
+        found[row.id] = {**gate.identity._asdict(), **chosen}
+    if holder is not None and means.held is not None:
+        seen = [row._replace(observed=dict(observed.get(row.id, {}))) for row in rows]
+        found |= holding.noted(seen, holder.identity, means.held.unheld)
+    return found
 
 
 def _shown(user: User | None) -> int | str:
@@ -412,12 +476,17 @@ def _spawn(runtime: Runtime, vm: Vm, launch: hypervisors.Launch, user: User | No
             hint="free or remount the disk, or choose another place with --state-dir",
         ) from problem
     process.prepare(launch, run_directory(runtime, vm), log, user)
-    gate = process.spawn(launch, log, vm.name, user)
-    warning = process.enter_scope(vm.name, *gate.pids)
+    return process.spawn(launch, log, vm.name, user)
+
+
+def _enter_scope(vm: Vm, gate: process.Gate | None, holder: Holder | None) -> None:
+    """Let what was spawned outlive the unit or the login that this command runs in."""
+    pids = list(gate.pids) if gate is not None else []
+    pids += [holder.identity.pid] if holder is not None else []
+    warning = process.enter_scope(vm.name, *pids)
     if warning:
         words = "".join(c if c.isprintable() else " " for c in warning)
         sys.stderr.write(f"warning: {words}\n")
-    return gate
 
 
 def _take_back(

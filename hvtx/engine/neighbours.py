@@ -7,7 +7,9 @@ after: of two that publish it at once, at least one takes it back, and both may.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from hvtx.engine import notice
 from hvtx.engine.runtime import FIREWALLS, Runtime
@@ -15,14 +17,59 @@ from hvtx.errors import Conflict
 from hvtx.host.ports import refuse_taken_port
 from hvtx.model.vm import Publish
 
+if TYPE_CHECKING:
+    from hvtx.host.portholder import Held
 
-def refuse_ports(runtime: Runtime, ports: Sequence[Publish]) -> None:
+
+def refuse_ports(runtime: Runtime, ports: Sequence[Publish], families: Collection[int]) -> None:
     """Raise Conflict for a port that a program here or another installation has.
 
-    Told is one that is to be published on an address which no device of this host has.
+    And for one that a rule of others translates in one of ``families`` (4, 6). Told is one that is
+    to be published on an address which no device of this host has.
     """
     away = [port for port in ports if not refuse_taken_port(port)]
     refuse_others_ports(runtime, ports)
+    _refuse_translated(ports, families)
+    _tell_of_away(away)
+
+
+def _refuse_translated(ports: Sequence[Publish], families: Collection[int]) -> None:
+    if ports and families:
+        from hvtx.engine import translations
+
+        translations.refuse(ports, families)
+
+
+@contextmanager
+def holding_ports(
+    runtime: Runtime, ports: Sequence[Publish], families: Collection[int]
+) -> Iterator[Held | None]:
+    """The same, and from here on no program gets them: sockets are bound to them.
+
+    Without ``families`` nobody is asked whether others translate one. They are closed at the end,
+    unless a holder has inherited them. None if there are no ports.
+    """
+    if not ports:
+        yield None
+        return
+    from hvtx.host import portholder
+
+    held = portholder.hold(ports)
+    try:
+        refuse_others_ports(runtime, ports)
+        _refuse_translated(ports, families)
+        _tell_of_away(list(dict.fromkeys(held.away)))
+        for port, why in held.unheld.items():
+            notice.warning(
+                f"port {port.host_port}/{port.protocol} is published and not held, so that"
+                f" a program that comes later may bind to it: {why}"
+            )
+        yield held
+    finally:
+        held.close()
+
+
+def _tell_of_away(away: Sequence[Publish]) -> None:
     for port in away:
         notice.warning(
             f"no device of this host has {port.host_ip}: port {port.host_port}/{port.protocol}"

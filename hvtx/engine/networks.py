@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from hvtx.drivers.sysctl import read as read_setting
 from hvtx.engine import notice, privileges
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, begin
+from hvtx.engine.ways import refuse_diverted, samples
 from hvtx.errors import (
     Conflict,
     Contended,
@@ -27,7 +27,14 @@ from hvtx.host import failpoint
 from hvtx.host.flows import flow_limit
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted, forbidden
-from hvtx.model.resource import Kind, Resource, State, filters_on, put_by_others
+from hvtx.model.resource import (
+    FIREWALL_KINDS,
+    Kind,
+    Resource,
+    State,
+    filters_on,
+    put_by_others,
+)
 from hvtx.model.vm import Network
 from hvtx.planner import provision
 from hvtx.store import intents, records
@@ -90,6 +97,10 @@ def create_network(runtime: Runtime, wish: NetworkWish) -> Network:
     _warn_of_public(wish.subnets)
     network = _describe(runtime, wish)
     _make(runtime, network, "network-create", new=True)
+    if network.firewall == "iptables":
+        from hvtx.engine import passes
+
+        passes.settle(runtime, locked=True)
     return network
 
 
@@ -143,6 +154,10 @@ def _make_default(runtime: Runtime) -> Network:
             _check_free(runtime, wish)
             network = _describe(runtime, wish)
             _make(runtime, network, "network-create", new=True)
+            if network.firewall == "iptables":
+                from hvtx.engine import passes
+
+                passes.settle(runtime, locked=True)
             words = f"{', '.join(network.subnets)} on bridge {network.bridge}"
             notice.note(f"there was no network yet; network {DEFAULT} is made: {words}")
     finally:
@@ -203,11 +218,17 @@ def _known_subnets(runtime: Runtime) -> list[str]:
 def _host_prefixes(own: int = 0) -> list[str]:
     """Every prefix that the host routes to other devices than ``own`` (an index).
 
-    But the default routes and the link-locals.
+    But default routes, in halves too, routes that only send on to the next table (throw), and the
+    link-locals.
     """
     from hvtx.host.routes import all_routes
+    from hvtx.planner.routing import takes
 
-    return [route.prefix for route in all_routes() if not own or route.device != own]
+    return [
+        route.prefix
+        for route in all_routes()
+        if (takes(route) or route.kind == "local") and (not own or route.device != own)
+    ]
 
 
 def refuse_taken_subnet(subnets: Iterable[str], bridge: int = 0) -> None:
@@ -225,28 +246,6 @@ def refuse_taken_subnet(subnets: Iterable[str], bridge: int = 0) -> None:
             raise Conflict(
                 f"{subnet} overlaps {taken}, which this host has a route to",
                 hint="choose another subnet; `ip route show table all` shows what is taken",
-            )
-
-
-def refuse_diverted(network: Network, bridge: int, guests: Sequence[str]) -> None:
-    """Raise Conflict if packets for a guest would leave by another device than the bridge.
-
-    One lookup a guest; the routes are read only where its answer is another device, which may
-    have reasons that are in nobody's way (a bridge without carrier, a VRF).
-    """
-    from hvtx.host import routes
-
-    if all(device == bridge for device in routes.devices_towards(guests)):
-        return
-    every = routes.all_routes()
-    for subnet in network.subnets:
-        found = routes.in_the_way(subnet, bridge, every)
-        if found is not None:
-            raise Conflict(
-                f"a route to {found.prefix} (table {found.table}) takes packets away from the"
-                f" guests of network {network.name!r}",
-                hint=f"`ip route show table all {found.prefix}` shows it; remove it, or use"
-                " another network",
             )
 
 
@@ -303,41 +302,29 @@ def _choose_firewall(runtime: Runtime) -> str:
 # -- making and rebuilding -----------------------------------------------------------------------
 
 
-def _settings(network: Network) -> list[tuple[str, str, str]]:
-    """What has to be turned on for the network to forward: ``(path, value, value before)``."""
-    wanted = []
-    if any(":" not in subnet for subnet in network.subnets):
-        wanted.append(("net/ipv4/ip_forward", "1"))
-    if any(":" in subnet for subnet in network.subnets):
-        # Forwarding turns off the acceptance of router advertisements unless accept_ra is 2, and
-        # a host whose default route comes from one would lose it (ip-sysctl.rst).
-        wanted += [(f"net/ipv6/conf/{name}/accept_ra", "2") for name in _learns_routes()]
-        wanted.append(("net/ipv6/conf/all/forwarding", "1"))
-    changes = []
-    for path, value in wanted:
-        before = read_setting(path)
-        if before is None:
-            raise HostRefused(
-                f"this host has no setting {path.replace('/', '.')}", hint="is IPv6 off?"
-            )
-        if before != value:
-            changes.append((path, value, before))
-    return changes
+def keep_settings(runtime: Runtime, networks: Iterable[Network]) -> list[Resource]:
+    """Turn on, and record, what networks that stand need by now: the uplink may be another one.
 
+    What is on record already is not looked at. Returns the new rows. Raises HostRefused,
+    NotPermitted (undone).
+    """
+    from hvtx.engine import forwarding
 
-def _learns_routes() -> list[str]:
-    """Devices whose default route came from a router advertisement and that accept_ra=1 keeps."""
-    from pyroute2 import IPRoute
-
-    from_ra, names = 9, set()
-    with IPRoute() as route:
-        for entry in route.get_default_routes(family=10):
-            if entry["proto"] == from_ra and entry.get_attr("RTA_OIF"):
-                links = route.get_links(entry.get_attr("RTA_OIF"))
-                names |= {link.get_attr("IFLA_IFNAME") for link in links}
-    return sorted(
-        name for name in names if name and read_setting(f"net/ipv6/conf/{name}/accept_ra") == "1"
-    )
+    standing = [network for network in networks if bridge_row(runtime, network) is not None]
+    families = forwarding.families_of(standing)
+    known = {row.spec["path"] for row in forwarding.recorded(runtime)}
+    new = [c for c in forwarding.changes(runtime, families) if c[0] not in known]
+    if not new:
+        return []
+    with begin(runtime, "repair") as (sql, operation):
+        rows = operation.intend(sql, provision.want_settings(new))
+    try:
+        operation.commit(rows, operation.act(rows))
+    except (Exception, KeyboardInterrupt) as problem:
+        if not operation.committed:
+            undo(operation, rows, problem)
+        raise
+    return rows
 
 
 def _missing_bases(runtime: Runtime, network: Network) -> list[str]:
@@ -353,7 +340,10 @@ def _missing_bases(runtime: Runtime, network: Network) -> list[str]:
 def _make(runtime: Runtime, network: Network, verb: str, *, new: bool) -> None:
     """Intend, act, commit; undone from the rows if anything fails."""
     privileges.need_to_start([network])
-    settings = _settings(network)
+    from hvtx.engine import forwarding
+
+    families = forwarding.families_of([network])
+    settings = forwarding.changes(runtime, families)
     bases = _missing_bases(runtime, network)
     rows: list[Resource] = []
     with begin(runtime, verb, network=network.name) as (sql, operation):
@@ -370,9 +360,12 @@ def _make(runtime: Runtime, network: Network, verb: str, *, new: bool) -> None:
         rows += operation.intend(sql, shared)
         rows += intend_network(operation, sql, network, own)
     try:
-        observed = operation.act(rows)
         bridge = next(row for row in rows if row.kind == Kind.BRIDGE)
+        observed = operation.act([row for row in rows if row.kind != Kind.SYSCTL])
         refuse_taken_subnet(network.subnets, bridge.spec["ifindex"])
+        refuse_diverted(network, bridge, samples(network))
+        # last, since settings stay on
+        observed |= operation.act([row for row in rows if row.kind == Kind.SYSCTL])
         operation.commit(
             rows,
             observed,
@@ -384,6 +377,8 @@ def _make(runtime: Runtime, network: Network, verb: str, *, new: bool) -> None:
         if not operation.committed:
             undo(operation, rows, problem, forget_network=network.id if new else None)
         raise
+    if new:
+        forwarding.warn(families, [path for path, _, _ in settings])
 
 
 def intend_network(
@@ -453,10 +448,23 @@ def _undo(
         _remark(problem, f"not all of it could be taken back: {left}")
 
 
-def ensure_networks(runtime: Runtime, networks: Iterable[Network], verb: str = "rebuild") -> None:
-    """Rebuild the networks whose bridge is not on record in this life of the host."""
+def ensure_networks(
+    runtime: Runtime, networks: Iterable[Network], verb: str = "rebuild", *, settle: bool = True
+) -> None:
+    """Rebuild the networks whose bridge is not on record in this life of the host.
+
+    ``settle``: and let guests of the iptables backend pass where the host's policy drops by now.
+    """
     networks = list(networks)
     bring_up_to_date(runtime, networks)
+    _rebuild_missing(runtime, networks, verb)
+    if settle and any(network.firewall == "iptables" for network in networks):
+        from hvtx.engine import passes
+
+        passes.settle(runtime)
+
+
+def _rebuild_missing(runtime: Runtime, networks: Sequence[Network], verb: str) -> None:
     missing = [network for network in networks if bridge_row(runtime, network) is None]
     if not missing:
         return
@@ -493,13 +501,26 @@ def bring_up_to_date(runtime: Runtime, networks: Sequence[Network]) -> None:
 def _made_otherwise(runtime: Runtime, networks: Sequence[Network]) -> list[Resource]:
     with runtime.reading() as sql:
         rows = records.resources_of_network(sql, None)
-        for network in networks:
-            if network.firewall == "iptables":  # of nftables only tables have rules
-                rows += records.resources_of_network(sql, network.id)
+        legacy = [network.id for network in networks if network.firewall == "iptables"]
+        for network in legacy:  # of nftables only tables have rules
+            rows += records.resources_of_network(sql, network)
+        old = _outdated_of(runtime, rows)
+        if any(row.spec["backend"] == "iptables" for row in old):
+            # Where the chains are others, so are the rules of VMs: too many to be looked at always.
+            own = "vm IS NOT NULL AND network = ? AND kind IN ('filter', 'masquerade', 'publish')"
+            for network in legacy:
+                old += _outdated_of(runtime, records.resources(sql, own, (network,)))
+    return old
+
+
+def _outdated_of(runtime: Runtime, rows: Sequence[Resource]) -> list[Resource]:
+    here = (State.COMMITTED, runtime.life.id)
     return [
         row
         for row in rows
-        if (row.kind, row.state, row.life) == (Kind.FILTER, State.COMMITTED, runtime.life.id)
+        if row.kind in FIREWALL_KINDS
+        and not row.spec.get("imported")
+        and (row.state, row.life) == here
         and outdated(row)
     ]
 
@@ -583,12 +604,23 @@ def remove_network(runtime: Runtime, name: str) -> None:
 
 
 def _idle_bases(sql: Any, leaving: Network, shared: Sequence[Resource]) -> list[Resource]:
-    """Tables and chains that only networks with the backend of the one that leaves stood on."""
-    others = {n.firewall for n in records.networks(sql) if n.id != leaving.id}
+    """What of the installation only networks like the one that leaves stood on.
+
+    Tables and chains of its backend, and the way into the accepts of a family.
+    """
+    staying = [n for n in records.networks(sql) if n.id != leaving.id]
+    others = {n.firewall for n in staying}
+    families = {
+        6 if ":" in subnet else 4
+        for network in staying
+        if network.firewall == "iptables"
+        for subnet in network.subnets
+    }
     return [
         row
         for row in shared
-        if row.spec.get("what") == "base" and provision.idle_base(row.spec, others)
+        if (row.spec.get("what") == "base" and provision.idle_base(row.spec, others))
+        or (row.spec.get("what") == "pass" and row.spec["family"] not in families)
     ]
 
 

@@ -44,7 +44,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from hvtx.engine import loopback, notice
+from hvtx.engine import holding, loopback, notice
 from hvtx.engine.runtime import Runtime, driver_name, wrong_namespace
 from hvtx.errors import CommitUnknown, HvtxError
 from hvtx.host import descriptors, failpoint
@@ -173,11 +173,18 @@ class Operation:
             failpoint.reach(f"acted:{'filter' if name == 'nftables' else name}")
         return observed
 
-    def note(self, row: Resource, observed: Mapping[str, Any]) -> Resource:
-        """Keep what was learnt of an intended row (the gate's identity)."""
+    def note(
+        self, rows: Sequence[Resource], observed: Mapping[int, Mapping[str, Any]]
+    ) -> list[Resource]:
+        """Keep what was learnt of intended rows (the gate's identity, who holds a port).
+
+        The rows as they are now, in their order.
+        """
         with self.runtime.store.transaction() as sql:
-            intents.note(sql, row.id, observed)
-        return row._replace(observed=dict(observed))
+            for row in rows:
+                if row.id in observed:
+                    intents.note(sql, row.id, observed[row.id])
+        return [row._replace(observed=dict(observed.get(row.id, row.observed))) for row in rows]
 
     def commit(
         self,
@@ -340,6 +347,7 @@ class Operation:
             loopback.settle_gone(self.runtime, outcomes, rows)
         if unended is not None:
             outcomes.update(_kept_for_flows(rows, outcomes, unended))
+        holding.end_gone(outcomes, rows)
         return outcomes
 
     def _end_flows_past(
@@ -392,6 +400,8 @@ class Operation:
     def forget(self, rows: Sequence[Resource], reasons: Mapping[int, str]) -> None:
         """Close records whose object is proven absent."""
         loopback.settle(self.runtime, rows, {row.id for row in rows})
+        with suppress(OSError):  # of another boot or pid namespace, for one
+            holding.end_all(rows)
         with self.runtime.store.transaction() as sql:
             intents.forget(sql, rows)
             self.history(

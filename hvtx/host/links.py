@@ -23,6 +23,7 @@ from hvtx.host.netlink import (
     Garbled,
     attribute,
     attribute_map,
+    attributes,
     legible,
     message,
     nested,
@@ -49,6 +50,7 @@ _IFLA = {
     "ext_mask": 29,
     "link_netnsid": 37,
     "xdp": 43,
+    "prop_list": 52,
 }
 _INFO_KIND, _INFO_DATA, _INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 1, 2, 4, 5
 _BRPORT_MODE = 4
@@ -64,9 +66,11 @@ _MAC, _IFNAME, _MTU, _LINK, _QDISC, _MASTER = (
 _LINKINFO, _IFALIAS, _GROUP, _LINK_NETNSID, _XDP = (
     _IFLA[name] for name in ("linkinfo", "ifalias", "group", "link_netnsid", "xdp")
 )
+_PROPERTIES, _ALTNAME = _IFLA["prop_list"], 53
 _WANTED = frozenset(
-    (_MAC, _IFNAME, _MTU, _LINK, _QDISC, _MASTER, _LINKINFO, _IFALIAS, _GROUP, _LINK_NETNSID, _XDP)
-)
+    (_MAC, _IFNAME, _MTU, _LINK, _QDISC, _MASTER, _LINKINFO, _IFALIAS, _GROUP, _LINK_NETNSID, _XDP,
+     _PROPERTIES)
+)  # fmt: skip
 _HEADER = struct.Struct("=HH")
 _IFINFO = struct.Struct("=BxHiII")
 _IFADDR = struct.Struct("=BBBBI")
@@ -84,8 +88,12 @@ _TUN_OWNER, _TUN_GROUP = 1, 2
 # An address without IFA_F_PERMANENT has a lifetime. 169.254/16 of scope link is what a host gives
 # itself; one added by hand (a metadata service's) has another scope or another prefix length.
 _IFA_F_PERMANENT, _SCOPE_LINK, _AUTO4 = 0x80, 253, b"\xa9\xfe"
+_NO_ENTRY = frozenset({errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP, errno.EAFNOSUPPORT})
 _NDMSG = struct.Struct("=BxxxiHBB")
-_GETNEIGH = 30
+_DELNEIGH, _GETNEIGH = 29, 30
+_NDA_DST, _NDA_LLADDR = 1, 2
+_FIXED = 0x80 | 0x40  # NUD_PERMANENT, _NOARP: entered by hand, and never asked about
+_EXT_LEARNED = 0x10  # NTF_EXT_LEARNED: entered by a routing daemon
 # Beside eight processes that started and stopped VMs, 300 others up, on two busy processors, a stop
 # ended with 9 after 20 interrupted dumps.
 _ATTEMPTS, _SECONDS = 60, 5.0
@@ -151,10 +159,53 @@ class Links:
         found = set()
         for data in bodies:
             family, _, state, _, _ = _NDMSG.unpack_from(data)
-            packed = attribute_map(data, _NDMSG.size).get(1, b"")
+            packed = attribute_map(data, _NDMSG.size).get(_NDA_DST, b"")
             if state & _ANSWERED and family in (socket.AF_INET, socket.AF_INET6):
                 found.add(_address_text(packed))
         return frozenset(found)
+
+    def forget_neighbours(self, known: Iterable[tuple[int, str]]) -> None:
+        """Drop what the host has learnt of who has an address: pairs of a device and an address.
+
+        What an administrator or a routing daemon entered stays. Raises OSError.
+        """
+        found = []
+        for ifindex, address in known:
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            where = attribute(_NDA_DST, socket.inet_pton(family, address))
+            try:
+                entry = self._channel.get(_GETNEIGH, _NDMSG.pack(family, ifindex, 0, 0, 0) + where)
+            except OSError as problem:
+                if problem.errno in _NO_ENTRY:
+                    continue
+                raise
+            if _may_forget(entry):
+                found.append(_NDMSG.pack(family, ifindex, 0, 0, 0) + where)
+        if not found:
+            return
+        seqs = [self._channel.next_seq() for _ in found]
+        flags = [REQUEST] * (len(found) - 1) + [REQUEST | ACK]
+        parts = zip(flags, seqs, found, strict=True)
+        for refusal in self._channel.errors(
+            b"".join(message(_DELNEIGH, flag, seq, body) for flag, seq, body in parts), seqs
+        ):
+            if refusal.errno not in _NO_ENTRY:
+                raise refusal
+
+    @legible
+    def fixed_neighbours(self) -> list[tuple[int, str, str]]:
+        """Device, address and MAC address of each entry that somebody entered. Raises OSError."""
+        bodies = persistently(
+            lambda: self._channel.dump(_GETNEIGH, _NDMSG.pack(0, 0, 0, 0, 0)), attempts=20
+        )
+        found = []
+        for data in bodies:
+            family, ifindex, _, _, _ = _NDMSG.unpack_from(data)
+            parts = attribute_map(data, _NDMSG.size)
+            if family in (socket.AF_INET, socket.AF_INET6) and not _may_forget(data):
+                mac = parts.get(_NDA_LLADDR, b"").hex(":")
+                found.append((ifindex, _address_text(parts.get(_NDA_DST, b"")), mac))
+        return found
 
     def change(
         self,
@@ -206,6 +257,17 @@ class Links:
                 )
                 return
             raise
+
+    def rename(self, ifindex: int, name: str) -> None:
+        """Give a link another name; where the kernel asks for it (before 6.2), it is down then."""
+        naming = text(_IFLA["ifname"], name)
+        try:
+            self._channel.request(NEWLINK, 0, _IFINFO.pack(0, 0, ifindex, 0, 0) + naming)
+        except OSError as problem:
+            if problem.errno != errno.EBUSY:
+                raise
+            self._channel.request(NEWLINK, 0, _IFINFO.pack(0, 0, ifindex, 0, _IFF_UP))
+            self._channel.request(NEWLINK, 0, _IFINFO.pack(0, 0, ifindex, 0, 0) + naming)
 
     def keep_apart(self, ifindex: int) -> None:
         """Keep other ports' broadcasts and multicasts from a port; the bridge's own still come.
@@ -364,7 +426,23 @@ def _link(data: bytes) -> Link:
         tun.persistent,
         raw(_QDISC, b"").rstrip(b"\0").decode(),
         xdp is not None and attribute_map(xdp).get(2, b"\0") != b"\0",
+        _altnames(found[_PROPERTIES]) if _PROPERTIES in found else (),
     )
+
+
+def _altnames(properties: bytes) -> tuple[str, ...]:
+    return tuple(
+        properties[start:end].rstrip(b"\0").decode(errors="surrogateescape")
+        for kind, start, end in attributes(properties, 0, len(properties))
+        if kind == _ALTNAME
+    )
+
+
+@legible
+def _may_forget(entry: bytes) -> bool:
+    """Whether the kernel made an entry of the neighbour table by itself (pure). Raises Garbled."""
+    _, _, state, flags, _ = _NDMSG.unpack_from(entry)
+    return not state & _FIXED and not flags & _EXT_LEARNED
 
 
 def _number(value: bytes) -> int:

@@ -64,6 +64,11 @@ _DATA_VALUE, _DATA_VERDICT = 1, 2
 _VERDICT_CODE, _VERDICT_CHAIN = 1, 2
 _EXPR_NAME, _EXPR_DATA = 1, 2
 _XT_NAME, _XT_INFO = 1, 3
+_META_KEY, _L4PROTO = 2, (16).to_bytes(4, "big")
+_CMP_OP, _CMP_DATA, _CMP_EQUAL = 2, 3, bytes(4)
+_PAYLOAD_BASE, _PAYLOAD_OFFSET, _PAYLOAD_LENGTH, _NETWORK_HEADER = 2, 3, 4, (1).to_bytes(4, "big")
+_HEADER_PROTOCOL = {"ip": 9, "ip6": 6}  # where the protocol stands in the header
+_APPEND = 0x800
 
 ACCEPT, GOTO = 1, -4
 
@@ -209,12 +214,25 @@ def delete_rule(rule: Rule) -> Command:
     return Command(DELRULE, 0, rule.family, body)
 
 
-def comment_rule(rule: Rule, comment: str, protocol: int = 0) -> Command:
-    """Put an equal rule with a comment in a rule's place: only ever in a batch with a generation.
+def delete_rules(family: str, table: str) -> Command:
+    """Remove all rules of a table: only ever in a namespace of our own."""
+    return Command(DELRULE, 0, family, text(_RULE_TABLE, table))
 
-    ``protocol`` is the IP protocol that the rule matches: matches of xtables (those that
-    iptables-nft keeps) ask for it, and the kernel does not tell it.
-    """
+
+def add_rule(rule: Rule) -> Command:
+    """Make an equal rule at the end of the chain of that name."""
+    body = (
+        text(_RULE_TABLE, rule.table)
+        + text(_RULE_CHAIN, rule.chain)
+        + attribute(_RULE_EXPRESSIONS | NESTED, rule.expressions)
+    )
+    if rule.comment:
+        body += attribute(_RULE_USERDATA, comment_data(rule.comment))
+    return Command(NEWRULE, CREATE | _APPEND, rule.family, body + _compat(rule))
+
+
+def comment_rule(rule: Rule, comment: str) -> Command:
+    """Put an equal rule with a comment in its place: only ever in a batch with a generation."""
     body = (
         text(_RULE_TABLE, rule.table)
         + text(_RULE_CHAIN, rule.chain)
@@ -222,13 +240,21 @@ def comment_rule(rule: Rule, comment: str, protocol: int = 0) -> Command:
         + attribute(_RULE_EXPRESSIONS | NESTED, rule.expressions)
         + attribute(_RULE_USERDATA, comment_data(comment))
     )
-    if protocol:
-        body += nested(
+    return Command(NEWRULE, REPLACE, rule.family, body + _compat(rule))
+
+
+def _compat(rule: Rule) -> bytes:
+    """What matches of xtables (those that iptables-nft keeps) ask for: the rule's IP protocol."""
+    protocol = protocol_of(rule)
+    return (
+        b""
+        if not protocol
+        else nested(
             _RULE_COMPAT,
             attribute(_COMPAT_PROTOCOL, _BE32.pack(protocol)),
             attribute(_COMPAT_FLAGS, _BE32.pack(0)),
         )
-    return Command(NEWRULE, REPLACE, rule.family, body)
+    )
 
 
 # ---------------------------------------------------------------- decoding, pure
@@ -300,14 +326,42 @@ def expressions(raw: bytes) -> Iterator[tuple[str, bytes]]:
         yield _string(fields.get(_EXPR_NAME)), fields.get(_EXPR_DATA, b"")
 
 
+def is_xt_comment(name: str, data: bytes) -> bool:
+    """Whether an expression is a ``comment`` match of xtables, where iptables-nft has comments."""
+    return name == "match" and _string(attribute_map(data).get(_XT_NAME)) == "comment"
+
+
 def xt_comment(rule: Rule) -> str | None:
-    """The text of an xtables ``comment`` match: iptables-nft keeps comments there."""
+    """The text of an xtables ``comment`` match."""
     for name, data in expressions(rule.expressions):
-        if name == "match":
-            fields = attribute_map(data)
-            if _string(fields.get(_XT_NAME)) == "comment":
-                return fields.get(_XT_INFO, b"").split(b"\0", 1)[0].decode(errors="replace")
+        if is_xt_comment(name, data):
+            info = attribute_map(data).get(_XT_INFO, b"")
+            return info.split(b"\0", 1)[0].decode(errors="replace")
     return None
+
+
+@legible
+def protocol_of(rule: Rule) -> int:
+    """The IP protocol that a rule asks for, 0 if none: the kernel does not tell it otherwise.
+
+    iptables-nft asks by ``meta l4proto`` or by the byte in the header of IPv4 or IPv6, and compares
+    it as equal. Raises Garbled.
+    """
+    loaded = False
+    for name, data in expressions(rule.expressions):
+        fields = attribute_map(data)
+        if name == "cmp" and loaded and fields.get(_CMP_OP) == _CMP_EQUAL:
+            return attribute_map(fields[_CMP_DATA])[_DATA_VALUE][0]
+        if name == "meta":
+            loaded = fields.get(_META_KEY) == _L4PROTO
+        elif name == "payload":
+            at = _HEADER_PROTOCOL.get(rule.family)
+            where = (fields.get(_PAYLOAD_BASE), fields.get(_PAYLOAD_OFFSET))
+            loaded = at is not None and where == (_NETWORK_HEADER, _BE32.pack(at))
+            loaded = loaded and fields.get(_PAYLOAD_LENGTH) == _BE32.pack(1)
+        else:
+            loaded = False
+    return 0
 
 
 _TRANSLATING = frozenset({"nat", "masq", "redir"})
@@ -465,6 +519,10 @@ class Nftables(Channel):
     def _all(self, number: int, family: str, body: bytes = b"") -> list[bytes]:
         head = _GENMSG.pack(FAMILIES.get(family, 0), 0, 0)
         return self.dump((SUBSYSTEM << 8) | number, head + body)
+
+    def dump_all(self, number: int) -> list[bytes]:
+        """The raw messages of a GET of all families' objects of a kind."""
+        return self._all(number, "")
 
     def tables(self) -> list[Table]:
         """All tables of all families."""

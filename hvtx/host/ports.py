@@ -28,13 +28,18 @@ def refuse_taken_port(port: Publish) -> bool:
                 probe.bind((address, port.host_port))
         except OSError as problem:
             if problem.errno == 98:  # EADDRINUSE
-                raise Conflict(
-                    f"port {port.host_port}/{port.protocol} of this host is in use by a program",
-                    hint=f"`ss -lnp` shows whose; choose another host port than {port.host_port}",
-                ) from problem
+                raise taken(port) from problem
             if problem.errno == 99 and port.host_ip:  # EADDRNOTAVAIL
                 there = False
     return there
+
+
+def taken(port: Publish) -> Conflict:
+    """The error of a port that a program of the host has."""
+    return Conflict(
+        f"port {port.host_port}/{port.protocol} of this host is in use by a program",
+        hint=f"`ss -lnp` shows whose; choose another host port than {port.host_port}",
+    )
 
 
 _LISTENING = {"tcp": "0A", "udp": "07"}  # states in /proc/net: TCP_LISTEN; UDP has no other

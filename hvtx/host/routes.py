@@ -1,32 +1,174 @@
-"""Where this host sends packets: the routes of all tables, and the way to one address."""
+"""Where this host sends packets: asked of the kernel, and the rules and routes that it has."""
 
 from __future__ import annotations
 
 import errno
-import ipaddress
 import socket
 import struct
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any
 
-from hvtx.host.netlink import Channel, attribute, attribute_map, legible
+from hvtx.host.netlink import Channel, attribute, attribute_map, legible, u32
 from hvtx.host.retry import persistently
+from hvtx.model.routing import LOCAL, Answer, Packet, Route, Rule
 
 _GETROUTE = 26
 _RTMSG = struct.Struct("=BBBBBBBBI")
-_DST, _OIF = 1, 4  # include/uapi/linux/rtnetlink.h
-_LOCAL_TABLE = 255
-# what a lookup answers where a route says that there is no way, or where there is none
-_NO_WAY = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL, errno.EACCES})
+_LOOKUP_TABLE = 0x1000  # RTM_F_LOOKUP_TABLE: the table is told too
+# include/uapi/linux/rtnetlink.h
+_DST, _SRC, _IIF, _OIF, _GATEWAY, _TABLE, _PROTOCOL, _DPORT = 1, 2, 3, 4, 5, 15, 27, 29
+_KINDS = {
+    1: "unicast", 2: "local", 3: "broadcast", 4: "anycast", 5: "multicast", 6: "blackhole",
+    7: "unreachable", 8: "prohibit", 9: "throw",
+}  # fmt: skip
+_ACTIONS = {1: "lookup", 2: "goto", 3: "nop", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
+_LOCAL_KIND = 2
+_INVERT = 0x2  # FIB_RULE_INVERT
+# what a lookup answers where a route or rule says that there is no way, or where there is none
+_NO_WAY = frozenset(
+    {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL, errno.EACCES, errno.EXDEV}
+)
+_ROOM = 2  # bits: the subnet's own address, the host's, a neighbour's, and that of all
+_DEAD = 1  # RTNH_F_DEAD
+
+
+@legible
+def ask(channel: Channel, packet: Packet) -> Answer:
+    """Where the kernel sends one packet: by its rules and routes, with its real source and device.
+
+    Raises OSError, Garbled.
+    """
+    family = socket.AF_INET6 if ":" in packet.destination else socket.AF_INET
+    to = socket.inet_pton(family, packet.destination)
+    parts = [attribute(_DST, to)]
+    source = 0
+    if packet.source is not None:
+        source = len(to) * 8
+        parts.append(attribute(_SRC, socket.inet_pton(family, packet.source)))
+    for kind, index in ((_IIF, packet.iif), (_OIF, packet.oif)):
+        if index:
+            parts.append(u32(kind, index))
+    if packet.protocol:
+        parts.append(attribute(_PROTOCOL, bytes((packet.protocol,))))
+    if packet.dport:
+        parts.append(attribute(_DPORT, packet.dport.to_bytes(2, "big")))
+    flags = 0 if family == socket.AF_INET6 else _LOOKUP_TABLE  # IPv6 tells it, and knows no flag
+    head = _RTMSG.pack(family, len(to) * 8, source, 0, 0, 0, 0, 0, flags)
+    body = head + b"".join(parts)
+    try:
+        answer = persistently(lambda: channel.get(_GETROUTE, body))
+    except OSError as problem:
+        asked_wrong = problem.errno == errno.EINVAL and ": " in str(problem.strerror)
+        if problem.errno in _NO_WAY and not asked_wrong:
+            return Answer(0, 0, False, problem.errno or 0)
+        raise
+    return _answer(answer)
+
+
+def _answer(body: bytes) -> Answer:
+    fields = _RTMSG.unpack_from(body)
+    told = attribute_map(body, _RTMSG.size)
+    gateway = told.get(_GATEWAY)
+    return Answer(
+        device=int.from_bytes(told.get(_OIF, b""), "little"),
+        table=int.from_bytes(told.get(_TABLE, b""), "little") or fields[4],
+        local=fields[7] == _LOCAL_KIND,
+        gateway=_address(gateway) if gateway else None,
+    )
+
+
+def _address(packed: bytes) -> str:
+    sizes = {4: socket.AF_INET, 16: socket.AF_INET6}
+    return socket.inet_ntop(sizes[len(packed)], packed)
+
+
+def beyond(address: str, world: str) -> str:
+    """A neighbour in the subnet of an address of the host (``address/length``).
+
+    ``world`` where the subnet has no room for one. (Every start asks: without ipaddress, 2 ms.)
+    """
+    plain, _, length = address.partition("/")
+    family = socket.AF_INET6 if ":" in plain else socket.AF_INET
+    packed = socket.inet_pton(family, plain)
+    own, free = int.from_bytes(packed, "big"), len(packed) * 8 - int(length)
+    if free < _ROOM:
+        return world
+    first = (own >> free << free) + 1
+    near = first if first != own else first + 1
+    return socket.inet_ntop(family, near.to_bytes(len(packed), "big"))
+
+
+# -- all of them -----------------------------------------------------------------------------------
+
+
+def routes(family: int) -> list[Route]:
+    """Every route of a family (4, 6), of every table."""
+    from pyroute2 import IPRoute
+
+    with IPRoute() as host:
+        return [_route(entry, family) for entry in host.get_routes(family=_af(family))]
+
+
+def rules(family: int) -> list[Rule]:
+    """Every policy rule of a family (4, 6)."""
+    from pyroute2 import IPRoute
+
+    with IPRoute() as host:
+        return [_rule(entry) for entry in host.get_rules(family=_af(family))]
+
+
+def _af(family: int) -> int:
+    return socket.AF_INET6 if family == 6 else socket.AF_INET
+
+
+def _route(entry: Any, family: int) -> Route:
+    anywhere = "::" if family == 6 else "0.0.0.0"  # noqa: S104 - not bound to
+    prefix = f"{entry.get_attr('RTA_DST') or anywhere}/{entry['dst_len']}"
+    hops = [hop for hop in entry.get_attr("RTA_MULTIPATH") or () if not hop["flags"] & _DEAD]
+    return Route(
+        prefix,
+        entry.get_attr("RTA_OIF") or 0,
+        entry.get_attr("RTA_TABLE") or entry["table"],
+        _KINDS.get(entry["type"], str(entry["type"])),
+        entry.get_attr("RTA_PRIORITY") or 0,
+        tuple(hop["oif"] for hop in hops),
+    )
+
+
+def _rule(entry: Any) -> Rule:
+    def ends(name: str) -> tuple[int, int] | None:
+        given = entry.get_attr(name)
+        return (given["start"], given["end"]) if given else None
+
+    def prefix(name: str, length: str) -> str | None:
+        address = entry.get_attr(name)
+        return f"{address}/{entry[length]}" if address else None
+
+    suppress = entry.get_attr("FRA_SUPPRESS_PREFIXLEN")
+    mark = entry.get_attr("FRA_FWMARK") or 0
+    mask = entry.get_attr("FRA_FWMASK")
+    return Rule(
+        pref=entry.get_attr("FRA_PRIORITY") or 0,
+        action=_ACTIONS.get(entry["action"], str(entry["action"])),
+        table=entry.get_attr("FRA_TABLE") or entry["table"],
+        target=entry.get_attr("FRA_GOTO") or 0,
+        source=prefix("FRA_SRC", "src_len"),
+        destination=prefix("FRA_DST", "dst_len"),
+        iif=entry.get_attr("FRA_IIFNAME"),
+        oif=entry.get_attr("FRA_OIFNAME"),
+        mark=mark,
+        mask=(0xFFFFFFFF if mark else 0) if mask is None else mask,
+        users=ends("FRA_UID_RANGE"),
+        protocol=entry.get_attr("FRA_IP_PROTO") or 0,
+        sports=ends("FRA_SPORT_RANGE"),
+        dports=ends("FRA_DPORT_RANGE"),
+        tos=entry["tos"],
+        l3mdev=bool(entry.get_attr("FRA_L3MDEV")),
+        inverted=bool(entry["flags"] & _INVERT),
+        suppress=-1 if suppress is None or suppress == 0xFFFFFFFF else suppress,
+    )
+
+
 _NOBODYS = ("fe80:", "ff")
-
-
-class Route(NamedTuple):
-    """A prefix that the host routes somewhere, or has an address in."""
-
-    prefix: str
-    device: int  # index; 0 where it leads nowhere (blackhole) or to several
-    table: int
 
 
 def all_routes() -> list[Route]:
@@ -37,57 +179,14 @@ def all_routes() -> list[Route]:
     from pyroute2 import IPRoute
 
     found = []
-    with IPRoute() as route:
-        for entry in route.get_routes():
-            destination = entry.get_attr("RTA_DST")
-            table = entry.get_attr("RTA_TABLE") or entry["table"]
-            if destination is None or table == _LOCAL_TABLE or entry["dst_len"] == 0:
-                continue
-            if not str(destination).startswith(_NOBODYS):
-                prefix = f"{destination}/{entry['dst_len']}"
-                found.append(Route(prefix, entry.get_attr("RTA_OIF") or 0, table))
-        for entry in route.get_addr():
+    for family in (4, 6):
+        for route in routes(family):
+            if route.table != LOCAL and not route.prefix.startswith(_NOBODYS):
+                found += [route] if not route.prefix.endswith("/0") else []
+    with IPRoute() as host:
+        for entry in host.get_addr():
             address = entry.get_attr("IFA_LOCAL") or entry.get_attr("IFA_ADDRESS")
             if address and not str(address).startswith("fe80:"):
                 prefix = f"{address}/{entry['prefixlen']}"
-                found.append(Route(prefix, entry["index"], _LOCAL_TABLE))
+                found.append(Route(prefix, entry["index"], LOCAL, "local"))
     return found
-
-
-def in_the_way(subnet: str, own: int, routes: Iterable[Route]) -> Route | None:
-    """The first route that takes packets for a subnet elsewhere than to device ``own`` (pure).
-
-    One that is wider than the subnet takes nothing from it: the longest prefix decides.
-    """
-    mine = ipaddress.ip_network(subnet)
-    for route in routes:
-        other = ipaddress.ip_network(route.prefix, strict=False)
-        if other.version != mine.version or not other.overlaps(mine):
-            continue
-        if route.device != own and other.prefixlen >= mine.prefixlen:
-            return route
-    return None
-
-
-def devices_towards(addresses: Sequence[str]) -> list[int]:
-    """The index of the device that packets to each address leave by; 0 if they leave by none."""
-    channel = Channel(0)
-    try:
-        return [_towards(channel, address) for address in addresses]
-    finally:
-        channel.close()
-
-
-@legible
-def _towards(channel: Channel, address: str) -> int:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    packed = socket.inet_pton(family, address)
-    body = _RTMSG.pack(family, len(packed) * 8, 0, 0, 0, 0, 0, 0, 0) + attribute(_DST, packed)
-    try:
-        answer = persistently(lambda: channel.get(_GETROUTE, body))
-    except OSError as problem:
-        if problem.errno in _NO_WAY:
-            return 0
-        raise
-    _RTMSG.unpack_from(answer)  # or it is no answer
-    return int.from_bytes(attribute_map(answer, _RTMSG.size).get(_OIF, b""), "little")

@@ -90,10 +90,12 @@ def _call(descriptor: int, request: int, argument: bytes) -> bytes:
         raise
 
 
-def create(descriptor: int, name: str, ifindex: int) -> None:
+def create(
+    descriptor: int, name: str, ifindex: int, flags: int = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR
+) -> None:
     """A new TAP that lives as long as the descriptor; EBUSY if name or index exists."""
     _call(descriptor, _TUNSETIFINDEX, struct.pack("=I", ifindex))
-    attach(descriptor, name, IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | _IFF_TUN_EXCL)
+    attach(descriptor, name, flags | _IFF_TUN_EXCL)
 
 
 def attach(descriptor: int, name: str, flags: int) -> str:

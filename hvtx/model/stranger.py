@@ -23,6 +23,8 @@ class StrangeRule(NamedTuple):
     handle: int = 0
     identity: bytes = b""
     native: str = ""  # of nf_tables: the rule as `nft list` prints it, without its comment
+    doubt: str = ""  # why `text` is not proven, where the rule may be one that iptables made
+    printed: str = ""  # with a doubt: what iptables-nft-save says of it, if anything
 
     @property
     def key(self) -> str:

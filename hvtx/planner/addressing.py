@@ -178,10 +178,57 @@ def _host_ip(text: str, host_ip: str) -> str | None:
     address = parse_address(host_ip[1:-1] if bracketed else host_ip)
     if (":" in address) != bracketed:
         raise UsageError(f"--publish {text!r}: an IPv6 host address stands in brackets")
+    if (why := _unservable(address)) is not None:
+        raise UsageError(f"--publish {text!r}: {why[0]}", hint=why[1])
+    return None if ipaddress.ip_address(address).is_unspecified else address
+
+
+_NO_HOST = ipaddress.ip_network("0.0.0.0/8")
+
+
+def _unservable(address: str) -> tuple[str, str] | None:
+    """Why no port can ever be published on an address, and what to do; None if one can."""
     parsed = ipaddress.ip_address(address)
-    if parsed.is_multicast or (parsed.version == 4 and parsed.is_reserved):
-        raise UsageError(f"--publish {text!r}: {address} is no address that a host can have")
-    return None if parsed.is_unspecified else address
+    if parsed.is_unspecified:
+        return None
+    if parsed.is_multicast or (parsed.version == 4 and (parsed.is_reserved or parsed in _NO_HOST)):
+        words = f"{address} is no address that a host can have"
+        return words, "without HOSTIP the port is there on every address of the host"
+    if parsed.version == 6 and parsed.is_loopback:
+        words = "NAT cannot serve [::1]: what comes by it does not leave the host"
+        return words, "publish it on 127.0.0.1, or on another address of the host"
+    if parsed.version == 6 and parsed.is_link_local:
+        words = f"[{address}] is a link's own address, and what comes from there is not forwarded"
+        return words, "publish it on another IPv6 address of the host, or without HOSTIP"
+    return None
+
+
+def check_published(port: Publish, network: Network) -> None:
+    """Whether a port of the host can lead to guests of the network at all; raises UsageError."""
+    if port.host_ip is None:
+        return
+    shown = f"[{port.host_ip}]" if ":" in port.host_ip else port.host_ip
+    where = f"{shown}:{port.host_port}"
+    if (why := _unservable(port.host_ip)) is not None:
+        raise UsageError(f"port {where} cannot be published: {why[0]}", hint=why[1])
+    address = ipaddress.ip_address(port.host_ip)
+    subnets = [ipaddress.ip_network(cidr) for cidr in network.subnets]
+    own = [subnet for subnet in subnets if subnet.version == address.version]
+    if not own:
+        raise UsageError(
+            f"port {where} cannot be published: network {network.name!r} has no"
+            f" IPv{address.version} subnet, so its guests have no address that it could lead to",
+            hint=f"publish it on an IPv{10 - address.version} address or without HOSTIP, or"
+            f" create a network with a --subnet of IPv{address.version}",
+        )
+    for subnet in own:
+        ends = (subnet.network_address, subnet.broadcast_address)
+        if address.version == 4 and address in ends:
+            raise UsageError(
+                f"port {where} cannot be published: {address} is the network or broadcast address"
+                f" of network {network.name!r}, which no host can have",
+                hint="without HOSTIP the port is there on every address of the host",
+            )
 
 
 def _port(text: str, port: str) -> int:

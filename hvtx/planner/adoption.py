@@ -20,12 +20,12 @@ import json
 import re
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from hvtx.model.resource import Kind, Link
+from hvtx.model.resource import Kind, Link, link_called
 from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import Liveness, ProcessFacts
 from hvtx.planner.heuristic import keeper_of
@@ -68,6 +68,7 @@ class Why(StrEnum):
     NAME_TAKEN = "name-taken"
     VM_NOT_TAKEN = "vm-not-taken"
     NOT_LOOKED_AT = "liveness-unknown"  # its process could not be looked at
+    OBSERVE_FAILED = "observe-failed"  # what is there could not be read, so nothing is gone
 
 
 class NotAState(ValueError):
@@ -89,11 +90,24 @@ class Claim(NamedTuple):
     owns: bool  # whether it says anything of the network
     spelling: Mapping[str, str]  # field -> where it stood
     by: str = TOOL  # whose word it is
+    called: str = ""  # the device as it was named, if that was an alternative name
 
     @property
     def vouched(self) -> bool:
         """Whether a person answers for it."""
         return self.by == OPERATOR
+
+
+def by_own_names(claims: Iterable[Claim], links: Sequence[Link]) -> list[Claim]:
+    """The claims with their devices' own names, by which they are held, recorded and compared."""
+    found = []
+    for claim in claims:
+        link = link_called(links, claim.device) if claim.device else None
+        other = link is not None and link.name != claim.device
+        found.append(
+            claim._replace(device=link.name, called=claim.device or "") if link and other else claim
+        )
+    return found
 
 
 class Sighted(NamedTuple):
@@ -379,6 +393,16 @@ def _judge(claim: Claim, sighted: Sighted, twice: set[Deletion], known: Known) -
         left = [rule._replace(proven=False, reason=Why.VM_NOT_TAKEN.value) for rule in rules]
         words = f"its device is not proven: {tap.message}"
         return _refused(claim, Why(tap.reason), words, tap, *left)
+    if unread := next((rule for rule in rules if rule.reason == Why.OBSERVE_FAILED), None):
+        # without it in the record, it would stay for good once the VM is dead
+        items = [item for item in (tap, *rules) if item is not None]
+        left = [
+            item
+            if item is unread or item.reason
+            else item._replace(proven=False, reason=Why.VM_NOT_TAKEN.value)
+            for item in items
+        ]
+        return _refused(claim, Why.OBSERVE_FAILED, unread.message, *left)
     liveness, process = judge_process(claim, tap, sighted)
     if claim.pid is not None and _looked_at(claim.pid, sighted).error:
         # on record without its process, it could be proven dead never again
@@ -509,6 +533,8 @@ def _judge_rule(
         matches = [
             rule for place in _places(wanted) for rule in known.get((place, wanted.words), ())
         ]
+        if not matches and (doubt := _doubt(sighted, wanted)):
+            return unproven(Why.OBSERVE_FAILED, doubt)
     if not matches:
         return unproven(Why.GONE, "no rule of these words is there")
     if len(matches) > 1:
@@ -527,6 +553,24 @@ def _judge_rule(
     return Finding(kind_of(rule.text), rule.key, True, "", words, evidence, rule=rule)
 
 
+def _doubt(sighted: Sighted, wanted: Deletion) -> str:
+    """Why it cannot be told whether a rule is there; empty if it can."""
+    for rule in sighted.rules:
+        if not rule.doubt or rule.place not in _places(wanted):
+            continue
+        if rule.printed and _words_of(rule.printed) != wanted.words:
+            continue  # whatever it is, it is another one
+        return f"a rule in {rule.place} ({rule.text}) could not be told from it: {rule.doubt}"
+    return ""
+
+
+def _words_of(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError:
+        return ()
+
+
 def _bare_key(rule: StrangeRule) -> str:
     """A rule's name to people, as it was before a mark of ours stood in it."""
     return f"{rule.place}: {bare_text(rule)}"
@@ -542,7 +586,7 @@ def bare_text(rule: StrangeRule) -> str:
 
 def _its_own(claim: Claim, wanted: Deletion) -> bool:
     words = " ".join(wanted.words)
-    things = [claim.ip.partition("/")[0] if claim.ip else None, claim.device]
+    things = [claim.ip.partition("/")[0] if claim.ip else None, claim.device, claim.called]
     return any(
         thing and re.search(rf"(?<![\w.:-]){re.escape(thing)}(?![\w.-])", words) for thing in things
     )

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from hvtx.model.mark import base32
 from hvtx.model.resource import FLOWS_EACH, Kind
 from hvtx.model.user import User
-from hvtx.model.vm import Interface, Network, Vm
+from hvtx.model.vm import Interface, Network, Publish, Vm
+from hvtx.planner.forwarding import dotted
 
 _ANY4 = "0.0.0.0"  # noqa: S104 - not bound to
 _INDEX_BASE, _INDEX_SPAN = 1 << 24, 1 << 29  # far above what the kernel hands out by itself
@@ -86,14 +87,7 @@ def want_network(
     network's own; ``bridge_mark`` is the mark that its row will have. ``flows`` is how many
     tracked connections each of its guests may have.
     """
-    shared = [
-        Want(
-            Kind.SYSCTL,
-            path.replace("/", "."),
-            {"path": path, "value": value, "before": before},
-        )
-        for path, value, before in settings
-    ]
+    shared = want_settings(settings)
     shared += [Want(Kind.FILTER, f"{base} base", {**_base(base), "what": "base"}) for base in bases]
     addresses = network_addresses(network)
     own = [
@@ -140,6 +134,14 @@ def want_network(
         )
     )
     return shared, own
+
+
+def want_settings(settings: Sequence[tuple[str, str, str]]) -> list[Want]:
+    """Rows of settings that have to be turned on: ``(path, value, value before)`` each."""
+    return [
+        Want(Kind.SYSCTL, dotted(path), {"path": path, "value": value, "before": before})
+        for path, value, before in settings
+    ]
 
 
 # What a network of each backend stands on: tables of nftables by their family, iptables' chains.
@@ -192,6 +194,13 @@ def port_guard(
 def guards_bridge(firewall: str, *, nat: bool) -> bool:
     """Whether a bridge lets only what carries the mark of nftables' table come from elsewhere."""
     return nat and firewall == "nftables"
+
+
+def serves(port: Publish, interface: Interface) -> bool:
+    """Whether a port leads to an address of the guest's, which is to be of its own family."""
+    if port.host_ip is None:
+        return bool(interface.ipv4 or interface.ipv6)
+    return port.host_ip != "::1" and bool(interface.ipv6 if ":" in port.host_ip else interface.ipv4)
 
 
 def serves_loopback(spec: Mapping[str, Any]) -> bool:
@@ -303,6 +312,8 @@ def want_interface(
             if address
         ]
     for port in interface.publish:
+        if not serves(port, interface):
+            continue  # on record by an earlier version: nothing in the kernel would stand for it
         shown = f"[{port.host_ip}]" if port.host_ip and ":" in port.host_ip else port.host_ip
         where = f"{shown}:{port.host_port}" if shown else str(port.host_port)
         wants.append(

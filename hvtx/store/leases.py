@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ipaddress
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from heapq import merge
+from typing import NamedTuple
 
 from hvtx.errors import Conflict, UsageError
 from hvtx.model.resource import FLOWS
@@ -21,10 +23,12 @@ def claim(
     sql: sqlite3.Connection,
     vm: str,
     wanted: Sequence[tuple[Network, str, str | None, str | None, Sequence[Publish]]],
+    taken: Collection[str] = (),
 ) -> tuple[Interface, ...]:
     """Insert a VM's interfaces: ``(network, mac, ipv4 or None, ipv6 or None, ports)`` each.
 
-    An address that is not given is the lowest free one. Raises Conflict naming what is taken and by
+    An address that is not given is the lowest free one that is none of the addresses ``taken``,
+    which somebody has who is not on record. Raises Conflict naming what is taken and by
     whom, UsageError for an address that no guest of the network can have.
     """
     claimed = []
@@ -38,7 +42,8 @@ def claim(
         for cidr, gateway in zip(network.subnets, network.gateways, strict=True):
             family = 6 if ":" in cidr else 4
             given = ipv6 if family == 6 else ipv4
-            addresses[family] = _lease(sql, row, network, cidr, gateway, given)
+            ends = _Ends(cidr, gateway, taken)
+            addresses[family] = _lease(sql, row, network, ends, given)
         for family, given in ((4, ipv4), (6, ipv6)):
             if given and addresses[family] is None:
                 raise UsageError(
@@ -55,19 +60,33 @@ def claim(
     return tuple(claimed)
 
 
+class _Ends(NamedTuple):
+    """A subnet, and what in it is not to be leased."""
+
+    cidr: str
+    gateway: str
+    taken: Collection[str]
+
+    def offsets(self) -> list[int]:
+        """How far the gateway and what is taken are from the subnet's beginning, sorted."""
+        subnet = ipaddress.ip_network(self.cidr)
+        inside = (
+            address
+            for text in (self.gateway, *self.taken)
+            if (address := ipaddress.ip_address(text)) in subnet
+        )
+        return sorted(int(address) - int(subnet.network_address) for address in inside)
+
+
 def _lease(
-    sql: sqlite3.Connection,
-    interface: int,
-    network: Network,
-    cidr: str,
-    gateway: str,
-    given: str | None,
+    sql: sqlite3.Connection, interface: int, network: Network, ends: _Ends, given: str | None
 ) -> str:
+    cidr = ends.cidr
     family = 6 if ":" in cidr else 4
     subnet = ipaddress.ip_network(cidr)
     base = int(subnet.network_address)
     if given is None:
-        offset = _lowest_free(sql, network, family, int(ipaddress.ip_address(gateway)) - base)
+        offset = _lowest_free(sql, network, family, ends.offsets())
         last = subnet.num_addresses - (2 if family == 4 else 1)
         if offset > last:
             raise Conflict(
@@ -127,14 +146,17 @@ def withheld(sql: sqlite3.Connection, vm: str) -> tuple[str, str]:
     return ", and what flows to it has not all ended", "; hvtx gc --apply ends it"
 
 
-def _lowest_free(sql: sqlite3.Connection, network: Network, family: int, gateway: int) -> int:
-    """The smallest offset from 1 that is neither leased nor the gateway's."""
+def _lowest_free(
+    sql: sqlite3.Connection, network: Network, family: int, taken: Sequence[int]
+) -> int:
+    """The smallest offset from 1 that is neither leased nor among ``taken``, which is sorted."""
     expected = 1
-    for (offset,) in sql.execute(
+    leased = sql.execute(
         "SELECT offset FROM lease WHERE network = ? AND family = ? AND offset IS NOT NULL"
-        " UNION SELECT ? ORDER BY 1",
-        (network.id, family, gateway),
-    ):
+        " ORDER BY 1",
+        (network.id, family),
+    )
+    for offset in merge((row[0] for row in leased), taken):
         if offset > expected:
             break
         expected = max(expected, offset + 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from ipaddress import ip_address, ip_interface
 from types import SimpleNamespace
 from typing import Any, Self
@@ -19,9 +19,9 @@ from hvtx.errors import Conflict
 from hvtx.host import tun
 from hvtx.host.nfnetlink import Command, Element, Named, Piece, Rule, Table
 from hvtx.host.procfs import Holders
-from hvtx.host.routes import Route
 from hvtx.hypervisors.base import Launch
 from hvtx.model.resource import Address, Link
+from hvtx.model.routing import Answer, Packet, Route
 from hvtx.model.vm import Identity, ProcessFacts, Publish
 from tests.fake.kernel import Kernel
 
@@ -71,6 +71,14 @@ class FakeLinks:
     def addresses(self) -> list[Address]:
         self._kernel.alive()
         return list(self._kernel.addresses)
+
+    def forget_neighbours(self, known: Iterable[tuple[int, str]]) -> None:
+        del known
+        self._kernel.alive()
+
+    def fixed_neighbours(self) -> list[tuple[int, str, str]]:
+        self._kernel.alive()
+        return []
 
     def filtered(self, closely: Collection[int] = ()) -> frozenset[int]:
         del closely
@@ -299,14 +307,68 @@ class FakeGate(process.Gate):
             self._pipe = None
 
 
+class FakeHeld:
+    """``hvtx.host.portholder.Held``."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self.ports: list[Publish] = []
+        self.unheld: dict[Publish, str] = {}
+        self.away: list[Publish] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.ports)
+
+    def add(self, port: Publish) -> None:
+        if self._kernel.is_bound((port.protocol, port.host_port)):
+            raise Conflict(f"port {port.host_port}/{port.protocol} of this host is in use")
+        self.ports.append(port)
+
+    def close(self) -> None:
+        self.ports.clear()
+
+
+class FakeHolder:
+    """``hvtx.host.portholder.Holder``."""
+
+    def __init__(self, kernel: Kernel, held: FakeHeld, vm: Identity | None) -> None:
+        ports = tuple((port.protocol, port.host_port) for port in held.ports)
+        found = kernel.hold(ports, vm.pid if vm else 0)
+        held.close()
+        self._kernel = kernel
+        self.identity = Identity(kernel.boot_id, found.pid, found.start, found.inode)
+
+    def open(self) -> None:
+        with suppress(BrokenPipeError):
+            self._kernel.open_gate(self.identity.pid)
+
+    def confirm(self) -> None:
+        self._kernel.alive()
+
+    def cancel(self) -> None:
+        self._kernel.end(self.identity.pid)
+
+
 def doors(kernel: Kernel) -> dict[str, Any]:
     """Everything that is put in place of the real thing, by dotted name."""
     links, proc, tun = lambda: FakeLinks(kernel), FakeProc(kernel), FakeTun(kernel)
 
     def refuse_taken_port(port: Publish) -> bool:
         kernel.alive()
-        if (port.protocol, port.host_port) in kernel.sockets:
+        if kernel.is_bound((port.protocol, port.host_port)):
             raise Conflict(f"port {port.host_port}/{port.protocol} of this host is in use")
+        return True
+
+    def hold(ports: Iterable[Publish]) -> FakeHeld:
+        held = FakeHeld(kernel)
+        for port in ports:
+            held.add(port)
+        return held
+
+    def end_holder(identity: Identity) -> bool:
+        found = kernel.find(identity)
+        if found is not None:
+            kernel.end(found.pid)
         return True
 
     def flush(addresses: Iterable[str], later: ExitStack | None = None) -> int:
@@ -322,18 +384,17 @@ def doors(kernel: Kernel) -> dict[str, Any]:
             if not address.address.startswith(("fe80:", "127."))
         ]
 
-    def devices_towards(addresses: Sequence[str]) -> list[int]:
-        return [
-            next(
-                (
-                    route.device
-                    for route in all_routes()
-                    if ip_address(address) in ip_interface(route.prefix).network
-                ),
-                0,
-            )
-            for address in addresses
-        ]
+    def ask(channel: object, packet: Packet) -> Answer:
+        del channel
+        kernel.alive()
+        to = ip_address(packet.destination)
+        for address in kernel.addresses:
+            interface = ip_interface(address.address)
+            if to == interface.ip:
+                return Answer(1, 255, True)
+            if to in interface.network:
+                return Answer(address.ifindex, 254, False)
+        return Answer(0, 0, False, errno.ENETUNREACH)
 
     def run(commands: str, **_: bool) -> str:
         kernel.alive()
@@ -357,7 +418,9 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.host.capabilities.has": lambda name: True,
         "hvtx.engine.privileges.tun_problem": lambda: None,
         "hvtx.host.routes.all_routes": all_routes,
-        "hvtx.host.routes.devices_towards": devices_towards,
+        "hvtx.host.routes.ask": ask,
+        "hvtx.engine.ways.Channel": lambda family: SimpleNamespace(close=lambda: None),
+        "hvtx.engine.ways.Links": links,
         "hvtx.host.conntrack.flush": flush,
         "hvtx.host.conntrack.flush_ports": flush,
         "hvtx.host.failpoint.signal_self": kernel.signalled,
@@ -383,7 +446,13 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.drivers.process.enter_scope": lambda vm, *pids: None,
         "hvtx.engine.snapshot.Links": links,
         "hvtx.engine.networks.Links": links,
+        "hvtx.engine.own_addresses.Links": links,
         "hvtx.engine.repair.Links": links,
         "hvtx.engine.neighbours.refuse_taken_port": refuse_taken_port,
+        "hvtx.host.portholder.Held": lambda: FakeHeld(kernel),
+        "hvtx.host.portholder.hold": hold,
+        "hvtx.host.portholder.spawn": lambda held, vm, words: FakeHolder(kernel, held, vm),
+        "hvtx.host.portholder.end": end_holder,
+        "hvtx.host.portholder.ended": lambda identity: kernel.find(identity) is None,
         "pyroute2.IPRoute": lambda: FakeRoute(kernel),
     }

@@ -42,6 +42,8 @@ class Process:
     inode: int
     argv: tuple[str, ...]
     gate: bool = False
+    ports: tuple[tuple[str, int], ...] = ()  # protocol and number, of those that it has bound
+    follows: int = 0  # the pid with whose end it ends
 
 
 @dataclass
@@ -277,6 +279,17 @@ class Kernel:
             self.runs[-1].gates.add(pid)
         return process
 
+    def hold(self, ports: tuple[tuple[str, int], ...], follows: int) -> Process:
+        """A process that holds ports, once it is told to stay."""
+        process = self.spawn(("hvtx-port",), gate=True)
+        process.ports, process.follows = ports, follows
+        return process
+
+    def is_bound(self, port: tuple[str, int]) -> bool:
+        """Whether somebody has the port."""
+        self.alive()
+        return port in self.sockets or any(port in p.ports for p in self.processes.values())
+
     def open_gate(self, pid: int) -> None:
         """The gate becomes the VM; one whose arguments name a device opens that, as QEMU does.
 
@@ -305,6 +318,8 @@ class Kernel:
     def end(self, pid: int) -> None:
         """A process is gone, and what it held is let go."""
         self.processes.pop(pid, None)
+        for other in [p.pid for p in self.processes.values() if p.follows == pid]:
+            self.end(other)
         for number in [n for n, d in self.descriptors.items() if d.owner == pid]:
             self.close(number)
 

@@ -17,7 +17,6 @@ from hvtx.errors import HvtxError, NotPermitted, UsageError
 from hvtx.host import (
     capabilities,
     kvm,
-    libnftables,
     netlink,
     nfnetlink,
     ports,
@@ -27,8 +26,9 @@ from hvtx.host import (
     xtables,
 )
 from hvtx.host.netlink import Garbled, attribute, message, u32
+from hvtx.model.routing import Packet
 from hvtx.model.vm import ProcessFacts
-from hvtx.planner import adoption, passage
+from hvtx.planner import adoption
 from tests.fuzz.mutating import sample
 from tests.fuzz.parsers import VIEWS, Told, ToldTables, blob, links
 
@@ -67,7 +67,9 @@ def test_answers_that_are_cut_off(size: int) -> None:
         cut("addresses").addresses,
         cut("qdiscs").filtered,
         cut("neighbours").neighbours,
-        lambda: routes._towards(Told([sample("route")[0][: min(size, 11)] or b"\0"]), "10.0.0.1"),
+        lambda: routes.ask(
+            Told([sample("route")[0][: min(size, 11)] or b"\0"]), Packet("10.0.0.1")
+        ),
     ):
         with pytest.raises(Garbled):
             look()
@@ -153,28 +155,6 @@ def test_lines_of_a_quoted_text_are_one() -> None:
     text = '*nat\n:A - [0:0]\n-A A -m comment --comment "a\\"\n# b\n\\\\" -j DROP\nCOMMIT\n# "\n'
     (rule,) = xtables.parse(text).rules
     assert rule.text == '-m comment --comment "a\\"\n# b\n\\\\" -j DROP'
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["[]", "{}", '{"nftables": 7}', '{"nftables": [7]}', '{"nftables": [{"rule": null}]}', DEEP],
-)
-def test_objects_of_nft_in_another_form(text: str) -> None:
-    with pytest.raises(ValueError, match="nft"):
-        libnftables.objects_in(text)
-
-
-@pytest.mark.parametrize(
-    "item",
-    [
-        {"chain": {"family": "ip"}},
-        {"chain": {"family": "ip", "table": "t", "name": "n", "hook": "forward"}},
-    ],
-)
-def test_drops_in_another_form(item: dict[str, Any]) -> None:
-    rule = {"rule": {"family": "ip", "table": "t", "chain": "n", "expr": ["accept"]}}
-    with pytest.raises(ValueError, match="not understood"):
-        list(passage.nft_drops([item, rule], []))
 
 
 @pytest.mark.parametrize(

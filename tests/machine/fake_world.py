@@ -228,7 +228,8 @@ class FakeWorld(World):
             self.kernel.close(number)
 
     def _bind(self, port: str) -> None:
-        self.kernel.sockets.add(("tcp", int(port)))
+        if not self.kernel.is_bound(("tcp", int(port))):
+            self.kernel.sockets.add(("tcp", int(port)))
 
     def _unbind(self, port: str) -> None:
         self.kernel.sockets.discard(("tcp", int(port)))

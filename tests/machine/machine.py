@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from hvtx.host import nfnetlink
-from hvtx.model.resource import Kind
+from hvtx.model.resource import HOLDER, Kind
 from tests.machine import laws
 from tests.machine.acts import Ref
 from tests.machine.world import KILLED, Look, Ran, Record, World
@@ -148,6 +148,7 @@ class Machine(RuleBasedStateMachine):
         if loose:
             self.fail("not on record:\n" + "\n".join(loose))
         recorded = {r.observed.get("pid") for r in record.rows if r.kind == Kind.PROCESS}
+        recorded |= {r.observed.get(HOLDER, {}).get("pid") for r in record.rows}
         stray = set(new.processes) - recorded - self.pids - set(self.guests)
         if stray:
             self.fail(f"VM processes off the record: {stray}")

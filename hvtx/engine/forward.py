@@ -1,0 +1,326 @@
+"""Do the flows that guests are promised pass? Tried in a replica of the host's forwarding.
+
+Nothing is put into the host for it (docs/adr/0028).
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import NamedTuple
+
+from hvtx.engine.finding import Finding
+from hvtx.engine.runtime import Runtime
+from hvtx.engine.trial import Exit, Trial, beyond, neighbour_of, owner_of, packed
+from hvtx.errors import HvtxError
+from hvtx.host.netlink import Channel
+from hvtx.host.replica import ruleset, topology
+from hvtx.host.replica.causes import Cause, Leg, leads_to
+from hvtx.host.replica.scratch import Picture, Scratch, look, within
+from hvtx.host.replica.topology import Device
+from hvtx.host.replica.tries import WORLD
+from hvtx.model.mark import make_mark
+from hvtx.model.resource import FIREWALL_KINDS, Resource
+from hvtx.model.traffic import Flow, Stop
+from hvtx.model.vm import Network
+from hvtx.planner import promises
+from hvtx.planner.promises import Guest, Promise
+from hvtx.planner.provision import Want, missing_bases, network_addresses, want_network
+from hvtx.store import records
+
+_ROWS = "state = 'committed' AND life = ? AND (kind = 'publish' OR kind = 'filter')"
+_NOBODYS = "replicaaaa"  # an installation that there is not
+_BRIDGE_INDEX, _UPLINK_INDEX, _UPLINK = 0x7FFE0000, 0x7FFE0001, "hvreplica-up"
+_UPLINK_MAC = bytes.fromhex("02005e005401")
+# An uplink for a host that has none: what guests would meet on their way to one.
+_UPLINK_ADDRESS = {4: "198.18.0.1/30", 6: "2001:2::1/64"}
+_UPLINK_GATEWAY = {4: "198.18.0.2", 6: "2001:2::2"}
+# no route at all; others say that a route forbids it, which is tried
+_NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EAFNOSUPPORT})
+
+
+class Judged(NamedTuple):
+    """What stops flows, what could not be carried into the replica, how many were tried."""
+
+    stops: tuple[Stop, ...]
+    lacks: tuple[str, ...]
+    flows: int
+
+
+def judge(runtime: Runtime, wish: Network | None = None) -> Judged:
+    """Try the flows of every network on record, or of ``wish``, that might be made.
+
+    Raises Unavailable, HvtxError, OSError, DumpInterrupted.
+    """
+    with runtime.reading() as sql:
+        networks = records.networks(sql)
+        rows = records.resources(sql, _ROWS, (runtime.life.id,))
+        bridges = records.resources(sql, "kind = 'bridge' AND life = ?", (runtime.life.id,))
+    by_bridge = promises.devices_of(rows)
+    picture = look([name for names in by_bridge.values() for name in names])
+    if wish is not None:
+        return _judged(runtime, *_with_network(runtime, picture, wish))
+    indexes = {row.spec["device"]: row.spec["ifindex"] for row in bridges}
+    made = []
+    for network in networks:
+        bridge = picture.device(network.bridge)
+        if bridge is None or bridge.ifindex != indexes.get(network.bridge):
+            continue  # it is gone, and another check tells
+        there = {d.name: d.ifindex for d in picture.topology.devices if d.master == bridge.ifindex}
+        own = [row for row in rows if row.spec.get("bridge") == network.bridge]
+        made.append(promises.promise(network, bridge.ifindex, own, there))
+    return _judged(runtime, picture, made, [])
+
+
+def _with_network(
+    runtime: Runtime, picture: Picture, network: Network
+) -> tuple[Picture, list[Promise], list[Want]]:
+    """The host as it would be with one network more, and with forwarding turned on for it."""
+    promise = promises.promise(network, _BRIDGE_INDEX, (), {})
+    rows = runtime.read(records.resources, "kind = 'filter'")
+    bases = [row.spec for row in rows if row.spec["what"] == "base"]
+    shared, own = want_network(
+        network, ifindex=_BRIDGE_INDEX, bridge_mark="", settings=(),
+        bases=missing_bases(network.firewall, bases),
+    )  # fmt: skip
+    mac = bytes.fromhex(network.mac.replace(":", ""))
+    bridge = topology.thought_up(_BRIDGE_INDEX, network.bridge, mac, kind="bridge")
+    on = {
+        path: "1" for path in picture.topology.settings
+        if "/conf/" in path and path.endswith("/forwarding")
+    }  # fmt: skip
+    more = picture.plus(
+        [bridge],
+        [topology.address(cidr, _BRIDGE_INDEX) for cidr in network_addresses(network)],
+        [topology.route(subnet, _BRIDGE_INDEX) for subnet in network.subnets],
+        on,
+    )
+    wants = [*shared, *own]
+    if network.firewall == "iptables":
+        from hvtx.engine import passes
+
+        wants += passes.wants_with(network, runtime.read(records.networks), _UPLINK)
+    return more, [promise], wants
+
+
+def _judged(
+    runtime: Runtime, picture: Picture, made: Sequence[Promise], wants: Sequence[Want]
+) -> Judged:
+    if not made:
+        return Judged((), (), 0)
+    thought = [(guest, promise.ifindex) for promise in made for guest in promise.guests
+               if guest.wants]  # fmt: skip
+    picture = picture.plus([_port(guest, master) for guest, master in thought])
+    families = {family for promise in made for family in promise.families()}
+    bridges = {promise.network.bridge for promise in made}
+    exits = {family: way_out(picture, family, bridges) for family in families}
+    if without := [family for family, found in exits.items() if found is None]:
+        picture = _with_uplink(picture, without)
+        exits |= {family: _thought_out(family) for family in without}
+    lacks = topology.not_carried(_passed(picture, made, exits))
+    every = [*wants, *(want for guest, _ in thought for want in guest.wants)]
+    if without and not wants:
+        from hvtx.engine import passes
+
+        every += passes.wants_beside(runtime, without, _UPLINK)
+
+    def furnish() -> None:
+        try:
+            _make_rules(runtime, every)
+        except HvtxError as problem:
+            lacks.append(f"rules of a guest cannot be made: {problem.message}")
+
+    def ask(scratch: Scratch) -> tuple[list[tuple[Flow, Cause]], Mapping[Place, int], int]:
+        trial = Trial(scratch, {family: found for family, found in exits.items() if found})
+        for promise in made:
+            for guest in promise.guests:
+                scratch.belongs(owner_of(guest))
+        found = [result for promise in made for result in trial.of(promise)]
+        lacks.extend(scratch.lacks)
+        stopped = [(flow, cause) for flow, cause in found if cause is not None]
+        handles = ruleset.handles(picture.ruleset, scratch.copy) if stopped else {}
+        return stopped, handles, len(found)
+
+    stopped, handles, count = within(picture, ask, furnish if every else None)
+    return Judged(tuple(_stops(stopped, handles)), tuple(dict.fromkeys(lacks)), count)
+
+
+def _passed(
+    picture: Picture, made: Sequence[Promise], exits: Mapping[int, Exit | None]
+) -> list[Device]:
+    """The devices that frames of these flows pass."""
+    names = {promise.network.bridge for promise in made}
+    names |= {guest.device for promise in made for guest in promise.guests}
+    names |= {found.device for found in exits.values() if found is not None}
+    indexes = {device.ifindex for device in picture.topology.devices if device.name in names}
+    return [
+        device for device in picture.topology.devices
+        if device.name in names or (device.master in indexes and device.kind not in ("tun", "veth"))
+    ]  # fmt: skip
+
+
+def _port(guest: Guest, master: int) -> Device:
+    mac = bytes.fromhex("fe" + guest.mac.replace(":", "")[2:])
+    return topology.thought_up(guest.ifindex, guest.device, mac, master=master)
+
+
+def _make_rules(runtime: Runtime, wants: Iterable[Want]) -> None:
+    """The rules of what is thought up, by the drivers, in the calling thread's namespace."""
+    from hvtx.drivers.iptables import IptablesDriver
+    from hvtx.drivers.nftables import NftablesDriver
+
+    host = runtime.host._replace(installation=runtime.installation or _NOBODYS, lock_timeout=2.0)
+    rows: dict[str, list[Resource]] = {"nftables": [], "iptables": []}
+    for number, want in enumerate(wants, 1):
+        if want.kind in FIREWALL_KINDS:
+            mark = make_mark(host.installation, number, bytes(10))
+            rows[want.spec["backend"]].append(
+                Resource(
+                    number, want.kind, want.key, "intended", mark, want.spec, {}, 0, 0, None, None
+                )
+            )
+    for backend, build in (("nftables", NftablesDriver), ("iptables", IptablesDriver)):
+        if rows[backend]:
+            with closing(build(host)) as driver:
+                driver.create(rows[backend])
+
+
+# -- the world -------------------------------------------------------------------------------------
+
+
+def way_out(picture: Picture, family: int, ours: Collection[str]) -> Exit | None:
+    """How the host itself reaches the world; None where it has no way and no neighbours."""
+    with closing(Channel(0)) as channel:
+        try:
+            index = leads_to(channel, Leg("", b"", WORLD[family], ""))
+        except OSError as problem:
+            index = 0 if problem.errno in _NO_ROUTE else -1
+    names = {device.ifindex: device for device in picture.topology.devices}
+    usable = [(name, address, length) for name, address, length in picture.addresses()
+              if len(address) == len(WORLD[family]) and name not in ours and name != "lo"
+              and (device := picture.device(name)) is not None and device.up]  # fmt: skip
+    if index > 0 and index in names:
+        name = names[index].name
+        own = next((address for where, address, _ in usable if where == name), None)
+        if own is None:
+            own = next((address for _, address, _ in usable), None)
+        return Exit(name, WORLD[family], own)
+    if index == 0:
+        for _, address, length in usable:
+            if neighbour_of(address, length) is not None:
+                return beyond(picture, address)
+        return None
+    # a route forbids it to the host, too: somebody beyond the first device there is
+    return next((Exit(name, WORLD[family], address) for name, address, _ in usable), None)
+
+
+def _with_uplink(picture: Picture, families: Iterable[int]) -> Picture:
+    uplink = topology.thought_up(_UPLINK_INDEX, _UPLINK, _UPLINK_MAC)
+    addresses, routes = [], []
+    for family in families:
+        addresses.append(topology.address(_UPLINK_ADDRESS[family], _UPLINK_INDEX))
+        gateway = _UPLINK_GATEWAY[family]
+        routes.append(topology.route(_UPLINK_ADDRESS[family], _UPLINK_INDEX))
+        routes.append(
+            topology.route("0.0.0.0/0" if family == 4 else "::/0", _UPLINK_INDEX, gateway)
+        )
+    return picture.plus([uplink], addresses, routes)
+
+
+def _thought_out(family: int) -> Exit:
+    own = packed(_UPLINK_ADDRESS[family].partition("/")[0])
+    return Exit(_UPLINK, WORLD[family], own)
+
+
+# -- what stopped them -----------------------------------------------------------------------------
+
+Place = tuple[ruleset.Place, int]
+_HANDLE = re.compile(r"\s*(.*?) # handle (\d+)")
+
+
+def _stops(stopped: Iterable[tuple[Flow, Cause]], handles: Mapping[Place, int]) -> Iterator[Stop]:
+    """With the rules as nft prints them on the host."""
+    texts: dict[tuple[str, ...], dict[int, str]] = {}
+    for flow, cause in stopped:
+        what = cause.what
+        if cause.handle and len(cause.place) == 3:
+            family, table, chain = cause.place
+            number = handles.get(((family, table, chain), cause.handle), 0)
+            if cause.place not in texts:
+                texts[cause.place] = _listed(*cause.place)
+            text = texts[cause.place].get(number, f"rule with handle {number}")
+            what = f"{text}: {what}" if what else text
+        yield Stop(flow, cause.by, cause.place, what)
+
+
+def _listed(family: str, table: str, chain: str) -> dict[int, str]:
+    """The rules of one chain as nft prints them, by handle; nothing where it does not."""
+    from hvtx.host import libnftables
+
+    try:
+        text = libnftables.run(f"list chain {family} {table} {chain}", handles=True)
+    except HvtxError:
+        return {}
+    found = (_HANDLE.fullmatch(line) for line in text.splitlines())
+    return {int(rule[2]): rule[1] for rule in found if rule is not None}
+
+
+# -- for doctor ------------------------------------------------------------------------------------
+
+
+def would_be(runtime: Runtime) -> Network:
+    """The network that the next VM would be in."""
+    from hvtx.engine.networks import default_draft
+
+    return default_draft(runtime)
+
+
+def findings(
+    judged: Judged, real: bool, mend: Callable[[Sequence[Stop]], str | None] = lambda _: None
+) -> Iterator[Finding]:
+    """What doctor says: one finding for all that one thing stops; ``real``: there are networks.
+
+    ``mend`` says what lets pass what others' rules stop.
+    """
+    for (by, place, what), stops in promises.grouped(judged.stops).items():
+        known = by != "unknown"
+        names = ", ".join(sorted({repr(stop.flow.network) for stop in stops}))
+        whose = f"network {names}" if real else "the next network"
+        flows = promises.flow_words(stop.flow for stop in stops)
+        where = " ".join((by if by in ("nft", "ebtables") else "", *place)).strip()
+        evidence = f"{where}: {what}" if where and where not in what else what
+        if known:
+            words = f"{whose}: {flows} stopped by {evidence}"
+            level = "error" if real else "warning"
+        else:
+            words = f"unknown: whether {whose} has {flows}"
+            level = "warning"
+        yield Finding("forward", level, words, (evidence,), _mend(stops, mend))
+    if judged.lacks:
+        words = f"unknown: what stands on this host cannot all be copied: {judged.lacks[0]}"
+        yield Finding("forward", "warning", words, judged.lacks[:_MANY], _LOOK)
+    elif not judged.stops:
+        words = f"{judged.flows} flows that guests are promised were tried, and pass"
+        yield Finding("forward", "ok", words if judged.flows else "nothing needs to pass yet")
+
+
+_MANY = 5
+_LOOK = "try what guests need by hand: what could not be copied may stop it"
+
+
+def _mend(stops: Sequence[Stop], mend: Callable[[Sequence[Stop]], str | None]) -> str:
+    """What lets these flows pass."""
+    by, place = stops[0].by, stops[0].place
+    if by == "setting":
+        return f"hvtx repair, or: sysctl -w {place[0]}=1"
+    if by == "route":
+        return "remove that route or rule, or give the VMs another network"
+    if by == "unknown":
+        return _LOOK
+    return mend(stops) or _LOOK
+
+
+# What else is tried in a replica needs the same (hvtx/engine/translations.py).
+with_uplink, thought_out, listed = _with_uplink, _thought_out, _listed

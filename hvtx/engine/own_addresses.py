@@ -1,0 +1,141 @@
+"""Addresses of the host itself: whatever device has one, no guest can have it, too.
+
+The host answers for it, so that a guest with the same address is not reached: a VIP of keepalived,
+say, or an address that somebody gave to a bridge. No lock keeps others from that, so it is asked
+when an address is leased and once more when its VM starts; `doctor` tells of those that run.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from hvtx.errors import Conflict, HostRefused
+from hvtx.host.links import Links
+from hvtx.host.netlink import DumpInterrupted
+from hvtx.model.resource import Address
+from hvtx.model.vm import Network, Vm
+
+
+class Own(NamedTuple):
+    """An address of the host in a subnet of guests."""
+
+    address: str  # without its prefix length
+    prefix: str  # as the host has it: "10.77.0.9/32"
+    device: str
+
+
+def in_subnets(networks: Iterable[Network]) -> dict[str, Own]:
+    """What the host has in the networks' subnets beside their gateways, by address.
+
+    Raises OSError, and HostRefused where addresses come and go too fast to be listed.
+    """
+    links = Links()
+    try:
+        found = own_among(_listed(links), networks)
+        names: dict[int, str] = {}
+        for one in found:
+            if one.ifindex not in names:
+                seen = links.get(ifindex=one.ifindex)
+                names[one.ifindex] = seen.name if seen is not None else "a device"
+    finally:
+        links.close()
+    told = (Own(one.address.partition("/")[0], one.address, names[one.ifindex]) for one in found)
+    return {own.address: own for own in told}
+
+
+def _listed(links: Links) -> list[Address]:
+    try:
+        return links.addresses()
+    except DumpInterrupted as problem:
+        raise HostRefused(
+            "the host's addresses changed too fast to be listed",
+            hint="try again when fewer of them come and go",
+        ) from problem
+
+
+def own_among(addresses: Iterable[Address], networks: Iterable[Network]) -> list[Address]:
+    """Those of the host's ``addresses`` that a guest of ``networks`` could be leased (pure)."""
+    known = list(networks)
+    subnets = [ipaddress.ip_network(subnet) for network in known for subnet in network.subnets]
+    gateways = {gateway for network in known for gateway in network.gateways}
+    found = []
+    for one in addresses:
+        text = one.address.partition("/")[0]
+        if text in gateways:
+            continue
+        address = ipaddress.ip_address(text)
+        if any(address in subnet for subnet in subnets):
+            found.append(one)
+    return found
+
+
+def refuse(wanted: Iterable[str | None], own: Mapping[str, Own]) -> None:
+    """Raise Conflict if one of the addresses that are ``wanted`` is the host's own."""
+    for address in wanted:
+        if address is not None and address in own:
+            device = own[address].device
+            raise Conflict(
+                f"the address {address} is this host's own: device {device} has it",
+                hint="choose another --ip; `hvtx explain` and `ip addr` show who has one",
+            )
+
+
+def refuse_start(vm: Vm, networks: Iterable[Network]) -> None:
+    """Raise Conflict if the host has an address of a VM that is to be started."""
+    own = in_subnets(networks)
+    for interface in vm.interfaces:
+        for address in (interface.ipv4, interface.ipv6):
+            if address is not None and address in own:
+                raise Conflict(
+                    f"the address {address} of VM {vm.name!r} is this host's own by now: device"
+                    f" {own[address].device} has it",
+                    hint=f"{mend(own[address])}, or make the VM again with another --ip",
+                )
+
+
+def mend(own: Own) -> str:
+    """The command that takes an address off the host (pure)."""
+    return f"ip addr del {own.prefix} dev {own.device}"
+
+
+def taken_from(vms: Sequence[Vm], own: Mapping[str, Own]) -> list[tuple[Vm, Own]]:
+    """The VMs of which the host has an address (pure)."""
+    return [
+        (vm, own[address])
+        for vm in vms
+        for interface in vm.interfaces
+        for address in (interface.ipv4, interface.ipv6)
+        if address is not None and address in own
+    ]
+
+
+class Wrong(NamedTuple):
+    """An entry of the host's neighbour table that leads past a guest."""
+
+    vm: Vm
+    address: str
+    mac: str  # whose the entry says that it is
+    device: str
+
+
+def wrong_neighbours(vms: Sequence[Vm], bridges: Mapping[str, tuple[int, str]]) -> list[Wrong]:
+    """Entries that somebody made for guests' addresses, with others' MAC addresses.
+
+    ``bridges`` are index and name of each network's bridge, by its id. Raises OSError.
+    """
+    links = Links()
+    try:
+        entered = {(index, address): mac for index, address, mac in links.fixed_neighbours()}
+    finally:
+        links.close()
+    found = []
+    for vm in vms:
+        for interface in vm.interfaces:
+            index, device = bridges.get(interface.network, (0, ""))
+            for address in (interface.ipv4, interface.ipv6):
+                mac = entered.get((index, address)) if address is not None else None
+                if address is not None and mac is not None and mac != interface.mac:
+                    found.append(Wrong(vm, address, mac, device))
+    return found

@@ -1,0 +1,177 @@
+"""The flows of a network, tried one after the other in a replica."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from hvtx.host.replica.causes import Cause, Leg
+from hvtx.host.replica.frames import Packet
+from hvtx.host.replica.scratch import Owner, Picture, Scratch
+from hvtx.host.replica.tries import Far, Tries
+from hvtx.model.traffic import Flow, Way
+from hvtx.planner.promises import (
+    GATEWAY_PORT,
+    GUEST_PORT,
+    PROTOCOLS,
+    WORLD_PORT,
+    Guest,
+    Port,
+    Promise,
+)
+
+Result = tuple[Flow, Cause | None]
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+
+
+class Exit(NamedTuple):
+    """The way to the world: the device that routes say, an address beyond it, the host's own."""
+
+    device: str
+    address: bytes
+    own: bytes | None
+
+
+def packed(address: str) -> bytes:
+    """An address as packets have it."""
+    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+
+
+def owner_of(guest: Guest) -> Owner:
+    """A guest as the far end of its device."""
+    addresses = tuple(packed(a) for a in (guest.ipv4, guest.ipv6) if a)
+    return Owner(guest.device, bytes.fromhex(guest.mac.replace(":", "")), addresses)
+
+
+class Trial:
+    """Tries what networks are promised."""
+
+    def __init__(self, scratch: Scratch, exits: Mapping[int, Exit]) -> None:
+        """``exits`` are the ways to the world by family."""
+        self._scratch = scratch
+        self._tries = Tries(scratch)
+        self._exits = exits
+
+    def of(self, promise: Promise) -> Iterator[Result]:
+        """Every flow of a network, and what stopped it."""
+        for family in promise.families():
+            guests = [guest for guest in promise.guests if guest.address(family)]
+            if not guests:
+                continue
+            for protocol in PROTOCOLS:
+                yield self._to_world(promise, guests[0], family, protocol)
+                yield self._to_gateway(promise, guests[0], family, protocol)
+                yield self._from_host(promise, guests[0], family, protocol)
+                if len(guests) > 1 and not promise.network.isolate:
+                    yield self._between(promise, guests[0], guests[1], family, protocol)
+            for port in promise.ports:
+                if (result := self._to_port(promise, port, family)) is not None:
+                    yield result
+
+    def _flow(
+        self, promise: Promise, way: Way, family: int, protocol: str, port: int | None = None
+    ) -> Flow:
+        network = promise.network
+        shown = port or None
+        return Flow(way, family, protocol, network.name, network.bridge, shown)
+
+    def _to_world(self, promise: Promise, guest: Guest, family: int, protocol: str) -> Result:
+        leave, bridge = self._exits[family], promise.network.bridge
+        own, gateway = packed(guest.address(family) or ""), packed(promise.gateway(family))
+        legs = [
+            Leg(bridge, own, leave.address, "", True),
+            Leg(leave.device, leave.address, own, bridge, True),
+        ]
+        cause = self._tries.from_guest(
+            owner_of(guest), gateway, leave.address, protocol, WORLD_PORT[protocol], legs
+        )
+        return self._flow(promise, Way.GUEST_TO_WORLD, family, protocol), cause
+
+    def _to_gateway(self, promise: Promise, guest: Guest, family: int, protocol: str) -> Result:
+        own, gateway = packed(guest.address(family) or ""), packed(promise.gateway(family))
+        bridge, port = promise.network.bridge, GATEWAY_PORT[protocol]
+        legs = [Leg(bridge, own, gateway, ""), Leg("", gateway, own, bridge)]
+        cause = self._tries.to_host(owner_of(guest), gateway, protocol, port, legs)
+        return self._flow(promise, Way.GUEST_TO_GATEWAY, family, protocol, port), cause
+
+    def _from_host(self, promise: Promise, guest: Guest, family: int, protocol: str) -> Result:
+        own, port = packed(guest.address(family) or ""), GUEST_PORT[protocol]
+        bridge, gateway = promise.network.bridge, packed(promise.gateway(family))
+        legs = [Leg("", b"", own, bridge), Leg("", gateway, own, bridge)]
+        cause = self._tries.from_host(owner_of(guest), family, protocol, port, legs)
+        return self._flow(promise, Way.HOST_TO_GUEST, family, protocol), cause
+
+    def _between(
+        self, promise: Promise, one: Guest, other: Guest, family: int, protocol: str
+    ) -> Result:
+        port = GUEST_PORT[protocol]
+        cause = self._tries.between(owner_of(one), owner_of(other), family, protocol, port, [])
+        return self._flow(promise, Way.GUEST_TO_GUEST, family, protocol), cause
+
+    def _to_port(self, promise: Promise, port: Port, family: int) -> Result | None:
+        """A connection from the world; None where it is of another family, or of the host only."""
+        guest, leave = port.guest.address(family), self._exits[family]
+        target, into = leave.own, leave
+        if port.host_ip and port.host_ip not in ("0.0.0.0", "::"):  # noqa: S104
+            if (":" in port.host_ip) != (family == 6):
+                return None
+            target = packed(port.host_ip)
+            found = beyond(self._scratch.picture, target)
+            if found is None:
+                return None
+            if found.device != leave.device:
+                into = found
+        elif port.host_ip and (port.host_ip == "::") != (family == 6):
+            return None
+        device = self._scratch.picture.device(into.device)
+        end = far_end(self._scratch, into.device)
+        if guest is None or target is None or device is None or end is None:
+            return None
+        own, bridge, name = packed(guest), promise.network.bridge, port.guest.device
+        legs = [
+            Leg(into.device, into.address, own, bridge, True),
+            Leg(bridge, own, into.address, "", True),
+        ]
+
+        def arrives(seen: Packet) -> bool:
+            return seen.device == name and seen.target == own and seen.ports[1] == port.guest_port
+
+        cause = self._tries.from_world(
+            Far(end, into.address), device.mac, target, port.protocol, port.host_port, arrives, legs
+        )
+        flow = self._flow(promise, Way.WORLD_TO_PORT, family, port.protocol, port.host_port)
+        return flow, cause
+
+
+def far_end(scratch: Scratch, device: str) -> str | None:
+    """Where frames for a device come in: itself, or a port of it that is nobody's of ours."""
+    if scratch.is_world(device):
+        return device
+    master = scratch.picture.device(device)
+    if master is None:
+        return None
+    ports = [d for d in scratch.picture.topology.devices if d.master == master.ifindex]
+    ports.sort(key=lambda d: (d.kind in ("tun", "veth"), not d.up))
+    return next((d.name for d in ports if scratch.is_world(d.name)), None)
+
+
+def beyond(picture: Picture, own: bytes) -> Exit | None:
+    """Somebody beyond the device that has an address of the host; None if none has it."""
+    for name, address, length in picture.addresses():
+        if address == own:
+            other = neighbour_of(address, length)
+            return None if other is None or name == "lo" else Exit(name, other, own)
+    return None
+
+
+def neighbour_of(address: bytes, length: int) -> bytes | None:
+    """Another address in the same prefix; None where there is none. Pure."""
+    bits = len(address) * 8
+    if length >= bits:
+        return None
+    number = int.from_bytes(address, "big")
+    mask = (1 << (bits - length)) - 1
+    host = number & mask
+    other = next((n for n in (host ^ 3, host ^ 1) if (n and n < mask) or bits - length == 1), None)
+    return None if other is None else ((number & ~mask) | (other & mask)).to_bytes(bits // 8, "big")

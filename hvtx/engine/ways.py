@@ -1,0 +1,252 @@
+"""Whether packets of guests find their way, as the kernel's routes and rules have it.
+
+One lookup (``RTM_GETROUTE``) a kind of packet, with its real source and device. All rules and
+routes are read only where an answer is wrong, to name what makes it so.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from hvtx.drivers.sysctl import read as read_setting
+from hvtx.errors import Conflict, HostRefused
+from hvtx.host import routes
+from hvtx.host.links import Links
+from hvtx.host.netlink import Channel
+from hvtx.model.resource import Resource
+from hvtx.model.routing import Answer, Ask, Found, Packet, Place, Route, Rule
+from hvtx.model.vm import Network
+
+# Addresses of the world, of which one is asked for: no packet is sent to either.
+_WORLD = {4: ("192.0.2.1", "9.9.9.9"), 6: ("2001:db8::1", "2620:fe::fe")}
+_MOST_PLACES = 8  # devices with addresses, beside the one towards the world
+
+
+class Stray(NamedTuple):
+    """A packet that goes astray, and what sends it there, in words."""
+
+    ask: Ask
+    cause: str
+    mend: str
+
+
+def refuse_diverted(network: Network, bridge: Resource, guests: Sequence[str]) -> None:
+    """Raise Conflict if packets for a guest, or its own to its gateway, would go elsewhere.
+
+    HostRefused where IPv6 is switched off at the bridge.
+    """
+    refuse_without_ipv6(network, bridge, guests)
+    stray = next(iter(strays(network, bridge, guests, first=True)), None)
+    if stray is None:
+        return
+    raise Conflict(
+        f"{stray.cause} takes packets away from the guests of network {network.name!r}"
+        f" ({stray.ask.way}, {stray.ask.packet.destination})",
+        hint=stray.mend,
+    )
+
+
+def refuse_without_ipv6(network: Network, bridge: Resource, guests: Iterable[str]) -> None:
+    """Raise HostRefused if IPv6 is off at a bridge that guests use IPv6 by."""
+    off = read_setting(f"net/ipv6/conf/{bridge.key}/disable_ipv6")
+    if off == "1" and any(":" in guest for guest in guests):
+        raise HostRefused(
+            f"IPv6 is switched off at bridge {bridge.key} of network {network.name!r}"
+            f" (net.ipv6.conf.{bridge.key}.disable_ipv6 = 1)",
+            hint="hvtx repair switches it on there, unless the whole host is without:"
+            " sysctl -w net.ipv6.conf.all.disable_ipv6=0",
+        )
+
+
+def samples(network: Network) -> list[str]:
+    """An address in each subnet that a guest could have: for a network without guests."""
+    from hvtx.planner import routing
+
+    pairs = zip(network.subnets, network.gateways, strict=True)
+    return [routing.sample(subnet, gateway) for subnet, gateway in pairs]
+
+
+def strays(
+    network: Network, bridge: Resource, guests: Sequence[str], *, first: bool = False
+) -> list[Stray]:
+    """The packets for and from these guests that go astray; ``first``: no more than one.
+
+    Raises OSError if the kernel does not say.
+    """
+    index = bridge.spec["ifindex"]
+    found: list[Stray] = []
+    channel, links = Channel(0), Links()
+    try:
+        seen = links.get(ifindex=index)
+        if seen is None:  # who needs it says so
+            return []
+        for subnet, gateway in zip(network.subnets, network.gateways, strict=True):
+            family = 6 if ":" in subnet else 4
+            own = [guest for guest in guests if (":" in guest) == (family == 6)]
+            if not own:
+                continue
+            bound = seen.master  # the VRF that an administrator put it into
+            places = [] if bound else _places(channel, links, index, family)
+            cause = _Cause(family, subnet, bridge)
+            for guest in own:
+                for ask in _questions(guest, gateway, (index, bridge.key), places, bound):
+                    stray = _stray(channel, ask, cause)
+                    if stray is not None:
+                        found.append(stray)
+                        if first:
+                            return found
+    finally:
+        links.close()
+        channel.close()
+    return found
+
+
+def without_world(network: Network, bridge: Resource, guests: Sequence[str]) -> list[Stray]:
+    """What guests send to the world and goes nowhere, although the host's own packets go there."""
+    found = []
+    index = bridge.spec["ifindex"]
+    channel = Channel(0)
+    try:
+        for guest in guests:
+            family = 6 if ":" in guest else 4
+            subnet = next(s for s in network.subnets if (":" in s) == (family == 6))
+            known = [world for world in _WORLD[family] if _reaches(channel, Packet(world))]
+            asked = [
+                Ask("guest to world", Packet(world, guest, index, bridge.key), "world")
+                for world in known
+            ]
+            lost = [_stray(channel, ask, _Cause(family, subnet, bridge)) for ask in asked]
+            if lost and all(lost):
+                found += [stray for stray in lost[:1] if stray is not None]
+    finally:
+        channel.close()
+    return found
+
+
+def _questions(
+    guest: str, gateway: str, bridge: tuple[int, str], places: Sequence[Place], bound: int
+) -> list[Ask]:
+    from hvtx.planner import routing
+
+    found = routing.asks(guest, gateway, bridge, places)
+    if bound:  # what the host sends to a VRF's addresses is sent by who is bound to it
+        found = [
+            ask if ask.packet.iif else ask._replace(packet=ask.packet._replace(oif=bound))
+            for ask in found
+        ]
+    return found
+
+
+def _places(channel: Channel, links: Links, bridge: int, family: int) -> list[Place]:
+    """Devices by which the world is reached: the default route's, and those with addresses."""
+    found: dict[int, Place] = {}
+    for address in links.addresses():
+        plain = address.address.partition("/")[0]
+        if (":" in plain) != (family == 6) or plain.startswith(("fe80:", "127.")) or plain == "::1":
+            continue
+        if address.ifindex != bridge and len(found) < _MOST_PLACES:
+            near = routes.beyond(address.address, _WORLD[family][0])
+            found.setdefault(address.ifindex, Place(address.ifindex, "", near))
+    for world in _WORLD[family]:
+        way = routes.ask(channel, Packet(world))
+        if not way.errno and not way.local and way.device not in (0, bridge):
+            found.setdefault(way.device, Place(way.device, "", world))
+            break
+    named = []
+    for place in found.values():
+        link = links.get(ifindex=place.ifindex)
+        if link is not None and link.up:
+            named.append(place._replace(name=link.name))
+    return named
+
+
+def _reaches(channel: Channel, packet: Packet) -> bool:
+    answer = routes.ask(channel, packet)
+    return not answer.errno and not answer.local
+
+
+def _stray(channel: Channel, ask: Ask, cause: _Cause) -> Stray | None:
+    from hvtx.planner import routing
+
+    answer = routes.ask(channel, ask.packet)
+    if not routing.goes_astray(ask, answer, cause.bridge.spec["ifindex"]):
+        return None
+    found = cause.of(ask.packet)
+    silent = answer.errno == errno.EHOSTUNREACH and _does_not_forward(ask)
+    if silent or cause.without_carrier():  # that another setting stops it is told elsewhere
+        answer = routing.predicted(found)
+        if not routing.goes_astray(ask, answer, cause.bridge.spec["ifindex"]):
+            return None
+    words, mend = cause.told(found, answer)
+    return Stray(ask, words, mend)
+
+
+def _does_not_forward(ask: Ask) -> bool:
+    """Whether a device refuses to forward IPv4: its setting, not a route, stops the packet."""
+    path = f"net/ipv4/conf/{ask.packet.device}/forwarding"
+    return bool(ask.packet.iif) and ":" not in ask.packet.destination and read_setting(path) == "0"
+
+
+class _Cause:
+    """All rules and routes of a family, read once when a first packet goes astray."""
+
+    def __init__(self, family: int, subnet: str, bridge: Resource) -> None:
+        self.family, self.subnet, self.bridge = family, subnet, bridge
+        self._read: tuple[list[Rule], list[Route]] | None = None
+
+    def _host(self) -> tuple[list[Rule], list[Route]]:
+        if self._read is None:
+            self._read = routes.rules(self.family), routes.routes(self.family)
+        return self._read
+
+    def of(self, packet: Packet) -> Found | None:
+        from hvtx.planner import routing
+
+        return routing.find(*self._host(), packet)
+
+    def without_carrier(self) -> bool:
+        """Whether the kernel passes over routes by the bridge while no guest is there."""
+        paths = [f"net/ipv{self.family}/conf/{name}/ignore_routes_with_linkdown"
+                 for name in ("all", self.bridge.key)]  # fmt: skip
+        return any(read_setting(path) == "1" for path in paths)
+
+    def told(self, found: Found | None, answer: Answer) -> tuple[str, str]:
+        """What sends a packet astray, and how it finds its way again."""
+        from hvtx.planner import routing
+
+        rules, _ = self._host()
+        if found is None:
+            words = "no rule finds a route; that"
+            if answer.errno == errno.EXDEV:
+                words = "the check of senders (rp_filter)"
+            return words, f"`ip {'-6 ' * (self.family == 6)}rule` shows what is asked"
+        names = socket.if_nameindex()
+        free = routing.mend(found, self.subnet, [rule.pref for rule in rules])
+        return routing.told(found, names), free
+
+
+def taken_parts(network: Network, bridge: Resource, told: Sequence[Stray]) -> list[tuple[str, str]]:
+    """Parts of a network's subnets, where no guest is yet, whose packets go elsewhere, in words."""
+    from hvtx.planner import routing
+
+    found: list[tuple[str, str]] = []
+    every = routes.all_routes()
+    known = {stray.cause for stray in told}
+    for subnet, gateway in zip(network.subnets, network.gateways, strict=True):
+        for route in routing.in_the_way(subnet, bridge.spec["ifindex"], every):
+            whole = route.prefix.rpartition("/")[2] == subnet.rpartition("/")[2]
+            if route.kind == "local" or whole:  # the whole is asked for by a sample
+                continue
+            guest = routing.sample(route.prefix, gateway)
+            if guest in {p.ask.packet.destination for p in told} or guest == gateway:
+                continue
+            for stray in strays(network, bridge, [guest], first=True):
+                if stray.cause not in known:
+                    known.add(stray.cause)
+                    words = f"{stray.cause} takes a part of network {network.name!r}: a VM with"
+                    words += f" {guest} would not be reached"
+                    found.append((words, stray.mend))
+    return found

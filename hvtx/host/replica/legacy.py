@@ -1,0 +1,131 @@
+"""The legacy tables of the host once more, by the tools that save and restore them.
+
+Only where the kernel lists tables; reading one that is not listed would make it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from hvtx.errors import HvtxError
+from hvtx.host import program, xtables
+
+_SECONDS = 10
+_LOCK = "XTABLES_LOCKFILE"
+_COUNTED = re.compile(r"\[(\d+):\d+\] (-A (\S+) .*)")
+_POLICY = re.compile(r":(\S+) (DROP|REJECT) \[(\d+):\d+\]")
+_ENDS = re.compile(r" -j (DROP|REJECT|NFQUEUE|QUEUE|STEAL|TARPIT)\b")
+_MODULES = "/sys/module"
+_ORDER = ("raw", "mangle", "nat", "filter", "security")
+
+
+class Line(NamedTuple):
+    """A rule or policy that can end a packet, and how many it has met."""
+
+    table: str
+    chain: str
+    text: str
+    packets: int
+
+
+def read() -> tuple[dict[int, str], tuple[str, ...]]:
+    """What the tools print of each family that has tables, and what cannot be had, in words."""
+    found, lacks = {}, []
+    for family, tool in xtables.TOOLS.items():
+        try:
+            if xtables.listed(family):
+                found[family] = xtables.save_text(family)
+        except HvtxError as problem:
+            lacks.append(f"legacy {tool} tables cannot be copied: {problem.message}")
+    lacks += [
+        f"the legacy ebtables table {table} cannot be copied"
+        for table in ("broute", "filter", "nat")
+        if _used(f"{_MODULES}/ebtable_{table}/refcnt")
+    ]
+    return found, tuple(lacks)
+
+
+def _used(path: str) -> bool:
+    try:
+        with open(path, encoding="ascii") as file:
+            return int(file.read()) > 0
+    except (OSError, ValueError):
+        return False
+
+
+def write(texts: Mapping[int, str]) -> list[str]:
+    """Restore them in the calling thread's namespace; what fails, in words."""
+    lacks = []
+    for family, text in texts.items():
+        words = _restored(family, text)
+        if words:
+            lacks.append(f"legacy {xtables.TOOLS[family]} tables cannot be copied: {words}")
+    return lacks
+
+
+def _restored(family: int, text: str) -> str:
+    call = called(family, "restore")
+    if call is None:
+        return "there is no program that restores them"
+    lock = os.memfd_create("xtables.lock")
+    try:
+        done = subprocess.run(
+            call, input=text.encode(errors="surrogateescape"), capture_output=True, check=False,
+            timeout=_SECONDS, pass_fds=(lock,), env=_environment(lock),
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as problem:
+        return str(problem)
+    finally:
+        os.close(lock)
+    return done.stderr.decode(errors="replace").strip() if done.returncode else ""
+
+
+def _environment(lock: int) -> dict[str, str]:
+    """The scratch has a lock of its own: nobody who runs iptables waits for it."""
+    return {**os.environ, _LOCK: f"/proc/self/fd/{lock}"}
+
+
+def called(family: int, verb: str) -> tuple[str, ...] | None:
+    """The program that saves or restores the legacy tables of a family; None if there is none."""
+    tool = xtables.TOOLS[family]
+    for argv in ((f"{tool}-legacy-{verb}",), ("xtables-legacy-multi", f"{tool}-{verb}")):
+        if (found := program.find((argv[0],))) is not None:
+            return (found, *argv[1:])
+    return None
+
+
+def counted(family: int) -> list[Line]:
+    """The lines of the calling thread's namespace with their counters; none if unreadable."""
+    call = called(family, "save")
+    if call is None:
+        return []
+    try:
+        done = subprocess.run([*call, "-c"], capture_output=True, check=False, timeout=_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return lines(done.stdout.decode(errors="replace"))
+
+
+def lines(text: str) -> list[Line]:
+    """What can end a packet, of what ``iptables-save -c`` prints. Pure."""
+    found, table = [], ""
+    for line in text.splitlines():
+        if line.startswith("*"):
+            table = line[1:]
+        elif (rule := _COUNTED.fullmatch(line)) and _ENDS.search(rule[2]):
+            found.append(Line(table, rule[3], rule[2], int(rule[1])))
+        elif policy := _POLICY.fullmatch(line):
+            words = f"policy {policy[2]}"
+            found.append(Line(table, policy[1], words, int(policy[3])))
+    return found
+
+
+def moved(before: list[Line], after: list[Line]) -> Line | None:
+    """The first line, in the order of the tables, that met a packet in between. Pure."""
+    known = [line for line, old in zip(after, before, strict=False) if line.packets > old.packets]
+    known.sort(key=lambda line: _ORDER.index(line.table) if line.table in _ORDER else len(_ORDER))
+    return known[0] if known else None

@@ -1,0 +1,157 @@
+"""What others print of their rules proves itself, or it is unknown: never gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from integration import lab
+from integration.program import Forked, Program, preload
+from integration.test_import import IP, RULES, TAP, Theirs, dead_pid, outcomes
+
+NATIVE = {  # rules that make iptables-nft call a table incompatible, by table and chain
+    "ct": "ct state established accept",
+    "set": "ip saddr { 192.0.2.1, 192.0.2.2 } accept",
+    "map": "ip saddr vmap { 192.0.2.1 : accept, 192.0.2.2 : accept }",
+    "fib": "fib daddr type local accept",
+    "dscp": "ip dscp 3 accept",  # iptables-nft-save ends with 3
+    "range": "ip saddr 192.0.2.1-192.0.2.9 accept",  # printed as `-s 192.0.2.9/32`
+}
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Iterator[Theirs]:
+    made = Theirs(tmp_path, "iptables-nft")
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def hvtx() -> Program:
+    preload()
+    return Forked(HVTX_FIREWALL="nftables")
+
+
+def stranger(rule: str = NATIVE["ct"], where: str = "nat POSTROUTING", verb: str = "add") -> None:
+    """A rule of an administrator's in the table of iptables-nft."""
+    lab.run("nft", verb, "rule", "ip", *where.split(), *shlex.split(rule))
+
+
+def ruleset() -> str:
+    return lab.run("nft", "-s", "list", "ruleset")
+
+
+def of_vm(text: str) -> list[str]:
+    return [line for line in text.splitlines() if IP in line]
+
+
+@pytest.mark.parametrize(
+    ("native", "verb"), [("ct", "insert"), *((name, "add") for name in NATIVE)]
+)
+def test_rules_beside_a_native_one_are_taken_over_and_collected(
+    native: str, verb: str, theirs: Theirs, hvtx: Program
+) -> None:
+    """iptables-nft-save ends with 0 and prints nothing of the table: its rules are there."""
+    stranger(NATIVE[native], verb=verb)
+    stranger(NATIVE[native], "filter FORWARD", verb)
+    before = ruleset()
+    path = theirs.state(theirs.hold())
+    done = hvtx("import", "my-hypervisor", path, "--json").json()
+    assert done["summary"] == {"imported": 5, "already": 0, "skipped": 0, "failed": 0}
+    marks = {r["mark"] for r in hvtx.vm("first")["resources"]}
+    now = ruleset()
+    for mark in marks:
+        now = now.replace(f' comment "{mark}"', "")
+    assert now == before
+    again = hvtx("import", "my-hypervisor", path, "--json").json()
+    assert again["summary"] == {"imported": 0, "already": 5, "skipped": 0, "failed": 0}
+    theirs.end()
+    hvtx("gc", "--apply")
+    assert of_vm(ruleset()) == []
+    assert TAP not in lab.run("ip", "-o", "link")
+    assert ruleset().count("192.0.2") == before.count("192.0.2")
+    assert ruleset().count("192.168.9.0/24") == before.count("192.168.9.0/24")
+    assert hvtx.is_clean()
+
+
+def test_a_rule_that_is_really_gone_is_gone(theirs: Theirs, hvtx: Program) -> None:
+    """Beside a native rule as well: what is not there is proven absent, not unknown."""
+    lab.run("iptables-nft", *shlex.split(RULES[1]))
+    stranger()
+    done = hvtx("import", "my-hypervisor", theirs.state(dead_pid()), "--json").json()
+    reasons = [item["reason"] for item in done["vms"][0]["items"]]
+    assert reasons == [None, None, "already-gone", None]
+
+
+def test_rules_of_many_kinds_beside_a_native_one(theirs: Theirs, hvtx: Program) -> None:
+    """Matches and targets of xtables, comments, own chains, negations: each is found by its words."""
+    lab.run("iptables-nft", "-N", "vm-first")
+    more = [
+        f"-D FORWARD -s {IP}/32 -m comment --comment 'web \"one\"' -j ACCEPT",
+        f"-D FORWARD -d {IP}/32 -p udp -m multiport --dports 53,123 -j vm-first",
+        (
+            f"-D vm-first ! -s {IP}/32 -p tcp -m tcp ! --dport 22 -j REJECT"
+            " --reject-with icmp-port-unreachable"
+        ),
+        (
+            f"-D FORWARD -s {IP}/32 -p icmp -m icmp --icmp-type 8 -m limit --limit 5/sec -j LOG"
+            " --log-prefix 'vm: '"
+        ),
+        (
+            f"-t nat -D PREROUTING -p tcp -m tcp --dport 99 -m addrtype --dst-type LOCAL"
+            f" -j DNAT --to-destination {IP}:99"
+        ),
+    ]
+    for rule in more:
+        lab.run("iptables-nft", *shlex.split(rule.replace("-D ", "-A ")))
+    stranger()
+    stranger(where="filter FORWARD", verb="insert")
+    path = theirs.state(dead_pid())
+    document = json.loads(Path(path).read_text())
+    document["network_ownership"]["iptables_rules"] = [*RULES, *more]
+    Path(path).write_text(json.dumps(document))
+    done = hvtx("import", "my-hypervisor", path, "--json", code=None).json()
+    assert [item["reason"] for item in done["vms"][0]["items"]] == [None] * (1 + 8), done
+    hvtx("gc", "--apply")
+    assert of_vm(ruleset()) == []
+
+
+@pytest.mark.parametrize("broken", ["cut", "silent", "fails", "noise", "killed"])
+def test_a_listing_that_proves_nothing_is_unknown(
+    broken: str, theirs: Theirs, hvtx: Program, tmp_path: Path
+) -> None:
+    """A program that prints less than is there, ends early or fails: nothing is called gone."""
+    directory = tmp_path / "bin"
+    directory.mkdir(mode=0o755)
+    words = {
+        "cut": "printf '*nat\\n:POSTROUTING ACCEPT [0:0]\\n'",
+        "silent": "exit 0",
+        "fails": "echo trouble >&2; exit 1",
+        "noise": "echo trouble; echo 'Segmentation fault' >&2",
+        "killed": "kill -KILL $$",
+    }[broken]
+    for family in ("", "6"):
+        program = directory / f"ip{family}tables-nft-save"
+        program.write_text(f"#!/bin/sh\n{words}\n")
+        program.chmod(0o755)
+    path = f"{directory}:{os.environ['PATH']}"
+    before = lab.dump()
+    state = theirs.state(dead_pid())
+    done = hvtx("import", "my-hypervisor", state, "--json", code=9, PATH=path).json()
+    assert done["summary"]["imported"] == 0
+    assert {kind for kind, _ in outcomes(done).items()} == {"tap", "rule"}
+    assert "observe-failed" in {item["reason"] for item in done["vms"][0]["items"]}
+    assert "already-gone" not in {item["reason"] for item in done["vms"][0]["items"]}
+    assert hvtx("vm", "ls", "--json").json()["vms"] == []
+    after = lab.dump()
+    assert (before["nft"], before["links"]) == (after["nft"], after["links"])
+    ran = hvtx("adopt", f"iptables {RULES[1].replace('-D ', '-A ')}", "--vm", "first", code=None,
+               PATH=path)  # fmt: skip
+    assert ran.code == 6, ran
+    done = hvtx("import", "my-hypervisor", state, "--json").json()
+    assert done["summary"]["imported"] == 5
