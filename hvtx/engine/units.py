@@ -52,15 +52,16 @@ _STARTERS = (
 _MODULES = "modprobe@tun.service modprobe@ip_tables.service modprobe@ip6_tables.service"
 
 # NET_RAW: legacy tables. DAC and FOWNER: directories, sockets and files of VMs that run as other
-# users. CHOWN: the directory of a group's view, made after a boot. PTRACE: to name in a plan
+# users. CHOWN: the directory of a group's view, made after a boot. BIND_SERVICE: published ports
+# below 1024 that nobody holds any more. PTRACE: to name in a plan
 # who holds a device; recovery does without, and meets him by attaching. No service signals a VM:
 # none has CAP_KILL.
 _LOOKING = "CAP_NET_ADMIN CAP_NET_RAW CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH"
 _CAPABILITIES = {
     RECOVER: f"{_LOOKING} CAP_FOWNER CAP_CHOWN",
     COLLECT: f"{_LOOKING} CAP_FOWNER CAP_SYS_PTRACE",
-    REPAIR: f"{_LOOKING} CAP_FOWNER CAP_CHOWN",
-    REPAIR_AFTER: f"{_LOOKING} CAP_FOWNER CAP_CHOWN",
+    REPAIR: f"{_LOOKING} CAP_FOWNER CAP_CHOWN CAP_NET_BIND_SERVICE",
+    REPAIR_AFTER: f"{_LOOKING} CAP_FOWNER CAP_CHOWN CAP_NET_BIND_SERVICE",
     MEASURE: f"{_LOOKING} CAP_SYS_PTRACE",
 }
 # ProtectProc= and ProcSubset= are not here: what they hide would look like "unknown" to liveness.
