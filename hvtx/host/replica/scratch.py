@@ -151,6 +151,7 @@ class Scratch:
         self.lacks: list[str] = list(picture.lacks)
         self.copy = Ruleset()  # as the scratch has it, for its handles
         self.route: Channel
+        self.patience = 0.0  # seconds of silence after which nothing more is expected
         self.crooked = False  # devices, routes or settings are not all as the host has them
         self._heard: list[bytes] = []  # what was traced since the last frame that was sent
         self._owners: dict[str, Owner] = {}
@@ -254,7 +255,7 @@ class Scratch:
         found: list[Packet | Told] = []
         answered: set[tuple[bytes, bytes]] = set()
         for _ in range(_ROUNDS):
-            ready = self._epoll.poll(0)
+            ready = self._epoll.poll(0) or (self.patience and self._epoll.poll(self.patience))
             if not ready:
                 break
             for descriptor, _ in ready:
