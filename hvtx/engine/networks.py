@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from hvtx.drivers.sysctl import read as read_setting
 from hvtx.engine import notice, privileges
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, begin
@@ -28,7 +27,14 @@ from hvtx.host import failpoint
 from hvtx.host.flows import flow_limit
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted, forbidden
-from hvtx.model.resource import Kind, Resource, State, filters_on, put_by_others
+from hvtx.model.resource import (
+    FIREWALL_KINDS,
+    Kind,
+    Resource,
+    State,
+    filters_on,
+    put_by_others,
+)
 from hvtx.model.vm import Network
 from hvtx.planner import provision
 from hvtx.store import intents, records
@@ -91,6 +97,10 @@ def create_network(runtime: Runtime, wish: NetworkWish) -> Network:
     _warn_of_public(wish.subnets)
     network = _describe(runtime, wish)
     _make(runtime, network, "network-create", new=True)
+    if network.firewall == "iptables":
+        from hvtx.engine import passes
+
+        passes.settle(runtime, locked=True)
     return network
 
 
@@ -144,6 +154,10 @@ def _make_default(runtime: Runtime) -> Network:
             _check_free(runtime, wish)
             network = _describe(runtime, wish)
             _make(runtime, network, "network-create", new=True)
+            if network.firewall == "iptables":
+                from hvtx.engine import passes
+
+                passes.settle(runtime, locked=True)
             words = f"{', '.join(network.subnets)} on bridge {network.bridge}"
             notice.note(f"there was no network yet; network {DEFAULT} is made: {words}")
     finally:
@@ -288,41 +302,29 @@ def _choose_firewall(runtime: Runtime) -> str:
 # -- making and rebuilding -----------------------------------------------------------------------
 
 
-def _settings(network: Network) -> list[tuple[str, str, str]]:
-    """What has to be turned on for the network to forward: ``(path, value, value before)``."""
-    wanted = []
-    if any(":" not in subnet for subnet in network.subnets):
-        wanted.append(("net/ipv4/ip_forward", "1"))
-    if any(":" in subnet for subnet in network.subnets):
-        # Forwarding turns off the acceptance of router advertisements unless accept_ra is 2, and
-        # a host whose default route comes from one would lose it (ip-sysctl.rst).
-        wanted += [(f"net/ipv6/conf/{name}/accept_ra", "2") for name in _learns_routes()]
-        wanted.append(("net/ipv6/conf/all/forwarding", "1"))
-    changes = []
-    for path, value in wanted:
-        before = read_setting(path)
-        if before is None:
-            raise HostRefused(
-                f"this host has no setting {path.replace('/', '.')}", hint="is IPv6 off?"
-            )
-        if before != value:
-            changes.append((path, value, before))
-    return changes
+def keep_settings(runtime: Runtime, networks: Iterable[Network]) -> list[Resource]:
+    """Turn on, and record, what networks that stand need by now: the uplink may be another one.
 
+    What is on record already is not looked at. Returns the new rows. Raises HostRefused,
+    NotPermitted (undone).
+    """
+    from hvtx.engine import forwarding
 
-def _learns_routes() -> list[str]:
-    """Devices whose default route came from a router advertisement and that accept_ra=1 keeps."""
-    from pyroute2 import IPRoute
-
-    from_ra, names = 9, set()
-    with IPRoute() as route:
-        for entry in route.get_default_routes(family=10):
-            if entry["proto"] == from_ra and entry.get_attr("RTA_OIF"):
-                links = route.get_links(entry.get_attr("RTA_OIF"))
-                names |= {link.get_attr("IFLA_IFNAME") for link in links}
-    return sorted(
-        name for name in names if name and read_setting(f"net/ipv6/conf/{name}/accept_ra") == "1"
-    )
+    standing = [network for network in networks if bridge_row(runtime, network) is not None]
+    families = forwarding.families_of(standing)
+    known = {row.spec["path"] for row in forwarding.recorded(runtime)}
+    new = [c for c in forwarding.changes(runtime, families) if c[0] not in known]
+    if not new:
+        return []
+    with begin(runtime, "repair") as (sql, operation):
+        rows = operation.intend(sql, provision.want_settings(new))
+    try:
+        operation.commit(rows, operation.act(rows))
+    except (Exception, KeyboardInterrupt) as problem:
+        if not operation.committed:
+            undo(operation, rows, problem)
+        raise
+    return rows
 
 
 def _missing_bases(runtime: Runtime, network: Network) -> list[str]:
@@ -338,7 +340,10 @@ def _missing_bases(runtime: Runtime, network: Network) -> list[str]:
 def _make(runtime: Runtime, network: Network, verb: str, *, new: bool) -> None:
     """Intend, act, commit; undone from the rows if anything fails."""
     privileges.need_to_start([network])
-    settings = _settings(network)
+    from hvtx.engine import forwarding
+
+    families = forwarding.families_of([network])
+    settings = forwarding.changes(runtime, families)
     bases = _missing_bases(runtime, network)
     rows: list[Resource] = []
     with begin(runtime, verb, network=network.name) as (sql, operation):
@@ -372,6 +377,8 @@ def _make(runtime: Runtime, network: Network, verb: str, *, new: bool) -> None:
         if not operation.committed:
             undo(operation, rows, problem, forget_network=network.id if new else None)
         raise
+    if new:
+        forwarding.warn(families, [path for path, _, _ in settings])
 
 
 def intend_network(
@@ -441,10 +448,23 @@ def _undo(
         _remark(problem, f"not all of it could be taken back: {left}")
 
 
-def ensure_networks(runtime: Runtime, networks: Iterable[Network], verb: str = "rebuild") -> None:
-    """Rebuild the networks whose bridge is not on record in this life of the host."""
+def ensure_networks(
+    runtime: Runtime, networks: Iterable[Network], verb: str = "rebuild", *, settle: bool = True
+) -> None:
+    """Rebuild the networks whose bridge is not on record in this life of the host.
+
+    ``settle``: and let guests of the iptables backend pass where the host's policy drops by now.
+    """
     networks = list(networks)
     bring_up_to_date(runtime, networks)
+    _rebuild_missing(runtime, networks, verb)
+    if settle and any(network.firewall == "iptables" for network in networks):
+        from hvtx.engine import passes
+
+        passes.settle(runtime)
+
+
+def _rebuild_missing(runtime: Runtime, networks: Sequence[Network], verb: str) -> None:
     missing = [network for network in networks if bridge_row(runtime, network) is None]
     if not missing:
         return
@@ -481,13 +501,26 @@ def bring_up_to_date(runtime: Runtime, networks: Sequence[Network]) -> None:
 def _made_otherwise(runtime: Runtime, networks: Sequence[Network]) -> list[Resource]:
     with runtime.reading() as sql:
         rows = records.resources_of_network(sql, None)
-        for network in networks:
-            if network.firewall == "iptables":  # of nftables only tables have rules
-                rows += records.resources_of_network(sql, network.id)
+        legacy = [network.id for network in networks if network.firewall == "iptables"]
+        for network in legacy:  # of nftables only tables have rules
+            rows += records.resources_of_network(sql, network)
+        old = _outdated_of(runtime, rows)
+        if any(row.spec["backend"] == "iptables" for row in old):
+            # Where the chains are others, so are the rules of VMs: too many to be looked at always.
+            own = "vm IS NOT NULL AND network = ? AND kind IN ('filter', 'masquerade', 'publish')"
+            for network in legacy:
+                old += _outdated_of(runtime, records.resources(sql, own, (network,)))
+    return old
+
+
+def _outdated_of(runtime: Runtime, rows: Sequence[Resource]) -> list[Resource]:
+    here = (State.COMMITTED, runtime.life.id)
     return [
         row
         for row in rows
-        if (row.kind, row.state, row.life) == (Kind.FILTER, State.COMMITTED, runtime.life.id)
+        if row.kind in FIREWALL_KINDS
+        and not row.spec.get("imported")
+        and (row.state, row.life) == here
         and outdated(row)
     ]
 
@@ -571,12 +604,23 @@ def remove_network(runtime: Runtime, name: str) -> None:
 
 
 def _idle_bases(sql: Any, leaving: Network, shared: Sequence[Resource]) -> list[Resource]:
-    """Tables and chains that only networks with the backend of the one that leaves stood on."""
-    others = {n.firewall for n in records.networks(sql) if n.id != leaving.id}
+    """What of the installation only networks like the one that leaves stood on.
+
+    Tables and chains of its backend, and the way into the accepts of a family.
+    """
+    staying = [n for n in records.networks(sql) if n.id != leaving.id]
+    others = {n.firewall for n in staying}
+    families = {
+        6 if ":" in subnet else 4
+        for network in staying
+        if network.firewall == "iptables"
+        for subnet in network.subnets
+    }
     return [
         row
         for row in shared
-        if row.spec.get("what") == "base" and provision.idle_base(row.spec, others)
+        if (row.spec.get("what") == "base" and provision.idle_base(row.spec, others))
+        or (row.spec.get("what") == "pass" and row.spec["family"] not in families)
     ]
 
 

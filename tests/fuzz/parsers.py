@@ -29,6 +29,7 @@ from hvtx.host import (
     images,
     kvm,
     libnftables,
+    managers,
     mounts,
     netlink,
     nfnetlink,
@@ -41,6 +42,7 @@ from hvtx.host import (
     traces,
     trust,
     vmuser,
+    ways,
     xtables,
     xtentry,
 )
@@ -231,6 +233,9 @@ def legacy(given: tuple[str, bytes]) -> None:
     family, table = int(name[6]), blob(name, data)
     rules = xtables.entries(family, table)
     list(xtables._decides(family, table))
+    for chain, _ in table.starts:
+        end = xtables.end_of(family, table, chain)
+        assert len(end.last) <= len(end.rules)
     for found in xtables.marked(family, table, "hvtx:"):
         assert found.mark.startswith("hvtx:")
     for entry in (entry for found in rules.values() for entry in found):
@@ -704,6 +709,12 @@ PARSERS: dict[str, Parser] = {
         lambda bodies: links(bodies).tun_owner(1), mutated(sample("links")).map(lambda one: [one]), GARBLED,
         ("host.links.Links.tun_owner",),
     ),
+    "what networkd makes of a link": Parser(
+        managers.file_of, texts(["ADMIN_STATE=configured\nNETWORK_FILE=/etc/systemd/network/50-x.network\n"]), (), ("host.managers.file_of",)
+    ),
+    "what nmcli prints": Parser(
+        managers.states_of, texts(["hvbr:connected (externally)\nlo:unmanaged\n"]), (), ("host.managers.states_of",)
+    ),
     "settings of links": Parser(
         lambda body: traits(body).get(1), mutated(sample("links")), GARBLED, ("host.traits._traits", "host.traits._settings")
     ),
@@ -717,6 +728,14 @@ PARSERS: dict[str, Parser] = {
     ),
     "neighbours": Parser(
         lambda bodies: links(bodies).neighbours(), several(sample("neighbours")), GARBLED, ("host.links.Links.neighbours",)
+    ),
+    "ways": Parser(
+        lambda body: ways.ways_in([body]), mutated(sample("route")), GARBLED,
+        ("host.ways.ways_in", "host.ways._devices", "host.ways._index"),
+    ),
+    "entries made by hand": Parser(
+        lambda bodies: links(bodies).fixed_neighbours(), several(sample("neighbours")), GARBLED,
+        ("host.links.Links.fixed_neighbours", "host.links._may_forget"),
     ),
     "routes": Parser(
         lambda body: routes.ask(Told([body]), Packet("10.0.0.1")), mutated(sample("route")), GARBLED,
@@ -742,7 +761,8 @@ PARSERS: dict[str, Parser] = {
     "legacy tables": Parser(
         legacy, legacy_inputs(), GARBLED,
         ("host.xtables.marked", "host.xtables.entries", "host.xtables._decides", "host.xtables._ends",
-         "host.xtables._portable", "host.xtables._walk", "host.xtables._verdict", "host.xtentry.with_comment"),
+         "host.xtables._portable", "host.xtables._walk", "host.xtables._verdict",
+         "host.xtables.end_of", "host.xtables._target_name", "host.xtentry.with_comment"),
     ),
     "iptables-save": Parser(
         saved_text, texts(SAVED), (ValueError,),
