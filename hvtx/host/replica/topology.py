@@ -32,7 +32,7 @@ from hvtx.host.netlink import (
 from hvtx.host.retry import persistently
 
 _NEWLINK, _GETLINK, _NEWADDR, _GETADDR = 16, 18, 20, 22
-_NEWROUTE, _GETROUTE, _NEWRULE, _DELRULE, _GETRULE = 24, 26, 32, 33, 34
+_NEWROUTE, _DELROUTE, _GETROUTE, _NEWRULE, _DELRULE, _GETRULE = 24, 25, 26, 32, 33, 34
 _IFINFO = struct.Struct("=BxHiII")
 _IFADDR = struct.Struct("=BBBBi")
 _RTMSG = struct.Struct("=BBBBBBBBI")
@@ -351,7 +351,15 @@ class Maker:
         data = route_of(body, there)
         if data is None:
             return True
-        return self._make(_NEWROUTE, data, f"route {route_words(body)}" if last else "")
+        step = to_gateway(body) if last else None
+        if step is None:
+            return self._make(_NEWROUTE, data, f"route {route_words(body)}" if last else "")
+        with suppress(OSError):
+            self._channel.request(_NEWROUTE, CREATE | EXCL, step)
+        made = self._make(_NEWROUTE, data, f"route {route_words(body)}")
+        with suppress(OSError):
+            self._channel.request(_DELROUTE, 0, step)
+        return made
 
     def _rules(self, rules: Sequence[bytes]) -> None:
         """Make the policy rules, and take away those that the host does not have."""
@@ -451,6 +459,19 @@ def route_of(body: bytes, there: Collection[int]) -> bytes | None:
         return None
     head[8] &= _ONLINK
     return _RTMSG.pack(*head) + _kept(body[_RTMSG.size :], fields.keys() - _ROUTE_DROPPED)
+
+
+@legible
+def to_gateway(body: bytes) -> bytes | None:
+    """A route by which a route's gateway is a neighbour, as it was when that was made. Pure."""
+    head = list(_RTMSG.unpack_from(body))
+    fields = attribute_map(body, _RTMSG.size)
+    gateway = fields.get(_GATEWAY)
+    if gateway is None or _OIF not in fields:
+        return None
+    head[1:3], head[6], head[8] = [len(gateway) * 8, 0], _LINK_SCOPE, 0
+    table = _kept(body[_RTMSG.size :], {_OIF, _TABLE})
+    return _RTMSG.pack(*head) + attribute(_DST, gateway) + table
 
 
 @legible
