@@ -414,8 +414,6 @@ def differences(
     hundreds of thousands, are not compared: they are plain, and the kernel took all or none.
     """
     kept = [body for body in host.tables if _named(body, _NAME)[:2] not in without]
-    elements = [body for body in host.elements if not _named(body, 2)[1].startswith(_OWN)]
-    host = host._replace(elements=elements)
     wanted, there = _shape(host._replace(tables=kept), devices), _shape(scratch, devices)
     found = dict.fromkeys(words for (_, words, body), count in wanted.items()
                           if there[_, words, body] < count)  # fmt: skip
@@ -439,13 +437,15 @@ def _shape(ruleset: Ruleset, devices: Collection[str]) -> Counter[_Shape]:
     awake = {table for body in ruleset.tables if (table := _awake(body)) is not None}
     for body in ruleset.elements:
         where = _named(body, 2)
-        if where[:2] in awake and where not in passing:
+        plain = where not in passing and not where[1].startswith(_OWN)
+        if where[:2] in awake and plain:
             for element in _each_element(body):
                 shapes[NEWSETELEM, f"set {' '.join(where)}", element] += 1
+    chains = {words for number, words, _ in shapes if number == _NEWCHAIN}
     for body in ruleset.rules:
         where = place(body)
         numbers[where] += 1
-        if where[:2] in awake and f"chain {' '.join(where)}" in {w for _, w, _ in shapes}:
+        if where[:2] in awake and f"chain {' '.join(where)}" in chains:
             words = f"rule {numbers[where]} of {' '.join(where)}"
             shapes[NEWRULE, words, _still(body)] += 1
     return shapes

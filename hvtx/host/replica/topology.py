@@ -14,9 +14,11 @@ import socket
 import struct
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, Protocol, TypeVar
 
 from hvtx.host import tun
+from hvtx.host.links import Links
 from hvtx.host.netlink import (
     CREATE,
     EXCL,
@@ -120,8 +122,7 @@ def read(ports: Collection[str]) -> Topology:
         return persistently(lambda: channel.dump(kind, body), attempts=60, seconds=5.0)
 
     try:
-        asked = _IFINFO.pack(0, 0, 0, 0, 0) + u32(_EXT_MASK, _SKIP_STATS)
-        devices = chosen([device_of(body) for body in every(_GETLINK, asked)], ports)
+        devices = _devices(channel, ports)
         addresses = every(_GETADDR, _IFADDR.pack(0, 0, 0, 0, 0))
         routes, rules = [], []
         for family in (socket.AF_INET, socket.AF_INET6):
@@ -133,6 +134,21 @@ def read(ports: Collection[str]) -> Topology:
     if len(routes) > MOST_ROUTES:
         raise OSError(errno.E2BIG, f"the host has {len(routes)} routes")
     return Topology(devices, addresses, routes, rules, _settings(devices))
+
+
+def _devices(channel: Channel, ports: Collection[str]) -> list[Device]:
+    """The devices that are needed: of thousands only these are looked at closely."""
+    links = Links()
+    try:
+        wanted = chosen(links.all(), ports)
+    finally:
+        links.close()
+    found = []
+    for link in wanted:
+        asked = _IFINFO.pack(0, 0, link.ifindex, 0, 0) + u32(_EXT_MASK, _SKIP_STATS)
+        with suppress(OSError):  # it went meanwhile
+            found.append(device_of(persistently(partial(channel.get, _GETLINK, asked))))
+    return found
 
 
 @legible
@@ -173,7 +189,23 @@ def _options(bridge: bytes) -> bytes:
     return attribute(_BOOL_OPTIONS, struct.pack("=II", on, on)) if on else b""
 
 
-def chosen(devices: Iterable[Device], ports: Collection[str]) -> list[Device]:
+class Linked(Protocol):
+    """What is known of a link at first sight."""
+
+    @property
+    def ifindex(self) -> int: ...  # noqa: D102
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def kind(self) -> str: ...  # noqa: D102
+    @property
+    def master(self) -> int: ...  # noqa: D102
+
+
+L = TypeVar("L", bound=Linked)
+
+
+def chosen(devices: Iterable[L], ports: Collection[str]) -> list[L]:
     """The devices that the scratch needs: of a bridge's ports two that are VMs' or containers'.
 
     ``ports`` are always there. Raises OSError where there are too many others. Pure.
