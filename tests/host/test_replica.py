@@ -9,7 +9,7 @@ import pytest
 
 from hvtx.host.netlink import attribute, nested, text
 from hvtx.host.nfnetlink import BatchRefused, Command
-from hvtx.host.replica import causes, frames, legacy, ruleset, topology, trace
+from hvtx.host.replica import causes, frames, legacy, ruleset, sameness, topology, trace
 from hvtx.host.replica.causes import Leg
 from hvtx.host.replica.frames import Asked, Packet, Told
 from hvtx.host.replica.ruleset import Ruleset
@@ -141,10 +141,12 @@ def test_a_copy_is_compared_without_what_packets_change() -> None:
     drops = [expression("immediate", attribute(1, be32(n))) for n in (0, 1)]
     one, two, three = (Ruleset([table()], [chain()], rules=[rule(*e)]) for e in (
         (counted[0], drops[0]), (counted[1], drops[0]), (counted[0], drops[1])))  # fmt: skip
-    assert ruleset.differences(one, two, ()) == []
-    assert ruleset.differences(one, three, ()) == ["rule 1 of inet t c is not the same in the copy"]
-    assert ruleset.differences(one, Ruleset([table()], [chain()]), ()) != []
-    assert ruleset.differences(one, Ruleset(), (), {("inet", "t")}) == []
+    assert sameness.differences(one, two, ()) == []
+    assert sameness.differences(one, three, ()) == [
+        "rule 1 of inet t c is not the same in the copy"
+    ]
+    assert sameness.differences(one, Ruleset([table()], [chain()]), ()) != []
+    assert sameness.differences(one, Ruleset(), (), {("inet", "t")}) == []
 
 
 def test_rules_are_known_again_by_their_order() -> None:

@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 
 from hvtx.errors import HostRefused
 from hvtx.host.netlink import Channel, forbidden
-from hvtx.host.replica import frames, legacy, ruleset, topology, trace
+from hvtx.host.replica import frames, legacy, making, ruleset, sameness, topology, trace
 from hvtx.host.replica.frames import Asked, Packet, Told
 from hvtx.host.replica.ruleset import Ruleset
 from hvtx.host.replica.topology import Device, Topology
@@ -167,7 +167,7 @@ class Scratch:
         """Make everything. Raises OSError, HvtxError, Unavailable."""
         known = self.picture.topology
         try:
-            self._maker = topology.Maker()
+            self._maker = making.Maker()
             self._open.callback(self._maker.close)
             self._maker.make(known)
             self.lacks += self._maker.lacks
@@ -182,7 +182,7 @@ class Scratch:
         copied = ruleset.write(self.picture.ruleset, names)
         self.lacks += copied.lacks
         self.copy = ruleset.read()
-        self.lacks += ruleset.differences(self.picture.ruleset, self.copy, names, copied.without)
+        self.lacks += sameness.differences(self.picture.ruleset, self.copy, names, copied.without)
         self.lacks += legacy.write(self.picture.legacy)
         if furnish is not None:
             furnish()
@@ -300,7 +300,7 @@ class Scratch:
 
     def forget_neighbours(self) -> None:
         """Have the scratch ask again for every MAC address."""
-        topology.forget_neighbours(self.route)
+        making.forget_neighbours(self.route)
 
     def packets(self, seen: Sequence[Packet | Told]) -> list[Packet]:
         """Only the packets."""
