@@ -174,6 +174,22 @@ def test_settings_of_devices_are_put_back(hvtx: Program, *, isolate: bool) -> No
         os.kill(hvtx.vm("guest")["pid"], signal.SIGKILL)
 
 
+@pytest.mark.parametrize("hvtx", ["nftables"], indirect=True)
+def test_ipv6_that_was_turned_off_on_a_bridge(hvtx: Program) -> None:
+    """With it the bridge's addresses of IPv6 went; a host without IPv6 is left as it is."""
+    bridge = hvtx("network", "show", "net", "--json").json()["bridge"]
+    setting = Path(f"/proc/sys/net/ipv6/conf/{bridge}/disable_ipv6")
+    before = lab.dump()
+    setting.write_text("1")
+    assert "fd77::1" not in lab.run("ip", "-6", "addr", "show", "dev", bridge)
+    told = hvtx("doctor", "--json", code=1).json()["findings"]
+    assert any("disable_ipv6" in f["message"] for f in told if f["check"] == "damage")
+    hvtx("repair")
+    assert setting.read_text() == "0\n"
+    assert lab.difference(before["addresses"], lab.dump()["addresses"]) == ""
+    assert hvtx("repair", "--json").json()["repaired"] == []
+
+
 def test_explain_says_whose_it_is(hvtx: Program) -> None:
     """Ours, strangers', another's: owner, evidence, and what gc would do."""
     device = hvtx.device("web")

@@ -18,6 +18,7 @@ from hvtx.host import capabilities, procfs, program, tun
 from hvtx.host.mounts import filesystem_of
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.hypervisors import base as hypervisors
+from hvtx.model.mark import FAMILY
 from hvtx.model.resource import Kind
 from hvtx.model.user import User
 from hvtx.store import leases, records, reserve
@@ -322,23 +323,11 @@ def _forwarding(runtime: Runtime) -> Iterator[Finding]:
     if runtime.settings.state_directory == _NOWHERE:
         yield _forwarding_unasked()
         return
-    networks = runtime.read(records.networks)
-    wanted = []
-    if any(":" not in s for n in networks for s in n.subnets):
-        wanted.append("net/ipv4/ip_forward")
-    if any(":" in s for n in networks for s in n.subnets):
-        wanted.append("net/ipv6/conf/all/forwarding")
-    off = [path.replace("/", ".") for path in wanted if read_setting(path) != "1"]
-    for name in off:
-        yield Finding(
-            "forwarding", "error", f"{name} was turned off: guests reach nothing beyond this host",
-            (f"{name} = {read_setting(name.replace('.', '/'))}",),
-            f"hvtx repair, or: sysctl -w {name}=1",
-        )  # fmt: skip
-    if not off:
-        yield Finding(
-            "forwarding", "ok", "on where networks need it" if wanted else "not needed yet"
-        )
+    from hvtx.engine import forwarding
+    from hvtx.engine.networks import bridge_row
+
+    pairs = [(n, bridge_row(runtime, n)) for n in runtime.read(records.networks)]
+    yield from forwarding.findings(runtime, [(n, row) for n, row in pairs if row is not None])
 
 
 def _forwarding_unasked() -> Finding:
@@ -444,24 +433,58 @@ def _addresses(runtime: Runtime) -> Iterator[Finding]:
         yield Finding("addresses", "ok", "this host has no address of a guest")
 
 
+def _ports(runtime: Runtime) -> Iterator[Finding]:
+    """Published ports that others translate, too: one of the two is cut off."""
+    from hvtx.engine import translations
+    from hvtx.engine.holding import port_of
+
+    with runtime.reading() as sql:
+        every = records.resources(sql, "kind = 'publish' AND state = 'committed'")
+        names = {vm: name for vm, name, _, _ in records.vm_heads(sql)}
+    rows = [r for r in every if r.life == runtime.life.id and not r.spec.get("imported")]
+    found, unknown = translations.beside(rows)
+    owners = {port_of(row): names.get(row.vm or "", "?") for row in rows}
+    for one in found:
+        port, vm = f"{one.port.host_port}/{one.port.protocol}", owners[one.port]
+        effect = "that comes first: the VM is not reached by it"
+        if not one.first:
+            effect = "hvtx's own comes first: what that rule is for is cut off"
+        yield Finding(
+            "ports", "error" if one.first else "warning",
+            f"port {port} of VM {vm!r} is translated by a rule of another program, too; {effect}",
+            (one.rule,),
+            f"take that rule away where it comes from, or give the port up: hvtx vm stop {vm}",
+        )  # fmt: skip
+    for words in unknown:
+        told = f"unknown: whether others translate published ports: {words}"
+        yield Finding("ports", "warning", told, (), "try again, as root")
+    if not found and not unknown:
+        yield Finding("ports", "ok", "nobody else translates a published port")
+
+
 def _damage(runtime: Runtime) -> Iterator[Finding]:
     """What others flushed or changed under networks and running VMs."""
-    from hvtx.engine.repair import damage_now
+    from hvtx.engine.repair import look_now
     from hvtx.engine.snapshot import take_snapshot
 
     if runtime.store.missing or runtime.refused is not None:
         return
-    found = [d for d in damage_now(take_snapshot(runtime)) if d.row.kind != Kind.SYSCTL]
+    damages, unseen = look_now(take_snapshot(runtime))
+    found = [d for d in damages if d.row.kind != Kind.SYSCTL]
     for damage in found:
         yield Finding(
             "damage", "error" if damage.cuts else "warning",
             f"{damage.row.kind} {damage.row.key}: {damage.missing}",
-            damage.seen.evidence, "hvtx repair",
+            damage.seen.evidence, damage.mend,
         )  # fmt: skip
+    for why, rows in unseen.items():
+        yield Finding(
+            "damage", "warning", f"{', '.join(rows)} could not be looked at", (why,), _MEND
+        )
     passing = _passes(runtime)
     for words in passing:
         yield Finding("damage", "error", words, (), "hvtx repair")
-    if not found and not passing:
+    if not found and not unseen and not passing:
         yield Finding("damage", "ok", "everything that runs has what is on record")
 
 
@@ -475,13 +498,6 @@ def _passes(runtime: Runtime) -> tuple[str, ...]:
 
 
 _MANY = 8  # packets that are named of those that one route takes away
-
-
-_WATCHERS = {
-    "NetworkManager": "write [keyfile] unmanaged-devices=interface-name:hv* to its conf.d",
-    "systemd-network": "add a .network file with [Match] Name=hv* and [Link] Unmanaged=yes",
-    "firewalld": "firewall-cmd --permanent --zone=trusted --add-interface=BRIDGE",
-}
 
 
 _NEARLY_FULL = 0.9  # of connection tracking: a full table drops every new connection
@@ -525,22 +541,37 @@ def _conntrack(runtime: Runtime) -> Iterator[Finding]:
 
 
 def _watchers(runtime: Runtime) -> Iterator[Finding]:
-    """Programs that take hold of devices or chains that they did not make."""
-    running = set()
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                with open(f"/proc/{entry}/comm", encoding="utf-8", errors="replace") as comm:
-                    running.add(comm.read().strip())
-            except OSError:
-                continue
-    for name, mend in _WATCHERS.items():
-        if name[:15] in running:
+    """Managers of networks that have taken up devices that they did not make."""
+    from hvtx.host.links import Links
+    from hvtx.host.managers import NETWORKD, managers
+    from hvtx.planner import company
+
+    with closing(Links()) as links:
+        ours = [link for link in links.all() if (link.alias or "").startswith(FAMILY)]
+    found = managers([(link.ifindex, link.name) for link in ours], company.kept_files())
+    bridges = [link.name for link in ours if link.kind == "bridge"]
+    for manager in found:
+        if manager.unknown is not None:
             yield Finding(
-                "company", "warning", f"{name} runs here and may take hold of our devices", (), mend
+                "company", "warning", f"which devices {manager.name} has taken up is unknown",
+                (manager.unknown,), "run hvtx as root, where nmcli answers",
+            )  # fmt: skip
+        if not manager.taken:
+            continue
+        if manager.name == NETWORKD:
+            harm = "when it starts, it takes ports and addresses off bridges"
+            mend = company.networkd_mend(manager.taken, bridges, manager.files)
+        else:
+            harm = "its tools take them down or remove them"
+            mend = company.network_manager_mend(
+                (taken.device for taken in manager.taken), bridges, manager.files
             )
-    if not running & {name[:15] for name in _WATCHERS}:
-        yield Finding("company", "ok", "no NetworkManager, systemd-networkd or firewalld runs here")
+        yield Finding(
+            "company", "warning", f"{manager.name} has taken up devices of hvtx: {harm}",
+            tuple(f"{taken.device}: {taken.by}" for taken in manager.taken), mend,
+        )  # fmt: skip
+    if not any(manager.taken or manager.unknown for manager in found):
+        yield Finding("company", "ok", "no manager of networks has taken up devices of hvtx")
 
 
 def _processes(runtime: Runtime) -> Iterator[Finding]:
@@ -585,8 +616,11 @@ CHECKS: dict[str, Check] = {
     "company": _watchers,
     "routes": _routes,
     "addresses": _addresses,
+    "ports": _ports,
     "damage": _damage,
     "units": _units,
 }
-_OF_RECORDS = frozenset({"store", "operations", "processes", "routes", "addresses", "damage"})
+_OF_RECORDS = frozenset(
+    {"store", "operations", "processes", "routes", "addresses", "ports", "damage"}
+)
 _NOWHERE = "/nonexistent"  # where no store is, so that an empty one is read

@@ -320,3 +320,7 @@ def _mend(stops: Sequence[Stop], mend: Callable[[Sequence[Stop]], str | None]) -
     if by == "unknown":
         return _LOOK
     return mend(stops) or _LOOK
+
+
+# What else is tried in a replica needs the same (hvtx/engine/translations.py).
+with_uplink, thought_out, listed = _with_uplink, _thought_out, _listed

@@ -29,6 +29,7 @@ from hvtx.host import (
     images,
     kvm,
     libnftables,
+    managers,
     mounts,
     netlink,
     nfnetlink,
@@ -708,6 +709,12 @@ PARSERS: dict[str, Parser] = {
         lambda bodies: links(bodies).tun_owner(1), mutated(sample("links")).map(lambda one: [one]), GARBLED,
         ("host.links.Links.tun_owner",),
     ),
+    "what networkd makes of a link": Parser(
+        managers.file_of, texts(["ADMIN_STATE=configured\nNETWORK_FILE=/etc/systemd/network/50-x.network\n"]), (), ("host.managers.file_of",)
+    ),
+    "what nmcli prints": Parser(
+        managers.states_of, texts(["hvbr:connected (externally)\nlo:unmanaged\n"]), (), ("host.managers.states_of",)
+    ),
     "settings of links": Parser(
         lambda body: traits(body).get(1), mutated(sample("links")), GARBLED, ("host.traits._traits", "host.traits._settings")
     ),
@@ -725,6 +732,10 @@ PARSERS: dict[str, Parser] = {
     "ways": Parser(
         lambda body: ways.ways_in([body]), mutated(sample("route")), GARBLED,
         ("host.ways.ways_in", "host.ways._devices", "host.ways._index"),
+    ),
+    "entries made by hand": Parser(
+        lambda bodies: links(bodies).fixed_neighbours(), several(sample("neighbours")), GARBLED,
+        ("host.links.Links.fixed_neighbours", "host.links._may_forget"),
     ),
     "routes": Parser(
         lambda body: routes.ask(Told([body]), Packet("10.0.0.1")), mutated(sample("route")), GARBLED,

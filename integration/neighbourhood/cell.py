@@ -1,0 +1,210 @@
+"""One cell of the table: a neighbour and hvtx on one host, started in one order. Faults are words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from integration import lab
+from integration.neighbourhood.flows import inside
+from integration.neighbourhood.host import Host
+from integration.neighbourhood.rows import Act, Neighbour
+from integration.neighbourhood.scene import Said, Scene, commands
+from integration.neighbourhood.theirs import theirs
+
+ORDERS = ("neighbour first", "hvtx first")
+MENDS = 3  # how often doctor may be asked again: one mend may bring the next fault to light
+
+
+class Seen(NamedTuple):
+    """What a cell gave: how many of the flows passed at each step, and what was wrong."""
+
+    row: str
+    order: str
+    version: str
+    flows: dict[str, str]  # step: flows that passed, and after a mend
+    mends: tuple[str, ...]
+    faults: tuple[str, ...]
+
+
+class Cell:
+    """The steps of a cell."""
+
+    def __init__(self, host: Host, row: Neighbour, order: str) -> None:
+        self.host, self.row, self.order = host, row, order
+        self.scene = Scene(host, firewall=row.firewall)
+        self.flows: dict[str, str] = {}
+        self.mends: list[str] = []
+        self.faults: list[str] = []
+
+    def run(self) -> Seen:
+        """All of them."""
+        try:
+            if self.row.prepare:
+                self.host.sh(self.row.prepare)
+            self._start()
+            self.judge(Act("start", self.row.start, lasts=False))
+            for act in self.row.acts:
+                self._act(act)
+            self._watched()
+            self._end()
+        finally:
+            self.scene.close()
+        version = self.host.sh(self.row.version, code=None) if self.row.version else ""
+        words = " ".join(version.split())
+        return Seen(
+            self.row.name, self.order, words, self.flows, tuple(self.mends), tuple(self.faults)
+        )
+
+    def _start(self) -> None:
+        """Both, in their order; hvtx changes nothing of the neighbour's."""
+        if self.order == "neighbour first":
+            self.host.sh(self.row.start)
+            self.scene.others = dict(self.row.parties(self.scene))
+            before = theirs(self.host.network_of())
+            self.scene.begin()
+            self._unchanged("create and start", before)
+        else:
+            self.scene.begin()
+            if left := self.scene.wrong(self.scene.promised()):
+                self.fault("before the neighbour started", _told(left))
+            self.host.sh(self.row.start)
+
+    def _unchanged(self, step: str, before: object) -> None:
+        words = lab.difference(before, theirs(self.host.network_of()))
+        if words:
+            self.fault(f"{step} changed what is the neighbour's", words[:1500])
+
+    def fault(self, what: str, words: str) -> None:
+        """Keep a fault."""
+        self.faults.append(f"{what}: {words}")
+
+    def judge(self, act: Act) -> None:
+        """Flows, the neighbour's own traffic, and doctor's word; its mend followed and judged."""
+        step = act.name
+        self.scene.settle()
+        self.scene.others = dict(self.row.parties(self.scene))
+        stopped, said = self._agree(step)
+        passed = str(len(self.scene.promised()) - len(stopped))
+        before = dict(stopped)
+        for _ in range(MENDS):
+            if not stopped and not said.errors:
+                break
+            if not self._follow(step, said.errors):
+                break
+            stopped, said = self._agree(f"{step}, mended")
+        if before:
+            passed += f" → {len(self.scene.promised()) - len(stopped)}"
+        self.flows[step] = passed
+        if before and act.lasts:
+            self.fault(
+                f"{step}: what was mended before, or needed no mend, is stopped", _told(before)
+            )
+        if stopped:
+            self.fault(f"{step}: stopped though the mends were followed", _told(stopped))
+        if act.up:
+            self._own(step)
+
+    def _own(self, step: str) -> None:
+        """The neighbour's traffic: what it lets pass and what it stops, with the mends in place."""
+        if left := self.scene.wrong(self.row.own(self.scene)):
+            self.fault(f"{step}: the neighbour's own traffic", _told(left))
+
+    def _agree(self, step: str) -> tuple[dict[str, str], Said]:
+        """The flows that are stopped and what doctor says: an error exactly where one is."""
+        stopped, said = self.scene.wrong(self.scene.promised()), self.scene.doctor()
+        if bool(stopped) is not (said.code == 1) or bool(stopped) is not bool(said.errors):
+            told = said.words() or "  nothing"
+            self.fault(
+                f"{step}: doctor exits {said.code} and {len(stopped)} flows are stopped",
+                f"{_told(stopped) or 'none'}; doctor says\n{told}",
+            )
+        return stopped, said
+
+    def _anew(self) -> None:
+        """The same address with another MAC, at once: the host has no neighbour entry left.
+
+        (What another guest remembers is its own; a stack that announces itself ends that.)
+        """
+        done = self.host.ran("hvtx", "vm", "rm", "web", "--force")
+        if done.returncode != 0:
+            self.fault("vm rm web", f"exit {done.returncode}: {done.stderr.strip()}")
+            return
+        try:
+            self.scene.guest("web")
+            self.scene.settle()
+        except AssertionError as problem:
+            self.fault("vm run web, once more", str(problem))
+            return
+        with inside(self.scene.places()["two"]):
+            lab.run("ip", "neigh", "flush", "all")
+        if stopped := self.scene.wrong(self.scene.promised()):
+            self.fault("after vm rm and vm run", _told(stopped))
+
+    def _follow(self, step: str, findings: Sequence[Mapping[str, Any]]) -> bool:
+        """Run the commands of the findings' hints, each as it is printed; whether there were any."""
+        todo = list(dict.fromkeys(c for found in findings for c in commands(found["hint"])))
+        for command in todo:
+            done = self.host.ran("sh", "-c", command)
+            self.mends.append(command)
+            if done.returncode != 0:
+                words = (done.stderr or done.stdout).strip()
+                self.fault(f"{step}: mend `{command}`", f"exit {done.returncode}: {words}")
+        return bool(todo)
+
+    def _act(self, act: Act) -> None:
+        """Something happens to the neighbour; then `hvtx repair`, and all is judged again."""
+        self._do(act)
+        self._agree(f"{act.name}, before repair")
+        done = self.host.ran("hvtx", "repair")
+        if done.returncode != 0:
+            self.fault(f"{act.name}: repair", f"exit {done.returncode}: {done.stderr.strip()}")
+        self.judge(act)
+
+    def _do(self, act: Act) -> None:
+        self.host.sh(f"BRIDGE={self.scene.bridge}\n{act.script}")
+
+    def _watched(self) -> None:
+        """The hint about who else takes hold of devices: done, it is gone, and then so is the harm."""
+        found = [f for f in self.scene.doctor().findings if _watches(f)]
+        if not found:
+            return
+        for finding in found:
+            if not commands(finding["hint"]):
+                self.fault("a hint that is no command", str(finding["hint"]))
+        self._follow("who else takes hold", found)
+        left = [f for f in self.scene.doctor().findings if _watches(f)]
+        if left:
+            words = "; ".join(f"{f['message']}, hint: {f['hint']}" for f in left)
+            self.fault("the warning stays when its hint is done", words)
+        for act in self.row.acts:
+            if act.name == "restart":
+                self._do(act)
+                self.scene.settle()
+                if stopped := self.scene.wrong(self.scene.promised()):
+                    self.fault("restart after the hint was done", _told(stopped))
+
+    def _end(self) -> None:
+        """gc plans nothing, guests stop, start and are made anew, and all goes without a trace."""
+        if items := self.scene.plan():
+            self.fault("gc would act", "; ".join(str(item["message"]) for item in items))
+        for verb in ("stop", "start"):
+            done = self.host.ran("hvtx", "vm", verb, "web")
+            if done.returncode != 0:
+                words = done.stderr.strip()
+                self.fault(f"vm {verb} web", f"exit {done.returncode}: {words}")
+        self._anew()
+        before = theirs(self.host.network_of())
+        try:
+            self.scene.end()
+        except AssertionError as problem:
+            self.fault("the end", str(problem))
+        self._unchanged("the end", before)
+
+
+def _watches(finding: Mapping[str, Any]) -> bool:
+    return finding["check"] == "company" and finding["level"] != "ok"
+
+
+def _told(stopped: dict[str, str]) -> str:
+    return "; ".join(f"{name} ({how})" for name, how in stopped.items())

@@ -1,0 +1,194 @@
+"""Flows: asked of the kernel by real sockets, each in the network namespace that it starts from.
+
+All flows of a step are asked at once, and each listener says its own name, so that an answer by
+somebody else is no answer. One that is stopped costs ``PATIENCE``; one that passes, milliseconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from integration import lab
+
+PATIENCE = 3.6  # seconds: a SYN is sent again after one and three
+AGAIN = 0.4  # a datagram is
+SHUT = 1.2  # seconds after which what must stay shut counts as shut
+_DONE, _WAITING = "done", "waiting"
+
+
+class Ask(NamedTuple):
+    """A question: does ``answerer`` answer ``asker`` at this address and port?
+
+    Parties are names of network namespaces. ``listen`` is the port that the answerer listens on;
+    0 where a program listens by itself: a connection, or any datagram, is an answer then.
+    ``expected`` is False for what must stay shut.
+    """
+
+    name: str
+    asker: str
+    protocol: str  # tcp, udp
+    address: str
+    port: int
+    answerer: str
+    listen: int
+    expected: bool = True
+
+
+@contextlib.contextmanager
+def inside(path: str) -> Iterator[None]:
+    """This thread is in the network namespace at ``path``."""
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        there = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            lab.setns(there)
+        finally:
+            os.close(there)
+        yield
+    finally:
+        lab.setns(before)
+        os.close(before)
+
+
+def family_of(address: str) -> socket.AddressFamily:
+    """The family of an address."""
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+_KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
+
+
+class _Asked:
+    """One question under way."""
+
+    def __init__(self, ask: Ask) -> None:
+        self.ask, self.state, self.sent = ask, _WAITING, 0.0
+        self.socket = socket.socket(family_of(ask.address), _KINDS[ask.protocol])
+        self.socket.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            try:
+                self.socket.connect((ask.address, ask.port))
+            except OSError as problem:
+                if not isinstance(problem, BlockingIOError):
+                    self.state = f"{problem.strerror}"
+
+    def events(self) -> int:
+        """What is waited for."""
+        connects = self.ask.protocol == "tcp" and not self.ask.listen
+        return selectors.EVENT_WRITE if connects else selectors.EVENT_READ
+
+    def send(self, now: float) -> None:
+        """A datagram, now and then."""
+        if self.ask.protocol == "udp" and self.state == _WAITING and now - self.sent > AGAIN:
+            self.sent = now
+            with contextlib.suppress(OSError):
+                self.socket.send(b"who?")
+
+    def receive(self) -> None:
+        """Take the answer."""
+        if self.events() == selectors.EVENT_WRITE:
+            code = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            self.state = os.strerror(code) if code else _DONE
+            return
+        try:
+            heard = self.socket.recv(100).decode(errors="replace")
+        except BlockingIOError:
+            return
+        except OSError as problem:
+            if self.ask.protocol == "tcp":  # an error of a datagram may be of the one before
+                self.state = f"{problem.strerror}"
+            return
+        wanted = self.ask.answerer
+        self.state = _DONE if heard == wanted or not self.ask.listen else f"{heard!r} answers"
+
+
+class Served(NamedTuple):
+    """A listener."""
+
+    party: str
+    family: socket.AddressFamily
+    protocol: str
+    port: int
+
+
+def _serve(served: Served) -> socket.socket:
+    made = socket.socket(served.family, _KINDS[served.protocol])
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if served.family == socket.AF_INET6:
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    made.setblocking(False)
+    made.bind(("::" if served.family == socket.AF_INET6 else "0.0.0.0", served.port))
+    if served.protocol == "tcp":
+        made.listen(32)
+    return made
+
+
+def _answer(listener: socket.socket, party: str, protocol: str) -> None:
+    with contextlib.suppress(OSError):
+        if protocol == "tcp":
+            link, _ = listener.accept()
+            with link:
+                link.sendall(party.encode())
+        else:
+            _, whom = listener.recvfrom(100)
+            listener.sendto(party.encode(), whom)
+
+
+def asked(places: Mapping[str, str], asks: Sequence[Ask]) -> dict[str, str]:
+    """Ask all of them; what came of each, "" where its answerer answered.
+
+    ``places`` are the parties' network namespaces, by name. (A listener answers both families.)
+    """
+    with contextlib.ExitStack() as stack:
+        chosen = stack.enter_context(selectors.DefaultSelector())
+        for served in _listeners(asks):
+            with inside(places[served.party]):
+                listener = stack.enter_context(_serve(served))
+            chosen.register(listener, selectors.EVENT_READ, served)
+        under_way = []
+        for ask in asks:
+            with inside(places[ask.asker]):
+                question = _Asked(ask)
+            stack.enter_context(question.socket)
+            if question.state == _WAITING:
+                chosen.register(question.socket, question.events(), question)
+            under_way.append(question)
+        _run(chosen, under_way)
+        return {q.ask.name: "" if q.state == _DONE else _words(q) for q in under_way}
+
+
+def _words(question: _Asked) -> str:
+    return "no answer" if question.state == _WAITING else question.state
+
+
+def _listeners(asks: Iterable[Ask]) -> set[Served]:
+    return {
+        Served(ask.answerer, family, ask.protocol, ask.listen)
+        for ask in asks
+        if ask.listen
+        for family in (socket.AF_INET, socket.AF_INET6)
+    }
+
+
+def _run(chosen: selectors.BaseSelector, under_way: Sequence[_Asked]) -> None:
+    """Until all have their answer, or patience ends (what must be shut is waited for as well)."""
+    begin = time.monotonic()
+    while (now := time.monotonic()) < begin + PATIENCE:
+        waiting = [q for q in under_way if q.state == _WAITING]
+        if not waiting or (now > begin + SHUT and not any(q.ask.expected for q in waiting)):
+            break
+        for question in waiting:
+            question.send(now)
+        for key, _ in chosen.select(0.1):
+            if isinstance(key.data, _Asked):
+                key.data.receive()
+                if key.data.state != _WAITING:
+                    chosen.unregister(key.fileobj)
+            else:
+                _answer(key.fileobj, key.data.party, key.data.protocol)  # type: ignore[arg-type]
