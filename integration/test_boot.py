@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from hvtx.engine.units import ENABLED, Place, units
+from hvtx.engine.units import ENABLED, FOLLOWERS, Place, units
 from integration import lab
 from integration.boot import image
 from integration.boot.container import Host, booted, poll
@@ -30,7 +30,12 @@ EXPOSURE = 2.5
 PROM = "/var/lib/node/hvtx.prom"
 NUMBERS = ("--metrics", PROM)
 OPTIONAL = ("hvtx-metrics.service", "hvtx-metrics.timer")
-NAMES = ("hvtx-recover.service", "hvtx-gc.service", "hvtx-gc.timer", *OPTIONAL)
+NAMES = (
+    "hvtx-recover.service", "hvtx-gc.service", "hvtx-gc.timer", "hvtx-repair.service",
+    "hvtx-repair@.service", *OPTIONAL,
+)  # fmt: skip
+SHIELD = "05-hvtx.network"  # by which systemd-networkd leaves our devices alone
+NETWORK_MANAGERS = "hvtx.conf"
 
 
 # -- the units, without a systemd that runs ----------------------------------------------------------
@@ -60,8 +65,10 @@ def files(root: Path) -> dict[str, str]:
 def test_systemd_finds_no_fault_in_the_units(hvtx: Program, tmp_path: Path) -> None:
     for unit in hvtx("systemd", "print", *NUMBERS, "--json").json()["units"]:
         (tmp_path / unit["name"]).write_text(unit["text"])
+    (tmp_path / "hvtx-repair@nftables.service").symlink_to(tmp_path / "hvtx-repair@.service")
+    names = ["hvtx-repair@nftables.service" if "@" in name else name for name in NAMES]
     done = subprocess.run(
-        ["systemd-analyze", "verify", *(str(tmp_path / name) for name in NAMES)],
+        ["systemd-analyze", "verify", *(str(tmp_path / name) for name in names)],
         capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -98,7 +105,7 @@ def test_install_enables_and_uninstall_leaves_nothing(hvtx: Program, root: Path)
     assert {unit["state"] for unit in first["units"]} == {"written"}
     assert "boots" in first["note"]
     links = {Path(path).name for path in files(root) if ".wants/" in path}
-    assert links == set(ENABLED)
+    assert links == {*ENABLED, *FOLLOWERS}
     installed = files(root)
 
     again = hvtx("systemd", "install", *NUMBERS, "--root", str(root), "--json").json()
@@ -112,9 +119,9 @@ def test_install_enables_and_uninstall_leaves_nothing(hvtx: Program, root: Path)
     assert {unit["state"] for unit in nothing["units"]} == {"absent"}
 
 
-def test_without_numbers_there_are_three_units(hvtx: Program, root: Path) -> None:
+def test_without_numbers_there_are_no_units_for_them(hvtx: Program, root: Path) -> None:
     made = hvtx("systemd", "install", "--root", str(root), "--json").json()
-    assert {unit["name"] for unit in made["units"]} == set(NAMES) - set(OPTIONAL)
+    assert {unit["name"] for unit in made["units"]} == {*NAMES, SHIELD} - set(OPTIONAL)
     gone = hvtx("systemd", "uninstall", "--root", str(root), "--json").json()
     assert gone["units"] == [{**unit, "state": "removed"} for unit in made["units"]]
 
@@ -126,8 +133,46 @@ def test_an_older_unit_of_ours_is_replaced(hvtx: Program, root: Path) -> None:
     path.write_text(wanted + "# older\n")
     done = hvtx("systemd", "install", *NUMBERS, "--root", str(root), "--json").json()
     states = {unit["name"]: unit["state"] for unit in done["units"]}
-    assert states == dict.fromkeys(NAMES, "unchanged") | {"hvtx-gc.timer": "written"}
+    assert states == dict.fromkeys((*NAMES, SHIELD), "unchanged") | {"hvtx-gc.timer": "written"}
     assert path.read_text() == wanted
+
+
+def test_managers_of_networks_get_a_file_that_keeps_them_off(hvtx: Program, root: Path) -> None:
+    """NetworkManager's where it is installed; both are taken away again, and an older one renewed."""
+    (root / "usr/lib/NetworkManager").mkdir(parents=True)
+    made = hvtx("systemd", "install", "--root", str(root), "--json").json()
+    assert {u["name"] for u in made["units"]} >= {SHIELD, NETWORK_MANAGERS}
+    network = root / "etc/systemd/network" / SHIELD
+    keyfile = root / "etc/NetworkManager/conf.d" / NETWORK_MANAGERS
+    wanted = network.read_text()
+    assert "[Match]\nName=hv*\n\n[Link]\nUnmanaged=yes\n" in wanted
+    assert "[keyfile]\nunmanaged-devices+=interface-name:hv*\n" in keyfile.read_text()
+    network.write_text(wanted.replace("hv*", "hvbr*"))
+    hvtx("systemd", "install", "--root", str(root))
+    assert network.read_text() == wanted
+    gone = hvtx("systemd", "uninstall", "--root", str(root), "--json").json()
+    assert {u["path"] for u in gone["units"] if u["state"] == "removed"} >= {
+        str(network), str(keyfile),
+    }  # fmt: skip
+    assert not network.exists()
+    assert not keyfile.exists()
+
+
+@pytest.mark.parametrize("theirs", ["file", "mask"])
+def test_a_strangers_file_for_networkd_stays(hvtx: Program, root: Path, theirs: str) -> None:
+    """Written by a person, after doctor's hint say, or masked; the units are installed all the same."""
+    path = root / "etc/systemd/network" / SHIELD
+    path.parent.mkdir()
+    if theirs == "file":
+        path.write_text("[Match]\nName=hv* br-web\n\n[Link]\nUnmanaged=yes\n")
+    else:
+        path.symlink_to("/dev/null")
+    before = files(root)
+    for verb in ("install", "uninstall"):
+        done = hvtx("systemd", verb, "--root", str(root), "--json").json()
+        assert {u["name"]: u["state"] for u in done["units"]}[SHIELD] == "kept"
+        assert files(root).items() >= before.items()
+    assert files(root) == before
 
 
 @pytest.mark.parametrize("verb", ["install", "uninstall"])
@@ -356,6 +401,36 @@ def test_the_sandbox_lets_legacy_tables_be_rebuilt(host: Host) -> None:
     host.run("hvtx", "network", "rm", "old")
 
 
+def test_what_a_firewalls_service_takes_away_is_put_back(host: Host) -> None:
+    """Its reload, restart, stop and start; after a boot as well, and with a VM that runs."""
+    host.run("systemctl", "enable", "nftables")
+    host.cut()
+    host.boot()
+    assert host.run("systemctl", "is-active", "hvtx-repair@nftables").strip() == "active"
+    assert "inactive" in host.run("systemctl", "is-active", "hvtx-repair@ufw", code=None)
+    device = vm(host, "web")["interfaces"][0]["device"]
+
+    def whole() -> bool:
+        told = host.json("hvtx", "doctor", "--json")["findings"]
+        return [f["level"] for f in told if f["check"] == "damage"] == ["ok"]
+
+    def flushed() -> bool:
+        """Whether the rules are other ones than before: handles are given anew."""
+        now = host.run("nft", "-a", "list", "ruleset")
+        return now != before and device in now
+
+    for act in ("reload", "restart", "stop", "start", "reload"):
+        before = host.run("nft", "-a", "list", "ruleset")
+        host.run("systemctl", act, "nftables")
+        poll(f"the repair after {act}", 30, flushed)
+        poll(f"the end of the repair after {act}", 30, whole)
+    assert host.run("systemctl", "is-active", "nftables", "hvtx-repair@nftables").split() == [
+        "active", "active",
+    ]  # fmt: skip
+    assert not host.json("hvtx", "intents", "--json")["operations"]
+    host.run("systemctl", "disable", "--now", "nftables")
+
+
 def test_a_vm_that_cannot_start_fails_the_unit_and_nothing_else(host: Host) -> None:
     host.run("sh", "-c", "printf '#!/bin/sh\\nsleep 600\\n' >/opt/guest; chmod 755 /opt/guest")
     host.run("hvtx", "vm", "create", "lost", "--network", "lan", "--autostart", "--", "/opt/guest")
@@ -374,12 +449,13 @@ def test_a_vm_that_cannot_start_fails_the_unit_and_nothing_else(host: Host) -> N
 
 
 def test_units_on_a_running_host_are_rated_and_removed(host: Host) -> None:
-    for name in (name for name in NAMES if name.endswith(".service")):
+    units = [name.replace("@", "@nftables") for name in NAMES]
+    for name in (name for name in units if name.endswith(".service")):
         rated = host.run("systemd-analyze", "security", "--no-pager", name)
         found = re.search(r"exposure level for .*: ([0-9.]+)", rated)
         assert found
         assert float(found[1]) <= EXPOSURE
-    assert not host.run("systemd-analyze", "verify", *NAMES).strip()
+    assert not host.run("systemd-analyze", "verify", *units).strip()
     pid = vm(host, "web")["pid"]
     done = host.json("hvtx", "systemd", "uninstall", "--json")
     assert {unit["state"] for unit in done["units"]} == {"removed"}

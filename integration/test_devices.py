@@ -572,22 +572,6 @@ def test_mac_addresses_are_set_and_not_drawn(hvtx: Program) -> None:
         assert kind == "3\n", device
 
 
-@pytest.mark.parametrize("name", ["NetworkManager", "systemd-network", "firewalld"])
-def test_programs_that_take_devices_are_told(hvtx: Program, name: str) -> None:
-    """A program of that name runs: a warning, with what to tell it."""
-    script = (
-        f"import ctypes, sys, time\nctypes.CDLL(None).prctl(15, {name.encode()!r})\n"
-        "print('ready', flush=True)\ntime.sleep(600)"
-    )
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        told = [f for f in findings(hvtx) if f["check"] == "company" and name in f["message"]]
-        process.kill()
-    assert [f["level"] for f in told] == ["warning"]
-    assert told[0]["hint"]
-
-
 def test_udev_may_give_a_new_device_another_address_and_does_not_keep_it() -> None:
     """It looked before ours was set, and writes after (E25): by the end of the start ours stands."""
     hvtx = Program()

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from hvtx.engine.units import MARKER, Place, units
+from hvtx.engine.units import MARKER, Place, shields, units
 from integration import lab
 from integration.boot.image import TOP, root_tar, suite_here
 
@@ -101,9 +101,15 @@ def test_installed_used_and_purged(inside: Callable[..., str]) -> None:
         "/usr/share/bash-completion/completions/hvtx",
         "/usr/share/zsh/vendor-completions/_hvtx",
         "/usr/lib/systemd/system/hvtx-recover.service",
+        "/usr/lib/systemd/system/hvtx-repair@.service",
+        "/usr/lib/systemd/network/05-hvtx.network",
+        "/usr/lib/NetworkManager/conf.d/hvtx.conf",
     ):
         assert name in files
     inside("systemd-analyze", "verify", "/usr/lib/systemd/system/hvtx-recover.service")
+    follower = "/usr/lib/systemd/system/nftables.service.wants/hvtx-repair@nftables.service"
+    inside("systemd-analyze", "verify", follower)
+    assert "ReloadPropagatedFrom=%i.service" in inside("cat", follower)
     enabled = inside("systemctl", "is-enabled", "hvtx-recover.service", "hvtx-gc.timer")
     assert enabled.split() == ["enabled", "enabled"]
     unit = inside("cat", "/usr/lib/systemd/system/hvtx-gc.service")
@@ -187,7 +193,12 @@ def test_the_packages_units_are_not_hidden(inside: Callable[..., str]) -> None:
     inside("dpkg", "-i", "/new.deb")
     theirs = {
         f"{_UNITS}/{name}": "packaged"
-        for name in ("hvtx-recover.service", "hvtx-gc.service", "hvtx-gc.timer")
+        for name in ("hvtx-recover.service", "hvtx-gc.service", "hvtx-gc.timer",
+                     "hvtx-repair.service", "hvtx-repair@.service")
+    }  # fmt: skip
+    files = {
+        "/usr/lib/systemd/network/05-hvtx.network": "packaged",
+        "/usr/lib/NetworkManager/conf.d/hvtx.conf": "packaged",
     }
 
     def links() -> list[str]:
@@ -199,7 +210,7 @@ def test_the_packages_units_are_not_hidden(inside: Callable[..., str]) -> None:
     before = links()
     assert len(before) == 2
     assert "come with the Debian package" in inside("sh", "-c", "hvtx systemd install 2>&1")
-    assert said_of_units(inside, "systemd", "install") == theirs
+    assert said_of_units(inside, "systemd", "install") == theirs | files
     assert inside("find", _ETC, "-type", "f") == ""
 
     def enabled() -> list[str]:
@@ -228,6 +239,7 @@ def test_the_packages_units_are_not_hidden(inside: Callable[..., str]) -> None:
     assert said_of_units(inside, "systemd", "install")[f"{_ETC}/hvtx-gc.timer"] == "removed"
     assert links() == before
     assert enabled() == ["enabled"] * 2
+    assert inside("find", "/etc", "-name", "*hvtx*", "-type", "f") == ""
     write_copies(inside, "/srv/hvtx")
     told = inside("dpkg", "--purge", "hvtx")
     assert f"removing {_ETC}/hvtx-recover.service" in told
@@ -240,7 +252,10 @@ def write_copies(inside: Callable[..., str], state: str) -> None:
     for unit in units(place):
         assert unit.text.startswith(MARKER)
         inside("sh", "-c", 'printf %s "$2" >"$1"', "sh", f"{_ETC}/{unit.name}", unit.text)
-    inside("systemctl", "--root=/", "reenable", "--quiet", "hvtx-recover.service", "hvtx-gc.timer")
+    names = ("hvtx-recover.service", "hvtx-gc.timer", "hvtx-repair@nftables.service")
+    inside("systemctl", "--root=/", "reenable", "--quiet", *names)
+    for unit in shields():
+        inside("sh", "-c", 'mkdir -p "${1%/*}"; printf %s "$2" >"$1"', "sh", unit.path, unit.text)
 
 
 def test_upgraded_under_running_vms(
@@ -276,7 +291,8 @@ def test_upgraded_under_running_vms(
     assert inside("hvtx", "--version") == f"hvtx {newer.partition('~')[0]}\n"
     assert vms() == before
     assert lab.difference(host, lab.dump()) == ""
-    assert inside("find", _ETC, "-name", "hvtx*", "-type", "f") == "", "nothing hides the units"
+    assert inside("find", "/etc", "-name", "*hvtx*", "-type", "f") == "", "nothing hides the units"
+    assert inside("find", _ETC, "-name", "hvtx-repair@*") == "", "the package has links of its own"
     inside("systemctl", "is-enabled", "hvtx-recover.service")
     assert inside("systemctl", "is-enabled", "hvtx-gc.timer", code=1) == "disabled\n"
     inside("hvtx", "repair")

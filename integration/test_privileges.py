@@ -178,7 +178,7 @@ def test_the_units_have_what_the_page_asks_for() -> None:
     place = units.Place(
         ("/usr/bin/hvtx",), "/var/lib/hvtx", "/run/hvtx", {}, "/var/lib/p/hvtx.prom"
     )
-    told = dict(re.findall(r"^\| `(hvtx-\w+)` \| ([A-Z_ ]+) \|", PAGE.read_text(), re.MULTILINE))
+    told = dict(re.findall(r"^\| `(hvtx-[\w@]+)` \| ([A-Z_ ]+) \|", PAGE.read_text(), re.MULTILINE))
     services = [unit for unit in units.units(place) if unit.name.endswith(".service")]
     assert {unit.name.removesuffix(".service") for unit in services} == set(told)
     for unit in services:

@@ -1,4 +1,4 @@
-"""`hvtx systemd`: the units that recover at boot and collect by the hour."""
+"""`hvtx systemd`: the units that recover at boot, collect by the hour and follow firewalls."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ metrics_option = click.option(
 
 @click.group(cls=Group)
 def systemd() -> None:
-    """Recovery at boot, collection by the hour: the units for systemd.
+    """Recovery at boot, collection by the hour, repair after firewalls: the units for systemd.
 
     What is given before the command (--state-dir, --run-dir, --config …), or by the environment,
     becomes part of the units.
@@ -55,6 +55,9 @@ def systemd() -> None:
 @click.pass_context
 def install(ctx: click.Context, root: str, metrics: str | None, json_: bool) -> None:
     """Write the units where they differ, enable them, and start the timer.
+
+    So are the files by which systemd-networkd and NetworkManager leave devices of hvtx alone; one
+    of the same name that hvtx did not write stays.
 
     Where the Debian package has brought its units, those are enabled and nothing hides them; what
     is given otherwise for this call goes to drop-ins.
@@ -86,10 +89,10 @@ def uninstall(root: str, json_: bool) -> None:
 def print_(ctx: click.Context, metrics: str | None, json_: bool) -> None:
     """Show the units as `systemctl cat` does; writes nothing, needs no root."""
     from hvtx.engine import systemd as engine
-    from hvtx.engine.units import listing
+    from hvtx.engine.units import listing, shields
 
     where = _place(ctx, metrics)
-    made = engine.make(where)
+    made = (*engine.make(where), *shields())
     found = engine.changeable(where)
     if found is not None:
         click.echo(f"warning: {render.plain(found[0])}; install refuses that", err=True)

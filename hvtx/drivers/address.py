@@ -170,8 +170,14 @@ def _refused(spec: AddressSpec, code: int, words: str) -> HvtxError:
     what = f"{spec['address']} on {spec['device']}"
     if code == errno.EEXIST:
         return Conflict(f"the address {what} exists already")
+    if ":" in spec["address"] and code in (
+        errno.EACCES,
+        errno.EOPNOTSUPP,
+    ):  # not for lack of rights
+        return HostRefused(
+            f"IPv6 is switched off at {spec['device']}: {spec['address']} cannot be added",
+            hint="sysctl -w net.ipv6.conf.all.disable_ipv6=0",
+        )
     if code in (errno.EPERM, errno.EACCES):
         return NotPermitted(f"not permitted to add {what}", hint="run hvtx as root (CAP_NET_ADMIN)")
-    if code == errno.EACCES or (":" in spec["address"] and code == errno.EOPNOTSUPP):
-        return HostRefused(f"IPv6 is off on this host: {what} cannot be added")
     return HostRefused(f"the kernel refused the address {what}: {words}")

@@ -76,6 +76,7 @@ class BridgeDriver:
             links = Links()
             try:
                 links.learn_no_link_local(spec["ifindex"])
+                tune(row, spec["device"])
                 # Only a changed MTU stays what it is when ports come and go (br_change_mtu).
                 links.change(spec["ifindex"], alias=row.mark, mtu=spec["mtu"], up=True, quiet6=True)
                 _settle(spec["ifindex"], links)
@@ -161,6 +162,52 @@ def route_localnet(device: str) -> str:
     return f"net/ipv4/conf/{device}/route_localnet"
 
 
+def settings(row: Resource, device: str) -> dict[str, str]:
+    """What guests need of a bridge's own settings, whatever new devices have here.
+
+    It forwards what comes from guests, and takes neither routes nor addresses from anybody there.
+    ``forwarding`` of IPv6 stays: to turn it on drops the default routes of other devices.
+    """
+    found: dict[str, str] = {}
+    six = [":" in address for address in row.spec["addresses"]]
+    if not all(six):
+        found[f"net/ipv4/conf/{device}/forwarding"] = "1"
+    if any(six):
+        found |= {f"net/ipv6/conf/{device}/{name}": value for name, value in _SETTINGS6.items()}
+    return found
+
+
+_SETTINGS6 = {
+    "disable_ipv6": "0",
+    "accept_ra": "0",
+    "accept_redirects": "0",
+    "force_forwarding": "1",
+}
+
+
+def tune(row: Resource, device: str) -> None:
+    """Give a bridge its settings; what this kernel does not have is left out.
+
+    Raises HostRefused, NotPermitted.
+    """
+    for path, value in settings(row, device).items():
+        try:
+            if Path("/proc/sys", path).read_text().strip() != value:
+                Path("/proc/sys", path).write_text(value)
+        except FileNotFoundError:
+            continue
+        except OSError as problem:
+            raise _not_set(path, value, problem) from problem
+
+
+def _not_set(path: str, value: str, problem: OSError) -> HvtxError:
+    name = path.replace("/", ".")
+    if problem.errno in (errno.EPERM, errno.EACCES, errno.EROFS):
+        return NotPermitted(f"not permitted to set {name} to {value}", hint="run hvtx as root")
+    words = f"{name} cannot be set: {problem.strerror}"
+    return HostRefused(words, hint="is /proc/sys of this network mounted?")
+
+
 def lead_loopback(device: str, *, on: bool) -> None:
     """Let 127.0.0.1 of the host reach a bridge's guests, or keep it from them.
 
@@ -175,17 +222,12 @@ def lead_loopback(device: str, *, on: bool) -> None:
             words = f"bridge {device} is gone, so 127.0.0.1 cannot lead to its guests"
             raise HostRefused(words, hint="`hvtx repair` puts networks back") from problem
     except OSError as problem:
-        if problem.errno in (errno.EPERM, errno.EACCES, errno.EROFS):
-            raise NotPermitted(
-                f"not permitted to set net.ipv4.conf.{device}.route_localnet to {value}",
-                hint="run hvtx as root",
-            ) from problem
-        words = f"net.ipv4.conf.{device}.route_localnet cannot be set: {problem.strerror}"
-        raise HostRefused(words, hint="is /proc/sys of this network mounted?") from problem
+        raise _not_set(route_localnet(device), value, problem) from problem
 
 
 def restore(row: Resource, seen: Link, links: Links, *, loopback: bool) -> None:
-    """Give a bridge of ours what others changed of it: up, its MAC, its MTU, its setting."""
+    """Give a bridge of ours what others changed of it: up, its MAC, its MTU, its settings."""
+    tune(row, seen.name)
     links.change(seen.ifindex, mac=row.spec["mac"], mtu=row.spec["mtu"], up=True)
     lead_loopback(seen.name, on=loopback)
 

@@ -41,6 +41,16 @@ def read(path: str) -> str | None:
         return None
 
 
+def has_ipv6() -> bool:
+    """Whether the kernel has IPv6 at all."""
+    return read("net/ipv6/conf/all/forwarding") is not None
+
+
+def can_force() -> bool:
+    """Whether IPv6 can be forwarded for single devices (since Linux 6.17)."""
+    return read("net/ipv6/conf/all/force_forwarding") is not None
+
+
 def _write(row: Resource) -> dict[str, Any]:
     spec: SysctlSpec = row.spec  # type: ignore[assignment]
     path = Path("/proc/sys", spec["path"])

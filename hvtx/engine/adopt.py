@@ -59,7 +59,8 @@ def import_states(runtime: Runtime, given: Sequence[str], *, dry_run: bool) -> d
         for name in sorted({adoption.vm_name(claim) for claim in claims}):
             runtime.lock("vm", name)
         runtime.lock("all", "gc")
-    verdicts = adoption.judge(claims, _sight(runtime, claims))
+    claims, sighted = _sight(runtime, claims)
+    verdicts = adoption.judge(claims, sighted)
     done = [_vm_document(verdict, _outcomes(runtime, verdict, dry_run)) for verdict in verdicts]
     done += [_unread_document(item) for item in unread]
     done.sort(key=lambda vm: str(vm["path"]))
@@ -87,8 +88,7 @@ def adopt_object(
         runtime.store.check_pages()
         runtime.lock("vm", vm)
         runtime.lock("all", "gc")
-    claim = _vouched(runtime, thing, vm, pid)
-    sighted = _sight(runtime, [claim])
+    (claim,), sighted = _sight(runtime, [_vouched(runtime, thing, vm, pid)])
     if pid is None and claim.device and claim.pid is None:
         holders = sighted.holders.get(claim.device, ())
         if len(holders) == 1:
@@ -216,8 +216,11 @@ def _read(files: Iterable[Path]) -> tuple[list[Claim], list[Unread]]:
     return claims, unread
 
 
-def _sight(runtime: Runtime, claims: Sequence[Claim]) -> Sighted:
-    """Look at everything that the claims speak of; raises HvtxError if that cannot be."""
+def _sight(runtime: Runtime, claims: Sequence[Claim]) -> tuple[list[Claim], Sighted]:
+    """Look at everything that the claims speak of; raises HvtxError if that cannot be.
+
+    The claims come back with the devices' own names.
+    """
     links = Links()
     try:
         seen = links.all()
@@ -228,13 +231,14 @@ def _sight(runtime: Runtime, claims: Sequence[Claim]) -> Sighted:
         ) from problem
     finally:
         links.close()
+    claims = adoption.by_own_names(claims, seen)
     holders = procfs.tap_holders({claim.device for claim in claims if claim.device})
     with runtime.reading() as sql:
         rows = [row for row in records.resources(sql) if row.kind != Kind.LEASE]
         names = {name: identity for identity, name in records.vm_names(sql).items()}
     recorded = {row.key: row.vm or "" for row in rows if row.kind in (Kind.TAP, Kind.BRIDGE)}
     recorded.update({row.mark: row.vm or "" for row in rows})
-    return Sighted(
+    return claims, Sighted(
         links=seen,
         holders={
             name: tuple(holder.pid for holder in found) for name, found in holders.found.items()

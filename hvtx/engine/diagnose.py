@@ -18,6 +18,7 @@ from hvtx.host import capabilities, procfs, program, tun
 from hvtx.host.mounts import filesystem_of
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.hypervisors import base as hypervisors
+from hvtx.model.mark import FAMILY
 from hvtx.model.resource import Kind
 from hvtx.model.user import User
 from hvtx.store import leases, records, reserve
@@ -322,23 +323,11 @@ def _forwarding(runtime: Runtime) -> Iterator[Finding]:
     if runtime.settings.state_directory == _NOWHERE:
         yield _forwarding_unasked()
         return
-    networks = runtime.read(records.networks)
-    wanted = []
-    if any(":" not in s for n in networks for s in n.subnets):
-        wanted.append("net/ipv4/ip_forward")
-    if any(":" in s for n in networks for s in n.subnets):
-        wanted.append("net/ipv6/conf/all/forwarding")
-    off = [path.replace("/", ".") for path in wanted if read_setting(path) != "1"]
-    for name in off:
-        yield Finding(
-            "forwarding", "error", f"{name} was turned off: guests reach nothing beyond this host",
-            (f"{name} = {read_setting(name.replace('.', '/'))}",),
-            f"hvtx repair, or: sysctl -w {name}=1",
-        )  # fmt: skip
-    if not off:
-        yield Finding(
-            "forwarding", "ok", "on where networks need it" if wanted else "not needed yet"
-        )
+    from hvtx.engine import forwarding
+    from hvtx.engine.networks import bridge_row
+
+    pairs = [(n, bridge_row(runtime, n)) for n in runtime.read(records.networks)]
+    yield from forwarding.findings(runtime, [(n, row) for n, row in pairs if row is not None])
 
 
 def _forwarding_unasked() -> Finding:
@@ -369,10 +358,10 @@ def _forward(runtime: Runtime) -> Iterator[Finding]:
     networks = runtime.read(records.networks)
     try:
         found = forward.judge(runtime, None if networks else forward.would_be(runtime))
-    except (Unavailable, DumpInterrupted) as problem:
-        hint = problem.hint if isinstance(problem, Unavailable) else "try again"
+    except (Unavailable, HvtxError, OSError, ValueError, DumpInterrupted) as problem:
+        hint = problem.hint if isinstance(problem, Unavailable | HvtxError) else None
         words = f"unknown: whether traffic of guests passes could not be tried: {problem}"
-        yield Finding("forward", "warning", words, (), hint)
+        yield Finding("forward", "warning", words, (), hint or _MEND)
         return
     yield from forward.findings(found, bool(networks))
 
@@ -443,30 +432,28 @@ def _addresses(runtime: Runtime) -> Iterator[Finding]:
 
 def _damage(runtime: Runtime) -> Iterator[Finding]:
     """What others flushed or changed under networks and running VMs."""
-    from hvtx.engine.repair import damage_now
+    from hvtx.engine.repair import look_now
     from hvtx.engine.snapshot import take_snapshot
 
     if runtime.store.missing or runtime.refused is not None:
         return
-    found = [d for d in damage_now(take_snapshot(runtime)) if d.row.kind != Kind.SYSCTL]
+    damages, unseen = look_now(take_snapshot(runtime))
+    found = [d for d in damages if d.row.kind != Kind.SYSCTL]
     for damage in found:
         yield Finding(
             "damage", "error" if damage.cuts else "warning",
             f"{damage.row.kind} {damage.row.key}: {damage.missing}",
-            damage.seen.evidence, "hvtx repair",
+            damage.seen.evidence, damage.mend,
         )  # fmt: skip
-    if not found:
+    for why, rows in unseen.items():
+        yield Finding(
+            "damage", "warning", f"{', '.join(rows)} could not be looked at", (why,), _MEND
+        )
+    if not found and not unseen:
         yield Finding("damage", "ok", "everything that runs has what is on record")
 
 
 _MANY = 8  # packets that are named of those that one route takes away
-
-
-_WATCHERS = {
-    "NetworkManager": "write [keyfile] unmanaged-devices=interface-name:hv* to its conf.d",
-    "systemd-network": "add a .network file with [Match] Name=hv* and [Link] Unmanaged=yes",
-    "firewalld": "firewall-cmd --permanent --zone=trusted --add-interface=BRIDGE",
-}
 
 
 _NEARLY_FULL = 0.9  # of connection tracking: a full table drops every new connection
@@ -510,22 +497,37 @@ def _conntrack(runtime: Runtime) -> Iterator[Finding]:
 
 
 def _watchers(runtime: Runtime) -> Iterator[Finding]:
-    """Programs that take hold of devices or chains that they did not make."""
-    running = set()
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                with open(f"/proc/{entry}/comm", encoding="utf-8", errors="replace") as comm:
-                    running.add(comm.read().strip())
-            except OSError:
-                continue
-    for name, mend in _WATCHERS.items():
-        if name[:15] in running:
+    """Managers of networks that have taken up devices that they did not make."""
+    from hvtx.host.links import Links
+    from hvtx.host.managers import NETWORKD, managers
+    from hvtx.planner import company
+
+    with closing(Links()) as links:
+        ours = [link for link in links.all() if (link.alias or "").startswith(FAMILY)]
+    found = managers([(link.ifindex, link.name) for link in ours], company.kept_files())
+    bridges = [link.name for link in ours if link.kind == "bridge"]
+    for manager in found:
+        if manager.unknown is not None:
             yield Finding(
-                "company", "warning", f"{name} runs here and may take hold of our devices", (), mend
+                "company", "warning", f"which devices {manager.name} has taken up is unknown",
+                (manager.unknown,), "run hvtx as root, where nmcli answers",
+            )  # fmt: skip
+        if not manager.taken:
+            continue
+        if manager.name == NETWORKD:
+            harm = "when it starts, it takes ports and addresses off bridges"
+            mend = company.networkd_mend(manager.taken, bridges, manager.files)
+        else:
+            harm = "its tools take them down or remove them"
+            mend = company.network_manager_mend(
+                (taken.device for taken in manager.taken), bridges, manager.files
             )
-    if not running & {name[:15] for name in _WATCHERS}:
-        yield Finding("company", "ok", "no NetworkManager, systemd-networkd or firewalld runs here")
+        yield Finding(
+            "company", "warning", f"{manager.name} has taken up devices of hvtx: {harm}",
+            tuple(f"{taken.device}: {taken.by}" for taken in manager.taken), mend,
+        )  # fmt: skip
+    if not any(manager.taken or manager.unknown for manager in found):
+        yield Finding("company", "ok", "no manager of networks has taken up devices of hvtx")
 
 
 def _processes(runtime: Runtime) -> Iterator[Finding]:

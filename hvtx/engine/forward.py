@@ -105,16 +105,17 @@ def _judged(
 ) -> Judged:
     if not made:
         return Judged((), (), 0)
-    masters = {g: p.ifindex for p in made for g in p.guests if g.wants}
-    picture = picture.plus([_port(guest, master) for guest, master in masters.items()])
+    thought = [(guest, promise.ifindex) for promise in made for guest in promise.guests
+               if guest.wants]  # fmt: skip
+    picture = picture.plus([_port(guest, master) for guest, master in thought])
     families = {family for promise in made for family in promise.families()}
     bridges = {promise.network.bridge for promise in made}
     exits = {family: way_out(picture, family, bridges) for family in families}
     if without := [family for family, found in exits.items() if found is None]:
         picture = _with_uplink(picture, without)
         exits |= {family: _thought_out(family) for family in without}
-    every = [*wants, *(want for guest in masters for want in guest.wants)]
-    lacks: list[str] = []
+    lacks = topology.not_carried(_passed(picture, made, exits))
+    every = [*wants, *(want for guest, _ in thought for want in guest.wants)]
 
     def furnish() -> None:
         try:
@@ -135,6 +136,20 @@ def _judged(
 
     stopped, handles, count = within(picture, ask, furnish if every else None)
     return Judged(tuple(_stops(stopped, handles)), tuple(dict.fromkeys(lacks)), count)
+
+
+def _passed(
+    picture: Picture, made: Sequence[Promise], exits: Mapping[int, Exit | None]
+) -> list[Device]:
+    """The devices that frames of these flows pass."""
+    names = {promise.network.bridge for promise in made}
+    names |= {guest.device for promise in made for guest in promise.guests}
+    names |= {found.device for found in exits.values() if found is not None}
+    indexes = {device.ifindex for device in picture.topology.devices if device.name in names}
+    return [
+        device for device in picture.topology.devices
+        if device.name in names or (device.master in indexes and device.kind not in ("tun", "veth"))
+    ]  # fmt: skip
 
 
 def _port(guest: Guest, master: int) -> Device:
@@ -255,10 +270,8 @@ def would_be(runtime: Runtime) -> Network:
 
 def findings(judged: Judged, real: bool) -> Iterator[Finding]:
     """What doctor says: one finding for all that one thing stops; ``real``: there are networks."""
-    unknown = False
     for (by, place, what), stops in promises.grouped(judged.stops).items():
         known = by != "unknown"
-        unknown = unknown or not known
         names = ", ".join(sorted({repr(stop.flow.network) for stop in stops}))
         whose = f"network {names}" if real else "the next network"
         flows = promises.flow_words(stop.flow for stop in stops)
@@ -271,14 +284,15 @@ def findings(judged: Judged, real: bool) -> Iterator[Finding]:
             words = f"unknown: whether {whose} has {flows}"
             level = "warning"
         yield Finding("forward", level, words, (evidence,), _mend(by, place))
-    for words in judged.lacks:
-        unknown = True
-        yield Finding("forward", "warning", f"unknown: {words}", (), _LOOK)
-    if not judged.stops and not unknown:
+    if judged.lacks:
+        words = f"unknown: what stands on this host cannot all be copied: {judged.lacks[0]}"
+        yield Finding("forward", "warning", words, judged.lacks[:_MANY], _LOOK)
+    elif not judged.stops:
         words = f"{judged.flows} flows that guests are promised were tried, and pass"
         yield Finding("forward", "ok", words if judged.flows else "nothing needs to pass yet")
 
 
+_MANY = 5
 _LOOK = "try what guests need by hand: what could not be copied may stop it"
 
 

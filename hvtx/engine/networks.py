@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from hvtx.drivers.sysctl import read as read_setting
 from hvtx.engine import notice, privileges
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, begin
@@ -288,41 +287,29 @@ def _choose_firewall(runtime: Runtime) -> str:
 # -- making and rebuilding -----------------------------------------------------------------------
 
 
-def _settings(network: Network) -> list[tuple[str, str, str]]:
-    """What has to be turned on for the network to forward: ``(path, value, value before)``."""
-    wanted = []
-    if any(":" not in subnet for subnet in network.subnets):
-        wanted.append(("net/ipv4/ip_forward", "1"))
-    if any(":" in subnet for subnet in network.subnets):
-        # Forwarding turns off the acceptance of router advertisements unless accept_ra is 2, and
-        # a host whose default route comes from one would lose it (ip-sysctl.rst).
-        wanted += [(f"net/ipv6/conf/{name}/accept_ra", "2") for name in _learns_routes()]
-        wanted.append(("net/ipv6/conf/all/forwarding", "1"))
-    changes = []
-    for path, value in wanted:
-        before = read_setting(path)
-        if before is None:
-            raise HostRefused(
-                f"this host has no setting {path.replace('/', '.')}", hint="is IPv6 off?"
-            )
-        if before != value:
-            changes.append((path, value, before))
-    return changes
+def keep_settings(runtime: Runtime, networks: Iterable[Network]) -> list[Resource]:
+    """Turn on, and record, what networks that stand need by now: the uplink may be another one.
 
+    What is on record already is not looked at. Returns the new rows. Raises HostRefused,
+    NotPermitted (undone).
+    """
+    from hvtx.engine import forwarding
 
-def _learns_routes() -> list[str]:
-    """Devices whose default route came from a router advertisement and that accept_ra=1 keeps."""
-    from pyroute2 import IPRoute
-
-    from_ra, names = 9, set()
-    with IPRoute() as route:
-        for entry in route.get_default_routes(family=10):
-            if entry["proto"] == from_ra and entry.get_attr("RTA_OIF"):
-                links = route.get_links(entry.get_attr("RTA_OIF"))
-                names |= {link.get_attr("IFLA_IFNAME") for link in links}
-    return sorted(
-        name for name in names if name and read_setting(f"net/ipv6/conf/{name}/accept_ra") == "1"
-    )
+    standing = [network for network in networks if bridge_row(runtime, network) is not None]
+    families = forwarding.families_of(standing)
+    known = {row.spec["path"] for row in forwarding.recorded(runtime)}
+    new = [c for c in forwarding.changes(runtime, families) if c[0] not in known]
+    if not new:
+        return []
+    with begin(runtime, "repair") as (sql, operation):
+        rows = operation.intend(sql, provision.want_settings(new))
+    try:
+        operation.commit(rows, operation.act(rows))
+    except (Exception, KeyboardInterrupt) as problem:
+        if not operation.committed:
+            undo(operation, rows, problem)
+        raise
+    return rows
 
 
 def _missing_bases(runtime: Runtime, network: Network) -> list[str]:
@@ -338,7 +325,10 @@ def _missing_bases(runtime: Runtime, network: Network) -> list[str]:
 def _make(runtime: Runtime, network: Network, verb: str, *, new: bool) -> None:
     """Intend, act, commit; undone from the rows if anything fails."""
     privileges.need_to_start([network])
-    settings = _settings(network)
+    from hvtx.engine import forwarding
+
+    families = forwarding.families_of([network])
+    settings = forwarding.changes(runtime, families)
     bases = _missing_bases(runtime, network)
     rows: list[Resource] = []
     with begin(runtime, verb, network=network.name) as (sql, operation):
@@ -372,6 +362,8 @@ def _make(runtime: Runtime, network: Network, verb: str, *, new: bool) -> None:
         if not operation.committed:
             undo(operation, rows, problem, forget_network=network.id if new else None)
         raise
+    if new:
+        forwarding.warn(families, [path for path, _, _ in settings])
 
 
 def intend_network(

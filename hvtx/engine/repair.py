@@ -17,8 +17,9 @@ from hvtx.drivers.bridge import lead_loopback, restore, route_localnet
 from hvtx.drivers.sysctl import read as read_setting
 from hvtx.engine import holding
 from hvtx.engine.collect import resolve
+from hvtx.engine.forwarding import ipv6_problem, tuned
 from hvtx.engine.loopback import bridges_in_need
-from hvtx.engine.networks import ensure_networks, outdated
+from hvtx.engine.networks import ensure_networks, keep_settings, outdated
 from hvtx.engine.runtime import Runtime, driver_name
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.transaction import begin
@@ -28,6 +29,7 @@ from hvtx.host.traits import LinkTraits
 from hvtx.model.plan import Snapshot
 from hvtx.model.resource import FIREWALL_KINDS, HOLDER, Kind, Link, Resource, State
 from hvtx.model.vm import Liveness, Network, Vm
+from hvtx.planner import remedy
 from hvtx.planner.drift import Wanted, drift
 from hvtx.planner.presence import Presence, index, presence
 from hvtx.planner.provision import guards_bridge, port_guard
@@ -41,6 +43,7 @@ class Damage(NamedTuple):
     row: Resource
     missing: str
     seen: Presence
+    mend: str = remedy.REPAIR  # as people type it
     unheld: bool = False  # a published port that no socket is bound to
 
     @property
@@ -77,15 +80,17 @@ def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
     ]
     sighted = _sight(snapshot, rows)
     loopback = bridges_in_need(snapshot.rows, snapshot.life.id)
-    damages = _damage(sighted, loopback)
+    damages = _with_mends(snapshot, _damage(sighted, loopback))
     repaired: list[dict[str, Any]] = []
     failed = _unseen(sighted)  # a look that failed does not make a thing whole
+    _keep_settings(runtime, networks, repaired, failed)
     if damages:
         with begin(runtime, "repair", vm=name if vms and not networks else None) as (_, operation):
             pass
         _mend_all(runtime, damages, rows, repaired, failed)
         names = {vm.id: vm.name for vm in vms}
         _hold_again(runtime, [d for d in damages if d.unheld], rows, names, (repaired, failed))
+        _look_again(runtime, repaired, failed)
         ports = [damage.row for damage in damages if damage.row.kind == Kind.PUBLISH]
         flows = operation.end_flows_past(ports)  # datagrams of meanwhile went past their rules
         if not flows.gone:
@@ -96,6 +101,21 @@ def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
         events += [Event("failed", item["why"], item["kind"], item["key"]) for item in failed]
         operation.end("partial" if failed else "done", events=events)
     return _document(repaired, failed)
+
+
+def _keep_settings(
+    runtime: Runtime,
+    networks: Sequence[Network],
+    repaired: list[dict[str, Any]],
+    failed: list[dict[str, Any]],
+) -> None:
+    """What networks need by now and is not on record yet: other uplinks than before."""
+    try:
+        for row in keep_settings(runtime, networks):
+            words = f"it was {row.spec['before']}, and {row.spec['value']} is needed"
+            repaired.append({"kind": row.kind, "key": row.key, "missing": words})
+    except HvtxError as problem:
+        failed.append({"kind": Kind.SYSCTL, "key": "forwarding", "why": problem.message})
 
 
 def refused_document(refusal: Refused) -> dict[str, Any]:
@@ -143,11 +163,34 @@ def _runs(snapshot: Snapshot, vm: str) -> bool:
 # -- what is wrong ---------------------------------------------------------------------------------
 
 
-def damage_now(snapshot: Snapshot) -> list[Damage]:
-    """What `repair` would find under every network and running VM; changes nothing."""
+def look_now(snapshot: Snapshot) -> tuple[list[Damage], dict[str, list[str]]]:
+    """What `repair` would find under every network and running VM; changes nothing.
+
+    And by the reason, the things of which nothing can be said.
+    """
     rows = _made_here(snapshot)
     sighted = _sight(snapshot, [r for r in rows if r.vm is None or _runs(snapshot, r.vm)])
-    return _damage(sighted, bridges_in_need(snapshot.rows, snapshot.life.id))
+    damages = _damage(sighted, bridges_in_need(snapshot.rows, snapshot.life.id))
+    unseen: dict[str, list[str]] = {}
+    for item in _unseen(sighted):
+        unseen.setdefault(item["why"], []).append(f"{item['kind']} {item['key']}")
+    return _with_mends(snapshot, damages), unseen
+
+
+def _with_mends(snapshot: Snapshot, damages: Sequence[Damage]) -> list[Damage]:
+    """Each with what a person does about it."""
+    external = {
+        row.vm
+        for row in snapshot.rows
+        if row.kind == Kind.PROCESS and row.spec.get("hypervisor") == "external"
+    }
+    found = []
+    for damage in damages:
+        row = damage.row
+        name = snapshot.vms[row.vm].name if row.vm else ""
+        mend = remedy.remedy(row, damage.seen, name, external=row.vm in external)
+        found.append(damage._replace(mend=mend))
+    return found
 
 
 def _made_here(snapshot: Snapshot) -> list[Resource]:
@@ -232,7 +275,8 @@ def _missing(
     if row.kind == Kind.SYSCTL:
         value = read_setting(row.spec["path"])
         wanted = row.spec["value"]
-        return None if value == wanted else f"it was {value}, and {wanted} is needed"
+        gone = value is None and "/conf/" in row.spec["path"]  # with its device
+        return None if gone or value == wanted else f"it was {value}, and {wanted} is needed"
     if seen.problem is not None:
         return f"{seen.problem.value}: {seen.evidence[0]}"
     if seen.here is False:
@@ -295,6 +339,8 @@ def _drift(
     row: Resource, link: Link, bridges: Mapping[str, int], loopback: Collection[str]
 ) -> str | None:
     """What others changed of a device of ours, in words."""
+    if link.name != row.key:
+        return f"it was renamed to {link.name}"
     if not link.up:
         return "it was down"
     if link.mac != row.spec["mac"]:
@@ -302,6 +348,8 @@ def _drift(
     if link.mtu != row.spec["mtu"]:
         return f"its MTU was {link.mtu}"
     if row.kind == Kind.BRIDGE:
+        if (untuned := tuned(row, link.name)) is not None:
+            return untuned
         leads, should = read_setting(route_localnet(link.name)) == "1", row.key in loopback
         if leads == should:
             return None
@@ -354,11 +402,31 @@ def _mend_all(
         attempt(damage, lambda damage=damage: _mend_firewall(runtime, damage.row))  # type: ignore[misc]
 
 
+def _look_again(
+    runtime: Runtime, repaired: list[dict[str, Any]], failed: list[dict[str, Any]]
+) -> None:
+    """Call put back only what a fresh look shows as it should be; the rest has failed."""
+    if not repaired:
+        return
+    snapshot = take_snapshot(runtime)
+    sighted = _sight(snapshot, _made_here(snapshot))
+    loopback = bridges_in_need(snapshot.rows, snapshot.life.id)
+    damages = _damage(sighted, loopback)
+    wrong = {(str(d.row.kind), d.row.key, d.cuts): f"{d.missing}, still" for d in damages}
+    unseen = {(item["kind"], item["key"]): item["why"] for item in _unseen(sighted)}
+    for item in list(repaired):
+        thing = str(item["kind"]), item["key"]
+        why = unseen.get(thing) or wrong.get((*thing, item["missing"] != holding.UNHELD))
+        if why is not None:
+            repaired.remove(item)
+            failed.append({**item, "why": f"could not be put back: {why}"})
+
+
 def _mend(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) -> None:
     row, seen = damage.row, damage.seen
     if seen.problem is not None:
         raise HvtxError(
-            f"{seen.evidence[0]}: it is not ours to change", hint="`hvtx explain` tells whose it is"
+            f"{seen.evidence[0]}: it is not ours to change: {damage.mend}", hint=damage.mend
         )
     if row.kind in (Kind.SYSCTL, Kind.ADDRESS) or (row.kind == Kind.BRIDGE and seen.here is False):
         runtime.driver(driver_name(row)).create([row])
@@ -367,8 +435,8 @@ def _mend(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) -> None:
         return
     if row.kind == Kind.TAP and seen.here is False:
         raise HvtxError(
-            "the device cannot be made again under a running VM: stop and start it",
-            hint="hvtx vm stop, then hvtx vm start",
+            f"the device cannot be made again under a running VM: {damage.mend}",
+            hint=damage.mend,
         )
     assert seen.link is not None
     links = Links()
@@ -376,7 +444,12 @@ def _mend(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) -> None:
         now = links.get(ifindex=seen.link.ifindex)
         if now is None or now.alias != row.mark:
             raise HvtxError("it changed while it was looked at", hint="hvtx repair tries again")
+        if now.name != row.key:
+            links.rename(now.ifindex, row.key)
+            now = now._replace(name=row.key)
         if row.kind == Kind.BRIDGE:
+            if any(":" in a for a in row.spec["addresses"]) and (off := ipv6_problem()):
+                raise off
             restore(row, now, links, loopback=_leads_loopback(runtime, row))
             if _guards_bridge(row, rows):
                 bridge.guard(row, links)

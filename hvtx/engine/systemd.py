@@ -21,9 +21,13 @@ from hvtx.engine.units import (
     DIRECTORY,
     DROP_IN,
     ENABLED,
+    FIREWALLS,
+    FOLLOWERS,
     OPTIONAL,
     PACKAGED,
     RECOVER,
+    REPAIR,
+    REPAIR_AFTER,
     TIMER,
     TIMERS,
     Place,
@@ -31,6 +35,8 @@ from hvtx.engine.units import (
     drop_in,
     is_ours,
     is_packaged,
+    packaged_in,
+    shields,
     start_call,
     units,
 )
@@ -48,7 +54,8 @@ _START_SECONDS = 120.0  # above the waiting for locks; far above what a start ta
 class Entry(NamedTuple):
     """A file of a unit and what became of it.
 
-    ``state``: written, unchanged, removed, absent, or packaged (it is the Debian package's).
+    ``state``: written, unchanged, removed, absent, packaged (it is the Debian package's), or kept
+    (somebody else's file for a manager of networks).
     """
 
     name: str
@@ -138,13 +145,77 @@ def install(where: Place, root: str = "/") -> Outcome:
     # the links of a copy that was removed lead to it, and must lead to the package's unit
     verb = "reenable" if theirs else "enable"
     _call(systemctl, *_offline(running, root), verb, "--quiet", *enabled)
+    # the package's follow firewalls by links of the package
+    following = "disable" if REPAIR_AFTER in theirs else "enable"
+    _call(systemctl, *_offline(running, root), following, "--quiet", *FOLLOWERS)
     if running:
         _call(systemctl, "start", *(name for name in names if name in TIMERS))
+        followers = _followers_of_running(systemctl)
+        if followers:
+            _call(systemctl, "start", "--no-block", *followers)
+    shielding = _install_shields(root)
+    entries += shielding
     note = "the units come with the Debian package hvtx, and are used as they are"
     if any(entry.path.endswith(DROP_IN) and entry.state != "removed" for entry in entries):
         note = "the units come with the Debian package hvtx; drop-ins hold what is otherwise here"
-    notes = [note if theirs else None, _note(running, root)]
+    notes = [note if theirs else None, _note(running, root), _note_of_shields(shielding, running)]
     return Outcome(tuple(entries), running, "; ".join(filter(None, notes)) or None)
+
+
+def _followers_of_running(systemctl: str) -> list[str]:
+    """The units that follow the firewalls whose services are active now."""
+    services = [f"{name}.service" for name in FIREWALLS]
+    states = program.run((systemctl, "is-active", *services), _SECONDS).output.split()
+    return [unit for unit, state in zip(FOLLOWERS, states, strict=False) if state == "active"]
+
+
+def _install_shields(root: str) -> list[Entry]:
+    """Files for managers of networks: theirs who wrote one of the same name stays as it is.
+
+    NetworkManager's only where it is installed.
+    """
+    entries = []
+    for shield in shields():
+        path, home = _below(root, shield.path), os.path.dirname(shield.directory)
+        package = f"{packaged_in(shield)}/{shield.name}"
+        if is_packaged(_text_at(_below(root, package)) or ""):
+            entries.append(Entry(shield.name, _below(root, package), "packaged"))
+            wanted = None
+        elif any(os.path.isdir(_below(root, one)) for one in (home, f"/usr/lib{home[4:]}")):
+            wanted = shield.text
+        else:
+            continue
+        try:
+            state = _state(shield.path, wanted, root)
+        except Conflict:
+            entries.append(Entry(shield.name, path, "kept"))
+            continue
+        told = _bring(shield.path, wanted, state, root)
+        if told != "absent":
+            entries.append(Entry(shield.name, path, told))
+    return entries
+
+
+def _remove_shields(root: str) -> list[Entry]:
+    entries = []
+    for shield in shields():
+        try:
+            told = _bring(shield.path, None, _state(shield.path, None, root), root)
+        except Conflict:
+            told = "kept"
+        if told != "absent":
+            entries.append(Entry(shield.name, _below(root, shield.path), told))
+    return entries
+
+
+def _note_of_shields(entries: Sequence[Entry], running: bool) -> str | None:
+    """How a manager of networks that runs is told of its file: that is left to a person."""
+    if not running or not any(entry.state in ("written", "removed") for entry in entries):
+        return None
+    return (
+        "`networkctl reload`, or `systemctl reload NetworkManager`, makes a manager of networks"
+        " that runs read its file"
+    )
 
 
 def changeable(where: Place) -> tuple[str, str] | None:
@@ -198,11 +269,14 @@ def uninstall(root: str = "/") -> Outcome:
         for unit in ours
         if unit.name not in (*copies, *theirs, *OPTIONAL)
     ]
+    shielding = _remove_shields(root)
+    entries += shielding
     note = (
         "the units of the Debian package hvtx stay as they are: they go with the package, and"
         f" `systemctl disable --now {RECOVER} {TIMER}` turns them off"
     )
-    return Outcome(tuple(entries), running, note if theirs else None)
+    notes = [note if theirs else None, _note_of_shields(shielding, running)]
+    return Outcome(tuple(entries), running, "; ".join(filter(None, notes)) or None)
 
 
 def _remove_files(
@@ -212,6 +286,7 @@ def _remove_files(
     systemctl = _systemctl()
     offline = _offline(running, root)
     enabled = [name for name in copies if name in ENABLED]
+    followers = FOLLOWERS if REPAIR_AFTER in copies else ()
     own = [name for name in enabled if name not in theirs]
     again = [
         name
@@ -222,6 +297,8 @@ def _remove_files(
         _call(systemctl, "stop", *own)
     if own:
         _call(systemctl, *offline, "disable", "--quiet", *own)
+    if followers:
+        _call(systemctl, *offline, "disable", "--quiet", *followers)
     for path in there:
         _remove(_below(root, path))
         if path.endswith(DROP_IN):
@@ -232,6 +309,8 @@ def _remove_files(
     if again:  # their links led to the copies
         _call(systemctl, *offline, "reenable", "--quiet", *again)
     if running:
+        if followers and REPAIR_AFTER not in theirs:  # their files are gone: no OnSuccess= by now
+            program.run((systemctl, "stop", *followers), _SECONDS)  # fails if one is not loaded
         names = [name for name in copies if name not in theirs]
         program.run((systemctl, "reset-failed", *names), _SECONDS)  # fails if none had
 
@@ -325,7 +404,7 @@ def _unit_of(path: str) -> str:
 def _packaged(root: str) -> dict[str, str]:
     """``{name: text}`` of the units of hvtx's Debian package that are there."""
     found = {}
-    for name in (RECOVER, COLLECT, TIMER):
+    for name in (RECOVER, COLLECT, TIMER, REPAIR, REPAIR_AFTER):
         text = _text_at(_below(root, _theirs(name)))
         if text is not None and is_packaged(text):
             found[name] = text

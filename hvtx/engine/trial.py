@@ -97,7 +97,8 @@ class Trial:
 
     def _from_host(self, promise: Promise, guest: Guest, family: int, protocol: str) -> Result:
         own, port = packed(guest.address(family) or ""), GUEST_PORT[protocol]
-        legs = [Leg("", b"", own, promise.network.bridge)]
+        bridge, gateway = promise.network.bridge, packed(promise.gateway(family))
+        legs = [Leg("", b"", own, bridge), Leg("", gateway, own, bridge)]
         cause = self._tries.from_host(owner_of(guest), family, protocol, port, legs)
         return self._flow(promise, Way.HOST_TO_GUEST, family, protocol), cause
 

@@ -1,7 +1,8 @@
 """The systemd units of hvtx as text (pure; see docs/boot.md and docs/adr/0007-boot.md).
 
-``hvtx-recover.service`` runs once in a boot, ``hvtx-gc.timer`` calls ``hvtx-gc.service`` hourly.
-Both services are shut in as far as their work allows. No VM lives in that sandbox: systemd itself
+``hvtx-recover.service`` runs once in a boot, ``hvtx-gc.timer`` calls ``hvtx-gc.service`` hourly,
+and ``hvtx-repair@.service`` follows the services of firewalls, whose reload flushes our rules.
+The services are shut in as far as their work allows. No VM lives in that sandbox: systemd itself
 starts each ``--autostart`` VM, in a transient service without one (:func:`start_call`).
 
 Directives and their escapes: systemd.unit(5), systemd.exec(5), systemd.service(5) and
@@ -14,12 +15,15 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from hvtx.planner import company
+
 DIRECTORY = "/etc/systemd/system"
 MARKER = "# Written by `hvtx systemd install`; `hvtx systemd uninstall` removes it."
 PACKAGED = "/usr/lib/systemd/system"  # where a distribution's package has its units
 PACKAGE_MARKER = "# Of the Debian package hvtx."
 DROP_IN = "hvtx.conf"  # in DIRECTORY/<unit>.d: what differs from the package's unit
 RECOVER, COLLECT, TIMER = "hvtx-recover.service", "hvtx-gc.service", "hvtx-gc.timer"
+REPAIR, REPAIR_AFTER = "hvtx-repair.service", "hvtx-repair@.service"
 MEASURE, MEASURE_TIMER = "hvtx-metrics.service", "hvtx-metrics.timer"
 OPTIONAL = (MEASURE, MEASURE_TIMER)
 TIMERS = (TIMER, MEASURE_TIMER)
@@ -30,10 +34,14 @@ BY_SYSTEMD = "systemd-run"
 
 # Whoever loads or flushes the host's rules at boot goes first, or our rules would be flushed with
 # the rest. Docker too: where its FORWARD policy drops, a rule of ours must stand in its chain.
-_FIREWALLS = (
-    "nftables.service iptables.service ip6tables.service netfilter-persistent.service"
-    " ufw.service firewalld.service shorewall.service shorewall6.service docker.service"
-)
+FIREWALLS = (
+    "nftables", "iptables", "ip6tables", "netfilter-persistent", "ufw", "firewalld", "shorewall",
+    "shorewall6",
+)  # fmt: skip
+_FIREWALLS = " ".join(f"{name}.service" for name in (*FIREWALLS, "docker"))
+# One for each service that may take our rules away with its own: PartOf= and what propagates are
+# of one service each, or the stop of one would end what follows the others.
+FOLLOWERS = tuple(REPAIR_AFTER.replace("@", f"@{name}") for name in FIREWALLS)
 # Whoever starts guests of its own may put them on our bridges.
 _STARTERS = (
     "libvirtd.service virtqemud.service libvirt-guests.service machines.target"
@@ -51,6 +59,8 @@ _LOOKING = "CAP_NET_ADMIN CAP_NET_RAW CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH"
 _CAPABILITIES = {
     RECOVER: f"{_LOOKING} CAP_FOWNER CAP_CHOWN",
     COLLECT: f"{_LOOKING} CAP_FOWNER CAP_SYS_PTRACE",
+    REPAIR: f"{_LOOKING} CAP_FOWNER CAP_CHOWN",
+    REPAIR_AFTER: f"{_LOOKING} CAP_FOWNER CAP_CHOWN",
     MEASURE: f"{_LOOKING} CAP_SYS_PTRACE",
 }
 # ProtectProc= and ProcSubset= are not here: what they hide would look like "unknown" to liveness.
@@ -90,15 +100,16 @@ _LOOKS = ("SystemCallFilter=~@resources @privileged",)
 
 
 class Unit(NamedTuple):
-    """A unit file: its name and its whole text."""
+    """A unit file, or one for a manager of networks: its name and its whole text."""
 
     name: str
     text: str
+    directory: str = DIRECTORY
 
     @property
     def path(self) -> str:
         """Where it is installed."""
-        return f"{DIRECTORY}/{self.name}"
+        return f"{self.directory}/{self.name}"
 
 
 class Place(NamedTuple):
@@ -122,7 +133,20 @@ def units(place: Place) -> tuple[Unit, ...]:
         Unit(RECOVER, _recover(place)),
         Unit(COLLECT, _collect(place)),
         Unit(TIMER, _timer()),
+        Unit(REPAIR, _repair(place)),
+        Unit(REPAIR_AFTER, _repair_after(place)),
         *(() if place.metrics is None else _measuring(place, place.metrics)),
+    )
+
+
+def shields() -> tuple[Unit, ...]:
+    """Files by which managers of networks leave devices of hvtx alone (docs/adr/0033)."""
+    names = [company.OWN_NAMES]
+    network = f"{MARKER}\n{company.network_file(names)}"
+    keyfile = f"{MARKER}\n{company.keyfile(names)}"
+    return (
+        Unit(company.NETWORKD_FILE, network, company.NETWORKD_DIRECTORY),
+        Unit(company.NM_FILE, keyfile, company.NM_DIRECTORY),
     )
 
 
@@ -144,11 +168,26 @@ def is_packaged(text: str) -> bool:
 def packaged() -> tuple[Unit, ...]:
     """The units as the Debian package has them: its program, the usual places, no settings."""
     made = units(Place(("/usr/bin/hvtx",), "/var/lib/hvtx", "/run/hvtx", {}))
-    return tuple(Unit(u.name, u.text.replace(MARKER, PACKAGE_MARKER, 1)) for u in made)
+    files = [unit._replace(directory=PACKAGED) for unit in made]
+    files += [unit._replace(directory=packaged_in(unit)) for unit in shields()]
+    return tuple(u._replace(text=u.text.replace(MARKER, PACKAGE_MARKER, 1)) for u in files)
+
+
+def packaged_in(shield: Unit) -> str:
+    """Where the Debian package has a file for a manager of networks."""
+    return shield.directory.replace("/etc/", "/usr/lib/", 1)
+
+
+def packaged_links() -> dict[str, str]:
+    """Links by which the package's units follow firewalls without being enabled: path, target."""
+    return {
+        f"{PACKAGED}/{name}.service.wants/{follower}": f"../{REPAIR_AFTER}"
+        for name, follower in zip(FIREWALLS, FOLLOWERS, strict=True)
+    }
 
 
 # Directives that are a list, where a drop-in must say that it does not mean to add to it.
-_REPLACED = ("ConditionPathExists", "ExecStart")
+_REPLACED = ("ConditionPathExists", "ExecStart", "ExecReload")
 
 
 def drop_in(text: str, wanted: str) -> str | None:
@@ -192,7 +231,7 @@ def start_call(
     )
 
 
-# -- the three texts -------------------------------------------------------------------------------
+# -- the texts -------------------------------------------------------------------------------------
 
 
 def _recover(place: Place) -> str:
@@ -243,6 +282,50 @@ def _timer() -> str:
         "RandomizedDelaySec=5min",
         ("Install",),
         "WantedBy=timers.target",
+    )
+
+
+def _repair(place: Place) -> str:
+    """After a firewall's service was stopped, which may have flushed all rules."""
+    return _text(
+        ("Unit",),
+        "Description=Repair of what hvtx made and a firewall's service took away",
+        *_common_conditions(place),
+        f"After={RECOVER} {_FIREWALLS}",
+        ("Service",),
+        "Type=oneshot",
+        f"ExecStart={command_line((*place.program, 'repair'))}",
+        "# Busy: another operation was at work, and puts back what it needs.",
+        "SuccessExitStatus=75",
+        *_service(place, place.environment, REPAIR),
+    )
+
+
+def _repair_after(place: Place) -> str:
+    """For the service of a firewall: when it was started, restarted or reloaded.
+
+    It stays active, or a reload would not reach it, so it counts as done whatever repair says.
+    There may be no store yet when it starts.
+    """
+    repair = command_line((*place.program, "repair"))
+    return _text(
+        ("Unit",),
+        "Description=Repair of what hvtx made, after %i",
+        f"RequiresMountsFor={_quoted(place.state_directory)}",
+        "PartOf=%i.service",
+        "ReloadPropagatedFrom=%i.service",
+        f"After=%i.service {RECOVER}",
+        "# It is stopped before the firewall is, and this then waits for the end of that.",
+        f"OnSuccess={REPAIR}",
+        ("Service",),
+        "Type=oneshot",
+        "RemainAfterExit=yes",
+        f"ExecStart={repair}",
+        f"ExecReload={repair}",
+        "SuccessExitStatus=1 3 4 5 6 7 9 75",
+        *_service(place, place.environment, REPAIR_AFTER),
+        ("Install",),
+        "WantedBy=%i.service",
     )
 
 

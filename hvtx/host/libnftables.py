@@ -145,22 +145,6 @@ def refusal(words: str) -> HostRefused | NotPermitted:
     )
 
 
-def objects_in(text: str) -> list[dict[str, Any]]:
-    """The objects in what ``nft -j list`` prints, each under the name of its kind (pure).
-
-    ValueError for what is no such list.
-    """
-    import json
-
-    try:
-        listed = json.loads(text or '{"nftables": []}')["nftables"]
-        if all(isinstance(found, dict) for kinds in listed for found in kinds.values()):
-            return list(listed)
-    except (KeyError, TypeError, AttributeError, RecursionError) as problem:
-        raise ValueError(f"nft printed no list of objects: {problem}") from problem
-    raise ValueError("nft printed an object without members")
-
-
 _TABLE_LINE = r"table (\S+) (\S+) \{.*"
 _CHAIN_LINE = r"\tchain (\S+) \{.*"
 _RULE_LINE = r"\t\t(.*) # handle (\d+)"

@@ -23,6 +23,7 @@ from hvtx.host.netlink import (
     Garbled,
     attribute,
     attribute_map,
+    attributes,
     legible,
     message,
     nested,
@@ -49,6 +50,7 @@ _IFLA = {
     "ext_mask": 29,
     "link_netnsid": 37,
     "xdp": 43,
+    "prop_list": 52,
 }
 _INFO_KIND, _INFO_DATA, _INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 1, 2, 4, 5
 _BRPORT_MODE = 4
@@ -64,9 +66,11 @@ _MAC, _IFNAME, _MTU, _LINK, _QDISC, _MASTER = (
 _LINKINFO, _IFALIAS, _GROUP, _LINK_NETNSID, _XDP = (
     _IFLA[name] for name in ("linkinfo", "ifalias", "group", "link_netnsid", "xdp")
 )
+_PROPERTIES, _ALTNAME = _IFLA["prop_list"], 53
 _WANTED = frozenset(
-    (_MAC, _IFNAME, _MTU, _LINK, _QDISC, _MASTER, _LINKINFO, _IFALIAS, _GROUP, _LINK_NETNSID, _XDP)
-)
+    (_MAC, _IFNAME, _MTU, _LINK, _QDISC, _MASTER, _LINKINFO, _IFALIAS, _GROUP, _LINK_NETNSID, _XDP,
+     _PROPERTIES)
+)  # fmt: skip
 _HEADER = struct.Struct("=HH")
 _IFINFO = struct.Struct("=BxHiII")
 _IFADDR = struct.Struct("=BBBBI")
@@ -254,6 +258,17 @@ class Links:
                 return
             raise
 
+    def rename(self, ifindex: int, name: str) -> None:
+        """Give a link another name; where the kernel asks for it (before 6.2), it is down then."""
+        naming = text(_IFLA["ifname"], name)
+        try:
+            self._channel.request(NEWLINK, 0, _IFINFO.pack(0, 0, ifindex, 0, 0) + naming)
+        except OSError as problem:
+            if problem.errno != errno.EBUSY:
+                raise
+            self._channel.request(NEWLINK, 0, _IFINFO.pack(0, 0, ifindex, 0, _IFF_UP))
+            self._channel.request(NEWLINK, 0, _IFINFO.pack(0, 0, ifindex, 0, 0) + naming)
+
     def keep_apart(self, ifindex: int) -> None:
         """Keep other ports' broadcasts and multicasts from a port; the bridge's own still come.
 
@@ -411,6 +426,15 @@ def _link(data: bytes) -> Link:
         tun.persistent,
         raw(_QDISC, b"").rstrip(b"\0").decode(),
         xdp is not None and attribute_map(xdp).get(2, b"\0") != b"\0",
+        _altnames(found[_PROPERTIES]) if _PROPERTIES in found else (),
+    )
+
+
+def _altnames(properties: bytes) -> tuple[str, ...]:
+    return tuple(
+        properties[start:end].rstrip(b"\0").decode(errors="surrogateescape")
+        for kind, start, end in attributes(properties, 0, len(properties))
+        if kind == _ALTNAME
     )
 
 

@@ -34,7 +34,7 @@ WHEN: Mapping[Reason, str] = {
     Reason.MARK_STRIPPED: "a rule of the recorded shape without its mark",
     Reason.DUPLICATE_MARK: "the mark stands on a second object",
     Reason.EDITED_COPY: "the mark stands on a changed copy",
-    Reason.LOST: "on record, gone, and its VM is alive: `hvtx repair`",
+    Reason.LOST: "on record, gone, and its VM is alive: see its message for the mend",
     Reason.OBSERVE_FAILED: "the host could not be read",
     Reason.CONTENDED: "the host changed too fast to act safely",
 }
@@ -77,7 +77,7 @@ WHY_NOT_MORE: Mapping[Reason, str] = {
     ),
     Reason.DUPLICATE_MARK: "a mark proves one object only, and this is another one",
     Reason.EDITED_COPY: "somebody changed it, so it is no longer what was recorded",
-    Reason.LOST: "there is nothing to remove; `hvtx repair` puts it back",
+    Reason.LOST: "there is nothing to remove; its message says what brings it back",
     Reason.OBSERVE_FAILED: "what could not be looked at is neither there nor gone",
     Reason.CONTENDED: "run gc again when whatever changes the host rests",
 }

@@ -216,6 +216,12 @@ class Link(NamedTuple):
     persistent: bool
     qdisc: str = ""
     xdp: bool = False
+    altnames: tuple[str, ...] = ()  # what else it is called
+
+
+def link_called(links: Iterable[Link], name: str) -> Link | None:
+    """The device of this name, which may be one of its alternative names; no two share one."""
+    return next((link for link in links if name == link.name or name in link.altnames), None)
 
 
 def filters_on(link: Link, filtered: Collection[int]) -> list[str]:

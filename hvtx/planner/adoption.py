@@ -20,12 +20,12 @@ import json
 import re
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from hvtx.model.resource import Kind, Link
+from hvtx.model.resource import Kind, Link, link_called
 from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import Liveness, ProcessFacts
 from hvtx.planner.heuristic import keeper_of
@@ -90,11 +90,24 @@ class Claim(NamedTuple):
     owns: bool  # whether it says anything of the network
     spelling: Mapping[str, str]  # field -> where it stood
     by: str = TOOL  # whose word it is
+    called: str = ""  # the device as it was named, if that was an alternative name
 
     @property
     def vouched(self) -> bool:
         """Whether a person answers for it."""
         return self.by == OPERATOR
+
+
+def by_own_names(claims: Iterable[Claim], links: Sequence[Link]) -> list[Claim]:
+    """The claims with their devices' own names, by which they are held, recorded and compared."""
+    found = []
+    for claim in claims:
+        link = link_called(links, claim.device) if claim.device else None
+        other = link is not None and link.name != claim.device
+        found.append(
+            claim._replace(device=link.name, called=claim.device or "") if link and other else claim
+        )
+    return found
 
 
 class Sighted(NamedTuple):
@@ -573,7 +586,7 @@ def bare_text(rule: StrangeRule) -> str:
 
 def _its_own(claim: Claim, wanted: Deletion) -> bool:
     words = " ".join(wanted.words)
-    things = [claim.ip.partition("/")[0] if claim.ip else None, claim.device]
+    things = [claim.ip.partition("/")[0] if claim.ip else None, claim.device, claim.called]
     return any(
         thing and re.search(rf"(?<![\w.:-]){re.escape(thing)}(?![\w.-])", words) for thing in things
     )

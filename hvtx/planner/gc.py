@@ -29,6 +29,7 @@ from hvtx.model.resource import (
 )
 from hvtx.model.vm import Liveness
 from hvtx.planner.presence import Presence, Sights, index, presence
+from hvtx.planner.remedy import gone
 
 if TYPE_CHECKING:
     from hvtx.model.stranger import StrangeRule
@@ -229,7 +230,7 @@ class Judge:
                 Action.SKIP,
                 Reason.LOST,
                 seen,
-                "on record and gone, while its VM runs: `hvtx repair` puts it back",
+                gone(row, self._name(row.vm) or ""),
                 evidence,
             )
         return self._item(row, Action.SKIP, Reason.VM_ALIVE, seen, "its VM runs", evidence)

@@ -58,6 +58,7 @@ _KEPT_TABLES = re.compile(
     r"firewalld|docker.*|libvirt.*|netavark|podman.*|lxc|lxd.*|incus.*|kube-.*|cilium.*|fail2ban.*"
     r"|f2b-.*|crowdsec.*|hvtx-.*|tailscale.*|mullvad.*"
 )
+_OPAQUE = re.compile(r"\bxt (?:match|target) ")  # what nft prints of it says not what it does
 _JUMP = re.compile(r"(?:^| )(?:-[jg]|jump|goto) (\S+)")
 _TABLES_OF_IPTABLES = frozenset({"mangle", "raw", "security", "broute"})
 
@@ -130,7 +131,7 @@ def guess(sight: Sight) -> tuple[Guess, ...]:
         for link in sorted(sight.snapshot.links, key=lambda link: link.name)
         if link.kind == "tun" and link.tun_flags & _IFF_TAP and not _marked(link.alias)
     ]
-    named = {link.name: link for link in sight.snapshot.links}
+    named = {name: link for link in sight.snapshot.links for name in (*link.altnames, link.name)}
     spans = _subnets(sight.snapshot)
     rules = (_rule(rule, sight, spans, named) for rule in sight.rules if rule.mark is None)
     return (*taps, *(found for found in rules if found is not None))
@@ -293,6 +294,8 @@ def _rule(
     keeper = keeper_of(rule)
     if keeper:
         return left(Reason.FOREIGN, f"another program's: {keeper}")
+    if rule.doubt and _OPAQUE.search(rule.native):
+        return left(Reason.OBSERVE_FAILED, f"it could not be read as iptables has it: {rule.doubt}")
     if told.vague:
         return left(Reason.FOREIGN, f"it may be about more than one VM: {told.vague}")
     spared = _spared(told, suspects, sight, spans, links)

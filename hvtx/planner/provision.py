@@ -14,6 +14,7 @@ from hvtx.model.mark import base32
 from hvtx.model.resource import FLOWS_EACH, Kind
 from hvtx.model.user import User
 from hvtx.model.vm import Interface, Network, Publish, Vm
+from hvtx.planner.forwarding import dotted
 
 _ANY4 = "0.0.0.0"  # noqa: S104 - not bound to
 _INDEX_BASE, _INDEX_SPAN = 1 << 24, 1 << 29  # far above what the kernel hands out by itself
@@ -86,14 +87,7 @@ def want_network(
     network's own; ``bridge_mark`` is the mark that its row will have. ``flows`` is how many
     tracked connections each of its guests may have.
     """
-    shared = [
-        Want(
-            Kind.SYSCTL,
-            path.replace("/", "."),
-            {"path": path, "value": value, "before": before},
-        )
-        for path, value, before in settings
-    ]
+    shared = want_settings(settings)
     shared += [Want(Kind.FILTER, f"{base} base", {**_base(base), "what": "base"}) for base in bases]
     addresses = network_addresses(network)
     own = [
@@ -140,6 +134,14 @@ def want_network(
         )
     )
     return shared, own
+
+
+def want_settings(settings: Sequence[tuple[str, str, str]]) -> list[Want]:
+    """Rows of settings that have to be turned on: ``(path, value, value before)`` each."""
+    return [
+        Want(Kind.SYSCTL, dotted(path), {"path": path, "value": value, "before": before})
+        for path, value, before in settings
+    ]
 
 
 # What a network of each backend stands on: tables of nftables by their family, iptables' chains.

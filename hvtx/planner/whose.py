@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from hvtx.model.mark import FAMILY, Mark, UnreadableMark, parse_mark
 from hvtx.model.plan import Item, Plan, Reason, Snapshot
-from hvtx.model.resource import Kind, Link, Resource
+from hvtx.model.resource import Kind, Link, Resource, link_called
 from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import Liveness, Network, Vm
 from hvtx.planner.heuristic import keeper_of
@@ -160,7 +160,7 @@ def _unseen(sight: Sight, mark: Mark | UnreadableMark, text: str) -> Subject:
 
 
 def _devices(sight: Sight, text: str) -> Iterator[Subject]:
-    link = next((link for link in sight.snapshot.links if link.name == text), None)
+    link = link_called(sight.snapshot.links, text)
     if link is not None:
         yield _device(sight, link)
     for row in sight.snapshot.rows:
@@ -186,6 +186,8 @@ def _about(sight: Sight, link: Link) -> Iterator[str]:
     """What the kernel shows of a device, and who speaks of it."""
     names = {other.ifindex: other.name for other in sight.snapshot.links}
     yield f"{link.kind or 'device'} with index {link.ifindex}, MAC address {link.mac}"
+    if link.altnames:
+        yield f"also called {_listed(list(link.altnames))}"
     if link.master:
         yield f"a port of {names.get(link.master, 'a bridge that is not seen')}"
     ports = [other.name for other in sight.snapshot.links if other.master == link.ifindex]

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from hvtx.engine.units import (
     ENABLED,
+    FIREWALLS,
+    FOLLOWERS,
     MARKER,
     Place,
     command_line,
@@ -17,6 +19,8 @@ from hvtx.engine.units import (
     is_packaged,
     listing,
     packaged,
+    packaged_links,
+    shields,
     start_call,
     units,
 )
@@ -107,6 +111,41 @@ def test_the_timer_collects_and_is_enabled_with_recover() -> None:
     assert value("hvtx-gc.service", "ExecStart") == "/usr/bin/hvtx gc --apply"
     assert value("hvtx-gc.timer", "WantedBy") == "timers.target"
     assert "hvtx-recover.service" in value("hvtx-gc.service", "After")
+
+
+def test_repair_follows_each_firewall_through_reload_restart_and_stop() -> None:
+    name = "hvtx-repair@.service"
+    assert value(name, "ReloadPropagatedFrom") == value(name, "PartOf") == "%i.service"
+    assert value(name, "WantedBy") == "%i.service"
+    assert {"%i.service", "hvtx-recover.service"} == set(value(name, "After").split())
+    assert value(name, "ExecStart") == value(name, "ExecReload") == "/usr/bin/hvtx repair"
+    assert value(name, "RemainAfterExit") == "yes"
+    assert value(name, "OnSuccess") == "hvtx-repair.service"
+    assert "ConditionPathExists" not in texts()[name]  # the store may be made after the boot
+    after = value("hvtx-repair.service", "After").split()
+    assert {f"{firewall}.service" for firewall in FIREWALLS} < set(after)
+    assert "hvtx-repair@nftables.service" in FOLLOWERS
+
+
+def test_the_package_follows_firewalls_by_links() -> None:
+    links = packaged_links()
+    assert len(links) == len(FIREWALLS)
+    assert links["/usr/lib/systemd/system/ufw.service.wants/hvtx-repair@ufw.service"] == (
+        "../hvtx-repair@.service"
+    )
+
+
+def test_files_for_managers_of_networks() -> None:
+    paths = {unit.path: unit.text for unit in shields()}
+    assert set(paths) == {
+        "/etc/systemd/network/05-hvtx.network", "/etc/NetworkManager/conf.d/hvtx.conf",
+    }  # fmt: skip
+    assert all(is_ours(text) and "hv*" in text for text in paths.values())
+    theirs = {unit.path for unit in packaged()}
+    assert theirs >= {
+        "/usr/lib/systemd/network/05-hvtx.network", "/usr/lib/NetworkManager/conf.d/hvtx.conf",
+        "/usr/lib/systemd/system/hvtx-repair@.service",
+    }  # fmt: skip
 
 
 def test_each_unit_carries_the_marker_and_is_known_by_it() -> None:
@@ -212,7 +251,7 @@ def test_a_drop_in_holds_what_differs_and_replaces_what_is_a_list() -> None:
     theirs = {unit.name: unit.text for unit in packaged()}
     assert all(is_packaged(text) and not is_ours(text) for text in theirs.values())
     same = units(Place(("/usr/bin/hvtx",), "/var/lib/hvtx", "/run/hvtx", {}))
-    assert [drop_in(theirs[unit.name], unit.text) for unit in same] == [None] * 3
+    assert [drop_in(theirs[unit.name], unit.text) for unit in same] == [None] * len(same)
     other = units(Place(("/opt/hvtx",), "/srv/a b", "/run/hvtx", {"HVTX_FIREWALL": "iptables"}))
     made = {unit.name: drop_in(theirs[unit.name], unit.text) for unit in other}
     assert made["hvtx-gc.timer"] is None

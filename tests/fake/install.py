@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
+from hvtx.planner.forwarding import Others
 from hvtx.store.database import Store
 from tests.fake.host import doors
 from tests.fake.kernel import Kernel
@@ -25,7 +26,7 @@ def _others(kernel: Kernel) -> dict[str, Any]:
         "hvtx.engine.privileges.tun_problem": lambda: None,
         "hvtx.engine.privileges.legacy_problem": lambda: None,
         "hvtx.engine.snapshot.legacy_tables": lambda: False,
-        "hvtx.engine.networks._learns_routes": list,
+        "hvtx.engine.forwarding.look": lambda: Others((), (), (), (), ()),
         "hvtx.host.flows._MOST": "/nonexistent",
         "os.urandom": kernel.random.randbytes,
     }

@@ -29,6 +29,7 @@ from hvtx.host import (
     images,
     kvm,
     libnftables,
+    managers,
     mounts,
     netlink,
     nfnetlink,
@@ -46,6 +47,9 @@ from hvtx.host import (
 )
 from hvtx.host.links import Links
 from hvtx.host.program import Ended
+from hvtx.host.replica import causes, frames, topology, trace
+from hvtx.host.replica import legacy as counters
+from hvtx.host.replica import ruleset as replica_rules
 from hvtx.host.traits import LinkTraits
 from hvtx.hypervisors import guest
 from hvtx.model import mark, nearest
@@ -53,7 +57,7 @@ from hvtx.model.resource import Entry
 from hvtx.model.routing import Packet
 from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import ProcessFacts
-from hvtx.planner import addressing, adoption, likeness, neighbours, passage
+from hvtx.planner import addressing, adoption, likeness, neighbours
 from hvtx.planner import gc as plan
 from hvtx.planner import heuristic as guesses
 from hvtx.store import backup
@@ -557,9 +561,38 @@ def user_words(text: str) -> None:
             read(text)
 
 
-def bridges() -> list[passage.Bridge]:
-    """Two bridges of ours."""
-    return [passage.Bridge("br0", (4, 6), "nftables"), passage.Bridge("br1", (4,), "iptables")]
+def in_a_replica(bodies: tuple[bytes, ...]) -> None:
+    """What is made of a ruleset's dumps, compared and counted."""
+    table, chain, rule, set_, elements_ = bodies
+    whole = replica_rules.Ruleset((table,), (chain,), (), (), (set_,), (elements_,), (rule,))
+    replica_rules.parts(whole, {"lo"})
+    assert replica_rules.differences(whole, whole, {"lo"}) == []
+    replica_rules.handles(whole, whole)
+    replica_rules.protocol_of("ip", nfnetlink.expressions(rule))
+
+
+def replica_routes(body: bytes) -> None:
+    """A route for the replica, and what the kernel says of the way to an address."""
+    topology.route_of(body, {2})
+    topology.route_words(body)
+    causes.elsewhere(causes.Leg("", b"", bytes(4), "br0"), body, {2: "br0"})
+    causes.leads_to(Told([body]), causes.Leg("", b"", bytes(4), "br0"))
+
+
+def frame_of(data: bytes) -> None:
+    """A frame, or a packet."""
+    for ether in (True, False):
+        frames.read("tap0", data, ether=ether)
+
+
+FRAMES = [
+    frames.frame(bytes(6), bytes(6), frames.tcp(bytes(4), bytes(4), (1, 2), 2, 3)),
+    frames.frame(bytes(6), bytes(6), frames.udp(bytes(16), bytes(16), (1, 2), b"payload")),
+    frames.asks(bytes(6), bytes(4), bytes(4)), frames.asks(bytes(6), bytes(16), bytes(16)),
+    frames.frame(bytes(6), bytes(6), frames.echo(bytes(16), bytes(16), 1, 2, b"x", reply=True)),
+]  # fmt: skip
+TRACED = netlink.message(10 << 8 | 17, 0, 0, bytes(4) + netlink.text(1, "t") + netlink.text(2, "c") + netlink.attribute(
+    4, bytes((0, 0, 0, 3))) + netlink.nested(5, netlink.attribute(1, bytes(4))) + netlink.attribute(8, bytes(40)))  # fmt: skip
 
 
 def unit_texts(text: str) -> None:
@@ -672,6 +705,12 @@ PARSERS: dict[str, Parser] = {
         lambda bodies: links(bodies).tun_owner(1), mutated(sample("links")).map(lambda one: [one]), GARBLED,
         ("host.links.Links.tun_owner",),
     ),
+    "what networkd makes of a link": Parser(
+        managers.file_of, texts(["ADMIN_STATE=configured\nNETWORK_FILE=/etc/systemd/network/50-x.network\n"]), (), ("host.managers.file_of",)
+    ),
+    "what nmcli prints": Parser(
+        managers.states_of, texts(["hvbr:connected (externally)\nlo:unmanaged\n"]), (), ("host.managers.states_of",)
+    ),
     "settings of links": Parser(
         lambda body: traits(body).get(1), mutated(sample("links")), GARBLED, ("host.traits._traits", "host.traits._settings")
     ),
@@ -728,13 +767,21 @@ PARSERS: dict[str, Parser] = {
         libnftables.rules_in, texts(LISTING), (), ("host.libnftables.rules_in",), lambda n: LISTING[0] * n
     ),
     "nft -a list table": Parser(nftables.listed_rules, texts(LISTING), (), ("drivers.nftables.listed_rules",)),
-    "drops of others, in JSON": Parser(
-        lambda text: list(passage.nft_drops(libnftables.objects_in(text), bridges())), encoded_text(sample("ruleset")),
-        (ValueError,), ("planner.passage.nft_drops",),
+    "a ruleset for the replica": Parser(
+        in_a_replica, st.tuples(*(mutated(sample(name)) for name in ("table", "chain", "rule", "set", "elements"))),
+        GARBLED, ("host.replica.ruleset",),
     ),
-    "drops of others, legacy": Parser(
-        lambda text: list(passage.legacy_drops(4, text, "abcdefghij", bridges())), texts(SAVED), (),
-        ("planner.passage.legacy_drops",),
+    "links for the replica": Parser(
+        topology.device_of, mutated(sample("links")), GARBLED, ("host.replica.topology",)
+    ),
+    "addresses for the replica": Parser(topology.address_of, mutated(sample("addresses")), GARBLED, ()),
+    "routes for the replica": Parser(replica_routes, mutated(sample("route")), GARBLED, ("host.replica.causes",)),
+    "frames in the replica": Parser(frame_of, mutated(FRAMES), (), ("host.replica.frames",)),
+    "traces of nf_tables": Parser(
+        lambda data: trace.culprit(trace.steps([data]), ours=False), mutated([TRACED]), GARBLED, ("host.replica.trace",)
+    ),
+    "counters of legacy tables": Parser(
+        lambda text: counters.moved(counters.lines(text), counters.lines(text)), texts(SAVED), (), ("host.replica.legacy",)
     ),
     "what a rule speaks of": Parser(
         mentions, texts(RULE_TEXTS, " "), (), ("planner.heuristic.mentions", "planner.gc.mentions"),

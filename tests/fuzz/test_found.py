@@ -17,7 +17,6 @@ from hvtx.errors import HvtxError, NotPermitted, UsageError
 from hvtx.host import (
     capabilities,
     kvm,
-    libnftables,
     netlink,
     nfnetlink,
     ports,
@@ -29,7 +28,7 @@ from hvtx.host import (
 from hvtx.host.netlink import Garbled, attribute, message, u32
 from hvtx.model.routing import Packet
 from hvtx.model.vm import ProcessFacts
-from hvtx.planner import adoption, passage
+from hvtx.planner import adoption
 from tests.fuzz.mutating import sample
 from tests.fuzz.parsers import VIEWS, Told, ToldTables, blob, links
 
@@ -156,28 +155,6 @@ def test_lines_of_a_quoted_text_are_one() -> None:
     text = '*nat\n:A - [0:0]\n-A A -m comment --comment "a\\"\n# b\n\\\\" -j DROP\nCOMMIT\n# "\n'
     (rule,) = xtables.parse(text).rules
     assert rule.text == '-m comment --comment "a\\"\n# b\n\\\\" -j DROP'
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["[]", "{}", '{"nftables": 7}', '{"nftables": [7]}', '{"nftables": [{"rule": null}]}', DEEP],
-)
-def test_objects_of_nft_in_another_form(text: str) -> None:
-    with pytest.raises(ValueError, match="nft"):
-        libnftables.objects_in(text)
-
-
-@pytest.mark.parametrize(
-    "item",
-    [
-        {"chain": {"family": "ip"}},
-        {"chain": {"family": "ip", "table": "t", "name": "n", "hook": "forward"}},
-    ],
-)
-def test_drops_in_another_form(item: dict[str, Any]) -> None:
-    rule = {"rule": {"family": "ip", "table": "t", "chain": "n", "expr": ["accept"]}}
-    with pytest.raises(ValueError, match="not understood"):
-        list(passage.nft_drops([item, rule], []))
 
 
 @pytest.mark.parametrize(

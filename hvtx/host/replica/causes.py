@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from hvtx.host.netlink import Channel, attribute, attribute_map, legible, u32
@@ -31,6 +31,9 @@ class Cause(NamedTuple):
     handle: int = 0
 
 
+UNKNOWN = Cause("unknown", (), "no rule, route or setting was seen to stop it")
+
+
 class Leg(NamedTuple):
     """A way that packets of a flow have to take: from where, to whom, and out by which device.
 
@@ -45,9 +48,9 @@ class Leg(NamedTuple):
     forwarded: bool = False
 
 
-def of_trace(steps: Iterable[Step]) -> Cause | None:
-    """What the trace says. Pure."""
-    found = culprit(steps)
+def of_trace(steps: Iterable[Step], *, ours: bool = False) -> Cause | None:
+    """What the trace says of others' tables, or of ``ours``. Pure."""
+    found = culprit(steps, ours=ours)
     if found is None:
         return None
     place = (found.family, found.table, found.chain)
@@ -65,7 +68,7 @@ def of_line(family: int, line: Line) -> Cause:
     return Cause("legacy", place, line.text)
 
 
-def of_legs(scratch: Scratch, family: int, legs: Iterable[Leg]) -> Cause:
+def of_legs(scratch: Scratch, family: int, legs: Iterable[Leg]) -> Cause | None:
     """What settings and routes say of the ways that packets have to take."""
     for leg in legs:
         for device in filter(None, (leg.into, leg.out)):
@@ -75,7 +78,7 @@ def of_legs(scratch: Scratch, family: int, legs: Iterable[Leg]) -> Cause:
             return found
         if (found := _of_route(scratch, leg)) is not None:
             return found
-    return Cause("unknown", (), "no rule, route or setting was seen to stop it")
+    return None
 
 
 def _of_device(scratch: Scratch, family: int, name: str) -> Cause | None:
@@ -124,9 +127,10 @@ def _of_route(scratch: Scratch, leg: Leg) -> Cause | None:
             words = f"{_shown(leg.source)} is not expected at {leg.into} (rp_filter)"
             return _setting(path, topology.setting(path) or "?")._replace(what=words)
         return Cause("route", (), f"route to {to}: {problem.strerror}")
-    return _elsewhere(leg, answer, {index: name for name, index in indexes.items()})
+    return elsewhere(leg, answer, {index: name for name, index in indexes.items()})
 
 
+@legible
 def leads_to(channel: Channel, leg: Leg) -> int:
     """The index of the device that the kernel leads to; 0 for none. Raises OSError."""
     answer = channel.get(_GETROUTE, asked(leg, 0))
@@ -147,7 +151,8 @@ def asked(leg: Leg, into: int) -> bytes:
 
 
 @legible
-def _elsewhere(leg: Leg, answer: bytes, names: dict[int, str]) -> Cause | None:
+def elsewhere(leg: Leg, answer: bytes, names: Mapping[int, str]) -> Cause | None:
+    """What is wrong with an answer for a leg; ``names`` of devices by index. Garbled. Pure."""
     head = _RTMSG.unpack_from(answer)
     fields = attribute_map(answer, _RTMSG.size)
     out = int.from_bytes(fields.get(_OIF, b""), "little")

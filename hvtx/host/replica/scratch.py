@@ -151,6 +151,7 @@ class Scratch:
         self.lacks: list[str] = list(picture.lacks)
         self.copy = Ruleset()  # as the scratch has it, for its handles
         self.route: Channel
+        self.crooked = False  # devices, routes or settings are not all as the host has them
         self._heard: list[bytes] = []  # what was traced since the last frame that was sent
         self._owners: dict[str, Owner] = {}
         self._open = ExitStack()
@@ -169,6 +170,7 @@ class Scratch:
             self._open.callback(self._maker.close)
             self._maker.make(known)
             self.lacks += self._maker.lacks
+            self.crooked = bool(self._maker.lacks)
         except OSError as problem:
             raise Unavailable(
                 f"no copy can be made: {problem}", "see the kernel's log"

@@ -37,6 +37,7 @@ _IFINFO = struct.Struct("=BxHiII")
 _IFADDR = struct.Struct("=BBBBi")
 _RTMSG = struct.Struct("=BBBBBBBBI")
 _MAC, _NAME, _MASTER, _INFO, _GROUP, _EXT_MASK = 1, 3, 10, 18, 27, 29
+_XDP, _XDP_ATTACHED = 43, 2
 _KIND, _DATA, _SLAVE_KIND, _SLAVE_DATA = 1, 2, 4, 5
 _SKIP_STATS, _UP = 8, 0x1
 _ETHER, _LOOPBACK = 1, 772
@@ -91,6 +92,7 @@ class Device(NamedTuple):
     bridge: bytes  # the attributes of _OF_BRIDGE
     port: bytes  # the attributes of _OF_PORT
     data: bytes  # IFLA_INFO_DATA
+    xdp: bool = False  # a program of XDP is attached
 
 
 class Topology(NamedTuple):
@@ -119,7 +121,7 @@ def read(ports: Collection[str]) -> Topology:
 
     try:
         asked = _IFINFO.pack(0, 0, 0, 0, 0) + u32(_EXT_MASK, _SKIP_STATS)
-        devices = chosen([_device(body) for body in every(_GETLINK, asked)], ports)
+        devices = chosen([device_of(body) for body in every(_GETLINK, asked)], ports)
         addresses = every(_GETADDR, _IFADDR.pack(0, 0, 0, 0, 0))
         routes, rules = [], []
         for family in (socket.AF_INET, socket.AF_INET6):
@@ -134,7 +136,8 @@ def read(ports: Collection[str]) -> Topology:
 
 
 @legible
-def _device(body: bytes) -> Device:
+def device_of(body: bytes) -> Device:
+    """A link from the body of its message. Raises Garbled. Pure."""
     _, kind, ifindex, flags, _ = _IFINFO.unpack_from(body)
     fields = attribute_map(body, _IFINFO.size)
     info = attribute_map(fields.get(_INFO, b""))
@@ -153,6 +156,7 @@ def _device(body: bytes) -> Device:
         _kept(data, _OF_BRIDGE) + _options(data) if what == "bridge" else b"",
         _kept(slave, _OF_PORT) if is_port else b"",
         data,
+        attribute_map(fields.get(_XDP, b"")).get(_XDP_ATTACHED, b"\0") != b"\0",
     )
 
 
@@ -377,6 +381,40 @@ class Maker:
                 self.lacks.append(f"{words} cannot be copied: {problem.strerror}")
             return False
         return True
+
+
+_GETQDISC, _GETFILTER, _TCMSG = 38, 46, struct.Struct("=BxxxiIII")
+_INGRESS_QDISC = 0xFFFF0000  # of ingress and clsact
+_SIDES = (0xFFFFFFF2, 0xFFFFFFF3)  # of clsact; those of ingress are listed by the first, too
+_OWN_FILTER = (0x6876, 0x68767478)  # priority and handle of hvtx's own (hvtx.host.links)
+
+
+def not_carried(devices: Iterable[Device]) -> list[str]:
+    """What of these devices decides about frames and is no part of a replica, in words.
+
+    Of the calling thread's namespace. Raises OSError, DumpInterrupted.
+    """
+    by_index = {device.ifindex: device.name for device in devices}
+    found = [f"device {device.name} has an XDP program" for device in devices if device.xdp]
+    channel = Channel(0)
+    try:
+        for body in channel.dump(_GETQDISC, _TCMSG.pack(0, 0, 0, 0, 0)):
+            _, ifindex, handle, _, _ = _TCMSG.unpack_from(body)
+            if handle == _INGRESS_QDISC and ifindex in by_index and _filtered(channel, ifindex):
+                found.append(f"device {by_index[ifindex]} has filters of traffic control (tc)")
+    finally:
+        channel.close()
+    return found
+
+
+def _filtered(channel: Channel, ifindex: int) -> bool:
+    """Whether a device has filters of others than hvtx."""
+    for side in _SIDES:
+        for body in channel.dump(_GETFILTER, _TCMSG.pack(0, ifindex, 0, side, 0)):
+            _, _, handle, _, info = _TCMSG.unpack_from(body)
+            if info >> 16 != _OWN_FILTER[0] or handle not in (0, _OWN_FILTER[1]):
+                return True
+    return False
 
 
 _DELNEIGH, _GETNEIGH, _NDMSG, _NEVER_ASKED = 29, 30, struct.Struct("=BxxxiHBB"), 0x40 | 0x80

@@ -27,7 +27,7 @@ _HEADERS = struct.Struct("=IHHII")
 _MLD = b"\x16"  # the last byte of ff02::16, whom multicast listeners report to
 
 # Each hook at its very beginning; the name is that of no table of anybody's.
-TABLE = "hvtx-replica-trace"
+TABLE, _OWN = "hvtx-replica-trace", "hvtx-"
 _FIRST = -2147483648
 
 
@@ -95,8 +95,12 @@ def step_of(body: bytes) -> Step:
     )
 
 
-def culprit(steps: Iterable[Step]) -> Step | None:
-    """What ended the last packet that did not go through; None if none did. Pure."""
+def culprit(steps: Iterable[Step], *, ours: bool) -> Step | None:
+    """What ended the last packet that did not go through; None if none did. Pure.
+
+    ``ours``: among hvtx's own tables, and not among those of others. (A broadcast has a copy for
+    each port, and ours end the one for the port that it came by.)
+    """
     found, passing = None, set()
     for step in steps:
         header = step.header
@@ -109,7 +113,8 @@ def culprit(steps: Iterable[Step]) -> Step | None:
             passing.add(step.packet)
         elif header:
             passing.discard(step.packet)
-        if step.ends and step.packet not in passing and step.table != TABLE:
+        own = step.table.startswith(_OWN)
+        if step.ends and own is ours and step.packet not in passing and step.table != TABLE:
             found = step
     return found
 

@@ -17,7 +17,7 @@ from hvtx.host.replica.scratch import WORLD_MAC, Owner, Scratch
 
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 # Beyond the host: public addresses, as a rule about private or reserved ones would not meet.
-WORLD = {4: bytes((93, 184, 216, 34)), 6: bytes.fromhex("2606280002200001024818932580194600")[:16]}
+WORLD = {4: bytes((20, 0, 0, 1)), 6: bytes.fromhex("2a00000000000000000000000000beef")}
 _PROTOCOLS = {"tcp": frames.TCP, "udp": frames.UDP}
 _COOKIE = b"hvtx-replica-%06d"
 
@@ -127,7 +127,8 @@ class Tries:
             self._scratch.forget_neighbours()  # who asked in vain asks again only by and by
 
     def _cause(self, attempt: Callable[[], bool], family: int, legs: list[Leg]) -> Cause:
-        if (found := causes.of_trace(self._scratch.steps())) is not None:
+        heard = self._scratch.steps()
+        if (found := causes.of_trace(heard)) is not None:
             return found
         if family in self._scratch.picture.legacy:
             before = legacy.counted(family)
@@ -136,7 +137,10 @@ class Tries:
             line = legacy.moved(before, legacy.counted(family))
             if line is not None:
                 return causes.of_line(family, line)
-        return causes.of_legs(self._scratch, family, legs)
+        found = causes.of_legs(self._scratch, family, legs)
+        if found is not None and self._scratch.crooked:
+            return found._replace(by="unknown")
+        return found or causes.of_trace(heard, ours=True) or causes.UNKNOWN
 
     # -- what passes between two ends --------------------------------------------------------------
 
@@ -255,10 +259,12 @@ class Tries:
         payload = _COOKIE % self._scratch.number()
         with socket.socket(FAMILIES[family], kind | socket.SOCK_NONBLOCK) as client:
             client.settimeout(0)
-            with suppress(BlockingIOError):
-                client.connect((socket.inet_ntop(FAMILIES[family], target), port))
+            where = (socket.inet_ntop(FAMILIES[family], target), port)
             if protocol == "udp":
-                client.send(payload)
+                client.sendto(payload, where)
+            else:
+                with suppress(BlockingIOError):
+                    client.connect(where)
             seen = [one for one in self._scratch.packets(self._scratch.settle())
                     if (one.device, one.target) == (guest.device, target)
                     and (one.protocol, one.ports[1]) == (_PROTOCOLS[protocol], port)

@@ -1,0 +1,56 @@
+"""What mends a thing of ours that is not as it should be, as it is printed to people. Pure.
+
+Everybody who names a mend asks here, so that nobody promises what `repair` does not do: it makes no
+TAP device again under a running VM, whose descriptor would still speak to the old one, and touches
+nothing without its mark.
+"""
+
+from __future__ import annotations
+
+from hvtx.model.plan import Reason
+from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource
+from hvtx.planner.presence import Presence
+
+REPAIR = "hvtx repair"
+
+
+def remedy(row: Resource, seen: Presence, vm: str, *, external: bool = False) -> str:
+    """The command that mends it, or what has to be done before it; ``vm`` is the row's, by name."""
+    if row.kind == Kind.ADDRESS and seen.problem is not None:  # its bridge lacks the mark
+        return f"ip link set dev {row.spec['device']} alias {row.spec['owner']}"
+    if row.kind not in (Kind.TAP, Kind.BRIDGE) or (seen.here is False and row.kind != Kind.TAP):
+        return REPAIR if seen.problem is None else _taken_place(row, seen)
+    if seen.here is False:
+        return restart(vm, external=external)
+    if seen.problem is None:
+        return REPAIR
+    if seen.link is not None and seen.link.ifindex == row.spec.get("ifindex"):
+        return f"ip link set dev {seen.link.name} alias {row.mark}"
+    name = row.key if seen.link is None else seen.link.name
+    after = restart(vm, external=external) if row.kind == Kind.TAP else REPAIR
+    return f"hvtx explain {name} tells whose it is; once it is gone: {after}"
+
+
+def restart(vm: str, *, external: bool = False) -> str:
+    """What gives a VM a new device: its process cannot come back to the old one."""
+    if external:
+        return f"end its process, then: hvtx vm stop {vm}; hvtx vm start {vm}"
+    return f"hvtx vm restart {vm}"
+
+
+def gone(row: Resource, vm: str) -> str:
+    """What is said of a thing that is gone while its VM runs."""
+    if row.kind == Kind.TAP:
+        return (
+            "on record and gone, while its VM runs, which is cut off until"
+            f" `{restart(vm)}` gives it a new one"
+        )
+    return f"on record and gone, while its VM runs: `{REPAIR}` puts it back"
+
+
+def _taken_place(row: Resource, seen: Presence) -> str:
+    where = "; ".join(seen.evidence)
+    what = "rule" if row.kind in FIREWALL_KINDS else "thing"
+    if seen.problem in (Reason.MARK_STRIPPED, Reason.MARK_MISMATCH):
+        return f"remove the {what} in its place ({where}), then: {REPAIR}"
+    return REPAIR

@@ -1,0 +1,214 @@
+"""What doctor says of firewalls, routes and settings, and what really passes: the same.
+
+The flows of the test are real ones through real devices; doctor's are tried in its replica.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from hvtx.engine import forward
+from hvtx.engine.runtime import Runtime, Settings
+from hvtx.model.traffic import Stop
+from integration import lab, traffic, witness
+from integration.program import Forked, Program, preload
+from integration.rulesets import CASES, Case
+from integration.test_network import GuestVm, run
+from integration.traffic import Place, Traffic
+
+OTHERS = ("inet wall", "ip wall", "bridge wall", "netdev wall", "inet firewalld", "ip filter",
+          "ip6 filter", "bridge filter", "ip raw", "ip mangle")  # fmt: skip
+
+
+@pytest.fixture(params=["nftables", "iptables"])
+def hvtx(request: pytest.FixtureRequest, world: lab.Namespace) -> Iterator[Program]:
+    """The program, a network and the guests ``web`` and ``two``."""
+    preload()
+    program = Forked(HVTX_FIREWALL=request.param)
+    program("network", "create", "net", "--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
+    run(program, "web", "-p", "8080:80")
+    run(program, "two")
+    yield program
+    for name in ("web", "two"):
+        os.kill(program.vm(name)["pid"], signal.SIGKILL)
+
+
+@pytest.fixture
+def flows(hvtx: Program, world: lab.Namespace) -> Iterator[Traffic]:
+    """Real flows."""
+    web, two = (GuestVm(hvtx, name) for name in ("web", "two"))
+    places = {
+        "web": Place(web.pid, four=web.ipv4, six=web.ipv6),
+        "two": Place(two.pid, four=two.ipv4, six=two.ipv6),
+        "world": Place(world.pid, four=lab.WORLD4, six=lab.WORLD6),
+        "host": Place(None),
+    }
+    made = Traffic(places, {4: "10.77.0.1", 6: "fd77::1"}, {4: lab.HOST4, 6: lab.HOST6}, 8080)
+    yield made
+    made.close()
+
+
+def judged() -> forward.Judged:
+    """What the replica of this host says."""
+    settings = Settings(os.environ["HVTX_STATE_DIR"], os.environ["HVTX_RUN_DIR"], vm_user="root")
+    runtime = Runtime(settings, writable=False)
+    try:
+        return forward.judge(runtime)
+    finally:
+        runtime.close()
+
+
+def named(stops: tuple[Stop, ...]) -> set[traffic.Name]:
+    """The flows of stops as the test names them."""
+    return {(stop.flow.way, stop.flow.family, stop.flow.protocol) for stop in stops}
+
+
+def bridge_of(hvtx: Program) -> str:
+    """The device of the network."""
+    name: str = hvtx("network", "show", "net", "--json").json()["bridge"]
+    return name
+
+
+def set_up(case: Case, bridge: str) -> None:
+    """Do what somebody else did."""
+    for line in case.setup.splitlines():
+        if line.startswith("nft "):
+            lab.run("nft", "-f", "-", stdin=line[4:].replace("{bridge}", f'"{bridge}"') + "\n")
+        else:
+            lab.run(*shlex.split(line.replace("{bridge}", bridge)))
+
+
+def take_down() -> None:
+    """And undo it."""
+    tables = lab.run("nft", "list", "tables")
+    for table in OTHERS:
+        if f"table {table}\n" in tables:
+            lab.run("nft", "delete", "table", *table.split())
+    for tool, table, chain in (
+        ("iptables-legacy", "mangle", "FORWARD"), ("ip6tables-legacy", "raw", "PREROUTING"),
+    ):  # fmt: skip
+        lab.run(tool, "-t", table, "-F", chain)
+    lab.run("iptables-legacy", "-P", "FORWARD", "ACCEPT")
+
+
+def compare(case: Case, flows: Traffic, backend: str) -> list[str]:
+    """What is wrong with doctor's word for one case, in words."""
+    if case.ours and backend == "iptables":
+        case = case._replace(by="")
+    found = judged()
+    told = named(found.stops)
+    really = flows.stopped(told)
+    wrong = [f"{case.name}: not copied: {words}" for words in found.lacks]
+    if told != really:
+        wrong.append(f"{case.name}: told {sorted(told - really)}, not told {sorted(really - told)}")
+    if bool(case.by) != bool(told):
+        wrong.append(f"{case.name}: {len(told)} flows are said to be stopped")
+    findings = list(forward.findings(found, real=True))
+    levels = {finding.level for finding in findings}
+    if levels != ({"error"} if case.by else {"ok"}):
+        wrong.append(f"{case.name}: {findings}")
+    if case.by and not any(case.by in finding.message for finding in findings):
+        wrong.append(f"{case.name}: {case.by!r} is not named: {findings}")
+    return wrong
+
+
+@pytest.mark.parametrize("half", [0, 1])
+def test_doctor_says_what_traffic_does(hvtx: Program, flows: Traffic, half: int) -> None:
+    """Each rule set: the flows that doctor calls stopped are those that do not pass."""
+    bridge, wrong = bridge_of(hvtx), []
+    for case in CASES[half::2]:
+        set_up(case, bridge)
+        wrong += compare(case, flows, hvtx.environment["HVTX_FIREWALL"])
+        take_down()
+    assert not wrong, "\n".join(wrong)
+
+
+WAYS = (
+    # name, commands, commands that undo, what is named (nothing: all passes)
+    ("an exit node", ("ip rule add pref 5270 lookup 52\n"
+     "ip route add default via 203.0.113.2 table 52"),
+     "ip rule del pref 5270\nip route flush table 52", "table 52 leads to uplink"),
+    ("a wider route asked first", ("ip rule add pref 5270 lookup 52\n"
+     "ip route add 10.0.0.0/8 via 203.0.113.2 table 52"),
+     "ip rule del pref 5270\nip route flush table 52", "10.0.0.0/8 dev uplink table 52"),
+    ("an exit node that leaves guests out", ("ip rule add pref 5270 lookup 52\n"
+     "ip route add default via 203.0.113.2 table 52\nip route add throw 10.77.0.0/24 table 52"),
+     "ip rule del pref 5270\nip route flush table 52", ""),
+    ("guests may not", "ip rule add from 10.77.0.0/24 pref 5000 prohibit", "ip rule del pref 5000",
+     "Permission denied"),
+    ("a black hole", "ip -6 route add blackhole fd77::/65", "ip -6 route del blackhole fd77::/65",
+     "route to fd77::"),
+    ("forwarding off", "sysctl -qw net.ipv4.ip_forward=0", "sysctl -qw net.ipv4.ip_forward=1",
+     "net.ipv4.ip_forward = 0"),
+    ("off on the bridge", "sysctl -qw net.ipv4.conf.{bridge}.forwarding=0",
+     "sysctl -qw net.ipv4.conf.{bridge}.forwarding=1", "net.ipv4.conf.{bridge}.forwarding = 0"),
+    ("off on the uplink", "sysctl -qw net.ipv4.conf.uplink.forwarding=0",
+     "sysctl -qw net.ipv4.conf.uplink.forwarding=1", "net.ipv4.conf.uplink.forwarding = 0"),
+)  # fmt: skip
+
+
+def test_doctor_says_of_routes_and_settings_what_traffic_does(
+    hvtx: Program, flows: Traffic
+) -> None:
+    """Each: what is in the way is named, and nothing that is not."""
+    bridge, wrong = bridge_of(hvtx), []
+    for name, before, after, by in WAYS:
+        for command in before.replace("{bridge}", bridge).splitlines():
+            lab.run(*command.split())
+        case = Case(name, "", by.replace("{bridge}", bridge))
+        wrong += compare(case, flows, "")
+        for command in after.replace("{bridge}", bridge).splitlines():
+            lab.run(*command.split())
+    assert not wrong, "\n".join(wrong)
+
+
+def forward_findings(hvtx: Program, code: int | None = 0) -> list[dict[str, str]]:
+    """What doctor's check says."""
+    found = hvtx("doctor", "--json", code=code).json()["findings"]
+    return [f for f in found if f["check"] == "forward"]
+
+
+def test_what_is_not_copied_is_unknown(hvtx: Program) -> None:
+    """Filters of traffic control are not tried: then nobody says that all is well."""
+    lab.run("tc", "qdisc", "add", "dev", "uplink", "clsact")
+    assert [f["level"] for f in forward_findings(hvtx)] == ["ok"]
+    lab.run("tc", "filter", "add", "dev", "uplink", "ingress", "protocol", "ip", "u32", "match",
+            "u32", "0", "0", "flowid", "1:1")  # fmt: skip
+    (found,) = forward_findings(hvtx)
+    assert found["level"] == "warning"
+    assert "unknown" in found["message"]
+    assert "uplink has filters of traffic control" in found["message"]
+
+
+def test_without_the_right_to_try_it_is_unknown(hvtx: Program) -> None:
+    """A doctor that may make no namespace says so, and what to do."""
+    done = subprocess.run(
+        ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin", sys.executable, "-m", "hvtx", "doctor",
+         "--json"],
+        capture_output=True, text=True, check=False, env={**os.environ, **hvtx.environment},
+    )  # fmt: skip
+    (found,) = [f for f in json.loads(done.stdout)["findings"] if f["check"] == "forward"]
+    assert found["level"] == "warning"
+    assert found["message"].startswith("unknown: ")
+    assert "CAP_SYS_ADMIN" in found["hint"]
+
+
+def test_doctor_leaves_the_host_as_it_was(hvtx: Program, world: lab.Namespace) -> None:
+    """Dumps and store are the same after it, no namespace and no process stays."""
+    set_up(next(case for case in CASES if case.by), bridge_of(hvtx))
+    before = len(os.listdir(f"/proc/{os.getpid()}/fd"))
+    with witness.unchanged():
+        for _ in range(3):
+            found = hvtx("doctor", "--json", code=1).json()["findings"]
+            told = [f for f in found if f["check"] == "forward"]
+            assert [f["level"] for f in told] == ["error"], told
+        judged()
+    assert len(os.listdir(f"/proc/{os.getpid()}/fd")) == before
