@@ -119,6 +119,10 @@ class Cell:
                 f"{step}: doctor exits {said.code} and {len(stopped)} flows are stopped",
                 f"{_told(stopped) or 'none'}; doctor says\n{told}",
             )
+        else:
+            for name in stopped:
+                if unnamed := _not_named(name, said):
+                    self.fault(f"{step}: doctor does not name {name}", f"{unnamed}\n{said.words()}")
         return stopped, said
 
     def _anew(self) -> None:
@@ -204,6 +208,21 @@ class Cell:
 
 def _watches(finding: Mapping[str, Any]) -> bool:
     return finding["check"] == "company" and finding["level"] != "ok"
+
+
+_WAYS = (
+    "guest to world", "world to published port", "guest to guest", "host to guest",
+    "guest to gateway",
+)  # fmt: skip
+
+
+def _not_named(name: str, said: Said) -> str:
+    """What no error says of a flow: its way and family (by the host's address is named as any way)."""
+    way = next((way for way in _WAYS if name.startswith(way)), "")
+    family = "IPv6" if "IPv6" in name else "IPv4"
+    named = any(way in f["message"] and family in f["message"] for f in said.errors)
+    damage = any(f["check"] in ("damage", "forwarding", "routes") for f in said.errors)
+    return "" if named or damage or not way else f"{way}, {family}"
 
 
 def _told(stopped: dict[str, str]) -> str:
