@@ -1,7 +1,7 @@
 """hvtx beside real daemons, each started by its own unit under a real systemd: the whole table.
 
-`tox -e neighbours` runs all rows in both orders and writes the table; the ordinary run has a sample
-where the image is made already. One row: `tox -e neighbours -- -k docker-nft`.
+`tox -e neighbours` runs all rows in both orders and writes the table; the ordinary run has a sample.
+One row: `tox -e neighbours -- -k docker-nft`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from integration.neighbourhood.rows import NEIGHBOURS
 SAMPLE = ("nftables", "neighbour first")
 CELLS = [(name, order) for name in NEIGHBOURS for order in ORDERS]
 WANTED = CELLS if fixtures.ALL else [SAMPLE]
-layer, here = fixtures.layer, fixtures.here
+layers, here = fixtures.layers, fixtures.here
 
 
 @pytest.mark.parametrize(
