@@ -13,7 +13,7 @@ from integration.neighbourhood.cell import ORDERS, Cell
 from integration.neighbourhood.host import Host
 from integration.neighbourhood.rows import NEIGHBOURS
 
-SAMPLE = ("nftables", "neighbour first")
+SAMPLE = ("nftables", "neighbour first")  # without its reload: seconds
 CELLS = [(name, order) for name in NEIGHBOURS for order in ORDERS]
 WANTED = CELLS if fixtures.ALL else [SAMPLE]
 layers, here = fixtures.layers, fixtures.here
@@ -23,6 +23,8 @@ layers, here = fixtures.layers, fixtures.here
     ("row", "order"), WANTED, ids=[f"{row}-{order.replace(' ', '-')}" for row, order in WANTED]
 )
 def test_a_neighbour(here: Host, row: str, order: str) -> None:
-    seen = Cell(here, NEIGHBOURS[row], order).run()
-    table.keep(seen)
+    neighbour = NEIGHBOURS[row] if fixtures.ALL else NEIGHBOURS[row]._replace(acts=())
+    seen = Cell(here, neighbour, order).run()
+    if fixtures.ALL:
+        table.keep(seen)
     assert not seen.faults, "\n\n".join(seen.faults)

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from integration import lab
 
 PATIENCE = 3.6  # seconds: a SYN is sent again after one and three
+ONCE_MORE = 1.5  # for a second look, when addresses are resolved
 AGAIN = 0.4  # a datagram is
 SHUT = 1.2  # seconds after which what must stay shut counts as shut
 _DONE, _WAITING = "done", "waiting"
@@ -140,7 +141,9 @@ def _answer(listener: socket.socket, party: str, protocol: str) -> None:
             listener.sendto(party.encode(), whom)
 
 
-def asked(places: Mapping[str, str], asks: Sequence[Ask]) -> dict[str, str]:
+def asked(
+    places: Mapping[str, str], asks: Sequence[Ask], patience: float = PATIENCE
+) -> dict[str, str]:
     """Ask all of them; what came of each, "" where its answerer answered.
 
     ``places`` are the parties' network namespaces, by name. (A listener answers both families.)
@@ -159,7 +162,7 @@ def asked(places: Mapping[str, str], asks: Sequence[Ask]) -> dict[str, str]:
             if question.state == _WAITING:
                 chosen.register(question.socket, question.events(), question)
             under_way.append(question)
-        _run(chosen, under_way)
+        _run(chosen, under_way, patience)
         return {q.ask.name: "" if q.state == _DONE else _words(q) for q in under_way}
 
 
@@ -176,10 +179,10 @@ def _listeners(asks: Iterable[Ask]) -> set[Served]:
     }
 
 
-def _run(chosen: selectors.BaseSelector, under_way: Sequence[_Asked]) -> None:
+def _run(chosen: selectors.BaseSelector, under_way: Sequence[_Asked], patience: float) -> None:
     """Until all have their answer, or patience ends (what must be shut is waited for as well)."""
     begin = time.monotonic()
-    while (now := time.monotonic()) < begin + PATIENCE:
+    while (now := time.monotonic()) < begin + patience:
         waiting = [q for q in under_way if q.state == _WAITING]
         if not waiting or (now > begin + SHUT and not any(q.ask.expected for q in waiting)):
             break

@@ -153,8 +153,8 @@ class Scene:
         """Of some flows those that end otherwise than expected, and how; one more look at them."""
         left = list(asks)
         heard: Mapping[str, str] = {}
-        for _ in range(2):
-            heard = flows.asked(self.places(), left)
+        for patience in (flows.PATIENCE, flows.ONCE_MORE):
+            heard = flows.asked(self.places(), left, patience)
             left = [ask for ask in left if (heard[ask.name] == "") is not ask.expected]
             if not left:
                 return {}
