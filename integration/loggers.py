@@ -1,4 +1,7 @@
-"""Loggers of VMs among the processes that a test looks at: they end by themselves, a moment later."""
+"""Loggers of VMs, and holders of ports, among the processes that a test looks at.
+
+They end by themselves, a moment after their VM.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import os
 import select
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
-from hvtx.host import logger, procfs
+from hvtx.host import logger, portholder, procfs
 
 
 def is_logger(pid: int) -> bool:
@@ -30,6 +34,19 @@ def is_ending(pid: int) -> bool:
         return any(event & select.POLLHUP for _, event in poll.poll(0))
     finally:
         os.close(pipe)
+
+
+def follows_the_dead(pid: int) -> bool:
+    """Whether ``pid`` holds ports for a process that has ended, and so ends by itself."""
+    try:
+        words = procfs.command_line(pid)
+        if portholder.SIGNATURE not in words:
+            return False
+        number = words[words.index(portholder.SIGNATURE) + 1]
+        told = Path(f"/proc/{pid}/fdinfo/{number}").read_text() if number != "-" else ""
+    except OSError:
+        return False  # it has ended
+    return "\nPid:\t-1\n" in told and not procfs.look(pid).ended
 
 
 def settled(pids: Iterable[int]) -> None:

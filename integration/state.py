@@ -358,7 +358,7 @@ def _is_on_its_way(pid: int) -> bool:
             return False
         if loggers.is_logger(pid):
             return loggers.is_ending(pid)
-        if portholder.is_passing(pid) or _follows_the_dead(pid):
+        if portholder.is_passing(pid) or loggers.follows_the_dead(pid):
             return True
         if process.is_gate(pid) or _SIGNALLED.search(status) is not None:
             return True
@@ -369,16 +369,6 @@ def _is_on_its_way(pid: int) -> bool:
         return words in ((), procfs.command_line(os.getpid())) and not procfs.look(pid).ended
     except (FileNotFoundError, ProcessLookupError):
         return False
-
-
-def _follows_the_dead(pid: int) -> bool:
-    """Whether it holds ports for a process that has ended, and so ends by itself."""
-    words = procfs.command_line(pid)
-    if portholder.SIGNATURE not in words:
-        return False
-    number = words[words.index(portholder.SIGNATURE) + 1]
-    told = Path(f"/proc/{pid}/fdinfo/{number}").read_text() if number.isdigit() else "Pid:\t1\n"
-    return "\nPid:\t-1\n" in told and not procfs.look(pid).ended
 
 
 def _strays(rows: dict[str, list[dict[str, Any]]]) -> list[str]:

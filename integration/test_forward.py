@@ -126,6 +126,8 @@ def test_doctor_says_what_traffic_does(hvtx: Program, flows: Traffic, half: int)
     bridge, wrong = bridge_of(hvtx), []
     for case in CASES[half::2]:
         set_up(case, bridge)
+        if case.ours:  # the iptables backend's own accept answers a policy, once it knows of it
+            hvtx("repair")
         wrong += compare(case, flows, hvtx.environment["HVTX_FIREWALL"])
         take_down()
     assert not wrong, "\n".join(wrong)

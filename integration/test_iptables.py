@@ -74,6 +74,11 @@ def chain(part: str) -> str:
     return chain_name(INSTALLATION, part)
 
 
+def passes(*more: str) -> list[Resource]:
+    """What leads to the accepts where the policy drops; the world is at `uplink`, and at ``more``."""
+    return [row(90 + f, "pass", family=f, uplinks=["uplink", *more]) for f in (4, 6)]
+
+
 def everything() -> list[Resource]:
     """A row of each kind and in each form."""
     return [
@@ -92,6 +97,7 @@ def everything() -> list[Resource]:
         publish(26, host_ip="127.0.0.1", host_port=83),
         publish(27, host_ip="::1", host_port=84),
         publish(28, ipv6=None, host_port=65535, guest_port=1),
+        *passes(),
     ]
 
 
@@ -104,7 +110,9 @@ def test_what_is_expected_is_what_the_tool_prints(driver: IptablesDriver) -> Non
     wanted = Counter(entry for each in rows for entry in driver.expected(each))
     assert Counter(driver.observe()) == wanted
     assert len(wanted) > 50
-    assert driver.expected(rows[-2]) == ()  # ::1 is not to be served
+    assert (
+        driver.expected(next(r for r in rows if r.spec.get("host_ip") == "::1")) == ()
+    )  # ::1 is not to be served
     for each in rows:  # the record leads to the same rules, whatever a later version would write
         recorded = each._replace(observed=made[each.id], spec={"what": each.spec["what"]})
         if made[each.id]["rules"]:
@@ -116,13 +124,13 @@ def test_our_entries_equal_those_of_the_tool_byte_for_byte(driver: IptablesDrive
     rows = everything()
     driver.create(rows)
     ours: dict[tuple[int, str], Counter] = {}
-    for family, table in ((f, t) for f in (4, 6) for t in ("filter", "nat")):
+    for family, table in ((f, t) for f in (4, 6) for t in ("filter", "mangle", "nat")):
         blob = xtables.read(family, table)
         ours[family, table] = Counter(xtables.marked(family, blob, "hvtx:"))
     for family, tool in xtables.TOOLS.items():
         saved = lab.run(f"{tool}-legacy-save")
         lab.run(f"{tool}-legacy-restore", "-w", stdin=saved)  # flushes, and makes all of it anew
-        for table in ("filter", "nat"):
+        for table in ("filter", "mangle", "nat"):
             blob = xtables.read(family, table)
             assert Counter(xtables.marked(family, blob, "hvtx:")) == ours[family, table]
 
@@ -241,7 +249,7 @@ def test_ipv6_tables_only_when_a_row_needs_them(driver: IptablesDriver) -> None:
     rows = [row(1, "base"), network(subnets=SUBNETS[:1]), publish(3, ipv6=None)]
     driver.create(rows)
     assert set(driver.release(rows).values()) == {GONE}
-    assert tables() == ({"filter", "nat"}, frozenset())
+    assert tables() == ({"filter", "mangle", "nat"}, frozenset())
 
 
 def test_a_table_that_cannot_be_read_is_not_an_empty_one(
@@ -281,13 +289,19 @@ def strangers() -> None:
         ipt("-t", "mangle", "-A", "PREROUTING", "-j", "MARK", "--set-mark", "1", six=six)
 
 
+def assert_in_place() -> None:
+    """What drops comes first, in a table before those of others; what accepts comes last."""
+    assert ipt("-t", "mangle", "-S", "FORWARD").splitlines()[1].endswith(chain("FWD"))
+    assert ipt("-S", "FORWARD").splitlines()[-1].endswith(chain("PASS"))
+
+
 def test_release_leaves_everything_as_it_was(driver: IptablesDriver) -> None:
     strangers()
     before = lab.dump()
     rows = everything()
     driver.create(rows)
     assert lab.dump() != before
-    assert ipt("-S", "FORWARD").splitlines()[1].endswith(chain("FWD"))
+    assert_in_place()
     assert set(driver.release(rows).values()) == {GONE}
     assert lab.difference(before, lab.dump()) == ""
     assert set(driver.release(rows).values()) == {GONE}
@@ -331,8 +345,8 @@ def test_strangers_are_seen_as_far_as_they_matter(driver: IptablesDriver) -> Non
     foreign = "hvtx:1:zzzzzzzzzz:5.aaaabbbbccccdddd"
     ipt("-A", "INPUT", "-m", "comment", "--comment", foreign, "-j", "ACCEPT")
     driver.create([row(1, "base")])
-    ipt("-A", chain("FWD"), "-s", "192.0.2.1", "-j", "DROP")
-    ipt("-A", "INPUT", "-j", chain("FWD"))
+    ipt("-t", "mangle", "-A", chain("FWD"), "-s", "192.0.2.1", "-j", "DROP")
+    ipt("-t", "mangle", "-A", "INPUT", "-j", chain("FWD"))
     seen = {(e.place, e.text, e.mark, e.nat) for e in driver.observe()}
     ours = {(e.place, e.text, e.mark, e.nat) for e in driver.expected(row(1, "base"))}
     fd = "2001:db8::/32"
@@ -343,8 +357,8 @@ def test_strangers_are_seen_as_far_as_they_matter(driver: IptablesDriver) -> Non
         ("ip6tables nat PREROUTING", f"{dnat} [2001:db8::7]:7", None, True),
         ("ip6tables nat POSTROUTING", f"-s {fd} -j MASQUERADE", None, True),
         ("iptables filter INPUT", "-j ACCEPT", foreign, False),
-        (f"iptables filter {chain('FWD')}", "-s 192.0.2.1/32 -j DROP", None, False),
-        ("iptables filter INPUT", f"-j {chain('FWD')}", None, False),
+        (f"iptables mangle {chain('FWD')}", "-s 192.0.2.1/32 -j DROP", None, False),
+        ("iptables mangle INPUT", f"-j {chain('FWD')}", None, False),
     }
     assert ours < seen
 
@@ -358,25 +372,25 @@ def test_create_puts_back_what_is_missing_and_nothing_else(driver: IptablesDrive
     driver.create(rows)
     whole = Counter(driver.observe())
     for words in (
-        ("-F", chain("FWD")),
-        ("-D", "FORWARD", "1"),
+        ("-t", "mangle", "-F", chain("FWD")),
+        ("-F", chain("PASS")),
+        ("-t", "mangle", "-D", "FORWARD", "1"),
         ("-t", "nat", "-F", chain("POST")),
         ("-t", "nat", "-F", "PREROUTING"),
     ):
         ipt(*words)
     ipt("-F", six=True)
-    ipt("-X", chain("FWD"), six=True)
+    ipt("-X", chain("WAY"), six=True)
+    ipt("-X", chain("PASS"), six=True)
+    ipt("-t", "mangle", "-F", six=True)
+    ipt("-t", "mangle", "-X", chain("FWD"), six=True)
     assert Counter(driver.observe()) != whole
     driver.create(rows)
     ipt("-t", "nat", "-A", "PREROUTING", "-p", "tcp", "--dport", "7", "-j", "DNAT",
         "--to", "192.0.2.7:7")  # fmt: skip
     assert Counter(driver.observe()) == whole
-    first = ipt("-S", "FORWARD").splitlines()[1]
-    assert first.endswith(chain("FWD"))
-    lines = ipt("-S", chain("FWD")).splitlines()
-    drop = next(i for i, line in enumerate(lines) if f"! -i {BRIDGE}" in line)
-    accept = next(i for i, line in enumerate(lines) if "-d 10.77.0.2/32" in line)
-    assert drop < accept
+    assert_in_place()
+    assert any(f"! -i {BRIDGE}" in line for line in ipt("-t", "mangle", "-S").splitlines())
 
 
 def test_a_lost_chain_is_named(driver: IptablesDriver) -> None:
@@ -401,7 +415,7 @@ def append_all_again() -> None:
 def test_copies_go_with_the_original(driver: IptablesDriver) -> None:
     strangers()
     before = lab.dump()
-    rows = [row(1, "base"), network(), *guest_rows(10, 2), publish(3)]
+    rows = [row(1, "base"), network(), *guest_rows(10, 2), publish(3), *passes()]
     driver.create(rows)
     made = ipt("-S", "INPUT")
     append_all_again()
@@ -411,7 +425,7 @@ def test_copies_go_with_the_original(driver: IptablesDriver) -> None:
         assert driver.remove_copies(each) == GONE
     seen = Counter(driver.observe())
     assert all(seen[entry] == 1 for each in rows for entry in driver.expected(each))
-    assert ipt("-S", "FORWARD").splitlines()[1].endswith(chain("FWD"))
+    assert_in_place()
     assert ipt("-S", "INPUT") == made  # in the same order
     append_all_again()
     assert set(driver.release(rows).values()) == {GONE}
@@ -451,8 +465,8 @@ def test_edited_copies_and_stripped_rules_stay(driver: IptablesDriver) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ("-A", chain("FWD"), "-j", "DROP"),
-        ("-A", "INPUT", "-j", chain("FWD")),
+        ("-t", "mangle", "-A", chain("FWD"), "-j", "DROP"),
+        ("-t", "mangle", "-A", "INPUT", "-j", chain("FWD")),
         ("-t", "nat", "-A", chain("POST"), "-s", "192.0.2.1", "-j", "MASQUERADE"),
     ],
 )
@@ -713,10 +727,9 @@ def far_guest(number: int, nat: bool = True) -> list[Resource]:
 
 
 def close_forward() -> None:
-    """As Docker leaves it: nothing passes but what is accepted before."""
+    """As Docker leaves it: nothing passes but what a rule accepts."""
     for six in (False, True):
         ipt("-P", "FORWARD", "DROP", six=six)
-        ipt("-A", "FORWARD", "-j", "DROP", six=six)
 
 
 def test_published_ports_are_reached_from_everywhere(site: Site, driver: IptablesDriver) -> None:
@@ -735,7 +748,7 @@ def test_published_ports_are_reached_from_everywhere(site: Site, driver: Iptable
         publish(44, host_port=8083, host_ip="127.0.0.1"),
         publish(45, host_port=8084, host_ip="::1"),
     ]
-    driver.create(rows)
+    driver.create([*rows, *passes()])
     for udp in (False, True):
         assert ask(site.world, lab.HOST4, 8080, udp=udp) == f"web {lab.WORLD4}"
         assert ask(site.world, lab.HOST6, 8080, udp=udp) == f"web {lab.WORLD6}"
@@ -770,7 +783,8 @@ def test_published_ports_are_reached_from_everywhere(site: Site, driver: Iptable
 
 def test_guests_reach_the_world_and_the_world_not_them(site: Site, driver: IptablesDriver) -> None:
     close_forward()
-    driver.create([row(1, "base"), network(), far_network(3), *guest_rows(10, 2), *far_guest(30)])
+    guests = [*guest_rows(10, 2), *far_guest(30)]
+    driver.create([row(1, "base"), network(), far_network(3), *guests, *passes()])
     for udp in (False, True):
         assert ask(site.web, lab.WORLD4, 80, udp=udp) == f"world {lab.HOST4}"
         assert ask(site.web, lab.WORLD6, 80, udp=udp) == f"world {lab.HOST6}"
@@ -795,7 +809,8 @@ def test_without_nat_the_world_reaches_guests_by_their_addresses(
     site: Site, driver: IptablesDriver
 ) -> None:
     close_forward()
-    driver.create([row(1, "base"), network(nat=False), *guest_rows(10, 2, nat=False)])
+    guest = guest_rows(10, 2, nat=False)
+    driver.create([row(1, "base"), network(nat=False), *guest, *passes(BRIDGE)])
     assert ask(site.world, "10.77.0.2", 80) == f"web {lab.WORLD4}"
     assert ask(site.world, "fd77::2", 80) == f"web {lab.WORLD6}"
     assert ask(site.web, lab.WORLD4, 80) == "world 10.77.0.2"
@@ -822,7 +837,7 @@ def test_a_name_that_differs_in_few_bits_is_another_bridge(
 ) -> None:
     """`hvbr0` and `hvbr2` differ in a bit that a careless mask does not look at."""
     close_forward()
-    driver.create([row(1, "base"), network(), *guest_rows(10, 2)])
+    driver.create([row(1, "base"), network(), *guest_rows(10, 2), *passes()])
     site.far.run("ip", "addr", "add", "fd77::2/64", "dev", "eth0", "nodad")
     assert ask(site.far, lab.WORLD6, 80, wait=0.4) is None
     with socket_in(site.far, socket.AF_INET6, socket.SOCK_STREAM) as spoofing:
@@ -836,13 +851,13 @@ def test_a_name_that_differs_in_few_bits_is_another_bridge(
         assert mask.search(xtables.build(family, text, "hvtx:x"))
 
 
-def packets(six: bool = False) -> dict[str, int]:
-    """How many packets each rule of the chain in FORWARD has let through or dropped, by its words."""
+def packets(part: str, six: bool = False) -> dict[str, int]:
+    """How many packets each rule of a chain has decided, by its words."""
     found = {}
     for line in lab.run(
         "ip6tables-legacy-save" if six else "iptables-legacy-save", "-c"
     ).splitlines():
-        if rule := re.fullmatch(rf"\[(\d+):\d+\] -A {chain('FWD')} (.*)", line):
+        if rule := re.fullmatch(rf"\[(\d+):\d+\] -A {chain(part)} (.*)", line):
             words = re.sub(r' -m comment --comment "[^"]*"', "", rule[2])
             found[words] = int(rule[1])
     return found
@@ -853,8 +868,9 @@ def test_packets_of_a_known_flow_meet_no_rule_of_a_vm(
     site: Site, driver: IptablesDriver, isolate: bool
 ) -> None:
     """The first packet is looked up in the rules of all VMs, those after it are not."""
-    driver.create([row(1, "base"), network(isolate=isolate), far_network(3), *guest_rows(10, 2)])
-    flow = "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+    rows = [row(1, "base"), network(isolate=isolate), far_network(3), *guest_rows(10, 2)]
+    driver.create([*rows, *passes()])
+    flow = "-m conntrack --ctstate RELATED,ESTABLISHED"
     for six, guest, world in (
         (False, "10.77.0.2/32", lab.WORLD4),
         (True, "fd77::2/128", lab.WORLD6),
@@ -864,11 +880,16 @@ def test_packets_of_a_known_flow_meet_no_rule_of_a_vm(
             for _ in range(20):
                 client.send(b"?")
                 assert client.recv(100)
-        seen = packets(six)
-        assert seen[f"-s {guest} -i {BRIDGE} -j ACCEPT"] == 1
-        assert seen[f"-d {guest} -o {BRIDGE} -j ACCEPT"] == 0
-        assert (seen[f"-i {BRIDGE} {flow}"], seen[f"-o {BRIDGE} {flow}"]) == (19, 20)
-        assert set(list(seen)[:2]) == {f"-{way} {BRIDGE} {flow}" for way in "io"}
+        seen = packets("FWD", six)
+        ways = (f"-i {BRIDGE} {flow} -j RETURN", f"-o {BRIDGE} {flow} -j RETURN")
+        assert [seen[way] for way in ways] == [19, 20]
+        assert set(list(seen)[:2]) == set(ways)
+        seen = packets("PASS", six)
+        assert seen[f"-s {guest} -i {BRIDGE} -j {chain('WAY')}"] == 1
+        assert seen[f"-d {guest} -o {BRIDGE} -j {chain('WAY')}"] == 0
+        ways = (f"-i {BRIDGE} {flow} -j ACCEPT", f"-o {BRIDGE} {flow},DNAT -j ACCEPT")
+        assert [seen[way] for way in ways] == [19, 20]
+        assert set(list(seen)[:2]) == set(ways)
 
 
 def test_a_strangers_flow_is_let_through_by_nobody_but_its_own_rules(

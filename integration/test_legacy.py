@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from hvtx.drivers import iptables
+from hvtx.engine import passes
 from hvtx.host import libiptc, xtables
 from hvtx.planner import provision
 from hvtx.planner.provision import Want
@@ -156,6 +157,78 @@ def test_a_network_of_an_earlier_version_keeps_its_table_beside_others(hvtx: For
     assert hvtx("repair", "--json").json()["repaired"] == []
     hvtx("network", "rm", "net")
     assert tables() == []
+
+
+# One chain that came first, and accepted ------------------------------------------------------------
+
+
+def with_one_chain(patch: pytest.MonkeyPatch) -> None:
+    """Rules as versions before wrote them: one chain, first in FORWARD, with drops and accepts."""
+    rule, compilers = iptables.Rule, dict(iptables._COMPILERS)
+
+    def moved(found: iptables.Rule, installation: str) -> iptables.Rule:
+        own = iptables.chain_name(installation, "FWD")
+        text = re.sub(r"-j (RETURN|HVTX-\w+-WAY)$", "-j ACCEPT", found.text)
+        chain = own if found.chain.endswith(("-FWD", "-PASS")) else found.chain
+        return rule(found.family, "filter", chain, text, found.first)
+
+    def before(what: str) -> Callable[..., tuple[iptables.Rule, ...]]:
+        def compiled(installation: str, spec: Any) -> tuple[iptables.Rule, ...]:
+            found = [
+                moved(one, installation) if one.table in ("mangle", "filter") else one
+                for one in compilers[what](installation, spec)
+            ]
+            return tuple(dict.fromkeys(found))
+
+        return compiled
+
+    for what in ("base", "network", "forward"):
+        patch.setitem(iptables._COMPILERS, what, before(what))
+    patch.setattr(iptables, "_CHAINS", {"filter": ("FWD",), "nat": ("PRE", "OUT", "POST")})
+    patch.setattr(iptables, "_FORMER", {})
+    patch.setattr(iptables, "brings_chains", lambda row, family, _table: row.spec["what"] == (
+        "base" if family == 4 else "network"))  # fmt: skip
+    patch.setattr(passes, "change", lambda _: passes.Change((), (), (), ()))
+
+
+def forward_chains() -> list[str]:
+    """Where our jumps in FORWARD lead, in the order in which a packet meets them."""
+    texts = [lab.run("iptables-legacy", "-t", t, "-S", "FORWARD") for t in ("mangle", "filter")]
+    return re.findall(r"-j HVTX-\w+-(\w+)", "".join(texts))
+
+
+@pytest.mark.parametrize("by", ["repair", "vm run", "rm"])
+def test_a_chain_that_accepted_first_goes(hvtx: Forked, by: str) -> None:
+    """By the next start, and by `repair`, under running VMs; or with its network, as it is."""
+    for table in ("mangle", "nat", "filter"):
+        lab.run("iptables-legacy", "-t", table, "-S")
+        lab.run("ip6tables-legacy", "-t", table, "-S")
+    for tool in ("iptables-legacy", "ip6tables-legacy"):
+        lab.run(tool, "-P", "FORWARD", "DROP")
+    before = lab.dump()
+    with pytest.MonkeyPatch.context() as patch:
+        with_one_chain(patch)
+        make(hvtx, "net", "iptables")
+        hvtx("vm", "run", "web", "--network", "net", "-p", "8080:80", *SLEEP)
+        assert forward_chains() == ["FWD"]
+        assert hvtx.is_clean()
+    assert hvtx.is_clean()
+    if by != "rm":
+        assert {f["hint"] for f in hvtx("doctor", "--json", code=1).json()["findings"]
+                if f["check"] == "damage"} == {"hvtx repair"}  # fmt: skip
+        more = ("vm", "run", "more", "--network", "net", *SLEEP)
+        hvtx(*(("repair",) if by == "repair" else more))
+        assert forward_chains() == ["FWD", "PASS"]
+        assert "-FWD" not in lab.run("iptables-legacy-save", "-t", "filter")
+        assert "-FWD" not in lab.run("ip6tables-legacy-save", "-t", "filter")
+        assert hvtx("repair", "--json").json()["repaired"] == []
+        assert hvtx.is_clean()
+        hvtx("vm", "rm", "more", "--force", code=0 if by == "vm run" else 3)
+    hvtx("vm", "rm", "web", "--force")
+    hvtx("network", "rm", "net")
+    after = lab.dump()
+    assert lab.difference(before["legacy"], after["legacy"]) == ""
+    assert hvtx.is_clean()
 
 
 # What it starts -----------------------------------------------------------------------------------

@@ -1,13 +1,18 @@
 """The iptables backend: rules in the legacy tables, for hosts whose own rules live there.
 
-Four chains per installation, each reached by a jump from the built-in chain::
+Chains per installation, each reached by a jump from the built-in chain::
 
-    filter  FORWARD      -> HVTX-<installation>-FWD    the jump comes first, before any drop
+    mangle  FORWARD      -> HVTX-<installation>-FWD    what is dropped, and nothing is accepted
+    filter  FORWARD      -> HVTX-<installation>-PASS   the last rule, only where the policy drops
     nat     PREROUTING   -> HVTX-<installation>-PRE    only what is for the host itself
     nat     OUTPUT       -> HVTX-<installation>-OUT    likewise
     nat     POSTROUTING  -> HVTX-<installation>-POST
 
 and, directly in INPUT and PREROUTING, what keeps each network from the host's 127.0.0.0/8.
+What is dropped stands in a table of its own hook, before ``filter``, so that no accept of anybody
+comes before it. What is accepted comes after all rules of others and answers their policy only
+(docs/adr/0029); new flows of guests go on to ``HVTX-<installation>-WAY``, which names the devices
+where the world is.
 
 Every rule carries its row's mark as its comment. A rule is written here in the very words of
 ``iptables-save`` (:class:`Rule`), so that what is expected, what is built and what is read back are
@@ -16,15 +21,15 @@ that have an IPv6 subnet: each brings its own jumps, and a chain goes with the l
 a host without IPv6 guests never gets IPv6 tables. A table that once was used stays in the kernel,
 empty and with its policies as they were: it cannot be removed from a network namespace.
 
-Order inside FORWARD's chain: rules of networks are put in front, rules of VMs behind. Within
-either group no order matters, so that any lost rule can be put back alone.
+Order inside PASS: rules of networks are put in front, rules of VMs behind. Within either group, and
+in FWD, no order matters, so that any lost rule can be put back alone.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_address, ip_network
 from typing import Any, NamedTuple
 
@@ -36,7 +41,9 @@ from hvtx.model.resource import FLOWS_EACH, GONE, Entry, Outcome, Resource
 
 BACKEND = "iptables"
 _FAMILIES = {tool: family for family, tool in xtables.TOOLS.items()}
-_CHAINS = {"filter": ("FWD",), "nat": ("PRE", "OUT", "POST")}
+_CHAINS = {"filter": ("PASS", "WAY"), "mangle": ("FWD",), "nat": ("PRE", "OUT", "POST")}
+_FORMER = {"filter": ("FWD",)}  # of earlier versions: seen and removed, never made
+_WITH = {"WAY": "PASS"}  # a chain that is empty at times, and goes with another
 _TRANSLATES = re.compile(r"(?:^| )-j (?:DNAT|SNAT|MASQUERADE|REDIRECT|NETMAP)(?: |$)")
 _JUMPS = re.compile(r"(?:^| )-[jg] (\S+)")
 _REPAIR = "`hvtx repair` puts back what someone removed"
@@ -68,9 +75,15 @@ def chain_name(installation: str, part: str) -> str:
     return f"HVTX-{installation}-{part}"
 
 
-def own_chains(installation: str, table: str) -> tuple[str, ...]:
-    """The installation's chains in ``table``; none in tables that it does not use."""
+def made_chains(installation: str, table: str) -> tuple[str, ...]:
+    """The chains that are made in ``table``; none in tables that are not used."""
     return tuple(chain_name(installation, part) for part in _CHAINS.get(table, ()))
+
+
+def own_chains(installation: str, table: str) -> tuple[str, ...]:
+    """The same with those that an earlier version made, to be known and removed."""
+    former = tuple(chain_name(installation, part) for part in _FORMER.get(table, ()))
+    return made_chains(installation, table) + former
 
 
 def rules_of(installation: str, resource: Resource) -> tuple[Rule, ...]:
@@ -113,7 +126,7 @@ def _base(installation: str, _spec: Mapping[str, Any]) -> tuple[Rule, ...]:
     to = {part: chain_name(installation, part) for part in ("FWD", "PRE", "OUT", "POST")}
     local = "-m addrtype --dst-type LOCAL -j"
     return (
-        Rule(4, "filter", "FORWARD", f"-j {to['FWD']}", first=True),
+        Rule(4, "mangle", "FORWARD", f"-j {to['FWD']}", first=True),
         # 127.0.0.1 is LOCAL whatever device it came in by; the routing decision, which would
         # drop it from the wire, comes later. Packets on `lo` were translated on their way out.
         Rule(4, "nat", "PREROUTING", f"! -s {_LOOPBACK} ! -d {_LOOPBACK} {local} {to['PRE']}"),
@@ -133,8 +146,8 @@ def _jumps6(installation: str, bridge: str, subnet: str) -> tuple[Rule, ...]:
     apart = f"! -s {ip_network(subnet).network_address}/128"
     local = "-m addrtype --dst-type LOCAL -j"
     return (
-        Rule(6, "filter", "FORWARD", f"-i {bridge} -j {to['FWD']}", first=True),
-        Rule(6, "filter", "FORWARD", f"-o {bridge} -j {to['FWD']}", first=True),
+        Rule(6, "mangle", "FORWARD", f"-i {bridge} -j {to['FWD']}", first=True),
+        Rule(6, "mangle", "FORWARD", f"-o {bridge} -j {to['FWD']}", first=True),
         Rule(6, "nat", "PREROUTING", f"{apart} {local} {to['PRE']}"),
         Rule(6, "nat", "OUTPUT", f"{apart} ! -d ::1/128 {local} {to['OUT']}"),
         Rule(6, "nat", "POSTROUTING", f"-s {ip_network(subnet)} -j {to['POST']}"),
@@ -149,36 +162,59 @@ def _network(installation: str, spec: Mapping[str, Any]) -> tuple[Rule, ...]:
         family = _family(subnet)
         if family == 6:
             rules += _jumps6(installation, bridge, subnet)
-        inside = f"-i {bridge} -o {bridge}"
-        # What was let through once needs no look at the rules of each VM. By bridge, as the chain
-        # sees strangers' packets too; where a VM stops, its flows are forgotten with its rules.
-        flow = "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
-        # Of each of its addresses so many connections, to the world and to the host: what is
-        # dropped here is not entered.
         limit = _flow_limit(bridge, spec.get("flows", FLOWS_EACH), 128 if family == 6 else 32)
-        texts = [f"-i {bridge} {flow}", f"-o {bridge} {flow}", limit]
-        if spec["isolate"]:
-            # Guests still reach what their neighbours publish, through the host's addresses.
-            texts += [
-                f"{inside} -m conntrack --ctstate DNAT -j ACCEPT",
-                f"{inside} -m conntrack ! --ctstate DNAT -j DROP",
-            ]
-        else:
-            texts.append(f"{inside} -j ACCEPT")
-        if spec["nat"]:
-            known = "-m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT"
-            texts.append(f"! -i {bridge} -o {bridge} {known} -j DROP")
         rules.append(Rule(family, "filter", "INPUT", limit, first=True))
-        rules += [Rule(family, "filter", forward, text, first=True) for text in texts]
+        rules += [
+            Rule(family, "mangle", forward, text, first=True)
+            for text in _guards(bridge, limit, isolate=spec["isolate"], nat=spec["nat"])
+        ]
         if family == 4:
             rules += _loopback_guard(installation, bridge)
             loopback = f"-s 127.0.0.0/8 -o {bridge} -j MASQUERADE"
             rules.append(Rule(4, "nat", post, loopback, first=True))
+        rules += [
+            Rule(family, "filter", chain_name(installation, "PASS"), text, first=True)
+            for text in _passes(bridge, isolate=spec["isolate"])
+        ]
         # A guest that reaches a neighbour (or itself) by way of a published port must be answered
         # by way of the host too.
         hairpin = f"-s {ip_network(subnet)} -o {bridge} -m conntrack --ctstate DNAT -j MASQUERADE"
         rules.append(Rule(family, "nat", post, hairpin, first=True))
     return tuple(rules)
+
+
+def _guards(bridge: str, limit: str, *, isolate: bool, nat: bool) -> Iterator[str]:
+    """What of a network's routed traffic is dropped, whatever others accept.
+
+    What was let through once needs no look at the rest. By bridge, as the chain sees strangers'
+    packets too; where a VM stops, its flows are forgotten with its rules.
+    """
+    known = "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN"
+    yield f"-i {bridge} {known}"
+    yield f"-o {bridge} {known}"
+    # Of each of its addresses so many connections, to the world and to the host: what is dropped
+    # here is not entered.
+    yield limit
+    if isolate:
+        # Guests still reach what their neighbours publish, through the host's addresses.
+        yield f"-i {bridge} -o {bridge} -m conntrack ! --ctstate DNAT -j DROP"
+    if nat:
+        fresh = "-m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT"
+        yield f"! -i {bridge} -o {bridge} {fresh} -j DROP"
+
+
+def _passes(bridge: str, *, isolate: bool) -> Iterator[str]:
+    """What of a network's traffic passes where the host's policy would drop it.
+
+    Known flows both ways, published ports (nobody reaches a translated address by chance), guests
+    among themselves. New flows to elsewhere are the guests' own rules': only to devices where the
+    world is, never into a bridge of somebody else.
+    """
+    known = "-m conntrack --ctstate RELATED,ESTABLISHED"
+    yield f"-i {bridge} {known} -j ACCEPT"
+    yield f"-o {bridge} {known},DNAT -j ACCEPT"
+    if not isolate:
+        yield f"-i {bridge} -o {bridge} -j ACCEPT"
 
 
 def _flow_limit(bridge: str, most: int, mask: int) -> str:
@@ -200,22 +236,34 @@ def _loopback_guard(installation: str, bridge: str) -> tuple[Rule, ...]:
     return (
         Rule(4, "filter", "INPUT", f"{to} {fresh} -j DROP", first=True),
         Rule(4, "filter", "INPUT", f"{by} -j DROP", first=True),
-        Rule(4, "filter", chain_name(installation, "FWD"), f"{by} -j DROP", first=True),
+        Rule(4, "mangle", chain_name(installation, "FWD"), f"{by} -j DROP", first=True),
         Rule(4, "nat", "PREROUTING", f"{to} -j ACCEPT", first=True),
     )
 
 
 def _forward(installation: str, spec: Mapping[str, Any]) -> tuple[Rule, ...]:
-    bridge, chain = spec["bridge"], chain_name(installation, "FWD")
+    bridge = spec["bridge"]
+    chain, way = chain_name(installation, "PASS"), chain_name(installation, "WAY")
     rules = []
     for address in filter(None, (spec.get("ipv4"), spec.get("ipv6"))):
         host, family = _host(address), _family(address)
         rules += [
-            Rule(family, "filter", chain, f"-s {host} -i {bridge} -j ACCEPT"),
+            Rule(family, "filter", chain, f"-s {host} -i {bridge} -j {way}"),
             # New connections that must not come in were dropped by the network's rule before.
-            Rule(family, "filter", chain, f"-d {host} -o {bridge} -j ACCEPT"),
+            Rule(family, "filter", chain, f"-d {host} -o {bridge} -j {way}"),
         ]
     return tuple(rules)
+
+
+def _pass(installation: str, spec: Mapping[str, Any]) -> tuple[Rule, ...]:
+    """What leads to PASS where the policy of a family's FORWARD drops, and where the world is."""
+    family, way = spec["family"], chain_name(installation, "WAY")
+    rules = [
+        Rule(family, "filter", way, f"-{side} {device} -j ACCEPT")
+        for device in spec["uplinks"]
+        for side in "io"
+    ]
+    return (*rules, Rule(family, "filter", "FORWARD", f"-j {chain_name(installation, 'PASS')}"))
 
 
 def _masquerade(installation: str, spec: Mapping[str, Any]) -> tuple[Rule, ...]:
@@ -259,6 +307,7 @@ _COMPILERS = {
     "base": _base,
     "network": _network,
     "forward": _forward,
+    "pass": _pass,
     "masquerade": _masquerade,
     "publish": _publish,
     "port": _port,
@@ -266,9 +315,27 @@ _COMPILERS = {
 }
 
 
-def brings_chains(resource: Resource, family: int) -> bool:
-    """Whether a row's rules come with the family's chains."""
-    return bool(resource.spec["what"] == ("base" if family == 4 else "network"))
+def brings_chains(resource: Resource, family: int, table: str) -> bool:
+    """Whether a row's rules come with the chains of a family's table."""
+    base = family == 4 and table != "filter"
+    return bool(resource.spec["what"] == ("base" if base else "network"))
+
+
+# How FORWARD ends --------------------------------------------------------------------------------
+
+
+def place_in_forward(resource: Resource) -> str:
+    """Where a row `pass` has its jump in FORWARD: ``last``, ``before`` rules of others, ``gone``.
+
+    Raises NotPermitted, HostRefused.
+    """
+    end, mark = xtables.forward_end(resource.spec["family"]), b"\0%b\0" % resource.mark.encode()
+    return "last" if mark in end.last else "before" if mark in end.rules else "gone"
+
+
+def drops_by_policy(family: int) -> bool:
+    """Whether what no rule of FORWARD has decided is dropped. Raises NotPermitted, HostRefused."""
+    return xtables.forward_end(family).policy != "ACCEPT"
 
 
 # What to release (pure) -------------------------------------------------------------------------
@@ -342,7 +409,19 @@ def idle(view: xtables.Saved, table: str, chains: Iterable[str]) -> list[str]:
     rules = [rule for rule in view.rules if rule.table == table]
     used = {rule.chain for rule in rules}
     empty = [chain for chain in chains if (table, chain) in view.chains and chain not in used]
-    return [chain for chain in empty if not any(chain in rule.text.split() for rule in rules)]
+    found = [chain for chain in empty if not any(chain in rule.text.split() for rule in rules)]
+    return _together(found, {chain for where, chain in view.chains if where == table})
+
+
+def _together(found: Sequence[str], there: Collection[str]) -> list[str]:
+    """Without those that go with another, where that one stays."""
+    kept = []
+    for chain in found:
+        start, _, part = chain.rpartition("-")
+        other = f"{start}-{_WITH[part]}" if part in _WITH else None
+        if other is None or other in found or other not in there:
+            kept.append(chain)
+    return kept
 
 
 def concerns(installation: str, seen: xtables.SavedRule) -> bool:
@@ -425,7 +504,7 @@ class IptablesDriver:
         resources: Sequence[Resource],
         wanted: Mapping[int, Sequence[Rule]],
     ) -> None:
-        makes = any(brings_chains(row, family) for row in resources)
+        makes = any(brings_chains(row, family, table) for row in resources)
         if not makes and table not in xtables.listed(family):
             raise HostRefused(f"the {xtables.TOOLS[family]} table {table} is gone", hint=_REPAIR)
         there = self._there(family, table, {row.mark for row in resources})
@@ -436,12 +515,13 @@ class IptablesDriver:
             if (rule.family, rule.table) == (family, table)
             and (rule.chain, rule.text, row.mark) not in there
         ]
-        chains = own_chains(self._installation, table)
+        chains = made_chains(self._installation, table)
 
         def change(edit: xtables.Edit) -> bool:
             for chain in chains:
                 if not edit.has(chain):
-                    if not makes:
+                    # those of filter only accept: that the ones which drop are there is seen to
+                    if not makes and table != "filter":
                         tool = xtables.TOOLS[family]
                         raise HostRefused(f"the {tool} chain {chain} is gone", hint=_REPAIR)
                     edit.make_chain(chain)
@@ -625,14 +705,27 @@ class IptablesDriver:
     def mend(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
         """Put back what is missing of the rows; :meth:`create` adds just that.
 
-        What an earlier version made otherwise goes when that of this one is there.
+        What an earlier version made otherwise goes when that of this one is there. A row `pass`
+        goes behind what others have put behind it.
         """
         older = [row for row in resources if outdated(row)]
         bare = {row.id: row._replace(observed={}) for row in older}
         observed = self.create([bare.get(row.id, row) for row in resources])
         for row in older:
             self._drop_superseded(row, rules_of(self._installation, bare[row.id]))
+        for row in resources:
+            if row.spec["what"] == "pass" and place_in_forward(row) == "before":
+                self._put_last(row)
         return observed
+
+    def _put_last(self, row: Resource) -> None:
+        jump = rules_of(self._installation, row)[-1]
+        entry = _entry(jump, row.mark)
+
+        def change(edit: xtables.Edit) -> bool:
+            return edit.put_last(jump.chain, entry)
+
+        xtables.edit(jump.family, jump.table, self._timeout, change)
 
     def _drop_superseded(self, row: Resource, rules: Sequence[Rule]) -> None:
         """Take rules of an earlier version that are not among ``rules``."""
@@ -696,13 +789,15 @@ def _entry(rule: Rule, mark: str) -> bytes:
 
 
 def _tables(rules: Iterable[Sequence[Rule]]) -> list[tuple[int, str]]:
-    """The tables of all rules; filter before nat, so that nothing is reached before its guard."""
+    """The tables of all rules; nat comes last, so that nothing is reached before its guard."""
     return sorted({(rule.family, rule.table) for group in rules for rule in group})
 
 
 def _sweep(edit: xtables.Edit, chains: Iterable[str]) -> bool:
     """Drop those chains that are empty and that nothing jumps to; whether there were any."""
-    idle = [c for c in chains if edit.has(c) and edit.empty(c) and not edit.references(c)]
-    for chain in idle:
+    there = [chain for chain in chains if edit.has(chain)]
+    idle = [chain for chain in there if edit.empty(chain) and not edit.references(chain)]
+    doomed = _together(idle, there)
+    for chain in doomed:
         edit.drop_chain(chain)
-    return bool(idle)
+    return bool(doomed)

@@ -319,7 +319,8 @@ def check_wish(runtime: Runtime, wish: VmWish) -> None:
         for name in wish.networks or (DEFAULT,)
     ]
     _check_addresses(runtime, wish, networks)
-    refuse_ports(runtime, wish.publish)
+    families = {6 if ":" in subnet else 4 for subnet in networks[0].subnets}
+    refuse_ports(runtime, wish.publish, families)
 
 
 def check_files(kernel: str | None, initrd: str | None, disks: Sequence[str]) -> None:

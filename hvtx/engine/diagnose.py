@@ -353,17 +353,20 @@ def _loopback6(runtime: Runtime) -> Iterator[Finding]:
 def _forward(runtime: Runtime) -> Iterator[Finding]:
     """Whether what guests are promised passes, tried in a copy of the host's forwarding."""
     from hvtx.engine import forward
+    from hvtx.engine.mending import Mender
     from hvtx.host.replica.scratch import Unavailable
 
     networks = runtime.read(records.networks)
+    wish = None if networks else forward.would_be(runtime)
     try:
-        found = forward.judge(runtime, None if networks else forward.would_be(runtime))
+        found = forward.judge(runtime, wish)
     except (Unavailable, HvtxError, OSError, ValueError, DumpInterrupted) as problem:
         hint = problem.hint if isinstance(problem, Unavailable | HvtxError) else None
         words = f"unknown: whether traffic of guests passes could not be tried: {problem}"
         yield Finding("forward", "warning", words, (), hint or _MEND)
         return
-    yield from forward.findings(found, bool(networks))
+    mender = Mender(runtime, () if wish is None else (wish,))
+    yield from forward.findings(found, bool(networks), mender.of)
 
 
 def _routes(runtime: Runtime) -> Iterator[Finding]:
@@ -430,6 +433,35 @@ def _addresses(runtime: Runtime) -> Iterator[Finding]:
         yield Finding("addresses", "ok", "this host has no address of a guest")
 
 
+def _ports(runtime: Runtime) -> Iterator[Finding]:
+    """Published ports that others translate, too: one of the two is cut off."""
+    from hvtx.engine import translations
+    from hvtx.engine.holding import port_of
+
+    with runtime.reading() as sql:
+        every = records.resources(sql, "kind = 'publish' AND state = 'committed'")
+        names = {vm: name for vm, name, _, _ in records.vm_heads(sql)}
+    rows = [r for r in every if r.life == runtime.life.id and not r.spec.get("imported")]
+    found, unknown = translations.beside(rows)
+    owners = {port_of(row): names.get(row.vm or "", "?") for row in rows}
+    for one in found:
+        port, vm = f"{one.port.host_port}/{one.port.protocol}", owners[one.port]
+        effect = "that comes first: the VM is not reached by it"
+        if not one.first:
+            effect = "hvtx's own comes first: what that rule is for is cut off"
+        yield Finding(
+            "ports", "error" if one.first else "warning",
+            f"port {port} of VM {vm!r} is translated by a rule of another program, too; {effect}",
+            (one.rule,),
+            f"take that rule away where it comes from, or give the port up: hvtx vm stop {vm}",
+        )  # fmt: skip
+    for words in unknown:
+        told = f"unknown: whether others translate published ports: {words}"
+        yield Finding("ports", "warning", told, (), "try again, as root")
+    if not found and not unknown:
+        yield Finding("ports", "ok", "nobody else translates a published port")
+
+
 def _damage(runtime: Runtime) -> Iterator[Finding]:
     """What others flushed or changed under networks and running VMs."""
     from hvtx.engine.repair import look_now
@@ -449,8 +481,20 @@ def _damage(runtime: Runtime) -> Iterator[Finding]:
         yield Finding(
             "damage", "warning", f"{', '.join(rows)} could not be looked at", (why,), _MEND
         )
-    if not found and not unseen:
+    passing = _passes(runtime)
+    for words in passing:
+        yield Finding("damage", "error", words, (), "hvtx repair")
+    if not found and not unseen and not passing:
         yield Finding("damage", "ok", "everything that runs has what is on record")
+
+
+def _passes(runtime: Runtime) -> tuple[str, ...]:
+    """What of the iptables backend's accepts is not as the host's policy and devices want it."""
+    if not any(n.firewall == "iptables" for n in runtime.read(records.networks)):
+        return ()
+    from hvtx.engine.passes import change
+
+    return change(runtime).words
 
 
 _MANY = 8  # packets that are named of those that one route takes away
@@ -572,8 +616,11 @@ CHECKS: dict[str, Check] = {
     "company": _watchers,
     "routes": _routes,
     "addresses": _addresses,
+    "ports": _ports,
     "damage": _damage,
     "units": _units,
 }
-_OF_RECORDS = frozenset({"store", "operations", "processes", "routes", "addresses", "damage"})
+_OF_RECORDS = frozenset(
+    {"store", "operations", "processes", "routes", "addresses", "ports", "damage"}
+)
 _NOWHERE = "/nonexistent"  # where no store is, so that an empty one is read

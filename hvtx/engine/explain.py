@@ -111,6 +111,8 @@ def _document(runtime: Runtime, text: str, found: Sequence[Subject]) -> dict[str
     held = holding.shown(row.observed) if row is not None and row.kind == Kind.PUBLISH else None
     evidence = [*(item.evidence if item is not None and first.kind != "vm" else ())]
     evidence += [line for line in (*first.evidence, held) if line and line not in evidence]
+    if row is not None and row.kind == Kind.PUBLISH:
+        evidence += _translated_too(row)
     with runtime.reading() as sql:
         lines = _history(sql, row)
         record = _record(sql, row)
@@ -131,6 +133,17 @@ def _document(runtime: Runtime, text: str, found: Sequence[Subject]) -> dict[str
         "history": lines,
         "also": [_brief(subject) for subject in found[1 : _ALSO + 1]],
     }
+
+
+def _translated_too(row: Resource) -> list[str]:
+    """Rules of others that translate a published port."""
+    from hvtx.engine import translations
+
+    found, unknown = translations.beside([row])
+    return [
+        *(f"translated by a rule of another program, too: {one.rule}" for one in found),
+        *(f"whether others translate it is not known: {words}" for words in unknown),
+    ]
 
 
 def _row(runtime: Runtime, item: Item | None) -> Resource | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
@@ -97,7 +97,12 @@ def _with_network(
         [topology.route(subnet, _BRIDGE_INDEX) for subnet in network.subnets],
         on,
     )
-    return more, [promise], [*shared, *own]
+    wants = [*shared, *own]
+    if network.firewall == "iptables":
+        from hvtx.engine import passes
+
+        wants += passes.wants_with(network, runtime.read(records.networks), _UPLINK)
+    return more, [promise], wants
 
 
 def _judged(
@@ -116,6 +121,10 @@ def _judged(
         exits |= {family: _thought_out(family) for family in without}
     lacks = topology.not_carried(_passed(picture, made, exits))
     every = [*wants, *(want for guest, _ in thought for want in guest.wants)]
+    if without and not wants:
+        from hvtx.engine import passes
+
+        every += passes.wants_beside(runtime, without, _UPLINK)
 
     def furnish() -> None:
         try:
@@ -268,8 +277,13 @@ def would_be(runtime: Runtime) -> Network:
     return default_draft(runtime)
 
 
-def findings(judged: Judged, real: bool) -> Iterator[Finding]:
-    """What doctor says: one finding for all that one thing stops; ``real``: there are networks."""
+def findings(
+    judged: Judged, real: bool, mend: Callable[[Sequence[Stop]], str | None] = lambda _: None
+) -> Iterator[Finding]:
+    """What doctor says: one finding for all that one thing stops; ``real``: there are networks.
+
+    ``mend`` says what lets pass what others' rules stop.
+    """
     for (by, place, what), stops in promises.grouped(judged.stops).items():
         known = by != "unknown"
         names = ", ".join(sorted({repr(stop.flow.network) for stop in stops}))
@@ -283,7 +297,7 @@ def findings(judged: Judged, real: bool) -> Iterator[Finding]:
         else:
             words = f"unknown: whether {whose} has {flows}"
             level = "warning"
-        yield Finding("forward", level, words, (evidence,), _mend(by, place))
+        yield Finding("forward", level, words, (evidence,), _mend(stops, mend))
     if judged.lacks:
         words = f"unknown: what stands on this host cannot all be copied: {judged.lacks[0]}"
         yield Finding("forward", "warning", words, judged.lacks[:_MANY], _LOOK)
@@ -296,14 +310,17 @@ _MANY = 5
 _LOOK = "try what guests need by hand: what could not be copied may stop it"
 
 
-def _mend(by: str, place: Sequence[str]) -> str:
+def _mend(stops: Sequence[Stop], mend: Callable[[Sequence[Stop]], str | None]) -> str:
     """What lets these flows pass."""
-    if any(part.startswith(("hvtx-", "HVTX-")) for part in place):
-        return "hvtx repair"
+    by, place = stops[0].by, stops[0].place
     if by == "setting":
         return f"hvtx repair, or: sysctl -w {place[0]}=1"
     if by == "route":
         return "remove that route or rule, or give the VMs another network"
     if by == "unknown":
         return _LOOK
-    return f"let it pass there, before what is named: {' '.join(place)}"
+    return mend(stops) or _LOOK
+
+
+# What else is tried in a replica needs the same (hvtx/engine/translations.py).
+with_uplink, thought_out, listed = _with_uplink, _thought_out, _listed

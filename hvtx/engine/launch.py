@@ -143,7 +143,7 @@ def start_vm(runtime: Runtime, name: str, *, verb: str = "start") -> Vm:
     vm = runtime.read(records.get_vm, name)
     probes = _probe(runtime, vm)
     _let_go_of_ports(runtime, vm)
-    with holding_ports(runtime, _ports_to_publish(vm)) as held:
+    with holding_ports(runtime, _ports_to_publish(vm), _families(vm)) as held:
         networks = _networks(runtime, vm)
         privileges.need_to_start(networks.values())
         own_addresses.refuse_start(vm, networks.values())
@@ -163,6 +163,13 @@ class Means(NamedTuple):
     probes: hypervisors.Probes
     user: User | None  # whom its process runs as; None: hvtx's own
     held: Held | None  # its published ports; None if it has none
+
+
+def _families(vm: Vm) -> set[int]:
+    """The families in which a VM's ports are published: those of its first network."""
+    first = vm.interfaces[:1]
+    addresses = [address for i in first for address in (i.ipv4, i.ipv6) if address]
+    return {6 if ":" in address else 4 for address in addresses}
 
 
 def _let_go_of_ports(runtime: Runtime, vm: Vm) -> None:
@@ -206,7 +213,7 @@ def run_vm(runtime: Runtime, wish: VmWish) -> Vm:
     define.check_wish(runtime, wish)
     define.warn_of_disks(wish.kernel, wish.disks)
     probes = _probe(runtime, _draft(wish))
-    with holding_ports(runtime, wish.publish) as held:
+    with holding_ports(runtime, wish.publish, ()) as held:  # the wish was checked a moment ago
         networks = {network.id: network for network in define.take_networks(runtime, wish)}
         ensure_networks(runtime, networks.values())
         privileges.need_to_start(networks.values())

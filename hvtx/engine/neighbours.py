@@ -7,7 +7,7 @@ after: of two that publish it at once, at least one takes it back, and both may.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -21,21 +21,33 @@ if TYPE_CHECKING:
     from hvtx.host.portholder import Held
 
 
-def refuse_ports(runtime: Runtime, ports: Sequence[Publish]) -> None:
+def refuse_ports(runtime: Runtime, ports: Sequence[Publish], families: Collection[int]) -> None:
     """Raise Conflict for a port that a program here or another installation has.
 
-    Told is one that is to be published on an address which no device of this host has.
+    And for one that a rule of others translates in one of ``families`` (4, 6). Told is one that is
+    to be published on an address which no device of this host has.
     """
     away = [port for port in ports if not refuse_taken_port(port)]
     refuse_others_ports(runtime, ports)
+    _refuse_translated(ports, families)
     _tell_of_away(away)
 
 
+def _refuse_translated(ports: Sequence[Publish], families: Collection[int]) -> None:
+    if ports and families:
+        from hvtx.engine import translations
+
+        translations.refuse(ports, families)
+
+
 @contextmanager
-def holding_ports(runtime: Runtime, ports: Sequence[Publish]) -> Iterator[Held | None]:
+def holding_ports(
+    runtime: Runtime, ports: Sequence[Publish], families: Collection[int]
+) -> Iterator[Held | None]:
     """The same, and from here on no program gets them: sockets are bound to them.
 
-    They are closed at the end, unless a holder has inherited them. None if there are no ports.
+    Without ``families`` nobody is asked whether others translate one. They are closed at the end,
+    unless a holder has inherited them. None if there are no ports.
     """
     if not ports:
         yield None
@@ -45,6 +57,7 @@ def holding_ports(runtime: Runtime, ports: Sequence[Publish]) -> Iterator[Held |
     held = portholder.hold(ports)
     try:
         refuse_others_ports(runtime, ports)
+        _refuse_translated(ports, families)
         _tell_of_away(list(dict.fromkeys(held.away)))
         for port, why in held.unheld.items():
             notice.warning(

@@ -27,7 +27,14 @@ from hvtx.host import failpoint
 from hvtx.host.flows import flow_limit
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted, forbidden
-from hvtx.model.resource import Kind, Resource, State, filters_on, put_by_others
+from hvtx.model.resource import (
+    FIREWALL_KINDS,
+    Kind,
+    Resource,
+    State,
+    filters_on,
+    put_by_others,
+)
 from hvtx.model.vm import Network
 from hvtx.planner import provision
 from hvtx.store import intents, records
@@ -90,6 +97,10 @@ def create_network(runtime: Runtime, wish: NetworkWish) -> Network:
     _warn_of_public(wish.subnets)
     network = _describe(runtime, wish)
     _make(runtime, network, "network-create", new=True)
+    if network.firewall == "iptables":
+        from hvtx.engine import passes
+
+        passes.settle(runtime, locked=True)
     return network
 
 
@@ -143,6 +154,10 @@ def _make_default(runtime: Runtime) -> Network:
             _check_free(runtime, wish)
             network = _describe(runtime, wish)
             _make(runtime, network, "network-create", new=True)
+            if network.firewall == "iptables":
+                from hvtx.engine import passes
+
+                passes.settle(runtime, locked=True)
             words = f"{', '.join(network.subnets)} on bridge {network.bridge}"
             notice.note(f"there was no network yet; network {DEFAULT} is made: {words}")
     finally:
@@ -433,10 +448,23 @@ def _undo(
         _remark(problem, f"not all of it could be taken back: {left}")
 
 
-def ensure_networks(runtime: Runtime, networks: Iterable[Network], verb: str = "rebuild") -> None:
-    """Rebuild the networks whose bridge is not on record in this life of the host."""
+def ensure_networks(
+    runtime: Runtime, networks: Iterable[Network], verb: str = "rebuild", *, settle: bool = True
+) -> None:
+    """Rebuild the networks whose bridge is not on record in this life of the host.
+
+    ``settle``: and let guests of the iptables backend pass where the host's policy drops by now.
+    """
     networks = list(networks)
     bring_up_to_date(runtime, networks)
+    _rebuild_missing(runtime, networks, verb)
+    if settle and any(network.firewall == "iptables" for network in networks):
+        from hvtx.engine import passes
+
+        passes.settle(runtime)
+
+
+def _rebuild_missing(runtime: Runtime, networks: Sequence[Network], verb: str) -> None:
     missing = [network for network in networks if bridge_row(runtime, network) is None]
     if not missing:
         return
@@ -473,13 +501,26 @@ def bring_up_to_date(runtime: Runtime, networks: Sequence[Network]) -> None:
 def _made_otherwise(runtime: Runtime, networks: Sequence[Network]) -> list[Resource]:
     with runtime.reading() as sql:
         rows = records.resources_of_network(sql, None)
-        for network in networks:
-            if network.firewall == "iptables":  # of nftables only tables have rules
-                rows += records.resources_of_network(sql, network.id)
+        legacy = [network.id for network in networks if network.firewall == "iptables"]
+        for network in legacy:  # of nftables only tables have rules
+            rows += records.resources_of_network(sql, network)
+        old = _outdated_of(runtime, rows)
+        if any(row.spec["backend"] == "iptables" for row in old):
+            # Where the chains are others, so are the rules of VMs: too many to be looked at always.
+            own = "vm IS NOT NULL AND network = ? AND kind IN ('filter', 'masquerade', 'publish')"
+            for network in legacy:
+                old += _outdated_of(runtime, records.resources(sql, own, (network,)))
+    return old
+
+
+def _outdated_of(runtime: Runtime, rows: Sequence[Resource]) -> list[Resource]:
+    here = (State.COMMITTED, runtime.life.id)
     return [
         row
         for row in rows
-        if (row.kind, row.state, row.life) == (Kind.FILTER, State.COMMITTED, runtime.life.id)
+        if row.kind in FIREWALL_KINDS
+        and not row.spec.get("imported")
+        and (row.state, row.life) == here
         and outdated(row)
     ]
 
@@ -563,12 +604,23 @@ def remove_network(runtime: Runtime, name: str) -> None:
 
 
 def _idle_bases(sql: Any, leaving: Network, shared: Sequence[Resource]) -> list[Resource]:
-    """Tables and chains that only networks with the backend of the one that leaves stood on."""
-    others = {n.firewall for n in records.networks(sql) if n.id != leaving.id}
+    """What of the installation only networks like the one that leaves stood on.
+
+    Tables and chains of its backend, and the way into the accepts of a family.
+    """
+    staying = [n for n in records.networks(sql) if n.id != leaving.id]
+    others = {n.firewall for n in staying}
+    families = {
+        6 if ":" in subnet else 4
+        for network in staying
+        if network.firewall == "iptables"
+        for subnet in network.subnets
+    }
     return [
         row
         for row in shared
-        if row.spec.get("what") == "base" and provision.idle_base(row.spec, others)
+        if (row.spec.get("what") == "base" and provision.idle_base(row.spec, others))
+        or (row.spec.get("what") == "pass" and row.spec["family"] not in families)
     ]
 
 

@@ -15,7 +15,7 @@ from hvtx.drivers import bridge, tap
 from hvtx.drivers.address import remove_link_local
 from hvtx.drivers.bridge import lead_loopback, restore, route_localnet
 from hvtx.drivers.sysctl import read as read_setting
-from hvtx.engine import holding
+from hvtx.engine import holding, passes
 from hvtx.engine.collect import resolve
 from hvtx.engine.forwarding import ipv6_problem, tuned
 from hvtx.engine.loopback import bridges_in_need
@@ -69,7 +69,8 @@ def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
     runtime.lock("all", "networks")
     resolve(runtime, networks=True)
     networks, vms = _still_there(runtime, name, vms)
-    ensure_networks(runtime, networks, "repair")
+    ensure_networks(runtime, networks, "repair", settle=False)
+    passed = passes.settle(runtime, locked=True)
     snapshot = take_snapshot(runtime)
     wanted = {network.id for network in networks}
     live = {vm.id for vm in vms if _runs(snapshot, vm.id)}
@@ -81,7 +82,7 @@ def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
     sighted = _sight(snapshot, rows)
     loopback = bridges_in_need(snapshot.rows, snapshot.life.id)
     damages = _with_mends(snapshot, _damage(sighted, loopback))
-    repaired: list[dict[str, Any]] = []
+    repaired: list[dict[str, Any]] = list(passed)
     failed = _unseen(sighted)  # a look that failed does not make a thing whole
     _keep_settings(runtime, networks, repaired, failed)
     if damages:

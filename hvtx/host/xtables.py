@@ -512,6 +512,55 @@ def entries(family: int, blob: Blob) -> dict[str, list[bytes]]:
     }
 
 
+class End(NamedTuple):
+    """How a built-in chain ends: its policy (DROP, ACCEPT), its last rule, all of its rules."""
+
+    policy: str
+    last: bytes  # empty where it has no rule
+    rules: bytes
+
+
+def forward_end(family: int) -> End:
+    """How the chain FORWARD ends. A table that the kernel does not list accepts, and is not made.
+
+    Raises NotPermitted, HostRefused.
+    """
+    blob = read(family, "filter")
+    return End("ACCEPT", b"", b"") if blob is None else end_of(family, blob, "FORWARD")
+
+
+@legible
+def end_of(family: int, blob: Blob, chain: str) -> End:
+    """How a built-in chain of a table ends (pure). Raises Garbled."""
+    layout, data = LAYOUTS[family], blob.data
+    starts = dict(blob.starts)
+    if chain not in starts:
+        raise Garbled(f"a table without {chain}")
+    at = start = starts[chain]
+    later = [offset for offset in starts.values() if offset > at]
+    end = min(later, default=len(data))
+    last = b""
+    while True:
+        if at + layout.size > len(data):
+            raise Garbled("a table ends within an entry")
+        target, following = OFFSETS.unpack_from(data, at + layout.offsets)
+        if not layout.size <= target <= following - TARGET or at + following > len(data):
+            raise Garbled("an entry of a table does not fit in it")
+        entry = data[at : at + following]
+        at += following
+        if at >= end or data.startswith(b"ERROR\0", at + _target_name(layout, data, at)):
+            break
+        last = entry
+    verdict = _verdict(entry, target)
+    policy = _VERDICTS.get(verdict, b"").decode() or str(verdict)
+    return End(policy, last, data[start : at - len(entry)])
+
+
+def _target_name(layout: Layout, data: bytes, at: int) -> int:
+    """Where in an entry its target's name begins."""
+    return int(OFFSETS.unpack_from(data, at + layout.offsets)[0]) + 2
+
+
 def in_use(family: int) -> bool:
     """Whether a legacy table of the family has a rule, or a policy that is not ACCEPT.
 
@@ -650,6 +699,13 @@ class Edit:
         else:
             self._table.append(chain, entry)
         self._growth += 1
+
+    def put_last(self, chain: str, entry: bytes) -> bool:
+        """Move the first rule that equals ``entry`` to its chain's end; False if there is none."""
+        taken = self.take(chain, entry)
+        if taken:
+            self.add(chain, entry, first=False)
+        return taken
 
     def note(self, chain: str, entry: bytes, comment: str) -> bool:
         """Put an equal rule with a comment in the place of the first that equals ``entry``."""

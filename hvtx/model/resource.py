@@ -124,12 +124,16 @@ class FirewallSpec(TypedDict, total=False):
                     also accept forwarding for its addresses; false where the other backend does),
                     flows
     ``forward``     ipv4, ipv6, bridge: accept forwarding for these addresses
+    ``pass``        family (4, 6), uplinks (devices where the world is): the way to what is accepted
+                    where the policy of FORWARD drops (iptables)
     ``masquerade``  address, bridge
     ``publish``     protocol, host_ip (None: any), host_port, ipv4, ipv6, guest_port, bridge
     """
 
     backend: Literal["nftables", "iptables"]
-    what: Literal["base", "network", "port", "forward", "masquerade", "publish"]
+    what: Literal["base", "network", "port", "forward", "pass", "masquerade", "publish"]
+    family: int
+    uplinks: list[str]
     bridge: str
     subnets: list[str]
     nat: bool

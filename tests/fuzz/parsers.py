@@ -42,6 +42,7 @@ from hvtx.host import (
     traces,
     trust,
     vmuser,
+    ways,
     xtables,
     xtentry,
 )
@@ -232,6 +233,9 @@ def legacy(given: tuple[str, bytes]) -> None:
     family, table = int(name[6]), blob(name, data)
     rules = xtables.entries(family, table)
     list(xtables._decides(family, table))
+    for chain, _ in table.starts:
+        end = xtables.end_of(family, table, chain)
+        assert len(end.last) <= len(end.rules)
     for found in xtables.marked(family, table, "hvtx:"):
         assert found.mark.startswith("hvtx:")
     for entry in (entry for found in rules.values() for entry in found):
@@ -725,6 +729,14 @@ PARSERS: dict[str, Parser] = {
     "neighbours": Parser(
         lambda bodies: links(bodies).neighbours(), several(sample("neighbours")), GARBLED, ("host.links.Links.neighbours",)
     ),
+    "ways": Parser(
+        lambda body: ways.ways_in([body]), mutated(sample("route")), GARBLED,
+        ("host.ways.ways_in", "host.ways._devices", "host.ways._index"),
+    ),
+    "entries made by hand": Parser(
+        lambda bodies: links(bodies).fixed_neighbours(), several(sample("neighbours")), GARBLED,
+        ("host.links.Links.fixed_neighbours", "host.links._may_forget"),
+    ),
     "routes": Parser(
         lambda body: routes.ask(Told([body]), Packet("10.0.0.1")), mutated(sample("route")), GARBLED,
         ("host.routes.ask", "host.routes._answer", "host.routes._address"),
@@ -749,7 +761,8 @@ PARSERS: dict[str, Parser] = {
     "legacy tables": Parser(
         legacy, legacy_inputs(), GARBLED,
         ("host.xtables.marked", "host.xtables.entries", "host.xtables._decides", "host.xtables._ends",
-         "host.xtables._portable", "host.xtables._walk", "host.xtables._verdict", "host.xtentry.with_comment"),
+         "host.xtables._portable", "host.xtables._walk", "host.xtables._verdict",
+         "host.xtables.end_of", "host.xtables._target_name", "host.xtentry.with_comment"),
     ),
     "iptables-save": Parser(
         saved_text, texts(SAVED), (ValueError,),

@@ -68,7 +68,7 @@ def write(texts: Mapping[int, str]) -> list[str]:
 
 
 def _restored(family: int, text: str) -> str:
-    call = _called(family, "restore")
+    call = called(family, "restore")
     if call is None:
         return "there is no program that restores them"
     lock = os.memfd_create("xtables.lock")
@@ -89,7 +89,8 @@ def _environment(lock: int) -> dict[str, str]:
     return {**os.environ, _LOCK: f"/proc/self/fd/{lock}"}
 
 
-def _called(family: int, verb: str) -> tuple[str, ...] | None:
+def called(family: int, verb: str) -> tuple[str, ...] | None:
+    """The program that saves or restores the legacy tables of a family; None if there is none."""
     tool = xtables.TOOLS[family]
     for argv in ((f"{tool}-legacy-{verb}",), ("xtables-legacy-multi", f"{tool}-{verb}")):
         if (found := program.find((argv[0],))) is not None:
@@ -99,7 +100,7 @@ def _called(family: int, verb: str) -> tuple[str, ...] | None:
 
 def counted(family: int) -> list[Line]:
     """The lines of the calling thread's namespace with their counters; none if unreadable."""
-    call = _called(family, "save")
+    call = called(family, "save")
     if call is None:
         return []
     try:

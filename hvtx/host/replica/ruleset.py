@@ -197,6 +197,11 @@ def place(rule: bytes) -> Place:
     return _named(rule, _RULE_CHAIN)
 
 
+def table_of(body: bytes) -> tuple[str, str]:
+    """Family and table of any object, or of elements. Raises Garbled."""
+    return _named(body, _NAME)[:2]
+
+
 def _words(rule: bytes) -> str:
     return "chain " + " ".join(place(rule))
 

@@ -1,0 +1,203 @@
+"""What leads to the accepts of the iptables backend, kept in step with the host (docs/adr/0029).
+
+A row `pass` a family: the jump at the end of FORWARD, and the devices where the world is. It is
+there only while the policy of FORWARD drops, for it answers nothing else. So what others append to
+FORWARD holds where the policy accepts; where it drops, the jump is put behind it again by the next
+start, `network create` and `repair`, and `doctor` names what stands behind it meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+from hvtx.engine.runtime import Runtime
+from hvtx.model.resource import Kind, Resource, State
+from hvtx.model.vm import Network
+from hvtx.planner.provision import Want
+from hvtx.store import records
+
+WHAT = "pass"
+_BACKEND = "iptables"
+_BEHIND = "rules of others stand behind hvtx's accept, and its guests pass by them"
+
+
+class Change(NamedTuple):
+    """What differs: rows to make, rows that are there and not wanted, rows not at their place."""
+
+    make: tuple[Want, ...]
+    drop: tuple[Resource, ...]
+    move: tuple[Resource, ...]
+    words: tuple[str, ...]  # for a person; only of what guests or others feel
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.make or self.drop or self.move)
+
+
+def change(runtime: Runtime) -> Change:
+    """What is to be made, removed and moved now; changes nothing.
+
+    Raises NotPermitted, HostRefused.
+    """
+    with runtime.reading() as sql:
+        networks = [n for n in records.networks(sql) if n.firewall == _BACKEND]
+        # one that is half made has its chains later, or never
+        networks = [n for n in networks if n.id not in records.provisional_networks(sql)]
+        there = rows_of(runtime, records.resources_of_network(sql, None))
+        known = {row.network for row in records.resources(sql, "kind = 'bridge'")
+                 if row.state == State.COMMITTED and row.life == runtime.life.id}  # fmt: skip
+        every = records.networks(sql)
+    networks = [network for network in networks if network.id in known]
+    if not networks and not there:
+        return Change((), (), (), ())
+    return _compare(_wanted(networks, every), there)
+
+
+def rows_of(runtime: Runtime, rows: Sequence[Resource]) -> list[Resource]:
+    """Those of the installation's rows that are passes, made in this life of the host."""
+    return [
+        row
+        for row in rows
+        if row.spec.get("what") == WHAT
+        and (row.state, row.life) == (State.COMMITTED, runtime.life.id)
+    ]
+
+
+def wants_with(network: Network, every: Sequence[Network], more: str) -> list[Want]:
+    """The rows that there would be with one more network; ``more`` is one more way to the world."""
+    found = _wanted([network], [*every, network])
+    return [_want({**spec, "uplinks": sorted({*spec["uplinks"], more})}) for spec in found.values()]
+
+
+def wants_beside(runtime: Runtime, families: Collection[int], device: str) -> list[Want]:
+    """The same for a way to the world that is thought up, beside rows that are there."""
+    there = rows_of(runtime, runtime.read(records.resources_of_network, None))
+    return [
+        _want({**row.spec, "uplinks": [device]}) for row in there if row.spec["family"] in families
+    ]
+
+
+def _want(spec: dict[str, Any]) -> Want:
+    return Want(Kind.FILTER, f"{_BACKEND} pass IPv{spec['family']}", spec)
+
+
+def _wanted(networks: Sequence[Network], every: Sequence[Network]) -> dict[int, dict[str, Any]]:
+    """The specifications of the rows that should be there, by family."""
+    from hvtx.drivers.iptables import drops_by_policy
+
+    families = {6 if ":" in subnet else 4 for network in networks for subnet in network.subnets}
+    closed = [family for family in sorted(families) if drops_by_policy(family)]
+    if not closed:
+        return {}
+    # guests' own addresses are reached in networks without NAT
+    names = sorted({*world(every), *(network.bridge for network in every if not network.nat)})
+    return {
+        family: {"backend": _BACKEND, "what": WHAT, "family": family, "uplinks": names}
+        for family in closed
+    }
+
+
+def world(every: Sequence[Network]) -> list[str]:
+    """The devices where the world is; ``every`` are all networks of hvtx's. Raises OSError."""
+    from hvtx.host.links import Links
+    from hvtx.host.ways import leading_out
+    from hvtx.planner.uplinks import uplinks
+
+    links = Links()
+    try:
+        return uplinks(
+            links.all(),
+            links.addresses(),
+            ways=leading_out(),
+            own={network.bridge for network in every},
+        )
+    finally:
+        links.close()
+
+
+def _compare(wanted: dict[int, dict[str, Any]], there: Sequence[Resource]) -> Change:
+    from hvtx.drivers.iptables import place_in_forward
+
+    make, drop, move, words = [], [], [], []
+    fit: dict[int, Resource] = {}
+    for row in there:
+        spec = wanted.get(row.spec["family"])
+        if spec is None or row.spec != spec or row.spec["family"] in fit:
+            drop.append(row)
+            continue
+        fit[row.spec["family"]] = row
+        place = place_in_forward(row)
+        if place != "last":
+            move.append(row)
+        if place == "before":  # one that is gone is told as any row whose rules are
+            words.append(f"{_tool(row.spec)} filter FORWARD: {_BEHIND}")
+    for family, spec in wanted.items():
+        if family in fit:
+            continue
+        make.append(_want(spec))
+        old = next((row.spec for row in drop if row.spec["family"] == family), None)
+        words.append(_difference(spec, old))
+    return Change(tuple(make), tuple(drop), tuple(move), tuple(words))
+
+
+def _tool(spec: dict[str, Any]) -> str:
+    return "iptables" if spec["family"] == 4 else "ip6tables"
+
+
+def _difference(spec: dict[str, Any], old: dict[str, Any] | None) -> str:
+    if old is None:
+        return (
+            f"{_tool(spec)} filter FORWARD: its policy drops, and guests have no accept there yet"
+        )
+    said, now = ", ".join(old["uplinks"]) or "none", ", ".join(spec["uplinks"]) or "none"
+    return f"{_tool(spec)} filter: guests may go out by {said}, and the world is at {now}"
+
+
+def settle(runtime: Runtime, *, locked: bool = False) -> list[dict[str, Any]]:
+    """Do what :func:`change` finds; what was wrong, as `repair` tells it.
+
+    ``locked`` says that the caller holds the lock of the networks. Raises HostRefused, Busy.
+    """
+    if not change(runtime):
+        return []
+    if not locked:
+        runtime.lock("all", "networks")
+    try:
+        return _settle(runtime, change(runtime))  # another command may have been quicker
+    finally:
+        if not locked:
+            runtime.unlock("all", "networks")
+
+
+def _settle(runtime: Runtime, found: Change) -> list[dict[str, Any]]:
+    from hvtx.engine.transaction import begin
+
+    for row in found.move:
+        runtime.firewall(_BACKEND).mend([row])
+    if found.make:
+        _make(runtime, found.make)
+    if found.drop:
+        with begin(runtime, "rebuild") as (_, operation):
+            pass
+        outcomes = operation.release(found.drop, reasons={row.id: "replaced" for row in found.drop})
+        whole = all(outcome.gone for outcome in outcomes.values())
+        operation.end("done" if whole else "partial")
+    return [
+        {"kind": str(Kind.FILTER), "key": words.partition(": ")[0], "missing": words}
+        for words in found.words
+    ]
+
+
+def _make(runtime: Runtime, wants: Sequence[Want]) -> None:
+    from hvtx.engine.networks import undo
+    from hvtx.engine.transaction import begin
+
+    with begin(runtime, "rebuild") as (sql, operation):
+        rows = operation.intend(sql, wants)
+    try:
+        operation.commit(rows, operation.act(rows))
+    except (Exception, KeyboardInterrupt) as problem:
+        if not operation.committed:
+            undo(operation, rows, problem)
+        raise
