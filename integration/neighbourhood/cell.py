@@ -69,6 +69,7 @@ class Cell:
             if left := self.scene.wrong(self.scene.promised()):
                 self.fault("before the neighbour started", _told(left))
             self.host.sh(self.row.start)
+        self.scene.resolver = self.row.resolver
 
     def _unchanged(self, step: str, before: object) -> None:
         words = lab.difference(before, theirs(self.host.network_of()))
