@@ -103,6 +103,8 @@ class Cell:
             )
         if stopped:
             self.fault(f"{step}: stopped though the mends were followed", _told(stopped))
+        elif said.errors:
+            self.fault(f"{step}: doctor is not content when its mends are followed", said.words())
         if act.up:
             self._own(step)
 
@@ -112,9 +114,14 @@ class Cell:
             self.fault(f"{step}: the neighbour's own traffic", _told(left))
 
     def _agree(self, step: str) -> tuple[dict[str, str], Said]:
-        """The flows that are stopped and what doctor says: an error exactly where one is."""
+        """The flows that are stopped and what doctor says: an error exactly where one is.
+
+        (What is missing of hvtx's own is an error too: a filter that nobody misses, for instance.)
+        """
         stopped, said = self.scene.wrong(self.scene.promised()), self.scene.doctor()
-        if bool(stopped) is not (said.code == 1) or bool(stopped) is not bool(said.errors):
+        alarms = [found for found in said.errors if found["check"] != "damage"]
+        rightly = bool(said.errors) if stopped else not alarms
+        if not rightly or (said.code == 1) is not bool(said.errors):
             told = said.words() or "  nothing"
             self.fault(
                 f"{step}: doctor exits {said.code} and {len(stopped)} flows are stopped",
