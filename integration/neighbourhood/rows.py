@@ -397,7 +397,7 @@ MANAGERS = (
         prepare=matching("Type=ether"), version="networkctl --version",
     ),
     Neighbour(
-        "NetworkManager", "systemctl start NetworkManager\nnm-online -s -q -t 20 || true",
+        "NetworkManager", "systemctl start NetworkManager\nnm-online -s -q -t 5 || true",
         (
             restarts("NetworkManager"),
             Act("reload", "systemctl reload NetworkManager"),
