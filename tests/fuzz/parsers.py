@@ -40,6 +40,7 @@ from hvtx.host import (
     routes,
     talk,
     traces,
+    translating,
     trust,
     vmuser,
     ways,
@@ -48,7 +49,7 @@ from hvtx.host import (
 )
 from hvtx.host.links import Links
 from hvtx.host.program import Ended
-from hvtx.host.replica import causes, frames, sameness, topology, trace
+from hvtx.host.replica import causes, frames, nat, sameness, topology, trace
 from hvtx.host.replica import legacy as counters
 from hvtx.host.replica import ruleset as replica_rules
 from hvtx.host.traits import LinkTraits
@@ -792,6 +793,15 @@ PARSERS: dict[str, Parser] = {
     "frames in the replica": Parser(frame_of, mutated(FRAMES), (), ("host.replica.frames",)),
     "traces of nf_tables": Parser(
         lambda data: trace.culprit(trace.steps([data]), ours=False), mutated([TRACED]), GARBLED, ("host.replica.trace",)
+    ),
+    "chains that translate": Parser(
+        translating.translates, mutated(sample("chain")), GARBLED, ("host.translating.translates",)
+    ),
+    "counters of rules that translate": Parser(
+        nat.counted_in, texts(SAVED), (), ("host.replica.nat.counted_in", "host.replica.nat._counted")
+    ),
+    "rules that translate": Parser(
+        nat.translates_to, mutated(sample("rule")), GARBLED, ("host.replica.nat.translates_to",)
     ),
     "counters of legacy tables": Parser(
         lambda text: counters.moved(counters.lines(text), counters.lines(text)), texts(SAVED), (), ("host.replica.legacy",)
