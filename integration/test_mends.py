@@ -134,7 +134,8 @@ def test_a_setting_by_the_command_that_is_printed(hvtx: Program, way: int) -> No
 
 
 def test_advertisements_by_the_command_that_is_printed(hvtx: Program) -> None:
-    """A device whose routes come from a router, beside forwarding."""
+    """A device that waits for a router, beside forwarding that somebody turned on."""
+    lab.run("ip", "-6", "route", "del", "default")
     Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text("1")
     Path("/proc/sys/net/ipv6/conf/uplink/accept_ra").write_text("1")
     hints = of_checks(hvtx, "forwarding")
