@@ -16,7 +16,7 @@ from hvtx.errors import Conflict, HostRefused
 from hvtx.host import routes
 from hvtx.host.links import Links
 from hvtx.host.netlink import Channel
-from hvtx.model.resource import Resource
+from hvtx.model.resource import Address, Resource
 from hvtx.model.routing import Answer, Ask, Found, Packet, Place, Route, Rule
 from hvtx.model.vm import Network
 
@@ -97,13 +97,14 @@ def strays(
         seen = links.get(ifindex=index)
         if seen is None:  # who needs it says so
             return []
+        addresses = links.addresses()
         for subnet, gateway in zip(network.subnets, network.gateways, strict=True):
             family = 6 if ":" in subnet else 4
             own = [guest for guest in guests if (":" in guest) == (family == 6)]
             if not own:
                 continue
             bound = seen.master  # the VRF that an administrator put it into
-            places = [] if bound else _places(channel, links, index, family)
+            places = [] if bound else _places(channel, links, index, family, addresses)
             cause = _Cause(family, subnet, bridge)
             for guest in own:
                 for ask in _questions(guest, gateway, (index, bridge.key), places, bound):
@@ -154,10 +155,12 @@ def _questions(
     return found
 
 
-def _places(channel: Channel, links: Links, bridge: int, family: int) -> list[Place]:
+def _places(
+    channel: Channel, links: Links, bridge: int, family: int, addresses: Iterable[Address]
+) -> list[Place]:
     """Devices by which the world is reached: the default route's, and those with addresses."""
     found: dict[int, Place] = {}
-    for address in links.addresses():
+    for address in addresses:
         plain = address.address.partition("/")[0]
         if (":" in plain) != (family == 6) or plain.startswith(("fe80:", "127.")) or plain == "::1":
             continue
