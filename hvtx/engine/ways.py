@@ -12,10 +12,10 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from hvtx.drivers.sysctl import read as read_setting
-from hvtx.errors import Conflict, HostRefused
+from hvtx.errors import Conflict, Contended, HostRefused
 from hvtx.host import routes
 from hvtx.host.links import Links
-from hvtx.host.netlink import Channel
+from hvtx.host.netlink import Channel, DumpInterrupted
 from hvtx.model.resource import Address, Resource
 from hvtx.model.routing import Answer, Ask, Found, Packet, Place, Route, Rule
 from hvtx.model.vm import Network
@@ -88,7 +88,7 @@ def strays(
 ) -> list[Stray]:
     """The packets for and from these guests that go astray; ``first``: no more than one.
 
-    Raises OSError if the kernel does not say.
+    Raises OSError if the kernel does not say, Contended.
     """
     index = bridge.spec["ifindex"]
     found: list[Stray] = []
@@ -113,6 +113,9 @@ def strays(
                         found.append(stray)
                         if first:
                             return found
+    except DumpInterrupted as problem:
+        words = "the host's addresses changed too fast to be listed"
+        raise Contended(words, hint="try again") from problem
     finally:
         links.close()
         channel.close()
