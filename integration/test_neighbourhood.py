@@ -1,7 +1,7 @@
 """hvtx beside real daemons, each started by its own unit under a real systemd: the whole table.
 
-`tox -e neighbours` runs all rows in both orders and writes the table; the ordinary run has a sample
-where the image is made already. One row: `tox -e neighbours -- -k docker-nft`.
+`tox -e neighbours` runs all rows in both orders and writes the table; the ordinary run has a sample.
+One row: `tox -e neighbours -- -k docker-nft`.
 """
 
 from __future__ import annotations
@@ -13,16 +13,18 @@ from integration.neighbourhood.cell import ORDERS, Cell
 from integration.neighbourhood.host import Host
 from integration.neighbourhood.rows import NEIGHBOURS
 
-SAMPLE = ("nftables", "neighbour first")
+SAMPLE = ("nftables", "neighbour first")  # without its reload: seconds
 CELLS = [(name, order) for name in NEIGHBOURS for order in ORDERS]
 WANTED = CELLS if fixtures.ALL else [SAMPLE]
-layer, here = fixtures.layer, fixtures.here
+layers, here = fixtures.layers, fixtures.here
 
 
 @pytest.mark.parametrize(
     ("row", "order"), WANTED, ids=[f"{row}-{order.replace(' ', '-')}" for row, order in WANTED]
 )
 def test_a_neighbour(here: Host, row: str, order: str) -> None:
-    seen = Cell(here, NEIGHBOURS[row], order).run()
-    table.keep(seen)
+    neighbour = NEIGHBOURS[row] if fixtures.ALL else NEIGHBOURS[row]._replace(acts=())
+    seen = Cell(here, neighbour, order).run()
+    if fixtures.ALL:
+        table.keep(seen)
     assert not seen.faults, "\n\n".join(seen.faults)

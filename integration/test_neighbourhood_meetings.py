@@ -18,7 +18,7 @@ from integration.neighbourhood.rows import KEEPALIVED, chosen, matching
 from integration.neighbourhood.scene import NETWORK, PORT, PROGRAM, Scene, commands
 
 pytestmark = fixtures.only_in_the_long_job
-layer, here = fixtures.layer, fixtures.here
+layers, here = fixtures.layers, fixtures.here
 TOOLS = {
     "docker": "systemctl start docker\ntar -c -C / bin/busybox | docker import - bb",
     "podman": "tar -c -C / bin/busybox | podman import - bb",

@@ -69,6 +69,7 @@ class Cell:
             if left := self.scene.wrong(self.scene.promised()):
                 self.fault("before the neighbour started", _told(left))
             self.host.sh(self.row.start)
+        self.scene.resolver = self.row.resolver
 
     def _unchanged(self, step: str, before: object) -> None:
         words = lab.difference(before, theirs(self.host.network_of()))
@@ -102,6 +103,8 @@ class Cell:
             )
         if stopped:
             self.fault(f"{step}: stopped though the mends were followed", _told(stopped))
+        elif said.errors:
+            self.fault(f"{step}: doctor is not content when its mends are followed", said.words())
         if act.up:
             self._own(step)
 
@@ -111,14 +114,23 @@ class Cell:
             self.fault(f"{step}: the neighbour's own traffic", _told(left))
 
     def _agree(self, step: str) -> tuple[dict[str, str], Said]:
-        """The flows that are stopped and what doctor says: an error exactly where one is."""
+        """The flows that are stopped and what doctor says: an error exactly where one is.
+
+        (What is missing of hvtx's own is an error too: a filter that nobody misses, for instance.)
+        """
         stopped, said = self.scene.wrong(self.scene.promised()), self.scene.doctor()
-        if bool(stopped) is not (said.code == 1) or bool(stopped) is not bool(said.errors):
+        alarms = [found for found in said.errors if found["check"] != "damage"]
+        rightly = bool(said.errors) if stopped else not alarms
+        if not rightly or (said.code == 1) is not bool(said.errors):
             told = said.words() or "  nothing"
             self.fault(
                 f"{step}: doctor exits {said.code} and {len(stopped)} flows are stopped",
                 f"{_told(stopped) or 'none'}; doctor says\n{told}",
             )
+        else:
+            for name in stopped:
+                if unnamed := _not_named(name, said):
+                    self.fault(f"{step}: doctor does not name {name}", f"{unnamed}\n{said.words()}")
         return stopped, said
 
     def _anew(self) -> None:
@@ -204,6 +216,21 @@ class Cell:
 
 def _watches(finding: Mapping[str, Any]) -> bool:
     return finding["check"] == "company" and finding["level"] != "ok"
+
+
+_WAYS = (
+    "guest to world", "world to published port", "guest to guest", "host to guest",
+    "guest to gateway",
+)  # fmt: skip
+
+
+def _not_named(name: str, said: Said) -> str:
+    """What no error says of a flow: its way and family (by the host's address is named as any way)."""
+    way = next((way for way in _WAYS if name.startswith(way)), "")
+    family = "IPv6" if "IPv6" in name else "IPv4"
+    named = any(way in f["message"] and family in f["message"] for f in said.errors)
+    damage = any(f["check"] in ("damage", "forwarding", "routes") for f in said.errors)
+    return "" if named or damage or not way else f"{way}, {family}"
 
 
 def _told(stopped: dict[str, str]) -> str:

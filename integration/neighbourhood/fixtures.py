@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from integration.boot import image as boot
 from integration.neighbourhood import host, image
 
 ALL = os.environ.get("HVTX_NEIGHBOURS") == "all"
@@ -17,22 +18,34 @@ only_in_the_long_job = pytest.mark.skipif(not ALL, reason="the long job: tox -e 
 
 
 @pytest.fixture(scope="module")
-def layer() -> Iterator[Path]:
-    """hvtx installed over the image of the neighbours' host."""
+def layers() -> Iterator[str]:
+    """hvtx installed over the image of the neighbours' host.
+
+    Where that is not made, over the small one that the tests of boots have: for neighbours that
+    every Debian brings along.
+    """
     if os.geteuid() != 0:
         pytest.skip("needs root: namespaces")
-    if not image.path().exists():
-        pytest.skip("the image is not made: python -m integration.neighbourhood.image")
     place = Path(tempfile.mkdtemp(prefix="hvtx-layer-"))
+    below = image.path()
     try:
-        host.layer(place)
-        yield place
+        if not below.exists():
+            if ALL:
+                pytest.fail("the image is not made: python -m integration.neighbourhood.image")
+            below = place / "below"
+            below.mkdir()
+            try:
+                packed = boot.root_tar()
+            except boot.Unavailable as problem:
+                pytest.skip(str(problem))
+            boot.run("tar", "-xf", str(packed), "-C", str(below), "--numeric-owner")
+        yield host.layers(place, below)
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
 
 @pytest.fixture
-def here(layer: Path) -> Iterator[host.Host]:
+def here(layers: str) -> Iterator[host.Host]:
     """A host that has booted."""
-    with host.booted(layer) as made:
+    with host.booted(layers) as made:
         yield made

@@ -10,6 +10,7 @@ import contextlib
 import os
 import selectors
 import socket
+import struct
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -17,7 +18,10 @@ from typing import NamedTuple
 from integration import lab
 
 PATIENCE = 3.6  # seconds: a SYN is sent again after one and three
+ONCE_MORE = 1.5  # for a second look, when addresses are resolved
 AGAIN = 0.4  # a datagram is
+# What a datagram holds: a question that a resolver answers, the root's name servers (RFC 1035).
+QUERY = struct.pack("!6HBHH", 0x1234, 0x0100, 1, 0, 0, 0, 0, 2, 1)
 SHUT = 1.2  # seconds after which what must stay shut counts as shut
 _DONE, _WAITING = "done", "waiting"
 
@@ -27,7 +31,7 @@ class Ask(NamedTuple):
 
     Parties are names of network namespaces. ``listen`` is the port that the answerer listens on;
     0 where a program listens by itself: a connection, or any datagram, is an answer then.
-    ``expected`` is False for what must stay shut.
+    ``expected`` is False for what must stay shut; ``here``: it listens on this address alone.
     """
 
     name: str
@@ -38,6 +42,7 @@ class Ask(NamedTuple):
     answerer: str
     listen: int
     expected: bool = True
+    here: bool = False
 
 
 @contextlib.contextmanager
@@ -88,7 +93,7 @@ class _Asked:
         if self.ask.protocol == "udp" and self.state == _WAITING and now - self.sent > AGAIN:
             self.sent = now
             with contextlib.suppress(OSError):
-                self.socket.send(b"who?")
+                self.socket.send(QUERY)
 
     def receive(self) -> None:
         """Take the answer."""
@@ -114,6 +119,7 @@ class Served(NamedTuple):
     party: str
     family: socket.AddressFamily
     protocol: str
+    address: str
     port: int
 
 
@@ -123,7 +129,7 @@ def _serve(served: Served) -> socket.socket:
     if served.family == socket.AF_INET6:
         made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     made.setblocking(False)
-    made.bind(("::" if served.family == socket.AF_INET6 else "0.0.0.0", served.port))
+    made.bind((served.address, served.port))
     if served.protocol == "tcp":
         made.listen(32)
     return made
@@ -140,7 +146,9 @@ def _answer(listener: socket.socket, party: str, protocol: str) -> None:
             listener.sendto(party.encode(), whom)
 
 
-def asked(places: Mapping[str, str], asks: Sequence[Ask]) -> dict[str, str]:
+def asked(
+    places: Mapping[str, str], asks: Sequence[Ask], patience: float = PATIENCE
+) -> dict[str, str]:
     """Ask all of them; what came of each, "" where its answerer answered.
 
     ``places`` are the parties' network namespaces, by name. (A listener answers both families.)
@@ -159,7 +167,7 @@ def asked(places: Mapping[str, str], asks: Sequence[Ask]) -> dict[str, str]:
             if question.state == _WAITING:
                 chosen.register(question.socket, question.events(), question)
             under_way.append(question)
-        _run(chosen, under_way)
+        _run(chosen, under_way, patience)
         return {q.ask.name: "" if q.state == _DONE else _words(q) for q in under_way}
 
 
@@ -168,18 +176,19 @@ def _words(question: _Asked) -> str:
 
 
 def _listeners(asks: Iterable[Ask]) -> set[Served]:
+    everywhere = (socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")
     return {
-        Served(ask.answerer, family, ask.protocol, ask.listen)
+        Served(ask.answerer, family, ask.protocol, address, ask.listen)
         for ask in asks
         if ask.listen
-        for family in (socket.AF_INET, socket.AF_INET6)
+        for family, address in ([(family_of(ask.address), ask.address)] if ask.here else everywhere)
     }
 
 
-def _run(chosen: selectors.BaseSelector, under_way: Sequence[_Asked]) -> None:
+def _run(chosen: selectors.BaseSelector, under_way: Sequence[_Asked], patience: float) -> None:
     """Until all have their answer, or patience ends (what must be shut is waited for as well)."""
     begin = time.monotonic()
-    while (now := time.monotonic()) < begin + PATIENCE:
+    while (now := time.monotonic()) < begin + patience:
         waiting = [q for q in under_way if q.state == _WAITING]
         if not waiting or (now > begin + SHUT and not any(q.ask.expected for q in waiting)):
             break

@@ -77,12 +77,12 @@ exec /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin container=hvtx-neighbour
 """.replace("LOST", _LOST)
 
 
-def layer(place: Path) -> None:
-    """Install the tree under test in ``place``, as a layer over the image."""
+def layers(place: Path, below: Path) -> str:
+    """Install the tree under test in ``place``, over the root ``below``; both for `booted`."""
     for name in ("upper", "work", "root"):
         (place / name).mkdir()
     root = place / "root"
-    mounted = f"lowerdir={image.root()},upperdir={place / 'upper'},workdir={place / 'work'}"
+    mounted = f"lowerdir={below},upperdir={place / 'upper'},workdir={place / 'work'}"
     script = (
         f"mount -t overlay overlay -o {mounted} {root} && tar -x -C {root}"
         f" && mount -t proc proc {root}/proc && mount --bind /dev {root}/dev"
@@ -91,6 +91,7 @@ def layer(place: Path) -> None:
     )
     boot.run("unshare", "--mount", "--propagation", "private", "sh", "-ec", script,
              stdin=boot.source_tar())  # fmt: skip
+    return f"{place / 'upper'}:{below}"
 
 
 class Refused(AssertionError):
@@ -169,14 +170,16 @@ def cgroups() -> Path:
 
 
 @contextlib.contextmanager
-def booted(layer: Path) -> Iterator[Host]:
-    """A host that has booted, with an uplink to a world; gone at the end with all that runs in it."""
+def booted(below: str) -> Iterator[Host]:
+    """A host that has booted, with an uplink to a world; gone at the end with all that runs in it.
+
+    ``below`` are the layers of its root, as `layers` gives them.
+    """
     place = Path(tempfile.mkdtemp(prefix="hvtx-host-"))
     group = cgroups() / place.name
     group.mkdir()
     flags = ("--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child=KILL")
     script = f'echo $$ >{group}/cgroup.procs && exec setpriv --pdeathsig KILL unshare --cgroup {" ".join(flags)} "$@"'
-    below = f"{layer / 'upper'}:{image.root()}"
     argv = ["sh", "-ec", script, "sh", "sh", "-ec", _ENTER, "sh", below, str(place)]
     process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, env=CLEAN)
     world = lab.Namespace()

@@ -57,6 +57,7 @@ class Neighbour(NamedTuple):
     prepare: str = ""  # before either of both starts
     version: str = ""  # a command that prints it
     firewall: str = "auto"
+    resolver: bool = False  # it answers for names on all addresses
 
 
 def until(command: str, seconds: int = 20) -> str:
@@ -396,7 +397,7 @@ MANAGERS = (
         prepare=matching("Type=ether"), version="networkctl --version",
     ),
     Neighbour(
-        "NetworkManager", "systemctl start NetworkManager\nnm-online -s -q -t 20 || true",
+        "NetworkManager", "systemctl start NetworkManager\nnm-online -s -q -t 5 || true",
         (
             restarts("NetworkManager"),
             Act("reload", "systemctl reload NetworkManager"),
@@ -507,7 +508,7 @@ OTHERS = (
     Neighbour(
         "dnsmasq", "systemctl start dnsmasq", (restarts("dnsmasq"),),
         answers(53, "dnsmasq"), prepare="printf 'no-resolv\\n' >/etc/dnsmasq.d/x.conf",
-        version="dnsmasq --version | head -n 1",
+        version="dnsmasq --version | head -n 1", resolver=True,
     ),
     Neighbour(
         "node-exporter", "systemctl start prometheus-node-exporter",

@@ -33,8 +33,15 @@ def theirs(place: str) -> dict[str, object]:
         ],
         "nft": [_still(item) for item in _list(seen["nft"]) if not _rule_is_ours(item)],
         "legacy": {
-            table: [line for line in _list(lines) if "HVTX-" not in line and "hvtx:" not in line]
+            table: kept
             for table, lines in dict(seen["legacy"]).items()  # type: ignore[call-overload]
+            if not _is_empty(
+                kept := [
+                    line
+                    for line in _list(lines)
+                    if "hvtx:" not in line.lower() and "HVTX-" not in line
+                ]
+            )
         },
     }
 
@@ -42,6 +49,12 @@ def theirs(place: str) -> dict[str, object]:
 def _list(value: object) -> list[Any]:
     assert isinstance(value, list)
     return value
+
+
+def _is_empty(lines: list[str]) -> bool:
+    """Whether a legacy table is as the kernel makes it for whoever asks for it."""
+    return all(line.startswith("*") or line == "COMMIT" or (line.endswith(" ACCEPT") and
+               line.startswith(":")) for line in lines)  # fmt: skip
 
 
 def _is_ours(device: dict[str, Any]) -> bool:
