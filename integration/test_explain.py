@@ -184,7 +184,7 @@ def _ports(host: Host) -> None:
         socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as six,
     ):
         six.bind(("::1", 0))
-        before, host.sight = host.sight, host.sight._replace(sockets=listening())
+        before, host.sight = host.sight, host.sight._replace(sockets=listening()[0])
         for server, where in ((four, "127.0.0.1, port {}/tcp"), (six, "::1, port {}/udp")):
             port = server.getsockname()[1]
             told = host.ask(str(port))

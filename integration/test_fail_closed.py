@@ -290,6 +290,9 @@ FLUSHES: dict[str, Callable[[], object]] = {
     "iptables -F": lambda: [
         lab.run("iptables-legacy", "-w", *table, "-F") for table in ((), ("-t", "nat"))
     ],
+    "iptables -F of every table": lambda: [
+        lab.run("iptables-legacy", "-w", "-t", table, "-F") for table in ("filter", "nat", "mangle")
+    ],
     "iptables-restore": lambda: lab.run(
         "iptables-legacy-restore", "-w",
         stdin="*filter\n:INPUT ACCEPT\n:FORWARD ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n"
@@ -390,8 +393,9 @@ class Site:
 OPENS: dict[tuple[str, str], set[str]] = {
     ("nftables", "nft flush ruleset"): set(),
     ("iptables", "nft flush ruleset"): set(),
-    ("iptables", "iptables -F"): {"guests, from a neighbour"},
-    ("iptables", "iptables-restore"): {"guests, from a neighbour"},
+    ("iptables", "iptables -F"): set(),
+    ("iptables", "iptables -F of every table"): {"guests, from a neighbour"},
+    ("iptables", "iptables-restore"): set(),
 }
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
+import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -155,3 +158,96 @@ def test_a_listing_that_proves_nothing_is_unknown(
     assert ran.code == 6, ran
     done = hvtx("import", "my-hypervisor", state, "--json").json()
     assert done["summary"]["imported"] == 5
+
+
+ODD = {
+    "a comment of two lines": 'dnat to 192.0.2.9 comment "one\ntwo"',
+    "a comment like a rule's end": 'dnat to 192.0.2.9 comment "x # handle 4\n\t\taccept # handle 5"',
+    "a comment like a chain's end": 'dnat to 192.0.2.9 comment "one\n\t}\n}"',
+    "a map": "dnat to tcp dport map { 80 : 192.0.2.1, 81 : 192.0.2.2 }",
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_strangers_rule_that_is_hard_to_read(theirs: Theirs, hvtx: Program, odd: str) -> None:
+    """It neither stops gc nor hides its neighbours, which are taken over and collected."""
+    lab.run("nft", "-f", "-", stdin="add table ip odd\n"
+            "add chain ip odd pre { type nat hook prerouting priority -100; }\n"
+            f"add rule ip odd pre {ODD[odd]}\nadd rule ip odd pre tcp dport 99 dnat to 192.0.2.8\n"
+            f"add rule ip nat PREROUTING {ODD[odd]}\n")  # fmt: skip
+    before = lab.dump()["nft"]
+    hvtx("network", "create", "net", "--subnet", "10.77.0.0/24")
+    items = hvtx("gc", "--plan", "--all", "--json").json()["items"]
+    assert len([i for i in items if i["kind"] == "rule" and "nft ip odd pre" in i["key"]]) == 2
+    hvtx("network", "rm", "net")
+    told = hvtx("explain", "odd", "--json").json()
+    assert any(line.startswith("2 rules in it") for line in told["evidence"])
+    done = hvtx("import", "my-hypervisor", theirs.state(dead_pid()), "--json").json()
+    assert done["summary"]["imported"] == 5
+    hvtx("gc", "--apply")
+    assert of_vm(ruleset()) == []
+    left = [item for item in lab.dump()["nft"] if "rule" in item]
+    assert len(left) == len([item for item in before if "rule" in item]) - len(RULES)
+
+
+@pytest.mark.parametrize("flag", ["dormant", "owner"])
+def test_a_strangers_table_with_a_flag(hvtx: Program, flag: str) -> None:
+    """nft 1.0.6 prints no JSON for any table then, and ends with 0."""
+    keeper = subprocess.Popen(
+        ["nft", "-i"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True,
+    )  # fmt: skip
+    assert keeper.stdin is not None
+    try:
+        keeper.stdin.write(f"add table ip held {{ flags {flag}; }}\nadd chain ip held pre\n")
+        keeper.stdin.write("add rule ip held pre ip saddr 192.0.2.7 accept\n")
+        keeper.stdin.write("list chain ip held pre\n")
+        keeper.stdin.flush()
+        assert keeper.stdout is not None
+        while "192.0.2.7 accept" not in keeper.stdout.readline():
+            pass
+        told = hvtx("explain", "held", "--json").json()
+        assert (told["kind"], told["owner"], told["key"]) == ("table", "foreign", "nft ip held")
+        told = hvtx("explain", "192.0.2.7", "--json").json()
+        assert any("nft ip held pre" in line for line in told["evidence"])
+        hvtx("network", "create", "net", "--subnet", "10.77.0.0/24")
+        assert "could not be" not in hvtx("doctor", code=None).out
+        hvtx("network", "rm", "net")
+    finally:
+        keeper.communicate(timeout=20)
+
+
+@pytest.mark.parametrize("broken", ["lacks a rule", "lacks a chain", "lacks a table", "cut"])
+def test_a_legacy_listing_that_is_not_whole(hvtx: Program, tmp_path: Path, broken: str) -> None:
+    """It ends with 0 and looks well: nothing of what it leaves out is gone, nothing is done."""
+    legacy = Forked(HVTX_FIREWALL="iptables")
+    legacy("network", "create", "net", "--subnet", "10.77.0.0/24")
+    legacy("vm", "run", "web", "--network", "net", "-p", "8080:80", "--", "sleep", "600")
+    os.kill(legacy.vm("web")["pid"], signal.SIGKILL)
+    real = shutil.which("iptables-legacy-save")
+    edit = {
+        "lacks a rule": "grep -v DNAT",
+        "lacks a chain": "grep -v -e HVTX-.*-PRE",
+        "lacks a table": "sed '/^*nat/,/^COMMIT/d'",
+        "cut": "sed '/^COMMIT/,$d'",
+    }[broken]
+    directory = tmp_path / "bin"
+    directory.mkdir(mode=0o755)
+    program = directory / "iptables-legacy-save"
+    program.write_text(f"#!/bin/sh\n{real} | {edit}\n")
+    program.chmod(0o755)
+    path = f"{directory}:{os.environ['PATH']}"
+    before = lab.dump()
+    ran = legacy("gc", "--plan", "--json", code=None, PATH=path).json()
+    judged = {(i["kind"], i["action"]) for i in ran["items"]}
+    assert ran["refused"] or not judged & {
+        (kind, action) for kind in ("publish", "masquerade") for action in ("forget", "delete")
+    }, judged
+    legacy("gc", "--apply", code=None, PATH=path)
+    assert lab.dump()["legacy"] == before["legacy"]
+    rows = {row["kind"] for row in legacy.vm("web")["resources"]}
+    assert {"publish", "masquerade"} <= rows
+    legacy("gc", "--apply")
+    legacy("vm", "rm", "web")
+    legacy("network", "rm", "net")
+    assert legacy.is_clean()

@@ -13,6 +13,7 @@ import pytest
 from integration import lab
 from integration.program import Forked, preload
 from integration.test_iptables import Answering, ask
+from integration.test_mends import follow
 from integration.test_network import until
 
 GUEST = Path(__file__).with_name("guest.py")
@@ -39,9 +40,10 @@ DOCKER = """
 USER_DROP = f"-I DOCKER-USER -d {OUTSIDE} -p tcp --dport 80 -j DROP"
 
 
-def ipt(text: str) -> None:
+def ipt(text: str, tool: str = "iptables-legacy") -> None:
+    """Rules, one a line."""
     for line in filter(None, text.splitlines()):
-        lab.run("iptables-legacy", "-w", *line.split())
+        lab.run(tool, "-w", *line.split())
 
 
 def restart_docker() -> None:
@@ -135,10 +137,14 @@ class Host:
             finally:
                 os.close(network)
 
-    def finding(self, check: str) -> str | None:
-        """The hint of what `doctor` has to say in a check; None where it is content."""
+    def hints(self, check: str) -> list[str]:
+        """The hints of what `doctor` has to say in a check; none where it is content."""
         every = self.hvtx("doctor", "--json", code=None).json()["findings"]
-        return next((f["hint"] for f in every if f["check"] == check and f["level"] != "ok"), None)
+        return [f["hint"] for f in every if f["check"] == check and f["level"] != "ok"]
+
+    def finding(self, check: str) -> str | None:
+        """The first of them."""
+        return next(iter(self.hints(check)), None)
 
     def leave(self) -> None:
         """Take VMs and network away."""
@@ -212,6 +218,20 @@ def test_where_the_policy_drops_only_what_needs_it_passes(host: Host, first: str
     ipt("-P FORWARD ACCEPT")
     host.hvtx("repair")
     assert "PASS" not in lab.run("iptables-legacy", "-S", "FORWARD")  # not needed any more
+
+
+@pytest.mark.parametrize("host", ["nftables"], indirect=True)
+@pytest.mark.parametrize("tool", ["iptables-legacy", "iptables-nft"])
+def test_the_mend_of_doctor_opens_no_container(host: Host, tool: str) -> None:
+    """Where no accept of ours can stand: its commands are as narrow as that accept."""
+    ipt(DOCKER + USER_DROP, tool)
+    host.start()
+    assert "guest to world" not in host.passing()
+    for hint in host.hints("forward"):
+        assert f"{tool} -A FORWARD -i hvnet -o uplink -j ACCEPT" in hint
+        follow(hint)
+    assert host.hints("forward") == []
+    assert host.passing() == PROMISED
 
 
 _ADMIN = "-N ADMIN\n-A ADMIN -s 10.77.0.0/24 -d 203.0.113.0/24 -j DROP\n"

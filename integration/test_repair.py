@@ -150,20 +150,29 @@ def test_settings_of_devices_are_put_back(hvtx: Program, *, isolate: bool) -> No
         device = hvtx.device("guest")
         bridge = hvtx("network", "show", "other", "--json").json()["bridge"]
         before = shown(device, bridge)
-        for plain, kind, said in CHANGES:
-            change, words = plain, said
-            if isolate and "cast_flood" in plain:  # there they are off
-                change, words = plain.replace("off", "on"), said.replace("off", "on")
+        changes = [
+            (change, kind, words) if not isolate or "cast_flood" not in change  # there they are off
+            else (change.replace("off", "on"), kind, words.replace("off", "on"))
+            for change, kind, words in CHANGES
+        ]  # fmt: skip
+        for change, kind, words in changes:
             lab.run(*change.replace("DEV", device).replace("BR", bridge).split())
             assert shown(device, bridge) != before, change
-            told = hvtx("doctor", "--json", code=1).json()["findings"]
-            damage = [f["message"] for f in told if f["check"] == "damage"]
-            assert damage and all(words in m for m in damage), (change, damage)
             done = hvtx("repair", "--json").json()
             assert [item["kind"] for item in done["repaired"]] == [kind], change
             assert words in done["repaired"][0]["missing"], change
             assert shown(device, bridge) == before, change
             assert "fe80::" not in lab.run("ip", "-6", "addr", "show", "dev", device)
+        for change, _, _ in changes:
+            lab.run(*change.replace("DEV", device).replace("BR", bridge).split())
+        told = hvtx("doctor", "--json", code=1).json()["findings"]
+        damage = [f["message"] for f in told if f["check"] == "damage"]
+        assert len(damage) == 2
+        for change, kind, words in changes:
+            if "port state" not in words:  # the bridge's own protocol decides that now
+                assert any(m.startswith(kind) and words in m for m in damage), change
+        hvtx("repair")
+        assert shown(device, bridge) == before
         lab.run("ip", "link", "set", device, "nomaster")
         lab.run("ip", "link", "set", device, "master", bridge, "alias", "another's")
         lab.run("bridge", "link", "set", "dev", device, "isolated", "on")

@@ -248,6 +248,19 @@ def test_the_rule_and_its_mend_are_named(hvtx: Program, world: lab.Namespace) ->
         assert flows["host to guest"] and flows["guest to gateway"]
 
 
+def test_a_vm_is_not_recorded_where_it_would_be_lost(hvtx: Program) -> None:
+    """The whole subnet, or the address that it asks for; another address is all right."""
+    make_network(hvtx)
+    words = ("--network", "net", "--", "sleep", "600")
+    lab.run("ip", "route", "add", "blackhole", "10.77.0.2/32")
+    with witness.unchanged():
+        assert "10.77.0.2" in hvtx("vm", "create", "web", "--ip", "10.77.0.2", *words, code=4).err
+    hvtx("vm", "create", "web", "--ip", "10.77.0.9", *words)
+    configure(CASES["exit node"], FAMILIES[0])
+    with witness.unchanged():
+        assert "5270" in hvtx("vm", "create", "two", *words, code=4).err
+
+
 def test_doctors_mend_is_enough(hvtx: Program, world: lab.Namespace) -> None:
     """What `doctor` prints is run as it stands: the rule of an exit node that came later."""
     make_network(hvtx)

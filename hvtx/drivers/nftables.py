@@ -61,7 +61,7 @@ ATTEMPTS = 60  # of a compare-and-swap or a consistent read, each a fraction of 
 _PAUSE = 0.001  # seconds, after a lost race, growing with the attempts
 _TABLE_TEXT = "table"
 _ABSENT = frozenset({errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT})
-_RULE_LINE = r"\t\t(.*) # handle (\d+)"  # compiled only where strangers' rules are read
+_RULE_LINE = r"(?s)\t\t(.*) # handle (\d+)"  # compiled only where strangers' rules are read
 _CHAIN_LINE = r"\tchain (\S+) \{"
 
 T = TypeVar("T")
@@ -204,7 +204,7 @@ def listed_rules(listing: str) -> dict[tuple[str, int], str]:
     """``{(chain, handle): text}`` from what ``nft -a list table`` prints."""
     found: dict[tuple[str, int], str] = {}
     chain = ""
-    for line in listing.splitlines():
+    for line in libnftables.lines_of(listing):
         if opened := re.match(_CHAIN_LINE, line):
             chain = opened[1]
         elif rule := re.fullmatch(_RULE_LINE, line):
@@ -744,8 +744,10 @@ class NftablesDriver:
             if of not in listings:
                 listings[of] = self._listing(*of)
             text = listings[of].get((rule.chain, rule.handle))
-            if text is None:
+            if text is None and mark:
                 raise _Stale  # nft read the table at another moment
+            if text is None:  # or prints it in a form that nobody can read
+                text = digest(rule)
             yield rule, Entry(BACKEND, where, without_comment(text), mark, rule.handle, nat)
 
     def _listing(self, family: str, table: str) -> dict[tuple[str, int], str]:

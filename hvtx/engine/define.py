@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from hvtx.engine import notice, own_addresses
 from hvtx.engine.neighbours import refuse_ports
-from hvtx.engine.networks import DEFAULT, default_draft, take_network
+from hvtx.engine.networks import DEFAULT, bridge_row, default_draft, take_network
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, begin
 from hvtx.errors import Conflict, NotFound, UsageError, advised
@@ -289,6 +289,7 @@ def create_vm(runtime: Runtime, wish: VmWish) -> Vm:
     check_wish(runtime, wish)
     warn_of_disks(wish.kernel, wish.disks)
     networks = take_networks(runtime, wish)
+    _refuse_lost(runtime, networks, wish.ips)
     own = own_addresses.in_subnets(networks)
     with begin(runtime, "create", vm=wish.name) as (sql, operation):
         vm, rows = record_vm(operation, sql, wish, networks, committed=True, taken=own)
@@ -299,6 +300,19 @@ def create_vm(runtime: Runtime, wish: VmWish) -> Vm:
     )
     del rows
     return vm
+
+
+def _refuse_lost(runtime: Runtime, networks: Sequence[Network], ips: Sequence[str]) -> None:
+    """Refuse here and now what the start would: packets for the guest go elsewhere.
+
+    One without a wish gets any address, so it is refused only where the whole subnet is lost.
+    """
+    from hvtx.engine import ways
+
+    for network in networks:
+        row = bridge_row(runtime, network)
+        if row is not None:
+            ways.refuse_lost_subnet(network, row, ips)
 
 
 def check_wish(runtime: Runtime, wish: VmWish) -> None:

@@ -48,6 +48,7 @@ def look(runtime: Runtime) -> Sight:
         runtime, lambda sql: (records.vms(sql), records.networks(sql))
     )
     rules, places, unread = _firewall(runtime)
+    sockets, deaf = listening()
     return Sight(
         snapshot=snapshot,
         plan=plan_gc(snapshot, everything=True),
@@ -55,7 +56,8 @@ def look(runtime: Runtime) -> Sight:
         networks=tuple(networks),
         rules=rules,
         places=places,
-        sockets=listening(),
+        sockets=sockets,
+        deaf=deaf,
         unread=unread,
     )
 

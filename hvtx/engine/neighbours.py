@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from hvtx.engine import notice
 from hvtx.engine.runtime import FIREWALLS, Runtime
-from hvtx.errors import Conflict
+from hvtx.errors import Conflict, HvtxError
+from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.ports import refuse_taken_port
 from hvtx.model.vm import Publish
 
@@ -34,10 +35,18 @@ def refuse_ports(runtime: Runtime, ports: Sequence[Publish], families: Collectio
 
 
 def _refuse_translated(ports: Sequence[Publish], families: Collection[int]) -> None:
-    if ports and families:
-        from hvtx.engine import translations
+    if not ports or not families:
+        return
+    from hvtx.host.translating import may_translate
 
-        translations.refuse(ports, families)
+    try:
+        if not may_translate():
+            return
+    except (HvtxError, OSError, DumpInterrupted):
+        pass  # it may be so: the closer look says why it cannot be told
+    from hvtx.engine import translations
+
+    translations.refuse(ports, families)
 
 
 @contextmanager

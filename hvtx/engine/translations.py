@@ -22,6 +22,7 @@ from hvtx.host.replica import nat, ruleset
 from hvtx.host.replica.nat import Door, Hit
 from hvtx.host.replica.scratch import Picture, Scratch, Unavailable, look, within
 from hvtx.host.replica.tries import WORLD
+from hvtx.host.translating import may_translate
 from hvtx.model.resource import Resource
 from hvtx.model.vm import Publish
 
@@ -41,18 +42,14 @@ class Translated(NamedTuple):
 
 
 def refuse(ports: Sequence[Publish], families: Collection[int]) -> None:
-    """Raise Conflict for a port that others translate; where it cannot be told, say so."""
-    if not ports:
-        return
+    """Raise Conflict for a port that others translate; where it cannot be told, say so.
+
+    For who has seen that others may (:func:`hvtx.host.translating.may_translate`).
+    """
     try:
-        if not nat.may_translate():
-            return
         found = among(ports, families)
     except (Unavailable, DumpInterrupted, OSError, HvtxError) as problem:
-        shown = ", ".join(f"{port.host_port}/{port.protocol}" for port in ports)
-        notice.warning(
-            f"whether a rule of another program translates port {shown} is not known: {problem}"
-        )
+        warn_unknown(ports, problem)
         return
     for port, rule, _ in found:
         raise Conflict(
@@ -61,6 +58,14 @@ def refuse(ports: Sequence[Publish], families: Collection[int]) -> None:
             hint=f"choose another host port than {port.host_port}, or take that rule away where it"
             " comes from",
         )
+
+
+def warn_unknown(ports: Sequence[Publish], problem: Exception) -> None:
+    """Tell that it is not known whether others translate these ports."""
+    shown = ", ".join(f"{port.host_port}/{port.protocol}" for port in ports)
+    notice.warning(
+        f"whether a rule of another program translates port {shown} is not known: {problem}"
+    )
 
 
 def among(
@@ -83,7 +88,7 @@ def beside(rows: Sequence[Resource]) -> tuple[list[Translated], list[str]]:
     """The published ports of ``rows`` that others translate, too; and why some are not known."""
     found: list[Translated] = []
     try:
-        if not rows or not nat.may_translate():
+        if not rows or not may_translate():
             return [], []
         by_families: dict[frozenset[int], list[Publish]] = {}
         for row in rows[:MOST_PORTS]:

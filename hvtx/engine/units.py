@@ -52,15 +52,16 @@ _STARTERS = (
 _MODULES = "modprobe@tun.service modprobe@ip_tables.service modprobe@ip6_tables.service"
 
 # NET_RAW: legacy tables. DAC and FOWNER: directories, sockets and files of VMs that run as other
-# users. CHOWN: the directory of a group's view, made after a boot. PTRACE: to name in a plan
+# users. CHOWN: the directory of a group's view, made after a boot. BIND_SERVICE: published ports
+# below 1024 that nobody holds any more. PTRACE: to name in a plan
 # who holds a device; recovery does without, and meets him by attaching. No service signals a VM:
 # none has CAP_KILL.
 _LOOKING = "CAP_NET_ADMIN CAP_NET_RAW CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH"
 _CAPABILITIES = {
     RECOVER: f"{_LOOKING} CAP_FOWNER CAP_CHOWN",
     COLLECT: f"{_LOOKING} CAP_FOWNER CAP_SYS_PTRACE",
-    REPAIR: f"{_LOOKING} CAP_FOWNER CAP_CHOWN",
-    REPAIR_AFTER: f"{_LOOKING} CAP_FOWNER CAP_CHOWN",
+    REPAIR: f"{_LOOKING} CAP_FOWNER CAP_CHOWN CAP_NET_BIND_SERVICE",
+    REPAIR_AFTER: f"{_LOOKING} CAP_FOWNER CAP_CHOWN CAP_NET_BIND_SERVICE",
     MEASURE: f"{_LOOKING} CAP_SYS_PTRACE",
 }
 # ProtectProc= and ProcSubset= are not here: what they hide would look like "unknown" to liveness.
@@ -170,7 +171,13 @@ def packaged() -> tuple[Unit, ...]:
     made = units(Place(("/usr/bin/hvtx",), "/var/lib/hvtx", "/run/hvtx", {}))
     files = [unit._replace(directory=PACKAGED) for unit in made]
     files += [unit._replace(directory=packaged_in(unit)) for unit in shields()]
-    return tuple(u._replace(text=u.text.replace(MARKER, PACKAGE_MARKER, 1)) for u in files)
+    return tuple(u._replace(text=_of_the_package(u)) for u in files)
+
+
+def _of_the_package(unit: Unit) -> str:
+    """Its text there; what follows firewalls does so by links, and is not enabled."""
+    text = unit.text.replace(MARKER, PACKAGE_MARKER, 1)
+    return text.partition("\n[Install]")[0] if unit.name == REPAIR_AFTER else text
 
 
 def packaged_in(shield: Unit) -> str:
@@ -196,7 +203,7 @@ def drop_in(text: str, wanted: str) -> str | None:
     for line in wanted.splitlines():
         if line.startswith("["):
             section = line
-        elif line and not line.startswith("#") and line not in had:
+        elif line and line[0] != "#" and line not in had and section != "[Install]":
             if opened != section:
                 made += ["", section]
                 opened = section

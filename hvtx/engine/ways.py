@@ -49,6 +49,20 @@ def refuse_diverted(network: Network, bridge: Resource, guests: Sequence[str]) -
     )
 
 
+def refuse_lost_subnet(network: Network, bridge: Resource, wished: Sequence[str]) -> None:
+    """Raise Conflict where a VM would be lost with an address that it asks for, or with any.
+
+    The first and the last address of a subnet stand for all.
+    """
+    from hvtx.planner import routing
+
+    for subnet, gateway in zip(network.subnets, network.gateways, strict=True):
+        mine = [ip for ip in wished if routing.within(ip, subnet)]
+        asked = mine or [routing.sample(subnet, gateway), routing.last(subnet, gateway)]
+        if all(strays(network, bridge, [guest], first=True) for guest in asked):
+            refuse_diverted(network, bridge, asked[:1])
+
+
 def refuse_without_ipv6(network: Network, bridge: Resource, guests: Iterable[str]) -> None:
     """Raise HostRefused if IPv6 is off at a bridge that guests use IPv6 by."""
     off = read_setting(f"net/ipv6/conf/{bridge.key}/disable_ipv6")

@@ -147,7 +147,20 @@ def refusal(words: str) -> HostRefused | NotPermitted:
 
 _TABLE_LINE = r"table (\S+) (\S+) \{.*"
 _CHAIN_LINE = r"\tchain (\S+) \{.*"
-_RULE_LINE = r"\t\t(.*) # handle (\d+)"
+_RULE_LINE = r"(?s)\t\t(.*) # handle (\d+)"
+
+
+def lines_of(listing: str) -> Iterator[str]:
+    """The lines of what nft lists, with those joined that a newline in a comment splits (pure)."""
+    pending: list[str] = []
+    for line in listing.split("\n"):
+        turns = bool(line.count('"') & 1)
+        pending.append(line)
+        if bool(pending[:-1]) != turns:
+            continue  # a quotation mark is open at its end
+        yield "\n".join(pending)
+        pending = []
+    yield from pending  # a mark that is never closed hides nothing of what was printed
 
 
 def rules_in(listing: str) -> dict[tuple[str, str, str, int], str]:
@@ -157,7 +170,7 @@ def rules_in(listing: str) -> dict[tuple[str, str, str, int], str]:
     table, chain, rule = (re.compile(p) for p in (_TABLE_LINE, _CHAIN_LINE, _RULE_LINE))
     found: dict[tuple[str, str, str, int], str] = {}
     family, name, inside = "", "", ""
-    for line in listing.splitlines():
+    for line in lines_of(listing):
         if opened := table.fullmatch(line):
             family, name, inside = opened[1], opened[2].strip('"'), ""
         elif opened := chain.fullmatch(line):

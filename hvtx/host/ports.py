@@ -45,21 +45,27 @@ def taken(port: Publish) -> Conflict:
 _LISTENING = {"tcp": "0A", "udp": "07"}  # states in /proc/net: TCP_LISTEN; UDP has no other
 
 
-def listening() -> frozenset[tuple[str, str, int]]:
+def listening() -> tuple[frozenset[tuple[str, str, int]], str]:
     """``(protocol, address, port)`` that programs in this network namespace listen on.
 
-    What cannot be read is left out: this is told to people, nothing is decided by it.
+    And why that may not be all; empty if it is. This is told to people, nothing is decided by it.
     """
     found: set[tuple[str, str, int]] = set()
+    unread = ""
     for protocol, state in _LISTENING.items():
         for suffix in ("", "6"):
             try:
                 with open(f"/proc/thread-self/net/{protocol}{suffix}", encoding="ascii") as table:
                     sockets = sockets_in(table.read(), state)
-            except (OSError, ValueError):
+            except FileNotFoundError:
+                if not suffix:  # a kernel without IPv6 has no such table
+                    unread = f"/proc/net/{protocol} is not there"
+                continue
+            except (OSError, ValueError) as problem:
+                unread = f"/proc/net/{protocol}{suffix} could not be read: {problem}"
                 continue
             found.update((protocol, address, port) for address, port in sockets)
-    return frozenset(found)
+    return frozenset(found), unread
 
 
 def sockets_in(table: str, state: str) -> list[tuple[str, int]]:

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple, Self
 from hvtx.errors import Busy, Contended, HostRefused, NotPermitted
 from hvtx.host import capabilities, holder, libiptc, program, xtentry
 from hvtx.host.jobs import going_on
-from hvtx.host.netlink import Garbled, legible
+from hvtx.host.netlink import Garbled, forbidden, legible
 from hvtx.host.retry import persistently
 from hvtx.host.xtentry import LAYOUTS, OFFSETS, TARGET, Layout
 
@@ -36,6 +36,7 @@ TOOLS = {4: "iptables", 6: "ip6tables"}
 _NAMES = {4: "/proc/thread-self/net/ip_tables_names", 6: "/proc/thread-self/net/ip6_tables_names"}
 _LOCK = "/run/xtables.lock"
 
+_LOOKS = 5  # somebody else may change a table between two looks at it
 _HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 _INFO = struct.Struct("=32sI5I5III")  # struct ipt_getinfo
 _GET_INFO, _GET_ENTRIES = 64, 65
@@ -211,13 +212,38 @@ def saved(family: int) -> Saved:
     tables = listed(family)
     if not tables:
         return NOTHING
+    for _ in range(_LOOKS):
+        try:
+            found = parse(save_text(family))
+        except ValueError as problem:
+            raise _unobserved(f"{TOOLS[family]}-save printed {problem}") from problem
+        if missing := tables - {table for table, _ in found.chains}:
+            raise _unobserved(f"{TOOLS[family]}-save left out {', '.join(sorted(missing))}")
+        partial = [table for table in sorted(tables) if not _whole(family, table, found)]
+        if not partial:
+            return found
+    raise _unobserved(
+        f"{TOOLS[family]}-save printed another number of rules of {', '.join(partial)} than the"
+        " kernel has"
+    )
+
+
+def _whole(family: int, table: str, found: Saved) -> bool:
+    """Whether as much was printed of a table as the kernel counts in it."""
+    chains = [chain for where, chain in found.chains if where == table]
+    rules = sum(1 for rule in found.rules if rule.table == table)
     try:
-        found = parse(save_text(family))
-    except ValueError as problem:
-        raise _unobserved(f"{TOOLS[family]}-save printed {problem}") from problem
-    if missing := tables - {table for table, _ in found.chains}:
-        raise _unobserved(f"{TOOLS[family]}-save left out {', '.join(sorted(missing))}")
-    return found
+        info = _info(family, table)
+        built_in, entries = info[1].bit_count(), info[12]  # one chain a hook
+        return bool(entries == rules + built_in + 2 * (len(chains) - built_in) + 1)
+    except OSError as problem:
+        if forbidden(problem):
+            raise NotPermitted(
+                "the legacy iptables tables cannot be counted without CAP_NET_ADMIN and"
+                " CAP_NET_RAW",
+                hint="run hvtx as root, or with these capabilities (docs/privileges.md)",
+            ) from problem
+        raise _unobserved(f"the table {table} cannot be counted: {problem.strerror}") from problem
 
 
 def save_text(family: int) -> str:

@@ -757,6 +757,7 @@ _STRANGE = "recorded for an earlier life of this host, yet something of that nam
 _PROBLEMS = {
     Reason.MARK_MISMATCH: "something is there in its place, without the recorded mark",
     Reason.MARK_STRIPPED: "a rule of its shape is there, without its mark",
+    Reason.EDITED_COPY: "it carries its mark, and is not as it was taken over",
 }
 
 

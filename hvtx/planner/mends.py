@@ -25,6 +25,10 @@ _CHAINS = {"forward": "FORWARD", "input": "INPUT", "output": "OUTPUT"}
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 _COUNTS = re.compile(r" packets \d+ bytes \d+")
 _NO_WORLD = "ask again once this host has a route to the world"
+_DISCOVERY = {
+    "nd-neighbor-solicit": "neighbour-solicitation",
+    "nd-neighbor-advert": "neighbour-advertisement",
+}
 _ESTABLISHED = "RELATED,ESTABLISHED"
 
 
@@ -72,6 +76,7 @@ class Leg(NamedTuple):
     to: str = ""  # the gateway's address
     protocol: str = ""
     port: int | None = None
+    asks: str = ""  # one of _DISCOVERY: neighbours ask each other for their MAC addresses
 
 
 def mend(stops: Sequence[Stop], host: Host) -> str | None:
@@ -138,6 +143,12 @@ def legs_of(flow: Flow, host: Host) -> Iterator[Leg]:
         to = next((g for g in net.gateways if (":" in g) == (flow.family == 6)), "")
         yield Leg("input", bridge, "", "", to, flow.protocol, flow.port)
         yield Leg("output", "", bridge, _ESTABLISHED)
+    if flow.family == 6:  # of IPv4 the firewall does not see them
+        out = host.uplinks if flow.way in (Way.GUEST_TO_WORLD, Way.WORLD_TO_PORT) else ()
+        for device in (bridge, *out):
+            for asks in _DISCOVERY:
+                yield Leg("input", device, "", protocol="icmp", asks=asks)
+                yield Leg("output", "", device, protocol="icmp", asks=asks)
 
 
 # -- rules before the one that stops, or behind all where a policy does ---------------------------
@@ -209,7 +220,9 @@ def _words(leg: Leg) -> Iterator[str]:
     for flag, value in (("-d", leg.to), ("-i", leg.into), ("-o", leg.out)):
         if value:
             yield from (flag, value)
-    if leg.protocol:
+    if leg.asks:
+        yield from ("-p", "ipv6-icmp", "-m", "icmp6", "--icmpv6-type", _DISCOVERY[leg.asks])
+    elif leg.protocol:
         yield from ("-p", "ipv6-icmp" if leg.protocol == "icmp" and ":" in leg.to else leg.protocol)
     if leg.port:
         yield from ("--dport", str(leg.port))
@@ -226,7 +239,9 @@ def _matches(leg: Leg, family: int) -> str:
         found.append(f'oifname "{leg.out}"')
     if leg.to:
         found.append(f"{'ip6' if family == 6 else 'ip'} daddr {leg.to}")
-    if leg.protocol == "icmp":
+    if leg.asks:
+        found.append(f"icmpv6 type {leg.asks}")
+    elif leg.protocol == "icmp":
         found.append(f"meta l4proto {'ipv6-icmp' if family == 6 else 'icmp'}")
     elif leg.port:
         found.append(f"{leg.protocol} dport {leg.port}")

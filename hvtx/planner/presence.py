@@ -137,9 +137,19 @@ def _entry_presence(row: Resource, snapshot: Snapshot, sights: Sights) -> Presen
             reason = Reason.MARK_STRIPPED if other.mark is None else Reason.MARK_MISMATCH
             carried = f"comment {other.mark}" if other.mark else "no mark"
             return Presence(None, (f"{other.place}: {other.text} has {carried}",), reason)
+    if not found and row.spec.get("imported") and (changed := _changed(wanted, seen)):
+        # nobody puts it back: if it were gone, it would stay for good, and off the record
+        words = (f"{changed.place}: {changed.text} carries its mark",)
+        return Presence(None, words, Reason.EDITED_COPY)
     if not found:
         return Presence(False, ("nothing in the firewall carries its mark",))
     return Presence(True, (f"comment {row.mark}",), complete=not missing)
+
+
+def _changed(wanted: Sequence[Entry], seen: Sequence[Entry]) -> Entry | None:
+    """What stands where a rule stood, with its mark, and is not as it was."""
+    places = {entry.place for entry in wanted}
+    return next((entry for entry in seen if entry.place in places), None)
 
 
 def _address_presence(row: Resource, snapshot: Snapshot, sights: Sights) -> Presence:

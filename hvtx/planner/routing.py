@@ -56,6 +56,14 @@ def sample(subnet: str, gateway: str) -> str:
     return str(base if str(base) != gateway else base + 1)
 
 
+def last(subnet: str, gateway: str) -> str:
+    """The last address that a guest of the subnet could have."""
+    import ipaddress
+
+    top = ipaddress.ip_network(subnet).broadcast_address - 1
+    return str(top if str(top) != gateway else top - 1)
+
+
 # -- naming the cause ------------------------------------------------------------------------------
 
 
@@ -88,8 +96,8 @@ def find(rules: Iterable[Rule], routes: Sequence[Route], packet: Packet) -> Foun
 def matches(rule: Rule, packet: Packet) -> bool:
     """Whether a rule speaks of a packet with mark 0 (net/core/fib_rules.c)."""
     fits = (
-        _within(packet.source, rule.source)
-        and _within(packet.destination, rule.destination)
+        within(packet.source, rule.source)
+        and within(packet.destination, rule.destination)
         and rule.iif in (None, packet.device)
         and (rule.oif is None or bool(packet.oif))
         and not rule.mark & rule.mask
@@ -101,6 +109,17 @@ def matches(rule: Rule, packet: Packet) -> bool:
         and (not rule.l3mdev or bool(packet.oif))
     )
     return fits is not rule.inverted
+
+
+def within(address: str | None, prefix: str | None) -> bool:
+    """Whether an address fits a selector; no prefix fits all, no address fits none."""
+    import ipaddress
+
+    if prefix is None:
+        return True
+    if address is None:
+        return False
+    return ipaddress.ip_address(address) in ipaddress.ip_network(prefix, strict=False)
 
 
 def best(routes: Iterable[Route], table: int, destination: str) -> Route | None:
@@ -165,16 +184,6 @@ def mend(found: Found | None, subnet: str, taken: Iterable[int]) -> str:
         free -= 1
     # a rule with a number that others have as well is asked after them
     return f"ip {option}rule add to {subnet} lookup main pref {free}"
-
-
-def _within(address: str | None, prefix: str | None) -> bool:
-    import ipaddress
-
-    if prefix is None:
-        return True
-    if address is None:
-        return False
-    return ipaddress.ip_address(address) in ipaddress.ip_network(prefix, strict=False)
 
 
 def _length(route: Route) -> int:

@@ -43,6 +43,7 @@ class Sight(NamedTuple):
     rules: tuple[StrangeRule, ...]  # every rule of the host, ours too
     places: tuple[str, ...]  # every table, chain and set: "nft ip nat", "iptables nat OUTPUT"
     sockets: frozenset[tuple[str, str, int]]  # protocol, address, port that a program listens on
+    deaf: str = ""  # why sockets may be missing
     unread: str = ""  # why rules and places are missing, if they could not be read
     tombstone: Resource | None = None  # the released row with the mark that was asked for
 
@@ -407,7 +408,9 @@ def _strange_port(sight: Sight, number: int, protocol: str | None, host: str | N
         words += f", which looks like {looks}"
     told = [*heard, *(f"rule without a mark: {rule.key}" for rule in rules[:_MENTIONS])]
     key = f"{number}/{protocol}" if protocol else str(number)
-    return Subject("port", key, words, evidence=tuple(told or ["nothing listens on it"]))
+    silence = f"it is not known what listens on it: {sight.deaf}" if sight.deaf else ""
+    told = told or ["nothing listens on it"] if not silence else [*told, silence]
+    return Subject("port", key, words, evidence=tuple(told))
 
 
 # -- rows by name, tables and chains, VMs and networks ---------------------------------------------
@@ -535,4 +538,6 @@ def _rule(sight: Sight, rule: StrangeRule) -> Subject:
     words += f"; {keeper}" if keeper else ""
     words += f"; looks like {looks}" if looks else ""
     more = (f"rule {rule.position} of its chain", f"to make it again: {rule.restore}")
+    if rule.doubt:
+        more = (more[0], f"these are not iptables' words for it: {rule.doubt}")
     return Subject("rule", rule.key, words, evidence=more)

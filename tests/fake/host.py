@@ -449,6 +449,8 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.engine.own_addresses.Links": links,
         "hvtx.engine.repair.Links": links,
         "hvtx.engine.neighbours.refuse_taken_port": refuse_taken_port,
+        "hvtx.host.translating.may_translate": lambda: False,
+        "hvtx.engine.translations.may_translate": lambda: False,
         "hvtx.host.portholder.Held": lambda: FakeHeld(kernel),
         "hvtx.host.portholder.hold": hold,
         "hvtx.host.portholder.spawn": lambda held, vm, words: FakeHolder(kernel, held, vm),

@@ -40,6 +40,7 @@ from hvtx.host import (
     routes,
     talk,
     traces,
+    translating,
     trust,
     vmuser,
     ways,
@@ -48,7 +49,7 @@ from hvtx.host import (
 )
 from hvtx.host.links import Links
 from hvtx.host.program import Ended
-from hvtx.host.replica import causes, frames, topology, trace
+from hvtx.host.replica import causes, frames, nat, sameness, topology, trace
 from hvtx.host.replica import legacy as counters
 from hvtx.host.replica import ruleset as replica_rules
 from hvtx.host.traits import LinkTraits
@@ -570,7 +571,7 @@ def in_a_replica(bodies: tuple[bytes, ...]) -> None:
     table, chain, rule, set_, elements_ = bodies
     whole = replica_rules.Ruleset((table,), (chain,), (), (), (set_,), (elements_,), (rule,))
     replica_rules.parts(whole, {"lo"})
-    assert replica_rules.differences(whole, whole, {"lo"}) == []
+    assert sameness.differences(whole, whole, {"lo"}) == []
     replica_rules.handles(whole, whole)
     replica_rules.protocol_of("ip", nfnetlink.expressions(rule))
 
@@ -782,16 +783,25 @@ PARSERS: dict[str, Parser] = {
     "nft -a list table": Parser(nftables.listed_rules, texts(LISTING), (), ("drivers.nftables.listed_rules",)),
     "a ruleset for the replica": Parser(
         in_a_replica, st.tuples(*(mutated(sample(name)) for name in ("table", "chain", "rule", "set", "elements"))),
-        GARBLED, ("host.replica.ruleset",),
+        GARBLED, ("host.replica.ruleset", "host.replica.sameness"),
     ),
     "links for the replica": Parser(
-        topology.device_of, mutated(sample("links")), GARBLED, ("host.replica.topology",)
+        topology.device_of, mutated(sample("links")), GARBLED, ("host.replica.topology", "host.replica.making")
     ),
     "addresses for the replica": Parser(topology.address_of, mutated(sample("addresses")), GARBLED, ()),
     "routes for the replica": Parser(replica_routes, mutated(sample("route")), GARBLED, ("host.replica.causes",)),
     "frames in the replica": Parser(frame_of, mutated(FRAMES), (), ("host.replica.frames",)),
     "traces of nf_tables": Parser(
         lambda data: trace.culprit(trace.steps([data]), ours=False), mutated([TRACED]), GARBLED, ("host.replica.trace",)
+    ),
+    "chains that translate": Parser(
+        translating.translates, mutated(sample("chain")), GARBLED, ("host.translating.translates",)
+    ),
+    "counters of rules that translate": Parser(
+        nat.counted_in, texts(SAVED), (), ("host.replica.nat.counted_in", "host.replica.nat._counted")
+    ),
+    "rules that translate": Parser(
+        nat.translates_to, mutated(sample("rule")), GARBLED, ("host.replica.nat.translates_to",)
     ),
     "counters of legacy tables": Parser(
         lambda text: counters.moved(counters.lines(text), counters.lines(text)), texts(SAVED), (), ("host.replica.legacy",)

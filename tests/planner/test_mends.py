@@ -107,8 +107,11 @@ def test_a_service_of_the_gateway_and_nothing_else_of_the_host() -> None:
     ]
     six = ("inet", "wall", "in")
     ping = flow(Way.GUEST_TO_GATEWAY, 6, "icmp")
+    rule, asks = """nft 'add rule inet wall in iifname "hvbr1" """, "icmpv6 type nd-neighbor-"
     assert said("nft", six, "policy drop", ping, chains={six: Chain(INPUT, ())}) == [
-        "nft 'add rule inet wall in iifname \"hvbr1\" ip6 daddr fd77::1 meta l4proto ipv6-icmp accept'"
+        f"{rule}ip6 daddr fd77::1 meta l4proto ipv6-icmp accept'",
+        f"{rule}{asks}solicit accept'",  # without which no neighbour is found
+        f"{rule}{asks}advert accept'",
     ]
 
 

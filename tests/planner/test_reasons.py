@@ -667,6 +667,15 @@ def test_an_edited_copy_is_kept(scene: Scene) -> None:
     assert [(item.action, item.reason) for item in edited] == [(SKIP, Reason.EDITED_COPY)]
 
 
+def test_a_rule_taken_over_that_was_changed_is_not_gone(scene: Scene) -> None:
+    """Its mark is there: forgotten, it would stay for good, and off the record."""
+    row = scene.row(Kind.FILTER, vm=scene.vm(), imported="my-hypervisor")
+    scene.show(row)
+    scene.entries = [entry._replace(text="printed otherwise") for entry in scene.entries]
+    plan = scene.plan().items
+    assert {(item.action, item.reason) for item in plan} == {(SKIP, Reason.EDITED_COPY)}
+
+
 def test_our_mark_on_a_rule_elsewhere_is_a_duplicate(scene: Scene) -> None:
     """In a chain where no rule of that row ever stood."""
     row = scene.row(Kind.FILTER, vm=scene.vm())

@@ -203,3 +203,5 @@ def test_a_neighbour(own: str, near: str) -> None:
 def test_a_guest_of_a_subnet() -> None:
     assert routing.sample("10.77.0.0/24", "10.77.0.1") == "10.77.0.2"
     assert routing.sample("10.77.0.0/24", "10.77.0.254") == "10.77.0.1"
+    assert routing.last("10.77.0.0/24", "10.77.0.1") == "10.77.0.254"
+    assert routing.last("10.77.0.0/30", "10.77.0.2") == "10.77.0.1"

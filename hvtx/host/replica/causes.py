@@ -74,7 +74,7 @@ def of_legs(scratch: Scratch, family: int, legs: Iterable[Leg]) -> Cause | None:
         for device in filter(None, (leg.into, leg.out)):
             if (found := _of_device(scratch, family, device)) is not None:
                 return found
-        if leg.forwarded and (found := _forwards(family, leg.into)) is not None:
+        if leg.forwarded and (found := _forwards(family, leg)) is not None:
             return found
         if (found := _of_route(scratch, leg)) is not None:
             return found
@@ -91,13 +91,17 @@ def _of_device(scratch: Scratch, family: int, name: str) -> Cause | None:
     return None
 
 
-def _forwards(family: int, into: str) -> Cause | None:
-    """Whether what comes in by a device is forwarded at all."""
+def _forwards(family: int, leg: Leg) -> Cause | None:
+    """Whether what comes in by a device is forwarded at all; where some are, one by one."""
+    into = leg.into
     if family == 6:
         forced = topology.setting(f"ipv6/conf/{into}/force_forwarding")
-        if topology.setting("ipv6/conf/all/forwarding") == "0" and forced in (None, "0"):
-            return _setting("ipv6/conf/all/forwarding", "0")
-        return None
+        if topology.setting("ipv6/conf/all/forwarding") != "0" or forced not in (None, "0"):
+            return None
+        one_by_one = any(topology.setting(f"ipv6/conf/{name}/force_forwarding") == "1"
+                         for name in (leg.into, leg.out) if name)  # fmt: skip
+        return _setting(f"ipv6/conf/{leg.into if one_by_one else 'all'}/"
+                        f"{'force_' * one_by_one}forwarding", "0")  # fmt: skip
     if topology.setting("ipv4/ip_forward") == "0" and (
         topology.setting(f"ipv4/conf/{into}/forwarding") == "0"
     ):
@@ -141,9 +145,8 @@ def asked(leg: Leg, into: int) -> bytes:
     """The question which route a packet takes. Pure."""
     family = socket.AF_INET if len(leg.target) == 4 else socket.AF_INET6
     size = len(leg.target) * 8
-    body = _RTMSG.pack(
-        family, size, size if leg.source else 0, 0, 0, 0, 0, 0, _LOOKUP_TABLE | _FIB_MATCH
-    )
+    flags = _FIB_MATCH if family == socket.AF_INET6 else _FIB_MATCH | _LOOKUP_TABLE
+    body = _RTMSG.pack(family, size, size if leg.source else 0, 0, 0, 0, 0, 0, flags)
     body += attribute(_DST, leg.target)
     if leg.source:
         body += attribute(_SRC, leg.source)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from hvtx.errors import HvtxError
@@ -20,7 +20,7 @@ _COUNTED = re.compile(r"\[(\d+):\d+\] (-A (\S+) .*)")
 _POLICY = re.compile(r":(\S+) (DROP|REJECT) \[(\d+):\d+\]")
 _ENDS = re.compile(r" -j (DROP|REJECT|NFQUEUE|QUEUE|STEAL|TARPIT)\b")
 _MODULES = "/sys/module"
-_ORDER = ("raw", "mangle", "nat", "filter", "security")
+_RANK = {name: n for n, name in enumerate(("raw", "mangle", "nat", "filter", "security"))}
 
 
 class Line(NamedTuple):
@@ -124,8 +124,7 @@ def lines(text: str) -> list[Line]:
     return found
 
 
-def moved(before: list[Line], after: list[Line]) -> Line | None:
-    """The first line, in the order of the tables, that met a packet in between. Pure."""
-    known = [line for line, old in zip(after, before, strict=False) if line.packets > old.packets]
-    known.sort(key=lambda line: _ORDER.index(line.table) if line.table in _ORDER else len(_ORDER))
-    return known[0] if known else None
+def moved(before: Sequence[Line], after: Sequence[Line]) -> list[Line]:
+    """The lines that met a packet in between, in the order of their tables. Pure."""
+    found = [line for line, old in zip(after, before, strict=False) if line.packets > old.packets]
+    return sorted(found, key=lambda one: _RANK.get(one.table, len(_RANK)))

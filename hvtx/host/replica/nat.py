@@ -7,7 +7,6 @@ route or filter is met.
 
 from __future__ import annotations
 
-import re
 import socket
 import subprocess
 from collections.abc import Iterable, Sequence
@@ -15,21 +14,17 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from hvtx.host.netlink import attribute_map, legible
-from hvtx.host.nfnetlink import GETCHAIN, Nftables, expressions
+from hvtx.host.nfnetlink import expressions
 from hvtx.host.replica import frames, legacy, ruleset
 from hvtx.host.replica.frames import SYN
 from hvtx.host.replica.ruleset import Place, Ruleset
 from hvtx.host.replica.scratch import WORLD_MAC, Picture, Scratch
 from hvtx.host.replica.trace import TABLE
+from hvtx.host.translating import LEGACY_RULE, OUR_LINE, OURS, translates
 from hvtx.host.xtables import TOOLS
 
-OURS = "hvtx-"  # how tables of every installation begin; in legacy tables chains do, HVTX-
-_CHAIN_TABLE, _CHAIN_HOOK, _CHAIN_TYPE, _HOOK_NUMBER = 1, 4, 7, 1
-_PREROUTING, _OUTPUT = 0, 3
 _RULE_EXPRESSIONS, _NAT_TYPE, _DNAT, _XT_NAME = 4, 1, 1, 1
 _XT_TARGETS = frozenset({b"DNAT", b"REDIRECT", b"NETMAP", b"TPROXY"})
-_LEGACY_RULE = re.compile(r"\[(\d+):\d+\] (-A (\S+) .*-j (?:DNAT|REDIRECT|NETMAP|TPROXY)\b.*)")
-_OUR_LINE = re.compile(r"(?:^:|.*\s)HVTX-")
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
@@ -53,43 +48,12 @@ class Hit(NamedTuple):
     text: str = ""
 
 
-# -- whether there may be any ----------------------------------------------------------------------
-
-
-def may_translate() -> bool:
-    """Whether others have chains or tables that could translate a destination; a cheap look.
-
-    Raises OSError.
-    """
-    channel = Nftables()
-    try:
-        if any(translates(body) for body in channel.dump_all(GETCHAIN)):
-            return True
-    finally:
-        channel.close()
-    return any(_legacy_rules(text) for text in legacy.read()[0].values())
-
-
-@legible
-def translates(chain: bytes) -> bool:
-    """Whether a chain is others', and may change where packets go. Raises Garbled. Pure."""
-    fields = attribute_map(chain, 4)
-    if fields[_CHAIN_TABLE].startswith(OURS.encode()) or _CHAIN_HOOK not in fields:
-        return False
-    hook = int.from_bytes(attribute_map(fields[_CHAIN_HOOK]).get(_HOOK_NUMBER, b""), "big")
-    kind = fields.get(_CHAIN_TYPE, b"").rstrip(b"\0")
-    return kind == b"nat" and hook in (_PREROUTING, _OUTPUT)
+# -- whose they are --------------------------------------------------------------------------------
 
 
 def tables_of(picture: Picture) -> set[tuple[str, str]]:
     """Family and name of the tables of others in which something may translate. Pure."""
     return {ruleset.table_of(body) for body in picture.ruleset.chains if translates(body)}
-
-
-def _legacy_rules(text: str) -> bool:
-    """Whether a legacy table has a rule of others that translates destinations."""
-    lines = (line for line in text.splitlines() if not _OUR_LINE.match(line))
-    return any(_LEGACY_RULE.match(f"[0:0] {line}") for line in lines)
 
 
 def without_ours(picture: Picture) -> Picture:
@@ -99,7 +63,7 @@ def without_ours(picture: Picture) -> Picture:
         return [body for body in bodies if not ruleset.table_of(body)[1].startswith(OURS)]
 
     texts = {
-        family: "".join(line for line in text.splitlines(True) if not _OUR_LINE.match(line))
+        family: "".join(line for line in text.splitlines(True) if not OUR_LINE.match(line))
         for family, text in picture.legacy.items()
     }
     known = picture.ruleset
@@ -189,6 +153,10 @@ def _counted(family: int) -> dict[str, int]:
         done = subprocess.run(argv, capture_output=True, check=False, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return {}
-    lines = done.stdout.decode(errors="replace").splitlines()
-    found = (_LEGACY_RULE.fullmatch(line) for line in lines)
+    return counted_in(done.stdout.decode(errors="replace"))
+
+
+def counted_in(text: str) -> dict[str, int]:
+    """The same, of what ``iptables-save -c`` prints. Pure."""
+    found = (LEGACY_RULE.fullmatch(line) for line in text.splitlines())
     return {rule[2]: int(rule[1]) for rule in found if rule is not None}

@@ -15,8 +15,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import sys
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from hvtx.host.netlink import (
@@ -47,7 +46,7 @@ from hvtx.host.nfnetlink import (
     expressions,
 )
 
-_NEWTABLE, _NEWCHAIN, _NEWSET, _NEWOBJ, _NEWFLOWTABLE = 0, 3, 9, 18, 22
+_NEWTABLE, NEWCHAIN, NEWSET, _NEWOBJ, _NEWFLOWTABLE = 0, 3, 9, 18, 22
 _APPEND = 0x800
 
 _NAME, _FLAGS = 1, 2  # of a table
@@ -56,7 +55,7 @@ _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_FLAGS, _BASE_CHAIN = 3, 4, 10, 0x1
 _CHAIN_KEPT = frozenset({1, 3, 4, 5, 7, 12})
 _HOOK_NUMBER, _HOOK_DEVICE, _HOOK_DEVICES = 1, 3, 4
 _SET_NAME, _SET_FLAGS, _SET_ID, _ANONYMOUS, _EXPIRES = 2, 3, 10, 0x1, 0x10
-_SET_KEPT = frozenset({1, 2, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 17, 18})
+SET_KEPT = frozenset({1, 2, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 17, 18})
 _OBJECT_KEPT = frozenset({1, 2, 3, 4, 8})
 _FLOWTABLE_HOOK = 3
 _FLOWTABLE_DEVICES = 3  # within its hook
@@ -69,9 +68,6 @@ _EXTHDR_PLACE = frozenset({3, 4, 5})
 _MOST_ATTEMPTS = 32
 _OWN = "hvtx-"
 
-# What these expressions say of themselves changes with packets, or with the kernel's addresses.
-_VOLATILE = frozenset({"counter", "limit", "quota", "last", "connlimit", "match", "target",
-                       "numgen"})  # fmt: skip
 _OF_XTABLES = frozenset({"match", "target"})
 
 Place = tuple[str, str, str]  # family, table, chain
@@ -135,7 +131,7 @@ def _dumped(channel: Nftables) -> Ruleset:
     sets = every(GETSET)
     elements = []
     for body in sets:
-        family, table, name = _named(body, _SET_NAME)
+        family, table, name = named(body, _SET_NAME)
         elements += channel.dump_elements(family, table, name)
     flowtables: list[bytes] = []
     try:
@@ -152,7 +148,8 @@ def _dumped(channel: Nftables) -> Ruleset:
 
 
 @legible
-def _named(body: bytes, name: int) -> Place:
+def named(body: bytes, name: int) -> Place:
+    """Family, table and own name of an object; attribute ``name`` holds it. Raises Garbled."""
     fields = attribute_map(body, 4)
     return (
         FAMILY_NAMES.get(body[0], str(body[0])),
@@ -161,7 +158,7 @@ def _named(body: bytes, name: int) -> Place:
     )
 
 
-def _kept(data: bytes, start: int, kinds: Collection[int]) -> bytes:
+def kept(data: bytes, start: int, kinds: Collection[int]) -> bytes:
     """The attributes of some kinds, to the byte."""
     return b"".join(
         data[a - 4 : a - 4 + ((b - a + 4 + 3) & ~3)]
@@ -176,7 +173,7 @@ def parts(ruleset: Ruleset, devices: Collection[str]) -> list[Part]:
 
     ``devices`` are those that the scratch has. Raises Garbled.
     """
-    awake = dict.fromkeys(t for body in ruleset.tables if (t := _awake(body)) is not None)
+    awake = dict.fromkeys(t for body in ruleset.tables if (t := table_awake(body)) is not None)
     found = [
         Part(Command(_NEWTABLE, CREATE, family, text(_NAME, name) + u32(_FLAGS, 0)),
              (family, name), f"table {family} {name}")
@@ -194,36 +191,37 @@ def parts(ruleset: Ruleset, devices: Collection[str]) -> list[Part]:
 
 def place(rule: bytes) -> Place:
     """The chain of a rule. Raises Garbled."""
-    return _named(rule, _RULE_CHAIN)
+    return named(rule, _RULE_CHAIN)
 
 
 def table_of(body: bytes) -> tuple[str, str]:
     """Family and table of any object, or of elements. Raises Garbled."""
-    return _named(body, _NAME)[:2]
+    return named(body, _NAME)[:2]
 
 
 def _words(rule: bytes) -> str:
     return "chain " + " ".join(place(rule))
 
 
-def _awake(body: bytes) -> tuple[str, str] | None:
-    family, name, _ = _named(body, _NAME)
+def table_awake(body: bytes) -> tuple[str, str] | None:
+    """Family and name of a table; None if it is dormant. Raises Garbled."""
+    family, name, _ = named(body, _NAME)
     flags = int.from_bytes(attribute_map(body, 4).get(_FLAGS, b""), "big")
     return None if flags & _DORMANT else (family, name)
 
 
 def _chain(body: bytes, devices: Collection[str]) -> Part | None:
     """A chain; None where no device that it is bound to is there."""
-    family, table, name = _named(body, _CHAIN_NAME)
+    family, table, name = named(body, _CHAIN_NAME)
     fields = attribute_map(body, 4)
-    inside = _kept(body, 4, _CHAIN_KEPT - {_CHAIN_HOOK})
+    inside = kept(body, 4, _CHAIN_KEPT - {_CHAIN_HOOK})
     if (hook := fields.get(_CHAIN_HOOK)) is not None:
         narrowed = _hook(hook, devices)
         if narrowed is None:
             return None
         inside += attribute(_CHAIN_HOOK | NESTED, narrowed)
         inside += attribute(_CHAIN_FLAGS, _BASE_CHAIN.to_bytes(4, "big"))
-    command = Command(_NEWCHAIN, CREATE, family, inside)
+    command = Command(NEWCHAIN, CREATE, family, inside)
     return Part(command, (family, table), f"chain {family} {table} {name}")
 
 
@@ -237,8 +235,8 @@ def _hook(hook: bytes, devices: Collection[str]) -> bytes | None:
         bound = [attribute(_NAME, fields[_HOOK_DEVICE])]
         if fields[_HOOK_DEVICE].rstrip(b"\0").decode() not in devices:
             return None
-    kept = _kept(hook, 0, fields.keys() - {_HOOK_DEVICE, _HOOK_DEVICES})
-    return kept + nested(_HOOK_DEVICES, *bound) if bound else None
+    rest = kept(hook, 0, fields.keys() - {_HOOK_DEVICE, _HOOK_DEVICES})
+    return rest + nested(_HOOK_DEVICES, *bound) if bound else None
 
 
 def _devices(data: bytes, there: Collection[str]) -> list[bytes]:
@@ -255,34 +253,34 @@ def _devices(data: bytes, there: Collection[str]) -> list[bytes]:
 
 
 def _flowtable(body: bytes, devices: Collection[str]) -> Part:
-    family, table, name = _named(body, 2)
+    family, table, name = named(body, 2)
     hook = attribute_map(body, 4)[_FLOWTABLE_HOOK]
     fields = attribute_map(hook)
-    inner = _kept(hook, 0, fields.keys() - {_FLOWTABLE_DEVICES})
+    inner = kept(hook, 0, fields.keys() - {_FLOWTABLE_DEVICES})
     if bound := _devices(fields.get(_FLOWTABLE_DEVICES, b""), devices):
         inner += nested(_FLOWTABLE_DEVICES, *bound)
-    data = _kept(body, 4, {1, 2}) + attribute(_FLOWTABLE_HOOK | NESTED, inner)
+    data = kept(body, 4, {1, 2}) + attribute(_FLOWTABLE_HOOK | NESTED, inner)
     command = Command(_NEWFLOWTABLE, CREATE, family, data)
     return Part(command, (family, table), f"flowtable {family} {table} {name}")
 
 
 def _plain(number: int, body: bytes, kinds: Collection[int], what: str) -> Part:
-    family, table, name = _named(body, 2)
-    command = Command(number, CREATE, family, _kept(body, 4, kinds))
+    family, table, name = named(body, 2)
+    command = Command(number, CREATE, family, kept(body, 4, kinds))
     return Part(command, (family, table), f"{what} {family} {table} {name}")
 
 
 def _set(number: int, body: bytes) -> Part:
-    family, table, name = _named(body, _SET_NAME)
+    family, table, name = named(body, _SET_NAME)
     flags = int.from_bytes(attribute_map(body, 4).get(_SET_FLAGS, b""), "big") & ~_ANONYMOUS
-    inside = _kept(body, 4, _SET_KEPT) + attribute(_SET_FLAGS, flags.to_bytes(4, "big"))
+    inside = kept(body, 4, SET_KEPT) + attribute(_SET_FLAGS, flags.to_bytes(4, "big"))
     inside += attribute(_SET_ID, number.to_bytes(4, "big"))
-    command = Command(_NEWSET, CREATE, family, inside)
+    command = Command(NEWSET, CREATE, family, inside)
     return Part(command, (family, table), f"set {family} {table} {name}")
 
 
 def _elements(body: bytes) -> Part | None:
-    family, table, name = _named(body, 2)
+    family, table, name = named(body, 2)
     if _ELEMENTS not in attribute_map(body, 4):
         return None
     command = Command(NEWSETELEM, CREATE, family, body[4:])
@@ -291,10 +289,10 @@ def _elements(body: bytes) -> Part | None:
 
 def _rule(body: bytes) -> Part:
     family, table, chain = place(body)
-    inside = _kept(body, 4, _RULE_KEPT)
+    inside = kept(body, 4, _RULE_KEPT)
     raw = attribute_map(body, 4).get(_RULE_EXPRESSIONS, b"")
     if b"exthdr\0" in raw:
-        inside = _kept(body, 4, _RULE_KEPT - {_RULE_EXPRESSIONS})
+        inside = kept(body, 4, _RULE_KEPT - {_RULE_EXPRESSIONS})
         inside += attribute(_RULE_EXPRESSIONS | NESTED, _readable(raw))
     named = list(expressions(raw))
     if any(name in _OF_XTABLES for name, _ in named):
@@ -320,7 +318,7 @@ def _readable(raw: bytes) -> bytes:
         fields = attribute_map(data)
         if name == "exthdr" and _EXTHDR_TO not in fields:
             surplus = {_EXTHDR_FLAGS} if _EXTHDR_FROM in fields else _EXTHDR_PLACE
-            found.append(_expression(name, _kept(data, 0, fields.keys() - surplus)))
+            found.append(_expression(name, kept(data, 0, fields.keys() - surplus)))
         else:
             found.append(_expression(name, data))
     return b"".join(found)
@@ -398,78 +396,7 @@ def write(ruleset: Ruleset, devices: Collection[str]) -> Copied:
         channel.close()
 
 
-# ---------------------------------------------------------------- comparing, pure
-
-
-@legible
-def differences(
-    host: Ruleset,
-    scratch: Ruleset,
-    devices: Collection[str],
-    without: Collection[tuple[str, str]] = (),
-) -> list[str]:
-    """What a copy does not have as the original does, in words. Raises Garbled.
-
-    ``without`` are tables that it is known to lack. Elements of hvtx's own tables, which may be
-    hundreds of thousands, are not compared: they are plain, and the kernel took all or none.
-    """
-    kept = [body for body in host.tables if _named(body, _NAME)[:2] not in without]
-    elements = [body for body in host.elements if not _named(body, 2)[1].startswith(_OWN)]
-    host = host._replace(elements=elements)
-    wanted, there = _shape(host._replace(tables=kept), devices), _shape(scratch, devices)
-    found = dict.fromkeys(words for (_, words, body), count in wanted.items()
-                          if there[_, words, body] < count)  # fmt: skip
-    return [f"{words} is not the same in the copy" for words in found]
-
-
-_Shape = tuple[int, str, bytes]
-
-
-def _shape(ruleset: Ruleset, devices: Collection[str]) -> Counter[_Shape]:
-    """What is compared of a ruleset: each chain, set and rule without what must differ."""
-    shapes: Counter[_Shape] = Counter()
-    passing = {_named(b, _SET_NAME) for b in ruleset.sets if _is_passing(b)}
-    numbers: Counter[Place] = Counter()
-    for part in parts(ruleset._replace(elements=(), rules=()), devices):
-        body = part.command.body
-        if part.command.number == _NEWSET:
-            body = _kept(body, 0, _SET_KEPT)
-        if part.command.number in (_NEWSET, _NEWCHAIN):
-            shapes[part.command.number, part.words, body] += 1
-    awake = {table for body in ruleset.tables if (table := _awake(body)) is not None}
-    for body in ruleset.elements:
-        where = _named(body, 2)
-        if where[:2] in awake and where not in passing:
-            for element in _each_element(body):
-                shapes[NEWSETELEM, f"set {' '.join(where)}", element] += 1
-    for body in ruleset.rules:
-        where = place(body)
-        numbers[where] += 1
-        if where[:2] in awake and f"chain {' '.join(where)}" in {w for _, w, _ in shapes}:
-            words = f"rule {numbers[where]} of {' '.join(where)}"
-            shapes[NEWRULE, words, _still(body)] += 1
-    return shapes
-
-
-def _is_passing(set_: bytes) -> bool:
-    """Whether packets or time change a set's elements, or what they carry."""
-    fields = attribute_map(set_, 4)
-    flags = int.from_bytes(fields.get(_SET_FLAGS, b""), "big")
-    return bool(flags & (_EXPIRES | 0x20)) or bool(fields.keys() & {17, 18})
-
-
-def _each_element(body: bytes) -> Iterator[bytes]:
-    listed = attribute_map(body, 4).get(_ELEMENTS, b"")
-    for _, a, b in attributes(listed, 0, len(listed)):
-        yield listed[a:b]
-
-
-def _still(rule: bytes) -> bytes:
-    """A rule's expressions without what changes by itself."""
-    raw = attribute_map(rule, 4).get(_RULE_EXPRESSIONS, b"")
-    return b"".join(
-        name.encode() + (b"" if name in _VOLATILE else data) for name, data in expressions(raw)
-    )
+# ---------------------------------------------------------------- which rule is which, pure
 
 
 @legible

@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 
 from hvtx.errors import HostRefused
 from hvtx.host.netlink import Channel, forbidden
-from hvtx.host.replica import frames, legacy, ruleset, topology, trace
+from hvtx.host.replica import frames, legacy, making, ruleset, sameness, topology, trace
 from hvtx.host.replica.frames import Asked, Packet, Told
 from hvtx.host.replica.ruleset import Ruleset
 from hvtx.host.replica.topology import Device, Topology
@@ -151,6 +151,7 @@ class Scratch:
         self.lacks: list[str] = list(picture.lacks)
         self.copy = Ruleset()  # as the scratch has it, for its handles
         self.route: Channel
+        self.patience = 0.0  # seconds of silence after which nothing more is expected
         self.crooked = False  # devices, routes or settings are not all as the host has them
         self._heard: list[bytes] = []  # what was traced since the last frame that was sent
         self._owners: dict[str, Owner] = {}
@@ -166,7 +167,7 @@ class Scratch:
         """Make everything. Raises OSError, HvtxError, Unavailable."""
         known = self.picture.topology
         try:
-            self._maker = topology.Maker()
+            self._maker = making.Maker()
             self._open.callback(self._maker.close)
             self._maker.make(known)
             self.lacks += self._maker.lacks
@@ -181,7 +182,7 @@ class Scratch:
         copied = ruleset.write(self.picture.ruleset, names)
         self.lacks += copied.lacks
         self.copy = ruleset.read()
-        self.lacks += ruleset.differences(self.picture.ruleset, self.copy, names, copied.without)
+        self.lacks += sameness.differences(self.picture.ruleset, self.copy, names, copied.without)
         self.lacks += legacy.write(self.picture.legacy)
         if furnish is not None:
             furnish()
@@ -254,7 +255,7 @@ class Scratch:
         found: list[Packet | Told] = []
         answered: set[tuple[bytes, bytes]] = set()
         for _ in range(_ROUNDS):
-            ready = self._epoll.poll(0)
+            ready = self._epoll.poll(0) or (self.patience and self._epoll.poll(self.patience))
             if not ready:
                 break
             for descriptor, _ in ready:
@@ -299,7 +300,7 @@ class Scratch:
 
     def forget_neighbours(self) -> None:
         """Have the scratch ask again for every MAC address."""
-        topology.forget_neighbours(self.route)
+        making.forget_neighbours(self.route)
 
     def packets(self, seen: Sequence[Packet | Told]) -> list[Packet]:
         """Only the packets."""

@@ -12,27 +12,24 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, Protocol, TypeVar
 
-from hvtx.host import tun
+from hvtx.host.links import Links
 from hvtx.host.netlink import (
-    CREATE,
-    EXCL,
     Channel,
     attribute,
     attribute_map,
     attributes,
     legible,
-    nested,
-    text,
     u32,
 )
 from hvtx.host.retry import persistently
 
 _NEWLINK, _GETLINK, _NEWADDR, _GETADDR = 16, 18, 20, 22
-_NEWROUTE, _GETROUTE, _NEWRULE, _DELRULE, _GETRULE = 24, 26, 32, 33, 34
+_NEWROUTE, _DELROUTE, _GETROUTE, _NEWRULE, _DELRULE, _GETRULE = 24, 25, 26, 32, 33, 34
 _IFINFO = struct.Struct("=BxHiII")
 _IFADDR = struct.Struct("=BBBBi")
 _RTMSG = struct.Struct("=BBBBBBBBI")
@@ -67,15 +64,6 @@ SETTINGS = (
     "bridge/bridge-nf-filter-pppoe-tagged", "bridge/bridge-nf-pass-vlan-input-dev",
     "netfilter/nf_conntrack_tcp_loose", "netfilter/nf_conntrack_tcp_be_liberal",
 )  # fmt: skip
-# Neither the kernel's log nor passing devices are to be written to.
-_QUIET = {
-    "ipv4/conf/all/log_martians": "0",
-    "ipv4/conf/default/log_martians": "0",
-    "ipv6/conf/default/accept_dad": "0",
-    "ipv6/conf/default/accept_ra": "0",
-    "ipv6/conf/default/router_solicitations": "0",
-    "ipv6/conf/default/addr_gen_mode": "1",
-}
 
 
 class Device(NamedTuple):
@@ -120,8 +108,7 @@ def read(ports: Collection[str]) -> Topology:
         return persistently(lambda: channel.dump(kind, body), attempts=60, seconds=5.0)
 
     try:
-        asked = _IFINFO.pack(0, 0, 0, 0, 0) + u32(_EXT_MASK, _SKIP_STATS)
-        devices = chosen([device_of(body) for body in every(_GETLINK, asked)], ports)
+        devices = _devices(channel, ports)
         addresses = every(_GETADDR, _IFADDR.pack(0, 0, 0, 0, 0))
         routes, rules = [], []
         for family in (socket.AF_INET, socket.AF_INET6):
@@ -133,6 +120,21 @@ def read(ports: Collection[str]) -> Topology:
     if len(routes) > MOST_ROUTES:
         raise OSError(errno.E2BIG, f"the host has {len(routes)} routes")
     return Topology(devices, addresses, routes, rules, _settings(devices))
+
+
+def _devices(channel: Channel, ports: Collection[str]) -> list[Device]:
+    """The devices that are needed: of thousands only these are looked at closely."""
+    links = Links()
+    try:
+        wanted = chosen(links.all(), ports)
+    finally:
+        links.close()
+    found = []
+    for link in wanted:
+        asked = _IFINFO.pack(0, 0, link.ifindex, 0, 0) + u32(_EXT_MASK, _SKIP_STATS)
+        with suppress(OSError):  # it went meanwhile
+            found.append(device_of(persistently(partial(channel.get, _GETLINK, asked))))
+    return found
 
 
 @legible
@@ -153,14 +155,15 @@ def device_of(body: bytes) -> Device:
         bool(flags & _UP),
         int.from_bytes(fields.get(_MASTER, b""), "little"),
         int.from_bytes(fields.get(_GROUP, b""), "little"),
-        _kept(data, _OF_BRIDGE) + _options(data) if what == "bridge" else b"",
-        _kept(slave, _OF_PORT) if is_port else b"",
+        kept(data, _OF_BRIDGE) + _options(data) if what == "bridge" else b"",
+        kept(slave, _OF_PORT) if is_port else b"",
         data,
         attribute_map(fields.get(_XDP, b"")).get(_XDP_ATTACHED, b"\0") != b"\0",
     )
 
 
-def _kept(data: bytes, kinds: Collection[int]) -> bytes:
+def kept(data: bytes, kinds: Collection[int]) -> bytes:
+    """The attributes of some kinds. Raises Garbled."""
     return b"".join(
         attribute(kind, data[a:b]) for kind, a, b in attributes(data, 0, len(data)) if kind in kinds
     )
@@ -173,7 +176,23 @@ def _options(bridge: bytes) -> bytes:
     return attribute(_BOOL_OPTIONS, struct.pack("=II", on, on)) if on else b""
 
 
-def chosen(devices: Iterable[Device], ports: Collection[str]) -> list[Device]:
+class Linked(Protocol):
+    """What is known of a link at first sight."""
+
+    @property
+    def ifindex(self) -> int: ...  # noqa: D102
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def kind(self) -> str: ...  # noqa: D102
+    @property
+    def master(self) -> int: ...  # noqa: D102
+
+
+L = TypeVar("L", bound=Linked)
+
+
+def chosen(devices: Iterable[L], ports: Collection[str]) -> list[L]:
     """The devices that the scratch needs: of a bridge's ports two that are VMs' or containers'.
 
     ``ports`` are always there. Raises OSError where there are too many others. Pure.
@@ -218,171 +237,6 @@ def setting(path: str) -> str | None:
         os.close(descriptor)
 
 
-# ---------------------------------------------------------------- making
-
-
-class Made(NamedTuple):
-    """What there is in the scratch: the far ends by device, and what could not be made."""
-
-    ends: Mapping[str, int]
-    lacks: tuple[str, ...]
-
-
-class Maker:
-    """Makes a topology in the calling thread's namespace; its far ends are open until closed."""
-
-    def __init__(self) -> None:
-        """Open a channel in there."""
-        self._channel = Channel(0)
-        self.ends: dict[str, int] = {}
-        self.lacks: list[str] = []
-
-    def close(self) -> None:
-        """Close all descriptors; the devices go with the namespace.
-
-        One by one they would be waited for, some 10 ms each.
-        """
-        for descriptor in self.ends.values():
-            with suppress(OSError):
-                tun.set_persistent(descriptor, True)
-            os.close(descriptor)
-        self.ends.clear()
-        self._channel.close()
-
-    def make(self, topology: Topology) -> None:
-        """Make all of it; what fails is in ``lacks`` in words."""
-        self._set(_QUIET)
-        general = {p: v for p, v in topology.settings.items() if _is_general(p)}
-        self._set(general)
-        for device in topology.devices:
-            self._try(f"device {device.name}", self.device, device)
-        for device in topology.devices:  # masters are there now
-            self._try(f"device {device.name}", self._settle, device)
-        self._set({p: v for p, v in topology.settings.items() if p not in general})
-        there = {device.ifindex for device in topology.devices}
-        self._rules(topology.rules)
-        for body in topology.addresses:
-            self._address(body, there)
-        late = [body for body in topology.routes if not self._route(body, there, last=False)]
-        late = [body for body in late if not self._route(body, there, last=False)]
-        for body in late:
-            self._route(body, there, last=True)
-
-    def _try(self, words: str, act: Callable[[Device], None], device: Device) -> None:
-        try:
-            act(device)
-        except OSError as problem:
-            self.lacks.append(f"{words} cannot be copied: {problem.strerror}")
-
-    def _set(self, values: Mapping[str, str]) -> None:
-        for path, value in values.items():
-            if setting(path) == value:
-                continue
-            try:
-                descriptor = os.open(f"/proc/sys/net/{path}", os.O_WRONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                continue  # of a device that could not be made, or of another kernel
-            except OSError as problem:
-                self.lacks.append(f"setting {path} cannot be copied: {problem.strerror}")
-                continue
-            try:
-                os.write(descriptor, value.encode())
-            except OSError as problem:
-                self.lacks.append(f"setting {path} cannot be copied: {problem.strerror}")
-            finally:
-                os.close(descriptor)
-
-    def device(self, device: Device) -> None:
-        """Make one device, down and of no master."""
-        if device.kind == "loopback":
-            return
-        if device.kind in ("bridge", "vrf"):
-            inside = device.bridge if device.kind == "bridge" else device.data
-            body = _IFINFO.pack(0, 0, device.ifindex, 0, 0) + text(_NAME, device.name)
-            if device.kind == "bridge":
-                body += attribute(_MAC, device.mac)
-            body += nested(_INFO, text(_KIND, device.kind), nested(_DATA, inside))
-            self._channel.request(_NEWLINK, CREATE | EXCL, body)
-            return
-        flags = tun.IFF_NO_PI | (tun.IFF_TAP if device.ether else tun.IFF_TUN)
-        descriptor = tun.open_device()
-        try:
-            tun.create(descriptor, device.name, device.ifindex, flags)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        self.ends[device.name] = descriptor
-
-    def _settle(self, device: Device) -> None:
-        body = _IFINFO.pack(0, 0, device.ifindex, 0, 0)
-        if device.kind not in ("loopback", "bridge", "vrf"):
-            if device.ether and any(device.mac):
-                body += attribute(_MAC, device.mac)
-            if device.master:
-                with suppress(OSError):  # a bond's or a team's, which is a TAP here
-                    master = _IFINFO.pack(0, 0, device.ifindex, 0, 0) + u32(_MASTER, device.master)
-                    self._channel.request(_NEWLINK, 0, master)
-        if device.group:
-            body += u32(_GROUP, device.group)
-        if len(body) > _IFINFO.size:
-            self._channel.request(_NEWLINK, 0, body)
-        if device.port:
-            slave = nested(_INFO, text(_SLAVE_KIND, "bridge"), nested(_SLAVE_DATA, device.port))
-            body = _IFINFO.pack(0, 0, device.ifindex, 0, 0) + slave
-            self._channel.request(_NEWLINK, 0, body)
-        if device.up:
-            self._channel.request(_NEWLINK, 0, _IFINFO.pack(0, 0, device.ifindex, _UP, _UP))
-            # asked for, a change of carrier is seen now and not by and by
-            self._channel.get(_GETLINK, _IFINFO.pack(0, 0, device.ifindex, 0, 0))
-
-    def _address(self, body: bytes, there: Collection[int]) -> None:
-        family, prefix, _, scope, ifindex = _IFADDR.unpack_from(body)
-        fields = attribute_map(body, 8)
-        flags = int.from_bytes(fields.get(_ADDRESS_FLAGS, b""), "little")
-        if ifindex not in there or flags & _DAD_FAILED:
-            return
-        flags = _NODAD | _NO_PREFIX_ROUTE
-        data = _IFADDR.pack(family, prefix, flags & 0xFF, scope, ifindex)
-        data += _kept(body[8:], _ADDRESS_KEPT) + u32(_ADDRESS_FLAGS, flags)
-        self._make(_NEWADDR, data, "an address")
-
-    def _route(self, body: bytes, there: Collection[int], *, last: bool) -> bool:
-        """Make a route; whether it is there, or nobody's. What it needs may come later."""
-        data = route_of(body, there)
-        if data is None:
-            return True
-        return self._make(_NEWROUTE, data, f"route {route_words(body)}" if last else "")
-
-    def _rules(self, rules: Sequence[bytes]) -> None:
-        """Make the policy rules, and take away those that the host does not have."""
-        wanted = [body[:8] + _masked(body) + body[12:] for body in rules]
-        for family in (socket.AF_INET, socket.AF_INET6):
-            mine = [body for body in wanted if body[0] == family]
-            if not mine:
-                continue
-            try:
-                there = self._channel.dump(_GETRULE, _RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0))
-            except OSError:
-                continue
-            for body in there:
-                if body[:8] + _masked(body) + body[12:] not in mine:
-                    self._make(_DELRULE, body, "a policy rule", 0)
-            for body in mine:
-                if body not in there:
-                    self._make(_NEWRULE, body, "a policy rule")
-
-    def _make(self, kind: int, body: bytes, words: str, flags: int = CREATE | EXCL) -> bool:
-        try:
-            self._channel.request(kind, flags, body)
-        except OSError as problem:
-            if problem.errno == errno.EEXIST:
-                return True
-            if words:
-                self.lacks.append(f"{words} cannot be copied: {problem.strerror}")
-            return False
-        return True
-
-
 _GETQDISC, _GETFILTER, _TCMSG = 38, 46, struct.Struct("=BxxxiIII")
 _INGRESS_QDISC = 0xFFFF0000  # of ingress and clsact
 _SIDES = (0xFFFFFFF2, 0xFFFFFFF3)  # of clsact; those of ingress are listed by the first, too
@@ -417,29 +271,6 @@ def _filtered(channel: Channel, ifindex: int) -> bool:
     return False
 
 
-_DELNEIGH, _GETNEIGH, _NDMSG, _NEVER_ASKED = 29, 30, struct.Struct("=BxxxiHBB"), 0x40 | 0x80
-
-
-def forget_neighbours(channel: Channel) -> None:
-    """Remove all that the kernel learned, or asks for, of the thread's namespace."""
-    for body in channel.dump(_GETNEIGH, _NDMSG.pack(0, 0, 0, 0, 0)):
-        family, ifindex, state, flags, kind = _NDMSG.unpack_from(body)
-        address_ = attribute_map(body, _NDMSG.size).get(1)
-        if family in (socket.AF_INET, socket.AF_INET6) and address_ and not state & _NEVER_ASKED:
-            asked = _NDMSG.pack(family, ifindex, state, flags, kind) + attribute(1, address_)
-            with suppress(OSError):  # it went by itself
-                channel.request(_DELNEIGH, 0, asked)
-
-
-def _is_general(path: str) -> bool:
-    return "/conf/" not in path or path.split("/")[2] in ("all", "default")
-
-
-def _masked(rule: bytes) -> bytes:
-    """The flags of a policy rule without those that tell of its devices."""
-    return (int.from_bytes(rule[8:12], "little") & (_RULE_INVERTED | 1)).to_bytes(4, "little")
-
-
 @legible
 def route_of(body: bytes, there: Collection[int]) -> bytes | None:
     """A route as it is made again; None for one of a device that is not there. Pure."""
@@ -450,7 +281,20 @@ def route_of(body: bytes, there: Collection[int]) -> bytes | None:
     if _OIF in fields and int.from_bytes(fields[_OIF], "little") not in there:
         return None
     head[8] &= _ONLINK
-    return _RTMSG.pack(*head) + _kept(body[_RTMSG.size :], fields.keys() - _ROUTE_DROPPED)
+    return _RTMSG.pack(*head) + kept(body[_RTMSG.size :], fields.keys() - _ROUTE_DROPPED)
+
+
+@legible
+def to_gateway(body: bytes) -> bytes | None:
+    """A route by which a route's gateway is a neighbour, as it was when that was made. Pure."""
+    head = list(_RTMSG.unpack_from(body))
+    fields = attribute_map(body, _RTMSG.size)
+    gateway = fields.get(_GATEWAY)
+    if gateway is None or _OIF not in fields:
+        return None
+    head[1:3], head[6], head[8] = [len(gateway) * 8, 0], _LINK_SCOPE, 0
+    table = kept(body[_RTMSG.size :], {_OIF, _TABLE})
+    return _RTMSG.pack(*head) + attribute(_DST, gateway) + table
 
 
 @legible

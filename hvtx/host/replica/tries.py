@@ -19,6 +19,7 @@ FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 # Beyond the host: public addresses, as a rule about private or reserved ones would not meet.
 WORLD = {4: bytes((20, 0, 0, 1)), 6: bytes.fromhex("2a00000000000000000000000000beef")}
 _PROTOCOLS = {"tcp": frames.TCP, "udp": frames.UDP}
+PATIENCE = (0.005, 0.05)  # seconds that a stopped flow is waited for when it is tried again
 _COOKIE = b"hvtx-replica-%06d"
 
 
@@ -45,6 +46,7 @@ class Tries:
     def __init__(self, scratch: Scratch) -> None:
         """In this scratch."""
         self._scratch = scratch
+        self._counted = {family: legacy.counted(family) for family in scratch.picture.legacy}
 
     # -- the ways ----------------------------------------------------------------------------------
 
@@ -124,23 +126,36 @@ class Tries:
         try:
             return self._cause(attempt, 4 if size == 4 else 6, legs)
         finally:
+            self._scratch.patience = 0.0
             self._scratch.forget_neighbours()  # who asked in vain asks again only by and by
 
-    def _cause(self, attempt: Callable[[], bool], family: int, legs: list[Leg]) -> Cause:
+    def _cause(self, attempt: Callable[[], bool], family: int, legs: list[Leg]) -> Cause | None:
+        """What stopped it; None where only the kernel was late (a soft interrupt put off)."""
         heard = self._scratch.steps()
         if (found := causes.of_trace(heard)) is not None:
             return found
-        if family in self._scratch.picture.legacy:
-            before = legacy.counted(family)
+        if (line := self._met(family, attempt)) is not None:
+            return causes.of_line(family, line)
+        if (found := causes.of_legs(self._scratch, family, legs)) is not None:
+            return found._replace(by="unknown") if self._scratch.crooked else found
+        for self._scratch.patience in PATIENCE:
+            self._scratch.forget_neighbours()
+            if attempt():
+                return None
+        return causes.of_trace(heard, ours=True) or causes.UNKNOWN
+
+    def _met(self, family: int, attempt: Callable[[], bool]) -> legacy.Line | None:
+        """The line of a legacy table that the flow met; where several were, it is tried again."""
+        if family not in self._scratch.picture.legacy:
+            return None
+        before, self._counted[family] = self._counted[family], legacy.counted(family)
+        moved = legacy.moved(before, self._counted[family])
+        if len(moved) > 1:
             self._scratch.forget_neighbours()
             attempt()
-            line = legacy.moved(before, legacy.counted(family))
-            if line is not None:
-                return causes.of_line(family, line)
-        found = causes.of_legs(self._scratch, family, legs)
-        if found is not None and self._scratch.crooked:
-            return found._replace(by="unknown")
-        return found or causes.of_trace(heard, ours=True) or causes.UNKNOWN
+            before, self._counted[family] = self._counted[family], legacy.counted(family)
+            moved = legacy.moved(before, self._counted[family])
+        return moved[0] if moved else None
 
     # -- what passes between two ends --------------------------------------------------------------
 

@@ -1,0 +1,70 @@
+"""Whether others may translate where packets for this host go: a cheap look, which loads little.
+
+Where it says that they may, the kernel is asked about a port (:mod:`hvtx.host.replica.nat`).
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+
+from hvtx.host.netlink import attribute_map, legible
+from hvtx.host.nfnetlink import GETCHAIN, Nftables
+
+OURS = "hvtx-"  # how tables of every installation begin; in legacy tables chains do, HVTX-
+# A line of a legacy table that gives packets another destination, with its counters.
+LEGACY_RULE = re.compile(r"\[(\d+):\d+\] (-A (\S+) .*-j (?:DNAT|REDIRECT|NETMAP|TPROXY)\b.*)")
+OUR_LINE = re.compile(r"(?:^:|.*\s)HVTX-")
+_CHAIN_TABLE, _CHAIN_HOOK, _CHAIN_TYPE, _HOOK_NUMBER = 1, 4, 7, 1
+_PREROUTING, _OUTPUT = 0, 3
+_LISTS = ("ip_tables_names", "ip6_tables_names")
+
+
+def may_translate() -> bool:
+    """Whether others have chains, or rules in legacy tables, that could give a destination.
+
+    Raises OSError, HvtxError.
+    """
+    channel = Nftables()
+    try:
+        if any(translates(body) for body in channel.dump_all(GETCHAIN)):
+            return True
+    finally:
+        channel.close()
+    if not any(map(_lists_nat, _LISTS)):
+        return False
+    from hvtx.host import xtables
+
+    return any(
+        has_translating(xtables.save_text(family))
+        for family in xtables.TOOLS
+        if "nat" in xtables.listed(family)
+    )
+
+
+def _lists_nat(name: str) -> bool:
+    """Whether the kernel lists a legacy table nat of a family. Raises OSError."""
+    try:
+        with open(f"/proc/thread-self/net/{name}", encoding="ascii") as listed:
+            return "nat" in listed.read().split()
+    except OSError as problem:
+        if problem.errno == errno.ENOENT:
+            return False
+        raise
+
+
+@legible
+def translates(chain: bytes) -> bool:
+    """Whether a chain is others', and may change where packets go. Raises Garbled. Pure."""
+    fields = attribute_map(chain, 4)
+    if fields[_CHAIN_TABLE].startswith(OURS.encode()) or _CHAIN_HOOK not in fields:
+        return False
+    hook = int.from_bytes(attribute_map(fields[_CHAIN_HOOK]).get(_HOOK_NUMBER, b""), "big")
+    kind = fields.get(_CHAIN_TYPE, b"").rstrip(b"\0")
+    return kind == b"nat" and hook in (_PREROUTING, _OUTPUT)
+
+
+def has_translating(text: str) -> bool:
+    """Whether a legacy table has a rule of others that translates destinations. Pure."""
+    lines = (line for line in text.splitlines() if not OUR_LINE.match(line))
+    return any(LEGACY_RULE.match(f"[0:0] {line}") for line in lines)
