@@ -215,8 +215,8 @@ class Cell:
 
 
 def _mends(findings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The commands of the findings' hints, each once."""
-    return list(dict.fromkeys(c for found in findings for c in commands(found["hint"])))
+    """The commands of the findings' hints, in their order."""
+    return [command for found in findings for command in commands(found["hint"])]
 
 
 def _watches(finding: Mapping[str, Any]) -> bool:
