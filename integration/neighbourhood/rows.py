@@ -390,15 +390,15 @@ _NETWORKD_ACTS = (
 )
 MANAGERS = (
     Neighbour(
-        "networkd", _NETWORKD, _NETWORKD_ACTS, prepare=CATCH_ALL, version="networkctl --version"
+        "networkd", _NETWORKD, _NETWORKD_ACTS, prepare=CATCH_ALL, version="networkctl --version | head -n 1"
     ),
     Neighbour(
         "networkd-catch-all", f"{_NETWORKD}\n{_ONLINE}", _NETWORKD_ACTS,
-        prepare=matching("Name=*"), version="networkctl --version",
+        prepare=matching("Name=*"), version="networkctl --version | head -n 1",
     ),
     Neighbour(
         "networkd-ether", f"{_NETWORKD}\n{_ONLINE}", _NETWORKD_ACTS,
-        prepare=matching("Type=ether"), version="networkctl --version",
+        prepare=matching("Type=ether"), version="networkctl --version | head -n 1",
     ),
     Neighbour(
         "NetworkManager", "systemctl start NetworkManager\nnm-online -s -q -t 5 || true",
