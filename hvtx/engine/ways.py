@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from hvtx.drivers.sysctl import read as read_setting
+from hvtx.engine import notice
 from hvtx.errors import Conflict, Contended, HostRefused
 from hvtx.host import routes
 from hvtx.host.links import Links
@@ -36,10 +37,19 @@ class Stray(NamedTuple):
 def refuse_diverted(network: Network, bridge: Resource, guests: Sequence[str]) -> None:
     """Raise Conflict if packets for a guest, or its own to its gateway, would go elsewhere.
 
-    HostRefused where IPv6 is switched off at the bridge.
+    HostRefused where IPv6 is switched off at the bridge. Where others took the gateway's address
+    off the bridge, its route went with it: no other route is to blame, and `repair` puts it back.
     """
     refuse_without_ipv6(network, bridge, guests)
     stray = next(iter(strays(network, bridge, guests, first=True)), None)
+    if stray is not None and (lost := lost_gateways(network, bridge)):
+        notice.warning(
+            f"others took {', '.join(lost)} off bridge {bridge.key} of network {network.name!r}:"
+            " its guests are cut off until `hvtx repair` puts it back"
+        )
+        off = {":" in gateway for gateway in lost}
+        left = [guest for guest in guests if (":" in guest) not in off]
+        stray = next(iter(strays(network, bridge, left, first=True)), None)
     if stray is None:
         return
     raise Conflict(
@@ -47,6 +57,17 @@ def refuse_diverted(network: Network, bridge: Resource, guests: Sequence[str]) -
         f" ({stray.ask.way}, {stray.ask.packet.destination})",
         hint=stray.mend,
     )
+
+
+def lost_gateways(network: Network, bridge: Resource) -> list[str]:
+    """The gateway addresses that the bridge should have and has not."""
+    links = Links()
+    try:
+        mine = (a for a in links.addresses() if a.ifindex == bridge.spec["ifindex"])
+        here = {a.address.partition("/")[0] for a in mine}
+    finally:
+        links.close()
+    return [gateway for gateway in network.gateways if gateway not in here]
 
 
 def refuse_lost_subnet(network: Network, bridge: Resource, wished: Sequence[str]) -> None:
