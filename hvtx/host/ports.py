@@ -1,8 +1,8 @@
 """Ports of this host: free to be published (asked of the kernel by binding), or listened on."""
 
-from __future__ import errno
-import annotations
+from __future__ import annotations
 
+import errno
 import socket
 
 from hvtx.errors import Conflict
