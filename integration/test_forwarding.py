@@ -182,6 +182,19 @@ def test_only_what_guests_need_forwards_ipv6(
     )
 
 
+@pytest.mark.parametrize("forced", [True], indirect=True, ids=["force_forwarding"])
+def test_ipv6_of_a_second_network_is_forwarded(
+    hvtx: Program, world: lab.Namespace, forced: bool
+) -> None:
+    """From a network without a default route a published port is reached, and answers come."""
+    with nic("nic1"):
+        lab.run("ip", "addr", "add", "2001:db8:9::1/64", "dev", "nic1", "nodad")
+        make_network(hvtx)
+        assert setting("ipv6/conf/nic1/force_forwarding") == "1"
+        assert setting("ipv6/conf/uplink/force_forwarding") == "1"
+        assert levels(hvtx) == {"ok"}
+
+
 # -- a host that learns its routes from advertisements ---------------------------------------------
 
 

@@ -112,6 +112,7 @@ def look() -> Others:
         addressed6=names(by_family[True]),
         uplinks4=towards_world(4),
         uplinks6=towards_world(6),
+        reached6=names(i for i in by_family[True] if i in foreign and foreign[i].kind != "bridge"),
     )
 
 

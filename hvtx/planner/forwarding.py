@@ -26,15 +26,25 @@ class Others(NamedTuple):
     addressed6: tuple[str, ...]
     uplinks4: tuple[str, ...]  # by which default routes lead
     uplinks6: tuple[str, ...]
+    reached6: tuple[
+        str, ...
+    ] = ()  # of ``addressed6``, what is no bridge: a network beyond this host
 
     def addressed(self, family: int) -> tuple[str, ...]:
         """Those with an address of the family."""
         return self.addressed6 if family == 6 else self.addressed4
 
     def towards_world(self, family: int) -> tuple[str, ...]:
-        """Those by which answers to guests come; without a default route, all with an address."""
-        uplinks = self.uplinks6 if family == 6 else self.uplinks4
-        return uplinks or self.addressed(family)
+        """Those by which packets for guests come; without a default route, all with an address.
+
+        IPv6 comes to published ports, and in answer to guests, from whatever network the host is
+        in. A bridge of others that is no uplink may be shut off from the world on purpose.
+        """
+        if family == 4:
+            return self.uplinks4 or self.addressed4
+        if not self.uplinks6:
+            return self.addressed6
+        return tuple(dict.fromkeys((*self.uplinks6, *self.reached6)))
 
 
 def wanted(
@@ -63,7 +73,7 @@ def wanted(
 
 def _forcing(others: Others) -> list[tuple[str, str]]:
     """Where there is no default route yet, whichever device is there or comes may get one."""
-    names = others.uplinks6 or (*others.every, "default")
+    names = others.towards_world(6) if others.uplinks6 else (*others.every, "default")
     return [(f"net/ipv6/conf/{name}/force_forwarding", "1") for name in names]
 
 

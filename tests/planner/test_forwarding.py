@@ -29,6 +29,13 @@ def test_ipv6_is_forced_at_the_uplink_only() -> None:
     assert asked(ONE, 6) == [("net/ipv6/conf/up0/force_forwarding", "1")]
 
 
+def test_ipv6_is_forced_where_the_host_is_in_a_network() -> None:
+    """A published port is reached from there, too; a bridge without a way out stays shut."""
+    two = ONE._replace(addressed6=("up0", "lan", "br0"), reached6=("up0", "lan"))
+    forced = [path.split("/")[3] for path, _ in asked(two, 6)]
+    assert forced == ["up0", "lan"]
+
+
 def test_without_a_default_route_whatever_is_there_or_comes() -> None:
     found = [path.split("/")[3] for path, _ in asked(NEW, 6)]
     assert found == ["up0", "lan", "default"]
