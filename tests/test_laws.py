@@ -106,8 +106,14 @@ def test_no_namespace_is_made_that_could_leak() -> None:
 
 
 def test_no_event_is_waited_for() -> None:
-    """No multicast group is joined: an event that was missed can make nothing stale."""
-    text = "\n".join(source.read_text() for source in SOURCES)
+    """No multicast group is joined: an event that was missed can make nothing stale.
+
+    But the trace of packets that are sent here, in a namespace where nobody else is: one that is
+    missed leaves the answer unknown.
+    """
+    told = ROOT / "host" / "replica" / "trace.py"
+    assert told in SOURCES
+    text = "\n".join(source.read_text() for source in SOURCES if source != told)
     assert not re.search(r"ADD_MEMBERSHIP|RTMGRP|RTNLGRP|\.bind\(\(0, [^0]", text)
 
 
