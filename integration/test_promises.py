@@ -12,21 +12,25 @@ from typing import Any
 import pytest
 
 from hvtx.drivers.nftables import NftablesDriver
+from hvtx.engine import diagnose
 from hvtx.model.resource import Resource
 from integration import lab
 from integration.program import Forked, Program, preload
 
 
 @pytest.fixture(params=["nftables", "iptables"])
-def hvtx(request: pytest.FixtureRequest) -> Iterator[Program]:
-    """A program on a backend, with a network and a running VM `web`."""
+def hvtx(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Program]:
+    """A program on a backend, with a network and a running VM `web`; doctor's check of damage."""
     preload()
+    only = {"damage": diagnose.CHECKS["damage"]}  # the others take seconds
+    monkeypatch.setattr("hvtx.engine.diagnose.CHECKS", only)
     program = Forked(HVTX_FIREWALL=request.param)
     program("network", "create", "net", "--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
     program("vm", "run", "web", "--network", "net", "-p", "8080:80", "--", "sleep", "600")
     yield program
+    pid = program.vm("web")["pid"]
     with contextlib.suppress(ProcessLookupError):
-        os.kill(program.vm("web")["pid"], signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
 
 
 class Host:

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from hvtx.drivers.sysctl import read as read_setting
-from hvtx.errors import Conflict, HostRefused
+from hvtx.errors import Conflict, Contended, HostRefused
 from hvtx.host import routes
 from hvtx.host.links import Links
-from hvtx.host.netlink import Channel
-from hvtx.model.resource import Resource
+from hvtx.host.netlink import Channel, DumpInterrupted
+from hvtx.model.resource import Address, Resource
 from hvtx.model.routing import Answer, Ask, Found, Packet, Place, Route, Rule
 from hvtx.model.vm import Network
 
@@ -88,7 +88,7 @@ def strays(
 ) -> list[Stray]:
     """The packets for and from these guests that go astray; ``first``: no more than one.
 
-    Raises OSError if the kernel does not say.
+    Raises OSError if the kernel does not say, Contended.
     """
     index = bridge.spec["ifindex"]
     found: list[Stray] = []
@@ -97,13 +97,14 @@ def strays(
         seen = links.get(ifindex=index)
         if seen is None:  # who needs it says so
             return []
+        addresses = links.addresses()
         for subnet, gateway in zip(network.subnets, network.gateways, strict=True):
             family = 6 if ":" in subnet else 4
             own = [guest for guest in guests if (":" in guest) == (family == 6)]
             if not own:
                 continue
             bound = seen.master  # the VRF that an administrator put it into
-            places = [] if bound else _places(channel, links, index, family)
+            places = [] if bound else _places(channel, links, index, family, addresses)
             cause = _Cause(family, subnet, bridge)
             for guest in own:
                 for ask in _questions(guest, gateway, (index, bridge.key), places, bound):
@@ -112,6 +113,9 @@ def strays(
                         found.append(stray)
                         if first:
                             return found
+    except DumpInterrupted as problem:
+        words = "the host's addresses changed too fast to be listed"
+        raise Contended(words, hint="try again") from problem
     finally:
         links.close()
         channel.close()
@@ -154,10 +158,12 @@ def _questions(
     return found
 
 
-def _places(channel: Channel, links: Links, bridge: int, family: int) -> list[Place]:
+def _places(
+    channel: Channel, links: Links, bridge: int, family: int, addresses: Iterable[Address]
+) -> list[Place]:
     """Devices by which the world is reached: the default route's, and those with addresses."""
     found: dict[int, Place] = {}
-    for address in links.addresses():
+    for address in addresses:
         plain = address.address.partition("/")[0]
         if (":" in plain) != (family == 6) or plain.startswith(("fe80:", "127.")) or plain == "::1":
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 from hvtx.errors import Conflict
@@ -57,11 +58,9 @@ def listening() -> tuple[frozenset[tuple[str, str, int]], str]:
             try:
                 with open(f"/proc/thread-self/net/{protocol}{suffix}", encoding="ascii") as table:
                     sockets = sockets_in(table.read(), state)
-            except FileNotFoundError:
-                if not suffix:  # a kernel without IPv6 has no such table
-                    unread = f"/proc/net/{protocol} is not there"
-                continue
             except (OSError, ValueError) as problem:
+                if suffix and getattr(problem, "errno", 0) == errno.ENOENT:
+                    continue  # a kernel without IPv6 has no such table
                 unread = f"/proc/net/{protocol}{suffix} could not be read: {problem}"
                 continue
             found.update((protocol, address, port) for address, port in sockets)
