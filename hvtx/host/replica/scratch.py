@@ -172,6 +172,9 @@ class Scratch:
             self._maker.make(known)
             self.lacks += self._maker.lacks
             self.crooked = bool(self._maker.lacks)
+            if not self._maker.ends:
+                why = "; ".join(self._maker.lacks[:1]) or "the host has no device"
+                raise Unavailable(f"there is nothing to send from: {why}", "see the check tun")
         except OSError as problem:
             raise Unavailable(
                 f"no copy can be made: {problem}", "see the kernel's log"
@@ -237,8 +240,9 @@ class Scratch:
         if time.monotonic() > self._deadline:
             raise Unavailable("it took too long to try", "try again when the host is less busy")
         self._listener.heard()
-        with suppress(OSError):  # a device that is down takes nothing
-            os.write(self._maker.ends[device], data)
+        if (end := self._maker.ends.get(device)) is not None:
+            with suppress(OSError):  # a device that is down takes nothing
+                os.write(end, data)
         return self.settle()
 
     def steps(self) -> list[trace.Step]:
