@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 from hvtx.errors import Conflict
@@ -57,12 +58,10 @@ def listening() -> tuple[frozenset[tuple[str, str, int]], str]:
             try:
                 with open(f"/proc/thread-self/net/{protocol}{suffix}", encoding="ascii") as table:
                     sockets = sockets_in(table.read(), state)
-            except FileNotFoundError:
-                if not suffix:  # a kernel without IPv6 has no such table
-                    unread = f"/proc/net/{protocol} is not there"
-                continue
             except (OSError, ValueError) as problem:
-                unread = f"/proc/net/{protocol}{suffix} could not be read: {problem}"
+                absent = isinstance(problem, OSError) and problem.errno == errno.ENOENT
+                if not (absent and suffix):  # a kernel without IPv6 has no such table
+                    unread = f"/proc/net/{protocol}{suffix} could not be read: {problem}"
                 continue
             found.update((protocol, address, port) for address, port in sockets)
     return frozenset(found), unread
