@@ -155,6 +155,8 @@ def world() -> Iterator[Namespace]:
         run("ip", "addr", "add", f"{HOST6}/64", "dev", "uplink", "nodad")
         other.run("ip", "addr", "add", f"{WORLD4}/24", "dev", "eth0")
         other.run("ip", "addr", "add", f"{WORLD6}/64", "dev", "eth0", "nodad")
+        # its own link-local address is there at once, and no dump changes while it is tried
+        Path("/proc/sys/net/ipv6/conf/uplink/accept_dad").write_text("0")
         run("ip", "link", "set", "uplink", "up")
         other.run("ip", "link", "set", "eth0", "up")
         run("ip", "route", "add", "default", "via", WORLD4)
@@ -252,7 +254,8 @@ def dump() -> dict[str, object]:
     for item in rules:  # what a set learned from frames, and forgets again, is traffic too
         for named in ("set", "map"):
             if "elem" in item.get(named, {}):
-                item[named]["elem"] = [e for e in item[named]["elem"] if not _expires(e)]
+                lasting = [e for e in item[named].pop("elem") if not _expires(e)]
+                item[named] |= {"elem": lasting} if lasting else {}
     return {
         "links": links,
         "addresses": [

@@ -48,7 +48,7 @@ LOOPS = ("gc --apply", "recover")
 def open_tables(firewall: str) -> None:
     """Let the legacy tables exist, empty: once in use they stay so until the namespace goes."""
     if firewall == "iptables":
-        for table in ("nat", "filter"):
+        for table in ("nat", "filter", "mangle"):
             lab.run("iptables-legacy", "-w", "-t", table, "-S")
 
 

@@ -863,7 +863,7 @@ def test_default_is_made_at_first_use(hvtx: Program, firewall: str) -> None:
     lab.run("ip", "link", "set", "other0", "up")
     witness.settle()
     if firewall == "iptables":  # the kernel keeps a legacy table that was once looked at
-        for table in ("nat", "filter"):
+        for table in ("nat", "filter", "mangle"):
             lab.run("iptables-legacy", "-t", table, "-S")
     witness.settle()
     before = lab.dump()

@@ -184,6 +184,68 @@ def forward_findings(hvtx: Program, code: int | None = 0) -> list[dict[str, str]
     return [f for f in found if f["check"] == "forward"]
 
 
+EVERY_KIND = """table inet wall {
+ comment "x"
+ counter c1 { }
+ quota q1 { over 10 mbytes used 5 mbytes }
+ limit l1 { rate 10/second }
+ ct helper h1 { type "ftp" protocol tcp; }
+ set s4 { type ipv4_addr; flags interval; auto-merge; elements = { 192.0.2.0/25, 198.18.0.6-198.18.0.9 } }
+ set cc { type ipv4_addr . inet_service; flags interval; elements = { 192.0.2.0/24 . 80-90 } }
+ set dyn { type ipv4_addr; flags dynamic,timeout; timeout 1h; size 1000; }
+ set old { type ipv4_addr; timeout 1h; elements = { 192.0.2.1 expires 10m, 192.0.2.2 timeout 2h expires 1h } }
+ map vm { type ifname : verdict; elements = { "a" : jump j1, "b" : drop } }
+ map om { type inet_service : counter; elements = { 22 : "c1" } }
+ chain j1 { ip saddr { 192.0.2.1, 192.0.2.2 } accept; tcp dport { 22, 81-90 } counter drop; }
+ chain f { type filter hook forward priority 0;
+  iifname vmap @vm
+  ct state vmap { established : accept, related : accept, invalid : drop }
+  meta l4proto { tcp, udp } th dport 54 jump { ip saddr 192.0.2.1 drop; counter accept; }
+  limit rate 5/second log prefix "x"
+  quota name "q1"
+  counter name tcp dport map @om
+  update @dyn { ip saddr limit rate over 500/second } drop
+  ip saddr @s4 tcp dport 22 fib saddr . iif oif missing drop
+  ip saddr . tcp dport @cc drop
+  ip saddr 192.0.2.7 reject with icmpx type admin-prohibited
+  tcp option sack-perm exists reset tcp option sack-perm
+  tcp flags & (fin|syn) == syn tcp option maxseg size set rt mtu
+  tcp dport 21 ct helper set "h1"
+ }
+ chain n { type nat hook prerouting priority -100; dnat ip to tcp dport map { 90 : 192.0.2.9 . 8080 }; }
+ chain p { type nat hook postrouting priority 100; oifname != "uplink" masquerade random; }
+}
+table netdev wall { chain i { type filter hook ingress devices = { uplink, lo } priority 0; ip saddr 192.0.2.9 drop; }; }
+table bridge wall { chain f { type filter hook forward priority 0; ether saddr 02:00:00:00:00:09 drop; }; }
+table arp wall { chain i { type filter hook input priority 0; arp operation request accept; }; }
+"""
+BY_IPTABLES = """iptables-nft -A FORWARD -p tcp -m multiport --dports 8000,8001 -j REJECT
+iptables-nft -A INPUT -p udp --dport 5 -m limit --limit 5/s -j LOG
+iptables-nft -A FORWARD ! -p icmp -s 192.0.2.1 -m recent --set -j DROP
+iptables-nft -A INPUT -p tcp -s 192.0.2.1 -m hashlimit --hashlimit-name h --hashlimit-above 5/s -j DROP
+iptables-nft -t nat -A POSTROUTING -s 192.0.2.0/24 -j MASQUERADE
+iptables-nft -t nat -A PREROUTING -p tcp --dport 90 -m addrtype --dst-type LOCAL -j DNAT --to 192.0.2.9:80
+iptables-nft -t mangle -A FORWARD -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu
+iptables-nft -A OUTPUT -m owner --uid-owner 77 -j DROP
+ip6tables-nft -A FORWARD -p ipv6-icmp --icmpv6-type echo-request -j ACCEPT
+ip6tables-nft -A FORWARD -p tcp -m tcp --dport 8000 -j REJECT
+ebtables-nft -A FORWARD -p IPv4 --ip-src 192.0.2.1 --ip-proto tcp -j DROP
+ebtables-nft -A FORWARD -p IPv4 --limit 5/s --log
+ebtables-nft -A FORWARD --among-src 02:00:00:00:00:09=192.0.2.1 -j DROP"""
+
+
+@pytest.mark.parametrize("hvtx", ["nftables"], indirect=True)
+def test_rules_of_every_kind_are_copied(hvtx: Program) -> None:
+    """What the kernel tells of a ruleset is taken by the kernel, and reads the same again."""
+    lab.run("nft", "-f", "-", stdin=EVERY_KIND)
+    for line in BY_IPTABLES.splitlines():
+        lab.run(*line.split())
+    found = judged()
+    assert found.lacks == ()
+    assert found.stops == ()
+
+
+@pytest.mark.parametrize("hvtx", ["nftables"], indirect=True)
 def test_a_table_with_an_owner_is_tried_like_any_other(hvtx: Program) -> None:
     """Only its owner may change it; it decides about guests all the same."""
     owner = Nftables()
@@ -202,6 +264,7 @@ def test_a_table_with_an_owner_is_tried_like_any_other(hvtx: Program) -> None:
     assert [f["level"] for f in forward_findings(hvtx)] == ["ok"]
 
 
+@pytest.mark.parametrize("hvtx", ["nftables"], indirect=True)
 def test_what_is_not_copied_is_unknown(hvtx: Program) -> None:
     """Filters of traffic control are not tried: then nobody says that all is well."""
     lab.run("tc", "qdisc", "add", "dev", "uplink", "clsact")
@@ -215,6 +278,7 @@ def test_what_is_not_copied_is_unknown(hvtx: Program) -> None:
     assert "uplink has filters of traffic control" in found["message"]
 
 
+@pytest.mark.parametrize("hvtx", ["nftables"], indirect=True)
 def test_without_the_right_to_try_it_is_unknown(hvtx: Program) -> None:
     """A doctor that may make no namespace says so, and what to do."""
     done = subprocess.run(

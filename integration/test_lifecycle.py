@@ -59,6 +59,7 @@ def test_the_last_network_takes_everything_along(hvtx: Program, firewall: str) -
             "MASQUERADE",
         )
         lab.run("iptables-legacy", "-P", "FORWARD", "ACCEPT")
+        lab.run("iptables-legacy", "-t", "mangle", "-S")  # which makes it, for good
     before = lab.dump()
     hvtx("--firewall", firewall, "network", "create", "one", "--subnet", "10.77.0.0/24")
     one = lab.dump()

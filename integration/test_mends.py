@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -108,3 +109,47 @@ def test_what_doctor_says_lets_guests_pass(hvtx: Program, part: int) -> None:
         if "inet Wall" in lab.run("nft", "list", "tables"):
             lab.run("nft", "delete", "table", "inet", "Wall")
     assert not wrong, "\n".join(wrong)
+
+
+SETTINGS = ("net/ipv4/ip_forward", "net/ipv4/conf/{}/forwarding", "net/ipv4/conf/uplink/forwarding")
+
+
+def of_checks(hvtx: Program, *checks: str) -> set[str]:
+    """The hints of doctor's findings in some checks."""
+    found = hvtx("doctor", "--json", code=None).json()["findings"]
+    return {f["hint"] for f in found if f["check"] in checks and f["level"] != "ok"}
+
+
+@pytest.mark.parametrize("way", [0, -1], ids=["hvtx", "sysctl"])
+def test_a_setting_by_the_command_that_is_printed(hvtx: Program, way: int) -> None:
+    """Both of what is offered do it, each alone."""
+    for setting in SETTINGS:
+        path = Path("/proc/sys", setting.format(bridge_of(hvtx)))
+        path.write_text("0")
+        hints = of_checks(hvtx, "forwarding", "forward")
+        assert hints, setting
+        for hint in hints:
+            follow(hint.split(", or: ")[way])
+        assert of_checks(hvtx, "forwarding", "forward") == set(), setting
+
+
+def test_advertisements_by_the_command_that_is_printed(hvtx: Program) -> None:
+    """A device that waits for a router, beside forwarding that somebody turned on."""
+    lab.run("ip", "-6", "route", "del", "default")
+    Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text("1")
+    Path("/proc/sys/net/ipv6/conf/uplink/accept_ra").write_text("1")
+    hints = of_checks(hvtx, "forwarding")
+    assert hints
+    for hint in hints:
+        follow(hint)
+    assert of_checks(hvtx, "forwarding") == set()
+
+
+def test_a_mode_by_the_command_that_is_printed(hvtx: Program) -> None:
+    """A store that others could read."""
+    for path in (os.environ["HVTX_STATE_DIR"], f"{os.environ['HVTX_STATE_DIR']}/hvtx.db"):
+        os.chmod(path, 0o755)
+        hints = [h for h in of_checks(hvtx, "store") if path in h]
+        assert hints, path
+        follow(hints[0])
+        assert [h for h in of_checks(hvtx, "store") if h.endswith(f" {path}")] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -313,4 +314,33 @@ def test_nothing_is_left(host: Host) -> None:
     assert lab.run("iptables-legacy", "-S", "FORWARD").splitlines()[-1].endswith("-PASS")
     host.leave()
     assert lab.run("iptables-legacy-save", "-t", "filter").splitlines()[2:-2] == before
+    assert "HVTX" not in lab.run("iptables-legacy-save")
+
+
+@pytest.mark.parametrize(
+    "point", ["intended", "acted:iptables", "committed", "releasing", "removed"]
+)
+def test_killed_while_the_accept_is_made_or_replaced(world: lab.Namespace, point: str) -> None:
+    """`recover` finds nothing that it cannot resolve, and the next start makes it whole."""
+    preload()
+    hvtx = Forked(HVTX_FIREWALL="iptables")
+    hvtx("network", "create", "net", "--subnet", "10.77.0.0/24", "--bridge", "hvnet")
+    run = ("--network", "net", "--", "sleep", "600")
+    hvtx("vm", "run", "zero", *run)
+    ipt("-P FORWARD DROP")
+    if point in ("releasing", "removed"):  # the row before is replaced, under a VM that runs
+        hvtx("vm", "run", "one", *run)
+        lab.run("ip", "link", "add", "vlan7", "link", "uplink", "type", "macvlan")
+        lab.run("ip", "addr", "add", "192.0.2.1/24", "dev", "vlan7")
+    hvtx("vm", "run", "two", *run, code=-signal.SIGKILL, HVTX_FAILPOINT=f"{point}:kill")
+    hvtx("recover")
+    assert hvtx.is_clean()
+    hvtx("vm", "run", "three", *run)
+    assert hvtx("repair", "--json").json()["repaired"] == []
+    jumps = lab.run("iptables-legacy", "-S", "FORWARD").splitlines()
+    assert [line for line in jumps if "PASS" in line] == jumps[-1:]
+    assert hvtx.is_clean()
+    for vm in hvtx("vm", "ls", "--json").json()["vms"]:
+        hvtx("vm", "rm", vm["name"], "--force")
+    hvtx("network", "rm", "net")
     assert "HVTX" not in lab.run("iptables-legacy-save")

@@ -28,8 +28,9 @@ def hvtx(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     program("network", "create", "net", "--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
     program("vm", "run", "web", "--network", "net", "-p", "8080:80", "--", "sleep", "600")
     yield program
+    pid = program.vm("web")["pid"]
     with contextlib.suppress(ProcessLookupError):
-        os.kill(program.vm("web")["pid"], signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
 
 
 class Host:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
+from hvtx.engine import diagnose
 from integration import lab, witness
 from integration.firewall_contract import reach
 from integration.lab import HOST4, HOST6, WORLD4, WORLD6
@@ -105,6 +106,9 @@ CASES = {
 }
 
 
+FIRST = 5  # the ones of an exit node and of a tunnel
+
+
 class Family(NamedTuple):
     """The addresses of one family."""
 
@@ -185,14 +189,18 @@ def route_levels(hvtx: Program) -> list[str]:
 
 @BOTH
 @pytest.mark.parametrize("family", FAMILIES, ids=["ipv4", "ipv6"])
-def test_doctor_and_packets_agree(hvtx: Program, world: lab.Namespace, family: Family) -> None:
+def test_doctor_and_packets_agree(
+    hvtx: Program, world: lab.Namespace, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An error exactly where packets for guests go astray; then no VM starts there."""
+    monkeypatch.setattr(diagnose, "CHECKS", {"routes": diagnose.CHECKS["routes"]})
     make_network(hvtx)
     guest = run(hvtx, "web", "-p", "8080:80")
     hvtx("vm", "create", "two", "--network", "net", "--", "sleep", "600")
     assert all(passes(guest, world, family, 6999).values())
     wrong = []
-    for number, (name, case) in enumerate(CASES.items()):
+    every = hvtx.environment["HVTX_FIREWALL"] == "nftables"  # routes know no backend
+    for number, (name, case) in enumerate(list(CASES.items())[: None if every else FIRST]):
         configure(case, family)
         flows = passes(guest, world, family, 7000 + number)
         seen = {

@@ -106,9 +106,14 @@ def test_no_namespace_is_made_that_could_leak() -> None:
 
 
 def test_no_event_is_waited_for() -> None:
-    """No multicast group is joined: an event that was missed can make nothing stale."""
-    text = "\n".join(source.read_text() for source in SOURCES)
-    assert not re.search(r"ADD_MEMBERSHIP|RTMGRP|RTNLGRP|\.bind\(\(0, [^0]", text)
+    """No multicast group is joined: an event that was missed can make nothing stale.
+
+    But for nf_tables' traces, which name what a frame of ours met in a namespace of ours: one that
+    is missed makes the answer unknown.
+    """
+    joins = re.compile(r"ADD_MEMBERSHIP|RTMGRP|RTNLGRP|\.bind\(\(0, [^0]")
+    found = [s.relative_to(ROOT).as_posix() for s in SOURCES if joins.search(s.read_text())]
+    assert found == ["host/replica/trace.py"]
 
 
 def test_what_is_ours_is_never_an_interval() -> None:

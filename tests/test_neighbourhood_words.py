@@ -29,8 +29,10 @@ def test_commands_of_a_hint(hint: str | None, found: list[str]) -> None:
     assert commands(hint) == found
 
 
-def test_the_table_has_a_line_for_each_cell() -> None:
-    seen = Seen("ufw", "hvtx first", "ufw 1", {"start": "3 → 15", "reload": "15"}, (), ("a fault",))
-    assert table.written([seen]).splitlines()[2:] == [
-        "| ufw | hvtx first | start 3 → 15, reload 15 | 1 |"
+def test_the_table_has_a_line_for_each_neighbour() -> None:
+    flows = {"start": "3 → 15", "reload": "15", "stop": "15"}
+    first = Seen("ufw", "neighbour first", "ufw 1", flows, (), ())
+    second = Seen("ufw", "hvtx first", "ufw 1", {"start": "15"}, (), ("a fault",))
+    assert table.written([first, second]).splitlines()[2:] == [
+        "| ufw | ufw 1 | start: 3 → 15; reload, stop: 15 | start: 15 (**1 faults**) |"
     ]

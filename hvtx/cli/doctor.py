@@ -74,7 +74,7 @@ def _tell(document: dict[str, Any], *, json_: bool) -> None:
 _LEVELS = {"error": "bold red", "warning": "yellow", "ok": "green"}
 _COMMAND = re.compile(
     r"(chmod|firewall-cmd|hvtx|ip6?tables(-legacy|-nft)?|ip|mkdir|mknod|modprobe|mount|networkctl|nft"
-    r"|printf|rm|rmdir|sysctl|systemctl) "
+    r"|printf|rm|rmdir|sysctl|systemctl|ufw) "
 )
 
 

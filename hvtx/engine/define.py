@@ -315,8 +315,12 @@ def _refuse_lost(runtime: Runtime, networks: Sequence[Network], ips: Sequence[st
             ways.refuse_lost_subnet(network, row, ips)
 
 
-def check_wish(runtime: Runtime, wish: VmWish) -> None:
-    """Refuse what can be refused before anything is written or made, the network `default` too."""
+def check_wish(runtime: Runtime, wish: VmWish, *, starts: bool = False) -> set[int]:
+    """Refuse what can be refused before anything is written or made, the network `default` too.
+
+    Returns the families in which its ports are published. Whether others translate them is not
+    asked for a VM that ``starts`` at once: its start asks.
+    """
     if runtime.read(records.find_vm, wish.name) is not None:
         raise Conflict(f"VM {wish.name!r} exists already", hint="hvtx vm ls")
     check_files(wish.kernel, wish.initrd, wish.disks)
@@ -334,7 +338,8 @@ def check_wish(runtime: Runtime, wish: VmWish) -> None:
     ]
     _check_addresses(runtime, wish, networks)
     families = {6 if ":" in subnet else 4 for subnet in networks[0].subnets}
-    refuse_ports(runtime, wish.publish, families)
+    refuse_ports(runtime, wish.publish, () if starts else families)
+    return families
 
 
 def check_files(kernel: str | None, initrd: str | None, disks: Sequence[str]) -> None:

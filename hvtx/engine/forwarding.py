@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from hvtx.drivers import bridge, sysctl
 from hvtx.engine import notice
 from hvtx.engine.runtime import Runtime
-from hvtx.errors import HostRefused
+from hvtx.errors import Contended, HostRefused, HvtxError
 from hvtx.host.links import Links
+from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.vm import Network
 from hvtx.planner import forwarding
@@ -75,7 +76,7 @@ def recorded(runtime: Runtime) -> list[Resource]:
 
 
 def look() -> Others:
-    """The devices of others. Raises OSError, DumpInterrupted."""
+    """The devices of others. Raises OSError, Contended."""
     from hvtx.host import routes
     from hvtx.planner.routing import is_default
 
@@ -83,6 +84,9 @@ def look() -> Others:
     try:
         every = links.all()
         addresses = links.addresses()
+    except DumpInterrupted as problem:
+        words = "the host's devices changed too fast to be listed"
+        raise Contended(words, hint="try again") from problem
     finally:
         links.close()
     foreign = {
@@ -113,7 +117,10 @@ def look() -> Others:
 
 def warn(families: Sequence[int], turned: Sequence[str]) -> None:
     """Say at a network's creation what was turned on beside, and what is off at an uplink."""
-    others = look()
+    try:
+        others = look()
+    except (OSError, HvtxError):
+        return  # the network is made; `doctor` tells the same
     for family in families:
         mine = [path for path in turned if path.startswith(f"net/ipv{family}/")]
         words = forwarding.routed(family, others.addressed(family), mine) if mine else None

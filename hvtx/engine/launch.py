@@ -210,10 +210,10 @@ def run_vm(runtime: Runtime, wish: VmWish) -> Vm:
     leftover = runtime.read(records.find_vm, wish.name)
     if leftover is not None:
         _resolve(runtime, wish.name)  # an interrupted `run` is undone whole
-    define.check_wish(runtime, wish)
+    families = define.check_wish(runtime, wish, starts=True)
     define.warn_of_disks(wish.kernel, wish.disks)
     probes = _probe(runtime, _draft(wish))
-    with holding_ports(runtime, wish.publish, ()) as held:  # the wish was checked a moment ago
+    with holding_ports(runtime, wish.publish, families) as held:
         networks = {network.id: network for network in define.take_networks(runtime, wish)}
         ensure_networks(runtime, networks.values())
         privileges.need_to_start(networks.values())

@@ -26,27 +26,31 @@ def refuse_ports(runtime: Runtime, ports: Sequence[Publish], families: Collectio
     """Raise Conflict for a port that a program here or another installation has.
 
     And for one that a rule of others translates in one of ``families`` (4, 6). Told is one that is
-    to be published on an address which no device of this host has.
+    to be published on an address which no device of this host has. Without ``families``, for a VM
+    that starts at once, both are left to :func:`holding_ports`.
     """
     away = [port for port in ports if not refuse_taken_port(port)]
     refuse_others_ports(runtime, ports)
-    _refuse_translated(ports, families)
-    _tell_of_away(away)
+    unknown = _refuse_translated(ports, families)
+    if families:  # else the start that follows at once tells
+        _tell_of_away(away)
+        _tell_of_unknown(ports, unknown)
 
 
-def _refuse_translated(ports: Sequence[Publish], families: Collection[int]) -> None:
+def _refuse_translated(ports: Sequence[Publish], families: Collection[int]) -> str | None:
+    """Why it is not known whether others translate a port; None if none of them is translated."""
     if not ports or not families:
-        return
+        return None
     from hvtx.host.translating import may_translate
 
     try:
         if not may_translate():
-            return
+            return None
     except (HvtxError, OSError, DumpInterrupted):
         pass  # it may be so: the closer look says why it cannot be told
     from hvtx.engine import translations
 
-    translations.refuse(ports, families)
+    return translations.refuse(ports, families)
 
 
 @contextmanager
@@ -55,8 +59,7 @@ def holding_ports(
 ) -> Iterator[Held | None]:
     """The same, and from here on no program gets them: sockets are bound to them.
 
-    Without ``families`` nobody is asked whether others translate one. They are closed at the end,
-    unless a holder has inherited them. None if there are no ports.
+    They are closed at the end, unless a holder has inherited them. None if there are no ports.
     """
     if not ports:
         yield None
@@ -66,7 +69,7 @@ def holding_ports(
     held = portholder.hold(ports)
     try:
         refuse_others_ports(runtime, ports)
-        _refuse_translated(ports, families)
+        unknown = _refuse_translated(ports, families)
         _tell_of_away(list(dict.fromkeys(held.away)))
         for port, why in held.unheld.items():
             notice.warning(
@@ -74,8 +77,17 @@ def holding_ports(
                 f" a program that comes later may bind to it: {why}"
             )
         yield held
+        _tell_of_unknown(ports, unknown)
     finally:
         held.close()
+
+
+def _tell_of_unknown(ports: Sequence[Publish], why: str | None) -> None:
+    if why is not None:
+        shown = ", ".join(f"{port.host_port}/{port.protocol}" for port in ports)
+        notice.warning(
+            f"whether a rule of another program translates port {shown} is not known: {why}"
+        )
 
 
 def _tell_of_away(away: Sequence[Publish]) -> None:

@@ -54,6 +54,12 @@ def change(runtime: Runtime) -> Change:
     return _compare(_wanted(networks, every), there)
 
 
+def _half_made(runtime: Runtime) -> bool:
+    """Whether a row was being made or removed, by a command that runs or was interrupted."""
+    half = "vm IS NULL AND network IS NULL AND state IN ('intended', 'releasing')"
+    return any(row.spec.get("what") == WHAT for row in runtime.read(records.resources, half))
+
+
 def rows_of(runtime: Runtime, rows: Sequence[Resource]) -> list[Resource]:
     """Those of the installation's rows that are passes, made in this life of the host."""
     return [
@@ -159,11 +165,16 @@ def settle(runtime: Runtime, *, locked: bool = False) -> list[dict[str, Any]]:
 
     ``locked`` says that the caller holds the lock of the networks. Raises HostRefused, Busy.
     """
-    if not change(runtime):
+    half = _half_made(runtime)
+    if not half and not change(runtime):
         return []
     if not locked:
         runtime.lock("all", "networks")
     try:
+        if half:
+            from hvtx.engine.collect import resolve
+
+            resolve(runtime, networks=True)
         return _settle(runtime, change(runtime))  # another command may have been quicker
     finally:
         if not locked:
@@ -175,14 +186,16 @@ def _settle(runtime: Runtime, found: Change) -> list[dict[str, Any]]:
 
     for row in found.move:
         runtime.firewall(_BACKEND).mend([row])
-    if found.make:
-        _make(runtime, found.make)
-    if found.drop:
+    if (
+        found.drop
+    ):  # before a new one of the same words, which would look like it under another mark
         with begin(runtime, "rebuild") as (_, operation):
             pass
         outcomes = operation.release(found.drop, reasons={row.id: "replaced" for row in found.drop})
         whole = all(outcome.gone for outcome in outcomes.values())
         operation.end("done" if whole else "partial")
+    if found.make:
+        _make(runtime, found.make)
     return [
         {"kind": str(Kind.FILTER), "key": words.partition(": ")[0], "missing": words}
         for words in found.words

@@ -85,6 +85,10 @@ def recover(
         with runtime.store.transaction() as sql:
             records.set_recovered(sql, runtime.life.id, history.now())
         runtime.life = runtime.life._replace(recovered=True)
+    if any(network.firewall == "iptables" for network in runtime.read(records.networks)):
+        from hvtx.engine import passes
+
+        passes.settle(runtime)
     return Recovery(tuple(done.items), tuple(rebuilt), tuple(started), tuple(failed))
 
 

@@ -13,7 +13,6 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from hvtx.engine import notice
 from hvtx.engine.holding import port_of
 from hvtx.engine.trial import Exit, beyond, far_end, packed
 from hvtx.errors import Conflict, HvtxError
@@ -41,16 +40,15 @@ class Translated(NamedTuple):
     first: bool = True  # whether it stands before hvtx's own, where hvtx has one
 
 
-def refuse(ports: Sequence[Publish], families: Collection[int]) -> None:
-    """Raise Conflict for a port that others translate; where it cannot be told, say so.
+def refuse(ports: Sequence[Publish], families: Collection[int]) -> str | None:
+    """Raise Conflict for a port that others translate; why, where it cannot be told.
 
     For who has seen that others may (:func:`hvtx.host.translating.may_translate`).
     """
     try:
         found = among(ports, families)
     except (Unavailable, DumpInterrupted, OSError, HvtxError) as problem:
-        warn_unknown(ports, problem)
-        return
+        return str(problem)
     for port, rule, _ in found:
         raise Conflict(
             f"port {port.host_port}/{port.protocol} of this host is translated by a rule of another"
@@ -58,14 +56,7 @@ def refuse(ports: Sequence[Publish], families: Collection[int]) -> None:
             hint=f"choose another host port than {port.host_port}, or take that rule away where it"
             " comes from",
         )
-
-
-def warn_unknown(ports: Sequence[Publish], problem: Exception) -> None:
-    """Tell that it is not known whether others translate these ports."""
-    shown = ", ".join(f"{port.host_port}/{port.protocol}" for port in ports)
-    notice.warning(
-        f"whether a rule of another program translates port {shown} is not known: {problem}"
-    )
+    return None
 
 
 def among(

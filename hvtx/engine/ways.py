@@ -12,11 +12,12 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from hvtx.drivers.sysctl import read as read_setting
-from hvtx.errors import Conflict, HostRefused
+from hvtx.engine import notice
+from hvtx.errors import Conflict, Contended, HostRefused
 from hvtx.host import routes
 from hvtx.host.links import Links
-from hvtx.host.netlink import Channel
-from hvtx.model.resource import Resource
+from hvtx.host.netlink import Channel, DumpInterrupted
+from hvtx.model.resource import Address, Resource
 from hvtx.model.routing import Answer, Ask, Found, Packet, Place, Route, Rule
 from hvtx.model.vm import Network
 
@@ -36,10 +37,19 @@ class Stray(NamedTuple):
 def refuse_diverted(network: Network, bridge: Resource, guests: Sequence[str]) -> None:
     """Raise Conflict if packets for a guest, or its own to its gateway, would go elsewhere.
 
-    HostRefused where IPv6 is switched off at the bridge.
+    HostRefused where IPv6 is switched off at the bridge. Where others took the gateway's address
+    off the bridge, its route went with it: no other route is to blame, and `repair` puts it back.
     """
     refuse_without_ipv6(network, bridge, guests)
     stray = next(iter(strays(network, bridge, guests, first=True)), None)
+    if stray is not None and (lost := lost_gateways(network, bridge)):
+        notice.warning(
+            f"others took {', '.join(lost)} off bridge {bridge.key} of network {network.name!r}:"
+            " its guests are cut off until `hvtx repair` puts it back"
+        )
+        off = {":" in gateway for gateway in lost}
+        left = [guest for guest in guests if (":" in guest) not in off]
+        stray = next(iter(strays(network, bridge, left, first=True)), None)
     if stray is None:
         return
     raise Conflict(
@@ -47,6 +57,17 @@ def refuse_diverted(network: Network, bridge: Resource, guests: Sequence[str]) -
         f" ({stray.ask.way}, {stray.ask.packet.destination})",
         hint=stray.mend,
     )
+
+
+def lost_gateways(network: Network, bridge: Resource) -> list[str]:
+    """The gateway addresses that the bridge should have and has not."""
+    links = Links()
+    try:
+        mine = (a for a in links.addresses() if a.ifindex == bridge.spec["ifindex"])
+        here = {a.address.partition("/")[0] for a in mine}
+    finally:
+        links.close()
+    return [gateway for gateway in network.gateways if gateway not in here]
 
 
 def refuse_lost_subnet(network: Network, bridge: Resource, wished: Sequence[str]) -> None:
@@ -88,7 +109,7 @@ def strays(
 ) -> list[Stray]:
     """The packets for and from these guests that go astray; ``first``: no more than one.
 
-    Raises OSError if the kernel does not say.
+    Raises OSError if the kernel does not say, Contended.
     """
     index = bridge.spec["ifindex"]
     found: list[Stray] = []
@@ -97,13 +118,14 @@ def strays(
         seen = links.get(ifindex=index)
         if seen is None:  # who needs it says so
             return []
+        addresses = links.addresses()
         for subnet, gateway in zip(network.subnets, network.gateways, strict=True):
             family = 6 if ":" in subnet else 4
             own = [guest for guest in guests if (":" in guest) == (family == 6)]
             if not own:
                 continue
             bound = seen.master  # the VRF that an administrator put it into
-            places = [] if bound else _places(channel, links, index, family)
+            places = [] if bound else _places(channel, links, index, family, addresses)
             cause = _Cause(family, subnet, bridge)
             for guest in own:
                 for ask in _questions(guest, gateway, (index, bridge.key), places, bound):
@@ -112,6 +134,9 @@ def strays(
                         found.append(stray)
                         if first:
                             return found
+    except DumpInterrupted as problem:
+        words = "the host's addresses changed too fast to be listed"
+        raise Contended(words, hint="try again") from problem
     finally:
         links.close()
         channel.close()
@@ -154,10 +179,12 @@ def _questions(
     return found
 
 
-def _places(channel: Channel, links: Links, bridge: int, family: int) -> list[Place]:
+def _places(
+    channel: Channel, links: Links, bridge: int, family: int, addresses: Iterable[Address]
+) -> list[Place]:
     """Devices by which the world is reached: the default route's, and those with addresses."""
     found: dict[int, Place] = {}
-    for address in links.addresses():
+    for address in addresses:
         plain = address.address.partition("/")[0]
         if (":" in plain) != (family == 6) or plain.startswith(("fe80:", "127.")) or plain == "::1":
             continue

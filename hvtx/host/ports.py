@@ -59,9 +59,9 @@ def listening() -> tuple[frozenset[tuple[str, str, int]], str]:
                 with open(f"/proc/thread-self/net/{protocol}{suffix}", encoding="ascii") as table:
                     sockets = sockets_in(table.read(), state)
             except (OSError, ValueError) as problem:
-                absent = isinstance(problem, OSError) and problem.errno == errno.ENOENT
-                if not (absent and suffix):  # a kernel without IPv6 has no such table
-                    unread = f"/proc/net/{protocol}{suffix} could not be read: {problem}"
+                if suffix and getattr(problem, "errno", 0) == errno.ENOENT:
+                    continue  # a kernel without IPv6 has no such table
+                unread = f"/proc/net/{protocol}{suffix} could not be read: {problem}"
                 continue
             found.update((protocol, address, port) for address, port in sockets)
     return frozenset(found), unread

@@ -25,12 +25,8 @@ def may_translate() -> bool:
 
     Raises OSError, HvtxError.
     """
-    channel = Nftables()
-    try:
-        if any(translates(body) for body in channel.dump_all(GETCHAIN)):
-            return True
-    finally:
-        channel.close()
+    if _has_chains():
+        return True
     if not any(map(_lists_nat, _LISTS)):
         return False
     from hvtx.host import xtables
@@ -40,6 +36,20 @@ def may_translate() -> bool:
         for family in xtables.TOOLS
         if "nat" in xtables.listed(family)
     )
+
+
+def _has_chains() -> bool:
+    """Whether others have such chains of nf_tables; not where the kernel has none of it."""
+    try:
+        channel = Nftables()
+    except OSError as problem:
+        if problem.errno == errno.EPROTONOSUPPORT:
+            return False
+        raise
+    try:
+        return any(translates(body) for body in channel.dump_all(GETCHAIN))
+    finally:
+        channel.close()
 
 
 def _lists_nat(name: str) -> bool:

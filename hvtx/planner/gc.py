@@ -267,8 +267,9 @@ class Judge:
         """Who would miss a row of a network, or of the installation, if it went."""
         if row.network is not None:
             return self._users.get(row.network, set())
-        if row.kind == Kind.SYSCTL:
-            return set()  # nobody: the record goes, the setting stays on
+        if row.kind == Kind.SYSCTL or row.spec.get("what") == "pass":
+            # nobody: the record goes, the setting stays on; the way to accepts is made anew
+            return set()
         networks = {
             other.network
             for other in self.snapshot.rows

@@ -327,8 +327,11 @@ def _firewalld(place: tuple[str, ...], flows: Sequence[Flow], host: Host) -> Ite
         policy = "firewall-cmd --permanent --policy=hvtx-out"
         yield f"{policy} --add-ingress-zone=hvtx"
         for device in host.uplinks:
+            # A zone that has its devices only by default counts in no policy.
             zone = f"firewall-cmd --get-zone-of-interface={device}"
-            zone = f"$({zone} || firewall-cmd --get-default-zone)"
+            default = 'firewall-cmd --permanent --zone="$(firewall-cmd --get-default-zone)"'
+            yield f"{zone} >/dev/null 2>&1 || {default} --add-interface={device}"
+            zone = f"$({zone} 2>/dev/null || firewall-cmd --get-default-zone)"
             yield f'{policy} --add-egress-zone="{zone}"'
         yield f"{policy} --set-target=ACCEPT"
     yield "firewall-cmd --reload"

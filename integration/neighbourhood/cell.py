@@ -88,11 +88,13 @@ class Cell:
         stopped, said = self._agree(step)
         passed = str(len(self.scene.promised()) - len(stopped))
         before = dict(stopped)
+        followed: list[str] = []
         for _ in range(MENDS):
-            if not stopped and not said.errors:
+            todo = _mends(said.errors)
+            if todo in ([], followed):  # content, or said once more what did not help
                 break
-            if not self._follow(step, said.errors):
-                break
+            self._follow(step, todo)
+            followed = todo
             stopped, said = self._agree(f"{step}, mended")
         if before:
             passed += f" → {len(self.scene.promised()) - len(stopped)}"
@@ -153,16 +155,14 @@ class Cell:
         if stopped := self.scene.wrong(self.scene.promised()):
             self.fault("after vm rm and vm run", _told(stopped))
 
-    def _follow(self, step: str, findings: Sequence[Mapping[str, Any]]) -> bool:
-        """Run the commands of the findings' hints, each as it is printed; whether there were any."""
-        todo = list(dict.fromkeys(c for found in findings for c in commands(found["hint"])))
+    def _follow(self, step: str, todo: Sequence[str]) -> None:
+        """Run the commands of hints, each as it is printed."""
         for command in todo:
             done = self.host.ran("sh", "-c", command)
             self.mends.append(command)
             if done.returncode != 0:
                 words = (done.stderr or done.stdout).strip()
                 self.fault(f"{step}: mend `{command}`", f"exit {done.returncode}: {words}")
-        return bool(todo)
 
     def _act(self, act: Act) -> None:
         """Something happens to the neighbour; then `hvtx repair`, and all is judged again."""
@@ -184,7 +184,7 @@ class Cell:
         for finding in found:
             if not commands(finding["hint"]):
                 self.fault("a hint that is no command", str(finding["hint"]))
-        self._follow("who else takes hold", found)
+        self._follow("who else takes hold", _mends(found))
         left = [f for f in self.scene.doctor().findings if _watches(f)]
         if left:
             words = "; ".join(f"{f['message']}, hint: {f['hint']}" for f in left)
@@ -212,6 +212,11 @@ class Cell:
         except AssertionError as problem:
             self.fault("the end", str(problem))
         self._unchanged("the end", before)
+
+
+def _mends(findings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The commands of the findings' hints, in their order."""
+    return [command for found in findings for command in commands(found["hint"])]
 
 
 def _watches(finding: Mapping[str, Any]) -> bool:

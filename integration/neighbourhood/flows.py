@@ -23,6 +23,8 @@ AGAIN = 0.4  # a datagram is
 # What a datagram holds: a question that a resolver answers, the root's name servers (RFC 1035).
 QUERY = struct.pack("!6HBHH", 0x1234, 0x0100, 1, 0, 0, 0, 0, 2, 1)
 SHUT = 1.2  # seconds after which what must stay shut counts as shut
+# IP_FREEBIND, IPV6_FREEBIND: a listener is there although somebody took its address off the host.
+_FREEBIND4, _FREEBIND6 = 15, 78
 _DONE, _WAITING = "done", "waiting"
 
 
@@ -128,6 +130,9 @@ def _serve(served: Served) -> socket.socket:
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if served.family == socket.AF_INET6:
         made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.setsockopt(socket.IPPROTO_IPV6, _FREEBIND6, 1)
+    else:
+        made.setsockopt(socket.IPPROTO_IP, _FREEBIND4, 1)
     made.setblocking(False)
     made.bind((served.address, served.port))
     if served.protocol == "tcp":

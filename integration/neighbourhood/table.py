@@ -35,15 +35,25 @@ def kept() -> list[Seen]:
 
 
 def written(cells: Iterable[Seen]) -> str:
-    """A table in Markdown (pure)."""
-    lines = [
-        "| neighbour | order | flows of 15 at each step (→ after doctor's mend) | faults |",
-        "| --- | --- | --- | --- |",
-    ]
+    """A table in Markdown (pure): a line for each neighbour, a column for each order."""
+    lines = ["| neighbour | version | neighbour first | hvtx first |", "| --- | --- | --- | --- |"]
+    rows: dict[str, dict[str, Seen]] = {}
     for seen in cells:
-        steps = ", ".join(f"{step} {flows}" for step, flows in seen.flows.items())
-        lines.append(f"| {seen.row} | {seen.order} | {steps} | {len(seen.faults)} |")
+        rows.setdefault(seen.row, {})[seen.order] = seen
+    for name, orders in rows.items():
+        version = next(iter(orders.values())).version or "–"
+        columns = [_column(orders[order]) if order in orders else "–" for order in ORDERS]
+        lines.append(f"| {name} | {version} | {' | '.join(columns)} |")
     return "\n".join(lines) + "\n"
+
+
+def _column(seen: Seen) -> str:
+    """The steps of a cell, those with the same figures together."""
+    steps: dict[str, list[str]] = {}
+    for step, passed in seen.flows.items():
+        steps.setdefault(passed, []).append(step)
+    words = "; ".join(f"{', '.join(names)}: {passed}" for passed, names in steps.items())
+    return f"{words} (**{len(seen.faults)} faults**)" if seen.faults else words
 
 
 def main() -> int:

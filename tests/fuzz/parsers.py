@@ -703,7 +703,8 @@ PARSERS: dict[str, Parser] = {
     "netlink acknowledgements": Parser(answered, conversations(), GARBLED, ("host.netlink.Channel.transact",)),
     "links": Parser(
         every_link, several(sample("links")), GARBLED,
-        ("host.links.Links.all", "host.links._link", "host.links._altnames", "host.links._number", "host.links._what_it_is", "host.links._tun"),
+        ("host.links.Links.all", "host.links._link", "host.links._number", "host.links._what_it_is", "host.links._tun",
+         "host.links._altnames"),
         lambda n: sample("links") * n,
     ),
     "owners of tun devices": Parser(

@@ -1,0 +1,128 @@
+"""Commands that a hint, an error or a page prints: each is run by a test, or is said why not.
+
+A command of another program that changes something stands in ``RUN`` with the test that runs it on
+the host that it is printed for, or in ``NOT_RUN`` with the reason. A new one fails here.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+_CHANGES = re.compile(
+    r"(?:^|(?<=[`'\"(; ]))("
+    r"sysctl -w|modprobe|chmod|chown|apt(?:-get)? install|kill -[A-Z]+"
+    r"|ip (?:-6 )?(?:addr|link|neigh|route|rule|tuntap) (?:add|del|set)|ip \{\}rule add"
+    r"|nft '?(?:add|insert|delete) |ip6?tables(?:-legacy|-nft)? -[AID]|ebtables\S* -[AID]"
+    r"|systemctl (?:disable|enable|unmask|reload|restart|daemon-reload|start|stop)|networkctl reload"
+    r"|nmcli (?:con|dev|general) |firewall-cmd|ufw (?:route )?allow"
+    r")[^;`\"')]*"
+)
+_DOCTORS = "integration/test_mends.py::test_what_doctor_says_lets_guests_pass"
+_SETTING = "integration/test_mends.py::test_a_setting_by_the_command_that_is_printed"
+_NETWORKD = "integration/test_networkd.py::test_the_hint_is_complete_and_goes_once_it_was_followed"
+_PACKAGE = "installs a package of the distribution"
+_MODULE = "loads a module into the machine's kernel"
+_MACHINE = "changes the whole machine, not a namespace"
+_FIREWALLD = "needs a firewalld that runs: `tox -e neighbours`"
+_UFW = "needs ufw, with its files in /etc: `tox -e neighbours`"
+_SYSTEMD = "speaks to process 1; the units of a real systemd are tried in integration/boot"
+# What a command begins with, as it stands in the code (`{}` is whatever is filled in).
+RUN = {
+    "nft 'add rule {} {} accept": _DOCTORS,
+    "nft 'insert rule {} position {} {} accept": _DOCTORS,
+    "sysctl -w {}=1": _SETTING,
+    "sysctl -w net.ipv4.ip_forward=1": _SETTING,
+    "sysctl -w {}=2": "integration/test_mends.py::test_advertisements_by_the_command_that_is_printed",
+    "chmod {} {}": "integration/test_mends.py::test_a_mode_by_the_command_that_is_printed",
+    "ip addr del {} dev {}": "integration/test_own_addresses.py::test_it_came_while_the_vm_runs",
+    "ip neigh del {} dev {}":
+        "integration/test_neighbour_entries.py::test_what_an_administrator_entered_for_good_stays",
+    "ip {}rule add to {} lookup main pref {}":
+        "integration/test_ways.py::test_doctors_mend_is_enough",
+    "ip link set dev {} alias {}": "integration/test_promises.py::test_what_doctor_promises_is_kept",
+    "networkctl reload": _NETWORKD,
+    "systemctl reload NetworkManager":
+        "integration/test_networkd.py::test_networkmanager_is_asked_by_its_tool",
+}  # fmt: skip
+NOT_RUN = {
+    "apt install": _PACKAGE,
+    "modprobe": _MODULE,
+    "chmod 666": f"{_MACHINE}: /dev/net/tun is everybody's",
+    "chmod 644": "its path is the user's own configuration file",
+    "chmod 700": "its path is given by the user; the mode is what a store gets by itself",
+    "chown": "its files are those that hvtx runs from",
+    "firewall-cmd": _FIREWALLD,
+    "ufw": _UFW,
+    "ip link set dev {} address {} mtu {}": "undoes what the emergency mode did, as it was",
+    "ip tuntap add dev": "undoes what the emergency mode did, as it was",
+    "kill -CONT": "wakes up a process of somebody else",
+    "kill -KILL": "ends a process of somebody else",
+    "nft delete table inet hvtx-{}": "takes an installation away whose store is lost, by hand",
+    "sysctl -w net.ipv6.conf.all.disable_ipv6=0": "is one half: the other is what switched it off",
+    "sysctl -w net.netfilter": _MACHINE,
+    "sysctl -w {}={}": "is for who may not write settings: as another user",
+    "systemctl": _SYSTEMD,
+}
+_NO_HINTS = frozenset({"hvtx/cli/doctor.py", "hvtx/engine/units.py"})  # they only know the words
+
+
+def literals(path: Path) -> Iterator[str]:
+    """Texts in a module, without docstrings; what is filled in is ``{}``."""
+    tree = ast.parse(path.read_text())
+    inner = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            inner |= {id(part) for part in ast.walk(node) if part is not node}
+        if isinstance(node, ast.Expr):
+            inner.add(id(node.value))
+    for node in ast.walk(tree):
+        if id(node) in inner:
+            continue
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+        elif isinstance(node, ast.JoinedStr):
+            parts = (p.value if isinstance(p, ast.Constant) else "{}" for p in node.values)
+            yield "".join(str(part) for part in parts)
+
+
+def printed() -> dict[str, str]:
+    """Each command that changes something, and where it stands."""
+    found = {}
+    for path in sorted((ROOT / "hvtx").rglob("*.py")):
+        if path.relative_to(ROOT).as_posix() in _NO_HINTS:
+            continue
+        for text in literals(path):
+            for command in _CHANGES.finditer(text):
+                found.setdefault(command[0].strip(), path.relative_to(ROOT).as_posix())
+    return found
+
+
+def test_every_command_is_run_or_says_why_not() -> None:
+    """A new one joins one of the two lists."""
+    begins = (*RUN, *NOT_RUN)
+    left = {c: where for c, where in printed().items() if not c.startswith(begins)}
+    assert left == {}
+
+
+def test_nothing_is_listed_that_is_not_printed() -> None:
+    found = printed()
+    assert [b for b in (*RUN, *NOT_RUN) if not any(c.startswith(b) for c in found)] == []
+
+
+@pytest.mark.parametrize("test", sorted(set(RUN.values())))
+def test_the_tests_are_there(test: str) -> None:
+    path, _, name = test.partition("::")
+    assert f"def {name}(" in (ROOT / path).read_text()
+
+
+def test_no_mend_opens_containers() -> None:
+    """The command that passes an administrator's drops stands nowhere any more."""
+    wide = re.compile(r"-I DOCKER-USER|-I FORWARD -[io] \S+ -j ACCEPT|zone=trusted")
+    pages = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", *(ROOT / "hvtx").rglob("*.py")]
+    assert [page.name for page in pages if wide.search(page.read_text())] == []
