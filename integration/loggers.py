@@ -50,9 +50,14 @@ def follows_the_dead(pid: int) -> bool:
 
 
 def settled(pids: Iterable[int]) -> None:
-    """Wait until loggers among ``pids`` whose VM has ended have ended too; within some seconds."""
+    """Wait until those among ``pids`` whose VM has ended have ended too; within some seconds."""
     deadline = time.monotonic() + 10
     for pid in pids:
-        while is_logger(pid) and is_ending(pid):
-            assert time.monotonic() < deadline, f"logger {pid} does not end with its VM"
+        while (is_logger(pid) and is_ending(pid)) or _lets_go(pid):
+            assert time.monotonic() < deadline, f"process {pid} does not end with its VM"
             time.sleep(0.001)
+
+
+def _lets_go(pid: int) -> bool:
+    """Whether ``pid`` holds ports no more in a moment: its VM has ended, or its starter."""
+    return follows_the_dead(pid) or portholder.is_passing(pid)

@@ -347,11 +347,19 @@ class Stage:
             self.complain(fault, ran, words)
 
     def _no_process_on_the_loose(self) -> None:
-        known = {guest.pid for guest in GUESTS}
+        known = {guest.pid for guest in GUESTS} | self._holders()
         for vm in self.hvtx("vm", "ls", "--json").json()["vms"]:
             known.add(vm["pid"])
         loose = set(processes()) - known
         assert not loose, f"processes that no VM accounts for: {loose}"
+
+    def _holders(self) -> set[int]:
+        """The processes that the records name as holding published ports."""
+        path = self.state / "hvtx.db"
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as sql:
+            told = "json_extract(observed, '$.holder.pid')"
+            live = f"SELECT {told} FROM resource WHERE state <> 'released' AND {told} IS NOT NULL"
+            return {pid for (pid,) in sql.execute(live)}
 
 
 def _differing(wanted: str, found: str) -> str:

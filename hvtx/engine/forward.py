@@ -26,6 +26,7 @@ from hvtx.model.resource import FIREWALL_KINDS, Resource
 from hvtx.model.traffic import Flow, Stop
 from hvtx.model.vm import Network
 from hvtx.planner import promises
+from hvtx.planner.mends import of_setting
 from hvtx.planner.promises import Guest, Promise
 from hvtx.planner.provision import Want, missing_bases, network_addresses, want_network
 from hvtx.store import records
@@ -314,7 +315,7 @@ def _mend(stops: Sequence[Stop], mend: Callable[[Sequence[Stop]], str | None]) -
     """What lets these flows pass."""
     by, place = stops[0].by, stops[0].place
     if by == "setting":
-        return f"hvtx repair, or: sysctl -w {place[0]}=1"
+        return of_setting(place[0], stops[0].flow.bridge)
     if by == "route":
         return "remove that route or rule, or give the VMs another network"
     if by == "unknown":

@@ -335,3 +335,18 @@ def _firewalld(place: tuple[str, ...], flows: Sequence[Flow], host: Host) -> Ite
             yield f'{policy} --add-egress-zone="{zone}"'
         yield f"{policy} --set-target=ACCEPT"
     yield "firewall-cmd --reload"
+
+
+def of_setting(name: str, bridge: str) -> str:
+    """What gives a setting, or a device that is down, its use for guests of ``bridge`` again.
+
+    ``name`` is the setting as sysctl(8) knows it, or the device's.
+    """
+    if not name.startswith(("net.ip", "net/ip")):
+        ours = name == bridge or name.startswith("hv")
+        return "hvtx repair" if ours else f"bring device {name} up"
+    if name.endswith("disable_ipv6"):
+        return "hvtx repair" if f".{bridge}." in name else f"set {name} to 0"
+    if name.endswith("rp_filter"):
+        return f"sysctl -w {name}=2"  # loose: any way back will do (ip-sysctl.rst)
+    return f"hvtx repair, or: sysctl -w {name}=1"

@@ -6,7 +6,7 @@ import pytest
 
 from hvtx.engine.mending import legacy_chains, nft_hooks, nft_rules
 from hvtx.model.traffic import Flow, Stop, Way
-from hvtx.planner.mends import Chain, Host, Net, mend
+from hvtx.planner.mends import Chain, Host, Net, mend, of_setting
 
 FORWARD, INPUT = frozenset({"forward"}), frozenset({"input"})
 NFT, IPT, LEGACY = ("inet", "wall", "Pass"), ("ip", "filter", "FORWARD"), (
@@ -225,3 +225,18 @@ def test_rules_are_read_with_their_handles() -> None:
     found = legacy_chains(saved, "filter")
     assert found["ADMIN"] == Chain(FORWARD, (("-A ADMIN -j DROP", 0),))
     assert found["LONE"].hooks == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("hvnet", "hvtx repair"),
+        ("eth0.7", "bring device eth0.7 up"),
+        ("net.ipv6.conf.hvnet.disable_ipv6", "hvtx repair"),
+        ("net.ipv6.conf.up0.disable_ipv6", "set net.ipv6.conf.up0.disable_ipv6 to 0"),
+        ("net.ipv4.conf.up0.rp_filter", "sysctl -w net.ipv4.conf.up0.rp_filter=2"),
+        ("net.ipv4.ip_forward", "hvtx repair, or: sysctl -w net.ipv4.ip_forward=1"),
+    ],
+)
+def test_of_setting_turns_it_the_right_way(name: str, hint: str) -> None:
+    assert of_setting(name, "hvnet") == hint
