@@ -104,12 +104,12 @@ def test_show_tells_how_a_guest_is_set_up(hvtx: Program) -> None:
 def test_a_port_that_is_bound_does_not_look_open(lan: Program) -> None:
     """Its address stands before it wherever it is told; one that is open has none."""
     ran = lan("vm", "create", "db", "--network", "net", "-p", "127.0.0.1:5432:5432", "-p",
-              "[::1]:5353:53/udp", "-p", "8080:80", *SLEEP)  # fmt: skip
-    for word in ("127.0.0.1:5432/tcp → 5432", "[::1]:5353/udp → 53", " 8080/tcp → 80"):
+              "[2001:db8::5]:5353:53/udp", "-p", "8080:80", *SLEEP)  # fmt: skip
+    for word in ("127.0.0.1:5432/tcp → 5432", "[2001:db8::5]:5353/udp → 53", " 8080/tcp → 80"):
         assert word in ran.out
     assert "10.77.0.2 fd77::2" in ran.out
     ports = lan("vm", "ls").out.splitlines()[1].split()[-3:]
-    assert ports == ["127.0.0.1:5432→5432/tcp", "[::1]:5353→53/udp", "8080→80/tcp"]
+    assert ports == ["127.0.0.1:5432→5432/tcp", "[2001:db8::5]:5353→53/udp", "8080→80/tcp"]
     assert "10.77.0.2 fd77::2" in lan("vm", "ls").out
 
 
