@@ -274,7 +274,9 @@ def test_loopback_services_of_the_host_stay_private(hvtx: Program, world: lab.Na
         assert not host_hears(sender, source, "127.0.0.1", macs)
         assert not host_hears(sender, source, "127.8.8.8", macs)
         assert not host_hears(sender, "127.0.0.1", GATEWAY4, macs)
-    assert unreachable(world, None, "tcp", HOST4, 8080, 8080, listen="127.0.0.1")
+    assert unreachable(world, None, "tcp", HOST4, 8080, 9999, listen="127.0.0.1")
+    with pytest.raises(OSError, match="in use"):  # the port is the VM's: no service gets it
+        reach(None, None, "tcp", "127.0.0.1", 8080, 8080, listen="127.0.0.1")
 
 
 def flows() -> str:

@@ -178,7 +178,7 @@ def test_a_changed_boot_id_makes_everything_an_earlier_life(hvtx: Program) -> No
     lab.run("ip", "link", "del", before["interfaces"][0]["device"])
     lab.run("ip", "link", "del", hvtx("network", "show", "net", "--json").json()["bridge"])
     lab.run("nft", "flush", "ruleset")
-    for table in ("nat", "filter"):
+    for table in ("nat", "filter", "mangle"):
         lab.run("iptables-legacy", "-t", table, "-F", check=False)
         lab.run("iptables-legacy", "-t", table, "-X", check=False)
     shutil.rmtree(os.environ["HVTX_RUN_DIR"])

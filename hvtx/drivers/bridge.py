@@ -169,7 +169,7 @@ def settings(row: Resource, device: str) -> dict[str, str]:
     ``forwarding`` of IPv6 stays: to turn it on drops the default routes of other devices.
     """
     found: dict[str, str] = {}
-    six = [":" in address for address in row.spec["addresses"]]
+    six = [":" in address for address in row.spec.get("addresses", ())]
     if not all(six):
         found[f"net/ipv4/conf/{device}/forwarding"] = "1"
     if any(six):

@@ -1,8 +1,9 @@
 """Ports that another installation of hvtx on this host publishes: taken, like a socket's.
 
 Whose chain comes first would get the packets, so that a second one's start would cut a live VM off.
-No lock spans installations. A port is therefore looked for before it is published and once more
-after: of two that publish it at once, at least one takes it back, and both may.
+No lock spans installations. A port is held before anything is made, and of two that publish it at
+once the kernel gives it to one; where it could not be held it is looked for before it is published
+and once more after: at least one takes it back, and both may.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def refuse_ports(runtime: Runtime, ports: Sequence[Publish], families: Collectio
     to be published on an address which no device of this host has. Without ``families``, for a VM
     that starts at once, both are left to :func:`holding_ports`.
     """
-    away = [port for port in ports if not refuse_taken_port(port)]
+    with _naming_installations(runtime, ports):
+        away = [port for port in ports if not refuse_taken_port(port)]
     refuse_others_ports(runtime, ports)
     unknown = _refuse_translated(ports, families)
     if families:  # else the start that follows at once tells
@@ -66,7 +68,8 @@ def holding_ports(
         return
     from hvtx.host import portholder
 
-    held = portholder.hold(ports)
+    with _naming_installations(runtime, ports):
+        held = portholder.hold(ports)
     try:
         refuse_others_ports(runtime, ports)
         unknown = _refuse_translated(ports, families)
@@ -80,6 +83,16 @@ def holding_ports(
         _tell_of_unknown(ports, unknown)
     finally:
         held.close()
+
+
+@contextmanager
+def _naming_installations(runtime: Runtime, ports: Sequence[Publish]) -> Iterator[None]:
+    """Where a program has a port, say so if it holds the port for another installation of hvtx."""
+    try:
+        yield
+    except Conflict:
+        refuse_others_ports(runtime, ports)
+        raise
 
 
 def _tell_of_unknown(ports: Sequence[Publish], why: str | None) -> None:

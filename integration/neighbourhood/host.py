@@ -45,7 +45,9 @@ cd "$2/root"
 mount -t proc proc proc
 mount --bind proc/sys proc/sys && mount -o remount,bind,ro proc/sys
 mount --bind proc/sys/net proc/sys/net && mount -o remount,bind,rw proc/sys/net
-if [ -e proc/sysrq-trigger ]; then mount --bind /dev/null proc/sysrq-trigger; fi
+if [ -e proc/sysrq-trigger ]; then
+    : >run/nothing; mount --bind run/nothing proc/sysrq-trigger
+fi
 mount -t sysfs sysfs sys
 for place in module power firmware bus kernel block; do
     [ -d sys/$place ] || continue
@@ -53,9 +55,11 @@ for place in module power firmware bus kernel block; do
 done
 mount -t cgroup2 cgroup2 sys/fs/cgroup
 mount -t tmpfs -o mode=0755 dev dev
-for node in null zero full random urandom tty; do
-    : >dev/$node; mount --bind /dev/$node dev/$node
+# Nodes of its own: tcpdump gives the file that it writes, and be it /dev/null, to its own user.
+for node in null:3 zero:5 full:7 random:8 urandom:9; do
+    mknod -m 0666 dev/${node%:*} c 1 ${node#*:}
 done
+mknod -m 0666 dev/tty c 5 0
 mkdir dev/net dev/pts dev/shm dev/mqueue
 mknod -m 0666 dev/net/tun c 10 200
 mount -t devpts -o newinstance,ptmxmode=0666,mode=0620 devpts dev/pts
