@@ -102,13 +102,13 @@ DROPS = {
     "nft, everything": "table inet t { chain f { type filter hook forward priority 5; drop; }; }",
     "nft, our bridge": 'table ip t { chain f { type filter hook forward priority -5; iifname'
     ' "hvnet" counter reject; }; }',
+    "legacy, a protocol": ("iptables-legacy", "-I", "FORWARD", "-p", "tcp", "-j", "DROP"),
+    "nft, input": "table inet t { chain f { type filter hook input priority 5; drop; }; }",
 }  # fmt: skip
 HARMLESS = {
     "legacy, another device": ("iptables-legacy", "-I", "FORWARD", "-i", "eth7", "-j", "DROP"),
-    "legacy, a port": ("iptables-legacy", "-I", "FORWARD", "-p", "tcp", "-j", "DROP"),
     "nft, another device": 'table inet t { chain f { type filter hook forward priority 5; oifname'
     ' "eth7" drop; }; }',
-    "nft, input": "table inet t { chain f { type filter hook input priority 5; drop; }; }",
 }  # fmt: skip
 
 
