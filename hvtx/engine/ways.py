@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from hvtx.model.vm import Network
 
 # Addresses of the world, of which one is asked for: no packet is sent to either.
 _WORLD = {4: ("192.0.2.1", "9.9.9.9"), 6: ("2001:db8::1", "2620:fe::fe")}
+_SETTLED_SECONDS = 1.0  # for routes of our own bridge that the kernel is about to make
 _MOST_PLACES = 8  # devices with addresses, beside the one towards the world
 
 
@@ -212,10 +214,16 @@ def _reaches(channel: Channel, packet: Packet) -> bool:
 def _stray(channel: Channel, ask: Ask, cause: _Cause) -> Stray | None:
     from hvtx.planner import routing
 
-    answer = routes.ask(channel, ask.packet)
-    if not routing.goes_astray(ask, answer, cause.bridge.spec["ifindex"]):
-        return None
-    found = cause.of(ask.packet)
+    until = time.monotonic() + _SETTLED_SECONDS
+    while True:
+        answer = routes.ask(channel, ask.packet)
+        if not routing.goes_astray(ask, answer, cause.bridge.spec["ifindex"]):
+            return None
+        found = cause.of(ask.packet)
+        if not cause.is_own(found) or answer.errno == errno.EXDEV or time.monotonic() > until:
+            break
+        time.sleep(0.002)
+        cause.forget()
     silent = answer.errno == errno.EHOSTUNREACH and _does_not_forward(ask)
     if silent or cause.without_carrier():  # that another setting stops it is told elsewhere
         answer = routing.predicted(found)
@@ -242,6 +250,19 @@ class _Cause:
         if self._read is None:
             self._read = routes.rules(self.family), routes.routes(self.family)
         return self._read
+
+    def forget(self) -> None:
+        """Read them again when they are next asked for."""
+        self._read = None
+
+    def is_own(self, found: Found | None) -> bool:
+        """Whether it is a route by our own bridge, which takes nothing away from it.
+
+        A new address of IPv6 has its local route a moment later, by a worker of the kernel's
+        (net/ipv6/addrconf.c, addrconf_dad_work).
+        """
+        route = found.route if found is not None else None
+        return route is not None and route.device == self.bridge.spec["ifindex"]
 
     def of(self, packet: Packet) -> Found | None:
         from hvtx.planner import routing

@@ -139,3 +139,17 @@ def test_only_descriptors_that_the_caller_opened_are_written_to(tmp_path):
         output.write_out("/dev/fd/999999", b"new")
     with pytest.raises((OSError, paths.NotRegularError)):
         output.write_out("/proc/self/fd/x", b"new")
+
+
+def test_the_null_device_is_anybodys(tmp_path):
+    """It keeps nothing; another device of somebody else's is refused."""
+    for minor, name in ((3, "null"), (5, "zero")):
+        node = tmp_path / name
+        try:
+            os.mknod(node, 0o20666, os.makedev(1, minor))
+            os.chown(node, 103, 103)
+        except PermissionError:
+            pytest.skip("only root makes devices")
+    output.write_out(str(tmp_path / "null"), b"new")
+    with pytest.raises(paths.UnsafeError, match="belongs to user 103"):
+        output.write_out(str(tmp_path / "zero"), b"new")
