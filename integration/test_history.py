@@ -22,7 +22,7 @@ NETWORKS = (
 )
 CREATE = (
     "vm", "create", "web", "--network", "six", "--network", "far", "--network", "net",
-    "--ip", "fd78::77", "-p", "8080:80", "-p", "127.0.0.1:5353:53/udp",
+    "--ip", "fd78::77", "-p", "8080:80", "-p", "[2001:db8::5]:5353:53/udp",
 )  # fmt: skip
 PARTS = ("hypervisor", "autostart", "memory", "cpus", "interfaces", "state")
 

@@ -145,7 +145,6 @@ def start_vm(runtime: Runtime, name: str, *, verb: str = "start") -> Vm:
     _let_go_of_ports(runtime, vm)
     with holding_ports(runtime, _ports_to_publish(vm), _families(vm)) as held:
         networks = _networks(runtime, vm)
-        privileges.need_to_start(networks.values())
         own_addresses.refuse_start(vm, networks.values())
         _refuse_diverted(runtime, vm, networks)
         with begin(runtime, verb, vm=name) as (sql, operation):
@@ -215,8 +214,8 @@ def run_vm(runtime: Runtime, wish: VmWish) -> Vm:
     probes = _probe(runtime, _draft(wish))
     with holding_ports(runtime, wish.publish, families) as held:
         networks = {network.id: network for network in define.take_networks(runtime, wish)}
-        ensure_networks(runtime, networks.values())
         privileges.need_to_start(networks.values())
+        ensure_networks(runtime, networks.values())
         own = own_addresses.in_subnets(networks.values())
         with begin(runtime, "run", vm=wish.name) as (sql, operation):
             vm, rows = define.record_vm(
@@ -312,11 +311,15 @@ def _ports_to_publish(vm: Vm) -> list[Publish]:
 
 
 def _networks(runtime: Runtime, vm: Vm) -> dict[str, Network]:
-    """The VM's networks, rebuilt where this life of the host has not seen them."""
+    """The VM's networks, rebuilt where this life of the host has not seen them.
+
+    Raises NotPermitted, HostRefused before anything is made where the VM could not start.
+    """
     known = runtime.read(records.networks_by_id, {i.network for i in vm.interfaces})
     own = {interface.network: known[interface.network] for interface in vm.interfaces}
     for network in own.values():
         runtime.lock("network", network.name, shared=True)
+    privileges.need_to_start(own.values())
     ensure_networks(runtime, own.values())
     return own
 
