@@ -23,7 +23,7 @@ import json, sys, warnings
 warnings.simplefilter("ignore")
 import iptc
 kind = iptc.Table6 if sys.argv[1] == "6" else iptc.Table
-for name in ("nat", "filter"):
+for name in ("nat", "filter", "mangle"):
     table = kind(name)
     for chain in table.chains:
         for rule in chain.rules:

@@ -120,7 +120,8 @@ def test_strangers_with_hostile_names(backend: str) -> None:
         lab.run("ip", "link", "set", f"x{number}", "alias", f"hvtx:1:{name}\n\x1b[1m")
         lab.run("ip", "link", "set", f"x{number}", "name", name)
         if backend == "iptables":
-            lab.run("iptables-legacy", "-S")  # it makes the table, which then stays
+            for table in ("filter", "mangle"):  # a look makes the table, which then stays
+                lab.run("iptables-legacy", "-t", table, "-S")
             lab.run("iptables-legacy", "-t", "nat", "-A", "POSTROUTING", "-s", "10.77.0.9",
                     "-m", "comment", "--comment", f"hvtx:1:{name}", "-j", "ACCEPT")  # fmt: skip
         comment = "".join(c for c in name if c not in '"\\' and c.isprintable())
