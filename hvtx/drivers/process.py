@@ -336,9 +336,11 @@ def spawn(launch: Launch, log_path: str, name: str = "", user: User | None = Non
         if user is not None:  # what is open as its standard output can be opened by that name
             os.fchmod(log, 0o660)
             os.fchown(log, user.uid, os.getegid())
-        read, write = (_raised(end, mine, len(given)) for end in os.pipe())
         with capabilities.only_for_children():
             writer = logger.spawn(log_path, said, begins)
+        # After the logger: posix_spawn returns before its child has closed what it does not keep,
+        # and while that has the read end, it is not noticed that a gate was killed.
+        read, write = (_raised(end, mine, len(given)) for end in os.pipe())
         pid = _spawned(launch, user, shown, _actions(read, log, given))
         mine.remove(write)
     except (OSError, ValueError) as problem:
