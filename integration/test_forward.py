@@ -303,3 +303,30 @@ def test_doctor_leaves_the_host_as_it_was(hvtx: Program, world: lab.Namespace) -
             assert [f["level"] for f in told] == ["error"], told
         judged()
     assert len(os.listdir(f"/proc/{os.getpid()}/fd")) == before
+
+
+def test_several_networks_without_guests_are_tried(world: lab.Namespace) -> None:
+    """Guests that are thought up do not meet one another's addresses; nothing is unknown."""
+    preload()
+    program = Forked(HVTX_FIREWALL="nftables")
+    for number in range(3):
+        subnets = ("--subnet", f"10.7{number}.0.0/24", "--subnet", f"fd7{number}::/64")
+        program("network", "create", f"n{number}", *subnets)
+    found = json.loads(program("doctor", "--json", code=None).out)["findings"]
+    told = [finding for finding in found if finding["check"] == "forward"]
+    assert [finding["level"] for finding in told] == ["ok"], told
+
+
+def test_openings_of_tcp_look_like_those_of_programs(hvtx: Program, world: lab.Namespace) -> None:
+    """Rules against odd openings stop no guest."""
+    rule = "-t mangle -A PREROUTING -p tcp -m conntrack --ctstate NEW -m tcpmss ! --mss 536:65535"
+    lab.run("iptables-nft", *rule.split(), "-j", "DROP")
+    found = json.loads(hvtx("doctor", "--json", code=None).out)["findings"]
+    assert [f["level"] for f in found if f["check"] == "forward"] == ["ok"]
+
+
+def test_a_published_port_that_is_asked_of_the_gateway(hvtx: Program, world: lab.Namespace) -> None:
+    """What comes to it is the guest's."""
+    run(hvtx, "names", "-p", "53:53/udp")
+    found = json.loads(hvtx("doctor", "--json", code=None).out)["findings"]
+    assert [f["level"] for f in found if f["check"] == "forward"] == ["ok"]

@@ -285,6 +285,22 @@ def test_doctors_mend_is_enough(hvtx: Program, world: lab.Namespace) -> None:
         assert all(passes(guest, world, family, 7200 + number).values())
 
 
+def test_a_route_of_ours_that_is_gone_comes_back(hvtx: Program, world: lab.Namespace) -> None:
+    """Others removed it: that is said, and no other route is blamed."""
+    make_network(hvtx)
+    run(hvtx, "web", "-p", "8080:80")
+    bridge = hvtx("network", "show", "net", "--json").json()["bridge"]
+    for word, subnet in (("-4", "10.77.0.0/24"), ("-6", "fd77::/64")):
+        lab.run("ip", word, "route", "del", subnet, "dev", bridge)
+        findings = hvtx("doctor", "--json", code=1).json()["findings"]
+        told = [f for f in findings if f["check"] == "routes" and f["level"] == "error"]
+        assert told
+        assert all(f"the lack of a route {subnet}" in f["message"] for f in told), told
+        assert len({f["hint"] for f in told}) == 1
+        lab.run(*told[0]["hint"].split())
+        assert route_levels(hvtx) == ["ok"]
+
+
 def test_guests_that_lose_the_world(hvtx: Program, world: lab.Namespace) -> None:
     """A rule that refuses what guests send beyond the host: named; the host itself is heard."""
     make_network(hvtx)

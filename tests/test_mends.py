@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 _CHANGES = re.compile(
     r"(?:^|(?<=[`'\"(; ]))("
     r"sysctl -w|modprobe|chmod|chown|apt(?:-get)? install|kill -[A-Z]+"
-    r"|ip (?:-6 )?(?:addr|link|neigh|route|rule|tuntap) (?:add|del|set)|ip \{\}rule add"
+    r"|ip (?:-6 )?(?:addr|link|neigh|route|rule|tuntap) (?:add|del|set)|ip \{\}(?:rule|route) add"
     r"|nft '?(?:add|insert|delete) |ip6?tables(?:-legacy|-nft)? -[AID]|ebtables\S* -[AID]"
     r"|systemctl (?:disable|enable|unmask|reload|restart|daemon-reload|start|stop)|networkctl reload"
     r"|nmcli (?:con|dev|general) |firewall-cmd|ufw (?:route )?allow"
@@ -45,6 +45,8 @@ RUN = {
         "integration/test_neighbour_entries.py::test_what_an_administrator_entered_for_good_stays",
     "ip {}rule add to {} lookup main pref {}":
         "integration/test_ways.py::test_doctors_mend_is_enough",
+    "ip {}route add {} dev {}":
+        "integration/test_ways.py::test_a_route_of_ours_that_is_gone_comes_back",
     "ip link set dev {} alias {}": "integration/test_promises.py::test_what_doctor_promises_is_kept",
     "networkctl reload": _NETWORKD,
     "systemctl reload NetworkManager":

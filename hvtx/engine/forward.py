@@ -227,7 +227,10 @@ def _with_uplink(picture: Picture, families: Iterable[int]) -> Picture:
         routes.append(
             topology.route("0.0.0.0/0" if family == 4 else "::/0", _UPLINK_INDEX, gateway)
         )
-    return picture.plus([uplink], addresses, routes)
+    known = picture.topology.settings
+    forwards = {f"ipv6/conf/{name}/force_forwarding": "1" for name in (_UPLINK,)
+                if "ipv6/conf/default/force_forwarding" in known}  # fmt: skip
+    return picture.plus([uplink], addresses, routes, forwards)
 
 
 def _thought_out(family: int) -> Exit:
@@ -317,7 +320,7 @@ def _mend(stops: Sequence[Stop], mend: Callable[[Sequence[Stop]], str | None]) -
     if by == "setting":
         return of_setting(place[0], stops[0].flow.bridge)
     if by == "route":
-        return "remove that route or rule, or give the VMs another network"
+        return "the check routes says what leads packets there, and what to do"
     if by == "unknown":
         return _LOOK
     return mend(stops) or _LOOK

@@ -61,7 +61,8 @@ class Trial:
                 continue
             for protocol in PROTOCOLS:
                 yield self._to_world(promise, guests[0], family, protocol)
-                yield self._to_gateway(promise, guests[0], family, protocol)
+                if not _leads_to_guest(promise, protocol):
+                    yield self._to_gateway(promise, guests[0], family, protocol)
                 yield self._from_host(promise, guests[0], family, protocol)
                 if len(guests) > 1 and not promise.network.isolate:
                     yield self._between(promise, guests[0], guests[1], family, protocol)
@@ -142,6 +143,12 @@ class Trial:
         )
         flow = self._flow(promise, Way.WORLD_TO_PORT, family, port.protocol, port.host_port)
         return flow, cause
+
+
+def _leads_to_guest(promise: Promise, protocol: str) -> bool:
+    """Whether what is asked of the gateway is published, and so some guest's to answer."""
+    asked = (protocol, GATEWAY_PORT[protocol])
+    return any((port.protocol, port.host_port) == asked for port in promise.ports)
 
 
 def far_end(scratch: Scratch, device: str) -> str | None:

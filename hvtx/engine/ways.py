@@ -229,7 +229,7 @@ def _stray(channel: Channel, ask: Ask, cause: _Cause) -> Stray | None:
         answer = routing.predicted(found)
         if not routing.goes_astray(ask, answer, cause.bridge.spec["ifindex"]):
             return None
-    words, mend = cause.told(found, answer)
+    words, mend = cause.told(found, answer, ask.packet)
     return Stray(ask, words, mend)
 
 
@@ -275,11 +275,20 @@ class _Cause:
                  for name in ("all", self.bridge.key)]  # fmt: skip
         return any(read_setting(path) == "1" for path in paths)
 
-    def told(self, found: Found | None, answer: Answer) -> tuple[str, str]:
+    def told(self, found: Found | None, answer: Answer, packet: Packet) -> tuple[str, str]:
         """What sends a packet astray, and how it finds its way again."""
         from hvtx.planner import routing
 
-        rules, _ = self._host()
+        rules, every = self._host()
+        if answer.errno in (errno.EXDEV, errno.EINVAL) and self.is_own(found) and packet.iif:
+            path = f"net.ipv4.conf.{packet.device.replace('.', '/')}.rp_filter"
+            return f"the check of senders ({path})", f"sysctl -w {path}=2"
+        index = self.bridge.spec["ifindex"]
+        if not any((r.prefix, r.device) == (self.subnet, index) for r in every):
+            words = f"the lack of a route {self.subnet} by bridge {self.bridge.key}, which others"
+            family = "-6 " * (self.family == 6)
+            words += " removed,"
+            return words, f"ip {family}route add {self.subnet} dev {self.bridge.key}"
         if found is None:
             words = "no rule finds a route; that"
             if answer.errno == errno.EXDEV:

@@ -17,7 +17,7 @@ from hvtx.planner.provision import Want, want_interface
 
 MOST_PORTS = 4  # of a network that are tried
 _ENOUGH = 2
-_FIRST_INDEX = 0x7FFF0000  # far above what a host has
+_FIRST_INDEX, _INDEX_SPAN = 0x40000000, 0x3FFE0000  # above what hvtx gives and the kernel counts
 PROTOCOLS = ("tcp", "udp", "icmp")
 # Ports by protocol; what a guest's program asks first of the world and of its gateway.
 WORLD_PORT = {"tcp": 443, "udp": 53, "icmp": 0}
@@ -95,13 +95,19 @@ def _ports(network: Network, rows: Iterable[Resource], running: Sequence[Guest])
     count = 0
     for row in rows:
         spec = row.spec
-        if row.kind != Kind.PUBLISH or spec["bridge"] != network.bridge or count == MOST_PORTS:
+        if row.kind != Kind.PUBLISH or count == MOST_PORTS:
             continue
-        owner = next((g for g in running if (g.ipv4, g.ipv6) == (spec["ipv4"], spec["ipv6"])), None)
+        if spec.get("bridge") != network.bridge:  # a rule that was taken over knows no bridge
+            continue
+        owner = next((g for g in running if (g.ipv4, g.ipv6) == _leased(row)), None)
         if owner is not None:
             count += 1
             yield Port(owner, spec["protocol"], spec["host_ip"], spec["host_port"],
                        spec["guest_port"])  # fmt: skip
+
+
+def _leased(row: Resource) -> tuple[str | None, str | None]:
+    return row.spec.get("ipv4"), row.spec.get("ipv6")
 
 
 def _addresses(rows: Iterable[Resource]) -> set[str]:
@@ -118,12 +124,14 @@ def _thought_up(
         if address is None:
             return None
         found["ipv6" if ":" in subnet else "ipv4"] = address
-    mac, device = f"02:00:5e:00:53:{number:02x}", f"hvreplica{number}p{bridge % 1000:03d}"
+    # Each network's are others: they stand in the same replica.
+    tail = f"{':'.join(f'{byte:02x}' for byte in bridge.to_bytes(4, 'big'))}:{number:02x}"
+    mac, device = f"02:{tail}", f"hvr{bridge:x}g{number}"
     interface = Interface(0, network.id, network.name, mac, found["ipv4"], found["ipv6"], ())
-    ifindex = _FIRST_INDEX + 16 * (bridge % 4000) + number
+    ifindex = _FIRST_INDEX + 8 * bridge % _INDEX_SPAN + number
     wants = want_interface(
         interface, network, bridge=bridge, device=device, ifindex=ifindex,
-        mac=f"fe:00:5e:00:53:{number:02x}",
+        mac=f"fe:{tail}",
     )  # fmt: skip
     return Guest(device, ifindex, mac, found["ipv4"], found["ipv6"], tuple(wants))
 
@@ -140,9 +148,9 @@ def _last_free(subnet: str, taken: Collection[str]) -> str | None:
 
 def devices_of(rows: Iterable[Resource], most: int = 2 * MOST_PORTS) -> dict[str, list[str]]:
     """The devices of guests by their bridge, those that publish ports first; some of each."""
-    serving = {(r.spec["ipv4"], r.spec["ipv6"]) for r in rows if r.kind == Kind.PUBLISH}
+    serving = {_leased(r) for r in rows if r.kind == Kind.PUBLISH}
     found: dict[str, list[str]] = {}
-    ports = [r.spec for r in rows if r.kind == Kind.FILTER and r.spec["what"] == "port"]
+    ports = [r.spec for r in rows if r.kind == Kind.FILTER and r.spec.get("what") == "port"]
     for spec in sorted(ports, key=lambda s: (s["ipv4"], s["ipv6"]) not in serving):
         names = found.setdefault(spec["bridge"], [])
         if len(names) < most:

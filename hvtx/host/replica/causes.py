@@ -126,12 +126,18 @@ def _of_route(scratch: Scratch, leg: Leg) -> Cause | None:
         answer = scratch.route.get(_GETROUTE, asked(leg, indexes.get(leg.into, 0)))
     except OSError as problem:
         to = _shown(leg.target)
-        if problem.errno == errno.EXDEV:
+        if problem.errno == errno.EXDEV or (problem.errno == errno.EINVAL and _strict(leg)):
             path = f"ipv4/conf/{leg.into}/rp_filter"
             words = f"{_shown(leg.source)} is not expected at {leg.into} (rp_filter)"
             return _setting(path, topology.setting(path) or "?")._replace(what=words)
         return Cause("route", (), f"route to {to}: {problem.strerror}")
     return elsewhere(leg, answer, {index: name for name, index in indexes.items()})
+
+
+def _strict(leg: Leg) -> bool:
+    """Whether rp_filter refuses a sender: EXDEV to a lookup, or EINVAL, as the kernel is."""
+    values = [topology.setting(f"ipv4/conf/{name}/rp_filter") for name in ("all", leg.into)]
+    return bool(leg.into) and len(leg.target) == 4 and max(v or "0" for v in values) == "1"
 
 
 @legible

@@ -17,6 +17,8 @@ BROADCAST = b"\xff" * 6
 _SOLICIT, _ADVERT = 135, 136
 _ECHO = {4: (8, 0), 6: (128, 129)}  # request, reply
 _WINDOW = 0xFFFF
+# MSS 1460 and 1440 would both do; SACK; window scale 7; padding (RFC 9293, 2018, 7323).
+_OPENING = b"\x02\x04\x05\xa0" + b"\x01\x01\x04\x02" + b"\x01\x03\x03\x07"
 
 
 class Packet(NamedTuple):
@@ -88,8 +90,10 @@ def packet(source: bytes, target: bytes, protocol: int, body: bytes, hops: int =
 def tcp(
     source: bytes, target: bytes, ports: tuple[int, int], flags: int, number: int, acks: int = 0
 ) -> bytes:
-    """A TCP segment without data, as an IP packet."""
-    body = struct.pack(">HHIIBBHHH", *ports, number, acks, 0x50, flags, _WINDOW, 0, 0)
+    """A TCP segment without data, as an IP packet; an opening has options, as Linux gives them."""
+    options = _OPENING if flags & SYN else b""
+    offset = (20 + len(options)) << 2
+    body = struct.pack(">HHIIBBHHH", *ports, number, acks, offset, flags, _WINDOW, 0, 0) + options
     return packet(source, target, TCP, _summed(source, target, TCP, body, 16))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 import socket
 import struct
 from collections.abc import Iterable, Sequence
@@ -29,6 +30,7 @@ _MLD = b"\x16"  # the last byte of ff02::16, whom multicast listeners report to
 # Each hook at its very beginning; the name is that of no table of anybody's.
 TABLE, _OWN = "hvtx-replica-trace", "hvtx-"
 _FIRST = -2147483648
+_PLAIN = re.compile(r"[A-Za-z0-9_.:@-]{1,15}")
 
 
 def rules(devices: Sequence[str]) -> str:
@@ -41,7 +43,8 @@ def rules(devices: Sequence[str]) -> str:
             for hook in ("prerouting", "output")
         )
         lines.append(f"table {family} {TABLE} {{ {chains} }}")
-    if devices:
+    # A device may have any name; nft has no way to quote each, and libnftables may abort on some.
+    if devices := [name for name in devices if _PLAIN.fullmatch(name)]:
         names = ", ".join(f'"{name}"' for name in devices)
         lines.append(
             f"table netdev {TABLE} {{ chain in {{ type filter hook ingress devices = {{ {names} }}"
