@@ -322,11 +322,25 @@ def test_openings_of_tcp_look_like_those_of_programs(hvtx: Program, world: lab.N
     rule = "-t mangle -A PREROUTING -p tcp -m conntrack --ctstate NEW -m tcpmss ! --mss 536:65535"
     lab.run("iptables-nft", *rule.split(), "-j", "DROP")
     found = json.loads(hvtx("doctor", "--json", code=None).out)["findings"]
-    assert [f["level"] for f in found if f["check"] == "forward"] == ["ok"]
+    told = [f for f in found if f["check"] == "forward"]
+    assert [f["level"] for f in told] == ["ok"], told
 
 
 def test_a_published_port_that_is_asked_of_the_gateway(hvtx: Program, world: lab.Namespace) -> None:
     """What comes to it is the guest's."""
     run(hvtx, "names", "-p", "53:53/udp")
     found = json.loads(hvtx("doctor", "--json", code=None).out)["findings"]
-    assert [f["level"] for f in found if f["check"] == "forward"] == ["ok"]
+    told = [f for f in found if f["check"] == "forward"]
+    assert [f["level"] for f in told] == ["ok"], told
+
+
+@pytest.mark.parametrize("hvtx", ["iptables"], indirect=True)
+def test_source_nat_of_others_is_not_taken_for_ours(hvtx: Program, world: lab.Namespace) -> None:
+    """Guests that leave as whom the world knows nothing of may have no answer: that is not ok."""
+    rule = "-t nat -I POSTROUTING -s 10.77.0.0/24 -j ACCEPT"
+    lab.run("iptables-legacy", *rule.split())
+    found = json.loads(hvtx("doctor", "--json", code=None).out)["findings"]
+    told = [f for f in found if f["check"] == "forward"]
+    assert [f["level"] for f in told] == ["warning"], told
+    assert "unknown: whether network 'net' has guest to world" in told[0]["message"]
+    assert "packets leave as 10.77.0." in told[0]["evidence"][0]

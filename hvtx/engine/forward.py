@@ -18,7 +18,7 @@ from hvtx.errors import HvtxError
 from hvtx.host.netlink import Channel
 from hvtx.host.replica import ruleset, topology
 from hvtx.host.replica.causes import Cause, Leg, leads_to
-from hvtx.host.replica.scratch import Picture, Scratch, look, within
+from hvtx.host.replica.scratch import Owner, Picture, Scratch, look, within
 from hvtx.host.replica.topology import Device
 from hvtx.host.replica.tries import WORLD
 from hvtx.model.mark import make_mark
@@ -136,6 +136,11 @@ def _judged(
     def ask(scratch: Scratch) -> tuple[list[tuple[Flow, Cause]], Mapping[Place, int], int]:
         trial = Trial(scratch, {family: found for family, found in exits.items() if found})
         for promise in made:
+            for device in picture.topology.devices:
+                if (
+                    device.master == promise.ifindex
+                ):  # who is not asked for anything answers nothing
+                    scratch.belongs(Owner(device.name, device.mac, ()))
             for guest in promise.guests:
                 scratch.belongs(owner_of(guest))
         found = [result for promise in made for result in trial.of(promise)]

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from hvtx.host.replica import topology
 from hvtx.host.replica.causes import Cause, Leg
 from hvtx.host.replica.frames import Packet
 from hvtx.host.replica.scratch import Owner, Picture, Scratch
@@ -52,6 +53,8 @@ class Trial:
         self._scratch = scratch
         self._tries = Tries(scratch)
         self._exits = exits
+        known = scratch.picture.topology.addresses
+        self._own = {topology.address_of(body)[1] for body in known}
 
     def of(self, promise: Promise) -> Iterator[Result]:
         """Every flow of a network, and what stopped it."""
@@ -85,8 +88,9 @@ class Trial:
             Leg(leave.device, leave.address, own, bridge, True),
         ]
         cause = self._tries.from_guest(
-            owner_of(guest), gateway, leave.address, protocol, WORLD_PORT[protocol], legs
-        )
+            owner_of(guest), gateway, leave.address, protocol, WORLD_PORT[protocol], legs,
+            self._own if promise.network.nat else (),
+        )  # fmt: skip
         return self._flow(promise, Way.GUEST_TO_WORLD, family, protocol), cause
 
     def _to_gateway(self, promise: Promise, guest: Guest, family: int, protocol: str) -> Result:

@@ -6,7 +6,7 @@ Each try ends with None, or with the :class:`Cause` that stopped it.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -51,19 +51,34 @@ class Tries:
     # -- the ways ----------------------------------------------------------------------------------
 
     def from_guest(
-        self, guest: Owner, gateway: bytes, target: bytes, protocol: str, port: int, legs: list[Leg]
-    ) -> Cause | None:
-        """A guest's flow through its gateway to ``target`` beyond the host."""
+        self, guest: Owner, gateway: bytes, target: bytes, protocol: str, port: int,
+        legs: list[Leg], leaves_as: Collection[bytes] = (),
+    ) -> Cause | None:  # fmt: skip
+        """A guest's flow through its gateway to ``target`` beyond the host.
+
+        ``leaves_as``: the addresses that the world can answer to; empty: whichever there is.
+        """
+        sources: list[bytes] = []
+
+        def arrives(seen: Packet) -> bool:
+            if not self._scratch.is_world(seen.device):
+                return False
+            sources.append(seen.source)
+            return True
 
         def attempt() -> bool:
             to_mac = self._scratch.neighbour(guest, gateway)
             if to_mac is None:
                 return False
             sent = Sent(guest.device, guest.mac, to_mac, _of(guest, target), target)
-            world = self._scratch.is_world
-            return self._exchange(sent, protocol, port, lambda seen: world(seen.device))
+            return self._exchange(sent, protocol, port, arrives)
 
-        return self._judge(attempt, len(target), legs)
+        cause = self._judge(attempt, len(target), legs)
+        if cause is not None or not leaves_as or not sources or sources[-1] in leaves_as:
+            return cause
+        shown = socket.inet_ntop(FAMILIES[4 if len(target) == 4 else 6], sources[-1])
+        words = f"packets leave as {shown}, which is no address of this host: others' source NAT"
+        return Cause("unknown", (), words)
 
     def between(self, one: Owner, other: Owner, family: int, protocol: str, port: int,
                 legs: list[Leg]) -> Cause | None:  # fmt: skip
