@@ -21,8 +21,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -228,6 +226,8 @@ def _still_links() -> list[dict[str, Any]]:
 
 def need_python_for_others() -> None:
     """Skip the test if another user may not run this Python with hvtx in it; scripts/test opens it."""
+    import pytest  # not for the demo, which needs this module too
+
     enter = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--"]
     loads = [*enter, sys.executable, "-c", "import click, hvtx.migrations"]
     if subprocess.run(loads, capture_output=True, check=False).returncode != 0:
