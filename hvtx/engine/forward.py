@@ -232,9 +232,9 @@ def _with_uplink(picture: Picture, families: Iterable[int]) -> Picture:
         routes.append(
             topology.route("0.0.0.0/0" if family == 4 else "::/0", _UPLINK_INDEX, gateway)
         )
-    known = picture.topology.settings
-    forwards = {f"ipv6/conf/{name}/force_forwarding": "1" for name in (_UPLINK,)
-                if "ipv6/conf/default/force_forwarding" in known}  # fmt: skip
+    forwards = {}
+    if "ipv6/conf/default/force_forwarding" in picture.topology.settings:
+        forwards[f"ipv6/conf/{_UPLINK}/force_forwarding"] = "1"
     return picture.plus([uplink], addresses, routes, forwards)
 
 

@@ -316,8 +316,13 @@ def keep_settings(runtime: Runtime, networks: Iterable[Network]) -> list[Resourc
     new = [c for c in forwarding.changes(runtime, families) if c[0] not in known]
     if not new:
         return []
-    with begin(runtime, "repair") as (sql, operation):
-        rows = operation.intend(sql, provision.want_settings(new))
+    return make(runtime, "repair", provision.want_settings(new))
+
+
+def make(runtime: Runtime, verb: str, wants: Sequence[provision.Want]) -> list[Resource]:
+    """Make what is wanted as an operation of its own, or undo it. Raises what the making raises."""
+    with begin(runtime, verb) as (sql, operation):
+        rows = operation.intend(sql, wants)
     try:
         operation.commit(rows, operation.act(rows))
     except (Exception, KeyboardInterrupt) as problem:

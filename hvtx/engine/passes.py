@@ -203,14 +203,6 @@ def _settle(runtime: Runtime, found: Change) -> list[dict[str, Any]]:
 
 
 def _make(runtime: Runtime, wants: Sequence[Want]) -> None:
-    from hvtx.engine.networks import undo
-    from hvtx.engine.transaction import begin
+    from hvtx.engine.networks import make
 
-    with begin(runtime, "rebuild") as (sql, operation):
-        rows = operation.intend(sql, wants)
-    try:
-        operation.commit(rows, operation.act(rows))
-    except (Exception, KeyboardInterrupt) as problem:
-        if not operation.committed:
-            undo(operation, rows, problem)
-        raise
+    make(runtime, "rebuild", wants)
