@@ -118,7 +118,8 @@ def strays(
     channel, links = Channel(0), Links()
     try:
         seen = links.get(ifindex=index)
-        if seen is None:  # who needs it says so
+        # No device, or one that is down and has no routes: whoever needs it says so.
+        if seen is None or not seen.up:
             return []
         addresses = links.addresses()
         for subnet, gateway in zip(network.subnets, network.gateways, strict=True):
