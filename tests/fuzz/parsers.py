@@ -60,8 +60,8 @@ from hvtx.model.routing import Packet
 from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import ProcessFacts
 from hvtx.planner import addressing, adoption, likeness, neighbours
-from hvtx.planner import gc as plan
 from hvtx.planner import heuristic as guesses
+from hvtx.planner.gc import foreign
 from hvtx.store import backup
 from hvtx.store.database import FILE, open_store
 from tests.fuzz import mutating
@@ -532,7 +532,7 @@ def mentions(text: str) -> None:
         (ipaddress.ip_network("fd00::/64"), "net"),
     ]
     guesses.mentions(text, spans)
-    plan.mentions(text, [("10.0.0.0/24", "net"), ("fd00::/64", "net")])
+    foreign.mentions(text, [("10.0.0.0/24", "net"), ("fd00::/64", "net")])
     rule = StrangeRule("nftables", "nft ip nat post", text, None, "", 1)
     guesses.keeper_of(rule)
     adoption.kind_of(text)
@@ -808,7 +808,7 @@ PARSERS: dict[str, Parser] = {
         lambda text: counters.moved(counters.lines(text), counters.lines(text)), texts(SAVED), (), ("host.replica.legacy",)
     ),
     "what a rule speaks of": Parser(
-        mentions, texts(RULE_TEXTS, " "), (), ("planner.heuristic.mentions", "planner.gc.mentions"),
+        mentions, texts(RULE_TEXTS, " "), (), ("planner.heuristic.mentions", "planner.gc.foreign.mentions"),
         lambda n: "1:2::" * n + " 10.0.0.1" * n,
     ),
     "ports of others": Parser(others_ports, texts(RULE_TEXTS, " "), (), ("planner.neighbours.published_by_others",)),
