@@ -848,11 +848,11 @@ PARSERS: dict[str, Parser] = {
     # files
     "state.json": Parser(
         state_file, json_bytes(STATES), (ValueError,),
-        ("engine.adopt._read", "planner.adoption.parse_state", "planner.adoption.judge", "planner.adoption._rules"),
+        ("engine.adopt._read", "planner.adoption.state_json.parse_state", "planner.adoption.judging.judge", "planner.adoption.state_json._rules"),
     ),
     "rules in delete form": Parser(
         adoption.parse_deletion, texts(("-t nat -D POSTROUTING -s 10.88.0.5/32 -j MASQUERADE", *RULE_TEXTS), " "),
-        (ValueError,), ("planner.adoption.parse_deletion", "planner.adoption._by_words"), lambda n: "-D A -s ::1 'a b' " * n,
+        (ValueError,), ("planner.adoption.deletion.parse_deletion", "planner.adoption.judging._by_words"), lambda n: "-D A -s ::1 'a b' " * n,
     ),
     "access control lists": Parser(
         listed_access, mutated([struct.pack("<IHHIHHIHHI", 2, 1, 6, 0xFFFFFFFF, 2, 6, 54321, 16, 6, 0xFFFFFFFF)]), (),
