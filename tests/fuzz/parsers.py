@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 
 from hypothesis import strategies as st
 
-from hvtx.cli import main as cli
+from hvtx.cli import settings as cli
 from hvtx.drivers import nftables, process, strangers
 from hvtx.engine import adopt, collect, heuristic, runtime, show, units, view
 from hvtx.errors import HvtxError, NotPermitted
@@ -863,13 +863,13 @@ PARSERS: dict[str, Parser] = {
     "views": Parser(published, json_bytes(VIEWS), (HvtxError,), ("engine.view._parsed", "store.view.read")),
     "stores of others": Parser(installation, mutated([store_bytes()]), (HvtxError, OSError), ("store.backup.installation_at",)),
     "backups": Parser(whole_store, mutated([store_bytes()]), (HvtxError, OSError), ("store.backup.draft_of",)),
-    "configuration": Parser(configuration, encoded(texts((CONFIGURATION,))), (HvtxError,), ("cli.main._from_file",)),
+    "configuration": Parser(configuration, encoded(texts((CONFIGURATION,))), (HvtxError,), ("cli.settings._from_file",)),
     "environment": Parser(
         environment,
         st.dictionaries(
             st.sampled_from([f"HVTX_{n.upper()}" for n in (*sorted(cli._KEYS), "qemu_accel")]), words, max_size=4
         ),
-        (HvtxError,), ("cli.main.settings", "cli.main._checked", "host.kvm.wanted_accelerator"),
+        (HvtxError,), ("cli.settings.settings", "cli.settings._checked", "host.kvm.wanted_accelerator"),
     ),
     "answers about KVM": Parser(
         kept_answers, json_bytes(([["boot", ["/qemu", 1, 2], None], ["kvm", "it runs", ""]],)), (), ("host.kvm.all_kept",)
