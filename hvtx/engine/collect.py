@@ -25,7 +25,7 @@ from hvtx.model.resource import FIREWALL_KINDS, GONE, Entry, Kind, Outcome, Reso
 from hvtx.model.vm import Liveness
 from hvtx.planner.gc import plan_gc
 from hvtx.planner.states import identity_of, judge_process
-from hvtx.store import history, intents, records
+from hvtx.store import history, intents, records, trust
 from hvtx.store.history import Event
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def collect(
         _as_saved(report.plan, saved or ())
         return report._replace(applied=True)
     runtime.enter()
-    runtime.store.check_pages()
+    trust.check_pages(runtime.store)
     runtime.lock("all", "gc")
     report = make_plan(runtime)
     if report.refused is not None:

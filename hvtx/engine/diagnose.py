@@ -21,7 +21,7 @@ from hvtx.hypervisors import base as hypervisors
 from hvtx.model.mark import FAMILY
 from hvtx.model.resource import Kind
 from hvtx.model.user import User
-from hvtx.store import leases, records, reserve
+from hvtx.store import leases, records, reserve, trust
 
 Check = Callable[[Runtime], Iterator[Finding]]
 _MEND = "run hvtx as root, for instance with sudo, and look at the kernel's log"
@@ -107,7 +107,7 @@ def _store(runtime: Runtime) -> Iterator[Finding]:
     yield from judge_filesystem(runtime.store.path, filesystem_of(runtime.store.path))
     yield from judge_room(runtime.settings.state_directory)
     try:
-        runtime.store.check_pages()
+        trust.check_pages(runtime.store)
     except HvtxError as problem:
         yield Finding("store", "error", problem.message, (), problem.hint)
     else:

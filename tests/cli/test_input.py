@@ -23,7 +23,7 @@ from hvtx.errors import HvtxError, OutputLost, UsageError
 from hvtx.host.procfs import look
 from hvtx.host.vmuser import numeric_id
 from hvtx.model.vm import Vm
-from hvtx.store.database import open_store
+from hvtx.store.opening import open_store
 
 
 class Ran(NamedTuple):

@@ -20,7 +20,8 @@ from hvtx.host import procfs
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.vm import Life, Network, Vm
 from hvtx.store import intents, records, strict
-from hvtx.store.database import Store, open_store
+from hvtx.store.database import Store
+from hvtx.store.opening import open_store
 
 ROOT = Path(__file__).resolve().parent.parent.parent / "hvtx"
 LAN = Network(

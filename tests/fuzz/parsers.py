@@ -63,7 +63,8 @@ from hvtx.planner import addressing, adoption, likeness, neighbours
 from hvtx.planner import gc as plan
 from hvtx.planner import heuristic as guesses
 from hvtx.store import backup
-from hvtx.store.database import FILE, open_store
+from hvtx.store.database import FILE
+from hvtx.store.opening import open_store
 from tests.fuzz import mutating
 from tests.fuzz.mutating import (
     encoded,
