@@ -333,7 +333,7 @@ def _take_over(
         if verdict.vm_id not in records.vm_names(sql):
             records.add_vm(sql, _vm(verdict), operation.id)
             # at once: what is on record is the whole of what will ever be of it
-            sql.execute("UPDATE vm SET operation = NULL WHERE id = ?", (verdict.vm_id,))
+            records.set_vm_confirmed(sql, verdict.vm_id)
         wants = [_want(todo[number], verdict) for number in fresh]
         made = operation.intend(sql, wants, vm=verdict.vm_id, committed=True)
         _record_process(sql, operation, verdict)

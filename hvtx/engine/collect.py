@@ -457,7 +457,7 @@ class _Worker:
         """VMs whose recorded process is not (or no longer) proven dead, looked at just now."""
         moving = set()
         for vm in vms:
-            for row in self.runtime.read(records.resources, "vm = ? AND kind = 'process'", (vm,)):
+            for row in self.runtime.read(records.processes_of_vm, vm):
                 identity = identity_of(row)
                 if identity is None:
                     continue
@@ -621,20 +621,16 @@ def _tidy(runtime: Runtime) -> None:
     if not idle and not provisional:
         return
     with runtime.store.transaction() as sql:
-        for vm, operation in sql.execute(
-            "SELECT id, operation FROM vm WHERE operation IS NOT NULL"
-        ).fetchall():
+        for vm, operation in records.provisional_vms(sql).items():
             if runtime.is_running(operation):
                 continue
             rows = records.resources_of_vm(sql, vm)
             if any(row.kind == Kind.PROCESS and row.state == State.COMMITTED for row in rows):
                 # the start went through: the VM is on record for good
-                sql.execute("UPDATE vm SET operation = NULL WHERE id = ?", (vm,))
+                records.set_vm_confirmed(sql, vm)
             elif not [row for row in rows if row.kind != Kind.LEASE]:
                 history.add(sql, [forget_vm(sql, vm)], operation=operation, verb="run")
-        for network, operation in sql.execute(
-            "SELECT id, operation FROM network WHERE operation IS NOT NULL"
-        ).fetchall():
+        for network, operation in records.provisional_networks(sql).items():
             left = records.resources_of_network(sql, network)
             if not runtime.is_running(operation) and not left:
                 records.remove_network(sql, network)

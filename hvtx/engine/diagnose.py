@@ -410,7 +410,7 @@ def _addresses(runtime: Runtime) -> Iterator[Finding]:
 
     with runtime.reading() as sql:
         networks, vms = records.networks(sql), records.vms(sql)
-        started = {row.vm for row in records.resources(sql, "kind = 'tap'")}
+        started = {row.vm for row in records.resources_of_kind(sql, Kind.TAP)}
         rows = [(network.id, bridge_row(runtime, network)) for network in networks]
     bridges = {i: (row.spec["ifindex"], row.key) for i, row in rows if row is not None}
     wrong = own_addresses.wrong_neighbours(vms, bridges)
@@ -439,7 +439,7 @@ def _ports(runtime: Runtime) -> Iterator[Finding]:
     from hvtx.engine.holding import port_of
 
     with runtime.reading() as sql:
-        every = records.resources(sql, "kind = 'publish' AND state = 'committed'")
+        every = records.committed_resources(sql, Kind.PUBLISH)
         names = {vm: name for vm, name, _, _ in records.vm_heads(sql)}
     rows = [r for r in every if r.life == runtime.life.id and not r.spec.get("imported")]
     found, unknown = translations.beside(rows)

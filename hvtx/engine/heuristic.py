@@ -105,7 +105,7 @@ def _leases(sql: Any) -> dict[str, str]:
     """Every address that some VM has, also of VMs that were taken over (those have no lease)."""
     found = {
         row.spec[field]: row.vm
-        for row in records.resources(sql, "vm IS NOT NULL")
+        for row in records.resources_of_vms(sql)
         for field in ("ipv4", "ipv6")
         if row.vm and row.spec.get(field)
     }

@@ -419,11 +419,7 @@ def _go(
         operation.commit(
             rows,
             observed,
-            then=lambda sql: (
-                sql.execute("UPDATE vm SET operation = NULL WHERE id = ?", (vm.id,))
-                if new
-                else None
-            ),
+            then=lambda sql: records.set_vm_confirmed(sql, vm.id) if new else None,
         )
     except (Exception, KeyboardInterrupt) as problem:
         _take_back(runtime, operation, vm, rows, identity, problem, new=new)
@@ -749,8 +745,8 @@ def attach(runtime: Runtime, name: str, pid: int) -> Vm:
         ) from problem
     if pid in (1, os.getpid()):
         raise Conflict(f"process {pid} is no VM", hint="give the pid of the hypervisor")
-    for row in runtime.read(records.resources, "kind = 'process' AND vm <> ?", (vm.id,)):
-        if identity_of(row) == identity:
+    for row in runtime.read(records.resources_of_kind, Kind.PROCESS):
+        if row.vm != vm.id and identity_of(row) == identity:
             raise Conflict(
                 f"process {pid} is that of VM {row.key!r}",
                 hint="a process runs one VM: give its pid",

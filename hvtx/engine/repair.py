@@ -542,7 +542,7 @@ def _renew(
 
 
 def _leads_loopback(runtime: Runtime, row: Resource) -> bool:
-    published = runtime.read(records.resources, "kind = 'publish'")
+    published = runtime.read(records.resources_of_kind, Kind.PUBLISH)
     return row.key in bridges_in_need(published, row.life)
 
 

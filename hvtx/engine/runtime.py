@@ -187,7 +187,7 @@ class Runtime:
         with self.reading() as sql:
             operations = records.operations(sql)
             lives = records.lives(sql)
-            rows = records.resources(sql, "life = ?", (known.id,))
+            rows = records.resources_of_life(sql, known.id)
             vms = records.vm_heads(sql)
         if any(self.running(operations).values()):
             return True

@@ -424,10 +424,8 @@ class Operation:
         with self.runtime.store.transaction() as sql:
             moved = sum(intents.commit(sql, [row], {}, row.operation) for row in rows)
             # A VM that `run` had only begun to record is on record for good with its rows.
-            sql.executemany(
-                "UPDATE vm SET operation = NULL WHERE id = ? AND operation = ?",
-                [(row.vm, row.operation) for row in rows],
-            )
+            for vm, operation in {(row.vm, row.operation) for row in rows if row.vm}:
+                records.set_vm_confirmed(sql, vm, operation)
             self.history(
                 sql,
                 [
@@ -492,8 +490,7 @@ class Operation:
     def _vm_name(self, sql: Any, row: Resource) -> str | None:
         if self.vm is not None or row.vm is None:
             return self.vm
-        found = sql.execute("SELECT name FROM vm WHERE id = ?", (row.vm,)).fetchone()
-        return found[0] if found else None
+        return records.vm_name(sql, row.vm)
 
 
 @contextmanager
