@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hvtx.drivers.base import FirewallDriver
-from hvtx.engine import privileges
+from hvtx.engine import flows, privileges
 from hvtx.engine.files import PRIVATE, read_plan, unwritten, write_out
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import device_now, take_snapshot
@@ -413,16 +413,16 @@ class _Worker:
                     self.outcomes[number] = "skipped:another operation works on networks"
                 else:
                     reasons[row.id] = item.reason.value
-                    flows = past if row.state == State.COMMITTED else release
+                    ending = past if row.state == State.COMMITTED else release
                     {
-                        Reason.FLOWS_REMAIN: flows,
+                        Reason.FLOWS_REMAIN: ending,
                         Reason.IN_USE_BEFORE_COMMIT: complete,
                         Reason.REBOOTED: forget,
                     }.get(item.reason, release).append((number, row))
             if complete:
                 self._complete(complete)
             if past:
-                outcome = _word(self.operation.end_flows_past([row for _, row in past]))
+                outcome = _word(flows.end_past(self.operation, [row for _, row in past]))
                 self.outcomes.update((number, outcome) for number, _ in past)
             if forget:
                 self.operation.forget([row for _, row in forget], reasons)
