@@ -375,6 +375,6 @@ def moment(text: str) -> str:
 
 def join_console(directory: str, socket: str | None, log: str) -> None:
     """Join the caller's terminal to a console that :func:`console` found."""
-    from hvtx.drivers import process
+    from hvtx.drivers.vm_process import console
 
-    process.console(directory, socket, log)
+    console.console(directory, socket, log)

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hvtx.cli.main import COMMANDS, run
-from hvtx.drivers.process import probe
+from hvtx.drivers.vm_process.probe import probe
 from hvtx.engine.define import parse_wish
 from hvtx.errors import HvtxError, OutputLost, UsageError
 from hvtx.host.procfs import look
