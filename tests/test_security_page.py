@@ -56,7 +56,7 @@ def test_no_module_uses_a_directory_for_temporary_files() -> None:
                 if isinstance(node, ast.Import | ast.ImportFrom)
                 else []
             )
-            if path.name != "database.py":
+            if path.name != "connection.py":
                 assert "tempfile" not in names, path
             assert not (isinstance(node, ast.ImportFrom) and node.module == "tempfile"), path
             if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "tempfile":

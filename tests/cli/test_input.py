@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 
 from hvtx.cli.main import run
 from hvtx.cli.root import COMMANDS
-from hvtx.drivers.process import probe
+from hvtx.drivers.vm_process.probe import probe
 from hvtx.engine.define import parse_wish
 from hvtx.errors import HvtxError, OutputLost, UsageError
 from hvtx.host.procfs import look
 from hvtx.host.vmuser import numeric_id
 from hvtx.model.vm import Vm
-from hvtx.store.database import open_store
+from hvtx.store.opening import open_store
 
 
 class Ran(NamedTuple):

@@ -18,7 +18,9 @@ from typing import Any, NamedTuple, Self
 from hypothesis import strategies as st
 
 from hvtx.cli import settings as cli
-from hvtx.drivers import nftables, process, strangers
+from hvtx.drivers import nftables, strangers
+from hvtx.drivers.vm_process.gate import tail as tail_of
+from hvtx.drivers.vm_process.probe import look_into
 from hvtx.engine import adopt, collect, heuristic, runtime, show, units, view
 from hvtx.errors import HvtxError, NotPermitted
 from hvtx.host import (
@@ -63,7 +65,8 @@ from hvtx.planner import addressing, adoption, likeness, neighbours
 from hvtx.planner import heuristic as guesses
 from hvtx.planner.gc import foreign
 from hvtx.store import backup
-from hvtx.store.database import FILE, open_store
+from hvtx.store.database import FILE
+from hvtx.store.opening import open_store
 from tests.fuzz import mutating
 from tests.fuzz.mutating import (
     encoded,
@@ -609,7 +612,7 @@ def unit_texts(text: str) -> None:
 
 def tail(data: bytes) -> None:
     """A log's end, for a message."""
-    told = process.tail(file_of(data, "log"))
+    told = tail_of(file_of(data, "log"))
     assert told.isprintable() or "\n" in told
     guest.telling(data.decode(errors="replace").split("\n"), 7)
 
@@ -832,14 +835,14 @@ PARSERS: dict[str, Parser] = {
         lambda n: b'{"a": "' + b"[" * n + b'"}',
     ),
     "words of hypervisors": Parser(said, mutating.values, (), ("host.talk.word", "host.talk.sentence")),
-    "a guest's log": Parser(tail, encoded(texts(("error: a\n\x1b[31mb\x1b[0m\r\nc\n" * 20,))), (), ("drivers.process.tail",)),
+    "a guest's log": Parser(tail, encoded(texts(("error: a\n\x1b[31mb\x1b[0m\r\nc\n" * 20,))), (), ("drivers.vm_process.gate.tail",)),
     "a probe's console": Parser(
         probed, texts(("[ 0.1] Kernel panic - not syncing: VFS: Unable to mount root fs\nKVM internal error",)), (),
         ("host.kvm.lacks_root", "host.kvm.told"),
     ),
     "disk headers": Parser(
-        lambda data: process.look_into(file_of(data, "disk")), mutated([b"QFI\xfb\0\0\0\3" + bytes(72), bytes(80)]),
-        (HvtxError,), ("drivers.process.look_into",),
+        lambda data: look_into(file_of(data, "disk")), mutated([b"QFI\xfb\0\0\0\3" + bytes(72), bytes(80)]),
+        (HvtxError,), ("drivers.vm_process.probe.look_into",),
     ),
     "names in disk headers": Parser(
         images.named, mutated([qcow2(b"base.raw"), qcow2(b"", data=b"data.raw")]), (),

@@ -136,7 +136,7 @@ ASIDE = {
     "model.mark.base32": "random bytes of our own",
     "planner.adoption.judging._words_of": "has no words of what cannot be split",
     "planner.provision": "random bytes of our own",
-    "store.database.Store": "numbers of our own, in a file that only the store's owner may write",
+    "store.high_water_mark.HighWaterMark": "numbers of our own, in a file that only the store's owner may write",
     "store.history": "rows of our own, in a store that only its owner may write",
     "store.records": "rows of our own, in a store that only its owner may write",
     "store.view.Publisher.is_fresh": "looks at the length first",
