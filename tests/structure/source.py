@@ -105,12 +105,16 @@ def imported(node: ast.AST) -> tuple[str, ...]:
     return ()
 
 
-@cache
-def program() -> tuple[Module, ...]:
-    """Every module of hvtx, but the one that the build writes."""
-    sources = sorted((TOP / "hvtx").rglob("*.py"))
+def modules(top: Path) -> tuple[Module, ...]:
+    """Every module of hvtx in a checkout, but the one that the build writes."""
     return tuple(
-        Module(source.relative_to(TOP / "hvtx").as_posix(), source.read_text())
-        for source in sources
+        Module(source.relative_to(top / "hvtx").as_posix(), source.read_text())
+        for source in sorted((top / "hvtx").rglob("*.py"))
         if source.name != "_version.py"
     )
+
+
+@cache
+def program() -> tuple[Module, ...]:
+    """The modules of this checkout; read once, for all that is asked of them."""
+    return modules(TOP)
