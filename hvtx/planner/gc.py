@@ -156,7 +156,7 @@ class Judge:
             words = "an operation changed it while it was looked at"
             return self._item(row, Action.SKIP, Reason.OPERATION_RUNNING, seen, words)
         if seen.problem is not None:
-            words = _PROBLEMS[seen.problem] if not earlier else _STRANGE
+            words = _STRANGE if earlier else self._in_its_place(row, seen.problem)
             return self._item(row, Action.SKIP, seen.problem, seen, words)
         if self._worked_on(row):
             return self._item(
@@ -645,6 +645,12 @@ class Judge:
         ]  # fmt: skip
 
     # -- small questions -------------------------------------------------------------------------
+
+    def _in_its_place(self, row: Resource, problem: Reason) -> str:
+        """What stands in the place of a row's thing, and what lets gc go on."""
+        from hvtx.planner.leftovers import mends
+
+        return ": ".join((_PROBLEMS[problem], *mends(row, problem, self.snapshot, self.sights)))
 
     def _worked_on(self, row: Resource) -> bool:
         """Whether a live process is working on the row, or on its VM."""
