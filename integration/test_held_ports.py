@@ -235,6 +235,123 @@ def test_who_took_a_port_meanwhile_is_named_and_the_others_are_held(hvtx: Progra
     assert holders() == []
 
 
+def stranger(*binds: str) -> subprocess.Popen[bytes]:
+    """A program that has ports, each written as ``tcp 0.0.0.0 8080``."""
+    program = subprocess.Popen([sys.executable, "-c", _STRANGER, *binds], stdout=-1)
+    assert program.stdout is not None
+    assert program.stdout.readline() == b"has them\n"
+    return program
+
+
+_STRANGER = """
+import socket, sys, time
+kept = []
+for words in sys.argv[1:]:
+    protocol, address, port = words.split()
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    s = socket.socket(family, socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.bind((address, int(port)))
+    if protocol == "tcp":
+        s.listen()
+    kept.append(s)
+print("has them", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    "bound", ["tcp 0.0.0.0 8080", "tcp 127.0.0.1 8080", "tcp :: 8080", "udp 0.0.0.0 8080"]
+)
+def test_who_took_a_port_is_told_with_what_gives_it_back(hvtx: Program, bound: str) -> None:
+    """explain, doctor and repair name him; what doctor says is done, and it is content."""
+    protocol = bound.partition(" ")[0]
+    run(hvtx, f"8080:80/{protocol}")
+    (holder,) = holders()
+    lab.end(holder)
+    told = hvtx("explain", f"8080/{protocol}", "--json").json()["evidence"]
+    assert not [line for line in told if "held by pid" in line], told
+    assert any(f"pid {holder}, has ended" in line and "hvtx repair" in line for line in told), told
+    with stranger(bound) as program:
+        try:
+            who = f"python3 (pid {program.pid}, user root)"
+            found = findings(hvtx, "damage")
+            assert [f["level"] for f in found] == ["warning"]
+            assert who in str(found[0]["evidence"])
+            assert found[0]["hint"] == f"kill {program.pid}; hvtx repair"
+            told = hvtx("explain", f"8080/{protocol}", "--json").json()["evidence"]
+            assert any(f"and {who} has it now" in line for line in told), told
+            why = json.loads(hvtx("repair", "--json", code=9).out)["failed"][0]["why"]
+            assert who in why
+            assert why.endswith(f"kill {program.pid}; hvtx repair")
+        finally:
+            program.kill()
+    assert findings(hvtx, "damage")[0]["hint"] == "hvtx repair"
+    hvtx("repair")
+    assert [f["level"] for f in findings(hvtx, "damage")] == ["ok"]
+    assert refused(protocol, Where("0.0.0.0"), options=REUSE)
+    told = hvtx("explain", f"8080/{protocol}", "--json").json()["evidence"]
+    assert any(f"held by pid {holders()[0]}" in line for line in told), told
+
+
+def test_a_host_daemons_port_is_told_with_its_program(hvtx: Program) -> None:
+    """At create, at start and by explain; of a VM that is down, too."""
+    hvtx("vm", "create", "down", "--network", "net", "-p", "8085:80", *SLEEP)
+    with stranger("tcp 127.0.0.1 8085", "udp :: 5353", "udp 0.0.0.0 5354") as program:
+        try:
+            who = f"python3 (pid {program.pid}, user root)"
+            for port in ("8085", "5353/udp", "5354"):
+                told = hvtx("explain", port, "--json").json()
+                assert who in str(told["evidence"]), told
+            assert hvtx("explain", "8085", "--json").json()["vm"] == "down"
+            said = hvtx("vm", "start", "down", code=4).err
+            assert f"in use by a program: {who}" in said
+            assert f"kill {program.pid}" in said
+            more = ("vm", "create", "more", "--network", "net", "-p", "5353:53/udp", *SLEEP)
+            assert who in hvtx(*more, code=4).err
+        finally:
+            program.kill()
+    hvtx("vm", "start", "down")
+
+
+def test_a_holder_that_is_stopped_holds_on(hvtx: Program) -> None:
+    """SIGSTOP takes nothing from it; the VM's end still frees the port, by whoever cleans up."""
+    run(hvtx, "8080:80")
+    (holder,) = holders()
+    os.kill(holder, signal.SIGSTOP)
+    assert [f["level"] for f in findings(hvtx, "damage")] == ["ok"]
+    assert refused("tcp", Where("0.0.0.0"), options=REUSE)
+    lab.end(hvtx.vm("web")["pid"])
+    hvtx("gc", "--apply")
+    assert holders() == []
+    assert not refused("tcp", Where("0.0.0.0"))
+
+
+def test_a_holders_number_that_is_anothers_now_is_no_holder(hvtx: Program) -> None:
+    """Its pid was given to somebody else: he is left alone, and the port is not held."""
+    run(hvtx, "8080:80")
+    (holder,) = holders()
+    lab.end(holder)
+    other = subprocess.Popen(["sleep", "600"])
+    try:
+        with contextlib.closing(
+            sqlite3.connect(Path(os.environ["HVTX_STATE_DIR"], "hvtx.db"))
+        ) as store:
+            store.execute(
+                "UPDATE resource SET observed = replace(observed, ?, ?) WHERE kind = 'publish'",
+                (f'"pid": {holder},', f'"pid": {other.pid},'),
+            )
+            store.commit()
+        told = hvtx("explain", "8080", "--json").json()["evidence"]
+        assert any(f"pid {other.pid}, has ended" in line for line in told), told
+        assert {f["level"] for f in findings(hvtx, "damage")} == {"warning"}
+        hvtx("vm", "stop", "web", "--timeout", "1")
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
 def test_a_vm_from_before_holders_gets_one(hvtx: Program) -> None:
     """Its rows say nothing of any."""
     run(hvtx, "8080:80")

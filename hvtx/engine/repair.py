@@ -189,9 +189,22 @@ def _with_mends(snapshot: Snapshot, damages: Sequence[Damage]) -> list[Damage]:
     for damage in damages:
         row = damage.row
         name = snapshot.vms[row.vm].name if row.vm else ""
+        if damage.missing == holding.UNHELD:
+            found.append(_had_by_others(damage))
+            continue
         mend = remedy.remedy(row, damage.seen, name, external=row.vm in external)
         found.append(damage._replace(mend=mend))
     return found
+
+
+def _had_by_others(damage: Damage) -> Damage:
+    """A port that is not held, with who has it instead: `repair` cannot hold it while he does."""
+    others = holding.had_by(damage.row)
+    if not others:
+        return damage
+    words = f"{holding.words_of(others)} has it now"
+    seen = damage.seen._replace(evidence=(words, *damage.seen.evidence))
+    return damage._replace(seen=seen, mend="; ".join(holding.mends(damage.row)))
 
 
 def _made_here(snapshot: Snapshot) -> list[Resource]:

@@ -129,12 +129,14 @@ def _in_the_way(row: Resource, snapshot: Snapshot, sights: Sights) -> list[Entry
 def removal(entry: Entry) -> str:
     """The command that removes a rule or an element from where it stands."""
     words = entry.place.split()
+    if words[0] not in ("nft", "iptables", "ip6tables") or len(words) < 3:
+        return f"remove `{entry.text}` from {entry.place}"
     if words[0] != "nft":
         comment = f"-m comment --comment {shlex.quote(entry.mark)} " if entry.mark else ""
         matches, jump, target = entry.text.partition("-j ")
         return f"{words[0]}-legacy -t {words[1]} -D {words[2]} {matches}{comment}{jump}{target}"
     if len(words) == 3:
-        return f"nft delete table {' '.join(words[1:])}"
+        return f"`hvtx explain {words[2]}` tells of it"
     if entry.handle:
         return f"nft delete rule {' '.join(words[1:])} handle {entry.handle}"
     key = " . ".join(entry.text.partition(_SET_VALUE)[0].replace("[", "").replace("]", "").split())

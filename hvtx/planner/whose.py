@@ -392,7 +392,7 @@ def _ports(sight: Sight, text: str) -> Iterator[Subject]:
 
 def _strange_port(sight: Sight, number: int, protocol: str | None, host: str | None) -> Subject:
     heard = sorted(
-        f"a program listens on {address}, port {port}/{proto}: `ss -lnp` shows which"
+        f"a program listens on {address}, port {port}/{proto}"
         for proto, address, port in sight.sockets
         if port == number
         and protocol in (None, proto)
