@@ -433,6 +433,69 @@ def test_the_guest_is_reached_all_the_same(hvtx: Program, world: lab.Namespace) 
             one.communicate()
 
 
+@pytest.mark.parametrize(
+    ("port", "network"),
+    [
+        ("8067:67/udp", "net"),
+        ("8547:547/udp", "net"),
+        ("203.0.113.1:8067:67/udp", "net"),
+        ("[2001:db8::1]:8547:547/udp", "net"),
+        ("8067:67/udp", "four"),
+        ("8547:547/udp", "six"),
+    ],
+)
+def test_a_guest_port_whose_answers_are_dropped_is_refused(
+    hvtx: Program, port: str, network: str
+) -> None:
+    """A guest is no DHCP server, which its device's filter sees to: what would it answer by?"""
+    hvtx("network", "create", "four", "--subnet", "10.78.0.0/24")
+    hvtx("network", "create", "six", "--subnet", "fd78::/64")
+    with witness.undone():
+        said = hvtx("vm", "create", "web", "--network", network, "-p", port, *SLEEP, code=2).err
+    assert "DHCP" in said
+    assert "hint: let the guest serve it on another port" in said
+    fine = {
+        "67": ("8067:67", "[2001:db8::1]:8067:67/udp"),
+        "547": ("8547:547", "203.0.113.1:8547:547/udp"),
+    }
+    guest_port = port.rpartition(":")[2].partition("/")[0]
+    for number, other in enumerate(fine[guest_port] if network == "net" else ()):
+        hvtx("vm", "create", f"fine{number}", "--network", "net", "-p", other, *SLEEP)
+
+
+def test_ports_beside_those_are_answered(hvtx: Program, world: lab.Namespace) -> None:
+    """DHCP clients' ports, and a server's in the other family."""
+    ports = (
+        "8068:68/udp",
+        "8546:546/udp",
+        f"[{lab.HOST6}]:8067:67/udp",
+        f"{lab.HOST4}:8547:547/udp",
+    )
+    published = [word for port in ports for word in ("-p", port)]
+    program = str(Path(guest.__file__))
+    hvtx("vm", "run", "web", "--network", "net", *published, "--", sys.executable, program)
+    pid = hvtx.vm("web")["pid"]
+    inside = ("nsenter", "-t", str(pid), "-n", "--")  # as root: ports below 1024
+    until(lambda: "fd77::2" in lab.run(*inside, "ip", "-6", "addr", check=False), "the guest is up")
+    serve = _SERVE.replace('s.bind(("::", 8000))', 's.bind(("::", int(sys.argv[2])))')
+    served = [
+        subprocess.Popen([*inside, sys.executable, "-c", serve, "udp", port], stdout=-1)
+        for port in ("68", "546", "67", "547")
+    ]
+    try:
+        for one in served:
+            assert one.stdout is not None
+            assert one.stdout.readline() == b"ready\n"
+        both = [(p, a) for p in ("8068", "8546") for a in (lab.HOST4, lab.HOST6)]
+        for port, address in (*both, ("8067", lab.HOST6), ("8547", lab.HOST4)):
+            ask = _ASK.replace("8080", port)
+            assert world.run(sys.executable, "-c", ask, "udp", address) == "guest\n", port
+    finally:
+        for one in served:
+            one.kill()
+            one.communicate()
+
+
 _SERVE = """
 import socket, sys
 kind = socket.SOCK_STREAM if sys.argv[1] == "tcp" else socket.SOCK_DGRAM
