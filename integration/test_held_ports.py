@@ -352,6 +352,42 @@ def test_a_holders_number_that_is_anothers_now_is_no_holder(hvtx: Program) -> No
         other.wait()
 
 
+def limited(limit: str, *arguments: str, code: int = 0) -> str:
+    """What the program says with a limit on open files, ``SOFT:HARD``."""
+    enter = ["prlimit", f"--nofile={limit}", "--", sys.executable, "-m", "hvtx"]
+    done = subprocess.run([*enter, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr[-2000:]
+    return done.stderr
+
+
+@pytest.mark.parametrize("limit", ["1024:4096", "4096:4096"])
+def test_many_ports_take_more_files_than_are_usual(hvtx: Program, limit: str) -> None:
+    """Two sockets each: the soft limit is raised for the holder, and is the usual one for the VM."""
+    ports = [word for n in range(510) for word in ("-p", f"{20000 + n}:80")]
+    limited(limit, "vm", "run", "web", "--network", "net", *ports, *SLEEP)
+    (holder,) = holders()
+    assert len(os.listdir(f"/proc/{holder}/fd")) > 1020
+    limits = Path(f"/proc/{hvtx.vm('web')['pid']}/limits").read_text()
+    assert limits.partition("Max open files")[2].split()[0] == "1024"
+    assert refused("tcp", Where("0.0.0.0"), 20509)
+    lab.end(holder)
+    limited(limit, "repair")
+    assert refused("tcp", Where("::"), 20509)
+
+
+def test_a_hard_limit_is_named_with_how_many_ports_it_lets(hvtx: Program) -> None:
+    """Nothing is made; as many as it says can be had."""
+    ports = [word for n in range(150) for word in ("-p", f"{20000 + n}:80")]
+    with witness.undone():
+        said = limited("256:256", "vm", "run", "web", "--network", "net", *ports, *SLEEP, code=6)
+    assert "150 published ports are held by 300 sockets" in said
+    assert "256 files open (the hard limit)" in said
+    most = int(said.partition("at most ")[2].partition(" ")[0])
+    assert 50 < most < 128
+    limited("256:256", "vm", "run", "web", "--network", "net", *ports[: 2 * most], *SLEEP)
+    assert refused("tcp", Where("0.0.0.0"), 20000 + most - 1)
+
+
 def test_a_vm_from_before_holders_gets_one(hvtx: Program) -> None:
     """Its rows say nothing of any."""
     run(hvtx, "8080:80")

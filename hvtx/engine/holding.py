@@ -133,6 +133,7 @@ def renew(
     from hvtx.engine import notice
     from hvtx.host import portholder
 
+    portholder.make_room([port_of(row) for row in rows])
     held, why = portholder.Held(), {}
     for row in rows:
         try:
