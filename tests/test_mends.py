@@ -46,7 +46,6 @@ RUN = {
     "ip link del dev {}": _BRIDGE,
     "ip link set dev {} nomaster": _BRIDGE,
     "nft delete element {} {}": _HINTS,
-    "{}-legacy -t {} -D": _HINTS,
     "ip neigh del {} dev {}":
         "integration/test_neighbour_entries.py::test_what_an_administrator_entered_for_good_stays",
     "ip {}rule add to {} lookup main pref {}":
