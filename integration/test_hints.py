@@ -246,3 +246,54 @@ def test_a_network_goes_when_its_hint_is_followed(hvtx: Program, broken: str) ->
         follow(hvtx, hint_of(ran))
     hvtx("network", "show", "net", code=3)
     assert hvtx.is_clean()
+
+
+# -- what programs see of all this -------------------------------------------------------------------
+
+
+def _gone(hvtx: Program) -> None:
+    lab.run("ip", "link", "del", "dev", hvtx.device("web"))
+
+
+def _flushed(_: Program) -> None:
+    lab.run("nft", "flush", "ruleset")
+
+
+def _crashed(hvtx: Program) -> None:
+    lab.end(hvtx.vm("web")["pid"])
+
+
+def _kept(hvtx: Program) -> None:
+    _rename(hvtx)
+    hvtx(*STOP, code=9)
+
+
+def _no_bridge(hvtx: Program) -> None:
+    lab.run("ip", "link", "del", "dev", _bridge(hvtx))
+
+
+def _half_made(hvtx: Program) -> None:
+    hvtx("vm", "create", "half", "--network", "net", *SLEEP)
+    hvtx("vm", "start", "half", code=-9, HVTX_FAILPOINT="acted:filter:kill")
+
+
+STATES = {  # what happened: the exit codes of `gc --plan --detailed-exitcode` and of `doctor`
+    "nothing": (_nothing, 0, 0),
+    "the mark is lost": (_rename, 0, 1),
+    "the device is gone": (_gone, 0, 1),
+    "the rules are gone": (_flushed, 0, 1),
+    "the bridge is gone": (_no_bridge, 0, 1),
+    "the VM died": (_crashed, 2, 0),
+    "a stop left something": (_kept, 0, 1),
+    "a start was killed": (_half_made, 2, 0),
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_exit_codes_tell_a_program_the_same(hvtx: Program, state: str) -> None:
+    """gc's says whether it has anything to do, doctor's whether anything keeps VMs from working."""
+    happens, plan, doctor = STATES[state]
+    happens(hvtx)
+    assert hvtx("gc", "--plan", "--detailed-exitcode", code=None).code == plan
+    ran = hvtx("doctor", code=None)
+    assert ran.code == doctor, ran.out
