@@ -139,7 +139,7 @@ def renew(
         try:
             held.add(port_of(row))
         except Conflict as problem:
-            why[row.id] = f"{problem.message}; to hold it again: {'; '.join(mends(row))}"
+            why[row.id] = f"{problem.message}; to hold it again: {mend(had_by([row])[row.id])}"
         except HvtxError as problem:
             why[row.id] = f"{problem.message} ({problem.hint})" if problem.hint else problem.message
     why.update((row.id, held.unheld[port_of(row)]) for row in rows if port_of(row) in held.unheld)
@@ -161,20 +161,22 @@ def shown(row: Resource) -> list[str]:
     if identity is not None and not portholder.ended(identity):
         return [f"held by pid {identity.pid}, with a bound socket"]
     who = "nobody holds it" if identity is None else f"its holder, pid {identity.pid}, has ended"
-    found = had_by(row)
+    found = had_by([row])[row.id]
     if not found:
         return [f"{who}: a program that comes now can take it; `hvtx repair` holds it again"]
     return [
         f"{who}, and {words_of(found)} has it now",
-        f"to hold it again: {'; '.join(mends(row))}",
+        f"to hold it again: {mend(found)}",
     ]
 
 
-def had_by(row: Resource) -> list[Owner]:
-    """Programs that have the port of a row which nobody holds."""
+def had_by(rows: Sequence[Resource]) -> dict[int, list[Owner]]:
+    """Programs that have the ports of rows which nobody holds, by row."""
     from hvtx.host import portowner
 
-    return portowner.owners(port_of(row))
+    ports = {row.id: port_of(row) for row in rows}
+    found = portowner.owners_of(ports.values())
+    return {row: found[port] for row, port in ports.items()}
 
 
 def words_of(found: Sequence[Owner]) -> str:
@@ -184,9 +186,9 @@ def words_of(found: Sequence[Owner]) -> str:
     return portowner.listed(found)
 
 
-def mends(row: Resource) -> list[str]:
-    """The commands after which the port of a row that nobody holds is held again."""
+def mend(found: Sequence[Owner]) -> str:
+    """The commands after which a port that these programs have is held again."""
     from hvtx.host import portowner
     from hvtx.planner.remedy import REPAIR
 
-    return [*portowner.ended_by(had_by(row)), REPAIR]
+    return "; ".join([*portowner.ended_by(found), REPAIR])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -35,22 +35,41 @@ class Owner(NamedTuple):
         return f"{self.name} (pid {self.pid}, user {self.user}{unit})"
 
 
-def owners(port: Publish, but: Collection[int] = ()) -> list[Owner]:
-    """Who has a socket that keeps others from ``port``, by pid; not those in ``but``.
+def owners(port: Publish) -> list[Owner]:
+    """Who has a socket that keeps others from ``port``, by pid.
 
     A socket of TCP that does not listen is in no table: its program is not found.
     """
-    seen = {inode: (address, uid) for address, uid, inode in _sockets(port)}
-    if not seen:
-        return []
-    found: list[Owner] = []
+    return owners_of([port])[port]
+
+
+def owners_of(ports: Iterable[Publish]) -> dict[Publish, list[Owner]]:
+    """The same of several: the kernel's tables and all processes are looked through once."""
+    wanted = list(ports)
+    tables = {protocol: _sockets(protocol) for protocol in {port.protocol for port in wanted}}
+    seen = {
+        port: {
+            inode: (address, uid)
+            for address, number, uid, inode in tables[port.protocol]
+            if number == port.host_port and _meets(address, port.host_ip)
+        }
+        for port in wanted
+    }
+    inodes = {inode for found in seen.values() for inode in found}
+    holding = _holding(inodes) if inodes else []
+    return {port: _owners(found, holding) for port, found in seen.items()}
+
+
+def _owners(seen: Mapping[int, tuple[str, int]], holding: Iterable[tuple[int, int]]) -> list[Owner]:
+    """Who has these sockets, by inode; what nobody has open that is seen from here, too."""
+    found: dict[int, Owner] = {}
     unseen = dict(seen)
-    for pid, inode in _holding(seen):
-        unseen.pop(inode, None)
-        if pid not in but and pid not in {one.pid for one in found}:
-            found.append(_described(pid, *seen[inode]))
-    found += [Owner(0, "?", _user(uid), "", address) for address, uid in unseen.values()]
-    return sorted(found)
+    for pid, inode in holding:
+        if inode in seen:
+            unseen.pop(inode, None)
+            found.setdefault(pid, _described(pid, *seen[inode]))
+    more = [Owner(0, "?", _user(uid), "", address) for address, uid in unseen.values()]
+    return sorted([*found.values(), *more])
 
 
 def ended_by(found: Iterable[Owner]) -> list[str]:
@@ -70,19 +89,14 @@ def listed(found: Sequence[Owner]) -> str:
     return ", ".join(map(str, found[:_MOST])) + more
 
 
-def _sockets(port: Publish) -> list[tuple[str, int, int]]:
-    """Address, user id and inode of the sockets at a port."""
+def _sockets(protocol: str) -> list[tuple[str, int, int, int]]:
+    """Address, port, user id and inode of the sockets of a protocol that keep others away."""
     found = []
     for suffix in ("", "6"):
         with suppress(OSError, ValueError):
-            path = f"/proc/thread-self/net/{port.protocol}{suffix}"
-            with open(path, encoding="ascii") as table:
+            with open(f"/proc/thread-self/net/{protocol}{suffix}", encoding="ascii") as table:
                 text = table.read()
-            found += [
-                (address, uid, inode)
-                for address, number, uid, inode in owned_in(text, LISTENING[port.protocol])
-                if number == port.host_port and _meets(address, port.host_ip)
-            ]
+            found += owned_in(text, LISTENING[protocol])
     return found
 
 
