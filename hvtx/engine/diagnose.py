@@ -464,12 +464,14 @@ def _ports(runtime: Runtime) -> Iterator[Finding]:
 
 def _damage(runtime: Runtime) -> Iterator[Finding]:
     """What others flushed or changed under networks and running VMs."""
+    from hvtx.engine.leftovers import stuck
     from hvtx.engine.repair import look_now
     from hvtx.engine.snapshot import take_snapshot
 
     if runtime.store.missing or runtime.refused is not None:
         return
-    damages, unseen = look_now(take_snapshot(runtime))
+    snapshot = take_snapshot(runtime)
+    damages, unseen = look_now(snapshot)
     found = [d for d in damages if d.row.kind != Kind.SYSCTL]
     for damage in found:
         yield Finding(
@@ -484,7 +486,11 @@ def _damage(runtime: Runtime) -> Iterator[Finding]:
     passing = _passes(runtime)
     for words in passing:
         yield Finding("damage", "error", words, (), "hvtx repair")
-    if not found and not unseen and not passing:
+    left = stuck(snapshot)
+    for one in left:
+        words = f"what {one.whose} left on this host cannot be released, and stays in its way"
+        yield Finding("damage", "error", words, one.words, one.hint)
+    if not found and not unseen and not passing and not left:
         yield Finding("damage", "ok", "everything that runs has what is on record")
 
 

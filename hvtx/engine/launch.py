@@ -279,8 +279,7 @@ def _free_for_start(runtime: Runtime, vm: Vm) -> None:
     if state in (VmState.RUNNING, VmState.STARTING, VmState.STOPPING, VmState.UNKNOWN):
         if state is VmState.RUNNING and _interrupted(rows):
             _resolve(runtime, vm.name)  # the record of a start that was killed late
-        hint = "hvtx vm stop it first" if state is VmState.RUNNING else "hvtx vm show tells more"
-        raise Conflict(f"VM {vm.name!r} is {state.value}", hint=hint)
+        raise Conflict(f"VM {vm.name!r} is {state.value}", hint=_first(vm.name, state))
     if state is VmState.DEFINED and not runtime.read(records.is_provisional, vm.id):
         return
     plan = _resolve(runtime, vm.name)
@@ -292,15 +291,28 @@ def _free_for_start(runtime: Runtime, vm: Vm) -> None:
             "; ".join(item.message for item in plan.items if item.row in keys)
             or "see hvtx gc --plan"
         )
+        from hvtx.engine import leftovers
+
         raise Conflict(
             f"VM {vm.name!r} crashed, and what it left cannot be released: {why}",
-            hint="hvtx gc --plan shows each item with its reason",
+            hint=leftovers.hint(
+                runtime, leftovers.kept_by(plan.items, left), again=f"hvtx vm start {vm.name}"
+            ),
         )
     if runtime.read(records.find_vm, vm.name) is None:
         raise NotFound(
             f"VM {vm.name!r} was made by an interrupted `vm run`, which is undone now",
             hint="run it again: hvtx vm run",
         )
+
+
+def _first(name: str, state: VmState) -> str:
+    """What comes before the start of a VM that is not down."""
+    if state is VmState.RUNNING:
+        return f"hvtx vm restart {name} stops it first"
+    if state is VmState.UNKNOWN:
+        return f"hvtx vm show {name} tells more; hvtx vm stop {name} releases what is there"
+    return f"hvtx vm show {name} tells when that has ended"
 
 
 def _interrupted(rows: Sequence[Resource]) -> bool:
@@ -658,16 +670,18 @@ def _release_all(runtime: Runtime, operation: Operation, vm: Vm) -> None:
     if old:
         operation.forget(old, {row.id: "rebooted" for row in old})
     outcomes = operation.release(here, reasons={row.id: operation.verb for row in here})
-    kept = [outcome for outcome in outcomes.values() if not outcome.gone]
+    kept = [(row, outcomes[row.id]) for row in here if not outcomes[row.id].gone]
     operation.end("partial" if kept else "done")
     if kept:
-        left = "; ".join(dict.fromkeys(outcome.message for outcome in kept))
-        flows = all(outcome.reason == Reason.FLOWS_REMAIN for outcome in kept)
+        from hvtx.engine import leftovers
+
+        left = "; ".join(dict.fromkeys(outcome.message for _, outcome in kept))
+        flows = all(outcome.reason == Reason.FLOWS_REMAIN for _, outcome in kept)
         raise PartialFailure(
             f"VM {vm.name!r} is stopped, but not all of it could be released: {left}",
             hint="hvtx gc --apply tries again; until then nobody else gets its addresses and ports"
             if flows
-            else "end or move what is named, then: hvtx gc --apply",
+            else leftovers.hint(runtime, kept),
         )
 
 
@@ -707,7 +721,7 @@ def remove_vm(runtime: Runtime, name: str, *, force: bool = False) -> None:
     state, _, _ = state_of(runtime, vm)
     if state is not VmState.DEFINED:
         if not force:
-            raise Conflict(f"VM {name!r} is {state.value}", hint="stop it first, or use --force")
+            raise Conflict(f"VM {name!r} is {state.value}", hint=f"hvtx vm rm {name} --force")
         stop_vm(runtime, name, timeout=5.0, force=True)
     with begin(runtime, "rm", vm=name) as (sql, operation):
         if records.has_vm(sql, vm.id):  # gc forgets what an interrupted run left, once it is bare

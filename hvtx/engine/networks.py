@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -29,7 +29,9 @@ from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted, forbidden
 from hvtx.model.resource import (
     FIREWALL_KINDS,
+    Address,
     Kind,
+    Link,
     Resource,
     State,
     filters_on,
@@ -581,10 +583,10 @@ def remove_network(runtime: Runtime, name: str) -> None:
     if users:
         raise Conflict(
             f"network {name!r} is used by {', '.join(users)}",
-            hint="remove these VMs first: hvtx vm rm NAME",
+            hint="; ".join((*(_away(runtime, vm) for vm in users), f"hvtx network rm {name}")),
         )
     privileges.need_for(rows)
-    _refuse_dependents(runtime, rows)
+    _refuse_dependents(runtime, network, rows)
     with begin(runtime, "network-rm", network=name) as (sql, operation):
         records.set_network_leaving(sql, network.id, operation.id)
     old = [row for row in rows if row.life != runtime.life.id]
@@ -592,7 +594,8 @@ def remove_network(runtime: Runtime, name: str) -> None:
         operation.forget(old, {row.id: "rebooted" for row in old})
     here = [row for row in rows if row.life == runtime.life.id]
     outcomes = operation.release(here, reasons={row.id: "network-rm" for row in here})
-    left = [outcome.message for outcome in outcomes.values() if not outcome.gone]
+    kept = [(row, outcomes[row.id]) for row in here if not outcomes[row.id].gone]
+    left = [outcome.message for _, outcome in kept]
 
     def forget(sql: Any) -> None:
         if not left:
@@ -600,10 +603,22 @@ def remove_network(runtime: Runtime, name: str) -> None:
 
     operation.end("partial" if left else "done", then=forget)
     if left:
+        from hvtx.engine import leftovers
+
         raise PartialFailure(
             f"network {name!r} is not wholly removed: {'; '.join(left)}",
-            hint="take away what stands in the way, then repeat, or: hvtx gc --apply",
+            hint=leftovers.hint(runtime, kept, again=f"hvtx network rm {name}"),
         )
+
+
+def _away(runtime: Runtime, name: str) -> str:
+    """The command that removes a VM as it is now."""
+    from hvtx.engine.launch import state_of
+    from hvtx.planner.states import VmState
+
+    vm = runtime.read(records.find_vm, name)
+    down = vm is not None and state_of(runtime, vm)[0] is VmState.DEFINED
+    return f"hvtx vm rm {name}" + ("" if down else " --force")
 
 
 def _idle_bases(sql: Any, leaving: Network, shared: Sequence[Resource]) -> list[Resource]:
@@ -627,7 +642,17 @@ def _idle_bases(sql: Any, leaving: Network, shared: Sequence[Resource]) -> list[
     ]
 
 
-def _refuse_dependents(runtime: Runtime, rows: Sequence[Resource]) -> None:
+def _off_bridge(
+    row: Resource, every: Sequence[Link], addresses: Sequence[Address], filtered: Collection[int]
+) -> list[str]:
+    """The commands that take off a bridge what others put on it."""
+    from hvtx.planner.leftovers import taken_away
+
+    own = next(link for link in every if link.ifindex == row.spec["ifindex"])
+    return taken_away(own, every, addresses, filtered, row.spec["addresses"])
+
+
+def _refuse_dependents(runtime: Runtime, network: Network, rows: Sequence[Resource]) -> None:
     """Refuse before anything is touched if strangers' things stand on the bridge."""
     links = Links()
     try:
@@ -656,5 +681,10 @@ def _refuse_dependents(runtime: Runtime, rows: Sequence[Resource]) -> None:
         if things:
             raise Conflict(
                 f"others put something on bridge {row.key}: {', '.join(things)}",
-                hint="take it away first; nothing was changed",
+                hint="; ".join(
+                    (
+                        *_off_bridge(row, every, addresses, filtered),
+                        f"hvtx network rm {network.name}",
+                    )
+                ),
             )

@@ -25,6 +25,7 @@ from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.transaction import begin
 from hvtx.errors import HvtxError, NotFound, Refused
 from hvtx.host.links import Links
+from hvtx.host.portowner import Owner
 from hvtx.host.traits import LinkTraits
 from hvtx.model.plan import Snapshot
 from hvtx.model.resource import FIREWALL_KINDS, HOLDER, Kind, Link, Resource, State
@@ -185,13 +186,26 @@ def _with_mends(snapshot: Snapshot, damages: Sequence[Damage]) -> list[Damage]:
         for row in snapshot.rows
         if row.kind == Kind.PROCESS and row.spec.get("hypervisor") == "external"
     }
+    others = holding.had_by([d.row for d in damages if d.missing == holding.UNHELD])
     found = []
     for damage in damages:
         row = damage.row
         name = snapshot.vms[row.vm].name if row.vm else ""
+        if damage.missing == holding.UNHELD:
+            found.append(_had_by_others(damage, others[row.id]))
+            continue
         mend = remedy.remedy(row, damage.seen, name, external=row.vm in external)
         found.append(damage._replace(mend=mend))
     return found
+
+
+def _had_by_others(damage: Damage, others: Sequence[Owner]) -> Damage:
+    """A port that is not held, with who has it instead: `repair` cannot hold it while he does."""
+    if not others:
+        return damage
+    words = f"{holding.words_of(others)} has it now"
+    seen = damage.seen._replace(evidence=(words, *damage.seen.evidence))
+    return damage._replace(seen=seen, mend=holding.mend(others))
 
 
 def _made_here(snapshot: Snapshot) -> list[Resource]:

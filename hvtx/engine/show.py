@@ -22,7 +22,7 @@ from hvtx.host import paths
 from hvtx.hypervisors.base import TRAITS
 from hvtx.model.guest import NOTES, Guest
 from hvtx.model.resource import Kind, Resource
-from hvtx.model.vm import Interface, Liveness, Network, Vm
+from hvtx.model.vm import Interface, Liveness, Network, Publish, Vm
 from hvtx.planner.states import VmState, identity_of
 from hvtx.store import history, records
 
@@ -137,6 +137,12 @@ def _notes(vm: Vm) -> list[str]:
     if any(i.ipv6 if port.host_ip is None else port.host_ip == "::1" for i, port in ports):
         notes.append("published ports are not reachable through [::1]: NAT cannot serve it")
     notes += [
+        f"port {port.host_port}/{port.protocol} is not answered by IPv{family}: what guests send"
+        f" from port {port.guest_port}/udp is dropped, as it is that of a DHCP server"
+        for interface, port in ports
+        if (family := _guarded(interface, port)) is not None
+    ]
+    notes += [
         f"port {port.host_port}/{port.protocol} on {port.host_ip} leads nowhere: no IPv{family}"
         " address is leased to the VM's first interface"
         for interface, port in ports
@@ -145,6 +151,16 @@ def _notes(vm: Vm) -> list[str]:
         if not (interface.ipv6 if family == 6 else interface.ipv4)
     ]
     return notes
+
+
+def _guarded(interface: Interface, port: Publish) -> int | None:
+    """The family in which a port cannot be answered; of a VM that an earlier hvtx made."""
+    if port.protocol != "udp":
+        return None
+    from hvtx.planner.addressing import guarded
+
+    has = {4: interface.ipv4, 6: interface.ipv6}
+    return guarded(port, [family for family, address in has.items() if address])
 
 
 def show_vm(runtime: Runtime, name: str) -> dict[str, Any]:

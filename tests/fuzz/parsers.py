@@ -36,6 +36,7 @@ from hvtx.host import (
     netlink,
     nfnetlink,
     nftlayout,
+    portowner,
     ports,
     procfs,
     qmp,
@@ -903,9 +904,13 @@ PARSERS: dict[str, Parser] = {
         lambda n: MOUNTS * n,
     ),
     "sockets": Parser(
-        lambda text: ports.sockets_in(text, "0A"),
+        lambda text: (ports.sockets_in(text, "0A"), portowner.owned_in(text, "0A")),
         texts([sample(f"/proc/self/net/{name}")[0].decode() for name in ("tcp", "tcp6", "udp")]), (ValueError,),
-        ("host.ports.sockets_in", "host.ports._spelt"),
+        ("host.ports.sockets_in", "host.ports.spelt", "host.portowner.owned_in"),
+    ),
+    "control groups": Parser(
+        portowner.unit_in, texts(["0::/system.slice/nginx.service\n1:name=systemd:/user.slice/u.service\n"], "/"), (),
+        ("host.portowner.unit_in",),
     ),
     # words
     "marks": Parser(names, texts((MARK, f"a {MARK} b"), ":"), (), ("model.mark.parse_mark",), lambda n: "hvtx:1:" * n),

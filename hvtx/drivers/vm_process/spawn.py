@@ -100,7 +100,7 @@ def _spawned(
         return os.posix_spawn(
             SHELL,
             [
-                *(SHELL, "-c", ENTER, SIGNATURE, umask, launch.directory),
+                *(SHELL, "-c", starter.in_shell(ENTER), SIGNATURE, umask, launch.directory),
                 *shown,
                 *argv,
                 *(SHELL, "-c", SCRIPT, SIGNATURE),

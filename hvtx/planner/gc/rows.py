@@ -92,7 +92,17 @@ def _filled(text: str, facts: Facts, row: Resource, seen: Presence) -> str:
         holders=", ".join(facts.holders(row, seen)),
         others=", ".join(facts.others_on(row, seen)),
         gone=gone(row, name),
+        mends=_mends(facts, row, seen),
     )
+
+
+def _mends(facts: Facts, row: Resource, seen: Presence) -> str:
+    """What lets gc go on where something stands in the place of a row's thing."""
+    if seen.problem is None:
+        return ""
+    from hvtx.planner.leftovers import mends
+
+    return "".join(f": {m}" for m in mends(row, seen.problem, facts.snapshot, facts.sights))
 
 
 def _owner(facts: Facts, row: Resource) -> str:

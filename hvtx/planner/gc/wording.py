@@ -22,9 +22,9 @@ _VM, _HOLDERS, _ALL = ("vm",), ("holders",), ("vm", "hidden")
 MOVED = Words("an operation changed it while it was looked at")
 WORKING = Words("an operation is working on it")
 STRANGE = Words("recorded for an earlier life of this host, yet something of that name is there")
-OTHER_MARK = Words("something is there in its place, without the recorded mark")
-NO_MARK = Words("a rule of its shape is there, without its mark")
-EDITED = Words("it carries its mark, and is not as it was taken over")
+OTHER_MARK = Words("something is there in its place, without the recorded mark{mends}")
+NO_MARK = Words("a rule of its shape is there, without its mark{mends}")
+EDITED = Words("it carries its mark, and is not as it was taken over{mends}")
 
 # VMs
 RUNS = Words("its VM runs", _VM)
