@@ -54,9 +54,11 @@ from hvtx.model.resource import (
     Link,
     Outcome,
     Resource,
-    TapSpec,
+    device_observed,
     filters_on,
+    index_of,
     put_by_others,
+    tap_spec,
 )
 
 _THREADS = 64
@@ -89,7 +91,7 @@ class TapDriver:
         return made
 
     def _create(self, row: Resource) -> dict[str, Any]:
-        spec: TapSpec = row.spec  # type: ignore[assignment]
+        spec = tap_spec(row)
         name = spec["device"]
         try:
             descriptor = tun.open_device()
@@ -130,7 +132,7 @@ class TapDriver:
         """
         with contextlib.suppress(OSError):
             self.links.forget_neighbours(
-                (row.spec["master"], address)
+                (tap_spec(row)["master"], address)
                 for row in resources
                 for address in _guest_addresses(row)
             )
@@ -144,9 +146,10 @@ class TapDriver:
         """
         for row in resources:
             with contextlib.suppress(OSError, DumpInterrupted):
-                seen = self.links.get(ifindex=row.spec["ifindex"])
-                if seen is not None and seen.alias == row.mark and seen.mac != row.spec["mac"]:
-                    self.links.change(seen.ifindex, mac=row.spec["mac"])
+                spec = tap_spec(row)
+                seen = self.links.get(ifindex=spec["ifindex"])
+                if seen is not None and seen.alias == row.mark and seen.mac != spec["mac"]:
+                    self.links.change(seen.ifindex, mac=spec["mac"])
 
     def seize(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
         """Hold the devices until :meth:`release` or :meth:`let_go`; nobody can take them meanwhile.
@@ -168,7 +171,7 @@ class TapDriver:
         return busy
 
     def _seize(self, row: Resource) -> Outcome | None:
-        seen = self.links.get(ifindex=row.spec["ifindex"])
+        seen = self.links.get(ifindex=tap_spec(row)["ifindex"])
         if seen is None or wrong_mark(row, seen) is not None:
             return None
         found = hold(seen, self.links, partial(wrong_mark, row))
@@ -188,7 +191,7 @@ class TapDriver:
     def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
         """Remove the devices by attaching; ``in-use`` names the holder where it can."""
         try:
-            own = {row.observed.get("ifindex") or row.spec["ifindex"] for row in resources}
+            own = {index_of(row) for row in resources}
             around = Around(self.links.all(), self.links.addresses(), self.links.filtered(own))
         except (OSError, DumpInterrupted) as problem:
             kept = Outcome(False, "observe-failed", f"the links could not be listed: {problem}")
@@ -253,7 +256,7 @@ def guard(row: Resource, links: Links, spec: Mapping[str, Any] | None = None) ->
 def unguarded(row: Resource, links: Links, spec: Mapping[str, Any] | None = None) -> bool:
     """Whether the filter of a device that should have one is gone or another. Raises OSError."""
     wanted = spec or row.spec.get("guard")
-    if wanted is None or row.observed.get("guarded") is False:  # this kernel has none
+    if wanted is None or device_observed(row).get("guarded") is False:  # this kernel has none
         return False
     return links.guarding(row.spec["ifindex"]) != port_program(wanted)
 
@@ -278,7 +281,7 @@ class Around(NamedTuple):
 
 def release_one(row: Resource, links: Links, around: Around) -> Outcome:
     """Remove one device if it is the row's; the whole of the proof is in here."""
-    ifindex = row.observed.get("ifindex") or row.spec["ifindex"]
+    ifindex = index_of(row)
     seen = links.get(ifindex=ifindex)
     if seen is None:
         stranger = links.get(name=row.key)

@@ -17,7 +17,7 @@ from hvtx.engine.runtime import Runtime, driver_name
 from hvtx.errors import HvtxError
 from hvtx.host import failpoint
 from hvtx.host.netlink import DumpInterrupted
-from hvtx.model.resource import FIREWALL_KINDS, GONE, Kind, Outcome, Resource
+from hvtx.model.resource import FIREWALL_KINDS, GONE, Kind, Outcome, Resource, address_spec
 from hvtx.store import records
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _bridge_stayed(
         return False
     return any(
         other.kind == Kind.BRIDGE
-        and other.key == row.spec["device"]
+        and other.key == address_spec(row)["device"]
         and other.id in outcomes
         and not outcomes[other.id].gone
         for other in rows
