@@ -206,7 +206,7 @@ class Operation:
         with self.runtime.store.transaction() as sql:
             moved = intents.release(sql, rows, self.id) if claim(sql) else []
         failpoint.reach("releasing")
-        from hvtx.planner.gc import release_order
+        from hvtx.planner.order import release_order
 
         with ExitStack() as later:  # closed after the devices: what the kernel waits for overlaps
             outcomes = effects.remove(self.runtime, release_order(moved), later)

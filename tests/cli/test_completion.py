@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from hvtx.cli.completion import joined
-from hvtx.cli.main import COMMANDS
+from hvtx.cli.root import COMMANDS
 from hvtx.engine.define import HYPERVISORS
 from hvtx.model.words import EVENTS, KINDS, REASONS, VERBS
 from hvtx.store.opening import open_store

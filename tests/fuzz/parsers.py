@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 
 from hypothesis import strategies as st
 
-from hvtx.cli import main as cli
+from hvtx.cli import settings as cli
 from hvtx.drivers import nftables, strangers
 from hvtx.drivers.vm_process.gate import tail as tail_of
 from hvtx.drivers.vm_process.probe import look_into
@@ -62,8 +62,8 @@ from hvtx.model.routing import Packet
 from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import ProcessFacts
 from hvtx.planner import addressing, adoption, likeness, neighbours
-from hvtx.planner import gc as plan
 from hvtx.planner import heuristic as guesses
+from hvtx.planner.gc import foreign
 from hvtx.store import backup
 from hvtx.store.database import FILE
 from hvtx.store.opening import open_store
@@ -535,7 +535,7 @@ def mentions(text: str) -> None:
         (ipaddress.ip_network("fd00::/64"), "net"),
     ]
     guesses.mentions(text, spans)
-    plan.mentions(text, [("10.0.0.0/24", "net"), ("fd00::/64", "net")])
+    foreign.mentions(text, [("10.0.0.0/24", "net"), ("fd00::/64", "net")])
     rule = StrangeRule("nftables", "nft ip nat post", text, None, "", 1)
     guesses.keeper_of(rule)
     adoption.kind_of(text)
@@ -811,7 +811,7 @@ PARSERS: dict[str, Parser] = {
         lambda text: counters.moved(counters.lines(text), counters.lines(text)), texts(SAVED), (), ("host.replica.legacy",)
     ),
     "what a rule speaks of": Parser(
-        mentions, texts(RULE_TEXTS, " "), (), ("planner.heuristic.mentions", "planner.gc.mentions"),
+        mentions, texts(RULE_TEXTS, " "), (), ("planner.heuristic.mentions", "planner.gc.foreign.mentions"),
         lambda n: "1:2::" * n + " 10.0.0.1" * n,
     ),
     "ports of others": Parser(others_ports, texts(RULE_TEXTS, " "), (), ("planner.neighbours.published_by_others",)),
@@ -851,11 +851,11 @@ PARSERS: dict[str, Parser] = {
     # files
     "state.json": Parser(
         state_file, json_bytes(STATES), (ValueError,),
-        ("engine.adopt._read", "planner.adoption.parse_state", "planner.adoption.judge", "planner.adoption._rules"),
+        ("engine.adopt._read", "planner.adoption.state_json.parse_state", "planner.adoption.judging.judge", "planner.adoption.state_json._rules"),
     ),
     "rules in delete form": Parser(
         adoption.parse_deletion, texts(("-t nat -D POSTROUTING -s 10.88.0.5/32 -j MASQUERADE", *RULE_TEXTS), " "),
-        (ValueError,), ("planner.adoption.parse_deletion", "planner.adoption._by_words"), lambda n: "-D A -s ::1 'a b' " * n,
+        (ValueError,), ("planner.adoption.deletion.parse_deletion", "planner.adoption.judging._by_words"), lambda n: "-D A -s ::1 'a b' " * n,
     ),
     "access control lists": Parser(
         listed_access, mutated([struct.pack("<IHHIHHIHHI", 2, 1, 6, 0xFFFFFFFF, 2, 6, 54321, 16, 6, 0xFFFFFFFF)]), (),
@@ -866,13 +866,13 @@ PARSERS: dict[str, Parser] = {
     "views": Parser(published, json_bytes(VIEWS), (HvtxError,), ("engine.view._parsed", "store.view.read")),
     "stores of others": Parser(installation, mutated([store_bytes()]), (HvtxError, OSError), ("store.backup.installation_at",)),
     "backups": Parser(whole_store, mutated([store_bytes()]), (HvtxError, OSError), ("store.backup.draft_of",)),
-    "configuration": Parser(configuration, encoded(texts((CONFIGURATION,))), (HvtxError,), ("cli.main._from_file",)),
+    "configuration": Parser(configuration, encoded(texts((CONFIGURATION,))), (HvtxError,), ("cli.settings._from_file",)),
     "environment": Parser(
         environment,
         st.dictionaries(
             st.sampled_from([f"HVTX_{n.upper()}" for n in (*sorted(cli._KEYS), "qemu_accel")]), words, max_size=4
         ),
-        (HvtxError,), ("cli.main.settings", "cli.main._checked", "host.kvm.wanted_accelerator"),
+        (HvtxError,), ("cli.settings.settings", "cli.settings._checked", "host.kvm.wanted_accelerator"),
     ),
     "answers about KVM": Parser(
         kept_answers, json_bytes(([["boot", ["/qemu", 1, 2], None], ["kvm", "it runs", ""]],)), (), ("host.kvm.all_kept",)
