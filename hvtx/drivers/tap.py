@@ -54,7 +54,6 @@ from hvtx.model.resource import (
     Link,
     Outcome,
     Resource,
-    device_observed,
     filters_on,
     index_of,
     put_by_others,
@@ -146,10 +145,9 @@ class TapDriver:
         """
         for row in resources:
             with contextlib.suppress(OSError, DumpInterrupted):
-                spec = tap_spec(row)
-                seen = self.links.get(ifindex=spec["ifindex"])
-                if seen is not None and seen.alias == row.mark and seen.mac != spec["mac"]:
-                    self.links.change(seen.ifindex, mac=spec["mac"])
+                seen = self.links.get(ifindex=row.spec["ifindex"])
+                if seen is not None and seen.alias == row.mark and seen.mac != row.spec["mac"]:
+                    self.links.change(seen.ifindex, mac=row.spec["mac"])
 
     def seize(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
         """Hold the devices until :meth:`release` or :meth:`let_go`; nobody can take them meanwhile.
@@ -256,7 +254,7 @@ def guard(row: Resource, links: Links, spec: Mapping[str, Any] | None = None) ->
 def unguarded(row: Resource, links: Links, spec: Mapping[str, Any] | None = None) -> bool:
     """Whether the filter of a device that should have one is gone or another. Raises OSError."""
     wanted = spec or row.spec.get("guard")
-    if wanted is None or device_observed(row).get("guarded") is False:  # this kernel has none
+    if wanted is None or row.observed.get("guarded") is False:  # this kernel has none
         return False
     return links.guarding(row.spec["ifindex"]) != port_program(wanted)
 
@@ -281,8 +279,7 @@ class Around(NamedTuple):
 
 def release_one(row: Resource, links: Links, around: Around) -> Outcome:
     """Remove one device if it is the row's; the whole of the proof is in here."""
-    ifindex = index_of(row)
-    seen = links.get(ifindex=ifindex)
+    seen = links.get(ifindex=index_of(row))
     if seen is None:
         stranger = links.get(name=row.key)
         if stranger is None or stranger.name != row.key:  # found by an alternative name

@@ -181,10 +181,10 @@ class Operation:
                 self.history(sql, [*map(lines.made, rows), *events])
                 self._close(sql, "done")
         except (CommitUnknown, KeyboardInterrupt):
-            if not _was_committed(self.runtime, rows):
+            if not _was_committed(self, rows):
                 raise
         self.committed = True
-        _verify(self.runtime)
+        self._verify()
         failpoint.reach("committed")
         self.unlock()
 
@@ -209,7 +209,7 @@ class Operation:
         from hvtx.planner.order import release_order
 
         with ExitStack() as later:  # closed after the devices: what the kernel waits for overlaps
-            outcomes = effects.remove(self.runtime, release_order(moved), later)
+            outcomes = effects.remove(self, release_order(moved), later)
         taken = {row.id for row in moved}
         for row in rows:
             if row.id not in taken:
@@ -266,7 +266,7 @@ class Operation:
             then(sql)
             self.history(sql, events)
             self._close(sql, result)
-        _verify(self.runtime)
+        self._verify()
         failpoint.reach("ended")
         self.unlock()
 
@@ -288,6 +288,12 @@ class Operation:
         with suppress(Exception):
             own = self.runtime.read(history.of_operation, self.id, after=self._heard)
             self.runtime.listener(own)
+
+    def _verify(self) -> None:
+        """Restate the invariants that the store can show (``HVTX_VERIFY=1``, as all tests do)."""
+        if os.environ.get("HVTX_VERIFY"):
+            broken = self.runtime.read(intents.violations)
+            assert not broken, broken
 
     def history(self, sql: Any, events: Sequence[Event]) -> None:
         """Append lines of this operation to the history."""
@@ -323,15 +329,15 @@ def begin(
     failpoint.reach("intended")
 
 
-def _was_committed(runtime: Runtime, rows: Sequence[Resource]) -> bool:
+def _was_committed(operation: Operation, rows: Sequence[Resource]) -> bool:
     """Ask the store again, after a commit that did not say.
 
     Raises CommitUnknown if it cannot be asked: any other error would be taken for a failure,
     and undone, though the rows may be committed.
     """
     try:
-        runtime.reopen_store()
-        found = runtime.read(records.resources_by_id, [row.id for row in rows])
+        operation.runtime.reopen_store()
+        found = operation.runtime.read(records.resources_by_id, [row.id for row in rows])
     except Exception as problem:
         raise CommitUnknown(
             "the state store did not say whether a change was kept, and cannot be asked again:"
@@ -339,13 +345,6 @@ def _was_committed(runtime: Runtime, rows: Sequence[Resource]) -> bool:
             hint="`hvtx recover` resolves it when the disk answers again",
         ) from problem
     return all(row.id in found and found[row.id].state == State.COMMITTED for row in rows)
-
-
-def _verify(runtime: Runtime) -> None:
-    """Restate the invariants that the store can show (``HVTX_VERIFY=1``, as all tests do)."""
-    if os.environ.get("HVTX_VERIFY"):
-        broken = runtime.read(intents.violations)
-        assert not broken, broken
 
 
 def forget_vm(sql: Any, vm: str) -> Event:
