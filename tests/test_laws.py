@@ -371,6 +371,7 @@ class _Calls:
                 yield f"{where}:{node.lineno} {what}"
 
 
+@pytest.mark.slow
 def test_an_answer_of_netlink_is_told_by_its_errno() -> None:
     """Never by a class that it is not: where netlink may be asked, none of these is caught."""
     calls = _Calls()

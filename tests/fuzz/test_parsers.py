@@ -60,6 +60,7 @@ def property_of(parser: Parser) -> Callable[..., None]:
 
 @pytest.mark.timeout(int(SECONDS * 3) + 300)
 @pytest.mark.parametrize("name", PARSERS)
+@pytest.mark.slow
 def test_only_named_errors(name: str) -> None:
     holds = property_of(PARSERS[name])
     if not SECONDS:

@@ -22,6 +22,8 @@ from tests.machine.found import FOUND, play
 from tests.machine.machine import Machine
 from tests.machine.running import LONG, run
 
+pytestmark = pytest.mark.slow  # sequences of commands, with crashes
+
 MEMORY = Path("/dev/shm")  # the store's writes are durable, and a disk would take its time
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +15,8 @@ from hvtx.planner.gc import plan_gc
 from hvtx.planner.order import release_order
 
 from .scene import EARLIER, NOW, THEIRS, Scene, link, mark
+
+pytestmark = pytest.mark.slow  # plans of random hosts
 
 OF_VM = (Kind.TAP, Kind.FILTER, Kind.PUBLISH, Kind.MASQUERADE, Kind.FILE, Kind.PROCESS, Kind.LEASE)
 OF_NETWORK = (Kind.BRIDGE, Kind.FILTER, Kind.SYSCTL)

@@ -12,6 +12,8 @@ import pytest
 
 from tests.protocol.model import World, search
 
+pytestmark = pytest.mark.slow  # all interleavings of small worlds
+
 WORLDS = {
     "two crashes, a restart": World(crashes=2, collects=1, starts=2, unknown_commits=1),
     "gc and recover beside a start and a stop": World(crashes=2, collects=2, stops=1),

@@ -122,6 +122,7 @@ def test_networks_have_addresses_of_their_own(store: Store) -> None:
     assert [interface.position for interface in found] == [0, 1]
 
 
+@pytest.mark.slow
 def test_thousands_of_leases_cost_no_more_statements(store: Store) -> None:
     """The 5,001st lease takes as many statements as the first, and one pass over an index."""
     large = network("large", "10.64.0.0/16")
@@ -147,6 +148,7 @@ def test_thousands_of_leases_cost_no_more_statements(store: Store) -> None:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.sampled_from(["claim", "free", "choose"]), max_size=25), st.randoms())
+@pytest.mark.slow
 def test_no_address_is_ever_leased_twice(tmp_path_factory, steps: list[str], random) -> None:
     """Any order of claims, choices and frees: distinct, inside, never the gateway's, lowest first."""
     shelf = Shelf(tmp_path_factory.mktemp("leases"))

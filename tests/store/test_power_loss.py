@@ -25,6 +25,8 @@ from hvtx.store.database import FILE
 
 from .shelf import Shelf, enter
 
+pytestmark = pytest.mark.slow  # every state of the disk
+
 ROOT = Path(__file__).parents[2]
 COMMITS = 5
 CALLS = "openat,pwrite64,write,ftruncate,rename,unlink,fsync,fdatasync"

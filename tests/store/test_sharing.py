@@ -259,6 +259,7 @@ def test_a_strangers_transaction_is_waited_for_as_long_as_asked(shelf: Shelf) ->
         stranger.close()
 
 
+@pytest.mark.slow
 def test_a_lock_of_the_logs_index_that_is_kept_is_busy(shelf: Shelf) -> None:
     """A command was stopped while it recovers the log: 75 for others, not a fault of the disk.
 

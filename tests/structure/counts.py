@@ -186,7 +186,7 @@ def untested(module: Module) -> Counts:
 
 
 def test_of(path: str) -> str:
-    """The test of a module: `tests/engine/test_launch.py` for `engine/launch.py`."""
+    """Where the test of a module belongs: below tests/, in the room of its name."""
     room, _, name = path.rpartition("/")
     return "/".join(part for part in ("tests", room, f"test_{name}") if part)
 

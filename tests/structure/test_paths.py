@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,16 +11,16 @@ from tests.structure.paths import is_there, named
 from tests.structure.source import TOP
 
 _COMMENT = re.compile(r'"""(?:.*?)"""|(?:^|\s)#[^\n]*', re.DOTALL | re.MULTILINE)
-_READ = ("hvtx/*.py", "bench/*.py", "scripts", "docs/*.md", "*.md", "*.toml", "tox.ini", ".ci/run")
+_READ = (
+    *("hvtx/**/*.py", "bench/**/*.py", "scripts/**/*", "docs/**/*.md", "*.md", "*.toml", "tox.ini"),
+    ".ci/run",
+)
 
 
-def tracked(*patterns: str) -> list[Path]:
-    """Files of the repository, as git knows them; new ones too."""
-    told = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "--", *patterns],
-        cwd=TOP, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return [path for name in told.stdout.splitlines() if (path := TOP / name).is_file()]
+def files(*patterns: str) -> list[Path]:
+    """Files of the checkout, without what Python leaves beside them."""
+    found = (path for pattern in patterns for path in sorted(TOP.glob(pattern)))
+    return [path for path in found if path.is_file() and "__pycache__" not in path.parts]
 
 
 def missing(path: Path, text: str) -> list[str]:
@@ -33,14 +32,14 @@ def missing(path: Path, text: str) -> list[str]:
 
 
 def test_files_that_the_program_and_its_pages_name_are_there() -> None:
-    wrong = [told for path in tracked(*_READ) for told in missing(path, path.read_text())]
+    wrong = [told for path in files(*_READ) for told in missing(path, path.read_text())]
     assert wrong == []
 
 
 def test_files_that_tests_name_in_comments_and_docstrings_are_there() -> None:
     """What stands in their strings may be made up."""
     wrong = []
-    for path in tracked("tests/*.py", "integration/*.py", "tests/*.toml"):
+    for path in files("tests/**/*.py", "integration/**/*.py", "tests/**/*.toml"):
         text = "\n".join(match[0] for match in _COMMENT.finditer(path.read_text()))
         wrong += missing(path, text)
     assert wrong == []

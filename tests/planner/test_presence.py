@@ -1,0 +1,144 @@
+"""Is what a row speaks of there? One verdict for each row; what could not be read is unknown."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from hvtx.model.plan import Reason, Snapshot
+from hvtx.model.resource import BRIDGE_GROUP, Address, Entry, Kind, Resource, State
+from hvtx.planner.presence import Presence, index, presence
+from tests.planner.scene import NOW, OURS, link, mark
+
+MAC = "02:00:00:00:00:01"
+PLACE, TEXT = "nft inet mine set", "10.77.0.2"
+
+
+def row(kind: str, state: str = State.COMMITTED, **spec: Any) -> Resource:
+    key = str(spec.get("device") or spec.get("path") or kind)
+    return Resource(10, kind, key, state, mark(10), spec, {}, 1, NOW.id, "vm", None)
+
+
+def snapshot(**seen: Any) -> Snapshot:
+    nothing: dict[str, Any] = {
+        **dict.fromkeys(("links", "addresses", "entries"), ()),
+        **dict.fromkeys(("expected", "files", "failures", "holders"), MappingProxyType({})),
+        **dict.fromkeys(("tombstones", "vms", "networks", "operations"), MappingProxyType({})),
+    }
+    return Snapshot(**{**nothing, "filtered": frozenset(), **seen, "installation": OURS,
+                       "life": NOW, "rows": ()})  # fmt: skip
+
+
+def verdict(of: Resource, **seen: Any) -> Presence:
+    taken = snapshot(**seen)
+    return presence(of, taken, index(taken))
+
+
+TAP = row(Kind.TAP, device="hvtap0", ifindex=5)
+BRIDGE = row(Kind.BRIDGE, State.INTENDED, device="hvbr0", ifindex=5, mac=MAC)
+RULES = row(Kind.FILTER, backend="nftables")
+ADDRESS = row(Kind.ADDRESS, ifindex=5, address="10.77.0.1/24", device="hvbr0", owner=mark(9))
+FILE = row(Kind.FILE, path="/etc/x.conf")
+
+
+@pytest.mark.parametrize(
+    ("of", "area"),
+    [(TAP, "links"), (BRIDGE, "links"), (RULES, "nftables"), (ADDRESS, "addresses"),
+     (ADDRESS, "links"), (FILE, "/etc/x.conf")],
+)  # fmt: skip
+def test_what_could_not_be_read_is_unknown_and_never_absent(of: Resource, area: str) -> None:
+    found = verdict(of, failures={area: "EPERM"})
+    assert (found.here, found.evidence, found.problem) == (None, ("EPERM",), None)
+
+
+@pytest.mark.parametrize("of", [TAP, BRIDGE, RULES, ADDRESS, FILE])
+def test_what_was_read_and_not_found_is_absent(of: Resource) -> None:
+    found = verdict(of)
+    assert (found.here, found.problem) == (False, None)
+
+
+def test_a_row_without_an_object_of_its_own_is_there() -> None:
+    assert verdict(row(Kind.LEASE), failures={"links": "EPERM"}) == Presence(True, ())
+
+
+def test_a_device_is_there_with_its_index_kind_and_mark() -> None:
+    for name, words in (("hvtap0", 0), ("renamed", 1)):
+        found = verdict(TAP, links=(link(5, name, alias=TAP.mark),))
+        assert (found.here, found.problem, found.complete) == (True, None, True)
+        assert ("renamed to renamed" in found.evidence) is bool(words)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        link(5, "hvtap0"),
+        link(5, "hvtap0", alias=mark(11)),
+        link(5, "hvtap0", "bridge", mark(10)),
+        link(6, "hvtap0", alias=mark(10)),
+    ],
+    ids=["no mark", "another mark", "another kind", "another index"],
+)
+def test_a_device_that_is_not_proven_the_one_of_the_row_is_a_mismatch(other: Any) -> None:
+    found = verdict(TAP, links=(other,))
+    assert (found.here, found.problem, found.link) == (None, Reason.MARK_MISMATCH, other)
+
+
+def test_a_bridge_before_its_mark_is_known_by_group_and_mac_until_it_is_committed() -> None:
+    seen = link(5, "hvbr0", "bridge", group=BRIDGE_GROUP, mac=MAC)
+    found = verdict(BRIDGE, links=(seen,))
+    assert (found.here, found.complete) == (True, False)
+    for of, other in (
+        (BRIDGE._replace(state=State.COMMITTED), seen),
+        (BRIDGE, seen._replace(mac="02:00:00:00:00:02")),
+        (BRIDGE, seen._replace(group=0)),
+    ):
+        assert verdict(of, links=(other,)).problem is Reason.MARK_MISMATCH
+
+
+def test_rules_are_complete_where_every_expected_entry_has_the_mark() -> None:
+    one = Entry("nftables", PLACE, TEXT, RULES.mark)
+    two = one._replace(place="nft inet mine other")
+    for seen, here, complete in (
+        ((one, two), True, True),
+        ((one,), True, False),
+        ((), False, True),
+    ):
+        found = verdict(RULES, entries=seen, expected={10: (one, two)})
+        assert (found.here, found.complete, found.problem) == (here, complete, None)
+
+
+@pytest.mark.parametrize(
+    ("carried", "reason"), [(None, Reason.MARK_STRIPPED), (mark(11), Reason.MARK_MISMATCH)]
+)
+def test_an_entry_of_the_same_shape_without_our_mark_is_told(
+    carried: str | None, reason: Reason
+) -> None:
+    one = Entry("nftables", PLACE, TEXT, RULES.mark)
+    found = verdict(RULES, entries=(one._replace(mark=carried),), expected={10: (one,)})
+    assert (found.here, found.problem) == (None, reason)
+
+
+def test_a_changed_copy_of_an_imported_rule_is_told_and_of_our_own_is_absent() -> None:
+    one = Entry("nftables", PLACE, TEXT, RULES.mark)
+    changed = one._replace(text="10.77.0.3")
+    imported = RULES._replace(spec={"backend": "nftables", "imported": True})
+    assert (
+        verdict(imported, entries=(changed,), expected={10: (one,)}).problem is Reason.EDITED_COPY
+    )
+    assert verdict(RULES, entries=(changed,), expected={10: (one,)}).here is False
+
+
+def test_an_address_is_ours_on_a_device_with_its_networks_mark() -> None:
+    seen = (Address(5, "10.77.0.1/24"),)
+    bridge = link(5, "hvbr0", "bridge", mark(9))
+    assert verdict(ADDRESS, addresses=seen, links=(bridge,)).here is True
+    for links in ((), (bridge._replace(alias=None),)):
+        assert verdict(ADDRESS, addresses=seen, links=links).problem is Reason.MARK_MISMATCH
+    assert verdict(ADDRESS, addresses=(Address(6, "10.77.0.1/24"),), links=(bridge,)).here is False
+
+
+def test_a_file_is_ours_with_its_mark() -> None:
+    assert verdict(FILE, files={"/etc/x.conf": FILE.mark}).here is True
+    assert verdict(FILE, files={"/etc/x.conf": ""}).problem is Reason.MARK_MISMATCH
