@@ -86,6 +86,15 @@ def end(pid: int) -> None:
         os.close(descriptor)
 
 
+def duplicate_detection(mode: str) -> None:
+    """Whether devices that are made from now on (here) look for others with their IPv6 address.
+
+    It takes each address up to two seconds, for which dumps are not still: tests that are about it
+    turn it on (``1``).
+    """
+    Path("/proc/sys/net/ipv6/conf/default/accept_dad").write_text(mode)
+
+
 class private_network:  # noqa: N801 - it is called like a function
     """A fresh network namespace (loopback up) for this thread, left again at the end.
 
@@ -100,6 +109,7 @@ class private_network:  # noqa: N801 - it is called like a function
             run("ip", "link", "set", "lo", "up")
             # A new namespace inherits what the first one has, and that differs between machines.
             Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
+            duplicate_detection("0")
         except BaseException:
             self.__exit__()
             raise
