@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from integration import lab
-from integration.program import Program
+from integration.program import Forked, Program, preload
 
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
 ID = "aaaa1111-0000-4000-8000-00000000000a"
@@ -96,7 +96,8 @@ def theirs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Theirs]:
 
 @pytest.fixture
 def hvtx() -> Program:
-    return Program(HVTX_FIREWALL="nftables")
+    preload()
+    return Forked(HVTX_FIREWALL="nftables")
 
 
 def rule_lines(tool: str) -> list[str]:
