@@ -11,6 +11,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
 
@@ -160,6 +161,7 @@ def text_of(descriptor: int) -> str:
         return file.read().decode()
 
 
+@cache
 def preload() -> None:
     """Load in the parent what children would load each for themselves."""
     for module in pkgutil.walk_packages(hvtx.__path__, "hvtx."):
