@@ -466,7 +466,7 @@ def test_a_real_guest_of_files_that_only_root_may_open(
         in " ".join(ran.err.split())
     )
     hvtx("vm", "restart", "web")
-    hvtx("vm", "stop", "web")
+    hvtx("vm", "stop", "web", "--force")
     assert hvtx.is_clean()
 
 
@@ -485,13 +485,13 @@ def test_disks_by_descriptor(
     top.chmod(0o600)
     hvtx("vm", "run", "web", "--disk", str(top), "--disk", str(plain))
     assert hvtx.vm("web")["guest"] == "running"
-    hvtx("vm", "stop", "web")
+    hvtx("vm", "stop", "web", "--force")
     base.chmod(0o600)
     ran = hvtx("vm", "start", "web", code=6)
     assert f"'{base}': Permission denied" in ran.err
     assert "it runs as user" in ran.err
     hvtx("vm", "start", "web", HVTX_VM_USER="root")
-    hvtx("vm", "stop", "web")
+    hvtx("vm", "stop", "web", "--force")
     lab.run("chattr", "+i", str(plain), check=False)
     try:
         if os.access(plain, os.W_OK):
