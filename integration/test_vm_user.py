@@ -10,6 +10,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -354,6 +355,84 @@ def test_what_a_hypervisor_leaves_goes_with_its_vm(hvtx: Forked, place: Path, ve
             hvtx("vm", "stop", "web")
     assert list(path.parent.iterdir()) == []
     assert (kept / "file").exists()
+    assert hvtx.is_clean()
+
+
+SURVIVOR = """
+import fcntl, os, signal, struct, sys, time
+what, device = sys.argv[1:]
+if os.fork() == 0:
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    end, here = time.monotonic() + 60, os.open(".", os.O_RDONLY)
+    if what == "holds":
+        tun = os.open("/dev/net/tun", os.O_RDWR)
+        fcntl.ioctl(tun, 0x400454CA, struct.pack("16sH22x", device.encode(), 0x1002))
+    print("left", flush=True)
+    for number in range(10**9):
+        if time.monotonic() > end:
+            os._exit(0)
+        if what == "flees" and os.fork():
+            os._exit(0)
+        elif what == "writes":
+            try:
+                os.close(os.open(f"file {number}", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+            except OSError:
+                time.sleep(60)
+        elif what == "holds":
+            time.sleep(60)
+time.sleep(600)
+"""
+
+
+def of_user(uid: int) -> list[int]:
+    """The living processes of a user."""
+    found = []
+    for entry in os.scandir("/proc"):
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and entry.stat().st_uid == uid:
+                state = Path(entry.path, "stat").read_text().rpartition(")")[2].split()[0]
+                found += [int(entry.name)] * (state not in "ZX")
+    return found
+
+
+@pytest.mark.parametrize("what", ["holds", "writes", "flees"])
+def test_what_it_started_beside_itself_ends_with_its_vm(hvtx: Forked, what: str) -> None:
+    """What holds the TAP, writes into the directory without an end, or forks ever again."""
+    hvtx("network", "create", "net", "--subnet", "10.77.0.0/24")
+    argv = (sys.executable, "-c", SURVIVOR, what, "{tap}")
+    hvtx("vm", "create", "web", "--network", "net", "--", *argv)
+    with in_its_directory():
+        hvtx("vm", "start", "web")
+    until(lambda: hvtx("vm", "logs", "web").out == "left\n", "forked")
+    vm = hvtx.vm("web")
+    assert len(of_user(vm["user"])) > 1 or what == "flees"
+    hvtx("vm", "stop", "web", *(("--force",) if what != "flees" else ()))
+    assert of_user(vm["user"]) == []
+    assert hvtx.is_clean()
+    told = [e["message"] for e in hvtx("log", "--json").json()["entries"]]
+    assert any("had started beside its own are ended" in words for words in told), told
+    hvtx("vm", "set", "web", "--", "sleep", "600")
+    hvtx("vm", "start", "web")
+
+
+def test_what_is_older_than_a_vm_process_is_not_its_own(hvtx: Forked) -> None:
+    """Another installation's, whose ids happen to be the same: it stays, and so do all."""
+    hvtx("vm", "create", "web", *SLEEP)
+    hvtx("vm", "start", "web")
+    user = hvtx.vm("web")["user"]
+    hvtx("vm", "stop", "web")
+    ids = (f"--reuid={user}", f"--regid={user}", "--clear-groups")
+    with subprocess.Popen(["setpriv", *ids, "--", "sleep", "60"]) as other:
+        until(lambda: of_user(user) == [other.pid], "it runs")
+        time.sleep(0.02)  # two ticks of the clock of processes
+        hvtx("vm", "start", "web")
+        stopped = hvtx("vm", "stop", "web")
+        assert f"processes of user {user}, which is VM web's, are left: 1" in stopped.err
+        assert of_user(user) == [other.pid]
+        other.kill()
     assert hvtx.is_clean()
 
 

@@ -20,6 +20,7 @@ from hvtx.engine.networks import (
     undo,
 )
 from hvtx.engine.runtime import Runtime, process_facts, rows_by_vm
+from hvtx.engine.survivors import end_survivors
 from hvtx.engine.transaction import Operation, begin, forget_vm
 from hvtx.engine.ways import refuse_diverted
 from hvtx.errors import Conflict, HvtxError, NotFound, PartialFailure, StoreError, UsageError
@@ -597,6 +598,7 @@ def stop_vm(
             identity = identity_of(row) if row.kind == Kind.PROCESS else None
             if identity is not None and _may_run(runtime, row, identity):
                 _end_process(runtime, vm, identity, timeout=timeout, force=force, tell=tell)
+                end_survivors(operation, row, identity, tell, force=force)
     except Exception:
         # It stays open, as after Ctrl-C: if the VM has ended all the same, `recover` carries the
         # stop through; if it has not, `recover` leaves it running.
