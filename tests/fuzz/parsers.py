@@ -76,7 +76,7 @@ from tests.fuzz.mutating import (
     texts,
     words,
 )
-from tests.fuzz.shapes import bodies, dumps, reshaped
+from tests.fuzz.shapes import bodies, dumps, pieces_of, reshaped
 from tests.host.test_images import header as qcow2
 
 Errors = tuple[type[Exception], ...]
@@ -586,8 +586,14 @@ def mentions(text: str) -> None:
     ]
     guesses.mentions(text, spans)
     plan.mentions(text, [("10.0.0.0/24", "net"), ("fd00::/64", "net")])
-    rule = StrangeRule("nftables", "nft ip nat post", text, None, "", 1)
-    guesses.keeper_of(rule)
+    for place in (
+        "nft ip nat post",
+        "nft inet firewalld a",
+        "iptables nat DOCKER",
+        "iptables raw A",
+    ):
+        rule = StrangeRule("nftables", place, text, None, "", 1)
+        guesses.keeper_of(rule)
     adoption.kind_of(text)
     adoption.bare_text(rule)
     likeness.likeness(text)
@@ -725,11 +731,36 @@ VIEWS = (
      "history": [{"time": "2026", "verb": "start", "vm": "web", "kind": None, "event": "made", "reason": None}]},
 )  # fmt: skip
 RULE_TEXTS = (
+    "-s 10.0.0.5/32 -d fd00::5/128 -o tap-y ! -i br+ -m addrtype ! --dst-type LOCAL -j MASQUERADE",
+    "-d 10.0.0.5/32 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j ACCEPT",
+    "-i br0 -m conntrack --ctstate NEW -m connlimit --connlimit-above 16384 --connlimit-mask 32 --connlimit-saddr -j DROP",
+    "-p udp -m udp ! --dport 53 -j DNAT --to-destination [fd00::5]:53",
     '-s 10.0.0.5/32 -i tap-x -m comment --comment "a b" -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.0.0.5:80',
     'iifname "br0" ip saddr != { 10.0.0.0/24, fd00::5 } counter drop comment "no -i eth0"',
     "10.77.0.5 tcp 8080 -> 10.77.0.2:80",
     f"-d 203.0.113.1/32 -p udp -m comment --comment {MARK} --dport 53 -j MINE",
 )
+TYPED = (
+    *("10.77.0.5", "fd77::5/64", "02:00:00:00:00:01", "01:00:00:00:00:01", "10.0.0.0/24", "10.0.0.0/31", "10.0.0.0/4"),
+    *("fe80::/64", "127.0.0.0/8", "10.0.0.5", "2026-05-01T12:30Z", "2h", "99999999999d", "hv-br0", "8080:80", "8080:80/sctp"),
+    *("[fd77::1]:8080:80/udp", "[::1]:80:80", "[fe80::1]:80:80", "127.0.0.1:80:80", "224.0.0.1:80:80", "0.0.0.0:80:80"),
+    *("[::]:80:80", "fd77::1:80:80", "0:80", "65536:80", "4294967295", "web", "a" * 64),
+)  # fmt: skip
+LITERALS = (
+    *('"auto"', '"nftables"', '"/a"', '""', '"\\u0000"', "10", "0", "-1", "inf", "nan", "1e400", "1000", "999", "0x10"),
+    *("true", "[1]", "{a = 1}", "1979-05-27", "'x'", '"""\na"""', "1_000", "10.5", "99999999999999999999", "07:32:00"),
+)  # fmt: skip
+
+
+@st.composite
+def settings_file(draw: Any) -> bytes:
+    """A configuration: lines with known keys and values of every kind, or a text."""
+    keys = st.sampled_from((*sorted(cli._KEYS), "lock-timeout", "[table]\na"))
+    lines = draw(st.lists(st.tuples(keys, st.one_of(st.sampled_from(LITERALS), words)), max_size=5))
+    text = "\n".join(f"{key} = {value}" for key, value in lines)
+    return text.encode(errors="surrogatepass")
+
+
 CONFIGURATION = 'firewall = "nftables"\nlock_timeout = 10\nhistory_lines = 1000\nstate_dir = "/a"\ngroup = "vm"\n'
 SAVED = [sample(name)[0].decode() for name in ("save4", "save6")]
 COUNTED = [re.sub("(?m)^-A", "[3:180] -A", text) for text in SAVED]
@@ -848,7 +879,9 @@ PARSERS: dict[str, Parser] = {
     ),
     "nft -a list table": Parser(nftables.listed_rules, texts(LISTING), (), ("drivers.nftables.listed_rules",)),
     "a ruleset for the replica": Parser(
-        in_a_replica, st.tuples(*(bodies(name) for name in ("table", "chain", "rule", "set", "elements", "flowtable", "object"))),
+        in_a_replica, st.tuples(*(
+            st.one_of(st.sampled_from(pieces_of(name)), bodies(name))
+            for name in ("table", "chain", "rule", "set", "elements", "flowtable", "object"))),
         GARBLED, ("host.replica.ruleset", "host.replica.sameness"),
     ),
     "links for the replica": Parser(
@@ -864,7 +897,7 @@ PARSERS: dict[str, Parser] = {
         translating.translates, bodies("chain"), GARBLED, ("host.translating.translates",)
     ),
     "counters of rules that translate": Parser(
-        nat.counted_in, texts(COUNTED), (), ("host.replica.nat.counted_in", "host.replica.nat._counted")
+        nat.counted_in, texts(COUNTED), (), ("host.replica.nat.counted_in",)
     ),
     "rules that translate": Parser(
         nat.translates_to, bodies("rule"), GARBLED, ("host.replica.nat.translates_to",)
@@ -931,11 +964,12 @@ PARSERS: dict[str, Parser] = {
     "views": Parser(published, json_bytes(VIEWS), (HvtxError,), ("engine.view._parsed", "store.view.read")),
     "stores of others": Parser(installation, mutated([store_bytes()]), (HvtxError, OSError), ("store.backup.installation_at",)),
     "backups": Parser(whole_store, mutated([store_bytes()]), (HvtxError, OSError), ("store.backup.draft_of",)),
-    "configuration": Parser(configuration, encoded(texts((CONFIGURATION,))), (HvtxError,), ("cli.main._from_file",)),
+    "configuration": Parser(configuration, st.one_of(settings_file(), encoded(texts((CONFIGURATION,)))), (HvtxError,), ("cli.main._from_file",)),
     "environment": Parser(
         environment,
         st.dictionaries(
-            st.sampled_from([f"HVTX_{n.upper()}" for n in (*sorted(cli._KEYS), "qemu_accel")]), words, max_size=4
+            st.sampled_from([f"HVTX_{n.upper()}" for n in (*sorted(cli._KEYS), "qemu_accel")]),
+            st.one_of(words, st.sampled_from(("0", "10", "inf", "1e3", "nftables", "both", "1000", "kvm", "tcg"))), max_size=4
         ),
         (HvtxError,), ("cli.main.settings", "cli.main._checked", "host.kvm.wanted_accelerator"),
     ),
@@ -968,7 +1002,7 @@ PARSERS: dict[str, Parser] = {
         lambda n: MOUNTS * n,
     ),
     "sockets": Parser(
-        lambda text: ports.sockets_in(text, "0A"),
+        lambda text: [ports.sockets_in(text, state) for state in ("0A", "01", "06", "07")],
         texts([sample(f"/proc/self/net/{name}")[0].decode() for name in ("tcp", "tcp6", "udp")]), (ValueError,),
         ("host.ports.sockets_in", "host.ports._spelt"),
     ),
@@ -976,7 +1010,7 @@ PARSERS: dict[str, Parser] = {
     "marks": Parser(names, texts((MARK, f"a {MARK} b"), ":"), (), ("model.mark.parse_mark",), lambda n: "hvtx:1:" * n),
     "what people type": Parser(
         user_words,
-        texts(("10.77.0.5", "fd77::5/64", "02:00:00:00:00:01", "[fd77::1]:8080:80/udp", "10.0.0.0/24", "2026-05-01T12:30Z", "2h")),
+texts(TYPED),
         (), ("planner.addressing", "engine.show.moment", "host.vmuser.numeric_id"),
     ),
 }  # fmt: skip

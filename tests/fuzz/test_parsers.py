@@ -86,6 +86,7 @@ ASIDE = {
     "host.procfs._name": "replaces what is no text",
     "host.program._read": "replaces what is no text",
     "host.program.interpreters": "takes any bytes",
+    "host.replica.nat._counted": "replaces what is no text",
     "host.replica.scratch": "a constant",
     "host.replica.tries": "a constant",
     "host.tun.attach": "a name of our own",
