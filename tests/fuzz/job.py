@@ -149,8 +149,12 @@ def turn(name: str, seconds: float, output: TextIO) -> None:
 
 
 def work(names: Sequence[str], wanted: float, piece: float, until: float) -> None:
-    """Slices for whichever has had least, until all have had enough or the time is over."""
-    while time.monotonic() < until:
+    """Slices for whichever has had least, until all have had enough or the time is over.
+
+    Also until whoever called for it is gone, however it was ended.
+    """
+    caller = os.getppid()
+    while time.monotonic() < until and os.getppid() == caller:
         entries = {name: had(name) for name in names}
         waiting = [n for n, e in entries.items() if e["seconds"] < wanted and not e["found"]]
         for name in sorted(waiting, key=lambda n: float(entries[n]["seconds"])):
