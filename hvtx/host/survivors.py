@@ -17,11 +17,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import NamedTuple
 
 from hvtx.host import procfs
 from hvtx.host.program import run
+from hvtx.model.vm import Identity
 
 NOBODY = 0xFFFFFFFD  # in no table of user ids, and of no process
 _TRIES, _SECONDS, _PAUSE = 3, 2.0, 0.005
@@ -40,7 +42,7 @@ os.kill(-1, int(sys.argv[3]))
 
 
 class Survivors(NamedTuple):
-    """How many processes were ended, and how many are still there."""
+    """How many processes were seen and ended, and how many are still there."""
 
     ended: int = 0
     left: int = 0
@@ -52,17 +54,21 @@ def end(user: int, since: int, *, force: bool = False) -> Survivors:
     ``since`` is when the VM process began (clock ticks since boot): where one of them is older, it
     is somebody else's, and all are left alone. A system call where there is none.
     """
-    if not _has_any(user):
-        return Survivors()
     seen: set[int] = set()
-    found = dict(_alive(user))
+    found: list[Identity] = []
     for number in (*(() if force else (signal.SIGTERM,)), *(signal.SIGKILL,) * _TRIES):
-        if not found or min(found.values()) < since:
+        if not _has_any(user):
             break
-        seen |= found.keys()
-        _signal_all(user, number)
+        found = _alive(user)  # who flees may not be among them, and is met all the same
+        if found and min(one.start for one in found) < since:
+            break
+        seen |= {one.pid for one in found}
+        _signal_all(user, found, number)
         found = _wait(user)
-    return Survivors(len(seen - found.keys()), len(found))
+        if number == signal.SIGKILL and not found:
+            break  # what is still there has ended, and nobody has asked how
+    left = {one.pid for one in found}
+    return Survivors(len(seen - left), len(left))
 
 
 def _has_any(user: int) -> bool:
@@ -76,29 +82,32 @@ def _has_any(user: int) -> bool:
     return True
 
 
-def _alive(user: int) -> Iterator[tuple[int, int]]:
-    """Pid and start time of each living process of the user, as far as they can be seen."""
+def _alive(user: int) -> list[Identity]:
+    """The living processes of the user, as far as they can be seen."""
+    found = []
     for entry in os.scandir("/proc"):
-        if not entry.name.isdigit():
-            continue
-        try:
-            if entry.stat().st_uid != user:
-                continue
-            identity = procfs.identify(int(entry.name))
-        except OSError:
-            continue
-        yield identity.pid, identity.start
+        with suppress(OSError):
+            if entry.name.isdigit() and entry.stat().st_uid == user:
+                found.append(procfs.identify(int(entry.name)))
+    return found
 
 
-def _signal_all(user: int, number: int) -> None:
+def _signal_all(user: int, found: Iterable[Identity], number: int) -> None:
+    """Signal all at once; without CAP_SETUID those that were found, one by one."""
     program = sys.executable or "/usr/bin/python3"
     words = (str(user), str(NOBODY), str(int(number)))
-    run([program, "-I", "-S", "-c", _KILL, *words], seconds=_SECONDS)
+    if run([program, "-I", "-S", "-c", _KILL, *words], seconds=_SECONDS).status != 0:
+        for one in found:
+            with suppress(OSError):
+                procfs.signal(one, number)
 
 
-def _wait(user: int) -> dict[int, int]:
+def _wait(user: int) -> list[Identity]:
     """Who is still there once the others have gone."""
     ends = time.monotonic() + _SECONDS
-    while (found := dict(_alive(user))) and time.monotonic() < ends:
+    while _has_any(user):
+        found = _alive(user)
+        if not found or time.monotonic() >= ends:
+            return found
         time.sleep(_PAUSE)
-    return found
+    return []
