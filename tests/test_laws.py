@@ -16,9 +16,9 @@ from hvtx.host import nftlayout
 from hvtx.host.links import Links
 from hvtx.host.netlink import Channel, attributes
 from hvtx.model.mark import make_mark, parse_mark
+from tests.structure.source import program
 
 ROOT = Path(__file__).resolve().parent.parent / "hvtx"
-SOURCES = sorted(ROOT.rglob("*.py"))
 # Where the wall clock is read: for people, in the history and in what is asked of it.
 CLOCKS = {"store/history.py", "engine/show.py"}
 ORDERED = {
@@ -47,11 +47,9 @@ def names_in(node: ast.AST) -> set[str]:
 
 def nodes(kind: type[ast.AST]) -> Iterator[tuple[str, ast.AST]]:
     """Every node of a kind in the program, with its file and line."""
-    for source in SOURCES:
-        where = source.relative_to(ROOT).as_posix()
-        for node in ast.walk(ast.parse(source.read_text())):
-            if isinstance(node, kind):
-                yield where, node
+    for module in program():
+        for node in module.nodes(kind):
+            yield module.path, node
 
 
 def test_no_decision_reads_the_wall_clock() -> None:
@@ -112,7 +110,7 @@ def test_no_event_is_waited_for() -> None:
     is missed makes the answer unknown.
     """
     joins = re.compile(r"ADD_MEMBERSHIP|RTMGRP|RTNLGRP|\.bind\(\(0, [^0]")
-    found = [s.relative_to(ROOT).as_posix() for s in SOURCES if joins.search(s.read_text())]
+    found = [module.path for module in program() if joins.search(module.text)]
     assert found == ["host/replica/trace.py"]
 
 
@@ -236,7 +234,7 @@ _PLAIN_CALLS = {
     "hvtx/cli/main.py": {
         "root.main"
     },  # a reader of standard output has gone; nothing else is EPIPE
-    "hvtx/drivers/process.py": {"ask", "ending.tell"},
+    "hvtx/drivers/vm_process/stop.py": {"ask", "ending.tell"},
     "hvtx/engine/lost.py": {"file.any_held"},
     "hvtx/engine/privileges.py": {"tun.open_device"},
     "hvtx/engine/view.py": {"ViewSource"},
@@ -292,14 +290,20 @@ class _Calls:
         paths = [p for place in _PLACES for p in (ROOT.parent / place).rglob("*.py")]
         self._paths = {_name_of(path): path for path in paths}
         self._asks: dict[str, bool] = {}
+        self._read: dict[Path, _Module] = {}
+
+    def _module(self, path: Path) -> _Module:
+        """A file as a value; each is read and parsed once."""
+        if path not in self._read:
+            self._read[path] = _Module(path, path.read_text())
+        return self._read[path]
 
     def naming_classes(self) -> Iterator[_Module]:
         """The modules that name one of the classes at all."""
         names = re.compile("|".join(_BY_ERRNO))
         for path in self._paths.values():
-            text = path.read_text()
-            if names.search(text):
-                yield _Module(path, text)
+            if names.search(path.read_text()):
+                yield self._module(path)
 
     def asks(self, name: str) -> bool:
         """Whether a module imports one that speaks netlink, by however many others."""
@@ -310,7 +314,7 @@ class _Calls:
             self._asks[name] = True
         else:
             path = self._paths.get(name) or self._paths.get(name.rpartition(".")[0])
-            told = _Module(path, path.read_text()).imported.values() if path else ()
+            told = self._module(path).imported.values() if path else ()
             self._asks[name] = any(self.asks(other) for other in told)
         return self._asks[name]
 
@@ -341,7 +345,7 @@ class _Calls:
         """What an imported function calls that may ask; anything else may by itself."""
         home, _, function = imported.rpartition(".")
         path = self._paths.get(home)
-        there = _Module(path, path.read_text()) if path and function == words else None
+        there = self._module(path) if path and function == words else None
         if there is None or function not in there.functions:
             return [words]
         return self.suspects(there, there.functions[function], seen)

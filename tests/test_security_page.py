@@ -7,6 +7,8 @@ import re
 from functools import cache
 from pathlib import Path
 
+from tests.structure.source import program
+
 TOP = Path(__file__).resolve().parent.parent
 PAGE = (TOP / "docs/security.md").read_text()
 
@@ -48,22 +50,14 @@ def test_each_security_test_stands_for_a_claim() -> None:
 
 def test_no_module_uses_a_directory_for_temporary_files() -> None:
     """hvtx writes below its own directories and where people say; /tmp is named only in the units' texts."""
-    for path in (TOP / "hvtx").rglob("*.py"):
-        tree = ast.parse(path.read_text())
-        for node in ast.walk(tree):
-            names = (
-                [a.name for a in node.names]
-                if isinstance(node, ast.Import | ast.ImportFrom)
-                else []
-            )
-            if path.name != "database.py":
-                assert "tempfile" not in names, path
-            assert not (isinstance(node, ast.ImportFrom) and node.module == "tempfile"), path
-            if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "tempfile":
-                assert node.attr == "TemporaryDirectory", path  # private, and of a random name
-            if (
-                isinstance(node, ast.Constant)
-                and isinstance(node.value, str)
-                and node.value.startswith(("/tmp", "/var/tmp"))
-            ):
-                assert path.name == "units.py", (path, node.value)
+    for module in program():
+        if module.path != "store/connection.py":
+            assert "tempfile" not in {a.name for n in module.nodes(ast.Import) for a in n.names}
+        assert "tempfile" not in {node.module for node in module.nodes(ast.ImportFrom)}, module.path
+        for node in module.nodes(ast.Attribute):
+            if getattr(node.value, "id", "") == "tempfile":
+                assert node.attr == "TemporaryDirectory", module.path  # private, of a random name
+        for constant in module.nodes(ast.Constant):
+            text = constant.value if isinstance(constant.value, str) else ""
+            if text.startswith(("/tmp", "/var/tmp")):
+                assert module.path == "engine/units.py", (module.path, text)

@@ -21,7 +21,7 @@ from hvtx.hypervisors import base as hypervisors
 from hvtx.model.mark import FAMILY
 from hvtx.model.resource import Kind
 from hvtx.model.user import User
-from hvtx.store import leases, records, reserve
+from hvtx.store import leases, records, reserve, trust
 
 Check = Callable[[Runtime], Iterator[Finding]]
 _MEND = "run hvtx as root, for instance with sudo, and look at the kernel's log"
@@ -107,7 +107,7 @@ def _store(runtime: Runtime) -> Iterator[Finding]:
     yield from judge_filesystem(runtime.store.path, filesystem_of(runtime.store.path))
     yield from judge_room(runtime.settings.state_directory)
     try:
-        runtime.store.check_pages()
+        trust.check_pages(runtime.store)
     except HvtxError as problem:
         yield Finding("store", "error", problem.message, (), problem.hint)
     else:
@@ -410,7 +410,7 @@ def _addresses(runtime: Runtime) -> Iterator[Finding]:
 
     with runtime.reading() as sql:
         networks, vms = records.networks(sql), records.vms(sql)
-        started = {row.vm for row in records.resources(sql, "kind = 'tap'")}
+        started = {row.vm for row in records.resources_of_kind(sql, Kind.TAP)}
         rows = [(network.id, bridge_row(runtime, network)) for network in networks]
     bridges = {i: (row.spec["ifindex"], row.key) for i, row in rows if row is not None}
     wrong = own_addresses.wrong_neighbours(vms, bridges)
@@ -439,7 +439,7 @@ def _ports(runtime: Runtime) -> Iterator[Finding]:
     from hvtx.engine.holding import port_of
 
     with runtime.reading() as sql:
-        every = records.resources(sql, "kind = 'publish' AND state = 'committed'")
+        every = records.committed_resources(sql, Kind.PUBLISH)
         names = {vm: name for vm, name, _, _ in records.vm_heads(sql)}
     rows = [r for r in every if r.life == runtime.life.id and not r.spec.get("imported")]
     found, unknown = translations.beside(rows)

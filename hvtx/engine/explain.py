@@ -158,7 +158,7 @@ def _row(runtime: Runtime, item: Item | None) -> Resource | None:
 def _record(sql: Any, row: Resource | None) -> dict[str, Any] | None:
     if row is None:
         return None
-    operation = records.operation(sql, row.operation)
+    operation = records.operation_brief(sql, row.operation)
     return {
         "id": row.id,
         "state": str(row.state),

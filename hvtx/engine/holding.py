@@ -128,7 +128,7 @@ def renew(
     Returns the holder, which is to be opened once what it holds is on record, ``observed`` of the
     rows whose ports it has, and why the others are not held. Raises HostRefused.
     """
-    from hvtx.drivers.process import enter_scope
+    from hvtx.drivers.vm_process.scope import enter_scope
     from hvtx.engine import notice
     from hvtx.host import portholder
 

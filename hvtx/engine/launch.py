@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hvtx.drivers import process
+from hvtx.drivers.vm_process import prepare, probe, scope, spawn, stop
+from hvtx.drivers.vm_process.gate import TERM_SECONDS, Gate
 from hvtx.engine import holding, own_addresses, privileges
 from hvtx.engine.neighbours import holding_ports, refuse_others_ports
 from hvtx.engine.networks import (
@@ -231,10 +232,10 @@ def run_vm(runtime: Runtime, wish: VmWish) -> Vm:
 def _probe(runtime: Runtime, vm: Vm) -> hypervisors.Probes:
     """What is there for a start, with a user that processes of this VM can become."""
     if vm.hypervisor == "external":
-        return process.probe(vm, runtime.store.run_directory)
+        return probe.probe(vm, runtime.store.run_directory)
     settings = runtime.settings
     user = privileges.need_user(settings.vm_user, runtime.installation, settings.state_directory)
-    return process.probe(vm, runtime.store.run_directory, user)
+    return probe.probe(vm, runtime.store.run_directory, user)
 
 
 def _with_user(
@@ -420,11 +421,7 @@ def _go(
         operation.commit(
             rows,
             observed,
-            then=lambda sql: (
-                sql.execute("UPDATE vm SET operation = NULL WHERE id = ?", (vm.id,))
-                if new
-                else None
-            ),
+            then=lambda sql: records.set_vm_confirmed(sql, vm.id) if new else None,
         )
     except (Exception, KeyboardInterrupt) as problem:
         _take_back(runtime, operation, vm, rows, identity, problem, new=new)
@@ -441,7 +438,7 @@ def _learnt(
     rows: Sequence[Resource],
     observed: Mapping[int, Mapping[str, Any]],
     means: Means,
-    gate: process.Gate | None,
+    gate: Gate | None,
     holder: Holder | None,
 ) -> dict[int, dict[str, Any]]:
     """What is kept of the processes that were spawned, by row, before they are let go on."""
@@ -469,7 +466,7 @@ def _accelerator(probes: hypervisors.Probes) -> dict[str, str]:
     return {"accelerator": name, "accelerator_reason": probes.why}
 
 
-def _spawn(runtime: Runtime, vm: Vm, launch: hypervisors.Launch, user: User | None) -> process.Gate:
+def _spawn(runtime: Runtime, vm: Vm, launch: hypervisors.Launch, user: User | None) -> Gate:
     log = log_path(runtime, vm)
     directory = os.path.dirname(log)
     try:
@@ -479,15 +476,15 @@ def _spawn(runtime: Runtime, vm: Vm, launch: hypervisors.Launch, user: User | No
             f"the log directory {directory} cannot be made: {problem.strerror}",
             hint="free or remount the disk, or choose another place with --state-dir",
         ) from problem
-    process.prepare(launch, run_directory(runtime, vm), log, user)
-    return process.spawn(launch, log, vm.name, user)
+    prepare.prepare(launch, run_directory(runtime, vm), log, user)
+    return spawn.spawn(launch, log, vm.name, user)
 
 
-def _enter_scope(vm: Vm, gate: process.Gate | None, holder: Holder | None) -> None:
+def _enter_scope(vm: Vm, gate: Gate | None, holder: Holder | None) -> None:
     """Let what was spawned outlive the unit or the login that this command runs in."""
     pids = list(gate.pids) if gate is not None else []
     pids += [holder.identity.pid] if holder is not None else []
-    warning = process.enter_scope(vm.name, *pids)
+    warning = scope.enter_scope(vm.name, *pids)
     if warning:
         words = "".join(c if c.isprintable() else " " for c in warning)
         sys.stderr.write(f"warning: {words}\n")
@@ -510,7 +507,7 @@ def _take_back(
     with taking_back(problem):
         if identity is not None:
             directory = run_directory(runtime, vm)
-            process.stop(identity, directory=directory, power_down="none", force=True)
+            stop.stop(identity, directory=directory, power_down="none", force=True)
         released = [row for row in rows if row.kind != Kind.LEASE or new]
         undo(operation, released, problem)
         left = [r for r in runtime.read(records.resources_of_vm, vm.id) if r.kind != Kind.LEASE]
@@ -573,7 +570,7 @@ def stop_vm(
     timeout: float = 30.0,
     force: bool = False,
     verb: str = "stop",
-    tell: process.Tell | None = None,
+    tell: stop.Tell | None = None,
 ) -> Vm:
     """End the hypervisor, then release the VM's host resources; the leases stay.
 
@@ -636,15 +633,15 @@ def _end_process(
     *,
     timeout: float,
     force: bool,
-    tell: process.Tell | None,
+    tell: stop.Tell | None,
 ) -> None:
     if vm.hypervisor == "external":
         if procfs.signal(identity, signals.SIGTERM) and not procfs.wait_gone(
-            identity, process.TERM_SECONDS
+            identity, TERM_SECONDS
         ):
-            process.stop(identity, directory="", power_down="none", force=True)
+            stop.stop(identity, directory="", power_down="none", force=True)
         return
-    process.stop(
+    stop.stop(
         identity,
         directory=run_directory(runtime, vm),
         power_down=hypervisors.TRAITS[vm.hypervisor].power_down,
@@ -682,7 +679,7 @@ def restart_vm(
     *,
     timeout: float = 30.0,
     force: bool = False,
-    tell: process.Tell | None = None,
+    tell: stop.Tell | None = None,
 ) -> Vm:
     """Stop a VM, if it is not stopped, and start it: two operations under one lock.
 
@@ -751,8 +748,8 @@ def attach(runtime: Runtime, name: str, pid: int) -> Vm:
         ) from problem
     if pid in (1, os.getpid()):
         raise Conflict(f"process {pid} is no VM", hint="give the pid of the hypervisor")
-    for row in runtime.read(records.resources, "kind = 'process' AND vm <> ?", (vm.id,)):
-        if identity_of(row) == identity:
+    for row in runtime.read(records.resources_of_kind, Kind.PROCESS):
+        if row.vm != vm.id and identity_of(row) == identity:
             raise Conflict(
                 f"process {pid} is that of VM {row.key!r}",
                 hint="a process runs one VM: give its pid",

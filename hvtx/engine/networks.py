@@ -374,9 +374,7 @@ def _make(runtime: Runtime, network: Network, verb: str, *, new: bool) -> None:
         operation.commit(
             rows,
             observed,
-            then=lambda sql: sql.execute(
-                "UPDATE network SET operation = NULL WHERE id = ?", (network.id,)
-            ),
+            then=lambda sql: records.set_network_confirmed(sql, network.id),
         )
     except (Exception, KeyboardInterrupt) as problem:
         if not operation.committed:
@@ -475,8 +473,9 @@ def _rebuild_missing(runtime: Runtime, networks: Sequence[Network], verb: str) -
         return
     runtime.lock("all", "networks")
     try:
-        half = "vm IS NULL AND state IN ('intended', 'releasing')"
-        if not runtime.life.recovered or runtime.read(records.resources, half):
+        if not runtime.life.recovered or any(
+            row.vm is None for row in runtime.read(records.unsettled_resources)
+        ):
             _resolve(runtime)  # what a saved ruleset or an interrupted rebuild has left
         _close_earlier_lives(runtime, missing)
         known = runtime.read(records.networks_by_id, {network.id for network in missing})
@@ -512,9 +511,8 @@ def _made_otherwise(runtime: Runtime, networks: Sequence[Network]) -> list[Resou
         old = _outdated_of(runtime, rows)
         if any(row.spec["backend"] == "iptables" for row in old):
             # Where the chains are others, so are the rules of VMs: too many to be looked at always.
-            own = "vm IS NOT NULL AND network = ? AND kind IN ('filter', 'masquerade', 'publish')"
             for network in legacy:
-                old += _outdated_of(runtime, records.resources(sql, own, (network,)))
+                old += _outdated_of(runtime, records.firewall_rows_of_vms(sql, network))
     return old
 
 
@@ -576,7 +574,7 @@ def remove_network(runtime: Runtime, name: str) -> None:
         users = records.users_of_network(sql, network.id)
         rows = records.resources_of_network(sql, network.id)
         # One whose removal something stood in the way of is only on record for what it left.
-        others = {n.id for n in records.networks(sql)} - records.provisional_networks(sql)
+        others = {n.id for n in records.networks(sql)} - records.provisional_networks(sql).keys()
         shared = records.resources_of_network(sql, None)
         last = not others - {network.id}
         rows += shared if last else _idle_bases(sql, network, shared)
@@ -588,7 +586,7 @@ def remove_network(runtime: Runtime, name: str) -> None:
     privileges.need_for(rows)
     _refuse_dependents(runtime, rows)
     with begin(runtime, "network-rm", network=name) as (sql, operation):
-        sql.execute("UPDATE network SET operation = ? WHERE id = ?", (operation.id, network.id))
+        records.set_network_leaving(sql, network.id, operation.id)
     old = [row for row in rows if row.life != runtime.life.id]
     if old:
         operation.forget(old, {row.id: "rebooted" for row in old})

@@ -15,7 +15,7 @@ from hvtx.drivers import bridge, tap
 from hvtx.drivers.address import remove_link_local
 from hvtx.drivers.bridge import lead_loopback, restore, route_localnet
 from hvtx.drivers.sysctl import read as read_setting
-from hvtx.engine import holding, passes
+from hvtx.engine import flows, holding, passes
 from hvtx.engine.collect import resolve
 from hvtx.engine.forwarding import ipv6_problem, tuned
 from hvtx.engine.loopback import bridges_in_need
@@ -93,9 +93,9 @@ def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
         _hold_again(runtime, [d for d in damages if d.unheld], rows, names, (repaired, failed))
         _look_again(runtime, repaired, failed)
         ports = [damage.row for damage in damages if damage.row.kind == Kind.PUBLISH]
-        flows = operation.end_flows_past(ports)  # datagrams of meanwhile went past their rules
-        if not flows.gone:
-            failed.append({"kind": "publish", "key": ports[0].key, "why": flows.message})
+        unended = flows.end_past(operation, ports)  # datagrams of meanwhile went past their rules
+        if not unended.gone:
+            failed.append({"kind": "publish", "key": ports[0].key, "why": unended.message})
         events = [
             Event("repaired", item["missing"], item["kind"], item["key"]) for item in repaired
         ]
@@ -542,7 +542,7 @@ def _renew(
 
 
 def _leads_loopback(runtime: Runtime, row: Resource) -> bool:
-    published = runtime.read(records.resources, "kind = 'publish'")
+    published = runtime.read(records.resources_of_kind, Kind.PUBLISH)
     return row.key in bridges_in_need(published, row.life)
 
 

@@ -256,8 +256,8 @@ def names(runtime: Runtime, kind: str) -> list[str]:
 def objects(runtime: Runtime) -> list[str]:
     """What `explain` can be asked about, as far as it is on record: for a shell's completion."""
     found = {*names(runtime, "vm"), *names(runtime, "network")}
-    kinds = "kind IN ('tap', 'bridge', 'lease', 'publish')"
-    for row in runtime.read(records.resources, kinds):
+    kinds = (Kind.TAP, Kind.BRIDGE, Kind.LEASE, Kind.PUBLISH)
+    for row in runtime.read(records.resources_of_kind, *kinds):
         found |= {row.key, row.mark} if row.mark else {row.key}
     return sorted(found)
 
@@ -266,7 +266,7 @@ def list_intents(runtime: Runtime) -> dict[str, Any]:
     """`intents --json`: operations that have not ended, and rows that one left half-done."""
     rows: dict[int, list[Resource]] = {}
     with runtime.reading() as sql:
-        for row in records.resources(sql, "state IN ('intended', 'releasing')"):
+        for row in records.unsettled_resources(sql):
             rows.setdefault(row.operation, []).append(row)
         operations = records.operations(sql)
         ended = records.operations_by_id(sql, rows.keys() - {known.id for known in operations})
@@ -375,6 +375,6 @@ def moment(text: str) -> str:
 
 def join_console(directory: str, socket: str | None, log: str) -> None:
     """Join the caller's terminal to a console that :func:`console` found."""
-    from hvtx.drivers import process
+    from hvtx.drivers.vm_process import console
 
-    process.console(directory, socket, log)
+    console.console(directory, socket, log)

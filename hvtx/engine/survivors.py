@@ -9,7 +9,7 @@ from hvtx.model.user import is_own
 from hvtx.store.history import Event
 
 if TYPE_CHECKING:
-    from hvtx.drivers.process import Tell
+    from hvtx.drivers.vm_process.stop import Tell
     from hvtx.engine.transaction import Operation
     from hvtx.model.resource import Resource
     from hvtx.model.vm import Identity

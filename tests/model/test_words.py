@@ -5,19 +5,18 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 
 from hvtx.model.words import WORDS
+from tests.structure.source import program
 
-SOURCE = Path(__file__).parents[2] / "hvtx"
 _EVENT_OF_GC = {"removed", "kept"}  # of engine/collect.py, chosen by the outcome
 _VERB_OF_PLANS = {"gc", "recover", "resolve"}  # of apply_plan
 
 
 @cache
 def _nodes() -> list[ast.AST]:
-    files = [path for path in SOURCE.rglob("*.py") if path.name != "words.py"]
-    return [node for path in files for node in ast.walk(ast.parse(path.read_text()))]
+    modules = [module for module in program() if not module.path.endswith("/words.py")]
+    return [node for module in modules for node in ast.walk(module.tree)]
 
 
 def _calls() -> Iterator[ast.Call]:
