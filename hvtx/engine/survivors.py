@@ -25,7 +25,7 @@ def end_survivors(
     user = row.observed.get("user")
     if not isinstance(user, int) or not is_own(user):
         return
-    found = survivors.end(user, identity.start, force=force)
+    found = survivors.end(user, identity, force=force)
     events = []
     if found.ended:
         words = f"processes that VM {row.key} had started beside its own are ended: {found.ended}"

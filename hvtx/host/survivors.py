@@ -48,25 +48,23 @@ class Survivors(NamedTuple):
     left: int = 0
 
 
-def end(user: int, since: int, *, force: bool = False) -> Survivors:
+def end(user: int, main: Identity, *, force: bool = False) -> Survivors:
     """End every process of ``user``, whose id is one VM's alone: TERM (not with ``force``), KILL.
 
-    ``since`` is when the VM process began (clock ticks since boot): where one of them is older, it
-    is somebody else's, and all are left alone. A system call where there is none.
+    ``main`` is the VM process, which has ended: where another is older, it is somebody else's, and
+    all are left alone. A system call where there is none.
     """
     seen: set[int] = set()
     found: list[Identity] = []
     for number in (*(() if force else (signal.SIGTERM,)), *(signal.SIGKILL,) * _TRIES):
         if not _has_any(user):
             break
-        found = _alive(user)  # who flees may not be among them, and is met all the same
-        if found and min(one.start for one in found) < since:
+        found, fled = _look(user, main.pid)
+        if not (found or fled) or any(one.start < main.start for one in found):
             break
         seen |= {one.pid for one in found}
         _signal_all(user, found, number)
-        found = _wait(user)
-        if number == signal.SIGKILL and not found:
-            break  # what is still there has ended, and nobody has asked how
+        found = _wait(user, main.pid)
     left = {one.pid for one in found}
     return Survivors(len(seen - left), len(left))
 
@@ -82,14 +80,25 @@ def _has_any(user: int) -> bool:
     return True
 
 
-def _alive(user: int) -> list[Identity]:
-    """The living processes of the user, as far as they can be seen."""
-    found = []
+def _look(user: int, main: int) -> tuple[list[Identity], bool]:
+    """The living processes of the user, and whether there may be more: one has just gone.
+
+    The kernel lists by number and gives out ever greater ones, so who forks and ends without a
+    pause is listed, and is another when it is looked at. The VM process itself may have ended and
+    not be reaped yet.
+    """
+    found, fled = [], False
     for entry in os.scandir("/proc"):
-        with suppress(OSError):
-            if entry.name.isdigit() and entry.stat().st_uid == user:
+        if not entry.name.isdigit():
+            continue
+        try:
+            if entry.stat().st_uid == user and int(entry.name) != main:
                 found.append(procfs.identify(int(entry.name)))
-    return found
+        except (FileNotFoundError, ProcessLookupError):
+            fled = fled or not os.path.exists(entry.path)  # else it waits for who reaps it
+        except OSError:
+            continue
+    return found, fled
 
 
 def _signal_all(user: int, found: Iterable[Identity], number: int) -> None:
@@ -102,11 +111,11 @@ def _signal_all(user: int, found: Iterable[Identity], number: int) -> None:
                 procfs.signal(one, number)
 
 
-def _wait(user: int) -> list[Identity]:
+def _wait(user: int, main: int) -> list[Identity]:
     """Who is still there once the others have gone."""
     ends = time.monotonic() + _SECONDS
     while _has_any(user):
-        found = _alive(user)
+        found, _ = _look(user, main)
         if not found or time.monotonic() >= ends:
             return found
         time.sleep(_PAUSE)
