@@ -11,14 +11,14 @@ from __future__ import annotations
 import errno
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from hvtx.drivers.base import Host, stand_for
 from hvtx.errors import Conflict, Contended, HostRefused, HvtxError, NotPermitted
-from hvtx.host import libnftables, traces
+from hvtx.host import libnftables, nftshape, traces
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.nfnetlink import (
     SET_ANONYMOUS,
@@ -30,6 +30,7 @@ from hvtx.host.nfnetlink import (
     Rule,
     Table,
     add_element,
+    add_rule,
     all_elements,
     delete_element,
     delete_rule,
@@ -52,8 +53,10 @@ from hvtx.host.nftlayout import (
     table_text,
     unplaced,
 )
+from hvtx.host.nftshape import digest
 from hvtx.model.mark import FAMILY as MARKED
 from hvtx.model.resource import GONE, Entry, Outcome, Resource
+from hvtx.model.ruleset import DORMANT, SeenTable
 
 BACKEND = "nftables"
 IMPORTED = "imported"  # a stranger's rule that was taken over: `place`, `native` (docs/adr/0008)
@@ -61,6 +64,11 @@ ATTEMPTS = 60  # of a compare-and-swap or a consistent read, each a fraction of 
 _PAUSE = 0.001  # seconds, after a lost race, growing with the attempts
 _TABLE_TEXT = "table"
 _ABSENT = frozenset({errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT})
+_HOOKS = {
+    (family, chain.name): nftshape.hook_of(chain.hook)
+    for family, skeleton in SKELETONS.items()
+    for chain in skeleton.chains
+}
 _RULE_LINE = r"(?s)\t\t(.*) # handle (\d+)"  # compiled only where strangers' rules are read
 _CHAIN_LINE = r"\tchain (\S+) \{"
 
@@ -81,13 +89,6 @@ class _Stale(Exception):
 def place_of(*parts: str) -> str:
     """Where an entry is: ``nft inet hvtx-… dnat4_any``."""
     return "nft " + " ".join(parts)
-
-
-def digest(rule: Rule) -> str:
-    """A static rule's identity: a digest of the raw bytes of its expressions."""
-    from hashlib import sha256
-
-    return sha256(rule.expressions).hexdigest()[:20]
 
 
 def rule_mark(rule: Rule) -> str | None:
@@ -278,6 +279,8 @@ class NftablesDriver:
         for row in resources:
             if row.spec["what"] != "base":
                 wanted += stand_for(row, [(row, p) for p in pieces(self._installation, row.spec)])
+        if wanted:
+            self._refuse_dormant()
         try:
             self._socket.batch([add_element(piece, row.mark) for row, piece in wanted])
         except BatchRefused as problem:
@@ -289,6 +292,15 @@ class NftablesDriver:
         for row, _ in wanted:
             observed[row.id]["elements"] += 1
         return observed
+
+    def _refuse_dormant(self) -> None:
+        """Nobody is called guarded by rules that the kernel does not ask."""
+        flags = self._consistently(lambda _: nftshape.flags(self._socket, self._table), "tables")
+        for family in sorted(family for family in FAMILIES if flags.get(family, 0) & DORMANT):
+            raise HostRefused(
+                f"hvtx's table {family} {self._table} is dormant: its rules hold no guest",
+                hint="`hvtx repair` wakes it",
+            )
 
     def _not_made(
         self, problem: BatchRefused, wanted: Sequence[tuple[Resource, Piece]]
@@ -532,7 +544,9 @@ class NftablesDriver:
             return delete_rule(rules[-1])
         name = rest[0]
         if any((s.family, s.table, s.name) == (family, table, name) for s in self._socket.sets()):
-            for key, data, comment in all_elements(self._socket.dump_elements(family, table, name)):
+            for key, data, comment, _ in all_elements(
+                self._socket.dump_elements(family, table, name)
+            ):
                 if comment == mark and render(family, name, key, data) == entry.text:
                     return delete_element(Piece(family, table, name, key))
         return GONE
@@ -567,7 +581,7 @@ class NftablesDriver:
                         f"{element.comment or 'no mark of hvtx'}",
                         hint=f"`hvtx explain {row.key}` says whose it is",
                     )
-                if element is None or element.data != piece.data:
+                if element is None or element.data != piece.data or _counts(element, piece):
                     commands += [] if element is None else [delete_element(piece)]
                     commands.append(add_element(piece, row.mark))
             self._socket.batch(commands, generation)
@@ -596,12 +610,75 @@ class NftablesDriver:
         broken = damaged(self._own_rules(), row.observed, row.mark, families)
         if outdated(row):
             broken = {(family, c.name) for family in families for c in SKELETONS[family].chains}
-        broken = {(family, chain) for family, chain in broken if family in ours}
+        self._wake(families)
+        elsewhere = self._elsewhere(families)
+        broken = {(family, chain) for family, chain in broken | elsewhere if family in ours}
         if broken:
-            self._rebuild(row, broken)
+            self._rebuild(row, broken, elsewhere)
+            self._hook_again(row, self._elsewhere(families))
         return self._observed_base(row)
 
-    def _rebuild(self, row: Resource, broken: set[tuple[str, str]]) -> None:
+    def _wake(self, families: Iterable[str]) -> None:
+        def swap(generation: int) -> _Acted:
+            flags = nftshape.flags(self._socket, self._table)
+            asleep = [family for family in families if flags.get(family, 0) & DORMANT]
+            self._socket.batch([nftshape.wake(f, self._table) for f in asleep], generation)
+            return _Acted({})
+
+        self._consistently(swap, f"table {self._table}")
+
+    def _elsewhere(self, families: Collection[str]) -> set[tuple[str, str]]:
+        """Chains that are gone, or called at another hook, priority or policy than ours."""
+        seen = self._consistently(lambda _: nftshape.hooks(self._socket, self._table), "chains")
+        return {
+            (family, name)
+            for (family, name), hook in _HOOKS.items()
+            if family in families and seen.get(family, {}).get(name, 0) != hook
+        }
+
+    def _hook_again(self, row: Resource, chains: set[tuple[str, str]]) -> None:
+        """Put chains back to their hooks with their rules, in one transaction.
+
+        Raises Conflict where a rule of somebody else would go with one.
+        """
+
+        def swap(generation: int) -> _Acted:
+            rules, commands = self._own_rules(), list[Command]()
+            seen = nftshape.hooks(self._socket, self._table)
+            for family, name in sorted(chains):
+                hook = _HOOKS[family, name]
+                made = nftshape.new_chain(family, self._table, name, hook)
+                there = seen.get(family, {}).get(name)
+                if hook and there and there._replace(policy=hook.policy) == hook:
+                    commands.append(made)  # only its policy
+                    continue
+                inside = [rule for rule in rules if (rule.family, rule.chain) == (family, name)]
+                if any(rule.comment != row.mark for rule in inside):
+                    raise Conflict(
+                        f"chain {name} of table {family} {self._table} is not as hvtx made it, and"
+                        " has a rule of somebody else",
+                        hint="`hvtx doctor` names the command that removes it; then: hvtx repair",
+                    )
+                commands += [nftshape.delete_chain(family, self._table, name), made]
+                commands += map(add_rule, inside)
+            self._socket.batch(commands, generation)
+            return _Acted({})
+
+        if chains:
+            self._consistently(swap, f"the repair of table {self._table}")
+
+    def own_tables(self) -> tuple[SeenTable, ...]:
+        """Our tables as they are, whole; none without nf_tables. Raises Contended, NotPermitted."""
+        try:
+            return self._consistently(
+                lambda _: nftshape.seen(self._socket, self._table, self._listing), "our tables"
+            )
+        except NoNftables:
+            return ()
+
+    def _rebuild(
+        self, row: Resource, broken: set[tuple[str, str]], elsewhere: set[tuple[str, str]]
+    ) -> None:
         """Append the whole of each broken chain, then take its older marked rules away.
 
         In this order the chain is never without its rules; the second step is compare-and-swap,
@@ -609,7 +686,8 @@ class NftablesDriver:
         """
         lines, sizes = [], {}
         for family in {family for family, _ in broken}:
-            lines += [f"table {family} {self._table} {{", declarations(family), "}"]
+            moved = {chain for where, chain in elsewhere if where == family}
+            lines += [f"table {family} {self._table} {{", declarations(family, moved), "}"]
             for chain in SKELETONS[family].chains:
                 if (family, chain.name) in broken:
                     lines += rule_lines(family, self._table, row.mark, chain)
@@ -778,7 +856,7 @@ class NftablesDriver:
         where = place_of(family, table, name)
         write = renderer(family, name) if ours else _rendered(family, name)
         keys = set()
-        for key, data, comment in elements:
+        for key, data, comment, _ in elements:
             mark = comment if comment and comment.startswith(MARKED) else None
             if ours:
                 keys.add(key)
@@ -788,6 +866,11 @@ class NftablesDriver:
         if ours and len(keys) != len(elements):
             # a hash table that grew during the walk repeats some elements, and so may lack others
             raise _Stale
+
+
+def _counts(element: Element, piece: Piece) -> bool:
+    """Whether an element lets other numbers of flows pass than ours."""
+    return piece.flows > 0 and element.flows != piece.flows
 
 
 class _Acted(NamedTuple):

@@ -469,14 +469,17 @@ def _damage(runtime: Runtime) -> Iterator[Finding]:
 
     if runtime.store.missing or runtime.refused is not None:
         return
-    damages, unseen = look_now(take_snapshot(runtime))
+    damages, strange, unseen = look_now(runtime, take_snapshot(runtime))
     found = [d for d in damages if d.row.kind != Kind.SYSCTL]
     for damage in found:
         yield Finding(
-            "damage", "error" if damage.cuts else "warning",
+            "damage", "error" if damage.cuts and not damage.harmless else "warning",
             f"{damage.row.kind} {damage.row.key}: {damage.missing}",
             damage.seen.evidence, damage.mend,
         )  # fmt: skip
+    for one in strange:
+        level = "error" if one.stops else "warning"
+        yield Finding("damage", level, f"{one.place}: {one.words}", (), one.mend)
     for why, rows in unseen.items():
         yield Finding(
             "damage", "warning", f"{', '.join(rows)} could not be looked at", (why,), _MEND
@@ -484,7 +487,7 @@ def _damage(runtime: Runtime) -> Iterator[Finding]:
     passing = _passes(runtime)
     for words in passing:
         yield Finding("damage", "error", words, (), "hvtx repair")
-    if not found and not unseen and not passing:
+    if not found and not strange and not unseen and not passing:
         yield Finding("damage", "ok", "everything that runs has what is on record")
 
 
