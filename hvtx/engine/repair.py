@@ -185,7 +185,10 @@ def look_now(
     unseen: dict[str, list[str]] = {}
     for item in _unseen(sighted):
         unseen.setdefault(item["why"], []).append(f"{item['kind']} {item['key']}")
-    return _with_mends(snapshot, damages), [d for d in differences if d.row is None], unseen
+    strange = [difference for difference in differences if difference.row is None]
+    instead = {one.instead for one in strange}  # told with the command that takes it away
+    damages = [damage for damage in damages if damage.row.id not in instead]
+    return _with_mends(snapshot, damages), strange, unseen
 
 
 def _with_mends(snapshot: Snapshot, damages: Sequence[Damage]) -> list[Damage]:
@@ -250,8 +253,9 @@ def _with_differences(
         copies, harmless = any(d.copies for d in own), not any(d.stops for d in own)
         if before is None:
             known[row.id] = Damage(row, told(own), seen, copies=copies, harmless=harmless)
-        elif not seen.complete:
-            known[row.id] = before._replace(missing=told(own), copies=copies)
+        elif not seen.complete or seen.problem is not None:
+            what = seen._replace(problem=None)  # what stands in its place is told by itself
+            known[row.id] = before._replace(missing=told(own), seen=what, copies=copies)
     return list(known.values())
 
 

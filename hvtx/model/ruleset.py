@@ -101,7 +101,8 @@ class Difference(NamedTuple):
     """Something that is not as it was made.
 
     ``row`` is that of the thing of ours that is to be put back; without one it is somebody else's,
-    and ``mend`` the command that takes it away. ``copies``: there is more of it than one.
+    and ``mend`` the command that takes it away; ``instead`` is the row in whose place it stands.
+    ``copies``: there is more of it than one.
     """
 
     place: str  # as entries name it: nft bridge hvtx-… prerouting
@@ -110,3 +111,4 @@ class Difference(NamedTuple):
     row: int | None = None
     stops: bool = True  # it lets something through, or stops something
     copies: bool = False
+    instead: int | None = None

@@ -122,7 +122,7 @@ def _elements(wanted: WantedTable, seen: SeenTable) -> Iterator[Difference]:
         if there is not None:
             said = f"in the place of hvtx's stands another `{element.text}`"
             command += f"; {REPAIR}"
-        yield Difference(where, said, command)
+        yield Difference(where, said, command, instead=there and there.row)
 
 
 def _remove_element(seen: SeenTable, name: str, key: str) -> str:
