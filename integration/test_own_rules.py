@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from hvtx.engine.collect import make_plan
 from hvtx.engine.diagnose import CHECKS
 from hvtx.engine.finding import Finding
 from hvtx.engine.runtime import Runtime, Settings
-from hvtx.model.plan import Item
+from hvtx.model.plan import Item, Reason
 from integration import lab
 from integration.program import Forked, Program, preload
 from integration.test_repair import handles_aside
@@ -62,7 +63,8 @@ def damage() -> list[Finding]:
 
 def acting() -> list[Item]:
     """What gc would do now."""
-    return list(asked(lambda runtime: make_plan(runtime).plan.acting()))
+    found = asked(lambda runtime: make_plan(runtime).plan.acting())
+    return [item for item in found if item.reason != Reason.DUPLICATE_COPY]
 
 
 def dumped() -> dict[str, object]:
@@ -76,7 +78,12 @@ def dumped() -> dict[str, object]:
         inside = body.get("chain", "") if kind == "rule" else body["name"]
         return (kind, body.get("family", ""), body.get("table", ""), inside)
 
-    return {**found, "nft": sorted(found["nft"], key=place)}  # type: ignore[call-overload]
+    legacy: dict[str, list[str]] = found["legacy"]  # type: ignore[assignment]
+    told = {
+        table: sorted(line for line in lines if "OTHER" not in line)
+        for table, lines in legacy.items()
+    }
+    return {**found, "nft": sorted(found["nft"], key=place), "legacy": told}  # type: ignore[call-overload]
 
 
 def names(hvtx: Program) -> dict[str, str]:
@@ -84,8 +91,18 @@ def names(hvtx: Program) -> dict[str, str]:
     shown = hvtx.vm("web")
     installation = shown["resources"][0]["mark"].split(":")[2]
     bridge = hvtx("network", "show", "net", "--json").json()["bridge"]
-    return {"T": f"hvtx-{installation}", "C": f"HVTX-{installation}", "BR": bridge,
-            "DEV": hvtx.device("web")}  # fmt: skip
+    known = {"T": f"hvtx-{installation}", "C": f"HVTX-{installation}", "BR": bridge,
+             "DEV": hvtx.device("web")}  # fmt: skip
+    for family in ("bridge", "inet"):  # the mark of each base row, and of a guest's flows
+        listed = lab.run("nft", "list", "table", family, known["T"], check=False)
+        known[family] = next(iter(re.findall(r'comment "([^"]*)"', listed)), "")
+        own = re.findall(r'" comment "([^"]*)" : accept', listed)
+        known["network"] = next(iter(own), "")
+        known["flows"] = next(iter(re.findall(r'16384 comment "([^"]*)"', listed)), "")
+    legacy = hvtx.environment["HVTX_FIREWALL"] == "iptables"  # to ask for a table makes it
+    saved = lab.run("iptables-legacy-save", "-t", "mangle") if legacy else ""
+    known["jump"] = next(iter(re.findall(r'FORWARD .*comment "?(hvtx:[^ "]*)', saved)), "")
+    return known
 
 
 def act(known: dict[str, str], lines: str) -> None:
@@ -93,11 +110,8 @@ def act(known: dict[str, str], lines: str) -> None:
     for line in lines.splitlines():
         words = shlex.split(line)
         for name, value in known.items():
-            words = [
-                value if word == name
-                else word.replace(f"{name}-", f"{value}-").replace(f"<{name}>", value)
-                for word in words
-            ]  # fmt: skip
+            words = [word.replace(f"<{name}>", value) for word in words]
+            words = [value if word == name and name.isupper() else word for word in words]
         lab.run(*words)
 
 
@@ -148,6 +162,19 @@ BRIDGE = [
     Case("nft add chain bridge T aside\nnft add rule bridge T aside drop\n"
          "nft insert rule bridge T guard jump aside",
          "guard: a rule that is not hvtx's: `jump aside`", "nft delete rule bridge T guard handle"),
+    Case('sh -c "nft delete rule bridge <T> guard_udp6 handle $(nft -a list chain bridge <T> '
+         "guard_udp6 | sed -n 's/.*sport 547.*handle //p')\"",
+         "guard_udp6: a rule is gone: `udp sport 547 drop`"),
+    Case('nft add rule bridge T guard_udp6 udp sport 547 drop comment \'"<bridge>"\'',
+         "guard_udp6: 1 more of a rule that hvtx has once"),
+    Case('nft insert rule bridge T guard accept comment \'"<bridge>"\'',
+         "guard: 1 more with hvtx's mark that is another rule"),
+    Case('sh -c "nft delete rule bridge <T> guard_ah6 handle $(nft -a list chain bridge <T> '
+         "guard_ah6 | sed -n 's/.*drop.*handle //p')\"\n"
+         'nft insert rule bridge T guard_ah6 drop comment \'"<bridge>"\'',
+         "guard_ah6: its rules stand in another order"),
+    Case('nft add element bridge T own4 { <DEV> . 10.77.0.9 comment \'"<flows>"\' }',
+         "own4: an element that is not", "nft 'delete element bridge T own4 {"),
     Case("nft add set bridge T some { type ifname; }", "some: a set that is not hvtx's",
          "nft delete set bridge T some", "warning"),
     Case("nft add counter bridge T many", "many: a counter that is not hvtx's",
@@ -172,6 +199,48 @@ INET = [
     Case("nft add element inet T within { <BR> . docker0 : accept }", "within: an element that is",
          "nft 'delete element inet T within {"),
     Case("nft flush set inet T guests4", "a part of it was gone"),
+    Case("nft delete element inet T flows4 { 10.77.0.2 . <BR> }\nnft add element inet T flows4 "
+         '{ 10.77.0.2 . <BR> ct count over 9999999 comment \'"<flows>"\' }',
+         "`10.77.0.2 <BR>` is for 9999999 flows, and hvtx's for 16384"),
+    Case("nft delete element inet T within { <BR> . <BR> }\nnft add element inet T within "
+         '{ <BR> . <BR> comment \'"<network>"\' : drop }', "leads elsewhere"),
+]  # fmt: skip
+
+
+LEGACY = [
+    Case("iptables-legacy -t mangle -I <C>-FWD -j ACCEPT",
+         "iptables mangle <C>-FWD: a rule that is not hvtx's: `-j ACCEPT`",
+         "iptables-legacy -t mangle -D <C>-FWD -j ACCEPT"),
+    Case("ip6tables-legacy -t mangle -A <C>-FWD -s fd00::/8 -m comment --comment 'a b' -j DROP",
+         "ip6tables mangle <C>-FWD: a rule that is not hvtx's",
+         "ip6tables-legacy -t mangle -D <C>-FWD -s fd00::/8 -m comment --comment"),
+    Case("iptables-legacy -I <C>-PASS -j DROP", "iptables filter <C>-PASS: a rule that is not",
+         "iptables-legacy -t filter -D <C>-PASS -j DROP"),
+    Case("iptables-legacy -t nat -I <C>-POST -j RETURN", "iptables nat <C>-POST: a rule that",
+         "iptables-legacy -t nat -D <C>-POST -j RETURN"),
+    Case("iptables-legacy -t nat -I <C>-PRE -p tcp -j ACCEPT", "nat <C>-PRE: a rule that is not",
+         "iptables-legacy -t nat -D <C>-PRE -p tcp -j ACCEPT"),
+    Case("iptables-legacy -N OTHER\niptables-legacy -A OTHER -j DROP\n"
+         "iptables-legacy -I <C>-PASS -j OTHER", "filter <C>-PASS: a rule that is not hvtx's: "
+         "`-j OTHER`", "iptables-legacy -t filter -D <C>-PASS -j OTHER"),
+    Case("iptables-legacy -F OTHER\niptables-legacy -X OTHER\n"
+         "iptables-legacy -t mangle -A <C>-FWD -m comment --comment <jump> -j ACCEPT",
+         "a rule with hvtx's mark that is not hvtx's: `-j ACCEPT`",
+         "iptables-legacy -t mangle -D <C>-FWD "),
+    Case("iptables-legacy -I FORWARD -i eth9 -j <C>-PASS", "iptables filter FORWARD: a rule that "
+         "is not hvtx's leads to hvtx's chain", "iptables-legacy -t filter -D FORWARD -i eth9 -j"),
+    Case("iptables-legacy -t mangle -F <C>-FWD", "iptables mangle <C>-FWD: a rule is gone: `"),
+    Case("ip6tables-legacy -t mangle -F <C>-FWD", "ip6tables mangle <C>-FWD: a rule is gone: `"),
+    Case("iptables-legacy -t mangle -D FORWARD 1", "mangle FORWARD: a rule is gone: `-j <C>-FWD`"),
+    Case("ip6tables-legacy -t mangle -D FORWARD 1", "ip6tables mangle FORWARD: a rule is gone"),
+    Case("iptables-legacy -t mangle -F\niptables-legacy -t mangle -X", "a rule is gone: `-j <C>-F"),
+    Case("iptables-legacy -D INPUT 1", "iptables filter INPUT: a rule is gone"),
+    Case("iptables-legacy -t nat -D POSTROUTING 1", "nat POSTROUTING: a rule is gone"),
+    Case("iptables-legacy -t mangle -A FORWARD -m comment --comment <jump> -j <C>-FWD",
+         "iptables mangle FORWARD: 2 copies of `-j <C>-FWD`", level="warning"),
+    Case("nft add table bridge T { flags dormant; }", "the table is dormant"),
+    Case("nft insert rule bridge T prerouting accept", "prerouting: a rule that is not hvtx's",
+         "nft delete rule bridge T prerouting handle "),
 ]  # fmt: skip
 
 
@@ -180,8 +249,9 @@ def settles(hvtx: Program, cases: Sequence[Case]) -> None:
     before, wrong, known = dumped(), [], names(hvtx)
 
     def here(words: str) -> str:
-        words = words.replace("<DEV>", known["DEV"]).replace("<BR>", known["BR"])
-        return words.replace(" T ", f" {known['T']} ").replace("C-", f"{known['C']}-")
+        for name in ("T", "DEV", "BR", "C"):
+            words = words.replace(f"<{name}>", known[name]).replace(f" {name} ", f" {known[name]} ")
+        return words
 
     for case in cases:
         act(known, case.acts)
@@ -212,3 +282,119 @@ def test_what_others_do_in_the_table_of_the_bridge_family(hvtx: Program) -> None
 def test_what_others_do_in_the_table_that_translates_and_forwards(hvtx: Program) -> None:
     """The same of what is routed."""
     settles(hvtx, INET)
+
+
+@pytest.mark.parametrize("hvtx", ["iptables"], indirect=True)
+def test_what_others_do_in_legacy_chains(hvtx: Program) -> None:
+    """Rules in our chains, jumps to them, what is gone, what there is twice."""
+    settles(hvtx, LEGACY)
+
+
+@pytest.mark.parametrize("hvtx", ["iptables"], indirect=True)
+def test_what_lets_packets_past_the_guards_of_the_legacy_backend(hvtx: Program) -> None:
+    """An accept of somebody else before our jump; what drops, marks or is for others is none."""
+    quiet = """\
+iptables-legacy -t mangle -I FORWARD -s 192.0.2.0/24 -j DROP
+iptables-legacy -t mangle -I FORWARD -j MARK --set-mark 7
+iptables-legacy -t mangle -I FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+iptables-legacy -t mangle -N OTHER
+iptables-legacy -t mangle -I FORWARD -j OTHER
+ip6tables-legacy -t mangle -I FORWARD -i eth9 -o eth8 -j ACCEPT
+iptables-legacy -t mangle -I FORWARD -i eth9 -o eth8 -j ACCEPT
+iptables-legacy -I FORWARD -j ACCEPT
+iptables-legacy -I INPUT -j ACCEPT
+iptables-legacy -t nat -I PREROUTING -p tcp --dport 99 -j DNAT --to 192.0.2.1"""
+    act(names(hvtx), quiet)
+    assert damage() == []
+    for tool, rule in (
+        ("iptables", "-t mangle -A OTHER -p tcp -j ACCEPT"),
+        ("iptables", "-t mangle -I FORWARD -j ACCEPT"),
+        ("ip6tables", "-t mangle -I FORWARD -s fd77::/64 -j ACCEPT"),
+    ):
+        lab.run(f"{tool}-legacy", *rule.split())
+        said = f"{tool} mangle FORWARD: `"
+        assert [(f.level, f.hint) for f in damage() if said in f.message] == [("error", REPAIR)]
+        hvtx("repair")
+        assert damage() == []
+        first = lab.run(f"{tool}-legacy", "-t", "mangle", "-S", "FORWARD", "1")
+        assert "-FWD" in first
+        if "OTHER" not in rule:
+            lab.run(f"{tool}-legacy", *rule.replace("-I", "-C").split())  # theirs stays
+
+
+@pytest.mark.parametrize("hvtx", ["nftables", "iptables"], indirect=True)
+def test_no_vm_starts_beside_a_table_that_sleeps(hvtx: Program) -> None:
+    """6, whole undone, and the hint is followed; so is one at a rule that was put back."""
+    act(names(hvtx), "nft add table bridge T { flags dormant; }")
+    tried = ("vm", "run", "two", "--network", "net", "--", "sleep", "600")
+    refused = hvtx(*tried, code=6)
+    assert "dormant" in refused.err
+    assert "hvtx repair" in refused.err
+    hvtx("vm", "show", "two", code=3)
+    hvtx("repair")
+    hvtx(*tried)
+    hvtx("vm", "rm", "--force", "two")
+    assert damage() == []
+
+
+@pytest.mark.parametrize("hvtx", ["nftables", "iptables"], indirect=True)
+def test_what_is_whole_is_not_told(hvtx: Program) -> None:
+    """Everything that hvtx does by itself, strangers beside it, a reload of all rules."""
+    assert damage() == []
+    more = ("--subnet", "10.78.0.0/24", "--subnet", "fd78::/64", "--isolate", "--no-nat")
+    hvtx("network", "create", "apart", *more)
+    ports = ("-p", "127.0.0.1:81:81", "-p", "53:53/udp")
+    hvtx("vm", "run", "two", "--network", "apart", *ports, "--", "sleep", "600")
+    assert damage() == []
+    hvtx("vm", "restart", "two")
+    assert damage() == []
+    os.kill(hvtx.vm("two")["pid"], signal.SIGKILL)
+    assert damage() == []
+    hvtx("gc", "--apply")
+    assert damage() == []
+    act(
+        {},
+        """\
+iptables-legacy -N DOCKER-USER
+iptables-legacy -I FORWARD -j DOCKER-USER
+iptables-legacy -t nat -N DOCKER
+iptables-legacy -t nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
+nft add table inet wall
+nft add chain inet wall pass { type filter hook forward priority 5; policy drop; }""",
+    )
+    saved = {tool: lab.run(f"{tool}-legacy-save") for tool in ("iptables", "ip6tables")}
+    rules = lab.run("nft", "list", "ruleset")
+    assert damage() == []
+    lab.run("nft", "-f", "-", stdin=f"flush ruleset\n{rules}")
+    for tool, text in saved.items():
+        lab.run(f"{tool}-legacy-restore", stdin=text)
+    assert damage() == []
+    hvtx("vm", "rm", "two")
+    hvtx("network", "rm", "apart")
+    assert damage() == []
+
+
+def test_explain_says_whose_a_rule_in_our_table_is(hvtx: Program) -> None:
+    """A rule, a chain and an element that are not hvtx's, with the command that removes them."""
+    known = names(hvtx)
+    table = known["T"]
+    act(
+        known,
+        """\
+nft insert rule bridge T prerouting meta mark 99 accept
+nft add chain bridge T more
+nft add element bridge T own4 { <DEV> . 10.77.0.9 }""",
+    )
+    told = hvtx("explain", "mark 0x00000063 accept", "--json").json()
+    assert told["owner"] == "foreign"
+    assert any("nft delete rule bridge" in line for line in told["evidence"])
+    told = hvtx("explain", f"nft bridge {table} prerouting", "--json").json()
+    assert told["owner"] == "hvtx"
+    assert any("not hvtx's: " in line and "nft delete rule" in line for line in told["evidence"])
+    told = hvtx("explain", f"nft bridge {table} more", "--json").json()
+    assert told["owner"] == "foreign"
+    assert any("delete chain" in line for line in told["evidence"])
+    told = hvtx("explain", f"{known['DEV']} 10.77.0.9", "--json").json()
+    assert told["owner"] == "foreign"
+    assert any("delete element" in line for line in told["evidence"])
+    assert hvtx("explain", f"{known['DEV']} 10.77.0.2", "--json").json()["owner"] == "hvtx"

@@ -585,9 +585,9 @@ def _leads_loopback(runtime: Runtime, row: Resource) -> bool:
 def _mend_firewall(runtime: Runtime, damage: Damage) -> None:
     row = damage.row
     driver = runtime.firewall(row.spec["backend"])
-    observed = driver.mend([row])
     if damage.copies and not (left := driver.remove_copies(row)).gone:
         raise HvtxError(left.message)
+    observed = driver.mend([row])
     if (row.spec["what"] == "base" or outdated(row)) and row.id in observed:
         kept = {name: row.observed[name] for name in (HOLDER,) if name in row.observed}
         with runtime.store.transaction() as sql:

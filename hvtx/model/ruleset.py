@@ -102,7 +102,8 @@ class Difference(NamedTuple):
 
     ``row`` is that of the thing of ours that is to be put back; without one it is somebody else's,
     and ``mend`` the command that takes it away; ``instead`` is the row in whose place it stands.
-    ``copies``: there is more of it than one.
+    ``copies``: there is more of it than one. ``whole``: all of the place is somebody else's;
+    ``element`` is an element of a set in words.
     """
 
     place: str  # as entries name it: nft bridge hvtx-… prerouting
@@ -112,3 +113,5 @@ class Difference(NamedTuple):
     stops: bool = True  # it lets something through, or stops something
     copies: bool = False
     instead: int | None = None
+    whole: bool = False
+    element: str = ""

@@ -122,7 +122,8 @@ def _elements(wanted: WantedTable, seen: SeenTable) -> Iterator[Difference]:
         if there is not None:
             said = f"in the place of hvtx's stands another `{element.text}`"
             command += f"; {REPAIR}"
-        yield Difference(where, said, command, instead=there and there.row)
+        instead = None if there is None else there.row
+        yield Difference(where, said, command, instead=instead, element=element.text)
 
 
 def _remove_element(seen: SeenTable, name: str, key: str) -> str:
@@ -139,13 +140,12 @@ def _more(wanted: WantedTable, seen: SeenTable) -> Iterator[Difference]:
             kind = "a base chain" if hook is not None else "a chain"
             mend = _nft(f"flush chain {place} {name}; delete chain {place} {name}")
             said = f"{kind} that is {_FOREIGN}"
-            yield Difference(_at(seen, name), said, mend, stops=hook is not None)
+            calls = hook is not None
+            yield Difference(_at(seen, name), said, mend, stops=calls, whole=True)
     for name, kind in seen.sets.items():
         if name not in wanted.sets:
-            said = f"a {kind} that is {_FOREIGN}"
-            yield Difference(
-                _at(seen, name), said, f"nft delete {kind} {place} {name}", stops=False
-            )
+            said, mend = f"a {kind} that is {_FOREIGN}", f"nft delete {kind} {place} {name}"
+            yield Difference(_at(seen, name), said, mend, stops=False, whole=True)
     for kind, name in seen.objects:
         said = f"a {kind} that is {_FOREIGN}"
         yield Difference(_at(seen, name), said, f"nft delete {kind} {place} {name}", stops=False)
@@ -154,7 +154,7 @@ def _more(wanted: WantedTable, seen: SeenTable) -> Iterator[Difference]:
 # -- legacy tables ---------------------------------------------------------------------------------
 
 _JUMP = re.compile(r"(?:^| )-([jg]) (\S+)")
-_DEVICE = re.compile(r"(?:^| )(! )?-i (\S+)")
+_DEVICE = re.compile(r"(! )?(^|(?<= ))-([io]) (\S+)")
 _KNOWN_FLOWS = re.compile(r"(?:^| )--(?:ctstate|state) (?:RELATED,ESTABLISHED|ESTABLISHED,RELATED"
                           r"|ESTABLISHED|RELATED)(?: |$)")  # fmt: skip
 _HARMLESS = frozenset({
@@ -231,6 +231,9 @@ def _behind(
     own: Mapping[tuple[str, str, str, str, str], WantedLine], seen: Sequence[SeenLine]
 ) -> Iterator[Difference]:
     """Rules of ours that come too late."""
+    bridges = frozenset(
+        device for line in own.values() for *_, device in _DEVICE.findall(line.text)
+    )
     inside: dict[tuple[str, str, str], list[SeenLine]] = {}
     for line in seen:
         inside.setdefault((line.tool, line.table, line.chain), []).append(line)
@@ -242,7 +245,7 @@ def _behind(
             if mine is None:
                 ahead.append(line)
             elif mine.first and mine.row not in told:
-                passed = next((a for a in ahead if _takes(a, mine, inside)), None)
+                passed = next((a for a in ahead if _takes(a, mine, bridges, inside)), None)
                 if passed is not None:
                     told.add(mine.row)
                     said = f"`{passed.text}`, {_FOREIGN}, stands before `{mine.text}`"
@@ -252,18 +255,33 @@ def _behind(
 
 
 def _takes(
-    line: SeenLine, mine: WantedLine, inside: Mapping[tuple[str, str, str], list[SeenLine]]
+    line: SeenLine,
+    mine: WantedLine,
+    bridges: frozenset[str],
+    inside: Mapping[tuple[str, str, str], list[SeenLine]],
 ) -> bool:
     """Whether a rule may decide about packets that are for one of ours."""
-    device, ours = _DEVICE.search(line.text), _DEVICE.search(mine.text)
-    if device is not None and ours is not None and not device[1] and not ours[1]:
-        name = device[2]
-        same = name == ours[2] or (name.endswith("+") and ours[2].startswith(name[:-1]))
-        if not same:
-            return False
+    ways = [found[2:] for found in _DEVICE.findall(mine.text)]
+    concerned = [
+        any(_same(line, side, name) for name in ([device] if device else bridges))
+        for side, device in (ways or (("i", ""), ("o", "")))
+    ]
+    if not any(concerned):
+        return False
     if _KNOWN_FLOWS.search(line.text) and "!" not in line.text:
         return False  # what is dropped are new flows
     return _decides(line, inside, frozenset())
+
+
+def _same(line: SeenLine, side: str, name: str) -> bool:
+    """Whether packets that come in or go out (``i``, ``o``) by a device may match a rule."""
+    for inverted, _, way, device in _DEVICE.findall(line.text):
+        if way == side:
+            start = device.removesuffix("+")
+            fits = name.startswith(start) if device.endswith("+") else name == device
+            if fits == bool(inverted):
+                return False
+    return True
 
 
 def _decides(
