@@ -25,6 +25,8 @@ from hvtx.model.ruleset import (
 
 REPAIR = "hvtx repair"
 _FOREIGN = "not hvtx's"
+_PLAIN = re.compile(r"[A-Za-z_][\w./-]*")  # a name that nft and a shell read as it is
+_PLAIN_RULE = re.compile(r'[\w ./:,!+=@%"-]*')
 
 
 # -- nf_tables -------------------------------------------------------------------------------------
@@ -84,6 +86,7 @@ def _chain(
         if rule.comment != wanted.mark:
             said = f"a rule that is {_FOREIGN}: `{rule.text}` (handle {rule.handle})"
             mend = f"nft delete rule {seen.family} {seen.name} {chain} handle {rule.handle}"
+            mend = mend if _PLAIN.fullmatch(chain) else _see(seen)
             yield Difference(where, said, mend)
     if ours == [digest for digest, _ in expected]:
         return
@@ -132,6 +135,10 @@ def _remove_element(seen: SeenTable, name: str, key: str) -> str:
     return _nft(f"delete element {seen.family} {seen.name} {name} {{ {key} }}")
 
 
+def _see(seen: SeenTable) -> str:
+    return f"see nft -a list table {seen.family} {seen.name}"
+
+
 def _more(wanted: WantedTable, seen: SeenTable) -> Iterator[Difference]:
     """Chains, sets and objects of somebody else; a rule that needs them is told before."""
     place = f"{seen.family} {seen.name}"
@@ -139,16 +146,21 @@ def _more(wanted: WantedTable, seen: SeenTable) -> Iterator[Difference]:
         if name not in wanted.hooks:
             kind = "a base chain" if hook is not None else "a chain"
             mend = _nft(f"flush chain {place} {name}; delete chain {place} {name}")
-            said = f"{kind} that is {_FOREIGN}"
+            said, mend = (
+                f"{kind} that is {_FOREIGN}",
+                mend if _PLAIN.fullmatch(name) else _see(seen),
+            )
             calls = hook is not None
             yield Difference(_at(seen, name), said, mend, stops=calls, whole=True)
     for name, kind in seen.sets.items():
         if name not in wanted.sets:
             said, mend = f"a {kind} that is {_FOREIGN}", f"nft delete {kind} {place} {name}"
+            mend = mend if _PLAIN.fullmatch(name) else _see(seen)
             yield Difference(_at(seen, name), said, mend, stops=False, whole=True)
     for kind, name in seen.objects:
-        said = f"a {kind} that is {_FOREIGN}"
-        yield Difference(_at(seen, name), said, f"nft delete {kind} {place} {name}", stops=False)
+        said, mend = f"a {kind} that is {_FOREIGN}", f"nft delete {kind} {place} {name}"
+        mend = mend if _PLAIN.fullmatch(name) else _see(seen)
+        yield Difference(_at(seen, name), said, mend, stops=False)
 
 
 # -- legacy tables ---------------------------------------------------------------------------------
@@ -211,7 +223,9 @@ def _gone(line: WantedLine) -> Difference:
 
 
 def _remove(line: SeenLine) -> str:
-    what = line.text if line.mark is None else str(line.place)
+    """By its words; by its number where these are hvtx's own, or a shell would take some else."""
+    plain = line.mark is None and _PLAIN_RULE.fullmatch(line.text)
+    what = line.text if plain else str(line.place)
     return f"{line.tool}-legacy -t {line.table} -D {line.chain} {what}".rstrip()
 
 
