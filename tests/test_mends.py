@@ -26,6 +26,7 @@ _CHANGES = re.compile(
 _DOCTORS = "integration/test_mends.py::test_what_doctor_says_lets_guests_pass"
 _SETTING = "integration/test_mends.py::test_a_setting_by_the_command_that_is_printed"
 _NETWORKD = "integration/test_networkd.py::test_the_hint_is_complete_and_goes_once_it_was_followed"
+_OWN = "integration/test_own_rules.py::test_what_others_do_in_the_table_of_the_bridge_family"
 _PACKAGE = "installs a package of the distribution"
 _MODULE = "loads a module into the machine's kernel"
 _MACHINE = "changes the whole machine, not a namespace"
@@ -36,6 +37,8 @@ _SYSTEMD = "speaks to process 1; the units of a real systemd are tried in integr
 RUN = {
     "nft 'add rule {} {} accept": _DOCTORS,
     "nft 'insert rule {} position {} {} accept": _DOCTORS,
+    "nft delete rule {} {} {} handle {}": _OWN,
+    "nft delete {} {} {}": _OWN,
     "sysctl -w {}=1": _SETTING,
     "sysctl -w net.ipv4.ip_forward=1": _SETTING,
     "sysctl -w {}=2": "integration/test_mends.py::test_advertisements_by_the_command_that_is_printed",

@@ -527,6 +527,8 @@ def _set_again(row: Resource, rows: Sequence[Resource], links: Links) -> None:
             traits.set_bridge(index, wanted.bridge)
         if wanted.port:
             traits.set_port(index, wanted.port)
+        if wanted.queue:
+            traits.set_queue(index, wanted.queue)
     if wanted.silent:
         links.change(index, quiet6=True)
         remove_link_local(index, row.spec.get("addresses", ()))
