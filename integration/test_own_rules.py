@@ -323,18 +323,23 @@ iptables-legacy -t nat -I PREROUTING -p tcp --dport 99 -j DNAT --to 192.0.2.1"""
 
 
 @pytest.mark.parametrize("hvtx", ["nftables", "iptables"], indirect=True)
-def test_no_vm_starts_beside_a_table_that_sleeps(hvtx: Program) -> None:
-    """6, whole undone, and the hint is followed; so is one at a rule that was put back."""
-    act(names(hvtx), "nft add table bridge T { flags dormant; }")
+def test_no_vm_starts_beside_guards_that_are_not_asked(hvtx: Program) -> None:
+    """6, all undone, and the hint is followed."""
     tried = ("vm", "run", "two", "--network", "net", "--", "sleep", "600")
-    refused = hvtx(*tried, code=6)
-    assert "dormant" in refused.err
-    assert "hvtx repair" in refused.err
-    hvtx("vm", "show", "two", code=3)
-    hvtx("repair")
+    for lines, said in (
+        ("nft add table bridge T { flags dormant; }", "is dormant"),
+        ("nft delete chain bridge T prerouting", "chain prerouting of hvtx's table bridge"),
+        ("nft add chain bridge T input { policy drop; }", "chain input of hvtx's table bridge"),
+    ):
+        act(names(hvtx), lines)
+        refused = hvtx(*tried, code=6)
+        assert said in refused.err
+        assert "hvtx repair" in refused.err
+        hvtx("vm", "show", "two", code=3)
+        hvtx("repair")
+        assert damage() == []
     hvtx(*tried)
     hvtx("vm", "rm", "--force", "two")
-    assert damage() == []
 
 
 @pytest.mark.parametrize("hvtx", ["nftables", "iptables"], indirect=True)

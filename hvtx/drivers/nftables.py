@@ -280,7 +280,7 @@ class NftablesDriver:
             if row.spec["what"] != "base":
                 wanted += stand_for(row, [(row, p) for p in pieces(self._installation, row.spec)])
         if wanted:
-            self._refuse_dormant()
+            self._refuse_unguarded()
         try:
             self._socket.batch([add_element(piece, row.mark) for row, piece in wanted])
         except BatchRefused as problem:
@@ -293,14 +293,24 @@ class NftablesDriver:
             observed[row.id]["elements"] += 1
         return observed
 
-    def _refuse_dormant(self) -> None:
-        """Nobody is called guarded by rules that the kernel does not ask."""
-        flags = self._consistently(lambda _: nftshape.flags(self._socket, self._table), "tables")
-        for family in sorted(family for family in FAMILIES if flags.get(family, 0) & DORMANT):
-            raise HostRefused(
-                f"hvtx's table {family} {self._table} is dormant: its rules hold no guest",
-                hint="`hvtx repair` wakes it",
-            )
+    def _refuse_unguarded(self) -> None:
+        """Nobody is called guarded by chains that the kernel does not ask."""
+        flags, hooks = self._consistently(
+            lambda _: (
+                nftshape.flags(self._socket, self._table),
+                nftshape.hooks(self._socket, self._table),
+            ),
+            "our chains",
+        )
+        for (family, name), hook in _HOOKS.items():
+            what = f"hvtx's table {family} {self._table}"
+            if flags.get(family, 0) & DORMANT:
+                words = f"{what} is dormant: its rules hold no guest"
+            elif hook and family in flags and hooks.get(family, {}).get(name) != hook:
+                words = f"chain {name} of {what} is gone or another: its rules hold no guest"
+            else:
+                continue
+            raise HostRefused(words, hint="`hvtx repair` puts it back")
 
     def _not_made(
         self, problem: BatchRefused, wanted: Sequence[tuple[Resource, Piece]]
