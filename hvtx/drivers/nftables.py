@@ -14,9 +14,22 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from hvtx.drivers.base import Host, stand_for
+from hvtx.drivers.nftjudging import (
+    counts_others,
+    damaged,
+    describe,
+    digests,
+    families_of,
+    judge,
+    layouts_of,
+    place_of,
+    strangers,
+    surplus,
+    without_comment,
+)
 from hvtx.errors import Conflict, Contended, HostRefused, HvtxError, NotPermitted
 from hvtx.host import libnftables, nftshape, traces
 from hvtx.host.netlink import DumpInterrupted
@@ -24,7 +37,6 @@ from hvtx.host.nfnetlink import (
     SET_ANONYMOUS,
     BatchRefused,
     Command,
-    Element,
     Nftables,
     Piece,
     Rule,
@@ -42,9 +54,7 @@ from hvtx.host.nftlayout import (
     FAMILIES,
     PASSING,
     SKELETONS,
-    Skeleton,
     declarations,
-    layout,
     pieces,
     render,
     renderer,
@@ -54,9 +64,12 @@ from hvtx.host.nftlayout import (
     unplaced,
 )
 from hvtx.host.nftshape import digest
+from hvtx.model.hook import DORMANT
 from hvtx.model.mark import FAMILY as MARKED
 from hvtx.model.resource import GONE, Entry, Outcome, Resource
-from hvtx.model.ruleset import DORMANT, SeenTable
+
+if TYPE_CHECKING:
+    from hvtx.model.ruleset import SeenTable
 
 BACKEND = "nftables"
 IMPORTED = "imported"  # a stranger's rule that was taken over: `place`, `native` (docs/adr/0008)
@@ -86,119 +99,15 @@ class _Stale(Exception):
 # ---------------------------------------------------------------- decisions, pure
 
 
-def place_of(*parts: str) -> str:
-    """Where an entry is: ``nft inet hvtx-… dnat4_any``."""
-    return "nft " + " ".join(parts)
-
-
 def rule_mark(rule: Rule) -> str | None:
     """A rule's mark, from its comment or an xtables comment match."""
     comment = rule.comment or xt_comment(rule)
     return comment if comment and comment.startswith(MARKED) else None
 
 
-def digests(rules: Iterable[Rule], mark: str) -> dict[str, list[str]]:
-    """``{"inet raw": [digest, …]}`` of the rules with this mark, in order."""
-    found: dict[str, list[str]] = {}
-    for rule in rules:
-        if rule.comment == mark:
-            found.setdefault(f"{rule.family} {rule.chain}", []).append(digest(rule))
-    return found
-
-
-def describe(piece: Piece) -> str:
-    """A wanted element in words, for messages."""
-    text = render(piece.family, piece.set, piece.key, piece.data)
-    return f"`{text}` in {place_of(piece.family, piece.table, piece.set)}"
-
-
-def judge(piece: Piece, there: Element | None, mark: str) -> Outcome | None:
-    """What becomes of one element at release: None to delete it, else an outcome."""
-    if there is None:
-        return GONE
-    if there.comment is None:
-        return Outcome(False, "mark-stripped", f"{describe(piece)} has no comment")
-    if there.comment != mark:
-        return Outcome(False, "mark-mismatch", f"{describe(piece)} carries {there.comment!r}")
-    if there.data != piece.data:
-        return Outcome(False, "edited-copy", f"{describe(piece)} was changed")
-    return None
-
-
-def strangers(
-    family: str,
-    mark: str,
-    named: Iterable[tuple[str, str]],
-    rules: Iterable[Rule],
-    sets: Iterable[tuple[str, Sequence[Element]]],
-) -> str:
-    """What in a table of ours is not the base row's, in words; empty if nothing.
-
-    ``named`` holds kind and name of every chain, set and object in it, ``sets`` the elements.
-    """
-    skeleton = SKELETONS.get(family, Skeleton({}, ()))
-    ours = {("chain", chain.name) for chain in skeleton.chains}
-    ours |= {("set", name) for name in skeleton.sets}
-    ours |= {("chain", traces.CHAIN)} if family == traces.CHAIN_FAMILY else set()
-    for kind, name in named:
-        if (kind, name) not in ours:
-            return f"{kind} {name}"
-    for rule in rules:
-        if rule.comment != mark:
-            return f"a rule in chain {rule.chain} (handle {rule.handle})"
-    for name, elements in sets:
-        for element in elements:
-            text = render(family, name, element.key, element.data)
-            return f"`{text}` in {name} ({element.comment or 'no comment'})"
-    return ""
-
-
-def surplus(rules: Sequence[Rule], mark: str) -> list[Rule]:
-    """Rules with ``mark`` that repeat an earlier one of the same chain, expressions and all."""
-    seen: set[tuple[str, str, bytes]] = set()
-    found = []
-    for rule in rules:
-        if rule.comment == mark:
-            key = (rule.family, rule.chain, rule.expressions)
-            if key in seen:
-                found.append(rule)
-            seen.add(key)
-    return found
-
-
-def families_of(row: Resource) -> tuple[str, ...]:
-    """The families of the tables that a base row stands for.
-
-    One table each; rows of earlier versions, which do not say, stand for both.
-    """
-    return tuple(row.spec.get("families", FAMILIES))
-
-
-def layouts_of(row: Resource) -> dict[str, str]:
-    """What this version makes of a base row's tables."""
-    return {family: layout(family) for family in families_of(row)}
-
-
 def outdated(row: Resource) -> bool:
     """Whether a base row's tables were made by a version that made them otherwise."""
     return row.spec["what"] == "base" and row.observed.get("layout") != layouts_of(row)
-
-
-def damaged(
-    rules: Sequence[Rule],
-    observed: Mapping[str, Any],
-    mark: str,
-    families: Iterable[str] = FAMILIES,
-) -> set[tuple[str, str]]:
-    """Family and name of the static chains whose marked rules are not those on record."""
-    recorded = observed.get("rules", {})
-    there = digests(rules, mark)
-    return {
-        (family, chain.name)
-        for family in families
-        for chain in SKELETONS[family].chains
-        if there.get(key := f"{family} {chain.name}") != recorded.get(key, [])
-    }
 
 
 def listed_rules(listing: str) -> dict[tuple[str, int], str]:
@@ -211,11 +120,6 @@ def listed_rules(listing: str) -> dict[tuple[str, int], str]:
         elif rule := re.fullmatch(_RULE_LINE, line):
             found[chain, int(rule[2])] = rule[1]
     return found
-
-
-def without_comment(text: str) -> str:
-    """A rule's text without the comment: that is in the entry's mark."""
-    return re.sub(r' comment "[^"]*"$', "", text)
 
 
 def refusal(problem: OSError, doing: str) -> HvtxError:
@@ -591,7 +495,7 @@ class NftablesDriver:
                         f"{element.comment or 'no mark of hvtx'}",
                         hint=f"`hvtx explain {row.key}` says whose it is",
                     )
-                if element is None or element.data != piece.data or _counts(element, piece):
+                if element is None or element.data != piece.data or counts_others(element, piece):
                     commands += [] if element is None else [delete_element(piece)]
                     commands.append(add_element(piece, row.mark))
             self._socket.batch(commands, generation)
@@ -679,9 +583,11 @@ class NftablesDriver:
 
     def own_tables(self) -> tuple[SeenTable, ...]:
         """Our tables as they are, whole; none without nf_tables. Raises Contended, NotPermitted."""
+        from hvtx.host import nftseen
+
         try:
             return self._consistently(
-                lambda _: nftshape.seen(self._socket, self._table, self._listing), "our tables"
+                lambda _: nftseen.seen(self._socket, self._table, self._listing), "our tables"
             )
         except NoNftables:
             return ()
@@ -876,11 +782,6 @@ class NftablesDriver:
         if ours and len(keys) != len(elements):
             # a hash table that grew during the walk repeats some elements, and so may lack others
             raise _Stale
-
-
-def _counts(element: Element, piece: Piece) -> bool:
-    """Whether an element lets other numbers of flows pass than ours."""
-    return piece.flows > 0 and element.flows != piece.flows
 
 
 class _Acted(NamedTuple):

@@ -12,10 +12,9 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+from hvtx.model.hook import DORMANT, Hook
 from hvtx.model.ruleset import (
-    DORMANT,
     Difference,
-    Hook,
     SeenLine,
     SeenRule,
     SeenTable,

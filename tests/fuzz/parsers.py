@@ -34,6 +34,7 @@ from hvtx.host import (
     netlink,
     nfnetlink,
     nftlayout,
+    nftseen,
     nftshape,
     ports,
     procfs,
@@ -169,7 +170,7 @@ def tables(bodies: list[bytes]) -> None:
     for read in (told.tables, told.rules, told.sets, told.chains, told.objects):
         assert len(read()) >= len(bodies), read
     told.chain_comments("store")
-    for shape in (nftshape.flags, nftshape.hooks, nftshape.sets, nftshape.objects):
+    for shape in (nftshape.flags, nftshape.hooks, nftseen.sets, nftseen.objects):
         shape(told, "hvtx-abc")
     for rule in told.rules():
         nfnetlink.xt_comment(rule)
@@ -182,7 +183,7 @@ def elements(bodies: list[bytes]) -> None:
     for element in nfnetlink.all_elements(bodies):
         for family, name in nftlayout._RENDER:
             assert nftlayout.render(family, name, element.key, element.data)
-            nftshape.spelt(family, name, element.key)
+            nftseen.spelt(family, name, element.key)
         assert nftlayout.render("ip", "theirs", element.key, element.data)
 
 
@@ -752,9 +753,9 @@ PARSERS: dict[str, Parser] = {
         ("host.nfnetlink.parse_table", "host.nfnetlink._chain_comment", "host.nfnetlink.parse_rule",
          "host.nfnetlink.parse_named", "host.nfnetlink.expressions", "host.nfnetlink.xt_comment",
          "host.nfnetlink._string", "host.nfnetlink.comment_of", "drivers.strangers._unmoved",
-         "host.nftshape._table", "host.nftshape._chain", "host.nftshape._set", "host.nftshape._object",
-         "host.nftshape._devices", "host.nftshape._string", "host.nftshape._number",
-         "host.nftshape._family"),
+         "host.nftshape._table", "host.nftshape._chain", "host.nftseen._set", "host.nftseen._object",
+         "host.nftshape._devices", "host.nftshape.string", "host.nftshape.number",
+         "host.nftshape.family_of"),
     ),
     "generations": Parser(
         lambda body: ToldTables([body]).generation(), mutated([bytes(4) + netlink.attribute(1, bytes(4))]), GARBLED,
@@ -763,8 +764,8 @@ PARSERS: dict[str, Parser] = {
     "elements": Parser(
         elements, several(sample("elements")), GARBLED,
         ("host.nfnetlink.parse_elements", "host.nfnetlink._flows", "host.nftlayout.render",
-         "host.nftlayout._verdict", "host.nftlayout._name", "host.nftshape.spelt", "host.nftshape._device",
-         "host.nftshape._v4", "host.nftshape._v6", "host.nftshape._mac", "host.nftshape._service"),
+         "host.nftlayout._verdict", "host.nftlayout._name", "host.nftseen.spelt", "host.nftseen._device",
+         "host.nftseen._v4", "host.nftseen._v6", "host.nftseen._mac", "host.nftseen._service"),
         lambda n: [sample("elements")[0]] * n,
     ),
     "flows": Parser(conntrack.parse, mutated(sample("flows")), GARBLED, ("host.conntrack.parse",)),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from hvtx.host import nftshape
+from hvtx.host import nftseen, nftshape
 from hvtx.host.netlink import attribute, attribute_map, nested, text
 from hvtx.host.nfnetlink import FAMILIES, Element, Piece, add_element, all_elements
 from hvtx.host.nftlayout import PASSING, SKELETONS, unplaced
 from hvtx.host.nftshape import hook_of, hook_words
-from hvtx.model.ruleset import Hook
+from hvtx.model.hook import Hook
 
 SPECS = [
     {"what": "network", "bridge": "br0", "isolate": False, "nat": True},
@@ -59,15 +59,15 @@ def test_every_key_of_ours_has_words_that_nft_reads() -> None:
     for spec in SPECS:
         for piece in unplaced(spec):
             seen.add((piece.family, piece.set))
-            assert nftshape.spelt(piece.family, piece.set, piece.key), piece
+            assert nftseen.spelt(piece.family, piece.set, piece.key), piece
     every = {(family, name) for family, one in SKELETONS.items() for name in one.sets}
     assert seen == every - PASSING
 
 
 @pytest.mark.parametrize("key", [b"", b"a b".ljust(16, b"\0"), b'a"'.ljust(16, b"\0"), bytes(40)])
 def test_what_a_shell_or_nft_would_take_otherwise_has_none(key: bytes) -> None:
-    assert nftshape.spelt("bridge", "ports", key) == ""
-    assert nftshape.spelt("inet", "theirs", key) == ""
+    assert nftseen.spelt("bridge", "ports", key) == ""
+    assert nftseen.spelt("inet", "theirs", key) == ""
 
 
 def test_the_number_of_flows_of_an_element_is_read() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from hvtx.model.hook import Hook
 from hvtx.model.ruleset import (
     Difference,
-    Hook,
     SeenElement,
     SeenLine,
     SeenRule,
