@@ -12,6 +12,7 @@ from typing import Any
 
 from hvtx.drivers import nftables
 from hvtx.engine.runtime import Runtime
+from hvtx.errors import HostRefused, NotPermitted
 from hvtx.host import nftshape, traces
 from hvtx.host.nftwanted import wanted_tables
 from hvtx.model.mark import parse_mark
@@ -86,12 +87,20 @@ def _without_trace(table: SeenTable) -> SeenTable:
 
 
 def _lines(runtime: Runtime) -> list[SeenLine]:
-    """The rules of the legacy tables, where the installation has some there."""
-    from hvtx.engine.snapshot import legacy_tables
+    """The rules of the legacy tables, where the installation has some there.
 
+    None where they cannot be read: what is known of each row says so.
+    """
     used = runtime.read(records.resources, "kind IN ('filter', 'masquerade', 'publish')")
-    if not any(row.spec["backend"] == "iptables" for row in used) or not legacy_tables():
+    if not any(row.spec["backend"] == "iptables" for row in used):
         return []
+    try:
+        return _legacy_rules()
+    except (NotPermitted, HostRefused):
+        return []
+
+
+def _legacy_rules() -> list[SeenLine]:
     from hvtx.host import xtables
 
     found = []
