@@ -177,6 +177,9 @@ BRIDGE = [
          "own4: an element that is not", "nft 'delete element bridge T own4 {"),
     Case("nft add set bridge T some { type ifname; }", "some: a set that is not hvtx's",
          "nft delete set bridge T some", "warning"),
+    Case("tc filter add dev DEV ingress pref 5 bpf da bytecode '1,6 0 0 0'", "tap <DEV>: a filter of tc that "
+         "is not hvtx's decides before hvtx's own (ingress, pref 5)",
+         "tc filter del dev <DEV> ingress pref 5", "warning"),
     Case("nft add counter bridge T many", "many: a counter that is not hvtx's",
          "nft delete counter bridge T many", "warning"),
 ]  # fmt: skip

@@ -16,7 +16,7 @@ from hvtx.errors import HostRefused, NotPermitted
 from hvtx.host import nftshape, traces
 from hvtx.host.nftwanted import wanted_tables
 from hvtx.model.mark import parse_mark
-from hvtx.model.resource import FIREWALL_KINDS, Resource, State
+from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource, State
 from hvtx.model.ruleset import Difference, SeenLine, SeenTable, WantedLine
 from hvtx.planner import ownrules
 from hvtx.store import records
@@ -32,6 +32,21 @@ def look(runtime: Runtime) -> list[Difference]:
         again = set(_once(runtime))
         found = [difference for difference in found if difference in again]
     return found
+
+
+def filters_ahead(rows: Sequence[Resource]) -> Iterator[Difference]:
+    """Filters of others that decide on our devices before those that hold guests after a flush."""
+    from hvtx.host.filters import ahead
+    from hvtx.host.links import EGRESS, INGRESS
+
+    devices = {row.spec["ifindex"]: row for row in rows}
+    sides = {i: INGRESS if row.kind == Kind.TAP else EGRESS for i, row in devices.items()}
+    for index, preference in ahead(sides):
+        row = devices[index]
+        side = "ingress" if row.kind == Kind.TAP else "egress"
+        words = f"a filter of tc that is not hvtx's decides before hvtx's own ({side}, pref"
+        mend = f"tc filter del dev {row.key} {side} pref {preference}"
+        yield Difference(f"{row.kind} {row.key}", f"{words} {preference})", mend, stops=False)
 
 
 def of_others(differences: Sequence[Difference]) -> list[dict[str, Any]]:

@@ -186,6 +186,7 @@ def look_now(
     for item in _unseen(sighted):
         unseen.setdefault(item["why"], []).append(f"{item['kind']} {item['key']}")
     strange = [difference for difference in differences if difference.row is None]
+    strange += ownrules.filters_ahead([row for row, seen in sighted if seen.link and seen.here])
     instead = {one.instead for one in strange}  # told with the command that takes it away
     damages = [damage for damage in damages if damage.row.id not in instead]
     return _with_mends(snapshot, damages), strange, unseen

@@ -25,6 +25,7 @@ from hvtx.host import (
     api,
     capabilities,
     conntrack,
+    filters,
     holder,
     images,
     kvm,
@@ -727,7 +728,8 @@ PARSERS: dict[str, Parser] = {
     ),
     "addresses": Parser(every_address, several(sample("addresses")), GARBLED, ("host.links._address",)),
     "traffic control": Parser(
-        lambda bodies: links(bodies).filtered(), several(sample("qdiscs")), GARBLED, ("host.links.Links.filtered", "host.links.Links._only_ours")
+        lambda bodies: (links(bodies).filtered(), list(map(filters._preference, bodies))), several(sample("qdiscs")), GARBLED,
+        ("host.links.Links.filtered", "host.links.Links._only_ours", "host.filters._preference")
     ),
     "a filter of ours": Parser(
         lambda body: links([body]).guarding(1), mutated([bytes(20) + netlink.nested(2, netlink.attribute(5, bytes(16)))]), GARBLED,
