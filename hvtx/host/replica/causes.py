@@ -68,6 +68,12 @@ def of_line(family: int, line: Line) -> Cause:
     return Cause("legacy", place, line.text)
 
 
+def of_doubt(family: int, line: Line, why: str) -> Cause:
+    """A line of a legacy table of which it is not known what it does. Pure."""
+    place = (f"{TOOLS[family]}-legacy", line.table, line.chain)
+    return Cause("unknown", place, f"{line.text}: {why}")
+
+
 def of_legs(scratch: Scratch, family: int, legs: Iterable[Leg]) -> Cause | None:
     """What settings and routes say of the ways that packets have to take."""
     for leg in legs:

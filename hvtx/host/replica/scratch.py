@@ -17,9 +17,19 @@ from typing import NamedTuple, TypeVar
 
 from hvtx.errors import HostRefused
 from hvtx.host.netlink import Channel, forbidden
-from hvtx.host.replica import frames, legacy, making, ruleset, sameness, topology, trace
+from hvtx.host.replica import (
+    copying,
+    frames,
+    legacy,
+    making,
+    memory,
+    ruleset,
+    sameness,
+    topology,
+    trace,
+)
 from hvtx.host.replica.frames import Asked, Packet, Told
-from hvtx.host.replica.ruleset import Ruleset
+from hvtx.host.replica.ruleset import Place, Ruleset
 from hvtx.host.replica.topology import Device, Topology
 
 T = TypeVar("T")
@@ -153,7 +163,10 @@ class Scratch:
         self.route: Channel
         self.patience = 0.0  # seconds of silence after which nothing more is expected
         self.crooked = False  # devices, routes or settings are not all as the host has them
+        self.doubts: frozenset[tuple[Place, int]] = frozenset()  # rules that do what nobody knows
+        self.legacy: Mapping[int, legacy.Written] = {}
         self._heard: list[bytes] = []  # what was traced since the last frame that was sent
+        self._all: list[bytes] = []  # and since a try began
         self._owners: dict[str, Owner] = {}
         self._open = ExitStack()
         self._number = 40000
@@ -182,11 +195,16 @@ class Scratch:
         self.route = Channel(0)
         self._open.callback(self.route.close)
         names = {device.name for device in known.devices}
-        copied = ruleset.write(self.picture.ruleset, names)
+        known_rules = self.picture.ruleset
+        copied = copying.write(known_rules, names)
         self.lacks += copied.lacks
         self.copy = ruleset.read()
-        self.lacks += sameness.differences(self.picture.ruleset, self.copy, names, copied.without)
-        self.lacks += legacy.write(self.picture.legacy)
+        self.lacks += sameness.differences(known_rules, self.copy, names, copied)
+        numbers = ruleset.handles(known_rules, self.copy) if copied.doubts else {}
+        self.doubts = frozenset((where, number) for (where, number), old in numbers.items()
+                                if (where, old) in copied.doubts)  # fmt: skip
+        self.legacy, lacks = legacy.write(self.picture.legacy)
+        self.lacks += lacks
         if furnish is not None:
             furnish()
         self._listen()
@@ -249,10 +267,23 @@ class Scratch:
         """What was traced since the last frame that was sent."""
         return trace.steps(self._heard)
 
+    def begin(self) -> None:
+        """A flow is about to be tried."""
+        self._all = []
+
+    def met(self) -> list[trace.Step]:
+        """What was traced since the flow was begun."""
+        return trace.steps(self._all)
+
+    def refresh(self) -> bool:
+        """Forget what rules learned of earlier flows; whether they can have learned anything."""
+        return memory.forget(self.picture.ruleset, self.picture.legacy)
+
     def settle(self) -> list[Packet | Told]:
         """What arrives now."""
         found = self._pump()
         self._heard = self._listener.heard()
+        self._all += self._heard
         return found
 
     def _pump(self) -> list[Packet | Told]:

@@ -11,7 +11,7 @@ import errno
 import re
 import socket
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from hvtx.host.netlink import attribute_map, legible
@@ -51,6 +51,9 @@ def rules(devices: Sequence[str]) -> str:
             f" priority {_FIRST + 1}; {mark} }}; }}"
         )
     return "\n".join(lines) + "\n"
+
+
+Place = tuple[str, str, str]  # family, table, chain
 
 
 class Step(NamedTuple):
@@ -120,6 +123,14 @@ def culprit(steps: Iterable[Step], *, ours: bool) -> Step | None:
         if step.ends and own is ours and step.packet not in passing and step.table != TABLE:
             found = step
     return found
+
+
+def met(steps: Iterable[Step], rules: Collection[tuple[Place, int]]) -> Step | None:
+    """The first step by one of these rules. Pure."""
+    for step in steps:
+        if step.handle and ((step.family, step.table, step.chain), step.handle) in rules:
+            return step
+    return None
 
 
 class Listener:

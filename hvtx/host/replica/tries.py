@@ -14,12 +14,14 @@ from hvtx.host.replica import causes, frames, legacy
 from hvtx.host.replica.causes import Cause, Leg
 from hvtx.host.replica.frames import ACK, ICMP6, RST, SYN, Packet
 from hvtx.host.replica.scratch import WORLD_MAC, Owner, Scratch
+from hvtx.host.replica.trace import met
 
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 # Beyond the host: public addresses, as a rule about private or reserved ones would not meet.
 WORLD = {4: bytes((20, 0, 0, 1)), 6: bytes.fromhex("2a00000000000000000000000000beef")}
 _PROTOCOLS = {"tcp": frames.TCP, "udp": frames.UDP}
 PATIENCE = (0.005, 0.05)  # seconds that a stopped flow is waited for when it is tried again
+_DOUBT = "what this rule does here cannot be told by a copy of it"
 _COOKIE = b"hvtx-replica-%06d"
 
 
@@ -47,6 +49,8 @@ class Tries:
         """In this scratch."""
         self._scratch = scratch
         self._counted = {family: legacy.counted(family) for family in scratch.picture.legacy}
+        doubtful = [family for family, written in scratch.legacy.items() if written.doubts]
+        self._doubtful = {family: legacy.counted(family, True) for family in doubtful}
 
     # -- the ways ----------------------------------------------------------------------------------
 
@@ -136,16 +140,24 @@ class Tries:
 
     def _judge(self, attempt: Callable[[], bool], size: int, legs: list[Leg]) -> Cause | None:
         """Try, and where it fails find out by what."""
+        family = 4 if size == 4 else 6
+        self._scratch.begin()
         if attempt():
-            return None
+            return self._doubt(family)
         try:
-            return self._cause(attempt, 4 if size == 4 else 6, legs)
+            cause = self._cause(attempt, family, legs)
+            return self._doubt(family) or cause
         finally:
             self._scratch.patience = 0.0
             self._scratch.forget_neighbours()  # who asked in vain asks again only by and by
 
     def _cause(self, attempt: Callable[[], bool], family: int, legs: list[Leg]) -> Cause | None:
         """What stopped it; None where only the kernel was late (a soft interrupt put off)."""
+        if self._scratch.refresh():  # what earlier flows taught the rules is not this one's
+            self._scratch.begin()
+            self._scratch.forget_neighbours()
+            if attempt():
+                return None
         heard = self._scratch.steps()
         if (found := causes.of_trace(heard)) is not None:
             return found
@@ -159,6 +171,25 @@ class Tries:
                 return None
         return causes.of_trace(heard, ours=True) or causes.UNKNOWN
 
+    def _doubt(self, family: int) -> Cause | None:
+        """The rule that a flow came to of which it is not known what it does."""
+        if (known := self._scratch.doubts) and (step := met(self._scratch.met(), known)):
+            place = (step.family, step.table, step.chain)
+            return Cause("unknown", place, _DOUBT, step.handle)
+        written = self._scratch.legacy.get(family)
+        if written is None or not written.doubts:
+            return None
+        before, self._doubtful[family] = self._doubtful.get(family), legacy.counted(family, True)
+        for line in legacy.moved(before or (), self._doubtful[family]):
+            if (line.table, line.text) in written.doubts:
+                return causes.of_doubt(family, self._as_on_host(family, line), _DOUBT)
+        return None
+
+    def _as_on_host(self, family: int, line: legacy.Line) -> legacy.Line:
+        written = self._scratch.legacy.get(family)
+        rules = written.rules if written is not None else {}
+        return line._replace(text=rules.get((line.table, line.text), line.text))
+
     def _met(self, family: int, attempt: Callable[[], bool]) -> legacy.Line | None:
         """The line of a legacy table that the flow met; where several were, it is tried again."""
         if family not in self._scratch.picture.legacy:
@@ -170,7 +201,7 @@ class Tries:
             attempt()
             before, self._counted[family] = self._counted[family], legacy.counted(family)
             moved = legacy.moved(before, self._counted[family])
-        return moved[0] if moved else None
+        return self._as_on_host(family, moved[0]) if moved else None
 
     # -- what passes between two ends --------------------------------------------------------------
 
