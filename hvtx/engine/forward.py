@@ -150,6 +150,13 @@ def _judged(
         return stopped, handles, len(found)
 
     stopped, handles, count = within(picture, ask, furnish if every else None)
+    if any(cause.suspects for _, cause in stopped):
+        from hvtx.engine import blaming
+
+        def again(changed: Picture) -> blaming.Stopped:
+            return within(changed, ask, furnish if every else None)[0]
+
+        stopped = blaming.blamed(picture, stopped, handles, again)
     return Judged(tuple(_stops(stopped, handles)), tuple(dict.fromkeys(lacks)), count)
 
 

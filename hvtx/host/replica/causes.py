@@ -22,13 +22,25 @@ _DST, _SRC, _IIF, _OIF, _TABLE = 1, 2, 3, 4, 15
 _LOOKUP_TABLE, _FIB_MATCH = 0x1000, 0x2000
 
 
+class Suspect(NamedTuple):
+    """A rule of others that a flow met; its handle in the copy, or its text in a legacy table."""
+
+    place: tuple[str, str, str]
+    handle: int
+    text: str = ""
+
+
 class Cause(NamedTuple):
-    """Fields of :class:`hvtx.model.traffic.Stop`, and the handle of a rule in the copy."""
+    """Fields of :class:`hvtx.model.traffic.Stop`, and the handle of a rule in the copy.
+
+    ``suspects`` are rules that the flow met, where none of them was seen to stop it.
+    """
 
     by: str
     place: tuple[str, ...]
     what: str
     handle: int = 0
+    suspects: tuple[Suspect, ...] = ()
 
 
 UNKNOWN = Cause("unknown", (), "no rule, route or setting was seen to stop it")

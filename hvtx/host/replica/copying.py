@@ -30,7 +30,8 @@ _MOST_ATTEMPTS = 64
 _EXPRESSIONS, _VERDICT = 4, 2
 # What only looks at a packet; the last of them has a verdict, too.
 _LOOKS = frozenset({"meta", "cmp", "payload", "bitwise", "range", "byteorder", "ct", "fib",
-                    "exthdr", "lookup", "rt", "socket", "counter", "hash", "immediate"})  # fmt: skip
+                    "exthdr", "lookup", "rt", "socket", "counter", "hash",
+                    "immediate"})  # fmt: skip
 # Which attributes of an expression name a set, an object or a flowtable.
 _NAMES = {"lookup": (1,), "dynset": (1,), "objref": (2, 4), "flow_offload": (1,)}
 

@@ -118,7 +118,7 @@ def called(family: int, verb: str) -> tuple[str, ...] | None:
     return None
 
 
-def counted(family: int, every: bool = False) -> list[Line]:
+def counted(family: int, *, every: bool = False) -> list[Line]:
     """The lines of the calling thread's namespace with their counters; none if unreadable."""
     call = called(family, "save")
     if call is None:
@@ -127,10 +127,10 @@ def counted(family: int, every: bool = False) -> list[Line]:
         done = subprocess.run([*call, "-c"], capture_output=True, check=False, timeout=_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return lines(done.stdout.decode(errors="replace"), every)
+    return lines(done.stdout.decode(errors="replace"), every=every)
 
 
-def lines(text: str, every: bool = False) -> list[Line]:
+def lines(text: str, *, every: bool = False) -> list[Line]:
     """What can end a packet, of what ``iptables-save -c`` prints; or ``every`` rule. Pure."""
     found, table = [], ""
     for line in text.splitlines():

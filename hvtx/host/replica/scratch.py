@@ -56,6 +56,7 @@ class Picture(NamedTuple):
     ruleset: Ruleset
     legacy: Mapping[int, str]  # what iptables-legacy-save prints, by family
     lacks: tuple[str, ...]
+    listening: frozenset[tuple[str, str, int]] = frozenset()  # protocol, address, port
 
     def plus(
         self,
@@ -92,8 +93,10 @@ def look(ports: Collection[str] = ()) -> Picture:
 
     Raises OSError, HvtxError, DumpInterrupted.
     """
+    from hvtx.host.ports import listening
+
     texts, lacks = legacy.read()
-    return Picture(topology.read(ports), ruleset.read(), texts, lacks)
+    return Picture(topology.read(ports), ruleset.read(), texts, lacks, listening()[0])
 
 
 def within(
@@ -219,11 +222,15 @@ class Scratch:
     def _listen(self) -> None:
         from hvtx.host import libnftables
 
-        with_devices = trace.rules(sorted(self._maker.ends))
+        ends = sorted(self._maker.ends)
         try:
-            libnftables.run(with_devices)
-        except HostRefused:  # a kernel without chains of devices
-            libnftables.run(trace.rules(()))
+            libnftables.run(trace.rules(ends))
+        except HostRefused:  # a kernel without chains of devices, or of ARP
+            with suppress(HostRefused):
+                libnftables.run(trace.rules(ends, ()))
+            with suppress(HostRefused):
+                libnftables.run(trace.rules((), ("arp",)))
+            libnftables.run(trace.rules((), ("inet", "bridge")))
         self._listener = trace.Listener()
         self._open.callback(self._listener.close)
 

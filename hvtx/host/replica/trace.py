@@ -33,14 +33,18 @@ _FIRST = -2147483648
 _PLAIN = re.compile(r"[A-Za-z0-9_.:@-]{1,15}")
 
 
-def rules(devices: Sequence[str]) -> str:
+_HOOKS = {"inet": ("prerouting", "output"), "bridge": ("prerouting", "output"),
+          "arp": ("input", "output")}  # fmt: skip
+
+
+def rules(devices: Sequence[str], families: Iterable[str] = tuple(_HOOKS)) -> str:
     """What nft has to be told, so that all packets are traced; ``devices`` are far ends."""
     mark = "meta nftrace set 1;"
     lines = []
-    for family in ("inet", "bridge"):
+    for family in families:
         chains = " ".join(
             f"chain {hook} {{ type filter hook {hook} priority {_FIRST + 1}; {mark} }};"
-            for hook in ("prerouting", "output")
+            for hook in _HOOKS[family]
         )
         lines.append(f"table {family} {TABLE} {{ {chains} }}")
     # A device may have any name; nft has no way to quote each, and libnftables may abort on some.
@@ -131,6 +135,14 @@ def met(steps: Iterable[Step], rules: Collection[tuple[Place, int]]) -> Step | N
         if step.handle and ((step.family, step.table, step.chain), step.handle) in rules:
             return step
     return None
+
+
+def of_others(steps: Iterable[Step]) -> list[tuple[Place, int]]:
+    """The rules of others that packets met, in their order, each once. Pure."""
+    return list(dict.fromkeys(
+        ((step.family, step.table, step.chain), step.handle) for step in steps
+        if step.handle and step.table != TABLE and not step.table.startswith(_OWN)
+    ))  # fmt: skip
 
 
 class Listener:

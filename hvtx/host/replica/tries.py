@@ -10,18 +10,17 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import NamedTuple
 
-from hvtx.host.replica import causes, frames, legacy
+from hvtx.host.replica import causes, frames, servers
 from hvtx.host.replica.causes import Cause, Leg
+from hvtx.host.replica.evidence import Evidence
 from hvtx.host.replica.frames import ACK, ICMP6, RST, SYN, Packet
 from hvtx.host.replica.scratch import WORLD_MAC, Owner, Scratch
-from hvtx.host.replica.trace import met
 
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 # Beyond the host: public addresses, as a rule about private or reserved ones would not meet.
 WORLD = {4: bytes((20, 0, 0, 1)), 6: bytes.fromhex("2a00000000000000000000000000beef")}
 _PROTOCOLS = {"tcp": frames.TCP, "udp": frames.UDP}
 PATIENCE = (0.005, 0.05)  # seconds that a stopped flow is waited for when it is tried again
-_DOUBT = "what this rule does here cannot be told by a copy of it"
 _COOKIE = b"hvtx-replica-%06d"
 
 
@@ -48,9 +47,7 @@ class Tries:
     def __init__(self, scratch: Scratch) -> None:
         """In this scratch."""
         self._scratch = scratch
-        self._counted = {family: legacy.counted(family) for family in scratch.picture.legacy}
-        doubtful = [family for family, written in scratch.legacy.items() if written.doubts]
-        self._doubtful = {family: legacy.counted(family, True) for family in doubtful}
+        self._evidence = Evidence(scratch)
 
     # -- the ways ----------------------------------------------------------------------------------
 
@@ -77,7 +74,8 @@ class Tries:
             sent = Sent(guest.device, guest.mac, to_mac, _of(guest, target), target)
             return self._exchange(sent, protocol, port, arrives)
 
-        cause = self._judge(attempt, len(target), legs)
+        led = self._led(guest, gateway, target, protocol, port)
+        cause = self._judge(attempt, len(target), legs, led)
         if cause is not None or not leaves_as or not sources or sources[-1] in leaves_as:
             return cause
         shown = socket.inet_ntop(FAMILIES[4 if len(target) == 4 else 6], sources[-1])
@@ -96,7 +94,9 @@ class Tries:
             sent = Sent(one.device, one.mac, to_mac, _with(one, family), target)
             return self._exchange(sent, protocol, port, lambda seen: seen.device == other.device)
 
-        return self._judge(attempt, 4 if family == 4 else 16, legs)
+        target = _with(other, family)
+        led = self._led(one, target, target, protocol, port)
+        return self._judge(attempt, 4 if family == 4 else 16, legs, led)
 
     def from_world(
         self, far: Far, mac: bytes, target: bytes, protocol: str, port: int,
@@ -136,17 +136,24 @@ class Tries:
                 return self._echoed(sent)
             return self._served(sent, protocol, port)
 
-        return self._judge(attempt, len(gateway), legs)
+        led = self._led(guest, gateway, gateway, protocol, port)
+        return self._judge(attempt, len(gateway), legs, led)
 
-    def _judge(self, attempt: Callable[[], bool], size: int, legs: list[Leg]) -> Cause | None:
-        """Try, and where it fails find out by what."""
+    def _judge(
+        self, attempt: Callable[[], bool], size: int, legs: list[Leg],
+        led: Callable[[], bool] | None = None,
+    ) -> Cause | None:  # fmt: skip
+        """Try, and where it fails find out by what.
+
+        ``led`` tries whether it comes to a program of the host, if a rule leads it there.
+        """
         family = 4 if size == 4 else 6
         self._scratch.begin()
-        if attempt():
-            return self._doubt(family)
+        if attempt() or (led is not None and led()):
+            return self._evidence.doubt(family)
         try:
             cause = self._cause(attempt, family, legs)
-            return self._doubt(family) or cause
+            return self._evidence.doubt(family) or cause
         finally:
             self._scratch.patience = 0.0
             self._scratch.forget_neighbours()  # who asked in vain asks again only by and by
@@ -161,7 +168,7 @@ class Tries:
         heard = self._scratch.steps()
         if (found := causes.of_trace(heard)) is not None:
             return found
-        if (line := self._met(family, attempt)) is not None:
+        if (line := self._evidence.line(family, attempt)) is not None:
             return causes.of_line(family, line)
         if (found := causes.of_legs(self._scratch, family, legs)) is not None:
             return found._replace(by="unknown") if self._scratch.crooked else found
@@ -169,39 +176,8 @@ class Tries:
             self._scratch.forget_neighbours()
             if attempt():
                 return None
-        return causes.of_trace(heard, ours=True) or causes.UNKNOWN
-
-    def _doubt(self, family: int) -> Cause | None:
-        """The rule that a flow came to of which it is not known what it does."""
-        if (known := self._scratch.doubts) and (step := met(self._scratch.met(), known)):
-            place = (step.family, step.table, step.chain)
-            return Cause("unknown", place, _DOUBT, step.handle)
-        written = self._scratch.legacy.get(family)
-        if written is None or not written.doubts:
-            return None
-        before, self._doubtful[family] = self._doubtful.get(family), legacy.counted(family, True)
-        for line in legacy.moved(before or (), self._doubtful[family]):
-            if (line.table, line.text) in written.doubts:
-                return causes.of_doubt(family, self._as_on_host(family, line), _DOUBT)
-        return None
-
-    def _as_on_host(self, family: int, line: legacy.Line) -> legacy.Line:
-        written = self._scratch.legacy.get(family)
-        rules = written.rules if written is not None else {}
-        return line._replace(text=rules.get((line.table, line.text), line.text))
-
-    def _met(self, family: int, attempt: Callable[[], bool]) -> legacy.Line | None:
-        """The line of a legacy table that the flow met; where several were, it is tried again."""
-        if family not in self._scratch.picture.legacy:
-            return None
-        before, self._counted[family] = self._counted[family], legacy.counted(family)
-        moved = legacy.moved(before, self._counted[family])
-        if len(moved) > 1:
-            self._scratch.forget_neighbours()
-            attempt()
-            before, self._counted[family] = self._counted[family], legacy.counted(family)
-            moved = legacy.moved(before, self._counted[family])
-        return self._as_on_host(family, moved[0]) if moved else None
+        found = causes.of_trace(heard, ours=True) or causes.UNKNOWN
+        return found._replace(suspects=self._evidence.suspects(family, attempt))
 
     # -- what passes between two ends --------------------------------------------------------------
 
@@ -270,6 +246,33 @@ class Tries:
         return any(mine(s, ACK, number + 1) and arrives(s) for s in self._send(sent, closing))
 
     # -- programs of the host ----------------------------------------------------------------------
+
+    def _led(
+        self, guest: Owner, next_: bytes, target: bytes, protocol: str, port: int
+    ) -> Callable[[], bool] | None:
+        """Tries whether a flow is answered by what listens on the host; None if nothing does."""
+        listening = self._scratch.picture.listening
+        if not any(one[0] == protocol for one in listening):
+            return None
+
+        def attempt() -> bool:
+            self._scratch.forget_neighbours()
+            to_mac = self._scratch.neighbour(guest, next_)
+            if to_mac is None:
+                return False
+            sent = Sent(guest.device, guest.mac, to_mac, _of(guest, target), target)
+            with servers.serving(listening, protocol) as opened:
+                if protocol == "tcp":
+                    return self._accepted(sent, port)
+                payload = _COOKIE % self._scratch.number()
+                ports = (self._scratch.number(), port)
+                self._send(sent, frames.udp(sent.source, sent.target, ports, payload))
+                servers.answered(opened)
+                seen = self._scratch.packets(self._scratch.settle())
+                return any(payload in one.payload and one.device == sent.device
+                           and one.source == sent.target for one in seen)  # fmt: skip
+
+        return attempt
 
     def _echoed(self, sent: Sent) -> bool:
         payload = _COOKIE % self._scratch.number()
