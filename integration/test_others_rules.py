@@ -13,7 +13,6 @@ from integration.others_rules import DOUBTFUL, LIMITS
 from integration.program import Forked, Program, preload
 from integration.rulesets import Case
 from integration.test_forward import bridge_of, flows, forward_findings, hvtx, judged, named, set_up
-from integration.traffic import Traffic
 
 __all__ = ["flows", "hvtx"]  # fixtures
 

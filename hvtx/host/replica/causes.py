@@ -15,7 +15,7 @@ from hvtx.host.replica.trace import Step, culprit
 from hvtx.host.xtables import TOOLS
 
 if TYPE_CHECKING:
-    from hvtx.host.replica.scratch import Scratch
+    from hvtx.host.replica.scratch import Owner, Scratch
 
 _GETROUTE, _RTMSG = 26, struct.Struct("=BBBBBBBBI")
 _DST, _SRC, _IIF, _OIF, _TABLE = 1, 2, 3, 4, 15
@@ -84,6 +84,18 @@ def of_doubt(family: int, line: Line, why: str) -> Cause:
     """A line of a legacy table of which it is not known what it does. Pure."""
     place = (f"{TOOLS[family]}-legacy", line.table, line.chain)
     return Cause("unknown", place, f"{line.text}: {why}")
+
+
+def of_ends(scratch: Scratch, owners: Iterable[Owner]) -> Cause | None:
+    """What is down of guests' devices and of their bridges."""
+    known = {device.ifindex: device.name for device in scratch.picture.topology.devices}
+    for owner in owners:
+        device = scratch.picture.device(owner.device)
+        names = (owner.device, known.get(device.master, "") if device is not None else "")
+        for name in filter(None, names):
+            if (found := _of_device(scratch, 4, name)) is not None:
+                return found
+    return None
 
 
 def of_legs(scratch: Scratch, family: int, legs: Iterable[Leg]) -> Cause | None:

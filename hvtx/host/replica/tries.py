@@ -75,7 +75,7 @@ class Tries:
             return self._exchange(sent, protocol, port, arrives)
 
         led = self._led(guest, gateway, target, protocol, port)
-        cause = self._judge(attempt, len(target), legs, led)
+        cause = self._judge(attempt, len(target), legs, led, (guest,))
         if cause is not None or not leaves_as or not sources or sources[-1] in leaves_as:
             return cause
         shown = socket.inet_ntop(FAMILIES[4 if len(target) == 4 else 6], sources[-1])
@@ -96,11 +96,11 @@ class Tries:
 
         target = _with(other, family)
         led = self._led(one, target, target, protocol, port)
-        return self._judge(attempt, 4 if family == 4 else 16, legs, led)
+        return self._judge(attempt, 4 if family == 4 else 16, legs, led, (one, other))
 
     def from_world(
         self, far: Far, mac: bytes, target: bytes, protocol: str, port: int,
-        arrives: Callable[[Packet], bool], legs: list[Leg],
+        arrives: Callable[[Packet], bool], legs: list[Leg], ends: Collection[Owner] = (),
     ) -> Cause | None:  # fmt: skip
         """A flow of somebody in the world to an address of the host."""
 
@@ -108,7 +108,7 @@ class Tries:
             sent = Sent(far.device, WORLD_MAC, mac, far.address, target)
             return self._exchange(sent, protocol, port, arrives)
 
-        return self._judge(attempt, len(target), legs)
+        return self._judge(attempt, len(target), legs, ends=ends)
 
     def from_host(
         self, guest: Owner, family: int, protocol: str, port: int, legs: list[Leg]
@@ -120,7 +120,7 @@ class Tries:
                 return self._dial(guest, _with(guest, family), family, protocol, port)
             return False
 
-        return self._judge(attempt, 4 if family == 4 else 16, legs)
+        return self._judge(attempt, 4 if family == 4 else 16, legs, ends=(guest,))
 
     def to_host(
         self, guest: Owner, gateway: bytes, protocol: str, port: int, legs: list[Leg]
@@ -137,28 +137,31 @@ class Tries:
             return self._served(sent, protocol, port)
 
         led = self._led(guest, gateway, gateway, protocol, port)
-        return self._judge(attempt, len(gateway), legs, led)
+        return self._judge(attempt, len(gateway), legs, led, (guest,))
 
     def _judge(
         self, attempt: Callable[[], bool], size: int, legs: list[Leg],
-        led: Callable[[], bool] | None = None,
+        led: Callable[[], bool] | None = None, ends: Collection[Owner] = (),
     ) -> Cause | None:  # fmt: skip
         """Try, and where it fails find out by what.
 
-        ``led`` tries whether it comes to a program of the host, if a rule leads it there.
+        ``led`` tries whether it comes to a program of the host, if a rule leads it there; ``ends``
+        are guests that it needs.
         """
         family = 4 if size == 4 else 6
         self._scratch.begin()
         if attempt() or (led is not None and led()):
             return self._evidence.doubt(family)
         try:
-            cause = self._cause(attempt, family, legs)
+            cause = self._cause(attempt, family, legs, ends)
             return self._evidence.doubt(family) or cause
         finally:
             self._scratch.patience = 0.0
             self._scratch.forget_neighbours()  # who asked in vain asks again only by and by
 
-    def _cause(self, attempt: Callable[[], bool], family: int, legs: list[Leg]) -> Cause | None:
+    def _cause(
+        self, attempt: Callable[[], bool], family: int, legs: list[Leg], ends: Collection[Owner]
+    ) -> Cause | None:
         """What stopped it; None where only the kernel was late (a soft interrupt put off)."""
         if self._scratch.refresh():  # what earlier flows taught the rules is not this one's
             self._scratch.begin()
@@ -170,7 +173,8 @@ class Tries:
             return found
         if (line := self._evidence.line(family, attempt)) is not None:
             return causes.of_line(family, line)
-        if (found := causes.of_legs(self._scratch, family, legs)) is not None:
+        found = causes.of_ends(self._scratch, ends) or causes.of_legs(self._scratch, family, legs)
+        if found is not None:
             return found._replace(by="unknown") if self._scratch.crooked else found
         for self._scratch.patience in PATIENCE:
             self._scratch.forget_neighbours()
