@@ -57,61 +57,64 @@ LIMITS = [
          " --connlimit-above 2 --connlimit-mask 0 -j DROP"),
 ]  # fmt: skip
 
-# Rules that do stop flows, and are not the last that the flow meets.
-STOPPED = [
-    Case("a quota that is used up", WALL + "nft add rule inet wall pass quota over 10 bytes used 10 bytes drop",
-         "quota over 10 bytes"),
-    Case("a named quota that is used up", WALL
-         + "nft add quota inet wall q { over 10 bytes used 20 bytes; }\n"
-         + "nft add rule inet wall pass meta l4proto udp quota name q drop", 'quota name "q"'),
-    Case("guests are not tracked", "nft add table inet wall\n"
-         "nft add chain inet wall early { type filter hook prerouting priority -300; }\n"
-         "nft add rule inet wall early iifname {bridge} notrack", "notrack"),
-    Case("nothing is tracked", "iptables-nft -t raw -A PREROUTING -j NOTRACK", "NOTRACK"),
-    Case("nothing is tracked, legacy", "iptables-legacy -t raw -A PREROUTING -j NOTRACK", "notrack"),
-    Case("guests in a zone of their own", "nft add table inet wall\n"
-         "nft add chain inet wall early { type filter hook prerouting priority -300; }\n"
-         "nft add rule inet wall early iifname {bridge} ct zone set 7", "ct zone set 7"),
-    Case("guests in a zone of their own, legacy", "iptables-legacy -t raw -A PREROUTING -i {bridge} -j CT --zone 7",
-         "CT --zone 7"),
-    Case("published ports are left alone by nat", "nft add table ip wall\n"
-         "nft add chain ip wall early { type nat hook prerouting priority -110; }\n"
-         "nft add rule ip wall early tcp dport 8080 accept"),
-    Case("published ports are left alone by nat, legacy", "iptables-legacy -t nat -I PREROUTING -p tcp --dport 8080 -j ACCEPT",
-         "-j ACCEPT"),
-    Case("guests' names go to a resolver that is not there", "nft add table inet wall\n"
-         "nft add chain inet wall early { type nat hook prerouting priority -110; }\n"
-         "nft add rule inet wall early iifname {bridge} udp dport 53 redirect to :5353", "redirect to :5353"),
-    Case("guests' names go to a resolver that is there", "nft add table inet wall\n"
-         "nft add chain inet wall early { type nat hook prerouting priority -110; }\n"
-         "nft add rule inet wall early iifname {bridge} udp dport 53 redirect to :53"),
-    Case("no ARP between guests", "nft add table bridge wall\n"
-         f"nft add chain bridge wall pass {{ {FORWARD} 0; }}\n"
-         "nft add rule bridge wall pass ether type arp drop", "ether type arp drop"),
-    Case("no ARP in the bridge", "nft add table bridge wall\n"
-         "nft add chain bridge wall early { type filter hook prerouting priority 0; }\n"
-         "nft add rule bridge wall early ether type arp drop", "ether type arp drop"),
+EARLY = "nft add table inet wall\nnft add chain inet wall early {{ type filter hook prerouting priority {}; }}\n"
+RAW, MANGLE = EARLY.format(-300), EARLY.format(-150)
+NAT = EARLY.replace("filter", "nat").format(-110)
+RULE = "nft add rule inet wall early "
+BRIDGE = "nft add table bridge wall\nnft add chain bridge wall {0} {{ type filter hook {0} priority 0; }}\n"
+ARP = "nft add table arp wall\nnft add chain arp wall {0} {{ type filter hook {0} priority 0; }}\n"
+
+# What stops flows at another place than its own, or by a frame that is not theirs. With each mend
+# that is printed for it, all passes.
+ASTRAY = [
+    Case("a quota that is used up",
+         WALL + "nft add rule inet wall pass quota over 10 bytes used 10 bytes drop", "quota over 10 bytes"),
+    Case("a named quota that is used up", WALL + "nft add quota inet wall q { over 20 bytes used 20 bytes; }\n"
+         "nft add rule inet wall pass meta l4proto udp quota name q drop", 'quota name "q"'),
+    Case("guests are not tracked", RAW + RULE + "iifname {bridge} notrack", "notrack"),
+    Case("nothing is tracked", "iptables-nft -t raw -A PREROUTING -j NOTRACK", "ip raw PREROUTING: counter"),
+    Case("nothing is tracked, legacy", "iptables-legacy -t raw -A PREROUTING -j NOTRACK", "-A PREROUTING -j NOTRACK"),
+    Case("both ways are not tracked", RAW + RULE + "iifname {bridge} notrack\n" + RULE + "iifname uplink notrack",
+         "notrack"),
+    Case("guests in a zone of their own", RAW + RULE + "iifname {bridge} ct zone set 7", "ct zone set 7"),
+    Case("guests in a zone of their own, legacy",
+         "iptables-legacy -t raw -A PREROUTING -i {bridge} -j CT --zone 7", "CT --zone 7"),
+    Case("a published port is left alone before", "iptables-legacy -t nat -I PREROUTING -p tcp --dport 8080 -j ACCEPT",
+         "--dport 8080 -j ACCEPT"),
+    Case("names are asked of a resolver that is not there", NAT + RULE + "iifname {bridge} udp dport 53 redirect to :5353",
+         "redirect to :5353"),
+    Case("names are asked of a resolver that is there", NAT + RULE + "iifname {bridge} udp dport 53 redirect to :53"),
+    Case("no ARP between guests", BRIDGE.format("forward") + "nft add rule bridge wall forward ether type arp drop",
+         "ether type arp drop"),
+    Case("no ARP in the bridge", BRIDGE.format("prerouting") + "nft add rule bridge wall prerouting meta protocol arp drop",
+         "meta protocol arp drop"),
+    Case("no answers to ARP", BRIDGE.format("output") + "nft add rule bridge wall output arp operation reply drop",
+         "arp operation reply drop"),
     Case("no ARP of ebtables", "ebtables-nft -A INPUT -p ARP -j DROP", "ether type arp"),
-    Case("no ARP between guests of ebtables", "ebtables-nft -A FORWARD -p ARP -j DROP", "ether type arp"),
-    Case("no ARP to the host", "nft add table arp wall\n"
-         "nft add chain arp wall in { type filter hook input priority 0; }\n"
-         "nft add rule arp wall in drop", "arp wall in"),
-    Case("no ARP of the host", "nft add table arp wall\n"
-         "nft add chain arp wall out { type filter hook output priority 0; policy drop; }", "arp wall out"),
-    Case("only some ports from the world", "nft add table inet wall\n"
-         "nft add chain inet wall early { type filter hook prerouting priority -300; }\n"
-         "nft add rule inet wall early iifname uplink tcp dport != { 22, 8080 } drop", "early"),
-    Case("only some ports from the world to new flows", "iptables-nft -t mangle -A PREROUTING -i uplink -p tcp -m multiport --dports 22,8080 -j ACCEPT\n"
-         "iptables-nft -t mangle -A PREROUTING -i uplink -m conntrack --ctstate NEW -j DROP"),
-    Case("only from some addresses of the world", "nft add table inet wall\n"
-         "nft add chain inet wall early { type filter hook prerouting priority -150; }\n"
-         "nft add rule inet wall early iifname uplink ct state new ip saddr != 203.0.113.0/24 drop"),
-    Case("only other ports from the world", "nft add table inet wall\n"
-         "nft add chain inet wall early { type filter hook prerouting priority -150; }\n"
-         "nft add rule inet wall early iifname uplink ct state new tcp dport != 22 drop", "tcp dport != 22"),
-    Case("a mark that leads elsewhere", "nft add table inet wall\n"
-         "nft add chain inet wall early { type filter hook prerouting priority -150; }\n"
-         "nft add rule inet wall early iifname {bridge} meta mark set 7", ""),
+    Case("no ARP between guests, of ebtables", "ebtables-nft -A FORWARD -p ARP -j DROP", "ether type arp"),
+    Case("no ARP to the host", ARP.format("input") + "nft add rule arp wall input drop", "arp wall input: drop"),
+    Case("no ARP of the host", ARP.format("output") + "nft add chain arp wall output { policy drop; }",
+         "arp wall output: policy drop"),
+    Case("no ARP of arptables", "arptables-nft -P INPUT DROP", "arp filter INPUT: policy drop"),
+]  # fmt: skip
+
+# Only a part of the world comes to a port; what else passes is asked of traffic.
+ALLOWED = [
+    Case("only some ports from the world", RAW + RULE + "iifname uplink tcp dport != { 22, 8080 } drop", "early"),
+    Case("only some ports of new flows", MANGLE + RULE + "iifname uplink ct state new tcp dport != { 22, 8080 } drop"),
+    Case("only other ports", MANGLE + RULE + "iifname uplink ct state new tcp dport != 22 drop", "tcp dport != 22"),
+    Case("some ports, of iptables", "iptables-nft -t mangle -A PREROUTING -i uplink -p tcp -m multiport"
+         " --dports 22,8080 -j ACCEPT\niptables-nft -t mangle -A PREROUTING -i uplink -m conntrack --ctstate NEW -j DROP"),
+    Case("some ports, of iptables-legacy", "iptables-legacy -t raw -A PREROUTING -i uplink -p tcp -m multiport"
+         " --dports 22,8080,1024:65535 -j ACCEPT\niptables-legacy -t raw -A PREROUTING -i uplink -p tcp -j DROP"),
+]  # fmt: skip
+SOME = [
+    Case("only from neighbours", MANGLE + RULE + "iifname uplink ct state new ip saddr != 203.0.113.0/24 drop",
+         "ip saddr != 203.0.113.0/24"),
+    Case("only from an office", MANGLE + RULE + "iifname uplink ct state new ip saddr != 198.51.100.7 drop",
+         "(not from 198.51.100.7)"),
+    Case("only from an office, of iptables-legacy", "iptables-legacy -t mangle -A PREROUTING -i uplink -p tcp"
+         " --dport 8080 ! -s 198.51.100.0/24 -j DROP", "(not from 198.51.100.254)"),
 ]  # fmt: skip
 
 # Rules of which a copy cannot tell what they do: what is left of a quota of iptables', a set of

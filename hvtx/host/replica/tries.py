@@ -15,6 +15,7 @@ from hvtx.host.replica.causes import Cause, Leg
 from hvtx.host.replica.evidence import Evidence
 from hvtx.host.replica.frames import ACK, ICMP6, RST, SYN, Packet
 from hvtx.host.replica.scratch import WORLD_MAC, Owner, Scratch
+from hvtx.host.replica.trace import Step
 
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 # Beyond the host: public addresses, as a rule about private or reserved ones would not meet.
@@ -150,25 +151,29 @@ class Tries:
         """
         family = 4 if size == 4 else 6
         self._scratch.begin()
-        if attempt() or (led is not None and led()):
+        if attempt():
             return self._evidence.doubt(family)
+        heard = self._scratch.steps()
         try:
-            cause = self._cause(attempt, family, legs, ends)
+            if led is not None and led():
+                return self._evidence.doubt(family)
+            cause = self._cause(attempt, family, legs, ends, heard)
             return self._evidence.doubt(family) or cause
         finally:
             self._scratch.patience = 0.0
             self._scratch.forget_neighbours()  # who asked in vain asks again only by and by
 
     def _cause(
-        self, attempt: Callable[[], bool], family: int, legs: list[Leg], ends: Collection[Owner]
-    ) -> Cause | None:
+        self, attempt: Callable[[], bool], family: int, legs: list[Leg], ends: Collection[Owner],
+        heard: list[Step],
+    ) -> Cause | None:  # fmt: skip
         """What stopped it; None where only the kernel was late (a soft interrupt put off)."""
         if self._scratch.refresh():  # what earlier flows taught the rules is not this one's
             self._scratch.begin()
             self._scratch.forget_neighbours()
             if attempt():
                 return None
-        heard = self._scratch.steps()
+            heard = self._scratch.steps()
         if (found := causes.of_trace(heard)) is not None:
             return found
         if (line := self._evidence.line(family, attempt)) is not None:
