@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 
-from hvtx.host.netlink import attribute_map, text
+from hvtx.host.netlink import attribute_map, legible, text
 from hvtx.host.nfnetlink import (
     DELSETELEM,
     NEWSETELEM,
@@ -24,6 +24,7 @@ _RECENT = "/proc/thread-self/net/xt_recent"
 _RULE_EXPRESSIONS, _SET, _OWN = 4, 1, "hvtx-"
 
 
+@legible
 def filled(ruleset: Ruleset) -> set[Place]:
     """The sets of others that rules add to. Raises Garbled. Pure."""
     found = set()
