@@ -88,8 +88,6 @@ ASTRAY = [
          "ether type arp drop"),
     Case("no ARP in the bridge", BRIDGE.format("prerouting") + "nft add rule bridge wall prerouting meta protocol arp drop",
          "meta protocol arp drop"),
-    Case("no answers to ARP", BRIDGE.format("output") + "nft add rule bridge wall output arp operation reply drop",
-         "arp operation reply drop"),
     Case("no ARP of ebtables", "ebtables-nft -A INPUT -p ARP -j DROP", "ether type arp"),
     Case("no ARP between guests, of ebtables", "ebtables-nft -A FORWARD -p ARP -j DROP", "ether type arp"),
     Case("no ARP to the host", ARP.format("input") + "nft add rule arp wall input drop", "arp wall input: drop"),
@@ -124,4 +122,47 @@ DOUBTFUL = [
          "quota 1000 bytes"),
     Case("what is left of a quota of iptables-legacy",
          "iptables-legacy -A FORWARD -p udp -m quota --quota 1000 -j DROP", "-m quota --quota 1000"),
+]  # fmt: skip
+
+
+def table(text: str) -> str:
+    """A table of nft as one line of a case."""
+    return "nft " + " ".join(text.split())
+
+
+# As products and pages have them, cut to what meets guests' packets. Nothing is said of those without
+# a word to be named.
+PRODUCTS = [
+    Case("a ban of all guests", table("""table inet crowdsec { set bans { type ipv4_addr; flags interval,timeout; elements = {
+        10.77.0.0/24 timeout 4h }; };
+        chain pass { type filter hook forward priority -10; ip saddr @bans counter drop; }; }"""), "@bans"),
+    Case("countries in a set of thousands", table("""table inet geo { set blocked { type ipv4_addr; flags interval;
+        auto-merge; elements = { """ + ", ".join(f"{100 + n // 4096}.{n // 16 % 256}.{n % 16 * 16}.0/21" for n in range(0, 12000))
+        + """ }; }; chain pre { type filter hook prerouting priority -310; ip saddr @blocked drop; }; }""")),
+    Case("kube-proxy's maps", table("""table ip kube-proxy { map service-ips { type ipv4_addr . inet_proto . inet_service : verdict;
+        elements = { 10.96.0.1 . tcp . 443 : goto svc }; };
+        chain ep1 { ip saddr 10.1.0.2 jump to_mark; meta l4proto tcp dnat to 10.1.0.2:6443; };
+        chain ep2 { meta l4proto tcp dnat to 10.1.0.3:6443; }; chain to_mark { meta mark set meta mark or 0x4000; };
+        chain svc { numgen random mod 2 vmap { 0 : goto ep1, 1 : goto ep2 }; };
+        chain services { ip daddr . meta l4proto . th dport vmap @service-ips; };
+        chain pre { type nat hook prerouting priority -100; jump services; };
+        chain post { type nat hook postrouting priority 100; meta mark & 0x4000 == 0 return; masquerade; }; }""")),
+    Case("synproxy", table("""table inet sp { chain pre { type filter hook prerouting priority -300; tcp dport 8443 tcp flags syn notrack; };
+        chain pass { type filter hook forward priority 0; tcp dport 8443 ct state invalid,untracked synproxy mss 1460 wscale 7 timestamp sack-perm; ct state invalid drop; }; }""")),
+    Case("a concatenation of devices and ports", table("""table inet zones { map zones { type ifname . ifname : verdict;
+        elements = { "uplink" . {bridge} : jump in, {bridge} . "uplink" : accept }; };
+        chain in { tcp dport 22 accept; ct state established,related accept; drop; };
+        chain pass { type filter hook forward priority 10; iifname . oifname vmap @zones; }; }"""), "zones in: drop"),
+    Case("Shorewall's chains", "iptables-nft -N loc2net\niptables-nft -N net2loc\n"
+         "iptables-nft -A loc2net -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT\niptables-nft -A loc2net -j ACCEPT\n"
+         "iptables-nft -A net2loc -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT\n"
+         "iptables-nft -A net2loc -m conntrack --ctstate INVALID -j DROP\niptables-nft -A net2loc -j DROP\n"
+         "iptables-nft -A FORWARD -i {bridge} -o uplink -g loc2net\niptables-nft -A FORWARD -i uplink -o {bridge} -g net2loc",
+         "ip filter net2loc"),
+    Case("csf's limits of openings", "iptables-legacy -N SYNFLOOD\niptables-legacy -A SYNFLOOD -m limit --limit 100/s --limit-burst 150 -j RETURN\n"
+         "iptables-legacy -A SYNFLOOD -j DROP\niptables-legacy -I FORWARD -p tcp --syn -j SYNFLOOD"),
+    Case("loss by chance", table("""table inet loss { chain pass { type filter hook forward priority 0; numgen random mod 100 < 30 drop; }; }""")),
+    Case("loss by chance, of iptables", "iptables-nft -A FORWARD -m statistic --mode random --probability 0.3 -j DROP"),
+    Case("a mark that a rule routes by", "nft add table inet wall\nnft add chain inet wall early { type filter hook prerouting priority -150; }\n"
+         "nft add rule inet wall early iifname {bridge} meta mark set 7\nip rule add fwmark 7 pref 5200 prohibit", "meta mark set"),
 ]  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 
 from hvtx.engine import forward
 from integration import lab
-from integration.others_rules import ALLOWED, ASTRAY, DOUBTFUL, LIMITS, SOME
+from integration.others_rules import ALLOWED, ASTRAY, DOUBTFUL, LIMITS, PRODUCTS, SOME
 from integration.program import Forked, Program, preload
 from integration.rulesets import Case
 from integration.test_forward import bridge_of, flows, forward_findings, hvtx, judged, named, set_up
@@ -25,6 +25,7 @@ def take_down(case: Case, bridge: str) -> None:
         _, family, name = line.split()
         if not name.startswith("hvtx-"):
             lab.run("nft", "delete", "table", family, name)
+    lab.run("ip", "rule", "del", "pref", "5200", check=False)
     for line in reversed(case.setup.replace("{bridge}", bridge).splitlines()):
         if "tables-legacy" in line:
             tool, *words = shlex.split(line)
@@ -109,6 +110,15 @@ def test_a_port_is_stopped_where_its_own_traffic_is(hvtx: Program, flows: Traffi
     """Rules for ports of the world, before the translation."""
     wrong = []
     for case in each(ALLOWED, bridge_of(hvtx)):
+        wrong += wrong_of(case, flows)
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("hvtx", ["nftables"], indirect=True)
+def test_rule_sets_as_products_have_them(hvtx: Program, flows: Traffic) -> None:
+    """Doctor's word and traffic are the same."""
+    wrong = []
+    for case in each(PRODUCTS, bridge_of(hvtx)):
         wrong += wrong_of(case, flows)
     assert not wrong, "\n".join(wrong)
 

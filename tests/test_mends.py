@@ -24,9 +24,7 @@ _CHANGES = re.compile(
     r")[^;`\"')]*"
 )
 _DOCTORS = "integration/test_mends.py::test_what_doctor_says_lets_guests_pass"
-_ASTRAY = (
-    "integration/test_others_rules.py::test_what_sends_flows_astray_is_named_and_mended"
-)
+_ASTRAY = "integration/test_others_rules.py::test_what_sends_flows_astray_is_named_and_mended"
 _SETTING = "integration/test_mends.py::test_a_setting_by_the_command_that_is_printed"
 _NETWORKD = "integration/test_networkd.py::test_the_hint_is_complete_and_goes_once_it_was_followed"
 _PACKAGE = "installs a package of the distribution"

@@ -65,6 +65,16 @@ def forget(ruleset: Ruleset, legacy: Mapping[int, str]) -> bool:
     return bool(sets or recent)
 
 
+# How an expression begins that takes a random number, beside numgen: NFTA_META_KEY is 24.
+_CHANCE = (b"numgen\0", b"statistic\0", bytes((8, 0, 2, 0, 0, 0, 0, 24)))
+
+
+def by_chance(ruleset: Ruleset, legacy: Mapping[int, str]) -> bool:
+    """Whether there may be rules that decide by chance, or by turns. Pure."""
+    every = any(word in body for body in ruleset.rules for word in _CHANCE)
+    return every or any("-m statistic" in text for text in legacy.values())
+
+
 def _recent() -> list[str]:
     try:
         return os.listdir(_RECENT)

@@ -35,6 +35,7 @@ from hvtx.host.replica.topology import Device, Topology
 T = TypeVar("T")
 _CLONE_NEWNET = 0x40000000
 _SECONDS = 20.0  # for all of it; a small host takes a fiftieth
+_CHANCES = 40
 _ROUNDS = 400  # of reading what one frame led to
 _LONGEST = 70000
 WORLD_MAC = bytes.fromhex("020000005e01")  # of everybody beyond the host
@@ -285,6 +286,11 @@ class Scratch:
     def refresh(self) -> bool:
         """Forget what rules learned of earlier flows; whether they can have learned anything."""
         return memory.forget(self.picture.ruleset, self.picture.legacy)
+
+    def chances(self) -> int:
+        """How often a flow is tried again: a packet that is lost by chance is sent again."""
+        lossy = memory.by_chance(self.picture.ruleset, self.picture.legacy)
+        return _CHANCES if lossy else 0
 
     def settle(self) -> list[Packet | Told]:
         """What arrives now."""

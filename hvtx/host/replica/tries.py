@@ -168,6 +168,8 @@ class Tries:
         heard: list[Step],
     ) -> Cause | None:  # fmt: skip
         """What stopped it; None where only the kernel was late (a soft interrupt put off)."""
+        if any(attempt() for _ in range(self._scratch.chances())):
+            return None
         if self._scratch.refresh():  # what earlier flows taught the rules is not this one's
             self._scratch.begin()
             self._scratch.forget_neighbours()
