@@ -137,7 +137,7 @@ PRODUCTS = [
         10.77.0.0/24 timeout 4h }; };
         chain pass { type filter hook forward priority -10; ip saddr @bans counter drop; }; }"""), "@bans"),
     Case("countries in a set of thousands", table("""table inet geo { set blocked { type ipv4_addr; flags interval;
-        auto-merge; elements = { """ + ", ".join(f"{100 + n // 4096}.{n // 16 % 256}.{n % 16 * 16}.0/21" for n in range(0, 12000))
+        auto-merge; elements = { """ + ", ".join(f"{100 + n // 4096}.{n // 16 % 256}.{n % 16 * 16}.0/21" for n in range(12000))
         + """ }; }; chain pre { type filter hook prerouting priority -310; ip saddr @blocked drop; }; }""")),
     Case("kube-proxy's maps", table("""table ip kube-proxy { map service-ips { type ipv4_addr . inet_proto . inet_service : verdict;
         elements = { 10.96.0.1 . tcp . 443 : goto svc }; };
