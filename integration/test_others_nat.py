@@ -75,6 +75,19 @@ KINDS = {
         f" chain pre {{ {PRE} meta mark 7 dnat to 192.0.2.7; }}",
         "mark",
     ),
+    "TPROXY": nft(
+        "chain pre { type filter hook prerouting priority mangle; tcp dport 8080 tproxy ip to :9090"
+        " meta mark set 1 accept; }",
+        "tproxy",
+        "inet",
+    ),
+    "TPROXY of UDP, IPv6": nft(
+        "chain to { meta l4proto udp tproxy to :9090; } chain pre { type filter hook prerouting"
+        " priority mangle; udp dport vmap { 8080 : jump to }; }",
+        "tproxy",
+        "ip6",
+        "udp",
+    ),
     "of some callers only": nft(
         f"chain pre {{ {PRE} ip saddr 198.51.100.0/24 tcp dport 8080 dnat to 192.0.2.7; }}",
         "198.51.100.0/24",
@@ -95,6 +108,11 @@ for tool in ("nft", "legacy"):
             (f"-t nat -A PREROUTING {rule}",),
             rule.split(" -j ")[1].split()[0].lower(),
         )
+    KINDS[f"iptables-{tool}, TPROXY"] = Kind(
+        f"iptables-{tool}",
+        ("-t mangle -A PREROUTING -p tcp --dport 8080 -j TPROXY --on-port 9090 --tproxy-mark 1",),
+        "tproxy",
+    )
     KINDS[f"iptables-{tool}, Docker's"] = Kind(
         f"iptables-{tool}",
         (
@@ -109,6 +127,10 @@ for tool in ("nft", "legacy"):
 HARMLESS = {
     "another port": nft(f"chain pre {{ {PRE} tcp dport 8081 dnat to 192.0.2.7; }}", ""),
     "another protocol": nft(f"chain pre {{ {PRE} udp dport 8080 dnat to 192.0.2.7; }}", ""),
+    "a proxy for another port": nft(
+        "chain pre { type filter hook prerouting priority mangle; tcp dport 80 tproxy to :9090; }",
+        "",
+    ),
     "not the host's address": nft(
         f"chain pre {{ {PRE} ip daddr 198.51.100.77 tcp dport 8080 dnat to 192.0.2.7; }}", ""
     ),

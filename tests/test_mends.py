@@ -24,6 +24,7 @@ _CHANGES = re.compile(
     r")[^;`\"')]*"
 )
 _DOCTORS = "integration/test_mends.py::test_what_doctor_says_lets_guests_pass"
+_ASTRAY = "integration/test_others_rules.py::test_what_sends_flows_astray_is_named_and_mended"
 _SETTING = "integration/test_mends.py::test_a_setting_by_the_command_that_is_printed"
 _NETWORKD = "integration/test_networkd.py::test_the_hint_is_complete_and_goes_once_it_was_followed"
 _HINTS = "integration/test_hints.py::test_doctor_start_and_gc_tell_of_what_stands_for_good"
@@ -41,6 +42,7 @@ RUN = {
     "nft 'insert rule {} position {} {} accept": _DOCTORS,
     "nft delete rule {} {} {} handle {}": _OWN,
     "nft delete {} {} {}": _OWN,
+    "nft delete rule {} handle {}": _ASTRAY,
     "sysctl -w {}=1": _SETTING,
     "sysctl -w net.ipv4.ip_forward=1": _SETTING,
     "sysctl -w {}=2": "integration/test_mends.py::test_advertisements_by_the_command_that_is_printed",

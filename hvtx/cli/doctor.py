@@ -95,7 +95,7 @@ def _show(findings: Sequence[Mapping[str, Any]]) -> None:
 def _show_finding(finding: Mapping[str, Any], style: str) -> None:
     head = f"{finding['level']:<8} {finding['check']}: {render.plain(finding['message'])}"
     render.say(render.wrapped(head, "", hang=9), style)
-    for line in finding["evidence"]:
+    for line in (one for one in finding["evidence"] if one not in finding["message"]):
         render.say(render.wrapped(render.plain(line), " " * 9), "dim")
     if finding["hint"]:
         _show_mend(render.plain(finding["hint"]))

@@ -154,6 +154,13 @@ def _judged(
         return stopped, handles, len(found)
 
     stopped, handles, count = within(picture, ask, furnish if every else None)
+    if any(cause.suspects for _, cause in stopped):
+        from hvtx.engine import blaming
+
+        def again(changed: Picture) -> blaming.Stopped:
+            return within(changed, ask, furnish if every else None)[0]
+
+        stopped = blaming.blamed(picture, stopped, handles, again)
     return Judged(tuple(_stops(stopped, handles)), tuple(dict.fromkeys(lacks)), count)
 
 
@@ -264,7 +271,7 @@ def _stops(stopped: Iterable[tuple[Flow, Cause]], handles: Mapping[Place, int]) 
             if cause.place not in texts:
                 texts[cause.place] = _listed(*cause.place)
             text = texts[cause.place].get(number, f"rule with handle {number}")
-            what = f"{text}: {what}" if what else text
+            what = f"{text}: {what}" if what and cause.by != "some" else f"{text} {what}".strip()
         yield Stop(flow, cause.by, cause.place, what)
 
 
@@ -304,8 +311,12 @@ def findings(
         flows = promises.flow_words(stop.flow for stop in stops)
         where = " ".join((by if by in ("nft", "ebtables") else "", *place)).strip()
         evidence = f"{where}: {what}" if where and where not in what else what
-        if known:
-            words = f"{whose}: {flows} stopped by {evidence}"
+        if by == "some":
+            words = f"{whose}: {flows} passes for some only: {evidence}"
+            level = "warning"
+        elif known:
+            is_state = by == "setting" and what.endswith("is down")
+            words = f"{whose}: {flows} stopped{':' if is_state else ' by'} {evidence}"
             level = "error" if real else "warning"
         else:
             words = f"unknown: whether {whose} has {flows}"
@@ -332,6 +343,8 @@ def _mend(stops: Sequence[Stop], mend: Callable[[Sequence[Stop]], str | None]) -
         return "the check routes says what leads packets there, and what to do"
     if by == "unknown":
         return _LOOK
+    if by == "some":
+        return "if others are to come to it, too: change what is named"
     return mend(stops) or _LOOK
 
 

@@ -99,6 +99,7 @@ def _hits(
 ) -> list[tuple[Publish, str]]:
     from hvtx.engine import forward
 
+    picture = nat.ending_at_proxies(picture)
     ways = {family: forward.way_out(picture, family, ()) for family in families}
     without = [family for family, way in ways.items() if way is None]
     if without:
@@ -125,7 +126,7 @@ def _words(hit: Hit, handles: Mapping[tuple[ruleset.Place, int], int]) -> str:
 
     where = " ".join(hit.place)
     if hit.text:
-        return f"{hit.place[0]} -t nat {hit.text}"
+        return f"{hit.place[0]} -t {hit.place[1]} {hit.text}"
     number = handles.get((hit.place, hit.handle), 0)
     return f"nft {where}: {listed(*hit.place).get(number, f'rule with handle {number}')}"
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-from hvtx.host.replica import topology
+from hvtx.host.replica import sources, topology
 from hvtx.host.replica.causes import Cause, Leg
 from hvtx.host.replica.frames import Packet
 from hvtx.host.replica.scratch import Owner, Picture, Scratch
@@ -142,11 +142,32 @@ class Trial:
         def arrives(seen: Packet) -> bool:
             return seen.device == name and seen.target == own and seen.ports[1] == port.guest_port
 
-        cause = self._tries.from_world(
-            Far(end, into.address), device.mac, target, port.protocol, port.host_port, arrives, legs
-        )
+        def asked_by(address: bytes) -> Cause | None:
+            return self._tries.from_world(
+                Far(end, address), device.mac, target, port.protocol, port.host_port, arrives, legs,
+                (owner_of(port.guest),),
+            )  # fmt: skip
+
+        cause = self._but_for(asked_by(into.address), family, target, asked_by)
         flow = self._flow(promise, Way.WORLD_TO_PORT, family, port.protocol, port.host_port)
         return flow, cause
+
+    def _but_for(
+        self, cause: Cause | None, family: int, target: bytes,
+        asked_by: Callable[[bytes], Cause | None],
+    ) -> Cause | None:  # fmt: skip
+        """What stops the world at a port, if it stops the host's neighbours and named ones too."""
+        if cause is None or cause.by not in ("nft", "legacy"):
+            return cause
+        picture = self._scratch.picture
+        near = beyond(picture, target)
+        some = [] if near is None else [near.address]
+        some += sources.of(cause, family, picture.legacy.get(family, ""))
+        for address in dict.fromkeys(some):
+            if address not in self._own and asked_by(address) is None:
+                shown = socket.inet_ntop(_FAMILIES[family], address)
+                return cause._replace(by="some", what=f"{cause.what} (not from {shown})".strip())
+        return cause
 
 
 def _leads_to_guest(promise: Promise, protocol: str) -> bool:

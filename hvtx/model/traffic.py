@@ -30,7 +30,8 @@ class Flow(NamedTuple):
 class Stop(NamedTuple):
     """What stops a flow, or why that is not known.
 
-    ``by`` is "nft", "legacy" (iptables-legacy), "ebtables", "route", "setting" or "unknown".
+    ``by`` is "nft", "legacy" (iptables-legacy), "ebtables", "route", "setting", "unknown", or
+    "some" where a rule stops most of the world and lets others pass.
     ``place`` names where it stands: (family, table, chain) in nftables, (tool, table, chain) in the
     legacy tables, the setting's dotted name, the route's table; empty if unknown.
     ``what`` is the rule, policy, route or value as its own tool prints it, or why it is unknown.

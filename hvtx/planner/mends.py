@@ -24,6 +24,11 @@ _BUILT_IN = frozenset(
 _CHAINS = {"forward": "FORWARD", "input": "INPUT", "output": "OUTPUT"}
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 _COUNTS = re.compile(r" packets \d+ bytes \d+")
+# In the bridge family: a rule of IP packets only, and one of ARP only.
+_OF_PACKETS = re.compile(r"\b(?:ip6?|icmp|icmpv6|tcp|udp|th|l4proto) ")
+_OF_ARP = re.compile(r"\b(?:ether type arp|meta protocol arp|arp \w+)\b")
+_ENDS = re.compile(r"\b(?:drop|reject|queue)\b|^policy| -j (?:DROP|REJECT|\S*QUEUE|TARPIT)\b")
+_PLAIN_RULE = re.compile(r'-A ([A-Za-z0-9_-]+)( [A-Za-z0-9_ ./:,=+!"-]*)')
 _NO_WORLD = "ask again once this host has a route to the world"
 _DISCOVERY = {
     "nd-neighbor-solicit": "neighbour-solicitation",
@@ -99,6 +104,8 @@ def mend(stops: Sequence[Stop], host: Host) -> str | None:
         return "; ".join(_firewalld(place, flows, host))
     if owner is not None:
         return f"let {owner} allow it: only that program may change its table {' '.join(place[:2])}"
+    if not _ENDS.search(what):
+        return _taken_away(by, place, what, host) or _look(by, place)
     if _is_ufw(place, host):
         commands = list(dict.fromkeys(_ufw(flows, host)))
     else:
@@ -108,6 +115,18 @@ def mend(stops: Sequence[Stop], host: Host) -> str | None:
     if not host.uplinks and any(flow.way is Way.GUEST_TO_WORLD for flow in flows):
         commands.append(_NO_WORLD)
     return "; ".join(commands)
+
+
+def _taken_away(by: str, place: tuple[str, ...], what: str, host: Host) -> str | None:
+    """Without a rule that ends nothing (it does not track, marks, translates) the flows pass."""
+    if by == "legacy":
+        rule = _PLAIN_RULE.fullmatch(what)
+        return f"{place[0]} -t {place[1]} -D {rule[1]}{rule[2]}" if rule else None
+    chain = host.chains.get(place)
+    at = _position(chain, what) if chain is not None else None
+    if chain is None or at is None or not all(map(_WORD.fullmatch, place)):
+        return None
+    return f"nft delete rule {' '.join(place)} handle {chain.rules[at][1]}"
 
 
 def _look(by: str, place: Sequence[str]) -> str:
@@ -165,7 +184,10 @@ def _rules(
         return  # which rule it is cannot be told, so none can be put before it
     for flow in flows:
         if place[0] == "bridge":
-            yield from _bridged(place, flow, chain, at, host)
+            yield from _bridged(place, what, flow, chain, at, host)
+            continue
+        if place[0] == "arp":
+            yield from _resolved(place, flow, chain, at, host)
             continue
         for leg in legs_of(flow, host):
             if leg.hook in chain.hooks and chain.hooks <= {"forward", "input", "output"}:
@@ -260,13 +282,32 @@ def _nft(place: Sequence[str], matches: str, chain: Chain, at: int | None) -> st
     return f"nft 'insert rule {where} position {chain.rules[at][1]} {matches} accept'"
 
 
-def _bridged(
+def _resolved(
     place: tuple[str, ...], flow: Flow, chain: Chain, at: int | None, host: Host
+) -> Iterator[str]:
+    """What the host asks and tells of MAC addresses by the devices of a flow."""
+    if flow.family != 4 or not all(map(_WORD.fullmatch, place)):
+        return
+    out = host.uplinks if flow.way in (Way.GUEST_TO_WORLD, Way.WORLD_TO_PORT) else ()
+    for device in (flow.bridge, *out):
+        for hook, word in (("input", "iifname"), ("output", "oifname")):
+            if chain.hooks == {hook}:
+                yield _nft(place, f'{word} "{device}"', chain, at)
+
+
+def _bridged(
+    place: tuple[str, ...], what: str, flow: Flow, chain: Chain, at: int | None, host: Host
 ) -> Iterator[str]:
     """In the bridge family by addresses: not every kernel knows there which bridge it is."""
     if not all(map(_WORD.fullmatch, place)):
         return
     six = flow.family == 6
+    if not six and not _OF_PACKETS.search(what):
+        for subnet in (s for s in host.nets[flow.network].subnets if ":" not in s):
+            for end in ("saddr", "daddr"):
+                yield _nft(place, f"ether type arp arp {end} ip {subnet}", chain, at)
+        if _OF_ARP.search(what):
+            return
     for subnet in (s for s in host.nets[flow.network].subnets if (":" in s) == six):
         head = "ip6" if six else "ip"
         ends = [f"{head} saddr {subnet}", f"{head} daddr {subnet}"]

@@ -56,7 +56,19 @@ from hvtx.host import (
 )
 from hvtx.host.links import Links
 from hvtx.host.program import Ended
-from hvtx.host.replica import causes, frames, nat, sameness, topology, trace
+from hvtx.host.replica import (
+    causes,
+    copying,
+    frames,
+    limits,
+    memory,
+    nat,
+    sameness,
+    sources,
+    topology,
+    trace,
+    xtwords,
+)
 from hvtx.host.replica import legacy as counters
 from hvtx.host.replica import ruleset as replica_rules
 from hvtx.host.traits import LinkTraits
@@ -645,6 +657,26 @@ def in_a_replica(pieces: tuple[bytes, ...]) -> None:
     assert sameness.differences(whole, whole, {"lo"}) == []
     replica_rules.handles(whole, whole)
     replica_rules.protocol_of("ip", nfnetlink.expressions(rule))
+    memory.filled(whole)
+    raw = netlink.attribute_map(rule, 4).get(4, b"")
+    assert copying.looks(limits.of_rule(raw)) is not None
+    copying.before(raw, "s")
+    assert limits.of_rule(limits.of_rule(raw)) == limits.of_rule(raw)
+
+
+def chain_before(body: bytes) -> None:
+    """What a chain of others may do with packets for this host."""
+    translating.translates(body)
+    translating.may_proxy(body)
+    translating.table_of(body)
+
+
+def saved_rules(text: str) -> None:
+    """Rules of legacy tables, as the replica has them."""
+    made = xtwords.quiet(text)
+    assert xtwords.quiet(made.text).text == made.text
+    xtwords.without(made, 2)
+    sources.addresses_in(text, 4)
 
 
 def replica_routes(body: bytes) -> None:
@@ -899,7 +931,11 @@ PARSERS: dict[str, Parser] = {
         in_a_replica, st.tuples(*(
             st.one_of(st.sampled_from(pieces_of(name)), bodies(name))
             for name in ("table", "chain", "rule", "set", "elements", "flowtable", "object"))),
-        GARBLED, ("host.replica.ruleset", "host.replica.sameness"),
+        GARBLED, ("host.replica.ruleset", "host.replica.sameness", "host.replica.limits", "host.replica.memory",
+                  "host.replica.copying"),
+    ),
+    "saved rules for the replica": Parser(
+        saved_rules, texts(SAVED), (), ("host.replica.xtwords", "host.replica.sources")
     ),
     "links for the replica": Parser(
         topology.device_of, bodies("links"), GARBLED, ("host.replica.topology", "host.replica.making")
@@ -911,7 +947,8 @@ PARSERS: dict[str, Parser] = {
         lambda data: trace.culprit(trace.steps([data]), ours=False), st.one_of(mutated([TRACED]), reshaped([TRACED], 20)), GARBLED, ("host.replica.trace",)
     ),
     "chains that translate": Parser(
-        translating.translates, bodies("chain"), GARBLED, ("host.translating.translates",)
+        chain_before, bodies("chain"), GARBLED, (
+            "host.translating.translates", "host.translating.may_proxy", "host.translating.table_of")
     ),
     "counters of rules that translate": Parser(
         nat.counted_in, texts(COUNTED), (), ("host.replica.nat.counted_in",)

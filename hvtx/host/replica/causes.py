@@ -15,20 +15,32 @@ from hvtx.host.replica.trace import Step, culprit
 from hvtx.host.xtables import TOOLS
 
 if TYPE_CHECKING:
-    from hvtx.host.replica.scratch import Scratch
+    from hvtx.host.replica.scratch import Owner, Scratch
 
 _GETROUTE, _RTMSG = 26, struct.Struct("=BBBBBBBBI")
 _DST, _SRC, _IIF, _OIF, _TABLE = 1, 2, 3, 4, 15
 _LOOKUP_TABLE, _FIB_MATCH = 0x1000, 0x2000
 
 
+class Suspect(NamedTuple):
+    """A rule of others that a flow met; its handle in the copy, or its text in a legacy table."""
+
+    place: tuple[str, str, str]
+    handle: int
+    text: str = ""
+
+
 class Cause(NamedTuple):
-    """Fields of :class:`hvtx.model.traffic.Stop`, and the handle of a rule in the copy."""
+    """Fields of :class:`hvtx.model.traffic.Stop`, and the handle of a rule in the copy.
+
+    ``suspects`` are rules that the flow met, where none of them was seen to stop it.
+    """
 
     by: str
     place: tuple[str, ...]
     what: str
     handle: int = 0
+    suspects: tuple[Suspect, ...] = ()
 
 
 UNKNOWN = Cause("unknown", (), "no rule, route or setting was seen to stop it")
@@ -66,6 +78,24 @@ def of_line(family: int, line: Line) -> Cause:
     if "QUEUE" in line.text:
         return Cause("unknown", place, f"{line.text} hands packets to a program")
     return Cause("legacy", place, line.text)
+
+
+def of_doubt(family: int, line: Line, why: str) -> Cause:
+    """A line of a legacy table of which it is not known what it does. Pure."""
+    place = (f"{TOOLS[family]}-legacy", line.table, line.chain)
+    return Cause("unknown", place, f"{line.text}: {why}")
+
+
+def of_ends(scratch: Scratch, owners: Iterable[Owner]) -> Cause | None:
+    """What is down of guests' devices and of their bridges."""
+    known = {device.ifindex: device.name for device in scratch.picture.topology.devices}
+    for owner in owners:
+        device = scratch.picture.device(owner.device)
+        names = (owner.device, known.get(device.master, "") if device is not None else "")
+        for name in filter(None, names):
+            if (found := _of_device(scratch, 4, name)) is not None:
+                return found
+    return None
 
 
 def of_legs(scratch: Scratch, family: int, legs: Iterable[Leg]) -> Cause | None:

@@ -13,12 +13,15 @@ from typing import NamedTuple
 
 from hvtx.errors import HvtxError
 from hvtx.host import program, xtables
+from hvtx.host.replica import xtwords
 
 _SECONDS = 10
 _LOCK = "XTABLES_LOCKFILE"
 _COUNTED = re.compile(r"\[(\d+):\d+\] (-A (\S+) .*)")
 _POLICY = re.compile(r":(\S+) (DROP|REJECT) \[(\d+):\d+\]")
 _ENDS = re.compile(r" -j (DROP|REJECT|NFQUEUE|QUEUE|STEAL|TARPIT)\b")
+_REFUSED = re.compile(r"line:? (\d+)")
+_MOST_ATTEMPTS = 16
 _MODULES = "/sys/module"
 _RANK = {name: n for n, name in enumerate(("raw", "mangle", "nat", "filter", "security"))}
 
@@ -57,14 +60,31 @@ def _used(path: str) -> bool:
         return False
 
 
-def write(texts: Mapping[int, str]) -> list[str]:
-    """Restore them in the calling thread's namespace; what fails, in words."""
-    lacks = []
+class Written(NamedTuple):
+    """What was restored: the host's rule by the scratch's of the same table, both as printed.
+
+    ``doubts`` are rules of the scratch of which it is not known what they do on the host.
+    """
+
+    rules: dict[tuple[str, str], str]
+    doubts: frozenset[tuple[str, str]] = frozenset()
+
+
+def write(texts: Mapping[int, str]) -> tuple[dict[int, Written], list[str]]:
+    """Restore them in the calling thread's namespace; and what fails, in words."""
+    lacks, found = [], {}
     for family, text in texts.items():
-        words = _restored(family, text)
+        made = xtwords.quiet(text)
+        for _ in range(_MOST_ATTEMPTS):
+            words = _restored(family, made.text)
+            refused = _REFUSED.search(words)
+            if refused is None or (less := xtwords.without(made, int(refused[1]))) is None:
+                break
+            made = less
         if words:
             lacks.append(f"legacy {xtables.TOOLS[family]} tables cannot be copied: {words}")
-    return lacks
+        found[family] = Written(made.rules, made.doubts)
+    return found, lacks
 
 
 def _restored(family: int, text: str) -> str:
@@ -98,7 +118,7 @@ def called(family: int, verb: str) -> tuple[str, ...] | None:
     return None
 
 
-def counted(family: int) -> list[Line]:
+def counted(family: int, *, every: bool = False) -> list[Line]:
     """The lines of the calling thread's namespace with their counters; none if unreadable."""
     call = called(family, "save")
     if call is None:
@@ -107,16 +127,16 @@ def counted(family: int) -> list[Line]:
         done = subprocess.run([*call, "-c"], capture_output=True, check=False, timeout=_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return lines(done.stdout.decode(errors="replace"))
+    return lines(done.stdout.decode(errors="replace"), every=every)
 
 
-def lines(text: str) -> list[Line]:
-    """What can end a packet, of what ``iptables-save -c`` prints. Pure."""
+def lines(text: str, *, every: bool = False) -> list[Line]:
+    """What can end a packet, of what ``iptables-save -c`` prints; or ``every`` rule. Pure."""
     found, table = [], ""
     for line in text.splitlines():
         if line.startswith("*"):
             table = line[1:]
-        elif (rule := _COUNTED.fullmatch(line)) and _ENDS.search(rule[2]):
+        elif (rule := _COUNTED.fullmatch(line)) and (every or _ENDS.search(rule[2])):
             found.append(Line(table, rule[3], rule[2], int(rule[1])))
         elif policy := _POLICY.fullmatch(line):
             words = f"policy {policy[2]}"

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from hvtx.host.netlink import attribute_map, legible
+from hvtx.host.netlink import attribute, attribute_map, legible, nested
 from hvtx.host.nfnetlink import expressions
-from hvtx.host.replica import frames, legacy, ruleset
+from hvtx.host.replica import frames, legacy, limits, ruleset
 from hvtx.host.replica.frames import SYN
 from hvtx.host.replica.ruleset import Place, Ruleset
 from hvtx.host.replica.scratch import WORLD_MAC, Picture, Scratch
@@ -25,6 +25,8 @@ from hvtx.host.xtables import TOOLS
 
 _RULE_EXPRESSIONS, _NAT_TYPE, _DNAT, _XT_NAME = 4, 1, 1, 1
 _XT_TARGETS = frozenset({b"DNAT", b"REDIRECT", b"NETMAP", b"TPROXY"})
+_PROXY = b"tproxy\0"
+_ACCEPTED = attribute(1, bytes(4)) + nested(2, nested(2, attribute(1, (1).to_bytes(4, "big"))))
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
@@ -70,6 +72,26 @@ def without_ours(picture: Picture) -> Picture:
     return picture._replace(ruleset=Ruleset(*(theirs(part) for part in known)), legacy=texts)
 
 
+def ending_at_proxies(picture: Picture) -> Picture:
+    """The host with rules that accept what they would give to a proxy. Raises Garbled. Pure.
+
+    Natively they pass on what they find no socket for, as in a scratch, and the trace knows of
+    none of them then. The verdict stands before what it takes the place of.
+    """
+    rules = []
+    for body in picture.ruleset.rules:
+        raw = attribute_map(body, 4).get(_RULE_EXPRESSIONS, b"") if _PROXY in body else b""
+        at = next((a for a, (name, _) in enumerate(expressions(raw)) if name == "tproxy"), None)
+        if at is None:
+            rules.append(body)
+            continue
+        each = [limits.listed(name, data) for name, data in expressions(raw)]
+        each.insert(at, limits.listed("immediate", _ACCEPTED))
+        head = body[:4] + limits.with_fields(body[4:], {_RULE_EXPRESSIONS: None})
+        rules.append(head + nested(_RULE_EXPRESSIONS, *each))
+    return picture._replace(ruleset=picture.ruleset._replace(rules=rules))
+
+
 # -- in the scratch --------------------------------------------------------------------------------
 
 
@@ -99,10 +121,10 @@ class Looker:
                 if (place, step.handle) in self._translating and step.table != TABLE:
                     found[Hit(place, step.handle)] = None
         for family, old in before.items():
-            for rule, count in _counted(family).items():
-                if count > old.get(rule, 0):
+            for (table, rule), count in _counted(family).items():
+                if count > old.get((table, rule), 0):
                     tool = f"{TOOLS[family]}-legacy"
-                    found[Hit((tool, "nat", rule.split()[1]), 0, rule)] = None
+                    found[Hit((tool, table, rule.split()[1]), 0, rule)] = None
         return list(found)
 
     def _knock(self, door: Door, protocol: str, port: int) -> None:
@@ -143,20 +165,24 @@ def translates_to(rule: bytes) -> bool:
     return False
 
 
-def _counted(family: int) -> dict[str, int]:
-    """The translating rules of the legacy table nat in this namespace, and what each has met."""
+def _counted(family: int) -> dict[tuple[str, str], int]:
+    """The translating rules of legacy tables in this namespace, and what each has met."""
     call = legacy.called(family, "save")
     if call is None:
         return {}
     try:
-        argv = [*call, "-c", "-t", "nat"]
-        done = subprocess.run(argv, capture_output=True, check=False, timeout=10)
+        done = subprocess.run([*call, "-c"], capture_output=True, check=False, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return {}
     return counted_in(done.stdout.decode(errors="replace"))
 
 
-def counted_in(text: str) -> dict[str, int]:
-    """The same, of what ``iptables-save -c`` prints. Pure."""
-    found = (LEGACY_RULE.fullmatch(line) for line in text.splitlines())
-    return {rule[2]: int(rule[1]) for rule in found if rule is not None}
+def counted_in(text: str) -> dict[tuple[str, str], int]:
+    """The same by table and rule, of what ``iptables-save -c`` prints. Pure."""
+    found, table = {}, ""
+    for line in text.splitlines():
+        if line.startswith("*"):
+            table = line[1:]
+        elif (rule := LEGACY_RULE.fullmatch(line)) is not None:
+            found[table, rule[2]] = int(rule[1])
+    return found

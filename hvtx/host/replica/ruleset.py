@@ -40,13 +40,13 @@ from hvtx.host.nfnetlink import (
     GETTABLE,
     NEWRULE,
     NEWSETELEM,
-    BatchRefused,
     Command,
     Nftables,
     expressions,
 )
+from hvtx.host.replica import limits
 
-_NEWTABLE, NEWCHAIN, NEWSET, _NEWOBJ, _NEWFLOWTABLE = 0, 3, 9, 18, 22
+_NEWTABLE, NEWCHAIN, NEWSET, NEWOBJ, NEWFLOWTABLE = 0, 3, 9, 18, 22
 _APPEND = 0x800
 
 _NAME, _FLAGS = 1, 2  # of a table
@@ -56,7 +56,7 @@ _CHAIN_KEPT = frozenset({1, 3, 4, 5, 7, 12})
 _HOOK_NUMBER, _HOOK_DEVICE, _HOOK_DEVICES = 1, 3, 4
 _SET_NAME, _SET_FLAGS, _SET_ID, _ANONYMOUS, _EXPIRES = 2, 3, 10, 0x1, 0x10
 SET_KEPT = frozenset({1, 2, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 17, 18})
-_OBJECT_KEPT = frozenset({1, 2, 3, 4, 8})
+_OBJECT_KEPT, _OBJECT_TYPE, _OBJECT_DATA = frozenset({1, 2, 3, 4, 8}), 3, 4
 _FLOWTABLE_HOOK = 3
 _FLOWTABLE_DEVICES = 3  # within its hook
 _RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS = 2, 3, 4
@@ -86,18 +86,16 @@ class Ruleset(NamedTuple):
 
 
 class Part(NamedTuple):
-    """One object to be made: the command, the table that it is of, and words for it."""
+    """One object to be made: the command, the table that it is of, and words for it.
+
+    ``name`` is its own; a rule's is that of its chain, with the handle that it has on the host.
+    """
 
     command: Command
     table: tuple[str, str]
     words: str
-
-
-class Copied(NamedTuple):
-    """How a copy went: what is missing in it, in words, and the tables that are."""
-
-    lacks: tuple[str, ...] = ()
-    without: frozenset[tuple[str, str]] = frozenset()
+    name: str = ""
+    handle: int = 0
 
 
 # ---------------------------------------------------------------- reading
@@ -182,7 +180,7 @@ def parts(ruleset: Ruleset, devices: Collection[str]) -> list[Part]:
     made: list[Part | None] = [_chain(body, devices) for body in ruleset.chains]
     there = {(*part.table, part.words) for part in made if part is not None}
     made += [_flowtable(body, devices) for body in ruleset.flowtables]
-    made += [_plain(_NEWOBJ, body, _OBJECT_KEPT, "object") for body in ruleset.objects]
+    made += [_object(body) for body in ruleset.objects]
     made += [_set(number, body) for number, body in enumerate(ruleset.sets, 1)]
     made += [_elements(body) for body in ruleset.elements]
     made += [_rule(body) for body in ruleset.rules if (*place(body)[:2], _words(body)) in there]
@@ -222,7 +220,7 @@ def _chain(body: bytes, devices: Collection[str]) -> Part | None:
         inside += attribute(_CHAIN_HOOK | NESTED, narrowed)
         inside += attribute(_CHAIN_FLAGS, _BASE_CHAIN.to_bytes(4, "big"))
     command = Command(NEWCHAIN, CREATE, family, inside)
-    return Part(command, (family, table), f"chain {family} {table} {name}")
+    return Part(command, (family, table), f"chain {family} {table} {name}", name)
 
 
 def _hook(hook: bytes, devices: Collection[str]) -> bytes | None:
@@ -260,40 +258,52 @@ def _flowtable(body: bytes, devices: Collection[str]) -> Part:
     if bound := _devices(fields.get(_FLOWTABLE_DEVICES, b""), devices):
         inner += nested(_FLOWTABLE_DEVICES, *bound)
     data = kept(body, 4, {1, 2}) + attribute(_FLOWTABLE_HOOK | NESTED, inner)
-    command = Command(_NEWFLOWTABLE, CREATE, family, data)
-    return Part(command, (family, table), f"flowtable {family} {table} {name}")
+    command = Command(NEWFLOWTABLE, CREATE, family, data)
+    return Part(command, (family, table), f"flowtable {family} {table} {name}", name)
 
 
-def _plain(number: int, body: bytes, kinds: Collection[int], what: str) -> Part:
+def _object(body: bytes) -> Part:
     family, table, name = named(body, 2)
-    command = Command(number, CREATE, family, kept(body, 4, kinds))
-    return Part(command, (family, table), f"{what} {family} {table} {name}")
+    fields = attribute_map(body, 4)
+    kind = int.from_bytes(fields.get(_OBJECT_TYPE, b""), "big")
+    inside = kept(body, 4, _OBJECT_KEPT - {_OBJECT_DATA})
+    data = limits.object_data(kind, fields.get(_OBJECT_DATA, b""))
+    inside += attribute(_OBJECT_DATA | NESTED, data)
+    command = Command(NEWOBJ, CREATE, family, inside)
+    return Part(command, (family, table), f"object {family} {table} {name}", name)
 
 
 def _set(number: int, body: bytes) -> Part:
     family, table, name = named(body, _SET_NAME)
     flags = int.from_bytes(attribute_map(body, 4).get(_SET_FLAGS, b""), "big") & ~_ANONYMOUS
-    inside = kept(body, 4, SET_KEPT) + attribute(_SET_FLAGS, flags.to_bytes(4, "big"))
+    inside = limits.of_set(kept(body, 4, SET_KEPT))
+    inside += attribute(_SET_FLAGS, flags.to_bytes(4, "big"))
     inside += attribute(_SET_ID, number.to_bytes(4, "big"))
     command = Command(NEWSET, CREATE, family, inside)
-    return Part(command, (family, table), f"set {family} {table} {name}")
+    return Part(command, (family, table), f"set {family} {table} {name}", name)
 
 
 def _elements(body: bytes) -> Part | None:
     family, table, name = named(body, 2)
     if _ELEMENTS not in attribute_map(body, 4):
         return None
-    command = Command(NEWSETELEM, CREATE, family, body[4:])
-    return Part(command, (family, table), f"elements of set {family} {table} {name}")
+    inside = body[4:]
+    if not table.startswith(_OWN):  # of hvtx's there may be hundreds of thousands
+        listed = limits.of_elements(attribute_map(body, 4)[_ELEMENTS])
+        inside = limits.with_fields(inside, {_ELEMENTS: None}) + attribute(
+            _ELEMENTS | NESTED, listed
+        )
+    command = Command(NEWSETELEM, CREATE, family, inside)
+    return Part(command, (family, table), f"elements of set {family} {table} {name}", name)
 
 
 def _rule(body: bytes) -> Part:
     family, table, chain = place(body)
-    inside = kept(body, 4, _RULE_KEPT)
-    raw = attribute_map(body, 4).get(_RULE_EXPRESSIONS, b"")
+    raw = limits.of_rule(attribute_map(body, 4).get(_RULE_EXPRESSIONS, b""))
     if b"exthdr\0" in raw:
-        inside = kept(body, 4, _RULE_KEPT - {_RULE_EXPRESSIONS})
-        inside += attribute(_RULE_EXPRESSIONS | NESTED, _readable(raw))
+        raw = _readable(raw)
+    inside = kept(body, 4, _RULE_KEPT - {_RULE_EXPRESSIONS})
+    inside += attribute(_RULE_EXPRESSIONS | NESTED, raw)
     named = list(expressions(raw))
     if any(name in _OF_XTABLES for name, _ in named):
         number, inverted = protocol_of(family, named)
@@ -304,7 +314,8 @@ def _rule(body: bytes) -> Part:
         )
     command = Command(NEWRULE, CREATE | _APPEND, family, inside)
     handle = handle_of(body)
-    return Part(command, (family, table), f"rule {family} {table} {chain} handle {handle}")
+    words = f"rule {family} {table} {chain} handle {handle}"
+    return Part(command, (family, table), words, chain, handle)
 
 
 def _readable(raw: bytes) -> bytes:
@@ -318,14 +329,10 @@ def _readable(raw: bytes) -> bytes:
         fields = attribute_map(data)
         if name == "exthdr" and _EXTHDR_TO not in fields:
             surplus = {_EXTHDR_FLAGS} if _EXTHDR_FROM in fields else _EXTHDR_PLACE
-            found.append(_expression(name, kept(data, 0, fields.keys() - surplus)))
+            found.append(limits.listed(name, kept(data, 0, fields.keys() - surplus)))
         else:
-            found.append(_expression(name, data))
+            found.append(limits.listed(name, data))
     return b"".join(found)
-
-
-def _expression(name: str, data: bytes) -> bytes:
-    return nested(1, text(1, name), attribute(2 | NESTED, data))
 
 
 @legible
@@ -364,36 +371,6 @@ def protocol_of(family: str, named: Iterable[tuple[str, bytes]]) -> tuple[int, b
         else:
             loaded = False
     return 0, False
-
-
-# ---------------------------------------------------------------- writing
-
-
-def write(ruleset: Ruleset, devices: Collection[str]) -> Copied:
-    """Make a ruleset in the calling thread's namespace; a table that cannot be is left out.
-
-    Raises OSError for what is no fault of one table.
-    """
-    every = parts(ruleset, devices)
-    if not every:
-        return Copied()
-    channel, lacks, without = Nftables(), [], set()
-    try:
-        for _ in range(_MOST_ATTEMPTS):
-            try:
-                channel.batch([part.command for part in every])
-            except BatchRefused as refusal:
-                if refusal.index < 0:
-                    raise
-                bad = every[refusal.index]
-                lacks.append(f"{bad.words} cannot be copied: {refusal.strerror}")
-                without.add(bad.table)
-                every = [part for part in every if part.table != bad.table]
-            else:
-                return Copied(tuple(lacks), frozenset(without))
-        raise OSError(errno.E2BIG, "too many tables cannot be copied")
-    finally:
-        channel.close()
 
 
 # ---------------------------------------------------------------- which rule is which, pure

@@ -17,14 +17,25 @@ from typing import NamedTuple, TypeVar
 
 from hvtx.errors import HostRefused
 from hvtx.host.netlink import Channel, forbidden
-from hvtx.host.replica import frames, legacy, making, ruleset, sameness, topology, trace
+from hvtx.host.replica import (
+    copying,
+    frames,
+    legacy,
+    making,
+    memory,
+    ruleset,
+    sameness,
+    topology,
+    trace,
+)
 from hvtx.host.replica.frames import Asked, Packet, Told
-from hvtx.host.replica.ruleset import Ruleset
+from hvtx.host.replica.ruleset import Place, Ruleset
 from hvtx.host.replica.topology import Device, Topology
 
 T = TypeVar("T")
 _CLONE_NEWNET = 0x40000000
 _SECONDS = 20.0  # for all of it; a small host takes a fiftieth
+_CHANCES = 40
 _ROUNDS = 400  # of reading what one frame led to
 _LONGEST = 70000
 WORLD_MAC = bytes.fromhex("020000005e01")  # of everybody beyond the host
@@ -46,6 +57,7 @@ class Picture(NamedTuple):
     ruleset: Ruleset
     legacy: Mapping[int, str]  # what iptables-legacy-save prints, by family
     lacks: tuple[str, ...]
+    listening: frozenset[tuple[str, str, int]] = frozenset()  # protocol, address, port
 
     def plus(
         self,
@@ -82,8 +94,10 @@ def look(ports: Collection[str] = ()) -> Picture:
 
     Raises OSError, HvtxError, DumpInterrupted.
     """
+    from hvtx.host.ports import listening
+
     texts, lacks = legacy.read()
-    return Picture(topology.read(ports), ruleset.read(), texts, lacks)
+    return Picture(topology.read(ports), ruleset.read(), texts, lacks, listening()[0])
 
 
 def within(
@@ -153,7 +167,10 @@ class Scratch:
         self.route: Channel
         self.patience = 0.0  # seconds of silence after which nothing more is expected
         self.crooked = False  # devices, routes or settings are not all as the host has them
+        self.doubts: frozenset[tuple[Place, int]] = frozenset()  # rules that do what nobody knows
+        self.legacy: Mapping[int, legacy.Written] = {}
         self._heard: list[bytes] = []  # what was traced since the last frame that was sent
+        self._all: list[bytes] = []  # and since a try began
         self._owners: dict[str, Owner] = {}
         self._open = ExitStack()
         self._number = 40000
@@ -182,11 +199,16 @@ class Scratch:
         self.route = Channel(0)
         self._open.callback(self.route.close)
         names = {device.name for device in known.devices}
-        copied = ruleset.write(self.picture.ruleset, names)
+        known_rules = self.picture.ruleset
+        copied = copying.write(known_rules, names)
         self.lacks += copied.lacks
         self.copy = ruleset.read()
-        self.lacks += sameness.differences(self.picture.ruleset, self.copy, names, copied.without)
-        self.lacks += legacy.write(self.picture.legacy)
+        self.lacks += sameness.differences(known_rules, self.copy, names, copied)
+        numbers = ruleset.handles(known_rules, self.copy) if copied.doubts else {}
+        self.doubts = frozenset((where, number) for (where, number), old in numbers.items()
+                                if (where, old) in copied.doubts)  # fmt: skip
+        self.legacy, lacks = legacy.write(self.picture.legacy)
+        self.lacks += lacks
         if furnish is not None:
             furnish()
         self._listen()
@@ -201,11 +223,15 @@ class Scratch:
     def _listen(self) -> None:
         from hvtx.host import libnftables
 
-        with_devices = trace.rules(sorted(self._maker.ends))
+        ends = sorted(self._maker.ends)
         try:
-            libnftables.run(with_devices)
-        except HostRefused:  # a kernel without chains of devices
-            libnftables.run(trace.rules(()))
+            libnftables.run(trace.rules(ends))
+        except HostRefused:  # a kernel without chains of devices, or of ARP
+            with suppress(HostRefused):
+                libnftables.run(trace.rules(ends, ()))
+            with suppress(HostRefused):
+                libnftables.run(trace.rules((), ("arp",)))
+            libnftables.run(trace.rules((), ("inet", "bridge")))
         self._listener = trace.Listener()
         self._open.callback(self._listener.close)
 
@@ -249,10 +275,28 @@ class Scratch:
         """What was traced since the last frame that was sent."""
         return trace.steps(self._heard)
 
+    def begin(self) -> None:
+        """A flow is about to be tried."""
+        self._all = []
+
+    def met(self) -> list[trace.Step]:
+        """What was traced since the flow was begun."""
+        return trace.steps(self._all)
+
+    def refresh(self) -> bool:
+        """Forget what rules learned of earlier flows; whether they can have learned anything."""
+        return memory.forget(self.picture.ruleset, self.picture.legacy)
+
+    def chances(self) -> int:
+        """How often a flow is tried again: a packet that is lost by chance is sent again."""
+        lossy = memory.by_chance(self.picture.ruleset, self.picture.legacy)
+        return _CHANCES if lossy else 0
+
     def settle(self) -> list[Packet | Told]:
         """What arrives now."""
         found = self._pump()
         self._heard = self._listener.heard()
+        self._all += self._heard
         return found
 
     def _pump(self) -> list[Packet | Told]:

@@ -11,7 +11,7 @@ import errno
 import re
 import socket
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from hvtx.host.netlink import attribute_map, legible
@@ -33,14 +33,18 @@ _FIRST = -2147483648
 _PLAIN = re.compile(r"[A-Za-z0-9_.:@-]{1,15}")
 
 
-def rules(devices: Sequence[str]) -> str:
+_HOOKS = {"inet": ("prerouting", "output"), "bridge": ("prerouting", "output"),
+          "arp": ("input", "output")}  # fmt: skip
+
+
+def rules(devices: Sequence[str], families: Iterable[str] = tuple(_HOOKS)) -> str:
     """What nft has to be told, so that all packets are traced; ``devices`` are far ends."""
     mark = "meta nftrace set 1;"
     lines = []
-    for family in ("inet", "bridge"):
+    for family in families:
         chains = " ".join(
             f"chain {hook} {{ type filter hook {hook} priority {_FIRST + 1}; {mark} }};"
-            for hook in ("prerouting", "output")
+            for hook in _HOOKS[family]
         )
         lines.append(f"table {family} {TABLE} {{ {chains} }}")
     # A device may have any name; nft has no way to quote each, and libnftables may abort on some.
@@ -51,6 +55,9 @@ def rules(devices: Sequence[str]) -> str:
             f" priority {_FIRST + 1}; {mark} }}; }}"
         )
     return "\n".join(lines) + "\n"
+
+
+Place = tuple[str, str, str]  # family, table, chain
 
 
 class Step(NamedTuple):
@@ -120,6 +127,22 @@ def culprit(steps: Iterable[Step], *, ours: bool) -> Step | None:
         if step.ends and own is ours and step.packet not in passing and step.table != TABLE:
             found = step
     return found
+
+
+def met(steps: Iterable[Step], rules: Collection[tuple[Place, int]]) -> Step | None:
+    """The first step by one of these rules. Pure."""
+    for step in steps:
+        if step.handle and ((step.family, step.table, step.chain), step.handle) in rules:
+            return step
+    return None
+
+
+def of_others(steps: Iterable[Step]) -> list[tuple[Place, int]]:
+    """The rules of others that packets met, in their order, each once. Pure."""
+    return list(dict.fromkeys(
+        ((step.family, step.table, step.chain), step.handle) for step in steps
+        if step.handle and step.table != TABLE and not step.table.startswith(_OWN)
+    ))  # fmt: skip
 
 
 class Listener:

@@ -10,10 +10,12 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import NamedTuple
 
-from hvtx.host.replica import causes, frames, legacy
+from hvtx.host.replica import causes, frames, servers
 from hvtx.host.replica.causes import Cause, Leg
+from hvtx.host.replica.evidence import Evidence
 from hvtx.host.replica.frames import ACK, ICMP6, RST, SYN, Packet
 from hvtx.host.replica.scratch import WORLD_MAC, Owner, Scratch
+from hvtx.host.replica.trace import Step
 
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 # Beyond the host: public addresses, as a rule about private or reserved ones would not meet.
@@ -46,7 +48,7 @@ class Tries:
     def __init__(self, scratch: Scratch) -> None:
         """In this scratch."""
         self._scratch = scratch
-        self._counted = {family: legacy.counted(family) for family in scratch.picture.legacy}
+        self._evidence = Evidence(scratch)
 
     # -- the ways ----------------------------------------------------------------------------------
 
@@ -73,7 +75,8 @@ class Tries:
             sent = Sent(guest.device, guest.mac, to_mac, _of(guest, target), target)
             return self._exchange(sent, protocol, port, arrives)
 
-        cause = self._judge(attempt, len(target), legs)
+        led = self._led(guest, gateway, target, protocol, port)
+        cause = self._judge(attempt, len(target), legs, led, (guest,))
         if cause is not None or not leaves_as or not sources or sources[-1] in leaves_as:
             return cause
         shown = socket.inet_ntop(FAMILIES[4 if len(target) == 4 else 6], sources[-1])
@@ -92,11 +95,13 @@ class Tries:
             sent = Sent(one.device, one.mac, to_mac, _with(one, family), target)
             return self._exchange(sent, protocol, port, lambda seen: seen.device == other.device)
 
-        return self._judge(attempt, 4 if family == 4 else 16, legs)
+        target = _with(other, family)
+        led = self._led(one, target, target, protocol, port)
+        return self._judge(attempt, 4 if family == 4 else 16, legs, led, (one, other))
 
     def from_world(
         self, far: Far, mac: bytes, target: bytes, protocol: str, port: int,
-        arrives: Callable[[Packet], bool], legs: list[Leg],
+        arrives: Callable[[Packet], bool], legs: list[Leg], ends: Collection[Owner] = (),
     ) -> Cause | None:  # fmt: skip
         """A flow of somebody in the world to an address of the host."""
 
@@ -104,7 +109,7 @@ class Tries:
             sent = Sent(far.device, WORLD_MAC, mac, far.address, target)
             return self._exchange(sent, protocol, port, arrives)
 
-        return self._judge(attempt, len(target), legs)
+        return self._judge(attempt, len(target), legs, ends=ends)
 
     def from_host(
         self, guest: Owner, family: int, protocol: str, port: int, legs: list[Leg]
@@ -116,7 +121,7 @@ class Tries:
                 return self._dial(guest, _with(guest, family), family, protocol, port)
             return False
 
-        return self._judge(attempt, 4 if family == 4 else 16, legs)
+        return self._judge(attempt, 4 if family == 4 else 16, legs, ends=(guest,))
 
     def to_host(
         self, guest: Owner, gateway: bytes, protocol: str, port: int, legs: list[Leg]
@@ -132,45 +137,58 @@ class Tries:
                 return self._echoed(sent)
             return self._served(sent, protocol, port)
 
-        return self._judge(attempt, len(gateway), legs)
+        led = self._led(guest, gateway, gateway, protocol, port)
+        return self._judge(attempt, len(gateway), legs, led, (guest,))
 
-    def _judge(self, attempt: Callable[[], bool], size: int, legs: list[Leg]) -> Cause | None:
-        """Try, and where it fails find out by what."""
+    def _judge(
+        self, attempt: Callable[[], bool], size: int, legs: list[Leg],
+        led: Callable[[], bool] | None = None, ends: Collection[Owner] = (),
+    ) -> Cause | None:  # fmt: skip
+        """Try, and where it fails find out by what.
+
+        ``led`` tries whether it comes to a program of the host, if a rule leads it there; ``ends``
+        are guests that it needs.
+        """
+        family = 4 if size == 4 else 6
+        self._scratch.begin()
         if attempt():
-            return None
+            return self._evidence.doubt(family)
+        heard = self._scratch.steps()
         try:
-            return self._cause(attempt, 4 if size == 4 else 6, legs)
+            if led is not None and led():
+                return self._evidence.doubt(family)
+            cause = self._cause(attempt, family, legs, ends, heard)
+            return self._evidence.doubt(family) or cause
         finally:
             self._scratch.patience = 0.0
             self._scratch.forget_neighbours()  # who asked in vain asks again only by and by
 
-    def _cause(self, attempt: Callable[[], bool], family: int, legs: list[Leg]) -> Cause | None:
+    def _cause(
+        self, attempt: Callable[[], bool], family: int, legs: list[Leg], ends: Collection[Owner],
+        heard: list[Step],
+    ) -> Cause | None:  # fmt: skip
         """What stopped it; None where only the kernel was late (a soft interrupt put off)."""
-        heard = self._scratch.steps()
+        if any(attempt() for _ in range(self._scratch.chances())):
+            return None
+        if self._scratch.refresh():  # what earlier flows taught the rules is not this one's
+            self._scratch.begin()
+            self._scratch.forget_neighbours()
+            if attempt():
+                return None
+            heard = self._scratch.steps()
         if (found := causes.of_trace(heard)) is not None:
             return found
-        if (line := self._met(family, attempt)) is not None:
+        if (line := self._evidence.line(family, attempt)) is not None:
             return causes.of_line(family, line)
-        if (found := causes.of_legs(self._scratch, family, legs)) is not None:
+        found = causes.of_ends(self._scratch, ends) or causes.of_legs(self._scratch, family, legs)
+        if found is not None:
             return found._replace(by="unknown") if self._scratch.crooked else found
         for self._scratch.patience in PATIENCE:
             self._scratch.forget_neighbours()
             if attempt():
                 return None
-        return causes.of_trace(heard, ours=True) or causes.UNKNOWN
-
-    def _met(self, family: int, attempt: Callable[[], bool]) -> legacy.Line | None:
-        """The line of a legacy table that the flow met; where several were, it is tried again."""
-        if family not in self._scratch.picture.legacy:
-            return None
-        before, self._counted[family] = self._counted[family], legacy.counted(family)
-        moved = legacy.moved(before, self._counted[family])
-        if len(moved) > 1:
-            self._scratch.forget_neighbours()
-            attempt()
-            before, self._counted[family] = self._counted[family], legacy.counted(family)
-            moved = legacy.moved(before, self._counted[family])
-        return moved[0] if moved else None
+        found = causes.of_trace(heard, ours=True) or causes.UNKNOWN
+        return found._replace(suspects=self._evidence.suspects(family, attempt))
 
     # -- what passes between two ends --------------------------------------------------------------
 
@@ -239,6 +257,33 @@ class Tries:
         return any(mine(s, ACK, number + 1) and arrives(s) for s in self._send(sent, closing))
 
     # -- programs of the host ----------------------------------------------------------------------
+
+    def _led(
+        self, guest: Owner, next_: bytes, target: bytes, protocol: str, port: int
+    ) -> Callable[[], bool] | None:
+        """Tries whether a flow is answered by what listens on the host; None if nothing does."""
+        listening = self._scratch.picture.listening
+        if not any(one[0] == protocol for one in listening):
+            return None
+
+        def attempt() -> bool:
+            self._scratch.forget_neighbours()
+            to_mac = self._scratch.neighbour(guest, next_)
+            if to_mac is None:
+                return False
+            sent = Sent(guest.device, guest.mac, to_mac, _of(guest, target), target)
+            with servers.serving(listening, protocol) as opened:
+                if protocol == "tcp":
+                    return self._accepted(sent, port)
+                payload = _COOKIE % self._scratch.number()
+                ports = (self._scratch.number(), port)
+                self._send(sent, frames.udp(sent.source, sent.target, ports, payload))
+                servers.answered(opened)
+                seen = self._scratch.packets(self._scratch.settle())
+                return any(payload in one.payload and one.device == sent.device
+                           and one.source == sent.target for one in seen)  # fmt: skip
+
+        return attempt
 
     def _echoed(self, sent: Sent) -> bool:
         payload = _COOKIE % self._scratch.number()

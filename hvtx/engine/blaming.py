@@ -1,0 +1,70 @@
+"""Which rule of others is to blame where none was seen to end a flow.
+
+A rule that does not track, that gives connections a zone, marks or another destination stops a flow
+somewhere else, or nowhere in sight. Each rule that the flow met is taken out of the copy in turn:
+without the one to blame it passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from hvtx.host.replica import ruleset
+from hvtx.host.replica.causes import Cause, Suspect
+from hvtx.host.replica.scratch import Picture
+from hvtx.host.xtables import TOOLS
+from hvtx.model.traffic import Flow
+
+_MOST = 8  # rules that are taken out, one after the other
+Stopped = list[tuple[Flow, Cause]]
+Handles = Mapping[tuple[ruleset.Place, int], int]
+
+
+def blamed(
+    picture: Picture, stopped: Stopped, handles: Handles, again: Callable[[Picture], Stopped]
+) -> Stopped:
+    """The same flows, with the rules that were found out; ``again`` tries all in a changed host."""
+    open_ = {flow: cause for flow, cause in stopped if cause.suspects}
+    every = list(dict.fromkeys(s for cause in open_.values() for s in cause.suspects))[:_MOST]
+    found: dict[Flow, Cause] = {}
+    for together in (False, True):  # two rules may do the same, so that one alone changes nothing
+        less = picture
+        for suspect in every:
+            left = {f for f, cause in open_.items() if suspect in cause.suspects} - found.keys()
+            if not left and not (together and open_.keys() - found.keys()):
+                continue
+            less = without(less if together else picture, suspect, handles)
+            failing = {flow for flow, _ in again(less)}
+            for flow in left - failing:
+                found[flow] = _cause(suspect)
+        if len(every) < 2 or found.keys() == open_.keys():
+            break
+    return [(flow, found.get(flow, cause)) for flow, cause in stopped]
+
+
+def _cause(suspect: Suspect) -> Cause:
+    by = "nft" if suspect.handle else "legacy"
+    return Cause(by, suspect.place, suspect.text, suspect.handle)
+
+
+def without(picture: Picture, suspect: Suspect, handles: Handles) -> Picture:
+    """The host without one rule. Pure."""
+    if not suspect.handle:
+        tool, table, _ = suspect.place
+        texts = {
+            family: _less(text, table, suspect.text) if TOOLS[family] == tool[: -len("-legacy")]
+            else text for family, text in picture.legacy.items()
+        }  # fmt: skip
+        return picture._replace(legacy=texts)
+    number = handles.get((suspect.place, suspect.handle))
+    rules = [
+        body for body in picture.ruleset.rules
+        if (ruleset.place(body), ruleset.handle_of(body)) != (suspect.place, number)
+    ]  # fmt: skip
+    return picture._replace(ruleset=picture.ruleset._replace(rules=rules))
+
+
+def _less(text: str, table: str, line: str) -> str:
+    """A saved family without the first such rule of a table."""
+    head, mark, body = text.partition(f"*{table}\n")
+    return head + mark + body.replace(line + "\n", "", 1)
