@@ -161,7 +161,7 @@ def preload() -> None:
     for name in (
         "hvtx.cli.doctor", "hvtx.cli.gc", "hvtx.cli.look", "hvtx.cli.network", "hvtx.cli.vm",
         "hvtx.drivers.address", "hvtx.drivers.bridge", "hvtx.drivers.file", "hvtx.drivers.iptables",
-        "hvtx.drivers.nftables", "hvtx.drivers.process", "hvtx.drivers.sysctl", "hvtx.drivers.tap",
+        "hvtx.drivers.nftables", "hvtx.drivers.vm_process.stop", "hvtx.drivers.sysctl", "hvtx.drivers.tap",
         "hvtx.engine.collect", "hvtx.engine.define", "hvtx.engine.launch", "hvtx.engine.networks",
         "hvtx.engine.recover", "hvtx.engine.repair", "hvtx.engine.show", "hvtx.hypervisors.command",
         "hvtx.hypervisors.external", "hvtx.hypervisors.qemu", "pyroute2", "sqlite_utils",

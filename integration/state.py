@@ -34,7 +34,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hvtx.drivers import process
+from hvtx.drivers.vm_process import gate as gates
 from hvtx.host import libnftables, portholder, procfs, xtables
 from hvtx.host.netlink import Channel, attribute_map
 from hvtx.host.nfnetlink import Nftables
@@ -360,7 +360,7 @@ def _is_on_its_way(pid: int) -> bool:
             return loggers.is_ending(pid)
         if portholder.is_passing(pid) or loggers.follows_the_dead(pid):
             return True
-        if process.is_gate(pid) or _SIGNALLED.search(status) is not None:
+        if gates.is_gate(pid) or _SIGNALLED.search(status) is not None:
             return True
         # before its exec a child has our own command line, and in the middle of it none
         words = procfs.command_line(pid)

@@ -247,8 +247,8 @@ def test_a_strangers_systemd_is_not_told_our_pids(tmp_path: Path) -> None:
     (tmp_path / "busctl").write_text('#!/bin/sh\n: >"$0.called"\n')
     (tmp_path / "busctl").chmod(0o755)
     script = (
-        "import os, sys; from hvtx.drivers import process; process.SYSTEMD = sys.argv[1];"
-        "assert process.enter_scope('web', os.getpid()) is None"
+        "import os, sys; from hvtx.drivers.vm_process import scope; scope.SYSTEMD = sys.argv[1];"
+        "assert scope.enter_scope('web', os.getpid()) is None"
     )
     lab.run(
         "unshare", "--pid", "--fork", "--mount-proc", "env", f"PATH={tmp_path}", sys.executable,

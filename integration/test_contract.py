@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from hvtx.cli.main import settings
+from hvtx.cli.settings import settings
 from integration import lab, witness
 from integration.program import Forked, Program, Ran, preload
 

@@ -240,6 +240,7 @@ def test_what_others_change_of_a_device(hvtx: Program, change: str) -> None:
     for part in ("address", "mtu", "master", "flags", "ifalias"):
         assert link(device)[part] == whole[part]
     assert not [f for f in findings(hvtx) if f["check"] == "damage" and f["level"] != "ok"]
+    assert hvtx("repair", "--json").json()["repaired"] == []
 
 
 def findings(hvtx: Program) -> list[dict[str, str]]:

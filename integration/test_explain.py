@@ -71,6 +71,8 @@ def programs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[P
     )
     example.plant_strangers()
     example.furnish(hvtx, other=other)
+    door = ("vm", "run", "door", "--network", "theirs", "-p", "7070:70/udp")
+    other(*door, "--", "sleep", "600")
     yield hvtx, other
     example.end_all(hvtx, other)
 
@@ -168,6 +170,32 @@ def _addresses(host: Host) -> None:
     assert host.ask("10.99.0.1")["owner"] == "other-installation"
     assert host.ask("127.0.0.1")["message"].endswith("an address of lo")
     host.nothing("198.51.100.7")
+    six = host.hvtx("network", "show", "lan", "--json").json()["gateway"][1]
+    for thing, words in (
+        ("10.77.0.255", "the broadcast address"), ("10.77.0.0", "the network address"),
+        ("fd77::", "the network address"), ("10.77.0.255/24", "the broadcast address"),
+    ):  # fmt: skip
+        told = host.ask(thing)
+        assert "free" not in told["message"]
+        assert words in told["message"], told
+        assert told["network"] == "lan"
+    for thing in (six, f"[{six}]", six.upper(), f"{six}%lan0", f"{six}/64"):
+        assert host.brief(thing)[:4] == ("address", "hvtx", None, "lan"), thing
+    for thing in (f"[{web['ipv6']}]", f"{web['ipv6']}/64"):
+        assert host.brief(thing)[:3] == ("lease", "hvtx", "web")
+
+
+def test_a_vip_in_a_subnet_of_ours_is_no_guests_address() -> None:
+    """The host has it itself, on whichever device; no more is it free."""
+    preload()
+    hvtx = Forked()
+    hvtx("network", "create", "net", "--subnet", "10.77.0.0/24")
+    lab.run("ip", "addr", "add", "10.77.0.200/32", "dev", "lo")
+    told = hvtx("explain", "10.77.0.200", "--json").json()
+    assert told["owner"] == "foreign"
+    assert "in the subnet of network 'net'" in told["message"]
+    told = hvtx("explain", "10.77.0.0/24", "--json").json()
+    assert (told["owner"], told["network"]) == ("hvtx", "net")
 
 
 def _ports(host: Host) -> None:
@@ -176,6 +204,9 @@ def _ports(host: Host) -> None:
     assert host.ask("5353/udp")["vm"] == "mail"
     assert host.brief("5353/tcp")[:2] == ("port", "foreign")
     assert host.brief("9090") == ("port", "hvtx", "spare", "lan", "reserved")
+    for thing in ("7070", "7070/udp", "0.0.0.0:7070"):
+        assert host.brief(thing)[:2] == ("port", "other-installation"), thing
+    assert host.brief("7070/tcp")[:2] == ("port", "foreign")
     told = host.ask("6379")
     assert "Docker" in told["message"]
     assert any("DNAT" in line for line in told["evidence"])

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from hvtx import migrations
-from hvtx.store import database
+from hvtx.store import connection, creating
 from integration import lab
 from integration.program import Forked, preload
 from integration.test_crash import end_everything, host
@@ -121,7 +121,7 @@ def test_a_writer_that_sleeps_inside_a_transaction(hvtx: Forked) -> None:
     """The others are told who is in the way (75), and nothing is acted; readers read on."""
     words = textwrap.dedent("""
         import os, signal, sys
-        from hvtx.store.database import open_store
+        from hvtx.store.opening import open_store
         store = open_store(sys.argv[1], sys.argv[2], writable=True)
         with store.transaction() as sql:
             sql.execute("UPDATE vm SET autostart = 1")
@@ -152,8 +152,8 @@ def test_an_upgrade_under_a_running_start(hvtx: Forked, monkeypatch: pytest.Monk
     ) as start:
         os.waitid(os.P_PID, start.pid, os.WSTOPPED)
         newer = (*migrations.MIGRATIONS, ("9999_next", ("CREATE TABLE tomorrow (x INT) STRICT",)))
-        monkeypatch.setattr(database, "MIGRATIONS", newer)
-        monkeypatch.setattr(database, "SCHEMA", len(newer))
+        monkeypatch.setattr(creating, "MIGRATIONS", newer)
+        monkeypatch.setattr(connection, "SCHEMA", len(newer))
         hvtx("recover")
         assert [o["state"] for o in hvtx("intents", "--json").json()["operations"]] == ["running"]
         os.kill(start.pid, signal.SIGCONT)

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from hvtx.drivers import process
+from hvtx.drivers.vm_process import gate as gates
+from hvtx.drivers.vm_process import stop as stopping
 from hvtx.engine import launch
 from hvtx.host import asking, qmp, talk
 from integration import lab, talker, witness
@@ -117,8 +118,8 @@ def test_an_internal_error_of_kvm_is_told_by_the_line_that_says_it(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, json_: tuple[str, ...]
 ) -> None:
     """It comes some moments after QEMU has answered that all is well, behind it 30 lines of dump."""
-    monkeypatch.setattr(process, "LOOK_KVM_SECONDS", 60.0)  # the event ends it
-    monkeypatch.setattr(process, "_SETTLE", 60.0)
+    monkeypatch.setattr(gates, "LOOK_KVM_SECONDS", 60.0)  # the event ends it
+    monkeypatch.setattr(gates, "SETTLE", 60.0)
     stage.create()
     stage.orders(states=["running"], then=["internal-error", 0.06], say_then=KVM_ERROR)
     with witness.undone():
@@ -130,7 +131,7 @@ def test_an_internal_error_of_kvm_is_told_by_the_line_that_says_it(
 
 
 def test_without_kvm_there_is_a_look_too(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "LOOK_SECONDS", 60.0)
+    monkeypatch.setattr(gates, "LOOK_SECONDS", 60.0)
     stage.create()
     stage.orders(states=["running"], then=["internal-error", 0.06])
     with witness.undone():
@@ -142,7 +143,7 @@ def test_without_kvm_there_is_a_look_too(stage: Stage, monkeypatch: pytest.Monke
 def test_a_hypervisor_that_ends_right_after_its_first_answer_was_never_up(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, hypervisor: str
 ) -> None:
-    monkeypatch.setattr(process, "LOOK_SECONDS", 60.0)
+    monkeypatch.setattr(gates, "LOOK_SECONDS", 60.0)
     stage.create(hypervisor)
     stage.orders(then=["end", 0.06], say_then="could not do it\n")
     with witness.undone():
@@ -153,7 +154,7 @@ def test_a_hypervisor_that_ends_right_after_its_first_answer_was_never_up(
 
 def test_the_look_ends_when_the_guest_speaks(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """An hour otherwise; what it says comes some moments after QEMU's answer."""
-    monkeypatch.setattr(process, "LOOK_SECONDS", 3600.0)
+    monkeypatch.setattr(gates, "LOOK_SECONDS", 3600.0)
     stage.create()
     stage.orders(states=["running"], then=["", 0.06], say_then="[    0.0] Linux version 6\n")
     stage.hvtx("vm", "start", "web")
@@ -428,7 +429,7 @@ def test_a_guest_that_stops_while_it_powers_down_is_waited_for_no_longer(
 def test_a_hypervisor_that_does_not_answer_is_told_and_ended(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, hypervisor: str
 ) -> None:
-    monkeypatch.setattr(process, "_ASK_SECONDS", (0.2, 0.3))
+    monkeypatch.setattr(stopping, "_ASK_SECONDS", (0.2, 0.3))
     stage.up(hypervisor, hang=True)
     ran = stage.hvtx("vm", "stop", "web", "--timeout", "86400")
     assert ran.err.split("\n")[:2] == [
@@ -461,7 +462,7 @@ def test_a_hypervisor_that_lies_is_shown_and_ended(
 ) -> None:
     """It is never up by its lies; where it lies later, it is unknown, and ends as any other."""
     stage.create(hypervisor)
-    monkeypatch.setattr(process, "_ASK_SECONDS", (0.1, 0.1))
+    monkeypatch.setattr(stopping, "_ASK_SECONDS", (0.1, 0.1))
     for told in LIES[hypervisor]:
         with monkeypatch.context() as short:
             short.setattr(launch, "READY_SECONDS", 0.5)

@@ -235,6 +235,159 @@ def test_who_took_a_port_meanwhile_is_named_and_the_others_are_held(hvtx: Progra
     assert holders() == []
 
 
+def stranger(*binds: str) -> subprocess.Popen[bytes]:
+    """A program that has ports, each written as ``tcp 0.0.0.0 8080``."""
+    program = subprocess.Popen([sys.executable, "-c", _STRANGER, *binds], stdout=-1)
+    assert program.stdout is not None
+    assert program.stdout.readline() == b"has them\n"
+    return program
+
+
+_STRANGER = """
+import socket, sys, time
+kept = []
+for words in sys.argv[1:]:
+    protocol, address, port = words.split()
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    s = socket.socket(family, socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.bind((address, int(port)))
+    if protocol == "tcp":
+        s.listen()
+    kept.append(s)
+print("has them", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    "bound", ["tcp 0.0.0.0 8080", "tcp 127.0.0.1 8080", "tcp :: 8080", "udp 0.0.0.0 8080"]
+)
+def test_who_took_a_port_is_told_with_what_gives_it_back(hvtx: Program, bound: str) -> None:
+    """explain, doctor and repair name him; what doctor says is done, and it is content."""
+    protocol = bound.partition(" ")[0]
+    run(hvtx, f"8080:80/{protocol}")
+    (holder,) = holders()
+    lab.end(holder)
+    told = hvtx("explain", f"8080/{protocol}", "--json").json()["evidence"]
+    assert not [line for line in told if "held by pid" in line], told
+    assert any(f"pid {holder}, has ended" in line and "hvtx repair" in line for line in told), told
+    with stranger(bound) as program:
+        try:
+            who = f"python3 (pid {program.pid}, user root)"
+            found = findings(hvtx, "damage")
+            assert [f["level"] for f in found] == ["warning"]
+            assert who in str(found[0]["evidence"])
+            assert found[0]["hint"] == f"kill {program.pid}; hvtx repair"
+            told = hvtx("explain", f"8080/{protocol}", "--json").json()["evidence"]
+            assert any(f"and {who} has it now" in line for line in told), told
+            why = json.loads(hvtx("repair", "--json", code=9).out)["failed"][0]["why"]
+            assert who in why
+            assert why.endswith(f"kill {program.pid}; hvtx repair")
+        finally:
+            program.kill()
+    assert findings(hvtx, "damage")[0]["hint"] == "hvtx repair"
+    hvtx("repair")
+    assert [f["level"] for f in findings(hvtx, "damage")] == ["ok"]
+    assert refused(protocol, Where("0.0.0.0"), options=REUSE)
+    told = hvtx("explain", f"8080/{protocol}", "--json").json()["evidence"]
+    assert any(f"held by pid {holders()[0]}" in line for line in told), told
+
+
+def test_a_host_daemons_port_is_told_with_its_program(hvtx: Program) -> None:
+    """At create, at start and by explain; of a VM that is down, too."""
+    hvtx("vm", "create", "down", "--network", "net", "-p", "8085:80", *SLEEP)
+    with stranger("tcp 127.0.0.1 8085", "udp :: 5353", "udp 0.0.0.0 5354") as program:
+        try:
+            who = f"python3 (pid {program.pid}, user root)"
+            for port in ("8085", "5353/udp", "5354"):
+                told = hvtx("explain", port, "--json").json()
+                assert who in str(told["evidence"]), told
+            assert hvtx("explain", "8085", "--json").json()["vm"] == "down"
+            said = hvtx("vm", "start", "down", code=4).err
+            assert f"in use by a program: {who}" in said
+            assert f"kill {program.pid}" in said
+            more = ("vm", "create", "more", "--network", "net", "-p", "5353:53/udp", *SLEEP)
+            assert who in hvtx(*more, code=4).err
+        finally:
+            program.kill()
+    hvtx("vm", "start", "down")
+
+
+def test_a_holder_that_is_stopped_holds_on(hvtx: Program) -> None:
+    """SIGSTOP takes nothing from it; the VM's end still frees the port, by whoever cleans up."""
+    run(hvtx, "8080:80")
+    (holder,) = holders()
+    os.kill(holder, signal.SIGSTOP)
+    assert [f["level"] for f in findings(hvtx, "damage")] == ["ok"]
+    assert refused("tcp", Where("0.0.0.0"), options=REUSE)
+    lab.end(hvtx.vm("web")["pid"])
+    hvtx("gc", "--apply")
+    assert holders() == []
+    assert not refused("tcp", Where("0.0.0.0"))
+
+
+def test_a_holders_number_that_is_anothers_now_is_no_holder(hvtx: Program) -> None:
+    """Its pid was given to somebody else: he is left alone, and the port is not held."""
+    run(hvtx, "8080:80")
+    (holder,) = holders()
+    lab.end(holder)
+    other = subprocess.Popen(["sleep", "600"])
+    try:
+        with contextlib.closing(
+            sqlite3.connect(Path(os.environ["HVTX_STATE_DIR"], "hvtx.db"))
+        ) as store:
+            store.execute(
+                "UPDATE resource SET observed = replace(observed, ?, ?) WHERE kind = 'publish'",
+                (f'"pid": {holder},', f'"pid": {other.pid},'),
+            )
+            store.commit()
+        told = hvtx("explain", "8080", "--json").json()["evidence"]
+        assert any(f"pid {other.pid}, has ended" in line for line in told), told
+        assert {f["level"] for f in findings(hvtx, "damage")} == {"warning"}
+        hvtx("vm", "stop", "web", "--timeout", "1")
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
+def limited(limit: str, *arguments: str, code: int = 0) -> str:
+    """What the program says with a limit on open files, ``SOFT:HARD``."""
+    enter = ["prlimit", f"--nofile={limit}", "--", sys.executable, "-m", "hvtx"]
+    done = subprocess.run([*enter, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr[-2000:]
+    return done.stderr
+
+
+@pytest.mark.parametrize("limit", ["1024:4096", "4096:4096"])
+def test_many_ports_take_more_files_than_are_usual(hvtx: Program, limit: str) -> None:
+    """Two sockets each: the soft limit is raised for the holder, and is the usual one for the VM."""
+    ports = [word for n in range(510) for word in ("-p", f"{20000 + n}:80")]
+    limited(limit, "vm", "run", "web", "--network", "net", *ports, *SLEEP)
+    (holder,) = holders()
+    assert len(os.listdir(f"/proc/{holder}/fd")) > 1020
+    limits = Path(f"/proc/{hvtx.vm('web')['pid']}/limits").read_text()
+    assert limits.partition("Max open files")[2].split()[0] == "1024"
+    assert refused("tcp", Where("0.0.0.0"), 20509)
+    lab.end(holder)
+    limited(limit, "repair")
+    assert refused("tcp", Where("::"), 20509)
+
+
+def test_a_hard_limit_is_named_with_how_many_ports_it_lets(hvtx: Program) -> None:
+    """Nothing is made; as many as it says can be had."""
+    ports = [word for n in range(150) for word in ("-p", f"{20000 + n}:80")]
+    with witness.undone():
+        said = limited("256:256", "vm", "run", "web", "--network", "net", *ports, *SLEEP, code=6)
+    assert "150 published ports are held by 300 sockets" in said
+    assert "256 files open (the hard limit)" in said
+    most = int(said.partition("at most ")[2].partition(" ")[0])
+    assert 50 < most < 128
+    limited("256:256", "vm", "run", "web", "--network", "net", *ports[: 2 * most], *SLEEP)
+    assert refused("tcp", Where("0.0.0.0"), 20000 + most - 1)
+
+
 def test_a_vm_from_before_holders_gets_one(hvtx: Program) -> None:
     """Its rows say nothing of any."""
     run(hvtx, "8080:80")
@@ -310,6 +463,69 @@ def test_the_guest_is_reached_all_the_same(hvtx: Program, world: lab.Namespace) 
             assert world.run(sys.executable, "-c", _ASK, protocol, address) == "guest\n"
         for protocol in KINDS:
             assert lab.run(sys.executable, "-c", _ASK, protocol, "127.0.0.1") == "guest\n"
+    finally:
+        for one in served:
+            one.kill()
+            one.communicate()
+
+
+@pytest.mark.parametrize(
+    ("port", "network"),
+    [
+        ("8067:67/udp", "net"),
+        ("8547:547/udp", "net"),
+        ("203.0.113.1:8067:67/udp", "net"),
+        ("[2001:db8::1]:8547:547/udp", "net"),
+        ("8067:67/udp", "four"),
+        ("8547:547/udp", "six"),
+    ],
+)
+def test_a_guest_port_whose_answers_are_dropped_is_refused(
+    hvtx: Program, port: str, network: str
+) -> None:
+    """A guest is no DHCP server, which its device's filter sees to: what would it answer by?"""
+    hvtx("network", "create", "four", "--subnet", "10.78.0.0/24")
+    hvtx("network", "create", "six", "--subnet", "fd78::/64")
+    with witness.undone():
+        said = hvtx("vm", "create", "web", "--network", network, "-p", port, *SLEEP, code=2).err
+    assert "DHCP" in said
+    assert "hint: let the guest serve it on another port" in said
+    fine = {
+        "67": ("8067:67", "[2001:db8::1]:8067:67/udp"),
+        "547": ("8547:547", "203.0.113.1:8547:547/udp"),
+    }
+    guest_port = port.rpartition(":")[2].partition("/")[0]
+    for number, other in enumerate(fine[guest_port] if network == "net" else ()):
+        hvtx("vm", "create", f"fine{number}", "--network", "net", "-p", other, *SLEEP)
+
+
+def test_ports_beside_those_are_answered(hvtx: Program, world: lab.Namespace) -> None:
+    """DHCP clients' ports, and a server's in the other family."""
+    ports = (
+        "8068:68/udp",
+        "8546:546/udp",
+        f"[{lab.HOST6}]:8067:67/udp",
+        f"{lab.HOST4}:8547:547/udp",
+    )
+    published = [word for port in ports for word in ("-p", port)]
+    program = str(Path(guest.__file__))
+    hvtx("vm", "run", "web", "--network", "net", *published, "--", sys.executable, program)
+    pid = hvtx.vm("web")["pid"]
+    inside = ("nsenter", "-t", str(pid), "-n", "--")  # as root: ports below 1024
+    until(lambda: "fd77::2" in lab.run(*inside, "ip", "-6", "addr", check=False), "the guest is up")
+    serve = _SERVE.replace('s.bind(("::", 8000))', 's.bind(("::", int(sys.argv[2])))')
+    served = [
+        subprocess.Popen([*inside, sys.executable, "-c", serve, "udp", port], stdout=-1)
+        for port in ("68", "546", "67", "547")
+    ]
+    try:
+        for one in served:
+            assert one.stdout is not None
+            assert one.stdout.readline() == b"ready\n"
+        both = [(p, a) for p in ("8068", "8546") for a in (lab.HOST4, lab.HOST6)]
+        for port, address in (*both, ("8067", lab.HOST6), ("8547", lab.HOST4)):
+            ask = _ASK.replace("8080", port)
+            assert world.run(sys.executable, "-c", ask, "udp", address) == "guest\n", port
     finally:
         for one in served:
             one.kill()

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from integration import lab
-from integration.program import Program
+from integration.program import Forked, Program, preload
 
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
 ID = "aaaa1111-0000-4000-8000-00000000000a"
@@ -324,3 +324,54 @@ def test_the_device_is_opened_again_before_gc(theirs: Theirs, hvtx: Program) -> 
     os.close(descriptor)
     hvtx("gc", "--apply")
     assert TAP not in lab.run("ip", "-o", "link")
+
+
+READING = (
+    ("vm", "show", "first"), ("vm", "ls"), ("network", "ls"), ("intents",), ("log",),
+    ("explain", "first"), ("explain", TAP), ("explain", IP), ("explain", "8080"),
+    ("explain", "8080/tcp"), ("explain", f"{IP}/32"), ("explain", "--", "-s", f"{IP}/32"),
+    ("gc", "--plan"), ("gc", "--plan", "--all"), ("metrics",),
+)  # fmt: skip
+REFUSED = (
+    (("vm", "start", "first"), 4), (("vm", "rm", "first"), 4), (("vm", "stop", "first"), 4),
+    (("vm", "restart", "first"), 4), (("vm", "console", "first"), 4),
+    (("vm", "logs", "first"), 3), (("vm", "attach", "first", "--pid", "1"), 4),
+    (("vm", "set", "first", "--memory", "512"), 4),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("theirs", ["iptables-nft", "iptables-legacy"], indirect=True)
+def test_every_verb_with_a_vm_that_was_taken_over(theirs: Theirs, tmp_path: Path) -> None:
+    """What reads answers and changes nothing; what cannot be done says why; the rest does it."""
+    preload()
+    hvtx = Forked(HVTX_FIREWALL="nftables")
+    hvtx("network", "create", "net", "--subnet", "10.77.0.0/24")
+    theirs.hold()
+    assert theirs.process is not None
+    hvtx("import", "my-hypervisor", theirs.state(theirs.process.pid))
+    before = still(lab.dump())
+    for words in READING:
+        ran = (
+            hvtx(*words, "--json") if words[0] != "metrics" and "--" not in words else hvtx(*words)
+        )
+        assert "bug in hvtx" not in ran.err, words
+    told = json.loads(hvtx("doctor", "--json", code=None).out)["findings"]
+    assert {f["level"] for f in told if f["check"] in ("damage", "ports", "addresses")} == {"ok"}
+    assert not [f for f in told if "unexpected" in str(f)], told
+    assert hvtx("repair", "--json").json()["repaired"] == []
+    assert hvtx("repair", "first", "--json").json()["repaired"] == []
+    for words, code in REFUSED:
+        said = hvtx(*words, code=code).err
+        assert "error: " in said
+        assert "bug in hvtx" not in said
+    hvtx("recover")
+    assert lab.difference(before, still(lab.dump())) == ""
+    assert hvtx("gc", "--plan", "--detailed-exitcode").code == 0
+    hvtx("vm", "stop", "first", "--force")
+    theirs.process.wait()
+    assert not [line for line in rule_lines(theirs.tool) if IP in line]
+    assert hvtx.vm("first")["state"] == "defined"
+    hvtx("vm", "rm", "first")
+    said = hvtx("vm", "create", "first", "--from-log", code=3).err
+    assert "hint: hvtx import or hvtx adopt" in said
+    assert hvtx.is_clean()

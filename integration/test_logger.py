@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from hvtx.drivers import process
+from hvtx.drivers.vm_process import gate as gates
+from hvtx.drivers.vm_process import stop as stopping
 from hvtx.host import logger, procfs
 from integration.loggers import is_logger
 from integration.test_input import small_disk
@@ -24,7 +25,7 @@ def room(tmp_path: Path) -> Iterator[Room]:
     made.close()
 
 
-def logger_of(gate: process.Gate) -> int:
+def logger_of(gate: gates.Gate) -> int:
     pid = gate.pids[1]
     until(lambda: is_logger(pid), "a logger")
     return pid
@@ -104,7 +105,7 @@ def test_the_logger_ends_with_its_vm_and_holds_nothing_of_ours(room: Room) -> No
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         os.kill(pid, number)
     assert not gone(pid)
-    process.stop(gate.identity, directory="", power_down="none", force=True)
+    stopping.stop(gate.identity, directory="", power_down="none", force=True)
     until(lambda: gone(pid), "the logger ended")
 
 

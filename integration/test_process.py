@@ -19,7 +19,13 @@ from typing import Self
 
 import pytest
 
-from hvtx.drivers import process
+from hvtx.drivers.vm_process import console as consoles
+from hvtx.drivers.vm_process import gate as gates
+from hvtx.drivers.vm_process import prepare as preparing
+from hvtx.drivers.vm_process import probe as probing
+from hvtx.drivers.vm_process import scope as scopes
+from hvtx.drivers.vm_process import spawn as spawning
+from hvtx.drivers.vm_process import stop as stopping
 from hvtx.errors import Conflict, HostRefused, NotFound, NotPermitted, UsageError
 from hvtx.host import api, console, procfs, qmp, talk
 from hvtx.hypervisors import base, qemu
@@ -60,13 +66,13 @@ class Room:
         self.log = str(path / "log")
         self.spawned: list[Identity] = []
 
-    def spawn(self, launch: Launch, name: str = "web") -> process.Gate:
-        process.prepare(launch, str(self.path), self.log)
-        gate = process.spawn(launch, self.log, name)
+    def spawn(self, launch: Launch, name: str = "web") -> gates.Gate:
+        preparing.prepare(launch, str(self.path), self.log)
+        gate = spawning.spawn(launch, self.log, name)
         self.spawned.append(gate.identity)
         return gate
 
-    def start(self, launch: Launch) -> process.Gate:
+    def start(self, launch: Launch) -> gates.Gate:
         gate = self.spawn(launch)
         gate.open()
         gate.wait_ready(launch)
@@ -79,7 +85,7 @@ class Room:
         for identity in self.spawned:
             procfs.signal(identity, signal.SIGKILL)
             procfs.wait_gone(identity, 10)
-            process.reap(identity)
+            gates.reap(identity)
 
 
 @pytest.fixture
@@ -94,13 +100,13 @@ def room(tmp_path: Path) -> Iterator[Room]:
 
 def test_nothing_runs_before_the_gate_opens(room):
     gate = room.spawn(shell(room.path, "echo ran; exec sleep 60"))
-    assert process.is_gate(gate.identity.pid)
+    assert gates.is_gate(gate.identity.pid)
     assert procfs.look(gate.identity.pid).start == gate.identity.start
     time.sleep(0.2)
     assert room.said() == ""
     gate.open()
     gate.wait_exec(10)
-    assert not process.is_gate(gate.identity.pid)
+    assert not gates.is_gate(gate.identity.pid)
     assert procfs.same(gate.identity, procfs.look(gate.identity.pid))
     until(lambda: room.said() == "ran\n", "ran")
 
@@ -142,7 +148,7 @@ def test_a_gate_is_known_as_one_from_the_beginning(room):
     """The kernel lets posix_spawn return before the new program's arguments are to be read."""
     for _ in range(100):
         gate = room.spawn(command(room.path, "sleep", "60"))
-        assert process.is_gate(gate.identity.pid)
+        assert gates.is_gate(gate.identity.pid)
         gate.cancel()
 
 
@@ -155,26 +161,26 @@ def test_a_gate_that_is_long_in_its_exec_is_known_as_one(monkeypatch):
         slept += seconds
 
     def command_line(pid):
-        return ("sh", "-c", process.SCRIPT, process.SIGNATURE) if slept > 1.5 else ()
+        return ("sh", "-c", gates.SCRIPT, gates.SIGNATURE) if slept > 1.5 else ()
 
-    monkeypatch.setattr(process.time, "sleep", sleep)
-    monkeypatch.setattr(process.procfs, "command_line", command_line)
-    assert process.is_gate(os.getpid())
+    monkeypatch.setattr(gates.time, "sleep", sleep)
+    monkeypatch.setattr(gates.procfs, "command_line", command_line)
+    assert gates.is_gate(os.getpid())
 
 
 def test_who_is_no_gate():
     for pid in (os.getpid(), 2, int(Path("/proc/sys/kernel/pid_max").read_text()) + 1):
-        assert process.is_gate(pid) is False
+        assert gates.is_gate(pid) is False
 
 
 def test_our_own_descriptors_stand_above_the_gates_and_stay_with_us():
     code = """
 import os
-from hvtx.drivers import process
+from hvtx.drivers.vm_process import spawn as spawning
 mine = []
-high = process._raised(os.open("/dev/null", os.O_RDONLY), mine)
+high = spawning._raised(os.open("/dev/null", os.O_RDONLY), mine)
 assert high >= 10 and not os.get_inheritable(high) and mine == [high], high
-assert process._raised(os.open("/dev/null", os.O_RDONLY), mine) == high + 1
+assert spawning._raised(os.open("/dev/null", os.O_RDONLY), mine) == high + 1
 """
     lab.run(sys.executable, "-c", code)
 
@@ -188,7 +194,7 @@ def test_cancel_leaves_nothing(room):
 
 
 def test_cancel_of_a_gate_that_was_stopped(room, monkeypatch):
-    monkeypatch.setattr(process, "TERM_SECONDS", 0.2)
+    monkeypatch.setattr(gates, "TERM_SECONDS", 0.2)
     gate = room.spawn(shell(room.path, "echo ran"))
     procfs.signal(gate.identity, signal.SIGSTOP)
     gate.cancel()
@@ -197,10 +203,10 @@ def test_cancel_of_a_gate_that_was_stopped(room, monkeypatch):
 
 PARENT = """
 import os, signal, sys
-from hvtx.drivers import process
+from hvtx.drivers.vm_process import spawn as spawning
 from hvtx.hypervisors.base import Launch
 launch = Launch(("sh", "-c", "echo ran; exec sleep 60"), {}, sys.argv[1], {}, "exec", "none", None)
-gate = process.spawn(launch, sys.argv[2])
+gate = spawning.spawn(launch, sys.argv[2])
 if sys.argv[3] == "open":
     gate.open()
 print(gate.identity.pid, flush=True)
@@ -327,40 +333,40 @@ def runs_in(pid: str, directory: Path) -> bool:
 
 def test_stop_terminates_and_reaps(room):
     gate = room.start(command(room.path, "sleep", "60"))
-    process.stop(gate.identity, directory=str(room.path), power_down="none")
+    stopping.stop(gate.identity, directory=str(room.path), power_down="none")
     assert procfs.look(gate.identity.pid).exists is False
-    process.stop(gate.identity, directory=str(room.path), power_down="none")
+    stopping.stop(gate.identity, directory=str(room.path), power_down="none")
 
 
 def test_stop_kills_what_ignores_the_request(room, monkeypatch):
-    monkeypatch.setattr(process, "TERM_SECONDS", 0.2)
+    monkeypatch.setattr(stopping, "TERM_SECONDS", 0.2)
     gate = room.start(shell(room.path, "trap '' TERM; echo deaf; while :; do sleep 1; done"))
     until(lambda: "deaf" in room.said(), "deaf")
-    process.stop(gate.identity, directory=str(room.path), power_down="none", force=True)
+    stopping.stop(gate.identity, directory=str(room.path), power_down="none", force=True)
     assert procfs.look(gate.identity.pid).exists is False
 
 
 def test_stop_gives_a_program_the_time_it_was_promised(room, monkeypatch):
-    monkeypatch.setattr(process, "TERM_SECONDS", 0.05)
+    monkeypatch.setattr(stopping, "TERM_SECONDS", 0.05)
     waiting = "trap 'sleep 0.3; echo bye; exit' TERM; echo up; while :; do sleep 0.05; done"
     gate = room.start(shell(room.path, waiting))
     until(lambda: "up" in room.said(), "up")
-    process.stop(gate.identity, directory=str(room.path), power_down="none", timeout=30)
+    stopping.stop(gate.identity, directory=str(room.path), power_down="none", timeout=30)
     until(lambda: room.said().endswith("bye\n"), "said it to the end")
 
 
 def test_stop_ends_a_stopped_process(room, monkeypatch):
-    monkeypatch.setattr(process, "TERM_SECONDS", 0.2)
+    monkeypatch.setattr(stopping, "TERM_SECONDS", 0.2)
     gate = room.start(command(room.path, "sleep", "60"))
     procfs.signal(gate.identity, signal.SIGSTOP)
-    process.stop(gate.identity, directory=str(room.path), power_down="none", force=True)
+    stopping.stop(gate.identity, directory=str(room.path), power_down="none", force=True)
     assert procfs.look(gate.identity.pid).exists is False
 
 
 def test_stop_spares_who_has_the_pid_now(room):
     gate = room.start(command(room.path, "sleep", "60"))
     other = gate.identity._replace(start=gate.identity.start - 1)
-    process.stop(other, directory=str(room.path), power_down="none", force=True)
+    stopping.stop(other, directory=str(room.path), power_down="none", force=True)
     assert not procfs.look(gate.identity.pid).ended
 
 
@@ -371,7 +377,7 @@ def test_stop_without_permission_says_so(room):
         code = 1
         try:
             os.setresuid(65534, 65534, 65534)
-            process.stop(gate.identity, directory="/", power_down="none", force=True)
+            stopping.stop(gate.identity, directory="/", power_down="none", force=True)
         except NotPermitted:
             code = 0
         finally:
@@ -414,7 +420,9 @@ def test_stop_asks_over_http_and_waits_for_the_guest(room):
         b"HTTP/1.1 204 \r\nServer: x\r\n\r\n",
         lambda: (time.sleep(0.3), procfs.signal(gate.identity, signal.SIGUSR1)),
     )
-    process.stop(gate.identity, directory=str(room.path), power_down="ctrl-alt-del api", timeout=30)
+    stopping.stop(
+        gate.identity, directory=str(room.path), power_down="ctrl-alt-del api", timeout=30
+    )
     server.close()
     until(lambda: room.said() == "up\nasked\n", "asked")
     head, _, body = server.heard.partition(b"\r\n\r\n")
@@ -455,7 +463,7 @@ def test_a_guest_comes_up_and_is_powered_down(room):
         assert machine.status() == "paused"
         with pytest.raises(HostRefused, match="nonsense"):
             machine.execute("nonsense")
-    process.stop(gate.identity, directory=str(room.path), power_down="qmp", timeout=0.2)
+    stopping.stop(gate.identity, directory=str(room.path), power_down="qmp", timeout=0.2)
     assert procfs.look(gate.identity.pid).exists is False
     assert "terminating on signal 15" in room.said()
 
@@ -468,8 +476,8 @@ def test_the_guest_is_asked_to_power_down(room):
         watch.recv(65536)
         watch.sendall(b'{"execute": "qmp_capabilities"}\n')
         watch.recv(65536)
-        assert process._ask(
-            process.Ending(gate.identity, str(room.path), "qmp"), time.monotonic() + 10
+        assert stopping._ask(
+            stopping.Ending(gate.identity, str(room.path), "qmp"), time.monotonic() + 10
         )
         assert b'"POWERDOWN"' in watch.recv(65536)
 
@@ -510,11 +518,11 @@ def test_left_over_sockets_are_removed_and_files_are_written(room):
     with socket.socket(socket.AF_UNIX) as old:
         old.bind(str(room.path / "api.sock"))
     (room.path / "f").write_text("something older and longer")
-    process.prepare(launch, str(room.path), room.log)
+    preparing.prepare(launch, str(room.path), room.log)
     assert {path.name: path.read_bytes() for path in room.path.iterdir()} == {"f": b"new"}
     assert (room.path / "f").stat().st_mode & 0o777 == 0o600
     with pytest.raises(HostRefused, match="absent/f"):
-        process.prepare(launch, str(room.path / "absent"), room.log)
+        preparing.prepare(launch, str(room.path / "absent"), room.log)
 
 
 SERIAL = bytes.fromhex(
@@ -531,7 +539,7 @@ def echoing_disk(path: Path) -> str:
     return str(path)
 
 
-def echo_guest(room: Room, tmp_path: Path) -> process.Gate:
+def echo_guest(room: Room, tmp_path: Path) -> gates.Gate:
     vm = VM._replace(disks=(echoing_disk(tmp_path / "disk.img"),))
     probes = Probes(QEMU, kvm=False, machine="x86_64")
     return room.start(qemu.render(vm, (), probes, str(room.path)))
@@ -582,10 +590,10 @@ def test_the_console_on_a_terminal_is_left_by_a_key(room, tmp_path):
 
 def test_no_console():
     with pytest.raises(Conflict, match="no console") as caught:
-        process.console("/", None, "/var/log/x")
+        consoles.console("/", None, "/var/log/x")
     assert "/var/log/x" in caught.value.hint
     with pytest.raises(Conflict, match="cannot be reached"):
-        process.console("/", "absent.sock", "/var/log/x")
+        consoles.console("/", "absent.sock", "/var/log/x")
 
 
 # --- what is looked for before a start
@@ -595,19 +603,19 @@ def test_what_is_missing_is_named_before_anything_is_made(tmp_path, monkeypatch)
     monkeypatch.setenv("HVTX_QEMU_ACCEL", "tcg")
     run = str(tmp_path)
     with pytest.raises(NotFound, match="firecracker") as caught:
-        process.probe(VM._replace(hypervisor="firecracker", kernel="/dev/null"), run)
+        probing.probe(VM._replace(hypervisor="firecracker", kernel="/dev/null"), run)
     assert "firecracker-microvm" in caught.value.hint
     there = VM._replace(hypervisor="command", command=("sh",), directory=run)
-    assert process.probe(there, run).binary.endswith("/sh")
+    assert probing.probe(there, run).binary.endswith("/sh")
     for field in ("kernel", "initrd"):
         with pytest.raises(NotFound, match=f"{field} /absent of VM web"):
-            process.probe(there._replace(**{field: "/absent"}), run)
+            probing.probe(there._replace(**{field: "/absent"}), run)
     with pytest.raises(NotFound, match="disk /absent"):
-        process.probe(there._replace(disks=("/absent",)), run)
+        probing.probe(there._replace(disks=("/absent",)), run)
     with pytest.raises(NotFound, match=r"\./absent"):
-        process.probe(there._replace(command=("./absent",)), run)
+        probing.probe(there._replace(command=("./absent",)), run)
     with pytest.raises(NotFound, match="working directory"):
-        process.probe(there._replace(directory="/absent"), run)
+        probing.probe(there._replace(directory="/absent"), run)
 
 
 def test_formats_are_believed_only_while_they_lead_nowhere(tmp_path):
@@ -620,24 +628,24 @@ def test_formats_are_believed_only_while_they_lead_nowhere(tmp_path):
             ">Q", features
         )
 
-    assert process.look_into(disk("a.img", bytes(512))) == "raw"
-    assert process.look_into(disk("b.img", header(3, 0, 0))) == "qcow2"
-    assert process.look_into(disk("c.qcow2", bytes(512))) is None
+    assert probing.look_into(disk("a.img", bytes(512))) == "raw"
+    assert probing.look_into(disk("b.img", header(3, 0, 0))) == "qcow2"
+    assert probing.look_into(disk("c.qcow2", bytes(512))) is None
     for number, wrong in enumerate((header(2, 512, 0), header(3, 512, 0), header(3, 0, 4))):
         with pytest.raises(UsageError, match="names another file"):
-            process.look_into(disk(f"w{number}.img", wrong))
+            probing.look_into(disk(f"w{number}.img", wrong))
 
 
 def test_a_long_log_is_cut_to_whole_lines(tmp_path):
     path = tmp_path / "log"
     path.write_text("".join(f"line {n}\n" for n in range(1000)))
-    process.shorten(str(path), limit=1 << 20)
+    preparing.shorten(str(path), limit=1 << 20)
     assert len(path.read_text().splitlines()) == 1000
-    process.shorten(str(path), limit=1000)
+    preparing.shorten(str(path), limit=1000)
     lines = path.read_text().splitlines()
     assert lines[-1] == "line 999"
     assert 40 < len(lines) < 60 and all(line.startswith("line ") for line in lines)
-    process.shorten(str(tmp_path / "absent"))
+    preparing.shorten(str(tmp_path / "absent"))
 
 
 # --- systemd
@@ -645,9 +653,9 @@ def test_a_long_log_is_cut_to_whole_lines(tmp_path):
 
 def test_the_scope_is_asked_for_and_a_refusal_is_a_warning(room, tmp_path, monkeypatch):
     """A stand-in for busctl: it notes its arguments, then refuses."""
-    monkeypatch.setattr(process, "SYSTEMD", str(tmp_path / "absent"))
-    assert process.enter_scope("web", 1) is None
-    monkeypatch.setattr(process, "_systemd_is_ours", lambda: True)  # whatever boots this machine
+    monkeypatch.setattr(scopes, "SYSTEMD", str(tmp_path / "absent"))
+    assert scopes.enter_scope("web", 1) is None
+    monkeypatch.setattr(scopes, "_systemd_is_ours", lambda: True)  # whatever boots this machine
     tool = tmp_path / "busctl"
     tool.write_text(
         f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/asked\necho refused >&2\nexit 1\n'
@@ -655,10 +663,10 @@ def test_the_scope_is_asked_for_and_a_refusal_is_a_warning(room, tmp_path, monke
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     gate = room.spawn(command(room.path, "sleep", "60"))
-    warning = process.enter_scope("web", gate.identity.pid)
+    warning = scopes.enter_scope("web", gate.identity.pid)
     assert "hvtx-web.scope" in warning and "refused" in warning
     asked = (tmp_path / "asked").read_text().splitlines()
-    assert tuple(asked) == process.scope_call("web", gate.identity.pid)
+    assert tuple(asked) == scopes.scope_call("web", gate.identity.pid)
     assert asked[4:7] == ["StartTransientUnit", "ssa(sv)a(sa(sv))", "hvtx-web.scope"]
     assert asked[asked.index("PIDs") :] == ["PIDs", "au", "1", str(gate.identity.pid), "0"]
 
@@ -744,7 +752,7 @@ def test_a_guest_holds_its_taps_and_keeps_their_mac_addresses_apart(room):
         told = Path(f"/proc/{gate.identity.pid}/fdinfo/{FIRST_HANDED + number}").read_text()
         assert f"iff:\t{port.device}\n" in told
         assert f"tap,id=net{number},fd={FIRST_HANDED + number}" in argv
-    process.stop(gate.identity, directory=str(room.path), power_down="qmp", force=True)
+    stopping.stop(gate.identity, directory=str(room.path), power_down="qmp", force=True)
     assert procfs.tap_holders(names).found == {}
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import click
 import pytest
 
-from hvtx.cli.main import root
+from hvtx.cli.root import root
 from hvtx.engine.runtime import DRIVERS, FIREWALLS
 from integration import firewall_contract
 from integration.test_crash import BACKENDS, COMMANDS

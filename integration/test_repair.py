@@ -95,6 +95,7 @@ def test_settings_that_were_turned_off(hvtx: Program) -> None:
     hvtx("repair", "net")
     assert setting.read_text().strip() == "1"
     hvtx("doctor")
+    assert hvtx("repair", "--json").json()["repaired"] == []
     hvtx("repair", "nobody", code=3)
 
 
@@ -172,6 +173,7 @@ def test_settings_of_devices_are_put_back(hvtx: Program, *, isolate: bool) -> No
             if "port state" not in words:  # the bridge's own protocol decides that now
                 assert any(m.startswith(kind) and words in m for m in damage), change
         hvtx("repair")
+        assert hvtx("repair", "--json").json()["repaired"] == []
         assert shown(device, bridge) == before
         lab.run("ip", "link", "set", device, "nomaster")
         lab.run("ip", "link", "set", device, "master", bridge, "alias", "another's")

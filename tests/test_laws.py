@@ -234,7 +234,7 @@ _PLAIN_CALLS = {
     "hvtx/cli/main.py": {
         "root.main"
     },  # a reader of standard output has gone; nothing else is EPIPE
-    "hvtx/drivers/process.py": {"ask", "ending.tell"},
+    "hvtx/drivers/vm_process/stop.py": {"ask", "ending.tell"},
     "hvtx/engine/lost.py": {"file.any_held"},
     "hvtx/engine/privileges.py": {"tun.open_device"},
     "hvtx/engine/view.py": {"ViewSource"},

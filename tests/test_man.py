@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
-from hvtx.cli.main import COMMANDS, root
+from hvtx.cli.root import COMMANDS, root
 
 TOP = Path(__file__).parents[1]
 

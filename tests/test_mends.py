@@ -26,6 +26,8 @@ _CHANGES = re.compile(
 _DOCTORS = "integration/test_mends.py::test_what_doctor_says_lets_guests_pass"
 _SETTING = "integration/test_mends.py::test_a_setting_by_the_command_that_is_printed"
 _NETWORKD = "integration/test_networkd.py::test_the_hint_is_complete_and_goes_once_it_was_followed"
+_HINTS = "integration/test_hints.py::test_doctor_start_and_gc_tell_of_what_stands_for_good"
+_BRIDGE = "integration/test_hints.py::test_a_network_goes_when_its_hint_is_followed"
 _PACKAGE = "installs a package of the distribution"
 _MODULE = "loads a module into the machine's kernel"
 _MACHINE = "changes the whole machine, not a namespace"
@@ -41,6 +43,9 @@ RUN = {
     "sysctl -w {}=2": "integration/test_mends.py::test_advertisements_by_the_command_that_is_printed",
     "chmod {} {}": "integration/test_mends.py::test_a_mode_by_the_command_that_is_printed",
     "ip addr del {} dev {}": "integration/test_own_addresses.py::test_it_came_while_the_vm_runs",
+    "ip link del dev {}": _BRIDGE,
+    "ip link set dev {} nomaster": _BRIDGE,
+    "nft delete element {} {}": _HINTS,
     "ip neigh del {} dev {}":
         "integration/test_neighbour_entries.py::test_what_an_administrator_entered_for_good_stays",
     "ip {}rule add to {} lookup main pref {}":
@@ -63,6 +68,8 @@ NOT_RUN = {
     "ufw": _UFW,
     "ip link set dev {} address {} mtu {}": "undoes what the emergency mode did, as it was",
     "ip tuntap add dev": "undoes what the emergency mode did, as it was",
+    "ip link set dev {} {} off": "takes a program off a device that somebody else put there",
+    "nft delete rule {} handle {}": "is for a rule that was taken over, and changed since",
     "kill -CONT": "wakes up a process of somebody else",
     "kill -KILL": "ends a process of somebody else",
     "nft delete table inet hvtx-{}": "takes an installation away whose store is lost, by hand",

@@ -51,7 +51,7 @@ def test_each_security_test_stands_for_a_claim() -> None:
 def test_no_module_uses_a_directory_for_temporary_files() -> None:
     """hvtx writes below its own directories and where people say; /tmp is named only in the units' texts."""
     for module in program():
-        if module.path != "store/database.py":
+        if module.path != "store/connection.py":
             assert "tempfile" not in {a.name for n in module.nodes(ast.Import) for a in n.names}
         assert "tempfile" not in {node.module for node in module.nodes(ast.ImportFrom)}, module.path
         for node in module.nodes(ast.Attribute):

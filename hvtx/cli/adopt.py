@@ -17,7 +17,7 @@ from hvtx.cli.common import (
     complete_vm,
     opened,
 )
-from hvtx.cli.main import Group
+from hvtx.cli.root import Group
 from hvtx.errors import PartialFailure
 
 _WORDS = ("imported", "already", "skipped", "failed")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from hvtx.cli.main import DAY, SECONDS, settings
+from hvtx.cli.settings import DAY, SECONDS, settings
 from hvtx.errors import HvtxError, NotPermitted, Refused, StoreError
 
 if TYPE_CHECKING:

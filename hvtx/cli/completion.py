@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 
 from hvtx.cli import render
-from hvtx.cli.main import PROGRAM
+from hvtx.cli.root import PROGRAM
 
 
 def register() -> None:

@@ -10,7 +10,7 @@ import click
 
 from hvtx.cli import render
 from hvtx.cli.common import as_json, opened
-from hvtx.cli.main import settings
+from hvtx.cli.settings import settings
 from hvtx.errors import HvtxError, NotPermitted, StoreError, UsageError
 
 

@@ -8,7 +8,7 @@ import click
 
 from hvtx.cli import render
 from hvtx.cli.common import Number, again_when_full, as_json, complete_network, opened, reading
-from hvtx.cli.main import Group
+from hvtx.cli.root import Group
 
 
 @click.group(cls=Group)

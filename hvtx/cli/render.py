@@ -11,7 +11,7 @@ from typing import Any
 
 
 def write(text: str) -> None:
-    """Text as it is; OutputLost (see ``hvtx.cli.main``) if it cannot be written."""
+    """Text as it is; OutputLost (see ``hvtx.cli.streams``) if it cannot be written."""
     sys.stdout.write(text)
 
 

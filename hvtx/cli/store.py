@@ -6,7 +6,7 @@ import click
 
 from hvtx.cli import render
 from hvtx.cli.common import Given, as_json, complete_file, translated
-from hvtx.cli.main import settings
+from hvtx.cli.settings import settings
 
 
 @click.group()

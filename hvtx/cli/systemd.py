@@ -10,7 +10,8 @@ import click
 
 from hvtx.cli import render
 from hvtx.cli.common import Given, as_json, complete_file
-from hvtx.cli.main import Group, settings
+from hvtx.cli.root import Group
+from hvtx.cli.settings import settings
 from hvtx.errors import NotFound
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ from hvtx.cli.common import (
     opened,
     reading,
 )
-from hvtx.cli.main import Group
 from hvtx.cli.network import show_resources
+from hvtx.cli.root import Group
 from hvtx.errors import UsageError
 
 

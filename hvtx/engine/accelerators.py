@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from hvtx.drivers.process import this_machine
+from hvtx.drivers.vm_process.probe import this_machine
 from hvtx.host import kvm, program
 from hvtx.hypervisors.base import TRAITS, binary_names
 from hvtx.model.user import User

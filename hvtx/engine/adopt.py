@@ -27,7 +27,7 @@ from hvtx.planner import addressing, adoption
 from hvtx.planner.adoption import TOOL, Claim, Finding, Sighted, Verdict, Why
 from hvtx.planner.provision import Want, link_local
 from hvtx.planner.states import identity_of
-from hvtx.store import intents, records
+from hvtx.store import intents, records, trust
 from hvtx.store.history import Event
 
 SCHEMA = "hvtx/import/1"
@@ -55,7 +55,7 @@ def import_states(runtime: Runtime, given: Sequence[str], *, dry_run: bool) -> d
             raise runtime.refused
     else:
         runtime.enter()
-        runtime.store.check_pages()
+        trust.check_pages(runtime.store)
         for name in sorted({adoption.vm_name(claim) for claim in claims}):
             runtime.lock("vm", name)
         runtime.lock("all", "gc")
@@ -85,7 +85,7 @@ def adopt_object(
         raise runtime.refused
     if not dry_run:
         runtime.enter()
-        runtime.store.check_pages()
+        trust.check_pages(runtime.store)
         runtime.lock("vm", vm)
         runtime.lock("all", "gc")
     (claim,), sighted = _sight(runtime, [_vouched(runtime, thing, vm, pid)])
@@ -333,7 +333,7 @@ def _take_over(
         if verdict.vm_id not in records.vm_names(sql):
             records.add_vm(sql, _vm(verdict), operation.id)
             # at once: what is on record is the whole of what will ever be of it
-            sql.execute("UPDATE vm SET operation = NULL WHERE id = ?", (verdict.vm_id,))
+            records.set_vm_confirmed(sql, verdict.vm_id)
         wants = [_want(todo[number], verdict) for number in fresh]
         made = operation.intend(sql, wants, vm=verdict.vm_id, committed=True)
         _record_process(sql, operation, verdict)

@@ -14,7 +14,7 @@ from hvtx.host import failpoint, output
 from hvtx.model.resource import Kind
 from hvtx.model.vm import Liveness
 from hvtx.store import backup as copies
-from hvtx.store import records
+from hvtx.store import records, trust
 from hvtx.store import view as views
 
 
@@ -146,7 +146,7 @@ def _current(settings: Settings) -> Runtime | None:
         return None
     try:
         if not runtime.store.missing:
-            runtime.store.check_pages()
+            trust.check_pages(runtime.store)
             return runtime
     except Refused:
         pass

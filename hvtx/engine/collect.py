@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hvtx.drivers.base import FirewallDriver
-from hvtx.engine import privileges
+from hvtx.engine import flows, privileges
 from hvtx.engine.files import PRIVATE, read_plan, unwritten, write_out
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import device_now, take_snapshot
@@ -25,7 +25,7 @@ from hvtx.model.resource import FIREWALL_KINDS, GONE, Entry, Kind, Outcome, Reso
 from hvtx.model.vm import Liveness
 from hvtx.planner.gc import plan_gc
 from hvtx.planner.states import identity_of, judge_process
-from hvtx.store import history, intents, records
+from hvtx.store import history, intents, records, trust
 from hvtx.store.history import Event
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def collect(
         _as_saved(report.plan, saved or ())
         return report._replace(applied=True)
     runtime.enter()
-    runtime.store.check_pages()
+    trust.check_pages(runtime.store)
     runtime.lock("all", "gc")
     report = make_plan(runtime)
     if report.refused is not None:
@@ -413,16 +413,16 @@ class _Worker:
                     self.outcomes[number] = "skipped:another operation works on networks"
                 else:
                     reasons[row.id] = item.reason.value
-                    flows = past if row.state == State.COMMITTED else release
+                    ending = past if row.state == State.COMMITTED else release
                     {
-                        Reason.FLOWS_REMAIN: flows,
+                        Reason.FLOWS_REMAIN: ending,
                         Reason.IN_USE_BEFORE_COMMIT: complete,
                         Reason.REBOOTED: forget,
                     }.get(item.reason, release).append((number, row))
             if complete:
                 self._complete(complete)
             if past:
-                outcome = _word(self.operation.end_flows_past([row for _, row in past]))
+                outcome = _word(flows.end_past(self.operation, [row for _, row in past]))
                 self.outcomes.update((number, outcome) for number, _ in past)
             if forget:
                 self.operation.forget([row for _, row in forget], reasons)
@@ -457,7 +457,7 @@ class _Worker:
         """VMs whose recorded process is not (or no longer) proven dead, looked at just now."""
         moving = set()
         for vm in vms:
-            for row in self.runtime.read(records.resources, "vm = ? AND kind = 'process'", (vm,)):
+            for row in self.runtime.read(records.processes_of_vm, vm):
                 identity = identity_of(row)
                 if identity is None:
                     continue
@@ -621,20 +621,16 @@ def _tidy(runtime: Runtime) -> None:
     if not idle and not provisional:
         return
     with runtime.store.transaction() as sql:
-        for vm, operation in sql.execute(
-            "SELECT id, operation FROM vm WHERE operation IS NOT NULL"
-        ).fetchall():
+        for vm, operation in records.provisional_vms(sql).items():
             if runtime.is_running(operation):
                 continue
             rows = records.resources_of_vm(sql, vm)
             if any(row.kind == Kind.PROCESS and row.state == State.COMMITTED for row in rows):
                 # the start went through: the VM is on record for good
-                sql.execute("UPDATE vm SET operation = NULL WHERE id = ?", (vm,))
+                records.set_vm_confirmed(sql, vm)
             elif not [row for row in rows if row.kind != Kind.LEASE]:
                 history.add(sql, [forget_vm(sql, vm)], operation=operation, verb="run")
-        for network, operation in sql.execute(
-            "SELECT id, operation FROM network WHERE operation IS NOT NULL"
-        ).fetchall():
+        for network, operation in records.provisional_networks(sql).items():
             left = records.resources_of_network(sql, network)
             if not runtime.is_running(operation) and not left:
                 records.remove_network(sql, network)

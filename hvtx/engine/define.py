@@ -296,7 +296,7 @@ def create_vm(runtime: Runtime, wish: VmWish) -> Vm:
     operation.end(
         "done",
         events=[Event("made", f"VM {vm.name}")],
-        then=lambda sql: sql.execute("UPDATE vm SET operation = NULL WHERE id = ?", (vm.id,)),
+        then=lambda sql: records.set_vm_confirmed(sql, vm.id),
     )
     del rows
     return vm

@@ -21,7 +21,7 @@ from hvtx.hypervisors import base as hypervisors
 from hvtx.model.mark import FAMILY
 from hvtx.model.resource import Kind
 from hvtx.model.user import User
-from hvtx.store import leases, records, reserve
+from hvtx.store import leases, records, reserve, trust
 
 Check = Callable[[Runtime], Iterator[Finding]]
 _MEND = "run hvtx as root, for instance with sudo, and look at the kernel's log"
@@ -107,7 +107,7 @@ def _store(runtime: Runtime) -> Iterator[Finding]:
     yield from judge_filesystem(runtime.store.path, filesystem_of(runtime.store.path))
     yield from judge_room(runtime.settings.state_directory)
     try:
-        runtime.store.check_pages()
+        trust.check_pages(runtime.store)
     except HvtxError as problem:
         yield Finding("store", "error", problem.message, (), problem.hint)
     else:
@@ -410,7 +410,7 @@ def _addresses(runtime: Runtime) -> Iterator[Finding]:
 
     with runtime.reading() as sql:
         networks, vms = records.networks(sql), records.vms(sql)
-        started = {row.vm for row in records.resources(sql, "kind = 'tap'")}
+        started = {row.vm for row in records.resources_of_kind(sql, Kind.TAP)}
         rows = [(network.id, bridge_row(runtime, network)) for network in networks]
     bridges = {i: (row.spec["ifindex"], row.key) for i, row in rows if row is not None}
     wrong = own_addresses.wrong_neighbours(vms, bridges)
@@ -439,7 +439,7 @@ def _ports(runtime: Runtime) -> Iterator[Finding]:
     from hvtx.engine.holding import port_of
 
     with runtime.reading() as sql:
-        every = records.resources(sql, "kind = 'publish' AND state = 'committed'")
+        every = records.committed_resources(sql, Kind.PUBLISH)
         names = {vm: name for vm, name, _, _ in records.vm_heads(sql)}
     rows = [r for r in every if r.life == runtime.life.id and not r.spec.get("imported")]
     found, unknown = translations.beside(rows)
@@ -464,12 +464,14 @@ def _ports(runtime: Runtime) -> Iterator[Finding]:
 
 def _damage(runtime: Runtime) -> Iterator[Finding]:
     """What others flushed or changed under networks and running VMs."""
+    from hvtx.engine.leftovers import stuck
     from hvtx.engine.repair import look_now
     from hvtx.engine.snapshot import take_snapshot
 
     if runtime.store.missing or runtime.refused is not None:
         return
-    damages, unseen = look_now(take_snapshot(runtime))
+    snapshot = take_snapshot(runtime)
+    damages, unseen = look_now(snapshot)
     found = [d for d in damages if d.row.kind != Kind.SYSCTL]
     for damage in found:
         yield Finding(
@@ -484,7 +486,11 @@ def _damage(runtime: Runtime) -> Iterator[Finding]:
     passing = _passes(runtime)
     for words in passing:
         yield Finding("damage", "error", words, (), "hvtx repair")
-    if not found and not unseen and not passing:
+    left = stuck(snapshot)
+    for one in left:
+        words = f"what {one.whose} left on this host cannot be released, and stays in its way"
+        yield Finding("damage", "error", words, one.words, one.hint)
+    if not found and not unseen and not passing and not left:
         yield Finding("damage", "ok", "everything that runs has what is on record")
 
 

@@ -20,6 +20,7 @@ from hvtx.model.meaning import WHY_NOT_MORE, action_of
 from hvtx.model.plan import Action, Item
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.stranger import StrangeRule
+from hvtx.model.vm import Liveness, Publish
 from hvtx.planner.gc import plan_gc
 from hvtx.planner.whose import Sight, Subject, identify
 from hvtx.store import history, records
@@ -73,7 +74,7 @@ def answer(runtime: Runtime, sight: Sight, text: str) -> dict[str, Any]:
             hint="give an interface, an address or subnet, a MAC address, a host port (8080,"
             " 53/udp), a mark, a table, a chain, a part of a rule, a VM or a network",
         )
-    document = _document(runtime, text, found)
+    document = _document(runtime, text, found, _of_port(sight, found[0]))
     document["evidence"] += [sight.unread] if sight.unread else []
     if document["owner"] == "other-installation":
         _tell_of_its_store(runtime, document, found[0])
@@ -105,16 +106,41 @@ def _firewall(runtime: Runtime) -> tuple[tuple[StrangeRule, ...], tuple[str, ...
         return (), (), f"strangers' rules could not be read: {problem}"
 
 
-def _document(runtime: Runtime, text: str, found: Sequence[Subject]) -> dict[str, Any]:
+def _of_port(sight: Sight, subject: Subject) -> list[str]:
+    """Who holds or has a port, a published one's translations, too."""
+    row = subject.row
+    if subject.kind == "port":
+        number, _, protocol = subject.key.partition("/")
+        return _had_by(int(number), protocol)
+    if row is None or row.kind != Kind.PUBLISH:
+        return []
+    facts = sight.snapshot.vms.get(row.vm or "")
+    runs = facts is not None and facts.liveness is not Liveness.DEAD
+    own = not row.spec.get("imported")  # the ports of others' rules are held by nobody
+    held = holding.shown(row) if runs and own and row.life == sight.snapshot.life.id else []
+    return [*held, *(_translated_too(row) if own else ())]
+
+
+def _had_by(number: int, protocol: str) -> list[str]:
+    """Programs at a port that no running VM publishes."""
+    from hvtx.host import portowner
+
+    return [
+        f"{one} has {one.address}, port {number}/{proto}"
+        for proto in ([protocol] if protocol else ["tcp", "udp"])
+        for one in portowner.owners(Publish(proto, None, number, number))
+    ]
+
+
+def _document(
+    runtime: Runtime, text: str, found: Sequence[Subject], more: Sequence[str] = ()
+) -> dict[str, Any]:
     first = found[0]
     item, reason = first.item, first.reason
     action = item.action if item is not None else action_of(reason)
     row = first.row or _row(runtime, item)
-    held = holding.shown(row.observed) if row is not None and row.kind == Kind.PUBLISH else None
     evidence = [*(item.evidence if item is not None and first.kind != "vm" else ())]
-    evidence += [line for line in (*first.evidence, held) if line and line not in evidence]
-    if row is not None and row.kind == Kind.PUBLISH:
-        evidence += _translated_too(row)
+    evidence += [line for line in (*first.evidence, *more) if line not in evidence]
     with runtime.reading() as sql:
         lines = _history(sql, row)
         record = _record(sql, row)
@@ -158,7 +184,7 @@ def _row(runtime: Runtime, item: Item | None) -> Resource | None:
 def _record(sql: Any, row: Resource | None) -> dict[str, Any] | None:
     if row is None:
         return None
-    operation = records.operation(sql, row.operation)
+    operation = records.operation_brief(sql, row.operation)
     return {
         "id": row.id,
         "state": str(row.state),

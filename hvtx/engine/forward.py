@@ -22,7 +22,7 @@ from hvtx.host.replica.scratch import Owner, Picture, Scratch, look, within
 from hvtx.host.replica.topology import Device
 from hvtx.host.replica.tries import WORLD
 from hvtx.model.mark import make_mark
-from hvtx.model.resource import FIREWALL_KINDS, Resource
+from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource
 from hvtx.model.traffic import Flow, Stop
 from hvtx.model.vm import Network
 from hvtx.planner import promises
@@ -31,7 +31,6 @@ from hvtx.planner.promises import Guest, Promise
 from hvtx.planner.provision import Want, missing_bases, network_addresses, want_network
 from hvtx.store import records
 
-_ROWS = "state = 'committed' AND life = ? AND (kind = 'publish' OR kind = 'filter')"
 _NOBODYS = "replicaaaa"  # an installation that there is not
 _BRIDGE_INDEX, _UPLINK_INDEX, _UPLINK = 0x7FFE0000, 0x7FFE0001, "hvreplica-up"
 _UPLINK_MAC = bytes.fromhex("02005e005401")
@@ -57,8 +56,13 @@ def judge(runtime: Runtime, wish: Network | None = None) -> Judged:
     """
     with runtime.reading() as sql:
         networks = records.networks(sql)
-        rows = records.resources(sql, _ROWS, (runtime.life.id,))
-        bridges = records.resources(sql, "kind = 'bridge' AND life = ?", (runtime.life.id,))
+        committed = records.committed_resources(sql, Kind.PUBLISH, Kind.FILTER)
+        rows = [row for row in committed if row.life == runtime.life.id]
+        bridges = [
+            row
+            for row in records.resources_of_kind(sql, Kind.BRIDGE)
+            if row.life == runtime.life.id
+        ]
     by_bridge = promises.devices_of(rows)
     picture = look([name for names in by_bridge.values() for name in names])
     if wish is not None:
@@ -80,7 +84,7 @@ def _with_network(
 ) -> tuple[Picture, list[Promise], list[Want]]:
     """The host as it would be with one network more, and with forwarding turned on for it."""
     promise = promises.promise(network, _BRIDGE_INDEX, (), {})
-    rows = runtime.read(records.resources, "kind = 'filter'")
+    rows = runtime.read(records.resources_of_kind, Kind.FILTER)
     bases = [row.spec for row in rows if row.spec["what"] == "base"]
     shared, own = want_network(
         network, ifindex=_BRIDGE_INDEX, bridge_mark="", settings=(),

@@ -26,7 +26,7 @@ from hvtx.model.mark import FAMILY
 from hvtx.model.plan import Action
 from hvtx.model.resource import Link, Outcome
 from hvtx.planner.heuristic import Guess, Sight, guess
-from hvtx.store import records
+from hvtx.store import records, trust
 from hvtx.store.history import Event, now
 
 VERB = "heuristic"
@@ -105,7 +105,7 @@ def _leases(sql: Any) -> dict[str, str]:
     """Every address that some VM has, also of VMs that were taken over (those have no lease)."""
     found = {
         row.spec[field]: row.vm
-        for row in records.resources(sql, "vm IS NOT NULL")
+        for row in records.resources_of_vms(sql)
         for field in ("ipv4", "ipv6")
         if row.vm and row.spec.get(field)
     }
@@ -127,7 +127,7 @@ def apply(runtime: Runtime, *, saved: Sequence[tuple[str, ...]] | None = None) -
     Goes on past errors. Raises Busy, StalePlan, Refused.
     """
     runtime.enter()
-    runtime.store.check_pages()
+    trust.check_pages(runtime.store)
     for network in runtime.read(records.networks):  # sorted by name; nobody leases meanwhile
         runtime.lock("network", network.name)
     runtime.lock("all", "gc")

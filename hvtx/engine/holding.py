@@ -6,10 +6,10 @@ holds, from before it is told to stay. It is ended when the rules of all of thes
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hvtx.errors import HvtxError
+from hvtx.errors import Conflict, HvtxError
 from hvtx.model.plan import Reason
 from hvtx.model.resource import HOLDER, Kind, Outcome, Resource, State
 from hvtx.model.vm import Identity, Publish
@@ -17,6 +17,7 @@ from hvtx.planner.states import holder_of, identity_of
 
 if TYPE_CHECKING:
     from hvtx.host.portholder import Held, Holder
+    from hvtx.host.portowner import Owner
 
 UNHELD = "its port was not held, so that a program that comes later could take it"
 
@@ -128,14 +129,17 @@ def renew(
     Returns the holder, which is to be opened once what it holds is on record, ``observed`` of the
     rows whose ports it has, and why the others are not held. Raises HostRefused.
     """
-    from hvtx.drivers.process import enter_scope
+    from hvtx.drivers.vm_process.scope import enter_scope
     from hvtx.engine import notice
     from hvtx.host import portholder
 
+    portholder.make_room([port_of(row) for row in rows])
     held, why = portholder.Held(), {}
     for row in rows:
         try:
             held.add(port_of(row))
+        except Conflict as problem:
+            why[row.id] = f"{problem.message}; to hold it again: {mend(had_by([row])[row.id])}"
         except HvtxError as problem:
             why[row.id] = f"{problem.message} ({problem.hint})" if problem.hint else problem.message
     why.update((row.id, held.unheld[port_of(row)]) for row in rows if port_of(row) in held.unheld)
@@ -149,7 +153,42 @@ def renew(
     return holder, noted([row for row in rows if row.id not in why], holder.identity), why
 
 
-def shown(observed: Mapping[str, Any]) -> str | None:
-    """In words, who holds a row's port (pure)."""
-    holder = observed.get(HOLDER)
-    return f"held by pid {holder['pid']}, with a bound socket" if holder else None
+def shown(row: Resource) -> list[str]:
+    """In words, who holds a row's published port, or that nobody does, and who has it instead."""
+    from hvtx.host import portholder
+
+    identity = holder_of(row)
+    if identity is not None and not portholder.ended(identity):
+        return [f"held by pid {identity.pid}, with a bound socket"]
+    who = "nobody holds it" if identity is None else f"its holder, pid {identity.pid}, has ended"
+    found = had_by([row])[row.id]
+    if not found:
+        return [f"{who}: a program that comes now can take it; `hvtx repair` holds it again"]
+    return [
+        f"{who}, and {words_of(found)} has it now",
+        f"to hold it again: {mend(found)}",
+    ]
+
+
+def had_by(rows: Sequence[Resource]) -> dict[int, list[Owner]]:
+    """Programs that have the ports of rows which nobody holds, by row."""
+    from hvtx.host import portowner
+
+    ports = {row.id: port_of(row) for row in rows}
+    found = portowner.owners_of(ports.values())
+    return {row: found[port] for row, port in ports.items()}
+
+
+def words_of(found: Sequence[Owner]) -> str:
+    """Who has a port, in words."""
+    from hvtx.host import portowner
+
+    return portowner.listed(found)
+
+
+def mend(found: Sequence[Owner]) -> str:
+    """The commands after which a port that these programs have is held again."""
+    from hvtx.host import portowner
+    from hvtx.planner.remedy import REPAIR
+
+    return "; ".join([*portowner.ended_by(found), REPAIR])

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hvtx.drivers import process
+from hvtx.drivers.vm_process import prepare, probe, scope, spawn, stop
+from hvtx.drivers.vm_process.gate import TERM_SECONDS, Gate
 from hvtx.engine import holding, own_addresses, privileges
 from hvtx.engine.neighbours import holding_ports, refuse_others_ports
 from hvtx.engine.networks import (
@@ -230,10 +231,10 @@ def run_vm(runtime: Runtime, wish: VmWish) -> Vm:
 def _probe(runtime: Runtime, vm: Vm) -> hypervisors.Probes:
     """What is there for a start, with a user that processes of this VM can become."""
     if vm.hypervisor == "external":
-        return process.probe(vm, runtime.store.run_directory)
+        return probe.probe(vm, runtime.store.run_directory)
     settings = runtime.settings
     user = privileges.need_user(settings.vm_user, runtime.installation, settings.state_directory)
-    return process.probe(vm, runtime.store.run_directory, user)
+    return probe.probe(vm, runtime.store.run_directory, user)
 
 
 def _with_user(
@@ -278,8 +279,7 @@ def _free_for_start(runtime: Runtime, vm: Vm) -> None:
     if state in (VmState.RUNNING, VmState.STARTING, VmState.STOPPING, VmState.UNKNOWN):
         if state is VmState.RUNNING and _interrupted(rows):
             _resolve(runtime, vm.name)  # the record of a start that was killed late
-        hint = "hvtx vm stop it first" if state is VmState.RUNNING else "hvtx vm show tells more"
-        raise Conflict(f"VM {vm.name!r} is {state.value}", hint=hint)
+        raise Conflict(f"VM {vm.name!r} is {state.value}", hint=_first(vm.name, state))
     if state is VmState.DEFINED and not runtime.read(records.is_provisional, vm.id):
         return
     plan = _resolve(runtime, vm.name)
@@ -291,15 +291,28 @@ def _free_for_start(runtime: Runtime, vm: Vm) -> None:
             "; ".join(item.message for item in plan.items if item.row in keys)
             or "see hvtx gc --plan"
         )
+        from hvtx.engine import leftovers
+
         raise Conflict(
             f"VM {vm.name!r} crashed, and what it left cannot be released: {why}",
-            hint="hvtx gc --plan shows each item with its reason",
+            hint=leftovers.hint(
+                runtime, leftovers.kept_by(plan.items, left), again=f"hvtx vm start {vm.name}"
+            ),
         )
     if runtime.read(records.find_vm, vm.name) is None:
         raise NotFound(
             f"VM {vm.name!r} was made by an interrupted `vm run`, which is undone now",
             hint="run it again: hvtx vm run",
         )
+
+
+def _first(name: str, state: VmState) -> str:
+    """What comes before the start of a VM that is not down."""
+    if state is VmState.RUNNING:
+        return f"hvtx vm restart {name} stops it first"
+    if state is VmState.UNKNOWN:
+        return f"hvtx vm show {name} tells more; hvtx vm stop {name} releases what is there"
+    return f"hvtx vm show {name} tells when that has ended"
 
 
 def _interrupted(rows: Sequence[Resource]) -> bool:
@@ -419,11 +432,7 @@ def _go(
         operation.commit(
             rows,
             observed,
-            then=lambda sql: (
-                sql.execute("UPDATE vm SET operation = NULL WHERE id = ?", (vm.id,))
-                if new
-                else None
-            ),
+            then=lambda sql: records.set_vm_confirmed(sql, vm.id) if new else None,
         )
     except (Exception, KeyboardInterrupt) as problem:
         _take_back(runtime, operation, vm, rows, identity, problem, new=new)
@@ -440,7 +449,7 @@ def _learnt(
     rows: Sequence[Resource],
     observed: Mapping[int, Mapping[str, Any]],
     means: Means,
-    gate: process.Gate | None,
+    gate: Gate | None,
     holder: Holder | None,
 ) -> dict[int, dict[str, Any]]:
     """What is kept of the processes that were spawned, by row, before they are let go on."""
@@ -468,7 +477,7 @@ def _accelerator(probes: hypervisors.Probes) -> dict[str, str]:
     return {"accelerator": name, "accelerator_reason": probes.why}
 
 
-def _spawn(runtime: Runtime, vm: Vm, launch: hypervisors.Launch, user: User | None) -> process.Gate:
+def _spawn(runtime: Runtime, vm: Vm, launch: hypervisors.Launch, user: User | None) -> Gate:
     log = log_path(runtime, vm)
     directory = os.path.dirname(log)
     try:
@@ -478,15 +487,15 @@ def _spawn(runtime: Runtime, vm: Vm, launch: hypervisors.Launch, user: User | No
             f"the log directory {directory} cannot be made: {problem.strerror}",
             hint="free or remount the disk, or choose another place with --state-dir",
         ) from problem
-    process.prepare(launch, run_directory(runtime, vm), log, user)
-    return process.spawn(launch, log, vm.name, user)
+    prepare.prepare(launch, run_directory(runtime, vm), log, user)
+    return spawn.spawn(launch, log, vm.name, user)
 
 
-def _enter_scope(vm: Vm, gate: process.Gate | None, holder: Holder | None) -> None:
+def _enter_scope(vm: Vm, gate: Gate | None, holder: Holder | None) -> None:
     """Let what was spawned outlive the unit or the login that this command runs in."""
     pids = list(gate.pids) if gate is not None else []
     pids += [holder.identity.pid] if holder is not None else []
-    warning = process.enter_scope(vm.name, *pids)
+    warning = scope.enter_scope(vm.name, *pids)
     if warning:
         words = "".join(c if c.isprintable() else " " for c in warning)
         sys.stderr.write(f"warning: {words}\n")
@@ -509,7 +518,7 @@ def _take_back(
     with taking_back(problem):
         if identity is not None:
             directory = run_directory(runtime, vm)
-            process.stop(identity, directory=directory, power_down="none", force=True)
+            stop.stop(identity, directory=directory, power_down="none", force=True)
         released = [row for row in rows if row.kind != Kind.LEASE or new]
         undo(operation, released, problem)
         left = [r for r in runtime.read(records.resources_of_vm, vm.id) if r.kind != Kind.LEASE]
@@ -572,7 +581,7 @@ def stop_vm(
     timeout: float = 30.0,
     force: bool = False,
     verb: str = "stop",
-    tell: process.Tell | None = None,
+    tell: stop.Tell | None = None,
 ) -> Vm:
     """End the hypervisor, then release the VM's host resources; the leases stay.
 
@@ -634,15 +643,15 @@ def _end_process(
     *,
     timeout: float,
     force: bool,
-    tell: process.Tell | None,
+    tell: stop.Tell | None,
 ) -> None:
     if vm.hypervisor == "external":
         if procfs.signal(identity, signals.SIGTERM) and not procfs.wait_gone(
-            identity, process.TERM_SECONDS
+            identity, TERM_SECONDS
         ):
-            process.stop(identity, directory="", power_down="none", force=True)
+            stop.stop(identity, directory="", power_down="none", force=True)
         return
-    process.stop(
+    stop.stop(
         identity,
         directory=run_directory(runtime, vm),
         power_down=hypervisors.TRAITS[vm.hypervisor].power_down,
@@ -661,16 +670,18 @@ def _release_all(runtime: Runtime, operation: Operation, vm: Vm) -> None:
     if old:
         operation.forget(old, {row.id: "rebooted" for row in old})
     outcomes = operation.release(here, reasons={row.id: operation.verb for row in here})
-    kept = [outcome for outcome in outcomes.values() if not outcome.gone]
+    kept = [(row, outcomes[row.id]) for row in here if not outcomes[row.id].gone]
     operation.end("partial" if kept else "done")
     if kept:
-        left = "; ".join(dict.fromkeys(outcome.message for outcome in kept))
-        flows = all(outcome.reason == Reason.FLOWS_REMAIN for outcome in kept)
+        from hvtx.engine import leftovers
+
+        left = "; ".join(dict.fromkeys(outcome.message for _, outcome in kept))
+        flows = all(outcome.reason == Reason.FLOWS_REMAIN for _, outcome in kept)
         raise PartialFailure(
             f"VM {vm.name!r} is stopped, but not all of it could be released: {left}",
             hint="hvtx gc --apply tries again; until then nobody else gets its addresses and ports"
             if flows
-            else "end or move what is named, then: hvtx gc --apply",
+            else leftovers.hint(runtime, kept),
         )
 
 
@@ -680,7 +691,7 @@ def restart_vm(
     *,
     timeout: float = 30.0,
     force: bool = False,
-    tell: process.Tell | None = None,
+    tell: stop.Tell | None = None,
 ) -> Vm:
     """Stop a VM, if it is not stopped, and start it: two operations under one lock.
 
@@ -710,7 +721,7 @@ def remove_vm(runtime: Runtime, name: str, *, force: bool = False) -> None:
     state, _, _ = state_of(runtime, vm)
     if state is not VmState.DEFINED:
         if not force:
-            raise Conflict(f"VM {name!r} is {state.value}", hint="stop it first, or use --force")
+            raise Conflict(f"VM {name!r} is {state.value}", hint=f"hvtx vm rm {name} --force")
         stop_vm(runtime, name, timeout=5.0, force=True)
     with begin(runtime, "rm", vm=name) as (sql, operation):
         if records.has_vm(sql, vm.id):  # gc forgets what an interrupted run left, once it is bare
@@ -749,8 +760,8 @@ def attach(runtime: Runtime, name: str, pid: int) -> Vm:
         ) from problem
     if pid in (1, os.getpid()):
         raise Conflict(f"process {pid} is no VM", hint="give the pid of the hypervisor")
-    for row in runtime.read(records.resources, "kind = 'process' AND vm <> ?", (vm.id,)):
-        if identity_of(row) == identity:
+    for row in runtime.read(records.resources_of_kind, Kind.PROCESS):
+        if row.vm != vm.id and identity_of(row) == identity:
             raise Conflict(
                 f"process {pid} is that of VM {row.key!r}",
                 hint="a process runs one VM: give its pid",

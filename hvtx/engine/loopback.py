@@ -59,7 +59,7 @@ def _is_ours(runtime: Runtime, bridge: str) -> bool:
     from hvtx.engine.snapshot import device_now
     from hvtx.store import records
 
-    rows = runtime.read(records.resources, "kind = 'bridge' AND key = ?", (bridge,))
+    rows = runtime.read(records.resources_called, Kind.BRIDGE, bridge)
     for row in rows:
         if row.life == runtime.life.id and row.spec.get("ifindex"):
             seen = device_now(row.spec["ifindex"])
@@ -71,7 +71,7 @@ def _is_ours(runtime: Runtime, bridge: str) -> bool:
 def _needed(runtime: Runtime, bridge: str, network: str | None, leaving: Collection[int]) -> bool:
     from hvtx.store import records
 
-    there = runtime.read(records.resources, "kind = 'publish' AND network IS ?", (network,))
+    there = runtime.read(records.published_in, network)
     rows = (row for row in there if row.id not in leaving)
     return bridge in bridges_in_need(rows, runtime.life.id)
 

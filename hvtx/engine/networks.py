@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -29,7 +29,9 @@ from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted, forbidden
 from hvtx.model.resource import (
     FIREWALL_KINDS,
+    Address,
     Kind,
+    Link,
     Resource,
     State,
     filters_on,
@@ -374,9 +376,7 @@ def _make(runtime: Runtime, network: Network, verb: str, *, new: bool) -> None:
         operation.commit(
             rows,
             observed,
-            then=lambda sql: sql.execute(
-                "UPDATE network SET operation = NULL WHERE id = ?", (network.id,)
-            ),
+            then=lambda sql: records.set_network_confirmed(sql, network.id),
         )
     except (Exception, KeyboardInterrupt) as problem:
         if not operation.committed:
@@ -475,8 +475,9 @@ def _rebuild_missing(runtime: Runtime, networks: Sequence[Network], verb: str) -
         return
     runtime.lock("all", "networks")
     try:
-        half = "vm IS NULL AND state IN ('intended', 'releasing')"
-        if not runtime.life.recovered or runtime.read(records.resources, half):
+        if not runtime.life.recovered or any(
+            row.vm is None for row in runtime.read(records.unsettled_resources)
+        ):
             _resolve(runtime)  # what a saved ruleset or an interrupted rebuild has left
         _close_earlier_lives(runtime, missing)
         known = runtime.read(records.networks_by_id, {network.id for network in missing})
@@ -512,9 +513,8 @@ def _made_otherwise(runtime: Runtime, networks: Sequence[Network]) -> list[Resou
         old = _outdated_of(runtime, rows)
         if any(row.spec["backend"] == "iptables" for row in old):
             # Where the chains are others, so are the rules of VMs: too many to be looked at always.
-            own = "vm IS NOT NULL AND network = ? AND kind IN ('filter', 'masquerade', 'publish')"
             for network in legacy:
-                old += _outdated_of(runtime, records.resources(sql, own, (network,)))
+                old += _outdated_of(runtime, records.firewall_rows_of_vms(sql, network))
     return old
 
 
@@ -576,25 +576,26 @@ def remove_network(runtime: Runtime, name: str) -> None:
         users = records.users_of_network(sql, network.id)
         rows = records.resources_of_network(sql, network.id)
         # One whose removal something stood in the way of is only on record for what it left.
-        others = {n.id for n in records.networks(sql)} - records.provisional_networks(sql)
+        others = {n.id for n in records.networks(sql)} - records.provisional_networks(sql).keys()
         shared = records.resources_of_network(sql, None)
         last = not others - {network.id}
         rows += shared if last else _idle_bases(sql, network, shared)
     if users:
         raise Conflict(
             f"network {name!r} is used by {', '.join(users)}",
-            hint="remove these VMs first: hvtx vm rm NAME",
+            hint="; ".join((*(_away(runtime, vm) for vm in users), f"hvtx network rm {name}")),
         )
     privileges.need_for(rows)
-    _refuse_dependents(runtime, rows)
+    _refuse_dependents(runtime, network, rows)
     with begin(runtime, "network-rm", network=name) as (sql, operation):
-        sql.execute("UPDATE network SET operation = ? WHERE id = ?", (operation.id, network.id))
+        records.set_network_leaving(sql, network.id, operation.id)
     old = [row for row in rows if row.life != runtime.life.id]
     if old:
         operation.forget(old, {row.id: "rebooted" for row in old})
     here = [row for row in rows if row.life == runtime.life.id]
     outcomes = operation.release(here, reasons={row.id: "network-rm" for row in here})
-    left = [outcome.message for outcome in outcomes.values() if not outcome.gone]
+    kept = [(row, outcomes[row.id]) for row in here if not outcomes[row.id].gone]
+    left = [outcome.message for _, outcome in kept]
 
     def forget(sql: Any) -> None:
         if not left:
@@ -602,10 +603,22 @@ def remove_network(runtime: Runtime, name: str) -> None:
 
     operation.end("partial" if left else "done", then=forget)
     if left:
+        from hvtx.engine import leftovers
+
         raise PartialFailure(
             f"network {name!r} is not wholly removed: {'; '.join(left)}",
-            hint="take away what stands in the way, then repeat, or: hvtx gc --apply",
+            hint=leftovers.hint(runtime, kept, again=f"hvtx network rm {name}"),
         )
+
+
+def _away(runtime: Runtime, name: str) -> str:
+    """The command that removes a VM as it is now."""
+    from hvtx.engine.launch import state_of
+    from hvtx.planner.states import VmState
+
+    vm = runtime.read(records.find_vm, name)
+    down = vm is not None and state_of(runtime, vm)[0] is VmState.DEFINED
+    return f"hvtx vm rm {name}" + ("" if down else " --force")
 
 
 def _idle_bases(sql: Any, leaving: Network, shared: Sequence[Resource]) -> list[Resource]:
@@ -629,7 +642,17 @@ def _idle_bases(sql: Any, leaving: Network, shared: Sequence[Resource]) -> list[
     ]
 
 
-def _refuse_dependents(runtime: Runtime, rows: Sequence[Resource]) -> None:
+def _off_bridge(
+    row: Resource, every: Sequence[Link], addresses: Sequence[Address], filtered: Collection[int]
+) -> list[str]:
+    """The commands that take off a bridge what others put on it."""
+    from hvtx.planner.leftovers import taken_away
+
+    own = next(link for link in every if link.ifindex == row.spec["ifindex"])
+    return taken_away(own, every, addresses, filtered, row.spec["addresses"])
+
+
+def _refuse_dependents(runtime: Runtime, network: Network, rows: Sequence[Resource]) -> None:
     """Refuse before anything is touched if strangers' things stand on the bridge."""
     links = Links()
     try:
@@ -658,5 +681,10 @@ def _refuse_dependents(runtime: Runtime, rows: Sequence[Resource]) -> None:
         if things:
             raise Conflict(
                 f"others put something on bridge {row.key}: {', '.join(things)}",
-                hint="take it away first; nothing was changed",
+                hint="; ".join(
+                    (
+                        *_off_bridge(row, every, addresses, filtered),
+                        f"hvtx network rm {network.name}",
+                    )
+                ),
             )

@@ -45,7 +45,7 @@ def change(runtime: Runtime) -> Change:
         # one that is half made has its chains later, or never
         networks = [n for n in networks if n.id not in records.provisional_networks(sql)]
         there = rows_of(runtime, records.resources_of_network(sql, None))
-        known = {row.network for row in records.resources(sql, "kind = 'bridge'")
+        known = {row.network for row in records.resources_of_kind(sql, Kind.BRIDGE)
                  if row.state == State.COMMITTED and row.life == runtime.life.id}  # fmt: skip
         every = records.networks(sql)
     networks = [network for network in networks if network.id in known]
@@ -56,8 +56,11 @@ def change(runtime: Runtime) -> Change:
 
 def _half_made(runtime: Runtime) -> bool:
     """Whether a row was being made or removed, by a command that runs or was interrupted."""
-    half = "vm IS NULL AND network IS NULL AND state IN ('intended', 'releasing')"
-    return any(row.spec.get("what") == WHAT for row in runtime.read(records.resources, half))
+    return any(
+        row.spec.get("what") == WHAT
+        for row in runtime.read(records.unsettled_resources)
+        if row.vm is None and row.network is None
+    )
 
 
 def rows_of(runtime: Runtime, rows: Sequence[Resource]) -> list[Resource]:

@@ -20,7 +20,7 @@ from hvtx.model.plan import Action, Item, Plan, Reason
 from hvtx.model.resource import Kind, State
 from hvtx.planner.gc import plan_gc
 from hvtx.planner.states import VmState
-from hvtx.store import history, records
+from hvtx.store import history, records, trust
 
 
 class Recovery(NamedTuple):
@@ -42,7 +42,7 @@ def recover(
     if runtime.store.missing:
         return Recovery((), (), (), ())
     runtime.enter(accept_rollback=accept_rollback, new_namespace=new_namespace)
-    runtime.store.check_pages()
+    trust.check_pages(runtime.store)
     runtime.lock("all", "gc")
     snapshot = take_snapshot(runtime)
     rows = {row.id: row for row in snapshot.rows}

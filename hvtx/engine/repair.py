@@ -15,7 +15,7 @@ from hvtx.drivers import bridge, tap
 from hvtx.drivers.address import remove_link_local
 from hvtx.drivers.bridge import lead_loopback, restore, route_localnet
 from hvtx.drivers.sysctl import read as read_setting
-from hvtx.engine import holding, passes
+from hvtx.engine import flows, holding, passes
 from hvtx.engine.collect import resolve
 from hvtx.engine.forwarding import ipv6_problem, tuned
 from hvtx.engine.loopback import bridges_in_need
@@ -25,6 +25,7 @@ from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.transaction import begin
 from hvtx.errors import HvtxError, NotFound, Refused
 from hvtx.host.links import Links
+from hvtx.host.portowner import Owner
 from hvtx.host.traits import LinkTraits
 from hvtx.model.plan import Snapshot
 from hvtx.model.resource import FIREWALL_KINDS, HOLDER, Kind, Link, Resource, State
@@ -93,9 +94,9 @@ def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
         _hold_again(runtime, [d for d in damages if d.unheld], rows, names, (repaired, failed))
         _look_again(runtime, repaired, failed)
         ports = [damage.row for damage in damages if damage.row.kind == Kind.PUBLISH]
-        flows = operation.end_flows_past(ports)  # datagrams of meanwhile went past their rules
-        if not flows.gone:
-            failed.append({"kind": "publish", "key": ports[0].key, "why": flows.message})
+        unended = flows.end_past(operation, ports)  # datagrams of meanwhile went past their rules
+        if not unended.gone:
+            failed.append({"kind": "publish", "key": ports[0].key, "why": unended.message})
         events = [
             Event("repaired", item["missing"], item["kind"], item["key"]) for item in repaired
         ]
@@ -185,13 +186,26 @@ def _with_mends(snapshot: Snapshot, damages: Sequence[Damage]) -> list[Damage]:
         for row in snapshot.rows
         if row.kind == Kind.PROCESS and row.spec.get("hypervisor") == "external"
     }
+    others = holding.had_by([d.row for d in damages if d.missing == holding.UNHELD])
     found = []
     for damage in damages:
         row = damage.row
         name = snapshot.vms[row.vm].name if row.vm else ""
+        if damage.missing == holding.UNHELD:
+            found.append(_had_by_others(damage, others[row.id]))
+            continue
         mend = remedy.remedy(row, damage.seen, name, external=row.vm in external)
         found.append(damage._replace(mend=mend))
     return found
+
+
+def _had_by_others(damage: Damage, others: Sequence[Owner]) -> Damage:
+    """A port that is not held, with who has it instead: `repair` cannot hold it while he does."""
+    if not others:
+        return damage
+    words = f"{holding.words_of(others)} has it now"
+    seen = damage.seen._replace(evidence=(words, *damage.seen.evidence))
+    return damage._replace(seen=seen, mend=holding.mend(others))
 
 
 def _made_here(snapshot: Snapshot) -> list[Resource]:
@@ -542,7 +556,7 @@ def _renew(
 
 
 def _leads_loopback(runtime: Runtime, row: Resource) -> bool:
-    published = runtime.read(records.resources, "kind = 'publish'")
+    published = runtime.read(records.resources_of_kind, Kind.PUBLISH)
     return row.key in bridges_in_need(published, row.life)
 
 

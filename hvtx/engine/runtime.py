@@ -22,8 +22,10 @@ from hvtx.model.user import AUTO
 from hvtx.model.vm import Identity, Life, Liveness, Operation
 from hvtx.planner.epoch import Epoch, judge_epoch
 from hvtx.planner.states import identity_of, judge_vm
-from hvtx.store import history, records
-from hvtx.store.database import Store, make_run_directory, open_store
+from hvtx.store import history, records, trust
+from hvtx.store.database import Store
+from hvtx.store.high_water_mark import make_run_directory
+from hvtx.store.opening import open_store
 
 DRIVERS = {
     "tap": "hvtx.drivers.tap:TapDriver",
@@ -161,7 +163,7 @@ class Runtime:
     def _judge(self) -> None:
         with self.reading() as sql:
             try:
-                self.store.check_trust()
+                trust.check_trust(self.store)
             except Refused as refusal:
                 self.refused = refusal
             known = records.current_life(sql)
@@ -185,7 +187,7 @@ class Runtime:
         with self.reading() as sql:
             operations = records.operations(sql)
             lives = records.lives(sql)
-            rows = records.resources(sql, "life = ?", (known.id,))
+            rows = records.resources_of_life(sql, known.id)
             vms = records.vm_heads(sql)
         if any(self.running(operations).values()):
             return True
@@ -213,7 +215,7 @@ class Runtime:
                 "store-cloned",
             )
         ):
-            self.store.accept_rollback()
+            trust.accept_rollback(self.store)
             self.refused = None
             self._judge()
         if new_namespace and self.epoch is Epoch.WRONG:
@@ -225,10 +227,10 @@ class Runtime:
             with self.store.transaction() as sql:
                 self._enter_life(sql)
             self.epoch = Epoch.SAME
-        if self.store.has_moved():
+        if trust.has_moved(self.store):
             nftables: CommonDriver = self.driver("nftables")  # type: ignore[assignment]
             nftables.leave_trace()
-        self.store.note_place()
+        trust.note_place(self.store)
         self._write_marker()
 
     def _enter_life(self, sql: Any) -> None:

@@ -22,7 +22,7 @@ from hvtx.host import paths
 from hvtx.hypervisors.base import TRAITS
 from hvtx.model.guest import NOTES, Guest
 from hvtx.model.resource import Kind, Resource
-from hvtx.model.vm import Interface, Liveness, Network, Vm
+from hvtx.model.vm import Interface, Liveness, Network, Publish, Vm
 from hvtx.planner.states import VmState, identity_of
 from hvtx.store import history, records
 
@@ -137,6 +137,12 @@ def _notes(vm: Vm) -> list[str]:
     if any(i.ipv6 if port.host_ip is None else port.host_ip == "::1" for i, port in ports):
         notes.append("published ports are not reachable through [::1]: NAT cannot serve it")
     notes += [
+        f"port {port.host_port}/{port.protocol} is not answered by IPv{family}: what guests send"
+        f" from port {port.guest_port}/udp is dropped, as it is that of a DHCP server"
+        for interface, port in ports
+        if (family := _guarded(interface, port)) is not None
+    ]
+    notes += [
         f"port {port.host_port}/{port.protocol} on {port.host_ip} leads nowhere: no IPv{family}"
         " address is leased to the VM's first interface"
         for interface, port in ports
@@ -145,6 +151,16 @@ def _notes(vm: Vm) -> list[str]:
         if not (interface.ipv6 if family == 6 else interface.ipv4)
     ]
     return notes
+
+
+def _guarded(interface: Interface, port: Publish) -> int | None:
+    """The family in which a port cannot be answered; of a VM that an earlier hvtx made."""
+    if port.protocol != "udp":
+        return None
+    from hvtx.planner.addressing import guarded
+
+    has = {4: interface.ipv4, 6: interface.ipv6}
+    return guarded(port, [family for family, address in has.items() if address])
 
 
 def show_vm(runtime: Runtime, name: str) -> dict[str, Any]:
@@ -256,8 +272,8 @@ def names(runtime: Runtime, kind: str) -> list[str]:
 def objects(runtime: Runtime) -> list[str]:
     """What `explain` can be asked about, as far as it is on record: for a shell's completion."""
     found = {*names(runtime, "vm"), *names(runtime, "network")}
-    kinds = "kind IN ('tap', 'bridge', 'lease', 'publish')"
-    for row in runtime.read(records.resources, kinds):
+    kinds = (Kind.TAP, Kind.BRIDGE, Kind.LEASE, Kind.PUBLISH)
+    for row in runtime.read(records.resources_of_kind, *kinds):
         found |= {row.key, row.mark} if row.mark else {row.key}
     return sorted(found)
 
@@ -266,7 +282,7 @@ def list_intents(runtime: Runtime) -> dict[str, Any]:
     """`intents --json`: operations that have not ended, and rows that one left half-done."""
     rows: dict[int, list[Resource]] = {}
     with runtime.reading() as sql:
-        for row in records.resources(sql, "state IN ('intended', 'releasing')"):
+        for row in records.unsettled_resources(sql):
             rows.setdefault(row.operation, []).append(row)
         operations = records.operations(sql)
         ended = records.operations_by_id(sql, rows.keys() - {known.id for known in operations})
@@ -375,6 +391,6 @@ def moment(text: str) -> str:
 
 def join_console(directory: str, socket: str | None, log: str) -> None:
     """Join the caller's terminal to a console that :func:`console` found."""
-    from hvtx.drivers import process
+    from hvtx.drivers.vm_process import console
 
-    process.console(directory, socket, log)
+    console.console(directory, socket, log)

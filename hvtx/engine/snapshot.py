@@ -24,8 +24,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from hvtx.drivers import process
 from hvtx.drivers.file import mark_of
+from hvtx.drivers.vm_process.gate import is_gate
 from hvtx.engine import privileges
 from hvtx.engine.runtime import FIREWALLS, Runtime, rows_by_vm
 from hvtx.errors import Contended, HostRefused, HvtxError, NotPermitted, Refused
@@ -324,7 +324,7 @@ def _await_gate(pid: int) -> None:
     deadline = time.monotonic() + _GATE_SECONDS
     while time.monotonic() < deadline:
         try:
-            if not process.is_gate(pid) or procfs.look(pid).ended:
+            if not is_gate(pid) or procfs.look(pid).ended:
                 return
         except OSError:
             return

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from hvtx.store import database
+from hvtx.store import errors
 
 
 def explain(problem: Exception) -> Exception | None:
     """What an error of the store's library means to people; None for all others."""
-    return database.explain(problem)
+    return errors.explain(problem)

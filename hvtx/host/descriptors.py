@@ -12,6 +12,7 @@ import os
 from hvtx.errors import HostRefused
 
 TO_MAKE, TO_END, TO_UNDO = 22, 17, 12  # seen at most on either backend, and one or two to spare
+_BESIDE = 42  # whatever else a start opens meanwhile: devices, pipes, modules
 USUAL = 1024  # the soft limit of most processes; more would be a surprise to what is started here
 
 
@@ -34,6 +35,36 @@ def need(number: int) -> None:
         f"this process may open too few files: {number} more are needed, its limit is {soft}",
         hint="raise the limit on open files (ulimit -n 1024), or close some; nothing was done",
     )
+
+
+def room_for_ports(ports: int, sockets: int) -> None:
+    """Raise HostRefused unless this process may open ``sockets`` more for ``ports``, and go on.
+
+    The soft limit is raised as far as that takes; the hard one is somebody's decision.
+    """
+    number = sockets + TO_MAKE + _BESIDE
+    if _are_free(number):
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = highest() + 1 + number
+    if hard == resource.RLIM_INFINITY or wanted <= hard:
+        if soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return
+    most = max(0, (hard - (wanted - sockets)) * ports // sockets)
+    raise HostRefused(
+        f"{ports} published ports are held by {sockets} sockets, and this process may have {hard}"
+        " files open (the hard limit)",
+        hint=f"raise that limit (ulimit -Hn {wanted}; LimitNOFILE={wanted} in a unit), or publish"
+        f" at most {most} ports; nothing was done",
+    )
+
+
+def highest() -> int:
+    """The highest number of a descriptor of this process."""
+    return max((int(name) for name in os.listdir("/proc/self/fd")), default=2)
 
 
 def _are_free(number: int) -> bool:

@@ -26,7 +26,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from hvtx.errors import Conflict, HostRefused
-from hvtx.host import capabilities, logger, procfs
+from hvtx.host import capabilities, descriptors, logger, procfs
 from hvtx.host.ports import sockets_in, taken
 from hvtx.model.vm import Identity, Publish
 
@@ -139,8 +139,10 @@ def hold(ports: Iterable[Publish]) -> Held:
     """
     held = Held()
     deadline = time.monotonic() + _PASSING_SECONDS
+    wanted = list(ports)
+    make_room(wanted)
     try:
-        for port in ports:
+        for port in wanted:
             while True:
                 try:
                     held.add(port)
@@ -154,6 +156,13 @@ def hold(ports: Iterable[Publish]) -> Held:
         held.close()
         raise
     return held
+
+
+def make_room(ports: Sequence[Publish]) -> None:
+    """Let this process open a socket for each address of each port. Raises HostRefused."""
+    if ports:
+        sockets = sum(1 if port.host_ip else 2 for port in ports)
+        descriptors.room_for_ports(len(ports), sockets)
 
 
 def _bind(found: socket.socket, where: tuple[str, int]) -> None:

@@ -37,13 +37,19 @@ def refuse_taken_port(port: Publish) -> bool:
 
 def taken(port: Publish) -> Conflict:
     """The error of a port that a program of the host has."""
+    from hvtx.host import portowner
+
+    found = portowner.owners(port)
+    which = f"; `ss -anp` shows which have port {port.host_port}" if not found else ""
+    ending = f", or end what has it: {'; '.join(portowner.ended_by(found))}" if found else ""
     return Conflict(
-        f"port {port.host_port}/{port.protocol} of this host is in use by a program",
-        hint=f"`ss -lnp` shows whose; choose another host port than {port.host_port}",
+        f"port {port.host_port}/{port.protocol} of this host is in use by a program"
+        + (f": {portowner.listed(found)}" if found else ""),
+        hint=f"choose another host port than {port.host_port}{ending}{which}",
     )
 
 
-_LISTENING = {"tcp": "0A", "udp": "07"}  # states in /proc/net: TCP_LISTEN; UDP has no other
+LISTENING = {"tcp": "0A", "udp": "07"}  # states in /proc/net: TCP_LISTEN; UDP has no other
 
 
 def listening() -> tuple[frozenset[tuple[str, str, int]], str]:
@@ -53,7 +59,7 @@ def listening() -> tuple[frozenset[tuple[str, str, int]], str]:
     """
     found: set[tuple[str, str, int]] = set()
     unread = ""
-    for protocol, state in _LISTENING.items():
+    for protocol, state in LISTENING.items():
         for suffix in ("", "6"):
             try:
                 with open(f"/proc/thread-self/net/{protocol}{suffix}", encoding="ascii") as table:
@@ -79,11 +85,11 @@ def sockets_in(table: str, state: str) -> list[tuple[str, int]]:
             raise ValueError(f"not a line of a socket: {line[:80]!r}")
         if fields[3] == state:
             address, _, port = fields[1].partition(":")
-            found.append((_spelt(address), int(port, 16)))
+            found.append((spelt(address), int(port, 16)))
     return found
 
 
-def _spelt(words: str) -> str:
+def spelt(words: str) -> str:
     """An address as /proc/net has it: 32-bit words in the machine's own order, in hexadecimal.
 
     ValueError for what is none.

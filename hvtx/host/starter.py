@@ -10,6 +10,9 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+from hvtx.host import descriptors
+
+_SPARE = 64  # files that a starter opens beside those that it holds
 _OPEN = 524288  # systemd's DefaultLimitNOFILE=1024:524288
 # By name without RLIMIT_: soft and hard. As the kernel gives them to the first process
 # (include/asm-generic/resource.h), and systemd to a service. No core dump unless the program asks:
@@ -37,7 +40,9 @@ _USUAL: dict[str, tuple[int | None, int | None]] = {
 def usual_limits() -> Iterator[None]:
     """What is started inside has the usual resource limits, as far as we may raise our own.
 
-    A soft limit can be raised up to the hard one; that only with CAP_SYS_RESOURCE.
+    A soft limit can be raised up to the hard one; that only with CAP_SYS_RESOURCE. Who holds many
+    files (sockets of ports) could open no more below the usual limit: what is started has a higher
+    one then, which :func:`in_shell` takes back.
     """
     import resource
 
@@ -46,6 +51,8 @@ def usual_limits() -> Iterator[None]:
         for name, usual in _USUAL.items():
             number = getattr(resource, f"RLIMIT_{name}")
             has = resource.getrlimit(number)
+            if name == "NOFILE":
+                usual = (_files(), usual[1])  # noqa: PLW2901
             if _changed(number, has, *usual):
                 before.append((number, has))
         yield
@@ -53,6 +60,21 @@ def usual_limits() -> Iterator[None]:
         for number, has in before:
             with contextlib.suppress(ValueError, OSError):
                 resource.setrlimit(number, has)
+
+
+def in_shell(script: str) -> str:
+    """A script for a shell that is started in :func:`usual_limits`: with the usual one of files."""
+    if _files() <= descriptors.USUAL:
+        return script
+    return f"ulimit -S -n {descriptors.USUAL}; {script}"
+
+
+def _files() -> int:
+    """How many files may be open: as usual, or as many as are by now and some."""
+    try:
+        return max(descriptors.USUAL, descriptors.highest() + 1 + _SPARE)
+    except OSError:
+        return descriptors.USUAL
 
 
 def _changed(number: int, has: tuple[int, int], soft: int | None, hard: int | None) -> bool:

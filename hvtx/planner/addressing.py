@@ -203,8 +203,41 @@ def _unservable(address: str) -> tuple[str, str] | None:
     return None
 
 
+_SERVERS = {4: (67, "DHCP"), 6: (547, "DHCPv6")}  # whose answers a guest may not send
+
+
+def guarded(port: Publish, families: Iterable[int]) -> int | None:
+    """The family in which what a guest answers from a published port is dropped; None if in none.
+
+    A guest is no DHCP server: what it sends from such a server's port is dropped at its device.
+    ``families`` are those that its network has.
+    """
+    own = {6 if ":" in port.host_ip else 4} if port.host_ip else {4, 6}
+    for family in sorted(own.intersection(families)):
+        if (port.protocol, port.guest_port) == ("udp", _SERVERS[family][0]):
+            return family
+    return None
+
+
+def _refuse_guarded(port: Publish, network: Network) -> None:
+    families = {ipaddress.ip_network(cidr).version for cidr in network.subnets}
+    family = guarded(port, families)
+    if family is None:
+        return
+    number, name = _SERVERS[family]
+    hint = f"let the guest serve it on another port than {number}"
+    if families - {family} and port.host_ip is None:
+        hint += f", or publish it on an IPv{10 - family} address of the host alone"
+    raise UsageError(
+        f"guest port {number}/udp cannot be published by IPv{family}: it is that of a {name}"
+        " server, and what guests send from it is dropped, so that no guest answers for others",
+        hint=hint,
+    )
+
+
 def check_published(port: Publish, network: Network) -> None:
     """Whether a port of the host can lead to guests of the network at all; raises UsageError."""
+    _refuse_guarded(port, network)
     if port.host_ip is None:
         return
     shown = f"[{port.host_ip}]" if ":" in port.host_ip else port.host_ip

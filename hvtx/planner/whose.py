@@ -15,7 +15,8 @@ from hvtx.model.mark import FAMILY, Mark, UnreadableMark, parse_mark
 from hvtx.model.plan import Item, Plan, Reason, Snapshot
 from hvtx.model.resource import Kind, Link, Resource, link_called
 from hvtx.model.stranger import StrangeRule
-from hvtx.model.vm import Liveness, Network, Vm
+from hvtx.model.vm import Liveness, Network, Publish, Vm
+from hvtx.planner import addressees
 from hvtx.planner.heuristic import keeper_of
 from hvtx.planner.likeness import likeness
 
@@ -188,21 +189,16 @@ def _about(sight: Sight, link: Link) -> Iterator[str]:
     names = {other.ifindex: other.name for other in sight.snapshot.links}
     yield f"{link.kind or 'device'} with index {link.ifindex}, MAC address {link.mac}"
     if link.altnames:
-        yield f"also called {_listed(list(link.altnames))}"
+        yield f"also called {addressees.listed(list(link.altnames))}"
     if link.master:
         yield f"a port of {names.get(link.master, 'a bridge that is not seen')}"
     ports = [other.name for other in sight.snapshot.links if other.master == link.ifindex]
     if ports:
-        yield f"its ports: {_listed(ports)}"
+        yield f"its ports: {addressees.listed(ports)}"
     own = [a.address for a in sight.snapshot.addresses if a.ifindex == link.ifindex]
     if own:
-        yield f"its addresses: {_listed(own)}"
+        yield f"its addresses: {addressees.listed(own)}"
     yield from _mentioned(sight, link.name)
-
-
-def _listed(words: list[str], most: int = 6) -> str:
-    more = f" and {len(words) - most} more" if len(words) > most else ""
-    return ", ".join(words[:most]) + more
 
 
 def _mentioned(sight: Sight, word: str) -> Iterator[str]:
@@ -253,20 +249,15 @@ def _subnets(sight: Sight, text: str) -> Iterator[Subject]:
         return
     for network in sight.networks:
         for cidr in network.subnets:
-            if _touch(wanted, cidr):
+            if addressees.touch(wanted, cidr):
                 yield _subnet(sight, network, cidr, str(wanted))
     ours = {network.bridge for network in sight.networks}
-    for address in sight.snapshot.addresses:
+    for address in addressees.nearest_first(sight.snapshot.addresses, str(wanted)):
         own = ipaddress.ip_interface(address.address).network
         link = next((x for x in sight.snapshot.links if x.ifindex == address.ifindex), None)
-        if link is not None and link.name not in ours and _touch(wanted, str(own)):
+        if link is not None and link.name not in ours and addressees.touch(wanted, str(own)):
             words = f"it is the subnet of {link.name} ({address.address})"
             yield _strange_address(sight, str(own), words, link, kind="subnet")
-
-
-def _touch(wanted: ipaddress.IPv4Network | ipaddress.IPv6Network, cidr: str) -> bool:
-    own = ipaddress.ip_network(cidr)
-    return wanted.version == own.version and bool(wanted.prefixlen) and wanted.overlaps(own)
 
 
 def _subnet(sight: Sight, network: Network, cidr: str, wanted: str) -> Subject:
@@ -278,11 +269,8 @@ def _subnet(sight: Sight, network: Network, cidr: str, wanted: str) -> Subject:
 
 
 def _addresses(sight: Sight, text: str) -> Iterator[Subject]:
-    try:
-        address = ipaddress.ip_interface(text).ip
-    except ValueError:
-        return
-    if "/" in text and next(_subnets(sight, text), None) is not None:
+    address = addressees.read_address(text)
+    if address is None or ("/" in text and next(_subnets(sight, text), None) is not None):
         return
     found = False
     for row in sight.snapshot.rows:
@@ -296,6 +284,7 @@ def _addresses(sight: Sight, text: str) -> Iterator[Subject]:
             link = next((x for x in sight.snapshot.links if x.ifindex == own.ifindex), None)
             found = True
             words = f"an address of {link.name if link else 'a device'}"
+            words += addressees.taken_by_host(sight.networks, address)
             yield _strange_address(sight, own.address, words, link)
     if not found:
         yield from _nearby(sight, address)
@@ -329,14 +318,14 @@ def _nearby(
     sight: Sight, address: ipaddress.IPv4Address | ipaddress.IPv6Address
 ) -> Iterator[Subject]:
     """An address that nobody has here: whose subnet it is in."""
-    for network in sight.networks:
-        if any(address in ipaddress.ip_network(cidr) for cidr in network.subnets):
-            words = f"free: in the subnet of network {network.name!r}, leased to nobody"
-            yield Subject(
-                Kind.ADDRESS, str(address), words, None, "hvtx", Reason.RESERVED, None,
-                network.name, evidence=tuple(_mentioned(sight, str(address))),
-            )  # fmt: skip
-            return
+    within = addressees.network_of(sight.networks, address)
+    if within is not None:
+        yield Subject(
+            Kind.ADDRESS, str(address), addressees.use_of(*within, address), None, "hvtx",
+            Reason.RESERVED, None, within[0].name,
+            evidence=tuple(_mentioned(sight, str(address))),
+        )  # fmt: skip
+        return
     for own in sight.snapshot.addresses:
         if address in ipaddress.ip_interface(own.address).network:
             link = next((x for x in sight.snapshot.links if x.ifindex == own.ifindex), None)
@@ -386,13 +375,24 @@ def _ports(sight: Sight, text: str) -> Iterator[Subject]:
         if port.host_port == number and fits(port.protocol, port.host_ip)
     ]  # fmt: skip
     yield from reserved
-    if not ours and not reserved:
+    elsewhere = list(_elsewhere(sight, Publish(protocol or "tcp", host, number, 0), protocol))
+    yield from elsewhere
+    if not ours and not reserved and not elsewhere:
         yield _strange_port(sight, number, protocol, host)
+
+
+def _elsewhere(sight: Sight, asked: Publish, protocol: str | None) -> Iterator[Subject]:
+    """What other installations publish."""
+    entries, own, both = sight.snapshot.entries, sight.snapshot.installation, protocol is None
+    for port, owner in addressees.published_elsewhere(entries, own, asked, both=both):
+        words = f"published by another installation of hvtx ({owner})"
+        key, other = f"{port.host_port}/{port.protocol}", Reason.OTHER_INSTALLATION
+        yield Subject("port", key, words, None, "other-installation", other)
 
 
 def _strange_port(sight: Sight, number: int, protocol: str | None, host: str | None) -> Subject:
     heard = sorted(
-        f"a program listens on {address}, port {port}/{proto}: `ss -lnp` shows which"
+        f"a program listens on {address}, port {port}/{proto}"
         for proto, address, port in sight.sockets
         if port == number
         and protocol in (None, proto)

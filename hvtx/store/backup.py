@@ -18,10 +18,11 @@ from typing import NamedTuple
 from hvtx.errors import NotPermitted, Refused
 from hvtx.host import failpoint, paths
 from hvtx.host.locks import LockFile
-from hvtx.migrations import SCHEMA
-from hvtx.store import database, history
+from hvtx.store import creating, history
+from hvtx.store.connection import check_header, connect_plainly, is_older, uri
+from hvtx.store.database import FILE, PAGE, QUEUE_BYTE, Store
+from hvtx.store.errors import translated, untrusted
 
-_PAGE = 4096
 _SECONDS = 10.0
 
 
@@ -43,13 +44,13 @@ def facts_of(sql: sqlite3.Connection) -> Facts:
     return Facts(installation, seq, version, *counts)
 
 
-def content_of(store: database.Store, path: str) -> tuple[bytes, Facts]:
+def content_of(store: Store, path: str) -> tuple[bytes, Facts]:
     """A whole, checked database with what is in an open store, as the bytes of a file.
 
     It is made in memory: beside a file that is made in a directory of others, SQLite would take
     what they put there for its journal. ``path`` is for messages. Raises StoreError, Refused.
     """
-    with database.translated(path), closing(sqlite3.connect(":memory:")) as memory:
+    with translated(path), closing(sqlite3.connect(":memory:")) as memory:
         store.connection.backup(memory)
         found = check(memory, path)
         return memory.serialize(), found
@@ -64,27 +65,27 @@ def copy(source: sqlite3.Connection, path: str) -> Facts:
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     os.close(os.open(path, flags, 0o600))
     try:
-        with database.translated(path), closing(database.connect_plainly(path)) as target:
+        with translated(path), closing(connect_plainly(path)) as target:
             source.backup(target)
-        with database.translated(path), closing(database.connect_plainly(path)) as target:
+        with translated(path), closing(connect_plainly(path)) as target:
             found = check(target, path)
         _sync(path)
     except BaseException:
-        database.remove_draft(path)
+        creating.remove_draft(path)
         raise
     return found
 
 
 def check(sql: sqlite3.Connection, path: str) -> Facts:
     """What is in a database, if it is a whole store; raises Refused."""
-    database.check_header(sql, path)
+    check_header(sql, path)
     words = sql.execute("PRAGMA integrity_check(1)").fetchone()[0]
     if words != "ok":
-        raise database.untrusted(path, words)
-    if sql.execute("PRAGMA page_size").fetchone()[0] != _PAGE:
-        raise database.untrusted(path, "its pages have another size")
+        raise untrusted(path, words)
+    if sql.execute("PRAGMA page_size").fetchone()[0] != PAGE:
+        raise untrusted(path, "its pages have another size")
     if sql.execute("SELECT count(*) FROM meta").fetchone()[0] != 1:
-        raise database.untrusted(path, "it has no installation")
+        raise untrusted(path, "it has no installation")
     return facts_of(sql)
 
 
@@ -96,11 +97,11 @@ def draft_of(path: str, draft: str) -> Facts:
     try:
         with _as_backup(path) as source:
             copy(source, draft)
-        with database.translated(path), closing(database.connect_plainly(draft)) as sql:
+        with translated(path), closing(connect_plainly(draft)) as sql:
             sql.execute("PRAGMA journal_mode=WAL")
             sql.execute("PRAGMA foreign_keys=ON")
-            if sql.execute("PRAGMA user_version").fetchone()[0] < SCHEMA:
-                database.migrate(sql)
+            if is_older(sql):
+                creating.migrate(sql)
             words = f"the store was restored from {path}"
             history.add(sql, [history.Event("restored", words)], operation=None, verb="restore")
             found = facts_of(sql)
@@ -123,9 +124,9 @@ def _as_backup(path: str) -> Iterator[sqlite3.Connection]:
     log = path + "-wal"
     fixed = "" if os.path.exists(log) and os.path.getsize(log) else "&immutable=1"
     refuse_others(path, logged=not fixed)
-    with database.translated(path):
+    with translated(path):
         connection = sqlite3.connect(
-            f"{database.uri(path)}?mode=ro{fixed}", uri=True, isolation_level=None, timeout=_SECONDS
+            f"{uri(path)}?mode=ro{fixed}", uri=True, isolation_level=None, timeout=_SECONDS
         )
         with closing(connection):
             yield connection
@@ -160,9 +161,9 @@ def installation_at(path: str) -> str:
     Raises Refused (no store), StoreError, OSError (nothing, or no file).
     """
     paths.need_regular(os.stat(path), path)
-    with database.translated(path):
-        uri = f"{database.uri(path)}?mode=ro&immutable=1"  # what never changes, and no log beside
-        with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as sql:
+    with translated(path):
+        place = f"{uri(path)}?mode=ro&immutable=1"  # what never changes, and no log beside
+        with closing(sqlite3.connect(place, uri=True, isolation_level=None)) as sql:
             return str(sql.execute("SELECT installation FROM meta").fetchone()[0])
 
 
@@ -172,24 +173,24 @@ def quiet(state_directory: str, seconds: float) -> Iterator[str]:
 
     Raises Busy, NotPermitted, StoreError.
     """
-    queue: LockFile = database.make_directory(state_directory)
-    draft = os.path.join(state_directory, database.FILE) + ".new"
+    queue: LockFile = creating.make_directory(state_directory)
+    draft = os.path.join(state_directory, FILE) + ".new"
     try:
-        queue.lock(database.QUEUE_BYTE, seconds, "the state store")
-        database.remove_draft(draft)
+        queue.lock(QUEUE_BYTE, seconds, "the state store")
+        creating.remove_draft(draft)
         try:
             yield draft
         finally:
-            database.remove_draft(draft)
+            creating.remove_draft(draft)
     finally:
         queue.close()
 
 
-def fill(draft: str, store: database.Store, aside: str) -> None:
+def fill(draft: str, store: Store, aside: str) -> None:
     """Let a sound store have the draft's content, in one transaction; ``aside`` is what it had."""
     copy(store.connection, aside)
     failpoint.reach("aside:store")
-    with database.translated(draft), closing(database.connect_plainly(draft)) as source:
+    with translated(draft), closing(connect_plainly(draft)) as source:
         source.backup(store.connection)
     failpoint.reach("filled:store")
 
@@ -209,7 +210,7 @@ def replace(draft: str, path: str, aside: str) -> bool:
         os.unlink(path + "-shm")
     failpoint.reach("aside:store")
     os.rename(draft, path)
-    database.sync_directory(os.path.dirname(path))
+    creating.sync_directory(os.path.dirname(path))
     failpoint.reach("replaced:store")
     return there
 

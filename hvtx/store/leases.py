@@ -203,15 +203,6 @@ def loopback6_ports(sql: sqlite3.Connection) -> int:
     )
 
 
-def macs_and_bridges(sql: sqlite3.Connection) -> tuple[set[str], set[str]]:
-    """Every MAC and every bridge name on record."""
-    macs = {
-        row[0] for row in sql.execute("SELECT mac FROM interface UNION SELECT mac FROM network")
-    }
-    bridges = {row[0] for row in sql.execute("SELECT bridge FROM network")}
-    return macs, bridges
-
-
 def counts(sql: sqlite3.Connection) -> dict[tuple[str, int], int]:
     """How many addresses are leased, by network (id) and family (4, 6)."""
     return {

@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 
 from hvtx.cli.completion import joined
-from hvtx.cli.main import COMMANDS
+from hvtx.cli.root import COMMANDS
 from hvtx.engine.define import HYPERVISORS
 from hvtx.model.words import EVENTS, KINDS, REASONS, VERBS
-from hvtx.store.database import open_store
+from hvtx.store.opening import open_store
 from tests.store.shelf import add_network, network
 
 

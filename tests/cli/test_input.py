@@ -16,14 +16,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hvtx.cli.main import COMMANDS, run
-from hvtx.drivers.process import probe
+from hvtx.cli.main import run
+from hvtx.cli.root import COMMANDS
+from hvtx.drivers.vm_process.probe import probe
 from hvtx.engine.define import parse_wish
 from hvtx.errors import HvtxError, OutputLost, UsageError
 from hvtx.host.procfs import look
 from hvtx.host.vmuser import numeric_id
 from hvtx.model.vm import Vm
-from hvtx.store.database import open_store
+from hvtx.store.opening import open_store
 
 
 class Ran(NamedTuple):
@@ -42,7 +43,7 @@ def hvtx(
     """Run a command line in this process, with a store that does not exist."""
     for name in ("STATE_DIR", "RUN_DIR", "FIREWALL", "CONFIG", "LOCK_TIMEOUT"):
         monkeypatch.delenv(f"HVTX_{name}", raising=False)
-    monkeypatch.setattr("hvtx.cli.main.DEFAULT_CONFIG", str(tmp_path / "no-config.toml"))
+    monkeypatch.setattr("hvtx.cli.settings.DEFAULT_CONFIG", str(tmp_path / "no-config.toml"))
     places = ["--state-dir", str(tmp_path / "state"), "--run-dir", str(tmp_path / "run")]
 
     def call(*arguments: str, before: list[str] | None = None) -> Ran:
@@ -400,7 +401,7 @@ def test_flag_beats_environment_beats_file_beats_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each in turn taken away."""
-    from hvtx.cli.main import settings as decided
+    from hvtx.cli.settings import settings as decided
 
     path = tmp_path / "config.toml"
     path.write_text("state_dir = '/file'\nlock_timeout = 3\n")

@@ -20,7 +20,8 @@ from hvtx.host import procfs
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.vm import Life, Network, Vm
 from hvtx.store import intents, records, strict
-from hvtx.store.database import Store, open_store
+from hvtx.store.database import Store
+from hvtx.store.opening import open_store
 
 ROOT = Path(__file__).resolve().parent.parent.parent / "hvtx"
 LAN = Network(
@@ -162,10 +163,10 @@ def test_rows_are_visited_once_whatever_the_number_of_vms(
                 records.add_vm(sql, vm, operation)
                 drafts = [intents.Draft(Kind.PROCESS, name, {}, name, None)]
                 intents.intend(sql, drafts, operation=operation, life=life, mark=str)
-    real, Counted.visits = records.resources, 0
-    monkeypatch.setattr(records, "resources", lambda *given: Counted(real(*given)))
+    real, Counted.visits = records.resources_of_life, 0
+    monkeypatch.setattr(records, "resources_of_life", lambda *given: Counted(real(*given)))
     with closing(Runtime(settings, writable=False)) as runtime:
         assert not runtime._old_life_moves(Life(life, "", 0, recovered=False))
     assert vms <= Counted.visits <= 4 * vms  # opening looks too, if nothing else is in the way
     with closing(opened(settings, writable=False)) as store:
-        assert len(rows_by_vm(real(store.connection))) == vms
+        assert len(rows_by_vm(real(store.connection, life))) == vms

@@ -1,4 +1,4 @@
-"""The doors of ``hvtx.host`` and ``hvtx.drivers.process``, opening on a fake kernel.
+"""The doors of ``hvtx.host`` and ``hvtx.drivers.vm_process``, opening on a fake kernel.
 
 Each class and function here has the shape of the one that it stands for, and does nothing but ask
 the kernel; what the program does with the answers is the program's own.
@@ -14,7 +14,7 @@ from ipaddress import ip_address, ip_interface
 from types import SimpleNamespace
 from typing import Any, Self
 
-from hvtx.drivers import process
+from hvtx.drivers.vm_process import gate as gates
 from hvtx.errors import Conflict
 from hvtx.host import tun
 from hvtx.host.nfnetlink import Command, Element, Named, Piece, Rule, Table
@@ -272,7 +272,7 @@ class FakeProc:
         found = self._kernel.processes.get(pid)
         if found is None:
             raise FileNotFoundError(pid)
-        gate = (process.SHELL, "-c", process.SCRIPT, process.SIGNATURE, "/")
+        gate = (gates.SHELL, "-c", gates.SCRIPT, gates.SIGNATURE, "/")
         return (*gate, *found.argv) if found.gate else found.argv
 
     def is_waiting(self, pid: int) -> bool:
@@ -283,13 +283,13 @@ class FakeProc:
         return self._kernel.holders(names)
 
 
-class FakeGate(process.Gate):
+class FakeGate(gates.Gate):
     """A gate in front of a process of the fake kernel."""
 
     def __init__(self, kernel: Kernel, launch: Launch, log_path: str, name: str) -> None:
         self._kernel = kernel
         self._child = kernel.spawn(launch.argv, gate=True).pid
-        log = process.Log(log_path, 0, 0)
+        log = gates.Log(log_path, 0, 0)
         super().__init__(self._child, -1, f"{launch.argv[0]} of VM {name}", log)
 
     def open(self) -> None:
@@ -435,15 +435,15 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.drivers.address.Links": links,
         "hvtx.drivers.sysctl.Path": setting,
         "hvtx.drivers.nftables.Nftables": lambda: FakeNftables(kernel),
-        "hvtx.drivers.process.spawn": lambda launch, log, name="", user=None: FakeGate(
+        "hvtx.drivers.vm_process.spawn.spawn": lambda launch, log, name="", user=None: FakeGate(
             kernel, launch, log, name
         ),
-        "hvtx.drivers.process._give": lambda directory, user: None,
+        "hvtx.drivers.vm_process.prepare._give": lambda directory, user: None,
         "hvtx.host.vmuser.lack": lambda user: None,
         "hvtx.host.vmuser.kvm_groups": tuple,
         "hvtx.host.logger.drain": lambda pid: None,
         "hvtx.host.logger.listen": lambda pid: None,
-        "hvtx.drivers.process.enter_scope": lambda vm, *pids: None,
+        "hvtx.drivers.vm_process.scope.enter_scope": lambda vm, *pids: None,
         "hvtx.engine.snapshot.Links": links,
         "hvtx.engine.networks.Links": links,
         "hvtx.engine.own_addresses.Links": links,

@@ -17,8 +17,10 @@ from typing import Any, NamedTuple, Self
 
 from hypothesis import strategies as st
 
-from hvtx.cli import main as cli
-from hvtx.drivers import nftables, process, strangers
+from hvtx.cli import settings as cli
+from hvtx.drivers import nftables, strangers
+from hvtx.drivers.vm_process.gate import tail as tail_of
+from hvtx.drivers.vm_process.probe import look_into
 from hvtx.engine import adopt, collect, heuristic, runtime, show, units, view
 from hvtx.errors import HvtxError, NotPermitted
 from hvtx.host import (
@@ -34,6 +36,7 @@ from hvtx.host import (
     netlink,
     nfnetlink,
     nftlayout,
+    portowner,
     ports,
     procfs,
     qmp,
@@ -60,10 +63,11 @@ from hvtx.model.routing import Packet
 from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import ProcessFacts
 from hvtx.planner import addressing, adoption, likeness, neighbours
-from hvtx.planner import gc as plan
 from hvtx.planner import heuristic as guesses
+from hvtx.planner.gc import foreign
 from hvtx.store import backup
-from hvtx.store.database import FILE, open_store
+from hvtx.store.database import FILE
+from hvtx.store.opening import open_store
 from tests.fuzz import mutating
 from tests.fuzz.mutating import (
     encoded,
@@ -532,7 +536,7 @@ def mentions(text: str) -> None:
         (ipaddress.ip_network("fd00::/64"), "net"),
     ]
     guesses.mentions(text, spans)
-    plan.mentions(text, [("10.0.0.0/24", "net"), ("fd00::/64", "net")])
+    foreign.mentions(text, [("10.0.0.0/24", "net"), ("fd00::/64", "net")])
     rule = StrangeRule("nftables", "nft ip nat post", text, None, "", 1)
     guesses.keeper_of(rule)
     adoption.kind_of(text)
@@ -609,7 +613,7 @@ def unit_texts(text: str) -> None:
 
 def tail(data: bytes) -> None:
     """A log's end, for a message."""
-    told = process.tail(file_of(data, "log"))
+    told = tail_of(file_of(data, "log"))
     assert told.isprintable() or "\n" in told
     guest.telling(data.decode(errors="replace").split("\n"), 7)
 
@@ -808,7 +812,7 @@ PARSERS: dict[str, Parser] = {
         lambda text: counters.moved(counters.lines(text), counters.lines(text)), texts(SAVED), (), ("host.replica.legacy",)
     ),
     "what a rule speaks of": Parser(
-        mentions, texts(RULE_TEXTS, " "), (), ("planner.heuristic.mentions", "planner.gc.mentions"),
+        mentions, texts(RULE_TEXTS, " "), (), ("planner.heuristic.mentions", "planner.gc.foreign.mentions"),
         lambda n: "1:2::" * n + " 10.0.0.1" * n,
     ),
     "ports of others": Parser(others_ports, texts(RULE_TEXTS, " "), (), ("planner.neighbours.published_by_others",)),
@@ -832,14 +836,14 @@ PARSERS: dict[str, Parser] = {
         lambda n: b'{"a": "' + b"[" * n + b'"}',
     ),
     "words of hypervisors": Parser(said, mutating.values, (), ("host.talk.word", "host.talk.sentence")),
-    "a guest's log": Parser(tail, encoded(texts(("error: a\n\x1b[31mb\x1b[0m\r\nc\n" * 20,))), (), ("drivers.process.tail",)),
+    "a guest's log": Parser(tail, encoded(texts(("error: a\n\x1b[31mb\x1b[0m\r\nc\n" * 20,))), (), ("drivers.vm_process.gate.tail",)),
     "a probe's console": Parser(
         probed, texts(("[ 0.1] Kernel panic - not syncing: VFS: Unable to mount root fs\nKVM internal error",)), (),
         ("host.kvm.lacks_root", "host.kvm.told"),
     ),
     "disk headers": Parser(
-        lambda data: process.look_into(file_of(data, "disk")), mutated([b"QFI\xfb\0\0\0\3" + bytes(72), bytes(80)]),
-        (HvtxError,), ("drivers.process.look_into",),
+        lambda data: look_into(file_of(data, "disk")), mutated([b"QFI\xfb\0\0\0\3" + bytes(72), bytes(80)]),
+        (HvtxError,), ("drivers.vm_process.probe.look_into",),
     ),
     "names in disk headers": Parser(
         images.named, mutated([qcow2(b"base.raw"), qcow2(b"", data=b"data.raw")]), (),
@@ -848,11 +852,11 @@ PARSERS: dict[str, Parser] = {
     # files
     "state.json": Parser(
         state_file, json_bytes(STATES), (ValueError,),
-        ("engine.adopt._read", "planner.adoption.parse_state", "planner.adoption.judge", "planner.adoption._rules"),
+        ("engine.adopt._read", "planner.adoption.state_json.parse_state", "planner.adoption.judging.judge", "planner.adoption.state_json._rules"),
     ),
     "rules in delete form": Parser(
         adoption.parse_deletion, texts(("-t nat -D POSTROUTING -s 10.88.0.5/32 -j MASQUERADE", *RULE_TEXTS), " "),
-        (ValueError,), ("planner.adoption.parse_deletion", "planner.adoption._by_words"), lambda n: "-D A -s ::1 'a b' " * n,
+        (ValueError,), ("planner.adoption.deletion.parse_deletion", "planner.adoption.judging._by_words"), lambda n: "-D A -s ::1 'a b' " * n,
     ),
     "access control lists": Parser(
         listed_access, mutated([struct.pack("<IHHIHHIHHI", 2, 1, 6, 0xFFFFFFFF, 2, 6, 54321, 16, 6, 0xFFFFFFFF)]), (),
@@ -863,13 +867,13 @@ PARSERS: dict[str, Parser] = {
     "views": Parser(published, json_bytes(VIEWS), (HvtxError,), ("engine.view._parsed", "store.view.read")),
     "stores of others": Parser(installation, mutated([store_bytes()]), (HvtxError, OSError), ("store.backup.installation_at",)),
     "backups": Parser(whole_store, mutated([store_bytes()]), (HvtxError, OSError), ("store.backup.draft_of",)),
-    "configuration": Parser(configuration, encoded(texts((CONFIGURATION,))), (HvtxError,), ("cli.main._from_file",)),
+    "configuration": Parser(configuration, encoded(texts((CONFIGURATION,))), (HvtxError,), ("cli.settings._from_file",)),
     "environment": Parser(
         environment,
         st.dictionaries(
             st.sampled_from([f"HVTX_{n.upper()}" for n in (*sorted(cli._KEYS), "qemu_accel")]), words, max_size=4
         ),
-        (HvtxError,), ("cli.main.settings", "cli.main._checked", "host.kvm.wanted_accelerator"),
+        (HvtxError,), ("cli.settings.settings", "cli.settings._checked", "host.kvm.wanted_accelerator"),
     ),
     "answers about KVM": Parser(
         kept_answers, json_bytes(([["boot", ["/qemu", 1, 2], None], ["kvm", "it runs", ""]],)), (), ("host.kvm.all_kept",)
@@ -900,9 +904,13 @@ PARSERS: dict[str, Parser] = {
         lambda n: MOUNTS * n,
     ),
     "sockets": Parser(
-        lambda text: ports.sockets_in(text, "0A"),
+        lambda text: (ports.sockets_in(text, "0A"), portowner.owned_in(text, "0A")),
         texts([sample(f"/proc/self/net/{name}")[0].decode() for name in ("tcp", "tcp6", "udp")]), (ValueError,),
-        ("host.ports.sockets_in", "host.ports._spelt"),
+        ("host.ports.sockets_in", "host.ports.spelt", "host.portowner.owned_in"),
+    ),
+    "control groups": Parser(
+        portowner.unit_in, texts(["0::/system.slice/nginx.service\n1:name=systemd:/user.slice/u.service\n"], "/"), (),
+        ("host.portowner.unit_in",),
     ),
     # words
     "marks": Parser(names, texts((MARK, f"a {MARK} b"), ":"), (), ("model.mark.parse_mark",), lambda n: "hvtx:1:" * n),

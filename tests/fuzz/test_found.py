@@ -27,8 +27,10 @@ from hvtx.host import (
 )
 from hvtx.host.netlink import Garbled, attribute, message, u32
 from hvtx.model.routing import Packet
+from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import ProcessFacts
 from hvtx.planner import adoption
+from hvtx.planner.adoption import judging
 from tests.fuzz.mutating import sample
 from tests.fuzz.parsers import VIEWS, Told, ToldTables, blob, links
 
@@ -183,10 +185,10 @@ def test_rules_are_taken_apart_once_however_many_are_claimed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls: list[str] = []
-    split = adoption.shlex.split
-    monkeypatch.setattr(adoption.shlex, "split", lambda text: calls.append(text) or split(text))  # type: ignore[func-returns-value]
+    split = judging.shlex.split
+    monkeypatch.setattr(judging.shlex, "split", lambda text: calls.append(text) or split(text))  # type: ignore[func-returns-value]
     rules = [
-        adoption.StrangeRule(
+        StrangeRule(
             "iptables", "iptables nat POSTROUTING", f"-s 10.88.0.{n}/32 -j DROP", None, "", n
         )
         for n in range(50)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hvtx.model.plan import Action, Plan, Reason, Snapshot
 from hvtx.model.resource import BRIDGE_GROUP, FIREWALL_KINDS, Entry, Kind, Resource, State
 from hvtx.model.vm import Liveness
-from hvtx.planner.gc import plan_gc, release_order
+from hvtx.planner.gc import plan_gc
+from hvtx.planner.order import release_order
 
 from .scene import EARLIER, NOW, THEIRS, Scene, link, mark
 

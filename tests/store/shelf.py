@@ -14,7 +14,8 @@ from hvtx.model.resource import Kind, Resource
 from hvtx.model.vm import Identity, Interface, Network, Publish, Vm
 from hvtx.planner.addressing import gateway_of
 from hvtx.store import intents, leases, records
-from hvtx.store.database import FILE, Store, open_store
+from hvtx.store.database import FILE, Store
+from hvtx.store.opening import open_store
 
 WRITER = Identity("boot-a", 42, 1193, 0)
 _MACS = itertools.count(1)

@@ -14,7 +14,8 @@ import pytest
 
 from hvtx import migrations
 from hvtx.errors import HvtxError
-from hvtx.store import database
+from hvtx.store import connection as files
+from hvtx.store import creating
 
 from .shelf import Shelf, add_network, enter, network
 
@@ -64,8 +65,8 @@ def test_every_table_is_strict(shelf: Shelf) -> None:
 def later(monkeypatch: pytest.MonkeyPatch, *more: tuple[str, tuple[str, ...]]) -> None:
     """This program knows further migrations."""
     every = (*migrations.MIGRATIONS, *more)
-    monkeypatch.setattr(database, "MIGRATIONS", every)
-    monkeypatch.setattr(database, "SCHEMA", len(every))
+    monkeypatch.setattr(creating, "MIGRATIONS", every)
+    monkeypatch.setattr(files, "SCHEMA", len(every))
 
 
 def test_an_older_store_is_migrated_by_the_next_writer(
@@ -121,7 +122,8 @@ def test_a_killed_step_leaves_nothing(shelf: Shelf, fresh: bool) -> None:
         before = facts(shelf)
     words = textwrap.dedent("""
         import os, signal, sys
-        from hvtx.store import database
+        from hvtx.store import connection, creating
+        from hvtx.store.opening import open_store
 
         class Deadly(tuple):
             def __iter__(self):
@@ -129,9 +131,9 @@ def test_a_killed_step_leaves_nothing(shelf: Shelf, fresh: bool) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         bad = ("9999_bad", Deadly(("CREATE TABLE tomorrow (x)",)))
-        database.MIGRATIONS = (*database.MIGRATIONS, bad)
-        database.SCHEMA = len(database.MIGRATIONS)
-        database.open_store(sys.argv[1], sys.argv[2], writable=True)
+        creating.MIGRATIONS = (*creating.MIGRATIONS, bad)
+        connection.SCHEMA = len(creating.MIGRATIONS)
+        open_store(sys.argv[1], sys.argv[2], writable=True)
     """)
     command = [sys.executable, "-c", words, str(shelf.state), str(shelf.run)]
     ran = subprocess.run(command, cwd=ROOT, check=False)

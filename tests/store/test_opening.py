@@ -15,7 +15,9 @@ import pytest
 from hvtx.migrations import APPLICATION_ID, SCHEMA
 
 from hvtx.errors import Busy, HvtxError, NotPermitted, Refused, StoreError
-from hvtx.store import database, records
+from hvtx.store import records, trust
+from hvtx.store.errors import explain
+from hvtx.store.opening import open_store
 
 from .shelf import Shelf, add_network, enter, network
 
@@ -90,7 +92,7 @@ def test_readers_do_not_make_a_store(shelf: Shelf) -> None:
         assert records.vms(store.connection) == []
         assert records.resources(store.connection) == []
         assert records.current_life(store.connection) is None
-        store.check_trust()
+        trust.check_trust(store)
     assert list(shelf.base.iterdir()) == []
     shelf.state.mkdir()
     with shelf.opened(writable=False) as store:
@@ -131,7 +133,7 @@ def test_any_directory_name_will_do(tmp_path: Path, name: str) -> None:
 
 def test_a_path_with_two_slashes_is_a_path(shelf: Shelf) -> None:
     """``//dir`` is not the host ``dir`` of a URI."""
-    store = database.open_store("/" + str(shelf.state), str(shelf.run), writable=True)
+    store = open_store("/" + str(shelf.state), str(shelf.run), writable=True)
     store.close()
     assert shelf.file.exists()
 
@@ -424,19 +426,19 @@ def test_damage_further_in_is_found_before_anything_is_collected(shelf: Shelf) -
     data[(page - 1) * 4096 : page * 4096] = b"\xff" * 4096
     shelf.file.write_bytes(data)
     with shelf.opened() as store, pytest.raises(Refused) as caught:
-        store.check_pages()
+        trust.check_pages(store)
     assert caught.value.code == "store-untrusted"
 
 
 def test_damage_that_comes_up_later_is_explained(shelf: Shelf) -> None:
     """SQLite's own error, wherever it is raised, is the store's to explain."""
-    told = database.explain(sqlite3.DatabaseError("database disk image is malformed"))
+    told = explain(sqlite3.DatabaseError("database disk image is malformed"))
     assert isinstance(told, Refused)
     assert told.code == "store-untrusted"
-    assert isinstance(database.explain(sqlite3.OperationalError("disk I/O error")), StoreError)
+    assert isinstance(explain(sqlite3.OperationalError("disk I/O error")), StoreError)
     for words in ("database is locked", "locking protocol"):
-        assert isinstance(database.explain(sqlite3.OperationalError(words)), Busy)
-    assert database.explain(ValueError("not mine")) is None
+        assert isinstance(explain(sqlite3.OperationalError(words)), Busy)
+    assert explain(ValueError("not mine")) is None
 
 
 # -- where nothing can be written ----------------------------------------------------------------------
@@ -476,7 +478,7 @@ def test_another_user_is_told_to_become_root(shelf: Shelf) -> None:
     words = (
         "import os, sys\n"
         "from hvtx.errors import HvtxError\n"
-        "from hvtx.store.database import open_store\n"
+        "from hvtx.store.opening import open_store\n"
         "os.setgid(12345); os.setuid(12345)\n"
         "for writable in (True, False):\n"
         "    try: open_store(*sys.argv[1:3], writable=writable)\n"

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import pytest
 
-from hvtx.store import records
+from hvtx.store import records, trust
 from hvtx.store.database import FILE
 
 from .shelf import Shelf, enter
@@ -201,7 +201,7 @@ def commits_in(disk: dict[str, bytes], shelf: Shelf) -> int:
     for name, content in disk.items():
         (shelf.state / name).write_bytes(content)
     with shelf.opened() as store:
-        store.check_pages()
+        trust.check_pages(store)
         found = len(records.operations(store.connection))
         enter(store)
     return found

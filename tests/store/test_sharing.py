@@ -18,8 +18,10 @@ from hvtx import migrations
 from hvtx.errors import Busy, CommitUnknown, HvtxError, Refused, StoreError
 from hvtx.model.mark import parse_mark
 from hvtx.model.resource import Kind
-from hvtx.store import database, intents, records
-from hvtx.store.database import open_store
+from hvtx.store import connection as files
+from hvtx.store import creating, intents, records, trust
+from hvtx.store.database import Store
+from hvtx.store.opening import open_store
 
 from .shelf import Shelf, add_network, claim, enter, intend, network
 
@@ -49,7 +51,7 @@ def test_a_store_that_was_migrated_meanwhile_is_written_no_more(
         newer = (*migrations.MIGRATIONS, ("9999_next", ("CREATE TABLE tomorrow (x INT) STRICT",)))
 
         def migrate() -> None:
-            database.MIGRATIONS, database.SCHEMA = newer, len(newer)
+            creating.MIGRATIONS, files.SCHEMA = newer, len(newer)
             open_store(str(shelf.state), str(shelf.run), writable=True).close()
 
         assert in_child(migrate) == 0
@@ -91,8 +93,8 @@ def test_a_migration_killed_after_any_statement_is_none(shelf: Shelf, fresh: boo
             if deadly and name == deadly[0]:
                 LAST[0] = deadly[1]
                 every[-1] = (name, Deadly(statements))
-        database.MIGRATIONS = tuple(every[:count])
-        database.SCHEMA = count
+        creating.MIGRATIONS = tuple(every[:count])
+        files.SCHEMA = count
         open_store(str(shelf.state), str(shelf.run), writable=True).close()
 
     total = len(steps) + (0 if fresh else 1)
@@ -195,8 +197,9 @@ def test_commits_that_went_with_a_removed_log_are_missed(shelf: Shelf) -> None:
         Path(f"{shelf.file}-wal").unlink()
         enter(store)
         words = (
-            "import sys; from hvtx.errors import Refused; from hvtx.store.database import open_store\n"
-            "try: open_store(*sys.argv[1:], writable=False).check_trust()\n"
+            "import sys; from hvtx.errors import Refused; from hvtx.store.opening import open_store\n"
+            "from hvtx.store.trust import check_trust\n"
+            "try: check_trust(open_store(*sys.argv[1:], writable=False))\n"
             "except Refused as problem: print(problem.code)"
         )
         command = [sys.executable, "-c", words, str(shelf.state), str(shelf.run)]
@@ -217,13 +220,13 @@ def test_nobody_opens_the_file_beside_sqlite(shelf: Shelf) -> None:
         with shelf.opened() as store:
             add_network(store, network())
             claim(store, "web", network())
-            store.note_place()
-            store.check_trust()
-            store.check_pages()
+            trust.note_place(store)
+            trust.check_trust(store)
+            trust.check_pages(store)
         with shelf.opened(writable=False) as store:
-            store.check_trust()
+            trust.check_trust(store)
         with shelf.opened() as store:
-            store.accept_rollback()
+            trust.accept_rollback(store)
         beside = [
             path for path in seen if Path(path).name in ("hvtx.db", "hvtx.db-wal", "hvtx.db-shm")
         ]
@@ -290,14 +293,14 @@ def test_opening_tries_again_as_long_as_asked(
     """SQLite gives up a kept lock of the log's index after ten seconds, whatever it was told."""
     shelf.open().close()
     kept = [sqlite3.OperationalError("locking protocol")] * 2
-    check = database.check_header
+    check = files.check_header
 
     def checked(connection: sqlite3.Connection, path: str) -> None:
         if kept:
             raise kept.pop()
         check(connection, path)
 
-    monkeypatch.setattr(database, "check_header", checked)
+    monkeypatch.setattr(files, "check_header", checked)
     if opens:
         shelf.open(lock_timeout=seconds).close()
         assert kept == []
@@ -382,7 +385,7 @@ def test_a_hand_with_sqlite3_cannot_write_nonsense(shelf: Shelf, statement: str)
 # -- a store with a long past --------------------------------------------------------------------------------
 
 
-def _steps(store: database.Store, work: Callable[[], object]) -> int:
+def _steps(store: Store, work: Callable[[], object]) -> int:
     """How many instructions of SQLite's machine ``work`` takes, in hundreds."""
     ticks = 0
 

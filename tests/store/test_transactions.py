@@ -17,8 +17,9 @@ import pytest
 
 from hvtx.errors import Busy, CommitUnknown, Conflict, HvtxError, Refused, StoreError
 from hvtx.model.resource import Kind, State
-from hvtx.store import intents, records
-from hvtx.store.database import FILE, Store, open_store
+from hvtx.store import intents, records, trust
+from hvtx.store.database import FILE, Store
+from hvtx.store.opening import open_store
 
 from .shelf import NOW, Shelf, add_network, claim, enter, intend, network
 
@@ -87,8 +88,8 @@ def test_a_mark_that_cannot_rise_fails_no_commit(store: Store) -> None:
     """The commit cannot be taken back: saying that it failed would be untrue."""
     enter(store)
     path = Path(store.run_directory, "hwm")
-    os.close(store._mark_descriptor)  # type: ignore[arg-type]
-    store._mark_descriptor = os.open(path, os.O_RDONLY)
+    os.close(store.mark._descriptor)  # type: ignore[arg-type]
+    store.mark._descriptor = os.open(path, os.O_RDONLY)
     assert enter(store) == 2
     assert seq(store) == 2
     assert high_water(store) == 1
@@ -113,10 +114,10 @@ def rolled_back(shelf: Shelf) -> None:
     put_back(shelf, old)
 
 
-def trust(shelf: Shelf, *, writable: bool = True) -> str:
+def trusted(shelf: Shelf, *, writable: bool = True) -> str:
     with shelf.opened(writable=writable) as store:
         try:
-            store.check_trust()
+            trust.check_trust(store)
         except Refused as refusal:
             assert refusal.exit_code == 7
             assert refusal.hint
@@ -128,7 +129,7 @@ def trust(shelf: Shelf, *, writable: bool = True) -> str:
 def test_a_store_behind_its_mark_has_lost_commits(shelf: Shelf, writable: bool) -> None:
     """store-rolled-back, for readers and writers."""
     rolled_back(shelf)
-    assert trust(shelf, writable=writable) == "store-rolled-back"
+    assert trusted(shelf, writable=writable) == "store-rolled-back"
 
 
 @pytest.mark.parametrize("evidence", [None, b"", b"\xff" * 7, b"\xff" * 9])
@@ -140,19 +141,19 @@ def test_without_a_whole_mark_there_is_no_evidence(shelf: Shelf, evidence: bytes
     path.unlink()
     if evidence is not None:
         path.write_bytes(evidence)
-    assert trust(shelf) == "trusted"
+    assert trusted(shelf) == "trusted"
 
 
 def test_a_person_may_accept_the_rollback(shelf: Shelf) -> None:
     """From then on the store as it is counts, and later losses are found again."""
     rolled_back(shelf)
     with shelf.opened() as store:
-        store.accept_rollback()
-        store.check_trust()
+        trust.accept_rollback(store)
+        trust.check_trust(store)
         assert high_water(store) == seq(store)
-    assert trust(shelf) == "trusted"
+    assert trusted(shelf) == "trusted"
     rolled_back(shelf)
-    assert trust(shelf) == "store-rolled-back"
+    assert trusted(shelf) == "store-rolled-back"
 
 
 def test_a_copy_beside_its_original_is_a_clone(shelf: Shelf, tmp_path: Path) -> None:
@@ -162,12 +163,12 @@ def test_a_copy_beside_its_original_is_a_clone(shelf: Shelf, tmp_path: Path) -> 
     copy = Shelf(tmp_path / "copy")
     copy.state.mkdir(parents=True, mode=0o700)
     copy.file.write_bytes(shelf.file.read_bytes())
-    assert trust(copy) == "store-cloned"
-    assert trust(shelf) == "trusted"
+    assert trusted(copy) == "store-cloned"
+    assert trusted(shelf) == "trusted"
     shelf.file.unlink()
-    assert trust(copy) == "trusted", "without the original it was moved"
+    assert trusted(copy) == "trusted", "without the original it was moved"
     with copy.opened() as store:
-        store.accept_rollback()
+        trust.accept_rollback(store)
 
 
 def test_a_moved_store_is_the_same_store(shelf: Shelf) -> None:
@@ -178,14 +179,14 @@ def test_a_moved_store_is_the_same_store(shelf: Shelf) -> None:
     shelf.state.rename(shelf.base / "moved")
     shelf.state = shelf.base / "moved"
     shelf.file = shelf.state / FILE
-    assert trust(shelf) == "trusted"
+    assert trusted(shelf) == "trusted"
     with shelf.opened() as store:
-        store.note_place()
+        trust.note_place(store)
         assert store.installation == name
         known = store.connection.execute("SELECT path, inode FROM meta").fetchone()
         assert known == (str(shelf.file), shelf.file.stat().st_ino)
         before = seq(store)
-        store.note_place()
+        trust.note_place(store)
         assert seq(store) == before, "nothing to remember, nothing to write"
 
 
@@ -197,7 +198,7 @@ def test_a_newest_copy_put_back_in_place_is_trusted(shelf: Shelf) -> None:
     shelf.file.unlink()
     put_back(shelf, data)
     shelf.file.chmod(0o600)
-    assert trust(shelf) == "trusted"
+    assert trusted(shelf) == "trusted"
 
 
 def test_an_accepted_clone_is_a_store_of_its_own_place(shelf: Shelf, tmp_path: Path) -> None:
@@ -208,8 +209,8 @@ def test_an_accepted_clone_is_a_store_of_its_own_place(shelf: Shelf, tmp_path: P
     copy.state.mkdir(parents=True, mode=0o700)
     copy.file.write_bytes(shelf.file.read_bytes())
     with copy.opened() as store:
-        store.accept_rollback()
-    assert trust(copy) == "trusted"
+        trust.accept_rollback(store)
+    assert trusted(copy) == "trusted"
 
 
 # -- commits that do not say ----------------------------------------------------------------------------
@@ -293,7 +294,7 @@ def test_a_full_disk_refuses_the_intent(tmp_path: Path) -> None:
         os.unlink(filler)
         intend(store, operation, (Kind.FILE, "small"))
         print(len(records.resources(store.connection)))
-        store.check_pages()
+        trust.check_pages(store)
         store.close()
     """)
     mount = 'mount -t tmpfs -o size=2m,mode=700 tmpfs "$0" && exec "$@"'

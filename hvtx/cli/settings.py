@@ -1,0 +1,126 @@
+"""The settings: a flag beats the environment, that the file, that the default."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from hvtx.errors import HostRefused, NotFound, NotPermitted, UsageError
+
+DEFAULT_CONFIG = "/etc/hvtx/config.toml"
+SECONDS = r"([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?"  # `float` takes more: nan, 1_0, blanks
+DAY = 86400
+FIREWALLS = ("auto", "nftables", "iptables")
+
+
+def settings(options: Mapping[str, Any]) -> Any:
+    """Flag beats environment beats file beats default; raises UsageError, NotFound."""
+    from hvtx.engine.runtime import Settings
+
+    named = options.get("config")
+    if named == "":
+        raise UsageError("--config is empty", hint="--config /dev/null is a file of no settings")
+    named = named or os.environ.get("HVTX_CONFIG") or None
+    path = named or DEFAULT_CONFIG
+    known = _from_file(path, explicit=named is not None)
+
+    def value(name: str, default: str) -> str:
+        flag, variable = f"--{name.replace('_', '-')}", f"HVTX_{name.upper()}"
+        if options.get(name) == "":
+            raise UsageError(f"{flag} is empty", hint=f"give a value, or leave {flag} out")
+        for where, found in ((flag, options.get(name)), (variable, os.environ.get(variable))):
+            if found:
+                return _checked(name, str(found), where)
+        return str(known.get(name, default))  # the file is checked already
+
+    return Settings(
+        group=value("group", "") or None,
+        tap_user=value("tap_user", "") or None,
+        vm_user=value("vm_user", "auto"),
+        history_lines=int(value("history_lines", "100000")),
+        state_directory=os.path.abspath(value("state_dir", "/var/lib/hvtx")),
+        run_directory=os.path.abspath(value("run_dir", "/run/hvtx")),
+        firewall=value("firewall", "auto"),
+        lock_timeout=float(value("lock_timeout", "10")),
+    )
+
+
+def _checked(name: str, text: str, where: str) -> str:
+    """The text of a setting, if it is one, and ``where`` it was found (pure). Raises UsageError."""
+    good, hint = text.isprintable(), "write it without control characters and stray bytes"
+    if name == "firewall":
+        good, hint = text in FIREWALLS, f"it is one of {', '.join(FIREWALLS)}"
+    elif name == "lock_timeout":
+        good = bool(re.fullmatch(SECONDS, text)) and float(text) <= DAY
+        hint = f"it is a number of seconds from 0 to {DAY}; 0 does not wait at all"
+    elif name == "history_lines":
+        good = bool(re.fullmatch("[0-9]{3,10}", text)) and 100 <= int(text) <= 10**9
+        hint = f"it is a number from 100 to {10**9}: how many lines of the history are kept"
+    if not good:
+        raise UsageError(f"{where} cannot be {_short(text)}", hint=hint)
+    return text
+
+
+def _short(text: str) -> str:
+    """What somebody wrote, quoted; its beginning, if it is no line for a person to read."""
+    return repr(text if len(text) <= 40 else f"{text[:39]}…")
+
+
+_KEYS = {
+    *("state_dir", "run_dir", "firewall", "lock_timeout", "history_lines"),
+    *("group", "tap_user", "vm_user"),
+}
+_NUMBERS = {"lock_timeout", "history_lines"}
+
+
+_OF_THE_HOST = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EINTR})
+
+
+def _from_file(path: str, *, explicit: bool) -> dict[str, Any]:
+    if not explicit and not os.path.exists(path):
+        return {}
+    import tomllib
+
+    from hvtx.engine.files import read_configuration
+
+    try:
+        found = tomllib.loads(read_configuration(path).decode())
+    except FileNotFoundError as problem:
+        raise NotFound(
+            f"the configuration {path} does not exist",
+            hint="make it, or name another: --config FILE, or HVTX_CONFIG",
+        ) from problem
+    except PermissionError as problem:
+        raise NotPermitted(
+            f"the configuration {path} cannot be read by this user",
+            hint=f"run hvtx as root, or make it readable: chmod 644 {path}",
+        ) from problem
+    except (OSError, ValueError, RecursionError) as problem:
+        if getattr(problem, "errno", None) in _OF_THE_HOST:
+            raise HostRefused(
+                f"the configuration {path} could not be read: {problem.args[-1]}",
+                hint="nothing was done; try again when the host has what is lacking",
+            ) from problem
+        raise UsageError(
+            f"the configuration {path} is not understood: {problem}",
+            hint='it is TOML, one `key = value` a line: firewall = "nftables"',
+        ) from problem
+    unknown = sorted(set(found) - _KEYS)
+    if unknown:
+        raise UsageError(
+            f"the configuration {path} has unknown keys: {', '.join(unknown)}",
+            hint=f"known are {', '.join(sorted(_KEYS))}",
+        )
+    for name, entry in found.items():
+        number = isinstance(entry, int | float) and not isinstance(entry, bool)
+        if not (number if name in _NUMBERS else isinstance(entry, str) and entry):
+            kind = "a number" if name in _NUMBERS else "a text"
+            raise UsageError(
+                f"the configuration {path}: {name} is not {kind}",
+                hint=f"{name} = 10" if name in _NUMBERS else f'write it in quotes: {name} = "…"',
+            )
+        _checked(name, str(entry), f"{name} of {path}")
+    return found

@@ -1,0 +1,86 @@
+"""Standard output and error, as a program that changes a host needs them."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from hvtx.errors import OutputLost
+
+
+def open_what_is_closed() -> None:
+    """Lead to /dev/null what the caller closed: the next file to be opened would be in its place.
+
+    The lowest number is given first, so each gets its own.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - for the process's life
+
+
+class _Stream:
+    """A standard stream with another ``write`` and ``flush``."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+class Answers(_Stream):
+    """Standard output: a full disk of the caller's is told from one of hvtx's own."""
+
+    @property
+    def buffer(self) -> Answers:
+        """The stream of bytes below, guarded alike."""
+        return Answers(self.stream.buffer)
+
+    def write(self, text: str | bytes) -> int:
+        """Write it; raises OutputLost, BrokenPipeError."""
+        with _lost():
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush; raises OutputLost, BrokenPipeError."""
+        with _lost():
+            self.stream.flush()
+
+
+@contextmanager
+def _lost() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as problem:
+        raise OutputLost(problem) from problem
+
+
+class Messages(_Stream):
+    """Standard error: a message that cannot be told stops no deed and changes no exit code."""
+
+    def write(self, text: str) -> int:
+        """Write it if that is possible."""
+        with suppress(OSError):
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush if that is possible."""
+        with suppress(OSError):
+            self.stream.flush()
+
+
+def never_fail_to_write() -> None:
+    """What a terminal's encoding lacks is shown as ``?``: no deed may end in a half-told error."""
+    for stream in (sys.stdout, sys.stderr):
+        inner = getattr(stream, "stream", stream)
+        if isinstance(inner, io.TextIOWrapper):
+            inner.reconfigure(errors="replace")

@@ -1,0 +1,129 @@
+"""What is wrong with a command line, and what was probably meant. Imported where it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+import click
+
+from hvtx.cli.root import COMMANDS, PROGRAM, root
+from hvtx.errors import UsageError
+
+
+def usage_error(problem: click.ClickException, arguments: Sequence[str]) -> UsageError:
+    """What click found wrong with a command line, as ours."""
+    hint = getattr(problem, "hint", None)
+    if hint is not None:
+        return UsageError(_words(problem), hint=hint)
+    context = getattr(problem, "ctx", None)
+    path = command_path(arguments) if context is None else context.command_path
+    if isinstance(problem, click.NoSuchOption):
+        return _no_option(problem, path, arguments)
+    return UsageError(_words(problem), hint=help_hint(path))
+
+
+def _no_option(problem: click.NoSuchOption, path: str, arguments: Sequence[str]) -> UsageError:
+    """An option that is unknown where it stands; its hint says where it belongs, or what else."""
+    name = problem.option_name
+    hint = help_hint(path)
+    own = {option for param in root.params for option in param.opts}
+    found = _command_with(name, arguments) if path == PROGRAM else None
+    if found is not None:
+        hint = f"{name} stands after the command: {found} {name}"
+    elif path != PROGRAM and name in own:
+        below = path.removeprefix(PROGRAM).strip()
+        value = next((f" {p.metavar}" for p in root.params if name in p.opts and p.metavar), "")
+        hint = f"{name} stands before the command: {PROGRAM} {name}{value} {below}"
+    elif problem.ctx is not None:
+        from hvtx.model.nearest import nearest
+
+        # without their dashes, which would make all of them alike
+        known = {o.lstrip("-"): o for p in problem.ctx.command.params for o in p.opts}
+        likely = nearest(name.lstrip("-"), known)
+        hint = f"did you mean {known[likely]}? {hint}" if likely else hint
+    return UsageError(f"no such option {name!r}", hint=hint)
+
+
+def _command_with(option: str, arguments: Sequence[str]) -> str | None:
+    """The command that a command line goes on to name after ``option``, if it has that option."""
+    words = [word for word in arguments if not word.startswith("-")]
+    for number, word in enumerate(words):
+        if word in COMMANDS:
+            path = command_path(words[number:])
+            command = _command_at(path)
+            if any(option in param.opts for param in command.params):
+                return path
+    return None
+
+
+def _command_at(path: str) -> click.Command:
+    """The command of a path such as ``hvtx vm create``."""
+    command: click.Command = root
+    for word in path.split()[1:]:
+        assert isinstance(command, click.Group)
+        found = command.get_command(click.Context(command), word)
+        assert found is not None
+        command = found
+    return command
+
+
+# What people type who know other programs, and what is meant by it below `hvtx`.
+_ELSEWHERE = {
+    **dict.fromkeys(("ls", "list", "ps", "status"), "vm ls"),
+    **dict.fromkeys(("rm", "delete", "remove", "destroy", "undefine"), "vm rm"),
+    **dict.fromkeys(("set", "edit", "update"), "vm set"),
+    **dict.fromkeys(("restart", "reboot"), "vm restart"),
+    **dict.fromkeys(("show", "inspect"), "vm show"),
+    "net": "network",
+    "history": "log",
+    "version": "--version",
+}
+
+
+def no_command(name: str, group: click.Group, path: str) -> UsageError:
+    """A command that is unknown; its hint names the one that was probably meant."""
+    from hvtx.model.nearest import nearest
+
+    own = group.list_commands(click.Context(group))
+    below = {word: f"vm {word}" for word in _command_at(f"{PROGRAM} vm").commands}  # type: ignore[attr-defined]
+    elsewhere = _ELSEWHERE.get(name, "").removeprefix("vm ")
+    likely = nearest(name, own)
+    if name == "help":
+        likely = "--help"
+    elif group is root:
+        near = nearest(name, [*own, *below])  # `statr` is more like `start` than like `store`
+        likely = _ELSEWHERE.get(name) or (near if near in own else below.get(near or ""))
+    elif elsewhere in own:
+        likely = elsewhere
+    if likely is None:
+        return UsageError(f"no such command {name!r}", hint=help_hint(path))
+    return UsageError(f"no such command {name!r}", hint=f"did you mean `{path} {likely}`?")
+
+
+def help_hint(path: str) -> str:
+    """Where the help of a command such as ``hvtx vm create`` is."""
+    return f"`{path} --help` shows what it takes"
+
+
+def command_path(arguments: Sequence[str]) -> str:
+    """``hvtx vm create`` of a command line, as far as it names commands.
+
+    Found anew where an error needs it: by then click's own context is gone.
+    """
+    command: click.Command = root
+    path, rest = PROGRAM, list(arguments)
+    with suppress(click.ClickException):
+        while isinstance(command, click.Group):
+            context = click.Context(command, info_name=path)
+            rest = command.make_parser(context).parse_args(rest)[1]
+            found = command.get_command(context, rest[0]) if rest else None
+            if found is None:
+                break
+            command, path, rest = found, f"{path} {rest[0]}", rest[1:]
+    return path
+
+
+def _words(problem: click.ClickException) -> str:
+    words = problem.format_message().strip().rstrip(".")
+    return words[:1].lower() + words[1:] if words else "usage"

@@ -1,0 +1,168 @@
+"""What is there before a start: the hypervisor, the files of a VM, KVM."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from hvtx.errors import NotFound, UsageError
+from hvtx.host import paths
+from hvtx.hypervisors.base import TRAITS, Probes, binary_names, disk_format
+from hvtx.model.user import User
+from hvtx.model.vm import Vm
+
+FIRMWARE = (
+    "/usr/share/qemu-efi-aarch64/QEMU_EFI.fd",
+    "/usr/share/edk2/aarch64/QEMU_EFI.fd",
+    "/usr/share/AAVMF/AAVMF_CODE.fd",
+)
+
+
+def probe(vm: Vm, run_directory: str, user: User | None = None) -> Probes:
+    """Look for everything that starting ``vm`` needs, as ``user`` (None: as hvtx's own).
+
+    Of users who differ in their number only, any one will do. Raises NotFound for a missing
+    hypervisor, kernel, initrd, disk or working directory (nothing has been made yet), UsageError
+    for a disk whose format would be dangerous to guess.
+    """
+    machine = this_machine()
+    if vm.hypervisor == "external":
+        return Probes(None, False, machine)
+    if vm.hypervisor != "command" and not vm.kernel and not vm.disks:
+        raise NotFound(
+            f"VM {vm.name} has nothing to run: no kernel, no disk and no command",
+            hint="give it --kernel, --disk or -- COMMAND (`hvtx vm set`, if it is on record); or"
+            " --hypervisor external, for one that hvtx does not start",
+        )
+    binary = _binary(vm, machine)
+    for what, path in (("kernel", vm.kernel), ("initrd", vm.initrd), *_disks(vm)):
+        if path is not None:
+            _need_file(what, path, vm.name)
+    kvm, why = False, None
+    if vm.hypervisor == "qemu":
+        from hvtx.host.kvm import choose
+
+        answer = choose(binary, machine, run_directory, vm.kernel, user)
+        kvm, why = answer.accelerator == "kvm", answer.reason
+    formats = {path: looked for path in vm.disks if (looked := look_into(path)) is not None}
+    firmware = next((path for path in FIRMWARE if os.path.exists(path)), None)
+    found = Probes(binary, kvm, machine, formats, firmware, why, shut=_shut(vm, user))
+    return _probe_disks(vm, found) if vm.hypervisor == "qemu" else found
+
+
+def _shut(vm: Vm, user: User | None) -> frozenset[str]:
+    """What the VM's user cannot read by its name."""
+    if user is None:
+        return frozenset()
+    from hvtx.host.vmuser import may_open
+
+    files = [path for path in (vm.kernel, vm.initrd) if path is not None]
+    return frozenset(path for path in files if not may_open(user, path, 4))
+
+
+def _probe_disks(vm: Vm, found: Probes) -> Probes:
+    """What QEMU must be told of disks that it opens by descriptors; and of itself."""
+    from hvtx.host import images
+    from hvtx.host.seccomp import sandbox_of
+
+    named = {}
+    for path in vm.disks:
+        if disk_format(path, found.formats) == "qcow2" and (options := images.relative(path)):
+            named[path] = options
+    return found._replace(
+        sandbox=sandbox_of(found.binary or ""),
+        read_only=frozenset(d for d in vm.disks if not os.access(d, os.W_OK, effective_ids=True)),
+        blocks=frozenset(d for d in vm.disks if stat.S_ISBLK(os.stat(d).st_mode)),
+        named=named,
+    )
+
+
+def _need_file(what: str, path: str, name: str) -> None:
+    """Refuse what is not there, and what is no file: a pipe, say, would be waited for.
+
+    A disk may be a block device. Raises NotFound, UsageError.
+    """
+    mend = f"name another: hvtx vm set {name} --{what} FILE"
+    try:
+        seen = os.stat(path)
+    except OSError as problem:
+        raise NotFound(
+            f"the {what} {path} of VM {name} does not exist", hint=f"put it there, or {mend}"
+        ) from problem
+    try:
+        if not (what == "disk" and stat.S_ISBLK(seen.st_mode)):
+            paths.need_regular(seen, path)
+    except paths.NotRegularError as problem:
+        raise UsageError(
+            f"the {what} {path} of VM {name} cannot be used: {problem.strerror}", hint=mend
+        ) from problem
+
+
+def this_machine() -> str:
+    """The host's processor as QEMU names it: ``x86_64``, ``aarch64``."""
+    name = os.uname().machine
+    return {"arm64": "aarch64", "amd64": "x86_64"}.get(name, name)
+
+
+def look_into(path: str) -> str | None:
+    """The format of a disk whose name does not say it: ``qcow2``, ``raw``; None if it does.
+
+    A guest can write any header to its own raw disk, so a header is believed only while it leads
+    nowhere else: one that names a backing file or an external data file (docs/interop/qcow2 of
+    QEMU: offset 8, and bit 2 at offset 72) would open files of the host to the guest, and raises
+    UsageError.
+    """
+    if path.endswith((".qcow2", ".raw")):
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        try:
+            header = os.pread(descriptor, 80, 0)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return None  # the hypervisor will say what it makes of it
+    if not header.startswith(b"QFI\xfb"):
+        return "raw"
+    version = int.from_bytes(header[4:8], "big")
+    external = version > 2 and header[79:80] and header[79] & 4
+    if any(header[8:16]) or external:
+        raise UsageError(
+            f"the disk {path} is a qcow2 image that names another file, and its own name says raw",
+            hint="if you made it so, rename it to end in .qcow2; if a guest wrote it, do not",
+        )
+    return "qcow2"
+
+
+def _binary(vm: Vm, machine: str) -> str:
+    from hvtx.host import program
+
+    names = binary_names(vm.hypervisor, machine)
+    if vm.hypervisor == "command":
+        if vm.directory and not os.path.isdir(vm.directory):
+            raise NotFound(
+                f"the working directory {vm.directory} of VM {vm.name} does not exist",
+                hint="make it again, or make the VM again from another directory",
+            )
+        first = vm.command[0] if vm.command else ""
+        names = (os.path.join(vm.directory, first) if "/" in first else first,)
+        if "{" in first:  # a placeholder: known only once it is rendered
+            return first
+    found = program.find(names)
+    if found is None:
+        over = program.passed_over(names)
+        if over is not None:
+            raise NotFound(
+                f"the hypervisor of VM {vm.name}, {names[0]}, is not where only root could put it",
+                hint=f"what others could change is not run by its name ({over}); make it root's, or"
+                " name it by its path",
+            )
+        raise NotFound(
+            f"the hypervisor of VM {vm.name}, {names[0]}, is not on this host",
+            hint=TRAITS[vm.hypervisor].hint,
+        )
+    return found
+
+
+def _disks(vm: Vm) -> tuple[tuple[str, str], ...]:
+    return tuple(("disk", path) for path in vm.disks)

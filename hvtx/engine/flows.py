@@ -1,0 +1,134 @@
+"""What still flows to guests that are gone, and past ports that were published meanwhile.
+
+Firewall rules see the first packet of a flow; what is established goes on without them, until its
+entry in connection tracking is deleted. What could not be ended is on record (``FLOWS``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hvtx.engine import lines, notice
+from hvtx.errors import HvtxError
+from hvtx.host import failpoint
+from hvtx.model.plan import Reason
+from hvtx.model.resource import FIREWALL_KINDS, FLOWS, GONE, Kind, Outcome, Resource
+from hvtx.model.vm import Publish
+from hvtx.store import intents
+from hvtx.store.history import Event
+
+if TYPE_CHECKING:
+    from hvtx.engine.transaction import Operation
+
+
+class Unended(NamedTuple):
+    """Addresses of guests to which something may still flow, and why."""
+
+    addresses: frozenset[str]
+    words: str
+
+
+def end(addresses: Sequence[str], later: ExitStack) -> Unended | None:
+    """End what still flows to guests that are gone; what could not be ended ends no release."""
+    try:
+        failpoint.reach("flushing")
+        from hvtx.host import conntrack  # the last thing to load: out of descriptors, it fails
+
+        conntrack.flush(addresses, later)
+    except (HvtxError, OSError) as problem:
+        left: frozenset[str] = getattr(problem, "addresses", frozenset(addresses))
+        return Unended(left, _said(problem))
+    return None
+
+
+def kept_for(
+    rows: Sequence[Resource], outcomes: Mapping[int, Outcome], unended: Unended
+) -> dict[int, Outcome]:
+    """The firewall rows that stay on record, though their rules are gone, until all has ended."""
+    left: dict[str | None, set[str]] = {}  # by VM
+    for row in rows:
+        own = unended.addresses.intersection(guest_addresses(row))
+        left.setdefault(row.vm, set()).update(own)
+    kept = {}
+    for row in rows:
+        if outcomes[row.id].gone and not unended.addresses.isdisjoint(guest_addresses(row)):
+            to = ", ".join(sorted(left[row.vm]))
+            words = f"what flows to {to} may go on: {unended.words}"
+            kept[row.id] = Outcome(False, Reason.FLOWS_REMAIN, words)
+    return kept
+
+
+def guest_addresses(row: Resource) -> list[str]:
+    """The addresses of the guest that a firewall row is about."""
+    if row.kind not in FIREWALL_KINDS or row.vm is None:
+        return []
+    return [row.spec[field] for field in ("ipv4", "ipv6", "address") if row.spec.get(field)]
+
+
+def end_past_new(
+    operation: Operation, rows: Sequence[Resource], observed: dict[int, Mapping[str, Any]]
+) -> None:
+    """End what datagrams to a freshly published port still follow: rules see new flows only.
+
+    What cannot be ended now keeps no VM from starting: it is noted, and gc goes on with it.
+    """
+    doors = _doors(rows)
+    words = _close_doors(doors.values())
+    if words is not None:
+        observed.update((row, {**observed.get(row, {}), FLOWS: True}) for row in doors)
+        notice.warning(f"{words}; `hvtx gc --apply` goes on with it")
+        with operation.runtime.store.transaction() as sql:
+            operation.history(sql, [Event("failed", words)])
+
+
+def end_past(operation: Operation, rows: Sequence[Resource]) -> Outcome:
+    """The same for ports that are published already; whether it is still due is noted."""
+    doors = _doors(rows)
+    words = _close_doors(doors.values())
+    due = words is not None
+    changed = [row for row in rows if row.id in doors and (FLOWS in row.observed) != due]
+    if changed:
+        with operation.runtime.store.transaction() as sql:
+            for row in changed:
+                kept = {name: value for name, value in row.observed.items() if name != FLOWS}
+                intents.note(sql, row.id, {**kept, FLOWS: True} if due else kept)
+            if not due:
+                operation.history(
+                    sql, [lines.ended(row, operation.vm_name(sql, row)) for row in changed]
+                )
+    return GONE if words is None else Outcome(False, Reason.FLOWS_REMAIN, words)
+
+
+def _doors(rows: Sequence[Resource]) -> dict[int, tuple[Publish, tuple[str, ...]]]:
+    """The UDP ports that rows publish, each with its guest's addresses, by row."""
+    return {
+        row.id: (
+            Publish(s["protocol"], s["host_ip"], s["host_port"], s["guest_port"]),
+            tuple(address for address in (s["ipv4"], s["ipv6"]) if address),
+        )
+        for row, s in ((row, row.spec) for row in rows if row.kind == Kind.PUBLISH)
+        if s["protocol"] == "udp"
+    }
+
+
+def _close_doors(doors: Iterable[tuple[Publish, tuple[str, ...]]]) -> str | None:
+    """End flows to ports that do not lead to the guests they are published for; why not, if so."""
+    wanted = list(doors)
+    if not wanted:
+        return None
+    try:
+        failpoint.reach("flushing:ports")
+        from hvtx.host import conntrack
+
+        conntrack.flush_ports(conntrack.Door(*door) for door in wanted)
+    except (HvtxError, OSError) as problem:
+        ports = ", ".join(f"{port.host_port}/{port.protocol}" for port, _ in wanted)
+        return f"what was sent to port {ports} before may go past the VM: {_said(problem)}"
+    return None
+
+
+def _said(problem: Exception) -> str:
+    hint = getattr(problem, "hint", None)
+    return f"{problem} ({hint})" if hint else str(problem)

@@ -1,0 +1,54 @@
+"""What is collectable, and why; what is not, and why not. Pure: a snapshot in, a plan out.
+
+``facts`` looks things up in the snapshot and makes a case of each row, ``rules`` is the table that
+decides it, ``rows`` and ``marked`` put the decisions into items, ``foreign`` names strangers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from hvtx.model.plan import Item, Plan, Snapshot
+from hvtx.model.resource import State
+from hvtx.planner.gc.facts import Facts
+from hvtx.planner.gc.foreign import foreign_devices, foreign_nat, foreign_rest
+from hvtx.planner.gc.marked import marked_entries, marked_links
+from hvtx.planner.gc.rows import row_items
+from hvtx.planner.order import RELEASED
+
+if TYPE_CHECKING:
+    from hvtx.model.stranger import StrangeRule
+
+_RELEASED = State.RELEASED.value
+
+
+def plan_gc(
+    snapshot: Snapshot, *, everything: bool = False, rules: Sequence[StrangeRule] | None = None
+) -> Plan:
+    """Judge every row, every marked object, and the strangers that are worth naming.
+
+    With ``everything`` all their devices and NAT rules, with all ``rules`` of the host every one
+    of theirs, and their addresses.
+    """
+    facts = Facts(snapshot)
+    items = row_items(facts)
+    items += marked_links(facts)
+    items += marked_entries(facts)
+    items += foreign_devices(facts, everything=everything)
+    items += foreign_nat(facts, everything=everything)
+    if rules is not None:
+        shown = {item.key for item in items}
+        items += [item for item in foreign_rest(facts, rules) if item.key not in shown]
+    items.sort(key=_place)
+    return Plan(tuple(items))
+
+
+def _place(item: Item) -> tuple[Any, ...]:
+    """Where an item stands in a plan: a total order, so that no dump's order shows through."""
+    order = RELEASED.get(item.kind, 9) if item.row else 99
+    if item.row and item.entry is None and item.state != _RELEASED:
+        return (item.vm or "", order, item.row)  # the row's own item: there is one
+    handle = item.entry.handle if item.entry else 0
+    reason = item.reason.value
+    return (item.vm or "", order, item.row, item.kind, item.key, reason, item.evidence, handle)

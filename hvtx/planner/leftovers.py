@@ -1,0 +1,143 @@
+"""What keeps a thing of ours from being released, as commands that a person can type. Pure.
+
+Everybody who could not release something asks here, so that each hint leads on: once what it says
+is done, ``hvtx gc --apply`` goes on with the release, and the VM or network can be used again.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Collection, Iterable, Sequence
+
+from hvtx.model.mark import parse_mark
+from hvtx.model.plan import Reason, Snapshot
+from hvtx.model.resource import (
+    FIREWALL_KINDS,
+    Address,
+    Entry,
+    Kind,
+    Link,
+    Outcome,
+    Resource,
+    filters_on,
+    put_by_others,
+)
+from hvtx.planner.presence import Sights, index
+
+AGAIN = "hvtx gc --apply"
+_PID = re.compile(r"\(pid (\d+)\)")
+_SET_VALUE = " -> "
+
+
+def hint(
+    snapshot: Snapshot, kept: Sequence[tuple[Resource, Outcome]], *, again: str = AGAIN
+) -> str:
+    """One line: what has to be done before the rest of ``kept`` can go, and then ``again``."""
+    sights = index(snapshot)
+    found: dict[str, None] = {}
+    for row, outcome in kept:
+        found.update(dict.fromkeys(_steps(row, outcome, snapshot, sights)))
+    return "; ".join([*found, again])
+
+
+def mends(row: Resource, reason: Reason, snapshot: Snapshot, sights: Sights) -> list[str]:
+    """What has to be done before a thing of this row can be released; nothing for most."""
+    return _steps(row, Outcome(False, reason), snapshot, sights)
+
+
+def _steps(row: Resource, outcome: Outcome, snapshot: Snapshot, sights: Sights) -> list[str]:
+    if outcome.reason == Reason.IN_USE:
+        return _end(row, outcome)
+    if row.kind in FIREWALL_KINDS:
+        return [removal(entry) for entry in _in_the_way(row, snapshot, sights)]
+    if row.kind not in (Kind.TAP, Kind.BRIDGE):
+        return []  # what stands on its bridge is told of the bridge
+    link = sights.by_index.get(row.spec["ifindex"])
+    if outcome.reason == Reason.MARK_MISMATCH:
+        stranger = sights.by_name.get(row.key)
+        seen = link or stranger
+        return [] if seen is None else [marked_again(row, seen)]
+    if outcome.reason == Reason.FOREIGN_DEPENDENTS and link is not None:
+        own = {other.spec["ifindex"] for other in snapshot.rows if other.kind == Kind.TAP}
+        strangers = [other for other in snapshot.links if other.ifindex not in own]
+        known = row.spec.get("addresses", ())
+        return taken_away(link, strangers, snapshot.addresses, snapshot.filtered, known)
+    return []
+
+
+def _end(row: Resource, outcome: Outcome) -> list[str]:
+    """How who holds a device is ended; of a VM's other rows nothing more is said."""
+    pids = dict.fromkeys(_PID.findall(outcome.message))
+    if row.kind != Kind.TAP:
+        return []
+    if not pids:
+        return [f"end the process that has {row.key} open (it is not seen from here)"]
+    return [f"kill {pid}" for pid in pids]
+
+
+def marked_again(row: Resource, seen: Link) -> str:
+    """The command that gives our own device its mark, or removes what has only its name."""
+    if seen.ifindex == row.spec.get("ifindex") and parse_mark(seen.alias) is None:
+        return f"ip link set dev {seen.name} alias {row.mark}"
+    told = f"`hvtx explain {seen.name}` tells whose it is; if nobody needs it: "
+    return f"{told}ip link del dev {seen.name}"
+
+
+def taken_away(
+    link: Link,
+    others: Iterable[Link],
+    addresses: Iterable[Address],
+    filtered: Collection[int],
+    own: Collection[str],
+) -> list[str]:
+    """The commands that take off a device what ``others`` put on it; ``own``: our addresses."""
+    found = []
+    for other in others:
+        if other.lower == link.ifindex:
+            found.append(f"ip link del dev {other.name}")
+        elif other.master == link.ifindex:
+            found.append(f"ip link set dev {other.name} nomaster")
+    given = put_by_others(link.ifindex, addresses, own)
+    found += [f"ip addr del {address} dev {link.name}" for address in given]
+    for words in filters_on(link, filtered):
+        if words == "traffic control":
+            found.append(f"take away what `tc qdisc show dev {link.name}` shows of others")
+        else:
+            found += [f"ip link set dev {link.name} {kind} off" for kind in ("xdp", "xdpgeneric")]
+    return found
+
+
+def _in_the_way(row: Resource, snapshot: Snapshot, sights: Sights) -> list[Entry]:
+    """What stands where a row's rules stood, with another mark than theirs, or changed."""
+    expected = snapshot.expected.get(row.id, ())
+    wanted = {(entry.backend, entry.place, entry.text) for entry in expected}
+    bare = [
+        other
+        for key in wanted
+        for other in sights.bare.get(key)
+        if other.mark is None or other.mark != row.mark
+    ]
+    changed = [
+        entry
+        for entry in sights.by_mark.get(row.mark, ())
+        if (entry.backend, entry.place, entry.text) not in wanted
+    ]
+    return sorted({*bare, *changed}, key=repr)
+
+
+def removal(entry: Entry) -> str:
+    """The command that removes a rule or an element from where it stands."""
+    words = entry.place.split()
+    if words[0] not in ("nft", "iptables", "ip6tables") or len(words) < 3:
+        return f"remove `{entry.text}` from {entry.place}"
+    if words[0] != "nft":
+        comment = f"-m comment --comment {shlex.quote(entry.mark)} " if entry.mark else ""
+        matches, jump, target = entry.text.partition("-j ")
+        return f"{words[0]}-legacy -t {words[1]} -D {words[2]} {matches}{comment}{jump}{target}"
+    if len(words) == 3:
+        return f"`hvtx explain {words[2]}` tells of it"
+    if entry.handle:
+        return f"nft delete rule {' '.join(words[1:])} handle {entry.handle}"
+    key = " . ".join(entry.text.partition(_SET_VALUE)[0].replace("[", "").replace("]", "").split())
+    return f"nft delete element {' '.join(words[1:])} {shlex.quote(f'{{ {key} }}')}"

@@ -1,0 +1,130 @@
+"""What errors of SQLite and of the store's files mean to people.
+
+Every error that leaves the store is one of the interface's (:mod:`hvtx.errors`).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hvtx.errors import Busy, Conflict, NotPermitted, Refused, StoreError
+from hvtx.host.paths import UnsafeError
+from hvtx.store import reserve
+
+KEPT = "locking protocol"  # what SQLITE_PROTOCOL says
+_LOCKED = ("locked", KEPT)
+_UNREADABLE = ("malformed", "not a database", "disk image", "unsupported file format")
+
+
+def untrusted(path: str, why: str) -> Refused:
+    """The refusal of a database that is not whole, or not a store."""
+    return Refused(
+        "store-untrusted",
+        f"{path} cannot be trusted: {why}",
+        hint="put back a good copy; without one, move it away and `hvtx gc --plan` shows what is"
+        " marked",
+    )
+
+
+def forbidden(path: str) -> NotPermitted:
+    """The refusal of a file that is somebody else's."""
+    return NotPermitted(
+        f"{path} cannot be opened by this user", hint="run hvtx as root, for instance with sudo"
+    )
+
+
+def not_believed(directory: str, unsafe: UnsafeError) -> StoreError:
+    """The error of a state directory that others could replace."""
+    return StoreError(
+        f"the state directory {directory} is not believed: {unsafe.strerror}",
+        hint="make its directories yours alone (chown, chmod go-w, setfacl -b), or choose another"
+        " with --state-dir",
+    )
+
+
+def not_writable(path: str, words: str) -> StoreError:
+    """The error of a read-only file system."""
+    return StoreError(
+        f"{path} cannot be written: {words}",
+        hint="remount the file system read-write, or choose another --state-dir",
+    )
+
+
+def unwritable(problem: OSError) -> Exception:
+    """What an error of a file beside the store means to people."""
+    if isinstance(problem, PermissionError):
+        return forbidden(str(problem.filename))
+    return StoreError(
+        f"the state store cannot be written: {problem.filename}: {problem.strerror}",
+        hint="free or remount the disk, or choose other places with --state-dir and --run-dir",
+    )
+
+
+def is_full(problem: sqlite3.Error) -> bool:
+    """Whether SQLite found no room on the disk."""
+    return getattr(problem, "sqlite_errorname", "").startswith("SQLITE_FULL")
+
+
+def too_full(directory: str) -> StoreError:
+    """The refusal to begin something new on a disk that is as good as full."""
+    if reserve.lacks_inodes(directory):
+        return StoreError(
+            f"the disk of the state store is full: {directory} has no inodes left for anything new",
+            hint="remove files there that nobody needs (df -i); what ends and frees still works:"
+            " vm stop, vm rm, gc --apply",
+            code="store-full",
+        )
+    return StoreError(
+        f"the disk of the state store is full: {directory} has too little room left for anything"
+        " new",
+        hint="free some space; what ends and frees still works: vm stop, vm rm, gc --apply",
+        code="store-full",
+    )
+
+
+def full(problem: sqlite3.Error) -> StoreError:
+    """The error of a change that had no room, and was not made."""
+    return StoreError(
+        f"the disk of the state store is full: {problem}",
+        hint="free some space; if `hvtx intents` then shows anything, `hvtx recover` resolves it",
+        code="store-full",
+    )
+
+
+def translate(problem: sqlite3.Error, path: str = "the state store") -> Exception:
+    """The error of the interface for an error of SQLite about the database at ``path``."""
+    name = getattr(problem, "sqlite_errorname", "") or ""
+    words = str(problem)
+    if is_full(problem):
+        return full(problem)
+    # SQLITE_PROTOCOL: whoever has a lock of the log's index kept it for all of SQLite's attempts
+    # (ten seconds), because it was stopped there, say (sqlite.org/rescode.html#protocol)
+    if name.startswith(("SQLITE_BUSY", "SQLITE_PROTOCOL")) or any(w in words for w in _LOCKED):
+        return Busy("the state store is locked by another program", hint="try again")
+    if name.startswith("SQLITE_CONSTRAINT"):
+        return Conflict(
+            f"the record refuses it: {words}",
+            hint="another command may have taken it meanwhile: look (hvtx vm ls), and try again",
+            code="constraint",
+        )
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or any(w in words for w in _UNREADABLE):
+        return untrusted(path, words)
+    if name.startswith("SQLITE_READONLY"):
+        return not_writable(path, words)
+    return StoreError(f"{path}: {words}", hint="look at the disk and the permissions")
+
+
+def explain(problem: Exception) -> Exception | None:
+    """What an error of SQLite means to people, wherever it came up; None for other errors."""
+    return translate(problem) if isinstance(problem, sqlite3.Error) else None
+
+
+@contextmanager
+def translated(path: str = "the state store") -> Iterator[None]:
+    """Errors of SQLite inside become ours."""
+    try:
+        yield
+    except sqlite3.Error as problem:
+        raise translate(problem, path) from problem

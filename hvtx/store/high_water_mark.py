@@ -1,0 +1,96 @@
+"""The highest change that this host has seen of a store, beside the store: in the run directory.
+
+``<run-dir>/<installation>/hwm``, 8 bytes, little-endian. A store whose own number is lower has lost
+commits (:mod:`hvtx.store.trust`). It is written under the lock of the store's write queue.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+from hvtx.errors import StoreError
+from hvtx.host import paths
+
+FILE = "hwm"
+
+
+class HighWaterMark:
+    """The mark of one installation, in its run directory."""
+
+    def __init__(self, run_directory: str) -> None:
+        """Nothing is made or opened before it is needed."""
+        self._run_directory = run_directory
+        self._descriptor: int | None = None
+
+    def close(self) -> None:
+        """Give back the descriptor."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def open(self) -> int:
+        """The descriptor; the file is there with its room taken. Raises StoreError."""
+        if self._descriptor is None:
+            try:
+                make_run_directory(self._run_directory)
+                descriptor = self._descriptor = os.open(
+                    os.path.join(self._run_directory, FILE),
+                    os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW,
+                    0o600,
+                )
+                if os.fstat(descriptor).st_size < 8:
+                    os.pwrite(descriptor, bytes(8), 0)
+            except OSError as problem:
+                raise StoreError(
+                    f"the run directory {self._run_directory} cannot be written:"
+                    f" {problem.strerror}",
+                    hint="free some space there, or choose another place with --run-dir",
+                ) from problem
+        return self._descriptor
+
+    def raise_to(self, seq: int) -> None:
+        """Raise it to ``seq``, which is committed.
+
+        The commit cannot be taken back: a mark that does not rise proves less, and is no reason to
+        report a failure.
+        """
+        descriptor = self.open()
+        with suppress(OSError):
+            old = os.pread(descriptor, 8, 0)
+            if len(old) < 8 or int.from_bytes(old, "little") < seq:
+                os.pwrite(descriptor, seq.to_bytes(8, "little"), 0)
+
+    def put_at(self, seq: int) -> None:
+        """Set it to ``seq``, which may be lower than it is. Raises StoreError, OSError."""
+        os.pwrite(self.open(), seq.to_bytes(8, "little"), 0)
+
+    def last_seen(self) -> int | None:
+        """The highest change that was seen; None without a whole mark."""
+        try:
+            with open(os.path.join(self._run_directory, FILE), "rb", buffering=0) as file:
+                data = file.read(9)
+        except OSError:
+            return None
+        return int.from_bytes(data, "little") if len(data) == 8 else None
+
+
+def make_run_directory(path: str) -> None:
+    """Make ``<run-dir>/<installation>``, mode 0700, unless it is there and ours.
+
+    Raises OSError, and StoreError where somebody else could put files in its place.
+    """
+    try:
+        problem = paths.problem(path)
+    except FileNotFoundError:
+        try:
+            paths.make_directories(path, 0o700)
+            problem = paths.problem(path)
+        except paths.UnsafeError as unsafe:
+            problem = unsafe.strerror
+    if problem is not None:
+        raise StoreError(
+            f"the run directory {path} is not believed: {problem}",
+            hint="make it yours alone (chown, chmod go-w, setfacl -b), or choose another with"
+            " --run-dir",
+        )

@@ -1,0 +1,137 @@
+"""The table ``network``, with the subnets of a network."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from typing import Any
+
+from hvtx.errors import NotFound
+from hvtx.model.vm import Network
+
+
+def networks(sql: sqlite3.Connection) -> list[Network]:
+    """All networks by name."""
+    return _found(sql, "1")
+
+
+def _found(sql: sqlite3.Connection, where: str, values: tuple[Any, ...] = ()) -> list[Network]:
+    """Networks by name; ``where``, a constant, speaks of the table ``network``."""
+    subnets: dict[str, list[tuple[str, str]]] = {}
+    for network, cidr, gateway in sql.execute(
+        "SELECT s.network, s.cidr, s.gateway FROM network JOIN subnet s ON s.network = network.id"
+        f" WHERE {where} ORDER BY s.network, s.family",
+        values,
+    ):
+        subnets.setdefault(network, []).append((cidr, gateway))
+    found = []
+    for row in sql.execute(
+        "SELECT id, name, bridge, mac, mtu, nat, isolate, firewall, gateway6 FROM network"
+        f" WHERE {where} ORDER BY name",
+        values,
+    ):
+        pairs = subnets.get(row[0], [])
+        found.append(
+            Network(
+                id=row[0],
+                name=row[1],
+                bridge=row[2],
+                mac=row[3],
+                mtu=row[4],
+                nat=bool(row[5]),
+                isolate=bool(row[6]),
+                firewall=row[7],
+                subnets=tuple(cidr for cidr, _ in pairs),
+                gateways=tuple(gateway for _, gateway in pairs),
+                gateway6=row[8],
+            )
+        )
+    return found
+
+
+def provisional_networks(sql: sqlite3.Connection) -> dict[str, int]:
+    """The networks (by id) that an operation is making or removing, or was; which."""
+    return dict(sql.execute("SELECT id, operation FROM network WHERE operation IS NOT NULL"))
+
+
+def networks_by_id(sql: sqlite3.Connection, ids: Iterable[str]) -> dict[str, Network]:
+    """The networks with these ids; few, as of one VM."""
+    wanted = tuple(ids)
+    found = _found(sql, f"network.id IN ({','.join('?' * len(wanted))})", wanted)
+    return {network.id: network for network in found}
+
+
+def find_network(sql: sqlite3.Connection, name: str) -> Network | None:
+    """The network of this name."""
+    found = _found(sql, "name = ?", (name,))
+    return found[0] if found else None
+
+
+def get_network(sql: sqlite3.Connection, name: str) -> Network:
+    """The network of this name; raises NotFound."""
+    network = find_network(sql, name)
+    if network is None:
+        raise no_network(name, (row[0] for row in sql.execute("SELECT name FROM network")))
+    return network
+
+
+def no_network(name: str, known: Iterable[str]) -> NotFound:
+    """The same of a network."""
+    from hvtx.model.nearest import meant
+
+    return NotFound(
+        f"there is no network {name!r}", hint=meant(name, known, "`hvtx network ls` lists them")
+    )
+
+
+def add_network(sql: sqlite3.Connection, network: Network, operation: int) -> None:
+    """Insert a network with its subnets."""
+    sql.execute(
+        "INSERT INTO network"
+        " (id, name, bridge, mac, mtu, nat, isolate, firewall, gateway6, operation)"
+        " VALUES (?,?,?,?,?,?,?,?,?,?)",
+        (
+            network.id,
+            network.name,
+            network.bridge,
+            network.mac,
+            network.mtu,
+            int(network.nat),
+            int(network.isolate),
+            network.firewall,
+            network.gateway6,
+            operation,
+        ),
+    )
+    for cidr, gateway in zip(network.subnets, network.gateways, strict=True):
+        sql.execute(
+            "INSERT INTO subnet (network, family, cidr, gateway) VALUES (?,?,?,?)",
+            (network.id, 6 if ":" in cidr else 4, cidr, gateway),
+        )
+
+
+def set_network_confirmed(sql: sqlite3.Connection, network: str) -> None:
+    """A network (by id) that was provisional is on record for good."""
+    sql.execute("UPDATE network SET operation = NULL WHERE id = ?", (network,))
+
+
+def set_network_leaving(sql: sqlite3.Connection, network: str, operation: int) -> None:
+    """A network (by id) is provisional again: ``operation`` removes it."""
+    sql.execute("UPDATE network SET operation = ? WHERE id = ?", (operation, network))
+
+
+def remove_network(sql: sqlite3.Connection, network: str) -> None:
+    """Forget a network; its VMs must be gone (a foreign key sees to it)."""
+    sql.execute("DELETE FROM network WHERE id = ?", (network,))
+
+
+def users_of_network(sql: sqlite3.Connection, network: str) -> list[str]:
+    """Names of the VMs with an interface in the network."""
+    return [
+        row[0]
+        for row in sql.execute(
+            "SELECT DISTINCT v.name FROM interface i JOIN vm v ON v.id = i.vm"
+            " WHERE i.network = ? ORDER BY v.name",
+            (network,),
+        )
+    ]

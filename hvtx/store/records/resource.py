@@ -1,0 +1,155 @@
+"""The table ``resource``: one row for each thing in the host; released ones are tombstones."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from hvtx.model.resource import Kind, Resource, State
+
+_COLUMNS = "id, kind, key, state, mark, spec, observed, operation, life, vm, network"
+_CHUNK = 500  # bound values of a statement; SQLite's own limit is higher everywhere
+
+
+def _resource(row: tuple[Any, ...]) -> Resource:
+    return Resource._make((*row[:5], json.loads(row[5]), json.loads(row[6]), *row[7:]))
+
+
+def _resources(rows: Sequence[tuple[Any, ...]]) -> list[Resource]:
+    """Many rows: their JSON is read as one array each, which takes a third of the time."""
+    specs = json.loads(f"[{','.join([row[5] for row in rows])}]")
+    observed = json.loads(f"[{','.join([row[6] for row in rows])}]")
+    return [
+        Resource._make((*row[:5], spec, seen, *row[7:]))
+        for row, spec, seen in zip(rows, specs, observed, strict=True)
+    ]
+
+
+def _found(sql: sqlite3.Connection, where: str, values: Sequence[Any] = ()) -> list[Resource]:
+    """Live rows that fit ``where``, which is a constant, in the order in which they were intended.
+
+    The first condition is that of the table's indexes, word for word: with it SQLite passes over
+    all tombstones (sqlite.org/partialindex.html).
+    """
+    rows = sql.execute(
+        f"SELECT {_COLUMNS} FROM resource WHERE state <> 'released' AND {where} ORDER BY id", values
+    )
+    return _resources(rows.fetchall())
+
+
+def resources(sql: sqlite3.Connection) -> list[Resource]:
+    """All live rows (no tombstones), in the order in which they were intended, as all of these."""
+    return _found(sql, "1")
+
+
+def resources_of_vm(sql: sqlite3.Connection, vm: str) -> list[Resource]:
+    """The live rows of one VM (by id)."""
+    return _found(sql, "vm = ?", (vm,))
+
+
+def resources_of_vms(sql: sqlite3.Connection) -> list[Resource]:
+    """The live rows of all VMs."""
+    return _found(sql, "vm IS NOT NULL")
+
+
+def resources_of_network(sql: sqlite3.Connection, network: str | None) -> list[Resource]:
+    """The live rows of one network itself, or (None) of the installation."""
+    if network is None:
+        return _found(sql, "vm IS NULL AND network IS NULL")
+    return _found(sql, "vm IS NULL AND network = ?", (network,))
+
+
+def firewall_rows_of_vms(sql: sqlite3.Connection, network: str) -> list[Resource]:
+    """The live firewall rows of the VMs in a network."""
+    kinds = "kind IN ('filter', 'masquerade', 'publish')"
+    return _found(sql, f"vm IS NOT NULL AND network = ? AND {kinds}", (network,))
+
+
+def resources_of_life(sql: sqlite3.Connection, life: int) -> list[Resource]:
+    """The live rows that were made in one life of the host."""
+    return _found(sql, "life = ?", (life,))
+
+
+def resources_of_kind(sql: sqlite3.Connection, *kinds: Kind) -> list[Resource]:
+    """The live rows of these kinds."""
+    return _found(sql, f"kind IN ({','.join('?' * len(kinds))})", kinds)
+
+
+def resources_called(sql: sqlite3.Connection, kind: Kind, key: str) -> list[Resource]:
+    """The live rows of one kind with this key."""
+    return _found(sql, "kind = ? AND key = ?", (kind, key))
+
+
+def processes_of_vm(sql: sqlite3.Connection, vm: str) -> list[Resource]:
+    """The live rows of a VM's processes."""
+    return _found(sql, f"vm = ? AND kind = '{Kind.PROCESS}'", (vm,))
+
+
+def published_in(sql: sqlite3.Connection, network: str | None) -> list[Resource]:
+    """The live rows of ports that are published for guests of a network; None: of no network's."""
+    return _found(sql, f"kind = '{Kind.PUBLISH}' AND network IS ?", (network,))
+
+
+def committed_resources(sql: sqlite3.Connection, *kinds: Kind) -> list[Resource]:
+    """The committed rows of these kinds."""
+    marks = ",".join("?" * len(kinds))
+    return _found(sql, f"state = '{State.COMMITTED}' AND kind IN ({marks})", kinds)
+
+
+def unsettled_resources(sql: sqlite3.Connection) -> list[Resource]:
+    """The rows that some operation is making or removing, or was when it was interrupted."""
+    return _found(sql, f"state IN ('{State.INTENDED}', '{State.RELEASING}')")
+
+
+def resources_by_id(sql: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Resource]:
+    """Rows by id, tombstones included."""
+    wanted = list(ids)
+    found: dict[int, Resource] = {}
+    for start in range(0, len(wanted), _CHUNK):
+        part = wanted[start : start + _CHUNK]
+        rows = sql.execute(
+            f"SELECT {_COLUMNS} FROM resource WHERE id IN ({','.join('?' * len(part))})", part
+        )
+        found.update((row[0], _resource(row)) for row in rows)
+    return found
+
+
+def tombstones(sql: sqlite3.Connection, marks: Iterable[str]) -> dict[str, Resource]:
+    """Released rows that had one of these marks."""
+    wanted = list(marks)
+    found: dict[str, Resource] = {}
+    for start in range(0, len(wanted), _CHUNK):
+        part = wanted[start : start + _CHUNK]
+        rows = sql.execute(
+            f"SELECT {_COLUMNS} FROM resource WHERE state = 'released'"
+            f" AND mark IN ({','.join('?' * len(part))})",
+            part,
+        )
+        found.update((row[4], _resource(row)) for row in rows)
+    return found
+
+
+def tombstone_count(sql: sqlite3.Connection) -> int:
+    """How many marks of released resources are kept."""
+    return int(sql.execute("SELECT count(*) FROM resource WHERE state = 'released'").fetchone()[0])
+
+
+def whereabouts(
+    sql: sqlite3.Connection, ids: Iterable[int]
+) -> dict[int, tuple[str, int, dict[str, Any]]]:
+    """State, operation and what was learnt of rows, by id, tombstones included."""
+    wanted = list(ids)
+    found: dict[int, tuple[str, int, dict[str, Any]]] = {}
+    for start in range(0, len(wanted), _CHUNK):
+        part = wanted[start : start + _CHUNK]
+        found.update(
+            (row[0], (row[1], row[2], json.loads(row[3])))
+            for row in sql.execute(
+                "SELECT id, state, operation, observed FROM resource"
+                f" WHERE id IN ({','.join('?' * len(part))})",
+                part,
+            )
+        )
+    return found

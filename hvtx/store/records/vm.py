@@ -1,0 +1,198 @@
+"""The table ``vm``, with the interfaces, leases and ports of a VM."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable
+from typing import Any
+
+from hvtx.errors import NotFound
+from hvtx.model.vm import Interface, Publish, Vm
+
+
+def _interfaces(
+    sql: sqlite3.Connection, where: str, values: tuple[Any, ...]
+) -> dict[str, list[Interface]]:
+    ports: dict[int, list[Publish]] = {}
+    for interface, *port in sql.execute(
+        "SELECT p.interface, p.protocol, p.host_ip, p.host_port, p.guest_port FROM port p"
+        f" JOIN interface i ON i.id = p.interface WHERE {where} ORDER BY p.id",
+        values,
+    ):
+        ports.setdefault(interface, []).append(Publish(*port))
+    found: dict[str, list[Interface]] = {}
+    for vm, identity, position, network, name, mac, four, six in sql.execute(
+        "SELECT i.vm, i.id, i.position, i.network, n.name, i.mac, a.address, b.address"
+        " FROM interface i JOIN network n ON n.id = i.network"
+        " LEFT JOIN lease a ON a.interface = i.id AND a.family = 4"
+        " LEFT JOIN lease b ON b.interface = i.id AND b.family = 6"
+        f" WHERE {where} ORDER BY i.vm, i.position",
+        values,
+    ):
+        found.setdefault(vm, []).append(
+            Interface(position, network, name, mac, four, six, tuple(ports.get(identity, ())))
+        )
+    return found
+
+
+def _vm(row: tuple[Any, ...], interfaces: Iterable[Interface]) -> Vm:
+    spec = json.loads(row[3])
+    return Vm(
+        id=row[0],
+        name=row[1],
+        hypervisor=row[2],
+        memory=spec["memory"],
+        cpus=spec["cpus"],
+        kernel=spec["kernel"],
+        initrd=spec["initrd"],
+        append=spec["append"],
+        disks=tuple(spec["disks"]),
+        command=tuple(spec["command"]),
+        directory=spec["directory"],
+        autostart=bool(row[4]),
+        interfaces=tuple(interfaces),
+        number=spec.get("number", 0),
+    )
+
+
+def vms(sql: sqlite3.Connection) -> list[Vm]:
+    """All VMs by name."""
+    interfaces = _interfaces(sql, "1", ())
+    return [
+        _vm(row, interfaces.get(row[0], ()))
+        for row in sql.execute("SELECT id, name, hypervisor, spec, autostart FROM vm ORDER BY name")
+    ]
+
+
+def vm_names(sql: sqlite3.Connection) -> dict[str, str]:
+    """The names of all VMs by id."""
+    return dict(sql.execute("SELECT id, name FROM vm"))
+
+
+def vm_name(sql: sqlite3.Connection, vm: str) -> str | None:
+    """The name of a VM (by id), if it is on record."""
+    found = sql.execute("SELECT name FROM vm WHERE id = ?", (vm,)).fetchone()
+    return found[0] if found else None
+
+
+def vm_heads(sql: sqlite3.Connection) -> list[tuple[str, str, str, bool]]:
+    """``(id, name, hypervisor, provisional)`` of all VMs: what judging them needs."""
+    return [
+        (*row[:3], bool(row[3]))
+        for row in sql.execute("SELECT id, name, hypervisor, operation IS NOT NULL FROM vm")
+    ]
+
+
+def is_provisional(sql: sqlite3.Connection, vm: str) -> bool:
+    """Whether a VM (by id) is there only as long as the operation that is making it."""
+    found = sql.execute("SELECT operation FROM vm WHERE id = ?", (vm,)).fetchone()
+    return found is not None and found[0] is not None
+
+
+def provisional_vms(sql: sqlite3.Connection) -> dict[str, int]:
+    """The VMs (by id) that are there only as long as the operation that is making them; which."""
+    return dict(sql.execute("SELECT id, operation FROM vm WHERE operation IS NOT NULL"))
+
+
+def has_vm(sql: sqlite3.Connection, vm: str) -> bool:
+    """Whether a VM, by its id, is on record."""
+    return sql.execute("SELECT 1 FROM vm WHERE id = ?", (vm,)).fetchone() is not None
+
+
+def find_vm(sql: sqlite3.Connection, name: str) -> Vm | None:
+    """The VM of this name."""
+    row = sql.execute(
+        "SELECT id, name, hypervisor, spec, autostart FROM vm WHERE name = ?", (name,)
+    ).fetchone()
+    if row is None:
+        return None
+    return _vm(row, _interfaces(sql, "i.vm = ?", (row[0],)).get(row[0], ()))
+
+
+def get_vm(sql: sqlite3.Connection, name: str) -> Vm:
+    """The VM of this name; raises NotFound."""
+    vm = find_vm(sql, name)
+    if vm is None:
+        raise no_vm(name, vm_names(sql).values())
+    return vm
+
+
+def no_vm(name: str, known: Iterable[str]) -> NotFound:
+    """The error of a VM that is not on record, with the one that was probably meant."""
+    from hvtx.model.nearest import meant
+
+    return NotFound(f"there is no VM {name!r}", hint=meant(name, known, "`hvtx vm ls` lists them"))
+
+
+def vm_record(sql: sqlite3.Connection, vm: str) -> dict[str, Any]:
+    """All that is on record of a VM by its id, as the history keeps it when it is forgotten."""
+    row = sql.execute(
+        "SELECT id, name, hypervisor, spec, autostart FROM vm WHERE id = ?", (vm,)
+    ).fetchone()
+    known = _vm(row, _interfaces(sql, "i.vm = ?", (vm,)).get(vm, ()))
+    interfaces = [
+        {
+            "network": i.network_name,
+            "mac": i.mac,
+            "ipv4": i.ipv4,
+            "ipv6": i.ipv6,
+            "publish": [port._asdict() for port in i.publish],
+        }
+        for i in known.interfaces
+    ]
+    return {**known._asdict(), "interfaces": interfaces}
+
+
+def _spec(vm: Vm) -> str:
+    spec = {
+        "memory": vm.memory,
+        "cpus": vm.cpus,
+        "kernel": vm.kernel,
+        "initrd": vm.initrd,
+        "append": vm.append,
+        "disks": list(vm.disks),
+        "command": list(vm.command),
+        "directory": vm.directory,
+    }
+    if vm.number:
+        spec["number"] = vm.number
+    return json.dumps(spec)
+
+
+def add_vm(sql: sqlite3.Connection, vm: Vm, operation: int) -> None:
+    """Insert the VM without its interfaces."""
+    sql.execute(
+        "INSERT INTO vm (id, name, hypervisor, spec, autostart, operation) VALUES (?,?,?,?,?,?)",
+        (vm.id, vm.name, vm.hypervisor, _spec(vm), int(vm.autostart), operation),
+    )
+
+
+def set_vm(sql: sqlite3.Connection, vm: Vm) -> None:
+    """Put what a VM is in the place of what it was; its name and interfaces stay."""
+    sql.execute(
+        "UPDATE vm SET spec = ?, autostart = ? WHERE id = ?",
+        (_spec(vm), int(vm.autostart), vm.id),
+    )
+
+
+def set_vm_confirmed(sql: sqlite3.Connection, vm: str, operation: int | None = None) -> None:
+    """A VM (by id) that was provisional is on record for good; only if ``operation`` is making it.
+
+    None: whatever makes it.
+    """
+    sql.execute(
+        "UPDATE vm SET operation = NULL WHERE id = ? AND (? IS NULL OR operation = ?)",
+        (vm, operation, operation),
+    )
+
+
+def remove_vm(sql: sqlite3.Connection, vm: str) -> None:
+    """Forget a VM: its interfaces, leases and ports go with it, its live rows must be gone."""
+    left = sql.execute(
+        "SELECT count(*) FROM resource WHERE vm = ? AND state <> 'released' AND kind <> 'lease'",
+        (vm,),
+    ).fetchone()[0]
+    assert left == 0, "a VM is forgotten only after its resources"
+    sql.execute("DELETE FROM resource WHERE vm = ? AND kind = 'lease'", (vm,))
+    sql.execute("DELETE FROM vm WHERE id = ?", (vm,))
