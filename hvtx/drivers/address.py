@@ -15,7 +15,15 @@ from hvtx.drivers.base import Host
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
-from hvtx.model.resource import GONE, AddressSpec, Kind, Outcome, Resource, put_by_others
+from hvtx.model.resource import (
+    GONE,
+    AddressSpec,
+    Kind,
+    Outcome,
+    Resource,
+    address_spec,
+    put_by_others,
+)
 
 
 class AddressDriver:
@@ -32,7 +40,7 @@ class AddressDriver:
         from pyroute2 import IPRoute, NetlinkError
 
         for row in resources:
-            spec: AddressSpec = row.spec  # type: ignore[assignment]
+            spec = address_spec(row)
             try:
                 with IPRoute() as route:
                     _add(route, spec)
@@ -57,7 +65,7 @@ class AddressDriver:
     def _release(self, row: Resource, links: Links, addresses: Sequence[Any]) -> Outcome:
         from pyroute2 import IPRoute, NetlinkError
 
-        spec: AddressSpec = row.spec  # type: ignore[assignment]
+        spec = address_spec(row)
         wanted = (spec["ifindex"], spec["address"])
         here = [a for a in addresses if (a.ifindex, a.address) == wanted]
         if not here:

@@ -32,11 +32,12 @@ from hvtx.host.tun import passing_tap, refusal
 from hvtx.model.resource import (
     BRIDGE_GROUP,
     GONE,
-    BridgeSpec,
     Kind,
     Link,
     Outcome,
     Resource,
+    bridge_spec,
+    device_observed,
     filters_on,
     put_by_others,
 )
@@ -60,7 +61,7 @@ class BridgeDriver:
     def _create(self, row: Resource) -> dict[str, Any]:
         from pyroute2 import IPRoute, NetlinkError
 
-        spec: BridgeSpec = row.spec  # type: ignore[assignment]
+        spec = bridge_spec(row)
         try:
             with IPRoute() as route:
                 route.link(
@@ -100,7 +101,7 @@ class BridgeDriver:
     def _release(self, row: Resource) -> Outcome:
         links = Links()
         try:
-            seen = links.get(ifindex=row.spec["ifindex"])
+            seen = links.get(ifindex=bridge_spec(row)["ifindex"])
             if seen is None:
                 stranger = links.get(name=row.key)
                 if stranger is None or stranger.name != row.key:  # found by an alternative name
@@ -142,19 +143,20 @@ class BridgeDriver:
 
 def program(row: Resource) -> bytes:
     """The filter of a bridge with NAT: what no rule of ours has seen reaches no guest."""
-    return bridge_program(address.partition("/")[0] for address in row.spec["addresses"])
+    return bridge_program(address.partition("/")[0] for address in bridge_spec(row)["addresses"])
 
 
 def guard(row: Resource, links: Links) -> bool:
     """Put the filter on a bridge; False where this kernel has none. Raises OSError."""
-    return links.guard(row.spec["ifindex"], program(row), EGRESS)
+    return links.guard(bridge_spec(row)["ifindex"], program(row), EGRESS)
 
 
 def unguarded(row: Resource, links: Links) -> bool:
     """Whether the filter of a bridge that should have one is gone or another. Raises OSError."""
-    if row.observed.get("guarded") is False and row.spec.get("guard"):  # this kernel has none
+    spec = bridge_spec(row)
+    if device_observed(row).get("guarded") is False and spec.get("guard"):  # this kernel has none
         return False
-    return links.guarding(row.spec["ifindex"], EGRESS) != program(row)
+    return links.guarding(spec["ifindex"], EGRESS) != program(row)
 
 
 def route_localnet(device: str) -> str:
@@ -169,7 +171,7 @@ def settings(row: Resource, device: str) -> dict[str, str]:
     ``forwarding`` of IPv6 stays: to turn it on drops the default routes of other devices.
     """
     found: dict[str, str] = {}
-    six = [":" in address for address in row.spec.get("addresses", ())]
+    six = [":" in address for address in bridge_spec(row).get("addresses", ())]
     if not all(six):
         found[f"net/ipv4/conf/{device}/forwarding"] = "1"
     if any(six):
@@ -228,7 +230,8 @@ def lead_loopback(device: str, *, on: bool) -> None:
 def restore(row: Resource, seen: Link, links: Links, *, loopback: bool) -> None:
     """Give a bridge of ours what others changed of it: up, its MAC, its MTU, its settings."""
     tune(row, seen.name)
-    links.change(seen.ifindex, mac=row.spec["mac"], mtu=row.spec["mtu"], up=True)
+    spec = bridge_spec(row)
+    links.change(seen.ifindex, mac=spec["mac"], mtu=spec["mtu"], up=True)
     lead_loopback(seen.name, on=loopback)
 
 
@@ -254,7 +257,9 @@ def carries_mark(row: Resource, seen: Link) -> bool:
         return False
     if seen.alias is None:
         return (
-            row.state != "committed" and seen.mac == row.spec["mac"] and seen.group == BRIDGE_GROUP
+            row.state != "committed"
+            and seen.mac == bridge_spec(row)["mac"]
+            and seen.group == BRIDGE_GROUP
         )
     return seen.alias == row.mark
 

@@ -24,7 +24,7 @@ from hvtx.drivers.base import Host
 from hvtx.errors import HostRefused
 from hvtx.host import capabilities
 from hvtx.host.files import is_there
-from hvtx.model.resource import GONE, FileSpec, Kind, Outcome, Resource
+from hvtx.model.resource import GONE, Kind, Outcome, Resource, file_spec
 
 _MARK = "mark"
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
@@ -50,7 +50,7 @@ class FileDriver:
 
 
 def _create(row: Resource) -> dict[str, Any]:
-    spec: FileSpec = row.spec  # type: ignore[assignment]
+    spec = file_spec(row)
     path = Path(spec["path"])
     beside = _mark_path(spec["path"])
     try:
@@ -90,7 +90,7 @@ def mark_of(path: str) -> str | None:
 
 
 def _release(row: Resource) -> Outcome:
-    spec: FileSpec = row.spec  # type: ignore[assignment]
+    spec = file_spec(row)
     path = spec["path"]
     draft = f"{path}.new"  # of a start, or of an earlier hvtx's release, that was killed
     beside = _mark_path(path)

@@ -12,7 +12,7 @@ from typing import Any
 
 from hvtx.drivers.base import Host
 from hvtx.errors import HostRefused, NotPermitted
-from hvtx.model.resource import GONE, Kind, Outcome, Resource, SysctlSpec
+from hvtx.model.resource import GONE, Kind, Outcome, Resource, sysctl_spec
 
 
 class SysctlDriver:
@@ -52,7 +52,7 @@ def can_force() -> bool:
 
 
 def _write(row: Resource) -> dict[str, Any]:
-    spec: SysctlSpec = row.spec  # type: ignore[assignment]
+    spec = sysctl_spec(row)
     path = Path("/proc/sys", spec["path"])
     try:
         path.write_text(spec["value"])

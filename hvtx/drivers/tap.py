@@ -54,9 +54,10 @@ from hvtx.model.resource import (
     Link,
     Outcome,
     Resource,
-    TapSpec,
     filters_on,
+    index_of,
     put_by_others,
+    tap_spec,
 )
 
 _THREADS = 64
@@ -89,7 +90,7 @@ class TapDriver:
         return made
 
     def _create(self, row: Resource) -> dict[str, Any]:
-        spec: TapSpec = row.spec  # type: ignore[assignment]
+        spec = tap_spec(row)
         name = spec["device"]
         try:
             descriptor = tun.open_device()
@@ -130,7 +131,7 @@ class TapDriver:
         """
         with contextlib.suppress(OSError):
             self.links.forget_neighbours(
-                (row.spec["master"], address)
+                (tap_spec(row)["master"], address)
                 for row in resources
                 for address in _guest_addresses(row)
             )
@@ -168,7 +169,7 @@ class TapDriver:
         return busy
 
     def _seize(self, row: Resource) -> Outcome | None:
-        seen = self.links.get(ifindex=row.spec["ifindex"])
+        seen = self.links.get(ifindex=tap_spec(row)["ifindex"])
         if seen is None or wrong_mark(row, seen) is not None:
             return None
         found = hold(seen, self.links, partial(wrong_mark, row))
@@ -188,7 +189,7 @@ class TapDriver:
     def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
         """Remove the devices by attaching; ``in-use`` names the holder where it can."""
         try:
-            own = {row.observed.get("ifindex") or row.spec["ifindex"] for row in resources}
+            own = {index_of(row) for row in resources}
             around = Around(self.links.all(), self.links.addresses(), self.links.filtered(own))
         except (OSError, DumpInterrupted) as problem:
             kept = Outcome(False, "observe-failed", f"the links could not be listed: {problem}")
@@ -278,8 +279,7 @@ class Around(NamedTuple):
 
 def release_one(row: Resource, links: Links, around: Around) -> Outcome:
     """Remove one device if it is the row's; the whole of the proof is in here."""
-    ifindex = row.observed.get("ifindex") or row.spec["ifindex"]
-    seen = links.get(ifindex=ifindex)
+    seen = links.get(ifindex=index_of(row))
     if seen is None:
         stranger = links.get(name=row.key)
         if stranger is None or stranger.name != row.key:  # found by an alternative name

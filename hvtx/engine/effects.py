@@ -13,11 +13,11 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from hvtx.engine import flows, holding, loopback
-from hvtx.engine.runtime import Runtime, driver_name
+from hvtx.engine.runtime import driver_name
 from hvtx.errors import HvtxError
 from hvtx.host import failpoint
 from hvtx.host.netlink import DumpInterrupted
-from hvtx.model.resource import FIREWALL_KINDS, GONE, Kind, Outcome, Resource
+from hvtx.model.resource import FIREWALL_KINDS, GONE, Kind, Outcome, Resource, address_spec
 from hvtx.store import records
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def create(operation: Operation, rows: Sequence[Resource]) -> dict[int, Mapping[
     return observed
 
 
-def remove(runtime: Runtime, rows: Sequence[Resource], later: ExitStack) -> dict[int, Outcome]:
+def remove(operation: Operation, rows: Sequence[Resource], later: ExitStack) -> dict[int, Outcome]:
     """Remove what rows stand for: go on past errors, keep what a refusal of its bridge would tear.
 
     Devices are held first, so that a VM whose device somebody else has open keeps all of its
@@ -66,16 +66,17 @@ def remove(runtime: Runtime, rows: Sequence[Resource], later: ExitStack) -> dict
     """
     seizing = any(row.vm and row.kind in (Kind.TAP, *FIREWALL_KINDS) for row in rows)
     try:
-        outcomes: dict[int, Outcome] = _seize(runtime, rows)
+        outcomes: dict[int, Outcome] = _seize(operation, rows)
         rows = [row for row in rows if row.id not in outcomes]
-        return _remove_seized(runtime, rows, outcomes, later)
+        return _remove_seized(operation, rows, outcomes, later)
     finally:
         if seizing:  # a VM of which one device is busy has others that are held by now
-            runtime.devices().let_go()
+            operation.runtime.devices().let_go()
 
 
-def _seize(runtime: Runtime, rows: Sequence[Resource]) -> dict[int, Outcome]:
+def _seize(operation: Operation, rows: Sequence[Resource]) -> dict[int, Outcome]:
     """Hold every TAP of the VMs of ``rows``; what is kept because somebody else holds one."""
+    runtime = operation.runtime
     taps = [row for row in rows if row.kind == Kind.TAP]
     # a plan made of an old dump may take a VM's rules without its device
     bare = {row.vm for row in rows if row.vm and row.kind in FIREWALL_KINDS}
@@ -100,7 +101,7 @@ def _seize(runtime: Runtime, rows: Sequence[Resource]) -> dict[int, Outcome]:
 
 
 def _remove_seized(
-    runtime: Runtime,
+    operation: Operation,
     rows: Sequence[Resource],
     outcomes: dict[int, Outcome],
     later: ExitStack,
@@ -122,21 +123,23 @@ def _remove_seized(
         if not name:
             outcomes.update((row.id, GONE) for row in part)
         elif part:
-            outcomes.update(_release_batch(runtime, name, part))
+            outcomes.update(_release_batch(operation, name, part))
             failpoint.reach(f"released:{name}")
     if not flushed:
         unended = flows.end(addresses, later)
     if any(row.kind == Kind.PUBLISH for row in rows):
-        loopback.settle_gone(runtime, outcomes, rows)
+        loopback.settle_gone(operation.runtime, outcomes, rows)
     if unended is not None:
         outcomes.update(flows.kept_for(rows, outcomes, unended))
     holding.end_gone(outcomes, rows)
     return outcomes
 
 
-def _release_batch(runtime: Runtime, name: str, part: Sequence[Resource]) -> Mapping[int, Outcome]:
+def _release_batch(
+    operation: Operation, name: str, part: Sequence[Resource]
+) -> Mapping[int, Outcome]:
     try:
-        return runtime.driver(name).release(part)
+        return operation.runtime.driver(name).release(part)
     except HvtxError as problem:
         kept = Outcome(False, problem.code, problem.message)
     except (OSError, DumpInterrupted) as problem:  # out of descriptors, of memory …
@@ -152,7 +155,7 @@ def _bridge_stayed(
         return False
     return any(
         other.kind == Kind.BRIDGE
-        and other.key == row.spec["device"]
+        and other.key == address_spec(row)["device"]
         and other.id in outcomes
         and not outcomes[other.id].gone
         for other in rows

@@ -14,7 +14,7 @@ from hvtx.engine import lines, notice
 from hvtx.errors import HvtxError
 from hvtx.host import failpoint
 from hvtx.model.plan import Reason
-from hvtx.model.resource import FIREWALL_KINDS, FLOWS, GONE, Kind, Outcome, Resource
+from hvtx.model.resource import FIREWALL_KINDS, FLOWS, GONE, Kind, Outcome, Resource, firewall_spec
 from hvtx.model.vm import Publish
 from hvtx.store import intents
 from hvtx.store.history import Event
@@ -64,7 +64,9 @@ def guest_addresses(row: Resource) -> list[str]:
     """The addresses of the guest that a firewall row is about."""
     if row.kind not in FIREWALL_KINDS or row.vm is None:
         return []
-    return [row.spec[field] for field in ("ipv4", "ipv6", "address") if row.spec.get(field)]
+    spec = firewall_spec(row)
+    fields = (spec.get("ipv4"), spec.get("ipv6"), spec.get("address"))
+    return [address for address in fields if address]
 
 
 def end_past_new(
@@ -108,7 +110,7 @@ def _doors(rows: Sequence[Resource]) -> dict[int, tuple[Publish, tuple[str, ...]
             Publish(s["protocol"], s["host_ip"], s["host_port"], s["guest_port"]),
             tuple(address for address in (s["ipv4"], s["ipv6"]) if address),
         )
-        for row, s in ((row, row.spec) for row in rows if row.kind == Kind.PUBLISH)
+        for row, s in ((row, firewall_spec(row)) for row in rows if row.kind == Kind.PUBLISH)
         if s["protocol"] == "udp"
     }
 

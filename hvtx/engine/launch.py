@@ -17,11 +17,10 @@ from hvtx.engine.neighbours import holding_ports, refuse_others_ports
 from hvtx.engine.networks import (
     bridge_row,
     ensure_networks,
-    taking_back,
-    undo,
 )
 from hvtx.engine.runtime import Runtime, process_facts, rows_by_vm
 from hvtx.engine.transaction import Operation, begin, forget_vm
+from hvtx.engine.undo import taking_back, undo
 from hvtx.engine.ways import refuse_diverted
 from hvtx.errors import Conflict, HvtxError, NotFound, PartialFailure, StoreError, UsageError
 from hvtx.host import failpoint, paths, procfs

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
 from hvtx.engine import notice, privileges
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, begin
+from hvtx.engine.undo import undo
 from hvtx.engine.ways import refuse_diverted, samples
 from hvtx.errors import (
     Conflict,
     Contended,
     HostRefused,
-    HvtxError,
     NotFound,
     NotPermitted,
     PartialFailure,
     UsageError,
     advised,
 )
-from hvtx.host import failpoint
 from hvtx.host.flows import flow_limit
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted, forbidden
@@ -397,60 +395,6 @@ def intend_network(
         for want in own[1:]
     ]
     return bridge + operation.intend(sql, rest, network=network.id)
-
-
-def undo(
-    operation: Operation,
-    rows: Sequence[Resource],
-    problem: BaseException,
-    *,
-    forget_network: str | None = None,
-) -> None:
-    """Take back, from the rows, what a failed operation had made; ends the operation.
-
-    What cannot be taken back, and why, is added to ``problem``, which is what people are told;
-    `recover` and gc find the rest by the rows.
-    """
-    with taking_back(problem):
-        operation.runtime.store.spend_reserve()
-        _undo(operation, rows, problem, forget_network)
-
-
-@contextmanager
-def taking_back(problem: BaseException) -> Iterator[None]:
-    """Let an error of the undo be told beside the ``problem`` that is undone, not instead of it."""
-    try:
-        yield
-    except Exception as second:  # noqa: BLE001 - whatever it is, the first error is still the cause
-        words = second.message if isinstance(second, HvtxError) else str(second)
-        _remark(problem, f"not all of it could be taken back: {words}; `hvtx recover` goes on")
-
-
-def _remark(problem: BaseException, note: str) -> None:
-    if isinstance(problem, HvtxError):
-        problem.hint = f"{problem.hint}; {note}" if problem.hint else note
-    else:
-        problem.add_note(note)
-
-
-def _undo(
-    operation: Operation,
-    rows: Sequence[Resource],
-    problem: BaseException,
-    forget_network: str | None,
-) -> None:
-    failpoint.reach("undoing")
-    outcomes = operation.release(rows, reasons={row.id: "undone" for row in rows})
-    whole = all(outcome.gone for outcome in outcomes.values())
-
-    def forget(sql: Any) -> None:
-        if whole and forget_network is not None:
-            records.remove_network(sql, forget_network)
-
-    operation.end("undone" if whole else "partial", then=forget)
-    if not whole:
-        left = "; ".join(outcome.message for outcome in outcomes.values() if not outcome.gone)
-        _remark(problem, f"not all of it could be taken back: {left}")
 
 
 def ensure_networks(

@@ -206,15 +206,8 @@ class Runtime:
         Raises Refused for what only a person may decide.
         """
         assert self.writable
-        if (
-            accept_rollback
-            and self.refused
-            and self.refused.code
-            in (
-                "store-rolled-back",
-                "store-cloned",
-            )
-        ):
+        acceptable = ("store-rolled-back", "store-cloned")
+        if accept_rollback and self.refused and self.refused.code in acceptable:
             trust.accept_rollback(self.store)
             self.refused = None
             self._judge()

@@ -181,29 +181,12 @@ class Operation:
                 self.history(sql, [*map(lines.made, rows), *events])
                 self._close(sql, "done")
         except (CommitUnknown, KeyboardInterrupt):
-            if not self._was_committed(rows):
+            if not _was_committed(self, rows):
                 raise
         self.committed = True
         self._verify()
         failpoint.reach("committed")
         self.unlock()
-
-    def _was_committed(self, rows: Sequence[Resource]) -> bool:
-        """Ask the store again, after a commit that did not say.
-
-        Raises CommitUnknown if it cannot be asked: any other error would be taken for a failure,
-        and undone, though the rows may be committed.
-        """
-        try:
-            self.runtime.reopen_store()
-            found = self.runtime.read(records.resources_by_id, [row.id for row in rows])
-        except Exception as problem:
-            raise CommitUnknown(
-                "the state store did not say whether a change was kept, and cannot be asked again:"
-                f" {problem}",
-                hint="`hvtx recover` resolves it when the disk answers again",
-            ) from problem
-        return all(row.id in found and found[row.id].state == State.COMMITTED for row in rows)
 
     # -- release -----------------------------------------------------------------------------------
 
@@ -226,7 +209,7 @@ class Operation:
         from hvtx.planner.order import release_order
 
         with ExitStack() as later:  # closed after the devices: what the kernel waits for overlaps
-            outcomes = effects.remove(self.runtime, release_order(moved), later)
+            outcomes = effects.remove(self, release_order(moved), later)
         taken = {row.id for row in moved}
         for row in rows:
             if row.id not in taken:
@@ -344,6 +327,24 @@ def begin(
             operation.unlock()
         raise
     failpoint.reach("intended")
+
+
+def _was_committed(operation: Operation, rows: Sequence[Resource]) -> bool:
+    """Ask the store again, after a commit that did not say.
+
+    Raises CommitUnknown if it cannot be asked: any other error would be taken for a failure,
+    and undone, though the rows may be committed.
+    """
+    try:
+        operation.runtime.reopen_store()
+        found = operation.runtime.read(records.resources_by_id, [row.id for row in rows])
+    except Exception as problem:
+        raise CommitUnknown(
+            "the state store did not say whether a change was kept, and cannot be asked again:"
+            f" {problem}",
+            hint="`hvtx recover` resolves it when the disk answers again",
+        ) from problem
+    return all(row.id in found and found[row.id].state == State.COMMITTED for row in rows)
 
 
 def forget_vm(sql: Any, vm: str) -> Event:

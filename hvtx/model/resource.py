@@ -2,14 +2,14 @@
 
 A row's ``spec`` says, before the host is touched, everything needed to make the thing and to undo
 it; ``observed`` is what was read back when it was made. Both are JSON objects; their shapes are the
-TypedDicts below.
+TypedDicts below, and ``tap_spec(row)`` and its like give them with these types.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from enum import StrEnum
-from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict, cast
 
 
 class Kind(StrEnum):
@@ -184,6 +184,71 @@ class SysctlSpec(TypedDict):
     path: str  # below /proc/sys
     value: str
     before: str
+
+
+class DeviceObserved(TypedDict, total=False):
+    """What was read back of a TAP device or a bridge; empty while it is not made."""
+
+    ifindex: int
+    mac: str
+    guarded: bool  # its filter is there; false where this kernel has none
+
+
+def tap_spec(row: Resource) -> TapSpec:
+    """The spec of a row of kind ``tap``."""
+    return cast("TapSpec", _spec(row, Kind.TAP))
+
+
+def bridge_spec(row: Resource) -> BridgeSpec:
+    """The spec of a row of kind ``bridge``."""
+    return cast("BridgeSpec", _spec(row, Kind.BRIDGE))
+
+
+def address_spec(row: Resource) -> AddressSpec:
+    """The spec of a row of kind ``address``."""
+    return cast("AddressSpec", _spec(row, Kind.ADDRESS))
+
+
+def firewall_spec(row: Resource) -> FirewallSpec:
+    """The spec of a row of one of the FIREWALL_KINDS."""
+    return cast("FirewallSpec", _spec(row, *FIREWALL_KINDS))
+
+
+def process_spec(row: Resource) -> ProcessSpec:
+    """The spec of a row of kind ``process``."""
+    return cast("ProcessSpec", _spec(row, Kind.PROCESS))
+
+
+def file_spec(row: Resource) -> FileSpec:
+    """The spec of a row of kind ``file``."""
+    return cast("FileSpec", _spec(row, Kind.FILE))
+
+
+def sysctl_spec(row: Resource) -> SysctlSpec:
+    """The spec of a row of kind ``sysctl``."""
+    return cast("SysctlSpec", _spec(row, Kind.SYSCTL))
+
+
+def device_observed(row: Resource) -> DeviceObserved:
+    """What was read back of a row of kind ``tap`` or ``bridge``."""
+    assert row.kind in (Kind.TAP, Kind.BRIDGE), row.kind
+    return cast("DeviceObserved", row.observed)
+
+
+def process_observed(row: Resource) -> ProcessObserved:
+    """Who the process of a row of kind ``process`` is; empty while it is not started."""
+    assert row.kind == Kind.PROCESS, row.kind
+    return cast("ProcessObserved", row.observed)
+
+
+def index_of(row: Resource) -> int:
+    """The ifindex of a TAP device or bridge: as it was read back, else as it was chosen."""
+    return device_observed(row).get("ifindex") or int(row.spec["ifindex"])
+
+
+def _spec(row: Resource, *kinds: Kind) -> dict[str, Any]:
+    assert row.kind in kinds, row.kind
+    return row.spec
 
 
 class Entry(NamedTuple):

@@ -13,13 +13,13 @@ lost the race is told how many rows really moved.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.vm import Identity
+from hvtx.store.codec import encode
 
 # Their marks never stand on anything that a restore could bring back.
 _NO_TOMBSTONE = (Kind.LEASE, Kind.PROCESS, Kind.ADDRESS, Kind.SYSCTL, Kind.FILE)
@@ -95,7 +95,7 @@ def intend(
                 r.key,
                 r.state,
                 r.mark,
-                json.dumps(r.spec),
+                encode(r.spec),
                 r.operation,
                 r.life,
                 r.vm,
@@ -109,7 +109,7 @@ def intend(
 
 def note(sql: sqlite3.Connection, row: int, observed: Mapping[str, Any]) -> None:
     """Keep what was learnt of a row that stays in its state (the gate's identity, a pid)."""
-    sql.execute("UPDATE resource SET observed = ? WHERE id = ?", (json.dumps(dict(observed)), row))
+    sql.execute("UPDATE resource SET observed = ? WHERE id = ?", (encode(observed), row))
 
 
 def commit(
@@ -125,7 +125,7 @@ def commit(
         moved += sql.execute(
             "UPDATE resource SET state = 'committed', observed = coalesce(?, observed)"
             " WHERE id = ? AND state = 'intended' AND operation = ?",
-            (None if seen is None else json.dumps(dict(seen)), row.id, operation),
+            (None if seen is None else encode(seen), row.id, operation),
         ).rowcount
     return moved
 

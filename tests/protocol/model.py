@@ -411,7 +411,7 @@ def _intend(s: State, who: int, generation: int, weak: frozenset[str]) -> Iterat
 
 
 def _failed(s: State, who: int, why: str) -> Step:
-    """An error before there is a process: ``networks.undo`` from the rows."""
+    """An error before there is a process: ``undo.undo`` from the rows."""
     return f"{_NAMES[who]}: {why}", act(s, who, "claim", Job(todo=(_own(s, who),))), None
 
 

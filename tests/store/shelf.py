@@ -50,6 +50,16 @@ class Shelf:
         return {entry.name: entry.read_bytes() for entry in self.state.iterdir()}
 
 
+def seq(store: Store) -> int:
+    """The number of the store's last change."""
+    return int(store.connection.execute("SELECT seq FROM meta").fetchone()[0])
+
+
+def high_water(store: Store) -> int:
+    """The number that the run directory remembers."""
+    return int.from_bytes(Path(store.run_directory, "hwm").read_bytes(), "little")
+
+
 def enter(store: Store) -> int:
     """A life and an open operation; returns the operation."""
     with store.transaction() as sql:

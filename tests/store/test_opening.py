@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 from hvtx.migrations import APPLICATION_ID, SCHEMA
 
-from hvtx.errors import Busy, HvtxError, NotPermitted, Refused, StoreError
+from hvtx.errors import HvtxError, NotPermitted, Refused, StoreError
 from hvtx.store import records, trust
-from hvtx.store.errors import explain
 from hvtx.store.opening import open_store
 
 from .shelf import Shelf, add_network, enter, network
@@ -428,17 +427,6 @@ def test_damage_further_in_is_found_before_anything_is_collected(shelf: Shelf) -
     with shelf.opened() as store, pytest.raises(Refused) as caught:
         trust.check_pages(store)
     assert caught.value.code == "store-untrusted"
-
-
-def test_damage_that_comes_up_later_is_explained(shelf: Shelf) -> None:
-    """SQLite's own error, wherever it is raised, is the store's to explain."""
-    told = explain(sqlite3.DatabaseError("database disk image is malformed"))
-    assert isinstance(told, Refused)
-    assert told.code == "store-untrusted"
-    assert isinstance(explain(sqlite3.OperationalError("disk I/O error")), StoreError)
-    for words in ("database is locked", "locking protocol"):
-        assert isinstance(explain(sqlite3.OperationalError(words)), Busy)
-    assert explain(ValueError("not mine")) is None
 
 
 # -- where nothing can be written ----------------------------------------------------------------------
