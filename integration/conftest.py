@@ -12,12 +12,24 @@ from pathlib import Path
 
 import pytest
 
-from integration import lab
+from integration import lab, shares
 
 
 def pytest_configure() -> None:
     """In the process that starts the tests, and in each that runs them."""
     lab.default_signals()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Longest first, and what can be handed out singly last: no process is left with a rest."""
+    place = {name: number for number, name in enumerate(shares.LONG)}
+    items.sort(key=lambda item: shares.turn(item.path.stem, place))
+
+
+@pytest.hookimpl(optionalhook=True)  # without pytest-xdist there is nothing to share out
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Who runs what, where several processes run tests (`-n`)."""
+    return shares.scheduler(config, log)
 
 
 def ours_outside() -> set[str]:

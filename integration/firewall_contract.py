@@ -14,7 +14,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from hvtx.drivers.base import FirewallDriver, Host
 from hvtx.drivers.iptables import IptablesDriver
@@ -216,10 +216,21 @@ def bridged_frames_see_iptables(on: bool) -> None:
             setting(f"bridge/{name}", "1" if on else "0")
 
 
+class Inhabited(Protocol):
+    """A namespace, known by a process in it."""
+
+    @property
+    def pid(self) -> int | None:
+        """The process; None for our own namespace."""
+
+
 @contextlib.contextmanager
-def inside(place: lab.Namespace | None) -> Iterator[None]:
-    """Be in another namespace for a moment; sockets opened there stay there."""
-    if place is None:
+def inside(place: Inhabited | None) -> Iterator[None]:
+    """Be in another namespace for a moment; sockets opened there stay there.
+
+    That of the process of ``place``; without either, where we are.
+    """
+    if place is None or place.pid is None:
         yield
         return
     before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -313,7 +324,8 @@ def _ip(address: str) -> bytes:
     return socket.inet_pton(_family(address), address)
 
 
-def _checksum(data: bytes) -> int:
+def checksum(data: bytes) -> int:
+    """The Internet checksum (RFC 1071)."""
     data += b"\0" * (len(data) & 1)
     total = sum(struct.unpack(f">{len(data) // 2}H", data))
     while total >> 16:
@@ -331,7 +343,7 @@ def ipv4(source: str, target: str, protocol: int, payload: bytes) -> bytes:
     """An IPv4 packet."""
     head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(payload), 0, 0, 64, protocol, 0)
     head += _ip(source) + _ip(target)
-    return head[:10] + struct.pack(">H", _checksum(head)) + head[12:] + payload
+    return head[:10] + struct.pack(">H", checksum(head)) + head[12:] + payload
 
 
 def ipv6(source: str, target: str, following: int, payload: bytes) -> bytes:
@@ -349,7 +361,7 @@ def udp(source: str, target: str, ports: tuple[int, int], payload: bytes) -> byt
     length = 8 + len(payload)
     pseudo = _ip(source) + _ip(target) + struct.pack(">HH", 17, length)
     bare = struct.pack(">HHHH", *ports, length, 0) + payload
-    return bare[:6] + struct.pack(">H", _checksum(pseudo + bare) or 0xFFFF) + bare[8:]
+    return bare[:6] + struct.pack(">H", checksum(pseudo + bare) or 0xFFFF) + bare[8:]
 
 
 def udp4(source: str, target: str, ports: tuple[int, int], payload: bytes) -> bytes:
@@ -365,7 +377,7 @@ def udp6(source: str, target: str, ports: tuple[int, int], payload: bytes) -> by
 def icmp6(source: str, target: str, body: bytes) -> bytes:
     """An ICMPv6 message (type, code, two zero bytes, rest) with its checksum."""
     pseudo = _ip(source) + _ip(target) + struct.pack(">II", len(body), 58)
-    return body[:2] + struct.pack(">H", _checksum(pseudo + body)) + body[4:]
+    return body[:2] + struct.pack(">H", checksum(pseudo + body)) + body[4:]
 
 
 def arp(operation: int, mac: str, address: str, target: str) -> bytes:

@@ -17,12 +17,12 @@ from integration.firewall_contract import (
     ALL_NODES_MAC,
     BROADCAST,
     arp,
+    checksum,
     icmp6,
     ipv6,
     option,
     udp,
 )
-from integration.firewall_contract import _checksum as checksum
 from integration.lab import WORLD4, WORLD6
 
 NOBODY_MAC, NOBODY4, NOBODY6 = "02:00:00:00:00:99", "10.77.0.99", "fd77::99"

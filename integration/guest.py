@@ -42,6 +42,9 @@ def ip(*argv: str) -> None:
 def configure(number: int) -> None:
     """Give ``eth<number - 1>`` its MAC, addresses and, for the first, the default routes."""
     device = f"eth{number - 1}"
+    # duplicate detection is the kernel's own, but an answer is waited for 50 ms and not a second
+    Path(f"/proc/sys/net/ipv6/conf/{device}/router_solicitation_delay").write_text("0")
+    ip("ntable", "change", "name", "ndisc_cache", "dev", device, "retrans", "50")
     ip("link", "set", device, "address", told("MAC", number))
     ip("link", "set", device, "up")
     if told("IP", number):

@@ -13,6 +13,7 @@ import os
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -86,6 +87,15 @@ def end(pid: int) -> None:
         os.close(descriptor)
 
 
+def duplicate_detection(mode: str) -> None:
+    """Whether devices that are made from now on (here) look for others with their IPv6 address.
+
+    It takes each address up to two seconds, for which dumps are not still: tests that are about it
+    turn it on (``1``).
+    """
+    Path("/proc/sys/net/ipv6/conf/default/accept_dad").write_text(mode)
+
+
 class private_network:  # noqa: N801 - it is called like a function
     """A fresh network namespace (loopback up) for this thread, left again at the end.
 
@@ -100,6 +110,7 @@ class private_network:  # noqa: N801 - it is called like a function
             run("ip", "link", "set", "lo", "up")
             # A new namespace inherits what the first one has, and that differs between machines.
             Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
+            duplicate_detection("0")
         except BaseException:
             self.__exit__()
             raise
@@ -166,24 +177,22 @@ def world() -> Iterator[Namespace]:
 
 
 def _links() -> list[dict[str, Any]]:
-    links: list[dict[str, Any]] = json.loads(run("ip", "-j", "-d", "link"), strict=False)
+    """The links; a change of carrier is shown up to a second late, unless a device is asked for.
+
+    Each is asked for twice, as a bridge follows its ports.
+    """
+    names = [name for _, name in socket.if_nameindex()]
+    names = [name for name in names if not set(name) & set("\"'\\# ")]  # they would end the batch
+    lines = [f"link show dev {name}\n" for name in names] * 2
+    told = run("ip", "-j", "-d", "-force", "-batch", "-", stdin="".join([*lines, "link show\n"]),
+               check=False)  # fmt: skip
+    links: list[dict[str, Any]] = json.loads(told.splitlines()[-1], strict=False)
     for link in links:  # the bridge's timers run on
         for part in ("info_data", "info_slave_data"):
             data = link.get("linkinfo", {}).get(part, {})
             for name in [n for n in data if n.endswith("_timer")]:
                 del data[name]
     return links
-
-
-def _settled_links() -> list[dict[str, Any]]:
-    """The links; a change of carrier is shown up to a second late, unless a device is asked for."""
-    by_kind: dict[bool, list[str]] = {False: [], True: []}
-    for link in _links():
-        if not set(link["ifname"]) & set("\"'\\# "):  # hostile names would end the batch
-            by_kind[link.get("linkinfo", {}).get("info_kind") == "bridge"].append(link["ifname"])
-    asked = "".join(f"link show dev {name}\n" for name in [*by_kind[False], *by_kind[True]])
-    run("ip", "-force", "-batch", "-", stdin=asked, check=False)  # a bridge follows its ports
-    return _links()
 
 
 def _holders() -> set[str]:
@@ -206,7 +215,7 @@ def _still_links() -> list[dict[str, Any]]:
     process that ends meanwhile, for as long as it waits for RTNL or stands still under ptrace. So
     what is held must be open in some process.
     """
-    links = _settled_links()
+    links = _links()
     end = time.monotonic() + 10
     while time.monotonic() < end:
         # up without NO-CARRIER, whatever its LOWER_UP says by now
@@ -220,7 +229,7 @@ def _still_links() -> list[dict[str, Any]]:
         if not held or held <= _holders():
             break
         time.sleep(0.02)
-        links = _settled_links()
+        links = _links()
     return links
 
 
@@ -236,20 +245,23 @@ def need_python_for_others() -> None:
         )
 
 
+def _legacy(family: str, prefix: str) -> dict[str, list[str]]:
+    """The legacy tables that there are, as text, without counters: they are traffic, not state."""
+    found: dict[str, list[str]] = {}
+    with contextlib.suppress(OSError):
+        if Path(f"/proc/net/{prefix}_tables_names").read_text():
+            for line in run(f"{prefix}tables-legacy-save").splitlines():
+                if line.startswith("*"):
+                    lines = found[family + line[1:]] = []
+                if not line.startswith("#"):
+                    lines.append(line.split(" [")[0] if line.startswith(":") else line)
+    return found
+
+
 def dump() -> dict[str, object]:
     """Everything that the promises speak of, as the host's own tools show it."""
     links = _still_links()
-    legacy = {}
-    for family, names in (("4", "ip_tables_names"), ("6", "ip6_tables_names")):
-        with contextlib.suppress(OSError):
-            for table in sorted(Path("/proc/net", names).read_text().split()):
-                tool = "iptables-legacy-save" if family == "4" else "ip6tables-legacy-save"
-                text = run(tool, "-t", table)
-                lines = [line for line in text.splitlines() if not line.startswith("#")]
-                # counters are traffic, not state
-                legacy[family + table] = [
-                    line.split(" [")[0] if line.startswith(":") else line for line in lines
-                ]
+    legacy = {**_legacy("4", "ip"), **_legacy("6", "ip6")}
     rules = json.loads(run("nft", "-j", "list", "ruleset"))["nftables"]
     for item in rules:  # what a set learned from frames, and forgets again, is traffic too
         for named in ("set", "map"):

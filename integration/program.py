@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import pkgutil
 import subprocess
 import sys
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
 
 import pytest
 
+import hvtx
 from hvtx.cli.main import run
 from hvtx.engine.ownership import problem_of_program
 from hvtx.engine.systemd import program_path
@@ -128,6 +132,7 @@ def installer(monkeypatch: pytest.MonkeyPatch, **environment: str) -> Program:
 def child(arguments: Sequence[str], environment: Mapping[str, str], out: int, err: int) -> NoReturn:
     """What a forked child does: run the command line, and leave with its exit code."""
     code = 70
+    gc.set_threshold(1 << 18)  # as `python -m hvtx` does
     warnings.filterwarnings("ignore", category=ResourceWarning)  # as Python does without pytest
     try:
         os.environ.update(environment)
@@ -156,15 +161,14 @@ def text_of(descriptor: int) -> str:
         return file.read().decode()
 
 
+@cache
 def preload() -> None:
     """Load in the parent what children would load each for themselves."""
+    for module in pkgutil.walk_packages(hvtx.__path__, "hvtx."):
+        if module.name != "hvtx.__main__":
+            import_module(module.name)
     for name in (
-        "hvtx.cli.doctor", "hvtx.cli.gc", "hvtx.cli.look", "hvtx.cli.network", "hvtx.cli.vm",
-        "hvtx.drivers.address", "hvtx.drivers.bridge", "hvtx.drivers.file", "hvtx.drivers.iptables",
-        "hvtx.drivers.nftables", "hvtx.drivers.vm_process.stop", "hvtx.drivers.sysctl", "hvtx.drivers.tap",
-        "hvtx.engine.collect", "hvtx.engine.define", "hvtx.engine.launch", "hvtx.engine.networks",
-        "hvtx.engine.recover", "hvtx.engine.repair", "hvtx.engine.show", "hvtx.hypervisors.command",
-        "hvtx.hypervisors.external", "hvtx.hypervisors.qemu", "pyroute2", "sqlite_utils",
-        "tenacity", "tomllib", "encodings.ascii",
+        "encodings.ascii", "prometheus_client", "pyroute2", "sqlite_utils", "tenacity", "tomllib",
+        "urllib.request",
     ):  # fmt: skip
         import_module(name)

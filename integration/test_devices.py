@@ -41,6 +41,7 @@ MARK = "hvtx:1:aaaaaaaaaa:7.bbbbbbbbbbbbbbbb"
 def hvtx() -> Iterator[Program]:
     """A program with a network and a running VM `web`."""
     preload()
+    lab.duplicate_detection("1")
     program = Forked(HVTX_FIREWALL="nftables")
     program("network", "create", "net", "--subnet", "10.77.0.0/24", "--bridge", "hvnet")
     program("vm", "run", "web", "-p", "8080:80", "--network", "net", "--", "sleep", "600")
@@ -366,6 +367,7 @@ def test_what_stands_on_a_bridge_keeps_it(hvtx: Program, what: str) -> None:
 @pytest.mark.parametrize("address", ["10.78.0.1/24", "fd78::1/64", "fe80::ff:fe00:1/64"])
 def test_an_equal_address_on_our_new_bridge_is_ours(address: str) -> None:
     """As the kernel gives it one where addrgenmode was set back; usable without a carrier."""
+    lab.duplicate_detection("1")
     lab.run("ip", "link", "add", "hvnew", "address", "02:00:00:00:00:01", "type", "bridge")
     lab.run("ip", "link", "set", "hvnew", "alias", MARK, "up", "addrgenmode", "none")
     lab.run("ip", "addr", "add", address, "dev", "hvnew", "valid_lft", "900", "preferred_lft", "9")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from integration.program import Forked, Program, preload
 from integration.rulesets import CASES, Case
 from integration.test_network import GuestVm, run
 from integration.traffic import Place, Traffic
+from integration.vms import two_guests
 
 OTHERS = ("inet wall", "ip wall", "bridge wall", "netdev wall", "inet firewalld", "ip filter",
           "ip6 filter", "bridge filter", "ip raw", "ip mangle")  # fmt: skip
@@ -34,14 +34,8 @@ OTHERS = ("inet wall", "ip wall", "bridge wall", "netdev wall", "inet firewalld"
 @pytest.fixture(params=["nftables", "iptables"])
 def hvtx(request: pytest.FixtureRequest, world: lab.Namespace) -> Iterator[Program]:
     """The program, a network and the guests ``web`` and ``two``."""
-    preload()
-    program = Forked(HVTX_FIREWALL=request.param)
-    program("network", "create", "net", "--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
-    run(program, "web", "-p", "8080:80")
-    run(program, "two")
-    yield program
-    for name in ("web", "two"):
-        os.kill(program.vm(name)["pid"], signal.SIGKILL)
+    with two_guests(request.param) as program:
+        yield program
 
 
 @pytest.fixture

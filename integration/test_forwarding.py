@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from integration import lab
-from integration.firewall_contract import inside, reach
+from integration.firewall_contract import ALL_NODES_MAC, ether, icmp6, inside, ipv6, reach
 from integration.lab import HOST4, HOST6, WORLD4, WORLD6
 from integration.program import Forked, Program, preload
 from integration.test_network import GuestVm, make_network, run, until
@@ -198,24 +198,13 @@ def test_ipv6_of_a_second_network_is_forwarded(
 # -- a host that learns its routes from advertisements ---------------------------------------------
 
 
-def _checksum(data: bytes) -> int:
-    total = sum(struct.unpack(f">{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
-
-
 def advertise(place: lab.Namespace, device: str) -> None:
     """A router advertisement with a prefix, to all nodes, from a router behind ``device``."""
     prefix = struct.pack(">BBBBIII", 3, 4, 64, 0xC0, 7200, 3600, 0)
     prefix += socket.inet_pton(socket.AF_INET6, "2001:db8:77::")
     body = struct.pack(">BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0) + prefix
-    source = socket.inet_pton(socket.AF_INET6, ROUTER)
-    target = socket.inet_pton(socket.AF_INET6, "ff02::1")
-    pseudo = source + target + struct.pack(">II", len(body), 58)
-    body = body[:2] + struct.pack(">H", _checksum(pseudo + body)) + body[4:]
-    packet = struct.pack(">IHBB", 6 << 28, len(body), 58, 255) + source + target + body
-    frame = bytes.fromhex("33330000000102000000009986dd") + packet
+    packet = ipv6(ROUTER, "ff02::1", 58, icmp6(ROUTER, "ff02::1", body))
+    frame = ether("02:00:00:00:00:99", ALL_NODES_MAC, 0x86DD, packet)
     with inside(place), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as out:
         out.bind((device, 0))
         out.send(frame)

@@ -20,11 +20,10 @@ from typing import NamedTuple
 import pytest
 
 from hvtx.host import procfs
-from integration import guest, lab, witness
-from integration.program import Forked, Program, preload
+from integration import guest, lab, vms, witness
+from integration.program import Program
+from integration.vms import SLEEP, findings
 
-NETWORK = ("network", "create", "net", "--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
-SLEEP = ("--", "sleep", "600")
 REUSE = (socket.SO_REUSEADDR, socket.SO_REUSEPORT)
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 VIP, OTHER = "198.51.100.9", "198.51.100.10"
@@ -50,18 +49,8 @@ EVERYWHERE = (
 @pytest.fixture
 def hvtx() -> Iterator[Program]:
     """A program with a network of both families."""
-    preload()
-    program = Forked(HVTX_FIREWALL="nftables")
-    program(*NETWORK)
-    yield program
-    for pid in vm_processes(program):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def vm_processes(hvtx: Program) -> list[int]:
-    vms = hvtx("vm", "ls", "--json").json()["vms"]
-    return [vm["pid"] for vm in vms if vm["pid"]]
+    with vms.networked() as program:
+        yield program
 
 
 def run(hvtx: Program, *ports: str, name: str = "web", network: str = "net") -> None:
@@ -117,12 +106,6 @@ def until(seen: object, what: str) -> None:
     while not seen():  # type: ignore[operator]
         assert time.monotonic() < deadline, what
         time.sleep(0.005)
-
-
-def findings(hvtx: Program, check: str) -> list[dict[str, object]]:
-    """What doctor says of a check."""
-    told = json.loads(hvtx("doctor", "--json", code=None).out)["findings"]
-    return [finding for finding in told if finding["check"] == check]
 
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])

@@ -19,7 +19,7 @@ from hvtx.drivers.base import Host
 from hvtx.drivers.strangers import Strangers
 from hvtx.host import xtables
 from integration import lab
-from integration.program import Program
+from integration.program import Forked, Program, preload
 
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
 DEAD = "10.77.0.9"
@@ -29,7 +29,8 @@ _SEND = "import socket; socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('127
 @pytest.fixture
 def hvtx() -> Iterator[Program]:
     """A network and a running VM `web` with 10.77.0.2."""
-    program = Program(HVTX_FIREWALL="nftables")
+    preload()
+    program = Forked(HVTX_FIREWALL="nftables")
     program("network", "create", "net", "--subnet", "10.77.0.0/24")
     program("vm", "run", "web", "--network", "net", "-p", "8080:80", "--", "sleep", "600")
     yield program

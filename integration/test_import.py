@@ -96,7 +96,8 @@ def theirs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Theirs]:
 
 @pytest.fixture
 def hvtx() -> Program:
-    return Program(HVTX_FIREWALL="nftables")
+    preload()
+    return Forked(HVTX_FIREWALL="nftables")
 
 
 def rule_lines(tool: str) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +14,10 @@ from hvtx.engine import forward
 from hvtx.engine.mending import Mender
 from hvtx.engine.runtime import Runtime, Settings
 from integration import lab
-from integration.program import Forked, Program, preload
+from integration.program import Program
 from integration.rulesets import CASES, Case
 from integration.test_forward import bridge_of, set_up, take_down
-from integration.test_network import run
+from integration.vms import two_guests
 
 # Where a rule knows only one of the two devices, or only the wire: the place to look at is named.
 LOOKED_AT = {
@@ -51,14 +50,8 @@ ODD = [
 @pytest.fixture
 def hvtx(world: lab.Namespace) -> Iterator[Program]:
     """A network of both families, and two guests."""
-    preload()
-    program = Forked(HVTX_FIREWALL="nftables")
-    program("network", "create", "net", "--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
-    run(program, "web", "-p", "8080:80")
-    run(program, "two")
-    yield program
-    for name in ("web", "two"):
-        os.kill(program.vm(name)["pid"], signal.SIGKILL)
+    with two_guests() as program:
+        yield program
 
 
 def hints() -> dict[str, str]:

@@ -86,6 +86,7 @@ def bridged(request: pytest.FixtureRequest) -> bool:
 def hvtx(firewall: str, bridged: bool, world: lab.Namespace) -> Iterator[Program]:
     """The program, and a host with two addresses of each family towards the world."""
     preload()
+    lab.duplicate_detection("1")
     bridged_frames_see_iptables(bridged)
     lab.run("ip", "addr", "add", f"{SECOND4}/24", "dev", "uplink")
     lab.run("ip", "addr", "add", f"{SECOND6}/64", "dev", "uplink", "nodad")

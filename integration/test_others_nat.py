@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
-import signal
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
 
-from integration import lab, witness
-from integration.program import Forked, Program, preload
+from integration import lab, vms, witness
+from integration.program import Program
+from integration.vms import SLEEP
 
-NETWORK = ("network", "create", "net", "--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
-SLEEP = ("--", "sleep", "600")
 PRE = "type nat hook prerouting priority dstnat;"
 
 
@@ -154,14 +150,8 @@ def backend() -> str:
 
 @pytest.fixture
 def hvtx(backend: str, world: lab.Namespace) -> Iterator[Program]:
-    preload()
-    program = Forked(HVTX_FIREWALL=backend)
-    program(*NETWORK)
-    yield program
-    for vm in program("vm", "ls", "--json").json()["vms"]:
-        if vm["pid"]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(vm["pid"], signal.SIGKILL)
+    with vms.networked(backend) as program:
+        yield program
 
 
 def publish(kind: Kind) -> tuple[str, str]:
@@ -203,8 +193,7 @@ def test_what_takes_nothing_is_in_nobodys_way(hvtx: Program, name: str) -> None:
 
 
 def findings(hvtx: Program) -> list[dict[str, Any]]:
-    told = json.loads(hvtx("doctor", "--json", code=None).out)["findings"]
-    return [finding for finding in told if finding["check"] == "ports"]
+    return vms.findings(hvtx, "ports")
 
 
 @pytest.mark.parametrize(

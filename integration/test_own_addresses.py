@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from integration import lab, witness
-from integration.program import Forked, Program, preload
+from integration import lab, vms, witness
+from integration.program import Program
+from integration.vms import SLEEP
 
-NETWORK = ("network", "create", "net", "--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
-SLEEP = ("--", "sleep", "600")
 # the device, and the prefix length that the host has the address with: its own, or a VIP's
 PLACES = [("bridge", "/24", "/64"), ("bridge", "/32", "/128"), ("lo", "/32", "/128")]
 
 
 @pytest.fixture
 def hvtx() -> Iterator[Program]:
-    preload()
-    program = Forked(HVTX_FIREWALL="nftables")
-    program(*NETWORK)
-    yield program
-    for vm in program("vm", "ls", "--json").json()["vms"]:
-        if vm["pid"]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(vm["pid"], signal.SIGKILL)
+    with vms.networked() as program:
+        yield program
 
 
 def give(hvtx: Program, device: str, *addresses: str) -> str:
@@ -48,8 +38,7 @@ def addresses(hvtx: Program, name: str) -> tuple[str, str]:
 
 
 def findings(hvtx: Program) -> list[dict[str, Any]]:
-    told = json.loads(hvtx("doctor", "--json", code=None).out)["findings"]
-    return [finding for finding in told if finding["check"] == "addresses"]
+    return vms.findings(hvtx, "addresses")
 
 
 @pytest.mark.parametrize(("device", "four", "six"), PLACES)

@@ -23,7 +23,8 @@ BACKENDS = ["nftables", "iptables"]
 @pytest.fixture(params=BACKENDS)
 def hvtx(request: pytest.FixtureRequest) -> Iterator[Program]:
     """A program on a backend, with a network and a running VM `web`."""
-    program = Program(HVTX_FIREWALL=request.param)
+    preload()
+    program = Forked(HVTX_FIREWALL=request.param)
     program("network", "create", "net", "--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
     program("vm", "run", "web", "--network", "net", "-p", "8080:80", "--", "sleep", "600")
     yield program

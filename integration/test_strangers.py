@@ -27,7 +27,8 @@ TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
 @pytest.fixture(params=BACKENDS)
 def hvtx(request: pytest.FixtureRequest) -> Iterator[Program]:
     """A program on a backend, with a network and a running VM `web`."""
-    program = Program(HVTX_FIREWALL=request.param)
+    preload()
+    program = Forked(HVTX_FIREWALL=request.param)
     program("network", "create", "net", "--subnet", "10.77.0.0/24")
     program("vm", "run", "web", "--network", "net", "-p", "8080:80", "--", "sleep", "600")
     yield program
@@ -207,7 +208,7 @@ def test_a_changed_boot_id_makes_everything_an_earlier_life(hvtx: Program) -> No
 
 def test_rules_of_an_earlier_life_that_a_restore_brought_back(tmp_path: Path) -> None:
     """Saved before the reboot, restored after it, with their marks: stale-restored, deleted."""
-    hvtx = Program(HVTX_FIREWALL="nftables")
+    hvtx = Forked(HVTX_FIREWALL="nftables")
     hvtx("network", "create", "net", "--subnet", "10.77.0.0/24")
     hvtx("vm", "run", "web", "--network", "net", "-p", "8080:80", "--", "sleep", "600")
     pid = hvtx.vm("web")["pid"]
@@ -423,7 +424,7 @@ def test_a_release_that_stays_undone_sets_addrgenmode_back(hvtx: Program) -> Non
 
 def test_two_installations_on_one_host(hvtx: Program, tmp_path: Path) -> None:
     """Each sees the other's things as another installation's, and takes none of them."""
-    other = Program(
+    other = Forked(
         HVTX_STATE_DIR=str(tmp_path / "state2"),
         HVTX_RUN_DIR=str(tmp_path / "run2"),
         HVTX_FIREWALL=hvtx.environment["HVTX_FIREWALL"],

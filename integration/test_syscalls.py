@@ -62,7 +62,6 @@ def matrix_of(name: str, firewall: str, directory: Path, *, beside: bool) -> Mat
         HVTX_CONFIG=f"{directory}/config.toml",
     )
     (directory / "config.toml").write_text("")
-    preload()
     hvtx = Forked(HVTX_FIREWALL=firewall)
     neighbours.settle_strangers()
     return Matrix(
@@ -102,6 +101,7 @@ def test_killed_before_any_system_call_it_recovers(
     record_property: Callable[[str, object], None],
 ) -> None:  # fmt: skip
     """After `recover` all is as before the command or as after it, whoever lives beside it."""
+    preload()  # once, and not in each process that is forked for a part
     closed = _CLOSED.setdefault((firewall, beside), set())
 
     def part() -> dict[str, Any]:

@@ -10,6 +10,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from hvtx.drivers.file import mark_of
+from hvtx.host import survivors
 from hvtx.model.user import is_own
 from integration import lab, unprivileged
 from integration.program import Forked, preload
@@ -357,6 +359,121 @@ def test_what_a_hypervisor_leaves_goes_with_its_vm(hvtx: Forked, place: Path, ve
     assert hvtx.is_clean()
 
 
+SURVIVOR = """
+import fcntl, os, signal, struct, sys, time
+what, device = sys.argv[1:]
+if os.fork() == 0:
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    end, here = time.monotonic() + 60, os.open(".", os.O_RDONLY)
+    if what == "holds":
+        tun = os.open("/dev/net/tun", os.O_RDWR)
+        fcntl.ioctl(tun, 0x400454CA, struct.pack("16sH22x", device.encode(), 0x1002))
+    print("left", flush=True)
+    for number in range(10**9):
+        if time.monotonic() > end:
+            os._exit(0)
+        if what == "flees" and os.fork():
+            os._exit(0)
+        elif what == "writes":
+            try:
+                os.close(os.open(f"file {number}", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+            except OSError:
+                time.sleep(60)
+        elif what == "holds":
+            time.sleep(60)
+time.sleep(600)
+"""
+
+
+def of_user(uid: int) -> list[int]:
+    """The living processes of a user."""
+    found = []
+    for entry in os.scandir("/proc"):
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and entry.stat().st_uid == uid:
+                state = Path(entry.path, "stat").read_text().rpartition(")")[2].split()[0]
+                found += [int(entry.name)] * (state not in "ZX")
+    return found
+
+
+@pytest.mark.parametrize("what", ["holds", "writes", "flees"])
+def test_what_it_started_beside_itself_ends_with_its_vm(hvtx: Forked, what: str) -> None:
+    """What holds the TAP, writes into the directory without an end, or forks ever again."""
+    hvtx("network", "create", "net", "--subnet", "10.77.0.0/24")
+    argv = (sys.executable, "-c", SURVIVOR, what, "{tap}")
+    hvtx("vm", "create", "web", "--network", "net", "--", *argv)
+    with in_its_directory():
+        hvtx("vm", "start", "web")
+    until(lambda: hvtx("vm", "logs", "web").out == "left\n", "forked")
+    vm = hvtx.vm("web")
+    assert len(of_user(vm["user"])) > 1 or what == "flees"
+    hvtx("vm", "stop", "web", *(("--force",) if what != "flees" else ()))
+    assert of_user(vm["user"]) == []
+    until(lambda: not survivors._has_any(vm["user"]), "what flees from who looks is gone, too")
+    assert hvtx.is_clean()
+    told = [e["message"] for e in hvtx("log", "--json").json()["entries"]]
+    assert any("had started beside its own are ended" in w for w in told) or what == "flees"
+    hvtx("vm", "set", "web", "--", "sleep", "600")
+    hvtx("vm", "start", "web")
+
+
+def test_without_the_right_to_be_its_user_they_end_one_by_one(
+    hvtx: Forked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CAP_KILL is enough for what does not flee."""
+    beside = "trap '' TERM; sleep 599 & sleep 598 & echo up; exec sleep 600"
+    hvtx("vm", "create", "web", "--", "sh", "-c", beside)
+    hvtx("vm", "start", "web")
+    until(lambda: hvtx("vm", "logs", "web").out == "up\n", "it runs")
+    user = hvtx.vm("web")["user"]
+    assert len(of_user(user)) == 3
+    refused = "os.setresuid(nobody, user, nobody)"
+    assert refused in survivors._KILL
+    monkeypatch.setattr(survivors, "_KILL", survivors._KILL.replace(refused, "sys.exit('refused')"))
+    hvtx("vm", "stop", "web")
+    assert of_user(user) == []
+
+
+def test_what_ends_all_of_a_user_is_nobody_else(hvtx: Forked) -> None:
+    """Signal -1 is everybody's for who is mighty: the helper ends before it, unless it is that user alone."""
+    words = (str(survivors.NOBODY), "9")
+    for user, code in (
+        ("0", survivors._KILL),
+        ("999", survivors._KILL),
+        ("1879048192", survivors._KILL.replace("capset", "getpid")),
+    ):
+        harmless = code.replace("os.kill(-1,", "print('killed',")
+        argv = [sys.executable, "-I", "-S", "-c", harmless, user, *words]
+        if (
+            "getpid" in code
+        ):  # root gives all up when it becomes another; somebody with these does not
+            argv = ["setpriv", "--reuid=54321", "--inh-caps=+setuid,+kill", "--ambient-caps=+setuid,+kill", *argv]  # fmt: skip
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        assert "killed" not in done.stdout, (user, done)
+        assert done.returncode != 0
+
+
+def test_what_is_older_than_a_vm_process_is_not_its_own(hvtx: Forked) -> None:
+    """Another installation's, whose ids happen to be the same: it stays, and so do all."""
+    hvtx("vm", "create", "web", *SLEEP)
+    hvtx("vm", "start", "web")
+    user = hvtx.vm("web")["user"]
+    hvtx("vm", "stop", "web")
+    ids = (f"--reuid={user}", f"--regid={user}", "--clear-groups")
+    with subprocess.Popen(["setpriv", *ids, "--", "sleep", "60"]) as other:
+        until(lambda: of_user(user) == [other.pid], "it runs")
+        time.sleep(0.02)  # two ticks of the clock of processes
+        hvtx("vm", "start", "web")
+        stopped = hvtx("vm", "stop", "web")
+        assert f"processes of user {user}, which is VM web's, are left: 1" in stopped.err
+        assert of_user(user) == [other.pid]
+        other.kill()
+    assert hvtx.is_clean()
+
+
 @contextlib.contextmanager
 def in_its_directory() -> Iterator[None]:
     """Let `command` VMs work in their run-time directories, as hypervisors do."""
@@ -466,7 +583,7 @@ def test_a_real_guest_of_files_that_only_root_may_open(
         in " ".join(ran.err.split())
     )
     hvtx("vm", "restart", "web")
-    hvtx("vm", "stop", "web")
+    hvtx("vm", "stop", "web", "--force")
     assert hvtx.is_clean()
 
 
@@ -485,13 +602,13 @@ def test_disks_by_descriptor(
     top.chmod(0o600)
     hvtx("vm", "run", "web", "--disk", str(top), "--disk", str(plain))
     assert hvtx.vm("web")["guest"] == "running"
-    hvtx("vm", "stop", "web")
+    hvtx("vm", "stop", "web", "--force")
     base.chmod(0o600)
     ran = hvtx("vm", "start", "web", code=6)
     assert f"'{base}': Permission denied" in ran.err
     assert "it runs as user" in ran.err
     hvtx("vm", "start", "web", HVTX_VM_USER="root")
-    hvtx("vm", "stop", "web")
+    hvtx("vm", "stop", "web", "--force")
     lab.run("chattr", "+i", str(plain), check=False)
     try:
         if os.access(plain, os.W_OK):

@@ -12,33 +12,15 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Iterator
 
 from hvtx.model.traffic import Way
-from integration import lab
+from integration.firewall_contract import checksum, inside
 
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 PORTS = {Way.GUEST_TO_WORLD: {"tcp": 443, "udp": 53}, Way.GUEST_TO_GUEST: {"tcp": 80, "udp": 53},
          Way.HOST_TO_GUEST: {"tcp": 80, "udp": 53}, Way.GUEST_TO_GATEWAY: {"tcp": 53, "udp": 53}}  # fmt: skip
 Name = tuple[Way, int, str]  # way, family, protocol
-
-
-@contextlib.contextmanager
-def inside(pid: int | None) -> Iterator[None]:
-    """In the network namespace of a process; None for this one."""
-    if pid is None:
-        yield
-        return
-    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    there = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        lab.setns(there)
-        yield
-    finally:
-        lab.setns(before)
-        os.close(there)
-        os.close(before)
 
 
 class Place:
@@ -50,7 +32,7 @@ class Place:
 
     def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """A socket in there that does not block."""
-        with inside(self.pid):
+        with inside(self):
             return socket.socket(FAMILIES[family], kind | socket.SOCK_NONBLOCK, protocol)
 
 
@@ -77,11 +59,8 @@ class Asked:
                 self.socket.sendto(b"hello", self._to)
             elif self._protocol == "icmp":
                 head = struct.pack(">BBH", 8 if self._family == 4 else 128, 0, 0)
-                head += self._number + b"\0\1"
-                body = head + self._payload
-                total = sum(struct.unpack(f">{len(body) // 2}H", body))
-                total = (total & 0xFFFF) + (total >> 16)
-                check = struct.pack(">H", ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF)
+                body = head + self._number + b"\0\1" + self._payload
+                check = struct.pack(">H", checksum(body))
                 self.socket.sendto(body[:2] + check + body[4:], (self._to[0], 0))
 
     def look(self) -> None:

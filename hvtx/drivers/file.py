@@ -6,7 +6,7 @@ or remove whatever is in it. (VMs that an earlier hvtx started have a
 file ``mark`` in a directory of hvtx's own.)
 
 What such a process leaves goes with the directory, whatever it is. No link is followed, and a tree
-may be as deep as it likes: directories in it are moved up and emptied one by one, so that two
+may be deep: directories in it are moved up and emptied one by one, so that two
 descriptors are enough.
 """
 
@@ -16,6 +16,7 @@ import contextlib
 import errno
 import os
 import stat
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from hvtx.model.resource import GONE, Kind, Outcome, Resource, file_spec
 
 _MARK = "mark"
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
-_DEEPEST = 1 << 20  # levels of a tree
+_SECONDS = 10.0  # enough for some 100,000 levels; the next try goes on
 
 
 class FileDriver:
@@ -134,9 +135,12 @@ def _remove(path: str) -> None:
 
 
 def _empty(top: int) -> None:
-    """Remove all that is in the directory ``top``; each pass goes one level deeper."""
-    number = 0
-    for _ in range(_DEEPEST):
+    """Remove all that is in the directory ``top``; each pass goes one level deeper.
+
+    It is given up where somebody puts things in as quickly as they are removed.
+    """
+    number, ends = 0, time.monotonic() + _SECONDS
+    while time.monotonic() < ends:
         names = os.listdir(top)
         if not names:
             return

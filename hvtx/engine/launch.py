@@ -19,6 +19,7 @@ from hvtx.engine.networks import (
     ensure_networks,
 )
 from hvtx.engine.runtime import Runtime, process_facts, rows_by_vm
+from hvtx.engine.survivors import end_survivors
 from hvtx.engine.transaction import Operation, begin, forget_vm
 from hvtx.engine.undo import taking_back, undo
 from hvtx.engine.ways import refuse_diverted
@@ -605,6 +606,7 @@ def stop_vm(
             identity = identity_of(row) if row.kind == Kind.PROCESS else None
             if identity is not None and _may_run(runtime, row, identity):
                 _end_process(runtime, vm, identity, timeout=timeout, force=force, tell=tell)
+                end_survivors(operation, row, identity, tell, force=force)
     except Exception:
         # It stays open, as after Ctrl-C: if the VM has ended all the same, `recover` carries the
         # stop through; if it has not, `recover` leaves it running.

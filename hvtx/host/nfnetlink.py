@@ -392,7 +392,7 @@ def parse_elements(body: bytes, found: list[Element]) -> None:
         while at < end:
             length, _, key_length, key_kind, value_length, _ = _SIX.unpack_from(body, at)
             stop = at + length
-            if length < 12 or stop > end or key_kind & 0x3FFF != _ELEM_KEY:
+            if length < 12 or stop > end or key_kind & 0x3FFF != _ELEM_KEY or value_length < 5:
                 raise Garbled("a set element in a form that is not known")
             key = body[at + 12 : at + 8 + value_length]
             data, comment = b"", None

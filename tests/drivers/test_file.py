@@ -113,3 +113,36 @@ assert driver.release([row])[7].gone
     ran = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert (kept / "file").exists()
+
+
+def test_a_removal_ends_though_somebody_writes_without_an_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a VM process left running puts a file in for each that is removed: it is kept, and said."""
+    path = tmp_path / "vms" / "id"
+    driver = FileDriver(Host("aaaaaaaaaa", str(tmp_path), str(tmp_path), 1.0))
+    row = Resource(
+        7, Kind.FILE, str(path), State.RELEASING, MARK, {"path": str(path)}, {}, 1, 1, "id", None
+    )
+    driver.create([row])
+    (path / "file").touch()
+    real, looks = os.unlink, 0
+
+    def again(name: str, dir_fd: int | None = None) -> None:
+        real(name, dir_fd=dir_fd)
+        if dir_fd is not None:
+            os.close(os.open(name, os.O_CREAT, dir_fd=dir_fd))
+
+    def later() -> float:
+        nonlocal looks
+        looks += 1
+        assert looks < 1000, "it goes on for ever"
+        return float(looks)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "unlink", again)
+        patched.setattr("time.monotonic", later)
+        kept = driver.release([row])[7]
+    assert (kept.gone, kept.reason) == (False, "host-refused")
+    assert "something is put into it without end" in kept.message
+    assert driver.release([row]) == {7: GONE}

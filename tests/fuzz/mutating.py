@@ -108,10 +108,22 @@ def mutated(draw: Any, pieces: Sequence[bytes]) -> bytes:
     return bytes(data)
 
 
-def several(pieces: Sequence[bytes]) -> st.SearchStrategy[list[bytes]]:
-    """A dump: all of its messages, or some changed, lost, doubled and in another order."""
-    changed = st.lists(mutated(pieces), max_size=len(pieces) + 2)
-    return st.one_of(st.permutations(list(pieces)), changed)
+@st.composite
+def spoken(draw: Any, lines: Sequence[bytes], others: st.SearchStrategy[bytes]) -> list[bytes]:
+    """A conversation in its order, with a few lines changed, lost or put in, in pieces of any size."""
+    said = list(lines)
+    for _ in range(draw(st.integers(0, 3))):
+        at = draw(st.integers(0, max(0, len(said) - 1)))
+        act = draw(st.integers(0, 2))
+        if not said or act == 0:
+            said.insert(at, draw(others))
+        elif act == 1:
+            said[at] = draw(st.one_of(mutated([said[at] or b"\n"]), others))
+        else:
+            del said[at]
+    whole = b"".join(said)
+    cuts = sorted(draw(st.lists(st.integers(0, len(whole)), max_size=4)))
+    return [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
 
 
 # Text -------------------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -58,7 +59,7 @@ from hvtx.host.replica import ruleset as replica_rules
 from hvtx.host.traits import LinkTraits
 from hvtx.hypervisors import guest
 from hvtx.model import mark, nearest
-from hvtx.model.resource import Entry
+from hvtx.model.resource import Entry, Link
 from hvtx.model.routing import Packet
 from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import ProcessFacts
@@ -75,10 +76,11 @@ from tests.fuzz.mutating import (
     mutated,
     recorded,
     sample,
-    several,
+    spoken,
     texts,
     words,
 )
+from tests.fuzz.shapes import bodies, dumps, pieces_of, reshaped
 from tests.host.test_images import header as qcow2
 
 Errors = tuple[type[Exception], ...]
@@ -106,10 +108,14 @@ class Told(netlink.Channel):
     """A channel whose answers are given: bodies of messages, or whole datagrams."""
 
     def __init__(
-        self, bodies: Sequence[bytes] = (), datagrams: Sequence[bytes] | None = None
+        self,
+        bodies: Sequence[bytes] = (),
+        datagrams: Sequence[bytes] | None = None,
+        by_kind: Mapping[int, Sequence[bytes]] | None = None,
     ) -> None:
-        """Open no socket."""
+        """Open no socket; ``by_kind`` has what is said to questions of other kinds."""
         self._bodies, self._datagrams, self._seq = bodies, list(datagrams or ()), 1
+        self._by_kind = by_kind or {}
         self._raw = datagrams is not None
         self._socket = self  # type: ignore[assignment]
 
@@ -125,7 +131,9 @@ class Told(netlink.Channel):
 
     def dump(self, kind: int, body: bytes) -> list[bytes]:
         """The given bodies, or what the datagrams say."""
-        return super().dump(kind, body) if self._raw else list(self._bodies)
+        return (
+            super().dump(kind, body) if self._raw else list(self._by_kind.get(kind, self._bodies))
+        )
 
     def get(self, kind: int, body: bytes, flags: int = 0) -> bytes:
         """The first of the given bodies."""
@@ -138,10 +146,11 @@ class ToldTables(Told, nfnetlink.Nftables):
     """The same for nf_tables."""
 
 
-def links(bodies: Sequence[bytes]) -> Links:
+def links(bodies: Sequence[bytes], filters: Sequence[bytes] | None = None) -> Links:
     """Links that a kernel told of so."""
     found = object.__new__(Links)
-    found._channel, found._held = Told(bodies), set()
+    found._channel = Told(bodies, by_kind={} if filters is None else {46: filters})
+    found._held = set()
     return found
 
 
@@ -188,6 +197,8 @@ def elements(bodies: list[bytes]) -> None:
 
 def dumped(datagrams: list[bytes]) -> None:
     """A dump is whole, or an error: the kernel's last word was in it."""
+    with contextlib.suppress(OSError, ValueError):
+        Told(datagrams=datagrams).get(1, b"")
     told = Told(datagrams=datagrams)
     told.dump(1, b"")
     said = b"".join(datagrams)
@@ -198,6 +209,13 @@ def dumped(datagrams: list[bytes]) -> None:
 def answered(datagrams: list[bytes]) -> None:
     """An acknowledgement or the kernel's error."""
     Told(datagrams=datagrams).request(1, 0, b"")
+
+
+# errors with what the kernel asked (whole, and capped to its header), and its words
+TOLD_WHY = [
+    struct.pack("=iIHHII", -22, size, 1, 0, 2, 0) + bytes(size - 16) + netlink.text(1, "no such thing")
+    for size in (16, 20, 36)
+]  # fmt: skip
 
 
 def datagram(draw: Any, pieces: Sequence[bytes]) -> bytes:
@@ -215,7 +233,7 @@ def datagram(draw: Any, pieces: Sequence[bytes]) -> bytes:
 def conversations(draw: Any) -> list[bytes]:
     """Datagrams of an answer, the last of which may end it."""
     pieces = [*sample("links"), struct.pack("=i", 0), struct.pack("=i", -1), struct.pack("=i", 2**31 - 1),
-              struct.pack("=i", -(2**31)), struct.pack("=iIHHII", -17, 20, 1, 0, 2, 0) + bytes(8), b""]  # fmt: skip
+              struct.pack("=i", -(2**31)), struct.pack("=iIHHII", -17, 20, 1, 0, 2, 0) + bytes(8), b"", *TOLD_WHY]  # fmt: skip
     found = [datagram(draw, pieces) for _ in range(draw(st.integers(0, 3)))]
     if draw(st.booleans()):
         found.append(netlink.message(3, 2, 2, bytes(4)))
@@ -293,29 +311,35 @@ def conversation(dialogue: qmp.Dialogue, pieces: list[bytes]) -> str:
 
 
 def lines_of(samples: Sequence[Any]) -> st.SearchStrategy[list[bytes]]:
-    """JSON lines in pieces."""
+    """JSON lines in pieces: a conversation as it is held and changed, or any lines."""
     line = json_bytes(samples).map(lambda data: data + b"\n")
-    return st.lists(
-        st.one_of(line, mutated([json.dumps(s).encode() + b"\n" for s in samples])), max_size=6
-    )
+    whole = [json.dumps(one).encode() + b"\n" for one in samples]
+    return st.one_of(spoken(whole, line), st.lists(st.one_of(line, mutated(whole)), max_size=6))
 
 
 QMP = (
     {"QMP": {"version": {"qemu": {"major": 7}}, "capabilities": ["oob"]}},
     {"return": {}, "id": "qmp_capabilities"},
+    {"event": "NIC_RX_FILTER_CHANGED", "data": {"path": "/machine"}},
     {"event": "STOP", "timestamp": {"seconds": 1}},
     {"return": {"status": "running", "running": True}, "id": "query-status"},
+    {"return": {}, "id": "system_powerdown"},
     {"error": {"class": "GenericError", "desc": "no"}, "id": "query-status"},
+    {"error": "no", "id": "system_powerdown"},
 )
 HTTP = (
     b'HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n{"state": "Running"}',
     b"HTTP/1.1 204 \r\n\r\n",
     b"HTTP/1.1 404 Not Found\r\nContent-Length:                               5\r\n\r\nwrong",
     b'HTTP/1.1 200 OK\r\n\r\n{"id": "a", "state": "Not started"}',
+    b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{"a":\r\n',
+    b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 20\r\n\r\n{}",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n{}",
+    b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 3000,
 )
 
 
-class Link:
+class Wire:
     """A socket that says what it is told."""
 
     def __init__(self, pieces: Sequence[bytes]) -> None:
@@ -348,7 +372,7 @@ def in_place_of(place: Any, name: str, value: Any) -> Iterator[None]:
 def qmp_commands(pieces: list[bytes]) -> None:
     """A whole conversation with commands and events."""
     with (
-        in_place_of(talk, "_patiently", lambda *_: Link(pieces)),
+        in_place_of(talk, "_patiently", lambda *_: Wire(pieces)),
         qmp.Qmp("/nonexistent", "qmp.sock", 60) as link,
     ):
         assert isinstance(link.status(), str)
@@ -359,7 +383,7 @@ def qmp_commands(pieces: list[bytes]) -> None:
 def told_in_time(pieces: list[bytes]) -> None:
     """A conversation over a socket."""
     with (
-        in_place_of(talk, "_patiently", lambda *_: Link(pieces)),
+        in_place_of(talk, "_patiently", lambda *_: Wire(pieces)),
         talk.Talk("/nonexistent", ("api.sock",), 60) as link,
     ):
         assert isinstance(link.hold(api.asks_power_off("ctrl-alt-del api")), str)
@@ -449,6 +473,32 @@ def published(data: bytes) -> None:
             ask()
 
 
+_TAP = Link(7, "tap-a", "tun", None, "02:00:00:00:00:01", 1500, 3, 0, 0, True, 0x1002, 0, True)
+_BRIDGE = Link(3, "mybr0", "bridge", None, "02:00:00:00:00:03", 1500, 0, 0, 0, True, 0, 0, False)
+_OF_IPTABLES = StrangeRule(
+    "iptables", "iptables nat POSTROUTING", "-s 10.88.0.5/32 -j MASQUERADE", None, "", 1
+)
+_OF_FORWARD = StrangeRule("iptables", "iptables filter FORWARD", "-i tap-a -j ACCEPT", None, "", 2)
+_NO_HOST = adoption.Sighted([], {}, [_OF_IPTABLES], {4242: ProcessFacts(True, 77)}, {}, {})
+_HOST = _NO_HOST._replace(
+    links=[_BRIDGE, _TAP], holders={"tap-a": (4242,)}, rules=[_OF_IPTABLES, _OF_FORWARD]
+)
+SIGHTS = (
+    _NO_HOST,
+    _HOST,
+    _HOST._replace(holders={"tap-a": (4242, 99)}),
+    _HOST._replace(holders={}, processes={4242: ProcessFacts(False)}),
+    _HOST._replace(processes={4242: ProcessFacts(True, 77, error="hidepid")}),
+    _HOST._replace(links=[_BRIDGE, _TAP._replace(alias="theirs")]),
+    _HOST._replace(links=[_TAP._replace(kind="veth", tun_flags=0), _BRIDGE]),
+    _HOST._replace(links=[_TAP._replace(master=9), _BRIDGE]),
+    _HOST._replace(recorded={"tap-a": "another"}, names={"first": "another"}),
+    _HOST._replace(recorded={"tap-a": "another"}),
+    _HOST._replace(rules=[_OF_IPTABLES, _OF_IPTABLES, _OF_FORWARD._replace(doubt="cut off")]),
+    _HOST._replace(rules=[_OF_IPTABLES._replace(mark="hvtx:1:abcdefghij:7.abcdefghijklmnop")]),
+)
+
+
 def state_file(data: bytes) -> None:
     """A `state.json`: read, and judged on hosts that have what it names and that do not."""
     claims, unread = adopt._read([Path(file_of(data, "state.json"))])
@@ -459,12 +509,15 @@ def state_file(data: bytes) -> None:
     for text in claim.rules:
         with contextlib.suppress(ValueError):
             adoption.parse_deletion(text)
-    rule = StrangeRule(
-        "iptables", "iptables nat POSTROUTING", "-s 10.88.0.5/32 -j MASQUERADE", None, "", 1
-    )
-    seen = adoption.Sighted([], {}, [rule], {4242: ProcessFacts(True, 77)}, {}, {})
-    (verdict,) = adoption.judge([claim], seen)
-    json.dumps([verdict.vm_name, verdict.message]).encode()
+    for seen in SIGHTS:
+        (verdict,) = adoption.judge([claim], seen)
+        json.dumps([verdict.vm_name, verdict.message]).encode()
+        owned = {"tap-a"} if any(link.name == "tap-a" for link in seen.links) else set()
+        assert {f.key for f in verdict.findings if f.proven and f.link} <= owned
+        for found in verdict.findings:
+            assert not found.proven or found.link or found.rule in seen.rules
+        if verdict.reason and verdict.reason != adoption.Why.GONE:
+            assert not any(found.proven for found in verdict.findings), "refused, and taken"
     for value in (claim.id, claim.name, claim.device, claim.bridge, claim.ip, *claim.rules):
         assert value is None or "\0" not in value
         (value or "").encode()  # it goes to the kernel and the store
@@ -537,8 +590,14 @@ def mentions(text: str) -> None:
     ]
     guesses.mentions(text, spans)
     foreign.mentions(text, [("10.0.0.0/24", "net"), ("fd00::/64", "net")])
-    rule = StrangeRule("nftables", "nft ip nat post", text, None, "", 1)
-    guesses.keeper_of(rule)
+    for place in (
+        "nft ip nat post",
+        "nft inet firewalld a",
+        "iptables nat DOCKER",
+        "iptables raw A",
+    ):
+        rule = StrangeRule("nftables", place, text, None, "", 1)
+        guesses.keeper_of(rule)
     adoption.kind_of(text)
     adoption.bare_text(rule)
     likeness.likeness(text)
@@ -570,10 +629,12 @@ def user_words(text: str) -> None:
             read(text)
 
 
-def in_a_replica(bodies: tuple[bytes, ...]) -> None:
+def in_a_replica(pieces: tuple[bytes, ...]) -> None:
     """What is made of a ruleset's dumps, compared and counted."""
-    table, chain, rule, set_, elements_ = bodies
-    whole = replica_rules.Ruleset((table,), (chain,), (), (), (set_,), (elements_,), (rule,))
+    table, chain, rule, set_, elements_, flowtable, object_ = pieces
+    whole = replica_rules.Ruleset(
+        (table,), (chain,), (flowtable,), (object_,), (set_,), (elements_,), (rule,)
+    )
     replica_rules.parts(whole, {"lo"})
     assert sameness.differences(whole, whole, {"lo"}) == []
     replica_rules.handles(whole, whole)
@@ -658,6 +719,10 @@ STATES = (
                            ["-t nat -D POSTROUTING -s 10.88.0.5/32 -j MASQUERADE"]}},
     {"uuid": "x", "runtime_state": {"process_id": 7, "network": {"tap": "t", "firewall_rules":
                                     [["iptables", "-D", "FORWARD", "-i", "t", "-j", "ACCEPT"]]}}},
+    {"vm_id": "b", "vm_name": "First", "state": "running", "process_id": 4242, "network": {"tap_name": "tap-a", "bridge_name": "mybr0",
+     "guest_ip": "10.88.0.5/24", "iptables": ["iptables -D FORWARD -i tap-a -j ACCEPT", "-t nat -D POSTROUTING -s 10.88.0.5 -j MASQUERADE",
+                                              "-D FORWARD -i tap-b -j ACCEPT", "-D FORWARD 3", "-t nat -A X", "-D FORWARD -s 10.88.0.5 -j DROP"]}},
+    {"id": "c", "pid": None, "ownership": {"tap": "tap-a"}},
 )  # fmt: skip
 VIEWS = (
     {"schema": "hvtx/view/1", "state_directory": "/state", "as_of": "2026-01-02T03:04:05Z", "seq": 7,
@@ -670,13 +735,39 @@ VIEWS = (
      "history": [{"time": "2026", "verb": "start", "vm": "web", "kind": None, "event": "made", "reason": None}]},
 )  # fmt: skip
 RULE_TEXTS = (
+    "-s 10.0.0.5/32 -d fd00::5/128 -o tap-y ! -i br+ -m addrtype ! --dst-type LOCAL -j MASQUERADE",
+    "-d 10.0.0.5/32 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j ACCEPT",
+    "-i br0 -m conntrack --ctstate NEW -m connlimit --connlimit-above 16384 --connlimit-mask 32 --connlimit-saddr -j DROP",
+    "-p udp -m udp ! --dport 53 -j DNAT --to-destination [fd00::5]:53",
     '-s 10.0.0.5/32 -i tap-x -m comment --comment "a b" -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.0.0.5:80',
     'iifname "br0" ip saddr != { 10.0.0.0/24, fd00::5 } counter drop comment "no -i eth0"',
     "10.77.0.5 tcp 8080 -> 10.77.0.2:80",
     f"-d 203.0.113.1/32 -p udp -m comment --comment {MARK} --dport 53 -j MINE",
 )
+TYPED = (
+    *("10.77.0.5", "fd77::5/64", "02:00:00:00:00:01", "01:00:00:00:00:01", "10.0.0.0/24", "10.0.0.0/31", "10.0.0.0/4"),
+    *("fe80::/64", "127.0.0.0/8", "10.0.0.5", "2026-05-01T12:30Z", "2h", "99999999999d", "hv-br0", "8080:80", "8080:80/sctp"),
+    *("[fd77::1]:8080:80/udp", "[::1]:80:80", "[fe80::1]:80:80", "127.0.0.1:80:80", "224.0.0.1:80:80", "0.0.0.0:80:80"),
+    *("[::]:80:80", "fd77::1:80:80", "0:80", "65536:80", "4294967295", "web", "a" * 64),
+)  # fmt: skip
+LITERALS = (
+    *('"auto"', '"nftables"', '"/a"', '""', '"\\u0000"', "10", "0", "-1", "inf", "nan", "1e400", "1000", "999", "0x10"),
+    *("true", "[1]", "{a = 1}", "1979-05-27", "'x'", '"""\na"""', "1_000", "10.5", "99999999999999999999", "07:32:00"),
+)  # fmt: skip
+
+
+@st.composite
+def settings_file(draw: Any) -> bytes:
+    """A configuration: lines with known keys and values of every kind, or a text."""
+    keys = st.sampled_from((*sorted(cli._KEYS), "lock-timeout", "[table]\na"))
+    lines = draw(st.lists(st.tuples(keys, st.one_of(st.sampled_from(LITERALS), words)), max_size=5))
+    text = "\n".join(f"{key} = {value}" for key, value in lines)
+    return text.encode(errors="surrogatepass")
+
+
 CONFIGURATION = 'firewall = "nftables"\nlock_timeout = 10\nhistory_lines = 1000\nstate_dir = "/a"\ngroup = "vm"\n'
 SAVED = [sample(name)[0].decode() for name in ("save4", "save6")]
+COUNTED = [re.sub("(?m)^-A", "[3:180] -A", text) for text in SAVED]
 LISTING = [sample("listing")[0].decode()]
 RULESET = [json.loads(sample("ruleset")[0])["nftables"]]
 LEGACY = [name for name in recorded() if name.startswith("legacy")]
@@ -689,15 +780,20 @@ def legacy_inputs(draw: Any) -> tuple[str, bytes]:
     return name, draw(mutated([sample(name)[1]]))
 
 
+OWN_FILTER = struct.pack("=BxxxiIII", 0, 1, 0x68767478, 0xFFFFFFF2, 0x6876 << 16) + netlink.text(
+    1, "bpf"
+) + netlink.nested(2, netlink.attribute(5, bytes(16)))  # fmt: skip
+FILTERS = st.one_of(st.just(OWN_FILTER), mutated([OWN_FILTER]), reshaped([OWN_FILTER], 20))
+
 PARSERS: dict[str, Parser] = {
     # netlink
     "netlink attributes": Parser(
-        netlink.attribute_map, mutated(sample("links")), GARBLED, ("host.netlink.attributes",),
+        netlink.attribute_map, bodies("links"), GARBLED, ("host.netlink.attributes",),
         lambda n: netlink.u32(7, 7) * n,
     ),
     "netlink errors": Parser(
         lambda given: netlink.kernel_error(*given),
-        st.tuples(mutated([struct.pack("=iIHHII", -17, 20, 1, 0, 2, 0) + netlink.text(1, "no")]), st.sampled_from((0, 0x100, 0x200, 0x300))),
+        st.tuples(mutated(TOLD_WHY), st.sampled_from((0, 0x100, 0x200, 0x300))),
         GARBLED, ("host.netlink.kernel_error",),
     ),
     "netlink dumps": Parser(
@@ -706,13 +802,13 @@ PARSERS: dict[str, Parser] = {
     ),
     "netlink acknowledgements": Parser(answered, conversations(), GARBLED, ("host.netlink.Channel.transact",)),
     "links": Parser(
-        every_link, several(sample("links")), GARBLED,
+        every_link, dumps("links"), GARBLED,
         ("host.links.Links.all", "host.links._link", "host.links._number", "host.links._what_it_is", "host.links._tun",
          "host.links._altnames"),
         lambda n: sample("links") * n,
     ),
     "owners of tun devices": Parser(
-        lambda bodies: links(bodies).tun_owner(1), mutated(sample("links")).map(lambda one: [one]), GARBLED,
+        lambda bodies: links(bodies).tun_owner(1), bodies("links").map(lambda one: [one]), GARBLED,
         ("host.links.Links.tun_owner",),
     ),
     "what networkd makes of a link": Parser(
@@ -722,47 +818,47 @@ PARSERS: dict[str, Parser] = {
         managers.states_of, texts(["hvbr:connected (externally)\nlo:unmanaged\n"]), (), ("host.managers.states_of",)
     ),
     "settings of links": Parser(
-        lambda body: traits(body).get(1), mutated(sample("links")), GARBLED, ("host.traits._traits", "host.traits._settings")
+        lambda body: traits(body).get(1), bodies("links"), GARBLED, ("host.traits._traits", "host.traits._settings")
     ),
-    "addresses": Parser(every_address, several(sample("addresses")), GARBLED, ("host.links._address",)),
+    "addresses": Parser(every_address, dumps("addresses"), GARBLED, ("host.links._address",)),
     "traffic control": Parser(
-        lambda bodies: links(bodies).filtered(), several(sample("qdiscs")), GARBLED, ("host.links.Links.filtered", "host.links.Links._only_ours")
+        lambda given: links(*given).filtered(), st.tuples(dumps("qdiscs"), st.lists(FILTERS, max_size=3)), GARBLED, ("host.links.Links.filtered", "host.links.Links._only_ours")
     ),
     "a filter of ours": Parser(
-        lambda body: links([body]).guarding(1), mutated([bytes(20) + netlink.nested(2, netlink.attribute(5, bytes(16)))]), GARBLED,
+        lambda body: links([body]).guarding(1), FILTERS, GARBLED,
         ("host.links.Links.guarding",),
     ),
     "neighbours": Parser(
-        lambda bodies: links(bodies).neighbours(), several(sample("neighbours")), GARBLED, ("host.links.Links.neighbours",)
+        lambda bodies: links(bodies).neighbours(), dumps("neighbours"), GARBLED, ("host.links.Links.neighbours",)
     ),
     "ways": Parser(
-        lambda body: ways.ways_in([body]), mutated(sample("route")), GARBLED,
+        ways.ways_in, dumps("routes"), GARBLED,
         ("host.ways.ways_in", "host.ways._devices", "host.ways._index"),
     ),
     "entries made by hand": Parser(
-        lambda bodies: links(bodies).fixed_neighbours(), several(sample("neighbours")), GARBLED,
+        lambda bodies: links(bodies).fixed_neighbours(), dumps("neighbours"), GARBLED,
         ("host.links.Links.fixed_neighbours", "host.links._may_forget"),
     ),
     "routes": Parser(
-        lambda body: routes.ask(Told([body]), Packet("10.0.0.1")), mutated(sample("route")), GARBLED,
+        lambda body: routes.ask(Told([body]), Packet("10.0.0.1")), bodies("route"), GARBLED,
         ("host.routes.ask", "host.routes._answer", "host.routes._address"),
     ),
     "tables, chains, rules, sets": Parser(
-        tables, st.one_of(*(several(sample(name)) for name in ("table", "chain", "rule", "set"))), GARBLED,
+        tables, st.one_of(*(dumps(name) for name in ("table", "chain", "rule", "set", "object", "flowtable"))), GARBLED,
         ("host.nfnetlink.parse_table", "host.nfnetlink._chain_comment", "host.nfnetlink.parse_rule",
          "host.nfnetlink.parse_named", "host.nfnetlink.expressions", "host.nfnetlink.xt_comment",
          "host.nfnetlink._string", "host.nfnetlink.comment_of", "drivers.strangers._unmoved"),
     ),
     "generations": Parser(
-        lambda body: ToldTables([body]).generation(), mutated([bytes(4) + netlink.attribute(1, bytes(4))]), GARBLED,
+        lambda body: ToldTables([body]).generation(), reshaped([bytes(4) + netlink.attribute(1, bytes(4))], 4), GARBLED,
         ("host.nfnetlink._generation_in",),
     ),
     "elements": Parser(
-        elements, several(sample("elements")), GARBLED,
+        elements, dumps("elements"), GARBLED,
         ("host.nfnetlink.parse_elements", "host.nftlayout.render", "host.nftlayout._verdict", "host.nftlayout._name"),
         lambda n: [sample("elements")[0]] * n,
     ),
-    "flows": Parser(conntrack.parse, mutated(sample("flows")), GARBLED, ("host.conntrack.parse",)),
+    "flows": Parser(conntrack.parse, bodies("flows"), GARBLED, ("host.conntrack.parse",)),
     # legacy tables, and what tools print
     "legacy tables": Parser(
         legacy, legacy_inputs(), GARBLED,
@@ -787,29 +883,31 @@ PARSERS: dict[str, Parser] = {
     ),
     "nft -a list table": Parser(nftables.listed_rules, texts(LISTING), (), ("drivers.nftables.listed_rules",)),
     "a ruleset for the replica": Parser(
-        in_a_replica, st.tuples(*(mutated(sample(name)) for name in ("table", "chain", "rule", "set", "elements"))),
+        in_a_replica, st.tuples(*(
+            st.one_of(st.sampled_from(pieces_of(name)), bodies(name))
+            for name in ("table", "chain", "rule", "set", "elements", "flowtable", "object"))),
         GARBLED, ("host.replica.ruleset", "host.replica.sameness"),
     ),
     "links for the replica": Parser(
-        topology.device_of, mutated(sample("links")), GARBLED, ("host.replica.topology", "host.replica.making")
+        topology.device_of, bodies("links"), GARBLED, ("host.replica.topology", "host.replica.making")
     ),
-    "addresses for the replica": Parser(topology.address_of, mutated(sample("addresses")), GARBLED, ()),
-    "routes for the replica": Parser(replica_routes, mutated(sample("route")), GARBLED, ("host.replica.causes",)),
+    "addresses for the replica": Parser(topology.address_of, bodies("addresses"), GARBLED, ("host.replica.topology.address_of",)),
+    "routes for the replica": Parser(replica_routes, st.one_of(bodies("route"), bodies("routes")), GARBLED, ("host.replica.causes",)),
     "frames in the replica": Parser(frame_of, mutated(FRAMES), (), ("host.replica.frames",)),
     "traces of nf_tables": Parser(
-        lambda data: trace.culprit(trace.steps([data]), ours=False), mutated([TRACED]), GARBLED, ("host.replica.trace",)
+        lambda data: trace.culprit(trace.steps([data]), ours=False), st.one_of(mutated([TRACED]), reshaped([TRACED], 20)), GARBLED, ("host.replica.trace",)
     ),
     "chains that translate": Parser(
-        translating.translates, mutated(sample("chain")), GARBLED, ("host.translating.translates",)
+        translating.translates, bodies("chain"), GARBLED, ("host.translating.translates",)
     ),
     "counters of rules that translate": Parser(
-        nat.counted_in, texts(SAVED), (), ("host.replica.nat.counted_in", "host.replica.nat._counted")
+        nat.counted_in, texts(COUNTED), (), ("host.replica.nat.counted_in",)
     ),
     "rules that translate": Parser(
-        nat.translates_to, mutated(sample("rule")), GARBLED, ("host.replica.nat.translates_to",)
+        nat.translates_to, bodies("rule"), GARBLED, ("host.replica.nat.translates_to",)
     ),
     "counters of legacy tables": Parser(
-        lambda text: counters.moved(counters.lines(text), counters.lines(text)), texts(SAVED), (), ("host.replica.legacy",)
+        lambda text: counters.moved(counters.lines(text), counters.lines(text)), texts(COUNTED), (), ("host.replica.legacy",)
     ),
     "what a rule speaks of": Parser(
         mentions, texts(RULE_TEXTS, " "), (), ("planner.heuristic.mentions", "planner.gc.foreign.mentions"),
@@ -821,7 +919,7 @@ PARSERS: dict[str, Parser] = {
                   ("host.qmp.asks_status", "host.qmp.Stream", "host.qmp._status_in")),
     "QMP, commands": Parser(qmp_commands, lines_of(QMP), (HvtxError, OSError), ("host.qmp.Qmp.execute",)),
     "API": Parser(
-        lambda pieces: conversation(api.asks_state("/"), pieces), st.lists(mutated(HTTP), max_size=4), (ConnectionError,),
+        lambda pieces: conversation(api.asks_state("/"), pieces), st.one_of(spoken(HTTP[:1], mutated(HTTP)), st.lists(mutated(HTTP), max_size=4)), (ConnectionError,),
         ("host.api.asks_state", "host.api.whole", "host.api.state_in", "host.api.succeeded"),
     ),
     "API, JSON": Parser(
@@ -852,11 +950,14 @@ PARSERS: dict[str, Parser] = {
     # files
     "state.json": Parser(
         state_file, json_bytes(STATES), (ValueError,),
-        ("engine.adopt._read", "planner.adoption.state_json.parse_state", "planner.adoption.judging.judge", "planner.adoption.state_json._rules"),
+        ("engine.adopt._read", "planner.adoption.state_json.parse_state", "planner.adoption.judging.judge",
+         "planner.adoption.state_json._rules", "planner.adoption.judging._by_words"),
     ),
     "rules in delete form": Parser(
-        adoption.parse_deletion, texts(("-t nat -D POSTROUTING -s 10.88.0.5/32 -j MASQUERADE", *RULE_TEXTS), " "),
-        (ValueError,), ("planner.adoption.deletion.parse_deletion", "planner.adoption.judging._by_words"), lambda n: "-D A -s ::1 'a b' " * n,
+        adoption.parse_deletion, texts((
+            "-t nat -D POSTROUTING -s 10.88.0.5/32 -j MASQUERADE", "sudo /sbin/ip6tables-nft -w --table filter --delete FORWARD --source fd00::5 --jump DROP",
+            "iptables -D INPUT -p tcp --dport 80 -j ACCEPT", "iptables -D INPUT 3", "-D FORWARD -i tap-a -j 'a b'", *RULE_TEXTS), " "),
+        (ValueError,), ("planner.adoption.deletion.parse_deletion",), lambda n: "-D A -s ::1 'a b' " * n,
     ),
     "access control lists": Parser(
         listed_access, mutated([struct.pack("<IHHIHHIHHI", 2, 1, 6, 0xFFFFFFFF, 2, 6, 54321, 16, 6, 0xFFFFFFFF)]), (),
@@ -867,11 +968,12 @@ PARSERS: dict[str, Parser] = {
     "views": Parser(published, json_bytes(VIEWS), (HvtxError,), ("engine.view._parsed", "store.view.read")),
     "stores of others": Parser(installation, mutated([store_bytes()]), (HvtxError, OSError), ("store.backup.installation_at",)),
     "backups": Parser(whole_store, mutated([store_bytes()]), (HvtxError, OSError), ("store.backup.draft_of",)),
-    "configuration": Parser(configuration, encoded(texts((CONFIGURATION,))), (HvtxError,), ("cli.settings._from_file",)),
+    "configuration": Parser(configuration, st.one_of(settings_file(), encoded(texts((CONFIGURATION,)))), (HvtxError,), ("cli.settings._from_file",)),
     "environment": Parser(
         environment,
         st.dictionaries(
-            st.sampled_from([f"HVTX_{n.upper()}" for n in (*sorted(cli._KEYS), "qemu_accel")]), words, max_size=4
+            st.sampled_from([f"HVTX_{n.upper()}" for n in (*sorted(cli._KEYS), "qemu_accel")]),
+            st.one_of(words, st.sampled_from(("0", "10", "inf", "1e3", "nftables", "both", "1000", "kvm", "tcg"))), max_size=4
         ),
         (HvtxError,), ("cli.settings.settings", "cli.settings._checked", "host.kvm.wanted_accelerator"),
     ),
@@ -904,7 +1006,10 @@ PARSERS: dict[str, Parser] = {
         lambda n: MOUNTS * n,
     ),
     "sockets": Parser(
-        lambda text: (ports.sockets_in(text, "0A"), portowner.owned_in(text, "0A")),
+        lambda text: [
+            (ports.sockets_in(text, state), portowner.owned_in(text, state))
+            for state in ("0A", "01", "06", "07")
+        ],
         texts([sample(f"/proc/self/net/{name}")[0].decode() for name in ("tcp", "tcp6", "udp")]), (ValueError,),
         ("host.ports.sockets_in", "host.ports.spelt", "host.portowner.owned_in"),
     ),
@@ -916,7 +1021,7 @@ PARSERS: dict[str, Parser] = {
     "marks": Parser(names, texts((MARK, f"a {MARK} b"), ":"), (), ("model.mark.parse_mark",), lambda n: "hvtx:1:" * n),
     "what people type": Parser(
         user_words,
-        texts(("10.77.0.5", "fd77::5/64", "02:00:00:00:00:01", "[fd77::1]:8080:80/udp", "10.0.0.0/24", "2026-05-01T12:30Z", "2h")),
+texts(TYPED),
         (), ("planner.addressing", "engine.show.moment", "host.vmuser.numeric_id"),
     ),
 }  # fmt: skip

@@ -19,6 +19,7 @@ from hvtx.host.links import GETADDR, GETLINK
 from hvtx.host.netlink import Channel, attribute
 from hvtx.host.nfnetlink import (
     GETCHAIN,
+    GETOBJ,
     GETRULE,
     GETSET,
     GETTABLE,
@@ -48,6 +49,19 @@ table ip strange {{
   iifname "br0" counter accept
  }}
 }}
+table inet strange {{
+ counter met {{ }}
+ chain forward {{
+  type filter hook forward priority 0
+  tcp option maxseg size set 1400 counter name met
+ }}
+}}
+table netdev strange {{
+ chain ingress {{
+  type filter hook ingress device "v0" priority 0
+  ip saddr 10.0.0.77 drop
+ }}
+}}
 table bridge strange {{
  chain other {{
   comment "a chain"
@@ -69,6 +83,12 @@ LEGACY = (
     (*("-A", "FORWARD", "-i", "br0", "-m", "conntrack", "--ctstate", "NEW", "-j", "ACCEPT"),),
     (*("-P", "FORWARD", "DROP"),),
 )  # fmt: skip
+BY_NFT = (
+    (*("-t", "nat", "-A", "PREROUTING", "-p", "tcp", "-m", "addrtype", "--dst-type", "LOCAL"),
+     *("-m", "comment", "--comment", MARK, "-j", "DNAT", "--to-destination", "10.0.0.5:80")),
+    (*("-t", "mangle", "-A", "FORWARD", "-m", "comment", "--comment", 'a "quoted" one'),
+     *("-j", "TCPMSS", "--clamp-mss-to-pmtu", "-p", "tcp", "--tcp-flags", "SYN,RST", "SYN")),
+)  # fmt: skip
 PROC = ("self/stat", "self/net/tcp", "self/net/udp", "self/net/tcp6", "self/status")
 
 
@@ -80,13 +100,18 @@ def scene() -> None:
         "link set v0 up", "link set v1 up", "link set lo up", "addr add 10.0.0.1/24 dev br0",
         "addr add fd00::1/64 dev br0 nodad", "addr add 10.1.0.1 peer 10.1.0.2 dev v1",
         "neigh add 10.0.0.5 lladdr 02:00:00:00:00:01 dev br0", "route add 10.9.0.0/16 via 10.0.0.9",
-        "route add blackhole 10.8.0.0/16",
+        "route add blackhole 10.8.0.0/16", "tuntap add tap1 mode tap multi_queue", "link property add dev v0 altname other",
+        "route add default nexthop via 10.0.0.9 dev br0 weight 2 nexthop dev v1",
+        "-6 route add default nexthop via fd00::9 dev br0 nexthop via fd00::8 dev br0",
+        "route add 10.7.0.0/16 via inet6 fe80::1 dev br0", "rule add pref 100 from 10.0.0.0/24 lookup 7",
     ):  # fmt: skip
         lab.run("ip", *line.split())
     lab.run("tc", "qdisc", "add", "dev", "tap0", "clsact")
     libnftables.run(RULES)
     for words in LEGACY:
         lab.run("iptables-legacy", *words)
+    for words in BY_NFT:
+        lab.run("iptables-nft", *words)
     lab.run("ip6tables-legacy", "-A", "FORWARD", "-s", "fd00::5/128", "-j", "DROP")
     with (
         socket.create_server(("127.0.0.1", 7)) as server,
@@ -105,6 +130,7 @@ def netlink() -> dict[str, list[bytes]]:
         "neighbours": route.dump(30, bytes(12)),
         "route": [route.get(26, struct.pack("=BBBBBBBBI", 2, 32, 0, 0, 0, 0, 0, 0, 0)
                             + attribute(1, socket.inet_aton("10.9.0.1")))],
+        "routes": [*route.dump(26, struct.pack("=BBBBBBBBI", 2, *bytes(8))), *route.dump(26, struct.pack("=BBBBBBBBI", 10, *bytes(8)))],
         "flows": Channel(12).dump(0x101, struct.pack("=BBH", 2, 0, 0)),
     }  # fmt: skip
     tables = Nftables()
@@ -113,6 +139,7 @@ def netlink() -> dict[str, list[bytes]]:
         ("chain", GETCHAIN),
         ("rule", GETRULE),
         ("set", GETSET),
+        ("object", GETOBJ),
     ):
         found[name] = tables._all(number, "")
     found["elements"] = [

@@ -299,3 +299,13 @@ def test_lines_that_are_no_sockets(table: str) -> None:
 def test_capabilities_that_are_no_number() -> None:
     with pytest.raises(ValueError):
         capabilities.sets_in(b"CapEff:\tno\n")
+
+
+def test_an_element_without_a_key_is_no_element() -> None:
+    """It would be shown as nothing, and stand for a row whose key is empty."""
+    whole = sample("elements")[0]
+    at = whole.index(struct.pack("=HHHH", 12, 1, 8, 1))  # KEY, with a VALUE of four bytes
+    empty = whole[: at + 4] + struct.pack("=HH", 4, 1) + whole[at + 8 :]
+    assert nfnetlink.all_elements([whole])
+    with pytest.raises(Garbled):
+        nfnetlink.parse_elements(empty, [])

@@ -1,0 +1,40 @@
+"""Ending what a VM process left running, when an operator ends its VM."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hvtx.host import survivors
+from hvtx.model.user import is_own
+from hvtx.store.history import Event
+
+if TYPE_CHECKING:
+    from hvtx.drivers.vm_process.stop import Tell
+    from hvtx.engine.transaction import Operation
+    from hvtx.model.resource import Resource
+    from hvtx.model.vm import Identity
+
+
+def end_survivors(
+    operation: Operation, row: Resource, identity: Identity, tell: Tell | None, *, force: bool
+) -> None:
+    """End other processes of the user that the VM alone runs as; its own process has ended.
+
+    A user of the settings, and that of hvtx, may have other processes: none of theirs is touched.
+    """
+    user = row.observed.get("user")
+    if not isinstance(user, int) or not is_own(user):
+        return
+    found = survivors.end(user, identity, force=force)
+    events = []
+    if found.ended:
+        words = f"processes that VM {row.key} had started beside its own are ended: {found.ended}"
+        events.append(Event("completed", words))
+    if found.left:
+        words = f"processes of user {user}, which is VM {row.key}'s, are left: {found.left}"
+        events.append(Event("failed", words))
+        if tell is not None:
+            tell(f"{words} (ps -u {user})")
+    if events:
+        with operation.runtime.store.transaction() as sql:
+            operation.history(sql, events)
