@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,7 @@ def literals(path: Path) -> Iterator[str]:
             yield "".join(str(part) for part in parts)
 
 
+@cache
 def printed() -> dict[str, str]:
     """Each command that changes something, and where it stands."""
     found = {}
