@@ -95,7 +95,7 @@ def _look(user: int, main: int) -> tuple[list[Identity], bool]:
             if entry.stat().st_uid == user and int(entry.name) != main:
                 found.append(procfs.identify(int(entry.name)))
         except (FileNotFoundError, ProcessLookupError):
-            fled = True  # also if it has ended and waits for who reaps it: who forked it did so just now
+            fled = True  # or it waits to be reaped: who forked it did so just now
         except OSError:
             continue
     return found, fled
