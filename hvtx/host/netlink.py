@@ -58,13 +58,13 @@ class Garbled(OSError, ValueError):
 
 
 def legible(read: Callable[P, T]) -> Callable[P, T]:
-    """A reader of bytes that raises Garbled where they end too early or are no text."""
+    """A reader of bytes; raises Garbled where they end too early, are no text, or too great."""
 
     @functools.wraps(read)
     def reading(*args: P.args, **more: P.kwargs) -> T:
         try:
             return read(*args, **more)
-        except (struct.error, IndexError, KeyError, UnicodeDecodeError) as problem:
+        except (struct.error, IndexError, KeyError, UnicodeDecodeError, OverflowError) as problem:
             raise Garbled(f"an answer of the kernel cannot be read: {problem}") from problem
 
     return reading

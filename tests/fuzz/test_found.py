@@ -26,6 +26,7 @@ from hvtx.host import (
     xtables,
 )
 from hvtx.host.netlink import Garbled, attribute, message, u32
+from hvtx.host.replica import ruleset
 from hvtx.model.routing import Packet
 from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import ProcessFacts
@@ -309,3 +310,10 @@ def test_an_element_without_a_key_is_no_element() -> None:
     assert nfnetlink.all_elements([whole])
     with pytest.raises(Garbled):
         nfnetlink.parse_elements(empty, [])
+
+
+def test_numbers_that_are_longer_than_the_kernel_has_them() -> None:
+    """Flags of a set, and a rule's protocol: handed back to a kernel they would not fit."""
+    flags = bytes(4) + attribute(1, b"t\0") + attribute(2, b"s\0") + attribute(3, b"\1" + bytes(4))
+    with pytest.raises(Garbled):
+        ruleset.parts(ruleset.Ruleset(sets=(flags,)), ())
