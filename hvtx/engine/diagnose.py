@@ -473,7 +473,7 @@ def _damage(runtime: Runtime) -> Iterator[Finding]:
     found = [d for d in damages if d.row.kind != Kind.SYSCTL]
     for damage in found:
         yield Finding(
-            "damage", "error" if damage.cuts else "warning",
+            "damage", "warning" if damage.soft else "error",
             f"{damage.row.kind} {damage.row.key}: {damage.missing}",
             damage.seen.evidence, damage.mend,
         )  # fmt: skip

@@ -83,10 +83,11 @@ class Trial:
     def _to_world(self, promise: Promise, guest: Guest, family: int, protocol: str) -> Result:
         leave, bridge = self._exits[family], promise.network.bridge
         own, gateway = packed(guest.address(family) or ""), packed(promise.gateway(family))
-        legs = [
+        legs = there_and_back(
             Leg(bridge, own, leave.address, "", True),
             Leg(leave.device, leave.address, own, bridge, True),
-        ]
+            protocol, WORLD_PORT[protocol],
+        )  # fmt: skip
         cause = self._tries.from_guest(
             owner_of(guest), gateway, leave.address, protocol, WORLD_PORT[protocol], legs,
             self._own if promise.network.nat else (),
@@ -96,14 +97,19 @@ class Trial:
     def _to_gateway(self, promise: Promise, guest: Guest, family: int, protocol: str) -> Result:
         own, gateway = packed(guest.address(family) or ""), packed(promise.gateway(family))
         bridge, port = promise.network.bridge, GATEWAY_PORT[protocol]
-        legs = [Leg(bridge, own, gateway, ""), Leg("", gateway, own, bridge)]
+        to, back = Leg(bridge, own, gateway, ""), Leg("", gateway, own, bridge)
+        legs = there_and_back(to, back, protocol, port)
         cause = self._tries.to_host(owner_of(guest), gateway, protocol, port, legs)
         return self._flow(promise, Way.GUEST_TO_GATEWAY, family, protocol, port), cause
 
     def _from_host(self, promise: Promise, guest: Guest, family: int, protocol: str) -> Result:
         own, port = packed(guest.address(family) or ""), GUEST_PORT[protocol]
         bridge, gateway = promise.network.bridge, packed(promise.gateway(family))
-        legs = [Leg("", b"", own, bridge), Leg("", gateway, own, bridge)]
+        legs = [
+            numbered(Leg("", source, own, bridge), protocol, dport=port)
+            for source in (b"", gateway)
+        ]
+        legs.append(numbered(Leg(bridge, own, gateway, ""), protocol, sport=port))
         cause = self._tries.from_host(owner_of(guest), family, protocol, port, legs)
         return self._flow(promise, Way.HOST_TO_GUEST, family, protocol), cause
 
@@ -134,10 +140,11 @@ class Trial:
         if guest is None or target is None or device is None or end is None:
             return None
         own, bridge, name = packed(guest), promise.network.bridge, port.guest.device
-        legs = [
+        legs = there_and_back(
             Leg(into.device, into.address, own, bridge, True),
             Leg(bridge, own, into.address, "", True),
-        ]
+            port.protocol, port.guest_port,
+        )  # fmt: skip
 
         def arrives(seen: Packet) -> bool:
             return seen.device == name and seen.target == own and seen.ports[1] == port.guest_port
@@ -147,6 +154,21 @@ class Trial:
         )
         flow = self._flow(promise, Way.WORLD_TO_PORT, family, port.protocol, port.host_port)
         return flow, cause
+
+
+_NUMBERS = {"tcp": 6, "udp": 17}
+_ICMP = {4: 1, 16: 58}
+
+
+def numbered(leg: Leg, protocol: str, sport: int = 0, dport: int = 0) -> Leg:
+    """A leg with what rules can know of its packets."""
+    number = _NUMBERS.get(protocol) or _ICMP[len(leg.target)]
+    return leg._replace(protocol=number, sport=sport, dport=dport)
+
+
+def there_and_back(there: Leg, back: Leg, protocol: str, port: int) -> list[Leg]:
+    """The two ways of a flow to a port."""
+    return [numbered(there, protocol, dport=port), numbered(back, protocol, sport=port)]
 
 
 def _leads_to_guest(promise: Promise, protocol: str) -> bool:

@@ -137,7 +137,12 @@ def _route(entry: Any, family: int) -> Route:
 def _rule(entry: Any) -> Rule:
     def ends(name: str) -> tuple[int, int] | None:
         given = entry.get_attr(name)
-        return (given["start"], given["end"]) if given else None
+        if not given:
+            return None
+        if isinstance(given, str):  # pyroute2 has ports as "443:443"
+            first, _, last = given.partition(":")
+            return int(first), int(last or first)
+        return given["start"], given["end"]
 
     def prefix(name: str, length: str) -> str | None:
         address = entry.get_attr(name)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import NamedTuple
 
+from hvtx.host import xfrm
 from hvtx.host.replica import causes, frames, legacy
 from hvtx.host.replica.causes import Cause, Leg
 from hvtx.host.replica.frames import ACK, ICMP6, RST, SYN, Packet
@@ -47,6 +48,9 @@ class Tries:
         """In this scratch."""
         self._scratch = scratch
         self._counted = {family: legacy.counted(family) for family in scratch.picture.legacy}
+        self._ipsec: dict[str, int] = {}
+        self._asked = b""
+        self._unheard = False  # nobody told the MAC address that a flow begins with
 
     # -- the ways ----------------------------------------------------------------------------------
 
@@ -67,7 +71,7 @@ class Tries:
             return True
 
         def attempt() -> bool:
-            to_mac = self._scratch.neighbour(guest, gateway)
+            to_mac = self._told(guest, gateway)
             if to_mac is None:
                 return False
             sent = Sent(guest.device, guest.mac, to_mac, _of(guest, target), target)
@@ -86,7 +90,7 @@ class Tries:
 
         def attempt() -> bool:
             target = _with(other, family)
-            to_mac = self._scratch.neighbour(one, target)
+            to_mac = self._told(one, target)
             if to_mac is None:
                 return False
             sent = Sent(one.device, one.mac, to_mac, _with(one, family), target)
@@ -124,7 +128,7 @@ class Tries:
         """A guest's flow to a program of the host at its gateway's address."""
 
         def attempt() -> bool:
-            to_mac = self._scratch.neighbour(guest, gateway)
+            to_mac = self._told(guest, gateway)
             if to_mac is None:
                 return False
             sent = Sent(guest.device, guest.mac, to_mac, _of(guest, gateway), gateway)
@@ -136,6 +140,9 @@ class Tries:
 
     def _judge(self, attempt: Callable[[], bool], size: int, legs: list[Leg]) -> Cause | None:
         """Try, and where it fails find out by what."""
+        if self._scratch.picture.ipsec.decides:
+            self._ipsec = xfrm.counted()
+        self._unheard = False
         if attempt():
             return None
         try:
@@ -151,13 +158,39 @@ class Tries:
             return found
         if (line := self._met(family, attempt)) is not None:
             return causes.of_line(family, line)
+        if (found := self._of_ipsec(legs)) is not None:
+            return found
         if (found := causes.of_legs(self._scratch, family, legs)) is not None:
             return found._replace(by="unknown") if self._scratch.crooked else found
+        if self._unheard and legs:
+            silent = legs[0]._replace(target=self._asked, forwarded=False, protocol=0)
+            if (found := causes.of_silence(self._scratch, family, silent)) is not None:
+                return found
+        if (found := causes.of_marks(self._scratch, legs)) is not None:
+            return found
         for self._scratch.patience in PATIENCE:
             self._scratch.forget_neighbours()
             if attempt():
                 return None
-        return causes.of_trace(heard, ours=True) or causes.UNKNOWN
+        own = None if self._unheard else causes.of_trace(heard, ours=True)
+        return own or causes.UNKNOWN._replace(packets=causes.packets_of(self._scratch, legs))
+
+    def _of_ipsec(self, legs: list[Leg]) -> Cause | None:
+        """Whether IPsec took it: blocked, or meant for a tunnel whose keys are not here."""
+        if not self._scratch.picture.ipsec.decides:
+            return None
+        names = xfrm.moved(self._ipsec, xfrm.counted())
+        if not names:
+            return None
+        packets = causes.packets_of(self._scratch, legs)
+        by = "xfrm" if xfrm.blocked(names) else "unknown"
+        return Cause(by, (), f"a policy of IPsec ({', '.join(names)})", 0, packets)
+
+    def _told(self, guest: Owner, address: bytes) -> bytes | None:
+        """The MAC address that a guest is told of another; that nobody tells is remembered."""
+        mac = self._scratch.neighbour(guest, address)
+        self._unheard, self._asked = mac is None, address
+        return mac
 
     def _met(self, family: int, attempt: Callable[[], bool]) -> legacy.Line | None:
         """The line of a legacy table that the flow met; where several were, it is tried again."""
