@@ -16,7 +16,7 @@ from hvtx.engine.finding import Finding
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.trial import Exit, Trial, owner_of
 from hvtx.errors import HvtxError
-from hvtx.host.replica import ruleset, topology, uncarried
+from hvtx.host.replica import ruleset, thought, uncarried
 from hvtx.host.replica.causes import Cause
 from hvtx.host.replica.scratch import Owner, Picture, Scratch, look, within
 from hvtx.host.replica.topology import Device
@@ -84,15 +84,15 @@ def _with_network(
         bases=missing_bases(network.firewall, bases),
     )  # fmt: skip
     mac = bytes.fromhex(network.mac.replace(":", ""))
-    bridge = topology.thought_up(_BRIDGE_INDEX, network.bridge, mac, kind="bridge")
+    bridge = thought.thought_up(_BRIDGE_INDEX, network.bridge, mac, kind="bridge")
     on = {
         path: "1" for path in picture.topology.settings
         if "/conf/" in path and path.endswith("/forwarding")
     }  # fmt: skip
     more = picture.plus(
         [bridge],
-        [topology.address(cidr, _BRIDGE_INDEX) for cidr in network_addresses(network)],
-        [topology.route(subnet, _BRIDGE_INDEX) for subnet in network.subnets],
+        [thought.address(cidr, _BRIDGE_INDEX) for cidr in network_addresses(network)],
+        [thought.route(subnet, _BRIDGE_INDEX) for subnet in network.subnets],
         on,
     )
     wants = [*shared, *own]
@@ -170,7 +170,7 @@ def _passed(
 
 def _port(guest: Guest, master: int) -> Device:
     mac = bytes.fromhex("fe" + guest.mac.replace(":", "")[2:])
-    return topology.thought_up(guest.ifindex, guest.device, mac, master=master)
+    return thought.thought_up(guest.ifindex, guest.device, mac, master=master)
 
 
 def _make_rules(runtime: Runtime, wants: Iterable[Want]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from hvtx.host.replica import topology
-from hvtx.host.replica.causes import Cause, Leg
+from hvtx.host.replica.causes import Cause, Leg, paths
 from hvtx.host.replica.frames import Packet
 from hvtx.host.replica.scratch import Owner, Picture, Scratch
 from hvtx.host.replica.tries import Far, Tries
@@ -62,8 +62,10 @@ class Trial:
             guests = [guest for guest in promise.guests if guest.address(family)]
             if not guests:
                 continue
+            others = self._other_paths(promise, guests[0], family)
             for protocol in PROTOCOLS:
-                yield self._to_world(promise, guests[0], family, protocol)
+                for leave in (self._exits[family], *others):
+                    yield self._to_world(promise, guests[0], leave, protocol)
                 if not _leads_to_guest(promise, protocol):
                     yield self._to_gateway(promise, guests[0], family, protocol)
                 yield self._from_host(promise, guests[0], family, protocol)
@@ -80,8 +82,26 @@ class Trial:
         shown = port or None
         return Flow(way, family, protocol, network.name, network.bridge, shown)
 
-    def _to_world(self, promise: Promise, guest: Guest, family: int, protocol: str) -> Result:
-        leave, bridge = self._exits[family], promise.network.bridge
+    def _other_paths(self, promise: Promise, guest: Guest, family: int) -> list[Exit]:
+        """The other ways to the world, where a route has several next hops."""
+        leave, picture = self._exits[family], self._scratch.picture
+        self._tries.equal = frozenset()
+        if not topology.has_paths(picture.topology):
+            return []
+        own = packed(guest.address(family) or "")
+        leg = Leg(promise.network.bridge, own, leave.address, "", True)
+        found = paths(self._scratch.route, leg, promise.ifindex)
+        names = {device.ifindex: device.name for device in picture.topology.devices}
+        taken = next((i for i, way in found.items() if way.target == leave.address), 0)
+        self._tries.equal = frozenset(names[i] for i in found if i in names)
+        return [
+            Exit(names[index], way.target, leave.own)
+            for index, way in found.items()
+            if index in names and index != taken
+        ]
+
+    def _to_world(self, promise: Promise, guest: Guest, leave: Exit, protocol: str) -> Result:
+        bridge, family = promise.network.bridge, 4 if len(leave.address) == 4 else 6
         own, gateway = packed(guest.address(family) or ""), packed(promise.gateway(family))
         legs = there_and_back(
             Leg(bridge, own, leave.address, "", True),

@@ -8,8 +8,8 @@ from contextlib import closing
 
 from hvtx.engine.trial import Exit, beyond, neighbour_of, packed
 from hvtx.host.netlink import Channel
-from hvtx.host.replica import topology
-from hvtx.host.replica.causes import Leg, Way, leads, neighbour
+from hvtx.host.replica import thought, topology
+from hvtx.host.replica.causes import Leg, Way, leads, neighbour, paths
 from hvtx.host.replica.scratch import Picture
 from hvtx.host.replica.topology import Device
 from hvtx.host.replica.tries import WORLD
@@ -59,15 +59,13 @@ def way_out(picture: Picture, family: int, ours: Collection[str]) -> Exit | None
 
 def with_uplink(picture: Picture, families: Iterable[int]) -> Picture:
     """The host with an uplink that it does not have."""
-    uplink = topology.thought_up(_UPLINK_INDEX, UPLINK, _UPLINK_MAC)
+    uplink = thought.thought_up(_UPLINK_INDEX, UPLINK, _UPLINK_MAC)
     addresses, routes = [], []
     for family in families:
-        addresses.append(topology.address(_UPLINK_ADDRESS[family], _UPLINK_INDEX))
+        addresses.append(thought.address(_UPLINK_ADDRESS[family], _UPLINK_INDEX))
         gateway = _UPLINK_GATEWAY[family]
-        routes.append(topology.route(_UPLINK_ADDRESS[family], _UPLINK_INDEX))
-        routes.append(
-            topology.route("0.0.0.0/0" if family == 4 else "::/0", _UPLINK_INDEX, gateway)
-        )
+        routes.append(thought.route(_UPLINK_ADDRESS[family], _UPLINK_INDEX))
+        routes.append(thought.route("0.0.0.0/0" if family == 4 else "::/0", _UPLINK_INDEX, gateway))
     forwards = {}
     if "ipv6/conf/default/force_forwarding" in picture.topology.settings:
         forwards[f"ipv6/conf/{UPLINK}/force_forwarding"] = "1"
@@ -90,9 +88,12 @@ def offline(picture: Picture, families: Iterable[int], ours: Collection[str]) ->
         way = _leads(family)
         if way is None:
             continue  # a route or rule forbids it: flows are stopped by it
-        told = _without_route(picture, ours) if not way.device else _silent(picture, way)
-        if told is not None:
-            found.setdefault(told, []).append(family)
+        if not way.device:
+            found.setdefault(_without_route(picture, ours), []).append(family)
+            continue
+        for each in _paths(picture, family) or [way]:
+            if (told := _silent(picture, each)) is not None:
+                found.setdefault(told, []).append(family)
     return [
         Note(
             "warning",
@@ -102,6 +103,14 @@ def offline(picture: Picture, families: Iterable[int], ours: Collection[str]) ->
         )
         for (words, evidence, mend), each in found.items()
     ]  # fmt: skip
+
+
+def _paths(picture: Picture, family: int) -> list[Way]:
+    """The ways of a route to the world that has several next hops."""
+    if not topology.has_paths(picture.topology):
+        return []
+    with closing(Channel(0)) as channel:
+        return list(paths(channel, Leg("", b"", WORLD[family], "")).values())
 
 
 _Told = tuple[str, tuple[str, ...], str]

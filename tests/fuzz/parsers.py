@@ -25,6 +25,7 @@ from hvtx.host import (
     api,
     capabilities,
     conntrack,
+    devroutes,
     holder,
     images,
     kvm,
@@ -44,12 +45,13 @@ from hvtx.host import (
     trust,
     vmuser,
     ways,
+    xfrm,
     xtables,
     xtentry,
 )
 from hvtx.host.links import Links
 from hvtx.host.program import Ended
-from hvtx.host.replica import causes, frames, nat, sameness, topology, trace
+from hvtx.host.replica import causes, frames, making, nat, sameness, topology, trace
 from hvtx.host.replica import legacy as counters
 from hvtx.host.replica import ruleset as replica_rules
 from hvtx.host.traits import LinkTraits
@@ -59,7 +61,7 @@ from hvtx.model.resource import Entry
 from hvtx.model.routing import Packet
 from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import ProcessFacts
-from hvtx.planner import addressing, adoption, likeness, neighbours
+from hvtx.planner import addressing, adoption, ipsec, likeness, neighbours
 from hvtx.planner import gc as plan
 from hvtx.planner import heuristic as guesses
 from hvtx.store import backup
@@ -581,7 +583,48 @@ def replica_routes(body: bytes) -> None:
     topology.route_of(body, {2})
     topology.route_words(body)
     causes.elsewhere(causes.Leg("", b"", bytes(4), "br0"), body, {2: "br0"})
-    causes.leads_to(Told([body]), causes.Leg("", b"", bytes(4), "br0"))
+    causes.leads(Told([body]), causes.Leg("", b"", bytes(4), "br0"))
+    topology.route_key(body)
+    devroutes.route_of(body)
+
+
+def entry_in_a_replica(body: bytes) -> None:
+    """A neighbour's entry, a rule's mark, a nexthop."""
+    topology.is_entered(body)
+    topology.has_failed(body)
+    causes.neighbour(body)
+    causes.marks([body])
+    making.nexthop_of(body)
+
+
+def of_ipsec(body: bytes) -> None:
+    """A policy, and what is made of it."""
+    policy = xfrm.policy_of(body)
+    ipsec.shown(policy)
+    ipsec.over([policy], "10.77.0.0/24" if policy.family == 4 else "fd77::/64")
+
+
+POLICY = struct.pack(
+    "=16s16sHHHHHBBBxxxiI",
+    bytes(16),
+    bytes((10, 77, 0, 0)) + bytes(12),
+    0,
+    0,
+    0,
+    0,
+    2,
+    0,
+    24,
+    0,
+    0,
+    0,
+)
+POLICY += (
+    bytes(96)
+    + struct.pack("=IIBBBB", 7, 2, 2, 1, 0, 0)
+    + bytes(4)
+    + netlink.attribute(5, bytes(64))
+)
 
 
 def frame_of(data: bytes) -> None:
@@ -790,7 +833,14 @@ PARSERS: dict[str, Parser] = {
         topology.device_of, mutated(sample("links")), GARBLED, ("host.replica.topology", "host.replica.making")
     ),
     "addresses for the replica": Parser(topology.address_of, mutated(sample("addresses")), GARBLED, ()),
-    "routes for the replica": Parser(replica_routes, mutated(sample("route")), GARBLED, ("host.replica.causes",)),
+    "routes for the replica": Parser(replica_routes, mutated(sample("route")), GARBLED, ("host.replica.causes", "host.devroutes")),
+    "neighbours for the replica": Parser(
+        entry_in_a_replica, mutated(sample("neighbours")), GARBLED, ("host.replica.making",)
+    ),
+    "policies of IPsec": Parser(of_ipsec, mutated([POLICY]), GARBLED, ("host.xfrm.policy_of", "host.xfrm._prefix",)),
+    "counts of IPsec": Parser(
+        xfrm.counts_of, texts(["XfrmInError             \t0\nXfrmOutPolBlock\t7\n"]), (), ("host.xfrm.counts_of",)
+    ),
     "frames in the replica": Parser(frame_of, mutated(FRAMES), (), ("host.replica.frames",)),
     "traces of nf_tables": Parser(
         lambda data: trace.culprit(trace.steps([data]), ours=False), mutated([TRACED]), GARBLED, ("host.replica.trace",)

@@ -6,6 +6,7 @@ import errno
 import socket
 import struct
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from hvtx.host.netlink import Channel, attribute, attribute_map, legible, u32
@@ -227,6 +228,25 @@ class Way(NamedTuple):
 
     device: int
     gateway: bytes
+    target: bytes = b""
+
+
+MOST_PATHS = 48  # addresses that are asked for to find each path of a route once
+
+
+def paths(channel: Channel, leg: Leg, into: int = 0) -> dict[int, Way]:
+    """The ways to addresses next to a leg's target, by device; that has the target as well.
+
+    Of a route with several next hops the sender and the addressee choose one.
+    """
+    found: dict[int, Way] = {}
+    number = int.from_bytes(leg.target, "big")
+    for more in range(MOST_PATHS):
+        target = (number + more).to_bytes(len(leg.target), "big")
+        with suppress(OSError):
+            way = leads(channel, leg._replace(target=target), into)
+            found.setdefault(way.device, way._replace(target=target))
+    return found
 
 
 @legible

@@ -37,6 +37,7 @@ _RTMSG = struct.Struct("=BBBBBBBBI")
 _MAC, _NAME, _MASTER, _INFO, _GROUP, _EXT_MASK = 1, 3, 10, 18, 27, 29
 _XDP, _XDP_ATTACHED = 43, 2
 _KIND, _DATA, _SLAVE_KIND, _SLAVE_DATA = 1, 2, 4, 5
+_LINK_SCOPE = 253
 _SKIP_STATS, _UP, _RUNNING, _NOARP = 8, 0x1, 0x40, 0x80
 _ETHER, _LOOPBACK = 1, 772
 _LONGEST_NAME = 15
@@ -49,7 +50,7 @@ _OF_PORT = frozenset({4, 5, 6, 8, 9, 10, 12, 27, 30, 32, 33, 39})
 _ADDRESS_KEPT = frozenset({1, 2, 3, 4, 9})  # ADDRESS, LOCAL, LABEL, BROADCAST, RT_PRIORITY
 _ADDRESS_FLAGS, _NODAD, _NO_PREFIX_ROUTE, _DAD_FAILED = 8, 0x02, 0x200, 0x08
 _DST, _OIF, _GATEWAY, _MULTIPATH, _TABLE, _VIA, _ENCAP_TYPE, _ENCAP = 1, 4, 5, 9, 15, 18, 21, 22
-_NH_ID = 30
+_NH_ID, _NH_GROUP = 30, 2
 _ROUTE_DROPPED = frozenset({12, 23})  # CACHEINFO, EXPIRES
 # What the kernel tells of the nexthop of a route that has it by its number only.
 _OF_NEXTHOP = frozenset({_OIF, _GATEWAY, _MULTIPATH, _VIA, _ENCAP_TYPE, _ENCAP})
@@ -340,6 +341,14 @@ def route_key(body: bytes) -> tuple[object, ...]:
 
 
 @legible
+def has_paths(topology: Topology) -> bool:
+    """Whether some route has several next hops. Raises Garbled. Pure."""
+    of_routes = (attribute_map(body, _RTMSG.size) for body in topology.routes)
+    groups = any(_NH_GROUP in attribute_map(body, 8) for body in topology.nexthops)
+    return groups or any(_MULTIPATH in fields for fields in of_routes)
+
+
+@legible
 def local_key(address: bytes) -> tuple[object, ...]:
     """The key of the route that makes an address the host's own. Pure."""
     ifindex, own, _, _ = address_of(address)
@@ -376,42 +385,3 @@ def address_of(body: bytes) -> tuple[int, bytes, int, bool]:
     _, length, _, scope, ifindex = _IFADDR.unpack_from(body)
     fields = attribute_map(body, _IFADDR.size)
     return ifindex, fields.get(2) or fields[1], length, scope == 0
-
-
-# ---------------------------------------------------------------- what is thought up, pure
-
-_UNIVERSE, _LINK_SCOPE, _MAIN, _BOOT, _UNICAST = 0, 253, 254, 3, 1
-
-
-def thought_up(
-    ifindex: int, name: str, mac: bytes, *, kind: str = "tun", master: int = 0
-) -> Device:
-    """A device that the host does not have: a bridge, or one with a far end."""
-    return Device(ifindex, name, kind, True, mac, True, master, 0, b"", b"", b"")
-
-
-def address(cidr: str, ifindex: int) -> bytes:
-    """An address of the host that it does not have."""
-    import ipaddress
-
-    found = ipaddress.ip_interface(cidr)
-    family = socket.AF_INET if found.version == 4 else socket.AF_INET6
-    scope = _LINK_SCOPE if found.is_link_local else _UNIVERSE
-    head = _IFADDR.pack(family, found.network.prefixlen, 0, scope, ifindex)
-    return head + attribute(1, found.packed) + attribute(2, found.packed)
-
-
-def route(cidr: str, ifindex: int, gateway: str = "") -> bytes:
-    """A route in the main table that the host does not have."""
-    import ipaddress
-
-    found = ipaddress.ip_network(cidr, strict=False)
-    four = found.version == 4
-    scope = _LINK_SCOPE if four and not gateway else _UNIVERSE
-    family = socket.AF_INET if four else socket.AF_INET6
-    body = _RTMSG.pack(family, found.prefixlen, 0, 0, _MAIN, _BOOT, scope, _UNICAST, 0)
-    if found.prefixlen:
-        body += attribute(_DST, found.network_address.packed)
-    if gateway:
-        body += attribute(_GATEWAY, socket.inet_pton(family, gateway))
-    return body + u32(_OIF, ifindex)

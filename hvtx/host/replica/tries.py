@@ -50,6 +50,7 @@ class Tries:
         self._counted = {family: legacy.counted(family) for family in scratch.picture.legacy}
         self._ipsec: dict[str, int] = {}
         self._asked = b""
+        self.equal: frozenset[str] = frozenset()  # devices by which packets leave as it happens
         self._unheard = False  # nobody told the MAC address that a flow begins with
 
     # -- the ways ----------------------------------------------------------------------------------
@@ -213,6 +214,10 @@ class Tries:
             data = frames.frame(sent.mac, sent.to_mac, inside)
         return self._scratch.packets(self._scratch.send(sent.device, data))
 
+    def _meets(self, seen: Packet, sent: Sent) -> bool:
+        """Whether an answer comes back to its sender; it may take another of several paths."""
+        return seen.device == sent.device or {seen.device, sent.device} <= self.equal
+
     def _answered(self, seen: Packet, inside: bytes) -> list[Packet]:
         """Send an answer from where a packet was seen."""
         back = Sent(seen.device, seen.to_mac, seen.mac, seen.target, seen.source)
@@ -246,7 +251,7 @@ class Tries:
         else:
             inside = frames.echo(first.target, first.source, first.ports[0], first.number, payload,
                                  reply=True)  # fmt: skip
-        back = [s for s in self._answered(first, inside) if is_ours(s) and s.device == sent.device]
+        back = [s for s in self._answered(first, inside) if is_ours(s) and self._meets(s, sent)]
         return bool(back) and bool(request())
 
     def _handshake(self, sent: Sent, port: int, arrives: Callable[[Packet], bool]) -> bool:
@@ -265,7 +270,7 @@ class Tries:
             first.target, first.source, first.ports[::-1], SYN | ACK, other, number + 1
         )
         back = [s for s in self._answered(first, answer)
-                if mine(s, SYN | ACK, other) and s.device == sent.device]  # fmt: skip
+                if mine(s, SYN | ACK, other) and self._meets(s, sent)]  # fmt: skip
         if not back:
             return False
         closing = frames.tcp(sent.source, sent.target, ports, ACK, number + 1, other + 1)
