@@ -21,7 +21,7 @@ _APPEND = 0x800  # beside one of another device, such as ff00::/8
 _KERNEL = 2  # RTPROT_KERNEL
 _KINDS = {"unicast": 1, "local": 2, "broadcast": 3, "multicast": 5}
 _LINK, _HOST = 253, 254  # scopes
-_SIX_METRIC = 256  # IP6_RT_PRIO_ADDRCONF; a local route has 0
+_SIX_METRIC = 256  # IP6_RT_PRIO_ADDRCONF; a local route has 0, which only the kernel can give
 
 
 def of_device(ifindex: int, family: int) -> set[tuple[str, int]]:
@@ -62,7 +62,7 @@ def put(ifindex: int, route: OwnRoute) -> None:
     body = _RTMSG.pack(family, int(length), 0, 0, route.table, _KERNEL, scope, kind, 0)
     body += attribute(_DST, socket.inet_pton(family, prefix)) + u32(_OIF, ifindex)
     if six:
-        body += u32(_PRIORITY, 0 if route.kind == "local" else _SIX_METRIC)
+        body += u32(_PRIORITY, _SIX_METRIC)
     else:
         body += attribute(_PREFSRC, socket.inet_pton(family, route.source))
     with closing(Channel(0)) as channel:

@@ -6,11 +6,11 @@ No key is read: of states only their number. Layouts: include/uapi/linux/xfrm.h.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
 from collections.abc import Iterable, Mapping
 from contextlib import closing
-from pathlib import Path
 from typing import NamedTuple
 
 from hvtx.host.netlink import CREATE, Channel, attribute_map, attributes, legible
@@ -28,6 +28,7 @@ _TEMPLATES, _TYPE, _MARK, _IF_ID, _CONTEXT = 5, 16, 21, 31, 8
 _TEMPLATE = 64  # struct xfrm_user_tmpl
 _DIRECTIONS = ("in", "out", "fwd")  # above them are those of single sockets
 _SAD_COUNT = 1
+_MOST = 8192  # bytes of the kernel's counts, some thirty lines
 _ACCEPTED = b"\2\2\2"  # struct xfrm_userpolicy_default: in, fwd, out
 # a kernel without IPsec, or without its netlink
 _NONE = frozenset({errno.EPROTONOSUPPORT, errno.ECONNREFUSED, errno.EAFNOSUPPORT})
@@ -157,10 +158,15 @@ def counted() -> dict[str, int]:
     Empty where this kernel does not count them.
     """
     try:
-        text = Path("/proc/thread-self/net/xfrm_stat").read_text()
+        descriptor = os.open("/proc/thread-self/net/xfrm_stat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return {}
-    return counts_of(text)
+    try:
+        return counts_of(os.read(descriptor, _MOST).decode(errors="replace"))
+    except OSError:
+        return {}
+    finally:
+        os.close(descriptor)
 
 
 def counts_of(text: str) -> dict[str, int]:
