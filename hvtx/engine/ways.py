@@ -39,11 +39,12 @@ class Stray(NamedTuple):
 def refuse_diverted(network: Network, bridge: Resource, guests: Sequence[str]) -> None:
     """Raise Conflict if packets for a guest, or its own to its gateway, would go elsewhere.
 
-    HostRefused where IPv6 is switched off at the bridge. Where others took the gateway's address
-    off the bridge, its route went with it: no other route is to blame, and `repair` puts it back.
+    HostRefused where the bridge is down, or IPv6 is switched off there. Where others took the
+    gateway's address off the bridge, its route went with it: no other route is to blame, and
+    `repair` puts it back.
     """
     refuse_without_ipv6(network, bridge, guests)
-    stray = next(iter(strays(network, bridge, guests, first=True)), None)
+    stray = next(iter(strays(network, bridge, guests, first=True, needed=True)), None)
     if stray is not None and (lost := lost_gateways(network, bridge)):
         notice.warning(
             f"others took {', '.join(lost)} off bridge {bridge.key} of network {network.name!r}:"
@@ -107,11 +108,17 @@ def samples(network: Network) -> list[str]:
 
 
 def strays(
-    network: Network, bridge: Resource, guests: Sequence[str], *, first: bool = False
+    network: Network,
+    bridge: Resource,
+    guests: Sequence[str],
+    *,
+    first: bool = False,
+    needed: bool = False,
 ) -> list[Stray]:
     """The packets for and from these guests that go astray; ``first``: no more than one.
 
-    Raises OSError if the kernel does not say, Contended.
+    Raises OSError if the kernel does not say, Contended; HostRefused where the bridge is ``needed``
+    and down.
     """
     index = bridge.spec["ifindex"]
     found: list[Stray] = []
@@ -119,6 +126,9 @@ def strays(
     try:
         seen = links.get(ifindex=index)
         # No device, or one that is down and has no routes: whoever needs it says so.
+        if needed and seen is not None and not seen.up:
+            words = f"bridge {bridge.key} of network {network.name!r} is down: it leads nowhere"
+            raise HostRefused(words, hint="hvtx repair")
         if seen is None or not seen.up:
             return []
         addresses = links.addresses()

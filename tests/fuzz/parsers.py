@@ -837,7 +837,7 @@ PARSERS: dict[str, Parser] = {
     "neighbours for the replica": Parser(
         entry_in_a_replica, mutated(sample("neighbours")), GARBLED, ("host.replica.making",)
     ),
-    "policies of IPsec": Parser(of_ipsec, mutated([POLICY]), GARBLED, ("host.xfrm.policy_of", "host.xfrm._prefix",)),
+    "policies of IPsec": Parser(of_ipsec, mutated([POLICY]), GARBLED, ("host.xfrm.policy_of", "host.xfrm._prefix")),
     "counts of IPsec": Parser(
         xfrm.counts_of, texts(["XfrmInError             \t0\nXfrmOutPolBlock\t7\n"]), (), ("host.xfrm.counts_of",)
     ),

@@ -105,6 +105,7 @@ ASIDE = {
     "engine.forward": "addresses of our own",
     "engine.world": "addresses of our own",
     "host.replica.uncarried": "heads of messages, of a length that the kernel gives",
+    "host.xfrm.counted": "errors are replaced",
     "host.xfrm._direction": "as policy_of reads it",
     "host.xfrm._states": "one number of the kernel's",
     "engine.trial": "addresses of our own",
