@@ -9,7 +9,7 @@ from hvtx.host import routes, xfrm
 from hvtx.host.replica.causes import Cause
 from hvtx.host.replica.scratch import Picture
 from hvtx.model.routing import Packet, Route, Rule
-from hvtx.model.traffic import Flow, Note, Stop
+from hvtx.model.traffic import Flow, Note, Stop, Way
 from hvtx.model.vm import Network
 from hvtx.model.xfrm import Meant, Policy
 from hvtx.planner import ipsec, ownroutes, routing
@@ -58,7 +58,8 @@ class Blame:
         if routing.within(packet.destination, subnet):
             mend = routing.mend(found, subnet, taken)
         else:
-            mend = routing.mend_out(found, flow.bridge, taken, family=flow.family)
+            answers = packet if flow.way is Way.WORLD_TO_PORT and packet.sport else None
+            mend = routing.mend_out(found, flow.bridge, taken, family=flow.family, answers=answers)
         words = routing.told(found, socket.if_nameindex())
         return cause.by, f"{words}: {cause.what}", mend
 

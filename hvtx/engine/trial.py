@@ -162,7 +162,7 @@ class Trial:
         own, bridge, name = packed(guest), promise.network.bridge, port.guest.device
         legs = there_and_back(
             Leg(into.device, into.address, own, bridge, True),
-            Leg(bridge, own, into.address, "", True),
+            Leg(bridge, own, into.address, "" if self._tries.equal else into.device, True),
             port.protocol, port.guest_port,
         )  # fmt: skip
 

@@ -25,18 +25,27 @@ _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EAFNOSUPPORT})
 _MANY = 3
 
 
-def _leads(family: int) -> Way | None:
+def _leads(picture: Picture, family: int) -> Way | None:
     """How the kernel sends the host's own packets to the world; None where a route forbids it."""
+    sources = _sources(picture)
     with closing(Channel(0)) as channel:
-        try:
-            return leads(channel, Leg("", b"", WORLD[family], ""))
-        except OSError as problem:
-            return Way(0, b"") if problem.errno in _NO_ROUTE else None
+        for source in (b"", *(sources if family == 6 else ())):
+            try:
+                return leads(channel, Leg("", source, WORLD[family], ""))
+            except OSError as problem:
+                if problem.errno not in _NO_ROUTE:
+                    return None
+    return Way(0, b"")
+
+
+def _sources(picture: Picture) -> list[bytes]:
+    """The host's addresses of IPv6: a route may be for packets of one sender only."""
+    return [address for _, address, _ in picture.addresses() if len(address) == 16][:_MANY]
 
 
 def way_out(picture: Picture, family: int, ours: Collection[str]) -> Exit | None:
     """How the host itself reaches the world; None where it has no way and no neighbours."""
-    way = _leads(family)
+    way = _leads(picture, family)
     index = -1 if way is None else way.device
     names = {device.ifindex: device for device in picture.topology.devices}
     usable = [(name, address, length) for name, address, length in picture.addresses()
@@ -85,7 +94,7 @@ def offline(picture: Picture, families: Iterable[int], ours: Collection[str]) ->
     """Why the host itself does not reach the world, and with it no guest."""
     found: dict[tuple[str, tuple[str, ...], str], list[int]] = {}
     for family in families:
-        way = _leads(family)
+        way = _leads(picture, family)
         if way is None:
             continue  # a route or rule forbids it: flows are stopped by it
         if not way.device:

@@ -131,6 +131,7 @@ def _route(entry: Any, family: int) -> Route:
         _KINDS.get(entry["type"], str(entry["type"])),
         entry.get_attr("RTA_PRIORITY") or 0,
         tuple(hop["oif"] for hop in hops),
+        f"{entry.get_attr('RTA_SRC')}/{entry['src_len']}" if entry["src_len"] else None,
     )
 
 

@@ -17,6 +17,7 @@ class Route(NamedTuple):
     kind: str = "unicast"  # unicast, local, broadcast, blackhole, unreachable, prohibit, throw …
     metric: int = 0
     devices: tuple[int, ...] = ()  # of the next hops, where there are several
+    source: str | None = None  # only for packets from this prefix (IPv6)
 
 
 class OwnRoute(NamedTuple):

@@ -187,8 +187,13 @@ def mend(found: Found | None, subnet: str, taken: Iterable[int]) -> str:
     return f"ip {option}rule add to {subnet} lookup main pref {free}"
 
 
-def mend_out(found: Found, bridge: str, taken: Iterable[int], *, family: int) -> str:
-    """How what guests of a bridge send finds its way out again."""
+def mend_out(
+    found: Found, bridge: str, taken: Iterable[int], *, family: int, answers: Packet | None = None
+) -> str:
+    """How what guests of a bridge send finds its way out again.
+
+    ``answers``: only what is like this packet, from a published port: the rest may go where it does.
+    """
     option = "-6 " * (family == 6)
     if found.rule.table in (MAIN, LOCAL):
         return f"`ip {option}route show table all` shows it; remove that route"
@@ -197,6 +202,11 @@ def mend_out(found: Found, bridge: str, taken: Iterable[int], *, family: int) ->
     free = found.rule.pref - 1
     while free in set(taken) and free > 1:
         free -= 1
+    if answers is not None:
+        which = (
+            f"ipproto {_PROTOCOLS.get(answers.protocol, answers.protocol)} sport {answers.sport}"
+        )
+        return f"ip {option}rule add iif {bridge} {which} lookup main pref {free}"
     return f"ip {option}rule add iif {bridge} lookup main pref {free}"
 
 
