@@ -53,7 +53,9 @@ class Blame:
             return cause.by, f"{lack} {cause.what}", REPAIR
         found = routing.find(rules, every, packet)
         if found is None:
-            return cause.by, cause.what, ""
+            option = "-6 " * (flow.family == 6)
+            shows = f"`ip {option}route show table all` shows what there is"
+            return cause.by, cause.what, f"{shows}: none is for packets of guests"
         taken = [rule.pref for rule in rules]
         if routing.within(packet.destination, subnet):
             mend = routing.mend(found, subnet, taken)

@@ -88,7 +88,7 @@ def find(rules: Iterable[Rule], routes: Sequence[Route], packet: Packet) -> Foun
         elif rule.action in _ENDS:
             return Found(rule, None)
         elif rule.action == "lookup":
-            route = best(routes, rule.table, packet.destination)
+            route = best(routes, rule.table, packet.destination, packet.source)
             if route is not None and route.kind != "throw" and _length(route) > rule.suppress:
                 return Found(rule, route)
     return None
@@ -123,7 +123,9 @@ def within(address: str | None, prefix: str | None) -> bool:
     return ipaddress.ip_address(address) in ipaddress.ip_network(prefix, strict=False)
 
 
-def best(routes: Iterable[Route], table: int, destination: str) -> Route | None:
+def best(
+    routes: Iterable[Route], table: int, destination: str, source: str | None = None
+) -> Route | None:
     """The route of a table with the longest prefix, and of these the one with the lowest metric."""
     import ipaddress
 
@@ -131,7 +133,9 @@ def best(routes: Iterable[Route], table: int, destination: str) -> Route | None:
     found = [
         route
         for route in routes
-        if route.table == table and to in ipaddress.ip_network(route.prefix, strict=False)
+        if route.table == table
+        and to in ipaddress.ip_network(route.prefix, strict=False)
+        and within(source, route.source)
     ]
     return min(found, key=lambda route: (-_length(route), route.metric), default=None)
 
@@ -192,7 +196,7 @@ def mend_out(
 ) -> str:
     """How what guests of a bridge send finds its way out again.
 
-    ``answers``: only what is like this packet, from a published port: the rest may go where it does.
+    ``answers``: only what is like this packet, from a published port: the rest may go elsewhere.
     """
     option = "-6 " * (family == 6)
     if found.rule.table in (MAIN, LOCAL):
@@ -203,10 +207,9 @@ def mend_out(
     while free in set(taken) and free > 1:
         free -= 1
     if answers is not None:
-        which = (
-            f"ipproto {_PROTOCOLS.get(answers.protocol, answers.protocol)} sport {answers.sport}"
-        )
-        return f"ip {option}rule add iif {bridge} {which} lookup main pref {free}"
+        name = _PROTOCOLS.get(answers.protocol, answers.protocol)
+        only = f"{bridge} ipproto {name} sport {answers.sport}"
+        return f"ip {option}rule add iif {only} lookup main pref {free}"
     return f"ip {option}rule add iif {bridge} lookup main pref {free}"
 
 
