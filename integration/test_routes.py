@@ -168,6 +168,19 @@ def test_a_start_on_a_bridge_that_is_gone(hvtx: Program) -> None:
     hvtx("vm", "start", "web")
 
 
+def test_a_start_on_a_bridge_that_is_down(hvtx: Program) -> None:
+    """Told with its mend, and undone: its guest would reach nobody."""
+    hvtx("network", "create", "net", "--subnet", "10.77.0.0/24", "--bridge", "hvnet")
+    hvtx("vm", "create", "web", "--network", "net", "--", "sleep", "600")
+    lab.run("ip", "link", "set", "hvnet", "down")
+    with witness.undone():
+        refused = hvtx("vm", "start", "web", code=6).err
+    assert "bridge hvnet of network 'net' is down" in refused
+    assert "hint: hvtx repair" in refused
+    hvtx("repair")
+    hvtx("vm", "start", "web")
+
+
 def test_failures_use_up_no_lease(hvtx: Program) -> None:
     """In a subnet with room for one guest: failed and killed runs leave the address free."""
     hvtx("network", "create", "net", "--subnet", "10.77.0.0/30")

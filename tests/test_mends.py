@@ -56,14 +56,17 @@ RUN = {
         "integration/test_neighbour_entries.py::test_what_an_administrator_entered_for_good_stays",
     "ip {}rule add to {} lookup main pref {}":
         "integration/test_ways.py::test_doctors_mend_is_enough",
-    "ip {}route add {} dev {}":
-        "integration/test_ways.py::test_a_route_of_ours_that_is_gone_comes_back",
+    "ip {}rule add iif {} lookup main pref {}":
+        "integration/test_paths.py::test_doctor_says_of_ways_what_traffic_does",
+    "sysctl -w {}=0": "integration/test_paths.py::test_a_gateway_that_answers_no_arp_is_named",
     "ip link set dev {} alias {}": "integration/test_promises.py::test_what_doctor_promises_is_kept",
     "networkctl reload": _NETWORKD,
     "systemctl reload NetworkManager":
         "integration/test_networkd.py::test_networkmanager_is_asked_by_its_tool",
 }  # fmt: skip
 NOT_RUN = {
+    "ip route add default via GATEWAY": "whose gateway it is only its administrator knows",
+    "ip link set {} up, and": "is one half: its routes come by what manages the network",
     "apt install": _PACKAGE,
     "modprobe": _MODULE,
     "chmod 666": f"{_MACHINE}: /dev/net/tun is everybody's",

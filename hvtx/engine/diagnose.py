@@ -475,7 +475,7 @@ def _damage(runtime: Runtime) -> Iterator[Finding]:
     found = [d for d in damages if d.row.kind != Kind.SYSCTL]
     for damage in found:
         yield Finding(
-            "damage", "error" if damage.cuts and not damage.harmless else "warning",
+            "damage", "warning" if damage.soft or damage.harmless else "error",
             f"{damage.row.kind} {damage.row.key}: {damage.missing}",
             damage.seen.evidence, damage.mend,
         )  # fmt: skip

@@ -5,25 +5,24 @@ Nothing is put into the host for it (docs/adr/0028).
 
 from __future__ import annotations
 
-import errno
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
+from hvtx.engine import world
+from hvtx.engine.blame import Blame
 from hvtx.engine.finding import Finding
 from hvtx.engine.runtime import Runtime
-from hvtx.engine.trial import Exit, Trial, beyond, neighbour_of, owner_of, packed
+from hvtx.engine.trial import Exit, Trial, owner_of
 from hvtx.errors import HvtxError
-from hvtx.host.netlink import Channel
-from hvtx.host.replica import ruleset, topology
-from hvtx.host.replica.causes import Cause, Leg, leads_to
+from hvtx.host.replica import ruleset, thought, uncarried
+from hvtx.host.replica.causes import Cause
 from hvtx.host.replica.scratch import Owner, Picture, Scratch, look, within
 from hvtx.host.replica.topology import Device
-from hvtx.host.replica.tries import WORLD
 from hvtx.model.mark import make_mark
 from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource
-from hvtx.model.traffic import Flow, Stop
+from hvtx.model.traffic import Flow, Note, Stop
 from hvtx.model.vm import Network
 from hvtx.planner import promises
 from hvtx.planner.mends import of_setting
@@ -32,21 +31,19 @@ from hvtx.planner.provision import Want, missing_bases, network_addresses, want_
 from hvtx.store import records
 
 _NOBODYS = "replicaaaa"  # an installation that there is not
-_BRIDGE_INDEX, _UPLINK_INDEX, _UPLINK = 0x7FFE0000, 0x7FFE0001, "hvreplica-up"
-_UPLINK_MAC = bytes.fromhex("02005e005401")
-# An uplink for a host that has none: what guests would meet on their way to one.
-_UPLINK_ADDRESS = {4: "198.18.0.1/30", 6: "2001:2::1/64"}
-_UPLINK_GATEWAY = {4: "198.18.0.2", 6: "2001:2::2"}
-# no route at all; others say that a route forbids it, which is tried
-_NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EAFNOSUPPORT})
+_BRIDGE_INDEX = 0x7FFE0000
 
 
 class Judged(NamedTuple):
-    """What stops flows, what could not be carried into the replica, how many were tried."""
+    """What stops flows, what could not be carried into the replica, how many were tried.
+
+    ``notes`` are what a replica does not show: a host that reaches no world itself, say.
+    """
 
     stops: tuple[Stop, ...]
     lacks: tuple[str, ...]
     flows: int
+    notes: tuple[Note, ...] = ()
 
 
 def judge(runtime: Runtime, wish: Network | None = None) -> Judged:
@@ -91,22 +88,22 @@ def _with_network(
         bases=missing_bases(network.firewall, bases),
     )  # fmt: skip
     mac = bytes.fromhex(network.mac.replace(":", ""))
-    bridge = topology.thought_up(_BRIDGE_INDEX, network.bridge, mac, kind="bridge")
+    bridge = thought.thought_up(_BRIDGE_INDEX, network.bridge, mac, kind="bridge")
     on = {
         path: "1" for path in picture.topology.settings
         if "/conf/" in path and path.endswith("/forwarding")
     }  # fmt: skip
     more = picture.plus(
         [bridge],
-        [topology.address(cidr, _BRIDGE_INDEX) for cidr in network_addresses(network)],
-        [topology.route(subnet, _BRIDGE_INDEX) for subnet in network.subnets],
+        [thought.address(cidr, _BRIDGE_INDEX) for cidr in network_addresses(network)],
+        [thought.route(subnet, _BRIDGE_INDEX) for subnet in network.subnets],
         on,
     )
     wants = [*shared, *own]
     if network.firewall == "iptables":
         from hvtx.engine import passes
 
-        wants += passes.wants_with(network, runtime.read(records.networks), _UPLINK)
+        wants += passes.wants_with(network, runtime.read(records.networks), world.UPLINK)
     return more, [promise], wants
 
 
@@ -120,16 +117,18 @@ def _judged(
     picture = picture.plus([_port(guest, master) for guest, master in thought])
     families = {family for promise in made for family in promise.families()}
     bridges = {promise.network.bridge for promise in made}
-    exits = {family: way_out(picture, family, bridges) for family in families}
+    exits = {family: world.way_out(picture, family, bridges) for family in families}
+    notes = world.offline(picture, sorted(families), bridges)
+    blame = Blame(picture, [promise.network for promise in made])
     if without := [family for family, found in exits.items() if found is None]:
-        picture = _with_uplink(picture, without)
-        exits |= {family: _thought_out(family) for family in without}
-    lacks = topology.not_carried(_passed(picture, made, exits))
+        picture = world.with_uplink(picture, without)
+        exits |= {family: world.thought_out(family) for family in without}
+    lacks = uncarried.not_carried(_passed(picture, made, exits))
     every = [*wants, *(want for guest, _ in thought for want in guest.wants)]
     if without and not wants:
         from hvtx.engine import passes
 
-        every += passes.wants_beside(runtime, without, _UPLINK)
+        every += passes.wants_beside(runtime, without, world.UPLINK)
 
     def furnish() -> None:
         try:
@@ -161,7 +160,9 @@ def _judged(
             return within(changed, ask, furnish if every else None)[0]
 
         stopped = blaming.blamed(picture, stopped, handles, again)
-    return Judged(tuple(_stops(stopped, handles)), tuple(dict.fromkeys(lacks)), count)
+    stops = tuple(_stops(stopped, handles, blame))
+    notes += blame.partly(stops)
+    return Judged(stops, tuple(dict.fromkeys(lacks)), count, tuple(notes))
 
 
 def _passed(
@@ -180,7 +181,7 @@ def _passed(
 
 def _port(guest: Guest, master: int) -> Device:
     mac = bytes.fromhex("fe" + guest.mac.replace(":", "")[2:])
-    return topology.thought_up(guest.ifindex, guest.device, mac, master=master)
+    return thought.thought_up(guest.ifindex, guest.device, mac, master=master)
 
 
 def _make_rules(runtime: Runtime, wants: Iterable[Want]) -> None:
@@ -204,75 +205,27 @@ def _make_rules(runtime: Runtime, wants: Iterable[Want]) -> None:
                 driver.create(rows[backend])
 
 
-# -- the world -------------------------------------------------------------------------------------
-
-
-def way_out(picture: Picture, family: int, ours: Collection[str]) -> Exit | None:
-    """How the host itself reaches the world; None where it has no way and no neighbours."""
-    with closing(Channel(0)) as channel:
-        try:
-            index = leads_to(channel, Leg("", b"", WORLD[family], ""))
-        except OSError as problem:
-            index = 0 if problem.errno in _NO_ROUTE else -1
-    names = {device.ifindex: device for device in picture.topology.devices}
-    usable = [(name, address, length) for name, address, length in picture.addresses()
-              if len(address) == len(WORLD[family]) and name not in ours and name != "lo"
-              and (device := picture.device(name)) is not None and device.up]  # fmt: skip
-    if index > 0 and index in names:
-        name = names[index].name
-        own = next((address for where, address, _ in usable if where == name), None)
-        if own is None:
-            own = next((address for _, address, _ in usable), None)
-        return Exit(name, WORLD[family], own)
-    if index == 0:
-        for _, address, length in usable:
-            if neighbour_of(address, length) is not None:
-                return beyond(picture, address)
-        return None
-    # a route forbids it to the host, too: somebody beyond the first device there is
-    return next((Exit(name, WORLD[family], address) for name, address, _ in usable), None)
-
-
-def _with_uplink(picture: Picture, families: Iterable[int]) -> Picture:
-    uplink = topology.thought_up(_UPLINK_INDEX, _UPLINK, _UPLINK_MAC)
-    addresses, routes = [], []
-    for family in families:
-        addresses.append(topology.address(_UPLINK_ADDRESS[family], _UPLINK_INDEX))
-        gateway = _UPLINK_GATEWAY[family]
-        routes.append(topology.route(_UPLINK_ADDRESS[family], _UPLINK_INDEX))
-        routes.append(
-            topology.route("0.0.0.0/0" if family == 4 else "::/0", _UPLINK_INDEX, gateway)
-        )
-    forwards = {}
-    if "ipv6/conf/default/force_forwarding" in picture.topology.settings:
-        forwards[f"ipv6/conf/{_UPLINK}/force_forwarding"] = "1"
-    return picture.plus([uplink], addresses, routes, forwards)
-
-
-def _thought_out(family: int) -> Exit:
-    own = packed(_UPLINK_ADDRESS[family].partition("/")[0])
-    return Exit(_UPLINK, WORLD[family], own)
-
-
 # -- what stopped them -----------------------------------------------------------------------------
 
 Place = tuple[ruleset.Place, int]
 _HANDLE = re.compile(r"\s*(.*?) # handle (\d+)")
 
 
-def _stops(stopped: Iterable[tuple[Flow, Cause]], handles: Mapping[Place, int]) -> Iterator[Stop]:
-    """With the rules as nft prints them on the host."""
+def _stops(
+    stopped: Iterable[tuple[Flow, Cause]], handles: Mapping[Place, int], blame: Blame
+) -> Iterator[Stop]:
+    """With the rules as nft, ip rule and ip xfrm print them on the host."""
     texts: dict[tuple[str, ...], dict[int, str]] = {}
     for flow, cause in stopped:
-        what = cause.what
+        by, what, mend = blame.of(flow, cause)
         if cause.handle and len(cause.place) == 3:
             family, table, chain = cause.place
             number = handles.get(((family, table, chain), cause.handle), 0)
             if cause.place not in texts:
                 texts[cause.place] = _listed(*cause.place)
             text = texts[cause.place].get(number, f"rule with handle {number}")
-            what = f"{text}: {what}" if what and cause.by != "some" else f"{text} {what}".strip()
-        yield Stop(flow, cause.by, cause.place, what)
+            what = f"{text}: {what}" if what and by != "some" else f"{text} {what}".strip()
+        yield Stop(flow, by, cause.place, what, mend)
 
 
 def _listed(family: str, table: str, chain: str) -> dict[int, str]:
@@ -309,7 +262,8 @@ def findings(
         names = ", ".join(sorted({repr(stop.flow.network) for stop in stops}))
         whose = f"network {names}" if real else "the next network"
         flows = promises.flow_words(stop.flow for stop in stops)
-        where = " ".join((by if by in ("nft", "ebtables") else "", *place)).strip()
+        parts = () if by == "neighbour" else place
+        where = " ".join((by if by in ("nft", "ebtables") else "", *parts)).strip()
         evidence = f"{where}: {what}" if where and where not in what else what
         if by == "some":
             words = f"{whose}: {flows} passes for some only: {evidence}"
@@ -322,10 +276,12 @@ def findings(
             words = f"unknown: whether {whose} has {flows}"
             level = "warning"
         yield Finding("forward", level, words, (evidence,), _mend(stops, mend))
+    for note in judged.notes:
+        yield Finding("forward", note.level, note.words, note.evidence, note.mend)
     if judged.lacks:
         words = f"unknown: what stands on this host cannot all be copied: {judged.lacks[0]}"
         yield Finding("forward", "warning", words, judged.lacks[:_MANY], _LOOK)
-    elif not judged.stops:
+    elif not judged.stops and not judged.notes:
         words = f"{judged.flows} flows that guests are promised were tried, and pass"
         yield Finding("forward", "ok", words if judged.flows else "nothing needs to pass yet")
 
@@ -337,6 +293,8 @@ _LOOK = "try what guests need by hand: what could not be copied may stop it"
 def _mend(stops: Sequence[Stop], mend: Callable[[Sequence[Stop]], str | None]) -> str:
     """What lets these flows pass."""
     by, place = stops[0].by, stops[0].place
+    if told := stops[0].mend:
+        return told
     if by == "setting":
         return of_setting(place[0], stops[0].flow.bridge)
     if by == "route":
@@ -349,4 +307,5 @@ def _mend(stops: Sequence[Stop], mend: Callable[[Sequence[Stop]], str | None]) -
 
 
 # What else is tried in a replica needs the same (hvtx/engine/translations.py).
-with_uplink, thought_out, listed = _with_uplink, _thought_out, _listed
+way_out, with_uplink, thought_out = world.way_out, world.with_uplink, world.thought_out
+listed = _listed

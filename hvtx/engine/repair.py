@@ -15,7 +15,7 @@ from hvtx.drivers import bridge, tap
 from hvtx.drivers.address import remove_link_local
 from hvtx.drivers.bridge import lead_loopback, restore, route_localnet
 from hvtx.drivers.sysctl import read as read_setting
-from hvtx.engine import flows, holding, ownrules, passes
+from hvtx.engine import flows, holding, own_routes, ownrules, passes
 from hvtx.engine.collect import resolve
 from hvtx.engine.forwarding import ipv6_problem, tuned
 from hvtx.engine.loopback import bridges_in_need
@@ -33,6 +33,7 @@ from hvtx.model.ruleset import Difference
 from hvtx.model.vm import Liveness, Network, Vm
 from hvtx.planner import remedy
 from hvtx.planner.drift import Wanted, drift
+from hvtx.planner.ownroutes import SOFT
 from hvtx.planner.ownrules import by_row, told
 from hvtx.planner.presence import Presence, index, presence
 from hvtx.planner.provision import guards_bridge, port_guard
@@ -55,6 +56,11 @@ class Damage(NamedTuple):
     def cuts(self) -> bool:
         """Whether it stops traffic; a port that nobody holds still leads to its guest."""
         return self.missing != holding.UNHELD
+
+    @property
+    def soft(self) -> bool:
+        """Whether guests have all that they are promised without it."""
+        return not self.cuts or self.missing.startswith(SOFT)
 
 
 def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
@@ -301,7 +307,9 @@ def _damage_of(
     found = []
     for row, seen in sighted:
         missing = _missing(row, seen, bridges, loopback)
-        if missing is None and seen.link is not None:
+        if missing is None and row.kind == Kind.ADDRESS and seen.here:
+            missing = own_routes.missing(row, links)
+        elif missing is None and seen.link is not None:
             missing = _unguarded(row, rows, links) or _setting(row, rows, traits)
         if missing:
             found.append(Damage(row, missing, seen))
@@ -480,6 +488,10 @@ def _mend(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) -> None:
         raise HvtxError(
             f"{seen.evidence[0]}: it is not ours to change: {damage.mend}", hint=damage.mend
         )
+    if row.kind == Kind.ADDRESS and seen.here:
+        with closing(Links()) as links:
+            own_routes.put_back(row, links)
+        return
     if row.kind in (Kind.SYSCTL, Kind.ADDRESS) or (row.kind == Kind.BRIDGE and seen.here is False):
         runtime.driver(driver_name(row)).create([row])
         if row.kind == Kind.BRIDGE:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from hvtx.host.replica import sources, topology
-from hvtx.host.replica.causes import Cause, Leg
+from hvtx.host.replica.causes import Cause, Leg, paths
 from hvtx.host.replica.frames import Packet
 from hvtx.host.replica.scratch import Owner, Picture, Scratch
 from hvtx.host.replica.tries import Far, Tries
@@ -62,8 +62,10 @@ class Trial:
             guests = [guest for guest in promise.guests if guest.address(family)]
             if not guests:
                 continue
+            others = self._other_paths(promise, guests[0], family)
             for protocol in PROTOCOLS:
-                yield self._to_world(promise, guests[0], family, protocol)
+                for leave in (self._exits[family], *others):
+                    yield self._to_world(promise, guests[0], leave, protocol)
                 if not _leads_to_guest(promise, protocol):
                     yield self._to_gateway(promise, guests[0], family, protocol)
                 yield self._from_host(promise, guests[0], family, protocol)
@@ -80,13 +82,32 @@ class Trial:
         shown = port or None
         return Flow(way, family, protocol, network.name, network.bridge, shown)
 
-    def _to_world(self, promise: Promise, guest: Guest, family: int, protocol: str) -> Result:
-        leave, bridge = self._exits[family], promise.network.bridge
+    def _other_paths(self, promise: Promise, guest: Guest, family: int) -> list[Exit]:
+        """The other ways to the world, where a route has several next hops."""
+        leave, picture = self._exits[family], self._scratch.picture
+        self._tries.equal = frozenset()
+        if not topology.has_paths(picture.topology):
+            return []
+        own = packed(guest.address(family) or "")
+        leg = Leg(promise.network.bridge, own, leave.address, "", True)
+        found = paths(self._scratch.route, leg, promise.ifindex)
+        names = {device.ifindex: device.name for device in picture.topology.devices}
+        taken = next((i for i, way in found.items() if way.target == leave.address), 0)
+        self._tries.equal = frozenset(names[i] for i in found if i in names)
+        return [
+            Exit(names[index], way.target, leave.own)
+            for index, way in found.items()
+            if index in names and index != taken
+        ]
+
+    def _to_world(self, promise: Promise, guest: Guest, leave: Exit, protocol: str) -> Result:
+        bridge, family = promise.network.bridge, 4 if len(leave.address) == 4 else 6
         own, gateway = packed(guest.address(family) or ""), packed(promise.gateway(family))
-        legs = [
+        legs = there_and_back(
             Leg(bridge, own, leave.address, "", True),
             Leg(leave.device, leave.address, own, bridge, True),
-        ]
+            protocol, WORLD_PORT[protocol],
+        )  # fmt: skip
         cause = self._tries.from_guest(
             owner_of(guest), gateway, leave.address, protocol, WORLD_PORT[protocol], legs,
             self._own if promise.network.nat else (),
@@ -96,14 +117,19 @@ class Trial:
     def _to_gateway(self, promise: Promise, guest: Guest, family: int, protocol: str) -> Result:
         own, gateway = packed(guest.address(family) or ""), packed(promise.gateway(family))
         bridge, port = promise.network.bridge, GATEWAY_PORT[protocol]
-        legs = [Leg(bridge, own, gateway, ""), Leg("", gateway, own, bridge)]
+        to, back = Leg(bridge, own, gateway, ""), Leg("", gateway, own, bridge)
+        legs = there_and_back(to, back, protocol, port)
         cause = self._tries.to_host(owner_of(guest), gateway, protocol, port, legs)
         return self._flow(promise, Way.GUEST_TO_GATEWAY, family, protocol, port), cause
 
     def _from_host(self, promise: Promise, guest: Guest, family: int, protocol: str) -> Result:
         own, port = packed(guest.address(family) or ""), GUEST_PORT[protocol]
         bridge, gateway = promise.network.bridge, packed(promise.gateway(family))
-        legs = [Leg("", b"", own, bridge), Leg("", gateway, own, bridge)]
+        legs = [
+            numbered(Leg("", source, own, bridge), protocol, dport=port)
+            for source in (b"", gateway)
+        ]
+        legs.append(numbered(Leg(bridge, own, gateway, ""), protocol, sport=port))
         cause = self._tries.from_host(owner_of(guest), family, protocol, port, legs)
         return self._flow(promise, Way.HOST_TO_GUEST, family, protocol), cause
 
@@ -134,10 +160,11 @@ class Trial:
         if guest is None or target is None or device is None or end is None:
             return None
         own, bridge, name = packed(guest), promise.network.bridge, port.guest.device
-        legs = [
+        legs = there_and_back(
             Leg(into.device, into.address, own, bridge, True),
-            Leg(bridge, own, into.address, "", True),
-        ]
+            Leg(bridge, own, into.address, "" if self._tries.equal else into.device, True),
+            port.protocol, port.guest_port,
+        )  # fmt: skip
 
         def arrives(seen: Packet) -> bool:
             return seen.device == name and seen.target == own and seen.ports[1] == port.guest_port
@@ -168,6 +195,21 @@ class Trial:
                 shown = socket.inet_ntop(_FAMILIES[family], address)
                 return cause._replace(by="some", what=f"{cause.what} (not from {shown})".strip())
         return cause
+
+
+_NUMBERS = {"tcp": 6, "udp": 17}
+_ICMP = {4: 1, 16: 58}
+
+
+def numbered(leg: Leg, protocol: str, sport: int = 0, dport: int = 0) -> Leg:
+    """A leg with what rules can know of its packets."""
+    number = _NUMBERS.get(protocol) or _ICMP[len(leg.target)]
+    return leg._replace(protocol=number, sport=sport, dport=dport)
+
+
+def there_and_back(there: Leg, back: Leg, protocol: str, port: int) -> list[Leg]:
+    """The two ways of a flow to a port."""
+    return [numbered(there, protocol, dport=port), numbered(back, protocol, sport=port)]
 
 
 def _leads_to_guest(promise: Promise, protocol: str) -> bool:

@@ -39,11 +39,12 @@ class Stray(NamedTuple):
 def refuse_diverted(network: Network, bridge: Resource, guests: Sequence[str]) -> None:
     """Raise Conflict if packets for a guest, or its own to its gateway, would go elsewhere.
 
-    HostRefused where IPv6 is switched off at the bridge. Where others took the gateway's address
-    off the bridge, its route went with it: no other route is to blame, and `repair` puts it back.
+    HostRefused where the bridge is down, or IPv6 is switched off there. Where others took the
+    gateway's address off the bridge, its route went with it: no other route is to blame, and
+    `repair` puts it back.
     """
     refuse_without_ipv6(network, bridge, guests)
-    stray = next(iter(strays(network, bridge, guests, first=True)), None)
+    stray = next(iter(strays(network, bridge, guests, first=True, needed=True)), None)
     if stray is not None and (lost := lost_gateways(network, bridge)):
         notice.warning(
             f"others took {', '.join(lost)} off bridge {bridge.key} of network {network.name!r}:"
@@ -107,11 +108,17 @@ def samples(network: Network) -> list[str]:
 
 
 def strays(
-    network: Network, bridge: Resource, guests: Sequence[str], *, first: bool = False
+    network: Network,
+    bridge: Resource,
+    guests: Sequence[str],
+    *,
+    first: bool = False,
+    needed: bool = False,
 ) -> list[Stray]:
     """The packets for and from these guests that go astray; ``first``: no more than one.
 
-    Raises OSError if the kernel does not say, Contended.
+    Raises OSError if the kernel does not say, Contended; HostRefused where the bridge is ``needed``
+    and down.
     """
     index = bridge.spec["ifindex"]
     found: list[Stray] = []
@@ -119,17 +126,21 @@ def strays(
     try:
         seen = links.get(ifindex=index)
         # No device, or one that is down and has no routes: whoever needs it says so.
+        if needed and seen is not None and not seen.up:
+            words = f"bridge {bridge.key} of network {network.name!r} is down: it leads nowhere"
+            raise HostRefused(words, hint="hvtx repair")
         if seen is None or not seen.up:
             return []
         addresses = links.addresses()
         for subnet, gateway in zip(network.subnets, network.gateways, strict=True):
             family = 6 if ":" in subnet else 4
             own = [guest for guest in guests if (":" in guest) == (family == 6)]
-            if not own:
+            off = family == 6 and read_setting(f"net/ipv6/conf/{seen.name}/disable_ipv6") == "1"
+            if not own or off:  # without IPv6 it has no routes: the check damage tells
                 continue
             bound = seen.master  # the VRF that an administrator put it into
             places = [] if bound else _places(channel, links, index, family, addresses)
-            cause = _Cause(family, subnet, bridge)
+            cause = _Cause(family, subnet, gateway, bridge)
             for guest in own:
                 for ask in _questions(guest, gateway, (index, bridge.key), places, bound):
                     stray = _stray(channel, ask, cause)
@@ -154,13 +165,15 @@ def without_world(network: Network, bridge: Resource, guests: Sequence[str]) -> 
     try:
         for guest in guests:
             family = 6 if ":" in guest else 4
-            subnet = next(s for s in network.subnets if (":" in s) == (family == 6))
+            pairs = zip(network.subnets, network.gateways, strict=True)
+            subnet, gateway = next(p for p in pairs if (":" in p[0]) == (family == 6))
             known = [world for world in _WORLD[family] if _reaches(channel, Packet(world))]
             asked = [
                 Ask("guest to world", Packet(world, guest, index, bridge.key), "world")
                 for world in known
             ]
-            lost = [_stray(channel, ask, _Cause(family, subnet, bridge)) for ask in asked]
+            cause = _Cause(family, subnet, gateway, bridge)
+            lost = [_stray(channel, ask, cause) for ask in asked]
             if lost and all(lost):
                 found += [stray for stray in lost[:1] if stray is not None]
     finally:
@@ -230,7 +243,7 @@ def _stray(channel: Channel, ask: Ask, cause: _Cause) -> Stray | None:
         answer = routing.predicted(found)
         if not routing.goes_astray(ask, answer, cause.bridge.spec["ifindex"]):
             return None
-    words, mend = cause.told(found, answer, ask.packet)
+    words, mend = cause.told(found, answer, ask)
     return Stray(ask, words, mend)
 
 
@@ -243,8 +256,8 @@ def _does_not_forward(ask: Ask) -> bool:
 class _Cause:
     """All rules and routes of a family, read once when a first packet goes astray."""
 
-    def __init__(self, family: int, subnet: str, bridge: Resource) -> None:
-        self.family, self.subnet, self.bridge = family, subnet, bridge
+    def __init__(self, family: int, subnet: str, gateway: str, bridge: Resource) -> None:
+        self.family, self.subnet, self.gateway, self.bridge = family, subnet, gateway, bridge
         self._read: tuple[list[Rule], list[Route]] | None = None
 
     def _host(self) -> tuple[list[Rule], list[Route]]:
@@ -276,27 +289,28 @@ class _Cause:
                  for name in ("all", self.bridge.key)]  # fmt: skip
         return any(read_setting(path) == "1" for path in paths)
 
-    def told(self, found: Found | None, answer: Answer, packet: Packet) -> tuple[str, str]:
+    def told(self, found: Found | None, answer: Answer, ask: Ask) -> tuple[str, str]:
         """What sends a packet astray, and how it finds its way again."""
-        from hvtx.planner import routing
+        from hvtx.planner import ownroutes, routing
 
         rules, every = self._host()
+        packet = ask.packet
         if answer.errno in (errno.EXDEV, errno.EINVAL) and self.is_own(found) and packet.iif:
             path = f"net.ipv4.conf.{packet.device.replace('.', '/')}.rp_filter"
             return f"the check of senders ({path})", f"sysctl -w {path}=2"
-        index = self.bridge.spec["ifindex"]
-        if not any((r.prefix, r.device) == (self.subnet, index) for r in every):
-            words = f"the lack of a route {self.subnet} by bridge {self.bridge.key}, which others"
-            family = "-6 " * (self.family == 6)
-            words += " removed,"
-            return words, f"ip {family}route add {self.subnet} dev {self.bridge.key}"
+        own = (self.bridge.spec["ifindex"], self.bridge.key)
+        if (lack := ownroutes.lack(self.subnet, self.gateway, own, every)) is not None:
+            return lack, "hvtx repair"
         if found is None:
             words = "no rule finds a route; that"
             if answer.errno == errno.EXDEV:
                 words = "the check of senders (rp_filter)"
             return words, f"`ip {'-6 ' * (self.family == 6)}rule` shows what is asked"
         names = socket.if_nameindex()
-        free = routing.mend(found, self.subnet, [rule.pref for rule in rules])
+        taken = [rule.pref for rule in rules]
+        free = routing.mend(found, self.subnet, taken)
+        if ask.goal == "world":
+            free = routing.mend_out(found, self.bridge.key, taken, family=self.family)
         return routing.told(found, names), free
 
 

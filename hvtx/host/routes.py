@@ -131,13 +131,19 @@ def _route(entry: Any, family: int) -> Route:
         _KINDS.get(entry["type"], str(entry["type"])),
         entry.get_attr("RTA_PRIORITY") or 0,
         tuple(hop["oif"] for hop in hops),
+        f"{entry.get_attr('RTA_SRC')}/{entry['src_len']}" if entry["src_len"] else None,
     )
 
 
 def _rule(entry: Any) -> Rule:
     def ends(name: str) -> tuple[int, int] | None:
         given = entry.get_attr(name)
-        return (given["start"], given["end"]) if given else None
+        if not given:
+            return None
+        if isinstance(given, str):  # pyroute2 has ports as "443:443"
+            first, _, last = given.partition(":")
+            return int(first), int(last or first)
+        return given["start"], given["end"]
 
     def prefix(name: str, length: str) -> str | None:
         address = entry.get_attr(name)

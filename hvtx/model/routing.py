@@ -17,6 +17,16 @@ class Route(NamedTuple):
     kind: str = "unicast"  # unicast, local, broadcast, blackhole, unreachable, prohibit, throw …
     metric: int = 0
     devices: tuple[int, ...] = ()  # of the next hops, where there are several
+    source: str | None = None  # only for packets from this prefix (IPv6)
+
+
+class OwnRoute(NamedTuple):
+    """A route that the kernel makes with an address on a device."""
+
+    prefix: str
+    table: int
+    kind: str  # unicast, local, broadcast, multicast
+    source: str  # the address
 
 
 class Rule(NamedTuple):
@@ -43,7 +53,7 @@ class Rule(NamedTuple):
 
 
 class Packet(NamedTuple):
-    """A packet that is about to be routed. Mark 0; sent by root where the host sends it."""
+    """A packet that is about to be routed; sent by root where the host sends it."""
 
     destination: str
     source: str | None = None  # None: the host has not chosen one yet
@@ -52,6 +62,8 @@ class Packet(NamedTuple):
     oif: int = 0  # a VRF that it is bound to
     protocol: int = 6
     dport: int = 0
+    sport: int = 0
+    mark: int = 0
 
 
 class Answer(NamedTuple):

@@ -30,10 +30,12 @@ class Flow(NamedTuple):
 class Stop(NamedTuple):
     """What stops a flow, or why that is not known.
 
-    ``by`` is "nft", "legacy" (iptables-legacy), "ebtables", "route", "setting", "unknown", or
-    "some" where a rule stops most of the world and lets others pass.
+    ``by`` is "nft", "legacy" (iptables-legacy), "ebtables", "route", "setting", "neighbour", "xfrm"
+    (a policy of IPsec), "unknown", or "some" where a rule stops most of the world and lets others
+    pass.
     ``place`` names where it stands: (family, table, chain) in nftables, (tool, table, chain) in the
-    legacy tables, the setting's dotted name, the route's table; empty if unknown.
+    legacy tables, the setting's dotted name, the route's table, a neighbour's address and device;
+    empty if unknown.
     ``what`` is the rule, policy, route or value as its own tool prints it, or why it is unknown.
     """
 
@@ -41,3 +43,13 @@ class Stop(NamedTuple):
     by: str
     place: tuple[str, ...]
     what: str
+    mend: str = ""  # where it is known with the cause
+
+
+class Note(NamedTuple):
+    """What is to be said beside flows; ``level`` is that of the finding."""
+
+    level: str
+    words: str
+    evidence: tuple[str, ...]
+    mend: str

@@ -14,6 +14,7 @@ from hvtx.model.routing import LOCAL, MAIN, TABLES, Answer, Ask, Found, Packet, 
 
 HALVES = 3  # prefixes up to this length are a default route in parts: 0.0.0.0/1, 2000::/3
 _ENDS = frozenset({"blackhole", "unreachable", "prohibit"})
+_PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp"}
 _MANY_STEPS = 4096  # more than a host has rules; a goto only leads forward
 
 
@@ -87,23 +88,23 @@ def find(rules: Iterable[Rule], routes: Sequence[Route], packet: Packet) -> Foun
         elif rule.action in _ENDS:
             return Found(rule, None)
         elif rule.action == "lookup":
-            route = best(routes, rule.table, packet.destination)
+            route = best(routes, rule.table, packet.destination, packet.source)
             if route is not None and route.kind != "throw" and _length(route) > rule.suppress:
                 return Found(rule, route)
     return None
 
 
 def matches(rule: Rule, packet: Packet) -> bool:
-    """Whether a rule speaks of a packet with mark 0 (net/core/fib_rules.c)."""
+    """Whether a rule speaks of a packet (net/core/fib_rules.c)."""
     fits = (
         within(packet.source, rule.source)
         and within(packet.destination, rule.destination)
         and rule.iif in (None, packet.device)
         and (rule.oif is None or bool(packet.oif))
-        and not rule.mark & rule.mask
+        and not (packet.mark ^ rule.mark) & rule.mask
         and (rule.users is None or (not packet.iif and rule.users[0] == 0))
         and rule.protocol in (0, packet.protocol)
-        and rule.sports is None
+        and (rule.sports is None or rule.sports[0] <= packet.sport <= rule.sports[1])
         and (rule.dports is None or rule.dports[0] <= packet.dport <= rule.dports[1])
         and not rule.tos
         and (not rule.l3mdev or bool(packet.oif))
@@ -122,7 +123,9 @@ def within(address: str | None, prefix: str | None) -> bool:
     return ipaddress.ip_address(address) in ipaddress.ip_network(prefix, strict=False)
 
 
-def best(routes: Iterable[Route], table: int, destination: str) -> Route | None:
+def best(
+    routes: Iterable[Route], table: int, destination: str, source: str | None = None
+) -> Route | None:
     """The route of a table with the longest prefix, and of these the one with the lowest metric."""
     import ipaddress
 
@@ -130,7 +133,9 @@ def best(routes: Iterable[Route], table: int, destination: str) -> Route | None:
     found = [
         route
         for route in routes
-        if route.table == table and to in ipaddress.ip_network(route.prefix, strict=False)
+        if route.table == table
+        and to in ipaddress.ip_network(route.prefix, strict=False)
+        and within(source, route.source)
     ]
     return min(found, key=lambda route: (-_length(route), route.metric), default=None)
 
@@ -186,6 +191,28 @@ def mend(found: Found | None, subnet: str, taken: Iterable[int]) -> str:
     return f"ip {option}rule add to {subnet} lookup main pref {free}"
 
 
+def mend_out(
+    found: Found, bridge: str, taken: Iterable[int], *, family: int, answers: Packet | None = None
+) -> str:
+    """How what guests of a bridge send finds its way out again.
+
+    ``answers``: only what is like this packet, from a published port: the rest may go elsewhere.
+    """
+    option = "-6 " * (family == 6)
+    if found.rule.table in (MAIN, LOCAL):
+        return f"`ip {option}route show table all` shows it; remove that route"
+    if found.rule.pref == 0:
+        return f"give the rule a number above 0: ip {option}rule show"
+    free = found.rule.pref - 1
+    while free in set(taken) and free > 1:
+        free -= 1
+    if answers is not None:
+        name = _PROTOCOLS.get(answers.protocol, answers.protocol)
+        only = f"{bridge} ipproto {name} sport {answers.sport}"
+        return f"ip {option}rule add iif {only} lookup main pref {free}"
+    return f"ip {option}rule add iif {bridge} lookup main pref {free}"
+
+
 def _length(route: Route) -> int:
     return int(route.prefix.rpartition("/")[2])
 
@@ -229,7 +256,8 @@ def shown_rule(rule: Rule) -> str:
         words += (
             [word, f"{ends[0]}-{ends[1]}" if ends[0] != ends[1] else str(ends[0])] if ends else []
         )
-    words += ["ipproto", str(rule.protocol)] if rule.protocol else []
+    if rule.protocol:
+        words += ["ipproto", _PROTOCOLS.get(rule.protocol, str(rule.protocol))]
     if rule.action == "lookup":
         words += ["lookup", shown_table(rule.table)]
         words += ["suppress_prefixlength", str(rule.suppress)] if rule.suppress >= 0 else []

@@ -451,6 +451,7 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.engine.networks.Links": links,
         "hvtx.engine.own_addresses.Links": links,
         "hvtx.engine.repair.Links": links,
+        "hvtx.engine.own_routes.lost": lambda _row, _links: [],
         "hvtx.engine.neighbours.refuse_taken_port": refuse_taken_port,
         "hvtx.host.translating.may_translate": lambda: False,
         "hvtx.engine.translations.may_translate": lambda: False,

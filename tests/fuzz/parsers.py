@@ -28,6 +28,7 @@ from hvtx.host import (
     api,
     capabilities,
     conntrack,
+    devroutes,
     filters,
     holder,
     images,
@@ -51,6 +52,7 @@ from hvtx.host import (
     trust,
     vmuser,
     ways,
+    xfrm,
     xtables,
     xtentry,
 )
@@ -61,6 +63,7 @@ from hvtx.host.replica import (
     copying,
     frames,
     limits,
+    making,
     memory,
     nat,
     sameness,
@@ -78,7 +81,7 @@ from hvtx.model.resource import Entry, Link
 from hvtx.model.routing import Packet
 from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import ProcessFacts
-from hvtx.planner import addressing, adoption, likeness, neighbours
+from hvtx.planner import addressing, adoption, ipsec, likeness, neighbours
 from hvtx.planner import heuristic as guesses
 from hvtx.planner.gc import foreign
 from hvtx.store import backup
@@ -684,7 +687,48 @@ def replica_routes(body: bytes) -> None:
     topology.route_of(body, {2})
     topology.route_words(body)
     causes.elsewhere(causes.Leg("", b"", bytes(4), "br0"), body, {2: "br0"})
-    causes.leads_to(Told([body]), causes.Leg("", b"", bytes(4), "br0"))
+    causes.leads(Told([body]), causes.Leg("", b"", bytes(4), "br0"))
+    topology.route_key(body)
+    devroutes.route_of(body)
+
+
+def entry_in_a_replica(body: bytes) -> None:
+    """A neighbour's entry, a rule's mark, a nexthop."""
+    topology.is_entered(body)
+    topology.has_failed(body)
+    causes.neighbour(body)
+    causes.marks([body])
+    making.nexthop_of(body)
+
+
+def of_ipsec(body: bytes) -> None:
+    """A policy, and what is made of it."""
+    policy = xfrm.policy_of(body)
+    ipsec.shown(policy)
+    ipsec.over([policy], "10.77.0.0/24" if policy.family == 4 else "fd77::/64")
+
+
+POLICY = struct.pack(
+    "=16s16sHHHHHBBBxxxiI",
+    bytes(16),
+    bytes((10, 77, 0, 0)) + bytes(12),
+    0,
+    0,
+    0,
+    0,
+    2,
+    0,
+    24,
+    0,
+    0,
+    0,
+)
+POLICY += (
+    bytes(96)
+    + struct.pack("=IIBBBB", 7, 2, 2, 1, 0, 0)
+    + bytes(4)
+    + netlink.attribute(5, bytes(64))
+)
 
 
 def frame_of(data: bytes) -> None:
@@ -941,7 +985,14 @@ PARSERS: dict[str, Parser] = {
         topology.device_of, bodies("links"), GARBLED, ("host.replica.topology", "host.replica.making")
     ),
     "addresses for the replica": Parser(topology.address_of, bodies("addresses"), GARBLED, ("host.replica.topology.address_of",)),
-    "routes for the replica": Parser(replica_routes, st.one_of(bodies("route"), bodies("routes")), GARBLED, ("host.replica.causes",)),
+    "routes for the replica": Parser(replica_routes, st.one_of(bodies("route"), bodies("routes")), GARBLED, ("host.replica.causes", "host.devroutes")),
+    "neighbours for the replica": Parser(
+        entry_in_a_replica, bodies("neighbours"), GARBLED, ("host.replica.making",)
+    ),
+    "policies of IPsec": Parser(of_ipsec, mutated([POLICY]), GARBLED, ("host.xfrm.policy_of", "host.xfrm._prefix")),
+    "counts of IPsec": Parser(
+        xfrm.counts_of, texts(["XfrmInError             \t0\nXfrmOutPolBlock\t7\n"]), (), ("host.xfrm.counts_of",)
+    ),
     "frames in the replica": Parser(frame_of, mutated(FRAMES), (), ("host.replica.frames",)),
     "traces of nf_tables": Parser(
         lambda data: trace.culprit(trace.steps([data]), ours=False), st.one_of(mutated([TRACED]), reshaped([TRACED], 20)), GARBLED, ("host.replica.trace",)

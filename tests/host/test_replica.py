@@ -9,7 +9,17 @@ import pytest
 
 from hvtx.host.netlink import attribute, nested, text
 from hvtx.host.nfnetlink import BatchRefused, Command
-from hvtx.host.replica import causes, copying, frames, legacy, ruleset, sameness, topology, trace
+from hvtx.host.replica import (
+    causes,
+    copying,
+    frames,
+    legacy,
+    ruleset,
+    sameness,
+    thought,
+    topology,
+    trace,
+)
 from hvtx.host.replica.causes import Leg
 from hvtx.host.replica.frames import Asked, Packet, Told
 from hvtx.host.replica.ruleset import Ruleset
@@ -201,17 +211,17 @@ def test_too_many_devices_are_an_error() -> None:
 
 
 def test_a_route_of_a_device_that_is_not_there_is_nobodys() -> None:
-    found = topology.route("10.0.0.0/8", 5, "10.1.0.1")
+    found = thought.route("10.0.0.0/8", 5, "10.1.0.1")
     assert topology.route_of(found, {5}) == found
     assert topology.route_of(found, {6}) is None
     assert topology.route_words(found) == "10.0.0.0/8 in table 254"
 
 
 def test_addresses_that_are_good_on_a_link_only() -> None:
-    assert topology.address_of(topology.address("10.77.0.1/24", 4))[1:] == (
+    assert topology.address_of(thought.address("10.77.0.1/24", 4))[1:] == (
         socket.inet_aton("10.77.0.1"), 24, True,
     )  # fmt: skip
-    assert topology.address_of(topology.address("fe80::1/64", 4))[3] is False
+    assert topology.address_of(thought.address("fe80::1/64", 4))[3] is False
 
 
 # Frames -------------------------------------------------------------------------------------------
@@ -314,4 +324,7 @@ def test_a_route_elsewhere_is_named_with_its_table() -> None:
         "route", ("52",), "route default dev tailscale0 table 52 leads to tailscale0 and not to br0"
     )
     assert causes.elsewhere(Leg("up0", ONE, TWO, "tailscale0"), answer, names) is None
-    assert causes.elsewhere(Leg("br0", ONE, TWO, ""), answer, names) is None
+    assert causes.elsewhere(Leg("br0", ONE, TWO, "", True), answer, names) is None
+    lost = causes.elsewhere(Leg("br0", ONE, TWO, ""), answer, names)
+    assert lost is not None
+    assert lost.what == "route default dev tailscale0 table 52 leads away from this host"

@@ -6,6 +6,7 @@ import errno
 import socket
 import struct
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from hvtx.host.netlink import Channel, attribute, attribute_map, legible, u32
@@ -13,12 +14,15 @@ from hvtx.host.replica import topology
 from hvtx.host.replica.legacy import Line
 from hvtx.host.replica.trace import Step, culprit
 from hvtx.host.xtables import TOOLS
+from hvtx.model.routing import Packet
 
 if TYPE_CHECKING:
     from hvtx.host.replica.scratch import Owner, Scratch
 
 _GETROUTE, _RTMSG = 26, struct.Struct("=BBBBBBBBI")
-_DST, _SRC, _IIF, _OIF, _TABLE = 1, 2, 3, 4, 15
+_DST, _SRC, _IIF, _OIF, _TABLE, _MARK, _IP_PROTO, _SPORT, _DPORT = 1, 2, 3, 4, 15, 16, 27, 28, 29
+_LOCAL = 2
+_GATEWAY, _VIA, _FWMARK = 5, 18, 10
 _LOOKUP_TABLE, _FIB_MATCH = 0x1000, 0x2000
 
 
@@ -41,6 +45,7 @@ class Cause(NamedTuple):
     what: str
     handle: int = 0
     suspects: tuple[Suspect, ...] = ()
+    packets: tuple[Packet, ...] = ()  # of the flow, as routes and policies see them
 
 
 UNKNOWN = Cause("unknown", (), "no rule, route or setting was seen to stop it")
@@ -51,6 +56,7 @@ class Leg(NamedTuple):
 
     ``into`` is the device that they come in by; empty for the host's own. ``out`` is empty where
     they end at the host, or may leave by any device. ``forwarded``: from one device to another.
+    Ports are those of the packet on that way; 0 is any.
     """
 
     into: str
@@ -58,6 +64,23 @@ class Leg(NamedTuple):
     target: bytes
     out: str
     forwarded: bool = False
+    protocol: int = 0
+    sport: int = 0
+    dport: int = 0
+    mark: int = 0
+
+
+def packets_of(scratch: Scratch, legs: Iterable[Leg]) -> tuple[Packet, ...]:
+    """What of the legs routes and policies are asked for."""
+    known = {device.name: device.ifindex for device in scratch.picture.topology.devices}
+    return tuple(
+        Packet(
+            topology.shown(leg.target), topology.shown(leg.source) if leg.source else None,
+            known.get(leg.into, 0), leg.into or "lo", 0,
+            leg.protocol, leg.dport, leg.sport, leg.mark,
+        )
+        for leg in legs
+    )  # fmt: skip
 
 
 def of_trace(steps: Iterable[Step], *, ours: bool = False) -> Cause | None:
@@ -106,9 +129,67 @@ def of_legs(scratch: Scratch, family: int, legs: Iterable[Leg]) -> Cause | None:
                 return found
         if leg.forwarded and (found := _forwards(family, leg)) is not None:
             return found
-        if (found := _of_route(scratch, leg)) is not None:
+        if (found := _of_route(scratch, leg) or _of_neighbour(scratch, leg)) is not None:
             return found
     return None
+
+
+def of_marks(scratch: Scratch, legs: Iterable[Leg]) -> Cause | None:
+    """What stops packets on these ways once somebody's rules have marked them."""
+    wanted = list(legs)
+    for mark in marks(scratch.picture.topology.rules):
+        for leg in wanted:
+            found = _of_route(scratch, leg._replace(mark=mark))
+            if found is not None and found.by == "route":
+                return found._replace(what=f"with the mark {mark:#x}: {found.what}")
+    return None
+
+
+@legible
+def marks(rules: Iterable[bytes]) -> list[int]:
+    """The marks that policy rules speak of. Raises Garbled. Pure."""
+    found = (attribute_map(body, _RTMSG.size).get(_FWMARK, b"") for body in rules)
+    return [mark for value in found if (mark := int.from_bytes(value, "little"))]
+
+
+def of_silence(scratch: Scratch, family: int, leg: Leg) -> Cause | None:
+    """Why nobody tells a guest the MAC address of its gateway: ``leg`` is its way there.
+
+    The kernel asks routes before it answers (net/ipv4/arp.c, arp_process).
+    """
+    if (found := _of_device(scratch, family, leg.into) or _of_route(scratch, leg)) is not None:
+        return found
+    device = scratch.picture.device(leg.into)
+    if device is not None and not device.arp:
+        return Cause("setting", (leg.into,), f"device {leg.into} answers no ARP (NOARP)")
+    for name in ("all", leg.into) if family == 4 else ():
+        for what in ("arp_ignore", "arp_filter"):
+            path = f"ipv4/conf/{name}/{what}"
+            if (value := topology.setting(path)) not in (None, "0"):
+                return _setting(path, value or "")
+    return None
+
+
+def _of_neighbour(scratch: Scratch, leg: Leg) -> Cause | None:
+    """Whether an entry that somebody made leads a leg's packets past a guest."""
+    owner, device = scratch.owner_of(leg.target), scratch.picture.device(leg.out)
+    if owner is None or device is None:
+        return None
+    for body in scratch.picture.topology.neighbours:
+        index, address, mac = neighbour(body)
+        if (index, address) == (device.ifindex, leg.target) and mac and mac != owner.mac:
+            words = f"{topology.shown(address)} at {mac.hex(':')} on {leg.out}"
+            return Cause(
+                "neighbour", (topology.shown(address), leg.out), f"the neighbour entry {words}"
+            )
+    return None
+
+
+@legible
+def neighbour(body: bytes) -> tuple[int, bytes, bytes]:
+    """The device's index, the address and the MAC address of an entry. Raises Garbled. Pure."""
+    fields = attribute_map(body, _RTMSG.size)
+    return int.from_bytes(body[4:8], "little"), fields.get(1, b""), fields.get(2, b"")
 
 
 def _of_device(scratch: Scratch, family: int, name: str) -> Cause | None:
@@ -155,13 +236,15 @@ def _of_route(scratch: Scratch, leg: Leg) -> Cause | None:
     try:
         answer = scratch.route.get(_GETROUTE, asked(leg, indexes.get(leg.into, 0)))
     except OSError as problem:
-        to = _shown(leg.target)
+        to = topology.shown(leg.target)
         if problem.errno == errno.EXDEV or (problem.errno == errno.EINVAL and _strict(leg)):
             path = f"ipv4/conf/{leg.into}/rp_filter"
-            words = f"{_shown(leg.source)} is not expected at {leg.into} (rp_filter)"
+            words = f"{topology.shown(leg.source)} is not expected at {leg.into} (rp_filter)"
             return _setting(path, topology.setting(path) or "?")._replace(what=words)
-        return Cause("route", (), f"route to {to}: {problem.strerror}")
-    return elsewhere(leg, answer, {index: name for name, index in indexes.items()})
+        found = Cause("route", (), f"route to {to}: {problem.strerror}")
+        return found._replace(packets=packets_of(scratch, (leg,)))
+    astray = elsewhere(leg, answer, {index: name for name, index in indexes.items()})
+    return None if astray is None else astray._replace(packets=packets_of(scratch, (leg,)))
 
 
 def _strict(leg: Leg) -> bool:
@@ -170,22 +253,57 @@ def _strict(leg: Leg) -> bool:
     return bool(leg.into) and len(leg.target) == 4 and max(v or "0" for v in values) == "1"
 
 
+class Way(NamedTuple):
+    """Where the kernel leads: the device's index, 0 for none, and the gateway's address."""
+
+    device: int
+    gateway: bytes
+    target: bytes = b""
+
+
+MOST_PATHS = 48  # addresses that are asked for to find each path of a route once
+
+
+def paths(channel: Channel, leg: Leg, into: int = 0) -> dict[int, Way]:
+    """The ways to addresses next to a leg's target, by device; that has the target as well.
+
+    Of a route with several next hops the sender and the addressee choose one.
+    """
+    found: dict[int, Way] = {}
+    number = int.from_bytes(leg.target, "big")
+    for more in range(MOST_PATHS):
+        target = (number + more).to_bytes(len(leg.target), "big")
+        with suppress(OSError):
+            way = leads(channel, leg._replace(target=target), into)
+            found.setdefault(way.device, way._replace(target=target))
+    return found
+
+
 @legible
-def leads_to(channel: Channel, leg: Leg) -> int:
-    """The index of the device that the kernel leads to; 0 for none. Raises OSError."""
-    answer = channel.get(_GETROUTE, asked(leg, 0))
-    return int.from_bytes(attribute_map(answer, _RTMSG.size).get(_OIF, b""), "little")
+def leads(channel: Channel, leg: Leg, into: int = 0) -> Way:
+    """Where the kernel leads a leg; ``into`` is the index of its device. Raises OSError."""
+    answer = channel.get(_GETROUTE, asked(leg, into, whole=False))
+    found = attribute_map(answer, _RTMSG.size)
+    gateway = found.get(_GATEWAY) or found.get(_VIA, b"")[2:]
+    return Way(int.from_bytes(found.get(_OIF, b""), "little"), gateway)
 
 
-def asked(leg: Leg, into: int) -> bytes:
-    """The question which route a packet takes. Pure."""
+def asked(leg: Leg, into: int, *, whole: bool = True) -> bytes:
+    """The question which route a packet takes; ``whole``: with all its paths. Pure."""
     family = socket.AF_INET if len(leg.target) == 4 else socket.AF_INET6
     size = len(leg.target) * 8
-    flags = _FIB_MATCH if family == socket.AF_INET6 else _FIB_MATCH | _LOOKUP_TABLE
+    flags = _FIB_MATCH * whole | _LOOKUP_TABLE * (family == socket.AF_INET)
     body = _RTMSG.pack(family, size, size if leg.source else 0, 0, 0, 0, 0, 0, flags)
     body += attribute(_DST, leg.target)
     if leg.source:
         body += attribute(_SRC, leg.source)
+    if leg.protocol:
+        body += attribute(_IP_PROTO, bytes((leg.protocol,)))
+    for kind, port in ((_SPORT, leg.sport), (_DPORT, leg.dport)):
+        if port and leg.protocol in (6, 17):
+            body += attribute(kind, port.to_bytes(2, "big"))
+    if leg.mark:
+        body += u32(_MARK, leg.mark)
     return body + (u32(_IIF, into) if into else b"")
 
 
@@ -197,6 +315,9 @@ def elsewhere(leg: Leg, answer: bytes, names: Mapping[int, str]) -> Cause | None
     out = int.from_bytes(fields.get(_OIF, b""), "little")
     table = str(int.from_bytes(fields.get(_TABLE, b""), "little") or head[4])
     name = names.get(out, f"index {out}" if out else "no device")
+    if leg.into and not leg.out and not leg.forwarded and head[7] != _LOCAL:
+        words = f"route {_prefix(fields, head[1])} dev {name} table {table}"
+        return Cause("route", (table,), f"{words} leads away from this host")
     if leg.out and name != leg.out:
         words = f"route {_prefix(fields, head[1])} dev {name} table {table}"
         return Cause("route", (table,), f"{words} leads to {name} and not to {leg.out}")
@@ -206,9 +327,4 @@ def elsewhere(leg: Leg, answer: bytes, names: Mapping[int, str]) -> Cause | None
 def _prefix(fields: dict[int, bytes], length: int) -> str:
     if _DST not in fields or not length:
         return "default"
-    return f"{_shown(fields[_DST])}/{length}"
-
-
-def _shown(address: bytes) -> str:
-    family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
-    return socket.inet_ntop(family, address)
+    return f"{topology.shown(fields[_DST])}/{length}"

@@ -11,15 +11,29 @@ import errno
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 
 from hvtx.host import tun
-from hvtx.host.netlink import CREATE, EXCL, Channel, attribute, attribute_map, nested, text, u32
+from hvtx.host.netlink import (
+    CREATE,
+    EXCL,
+    Channel,
+    attribute,
+    attribute_map,
+    legible,
+    nested,
+    text,
+    u32,
+)
 from hvtx.host.replica.topology import (
     Device,
     Topology,
+    is_entered,
     kept,
+    local_key,
+    route_key,
     route_of,
     route_words,
     setting,
@@ -27,13 +41,13 @@ from hvtx.host.replica.topology import (
 )
 
 _NEWLINK, _GETLINK, _NEWADDR = 16, 18, 20
-_NEWROUTE, _DELROUTE, _NEWRULE, _DELRULE, _GETRULE = 24, 25, 32, 33, 34
+_NEWROUTE, _DELROUTE, _GETROUTE, _NEWRULE, _DELRULE, _GETRULE = 24, 25, 26, 32, 33, 34
 _IFINFO = struct.Struct("=BxHiII")
 _IFADDR = struct.Struct("=BBBBi")
 _RTMSG = struct.Struct("=BBBBBBBBI")
 _MAC, _NAME, _MASTER, _INFO, _GROUP = 1, 3, 10, 18, 27
 _KIND, _DATA, _SLAVE_KIND, _SLAVE_DATA = 1, 2, 4, 5
-_UP = 0x1
+_UP, _NOARP = 0x1, 0x80
 _ADDRESS_KEPT = frozenset({1, 2, 3, 4, 9})  # ADDRESS, LOCAL, LABEL, BROADCAST, RT_PRIORITY
 _ADDRESS_FLAGS, _NODAD, _NO_PREFIX_ROUTE, _DAD_FAILED = 8, 0x02, 0x200, 0x08
 _RULE_INVERTED = 0x2
@@ -84,9 +98,13 @@ class Maker:
         for body in topology.addresses:
             self._address(body, there)
         late = [body for body in topology.routes if not self._route(body, there, last=False)]
+        self._nexthops(topology.nexthops)
         late = [body for body in late if not self._route(body, there, last=False)]
         for body in late:
             self._route(body, there, last=True)
+        self._prune(topology)
+        for body in topology.neighbours:
+            self._neighbour(body, there)
 
     def _try(self, words: str, act: Callable[[Device], None], device: Device) -> None:
         try:
@@ -150,6 +168,9 @@ class Maker:
             slave = nested(_INFO, text(_SLAVE_KIND, "bridge"), nested(_SLAVE_DATA, device.port))
             body = _IFINFO.pack(0, 0, device.ifindex, 0, 0) + slave
             self._channel.request(_NEWLINK, 0, body)
+        if device.ether and not device.arp:
+            body = _IFINFO.pack(0, 0, device.ifindex, _NOARP, _NOARP)
+            self._channel.request(_NEWLINK, 0, body)
         if device.up:
             self._channel.request(_NEWLINK, 0, _IFINFO.pack(0, 0, device.ifindex, _UP, _UP))
             # asked for, a change of carrier is seen now and not by and by
@@ -181,6 +202,48 @@ class Maker:
             self._channel.request(_DELROUTE, 0, step)
         return made
 
+    def _nexthops(self, nexthops: Sequence[bytes]) -> None:
+        """Make the nexthops that routes name by number: single ones before their groups."""
+        alone = [body for body in nexthops if _NH_GROUP not in attribute_map(body, _NHMSG.size)]
+        for bodies in (alone, [body for body in nexthops if body not in alone]):
+            for body in bodies:
+                with suppress(OSError):  # of a device that is not there; then its routes fail
+                    self._channel.request(_NEWNEXTHOP, CREATE | EXCL, nexthop_of(body))
+
+    def _prune(self, topology: Topology) -> None:
+        """Take away what the kernel made by itself here, and the host has no more."""
+        wanted = {route_key(body) for body in topology.routes}
+        late = [address for address in topology.addresses if local_key(address) not in wanted]
+        self._await([body for body in late if body[0] == socket.AF_INET6])
+        invented = {index.to_bytes(4, "little") for index in topology.invented}
+        for body in self._there():
+            key = route_key(body)
+            if key not in wanted and key[-1] not in invented and key[-2] != _MULTICAST:
+                self._make(_DELROUTE, body, "", 0)
+
+    def _await(self, addresses: Sequence[bytes]) -> None:
+        """Wait for the local routes of addresses, which a worker of the kernel's makes."""
+        for _ in range(_WAITS if addresses else 0):
+            there = {route_key(body) for body in self._there()}
+            if all(local_key(address) in there for address in addresses):
+                return
+            time.sleep(_WAIT_SECONDS)
+
+    def _there(self) -> list[bytes]:
+        found: list[bytes] = []
+        for family in (socket.AF_INET, socket.AF_INET6):
+            with suppress(OSError):
+                asked = _RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
+                found += self._channel.dump(_GETROUTE, asked)
+        return found
+
+    def _neighbour(self, body: bytes, there: Collection[int]) -> None:
+        family, ifindex, state, flags, kind = _NDMSG.unpack_from(body)
+        if ifindex in there and is_entered(body):
+            known = kept(body[_NDMSG.size :], _NEIGHBOUR_KEPT)
+            head = _NDMSG.pack(family, ifindex, state, flags & _NEIGHBOUR_FLAGS, kind)
+            self._make(_NEWNEIGH, head + known, "a neighbour's entry")
+
     def _rules(self, rules: Sequence[bytes]) -> None:
         """Make the policy rules, and take away those that the host does not have."""
         wanted = [body[:8] + _masked(body) + body[12:] for body in rules]
@@ -211,7 +274,27 @@ class Maker:
         return True
 
 
-_DELNEIGH, _GETNEIGH, _NDMSG, _NEVER_ASKED = 29, 30, struct.Struct("=BxxxiHBB"), 0x40 | 0x80
+_MULTICAST = 5
+_WAITS, _WAIT_SECONDS = 40, 0.002  # all of it only on a host that lacks such a route
+_NEWNEIGH, _DELNEIGH, _GETNEIGH, _NDMSG = 28, 29, 30, struct.Struct("=BxxxiHBB")
+_NEVER_ASKED = 0x40 | 0x80
+_NEIGHBOUR_KEPT, _NEIGHBOUR_FLAGS = frozenset({1, 2}), 0x08 | 0x80  # DST, LLADDR; PROXY, ROUTER
+_NEWNEXTHOP, _NHMSG, _NH_GROUP, _NH_FLAGS = 104, struct.Struct("=BBBBI"), 2, 0x4
+# ID, GROUP, GROUP_TYPE, BLACKHOLE, OIF, GATEWAY, ENCAP_TYPE, ENCAP
+_NEXTHOP_KEPT = frozenset(range(1, 9))
+
+
+@legible
+def nexthop_of(body: bytes) -> bytes:
+    """A nexthop as it is made again. Raises Garbled. Pure."""
+    family, _, protocol, _, flags = _NHMSG.unpack_from(body)
+    fields = attribute_map(body, _NHMSG.size)
+    if _NH_GROUP in fields:
+        family, wanted = socket.AF_UNSPEC, frozenset({1, _NH_GROUP})  # any kind hashes alike here
+    else:
+        wanted = _NEXTHOP_KEPT
+    head = _NHMSG.pack(family, 0, protocol, 0, flags & _NH_FLAGS)
+    return head + kept(body[_NHMSG.size :], wanted)
 
 
 def forget_neighbours(channel: Channel) -> None:

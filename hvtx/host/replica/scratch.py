@@ -16,6 +16,7 @@ from contextlib import ExitStack, suppress
 from typing import NamedTuple, TypeVar
 
 from hvtx.errors import HostRefused
+from hvtx.host import xfrm
 from hvtx.host.netlink import Channel, forbidden
 from hvtx.host.replica import (
     copying,
@@ -31,6 +32,7 @@ from hvtx.host.replica import (
 from hvtx.host.replica.frames import Asked, Packet, Told
 from hvtx.host.replica.ruleset import Place, Ruleset
 from hvtx.host.replica.topology import Device, Topology
+from hvtx.host.xfrm import Ipsec
 
 T = TypeVar("T")
 _CLONE_NEWNET = 0x40000000
@@ -58,6 +60,7 @@ class Picture(NamedTuple):
     legacy: Mapping[int, str]  # what iptables-legacy-save prints, by family
     lacks: tuple[str, ...]
     listening: frozenset[tuple[str, str, int]] = frozenset()  # protocol, address, port
+    ipsec: Ipsec = Ipsec()
 
     def plus(
         self,
@@ -67,13 +70,14 @@ class Picture(NamedTuple):
         settings: Mapping[str, str] | None = None,
     ) -> Picture:
         """The same with more, that only the scratch has."""
-        known = self.topology
-        made = sorted((*known.devices, *devices), key=lambda d: d.kind != "bridge")
+        known, added = self.topology, list(devices)
+        made = sorted((*known.devices, *added), key=lambda d: d.kind != "bridge")
         more = known._replace(
             devices=made,
             addresses=(*known.addresses, *addresses),
             routes=(*known.routes, *routes),
             settings={**known.settings, **(settings or {})},
+            invented=known.invented | {device.ifindex for device in added},
         )
         return self._replace(topology=more)
 
@@ -97,7 +101,7 @@ def look(ports: Collection[str] = ()) -> Picture:
     from hvtx.host.ports import listening
 
     texts, lacks = legacy.read()
-    return Picture(topology.read(ports), ruleset.read(), texts, lacks, listening()[0])
+    return Picture(topology.read(ports), ruleset.read(), texts, lacks, listening()[0], xfrm.read())
 
 
 def within(
@@ -209,6 +213,8 @@ class Scratch:
                                 if (where, old) in copied.doubts)  # fmt: skip
         self.legacy, lacks = legacy.write(self.picture.legacy)
         self.lacks += lacks
+        if self.picture.ipsec.decides:
+            self.lacks += xfrm.write(self.picture.ipsec)
         if furnish is not None:
             furnish()
         self._listen()
@@ -240,6 +246,10 @@ class Scratch:
     def belongs(self, owner: Owner) -> None:
         """From now on ``owner`` answers at its device, and nobody else does."""
         self._owners[owner.device] = owner
+
+    def owner_of(self, address: bytes) -> Owner | None:
+        """Which guest has an address."""
+        return next((o for o in self._owners.values() if address in o.addresses), None)
 
     @property
     def worlds(self) -> list[str]:
@@ -323,6 +333,9 @@ class Scratch:
             except OSError:
                 return found
             seen = frames.read(name, data, ether=self._ether[name])
+            owner = self._owners.get(name)
+            if isinstance(seen, Packet) and owner is not None and seen.to_mac != owner.mac:
+                continue  # it was flooded, and is for somebody else
             if seen is not None:
                 found.append(seen)
         return found

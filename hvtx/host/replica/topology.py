@@ -20,6 +20,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from hvtx.host.links import Links
 from hvtx.host.netlink import (
     Channel,
+    Garbled,
     attribute,
     attribute_map,
     attributes,
@@ -28,15 +29,16 @@ from hvtx.host.netlink import (
 )
 from hvtx.host.retry import persistently
 
-_NEWLINK, _GETLINK, _NEWADDR, _GETADDR = 16, 18, 20, 22
-_NEWROUTE, _DELROUTE, _GETROUTE, _NEWRULE, _DELRULE, _GETRULE = 24, 25, 26, 32, 33, 34
+_GETLINK, _GETADDR = 18, 22
+_GETROUTE, _GETRULE, _GETNEIGH, _GETNEXTHOP = 26, 34, 30, 106
 _IFINFO = struct.Struct("=BxHiII")
 _IFADDR = struct.Struct("=BBBBi")
 _RTMSG = struct.Struct("=BBBBBBBBI")
 _MAC, _NAME, _MASTER, _INFO, _GROUP, _EXT_MASK = 1, 3, 10, 18, 27, 29
 _XDP, _XDP_ATTACHED = 43, 2
 _KIND, _DATA, _SLAVE_KIND, _SLAVE_DATA = 1, 2, 4, 5
-_SKIP_STATS, _UP = 8, 0x1
+_LINK_SCOPE = 253
+_SKIP_STATS, _UP, _RUNNING, _NOARP = 8, 0x1, 0x40, 0x80
 _ETHER, _LOOPBACK = 1, 772
 _LONGEST_NAME = 15
 
@@ -47,18 +49,29 @@ _OF_BRIDGE, _BOOL_OPTIONS = frozenset({9, 23, 36, 37, 38}), 46
 _OF_PORT = frozenset({4, 5, 6, 8, 9, 10, 12, 27, 30, 32, 33, 39})
 _ADDRESS_KEPT = frozenset({1, 2, 3, 4, 9})  # ADDRESS, LOCAL, LABEL, BROADCAST, RT_PRIORITY
 _ADDRESS_FLAGS, _NODAD, _NO_PREFIX_ROUTE, _DAD_FAILED = 8, 0x02, 0x200, 0x08
-_DST, _OIF, _GATEWAY, _MULTIPATH, _TABLE, _VIA = 1, 4, 5, 9, 15, 18
-_ROUTE_DROPPED = frozenset({12, 23, 30})  # CACHEINFO, EXPIRES, NH_ID (its hops are told, too)
+_DST, _OIF, _GATEWAY, _MULTIPATH, _TABLE, _VIA, _ENCAP_TYPE, _ENCAP = 1, 4, 5, 9, 15, 18, 21, 22
+_NH_ID, _NH_GROUP = 30, 2
+_ROUTE_DROPPED = frozenset({12, 23})  # CACHEINFO, EXPIRES
+# What the kernel tells of the nexthop of a route that has it by its number only.
+_OF_NEXTHOP = frozenset({_OIF, _GATEWAY, _MULTIPATH, _VIA, _ENCAP_TYPE, _ENCAP})
+_HOP = struct.Struct("=HBBi")
+_NDMSG, _FAILED, _PERMANENT, _PROXY = struct.Struct("=BxxxiHBB"), 0x20, 0x80, 0x08
+_INCOMPLETE, _PROBES = 0x01, 4
+_UNICAST_KIND, _LOCAL_KIND, _LOCAL = 1, 2, 255
 _ONLINK, _CLONED = 0x4, 0x200
 _RULE_INVERTED = 0x2
 MOST_STANDING_IN, MOST_ROUTES, PORTS_EACH = 300, 20_000, 2
 
 SETTINGS4 = ("forwarding", "rp_filter", "accept_local", "route_localnet", "src_valid_mark",
-             "bc_forwarding", "arp_ignore", "arp_announce", "proxy_arp")  # fmt: skip
-SETTINGS6 = ("disable_ipv6", "forwarding", "force_forwarding", "proxy_ndp")
+             "bc_forwarding", "arp_ignore", "arp_announce", "arp_filter", "proxy_arp",
+             "proxy_arp_pvlan", "medium_id", "drop_unicast_in_l2_multicast", "disable_xfrm",
+             "disable_policy")  # fmt: skip
+SETTINGS6 = ("disable_ipv6", "forwarding", "force_forwarding", "proxy_ndp",
+             "drop_unicast_in_l2_multicast", "disable_policy")  # fmt: skip
 SETTINGS = (
-    "ipv4/icmp_echo_ignore_all", "ipv4/fwmark_reflect", "ipv4/fib_multipath_hash_policy",
-    "ipv4/ip_nonlocal_bind", "ipv6/icmp/echo_ignore_all", "ipv6/fwmark_reflect",
+    "ipv4/icmp_echo_ignore_all", "ipv4/fwmark_reflect", "ipv4/tcp_l3mdev_accept",
+    "ipv4/udp_l3mdev_accept", "ipv4/raw_l3mdev_accept", "ipv4/ip_nonlocal_bind",
+    "ipv6/icmp/echo_ignore_all", "ipv6/fwmark_reflect",
     "bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables",
     "bridge/bridge-nf-call-arptables", "bridge/bridge-nf-filter-vlan-tagged",
     "bridge/bridge-nf-filter-pppoe-tagged", "bridge/bridge-nf-pass-vlan-input-dev",
@@ -81,6 +94,8 @@ class Device(NamedTuple):
     port: bytes  # the attributes of _OF_PORT
     data: bytes  # IFLA_INFO_DATA
     xdp: bool = False  # a program of XDP is attached
+    carrier: bool = True
+    arp: bool = True
 
 
 class Topology(NamedTuple):
@@ -91,6 +106,9 @@ class Topology(NamedTuple):
     routes: Sequence[bytes]
     rules: Sequence[bytes]
     settings: Mapping[str, str]  # path below /proc/sys/net to its value
+    nexthops: Sequence[bytes] = ()
+    neighbours: Sequence[bytes] = ()  # is_entered, or has_failed
+    invented: frozenset[int] = frozenset()  # devices that the host does not have
 
 
 # ---------------------------------------------------------------- reading
@@ -115,11 +133,28 @@ def read(ports: Collection[str]) -> Topology:
             routes += every(_GETROUTE, _RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0))
             with suppress(OSError):  # a kernel without policy routing, or IPv6
                 rules += every(_GETRULE, _RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0))
+        nexthops: list[bytes] = []
+        with suppress(OSError):  # a kernel before 5.3
+            nexthops = every(_GETNEXTHOP, bytes(8))
+        neighbours = every(_GETNEIGH, _NDMSG.pack(0, 0, 0, 0, 0))
+        neighbours += every(_GETNEIGH, _NDMSG.pack(0, 0, 0, _PROXY, 0))
     finally:
         channel.close()
     if len(routes) > MOST_ROUTES:
         raise OSError(errno.E2BIG, f"the host has {len(routes)} routes")
-    return Topology(devices, addresses, routes, rules, _settings(devices))
+    told = [body for body in neighbours if is_entered(body) or has_failed(body)]
+    return Topology(devices, addresses, routes, rules, _settings(devices), nexthops, told)
+
+
+@legible
+def is_entered(body: bytes) -> bool:
+    """Whether a neighbour's entry is no find of the kernel's own: it stays whoever answers. Pure.
+
+    Only those of IPv4 and IPv6: entries of a bridge's ports are no neighbours.
+    """
+    family, _, state, flags, kind = _NDMSG.unpack_from(body)
+    known = family in (socket.AF_INET, socket.AF_INET6) and kind in (0, _UNICAST_KIND)
+    return known and bool(state & _PERMANENT or flags & _PROXY)
 
 
 def _devices(channel: Channel, ports: Collection[str]) -> list[Device]:
@@ -159,6 +194,8 @@ def device_of(body: bytes) -> Device:
         kept(slave, _OF_PORT) if is_port else b"",
         data,
         attribute_map(fields.get(_XDP, b"")).get(_XDP_ATTACHED, b"\0") != b"\0",
+        bool(flags & _RUNNING),
+        not flags & _NOARP,
     )
 
 
@@ -237,38 +274,19 @@ def setting(path: str) -> str | None:
         os.close(descriptor)
 
 
-_GETQDISC, _GETFILTER, _TCMSG = 38, 46, struct.Struct("=BxxxiIII")
-_INGRESS_QDISC = 0xFFFF0000  # of ingress and clsact
-_SIDES = (0xFFFFFFF2, 0xFFFFFFF3)  # of clsact; those of ingress are listed by the first, too
-_OWN_FILTER = (0x6876, 0x68767478)  # priority and handle of hvtx's own (hvtx.host.links)
+@legible
+def has_failed(body: bytes) -> bool:
+    """Whether the kernel asked for a neighbour in vain, or does so again. Raises Garbled. Pure."""
+    state = _NDMSG.unpack_from(body)[2]
+    asked = attribute_map(body, _NDMSG.size).get(_PROBES, b"")
+    again = state & _INCOMPLETE and int.from_bytes(asked, "little") > 1
+    return bool(state & _FAILED or again)
 
 
-def not_carried(devices: Iterable[Device]) -> list[str]:
-    """What of these devices decides about frames and is no part of a replica, in words.
-
-    Of the calling thread's namespace. Raises OSError, DumpInterrupted.
-    """
-    by_index = {device.ifindex: device.name for device in devices}
-    found = [f"device {device.name} has an XDP program" for device in devices if device.xdp]
-    channel = Channel(0)
-    try:
-        for body in channel.dump(_GETQDISC, _TCMSG.pack(0, 0, 0, 0, 0)):
-            _, ifindex, handle, _, _ = _TCMSG.unpack_from(body)
-            if handle == _INGRESS_QDISC and ifindex in by_index and _filtered(channel, ifindex):
-                found.append(f"device {by_index[ifindex]} has filters of traffic control (tc)")
-    finally:
-        channel.close()
-    return found
-
-
-def _filtered(channel: Channel, ifindex: int) -> bool:
-    """Whether a device has filters of others than hvtx."""
-    for side in _SIDES:
-        for body in channel.dump(_GETFILTER, _TCMSG.pack(0, ifindex, 0, side, 0)):
-            _, _, handle, _, info = _TCMSG.unpack_from(body)
-            if info >> 16 != _OWN_FILTER[0] or handle not in (0, _OWN_FILTER[1]):
-                return True
-    return False
+def shown(address: bytes) -> str:
+    """An address as a person writes it. Pure."""
+    family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+    return socket.inet_ntop(family, address)
 
 
 @legible
@@ -278,10 +296,63 @@ def route_of(body: bytes, there: Collection[int]) -> bytes | None:
     fields = attribute_map(body, _RTMSG.size)
     if head[8] & _CLONED:
         return None
-    if _OIF in fields and int.from_bytes(fields[_OIF], "little") not in there:
+    dropped = _ROUTE_DROPPED
+    if _NH_ID in fields:  # of a nexthop it says only which
+        dropped |= _OF_NEXTHOP
+        if head[7] != _UNICAST_KIND:
+            head[7] = _UNICAST_KIND  # the nexthop is the black hole
+    elif _OIF in fields and int.from_bytes(fields[_OIF], "little") not in there:
         return None
     head[8] &= _ONLINK
-    return _RTMSG.pack(*head) + kept(body[_RTMSG.size :], fields.keys() - _ROUTE_DROPPED)
+    data = kept(body[_RTMSG.size :], fields.keys() - dropped - {_MULTIPATH})
+    if _MULTIPATH in fields and _NH_ID not in fields:
+        data += attribute(_MULTIPATH, hops_of(fields[_MULTIPATH], there))
+    return _RTMSG.pack(*head) + data
+
+
+def hops_of(data: bytes, there: Collection[int]) -> bytes:
+    """The hops of a route by devices that are there; the carrier of each is its own. Pure.
+
+    Raises Garbled, struct.error.
+    """
+    found, at = b"", 0
+    while at < len(data):
+        size, flags, weight, device = _HOP.unpack_from(data, at)
+        if not _HOP.size <= size <= len(data) - at:
+            raise Garbled("a next hop does not fit in its route")
+        if device in there:
+            inside = data[at + _HOP.size : at + size]
+            head = _HOP.pack(_HOP.size + len(inside), flags & _ONLINK, weight, device)
+            found += head + inside + b"\0" * (-len(inside) & 3)
+        at += (size + 3) & ~3
+    return found
+
+
+@legible
+def route_key(body: bytes) -> tuple[object, ...]:
+    """By what a route is known again: family, prefix, table, kind and device. Pure."""
+    head = _RTMSG.unpack_from(body)
+    fields = attribute_map(body, _RTMSG.size)
+    table = int.from_bytes(fields.get(_TABLE, b""), "little") or head[4]
+    to = fields.get(_DST, b"")
+    device = b"" if _NH_ID in fields else fields.get(_OIF, b"")
+    kind = 0 if _NH_ID in fields else head[7]
+    return head[0], head[1], to, table, kind, device
+
+
+@legible
+def has_paths(topology: Topology) -> bool:
+    """Whether some route has several next hops. Raises Garbled. Pure."""
+    of_routes = (attribute_map(body, _RTMSG.size) for body in topology.routes)
+    groups = any(_NH_GROUP in attribute_map(body, 8) for body in topology.nexthops)
+    return groups or any(_MULTIPATH in fields for fields in of_routes)
+
+
+@legible
+def local_key(address: bytes) -> tuple[object, ...]:
+    """The key of the route that makes an address the host's own. Pure."""
+    ifindex, own, _, _ = address_of(address)
+    return address[0], len(own) * 8, own, _LOCAL, _LOCAL_KIND, ifindex.to_bytes(4, "little")
 
 
 @legible
@@ -314,42 +385,3 @@ def address_of(body: bytes) -> tuple[int, bytes, int, bool]:
     _, length, _, scope, ifindex = _IFADDR.unpack_from(body)
     fields = attribute_map(body, _IFADDR.size)
     return ifindex, fields.get(2) or fields[1], length, scope == 0
-
-
-# ---------------------------------------------------------------- what is thought up, pure
-
-_UNIVERSE, _LINK_SCOPE, _MAIN, _BOOT, _UNICAST = 0, 253, 254, 3, 1
-
-
-def thought_up(
-    ifindex: int, name: str, mac: bytes, *, kind: str = "tun", master: int = 0
-) -> Device:
-    """A device that the host does not have: a bridge, or one with a far end."""
-    return Device(ifindex, name, kind, True, mac, True, master, 0, b"", b"", b"")
-
-
-def address(cidr: str, ifindex: int) -> bytes:
-    """An address of the host that it does not have."""
-    import ipaddress
-
-    found = ipaddress.ip_interface(cidr)
-    family = socket.AF_INET if found.version == 4 else socket.AF_INET6
-    scope = _LINK_SCOPE if found.is_link_local else _UNIVERSE
-    head = _IFADDR.pack(family, found.network.prefixlen, 0, scope, ifindex)
-    return head + attribute(1, found.packed) + attribute(2, found.packed)
-
-
-def route(cidr: str, ifindex: int, gateway: str = "") -> bytes:
-    """A route in the main table that the host does not have."""
-    import ipaddress
-
-    found = ipaddress.ip_network(cidr, strict=False)
-    four = found.version == 4
-    scope = _LINK_SCOPE if four and not gateway else _UNIVERSE
-    family = socket.AF_INET if four else socket.AF_INET6
-    body = _RTMSG.pack(family, found.prefixlen, 0, 0, _MAIN, _BOOT, scope, _UNICAST, 0)
-    if found.prefixlen:
-        body += attribute(_DST, found.network_address.packed)
-    if gateway:
-        body += attribute(_GATEWAY, socket.inet_pton(family, gateway))
-    return body + u32(_OIF, ifindex)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import NamedTuple
 
+from hvtx.host import xfrm
 from hvtx.host.replica import causes, frames, servers
 from hvtx.host.replica.causes import Cause, Leg
 from hvtx.host.replica.evidence import Evidence
@@ -49,6 +50,10 @@ class Tries:
         """In this scratch."""
         self._scratch = scratch
         self._evidence = Evidence(scratch)
+        self._ipsec: dict[str, int] = {}
+        self._asked = b""
+        self.equal: frozenset[str] = frozenset()  # devices by which packets leave as it happens
+        self._unheard = False  # nobody told the MAC address that a flow begins with
 
     # -- the ways ----------------------------------------------------------------------------------
 
@@ -69,7 +74,7 @@ class Tries:
             return True
 
         def attempt() -> bool:
-            to_mac = self._scratch.neighbour(guest, gateway)
+            to_mac = self._told(guest, gateway)
             if to_mac is None:
                 return False
             sent = Sent(guest.device, guest.mac, to_mac, _of(guest, target), target)
@@ -89,7 +94,7 @@ class Tries:
 
         def attempt() -> bool:
             target = _with(other, family)
-            to_mac = self._scratch.neighbour(one, target)
+            to_mac = self._told(one, target)
             if to_mac is None:
                 return False
             sent = Sent(one.device, one.mac, to_mac, _with(one, family), target)
@@ -129,7 +134,7 @@ class Tries:
         """A guest's flow to a program of the host at its gateway's address."""
 
         def attempt() -> bool:
-            to_mac = self._scratch.neighbour(guest, gateway)
+            to_mac = self._told(guest, gateway)
             if to_mac is None:
                 return False
             sent = Sent(guest.device, guest.mac, to_mac, _of(guest, gateway), gateway)
@@ -151,6 +156,9 @@ class Tries:
         """
         family = 4 if size == 4 else 6
         self._scratch.begin()
+        if self._scratch.picture.ipsec.decides:
+            self._ipsec = xfrm.counted()
+        self._unheard = False
         if attempt():
             return self._evidence.doubt(family)
         heard = self._scratch.steps()
@@ -180,15 +188,41 @@ class Tries:
             return found
         if (line := self._evidence.line(family, attempt)) is not None:
             return causes.of_line(family, line)
+        if (found := self._of_ipsec(legs)) is not None:
+            return found
         found = causes.of_ends(self._scratch, ends) or causes.of_legs(self._scratch, family, legs)
         if found is not None:
             return found._replace(by="unknown") if self._scratch.crooked else found
+        if self._unheard and legs:
+            silent = legs[0]._replace(target=self._asked, forwarded=False, protocol=0)
+            if (found := causes.of_silence(self._scratch, family, silent)) is not None:
+                return found
+        if (found := causes.of_marks(self._scratch, legs)) is not None:
+            return found
         for self._scratch.patience in PATIENCE:
             self._scratch.forget_neighbours()
             if attempt():
                 return None
-        found = causes.of_trace(heard, ours=True) or causes.UNKNOWN
+        own = None if self._unheard else causes.of_trace(heard, ours=True)
+        found = own or causes.UNKNOWN._replace(packets=causes.packets_of(self._scratch, legs))
         return found._replace(suspects=self._evidence.suspects(family, attempt))
+
+    def _of_ipsec(self, legs: list[Leg]) -> Cause | None:
+        """Whether IPsec took it: blocked, or meant for a tunnel whose keys are not here."""
+        if not self._scratch.picture.ipsec.decides:
+            return None
+        names = xfrm.moved(self._ipsec, xfrm.counted())
+        if not names:
+            return None
+        packets = causes.packets_of(self._scratch, legs)
+        by = "xfrm" if xfrm.blocked(names) else "unknown"
+        return Cause(by, (), f"a policy of IPsec ({', '.join(names)})", 0, packets=packets)
+
+    def _told(self, guest: Owner, address: bytes) -> bytes | None:
+        """The MAC address that a guest is told of another; that nobody tells is remembered."""
+        mac = self._scratch.neighbour(guest, address)
+        self._unheard, self._asked = mac is None, address
+        return mac
 
     # -- what passes between two ends --------------------------------------------------------------
 
@@ -197,6 +231,10 @@ class Tries:
         if self._scratch.ether(sent.device):
             data = frames.frame(sent.mac, sent.to_mac, inside)
         return self._scratch.packets(self._scratch.send(sent.device, data))
+
+    def _meets(self, seen: Packet, sent: Sent) -> bool:
+        """Whether an answer comes back to its sender; it may take another of several paths."""
+        return seen.device == sent.device or {seen.device, sent.device} <= self.equal
 
     def _answered(self, seen: Packet, inside: bytes) -> list[Packet]:
         """Send an answer from where a packet was seen."""
@@ -231,7 +269,7 @@ class Tries:
         else:
             inside = frames.echo(first.target, first.source, first.ports[0], first.number, payload,
                                  reply=True)  # fmt: skip
-        back = [s for s in self._answered(first, inside) if is_ours(s) and s.device == sent.device]
+        back = [s for s in self._answered(first, inside) if is_ours(s) and self._meets(s, sent)]
         return bool(back) and bool(request())
 
     def _handshake(self, sent: Sent, port: int, arrives: Callable[[Packet], bool]) -> bool:
@@ -250,7 +288,7 @@ class Tries:
             first.target, first.source, first.ports[::-1], SYN | ACK, other, number + 1
         )
         back = [s for s in self._answered(first, answer)
-                if mine(s, SYN | ACK, other) and s.device == sent.device]  # fmt: skip
+                if mine(s, SYN | ACK, other) and self._meets(s, sent)]  # fmt: skip
         if not back:
             return False
         closing = frames.tcp(sent.source, sent.target, ports, ACK, number + 1, other + 1)

@@ -1,0 +1,117 @@
+"""What stops a flow, named as the host's own tools name it: rules and routes, policies of IPsec."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+
+from hvtx.host import routes, xfrm
+from hvtx.host.replica.causes import Cause
+from hvtx.host.replica.scratch import Picture
+from hvtx.model.routing import Packet, Route, Rule
+from hvtx.model.traffic import Flow, Note, Stop, Way
+from hvtx.model.vm import Network
+from hvtx.model.xfrm import Meant, Policy
+from hvtx.planner import ipsec, ownroutes, routing
+from hvtx.planner.mends import REPAIR
+
+_TUNNEL = "packets that have to pass a tunnel of IPsec were not tried"
+
+
+class Blame:
+    """Names causes; rules and routes are read once, when they are first asked for."""
+
+    def __init__(self, picture: Picture, networks: Sequence[Network]) -> None:
+        """Of that host, for these networks."""
+        self._networks = {network.name: network for network in networks}
+        self._policies: list[Policy] = xfrm.policies(picture.ipsec)
+        self._own = {socket.inet_ntop(_family(a), a) for _, a, _ in picture.addresses()}
+        devices = picture.topology.devices
+        self._devices = {d.name: d.ifindex for d in devices if not d.master}
+        self._read: dict[int, tuple[list[Rule], list[Route]]] = {}
+
+    def of(self, flow: Flow, cause: Cause) -> tuple[str, str, str]:
+        """By what, the cause in words, and its mend where that is known with it."""
+        if cause.by == "route" and cause.packets:
+            return self._by_route(flow, cause)
+        if cause.by == "neighbour":
+            return cause.by, cause.what, f"ip neigh del {cause.place[0]} dev {cause.place[1]}"
+        if cause.by == "xfrm" or (cause.by == "unknown" and not cause.place and cause.packets):
+            return self._by_policy(cause)
+        if cause.by == "setting" and "arp_" in cause.place[0]:
+            return cause.by, cause.what, f"sysctl -w {cause.place[0]}=0"
+        return cause.by, cause.what, ""
+
+    def _by_route(self, flow: Flow, cause: Cause) -> tuple[str, str, str]:
+        packet = cause.packets[0]
+        rules, every = self._host(flow.family)
+        network = self._networks[flow.network]
+        pairs = zip(network.subnets, network.gateways, strict=True)
+        subnet, gateway = next(p for p in pairs if (":" in p[0]) == (flow.family == 6))
+        bridge = self._devices.get(flow.bridge)
+        if bridge and (lack := ownroutes.lack(subnet, gateway, (bridge, flow.bridge), every)):
+            return cause.by, f"{lack} {cause.what}", REPAIR
+        found = routing.find(rules, every, packet)
+        if found is None:
+            option = "-6 " * (flow.family == 6)
+            shows = f"`ip {option}route show table all` shows what there is"
+            return cause.by, cause.what, f"{shows}: none is for packets of guests"
+        taken = [rule.pref for rule in rules]
+        if routing.within(packet.destination, subnet):
+            mend = routing.mend(found, subnet, taken)
+        else:
+            answers = packet if flow.way is Way.WORLD_TO_PORT and packet.sport else None
+            mend = routing.mend_out(found, flow.bridge, taken, family=flow.family, answers=answers)
+        words = routing.told(found, socket.if_nameindex())
+        return cause.by, f"{words}: {cause.what}", mend
+
+    def _host(self, family: int) -> tuple[list[Rule], list[Route]]:
+        if family not in self._read:
+            self._read[family] = routes.rules(family), routes.routes(family)
+        return self._read[family]
+
+    def _by_policy(self, cause: Cause) -> tuple[str, str, str]:
+        policy = ipsec.stopping(self._policies, self._meant(cause.packets))
+        if policy is None:
+            if cause.by == "xfrm":
+                return cause.by, cause.what, "see ip xfrm policy, ip xfrm policy getdefault"
+            return cause.by, cause.what, ""
+        words = f"the IPsec policy {ipsec.shown(policy)}"
+        if policy.block:
+            return "xfrm", words, ipsec.mend(policy)
+        return "unknown", f"{words} takes it: {_TUNNEL}", "try what guests need by hand"
+
+    def _meant(self, packets: Sequence[Packet]) -> list[Meant]:
+        """Each packet with its own sender, and as source NAT may have changed it."""
+        found = []
+        for packet in packets:
+            senders = [packet.source] if packet.source else []
+            senders += sorted(a for a in self._own if (":" in a) == (":" in packet.destination))
+            found += [
+                Meant(sender, packet.destination, packet.protocol, packet.dport)
+                for sender in senders
+            ]
+        return found
+
+    def partly(self, stops: Sequence[Stop]) -> list[Note]:
+        """Policies that speak of some of what guests send, where no whole flow met them."""
+        known = "\n".join(stop.what for stop in stops)
+        found = []
+        for name, network in self._networks.items():
+            for policy in (p for s in network.subnets for p in ipsec.over(self._policies, s)):
+                shown = ipsec.shown(policy)
+                if shown in known:
+                    continue
+                words = f"network {name!r}: the IPsec policy {shown}"
+                if policy.block:
+                    told = f"{words} stops packets of guests"
+                    found.append(Note("error", told, (shown,), ipsec.mend(policy)))
+                else:
+                    told = f"unknown: {words} takes packets of guests; {_TUNNEL}"
+                    mend = "try what guests need by hand"
+                    found.append(Note("warning", told, (shown,), mend))
+        return found
+
+
+def _family(address: bytes) -> socket.AddressFamily:
+    return socket.AF_INET if len(address) == 4 else socket.AF_INET6

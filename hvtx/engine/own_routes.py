@@ -1,0 +1,39 @@
+"""The routes of our own bridges' addresses: what others removed of them, and how it comes back."""
+
+from __future__ import annotations
+
+from hvtx.host import devroutes
+from hvtx.host.links import Links
+from hvtx.host.netlink import DumpInterrupted
+from hvtx.model.resource import Resource
+from hvtx.model.routing import OwnRoute
+from hvtx.planner import ownroutes
+
+
+def lost(row: Resource, links: Links) -> list[OwnRoute]:
+    """The routes of an address that are gone from its bridge.
+
+    None where the bridge is down, and with it its routes, or bound to a VRF, which has a table of
+    its own. Raises OSError.
+    """
+    seen = links.get(ifindex=row.spec["ifindex"])
+    if seen is None or not seen.up or seen.master:
+        return []
+    address = row.spec["address"]
+    try:
+        there = devroutes.of_device(row.spec["ifindex"], 6 if ":" in address else 4)
+    except DumpInterrupted:
+        return []  # they change: what is asked next time tells
+    return ownroutes.lost(address, there)
+
+
+def missing(row: Resource, links: Links) -> str | None:
+    """What is gone, in words."""
+    gone = lost(row, links)
+    return ownroutes.words(gone) if gone else None
+
+
+def put_back(row: Resource, links: Links) -> None:
+    """Make them again. Raises OSError."""
+    for route in sorted(lost(row, links), key=lambda r: r.kind != "local"):
+        devroutes.put(row.spec["ifindex"], route)

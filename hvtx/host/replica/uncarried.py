@@ -1,0 +1,42 @@
+"""What of the host's devices decides about frames and is no part of a replica."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+
+from hvtx.host.netlink import Channel
+from hvtx.host.replica.topology import Device
+
+_GETQDISC, _GETFILTER, _TCMSG = 38, 46, struct.Struct("=BxxxiIII")
+_INGRESS_QDISC = 0xFFFF0000  # of ingress and clsact
+_SIDES = (0xFFFFFFF2, 0xFFFFFFF3)  # of clsact; those of ingress are listed by the first, too
+_OWN_FILTER = (0x6876, 0x68767478)  # priority and handle of hvtx's own (hvtx.host.links)
+
+
+def not_carried(devices: Iterable[Device]) -> list[str]:
+    """What of these devices decides about frames and is no part of a replica, in words.
+
+    Of the calling thread's namespace. Raises OSError, DumpInterrupted.
+    """
+    by_index = {device.ifindex: device.name for device in devices}
+    found = [f"device {device.name} has an XDP program" for device in devices if device.xdp]
+    channel = Channel(0)
+    try:
+        for body in channel.dump(_GETQDISC, _TCMSG.pack(0, 0, 0, 0, 0)):
+            _, ifindex, handle, _, _ = _TCMSG.unpack_from(body)
+            if handle == _INGRESS_QDISC and ifindex in by_index and _filtered(channel, ifindex):
+                found.append(f"device {by_index[ifindex]} has filters of traffic control (tc)")
+    finally:
+        channel.close()
+    return found
+
+
+def _filtered(channel: Channel, ifindex: int) -> bool:
+    """Whether a device has filters of others than hvtx."""
+    for side in _SIDES:
+        for body in channel.dump(_GETFILTER, _TCMSG.pack(0, ifindex, 0, side, 0)):
+            _, _, handle, _, info = _TCMSG.unpack_from(body)
+            if info >> 16 != _OWN_FILTER[0] or handle not in (0, _OWN_FILTER[1]):
+                return True
+    return False
