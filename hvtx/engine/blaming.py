@@ -7,6 +7,7 @@ without the one to blame it passes.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 
 from hvtx.host.replica import ruleset
@@ -15,6 +16,7 @@ from hvtx.host.replica.scratch import Picture
 from hvtx.host.xtables import TOOLS
 from hvtx.model.traffic import Flow
 
+_SECONDS = 5.0  # on a host where a replica takes long, what is not found out by then is unknown
 _MOST = 8  # rules that are taken out, one after the other
 Stopped = list[tuple[Flow, Cause]]
 Handles = Mapping[tuple[ruleset.Place, int], int]
@@ -27,11 +29,13 @@ def blamed(
     open_ = {flow: cause for flow, cause in stopped if cause.suspects}
     every = list(dict.fromkeys(s for cause in open_.values() for s in cause.suspects))[:_MOST]
     found: dict[Flow, Cause] = {}
+    end = time.monotonic() + _SECONDS
     for together in (False, True):  # two rules may do the same, so that one alone changes nothing
         less = picture
         for suspect in every:
             left = {f for f, cause in open_.items() if suspect in cause.suspects} - found.keys()
-            if not left and not (together and open_.keys() - found.keys()):
+            wanted = left or (together and open_.keys() - found.keys())
+            if not wanted or time.monotonic() > end:
                 continue
             less = without(less if together else picture, suspect, handles)
             failing = {flow for flow, _ in again(less)}

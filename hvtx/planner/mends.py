@@ -27,7 +27,9 @@ _COUNTS = re.compile(r" packets \d+ bytes \d+")
 # In the bridge family: a rule of IP packets only, and one of ARP only.
 _OF_PACKETS = re.compile(r"\b(?:ip6?|icmp|icmpv6|tcp|udp|th|l4proto) ")
 _OF_ARP = re.compile(r"\b(?:ether type arp|meta protocol arp|arp \w+)\b")
-_ENDS = re.compile(r"\b(?:drop|reject|queue)\b|^policy| -j (?:DROP|REJECT|\S*QUEUE|TARPIT)\b")
+_ENDS = re.compile(
+    r"\b(?:drop|reject|queue|vmap|xt target)\b|^policy| -j (?:DROP|REJECT|\S*QUEUE|TARPIT)\b"
+)
 _PLAIN_RULE = re.compile(r'-A ([A-Za-z0-9_-]+)( [A-Za-z0-9_ ./:,=+!"-]*)')
 _NO_WORLD = "ask again once this host has a route to the world"
 _DISCOVERY = {

@@ -240,3 +240,41 @@ def test_rules_are_read_with_their_handles() -> None:
 )
 def test_of_setting_turns_it_the_right_way(name: str, hint: str) -> None:
     assert of_setting(name, "hvnet") == hint
+
+
+def test_a_rule_that_ends_nothing_is_taken_away() -> None:
+    """And one that may end something is not: a verdict map, a target of iptables."""
+    early, raw = frozenset({"prerouting"}), ("iptables-legacy", "raw", "PREROUTING")
+    rules = (("ip saddr vmap @verdicts", 5), ('iifname "hvbr1" notrack', 7))
+    chains = {NFT: Chain(early, rules), raw: Chain(early, ())}
+    assert said("nft", NFT, 'iifname "hvbr1" notrack', WORLD, chains=chains) == [
+        "nft delete rule inet wall Pass handle 7"
+    ]
+    line = "-A PREROUTING -i hvbr1 -j CT --zone 7"
+    assert said("legacy", raw, line, WORLD, chains=chains) == [
+        "iptables-legacy -t raw -D PREROUTING -i hvbr1 -j CT --zone 7"
+    ]
+    for by, place, what in (("nft", NFT, "ip saddr vmap @verdicts"), ("nft", NFT, "gone notrack"),
+                            ("legacy", raw, '-A PREROUTING -m comment --comment "$(x)" -j NOTRACK')):  # fmt: skip
+        (hint,) = said(by, place, what, WORLD, chains=chains)
+        assert hint.startswith("see "), what
+
+
+@pytest.mark.parametrize(("what", "protocols"), [("ether type arp drop", {"arp"}), ("policy drop", {"arp", "ip"}),
+                                                 ("ip protocol tcp drop", {"ip"})])  # fmt: skip
+def test_the_bridge_family_lets_pass_what_was_stopped(what: str, protocols: set[str]) -> None:
+    place = ("bridge", "wall", "pass")
+    found = said("nft", place, what, GUEST, chains={place: Chain(FORWARD, ((what, 3),))})
+    assert {"arp" if " ether type arp " in one else "ip" for one in found} == protocols
+    assert all("10.77.0.0/24" in one for one in found)
+
+
+def test_arp_is_let_pass_by_the_devices_of_a_flow() -> None:
+    place = ("arp", "wall", "in")
+    chains = {place: Chain(INPUT, (("drop", 3),))}
+    assert said("nft", place, "drop", WORLD, chains=chains) == [
+        """nft 'insert rule arp wall in position 3 iifname "hvbr1" accept'""",
+        """nft 'insert rule arp wall in position 3 iifname "eth0" accept'""",
+    ]
+    (hint,) = said("nft", place, "drop", flow(Way.HOST_TO_GUEST, 6), chains=chains)
+    assert hint.startswith("see ")

@@ -1,6 +1,7 @@
 """What rules learn from packets: sets that they fill, lists of the match ``recent``.
 
-In a copy it is what earlier tries taught them. A flow that fails meets them as the host has them.
+In a copy it is what earlier tries taught them. A flow that fails meets the sets as the host has
+them. Lists of ``recent`` are empty then: when somebody was seen cannot be written to them.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def filled(ruleset: Ruleset) -> set[Place]:
 
 
 def forget(ruleset: Ruleset, legacy: Mapping[int, str]) -> bool:
-    """Make them in the calling thread's namespace as the host has them; whether there are any."""
+    """Forget it in the calling thread's namespace; whether there is anything to forget."""
     sets = filled(ruleset)
     recent = _recent() if legacy or any(b"recent\0" in body for body in ruleset.rules) else []
     for name in recent:
