@@ -59,12 +59,14 @@ def end(user: int, main: Identity, *, force: bool = False) -> Survivors:
     for number in (*(() if force else (signal.SIGTERM,)), *(signal.SIGKILL,) * _TRIES):
         if not _has_any(user):
             break
-        found, fled = _look(user, main.pid)
+        found, fled = _look(user, main)
         if not (found or fled) or any(one.start < main.start for one in found):
             break
         seen |= {one.pid for one in found}
         _signal_all(user, found, number)
-        found = _wait(user, main.pid)
+        found = _wait(user, main)
+        if number == signal.SIGKILL and not found:
+            break
     left = {one.pid for one in found}
     return Survivors(len(seen - left), len(left))
 
@@ -80,7 +82,7 @@ def _has_any(user: int) -> bool:
     return True
 
 
-def _look(user: int, main: int) -> tuple[list[Identity], bool]:
+def _look(user: int, main: Identity) -> tuple[list[Identity], bool]:
     """The living processes of the user, and whether there may be more: one has just gone.
 
     The kernel lists by number and gives out ever greater ones, so who forks and ends without a
@@ -92,13 +94,22 @@ def _look(user: int, main: int) -> tuple[list[Identity], bool]:
         if not entry.name.isdigit():
             continue
         try:
-            if entry.stat().st_uid == user and int(entry.name) != main:
+            if entry.stat().st_uid == user and int(entry.name) != main.pid:
                 found.append(procfs.identify(int(entry.name)))
         except (FileNotFoundError, ProcessLookupError):
-            fled = True  # or it ended and waits for its parent, which forked it just now
+            fled = fled or _began(entry.path) >= main.start
         except OSError:
             continue
     return found, fled
+
+
+def _began(path: str) -> float:
+    """When what has ended began, while it waits to be reaped: what is older is of another start."""
+    try:
+        with open(f"{path}/stat", "rb", buffering=0) as stat:
+            return procfs.start_time(stat.read())
+    except (OSError, ValueError):
+        return float("inf")
 
 
 def _signal_all(user: int, found: Iterable[Identity], number: int) -> None:
@@ -111,7 +122,7 @@ def _signal_all(user: int, found: Iterable[Identity], number: int) -> None:
                 procfs.signal(one, number)
 
 
-def _wait(user: int, main: int) -> list[Identity]:
+def _wait(user: int, main: Identity) -> list[Identity]:
     """Who is still there once the others have gone."""
     ends = time.monotonic() + _SECONDS
     while _has_any(user):
