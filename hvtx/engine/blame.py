@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Sequence
+from ipaddress import ip_address
 
 from hvtx.host import routes, xfrm
 from hvtx.host.replica.causes import Cause
@@ -25,8 +25,9 @@ class Blame:
         """Of that host, for these networks."""
         self._networks = {network.name: network for network in networks}
         self._policies: list[Policy] = xfrm.policies(picture.ipsec)
-        self._own = {socket.inet_ntop(_family(a), a) for _, a, _ in picture.addresses()}
+        self._own = {str(ip_address(a)) for _, a, _ in picture.addresses()}
         devices = picture.topology.devices
+        self._names = [(device.ifindex, device.name) for device in devices]
         self._devices = {d.name: d.ifindex for d in devices if not d.master}
         self._read: dict[int, tuple[list[Rule], list[Route]]] = {}
 
@@ -62,7 +63,7 @@ class Blame:
         else:
             answers = packet if flow.way is Way.WORLD_TO_PORT and packet.sport else None
             mend = routing.mend_out(found, flow.bridge, taken, family=flow.family, answers=answers)
-        words = routing.told(found, socket.if_nameindex())
+        words = routing.told(found, self._names)
         return cause.by, f"{words}: {cause.what}", mend
 
     def _host(self, family: int) -> tuple[list[Rule], list[Route]]:
@@ -111,7 +112,3 @@ class Blame:
                     mend = "try what guests need by hand"
                     found.append(Note("warning", told, (shown,), mend))
         return found
-
-
-def _family(address: bytes) -> socket.AddressFamily:
-    return socket.AF_INET if len(address) == 4 else socket.AF_INET6
