@@ -16,7 +16,7 @@ from hvtx.host.replica.scratch import Picture
 from hvtx.host.xtables import TOOLS
 from hvtx.model.traffic import Flow
 
-_SECONDS = 5.0  # on a host where a replica takes long, what is not found out by then is unknown
+_SECONDS = 20.0  # on a host where a replica takes long, what is not found out by then is unknown
 _MOST = 8  # rules that are taken out, one after the other
 Stopped = list[tuple[Flow, Cause]]
 Handles = Mapping[tuple[ruleset.Place, int], int]
