@@ -63,9 +63,9 @@ WAYS = (
         "ip rule del pref 90", "rule 90 (from all dport 80 ipproto tcp blackhole)"),
     Way("what comes from guests", "ip rule add iif {bridge} pref 90 prohibit", "ip rule del pref 90",
         "rule 90 (from all iif {bridge} prohibit)"),
-    Way("answers by a tunnel", "ip rule add iif {bridge} pref 90 lookup 52\n"
+    Way("answers by a tunnel", "ip rule add iif {bridge} ipproto tcp sport 80 pref 90 lookup 52\n"
         "ip tuntap add wg0 mode tun\nip link set wg0 up\nip route add default dev wg0 table 52",
-        "ip rule del pref 90\nip link del wg0", "leads to wg0 and not to uplink", mends=False),
+        "ip rule del pref 90\nip link del wg0", "leads to wg0 and not to uplink"),
     Way("users of the host", "ip rule add uidrange 1000-2000 dport 80 ipproto tcp pref 90 blackhole",
         "ip rule del pref 90", ""),
     Way("a nexthop by number", "ip nexthop add id 10 via 203.0.113.2 dev uplink\n"
