@@ -192,6 +192,29 @@ def test_a_process_that_holds_the_device_is_named(hvtx: Program) -> None:
         holder.communicate()
 
 
+def test_a_vm_in_another_state_is_told_with_the_whole_command(hvtx: Program) -> None:
+    """With its name: what is typed as it stands there does what was wanted, or comes nearer."""
+    hvtx("vm", "create", "outer", "--network", "net", "--hypervisor", "external")
+    assert hint_of(hvtx("vm", "start", "web", code=4)) == "hvtx vm restart web stops it first"
+    assert hint_of(hvtx("vm", "rm", "web", code=4)) == "hvtx vm rm web --force"
+    follow(hvtx, hint_of(hvtx("vm", "console", "outer", code=4)))
+    follow(hvtx, hint_of(hvtx("vm", "start", "outer", code=4)))
+    assert hvtx.vm("outer")["state"] == "defined"
+    hvtx("vm", "start", "outer")
+    sleeper = subprocess.Popen(["sleep", "600"])
+    try:
+        attach = ("vm", "attach", "outer", "--pid", str(sleeper.pid))
+        hvtx(*attach)
+        follow(hvtx, hint_of(hvtx(*attach, code=4)))
+        follow(hvtx, hint_of(hvtx("vm", "stop", "outer", code=4)))
+        assert hvtx.vm("outer")["state"] == "defined"
+        follow(hvtx, hint_of(hvtx(*attach, code=4)))
+        assert hvtx.vm("outer")["state"] == "unknown"
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+
+
 # -- networks ----------------------------------------------------------------------------------------
 
 

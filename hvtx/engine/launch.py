@@ -197,7 +197,7 @@ def _lock_for_start(runtime: Runtime, name: str) -> None:
         return
     vm = runtime.read(records.find_vm, name)
     if vm is not None and state_of(runtime, vm)[0] is VmState.STARTING:
-        raise Conflict(f"VM {name!r} is starting", hint="hvtx vm show tells when it is up")
+        raise Conflict(f"VM {name!r} is starting", hint=f"hvtx vm show {name} tells when it is up")
     runtime.lock("vm", name)
 
 
@@ -302,7 +302,7 @@ def _free_for_start(runtime: Runtime, vm: Vm) -> None:
     if runtime.read(records.find_vm, vm.name) is None:
         raise NotFound(
             f"VM {vm.name!r} was made by an interrupted `vm run`, which is undone now",
-            hint="run it again: hvtx vm run",
+            hint=f"run it again: hvtx vm run {vm.name}, with all that it was given",
         )
 
 
@@ -546,7 +546,8 @@ def render(
         launch: hypervisors.Launch = module.render(vm, ports, probes, directory)
     except ValueError as problem:
         raise UsageError(
-            str(problem), hint=f"make the VM again with it: hvtx vm rm {vm.name}, hvtx vm create"
+            str(problem),
+            hint=f"make it again with what it lacks: hvtx vm rm {vm.name}; hvtx vm create …",
         ) from problem
     return launch
 
@@ -622,12 +623,13 @@ def _refuse_external(vm: Vm, liveness: Liveness, rows: Sequence[Resource], *, fo
     if vm.hypervisor == "external" and attached and liveness is Liveness.ALIVE and not force:
         raise Conflict(
             f"the process of VM {vm.name!r} runs, and hvtx did not start it",
-            hint="end it yourself first, or --force ends it (TERM, then KILL)",
+            hint="end it yourself first, or let it be ended (TERM, then KILL):"
+            f" hvtx vm stop {vm.name} --force",
         )
     if liveness is Liveness.UNKNOWN and attached and not force:
         raise Conflict(
             f"it cannot be told whether the process of VM {vm.name!r} runs",
-            hint="run hvtx as root; --force tries to end it",
+            hint=f"run hvtx as root; hvtx vm stop {vm.name} --force tries to end it",
         )
 
 
@@ -739,14 +741,17 @@ def attach(runtime: Runtime, name: str, pid: int) -> Vm:
     _, liveness, rows = state_of(runtime, vm)
     if vm.hypervisor != "external":
         raise Conflict(
-            f"hvtx starts the process of VM {name!r} itself", hint="only --hypervisor external"
+            f"hvtx starts the process of VM {name!r} itself",
+            hint=f"hvtx vm start {name}; only VMs made with --hypervisor external are told theirs",
         )
     own = [row for row in rows if row.kind not in (Kind.LEASE, Kind.PROCESS)]
     own = [row for row in own if not only_flows_remain(row)]
     if not any(row.life == runtime.life.id for row in own):  # what a reboot left is only on record
         raise Conflict(f"VM {name!r} is not started", hint=f"hvtx vm start {name}")
     if liveness is Liveness.ALIVE:
-        raise Conflict(f"VM {name!r} has a process already", hint="hvtx vm show tells its pid")
+        raise Conflict(
+            f"VM {name!r} has a process already", hint=f"hvtx vm show {name} tells its pid"
+        )
     try:
         identity = procfs.identify(pid)
     except ProcessLookupError as problem:

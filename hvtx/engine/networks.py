@@ -137,7 +137,8 @@ def take_network(runtime: Runtime, name: str) -> Network:
     if found is not None:
         raise NotFound(
             f"network {name!r} was left half-made or half-removed by an interrupted command",
-            hint="`hvtx recover` takes it back; then make it again: hvtx network create",
+            hint="`hvtx recover` takes it back; then make it again: hvtx network create"
+            f" {name} --subnet …",
         )
     return runtime.read(records.get_network, name)
 

@@ -191,7 +191,10 @@ def console(runtime: Runtime, name: str) -> tuple[str, str | None, str]:
     vm = runtime.read(records.get_vm, name)
     state, _, _ = state_of(runtime, vm)
     if state is not VmState.RUNNING:
-        raise Conflict(f"VM {name!r} is {state.value}", hint="a console needs a running VM")
+        raise Conflict(
+            f"VM {name!r} is {state.value}",
+            hint=f"a console needs a running VM: hvtx vm start {name}",
+        )
     return run_directory(runtime, vm), TRAITS[vm.hypervisor].console, log_path(runtime, vm)
 
 
