@@ -111,6 +111,7 @@ CHANGES = [
     ("bridge link set dev DEV neigh_suppress on", "tap", "neigh_suppress was on"),
     ("bridge link set dev DEV state 0", "tap", "port state was disabled"),
     ("ip link set dev DEV type bridge_slave proxy_arp on", "tap", "proxy_arp was on"),
+    ("ip link set dev DEV txqueuelen 0", "tap", "its txqueuelen was 0"),
     ("ip link set dev DEV addrgenmode eui64", "tap", "addrgenmode was eui64"),
     ("ip link set dev BR addrgenmode random", "bridge", "addrgenmode was random"),
     ("ip link set dev BR type bridge stp_state 1", "bridge", "stp_state was 1"),
@@ -126,7 +127,7 @@ def shown(*devices: str) -> list[object]:
     moving = ("timer", "topology", "operstate", "_id", "mcast_last", "gc_")
     return [
         [
-            link["flags"], link["inet6_addr_gen_mode"],
+            link["flags"], link["inet6_addr_gen_mode"], link.get("txqlen"),
             {
                 key: value
                 for part in ("info_data", "info_slave_data")

@@ -29,6 +29,7 @@ _SETTING = "integration/test_mends.py::test_a_setting_by_the_command_that_is_pri
 _NETWORKD = "integration/test_networkd.py::test_the_hint_is_complete_and_goes_once_it_was_followed"
 _HINTS = "integration/test_hints.py::test_doctor_start_and_gc_tell_of_what_stands_for_good"
 _BRIDGE = "integration/test_hints.py::test_a_network_goes_when_its_hint_is_followed"
+_OWN = "integration/test_own_rules.py::test_what_others_do_in_the_table_of_the_bridge_family"
 _PACKAGE = "installs a package of the distribution"
 _MODULE = "loads a module into the machine's kernel"
 _MACHINE = "changes the whole machine, not a namespace"
@@ -39,6 +40,8 @@ _SYSTEMD = "speaks to process 1; the units of a real systemd are tried in integr
 RUN = {
     "nft 'add rule {} {} accept": _DOCTORS,
     "nft 'insert rule {} position {} {} accept": _DOCTORS,
+    "nft delete rule {} {} {} handle {}": _OWN,
+    "nft delete {} {} {}": _OWN,
     "sysctl -w {}=1": _SETTING,
     "sysctl -w net.ipv4.ip_forward=1": _SETTING,
     "sysctl -w {}=2": "integration/test_mends.py::test_advertisements_by_the_command_that_is_printed",

@@ -42,6 +42,8 @@ from hvtx.model.resource import FLOWS_EACH, GONE, Entry, Outcome, Resource
 BACKEND = "iptables"
 _FAMILIES = {tool: family for family, tool in xtables.TOOLS.items()}
 _CHAINS = {"filter": ("PASS", "WAY"), "mangle": ("FWD",), "nat": ("PRE", "OUT", "POST")}
+TABLES = tuple(_CHAINS)
+GUARDS = ("mangle", "FORWARD")  # where what drops must come before what others let pass
 _FORMER = {"filter": ("FWD",)}  # of earlier versions: seen and removed, never made
 _WITH = {"WAY": "PASS"}  # a chain that is empty at times, and goes with another
 _TRANSLATES = re.compile(r"(?:^| )-j (?:DNAT|SNAT|MASQUERADE|REDIRECT|NETMAP)(?: |$)")
@@ -716,7 +718,22 @@ class IptablesDriver:
         for row in resources:
             if row.spec["what"] == "pass" and place_in_forward(row) == "before":
                 self._put_last(row)
+            self._put_first(row)
         return observed
+
+    def _put_first(self, row: Resource) -> None:
+        """Move a row's jumps to what drops to the head, before what others have put there."""
+        jumps = [r for r in rules_of(self._installation, row) if (r.table, r.chain) == GUARDS]
+        for family in {rule.family for rule in jumps}:
+            own = [_entry(rule, row.mark) for rule in jumps if rule.family == family]
+
+            def change(edit: xtables.Edit, own: list[bytes] = own) -> bool:
+                for entry in reversed(own):
+                    if edit.take(GUARDS[1], entry):
+                        edit.add(GUARDS[1], entry, first=True)
+                return True
+
+            xtables.edit(family, GUARDS[0], self._timeout, change)
 
     def _put_last(self, row: Resource) -> None:
         jump = rules_of(self._installation, row)[-1]

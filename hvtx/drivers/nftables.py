@@ -11,25 +11,38 @@ from __future__ import annotations
 import errno
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from hvtx.drivers.base import Host, stand_for
+from hvtx.drivers.nftjudging import (
+    counts_others,
+    damaged,
+    describe,
+    digests,
+    families_of,
+    judge,
+    layouts_of,
+    place_of,
+    strangers,
+    surplus,
+    without_comment,
+)
 from hvtx.errors import Conflict, Contended, HostRefused, HvtxError, NotPermitted
-from hvtx.host import libnftables, traces
+from hvtx.host import libnftables, nftshape, traces
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.nfnetlink import (
     SET_ANONYMOUS,
     BatchRefused,
     Command,
-    Element,
     Nftables,
     Piece,
     Rule,
     Table,
     add_element,
+    add_rule,
     all_elements,
     delete_element,
     delete_rule,
@@ -41,9 +54,7 @@ from hvtx.host.nftlayout import (
     FAMILIES,
     PASSING,
     SKELETONS,
-    Skeleton,
     declarations,
-    layout,
     pieces,
     render,
     renderer,
@@ -52,8 +63,13 @@ from hvtx.host.nftlayout import (
     table_text,
     unplaced,
 )
+from hvtx.host.nftshape import digest
+from hvtx.model.hook import DORMANT
 from hvtx.model.mark import FAMILY as MARKED
 from hvtx.model.resource import GONE, Entry, Outcome, Resource
+
+if TYPE_CHECKING:
+    from hvtx.model.ruleset import SeenTable
 
 BACKEND = "nftables"
 IMPORTED = "imported"  # a stranger's rule that was taken over: `place`, `native` (docs/adr/0008)
@@ -61,6 +77,11 @@ ATTEMPTS = 60  # of a compare-and-swap or a consistent read, each a fraction of 
 _PAUSE = 0.001  # seconds, after a lost race, growing with the attempts
 _TABLE_TEXT = "table"
 _ABSENT = frozenset({errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT})
+_HOOKS = {
+    (family, chain.name): nftshape.hook_of(chain.hook)
+    for family, skeleton in SKELETONS.items()
+    for chain in skeleton.chains
+}
 _RULE_LINE = r"(?s)\t\t(.*) # handle (\d+)"  # compiled only where strangers' rules are read
 _CHAIN_LINE = r"\tchain (\S+) \{"
 
@@ -78,126 +99,15 @@ class _Stale(Exception):
 # ---------------------------------------------------------------- decisions, pure
 
 
-def place_of(*parts: str) -> str:
-    """Where an entry is: ``nft inet hvtx-… dnat4_any``."""
-    return "nft " + " ".join(parts)
-
-
-def digest(rule: Rule) -> str:
-    """A static rule's identity: a digest of the raw bytes of its expressions."""
-    from hashlib import sha256
-
-    return sha256(rule.expressions).hexdigest()[:20]
-
-
 def rule_mark(rule: Rule) -> str | None:
     """A rule's mark, from its comment or an xtables comment match."""
     comment = rule.comment or xt_comment(rule)
     return comment if comment and comment.startswith(MARKED) else None
 
 
-def digests(rules: Iterable[Rule], mark: str) -> dict[str, list[str]]:
-    """``{"inet raw": [digest, …]}`` of the rules with this mark, in order."""
-    found: dict[str, list[str]] = {}
-    for rule in rules:
-        if rule.comment == mark:
-            found.setdefault(f"{rule.family} {rule.chain}", []).append(digest(rule))
-    return found
-
-
-def describe(piece: Piece) -> str:
-    """A wanted element in words, for messages."""
-    text = render(piece.family, piece.set, piece.key, piece.data)
-    return f"`{text}` in {place_of(piece.family, piece.table, piece.set)}"
-
-
-def judge(piece: Piece, there: Element | None, mark: str) -> Outcome | None:
-    """What becomes of one element at release: None to delete it, else an outcome."""
-    if there is None:
-        return GONE
-    if there.comment is None:
-        return Outcome(False, "mark-stripped", f"{describe(piece)} has no comment")
-    if there.comment != mark:
-        return Outcome(False, "mark-mismatch", f"{describe(piece)} carries {there.comment!r}")
-    if there.data != piece.data:
-        return Outcome(False, "edited-copy", f"{describe(piece)} was changed")
-    return None
-
-
-def strangers(
-    family: str,
-    mark: str,
-    named: Iterable[tuple[str, str]],
-    rules: Iterable[Rule],
-    sets: Iterable[tuple[str, Sequence[Element]]],
-) -> str:
-    """What in a table of ours is not the base row's, in words; empty if nothing.
-
-    ``named`` holds kind and name of every chain, set and object in it, ``sets`` the elements.
-    """
-    skeleton = SKELETONS.get(family, Skeleton({}, ()))
-    ours = {("chain", chain.name) for chain in skeleton.chains}
-    ours |= {("set", name) for name in skeleton.sets}
-    ours |= {("chain", traces.CHAIN)} if family == traces.CHAIN_FAMILY else set()
-    for kind, name in named:
-        if (kind, name) not in ours:
-            return f"{kind} {name}"
-    for rule in rules:
-        if rule.comment != mark:
-            return f"a rule in chain {rule.chain} (handle {rule.handle})"
-    for name, elements in sets:
-        for element in elements:
-            text = render(family, name, element.key, element.data)
-            return f"`{text}` in {name} ({element.comment or 'no comment'})"
-    return ""
-
-
-def surplus(rules: Sequence[Rule], mark: str) -> list[Rule]:
-    """Rules with ``mark`` that repeat an earlier one of the same chain, expressions and all."""
-    seen: set[tuple[str, str, bytes]] = set()
-    found = []
-    for rule in rules:
-        if rule.comment == mark:
-            key = (rule.family, rule.chain, rule.expressions)
-            if key in seen:
-                found.append(rule)
-            seen.add(key)
-    return found
-
-
-def families_of(row: Resource) -> tuple[str, ...]:
-    """The families of the tables that a base row stands for.
-
-    One table each; rows of earlier versions, which do not say, stand for both.
-    """
-    return tuple(row.spec.get("families", FAMILIES))
-
-
-def layouts_of(row: Resource) -> dict[str, str]:
-    """What this version makes of a base row's tables."""
-    return {family: layout(family) for family in families_of(row)}
-
-
 def outdated(row: Resource) -> bool:
     """Whether a base row's tables were made by a version that made them otherwise."""
     return row.spec["what"] == "base" and row.observed.get("layout") != layouts_of(row)
-
-
-def damaged(
-    rules: Sequence[Rule],
-    observed: Mapping[str, Any],
-    mark: str,
-    families: Iterable[str] = FAMILIES,
-) -> set[tuple[str, str]]:
-    """Family and name of the static chains whose marked rules are not those on record."""
-    recorded = observed.get("rules", {})
-    there = digests(rules, mark)
-    return {
-        (family, chain.name)
-        for family in families
-        for chain in SKELETONS[family].chains
-        if there.get(key := f"{family} {chain.name}") != recorded.get(key, [])
-    }
 
 
 def listed_rules(listing: str) -> dict[tuple[str, int], str]:
@@ -210,11 +120,6 @@ def listed_rules(listing: str) -> dict[tuple[str, int], str]:
         elif rule := re.fullmatch(_RULE_LINE, line):
             found[chain, int(rule[2])] = rule[1]
     return found
-
-
-def without_comment(text: str) -> str:
-    """A rule's text without the comment: that is in the entry's mark."""
-    return re.sub(r' comment "[^"]*"$', "", text)
 
 
 def refusal(problem: OSError, doing: str) -> HvtxError:
@@ -278,6 +183,8 @@ class NftablesDriver:
         for row in resources:
             if row.spec["what"] != "base":
                 wanted += stand_for(row, [(row, p) for p in pieces(self._installation, row.spec)])
+        if wanted:
+            self._refuse_unguarded()
         try:
             self._socket.batch([add_element(piece, row.mark) for row, piece in wanted])
         except BatchRefused as problem:
@@ -289,6 +196,25 @@ class NftablesDriver:
         for row, _ in wanted:
             observed[row.id]["elements"] += 1
         return observed
+
+    def _refuse_unguarded(self) -> None:
+        """Nobody is called guarded by chains that the kernel does not ask."""
+        flags, hooks = self._consistently(
+            lambda _: (
+                nftshape.flags(self._socket, self._table),
+                nftshape.hooks(self._socket, self._table),
+            ),
+            "our chains",
+        )
+        for (family, name), hook in _HOOKS.items():
+            what = f"hvtx's table {family} {self._table}"
+            if flags.get(family, 0) & DORMANT:
+                words = f"{what} is dormant: its rules hold no guest"
+            elif hook and family in flags and hooks.get(family, {}).get(name) != hook:
+                words = f"chain {name} of {what} is gone or another: its rules hold no guest"
+            else:
+                continue
+            raise HostRefused(words, hint="`hvtx repair` puts it back")
 
     def _not_made(
         self, problem: BatchRefused, wanted: Sequence[tuple[Resource, Piece]]
@@ -532,7 +458,9 @@ class NftablesDriver:
             return delete_rule(rules[-1])
         name = rest[0]
         if any((s.family, s.table, s.name) == (family, table, name) for s in self._socket.sets()):
-            for key, data, comment in all_elements(self._socket.dump_elements(family, table, name)):
+            for key, data, comment, _ in all_elements(
+                self._socket.dump_elements(family, table, name)
+            ):
                 if comment == mark and render(family, name, key, data) == entry.text:
                     return delete_element(Piece(family, table, name, key))
         return GONE
@@ -567,7 +495,7 @@ class NftablesDriver:
                         f"{element.comment or 'no mark of hvtx'}",
                         hint=f"`hvtx explain {row.key}` says whose it is",
                     )
-                if element is None or element.data != piece.data:
+                if element is None or element.data != piece.data or counts_others(element, piece):
                     commands += [] if element is None else [delete_element(piece)]
                     commands.append(add_element(piece, row.mark))
             self._socket.batch(commands, generation)
@@ -596,12 +524,77 @@ class NftablesDriver:
         broken = damaged(self._own_rules(), row.observed, row.mark, families)
         if outdated(row):
             broken = {(family, c.name) for family in families for c in SKELETONS[family].chains}
-        broken = {(family, chain) for family, chain in broken if family in ours}
+        self._wake(families)
+        elsewhere = self._elsewhere(families)
+        broken = {(family, chain) for family, chain in broken | elsewhere if family in ours}
         if broken:
-            self._rebuild(row, broken)
+            self._rebuild(row, broken, elsewhere)
+            self._hook_again(row, self._elsewhere(families))
         return self._observed_base(row)
 
-    def _rebuild(self, row: Resource, broken: set[tuple[str, str]]) -> None:
+    def _wake(self, families: Iterable[str]) -> None:
+        def swap(generation: int) -> _Acted:
+            flags = nftshape.flags(self._socket, self._table)
+            asleep = [family for family in families if flags.get(family, 0) & DORMANT]
+            self._socket.batch([nftshape.wake(f, self._table) for f in asleep], generation)
+            return _Acted({})
+
+        self._consistently(swap, f"table {self._table}")
+
+    def _elsewhere(self, families: Collection[str]) -> set[tuple[str, str]]:
+        """Chains that are gone, or called at another hook, priority or policy than ours."""
+        seen = self._consistently(lambda _: nftshape.hooks(self._socket, self._table), "chains")
+        return {
+            (family, name)
+            for (family, name), hook in _HOOKS.items()
+            if family in families and seen.get(family, {}).get(name, 0) != hook
+        }
+
+    def _hook_again(self, row: Resource, chains: set[tuple[str, str]]) -> None:
+        """Put chains back to their hooks with their rules, in one transaction.
+
+        Raises Conflict where a rule of somebody else would go with one.
+        """
+
+        def swap(generation: int) -> _Acted:
+            rules, commands = self._own_rules(), list[Command]()
+            seen = nftshape.hooks(self._socket, self._table)
+            for family, name in sorted(chains):
+                hook = _HOOKS[family, name]
+                made = nftshape.new_chain(family, self._table, name, hook)
+                there = seen.get(family, {}).get(name)
+                if hook and there and there._replace(policy=hook.policy) == hook:
+                    commands.append(made)  # only its policy
+                    continue
+                inside = [rule for rule in rules if (rule.family, rule.chain) == (family, name)]
+                if any(rule.comment != row.mark for rule in inside):
+                    raise Conflict(
+                        f"chain {name} of table {family} {self._table} is not as hvtx made it, and"
+                        " has a rule of somebody else",
+                        hint="`hvtx doctor` names the command that removes it; then: hvtx repair",
+                    )
+                commands += [nftshape.delete_chain(family, self._table, name), made]
+                commands += map(add_rule, inside)
+            self._socket.batch(commands, generation)
+            return _Acted({})
+
+        if chains:
+            self._consistently(swap, f"the repair of table {self._table}")
+
+    def own_tables(self) -> tuple[SeenTable, ...]:
+        """Our tables as they are, whole; none without nf_tables. Raises Contended, NotPermitted."""
+        from hvtx.host import nftseen
+
+        try:
+            return self._consistently(
+                lambda _: nftseen.seen(self._socket, self._table, self._listing), "our tables"
+            )
+        except NoNftables:
+            return ()
+
+    def _rebuild(
+        self, row: Resource, broken: set[tuple[str, str]], elsewhere: set[tuple[str, str]]
+    ) -> None:
         """Append the whole of each broken chain, then take its older marked rules away.
 
         In this order the chain is never without its rules; the second step is compare-and-swap,
@@ -609,7 +602,8 @@ class NftablesDriver:
         """
         lines, sizes = [], {}
         for family in {family for family, _ in broken}:
-            lines += [f"table {family} {self._table} {{", declarations(family), "}"]
+            moved = {chain for where, chain in elsewhere if where == family}
+            lines += [f"table {family} {self._table} {{", declarations(family, moved), "}"]
             for chain in SKELETONS[family].chains:
                 if (family, chain.name) in broken:
                     lines += rule_lines(family, self._table, row.mark, chain)
@@ -778,7 +772,7 @@ class NftablesDriver:
         where = place_of(family, table, name)
         write = renderer(family, name) if ours else _rendered(family, name)
         keys = set()
-        for key, data, comment in elements:
+        for key, data, comment, _ in elements:
             mark = comment if comment and comment.startswith(MARKED) else None
             if ours:
                 keys.add(key)

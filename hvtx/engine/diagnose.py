@@ -471,14 +471,17 @@ def _damage(runtime: Runtime) -> Iterator[Finding]:
     if runtime.store.missing or runtime.refused is not None:
         return
     snapshot = take_snapshot(runtime)
-    damages, unseen = look_now(snapshot)
+    damages, strange, unseen = look_now(runtime, snapshot)
     found = [d for d in damages if d.row.kind != Kind.SYSCTL]
     for damage in found:
         yield Finding(
-            "damage", "error" if damage.cuts else "warning",
+            "damage", "error" if damage.cuts and not damage.harmless else "warning",
             f"{damage.row.kind} {damage.row.key}: {damage.missing}",
             damage.seen.evidence, damage.mend,
         )  # fmt: skip
+    for one in strange:
+        level = "error" if one.stops else "warning"
+        yield Finding("damage", level, f"{one.place}: {one.words}", (), one.mend)
     for why, rows in unseen.items():
         yield Finding(
             "damage", "warning", f"{', '.join(rows)} could not be looked at", (why,), _MEND
@@ -487,10 +490,10 @@ def _damage(runtime: Runtime) -> Iterator[Finding]:
     for words in passing:
         yield Finding("damage", "error", words, (), "hvtx repair")
     left = stuck(snapshot)
-    for one in left:
-        words = f"what {one.whose} left on this host cannot be released, and stays in its way"
-        yield Finding("damage", "error", words, one.words, one.hint)
-    if not found and not unseen and not passing and not left:
+    for remains in left:
+        words = f"what {remains.whose} left on this host cannot be released, and stays in its way"
+        yield Finding("damage", "error", words, remains.words, remains.hint)
+    if not found and not strange and not unseen and not passing and not left:
         yield Finding("damage", "ok", "everything that runs has what is on record")
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hvtx.drivers.strangers import Strangers
-from hvtx.engine import holding
+from hvtx.engine import holding, ownrules
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import look as look_at
 from hvtx.errors import HvtxError, NotFound
@@ -19,6 +19,7 @@ from hvtx.host.ports import listening
 from hvtx.model.meaning import WHY_NOT_MORE, action_of
 from hvtx.model.plan import Action, Item
 from hvtx.model.resource import Kind, Resource, State
+from hvtx.model.ruleset import Difference
 from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import Liveness, Publish
 from hvtx.planner.gc import plan_gc
@@ -49,6 +50,9 @@ def look(runtime: Runtime) -> Sight:
         runtime, lambda sql: (records.vms(sql), records.networks(sql))
     )
     rules, places, unread = _firewall(runtime)
+    differences: tuple[Difference, ...] = ()
+    if not unread and runtime.refused is None:
+        differences = tuple(ownrules.look(runtime))
     sockets, deaf = listening()
     return Sight(
         snapshot=snapshot,
@@ -60,6 +64,7 @@ def look(runtime: Runtime) -> Sight:
         sockets=sockets,
         deaf=deaf,
         unread=unread,
+        differences=differences,
     )
 
 

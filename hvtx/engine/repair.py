@@ -15,7 +15,7 @@ from hvtx.drivers import bridge, tap
 from hvtx.drivers.address import remove_link_local
 from hvtx.drivers.bridge import lead_loopback, restore, route_localnet
 from hvtx.drivers.sysctl import read as read_setting
-from hvtx.engine import flows, holding, passes
+from hvtx.engine import flows, holding, ownrules, passes
 from hvtx.engine.collect import resolve
 from hvtx.engine.forwarding import ipv6_problem, tuned
 from hvtx.engine.loopback import bridges_in_need
@@ -29,9 +29,11 @@ from hvtx.host.portowner import Owner
 from hvtx.host.traits import LinkTraits
 from hvtx.model.plan import Snapshot
 from hvtx.model.resource import FIREWALL_KINDS, HOLDER, Kind, Link, Resource, State
+from hvtx.model.ruleset import Difference
 from hvtx.model.vm import Liveness, Network, Vm
 from hvtx.planner import remedy
 from hvtx.planner.drift import Wanted, drift
+from hvtx.planner.ownrules import by_row, told
 from hvtx.planner.presence import Presence, index, presence
 from hvtx.planner.provision import guards_bridge, port_guard
 from hvtx.store import intents, records
@@ -46,6 +48,8 @@ class Damage(NamedTuple):
     seen: Presence
     mend: str = remedy.REPAIR  # as people type it
     unheld: bool = False  # a published port that no socket is bound to
+    copies: bool = False  # more of it than one
+    harmless: bool = False  # nothing is let through or stopped by it
 
     @property
     def cuts(self) -> bool:
@@ -82,7 +86,8 @@ def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
     ]
     sighted = _sight(snapshot, rows)
     loopback = bridges_in_need(snapshot.rows, snapshot.life.id)
-    damages = _with_mends(snapshot, _damage(sighted, loopback))
+    differences = ownrules.look(runtime)
+    damages = _with_mends(snapshot, _damage(sighted, loopback, differences))
     repaired: list[dict[str, Any]] = list(passed)
     failed = _unseen(sighted)  # a look that failed does not make a thing whole
     _keep_settings(runtime, networks, repaired, failed)
@@ -102,7 +107,7 @@ def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
         ]
         events += [Event("failed", item["why"], item["kind"], item["key"]) for item in failed]
         operation.end("partial" if failed else "done", events=events)
-    return _document(repaired, failed)
+    return _document(repaired, failed + ownrules.of_others(differences))
 
 
 def _keep_settings(
@@ -165,18 +170,27 @@ def _runs(snapshot: Snapshot, vm: str) -> bool:
 # -- what is wrong ---------------------------------------------------------------------------------
 
 
-def look_now(snapshot: Snapshot) -> tuple[list[Damage], dict[str, list[str]]]:
+def look_now(
+    runtime: Runtime, snapshot: Snapshot
+) -> tuple[list[Damage], list[Difference], dict[str, list[str]]]:
     """What `repair` would find under every network and running VM; changes nothing.
 
-    And by the reason, the things of which nothing can be said.
+    Then what is somebody else's in our tables; and by the reason, the things of which nothing can
+    be said.
     """
+    differences = ownrules.look(runtime)
     rows = _made_here(snapshot)
     sighted = _sight(snapshot, [r for r in rows if r.vm is None or _runs(snapshot, r.vm)])
-    damages = _damage(sighted, bridges_in_need(snapshot.rows, snapshot.life.id))
+    loopback = bridges_in_need(snapshot.rows, snapshot.life.id)
+    damages = _damage(sighted, loopback, differences)
     unseen: dict[str, list[str]] = {}
     for item in _unseen(sighted):
         unseen.setdefault(item["why"], []).append(f"{item['kind']} {item['key']}")
-    return _with_mends(snapshot, damages), unseen
+    strange = [difference for difference in differences if difference.row is None]
+    strange += ownrules.filters_ahead([row for row, seen in sighted if seen.link and seen.here])
+    instead = {one.instead for one in strange}  # told with the command that takes it away
+    damages = [damage for damage in damages if damage.row.id not in instead]
+    return _with_mends(snapshot, damages), strange, unseen
 
 
 def _with_mends(snapshot: Snapshot, damages: Sequence[Damage]) -> list[Damage]:
@@ -226,15 +240,38 @@ def _sight(snapshot: Snapshot, rows: Sequence[Resource]) -> list[tuple[Resource,
 
 
 def _damage(
-    sighted: Sequence[tuple[Resource, Presence]], loopback: Collection[str]
+    sighted: Sequence[tuple[Resource, Presence]],
+    loopback: Collection[str],
+    differences: Sequence[Difference],
 ) -> list[Damage]:
     """Rows whose object is gone, incomplete or not attached as recorded (reads settings only).
 
-    ``loopback`` are the bridges that lead 127.0.0.1 to guests.
+    ``loopback`` are the bridges that lead 127.0.0.1 to guests, ``differences`` those of our tables.
     """
     with closing(Links()) as links, closing(LinkTraits()) as traits:
         found = _damage_of(sighted, loopback, links, traits)
-    return _with_unheld(found, sighted)
+    return _with_unheld(_with_differences(found, sighted, by_row(differences)), sighted)
+
+
+def _with_differences(
+    found: Sequence[Damage],
+    sighted: Sequence[tuple[Resource, Presence]],
+    differences: Mapping[int, Sequence[Difference]],
+) -> list[Damage]:
+    """The damages, in the words of what was seen of their rules; and those that only these tell."""
+    known = {damage.row.id: damage for damage in found}
+    for row, seen in sighted:
+        own = differences.get(row.id, ())
+        before = known.get(row.id)
+        if not own or seen.here is False:
+            continue
+        copies, harmless = any(d.copies for d in own), not any(d.stops for d in own)
+        if before is None:
+            known[row.id] = Damage(row, told(own), seen, copies=copies, harmless=harmless)
+        elif not seen.complete or seen.problem is not None:
+            what = seen._replace(problem=None)  # what stands in its place is told by itself
+            known[row.id] = before._replace(missing=told(own), seen=what, copies=copies)
+    return list(known.values())
 
 
 def _with_unheld(
@@ -414,7 +451,7 @@ def _mend_all(
                 attempt(damage, lambda damage=damage: _mend(runtime, damage, rows))  # type: ignore[misc]
     walls = [damage for damage in ordered if damage.row.kind in FIREWALL_KINDS and damage.cuts]
     for damage in sorted(walls, key=lambda d: d.row.spec["what"] != "base"):
-        attempt(damage, lambda damage=damage: _mend_firewall(runtime, damage.row))  # type: ignore[misc]
+        attempt(damage, lambda damage=damage: _mend_firewall(runtime, damage))  # type: ignore[misc]
 
 
 def _look_again(
@@ -426,7 +463,7 @@ def _look_again(
     snapshot = take_snapshot(runtime)
     sighted = _sight(snapshot, _made_here(snapshot))
     loopback = bridges_in_need(snapshot.rows, snapshot.life.id)
-    damages = _damage(sighted, loopback)
+    damages = _damage(sighted, loopback, ownrules.look(runtime))
     wrong = {(str(d.row.kind), d.row.key, d.cuts): f"{d.missing}, still" for d in damages}
     unseen = {(item["kind"], item["key"]): item["why"] for item in _unseen(sighted)}
     for item in list(repaired):
@@ -505,6 +542,8 @@ def _set_again(row: Resource, rows: Sequence[Resource], links: Links) -> None:
             traits.set_bridge(index, wanted.bridge)
         if wanted.port:
             traits.set_port(index, wanted.port)
+        if wanted.queue:
+            traits.set_queue(index, wanted.queue)
     if wanted.silent:
         links.change(index, quiet6=True)
         remove_link_local(index, row.spec.get("addresses", ()))
@@ -560,8 +599,12 @@ def _leads_loopback(runtime: Runtime, row: Resource) -> bool:
     return row.key in bridges_in_need(published, row.life)
 
 
-def _mend_firewall(runtime: Runtime, row: Resource) -> None:
-    observed = runtime.firewall(row.spec["backend"]).mend([row])
+def _mend_firewall(runtime: Runtime, damage: Damage) -> None:
+    row = damage.row
+    driver = runtime.firewall(row.spec["backend"])
+    if damage.copies and not (left := driver.remove_copies(row)).gone:
+        raise HvtxError(left.message)
+    observed = driver.mend([row])
     if (row.spec["what"] == "base" or outdated(row)) and row.id in observed:
         kept = {name: row.observed[name] for name in (HOLDER,) if name in row.observed}
         with runtime.store.transaction() as sql:

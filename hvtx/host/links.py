@@ -82,7 +82,7 @@ _CLSACT, _CLSACT_HANDLE, INGRESS, EGRESS = 0xFFFFFFF1, 0xFFFF0000, 0xFFFFFFF2, 0
 _BPF_OPS_LEN, _BPF_OPS, _BPF_FLAGS, _BPF_ACT_DIRECT = 4, 5, 8, 1
 # Priority and handle by which a filter is known as hvtx's own, of whatever installation: "hv" and
 # "hvtx". It has no comment; the mark is that of the device, with which it goes.
-_OWN_PRIORITY, _OWN_HANDLE, _ETH_P_ALL = 0x6876, 0x68767478, 0x0003
+OWN_PRIORITY, _OWN_HANDLE, _ETH_P_ALL = 0x6876, 0x68767478, 0x0003
 _NO_SUCH_KIND = frozenset({errno.ENOENT, errno.EOPNOTSUPP})
 _TUN_OWNER, _TUN_GROUP = 1, 2
 # An address without IFA_F_PERMANENT has a lifetime. 169.254/16 of scope link is what a host gives
@@ -358,7 +358,7 @@ class Links:
         for side in (INGRESS, EGRESS):
             for data in self._dump(_GETFILTER, _TCMSG.pack(0, ifindex, 0, side, 0)):
                 _, _, handle, _, info = _TCMSG.unpack_from(data)
-                if info >> 16 != _OWN_PRIORITY or handle not in (0, _OWN_HANDLE):
+                if info >> 16 != OWN_PRIORITY or handle not in (0, _OWN_HANDLE):
                     return False
                 mine += 1
         return mine > 0
@@ -380,7 +380,7 @@ def silence(links: Links, ifindex: int, addresses: Iterable[Address], own: Colle
 
 
 def _own_filter(ifindex: int, side: int) -> bytes:
-    info = _OWN_PRIORITY << 16 | socket.htons(_ETH_P_ALL)
+    info = OWN_PRIORITY << 16 | socket.htons(_ETH_P_ALL)
     return _TCMSG.pack(0, ifindex, _OWN_HANDLE, side, info)
 
 

@@ -92,11 +92,15 @@ class BatchRefused(KernelError):
 
 
 class Element(NamedTuple):
-    """An element as it stands in a set: raw key, raw data (or verdict), comment."""
+    """An element as it stands in a set: raw key, raw data (or verdict), comment.
+
+    ``flows``: it matches only beyond so many tracked connections, 0 where it has no such limit.
+    """
 
     key: bytes
     data: bytes
     comment: str | None
+    flows: int = 0
 
 
 class Piece(NamedTuple):
@@ -395,7 +399,7 @@ def parse_elements(body: bytes, found: list[Element]) -> None:
             if length < 12 or stop > end or key_kind & 0x3FFF != _ELEM_KEY or value_length < 5:
                 raise Garbled("a set element in a form that is not known")
             key = body[at + 12 : at + 8 + value_length]
-            data, comment = b"", None
+            data, comment, flows = b"", None, 0
             inner = at + 4 + ((key_length + 3) & ~3)
             while inner < stop:
                 size, what = _TWO.unpack_from(body, inner)
@@ -404,14 +408,24 @@ def parse_elements(body: bytes, found: list[Element]) -> None:
                 what &= 0x3FFF
                 if what == _ELEM_DATA:
                     data = body[inner + 8 : inner + 4 + _TWO.unpack_from(body, inner + 4)[0]]
+                elif what == _ELEM_EXPR:
+                    flows = _flows(body, inner + 4, inner + size)
                 elif what == _ELEM_USERDATA:
                     if body[inner + 4] == 0 and body[inner + 5] == size - 6:  # a comment only
                         comment = body[inner + 6 : inner + size - 1].decode(errors="replace")
                     else:
                         comment = comment_of(body[inner + 4 : inner + size])
                 inner += (size + 3) & ~3
-            found.append(Element(key, data, comment))
+            found.append(Element(key, data, comment, flows))
             at += (length + 3) & ~3
+
+
+def _flows(body: bytes, start: int, stop: int) -> int:
+    """The number of an element's ``ct count over``; 0 for other statements."""
+    fields = attribute_map(body, start, stop)
+    if _string(fields.get(_EXPR_NAME)) != "connlimit":
+        return 0
+    return int.from_bytes(attribute_map(fields[_EXPR_DATA]).get(_CONNLIMIT_COUNT, b""), "big")
 
 
 # ---------------------------------------------------------------- the socket

@@ -40,7 +40,7 @@ Facts that shaped the rules:
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from hvtx.errors import UsageError
@@ -406,14 +406,20 @@ def table_name(installation: str) -> str:
     return f"hvtx-{installation}"
 
 
-def declarations(family: str) -> str:
-    """The sets, maps and empty chains of a table, as the inside of an nft table block."""
+def declarations(family: str, bare: Collection[str] = ()) -> str:
+    """The sets, maps and empty chains of a table, as the inside of an nft table block.
+
+    Chains of ``bare`` are without their hooks.
+    """
     skeleton = SKELETONS[family]
     lines = []
     for name, declared in skeleton.sets.items():
         what, definition = declared.split("|")
         lines.append(f" {what} {name} {{ {definition} }}")
-    lines += [f" chain {chain.name} {{ {chain.hook} }}" for chain in skeleton.chains]
+    lines += [
+        f" chain {chain.name} {{ {'' if chain.name in bare else chain.hook} }}"
+        for chain in skeleton.chains
+    ]
     return "\n".join(lines)
 
 

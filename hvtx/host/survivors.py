@@ -95,7 +95,7 @@ def _look(user: int, main: int) -> tuple[list[Identity], bool]:
             if entry.stat().st_uid == user and int(entry.name) != main:
                 found.append(procfs.identify(int(entry.name)))
         except (FileNotFoundError, ProcessLookupError):
-            fled = True  # also if it has ended and is not reaped yet: who forked it did so just now
+            fled = True  # or it ended and waits for its parent, which forked it just now
         except OSError:
             continue
     return found, fled

@@ -14,7 +14,7 @@ from hvtx.host.retry import persistently
 from hvtx.model.traits import FORWARDING, Traits
 
 _NEWLINK, _GETLINK, _SETLINK = 16, 18, 19
-_PROTINFO, _LINKINFO, _AF_SPEC, _EXT_MASK = 12, 18, 26, 29
+_PROTINFO, _TXQLEN, _LINKINFO, _AF_SPEC, _EXT_MASK = 12, 13, 18, 26, 29
 _INFO_KIND, _INFO_DATA, _INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 1, 2, 4, 5
 _AF_BRIDGE, _INET6, _ADDR_GEN_MODE = 7, 10, 8
 _SKIP_STATS = 1 << 3
@@ -87,6 +87,11 @@ class LinkTraits:
         info = nested(_LINKINFO, text(_INFO_KIND, "bridge"), data)
         self._channel.request(_NEWLINK, 0, _IFINFO.pack(0, 0, ifindex, 0, 0) + info)
 
+    def set_queue(self, ifindex: int, length: int) -> None:
+        """Set how many frames wait for the reader of a TAP. Raises OSError."""
+        head = _IFINFO.pack(0, 0, ifindex, 0, 0)
+        self._channel.request(_NEWLINK, 0, head + u32(_TXQLEN, length))
+
     def turn_arp_on(self, ifindex: int) -> None:
         """Let the host resolve neighbours of a link. Raises OSError."""
         self._channel.request(_NEWLINK, 0, _IFINFO.pack(0, 0, ifindex, 0, _IFF_NOARP))
@@ -106,6 +111,7 @@ def _traits(data: bytes) -> Traits:
         bool(flags & _CARRIER),
         _settings(info, _INFO_SLAVE_KIND, _INFO_SLAVE_DATA, _PORT),
         _settings(info, _INFO_KIND, _INFO_DATA, _BRIDGE),
+        int.from_bytes(found[_TXQLEN][:4], "little") if _TXQLEN in found else None,
     )
 
 

@@ -16,3 +16,4 @@ class Traits(NamedTuple):
     carrier: bool
     port: Mapping[str, int]  # of its port in a bridge; empty if it is none
     bridge: Mapping[str, int]  # of a bridge
+    txqueuelen: int | None = None

@@ -32,6 +32,7 @@ _PORT = {
     "vlan_tunnel": 0,
     "group_fwd_mask": 0,
 }
+_QUEUE = 1000  # frames: the kernel's own; with 0 a TAP's reader gets none at all
 _APART = {"mcast_flood": 0, "bcast_flood": 0, "mcast_router": 0}  # hvtx.host.links, keep_apart
 _BRIDGE = {"stp_state": 0, "vlan_filtering": 0, "group_fwd_mask": 0, "no_linklocal_learn": 1}
 
@@ -44,6 +45,7 @@ class Wanted(NamedTuple):
     arp: bool = False  # ARP is to be on
     port: Mapping[str, int] = {}
     bridge: Mapping[str, int] = {}
+    queue: int = 0  # the txqueuelen to be set, 0 for none
 
 
 def drift(seen: Traits, *, bridge: bool, apart: bool = False) -> Wanted:
@@ -67,7 +69,9 @@ def drift(seen: Traits, *, bridge: bool, apart: bool = False) -> Wanted:
     if seen.carrier and state != FORWARDING:
         wrong["state"] = FORWARDING
         words.append(f"its port state was {_STATES.get(state, state)}")
-    return Wanted(tuple(words), silent, False, wrong, {})
+    queue = _QUEUE if seen.txqueuelen == 0 else 0
+    words += ["its txqueuelen was 0: no frame came to its guest"] if queue else []
+    return Wanted(tuple(words), silent, False, wrong, {}, queue)
 
 
 _STATES = {0: "disabled", 1: "listening", 2: "learning", 4: "blocking"}

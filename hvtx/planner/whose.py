@@ -14,6 +14,7 @@ from typing import NamedTuple
 from hvtx.model.mark import FAMILY, Mark, UnreadableMark, parse_mark
 from hvtx.model.plan import Item, Plan, Reason, Snapshot
 from hvtx.model.resource import Kind, Link, Resource, link_called
+from hvtx.model.ruleset import Difference
 from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import Liveness, Network, Publish, Vm
 from hvtx.planner import addressees
@@ -47,6 +48,7 @@ class Sight(NamedTuple):
     deaf: str = ""  # why sockets may be missing
     unread: str = ""  # why rules and places are missing, if they could not be read
     tombstone: Resource | None = None  # the released row with the mark that was asked for
+    differences: tuple[Difference, ...] = ()  # what in our own tables is not as hvtx made it
 
 
 class Subject(NamedTuple):
@@ -441,7 +443,14 @@ def _place(sight: Sight, place: str) -> Subject:
     inside = [r for r in sight.rules if r.place == place or r.place.startswith(place + " ")]
     marked = sum(1 for rule in inside if rule.mark)
     rules = "1 rule" if len(inside) == 1 else f"{len(inside)} rules"
-    evidence = (f"{rules} in it, {marked} with a mark of hvtx",)
+    changed = [d for d in sight.differences if f"{d.place} ".startswith(f"{place} ")]
+    evidence = (
+        f"{rules} in it, {marked} with a mark of hvtx",
+        *(f"{d.place}: {d.words}: {d.mend}" for d in changed),
+    )
+    if any(d.whole and d.place == place for d in changed):
+        words = f"not hvtx's, although it stands in hvtx's own table {parts[2]}"
+        return Subject(kind, place, words, evidence=evidence)
     named = _OURS.match(parts[2] if parts[0] == "nft" else parts[-1])
     if named is None:
         looks = likeness(parts[-1]) or (likeness(parts[2]) if parts[0] == "nft" else None)
@@ -516,6 +525,11 @@ def _rules(sight: Sight, text: str) -> Iterator[Subject]:
         if entry.mark in told and text in f"{entry.place}: {entry.text}":
             item = next(item for item in sight.plan.items if item.mark == entry.mark)
             yield _of_item(sight, item, evidence=(f"{entry.place}: {entry.text}",))
+    for one in sight.differences:
+        if one.element and text in f"{one.place}: {one.element}":
+            words = "not hvtx's, although it stands in hvtx's own table"
+            more = (f"to remove it: {one.mend}",)
+            yield Subject("rule", f"{one.place}: {one.element}", words, evidence=more)
 
 
 def _bare(text: str) -> str:
@@ -530,6 +544,11 @@ def _rule(sight: Sight, rule: StrangeRule) -> Subject:
             found = _of_item(sight, item, evidence=(rule.key,))
             return found._replace(kind="rule", key=rule.key)
         words = f"not ours: it carries {rule.mark}" if rule.mark.startswith(FAMILY) else words
+    spoken = f"handle {rule.handle})" if rule.handle else f"`{rule.text}`"
+    for one in sight.differences:
+        if one.row is None and one.place == rule.place and spoken in one.words:
+            words = "not hvtx's, although it stands in a table or chain of hvtx's, or leads there"
+            return Subject("rule", rule.key, words, evidence=(f"to remove it: {one.mend}",))
     keeper = keeper_of(rule)
     looks = next((w for name in (rule.chain, rule.table) if (w := likeness(name))), None)
     looks = looks or next(

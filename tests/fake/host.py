@@ -155,6 +155,9 @@ class FakeNftables:
     def objects(self) -> list[Named]:
         return []
 
+    def dump_all(self, number: int) -> list[bytes]:
+        return list(self._rules.shapes(number))
+
     def dump_elements(self, family: str, table: str, name: str) -> list[bytes]:
         return list(self._rules.dump(family, table, name))
 

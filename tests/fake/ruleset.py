@@ -15,6 +15,10 @@ from hvtx.host.nfnetlink import (
     DELRULE,
     DELSETELEM,
     DELTABLE,
+    FAMILIES,
+    GETCHAIN,
+    GETSET,
+    GETTABLE,
     NEWSETELEM,
     BatchRefused,
     Command,
@@ -26,6 +30,8 @@ from hvtx.host.nfnetlink import (
     add_element,
     parse_elements,
 )
+from hvtx.host.nftlayout import SKELETONS
+from hvtx.host.nftshape import hook_of, new_chain
 
 _CREATE = re.compile(r'create table (\S+) (\S+) \{ comment "([^"]*)"; \}')
 _OPEN = re.compile(r"(?:add )?table (\S+) (\S+) \{")
@@ -135,9 +141,27 @@ class Ruleset:
     def dump(self, family: str, name: str, of: str) -> list[bytes]:
         """A set's elements as the kernel sends them."""
         return [
-            _body(Piece(family, name, of, e.key, e.data, of == "within"), e.comment)
+            _body(Piece(family, name, of, e.key, e.data, of == "within", e.flows), e.comment)
             for e in self.tables[family, name].sets[of].values()
         ]
+
+    def shapes(self, number: int) -> list[bytes]:
+        """All tables, chains or sets as the kernel sends them; chains are at their hooks."""
+        found = []
+        for (family, name), table in self.tables.items():
+            head = bytes((FAMILIES[family], 0, 0, 0))
+            if number == GETTABLE:
+                found.append(head + text(1, name))
+            elif number == GETCHAIN:
+                skeleton = SKELETONS.get(family)
+                hooks = {c.name: hook_of(c.hook) for c in skeleton.chains} if skeleton else {}
+                found += [
+                    head + new_chain(family, name, chain, hooks.get(chain)).body
+                    for chain in table.chains
+                ]
+            elif number == GETSET:
+                found += [head + text(1, name) + text(2, one) for one in table.sets]
+        return found
 
     # -- what nft does ---------------------------------------------------------------------------
 

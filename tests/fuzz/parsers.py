@@ -28,6 +28,7 @@ from hvtx.host import (
     api,
     capabilities,
     conntrack,
+    filters,
     holder,
     images,
     kvm,
@@ -37,6 +38,8 @@ from hvtx.host import (
     netlink,
     nfnetlink,
     nftlayout,
+    nftseen,
+    nftshape,
     portowner,
     ports,
     procfs,
@@ -181,6 +184,8 @@ def tables(bodies: list[bytes]) -> None:
     for read in (told.tables, told.rules, told.sets, told.chains, told.objects):
         assert len(read()) >= len(bodies), read
     told.chain_comments("store")
+    for shape in (nftshape.flags, nftshape.hooks, nftseen.sets, nftseen.objects):
+        shape(told, "hvtx-abc")
     for rule in told.rules():
         nfnetlink.xt_comment(rule)
         nfnetlink.translates(rule.expressions)
@@ -192,6 +197,7 @@ def elements(bodies: list[bytes]) -> None:
     for element in nfnetlink.all_elements(bodies):
         for family, name in nftlayout._RENDER:
             assert nftlayout.render(family, name, element.key, element.data)
+            nftseen.spelt(family, name, element.key)
         assert nftlayout.render("ip", "theirs", element.key, element.data)
 
 
@@ -822,7 +828,9 @@ PARSERS: dict[str, Parser] = {
     ),
     "addresses": Parser(every_address, dumps("addresses"), GARBLED, ("host.links._address",)),
     "traffic control": Parser(
-        lambda given: links(*given).filtered(), st.tuples(dumps("qdiscs"), st.lists(FILTERS, max_size=3)), GARBLED, ("host.links.Links.filtered", "host.links.Links._only_ours")
+        lambda given: (links(*given).filtered(), list(map(filters._preference, given[0]))),
+        st.tuples(dumps("qdiscs"), st.lists(FILTERS, max_size=3)), GARBLED,
+        ("host.links.Links.filtered", "host.links.Links._only_ours", "host.filters._preference")
     ),
     "a filter of ours": Parser(
         lambda body: links([body]).guarding(1), FILTERS, GARBLED,
@@ -847,7 +855,10 @@ PARSERS: dict[str, Parser] = {
         tables, st.one_of(*(dumps(name) for name in ("table", "chain", "rule", "set", "object", "flowtable"))), GARBLED,
         ("host.nfnetlink.parse_table", "host.nfnetlink._chain_comment", "host.nfnetlink.parse_rule",
          "host.nfnetlink.parse_named", "host.nfnetlink.expressions", "host.nfnetlink.xt_comment",
-         "host.nfnetlink._string", "host.nfnetlink.comment_of", "drivers.strangers._unmoved"),
+         "host.nfnetlink._string", "host.nfnetlink.comment_of", "drivers.strangers._unmoved",
+         "host.nftshape._table", "host.nftshape._chain", "host.nftseen._set", "host.nftseen._object",
+         "host.nftshape._devices", "host.nftshape.string", "host.nftshape.number",
+         "host.nftshape.family_of"),
     ),
     "generations": Parser(
         lambda body: ToldTables([body]).generation(), reshaped([bytes(4) + netlink.attribute(1, bytes(4))], 4), GARBLED,
@@ -855,7 +866,9 @@ PARSERS: dict[str, Parser] = {
     ),
     "elements": Parser(
         elements, dumps("elements"), GARBLED,
-        ("host.nfnetlink.parse_elements", "host.nftlayout.render", "host.nftlayout._verdict", "host.nftlayout._name"),
+        ("host.nfnetlink.parse_elements", "host.nfnetlink._flows", "host.nftlayout.render",
+          "host.nftlayout._verdict", "host.nftlayout._name", "host.nftseen.spelt", "host.nftseen._device",
+          "host.nftseen._v4", "host.nftseen._v6", "host.nftseen._mac", "host.nftseen._service"),
         lambda n: [sample("elements")[0]] * n,
     ),
     "flows": Parser(conntrack.parse, bodies("flows"), GARBLED, ("host.conntrack.parse",)),

@@ -160,7 +160,7 @@ class World:
             for place in nft.sets():
                 if not place.flags & nfnetlink.SET_ANONYMOUS:
                     here = (place.family, place.table, place.name)
-                    for key, data, comment in nfnetlink.all_elements(nft.dump_elements(*here)):
+                    for key, data, comment, _ in nfnetlink.all_elements(nft.dump_elements(*here)):
                         elements[*here, key] = (data, comment or None)
             return Look(
                 {link.ifindex: link for link in links.all()},

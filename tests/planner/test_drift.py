@@ -79,3 +79,11 @@ def test_what_is_an_administrators_stays() -> None:
 def test_what_the_kernel_does_not_name_is_not_judged() -> None:
     assert drift(Traits(None, True, True, {}, {}), bridge=False) == Wanted()
     assert drift(Traits(None, True, True, {}, {}), bridge=True) == Wanted()
+
+
+def test_a_queue_of_no_frame_is_made_longer_and_others_are_a_matter_of_taste() -> None:
+    found = drift(TAP._replace(txqueuelen=0), bridge=False)
+    assert found == Wanted(("its txqueuelen was 0: no frame came to its guest",), queue=1000)
+    for length in (None, 1, 100, 1000):
+        assert drift(TAP._replace(txqueuelen=length), bridge=False) == Wanted()
+    assert drift(OURS._replace(txqueuelen=0), bridge=True) == Wanted()  # it has no queue

@@ -1,0 +1,127 @@
+"""What the nftables driver decides over what it read: whose it is, what is missing. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from hvtx.host import traces
+from hvtx.host.nfnetlink import Element, Piece, Rule
+from hvtx.host.nftlayout import FAMILIES, SKELETONS, Skeleton, layout, render
+from hvtx.host.nftshape import digest
+from hvtx.model.resource import GONE, Outcome, Resource
+
+
+def place_of(*parts: str) -> str:
+    """Where an entry is: ``nft inet hvtx-… dnat4_any``."""
+    return "nft " + " ".join(parts)
+
+
+def digests(rules: Iterable[Rule], mark: str) -> dict[str, list[str]]:
+    """``{"inet raw": [digest, …]}`` of the rules with this mark, in order."""
+    found: dict[str, list[str]] = {}
+    for rule in rules:
+        if rule.comment == mark:
+            found.setdefault(f"{rule.family} {rule.chain}", []).append(digest(rule))
+    return found
+
+
+def describe(piece: Piece) -> str:
+    """A wanted element in words, for messages."""
+    text = render(piece.family, piece.set, piece.key, piece.data)
+    return f"`{text}` in {place_of(piece.family, piece.table, piece.set)}"
+
+
+def judge(piece: Piece, there: Element | None, mark: str) -> Outcome | None:
+    """What becomes of one element at release: None to delete it, else an outcome."""
+    if there is None:
+        return GONE
+    if there.comment is None:
+        return Outcome(False, "mark-stripped", f"{describe(piece)} has no comment")
+    if there.comment != mark:
+        return Outcome(False, "mark-mismatch", f"{describe(piece)} carries {there.comment!r}")
+    if there.data != piece.data:
+        return Outcome(False, "edited-copy", f"{describe(piece)} was changed")
+    return None
+
+
+def strangers(
+    family: str,
+    mark: str,
+    named: Iterable[tuple[str, str]],
+    rules: Iterable[Rule],
+    sets: Iterable[tuple[str, Sequence[Element]]],
+) -> str:
+    """What in a table of ours is not the base row's, in words; empty if nothing.
+
+    ``named`` holds kind and name of every chain, set and object in it, ``sets`` the elements.
+    """
+    skeleton = SKELETONS.get(family, Skeleton({}, ()))
+    ours = {("chain", chain.name) for chain in skeleton.chains}
+    ours |= {("set", name) for name in skeleton.sets}
+    ours |= {("chain", traces.CHAIN)} if family == traces.CHAIN_FAMILY else set()
+    for kind, name in named:
+        if (kind, name) not in ours:
+            return f"{kind} {name}"
+    for rule in rules:
+        if rule.comment != mark:
+            return f"a rule in chain {rule.chain} (handle {rule.handle})"
+    for name, elements in sets:
+        for element in elements:
+            text = render(family, name, element.key, element.data)
+            return f"`{text}` in {name} ({element.comment or 'no comment'})"
+    return ""
+
+
+def surplus(rules: Sequence[Rule], mark: str) -> list[Rule]:
+    """Rules with ``mark`` that repeat an earlier one of the same chain, expressions and all."""
+    seen: set[tuple[str, str, bytes]] = set()
+    found = []
+    for rule in rules:
+        if rule.comment == mark:
+            key = (rule.family, rule.chain, rule.expressions)
+            if key in seen:
+                found.append(rule)
+            seen.add(key)
+    return found
+
+
+def families_of(row: Resource) -> tuple[str, ...]:
+    """The families of the tables that a base row stands for.
+
+    One table each; rows of earlier versions, which do not say, stand for both.
+    """
+    return tuple(row.spec.get("families", FAMILIES))
+
+
+def layouts_of(row: Resource) -> dict[str, str]:
+    """What this version makes of a base row's tables."""
+    return {family: layout(family) for family in families_of(row)}
+
+
+def damaged(
+    rules: Sequence[Rule],
+    observed: Mapping[str, Any],
+    mark: str,
+    families: Iterable[str] = FAMILIES,
+) -> set[tuple[str, str]]:
+    """Family and name of the static chains whose marked rules are not those on record."""
+    recorded = observed.get("rules", {})
+    there = digests(rules, mark)
+    return {
+        (family, chain.name)
+        for family in families
+        for chain in SKELETONS[family].chains
+        if there.get(key := f"{family} {chain.name}") != recorded.get(key, [])
+    }
+
+
+def without_comment(text: str) -> str:
+    """A rule's text without the comment: that is in the entry's mark."""
+    return re.sub(r' comment "[^"]*"$', "", text)
+
+
+def counts_others(element: Element, piece: Piece) -> bool:
+    """Whether an element lets other numbers of flows pass than ours."""
+    return piece.flows > 0 and element.flows != piece.flows

@@ -1,0 +1,152 @@
+"""Whether hvtx's own tables and chains are as it made them: read whole, compared with the record.
+
+One dump of each kind and set, none for a single VM. The host is read before the record, so that
+what an operation makes meanwhile is not taken for somebody else's; and what differs is looked at a
+second time, since an operation may have been in the middle of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hvtx.drivers import nftables
+from hvtx.engine.runtime import Runtime
+from hvtx.errors import HostRefused, NotPermitted
+from hvtx.host import nftshape, traces
+from hvtx.host.nftwanted import wanted_tables
+from hvtx.model.mark import parse_mark
+from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource, State
+from hvtx.model.ruleset import Difference, SeenLine, SeenTable, WantedLine
+from hvtx.planner import ownrules
+from hvtx.store import records
+
+
+def look(runtime: Runtime) -> list[Difference]:
+    """Everything that is not as it was made; changes nothing.
+
+    Raises Contended, NotPermitted, HostRefused.
+    """
+    found = _once(runtime)
+    if found:
+        again = set(_once(runtime))
+        found = [difference for difference in found if difference in again]
+    return found
+
+
+def filters_ahead(rows: Sequence[Resource]) -> Iterator[Difference]:
+    """Filters of others that decide on our devices before those that hold guests after a flush."""
+    from hvtx.host.filters import ahead
+    from hvtx.host.links import EGRESS, INGRESS
+
+    devices = {row.spec["ifindex"]: row for row in rows}
+    sides = {i: INGRESS if row.kind == Kind.TAP else EGRESS for i, row in devices.items()}
+    for index, preference in ahead(sides):
+        row = devices[index]
+        side = "ingress" if row.kind == Kind.TAP else "egress"
+        words = f"a filter of tc that is not hvtx's decides before hvtx's own ({side}, pref"
+        mend = f"tc filter del dev {row.key} {side} pref {preference}"
+        yield Difference(f"{row.kind} {row.key}", f"{words} {preference})", mend, stops=False)
+
+
+def of_others(differences: Sequence[Difference]) -> list[dict[str, Any]]:
+    """What stands in our tables, does something there, and is not ours to remove: for `repair`."""
+    return [
+        {
+            "kind": "rule",
+            "key": one.place,
+            "missing": one.words,
+            "why": f"it is left alone, since it is somebody else's: {one.mend}",
+        }
+        for one in differences
+        if one.row is None and one.stops
+    ]
+
+
+def _once(runtime: Runtime) -> list[Difference]:
+    tables = runtime.firewall("nftables").own_tables()  # type: ignore[attr-defined]
+    lines = _lines(runtime)
+    carried = {element.comment for table in tables for element in table.elements}
+    carried |= {line.mark for line in lines}
+    with runtime.reading() as sql:
+        every = [r for r in records.resources(sql) if r.kind in FIREWALL_KINDS]
+        marks = {row.mark for row in every}
+        unknown = [mark for mark in carried - marks if mark and parse_mark(mark)]
+        released = records.tombstones(sql, unknown)
+    own = [row for row in every if _made_here(runtime, row)]
+    known = frozenset(marks - {row.mark for row in own}) | frozenset(released)
+    return [*_of_tables(own, tables, known), *_of_lines(runtime, own, lines, known)]
+
+
+def _made_here(runtime: Runtime, row: Resource) -> bool:
+    whole = row.state == State.COMMITTED and row.life == runtime.life.id
+    return whole and not row.spec.get("imported") and row.spec["what"] != "imported"
+
+
+def _of_tables(
+    rows: Sequence[Resource], seen: Sequence[SeenTable], known: frozenset[str]
+) -> Iterator[Difference]:
+    own = [row for row in rows if row.spec["backend"] == nftables.BACKEND]
+    older = {row.id for row in own if nftables.outdated(row)}
+    for wanted, table in wanted_tables(own, map(_without_trace, seen), known, older):
+        yield from ownrules.of_table(wanted, table, nftshape.hook_words)
+
+
+def _without_trace(table: SeenTable) -> SeenTable:
+    """A table without the empty chain that only says where the store is."""
+    trace = (table.family, traces.CHAIN) == (traces.CHAIN_FAMILY, traces.CHAIN)
+    inside = any(rule.chain == traces.CHAIN for rule in table.rules)
+    if not trace or inside or table.hooks.get(traces.CHAIN) is not None:
+        return table
+    return table._replace(hooks={n: h for n, h in table.hooks.items() if n != traces.CHAIN})
+
+
+def _lines(runtime: Runtime) -> list[SeenLine]:
+    """The rules of the legacy tables, where the installation has some there.
+
+    None where they cannot be read: what is known of each row says so.
+    """
+    used = runtime.read(records.resources_of_kind, *FIREWALL_KINDS)
+    if not any(row.spec["backend"] == "iptables" for row in used):
+        return []
+    try:
+        return _legacy_rules()
+    except (NotPermitted, HostRefused):
+        return []
+
+
+def _legacy_rules() -> list[SeenLine]:
+    from hvtx.host import xtables
+
+    found = []
+    for family, tool in xtables.TOOLS.items():
+        places: dict[tuple[str, str], int] = {}
+        for rule in xtables.saved(family).rules:
+            chain = (rule.table, rule.chain)
+            places[chain] = place = places.get(chain, 0) + 1
+            found.append(SeenLine(tool, *chain, rule.text, rule.mark, place))
+    return found
+
+
+def _of_lines(
+    runtime: Runtime, rows: Sequence[Resource], seen: Sequence[SeenLine], known: frozenset[str]
+) -> list[Difference]:
+    own = [row for row in rows if row.spec["backend"] == "iptables"]
+    if not seen or not own:
+        return []
+    from hvtx.drivers import iptables
+    from hvtx.host import xtables
+
+    wanted = [
+        WantedLine(
+            row.id, row.mark, xtables.TOOLS[rule.family], rule.table, rule.chain, rule.text,
+            (rule.table, rule.chain) == iptables.GUARDS,
+        )
+        for row in own
+        for rule in iptables.rules_of(runtime.installation, row)
+    ]  # fmt: skip
+    chains = {
+        table: frozenset(iptables.own_chains(runtime.installation, table))
+        for table in iptables.TABLES
+    }
+    return ownrules.of_lines(wanted, seen, chains, known)
