@@ -203,6 +203,8 @@ class Tries:
             self._scratch.forget_neighbours()
             if attempt():
                 return None
+            if (found := causes.of_trace(self._scratch.steps())) is not None:
+                return found  # told late: the kernel had put the packet's way off
         own = None if self._unheard else causes.of_trace(heard, ours=True)
         found = own or causes.UNKNOWN._replace(packets=causes.packets_of(self._scratch, legs))
         return found._replace(suspects=self._evidence.suspects(family, attempt))
