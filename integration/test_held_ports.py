@@ -257,7 +257,8 @@ def test_who_took_a_port_is_told_with_what_gives_it_back(hvtx: Program, bound: s
     assert any(f"pid {holder}, has ended" in line and "hvtx repair" in line for line in told), told
     with stranger(bound) as program:
         try:
-            who = f"python3 (pid {program.pid}, user root)"
+            name = Path(f"/proc/{program.pid}/comm").read_text().strip()
+            who = f"{name} (pid {program.pid}, user root)"
             found = findings(hvtx, "damage")
             assert [f["level"] for f in found] == ["warning"]
             assert who in str(found[0]["evidence"])
@@ -282,7 +283,8 @@ def test_a_host_daemons_port_is_told_with_its_program(hvtx: Program) -> None:
     hvtx("vm", "create", "down", "--network", "net", "-p", "8085:80", *SLEEP)
     with stranger("tcp 127.0.0.1 8085", "udp :: 5353", "udp 0.0.0.0 5354") as program:
         try:
-            who = f"python3 (pid {program.pid}, user root)"
+            name = Path(f"/proc/{program.pid}/comm").read_text().strip()
+            who = f"{name} (pid {program.pid}, user root)"
             for port in ("8085", "5353/udp", "5354"):
                 told = hvtx("explain", port, "--json").json()
                 assert who in str(told["evidence"]), told

@@ -420,6 +420,43 @@ def test_what_it_started_beside_itself_ends_with_its_vm(hvtx: Forked, what: str)
     hvtx("vm", "start", "web")
 
 
+ANOTHERS = """
+import fcntl, os, struct, sys, time
+device = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(device, 0x400454CA, struct.pack("16sH22x", b"anothers", 0x1002))  # TUNSETIFF
+print("open", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_process_of_the_same_user_that_has_another_tap_is_left(hvtx: Forked) -> None:
+    """Two installations may give two VMs one user id: whoever has another TAP runs another VM."""
+    hvtx("network", "create", "net", "--subnet", "10.77.0.0/24")
+    hvtx("vm", "run", "web", "--network", "net", "--", "sleep", "600")
+    user = str(hvtx.vm("web")["user"])
+    lab.run("ip", "tuntap", "add", "anothers", "mode", "tap", "user", user)
+    words = (
+        "setpriv",
+        "--reuid",
+        user,
+        "--regid",
+        user,
+        "--clear-groups",
+        sys.executable,
+        "-c",
+        ANOTHERS,
+    )
+    with in_its_directory(), subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "open\n"
+            assert "are left" in hvtx("vm", "stop", "web").err
+            assert other.poll() is None
+        finally:
+            other.kill()
+    assert hvtx.is_clean()
+
+
 def test_without_the_right_to_be_its_user_they_end_one_by_one(
     hvtx: Forked, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hvtx.host import survivors
+from hvtx.model.resource import Kind
 from hvtx.model.user import is_own
+from hvtx.store import records
 from hvtx.store.history import Event
 
 if TYPE_CHECKING:
@@ -25,7 +27,10 @@ def end_survivors(
     user = row.observed.get("user")
     if not isinstance(user, int) or not is_own(user):
         return
-    found = survivors.end(user, identity, force=force)
+    runtime = operation.runtime
+    rows = runtime.read(records.resources_of_vm, row.vm) if row.vm else []
+    devices = [other.key for other in rows if other.kind == Kind.TAP]
+    found = survivors.end(user, identity, devices, force=force)
     events = []
     if found.ended:
         words = f"processes that VM {row.key} had started beside its own are ended: {found.ended}"
@@ -36,5 +41,5 @@ def end_survivors(
         if tell is not None:
             tell(f"{words} (ps -u {user})")
     if events:
-        with operation.runtime.store.transaction() as sql:
+        with runtime.store.transaction() as sql:
             operation.history(sql, events)

@@ -453,6 +453,20 @@ def _held(pid: int, wanted: frozenset[str], here: tuple[int, int]) -> Iterator[s
                 yield name
 
 
+def open_devices(pid: int) -> set[str]:
+    """The TUN and TAP devices, of whatever namespace, that a process has open; raises OSError."""
+    found = set()
+    for directory in _tables(pid):
+        for number in os.listdir(directory + "fd"):
+            try:
+                link = os.readlink(f"{directory}fd/{number}")
+                if link.startswith("/") and "tun" in link:
+                    found.add(device_in(_read(f"{directory}fdinfo/{number}")))
+            except FileNotFoundError:
+                continue
+    return found - {""}
+
+
 def device_in(fdinfo: bytes) -> str:
     """The interface behind a tun descriptor, by its fdinfo; empty if there is none (pure).
 

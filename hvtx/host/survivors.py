@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -48,11 +48,12 @@ class Survivors(NamedTuple):
     left: int = 0
 
 
-def end(user: int, main: Identity, *, force: bool = False) -> Survivors:
+def end(user: int, main: Identity, devices: Collection[str], *, force: bool = False) -> Survivors:
     """End every process of ``user``, whose id is one VM's alone: TERM (not with ``force``), KILL.
 
-    ``main`` is the VM process, which has ended: where another is older, it is somebody else's, and
-    all are left alone. A system call where there is none.
+    ``main`` is the VM process, which has ended, ``devices`` are its TAPs. Where a process is older,
+    or has another TAP open, which no process of this VM can have, two VMs have one user id (of two
+    installations, say): all are left alone. A system call where there is none.
     """
     seen: set[int] = set()
     found: list[Identity] = []
@@ -60,7 +61,7 @@ def end(user: int, main: Identity, *, force: bool = False) -> Survivors:
         if not _has_any(user):
             break
         found, fled = _look(user, main)
-        if not (found or fled) or any(one.start < main.start for one in found):
+        if not (found or fled) or any(_is_anothers(one, main, devices) for one in found):
             break
         seen |= {one.pid for one in found}
         _signal_all(user, found, number)
@@ -69,6 +70,18 @@ def end(user: int, main: Identity, *, force: bool = False) -> Survivors:
             break
     left = {one.pid for one in found}
     return Survivors(len(seen - left), len(left))
+
+
+def _is_anothers(one: Identity, main: Identity, devices: Collection[str]) -> bool:
+    """Whether a process cannot be of that VM; one that cannot be looked at counts as another's."""
+    if one.start < main.start:
+        return True
+    try:
+        return not procfs.open_devices(one.pid) <= set(devices)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    except OSError:
+        return True
 
 
 def _has_any(user: int) -> bool:
