@@ -1,0 +1,198 @@
+"""The two bytes that the host fills in for a guest: nowhere in what was checked.
+
+The guest says by the header of virtio-net where the kernel is to write a checksum. Each place is
+tried from the first one that the kernel takes up to the checksum of the frame itself; what comes
+out at a TAP and at a veth without checksum offload has to be what was sent, or nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+
+from integration import lab
+from integration.firewall_contract import (
+    arp,
+    bridged_frames_see_iptables,
+    checksum,
+    icmp6,
+    ipv4,
+    ipv6,
+    neighbour,
+)
+from integration.frames import IP4, IP6, bare, packed_ip
+from integration.program import Forked, Program, preload
+from integration.test_frames import Air, laboratory
+
+TCP, UDP, ICMP, ICMP6 = 6, 17, 1, 58
+FIRST = 20  # Linux takes no place before it (include/linux/virtio_net.h)
+GSO_TCP4, GSO_TCP6, GSO_UDP_L4 = 1, 4, 5
+BACKENDS = ["nftables", "iptables"]
+
+
+@pytest.fixture(params=BACKENDS)
+def firewall(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def hvtx(firewall: str, world: lab.Namespace) -> Program:
+    preload()
+    bridged_frames_see_iptables(False)
+    ethtool("uplink", 0x17, 0)  # ETHTOOL_STXCSUM
+    return Forked(HVTX_FIREWALL=firewall)
+
+
+@pytest.fixture
+def air(hvtx: Program, world: lab.Namespace) -> Iterator[Air]:
+    with laboratory(hvtx, world, "--no-nat") as found:
+        yield found
+
+
+def ethtool(device: str, command: int, value: int) -> None:
+    """Set a value of a device by the ioctl of ethtool (SIOCETHTOOL)."""
+    import ctypes
+
+    told = ctypes.create_string_buffer(struct.pack("=II", command, value), 8)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        fcntl.ioctl(
+            asking, 0x8946, struct.pack("=16sQ16x", device.encode(), ctypes.addressof(told))
+        )
+
+
+class Frame(NamedTuple):
+    """A frame of the guest's own, and where its checksum is (0: it has none of this kind)."""
+
+    raw: bytes
+    place: int = 0
+    start: int = 0
+
+
+def pseudo(source: str, to: str, protocol: int, size: int) -> int:
+    """What stands in the place of a checksum that is to be written: that of the pseudo header."""
+    ends = packed_ip(source) + packed_ip(to)
+    return checksum(ends + struct.pack(">II", size, protocol)) ^ 0xFFFF
+
+
+def tcp(source: str, to: str, payload: bytes) -> bytes:
+    total = pseudo(source, to, TCP, 20 + len(payload))
+    return struct.pack(">HHIIBBHHH", 7, 7, 1, 0, 5 << 4, 16, 1024, total, 0) + payload
+
+
+def udp(source: str, to: str, payload: bytes) -> bytes:
+    total = pseudo(source, to, UDP, 8 + len(payload))
+    return struct.pack(">HHHH", 7, 7, 8 + len(payload), total) + payload
+
+
+def options4(packet: bytes) -> bytes:
+    """The packet with eight bytes of IPv4 options."""
+    size = struct.pack(">H", len(packet) + 8)
+    head = b"\x47" + packet[1:2] + size + packet[4:10] + bytes(2) + packet[12:20] + b"\x01" * 8
+    return head[:10] + struct.pack(">H", checksum(head)) + head[12:] + packet[20:]
+
+
+def behind_options6(source: str, to: str, protocol: int, body: bytes) -> bytes:
+    """An IPv6 packet with a header of destination options before ``body``."""
+    return ipv6(source, to, 60, bytes((protocol, 0, 1, 4, 0, 0, 0, 0)) + body)
+
+
+def fragment4(packet: bytes) -> bytes:
+    head = packet[:6] + b"\x20\x00" + packet[8:10] + bytes(2) + packet[12:20]
+    return head[:10] + struct.pack(">H", checksum(head)) + head[12:] + packet[20:]
+
+
+def to_guest(air: Air, cookie: bytes) -> dict[str, Frame]:
+    """Frames for the other guest, of kinds whose senders are looked at."""
+    s, data = air.scene, cookie + bytes(24)
+    own4, own6, to4, to6 = s.ipv4, s.ipv6, s.other4, s.other6
+
+    def over4(packet: bytes, at: int, start: int = 34) -> Frame:
+        return Frame(bare(s.mac, s.other_mac, IP4, packet), start + at if at else 0, start)
+
+    def over6(packet: bytes, at: int, start: int = 54) -> Frame:
+        return Frame(bare(s.mac, s.other_mac, IP6, packet), start + at if at else 0, start)
+
+    told = neighbour(136, own6, cookie)
+    echo = struct.pack(">BBHHH", 8, 0, 0, 1, 1) + data
+    echo = echo[:2] + struct.pack(">H", checksum(echo)) + echo[4:]
+    return {
+        "arp": Frame(bare(s.mac, s.other_mac, 0x0806, arp(1, s.mac, own4, to4) + data)),
+        "tcp4": over4(ipv4(own4, to4, TCP, tcp(own4, to4, data)), 16),
+        "udp4": over4(ipv4(own4, to4, UDP, udp(own4, to4, data)), 6),
+        "udp4, options": over4(options4(ipv4(own4, to4, UDP, udp(own4, to4, data))), 6, 42),
+        "icmp": over4(ipv4(own4, to4, ICMP, echo), 0),
+        "fragment": over4(fragment4(ipv4(own4, to4, UDP, udp(own4, to4, data))), 0),
+        "tcp6": over6(ipv6(own6, to6, TCP, tcp(own6, to6, data)), 16),
+        "udp6": over6(ipv6(own6, to6, UDP, udp(own6, to6, data)), 6),
+        "udp6, options": over6(behind_options6(own6, to6, UDP, udp(own6, to6, data)), 6, 62),
+        "advertisement": over6(ipv6(own6, to6, ICMP6, icmp6(own6, to6, told)), 0),
+        "sctp": over6(ipv6(own6, to6, 132, bytes(12) + data), 0),
+    }  # fmt: skip
+
+
+def to_world(air: Air, cookie: bytes) -> dict[str, Frame]:
+    """Frames that the host routes."""
+    s, data = air.scene, cookie + bytes(24)
+    four = ipv4(s.ipv4, lab.WORLD4, UDP, udp(s.ipv4, lab.WORLD4, data))
+    six = ipv6(s.ipv6, lab.WORLD6, TCP, tcp(s.ipv6, lab.WORLD6, data))
+    return {
+        "udp4": Frame(bare(s.mac, s.host_mac, IP4, four), 40, 34),
+        "tcp6": Frame(bare(s.mac, s.host_mac, IP6, six), 70, 54),
+    }
+
+
+def header(place: int, start: int, kind: int = 0, size: int = 0, head: int = 0) -> bytes:
+    """struct virtio_net_hdr that asks for a checksum."""
+    return struct.pack("=BBHHHH", 1, kind, head, size, start, place - start)
+
+
+def written(sent: bytes, came: bytes, where: str) -> bool:
+    """Whether what came is another frame than was sent; routing changes MACs, hops and sums."""
+    if where != "world":
+        return sent != came
+    four = sent[12:14] == b"\x08\x00"
+    kept = [slice(26, 38)] if four else [slice(18, 21), slice(22, 58)]
+    return any(sent[part] != came[part] for part in kept)
+
+
+def changed(air: Air, where: str) -> tuple[int, list[str]]:
+    """How many frames were sent, and which came out changed before their own checksum."""
+    make = to_world if where == "world" else to_guest
+    tries, through = 0, []
+    waiting: dict[bytes, tuple[str, bytes, int]] = {}
+
+    def look() -> None:
+        for at, frame in air.wait():
+            for cookie, (name, sent, end) in waiting.items():
+                if at == where and cookie in frame and written(sent[:end], frame[:end], where):
+                    through.append(name)
+        waiting.clear()
+
+    sign = b"a cookie"
+    for kind, whole in make(air, sign).items():
+        end = whole.place or whole.raw.index(sign)  # a frame without a checksum: its whole head
+        for start in (FIRST, None):
+            for place in range(FIRST, end):
+                cookie = os.urandom(8)
+                one = make(air, cookie)[kind]
+                begin = place if start is None else start
+                os.write(air.own, header(place, begin) + one.raw)
+                waiting[cookie] = (f"{kind}: {place} from {begin}", one.raw, end)
+                tries += 1
+                if len(waiting) >= 60:
+                    look()
+    look()
+    return tries, through
+
+
+@pytest.mark.parametrize("where", ["guest", "world"])
+def test_nothing_is_written_into_what_was_checked(air: Air, where: str) -> None:
+    tries, through = changed(air, where)
+    lab.tell(tries=tries, through=len(through))
+    assert not through, f"{len(through)} of {tries}: {through[:20]}"
