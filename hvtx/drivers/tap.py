@@ -40,10 +40,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from hvtx.drivers import tapguard
 from hvtx.drivers.base import Host
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
-from hvtx.host import failpoint, procfs, sums, tun
+from hvtx.host import failpoint, procfs, tun
 from hvtx.host.links import Links, silence
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.tun import refusal
@@ -59,6 +58,8 @@ from hvtx.model.resource import (
     put_by_others,
     tap_spec,
 )
+
+Guard = Callable[[Resource, Links], dict[str, bool]]
 
 _THREADS = 64
 _SPARE = 5  # descriptors that holding devices leaves to the rest of a release
@@ -85,12 +86,16 @@ class TapDriver:
 
     def create(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
         """Make the devices; returns ``{"ifindex", "mac", "guarded", "summed"}`` each."""
-        with sums.program() as program:
-            made = {row.id: self._create(row, program) for row in resources}
+        from hvtx.drivers import tapguard  # 1 ms that only a start has to pay
+
+        with tapguard.program() as program:
+            made = {
+                row.id: self._create(row, partial(tapguard.guard, program)) for row in resources
+            }
         self._forget_guests(resources)  # whoever had these addresses before, by whatever way
         return made
 
-    def _create(self, row: Resource, program: int | None) -> dict[str, Any]:
+    def _create(self, row: Resource, guard: Guard) -> dict[str, Any]:
         spec = tap_spec(row)
         name = spec["device"]
         try:
@@ -109,7 +114,7 @@ class TapDriver:
                 quiet6=True,
                 hairpin=True,
             )
-            guarded = tapguard.guard(row, self.links, program)
+            guarded = guard(row, self.links)
             tun.set_owner(descriptor, spec.get("owner", self._host.tap_user))
             failpoint.reach("marked:tap")
             tun.set_persistent(descriptor, True)

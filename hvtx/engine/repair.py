@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
 
-from hvtx.drivers import bridge, tapguard
+from hvtx.drivers import bridge, tapguard, tapseen
 from hvtx.drivers.address import remove_link_local
 from hvtx.drivers.bridge import lead_loopback, restore, route_localnet
 from hvtx.drivers.sysctl import read as read_setting
@@ -372,7 +372,7 @@ def _guards_bridge(row: Resource, rows: Sequence[Resource]) -> bool:
 def _unguarded(row: Resource, rows: Sequence[Resource], links: Links) -> str | None:
     if row.kind != Kind.BRIDGE:
         guard = _guard_of(row, rows)
-        return None if guard is None else tapguard.missing(row, links, guard)
+        return None if guard is None else tapseen.missing(row, links, guard)
     bare = _guards_bridge(row, rows) and bridge.unguarded(row, links)
     words = "its filter, which holds when rules are flushed, was gone or another"
     return words if bare else None

@@ -20,8 +20,6 @@ before the end of the place with EINVAL. What it does cut is dropped. Both are i
 from __future__ import annotations
 
 import errno
-import functools
-import hashlib
 import socket
 import struct
 
@@ -93,7 +91,6 @@ class _Program:
         return b"".join(found)
 
 
-@functools.cache
 def program() -> bytes:
     """The program, the same for every TAP."""
     made = _Program()
@@ -114,14 +111,6 @@ def program() -> bytes:
     made.add(_MOV, _R0, _DROP)
     made.add(_EXIT)
     return made.bytes()
-
-
-def tags() -> tuple[bytes, ...]:
-    """What the kernel may call the program: bpf_prog_calc_tag, by SHA-1 and since 6.18 SHA-256."""
-    raw = program()
-    return tuple(
-        hashlib.new(name, raw, usedforsecurity=False).digest()[:8] for name in ("sha256", "sha1")
-    )
 
 
 def _ask(made: _Program) -> None:

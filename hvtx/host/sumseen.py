@@ -1,0 +1,44 @@
+"""Whether a TAP has the filter of :mod:`hvtx.host.sumfilter`, and whether it could have it.
+
+The kernel shows of a program no more than its tag, a digest of its instructions.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from contextlib import closing
+
+from hvtx.host import sumfilter, sums
+from hvtx.host.netlink import Channel, attribute_map, legible
+
+_GETFILTER, _OPTIONS, _BPF_TAG, _HEADER = 46, 2, 10, 20
+_NONE = frozenset({errno.ENOENT, errno.EINVAL, errno.ENODEV, errno.EOPNOTSUPP})
+
+
+def tags() -> tuple[bytes, ...]:
+    """What the kernel may call the program (pure): of SHA-256 since Linux 6.18, of SHA-1 before."""
+    raw = sumfilter.program()
+    return tuple(
+        hashlib.new(name, raw, usedforsecurity=False).digest()[:8] for name in ("sha256", "sha1")
+    )
+
+
+@legible
+def there(ifindex: int) -> bool:
+    """Whether a TAP has the filter. Raises OSError."""
+    with closing(Channel(0)) as channel:
+        try:
+            found = channel.get(_GETFILTER, sums.filter_of(ifindex))
+        except OSError as problem:
+            if problem.errno in _NONE:
+                return False
+            raise
+    options = attribute_map(attribute_map(found, _HEADER).get(_OPTIONS, b""))
+    return options.get(_BPF_TAG) in tags()
+
+
+def can_be_had() -> bool:
+    """Whether this kernel takes the program from this process. Raises OSError."""
+    with sums.program() as descriptor:
+        return descriptor is not None
