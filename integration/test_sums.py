@@ -7,6 +7,7 @@ out at a TAP and at a veth without checksum offload has to be what was sent, or 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -196,3 +197,114 @@ def test_nothing_is_written_into_what_was_checked(air: Air, where: str) -> None:
     tries, through = changed(air, where)
     lab.tell(tries=tries, through=len(through))
     assert not through, f"{len(through)} of {tries}: {through[:20]}"
+
+
+def own(air: Air, frame: bytes) -> bytes:
+    """What of a frame says whose it is: all of ARP and ND, the addresses and ports of the rest."""
+    kind, protocol = frame[12:14], frame[20]
+    if kind == b"\x08\x00":
+        head = 14 + 4 * (frame[14] & 15)
+        return (
+            frame[6:14] + frame[26:34] + (frame[head : head + 4] if frame[23] in (6, 17) else b"")
+        )
+    if kind == b"\x86\xdd" and protocol != ICMP6:
+        return frame[6:14] + frame[22:54]
+    return frame
+
+
+def test_nor_into_what_is_cut_up(air: Air) -> None:
+    """Frames that are to be cut up (GSO), with and without a checksum, at the other guest."""
+    sign, tries, through = b"a cookie", 0, []
+    for kind in (GSO_TCP4, 3, GSO_TCP6, GSO_UDP_L4, GSO_TCP4 | 0x80):
+        waiting: dict[bytes, tuple[str, bytes]] = {}
+        for name, whole in to_guest(air, sign).items():
+            end = whole.place or whole.raw.index(sign)
+            for place in (0, *range(FIRST, end, 3), end - 1, end - 2):
+                cookie = os.urandom(8)
+                one = to_guest(air, cookie)[name]
+                head = (
+                    header(place, FIRST, kind, 12) if place else b"\0" + header(0, 0, kind, 12)[1:]
+                )
+                try:
+                    os.write(air.own, head + one.raw)
+                except OSError as refused:  # the kernel sees that they do not fit
+                    assert refused.errno == errno.EINVAL
+                waiting[cookie] = (f"{name}: {place}, cut as {kind}", one.raw)
+                tries += 1
+        for at, frame in air.wait():
+            for cookie, (what, sent) in waiting.items():
+                if at == "guest" and cookie in frame and own(air, frame) != own(air, sent):
+                    through.append(what)
+    lab.tell(tries=tries, through=len(through))
+    assert not through, f"{len(through)} of {tries}: {through[:20]}"
+
+
+def right(frame: bytes) -> bool:
+    """Whether the checksum of TCP or UDP over IPv4 or IPv6 is that of its bytes."""
+    if frame[12:14] == b"\x08\x00":
+        size, head, protocol = frame[16:18], 14 + 4 * (frame[14] & 15), frame[23]
+        body, ends = frame[head : 14 + int.from_bytes(size, "big")], frame[26:34]
+    else:
+        protocol, head, ends = frame[20], 54, frame[22:54]
+        end = 54 + int.from_bytes(frame[18:20], "big")
+        if protocol == 60:
+            protocol, head = frame[54], 62
+        body = frame[head:end]
+    return checksum(ends + struct.pack(">II", len(body), protocol) + body) == 0
+
+
+@pytest.mark.parametrize("where", ["guest", "world"])
+def test_what_a_guest_asks_for_rightly_arrives(air: Air, where: str) -> None:
+    """TCP and UDP, both families, with options: whole, with the checksum that was asked for."""
+    make = to_world if where == "world" else to_guest
+    cookies = {name: os.urandom(8) for name, one in make(air, bytes(8)).items() if one.place}
+    for name, cookie in cookies.items():
+        one = make(air, cookie)[name]
+        os.write(air.own, header(one.place, one.start) + one.raw)
+    came = {cookie: frame for at, frame in air.wait() for cookie in cookies.values()
+            if at == where and cookie in frame}  # fmt: skip
+    assert [name for name, cookie in cookies.items() if cookie not in came] == []
+    assert [name for name, cookie in cookies.items() if not right(came[cookie])] == []
+
+
+@pytest.mark.parametrize("name", ["tcp4", "tcp6", "udp4", "udp6"])
+def test_what_is_to_be_cut_up_arrives(air: Air, name: str) -> None:
+    """Large frames of TCP and UDP (TSO, USO): each piece, with its own checksum."""
+    s, text = air.scene, b"".join(os.urandom(1400) for _ in range(20))
+    six, udp_ = name.endswith("6"), name.startswith("udp")
+    ends = (s.ipv6, s.other6) if six else (s.ipv4, s.other4)
+    body = (udp if udp_ else tcp)(*ends, text)
+    packet = (ipv6 if six else ipv4)(*ends, UDP if udp_ else TCP, body)
+    start = 54 if six else 34
+    kind = GSO_UDP_L4 if udp_ else GSO_TCP6 if six else GSO_TCP4
+    place, head = start + (6 if udp_ else 16), start + (8 if udp_ else 20)
+    frame = bare(s.mac, s.other_mac, IP6 if six else IP4, packet)
+    os.write(air.own, header(place, start, kind, 1400, head) + frame)
+    pieces = [f for at, f in air.wait() if at == "guest" and len(f) >= 1400]
+    assert b"".join(f[head:] for f in pieces) == text
+    assert all(right(f) for f in pieces)
+
+
+def filters(device: str) -> list[str]:
+    """The eBPF programs at the ingress of a device, as tc shows them."""
+    shown = lab.run("tc", "filter", "show", "dev", device, "ingress")
+    return [line for line in shown.splitlines() if "hvtx-sums" in line]
+
+
+def test_without_it_doctor_tells_and_repair_puts_it_back(air: Air, hvtx: Program) -> None:
+    device = air.one.device
+    (there,) = filters(device)
+    handle = ("ingress", "pref", str(0x6876), "handle", hex(0x68767479), "bpf")
+    for harm in ("gone", "another"):
+        lab.run("tc", "filter", "del", "dev", device, *handle)
+        if harm == "another":
+            lab.run("tc", "filter", "add", "dev", device, *handle, "da", "bytecode", "1,6 0 0 0")
+        told = hvtx("doctor", "--json", code=None).json()["findings"]
+        words = [f["message"] for f in told if f["check"] == "damage" and f["level"] == "error"]
+        assert any("keeps the host from writing" in str(f) for f in told), words
+        hvtx("repair")
+        assert [line.split("tag")[1].split()[0] for line in filters(device)] == [
+            there.split("tag")[1].split()[0]
+        ]
+        assert "keeps the host from" not in hvtx("doctor", "--json", code=None).out
+    assert hvtx("repair", "--json").json()["repaired"] == []

@@ -9,7 +9,7 @@ each gets one: its VM's own, or for a VM whose process is not another user's tha
 started by hvtx, ``tap_user`` of the settings.
 
 Each has filters of its own that hold the guest to its addresses, and apart from its neighbours
-where they are isolated, also when all rules are flushed (:mod:`hvtx.drivers.tapguard`).
+where they are isolated, also when all rules are flushed (:mod:`hvtx.host.tapguard`).
 
 A port is in hairpin mode: where br_netfilter is on, a guest reaches its own published port only so
 (the translated frame leaves by the port that it came in by).
@@ -86,7 +86,7 @@ class TapDriver:
 
     def create(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
         """Make the devices; returns ``{"ifindex", "mac", "guarded", "summed"}`` each."""
-        from hvtx.drivers import tapguard  # 1 ms that only a start has to pay
+        from hvtx.host import tapguard  # 1 ms that only a start has to pay
 
         with tapguard.program() as program:
             made = {

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
 
-from hvtx.drivers import bridge, tapguard, tapseen
+from hvtx.drivers import bridge
 from hvtx.drivers.address import remove_link_local
 from hvtx.drivers.bridge import lead_loopback, restore, route_localnet
 from hvtx.drivers.sysctl import read as read_setting
@@ -24,6 +24,7 @@ from hvtx.engine.runtime import Runtime, driver_name
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.transaction import begin
 from hvtx.errors import HvtxError, NotFound, Refused
+from hvtx.host import tapguard, tapseen
 from hvtx.host.links import Links
 from hvtx.host.portowner import Owner
 from hvtx.host.traits import LinkTraits

@@ -433,9 +433,9 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.host.conntrack.flush_ports": flush,
         "hvtx.host.failpoint.signal_self": kernel.signalled,
         "hvtx.drivers.tap.Links": links,
-        "hvtx.host.bpf.load": lambda instructions, name: None,
+        "hvtx.host.bpf.load": lambda instructions, name: None,  # a kernel without it
         "hvtx.host.sums.put": put_sums,
-        "hvtx.host.sumseen.there": lambda ifindex: True,
+        "hvtx.host.tapseen.summed": lambda ifindex: True,
         "hvtx.drivers.tap.tun": tun,
         "hvtx.drivers.tap.os": descriptors,
         "hvtx.drivers.tap.in_threads": in_turn,
