@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from hvtx.engine.finding import Finding
 from hvtx.host import tapseen
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.store import records
 
-Query = Callable[[sqlite3.Connection], list[Resource]]
+Query = Callable[[Any], list[Resource]]
 
 _HINT = (
     "run hvtx with CAP_BPF, or as root, on a kernel with CONFIG_BPF_SYSCALL and CONFIG_NET_CLS_BPF;"

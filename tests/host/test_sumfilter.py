@@ -64,7 +64,7 @@ def run(skb: Skb) -> int:
             answer = registers[0]
             return answer - (1 << 64) if answer >> 63 else answer
         if kind == 0x85:
-            one, two, three, four, five = registers[1:6]
+            _, two, three, four, five = registers[1:6]
             if value == 26:
                 found = skb.load(two, four)
                 if found is not None:
