@@ -88,10 +88,12 @@ class TapDriver:
         """Make the devices; returns ``{"ifindex", "mac", "guarded", "summed"}`` each."""
         from hvtx.host import tapguard  # 1 ms that only a start has to pay
 
-        with tapguard.program() as program:
-            made = {
-                row.id: self._create(row, partial(tapguard.guard, program)) for row in resources
-            }
+        try:
+            with tapguard.program() as program:
+                guard = partial(tapguard.guard, program)
+                made = {row.id: self._create(row, guard) for row in resources}
+        except OSError as problem:
+            raise _refused(tap_spec(resources[0])["device"], problem) from problem
         self._forget_guests(resources)  # whoever had these addresses before, by whatever way
         return made
 
