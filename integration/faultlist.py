@@ -107,6 +107,7 @@ ERRORS: dict[str, dict[str, _ONCE_AND_FOR_GOOD]] = {
     "ioctl": {"tun": ((EBUSY, EMFILE, EPERM, ENOMEM, EINTR), (EBUSY, EPERM))},
     "spawn": {"process": ((EAGAIN, ENOMEM), (EAGAIN,))},
     "identify": {"process": ((EMFILE, ENOMEM, EPERM), (EMFILE, EPERM))},
+    "bpf": {"kernel": ((EMFILE, ENOMEM, EPERM, EAGAIN), (ENOMEM, EPERM))},
     "signal": {"process": ((EPERM,), (EPERM,))},
     "pipe": {"gate": ((EMFILE,), (EMFILE,))},
     "duplicate": {"pipe": ((EMFILE,), ()), "store": ((EMFILE,), ()), "route": ((EMFILE,), ())},

@@ -46,7 +46,7 @@ _CALLS = {
     54: "setsockopt", 55: "getsockopt", 56: "SPAWN", 57: "SPAWN", 58: "SPAWN", 72: "fcntl",
     73: "lock", 74: "sync", 75: "sync", 77: "resize", 82: "RENAME", 83: "MKDIR", 84: "RMDIR",
     87: "UNLINK", 90: "CHMOD", 217: "list", 257: "OPEN", 262: "STAT", 263: "UNLINK", 285: "resize",
-    293: "PIPE", 424: "signal", 434: "IDENTIFY", 435: "SPAWN",
+    293: "PIPE", 321: "BPF", 424: "signal", 434: "IDENTIFY", 435: "SPAWN",
 }  # fmt: skip
 _AT = {257, 262, 263}  # the path is the second argument
 _PATHS = {"STAT", "RENAME", "MKDIR", "RMDIR", "UNLINK", "CHMOD", "OPEN"}
@@ -197,6 +197,8 @@ class _Tracee:
                 return Site("wait", "process")
             if deed == "SOCKET":
                 return Site("socket", _SOCKETS.get((registers.rdi, registers.rdx), "local"))
+            if deed == "BPF":
+                return Site("bpf", "kernel")
             return Site(deed.lower(), "process" if deed in ("SPAWN", "IDENTIFY") else "gate")
         return self._by_descriptor(deed)
 

@@ -88,7 +88,7 @@ class Air:
             *(two.mac, two.ipv4, two.ipv6, link_local(two.mac)),
             *(shown["address"], GATEWAY4, GATEWAY6, links[0]),
         )
-        self._own, self._other = tap(one.device), tap(two.device)
+        self.own, self._other = tap(one.device), tap(two.device)
         self._host, self._world = listener(None, bridge), listener(world, "eth0")
         self._heard_by = {"host", "world"} if apart else {"guest", "host", "world"}
         self._fences = 0
@@ -100,14 +100,14 @@ class Air:
 
     def __exit__(self, *_: object) -> None:
         """Let go of the devices."""
-        os.close(self._own)
+        os.close(self.own)
         os.close(self._other)
         self._host.close()
         self._world.close()
 
     def frames(self) -> Iterator[tuple[str, bytes]]:
         """What has come since the last look: where, and the frame."""
-        for name, descriptor in (("guest", self._other), ("itself", self._own)):
+        for name, descriptor in (("guest", self._other), ("itself", self.own)):
             with contextlib.suppress(BlockingIOError):
                 while True:
                     yield name, os.read(descriptor, 1 << 17)[10:]
@@ -132,7 +132,7 @@ class Air:
             os.write(self._other, NO_GSO + hello)
             for name in left:
                 to = target(self.scene, name, "")
-                os.write(self._own, NO_GSO + udp_over_4()(self.scene, to, cookie))
+                os.write(self.own, NO_GSO + udp_over_4()(self.scene, to, cookie))
             for where, frame in self.frames():
                 if cookie in frame:
                     left.discard(where)
@@ -152,7 +152,7 @@ class Air:
                 cookie = os.urandom(8)
                 frame = what.make(self.scene, target(self.scene, whom, what.group), cookie)
                 head = what.gso.packed(len(frame) - 4000) if what.gso else NO_GSO
-                os.write(self._own, head + frame)
+                os.write(self.own, head + frame)
                 waiting[name, whom] = cookie if cookie in frame else frame
                 heard[name, whom] = set()
             if len(waiting) > MOST:

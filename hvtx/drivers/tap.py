@@ -8,8 +8,8 @@ A persistent device without an owner is open to every local user who may open ``
 each gets one: its VM's own, or for a VM whose process is not another user's than hvtx, or not
 started by hvtx, ``tap_user`` of the settings.
 
-Each has a filter of its own that holds the guest to its addresses, and apart from its neighbours
-where they are isolated, also when all rules are flushed (:mod:`hvtx.host.portfilter`).
+Each has filters of its own that hold the guest to its addresses, and apart from its neighbours
+where they are isolated, also when all rules are flushed (:mod:`hvtx.host.tapguard`).
 
 A port is in hairpin mode: where br_netfilter is on, a guest reaches its own published port only so
 (the translated frame leaves by the port that it came in by).
@@ -45,7 +45,6 @@ from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
 from hvtx.host import failpoint, procfs, tun
 from hvtx.host.links import Links, silence
 from hvtx.host.netlink import DumpInterrupted
-from hvtx.host.portfilter import port_program
 from hvtx.host.tun import refusal
 from hvtx.model.resource import (
     GONE,
@@ -59,6 +58,8 @@ from hvtx.model.resource import (
     put_by_others,
     tap_spec,
 )
+
+Guard = Callable[[Resource, Links], dict[str, bool]]
 
 _THREADS = 64
 _SPARE = 5  # descriptors that holding devices leaves to the rest of a release
@@ -84,12 +85,19 @@ class TapDriver:
         return self._links
 
     def create(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
-        """Make the devices; returns ``{"ifindex", "mac", "guarded"}`` each."""
-        made = {row.id: self._create(row) for row in resources}
+        """Make the devices; returns ``{"ifindex", "mac", "guarded", "summed"}`` each."""
+        from hvtx.host import tapguard  # 1 ms that only a start has to pay
+
+        try:
+            with tapguard.program() as program:
+                guard = partial(tapguard.guard, program)
+                made = {row.id: self._create(row, guard) for row in resources}
+        except OSError as problem:
+            raise _refused(tap_spec(resources[0])["device"], problem) from problem
         self._forget_guests(resources)  # whoever had these addresses before, by whatever way
         return made
 
-    def _create(self, row: Resource) -> dict[str, Any]:
+    def _create(self, row: Resource, guard: Guard) -> dict[str, Any]:
         spec = tap_spec(row)
         name = spec["device"]
         try:
@@ -121,7 +129,7 @@ class TapDriver:
             os.close(descriptor)
         for shown in (spec["ifindex"], spec["master"]):
             self.links.get(ifindex=shown)  # what is shown follows now, not up to a second later
-        return {"ifindex": spec["ifindex"], "mac": spec["mac"], "guarded": guarded}
+        return {"ifindex": spec["ifindex"], "mac": spec["mac"], **guarded}
 
     def _forget_guests(self, resources: Sequence[Resource]) -> None:
         """Drop the host's neighbour entries of guests, which nobody behind a new device answers.
@@ -236,27 +244,6 @@ def _guest_addresses(row: Resource) -> list[str]:
     """The addresses of the guest behind a device (pure); none where an older row does not say."""
     told = row.spec.get("guard") or {}
     return [told[family] for family in ("ipv4", "ipv6") if told.get(family)]
-
-
-def guard(row: Resource, links: Links, spec: Mapping[str, Any] | None = None) -> bool:
-    """Put the filter on a device that holds when rules are flushed; False where it cannot be had.
-
-    ``spec``: what it holds the guest to, where the row does not say. Raises OSError.
-    """
-    wanted = spec or row.spec.get("guard")
-    if wanted is None:
-        return False
-    if wanted["apart"]:
-        links.keep_apart(row.spec["ifindex"])
-    return links.guard(row.spec["ifindex"], port_program(wanted))
-
-
-def unguarded(row: Resource, links: Links, spec: Mapping[str, Any] | None = None) -> bool:
-    """Whether the filter of a device that should have one is gone or another. Raises OSError."""
-    wanted = spec or row.spec.get("guard")
-    if wanted is None or row.observed.get("guarded") is False:  # this kernel has none
-        return False
-    return links.guarding(row.spec["ifindex"]) != port_program(wanted)
 
 
 @contextlib.contextmanager

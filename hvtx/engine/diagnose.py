@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from typing import Any
 
 from hvtx.drivers.sysctl import read as read_setting
-from hvtx.engine import privileges
+from hvtx.engine import checksums, privileges
 from hvtx.engine.finding import Finding
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.errors import HostRefused, HvtxError
@@ -598,8 +598,7 @@ def _units(runtime: Runtime) -> Iterator[Finding]:
     """Units in /etc, written by an earlier hvtx, in whose place the Debian package has its own."""
     from hvtx.engine.systemd import hidden
 
-    paths = hidden()
-    if paths:
+    if paths := hidden():
         yield Finding(
             "units", "warning", "copies hide the units of the Debian package hvtx", tuple(paths),
             "hvtx systemd install",
@@ -621,6 +620,7 @@ CHECKS: dict[str, Check] = {
     "forwarding": _forwarding,
     "loopback": _loopback6,
     "conntrack": _conntrack,
+    "checksums": lambda runtime: checksums.findings(runtime.read),
     "forward": _forward,
     "company": _watchers,
     "routes": _routes,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
 
-from hvtx.drivers import bridge, tap
+from hvtx.drivers import bridge
 from hvtx.drivers.address import remove_link_local
 from hvtx.drivers.bridge import lead_loopback, restore, route_localnet
 from hvtx.drivers.sysctl import read as read_setting
@@ -24,6 +24,7 @@ from hvtx.engine.runtime import Runtime, driver_name
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.transaction import begin
 from hvtx.errors import HvtxError, NotFound, Refused
+from hvtx.host import tapguard, tapseen
 from hvtx.host.links import Links
 from hvtx.host.portowner import Owner
 from hvtx.host.traits import LinkTraits
@@ -370,14 +371,12 @@ def _guards_bridge(row: Resource, rows: Sequence[Resource]) -> bool:
 
 
 def _unguarded(row: Resource, rows: Sequence[Resource], links: Links) -> str | None:
-    if row.kind == Kind.BRIDGE:
-        bare = _guards_bridge(row, rows) and bridge.unguarded(row, links)
-    else:
+    if row.kind != Kind.BRIDGE:
         guard = _guard_of(row, rows)
-        bare = guard is not None and tap.unguarded(row, links, guard)
-    return (
-        None if not bare else "its filter, which holds when rules are flushed, was gone or another"
-    )
+        return None if guard is None else tapseen.missing(row, links, guard)
+    bare = _guards_bridge(row, rows) and bridge.unguarded(row, links)
+    words = "its filter, which holds when rules are flushed, was gone or another"
+    return words if bare else None
 
 
 def _wanted(row: Resource, rows: Sequence[Resource], traits: LinkTraits) -> Wanted:
@@ -537,7 +536,7 @@ def _mend(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) -> None:
             hairpin=True,
         )
         if guard is not None:
-            tap.guard(row, links, guard)
+            tapguard.put_back(row, links, guard)
         _set_again(row, rows, links)
     finally:
         links.close()

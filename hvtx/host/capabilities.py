@@ -19,6 +19,7 @@ NUMBERS = {
     "CAP_NET_RAW": 13,
     "CAP_SYS_PTRACE": 19,
     "CAP_SYS_ADMIN": 21,
+    "CAP_BPF": 39,
 }
 _PR_CAP_AMBIENT, _RAISE, _CLEAR_ALL = 47, 2, 4
 

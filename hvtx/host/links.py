@@ -80,9 +80,9 @@ _NEWFILTER, _DELFILTER, _GETFILTER = 44, 45, 46
 _TCA_KIND, _TCA_OPTIONS = 1, 2
 _CLSACT, _CLSACT_HANDLE, INGRESS, EGRESS = 0xFFFFFFF1, 0xFFFF0000, 0xFFFFFFF2, 0xFFFFFFF3
 _BPF_OPS_LEN, _BPF_OPS, _BPF_FLAGS, _BPF_ACT_DIRECT = 4, 5, 8, 1
-# Priority and handle by which a filter is known as hvtx's own, of whatever installation: "hv" and
-# "hvtx". It has no comment; the mark is that of the device, with which it goes.
-OWN_PRIORITY, _OWN_HANDLE, _ETH_P_ALL = 0x6876, 0x68767478, 0x0003
+# Priority and handles by which a filter is known as hvtx's own, of whatever installation: "hv" and
+# "hvtx", and the next (hvtx.host.sums). The mark is that of the device, with which they go.
+OWN_PRIORITY, _OWN_HANDLE, SUM_HANDLE, _ETH_P_ALL = 0x6876, 0x68767478, 0x68767479, 0x0003
 _NO_SUCH_KIND = frozenset({errno.ENOENT, errno.EOPNOTSUPP})
 _TUN_OWNER, _TUN_GROUP = 1, 2
 # An address without IFA_F_PERMANENT has a lifetime. 169.254/16 of scope link is what a host gives
@@ -358,7 +358,7 @@ class Links:
         for side in (INGRESS, EGRESS):
             for data in self._dump(_GETFILTER, _TCMSG.pack(0, ifindex, 0, side, 0)):
                 _, _, handle, _, info = _TCMSG.unpack_from(data)
-                if info >> 16 != OWN_PRIORITY or handle not in (0, _OWN_HANDLE):
+                if info >> 16 != OWN_PRIORITY or handle not in (0, _OWN_HANDLE, SUM_HANDLE):
                     return False
                 mine += 1
         return mine > 0

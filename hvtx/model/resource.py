@@ -192,6 +192,7 @@ class DeviceObserved(TypedDict, total=False):
     ifindex: int
     mac: str
     guarded: bool  # its filter is there; false where this kernel has none
+    summed: bool  # the same of a TAP's filter that looks at checksums
 
 
 def tap_spec(row: Resource) -> TapSpec:

@@ -399,6 +399,11 @@ def doors(kernel: Kernel) -> dict[str, Any]:
                 return Answer(address.ifindex, 254, False)
         return Answer(0, 0, False, errno.ENETUNREACH)
 
+    def put_sums(ifindex: int, descriptor: int | None) -> bool:
+        kernel.alive()
+        kernel.get(ifindex)
+        return descriptor is not None
+
     def run(commands: str, **_: bool) -> str:
         kernel.alive()
         return kernel.ruleset.run(commands)
@@ -428,6 +433,9 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.host.conntrack.flush_ports": flush,
         "hvtx.host.failpoint.signal_self": kernel.signalled,
         "hvtx.drivers.tap.Links": links,
+        "hvtx.host.bpf.load": lambda instructions, name: None,  # a kernel without it
+        "hvtx.host.sums.put": put_sums,
+        "hvtx.host.tapseen.summed": lambda ifindex: True,
         "hvtx.drivers.tap.tun": tun,
         "hvtx.drivers.tap.os": descriptors,
         "hvtx.drivers.tap.in_threads": in_turn,

@@ -47,6 +47,7 @@ from hvtx.host import (
     qmp,
     routes,
     talk,
+    tapseen,
     traces,
     translating,
     trust,
@@ -911,6 +912,9 @@ PARSERS: dict[str, Parser] = {
     "a filter of ours": Parser(
         lambda body: links([body]).guarding(1), FILTERS, GARBLED,
         ("host.links.Links.guarding",),
+    ),
+    "the tag of a filter's program": Parser(
+        tapseen._tag, FILTERS, GARBLED, ("host.tapseen._tag",)
     ),
     "neighbours": Parser(
         lambda bodies: links(bodies).neighbours(), dumps("neighbours"), GARBLED, ("host.links.Links.neighbours",)

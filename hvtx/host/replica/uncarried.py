@@ -11,7 +11,8 @@ from hvtx.host.replica.topology import Device
 _GETQDISC, _GETFILTER, _TCMSG = 38, 46, struct.Struct("=BxxxiIII")
 _INGRESS_QDISC = 0xFFFF0000  # of ingress and clsact
 _SIDES = (0xFFFFFFF2, 0xFFFFFFF3)  # of clsact; those of ingress are listed by the first, too
-_OWN_FILTER = (0x6876, 0x68767478)  # priority and handle of hvtx's own (hvtx.host.links)
+_OWN_PRIORITY = 0x6876  # of hvtx's own filters, and their handles (hvtx.host.links)
+_OWN_HANDLES = (0, 0x68767478, 0x68767479)
 
 
 def not_carried(devices: Iterable[Device]) -> list[str]:
@@ -37,6 +38,6 @@ def _filtered(channel: Channel, ifindex: int) -> bool:
     for side in _SIDES:
         for body in channel.dump(_GETFILTER, _TCMSG.pack(0, ifindex, 0, side, 0)):
             _, _, handle, _, info = _TCMSG.unpack_from(body)
-            if info >> 16 != _OWN_FILTER[0] or handle not in (0, _OWN_FILTER[1]):
+            if info >> 16 != _OWN_PRIORITY or handle not in _OWN_HANDLES:
                 return True
     return False

@@ -1,0 +1,49 @@
+"""Programs of eBPF: loading one by bpf(2), for which Python has no function."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+
+from hvtx.host import capabilities
+
+_SYSCALLS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
+_PROG_LOAD, _SCHED_CLS = 5, 3
+# union bpf_attr, up to prog_name: type, count, instructions, licence, the verifier's log (level,
+# size, place), kern_version, flags, name
+_ATTR = struct.Struct("=IIQQIIQII16s")
+_ENOTSUPP = 524  # include/linux/errno.h
+_LACKS = frozenset(
+    (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EINVAL, errno.E2BIG, errno.EOPNOTSUPP,
+     _ENOTSUPP)
+)  # fmt: skip
+_TRIES = 5  # EAGAIN: a signal came while the program was verified
+
+
+def load(instructions: bytes, name: str) -> int | None:
+    """A descriptor of a filter of tc; None where the kernel has no such programs or refuses.
+
+    It is not asked without a capability for it: a filter of system calls may end who asks. Raises
+    OSError for what is wrong with this process (no descriptor, no memory).
+    """
+    number = _SYSCALLS.get(os.uname().machine)
+    if number is None or not (capabilities.has("CAP_BPF") or capabilities.has("CAP_SYS_ADMIN")):
+        return None
+    import ctypes
+
+    code = ctypes.create_string_buffer(instructions, len(instructions))
+    licence = ctypes.create_string_buffer(b"Apache-2.0")
+    places = (ctypes.addressof(code), ctypes.addressof(licence))
+    wanted = _ATTR.pack(_SCHED_CLS, len(instructions) // 8, *places, 0, 0, 0, 0, 0, name.encode())
+    syscall = ctypes.CDLL(None, use_errno=True).syscall
+    for _ in range(_TRIES):
+        made = syscall(ctypes.c_long(number), _PROG_LOAD, ctypes.c_char_p(wanted), len(wanted))
+        if made >= 0:
+            return int(made)
+        code_of_error = ctypes.get_errno()
+        if code_of_error != errno.EAGAIN:
+            break
+    if code_of_error in _LACKS:
+        return None
+    raise OSError(code_of_error, os.strerror(code_of_error))

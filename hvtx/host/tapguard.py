@@ -1,0 +1,41 @@
+"""The filters on a TAP that hold its guest: to its addresses, and to what was checked of a frame.
+
+The first holds also when all rules are flushed (:mod:`hvtx.host.portfilter`); by the second nobody
+has the host write a checksum into what the rules saw (:mod:`hvtx.host.sumfilter`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hvtx.host import sums
+from hvtx.host.links import Links
+from hvtx.host.portfilter import port_program
+from hvtx.model.resource import Resource
+
+program = sums.program
+
+
+def guard(
+    loaded: int | None, row: Resource, links: Links, spec: Mapping[str, Any] | None = None
+) -> dict[str, bool]:
+    """Put the filters on a device; which of them could be had: ``{"guarded", "summed"}``.
+
+    ``loaded`` is of :func:`program`; ``spec`` is what the guest is held to, where the row
+    does not say. Raises OSError.
+    """
+    wanted = spec or row.spec.get("guard")
+    if wanted is None:
+        return {"guarded": False}
+    index = row.spec["ifindex"]
+    if wanted["apart"]:
+        links.keep_apart(index)
+    guarded = links.guard(index, port_program(wanted))
+    return {"guarded": guarded, "summed": guarded and sums.put(index, loaded)}
+
+
+def put_back(row: Resource, links: Links, spec: Mapping[str, Any]) -> None:
+    """Put the filters on a device again, where they can be had. Raises OSError."""
+    with program() as loaded:
+        guard(loaded, row, links, spec)
