@@ -73,7 +73,7 @@ def test_what_cannot_be_copied_is_unknown_of_the_flows_that_come_to_it(hvtx: Pro
 def forget_neighbours(flows: Traffic) -> None:
     """Everybody asks for MAC addresses again."""
     for place in flows.places.values():
-        with inside(place.pid):
+        with inside(place):
             lab.run("ip", "-4", "neigh", "flush", "all")
 
 
