@@ -164,5 +164,5 @@ PRODUCTS = [
     Case("loss by chance", table("""table inet loss { chain pass { type filter hook forward priority 0; numgen random mod 100 < 30 drop; }; }""")),
     Case("loss by chance, of iptables", "iptables-nft -A FORWARD -m statistic --mode random --probability 0.3 -j DROP"),
     Case("a mark that a rule routes by", "nft add table inet wall\nnft add chain inet wall early { type filter hook prerouting priority -150; }\n"
-         "nft add rule inet wall early iifname {bridge} meta mark set 7\nip rule add fwmark 7 pref 5200 prohibit", "meta mark set"),
+         "nft add rule inet wall early iifname {bridge} meta mark set 7\nip rule add fwmark 7 pref 5200 prohibit", "fwmark 0x7"),
 ]  # fmt: skip
