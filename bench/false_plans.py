@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.population import World, make_world
-from hvtx.engine import collect, define, launch, metrics
+from hvtx.engine import collect, define, metrics, vm_start, vm_stop
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.errors import PartialFailure
 from hvtx.model.plan import Reason
@@ -158,7 +158,7 @@ def _cycle(crew: Crew, settings: Settings, name: str) -> Counter[str]:
     """Start and stop a VM; each by a runtime of its own, as commands do."""
     seen: Counter[str] = Counter()
     while not crew.over():
-        for verb in (launch.start_vm, launch.stop_vm):
+        for verb in (vm_start.start_vm, vm_stop.stop_vm):
             with contextlib.closing(Runtime(settings, writable=True)) as runtime:
                 try:
                     verb(runtime, name)

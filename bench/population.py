@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hvtx.engine import define, launch
+from hvtx.engine import define, vm_start
 from hvtx.engine.networks import NetworkWish, create_network
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.engine.transaction import begin
@@ -154,5 +154,5 @@ def _start(runtime: Runtime, vms: list[Vm], network: Network) -> None:
     rows: list[Resource] = []
     with begin(runtime, "start") as (sql, operation):
         for vm in vms:
-            rows += launch._intend(operation, sql, vm, {network.id: network})  # noqa: SLF001
+            rows += vm_start._intend(operation, sql, vm, {network.id: network})  # noqa: SLF001
     operation.commit(rows, operation.act(rows))

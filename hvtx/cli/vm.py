@@ -254,11 +254,11 @@ def run(ctx: click.Context, /, name: str, json_: bool, **wish: Any) -> None:
 
     `hvtx vm create --help` lists the {words} that are replaced in --append and in a command.
     """
-    from hvtx.engine import launch
+    from hvtx.engine import vm_start
 
     parsed = _parse(name, wish)
     with opened(ctx, writable=True) as runtime:
-        launch.run_vm(runtime, parsed)
+        vm_start.run_vm(runtime, parsed)
         _show(runtime, name, "running", json_=json_)
 
 
@@ -268,10 +268,10 @@ def run(ctx: click.Context, /, name: str, json_: bool, **wish: Any) -> None:
 @click.pass_context
 def start(ctx: click.Context, name: str, json_: bool) -> None:
     """Make the VM's network and start its hypervisor."""
-    from hvtx.engine import launch
+    from hvtx.engine import vm_start
 
     with opened(ctx, writable=True) as runtime:
-        launch.start_vm(runtime, name)
+        vm_start.start_vm(runtime, name)
         _show(runtime, name, "running", json_=json_)
 
 
@@ -296,11 +296,11 @@ def _power_down(command: Callable[..., Any]) -> Callable[..., Any]:
 @again_when_full
 def stop(ctx: click.Context, name: str, timeout: float, force: bool, json_: bool) -> None:
     """End the hypervisor and release the VM's network; its addresses stay leased."""
-    from hvtx.engine import launch
+    from hvtx.engine import vm_stop
 
     with opened(ctx, writable=True, spends=True) as runtime:
         tell = None if json_ else render.tell
-        launch.stop_vm(runtime, name, timeout=timeout, force=force, tell=tell)
+        vm_stop.stop_vm(runtime, name, timeout=timeout, force=force, tell=tell)
         _show(runtime, name, "stopped", json_=json_)
 
 
@@ -311,11 +311,11 @@ def stop(ctx: click.Context, name: str, timeout: float, force: bool, json_: bool
 @click.pass_context
 def restart(ctx: click.Context, name: str, timeout: float, force: bool, json_: bool) -> None:
     """Stop a VM and start it again; one that is not running is started."""
-    from hvtx.engine import launch
+    from hvtx.engine import vm_start
 
     with opened(ctx, writable=True) as runtime:
         tell = None if json_ else render.tell
-        launch.restart_vm(runtime, name, timeout=timeout, force=force, tell=tell)
+        vm_start.restart_vm(runtime, name, timeout=timeout, force=force, tell=tell)
         _show(runtime, name, "running", json_=json_)
 
 
@@ -386,10 +386,10 @@ def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
 @again_when_full
 def rm(ctx: click.Context, name: str, force: bool, json_: bool) -> None:
     """Forget a VM and free its addresses and ports."""
-    from hvtx.engine import launch
+    from hvtx.engine import vm_stop
 
     with opened(ctx, writable=True, spends=True) as runtime:
-        launch.remove_vm(runtime, name, force=force)
+        vm_stop.remove_vm(runtime, name, force=force)
     if json_:
         render.emit_json({"schema": "hvtx/removed/1", "vm": name})
     else:
@@ -569,8 +569,8 @@ def console(ctx: click.Context, name: str, json_: bool) -> None:
 @click.pass_context
 def attach(ctx: click.Context, name: str, pid: int, json_: bool) -> None:
     """Say which process is the VM's, for one that hvtx does not start."""
-    from hvtx.engine import launch
+    from hvtx.engine import vm_attach
 
     with opened(ctx, writable=True) as runtime:
-        launch.attach(runtime, name, pid)
+        vm_attach.attach(runtime, name, pid)
         _show(runtime, name, "running", json_=json_)

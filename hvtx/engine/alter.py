@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from hvtx.engine import define
-from hvtx.engine.launch import state_of
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import begin
+from hvtx.engine.vm_state import state_of
 from hvtx.errors import Conflict, UsageError
 from hvtx.model.vm import Vm
 from hvtx.planner.states import VmState

@@ -558,7 +558,7 @@ def remove_network(runtime: Runtime, name: str) -> None:
 
 def _away(runtime: Runtime, name: str) -> str:
     """The command that removes a VM as it is now."""
-    from hvtx.engine.launch import state_of
+    from hvtx.engine.vm_state import state_of
     from hvtx.planner.states import VmState
 
     vm = runtime.read(records.find_vm, name)

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from hvtx.engine.collect import apply_plan, failed_items
-from hvtx.engine.launch import start_vm, state_of
 from hvtx.engine.networks import bridge_row, ensure_networks
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import take_snapshot
+from hvtx.engine.vm_start import start_vm
+from hvtx.engine.vm_state import state_of
 from hvtx.errors import HvtxError, Refused
 from hvtx.host import failpoint
 from hvtx.model.plan import Action, Item, Plan, Reason
