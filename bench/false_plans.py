@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.population import World, make_world
-from hvtx.engine import collect, define, metrics, vm_start, vm_stop
+from hvtx.engine import collect, define, metrics, vm_options, vm_start, vm_stop
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.errors import PartialFailure
 from hvtx.model.plan import Reason
@@ -145,7 +145,7 @@ def _make_vms(settings: Settings, writers: int, network: str) -> None:
     try:
         for number in range(writers):
             command = ("sleep", "600") if number % 2 else ()
-            wish = define.parse_wish(
+            wish = vm_options.parse_wish(
                 f"h{number}", hypervisor=None if command else "external", networks=(network,),
                 publish=(f"{11000 + number}:80",), command=command,
             )  # fmt: skip

@@ -40,7 +40,7 @@ _PROCESSORS = "it is a number of virtual processors, for instance 2"
 
 
 def _hypervisors() -> tuple[str, ...]:
-    from hvtx.engine.define import HYPERVISORS
+    from hvtx.engine.vm_options import HYPERVISORS
 
     return HYPERVISORS
 
@@ -128,10 +128,10 @@ def wishes(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _parse(name: str, wish: dict[str, Any]) -> Any:
-    from hvtx.engine import define
+    from hvtx.engine import vm_options
 
     _refuse_words_before_dashes(wish["command"])
-    return define.parse_wish(name, **wish)
+    return vm_options.parse_wish(name, **wish)
 
 
 def _refuse_words_before_dashes(given: Sequence[str]) -> None:

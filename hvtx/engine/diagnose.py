@@ -324,7 +324,7 @@ def _forwarding(runtime: Runtime) -> Iterator[Finding]:
         yield _forwarding_unasked()
         return
     from hvtx.engine import forwarding
-    from hvtx.engine.networks import bridge_row
+    from hvtx.engine.network_build import bridge_row
 
     pairs = [(n, bridge_row(runtime, n)) for n in runtime.read(records.networks)]
     yield from forwarding.findings(runtime, [(n, row) for n, row in pairs if row is not None])
@@ -372,7 +372,7 @@ def _forward(runtime: Runtime) -> Iterator[Finding]:
 def _routes(runtime: Runtime) -> Iterator[Finding]:
     """Whether packets of guests find their way: asked of the kernel, one finding a cause."""
     from hvtx.engine import ways
-    from hvtx.engine.networks import bridge_row
+    from hvtx.engine.network_build import bridge_row
 
     with runtime.reading() as sql:
         networks, vms = records.networks(sql), records.vms(sql)
@@ -406,7 +406,7 @@ def _routes(runtime: Runtime) -> Iterator[Finding]:
 def _addresses(runtime: Runtime) -> Iterator[Finding]:
     """Addresses of guests that the host has itself, or looks for at another MAC address."""
     from hvtx.engine import own_addresses
-    from hvtx.engine.networks import bridge_row
+    from hvtx.engine.network_build import bridge_row
 
     with runtime.reading() as sql:
         networks, vms = records.networks(sql), records.vms(sql)
@@ -464,8 +464,8 @@ def _ports(runtime: Runtime) -> Iterator[Finding]:
 
 def _damage(runtime: Runtime) -> Iterator[Finding]:
     """What others flushed or changed under networks and running VMs."""
+    from hvtx.engine.damage import look_now
     from hvtx.engine.leftovers import stuck
-    from hvtx.engine.repair import look_now
     from hvtx.engine.snapshot import take_snapshot
 
     if runtime.store.missing or runtime.refused is not None:

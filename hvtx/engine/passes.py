@@ -206,6 +206,6 @@ def _settle(runtime: Runtime, found: Change) -> list[dict[str, Any]]:
 
 
 def _make(runtime: Runtime, wants: Sequence[Want]) -> None:
-    from hvtx.engine.networks import make
+    from hvtx.engine.network_build import make
 
     make(runtime, "rebuild", wants)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from hvtx.engine.collect import apply_plan, failed_items
-from hvtx.engine.networks import bridge_row, ensure_networks
+from hvtx.engine.network_build import bridge_row, ensure_networks
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.vm_start import start_vm

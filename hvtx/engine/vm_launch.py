@@ -12,7 +12,7 @@ from hvtx.drivers.vm_process import prepare, scope, spawn, stop
 from hvtx.drivers.vm_process.gate import Gate
 from hvtx.engine import holding
 from hvtx.engine.neighbours import refuse_others_ports
-from hvtx.engine.networks import bridge_row
+from hvtx.engine.network_build import bridge_row
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, forget_vm
 from hvtx.engine.undo import taking_back, undo

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hvtx.drivers.vm_process import probe, stop
 from hvtx.engine import holding, own_addresses, privileges
 from hvtx.engine.neighbours import holding_ports
-from hvtx.engine.networks import bridge_row, ensure_networks
+from hvtx.engine.network_build import bridge_row, ensure_networks
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, begin
 from hvtx.engine.vm_launch import Means, bring_up, ports_to_publish, refuse_diverted_vm
@@ -29,7 +29,7 @@ from hvtx.store import intents, records
 from hvtx.store.history import Event
 
 if TYPE_CHECKING:
-    from hvtx.engine.define import VmWish
+    from hvtx.engine.vm_options import VmWish
     from hvtx.model.plan import Plan
 
 

@@ -24,7 +24,8 @@ _DOCUMENT = re.compile(r"hvtx/[a-z-]+/\d+")
 COMMANDS = frozenset(
     {
         *("adopt", "alter", "backup", "collect", "define", "diagnose", "explain", "heuristic"),
-        *("lost", "metrics", "networks", "recover", "repair", "show", "systemd", "view"),
+        *("lost", "metrics", "recover", "repair", "show", "systemd", "view"),
+        *("network_create", "network_remove"),
         *("vm_attach", "vm_start", "vm_stop"),
     }
 )

@@ -16,10 +16,10 @@ FILES = {
     "hvtx/__init__.py": "",
     "hvtx/engine/__init__.py": "",
     "hvtx/engine/vm_start.py": (
-        "from hvtx.engine import networks\nfrom hvtx.host import links\n"
+        "from hvtx.engine import network_create\nfrom hvtx.host import links\n"
         "def start(runtime):\n    import json\n    sql.execute('SELECT a FROM vm')\n"
     ),
-    "hvtx/engine/networks.py": (
+    "hvtx/engine/network_create.py": (
         "def make(runtime, text):\n    from hvtx.engine import vm_start\n    return ':' in text\n"
     ),
     "hvtx/host/links.py": "class Links:\n    def all(self): ...\n" + "\n" * 500,
