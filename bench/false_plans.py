@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.population import World, make_world
-from hvtx.engine import collect, define, metrics, vm_options, vm_start, vm_stop
+from hvtx.engine import collect, define, gc_plan, metrics, vm_options, vm_start, vm_stop
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.errors import PartialFailure
 from hvtx.model.plan import Reason
@@ -192,7 +192,7 @@ def _plan(crew: Crew, settings: Settings, plans: int) -> Counter[str]:
 
 
 def _items(runtime: Runtime, seen: Counter[str]) -> list[str]:
-    report = collect.make_plan(runtime)
+    report = gc_plan.make_plan(runtime)
     if report.refused is not None:
         seen["refused"] += 1
         return []

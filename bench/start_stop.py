@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.floor import Floor
 from bench.population import ONE, World, make_world
-from hvtx.engine import collect, vm_start, vm_stop
+from hvtx.engine import gc_plan, vm_start, vm_stop
 from hvtx.engine.runtime import Runtime
 
 _INSIDE = "HVTX_BENCH_INSIDE"
@@ -141,7 +141,7 @@ def measure_plan(world: World, samples: Samples) -> None:
     """`gc --plan` in process, store opened and closed."""
     with samples.timing("gc plan, in process", world.vms):
         runtime = Runtime(world.settings, writable=False)
-        report = collect.make_plan(runtime)
+        report = gc_plan.make_plan(runtime)
         runtime.close()
     if report.refused is not None or report.plan.acting():
         raise SystemExit(f"the plan of {world.vms} live VMs is not empty: {report}"[:2000])

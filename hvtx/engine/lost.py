@@ -16,8 +16,9 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from hvtx.drivers.base import FirewallDriver, Host
-from hvtx.engine.collect import Report, plan_document
+from hvtx.engine.gc_plan import Report
 from hvtx.engine.runtime import DRIVERS, FIREWALLS, Runtime
+from hvtx.engine.saved_plan import plan_document
 from hvtx.engine.snapshot import legacy_tables
 from hvtx.engine.transaction import Operation, begin
 from hvtx.errors import Conflict, HvtxError, NotFound, UsageError

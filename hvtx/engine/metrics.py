@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from hvtx import __version__
-from hvtx.engine.collect import make_plan
+from hvtx.engine.gc_plan import make_plan
 from hvtx.engine.guests import Judged
 from hvtx.engine.guests import states as guest_states
 from hvtx.engine.runtime import Runtime

@@ -28,7 +28,7 @@ from hvtx.store import records
 
 def resolve_networks(runtime: Runtime) -> None:
     """Release what interrupted operations left of networks; a start needs none of the planner."""
-    from hvtx.engine.collect import resolve
+    from hvtx.engine.resolve import resolve
 
     resolve(runtime, networks=True)
 

@@ -175,7 +175,7 @@ def settle(runtime: Runtime, *, locked: bool = False) -> list[dict[str, Any]]:
         runtime.lock("all", "networks")
     try:
         if half:
-            from hvtx.engine.collect import resolve
+            from hvtx.engine.resolve import resolve
 
             resolve(runtime, networks=True)
         return _settle(runtime, change(runtime))  # another command may have been quicker

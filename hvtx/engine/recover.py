@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from hvtx.engine.collect import apply_plan, failed_items
+from hvtx.engine.apply import apply_plan
+from hvtx.engine.gc_plan import failed_items
 from hvtx.engine.network_build import bridge_row, ensure_networks
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import take_snapshot

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hvtx.engine import flows, holding, ownrules, passes
-from hvtx.engine.collect import resolve
 from hvtx.engine.damage import (
     Damage,
     damages_of,
@@ -24,6 +23,7 @@ from hvtx.engine.damage import (
 from hvtx.engine.loopback import bridges_in_need
 from hvtx.engine.network_build import ensure_networks, keep_settings
 from hvtx.engine.repair_row import hold_again, repair_object, repair_rules
+from hvtx.engine.resolve import resolve
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.transaction import begin

@@ -153,7 +153,7 @@ def _with_user(
 
 def _resolve(runtime: Runtime, name: str) -> Plan:
     """Release what is left of a VM; the planner is loaded only where something is."""
-    from hvtx.engine.collect import resolve
+    from hvtx.engine.resolve import resolve
 
     return resolve(runtime, vm=name)
 

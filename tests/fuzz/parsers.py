@@ -22,7 +22,8 @@ from hvtx.cli import settings as cli
 from hvtx.drivers import nftables, strangers
 from hvtx.drivers.vm_process.gate import tail as tail_of
 from hvtx.drivers.vm_process.probe import look_into
-from hvtx.engine import adopt, collect, heuristic, runtime, show, units, view
+from hvtx.engine import adopt, heuristic, runtime, show, units, view
+from hvtx.engine.saved_plan import load_plan
 from hvtx.errors import HvtxError, NotPermitted
 from hvtx.host import (
     api,
@@ -440,7 +441,7 @@ def file_of(data: bytes, name: str = "file") -> str:
 
 def saved_plan(data: bytes) -> None:
     """What a saved plan chooses can be compared with what is planned now."""
-    for identity in collect.load_plan(file_of(data)):
+    for identity in load_plan(file_of(data)):
         assert hash(identity) is not None
         assert len(identity) == 6
 
@@ -1064,7 +1065,7 @@ PARSERS: dict[str, Parser] = {
         listed_access, mutated([struct.pack("<IHHIHHIHHI", 2, 1, 6, 0xFFFFFFFF, 2, 6, 54321, 16, 6, 0xFFFFFFFF)]), (),
         ("host.trust._entries",),
     ),
-    "saved plans": Parser(saved_plan, json_bytes(PLANS), (HvtxError,), ("engine.files.read_plan", "engine.collect.load_plan", "engine.collect._identity")),
+    "saved plans": Parser(saved_plan, json_bytes(PLANS), (HvtxError,), ("engine.files.read_plan", "engine.saved_plan.load_plan", "engine.saved_plan._identity")),
     "saved guesses": Parser(saved_guesses, json_bytes(PLANS), (HvtxError,), ("engine.heuristic.load_plan",)),
     "views": Parser(published, json_bytes(VIEWS), (HvtxError,), ("engine.view._parsed", "store.view.read")),
     "stores of others": Parser(installation, mutated([store_bytes()]), (HvtxError, OSError), ("store.backup.installation_at",)),

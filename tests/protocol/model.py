@@ -571,7 +571,7 @@ def stop(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
         yield from _RELEASING[at](s, who, weak)
 
 
-# -- collecting: collect.collect, recover.recover, collect.resolve ------------------------------------
+# -- collecting: collect.collect, recover.recover, resolve.resolve ------------------------------------
 
 
 def collect(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
@@ -1143,7 +1143,7 @@ def _forget(s: State, who: int) -> Iterator[Step]:
 
 
 def _ended(s: State, who: int) -> State:
-    """``Operation.end``, ``collect._tidy``, and the locks fall; a start that resolved goes on."""
+    """``Operation.end``, ``apply._tidy``, and the locks fall; a start that resolved goes on."""
     operation = s.actors[who].operation
     if operation:
         s = _close(s, operation)
