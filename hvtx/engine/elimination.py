@@ -22,7 +22,7 @@ Stopped = list[tuple[Flow, Cause]]
 Handles = Mapping[tuple[ruleset.Place, int], int]
 
 
-def blamed(
+def found_out(
     picture: Picture, stopped: Stopped, handles: Handles, again: Callable[[Picture], Stopped]
 ) -> Stopped:
     """The same flows, with the rules that were found out; ``again`` tries all in a changed host."""
