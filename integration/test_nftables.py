@@ -16,7 +16,9 @@ import pytest
 
 from hvtx.drivers.base import Host
 from hvtx.drivers.bridge import BridgeDriver
-from hvtx.drivers.nftables import ATTEMPTS, NftablesDriver, listed_rules
+from hvtx.drivers.nftables import NftablesDriver
+from hvtx.drivers.nftables.ruleset import listed_rules
+from hvtx.drivers.nftables.session import ATTEMPTS
 from hvtx.drivers.tap import TapDriver
 from hvtx.errors import Conflict, Contended, HostRefused, NotPermitted, UsageError
 from hvtx.host import libnftables, nfnetlink, nftlayout
@@ -510,7 +512,7 @@ def test_absent_is_gone(driver: NftablesDriver, rows: Rows) -> None:
 
 def after_lookup(driver: NftablesDriver, act: Callable[[], object], times: int) -> list[int]:
     """Let ``act`` happen right after the driver read elements, the first ``times`` times."""
-    channel, calls = driver._socket, []
+    channel, calls = driver._session.socket, []
     original = channel.lookup
 
     def lookup(pieces: Any) -> Any:
@@ -556,14 +558,14 @@ def test_absence_is_believed_only_if_it_lasts(driver: NftablesDriver, rows: Rows
 def test_a_walk_that_repeats_itself_is_done_again(driver: NftablesDriver, rows: Rows) -> None:
     """A hash table that grows during a dump repeats elements, and may leave out others."""
     found = make(driver, rows.whole())
-    original, calls = driver._socket.dump_elements, []
+    original, calls = driver._session.socket.dump_elements, []
 
     def dump(family: str, table: str, name: str) -> list[bytes]:
         bodies = original(family, table, name)
         calls.append(name)
         return bodies * 2 if calls.count("masq4") == 1 and name == "masq4" else bodies
 
-    driver._socket.dump_elements = dump  # type: ignore[method-assign]
+    driver._session.socket.dump_elements = dump  # type: ignore[method-assign]
     assert seen(driver) == wanted(driver, found)
     assert calls.count("masq4") == 2
 
@@ -582,13 +584,13 @@ def test_changes_without_end_are_contended(driver: NftablesDriver, rows: Rows) -
     assert (outcome.gone, outcome.reason) == (False, "contended")
     assert len(calls) == ATTEMPTS
     assert lab.difference(before, lab.dump()) == ""
-    rules = driver._socket.rules
+    rules = driver._session.socket.rules
 
     def unsteady(*where: str) -> Any:
         churn()
         return rules(*where)
 
-    driver._socket.rules = unsteady  # type: ignore[method-assign]
+    driver._session.socket.rules = unsteady  # type: ignore[method-assign]
     with pytest.raises(Contended):
         driver.observe()
     other.close()

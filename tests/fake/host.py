@@ -437,7 +437,7 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.drivers.bridge.Path": setting,
         "hvtx.drivers.address.Links": links,
         "hvtx.drivers.sysctl.Path": setting,
-        "hvtx.drivers.nftables.Nftables": lambda: FakeNftables(kernel),
+        "hvtx.drivers.nftables.session.Nftables": lambda: FakeNftables(kernel),
         "hvtx.drivers.vm_process.spawn.spawn": lambda launch, log, name="", user=None: FakeGate(
             kernel, launch, log, name
         ),

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple, Self
 from hypothesis import strategies as st
 
 from hvtx.cli import settings as cli
-from hvtx.drivers import nftables, strangers
+from hvtx.drivers import strangers
+from hvtx.drivers.nftables.ruleset import listed_rules
 from hvtx.drivers.vm_process.gate import tail as tail_of
 from hvtx.drivers.vm_process.probe import look_into
 from hvtx.engine import adopt, heuristic, runtime, show, units, view
@@ -971,7 +972,7 @@ PARSERS: dict[str, Parser] = {
     "nft list ruleset": Parser(
         libnftables.rules_in, texts(LISTING), (), ("host.libnftables.rules_in",), lambda n: LISTING[0] * n
     ),
-    "nft -a list table": Parser(nftables.listed_rules, texts(LISTING), (), ("drivers.nftables.listed_rules",)),
+    "nft -a list table": Parser(listed_rules, texts(LISTING), (), ("drivers.nftables.ruleset.listed_rules",)),
     "a ruleset for the replica": Parser(
         in_a_replica, st.tuples(*(
             st.one_of(st.sampled_from(pieces_of(name)), bodies(name))
