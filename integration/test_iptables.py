@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from hvtx.drivers.base import Host
-from hvtx.drivers.iptables import IptablesDriver, chain_name, rules_of
+from hvtx.drivers.iptables import IptablesDriver
+from hvtx.drivers.iptables.rules import chain_name, rules_of
 from hvtx.errors import Busy, HostRefused
 from hvtx.host import xtables
 from hvtx.model.resource import GONE, Resource

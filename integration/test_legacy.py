@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from hvtx.drivers import iptables
+from hvtx.drivers.iptables import rules as iptables
 from hvtx.engine import passes
 from hvtx.host import libiptc, xtables
 from hvtx.planner import provision

@@ -134,7 +134,7 @@ def _of_lines(
     own = [row for row in rows if row.spec["backend"] == "iptables"]
     if not seen or not own:
         return []
-    from hvtx.drivers import iptables
+    from hvtx.drivers.iptables import rules as iptables
     from hvtx.host import xtables
 
     wanted = [

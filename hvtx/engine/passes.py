@@ -93,7 +93,7 @@ def _want(spec: dict[str, Any]) -> Want:
 
 def _wanted(networks: Sequence[Network], every: Sequence[Network]) -> dict[int, dict[str, Any]]:
     """The specifications of the rows that should be there, by family."""
-    from hvtx.drivers.iptables import drops_by_policy
+    from hvtx.drivers.iptables.policy import drops_by_policy
 
     families = {6 if ":" in subnet else 4 for network in networks for subnet in network.subnets}
     closed = [family for family in sorted(families) if drops_by_policy(family)]
@@ -126,7 +126,7 @@ def world(every: Sequence[Network]) -> list[str]:
 
 
 def _compare(wanted: dict[int, dict[str, Any]], there: Sequence[Resource]) -> Change:
-    from hvtx.drivers.iptables import place_in_forward
+    from hvtx.drivers.iptables.policy import place_in_forward
 
     make, drop, move, words = [], [], [], []
     fit: dict[int, Resource] = {}
