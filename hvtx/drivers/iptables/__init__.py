@@ -16,10 +16,10 @@ where the world is.
 
 Every rule carries its row's mark as its comment. A rule is written here in the very words of
 ``iptables-save`` (:class:`rules.Rule`), so that what is expected, what is built and what is read
-back are one text. The IPv4 chains belong to the ``base`` row. The IPv6 chains are shared by the networks
-that have an IPv6 subnet: each brings its own jumps, and a chain goes with the last of them, so that
-a host without IPv6 guests never gets IPv6 tables. A table that once was used stays in the kernel,
-empty and with its policies as they were: it cannot be removed from a network namespace.
+back are one text. The IPv4 chains belong to the ``base`` row. The IPv6 chains are shared by the
+networks that have an IPv6 subnet: each brings its own jumps, and a chain goes with the last of
+them, so that a host without IPv6 guests never gets IPv6 tables. A table that once was used stays in
+the kernel, empty and with its policies as they were: it cannot be removed from a network namespace.
 
 Order inside PASS: rules of networks are put in front, rules of VMs behind. Within either group, and
 in FWD, no order matters, so that any lost rule can be put back alone.
