@@ -223,9 +223,9 @@ def _choose_firewall(runtime: Runtime) -> str:
     """
     if runtime.settings.firewall != "auto":
         return runtime.settings.firewall
-    from hvtx.host import xtables
+    from hvtx.host import xtblob, xtlack
 
-    if not any(xtables.in_use(family) for family in (4, 6)):
+    if not any(xtblob.in_use(family) for family in (4, 6)):
         return "nftables"
     from hvtx.host.nfnetlink import Nftables
 
@@ -236,7 +236,7 @@ def _choose_firewall(runtime: Runtime) -> str:
         nftables.close()
     if strangers:
         return "nftables"
-    lack = xtables.lack()
+    lack = xtlack.lack()
     if lack is not None:
         raise HostRefused(
             "this host's own rules stand in legacy iptables tables, where guests of another"

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
-from hvtx.host import program, xtables
+from hvtx.host import program, xtsaved
 from hvtx.host.nfnetlink import (
     BatchRefused,
     Named,
@@ -167,7 +167,7 @@ def _printed(*argv: str) -> dict[tuple[str, str], list[str]]:
     """``{(table, chain): words}`` as a save program prints them; raises _UntoldError."""
     text = _run(*argv).decode(errors="surrogateescape")
     try:
-        saved = xtables.parse("\n".join(x for x in text.split("\n") if not x.startswith("#")))
+        saved = xtsaved.parse("\n".join(x for x in text.split("\n") if not x.startswith("#")))
     except ValueError as problem:
         raise _UntoldError(f"{os.path.basename(argv[0])} printed {problem}") from problem
     found: dict[tuple[str, str], list[str]] = {}

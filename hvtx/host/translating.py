@@ -32,12 +32,12 @@ def may_translate() -> bool:
         return True
     if not any(map(_lists_some, _LISTS)):
         return False
-    from hvtx.host import xtables
+    from hvtx.host import xtnames, xtsaved
 
     return any(
-        has_translating(xtables.save_text(family))
-        for family in xtables.TOOLS
-        if _TABLES & set(xtables.listed(family))
+        has_translating(xtsaved.save_text(family))
+        for family in xtnames.TOOLS
+        if _TABLES & set(xtnames.listed(family))
     )
 
 

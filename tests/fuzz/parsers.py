@@ -56,7 +56,9 @@ from hvtx.host import (
     ways,
     xfrm,
     xtables,
+    xtblob,
     xtentry,
+    xtsaved,
 )
 from hvtx.host.links import Links
 from hvtx.host.program import Ended
@@ -266,42 +268,42 @@ def conversations(draw: Any) -> list[bytes]:
 # Legacy tables ------------------------------------------------------------------------------------
 
 
-def blob(name: str, data: bytes | None = None) -> xtables.Blob:
+def blob(name: str, data: bytes | None = None) -> xtblob.Blob:
     """A recorded legacy table, with other bytes."""
     head, whole = sample(name)
     count, starts = json.loads(head)
-    return xtables.Blob(count, tuple(map(tuple, starts)), whole if data is None else data)
+    return xtblob.Blob(count, tuple(map(tuple, starts)), whole if data is None else data)
 
 
 def legacy(given: tuple[str, bytes]) -> None:
     """Every entry of a table, or an error: a table that is cut off has not fewer rules."""
     name, data = given
     family, table = int(name[6]), blob(name, data)
-    rules = xtables.entries(family, table)
-    list(xtables._decides(family, table))
+    rules = xtblob.entries(family, table)
+    list(xtblob._decides(family, table))
     for chain, _ in table.starts:
-        end = xtables.end_of(family, table, chain)
+        end = xtblob.end_of(family, table, chain)
         assert len(end.last) <= len(end.rules)
-    for found in xtables.marked(family, table, "hvtx:"):
+    for found in xtblob.marked(family, table, "hvtx:"):
         assert found.mark.startswith("hvtx:")
     for entry in (entry for found in rules.values() for entry in found):
         xtentry.with_comment(family, entry, "hvtx:")
     if len(data) < len(blob(name).data):
         # the kernel said how many there are; what is missing was not read
         assert sum(map(len, rules.values())) >= sum(
-            map(len, xtables.entries(family, blob(name)).values())
+            map(len, xtblob.entries(family, blob(name)).values())
         ), "rules were lost"
 
 
 def paired(text: str) -> None:
     """Printed rules and entries, joined: each of a table's entries has its words, or nothing has."""
-    saved, table = xtables.parse(text), blob("legacy4 nat")
-    seen = {"nat": xtables.marked(4, table, "hvtx:")}
+    saved, table = xtsaved.parse(text), blob("legacy4 nat")
+    seen = {"nat": xtblob.marked(4, table, "hvtx:")}
     marks = frozenset(entry.mark for entry in seen["nat"])
     found = xtables.pair(saved.rules, seen, marks)
     if found is not None:
         assert sum(map(len, found.values())) == len(seen["nat"])
-    rules = {("nat", chain): each for chain, each in xtables.entries(4, table).items()}
+    rules = {("nat", chain): each for chain, each in xtblob.entries(4, table).items()}
     together = strangers._paired(saved.rules, rules)
     if together is not None:
         assert len(together) == sum(map(len, rules.values()))
@@ -309,7 +311,7 @@ def paired(text: str) -> None:
 
 def saved_text(text: str) -> None:
     """Rules stand in chains that were declared; nothing is lost at the end."""
-    found = xtables.parse(text)
+    found = xtsaved.parse(text)
     assert {(r.table, r.chain) for r in found.rules} <= found.chains
     lines = [line for line in text.split("\n") if line.startswith("-A ")]
     if '"' not in text:
@@ -953,13 +955,13 @@ PARSERS: dict[str, Parser] = {
     # legacy tables, and what tools print
     "legacy tables": Parser(
         legacy, legacy_inputs(), GARBLED,
-        ("host.xtables.marked", "host.xtables.entries", "host.xtables._decides", "host.xtables._ends",
-         "host.xtables._portable", "host.xtables._walk", "host.xtables._verdict",
-         "host.xtables.end_of", "host.xtables._target_name", "host.xtentry.with_comment"),
+        ("host.xtblob.marked", "host.xtblob.entries", "host.xtblob._decides", "host.xtblob._ends",
+         "host.xtblob._portable", "host.xtblob._walk", "host.xtblob._verdict",
+         "host.xtblob.end_of", "host.xtblob._target_name", "host.xtentry.with_comment"),
     ),
     "iptables-save": Parser(
         saved_text, texts(SAVED), (ValueError,),
-        ("host.xtables.parse", "host.xtables._lines", "host.xtables._rule"),
+        ("host.xtsaved.parse", "host.xtsaved._lines", "host.xtsaved._rule"),
         lambda n: '*nat\n:A - [0:0]\n-A A -m comment --comment "open\n' + "-A A -j DROP\n" * n,
     ),
     "iptables-save and its entries": Parser(

@@ -23,7 +23,8 @@ from hvtx.host import (
     procfs,
     routes,
     traces,
-    xtables,
+    xtblob,
+    xtsaved,
 )
 from hvtx.host.netlink import Garbled, attribute, message, u32
 from hvtx.host.replica import ruleset
@@ -118,19 +119,19 @@ def test_elements_that_are_cut_off() -> None:
 def test_a_legacy_table_that_is_cut_off_has_not_fewer_rules(name: str) -> None:
     """Not even where it is cut between two entries: the kernel said how many there are."""
     family, whole = int(name[6]), sample(name)[1]
-    assert xtables.entries(family, blob(name))
+    assert xtblob.entries(family, blob(name))
     for size in range(len(whole)):
         with pytest.raises(Garbled):
-            xtables.entries(family, blob(name, whole[:size]))
+            xtblob.entries(family, blob(name, whole[:size]))
         with pytest.raises(Garbled):
-            xtables.marked(family, blob(name, whole[:size]), "hvtx:")
+            xtblob.marked(family, blob(name, whole[:size]), "hvtx:")
 
 
 def test_a_mark_that_is_no_text_stands_in_a_legacy_table() -> None:
     """Somebody's comment; it is read as iptables-save prints it."""
     data = sample("legacy4 nat")[1]
     at = data.index(b"hvtx:")
-    (found,) = xtables.marked(
+    (found,) = xtblob.marked(
         4, blob("legacy4 nat", data[: at + 5] + b"\xff" + data[at + 6 :]), "hvtx:"
     )
     assert found.mark.startswith("hvtx:\udcff")
@@ -147,16 +148,16 @@ def test_a_quotation_mark_that_stays_open_is_not_looked_at_again(
             looked.append(len(text))
             return text.replace('\\"', "")
 
-    monkeypatch.setattr(xtables, "_ESCAPED", Escaped())
+    monkeypatch.setattr(xtsaved, "_ESCAPED", Escaped())
     text = '*nat\n:A - [0:0]\n-A A -m comment --comment "open\n' + 'a \\" b\n' * 500
     with pytest.raises(ValueError, match="open quotation mark"):
-        xtables.parse(text)
+        xtsaved.parse(text)
     assert sum(looked) <= len(text)
 
 
 def test_lines_of_a_quoted_text_are_one() -> None:
     text = '*nat\n:A - [0:0]\n-A A -m comment --comment "a\\"\n# b\n\\\\" -j DROP\nCOMMIT\n# "\n'
-    (rule,) = xtables.parse(text).rules
+    (rule,) = xtsaved.parse(text).rules
     assert rule.text == '-m comment --comment "a\\"\n# b\n\\\\" -j DROP'
 
 

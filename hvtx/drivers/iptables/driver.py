@@ -22,7 +22,7 @@ from hvtx.drivers.iptables.rules import (
     rules_of,
 )
 from hvtx.errors import Contended, HostRefused
-from hvtx.host import xtables
+from hvtx.host import xtables, xtblob, xtlock, xtnames, xtsaved
 from hvtx.model.mark import FAMILY
 from hvtx.model.resource import Entry, Outcome, Resource
 
@@ -53,8 +53,8 @@ class IptablesDriver:
         NotPermitted or HostRefused (``cannot-observe``).
         """
         found: list[Entry] = []
-        for family in xtables.TOOLS:
-            found += entries_of(self._site.installation, xtables.saved(family), family)
+        for family in xtnames.TOOLS:
+            found += entries_of(self._site.installation, xtsaved.saved(family), family)
         return tuple(found)
 
     def create(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
@@ -84,8 +84,8 @@ class IptablesDriver:
         wanted: Mapping[int, Sequence[Rule]],
     ) -> None:
         makes = any(brings_chains(row, family, table) for row in resources)
-        if not makes and table not in xtables.listed(family):
-            raise HostRefused(f"the {xtables.TOOLS[family]} table {table} is gone", hint=_REPAIR)
+        if not makes and table not in xtnames.listed(family):
+            raise HostRefused(f"the {xtnames.TOOLS[family]} table {table} is gone", hint=_REPAIR)
         there = self._there(family, table, {row.mark for row in resources})
         todo = [
             (rule, entry_of(rule, row.mark))
@@ -101,7 +101,7 @@ class IptablesDriver:
                 if not edit.has(chain):
                     # those of filter only accept: that the ones which drop are there is seen to
                     if not makes and table != "filter":
-                        tool = xtables.TOOLS[family]
+                        tool = xtnames.TOOLS[family]
                         raise HostRefused(f"the {tool} chain {chain} is gone", hint=_REPAIR)
                     edit.make_chain(chain)
             # Each of those that go to the head is put before the one put there last.
@@ -113,18 +113,18 @@ class IptablesDriver:
 
         if not xtables.edit(family, table, self._site.timeout, change):
             raise Contended(
-                f"the {xtables.TOOLS[family]} table {table} changed although its lock was held",
-                hint=f"some program writes rules without taking {xtables.lock_path()}",
+                f"the {xtnames.TOOLS[family]} table {table} changed although its lock was held",
+                hint=f"some program writes rules without taking {xtlock.lock_path()}",
             )
 
     def _there(self, family: int, table: str, marks: set[str]) -> set[tuple[str, str, str]]:
         """``(chain, text, mark)`` of rules with one of ``marks``; cheap when there are none."""
-        blob = xtables.read(family, table)
+        blob = xtblob.read(family, table)
         if blob is None or not any(mark.encode() in blob.data for mark in marks):
             return set()
         return {
             (seen.chain, seen.text, seen.mark)
-            for seen in xtables.saved(family).rules
+            for seen in xtsaved.saved(family).rules
             if seen.table == table and seen.mark in marks
         }
 
@@ -133,7 +133,7 @@ class IptablesDriver:
     ) -> None:
         """Read back, independently of libiptc: every rule must be there, once."""
         seen = Counter(
-            (rule.table, rule.chain, rule.text, rule.mark) for rule in xtables.saved(family).rules
+            (rule.table, rule.chain, rule.text, rule.mark) for rule in xtsaved.saved(family).rules
         )
         for row in resources:
             for rule in wanted[row.id]:
@@ -144,7 +144,7 @@ class IptablesDriver:
                     times = "is not there" if not copies else f"is there {copies} times"
                     raise Contended(
                         f"{rule.place}: {rule.text} ({row.mark}) {times} after it was made",
-                        hint=f"some program writes rules without taking {xtables.lock_path()}",
+                        hint=f"some program writes rules without taking {xtlock.lock_path()}",
                     )
 
     def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from hvtx.drivers.iptables.rules import BACKEND, Rule, own_chains
-from hvtx.host import xtables
+from hvtx.host import xtnames, xtsaved
 from hvtx.model.resource import GONE, Entry, Outcome, Resource
 
 _WITH = {"WAY": "PASS"}  # a chain that is empty at times, and goes with another
@@ -29,7 +29,7 @@ class Sights(NamedTuple):
     bare: frozenset[tuple[int, str, str, str]]  # without a mark
 
 
-def index(views: Mapping[int, xtables.Saved]) -> Sights:
+def index(views: Mapping[int, xtsaved.Saved]) -> Sights:
     """Sort what was seen by its marks."""
     by_mark: dict[str, list[tuple[int, str, str, str]]] = {}
     bare = set()
@@ -61,7 +61,7 @@ def judge(resource: Resource, rules: Sequence[Rule], sights: Sights) -> Verdict:
 
 def dependents(
     installation: str,
-    views: Mapping[int, xtables.Saved],
+    views: Mapping[int, xtsaved.Saved],
     taken: frozenset[tuple[int, str, str, str, str]],
 ) -> str | None:
     """A rule that still needs the installation's chains when ``taken`` are gone, or None.
@@ -73,12 +73,12 @@ def dependents(
             key = (family, seen.table, seen.chain, seen.text, seen.mark or "")
             if key not in taken and concerns(installation, seen):
                 owner = f" ({seen.mark})" if seen.mark else ""
-                place = f"{xtables.TOOLS[family]} {seen.table} {seen.chain}"
+                place = f"{xtnames.TOOLS[family]} {seen.table} {seen.chain}"
                 return f"{place}: {seen.text}{owner} is still there"
     return None
 
 
-def idle(view: xtables.Saved, table: str, chains: Iterable[str]) -> list[str]:
+def idle(view: xtsaved.Saved, table: str, chains: Iterable[str]) -> list[str]:
     """Those of ``chains`` that are there, empty, and that nothing jumps to (pure)."""
     rules = [rule for rule in view.rules if rule.table == table]
     used = {rule.chain for rule in rules}
@@ -98,18 +98,18 @@ def together(found: Sequence[str], there: Collection[str]) -> list[str]:
     return kept
 
 
-def concerns(installation: str, seen: xtables.SavedRule) -> bool:
+def concerns(installation: str, seen: xtsaved.SavedRule) -> bool:
     """Whether a rule stands in one of the installation's chains or jumps to one."""
     own = own_chains(installation, seen.table)
     jump = _JUMPS.search(seen.text)
     return seen.chain in own or (jump is not None and jump[1] in own)
 
 
-def entries_of(installation: str, view: xtables.Saved, family: int) -> list[Entry]:
+def entries_of(installation: str, view: xtsaved.Saved, family: int) -> list[Entry]:
     """What is worth seeing of a family: ours, whatever is marked, and strangers' NAT rules."""
     found = []
     for seen in view.rules:
-        place = f"{xtables.TOOLS[family]} {seen.table} {seen.chain}"
+        place = f"{xtnames.TOOLS[family]} {seen.table} {seen.chain}"
         if seen.mark is not None:
             found.append(Entry(BACKEND, place, seen.text, seen.mark))
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hvtx.host import xtables
+from hvtx.host import xtblob
 from hvtx.model.resource import Resource
 
 
@@ -11,10 +11,10 @@ def place_in_forward(resource: Resource) -> str:
 
     Raises NotPermitted, HostRefused.
     """
-    end, mark = xtables.forward_end(resource.spec["family"]), b"\0%b\0" % resource.mark.encode()
+    end, mark = xtblob.forward_end(resource.spec["family"]), b"\0%b\0" % resource.mark.encode()
     return "last" if mark in end.last else "before" if mark in end.rules else "gone"
 
 
 def drops_by_policy(family: int) -> bool:
     """Whether what no rule of FORWARD has decided is dropped. Raises NotPermitted, HostRefused."""
-    return xtables.forward_end(family).policy != "ACCEPT"
+    return xtblob.forward_end(family).policy != "ACCEPT"

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from hvtx.drivers.iptables.judging import dependents, idle, index, judge, together
 from hvtx.drivers.iptables.rules import TABLES, Rule, own_chains, rules_of
 from hvtx.errors import Busy, HvtxError
-from hvtx.host import xtables
+from hvtx.host import xtables, xtblob, xtnames, xtsaved
 from hvtx.model.resource import GONE, Entry, Outcome, Resource
 
 
@@ -36,7 +36,7 @@ def release(site: Site, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
 
 def _release(site: Site, resources: Sequence[Resource]) -> dict[int, Outcome]:
     marks = {row.mark for row in resources}
-    read = {family: xtables.matching(family, marks, site.prefix) for family in xtables.TOOLS}
+    read = {family: xtables.matching(family, marks, site.prefix) for family in xtnames.TOOLS}
     views = {family: view for family, (view, _) in read.items()}
     outcomes, take = _judged(site, resources, views)
     doomed: dict[tuple[int, str], list[tuple[Resource, str, bytes]]] = {}
@@ -54,7 +54,7 @@ def _release(site: Site, resources: Sequence[Resource]) -> dict[int, Outcome]:
 
 
 def _judged(
-    site: Site, resources: Sequence[Resource], views: Mapping[int, xtables.Saved]
+    site: Site, resources: Sequence[Resource], views: Mapping[int, xtsaved.Saved]
 ) -> tuple[dict[int, Outcome], list[tuple[Resource, Rule]]]:
     """Outcomes before acting, and the rules to take; the base is judged last."""
     outcomes: dict[int, Outcome] = {}
@@ -94,23 +94,23 @@ def take_from(
         taken = sum(edit.take(chain, entry) for _, chain, entry in others)
         busy = [c for c in chains if edit.has(c) and not edit.empty(c)]
         if base and busy:  # someone was quicker since the rules were judged
-            message = f"{xtables.TOOLS[family]} {table}: rules are left in {', '.join(busy)}"
+            message = f"{xtnames.TOOLS[family]} {table}: rules are left in {', '.join(busy)}"
             kept[base[0][0].id] = Outcome(False, "foreign-dependents", message)
         else:
             taken += sum(edit.take(chain, entry) for _, chain, entry in base)
         return _sweep(edit, chains) or taken > 0
 
     xtables.edit(family, table, site.timeout, change)
-    blob = xtables.read(family, table)
+    blob = xtblob.read(family, table)
     marks = {row.mark for row, _, _ in items}
     left = {
         (seen.chain, seen.data)
-        for seen in (xtables.marked(family, blob, site.prefix) if blob else ())
+        for seen in (xtblob.marked(family, blob, site.prefix) if blob else ())
         if seen.mark in marks
     }
     for row, chain, entry in items:
         if (chain, entry) in left and row.id not in kept:
-            message = f"{xtables.TOOLS[family]} {table} {chain}: a rule came back"
+            message = f"{xtnames.TOOLS[family]} {table} {chain}: a rule came back"
             kept[row.id] = Outcome(False, "contended", message)
     return kept
 
@@ -118,13 +118,13 @@ def take_from(
 def _drop_orphans(
     site: Site,
     resources: Sequence[Resource],
-    views: Mapping[int, xtables.Saved],
+    views: Mapping[int, xtsaved.Saved],
     done: Iterable[tuple[int, str]],
 ) -> None:
     """Chains of a base or network whose rules and jumps someone else flushed before."""
     if not any(row.spec["what"] in ("base", "network") for row in resources):
         return
-    for family in xtables.TOOLS:
+    for family in xtnames.TOOLS:
         for table in TABLES:
             own = own_chains(site.installation, table)
             # where there is none the lock is left alone: whoever could not have it to make
@@ -142,7 +142,7 @@ def remove(site: Site, entry: Entry) -> Outcome:
     if entry.mark is None:
         return Outcome(False, "foreign", f"`{entry.text}` in {entry.place} carries no mark")
     tool, table, chain = entry.place.split(" ")
-    family = next(number for number, name in xtables.TOOLS.items() if name == tool)
+    family = next(number for number, name in xtnames.TOOLS.items() if name == tool)
 
     def change(edit: xtables.Edit) -> bool:
         taken = bool(copies) and edit.take(chain, copies[-1])

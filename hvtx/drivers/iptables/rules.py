@@ -7,12 +7,12 @@ from ipaddress import ip_address, ip_network
 from typing import Any, NamedTuple
 
 from hvtx.errors import HostRefused
-from hvtx.host import xtables
+from hvtx.host import xtables, xtnames
 from hvtx.model.mark import parse_mark
 from hvtx.model.resource import FLOWS_EACH, Resource
 
 BACKEND = "iptables"
-_FAMILIES = {tool: family for family, tool in xtables.TOOLS.items()}
+_FAMILIES = {tool: family for family, tool in xtnames.TOOLS.items()}
 _CHAINS = {"filter": ("PASS", "WAY"), "mangle": ("FWD",), "nat": ("PRE", "OUT", "POST")}
 TABLES = tuple(_CHAINS)
 GUARDS = ("mangle", "FORWARD")  # where what drops must come before what others let pass
@@ -32,7 +32,7 @@ class Rule(NamedTuple):
     @property
     def place(self) -> str:
         """Where it stands, as entries name it."""
-        return f"{xtables.TOOLS[self.family]} {self.table} {self.chain}"
+        return f"{xtnames.TOOLS[self.family]} {self.table} {self.chain}"
 
 
 def chain_name(installation: str, part: str) -> str:

@@ -66,9 +66,9 @@ def check_netfilter(runtime: Runtime) -> Iterator[Finding]:
 
 def check_iptables(runtime: Runtime) -> Iterator[Finding]:
     """Whether the iptables backend can work, where a network has it or the next one would."""
-    from hvtx.host import xtables
+    from hvtx.host import xtblob, xtlack, xtnames
 
-    lack = xtables.lack()
+    lack = xtlack.lack()
     if lack is None:
         yield Finding("iptables", "ok", "the iptables backend has what it works with")
         return
@@ -77,9 +77,7 @@ def check_iptables(runtime: Runtime) -> Iterator[Finding]:
     evidence = tuple(f"network {name!r} lives in the legacy tables" for name in used)
     if firewall == "iptables":
         evidence += ("--firewall iptables is asked for",)
-    elif (
-        firewall == "auto" and not used and any(xtables.in_use(family) for family in xtables.TOOLS)
-    ):
+    elif firewall == "auto" and not used and any(xtblob.in_use(family) for family in xtnames.TOOLS):
         evidence += ("rules or policies of this host stand in legacy tables",)
     if evidence:
         yield Finding("iptables", "error", lack.message, evidence, lack.hint)

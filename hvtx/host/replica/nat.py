@@ -21,7 +21,7 @@ from hvtx.host.replica.ruleset import Place, Ruleset
 from hvtx.host.replica.scratch import WORLD_MAC, Picture, Scratch
 from hvtx.host.replica.trace import TABLE
 from hvtx.host.translating import LEGACY_RULE, OUR_LINE, OURS, translates
-from hvtx.host.xtables import TOOLS
+from hvtx.host.xtnames import TOOLS
 
 _RULE_EXPRESSIONS, _NAT_TYPE, _DNAT, _XT_NAME = 4, 1, 1, 1
 _XT_TARGETS = frozenset({b"DNAT", b"REDIRECT", b"NETMAP", b"TPROXY"})
