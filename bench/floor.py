@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from hvtx.host import nfnetlink, tun
 from hvtx.host.netlink import ACK, DUMP, REQUEST, attribute, message, text, u32
-from hvtx.host.nftlayout import SKELETONS, pieces, table_name
+from hvtx.host.nftelements import pieces
+from hvtx.host.nftlayout import SKELETONS, table_name
 from hvtx.host.tun import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from hvtx.drivers.nftables.ruleset import listed_rules
 from hvtx.drivers.nftables.session import ATTEMPTS
 from hvtx.drivers.tap import TapDriver
 from hvtx.errors import Conflict, Contended, HostRefused, NotPermitted, UsageError
-from hvtx.host import libnftables, nfnetlink, nftlayout
+from hvtx.host import libnftables, nfnetlink, nftelements, nftlayout
 from hvtx.model.mark import make_mark
 from hvtx.model.resource import Entry, Outcome, Resource
 from integration import lab
@@ -217,7 +217,7 @@ def test_texts_are_for_people(driver: NftablesDriver, rows: Rows) -> None:
 def test_host_addresses_of_any_family(rows: Rows) -> None:
     def sets(host_ip: str | None) -> list[str]:
         spec = rows.publish(host_ip=host_ip).spec
-        return [piece.set for piece in nftlayout.pieces(INSTALLATION, spec)]
+        return [piece.set for piece in nftelements.pieces(INSTALLATION, spec)]
 
     assert sets(None) == ["dnat4_any", "dnat6_any"]
     assert sets("0.0.0.0") == ["dnat4_any"]

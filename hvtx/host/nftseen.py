@@ -16,8 +16,9 @@ from hvtx.host.nfnetlink import (
     Rule,
     all_elements,
 )
-from hvtx.host.nftlayout import FAMILIES, PASSING, render
+from hvtx.host.nftlayout import FAMILIES, PASSING
 from hvtx.host.nftshape import digest, family_of, flags, hooks, number, string
+from hvtx.host.nfttext import render
 from hvtx.model.ruleset import SeenElement, SeenRule, SeenTable
 
 _NAME = 1

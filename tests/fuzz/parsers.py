@@ -40,9 +40,9 @@ from hvtx.host import (
     mounts,
     netlink,
     nfnetlink,
-    nftlayout,
     nftseen,
     nftshape,
+    nfttext,
     portowner,
     ports,
     procfs,
@@ -214,10 +214,10 @@ def tables(bodies: list[bytes]) -> None:
 def elements(bodies: list[bytes]) -> None:
     """Elements of a set, and how people read them."""
     for element in nfnetlink.all_elements(bodies):
-        for family, name in nftlayout._RENDER:
-            assert nftlayout.render(family, name, element.key, element.data)
+        for family, name in nfttext._RENDER:
+            assert nfttext.render(family, name, element.key, element.data)
             nftseen.spelt(family, name, element.key)
-        assert nftlayout.render("ip", "theirs", element.key, element.data)
+        assert nfttext.render("ip", "theirs", element.key, element.data)
 
 
 def dumped(datagrams: list[bytes]) -> None:
@@ -946,8 +946,8 @@ PARSERS: dict[str, Parser] = {
     ),
     "elements": Parser(
         elements, dumps("elements"), GARBLED,
-        ("host.nfnetlink.parse_elements", "host.nfnetlink._flows", "host.nftlayout.render",
-          "host.nftlayout._verdict", "host.nftlayout._name", "host.nftseen.spelt", "host.nftseen._device",
+        ("host.nfnetlink.parse_elements", "host.nfnetlink._flows", "host.nfttext.render",
+          "host.nfttext._verdict", "host.nfttext._name", "host.nftseen.spelt", "host.nftseen._device",
           "host.nftseen._v4", "host.nftseen._v6", "host.nftseen._mac", "host.nftseen._service"),
         lambda n: [sample("elements")[0]] * n,
     ),

@@ -15,7 +15,7 @@ from hvtx.cli.main import run
 from hvtx.engine.runtime import DRIVERS
 from hvtx.host import failpoint as failpoints
 from hvtx.host.nfnetlink import Element
-from hvtx.host.nftlayout import pieces
+from hvtx.host.nftelements import pieces
 from tests.fake.host import FakeLinks, FakeNftables
 from tests.fake.install import installed
 from tests.fake.kernel import Kernel, Killed

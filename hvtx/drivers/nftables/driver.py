@@ -33,12 +33,9 @@ from hvtx.host.nfnetlink import (
     add_element,
     delete_element,
 )
-from hvtx.host.nftlayout import (
-    pieces,
-    renderer,
-    table_name,
-    unplaced,
-)
+from hvtx.host.nftelements import pieces, unplaced
+from hvtx.host.nftlayout import table_name
+from hvtx.host.nfttext import renderer
 from hvtx.model.resource import Entry, Outcome, Resource
 
 if TYPE_CHECKING:

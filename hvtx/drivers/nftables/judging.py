@@ -8,8 +8,10 @@ from typing import Any
 
 from hvtx.host import traces
 from hvtx.host.nfnetlink import Element, Piece, Rule
-from hvtx.host.nftlayout import FAMILIES, SKELETONS, Skeleton, layout, render
+from hvtx.host.nftlayout import FAMILIES, SKELETONS, layout
 from hvtx.host.nftshape import digest
+from hvtx.host.nfttext import render
+from hvtx.model.hook import Skeleton
 from hvtx.model.resource import GONE, Outcome, Resource
 
 

@@ -22,11 +22,9 @@ from hvtx.host.nfnetlink import (
     delete_rule,
     delete_table,
 )
-from hvtx.host.nftlayout import (
-    PASSING,
-    pieces,
-    render,
-)
+from hvtx.host.nftelements import pieces
+from hvtx.host.nftlayout import PASSING
+from hvtx.host.nfttext import render
 from hvtx.model.resource import GONE, Entry, Outcome, Resource
 
 

@@ -19,13 +19,9 @@ from hvtx.host.nfnetlink import (
     translates,
     xt_comment,
 )
-from hvtx.host.nftlayout import (
-    FAMILIES,
-    PASSING,
-    render,
-    renderer,
-)
+from hvtx.host.nftlayout import FAMILIES, PASSING
 from hvtx.host.nftshape import digest
+from hvtx.host.nfttext import render, renderer
 from hvtx.model.mark import FAMILY as MARKED
 from hvtx.model.resource import Entry
 
