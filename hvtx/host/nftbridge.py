@@ -1,4 +1,4 @@
-"""``table bridge hvtx-I``, which holds guests to their own addresses: see :mod:`hvtx.host.nftlayout`."""
+"""``table bridge hvtx-I``, which holds guests to their addresses (:mod:`hvtx.host.nftlayout`)."""
 
 from __future__ import annotations
 
