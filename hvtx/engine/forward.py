@@ -279,14 +279,17 @@ def findings(
             words = f"unknown: whether {whose} has {flows}"
             level = "warning"
         yield Finding("forward", level, words, (evidence,), _mend(stops, mend))
-    for note in judged.notes:
+    quiet = tuple(note.words for note in judged.notes if note.level == "ok")
+    loud = [note for note in judged.notes if note.level != "ok"]
+    for note in loud:
         yield Finding("forward", note.level, note.words, note.evidence, note.mend)
     if judged.lacks:
         words = f"unknown: what stands on this host cannot all be copied: {judged.lacks[0]}"
         yield Finding("forward", "warning", words, judged.lacks[:_MANY], _LOOK)
-    elif not judged.stops and not judged.notes:
+    elif not judged.stops and not loud:
         words = f"{judged.flows} flows that guests are promised were tried, and pass"
-        yield Finding("forward", "ok", words if judged.flows else "nothing needs to pass yet")
+        words = words if judged.flows else "nothing needs to pass yet"
+        yield Finding("forward", "ok", words, quiet)
 
 
 _MANY = 5

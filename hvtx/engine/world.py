@@ -89,28 +89,37 @@ def thought_out(family: int) -> Exit:
 
 # -- what a host without a world is told -----------------------------------------------------------
 
+_Told = tuple[str, tuple[str, ...], str]  # words, evidence, mend
 
-def offline(picture: Picture, families: Iterable[int], ours: Collection[str]) -> list[Note]:
-    """Why the host itself does not reach the world, and with it no guest."""
-    found: dict[tuple[str, tuple[str, ...], str], list[int]] = {}
-    for family in families:
-        way = _leads(picture, family)
+
+def offline(picture: Picture, families: Sequence[int], ours: Collection[str]) -> list[Note]:
+    """Why the host itself does not reach the world, and with it no guest.
+
+    A host without a default route may be meant to be so: that is said and no warning, unless a
+    device that could lead to the world is down.
+    """
+    ways = {family: _leads(picture, family) for family in families}
+    lost = [family for family, way in ways.items() if way is not None and not way.device]
+    idle = list(_idle(picture, ours)) if len(lost) == len(ways) else []
+    found: dict[tuple[str, _Told], list[int]] = {}
+    for family, way in ways.items():
         if way is None:
             continue  # a route or rule forbids it: flows are stopped by it
         if not way.device:
-            found.setdefault(_without_route(picture, ours), []).append(family)
+            level = "warning" if idle else "ok"
+            found.setdefault((level, _without_route(idle)), []).append(family)
             continue
         for each in _paths(picture, family) or [way]:
             if (told := _silent(picture, each)) is not None:
-                found.setdefault(told, []).append(family)
+                found.setdefault(("warning", told), []).append(family)
     return [
         Note(
-            "warning",
+            level,
             f"over {' and '.join(f'IPv{n}' for n in each)} this host may not reach the world,"
             f" and guests reach no more than it: {words}",
             evidence, mend,
         )
-        for (words, evidence, mend), each in found.items()
+        for (level, (words, evidence, mend)), each in found.items()
     ]  # fmt: skip
 
 
@@ -122,17 +131,13 @@ def _paths(picture: Picture, family: int) -> list[Way]:
         return list(paths(channel, Leg("", b"", WORLD[family], "")).values())
 
 
-_Told = tuple[str, tuple[str, ...], str]
-
-
-def _without_route(picture: Picture, ours: Collection[str]) -> _Told:
-    down = [_device_words(device) for device in _idle(picture, ours)]
+def _without_route(idle: Sequence[Device]) -> _Told:
     words = "it has no default route"
-    mend = "ip route add default via GATEWAY, or let what manages its network do it"
-    if not down:
+    if not idle:
+        mend = "ip route add default via GATEWAY, or let what manages its network do it"
         return words, (), mend
-    first = next(_idle(picture, ours))
-    return f"{words}, and {', '.join(down[:_MANY])}", tuple(down), _bring(first)
+    down = [_device_words(device) for device in idle]
+    return f"{words}, and {', '.join(down[:_MANY])}", tuple(down), _bring(idle[0])
 
 
 def _idle(picture: Picture, ours: Collection[str]) -> Iterator[Device]:

@@ -184,6 +184,25 @@ class Tries:
             if attempt():
                 return None
             heard = self._scratch.steps()
+        found = self._named(attempt, family, legs, ends, heard)
+        if found is not None:
+            return found
+        for self._scratch.patience in PATIENCE:
+            self._scratch.forget_neighbours()
+            if attempt():
+                return None
+            # told late, where the kernel had put the packet's way off
+            if (found := causes.of_trace(self._scratch.steps())) is not None:
+                return found
+        own = None if self._unheard else causes.of_trace(heard, ours=True)
+        found = own or causes.UNKNOWN._replace(packets=causes.packets_of(self._scratch, legs))
+        return found._replace(suspects=self._evidence.suspects(family, attempt))
+
+    def _named(
+        self, attempt: Callable[[], bool], family: int, legs: list[Leg], ends: Collection[Owner],
+        heard: list[Step],
+    ) -> Cause | None:  # fmt: skip
+        """The rule, policy, route or setting that the kernel's own words lead to."""
         if (found := causes.of_trace(heard)) is not None:
             return found
         if (line := self._evidence.line(family, attempt)) is not None:
@@ -197,15 +216,7 @@ class Tries:
             silent = legs[0]._replace(target=self._asked, forwarded=False, protocol=0)
             if (found := causes.of_silence(self._scratch, family, silent)) is not None:
                 return found
-        if (found := causes.of_marks(self._scratch, legs)) is not None:
-            return found
-        for self._scratch.patience in PATIENCE:
-            self._scratch.forget_neighbours()
-            if attempt():
-                return None
-        own = None if self._unheard else causes.of_trace(heard, ours=True)
-        found = own or causes.UNKNOWN._replace(packets=causes.packets_of(self._scratch, legs))
-        return found._replace(suspects=self._evidence.suspects(family, attempt))
+        return causes.of_marks(self._scratch, legs)
 
     def _of_ipsec(self, legs: list[Leg]) -> Cause | None:
         """Whether IPsec took it: blocked, or meant for a tunnel whose keys are not here."""
