@@ -23,7 +23,7 @@ from hvtx.drivers import strangers
 from hvtx.drivers.nftables.ruleset import listed_rules
 from hvtx.drivers.vm_process.gate import tail as tail_of
 from hvtx.drivers.vm_process.probe import look_into
-from hvtx.engine import adopt, heuristic, runtime, show, units, view
+from hvtx.engine import heuristic, runtime, show, state_files, units, view
 from hvtx.engine.saved_plan import load_plan
 from hvtx.errors import HvtxError, NotPermitted
 from hvtx.host import (
@@ -526,7 +526,7 @@ SIGHTS = (
 
 def state_file(data: bytes) -> None:
     """A `state.json`: read, and judged on hosts that have what it names and that do not."""
-    claims, unread = adopt._read([Path(file_of(data, "state.json"))])
+    claims, unread = state_files.read_states([Path(file_of(data, "state.json"))])
     assert len(claims) + len(unread) == 1
     for item in unread:
         item.message.encode()
@@ -1055,7 +1055,7 @@ PARSERS: dict[str, Parser] = {
     # files
     "state.json": Parser(
         state_file, json_bytes(STATES), (ValueError,),
-        ("engine.adopt._read", "planner.adoption.state_json.parse_state", "planner.adoption.judging.judge",
+        ("engine.state_files.read_states", "planner.adoption.state_json.parse_state", "planner.adoption.judging.judge",
          "planner.adoption.state_json._rules", "planner.adoption.judging._by_words"),
     ),
     "rules in delete form": Parser(
