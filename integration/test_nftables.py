@@ -21,7 +21,8 @@ from hvtx.drivers.nftables.ruleset import listed_rules
 from hvtx.drivers.nftables.session import ATTEMPTS
 from hvtx.drivers.tap import TapDriver
 from hvtx.errors import Conflict, Contended, HostRefused, NotPermitted, UsageError
-from hvtx.host import libnftables, nfnetlink, nftelements, nftlayout
+from hvtx.host import libnftables, nfmessages, nfnetlink, nftelements, nftlayout
+from hvtx.host.netlink import CREATE
 from hvtx.model.mark import make_mark
 from hvtx.model.resource import Entry, Outcome, Resource
 from integration import lab
@@ -574,10 +575,10 @@ def test_changes_without_end_are_contended(driver: NftablesDriver, rows: Rows) -
     row = make(driver, [rows("base"), rows.publish()])[1]
     before = lab.dump()
     other = nfnetlink.Nftables()
-    table = nfnetlink.delete_table("ip", "churn")
+    table = nfmessages.delete_table("ip", "churn")
 
     def churn() -> None:
-        other.batch([nfnetlink.Command(0, nfnetlink.CREATE, "ip", table.body), table])
+        other.batch([nfmessages.Command(0, CREATE, "ip", table.body), table])
 
     calls = after_lookup(driver, churn, 10 * ATTEMPTS)
     outcome = driver.release([row])[row.id]

@@ -18,16 +18,10 @@ from hvtx.drivers.base import Host
 from hvtx.errors import Contended, HostRefused, HvtxError, NotPermitted
 from hvtx.host import libnftables, nftwords, xtables, xtblob, xtnames, xtsaved
 from hvtx.host.netlink import DumpInterrupted
-from hvtx.host.nfnetlink import (
-    SET_ANONYMOUS,
-    Command,
-    Nftables,
-    Rule,
-    comment_rule,
-    delete_rule,
-    expressions,
-    xt_comment,
-)
+from hvtx.host.nfanswers import Rule, expressions, xt_comment
+from hvtx.host.nfmessages import Command, comment_rule, delete_rule
+from hvtx.host.nfnetlink import Nftables
+from hvtx.host.nfnumbers import SET_ANONYMOUS
 from hvtx.host.retry import persistently
 from hvtx.model.mark import FAMILY
 from hvtx.model.resource import GONE, Outcome

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hvtx.errors import UsageError
-from hvtx.host.nfnetlink import ACCEPT, GOTO, Piece, verdict
+from hvtx.host.nfmessages import Piece, verdict
+from hvtx.host.nfnumbers import ACCEPT, GOTO
 from hvtx.host.nftlayout import table_name
 from hvtx.model.resource import FLOWS_EACH
 

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable, Mapping
 
 from hvtx.host.netlink import attribute_map
-from hvtx.host.nfnetlink import ACCEPT, GOTO
+from hvtx.host.nfnumbers import ACCEPT, GOTO
 
 _PROTOCOL_NAMES = {6: "tcp", 17: "udp"}
 

@@ -20,17 +20,9 @@ from contextlib import closing
 from typing import NamedTuple
 
 from hvtx.host import program, xtsaved
-from hvtx.host.nfnetlink import (
-    BatchRefused,
-    Named,
-    Nftables,
-    Rule,
-    add_rule,
-    delete_rules,
-    expressions,
-    is_xt_comment,
-    xt_comment,
-)
+from hvtx.host.nfanswers import Named, Rule, expressions, is_xt_comment, xt_comment
+from hvtx.host.nfmessages import add_rule, delete_rules
+from hvtx.host.nfnetlink import BatchRefused, Nftables
 
 TOOLS = {"ip": "iptables", "ip6": "ip6tables"}
 _BUILT_IN = {

@@ -9,7 +9,8 @@ import errno
 import re
 
 from hvtx.host.netlink import attribute_map, legible
-from hvtx.host.nfnetlink import FAMILY_NAMES, GETCHAIN, Nftables
+from hvtx.host.nfnetlink import Nftables
+from hvtx.host.nfnumbers import FAMILY_NAMES, GETCHAIN
 
 OURS = "hvtx-"  # how tables of every installation begin; in legacy tables chains do, HVTX-
 # A line of a legacy table that gives packets another destination, with its counters.

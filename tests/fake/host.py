@@ -17,7 +17,8 @@ from typing import Any, Self
 from hvtx.drivers.vm_process import gate as gates
 from hvtx.errors import Conflict
 from hvtx.host import tun
-from hvtx.host.nfnetlink import Command, Element, Named, Piece, Rule, Table
+from hvtx.host.nfanswers import Element, Named, Rule, Table
+from hvtx.host.nfmessages import Command, Piece
 from hvtx.host.procfs import Holders
 from hvtx.hypervisors.base import Launch
 from hvtx.model.resource import Address, Link

@@ -39,6 +39,7 @@ from hvtx.host import (
     managers,
     mounts,
     netlink,
+    nfanswers,
     nfnetlink,
     nftseen,
     nftshape,
@@ -206,14 +207,14 @@ def tables(bodies: list[bytes]) -> None:
     for shape in (nftshape.flags, nftshape.hooks, nftseen.sets, nftseen.objects):
         shape(told, "hvtx-abc")
     for rule in told.rules():
-        nfnetlink.xt_comment(rule)
-        nfnetlink.translates(rule.expressions)
+        nfanswers.xt_comment(rule)
+        nfanswers.translates(rule.expressions)
         strangers._unmoved(rule)
 
 
 def elements(bodies: list[bytes]) -> None:
     """Elements of a set, and how people read them."""
-    for element in nfnetlink.all_elements(bodies):
+    for element in nfanswers.all_elements(bodies):
         for family, name in nfttext._RENDER:
             assert nfttext.render(family, name, element.key, element.data)
             nftseen.spelt(family, name, element.key)
@@ -663,7 +664,7 @@ def in_a_replica(pieces: tuple[bytes, ...]) -> None:
     replica_rules.parts(whole, {"lo"})
     assert sameness.differences(whole, whole, {"lo"}) == []
     replica_rules.handles(whole, whole)
-    replica_rules.protocol_of("ip", nfnetlink.expressions(rule))
+    replica_rules.protocol_of("ip", nfanswers.expressions(rule))
     memory.filled(whole)
     raw = netlink.attribute_map(rule, 4).get(4, b"")
     assert copying.looks(limits.of_rule(raw)) is not None
@@ -933,9 +934,9 @@ PARSERS: dict[str, Parser] = {
     ),
     "tables, chains, rules, sets": Parser(
         tables, st.one_of(*(dumps(name) for name in ("table", "chain", "rule", "set", "object", "flowtable"))), GARBLED,
-        ("host.nfnetlink.parse_table", "host.nfnetlink._chain_comment", "host.nfnetlink.parse_rule",
-         "host.nfnetlink.parse_named", "host.nfnetlink.expressions", "host.nfnetlink.xt_comment",
-         "host.nfnetlink._string", "host.nfnetlink.comment_of", "drivers.strangers._unmoved",
+        ("host.nfanswers.parse_table", "host.nfanswers.chain_comment", "host.nfanswers.parse_rule",
+         "host.nfanswers.parse_named", "host.nfanswers.expressions", "host.nfanswers.xt_comment",
+         "host.nfanswers._string", "host.nfanswers.comment_of", "drivers.strangers._unmoved",
          "host.nftshape._table", "host.nftshape._chain", "host.nftseen._set", "host.nftseen._object",
          "host.nftshape._devices", "host.nftshape.string", "host.nftshape.number",
          "host.nftshape.family_of"),
@@ -946,7 +947,7 @@ PARSERS: dict[str, Parser] = {
     ),
     "elements": Parser(
         elements, dumps("elements"), GARBLED,
-        ("host.nfnetlink.parse_elements", "host.nfnetlink._flows", "host.nfttext.render",
+        ("host.nfanswers.parse_elements", "host.nfanswers._flows", "host.nfttext.render",
           "host.nfttext._verdict", "host.nfttext._name", "host.nftseen.spelt", "host.nftseen._device",
           "host.nftseen._v4", "host.nftseen._v6", "host.nftseen._mac", "host.nftseen._service"),
         lambda n: [sample("elements")[0]] * n,

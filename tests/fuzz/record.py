@@ -17,14 +17,8 @@ from pathlib import Path
 from hvtx.host import libnftables, xtblob, xtsaved
 from hvtx.host.links import GETADDR, GETLINK
 from hvtx.host.netlink import Channel, attribute
-from hvtx.host.nfnetlink import (
-    GETCHAIN,
-    GETOBJ,
-    GETRULE,
-    GETSET,
-    GETTABLE,
-    Nftables,
-)
+from hvtx.host.nfnetlink import Nftables
+from hvtx.host.nfnumbers import GETCHAIN, GETOBJ, GETRULE, GETSET, GETTABLE
 from integration import lab
 
 FILE = Path(__file__).with_name("samples.json")

@@ -18,7 +18,7 @@ from hvtx.host import (
     capabilities,
     kvm,
     netlink,
-    nfnetlink,
+    nfanswers,
     ports,
     procfs,
     routes,
@@ -96,13 +96,13 @@ def test_addresses_of_odd_lengths(length: int) -> None:
 def test_answers_of_nf_tables_that_lack_what_each_has() -> None:
     for body in (b"", bytes(4), bytes(4) + attribute(1, b"table\0")):
         with pytest.raises(Garbled):
-            nfnetlink.parse_rule(body)
+            nfanswers.parse_rule(body)
     with pytest.raises(Garbled):
-        nfnetlink.parse_table(b"")
+        nfanswers.parse_table(b"")
     with pytest.raises(Garbled):
         ToldTables([bytes(4) + u32(2, 1)]).generation()
     with pytest.raises(Garbled):
-        nfnetlink.parse_rule(
+        nfanswers.parse_rule(
             bytes(4) + attribute(1, b"t\0") + attribute(2, b"c\0") + attribute(3, b"\1")
         )
 
@@ -112,7 +112,7 @@ def test_elements_that_are_cut_off() -> None:
     for size in range(36, len(whole)):
         data = bytearray(whole[:size])
         with pytest.raises(Garbled):
-            nfnetlink.parse_elements(bytes(data), [])
+            nfanswers.parse_elements(bytes(data), [])
 
 
 @pytest.mark.parametrize("name", ["legacy4 nat", "legacy4 filter", "legacy6 filter"])
@@ -308,9 +308,9 @@ def test_an_element_without_a_key_is_no_element() -> None:
     whole = sample("elements")[0]
     at = whole.index(struct.pack("=HHHH", 12, 1, 8, 1))  # KEY, with a VALUE of four bytes
     empty = whole[: at + 4] + struct.pack("=HH", 4, 1) + whole[at + 8 :]
-    assert nfnetlink.all_elements([whole])
+    assert nfanswers.all_elements([whole])
     with pytest.raises(Garbled):
-        nfnetlink.parse_elements(empty, [])
+        nfanswers.parse_elements(empty, [])
 
 
 def test_numbers_that_are_longer_than_the_kernel_has_them() -> None:

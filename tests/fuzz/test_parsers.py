@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hvtx.host import netlink
-from hvtx.host.nfnetlink import comment_data, comment_of
+from hvtx.host.nfanswers import comment_of
+from hvtx.host.nfmessages import comment_data
 from hvtx.model.mark import Mark, make_mark, parse_mark
 from tests.fuzz.parsers import PARSERS, Parser
 from tests.fuzz.property import options, property_of

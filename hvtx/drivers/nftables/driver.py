@@ -26,13 +26,8 @@ from hvtx.drivers.nftables.tables import (
 )
 from hvtx.errors import Conflict, HvtxError
 from hvtx.host import traces
-from hvtx.host.nfnetlink import (
-    BatchRefused,
-    Command,
-    Piece,
-    add_element,
-    delete_element,
-)
+from hvtx.host.nfmessages import Command, Piece, add_element, delete_element
+from hvtx.host.nfnetlink import BatchRefused
 from hvtx.host.nftelements import pieces, unplaced
 from hvtx.host.nftlayout import table_name
 from hvtx.host.nfttext import renderer

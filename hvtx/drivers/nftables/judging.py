@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hvtx.host import traces
-from hvtx.host.nfnetlink import Element, Piece, Rule
+from hvtx.host.nfanswers import Element, Rule
+from hvtx.host.nfmessages import Piece
 from hvtx.host.nftlayout import FAMILIES, SKELETONS, layout
 from hvtx.host.nftshape import digest
 from hvtx.host.nfttext import render

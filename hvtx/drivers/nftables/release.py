@@ -12,16 +12,9 @@ from hvtx.drivers.nftables.judging import (
 )
 from hvtx.drivers.nftables.ruleset import rule_entries
 from hvtx.drivers.nftables.session import Acted, Session, guarded
-from hvtx.host.nfnetlink import (
-    SET_ANONYMOUS,
-    Command,
-    Piece,
-    Table,
-    all_elements,
-    delete_element,
-    delete_rule,
-    delete_table,
-)
+from hvtx.host.nfanswers import Table, all_elements
+from hvtx.host.nfmessages import Command, Piece, delete_element, delete_rule, delete_table
+from hvtx.host.nfnumbers import SET_ANONYMOUS
 from hvtx.host.nftelements import pieces
 from hvtx.host.nftlayout import PASSING
 from hvtx.host.nfttext import render

@@ -12,13 +12,8 @@ from hvtx.drivers.nftables.judging import (
 from hvtx.drivers.nftables.session import Session, Stale
 from hvtx.errors import HostRefused
 from hvtx.host import libnftables
-from hvtx.host.nfnetlink import (
-    SET_ANONYMOUS,
-    Rule,
-    all_elements,
-    translates,
-    xt_comment,
-)
+from hvtx.host.nfanswers import Rule, all_elements, translates, xt_comment
+from hvtx.host.nfnumbers import SET_ANONYMOUS
 from hvtx.host.nftlayout import FAMILIES, PASSING
 from hvtx.host.nftshape import digest
 from hvtx.host.nfttext import render, renderer

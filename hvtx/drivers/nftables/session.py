@@ -10,11 +10,9 @@ from typing import NamedTuple, TypeVar
 from hvtx.drivers.base import Host
 from hvtx.errors import Contended, HostRefused, HvtxError, NotPermitted
 from hvtx.host.netlink import DumpInterrupted
-from hvtx.host.nfnetlink import (
-    Command,
-    Nftables,
-    Rule,
-)
+from hvtx.host.nfanswers import Rule
+from hvtx.host.nfmessages import Command
+from hvtx.host.nfnetlink import Nftables
 from hvtx.host.nftlayout import (
     FAMILIES,
     table_name,

@@ -15,12 +15,8 @@ from hvtx.drivers.nftables.judging import (
 from hvtx.drivers.nftables.session import Acted, Session
 from hvtx.errors import Conflict, HostRefused, HvtxError
 from hvtx.host import libnftables, nftshape, traces
-from hvtx.host.nfnetlink import (
-    Command,
-    Rule,
-    add_rule,
-    delete_rule,
-)
+from hvtx.host.nfanswers import Rule
+from hvtx.host.nfmessages import Command, add_rule, delete_rule
 from hvtx.host.nftlayout import (
     SKELETONS,
     declarations,

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from hvtx.host.netlink import attribute, attribute_map, legible, nested
-from hvtx.host.nfnetlink import expressions
+from hvtx.host.nfanswers import expressions
 from hvtx.host.replica import frames, legacy, limits, ruleset
 from hvtx.host.replica.frames import SYN
 from hvtx.host.replica.ruleset import Place, Ruleset
