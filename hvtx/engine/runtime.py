@@ -14,7 +14,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from hvtx.drivers.base import CommonDriver, DeviceDriver, Driver, FirewallDriver, Host
 from hvtx.errors import NotPermitted, Refused, StoreError
-from hvtx.host import capabilities, descriptors, procfs, traces
+from hvtx.host import capabilities, descriptors, openfiles, procfs, traces
 from hvtx.host.files import is_there
 from hvtx.host.locks import LockFile, name_offset
 from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource
@@ -346,7 +346,8 @@ class Runtime:
             return False
         facts = procfs.look_again(writer)
         alive = procfs.same(writer, facts) and not facts.ended
-        return alive and procfs.has_open(writer.pid, f"/{self.installation}/operations.lock", path)
+        was = f"/{self.installation}/operations.lock"
+        return alive and openfiles.has_open(writer.pid, was, path)
 
     # -- drivers ---------------------------------------------------------------------------------
 

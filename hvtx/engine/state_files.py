@@ -11,7 +11,7 @@ from typing import NamedTuple
 from hvtx.drivers.strangers import Strangers
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import HostRefused, HvtxError, NotFound
-from hvtx.host import paths, procfs
+from hvtx.host import openfiles, paths, procfs
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.resource import Kind
@@ -94,7 +94,7 @@ def sight_of(runtime: Runtime, claims: Sequence[Claim]) -> tuple[list[Claim], Si
     finally:
         links.close()
     claims = adoption.by_own_names(claims, seen)
-    holders = procfs.tap_holders({claim.device for claim in claims if claim.device})
+    holders = openfiles.tap_holders({claim.device for claim in claims if claim.device})
     with runtime.reading() as sql:
         rows = [row for row in records.resources(sql) if row.kind != Kind.LEASE]
         names = {name: identity for identity, name in records.vm_names(sql).items()}

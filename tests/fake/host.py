@@ -19,7 +19,7 @@ from hvtx.errors import Conflict
 from hvtx.host import tun
 from hvtx.host.nfanswers import Element, Named, Rule, Table
 from hvtx.host.nfmessages import Command, Piece
-from hvtx.host.procfs import Holders
+from hvtx.host.openfiles import Holders
 from hvtx.hypervisors.base import Launch
 from hvtx.model.resource import Address, Link
 from hvtx.model.routing import Answer, Packet, Route
@@ -222,8 +222,11 @@ class FakeSetting:
         self._kernel.settings[self._path] = value
 
 
+OPEN_FILES = frozenset({"has_open", "tap_holders"})
+
+
 class FakeProc:
-    """What of the module ``hvtx.host.procfs`` the program calls."""
+    """What of the modules ``hvtx.host.procfs`` and ``hvtx.host.openfiles`` the program calls."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -417,7 +420,11 @@ def doors(kernel: Kernel) -> dict[str, Any]:
     )
     setting = lambda *parts: FakeSetting(kernel, parts)  # noqa: E731
     return {
-        **{f"hvtx.host.procfs.{n}": getattr(proc, n) for n in dir(proc) if not n.startswith("_")},
+        **{
+            f"hvtx.host.{'openfiles' if n in OPEN_FILES else 'procfs'}.{n}": getattr(proc, n)
+            for n in dir(proc)
+            if not n.startswith("_")
+        },
         "hvtx.host.libnftables.run": run,
         "hvtx.host.capabilities.has": lambda name: True,
         "hvtx.engine.privileges.tun_problem": lambda: None,

@@ -44,6 +44,7 @@ from hvtx.host import (
     nftseen,
     nftshape,
     nfttext,
+    openfiles,
     portowner,
     ports,
     procfs,
@@ -1093,14 +1094,14 @@ PARSERS: dict[str, Parser] = {
     # /proc
     "stat": Parser(procfs.start_time, mutated(STAT), (ValueError,), ("host.procfs.start_time",)),
     "status": Parser(
-        lambda data: (procfs._field(data, b"Tgid:"), capabilities.sets_in(data)), mutated(sample("/proc/self/status")),
-        (ValueError,), ("host.procfs._field", "host.capabilities.sets_in"),
+        lambda data: (procfs.field_of(data, b"Tgid:"), capabilities.sets_in(data)), mutated(sample("/proc/self/status")),
+        (ValueError,), ("host.procfs.field_of", "host.capabilities.sets_in"),
     ),
     "fdinfo of tun": Parser(
-        procfs.device_in,
+        openfiles.device_in,
         mutated([b"pos:\t0\nflags:\t0100002\nmnt_id:\t25\nino:\t9\niff:\ttap0\n"]),
         (),
-        ("host.procfs.device_in",),
+        ("host.openfiles.device_in",),
     ),
     "command lines": Parser(
         lambda text: described(text.split("\0")),

@@ -19,8 +19,8 @@ from hvtx.host import (
     kvm,
     netlink,
     nfanswers,
+    openfiles,
     ports,
-    procfs,
     routes,
     traces,
     xtblob,
@@ -287,7 +287,7 @@ def test_a_store_that_may_not_be_looked_at_is_unseen(
 
 def test_a_device_whose_name_is_no_text() -> None:
     """Anybody may make one in a namespace of their own; who holds what is still told."""
-    assert procfs.device_in(b"pos:\t0\niff:\t\xff\xfe\n") == "\udcff\udcfe"
+    assert openfiles.device_in(b"pos:\t0\niff:\t\xff\xfe\n") == "\udcff\udcfe"
 
 
 @pytest.mark.parametrize(
