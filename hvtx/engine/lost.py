@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 from hvtx.drivers.base import FirewallDriver, Host
 from hvtx.engine.gc_plan import Report
-from hvtx.engine.runtime import DRIVERS, FIREWALLS, Runtime
+from hvtx.engine.registry import DRIVERS, FIREWALLS
+from hvtx.engine.runtime import Runtime
 from hvtx.engine.saved_plan import plan_document
 from hvtx.engine.snapshot import legacy_tables
 from hvtx.engine.transaction import Operation, begin

@@ -13,7 +13,8 @@ from hvtx.engine.damage import Damage, guard_of, has_guard, wanted_of
 from hvtx.engine.forwarding import ipv6_problem
 from hvtx.engine.loopback import bridges_in_need
 from hvtx.engine.outdated import outdated
-from hvtx.engine.runtime import Runtime, driver_name
+from hvtx.engine.registry import driver_name
+from hvtx.engine.runtime import Runtime
 from hvtx.errors import HvtxError
 from hvtx.host.links import Links
 from hvtx.host.traits import LinkTraits

@@ -27,7 +27,9 @@ from typing import Any, TypeVar
 from hvtx.drivers.file import mark_of
 from hvtx.drivers.vm_process.gate import is_gate
 from hvtx.engine import privileges
-from hvtx.engine.runtime import FIREWALLS, Runtime, rows_by_vm
+from hvtx.engine.processes import rows_by_vm
+from hvtx.engine.registry import FIREWALLS
+from hvtx.engine.runtime import Runtime
 from hvtx.errors import Contended, HostRefused, HvtxError, NotPermitted, Refused
 from hvtx.host import failpoint, openfiles, procfs
 from hvtx.host.links import Links

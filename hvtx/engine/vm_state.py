@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from hvtx.engine.runtime import Runtime, process_facts, rows_by_vm
+from hvtx.engine.processes import process_facts, rows_by_vm
+from hvtx.engine.runtime import Runtime
 from hvtx.model.resource import Resource
 from hvtx.model.vm import Life, Liveness, Vm
 from hvtx.model.vm import Operation as OpenOperation

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hvtx.cli.main import run
-from hvtx.engine.runtime import DRIVERS
+from hvtx.engine.registry import DRIVERS
 from hvtx.host import failpoint as failpoints
 from hvtx.host.nfanswers import Element
 from hvtx.host.nftelements import pieces

@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hvtx.engine.runtime import DRIVERS
+from hvtx.engine.registry import DRIVERS
 from hvtx.host import nfanswers, nfnumbers
 from hvtx.model.resource import Address, Link, Resource
 from hvtx.store import records
