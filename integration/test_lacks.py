@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from hvtx.engine.units import Place, packaged, units
+from hvtx.engine.packaged_units import packaged
+from hvtx.engine.units import Place, units
 from hvtx.host import libnftables
 from integration import lab, witness
 from integration.program import Program, Ran

@@ -132,10 +132,10 @@ def _autostart(runtime: Runtime) -> tuple[list[str], list[tuple[str, str]]]:
 
 def _starter(runtime: Runtime) -> Callable[[str], object]:
     """What starts a VM: this process, or systemd if this process is in the unit's sandbox."""
-    from hvtx.engine import systemd
+    from hvtx.engine import autostart
 
-    if systemd.starts_vms():
-        return lambda name: systemd.start_vm(runtime.settings, name)
+    if autostart.starts_vms():
+        return lambda name: autostart.start_vm(runtime.settings, name)
     return lambda name: start_vm(runtime, name)
 
 

@@ -23,7 +23,7 @@ from hvtx.drivers import strangers
 from hvtx.drivers.nftables.ruleset import listed_rules
 from hvtx.drivers.vm_process.gate import tail as tail_of
 from hvtx.drivers.vm_process.probe import look_into
-from hvtx.engine import heuristic, runtime, show, state_files, units, view
+from hvtx.engine import heuristic, packaged_units, runtime, show, state_files, units, view
 from hvtx.engine.saved_plan import load_plan
 from hvtx.errors import HvtxError, NotPermitted
 from hvtx.host import (
@@ -757,7 +757,7 @@ def unit_texts(text: str) -> None:
     """Unit files that are there."""
     units.is_ours(text)
     units.is_packaged(text)
-    units.drop_in(text, units.packaged()[0].text)
+    packaged_units.drop_in(text, packaged_units.packaged()[0].text)
 
 
 def tail(data: bytes) -> None:
@@ -1090,7 +1090,7 @@ PARSERS: dict[str, Parser] = {
     "traces": Parser(
         followed, texts(("64512:64512:/var/lib/hvtx/hvtx.db",), ":"), (), ("host.traces.follow",), lambda n: "1:1:/" + "a/" * min(n, 400)
     ),
-    "unit files": Parser(unit_texts, texts([unit.text for unit in units.packaged()]), (), ("engine.units.drop_in",)),
+    "unit files": Parser(unit_texts, texts([unit.text for unit in packaged_units.packaged()]), (), ("engine.packaged_units.drop_in",)),
     # /proc
     "stat": Parser(procfs.start_time, mutated(STAT), (ValueError,), ("host.procfs.start_time",)),
     "status": Parser(

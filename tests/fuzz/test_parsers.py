@@ -71,7 +71,7 @@ ASIDE = {
     "engine.trial": "addresses of our own",
     "engine.lost._traces": "replaces what is no text",
     "model.user.own_user": "the installation's own name",
-    "engine.systemd._text_at": "replaces what is no text",
+    "engine.unit_files.text_at": "replaces what is no text",
     "engine.show.log_document": "replaces what is no text",
     "host.routes.beyond": "reads an address that is one already",
     "host.libnftables.run": "replaces what is no text",

@@ -138,7 +138,7 @@ def check_processes(runtime: Runtime) -> Iterator[Finding]:
 
 def check_units(runtime: Runtime) -> Iterator[Finding]:
     """Units in /etc, written by an earlier hvtx, in whose place the Debian package has its own."""
-    from hvtx.engine.systemd import hidden
+    from hvtx.engine.unit_files import hidden
 
     paths = hidden()
     if paths:
