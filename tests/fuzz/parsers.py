@@ -29,7 +29,7 @@ from hvtx.errors import HvtxError, NotPermitted
 from hvtx.host import (
     api,
     capabilities,
-    conntrack,
+    ctmessages,
     devroutes,
     filters,
     holder,
@@ -90,6 +90,7 @@ from hvtx.model.vm import ProcessFacts
 from hvtx.planner import addressing, adoption, ipsec, likeness, neighbours
 from hvtx.planner import heuristic as guesses
 from hvtx.planner.gc import foreign
+from hvtx.planner.mentions import mentions as mentions_of
 from hvtx.store import backup
 from hvtx.store.database import FILE
 from hvtx.store.opening import open_store
@@ -615,7 +616,7 @@ def mentions(text: str) -> None:
         (ipaddress.ip_network("10.0.0.0/24"), "net"),
         (ipaddress.ip_network("fd00::/64"), "net"),
     ]
-    guesses.mentions(text, spans)
+    mentions_of(text, spans)
     foreign.mentions(text, [("10.0.0.0/24", "net"), ("fd00::/64", "net")])
     for place in (
         "nft ip nat post",
@@ -953,7 +954,7 @@ PARSERS: dict[str, Parser] = {
           "host.nftseen._v4", "host.nftseen._v6", "host.nftseen._mac", "host.nftseen._service"),
         lambda n: [sample("elements")[0]] * n,
     ),
-    "flows": Parser(conntrack.parse, bodies("flows"), GARBLED, ("host.conntrack.parse",)),
+    "flows": Parser(ctmessages.parse, bodies("flows"), GARBLED, ("host.ctmessages.parse",)),
     # legacy tables, and what tools print
     "legacy tables": Parser(
         legacy, legacy_inputs(), GARBLED,
@@ -1017,7 +1018,7 @@ PARSERS: dict[str, Parser] = {
         lambda text: counters.moved(counters.lines(text), counters.lines(text)), texts(COUNTED), (), ("host.replica.legacy",)
     ),
     "what a rule speaks of": Parser(
-        mentions, texts(RULE_TEXTS, " "), (), ("planner.heuristic.mentions", "planner.gc.foreign.mentions"),
+        mentions, texts(RULE_TEXTS, " "), (), ("planner.mentions.mentions", "planner.gc.foreign.mentions"),
         lambda n: "1:2::" * n + " 10.0.0.1" * n,
     ),
     "ports of others": Parser(others_ports, texts(RULE_TEXTS, " "), (), ("planner.neighbours.published_by_others",)),
