@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.population import World, make_world
-from hvtx.engine import collect
+from hvtx.engine import collect, gc_plan
 from hvtx.engine.runtime import Runtime
 from hvtx.host import tun
 from hvtx.host.tun import IFF_NO_PI, IFF_TAP
@@ -46,7 +46,7 @@ def collect_all(world: World) -> tuple[float, float]:
     runtime = Runtime(world.settings, writable=True)
     runtime.enter()
     begun = time.perf_counter()
-    collect.make_plan(runtime)
+    gc_plan.make_plan(runtime)
     planned = time.perf_counter() - begun
     begun = time.perf_counter()
     report = collect.collect(runtime)

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.population import World, make_world
-from hvtx.engine import collect, define, launch, metrics
+from hvtx.engine import collect, define, gc_plan, metrics, vm_options, vm_start, vm_stop
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.errors import PartialFailure
 from hvtx.model.plan import Reason
@@ -145,7 +145,7 @@ def _make_vms(settings: Settings, writers: int, network: str) -> None:
     try:
         for number in range(writers):
             command = ("sleep", "600") if number % 2 else ()
-            wish = define.parse_wish(
+            wish = vm_options.parse_wish(
                 f"h{number}", hypervisor=None if command else "external", networks=(network,),
                 publish=(f"{11000 + number}:80",), command=command,
             )  # fmt: skip
@@ -158,7 +158,7 @@ def _cycle(crew: Crew, settings: Settings, name: str) -> Counter[str]:
     """Start and stop a VM; each by a runtime of its own, as commands do."""
     seen: Counter[str] = Counter()
     while not crew.over():
-        for verb in (launch.start_vm, launch.stop_vm):
+        for verb in (vm_start.start_vm, vm_stop.stop_vm):
             with contextlib.closing(Runtime(settings, writable=True)) as runtime:
                 try:
                     verb(runtime, name)
@@ -192,7 +192,7 @@ def _plan(crew: Crew, settings: Settings, plans: int) -> Counter[str]:
 
 
 def _items(runtime: Runtime, seen: Counter[str]) -> list[str]:
-    report = collect.make_plan(runtime)
+    report = gc_plan.make_plan(runtime)
     if report.refused is not None:
         seen["refused"] += 1
         return []

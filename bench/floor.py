@@ -10,9 +10,10 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from hvtx.host import nfnetlink, tun
+from hvtx.host import nfmessages, nfnumbers, tun
 from hvtx.host.netlink import ACK, DUMP, REQUEST, attribute, message, text, u32
-from hvtx.host.nftlayout import SKELETONS, pieces, table_name
+from hvtx.host.nftelements import pieces
+from hvtx.host.nftlayout import SKELETONS, table_name
 from hvtx.host.tun import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ class Floor:
         port = {"protocol": "tcp", "host_ip": None, "host_port": 10007, "guest_port": 80}
         wanted += pieces(self.installation, {**spec, **port, "what": "publish"})
         mark = "hvtx:1:aaaaaaaaaa:1.aaaaaaaaaaaaaaaa"
-        self.add = _batch([nfnetlink.add_element(piece, mark) for piece in wanted])
-        self.remove = _batch([nfnetlink.delete_element(piece) for piece in wanted])
+        self.add = _batch([nfmessages.add_element(piece, mark) for piece in wanted])
+        self.remove = _batch([nfmessages.delete_element(piece) for piece in wanted])
 
     def close(self) -> None:
         """Close what is open."""
@@ -117,9 +118,9 @@ class Floor:
         _dump(self.route, message(_GETLINK, REQUEST | DUMP, 2, body))
         table = table_name(self.installation)
         for family, skeleton in SKELETONS.items():
-            head = _GENMSG.pack(nfnetlink.FAMILIES[family], 0, 0)
+            head = _GENMSG.pack(nfnumbers.FAMILIES[family], 0, 0)
             for name in skeleton.sets:
-                kind = nfnetlink.SUBSYSTEM << 8 | nfnetlink.GETSETELEM
+                kind = nfnumbers.SUBSYSTEM << 8 | nfnumbers.GETSETELEM
                 body = head + text(1, table) + text(2, name)
                 _dump(self.netfilter, message(kind, REQUEST | DUMP, 3, body))
         connection = self._store()
@@ -135,13 +136,13 @@ def _netlink(family: int) -> socket.socket:
     return found
 
 
-def _batch(commands: list[nfnetlink.Command]) -> bytes:
-    edge = _GENMSG.pack(0, 0, nfnetlink.SUBSYSTEM)
+def _batch(commands: list[nfmessages.Command]) -> bytes:
+    edge = _GENMSG.pack(0, 0, nfnumbers.SUBSYSTEM)
     parts = [message(16, REQUEST, 1, edge)]
     for n, (number, flags, family, body) in enumerate(commands):
         acknowledged = ACK if n == len(commands) - 1 else 0
-        head = _GENMSG.pack(nfnetlink.FAMILIES[family], 0, 0)
-        kind = nfnetlink.SUBSYSTEM << 8 | number
+        head = _GENMSG.pack(nfnumbers.FAMILIES[family], 0, 0)
+        kind = nfnumbers.SUBSYSTEM << 8 | number
         parts.append(message(kind, REQUEST | flags | acknowledged, 2 + n, head + body))
     return b"".join([*parts, message(17, REQUEST, 2 + len(commands), edge)])
 

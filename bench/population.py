@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hvtx.engine import define, launch
-from hvtx.engine.networks import NetworkWish, create_network
+from hvtx.engine import define, vm_options, vm_start
+from hvtx.engine.network_create import NetworkWish, create_network
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.engine.transaction import begin
 from hvtx.host import procfs
@@ -129,9 +129,9 @@ def make_world(directory: Path, vms: int, firewall: str = "auto") -> World:
     return world
 
 
-def wish_for(name: str, network: str, port: int) -> define.VmWish:
+def wish_for(name: str, network: str, port: int) -> vm_options.VmWish:
     """An `external` VM with one published port."""
-    return define.parse_wish(
+    return vm_options.parse_wish(
         name, hypervisor="external", networks=(network,), publish=(f"{port}:80",)
     )
 
@@ -154,5 +154,5 @@ def _start(runtime: Runtime, vms: list[Vm], network: Network) -> None:
     rows: list[Resource] = []
     with begin(runtime, "start") as (sql, operation):
         for vm in vms:
-            rows += launch._intend(operation, sql, vm, {network.id: network})  # noqa: SLF001
+            rows += vm_start._intend(operation, sql, vm, {network.id: network})  # noqa: SLF001
     operation.commit(rows, operation.act(rows))

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.floor import Floor
 from bench.population import ONE, World, make_world
-from hvtx.engine import collect, launch
+from hvtx.engine import gc_plan, vm_start, vm_stop
 from hvtx.engine.runtime import Runtime
 
 _INSIDE = "HVTX_BENCH_INSIDE"
@@ -112,7 +112,7 @@ def measure_in_process(world: World, samples: Samples) -> None:
     begun = time.perf_counter()
     runtime = Runtime(world.settings, writable=True)
     opened = time.perf_counter()
-    launch.start_vm(runtime, ONE)
+    vm_start.start_vm(runtime, ONE)
     started = time.perf_counter()
     runtime.close()
     closed = time.perf_counter()
@@ -120,7 +120,7 @@ def measure_in_process(world: World, samples: Samples) -> None:
     samples.add("start, store opened and closed", n, closed - begun)
     runtime = Runtime(world.settings, writable=True)
     with samples.timing("stop, in process", n):
-        launch.stop_vm(runtime, ONE)
+        vm_stop.stop_vm(runtime, ONE)
     with samples.timing("closing after a stop", n):
         runtime.close()
 
@@ -128,12 +128,12 @@ def measure_in_process(world: World, samples: Samples) -> None:
 def measure_again(world: World, samples: Samples) -> None:
     """The second start and stop of one runtime: what a program that stays open pays."""
     runtime = Runtime(world.settings, writable=True)
-    launch.start_vm(runtime, ONE)
-    launch.stop_vm(runtime, ONE)
+    vm_start.start_vm(runtime, ONE)
+    vm_stop.stop_vm(runtime, ONE)
     with samples.timing("start again, in process", world.vms):
-        launch.start_vm(runtime, ONE)
+        vm_start.start_vm(runtime, ONE)
     with samples.timing("stop again, in process", world.vms):
-        launch.stop_vm(runtime, ONE)
+        vm_stop.stop_vm(runtime, ONE)
     runtime.close()
 
 
@@ -141,7 +141,7 @@ def measure_plan(world: World, samples: Samples) -> None:
     """`gc --plan` in process, store opened and closed."""
     with samples.timing("gc plan, in process", world.vms):
         runtime = Runtime(world.settings, writable=False)
-        report = collect.make_plan(runtime)
+        report = gc_plan.make_plan(runtime)
         runtime.close()
     if report.refused is not None or report.plan.acting():
         raise SystemExit(f"the plan of {world.vms} live VMs is not empty: {report}"[:2000])

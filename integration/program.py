@@ -19,8 +19,8 @@ import pytest
 
 import hvtx
 from hvtx.cli.main import run
+from hvtx.engine.autostart import program_path
 from hvtx.engine.ownership import problem_of_program
-from hvtx.engine.systemd import program_path
 from hvtx.host import failpoint
 
 

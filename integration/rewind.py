@@ -29,7 +29,7 @@ from hvtx.drivers.base import Host
 from hvtx.drivers.bridge import BridgeDriver
 from hvtx.drivers.tap import TapDriver
 from hvtx.errors import HvtxError
-from hvtx.host import libnftables, portholder, procfs, tun, xtables
+from hvtx.host import libnftables, portholder, procfs, tun, xtnames
 from hvtx.host.links import Links
 from hvtx.host.netlink import Channel
 from hvtx.host.tun import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR
@@ -198,11 +198,11 @@ class Rewinder:
     def _legacy(self, saved: Saved) -> None:
         for family in (4, 6):
             text = saved.legacy.get(family, "")
-            for table in xtables.listed(family):
+            for table in xtnames.listed(family):
                 if f"*{table}\n" not in text:
                     text += f"*{table}\nCOMMIT\n"
             if text:
-                lab.run(f"{xtables.TOOLS[family]}-legacy-restore", stdin=text)
+                lab.run(f"{xtnames.TOOLS[family]}-legacy-restore", stdin=text)
 
     def _placed(self, saved: Saved) -> Saved:
         """Where the store's file is another one by now, the store is told."""
@@ -302,11 +302,11 @@ def _write(path: str, content: bytes) -> None:
 def _legacy_text() -> dict[int, str]:
     return {
         family: "\n".join(
-            lab.run(f"{xtables.TOOLS[family]}-legacy-save", "-t", table)
-            for table in sorted(xtables.listed(family))
+            lab.run(f"{xtnames.TOOLS[family]}-legacy-save", "-t", table)
+            for table in sorted(xtnames.listed(family))
         )
         for family in (4, 6)
-        if xtables.listed(family)
+        if xtnames.listed(family)
     }
 
 

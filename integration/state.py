@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hvtx.drivers.vm_process import gate as gates
-from hvtx.host import libnftables, portholder, procfs, xtables
+from hvtx.host import libnftables, portholder, procfs, xtblob, xtnames
 from hvtx.host.netlink import Channel, attribute_map
 from hvtx.host.nfnetlink import Nftables
 from integration import loggers
@@ -457,8 +457,8 @@ def legacy() -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = {}
     for family in (4, 6):
-        for table in xtables.listed(family):
-            blob = xtables.read(family, table)
+        for table in xtnames.listed(family):
+            blob = xtblob.read(family, table)
             assert blob is not None
             entries = list(_entries_of(family, blob.data))
             bare = len(entries) == len(blob.starts) + 1

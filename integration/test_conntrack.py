@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from hvtx.host import conntrack
-from hvtx.host.conntrack import Door
+from hvtx.host import conntrack, ctmessages
+from hvtx.host.ctmessages import Door
 from hvtx.model.vm import Publish
 from integration import lab
 
@@ -80,11 +80,11 @@ def test_the_filter_is_the_kernels_own_work() -> None:
         answers = [
             {
                 flow.name
-                for flow in map(conntrack.parse, channel.dump(conntrack._GET, HEAD4 + question))
+                for flow in map(ctmessages.parse, channel.dump(conntrack._GET, HEAD4 + question))
             }
-            for question in conntrack.filters(conntrack._pack(GUEST4))
+            for question in ctmessages.filters(conntrack._pack(GUEST4))
         ]
-        everything = [conntrack.parse(body) for body in channel.dump(conntrack._GET, HEAD4)]
+        everything = [ctmessages.parse(body) for body in channel.dump(conntrack._GET, HEAD4)]
     finally:
         channel.close()
     packed = conntrack._pack(GUEST4)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from hvtx.engine import launch
+from hvtx.engine import vm_launch
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import StoreError
 from hvtx.host.links import Links
@@ -510,7 +510,7 @@ def test_a_hypervisor_that_hangs_at_its_start(
         (fake.parent / other).symlink_to(fake)
     monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
     monkeypatch.setenv("HVTX_QEMU_ACCEL", "tcg")
-    monkeypatch.setattr(launch, "READY_SECONDS", 0.5)
+    monkeypatch.setattr(vm_launch, "READY_SECONDS", 0.5)
     kernel = tmp_path / "vmlinuz"
     kernel.write_text("no kernel")
     hvtx = made(command=("--kernel", str(kernel)))

@@ -18,7 +18,8 @@ import pytest
 from hvtx.engine import forward
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.host.netlink import CREATE, attribute, nested, text
-from hvtx.host.nfnetlink import Command, Nftables
+from hvtx.host.nfmessages import Command
+from hvtx.host.nfnetlink import Nftables
 from hvtx.model.traffic import Stop
 from integration import lab, traffic, witness
 from integration.program import Forked, Program, preload

@@ -18,7 +18,7 @@ import pytest
 
 from hvtx.drivers.vm_process import gate as gates
 from hvtx.drivers.vm_process import stop as stopping
-from hvtx.engine import launch
+from hvtx.engine import vm_launch
 from hvtx.host import asking, qmp, talk
 from integration import lab, talker, witness
 from integration.program import Forked, preload
@@ -231,7 +231,7 @@ def test_who_never_says_so_is_not_up(
     """A stand-in that has not begun in so short a time, on a busy machine, is given more of it."""
     stage.create(hypervisor)
     for seconds in ("0.7", "3", "9"):
-        monkeypatch.setattr(launch, "READY_SECONDS", float(seconds))
+        monkeypatch.setattr(vm_launch, "READY_SECONDS", float(seconds))
         stage.orders(**orders)
         with witness.undone():
             ran = stage.hvtx("vm", "start", "web", code=6)
@@ -465,7 +465,7 @@ def test_a_hypervisor_that_lies_is_shown_and_ended(
     monkeypatch.setattr(stopping, "_ASK_SECONDS", (0.1, 0.1))
     for told in LIES[hypervisor]:
         with monkeypatch.context() as short:
-            short.setattr(launch, "READY_SECONDS", 0.5)
+            short.setattr(vm_launch, "READY_SECONDS", 0.5)
             stage.orders(lie=told)
             with witness.undone():
                 stage.hvtx("vm", "start", "web", code=6)

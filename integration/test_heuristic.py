@@ -17,7 +17,7 @@ import pytest
 
 from hvtx.drivers.base import Host
 from hvtx.drivers.strangers import Strangers
-from hvtx.host import xtables
+from hvtx.host import xtnames
 from integration import lab
 from integration.program import Forked, Program, preload
 
@@ -261,7 +261,7 @@ def test_of_many_legacy_rules_just_the_one_goes(hvtx: Program) -> None:
         assert len(before) == len(after) + 1
         lab.run("iptables-legacy-restore" if tool == "iptables" else "ip6tables-legacy-restore",
                 stdin="\n".join(before) + "\n")  # fmt: skip
-    assert xtables.listed(4) == {"filter"}
+    assert xtnames.listed(4) == {"filter"}
 
 
 def test_the_options(hvtx: Program) -> None:

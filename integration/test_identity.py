@@ -152,14 +152,14 @@ def test_a_pid_that_comes_round_between_two_looks() -> None:
     in_pid_namespace("""
 victim = subprocess.Popen(["sleep", "600"])
 identity = procfs.identify(victim.pid)
-read, strangers = procfs._read, []
+read, strangers = procfs.read_whole, []
 def late(path):
     if path == f"/proc/{victim.pid}/stat" and not strangers:
         victim.kill()
         victim.wait()
         strangers.append(again(victim.pid))
     return read(path)
-procfs._read = late
+procfs.read_whole = late
 facts = procfs.look(victim.pid)
 assert strangers and not facts.exists, facts
 assert procfs.open_checked(identity) is None

@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from hvtx.drivers.base import Host
-from hvtx.drivers.iptables import IptablesDriver, chain_name, rules_of
+from hvtx.drivers.iptables import IptablesDriver
+from hvtx.drivers.iptables.rules import chain_name, rules_of
 from hvtx.errors import Busy, HostRefused
-from hvtx.host import xtables
+from hvtx.host import xtables, xtblob, xtnames, xtsaved
 from hvtx.model.resource import GONE, Resource
 from integration import lab
 
@@ -63,7 +64,7 @@ def driver(tmp_path: Path) -> IptablesDriver:
 
 
 def tables() -> tuple[frozenset[str], frozenset[str]]:
-    return xtables.listed(4), xtables.listed(6)
+    return xtnames.listed(4), xtnames.listed(6)
 
 
 def ipt(*words: str, six: bool = False) -> str:
@@ -123,14 +124,14 @@ def test_our_entries_equal_those_of_the_tool_byte_for_byte(driver: IptablesDrive
     driver.create(rows)
     ours: dict[tuple[int, str], Counter] = {}
     for family, table in ((f, t) for f in (4, 6) for t in ("filter", "mangle", "nat")):
-        blob = xtables.read(family, table)
-        ours[family, table] = Counter(xtables.marked(family, blob, "hvtx:"))
-    for family, tool in xtables.TOOLS.items():
+        blob = xtblob.read(family, table)
+        ours[family, table] = Counter(xtblob.marked(family, blob, "hvtx:"))
+    for family, tool in xtnames.TOOLS.items():
         saved = lab.run(f"{tool}-legacy-save")
         lab.run(f"{tool}-legacy-restore", "-w", stdin=saved)  # flushes, and makes all of it anew
         for table in ("filter", "mangle", "nat"):
-            blob = xtables.read(family, table)
-            assert Counter(xtables.marked(family, blob, "hvtx:")) == ours[family, table]
+            blob = xtblob.read(family, table)
+            assert Counter(xtblob.marked(family, blob, "hvtx:")) == ours[family, table]
 
 
 @pytest.mark.parametrize("order", [(4, 6), (6, 4)])
@@ -202,7 +203,7 @@ COMMIT
 
 
 def test_parse_reads_what_strangers_write() -> None:
-    found = xtables.parse(SAVE)
+    found = xtsaved.parse(SAVE)
     assert ("nat", "odd one") in found.chains
     assert [(rule.text, rule.mark) for rule in found.rules] == [
         ('-m comment --comment "two\nlines \\" and a quote" -j ACCEPT', None),
@@ -224,7 +225,7 @@ def test_parse_reads_what_strangers_write() -> None:
 def test_parse_takes_nothing_unread_for_absent(old: str, new: str) -> None:
     assert old in SAVE
     with pytest.raises(ValueError, match=r"\w"):
-        xtables.parse(SAVE.replace(old, new))
+        xtsaved.parse(SAVE.replace(old, new))
 
 
 # Presence ---------------------------------------------------------------------------------------
@@ -235,8 +236,8 @@ def test_looking_makes_no_table(driver: IptablesDriver) -> None:
     assert driver.observe() == ()
     assert set(driver.release(rows).values()) == {GONE}
     assert driver.remove_copies(rows[0]) == GONE
-    assert xtables.read(4, "nat") is None
-    assert xtables.saved(6) == xtables.NOTHING
+    assert xtblob.read(4, "nat") is None
+    assert xtsaved.saved(6) == xtsaved.NOTHING
     with pytest.raises(HostRefused) as refused:
         driver.create(guest_rows(10, 2))
     assert "repair" in refused.value.hint

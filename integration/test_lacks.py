@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from hvtx.engine.units import Place, packaged, units
+from hvtx.engine.packaged_units import packaged
+from hvtx.engine.units import Place, units
 from hvtx.host import libnftables
 from integration import lab, witness
 from integration.program import Program, Ran
@@ -183,7 +184,7 @@ def test_an_empty_store_belongs_to_no_namespace(hvtx: Program) -> None:
 
 BEGINNING = """
 import os, sys
-from hvtx.engine import networks
+from hvtx.engine import network_create
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.errors import Refused
 
@@ -194,7 +195,7 @@ if sys.argv[1] == "entered":
 print("ready", flush=True)
 sys.stdin.readline()
 try:
-    networks.create_network(runtime, networks.NetworkWish("other", ("10.79.0.0/24",)))
+    network_create.create_network(runtime, network_create.NetworkWish("other", ("10.79.0.0/24",)))
 except Refused as refused:
     print(refused.code)
 """

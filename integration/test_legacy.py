@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from hvtx.drivers import iptables
+from hvtx.drivers.iptables import rules as iptables
 from hvtx.engine import passes
-from hvtx.host import libiptc, xtables
+from hvtx.host import libiptc, xtblob, xtlack, xtnames
 from hvtx.planner import provision
 from hvtx.planner.provision import Want
 from integration import lab
@@ -298,8 +298,8 @@ def no_tool(patch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def no_tables(patch: pytest.MonkeyPatch, _: Path) -> None:
     """As on a kernel that has no legacy tables, nor a module for them."""
-    patch.setattr(xtables, "_NAMES", {4: "/nonexistent/4", 6: "/nonexistent/6"})
-    patch.setattr(xtables, "_MODULES", {4: "no_such_module", 6: "no_such_module"})
+    patch.setattr(xtnames, "NAMES", {4: "/nonexistent/4", 6: "/nonexistent/6"})
+    patch.setattr(xtlack, "_MODULES", {4: "no_such_module", 6: "no_such_module"})
 
 
 LACKS: dict[str, tuple[Take, str, str]] = {
@@ -439,4 +439,4 @@ def test_what_counts_as_a_legacy_table_in_use(words: tuple[str, ...], used: bool
     for tool, family in (("iptables-legacy", 4), ("ip6tables-legacy", 6)):
         if words:
             lab.run(tool, *words)
-        assert xtables.in_use(family) is used
+        assert xtblob.in_use(family) is used

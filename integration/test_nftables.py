@@ -16,10 +16,13 @@ import pytest
 
 from hvtx.drivers.base import Host
 from hvtx.drivers.bridge import BridgeDriver
-from hvtx.drivers.nftables import ATTEMPTS, NftablesDriver, listed_rules
+from hvtx.drivers.nftables import NftablesDriver
+from hvtx.drivers.nftables.ruleset import listed_rules
+from hvtx.drivers.nftables.session import ATTEMPTS
 from hvtx.drivers.tap import TapDriver
 from hvtx.errors import Conflict, Contended, HostRefused, NotPermitted, UsageError
-from hvtx.host import libnftables, nfnetlink, nftlayout
+from hvtx.host import libnftables, nfmessages, nfnetlink, nftelements, nftlayout
+from hvtx.host.netlink import CREATE
 from hvtx.model.mark import make_mark
 from hvtx.model.resource import Entry, Outcome, Resource
 from integration import lab
@@ -215,7 +218,7 @@ def test_texts_are_for_people(driver: NftablesDriver, rows: Rows) -> None:
 def test_host_addresses_of_any_family(rows: Rows) -> None:
     def sets(host_ip: str | None) -> list[str]:
         spec = rows.publish(host_ip=host_ip).spec
-        return [piece.set for piece in nftlayout.pieces(INSTALLATION, spec)]
+        return [piece.set for piece in nftelements.pieces(INSTALLATION, spec)]
 
     assert sets(None) == ["dnat4_any", "dnat6_any"]
     assert sets("0.0.0.0") == ["dnat4_any"]
@@ -510,7 +513,7 @@ def test_absent_is_gone(driver: NftablesDriver, rows: Rows) -> None:
 
 def after_lookup(driver: NftablesDriver, act: Callable[[], object], times: int) -> list[int]:
     """Let ``act`` happen right after the driver read elements, the first ``times`` times."""
-    channel, calls = driver._socket, []
+    channel, calls = driver._session.socket, []
     original = channel.lookup
 
     def lookup(pieces: Any) -> Any:
@@ -556,14 +559,14 @@ def test_absence_is_believed_only_if_it_lasts(driver: NftablesDriver, rows: Rows
 def test_a_walk_that_repeats_itself_is_done_again(driver: NftablesDriver, rows: Rows) -> None:
     """A hash table that grows during a dump repeats elements, and may leave out others."""
     found = make(driver, rows.whole())
-    original, calls = driver._socket.dump_elements, []
+    original, calls = driver._session.socket.dump_elements, []
 
     def dump(family: str, table: str, name: str) -> list[bytes]:
         bodies = original(family, table, name)
         calls.append(name)
         return bodies * 2 if calls.count("masq4") == 1 and name == "masq4" else bodies
 
-    driver._socket.dump_elements = dump  # type: ignore[method-assign]
+    driver._session.socket.dump_elements = dump  # type: ignore[method-assign]
     assert seen(driver) == wanted(driver, found)
     assert calls.count("masq4") == 2
 
@@ -572,23 +575,23 @@ def test_changes_without_end_are_contended(driver: NftablesDriver, rows: Rows) -
     row = make(driver, [rows("base"), rows.publish()])[1]
     before = lab.dump()
     other = nfnetlink.Nftables()
-    table = nfnetlink.delete_table("ip", "churn")
+    table = nfmessages.delete_table("ip", "churn")
 
     def churn() -> None:
-        other.batch([nfnetlink.Command(0, nfnetlink.CREATE, "ip", table.body), table])
+        other.batch([nfmessages.Command(0, CREATE, "ip", table.body), table])
 
     calls = after_lookup(driver, churn, 10 * ATTEMPTS)
     outcome = driver.release([row])[row.id]
     assert (outcome.gone, outcome.reason) == (False, "contended")
     assert len(calls) == ATTEMPTS
     assert lab.difference(before, lab.dump()) == ""
-    rules = driver._socket.rules
+    rules = driver._session.socket.rules
 
     def unsteady(*where: str) -> Any:
         churn()
         return rules(*where)
 
-    driver._socket.rules = unsteady  # type: ignore[method-assign]
+    driver._session.socket.rules = unsteady  # type: ignore[method-assign]
     with pytest.raises(Contended):
         driver.observe()
     other.close()

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import pytest
 
-from hvtx.engine.collect import make_plan
 from hvtx.engine.diagnose import CHECKS
 from hvtx.engine.finding import Finding
+from hvtx.engine.gc_plan import make_plan
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.model.plan import Item, Reason
 from integration import lab

@@ -27,7 +27,7 @@ from hvtx.drivers.vm_process import scope as scopes
 from hvtx.drivers.vm_process import spawn as spawning
 from hvtx.drivers.vm_process import stop as stopping
 from hvtx.errors import Conflict, HostRefused, NotFound, NotPermitted, UsageError
-from hvtx.host import api, console, procfs, qmp, talk
+from hvtx.host import api, console, openfiles, procfs, qmp, talk
 from hvtx.hypervisors import base, qemu
 from hvtx.hypervisors.base import Launch, Probes
 from hvtx.model.handed import FIRST_HANDED
@@ -723,13 +723,13 @@ def everyone_readable() -> bool:
 def test_a_held_tap_names_its_holder():
     lab.run("ip", "tuntap", "add", "hvfree", "mode", "tap")
     with Keeper("hvheld") as keeper:
-        found = procfs.tap_holders({"hvheld", "hvfree", "hvnone"})
+        found = openfiles.tap_holders({"hvheld", "hvfree", "hvnone"})
         name = Path(f"/proc/{keeper.pid}/comm").read_text().strip()
-        assert found.found == {"hvheld": (procfs.Holder(keeper.pid, name),)}
+        assert found.found == {"hvheld": (openfiles.Holder(keeper.pid, name),)}
         assert found.complete is everyone_readable()
         lab.run("ip", "link", "set", "hvheld", "name", "hvnew")
-        assert set(procfs.tap_holders({"hvheld", "hvnew"}).found) == {"hvnew"}
-    assert procfs.tap_holders({"hvheld", "hvnew", "hvfree"}).found == {}
+        assert set(openfiles.tap_holders({"hvheld", "hvnew"}).found) == {"hvnew"}
+    assert openfiles.tap_holders({"hvheld", "hvnew", "hvfree"}).found == {}
 
 
 @needs_qemu
@@ -744,7 +744,7 @@ def test_a_guest_holds_its_taps_and_keeps_their_mac_addresses_apart(room):
     gate = room.start(
         qemu.render(VM, ports, Probes(QEMU, kvm=False, machine="x86_64"), str(room.path))
     )
-    found = procfs.tap_holders(names).found
+    found = openfiles.tap_holders(names).found
     assert {n: [h.pid for h in found[n]] for n in names} == {n: [gate.identity.pid] for n in names}
     argv = Path(f"/proc/{gate.identity.pid}/cmdline").read_text()
     for number, port in enumerate(ports):
@@ -753,27 +753,27 @@ def test_a_guest_holds_its_taps_and_keeps_their_mac_addresses_apart(room):
         assert f"iff:\t{port.device}\n" in told
         assert f"tap,id=net{number},fd={FIRST_HANDED + number}" in argv
     stopping.stop(gate.identity, directory=str(room.path), power_down="qmp", force=True)
-    assert procfs.tap_holders(names).found == {}
+    assert openfiles.tap_holders(names).found == {}
 
 
 def test_a_holder_that_went_to_another_namespace_counts():
     with Keeper("hvheld", "elsewhere") as keeper:
         assert os.stat(f"/proc/{keeper.pid}/ns/net") != os.stat("/proc/self/ns/net")
-        found = procfs.tap_holders({"hvheld"}).found
+        found = openfiles.tap_holders({"hvheld"}).found
         assert [holder.pid for holder in found["hvheld"]] == [keeper.pid]
 
 
 def test_a_device_of_the_same_name_in_another_namespace_does_not_count():
     lab.run("ip", "tuntap", "add", "hvsame", "mode", "tap")
     with Keeper("hvsame", "here", ("unshare", "-n")):
-        assert procfs.tap_holders({"hvsame"}).found == {}
+        assert openfiles.tap_holders({"hvsame"}).found == {}
 
 
 def test_a_holder_whose_leader_thread_has_exited_counts():
     with Keeper("hvheld", "leaderless") as keeper:
         stat = Path(f"/proc/{keeper.pid}/stat")
         until(lambda: ") Z " in stat.read_text(), "without its leader")
-        found = procfs.tap_holders({"hvheld"}).found
+        found = openfiles.tap_holders({"hvheld"}).found
         assert [holder.pid for holder in found["hvheld"]] == [keeper.pid]
 
 
@@ -784,8 +784,8 @@ def test_who_may_not_look_knows_that_the_answer_is_not_whole():
             code = 1
             try:
                 os.setresuid(65534, 65534, 65534)
-                seen = procfs.tap_holders({"hvheld"})
-                code = 0 if seen == procfs.Holders({}, False) else 2
+                seen = openfiles.tap_holders({"hvheld"})
+                code = 0 if seen == openfiles.Holders({}, False) else 2
             finally:
                 os._exit(code)
         assert os.waitpid(pid, 0)[1] == 0
@@ -793,13 +793,13 @@ def test_who_may_not_look_knows_that_the_answer_is_not_whole():
 
 HIDDEN = """
 import os, select, signal, sys
-from hvtx.host import procfs
+from hvtx.host import openfiles, procfs
 os.setgroups([])  # the group with id 0 may see everything, proc(5)
 os.setresgid(65534, 65534, 65534)
 os.setresuid(65534, 65534, 65534)
 seen = procfs.look(int(sys.argv[1]))
 assert seen.exists and seen.error and not seen.ended, seen
-assert procfs.tap_holders({"x"}).complete is False
+assert openfiles.tap_holders({"x"}).complete is False
 """
 
 
@@ -812,9 +812,9 @@ def test_hidden_processes_are_unknown_and_not_gone():
 
 FOREIGN = """
 import os
-from hvtx.host import procfs
+from hvtx.host import openfiles, procfs
 assert procfs.look(os.getpid()).error
-assert procfs.tap_holders({"x"}).complete is False
+assert openfiles.tap_holders({"x"}).complete is False
 """
 
 

@@ -12,7 +12,7 @@ import click
 import pytest
 
 from hvtx.cli.root import root
-from hvtx.engine.runtime import DRIVERS, FIREWALLS
+from hvtx.engine.registry import DRIVERS, FIREWALLS
 from integration import firewall_contract
 from integration.test_crash import BACKENDS, COMMANDS
 

@@ -238,7 +238,7 @@ _PLAIN_CALLS = {
     "hvtx/engine/lost.py": {"file.any_held"},
     "hvtx/engine/privileges.py": {"tun.open_device"},
     "hvtx/engine/view.py": {"ViewSource"},
-    "hvtx/host/procfs.py": {"libc.syscall"},
+    "hvtx/host/openfiles.py": {"libc.syscall"},
     "hvtx/host/qmp.py": {"self._talk.receive"},
     "hvtx/host/xtables.py": {"self._table.delete"},
     "integration/stepper.py": {"_LIBC.ptrace"},

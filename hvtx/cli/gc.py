@@ -176,7 +176,7 @@ def _installation(
         by = f"hvtx gc --apply --installation {lost} --yes"
         show_plan(report.plan, done=applying, evidence=True, by=by)
     if applying:
-        from hvtx.engine.collect import failed_items
+        from hvtx.engine.gc_plan import failed_items
 
         return PartialFailure.exit_code if failed_items(report.plan) else 0
     return EXIT_PLAN_NOT_EMPTY if more["detailed_exitcode"] and report.plan.acting() else 0
@@ -203,18 +203,18 @@ def _plan(
     json_: bool,
     unrecorded: bool,
 ) -> int:
-    from hvtx.engine import collect
+    from hvtx.engine import gc_plan, saved_plan
 
     del unrecorded
-    told = telling_refusal(json_, collect.refused_document)
+    told = telling_refusal(json_, saved_plan.refused_document)
     with told, opened(ctx, writable=False) as runtime:
-        report = collect.make_plan(runtime, everything=everything)
+        report = gc_plan.make_plan(runtime, everything=everything)
     if out and report.refused is None:
-        collect.save_plan(report, out, mode)
+        saved_plan.save_plan(report, out, mode)
     if html and report.refused is None:
         _write_page(report, html, mode)
     if json_:
-        render.emit_json(collect.plan_document(report))
+        render.emit_json(saved_plan.plan_document(report))
     if report.refused is not None:
         raise report.refused
     _tell_notes(report.notes)
@@ -231,12 +231,12 @@ def _tell_notes(notes: Sequence[str]) -> None:
 
 def _write_page(report: Any, path: str, mode: int) -> None:
     from hvtx.cli.page.plan import page
-    from hvtx.engine import collect
+    from hvtx.engine import gc_plan, saved_plan
     from hvtx.engine.files import unwritten, write_out
 
     text = page(
-        collect.plan_document(report),
-        collect.picture(report),
+        saved_plan.plan_document(report),
+        gc_plan.picture(report),
         host=os.uname().nodename,
         notes=report.notes,
     )
@@ -250,26 +250,26 @@ def _write_page(report: Any, path: str, mode: int) -> None:
 def _apply(
     ctx: click.Context, file: str | None, *, unrecorded: bool, evidence: bool, json_: bool
 ) -> int:
-    from hvtx.engine import collect
+    from hvtx.engine import collect, gc_plan, saved_plan
 
-    saved = collect.load_plan(file) if file else None
-    told = telling_refusal(json_, collect.refused_document)
+    saved = saved_plan.load_plan(file) if file else None
+    told = telling_refusal(json_, saved_plan.refused_document)
     with told, opened(ctx, writable=True, create=False, spends=True) as runtime:
         if runtime.refused is not None:
-            report = collect.make_plan(runtime)
+            report = gc_plan.make_plan(runtime)
         else:
             with ExitStack() as stack:
                 report = collect.collect(
                     runtime, saved=saved, unrecorded=unrecorded, progress=_progress(stack)
                 )
     if json_:
-        render.emit_json(collect.plan_document(report))
+        render.emit_json(saved_plan.plan_document(report))
     if report.refused is not None:
         raise report.refused
     _tell_notes(report.notes)
     if not json_:
         show_plan(report.plan, done=True, evidence=evidence)
-    return PartialFailure.exit_code if collect.failed_items(report.plan) else 0
+    return PartialFailure.exit_code if gc_plan.failed_items(report.plan) else 0
 
 
 def _progress(stack: ExitStack) -> Callable[[int, int, str], None]:

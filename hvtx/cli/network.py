@@ -31,13 +31,13 @@ def network() -> None:
 @click.pass_context
 def create(ctx: click.Context, /, name: str, json_: bool, **wish: Any) -> None:
     """Make a network: bridge, gateway addresses, base rules."""
-    from hvtx.engine import networks, show
+    from hvtx.engine import network_create, show
 
-    parsed = networks.parse_wish(
+    parsed = network_create.parse_wish(
         name, wish["subnets"], wish["bridge"], wish["mtu"], nat=wish["nat"], isolate=wish["isolate"]
     )
     with opened(ctx, writable=True) as runtime:
-        made = networks.create_network(runtime, parsed)
+        made = network_create.create_network(runtime, parsed)
         document = show.network_document(runtime, made)
     if json_:
         render.emit_json(document)
@@ -119,10 +119,10 @@ def show_resources(resources: list[dict[str, Any]]) -> None:
 @again_when_full
 def rm(ctx: click.Context, name: str, json_: bool) -> None:
     """Remove a network that no VM uses."""
-    from hvtx.engine import networks
+    from hvtx.engine import network_remove
 
     with opened(ctx, writable=True, spends=True) as runtime:
-        networks.remove_network(runtime, name)
+        network_remove.remove_network(runtime, name)
     if json_:
         render.emit_json({"schema": "hvtx/removed/1", "network": name})
     else:

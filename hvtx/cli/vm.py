@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import click
@@ -19,166 +19,34 @@ from hvtx.cli.common import (
     again_when_full,
     as_json,
     complete_file,
-    complete_network,
     complete_vm,
-    complete_words,
     opened,
     reading,
 )
 from hvtx.cli.network import show_resources
 from hvtx.cli.root import Group
+from hvtx.cli.vm_options import (
+    MEBIBYTES,
+    PROCESSORS,
+    parsed_options,
+    refuse_words_before_dashes,
+    wishes,
+)
+from hvtx.cli.vm_text import (
+    accelerator_of,
+    addresses_of,
+    boots_with,
+    port_anywhere,
+    short_port,
+    show_done,
+    ways_of,
+)
 from hvtx.errors import UsageError
 
 
 @click.group(cls=Group)
 def vm() -> None:
     """Make, run, stop, show and remove VMs."""
-
-
-_MEBIBYTES = "it is counted in MiB: 2048 is 2 GiB"
-_PROCESSORS = "it is a number of virtual processors, for instance 2"
-
-
-def _hypervisors() -> tuple[str, ...]:
-    from hvtx.engine.define import HYPERVISORS
-
-    return HYPERVISORS
-
-
-_WISHES = (
-    click.option(
-        "--network",
-        "networks",
-        multiple=True,
-        metavar="N",
-        shell_complete=complete_network,
-        help="Network to be in; repeatable [default].",
-    ),
-    click.option(
-        "--ip", "ips", multiple=True, metavar="A", help="Address; the nth of a family: nth network."
-    ),
-    click.option(
-        "--mac", "macs", multiple=True, metavar="M", help="MAC address of the nth interface."
-    ),
-    click.option(
-        "--publish",
-        "-p",
-        multiple=True,
-        metavar="[HOSTIP:]HOSTPORT:GUESTPORT[/udp]",
-        help="Lead a port of the host to the guest; repeatable.",
-    ),
-    click.option(
-        "--memory",
-        type=Number(hint=_MEBIBYTES),
-        default=256,
-        show_default=True,
-        metavar="MiB",
-        help="Size of the guest's memory.",
-    ),
-    click.option(
-        "--cpus",
-        type=Number(hint=_PROCESSORS),
-        default=1,
-        show_default=True,
-        metavar="N",
-        help="Virtual processors.",
-    ),
-    click.option(
-        "--kernel",
-        type=Given(),
-        metavar="F",
-        shell_complete=complete_file,
-        help="Boot this kernel directly.",
-    ),
-    click.option(
-        "--initrd",
-        type=Given(),
-        metavar="F",
-        shell_complete=complete_file,
-        help="Its initial RAM disk.",
-    ),
-    click.option("--append", metavar="S", help="Its command line; {ip} and others are replaced."),
-    click.option(
-        "--disk",
-        "disks",
-        type=Given(),
-        multiple=True,
-        metavar="F",
-        shell_complete=complete_file,
-        help="Disk image, raw or qcow2; repeatable.",
-    ),
-    click.option(
-        "--hypervisor",
-        type=Given(),
-        metavar="qemu|firecracker|cloud-hypervisor|command|external",
-        shell_complete=complete_words(_hypervisors),
-        help="What runs the guest [qemu; command where a COMMAND is given].",
-    ),
-    click.option("--autostart", is_flag=True, help="Start at boot."),
-    click.argument("command", nargs=-1, type=click.UNPROCESSED, shell_complete=complete_file),
-    as_json,
-)
-
-
-def wishes(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that describe a VM."""
-    for decorate in reversed(_WISHES):
-        function = decorate(function)
-    return function
-
-
-def _parse(name: str, wish: dict[str, Any]) -> Any:
-    from hvtx.engine import define
-
-    _refuse_words_before_dashes(wish["command"])
-    return define.parse_wish(name, **wish)
-
-
-def _refuse_words_before_dashes(given: Sequence[str]) -> None:
-    words = list(click.get_current_context().find_root().obj["arguments"])
-    command = list(given)
-    after = words[words.index("--") + 1 :] if "--" in words else []
-    if command and after[-len(command) :] != command:
-        raise UsageError(
-            f"unexpected argument {command[0]!r}",
-            hint="a command to run as the VM stands after --",
-        )
-
-
-def _show(runtime: Any, name: str, verb: str, *, json_: bool) -> None:
-    """What a command that acts prints: the VM's object, or a line about it."""
-    from hvtx.engine import show as views
-
-    document = views.show_vm(runtime, name)
-    if json_:
-        render.emit_json(document)
-        return
-    for line in _sentences(document, verb):
-        render.say(line)
-
-
-def _sentences(document: dict[str, Any], verb: str) -> list[str]:
-    """What was done, in a line; of a VM whose process nobody knows yet, what is to be done."""
-    name, interfaces = document["name"], document["interfaces"]
-    where = ", ".join(" ".join(_addresses(i)) or "?" for i in interfaces)
-    ports = [_published(p) for i in interfaces for p in i["publish"]]
-    if ports:
-        where += "; " + ", ".join(ports)
-    if verb == "running" and document["hypervisor"] == "external" and document["pid"] is None:
-        devices = ", ".join(i["device"] for i in interfaces if i["device"])
-        return [
-            f"the network of VM {name} is prepared: {devices} ({where})",
-            f"`hvtx vm attach {name} --pid PID` tells whose process it is, once it runs",
-        ]
-    told = [f"VM {name} is {verb}" + (f" ({where})" if verb in ("running", "defined") else "")]
-    accelerator = _accelerator(document) if verb == "running" else None
-    return told + ([f"accelerator {accelerator}"] if accelerator else [])
-
-
-def _accelerator(document: dict[str, Any]) -> str | None:
-    """With what QEMU runs the guest, and why; None where it does not."""
-    name, reason = document["accelerator"], document["accelerator_reason"]
-    return f"{name}: {reason}" if name else None
 
 
 @vm.command()
@@ -226,10 +94,10 @@ def create(
         )
     if from_log:
         _refuse_wishes(ctx)
-    parsed = _parse(name, wish) if not from_log else None
+    parsed = parsed_options(name, wish) if not from_log else None
     with opened(ctx, writable=True) as runtime:
         define.create_vm(runtime, parsed or define.wish_from_log(runtime, name, operation))
-        _show(runtime, name, "defined", json_=json_)
+        show_done(runtime, name, "defined", json_=json_)
 
 
 def _refuse_wishes(ctx: click.Context) -> None:
@@ -254,12 +122,12 @@ def run(ctx: click.Context, /, name: str, json_: bool, **wish: Any) -> None:
 
     `hvtx vm create --help` lists the {words} that are replaced in --append and in a command.
     """
-    from hvtx.engine import launch
+    from hvtx.engine import vm_start
 
-    parsed = _parse(name, wish)
+    parsed = parsed_options(name, wish)
     with opened(ctx, writable=True) as runtime:
-        launch.run_vm(runtime, parsed)
-        _show(runtime, name, "running", json_=json_)
+        vm_start.run_vm(runtime, parsed)
+        show_done(runtime, name, "running", json_=json_)
 
 
 @vm.command()
@@ -268,11 +136,11 @@ def run(ctx: click.Context, /, name: str, json_: bool, **wish: Any) -> None:
 @click.pass_context
 def start(ctx: click.Context, name: str, json_: bool) -> None:
     """Make the VM's network and start its hypervisor."""
-    from hvtx.engine import launch
+    from hvtx.engine import vm_start
 
     with opened(ctx, writable=True) as runtime:
-        launch.start_vm(runtime, name)
-        _show(runtime, name, "running", json_=json_)
+        vm_start.start_vm(runtime, name)
+        show_done(runtime, name, "running", json_=json_)
 
 
 def _power_down(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -296,12 +164,12 @@ def _power_down(command: Callable[..., Any]) -> Callable[..., Any]:
 @again_when_full
 def stop(ctx: click.Context, name: str, timeout: float, force: bool, json_: bool) -> None:
     """End the hypervisor and release the VM's network; its addresses stay leased."""
-    from hvtx.engine import launch
+    from hvtx.engine import vm_stop
 
     with opened(ctx, writable=True, spends=True) as runtime:
         tell = None if json_ else render.tell
-        launch.stop_vm(runtime, name, timeout=timeout, force=force, tell=tell)
-        _show(runtime, name, "stopped", json_=json_)
+        vm_stop.stop_vm(runtime, name, timeout=timeout, force=force, tell=tell)
+        show_done(runtime, name, "stopped", json_=json_)
 
 
 @vm.command()
@@ -311,12 +179,12 @@ def stop(ctx: click.Context, name: str, timeout: float, force: bool, json_: bool
 @click.pass_context
 def restart(ctx: click.Context, name: str, timeout: float, force: bool, json_: bool) -> None:
     """Stop a VM and start it again; one that is not running is started."""
-    from hvtx.engine import launch
+    from hvtx.engine import vm_start
 
     with opened(ctx, writable=True) as runtime:
         tell = None if json_ else render.tell
-        launch.restart_vm(runtime, name, timeout=timeout, force=force, tell=tell)
-        _show(runtime, name, "running", json_=json_)
+        vm_start.restart_vm(runtime, name, timeout=timeout, force=force, tell=tell)
+        show_done(runtime, name, "running", json_=json_)
 
 
 _CLEARING = ("kernel", "initrd", "append", "disk")
@@ -325,9 +193,9 @@ _CLEARING = ("kernel", "initrd", "append", "disk")
 @vm.command("set")
 @click.argument("name", shell_complete=complete_vm)
 @click.option(
-    "--memory", type=Number(hint=_MEBIBYTES), metavar="MiB", help="Size of the guest's memory."
+    "--memory", type=Number(hint=MEBIBYTES), metavar="MiB", help="Size of the guest's memory."
 )
-@click.option("--cpus", type=Number(hint=_PROCESSORS), metavar="N", help="Virtual processors.")
+@click.option("--cpus", type=Number(hint=PROCESSORS), metavar="N", help="Virtual processors.")
 @click.option(
     "--kernel", type=Given(), metavar="F", shell_complete=complete_file, help="Boot this kernel."
 )
@@ -361,7 +229,7 @@ def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
     """
     from hvtx.engine import alter
 
-    _refuse_words_before_dashes(wanted["command"])
+    refuse_words_before_dashes(wanted["command"])
     for option in _CLEARING:
         field = "disks" if option == "disk" else option
         if wanted.pop(f"no_{option}"):
@@ -375,7 +243,7 @@ def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
     changes = alter.parse_changes(**{**wanted, "command": wanted["command"] or None})
     with opened(ctx, writable=True) as runtime:
         alter.set_vm(runtime, name, changes)
-        _show(runtime, name, "changed", json_=json_)
+        show_done(runtime, name, "changed", json_=json_)
 
 
 @vm.command()
@@ -386,10 +254,10 @@ def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
 @again_when_full
 def rm(ctx: click.Context, name: str, force: bool, json_: bool) -> None:
     """Forget a VM and free its addresses and ports."""
-    from hvtx.engine import launch
+    from hvtx.engine import vm_stop
 
     with opened(ctx, writable=True, spends=True) as runtime:
-        launch.remove_vm(runtime, name, force=force)
+        vm_stop.remove_vm(runtime, name, force=force)
     if json_:
         render.emit_json({"schema": "hvtx/removed/1", "vm": name})
     else:
@@ -414,34 +282,15 @@ def ls(ctx: click.Context, json_: bool) -> None:
                 v["state"],
                 v["guest"],
                 v["pid"],
-                " ".join(address for i in v["interfaces"] for address in _addresses(i)),
+                " ".join(address for i in v["interfaces"] for address in addresses_of(i)),
                 " ".join(i["network"] for i in v["interfaces"]),
-                " ".join(_short(p) for i in v["interfaces"] for p in i["publish"]),
+                " ".join(short_port(p) for i in v["interfaces"] for p in i["publish"]),
             )
             for v in document["vms"]
         ],
         empty="no VMs",
         below=("ports", "address", "network"),
     )
-
-
-def _addresses(interface: dict[str, Any]) -> list[str]:
-    return [address for address in (interface["ipv4"], interface["ipv6"]) if address]
-
-
-def _host(port: dict[str, Any]) -> str:
-    """A published port as the host has it, with the one address that it is bound to, if it is."""
-    address = port["host_ip"] or ""
-    head = f"[{address}]:" if ":" in address else f"{address}:" if address else ""
-    return f"{head}{port['host_port']}"
-
-
-def _short(port: dict[str, Any]) -> str:
-    return f"{_host(port)}→{port['guest_port']}/{port['protocol']}"
-
-
-def _published(port: dict[str, Any]) -> str:
-    return f"{_host(port)}/{port['protocol']} → {port['guest_port']}"
 
 
 @vm.command()
@@ -461,13 +310,13 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
             ("state", document["state"]),
             ("guest", document["guest"]),
             ("hypervisor", document["hypervisor"]),
-            *((("accelerator", accelerator),) if (accelerator := _accelerator(document)) else ()),
+            *((("accelerator", accelerator),) if (accelerator := accelerator_of(document)) else ()),
             ("pid", document["pid"]),
             ("user", document["user"]),
             ("memory", f"{document['memory']} MiB"),
             ("cpus", document["cpus"]),
             ("autostart", "yes" if document["autostart"] else "no"),
-            *_boots(document),
+            *boots_with(document),
         ]
     )
     for interface in document["interfaces"]:
@@ -475,44 +324,15 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
         render.fields(
             [
                 ("network", interface["network"]),
-                *[("address", words) for words in _ways(interface)],
+                *[("address", words) for words in ways_of(interface)],
                 ("mac", interface["mac"]),
                 ("device", interface["device"]),
-                *[("published", _anywhere(p)) for p in interface["publish"]],
+                *[("published", port_anywhere(p)) for p in interface["publish"]],
             ]
         )
     show_resources(document["resources"])
     for note in document["notes"]:
         render.say(f"note: {note}")
-
-
-def _boots(document: dict[str, Any]) -> list[tuple[str, object]]:
-    """What a VM is started with, as far as it has any of it."""
-    pairs = [(name, document[name]) for name in ("kernel", "initrd", "append") if document[name]]
-    pairs += [("disk", disk) for disk in document["disks"]]
-    if document["command"]:
-        import shlex
-
-        pairs.append(("command", shlex.join(document["command"])))
-        pairs.append(("directory", document["directory"]))
-    return pairs
-
-
-def _ways(interface: dict[str, Any]) -> list[str]:
-    """``10.77.0.2/24 via 10.77.0.1``: what a guest without DHCP is set up with."""
-    return [
-        f"{interface[address]}/{interface[prefix]} via {interface[gateway]}"
-        for address, prefix, gateway in (
-            ("ipv4", "prefix", "gateway"),
-            ("ipv6", "prefix6", "gateway6"),
-        )
-        if interface[address]
-    ]
-
-
-def _anywhere(port: dict[str, Any]) -> str:
-    """A published port with ``*`` for every address of the host."""
-    return _published(port) if port["host_ip"] else f"*:{_published(port)}"
 
 
 @vm.command()
@@ -569,8 +389,8 @@ def console(ctx: click.Context, name: str, json_: bool) -> None:
 @click.pass_context
 def attach(ctx: click.Context, name: str, pid: int, json_: bool) -> None:
     """Say which process is the VM's, for one that hvtx does not start."""
-    from hvtx.engine import launch
+    from hvtx.engine import vm_attach
 
     with opened(ctx, writable=True) as runtime:
-        launch.attach(runtime, name, pid)
-        _show(runtime, name, "running", json_=json_)
+        vm_attach.attach(runtime, name, pid)
+        show_done(runtime, name, "running", json_=json_)

@@ -16,18 +16,12 @@ from contextlib import closing
 
 from hvtx.drivers.base import Host
 from hvtx.errors import Contended, HostRefused, HvtxError, NotPermitted
-from hvtx.host import libnftables, nftwords, xtables
+from hvtx.host import libnftables, nftwords, xtables, xtblob, xtnames, xtsaved
 from hvtx.host.netlink import DumpInterrupted
-from hvtx.host.nfnetlink import (
-    SET_ANONYMOUS,
-    Command,
-    Nftables,
-    Rule,
-    comment_rule,
-    delete_rule,
-    expressions,
-    xt_comment,
-)
+from hvtx.host.nfanswers import Rule, expressions, xt_comment
+from hvtx.host.nfmessages import Command, comment_rule, delete_rule
+from hvtx.host.nfnetlink import Nftables
+from hvtx.host.nfnumbers import SET_ANONYMOUS
 from hvtx.host.retry import persistently
 from hvtx.model.mark import FAMILY
 from hvtx.model.resource import GONE, Outcome
@@ -94,14 +88,14 @@ class Strangers:
 
     def _mark_legacy(self, rule: StrangeRule, mark: str) -> Outcome:
         tool, table, chain = rule.place.split(" ")
-        family = 6 if tool == xtables.TOOLS[6] else 4
+        family = 6 if tool == xtnames.TOOLS[6] else 4
         found: list[bool] = []
 
         def change(edit: xtables.Edit) -> bool:
             found[:] = [edit.has(chain) and edit.note(chain, rule.identity, mark)]
             return found[0]
 
-        whole = table in xtables.listed(family) and xtables.edit(
+        whole = table in xtnames.listed(family) and xtables.edit(
             family, table, self._timeout, change
         )
         if not whole or not found[0]:
@@ -110,8 +104,8 @@ class Strangers:
 
     def _remove_legacy(self, rule: StrangeRule) -> Outcome:
         tool, table, chain = rule.place.split(" ")
-        family = 6 if tool == xtables.TOOLS[6] else 4
-        if table not in xtables.listed(family):
+        family = 6 if tool == xtnames.TOOLS[6] else 4
+        if table not in xtnames.listed(family):
             return GONE
         found: list[bool] = []
 
@@ -304,17 +298,17 @@ def _swap_nft(
 
 
 def _legacy_rules() -> Iterator[StrangeRule]:
-    for family in xtables.TOOLS:
-        if xtables.listed(family):
+    for family in xtnames.TOOLS:
+        if xtnames.listed(family):
             yield from _legacy_family(family)
 
 
 def _legacy_family(family: int) -> list[StrangeRule]:
     """The rules of a family: words and entries, read so that they are of the same moment."""
-    tool = xtables.TOOLS[family]
+    tool = xtnames.TOOLS[family]
     for attempt in range(_ATTEMPTS):
         before = _entries(family)
-        saved = xtables.saved(family)
+        saved = xtsaved.saved(family)
         if before == _entries(family):
             paired = _paired(saved.rules, before)
             if paired is not None:
@@ -327,26 +321,26 @@ def _legacy_family(family: int) -> list[StrangeRule]:
 
 
 def _legacy_places() -> Iterator[str]:
-    for family, tool in xtables.TOOLS.items():
-        for table in sorted(xtables.listed(family)):
+    for family, tool in xtnames.TOOLS.items():
+        for table in sorted(xtnames.listed(family)):
             yield f"{tool} {table}"
-        for table, chain in sorted(xtables.saved(family).chains):
+        for table, chain in sorted(xtsaved.saved(family).chains):
             yield f"{tool} {table} {chain}"
 
 
 def _entries(family: int) -> dict[tuple[str, str], list[bytes]]:
     found = {}
-    for table in sorted(xtables.listed(family)):
-        blob = xtables.read(family, table)
+    for table in sorted(xtnames.listed(family)):
+        blob = xtblob.read(family, table)
         if blob is not None:
-            for chain, rules in xtables.entries(family, blob).items():
+            for chain, rules in xtblob.entries(family, blob).items():
                 found[table, chain] = rules
     return found
 
 
 def _paired(
-    rules: Sequence[xtables.SavedRule], entries: Mapping[tuple[str, str], Sequence[bytes]]
-) -> list[tuple[xtables.SavedRule, int, bytes]] | None:
+    rules: Sequence[xtsaved.SavedRule], entries: Mapping[tuple[str, str], Sequence[bytes]]
+) -> list[tuple[xtsaved.SavedRule, int, bytes]] | None:
     """Printed rules with their positions and entries; None if they do not fit (pure)."""
     places: dict[tuple[str, str], int] = {}
     found = []
@@ -361,7 +355,7 @@ def _paired(
     return found if whole else None
 
 
-def _legacy_rule(tool: str, rule: xtables.SavedRule, place: int, entry: bytes) -> StrangeRule:
+def _legacy_rule(tool: str, rule: xtsaved.SavedRule, place: int, entry: bytes) -> StrangeRule:
     return StrangeRule(
         backend="iptables",
         place=f"{tool} {rule.table} {rule.chain}",

@@ -42,7 +42,7 @@ from typing import Any, NamedTuple
 
 from hvtx.drivers.base import Host
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
-from hvtx.host import failpoint, procfs, tun
+from hvtx.host import failpoint, openfiles, tun
 from hvtx.host.links import Links, silence
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.tun import refusal
@@ -233,7 +233,7 @@ class TapDriver:
         names = {row.key for row in named if outcomes[row.id].reason == "in-use"}
         if not names:
             return
-        holders = procfs.tap_holders(names).found
+        holders = openfiles.tap_holders(names).found
         for row in named:
             if row.key in names and holders.get(row.key):
                 who = ", ".join(f"{h.command} (pid {h.pid})" for h in holders[row.key])
@@ -359,7 +359,7 @@ def _attached(descriptor: int, seen: Link) -> bool:
                 raise
         else:
             return True
-        if procfs.tap_holders({seen.name}).found or time.monotonic() >= deadline:
+        if openfiles.tap_holders({seen.name}).found or time.monotonic() >= deadline:
             return False
         time.sleep(_PAUSE)
 

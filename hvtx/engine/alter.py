@@ -10,10 +10,10 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from hvtx.engine import define
-from hvtx.engine.launch import state_of
+from hvtx.engine import define, vm_options
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import begin
+from hvtx.engine.vm_state import state_of
 from hvtx.errors import Conflict, UsageError
 from hvtx.model.vm import Vm
 from hvtx.planner.states import VmState
@@ -44,10 +44,10 @@ def parse_changes(**wanted: Any) -> Changes:
         raise UsageError(
             "there is nothing to set", hint="for instance: hvtx vm set web --memory 512"
         )
-    define.check_size(
+    vm_options.check_size(
         1 if changes.memory is None else changes.memory, 1 if changes.cpus is None else changes.cpus
     )
-    define.check_lines((changes.append, changes.kernel, changes.initrd, *(changes.disks or ())))
+    vm_options.check_lines((changes.append, changes.kernel, changes.initrd, *(changes.disks or ())))
     disks = None if changes.disks is None else tuple(os.path.abspath(d) for d in changes.disks)
     return changes._replace(
         kernel=_absolute(changes.kernel), initrd=_absolute(changes.initrd), disks=disks
@@ -102,12 +102,12 @@ def _changed(vm: Vm, changes: Changes) -> Vm:
     given |= {name: given[name] or None for name in ("kernel", "initrd", "append") if name in given}
     interfaces = max(len(vm.interfaces), 1)
     if given.get("append"):
-        given["append"] = define.checked_append(given["append"], interfaces)
+        given["append"] = vm_options.checked_append(given["append"], interfaces)
     if "command" in given:
-        given["command"] = define.checked_command(given["command"], interfaces)
+        given["command"] = vm_options.checked_command(given["command"], interfaces)
         given["directory"] = os.getcwd()
     wanted = vm._replace(**given)
-    define.check_combination(
+    vm_options.check_combination(
         wanted.hypervisor,
         command=wanted.command,
         kernel=wanted.kernel,

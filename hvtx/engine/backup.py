@@ -7,8 +7,8 @@ import stat
 from contextlib import closing, suppress
 from typing import Any
 
-from hvtx.engine.launch import state_of
 from hvtx.engine.runtime import Runtime, Settings
+from hvtx.engine.vm_state import state_of
 from hvtx.errors import Conflict, HvtxError, NotFound, NotPermitted, Refused, UsageError
 from hvtx.host import failpoint, output
 from hvtx.model.resource import Kind

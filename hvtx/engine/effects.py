@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from hvtx.engine import flows, holding, loopback
-from hvtx.engine.runtime import driver_name
+from hvtx.engine.registry import driver_name
 from hvtx.errors import HvtxError
 from hvtx.host import failpoint
 from hvtx.host.netlink import DumpInterrupted

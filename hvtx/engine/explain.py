@@ -23,7 +23,8 @@ from hvtx.model.ruleset import Difference
 from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import Liveness, Publish
 from hvtx.planner.gc import plan_gc
-from hvtx.planner.whose import Sight, Subject, identify
+from hvtx.planner.subjects import Sight, Subject
+from hvtx.planner.whose import identify
 from hvtx.store import history, records
 
 _STILL_TOLD = ("store-rolled-back", "store-cloned")

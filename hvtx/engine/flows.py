@@ -122,9 +122,9 @@ def _close_doors(doors: Iterable[tuple[Publish, tuple[str, ...]]]) -> str | None
         return None
     try:
         failpoint.reach("flushing:ports")
-        from hvtx.host import conntrack
+        from hvtx.host import conntrack, ctmessages
 
-        conntrack.flush_ports(conntrack.Door(*door) for door in wanted)
+        conntrack.flush_ports(ctmessages.Door(*door) for door in wanted)
     except (HvtxError, OSError) as problem:
         ports = ", ".join(f"{port.host_port}/{port.protocol}" for port, _ in wanted)
         return f"what was sent to port {ports} before may go past the VM: {_said(problem)}"

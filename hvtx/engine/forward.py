@@ -11,7 +11,7 @@ from contextlib import closing
 from typing import NamedTuple
 
 from hvtx.engine import world
-from hvtx.engine.blame import Blame
+from hvtx.engine.cause_names import CauseNames
 from hvtx.engine.finding import Finding
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.trial import Exit, Trial, owner_of
@@ -112,19 +112,19 @@ def _judged(
 ) -> Judged:
     if not made:
         return Judged((), (), 0)
-    thought = [(guest, promise.ifindex) for promise in made for guest in promise.guests
+    asked = [(guest, promise.ifindex) for promise in made for guest in promise.guests
                if guest.wants]  # fmt: skip
-    picture = picture.plus([_port(guest, master) for guest, master in thought])
+    picture = picture.plus([_port(guest, master) for guest, master in asked])
     families = {family for promise in made for family in promise.families()}
     bridges = {promise.network.bridge for promise in made}
     exits = {family: world.way_out(picture, family, bridges) for family in families}
     notes = world.offline(picture, sorted(families), bridges)
-    blame = Blame(picture, [promise.network for promise in made])
+    names = CauseNames(picture, [promise.network for promise in made])
     if without := [family for family, found in exits.items() if found is None]:
         picture = world.with_uplink(picture, without)
         exits |= {family: world.thought_out(family) for family in without}
     lacks = uncarried.not_carried(_passed(picture, made, exits))
-    every = [*wants, *(want for guest, _ in thought for want in guest.wants)]
+    every = [*wants, *(want for guest, _ in asked for want in guest.wants)]
     if without and not wants:
         from hvtx.engine import passes
 
@@ -138,14 +138,7 @@ def _judged(
 
     def ask(scratch: Scratch) -> tuple[list[tuple[Flow, Cause]], Mapping[Place, int], int]:
         trial = Trial(scratch, {family: found for family, found in exits.items() if found})
-        for promise in made:
-            for device in picture.topology.devices:
-                if (
-                    device.master == promise.ifindex
-                ):  # who is not asked for anything answers nothing
-                    scratch.belongs(Owner(device.name, device.mac, ()))
-            for guest in promise.guests:
-                scratch.belongs(owner_of(guest))
+        _give_owners(scratch, picture, made)
         found = [result for promise in made for result in trial.of(promise)]
         lacks.extend(scratch.lacks)
         stopped = [(flow, cause) for flow, cause in found if cause is not None]
@@ -154,15 +147,25 @@ def _judged(
 
     stopped, handles, count = within(picture, ask, furnish if every else None)
     if any(cause.suspects for _, cause in stopped):
-        from hvtx.engine import blaming
+        from hvtx.engine import elimination
 
-        def again(changed: Picture) -> blaming.Stopped:
+        def again(changed: Picture) -> elimination.Stopped:
             return within(changed, ask, furnish if every else None)[0]
 
-        stopped = blaming.blamed(picture, stopped, handles, again)
-    stops = tuple(_stops(stopped, handles, blame))
-    notes += blame.partly(stops)
+        stopped = elimination.found_out(picture, stopped, handles, again)
+    stops = tuple(_stops(stopped, handles, names))
+    notes += names.partly(stops)
     return Judged(stops, tuple(dict.fromkeys(lacks)), count, tuple(notes))
+
+
+def _give_owners(scratch: Scratch, picture: Picture, made: Sequence[Promise]) -> None:
+    """Say who answers at each port; who is not asked for anything answers nothing."""
+    for promise in made:
+        for device in picture.topology.devices:
+            if device.master == promise.ifindex:
+                scratch.belongs(Owner(device.name, device.mac, ()))
+        for guest in promise.guests:
+            scratch.belongs(owner_of(guest))
 
 
 def _passed(
@@ -212,12 +215,12 @@ _HANDLE = re.compile(r"\s*(.*?) # handle (\d+)")
 
 
 def _stops(
-    stopped: Iterable[tuple[Flow, Cause]], handles: Mapping[Place, int], blame: Blame
+    stopped: Iterable[tuple[Flow, Cause]], handles: Mapping[Place, int], names: CauseNames
 ) -> Iterator[Stop]:
     """With the rules as nft, ip rule and ip xfrm print them on the host."""
     texts: dict[tuple[str, ...], dict[int, str]] = {}
     for flow, cause in stopped:
-        by, what, mend = blame.of(flow, cause)
+        by, what, mend = names.of(flow, cause)
         if cause.handle and len(cause.place) == 3:
             family, table, chain = cause.place
             number = handles.get(((family, table, chain), cause.handle), 0)
@@ -245,7 +248,7 @@ def _listed(family: str, table: str, chain: str) -> dict[int, str]:
 
 def would_be(runtime: Runtime) -> Network:
     """The network that the next VM would be in."""
-    from hvtx.engine.networks import default_draft
+    from hvtx.engine.network_create import default_draft
 
     return default_draft(runtime)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from hvtx.engine.launch import run_directory
 from hvtx.engine.runtime import Runtime
+from hvtx.engine.vm_paths import run_directory
 from hvtx.hypervisors.base import SOCKETS, TRAITS
 from hvtx.model.guest import Guest
 from hvtx.model.vm import Vm

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hvtx.drivers.strangers import Strangers
-from hvtx.engine.collect import SCHEMA
 from hvtx.engine.files import PRIVATE, read_plan, unwritten, write_out
 from hvtx.engine.runtime import Runtime
+from hvtx.engine.saved_plan import SCHEMA
 from hvtx.engine.snapshot import look
 from hvtx.engine.transaction import Operation, begin
 from hvtx.errors import Contended, HvtxError, NotFound, NotPermitted, Refused, StalePlan, UsageError

@@ -16,12 +16,14 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from hvtx.drivers.base import FirewallDriver, Host
-from hvtx.engine.collect import Report, plan_document
-from hvtx.engine.runtime import DRIVERS, FIREWALLS, Runtime
+from hvtx.engine.gc_plan import Report
+from hvtx.engine.registry import DRIVERS, FIREWALLS
+from hvtx.engine.runtime import Runtime
+from hvtx.engine.saved_plan import plan_document
 from hvtx.engine.snapshot import legacy_tables
 from hvtx.engine.transaction import Operation, begin
 from hvtx.errors import Conflict, HvtxError, NotFound, UsageError
-from hvtx.host import failpoint, paths, procfs, traces, users
+from hvtx.host import failpoint, openfiles, paths, traces, users
 from hvtx.host.links import Links
 from hvtx.host.locks import LockFile
 from hvtx.host.netlink import DumpInterrupted
@@ -84,7 +86,7 @@ def _look(runtime: Runtime, installation: str) -> Remains:
             hint=f"others here: {', '.join(sorted(known))}" if known else "nor of another one",
         )
     taps = [link.name for link in devices if link.kind == "tun"]
-    holders = procfs.tap_holders(set(taps))
+    holders = openfiles.tap_holders(set(taps))
     held = {n: tuple(f"{h.command} (pid {h.pid})" for h in hs) for n, hs in holders.found.items()}
     word = ask(runtime, installation, taps)
     objections = list(word.objections)

@@ -66,9 +66,9 @@ class Mender:
             self._chains[family, table, chain] = Chain(hooks.get(chain, frozenset()), rules)
 
     def _legacy(self, tool: str, table: str) -> None:
-        from hvtx.host import xtables
+        from hvtx.host import xtsaved
 
-        text = xtables.save_text(6 if tool.startswith("ip6") else 4)
+        text = xtsaved.save_text(6 if tool.startswith("ip6") else 4)
         for chain, found in legacy_chains(text, table).items():
             self._chains[tool, table, chain] = found
 

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from hvtx import __version__
-from hvtx.engine.collect import make_plan
+from hvtx.engine.gc_plan import make_plan
 from hvtx.engine.guests import Judged
 from hvtx.engine.guests import states as guest_states
-from hvtx.engine.launch import read_moment, state_of
 from hvtx.engine.runtime import Runtime
+from hvtx.engine.vm_state import read_moment, state_of
 from hvtx.model.guest import Guest
 from hvtx.model.vm import Network
 from hvtx.planner.states import VmState

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from hvtx.engine import notice
-from hvtx.engine.runtime import FIREWALLS, Runtime
+from hvtx.engine.registry import FIREWALLS
+from hvtx.engine.runtime import Runtime
 from hvtx.errors import Conflict, HvtxError
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.ports import refuse_taken_port

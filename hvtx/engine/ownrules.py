@@ -116,12 +116,12 @@ def _lines(runtime: Runtime) -> list[SeenLine]:
 
 
 def _legacy_rules() -> list[SeenLine]:
-    from hvtx.host import xtables
+    from hvtx.host import xtnames, xtsaved
 
     found = []
-    for family, tool in xtables.TOOLS.items():
+    for family, tool in xtnames.TOOLS.items():
         places: dict[tuple[str, str], int] = {}
-        for rule in xtables.saved(family).rules:
+        for rule in xtsaved.saved(family).rules:
             chain = (rule.table, rule.chain)
             places[chain] = place = places.get(chain, 0) + 1
             found.append(SeenLine(tool, *chain, rule.text, rule.mark, place))
@@ -134,12 +134,12 @@ def _of_lines(
     own = [row for row in rows if row.spec["backend"] == "iptables"]
     if not seen or not own:
         return []
-    from hvtx.drivers import iptables
-    from hvtx.host import xtables
+    from hvtx.drivers.iptables import rules as iptables
+    from hvtx.host import xtnames
 
     wanted = [
         WantedLine(
-            row.id, row.mark, xtables.TOOLS[rule.family], rule.table, rule.chain, rule.text,
+            row.id, row.mark, xtnames.TOOLS[rule.family], rule.table, rule.chain, rule.text,
             (rule.table, rule.chain) == iptables.GUARDS,
         )
         for row in own

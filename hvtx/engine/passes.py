@@ -93,7 +93,7 @@ def _want(spec: dict[str, Any]) -> Want:
 
 def _wanted(networks: Sequence[Network], every: Sequence[Network]) -> dict[int, dict[str, Any]]:
     """The specifications of the rows that should be there, by family."""
-    from hvtx.drivers.iptables import drops_by_policy
+    from hvtx.drivers.iptables.policy import drops_by_policy
 
     families = {6 if ":" in subnet else 4 for network in networks for subnet in network.subnets}
     closed = [family for family in sorted(families) if drops_by_policy(family)]
@@ -126,7 +126,7 @@ def world(every: Sequence[Network]) -> list[str]:
 
 
 def _compare(wanted: dict[int, dict[str, Any]], there: Sequence[Resource]) -> Change:
-    from hvtx.drivers.iptables import place_in_forward
+    from hvtx.drivers.iptables.policy import place_in_forward
 
     make, drop, move, words = [], [], [], []
     fit: dict[int, Resource] = {}
@@ -175,7 +175,7 @@ def settle(runtime: Runtime, *, locked: bool = False) -> list[dict[str, Any]]:
         runtime.lock("all", "networks")
     try:
         if half:
-            from hvtx.engine.collect import resolve
+            from hvtx.engine.resolve import resolve
 
             resolve(runtime, networks=True)
         return _settle(runtime, change(runtime))  # another command may have been quicker
@@ -206,6 +206,6 @@ def _settle(runtime: Runtime, found: Change) -> list[dict[str, Any]]:
 
 
 def _make(runtime: Runtime, wants: Sequence[Want]) -> None:
-    from hvtx.engine.networks import make
+    from hvtx.engine.network_build import make
 
     make(runtime, "rebuild", wants)

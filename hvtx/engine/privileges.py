@@ -61,10 +61,10 @@ def need_to_start(networks: Iterable[Network]) -> None:
     legacy = [network for network in networks if network.firewall == "iptables"]
     need(devices=bool(networks), legacy=bool(legacy))
     if legacy:
-        from hvtx.host import xtables
+        from hvtx.host import xtlack
 
         subnets = [subnet for network in legacy for subnet in network.subnets]
-        lack = xtables.lack({6 if ":" in subnet else 4 for subnet in subnets} | {4})
+        lack = xtlack.lack({6 if ":" in subnet else 4 for subnet in subnets} | {4})
         if lack is not None:
             raise lack
 
@@ -129,15 +129,15 @@ def tun_problem() -> NotPermitted | None:
 
 def legacy_problem() -> NotPermitted | None:
     """What of the legacy tables this user may not do; None if all may be done."""
-    from hvtx.host import xtables
+    from hvtx.host import xtnames
 
     if not capabilities.has("CAP_NET_RAW"):
         return _legacy("are read and changed through a raw socket", "CAP_NET_RAW")
     for family in (4, 6):
         try:
-            xtables.listed(family)
+            xtnames.listed(family)
         except NotPermitted:
-            path = xtables.names_path(family)
+            path = xtnames.names_path(family)
             return _legacy(f"are listed in {path}, which only root may read", "CAP_DAC_READ_SEARCH")
     missing = _lock_problem()
     return _legacy(*missing) if missing else None
@@ -153,9 +153,9 @@ def _legacy(why: str, capability: str) -> NotPermitted:
 
 def _lock_problem() -> tuple[str, str] | None:
     """The lock of iptables: read it if it is there; else it must be made."""
-    from hvtx.host import xtables
+    from hvtx.host import xtlock
 
-    path = xtables.lock_path()
+    path = xtlock.lock_path()
     try:
         os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
     except PermissionError:

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from hvtx.engine.collect import apply_plan, failed_items
-from hvtx.engine.launch import start_vm, state_of
-from hvtx.engine.networks import bridge_row, ensure_networks
+from hvtx.engine.apply import apply_plan
+from hvtx.engine.gc_plan import failed_items
+from hvtx.engine.network_build import bridge_row, ensure_networks
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import take_snapshot
+from hvtx.engine.vm_start import start_vm
+from hvtx.engine.vm_state import state_of
 from hvtx.errors import HvtxError, Refused
 from hvtx.host import failpoint
 from hvtx.model.plan import Action, Item, Plan, Reason
@@ -130,10 +132,10 @@ def _autostart(runtime: Runtime) -> tuple[list[str], list[tuple[str, str]]]:
 
 def _starter(runtime: Runtime) -> Callable[[str], object]:
     """What starts a VM: this process, or systemd if this process is in the unit's sandbox."""
-    from hvtx.engine import systemd
+    from hvtx.engine import autostart
 
-    if systemd.starts_vms():
-        return lambda name: systemd.start_vm(runtime.settings, name)
+    if autostart.starts_vms():
+        return lambda name: autostart.start_vm(runtime.settings, name)
     return lambda name: start_vm(runtime, name)
 
 

@@ -7,61 +7,32 @@ old one; it is reported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import closing
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from hvtx.drivers import bridge
-from hvtx.drivers.address import remove_link_local
-from hvtx.drivers.bridge import lead_loopback, restore, route_localnet
-from hvtx.drivers.sysctl import read as read_setting
-from hvtx.engine import flows, holding, own_routes, ownrules, passes
-from hvtx.engine.collect import resolve
-from hvtx.engine.forwarding import ipv6_problem, tuned
+from hvtx.engine import flows, holding, ownrules, passes
+from hvtx.engine.damage import (
+    Damage,
+    damages_of,
+    made_here,
+    may_run,
+    sight,
+    unseen_of,
+    with_remedies,
+)
 from hvtx.engine.loopback import bridges_in_need
-from hvtx.engine.networks import ensure_networks, keep_settings, outdated
-from hvtx.engine.runtime import Runtime, driver_name
+from hvtx.engine.network_build import ensure_networks, keep_settings
+from hvtx.engine.repair_row import hold_again, repair_object, repair_rules
+from hvtx.engine.resolve import resolve
+from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.transaction import begin
 from hvtx.errors import HvtxError, NotFound, Refused
-from hvtx.host import tapguard, tapseen
-from hvtx.host.links import Links
-from hvtx.host.portowner import Owner
-from hvtx.host.traits import LinkTraits
-from hvtx.model.plan import Snapshot
-from hvtx.model.resource import FIREWALL_KINDS, HOLDER, Kind, Link, Resource, State
-from hvtx.model.ruleset import Difference
-from hvtx.model.vm import Liveness, Network, Vm
-from hvtx.planner import remedy
-from hvtx.planner.drift import Wanted, drift
-from hvtx.planner.ownroutes import SOFT
-from hvtx.planner.ownrules import by_row, told
-from hvtx.planner.presence import Presence, index, presence
-from hvtx.planner.provision import guards_bridge, port_guard
-from hvtx.store import intents, records
+from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource
+from hvtx.model.vm import Network, Vm
+from hvtx.planner.presence import Presence
+from hvtx.store import records
 from hvtx.store.history import Event
-
-
-class Damage(NamedTuple):
-    """A row whose object is not as it should be, and what is missing, in words."""
-
-    row: Resource
-    missing: str
-    seen: Presence
-    mend: str = remedy.REPAIR  # as people type it
-    unheld: bool = False  # a published port that no socket is bound to
-    copies: bool = False  # more of it than one
-    harmless: bool = False  # nothing is let through or stopped by it
-
-    @property
-    def cuts(self) -> bool:
-        """Whether it stops traffic; a port that nobody holds still leads to its guest."""
-        return self.missing != holding.UNHELD
-
-    @property
-    def soft(self) -> bool:
-        """Whether guests have all that they are promised without it."""
-        return not self.cuts or self.missing.startswith(SOFT)
 
 
 def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
@@ -85,18 +56,18 @@ def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
     passed = passes.settle(runtime, locked=True)
     snapshot = take_snapshot(runtime)
     wanted = {network.id for network in networks}
-    live = {vm.id for vm in vms if _runs(snapshot, vm.id)}
+    live = {vm.id for vm in vms if may_run(snapshot, vm.id)}
     rows = [
         row
-        for row in _made_here(snapshot)
+        for row in made_here(snapshot)
         if (row.vm in live if row.vm else row.network is None or row.network in wanted)
     ]
-    sighted = _sight(snapshot, rows)
+    sighted = sight(snapshot, rows)
     loopback = bridges_in_need(snapshot.rows, snapshot.life.id)
     differences = ownrules.look(runtime)
-    damages = _with_mends(snapshot, _damage(sighted, loopback, differences))
+    damages = with_remedies(snapshot, damages_of(sighted, loopback, differences))
     repaired: list[dict[str, Any]] = list(passed)
-    failed = _unseen(sighted)  # a look that failed does not make a thing whole
+    failed = unseen_of(sighted)  # a look that failed does not make a thing whole
     _keep_settings(runtime, networks, repaired, failed)
     if damages:
         with begin(runtime, "repair", vm=name if vms and not networks else None) as (_, operation):
@@ -109,12 +80,17 @@ def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
         unended = flows.end_past(operation, ports)  # datagrams of meanwhile went past their rules
         if not unended.gone:
             failed.append({"kind": "publish", "key": ports[0].key, "why": unended.message})
-        events = [
-            Event("repaired", item["missing"], item["kind"], item["key"]) for item in repaired
-        ]
-        events += [Event("failed", item["why"], item["kind"], item["key"]) for item in failed]
-        operation.end("partial" if failed else "done", events=events)
+        operation.end("partial" if failed else "done", events=_events(repaired, failed))
     return _document(repaired, failed + ownrules.of_others(differences))
+
+
+def _events(
+    repaired: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[str, Any]]
+) -> list[Event]:
+    return [
+        *(Event("repaired", item["missing"], item["kind"], item["key"]) for item in repaired),
+        *(Event("failed", item["why"], item["kind"], item["key"]) for item in failed),
+    ]
 
 
 def _keep_settings(
@@ -169,257 +145,6 @@ def _still_there(
     return networks, [vm for vm in vms if vm.id in known]
 
 
-def _runs(snapshot: Snapshot, vm: str) -> bool:
-    """Whether a VM may be running: `unknown` is repaired too, since it may well be up."""
-    return snapshot.vms[vm].liveness is not Liveness.DEAD
-
-
-# -- what is wrong ---------------------------------------------------------------------------------
-
-
-def look_now(
-    runtime: Runtime, snapshot: Snapshot
-) -> tuple[list[Damage], list[Difference], dict[str, list[str]]]:
-    """What `repair` would find under every network and running VM; changes nothing.
-
-    Then what is somebody else's in our tables; and by the reason, the things of which nothing can
-    be said.
-    """
-    differences = ownrules.look(runtime)
-    rows = _made_here(snapshot)
-    sighted = _sight(snapshot, [r for r in rows if r.vm is None or _runs(snapshot, r.vm)])
-    loopback = bridges_in_need(snapshot.rows, snapshot.life.id)
-    damages = _damage(sighted, loopback, differences)
-    unseen: dict[str, list[str]] = {}
-    for item in _unseen(sighted):
-        unseen.setdefault(item["why"], []).append(f"{item['kind']} {item['key']}")
-    strange = [difference for difference in differences if difference.row is None]
-    strange += ownrules.filters_ahead([row for row, seen in sighted if seen.link and seen.here])
-    instead = {one.instead for one in strange}  # told with the command that takes it away
-    damages = [damage for damage in damages if damage.row.id not in instead]
-    return _with_mends(snapshot, damages), strange, unseen
-
-
-def _with_mends(snapshot: Snapshot, damages: Sequence[Damage]) -> list[Damage]:
-    """Each with what a person does about it."""
-    external = {
-        row.vm
-        for row in snapshot.rows
-        if row.kind == Kind.PROCESS and row.spec.get("hypervisor") == "external"
-    }
-    others = holding.had_by([d.row for d in damages if d.missing == holding.UNHELD])
-    found = []
-    for damage in damages:
-        row = damage.row
-        name = snapshot.vms[row.vm].name if row.vm else ""
-        if damage.missing == holding.UNHELD:
-            found.append(_had_by_others(damage, others[row.id]))
-            continue
-        mend = remedy.remedy(row, damage.seen, name, external=row.vm in external)
-        found.append(damage._replace(mend=mend))
-    return found
-
-
-def _had_by_others(damage: Damage, others: Sequence[Owner]) -> Damage:
-    """A port that is not held, with who has it instead: `repair` cannot hold it while he does."""
-    if not others:
-        return damage
-    words = f"{holding.words_of(others)} has it now"
-    seen = damage.seen._replace(evidence=(words, *damage.seen.evidence))
-    return damage._replace(seen=seen, mend=holding.mend(others))
-
-
-def _made_here(snapshot: Snapshot) -> list[Resource]:
-    """What stands on record as made by us, in this life of the host."""
-    return [
-        row
-        for row in snapshot.rows
-        if row.state == State.COMMITTED
-        and not row.spec.get("imported")  # made by others, who put it as they want it
-        and row.life == snapshot.life.id
-    ]
-
-
-def _sight(snapshot: Snapshot, rows: Sequence[Resource]) -> list[tuple[Resource, Presence]]:
-    """Each row with what was seen of its object."""
-    sights = index(snapshot)
-    return [(row, presence(row, snapshot, sights)) for row in rows]
-
-
-def _damage(
-    sighted: Sequence[tuple[Resource, Presence]],
-    loopback: Collection[str],
-    differences: Sequence[Difference],
-) -> list[Damage]:
-    """Rows whose object is gone, incomplete or not attached as recorded (reads settings only).
-
-    ``loopback`` are the bridges that lead 127.0.0.1 to guests, ``differences`` those of our tables.
-    """
-    with closing(Links()) as links, closing(LinkTraits()) as traits:
-        found = _damage_of(sighted, loopback, links, traits)
-    return _with_unheld(_with_differences(found, sighted, by_row(differences)), sighted)
-
-
-def _with_differences(
-    found: Sequence[Damage],
-    sighted: Sequence[tuple[Resource, Presence]],
-    differences: Mapping[int, Sequence[Difference]],
-) -> list[Damage]:
-    """The damages, in the words of what was seen of their rules; and those that only these tell."""
-    known = {damage.row.id: damage for damage in found}
-    for row, seen in sighted:
-        own = differences.get(row.id, ())
-        before = known.get(row.id)
-        if not own or seen.here is False:
-            continue
-        copies, harmless = any(d.copies for d in own), not any(d.stops for d in own)
-        if before is None:
-            known[row.id] = Damage(row, told(own), seen, copies=copies, harmless=harmless)
-        elif not seen.complete or seen.problem is not None:
-            what = seen._replace(problem=None)  # what stands in its place is told by itself
-            known[row.id] = before._replace(missing=told(own), seen=what, copies=copies)
-    return list(known.values())
-
-
-def _with_unheld(
-    found: Sequence[Damage], sighted: Sequence[tuple[Resource, Presence]]
-) -> list[Damage]:
-    """The damages, with the published ports that no socket is bound to."""
-    bare = {row.id for row in holding.unheld(row for row, _ in sighted)}
-    known = {damage.row.id for damage in found}
-    return [
-        *(damage._replace(unheld=damage.row.id in bare) for damage in found),
-        *(
-            Damage(row, holding.UNHELD, seen, unheld=True)
-            for row, seen in sighted
-            if row.id in bare - known and seen.here is not None
-        ),
-    ]
-
-
-def _damage_of(
-    sighted: Sequence[tuple[Resource, Presence]],
-    loopback: Collection[str],
-    links: Links,
-    traits: LinkTraits,
-) -> list[Damage]:
-    bridges = {row.key: row.spec["ifindex"] for row, _ in sighted if row.kind == Kind.BRIDGE}
-    rows = [row for row, _ in sighted]
-    found = []
-    for row, seen in sighted:
-        missing = _missing(row, seen, bridges, loopback)
-        if missing is None and row.kind == Kind.ADDRESS and seen.here:
-            missing = own_routes.missing(row, links)
-        elif missing is None and seen.link is not None:
-            missing = _unguarded(row, rows, links) or _setting(row, rows, traits)
-        if missing:
-            found.append(Damage(row, missing, seen))
-    return found
-
-
-def _unseen(sighted: Sequence[tuple[Resource, Presence]]) -> list[dict[str, Any]]:
-    """Rows of which nothing can be said, since the host could not be read, and why."""
-    return [
-        {
-            "kind": str(row.kind),
-            "key": row.key,
-            "why": f"it could not be looked at: {'; '.join(seen.evidence)}",
-        }
-        for row, seen in sighted
-        if seen.here is None and seen.problem is None
-    ]
-
-
-def _missing(
-    row: Resource, seen: Presence, bridges: Mapping[str, int], loopback: Collection[str]
-) -> str | None:
-    if row.kind == Kind.SYSCTL:
-        value = read_setting(row.spec["path"])
-        wanted = row.spec["value"]
-        gone = value is None and "/conf/" in row.spec["path"]  # with its device
-        return None if gone or value == wanted else f"it was {value}, and {wanted} is needed"
-    if seen.problem is not None:
-        return f"{seen.problem.value}: {seen.evidence[0]}"
-    if seen.here is False:
-        return "it was gone"
-    if seen.here is None:
-        return None
-    if not seen.complete:
-        return "a part of it was gone"
-    if row.kind in FIREWALL_KINDS and outdated(row):
-        return "it was made by an earlier version, and lacks rules of this one"
-    return _drift(row, seen.link, bridges, loopback) if seen.link is not None else None
-
-
-def _guard_of(row: Resource, rows: Sequence[Resource]) -> dict[str, Any] | None:
-    """What a TAP's filter holds its guest to; from other rows where its own is older."""
-    if row.kind != Kind.TAP or row.spec.get("guard"):
-        return row.spec.get("guard")
-    port = next((r for r in rows if r.key == row.key and r.spec.get("what") == "port"), None)
-    on = next((r for r in rows if (r.kind, r.key) == (Kind.BRIDGE, row.spec["bridge"])), None)
-    if port is None or on is None:
-        return None
-    return port_guard(port.spec, on.spec["mac"], on.spec["addresses"])
-
-
-def _guards_bridge(row: Resource, rows: Sequence[Resource]) -> bool:
-    """Whether a bridge should have a filter; an older row does not say, its network's does."""
-    if "guard" in row.spec:
-        return bool(row.spec["guard"])
-    network = (r for r in rows if r.spec.get("what") == "network" and r.network == row.network)
-    return any(guards_bridge(r.spec["backend"], nat=r.spec["nat"]) for r in network)
-
-
-def _unguarded(row: Resource, rows: Sequence[Resource], links: Links) -> str | None:
-    if row.kind != Kind.BRIDGE:
-        guard = _guard_of(row, rows)
-        return None if guard is None else tapseen.missing(row, links, guard)
-    bare = _guards_bridge(row, rows) and bridge.unguarded(row, links)
-    words = "its filter, which holds when rules are flushed, was gone or another"
-    return words if bare else None
-
-
-def _wanted(row: Resource, rows: Sequence[Resource], traits: LinkTraits) -> Wanted:
-    """How a device of ours should be set, where somebody changed that."""
-    seen = traits.get(row.spec["ifindex"])
-    if seen is None:
-        return Wanted()
-    if row.kind == Kind.BRIDGE:
-        return drift(seen, bridge=True)
-    guard = _guard_of(row, rows)
-    return drift(seen, bridge=False, apart=guard is not None and bool(guard["apart"]))
-
-
-def _setting(row: Resource, rows: Sequence[Resource], traits: LinkTraits) -> str | None:
-    return ", ".join(_wanted(row, rows, traits).words) or None
-
-
-def _drift(
-    row: Resource, link: Link, bridges: Mapping[str, int], loopback: Collection[str]
-) -> str | None:
-    """What others changed of a device of ours, in words."""
-    if link.name != row.key:
-        return f"it was renamed to {link.name}"
-    if not link.up:
-        return "it was down"
-    if link.mac != row.spec["mac"]:
-        return f"its MAC address was {link.mac}"
-    if link.mtu != row.spec["mtu"]:
-        return f"its MTU was {link.mtu}"
-    if row.kind == Kind.BRIDGE:
-        if (untuned := tuned(row, link.name)) is not None:
-            return untuned
-        leads, should = read_setting(route_localnet(link.name)) == "1", row.key in loopback
-        if leads == should:
-            return None
-        if should:
-            return "127.0.0.1 did not reach its guests (route_localnet)"
-        return "the host's 127.0.0.1 was reached from it, and no port needs that (route_localnet)"
-    if link.master != bridges.get(row.spec["bridge"], row.spec["master"]):
-        return f"it was not a port of {row.spec['bridge']}"
-    return None
-
-
 # -- putting back ----------------------------------------------------------------------------------
 
 _FIRST = (Kind.SYSCTL, Kind.BRIDGE, Kind.ADDRESS, Kind.TAP)
@@ -455,10 +180,10 @@ def _mend_all(
     for kind in _FIRST:
         for damage in ordered:
             if damage.row.kind == kind:
-                attempt(damage, lambda damage=damage: _mend(runtime, damage, rows))  # type: ignore[misc]
+                attempt(damage, lambda damage=damage: repair_object(runtime, damage, rows))  # type: ignore[misc]
     walls = [damage for damage in ordered if damage.row.kind in FIREWALL_KINDS and damage.cuts]
     for damage in sorted(walls, key=lambda d: d.row.spec["what"] != "base"):
-        attempt(damage, lambda damage=damage: _mend_firewall(runtime, damage))  # type: ignore[misc]
+        attempt(damage, lambda damage=damage: repair_rules(runtime, damage))  # type: ignore[misc]
 
 
 def _look_again(
@@ -468,96 +193,17 @@ def _look_again(
     if not repaired:
         return
     snapshot = take_snapshot(runtime)
-    sighted = _sight(snapshot, _made_here(snapshot))
+    sighted = sight(snapshot, made_here(snapshot))
     loopback = bridges_in_need(snapshot.rows, snapshot.life.id)
-    damages = _damage(sighted, loopback, ownrules.look(runtime))
+    damages = damages_of(sighted, loopback, ownrules.look(runtime))
     wrong = {(str(d.row.kind), d.row.key, d.cuts): f"{d.missing}, still" for d in damages}
-    unseen = {(item["kind"], item["key"]): item["why"] for item in _unseen(sighted)}
+    unseen = {(item["kind"], item["key"]): item["why"] for item in unseen_of(sighted)}
     for item in list(repaired):
         thing = str(item["kind"]), item["key"]
         why = unseen.get(thing) or wrong.get((*thing, item["missing"] != holding.UNHELD))
         if why is not None:
             repaired.remove(item)
             failed.append({**item, "why": f"could not be put back: {why}"})
-
-
-def _mend(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) -> None:
-    row, seen = damage.row, damage.seen
-    if seen.problem is not None:
-        raise HvtxError(
-            f"{seen.evidence[0]}: it is not ours to change: {damage.mend}", hint=damage.mend
-        )
-    if row.kind == Kind.ADDRESS and seen.here:
-        with closing(Links()) as links:
-            own_routes.put_back(row, links)
-        return
-    if row.kind in (Kind.SYSCTL, Kind.ADDRESS) or (row.kind == Kind.BRIDGE and seen.here is False):
-        runtime.driver(driver_name(row)).create([row])
-        if row.kind == Kind.BRIDGE:
-            lead_loopback(row.key, on=_leads_loopback(runtime, row))
-        return
-    if row.kind == Kind.TAP and seen.here is False:
-        raise HvtxError(
-            f"the device cannot be made again under a running VM: {damage.mend}",
-            hint=damage.mend,
-        )
-    assert seen.link is not None
-    links = Links()
-    try:
-        now = links.get(ifindex=seen.link.ifindex)
-        if now is None or now.alias != row.mark:
-            raise HvtxError("it changed while it was looked at", hint="hvtx repair tries again")
-        if now.name != row.key:
-            links.rename(now.ifindex, row.key)
-            now = now._replace(name=row.key)
-        if row.kind == Kind.BRIDGE:
-            if any(":" in a for a in row.spec["addresses"]) and (off := ipv6_problem()):
-                raise off
-            restore(row, now, links, loopback=_leads_loopback(runtime, row))
-            if _guards_bridge(row, rows):
-                bridge.guard(row, links)
-            _set_again(row, rows, links)
-            return
-        master = next(
-            (
-                r.spec["ifindex"]
-                for r in rows
-                if r.kind == Kind.BRIDGE and r.key == row.spec["bridge"]
-            ),
-            row.spec["master"],
-        )
-        guard = _guard_of(row, rows)
-        links.change(
-            now.ifindex,
-            master=master,
-            mac=row.spec["mac"],
-            mtu=row.spec["mtu"],
-            up=True,
-            hairpin=True,
-        )
-        if guard is not None:
-            tapguard.put_back(row, links, guard)
-        _set_again(row, rows, links)
-    finally:
-        links.close()
-
-
-def _set_again(row: Resource, rows: Sequence[Resource], links: Links) -> None:
-    """Give a device the settings that others changed; link-local addresses of its own go."""
-    index = row.spec["ifindex"]
-    with closing(LinkTraits()) as traits:
-        wanted = _wanted(row, rows, traits)
-        if wanted.arp:
-            traits.turn_arp_on(index)
-        if wanted.bridge:
-            traits.set_bridge(index, wanted.bridge)
-        if wanted.port:
-            traits.set_port(index, wanted.port)
-        if wanted.queue:
-            traits.set_queue(index, wanted.queue)
-    if wanted.silent:
-        links.change(index, quiet6=True)
-        remove_link_local(index, row.spec.get("addresses", ()))
 
 
 def _hold_again(
@@ -576,7 +222,7 @@ def _hold_again(
         processes = [row for row in rows if row.vm == vm and row.kind == Kind.PROCESS]
         why: dict[int, str] = {}
         try:
-            why = _renew(runtime, [damage.row for damage in own], processes, name)
+            why = hold_again(runtime, [damage.row for damage in own], processes, name)
         except (HvtxError, OSError) as problem:
             why = {damage.row.id: str(problem) for damage in own}
         for damage in own:
@@ -585,38 +231,3 @@ def _hold_again(
                 failed.append({**item, "why": why[damage.row.id]})
             elif not damage.cuts:
                 repaired.append(item)
-
-
-def _renew(
-    runtime: Runtime, rows: Sequence[Resource], processes: Sequence[Resource], name: str
-) -> dict[int, str]:
-    """Why ports are still not held, by row."""
-    holder, observed, why = holding.renew(rows, processes, name)
-    if holder is None:
-        return why
-    try:
-        with runtime.store.transaction() as sql:
-            for row, seen in observed.items():
-                intents.note(sql, row, seen)
-        holder.open()
-    except BaseException:
-        holder.cancel()
-        raise
-    return why
-
-
-def _leads_loopback(runtime: Runtime, row: Resource) -> bool:
-    published = runtime.read(records.resources_of_kind, Kind.PUBLISH)
-    return row.key in bridges_in_need(published, row.life)
-
-
-def _mend_firewall(runtime: Runtime, damage: Damage) -> None:
-    row = damage.row
-    driver = runtime.firewall(row.spec["backend"])
-    if damage.copies and not (left := driver.remove_copies(row)).gone:
-        raise HvtxError(left.message)
-    observed = driver.mend([row])
-    if (row.spec["what"] == "base" or outdated(row)) and row.id in observed:
-        kept = {name: row.observed[name] for name in (HOLDER,) if name in row.observed}
-        with runtime.store.transaction() as sql:
-            intents.note(sql, row.id, {**observed[row.id], **kept})

@@ -13,30 +13,22 @@ from importlib import import_module
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from hvtx.drivers.base import CommonDriver, DeviceDriver, Driver, FirewallDriver, Host
+from hvtx.engine.processes import process_facts, rows_by_vm
+from hvtx.engine.registry import DRIVERS
 from hvtx.errors import NotPermitted, Refused, StoreError
-from hvtx.host import capabilities, descriptors, procfs, traces
+from hvtx.host import capabilities, descriptors, openfiles, procfs, traces
 from hvtx.host.files import is_there
 from hvtx.host.locks import LockFile, name_offset
-from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource
+from hvtx.model.resource import Kind
 from hvtx.model.user import AUTO
 from hvtx.model.vm import Identity, Life, Liveness, Operation
 from hvtx.planner.epoch import Epoch, judge_epoch
-from hvtx.planner.states import identity_of, judge_vm
+from hvtx.planner.states import judge_vm
 from hvtx.store import history, records, trust
 from hvtx.store.database import Store
 from hvtx.store.high_water_mark import make_run_directory
 from hvtx.store.opening import open_store
 
-DRIVERS = {
-    "tap": "hvtx.drivers.tap:TapDriver",
-    "bridge": "hvtx.drivers.bridge:BridgeDriver",
-    "address": "hvtx.drivers.address:AddressDriver",
-    "sysctl": "hvtx.drivers.sysctl:SysctlDriver",
-    "file": "hvtx.drivers.file:FileDriver",
-    "nftables": "hvtx.drivers.nftables:NftablesDriver",
-    "iptables": "hvtx.drivers.iptables:IptablesDriver",
-}
-FIREWALLS = ("nftables", "iptables")
 P = ParamSpec("P")
 T = TypeVar("T")
 Watch = Callable[[int], None]
@@ -346,7 +338,8 @@ class Runtime:
             return False
         facts = procfs.look_again(writer)
         alive = procfs.same(writer, facts) and not facts.ended
-        return alive and procfs.has_open(writer.pid, f"/{self.installation}/operations.lock", path)
+        was = f"/{self.installation}/operations.lock"
+        return alive and openfiles.has_open(writer.pid, was, path)
 
     # -- drivers ---------------------------------------------------------------------------------
 
@@ -400,30 +393,3 @@ def _need_privileges() -> None:
             hint="run hvtx as root, for instance with sudo, or with that capability"
             " (docs/privileges.md)",
         )
-
-
-def driver_name(row: Resource) -> str:
-    """Which driver a row belongs to; empty for rows without an object of their own."""
-    if row.kind in FIREWALL_KINDS:
-        return str(row.spec["backend"])
-    return row.kind if row.kind in DRIVERS else ""
-
-
-def rows_by_vm(rows: Sequence[Resource]) -> dict[str, list[Resource]]:
-    """The rows of each VM (by id), in their order; those of no VM are left out (pure)."""
-    found: dict[str, list[Resource]] = {}
-    for row in rows:
-        if row.vm:
-            found.setdefault(row.vm, []).append(row)
-    return found
-
-
-def process_facts(rows: list[Resource]) -> dict[int, Any]:
-    """Look at every process that the rows name, by row."""
-    facts = {}
-    for row in rows:
-        if row.kind == Kind.PROCESS:
-            identity = identity_of(row)
-            if identity is not None:
-                facts[row.id] = procfs.look_again(identity)
-    return facts

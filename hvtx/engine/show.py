@@ -8,15 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from hvtx.engine import guests
-from hvtx.engine.launch import (
-    Moment,
-    log_path,
-    log_paths,
-    read_moment,
-    run_directory,
-    state_of,
-)
 from hvtx.engine.runtime import Runtime
+from hvtx.engine.vm_paths import log_path, log_paths, run_directory
+from hvtx.engine.vm_state import Moment, read_moment, state_of
 from hvtx.errors import Conflict, NotFound, UsageError
 from hvtx.host import paths
 from hvtx.hypervisors.base import TRAITS

@@ -27,9 +27,11 @@ from typing import Any, TypeVar
 from hvtx.drivers.file import mark_of
 from hvtx.drivers.vm_process.gate import is_gate
 from hvtx.engine import privileges
-from hvtx.engine.runtime import FIREWALLS, Runtime, rows_by_vm
+from hvtx.engine.processes import rows_by_vm
+from hvtx.engine.registry import FIREWALLS
+from hvtx.engine.runtime import Runtime
 from hvtx.errors import Contended, HostRefused, HvtxError, NotPermitted, Refused
-from hvtx.host import failpoint, procfs
+from hvtx.host import failpoint, openfiles, procfs
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted, forbidden
 from hvtx.model.plan import NetworkFacts, OperationFacts, Snapshot, VmFacts
@@ -357,7 +359,7 @@ def _holders(suspects: set[str], links: Iterable[Link]) -> tuple[dict[str, tuple
     What is not seen here (a process that may not be looked into) the attaching release still meets.
     """
     there = {link.name for link in links} & suspects
-    seen = procfs.tap_holders(there)
+    seen = openfiles.tap_holders(there)
     found = {
         name: tuple(f"{holder.command} (pid {holder.pid})" for holder in holders)
         for name, holders in seen.found.items()

@@ -13,42 +13,47 @@ from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from hvtx.engine.runtime import Settings
+from hvtx.engine.autostart import program_path
+from hvtx.engine.packaged_units import packaged_in
+from hvtx.engine.systemctl import (
+    CALL_SECONDS,
+    call_systemctl,
+    offline_option,
+    runs_here,
+    systemctl_answers,
+    systemctl_path,
+)
+from hvtx.engine.unit_files import (
+    below,
+    bring,
+    drop_in_path,
+    files_wanted,
+    path_of_package,
+    remove_file,
+    state_of_file,
+    text_at,
+    unit_of,
+    units_of_package,
+)
 from hvtx.engine.units import (
-    AUTOSTART,
-    BY_SYSTEMD,
-    COLLECT,
-    DIRECTORY,
     DROP_IN,
     ENABLED,
     FIREWALLS,
     FOLLOWERS,
     OPTIONAL,
-    PACKAGED,
     RECOVER,
-    REPAIR,
     REPAIR_AFTER,
     TIMER,
     TIMERS,
     Place,
     Unit,
-    drop_in,
-    is_ours,
     is_packaged,
-    packaged_in,
     shields,
-    start_call,
     units,
 )
-from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted, UsageError
-from hvtx.host import output, paths, program
+from hvtx.errors import Conflict, NotPermitted, UsageError
+from hvtx.host import output, program
 from hvtx.host.kvm import VARIABLE, wanted_accelerator
-
-BOOTED = "/run/systemd/system"  # there where systemd is the init, sd_booted(3)
-_UNIT_MOST = 1 << 20  # bytes
-_DRAFT = ".hvtx-new"
-_SECONDS = 60.0
-_START_SECONDS = 120.0  # above the waiting for locks; far above what a start takes
 
 
 class Entry(NamedTuple):
@@ -97,16 +102,6 @@ def place(
     )
 
 
-def program_path(argv0: str) -> tuple[str, ...]:
-    """The installed ``hvtx`` by its absolute path; else this interpreter with ``-m hvtx``."""
-    called = argv0 if os.path.basename(argv0) == "hvtx" else "hvtx"
-    beside = os.path.join(os.path.dirname(sys.executable), "hvtx")
-    found = program.find((called, beside))
-    if found is not None:
-        return (os.path.abspath(found),)
-    return (os.path.abspath(sys.executable), "-m", "hvtx")
-
-
 def make(where: Place) -> tuple[Unit, ...]:
     """The units for ``where``. Raises UsageError for a path that no unit file can hold."""
     try:
@@ -127,32 +122,32 @@ def install(where: Place, root: str = "/") -> Outcome:
     """
     wanted = make(where)
     _need_root()
-    systemctl = _systemctl()
+    systemctl = systemctl_path()
     refuse_changeable(where)
-    theirs = _packaged(root)
-    files = _files_wanted(wanted, theirs)
-    states = [_state(path, text, root) for path, text in files]
-    entries = [Entry(name, _below(root, _theirs(name)), "packaged") for name in theirs]
+    theirs = units_of_package(root)
+    files = files_wanted(wanted, theirs)
+    states = [state_of_file(path, text, root) for path, text in files]
+    entries = [Entry(name, below(root, path_of_package(name)), "packaged") for name in theirs]
     for (path, text), state in zip(files, states, strict=True):
-        told = _bring(path, text, state, root)
+        told = bring(path, text, state, root)
         if text is not None or told == "removed":
-            entries.append(Entry(_unit_of(path), _below(root, path), told))
-    running = _runs(root)
+            entries.append(Entry(unit_of(path), below(root, path), told))
+    running = runs_here(root)
     if running:  # also where nothing differs: an install that was killed may have left it undone
-        _call(systemctl, "daemon-reload")
+        call_systemctl(systemctl, "daemon-reload")
     names = [unit.name for unit in wanted]
     enabled = [name for name in names if name in ENABLED]
     # the links of a copy that was removed lead to it, and must lead to the package's unit
     verb = "reenable" if theirs else "enable"
-    _call(systemctl, *_offline(running, root), verb, "--quiet", *enabled)
+    call_systemctl(systemctl, *offline_option(running, root), verb, "--quiet", *enabled)
     # the package's follow firewalls by links of the package
     following = "disable" if REPAIR_AFTER in theirs else "enable"
-    _call(systemctl, *_offline(running, root), following, "--quiet", *FOLLOWERS)
+    call_systemctl(systemctl, *offline_option(running, root), following, "--quiet", *FOLLOWERS)
     if running:
-        _call(systemctl, "start", *(name for name in names if name in TIMERS))
+        call_systemctl(systemctl, "start", *(name for name in names if name in TIMERS))
         followers = _followers_of_running(systemctl)
         if followers:
-            _call(systemctl, "start", "--no-block", *followers)
+            call_systemctl(systemctl, "start", "--no-block", *followers)
     shielding = _install_shields(root)
     entries += shielding
     note = "the units come with the Debian package hvtx, and are used as they are"
@@ -165,7 +160,7 @@ def install(where: Place, root: str = "/") -> Outcome:
 def _followers_of_running(systemctl: str) -> list[str]:
     """The units that follow the firewalls whose services are active now."""
     services = [f"{name}.service" for name in FIREWALLS]
-    states = program.run((systemctl, "is-active", *services), _SECONDS).output.split()
+    states = program.run((systemctl, "is-active", *services), CALL_SECONDS).output.split()
     return [unit for unit, state in zip(FOLLOWERS, states, strict=False) if state == "active"]
 
 
@@ -176,21 +171,21 @@ def _install_shields(root: str) -> list[Entry]:
     """
     entries = []
     for shield in shields():
-        path, home = _below(root, shield.path), os.path.dirname(shield.directory)
+        path, home = below(root, shield.path), os.path.dirname(shield.directory)
         package = f"{packaged_in(shield)}/{shield.name}"
-        if is_packaged(_text_at(_below(root, package)) or ""):
-            entries.append(Entry(shield.name, _below(root, package), "packaged"))
+        if is_packaged(text_at(below(root, package)) or ""):
+            entries.append(Entry(shield.name, below(root, package), "packaged"))
             wanted = None
-        elif any(os.path.isdir(_below(root, one)) for one in (home, f"/usr/lib{home[4:]}")):
+        elif any(os.path.isdir(below(root, one)) for one in (home, f"/usr/lib{home[4:]}")):
             wanted = shield.text
         else:
             continue
         try:
-            state = _state(shield.path, wanted, root)
+            state = state_of_file(shield.path, wanted, root)
         except Conflict:
             entries.append(Entry(shield.name, path, "kept"))
             continue
-        told = _bring(shield.path, wanted, state, root)
+        told = bring(shield.path, wanted, state, root)
         if told != "absent":
             entries.append(Entry(shield.name, path, told))
     return entries
@@ -200,11 +195,11 @@ def _remove_shields(root: str) -> list[Entry]:
     entries = []
     for shield in shields():
         try:
-            told = _bring(shield.path, None, _state(shield.path, None, root), root)
+            told = bring(shield.path, None, state_of_file(shield.path, None, root), root)
         except Conflict:
             told = "kept"
         if told != "absent":
-            entries.append(Entry(shield.name, _below(root, shield.path), told))
+            entries.append(Entry(shield.name, below(root, shield.path), told))
     return entries
 
 
@@ -254,18 +249,18 @@ def uninstall(root: str = "/") -> Outcome:
     Raises NotPermitted, Conflict (a foreign file: nothing is removed), HostRefused.
     """
     _need_root()
-    theirs = _packaged(root)
+    theirs = units_of_package(root)
     ours = units(Place(("/hvtx",), "/", "/", {}, metrics="/"))  # only their names count
-    files = [path for unit in ours for path in (unit.path, _drop_in_path(unit.name))]
-    there = [path for path in files if _state(path, None, root) != "absent"]
-    copies = [_unit_of(path) for path in there if not path.endswith(DROP_IN)]
-    running = _runs(root)
+    files = [path for unit in ours for path in (unit.path, drop_in_path(unit.name))]
+    there = [path for path in files if state_of_file(path, None, root) != "absent"]
+    copies = [unit_of(path) for path in there if not path.endswith(DROP_IN)]
+    running = runs_here(root)
     if there:
         _remove_files(there, copies, theirs, root, running=running)
-    entries = [Entry(name, _below(root, _theirs(name)), "packaged") for name in theirs]
-    entries += [Entry(_unit_of(path), _below(root, path), "removed") for path in there]
+    entries = [Entry(name, below(root, path_of_package(name)), "packaged") for name in theirs]
+    entries += [Entry(unit_of(path), below(root, path), "removed") for path in there]
     entries += [
-        Entry(unit.name, _below(root, unit.path), "absent")
+        Entry(unit.name, below(root, unit.path), "absent")
         for unit in ours
         if unit.name not in (*copies, *theirs, *OPTIONAL)
     ]
@@ -283,42 +278,36 @@ def _remove_files(
     there: Sequence[str], copies: Sequence[str], theirs: Container[str], root: str, *, running: bool
 ) -> None:
     """Take files of ours away, and what systemd knows of them."""
-    systemctl = _systemctl()
-    offline = _offline(running, root)
+    systemctl = systemctl_path()
+    offline = offline_option(running, root)
     enabled = [name for name in copies if name in ENABLED]
     followers = FOLLOWERS if REPAIR_AFTER in copies else ()
     own = [name for name in enabled if name not in theirs]
     again = [
         name
         for name in enabled
-        if name in theirs and _answers(systemctl, *offline, "is-enabled", "--quiet", name)
+        if name in theirs and systemctl_answers(systemctl, *offline, "is-enabled", "--quiet", name)
     ]
     if running and own:
-        _call(systemctl, "stop", *own)
+        call_systemctl(systemctl, "stop", *own)
     if own:
-        _call(systemctl, *offline, "disable", "--quiet", *own)
+        call_systemctl(systemctl, *offline, "disable", "--quiet", *own)
     if followers:
-        _call(systemctl, *offline, "disable", "--quiet", *followers)
+        call_systemctl(systemctl, *offline, "disable", "--quiet", *followers)
     for path in there:
-        _remove(_below(root, path))
+        remove_file(below(root, path))
         if path.endswith(DROP_IN):
             with suppress(OSError):  # others may keep drop-ins beside ours
-                os.rmdir(os.path.dirname(_below(root, path)))
+                os.rmdir(os.path.dirname(below(root, path)))
     if running:
-        _call(systemctl, "daemon-reload")
+        call_systemctl(systemctl, "daemon-reload")
     if again:  # their links led to the copies
-        _call(systemctl, *offline, "reenable", "--quiet", *again)
+        call_systemctl(systemctl, *offline, "reenable", "--quiet", *again)
     if running:
         if followers and REPAIR_AFTER not in theirs:  # their files are gone: no OnSuccess= by now
-            program.run((systemctl, "stop", *followers), _SECONDS)  # fails if one is not loaded
+            program.run((systemctl, "stop", *followers), CALL_SECONDS)  # fails if one is not loaded
         names = [name for name in copies if name not in theirs]
-        program.run((systemctl, "reset-failed", *names), _SECONDS)  # fails if none had
-
-
-def hidden(root: str = "/") -> list[str]:
-    """Unit files of ours in /etc that hide the ones of hvtx's Debian package."""
-    places = [_below(root, f"{DIRECTORY}/{name}") for name in _packaged(root)]
-    return [path for path in places if is_ours(_text_at(path) or "")]
+        program.run((systemctl, "reset-failed", *names), CALL_SECONDS)  # fails if none had
 
 
 def document(outcome: Outcome) -> dict[str, Any]:
@@ -342,162 +331,6 @@ def printed(made: Sequence[Unit]) -> dict[str, Any]:
     }
 
 
-# -- autostart -------------------------------------------------------------------------------------
-
-
-def starts_vms() -> bool:
-    """Whether systemd is to start VMs, since this run is shut in by the sandbox of its unit."""
-    return os.environ.get(AUTOSTART) == BY_SYSTEMD
-
-
-def start_vm(settings: Settings, name: str) -> None:
-    """Let systemd start VM ``name``, and wait for it. Raises HostRefused if it did not come up."""
-    flags = (
-        *("--state-dir", settings.state_directory, "--run-dir", settings.run_directory),
-        *("--firewall", settings.firewall, "--lock-timeout", str(settings.lock_timeout)),
-    )
-    passed = {
-        variable: value
-        for variable, value in os.environ.items()
-        if variable == "PATH" or (variable.startswith("HVTX_") and variable != AUTOSTART)
-    }
-    call = start_call(program_path(sys.argv[0]), flags, name, passed)
-    found = program.find((call[0], f"/usr/bin/{call[0]}"))
-    if found is None:
-        raise HostRefused(
-            f"VM {name!r} cannot be started: {call[0]} is missing",
-            hint=f"install systemd's {call[0]}, or start the VM by hand: hvtx vm start {name}",
-        )
-    ended = program.run((found, *call[1:]), settings.lock_timeout + _START_SECONDS)
-    if ended.status == 0:
-        return
-    words = " ".join(ended.output.split())
-    why = "it was not up in time" if ended.status is None else words or "systemd did not start it"
-    raise HostRefused(
-        f"VM {name!r} did not start: {why} (journalctl -u hvtx-start-{name})",
-        hint=f"hvtx vm start {name} tries again",
-    )
-
-
-# -- files -----------------------------------------------------------------------------------------
-
-
-def _below(root: str, path: str) -> str:
-    return os.path.join(root, path.lstrip("/"))
-
-
-def _theirs(name: str) -> str:
-    """Where the Debian package has a unit."""
-    return f"{PACKAGED}/{name}"
-
-
-def _drop_in_path(name: str) -> str:
-    return f"{DIRECTORY}/{name}.d/{DROP_IN}"
-
-
-def _unit_of(path: str) -> str:
-    """The unit that a file of ours is of (pure)."""
-    directory, name = os.path.split(path)
-    return os.path.basename(directory).removesuffix(".d") if name == DROP_IN else name
-
-
-def _packaged(root: str) -> dict[str, str]:
-    """``{name: text}`` of the units of hvtx's Debian package that are there."""
-    found = {}
-    for name in (RECOVER, COLLECT, TIMER, REPAIR, REPAIR_AFTER):
-        text = _text_at(_below(root, _theirs(name)))
-        if text is not None and is_packaged(text):
-            found[name] = text
-    return found
-
-
-def _files_wanted(
-    wanted: Sequence[Unit], theirs: Mapping[str, str]
-) -> list[tuple[str, str | None]]:
-    """``(path, text)`` of each file that ours are to be; None: it is not to be there (pure)."""
-    files: list[tuple[str, str | None]] = []
-    for unit in wanted:
-        if unit.name in theirs:
-            files.append((unit.path, None))
-            files.append((_drop_in_path(unit.name), drop_in(theirs[unit.name], unit.text)))
-        else:
-            files.append((unit.path, unit.text))
-    return files
-
-
-def _bring(path: str, text: str | None, state: str, root: str) -> str:
-    """Make a file what it is to be; what that was: written, unchanged, removed, absent."""
-    if text is None:
-        if state == "absent":
-            return "absent"
-        _remove(_below(root, path))
-        return "removed"
-    if state == "same":
-        return "unchanged"
-    _write(_below(root, path), text)
-    return "written"
-
-
-def _text_at(path: str) -> str | None:
-    try:
-        return paths.read_regular(path, _UNIT_MOST).decode(errors="replace")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as problem:
-        raise _refused(path, problem) from problem
-
-
-def _state(path: str, wanted: str | None, root: str) -> str:
-    """``absent``, ``same`` or ``differs`` (ours, another text); raises Conflict if not ours."""
-    unit, path = _unit_of(path), _below(root, path)
-    if os.path.islink(path):
-        to = os.readlink(path)
-        masked = to == os.devnull
-        raise Conflict(
-            f"{unit} is masked" if masked else f"{path} is a link to {to}, and not of hvtx",
-            hint=f"systemctl unmask {unit}" if masked else "remove the link first",
-        )
-    text = _text_at(path)
-    if text is None:
-        return "absent"
-    if not is_ours(text):
-        raise Conflict(
-            f"{path} was not written by hvtx",
-            hint="move it away if it should be replaced; own changes belong in"
-            f" {unit}.d/ (systemctl edit {unit})",
-        )
-    return "same" if text == wanted else "differs"
-
-
-def _write(path: str, text: str) -> None:
-    """Put ``text`` at ``path`` whole, so that a power cut leaves the old file or the new one."""
-    try:
-        output.write_out(path, text.encode(), mode=0o644, sync=True, make=True, draft=_DRAFT)
-    except OSError as problem:
-        raise _refused(path, problem) from problem
-
-
-def _remove(path: str) -> None:
-    try:
-        os.unlink(path)
-        _sync(os.path.dirname(path))
-    except OSError as problem:
-        raise _refused(path, problem) from problem
-
-
-def _sync(directory: str) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _refused(path: str, problem: OSError) -> HvtxError:
-    kind = NotPermitted if isinstance(problem, PermissionError) else HostRefused
-    return kind(f"{path}: {problem.strerror}", hint="look at the file system and its permissions")
-
-
 # -- systemd ---------------------------------------------------------------------------------------
 
 
@@ -509,48 +342,9 @@ def _need_root() -> None:
         )
 
 
-def _systemctl() -> str:
-    found = program.find(("systemctl", "/usr/bin/systemctl", "/bin/systemctl"))
-    if found is None:
-        raise HostRefused(
-            "this host has no systemd (systemctl is missing)",
-            hint="let its own init call `hvtx recover` at boot; `hvtx systemd print` shows when",
-            code="no-systemd",
-        )
-    return found
-
-
-def _runs(root: str) -> bool:
-    return os.path.realpath(root) == "/" and os.path.isdir(BOOTED)
-
-
-def _offline(running: bool, root: str) -> tuple[str, ...]:
-    return () if running else (f"--root={os.path.abspath(root)}",)
-
-
 def _note(running: bool, root: str) -> str | None:
     if running:
         return None
     if os.path.realpath(root) != "/":
         return f"the units act when the system in {root} boots"
     return "systemd does not run here: the units act from the next boot with systemd on"
-
-
-def _answers(systemctl: str, *arguments: str) -> bool:
-    return program.run((systemctl, *arguments), _SECONDS).status == 0
-
-
-def _call(systemctl: str, *arguments: str) -> None:
-    try:
-        ended = program.run((systemctl, *arguments), _SECONDS)
-    except OSError as problem:
-        raise HostRefused(
-            f"systemctl cannot be run: {problem}",
-            hint="the units are written; systemctl daemon-reload makes systemd read them",
-        ) from problem
-    if ended.status != 0:
-        words = " ".join(ended.output.split()) or "no reason given"
-        raise HostRefused(
-            f"systemctl {' '.join(arguments)} failed: {words}",
-            hint=f"systemctl status {RECOVER}; then run this command again",
-        )

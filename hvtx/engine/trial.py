@@ -85,7 +85,7 @@ class Trial:
     def _other_paths(self, promise: Promise, guest: Guest, family: int) -> list[Exit]:
         """The other ways to the world, where a route has several next hops."""
         leave, picture = self._exits[family], self._scratch.picture
-        self._tries.equal = frozenset()
+        self._tries.exchange.equal = frozenset()
         if not topology.has_paths(picture.topology):
             return []
         own = packed(guest.address(family) or "")
@@ -93,7 +93,7 @@ class Trial:
         found = paths(self._scratch.route, leg, promise.ifindex)
         names = {device.ifindex: device.name for device in picture.topology.devices}
         taken = next((i for i, way in found.items() if way.target == leave.address), 0)
-        self._tries.equal = frozenset(names[i] for i in found if i in names)
+        self._tries.exchange.equal = frozenset(names[i] for i in found if i in names)
         return [
             Exit(names[index], way.target, leave.own)
             for index, way in found.items()
@@ -162,7 +162,7 @@ class Trial:
         own, bridge, name = packed(guest), promise.network.bridge, port.guest.device
         legs = there_and_back(
             Leg(into.device, into.address, own, bridge, True),
-            Leg(bridge, own, into.address, "" if self._tries.equal else into.device, True),
+            Leg(bridge, own, into.address, "" if self._tries.exchange.equal else into.device, True),
             port.protocol, port.guest_port,
         )  # fmt: skip
 

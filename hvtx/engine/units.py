@@ -166,52 +166,6 @@ def is_packaged(text: str) -> bool:
     return text.split("\n", 1)[0] == PACKAGE_MARKER
 
 
-def packaged() -> tuple[Unit, ...]:
-    """The units as the Debian package has them: its program, the usual places, no settings."""
-    made = units(Place(("/usr/bin/hvtx",), "/var/lib/hvtx", "/run/hvtx", {}))
-    files = [unit._replace(directory=PACKAGED) for unit in made]
-    files += [unit._replace(directory=packaged_in(unit)) for unit in shields()]
-    return tuple(u._replace(text=_of_the_package(u)) for u in files)
-
-
-def _of_the_package(unit: Unit) -> str:
-    """Its text there; what follows firewalls does so by links, and is not enabled."""
-    text = unit.text.replace(MARKER, PACKAGE_MARKER, 1)
-    return text.partition("\n[Install]")[0] if unit.name == REPAIR_AFTER else text
-
-
-def packaged_in(shield: Unit) -> str:
-    """Where the Debian package has a file for a manager of networks."""
-    return shield.directory.replace("/etc/", "/usr/lib/", 1)
-
-
-def packaged_links() -> dict[str, str]:
-    """Links by which the package's units follow firewalls without being enabled: path, target."""
-    return {
-        f"{PACKAGED}/{name}.service.wants/{follower}": f"../{REPAIR_AFTER}"
-        for name, follower in zip(FIREWALLS, FOLLOWERS, strict=True)
-    }
-
-
-# Directives that are a list, where a drop-in must say that it does not mean to add to it.
-_REPLACED = ("ConditionPathExists", "ExecStart", "ExecReload")
-
-
-def drop_in(text: str, wanted: str) -> str | None:
-    """A drop-in that makes the unit ``text`` act as ``wanted``; None if it does already."""
-    had, section, made, opened = set(text.splitlines()), "", [MARKER], ""
-    for line in wanted.splitlines():
-        if line.startswith("["):
-            section = line
-        elif line and line[0] != "#" and line not in had and section != "[Install]":
-            if opened != section:
-                made += ["", section]
-                opened = section
-            directive = line.partition("=")[0]
-            made += [f"{directive}=", line] if directive in _REPLACED else [line]
-    return "\n".join(made) + "\n" if opened else None
-
-
 def start_call(
     program: Sequence[str], arguments: Sequence[str], vm: str, environment: Mapping[str, str]
 ) -> tuple[str, ...]:

@@ -19,7 +19,8 @@ from functools import wraps
 from typing import Any, ParamSpec
 
 from hvtx.engine import guests, show
-from hvtx.engine.runtime import Runtime, Settings, process_facts
+from hvtx.engine.processes import process_facts
+from hvtx.engine.runtime import Runtime, Settings
 from hvtx.errors import HvtxError, NotPermitted, UsageError
 from hvtx.host import procfs
 from hvtx.model.mark import without_marks

@@ -24,33 +24,22 @@ from itertools import islice
 from typing import NamedTuple
 
 from hvtx.errors import HostRefused
+from hvtx.host.ctmessages import SOURCE, Door, Flow, filters, parse
 from hvtx.host.netlink import (
     ACK,
-    NESTED,
     REQUEST,
     Channel,
     DumpInterrupted,
-    Garbled,
     KernelError,
-    attribute,
     attribute_map,
-    attributes,
     forbidden,
     legible,
     message,
-    nested,
-    u32,
 )
 from hvtx.host.retry import persistently, transient
-from hvtx.model.vm import Publish
 
 _NETFILTER, _ROUTE = 12, 0
 _GET, _DELETE = 0x101, 0x102  # NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET, _DELETE
-_ORIGINAL, _REPLY, _ID, _ZONE, _FILTER = 1, 2, 12, 18, 25  # CTA_*
-_IP, _PROTO = 1, 2  # CTA_TUPLE_*
-_SOURCE = {socket.AF_INET: 1, socket.AF_INET6: 3}  # CTA_IP_V4_SRC, CTA_IP_V6_SRC; DST is next
-_NUMBER, _FROM_PORT, _TO_PORT = 1, 2, 3  # CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT
-_BY_SOURCE, _BY_DESTINATION = 1, 2  # CTA_FILTER_F_CTA_IP_SRC, _DST
 _FEW = 2048  # flows; so many are read about as fast as the kernel searches its table four times
 _COUNT = "/proc/sys/net/netfilter/nf_conntrack_count"
 _LIMIT = "/proc/sys/net/netfilter/nf_conntrack_max"
@@ -60,20 +49,6 @@ _TOGETHER = 64  # deletions in one datagram; their answers fit any receive buffe
 _SECONDS = 3.0  # after the first pass: so long others are begun, and at least
 _PASSES = 4  # in all, however busy the machine is
 _PAUSE = 0.01  # seconds, after what the kernel could not do just then
-
-
-class Flow(NamedTuple):
-    """A flow: its ends in both directions as packed addresses, and what names it exactly."""
-
-    family: int
-    source: bytes
-    destination: bytes
-    reply_source: bytes
-    reply_destination: bytes
-    protocol: int
-    port: int  # destination port of the original direction, 0 if it has none
-    reply_port: int  # source port of the other direction: the guest's, where it is published
-    name: bytes  # CTA_TUPLE_ORIG, CTA_ZONE and CTA_ID as they came
 
 
 class FlowsRemain(HostRefused):
@@ -90,13 +65,6 @@ class FlowsRemain(HostRefused):
             hint = "the kernel module nf_conntrack_netlink must be there"
         super().__init__(f"tracked connections could not be ended: {words}", hint=hint)
         self.addresses = addresses
-
-
-class Door(NamedTuple):
-    """A published port, and the addresses (of both families, if it has them) of its guest."""
-
-    port: Publish
-    guests: tuple[str, ...]
 
 
 def flush(addresses: Iterable[str], later: ExitStack | None = None) -> int:
@@ -173,7 +141,7 @@ def flush_ports(doors: Iterable[Door]) -> int:
             for protocol, port, host, guests, guest_port in wanted
         )
 
-    flushing = _Flush(concerns, set(_SOURCE), None, None, lambda flow: False)
+    flushing = _Flush(concerns, set(SOURCE), None, None, lambda flow: False)
     flushing.run()
     if flushing.left is None or flushing.left:
         raise FlowsRemain(flushing.problem, frozenset())
@@ -363,54 +331,6 @@ def _asked(channel: Channel, head: bytes, question: bytes) -> list[bytes]:
         if problem.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
             raise
         return channel.dump(_GET, head)
-
-
-def filters(packed: bytes) -> list[bytes]:
-    """Four questions: an IPv4 address as either end of either direction (pure)."""
-    found = []
-    for number, tuple_ in enumerate((_ORIGINAL, _REPLY)):
-        for flag, kind in ((_BY_SOURCE, 0), (_BY_DESTINATION, 1)):
-            address = nested(_IP, attribute(_SOURCE[socket.AF_INET] + kind, packed))
-            flags = [0, 0]
-            flags[number] = flag
-            wanted = nested(_FILTER, u32(1, flags[0]), u32(2, flags[1]))
-            found.append(nested(tuple_, address) + wanted)
-    return found
-
-
-@legible
-def parse(body: bytes) -> Flow | None:
-    """A flow from the body of a message; None for one of another family than IP (pure).
-
-    Raises Garbled for one without both directions: it might be anybody's.
-    """
-    family = body[0]
-    if family not in _SOURCE:
-        return None
-    parts = {kind: body[a:b] for kind, a, b in attributes(body, 4, len(body))}
-    original = attribute_map(parts.get(_ORIGINAL, b""))
-    reply = attribute_map(parts.get(_REPLY, b""))
-    one, other = attribute_map(original.get(_IP, b"")), attribute_map(reply.get(_IP, b""))
-    source = _SOURCE[socket.AddressFamily(family)]
-    if not all(kind in ends for ends in (one, other) for kind in (source, source + 1)):
-        raise Garbled("a tracked connection without its addresses")
-    proto = attribute_map(original.get(_PROTO, b""))
-    answer = attribute_map(reply.get(_PROTO, b""))
-    name = attribute(_ORIGINAL | NESTED, parts[_ORIGINAL])
-    for kind in (_ZONE, _ID):
-        if kind in parts:
-            name += attribute(kind, parts[kind])
-    return Flow(
-        family,
-        one[source],
-        one[source + 1],
-        other[source],
-        other[source + 1],
-        int.from_bytes(proto.get(_NUMBER, b"")[:1], "big"),
-        int.from_bytes(proto.get(_TO_PORT, b""), "big"),
-        int.from_bytes(answer.get(_FROM_PORT, b""), "big"),
-        name,
-    )
 
 
 def _delete(channel: Channel, flows: Iterable[Flow]) -> tuple[int, KernelError | None]:

@@ -7,17 +7,12 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 
 from hvtx.host.netlink import attribute_map, legible
-from hvtx.host.nfnetlink import (
-    GETFLOWTABLE,
-    GETOBJ,
-    GETSET,
-    SET_ANONYMOUS,
-    Nftables,
-    Rule,
-    all_elements,
-)
-from hvtx.host.nftlayout import FAMILIES, PASSING, render
+from hvtx.host.nfanswers import Rule, all_elements
+from hvtx.host.nfnetlink import Nftables
+from hvtx.host.nfnumbers import GETFLOWTABLE, GETOBJ, GETSET, SET_ANONYMOUS
+from hvtx.host.nftlayout import FAMILIES, PASSING
 from hvtx.host.nftshape import digest, family_of, flags, hooks, number, string
+from hvtx.host.nfttext import render
 from hvtx.model.ruleset import SeenElement, SeenRule, SeenTable
 
 _NAME = 1

@@ -16,14 +16,10 @@ from hvtx.host.netlink import (
     nested,
     text,
 )
-from hvtx.host.nfnetlink import (
-    FAMILY_NAMES,
-    GETCHAIN,
-    GETTABLE,
-    Command,
-    Nftables,
-    Rule,
-)
+from hvtx.host.nfanswers import Rule
+from hvtx.host.nfmessages import Command
+from hvtx.host.nfnetlink import Nftables
+from hvtx.host.nfnumbers import FAMILY_NAMES, GETCHAIN, GETTABLE
 from hvtx.model.hook import Hook
 
 _NEWTABLE, _NEWCHAIN, _DELCHAIN = 0, 3, 5

@@ -19,18 +19,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
-from hvtx.host import program, xtables
-from hvtx.host.nfnetlink import (
-    BatchRefused,
-    Named,
-    Nftables,
-    Rule,
-    add_rule,
-    delete_rules,
-    expressions,
-    is_xt_comment,
-    xt_comment,
-)
+from hvtx.host import program, xtsaved
+from hvtx.host.nfanswers import Named, Rule, expressions, is_xt_comment, xt_comment
+from hvtx.host.nfmessages import add_rule, delete_rules
+from hvtx.host.nfnetlink import BatchRefused, Nftables
 
 TOOLS = {"ip": "iptables", "ip6": "ip6tables"}
 _BUILT_IN = {
@@ -167,7 +159,7 @@ def _printed(*argv: str) -> dict[tuple[str, str], list[str]]:
     """``{(table, chain): words}`` as a save program prints them; raises _UntoldError."""
     text = _run(*argv).decode(errors="surrogateescape")
     try:
-        saved = xtables.parse("\n".join(x for x in text.split("\n") if not x.startswith("#")))
+        saved = xtsaved.parse("\n".join(x for x in text.split("\n") if not x.startswith("#")))
     except ValueError as problem:
         raise _UntoldError(f"{os.path.basename(argv[0])} printed {problem}") from problem
     found: dict[tuple[str, str], list[str]] = {}

@@ -1,4 +1,4 @@
-"""Processes as the kernel shows them: who a pid really is, whether it lives, what it holds open.
+"""Processes as the kernel shows them: who a pid really is, and whether it lives.
 
 A pid alone proves nothing, since it is used again. A process is told from all others by boot id,
 pid and start time (field 22 of ``/proc/<pid>/stat``, proc(5); it survives exec), and where the
@@ -17,17 +17,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Collection, Iterator
-from typing import NamedTuple
 
 from hvtx.model.vm import Identity, ProcessFacts
 
 _SO_NETNS_COOKIE = 71  # include/uapi/asm-generic/socket.h, Linux 5.14 on
 _START_FIELD = 22
 _PID_MOST = (1 << 31) - 1  # of a pid_t
-_TUNGETDEVNETNS = 0x54E3  # _IO('T', 227), include/uapi/linux/if_tun.h
 _NS_GET_USERNS = 0xB701  # _IO(0xb7, 0x1), include/uapi/linux/nsfs.h
-_SYS_PIDFD_GETFD = 438  # the same number on all architectures
 
 _FOREIGN = "/proc does not show this pid namespace"
 _ELSEWHERE = "it was seen in another pid namespace"
@@ -37,23 +33,9 @@ _NANOSECONDS = 1_000_000_000
 _seen: dict[str, int] = {}
 
 
-class Holder(NamedTuple):
-    """A process that has a TAP device open."""
-
-    pid: int
-    command: str  # its name as in /proc/<pid>/comm
-
-
-class Holders(NamedTuple):
-    """Who holds which device; ``complete`` is false if some process could not be looked into."""
-
-    found: dict[str, tuple[Holder, ...]]
-    complete: bool
-
-
 def boot_id() -> str:
     """The id of this boot of the kernel, 36 characters; OSError without ``/proc``."""
-    return _read("/proc/sys/kernel/random/boot_id").decode().strip()
+    return read_whole("/proc/sys/kernel/random/boot_id").decode().strip()
 
 
 def pid_namespace() -> int:
@@ -99,35 +81,6 @@ def may_have_power_here() -> bool:
     return True
 
 
-def has_open(pid: int, suffix: str, path: str) -> bool:
-    """Whether a process has a file open that was at ``…/suffix``, and is not what ``path`` is now.
-
-    False where it cannot be looked at.
-    """
-    here = _inode(path)
-    try:
-        names = os.listdir(f"/proc/{pid}/fd")
-    except OSError:
-        return False
-    for name in names:
-        link = f"/proc/{pid}/fd/{name}"
-        try:
-            target = os.readlink(link).removesuffix(" (deleted)")
-        except OSError:
-            continue
-        if target.endswith(suffix) and _inode(link) not in (None, here):
-            return True
-    return False
-
-
-def _inode(path: str) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
 def identify(pid: int) -> Identity:
     """Who ``pid`` is now.
 
@@ -149,7 +102,7 @@ def look(pid: int) -> ProcessFacts:
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
-        if _proc_is_foreign():
+        if proc_is_foreign():
             return ProcessFacts(False, error=_FOREIGN)
         return ProcessFacts(False)
     except OSError as problem:
@@ -274,7 +227,7 @@ def open_checked(identity: Identity) -> int | None:
 
 def command_line(pid: int) -> tuple[str, ...]:
     """The arguments of ``pid``; empty for zombies and kernel threads. OSError if unreadable."""
-    data = _read(f"/proc/{pid}/cmdline")
+    data = read_whole(f"/proc/{pid}/cmdline")
     return tuple(os.fsdecode(part) for part in data.split(b"\0")[:-1])
 
 
@@ -297,49 +250,21 @@ def is_waiting(pid: int) -> bool:
     False too where it cannot be told.
     """
     try:
-        stat = _read(f"/proc/{pid}/stat")
+        stat = read_whole(f"/proc/{pid}/stat")
     except OSError:
         return False
     return stat.rpartition(b")")[2].startswith(b" S ")
 
 
-def tap_holders(names: Collection[str]) -> Holders:
-    """Who has the TAP devices ``names`` of this network namespace open.
-
-    Looks for descriptors of ``/dev/net/tun`` whose fdinfo names one of them in ``iff:``. A plan's
-    evidence, not a lock: descriptors that are in flight through a socket, or that a kernel thread
-    holds, are not in ``/proc``; only attaching to the device tells for certain.
-    """
-    found: dict[str, list[Holder]] = {}
-    if not names:
-        return Holders({}, True)
-    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    # pid 1 is missing where hidepid hides other people's processes from us
-    complete = 1 in pids and not _proc_is_foreign()
-    wanted = frozenset(names)
-    here = os.stat("/proc/thread-self/ns/net")
-    for pid in pids:
-        try:
-            held = set(_held(pid, wanted, (here.st_dev, here.st_ino)))
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        except OSError:
-            complete = False
-            continue
-        for name in held:
-            found.setdefault(name, []).append(Holder(pid, _name(pid)))
-    return Holders({name: tuple(holders) for name, holders in found.items()}, complete)
-
-
 def _facts(pid: int, descriptor: int) -> ProcessFacts:
     """What ``/proc`` says of the process behind a pidfd."""
-    if _proc_is_foreign():
+    if proc_is_foreign():
         return ProcessFacts(True, error=_FOREIGN)
     shift = _time_shift()
     if shift is None:
         return ProcessFacts(True, error="a time namespace shifts start times by parts of a tick")
     try:
-        start = start_time(_read(f"/proc/{pid}/stat")) - shift
+        start = start_time(read_whole(f"/proc/{pid}/stat")) - shift
     except (OSError, ValueError) as problem:
         if not _is_there(descriptor):
             return ProcessFacts(False)
@@ -360,7 +285,7 @@ def _without_pidfd(pid: int, problem: OSError) -> ProcessFacts:
     """pidfd_open refused: EINVAL (later ENOENT) is its word for a thread that leads no process."""
     if problem.errno in (errno.EINVAL, errno.ENOENT):
         try:
-            leader = _field(_read(f"/proc/{pid}/status"), b"Tgid:")
+            leader = field_of(read_whole(f"/proc/{pid}/status"), b"Tgid:")
         except FileNotFoundError:
             leader = b""
         except OSError as unreadable:
@@ -377,7 +302,7 @@ def _time_shift() -> int | None:
     if "shift" not in _seen:
         offset = 0
         with contextlib.suppress(OSError):  # a kernel without time namespaces
-            for line in _read("/proc/self/timens_offsets").splitlines():
+            for line in read_whole("/proc/self/timens_offsets").splitlines():
                 clock, seconds, nanoseconds = line.split()
                 if clock == b"boottime":
                     offset = int(seconds) * _NANOSECONDS + int(nanoseconds)
@@ -424,7 +349,7 @@ def _readable(descriptor: int, seconds: float) -> bool:
     return bool(poll.poll(max(0, int(seconds * 1000))))
 
 
-def _proc_is_foreign() -> bool:
+def proc_is_foreign() -> bool:
     """Whether ``/proc`` is another pid namespace's, so that its pids are not ours, or missing."""
     me = os.getpid()
     if _seen.get("self") == me:
@@ -438,105 +363,7 @@ def _proc_is_foreign() -> bool:
     return False
 
 
-def _held(pid: int, wanted: frozenset[str], here: tuple[int, int]) -> Iterator[str]:
-    """Names among ``wanted`` that process ``pid`` has open in the namespace ``here``."""
-    for directory in _tables(pid):
-        for number in os.listdir(directory + "fd"):
-            try:
-                link = os.readlink(f"{directory}fd/{number}")
-                if not link.startswith("/") or "tun" not in link:
-                    continue
-                name = device_in(_read(f"{directory}fdinfo/{number}"))
-            except FileNotFoundError:
-                continue
-            if name in wanted and _is_here(pid, int(number), here):
-                yield name
-
-
-def open_devices(pid: int) -> set[str]:
-    """The TUN and TAP devices, of whatever namespace, that a process has open; raises OSError."""
-    found = set()
-    for directory in _tables(pid):
-        for number in os.listdir(directory + "fd"):
-            try:
-                link = os.readlink(f"{directory}fd/{number}")
-                if link.startswith("/") and "tun" in link:
-                    found.add(device_in(_read(f"{directory}fdinfo/{number}")))
-            except FileNotFoundError:
-                continue
-    return found - {""}
-
-
-def device_in(fdinfo: bytes) -> str:
-    """The interface behind a tun descriptor, by its fdinfo; empty if there is none (pure).
-
-    Anybody can name a device in a namespace of their own, with bytes that are no text.
-    """
-    return _field(fdinfo, b"iff:").decode(errors="surrogateescape")
-
-
-def _tables(pid: int) -> Iterator[str]:
-    """Where the descriptors of a process are listed.
-
-    Its own directory lists those of the leader thread, and none once that has exited: then each
-    other thread has a list.
-    """
-    leader = f"/proc/{pid}/"
-    yield leader
-    if not os.listdir(leader + "fd"):
-        tasks = os.listdir(leader + "task")
-        yield from (f"{leader}task/{task}/" for task in tasks if task != str(pid))
-
-
-def _is_here(pid: int, number: int, here: tuple[int, int]) -> bool:
-    """Whether the device behind a tun descriptor is in the namespace ``here``.
-
-    A holder in the same namespace is believed; one in another may have brought the descriptor
-    along, or may mean a device of the same name over there: the device itself is asked. Where
-    that is not allowed the holder counts, since what may be in use is left alone.
-    """
-    try:
-        theirs = os.stat(f"/proc/{pid}/ns/net")
-        if (theirs.st_dev, theirs.st_ino) == here:
-            return True
-        device = _device_namespace(pid, number)
-    except OSError:
-        return True
-    return device == here
-
-
-def _device_namespace(pid: int, number: int) -> tuple[int, int]:
-    """Device and inode of the namespace that a process's tun device is in; OSError if refused."""
-    import ctypes
-    import fcntl
-
-    process = os.pidfd_open(pid)
-    try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        copy = libc.syscall(_SYS_PIDFD_GETFD, process, number, 0)
-        if copy < 0:
-            raise OSError(ctypes.get_errno(), "pidfd_getfd")
-    finally:
-        os.close(process)
-    try:
-        namespace = fcntl.ioctl(copy, _TUNGETDEVNETNS)
-    finally:
-        os.close(copy)
-    try:
-        seen = os.fstat(namespace)
-    finally:
-        os.close(namespace)
-    return seen.st_dev, seen.st_ino
-
-
-def _name(pid: int) -> str:
-    try:
-        return _read(f"/proc/{pid}/comm").decode(errors="replace").rstrip("\n")
-    except OSError:
-        return "?"
-
-
-def _field(text: bytes, key: bytes) -> bytes:
+def field_of(text: bytes, key: bytes) -> bytes:
     """The value after ``key`` at the beginning of a line; empty if there is none."""
     for line in text.splitlines():
         if line.startswith(key):
@@ -544,7 +371,8 @@ def _field(text: bytes, key: bytes) -> bytes:
     return b""
 
 
-def _read(path: str) -> bytes:
+def read_whole(path: str) -> bytes:
+    """All of a file of ``/proc``, which does not tell its size."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         pieces = []

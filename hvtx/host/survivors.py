@@ -21,7 +21,7 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
-from hvtx.host import procfs
+from hvtx.host import openfiles, procfs
 from hvtx.host.program import run
 from hvtx.model.vm import Identity
 
@@ -77,7 +77,7 @@ def _is_anothers(one: Identity, main: Identity, devices: Collection[str]) -> boo
     if one.start < main.start:
         return True
     try:
-        return not procfs.open_devices(one.pid) <= set(devices)
+        return not openfiles.open_devices(one.pid) <= set(devices)
     except (FileNotFoundError, ProcessLookupError):
         return False
     except OSError:

@@ -9,7 +9,8 @@ import errno
 import re
 
 from hvtx.host.netlink import attribute_map, legible
-from hvtx.host.nfnetlink import FAMILY_NAMES, GETCHAIN, Nftables
+from hvtx.host.nfnetlink import Nftables
+from hvtx.host.nfnumbers import FAMILY_NAMES, GETCHAIN
 
 OURS = "hvtx-"  # how tables of every installation begin; in legacy tables chains do, HVTX-
 # A line of a legacy table that gives packets another destination, with its counters.
@@ -32,12 +33,12 @@ def may_translate() -> bool:
         return True
     if not any(map(_lists_some, _LISTS)):
         return False
-    from hvtx.host import xtables
+    from hvtx.host import xtnames, xtsaved
 
     return any(
-        has_translating(xtables.save_text(family))
-        for family in xtables.TOOLS
-        if _TABLES & set(xtables.listed(family))
+        has_translating(xtsaved.save_text(family))
+        for family in xtnames.TOOLS
+        if _TABLES & set(xtnames.listed(family))
     )
 
 

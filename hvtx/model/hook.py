@@ -1,7 +1,8 @@
-"""How chains of nf_tables are called."""
+"""Chains of nf_tables: how they are called, and what stands in them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 DORMANT = 0x1  # NFT_TABLE_F_DORMANT: none of the table's chains is asked
@@ -15,3 +16,18 @@ class Hook(NamedTuple):
     priority: int
     policy: int = 1  # NF_ACCEPT
     devices: tuple[str, ...] = ()
+
+
+class Chain(NamedTuple):
+    """A static chain: its hook (empty for one that is jumped to) and its rules, in order."""
+
+    name: str
+    hook: str
+    rules: tuple[str, ...]
+
+
+class Skeleton(NamedTuple):
+    """The static part of one table: declarations of sets by name, and chains."""
+
+    sets: Mapping[str, str]
+    chains: tuple[Chain, ...]

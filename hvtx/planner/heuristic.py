@@ -27,6 +27,7 @@ from hvtx.model.plan import Action, Reason, Snapshot
 from hvtx.model.resource import Kind, Link, put_by_others
 from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import Liveness
+from hvtx.planner.mentions import SAID, Mentions, Span, mentions
 
 _IFF_TAP = 0x2
 
@@ -61,28 +62,6 @@ _KEPT_TABLES = re.compile(
 _OPAQUE = re.compile(r"\bxt (?:match|target) ")  # what nft prints of it says not what it does
 _JUMP = re.compile(r"(?:^| )(?:-[jg]|jump|goto) (\S+)")
 _TABLES_OF_IPTABLES = frozenset({"mangle", "raw", "security", "broute"})
-
-_QUOTED = r'"(?:[^"\\]|\\.)*"'
-_SAID = re.compile(
-    rf"--(?:comment|log-prefix|nflog-prefix) (?:{_QUOTED}|\S+)|(?<!-)\b(?:comment|prefix) {_QUOTED}"
-)
-_DEVICE = re.compile(
-    r"(?:(?:^| )(?:-i|-o|--physdev-in|--physdev-out)"
-    r"|\b(?:iifname|oifname|iif|oif|ibrname|obrname|sdifname))"
-    r' "?([^\s"{},]+)"?'
-)
-_ADDRESS = re.compile(
-    r"(?<![\w.:])(\d{1,3}(?:\.\d{1,3}){3}|[0-9a-fA-F]{0,4}:[0-9a-fA-F:]*:[0-9a-fA-F:.]*)(/[\d.]+)?"
-)
-_VAGUE = (
-    (re.compile(r"(?:^| )! |!= "), "it says what it is not about"),
-    (re.compile(r"\{| @|-set |vmap|\bmap\b"), "it speaks of a set of things"),
-    (
-        re.compile(r"[0-9a-fA-F]-[0-9a-fA-F.:]*[.:]|/\d+\.\d+"),
-        "it speaks of a range of addresses",
-    ),
-    (re.compile(r"& 0x|& \d|& \("), "it masks what it compares"),
-)
 
 
 class Ground(StrEnum):
@@ -229,49 +208,12 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
 
 
-# -- rules -----------------------------------------------------------------------------------------
-
-
-class Mentions(NamedTuple):
-    """What a rule's text speaks of."""
-
-    hosts: tuple[str, ...]  # single addresses inside the subnets
-    ranges: tuple[str, ...]  # prefixes that overlap the subnets
-    devices: tuple[str, ...]
-    vague: str  # why the rule may be about more than that; empty if it is not
-
-
-Span = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
 def _subnets(snapshot: Snapshot) -> list[tuple[Span, str]]:
     return [
         (ipaddress.ip_network(cidr), facts.name)
         for facts in snapshot.networks.values()
         for cidr in facts.subnets
     ]
-
-
-def mentions(text: str, spans: Sequence[tuple[Span, str]]) -> Mentions:
-    """Read a rule in the words of nft or of iptables-save; what is in comments does not count."""
-    said = _SAID.sub("", text)
-    hosts: list[str] = []
-    ranges: list[str] = []
-    for found in _ADDRESS.finditer(said):
-        try:
-            network = ipaddress.ip_network(found[1] + (found[2] or ""), strict=False)
-        except ValueError:
-            continue
-        if not network.prefixlen:
-            continue
-        if any(network.version == s.version and network.overlaps(s) for s, _ in spans):
-            one = network.prefixlen == network.max_prefixlen
-            (hosts if one else ranges).append(str(network.network_address if one else network))
-    devices = tuple(dict.fromkeys(found[1] for found in _DEVICE.finditer(said)))
-    vague = next((words for pattern, words in _VAGUE if pattern.search(said)), "")
-    if any(name[-1] in "+*" for name in devices):
-        vague = vague or "it speaks of many devices"
-    return Mentions(tuple(dict.fromkeys(hosts)), tuple(dict.fromkeys(ranges)), devices, vague)
 
 
 def _rule(
@@ -339,7 +281,7 @@ def keeper_of(rule: StrangeRule) -> str:
         return f"it stands in table {rule.table}, not among NAT or filter rules"
     if _KEPT_CHAINS.fullmatch(rule.chain):
         return f"it stands in chain {rule.chain}"
-    jump = _JUMP.search(_SAID.sub("", rule.text))
+    jump = _JUMP.search(SAID.sub("", rule.text))
     if jump and _KEPT_CHAINS.fullmatch(jump[1]):
         return f"it leads to chain {jump[1]}"
     bridges = [n for n in mentions(rule.text, ()).devices if _KEPT_BRIDGES.fullmatch(n)]

@@ -19,7 +19,7 @@ import pytest
 
 from hvtx.cli.completion import joined
 from hvtx.cli.root import COMMANDS
-from hvtx.engine.define import HYPERVISORS
+from hvtx.engine.vm_options import HYPERVISORS
 from hvtx.model.words import EVENTS, KINDS, REASONS, VERBS
 from hvtx.store.opening import open_store
 from tests.store.shelf import add_network, network

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hvtx.cli.main import run
 from hvtx.cli.root import COMMANDS
 from hvtx.drivers.vm_process.probe import probe
-from hvtx.engine.define import parse_wish
+from hvtx.engine.vm_options import parse_wish
 from hvtx.errors import HvtxError, OutputLost, UsageError
 from hvtx.host.procfs import look
 from hvtx.host.vmuser import numeric_id

@@ -1,6 +1,6 @@
 """The contract of the drivers: written once, run on the fake kernel and on the real one.
 
-A driver joins by being registered in ``hvtx.engine.runtime.DRIVERS``; `CASES` must then say how a row
+A driver joins by being registered in ``hvtx.engine.registry.DRIVERS``; `CASES` must then say how a row
 of its kind looks. Whoever collects these tests gives the fixture ``world``, whose strangers are
 those of the state machine.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from hvtx.drivers.base import Host
-from hvtx.engine.runtime import DRIVERS
+from hvtx.engine.registry import DRIVERS
 from hvtx.errors import Conflict, HvtxError
 from hvtx.model.mark import make_mark
 from hvtx.model.resource import Resource

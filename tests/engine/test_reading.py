@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from hvtx.engine.runtime import Runtime, Settings, rows_by_vm
+from hvtx.engine.processes import rows_by_vm
+from hvtx.engine.runtime import Runtime, Settings
 from hvtx.host import procfs
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.vm import Life, Network, Vm

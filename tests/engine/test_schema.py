@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from hvtx.engine import collect, heuristic
+from hvtx.engine import gc_plan, heuristic, saved_plan
 from hvtx.engine.schema import plan_schema
 from hvtx.errors import REFUSALS, Refused
 from hvtx.model.meaning import WHEN, WHY_NOT_MORE, action_of
@@ -26,7 +26,7 @@ def check(document: Any) -> None:
 
 
 def document(*items: Item, applied: bool = False, refused: Refused | None = None) -> dict[str, Any]:
-    return collect.plan_document(collect.Report(Plan(items), applied, refused, "boot", 3, MADE))
+    return saved_plan.plan_document(gc_plan.Report(Plan(items), applied, refused, "boot", 3, MADE))
 
 
 def item(action: Action, reason: Reason, kind: str = Kind.TAP, **more: Any) -> Item:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hvtx.engine.packaged_units import drop_in, packaged, packaged_links
 from hvtx.engine.units import (
     ENABLED,
     FIREWALLS,
@@ -14,12 +15,9 @@ from hvtx.engine.units import (
     MARKER,
     Place,
     command_line,
-    drop_in,
     is_ours,
     is_packaged,
     listing,
-    packaged,
-    packaged_links,
     shields,
     start_call,
     units,

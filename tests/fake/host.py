@@ -17,8 +17,9 @@ from typing import Any, Self
 from hvtx.drivers.vm_process import gate as gates
 from hvtx.errors import Conflict
 from hvtx.host import tun
-from hvtx.host.nfnetlink import Command, Element, Named, Piece, Rule, Table
-from hvtx.host.procfs import Holders
+from hvtx.host.nfanswers import Element, Named, Rule, Table
+from hvtx.host.nfmessages import Command, Piece
+from hvtx.host.openfiles import Holders
 from hvtx.hypervisors.base import Launch
 from hvtx.model.resource import Address, Link
 from hvtx.model.routing import Answer, Packet, Route
@@ -221,8 +222,11 @@ class FakeSetting:
         self._kernel.settings[self._path] = value
 
 
+OPEN_FILES = frozenset({"has_open", "tap_holders"})
+
+
 class FakeProc:
-    """What of the module ``hvtx.host.procfs`` the program calls."""
+    """What of the modules ``hvtx.host.procfs`` and ``hvtx.host.openfiles`` the program calls."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -421,7 +425,11 @@ def doors(kernel: Kernel) -> dict[str, Any]:
     )
     setting = lambda *parts: FakeSetting(kernel, parts)  # noqa: E731
     return {
-        **{f"hvtx.host.procfs.{n}": getattr(proc, n) for n in dir(proc) if not n.startswith("_")},
+        **{
+            f"hvtx.host.{'openfiles' if n in OPEN_FILES else 'procfs'}.{n}": getattr(proc, n)
+            for n in dir(proc)
+            if not n.startswith("_")
+        },
         "hvtx.host.libnftables.run": run,
         "hvtx.host.capabilities.has": lambda name: True,
         "hvtx.engine.privileges.tun_problem": lambda: None,
@@ -445,7 +453,7 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.drivers.bridge.Path": setting,
         "hvtx.drivers.address.Links": links,
         "hvtx.drivers.sysctl.Path": setting,
-        "hvtx.drivers.nftables.Nftables": lambda: FakeNftables(kernel),
+        "hvtx.drivers.nftables.session.Nftables": lambda: FakeNftables(kernel),
         "hvtx.drivers.vm_process.spawn.spawn": lambda launch, log, name="", user=None: FakeGate(
             kernel, launch, log, name
         ),
@@ -456,9 +464,11 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.host.logger.listen": lambda pid: None,
         "hvtx.drivers.vm_process.scope.enter_scope": lambda vm, *pids: None,
         "hvtx.engine.snapshot.Links": links,
-        "hvtx.engine.networks.Links": links,
+        "hvtx.engine.network_create.Links": links,
+        "hvtx.engine.network_remove.Links": links,
         "hvtx.engine.own_addresses.Links": links,
-        "hvtx.engine.repair.Links": links,
+        "hvtx.engine.damage.Links": links,
+        "hvtx.engine.repair_row.Links": links,
         "hvtx.engine.own_routes.lost": lambda _row, _links: [],
         "hvtx.engine.neighbours.refuse_taken_port": refuse_taken_port,
         "hvtx.host.translating.may_translate": lambda: False,

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from hvtx.host.procfs import Holder, Holders
+from hvtx.host.openfiles import Holder, Holders
 from hvtx.host.tun import IFF_MULTI_QUEUE
 from hvtx.model.resource import Address, Link
 from hvtx.model.vm import Identity, ProcessFacts

@@ -11,7 +11,10 @@ from functools import lru_cache
 
 from hvtx.errors import HostRefused
 from hvtx.host.netlink import attribute, attribute_map, nested, text
-from hvtx.host.nfnetlink import (
+from hvtx.host.nfanswers import Element, Named, Rule, Table, parse_elements
+from hvtx.host.nfmessages import Command, Piece, add_element
+from hvtx.host.nfnetlink import BatchRefused
+from hvtx.host.nfnumbers import (
     DELRULE,
     DELSETELEM,
     DELTABLE,
@@ -20,15 +23,6 @@ from hvtx.host.nfnetlink import (
     GETSET,
     GETTABLE,
     NEWSETELEM,
-    BatchRefused,
-    Command,
-    Element,
-    Named,
-    Piece,
-    Rule,
-    Table,
-    add_element,
-    parse_elements,
 )
 from hvtx.host.nftlayout import SKELETONS
 from hvtx.host.nftshape import hook_of, new_chain

@@ -19,15 +19,17 @@ from typing import Any, NamedTuple, Self
 from hypothesis import strategies as st
 
 from hvtx.cli import settings as cli
-from hvtx.drivers import nftables, strangers
+from hvtx.drivers import strangers
+from hvtx.drivers.nftables.ruleset import listed_rules
 from hvtx.drivers.vm_process.gate import tail as tail_of
 from hvtx.drivers.vm_process.probe import look_into
-from hvtx.engine import adopt, collect, heuristic, runtime, show, units, view
+from hvtx.engine import heuristic, packaged_units, runtime, show, state_files, units, view
+from hvtx.engine.saved_plan import load_plan
 from hvtx.errors import HvtxError, NotPermitted
 from hvtx.host import (
     api,
     capabilities,
-    conntrack,
+    ctmessages,
     devroutes,
     filters,
     holder,
@@ -37,10 +39,12 @@ from hvtx.host import (
     managers,
     mounts,
     netlink,
+    nfanswers,
     nfnetlink,
-    nftlayout,
     nftseen,
     nftshape,
+    nfttext,
+    openfiles,
     portowner,
     ports,
     procfs,
@@ -55,7 +59,9 @@ from hvtx.host import (
     ways,
     xfrm,
     xtables,
+    xtblob,
     xtentry,
+    xtsaved,
 )
 from hvtx.host.links import Links
 from hvtx.host.program import Ended
@@ -85,6 +91,7 @@ from hvtx.model.vm import ProcessFacts
 from hvtx.planner import addressing, adoption, ipsec, likeness, neighbours
 from hvtx.planner import heuristic as guesses
 from hvtx.planner.gc import foreign
+from hvtx.planner.mentions import mentions as mentions_of
 from hvtx.store import backup
 from hvtx.store.database import FILE
 from hvtx.store.opening import open_store
@@ -203,18 +210,18 @@ def tables(bodies: list[bytes]) -> None:
     for shape in (nftshape.flags, nftshape.hooks, nftseen.sets, nftseen.objects):
         shape(told, "hvtx-abc")
     for rule in told.rules():
-        nfnetlink.xt_comment(rule)
-        nfnetlink.translates(rule.expressions)
+        nfanswers.xt_comment(rule)
+        nfanswers.translates(rule.expressions)
         strangers._unmoved(rule)
 
 
 def elements(bodies: list[bytes]) -> None:
     """Elements of a set, and how people read them."""
-    for element in nfnetlink.all_elements(bodies):
-        for family, name in nftlayout._RENDER:
-            assert nftlayout.render(family, name, element.key, element.data)
+    for element in nfanswers.all_elements(bodies):
+        for family, name in nfttext._RENDER:
+            assert nfttext.render(family, name, element.key, element.data)
             nftseen.spelt(family, name, element.key)
-        assert nftlayout.render("ip", "theirs", element.key, element.data)
+        assert nfttext.render("ip", "theirs", element.key, element.data)
 
 
 def dumped(datagrams: list[bytes]) -> None:
@@ -265,42 +272,42 @@ def conversations(draw: Any) -> list[bytes]:
 # Legacy tables ------------------------------------------------------------------------------------
 
 
-def blob(name: str, data: bytes | None = None) -> xtables.Blob:
+def blob(name: str, data: bytes | None = None) -> xtblob.Blob:
     """A recorded legacy table, with other bytes."""
     head, whole = sample(name)
     count, starts = json.loads(head)
-    return xtables.Blob(count, tuple(map(tuple, starts)), whole if data is None else data)
+    return xtblob.Blob(count, tuple(map(tuple, starts)), whole if data is None else data)
 
 
 def legacy(given: tuple[str, bytes]) -> None:
     """Every entry of a table, or an error: a table that is cut off has not fewer rules."""
     name, data = given
     family, table = int(name[6]), blob(name, data)
-    rules = xtables.entries(family, table)
-    list(xtables._decides(family, table))
+    rules = xtblob.entries(family, table)
+    list(xtblob._decides(family, table))
     for chain, _ in table.starts:
-        end = xtables.end_of(family, table, chain)
+        end = xtblob.end_of(family, table, chain)
         assert len(end.last) <= len(end.rules)
-    for found in xtables.marked(family, table, "hvtx:"):
+    for found in xtblob.marked(family, table, "hvtx:"):
         assert found.mark.startswith("hvtx:")
     for entry in (entry for found in rules.values() for entry in found):
         xtentry.with_comment(family, entry, "hvtx:")
     if len(data) < len(blob(name).data):
         # the kernel said how many there are; what is missing was not read
         assert sum(map(len, rules.values())) >= sum(
-            map(len, xtables.entries(family, blob(name)).values())
+            map(len, xtblob.entries(family, blob(name)).values())
         ), "rules were lost"
 
 
 def paired(text: str) -> None:
     """Printed rules and entries, joined: each of a table's entries has its words, or nothing has."""
-    saved, table = xtables.parse(text), blob("legacy4 nat")
-    seen = {"nat": xtables.marked(4, table, "hvtx:")}
+    saved, table = xtsaved.parse(text), blob("legacy4 nat")
+    seen = {"nat": xtblob.marked(4, table, "hvtx:")}
     marks = frozenset(entry.mark for entry in seen["nat"])
     found = xtables.pair(saved.rules, seen, marks)
     if found is not None:
         assert sum(map(len, found.values())) == len(seen["nat"])
-    rules = {("nat", chain): each for chain, each in xtables.entries(4, table).items()}
+    rules = {("nat", chain): each for chain, each in xtblob.entries(4, table).items()}
     together = strangers._paired(saved.rules, rules)
     if together is not None:
         assert len(together) == sum(map(len, rules.values()))
@@ -308,7 +315,7 @@ def paired(text: str) -> None:
 
 def saved_text(text: str) -> None:
     """Rules stand in chains that were declared; nothing is lost at the end."""
-    found = xtables.parse(text)
+    found = xtsaved.parse(text)
     assert {(r.table, r.chain) for r in found.rules} <= found.chains
     lines = [line for line in text.split("\n") if line.startswith("-A ")]
     if '"' not in text:
@@ -441,7 +448,7 @@ def file_of(data: bytes, name: str = "file") -> str:
 
 def saved_plan(data: bytes) -> None:
     """What a saved plan chooses can be compared with what is planned now."""
-    for identity in collect.load_plan(file_of(data)):
+    for identity in load_plan(file_of(data)):
         assert hash(identity) is not None
         assert len(identity) == 6
 
@@ -523,7 +530,7 @@ SIGHTS = (
 
 def state_file(data: bytes) -> None:
     """A `state.json`: read, and judged on hosts that have what it names and that do not."""
-    claims, unread = adopt._read([Path(file_of(data, "state.json"))])
+    claims, unread = state_files.read_states([Path(file_of(data, "state.json"))])
     assert len(claims) + len(unread) == 1
     for item in unread:
         item.message.encode()
@@ -610,7 +617,7 @@ def mentions(text: str) -> None:
         (ipaddress.ip_network("10.0.0.0/24"), "net"),
         (ipaddress.ip_network("fd00::/64"), "net"),
     ]
-    guesses.mentions(text, spans)
+    mentions_of(text, spans)
     foreign.mentions(text, [("10.0.0.0/24", "net"), ("fd00::/64", "net")])
     for place in (
         "nft ip nat post",
@@ -660,7 +667,7 @@ def in_a_replica(pieces: tuple[bytes, ...]) -> None:
     replica_rules.parts(whole, {"lo"})
     assert sameness.differences(whole, whole, {"lo"}) == []
     replica_rules.handles(whole, whole)
-    replica_rules.protocol_of("ip", nfnetlink.expressions(rule))
+    replica_rules.protocol_of("ip", nfanswers.expressions(rule))
     memory.filled(whole)
     raw = netlink.attribute_map(rule, 4).get(4, b"")
     assert copying.looks(limits.of_rule(raw)) is not None
@@ -752,7 +759,7 @@ def unit_texts(text: str) -> None:
     """Unit files that are there."""
     units.is_ours(text)
     units.is_packaged(text)
-    units.drop_in(text, units.packaged()[0].text)
+    packaged_units.drop_in(text, packaged_units.packaged()[0].text)
 
 
 def tail(data: bytes) -> None:
@@ -933,9 +940,9 @@ PARSERS: dict[str, Parser] = {
     ),
     "tables, chains, rules, sets": Parser(
         tables, st.one_of(*(dumps(name) for name in ("table", "chain", "rule", "set", "object", "flowtable"))), GARBLED,
-        ("host.nfnetlink.parse_table", "host.nfnetlink._chain_comment", "host.nfnetlink.parse_rule",
-         "host.nfnetlink.parse_named", "host.nfnetlink.expressions", "host.nfnetlink.xt_comment",
-         "host.nfnetlink._string", "host.nfnetlink.comment_of", "drivers.strangers._unmoved",
+        ("host.nfanswers.parse_table", "host.nfanswers.chain_comment", "host.nfanswers.parse_rule",
+         "host.nfanswers.parse_named", "host.nfanswers.expressions", "host.nfanswers.xt_comment",
+         "host.nfanswers._string", "host.nfanswers.comment_of", "drivers.strangers._unmoved",
          "host.nftshape._table", "host.nftshape._chain", "host.nftseen._set", "host.nftseen._object",
          "host.nftshape._devices", "host.nftshape.string", "host.nftshape.number",
          "host.nftshape.family_of"),
@@ -946,22 +953,22 @@ PARSERS: dict[str, Parser] = {
     ),
     "elements": Parser(
         elements, dumps("elements"), GARBLED,
-        ("host.nfnetlink.parse_elements", "host.nfnetlink._flows", "host.nftlayout.render",
-          "host.nftlayout._verdict", "host.nftlayout._name", "host.nftseen.spelt", "host.nftseen._device",
+        ("host.nfanswers.parse_elements", "host.nfanswers._flows", "host.nfttext.render",
+          "host.nfttext._verdict", "host.nfttext._name", "host.nftseen.spelt", "host.nftseen._device",
           "host.nftseen._v4", "host.nftseen._v6", "host.nftseen._mac", "host.nftseen._service"),
         lambda n: [sample("elements")[0]] * n,
     ),
-    "flows": Parser(conntrack.parse, bodies("flows"), GARBLED, ("host.conntrack.parse",)),
+    "flows": Parser(ctmessages.parse, bodies("flows"), GARBLED, ("host.ctmessages.parse",)),
     # legacy tables, and what tools print
     "legacy tables": Parser(
         legacy, legacy_inputs(), GARBLED,
-        ("host.xtables.marked", "host.xtables.entries", "host.xtables._decides", "host.xtables._ends",
-         "host.xtables._portable", "host.xtables._walk", "host.xtables._verdict",
-         "host.xtables.end_of", "host.xtables._target_name", "host.xtentry.with_comment"),
+        ("host.xtblob.marked", "host.xtblob.entries", "host.xtblob._decides", "host.xtblob._ends",
+         "host.xtblob._portable", "host.xtblob._walk", "host.xtblob._verdict",
+         "host.xtblob.end_of", "host.xtblob._target_name", "host.xtentry.with_comment"),
     ),
     "iptables-save": Parser(
         saved_text, texts(SAVED), (ValueError,),
-        ("host.xtables.parse", "host.xtables._lines", "host.xtables._rule"),
+        ("host.xtsaved.parse", "host.xtsaved._lines", "host.xtsaved._rule"),
         lambda n: '*nat\n:A - [0:0]\n-A A -m comment --comment "open\n' + "-A A -j DROP\n" * n,
     ),
     "iptables-save and its entries": Parser(
@@ -974,7 +981,7 @@ PARSERS: dict[str, Parser] = {
     "nft list ruleset": Parser(
         libnftables.rules_in, texts(LISTING), (), ("host.libnftables.rules_in",), lambda n: LISTING[0] * n
     ),
-    "nft -a list table": Parser(nftables.listed_rules, texts(LISTING), (), ("drivers.nftables.listed_rules",)),
+    "nft -a list table": Parser(listed_rules, texts(LISTING), (), ("drivers.nftables.ruleset.listed_rules",)),
     "a ruleset for the replica": Parser(
         in_a_replica, st.tuples(*(
             st.one_of(st.sampled_from(pieces_of(name)), bodies(name))
@@ -1015,7 +1022,7 @@ PARSERS: dict[str, Parser] = {
         lambda text: counters.moved(counters.lines(text), counters.lines(text)), texts(COUNTED), (), ("host.replica.legacy",)
     ),
     "what a rule speaks of": Parser(
-        mentions, texts(RULE_TEXTS, " "), (), ("planner.heuristic.mentions", "planner.gc.foreign.mentions"),
+        mentions, texts(RULE_TEXTS, " "), (), ("planner.mentions.mentions", "planner.gc.foreign.mentions"),
         lambda n: "1:2::" * n + " 10.0.0.1" * n,
     ),
     "ports of others": Parser(others_ports, texts(RULE_TEXTS, " "), (), ("planner.neighbours.published_by_others",)),
@@ -1055,7 +1062,7 @@ PARSERS: dict[str, Parser] = {
     # files
     "state.json": Parser(
         state_file, json_bytes(STATES), (ValueError,),
-        ("engine.adopt._read", "planner.adoption.state_json.parse_state", "planner.adoption.judging.judge",
+        ("engine.state_files.read_states", "planner.adoption.state_json.parse_state", "planner.adoption.judging.judge",
          "planner.adoption.state_json._rules", "planner.adoption.judging._by_words"),
     ),
     "rules in delete form": Parser(
@@ -1068,7 +1075,7 @@ PARSERS: dict[str, Parser] = {
         listed_access, mutated([struct.pack("<IHHIHHIHHI", 2, 1, 6, 0xFFFFFFFF, 2, 6, 54321, 16, 6, 0xFFFFFFFF)]), (),
         ("host.trust._entries",),
     ),
-    "saved plans": Parser(saved_plan, json_bytes(PLANS), (HvtxError,), ("engine.files.read_plan", "engine.collect.load_plan", "engine.collect._identity")),
+    "saved plans": Parser(saved_plan, json_bytes(PLANS), (HvtxError,), ("engine.files.read_plan", "engine.saved_plan.load_plan", "engine.saved_plan._identity")),
     "saved guesses": Parser(saved_guesses, json_bytes(PLANS), (HvtxError,), ("engine.heuristic.load_plan",)),
     "views": Parser(published, json_bytes(VIEWS), (HvtxError,), ("engine.view._parsed", "store.view.read")),
     "stores of others": Parser(installation, mutated([store_bytes()]), (HvtxError, OSError), ("store.backup.installation_at",)),
@@ -1088,18 +1095,18 @@ PARSERS: dict[str, Parser] = {
     "traces": Parser(
         followed, texts(("64512:64512:/var/lib/hvtx/hvtx.db",), ":"), (), ("host.traces.follow",), lambda n: "1:1:/" + "a/" * min(n, 400)
     ),
-    "unit files": Parser(unit_texts, texts([unit.text for unit in units.packaged()]), (), ("engine.units.drop_in",)),
+    "unit files": Parser(unit_texts, texts([unit.text for unit in packaged_units.packaged()]), (), ("engine.packaged_units.drop_in",)),
     # /proc
     "stat": Parser(procfs.start_time, mutated(STAT), (ValueError,), ("host.procfs.start_time",)),
     "status": Parser(
-        lambda data: (procfs._field(data, b"Tgid:"), capabilities.sets_in(data)), mutated(sample("/proc/self/status")),
-        (ValueError,), ("host.procfs._field", "host.capabilities.sets_in"),
+        lambda data: (procfs.field_of(data, b"Tgid:"), capabilities.sets_in(data)), mutated(sample("/proc/self/status")),
+        (ValueError,), ("host.procfs.field_of", "host.capabilities.sets_in"),
     ),
     "fdinfo of tun": Parser(
-        procfs.device_in,
+        openfiles.device_in,
         mutated([b"pos:\t0\nflags:\t0100002\nmnt_id:\t25\nino:\t9\niff:\ttap0\n"]),
         (),
-        ("host.procfs.device_in",),
+        ("host.openfiles.device_in",),
     ),
     "command lines": Parser(
         lambda text: described(text.split("\0")),

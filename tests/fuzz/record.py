@@ -14,17 +14,11 @@ import struct
 import sys
 from pathlib import Path
 
-from hvtx.host import libnftables, xtables
+from hvtx.host import libnftables, xtblob, xtsaved
 from hvtx.host.links import GETADDR, GETLINK
 from hvtx.host.netlink import Channel, attribute
-from hvtx.host.nfnetlink import (
-    GETCHAIN,
-    GETOBJ,
-    GETRULE,
-    GETSET,
-    GETTABLE,
-    Nftables,
-)
+from hvtx.host.nfnetlink import Nftables
+from hvtx.host.nfnumbers import GETCHAIN, GETOBJ, GETRULE, GETSET, GETTABLE
 from integration import lab
 
 FILE = Path(__file__).with_name("samples.json")
@@ -154,7 +148,7 @@ def tables() -> dict[str, list[bytes]]:
     """Legacy tables as the kernel holds them: entries, starts and bytes as JSON and data."""
     found = {}
     for family, name in ((4, "nat"), (4, "filter"), (6, "filter")):
-        blob = xtables.read(family, name)
+        blob = xtblob.read(family, name)
         assert blob is not None
         head = json.dumps([blob.entries, blob.starts]).encode()
         found[f"legacy{family} {name}"] = [head, blob.data]
@@ -164,8 +158,8 @@ def tables() -> dict[str, list[bytes]]:
 def texts() -> dict[str, list[bytes]]:
     """What tools print, and files of /proc."""
     found = {
-        "save4": [xtables.save_text(4).encode()],
-        "save6": [xtables.save_text(6).encode()],
+        "save4": [xtsaved.save_text(4).encode()],
+        "save6": [xtsaved.save_text(6).encode()],
         "listing": [libnftables.run("list ruleset", handles=True, stateless=True).encode()],
         "ruleset": [libnftables.run("list ruleset", json=True).encode()],
     }

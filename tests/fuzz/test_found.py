@@ -18,12 +18,13 @@ from hvtx.host import (
     capabilities,
     kvm,
     netlink,
-    nfnetlink,
+    nfanswers,
+    openfiles,
     ports,
-    procfs,
     routes,
     traces,
-    xtables,
+    xtblob,
+    xtsaved,
 )
 from hvtx.host.netlink import Garbled, attribute, message, u32
 from hvtx.host.replica import ruleset
@@ -95,13 +96,13 @@ def test_addresses_of_odd_lengths(length: int) -> None:
 def test_answers_of_nf_tables_that_lack_what_each_has() -> None:
     for body in (b"", bytes(4), bytes(4) + attribute(1, b"table\0")):
         with pytest.raises(Garbled):
-            nfnetlink.parse_rule(body)
+            nfanswers.parse_rule(body)
     with pytest.raises(Garbled):
-        nfnetlink.parse_table(b"")
+        nfanswers.parse_table(b"")
     with pytest.raises(Garbled):
         ToldTables([bytes(4) + u32(2, 1)]).generation()
     with pytest.raises(Garbled):
-        nfnetlink.parse_rule(
+        nfanswers.parse_rule(
             bytes(4) + attribute(1, b"t\0") + attribute(2, b"c\0") + attribute(3, b"\1")
         )
 
@@ -111,26 +112,26 @@ def test_elements_that_are_cut_off() -> None:
     for size in range(36, len(whole)):
         data = bytearray(whole[:size])
         with pytest.raises(Garbled):
-            nfnetlink.parse_elements(bytes(data), [])
+            nfanswers.parse_elements(bytes(data), [])
 
 
 @pytest.mark.parametrize("name", ["legacy4 nat", "legacy4 filter", "legacy6 filter"])
 def test_a_legacy_table_that_is_cut_off_has_not_fewer_rules(name: str) -> None:
     """Not even where it is cut between two entries: the kernel said how many there are."""
     family, whole = int(name[6]), sample(name)[1]
-    assert xtables.entries(family, blob(name))
+    assert xtblob.entries(family, blob(name))
     for size in range(len(whole)):
         with pytest.raises(Garbled):
-            xtables.entries(family, blob(name, whole[:size]))
+            xtblob.entries(family, blob(name, whole[:size]))
         with pytest.raises(Garbled):
-            xtables.marked(family, blob(name, whole[:size]), "hvtx:")
+            xtblob.marked(family, blob(name, whole[:size]), "hvtx:")
 
 
 def test_a_mark_that_is_no_text_stands_in_a_legacy_table() -> None:
     """Somebody's comment; it is read as iptables-save prints it."""
     data = sample("legacy4 nat")[1]
     at = data.index(b"hvtx:")
-    (found,) = xtables.marked(
+    (found,) = xtblob.marked(
         4, blob("legacy4 nat", data[: at + 5] + b"\xff" + data[at + 6 :]), "hvtx:"
     )
     assert found.mark.startswith("hvtx:\udcff")
@@ -147,16 +148,16 @@ def test_a_quotation_mark_that_stays_open_is_not_looked_at_again(
             looked.append(len(text))
             return text.replace('\\"', "")
 
-    monkeypatch.setattr(xtables, "_ESCAPED", Escaped())
+    monkeypatch.setattr(xtsaved, "_ESCAPED", Escaped())
     text = '*nat\n:A - [0:0]\n-A A -m comment --comment "open\n' + 'a \\" b\n' * 500
     with pytest.raises(ValueError, match="open quotation mark"):
-        xtables.parse(text)
+        xtsaved.parse(text)
     assert sum(looked) <= len(text)
 
 
 def test_lines_of_a_quoted_text_are_one() -> None:
     text = '*nat\n:A - [0:0]\n-A A -m comment --comment "a\\"\n# b\n\\\\" -j DROP\nCOMMIT\n# "\n'
-    (rule,) = xtables.parse(text).rules
+    (rule,) = xtsaved.parse(text).rules
     assert rule.text == '-m comment --comment "a\\"\n# b\n\\\\" -j DROP'
 
 
@@ -286,7 +287,7 @@ def test_a_store_that_may_not_be_looked_at_is_unseen(
 
 def test_a_device_whose_name_is_no_text() -> None:
     """Anybody may make one in a namespace of their own; who holds what is still told."""
-    assert procfs.device_in(b"pos:\t0\niff:\t\xff\xfe\n") == "\udcff\udcfe"
+    assert openfiles.device_in(b"pos:\t0\niff:\t\xff\xfe\n") == "\udcff\udcfe"
 
 
 @pytest.mark.parametrize(
@@ -307,9 +308,9 @@ def test_an_element_without_a_key_is_no_element() -> None:
     whole = sample("elements")[0]
     at = whole.index(struct.pack("=HHHH", 12, 1, 8, 1))  # KEY, with a VALUE of four bytes
     empty = whole[: at + 4] + struct.pack("=HH", 4, 1) + whole[at + 8 :]
-    assert nfnetlink.all_elements([whole])
+    assert nfanswers.all_elements([whole])
     with pytest.raises(Garbled):
-        nfnetlink.parse_elements(empty, [])
+        nfanswers.parse_elements(empty, [])
 
 
 def test_numbers_that_are_longer_than_the_kernel_has_them() -> None:

@@ -76,7 +76,7 @@ def test_another_process_has_it_meanwhile() -> None:
 
 
 def parser_of(call: Any) -> Parser:
-    return Parser(call, st.just(b"x"), (ValueError,), ("host.procfs._field",))
+    return Parser(call, st.just(b"x"), (ValueError,), ("host.procfs.field_of",))
 
 
 @pytest.mark.parametrize("words", ["no text", "an endless one"])
@@ -104,8 +104,8 @@ def test_what_is_found_is_kept_with_how_to_see_it_again(
 def test_lines_that_ran_are_counted_of_what_is_covered() -> None:
     trace = Trace()
     with trace:
-        procfs._field(b"Tgid:\t7\n", b"Tgid:")
-    found = reach(["host.procfs._field"], trace.lines)
+        procfs.field_of(b"Tgid:\t7\n", b"Tgid:")
+    found = reach(["host.procfs.field_of"], trace.lines)
     assert 0 < found.hit <= found.lines
     assert found.modules == ["hvtx/host/procfs.py"]
     none = reach(["host.procfs.start_time"], {})

@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hvtx.host import netlink
-from hvtx.host.nfnetlink import comment_data, comment_of
+from hvtx.host.nfanswers import comment_of
+from hvtx.host.nfmessages import comment_data
 from hvtx.model.mark import Mark, make_mark, parse_mark
 from tests.fuzz.parsers import PARSERS, Parser
 from tests.fuzz.property import options, property_of
@@ -70,7 +71,7 @@ ASIDE = {
     "engine.trial": "addresses of our own",
     "engine.lost._traces": "replaces what is no text",
     "model.user.own_user": "the installation's own name",
-    "engine.systemd._text_at": "replaces what is no text",
+    "engine.unit_files.text_at": "replaces what is no text",
     "engine.show.log_document": "replaces what is no text",
     "host.routes.beyond": "reads an address that is one already",
     "host.libnftables.run": "replaces what is no text",
@@ -81,23 +82,23 @@ ASIDE = {
     "host.managers._by_networkd": "replaces what is no text; hands to file_of, which is here",
     "host.locks.LockFile": "an answer of fcntl, as long as was asked for",
     "host.logger._stays_empty": "an answer of ioctl, as long as was asked for",
-    "host.nftlayout._link_local": "a MAC address of our own",
+    "host.nftelements._link_local": "a MAC address of our own",
     "host.portfilter": "addresses of our own",
-    "host.nftlayout._mac": "a MAC address of our own",
+    "host.nftelements._mac": "a MAC address of our own",
     "host.probe_code": "constants",
     "host.probe_guest.image": "random bytes of our own",
     "host.procfs.boot_id": "the kernel's, 36 characters",
     "host.procfs.netns_cookie": "an answer of getsockopt, as long as was asked for",
     "host.procfs.command_line": "takes any bytes",
-    "host.procfs._name": "replaces what is no text",
+    "host.openfiles._name": "replaces what is no text",
     "host.program._read": "replaces what is no text",
     "host.program.interpreters": "takes any bytes",
     "host.replica.nat._counted": "replaces what is no text",
     "host.replica.scratch": "a constant",
     "host.replica.tries": "a constant",
     "host.tun.attach": "a name of our own",
-    "host.xtables.save_text": "takes any bytes",
-    "host.xtables._info": "an answer of getsockopt, as long as was asked for",
+    "host.xtsaved.save_text": "takes any bytes",
+    "host.xtblob.info_of": "an answer of getsockopt, as long as was asked for",
     "model.mark.base32": "random bytes of our own",
     "planner.adoption.judging._words_of": "has no words of what cannot be split",
     "planner.provision": "random bytes of our own",

@@ -12,7 +12,8 @@ from contextlib import ExitStack
 import pytest
 
 from hvtx.host import conntrack
-from hvtx.host.conntrack import Door, FlowsRemain, flush, flush_ports, parse
+from hvtx.host.conntrack import FlowsRemain, flush, flush_ports
+from hvtx.host.ctmessages import Door, parse
 from hvtx.host.netlink import DumpInterrupted, KernelError, attribute, nested
 from hvtx.model.vm import Publish
 

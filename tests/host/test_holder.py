@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hvtx.errors import Busy
-from hvtx.host import holder, xtables
+from hvtx.host import holder, xtlock
 from hvtx.host.jobs import going_on
 from hvtx.host.locks import LockFile
 
@@ -79,7 +79,7 @@ def test_who_holds_the_lock_of_iptables_is_named(
     with another(hold) as pid:
         os.kill(pid, signal.SIGSTOP)
         os.waitpid(pid, os.WUNTRACED)
-        with pytest.raises(Busy) as refused, xtables.locked(0.05):
+        with pytest.raises(Busy) as refused, xtlock.locked(0.05):
             pass
     assert f"pid {pid} (" in refused.value.message
     assert "stopped (T)" in refused.value.message

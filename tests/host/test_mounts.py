@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hvtx.engine.diagnose import judge_filesystem
+from hvtx.engine.checks.own import judge_filesystem
 from hvtx.host.mounts import filesystem_of, find_filesystem
 
 MOUNTS = r"""22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw

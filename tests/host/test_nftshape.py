@@ -6,8 +6,11 @@ import pytest
 
 from hvtx.host import nftseen, nftshape
 from hvtx.host.netlink import attribute, attribute_map, nested, text
-from hvtx.host.nfnetlink import FAMILIES, Element, Piece, add_element, all_elements
-from hvtx.host.nftlayout import PASSING, SKELETONS, unplaced
+from hvtx.host.nfanswers import Element, all_elements
+from hvtx.host.nfmessages import Piece, add_element
+from hvtx.host.nfnumbers import FAMILIES
+from hvtx.host.nftelements import unplaced
+from hvtx.host.nftlayout import PASSING, SKELETONS
 from hvtx.host.nftshape import hook_of, hook_words
 from hvtx.model.hook import Hook
 

@@ -6,7 +6,7 @@ import struct
 
 from hvtx.host import libnftables, nftwords
 from hvtx.host.netlink import attribute, nested, text
-from hvtx.host.nfnetlink import Rule, protocol_of
+from hvtx.host.nfanswers import Rule, protocol_of
 
 
 def number(kind: int, value: int) -> bytes:

@@ -8,7 +8,8 @@ import struct
 import pytest
 
 from hvtx.host.netlink import attribute, nested, text
-from hvtx.host.nfnetlink import BatchRefused, Command
+from hvtx.host.nfmessages import Command
+from hvtx.host.nfnetlink import BatchRefused
 from hvtx.host.replica import (
     causes,
     copying,

@@ -7,7 +7,9 @@ import struct
 import pytest
 
 from hvtx.host.netlink import attribute, attribute_map, nested, text
-from hvtx.host.nfnetlink import BatchRefused, Command, expressions
+from hvtx.host.nfanswers import expressions
+from hvtx.host.nfmessages import Command
+from hvtx.host.nfnetlink import BatchRefused
 from hvtx.host.replica import copying, limits, memory, xtwords
 from hvtx.host.replica.ruleset import Ruleset
 from tests.host.test_replica import be32, body, chain, expression, rule, table

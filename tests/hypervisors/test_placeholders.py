@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hvtx.engine.define import parse_wish
+from hvtx.engine.vm_options import parse_wish
 from hvtx.errors import UsageError
 from hvtx.hypervisors.base import PLACEHOLDERS, Port, placeholders, replace, variables
 from hvtx.model.vm import Vm

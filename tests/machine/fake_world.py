@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from hvtx.cli.main import run
-from hvtx.engine.runtime import DRIVERS
+from hvtx.engine.registry import DRIVERS
 from hvtx.host import failpoint as failpoints
-from hvtx.host.nfnetlink import Element
-from hvtx.host.nftlayout import pieces
+from hvtx.host.nfanswers import Element
+from hvtx.host.nftelements import pieces
 from tests.fake.host import FakeLinks, FakeNftables
 from tests.fake.install import installed
 from tests.fake.kernel import Kernel, Killed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from hvtx.host.nftlayout import pieces
+from hvtx.host.nftelements import pieces
 from hvtx.model.resource import BRIDGE_GROUP, FIREWALL_KINDS, Kind, Resource
 from tests.machine.world import Look, Record
 

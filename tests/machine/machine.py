@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from hvtx.host import nfnetlink
+from hvtx.host import nfanswers, nfmessages
 from hvtx.model.resource import HOLDER, Kind
 from tests.machine import laws
 from tests.machine.acts import Ref
@@ -634,14 +634,14 @@ class Machine(RuleBasedStateMachine):
         """Others' tables, and what they put into ours; told in one line."""
         socket = self.world.nftables()
         tables = [key[1:] for key in found if key[0] == "table"]
-        commands = [nfnetlink.delete_table(*place) for place in tables]
+        commands = [nfmessages.delete_table(*place) for place in tables]
         for key, value in found.items():
             if key[1:3] in tables:
                 continue
             if key[0] == "rule":
-                commands.append(nfnetlink.delete_rule(nfnetlink.Rule(*key[1:], *value)))
+                commands.append(nfmessages.delete_rule(nfanswers.Rule(*key[1:], *value)))
             elif key[0] == "element":
-                commands.append(nfnetlink.delete_element(nfnetlink.Piece(*key[1:])))
+                commands.append(nfmessages.delete_element(nfmessages.Piece(*key[1:])))
         for command in commands:
             socket.batch([command])
         socket.close()

@@ -9,8 +9,8 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hvtx.engine.runtime import DRIVERS
-from hvtx.host import nfnetlink
+from hvtx.engine.registry import DRIVERS
+from hvtx.host import nfanswers, nfnumbers
 from hvtx.model.resource import Address, Link, Resource
 from hvtx.store import records
 from tests.machine.acts import ACTS, Ref, Word
@@ -158,9 +158,9 @@ class World:
         try:
             elements = {}
             for place in nft.sets():
-                if not place.flags & nfnetlink.SET_ANONYMOUS:
+                if not place.flags & nfnumbers.SET_ANONYMOUS:
                     here = (place.family, place.table, place.name)
-                    for key, data, comment, _ in nfnetlink.all_elements(nft.dump_elements(*here)):
+                    for key, data, comment, _ in nfanswers.all_elements(nft.dump_elements(*here)):
                         elements[*here, key] = (data, comment or None)
             return Look(
                 {link.ifindex: link for link in links.all()},

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hvtx.model.plan import Plan
 from hvtx.model.stranger import StrangeRule
 from hvtx.planner.likeness import likeness
-from hvtx.planner.whose import Sight, identify, owner_of
+from hvtx.planner.subjects import Sight, owner_of
+from hvtx.planner.whose import identify
 from tests.planner.scene import Scene, link, mark
 from tests.planner.test_properties import scenes
 

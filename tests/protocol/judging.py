@@ -360,7 +360,7 @@ def told(view: View, weak: frozenset[str], *, acting: bool) -> frozenset[str]:
 
 @cache
 def verdicts(view: View, weak: frozenset[str], *, recover: bool) -> tuple[Verdict, ...]:
-    """The acting items, as ``collect.apply_plan`` is given them (``recover`` takes a part)."""
+    """The acting items, as ``apply.apply_plan`` is given them (``recover`` takes a part)."""
     nonce = "marks-without-nonce" not in weak
     marks = _marks(view, nonce=nonce)
     found = []
@@ -373,7 +373,7 @@ def verdicts(view: View, weak: frozenset[str], *, recover: bool) -> tuple[Verdic
         if not acts or known is None:
             continue
         mark, kind = known
-        # collect._Worker._through_row: the row's own object, not a copy or a leftover
+        # apply._Worker._through_row: the row's own object, not a copy or a leftover
         loose = item.row == 0 or item.entry is not None or item.state == State.RELEASED
         if recover and not _interrupted(
             item.reason, loose, states.get((mark, kind)), lives.get(mark), view

@@ -354,7 +354,7 @@ def off_record(s: State) -> str | None:
     return None
 
 
-# -- the start: launch.start_vm, launch._go, Operation.act, TapDriver._create --------------------------
+# -- the start: vm_start.start_vm, vm_launch.bring_up, Operation.act, TapDriver._create -----------------
 
 
 def start(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
@@ -368,7 +368,7 @@ def start(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
     if at == "lock":
         if not trusted(s, weak):  # Runtime.enter
             yield f"{says}: refused, the store was rolled back", act(s, who, "done"), None
-        elif _left(s):  # launch._free_for_start: resolve, by gc's own rules
+        elif _left(s):  # vm_start._free_for_start: resolve, by gc's own rules
             yield (
                 f"{says}: locks the VM, something is left",
                 act(s, who, "before", Job(), vm_lock=who),
@@ -537,7 +537,7 @@ def _drop_hold(s: State, index: int) -> State:
     return _link(s, index, tap._replace(holder="") if tap.persistent else None)
 
 
-# -- the stop: launch.stop_vm ---------------------------------------------------------------------------
+# -- the stop: vm_stop.stop_vm --------------------------------------------------------------------------
 
 
 def stop(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
@@ -571,7 +571,7 @@ def stop(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
         yield from _RELEASING[at](s, who, weak)
 
 
-# -- collecting: collect.collect, recover.recover, collect.resolve ------------------------------------
+# -- collecting: collect.collect, recover.recover, resolve.resolve ------------------------------------
 
 
 def collect(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
@@ -1143,7 +1143,7 @@ def _forget(s: State, who: int) -> Iterator[Step]:
 
 
 def _ended(s: State, who: int) -> State:
-    """``Operation.end``, ``collect._tidy``, and the locks fall; a start that resolved goes on."""
+    """``Operation.end``, ``apply._tidy``, and the locks fall; a start that resolved goes on."""
     operation = s.actors[who].operation
     if operation:
         s = _close(s, operation)

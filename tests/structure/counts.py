@@ -24,7 +24,9 @@ _DOCUMENT = re.compile(r"hvtx/[a-z-]+/\d+")
 COMMANDS = frozenset(
     {
         *("adopt", "alter", "backup", "collect", "define", "diagnose", "explain", "heuristic"),
-        *("launch", "lost", "metrics", "networks", "recover", "repair", "show", "systemd", "view"),
+        *("lost", "metrics", "recover", "repair", "show", "systemd", "view"),
+        *("network_create", "network_remove"),
+        *("vm_attach", "vm_start", "vm_stop"),
     }
 )
 # What changes the host: a method of `Links` and `LinkTraits`, or a function of a module of hvtx/host.

@@ -13,7 +13,7 @@ CONTRACTS = {one["name"]: one for one in _PROJECT["tool"]["importlinter"]["contr
 # What the modules of a room share, or one of them is made of, and so is not one of those that may
 # not know another.
 SHARED = {
-    "drivers do not know one another": {"hvtx.drivers.base", "hvtx.drivers.nftjudging"},
+    "drivers do not know one another": {"hvtx.drivers.base"},
     "hypervisors do not know one another": {"hvtx.hypervisors.base", "hvtx.hypervisors.guest"},
 }
 

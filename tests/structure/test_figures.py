@@ -15,12 +15,12 @@ MEASURE = runpy.run_path(str(TOP / "scripts/measure"))
 FILES = {
     "hvtx/__init__.py": "",
     "hvtx/engine/__init__.py": "",
-    "hvtx/engine/launch.py": (
-        "from hvtx.engine import networks\nfrom hvtx.host import links\n"
+    "hvtx/engine/vm_start.py": (
+        "from hvtx.engine import network_create\nfrom hvtx.host import links\n"
         "def start(runtime):\n    import json\n    sql.execute('SELECT a FROM vm')\n"
     ),
-    "hvtx/engine/networks.py": (
-        "def make(runtime, text):\n    from hvtx.engine import launch\n    return ':' in text\n"
+    "hvtx/engine/network_create.py": (
+        "def make(runtime, text):\n    from hvtx.engine import vm_start\n    return ':' in text\n"
     ),
     "hvtx/host/links.py": "class Links:\n    def all(self): ...\n" + "\n" * 500,
     "hvtx/_version.py": "__version__ = '1'\n",

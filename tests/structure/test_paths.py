@@ -49,7 +49,10 @@ def test_files_that_tests_name_in_comments_and_docstrings_are_there() -> None:
     ("text", "expected"),
     [
         ("see docs/adr/0007-boot.md.", ["docs/adr/0007-boot.md"]),
-        ("`engine/launch.py`, 12: hvtx/host/links.py:", ["engine/launch.py", "hvtx/host/links.py"]),
+        (
+            "`engine/vm_start.py`, 12: hvtx/host/links.py:",
+            ["engine/vm_start.py", "hvtx/host/links.py"],
+        ),
         ("run scripts/check, bench/floor.py", ["scripts/check", "bench/floor.py"]),
         ("integration/test_*.py", ["integration/test_*.py"]),
         ("tests/<room>/test_<module>.py docs/adr/00NN hvtx/view/2 /usr/docs/x.md", []),

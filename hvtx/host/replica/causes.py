@@ -13,7 +13,7 @@ from hvtx.host.netlink import Channel, attribute, attribute_map, legible, u32
 from hvtx.host.replica import topology
 from hvtx.host.replica.legacy import Line
 from hvtx.host.replica.trace import Step, culprit
-from hvtx.host.xtables import TOOLS
+from hvtx.host.xtnames import TOOLS
 from hvtx.model.routing import Packet
 
 if TYPE_CHECKING:

@@ -12,7 +12,9 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from hvtx.host.netlink import NESTED, attribute, attribute_map
-from hvtx.host.nfnetlink import NEWRULE, NEWSETELEM, BatchRefused, Nftables, expressions
+from hvtx.host.nfanswers import expressions
+from hvtx.host.nfnetlink import BatchRefused, Nftables
+from hvtx.host.nfnumbers import NEWRULE, NEWSETELEM
 from hvtx.host.replica import limits
 from hvtx.host.replica.ruleset import (
     NEWFLOWTABLE,

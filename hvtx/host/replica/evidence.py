@@ -10,7 +10,7 @@ from hvtx.host.replica.legacy import Line
 from hvtx.host.replica.scratch import Scratch
 from hvtx.host.replica.trace import met, of_others
 from hvtx.host.translating import OUR_LINE
-from hvtx.host.xtables import TOOLS
+from hvtx.host.xtnames import TOOLS
 
 _DOUBT = "what this rule does here cannot be told by a copy of it"
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from hvtx.errors import HvtxError
-from hvtx.host import program, xtables
+from hvtx.host import program, xtnames, xtsaved
 from hvtx.host.replica import xtwords
 
 _SECONDS = 10
@@ -38,10 +38,10 @@ class Line(NamedTuple):
 def read() -> tuple[dict[int, str], tuple[str, ...]]:
     """What the tools print of each family that has tables, and what cannot be had, in words."""
     found, lacks = {}, []
-    for family, tool in xtables.TOOLS.items():
+    for family, tool in xtnames.TOOLS.items():
         try:
-            if xtables.listed(family):
-                found[family] = xtables.save_text(family)
+            if xtnames.listed(family):
+                found[family] = xtsaved.save_text(family)
         except HvtxError as problem:
             lacks.append(f"legacy {tool} tables cannot be copied: {problem.message}")
     lacks += [
@@ -82,7 +82,7 @@ def write(texts: Mapping[int, str]) -> tuple[dict[int, Written], list[str]]:
                 break
             made = less
         if words:
-            lacks.append(f"legacy {xtables.TOOLS[family]} tables cannot be copied: {words}")
+            lacks.append(f"legacy {xtnames.TOOLS[family]} tables cannot be copied: {words}")
         found[family] = Written(made.rules, made.doubts)
     return found, lacks
 
@@ -111,7 +111,7 @@ def _environment(lock: int) -> dict[str, str]:
 
 def called(family: int, verb: str) -> tuple[str, ...] | None:
     """The program that saves or restores the legacy tables of a family; None if there is none."""
-    tool = xtables.TOOLS[family]
+    tool = xtnames.TOOLS[family]
     for argv in ((f"{tool}-legacy-{verb}",), ("xtables-legacy-multi", f"{tool}-{verb}")):
         if (found := program.find((argv[0],))) is not None:
             return (found, *argv[1:])

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Mapping
 
 from hvtx.host.netlink import attribute, attribute_map, attributes, legible, nested, text
-from hvtx.host.nfnetlink import expressions
+from hvtx.host.nfanswers import expressions
 
 _NAME, _DATA, _NESTED = 1, 2, 0x8000
 _MANY = 0x7FFFFFFF

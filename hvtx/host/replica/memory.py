@@ -11,14 +11,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from hvtx.host.netlink import attribute_map, legible, text
-from hvtx.host.nfnetlink import (
-    DELSETELEM,
-    NEWSETELEM,
-    BatchRefused,
-    Command,
-    Nftables,
-    expressions,
-)
+from hvtx.host.nfanswers import expressions
+from hvtx.host.nfmessages import Command
+from hvtx.host.nfnetlink import BatchRefused, Nftables
+from hvtx.host.nfnumbers import DELSETELEM, NEWSETELEM
 from hvtx.host.replica.ruleset import Place, Ruleset, parts, table_of
 
 _RECENT = "/proc/thread-self/net/xt_recent"

@@ -14,14 +14,14 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from hvtx.host.netlink import attribute, attribute_map, legible, nested
-from hvtx.host.nfnetlink import expressions
+from hvtx.host.nfanswers import expressions
 from hvtx.host.replica import frames, legacy, limits, ruleset
 from hvtx.host.replica.frames import SYN
 from hvtx.host.replica.ruleset import Place, Ruleset
 from hvtx.host.replica.scratch import WORLD_MAC, Picture, Scratch
 from hvtx.host.replica.trace import TABLE
 from hvtx.host.translating import LEGACY_RULE, OUR_LINE, OURS, translates
-from hvtx.host.xtables import TOOLS
+from hvtx.host.xtnames import TOOLS
 
 _RULE_EXPRESSIONS, _NAT_TYPE, _DNAT, _XT_NAME = 4, 1, 1, 1
 _XT_TARGETS = frozenset({b"DNAT", b"REDIRECT", b"NETMAP", b"TPROXY"})

@@ -30,7 +30,10 @@ from hvtx.host.netlink import (
     text,
     u32,
 )
-from hvtx.host.nfnetlink import (
+from hvtx.host.nfanswers import expressions
+from hvtx.host.nfmessages import Command
+from hvtx.host.nfnetlink import Nftables
+from hvtx.host.nfnumbers import (
     FAMILY_NAMES,
     GETCHAIN,
     GETFLOWTABLE,
@@ -40,9 +43,6 @@ from hvtx.host.nfnetlink import (
     GETTABLE,
     NEWRULE,
     NEWSETELEM,
-    Command,
-    Nftables,
-    expressions,
 )
 from hvtx.host.replica import limits
 

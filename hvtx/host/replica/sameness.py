@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from hvtx.host.netlink import attribute_map, attributes, legible
-from hvtx.host.nfnetlink import NEWRULE, NEWSETELEM, expressions
+from hvtx.host.nfanswers import expressions
+from hvtx.host.nfnumbers import NEWRULE, NEWSETELEM
 from hvtx.host.replica import limits
 from hvtx.host.replica.copying import Copied
 from hvtx.host.replica.ruleset import (

@@ -7,7 +7,7 @@ import re
 
 from hvtx.errors import HvtxError
 from hvtx.host.replica.causes import Cause
-from hvtx.host.xtables import TOOLS
+from hvtx.host.xtnames import TOOLS
 
 _ADDRESS = re.compile(
     r"(?<![\w.:])(?:\d{1,3}(?:\.\d{1,3}){3}|(?=[\da-f:]*::?[\da-f:])[\da-f:]{2,39})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hvtx.engine.checksums import findings
+from hvtx.engine.checks.checksums import findings
 from hvtx.engine.finding import Finding
 from hvtx.host import tapseen
 from hvtx.model.resource import Kind, Resource, State

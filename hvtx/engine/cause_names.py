@@ -18,7 +18,7 @@ from hvtx.planner.mends import REPAIR
 _TUNNEL = "packets that have to pass a tunnel of IPsec were not tried"
 
 
-class Blame:
+class CauseNames:
     """Names causes; rules and routes are read once, when they are first asked for."""
 
     def __init__(self, picture: Picture, networks: Sequence[Network]) -> None:

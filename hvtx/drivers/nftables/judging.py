@@ -7,9 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hvtx.host import traces
-from hvtx.host.nfnetlink import Element, Piece, Rule
-from hvtx.host.nftlayout import FAMILIES, SKELETONS, Skeleton, layout, render
+from hvtx.host.nfanswers import Element, Rule
+from hvtx.host.nfmessages import Piece
+from hvtx.host.nftlayout import FAMILIES, SKELETONS, layout
 from hvtx.host.nftshape import digest
+from hvtx.host.nfttext import render
+from hvtx.model.hook import Skeleton
 from hvtx.model.resource import GONE, Outcome, Resource
 
 

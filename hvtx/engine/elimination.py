@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from hvtx.host.replica import ruleset
 from hvtx.host.replica.causes import Cause, Suspect
 from hvtx.host.replica.scratch import Picture
-from hvtx.host.xtables import TOOLS
+from hvtx.host.xtnames import TOOLS
 from hvtx.model.traffic import Flow
 
 _SECONDS = 20.0  # on a host where a replica takes long, what is not found out by then is unknown
@@ -22,7 +22,7 @@ Stopped = list[tuple[Flow, Cause]]
 Handles = Mapping[tuple[ruleset.Place, int], int]
 
 
-def blamed(
+def found_out(
     picture: Picture, stopped: Stopped, handles: Handles, again: Callable[[Picture], Stopped]
 ) -> Stopped:
     """The same flows, with the rules that were found out; ``again`` tries all in a changed host."""

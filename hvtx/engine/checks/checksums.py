@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from hvtx.engine.finding import Finding
+from hvtx.engine.runtime import Runtime
 from hvtx.host import tapseen
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.store import records
@@ -16,6 +17,11 @@ _HINT = (
     "run hvtx with CAP_BPF, or as root, on a kernel with CONFIG_BPF_SYSCALL and CONFIG_NET_CLS_BPF;"
     " `hvtx repair` gives it to VMs that run (docs/security.md)"
 )
+
+
+def check_checksums(runtime: Runtime) -> Iterator[Finding]:
+    """Of doctor. OSError."""
+    yield from findings(runtime.read)
 
 
 def findings(read: Callable[[Query], list[Resource]]) -> Iterator[Finding]:

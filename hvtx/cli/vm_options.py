@@ -1,0 +1,129 @@
+"""The options that describe a VM, of `vm create`, `vm run` and `vm set`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from hvtx.cli.common import (
+    Given,
+    Number,
+    as_json,
+    complete_file,
+    complete_network,
+    complete_words,
+)
+from hvtx.errors import UsageError
+
+MEBIBYTES = "it is counted in MiB: 2048 is 2 GiB"
+PROCESSORS = "it is a number of virtual processors, for instance 2"
+
+
+def _hypervisors() -> tuple[str, ...]:
+    from hvtx.engine.vm_options import HYPERVISORS
+
+    return HYPERVISORS
+
+
+_WISHES = (
+    click.option(
+        "--network",
+        "networks",
+        multiple=True,
+        metavar="N",
+        shell_complete=complete_network,
+        help="Network to be in; repeatable [default].",
+    ),
+    click.option(
+        "--ip", "ips", multiple=True, metavar="A", help="Address; the nth of a family: nth network."
+    ),
+    click.option(
+        "--mac", "macs", multiple=True, metavar="M", help="MAC address of the nth interface."
+    ),
+    click.option(
+        "--publish",
+        "-p",
+        multiple=True,
+        metavar="[HOSTIP:]HOSTPORT:GUESTPORT[/udp]",
+        help="Lead a port of the host to the guest; repeatable.",
+    ),
+    click.option(
+        "--memory",
+        type=Number(hint=MEBIBYTES),
+        default=256,
+        show_default=True,
+        metavar="MiB",
+        help="Size of the guest's memory.",
+    ),
+    click.option(
+        "--cpus",
+        type=Number(hint=PROCESSORS),
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="Virtual processors.",
+    ),
+    click.option(
+        "--kernel",
+        type=Given(),
+        metavar="F",
+        shell_complete=complete_file,
+        help="Boot this kernel directly.",
+    ),
+    click.option(
+        "--initrd",
+        type=Given(),
+        metavar="F",
+        shell_complete=complete_file,
+        help="Its initial RAM disk.",
+    ),
+    click.option("--append", metavar="S", help="Its command line; {ip} and others are replaced."),
+    click.option(
+        "--disk",
+        "disks",
+        type=Given(),
+        multiple=True,
+        metavar="F",
+        shell_complete=complete_file,
+        help="Disk image, raw or qcow2; repeatable.",
+    ),
+    click.option(
+        "--hypervisor",
+        type=Given(),
+        metavar="qemu|firecracker|cloud-hypervisor|command|external",
+        shell_complete=complete_words(_hypervisors),
+        help="What runs the guest [qemu; command where a COMMAND is given].",
+    ),
+    click.option("--autostart", is_flag=True, help="Start at boot."),
+    click.argument("command", nargs=-1, type=click.UNPROCESSED, shell_complete=complete_file),
+    as_json,
+)
+
+
+def wishes(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that describe a VM."""
+    for decorate in reversed(_WISHES):
+        function = decorate(function)
+    return function
+
+
+def parsed_options(name: str, wish: dict[str, Any]) -> Any:
+    """What was asked for, checked by itself; raises UsageError."""
+    from hvtx.engine import vm_options
+
+    refuse_words_before_dashes(wish["command"])
+    return vm_options.parse_wish(name, **wish)
+
+
+def refuse_words_before_dashes(given: Sequence[str]) -> None:
+    """Refuse a command that does not stand after --; raises UsageError."""
+    words = list(click.get_current_context().find_root().obj["arguments"])
+    command = list(given)
+    after = words[words.index("--") + 1 :] if "--" in words else []
+    if command and after[-len(command) :] != command:
+        raise UsageError(
+            f"unexpected argument {command[0]!r}",
+            hint="a command to run as the VM stands after --",
+        )

@@ -1,0 +1,20 @@
+"""How FORWARD ends: by its policy, and with what rule."""
+
+from __future__ import annotations
+
+from hvtx.host import xtblob
+from hvtx.model.resource import Resource
+
+
+def place_in_forward(resource: Resource) -> str:
+    """Where a row `pass` has its jump in FORWARD: ``last``, ``before`` rules of others, ``gone``.
+
+    Raises NotPermitted, HostRefused.
+    """
+    end, mark = xtblob.forward_end(resource.spec["family"]), b"\0%b\0" % resource.mark.encode()
+    return "last" if mark in end.last else "before" if mark in end.rules else "gone"
+
+
+def drops_by_policy(family: int) -> bool:
+    """Whether what no rule of FORWARD has decided is dropped. Raises NotPermitted, HostRefused."""
+    return xtblob.forward_end(family).policy != "ACCEPT"

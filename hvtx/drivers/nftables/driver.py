@@ -1,0 +1,263 @@
+"""The nftables backend as the engine calls it: elements of VMs and networks, in one batch."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from hvtx.drivers.base import Host, stand_for
+from hvtx.drivers.nftables import release, tables
+from hvtx.drivers.nftables.judging import (
+    counts_others,
+    describe,
+    families_of,
+    place_of,
+)
+from hvtx.drivers.nftables.release import release_base, release_elements
+from hvtx.drivers.nftables.ruleset import BACKEND, TABLE_TEXT, listing, read
+from hvtx.drivers.nftables.session import Acted, NoNftables, Session, guarded, refusal
+from hvtx.drivers.nftables.tables import (
+    create_tables,
+    observed_base,
+    refuse_unguarded,
+    repair_tables,
+)
+from hvtx.errors import Conflict, HvtxError
+from hvtx.host import traces
+from hvtx.host.nfmessages import Command, Piece, add_element, delete_element
+from hvtx.host.nfnetlink import BatchRefused
+from hvtx.host.nftelements import pieces, unplaced
+from hvtx.host.nftlayout import table_name
+from hvtx.host.nfttext import renderer
+from hvtx.model.resource import Entry, Outcome, Resource
+
+if TYPE_CHECKING:
+    from hvtx.model.ruleset import SeenTable
+
+IMPORTED = "imported"  # a stranger's rule that was taken over: `place`, `native` (docs/adr/0008)
+
+
+class NftablesDriver:
+    """Makes, removes and reads the nftables objects of one installation.
+
+    Works in the network namespace of the thread that first uses it; not for two threads at once.
+    """
+
+    def __init__(self, host: Host) -> None:
+        """Open nothing yet."""
+        self._session = Session(host)
+
+    def close(self) -> None:
+        """Close the socket (after deletions this waits some 14 ms)."""
+        self._session.close()
+
+    def create(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
+        """Make all rows: base first, then every element in one batch.
+
+        Returns ``{"rules": {"inet raw": [digest, …]}, "layout": {"inet": …}}`` for a base row and
+        ``{"elements": n}``
+        for others. Raises Conflict (taken), HostRefused (tables gone, kernel), NotPermitted.
+        """
+        bases = [row for row in resources if row.spec["what"] == "base"]
+        create_tables(
+            self._session, [(row, family) for row in bases for family in families_of(row)]
+        )
+        observed = {row.id: observed_base(self._session, row) for row in bases}
+        wanted: list[tuple[Resource, Piece]] = []
+        for row in resources:
+            if row.spec["what"] != "base":
+                wanted += stand_for(
+                    row, [(row, p) for p in pieces(self._session.installation, row.spec)]
+                )
+        if wanted:
+            refuse_unguarded(self._session)
+        try:
+            self._session.socket.batch([add_element(piece, row.mark) for row, piece in wanted])
+        except BatchRefused as problem:
+            raise self._not_made(problem, wanted) from problem
+        except OSError as problem:
+            raise refusal(problem, "our elements") from problem
+        for row in resources:
+            observed.setdefault(row.id, {"elements": 0})
+        for row, _ in wanted:
+            observed[row.id]["elements"] += 1
+        return observed
+
+    def _not_made(
+        self, problem: BatchRefused, wanted: Sequence[tuple[Resource, Piece]]
+    ) -> HvtxError:
+        if problem.index < 0:
+            return refusal(problem, "our elements")
+        row, piece = wanted[problem.index]
+        if problem.errno != errno.EEXIST:
+            return refusal(problem, f"{describe(piece)} for {row.key}")
+        try:
+            there = self._session.socket.lookup([piece])[0]
+        except OSError:
+            there = None
+        whose = (there and there.comment) or "no mark of hvtx"
+        return Conflict(
+            f"{row.key}: {describe(piece)} is taken; what is there carries {whose}",
+            hint=f"`hvtx explain {row.key}` says whose it is",
+        )
+
+    def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
+        """Remove what carries its row's mark: elements first, in one batch, base rows last."""
+        outcomes: dict[int, Outcome] = {}
+        rows = []
+        for row in resources:
+            if row.spec["what"] == IMPORTED:
+                outcomes[row.id] = self.remove(self.expected(row)[0])
+            elif row.spec["what"] != "base":
+                rows.append(row)
+        if rows:
+            ids = [row.id for row in rows]
+            outcomes.update(guarded(ids, lambda: release_elements(self._session, rows)))
+        for row in resources:
+            if row.spec["what"] == "base":
+                outcomes.update(guarded([row.id], partial(release_base, self._session, row)))
+        return outcomes
+
+    def remove_copies(self, resource: Resource) -> Outcome:
+        """Remove the surplus identical copies of a base row's rules, keeping the first of each.
+
+        Elements cannot have copies. Raises nothing for a single item.
+        """
+        return release.remove_copies(self._session, resource)
+
+    def remove(self, entry: Entry) -> Outcome:
+        """Remove one object that was seen, if it is still exactly that; of copies, the last.
+
+        A table goes only if all in it carries the same mark. Never raises.
+        """
+        return release.remove(self._session, entry)
+
+    def mend(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
+        """Put back what is missing or changed of rows that should be whole; keep what is right.
+
+        Returns what :meth:`create` returns. Raises Conflict where something else took the place.
+        """
+        observed: dict[int, dict[str, Any]] = {}
+        rows = []
+        for row in resources:
+            if row.spec["what"] == "base":
+                observed[row.id] = repair_tables(self._session, row)
+            else:
+                rows.append(row)
+        observed.update(self._mend_elements(rows))
+        return observed
+
+    def _mend_elements(self, rows: Sequence[Resource]) -> dict[int, dict[str, Any]]:
+        wanted: list[tuple[Resource, Piece]] = []
+        for row in rows:
+            wanted += stand_for(
+                row, [(row, p) for p in pieces(self._session.installation, row.spec)]
+            )
+
+        def swap(generation: int) -> Acted:
+            there = self._session.socket.lookup([piece for _, piece in wanted])
+            commands: list[Command] = []
+            for (row, piece), element in zip(wanted, there, strict=True):
+                if element is not None and element.comment != row.mark:
+                    raise Conflict(
+                        f"{row.key}: {describe(piece)} is taken; what is there carries "
+                        f"{element.comment or 'no mark of hvtx'}",
+                        hint=f"`hvtx explain {row.key}` says whose it is",
+                    )
+                if element is None or element.data != piece.data or counts_others(element, piece):
+                    commands += [] if element is None else [delete_element(piece)]
+                    commands.append(add_element(piece, row.mark))
+            self._session.socket.batch(commands, generation)
+            return Acted({})
+
+        if wanted:
+            self._session.consistently(swap, "the repair of elements")
+        found: dict[int, dict[str, Any]] = {row.id: {"elements": 0} for row in rows}
+        for row, _ in wanted:
+            found[row.id]["elements"] += 1
+        return found
+
+    def expected(self, resource: Resource) -> tuple[Entry, ...]:
+        """The entries that stand for a row; those of a base row's rules come from ``observed``."""
+        if resource.spec["what"] == IMPORTED:
+            spec = resource.spec
+            return (Entry(BACKEND, spec["place"], spec["native"], resource.mark),)
+        if resource.spec["what"] != "base":
+            mark = resource.mark
+            return tuple(
+                [
+                    Entry(
+                        BACKEND, place_of(family, self._session.table, name), text(key, data), mark
+                    )
+                    for family, _, name, key, data, _, _ in unplaced(resource.spec)
+                    for text in [renderer(family, name)]
+                ]
+            )
+        found = [
+            Entry(BACKEND, place_of(family, self._session.table), TABLE_TEXT, resource.mark)
+            for family in families_of(resource)
+        ]
+        for key, texts in resource.observed.get("rules", {}).items():
+            family, chain = key.split(" ")
+            where = place_of(family, self._session.table, chain)
+            found += [Entry(BACKEND, where, text, resource.mark) for text in texts]
+        return tuple(found)
+
+    def others(self) -> frozenset[str]:
+        """Other installations with tables here: each has some, whatever its own backend is.
+
+        Raises Contended, NotPermitted; empty without nf_tables.
+        """
+        try:
+            found = self._session.consistently(
+                lambda _: self._session.socket.tables(), "the list of tables"
+            )
+        except NoNftables:
+            return frozenset()
+        names = {table.name for table in found} - {self._session.table}
+        return frozenset(n.removeprefix("hvtx-") for n in names if n.startswith(table_name("")))
+
+    def leave_trace(self) -> None:
+        """Say in our own table where our store is now; nothing happens where there is none."""
+        tables.leave_trace(self._session)
+
+    def traces(self) -> dict[str, str]:
+        """What installations' tables say of where their stores are; empty: it cannot be told.
+
+        Raises Contended, NotPermitted; empty without nf_tables.
+        """
+        try:
+            found = self._session.consistently(
+                lambda _: self._session.socket.chain_comments(traces.CHAIN), "the list of chains"
+            )
+        except NoNftables:
+            return {}
+        return {
+            chain.name.removeprefix("hvtx-"): chain.comment or ""
+            for chain in found
+            if chain.family == traces.CHAIN_FAMILY and chain.name.startswith("hvtx-")
+        }
+
+    def own_tables(self) -> tuple[SeenTable, ...]:
+        """Our tables as they are, whole; none without nf_tables. Raises Contended, NotPermitted."""
+        from hvtx.host import nftseen
+
+        try:
+            return self._session.consistently(
+                lambda _: nftseen.seen(self._session.socket, self._session.table, listing),
+                "our tables",
+            )
+        except NoNftables:
+            return ()
+
+    def observe(self) -> tuple[Entry, ...]:
+        """Every element, rule and table of this installation, every marked one, foreign NAT rules.
+
+        All under one generation. Raises Contended, NotPermitted; empty without nf_tables.
+        """
+        try:
+            return self._session.consistently(lambda _: read(self._session), "the ruleset")
+        except NoNftables:
+            return ()

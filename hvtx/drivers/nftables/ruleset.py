@@ -1,0 +1,138 @@
+"""The ruleset as entries: ours whole, of others what is marked or translates."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+
+from hvtx.drivers.nftables.judging import (
+    place_of,
+    without_comment,
+)
+from hvtx.drivers.nftables.session import Session, Stale
+from hvtx.errors import HostRefused
+from hvtx.host import libnftables
+from hvtx.host.nfanswers import Rule, all_elements, translates, xt_comment
+from hvtx.host.nfnumbers import SET_ANONYMOUS
+from hvtx.host.nftlayout import FAMILIES, PASSING
+from hvtx.host.nftshape import digest
+from hvtx.host.nfttext import render, renderer
+from hvtx.model.mark import FAMILY as MARKED
+from hvtx.model.resource import Entry
+
+_RULE_LINE = r"(?s)\t\t(.*) # handle (\d+)"  # compiled only where strangers' rules are read
+_CHAIN_LINE = r"\tchain (\S+) \{"
+BACKEND = "nftables"
+TABLE_TEXT = "table"
+
+
+def rule_mark(rule: Rule) -> str | None:
+    """A rule's mark, from its comment or an xtables comment match."""
+    comment = rule.comment or xt_comment(rule)
+    return comment if comment and comment.startswith(MARKED) else None
+
+
+def listed_rules(listing: str) -> dict[tuple[str, int], str]:
+    """``{(chain, handle): text}`` from what ``nft -a list table`` prints."""
+    found: dict[tuple[str, int], str] = {}
+    chain = ""
+    for line in libnftables.lines_of(listing):
+        if opened := re.match(_CHAIN_LINE, line):
+            chain = opened[1]
+        elif rule := re.fullmatch(_RULE_LINE, line):
+            found[chain, int(rule[2])] = rule[1]
+    return found
+
+
+def read(session: Session) -> tuple[Entry, ...]:
+    """Every element, rule and table that concerns us; raises Stale where it changed meanwhile."""
+    tables = session.socket.tables()
+    if not tables:
+        return ()
+    found = []
+    for table in tables:
+        comment = table.comment or ""
+        mark = comment if comment.startswith(MARKED) else None
+        if mark or (table.name == session.table and table.family in FAMILIES):
+            place = place_of(table.family, table.name)
+            found.append(Entry(BACKEND, place, TABLE_TEXT, mark))
+    found += [entry for _, entry in rule_entries(session, session.socket.rules())]
+    for named in session.socket.sets():
+        if not named.flags & SET_ANONYMOUS:
+            _read_set(session, named.family, named.table, named.name, found)
+    return tuple(found)
+
+
+def rule_entries(session: Session, rules: Iterable[Rule]) -> Iterator[tuple[Rule, Entry]]:
+    """The rules that concern us, with their entries.
+
+    nft is asked for text only where a rule is marked outside tables like ours, translates
+    addresses, or stands in our table without a mark.
+    """
+    listings: dict[tuple[str, str], dict[tuple[str, int], str]] = {}
+    for rule in rules:
+        mark = rule_mark(rule)
+        where = place_of(rule.family, rule.table, rule.chain)
+        if mark and rule.table.startswith("hvtx-"):
+            yield rule, Entry(BACKEND, where, digest(rule), mark, rule.handle)
+            continue
+        nat = translates(rule.expressions)
+        if not (mark or nat or rule.table == session.table):
+            continue
+        of = (rule.family, rule.table)
+        if of not in listings:
+            listings[of] = listing(*of)
+        text = listings[of].get((rule.chain, rule.handle))
+        if text is None and mark:
+            raise Stale  # nft read the table at another moment
+        if text is None:  # or prints it in a form that nobody can read
+            text = digest(rule)
+        yield rule, Entry(BACKEND, where, without_comment(text), mark, rule.handle, nat)
+
+
+def listing(family: str, table: str) -> dict[tuple[str, int], str]:
+    """Texts of the rules of a table, by chain and handle, as nft prints them."""
+    command = (
+        f'list table {family} "{table}"' if not _plain(table) else (f"list table {family} {table}")
+    )
+    try:
+        return listed_rules(libnftables.run(command, handles=True, stateless=True, terse=True))
+    except HostRefused as problem:
+        if "No such file" in problem.message:
+            raise Stale from problem
+        raise
+
+
+def _read_set(session: Session, family: str, table: str, name: str, found: list[Entry]) -> None:
+    """Append the entries of one set: all of ours, only marked ones of strangers."""
+    ours = table == session.table and family in FAMILIES
+    if ours and (family, name) in PASSING:
+        return
+    bodies = session.socket.dump_elements(family, table, name)
+    if not ours:
+        needle = MARKED.encode()
+        bodies = [body for body in bodies if needle in body]
+    if not bodies:
+        return
+    elements = all_elements(bodies)
+    where = place_of(family, table, name)
+    write = renderer(family, name) if ours else _rendered(family, name)
+    keys = set()
+    for key, data, comment, _ in elements:
+        mark = comment if comment and comment.startswith(MARKED) else None
+        if ours:
+            keys.add(key)
+        elif mark is None:
+            continue
+        found.append(Entry(BACKEND, where, write(key, data), mark))
+    if ours and len(keys) != len(elements):
+        # a hash table that grew during the walk repeats some elements, and so may lack others
+        raise Stale
+
+
+def _rendered(family: str, name: str) -> Callable[[bytes, bytes], str]:
+    return lambda key, data: render(family, name, key, data)
+
+
+def _plain(name: str) -> bool:
+    return re.fullmatch(r"[A-Za-z_][A-Za-z0-9_./\-]*", name) is not None

@@ -1,0 +1,151 @@
+"""A way to nf_tables, and what is read and done under one generation of the ruleset."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+from hvtx.drivers.base import Host
+from hvtx.errors import Contended, HostRefused, HvtxError, NotPermitted
+from hvtx.host.netlink import DumpInterrupted
+from hvtx.host.nfanswers import Rule
+from hvtx.host.nfmessages import Command
+from hvtx.host.nfnetlink import Nftables
+from hvtx.host.nftlayout import (
+    FAMILIES,
+    table_name,
+)
+from hvtx.model.resource import GONE, Outcome
+
+ATTEMPTS = 60  # of a compare-and-swap or a consistent read, each a fraction of a millisecond
+_PAUSE = 0.001  # seconds, after a lost race, growing with the attempts
+_ABSENT = frozenset({errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT})
+
+T = TypeVar("T")
+
+
+class NoNftables(HostRefused):
+    """The kernel has no nf_tables, so none of our objects exists."""
+
+
+class Stale(Exception):
+    """What was read is no longer so."""
+
+
+class Acted(NamedTuple):
+    """The result of an action that carried the generation itself."""
+
+    outcomes: Mapping[int, Outcome]
+
+
+def refusal(problem: OSError, doing: str) -> HvtxError:
+    """The error that a person reads for one from the kernel."""
+    words = f"nf_tables refused {doing}: {problem.strerror}"
+    if problem.errno in {errno.EPERM, errno.EACCES}:
+        return NotPermitted(words, hint="run as root, or with CAP_NET_ADMIN")
+    if problem.errno in _ABSENT:
+        return NoNftables(
+            f"the kernel has no nf_tables for {doing}: {problem.strerror}",
+            hint="`modprobe nf_tables`, or choose `--firewall iptables`",
+        )
+    if problem.errno == errno.ENOENT:
+        return HostRefused(
+            f"hvtx's nft table or set is gone: {words}", hint="`hvtx repair` puts it back"
+        )
+    return HostRefused(words, hint="`hvtx doctor` shows what this kernel's nf_tables lacks")
+
+
+class Session:
+    """A way to nf_tables, and what is read or done under one generation of the ruleset.
+
+    Works in the network namespace of the thread that first uses it; not for two threads at once.
+    """
+
+    def __init__(self, host: Host) -> None:
+        """Open nothing yet."""
+        self.installation = host.installation
+        self.state_directory = host.state_directory
+        self.table = table_name(host.installation)
+        self._open: Nftables | None = None
+
+    def close(self) -> None:
+        """Close the socket (after deletions this waits some 14 ms)."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    @property
+    def socket(self) -> Nftables:
+        """The netlink socket, opened when it is first used."""
+        if self._open is None:
+            self._open = Nftables()
+        return self._open
+
+    def consistently(self, action: Callable[[int], T], doing: str) -> T:
+        """Do ``action(generation)`` until nothing changed meanwhile.
+
+        An action that acts carries the generation in its batch. Raises Contended after
+        ``ATTEMPTS``, NotPermitted or HostRefused for other refusals.
+        """
+        generation = -1
+        for attempt in range(ATTEMPTS):
+            try:
+                generation = self.socket.generation()
+                result = action(generation)
+                if isinstance(result, Acted) or self.same(generation):
+                    return result
+            except (DumpInterrupted, Stale):
+                pass
+            except OSError as problem:
+                if problem.errno not in {errno.ERESTART, errno.ENOBUFS, errno.ENOENT, errno.EINTR}:
+                    raise refusal(problem, doing) from problem
+                if problem.errno == errno.ENOENT and self.same(generation):
+                    raise refusal(problem, doing) from problem
+            time.sleep(_PAUSE * min(attempt, 10))
+        raise Contended(
+            f"nf_tables changed {ATTEMPTS} times while {doing} was worked on",
+            hint="something changes the ruleset in a loop; try again when it is calmer",
+        )
+
+    def same(self, generation: int) -> bool:
+        """Whether nothing has changed since that generation."""
+        return self.socket.generation() == generation
+
+    def act(
+        self, generation: int, number: int, commands: Sequence[Command], outcome: Outcome
+    ) -> Acted:
+        """Do ``commands`` under ``generation``; without any, make sure that it still holds."""
+        self.socket.batch(commands, generation)
+        if not commands and not self.same(generation):
+            raise Stale
+        return Acted({number: outcome})
+
+    def own_rules(self) -> list[Rule]:
+        """The rules of our own tables."""
+        return [rule for family in FAMILIES for rule in self.rules_of(family, self.table)]
+
+    def rules_of(self, family: str, table: str) -> list[Rule]:
+        """The rules of one table; none if there is no such table."""
+        try:
+            return self.socket.rules(family, table)
+        except OSError as problem:
+            if problem.errno == errno.ENOENT:
+                return []
+            raise
+
+
+def guarded(
+    ids: Sequence[int], action: Callable[[], Mapping[int, Outcome]]
+) -> Mapping[int, Outcome]:
+    """The outcomes of ``action``, or one reason for all of ``ids`` where it failed."""
+    try:
+        return action()
+    except NoNftables:
+        kept = GONE
+    except Contended as problem:
+        kept = Outcome(False, "contended", problem.message)
+    except (HvtxError, OSError, ValueError) as problem:
+        kept = Outcome(False, "observe-failed", str(problem))
+    return dict.fromkeys(ids, kept)

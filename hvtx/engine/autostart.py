@@ -1,0 +1,61 @@
+"""VMs that systemd starts, each in a unit of its own, for a run that is shut in."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from hvtx.engine.runtime import Settings
+from hvtx.engine.units import (
+    AUTOSTART,
+    BY_SYSTEMD,
+    start_call,
+)
+from hvtx.errors import HostRefused
+from hvtx.host import program
+
+_START_SECONDS = 120.0  # above the waiting for locks; far above what a start takes
+
+
+def program_path(argv0: str) -> tuple[str, ...]:
+    """The installed ``hvtx`` by its absolute path; else this interpreter with ``-m hvtx``."""
+    called = argv0 if os.path.basename(argv0) == "hvtx" else "hvtx"
+    beside = os.path.join(os.path.dirname(sys.executable), "hvtx")
+    found = program.find((called, beside))
+    if found is not None:
+        return (os.path.abspath(found),)
+    return (os.path.abspath(sys.executable), "-m", "hvtx")
+
+
+def starts_vms() -> bool:
+    """Whether systemd is to start VMs, since this run is shut in by the sandbox of its unit."""
+    return os.environ.get(AUTOSTART) == BY_SYSTEMD
+
+
+def start_vm(settings: Settings, name: str) -> None:
+    """Let systemd start VM ``name``, and wait for it. Raises HostRefused if it did not come up."""
+    flags = (
+        *("--state-dir", settings.state_directory, "--run-dir", settings.run_directory),
+        *("--firewall", settings.firewall, "--lock-timeout", str(settings.lock_timeout)),
+    )
+    passed = {
+        variable: value
+        for variable, value in os.environ.items()
+        if variable == "PATH" or (variable.startswith("HVTX_") and variable != AUTOSTART)
+    }
+    call = start_call(program_path(sys.argv[0]), flags, name, passed)
+    found = program.find((call[0], f"/usr/bin/{call[0]}"))
+    if found is None:
+        raise HostRefused(
+            f"VM {name!r} cannot be started: {call[0]} is missing",
+            hint=f"install systemd's {call[0]}, or start the VM by hand: hvtx vm start {name}",
+        )
+    ended = program.run((found, *call[1:]), settings.lock_timeout + _START_SECONDS)
+    if ended.status == 0:
+        return
+    words = " ".join(ended.output.split())
+    why = "it was not up in time" if ended.status is None else words or "systemd did not start it"
+    raise HostRefused(
+        f"VM {name!r} did not start: {why} (journalctl -u hvtx-start-{name})",
+        hint=f"hvtx vm start {name} tries again",
+    )

@@ -1,0 +1,90 @@
+"""What others changed, or may change, of what hvtx made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+
+from hvtx.engine.finding import AS_ROOT, Finding
+from hvtx.engine.runtime import Runtime
+from hvtx.model.mark import FAMILY
+from hvtx.model.resource import Kind
+from hvtx.store import records
+
+
+def check_damage(runtime: Runtime) -> Iterator[Finding]:
+    """What others flushed or changed under networks and running VMs."""
+    from hvtx.engine.damage import look_now
+    from hvtx.engine.leftovers import stuck
+    from hvtx.engine.snapshot import take_snapshot
+
+    if runtime.store.missing or runtime.refused is not None:
+        return
+    snapshot = take_snapshot(runtime)
+    damages, strange, unseen = look_now(runtime, snapshot)
+    found = [d for d in damages if d.row.kind != Kind.SYSCTL]
+    for damage in found:
+        yield Finding(
+            "damage", "warning" if damage.soft or damage.harmless else "error",
+            f"{damage.row.kind} {damage.row.key}: {damage.missing}",
+            damage.seen.evidence, damage.mend,
+        )  # fmt: skip
+    for one in strange:
+        level = "error" if one.stops else "warning"
+        yield Finding("damage", level, f"{one.place}: {one.words}", (), one.mend)
+    for why, rows in unseen.items():
+        yield Finding(
+            "damage", "warning", f"{', '.join(rows)} could not be looked at", (why,), AS_ROOT
+        )
+    passing = _passes(runtime)
+    for words in passing:
+        yield Finding("damage", "error", words, (), "hvtx repair")
+    left = stuck(snapshot)
+    for remains in left:
+        words = f"what {remains.whose} left on this host cannot be released, and stays in its way"
+        yield Finding("damage", "error", words, remains.words, remains.hint)
+    if not found and not strange and not unseen and not passing and not left:
+        yield Finding("damage", "ok", "everything that runs has what is on record")
+
+
+def _passes(runtime: Runtime) -> tuple[str, ...]:
+    """What of the iptables backend's accepts is not as the host's policy and devices want it."""
+    if not any(n.firewall == "iptables" for n in runtime.read(records.networks)):
+        return ()
+    from hvtx.engine.passes import change
+
+    return change(runtime).words
+
+
+def check_watchers(runtime: Runtime) -> Iterator[Finding]:
+    """Managers of networks that have taken up devices that they did not make."""
+    from hvtx.host.links import Links
+    from hvtx.host.managers import NETWORKD, managers
+    from hvtx.planner import company
+
+    with closing(Links()) as links:
+        ours = [link for link in links.all() if (link.alias or "").startswith(FAMILY)]
+    found = managers([(link.ifindex, link.name) for link in ours], company.kept_files())
+    bridges = [link.name for link in ours if link.kind == "bridge"]
+    for manager in found:
+        if manager.unknown is not None:
+            yield Finding(
+                "company", "warning", f"which devices {manager.name} has taken up is unknown",
+                (manager.unknown,), "run hvtx as root, where nmcli answers",
+            )  # fmt: skip
+        if not manager.taken:
+            continue
+        if manager.name == NETWORKD:
+            harm = "when it starts, it takes ports and addresses off bridges"
+            mend = company.networkd_mend(manager.taken, bridges, manager.files)
+        else:
+            harm = "its tools take them down or remove them"
+            mend = company.network_manager_mend(
+                (taken.device for taken in manager.taken), bridges, manager.files
+            )
+        yield Finding(
+            "company", "warning", f"{manager.name} has taken up devices of hvtx: {harm}",
+            tuple(f"{taken.device}: {taken.by}" for taken in manager.taken), mend,
+        )  # fmt: skip
+    if not any(manager.taken or manager.unknown for manager in found):
+        yield Finding("company", "ok", "no manager of networks has taken up devices of hvtx")

@@ -1,0 +1,148 @@
+"""What hvtx itself stands on: permissions, its store, its operations, processes, units."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+
+from hvtx.engine import privileges
+from hvtx.engine.finding import Finding
+from hvtx.engine.runtime import Runtime
+from hvtx.errors import HvtxError
+from hvtx.host import capabilities, procfs
+from hvtx.host.mounts import filesystem_of
+from hvtx.store import records, reserve, trust
+
+
+def check_permissions(runtime: Runtime) -> Iterator[Finding]:
+    """Whether hvtx may do what it is for."""
+    if capabilities.has("CAP_NET_ADMIN"):
+        yield Finding("permissions", "ok", "CAP_NET_ADMIN is there")
+    else:
+        effective = capabilities.sets()["CapEff"]
+        yield Finding(
+            "permissions", "error", "CAP_NET_ADMIN is missing: nothing can be made or removed",
+            (f"effective capabilities {effective:#x}",), "run hvtx as root, for instance with sudo",
+        )  # fmt: skip
+    problem = privileges.legacy_problem()
+    if problem is not None:
+        used = any(n.firewall == "iptables" for n in runtime.read(records.networks))
+        words = "networks here live in them" if used else "rules of others in them are not seen"
+        yield Finding(
+            "permissions", "error" if used else "warning", f"{problem.message}; {words}", (),
+            problem.hint,
+        )  # fmt: skip
+    hidden = [n for n in ("CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH") if not capabilities.has(n)]
+    if hidden:
+        yield Finding(
+            "permissions", "warning",
+            f"who holds a device open cannot always be named without {' and '.join(hidden)}",
+            ("a device that is held open is left alone all the same",),
+            "run hvtx as root, or with these capabilities (docs/privileges.md)",
+        )  # fmt: skip
+
+
+def check_store(runtime: Runtime) -> Iterator[Finding]:
+    """Whether the store is sound, private, and on a disk that keeps it."""
+    if runtime.store.missing:
+        yield Finding("store", "ok", "no state store yet; the first network or VM makes it")
+        return
+    if runtime.refused is not None:
+        yield Finding(
+            "store", "error", runtime.refused.message, (runtime.refused.code,), runtime.refused.hint
+        )
+    for path, wanted in ((runtime.settings.state_directory, 0o700), (runtime.store.path, 0o600)):
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+        if mode & 0o077:
+            yield Finding(
+                "store", "warning", f"{path} can be read or written by others",
+                (f"mode {mode:04o}",), f"chmod {wanted:o} {path}",
+            )  # fmt: skip
+    yield from judge_filesystem(runtime.store.path, filesystem_of(runtime.store.path))
+    yield from judge_room(runtime.settings.state_directory)
+    try:
+        trust.check_pages(runtime.store)
+    except HvtxError as problem:
+        yield Finding("store", "error", problem.message, (), problem.hint)
+    else:
+        yield Finding("store", "ok", f"{runtime.store.path} is sound")
+
+
+# SQLite's log needs memory that all writers share, and locks that hold (sqlite.org/wal.html).
+_REMOTE = {"9p", "afs", "ceph", "cifs", "fuse.sshfs", "gfs2", "glusterfs", "nfs", "nfs4", "ocfs2",
+           "smb3"}  # fmt: skip
+_SPACIOUS = 16 << 20  # bytes left on a disk that is not nearly full
+_FLEETING = {"tmpfs", "ramfs", "overlay"}
+
+
+def judge_filesystem(path: str, kind: str) -> Iterator[Finding]:
+    """What a store must expect of the type of file system that it lies on."""
+    hint = "keep it on a disk of this host: --state-dir"
+    if kind in _REMOTE:
+        words = f"{path} is on a file system of other hosts: it can be lost or damaged"
+        yield Finding("store", "error", words, (kind,), hint)
+    elif kind in _FLEETING:
+        words = f"{path} is gone with the next boot or with this container, and leases with it"
+        yield Finding("store", "warning", words, (kind,), hint)
+
+
+def judge_room(directory: str) -> Iterator[Finding]:
+    """Whether the store's disk is nearly full, and whether a full one would stop nothing."""
+    if reserve.lacks_inodes(directory):
+        words = f"the disk of {directory} is full: it has no inodes left, so nothing can be made"
+        hint = "remove files there that nobody needs (df -i)"
+        yield Finding("store", "warning", words, (f"{reserve.inodes(directory)} inodes",), hint)
+    left = reserve.room(directory)
+    kept = reserve.is_there(directory)
+    if left is None or (kept and left >= _SPACIOUS):
+        return
+    words = f"the disk of {directory} is nearly full: {left >> 10} KiB are left"
+    if left < reserve.LOW:
+        words = f"the disk of {directory} is full: no VM or network can be made or started"
+    if not kept:
+        words += "; the reserve, by which VMs can be ended on a full disk, is used up"
+        if left >= _SPACIOUS:
+            words = f"{directory} has no reserve yet, by which VMs can be ended on a full disk"
+    hint = "free some space there; the next change makes the reserve again"
+    yield Finding("store", "warning", words, (f"{left} bytes left",), hint)
+
+
+def check_operations(runtime: Runtime) -> Iterator[Finding]:
+    """Whether an interrupted operation waits to be resolved."""
+    operations = runtime.read(records.operations)
+    running = runtime.running(operations)
+    left = [o for o in operations if not running[o.id]]
+    if left:
+        wait = "s wait" if len(left) > 1 else " waits"
+        yield Finding(
+            "operations", "warning", f"{len(left)} interrupted operation{wait} to be resolved",
+            tuple(f"{o.verb} {o.vm or o.network or ''} since {o.started}" for o in left),
+            "hvtx recover",
+        )  # fmt: skip
+    else:
+        yield Finding("operations", "ok", "nothing is interrupted")
+
+
+def check_processes(runtime: Runtime) -> Iterator[Finding]:
+    """Whether processes can be told apart here."""
+    facts = procfs.look(os.getpid())
+    if facts.error or not facts.exists:
+        yield Finding(
+            "processes", "error", "processes cannot be looked at: every VM counts as unknown",
+            (facts.error,), "mount /proc of this pid namespace, without hidepid",
+        )  # fmt: skip
+    else:
+        yield Finding("processes", "ok", "processes can be told apart")
+
+
+def check_units(runtime: Runtime) -> Iterator[Finding]:
+    """Units in /etc, written by an earlier hvtx, in whose place the Debian package has its own."""
+    from hvtx.engine.unit_files import hidden
+
+    paths = hidden()
+    if paths:
+        yield Finding(
+            "units", "warning", "copies hide the units of the Debian package hvtx", tuple(paths),
+            "hvtx systemd install",
+        )  # fmt: skip

@@ -1,0 +1,96 @@
+"""What VMs run in: hypervisors, the user of their processes, KVM."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+
+from hvtx.engine import privileges
+from hvtx.engine.finding import Finding
+from hvtx.engine.runtime import Runtime
+from hvtx.errors import HvtxError
+from hvtx.host import program, tun
+from hvtx.hypervisors import base as hypervisors
+from hvtx.model.user import User
+from hvtx.store import records
+
+
+def check_hypervisors(runtime: Runtime) -> Iterator[Finding]:
+    """QEMU, which VMs run in unless told otherwise; others where a VM on record needs them."""
+    machine, needed = os.uname().machine, {"qemu": [], **_by_hypervisor(runtime)}
+    missing = False
+    for hypervisor, vms in needed.items():
+        names = hypervisors.binary_names(hypervisor, machine)
+        if not names or program.find(names) is not None:
+            continue
+        missing = True
+        who = f"VMs of {hypervisor} cannot start"
+        if vms:
+            who = f"VMs that need it cannot start: {', '.join(vms)}"
+        yield Finding(
+            "hypervisors", "error" if vms else "warning", f"{names[0]} is not on PATH; {who}", (),
+            hypervisors.TRAITS[hypervisor].hint,
+        )  # fmt: skip
+    if not missing:
+        yield Finding("hypervisors", "ok", "what VMs run in is there")
+
+
+def _vm_user(runtime: Runtime) -> User | None:
+    settings = runtime.settings
+    return privileges.need_user(settings.vm_user, runtime.installation, settings.state_directory)
+
+
+def check_users(runtime: Runtime) -> Iterator[Finding]:
+    """Whether VM processes run as another user than the store's, and what else shuts them in."""
+    from hvtx.host import seccomp, vmuser
+
+    wanted = runtime.settings.vm_user
+    try:
+        user = _vm_user(runtime)
+    except HvtxError as problem:
+        yield Finding("users", "error", f"no VM can start: {problem.message}", (), problem.hint)
+        return
+    if user is None:
+        words = "VM processes run as root: who breaks out of one rules this host"
+        hint = f'leave vm_user = "{wanted}" out of the configuration'
+        yield Finding("users", "warning", words, (f"vm_user is {wanted!r}",), hint)
+        return
+    binary = program.find(hypervisors.binary_names("qemu", os.uname().machine))
+    lacks = []
+    if not vmuser.may_make_namespaces():
+        lacks.append("no network namespace of its own: that takes CAP_SYS_ADMIN, and unshare")
+    if binary is not None and seccomp.sandbox_of(binary) is None:
+        lacks.append(f"no filter of system calls: {binary} was built without libseccomp")
+    with suppress(OSError):
+        mode = stat.S_IMODE(os.stat(tun.DEVICE).st_mode)
+        if mode & 0o006 != 0o006:
+            yield Finding(
+                "users", "warning",
+                f"only QEMU has a network: others may not open {tun.DEVICE} as their VM's user",
+                (f"mode {mode:04o}",), f"chmod 666 {tun.DEVICE}; QEMU is handed its devices open",
+            )  # fmt: skip
+    if lacks:
+        words = "QEMU is shut in less than it could be"
+        yield Finding("users", "warning", words, tuple(lacks), "see docs/privileges.md")
+    whom = "a user id of its own" if user.name is None else f"user {user.name}"
+    yield Finding("users", "ok", f"each VM process runs as {whom}, without capabilities")
+
+
+def _by_hypervisor(runtime: Runtime) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for vm in runtime.read(records.vms):
+        found.setdefault(vm.hypervisor, []).append(vm.name)
+    return found
+
+
+def check_kvm(runtime: Runtime) -> Iterator[Finding]:
+    """Whether guests have KVM, and if not, why."""
+    from hvtx.engine.accelerators import judge
+
+    try:
+        user = _vm_user(runtime)
+    except HvtxError:
+        user = None  # another check tells
+    yield Finding("kvm", *judge(runtime.store.run_directory, user))

@@ -1,0 +1,118 @@
+"""What gc would do now: the plan, and what it was made from.
+
+`gc --plan` sees a runtime that was opened for reading; nothing in its reach can write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+from hvtx.engine.runtime import Runtime
+from hvtx.engine.snapshot import take_snapshot
+from hvtx.errors import HvtxError, Refused
+from hvtx.model.plan import Item, Plan, Reason, Snapshot
+from hvtx.planner.gc import plan_gc
+from hvtx.store import history
+
+if TYPE_CHECKING:
+    from hvtx.model.picture import Picture
+    from hvtx.model.stranger import StrangeRule
+
+
+class Report(NamedTuple):
+    """A plan, made or carried out; ``refused`` if nothing may be concluded."""
+
+    plan: Plan
+    applied: bool
+    refused: Refused | None
+    boot_id: str
+    netns: int
+    made: str  # RFC 3339 in UTC: when the host was looked at
+    snapshot: Snapshot | None = None  # what the plan was made from
+    newer: int = 0  # acting items that a saved plan does not have
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What could not be looked at, and what a saved plan does not have, in words."""
+        notes = tuple(self.snapshot.failures.values()) if self.snapshot else ()
+        if self.newer:
+            notes += (f"{self.newer} more to do since the plan was saved: hvtx gc --plan",)
+        return notes
+
+    @property
+    def failed(self) -> bool:
+        """Whether an item that was to be done is not."""
+        return any(item.outcome in ("failed", "skipped") for item in self.plan.acting())
+
+
+def make_plan(runtime: Runtime, *, everything: bool = False) -> Report:
+    """What gc would do now."""
+    if runtime.refused is not None:
+        return refused_report(runtime.refused, runtime.boot_id, runtime.netns)
+    try:
+        made = history.now()
+        with _uncollected():
+            snapshot = take_snapshot(runtime)
+            rules: tuple[StrangeRule, ...] | None = None
+            if everything:
+                rules, problem = _strange_rules(runtime)
+                snapshot = snapshot._replace(failures={**snapshot.failures, **problem})
+            plan = plan_gc(snapshot, everything=everything, rules=rules)
+    except Refused as refusal:
+        return refused_report(refusal, runtime.boot_id, runtime.netns)
+    return Report(plan, False, None, runtime.boot_id, runtime.netns, made, snapshot)
+
+
+def _strange_rules(runtime: Runtime) -> tuple[tuple[StrangeRule, ...], dict[str, str]]:
+    """All rules of the host; if they cannot be read, none, and why."""
+    from hvtx.drivers.strangers import Strangers
+
+    try:
+        return Strangers(runtime.host).rules(), {}
+    except HvtxError as problem:
+        return (), {"strangers": f"strangers' rules are not shown: {problem.message}"}
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Put off the search for cyclic garbage: all that a plan makes lives until it is made.
+
+    With thousands of VMs the search would go through all of it again and again.
+    """
+    import gc
+
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def refused_report(refusal: Refused, boot_id: str, netns: int) -> Report:
+    """The plan of a host or store of which nothing may be concluded."""
+    return Report(Plan(()), False, refusal, boot_id, netns, history.now())
+
+
+def failed_items(plan: Plan) -> list[Item]:
+    """What a plan that was carried out should have seen to, and could not: done with, but for it.
+
+    What could not be looked at counts: nobody knows whether there was something to do.
+    """
+    return [
+        item
+        for item in plan.items
+        if item.outcome == "failed" or item.reason is Reason.OBSERVE_FAILED
+    ]
+
+
+def picture(report: Report) -> Picture:
+    """What the plan was made from, as a picture shows it; of a plan that was not refused."""
+    from hvtx.planner.picture import draw
+
+    assert report.snapshot is not None
+    return draw(report.snapshot, report.plan)

@@ -1,0 +1,246 @@
+"""`network create`: what was asked for, checked and described; `default`, where it is needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from hvtx.engine import notice
+from hvtx.engine.network_build import (
+    build_network,
+    host_prefixes,
+    refuse_taken_subnet,
+    resolve_networks,
+)
+from hvtx.engine.runtime import Runtime
+from hvtx.errors import (
+    Conflict,
+    HostRefused,
+    NotFound,
+    UsageError,
+    advised,
+)
+from hvtx.host.links import Links
+from hvtx.model.vm import Network
+from hvtx.planner import provision
+from hvtx.store import records
+
+DEFAULT = "default"
+
+
+class NetworkWish(NamedTuple):
+    """What a person asked for; checked, but not yet known to be free."""
+
+    name: str
+    subnets: tuple[str, ...] = ()
+    bridge: str | None = None
+    mtu: int = 1500
+    nat: bool = True
+    isolate: bool = False
+
+
+def parse_wish(
+    name: str, subnets: Sequence[str], bridge: str | None, mtu: int, *, nat: bool, isolate: bool
+) -> NetworkWish:
+    """Check what was written; raises UsageError."""
+    from hvtx.planner import addressing
+
+    addressing.parse_name(name, "network")
+    with advised("take a private one with room for guests, for instance 10.77.0.0/24 or fd77::/64"):
+        parsed = tuple(addressing.parse_subnet(subnet) for subnet in subnets)
+    if not parsed:
+        raise UsageError("a network needs a --subnet", hint="for instance --subnet 10.77.0.0/24")
+    families = [":" in subnet for subnet in parsed]
+    if len(parsed) > 2 or len(set(families)) != len(families):
+        raise UsageError(
+            "a network has at most one IPv4 and one IPv6 subnet",
+            hint="make another network; a VM may have several: --network N --network M",
+        )
+    if bridge is not None:
+        addressing.parse_device(bridge)
+    least = 1280 if any(families) else 576
+    most = 65521  # of a TAP device: 65535 less an Ethernet header (tun_net_initialize)
+    if not least <= mtu <= most:
+        raise UsageError(
+            f"--mtu {mtu} is not between {least} and {most}",
+            hint="1500 is Ethernet's; IPv6 needs 1280 at least",
+        )
+    return NetworkWish(
+        name, tuple(sorted(parsed, key=lambda s: ":" in s)), bridge, mtu, nat, isolate
+    )
+
+
+def create_network(runtime: Runtime, wish: NetworkWish) -> Network:
+    """Make a network, whole or not at all.
+
+    Raises Conflict (name, bridge or subnet taken), NotPermitted, HostRefused (undone), Busy.
+    """
+    runtime.enter()
+    runtime.lock("network", wish.name)
+    runtime.lock("all", "networks")
+    resolve_networks(runtime)
+    _check_free(runtime, wish)
+    _warn_of_public(wish.subnets)
+    network = _describe(runtime, wish)
+    build_network(runtime, network, "network-create", new=True)
+    if network.firewall == "iptables":
+        from hvtx.engine import passes
+
+        passes.settle(runtime, locked=True)
+    return network
+
+
+def _warn_of_public(subnets: Iterable[str]) -> None:
+    from hvtx.planner import addressing
+
+    for subnet in subnets:
+        if addressing.is_public(subnet):
+            notice.warning(
+                f"{subnet} are public addresses: unless they are yours, whoever has them in the"
+                " world is not reached from this host and its guests any more"
+            )
+
+
+def take_network(runtime: Runtime, name: str) -> Network:
+    """A network, locked against removal until this run ends; `default` is made if it is not there.
+
+    What is read before the lock is held may be gone by then. Raises NotFound, Conflict, Busy.
+    """
+    runtime.lock("network", name, shared=True)
+    found = runtime.read(records.find_network, name)
+    if found is not None and not _is_provisional(runtime, found):
+        return found
+    if name == DEFAULT:
+        runtime.unlock("network", name)  # to be had alone: two that share it would wait for ever
+        return _make_default(runtime)
+    if found is not None:
+        raise NotFound(
+            f"network {name!r} was left half-made or half-removed by an interrupted command",
+            hint="`hvtx recover` takes it back; then make it again: hvtx network create"
+            f" {name} --subnet …",
+        )
+    return runtime.read(records.get_network, name)
+
+
+def _make_default(runtime: Runtime) -> Network:
+    """Make the network ``default`` from a free private /24; it stays locked against removal."""
+    runtime.lock("network", DEFAULT)
+    runtime.lock("all", "networks")
+    try:
+        resolve_networks(runtime)
+        network = runtime.read(records.find_network, DEFAULT)  # another process may have made it
+        if network is None or _is_provisional(runtime, network):  # the latter: what cannot go
+            wish = NetworkWish(DEFAULT, (_free_subnet(runtime),))
+            _check_free(runtime, wish)
+            network = _describe(runtime, wish)
+            build_network(runtime, network, "network-create", new=True)
+            if network.firewall == "iptables":
+                from hvtx.engine import passes
+
+                passes.settle(runtime, locked=True)
+            words = f"{', '.join(network.subnets)} on bridge {network.bridge}"
+            notice.note(f"there was no network yet; network {DEFAULT} is made: {words}")
+    finally:
+        runtime.unlock("all", "networks")
+    runtime.lock("network", DEFAULT, shared=True)
+    return network
+
+
+def default_draft(runtime: Runtime) -> Network:
+    """The network ``default`` as it is, or as :func:`take_network` would make it now."""
+    found = runtime.read(records.find_network, DEFAULT)
+    return found or _describe(runtime, NetworkWish(DEFAULT, (_free_subnet(runtime),)))
+
+
+def _free_subnet(runtime: Runtime) -> str:
+    from hvtx.planner import addressing
+
+    routes = [*host_prefixes(), *_known_subnets(runtime)]
+    for subnet in addressing.private_subnets():
+        if addressing.overlap(subnet, routes) is None:
+            return subnet
+    raise Conflict(
+        "no private /24 is free for the network 'default'",
+        hint="make one: hvtx network create default --subnet …",
+    )
+
+
+def _is_provisional(runtime: Runtime, network: Network) -> bool:
+    return network.id in runtime.read(records.provisional_networks)
+
+
+def _check_free(runtime: Runtime, wish: NetworkWish) -> None:
+    from hvtx.planner import addressing
+
+    if runtime.read(records.find_network, wish.name):
+        raise Conflict(f"network {wish.name!r} exists already", hint="hvtx network ls")
+    for subnet in wish.subnets:
+        taken = addressing.overlap(subnet, _known_subnets(runtime))
+        if taken:
+            raise Conflict(f"{subnet} overlaps {taken} of another network", hint="hvtx network ls")
+    refuse_taken_subnet(wish.subnets)
+    if wish.bridge is not None:
+        links = Links()
+        try:
+            if links.get(name=wish.bridge) is not None:
+                raise Conflict(
+                    f"a device named {wish.bridge} exists already",
+                    hint="choose another --bridge, or leave it away",
+                )
+        finally:
+            links.close()
+
+
+def _known_subnets(runtime: Runtime) -> list[str]:
+    return [subnet for network in runtime.read(records.networks) for subnet in network.subnets]
+
+
+def _describe(runtime: Runtime, wish: NetworkWish) -> Network:
+    from hvtx.planner import addressing
+
+    mac = provision.guest_mac(os.urandom(5))
+    six = any(":" in subnet for subnet in wish.subnets)
+    return Network(
+        id=os.urandom(16).hex(),
+        name=wish.name,
+        bridge=wish.bridge or provision.bridge_name(os.urandom(8)),
+        mac=mac,
+        mtu=wish.mtu,
+        nat=wish.nat,
+        isolate=wish.isolate,
+        firewall=_choose_firewall(runtime),
+        subnets=wish.subnets,
+        gateways=tuple(addressing.gateway_of(subnet) for subnet in wish.subnets),
+        gateway6=provision.link_local(mac) if six else None,
+    )
+
+
+def _choose_firewall(runtime: Runtime) -> str:
+    """``auto``: iptables only where a legacy table is in use and nftables is not.
+
+    Raises HostRefused where that would be it and it cannot work.
+    """
+    if runtime.settings.firewall != "auto":
+        return runtime.settings.firewall
+    from hvtx.host import xtblob, xtlack
+
+    if not any(xtblob.in_use(family) for family in (4, 6)):
+        return "nftables"
+    from hvtx.host.nfnetlink import Nftables
+
+    nftables = Nftables()
+    try:
+        strangers = any(not rule.table.startswith("hvtx-") for rule in nftables.rules())
+    finally:
+        nftables.close()
+    if strangers:
+        return "nftables"
+    lack = xtlack.lack()
+    if lack is not None:
+        raise HostRefused(
+            "this host's own rules stand in legacy iptables tables, where guests of another"
+            f" backend may not pass, but {lack.message}",
+            hint=lack.hint,
+        )
+    return "iptables"

@@ -1,0 +1,161 @@
+"""`network rm`: nobody uses it and nothing of others is on it, then what it has is released."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from hvtx.engine import privileges
+from hvtx.engine.network_build import resolve_networks
+from hvtx.engine.runtime import Runtime
+from hvtx.engine.transaction import begin
+from hvtx.errors import (
+    Conflict,
+    Contended,
+    HostRefused,
+    NotPermitted,
+    PartialFailure,
+)
+from hvtx.host.links import Links
+from hvtx.host.netlink import DumpInterrupted, forbidden
+from hvtx.model.resource import (
+    Address,
+    Kind,
+    Link,
+    Resource,
+    filters_on,
+    put_by_others,
+)
+from hvtx.model.vm import Network
+from hvtx.planner import provision
+from hvtx.store import records
+
+
+def remove_network(runtime: Runtime, name: str) -> None:
+    """Remove a network; with the last one everything of this installation leaves the host.
+
+    Raises NotFound, Conflict (VMs use it, strangers' things stand on its bridge), PartialFailure.
+    """
+    runtime.enter()
+    runtime.lock("network", name)
+    runtime.lock("all", "networks")
+    network = runtime.read(records.get_network, name)
+    resolve_networks(runtime)
+    if runtime.read(records.find_network, name) is None:
+        return  # it was what an interrupted operation had left
+    with runtime.reading() as sql:
+        users = records.users_of_network(sql, network.id)
+        rows = records.resources_of_network(sql, network.id)
+        # One whose removal something stood in the way of is only on record for what it left.
+        others = {n.id for n in records.networks(sql)} - records.provisional_networks(sql).keys()
+        shared = records.resources_of_network(sql, None)
+        last = not others - {network.id}
+        rows += shared if last else _idle_bases(sql, network, shared)
+    if users:
+        raise Conflict(
+            f"network {name!r} is used by {', '.join(users)}",
+            hint="; ".join((*(_away(runtime, vm) for vm in users), f"hvtx network rm {name}")),
+        )
+    privileges.need_for(rows)
+    _refuse_dependents(runtime, network, rows)
+    with begin(runtime, "network-rm", network=name) as (sql, operation):
+        records.set_network_leaving(sql, network.id, operation.id)
+    old = [row for row in rows if row.life != runtime.life.id]
+    if old:
+        operation.forget(old, {row.id: "rebooted" for row in old})
+    here = [row for row in rows if row.life == runtime.life.id]
+    outcomes = operation.release(here, reasons={row.id: "network-rm" for row in here})
+    kept = [(row, outcomes[row.id]) for row in here if not outcomes[row.id].gone]
+    left = [outcome.message for _, outcome in kept]
+
+    def forget(sql: Any) -> None:
+        if not left:
+            records.remove_network(sql, network.id)
+
+    operation.end("partial" if left else "done", then=forget)
+    if left:
+        from hvtx.engine import leftovers
+
+        raise PartialFailure(
+            f"network {name!r} is not wholly removed: {'; '.join(left)}",
+            hint=leftovers.hint(runtime, kept, again=f"hvtx network rm {name}"),
+        )
+
+
+def _away(runtime: Runtime, name: str) -> str:
+    """The command that removes a VM as it is now."""
+    from hvtx.engine.vm_state import state_of
+    from hvtx.planner.states import VmState
+
+    vm = runtime.read(records.find_vm, name)
+    down = vm is not None and state_of(runtime, vm)[0] is VmState.DEFINED
+    return f"hvtx vm rm {name}" + ("" if down else " --force")
+
+
+def _idle_bases(sql: Any, leaving: Network, shared: Sequence[Resource]) -> list[Resource]:
+    """What of the installation only networks like the one that leaves stood on.
+
+    Tables and chains of its backend, and the way into the accepts of a family.
+    """
+    staying = [n for n in records.networks(sql) if n.id != leaving.id]
+    others = {n.firewall for n in staying}
+    families = {
+        6 if ":" in subnet else 4
+        for network in staying
+        if network.firewall == "iptables"
+        for subnet in network.subnets
+    }
+    return [
+        row
+        for row in shared
+        if (row.spec.get("what") == "base" and provision.idle_base(row.spec, others))
+        or (row.spec.get("what") == "pass" and row.spec["family"] not in families)
+    ]
+
+
+def _off_bridge(
+    row: Resource, every: Sequence[Link], addresses: Sequence[Address], filtered: Collection[int]
+) -> list[str]:
+    """The commands that take off a bridge what others put on it."""
+    from hvtx.planner.leftovers import taken_away
+
+    own = next(link for link in every if link.ifindex == row.spec["ifindex"])
+    return taken_away(own, every, addresses, filtered, row.spec["addresses"])
+
+
+def _refuse_dependents(runtime: Runtime, network: Network, rows: Sequence[Resource]) -> None:
+    """Refuse before anything is touched if strangers' things stand on the bridge."""
+    links = Links()
+    try:
+        every = links.all()
+        addresses, filtered = links.addresses(), links.filtered()
+    except DumpInterrupted as problem:
+        raise Contended(
+            "the host's links changed too fast to be listed", hint="try again"
+        ) from problem
+    except OSError as problem:
+        if forbidden(problem):
+            raise NotPermitted(
+                "the host's links may not be read", hint="run hvtx as root"
+            ) from problem
+        raise HostRefused(f"the host's links could not be listed: {problem.strerror}") from problem
+    finally:
+        links.close()
+    for row in rows:
+        if row.kind != Kind.BRIDGE or row.life != runtime.life.id:
+            continue
+        index = row.spec["ifindex"]
+        things = [link.name for link in every if index in (link.master, link.lower)]
+        things += put_by_others(index, addresses, row.spec["addresses"])
+        for link in every:
+            things += filters_on(link, filtered) if link.ifindex == index else []
+        if things:
+            raise Conflict(
+                f"others put something on bridge {row.key}: {', '.join(things)}",
+                hint="; ".join(
+                    (
+                        *_off_bridge(row, every, addresses, filtered),
+                        f"hvtx network rm {network.name}",
+                    )
+                ),
+            )

@@ -1,0 +1,147 @@
+"""One damaged object is put back as its row says: a device, its settings, rules, a held port."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+
+from hvtx.drivers import bridge
+from hvtx.drivers.address import remove_link_local
+from hvtx.drivers.bridge import lead_loopback, restore
+from hvtx.engine import holding, own_routes
+from hvtx.engine.damage import Damage, guard_of, has_guard, wanted_of
+from hvtx.engine.forwarding import ipv6_problem
+from hvtx.engine.loopback import bridges_in_need
+from hvtx.engine.outdated import outdated
+from hvtx.engine.registry import driver_name
+from hvtx.engine.runtime import Runtime
+from hvtx.errors import HvtxError
+from hvtx.host import tapguard
+from hvtx.host.links import Links
+from hvtx.host.traits import LinkTraits
+from hvtx.model.resource import HOLDER, Kind, Link, Resource
+from hvtx.store import intents, records
+
+
+def repair_object(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) -> None:
+    """Put back a setting, an address, a bridge or a TAP; ``rows``: all that stand.
+
+    Raises HvtxError, OSError.
+    """
+    row, seen = damage.row, damage.seen
+    if seen.problem is not None:
+        raise HvtxError(
+            f"{seen.evidence[0]}: it is not ours to change: {damage.mend}", hint=damage.mend
+        )
+    if row.kind == Kind.ADDRESS and seen.here:
+        with closing(Links()) as links:
+            own_routes.put_back(row, links)
+        return
+    if row.kind in (Kind.SYSCTL, Kind.ADDRESS) or (row.kind == Kind.BRIDGE and seen.here is False):
+        runtime.driver(driver_name(row)).create([row])
+        if row.kind == Kind.BRIDGE:
+            lead_loopback(row.key, on=_leads_loopback(runtime, row))
+        return
+    if row.kind == Kind.TAP and seen.here is False:
+        raise HvtxError(
+            f"the device cannot be made again under a running VM: {damage.mend}",
+            hint=damage.mend,
+        )
+    assert seen.link is not None
+    links = Links()
+    try:
+        now = links.get(ifindex=seen.link.ifindex)
+        if now is None or now.alias != row.mark:
+            raise HvtxError("it changed while it was looked at", hint="hvtx repair tries again")
+        if now.name != row.key:
+            links.rename(now.ifindex, row.key)
+            now = now._replace(name=row.key)
+        if row.kind == Kind.BRIDGE:
+            _repair_bridge(row, now, rows, links, loopback=_leads_loopback(runtime, row))
+        else:
+            _repair_tap(row, now, rows, links)
+        _set_again(row, rows, links)
+    finally:
+        links.close()
+
+
+def _repair_bridge(
+    row: Resource, now: Link, rows: Sequence[Resource], links: Links, *, loopback: bool
+) -> None:
+    if any(":" in a for a in row.spec["addresses"]) and (off := ipv6_problem()):
+        raise off
+    restore(row, now, links, loopback=loopback)
+    if has_guard(row, rows):
+        bridge.guard(row, links)
+
+
+def _repair_tap(row: Resource, now: Link, rows: Sequence[Resource], links: Links) -> None:
+    master = next(
+        (r.spec["ifindex"] for r in rows if r.kind == Kind.BRIDGE and r.key == row.spec["bridge"]),
+        row.spec["master"],
+    )
+    guard = guard_of(row, rows)
+    links.change(
+        now.ifindex,
+        master=master,
+        mac=row.spec["mac"],
+        mtu=row.spec["mtu"],
+        up=True,
+        hairpin=True,
+    )
+    if guard is not None:
+        tapguard.put_back(row, links, guard)
+
+
+def _set_again(row: Resource, rows: Sequence[Resource], links: Links) -> None:
+    """Give a device the settings that others changed; link-local addresses of its own go."""
+    index = row.spec["ifindex"]
+    with closing(LinkTraits()) as traits:
+        wanted = wanted_of(row, rows, traits)
+        if wanted.arp:
+            traits.turn_arp_on(index)
+        if wanted.bridge:
+            traits.set_bridge(index, wanted.bridge)
+        if wanted.port:
+            traits.set_port(index, wanted.port)
+        if wanted.queue:
+            traits.set_queue(index, wanted.queue)
+    if wanted.silent:
+        links.change(index, quiet6=True)
+        remove_link_local(index, row.spec.get("addresses", ()))
+
+
+def hold_again(
+    runtime: Runtime, rows: Sequence[Resource], processes: Sequence[Resource], name: str
+) -> dict[int, str]:
+    """Why ports are still not held, by row."""
+    holder, observed, why = holding.renew(rows, processes, name)
+    if holder is None:
+        return why
+    try:
+        with runtime.store.transaction() as sql:
+            for row, seen in observed.items():
+                intents.note(sql, row, seen)
+        holder.open()
+    except BaseException:
+        holder.cancel()
+        raise
+    return why
+
+
+def _leads_loopback(runtime: Runtime, row: Resource) -> bool:
+    published = runtime.read(records.resources_of_kind, Kind.PUBLISH)
+    return row.key in bridges_in_need(published, row.life)
+
+
+def repair_rules(runtime: Runtime, damage: Damage) -> None:
+    """Put back what a firewall row stands for, and take away copies of it. Raises HvtxError."""
+    row = damage.row
+    driver = runtime.firewall(row.spec["backend"])
+    if damage.copies and not (left := driver.remove_copies(row)).gone:
+        raise HvtxError(left.message)
+    observed = driver.mend([row])
+    if (row.spec["what"] == "base" or outdated(row)) and row.id in observed:
+        kept = {name: row.observed[name] for name in (HOLDER,) if name in row.observed}
+        with runtime.store.transaction() as sql:
+            intents.note(sql, row.id, {**observed[row.id], **kept})

@@ -1,0 +1,34 @@
+"""What an interrupted or crashed command left is released, by gc's own rules."""
+
+from __future__ import annotations
+
+from hvtx.engine.apply import apply_plan
+from hvtx.engine.runtime import Runtime
+from hvtx.engine.snapshot import take_snapshot
+from hvtx.model.plan import Item, Plan, Reason
+from hvtx.model.resource import State
+from hvtx.planner.gc import plan_gc
+
+
+def resolve(runtime: Runtime, *, vm: str | None = None, networks: bool = False) -> Plan:
+    """Release what is left of a crashed or interrupted VM, or of interrupted network operations.
+
+    With ``networks`` also what a saved ruleset brought back from an earlier life. By gc's own
+    rules; what may not be touched stays, and is skipped in the plan returned.
+    """
+    snapshot = take_snapshot(runtime)
+    plan = plan_gc(snapshot)
+    rows = {row.id: row for row in snapshot.rows}
+
+    def concerns(item: Item) -> bool:
+        row = rows.get(item.row)
+        if item.reason is Reason.STALE_RESTORED:
+            return networks  # or it stands in the way of what is to be built
+        if row is None or item.entry is not None:
+            return False
+        if networks:
+            return row.vm is None and row.state != State.COMMITTED
+        return row.vm is not None and snapshot.vms.get(row.vm, None) is not None and item.vm == vm
+
+    chosen = Plan(tuple(item for item in plan.items if concerns(item)))
+    return apply_plan(runtime, chosen, verb="resolve", vm=vm, networks_locked=networks)

@@ -1,0 +1,148 @@
+"""A plan of gc as JSON: told, saved, read back, and compared with what would be done now."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from hvtx.engine.files import PRIVATE, read_plan, unwritten, write_out
+from hvtx.engine.gc_plan import Report, refused_report
+from hvtx.errors import NotFound, Refused, StalePlan, UsageError
+from hvtx.host import procfs
+from hvtx.model.plan import Action, Item, Plan
+
+SCHEMA = "hvtx/gc/1"
+
+
+def as_saved(plan: Plan, saved: Sequence[tuple[Any, ...]]) -> Plan:
+    """Only what was reviewed; raises StalePlan naming the first item that changed, and how."""
+    now_planned = {item.identity() for item in plan.items}
+    changed = [identity for identity in saved if identity not in now_planned]
+    if changed:
+        _, _, kind, key = changed[0][:4]
+        more = f" (and {len(changed) - 1} more items changed)" if len(changed) > 1 else ""
+        raise StalePlan(
+            f"the plan is stale: {kind} {key} {_how(plan, changed[0])}{more}",
+            hint="make a new plan: hvtx gc --plan --out FILE; nothing was changed",
+        )
+    wanted = set(saved)
+    return Plan(
+        tuple(
+            item for item in plan.items if item.action is Action.SKIP or item.identity() in wanted
+        )
+    )
+
+
+def _how(plan: Plan, identity: tuple[Any, ...]) -> str:
+    """How what a saved plan says of an item differs from what would be planned now."""
+    action, reason, kind, key, row, mark = identity
+    was = f"was {action} ({reason})"
+    same = [item for item in plan.items if (item.kind, item.key) == (kind, key)]
+    found = next((item for item in same if item.row == row and row), None)
+    found = found or next((item for item in same if item.mark == mark), None)
+    if found is not None and (found.action, found.reason) != (action, reason):
+        return f"{was}, it is now {found.action.value} ({found.reason.value}): {found.message}"
+    if same:
+        other = f"row {same[0].row}, {same[0].mark}" if same[0].row else f"{same[0].mark}"
+        told = f"{same[0].action.value}, {same[0].reason.value}"
+        return f"{was} with the mark {mark}, and another one ({other}: {told}) is there now"
+    return f"{was}, it is no longer planned: neither host nor record has it any more"
+
+
+def plan_document(report: Report) -> dict[str, Any]:
+    """The JSON of `gc --plan` and `gc --apply`, and of saved plans."""
+    items = [_item_document(item, applied=report.applied) for item in report.plan.items]
+    counts = {action.value: 0 for action in Action}
+    for item in report.plan.items:
+        counts[item.action.value] += 1
+    return {
+        "schema": SCHEMA,
+        "plan_id": plan_id(report.plan),
+        "made": report.made,
+        "applied": report.applied,
+        "refused": report.refused.code if report.refused else None,
+        "epoch": {"boot_id": report.boot_id, "netns": report.netns},
+        "items": items,
+        "summary": counts,
+    }
+
+
+def refused_document(refusal: Refused) -> dict[str, Any]:
+    """The JSON of a store that refuses to be opened: of it nothing is known."""
+    return plan_document(refused_report(refusal, procfs.boot_id(), procfs.netns_cookie()))
+
+
+def plan_id(plan: Plan) -> str:
+    """A short name of what a plan would do: equal plans have equal ids."""
+    from hashlib import blake2b
+
+    text = json.dumps([item.identity() for item in plan.acting()])
+    return blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _item_document(item: Item, *, applied: bool) -> dict[str, Any]:
+    left_alone = "skipped" if applied else None
+    return {
+        "action": item.action.value,
+        "reason": item.reason.value,
+        "kind": str(item.kind),
+        "key": item.key,
+        "vm": item.vm,
+        "record": {"id": item.row, "state": str(item.state)} if item.row else None,
+        "evidence": list(item.evidence),
+        "message": item.message,
+        "outcome": item.outcome or left_alone,
+        "mark": item.mark,
+    }
+
+
+def save_plan(report: Report, path: str, mode: int = PRIVATE) -> None:
+    """Write a plan where a person said; raises UsageError if that cannot be."""
+    try:
+        write_out(path, json.dumps(plan_document(report), indent=2) + "\n", mode=mode)
+    except OSError as problem:
+        words, hint = unwritten("plan", path, problem, option="--out")
+        raise UsageError(words, hint=hint) from problem
+
+
+def load_plan(path: str) -> list[tuple[Any, ...]]:
+    """The acting identities of a saved plan; raises NotFound, UsageError."""
+    try:
+        document = json.loads(read_plan(path))
+    except FileNotFoundError as problem:
+        raise NotFound(
+            f"there is no plan file {path}", hint="hvtx gc --plan --out FILE makes one"
+        ) from problem
+    except (OSError, ValueError, RecursionError) as problem:
+        why = problem.strerror if isinstance(problem, OSError) else problem
+        raise UsageError(
+            f"{path} is not a plan: {why}", hint="hvtx gc --plan --out FILE makes one"
+        ) from problem
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise UsageError(
+            f"{path} is not a plan of hvtx gc", hint="hvtx gc --plan --out FILE makes one"
+        )
+    if document.get("heuristic"):
+        raise UsageError(
+            f"{path} is a plan of the emergency mode", hint="hvtx gc --heuristic --apply --yes FILE"
+        )
+    try:
+        found = [_identity(item) for item in document["items"]]
+    except KeyError as problem:
+        raise UsageError(f"{path} is not a whole plan: {problem} is missing") from problem
+    except TypeError as problem:
+        raise UsageError(f"{path} is not a whole plan: {problem}") from problem
+    return [identity for identity in found if identity[0] != Action.SKIP.value]
+
+
+def _identity(item: Any) -> tuple[Any, ...]:
+    """What :meth:`Item.identity` says, of a saved item; raises KeyError, TypeError."""
+    record = item["record"]
+    words = (item["action"], item["reason"], item["kind"], item["key"])
+    row, mark = (record["id"] if record else 0), item["mark"]
+    if not all(isinstance(word, str) for word in words) or not isinstance(row, int):
+        raise TypeError("an item's words are not text")
+    if mark is not None and not isinstance(mark, str):
+        raise TypeError("an item's mark is not text")
+    return (*words, row, mark)

@@ -1,0 +1,285 @@
+"""What an import decided is carried out: rows are written, and the objects get their marks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hvtx.drivers.strangers import Strangers
+from hvtx.engine.runtime import Runtime
+from hvtx.engine.transaction import Operation, begin
+from hvtx.errors import HostRefused, HvtxError
+from hvtx.host import failpoint, procfs
+from hvtx.host.links import Links
+from hvtx.host.netlink import DumpInterrupted
+from hvtx.model.resource import FIREWALL_KINDS, GONE, Kind, Link, Outcome, Resource, State
+from hvtx.model.vm import Identity, Liveness, Vm
+from hvtx.planner import adoption
+from hvtx.planner.adoption import Finding, Verdict
+from hvtx.planner.provision import Want, link_local
+from hvtx.store import intents, records
+from hvtx.store.history import Event
+
+Outcomes = Mapping[int, tuple[str, str]]  # of a finding's place: outcome, and words if it failed
+
+
+def outcomes_of(runtime: Runtime, verdict: Verdict, dry_run: bool) -> Outcomes:
+    """What becomes of the proven findings of a VM, by their numbers: a word, and why."""
+    if verdict.reason:
+        return {}
+    proven = {n: item for n, item in enumerate(verdict.findings) if item.proven}
+    known = runtime.read(records.resources_of_vm, verdict.vm_id)
+    rows = {n: _row_of(item, known) for n, item in proven.items()}
+    outcomes: dict[int, tuple[str, str]] = {}
+    todo = {}
+    for number, item in proven.items():
+        row = rows[number]
+        if row is not None and _carries(item) == row.mark:
+            outcomes[number] = ("already", "on record and marked")
+        elif row is not None and not _is_of(row, item, runtime):
+            words = "on record, but for another device: `hvtx gc --apply` closes that first"
+            outcomes[number] = ("skipped", words)
+        elif dry_run:
+            outcomes[number] = ("imported", "")
+        else:
+            todo[number] = item
+    if todo:
+        outcomes.update(record_and_mark(runtime, verdict, todo, rows))
+    return outcomes
+
+
+def _row_of(item: Finding, known: Iterable[Resource]) -> Resource | None:
+    """The row that an earlier import wrote for a thing."""
+    for row in known:
+        if item.link is not None and row.kind == Kind.TAP and row.key == item.key:
+            return row
+        if item.rule is not None and row.kind in FIREWALL_KINDS:
+            here = (item.rule.place, adoption.bare_text(item.rule))
+            same = (row.spec.get("place"), row.spec.get("words")) == here
+            if same or row.mark == item.rule.mark:
+                return row
+    return None
+
+
+def _carries(item: Finding) -> str | None:
+    return item.link.alias if item.link is not None else item.rule.mark if item.rule else None
+
+
+def _is_of(row: Resource, item: Finding, runtime: Runtime) -> bool:
+    """Whether a row that lacks its mark is this very thing's (an import that was cut short)."""
+    here = row.life == runtime.life.id and row.state == State.COMMITTED
+    return here and (item.link is None or row.spec["ifindex"] == item.link.ifindex)
+
+
+def record_and_mark(
+    runtime: Runtime,
+    verdict: Verdict,
+    todo: Mapping[int, Finding],
+    known: Mapping[int, Resource | None],
+) -> dict[int, tuple[str, str]]:
+    """Record the VM and its things, then mark them; what refuses its mark is forgotten again."""
+    fresh = [number for number in todo if known[number] is None]
+    verb = "adopt" if verdict.claim.vouched else "import"
+    with begin(runtime, verb, vm=verdict.vm_name) as (sql, operation):
+        if verdict.vm_id not in records.vm_names(sql):
+            records.add_vm(sql, _vm(verdict), operation.id)
+            # at once: what is on record is the whole of what will ever be of it
+            records.set_vm_confirmed(sql, verdict.vm_id)
+        wants = [_want(todo[number], verdict) for number in fresh]
+        made = operation.intend(sql, wants, vm=verdict.vm_id, committed=True)
+        _record_process(sql, operation, verdict)
+    failpoint.reach("recorded")
+    rows = {**{n: row for n, row in known.items() if row}, **dict(zip(fresh, made, strict=True))}
+    outcomes: dict[int, tuple[str, str]] = {}
+    events, unmarked = [], []
+    for number, item in todo.items():
+        row = rows[number]
+        outcome = mark_object(runtime, item, row.mark)
+        failpoint.reach("marked")
+        carried = True if outcome.gone else _took_its_mark(runtime, item, row.mark)
+        if carried:
+            outcomes[number] = ("imported", "")
+            claim = verdict.claim
+            source = f"on the word of {claim.by}" if claim.vouched else f"from {claim.path}"
+            words = f"{item.kind} {item.key}, {source}"
+            events.append(Event("imported", words, row.kind, row.key))
+        else:
+            outcomes[number] = ("failed", outcome.message)
+            events.append(Event("failed", outcome.message, row.kind, row.key, outcome.reason))
+            if carried is False:
+                unmarked.append(row)
+    failed = any(word == "failed" for word, _ in outcomes.values())
+    operation.end(
+        "partial" if failed else "done",
+        events=events,
+        then=lambda sql: _forget(sql, verdict.vm_id, unmarked),
+    )
+    return outcomes
+
+
+def _forget(sql: Any, vm: str, rows: Sequence[Resource]) -> None:
+    """Close the rows of what could not be marked, and the VM's record if nothing else is left."""
+    intents.forget(sql, rows)
+    left = records.resources_of_vm(sql, vm)
+    if rows and all(row.kind == Kind.PROCESS for row in left):
+        intents.forget(sql, left)
+        records.remove_vm(sql, vm)
+
+
+def _vm(verdict: Verdict) -> Vm:
+    return Vm(
+        id=verdict.vm_id,
+        name=verdict.vm_name,
+        hypervisor="external",
+        memory=0,
+        cpus=0,
+        kernel=None,
+        initrd=None,
+        append=None,
+        disks=(),
+        command=(),
+        directory=str(Path(verdict.claim.path).parent) if verdict.claim.path else "/",
+        autostart=False,
+        interfaces=(),
+    )
+
+
+def _want(item: Finding, verdict: Verdict) -> Want:
+    claim = verdict.claim
+    address = claim.ip.partition("/")[0] if claim.ip else None
+    field = "ipv6" if address and ":" in address else "ipv4"
+    if item.link is not None:
+        link = item.link
+        return Want(
+            Kind.TAP,
+            link.name,
+            {
+                "device": link.name,
+                "ifindex": link.ifindex,
+                "bridge": claim.bridge,
+                "master": link.master,
+                "mtu": link.mtu,
+                "mac": link.mac,
+                # what the kernel gives it by itself is nobody's
+                "addresses": [f"{link_local(link.mac)}/64"],
+                field: address,
+                "imported": claim.by,
+            },
+        )
+    assert item.rule is not None
+    return Want(
+        item.kind,
+        item.rule.key,
+        {
+            "backend": item.rule.backend,
+            "what": "imported",
+            "place": item.rule.place,
+            "text": item.rule.text,
+            "words": item.rule.text,
+            "native": item.rule.native,
+            field: address,
+            "imported": claim.by,
+        },
+    )
+
+
+def _record_process(sql: Any, operation: Operation, verdict: Verdict) -> None:
+    """The VM's process: alive with its identity, or gone when it was looked for; else none."""
+    if any(row.kind == Kind.PROCESS for row in records.resources_of_vm(sql, verdict.vm_id)):
+        return
+    identity = _identity(operation.runtime, verdict)
+    if identity is None:
+        return
+    want = Want(Kind.PROCESS, verdict.vm_name, {"hypervisor": "external", "directory": None})
+    row = operation.intend(sql, [want], vm=verdict.vm_id, committed=True)[0]
+    intents.note(sql, row.id, identity._asdict())
+
+
+def _identity(runtime: Runtime, verdict: Verdict) -> Identity | None:
+    pid = verdict.claim.pid
+    if pid is None or verdict.liveness is Liveness.UNKNOWN:
+        return None
+    if verdict.liveness is Liveness.DEAD:
+        # no process started at tick 0, so whoever gets the pid later is another one
+        return Identity(runtime.boot_id, pid, 0)
+    try:
+        return procfs.identify(pid)
+    except ProcessLookupError:
+        return None  # it has ended in the meantime
+    except OSError as problem:
+        raise HostRefused(
+            f"the process {pid} of VM {verdict.vm_name!r} cannot be told from others: {problem}",
+            hint="look at the limits on open files and memory, and try again; nothing was taken",
+        ) from problem
+
+
+def mark_object(runtime: Runtime, item: Finding, mark: str) -> Outcome:
+    """Give a device or a rule its mark, if it is still what was seen."""
+    if item.rule is not None:
+        return Strangers(runtime.host).mark(item.rule, mark)
+    assert item.link is not None
+    links = Links()
+    try:
+        return _mark_device(links, item.link, mark, idle=item.idle)
+    except HvtxError as problem:
+        return Outcome(False, problem.code, problem.message)
+    except OSError as problem:
+        return Outcome(False, "host-refused", f"{item.key}: {problem.strerror}")
+    finally:
+        links.close()
+
+
+def _took_its_mark(runtime: Runtime, item: Finding, mark: str) -> bool | None:
+    """Whether an object has its mark after all, where setting it failed; None if nobody can say.
+
+    The kernel may have done it and only its answer was lost. A record that were closed then would
+    leave a stranger's object with the mark of a tombstone, which is what gc removes.
+    """
+    try:
+        if item.rule is not None:
+            entries = runtime.firewall(item.rule.backend).observe()
+            return any(entry.mark == mark for entry in entries)
+        assert item.link is not None
+        links = Links()
+        try:
+            seen = links.get(ifindex=item.link.ifindex)
+        finally:
+            links.close()
+        return seen is not None and seen.alias == mark
+    except (HvtxError, OSError, DumpInterrupted, ValueError):
+        return None
+
+
+def _mark_device(links: Links, planned: Link, mark: str, *, idle: bool) -> Outcome:
+    """Set the alias, if the device is still just what was judged.
+
+    Where nobody was seen to hold it, attaching proves that nobody does: a look at all processes
+    may miss some.
+    """
+    from hvtx.drivers.tap import hold
+
+    if not idle:
+        return _set_alias(links, planned, mark)
+    descriptor = hold(planned, links, lambda held: None)
+    if isinstance(descriptor, Outcome):
+        return descriptor
+    try:
+        return _set_alias(links, planned, mark)
+    finally:
+        os.close(descriptor)
+
+
+def _set_alias(links: Links, planned: Link, mark: str) -> Outcome:
+    seen = links.get(ifindex=planned.ifindex)
+    same = seen is not None and (seen.name, seen.alias, seen.master, seen.kind) == (
+        planned.name, planned.alias, planned.master, planned.kind
+    )  # fmt: skip
+    if not same:
+        return Outcome(False, "contended", f"{planned.name} is no longer what was looked at")
+    links.change(planned.ifindex, alias=mark)
+    marked = links.get(ifindex=planned.ifindex)
+    if marked is None or marked.alias != mark:
+        return Outcome(False, "contended", f"{planned.name} does not keep its mark")
+    return GONE

@@ -1,0 +1,74 @@
+"""`vm attach`: a process that hvtx did not start becomes that of an `external` VM."""
+
+from __future__ import annotations
+
+import os
+
+from hvtx.engine.runtime import Runtime
+from hvtx.engine.transaction import begin
+from hvtx.engine.vm_state import state_of
+from hvtx.errors import Conflict, NotFound
+from hvtx.host import procfs
+from hvtx.model.resource import Kind, only_flows_remain
+from hvtx.model.vm import Identity, Liveness, Vm
+from hvtx.planner import provision
+from hvtx.planner.states import identity_of
+from hvtx.store import intents, records
+from hvtx.store.history import Event
+
+
+def attach(runtime: Runtime, name: str, pid: int) -> Vm:
+    """Record a process that hvtx did not start as the process of an `external` VM."""
+    runtime.enter()
+    runtime.lock("vm", name)
+    vm = runtime.read(records.get_vm, name)
+    _, liveness, rows = state_of(runtime, vm)
+    if vm.hypervisor != "external":
+        raise Conflict(
+            f"hvtx starts the process of VM {name!r} itself",
+            hint=f"hvtx vm start {name}; only VMs made with --hypervisor external are told theirs",
+        )
+    own = [row for row in rows if row.kind not in (Kind.LEASE, Kind.PROCESS)]
+    own = [row for row in own if not only_flows_remain(row)]
+    if not any(row.life == runtime.life.id for row in own):  # what a reboot left is only on record
+        raise Conflict(f"VM {name!r} is not started", hint=f"hvtx vm start {name}")
+    if liveness is Liveness.ALIVE:
+        raise Conflict(
+            f"VM {name!r} has a process already", hint=f"hvtx vm show {name} tells its pid"
+        )
+    identity = _identified(pid)
+    if pid in (1, os.getpid()):
+        raise Conflict(f"process {pid} is no VM", hint="give the pid of the hypervisor")
+    for row in runtime.read(records.resources_of_kind, Kind.PROCESS):
+        if row.vm != vm.id and identity_of(row) == identity:
+            raise Conflict(
+                f"process {pid} is that of VM {row.key!r}",
+                hint="a process runs one VM: give its pid",
+            )
+    old = [row for row in rows if row.kind == Kind.PROCESS]
+    with begin(runtime, "attach", vm=name) as (sql, operation):
+        intents.forget(sql, old)
+        row = operation.intend(
+            sql,
+            [provision.Want(Kind.PROCESS, name, {"hypervisor": "external", "directory": None})],
+            vm=vm.id,
+            committed=True,
+        )[0]
+        intents.note(sql, row.id, identity._asdict())
+    operation.end("done", events=[Event("attached", f"process {pid}", Kind.PROCESS, name)])
+    return vm
+
+
+def _identified(pid: int) -> Identity:
+    try:
+        return procfs.identify(pid)
+    except ProcessLookupError as problem:
+        raise NotFound(
+            f"there is no process {pid}",
+            hint="give the pid of the running hypervisor: pgrep or ps shows it, as seen from here",
+        ) from problem
+    except OSError as problem:
+        raise Conflict(
+            f"process {pid} cannot be told from others: {problem}",
+            hint="mount /proc of this pid namespace without hidepid, and run hvtx as root",
+        ) from problem

@@ -1,0 +1,249 @@
+"""A VM's resources and its processes are made, waited for and committed, or taken back."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hvtx.drivers.vm_process import prepare, scope, spawn, stop
+from hvtx.drivers.vm_process.gate import Gate
+from hvtx.engine import holding
+from hvtx.engine.neighbours import refuse_others_ports
+from hvtx.engine.network_build import bridge_row
+from hvtx.engine.runtime import Runtime
+from hvtx.engine.transaction import Operation, forget_vm
+from hvtx.engine.undo import taking_back, undo
+from hvtx.engine.vm_paths import log_path, remove_log, run_directory
+from hvtx.engine.ways import refuse_diverted
+from hvtx.errors import HvtxError, StoreError, UsageError
+from hvtx.host import failpoint, paths
+from hvtx.hypervisors import base as hypervisors
+from hvtx.model.resource import Kind, Resource
+from hvtx.model.user import ROOT, User
+from hvtx.model.vm import Identity, Network, Publish, Vm
+from hvtx.store import records
+
+if TYPE_CHECKING:
+    from hvtx.host.portholder import Held, Holder
+
+READY_SECONDS = 10.0
+
+
+class Means(NamedTuple):
+    """What a VM is started with, beside its rows."""
+
+    networks: Mapping[str, Network]  # by id
+    probes: hypervisors.Probes
+    user: User | None  # whom its process runs as; None: hvtx's own
+    held: Held | None  # its published ports; None if it has none
+
+
+def ports_to_publish(vm: Vm) -> list[Publish]:
+    """The host ports that a VM asks for."""
+    return [port for interface in vm.interfaces for port in interface.publish]
+
+
+def refuse_diverted_vm(runtime: Runtime, vm: Vm, networks: Mapping[str, Network]) -> None:
+    """Refuse to start a VM that no packet of the host would reach."""
+    for network in networks.values():
+        row = bridge_row(runtime, network)
+        own = [i for i in vm.interfaces if i.network == network.id]
+        guests = [address for i in own for address in (i.ipv4, i.ipv6) if address]
+        if row is not None and guests:
+            refuse_diverted(network, row, guests)
+
+
+def bring_up(
+    runtime: Runtime,
+    operation: Operation,
+    vm: Vm,
+    rows: list[Resource],
+    means: Means,
+    *,
+    new: bool = False,
+) -> None:
+    """Act and commit; whatever fails is undone from the rows."""
+    identity: Identity | None = None
+    try:
+        if new:  # its addresses were not known before
+            refuse_diverted_vm(runtime, vm, means.networks)
+        observed = operation.act(rows)
+        refuse_others_ports(runtime, ports_to_publish(vm))
+        gate = holder = None
+        try:
+            if any(row.kind == Kind.PROCESS for row in rows):
+                launch = _rendered(runtime, vm, rows, means)
+                gate = _spawn(runtime, vm, launch, means.user)
+                identity = gate.identity
+            holder = holding.begin(means.held, identity, rows)
+            if gate is not None or holder is not None:
+                _enter_scope(vm, gate, holder)
+                failpoint.reach("spawned")
+                rows = operation.note(rows, _learnt(rows, observed, means, gate, holder))
+                failpoint.reach("registered")
+            _let_go_on(holder, gate)
+        except BaseException:
+            for one in (gate, holder):
+                if one is not None:
+                    one.cancel()
+            raise
+        if gate is not None:
+            failpoint.reach("opened")
+            gate.wait_ready(launch, READY_SECONDS)
+            failpoint.reach("up")
+        if holder is not None:
+            holder.confirm()
+            observed |= {row.id: row.observed for row in rows if row.kind == Kind.PUBLISH}
+        runtime.devices().keep_macs([row for row in rows if row.kind == Kind.TAP])
+        operation.commit(
+            rows,
+            observed,
+            then=lambda sql: records.set_vm_confirmed(sql, vm.id) if new else None,
+        )
+    except (Exception, KeyboardInterrupt) as problem:
+        _take_back(runtime, operation, vm, rows, identity, problem, new=new)
+        raise
+
+
+def _let_go_on(holder: Holder | None, gate: Gate | None) -> None:
+    """Let the holder of the ports go on, then the hypervisor."""
+    if holder is not None:
+        holder.open()
+    if gate is not None:
+        gate.open()
+
+
+def _rendered(
+    runtime: Runtime, vm: Vm, rows: Sequence[Resource], means: Means
+) -> hypervisors.Launch:
+    return render(vm, rows, means.networks, means.probes, run_directory(runtime, vm))
+
+
+def _learnt(
+    rows: Sequence[Resource],
+    observed: Mapping[int, Mapping[str, Any]],
+    means: Means,
+    gate: Gate | None,
+    holder: Holder | None,
+) -> dict[int, dict[str, Any]]:
+    """What is kept of the processes that were spawned, by row, before they are let go on."""
+    found: dict[int, dict[str, Any]] = {}
+    if gate is not None:
+        row = next(row for row in rows if row.kind == Kind.PROCESS)
+        chosen = {**_accelerator(means.probes), "user": _shown(means.user)}
+        found[row.id] = {**gate.identity._asdict(), **chosen}
+    if holder is not None and means.held is not None:
+        seen = [row._replace(observed=dict(observed.get(row.id, {}))) for row in rows]
+        found |= holding.noted(seen, holder.identity, means.held.unheld)
+    return found
+
+
+def _shown(user: User | None) -> int | str:
+    """Whom the process runs as, as it is kept beside it."""
+    return ROOT if user is None else user.shown
+
+
+def _accelerator(probes: hypervisors.Probes) -> dict[str, str]:
+    """What is kept of the choice beside the process that it was made for."""
+    if probes.why is None:
+        return {}
+    name = "kvm" if probes.kvm else "tcg"
+    return {"accelerator": name, "accelerator_reason": probes.why}
+
+
+def _spawn(runtime: Runtime, vm: Vm, launch: hypervisors.Launch, user: User | None) -> Gate:
+    log = log_path(runtime, vm)
+    directory = os.path.dirname(log)
+    try:
+        paths.make_directories(directory, 0o700)
+    except OSError as problem:
+        raise StoreError(
+            f"the log directory {directory} cannot be made: {problem.strerror}",
+            hint="free or remount the disk, or choose another place with --state-dir",
+        ) from problem
+    prepare.prepare(launch, run_directory(runtime, vm), log, user)
+    return spawn.spawn(launch, log, vm.name, user)
+
+
+def _enter_scope(vm: Vm, gate: Gate | None, holder: Holder | None) -> None:
+    """Let what was spawned outlive the unit or the login that this command runs in."""
+    pids = list(gate.pids) if gate is not None else []
+    pids += [holder.identity.pid] if holder is not None else []
+    warning = scope.enter_scope(vm.name, *pids)
+    if warning:
+        words = "".join(c if c.isprintable() else " " for c in warning)
+        sys.stderr.write(f"warning: {words}\n")
+
+
+def _take_back(
+    runtime: Runtime,
+    operation: Operation,
+    vm: Vm,
+    rows: Sequence[Resource],
+    identity: Identity | None,
+    problem: BaseException,
+    *,
+    new: bool,
+) -> None:
+    if operation.committed:
+        return  # Ctrl-C came too late
+    if isinstance(problem, HvtxError) and problem.code == "commit-unknown":
+        return  # it may have been kept: only `recover` may decide, from the record
+    with taking_back(problem):
+        if identity is not None:
+            directory = run_directory(runtime, vm)
+            stop.stop(identity, directory=directory, power_down="none", force=True)
+        released = [row for row in rows if row.kind != Kind.LEASE or new]
+        undo(operation, released, problem)
+        left = [r for r in runtime.read(records.resources_of_vm, vm.id) if r.kind != Kind.LEASE]
+        if new and not left:
+            with runtime.store.transaction() as sql:
+                operation.history(sql, [forget_vm(sql, vm.id)])
+            remove_log(runtime, vm)
+
+
+def render(
+    vm: Vm,
+    rows: Sequence[Resource],
+    networks: Mapping[str, Network],
+    probes: hypervisors.Probes,
+    directory: str,
+) -> hypervisors.Launch:
+    """The hypervisor's command line and files for the devices that ``rows`` name."""
+    devices = [row.key for row in rows if row.kind == Kind.TAP]
+    ports = [
+        _port(interface, networks[interface.network], device)
+        for interface, device in zip(vm.interfaces, devices, strict=True)
+    ]
+    module = import_module(hypervisors.REGISTRY[vm.hypervisor])
+    try:
+        launch: hypervisors.Launch = module.render(vm, ports, probes, directory)
+    except ValueError as problem:
+        raise UsageError(
+            str(problem),
+            hint=f"make it again with what it lacks: hvtx vm rm {vm.name}; hvtx vm create …",
+        ) from problem
+    return launch
+
+
+def _port(interface: Any, network: Network, device: str) -> hypervisors.Port:
+    pairs = {
+        ":" in subnet: (subnet, gateway)
+        for subnet, gateway in zip(network.subnets, network.gateways, strict=True)
+    }
+    four, six = pairs.get(False), pairs.get(True)
+    from hvtx.planner import addressing
+
+    return hypervisors.Port(
+        device=device,
+        mac=interface.mac,
+        ipv4=interface.ipv4,
+        ipv6=interface.ipv6,
+        prefix4=int(four[0].partition("/")[2]) if four else None,
+        gateway4=four[1] if four else None,
+        gateway6=six[1] if six else None,
+        netmask=addressing.netmask_of(four[0]) if four else None,
+    )

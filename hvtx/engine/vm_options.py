@@ -1,0 +1,245 @@
+"""What a person asked a VM to be: options checked by themselves, before anything is looked up."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from hvtx.errors import UsageError, advised
+from hvtx.model.vm import Publish
+from hvtx.planner import addressing
+
+HYPERVISORS = ("qemu", "firecracker", "cloud-hypervisor", "command", "external")
+
+
+class VmWish(NamedTuple):
+    """What a person asked for; checked, but not yet known to be free."""
+
+    name: str
+    hypervisor: str
+    networks: tuple[str, ...]
+    ips: tuple[str, ...]
+    macs: tuple[str, ...]
+    publish: tuple[Publish, ...]
+    memory: int
+    cpus: int
+    kernel: str | None
+    initrd: str | None
+    append: str | None
+    disks: tuple[str, ...]
+    command: tuple[str, ...]
+    directory: str
+    autostart: bool
+    leases: tuple[tuple[str | None, str | None], ...] = ()  # IPv4, IPv6 of each interface
+
+
+def parse_wish(  # noqa: PLR0913 - it mirrors the options of `vm create`
+    name: str,
+    *,
+    hypervisor: str | None = None,
+    networks: Sequence[str] = (),
+    ips: Sequence[str] = (),
+    macs: Sequence[str] = (),
+    publish: Sequence[str] = (),
+    memory: int = 256,
+    cpus: int = 1,
+    kernel: str | None = None,
+    initrd: str | None = None,
+    append: str | None = None,
+    disks: Sequence[str] = (),
+    command: Sequence[str] = (),
+    autostart: bool = False,
+) -> VmWish:
+    """Check what was written; relative paths are those of the current directory.
+
+    Raises UsageError.
+    """
+    _check_names(name, networks)
+    chosen = hypervisor or ("command" if command else "qemu")
+    check_combination(
+        chosen, command=command, kernel=kernel, initrd=initrd, append=append, disks=disks
+    )
+    check_size(memory, cpus)
+    ports = _ports(publish)
+    count = max(len(networks), 1)
+    addresses, parsed = _addresses(ips, macs, count)
+    check_lines((append, kernel, initrd, *disks))
+    return VmWish(
+        name=name,
+        hypervisor=chosen,
+        networks=tuple(networks),
+        ips=addresses,
+        macs=parsed,
+        publish=ports,
+        memory=memory,
+        cpus=cpus,
+        kernel=_absolute(kernel),
+        initrd=_absolute(initrd),
+        append=checked_append(append, count),
+        disks=tuple(os.path.abspath(disk) for disk in disks),
+        command=checked_command(command, count),
+        directory=os.getcwd(),
+        autostart=autostart,
+    )
+
+
+def _check_names(name: str, networks: Sequence[str]) -> None:
+    addressing.parse_name(name, "VM")
+    for network in networks:
+        addressing.parse_name(network, "network")
+    if len(set(networks)) != len(networks):
+        raise UsageError(
+            "a VM has at most one interface in a network", hint="name each --network once"
+        )
+
+
+def _ports(publish: Sequence[str]) -> tuple[Publish, ...]:
+    with advised("write it as 8080:80, 203.0.113.1:53:53/udp or [2001:db8::1]:443:443"):
+        ports = tuple(addressing.parse_publish(text) for text in publish)
+    for number, port in enumerate(ports):
+        if any(port.collides(other) for other in ports[:number]):
+            raise UsageError(
+                f"host port {port.host_port}/{port.protocol} is published twice",
+                hint="give each its own host port, or a host address of its own (not 0.0.0.0)",
+            )
+    return ports
+
+
+def _addresses(
+    ips: Sequence[str], macs: Sequence[str], interfaces: int
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """IP addresses and MACs, of each kind at most one for each interface."""
+    with advised("write it as 10.77.0.5 or fd77::5; without --ip a free one is chosen"):
+        addresses = tuple(addressing.parse_address(ip) for ip in ips)
+    with advised("write it as 02:11:22:33:44:55; without --mac one is made up"):
+        parsed = tuple(addressing.parse_mac(mac) for mac in macs)
+    fours = sum(":" not in address for address in addresses)
+    if max(len(parsed), fours, len(addresses) - fours) > interfaces:
+        raise UsageError(
+            "more --ip or --mac than networks",
+            hint="each network takes one MAC, one IPv4 and one IPv6 address; add a --network",
+        )
+    return addresses, parsed
+
+
+def check_size(memory: int, cpus: int) -> None:
+    """Refuse what no VM can have; raises UsageError."""
+    if not 1 <= memory <= 1 << 24:
+        raise UsageError(
+            f"--memory {memory} is not between 1 and {1 << 24} MiB",
+            hint="it is counted in MiB: 2048 is 2 GiB",
+        )
+    if not 1 <= cpus <= 4096:
+        raise UsageError(
+            f"--cpus {cpus} is not between 1 and 4096", hint="nproc tells how many this host has"
+        )
+
+
+def check_lines(texts: Iterable[str | None]) -> None:
+    """Refuse a line break in what becomes one argument; raises UsageError."""
+    if any(text and "\n" in text for text in texts):
+        raise UsageError(
+            "an argument of the hypervisor holds a line break",
+            hint="put --append on one line; rename a file whose name is broken",
+        )
+
+
+_MISTAKEN = {"ipv4": "ip", "ip4": "ip", "ipv6": "ip6", "gateway4": "gateway"}
+_OTHER_NAMES = {
+    **_MISTAKEN, "name": "vm", "address": "ip", "address6": "ip6", "device": "tap",
+    "ifname": "tap", "gw": "gateway", "mask": "netmask",
+}  # fmt: skip
+_SLIP = 0.85  # of difflib's ratio: one letter in a word
+
+
+def checked_append(text: str | None, interfaces: int) -> str | None:
+    """A kernel's command line as it is kept; raises UsageError for a ``{word}`` of no meaning."""
+    from hvtx.hypervisors.base import placeholders
+
+    known = placeholders(interfaces)
+    return (
+        None if text is None else _without(text, "--append", known, lambda word: word not in known)
+    )
+
+
+def checked_command(command: Iterable[str], interfaces: int) -> tuple[str, ...]:
+    """A command as it is kept; raises UsageError for what is nearly a placeholder.
+
+    Any other braces are the program's own: a script of a shell, of awk or of Python has many.
+    """
+    from hvtx.hypervisors.base import placeholders
+
+    known = placeholders(interfaces)
+
+    def slip(word: str) -> bool:
+        from hvtx.model.nearest import nearest
+
+        base, _, number = word.rpartition("_")
+        beyond = base in known and number.isdigit()  # an interface that the VM does not have
+        slips = beyond or word in _MISTAKEN or nearest(word, known, _SLIP) is not None
+        return slips and word not in known
+
+    return tuple(_without(word, "the command", known, slip) for word in command)
+
+
+def _without(text: str, where: str, known: Sequence[str], wrong: Callable[[str], bool]) -> str:
+    if "{" not in text:
+        return text
+    from hvtx.hypervisors.base import literal
+    from hvtx.model.nearest import nearest
+
+    kept, unknown = literal(text, wrong)
+    if unknown is None:
+        return kept
+    likely = _OTHER_NAMES.get(unknown) or nearest(unknown, known)
+    ask = f"did you mean {{{likely}}}? " if likely else ""
+    raise UsageError(
+        f"{where} has {{{unknown}}}, which stands for nothing",
+        hint=f"{ask}known are {' '.join(f'{{{word}}}' for word in known)};"
+        f" {{{{{unknown}}}}} is a literal {{{unknown}}}",
+    )
+
+
+def check_combination(
+    hypervisor: str,
+    *,
+    command: Sequence[str],
+    kernel: str | None,
+    initrd: str | None,
+    append: str | None,
+    disks: Sequence[str],
+) -> None:
+    """Refuse what does not go together in a VM; raises UsageError."""
+    if hypervisor not in HYPERVISORS:
+        raise UsageError(
+            f"{hypervisor!r} is no hypervisor", hint=f"one of {', '.join(HYPERVISORS)}"
+        )
+    if command and hypervisor != "command":
+        raise UsageError(
+            f"-- COMMAND and --hypervisor {hypervisor} do not go together",
+            hint="leave one of them out: a command is the VM process itself",
+        )
+    if hypervisor == "command" and not (command and command[0]):
+        raise UsageError(
+            "--hypervisor command needs -- COMMAND…", hint="for instance: -- qemu-system-x86_64 …"
+        )
+    if hypervisor in ("command", "external") and (kernel or initrd or append or disks):
+        raise UsageError(
+            f"--kernel, --initrd, --append and --disk mean nothing to {hypervisor}",
+            hint="leave them out, or choose --hypervisor qemu",
+        )
+    if (initrd or append) and not kernel:
+        raise UsageError(
+            "--initrd and --append need --kernel",
+            hint="a guest that boots from its --disk brings its own",
+        )
+    if hypervisor == "firecracker" and not kernel:
+        raise UsageError(
+            "--hypervisor firecracker needs --kernel",
+            hint="give an uncompressed kernel (vmlinux), or choose --hypervisor qemu",
+        )
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else os.path.abspath(path)

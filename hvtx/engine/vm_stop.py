@@ -1,0 +1,153 @@
+"""`vm stop` and `vm rm`: the process ends, then what the VM has on the host is released."""
+
+from __future__ import annotations
+
+import signal as signals
+from collections.abc import Sequence
+
+from hvtx.drivers.vm_process import stop
+from hvtx.drivers.vm_process.gate import TERM_SECONDS
+from hvtx.engine import privileges
+from hvtx.engine.runtime import Runtime
+from hvtx.engine.survivors import end_survivors
+from hvtx.engine.transaction import Operation, begin, forget_vm
+from hvtx.engine.vm_paths import remove_log, run_directory
+from hvtx.engine.vm_state import state_of
+from hvtx.errors import Conflict, PartialFailure
+from hvtx.host import failpoint, procfs
+from hvtx.hypervisors import base as hypervisors
+from hvtx.model.plan import Reason
+from hvtx.model.resource import Kind, Resource
+from hvtx.model.vm import Identity, Liveness, Vm
+from hvtx.planner.states import VmState, identity_of
+from hvtx.store import records
+
+
+def stop_vm(
+    runtime: Runtime,
+    name: str,
+    *,
+    timeout: float = 30.0,
+    force: bool = False,
+    verb: str = "stop",
+    tell: stop.Tell | None = None,
+) -> Vm:
+    """End the hypervisor, then release the VM's host resources; the leases stay.
+
+    ``tell`` hears what is waited for, once that takes more than a moment.
+
+    Raises NotFound, Conflict, PartialFailure (something is kept, and named), Busy.
+    """
+    runtime.enter()
+    runtime.lock("vm", name)
+    vm = runtime.read(records.get_vm, name)
+    state, liveness, rows = state_of(runtime, vm)
+    if state is VmState.DEFINED:
+        return vm
+    _refuse_external(vm, liveness, rows, force=force)
+    privileges.need_for(rows)
+    privileges.need_to_end(rows, runtime.boot_id)
+    with begin(runtime, verb, vm=name) as (_, operation):
+        pass
+    try:
+        operation.heed()
+        for row in rows:
+            identity = identity_of(row) if row.kind == Kind.PROCESS else None
+            if identity is not None and _may_run(runtime, row, identity):
+                _end_process(runtime, vm, identity, timeout=timeout, force=force, tell=tell)
+                end_survivors(operation, row, identity, tell, force=force)
+    except Exception:
+        # It stays open, as after Ctrl-C: if the VM has ended all the same, `recover` carries the
+        # stop through; if it has not, `recover` leaves it running.
+        operation.unlock()
+        raise
+    failpoint.reach("ended:process")
+    _release_all(runtime, operation, vm)
+    return vm
+
+
+def _refuse_external(vm: Vm, liveness: Liveness, rows: Sequence[Resource], *, force: bool) -> None:
+    attached = any(row.kind == Kind.PROCESS for row in rows)
+    if vm.hypervisor == "external" and attached and liveness is Liveness.ALIVE and not force:
+        raise Conflict(
+            f"the process of VM {vm.name!r} runs, and hvtx did not start it",
+            hint="end it yourself first, or let it be ended (TERM, then KILL):"
+            f" hvtx vm stop {vm.name} --force",
+        )
+    if liveness is Liveness.UNKNOWN and attached and not force:
+        raise Conflict(
+            f"it cannot be told whether the process of VM {vm.name!r} runs",
+            hint=f"run hvtx as root; hvtx vm stop {vm.name} --force tries to end it",
+        )
+
+
+def _may_run(runtime: Runtime, row: Resource, identity: Identity) -> bool:
+    """Whether there can be such a process: not of another boot, nor of a container that ended."""
+    here = identity.pidns in (0, procfs.pid_namespace())
+    return identity.boot_id == runtime.boot_id and (here or row.life == runtime.life.id)
+
+
+def _end_process(
+    runtime: Runtime,
+    vm: Vm,
+    identity: Identity,
+    *,
+    timeout: float,
+    force: bool,
+    tell: stop.Tell | None,
+) -> None:
+    if vm.hypervisor == "external":
+        if procfs.signal(identity, signals.SIGTERM) and not procfs.wait_gone(
+            identity, TERM_SECONDS
+        ):
+            stop.stop(identity, directory="", power_down="none", force=True)
+        return
+    stop.stop(
+        identity,
+        directory=run_directory(runtime, vm),
+        power_down=hypervisors.TRAITS[vm.hypervisor].power_down,
+        timeout=timeout,
+        force=force,
+        name=vm.name,
+        tell=tell,
+    )
+
+
+def _release_all(runtime: Runtime, operation: Operation, vm: Vm) -> None:
+    rows = [row for row in runtime.read(records.resources_of_vm, vm.id) if row.kind != Kind.LEASE]
+    # a run directory on a disk outlives the boot: it is removed, not only forgotten
+    here = [row for row in rows if row.life == runtime.life.id or row.kind == Kind.FILE]
+    old = [row for row in rows if row not in here]
+    if old:
+        operation.forget(old, {row.id: "rebooted" for row in old})
+    outcomes = operation.release(here, reasons={row.id: operation.verb for row in here})
+    kept = [(row, outcomes[row.id]) for row in here if not outcomes[row.id].gone]
+    operation.end("partial" if kept else "done")
+    if kept:
+        from hvtx.engine import leftovers
+
+        left = "; ".join(dict.fromkeys(outcome.message for _, outcome in kept))
+        flows = all(outcome.reason == Reason.FLOWS_REMAIN for _, outcome in kept)
+        raise PartialFailure(
+            f"VM {vm.name!r} is stopped, but not all of it could be released: {left}",
+            hint="hvtx gc --apply tries again; until then nobody else gets its addresses and ports"
+            if flows
+            else leftovers.hint(runtime, kept),
+        )
+
+
+def remove_vm(runtime: Runtime, name: str, *, force: bool = False) -> None:
+    """Forget a VM and free its leases and ports; ``force`` stops it first."""
+    runtime.enter()
+    runtime.lock("vm", name)
+    vm = runtime.read(records.get_vm, name)
+    state, _, _ = state_of(runtime, vm)
+    if state is not VmState.DEFINED:
+        if not force:
+            raise Conflict(f"VM {name!r} is {state.value}", hint=f"hvtx vm rm {name} --force")
+        stop_vm(runtime, name, timeout=5.0, force=True)
+    with begin(runtime, "rm", vm=name) as (sql, operation):
+        if records.has_vm(sql, vm.id):  # gc forgets what an interrupted run left, once it is bare
+            operation.history(sql, [forget_vm(sql, vm.id)])
+    remove_log(runtime, vm)
+    operation.end("done")

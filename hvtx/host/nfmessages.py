@@ -1,0 +1,184 @@
+"""Messages of a batch to nf_tables: what is to be made and removed."""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from hvtx.host.netlink import (
+    CREATE,
+    EXCL,
+    NESTED,
+    REPLACE,
+    attribute,
+    nested,
+    text,
+)
+from hvtx.host.nfanswers import Rule, protocol_of
+from hvtx.host.nfnumbers import (
+    APPEND,
+    BE32,
+    BE64,
+    COMPAT_FLAGS,
+    COMPAT_PROTOCOL,
+    CONNLIMIT_COUNT,
+    CONNLIMIT_FLAGS,
+    CONNLIMIT_OVER,
+    DATA_VALUE,
+    DATA_VERDICT,
+    DELRULE,
+    DELSETELEM,
+    DELTABLE,
+    ELEM_DATA,
+    ELEM_EXPR,
+    ELEM_KEY,
+    ELEM_USERDATA,
+    EXPR_DATA,
+    EXPR_NAME,
+    LIST_ELEMENTS,
+    LIST_SET,
+    LIST_TABLE,
+    NEWRULE,
+    NEWSETELEM,
+    RULE_CHAIN,
+    RULE_COMPAT,
+    RULE_EXPRESSIONS,
+    RULE_HANDLE,
+    RULE_TABLE,
+    RULE_USERDATA,
+    TABLE_NAME,
+    VERDICT_CHAIN,
+    VERDICT_CODE,
+)
+
+
+class Piece(NamedTuple):
+    """An element that is wanted: where it belongs, and its raw key and data.
+
+    ``flows``: it matches only beyond so many tracked connections (of a set with ``ct count``).
+    """
+
+    family: str
+    table: str
+    set: str
+    key: bytes
+    data: bytes = b""
+    verdict: bool = False
+    flows: int = 0
+
+
+class Command(NamedTuple):
+    """One message of a batch: its number within nf_tables, netlink flags, family and body."""
+
+    number: int
+    flags: int
+    family: str
+    body: bytes
+
+
+# ---------------------------------------------------------------- encoding, pure
+
+
+def comment_data(comment: str) -> bytes:
+    """User data that holds just a comment (libnftnl's TLV: type 0, length, NUL-terminated)."""
+    raw = comment.encode() + b"\0"
+    return bytes((0, len(raw))) + raw
+
+
+def verdict(code: int, chain: str = "") -> bytes:
+    """A verdict's payload: ACCEPT, or GOTO with its chain."""
+    number = attribute(VERDICT_CODE, struct.pack(">i", code))
+    return number + text(VERDICT_CHAIN, chain) if chain else number
+
+
+def value_of(kind: int, piece_data: bytes, verdict_: bool) -> bytes:
+    """A key or data as nf_tables has it."""
+    if verdict_:
+        return nested(kind, nested(DATA_VERDICT, piece_data))
+    return nested(kind, attribute(DATA_VALUE, piece_data))
+
+
+def list_body(piece: Piece, element: bytes) -> bytes:
+    """A message about elements of one set."""
+    return (
+        text(LIST_TABLE, piece.table)
+        + text(LIST_SET, piece.set)
+        + nested(LIST_ELEMENTS, nested(1, element))
+    )
+
+
+def add_element(piece: Piece, comment: str) -> Command:
+    """Make an element; EEXIST if its key is there, whatever its data."""
+    parts = value_of(ELEM_KEY, piece.key, False)
+    if piece.data:
+        parts += value_of(ELEM_DATA, piece.data, piece.verdict)
+    if piece.flows:
+        inside = attribute(CONNLIMIT_COUNT, BE32.pack(piece.flows))
+        inside += attribute(CONNLIMIT_FLAGS, BE32.pack(CONNLIMIT_OVER))
+        parts += nested(ELEM_EXPR, text(EXPR_NAME, "connlimit"), nested(EXPR_DATA, inside))
+    parts += attribute(ELEM_USERDATA, comment_data(comment))
+    return Command(NEWSETELEM, CREATE | EXCL, piece.family, list_body(piece, parts))
+
+
+def delete_element(piece: Piece) -> Command:
+    """Remove an element by its key: only ever in a batch with a generation."""
+    body = list_body(piece, value_of(ELEM_KEY, piece.key, False))
+    return Command(DELSETELEM, 0, piece.family, body)
+
+
+def delete_table(family: str, name: str) -> Command:
+    """Remove a table with all that is in it: only ever in a batch with a generation."""
+    return Command(DELTABLE, 0, family, text(TABLE_NAME, name))
+
+
+def delete_rule(rule: Rule) -> Command:
+    """Remove a rule by its handle: only ever in a batch with a generation."""
+    body = (
+        text(RULE_TABLE, rule.table)
+        + text(RULE_CHAIN, rule.chain)
+        + attribute(RULE_HANDLE, BE64.pack(rule.handle))
+    )
+    return Command(DELRULE, 0, rule.family, body)
+
+
+def delete_rules(family: str, table: str) -> Command:
+    """Remove all rules of a table: only ever in a namespace of our own."""
+    return Command(DELRULE, 0, family, text(RULE_TABLE, table))
+
+
+def add_rule(rule: Rule) -> Command:
+    """Make an equal rule at the end of the chain of that name."""
+    body = (
+        text(RULE_TABLE, rule.table)
+        + text(RULE_CHAIN, rule.chain)
+        + attribute(RULE_EXPRESSIONS | NESTED, rule.expressions)
+    )
+    if rule.comment:
+        body += attribute(RULE_USERDATA, comment_data(rule.comment))
+    return Command(NEWRULE, CREATE | APPEND, rule.family, body + _compat(rule))
+
+
+def comment_rule(rule: Rule, comment: str) -> Command:
+    """Put an equal rule with a comment in its place: only ever in a batch with a generation."""
+    body = (
+        text(RULE_TABLE, rule.table)
+        + text(RULE_CHAIN, rule.chain)
+        + attribute(RULE_HANDLE, BE64.pack(rule.handle))
+        + attribute(RULE_EXPRESSIONS | NESTED, rule.expressions)
+        + attribute(RULE_USERDATA, comment_data(comment))
+    )
+    return Command(NEWRULE, REPLACE, rule.family, body + _compat(rule))
+
+
+def _compat(rule: Rule) -> bytes:
+    """What matches of xtables (those that iptables-nft keeps) ask for: the rule's IP protocol."""
+    protocol = protocol_of(rule)
+    return (
+        b""
+        if not protocol
+        else nested(
+            RULE_COMPAT,
+            attribute(COMPAT_PROTOCOL, BE32.pack(protocol)),
+            attribute(COMPAT_FLAGS, BE32.pack(0)),
+        )
+    )

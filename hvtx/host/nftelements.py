@@ -1,0 +1,140 @@
+"""The elements of hvtx's nftables tables that stand for a row. Pure."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hvtx.errors import UsageError
+from hvtx.host.nfmessages import Piece, verdict
+from hvtx.host.nfnumbers import ACCEPT, GOTO
+from hvtx.host.nftlayout import table_name
+from hvtx.model.resource import FLOWS_EACH
+
+# ---------------------------------------------------------------- rows to elements
+
+
+def _ifname(name: str) -> bytes:
+    raw = name.encode()
+    if not 0 < len(raw) < 16:
+        raise UsageError(
+            f"{name!r} cannot be the name of a network device",
+            hint="device names have 1 to 15 characters",
+        )
+    return raw.ljust(16, b"\0")
+
+
+def _mac(address: str) -> bytes:
+    return bytes.fromhex(address.replace(":", "")) + b"\0\0"  # key fields are padded to 4 bytes
+
+
+def _link_local(address: str) -> bytes:
+    """The fe80 address that follows from a MAC (RFC 4291, appendix A)."""
+    raw = bytes.fromhex(address.replace(":", ""))
+    return b"\xfe\x80" + bytes(6) + bytes((raw[0] ^ 2,)) + raw[1:3] + b"\xff\xfe" + raw[3:]
+
+
+def _ip(address: str) -> bytes:
+    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+
+
+def _port(number: int) -> bytes:
+    return number.to_bytes(2, "big") + b"\0\0"
+
+
+_PROTOCOLS = {"tcp": b"\x06\0\0\0", "udp": b"\x11\0\0\0"}
+_ANY = {"0.0.0.0": "4", "::": "6"}  # noqa: S104  not bound to: a published port's host address
+
+
+def pieces(installation: str, spec: Mapping[str, Any]) -> list[Piece]:
+    """The elements that stand for a row; empty for the base row.
+
+    Raises UsageError for a device name that is too long, KeyError for a missing field.
+    """
+    table = table_name(installation)
+    return [piece._replace(table=table) for piece in unplaced(spec)]
+
+
+def unplaced(spec: Mapping[str, Any]) -> list[Piece]:
+    """The same with an empty table: what is enough to tell them from others."""
+    return _COMPILE[spec["what"]](spec)
+
+
+def _network(spec: Mapping[str, Any]) -> list[Piece]:
+    bridge = _ifname(spec["bridge"])
+    within = verdict(GOTO, "isolated") if spec["isolate"] else verdict(ACCEPT)
+    found = [
+        Piece("inet", "", "bridges", bridge),
+        Piece("inet", "", "within", bridge + bridge, within, verdict=True),
+        Piece("inet", "", "flows_link", bridge, flows=spec.get("flows", FLOWS_EACH)),
+    ]
+    if spec["nat"]:
+        found.append(Piece("inet", "", "nat_bridges", bridge))
+    return found
+
+
+def _forward(spec: Mapping[str, Any]) -> list[Piece]:
+    bridge, flows = _ifname(spec["bridge"]), spec.get("flows", FLOWS_EACH)
+    return [
+        piece
+        for family in "46"
+        if (address := spec.get(f"ipv{family}"))
+        for piece in (
+            Piece("inet", "", f"guests{family}", _ip(address) + bridge),
+            Piece("inet", "", f"flows{family}", _ip(address) + bridge, flows=flows),
+        )
+    ]
+
+
+def _guard(spec: Mapping[str, Any]) -> list[Piece]:
+    device, link = _ifname(spec["device"]), _link_local(spec["mac"])
+    found = [
+        Piece("bridge", "", "ports", device),
+        Piece("bridge", "", "macs", device + _mac(spec["mac"])),
+        Piece("bridge", "", "lladdrs", device + _mac(spec["mac"])),
+        Piece("bridge", "", "own6", device + link),
+        Piece("bridge", "", "links6", link),
+        Piece("bridge", "", "new6", device),
+    ]
+    if spec["isolate"]:
+        found.append(Piece("bridge", "", "apart", device))
+    for family in "46":
+        address = spec.get(f"ipv{family}")
+        if address:
+            found.append(Piece("bridge", "", f"own{family}", device + _ip(address)))
+    gateway = spec.get("gateway6")
+    if gateway:
+        found.append(Piece("bridge", "", "gateways6", device + _ip(gateway)))
+    return found + (_forward(spec) if spec.get("forward") else [])
+
+
+def _masquerade(spec: Mapping[str, Any]) -> list[Piece]:
+    address = spec["address"]
+    return [Piece("inet", "", "masq6" if ":" in address else "masq4", _ip(address))]
+
+
+def _publish(spec: Mapping[str, Any]) -> list[Piece]:
+    host = spec.get("host_ip")
+    service = _PROTOCOLS[spec["protocol"]] + _port(spec["host_port"])
+    found = []
+    for family in "46":
+        guest = spec.get(f"ipv{family}")
+        if not guest:
+            continue
+        data = _ip(guest) + _port(spec["guest_port"])
+        if not host or _ANY.get(host) == family:
+            found.append(Piece("inet", "", f"dnat{family}_any", service, data))
+        elif host not in _ANY and (":" in host) == (family == "6") and host != "::1":
+            found.append(Piece("inet", "", f"dnat{family}_host", _ip(host) + service, data))
+    return found
+
+
+_COMPILE: Mapping[str, Callable[[Mapping[str, Any]], list[Piece]]] = {
+    "base": lambda _: [],
+    "network": _network,
+    "port": _guard,
+    "forward": _forward,
+    "masquerade": _masquerade,
+    "publish": _publish,
+}

@@ -1,0 +1,88 @@
+"""Elements of hvtx's nftables tables as people read them. Pure."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+
+from hvtx.host.netlink import attribute_map
+from hvtx.host.nfnumbers import ACCEPT, GOTO
+
+_PROTOCOL_NAMES = {6: "tcp", 17: "udp"}
+
+
+# ---------------------------------------------------------------- elements to text
+
+
+def _name(raw: bytes) -> str:
+    return raw.rstrip(b"\0").decode(errors="replace")
+
+
+_ntop, _V4, _V6 = socket.inet_ntop, socket.AF_INET, socket.AF_INET6
+
+
+def _service(raw: bytes) -> str:
+    return f"{_PROTOCOL_NAMES.get(raw[0], raw[0])} {raw[4] << 8 | raw[5]}"
+
+
+def _to4(data: bytes) -> str:
+    return f"{_ntop(_V4, data[:4])}:{data[4] << 8 | data[5]}"
+
+
+def _to6(data: bytes) -> str:
+    return f"[{_ntop(_V6, data[:16])}]:{data[16] << 8 | data[17]}"
+
+
+def _verdict(data: bytes) -> str:
+    fields = attribute_map(data)
+    code = int.from_bytes(fields.get(1, b""), "big", signed=True)
+    chain = _name(fields.get(2, b""))
+    return (
+        f"{'accept' if code == ACCEPT else code} {chain}".strip()
+        if code != GOTO
+        else (f"goto {chain}")
+    )
+
+
+_RENDER: Mapping[tuple[str, str], Callable[[bytes, bytes], str]] = {
+    ("inet", "bridges"): lambda k, _: _name(k),
+    ("inet", "nat_bridges"): lambda k, _: _name(k),
+    ("inet", "within"): lambda k, d: f"{_name(k[:16])} {_name(k[16:])} -> {_verdict(d)}",
+    ("inet", "guests4"): lambda k, _: f"{_ntop(_V4, k[:4])} {_name(k[4:])}",
+    ("inet", "guests6"): lambda k, _: f"{_ntop(_V6, k[:16])} {_name(k[16:])}",
+    ("inet", "flows4"): lambda k, _: f"{_ntop(_V4, k[:4])} {_name(k[4:])}",
+    ("inet", "flows6"): lambda k, _: f"{_ntop(_V6, k[:16])} {_name(k[16:])}",
+    ("inet", "flows_link"): lambda k, _: _name(k),
+    ("inet", "masq4"): lambda k, _: _ntop(_V4, k),
+    ("inet", "masq6"): lambda k, _: _ntop(_V6, k),
+    ("inet", "dnat4_any"): lambda k, d: f"{_service(k)} -> {_to4(d)}",
+    ("inet", "dnat6_any"): lambda k, d: f"{_service(k)} -> {_to6(d)}",
+    ("inet", "dnat4_host"): lambda k, d: f"{_ntop(_V4, k[:4])} {_service(k[4:])} -> {_to4(d)}",
+    ("inet", "dnat6_host"): lambda k, d: f"[{_ntop(_V6, k[:16])}] {_service(k[16:])} -> {_to6(d)}",
+    ("bridge", "ports"): lambda k, _: _name(k),
+    ("bridge", "apart"): lambda k, _: _name(k),
+    ("bridge", "macs"): lambda k, _: f"{_name(k[:16])} {k[16:22].hex(':')}",
+    ("bridge", "lladdrs"): lambda k, _: f"{_name(k[:16])} {k[16:22].hex(':')}",
+    ("bridge", "own4"): lambda k, _: f"{_name(k[:16])} {_ntop(_V4, k[16:])}",
+    ("bridge", "own6"): lambda k, _: f"{_name(k[:16])} {_ntop(_V6, k[16:])}",
+    ("bridge", "links6"): lambda k, _: _ntop(_V6, k),
+    ("bridge", "new6"): lambda k, _: _name(k),
+    ("bridge", "gateways6"): lambda k, _: f"{_name(k[:16])} {_ntop(_V6, k[16:])}",
+}
+
+
+def _hex(key: bytes, data: bytes) -> str:
+    return f"{key.hex()} -> {data.hex()}" if data else key.hex()
+
+
+def renderer(family: str, name: str) -> Callable[[bytes, bytes], str]:
+    """How the elements of a set of our layout are written; hexadecimal for other sets."""
+    return _RENDER.get((family, name), _hex)
+
+
+def render(family: str, name: str, key: bytes, data: bytes) -> str:
+    """An element as people read it; hexadecimal if a stranger's set only has the name of ours."""
+    try:
+        return renderer(family, name)(key, data)
+    except (ValueError, IndexError, OSError):
+        return _hex(key, data)

@@ -1,0 +1,181 @@
+"""Who has a file or a TAP device open, by what ``/proc`` shows of descriptors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+from hvtx.host.procfs import field_of, proc_is_foreign, read_whole
+
+_TUNGETDEVNETNS = 0x54E3  # _IO('T', 227), include/uapi/linux/if_tun.h
+_SYS_PIDFD_GETFD = 438  # the same number on all architectures
+
+
+class Holder(NamedTuple):
+    """A process that has a TAP device open."""
+
+    pid: int
+    command: str  # its name as in /proc/<pid>/comm
+
+
+class Holders(NamedTuple):
+    """Who holds which device; ``complete`` is false if some process could not be looked into."""
+
+    found: dict[str, tuple[Holder, ...]]
+    complete: bool
+
+
+def has_open(pid: int, suffix: str, path: str) -> bool:
+    """Whether a process has a file open that was at ``…/suffix``, and is not what ``path`` is now.
+
+    False where it cannot be looked at.
+    """
+    here = _inode(path)
+    try:
+        names = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return False
+    for name in names:
+        link = f"/proc/{pid}/fd/{name}"
+        try:
+            target = os.readlink(link).removesuffix(" (deleted)")
+        except OSError:
+            continue
+        if target.endswith(suffix) and _inode(link) not in (None, here):
+            return True
+    return False
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def tap_holders(names: Collection[str]) -> Holders:
+    """Who has the TAP devices ``names`` of this network namespace open.
+
+    Looks for descriptors of ``/dev/net/tun`` whose fdinfo names one of them in ``iff:``. A plan's
+    evidence, not a lock: descriptors that are in flight through a socket, or that a kernel thread
+    holds, are not in ``/proc``; only attaching to the device tells for certain.
+    """
+    found: dict[str, list[Holder]] = {}
+    if not names:
+        return Holders({}, True)
+    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    # pid 1 is missing where hidepid hides other people's processes from us
+    complete = 1 in pids and not proc_is_foreign()
+    wanted = frozenset(names)
+    here = os.stat("/proc/thread-self/ns/net")
+    for pid in pids:
+        try:
+            held = set(_held(pid, wanted, (here.st_dev, here.st_ino)))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        except OSError:
+            complete = False
+            continue
+        for name in held:
+            found.setdefault(name, []).append(Holder(pid, _name(pid)))
+    return Holders({name: tuple(holders) for name, holders in found.items()}, complete)
+
+
+def _held(pid: int, wanted: frozenset[str], here: tuple[int, int]) -> Iterator[str]:
+    """Names among ``wanted`` that process ``pid`` has open in the namespace ``here``."""
+    for directory in _tables(pid):
+        for number in os.listdir(directory + "fd"):
+            try:
+                link = os.readlink(f"{directory}fd/{number}")
+                if not link.startswith("/") or "tun" not in link:
+                    continue
+                name = device_in(read_whole(f"{directory}fdinfo/{number}"))
+            except FileNotFoundError:
+                continue
+            if name in wanted and _is_here(pid, int(number), here):
+                yield name
+
+
+def open_devices(pid: int) -> set[str]:
+    """The TUN and TAP devices, of whatever namespace, that a process has open; raises OSError."""
+    found = set()
+    for directory in _tables(pid):
+        for number in os.listdir(directory + "fd"):
+            try:
+                link = os.readlink(f"{directory}fd/{number}")
+                if link.startswith("/") and "tun" in link:
+                    found.add(device_in(read_whole(f"{directory}fdinfo/{number}")))
+            except FileNotFoundError:
+                continue
+    return found - {""}
+
+
+def device_in(fdinfo: bytes) -> str:
+    """The interface behind a tun descriptor, by its fdinfo; empty if there is none (pure).
+
+    Anybody can name a device in a namespace of their own, with bytes that are no text.
+    """
+    return field_of(fdinfo, b"iff:").decode(errors="surrogateescape")
+
+
+def _tables(pid: int) -> Iterator[str]:
+    """Where the descriptors of a process are listed.
+
+    Its own directory lists those of the leader thread, and none once that has exited: then each
+    other thread has a list.
+    """
+    leader = f"/proc/{pid}/"
+    yield leader
+    if not os.listdir(leader + "fd"):
+        tasks = os.listdir(leader + "task")
+        yield from (f"{leader}task/{task}/" for task in tasks if task != str(pid))
+
+
+def _is_here(pid: int, number: int, here: tuple[int, int]) -> bool:
+    """Whether the device behind a tun descriptor is in the namespace ``here``.
+
+    A holder in the same namespace is believed; one in another may have brought the descriptor
+    along, or may mean a device of the same name over there: the device itself is asked. Where
+    that is not allowed the holder counts, since what may be in use is left alone.
+    """
+    try:
+        theirs = os.stat(f"/proc/{pid}/ns/net")
+        if (theirs.st_dev, theirs.st_ino) == here:
+            return True
+        device = _device_namespace(pid, number)
+    except OSError:
+        return True
+    return device == here
+
+
+def _device_namespace(pid: int, number: int) -> tuple[int, int]:
+    """Device and inode of the namespace that a process's tun device is in; OSError if refused."""
+    import ctypes
+    import fcntl
+
+    process = os.pidfd_open(pid)
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        copy = libc.syscall(_SYS_PIDFD_GETFD, process, number, 0)
+        if copy < 0:
+            raise OSError(ctypes.get_errno(), "pidfd_getfd")
+    finally:
+        os.close(process)
+    try:
+        namespace = fcntl.ioctl(copy, _TUNGETDEVNETNS)
+    finally:
+        os.close(copy)
+    try:
+        seen = os.fstat(namespace)
+    finally:
+        os.close(namespace)
+    return seen.st_dev, seen.st_ino
+
+
+def _name(pid: int) -> str:
+    try:
+        return read_whole(f"/proc/{pid}/comm").decode(errors="replace").rstrip("\n")
+    except OSError:
+        return "?"

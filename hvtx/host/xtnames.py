@@ -1,0 +1,42 @@
+"""Which legacy iptables tables a network namespace has; looking makes none."""
+
+from __future__ import annotations
+
+from hvtx.errors import HostRefused, NotPermitted
+
+TOOLS = {4: "iptables", 6: "ip6tables"}
+NAMES = {4: "/proc/thread-self/net/ip_tables_names", 6: "/proc/thread-self/net/ip6_tables_names"}
+OR_NFTABLES = "or use --firewall nftables"
+
+
+def names_path(family: int) -> str:
+    """Where the kernel lists the tables of a family, as people know it."""
+    return NAMES[family].replace("thread-self/", "")
+
+
+def listed(family: int) -> frozenset[str]:
+    """The tables that this thread's network namespace has; looking creates none.
+
+    Raises NotPermitted or HostRefused (``cannot-observe``) when the list cannot be read.
+    """
+    try:
+        with open(NAMES[family], encoding="ascii") as names:
+            return frozenset(names.read().split())
+    except FileNotFoundError:
+        return frozenset()  # this kernel has no legacy tables of the family
+    except PermissionError as problem:
+        raise NotPermitted(
+            f"cannot read {names_path(family)} without the capability CAP_DAC_READ_SEARCH",
+            hint="run hvtx as root, or with that capability; `--firewall nftables` does without",
+        ) from problem
+    except OSError as problem:
+        raise unobserved(f"cannot read {NAMES[family]}: {problem.strerror}") from problem
+
+
+def unobserved(message: str) -> HostRefused:
+    """The error of a list or table that cannot be read."""
+    return HostRefused(
+        message,
+        hint="see what `iptables-legacy-save` and `ip6tables-legacy-save` say",
+        code="cannot-observe",
+    )

@@ -1,0 +1,127 @@
+"""What somebody may mean, and whose it is: what all finders of `explain` are made of. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from hvtx.model.plan import Item, Plan, Reason, Snapshot
+from hvtx.model.resource import Link, Resource
+from hvtx.model.ruleset import Difference
+from hvtx.model.stranger import StrangeRule
+from hvtx.model.vm import Network, Vm
+from hvtx.planner import addressees
+from hvtx.planner.likeness import likeness
+
+MENTIONS = 5  # strangers' rules that are named as evidence
+
+
+class Sight(NamedTuple):
+    """Everything that an answer is made from."""
+
+    snapshot: Snapshot
+    plan: Plan  # of all things, strangers' too
+    vms: tuple[Vm, ...]
+    networks: tuple[Network, ...]
+    rules: tuple[StrangeRule, ...]  # every rule of the host, ours too
+    places: tuple[str, ...]  # every table, chain and set: "nft ip nat", "iptables nat OUTPUT"
+    sockets: frozenset[tuple[str, str, int]]  # protocol, address, port that a program listens on
+    deaf: str = ""  # why sockets may be missing
+    unread: str = ""  # why rules and places are missing, if they could not be read
+    tombstone: Resource | None = None  # the released row with the mark that was asked for
+    differences: tuple[Difference, ...] = ()  # what in our own tables is not as hvtx made it
+
+
+class Subject(NamedTuple):
+    """A thing that somebody asked for.
+
+    ``item`` is gc's verdict on it; without one, ``owner`` and ``reason`` say what is known. ``row``
+    is its row on record; ``words`` is what it is, if that is not a resource of ours.
+    """
+
+    kind: str
+    key: str
+    words: str
+    item: Item | None = None
+    owner: str = "foreign"
+    reason: Reason = Reason.FOREIGN
+    vm: str | None = None
+    network: str | None = None
+    row: Resource | None = None
+    evidence: tuple[str, ...] = ()
+
+
+def of_item(sight: Sight, item: Item, words: str = "", evidence: Iterable[str] = ()) -> Subject:
+    """The subject of a plan's item."""
+    row = next((row for row in sight.snapshot.rows if row.id == item.row), None)
+    return Subject(
+        item.kind, item.key, words, item, owner_of(item.reason), item.reason, item.vm,
+        _network_of(sight, row), row, tuple(evidence),
+    )  # fmt: skip
+
+
+def of_row(sight: Sight, row: Resource, evidence: Iterable[str] = ()) -> Subject:
+    """A row's own item: the first that speaks of it is its own, copies come behind."""
+    item = next(item for item in sight.plan.items if item.row == row.id and item.entry is None)
+    return of_item(sight, item, evidence=evidence)
+
+
+def _network_of(sight: Sight, row: Resource | None) -> str | None:
+    facts = sight.snapshot.networks.get(row.network) if row and row.network else None
+    if facts:
+        return facts.name
+    bridge = row.spec.get("bridge") if row else None
+    return next((network.name for network in sight.networks if network.bridge == bridge), None)
+
+
+def owner_of(reason: Reason) -> str:
+    """The owner (a word of the interface) of what is planned for this reason."""
+    if reason is Reason.OTHER_INSTALLATION:
+        return "other-installation"
+    if reason in (Reason.FOREIGN, Reason.MARK_MISMATCH):
+        return "foreign"
+    if reason in (
+        Reason.MARK_UNREADABLE,
+        Reason.MARK_STRIPPED,
+        Reason.UNRECORDED,
+        Reason.DUPLICATE_MARK,
+        Reason.EDITED_COPY,
+    ):
+        return "unknown"
+    return "hvtx"
+
+
+def rules_about(sight: Sight, link: Link) -> Iterator[str]:
+    """What the kernel shows of a device, and who speaks of it."""
+    names = {other.ifindex: other.name for other in sight.snapshot.links}
+    yield f"{link.kind or 'device'} with index {link.ifindex}, MAC address {link.mac}"
+    if link.altnames:
+        yield f"also called {addressees.listed(list(link.altnames))}"
+    if link.master:
+        yield f"a port of {names.get(link.master, 'a bridge that is not seen')}"
+    ports = [other.name for other in sight.snapshot.links if other.master == link.ifindex]
+    if ports:
+        yield f"its ports: {addressees.listed(ports)}"
+    own = [a.address for a in sight.snapshot.addresses if a.ifindex == link.ifindex]
+    if own:
+        yield f"its addresses: {addressees.listed(own)}"
+    yield from rules_with(sight, link.name)
+
+
+def rules_with(sight: Sight, word: str) -> Iterator[str]:
+    """Strangers' rules that speak of something."""
+    whole = re.compile(rf"(?<![\w.:-]){re.escape(word)}(?![\w.:-])")
+    rules = [r for r in sight.rules if not r.mark and (whole.search(r.text) or r.native == word)]
+    for rule in rules[:MENTIONS]:
+        yield f"mentioned by a rule without a mark: {rule.key}"
+    if len(rules) > MENTIONS:
+        yield f"and by {len(rules) - MENTIONS} more"
+
+
+def foreign_words(sight: Sight, link: Link) -> str:
+    """What can be said of a stranger's device."""
+    master = next((o.name for o in sight.snapshot.links if o.ifindex == link.master), "")
+    looks = (likeness(master) if master else None) or likeness(link.name)
+    alias = f"its alias is {link.alias!r}" if link.alias else "no mark"
+    return f"not ours: {alias}" + (f"; looks like {looks}" if looks else "")

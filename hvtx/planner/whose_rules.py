@@ -1,0 +1,125 @@
+"""Whose a table, a chain or a rule is. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from hvtx.model.mark import FAMILY
+from hvtx.model.plan import Reason
+from hvtx.model.stranger import StrangeRule
+from hvtx.planner.heuristic import keeper_of
+from hvtx.planner.likeness import likeness
+from hvtx.planner.subjects import Sight, Subject, of_item, of_row
+
+_SHORTEST = 3  # letters of a rule's text that tell something
+_SPELT = re.compile(
+    r"(?:ip6?tables(?:-legacy|-nft)? +)?(?:-t (\S+) +)?(?:-[ACDI] (\S+) +(?:\d+ +)?)?(.*)"
+)
+_OURS = re.compile(r"(?:hvtx|HVTX)-([a-z2-7]{10})(?:-|$)")
+
+
+def by_place(sight: Sight, text: str) -> Iterator[Subject]:
+    """Tables and chains of that name."""
+    wanted = text.split()
+    for place in sight.places:
+        words = place.split()
+        if wanted and words[-len(wanted) :] == wanted:
+            yield _place(sight, place)
+
+
+def _place(sight: Sight, place: str) -> Subject:
+    """A table, a chain or a set of the firewall."""
+    parts = place.split()
+    table = len(parts) == (3 if parts[0] == "nft" else 2)
+    kind = "table" if table else "chain"
+    inside = [r for r in sight.rules if r.place == place or r.place.startswith(place + " ")]
+    marked = sum(1 for rule in inside if rule.mark)
+    rules = "1 rule" if len(inside) == 1 else f"{len(inside)} rules"
+    changed = [d for d in sight.differences if f"{d.place} ".startswith(f"{place} ")]
+    evidence = (
+        f"{rules} in it, {marked} with a mark of hvtx",
+        *(f"{d.place}: {d.words}: {d.mend}" for d in changed),
+    )
+    if any(d.whole and d.place == place for d in changed):
+        words = f"not hvtx's, although it stands in hvtx's own table {parts[2]}"
+        return Subject(kind, place, words, evidence=evidence)
+    named = _OURS.match(parts[2] if parts[0] == "nft" else parts[-1])
+    if named is None:
+        looks = likeness(parts[-1]) or (likeness(parts[2]) if parts[0] == "nft" else None)
+        words = "not ours: no mark" + (f"; looks like {looks}" if looks else "")
+        if marked:
+            words = f"not ours, but {marked} of its {len(inside)} rules are hvtx's"
+        return Subject(kind, place, words, evidence=evidence)
+    if named[1] != sight.snapshot.installation:
+        words = f"a {kind} of another installation of hvtx ({named[1]})"
+        other = Reason.OTHER_INSTALLATION
+        return Subject(kind, place, words, None, "other-installation", other, evidence=evidence)
+    backend = "nftables" if parts[0] == "nft" else "iptables"
+    family = parts[1] if backend == "nftables" else ""
+    for row in sight.snapshot.rows:
+        if row.spec.get("what") == "base" and row.spec["backend"] == backend:
+            if family not in row.spec.get("families", (family,)):
+                continue
+            found = of_row(sight, row, evidence)
+            return found._replace(kind=kind, key=place)
+    words = f"a {kind} named like those of this installation, but not on record"
+    return Subject(kind, place, words, None, "unknown", Reason.UNRECORDED, evidence=evidence)
+
+
+def by_rule(sight: Sight, text: str) -> Iterator[Subject]:
+    """A rule by its text, a part of it, or as it would be typed for iptables."""
+    if len(text) < _SHORTEST:
+        return
+    spelt = _SPELT.fullmatch(text)
+    table, chain, rest = spelt.groups() if spelt else (None, None, text)
+
+    def fits(rule: StrangeRule) -> bool:
+        if table or chain:
+            here = table in (None, rule.table) and chain in (None, rule.chain)
+            return here and _bare(rest) in (_bare(rule.text), _bare(rule.native))
+        return any(text in words for words in (rule.key, f"{rule.place}: {rule.native}"))
+
+    for rule in sight.rules:
+        if fits(rule):
+            yield _rule(sight, rule)
+    told = {item.mark for item in sight.plan.items if item.mark}
+    for entry in sight.snapshot.entries:  # elements of sets: addresses, ports, devices
+        if entry.mark in told and text in f"{entry.place}: {entry.text}":
+            item = next(item for item in sight.plan.items if item.mark == entry.mark)
+            yield of_item(sight, item, evidence=(f"{entry.place}: {entry.text}",))
+    for one in sight.differences:
+        if one.element and text in f"{one.place}: {one.element}":
+            words = "not hvtx's, although it stands in hvtx's own table"
+            more = (f"to remove it: {one.mend}",)
+            yield Subject("rule", f"{one.place}: {one.element}", words, evidence=more)
+
+
+def _bare(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _rule(sight: Sight, rule: StrangeRule) -> Subject:
+    words = "not ours: no mark"
+    if rule.mark is not None:
+        item = next((item for item in sight.plan.items if item.mark == rule.mark), None)
+        if item is not None:
+            found = of_item(sight, item, evidence=(rule.key,))
+            return found._replace(kind="rule", key=rule.key)
+        words = f"not ours: it carries {rule.mark}" if rule.mark.startswith(FAMILY) else words
+    spoken = f"handle {rule.handle})" if rule.handle else f"`{rule.text}`"
+    for one in sight.differences:
+        if one.row is None and one.place == rule.place and spoken in one.words:
+            words = "not hvtx's, although it stands in a table or chain of hvtx's, or leads there"
+            return Subject("rule", rule.key, words, evidence=(f"to remove it: {one.mend}",))
+    keeper = keeper_of(rule)
+    looks = next((w for name in (rule.chain, rule.table) if (w := likeness(name))), None)
+    looks = looks or next(
+        (w for name in rule.text.split() if (w := likeness(name.strip('"')))), None
+    )
+    words += f"; {keeper}" if keeper else ""
+    words += f"; looks like {looks}" if looks else ""
+    more = (f"rule {rule.position} of its chain", f"to make it again: {rule.restore}")
+    if rule.doubt:
+        more = (more[0], f"these are not iptables' words for it: {rule.doubt}")
+    return Subject("rule", rule.key, words, evidence=more)
