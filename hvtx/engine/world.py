@@ -169,7 +169,7 @@ def _silent(picture: Picture, way: Way) -> _Told | None:
         forget = f"ip neigh del {gateway} dev {device.name}"
         if topology.has_failed(body):
             words = f"its gateway {gateway} does not answer at {device.name}"
-            return words, (f"the neighbour table has {gateway} as FAILED",), f"{forget}; ask again"
+            return words, (f"the neighbour table has {gateway} as FAILED",), forget
         if mac:
             words = f"the MAC address of its gateway {gateway} was entered by hand"
             told = f"the neighbour table has {gateway} at {mac.hex(':')} on {device.name} for good"
