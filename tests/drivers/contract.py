@@ -98,8 +98,8 @@ def driver(world: World, name: str) -> Any:
 
 def _close(subject: Any) -> None:
     """Close the sockets that a driver keeps for as long as its process lives."""
-    for kept in (getattr(subject, "_links", None), getattr(subject, "_open", None)):
-        if kept is not None:
+    for kept in (getattr(subject, "_links", None), subject):
+        if hasattr(kept, "close"):
             kept.close()
 
 
