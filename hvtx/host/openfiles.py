@@ -85,6 +85,18 @@ def tap_holders(names: Collection[str]) -> Holders:
 
 def _held(pid: int, wanted: frozenset[str], here: tuple[int, int]) -> Iterator[str]:
     """Names among ``wanted`` that process ``pid`` has open in the namespace ``here``."""
+    for number, name in _tuns(pid):
+        if name in wanted and _is_here(pid, number, here):
+            yield name
+
+
+def open_devices(pid: int) -> set[str]:
+    """The TUN and TAP devices, of whatever namespace, that a process has open; raises OSError."""
+    return {name for _, name in _tuns(pid) if name}
+
+
+def _tuns(pid: int) -> Iterator[tuple[int, str]]:
+    """The tun descriptors of a process: their numbers, and the interfaces behind them."""
     for directory in _tables(pid):
         for number in os.listdir(directory + "fd"):
             try:
@@ -94,22 +106,7 @@ def _held(pid: int, wanted: frozenset[str], here: tuple[int, int]) -> Iterator[s
                 name = device_in(read_whole(f"{directory}fdinfo/{number}"))
             except FileNotFoundError:
                 continue
-            if name in wanted and _is_here(pid, int(number), here):
-                yield name
-
-
-def open_devices(pid: int) -> set[str]:
-    """The TUN and TAP devices, of whatever namespace, that a process has open; raises OSError."""
-    found = set()
-    for directory in _tables(pid):
-        for number in os.listdir(directory + "fd"):
-            try:
-                link = os.readlink(f"{directory}fd/{number}")
-                if link.startswith("/") and "tun" in link:
-                    found.add(device_in(read_whole(f"{directory}fdinfo/{number}")))
-            except FileNotFoundError:
-                continue
-    return found - {""}
+            yield int(number), name
 
 
 def device_in(fdinfo: bytes) -> str:
