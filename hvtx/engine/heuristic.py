@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hvtx.drivers.strangers import Strangers
-from hvtx.engine.files import PRIVATE, read_plan, unwritten, write_out
+from hvtx.engine.files import PRIVATE, read_plan
 from hvtx.engine.runtime import Runtime
-from hvtx.engine.saved_plan import SCHEMA
+from hvtx.engine.saved_plan import SCHEMA, save_document
 from hvtx.engine.snapshot import look
 from hvtx.engine.transaction import Operation, begin
 from hvtx.errors import Contended, HvtxError, NotFound, NotPermitted, Refused, StalePlan, UsageError
@@ -286,11 +286,7 @@ def _plan_id(items: Sequence[Guess]) -> str:
 
 def save_plan(report: Report, path: str, mode: int = PRIVATE) -> None:
     """Write the plan for `--apply --yes FILE`; raises UsageError if that cannot be."""
-    try:
-        write_out(path, json.dumps(document(report), indent=2) + "\n", mode=mode)
-    except OSError as problem:
-        words, hint = unwritten("plan", path, problem, option="--out")
-        raise UsageError(words, hint=hint) from problem
+    save_document(document(report), path, mode)
 
 
 def load_plan(path: str) -> list[tuple[str, ...]]:

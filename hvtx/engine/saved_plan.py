@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hvtx.engine.files import PRIVATE, read_plan, unwritten, write_out
@@ -99,8 +99,13 @@ def _item_document(item: Item, *, applied: bool) -> dict[str, Any]:
 
 def save_plan(report: Report, path: str, mode: int = PRIVATE) -> None:
     """Write a plan where a person said; raises UsageError if that cannot be."""
+    save_document(plan_document(report), path, mode)
+
+
+def save_document(document: Mapping[str, Any], path: str, mode: int) -> None:
+    """Write a plan's JSON where a person said; raises UsageError if that cannot be."""
     try:
-        write_out(path, json.dumps(plan_document(report), indent=2) + "\n", mode=mode)
+        write_out(path, json.dumps(document, indent=2) + "\n", mode=mode)
     except OSError as problem:
         words, hint = unwritten("plan", path, problem, option="--out")
         raise UsageError(words, hint=hint) from problem
