@@ -160,14 +160,16 @@ def world() -> Iterator[Namespace]:
     other = Namespace()
     try:
         run("ip", "link", "add", "uplink", "type", "veth", "peer", "eth0", "netns", str(other.pid))
+        # Its own link-local address is there at once, and no dump changes while it is tried.
+        Path("/proc/sys/net/ipv6/conf/uplink/accept_dad").write_text("0")
+        run("ip", "link", "set", "uplink", "up")
+        other.run("ip", "link", "set", "eth0", "up")
+        # Addresses that a device has before it is up answer only some tenths of a second after it
+        # is: the neighbour's first question was lost, and asked again a second later.
         run("ip", "addr", "add", f"{HOST4}/24", "dev", "uplink")
         run("ip", "addr", "add", f"{HOST6}/64", "dev", "uplink", "nodad")
         other.run("ip", "addr", "add", f"{WORLD4}/24", "dev", "eth0")
         other.run("ip", "addr", "add", f"{WORLD6}/64", "dev", "eth0", "nodad")
-        # its own link-local address is there at once, and no dump changes while it is tried
-        Path("/proc/sys/net/ipv6/conf/uplink/accept_dad").write_text("0")
-        run("ip", "link", "set", "uplink", "up")
-        other.run("ip", "link", "set", "eth0", "up")
         run("ip", "route", "add", "default", "via", WORLD4)
         run("ip", "-6", "route", "add", "default", "via", WORLD6)
         yield other
