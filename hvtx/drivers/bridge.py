@@ -29,6 +29,7 @@ from hvtx.host.links import EGRESS, Links, silence
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.portfilter import bridge_program
 from hvtx.host.tun import passing_tap, refusal
+from hvtx.model.address import is_ipv6
 from hvtx.model.resource import (
     BRIDGE_GROUP,
     GONE,
@@ -171,7 +172,7 @@ def settings(row: Resource, device: str) -> dict[str, str]:
     ``forwarding`` of IPv6 stays: to turn it on drops the default routes of other devices.
     """
     found: dict[str, str] = {}
-    six = [":" in address for address in bridge_spec(row).get("addresses", ())]
+    six = [is_ipv6(address) for address in bridge_spec(row).get("addresses", ())]
     if not all(six):
         found[f"net/ipv4/conf/{device}/forwarding"] = "1"
     if any(six):

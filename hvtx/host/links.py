@@ -13,6 +13,7 @@ import struct
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
+from hvtx.host.inet import packed, socket_family
 from hvtx.host.netlink import (
     ACK,
     CREATE,
@@ -32,6 +33,7 @@ from hvtx.host.netlink import (
 )
 from hvtx.host.retry import persistently
 from hvtx.host.tun import IFF_MULTI_QUEUE, IFF_NO_PI, IFF_VNET_HDR
+from hvtx.model.address import is_ipv6
 from hvtx.model.resource import Address, Link
 
 NEWLINK, GETLINK, SETLINK, GETADDR = 16, 18, 19, 22
@@ -171,8 +173,7 @@ class Links:
         """
         found = []
         for ifindex, address in known:
-            family = socket.AF_INET6 if ":" in address else socket.AF_INET
-            where = attribute(_NDA_DST, socket.inet_pton(family, address))
+            family, where = socket_family(address), attribute(_NDA_DST, packed(address))
             try:
                 entry = self._channel.get(_GETNEIGH, _NDMSG.pack(family, ifindex, 0, 0, 0) + where)
             except OSError as problem:
@@ -371,10 +372,8 @@ class Links:
 
 def silence(links: Links, ifindex: int, addresses: Iterable[Address], own: Collection[str]) -> None:
     """Keep the kernel from giving a device of ours more link-local addresses, where it has one."""
-    if any(
-        a.ifindex == ifindex and ":" in a.address and a.by_itself and a.address not in own
-        for a in addresses
-    ):
+    mine = (a for a in addresses if a.ifindex == ifindex and a.by_itself)
+    if any(is_ipv6(a.address) and a.address not in own for a in mine):
         with contextlib.suppress(OSError):  # the device goes all the same, or stays for a reason
             links.change(ifindex, quiet6=True)
 

@@ -18,6 +18,8 @@ import struct
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from hvtx.host.inet import packed
+
 _LDW, _LDH, _LDB = 0x20, 0x28, 0x30  # absolute
 _LDW_X, _LDH_X, _LDB_X = 0x40, 0x48, 0x50  # relative to X
 _LEN, _MEM, _ST, _LDX, _MSH, _TAX, _TXA = 0x80, 0x60, 0x02, 0x01, 0xB1, 0x07, 0x87
@@ -35,10 +37,6 @@ Step = tuple[int, int, str, str] | str  # code, k, labels if true and if false; 
 
 def _words(raw: bytes) -> tuple[int, ...]:
     return struct.unpack(f">{len(raw) // 4}I", raw)
-
-
-def _packed(address: str) -> bytes:
-    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
 
 
 class _Program:
@@ -168,7 +166,7 @@ def _arp(program: _Program, guard: Mapping[str, Any]) -> None:
     program.need(_JEQ, 0x0604)
     _need_mac(program, _IP + 8, bytes.fromhex(guard["mac"].replace(":", "")))
     if guard.get("ipv4"):
-        own, probe = _packed(guard["ipv4"]), program.label()
+        own, probe = packed(guard["ipv4"]), program.label()
         program.unless_equal(_LDW, _IP + 14, own, probe)
         program.let_pass()
         program.at(probe)
@@ -186,7 +184,7 @@ def _apart(guard: Mapping[str, Any], size: int) -> Iterable[tuple[bytes, bytes]]
     """The host's addresses (of ``size`` bytes) in the networks whose guests are kept apart."""
     for address in (guard.get("apart") or {"addresses": ()})["addresses"]:
         host, _, length = address.partition("/")
-        raw, bits = _packed(host), int(length)
+        raw, bits = packed(host), int(length)
         if len(raw) == size:
             yield raw, ((1 << 8 * size) - (1 << 8 * size - bits)).to_bytes(size, "big")
 
@@ -226,7 +224,7 @@ def _ip4(program: _Program, guard: Mapping[str, Any]) -> None:
     program.refuse(_JEQ, 68)
     program.at(source)
     if guard.get("ipv4"):
-        program.unless_equal(_LDW, _IP + 12, _packed(guard["ipv4"]), nobody)
+        program.unless_equal(_LDW, _IP + 12, packed(guard["ipv4"]), nobody)
         _keep_apart(program, guard, 4, _IP + 16)
         program.let_pass()
     program.at(nobody)  # asking for an address
@@ -271,14 +269,14 @@ def _own6(program: _Program, guard: Mapping[str, Any], load: int, at: int, good:
     """
     other, link, not_gateway = program.label(), program.label(), program.label()
     if guard.get("ipv6"):
-        program.unless_equal(load, at, _packed(guard["ipv6"]), link)
+        program.unless_equal(load, at, packed(guard["ipv6"]), link)
         program.go(good)
     program.at(link)
     program.add(load, at)
     program.add(_AND, 0xFFC00000)
     program.add(_JEQ, 0xFE800000, "", other)
     if guard.get("gateway6"):
-        program.unless_equal(load, at, _packed(guard["gateway6"]), not_gateway)
+        program.unless_equal(load, at, packed(guard["gateway6"]), not_gateway)
         program.drop()
     program.at(not_gateway)
     program.go(good)
@@ -405,7 +403,7 @@ def bridge_program(gateways: Iterable[str]) -> bytes:
     guests. What the host sends with its own address on the bridge, or a link-local one, passes.
     """
     program = _Program()
-    own = [_packed(gateway) for gateway in gateways]
+    own = [packed(gateway) for gateway in gateways]
     for kind, size, at in ((_IP4, 20, 12), (_IP6, 40, 8)):
         inside, behind = program.label(), program.label()
         program.room(_IP)

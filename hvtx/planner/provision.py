@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from hvtx.model.address import family_of, with_port
 from hvtx.model.mark import base32
 from hvtx.model.resource import FLOWS_EACH, Kind
 from hvtx.model.user import User
@@ -64,10 +65,7 @@ def link_local(mac: str) -> str:
 
 def network_addresses(network: Network) -> list[str]:
     """The host's addresses on a network's bridge, with prefix lengths."""
-    found = [
-        f"{gateway}/{cidr.partition('/')[2]}"
-        for cidr, gateway in zip(network.subnets, network.gateways, strict=True)
-    ]
+    found = [f"{gateway}/{cidr.partition('/')[2]}" for cidr, gateway in network.ranges]
     return [*found, f"{network.gateway6}/64"] if network.gateway6 else found
 
 
@@ -200,7 +198,7 @@ def serves(port: Publish, interface: Interface) -> bool:
     """Whether a port leads to an address of the guest's, which is to be of its own family."""
     if port.host_ip is None:
         return bool(interface.ipv4 or interface.ipv6)
-    return port.host_ip != "::1" and bool(interface.ipv6 if ":" in port.host_ip else interface.ipv4)
+    return port.host_ip != "::1" and bool(interface.address(family_of(port.host_ip)))
 
 
 def serves_loopback(spec: Mapping[str, Any]) -> bool:
@@ -314,8 +312,7 @@ def want_interface(
     for port in interface.publish:
         if not serves(port, interface):
             continue  # on record by an earlier version: nothing in the kernel would stand for it
-        shown = f"[{port.host_ip}]" if port.host_ip and ":" in port.host_ip else port.host_ip
-        where = f"{shown}:{port.host_port}" if shown else str(port.host_port)
+        where = with_port(port.host_ip, port.host_port)
         wants.append(
             Want(
                 Kind.PUBLISH,
