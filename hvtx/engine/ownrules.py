@@ -54,7 +54,7 @@ def of_others(differences: Sequence[Difference]) -> list[dict[str, Any]]:
     return [
         {
             "kind": "rule",
-            "key": one.place,
+            "key": str(one.place),
             "missing": one.words,
             "why": f"it is left alone, since it is somebody else's: {one.mend}",
         }

@@ -57,7 +57,7 @@ def _row_of(item: Finding, known: Iterable[Resource]) -> Resource | None:
         if item.link is not None and row.kind == Kind.TAP and row.key == item.key:
             return row
         if item.rule is not None and row.kind in FIREWALL_KINDS:
-            here = (item.rule.place, adoption.bare_text(item.rule))
+            here = (str(item.rule.place), adoption.bare_text(item.rule))
             same = (row.spec.get("place"), row.spec.get("words")) == here
             if same or row.mark == item.rule.mark:
                 return row
@@ -176,7 +176,7 @@ def _want(item: Finding, verdict: Verdict) -> Want:
         {
             "backend": item.rule.backend,
             "what": "imported",
-            "place": item.rule.place,
+            "place": str(item.rule.place),
             "text": item.rule.text,
             "words": item.rule.text,
             "native": item.rule.native,

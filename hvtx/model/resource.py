@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterable
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple, NotRequired, TypedDict, cast
 
+from hvtx.model.place import Place
+
 
 class Kind(StrEnum):
     """What a resource is; the names are those of the interface."""
@@ -261,11 +263,21 @@ class Entry(NamedTuple):
     """
 
     backend: str
-    place: str
+    place: Place
     text: str
     mark: str | None
     handle: int = 0
     nat: bool = False  # a rule that translates addresses (shown when it is a stranger's)
+
+    @property
+    def object_key(self) -> tuple[str, Place, str]:
+        """What copies of one object have in common, whatever their marks."""
+        return self.backend, self.place, self.text
+
+    @property
+    def marked_key(self) -> tuple[Place, str, str | None]:
+        """What one backend's objects are told apart by, whatever their handles."""
+        return self.place, self.text, self.mark
 
 
 class Link(NamedTuple):

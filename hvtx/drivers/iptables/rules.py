@@ -10,6 +10,7 @@ from hvtx.errors import HostRefused
 from hvtx.host import xtables, xtnames
 from hvtx.model.address import family_of
 from hvtx.model.mark import parse_mark
+from hvtx.model.place import Place, legacy_place, parse_place
 from hvtx.model.resource import FLOWS_EACH, Resource
 
 BACKEND = "iptables"
@@ -31,9 +32,9 @@ class Rule(NamedTuple):
     first: bool = False  # put at the head of its chain, not at the end
 
     @property
-    def place(self) -> str:
-        """Where it stands, as entries name it."""
-        return f"{xtnames.TOOLS[self.family]} {self.table} {self.chain}"
+    def place(self) -> Place:
+        """Where it stands, as entries have it."""
+        return legacy_place(xtnames.TOOLS[self.family], self.table, self.chain)
 
 
 def chain_name(installation: str, part: str) -> str:
@@ -70,12 +71,12 @@ def outdated(resource: Resource) -> bool:
     if not recorded or installation is None:
         return False
     rules = _COMPILERS[resource.spec["what"]](installation.installation or "", resource.spec)
-    return {(place, text) for place, text, _ in recorded} != {(r.place, r.text) for r in rules}
+    return {(place, text) for place, text, _ in recorded} != {(str(r.place), r.text) for r in rules}
 
 
 def _recorded(place: str, text: str, first: bool) -> Rule:
-    tool, table, chain = place.split(" ")
-    return Rule(_FAMILIES[tool], table, chain, text, first)
+    where = parse_place(place)
+    return Rule(_FAMILIES[where.tool], where.table, where.chain, text, first)
 
 
 def _host(address: str) -> str:
