@@ -178,7 +178,7 @@ def idle_base(spec: Mapping[str, Any], others: Iterable[str]) -> bool:
 def port_guard(
     port: Mapping[str, Any], bridge_mac: str, addresses: Sequence[str]
 ) -> dict[str, Any]:
-    """What the filter on a TAP holds its guest to (:mod:`hvtx.host.portfilter`).
+    """What the filter on a TAP holds its guest to (:mod:`hvtx.rulesets.port_filter`).
 
     ``port`` is the specification of its firewall row; ``addresses`` are the host's on the bridge.
     """

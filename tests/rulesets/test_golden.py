@@ -17,8 +17,9 @@ import pytest
 from hvtx.drivers.iptables.rules import made_chains, rules_of
 from hvtx.host.nftelements import pieces
 from hvtx.host.nftlayout import FAMILIES, layout, table_text
-from hvtx.host.portfilter import bridge_program, port_program
 from hvtx.model.resource import Resource
+from hvtx.rulesets.bridge_filter import bridge_program
+from hvtx.rulesets.port_filter import port_program
 
 _ID, _MARK = "0123456789ab", "hvtx:1:0123456789ab:7:42"
 _GOLDEN = Path(__file__).parent / "golden"
