@@ -25,8 +25,9 @@ from typing import Any
 from hvtx.drivers.base import Host
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
 from hvtx.host import failpoint
-from hvtx.host.links import EGRESS, Links, silence
+from hvtx.host.links import Links, silence
 from hvtx.host.netlink import DumpInterrupted
+from hvtx.host.tc import EGRESS
 from hvtx.host.tun import passing_tap, refusal
 from hvtx.model.resource import (
     BRIDGE_GROUP,
