@@ -25,9 +25,9 @@ from typing import Any
 from hvtx.drivers.base import Host
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
 from hvtx.host import failpoint
-from hvtx.host.links import EGRESS, Links, silence
+from hvtx.host.links import Links, silence
 from hvtx.host.netlink import DumpInterrupted
-from hvtx.host.portfilter import bridge_program
+from hvtx.host.tc import EGRESS
 from hvtx.host.tun import passing_tap, refusal
 from hvtx.model.address import is_ipv6
 from hvtx.model.resource import (
@@ -42,6 +42,7 @@ from hvtx.model.resource import (
     filters_on,
     put_by_others,
 )
+from hvtx.rulesets.bridge_filter import bridge_program
 
 _MTU_LIMIT = 65000  # anything between what guests' devices can have and what a bridge can
 

@@ -84,7 +84,7 @@ class TapSpec(_Owned):
     master: int  # ifindex of the bridge
     mtu: int
     mac: str  # of the host's side; begins with fe so that it never becomes the bridge's
-    guard: NotRequired[dict[str, Any]]  # of hvtx.host.portfilter; rows of earlier versions lack it
+    guard: NotRequired[dict[str, Any]]  # of rulesets/port_filter; earlier rows lack it
 
 
 BRIDGE_GROUP = 0x68767478  # IFLA_GROUP of our bridges: "hvtx"

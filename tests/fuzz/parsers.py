@@ -922,17 +922,17 @@ PARSERS: dict[str, Parser] = {
     "traffic control": Parser(
         lambda given: (links(*given).filtered(), list(map(filters._preference, given[0]))),
         st.tuples(dumps("qdiscs"), st.lists(FILTERS, max_size=3)), GARBLED,
-        ("host.links.Links.filtered", "host.links.Links._only_ours", "host.filters._preference")
+        ("host.tc.TrafficControl.filtered", "host.tc.TrafficControl._only_ours", "host.filters._preference")
     ),
     "a filter of ours": Parser(
         lambda body: links([body]).guarding(1), FILTERS, GARBLED,
-        ("host.links.Links.guarding",),
+        ("host.tc.TrafficControl.guarding",),
     ),
     "the tag of a filter's program": Parser(
         tapseen._tag, FILTERS, GARBLED, ("host.tapseen._tag",)
     ),
     "neighbours": Parser(
-        lambda bodies: links(bodies).neighbours(), dumps("neighbours"), GARBLED, ("host.links.Links.neighbours",)
+        lambda bodies: links(bodies).neighbours(), dumps("neighbours"), GARBLED, ("host.neigh.NeighbourTable.neighbours",)
     ),
     "ways": Parser(
         ways.ways_in, dumps("routes"), GARBLED,
@@ -940,7 +940,7 @@ PARSERS: dict[str, Parser] = {
     ),
     "entries made by hand": Parser(
         lambda bodies: links(bodies).fixed_neighbours(), dumps("neighbours"), GARBLED,
-        ("host.links.Links.fixed_neighbours", "host.links._may_forget"),
+        ("host.neigh.NeighbourTable.fixed_neighbours", "host.neigh._may_forget"),
     ),
     "routes": Parser(
         lambda body: routes.ask(Told([body]), Packet("10.0.0.1")), bodies("route"), GARBLED,
