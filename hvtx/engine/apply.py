@@ -15,6 +15,7 @@ from hvtx.engine.unrecorded import remove_sighted
 from hvtx.errors import Busy, HvtxError
 from hvtx.host import failpoint, procfs
 from hvtx.host.netlink import DumpInterrupted
+from hvtx.model.place import Place
 from hvtx.model.plan import Action, Item, Plan, Reason
 from hvtx.model.resource import FIREWALL_KINDS, Kind, Outcome, Resource, State
 from hvtx.model.vm import Liveness
@@ -129,7 +130,7 @@ class _Worker:
         self.progress = progress
         self.networks = networks  # whether what belongs to no VM may be touched
         self.outcomes: dict[int, str] = {}
-        self._sights: dict[str, Counter[tuple[str, str, str | None]]] = {}
+        self._sights: dict[str, Counter[tuple[Place, str, str | None]]] = {}
         self._asked = 0
         self.rows = runtime.read(records.resources_by_id, [item.row for item in items if item.row])
 
@@ -292,18 +293,18 @@ class _Worker:
             if item.entry is not None:
                 surplus = item.reason is Reason.DUPLICATE_COPY
                 seen = self._entries(item.entry.backend)
-                return all(seen[entry[1:4]] <= surplus for entry in (item.entry, *item.more))
+                return all(seen[entry.marked_key] <= surplus for entry in (item.entry, *item.more))
             assert item.link is not None
             return device_now(item.link.ifindex) is None
         except (HvtxError, OSError, DumpInterrupted):
             return False
 
-    def _entries(self, backend: str) -> Counter[tuple[str, str, str | None]]:
+    def _entries(self, backend: str) -> Counter[tuple[Place, str, str | None]]:
         """How many entries of each place, text and mark a firewall holds; read now and then."""
         self._asked += 1
         if backend not in self._sights or self._asked > _SIGHTED:
             seen = self.runtime.firewall(backend).observe()
-            self._sights[backend] = Counter(entry[1:4] for entry in seen)
+            self._sights[backend] = Counter(entry.marked_key for entry in seen)
             self._asked = 1
         return self._sights[backend]
 
@@ -318,7 +319,7 @@ class _Worker:
         if not self._alive_again({row.vm}):
             return False
         driver = self.runtime.firewall(item.entry.backend)
-        seen: dict[str | None, set[tuple[str, str]]] = {}
+        seen: dict[str | None, set[tuple[Place, str]]] = {}
         for entry in driver.observe():
             seen.setdefault(entry.mark, set()).add((entry.place, entry.text))
         missing = {
@@ -329,7 +330,7 @@ class _Worker:
             if (entry.place, entry.text) not in seen.get(other.mark, ())
         }
         if item.alone:
-            return any(entry[1:3] in missing for entry in (item.entry, *item.more))
+            return any((entry.place, entry.text) in missing for entry in (item.entry, *item.more))
         # all that carries the mark would go together
         return not missing.isdisjoint(seen.get(row.mark, ()))
 
@@ -348,10 +349,10 @@ def _word(outcome: Outcome) -> str:
     return f"failed:{outcome.message}"
 
 
-def _base_last(item: Item) -> int:
-    """What stands in a table before the table, whose place is shorter."""
+def _base_last(item: Item) -> tuple[bool, bool]:
+    """Devices first, and what stands in a table before the table."""
     places = [entry.place for entry in (item.entry, *item.more) if entry is not None]
-    return -min((len(place.split(" ")) for place in places), default=9)
+    return bool(places), any(place.is_table for place in places)
 
 
 def _tidy(runtime: Runtime) -> None:

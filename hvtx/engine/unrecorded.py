@@ -13,7 +13,7 @@ from hvtx.store import records
 
 def _inside_out(entries: Iterable[Entry]) -> list[Entry]:
     """Elements and rules before the tables that they stand in."""
-    return sorted(entries, key=lambda entry: -len(entry.place.split(" ")))
+    return sorted(entries, key=lambda entry: entry.place.is_table)
 
 
 def _remove_each(firewall: FirewallDriver, item: Item) -> Outcome:
