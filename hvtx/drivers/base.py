@@ -8,10 +8,13 @@ undo (which is computed from the rows, and calls :meth:`Driver.release`) what it
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from hvtx.errors import HostRefused
 from hvtx.model.resource import Entry, Outcome, Resource
+
+if TYPE_CHECKING:
+    from hvtx.model.ruleset import SeenTable
 
 T = TypeVar("T")
 
@@ -103,6 +106,9 @@ class CommonDriver(FirewallDriver, Protocol):
 
     def traces(self) -> dict[str, str]:
         """By installation, what its table says of where its store is (:mod:`hvtx.host.traces`)."""
+
+    def own_tables(self) -> tuple[SeenTable, ...]:
+        """Our tables as they are, whole. Raises Contended, NotPermitted."""
 
     def leave_trace(self) -> None:
         """Say in our own table where our store is now, if there is such a table."""

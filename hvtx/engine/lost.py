@@ -146,8 +146,7 @@ def ask(runtime: Runtime, installation: str, taps: list[str]) -> Word:
 def _traces(runtime: Runtime, installation: str) -> dict[str, str]:
     """By where it was found, each trace that the installation left."""
     found = {}
-    nftables: Any = runtime.firewall("nftables")
-    trace = nftables.traces().get(installation)
+    trace = runtime.nftables().traces().get(installation)
     if trace is not None:
         found["its table"] = trace
     for directory in {runtime.settings.run_directory, _WELL_KNOWN[1]}:

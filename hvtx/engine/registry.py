@@ -1,8 +1,22 @@
-"""Which driver makes what, and where its module is."""
+"""Which driver makes what, where its module is, and the drivers of one run."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from hvtx.drivers.base import CommonDriver, DeviceDriver, Driver, FirewallDriver, Host
 from hvtx.model.resource import FIREWALL_KINDS, Resource
+
+if TYPE_CHECKING:  # mypy compares the drivers with what `Drivers.of` says of them
+    from hvtx.drivers.iptables import IptablesDriver
+    from hvtx.drivers.nftables import NftablesDriver
+    from hvtx.drivers.tap import TapDriver
+
+    _TAP: Callable[[Host], DeviceDriver] = TapDriver
+    _NFTABLES: Callable[[Host], CommonDriver] = NftablesDriver
+    _IPTABLES: Callable[[Host], FirewallDriver] = IptablesDriver
 
 DRIVERS = {
     "tap": "hvtx.drivers.tap:TapDriver",
@@ -21,3 +35,33 @@ def driver_name(row: Resource) -> str:
     if row.kind in FIREWALL_KINDS:
         return str(row.spec["backend"])
     return row.kind if row.kind in DRIVERS else ""
+
+
+class Drivers:
+    """The drivers of one run: a module is imported when its driver is first asked for."""
+
+    def __init__(self, host: Callable[[], Host]) -> None:
+        """``host`` says where they work, once there is an installation."""
+        self._host = host
+        self._made: dict[str, Any] = {}
+
+    @overload
+    def of(self, name: Literal["tap"]) -> DeviceDriver: ...
+    @overload
+    def of(self, name: Literal["nftables"]) -> CommonDriver: ...
+    @overload
+    def of(self, name: Literal["iptables"]) -> FirewallDriver: ...
+    @overload
+    def of(self, name: str) -> Driver: ...
+    def of(self, name: str) -> Driver:
+        """The driver of a kind, or of a firewall backend."""
+        made = self._made.get(name)
+        if made is None:
+            module, _, attribute = DRIVERS[name].partition(":")
+            made = self._made[name] = getattr(import_module(module), attribute)(self._host())
+        driver: Driver = made
+        return driver
+
+    def firewall(self, name: str) -> FirewallDriver:
+        """A firewall backend, by its name on record."""
+        return self.of("nftables") if name == "nftables" else self.of("iptables")

@@ -8,6 +8,7 @@ from contextlib import closing
 from hvtx.drivers import bridge
 from hvtx.drivers.address import remove_link_local
 from hvtx.drivers.bridge import lead_loopback, restore
+from hvtx.drivers.tap import filters
 from hvtx.engine import holding, own_routes
 from hvtx.engine.damage import Damage, guard_of, has_guard, wanted_of
 from hvtx.engine.forwarding import ipv6_problem
@@ -16,7 +17,6 @@ from hvtx.engine.outdated import outdated
 from hvtx.engine.registry import driver_name
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import HvtxError
-from hvtx.host import tapguard
 from hvtx.host.links import Links
 from hvtx.host.traits import LinkTraits
 from hvtx.model.resource import HOLDER, Kind, Link, Resource
@@ -90,7 +90,7 @@ def _repair_tap(row: Resource, now: Link, rows: Sequence[Resource], links: Links
         hairpin=True,
     )
     if guard is not None:
-        tapguard.put_back(row, links, guard)
+        filters.put_back(row, links, guard)
 
 
 def _set_again(row: Resource, rows: Sequence[Resource], links: Links) -> None:
