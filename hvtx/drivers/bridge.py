@@ -19,12 +19,11 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from hvtx.drivers.base import Host
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
-from hvtx.host import failpoint
+from hvtx.host import failpoint, sysctl
 from hvtx.host.links import Links, silence
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.tc import EGRESS
@@ -195,8 +194,8 @@ def tune(row: Resource, device: str) -> None:
     """
     for path, value in settings(row, device).items():
         try:
-            if Path("/proc/sys", path).read_text().strip() != value:
-                Path("/proc/sys", path).write_text(value)
+            if sysctl.value(path) != value:
+                sysctl.write(path, value)
         except FileNotFoundError:
             continue
         except OSError as problem:
@@ -216,16 +215,16 @@ def lead_loopback(device: str, *, on: bool) -> None:
 
     A bridge that is gone has nothing to turn off. Raises HostRefused, NotPermitted.
     """
-    path, value = Path("/proc/sys", route_localnet(device)), "1" if on else "0"
+    path, value = route_localnet(device), "1" if on else "0"
     try:
-        if path.read_text().strip() != value:
-            path.write_text(value)
+        if sysctl.value(path) != value:
+            sysctl.write(path, value)
     except FileNotFoundError as problem:
         if on:
             words = f"bridge {device} is gone, so 127.0.0.1 cannot lead to its guests"
             raise HostRefused(words, hint="`hvtx repair` puts networks back") from problem
     except OSError as problem:
-        raise _not_set(route_localnet(device), value, problem) from problem
+        raise _not_set(path, value, problem) from problem
 
 
 def restore(row: Resource, seen: Link, links: Links, *, loopback: bool) -> None:
