@@ -21,9 +21,10 @@ from hvtx.host.traits import LinkTraits
 from hvtx.model.plan import Snapshot
 from hvtx.model.resource import FIREWALL_KINDS, Kind, Link, Resource, State
 from hvtx.model.ruleset import Difference
+from hvtx.model.traits import Wanted
 from hvtx.model.vm import Liveness
 from hvtx.planner import remedy
-from hvtx.planner.drift import Wanted, drift
+from hvtx.planner.drift import drift
 from hvtx.planner.ownroutes import SOFT
 from hvtx.planner.ownrules import by_row, told
 from hvtx.planner.presence import Presence, index, presence

@@ -6,14 +6,26 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from hvtx.drivers.base import CommonDriver, DeviceDriver, Driver, FirewallDriver, Host
+from hvtx.drivers.base import (
+    BridgesDriver,
+    CommonDriver,
+    DeviceDriver,
+    Driver,
+    FirewallDriver,
+    Host,
+    RuleMarker,
+)
 from hvtx.model.resource import FIREWALL_KINDS, Resource
 
 if TYPE_CHECKING:  # mypy compares the drivers with what `Drivers.of` says of them
+    from hvtx.drivers.bridge import BridgeDriver
     from hvtx.drivers.iptables import IptablesDriver
     from hvtx.drivers.nftables import NftablesDriver
+    from hvtx.drivers.strangers import Strangers
     from hvtx.drivers.tap import TapDriver
 
+    _BRIDGE: Callable[[Host], BridgesDriver] = BridgeDriver
+    _STRANGERS: Callable[[Host], RuleMarker] = Strangers
     _TAP: Callable[[Host], DeviceDriver] = TapDriver
     _NFTABLES: Callable[[Host], CommonDriver] = NftablesDriver
     _IPTABLES: Callable[[Host], FirewallDriver] = IptablesDriver
@@ -27,6 +39,7 @@ DRIVERS = {
     "nftables": "hvtx.drivers.nftables:NftablesDriver",
     "iptables": "hvtx.drivers.iptables:IptablesDriver",
 }
+_STRANGERS_AT = "hvtx.drivers.strangers:Strangers"
 FIREWALLS = ("nftables", "iptables")
 
 
@@ -48,6 +61,8 @@ class Drivers:
     @overload
     def of(self, name: Literal["tap"]) -> DeviceDriver: ...
     @overload
+    def of(self, name: Literal["bridge"]) -> BridgesDriver: ...
+    @overload
     def of(self, name: Literal["nftables"]) -> CommonDriver: ...
     @overload
     def of(self, name: Literal["iptables"]) -> FirewallDriver: ...
@@ -55,13 +70,20 @@ class Drivers:
     def of(self, name: str) -> Driver: ...
     def of(self, name: str) -> Driver:
         """The driver of a kind, or of a firewall backend."""
-        made = self._made.get(name)
-        if made is None:
-            module, _, attribute = DRIVERS[name].partition(":")
-            made = self._made[name] = getattr(import_module(module), attribute)(self._host())
-        driver: Driver = made
+        driver: Driver = self._loaded(name, DRIVERS[name])
         return driver
 
     def firewall(self, name: str) -> FirewallDriver:
         """A firewall backend, by its name on record."""
         return self.of("nftables") if name == "nftables" else self.of("iptables")
+
+    def of_others(self) -> RuleMarker:
+        """The driver of firewall rules that others made."""
+        driver: RuleMarker = self._loaded("strangers", _STRANGERS_AT)
+        return driver
+
+    def _loaded(self, name: str, where: str) -> Any:
+        if name not in self._made:
+            module, _, attribute = where.partition(":")
+            self._made[name] = getattr(import_module(module), attribute)(self._host())
+        return self._made[name]

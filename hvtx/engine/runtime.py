@@ -78,7 +78,7 @@ class Runtime:
         self.netns = procfs.netns_cookie()
         self.store: Store = self._open()
         self.refused: Refused | None = None
-        self._drivers = Drivers(lambda: self.host)
+        self.drivers = Drivers(lambda: self.host)
         self._directory = RunDirectory(lambda: self.store.run_directory)
         self.listener: Listener | None = None  # is told of each operation when it has ended
         self.mine: set[int] = set()  # operations of this run: a lock's owner cannot probe it
@@ -276,15 +276,15 @@ class Runtime:
 
     def driver(self, name: str) -> Driver:
         """The driver of a kind or of a firewall backend."""
-        return self._drivers.of(name)
+        return self.drivers.of(name)
 
     def firewall(self, name: str) -> FirewallDriver:
         """A firewall backend."""
-        return self._drivers.firewall(name)
+        return self.drivers.firewall(name)
 
     def nftables(self) -> CommonDriver:
         """The backend that every installation has tables of."""
-        return self._drivers.of("nftables")
+        return self.drivers.of("nftables")
 
     def others(self) -> frozenset[str]:
         """Other installations of hvtx on this host."""
@@ -292,7 +292,7 @@ class Runtime:
 
     def devices(self) -> DeviceDriver:
         """The driver of TAP devices."""
-        return self._drivers.of("tap")
+        return self.drivers.of("tap")
 
     def writer(self) -> Identity:
         """Who runs this, as operations record it."""

@@ -16,12 +16,14 @@ from hvtx.drivers.tap.removal import (
     in_threads,
     release_held,
     release_one,
+    set_alias,
     wrong_mark,
 )
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
 from hvtx.host import failpoint, openfiles, tun
-from hvtx.host.links import Links
+from hvtx.host.links import Links, named_again
 from hvtx.host.netlink import DumpInterrupted
+from hvtx.host.traits import LinkTraits
 from hvtx.host.tun import refusal
 from hvtx.model.resource import (
     Kind,
@@ -31,8 +33,9 @@ from hvtx.model.resource import (
     index_of,
     tap_spec,
 )
+from hvtx.model.traits import Wanted
 
-Guard = Callable[[Resource, Links], dict[str, bool]]
+Guard = Callable[..., dict[str, bool]]  # `filters.guard` with the program that it puts there
 
 _SPARE = 5  # descriptors that holding devices leaves to the rest of a release
 
@@ -57,16 +60,21 @@ class TapDriver:
 
     def create(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
         """Make the devices; returns ``{"ifindex", "mac", "guarded", "summed"}`` each."""
-        from hvtx.drivers.tap import filters  # 1 ms that only a start has to pay
-
         try:
-            with filters.program() as program:
-                guard = partial(filters.guard, program)
+            with self._guarding() as guard:
                 made = {row.id: self._create(row, guard) for row in resources}
         except OSError as problem:
             raise _refused(tap_spec(resources[0])["device"], problem) from problem
         self._forget_guests(resources)  # whoever had these addresses before, by whatever way
         return made
+
+    @contextlib.contextmanager
+    def _guarding(self) -> Iterator[Guard]:
+        """What puts the filters on a device, where they can be had; it is loaded once."""
+        from hvtx.drivers.tap import filters  # 1 ms that only a start has to pay
+
+        with filters.program() as program:
+            yield partial(filters.guard, program)
 
     def _create(self, row: Resource, guard: Guard) -> dict[str, Any]:
         spec = tap_spec(row)
@@ -127,6 +135,48 @@ class TapDriver:
                 seen = self.links.get(ifindex=row.spec["ifindex"])
                 if seen is not None and seen.alias == row.mark and seen.mac != row.spec["mac"]:
                     self.links.change(seen.ifindex, mac=row.spec["mac"])
+
+    def repair(self, row: Resource, *, master: int, guard: Mapping[str, Any] | None) -> bool:
+        """Give a device what others changed of it; False if it is another by now.
+
+        ``master`` is the index of its bridge, ``guard`` what its filters hold the guest to. Raises
+        OSError.
+        """
+        spec = tap_spec(row)
+        seen = named_again(self.links, spec["ifindex"], row.mark, row.key)
+        if seen is None:
+            return False
+        self.links.change(
+            seen.ifindex, master=master, mac=spec["mac"], mtu=spec["mtu"], up=True, hairpin=True
+        )
+        if guard is not None:
+            with self._guarding() as put:
+                put(row, self.links, guard)
+        return True
+
+    def set_traits(self, row: Resource, wanted: Wanted) -> None:
+        """Set a device as it should be, beyond what :meth:`repair` does. Raises OSError."""
+        index = tap_spec(row)["ifindex"]
+        with contextlib.closing(LinkTraits()) as traits:
+            traits.set(index, wanted)
+        if wanted.silent:
+            self.links.change(index, quiet6=True)
+
+    def mark(self, planned: Link, mark: str, *, idle: bool) -> Outcome:
+        """Give a device of others its mark, if it is still just what was judged. Raises OSError.
+
+        Where nobody was seen to hold it (``idle``), attaching proves that nobody does: a look at
+        all processes may miss some.
+        """
+        if not idle:
+            return set_alias(self.links, planned, mark)
+        descriptor = hold(planned, self.links, lambda held: None)
+        if isinstance(descriptor, Outcome):
+            return descriptor
+        try:
+            return set_alias(self.links, planned, mark)
+        finally:
+            os.close(descriptor)
 
     def seize(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
         """Hold the devices until :meth:`release` or :meth:`let_go`; nobody can take them meanwhile.

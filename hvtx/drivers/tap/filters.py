@@ -35,12 +35,6 @@ def guard(
     return {"guarded": guarded, "summed": guarded and sums.put(index, loaded)}
 
 
-def put_back(row: Resource, links: Links, spec: Mapping[str, Any]) -> None:
-    """Put the filters on a device again, where they can be had. Raises OSError."""
-    with program() as loaded:
-        guard(loaded, row, links, spec)
-
-
 def missing(row: Resource, links: Links, spec: Mapping[str, Any]) -> str | None:
     """What is gone of the filters of a device that has to hold to ``spec``, in words. OSError.
 

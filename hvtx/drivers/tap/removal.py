@@ -219,3 +219,18 @@ def in_threads(work: Callable[[Resource], None], rows: Sequence[Resource]) -> No
     worker()
     for thread in threads:
         thread.join()
+
+
+def set_alias(links: Links, planned: Link, mark: str) -> Outcome:
+    """Mark a device that is still what was looked at. Raises OSError."""
+    seen = links.get(ifindex=planned.ifindex)
+    same = seen is not None and (seen.name, seen.alias, seen.master, seen.kind) == (
+        planned.name, planned.alias, planned.master, planned.kind
+    )  # fmt: skip
+    if not same:
+        return Outcome(False, "contended", f"{planned.name} is no longer what was looked at")
+    links.change(planned.ifindex, alias=mark)
+    marked = links.get(ifindex=planned.ifindex)
+    if marked is None or marked.alias != mark:
+        return Outcome(False, "contended", f"{planned.name} does not keep its mark")
+    return GONE
