@@ -10,7 +10,7 @@ from hvtx.engine import privileges
 from hvtx.engine.outdated import bring_up_to_date
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, begin
-from hvtx.engine.undo import undo
+from hvtx.engine.undo import take_down, undo
 from hvtx.engine.ways import refuse_diverted, samples
 from hvtx.errors import (
     Conflict,
@@ -92,7 +92,7 @@ def make(runtime: Runtime, verb: str, wants: Sequence[provision.Want]) -> list[R
         operation.commit(rows, operation.act(rows))
     except (Exception, KeyboardInterrupt) as problem:
         if not operation.committed:
-            undo(operation, rows, problem)
+            undo(operation, rows).tell(problem)
         raise
     return rows
 
@@ -143,7 +143,11 @@ def build_network(runtime: Runtime, network: Network, verb: str, *, new: bool) -
         )
     except (Exception, KeyboardInterrupt) as problem:
         if not operation.committed:
-            undo(operation, rows, problem, forget_network=network.id if new else None)
+            undo(
+                operation,
+                rows,
+                gone=lambda sql: records.remove_network(sql, network.id) if new else None,
+            ).tell(problem)
         raise
     if new:
         forwarding.warn(families, [path for path, _, _ in settings])
@@ -208,8 +212,7 @@ def _close_earlier_lives(runtime: Runtime, networks: Iterable[Network]) -> None:
     if old:
         with begin(runtime, "rebuild") as (_, operation):
             pass
-        operation.forget(old, {row.id: "rebooted" for row in old})
-        operation.end("done")
+        take_down(operation, old, reason="rebooted")
 
 
 def bridge_row(runtime: Runtime, network: Network) -> Resource | None:

@@ -15,7 +15,7 @@ from hvtx.engine.neighbours import refuse_others_ports
 from hvtx.engine.network_build import bridge_row
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, forget_vm
-from hvtx.engine.undo import taking_back, undo
+from hvtx.engine.undo import attempt, undo
 from hvtx.engine.vm_paths import log_path, remove_log, run_directory
 from hvtx.engine.ways import refuse_diverted
 from hvtx.errors import HvtxError, StoreError, UsageError
@@ -192,17 +192,25 @@ def _take_back(
         return  # Ctrl-C came too late
     if isinstance(problem, HvtxError) and problem.code == "commit-unknown":
         return  # it may have been kept: only `recover` may decide, from the record
-    with taking_back(problem):
+
+    def end_process() -> None:
         if identity is not None:
             directory = run_directory(runtime, vm)
             stop.stop(identity, directory=directory, power_down="none", force=True)
-        released = [row for row in rows if row.kind != Kind.LEASE or new]
-        undo(operation, released, problem)
+
+    def forget() -> str:
         left = [r for r in runtime.read(records.resources_of_vm, vm.id) if r.kind != Kind.LEASE]
-        if new and not left:
+        if not left:
             with runtime.store.transaction() as sql:
                 operation.history(sql, [forget_vm(sql, vm.id)])
             remove_log(runtime, vm)
+        return ""
+
+    released = [row for row in rows if row.kind != Kind.LEASE or new]
+    undone = undo(operation, released, before=end_process)
+    undone.tell(problem)
+    if new and not undone.failed:
+        attempt(forget).tell(problem)
 
 
 def render(
