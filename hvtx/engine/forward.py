@@ -191,6 +191,7 @@ def _make_rules(runtime: Runtime, wants: Iterable[Want]) -> None:
     """The rules of what is thought up, by the drivers, in the calling thread's namespace."""
     from hvtx.drivers.iptables import IptablesDriver
     from hvtx.drivers.nftables import NftablesDriver
+    from hvtx.engine.effects import made_by
 
     host = runtime.host._replace(installation=runtime.installation or _NOBODYS, lock_timeout=2.0)
     rows: dict[str, list[Resource]] = {"nftables": [], "iptables": []}
@@ -205,7 +206,7 @@ def _make_rules(runtime: Runtime, wants: Iterable[Want]) -> None:
     for backend, build in (("nftables", NftablesDriver), ("iptables", IptablesDriver)):
         if rows[backend]:
             with closing(build(host)) as driver:
-                driver.create(rows[backend])
+                made_by(driver, rows[backend])
 
 
 # -- what stopped them -----------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from hvtx.drivers.base import FirewallDriver, Host
+from hvtx.engine.effects import remove_seen
 from hvtx.engine.gc_plan import Report
 from hvtx.engine.registry import DRIVERS, FIREWALLS
 from hvtx.engine.runtime import Runtime
@@ -28,7 +29,7 @@ from hvtx.host.links import Links
 from hvtx.host.locks import LockFile
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.plan import Item, Plan, Reason
-from hvtx.model.resource import GONE, Entry, Kind, Link, Outcome, Resource, State
+from hvtx.model.resource import GONE, Entry, Kind, Link, Outcome
 from hvtx.planner.lost import (
     Remains,
     devices_of,
@@ -273,14 +274,7 @@ def _remove_device(runtime: Runtime, item: Item, link: Link) -> Outcome:
     """By the drivers of the kind, which look again: a TAP goes by attaching to it."""
     _, addresses, _ = _links()
     own = own_addresses([a.address for a in addresses if a.ifindex == link.ifindex])
-    spec: dict[str, Any] = {"ifindex": link.ifindex, "device": link.name, "mac": link.mac}
-    if item.kind == Kind.BRIDGE:
-        spec["addresses"] = own
-    sighted = Resource(
-        id=0, kind=item.kind, key=link.name, state=State.COMMITTED, mark=item.mark or "",
-        spec=spec, observed={"ifindex": link.ifindex}, operation=0, life=0, vm=None, network=None,
-    )  # fmt: skip
-    return runtime.driver(item.kind).release([sighted])[0]
+    return remove_seen(runtime.driver(item.kind), item, own if item.kind == Kind.BRIDGE else ())
 
 
 def _remove_rules(runtime: Runtime, installation: str, item: Item) -> Outcome:

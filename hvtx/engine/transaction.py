@@ -41,7 +41,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from hvtx.engine import effects, holding, lines, loopback
@@ -206,10 +206,7 @@ class Operation:
         with self.runtime.store.transaction() as sql:
             moved = intents.release(sql, rows, self.id) if claim(sql) else []
         failpoint.reach("releasing")
-        from hvtx.planner.order import release_order
-
-        with ExitStack() as later:  # closed after the devices: what the kernel waits for overlaps
-            outcomes = effects.remove(self, release_order(moved), later)
+        outcomes = effects.remove(self, moved)
         taken = {row.id for row in moved}
         for row in rows:
             if row.id not in taken:

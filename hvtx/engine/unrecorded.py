@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from hvtx.drivers.base import FirewallDriver
+from hvtx.engine.effects import released_by, remove_seen
 from hvtx.engine.runtime import Runtime
 from hvtx.model.plan import Item, Reason
-from hvtx.model.resource import GONE, Entry, Outcome, Resource, State
+from hvtx.model.resource import GONE, Entry, Outcome
 from hvtx.store import records
 
 
@@ -33,23 +34,10 @@ def remove_sighted(runtime: Runtime, item: Item) -> Outcome:
         row = runtime.read(records.resources_by_id, [item.row])[item.row]
         if item.reason is Reason.DUPLICATE_COPY:
             return firewall.remove_copies(row)
-        outcome = firewall.release([row])[row.id]
+        outcome = released_by(firewall, [row])[row.id]
         if not outcome.gone and row.spec.get("what") == "base":
             # it was restored into the tables and chains of the base that is there now, which stay
             return _remove_each(firewall, item)
         return outcome
     assert item.link is not None
-    sighted = Resource(
-        id=item.row,
-        kind=item.kind,
-        key=item.link.name,
-        state=State.RELEASING,
-        mark=item.mark,
-        spec={"ifindex": item.link.ifindex, "device": item.link.name, "mac": item.link.mac},
-        observed={"ifindex": item.link.ifindex},
-        operation=0,
-        life=0,
-        vm=None,
-        network=None,
-    )
-    return runtime.driver(item.kind).release([sighted])[sighted.id]
+    return remove_seen(runtime.driver(item.kind), item)
