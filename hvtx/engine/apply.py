@@ -10,8 +10,9 @@ from typing import Any
 from hvtx.engine import flows, privileges
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import device_now
-from hvtx.engine.transaction import Operation, begin, forget_vm
+from hvtx.engine.transaction import Operation, begin
 from hvtx.engine.unrecorded import remove_sighted
+from hvtx.engine.vm_record import forget_vm
 from hvtx.errors import Busy, HvtxError
 from hvtx.host import failpoint, procfs
 from hvtx.host.netlink import DumpInterrupted

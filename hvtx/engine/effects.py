@@ -8,7 +8,7 @@ store transactions; what became of each row goes back to the protocol
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -31,12 +31,13 @@ from hvtx.store import records
 
 if TYPE_CHECKING:
     from hvtx.drivers.base import Driver
-    from hvtx.engine.transaction import Operation
+    from hvtx.engine.operation import RunningOperation
     from hvtx.model.plan import Item
 
 
-def create(operation: Operation, rows: Sequence[Resource]) -> dict[int, Mapping[str, Any]]:
+def create(operation: RunningOperation, rows: Sequence[Resource]) -> dict[int, Mapping[str, Any]]:
     """Make everything but the process; what was read back, by row. Stops at the first error."""
+    operation.heed()
     runtime = operation.runtime
     observed: dict[int, Mapping[str, Any]] = {}
     for name, batch in groupby(creation_order(rows), key=driver_name):
@@ -57,7 +58,7 @@ def made_by(driver: Driver, rows: Sequence[Resource]) -> Mapping[int, Mapping[st
     return driver.create(rows)
 
 
-def remove(operation: Operation, rows: Sequence[Resource]) -> dict[int, Outcome]:
+def remove(operation: RunningOperation, rows: Sequence[Resource]) -> dict[int, Outcome]:
     """Remove what rows stand for: go on past errors, keep what a refusal of its bridge would tear.
 
     Devices are held first, so that a VM whose device somebody else has open keeps all of its
@@ -75,7 +76,7 @@ def remove(operation: Operation, rows: Sequence[Resource]) -> dict[int, Outcome]
                 operation.runtime.devices().let_go()
 
 
-def _seize(operation: Operation, rows: Sequence[Resource]) -> dict[int, Outcome]:
+def _seize(operation: RunningOperation, rows: Sequence[Resource]) -> dict[int, Outcome]:
     """Hold every TAP of the VMs of ``rows``; what is kept because somebody else holds one."""
     runtime = operation.runtime
     taps = [row for row in rows if row.kind == Kind.TAP]
@@ -102,7 +103,7 @@ def _seize(operation: Operation, rows: Sequence[Resource]) -> dict[int, Outcome]
 
 
 def _remove_seized(
-    operation: Operation, rows: Sequence[Resource], later: ExitStack
+    operation: RunningOperation, rows: Sequence[Resource], later: ExitStack
 ) -> dict[int, Outcome]:
     outcomes: dict[int, Outcome] = {}
     addresses = sorted({address for row in rows for address in flows.guest_addresses(row)})
@@ -169,6 +170,13 @@ def remove_seen(driver: Driver, item: Item, addresses: Sequence[str] = ()) -> Ou
         network=None,
     )
     return released_by(driver, [thing])[item.row]
+
+
+def end_absent(operation: RunningOperation, rows: Sequence[Resource]) -> None:
+    """End what stands beside objects that are proven absent, before their rows are closed."""
+    loopback.settle(operation.runtime, rows, {row.id for row in rows})
+    with suppress(OSError):  # of another boot or pid namespace, for one
+        holding.end_all(rows)
 
 
 def _bridge_stayed(

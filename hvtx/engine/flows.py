@@ -20,7 +20,7 @@ from hvtx.store import intents
 from hvtx.store.history import Event
 
 if TYPE_CHECKING:
-    from hvtx.engine.transaction import Operation
+    from hvtx.engine.operation import RunningOperation
 
 
 class Unended(NamedTuple):
@@ -70,7 +70,7 @@ def guest_addresses(row: Resource) -> list[str]:
 
 
 def end_past_new(
-    operation: Operation, rows: Sequence[Resource], observed: Mapping[int, Mapping[str, Any]]
+    operation: RunningOperation, rows: Sequence[Resource], observed: Mapping[int, Mapping[str, Any]]
 ) -> dict[int, Mapping[str, Any]]:
     """End what datagrams to a freshly published port still follow: rules see new flows only.
 
@@ -87,7 +87,7 @@ def end_past_new(
     return {row: {**observed.get(row, {}), FLOWS: True} for row in doors}
 
 
-def end_past(operation: Operation, rows: Sequence[Resource]) -> Outcome:
+def end_past(operation: RunningOperation, rows: Sequence[Resource]) -> Outcome:
     """The same for ports that are published already; whether it is still due is noted."""
     doors = _doors(rows)
     words = _close_doors(doors.values())

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from hvtx.engine import world
 from hvtx.engine.cause_names import CauseNames
+from hvtx.engine.effects import made_by
 from hvtx.engine.finding import Finding
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.trial import Exit, Trial, owner_of
@@ -191,7 +192,6 @@ def _make_rules(runtime: Runtime, wants: Iterable[Want]) -> None:
     """The rules of what is thought up, by the drivers, in the calling thread's namespace."""
     from hvtx.drivers.iptables import IptablesDriver
     from hvtx.drivers.nftables import NftablesDriver
-    from hvtx.engine.effects import made_by
 
     host = runtime.host._replace(installation=runtime.installation or _NOBODYS, lock_timeout=2.0)
     rows: dict[str, list[Resource]] = {"nftables": [], "iptables": []}

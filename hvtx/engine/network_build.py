@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from hvtx.engine import privileges
+from hvtx.engine import effects, privileges
 from hvtx.engine.outdated import bring_up_to_date
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, begin
@@ -89,7 +89,7 @@ def make(runtime: Runtime, verb: str, wants: Sequence[provision.Want]) -> list[R
     with begin(runtime, verb) as (sql, operation):
         rows = operation.intend(sql, wants)
     try:
-        operation.commit(rows, operation.act(rows))
+        operation.commit(rows, effects.create(operation, rows))
     except (Exception, KeyboardInterrupt) as problem:
         if not operation.committed:
             undo(operation, rows).tell(problem)
@@ -131,11 +131,11 @@ def build_network(runtime: Runtime, network: Network, verb: str, *, new: bool) -
         rows += intend_network(operation, sql, network, own)
     try:
         bridge = next(row for row in rows if row.kind == Kind.BRIDGE)
-        observed = operation.act([row for row in rows if row.kind != Kind.SYSCTL])
+        observed = effects.create(operation, [row for row in rows if row.kind != Kind.SYSCTL])
         refuse_taken_subnet(network.subnets, bridge.spec["ifindex"])
         refuse_diverted(network, bridge, samples(network))
         # last, since settings stay on
-        observed |= operation.act([row for row in rows if row.kind == Kind.SYSCTL])
+        observed |= effects.create(operation, [row for row in rows if row.kind == Kind.SYSCTL])
         operation.commit(
             rows,
             observed,

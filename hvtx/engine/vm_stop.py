@@ -10,9 +10,10 @@ from hvtx.drivers.vm_process.gate import TERM_SECONDS
 from hvtx.engine import privileges
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.survivors import end_survivors
-from hvtx.engine.transaction import Operation, begin, forget_vm
+from hvtx.engine.transaction import Operation, begin
 from hvtx.engine.undo import take_down
 from hvtx.engine.vm_paths import remove_log, run_directory
+from hvtx.engine.vm_record import forget_vm
 from hvtx.engine.vm_state import state_of
 from hvtx.errors import Conflict, PartialFailure
 from hvtx.host import failpoint, procfs

@@ -42,6 +42,9 @@ class FakeRuntime:
         self.order: list[str] = []
         self.runtime = self
 
+    def heed(self) -> None:
+        """Nobody pressed Ctrl-C."""
+
     def driver(self, name: str) -> Driver:
         self.order.append(name)
         return self.drivers.setdefault(name, Driver())
