@@ -12,6 +12,8 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from hvtx.engine.runtime import Runtime
+from hvtx.engine.transaction import begin
+from hvtx.engine.undo import take_down
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.vm import Network
 from hvtx.planner.provision import Want
@@ -185,9 +187,6 @@ def settle(runtime: Runtime, *, locked: bool = False) -> list[dict[str, Any]]:
 
 
 def _settle(runtime: Runtime, found: Change) -> list[dict[str, Any]]:
-    from hvtx.engine.transaction import begin
-    from hvtx.engine.undo import take_down
-
     for row in found.move:
         runtime.firewall(_BACKEND).mend([row])
     if (
