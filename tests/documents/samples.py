@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from hvtx.engine import heuristic
+from hvtx.engine.backup import Copied, Restored
 from hvtx.engine.finding import Finding
+from hvtx.engine.imported import Adopted, Import, imported_thing, imported_vm, unread_file
 from hvtx.engine.metrics import Gauge
 from hvtx.engine.recover import Recovery
+from hvtx.engine.repaired import Failed, Repair, Repaired
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.engine.state_files import Unread
 from hvtx.engine.systemd import Entry, Outcome
@@ -18,8 +22,9 @@ from hvtx.engine.units import Unit
 from hvtx.model.plan import Action, Item, Reason
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.vm import Interface, Life, Liveness, Publish, Vm
-from hvtx.planner.adoption import Claim, Verdict, Why
+from hvtx.planner.adoption import TOOL, Claim, Verdict, Why
 from hvtx.planner.adoption import Finding as Found
+from hvtx.planner.heuristic import Ground, Guess
 from hvtx.planner.subjects import Subject
 from hvtx.store import history, intents, leases, records
 from tests.store.shelf import NOW, Shelf, add_network, enter, network, vm
@@ -118,6 +123,36 @@ GONE = Verdict(
     "process 77 has ended", "", "", (TAP._replace(proven=False, reason=Why.GONE.value),),
 )  # fmt: skip
 UNREAD = Unread("/srv/vms/bad/state.json", Why.UNREADABLE, "no JSON")
+IMPORT = Import(
+    TOOL,
+    applied=True,
+    vms=(
+        imported_vm(TAKEN, {0: ("imported", "")}),
+        imported_vm(LEFT, {}),
+        imported_vm(GONE, {}),
+        unread_file(UNREAD),
+    ),
+)
+ADOPTED = Adopted(
+    "tap-old", applied=False, vm="old", liveness="alive", process="it holds tap-old",
+    item=imported_thing(TAP, ("already", "on record and marked")),
+)  # fmt: skip
+COPIED = Copied("/b", "aaaaaaaaaa", 41, 3, 1)
+RESTORED = Restored(COPIED, None, "hvtx recover", "it brings host and record together")
+REPAIR = Repair(
+    (Repaired(Kind.BRIDGE, "br-lan", "it is down"),),
+    (
+        Failed("publish", "tcp 8080", "it could not be looked at: x"),
+        Failed(Kind.TAP, "hvt-web-0", "still", "it is gone"),
+    ),
+)
+GUESSES = heuristic.Report(
+    (
+        Guess(Action.DELETE, Ground.NAME, "tap", "tap-old", ("nobody holds it",), "a guess", "ip tuntap"),
+        Guess(Action.SKIP, Reason.FOREIGN, "rule", "-A FORWARD", (), "not ours"),
+    ),
+    False, None, "boot-a", 7, NOW,
+)  # fmt: skip
 
 SUBJECTS = (
     Subject(

@@ -8,102 +8,64 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hvtx.cli import metrics as cli_metrics
-from hvtx.engine import (
-    backup,
-    diagnose,
-    explain,
-    import_document,
-    recover,
-    repair,
-    show,
-    systemd,
-    view,
-)
+from hvtx import documents
+from hvtx.engine import explain, gc_plan, heuristic, lost, published, saved_plan, show, view
 from hvtx.errors import Refused
 from hvtx.model.guest import Guest
+from hvtx.model.plan import Plan
 from hvtx.model.resource import Kind
 from hvtx.model.vm import Liveness
-from hvtx.planner.adoption import TOOL
 from hvtx.planner.states import VmState
+from hvtx.planner.subjects import Subject
 from hvtx.store import records
-from hvtx.store.backup import Facts
 from tests.documents import samples
+from tests.structure.source import program
 
 GOLDEN = Path(__file__).parent / "golden"
-FACTS = Facts("aaaaaaaaaa", 41, 12, 3, 1)
 REFUSED = Refused("store-rolled-back", "older", hint="h")
 
 
 def described(state: VmState, liveness: Liveness, guest: Guest | None) -> dict[str, Any]:
-    return show.describe_vm(samples.WEB, state, liveness, samples.WEB_ROWS, guest, samples.SUBNETS)
+    return documents.vm.document(
+        show.describe_vm(samples.WEB, state, liveness, samples.WEB_ROWS, guest, samples.SUBNETS)
+    )
 
 
-def imported() -> dict[str, Any]:
-    done = [
-        import_document.vm_document(samples.TAKEN, {0: ("imported", "")}),
-        import_document.vm_document(samples.LEFT, {}),
-        import_document.vm_document(samples.GONE, {}),
-        import_document.unread_document(samples.UNREAD),
-    ]
-    counts = dict.fromkeys(("imported", "already", "skipped", "failed"), 0)
-    for vm in done:
-        for item in (vm, *vm["items"]):
-            counts[item["outcome"]] += 1
-    return {
-        "schema": "hvtx/import/1",
-        "tool": TOOL,
-        "applied": True,
-        "vms": done,
-        "summary": counts,
-    }
+def report(refused: Refused | None = None) -> gc_plan.Report:
+    plan = Plan(() if refused else samples.RECOVERY.items)
+    return gc_plan.Report(plan, True, refused, "boot-a", 7, samples.NOW)
 
 
 VALUES: Mapping[str, Callable[[], Any]] = {
     "vm-running": lambda: described(VmState.RUNNING, Liveness.ALIVE, Guest.PAUSED),
     "vm-crashed": lambda: described(VmState.CRASHED, Liveness.DEAD, None),
-    "recover": lambda: recover.recovery_document(samples.RECOVERY),
-    "recover-refused": lambda: recover.refused_document(REFUSED),
-    "repair": lambda: repair._document(
-        [{"kind": Kind.BRIDGE, "key": "br-lan", "missing": "it is down"}],
-        [
-            {"kind": "publish", "key": "tcp 8080", "why": "it could not be looked at: x"},
-            {"kind": Kind.TAP, "key": "hvt-web-0", "missing": "it is gone", "why": "still"},
-        ],
-    ),
-    "repair-refused": lambda: repair.refused_document(REFUSED),
-    "doctor": lambda: diagnose._document(samples.FINDINGS),
-    "store-backup": lambda: {
-        "schema": "hvtx/store-backup/1", "file": "/b", **backup._document(FACTS)
-    },
-    "store-restore": lambda: {
-        **{"schema": "hvtx/store-restore/1", "file": "/b", **backup._document(FACTS)},
-        "kept": None, **{"next": "hvtx recover", "why": "it brings host and record together"},
-    },
-    "systemd": lambda: systemd.document(samples.UNITS),
-    "systemd-print": lambda: systemd.printed(samples.MADE_UNITS),
-    "metrics": lambda: {
-        "schema": "hvtx/metrics/1", "metrics": [cli_metrics._document(g) for g in samples.GAUGES]
-    },
-    "removed-vm": lambda: {"schema": "hvtx/removed/1", "vm": "web"},
-    "removed-network": lambda: {"schema": "hvtx/removed/1", "network": "lan"},
-    "import": imported,
-    "adopt": lambda: {
-        "schema": "hvtx/adopt/1",
-        "object": "tap-old",
-        "applied": False,
-        "vm": samples.TAKEN.vm_name,
-        "liveness": samples.TAKEN.liveness.value,
-        "process": samples.TAKEN.process,
-        "item": import_document.item_document(samples.TAP, ("already", "on record and marked")),
-    },
-}  # fmt: skip
+    "recover": lambda: documents.recover.document(samples.RECOVERY),
+    "recover-refused": lambda: documents.recover.refused(REFUSED),
+    "repair": lambda: documents.repair.document(samples.REPAIR),
+    "repair-refused": lambda: documents.repair.refused(REFUSED),
+    "doctor": lambda: documents.doctor.document(samples.FINDINGS),
+    "store-backup": lambda: documents.store_backup.document(samples.COPIED),
+    "store-restore": lambda: documents.store_restore.document(samples.RESTORED),
+    "systemd": lambda: documents.systemd.document(samples.UNITS),
+    "systemd-print": lambda: documents.systemd.printed(samples.MADE_UNITS),
+    "metrics": lambda: documents.metrics.document(samples.GAUGES),
+    "removed-vm": lambda: documents.removed.document("vm", "web"),
+    "removed-network": lambda: documents.removed.document("network", "lan"),
+    "import": lambda: documents.imported.document(samples.IMPORT),
+    "gc": lambda: saved_plan.plan_document(report()),
+    "gc-refused": lambda: saved_plan.plan_document(report(REFUSED)),
+    "gc-installation": lambda: lost.document(report(), "bbbbbbbbbb"),
+    "gc-heuristic": lambda: heuristic.document(samples.GUESSES),
+    "adopt": lambda: documents.adopt.document(samples.ADOPTED),
+}
 
 
 def from_store(runtime: Any, base: Path) -> dict[str, Any]:
@@ -112,34 +74,53 @@ def from_store(runtime: Any, base: Path) -> dict[str, Any]:
     log[0].write_bytes(b"old\r\nbytes \xff\n")
     log[1].write_bytes(b"new\nhalf a line")
     logs = [str(path) for path in log]
-    (base / "empty.log").write_bytes(b"")
+    empty = base / "empty.log"
+    empty.write_bytes(b"")
     (base / "console").write_bytes(b"")
-    published = json.loads(json.dumps(view.document(runtime)))
-    seen = view.ViewSource(published, published["seq"] + 1)
+    text = json.dumps(documents.view.document(published.gather(runtime)))
     return {
-        "vm": show.show_vm(runtime, "web"),
-        "vms": show.list_vms(runtime),
-        "network": show.show_network(runtime, "lan"),
-        "networks": show.list_networks(runtime),
-        "intents": show.list_intents(runtime),
-        "log": show.list_history(runtime, limit=2, detail=False),
-        "log-detail": show.list_history(runtime, limit=9, detail=True, vm="web"),
-        "logs": show.log_document("web", logs),
-        "logs-empty": show.log_document("web", [str(base / "empty.log")]),
-        "console": show.console_document("web", str(base), "console", "/l"),
-        "explain": explain._document(runtime, "hvt-web-0", samples.SUBJECTS, ["more"]),
-        "explain-foreign": explain._document(runtime, "eth0", samples.SUBJECTS[1:]),
-        "explain-record": explain._document(
+        "vm": documents.vm.document(show.show_vm(runtime, "web")),
+        "vms": documents.vms.document(show.list_vms(runtime)),
+        "network": documents.network.document(show.show_network(runtime, "lan")),
+        "networks": documents.networks.document(show.list_networks(runtime)),
+        "intents": documents.intents.document(show.list_intents(runtime)),
+        "log": documents.log.document(show.list_history(runtime, limit=2)),
+        "log-detail": documents.log.document(
+            show.list_history(runtime, limit=9, vm="web"), detail=True
+        ),
+        "logs": documents.logs.document("web", logs[-1], show.read_log(logs)),
+        "logs-empty": documents.logs.document("web", str(empty), show.read_log([str(empty)])),
+        "console": documents.console.document(
+            "web", show.console_socket(str(base), "console", "/l")
+        ),
+        "explain": _explained(runtime, "hvt-web-0", samples.SUBJECTS, ["more"]),
+        "explain-foreign": _explained(runtime, "eth0", samples.SUBJECTS[1:]),
+        "explain-record": _explained(
             runtime, "x", [samples.SUBJECTS[2]._replace(row=_tap_of(runtime))]
         ),
-        "view": published,
-        "view-vm": seen.show_vm("web"),
-        "view-vms": seen.list_vms(),
-        "view-network": seen.show_network("six"),
-        "view-networks": seen.list_networks(),
-        "view-log": seen.list_history(limit=2, detail=False),
-        "view-log-detail": seen.list_history(limit=1, detail=True),
+        "view": json.loads(text),
+        **_from_view(json.loads(text)),
     }
+
+
+def _from_view(told: dict[str, Any]) -> dict[str, Any]:
+    seen = view.ViewSource(told, told["seq"] + 1)
+    return {
+        "view-vm": documents.vm.document(seen.show_vm("web"), seen.view),
+        "view-vms": documents.vms.document(seen.list_vms(), seen.view),
+        "view-network": documents.network.document(seen.show_network("six"), seen.view),
+        "view-networks": documents.networks.document(seen.list_networks(), seen.view),
+        "view-log": documents.log.document(seen.list_history(limit=2), view=seen.view),
+        "view-log-detail": documents.log.document(
+            seen.list_history(limit=1), detail=True, view=seen.view
+        ),
+    }
+
+
+def _explained(
+    runtime: Any, text: str, found: Sequence[Subject], more: Sequence[str] = ()
+) -> dict[str, Any]:
+    return documents.explain.document(explain.tell(runtime, text, found, more))
 
 
 def _tap_of(runtime: Any) -> Any:
@@ -164,3 +145,16 @@ def test_what_a_store_becomes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with samples.desk(tmp_path, monkeypatch) as runtime:
         for name, document in from_store(runtime, tmp_path).items():
             same(name, document, str(tmp_path))
+
+
+def test_every_object_is_held_to_a_file() -> None:
+    """A new schema, of a module of its own, has its example here."""
+    files = {json.loads(path.read_text())["schema"] for path in GOLDEN.iterdir()}
+    named = Counter(
+        name
+        for module in program()
+        for name in set(module.strings())
+        if re.fullmatch(r"hvtx/[a-z-]+/\d+", name)
+    )
+    assert named.keys() == files
+    assert named.most_common(1)[0][1] == 1  # each stands in one module
