@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 @click.pass_context
 def intents(ctx: click.Context, json_: bool) -> None:
     """Show running and interrupted operations, with their rows."""
-    from hvtx.engine import show
+    from hvtx.engine import show_history
 
     with opened(ctx, writable=False) as runtime:
-        operations = show.list_intents(runtime)
+        operations = show_history.list_intents(runtime)
     if json_:
         render.emit_json(documents.intents.document(operations))
         return

@@ -14,7 +14,7 @@ from hvtx.cli.root import Group
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hvtx.engine.shown import ShownRow
+    from hvtx.model.resource import Resource
 
 
 @click.group(cls=Group)
@@ -37,14 +37,14 @@ def network() -> None:
 @click.pass_context
 def create(ctx: click.Context, /, name: str, json_: bool, **wish: Any) -> None:
     """Make a network: bridge, gateway addresses, base rules."""
-    from hvtx.engine import network_create, show
+    from hvtx.engine import network_create, show_networks
 
     parsed = network_create.parse_wish(
         name, wish["subnets"], wish["bridge"], wish["mtu"], nat=wish["nat"], isolate=wish["isolate"]
     )
     with opened(ctx, writable=True) as runtime:
         made = network_create.create_network(runtime, parsed)
-        shown = show.shown_network(runtime, made)
+        shown = show_networks.shown_network(runtime, made)
     if json_:
         render.emit_json(documents.network.document(shown))
     else:
@@ -106,7 +106,7 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
     show_resources(shown.resources)
 
 
-def show_resources(resources: Sequence[ShownRow]) -> None:
+def show_resources(resources: Sequence[Resource]) -> None:
     """The resources of a VM or network as a table."""
     if resources:
         render.say("")

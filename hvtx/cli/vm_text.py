@@ -9,7 +9,7 @@ from hvtx.cli import render
 
 if TYPE_CHECKING:
     from hvtx.engine.runtime import Runtime
-    from hvtx.engine.shown import ShownInterface, ShownVm
+    from hvtx.engine.show import ShownInterface, ShownVm
     from hvtx.model.vm import Publish
 
 

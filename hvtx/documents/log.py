@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hvtx.documents import parts
 
 if TYPE_CHECKING:
-    from hvtx.engine.shown import AsOf
+    from hvtx.engine.view import AsOf
     from hvtx.model.history import Line
 
 

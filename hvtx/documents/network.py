@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from hvtx.documents import parts
 
 if TYPE_CHECKING:
-    from hvtx.engine.shown import AsOf, ShownNetwork
+    from hvtx.engine.show_networks import ShownNetwork
+    from hvtx.engine.view import AsOf
 
 
 def document(shown: ShownNetwork, view: AsOf | None = None) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from hvtx.documents import network, parts
 
 if TYPE_CHECKING:
-    from hvtx.engine.shown import AsOf, ShownNetwork
+    from hvtx.engine.show_networks import ShownNetwork
+    from hvtx.engine.view import AsOf
 
 
 def document(shown: Iterable[ShownNetwork], view: AsOf | None = None) -> dict[str, Any]:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hvtx.engine.imported import ImportedThing
-    from hvtx.engine.shown import AsOf, ShownRow
+    from hvtx.engine.view import AsOf
+    from hvtx.model.resource import Resource
 
 
-def resources(rows: Iterable[ShownRow]) -> list[dict[str, Any]]:
+def resources(rows: Iterable[Resource]) -> list[dict[str, Any]]:
     """The rows of a VM, a network or an operation."""
-    return [{"kind": r.kind, "key": r.key, "state": r.state, "mark": r.mark} for r in rows]
+    return [{"kind": r.kind, "key": r.key, "state": r.state, "mark": r.mark or None} for r in rows]
 
 
 def seen_in(view: AsOf | None) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from hvtx.documents import parts
 
 if TYPE_CHECKING:
-    from hvtx.engine.shown import AsOf, ShownInterface, ShownVm
+    from hvtx.engine.show import ShownInterface, ShownVm
+    from hvtx.engine.view import AsOf
 
 
 def document(shown: ShownVm, view: AsOf | None = None) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from hvtx.documents import parts, vm
 
 if TYPE_CHECKING:
-    from hvtx.engine.shown import AsOf, ShownVm
+    from hvtx.engine.show import ShownVm
+    from hvtx.engine.view import AsOf
 
 
 def document(shown: Iterable[ShownVm], view: AsOf | None = None) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
 
-from hvtx.engine import show
+from hvtx.engine import show_networks
 from hvtx.engine.runtime import Runtime, Settings
-from hvtx.engine.shown import ShownNetwork
+from hvtx.engine.show_networks import ShownNetwork
 from hvtx.engine.view import LINES, place_of
 from hvtx.errors import HvtxError, UsageError
 from hvtx.model.history import Line
@@ -134,7 +134,7 @@ def gather(runtime: Runtime) -> Published:
                 for vm in records.vms(sql)
             ),
             networks=tuple(
-                _without_marks(show.shown_network(runtime, network))
+                _without_marks(show_networks.shown_network(runtime, network))
                 for network in records.networks(sql)
             ),
             history=tuple(
@@ -155,7 +155,7 @@ def _published_row(row: Resource) -> tuple[Any, ...]:
 
 
 def _without_marks(shown: ShownNetwork) -> ShownNetwork:
-    return shown._replace(resources=tuple(row._replace(mark=None) for row in shown.resources))
+    return shown._replace(resources=tuple(row._replace(mark="") for row in shown.resources))
 
 
 def _published_line(line: Line) -> Line:

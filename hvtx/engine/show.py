@@ -1,28 +1,55 @@
-"""What reading commands tell: VMs, networks, operations, from record and liveness."""
+"""What is told of VMs, from record and liveness."""
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from hvtx.engine import guests
 from hvtx.engine.runtime import Runtime
-from hvtx.engine.shown import ShownInterface, ShownNetwork, ShownOperation, ShownRow, ShownVm
 from hvtx.engine.vm_paths import log_path, log_paths, run_directory
 from hvtx.engine.vm_state import Moment, read_moment, state_of
-from hvtx.errors import Conflict, NotFound, UsageError
+from hvtx.errors import Conflict, NotFound
 from hvtx.host import paths
 from hvtx.hypervisors.base import TRAITS
 from hvtx.model.guest import NOTES, Guest
-from hvtx.model.history import Line
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.vm import Interface, Liveness, Network, Publish, Vm
 from hvtx.planner.states import VmState, identity_of
-from hvtx.store import history, records
+from hvtx.store import records
 
 Subnets = Mapping[str, Sequence[tuple[str, str]]]  # network id -> (subnet, gateway), a family each
+
+
+class ShownInterface(NamedTuple):
+    """A VM's interface, with its way out for each family that it has an address of."""
+
+    network: str
+    device: str | None
+    mac: str
+    ipv4: str | None
+    ipv6: str | None
+    prefix: int | None
+    gateway: str | None
+    prefix6: int | None
+    gateway6: str | None
+    publish: tuple[Publish, ...]
+
+
+class ShownVm(NamedTuple):
+    """A VM on record, and what is seen of it."""
+
+    vm: Vm
+    state: VmState
+    guest: Guest | None  # None: the VM does not run
+    pid: int | None
+    accelerator: str | None
+    accelerator_reason: str | None
+    user: int | None
+    interfaces: tuple[ShownInterface, ...]
+    resources: tuple[Resource, ...]
+    notes: tuple[str, ...]
 
 
 def shown_vms(
@@ -77,7 +104,7 @@ def describe_vm(
             )
             for n, interface in enumerate(vm.interfaces)
         ),
-        resources=_shown_rows(rows),
+        resources=tuple(rows),
         notes=(*_guest_notes(guest), *_notes(vm)),
     )
 
@@ -97,10 +124,6 @@ def _shown_interface(
         interface.network_name, device, interface.mac, interface.ipv4, interface.ipv6,
         prefix, gateway4, prefix6, gateway6, interface.publish,
     )  # fmt: skip
-
-
-def _shown_rows(rows: Iterable[Resource]) -> tuple[ShownRow, ...]:
-    return tuple(ShownRow(r.kind, r.key, r.state, r.mark or None) for r in rows)
 
 
 def _guest_notes(guest: Guest | None) -> list[str]:
@@ -208,38 +231,6 @@ def console_socket(directory: str, socket: str | None, log: str) -> str:
     return path
 
 
-def shown_network(runtime: Runtime, network: Network) -> ShownNetwork:
-    """A network; of the moment of ``network`` if called inside ``reading()``."""
-    with runtime.reading() as sql:
-        users = records.users_of_network(sql, network.id)
-        rows = records.resources_of_network(sql, network.id)
-    return ShownNetwork(
-        name=network.name,
-        id=network.id,
-        bridge=network.bridge,
-        subnets=network.subnets,
-        gateways=network.gateways,
-        nat=network.nat,
-        isolate=network.isolate,
-        mtu=network.mtu,
-        firewall=network.firewall,
-        vms=tuple(users),
-        resources=_shown_rows(rows),
-    )
-
-
-def show_network(runtime: Runtime, name: str) -> ShownNetwork:
-    """One network; raises NotFound."""
-    with runtime.reading() as sql:
-        return shown_network(runtime, records.get_network(sql, name))
-
-
-def list_networks(runtime: Runtime) -> list[ShownNetwork]:
-    """All networks, by name."""
-    with runtime.reading() as sql:
-        return [shown_network(runtime, network) for network in records.networks(sql)]
-
-
 def names(runtime: Runtime, kind: str) -> list[str]:
     """The names of all VMs (``vm``) or networks (``network``)."""
     found = runtime.read(records.vms) if kind == "vm" else runtime.read(records.networks)
@@ -253,97 +244,6 @@ def objects(runtime: Runtime) -> list[str]:
     for row in runtime.read(records.resources_of_kind, *kinds):
         found |= {row.key, row.mark} if row.mark else {row.key}
     return sorted(found)
-
-
-def list_intents(runtime: Runtime) -> list[ShownOperation]:
-    """Operations that have not ended, and then those that ended with rows half-done."""
-    rows: dict[int, list[Resource]] = {}
-    with runtime.reading() as sql:
-        for row in records.unsettled_resources(sql):
-            rows.setdefault(row.operation, []).append(row)
-        operations = records.operations(sql)
-        ended = records.operations_by_id(sql, rows.keys() - {known.id for known in operations})
-    running = runtime.running(operations)
-    return [
-        ShownOperation(
-            operation.id,
-            operation.verb,
-            operation.vm,
-            operation.network,
-            "running" if running.get(operation.id) else "interrupted",
-            operation.started,
-            _shown_rows(rows.get(operation.id, ())),
-        )
-        for operation in (*operations, *ended)
-    ]
-
-
-def list_history(runtime: Runtime, *, limit: int, **wanted: Any) -> list[Line]:
-    """The history; ``wanted`` are fields of :class:`hvtx.store.history.Wanted`."""
-    since = wanted.pop("since", None)
-    _check_words(runtime, wanted)
-    filters = history.Wanted(**wanted, since=None if since is None else moment(since))
-    return runtime.read(history.entries, filters, limit=limit)
-
-
-def _check_words(runtime: Runtime, wanted: Mapping[str, Any]) -> None:
-    """Refuse what no line of the history can have; raises UsageError, NotFound.
-
-    Words of older versions count where the history has them.
-    """
-    with runtime.reading() as sql:
-        for name in ("verb", "kind", "event", "reason"):
-            word = wanted.get(name)
-            if word is not None and not history.has(sql, name, word):
-                check_word(name, word)
-        vm, known = wanted.get("vm"), records.vm_names(sql).values()
-        if vm is not None and vm not in known and not history.has(sql, "vm", vm):
-            raise unheard_of(vm, known)
-
-
-def check_word(name: str, word: str) -> None:
-    """Refuse what is no verb, kind, event or reason (``name``) at all; raises UsageError."""
-    from hvtx.model.nearest import meant
-    from hvtx.model.words import WORDS
-
-    if word not in WORDS[name]:
-        known = f"known are {', '.join(WORDS[name])}"
-        raise UsageError(
-            f"{word!r} is no {name} of the history", hint=meant(word, WORDS[name], known)
-        )
-
-
-def unheard_of(vm: str, known: Iterable[str]) -> NotFound:
-    """The error of a VM that nothing is known of."""
-    from hvtx.model.nearest import meant
-
-    return NotFound(
-        f"VM {vm!r} is neither on record nor in the history",
-        hint=meant(vm, known, "`hvtx vm ls` lists those on record"),
-    )
-
-
-_AGO = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-
-
-def moment(text: str) -> str:
-    """``2h`` (ago), or the beginning of an RFC 3339 time in UTC, as one; raises UsageError."""
-    if text[:-1].isascii() and text[:-1].isdigit() and text[-1] in _AGO and len(text) < 10:
-        return history.at(max(0, time.time_ns() - int(text[:-1]) * _AGO[text[-1]] * 10**9))
-    from datetime import datetime
-
-    whole = "2000-01-01T00:00:00Z"
-    stamp = text.replace(" ", "T", 1)
-    try:
-        if not text:
-            raise ValueError("empty")  # noqa: TRY301
-        datetime.fromisoformat(stamp.removesuffix("Z") + whole[len(stamp.removesuffix("Z")) : -1])
-    except ValueError as problem:
-        raise UsageError(
-            f"{text!r} is no time",
-            hint="2h, 3d, 2026-05-01 or 2026-05-01T12:30 (in UTC)",
-        ) from problem
-    return stamp.removesuffix("Z")  # which a fraction of the same second would stand before
 
 
 def join_console(directory: str, socket: str | None, log: str) -> None:

@@ -15,12 +15,13 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
-from hvtx.engine import guests, show
+from hvtx.engine import guests, show, show_history, show_networks
 from hvtx.engine.processes import process_facts
 from hvtx.engine.runtime import Runtime, Settings
-from hvtx.engine.shown import AsOf, ShownNetwork, ShownRow, ShownVm
+from hvtx.engine.show import ShownVm
+from hvtx.engine.show_networks import ShownNetwork
 from hvtx.errors import NotPermitted
 from hvtx.host import procfs
 from hvtx.model.history import Line
@@ -33,6 +34,13 @@ from hvtx.store.view import Place
 
 SCHEMA = "hvtx/view/1"  # of the file, which is read back here
 LINES = 500  # of the history
+
+
+class AsOf(NamedTuple):
+    """Of which moment a published view is."""
+
+    as_of: str  # RFC 3339 in UTC
+    stale: bool  # the store has changed since, or the host has booted
 
 
 def place_of(settings: Settings) -> Place:
@@ -60,15 +68,15 @@ class StoreSource:
 
     def list_networks(self) -> list[ShownNetwork]:
         """`network ls`."""
-        return show.list_networks(self._runtime)
+        return show_networks.list_networks(self._runtime)
 
     def show_network(self, name: str) -> ShownNetwork:
         """`network show`; raises NotFound."""
-        return show.show_network(self._runtime, name)
+        return show_networks.show_network(self._runtime, name)
 
     def list_history(self, *, limit: int, **wanted: Any) -> list[Line]:
         """`log`."""
-        return show.list_history(self._runtime, limit=limit, **wanted)
+        return show_history.list_history(self._runtime, limit=limit, **wanted)
 
 
 # what becomes of a view that has not the shape which is published
@@ -140,7 +148,7 @@ class ViewSource:
     def list_history(self, *, limit: int, **wanted: Any) -> list[Line]:
         """`log`, of the lines that were published; the details were not."""
         since = wanted.pop("since", None)
-        after = show.moment(since) if since is not None else ""
+        after = show_history.moment(since) if since is not None else ""
         asked = {name: value for name, value in wanted.items() if value is not None}
         self._check_words(asked)
         lines = [
@@ -156,11 +164,11 @@ class ViewSource:
         """Refuse what no line can have, as the store's own reader does."""
         for name in ("verb", "kind", "event", "reason"):
             if name in asked and all(e[name] != asked[name] for e in self._seen["history"]):
-                show.check_word(name, asked[name])
+                show_history.check_word(name, asked[name])
         known = [entry["vm"][1] for entry in self._seen["vms"]]
         vm = asked.get("vm")
         if vm is not None and vm not in {*known, *(e["vm"] for e in self._seen["history"])}:
-            raise show.unheard_of(vm, known)
+            raise show_history.unheard_of(vm, known)
 
     def _vm(self, entry: Mapping[str, Any]) -> ShownVm:
         vm = _vm_of(entry["vm"])
@@ -209,8 +217,8 @@ def _network_of(told: Mapping[str, Any]) -> ShownNetwork:
         firewall=told["firewall"],
         vms=tuple(told["vms"]),
         resources=tuple(
-            ShownRow(row["kind"], row["key"], row["state"], row["mark"])
-            for row in told["resources"]
+            Resource(n, row["kind"], row["key"], row["state"], "", {}, {}, 0, 0, None, told["id"])
+            for n, row in enumerate(told["resources"])
         ),
     )
 

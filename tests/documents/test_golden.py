@@ -17,7 +17,18 @@ from typing import Any
 import pytest
 
 from hvtx import documents
-from hvtx.engine import explain, gc_plan, heuristic, lost, published, saved_plan, show, view
+from hvtx.engine import (
+    explain,
+    gc_plan,
+    heuristic,
+    lost,
+    published,
+    saved_plan,
+    show,
+    show_history,
+    show_networks,
+    view,
+)
 from hvtx.errors import Refused
 from hvtx.model.guest import Guest
 from hvtx.model.plan import Plan
@@ -81,12 +92,12 @@ def from_store(runtime: Any, base: Path) -> dict[str, Any]:
     return {
         "vm": documents.vm.document(show.show_vm(runtime, "web")),
         "vms": documents.vms.document(show.list_vms(runtime)),
-        "network": documents.network.document(show.show_network(runtime, "lan")),
-        "networks": documents.networks.document(show.list_networks(runtime)),
-        "intents": documents.intents.document(show.list_intents(runtime)),
-        "log": documents.log.document(show.list_history(runtime, limit=2)),
+        "network": documents.network.document(show_networks.show_network(runtime, "lan")),
+        "networks": documents.networks.document(show_networks.list_networks(runtime)),
+        "intents": documents.intents.document(show_history.list_intents(runtime)),
+        "log": documents.log.document(show_history.list_history(runtime, limit=2)),
         "log-detail": documents.log.document(
-            show.list_history(runtime, limit=9, vm="web"), detail=True
+            show_history.list_history(runtime, limit=9, vm="web"), detail=True
         ),
         "logs": documents.logs.document("web", logs[-1], show.read_log(logs)),
         "logs-empty": documents.logs.document("web", str(empty), show.read_log([str(empty)])),

@@ -23,7 +23,7 @@ from hvtx.drivers import strangers
 from hvtx.drivers.nftables.ruleset import listed_rules
 from hvtx.drivers.vm_process.gate import tail as tail_of
 from hvtx.drivers.vm_process.probe import look_into
-from hvtx.engine import heuristic, packaged_units, runtime, show, state_files, units, view
+from hvtx.engine import heuristic, packaged_units, runtime, show_history, state_files, units, view
 from hvtx.engine.saved_plan import load_plan
 from hvtx.errors import HvtxError, NotPermitted
 from hvtx.host import (
@@ -652,7 +652,7 @@ def user_words(text: str) -> None:
     for read in (
         addressing.parse_mac, addressing.parse_subnet, addressing.parse_address,
         addressing.parse_publish, addressing.parse_device, lambda t: addressing.parse_name(t, "VM"),
-        show.moment, lambda t: vmuser.numeric_id("group", t) if t.isascii() and t.isdigit() else 0,
+        show_history.moment, lambda t: vmuser.numeric_id("group", t) if t.isascii() and t.isdigit() else 0,
     ):  # fmt: skip
         with contextlib.suppress(HvtxError):
             read(text)
@@ -1137,6 +1137,6 @@ PARSERS: dict[str, Parser] = {
     "what people type": Parser(
         user_words,
 texts(TYPED),
-        (), ("planner.addressing", "engine.show.moment", "host.vmuser.numeric_id"),
+        (), ("planner.addressing", "engine.show_history.moment", "host.vmuser.numeric_id"),
     ),
 }  # fmt: skip
