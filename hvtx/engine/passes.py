@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
+from hvtx.engine.repaired import Repaired
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import begin
 from hvtx.engine.undo import take_down
@@ -165,7 +166,7 @@ def _difference(spec: dict[str, Any], old: dict[str, Any] | None) -> str:
     return f"{_tool(spec)} filter: guests may go out by {said}, and the world is at {now}"
 
 
-def settle(runtime: Runtime, *, locked: bool = False) -> list[dict[str, Any]]:
+def settle(runtime: Runtime, *, locked: bool = False) -> list[Repaired]:
     """Do what :func:`change` finds; what was wrong, as `repair` tells it.
 
     ``locked`` says that the caller holds the lock of the networks. Raises HostRefused, Busy.
@@ -186,7 +187,7 @@ def settle(runtime: Runtime, *, locked: bool = False) -> list[dict[str, Any]]:
             runtime.unlock("all", "networks")
 
 
-def _settle(runtime: Runtime, found: Change) -> list[dict[str, Any]]:
+def _settle(runtime: Runtime, found: Change) -> list[Repaired]:
     for row in found.move:
         runtime.firewall(_BACKEND).mend([row])
     if (
@@ -197,10 +198,7 @@ def _settle(runtime: Runtime, found: Change) -> list[dict[str, Any]]:
         take_down(operation, found.drop, reason="replaced")
     if found.make:
         _make(runtime, found.make)
-    return [
-        {"kind": str(Kind.FILTER), "key": words.partition(": ")[0], "missing": words}
-        for words in found.words
-    ]
+    return [Repaired(str(Kind.FILTER), words.partition(": ")[0], words) for words in found.words]
 
 
 def _make(runtime: Runtime, wants: Sequence[Want]) -> None:

@@ -7,7 +7,7 @@ killed `recover` goes on where it was.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from hvtx.engine.apply import apply_plan
 from hvtx.engine.gc_plan import failed_items
@@ -16,7 +16,7 @@ from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.vm_start import start_vm
 from hvtx.engine.vm_state import state_of
-from hvtx.errors import HvtxError, Refused
+from hvtx.errors import HvtxError
 from hvtx.host import failpoint
 from hvtx.model.plan import Action, Item, Plan, Reason
 from hvtx.model.resource import Kind, State
@@ -137,31 +137,3 @@ def _starter(runtime: Runtime) -> Callable[[str], object]:
     if autostart.starts_vms():
         return lambda name: autostart.start_vm(runtime.settings, name)
     return lambda name: start_vm(runtime, name)
-
-
-def recovery_document(recovery: Recovery) -> dict[str, Any]:
-    """The JSON of `recover`."""
-    return {
-        "schema": "hvtx/recover/1",
-        "refused": None,
-        "resolved": [
-            {
-                "action": item.action.value,
-                "reason": item.reason.value,
-                "kind": str(item.kind),
-                "key": item.key,
-                "vm": item.vm,
-                "message": item.message,
-                "outcome": item.outcome,
-            }
-            for item in recovery.items
-        ],
-        "networks": list(recovery.networks),
-        "started": list(recovery.started),
-        "failed": [{"what": what, "why": why} for what, why in recovery.failed],
-    }
-
-
-def refused_document(refusal: Refused) -> dict[str, Any]:
-    """The JSON of a `recover` that may not conclude anything."""
-    return {**recovery_document(Recovery()), "refused": refusal.code}

@@ -23,7 +23,7 @@ from hvtx.drivers import strangers
 from hvtx.drivers.nftables.ruleset import listed_rules
 from hvtx.drivers.vm_process.gate import tail as tail_of
 from hvtx.drivers.vm_process.probe import look_into
-from hvtx.engine import packaged_units, runtime, show, state_files, units, view
+from hvtx.engine import packaged_units, runtime, show_history, state_files, units, view
 from hvtx.engine.saved_plan import load_plan
 from hvtx.errors import HvtxError, NotPermitted
 from hvtx.host import (
@@ -495,7 +495,7 @@ def published(data: bytes) -> None:
     for ask in (
         seen.list_vms,
         seen.list_networks,
-        lambda: seen.list_history(limit=10, detail=True, since="2h", verb="start", vm="web"),
+        lambda: seen.list_history(limit=10, since="2h", verb="start", vm="web"),
         lambda: seen.show_vm("web"),
         lambda: seen.show_network("net"),
     ):
@@ -660,7 +660,7 @@ def user_words(text: str) -> None:
     for read in (
         addressing.parse_mac, addressing.parse_subnet, addressing.parse_address,
         addressing.parse_publish, addressing.parse_device, lambda t: addressing.parse_name(t, "VM"),
-        show.moment, lambda t: vmuser.numeric_id("group", t) if t.isascii() and t.isdigit() else 0,
+        show_history.moment, lambda t: vmuser.numeric_id("group", t) if t.isascii() and t.isdigit() else 0,
     ):  # fmt: skip
         with contextlib.suppress(HvtxError):
             read(text)
@@ -829,8 +829,11 @@ VIEWS = (
                      [[0, "n", "net", "02:00:00:00:00:01", "10.0.0.2", None, [["tcp", None, 80, 80]]]]],
               "verb": "start", "writer": ["boot", 7, 8, 9, 0],
               "rows": [["process", "web", "committed", 1, {"boot_id": "boot", "pid": 7, "start": 8, "inode": 9}]]}],
-     "networks": [{"id": "n", "name": "net", "subnets": ["10.0.0.0/24"], "gateway": ["10.0.0.1"], "resources": []}],
-     "history": [{"time": "2026", "verb": "start", "vm": "web", "kind": None, "event": "made", "reason": None}]},
+     "networks": [{"id": "n", "name": "net", "bridge": "br0", "subnets": ["10.0.0.0/24"], "gateway": ["10.0.0.1"],
+                   "nat": True, "isolate": False, "mtu": 1500, "firewall": "nftables", "vms": ["web"],
+                   "resources": [{"kind": "bridge", "key": "br0", "state": "committed", "mark": None}]}],
+     "history": [{"time": "2026", "operation": 1, "verb": "start", "vm": "web", "kind": None, "key": None, "event": "made",
+                  "reason": None, "message": "m"}]},
 )  # fmt: skip
 RULE_TEXTS = (
     "-s 10.0.0.5/32 -d fd00::5/128 -o tap-y ! -i br+ -m addrtype ! --dst-type LOCAL -j MASQUERADE",
@@ -1142,6 +1145,6 @@ PARSERS: dict[str, Parser] = {
     "what people type": Parser(
         user_words,
 texts(TYPED),
-        (), ("planner.addressing", "engine.show.moment", "host.vmuser.numeric_id"),
+        (), ("planner.addressing", "engine.show_history.moment", "host.vmuser.numeric_id"),
     ),
 }  # fmt: skip

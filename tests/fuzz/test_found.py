@@ -237,7 +237,7 @@ def test_a_damaged_view_says_so(tmp_path: Path, change: Any) -> None:
         source.list_vms()
         source.list_networks()
         source.show_network("net")
-        source.list_history(limit=1, detail=False)
+        source.list_history(limit=1)
 
     with pytest.raises(NotPermitted, match="cannot be read"):
         ask_all()

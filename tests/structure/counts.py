@@ -158,8 +158,9 @@ def driver_calls(module: Module) -> Counts:
 
 
 def documents(module: Module) -> Counts:
-    """Names of schemas: where JSON documents are made."""
-    return _of(module, sum(bool(_DOCUMENT.fullmatch(text)) for text in module.strings()))
+    """Names of schemas outside the room that makes JSON; in its modules, those beside the first."""
+    found = [text for text in module.strings() if _DOCUMENT.fullmatch(text)]
+    return _of(module, len(set(found)) - bool(found) if module.room == "documents" else len(found))
 
 
 def runtime_parameters(module: Module) -> Counts:

@@ -28,7 +28,7 @@ def figures(top: Path) -> Iterator[tuple[str, str]]:
     yield "/proc and /sys outside host", _sum(program, counts.kernel_files)
     yield "host changed outside drivers", _sum(program, counts.host_changes)
     yield "calls of drivers' create, release", _sum(program, counts.driver_calls)
-    yield "names of JSON schemas", _sum(program, counts.documents)
+    yield "names of JSON schemas outside documents", _sum(program, counts.documents)
     yield '`":" in` text tells the family', _sum(program, counts.families_by_colon)
     yield "text of a `place` taken apart", _sum(program, counts.place_splits)
     yield "`spec[…]`, `observed[…]`, `.get`", _sum(program, counts.spec_keys)

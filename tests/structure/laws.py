@@ -47,7 +47,7 @@ LAWS = (
     Law("commands-that-call-commands", counts.command_arrows, "put what both need below both"),
     Law("changes-of-the-host", counts.host_changes, "change the host in a driver"),
     Law("calls-of-drivers", counts.driver_calls, "let an operation call it (engine/transaction)"),
-    Law("documents", counts.documents, "make a schema's JSON in the one module that has it"),
+    Law("documents", counts.documents, "make a schema's JSON in its module of hvtx/documents"),
     Law("runtime-parameters", counts.runtime_parameters, "pass the values that are used"),
     Law("impure-calls", counts.impure_calls, "let the engine ask, and pass the answer"),
 )

@@ -40,6 +40,8 @@ SEEN: list[tuple[Callable[[Module], Counts], str, str, int]] = [
     (counts.driver_calls, "engine/a.py", "operation.release(r); lock.release()", 0),
     (counts.documents, "engine/a.py", "{'schema': 'hvtx/vm/1'}; S = 'hvtx/store-backup/1'", 2),
     (counts.documents, "engine/a.py", "'hvtx/view'; 'see hvtx/vm/1'", 0),
+    (counts.documents, "documents/a.py", "{'schema': 'hvtx/vm/1'}; {'schema': 'hvtx/vm/1'}", 0),
+    (counts.documents, "documents/a.py", "{'schema': 'hvtx/vm/1'}; {'schema': 'hvtx/vms/1'}", 1),
     (counts.impure_calls, "planner/a.py", "open(x); print(x)", 2),
     (counts.impure_calls, "engine/a.py", "open(x)", 0),
     (counts.spec_keys, "drivers/a.py", "row.spec['mac']; spec.get('mtu'); seen.observed['x']", 3),

@@ -9,8 +9,8 @@ from typing import Any
 import jsonschema
 import pytest
 
+from hvtx.documents import plan_schema
 from hvtx.engine import gc_plan, saved_plan
-from hvtx.engine.schema import plan_schema
 from hvtx.errors import REFUSALS, Refused
 from hvtx.model.meaning import WHEN, WHY_NOT_MORE, action_of
 from hvtx.model.plan import Action, Ground, Item, Plan, Reason, Result
@@ -21,7 +21,9 @@ MADE = "2026-01-02T03:04:05.000006Z"
 
 def check(document: Any) -> None:
     """As any reader would: through JSON."""
-    jsonschema.Draft202012Validator(plan_schema()).validate(json.loads(json.dumps(document)))
+    jsonschema.Draft202012Validator(plan_schema.document()).validate(
+        json.loads(json.dumps(document))
+    )
 
 
 def document(*items: Item, applied: bool = False, refused: Refused | None = None) -> dict[str, Any]:
@@ -40,7 +42,7 @@ def item(action: Action, reason: Reason, kind: str = Kind.TAP, **more: Any) -> I
 
 
 def test_the_schema_is_one() -> None:
-    jsonschema.Draft202012Validator.check_schema(plan_schema())
+    jsonschema.Draft202012Validator.check_schema(plan_schema.document())
 
 
 def test_every_word_of_a_plan_fits() -> None:
