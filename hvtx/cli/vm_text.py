@@ -7,11 +7,17 @@ from typing import Any
 from hvtx.cli import render
 
 
-def show_done(runtime: Any, name: str, verb: str, *, json_: bool) -> None:
-    """What a command that acts prints: the VM's object, or a line about it."""
+def show_done(runtime: Any, scope: Any, verb: str, *, json_: bool) -> None:
+    """What a command that acts prints: the VM's object, or a line about it.
+
+    ``scope`` is the VM as the command left it; or its name, by which it is read.
+    """
     from hvtx.engine import show as views
 
-    document = views.show_vm(runtime, name)
+    if isinstance(scope, str):
+        document = views.show_vm(runtime, scope)
+    else:
+        document = views.vm_document(runtime, scope)
     if json_:
         render.emit_json(document)
         return

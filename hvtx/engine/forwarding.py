@@ -44,24 +44,25 @@ def ipv6_problem() -> HostRefused | None:
     return None
 
 
-def changes(runtime: Runtime, families: Sequence[int]) -> list[tuple[str, str, str]]:
+def changes(families: Sequence[int], recorded: Sequence[Resource]) -> list[tuple[str, str, str]]:
     """What has to be turned on for guests of these families: ``(path, value, value before)``.
 
-    Raises HostRefused where the host has no IPv6.
+    ``recorded`` are the settings on record in this life of the host. Raises
+    HostRefused where the host has no IPv6.
     """
     problem = ipv6_problem() if 6 in families else None
     if problem is not None:
         raise problem
     found = []
-    for path, value in _wanted(runtime, families):
+    for path, value in _wanted(families, recorded):
         before = sysctl.read(path)
         if before is not None and before != value:  # None: a device that has gone meanwhile
             found.append((path, value, before))
     return found
 
 
-def _wanted(runtime: Runtime, families: Sequence[int]) -> list[tuple[str, str]]:
-    ours = any(row.spec["path"] == forwarding.ALL6 for row in recorded(runtime))
+def _wanted(families: Sequence[int], recorded: Sequence[Resource]) -> list[tuple[str, str]]:
+    ours = any(row.spec["path"] == forwarding.ALL6 for row in recorded)
     others = look() if 6 in families else Others((), (), (), (), ())
     return forwarding.wanted(families, others, sysctl.read, can_force=sysctl.can_force(), ours=ours)
 

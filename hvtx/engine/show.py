@@ -9,14 +9,16 @@ from typing import Any, BinaryIO
 
 from hvtx.engine import guests
 from hvtx.engine.runtime import Runtime
+from hvtx.engine.scope import shown_scope
 from hvtx.engine.vm_paths import log_path, log_paths, run_directory
-from hvtx.engine.vm_state import Moment, read_moment, state_of
+from hvtx.engine.vm_state import Moment, read_moment, state_of, states_of
 from hvtx.errors import Conflict, NotFound, UsageError
 from hvtx.host import paths
 from hvtx.hypervisors.base import TRAITS
 from hvtx.model.guest import NOTES, Guest
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.vm import Interface, Liveness, Network, Publish, Vm
+from hvtx.planner.scope import VmScope
 from hvtx.planner.states import VmState, identity_of
 from hvtx.store import history, records
 
@@ -24,19 +26,19 @@ Document = dict[str, Any]
 Subnets = Mapping[str, Sequence[tuple[str, str]]]  # network id -> (subnet, gateway), a family each
 
 
-def vm_document(runtime: Runtime, vm: Vm, seen: tuple[Moment, Subnets] | None = None) -> Document:
-    """`vm show --json`; ``seen``: what was read together with the VM."""
-    if seen is None:
-        with runtime.reading() as sql:
-            seen = read_moment(sql, vm.id), read_subnets(sql, vm)
-    return vm_documents(runtime, [vm], *seen)[0]
+def vm_document(runtime: Runtime, scope: VmScope) -> Document:
+    """`vm show --json`, and what a command that acts answers."""
+    vm, state = scope.vm, scope.state
+    asked = guests.states(runtime, [guests.Judged(vm, state)])
+    subnets = _subnets_of(scope.networks.values())
+    return describe_vm(vm, state, scope.liveness, scope.rows, asked[vm.id], subnets)
 
 
 def vm_documents(
     runtime: Runtime, vms: Sequence[Vm], moment: Moment, subnets: Subnets
 ) -> list[Document]:
     """The same of several; their guests are asked at the same time."""
-    seen = [(vm, *state_of(runtime, vm, moment)) for vm in vms]
+    seen = [(vm, *found) for vm, found in zip(vms, states_of(runtime, vms, moment), strict=True)]
     asked = guests.states(runtime, [guests.Judged(vm, state) for vm, state, _, _ in seen])
     return [
         describe_vm(vm, state, liveness, rows, asked[vm.id], subnets)
@@ -44,13 +46,13 @@ def vm_documents(
     ]
 
 
-def read_subnets(sql: Any, vm: Vm | None = None) -> dict[str, list[tuple[str, str]]]:
-    """The subnets, with their gateways, of one VM's networks, or of all."""
-    if vm is None:
-        found: Iterable[Network] = records.networks(sql)
-    else:
-        found = records.networks_by_id(sql, {i.network for i in vm.interfaces}).values()
-    return {n.id: list(zip(n.subnets, n.gateways, strict=True)) for n in found}
+def read_subnets(sql: Any) -> dict[str, list[tuple[str, str]]]:
+    """The subnets, with their gateways, of all networks."""
+    return _subnets_of(records.networks(sql))
+
+
+def _subnets_of(networks: Iterable[Network]) -> dict[str, list[tuple[str, str]]]:
+    return {n.id: list(zip(n.subnets, n.gateways, strict=True)) for n in networks}
 
 
 def describe_vm(
@@ -159,10 +161,7 @@ def _guarded(interface: Interface, port: Publish) -> int | None:
 
 def show_vm(runtime: Runtime, name: str) -> dict[str, Any]:
     """One VM; raises NotFound."""
-    with runtime.reading() as sql:
-        vm = records.get_vm(sql, name)
-        seen = read_moment(sql, vm.id), read_subnets(sql, vm)
-    return vm_document(runtime, vm, seen)
+    return vm_document(runtime, shown_scope(runtime, name))
 
 
 def list_vms(runtime: Runtime) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from hvtx.drivers.vm_process import prepare, scope, spawn, stop
 from hvtx.drivers.vm_process.gate import Gate
 from hvtx.engine import holding
 from hvtx.engine.neighbours import refuse_others_ports
-from hvtx.engine.network_build import bridge_row
+from hvtx.engine.network_build import committed
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, forget_vm
 from hvtx.engine.undo import taking_back, undo
@@ -23,7 +23,9 @@ from hvtx.host import failpoint, paths
 from hvtx.hypervisors import base as hypervisors
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.user import ROOT, User
-from hvtx.model.vm import Identity, Network, Publish, Vm
+from hvtx.model.vm import Identity, Network, Vm
+from hvtx.planner.scope import NetworkScope
+from hvtx.planner.start import ports_of
 from hvtx.store import records
 
 if TYPE_CHECKING:
@@ -35,21 +37,16 @@ READY_SECONDS = 10.0
 class Means(NamedTuple):
     """What a VM is started with, beside its rows."""
 
-    networks: Mapping[str, Network]  # by id
+    networks: NetworkScope
     probes: hypervisors.Probes
     user: User | None  # whom its process runs as; None: hvtx's own
     held: Held | None  # its published ports; None if it has none
 
 
-def ports_to_publish(vm: Vm) -> list[Publish]:
-    """The host ports that a VM asks for."""
-    return [port for interface in vm.interfaces for port in interface.publish]
-
-
-def refuse_diverted_vm(runtime: Runtime, vm: Vm, networks: Mapping[str, Network]) -> None:
+def refuse_diverted_vm(vm: Vm, networks: NetworkScope) -> None:
     """Refuse to start a VM that no packet of the host would reach."""
-    for network in networks.values():
-        row = bridge_row(runtime, network)
+    for network in networks.networks.values():
+        row = networks.bridge(network.id)
         own = [i for i in vm.interfaces if i.network == network.id]
         guests = [address for i in own for address in (i.ipv4, i.ipv6) if address]
         if row is not None and guests:
@@ -64,14 +61,15 @@ def bring_up(
     means: Means,
     *,
     new: bool = False,
-) -> None:
-    """Act and commit; whatever fails is undone from the rows."""
+) -> list[Resource]:
+    """Act and commit; whatever fails is undone from the rows. Returns the committed rows."""
     identity: Identity | None = None
     try:
         if new:  # its addresses were not known before
-            refuse_diverted_vm(runtime, vm, means.networks)
+            refuse_diverted_vm(vm, means.networks)
         observed = operation.act(rows)
-        refuse_others_ports(runtime, ports_to_publish(vm))
+        # once more, now that they are published: see hvtx.engine.neighbours
+        refuse_others_ports(runtime, ports_of(vm))
         gate = holder = None
         try:
             if any(row.kind == Kind.PROCESS for row in rows):
@@ -103,6 +101,7 @@ def bring_up(
             observed,
             then=lambda sql: records.set_vm_confirmed(sql, vm.id) if new else None,
         )
+        return committed(rows, observed)
     except (Exception, KeyboardInterrupt) as problem:
         _take_back(runtime, operation, vm, rows, identity, problem, new=new)
         raise
@@ -119,7 +118,7 @@ def _let_go_on(holder: Holder | None, gate: Gate | None) -> None:
 def _rendered(
     runtime: Runtime, vm: Vm, rows: Sequence[Resource], means: Means
 ) -> hypervisors.Launch:
-    return render(vm, rows, means.networks, means.probes, run_directory(runtime, vm))
+    return render(vm, rows, means.networks.networks, means.probes, run_directory(runtime, vm))
 
 
 def _learnt(
@@ -198,8 +197,10 @@ def _take_back(
             stop.stop(identity, directory=directory, power_down="none", force=True)
         released = [row for row in rows if row.kind != Kind.LEASE or new]
         undo(operation, released, problem)
-        left = [r for r in runtime.read(records.resources_of_vm, vm.id) if r.kind != Kind.LEASE]
-        if new and not left:
+        if not new:
+            return
+        left = runtime.read(records.resources_of_vm, vm.id)  # as the undo left them
+        if all(row.kind == Kind.LEASE for row in left):
             with runtime.store.transaction() as sql:
                 operation.history(sql, [forget_vm(sql, vm.id)])
             remove_log(runtime, vm)
