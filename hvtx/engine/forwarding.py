@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 from hvtx.drivers import bridge, sysctl
 from hvtx.engine import notice
+from hvtx.engine.network_build import make
 from hvtx.engine.runtime import Runtime
+from hvtx.engine.scope import networks_now
 from hvtx.errors import Contended, HostRefused, HvtxError
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.vm import Network
-from hvtx.planner import forwarding
+from hvtx.planner import forwarding, provision
 from hvtx.planner.forwarding import Others, dotted
 from hvtx.store import records
 
@@ -59,6 +61,23 @@ def changes(families: Sequence[int], recorded: Sequence[Resource]) -> list[tuple
         if before is not None and before != value:  # None: a device that has gone meanwhile
             found.append((path, value, before))
     return found
+
+
+def keep_settings(runtime: Runtime, networks: Iterable[Network]) -> list[Resource]:
+    """Turn on, and record, what networks that stand need by now: the uplink may be another one.
+
+    What is on record already is not looked at. Returns the new rows. Raises HostRefused,
+    NotPermitted (undone).
+    """
+    scope = networks_now(runtime, networks)
+    there = scope.bridges()
+    families = families_of(n for n in scope.networks.values() if n.id in there)
+    recorded = scope.settings()
+    known = {row.spec["path"] for row in recorded}
+    new = [c for c in changes(families, recorded) if c[0] not in known]
+    if not new:
+        return []
+    return make(runtime, "repair", provision.want_settings(new))
 
 
 def _wanted(families: Sequence[int], recorded: Sequence[Resource]) -> list[tuple[str, str]]:

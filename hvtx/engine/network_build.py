@@ -13,7 +13,7 @@ from typing import Any
 from hvtx.engine import privileges
 from hvtx.engine.outdated import bring_up_to_date
 from hvtx.engine.runtime import Runtime
-from hvtx.engine.scope import all_networks, networks_now
+from hvtx.engine.scope import all_networks
 from hvtx.engine.transaction import Operation, begin
 from hvtx.engine.undo import undo
 from hvtx.engine.ways import refuse_diverted, samples
@@ -41,23 +41,20 @@ def resolved_networks(
     ``only`` these. The whole host is looked at only where the record has rows that are half done,
     or where a ruleset of an earlier life was restored, of which no row tells.
     """
-    if scope.unsettled() or (scope.earlier and _restored(runtime)):
-        from hvtx.engine.resolve import resolve
+    whole = bool(scope.unsettled())
+    if scope.earlier and not whole:
+        from hvtx.engine.restored import is_restored
 
-        resolve(runtime, networks=True)
-    elif scope.unended:
-        from hvtx.engine.resolve import tidy
-
-        tidy(runtime)
-    else:
+        whole = is_restored(runtime)
+    if not whole and not scope.unended:
         return scope
+    from hvtx.engine.resolve import resolve, tidy
+
+    if whole:
+        resolve(runtime, networks=True)
+    else:
+        tidy(runtime)
     return all_networks(runtime, only)  # read again: some of it is released
-
-
-def _restored(runtime: Runtime) -> bool:
-    from hvtx.engine.restored import is_restored
-
-    return is_restored(runtime)
 
 
 def host_prefixes(own: int = 0) -> list[str]:
@@ -92,25 +89,6 @@ def refuse_taken_subnet(subnets: Iterable[str], bridge: int = 0) -> None:
                 f"{subnet} overlaps {taken}, which this host has a route to",
                 hint="choose another subnet; `ip route show table all` shows what is taken",
             )
-
-
-def keep_settings(runtime: Runtime, networks: Iterable[Network]) -> list[Resource]:
-    """Turn on, and record, what networks that stand need by now: the uplink may be another one.
-
-    What is on record already is not looked at. Returns the new rows. Raises HostRefused,
-    NotPermitted (undone).
-    """
-    from hvtx.engine import forwarding
-
-    scope = networks_now(runtime, networks)
-    there = scope.bridges()
-    families = forwarding.families_of(n for n in scope.networks.values() if n.id in there)
-    recorded = scope.settings()
-    known = {row.spec["path"] for row in recorded}
-    new = [c for c in forwarding.changes(families, recorded) if c[0] not in known]
-    if not new:
-        return []
-    return make(runtime, "repair", provision.want_settings(new))
 
 
 def make(runtime: Runtime, verb: str, wants: Sequence[provision.Want]) -> list[Resource]:

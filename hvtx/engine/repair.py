@@ -20,8 +20,9 @@ from hvtx.engine.damage import (
     unseen_of,
     with_remedies,
 )
+from hvtx.engine.forwarding import keep_settings
 from hvtx.engine.loopback import bridges_in_need
-from hvtx.engine.network_build import ensure_networks, keep_settings, resolved_networks
+from hvtx.engine.network_build import ensure_networks, resolved_networks
 from hvtx.engine.repair_row import hold_again, repair_object, repair_rules
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks, networks_now

@@ -173,7 +173,7 @@ def list_vms(runtime: Runtime) -> dict[str, Any]:
 
 def vm_log(runtime: Runtime, name: str) -> list[str]:
     """Where a VM's log is, the older part first; raises NotFound if there is none yet."""
-    paths = log_paths(runtime, runtime.read(records.get_vm, name))
+    paths = log_paths(runtime.settings.state_directory, runtime.read(records.get_vm, name))
     if not paths:
         raise NotFound(f"VM {name!r} has no log yet", hint=f"hvtx vm start {name}")
     return paths
@@ -188,7 +188,11 @@ def console(runtime: Runtime, name: str) -> tuple[str, str | None, str]:
             f"VM {name!r} is {state.value}",
             hint=f"a console needs a running VM: hvtx vm start {name}",
         )
-    return run_directory(runtime, vm), TRAITS[vm.hypervisor].console, log_path(runtime, vm)
+    return (
+        run_directory(runtime.store.run_directory, vm),
+        TRAITS[vm.hypervisor].console,
+        log_path(runtime.settings.state_directory, vm),
+    )
 
 
 def log_document(name: str, paths: Sequence[str]) -> dict[str, Any]:

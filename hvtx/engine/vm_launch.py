@@ -13,10 +13,9 @@ from hvtx.drivers.vm_process.gate import Gate
 from hvtx.engine import holding
 from hvtx.engine.neighbours import refuse_others_ports
 from hvtx.engine.network_build import committed
-from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, forget_vm
 from hvtx.engine.undo import taking_back, undo
-from hvtx.engine.vm_paths import log_path, remove_log, run_directory
+from hvtx.engine.vm_paths import remove_log
 from hvtx.engine.ways import refuse_diverted
 from hvtx.errors import HvtxError, StoreError, UsageError
 from hvtx.host import failpoint, paths
@@ -41,6 +40,8 @@ class Means(NamedTuple):
     probes: hypervisors.Probes
     user: User | None  # whom its process runs as; None: hvtx's own
     held: Held | None  # its published ports; None if it has none
+    directory: str  # its run-time directory
+    log: str  # where its output is kept
 
 
 def refuse_diverted_vm(vm: Vm, networks: NetworkScope) -> None:
@@ -54,13 +55,7 @@ def refuse_diverted_vm(vm: Vm, networks: NetworkScope) -> None:
 
 
 def bring_up(
-    runtime: Runtime,
-    operation: Operation,
-    vm: Vm,
-    rows: list[Resource],
-    means: Means,
-    *,
-    new: bool = False,
+    operation: Operation, vm: Vm, rows: list[Resource], means: Means, *, new: bool = False
 ) -> list[Resource]:
     """Act and commit; whatever fails is undone from the rows. Returns the committed rows."""
     identity: Identity | None = None
@@ -69,12 +64,12 @@ def bring_up(
             refuse_diverted_vm(vm, means.networks)
         observed = operation.act(rows)
         # once more, now that they are published: see hvtx.engine.neighbours
-        refuse_others_ports(runtime, ports_of(vm))
+        refuse_others_ports(operation.runtime, ports_of(vm))
         gate = holder = None
         try:
             if any(row.kind == Kind.PROCESS for row in rows):
-                launch = _rendered(runtime, vm, rows, means)
-                gate = _spawn(runtime, vm, launch, means.user)
+                launch = render(vm, rows, means.networks.networks, means.probes, means.directory)
+                gate = _spawn(vm, launch, means)
                 identity = gate.identity
             holder = holding.begin(means.held, identity, rows)
             if gate is not None or holder is not None:
@@ -95,7 +90,7 @@ def bring_up(
         if holder is not None:
             holder.confirm()
             observed |= {row.id: row.observed for row in rows if row.kind == Kind.PUBLISH}
-        runtime.devices().keep_macs([row for row in rows if row.kind == Kind.TAP])
+        operation.runtime.devices().keep_macs([row for row in rows if row.kind == Kind.TAP])
         operation.commit(
             rows,
             observed,
@@ -103,7 +98,7 @@ def bring_up(
         )
         return committed(rows, observed)
     except (Exception, KeyboardInterrupt) as problem:
-        _take_back(runtime, operation, vm, rows, identity, problem, new=new)
+        _take_back(operation, vm, rows, means, identity, problem, new=new)
         raise
 
 
@@ -113,12 +108,6 @@ def _let_go_on(holder: Holder | None, gate: Gate | None) -> None:
         holder.open()
     if gate is not None:
         gate.open()
-
-
-def _rendered(
-    runtime: Runtime, vm: Vm, rows: Sequence[Resource], means: Means
-) -> hypervisors.Launch:
-    return render(vm, rows, means.networks.networks, means.probes, run_directory(runtime, vm))
 
 
 def _learnt(
@@ -153,9 +142,8 @@ def _accelerator(probes: hypervisors.Probes) -> dict[str, str]:
     return {"accelerator": name, "accelerator_reason": probes.why}
 
 
-def _spawn(runtime: Runtime, vm: Vm, launch: hypervisors.Launch, user: User | None) -> Gate:
-    log = log_path(runtime, vm)
-    directory = os.path.dirname(log)
+def _spawn(vm: Vm, launch: hypervisors.Launch, means: Means) -> Gate:
+    directory = os.path.dirname(means.log)
     try:
         paths.make_directories(directory, 0o700)
     except OSError as problem:
@@ -163,8 +151,8 @@ def _spawn(runtime: Runtime, vm: Vm, launch: hypervisors.Launch, user: User | No
             f"the log directory {directory} cannot be made: {problem.strerror}",
             hint="free or remount the disk, or choose another place with --state-dir",
         ) from problem
-    prepare.prepare(launch, run_directory(runtime, vm), log, user)
-    return spawn.spawn(launch, log, vm.name, user)
+    prepare.prepare(launch, means.directory, means.log, means.user)
+    return spawn.spawn(launch, means.log, vm.name, means.user)
 
 
 def _enter_scope(vm: Vm, gate: Gate | None, holder: Holder | None) -> None:
@@ -178,10 +166,10 @@ def _enter_scope(vm: Vm, gate: Gate | None, holder: Holder | None) -> None:
 
 
 def _take_back(
-    runtime: Runtime,
     operation: Operation,
     vm: Vm,
     rows: Sequence[Resource],
+    means: Means,
     identity: Identity | None,
     problem: BaseException,
     *,
@@ -191,10 +179,10 @@ def _take_back(
         return  # Ctrl-C came too late
     if isinstance(problem, HvtxError) and problem.code == "commit-unknown":
         return  # it may have been kept: only `recover` may decide, from the record
+    runtime = operation.runtime
     with taking_back(problem):
         if identity is not None:
-            directory = run_directory(runtime, vm)
-            stop.stop(identity, directory=directory, power_down="none", force=True)
+            stop.stop(identity, directory=means.directory, power_down="none", force=True)
         released = [row for row in rows if row.kind != Kind.LEASE or new]
         undo(operation, released, problem)
         if not new:
@@ -203,7 +191,7 @@ def _take_back(
         if all(row.kind == Kind.LEASE for row in left):
             with runtime.store.transaction() as sql:
                 operation.history(sql, [forget_vm(sql, vm.id)])
-            remove_log(runtime, vm)
+            remove_log(runtime.settings.state_directory, vm)
 
 
 def render(

@@ -19,7 +19,7 @@ from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import after, networks_now, start_scope, vm_scope
 from hvtx.engine.transaction import Operation, begin
 from hvtx.engine.vm_launch import Means, bring_up, refuse_diverted_vm
-from hvtx.engine.vm_paths import run_directory
+from hvtx.engine.vm_paths import log_path, run_directory
 from hvtx.engine.vm_state import state_of
 from hvtx.engine.vm_stop import stop_scope
 from hvtx.errors import Conflict, NotFound, PartialFailure
@@ -37,6 +37,7 @@ from hvtx.store.history import Event
 
 if TYPE_CHECKING:
     from hvtx.engine.vm_options import VmWish
+    from hvtx.host.portholder import Held
     from hvtx.model.plan import Plan
 
 
@@ -63,7 +64,7 @@ def _start(runtime: Runtime, name: str) -> VmScope:
         with begin(runtime, "start", vm=name) as (sql, operation):
             vm, user = _with_user(operation, sql, vm, probes)
             rows = _intend(operation, sql, vm, scope.rows, networks, user)
-        rows = bring_up(runtime, operation, vm, rows, Means(networks, probes, user, held))
+        rows = bring_up(operation, vm, rows, _means(runtime, vm, networks, probes, user, held))
     return after(scope, vm, [*scope.leases, *rows])
 
 
@@ -98,12 +99,25 @@ def run_vm(runtime: Runtime, wish: VmWish) -> VmScope:
             vm, leases = define.record_vm(operation, sql, wish, taken, committed=False, taken=own)
             vm, user = _with_user(operation, sql, vm, probes)
             rows = leases + _intend(operation, sql, vm, (), networks, user)
-        means = Means(networks, probes, user, held)
-        rows = bring_up(runtime, operation, vm, rows, means, new=True)
+        means = _means(runtime, vm, networks, probes, user, held)
+        rows = bring_up(operation, vm, rows, means, new=True)
     scope = VmScope(
         runtime.life, vm, rows, networks.networks, True, VmState.STARTING, Liveness.UNKNOWN
     )
     return after(scope, vm, rows)
+
+
+def _means(
+    runtime: Runtime,
+    vm: Vm,
+    networks: NetworkScope,
+    probes: hypervisors.Probes,
+    user: User | None,
+    held: Held | None,
+) -> Means:
+    directory = run_directory(runtime.store.run_directory, vm)
+    log = log_path(runtime.settings.state_directory, vm)
+    return Means(networks, probes, user, held, directory, log)
 
 
 def _probe(runtime: Runtime, vm: Vm) -> hypervisors.Probes:
@@ -213,7 +227,8 @@ def _intend(
         )
         for _ in vm.interfaces
     ]
-    given = decide.Given(devices, run_directory(operation.runtime, vm), flow_limit(), user)
+    directory = run_directory(operation.runtime.store.run_directory, vm)
+    given = decide.Given(devices, directory, flow_limit(), user)
     plan = decide.plan_start(vm, before, networks, given)
     if isinstance(plan, Conflict):
         raise plan

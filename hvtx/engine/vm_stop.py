@@ -119,7 +119,7 @@ def _end_process(
         return
     stop.stop(
         identity,
-        directory=run_directory(runtime, vm),
+        directory=run_directory(runtime.store.run_directory, vm),
         power_down=hypervisors.TRAITS[vm.hypervisor].power_down,
         timeout=timeout,
         force=force,
@@ -166,5 +166,5 @@ def remove_vm(runtime: Runtime, name: str, *, force: bool = False) -> None:
     with begin(runtime, "rm", vm=name) as (sql, operation):
         if records.has_vm(sql, vm.id):  # gc forgets what an interrupted run left, once it is bare
             operation.history(sql, [forget_vm(sql, vm.id)])
-    remove_log(runtime, vm)
+    remove_log(runtime.settings.state_directory, vm)
     operation.end("done")
