@@ -12,13 +12,20 @@ if TYPE_CHECKING:
     from hvtx.engine.runtime import Runtime
     from hvtx.engine.show import ShownInterface, ShownVm
     from hvtx.model.vm import Publish
+    from hvtx.planner.scope import VmScope
 
 
-def show_done(runtime: Runtime, name: str, verb: str, *, json_: bool) -> None:
-    """What a command that acts prints: the VM's object, or a line about it."""
+def show_done(runtime: Runtime, scope: VmScope | str, verb: str, *, json_: bool) -> None:
+    """What a command that acts prints: the VM's object, or a line about it.
+
+    ``scope`` is the VM as the command left it; or its name, by which it is read.
+    """
     from hvtx.engine import show as views
 
-    shown = views.show_vm(runtime, name)
+    if isinstance(scope, str):
+        shown = views.show_vm(runtime, scope)
+    else:
+        shown = views.shown_vm(runtime, scope)
     if json_:
         render.emit_json(documents.vm.document(shown))
         return

@@ -8,9 +8,9 @@ from typing import Any
 
 from hvtx.engine import notice, own_addresses
 from hvtx.engine.neighbours import refuse_ports
-from hvtx.engine.network_build import bridge_row
 from hvtx.engine.network_create import DEFAULT, default_draft, take_network
 from hvtx.engine.runtime import Runtime
+from hvtx.engine.scope import networks_now
 from hvtx.engine.transaction import Operation, begin
 from hvtx.engine.vm_options import VmWish
 from hvtx.errors import Conflict, NotFound, advised
@@ -95,8 +95,9 @@ def _refuse_lost(runtime: Runtime, networks: Sequence[Network], ips: Sequence[st
     """
     from hvtx.engine import ways
 
+    bridges = networks_now(runtime, networks).bridges()
     for network in networks:
-        row = bridge_row(runtime, network)
+        row = bridges.get(network.id)
         if row is not None:
             ways.refuse_lost_subnet(network, row, ips)
 
