@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hvtx import documents
 from hvtx.cli import render
@@ -12,10 +12,9 @@ if TYPE_CHECKING:
     from hvtx.engine.runtime import Runtime
     from hvtx.engine.show import ShownInterface, ShownVm
     from hvtx.model.vm import Publish
-    from hvtx.planner.scope import VmScope
 
 
-def show_done(runtime: Runtime, scope: VmScope | str, verb: str, *, json_: bool) -> None:
+def show_done(runtime: Runtime, scope: Any, verb: str, *, json_: bool) -> None:
     """What a command that acts prints: the VM's object, or a line about it.
 
     ``scope`` is the VM as the command left it; or its name, by which it is read.
