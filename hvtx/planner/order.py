@@ -27,9 +27,9 @@ def release_order(rows: list[Resource]) -> list[Resource]:
 
     def key(row: Resource) -> tuple[int, bool, str, int]:
         """A firewall's base after everything that stands in it; one backend after the other."""
-        base = row.spec.get("what") == "base"
+        base = row.role == "base"
         firewall = row.kind in FIREWALL_KINDS
-        backend = str(row.spec["backend"]) if firewall else ""
+        backend = row.backend if firewall else ""
         kind = Kind.PUBLISH if firewall else Kind(row.kind)
         return (RELEASED[kind], base, backend, row.id)
 
