@@ -30,10 +30,11 @@ from hvtx.engine import privileges
 from hvtx.engine.processes import rows_by_vm
 from hvtx.engine.registry import FIREWALLS
 from hvtx.engine.runtime import Runtime
-from hvtx.errors import Contended, HostRefused, HvtxError, NotPermitted, Refused
+from hvtx.errors import Contended, HvtxError, NotPermitted, Refused
 from hvtx.host import failpoint, openfiles, procfs
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted, forbidden
+from hvtx.host.xtnames import legacy_tables
 from hvtx.model.plan import NetworkFacts, OperationFacts, Snapshot, VmFacts
 from hvtx.model.resource import (
     FIREWALL_KINDS,
@@ -282,30 +283,6 @@ def _entries(
         except OSError as problem:
             failures[backend] = f"{backend} could not be read: {problem}"
     return found, unread
-
-
-def legacy_tables() -> bool:
-    """Whether the kernel lists any legacy table (reading one that it does not makes it).
-
-    Raises NotPermitted where the list may not be read, which proves nothing.
-    """
-    for name in ("ip_tables_names", "ip6_tables_names"):
-        try:
-            with open(f"/proc/thread-self/net/{name}", encoding="ascii") as listed:
-                if listed.read(1):
-                    return True
-        except FileNotFoundError:
-            continue  # this kernel has none of the family
-        except PermissionError as problem:
-            raise NotPermitted(
-                f"the list {name} may not be read", hint="run hvtx as root: the list is root's"
-            ) from problem
-        except OSError as problem:
-            raise HostRefused(
-                f"the list {name} could not be read: {problem}",
-                hint="is /proc mounted, and of this namespace?",
-            ) from problem
-    return False
 
 
 def _cannot_observe(what: str) -> Refused:
