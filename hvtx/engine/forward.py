@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from hvtx.engine import world
 from hvtx.engine.cause_names import CauseNames
+from hvtx.engine.effects import made_by
 from hvtx.engine.finding import Finding
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.trial import Exit, Trial, owner_of
@@ -206,7 +207,7 @@ def _make_rules(runtime: Runtime, wants: Iterable[Want]) -> None:
     for backend, build in (("nftables", NftablesDriver), ("iptables", IptablesDriver)):
         if rows[backend]:
             with closing(build(host)) as driver:
-                driver.create(rows[backend])
+                made_by(driver, rows[backend])
 
 
 # -- what stopped them -----------------------------------------------------------------------------

@@ -8,12 +8,13 @@ it what `recover` and gc have to do.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from hvtx.drivers.bridge import lead_loopback
 from hvtx.errors import HvtxError
 from hvtx.model.firewall import firewall_spec
+from hvtx.model.plan import Reason
 from hvtx.model.resource import Kind, Outcome, Resource, State
 from hvtx.planner.provision import serves_loopback
 
@@ -75,16 +76,18 @@ def _needed(runtime: Runtime, bridge: str, network: str | None, leaving: Collect
     return bridge in bridges_in_need(rows, runtime.life.id)
 
 
-def settle_gone(runtime: Runtime, outcomes: dict[int, Outcome], rows: Sequence[Resource]) -> None:
-    """The same after a release; where it fails the rows stay on record, and are tried again."""
+def settle_gone(
+    runtime: Runtime, outcomes: Mapping[int, Outcome], rows: Sequence[Resource]
+) -> dict[int, Outcome]:
+    """The same after a release; where it fails these rows stay on record, and are tried again."""
     gone = [row for row in rows if _serves(row) and outcomes[row.id].gone]
     try:
         settle(runtime, gone, {row.id for row in gone})
     except (HvtxError, OSError) as problem:
         words = problem.message if isinstance(problem, HvtxError) else str(problem)
-        for row in gone:
-            why = f"{row.key}: 127.0.0.1 still leads to its bridge: {words}"
-            outcomes[row.id] = Outcome(False, "observe-failed", why)
+        why = f"127.0.0.1 still leads to its bridge: {words}"
+        return {row.id: Outcome(False, Reason.OBSERVE_FAILED, f"{row.key}: {why}") for row in gone}
+    return {}
 
 
 def _serves(row: Resource) -> bool:

@@ -9,6 +9,7 @@ from hvtx.engine import privileges
 from hvtx.engine.network_build import resolve_networks
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import begin
+from hvtx.engine.undo import take_down
 from hvtx.errors import (
     Conflict,
     Contended,
@@ -61,22 +62,16 @@ def remove_network(runtime: Runtime, name: str) -> None:
     _refuse_dependents(runtime, network, rows)
     with begin(runtime, "network-rm", network=name) as (sql, operation):
         records.set_network_leaving(sql, network.id, operation.id)
-    old = [row for row in rows if row.life != runtime.life.id]
-    if old:
-        operation.forget(old, {row.id: "rebooted" for row in old})
-    here = [row for row in rows if row.life == runtime.life.id]
-    outcomes = operation.release(here, reasons={row.id: "network-rm" for row in here})
-    kept = [(row, outcomes[row.id]) for row in here if not outcomes[row.id].gone]
-    left = [outcome.message for _, outcome in kept]
-
-    def forget(sql: Any) -> None:
-        if not left:
-            records.remove_network(sql, network.id)
-
-    operation.end("partial" if left else "done", then=forget)
-    if left:
+    kept = take_down(
+        operation,
+        rows,
+        reason="network-rm",
+        gone=lambda sql: records.remove_network(sql, network.id),
+    )
+    if kept:
         from hvtx.engine import leftovers
 
+        left = [outcome.message for _, outcome in kept]
         raise PartialFailure(
             f"network {name!r} is not wholly removed: {'; '.join(left)}",
             hint=leftovers.hint(runtime, kept, again=f"hvtx network rm {name}"),

@@ -12,6 +12,8 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from hvtx.engine.runtime import Runtime
+from hvtx.engine.transaction import begin
+from hvtx.engine.undo import take_down
 from hvtx.model.firewall import firewall_spec
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.vm import Network
@@ -187,8 +189,6 @@ def settle(runtime: Runtime, *, locked: bool = False) -> list[dict[str, Any]]:
 
 
 def _settle(runtime: Runtime, found: Change) -> list[dict[str, Any]]:
-    from hvtx.engine.transaction import begin
-
     for row in found.move:
         runtime.firewall(_BACKEND).mend([row])
     if (
@@ -196,9 +196,7 @@ def _settle(runtime: Runtime, found: Change) -> list[dict[str, Any]]:
     ):  # before a new one of the same words, which would look like it under another mark
         with begin(runtime, "rebuild") as (_, operation):
             pass
-        outcomes = operation.release(found.drop, reasons={row.id: "replaced" for row in found.drop})
-        whole = all(outcome.gone for outcome in outcomes.values())
-        operation.end("done" if whole else "partial")
+        take_down(operation, found.drop, reason="replaced")
     if found.make:
         _make(runtime, found.make)
     return [

@@ -10,6 +10,7 @@ from hvtx.drivers.base import BridgesDriver, LinkDriver
 from hvtx.drivers.bridge import lead_loopback
 from hvtx.engine import holding, own_routes
 from hvtx.engine.damage import Damage, guard_of, has_guard, wanted_of
+from hvtx.engine.effects import made_by
 from hvtx.engine.forwarding import ipv6_problem
 from hvtx.engine.loopback import bridges_in_need
 from hvtx.engine.outdated import outdated
@@ -38,7 +39,7 @@ def repair_object(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) ->
             own_routes.put_back(row, links)
         return
     if row.kind in (Kind.SYSCTL, Kind.ADDRESS) or (row.kind == Kind.BRIDGE and seen.here is False):
-        runtime.driver(driver_name(row)).create([row])
+        made_by(runtime.driver(driver_name(row)), [row])
         if row.kind == Kind.BRIDGE:
             lead_loopback(row.key, on=_leads_loopback(runtime, row))
         return

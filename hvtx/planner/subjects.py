@@ -57,9 +57,15 @@ def of_item(sight: Sight, item: Item, words: str = "", evidence: Iterable[str] =
     """The subject of a plan's item."""
     row = next((row for row in sight.snapshot.rows if row.id == item.row), None)
     return Subject(
-        item.kind, item.key, words, item, owner_of(item.reason), item.reason, item.vm,
+        item.kind, item.key, words, item, owner_of(reason_of(item)), reason_of(item), item.vm,
         _network_of(sight, row), row, tuple(evidence),
     )  # fmt: skip
+
+
+def reason_of(item: Item) -> Reason:
+    """The reason of an item of gc's plan, which has no guesses."""
+    assert isinstance(item.reason, Reason)
+    return item.reason
 
 
 def of_row(sight: Sight, row: Resource, evidence: Iterable[str] = ()) -> Subject:

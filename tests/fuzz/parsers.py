@@ -23,7 +23,7 @@ from hvtx.drivers import strangers
 from hvtx.drivers.nftables.ruleset import listed_rules
 from hvtx.drivers.vm_process.gate import tail as tail_of
 from hvtx.drivers.vm_process.probe import look_into
-from hvtx.engine import heuristic, packaged_units, runtime, show, state_files, units, view
+from hvtx.engine import packaged_units, runtime, show, state_files, units, view
 from hvtx.engine.saved_plan import load_plan
 from hvtx.errors import HvtxError, NotPermitted
 from hvtx.host import (
@@ -456,7 +456,7 @@ def saved_plan(data: bytes) -> None:
 
 def saved_guesses(data: bytes) -> None:
     """Likewise for the emergency mode."""
-    for identity in heuristic.load_plan(file_of(data)):
+    for identity in load_plan(file_of(data), heuristic=True):
         assert hash(identity) is not None
         assert len(identity) == 4
 
@@ -1084,7 +1084,7 @@ PARSERS: dict[str, Parser] = {
         ("host.trust._entries",),
     ),
     "saved plans": Parser(saved_plan, json_bytes(PLANS), (HvtxError,), ("engine.files.read_plan", "engine.saved_plan.load_plan", "engine.saved_plan._identity")),
-    "saved guesses": Parser(saved_guesses, json_bytes(PLANS), (HvtxError,), ("engine.heuristic.load_plan",)),
+    "saved guesses": Parser(saved_guesses, json_bytes(PLANS), (HvtxError,), ("engine.saved_plan.load_plan",)),
     "views": Parser(published, json_bytes(VIEWS), (HvtxError,), ("engine.view._parsed", "store.view.read")),
     "stores of others": Parser(installation, mutated([store_bytes()]), (HvtxError, OSError), ("store.backup.installation_at",)),
     "backups": Parser(whole_store, mutated([store_bytes()]), (HvtxError, OSError), ("store.backup.draft_of",)),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hvtx.engine import heuristic, view
+from hvtx.engine import saved_plan, view
 from hvtx.engine.runtime import Settings
 from hvtx.errors import HvtxError, NotPermitted, UsageError
 from hvtx.host import (
@@ -214,9 +214,9 @@ def test_rules_are_taken_apart_once_however_many_are_claimed(
 def test_a_saved_plan_of_guesses_with_other_things_than_words(tmp_path: Path) -> None:
     item = {"action": ["delete"], "reason": "guess-name", "kind": "tap", "key": "t"}
     path = tmp_path / "plan"
-    path.write_text(json.dumps({"schema": heuristic.SCHEMA, "heuristic": True, "items": [item]}))
-    with pytest.raises(UsageError, match="is not a plan"):
-        heuristic.load_plan(str(path))
+    path.write_text(json.dumps({"schema": saved_plan.SCHEMA, "heuristic": True, "items": [item]}))
+    with pytest.raises(UsageError, match="is not a whole plan: an item's words are not text"):
+        saved_plan.load_plan(str(path), heuristic=True)
 
 
 @pytest.mark.parametrize(
