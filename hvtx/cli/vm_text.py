@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hvtx.cli import render
+from hvtx.model.address import with_port
 
 
 def show_done(runtime: Any, name: str, verb: str, *, json_: bool) -> None:
@@ -50,9 +51,7 @@ def addresses_of(interface: dict[str, Any]) -> list[str]:
 
 def _host(port: dict[str, Any]) -> str:
     """A published port as the host has it, with the one address that it is bound to, if it is."""
-    address = port["host_ip"] or ""
-    head = f"[{address}]:" if ":" in address else f"{address}:" if address else ""
-    return f"{head}{port['host_port']}"
+    return with_port(port["host_ip"], port["host_port"])
 
 
 def short_port(port: dict[str, Any]) -> str:

@@ -25,10 +25,11 @@ from typing import Any
 from hvtx.drivers.base import Host
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
 from hvtx.host import failpoint
-from hvtx.host.links import EGRESS, Links, silence
+from hvtx.host.links import Links, silence
 from hvtx.host.netlink import DumpInterrupted
-from hvtx.host.portfilter import bridge_program
+from hvtx.host.tc import EGRESS
 from hvtx.host.tun import passing_tap, refusal
+from hvtx.model.address import is_ipv6
 from hvtx.model.resource import (
     BRIDGE_GROUP,
     GONE,
@@ -41,6 +42,7 @@ from hvtx.model.resource import (
     filters_on,
     put_by_others,
 )
+from hvtx.rulesets.bridge_filter import bridge_program
 
 _MTU_LIMIT = 65000  # anything between what guests' devices can have and what a bridge can
 
@@ -171,7 +173,7 @@ def settings(row: Resource, device: str) -> dict[str, str]:
     ``forwarding`` of IPv6 stays: to turn it on drops the default routes of other devices.
     """
     found: dict[str, str] = {}
-    six = [":" in address for address in bridge_spec(row).get("addresses", ())]
+    six = [is_ipv6(address) for address in bridge_spec(row).get("addresses", ())]
     if not all(six):
         found[f"net/ipv4/conf/{device}/forwarding"] = "1"
     if any(six):

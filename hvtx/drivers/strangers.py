@@ -24,6 +24,7 @@ from hvtx.host.nfnetlink import Nftables
 from hvtx.host.nfnumbers import SET_ANONYMOUS
 from hvtx.host.retry import persistently
 from hvtx.model.mark import FAMILY
+from hvtx.model.place import Place, legacy_place, nft_place
 from hvtx.model.resource import GONE, Outcome
 from hvtx.model.stranger import StrangeRule
 
@@ -49,8 +50,8 @@ class Strangers:
         """
         return (*_nft_rules(), *_legacy_rules())
 
-    def places(self) -> tuple[str, ...]:
-        """Every table, chain and named set: ``nft ip nat``, ``iptables nat OUTPUT``.
+    def places(self) -> tuple[Place, ...]:
+        """Every table, chain and named set.
 
         Raises NotPermitted, HostRefused (``cannot-observe``).
         """
@@ -87,7 +88,7 @@ class Strangers:
             return Outcome(False, "host-refused", f"{rule.key}: {problem}")
 
     def _mark_legacy(self, rule: StrangeRule, mark: str) -> Outcome:
-        tool, table, chain = rule.place.split(" ")
+        tool, _, table, chain = rule.place
         family = 6 if tool == xtnames.TOOLS[6] else 4
         found: list[bool] = []
 
@@ -103,7 +104,7 @@ class Strangers:
         return GONE
 
     def _remove_legacy(self, rule: StrangeRule) -> Outcome:
-        tool, table, chain = rule.place.split(" ")
+        tool, _, table, chain = rule.place
         family = 6 if tool == xtnames.TOOLS[6] else 4
         if table not in xtnames.listed(family):
             return GONE
@@ -148,7 +149,7 @@ def _nft_rules() -> tuple[StrangeRule, ...]:
     )
 
 
-def _nft_places() -> Iterator[str]:
+def _nft_places() -> Iterator[Place]:
     """By netlink: nft's JSON is none where a stranger's table has a flag (nft 1.0.6)."""
     try:
         with closing(Nftables()) as socket:
@@ -164,10 +165,10 @@ def _nft_places() -> Iterator[str]:
             hint="try again when whatever changes them rests",
             code="cannot-observe",
         ) from problem
-    yield from (f"nft {table.family} {table.name}" for table in tables)
+    yield from (nft_place(table.family, table.name) for table in tables)
     for named in found:
         if not named.flags & SET_ANONYMOUS:
-            yield f"nft {named.family} {named.table} {named.name}"
+            yield nft_place(named.family, named.table, named.name)
 
 
 def _refusal(problem: OSError) -> HvtxError:
@@ -231,7 +232,7 @@ def _nft_rule(rule: Rule, place: int, words: str | None, native: str) -> Strange
         restore = "nft " + shlex.quote(f"add rule {rule.family} {rule.table} {rule.chain} {text}")
     return StrangeRule(
         backend="nftables",
-        place=f"nft {rule.family} {rule.table} {rule.chain}",
+        place=nft_place(rule.family, rule.table, rule.chain),
         text=text,
         mark=comment if comment and comment.startswith(FAMILY) else None,
         restore=restore,
@@ -262,7 +263,7 @@ def _swap_nft(
     rule: StrangeRule, change: Callable[[Rule], Command], *, absent: Outcome = GONE
 ) -> Outcome:
     """Do ``change`` to the rule if it is still what was seen, by compare-and-swap."""
-    _, family, table, chain = rule.place.split(" ")
+    _, family, table, chain = rule.place
     socket = Nftables()
     try:
         for attempt in range(_ATTEMPTS):
@@ -320,12 +321,12 @@ def _legacy_family(family: int) -> list[StrangeRule]:
     )
 
 
-def _legacy_places() -> Iterator[str]:
+def _legacy_places() -> Iterator[Place]:
     for family, tool in xtnames.TOOLS.items():
         for table in sorted(xtnames.listed(family)):
-            yield f"{tool} {table}"
+            yield legacy_place(tool, table)
         for table, chain in sorted(xtsaved.saved(family).chains):
-            yield f"{tool} {table} {chain}"
+            yield legacy_place(tool, table, chain)
 
 
 def _entries(family: int) -> dict[tuple[str, str], list[bytes]]:
@@ -358,7 +359,7 @@ def _paired(
 def _legacy_rule(tool: str, rule: xtsaved.SavedRule, place: int, entry: bytes) -> StrangeRule:
     return StrangeRule(
         backend="iptables",
-        place=f"{tool} {rule.table} {rule.chain}",
+        place=legacy_place(tool, rule.table, rule.chain),
         text=rule.text,
         mark=rule.mark,
         restore=f"{tool}-legacy -t {rule.table} -A {rule.chain} {rule.text}",

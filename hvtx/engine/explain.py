@@ -17,6 +17,7 @@ from hvtx.engine.snapshot import look as look_at
 from hvtx.errors import HvtxError, NotFound
 from hvtx.host.ports import listening
 from hvtx.model.meaning import WHY_NOT_MORE, action_of
+from hvtx.model.place import Place
 from hvtx.model.plan import Action, Item
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.ruleset import Difference
@@ -103,7 +104,7 @@ def _tell_of_its_store(runtime: Runtime, document: dict[str, Any], subject: Subj
         document["why"] = more.get("why", document["why"])
 
 
-def _firewall(runtime: Runtime) -> tuple[tuple[StrangeRule, ...], tuple[str, ...], str]:
+def _firewall(runtime: Runtime) -> tuple[tuple[StrangeRule, ...], tuple[Place, ...], str]:
     """All rules and places; in words if they could not be read, which must not hide a device."""
     source = Strangers(runtime.host)
     try:

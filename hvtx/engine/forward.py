@@ -116,7 +116,7 @@ def _judged(
     asked = [(guest, promise.ifindex) for promise in made for guest in promise.guests
                if guest.wants]  # fmt: skip
     picture = picture.plus([_port(guest, master) for guest, master in asked])
-    families = {family for promise in made for family in promise.families()}
+    families = {family for promise in made for family in promise.network.families}
     bridges = {promise.network.bridge for promise in made}
     exits = {family: world.way_out(picture, family, bridges) for family in families}
     notes = world.offline(picture, sorted(families), bridges)

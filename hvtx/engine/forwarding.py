@@ -11,6 +11,7 @@ from hvtx.engine.runtime import Runtime
 from hvtx.errors import Contended, HostRefused, HvtxError
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
+from hvtx.model.address import is_ipv6
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.vm import Network
 from hvtx.planner import forwarding
@@ -26,7 +27,7 @@ _SWITCH_ON = "sysctl -w net.ipv6.conf.all.disable_ipv6=0"
 
 def families_of(networks: Iterable[Network]) -> list[int]:
     """The families (4, 6) that these networks have subnets of."""
-    return sorted({6 if ":" in subnet else 4 for n in networks for subnet in n.subnets})
+    return sorted({family for n in networks for family in n.families})
 
 
 def ipv6_problem() -> HostRefused | None:
@@ -105,7 +106,7 @@ def look() -> Others:
     by_family: dict[bool, list[int]] = {False: [], True: []}
     for address in addresses:
         if not address.address.startswith(("fe80:", "169.254.")):
-            by_family[":" in address.address].append(address.ifindex)
+            by_family[is_ipv6(address.address)].append(address.ifindex)
     return Others(
         every=tuple(link.name for link in foreign.values() if not link.master),
         addressed4=names(by_family[False]),
@@ -151,7 +152,7 @@ def findings(runtime: Runtime, bridges: Sequence[tuple[Network, Resource]]) -> I
     problem = ipv6_problem() if 6 in families else None
     if problem is not None:
         bad = True
-        users = ", ".join(n.name for n, _ in bridges if any(":" in s for s in n.subnets))
+        users = ", ".join(n.name for n, _ in bridges if 6 in n.families)
         yield Finding(
             "forwarding", "error", f"{problem.message}: guests of {users} have none", (),
             f"{_SWITCH_ON}; hvtx repair" if sysctl.has_ipv6() else problem.hint,
@@ -188,7 +189,7 @@ def _off(
         words = f"{name} was turned off: guests reach nothing beyond this host"
         yield forwarding.ALL4, words, f"hvtx repair, or: sysctl -w {name}=1"
         return
-    ours = [row for n, row in bridges if any((":" in s) == (family == 6) for s in n.subnets)]
+    ours = [row for n, row in bridges if family in n.families]
     for row in ours:
         path = _forwards(family, row.key)
         if path is not None:

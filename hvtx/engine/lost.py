@@ -287,9 +287,9 @@ class LostRemover:
         """Each rule and element as it was seen; a table whole, or not at all."""
         entries = [entry for entry in (item.entry, *item.more) if entry is not None]
         tables = sorted((entry for entry in entries if is_table(entry)), key=tells)
-        inside = {entry.place for entry in tables}
+        whole = {entry.place for entry in tables}
         loose = [entry for entry in entries if entry not in tables]
-        rest = [entry for entry in loose if " ".join(entry.place.split(" ")[:3]) not in inside]
+        rest = [entry for entry in loose if entry.place.whole not in whole]
         drivers = {
             entry.backend: _driver(self.runtime, self.installation, entry.backend)
             for entry in entries

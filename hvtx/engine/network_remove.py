@@ -95,10 +95,10 @@ def _idle_bases(sql: Any, leaving: Network, shared: Sequence[Resource]) -> list[
     staying = [n for n in records.networks(sql) if n.id != leaving.id]
     others = {n.firewall for n in staying}
     families = {
-        6 if ":" in subnet else 4
+        family
         for network in staying
         if network.firewall == "iptables"
-        for subnet in network.subnets
+        for family in network.families
     }
     return [
         row

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hvtx.host import devroutes
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
+from hvtx.model.address import family_of
 from hvtx.model.resource import Resource
 from hvtx.model.routing import OwnRoute
 from hvtx.planner import ownroutes
@@ -21,7 +22,7 @@ def lost(row: Resource, links: Links) -> list[OwnRoute]:
         return []
     address = row.spec["address"]
     try:
-        there = devroutes.of_device(row.spec["ifindex"], 6 if ":" in address else 4)
+        there = devroutes.of_device(row.spec["ifindex"], family_of(address))
     except DumpInterrupted:
         return []  # they change: what is asked next time tells
     return ownroutes.lost(address, there)

@@ -97,7 +97,7 @@ def _wanted(networks: Sequence[Network], every: Sequence[Network]) -> dict[int, 
     """The specifications of the rows that should be there, by family."""
     from hvtx.drivers.iptables.policy import drops_by_policy
 
-    families = {6 if ":" in subnet else 4 for network in networks for subnet in network.subnets}
+    families = {family for network in networks for family in network.families}
     closed = [family for family in sorted(families) if drops_by_policy(family)]
     if not closed:
         return {}

@@ -20,6 +20,7 @@ from hvtx.errors import HvtxError
 from hvtx.host import tapguard
 from hvtx.host.links import Links
 from hvtx.host.traits import LinkTraits
+from hvtx.model.address import is_ipv6
 from hvtx.model.resource import HOLDER, Kind, Link, Resource
 from hvtx.store import intents, records
 
@@ -69,7 +70,7 @@ def repair_object(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) ->
 def _repair_bridge(
     row: Resource, now: Link, rows: Sequence[Resource], links: Links, *, loopback: bool
 ) -> None:
-    if any(":" in a for a in row.spec["addresses"]) and (off := ipv6_problem()):
+    if any(map(is_ipv6, row.spec["addresses"])) and (off := ipv6_problem()):
         raise off
     restore(row, now, links, loopback=loopback)
     if has_guard(row, rows):

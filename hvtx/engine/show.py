@@ -14,6 +14,7 @@ from hvtx.engine.vm_state import Moment, read_moment, state_of
 from hvtx.errors import Conflict, NotFound, UsageError
 from hvtx.host import paths
 from hvtx.hypervisors.base import TRAITS
+from hvtx.model.address import family_of, is_ipv6
 from hvtx.model.guest import NOTES, Guest
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.vm import Interface, Liveness, Network, Publish, Vm
@@ -50,7 +51,7 @@ def read_subnets(sql: Any, vm: Vm | None = None) -> dict[str, list[tuple[str, st
         found: Iterable[Network] = records.networks(sql)
     else:
         found = records.networks_by_id(sql, {i.network for i in vm.interfaces}).values()
-    return {n.id: list(zip(n.subnets, n.gateways, strict=True)) for n in found}
+    return {n.id: list(n.ranges) for n in found}
 
 
 def describe_vm(
@@ -109,7 +110,7 @@ def _ways_out(interface: Interface, subnets: Sequence[tuple[str, str]]) -> dict[
     """The prefix length and the gateway of each family that the interface has an address of."""
     found: dict[str, Any] = dict.fromkeys(("prefix", "gateway", "prefix6", "gateway6"))
     for subnet, gateway in subnets:
-        six = ":" in subnet
+        six = is_ipv6(subnet)
         if (interface.ipv6 if six else interface.ipv4) is not None:
             suffix = "6" if six else ""
             found[f"prefix{suffix}"] = int(subnet.partition("/")[2])
@@ -141,8 +142,8 @@ def _notes(vm: Vm) -> list[str]:
         " address is leased to the VM's first interface"
         for interface, port in ports
         if port.host_ip is not None
-        for family in (6 if ":" in port.host_ip else 4,)
-        if not (interface.ipv6 if family == 6 else interface.ipv4)
+        for family in (family_of(port.host_ip),)
+        if not interface.address(family)
     ]
     return notes
 

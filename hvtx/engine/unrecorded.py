@@ -12,9 +12,10 @@ from hvtx.engine.snapshot import device_now
 from hvtx.engine.transaction import Operation
 from hvtx.errors import HvtxError
 from hvtx.host.netlink import DumpInterrupted
+from hvtx.model.place import Place
 from hvtx.model.plan import Item, ItemResult, Reason, Result
 from hvtx.model.resource import FIREWALL_KINDS, GONE, Outcome, State
-from hvtx.planner.execution import outwards, result_of
+from hvtx.planner.execution import result_of
 from hvtx.store import records
 from hvtx.store.history import Event
 
@@ -30,7 +31,7 @@ class MarkedRemover:
     def __init__(self, runtime: Runtime) -> None:
         """Look at nothing yet."""
         self.runtime = runtime
-        self._sights: dict[str, Counter[tuple[str, str, str | None]]] = {}
+        self._sights: dict[str, Counter[tuple[Place, str, str | None]]] = {}
         self._asked = 0
 
     def __call__(self, operation: Operation, item: Item) -> ItemResult:
@@ -74,18 +75,18 @@ class MarkedRemover:
             if item.entry is not None:
                 surplus = item.reason is Reason.DUPLICATE_COPY
                 seen = self._entries(item.entry.backend)
-                return all(seen[entry[1:4]] <= surplus for entry in (item.entry, *item.more))
+                return all(seen[entry.marked_key] <= surplus for entry in (item.entry, *item.more))
             assert item.link is not None
             return device_now(item.link.ifindex) is None
         except (HvtxError, OSError, DumpInterrupted):
             return False
 
-    def _entries(self, backend: str) -> Counter[tuple[str, str, str | None]]:
+    def _entries(self, backend: str) -> Counter[tuple[Place, str, str | None]]:
         """How many entries of each place, text and mark a firewall holds; read now and then."""
         self._asked += 1
         if backend not in self._sights or self._asked > _SIGHTED:
             seen = self.runtime.firewall(backend).observe()
-            self._sights[backend] = Counter(entry[1:4] for entry in seen)
+            self._sights[backend] = Counter(entry.marked_key for entry in seen)
             self._asked = 1
         return self._sights[backend]
 
@@ -100,7 +101,7 @@ class MarkedRemover:
         if not alive_again(self.runtime, {row.vm}):
             return False
         driver = self.runtime.firewall(item.entry.backend)
-        seen: dict[str | None, set[tuple[str, str]]] = {}
+        seen: dict[str | None, set[tuple[Place, str]]] = {}
         for entry in driver.observe():
             seen.setdefault(entry.mark, set()).add((entry.place, entry.text))
         missing = {
@@ -111,7 +112,7 @@ class MarkedRemover:
             if (entry.place, entry.text) not in seen.get(other.mark, ())
         }
         if item.alone:
-            return any(entry[1:3] in missing for entry in (item.entry, *item.more))
+            return any((entry.place, entry.text) in missing for entry in (item.entry, *item.more))
         # all that carries the mark would go together
         return not missing.isdisjoint(seen.get(row.mark, ()))
 
@@ -119,6 +120,7 @@ class MarkedRemover:
 def _remove_each(firewall: FirewallDriver, item: Item) -> Outcome:
     """Remove the entries that were seen, each if it is still exactly that."""
     assert item.entry is not None
-    entries = sorted((item.entry, *item.more), key=outwards)
+    # elements and rules before the tables that they stand in
+    entries = sorted((item.entry, *item.more), key=lambda entry: entry.place.is_table)
     outcomes = [firewall.remove(entry) for entry in entries]
     return next((outcome for outcome in outcomes if not outcome.gone), GONE)

@@ -239,11 +239,7 @@ def render(
 
 
 def _port(interface: Any, network: Network, device: str) -> hypervisors.Port:
-    pairs = {
-        ":" in subnet: (subnet, gateway)
-        for subnet, gateway in zip(network.subnets, network.gateways, strict=True)
-    }
-    four, six = pairs.get(False), pairs.get(True)
+    four, six = network.range(4), network.range(6)
     from hvtx.planner import addressing
 
     return hypervisors.Port(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from hvtx.errors import UsageError
+from hvtx.host.inet import packed
 from hvtx.host.nfmessages import Piece, verdict
 from hvtx.host.nfnumbers import ACCEPT, GOTO
 from hvtx.host.nftlayout import table_name
+from hvtx.model.address import family_of, is_of
 from hvtx.model.resource import FLOWS_EACH
 
 # ---------------------------------------------------------------- rows to elements
@@ -33,10 +34,6 @@ def _link_local(address: str) -> bytes:
     """The fe80 address that follows from a MAC (RFC 4291, appendix A)."""
     raw = bytes.fromhex(address.replace(":", ""))
     return b"\xfe\x80" + bytes(6) + bytes((raw[0] ^ 2,)) + raw[1:3] + b"\xff\xfe" + raw[3:]
-
-
-def _ip(address: str) -> bytes:
-    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
 
 
 def _port(number: int) -> bytes:
@@ -81,8 +78,8 @@ def _forward(spec: Mapping[str, Any]) -> list[Piece]:
         for family in "46"
         if (address := spec.get(f"ipv{family}"))
         for piece in (
-            Piece("inet", "", f"guests{family}", _ip(address) + bridge),
-            Piece("inet", "", f"flows{family}", _ip(address) + bridge, flows=flows),
+            Piece("inet", "", f"guests{family}", packed(address) + bridge),
+            Piece("inet", "", f"flows{family}", packed(address) + bridge, flows=flows),
         )
     ]
 
@@ -102,16 +99,16 @@ def _guard(spec: Mapping[str, Any]) -> list[Piece]:
     for family in "46":
         address = spec.get(f"ipv{family}")
         if address:
-            found.append(Piece("bridge", "", f"own{family}", device + _ip(address)))
+            found.append(Piece("bridge", "", f"own{family}", device + packed(address)))
     gateway = spec.get("gateway6")
     if gateway:
-        found.append(Piece("bridge", "", "gateways6", device + _ip(gateway)))
+        found.append(Piece("bridge", "", "gateways6", device + packed(gateway)))
     return found + (_forward(spec) if spec.get("forward") else [])
 
 
 def _masquerade(spec: Mapping[str, Any]) -> list[Piece]:
     address = spec["address"]
-    return [Piece("inet", "", "masq6" if ":" in address else "masq4", _ip(address))]
+    return [Piece("inet", "", f"masq{family_of(address)}", packed(address))]
 
 
 def _publish(spec: Mapping[str, Any]) -> list[Piece]:
@@ -122,11 +119,11 @@ def _publish(spec: Mapping[str, Any]) -> list[Piece]:
         guest = spec.get(f"ipv{family}")
         if not guest:
             continue
-        data = _ip(guest) + _port(spec["guest_port"])
+        data = packed(guest) + _port(spec["guest_port"])
         if not host or _ANY.get(host) == family:
             found.append(Piece("inet", "", f"dnat{family}_any", service, data))
-        elif host not in _ANY and (":" in host) == (family == "6") and host != "::1":
-            found.append(Piece("inet", "", f"dnat{family}_host", _ip(host) + service, data))
+        elif host not in _ANY and is_of(host, int(family)) and host != "::1":
+            found.append(Piece("inet", "", f"dnat{family}_host", packed(host) + service, data))
     return found
 
 

@@ -1,7 +1,7 @@
 """The filters on a TAP that hold its guest: to its addresses, and to what was checked of a frame.
 
-The first holds also when all rules are flushed (:mod:`hvtx.host.portfilter`); by the second nobody
-has the host write a checksum into what the rules saw (:mod:`hvtx.host.sumfilter`).
+The first holds also when all rules are flushed (:mod:`hvtx.rulesets.port_filter`); by the second
+nobody has the host write a checksum into what the rules saw (:mod:`hvtx.host.sumfilter`).
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 
 from hvtx.host import sums
 from hvtx.host.links import Links
-from hvtx.host.portfilter import port_program
 from hvtx.model.resource import Resource
+from hvtx.rulesets.port_filter import port_program
 
 program = sums.program
 

@@ -14,8 +14,8 @@ from typing import Any
 from hvtx.host import sumfilter, sums
 from hvtx.host.links import Links
 from hvtx.host.netlink import Channel, attribute_map, legible
-from hvtx.host.portfilter import port_program
 from hvtx.model.resource import Resource
+from hvtx.rulesets.port_filter import port_program
 
 _GETFILTER, _OPTIONS, _BPF_TAG, _HEADER = 46, 2, 10, 20
 _NONE = frozenset({errno.ENOENT, errno.EINVAL, errno.ENODEV, errno.EOPNOTSUPP})

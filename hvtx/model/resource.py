@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterable
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple, NotRequired, TypedDict, cast
 
+from hvtx.model.place import Place
+
 
 class Kind(StrEnum):
     """What a resource is; the names are those of the interface."""
@@ -82,7 +84,7 @@ class TapSpec(_Owned):
     master: int  # ifindex of the bridge
     mtu: int
     mac: str  # of the host's side; begins with fe so that it never becomes the bridge's
-    guard: NotRequired[dict[str, Any]]  # of hvtx.host.portfilter; rows of earlier versions lack it
+    guard: NotRequired[dict[str, Any]]  # of rulesets/port_filter; earlier rows lack it
 
 
 BRIDGE_GROUP = 0x68767478  # IFLA_GROUP of our bridges: "hvtx"
@@ -261,11 +263,21 @@ class Entry(NamedTuple):
     """
 
     backend: str
-    place: str
+    place: Place
     text: str
     mark: str | None
     handle: int = 0
     nat: bool = False  # a rule that translates addresses (shown when it is a stranger's)
+
+    @property
+    def object_key(self) -> tuple[str, Place, str]:
+        """What copies of one object have in common, whatever their marks."""
+        return self.backend, self.place, self.text
+
+    @property
+    def marked_key(self) -> tuple[Place, str, str | None]:
+        """What one backend's objects are told apart by, whatever their handles."""
+        return self.place, self.text, self.mark
 
 
 class Link(NamedTuple):

@@ -7,7 +7,7 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from hvtx.model.plan import DONE, Item, ItemResult, Reason, Result
-from hvtx.model.resource import Entry, Outcome, Resource, State
+from hvtx.model.resource import Outcome, Resource, State
 
 CHUNK = 640  # items, of some 128 VMs: 64 devices wait for the kernel at a time
 
@@ -99,12 +99,7 @@ def _chunks(
         yield tuple(chunk)
 
 
-def _depth(item: Item) -> int:
+def _depth(item: Item) -> tuple[bool, bool]:
     """Devices first, then what stands in a table, then the table."""
-    entries = [entry for entry in (item.entry, *item.more) if entry is not None]
-    return max((outwards(entry) for entry in entries), default=-9)
-
-
-def outwards(entry: Entry) -> int:
-    """What stands in a table goes before the table, whose place is shorter: the key of that."""
-    return -len(entry.place.split(" "))
+    places = [entry.place for entry in (item.entry, *item.more) if entry is not None]
+    return bool(places), any(place.is_table for place in places)

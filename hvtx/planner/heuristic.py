@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from hvtx.model.mark import FAMILY
+from hvtx.model.place import NFT
 from hvtx.model.plan import Action, Ground, Item, Reason, Snapshot
 from hvtx.model.resource import Kind, Link, put_by_others
 from hvtx.model.stranger import StrangeRule
@@ -245,7 +246,7 @@ def _networks_of(told: Mentions, spans: Sequence[tuple[Span, str]]) -> list[str]
 
 def keeper_of(rule: StrangeRule) -> str:
     """Why a rule belongs to a program that keeps it, in words; empty if none is known to."""
-    if rule.place.startswith("nft ") and _KEPT_TABLES.fullmatch(rule.table):
+    if rule.place.tool == NFT and _KEPT_TABLES.fullmatch(rule.table):
         return f"it stands in table {rule.table}"
     if rule.table in _TABLES_OF_IPTABLES:
         return f"it stands in table {rule.table}, not among NAT or filter rules"

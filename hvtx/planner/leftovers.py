@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Collection, Iterable, Sequence
 
 from hvtx.model.mark import parse_mark
+from hvtx.model.place import NFT
 from hvtx.model.plan import Reason, Snapshot
 from hvtx.model.resource import (
     FIREWALL_KINDS,
@@ -111,7 +112,7 @@ def taken_away(
 def _in_the_way(row: Resource, snapshot: Snapshot, sights: Sights) -> list[Entry]:
     """What stands where a row's rules stood, with another mark than theirs, or changed."""
     expected = snapshot.expected.get(row.id, ())
-    wanted = {(entry.backend, entry.place, entry.text) for entry in expected}
+    wanted = {entry.object_key for entry in expected}
     bare = [
         other
         for key in wanted
@@ -119,25 +120,24 @@ def _in_the_way(row: Resource, snapshot: Snapshot, sights: Sights) -> list[Entry
         if other.mark is None or other.mark != row.mark
     ]
     changed = [
-        entry
-        for entry in sights.by_mark.get(row.mark, ())
-        if (entry.backend, entry.place, entry.text) not in wanted
+        entry for entry in sights.by_mark.get(row.mark, ()) if entry.object_key not in wanted
     ]
-    return sorted({*bare, *changed}, key=repr)
+    return sorted(
+        {*bare, *changed},
+        key=lambda e: (e.backend, e.place.is_table, str(e.place), e.text, e.mark or "", e.handle),
+    )
 
 
 def removal(entry: Entry) -> str:
     """The command that removes a rule or an element from where it stands."""
-    words = entry.place.split()
-    if words[0] not in ("nft", "iptables", "ip6tables") or len(words) < 3:
-        return f"remove `{entry.text}` from {entry.place}"
-    if words[0] != "nft":
+    tool, family, table, chain = entry.place
+    if tool != NFT:
         comment = f"-m comment --comment {shlex.quote(entry.mark)} " if entry.mark else ""
         matches, jump, target = entry.text.partition("-j ")
-        return f"{words[0]}-legacy -t {words[1]} -D {words[2]} {matches}{comment}{jump}{target}"
-    if len(words) == 3:
-        return f"`hvtx explain {words[2]}` tells of it"
+        return f"{tool}-legacy -t {table} -D {chain} {matches}{comment}{jump}{target}"
+    if not chain:
+        return f"`hvtx explain {table}` tells of it"
     if entry.handle:
-        return f"nft delete rule {' '.join(words[1:])} handle {entry.handle}"
+        return f"nft delete rule {family} {table} {chain} handle {entry.handle}"
     key = " . ".join(entry.text.partition(_SET_VALUE)[0].replace("[", "").replace("]", "").split())
-    return f"nft delete element {' '.join(words[1:])} {shlex.quote(f'{{ {key} }}')}"
+    return f"nft delete element {family} {table} {chain} {shlex.quote(f'{{ {key} }}')}"

@@ -97,7 +97,8 @@ def late(
             found += [row] if row.life == record.life else []  # no device survives a life
     if not moved:
         return found
-    entries = {entry[:4] for entry in seen.entries}  # whatever their handles
+    # whatever their handles
+    entries = {(entry.backend, *entry.marked_key) for entry in seen.entries}
     addresses = {(address.ifindex, address.address) for address in seen.addresses}
 
     def there(row: Resource) -> bool:
@@ -110,7 +111,8 @@ def late(
         if device:
             return link is not None and link.alias == row.mark
         if row.kind in FIREWALL_KINDS:
-            return entries.issuperset(entry[:4] for entry in expected.get(row.id, ()))
+            wanted = expected.get(row.id, ())
+            return entries.issuperset((e.backend, *e.marked_key) for e in wanted)
         if row.kind == Kind.ADDRESS:
             return (row.spec["ifindex"], row.spec["address"]) in addresses
         return True

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from hvtx.model.place import Place
 from hvtx.model.plan import Reason, Snapshot
 from hvtx.model.resource import BRIDGE_GROUP, FIREWALL_KINDS, Entry, Kind, Link, Resource, State
 
@@ -45,13 +46,13 @@ class Bare:
     def __init__(self, entries: Sequence[Entry]) -> None:
         """Keep them for later."""
         self._entries = entries
-        self._sorted: dict[tuple[str, str, str], list[Entry]] = {}
+        self._sorted: dict[tuple[str, Place, str], list[Entry]] = {}
 
-    def get(self, key: tuple[str, str, str]) -> Sequence[Entry]:
+    def get(self, key: tuple[str, Place, str]) -> Sequence[Entry]:
         """The entries of this backend, place and text."""
         if not self._sorted:
             for entry in self._entries:
-                same = (entry.backend, entry.place, entry.text)
+                same = entry.object_key
                 self._sorted.setdefault(same, []).append(entry)
         return self._sorted.get(key, ())
 
@@ -126,8 +127,8 @@ def _entry_presence(row: Resource, snapshot: Snapshot, sights: Sights) -> Presen
     wanted, seen = snapshot.expected.get(row.id, ()), sights.by_mark.get(row.mark, ())
     if wanted and all(entry in seen for entry in wanted):  # nearly always, and soon said
         return Presence(True, (f"comment {row.mark}",))
-    expected = Counter((e.backend, e.place, e.text) for e in wanted)
-    own = Counter((e.backend, e.place, e.text) for e in seen)
+    expected = Counter(e.object_key for e in wanted)
+    own = Counter(e.object_key for e in seen)
     found = [key for key in expected if own[key]]
     missing = [key for key in expected if not own[key]]
     for key in missing:

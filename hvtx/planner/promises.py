@@ -10,6 +10,7 @@ import ipaddress
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from hvtx.model.address import family_of
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.traffic import Flow, Way
 from hvtx.model.vm import Interface, Network
@@ -58,13 +59,9 @@ class Promise(NamedTuple):
     guests: tuple[Guest, ...]
     ports: tuple[Port, ...]
 
-    def families(self) -> tuple[int, ...]:
-        """The families of its subnets."""
-        return tuple(6 if ":" in subnet else 4 for subnet in self.network.subnets)
-
     def gateway(self, family: int) -> str:
         """Its gateway of a family."""
-        return self.network.gateways[self.families().index(family)]
+        return self.network.gateways[self.network.families.index(family)]
 
 
 def promise(
@@ -123,7 +120,7 @@ def _thought_up(
         address = _last_free(subnet, {*leased, *network.gateways})
         if address is None:
             return None
-        found["ipv6" if ":" in subnet else "ipv4"] = address
+        found[f"ipv{family_of(subnet)}"] = address
     # Each network's are others: they stand in the same replica.
     tail = f"{':'.join(f'{byte:02x}' for byte in bridge.to_bytes(4, 'big'))}:{number:02x}"
     mac, device = f"02:{tail}", f"hvr{bridge:x}g{number}"

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from hvtx.model.place import Place
 from hvtx.model.plan import Item, Plan, Reason, Snapshot
 from hvtx.model.resource import Link, Resource
 from hvtx.model.ruleset import Difference
@@ -25,7 +26,7 @@ class Sight(NamedTuple):
     vms: tuple[Vm, ...]
     networks: tuple[Network, ...]
     rules: tuple[StrangeRule, ...]  # every rule of the host, ours too
-    places: tuple[str, ...]  # every table, chain and set: "nft ip nat", "iptables nat OUTPUT"
+    places: tuple[Place, ...]  # every table, chain and set
     sockets: frozenset[tuple[str, str, int]]  # protocol, address, port that a program listens on
     deaf: str = ""  # why sockets may be missing
     unread: str = ""  # why rules and places are missing, if they could not be read

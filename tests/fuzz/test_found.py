@@ -28,6 +28,7 @@ from hvtx.host import (
 )
 from hvtx.host.netlink import Garbled, attribute, message, u32
 from hvtx.host.replica import ruleset
+from hvtx.model.place import legacy_place
 from hvtx.model.routing import Packet
 from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import ProcessFacts
@@ -191,7 +192,12 @@ def test_rules_are_taken_apart_once_however_many_are_claimed(
     monkeypatch.setattr(judging.shlex, "split", lambda text: calls.append(text) or split(text))  # type: ignore[func-returns-value]
     rules = [
         StrangeRule(
-            "iptables", "iptables nat POSTROUTING", f"-s 10.88.0.{n}/32 -j DROP", None, "", n
+            "iptables",
+            legacy_place("iptables", "nat", "POSTROUTING"),
+            f"-s 10.88.0.{n}/32 -j DROP",
+            None,
+            "",
+            n,
         )
         for n in range(50)
     ]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from hvtx.model.place import parse_place
 from hvtx.model.plan import Action, Ground, Item, Reason
 from hvtx.model.resource import Address, Kind
 from hvtx.model.stranger import StrangeRule
@@ -17,7 +18,9 @@ DEAD, LEASED = "10.77.0.9", "10.77.0.2"
 
 
 def rule(text: str, place: str = "iptables nat POSTROUTING", **more: Any) -> StrangeRule:
-    return StrangeRule("iptables", place, text, more.get("mark"), f"put back: {text}", 1)
+    return StrangeRule(
+        "iptables", parse_place(place), text, more.get("mark"), f"put back: {text}", 1
+    )
 
 
 def guesses(scene: Scene, *rules: StrangeRule, **more: Any) -> tuple[Item, ...]:

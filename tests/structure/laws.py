@@ -42,7 +42,7 @@ LAWS = (
     Law("sql-words", counts.sql_words, "give the store a query with a name, and ask that"),
     Law("kernel-files", counts.kernel_files, "read and write /proc and /sys in hvtx/host"),
     Law("place-splits", counts.place_splits, "pass the place as a value with named parts"),
-    Law("families-by-colon", counts.families_by_colon, "ask the value that holds the address"),
+    Law("families-by-colon", counts.families_by_colon, "ask its holder, or model/address"),
     Law("imports-in-functions", counts.lazy_imports, "import at the top, or say what it costs"),
     Law("commands-that-call-commands", counts.command_arrows, "put what both need below both"),
     Law("changes-of-the-host", counts.host_changes, "change the host in a driver"),

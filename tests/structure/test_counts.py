@@ -26,6 +26,7 @@ SEEN: list[tuple[Callable[[Module], Counts], str, str, int]] = [
     (counts.place_splits, "planner/a.py", "replaced.split(' '); e.text.split(e.place)", 0),
     (counts.families_by_colon, "host/a.py", "':' in a; ':' not in a", 2),
     (counts.families_by_colon, "host/a.py", "a == ':'; ': ' in a", 0),
+    (counts.families_by_colon, "model/address.py", "':' in a", 0),
     (counts.lazy_imports, "cli/a.py", "def f():\n from hvtx.a import b\n def g(): import hvtx.c", 2),
     (counts.lazy_imports, "cli/a.py", "import hvtx.c\ndef f():\n import json", 0),
     (counts.command_arrows, "engine/vm_start.py", "def f(): from hvtx.engine.collect import x", 1),

@@ -72,7 +72,7 @@ class IptablesDriver:
         for family in sorted({rule.family for rules in wanted.values() for rule in rules}):
             self._confirm(family, resources, wanted)
         return {
-            row: {"rules": [[rule.place, rule.text, rule.first] for rule in rules]}
+            row: {"rules": [[str(rule.place), rule.text, rule.first] for rule in rules]}
             for row, rules in wanted.items()
         }
 

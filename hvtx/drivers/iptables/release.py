@@ -141,7 +141,7 @@ def remove(site: Site, entry: Entry) -> Outcome:
     """
     if entry.mark is None:
         return Outcome(False, "foreign", f"`{entry.text}` in {entry.place} carries no mark")
-    tool, table, chain = entry.place.split(" ")
+    tool, _, table, chain = entry.place
     family = next(number for number, name in xtnames.TOOLS.items() if name == tool)
 
     def change(edit: xtables.Edit) -> bool:

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 from hvtx.errors import HostRefused
 from hvtx.host import xtables, xtnames
+from hvtx.model.address import family_of
 from hvtx.model.mark import parse_mark
+from hvtx.model.place import Place, legacy_place, parse_place
 from hvtx.model.resource import FLOWS_EACH, Resource
 
 BACKEND = "iptables"
@@ -30,9 +32,9 @@ class Rule(NamedTuple):
     first: bool = False  # put at the head of its chain, not at the end
 
     @property
-    def place(self) -> str:
-        """Where it stands, as entries name it."""
-        return f"{xtnames.TOOLS[self.family]} {self.table} {self.chain}"
+    def place(self) -> Place:
+        """Where it stands, as entries have it."""
+        return legacy_place(xtnames.TOOLS[self.family], self.table, self.chain)
 
 
 def chain_name(installation: str, part: str) -> str:
@@ -69,16 +71,12 @@ def outdated(resource: Resource) -> bool:
     if not recorded or installation is None:
         return False
     rules = _COMPILERS[resource.spec["what"]](installation.installation or "", resource.spec)
-    return {(place, text) for place, text, _ in recorded} != {(r.place, r.text) for r in rules}
+    return {(place, text) for place, text, _ in recorded} != {(str(r.place), r.text) for r in rules}
 
 
 def _recorded(place: str, text: str, first: bool) -> Rule:
-    tool, table, chain = place.split(" ")
-    return Rule(_FAMILIES[tool], table, chain, text, first)
-
-
-def _family(address: str) -> int:
-    return 6 if ":" in address else 4
+    where = parse_place(place)
+    return Rule(_FAMILIES[where.tool], where.table, where.chain, text, first)
 
 
 def _host(address: str) -> str:
@@ -124,7 +122,7 @@ def _network(installation: str, spec: Mapping[str, Any]) -> tuple[Rule, ...]:
     forward, post = chain_name(installation, "FWD"), chain_name(installation, "POST")
     rules: list[Rule] = []
     for subnet in spec["subnets"]:
-        family = _family(subnet)
+        family = family_of(subnet)
         if family == 6:
             rules += _jumps6(installation, bridge, subnet)
         limit = _flow_limit(bridge, spec.get("flows", FLOWS_EACH), 128 if family == 6 else 32)
@@ -211,7 +209,7 @@ def _forward(installation: str, spec: Mapping[str, Any]) -> tuple[Rule, ...]:
     chain, way = chain_name(installation, "PASS"), chain_name(installation, "WAY")
     rules = []
     for address in filter(None, (spec.get("ipv4"), spec.get("ipv6"))):
-        host, family = _host(address), _family(address)
+        host, family = _host(address), family_of(address)
         rules += [
             Rule(family, "filter", chain, f"-s {host} -i {bridge} -j {way}"),
             # New connections that must not come in were dropped by the network's rule before.
@@ -234,7 +232,7 @@ def _pass(installation: str, spec: Mapping[str, Any]) -> tuple[Rule, ...]:
 def _masquerade(installation: str, spec: Mapping[str, Any]) -> tuple[Rule, ...]:
     address = spec["address"]
     text = f"-s {_host(address)} ! -o {spec['bridge']} -j MASQUERADE"
-    return (Rule(_family(address), "nat", chain_name(installation, "POST"), text),)
+    return (Rule(family_of(address), "nat", chain_name(installation, "POST"), text),)
 
 
 def _publish(installation: str, spec: Mapping[str, Any]) -> tuple[Rule, ...]:
@@ -242,7 +240,7 @@ def _publish(installation: str, spec: Mapping[str, Any]) -> tuple[Rule, ...]:
     only = ip_address(host_ip) if host_ip else None
     rules = []
     for address in filter(None, (spec.get("ipv4"), spec.get("ipv6"))):
-        family = _family(address)
+        family = family_of(address)
         if only is not None and (only.version != family or str(only) == "::1"):
             continue
         goal = f"[{ip_address(address)}]" if family == 6 else address

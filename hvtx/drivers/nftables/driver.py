@@ -13,7 +13,6 @@ from hvtx.drivers.nftables.judging import (
     counts_others,
     describe,
     families_of,
-    place_of,
 )
 from hvtx.drivers.nftables.release import release_base, release_elements
 from hvtx.drivers.nftables.ruleset import BACKEND, TABLE_TEXT, listing, read
@@ -31,6 +30,7 @@ from hvtx.host.nfnetlink import BatchRefused
 from hvtx.host.nftelements import pieces, unplaced
 from hvtx.host.nftlayout import table_name
 from hvtx.host.nfttext import renderer
+from hvtx.model.place import nft_place, parse_place
 from hvtx.model.resource import Entry, Outcome, Resource
 
 if TYPE_CHECKING:
@@ -183,25 +183,25 @@ class NftablesDriver:
         """The entries that stand for a row; those of a base row's rules come from ``observed``."""
         if resource.spec["what"] == IMPORTED:
             spec = resource.spec
-            return (Entry(BACKEND, spec["place"], spec["native"], resource.mark),)
+            return (Entry(BACKEND, parse_place(spec["place"]), spec["native"], resource.mark),)
         if resource.spec["what"] != "base":
             mark = resource.mark
             return tuple(
                 [
                     Entry(
-                        BACKEND, place_of(family, self._session.table, name), text(key, data), mark
+                        BACKEND, nft_place(family, self._session.table, name), text(key, data), mark
                     )
                     for family, _, name, key, data, _, _ in unplaced(resource.spec)
                     for text in [renderer(family, name)]
                 ]
             )
         found = [
-            Entry(BACKEND, place_of(family, self._session.table), TABLE_TEXT, resource.mark)
+            Entry(BACKEND, nft_place(family, self._session.table), TABLE_TEXT, resource.mark)
             for family in families_of(resource)
         ]
         for key, texts in resource.observed.get("rules", {}).items():
             family, chain = key.split(" ")
-            where = place_of(family, self._session.table, chain)
+            where = nft_place(family, self._session.table, chain)
             found += [Entry(BACKEND, where, text, resource.mark) for text in texts]
         return tuple(found)
 

@@ -13,12 +13,8 @@ from hvtx.host.nftlayout import FAMILIES, SKELETONS, layout
 from hvtx.host.nftshape import digest
 from hvtx.host.nfttext import render
 from hvtx.model.hook import Skeleton
+from hvtx.model.place import nft_place
 from hvtx.model.resource import GONE, Outcome, Resource
-
-
-def place_of(*parts: str) -> str:
-    """Where an entry is: ``nft inet hvtx-… dnat4_any``."""
-    return "nft " + " ".join(parts)
 
 
 def digests(rules: Iterable[Rule], mark: str) -> dict[str, list[str]]:
@@ -33,7 +29,7 @@ def digests(rules: Iterable[Rule], mark: str) -> dict[str, list[str]]:
 def describe(piece: Piece) -> str:
     """A wanted element in words, for messages."""
     text = render(piece.family, piece.set, piece.key, piece.data)
-    return f"`{text}` in {place_of(piece.family, piece.table, piece.set)}"
+    return f"`{text}` in {nft_place(piece.family, piece.table, piece.set)}"
 
 
 def judge(piece: Piece, there: Element | None, mark: str) -> Outcome | None:

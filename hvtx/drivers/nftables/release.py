@@ -120,16 +120,16 @@ def remove(session: Session, entry: Entry) -> Outcome:
         return session.act(generation, 0, [found], GONE)
 
     def attempt() -> Mapping[int, Outcome]:
-        return session.consistently(swap, entry.place).outcomes
+        return session.consistently(swap, str(entry.place)).outcomes
 
     return guarded([0], attempt)[0]
 
 
 def _removal(session: Session, entry: Entry) -> Command | Outcome:
     """What removes the object of ``entry``; an outcome if it is gone or must stay."""
-    _, family, table, *rest = entry.place.split(" ")
+    _, family, table, name = entry.place
     mark = entry.mark or ""
-    if not rest:
+    if entry.place.is_table:
         there = [t for t in session.socket.tables() if (t.family, t.name) == (family, table)]
         kept = _removable(session, there[0], mark) if there else GONE
         return delete_table(family, table) if kept is None else kept
@@ -141,7 +141,6 @@ def _removal(session: Session, entry: Entry) -> Command | Outcome:
     ]
     if rules:
         return delete_rule(rules[-1])
-    name = rest[0]
     if any((s.family, s.table, s.name) == (family, table, name) for s in session.socket.sets()):
         for key, data, comment, _ in all_elements(
             session.socket.dump_elements(family, table, name)

@@ -11,7 +11,6 @@ from typing import NamedTuple
 from hvtx.model.plan import Reason, Snapshot, VmFacts
 from hvtx.model.resource import (
     FLOWS,
-    Entry,
     Kind,
     Link,
     Resource,
@@ -232,8 +231,3 @@ def _flows(row: Resource) -> Flows:
     if only_flows_remain(row):
         return Flows.ONLY
     return Flows.PAST if FLOWS in row.observed else Flows.NONE
-
-
-def same(entry: Entry) -> tuple[str, str, str]:
-    """What two copies of a firewall object have in common."""
-    return (entry.backend, entry.place, entry.text)
