@@ -8,12 +8,11 @@ from typing import Any
 
 from hvtx.host import traces
 from hvtx.host.nfanswers import Element, Rule
-from hvtx.host.nfmessages import Piece
-from hvtx.host.nftlayout import FAMILIES, SKELETONS, layout
 from hvtx.host.nftshape import digest
 from hvtx.host.nfttext import render
-from hvtx.model.hook import Skeleton
+from hvtx.model.hook import Piece, Skeleton
 from hvtx.model.resource import GONE, Outcome, Resource
+from hvtx.rulesets.nftables_base import FAMILIES, SKELETONS, layout
 
 
 def place_of(*parts: str) -> str:

@@ -7,12 +7,12 @@ from ipaddress import ip_address, ip_network
 from typing import Any, NamedTuple
 
 from hvtx.errors import HostRefused
-from hvtx.host import xtables, xtnames
 from hvtx.model.mark import parse_mark
 from hvtx.model.resource import FLOWS_EACH, Resource
 
 BACKEND = "iptables"
-_FAMILIES = {tool: family for family, tool in xtnames.TOOLS.items()}
+_TOOLS = {4: "iptables", 6: "ip6tables"}
+_FAMILIES = {tool: family for family, tool in _TOOLS.items()}
 _CHAINS = {"filter": ("PASS", "WAY"), "mangle": ("FWD",), "nat": ("PRE", "OUT", "POST")}
 TABLES = tuple(_CHAINS)
 GUARDS = ("mangle", "FORWARD")  # where what drops must come before what others let pass
@@ -32,7 +32,7 @@ class Rule(NamedTuple):
     @property
     def place(self) -> str:
         """Where it stands, as entries name it."""
-        return f"{xtnames.TOOLS[self.family]} {self.table} {self.chain}"
+        return f"{_TOOLS[self.family]} {self.table} {self.chain}"
 
 
 def chain_name(installation: str, part: str) -> str:
@@ -284,14 +284,3 @@ def brings_chains(resource: Resource, family: int, table: str) -> bool:
     """Whether a row's rules come with the chains of a family's table."""
     base = family == 4 and table != "filter"
     return bool(resource.spec["what"] == ("base" if base else "network"))
-
-
-def entry_of(rule: Rule, mark: str) -> bytes:
-    """A rule with its mark as the kernel keeps it; raises HostRefused for words unknown here."""
-    try:
-        return xtables.build(rule.family, rule.text, mark)
-    except ValueError as problem:
-        raise HostRefused(
-            f"{rule.place}: {problem}",
-            hint="another version of hvtx recorded this rule, and can make it again",
-        ) from problem

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from hvtx.errors import UsageError
-from hvtx.host.nfmessages import Piece, verdict
-from hvtx.host.nfnumbers import ACCEPT, GOTO
-from hvtx.host.nftlayout import table_name
+from hvtx.model.hook import Piece
 from hvtx.model.resource import FLOWS_EACH
+from hvtx.rulesets.nftables_base import table_name
+from hvtx.rulesets.packing import link_local, packed, packed_mac
 
-# ---------------------------------------------------------------- rows to elements
+# Verdicts as nf_tables has them: NFTA_VERDICT_CODE, and of a goto NFTA_VERDICT_CHAIN.
+_ACCEPT = bytes.fromhex("0800010000000001")
+_TO_ISOLATED = bytes.fromhex("08000100fffffffc") + b"\x0d\0\x02\0isolated\0\0\0\0"
 
 
 def _ifname(name: str) -> bytes:
@@ -26,17 +27,7 @@ def _ifname(name: str) -> bytes:
 
 
 def _mac(address: str) -> bytes:
-    return bytes.fromhex(address.replace(":", "")) + b"\0\0"  # key fields are padded to 4 bytes
-
-
-def _link_local(address: str) -> bytes:
-    """The fe80 address that follows from a MAC (RFC 4291, appendix A)."""
-    raw = bytes.fromhex(address.replace(":", ""))
-    return b"\xfe\x80" + bytes(6) + bytes((raw[0] ^ 2,)) + raw[1:3] + b"\xff\xfe" + raw[3:]
-
-
-def _ip(address: str) -> bytes:
-    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+    return packed_mac(address) + b"\0\0"  # key fields are padded to 4 bytes
 
 
 def _port(number: int) -> bytes:
@@ -63,7 +54,7 @@ def unplaced(spec: Mapping[str, Any]) -> list[Piece]:
 
 def _network(spec: Mapping[str, Any]) -> list[Piece]:
     bridge = _ifname(spec["bridge"])
-    within = verdict(GOTO, "isolated") if spec["isolate"] else verdict(ACCEPT)
+    within = _TO_ISOLATED if spec["isolate"] else _ACCEPT
     found = [
         Piece("inet", "", "bridges", bridge),
         Piece("inet", "", "within", bridge + bridge, within, verdict=True),
@@ -81,14 +72,14 @@ def _forward(spec: Mapping[str, Any]) -> list[Piece]:
         for family in "46"
         if (address := spec.get(f"ipv{family}"))
         for piece in (
-            Piece("inet", "", f"guests{family}", _ip(address) + bridge),
-            Piece("inet", "", f"flows{family}", _ip(address) + bridge, flows=flows),
+            Piece("inet", "", f"guests{family}", packed(address) + bridge),
+            Piece("inet", "", f"flows{family}", packed(address) + bridge, flows=flows),
         )
     ]
 
 
 def _guard(spec: Mapping[str, Any]) -> list[Piece]:
-    device, link = _ifname(spec["device"]), _link_local(spec["mac"])
+    device, link = _ifname(spec["device"]), link_local(spec["mac"])
     found = [
         Piece("bridge", "", "ports", device),
         Piece("bridge", "", "macs", device + _mac(spec["mac"])),
@@ -102,16 +93,16 @@ def _guard(spec: Mapping[str, Any]) -> list[Piece]:
     for family in "46":
         address = spec.get(f"ipv{family}")
         if address:
-            found.append(Piece("bridge", "", f"own{family}", device + _ip(address)))
+            found.append(Piece("bridge", "", f"own{family}", device + packed(address)))
     gateway = spec.get("gateway6")
     if gateway:
-        found.append(Piece("bridge", "", "gateways6", device + _ip(gateway)))
+        found.append(Piece("bridge", "", "gateways6", device + packed(gateway)))
     return found + (_forward(spec) if spec.get("forward") else [])
 
 
 def _masquerade(spec: Mapping[str, Any]) -> list[Piece]:
     address = spec["address"]
-    return [Piece("inet", "", "masq6" if ":" in address else "masq4", _ip(address))]
+    return [Piece("inet", "", "masq6" if ":" in address else "masq4", packed(address))]
 
 
 def _publish(spec: Mapping[str, Any]) -> list[Piece]:
@@ -122,11 +113,11 @@ def _publish(spec: Mapping[str, Any]) -> list[Piece]:
         guest = spec.get(f"ipv{family}")
         if not guest:
             continue
-        data = _ip(guest) + _port(spec["guest_port"])
+        data = packed(guest) + _port(spec["guest_port"])
         if not host or _ANY.get(host) == family:
             found.append(Piece("inet", "", f"dnat{family}_any", service, data))
         elif host not in _ANY and (":" in host) == (family == "6") and host != "::1":
-            found.append(Piece("inet", "", f"dnat{family}_host", _ip(host) + service, data))
+            found.append(Piece("inet", "", f"dnat{family}_host", packed(host) + service, data))
     return found
 
 
