@@ -298,7 +298,7 @@ def _dependents(row: Resource, seen: Link, links: Links) -> str:
         for link in links.all()
         if seen.ifindex in (link.master, link.lower) and link != seen
     ]
-    addresses, own = links.addresses(), row.spec.get("addresses", ())
+    addresses, own = links.addresses(), row.addresses
     silence(links, seen.ifindex, addresses, own)
     things += put_by_others(seen.ifindex, addresses, own)
     return ", ".join([*things, *filters_on(seen, links.filtered())])

@@ -14,7 +14,7 @@ from hvtx.errors import Contended, HostRefused, HvtxError
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.address import is_ipv6
-from hvtx.model.resource import Kind, Resource, State
+from hvtx.model.resource import Kind, Resource, State, sysctl_spec
 from hvtx.model.vm import Network
 from hvtx.planner import forwarding, provision
 from hvtx.planner.forwarding import Others, dotted
@@ -74,7 +74,7 @@ def keep_settings(runtime: Runtime, networks: Iterable[Network]) -> list[Resourc
     there = scope.bridges()
     families = families_of(n for n in scope.networks.values() if n.id in there)
     recorded = scope.settings()
-    known = {row.spec["path"] for row in recorded}
+    known = {sysctl_spec(row)["path"] for row in recorded}
     new = [c for c in changes(families, recorded) if c[0] not in known]
     if not new:
         return []
@@ -82,7 +82,7 @@ def keep_settings(runtime: Runtime, networks: Iterable[Network]) -> list[Resourc
 
 
 def _wanted(families: Sequence[int], recorded: Sequence[Resource]) -> list[tuple[str, str]]:
-    ours = any(row.spec["path"] == forwarding.ALL6 for row in recorded)
+    ours = any(sysctl_spec(row)["path"] == forwarding.ALL6 for row in recorded)
     others = look() if 6 in families else Others((), (), (), (), ())
     return forwarding.wanted(families, others, sysctl.read, can_force=sysctl.can_force(), ours=ours)
 
@@ -190,7 +190,7 @@ def findings(runtime: Runtime, bridges: Sequence[tuple[Network, Resource]]) -> I
             (f"{path} = 1, and forwarding is on",), f"sysctl -w {path}=2",
         )  # fmt: skip
     if not bad:
-        turned = [row.spec["path"] for row in recorded(runtime)]
+        turned = [sysctl_spec(row)["path"] for row in recorded(runtime)]
         beside = [
             words
             for family in families
@@ -235,7 +235,7 @@ def _forwards(family: int, name: str) -> str | None:
 
 def _deaf(runtime: Runtime, others: Others) -> list[str]:
     """Devices that would take advertisements, were forwarding not on."""
-    ours = any(row.spec["path"] == forwarding.ALL6 for row in recorded(runtime))
+    ours = any(sysctl_spec(row)["path"] == forwarding.ALL6 for row in recorded(runtime))
     if others.uplinks6 and not ours:
         return []  # its own administrator's; the host has its way
     return [

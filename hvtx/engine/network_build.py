@@ -21,6 +21,7 @@ from hvtx.errors import (
     Conflict,
 )
 from hvtx.host.flows import flow_limit
+from hvtx.model.firewall import firewall_spec
 from hvtx.model.resource import (
     Kind,
     Resource,
@@ -122,7 +123,9 @@ def build_network(
             network,
             ifindex=provision.device_index(os.urandom(4)),
             bridge_mark="",
-            bases=provision.missing_bases(network.firewall, [row.spec for row in scope.bases()]),
+            bases=provision.missing_bases(
+                network.firewall, [firewall_spec(row) for row in scope.bases()]
+            ),
             settings=settings,
             flows=flow_limit(),
         )

@@ -24,7 +24,7 @@ def bring_up_to_date(runtime: Runtime, scope: NetworkScope) -> None:
     try:
         # read again under the lock: another command may have been quicker
         for row in _made_otherwise(runtime, networks_now(runtime, scope.networks.values())):
-            observed = runtime.firewall(row.spec["backend"]).mend([row])
+            observed = runtime.firewall(row.backend).mend([row])
             with runtime.store.transaction() as sql:
                 intents.note(sql, row.id, observed[row.id])
     finally:
@@ -35,7 +35,7 @@ def _made_otherwise(runtime: Runtime, scope: NetworkScope) -> list[Resource]:
     legacy = [n.id for n in scope.networks.values() if n.firewall == "iptables"]
     # of nftables only tables have rules
     old = _outdated_of(runtime, [r for r in scope.rows if r.network is None or r.network in legacy])
-    if any(row.spec["backend"] == "iptables" for row in old):
+    if any(row.backend == "iptables" for row in old):
         # Where the chains are others, so are the rules of VMs: too many to be looked at always.
         with runtime.reading() as sql:
             for network in legacy:
@@ -49,7 +49,7 @@ def _outdated_of(runtime: Runtime, rows: Sequence[Resource]) -> list[Resource]:
         row
         for row in rows
         if row.kind in FIREWALL_KINDS
-        and not row.spec.get("imported")
+        and not row.imported
         and (row.state, row.life) == here
         and outdated(row)
     ]
@@ -57,5 +57,5 @@ def _outdated_of(runtime: Runtime, rows: Sequence[Resource]) -> list[Resource]:
 
 def outdated(row: Resource) -> bool:
     """Whether an earlier version made a firewall row's objects otherwise."""
-    module = import_module(f"hvtx.drivers.{row.spec['backend']}")
+    module = import_module(f"hvtx.drivers.{row.backend}")
     return bool(module.outdated(row))

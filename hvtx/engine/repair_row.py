@@ -64,7 +64,7 @@ def repair_object(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) ->
 def _repair_bridge(
     driver: BridgesDriver, row: Resource, rows: Sequence[Resource], *, loopback: bool
 ) -> bool:
-    if any(map(is_ipv6, row.spec["addresses"])) and (off := ipv6_problem()):
+    if any(map(is_ipv6, row.addresses)) and (off := ipv6_problem()):
         raise off
     return driver.repair(row, loopback=loopback, guarded=has_guard(row, rows))
 

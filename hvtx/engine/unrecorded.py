@@ -15,7 +15,7 @@ from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.place import Place
 from hvtx.model.plan import Item, ItemResult, Reason, Result
 from hvtx.model.resource import FIREWALL_KINDS, GONE, Outcome, State
-from hvtx.planner.execution import outwards, result_of
+from hvtx.planner.execution import result_of
 from hvtx.store import records
 from hvtx.store.history import Event
 
@@ -107,7 +107,7 @@ class MarkedRemover:
         missing = {
             (entry.place, entry.text)
             for other in self.runtime.read(records.resources_of_vm, row.vm)
-            if other.kind in FIREWALL_KINDS and other.spec["backend"] == item.entry.backend
+            if other.kind in FIREWALL_KINDS and other.backend == item.entry.backend
             for entry in driver.expected(other)
             if (entry.place, entry.text) not in seen.get(other.mark, ())
         }
@@ -120,6 +120,7 @@ class MarkedRemover:
 def _remove_each(firewall: FirewallDriver, item: Item) -> Outcome:
     """Remove the entries that were seen, each if it is still exactly that."""
     assert item.entry is not None
-    entries = sorted((item.entry, *item.more), key=outwards)
+    # elements and rules before the tables that they stand in
+    entries = sorted((item.entry, *item.more), key=lambda entry: entry.place.is_table)
     outcomes = [firewall.remove(entry) for entry in entries]
     return next((outcome for outcome in outcomes if not outcome.gone), GONE)

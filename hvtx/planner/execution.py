@@ -7,7 +7,7 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from hvtx.model.plan import DONE, Item, ItemResult, Reason, Result
-from hvtx.model.resource import Entry, Outcome, Resource, State
+from hvtx.model.resource import Outcome, Resource, State
 
 CHUNK = 640  # items, of some 128 VMs: 64 devices wait for the kernel at a time
 
@@ -82,7 +82,7 @@ def _is_its_rows(item: Item) -> bool:
 
 
 def _is_base(row: Resource | None) -> bool:
-    return row is not None and row.spec.get("what") == "base"
+    return row is not None and row.role == "base"
 
 
 def _chunks(
@@ -101,10 +101,5 @@ def _chunks(
 
 def _depth(item: Item) -> tuple[bool, bool]:
     """Devices first, then what stands in a table, then the table."""
-    entries = [entry for entry in (item.entry, *item.more) if entry is not None]
-    return bool(entries), any(map(outwards, entries))
-
-
-def outwards(entry: Entry) -> bool:
-    """What stands in a table goes before the table: the key of that."""
-    return entry.place.is_table
+    places = [entry.place for entry in (item.entry, *item.more) if entry is not None]
+    return bool(places), any(place.is_table for place in places)

@@ -18,9 +18,10 @@ from hvtx.drivers.vm_process import gate as gates
 from hvtx.errors import Conflict
 from hvtx.host import tun
 from hvtx.host.nfanswers import Element, Named, Rule, Table
-from hvtx.host.nfmessages import Command, Piece
+from hvtx.host.nfmessages import Command
 from hvtx.host.openfiles import Holders
 from hvtx.hypervisors.base import Launch
+from hvtx.model.hook import Piece
 from hvtx.model.resource import Address, Link
 from hvtx.model.routing import Answer, Packet, Route
 from hvtx.model.vm import Identity, ProcessFacts, Publish

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
+from hvtx.model.place import nft_place
 from hvtx.model.plan import DONE, Action, Ground, Item, ItemResult, Plan, Reason, Result
 from hvtx.model.resource import GONE, Entry, Kind, Outcome, Resource, State
 from hvtx.planner.execution import Schedule, Step, in_order, result_of, schedule, step_of
 
-TABLE = Entry("nftables", "nft inet hvtx", "table", "mark")
-ELEMENT = Entry("nftables", "nft inet hvtx masq4", "10.77.0.2", "mark")
+TABLE = Entry("nftables", nft_place("inet", "hvtx"), "table", "mark")
+ELEMENT = Entry("nftables", nft_place("inet", "hvtx", "masq4"), "10.77.0.2", "mark")
 
 
 def item(reason: Reason = Reason.VM_DEAD, **more: Any) -> Item:

@@ -13,11 +13,11 @@ from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.nfanswers import Rule
 from hvtx.host.nfmessages import Command
 from hvtx.host.nfnetlink import Nftables
-from hvtx.host.nftlayout import (
+from hvtx.model.resource import GONE, Outcome
+from hvtx.rulesets.nftables_base import (
     FAMILIES,
     table_name,
 )
-from hvtx.model.resource import GONE, Outcome
 
 ATTEMPTS = 60  # of a compare-and-swap or a consistent read, each a fraction of a millisecond
 _PAUSE = 0.001  # seconds, after a lost race, growing with the attempts

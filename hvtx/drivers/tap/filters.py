@@ -11,7 +11,7 @@ from typing import Any
 
 from hvtx.host import sums, tapseen
 from hvtx.host.links import Links
-from hvtx.model.resource import Resource
+from hvtx.model.resource import Resource, device_observed, tap_spec
 from hvtx.rulesets.port_filter import port_program
 
 program = sums.program
@@ -25,10 +25,10 @@ def guard(
     ``loaded`` is of :func:`program`; ``spec`` is what the guest is held to, where the row
     does not say. Raises OSError.
     """
-    wanted = spec or row.spec.get("guard")
+    wanted = spec or tap_spec(row).get("guard")
     if wanted is None:
         return {"guarded": False}
-    index = row.spec["ifindex"]
+    index = row.ifindex
     if wanted["apart"]:
         links.keep_apart(index)
     guarded = links.guard(index, port_program(wanted))
@@ -40,10 +40,10 @@ def missing(row: Resource, links: Links, spec: Mapping[str, Any]) -> str | None:
 
     What could not be had at the start is missing once it can be.
     """
-    if row.observed.get("guarded") is False:  # this kernel has none
+    if device_observed(row).get("guarded") is False:  # this kernel has none
         return None
-    if links.guarding(row.spec["ifindex"]) != port_program(spec):
+    if links.guarding(row.ifindex) != port_program(spec):
         return "its filter, which holds when rules are flushed, was gone or another"
-    if not tapseen.summed(row.spec["ifindex"]) and tapseen.can_be_had():
+    if not tapseen.summed(row.ifindex) and tapseen.can_be_had():
         return "its filter, which keeps the host from writing into frames, was gone or another"
     return None
