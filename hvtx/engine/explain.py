@@ -123,7 +123,7 @@ def _of_port(sight: Sight, subject: Subject) -> list[str]:
         return []
     facts = sight.snapshot.vms.get(row.vm or "")
     runs = facts is not None and facts.liveness is not Liveness.DEAD
-    own = not row.spec.get("imported")  # the ports of others' rules are held by nobody
+    own = not row.imported  # the ports of others' rules are held by nobody
     held = holding.shown(row) if runs and own and row.life == sight.snapshot.life.id else []
     return [*held, *(_translated_too(row) if own else ())]
 

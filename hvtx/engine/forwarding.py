@@ -12,7 +12,7 @@ from hvtx.errors import Contended, HostRefused, HvtxError
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.address import is_ipv6
-from hvtx.model.resource import Kind, Resource, State
+from hvtx.model.resource import Kind, Resource, State, sysctl_spec
 from hvtx.model.vm import Network
 from hvtx.planner import forwarding
 from hvtx.planner.forwarding import Others, dotted
@@ -62,7 +62,7 @@ def changes(runtime: Runtime, families: Sequence[int]) -> list[tuple[str, str, s
 
 
 def _wanted(runtime: Runtime, families: Sequence[int]) -> list[tuple[str, str]]:
-    ours = any(row.spec["path"] == forwarding.ALL6 for row in recorded(runtime))
+    ours = any(sysctl_spec(row)["path"] == forwarding.ALL6 for row in recorded(runtime))
     others = look() if 6 in families else Others((), (), (), (), ())
     return forwarding.wanted(families, others, sysctl.read, can_force=sysctl.can_force(), ours=ours)
 
@@ -170,7 +170,7 @@ def findings(runtime: Runtime, bridges: Sequence[tuple[Network, Resource]]) -> I
             (f"{path} = 1, and forwarding is on",), f"sysctl -w {path}=2",
         )  # fmt: skip
     if not bad:
-        turned = [row.spec["path"] for row in recorded(runtime)]
+        turned = [sysctl_spec(row)["path"] for row in recorded(runtime)]
         beside = [
             words
             for family in families
@@ -215,7 +215,7 @@ def _forwards(family: int, name: str) -> str | None:
 
 def _deaf(runtime: Runtime, others: Others) -> list[str]:
     """Devices that would take advertisements, were forwarding not on."""
-    ours = any(row.spec["path"] == forwarding.ALL6 for row in recorded(runtime))
+    ours = any(sysctl_spec(row)["path"] == forwarding.ALL6 for row in recorded(runtime))
     if others.uplinks6 and not ours:
         return []  # its own administrator's; the host has its way
     return [

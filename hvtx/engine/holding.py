@@ -111,14 +111,10 @@ def unheld(rows: Iterable[Resource]) -> list[Resource]:
 
 def _may_be_held(port: Publish) -> bool:
     """Whether this process may bind to a port of that number."""
-    from hvtx.host import capabilities
+    from hvtx.host import capabilities, sysctl
 
-    try:
-        with open("/proc/sys/net/ipv4/ip_unprivileged_port_start", encoding="ascii") as setting:
-            first = int(setting.read())
-    except (OSError, ValueError):
-        first = 1024
-    return port.host_port >= first or capabilities.has("CAP_NET_BIND_SERVICE")
+    first = sysctl.read("net/ipv4/ip_unprivileged_port_start")
+    return port.host_port >= int(first or 1024) or capabilities.has("CAP_NET_BIND_SERVICE")
 
 
 def renew(

@@ -22,13 +22,13 @@ from hvtx.engine.gc_plan import Report
 from hvtx.engine.registry import DRIVERS, FIREWALLS
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.saved_plan import plan_document
-from hvtx.engine.snapshot import legacy_tables
 from hvtx.engine.transaction import Operation, begin
 from hvtx.errors import Conflict, HvtxError, NotFound, UsageError
 from hvtx.host import failpoint, openfiles, paths, traces, users
 from hvtx.host.links import Links
 from hvtx.host.locks import LockFile
 from hvtx.host.netlink import DumpInterrupted
+from hvtx.host.xtnames import legacy_tables
 from hvtx.model.plan import Item, ItemResult, Plan, Reason, Result
 from hvtx.model.resource import GONE, Entry, Kind, Link, Outcome
 from hvtx.planner.execution import result_of
@@ -149,8 +149,7 @@ def ask(runtime: Runtime, installation: str, taps: list[str]) -> Word:
 def _traces(runtime: Runtime, installation: str) -> dict[str, str]:
     """By where it was found, each trace that the installation left."""
     found = {}
-    nftables: Any = runtime.firewall("nftables")
-    trace = nftables.traces().get(installation)
+    trace = runtime.nftables().traces().get(installation)
     if trace is not None:
         found["its table"] = trace
     for directory in {runtime.settings.run_directory, _WELL_KNOWN[1]}:

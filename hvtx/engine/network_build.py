@@ -16,6 +16,7 @@ from hvtx.errors import (
     Conflict,
 )
 from hvtx.host.flows import flow_limit
+from hvtx.model.firewall import firewall_spec
 from hvtx.model.resource import (
     Kind,
     Resource,
@@ -100,7 +101,7 @@ def make(runtime: Runtime, verb: str, wants: Sequence[provision.Want]) -> list[R
 def _missing_bases(runtime: Runtime, network: Network) -> list[str]:
     """What the network stands on and what is not on record in this life."""
     there = [
-        row.spec
+        firewall_spec(row)
         for row in runtime.read(records.resources_of_network, None)
         if row.kind == Kind.FILTER and row.life == runtime.life.id and row.state == State.COMMITTED
     ]

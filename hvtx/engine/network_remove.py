@@ -19,6 +19,7 @@ from hvtx.errors import (
 )
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted, forbidden
+from hvtx.model.firewall import firewall_spec
 from hvtx.model.resource import (
     Address,
     Kind,
@@ -103,8 +104,8 @@ def _idle_bases(sql: Any, leaving: Network, shared: Sequence[Resource]) -> list[
     return [
         row
         for row in shared
-        if (row.spec.get("what") == "base" and provision.idle_base(row.spec, others))
-        or (row.spec.get("what") == "pass" and row.spec["family"] not in families)
+        if (row.role == "base" and provision.idle_base(firewall_spec(row), others))
+        or (row.role == "pass" and firewall_spec(row)["family"] not in families)
     ]
 
 
@@ -114,8 +115,8 @@ def _off_bridge(
     """The commands that take off a bridge what others put on it."""
     from hvtx.planner.leftovers import taken_away
 
-    own = next(link for link in every if link.ifindex == row.spec["ifindex"])
-    return taken_away(own, every, addresses, filtered, row.spec["addresses"])
+    own = next(link for link in every if link.ifindex == row.ifindex)
+    return taken_away(own, every, addresses, filtered, row.addresses)
 
 
 def _refuse_dependents(runtime: Runtime, network: Network, rows: Sequence[Resource]) -> None:
@@ -139,9 +140,9 @@ def _refuse_dependents(runtime: Runtime, network: Network, rows: Sequence[Resour
     for row in rows:
         if row.kind != Kind.BRIDGE or row.life != runtime.life.id:
             continue
-        index = row.spec["ifindex"]
+        index = row.ifindex
         things = [link.name for link in every if index in (link.master, link.lower)]
-        things += put_by_others(index, addresses, row.spec["addresses"])
+        things += put_by_others(index, addresses, row.addresses)
         for link in every:
             things += filters_on(link, filtered) if link.ifindex == index else []
         if things:

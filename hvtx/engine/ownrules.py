@@ -64,7 +64,7 @@ def of_others(differences: Sequence[Difference]) -> list[dict[str, Any]]:
 
 
 def _once(runtime: Runtime) -> list[Difference]:
-    tables = runtime.firewall("nftables").own_tables()  # type: ignore[attr-defined]
+    tables = runtime.nftables().own_tables()
     lines = _lines(runtime)
     carried = {element.comment for table in tables for element in table.elements}
     carried |= {line.mark for line in lines}

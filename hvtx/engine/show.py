@@ -12,6 +12,7 @@ from hvtx.engine.runtime import Runtime
 from hvtx.engine.vm_paths import log_path, log_paths, run_directory
 from hvtx.engine.vm_state import Moment, read_moment, state_of
 from hvtx.errors import Conflict, NotFound, UsageError
+from hvtx.host import devices as host_devices
 from hvtx.host import paths
 from hvtx.hypervisors.base import TRAITS
 from hvtx.model.address import family_of, is_ipv6
@@ -274,6 +275,11 @@ def objects(runtime: Runtime) -> list[str]:
     for row in runtime.read(records.resources_of_kind, *kinds):
         found |= {row.key, row.mark} if row.mark else {row.key}
     return sorted(found)
+
+
+def devices() -> list[str]:
+    """The names of all devices of this host, for a shell's completion."""
+    return host_devices.names()
 
 
 def list_intents(runtime: Runtime) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def lost_gateways(network: Network, bridge: Resource) -> list[str]:
     """The gateway addresses that the bridge should have and has not."""
     links = Links()
     try:
-        mine = (a for a in links.addresses() if a.ifindex == bridge.spec["ifindex"])
+        mine = (a for a in links.addresses() if a.ifindex == bridge.ifindex)
         here = {a.address.partition("/")[0] for a in mine}
     finally:
         links.close()
@@ -120,7 +120,7 @@ def strays(
     Raises OSError if the kernel does not say, Contended; HostRefused where the bridge is ``needed``
     and down.
     """
-    index = bridge.spec["ifindex"]
+    index = bridge.ifindex
     found: list[Stray] = []
     channel, links = Channel(0), Links()
     try:
@@ -160,7 +160,7 @@ def strays(
 def without_world(network: Network, bridge: Resource, guests: Sequence[str]) -> list[Stray]:
     """What guests send to the world and goes nowhere, although the host's own packets go there."""
     found = []
-    index = bridge.spec["ifindex"]
+    index = bridge.ifindex
     channel = Channel(0)
     try:
         for guest in guests:
@@ -230,7 +230,7 @@ def _stray(channel: Channel, ask: Ask, cause: _Cause) -> Stray | None:
     until = time.monotonic() + _SETTLED_SECONDS
     while True:
         answer = routes.ask(channel, ask.packet)
-        if not routing.goes_astray(ask, answer, cause.bridge.spec["ifindex"]):
+        if not routing.goes_astray(ask, answer, cause.bridge.ifindex):
             return None
         found = cause.of(ask.packet)
         if not cause.is_own(found) or answer.errno == errno.EXDEV or time.monotonic() > until:
@@ -240,7 +240,7 @@ def _stray(channel: Channel, ask: Ask, cause: _Cause) -> Stray | None:
     silent = answer.errno == errno.EHOSTUNREACH and _does_not_forward(ask)
     if silent or cause.without_carrier():  # that another setting stops it is told elsewhere
         answer = routing.predicted(found)
-        if not routing.goes_astray(ask, answer, cause.bridge.spec["ifindex"]):
+        if not routing.goes_astray(ask, answer, cause.bridge.ifindex):
             return None
     words, mend = cause.told(found, answer, ask)
     return Stray(ask, words, mend)
@@ -275,7 +275,7 @@ class _Cause:
         (net/ipv6/addrconf.c, addrconf_dad_work).
         """
         route = found.route if found is not None else None
-        return route is not None and route.device == self.bridge.spec["ifindex"]
+        return route is not None and route.device == self.bridge.ifindex
 
     def of(self, packet: Packet) -> Found | None:
         from hvtx.planner import routing
@@ -297,7 +297,7 @@ class _Cause:
         if answer.errno in (errno.EXDEV, errno.EINVAL) and self.is_own(found) and packet.iif:
             path = f"net.ipv4.conf.{packet.device.replace('.', '/')}.rp_filter"
             return f"the check of senders ({path})", f"sysctl -w {path}=2"
-        own = (self.bridge.spec["ifindex"], self.bridge.key)
+        own = (self.bridge.ifindex, self.bridge.key)
         if (lack := ownroutes.lack(self.subnet, self.gateway, own, every)) is not None:
             return lack, "hvtx repair"
         if found is None:
@@ -321,7 +321,7 @@ def taken_parts(network: Network, bridge: Resource, told: Sequence[Stray]) -> li
     every = routes.all_routes()
     known = {stray.cause for stray in told}
     for subnet, gateway in network.ranges:
-        for route in routing.in_the_way(subnet, bridge.spec["ifindex"], every):
+        for route in routing.in_the_way(subnet, bridge.ifindex, every):
             whole = route.prefix.rpartition("/")[2] == subnet.rpartition("/")[2]
             if route.kind == "local" or whole:  # the whole is asked for by a sample
                 continue

@@ -218,6 +218,16 @@ class Links(NeighbourTable, TrafficControl):
         return [_address(found) for found in whole_dump(self._channel, GETADDR, body)]
 
 
+def named_again(links: Links, ifindex: int, alias: str, name: str) -> Link | None:
+    """The link of an index and an alias, under its name; None if it is another by now. OSError."""
+    seen = links.get(ifindex=ifindex)
+    if seen is None or seen.alias != alias:
+        return None
+    if seen.name != name:
+        links.rename(seen.ifindex, name)
+    return seen._replace(name=name)
+
+
 def silence(links: Links, ifindex: int, addresses: Iterable[Address], own: Collection[str]) -> None:
     """Keep the kernel from giving a device of ours more link-local addresses, where it has one."""
     mine = (a for a in addresses if a.ifindex == ifindex and a.by_itself)

@@ -82,7 +82,7 @@ def _is_its_rows(item: Item) -> bool:
 
 
 def _is_base(row: Resource | None) -> bool:
-    return row is not None and row.spec.get("what") == "base"
+    return row is not None and row.role == "base"
 
 
 def _chunks(

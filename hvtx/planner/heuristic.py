@@ -149,7 +149,7 @@ def _item(
 def _on_record(link: Link, snapshot: Snapshot) -> str:
     for row in snapshot.rows:
         if row.kind in (Kind.TAP, Kind.BRIDGE) and (
-            row.key == link.name or row.spec.get("ifindex") == link.ifindex
+            row.key == link.name or row.ifindex == link.ifindex
         ):
             vm = snapshot.vms.get(row.vm or "")
             return f"VM {vm.name!r}" if vm else "this installation"

@@ -54,15 +54,15 @@ def _steps(row: Resource, outcome: Outcome, snapshot: Snapshot, sights: Sights) 
         return [removal(entry) for entry in _in_the_way(row, snapshot, sights)]
     if row.kind not in (Kind.TAP, Kind.BRIDGE):
         return []  # what stands on its bridge is told of the bridge
-    link = sights.by_index.get(row.spec["ifindex"])
+    link = sights.by_index.get(row.ifindex)
     if outcome.reason == Reason.MARK_MISMATCH:
         stranger = sights.by_name.get(row.key)
         seen = link or stranger
         return [] if seen is None else [marked_again(row, seen)]
     if outcome.reason == Reason.FOREIGN_DEPENDENTS and link is not None:
-        own = {other.spec["ifindex"] for other in snapshot.rows if other.kind == Kind.TAP}
+        own = {other.ifindex for other in snapshot.rows if other.kind == Kind.TAP}
         strangers = [other for other in snapshot.links if other.ifindex not in own]
-        known = row.spec.get("addresses", ())
+        known = row.addresses
         return taken_away(link, strangers, snapshot.addresses, snapshot.filtered, known)
     return []
 
@@ -79,7 +79,7 @@ def _end(row: Resource, outcome: Outcome) -> list[str]:
 
 def marked_again(row: Resource, seen: Link) -> str:
     """The command that gives our own device its mark, or removes what has only its name."""
-    if seen.ifindex == row.spec.get("ifindex") and parse_mark(seen.alias) is None:
+    if seen.ifindex == row.ifindex and parse_mark(seen.alias) is None:
         return f"ip link set dev {seen.name} alias {row.mark}"
     told = f"`hvtx explain {seen.name}` tells whose it is; if nobody needs it: "
     return f"{told}ip link del dev {seen.name}"

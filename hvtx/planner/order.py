@@ -54,7 +54,7 @@ def release_order(rows: Iterable[Resource]) -> list[Resource]:
 
     def key(row: Resource) -> tuple[int, bool, str, int]:
         """A firewall's base after everything that stands in it; one backend after the other."""
-        base = row.spec.get("what") == "base"
+        base = row.role == "base"
         kind = Kind.PUBLISH if row.kind in FIREWALL_KINDS else Kind(row.kind)
         return (RELEASED[kind], base, _backend(row), row.id)
 
@@ -62,4 +62,4 @@ def release_order(rows: Iterable[Resource]) -> list[Resource]:
 
 
 def _backend(row: Resource) -> str:
-    return str(row.spec["backend"]) if row.kind in FIREWALL_KINDS else ""
+    return row.backend if row.kind in FIREWALL_KINDS else ""

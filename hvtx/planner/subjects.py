@@ -78,7 +78,7 @@ def _network_of(sight: Sight, row: Resource | None) -> str | None:
     facts = sight.snapshot.networks.get(row.network) if row and row.network else None
     if facts:
         return facts.name
-    bridge = row.spec.get("bridge") if row else None
+    bridge = row.bridge if row else ""
     return next((network.name for network in sight.networks if network.bridge == bridge), None)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from hvtx.model.firewall import firewall_spec
 from hvtx.model.mark import FAMILY
 from hvtx.model.place import NFT, Place
 from hvtx.model.plan import Reason
@@ -55,8 +56,8 @@ def _place(sight: Sight, place: Place) -> Subject:
         return Subject(kind, key, words, None, "other-installation", other, evidence=evidence)
     backend, family = "nftables" if nft else "iptables", place.family
     for row in sight.snapshot.rows:
-        if row.spec.get("what") == "base" and row.spec["backend"] == backend:
-            if family not in row.spec.get("families", (family,)):
+        if row.role == "base" and row.backend == backend:
+            if family not in (firewall_spec(row).get("families") or [family]):
                 continue
             found = of_row(sight, row, evidence)
             return found._replace(kind=kind, key=key)

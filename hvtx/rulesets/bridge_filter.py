@@ -19,9 +19,9 @@ from hvtx.rulesets.cbpf import (
     LDW,
     MARK,
     Program,
-    packed,
 )
 from hvtx.rulesets.cbpf import ETH_HLEN as _IP
+from hvtx.rulesets.packing import packed
 
 SEEN = 0x10000000  # the bit of a packet's mark that says that our rules let it through to a bridge
 

@@ -6,10 +6,7 @@ asked for before. Sources: net/core/filter.c; include/uapi/linux/{filter,bpf_com
 
 from __future__ import annotations
 
-import socket  # inet_pton: text to bytes, nothing is opened
 import struct
-
-from hvtx.model.address import is_ipv6
 
 LDW, LDH, LDB = 0x20, 0x28, 0x30  # absolute
 LDW_X, LDH_X, LDB_X = 0x40, 0x48, 0x50  # relative to X
@@ -28,11 +25,6 @@ Step = tuple[int, int, str, str] | str  # code, k, labels if true and if false; 
 def words(raw: bytes) -> tuple[int, ...]:
     """Bytes as the numbers that a program compares, four at a time."""
     return struct.unpack(f">{len(raw) // 4}I", raw)
-
-
-def packed(address: str) -> bytes:
-    """An address as it stands in a packet."""
-    return socket.inet_pton(socket.AF_INET6 if is_ipv6(address) else socket.AF_INET, address)
 
 
 class Program:

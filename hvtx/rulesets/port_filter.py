@@ -42,10 +42,10 @@ from hvtx.rulesets.cbpf import (
     TXA,
     VLAN,
     Program,
-    packed,
     words,
 )
 from hvtx.rulesets.cbpf import ETH_HLEN as _IP
+from hvtx.rulesets.packing import packed, packed_mac
 
 _HEADERS = 5  # so many extension headers are read
 _NEXT, _NOBODY, _TYPE = 0, 1, 2  # scratch memory
@@ -62,10 +62,10 @@ def port_program(guard: Mapping[str, Any]) -> bytes:
     program.room(_IP)
     program.add(LDB, VLAN)
     program.need(JEQ, 0)
-    mac = bytes.fromhex(guard["mac"].replace(":", ""))
+    mac = packed_mac(guard["mac"])
     _need_mac(program, 6, mac)
     if guard.get("apart"):
-        _to_bridge_only(program, bytes.fromhex(guard["apart"]["bridge"].replace(":", "")))
+        _to_bridge_only(program, packed_mac(guard["apart"]["bridge"]))
     for kind, block in ((ARP, _arp), (IP4, _ip4), (IP6, _ip6)):
         inside, behind = program.label(), program.label()
         program.add(LDH, 12)
@@ -100,7 +100,7 @@ def _arp(program: Program, guard: Mapping[str, Any]) -> None:
     program.need(JEQ, 0x00010800)
     program.add(LDH, _IP + 4)
     program.need(JEQ, 0x0604)
-    _need_mac(program, _IP + 8, bytes.fromhex(guard["mac"].replace(":", "")))
+    _need_mac(program, _IP + 8, packed_mac(guard["mac"]))
     if guard.get("ipv4"):
         own, probe = packed(guard["ipv4"]), program.label()
         program.unless_equal(LDW, _IP + 14, own, probe)
@@ -302,7 +302,7 @@ def _upper6(program: Program, guard: Mapping[str, Any], icmp: str, udp: str, oth
     program.add(JEQ, 1, nobody)
     program.add(MEM, _TYPE)
     program.refuse(JEQ, 134)
-    mac = bytes.fromhex(guard["mac"].replace(":", ""))
+    mac = packed_mac(guard["mac"])
     for kind, at, option in ((133, 8, 1), (135, 24, 1), (136, 24, 2)):
         another = program.label()
         program.add(MEM, _TYPE)

@@ -84,6 +84,7 @@ ASIDE = {
     "host.logger._stays_empty": "an answer of ioctl, as long as was asked for",
     "host.nftelements._link_local": "a MAC address of our own",
     "rulesets.cbpf": "addresses of our own",
+    "rulesets.packing": "addresses of our own",
     "rulesets.port_filter": "addresses of our own",
     "host.nftelements._mac": "a MAC address of our own",
     "host.probe_code": "constants",

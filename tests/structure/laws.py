@@ -43,6 +43,7 @@ LAWS = (
     Law("kernel-files", counts.kernel_files, "read and write /proc and /sys in hvtx/host"),
     Law("place-splits", counts.place_splits, "pass the place as a value with named parts"),
     Law("families-by-colon", counts.families_by_colon, "ask its holder, or model/address"),
+    Law("untyped-specs", counts.spec_keys, "read a row by a function of hvtx/model with types"),
     Law("imports-in-functions", counts.lazy_imports, "import at the top, or say what it costs"),
     Law("commands-that-call-commands", counts.command_arrows, "put what both need below both"),
     Law("changes-of-the-host", counts.host_changes, "change the host in a driver"),

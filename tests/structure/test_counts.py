@@ -42,7 +42,11 @@ SEEN: list[tuple[Callable[[Module], Counts], str, str, int]] = [
     (counts.documents, "engine/a.py", "'hvtx/view'; 'see hvtx/vm/1'", 0),
     (counts.impure_calls, "planner/a.py", "open(x); print(x)", 2),
     (counts.impure_calls, "engine/a.py", "open(x)", 0),
-    (counts.spec_keys, "drivers/a.py", "row.spec['mac']; spec.get('mtu'); seen.observed['x']", 3),
+    (counts.spec_keys, "drivers/a.py", "row.spec['mac']; seen.observed.get('x')", 2),
+    (counts.spec_keys, "model/a.py", "row.spec['mac']; seen.observed.get('x')", 0),
+    (counts.spec_keys, "drivers/a.py", "def f(spec: dict[str, Any]): spec['mac']; spec.get('x')", 2),
+    (counts.spec_keys, "drivers/a.py", "def f(spec: TapSpec): spec['mac']; spec.get('x')", 0),
+    (counts.spec_keys, "drivers/a.py", "spec = tap_spec(row); spec['mac']", 0),
     (counts.spec_keys, "drivers/a.py", "specs['mac']; get(spec)", 0),
 ]  # fmt: skip
 

@@ -174,7 +174,7 @@ class IptablesDriver:
         for row in older:
             self._drop_superseded(row, rules_of(self._site.installation, bare[row.id]))
         for row in resources:
-            if row.spec["what"] == "pass" and place_in_forward(row) == "before":
+            if row.role == "pass" and place_in_forward(row) == "before":
                 self._put_last(row)
             self._put_first(row)
         return observed

@@ -60,10 +60,10 @@ def _judged(
     outcomes: dict[int, Outcome] = {}
     take: list[tuple[Resource, Rule]] = []
     sights = index(views)
-    for row in sorted(resources, key=lambda row: row.spec["what"] == "base"):
+    for row in sorted(resources, key=lambda row: row.role == "base"):
         verdict = judge(row, rules_of(site.installation, row), sights)
         mine = [(row, rule) for rule in verdict.take]
-        if row.spec["what"] == "base":
+        if row.role == "base":
             taken = frozenset(
                 (rule.family, rule.table, rule.chain, rule.text, by.mark)
                 for by, rule in take + mine
@@ -85,8 +85,8 @@ def take_from(
 ) -> dict[int, Outcome]:
     """Take entries from one table, and the chains that then are empty and not reached."""
     chains = own_chains(site.installation, table)
-    base = [item for item in items if item[0].spec["what"] == "base"]
-    others = [item for item in items if item[0].spec["what"] != "base"]
+    base = [item for item in items if item[0].role == "base"]
+    others = [item for item in items if item[0].role != "base"]
     kept: dict[int, Outcome] = {}
 
     def change(edit: xtables.Edit) -> bool:
@@ -122,7 +122,7 @@ def _drop_orphans(
     done: Iterable[tuple[int, str]],
 ) -> None:
     """Chains of a base or network whose rules and jumps someone else flushed before."""
-    if not any(row.spec["what"] in ("base", "network") for row in resources):
+    if not any(row.role in ("base", "network") for row in resources):
         return
     for family in xtnames.TOOLS:
         for table in TABLES:

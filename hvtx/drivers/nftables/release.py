@@ -18,12 +18,13 @@ from hvtx.host.nfnumbers import SET_ANONYMOUS
 from hvtx.host.nftelements import pieces
 from hvtx.host.nftlayout import PASSING
 from hvtx.host.nfttext import render
+from hvtx.model.firewall import firewall_spec
 from hvtx.model.resource import GONE, Entry, Outcome, Resource
 
 
 def release_elements(session: Session, rows: Sequence[Resource]) -> Mapping[int, Outcome]:
     """What becomes of rows of VMs and networks, each by its own elements; all in one batch."""
-    wanted = [(row, p) for row in rows for p in pieces(session.installation, row.spec)]
+    wanted = [(row, p) for row in rows for p in pieces(session.installation, firewall_spec(row))]
 
     def swap(generation: int) -> Acted:
         there = session.socket.lookup([piece for _, piece in wanted])

@@ -43,7 +43,7 @@ def _marked_link(facts: Facts, link: Link, mark: str, parsed: _Parsed) -> Item:
     live = mark in facts.by_mark
     tombstone = None if live else facts.snapshot.tombstones.get(mark)
     own = tombstone if whose is Whose.OURS else None
-    alike = own is not None and (own.kind, own.spec.get("ifindex")) == (kind, link.ifindex)
+    alike = own is not None and (own.kind, own.ifindex) == (kind, link.ifindex)
     holders = facts.snapshot.holders.get(link.name, ())
     others = facts.dependents(own, link) if own is not None else []
     decided = decide_link(
