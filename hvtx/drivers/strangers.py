@@ -91,16 +91,14 @@ class Strangers:
     def _mark_legacy(self, rule: StrangeRule, mark: str) -> Outcome:
         tool, _, table, chain = rule.place
         family = 6 if tool == xtnames.TOOLS[6] else 4
-        found: list[bool] = []
 
         def change(edit: xtables.Edit) -> bool:
-            found[:] = [edit.has(chain) and edit.note(chain, rule.identity, mark)]
-            return found[0]
+            return edit.has(chain) and edit.note(chain, rule.identity, mark)
 
-        whole = table in xtnames.listed(family) and xtables.edit(
-            family, table, self._timeout, change
-        )
-        if not whole or not found[0]:
+        edited = xtables.Edited.UNCHANGED
+        if table in xtnames.listed(family):
+            edited = xtables.edit(family, table, self._timeout, change)
+        if edited is not xtables.Edited.AS_MEANT:
             return Outcome(False, "contended", f"{rule.key} is no longer there as it was seen")
         return GONE
 
@@ -109,13 +107,11 @@ class Strangers:
         family = 6 if tool == xtnames.TOOLS[6] else 4
         if table not in xtnames.listed(family):
             return GONE
-        found: list[bool] = []
 
         def change(edit: xtables.Edit) -> bool:
-            found[:] = [edit.has(chain) and edit.take(chain, rule.identity)]
-            return found[0]
+            return edit.has(chain) and edit.take(chain, rule.identity)
 
-        if not xtables.edit(family, table, self._timeout, change):
+        if xtables.edit(family, table, self._timeout, change) is xtables.Edited.OTHERWISE:
             return Outcome(
                 False, "contended", f"{rule.place} changed although its lock was held: look again"
             )
