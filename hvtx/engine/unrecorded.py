@@ -64,7 +64,7 @@ class MarkedRemover:
         if item.reason is Reason.DUPLICATE_COPY:
             return firewall.remove_copies(row)
         outcome = released_by(firewall, [row])[row.id]
-        if not outcome.gone and row.spec.get("what") == "base":
+        if not outcome.gone and row.role == "base":
             # it was restored into the tables and chains of the base that is there now, which stay
             return _remove_each(firewall, item)
         return outcome

@@ -110,7 +110,7 @@ class IptablesDriver:
                 edit.add(rule.chain, entry, first=False)
             return True
 
-        if not xtables.edit(family, table, self._site.timeout, change):
+        if xtables.edit(family, table, self._site.timeout, change) is xtables.Edited.OTHERWISE:
             raise Contended(
                 f"the {xtnames.TOOLS[family]} table {table} changed although its lock was held",
                 hint=f"some program writes rules without taking {xtlock.lock_path()}",

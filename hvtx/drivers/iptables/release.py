@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from hvtx.drivers.iptables.judging import dependents, idle, index, judge, together
@@ -131,7 +132,7 @@ def _drop_orphans(
             # something needs it not to undo nothing
             if (family, table) in done or not idle(views[family], table, own):
                 continue
-            xtables.edit(family, table, site.timeout, lambda edit, own=own: _sweep(edit, own))
+            xtables.edit(family, table, site.timeout, partial(_sweep, chains=own))
 
 
 def remove(site: Site, entry: Entry) -> Outcome:
