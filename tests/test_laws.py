@@ -20,7 +20,7 @@ from tests.structure.source import program
 
 ROOT = Path(__file__).resolve().parent.parent / "hvtx"
 # Where the wall clock is read: for people, in the history and in what is asked of it.
-CLOCKS = {"store/history.py", "engine/show.py"}
+CLOCKS = {"store/history.py", "engine/show_history.py"}
 ORDERED = {
     "ifindex",
     "handle",
