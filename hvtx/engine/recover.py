@@ -65,7 +65,7 @@ def recover(
     if any(network.firewall == "iptables" for network in scope.networks.values()):
         from hvtx.engine import passes
 
-        passes.settle(runtime)
+        passes.settle(runtime, all_networks(runtime))  # read again: networks were rebuilt
     return Recovery(tuple(done.items), tuple(rebuilt), tuple(started), tuple(failed))
 
 

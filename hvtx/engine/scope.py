@@ -43,6 +43,9 @@ def _read_vm(sql: Any, name: str) -> _Record:
 
 
 def _networks_of(sql: Any, life: Life, networks: Mapping[str, Network]) -> NetworkScope:
+    if any(network.firewall == "iptables" for network in networks.values()):
+        # what leads to their chains depends on all networks: hvtx.engine.passes
+        return _all_networks(sql, life, networks)
     return NetworkScope(life.id, networks, records.resources_of_networks(sql, networks))
 
 
@@ -96,19 +99,20 @@ def networks_now(runtime: Runtime, networks: Iterable[Network]) -> NetworkScope:
 def all_networks(runtime: Runtime, only: Collection[str] | None = None) -> NetworkScope:
     """All networks that are on record, and what interrupted operations may have left of them.
 
-    ``only``: no more of the networks than these (by id), as far as they are on record.
+    ``only``: ``networks`` are no more than these (by id), as far as they are on record.
     """
     with runtime.reading() as sql:
-        networks = {
-            network.id: network
-            for network in records.networks(sql)
-            if only is None or network.id in only
-        }
-        return NetworkScope(
-            runtime.life.id,
-            networks,
-            records.resources_of_networks(sql),
-            records.provisional_networks(sql),
-            unended=records.has_provisional(sql) or bool(records.operations(sql)),
-            earlier=records.lives(sql).keys() != {runtime.life.id},
-        )
+        return _all_networks(sql, runtime.life, only)
+
+
+def _all_networks(sql: Any, life: Life, only: Collection[str] | None) -> NetworkScope:
+    every = records.networks(sql)
+    return NetworkScope(
+        life.id,
+        {network.id: network for network in every if only is None or network.id in only},
+        records.resources_of_networks(sql),
+        every,
+        records.provisional_networks(sql),
+        unended=records.has_provisional(sql) or bool(records.operations(sql)),
+        earlier=records.lives(sql).keys() != {life.id},
+    )
