@@ -45,7 +45,8 @@ def _read_vm(sql: Any, name: str) -> _Record:
 def _networks_of(sql: Any, life: Life, networks: Mapping[str, Network]) -> NetworkScope:
     if any(network.firewall == "iptables" for network in networks.values()):
         # what leads to their chains depends on all networks: hvtx.engine.passes
-        return _all_networks(sql, life, networks)
+        rows, every = records.resources_of_networks(sql), records.networks(sql)
+        return NetworkScope(life.id, networks, rows, every, records.provisional_networks(sql))
     return NetworkScope(life.id, networks, records.resources_of_networks(sql, networks))
 
 
@@ -89,6 +90,14 @@ def after(scope: VmScope, vm: Vm, rows: Sequence[Resource]) -> VmScope:
     return scope._replace(vm=vm, rows=rows, provisional=False, state=state, liveness=liveness)
 
 
+def bridges_now(runtime: Runtime, networks: Iterable[Network]) -> Mapping[str, Resource]:
+    """The bridges that these networks have now, by the network's id."""
+    known = {network.id: network for network in networks}
+    with runtime.reading() as sql:
+        rows = [row for network in known for row in records.resources_of_network(sql, network)]
+    return NetworkScope(runtime.life.id, known, rows).bridges()
+
+
 def networks_now(runtime: Runtime, networks: Iterable[Network]) -> NetworkScope:
     """What these networks stand on now."""
     known = {network.id: network for network in networks}
@@ -101,18 +110,15 @@ def all_networks(runtime: Runtime, only: Collection[str] | None = None) -> Netwo
 
     ``only``: ``networks`` are no more than these (by id), as far as they are on record.
     """
+    life = runtime.life.id
     with runtime.reading() as sql:
-        return _all_networks(sql, runtime.life, only)
-
-
-def _all_networks(sql: Any, life: Life, only: Collection[str] | None) -> NetworkScope:
-    every = records.networks(sql)
-    return NetworkScope(
-        life.id,
-        {network.id: network for network in every if only is None or network.id in only},
-        records.resources_of_networks(sql),
-        every,
-        records.provisional_networks(sql),
-        unended=records.has_provisional(sql) or bool(records.operations(sql)),
-        earlier=records.lives(sql).keys() != {life.id},
-    )
+        every = records.networks(sql)
+        return NetworkScope(
+            life,
+            {network.id: network for network in every if only is None or network.id in only},
+            records.resources_of_networks(sql),
+            every,
+            records.provisional_networks(sql),
+            unended=records.has_provisional(sql) or bool(records.operations(sql)),
+            earlier=records.lives(sql).keys() != {life},
+        )

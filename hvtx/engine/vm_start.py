@@ -184,7 +184,7 @@ def _free_for_start(runtime: Runtime, name: str) -> tuple[VmScope, NetworkScope]
             f"VM {name!r} was made by an interrupted `vm run`, which is undone now",
             hint=f"run it again: hvtx vm run {name}, with all that it was given",
         )
-    return start_scope(runtime, name)
+    return start_scope(runtime, name)  # read anew: the plan closed rows of it
 
 
 def _not_released(runtime: Runtime, vm: Vm, kept: Sequence[Resource], plan: Plan) -> Conflict:

@@ -13,13 +13,14 @@ from hvtx.planner.states import VmState
 class NetworkScope(NamedTuple):
     """Networks with the rows that they stand on: one VM's, or all that there are.
 
-    ``every`` and what follows are known only where all were read.
+    ``every`` and ``provisional`` are known where all were read, and where one of these has the
+    iptables backend; what follows only where all were.
     """
 
     life: int  # the life of the host (its id) that is now
     networks: Mapping[str, Network]  # by id
     rows: Sequence[Resource]  # live: of these networks themselves and of the installation
-    every: Sequence[Network] = ()  # all networks, where all of them were read, with their rows
+    every: Sequence[Network] = ()  # all networks; then ``rows`` are those of all, too
     provisional: Mapping[str, int] = {}  # networks that an operation is making or removing; which
     unended: bool = False  # in the whole store: an operation, or what one is making
     earlier: bool = False  # whether the store knows another life of the host than this one
