@@ -53,7 +53,7 @@ def _networks_of(sql: Any, life: Life, networks: Mapping[str, Network]) -> Netwo
 def vm_scope(runtime: Runtime, name: str) -> VmScope:
     """A VM whose lock is held; raises NotFound."""
     record = runtime.read(_read_vm, name)
-    return _scope(runtime, record, judge(runtime, record.vm, record.moment))
+    return _scope(runtime.life, record, judge(runtime, record.vm, record.moment))
 
 
 def start_scope(runtime: Runtime, name: str) -> tuple[VmScope, NetworkScope]:
@@ -61,20 +61,18 @@ def start_scope(runtime: Runtime, name: str) -> tuple[VmScope, NetworkScope]:
     with runtime.reading() as sql:
         record = _read_vm(sql, name)
         networks = _networks_of(sql, runtime.life, record.networks)
-    return _scope(runtime, record, judge(runtime, record.vm, record.moment)), networks
+    return _scope(runtime.life, record, judge(runtime, record.vm, record.moment)), networks
 
 
 def shown_scope(runtime: Runtime, name: str) -> VmScope:
     """A VM whose lock is not held, for who only tells of it; raises NotFound."""
     record = runtime.read(_read_vm, name)
-    return _scope(runtime, record, state_of(runtime, record.vm, record.moment))
+    return _scope(runtime.life, record, state_of(runtime, record.vm, record.moment))
 
 
-def _scope(runtime: Runtime, record: _Record, judged: Any) -> VmScope:
+def _scope(life: Life, record: _Record, judged: Any) -> VmScope:
     state, liveness, rows = judged
-    return VmScope(
-        runtime.life, record.vm, rows, record.networks, record.provisional, state, liveness
-    )
+    return VmScope(life, record.vm, rows, record.networks, record.provisional, state, liveness)
 
 
 def after(scope: VmScope, vm: Vm, rows: Sequence[Resource]) -> VmScope:
