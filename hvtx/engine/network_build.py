@@ -202,7 +202,7 @@ def ensure_networks(
     if settle and any(network.firewall == "iptables" for network in scope.networks.values()):
         from hvtx.engine import passes
 
-        passes.settle(runtime)
+        passes.settle(runtime, scope)
     return scope
 
 

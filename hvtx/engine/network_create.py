@@ -89,11 +89,11 @@ def _create(runtime: Runtime, wish: NetworkWish, scope: NetworkScope) -> Network
     _check_free(scope, wish)
     _warn_of_public(wish.subnets)
     network = _describe(runtime, wish)
-    build_network(runtime, network, scope, "network-create", new=True)
+    rows = build_network(runtime, network, scope, "network-create", new=True)
     if network.firewall == "iptables":
         from hvtx.engine import passes
 
-        passes.settle(runtime, locked=True)
+        passes.settle(runtime, scope.with_network(network, rows), locked=True)
     return network
 
 

@@ -53,7 +53,7 @@ def recover(
     failed = [(f"{i.kind} {i.key}", i.message) for i in failed_items(done)]
     rebuilt: list[str] = []
     started: list[str] = []
-    scope = all_networks(runtime)  # read once, now that the plan is carried out
+    scope = all_networks(runtime)  # now that the plan is carried out
     if not runtime.life.recovered:
         rebuilt, problems = _rebuild(runtime, scope)
         failed += problems
@@ -62,10 +62,11 @@ def recover(
         with runtime.store.transaction() as sql:
             records.set_recovered(sql, runtime.life.id, history.now())
         runtime.life = runtime.life._replace(recovered=True)
+        scope = all_networks(runtime)  # read again: networks were rebuilt
     if any(network.firewall == "iptables" for network in scope.networks.values()):
         from hvtx.engine import passes
 
-        passes.settle(runtime)
+        passes.settle(runtime, scope)
     return Recovery(tuple(done.items), tuple(rebuilt), tuple(started), tuple(failed))
 
 

@@ -52,7 +52,7 @@ def repair(runtime: Runtime, name: str | None = None) -> Repair:
     resolved_networks(runtime, all_networks(runtime))
     networks, vms = _still_there(runtime, name, vms)
     ensure_networks(runtime, networks_now(runtime, networks), "repair", settle=False, resolved=True)
-    passed = passes.settle(runtime, locked=True)
+    passed = passes.settle(runtime, all_networks(runtime), locked=True)
     snapshot = take_snapshot(runtime)
     wanted = {network.id for network in networks}
     live = {vm.id for vm in vms if may_run(snapshot, vm.id)}

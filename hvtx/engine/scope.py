@@ -43,13 +43,17 @@ def _read_vm(sql: Any, name: str) -> _Record:
 
 
 def _networks_of(sql: Any, life: Life, networks: Mapping[str, Network]) -> NetworkScope:
+    if any(network.firewall == "iptables" for network in networks.values()):
+        # what leads to their chains depends on all networks: hvtx.engine.passes
+        rows, every = records.resources_of_networks(sql), records.networks(sql)
+        return NetworkScope(life.id, networks, rows, every, records.provisional_networks(sql))
     return NetworkScope(life.id, networks, records.resources_of_networks(sql, networks))
 
 
 def vm_scope(runtime: Runtime, name: str) -> VmScope:
     """A VM whose lock is held; raises NotFound."""
     record = runtime.read(_read_vm, name)
-    return _scope(runtime, record, judge(runtime, record.vm, record.moment))
+    return _scope(runtime.life, record, judge(runtime, record.vm, record.moment))
 
 
 def start_scope(runtime: Runtime, name: str) -> tuple[VmScope, NetworkScope]:
@@ -57,20 +61,18 @@ def start_scope(runtime: Runtime, name: str) -> tuple[VmScope, NetworkScope]:
     with runtime.reading() as sql:
         record = _read_vm(sql, name)
         networks = _networks_of(sql, runtime.life, record.networks)
-    return _scope(runtime, record, judge(runtime, record.vm, record.moment)), networks
+    return _scope(runtime.life, record, judge(runtime, record.vm, record.moment)), networks
 
 
 def shown_scope(runtime: Runtime, name: str) -> VmScope:
     """A VM whose lock is not held, for who only tells of it; raises NotFound."""
     record = runtime.read(_read_vm, name)
-    return _scope(runtime, record, state_of(runtime, record.vm, record.moment))
+    return _scope(runtime.life, record, state_of(runtime, record.vm, record.moment))
 
 
-def _scope(runtime: Runtime, record: _Record, judged: Any) -> VmScope:
+def _scope(life: Life, record: _Record, judged: Any) -> VmScope:
     state, liveness, rows = judged
-    return VmScope(
-        runtime.life, record.vm, rows, record.networks, record.provisional, state, liveness
-    )
+    return VmScope(life, record.vm, rows, record.networks, record.provisional, state, liveness)
 
 
 def after(scope: VmScope, vm: Vm, rows: Sequence[Resource]) -> VmScope:
@@ -86,6 +88,14 @@ def after(scope: VmScope, vm: Vm, rows: Sequence[Resource]) -> VmScope:
     return scope._replace(vm=vm, rows=rows, provisional=False, state=state, liveness=liveness)
 
 
+def bridges_now(runtime: Runtime, networks: Iterable[Network]) -> Mapping[str, Resource]:
+    """The bridges that these networks have now, by the network's id."""
+    known = {network.id: network for network in networks}
+    with runtime.reading() as sql:
+        rows = [row for network in known for row in records.resources_of_network(sql, network)]
+    return NetworkScope(runtime.life.id, known, rows).bridges()
+
+
 def networks_now(runtime: Runtime, networks: Iterable[Network]) -> NetworkScope:
     """What these networks stand on now."""
     known = {network.id: network for network in networks}
@@ -96,19 +106,17 @@ def networks_now(runtime: Runtime, networks: Iterable[Network]) -> NetworkScope:
 def all_networks(runtime: Runtime, only: Collection[str] | None = None) -> NetworkScope:
     """All networks that are on record, and what interrupted operations may have left of them.
 
-    ``only``: no more of the networks than these (by id), as far as they are on record.
+    ``only``: ``networks`` are no more than these (by id), as far as they are on record.
     """
+    life = runtime.life.id
     with runtime.reading() as sql:
-        networks = {
-            network.id: network
-            for network in records.networks(sql)
-            if only is None or network.id in only
-        }
+        every = records.networks(sql)
         return NetworkScope(
-            runtime.life.id,
-            networks,
+            life,
+            {network.id: network for network in every if only is None or network.id in only},
             records.resources_of_networks(sql),
+            every,
             records.provisional_networks(sql),
             unended=records.has_provisional(sql) or bool(records.operations(sql)),
-            earlier=records.lives(sql).keys() != {runtime.life.id},
+            earlier=records.lives(sql).keys() != {life},
         )

@@ -20,7 +20,7 @@ from hvtx.engine.scope import after, networks_now, start_scope, vm_scope
 from hvtx.engine.transaction import Operation, begin
 from hvtx.engine.vm_launch import Means, bring_up, refuse_diverted_vm
 from hvtx.engine.vm_paths import log_path, run_directory
-from hvtx.engine.vm_state import state_of
+from hvtx.engine.vm_state import is_starting
 from hvtx.engine.vm_stop import stop_scope
 from hvtx.errors import Conflict, NotFound, PartialFailure
 from hvtx.host.flows import flow_limit
@@ -72,8 +72,7 @@ def _lock_for_start(runtime: Runtime, name: str) -> None:
     """Hold the VM; one that another command is starting is refused at once: it will be up."""
     if runtime.try_lock("vm", name):
         return
-    vm = runtime.read(records.find_vm, name)  # whoever holds the lock changes it: asked again below
-    if vm is not None and state_of(runtime, vm)[0] is VmState.STARTING:
+    if is_starting(runtime, name):
         raise Conflict(f"VM {name!r} is starting", hint=f"hvtx vm show {name} tells when it is up")
     runtime.lock("vm", name)
 
@@ -185,7 +184,7 @@ def _free_for_start(runtime: Runtime, name: str) -> tuple[VmScope, NetworkScope]
             f"VM {name!r} was made by an interrupted `vm run`, which is undone now",
             hint=f"run it again: hvtx vm run {name}, with all that it was given",
         )
-    return start_scope(runtime, name)
+    return start_scope(runtime, name)  # read anew: the plan closed rows of it
 
 
 def _not_released(runtime: Runtime, vm: Vm, kept: Sequence[Resource], plan: Plan) -> Conflict:

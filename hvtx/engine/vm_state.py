@@ -10,7 +10,7 @@ from hvtx.engine.runtime import Runtime
 from hvtx.model.resource import Resource
 from hvtx.model.vm import Life, Liveness, Vm
 from hvtx.model.vm import Operation as OpenOperation
-from hvtx.planner.states import VmState, judge_vm, vm_state
+from hvtx.planner.states import VmState, judge_vm, state_of_verb, vm_state
 from hvtx.store import records
 
 _LOOKS = 5  # at the record of a VM whose process is dead, while it changes
@@ -82,6 +82,18 @@ def judge(runtime: Runtime, vm: Vm, moment: Moment) -> tuple[VmState, Liveness, 
         lives=moment.lives,
         facts=process_facts(rows),
     )
-    running = runtime.running(operations)
-    verb = next((known.verb for known in operations if running[known.id]), None)
-    return vm_state(rows, verb, liveness), liveness, rows
+    return vm_state(rows, _verb(operations, runtime.running(operations)), liveness), liveness, rows
+
+
+def _verb(operations: Sequence[OpenOperation], running: Mapping[int, bool]) -> str | None:
+    """That of the operation that is running on a VM, of those that have not ended (pure)."""
+    return next((known.verb for known in operations if running[known.id]), None)
+
+
+def is_starting(runtime: Runtime, name: str) -> bool:
+    """Whether a command is starting a VM that is on record; whose lock is not held."""
+    with runtime.reading() as sql:
+        operations = [known for known in records.operations(sql) if known.vm == name]
+        known = records.find_vm(sql, name) is not None
+    verb = _verb(operations, runtime.running(operations))
+    return known and state_of_verb(verb) is VmState.STARTING

@@ -20,7 +20,7 @@ from hvtx.host import failpoint, procfs
 from hvtx.hypervisors import base as hypervisors
 from hvtx.model.plan import Reason
 from hvtx.model.resource import Kind, Resource
-from hvtx.model.vm import Identity, Liveness, Vm
+from hvtx.model.vm import Identity, Life, Liveness, Vm
 from hvtx.planner.scope import VmScope
 from hvtx.planner.states import VmState, identity_of
 from hvtx.store import records
@@ -66,12 +66,13 @@ def stop_scope(
     with begin(runtime, "stop", vm=vm.name) as (_, operation):
         pass
     devices = [row.key for row in rows if row.kind == Kind.TAP]
+    directory = run_directory(runtime.store.run_directory, vm)
     try:
         operation.heed()
         for row in rows:
             identity = identity_of(row) if row.kind == Kind.PROCESS else None
-            if identity is not None and _may_run(runtime, row, identity):
-                _end_process(runtime, vm, identity, timeout=timeout, force=force, tell=tell)
+            if identity is not None and _may_run(scope.life, row, identity):
+                _end_process(vm, identity, directory, timeout=timeout, force=force, tell=tell)
                 end_survivors(operation, row, identity, devices, tell, force=force)
     except Exception:
         # It stays open, as after Ctrl-C: if the VM has ended all the same, `recover` carries the
@@ -98,16 +99,16 @@ def _refuse_external(vm: Vm, liveness: Liveness, rows: Sequence[Resource], *, fo
         )
 
 
-def _may_run(runtime: Runtime, row: Resource, identity: Identity) -> bool:
+def _may_run(life: Life, row: Resource, identity: Identity) -> bool:
     """Whether there can be such a process: not of another boot, nor of a container that ended."""
     here = identity.pidns in (0, procfs.pid_namespace())
-    return identity.boot_id == runtime.boot_id and (here or row.life == runtime.life.id)
+    return identity.boot_id == life.boot_id and (here or row.life == life.id)
 
 
 def _end_process(
-    runtime: Runtime,
     vm: Vm,
     identity: Identity,
+    directory: str,
     *,
     timeout: float,
     force: bool,
@@ -121,7 +122,7 @@ def _end_process(
         return
     stop.stop(
         identity,
-        directory=run_directory(runtime.store.run_directory, vm),
+        directory=directory,
         power_down=hypervisors.TRAITS[vm.hypervisor].power_down,
         timeout=timeout,
         force=force,

@@ -13,12 +13,14 @@ from hvtx.planner.states import VmState
 class NetworkScope(NamedTuple):
     """Networks with the rows that they stand on: one VM's, or all that there are.
 
-    ``provisional`` and what follows are known only where all were read.
+    ``every`` and ``provisional`` are known where all were read, and where one of these has the
+    iptables backend; what follows only where all were.
     """
 
     life: int  # the life of the host (its id) that is now
     networks: Mapping[str, Network]  # by id
     rows: Sequence[Resource]  # live: of these networks themselves and of the installation
+    every: Sequence[Network] = ()  # all networks; then ``rows`` are those of all, too
     provisional: Mapping[str, int] = {}  # networks that an operation is making or removing; which
     unended: bool = False  # in the whole store: an operation, or what one is making
     earlier: bool = False  # whether the store knows another life of the host than this one
@@ -60,6 +62,13 @@ class NetworkScope(NamedTuple):
     def of(self, network: Network) -> NetworkScope:
         """The scope with this network alone."""
         return self._replace(networks={network.id: network})
+
+    def with_network(self, network: Network, rows: Iterable[Resource]) -> NetworkScope:
+        """The scope after an operation that made a network, with these rows."""
+        scope = self._replace(
+            networks={**self.networks, network.id: network}, every=[*self.every, network]
+        )
+        return scope.with_rows(rows)
 
     def with_rows(self, rows: Iterable[Resource]) -> NetworkScope:
         """The scope after an operation that committed these rows."""
