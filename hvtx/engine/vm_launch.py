@@ -27,7 +27,7 @@ from hvtx.model.vm import Identity, Network, Publish, Vm
 from hvtx.store import records
 
 if TYPE_CHECKING:
-    from hvtx.host.portholder import Held, Holder
+    from hvtx.drivers.portholder import Held, Holder
 
 READY_SECONDS = 10.0
 

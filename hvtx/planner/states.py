@@ -37,7 +37,7 @@ def identity_of(row: Resource) -> Identity | None:
 
 
 def holder_of(row: Resource) -> Identity | None:
-    """Who holds a published port (:mod:`hvtx.host.portholder`); None if nobody ever did."""
+    """Who holds a published port (:mod:`hvtx.drivers.portholder`); None if nobody ever did."""
     return _identity(row.observed.get(HOLDER) or {}) if row.kind == Kind.PUBLISH else None
 
 
