@@ -29,7 +29,7 @@ from hvtx.planner.start import ports_of
 from hvtx.store import records
 
 if TYPE_CHECKING:
-    from hvtx.host.portholder import Held, Holder
+    from hvtx.drivers.portholder import Held, Holder
 
 READY_SECONDS = 10.0
 

@@ -36,8 +36,8 @@ from hvtx.store import intents, records
 from hvtx.store.history import Event
 
 if TYPE_CHECKING:
+    from hvtx.drivers.portholder import Held
     from hvtx.engine.vm_options import VmWish
-    from hvtx.host.portholder import Held
     from hvtx.model.plan import Plan
 
 

@@ -43,7 +43,7 @@ def identity_of(row: Resource) -> Identity | None:
 
 
 def holder_of(row: Resource) -> Identity | None:
-    """Who holds a published port (:mod:`hvtx.host.portholder`); None if nobody ever did."""
+    """Who holds a published port (:mod:`hvtx.drivers.portholder`); None if nobody ever did."""
     return _identity(holder_observed(row)) if row.kind == Kind.PUBLISH else None
 
 

@@ -315,7 +315,7 @@ class FakeGate(gates.Gate):
 
 
 class FakeHeld:
-    """``hvtx.host.portholder.Held``."""
+    """``hvtx.drivers.portholder.Held``."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -336,7 +336,7 @@ class FakeHeld:
 
 
 class FakeHolder:
-    """``hvtx.host.portholder.Holder``."""
+    """``hvtx.drivers.portholder.Holder``."""
 
     def __init__(self, kernel: Kernel, held: FakeHeld, vm: Identity | None) -> None:
         ports = tuple((port.protocol, port.host_port) for port in held.ports)
@@ -475,10 +475,10 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.engine.neighbours.refuse_taken_port": refuse_taken_port,
         "hvtx.host.translating.may_translate": lambda: False,
         "hvtx.engine.translations.may_translate": lambda: False,
-        "hvtx.host.portholder.Held": lambda: FakeHeld(kernel),
-        "hvtx.host.portholder.hold": hold,
-        "hvtx.host.portholder.spawn": lambda held, vm, words: FakeHolder(kernel, held, vm),
-        "hvtx.host.portholder.end": end_holder,
-        "hvtx.host.portholder.ended": lambda identity: kernel.find(identity) is None,
+        "hvtx.drivers.portholder.Held": lambda: FakeHeld(kernel),
+        "hvtx.drivers.portholder.hold": hold,
+        "hvtx.drivers.portholder.spawn": lambda held, vm, words: FakeHolder(kernel, held, vm),
+        "hvtx.drivers.portholder.end": end_holder,
+        "hvtx.drivers.portholder.ended": lambda identity: kernel.find(identity) is None,
         "pyroute2.IPRoute": lambda: FakeRoute(kernel),
     }

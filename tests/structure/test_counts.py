@@ -33,7 +33,7 @@ SEEN: list[tuple[Callable[[Module], Counts], str, str, int]] = [
     (counts.command_arrows, "engine/vm_start.py", "from hvtx.engine import collect, show", 2),
     (counts.command_arrows, "engine/vm_start.py", "from hvtx.engine import notice, vm_start", 0),
     (counts.host_changes, "engine/a.py", "self._links.change(1); conntrack.flush(a)", 2),
-    (counts.host_changes, "engine/a.py", "conntrack.flush_ports(a); portholder.hold(a)", 2),
+    (counts.host_changes, "engine/a.py", "conntrack.flush_ports(a); links.rename(a)", 2),
     (counts.host_changes, "engine/a.py", "links.all(); os.rename(a, b); file.flush()", 0),
     (counts.host_changes, "drivers/a.py", "links.change(1)", 0),
     (counts.driver_calls, "engine/a.py", "runtime.driver(x).create(r); firewall.release(r)", 2),
