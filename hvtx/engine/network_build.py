@@ -123,9 +123,7 @@ def build_network(
             network,
             ifindex=provision.device_index(os.urandom(4)),
             bridge_mark="",
-            bases=provision.missing_bases(
-                network.firewall, [firewall_spec(row) for row in scope.bases()]
-            ),
+            bases=provision.missing_bases(network.firewall, map(firewall_spec, scope.bases())),
             settings=settings,
             flows=flow_limit(),
         )
@@ -142,9 +140,7 @@ def build_network(
         # last, since settings stay on
         observed |= effects.create(operation, [row for row in rows if row.kind == Kind.SYSCTL])
         operation.commit(
-            rows,
-            observed,
-            then=lambda sql: records.set_network_confirmed(sql, network.id),
+            rows, observed, then=lambda sql: records.set_network_confirmed(sql, network.id)
         )
     except (Exception, KeyboardInterrupt) as problem:
         if not operation.committed:
