@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hvtx.engine import heuristic
+from hvtx.engine import gc_plan
 from hvtx.engine.backup import Copied, Restored
 from hvtx.engine.finding import Finding
 from hvtx.engine.imported import Adopted, Import, imported_thing, imported_vm, unread_file
@@ -19,12 +19,11 @@ from hvtx.engine.runtime import Runtime, Settings
 from hvtx.engine.state_files import Unread
 from hvtx.engine.systemd import Entry, Outcome
 from hvtx.engine.units import Unit
-from hvtx.model.plan import Action, Item, Reason
+from hvtx.model.plan import Action, Ground, Item, Plan, Reason
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.vm import Interface, Life, Liveness, Publish, Vm
 from hvtx.planner.adoption import TOOL, Claim, Verdict, Why
 from hvtx.planner.adoption import Finding as Found
-from hvtx.planner.heuristic import Ground, Guess
 from hvtx.planner.subjects import Subject
 from hvtx.store import history, intents, leases, records
 from tests.store.shelf import NOW, Shelf, add_network, enter, network, vm
@@ -146,12 +145,20 @@ REPAIR = Repair(
         Failed(Kind.TAP, "hvt-web-0", "still", "it is gone"),
     ),
 )
-GUESSES = heuristic.Report(
-    (
-        Guess(Action.DELETE, Ground.NAME, "tap", "tap-old", ("nobody holds it",), "a guess", "ip tuntap"),
-        Guess(Action.SKIP, Reason.FOREIGN, "rule", "-A FORWARD", (), "not ours"),
+GUESSES = gc_plan.Report(
+    Plan(
+        (
+            Item(
+                Action.DELETE, Ground.NAME, "tap", "tap-old", vm=None, row=0, state=None,
+                evidence=("nobody holds it",), message="a guess", restore="ip tuntap",
+            ),
+            Item(
+                Action.SKIP, Reason.FOREIGN, "rule", "-A FORWARD", vm=None, row=0, state=None,
+                evidence=(), message="not ours",
+            ),
+        )
     ),
-    False, None, "boot-a", 7, NOW,
+    False, None, "boot-a", 7, NOW, heuristic=True,
 )  # fmt: skip
 
 SUBJECTS = (
