@@ -8,6 +8,7 @@ import pytest
 
 from hvtx.host import conntrack, ctmessages
 from hvtx.host.ctmessages import Door
+from hvtx.host.inet import packed
 from hvtx.model.vm import Publish
 from integration import lab
 
@@ -82,16 +83,16 @@ def test_the_filter_is_the_kernels_own_work() -> None:
                 flow.name
                 for flow in map(ctmessages.parse, channel.dump(conntrack._GET, HEAD4 + question))
             }
-            for question in ctmessages.filters(conntrack._pack(GUEST4))
+            for question in ctmessages.filters(packed(GUEST4))
         ]
         everything = [ctmessages.parse(body) for body in channel.dump(conntrack._GET, HEAD4)]
     finally:
         channel.close()
-    packed = conntrack._pack(GUEST4)
+    guest = packed(GUEST4)
     for answer, end in zip(
         answers, ("source", "destination", "reply_source", "reply_destination"), strict=True
     ):
-        assert answer == {flow.name for flow in everything if getattr(flow, end) == packed}
+        assert answer == {flow.name for flow in everything if getattr(flow, end) == guest}
         assert 0 < len(answer) < len(everything)
 
 

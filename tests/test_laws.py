@@ -231,9 +231,8 @@ _PLAIN_METHODS = frozenset(
 )  # fmt: skip
 # Calls that ask no netlink either, each looked at: files, QMP, ptrace, legacy tables, standard output.
 _PLAIN_CALLS = {
-    "hvtx/cli/main.py": {
-        "root.main"
-    },  # a reader of standard output has gone; nothing else is EPIPE
+    # a reader of standard output has gone, and nothing else is EPIPE; and a constant's own letters
+    "hvtx/cli/main.py": {"root.main", "PROGRAM.upper"},
     "hvtx/drivers/vm_process/stop.py": {"ask", "ending.tell"},
     "hvtx/engine/lost.py": {"file.any_held"},
     "hvtx/engine/privileges.py": {"tun.open_device"},

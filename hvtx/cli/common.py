@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from functools import wraps
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
@@ -26,10 +27,15 @@ as_json: Callable[[Any], Any] = click.option(
 )
 
 
-def _names(ctx: click.Context, begun: str, *kinds: str) -> list[str]:
-    """Names on record for a shell; none where there is no store, or none that may be read."""
+def _show() -> ModuleType:
     from hvtx.engine import show
 
+    return show
+
+
+def _names(ctx: click.Context, begun: str, *kinds: str) -> list[str]:
+    """Names on record for a shell; none where there is no store, or none that may be read."""
+    show = _show()
     root = ctx.find_root()
     root.obj = root.obj or dict(root.params)  # the root command itself is not run for this
     with suppress(HvtxError, OSError), opened(ctx, writable=False) as runtime:
@@ -40,8 +46,7 @@ def _names(ctx: click.Context, begun: str, *kinds: str) -> list[str]:
 
 def _objects(ctx: click.Context, begun: str) -> list[str]:
     """Devices of the host, and what is on record for whoever may read the store."""
-    from hvtx.engine import show
-
+    show = _show()
     root = ctx.find_root()
     root.obj = root.obj or dict(root.params)
     found = set(complete_device(ctx, click.Argument(["object"]), ""))
@@ -72,9 +77,7 @@ def complete_object(ctx: click.Context, param: click.Parameter, incomplete: str)
 
 def complete_device(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Devices of this host for a shell's completion."""
-    with suppress(OSError):
-        return sorted(name for name in os.listdir("/sys/class/net") if name.startswith(incomplete))
-    return []
+    return [name for name in _show().devices() if name.startswith(incomplete)]
 
 
 def complete_file(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from hvtx import documents
 from hvtx.cli import render
+from hvtx.model.address import with_port
 
 if TYPE_CHECKING:
     from hvtx.engine.runtime import Runtime
@@ -55,9 +56,7 @@ def addresses_of(interface: ShownInterface) -> list[str]:
 
 def _host(port: Publish) -> str:
     """A published port as the host has it, with the one address that it is bound to, if it is."""
-    address = port.host_ip or ""
-    head = f"[{address}]:" if ":" in address else f"{address}:" if address else ""
-    return f"{head}{port.host_port}"
+    return with_port(port.host_ip, port.host_port)
 
 
 def short_port(port: Publish) -> str:

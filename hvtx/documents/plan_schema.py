@@ -11,9 +11,8 @@ from typing import Any
 from hvtx.engine.saved_plan import SCHEMA
 from hvtx.errors import REFUSALS
 from hvtx.model.meaning import WHEN, action_of
-from hvtx.model.plan import Action, Reason
+from hvtx.model.plan import Action, Ground, Reason
 from hvtx.model.resource import Kind, State
-from hvtx.planner.heuristic import Ground
 
 _OUTCOMES = ("done", "failed", "skipped")
 _STRANGE_KINDS = ("rule", "device")

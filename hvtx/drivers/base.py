@@ -8,10 +8,15 @@ undo (which is computed from the rows, and calls :meth:`Driver.release`) what it
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from hvtx.errors import HostRefused
-from hvtx.model.resource import Entry, Outcome, Resource
+from hvtx.model.resource import Entry, Link, Outcome, Resource
+
+if TYPE_CHECKING:
+    from hvtx.model.ruleset import SeenTable
+    from hvtx.model.stranger import StrangeRule
+    from hvtx.model.traits import Wanted
 
 T = TypeVar("T")
 
@@ -57,8 +62,39 @@ class Driver(Protocol):
         """
 
 
-class DeviceDriver(Driver, Protocol):
+class LinkDriver(Driver, Protocol):
+    """A driver of network devices, which others may change while they stand."""
+
+    def set_traits(self, row: Resource, wanted: Wanted) -> None:
+        """Set a device as it should be, beyond what ``repair`` does. Raises OSError."""
+
+
+class BridgesDriver(LinkDriver, Protocol):
+    """The driver of bridges."""
+
+    def repair(self, row: Resource, *, loopback: bool, guarded: bool) -> bool:
+        """Give a bridge what others changed of it; False if it is another by now.
+
+        ``loopback``: 127.0.0.1 leads to its guests; ``guarded``: it is to have its filter. Raises
+        OSError, HostRefused, NotPermitted.
+        """
+
+
+class DeviceDriver(LinkDriver, Protocol):
     """A driver whose objects can be held, so that nobody takes them before they are removed."""
+
+    def repair(self, row: Resource, *, master: int, guard: Mapping[str, Any] | None) -> bool:
+        """Give a device what others changed of it; False if it is another by now.
+
+        ``master`` is the index of its bridge, ``guard`` what its filters hold the guest to. Raises
+        OSError.
+        """
+
+    def mark(self, planned: Link, mark: str, *, idle: bool) -> Outcome:
+        """Give a device of others its mark, if it is still just what was judged. Raises OSError.
+
+        ``idle``: nobody was seen to hold it.
+        """
 
     def keep_macs(self, resources: Sequence[Resource]) -> None:
         """Set MAC addresses again that something else changed right after the devices were made."""
@@ -95,6 +131,13 @@ class FirewallDriver(Driver, Protocol):
         """
 
 
+class RuleMarker(Protocol):
+    """The driver of firewall rules that others made."""
+
+    def mark(self, rule: StrangeRule, mark: str) -> Outcome:
+        """Give a rule its mark, if it is still exactly what was seen. Never raises."""
+
+
 class CommonDriver(FirewallDriver, Protocol):
     """The backend that every installation has tables of, whatever its networks use."""
 
@@ -103,6 +146,9 @@ class CommonDriver(FirewallDriver, Protocol):
 
     def traces(self) -> dict[str, str]:
         """By installation, what its table says of where its store is (:mod:`hvtx.host.traces`)."""
+
+    def own_tables(self) -> tuple[SeenTable, ...]:
+        """Our tables as they are, whole. Raises Contended, NotPermitted."""
 
     def leave_trace(self) -> None:
         """Say in our own table where our store is now, if there is such a table."""

@@ -19,16 +19,18 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from contextlib import closing
 from typing import Any
 
 from hvtx.drivers.base import Host
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
-from hvtx.host import failpoint
-from hvtx.host.links import EGRESS, Links, silence
+from hvtx.host import failpoint, sysctl
+from hvtx.host.links import Links, named_again, silence
 from hvtx.host.netlink import DumpInterrupted
-from hvtx.host.portfilter import bridge_program
+from hvtx.host.tc import EGRESS
+from hvtx.host.traits import LinkTraits
 from hvtx.host.tun import passing_tap, refusal
+from hvtx.model.address import is_ipv6
 from hvtx.model.resource import (
     BRIDGE_GROUP,
     GONE,
@@ -41,6 +43,8 @@ from hvtx.model.resource import (
     filters_on,
     put_by_others,
 )
+from hvtx.model.traits import Wanted
+from hvtx.rulesets.bridge_filter import bridge_program
 
 _MTU_LIMIT = 65000  # anything between what guests' devices can have and what a bridge can
 
@@ -93,6 +97,30 @@ class BridgeDriver:
                 raise missing from problem
             raise _refused(spec["device"], problem.errno or 0, str(problem.strerror)) from problem
         return {"ifindex": spec["ifindex"], "mac": spec["mac"], "guarded": guarded}
+
+    def repair(self, row: Resource, *, loopback: bool, guarded: bool) -> bool:
+        """Give a bridge what others changed of it; False if it is another by now.
+
+        ``loopback``: 127.0.0.1 leads to its guests; ``guarded``: it is to have its filter. Raises
+        OSError, HostRefused, NotPermitted.
+        """
+        with closing(Links()) as links:
+            seen = named_again(links, bridge_spec(row)["ifindex"], row.mark, row.key)
+            if seen is None:
+                return False
+            restore(row, seen, links, loopback=loopback)
+            if guarded:
+                guard(row, links)
+        return True
+
+    def set_traits(self, row: Resource, wanted: Wanted) -> None:
+        """Set a bridge as it should be, beyond what :meth:`repair` does. Raises OSError."""
+        index = bridge_spec(row)["ifindex"]
+        with closing(LinkTraits()) as traits:
+            traits.set(index, wanted)
+        if wanted.silent:
+            with closing(Links()) as links:
+                links.change(index, quiet6=True)
 
     def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
         """Remove the bridges that carry their mark and nothing of others."""
@@ -171,7 +199,7 @@ def settings(row: Resource, device: str) -> dict[str, str]:
     ``forwarding`` of IPv6 stays: to turn it on drops the default routes of other devices.
     """
     found: dict[str, str] = {}
-    six = [":" in address for address in bridge_spec(row).get("addresses", ())]
+    six = [is_ipv6(address) for address in bridge_spec(row).get("addresses", ())]
     if not all(six):
         found[f"net/ipv4/conf/{device}/forwarding"] = "1"
     if any(six):
@@ -194,8 +222,8 @@ def tune(row: Resource, device: str) -> None:
     """
     for path, value in settings(row, device).items():
         try:
-            if Path("/proc/sys", path).read_text().strip() != value:
-                Path("/proc/sys", path).write_text(value)
+            if sysctl.value(path) != value:
+                sysctl.write(path, value)
         except FileNotFoundError:
             continue
         except OSError as problem:
@@ -215,16 +243,16 @@ def lead_loopback(device: str, *, on: bool) -> None:
 
     A bridge that is gone has nothing to turn off. Raises HostRefused, NotPermitted.
     """
-    path, value = Path("/proc/sys", route_localnet(device)), "1" if on else "0"
+    path, value = route_localnet(device), "1" if on else "0"
     try:
-        if path.read_text().strip() != value:
-            path.write_text(value)
+        if sysctl.value(path) != value:
+            sysctl.write(path, value)
     except FileNotFoundError as problem:
         if on:
             words = f"bridge {device} is gone, so 127.0.0.1 cannot lead to its guests"
             raise HostRefused(words, hint="`hvtx repair` puts networks back") from problem
     except OSError as problem:
-        raise _not_set(route_localnet(device), value, problem) from problem
+        raise _not_set(path, value, problem) from problem
 
 
 def restore(row: Resource, seen: Link, links: Links, *, loopback: bool) -> None:
@@ -270,7 +298,7 @@ def _dependents(row: Resource, seen: Link, links: Links) -> str:
         for link in links.all()
         if seen.ifindex in (link.master, link.lower) and link != seen
     ]
-    addresses, own = links.addresses(), row.spec.get("addresses", ())
+    addresses, own = links.addresses(), row.addresses
     silence(links, seen.ifindex, addresses, own)
     things += put_by_others(seen.ifindex, addresses, own)
     return ", ".join([*things, *filters_on(seen, links.filtered())])

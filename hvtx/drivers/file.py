@@ -24,7 +24,7 @@ from typing import Any
 from hvtx.drivers.base import Host
 from hvtx.errors import HostRefused
 from hvtx.host import capabilities
-from hvtx.host.files import is_there
+from hvtx.host.files import is_there, path_of
 from hvtx.model.resource import GONE, Kind, Outcome, Resource, file_spec
 
 _MARK = "mark"
@@ -207,7 +207,7 @@ def _entered(name: str, place: int | None) -> int:
         me = os.geteuid()
         held = os.open(name, flags | os.O_PATH, dir_fd=place)
         try:
-            seen, itself = os.fstat(held), f"/proc/self/fd/{held}"
+            seen, itself = os.fstat(held), path_of(held)
             if seen.st_uid != me:
                 os.chown(itself, me, -1)
             if seen.st_mode & stat.S_IRWXU != stat.S_IRWXU:

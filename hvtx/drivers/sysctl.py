@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from hvtx.drivers.base import Host
 from hvtx.errors import HostRefused, NotPermitted
+from hvtx.host import sysctl
 from hvtx.model.resource import GONE, Kind, Outcome, Resource, sysctl_spec
 
 
@@ -35,10 +35,7 @@ class SysctlDriver:
 
 def read(path: str) -> str | None:
     """A setting's value (``net/ipv4/ip_forward``); None if this kernel has no such setting."""
-    try:
-        return Path("/proc/sys", path).read_text().strip()
-    except OSError:
-        return None
+    return sysctl.read(path)
 
 
 def has_ipv6() -> bool:
@@ -53,10 +50,9 @@ def can_force() -> bool:
 
 def _write(row: Resource) -> dict[str, Any]:
     spec = sysctl_spec(row)
-    path = Path("/proc/sys", spec["path"])
     try:
-        path.write_text(spec["value"])
-        return {"value": path.read_text().strip()}
+        sysctl.write(spec["path"], spec["value"])
+        return {"value": sysctl.value(spec["path"])}
     except OSError as problem:
         if problem.errno in (errno.EPERM, errno.EACCES, errno.EROFS):
             raise NotPermitted(

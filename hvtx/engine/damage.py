@@ -9,22 +9,23 @@ from typing import Any, NamedTuple
 from hvtx.drivers import bridge
 from hvtx.drivers.bridge import route_localnet
 from hvtx.drivers.sysctl import read as read_setting
+from hvtx.drivers.tap import filters
 from hvtx.engine import holding, own_routes, ownrules
 from hvtx.engine.forwarding import tuned
 from hvtx.engine.loopback import bridges_in_need
 from hvtx.engine.outdated import outdated
 from hvtx.engine.repaired import Failed
 from hvtx.engine.runtime import Runtime
-from hvtx.host import tapseen
 from hvtx.host.links import Links
 from hvtx.host.portowner import Owner
 from hvtx.host.traits import LinkTraits
 from hvtx.model.plan import Snapshot
 from hvtx.model.resource import FIREWALL_KINDS, Kind, Link, Resource, State
 from hvtx.model.ruleset import Difference
+from hvtx.model.traits import Wanted
 from hvtx.model.vm import Liveness
 from hvtx.planner import remedy
-from hvtx.planner.drift import Wanted, drift
+from hvtx.planner.drift import drift
 from hvtx.planner.ownroutes import SOFT
 from hvtx.planner.ownrules import by_row, told
 from hvtx.planner.presence import Presence, index, presence
@@ -245,7 +246,7 @@ def has_guard(row: Resource, rows: Sequence[Resource]) -> bool:
 def _unguarded(row: Resource, rows: Sequence[Resource], links: Links) -> str | None:
     if row.kind != Kind.BRIDGE:
         guard = guard_of(row, rows)
-        return None if guard is None else tapseen.missing(row, links, guard)
+        return None if guard is None else filters.missing(row, links, guard)
     bare = has_guard(row, rows) and bridge.unguarded(row, links)
     words = "its filter, which holds when rules are flushed, was gone or another"
     return words if bare else None

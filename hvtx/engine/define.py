@@ -14,6 +14,7 @@ from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, begin
 from hvtx.engine.vm_options import VmWish
 from hvtx.errors import Conflict, NotFound, advised
+from hvtx.model.address import is_ipv6
 from hvtx.model.resource import Kind
 from hvtx.model.vm import Interface, Network, Publish, Vm
 from hvtx.planner import addressing, provision
@@ -122,7 +123,7 @@ def check_wish(runtime: Runtime, wish: VmWish, *, starts: bool = False) -> set[i
         for name in wish.networks or (DEFAULT,)
     ]
     _check_addresses(runtime, wish, networks)
-    families = {6 if ":" in subnet else 4 for subnet in networks[0].subnets}
+    families = set(networks[0].families)
     refuse_ports(runtime, wish.publish, () if starts else families)
     return families
 
@@ -193,8 +194,8 @@ def _addresses(
     if wish.leases:
         return [four for four, _ in wish.leases], [six for _, six in wish.leases]
     pad = [None] * len(networks)
-    four: list[str | None] = [ip for ip in wish.ips if ":" not in ip]
-    six: list[str | None] = [ip for ip in wish.ips if ":" in ip]
+    four: list[str | None] = [ip for ip in wish.ips if not is_ipv6(ip)]
+    six: list[str | None] = [ip for ip in wish.ips if is_ipv6(ip)]
     return (four + pad)[: len(networks)], (six + pad)[: len(networks)]
 
 

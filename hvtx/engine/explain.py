@@ -19,6 +19,7 @@ from hvtx.errors import HvtxError, NotFound
 from hvtx.host.ports import listening
 from hvtx.model.history import Line
 from hvtx.model.meaning import WHY_NOT_MORE, action_of
+from hvtx.model.place import Place
 from hvtx.model.plan import Action, Item
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.ruleset import Difference
@@ -107,7 +108,7 @@ def _with_its_store(runtime: Runtime, told: Explanation, subject: Subject) -> Ex
     return told._replace(evidence=evidence, why=more.get("why", told.why))
 
 
-def _firewall(runtime: Runtime) -> tuple[tuple[StrangeRule, ...], tuple[str, ...], str]:
+def _firewall(runtime: Runtime) -> tuple[tuple[StrangeRule, ...], tuple[Place, ...], str]:
     """All rules and places; in words if they could not be read, which must not hide a device."""
     source = Strangers(runtime.host)
     try:
@@ -126,7 +127,7 @@ def _of_port(sight: Sight, subject: Subject) -> list[str]:
         return []
     facts = sight.snapshot.vms.get(row.vm or "")
     runs = facts is not None and facts.liveness is not Liveness.DEAD
-    own = not row.spec.get("imported")  # the ports of others' rules are held by nobody
+    own = not row.imported  # the ports of others' rules are held by nobody
     held = holding.shown(row) if runs and own and row.life == sight.snapshot.life.id else []
     return [*held, *(_translated_too(row) if own else ())]
 

@@ -6,7 +6,7 @@ holds, from before it is told to stay. It is ended when the rules of all of thes
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hvtx.errors import Conflict, HvtxError
@@ -60,8 +60,8 @@ def end_all(rows: Iterable[Resource]) -> None:
         portholder.end(identity)
 
 
-def end_gone(outcomes: dict[int, Outcome], rows: Sequence[Resource]) -> None:
-    """The same after a release: a row whose port is still held stays on record, to be tried again.
+def end_gone(outcomes: Mapping[int, Outcome], rows: Sequence[Resource]) -> dict[int, Outcome]:
+    """The same after a release: these rows stay on record, whose port is still held.
 
     Who holds a port of which the rule could not be removed holds on.
     """
@@ -70,16 +70,16 @@ def end_gone(outcomes: dict[int, Outcome], rows: Sequence[Resource]) -> None:
         identity = holder_of(row)
         if identity is not None:
             held.setdefault(identity, []).append(row)
+    kept = {}
     for identity, own in held.items():
         if not all(outcomes[row.id].gone for row in own):
             continue
         why = _not_ended(identity)
         if why is not None:
             words = f"its port is still held by pid {identity.pid}: {why}"
-            outcomes.update(
-                (row.id, Outcome(False, Reason.OBSERVE_FAILED, f"{row.key}: {words}"))
-                for row in own
-            )
+            for row in own:
+                kept[row.id] = Outcome(False, Reason.OBSERVE_FAILED, f"{row.key}: {words}")
+    return kept
 
 
 def _not_ended(identity: Identity) -> str | None:
@@ -111,14 +111,10 @@ def unheld(rows: Iterable[Resource]) -> list[Resource]:
 
 def _may_be_held(port: Publish) -> bool:
     """Whether this process may bind to a port of that number."""
-    from hvtx.host import capabilities
+    from hvtx.host import capabilities, sysctl
 
-    try:
-        with open("/proc/sys/net/ipv4/ip_unprivileged_port_start", encoding="ascii") as setting:
-            first = int(setting.read())
-    except (OSError, ValueError):
-        first = 1024
-    return port.host_port >= first or capabilities.has("CAP_NET_BIND_SERVICE")
+    first = sysctl.read("net/ipv4/ip_unprivileged_port_start")
+    return port.host_port >= int(first or 1024) or capabilities.has("CAP_NET_BIND_SERVICE")
 
 
 def renew(

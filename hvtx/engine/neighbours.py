@@ -116,7 +116,7 @@ def refuse_others_ports(runtime: Runtime, ports: Sequence[Publish]) -> None:
     """Raise Conflict if another installation publishes one of ``ports``; costs one short dump."""
     if not ports or not runtime.others():
         return
-    from hvtx.engine.snapshot import legacy_tables
+    from hvtx.host.xtnames import legacy_tables
     from hvtx.planner.neighbours import published_by_others
 
     for backend in FIREWALLS:

@@ -6,16 +6,17 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from hvtx.engine import privileges
+from hvtx.engine import effects, privileges
 from hvtx.engine.outdated import bring_up_to_date
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, begin
-from hvtx.engine.undo import undo
+from hvtx.engine.undo import take_down, undo
 from hvtx.engine.ways import refuse_diverted, samples
 from hvtx.errors import (
     Conflict,
 )
 from hvtx.host.flows import flow_limit
+from hvtx.model.firewall import firewall_spec
 from hvtx.model.resource import (
     Kind,
     Resource,
@@ -89,10 +90,10 @@ def make(runtime: Runtime, verb: str, wants: Sequence[provision.Want]) -> list[R
     with begin(runtime, verb) as (sql, operation):
         rows = operation.intend(sql, wants)
     try:
-        operation.commit(rows, operation.act(rows))
+        operation.commit(rows, effects.create(operation, rows))
     except (Exception, KeyboardInterrupt) as problem:
         if not operation.committed:
-            undo(operation, rows, problem)
+            undo(operation, rows).tell(problem)
         raise
     return rows
 
@@ -100,7 +101,7 @@ def make(runtime: Runtime, verb: str, wants: Sequence[provision.Want]) -> list[R
 def _missing_bases(runtime: Runtime, network: Network) -> list[str]:
     """What the network stands on and what is not on record in this life."""
     there = [
-        row.spec
+        firewall_spec(row)
         for row in runtime.read(records.resources_of_network, None)
         if row.kind == Kind.FILTER and row.life == runtime.life.id and row.state == State.COMMITTED
     ]
@@ -131,11 +132,11 @@ def build_network(runtime: Runtime, network: Network, verb: str, *, new: bool) -
         rows += intend_network(operation, sql, network, own)
     try:
         bridge = next(row for row in rows if row.kind == Kind.BRIDGE)
-        observed = operation.act([row for row in rows if row.kind != Kind.SYSCTL])
+        observed = effects.create(operation, [row for row in rows if row.kind != Kind.SYSCTL])
         refuse_taken_subnet(network.subnets, bridge.spec["ifindex"])
         refuse_diverted(network, bridge, samples(network))
         # last, since settings stay on
-        observed |= operation.act([row for row in rows if row.kind == Kind.SYSCTL])
+        observed |= effects.create(operation, [row for row in rows if row.kind == Kind.SYSCTL])
         operation.commit(
             rows,
             observed,
@@ -143,7 +144,11 @@ def build_network(runtime: Runtime, network: Network, verb: str, *, new: bool) -
         )
     except (Exception, KeyboardInterrupt) as problem:
         if not operation.committed:
-            undo(operation, rows, problem, forget_network=network.id if new else None)
+            undo(
+                operation,
+                rows,
+                gone=lambda sql: records.remove_network(sql, network.id) if new else None,
+            ).tell(problem)
         raise
     if new:
         forwarding.warn(families, [path for path, _, _ in settings])
@@ -208,8 +213,7 @@ def _close_earlier_lives(runtime: Runtime, networks: Iterable[Network]) -> None:
     if old:
         with begin(runtime, "rebuild") as (_, operation):
             pass
-        operation.forget(old, {row.id: "rebooted" for row in old})
-        operation.end("done")
+        take_down(operation, old, reason="rebooted")
 
 
 def bridge_row(runtime: Runtime, network: Network) -> Resource | None:

@@ -22,6 +22,7 @@ from hvtx.errors import (
     advised,
 )
 from hvtx.host.links import Links
+from hvtx.model.address import family_of, is_ipv6
 from hvtx.model.vm import Network
 from hvtx.planner import provision
 from hvtx.store import records
@@ -51,7 +52,7 @@ def parse_wish(
         parsed = tuple(addressing.parse_subnet(subnet) for subnet in subnets)
     if not parsed:
         raise UsageError("a network needs a --subnet", hint="for instance --subnet 10.77.0.0/24")
-    families = [":" in subnet for subnet in parsed]
+    families = [family_of(subnet) for subnet in parsed]
     if len(parsed) > 2 or len(set(families)) != len(families):
         raise UsageError(
             "a network has at most one IPv4 and one IPv6 subnet",
@@ -59,16 +60,14 @@ def parse_wish(
         )
     if bridge is not None:
         addressing.parse_device(bridge)
-    least = 1280 if any(families) else 576
+    least = 1280 if 6 in families else 576
     most = 65521  # of a TAP device: 65535 less an Ethernet header (tun_net_initialize)
     if not least <= mtu <= most:
         raise UsageError(
             f"--mtu {mtu} is not between {least} and {most}",
             hint="1500 is Ethernet's; IPv6 needs 1280 at least",
         )
-    return NetworkWish(
-        name, tuple(sorted(parsed, key=lambda s: ":" in s)), bridge, mtu, nat, isolate
-    )
+    return NetworkWish(name, tuple(sorted(parsed, key=family_of)), bridge, mtu, nat, isolate)
 
 
 def create_network(runtime: Runtime, wish: NetworkWish) -> Network:
@@ -200,7 +199,7 @@ def _describe(runtime: Runtime, wish: NetworkWish) -> Network:
     from hvtx.planner import addressing
 
     mac = provision.guest_mac(os.urandom(5))
-    six = any(":" in subnet for subnet in wish.subnets)
+    six = any(map(is_ipv6, wish.subnets))
     return Network(
         id=os.urandom(16).hex(),
         name=wish.name,

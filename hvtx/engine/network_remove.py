@@ -9,6 +9,7 @@ from hvtx.engine import privileges
 from hvtx.engine.network_build import resolve_networks
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import begin
+from hvtx.engine.undo import take_down
 from hvtx.errors import (
     Conflict,
     Contended,
@@ -18,6 +19,7 @@ from hvtx.errors import (
 )
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted, forbidden
+from hvtx.model.firewall import firewall_spec
 from hvtx.model.resource import (
     Address,
     Kind,
@@ -60,22 +62,16 @@ def remove_network(runtime: Runtime, name: str) -> None:
     _refuse_dependents(runtime, network, rows)
     with begin(runtime, "network-rm", network=name) as (sql, operation):
         records.set_network_leaving(sql, network.id, operation.id)
-    old = [row for row in rows if row.life != runtime.life.id]
-    if old:
-        operation.forget(old, {row.id: "rebooted" for row in old})
-    here = [row for row in rows if row.life == runtime.life.id]
-    outcomes = operation.release(here, reasons={row.id: "network-rm" for row in here})
-    kept = [(row, outcomes[row.id]) for row in here if not outcomes[row.id].gone]
-    left = [outcome.message for _, outcome in kept]
-
-    def forget(sql: Any) -> None:
-        if not left:
-            records.remove_network(sql, network.id)
-
-    operation.end("partial" if left else "done", then=forget)
-    if left:
+    kept = take_down(
+        operation,
+        rows,
+        reason="network-rm",
+        gone=lambda sql: records.remove_network(sql, network.id),
+    )
+    if kept:
         from hvtx.engine import leftovers
 
+        left = [outcome.message for _, outcome in kept]
         raise PartialFailure(
             f"network {name!r} is not wholly removed: {'; '.join(left)}",
             hint=leftovers.hint(runtime, kept, again=f"hvtx network rm {name}"),
@@ -100,16 +96,16 @@ def _idle_bases(sql: Any, leaving: Network, shared: Sequence[Resource]) -> list[
     staying = [n for n in records.networks(sql) if n.id != leaving.id]
     others = {n.firewall for n in staying}
     families = {
-        6 if ":" in subnet else 4
+        family
         for network in staying
         if network.firewall == "iptables"
-        for subnet in network.subnets
+        for family in network.families
     }
     return [
         row
         for row in shared
-        if (row.spec.get("what") == "base" and provision.idle_base(row.spec, others))
-        or (row.spec.get("what") == "pass" and row.spec["family"] not in families)
+        if (row.role == "base" and provision.idle_base(firewall_spec(row), others))
+        or (row.role == "pass" and firewall_spec(row)["family"] not in families)
     ]
 
 
@@ -119,8 +115,8 @@ def _off_bridge(
     """The commands that take off a bridge what others put on it."""
     from hvtx.planner.leftovers import taken_away
 
-    own = next(link for link in every if link.ifindex == row.spec["ifindex"])
-    return taken_away(own, every, addresses, filtered, row.spec["addresses"])
+    own = next(link for link in every if link.ifindex == row.ifindex)
+    return taken_away(own, every, addresses, filtered, row.addresses)
 
 
 def _refuse_dependents(runtime: Runtime, network: Network, rows: Sequence[Resource]) -> None:
@@ -144,9 +140,9 @@ def _refuse_dependents(runtime: Runtime, network: Network, rows: Sequence[Resour
     for row in rows:
         if row.kind != Kind.BRIDGE or row.life != runtime.life.id:
             continue
-        index = row.spec["ifindex"]
+        index = row.ifindex
         things = [link.name for link in every if index in (link.master, link.lower)]
-        things += put_by_others(index, addresses, row.spec["addresses"])
+        things += put_by_others(index, addresses, row.addresses)
         for link in every:
             things += filters_on(link, filtered) if link.ifindex == index else []
         if things:

@@ -22,7 +22,7 @@ def bring_up_to_date(runtime: Runtime, networks: Sequence[Network]) -> None:
     runtime.lock("all", "networks")
     try:
         for row in _made_otherwise(runtime, networks):  # another command may have been quicker
-            observed = runtime.firewall(row.spec["backend"]).mend([row])
+            observed = runtime.firewall(row.backend).mend([row])
             with runtime.store.transaction() as sql:
                 intents.note(sql, row.id, observed[row.id])
     finally:
@@ -36,7 +36,7 @@ def _made_otherwise(runtime: Runtime, networks: Sequence[Network]) -> list[Resou
         for network in legacy:  # of nftables only tables have rules
             rows += records.resources_of_network(sql, network)
         old = _outdated_of(runtime, rows)
-        if any(row.spec["backend"] == "iptables" for row in old):
+        if any(row.backend == "iptables" for row in old):
             # Where the chains are others, so are the rules of VMs: too many to be looked at always.
             for network in legacy:
                 old += _outdated_of(runtime, records.firewall_rows_of_vms(sql, network))
@@ -49,7 +49,7 @@ def _outdated_of(runtime: Runtime, rows: Sequence[Resource]) -> list[Resource]:
         row
         for row in rows
         if row.kind in FIREWALL_KINDS
-        and not row.spec.get("imported")
+        and not row.imported
         and (row.state, row.life) == here
         and outdated(row)
     ]
@@ -57,5 +57,5 @@ def _outdated_of(runtime: Runtime, rows: Sequence[Resource]) -> list[Resource]:
 
 def outdated(row: Resource) -> bool:
     """Whether an earlier version made a firewall row's objects otherwise."""
-    module = import_module(f"hvtx.drivers.{row.spec['backend']}")
+    module = import_module(f"hvtx.drivers.{row.backend}")
     return bool(module.outdated(row))

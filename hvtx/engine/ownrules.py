@@ -37,7 +37,7 @@ def look(runtime: Runtime) -> list[Difference]:
 def filters_ahead(rows: Sequence[Resource]) -> Iterator[Difference]:
     """Filters of others that decide on our devices before those that hold guests after a flush."""
     from hvtx.host.filters import ahead
-    from hvtx.host.links import EGRESS, INGRESS
+    from hvtx.host.tc import EGRESS, INGRESS
 
     devices = {row.spec["ifindex"]: row for row in rows}
     sides = {i: INGRESS if row.kind == Kind.TAP else EGRESS for i, row in devices.items()}
@@ -54,7 +54,7 @@ def of_others(differences: Sequence[Difference]) -> list[Failed]:
     return [
         Failed(
             "rule",
-            one.place,
+            str(one.place),
             f"it is left alone, since it is somebody else's: {one.mend}",
             missing=one.words,
         )
@@ -64,7 +64,7 @@ def of_others(differences: Sequence[Difference]) -> list[Failed]:
 
 
 def _once(runtime: Runtime) -> list[Difference]:
-    tables = runtime.firewall("nftables").own_tables()  # type: ignore[attr-defined]
+    tables = runtime.nftables().own_tables()
     lines = _lines(runtime)
     carried = {element.comment for table in tables for element in table.elements}
     carried |= {line.mark for line in lines}

@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 
 from hvtx.engine.repaired import Repaired
 from hvtx.engine.runtime import Runtime
+from hvtx.engine.transaction import begin
+from hvtx.engine.undo import take_down
+from hvtx.model.firewall import firewall_spec
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.vm import Network
 from hvtx.planner.provision import Want
@@ -58,7 +61,7 @@ def change(runtime: Runtime) -> Change:
 def _half_made(runtime: Runtime) -> bool:
     """Whether a row was being made or removed, by a command that runs or was interrupted."""
     return any(
-        row.spec.get("what") == WHAT
+        row.role == WHAT
         for row in runtime.read(records.unsettled_resources)
         if row.vm is None and row.network is None
     )
@@ -69,8 +72,7 @@ def rows_of(runtime: Runtime, rows: Sequence[Resource]) -> list[Resource]:
     return [
         row
         for row in rows
-        if row.spec.get("what") == WHAT
-        and (row.state, row.life) == (State.COMMITTED, runtime.life.id)
+        if row.role == WHAT and (row.state, row.life) == (State.COMMITTED, runtime.life.id)
     ]
 
 
@@ -84,7 +86,9 @@ def wants_beside(runtime: Runtime, families: Collection[int], device: str) -> li
     """The same for a way to the world that is thought up, beside rows that are there."""
     there = rows_of(runtime, runtime.read(records.resources_of_network, None))
     return [
-        _want({**row.spec, "uplinks": [device]}) for row in there if row.spec["family"] in families
+        _want({**row.spec, "uplinks": [device]})
+        for row in there
+        if firewall_spec(row)["family"] in families
     ]
 
 
@@ -96,7 +100,7 @@ def _wanted(networks: Sequence[Network], every: Sequence[Network]) -> dict[int, 
     """The specifications of the rows that should be there, by family."""
     from hvtx.drivers.iptables.policy import drops_by_policy
 
-    families = {6 if ":" in subnet else 4 for network in networks for subnet in network.subnets}
+    families = {family for network in networks for family in network.families}
     closed = [family for family in sorted(families) if drops_by_policy(family)]
     if not closed:
         return {}
@@ -132,11 +136,11 @@ def _compare(wanted: dict[int, dict[str, Any]], there: Sequence[Resource]) -> Ch
     make, drop, move, words = [], [], [], []
     fit: dict[int, Resource] = {}
     for row in there:
-        spec = wanted.get(row.spec["family"])
-        if spec is None or row.spec != spec or row.spec["family"] in fit:
+        spec = wanted.get(firewall_spec(row)["family"])
+        if spec is None or row.spec != spec or firewall_spec(row)["family"] in fit:
             drop.append(row)
             continue
-        fit[row.spec["family"]] = row
+        fit[firewall_spec(row)["family"]] = row
         place = place_in_forward(row)
         if place != "last":
             move.append(row)
@@ -146,7 +150,7 @@ def _compare(wanted: dict[int, dict[str, Any]], there: Sequence[Resource]) -> Ch
         if family in fit:
             continue
         make.append(_want(spec))
-        old = next((row.spec for row in drop if row.spec["family"] == family), None)
+        old = next((row.spec for row in drop if firewall_spec(row)["family"] == family), None)
         words.append(_difference(spec, old))
     return Change(tuple(make), tuple(drop), tuple(move), tuple(words))
 
@@ -186,8 +190,6 @@ def settle(runtime: Runtime, *, locked: bool = False) -> list[Repaired]:
 
 
 def _settle(runtime: Runtime, found: Change) -> list[Repaired]:
-    from hvtx.engine.transaction import begin
-
     for row in found.move:
         runtime.firewall(_BACKEND).mend([row])
     if (
@@ -195,9 +197,7 @@ def _settle(runtime: Runtime, found: Change) -> list[Repaired]:
     ):  # before a new one of the same words, which would look like it under another mark
         with begin(runtime, "rebuild") as (_, operation):
             pass
-        outcomes = operation.release(found.drop, reasons={row.id: "replaced" for row in found.drop})
-        whole = all(outcome.gone for outcome in outcomes.values())
-        operation.end("done" if whole else "partial")
+        take_down(operation, found.drop, reason="replaced")
     if found.make:
         _make(runtime, found.make)
     return [Repaired(str(Kind.FILTER), words.partition(": ")[0], words) for words in found.words]

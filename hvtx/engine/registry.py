@@ -1,8 +1,34 @@
-"""Which driver makes what, and where its module is."""
+"""Which driver makes what, where its module is, and the drivers of one run."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from hvtx.drivers.base import (
+    BridgesDriver,
+    CommonDriver,
+    DeviceDriver,
+    Driver,
+    FirewallDriver,
+    Host,
+    RuleMarker,
+)
 from hvtx.model.resource import FIREWALL_KINDS, Resource
+
+if TYPE_CHECKING:  # mypy compares the drivers with what `Drivers.of` says of them
+    from hvtx.drivers.bridge import BridgeDriver
+    from hvtx.drivers.iptables import IptablesDriver
+    from hvtx.drivers.nftables import NftablesDriver
+    from hvtx.drivers.strangers import Strangers
+    from hvtx.drivers.tap import TapDriver
+
+    _BRIDGE: Callable[[Host], BridgesDriver] = BridgeDriver
+    _STRANGERS: Callable[[Host], RuleMarker] = Strangers
+    _TAP: Callable[[Host], DeviceDriver] = TapDriver
+    _NFTABLES: Callable[[Host], CommonDriver] = NftablesDriver
+    _IPTABLES: Callable[[Host], FirewallDriver] = IptablesDriver
 
 DRIVERS = {
     "tap": "hvtx.drivers.tap:TapDriver",
@@ -13,6 +39,7 @@ DRIVERS = {
     "nftables": "hvtx.drivers.nftables:NftablesDriver",
     "iptables": "hvtx.drivers.iptables:IptablesDriver",
 }
+_STRANGERS_AT = "hvtx.drivers.strangers:Strangers"
 FIREWALLS = ("nftables", "iptables")
 
 
@@ -21,3 +48,42 @@ def driver_name(row: Resource) -> str:
     if row.kind in FIREWALL_KINDS:
         return str(row.spec["backend"])
     return row.kind if row.kind in DRIVERS else ""
+
+
+class Drivers:
+    """The drivers of one run: a module is imported when its driver is first asked for."""
+
+    def __init__(self, host: Callable[[], Host]) -> None:
+        """``host`` says where they work, once there is an installation."""
+        self._host = host
+        self._made: dict[str, Any] = {}
+
+    @overload
+    def of(self, name: Literal["tap"]) -> DeviceDriver: ...
+    @overload
+    def of(self, name: Literal["bridge"]) -> BridgesDriver: ...
+    @overload
+    def of(self, name: Literal["nftables"]) -> CommonDriver: ...
+    @overload
+    def of(self, name: Literal["iptables"]) -> FirewallDriver: ...
+    @overload
+    def of(self, name: str) -> Driver: ...
+    def of(self, name: str) -> Driver:
+        """The driver of a kind, or of a firewall backend."""
+        driver: Driver = self._loaded(name, DRIVERS[name])
+        return driver
+
+    def firewall(self, name: str) -> FirewallDriver:
+        """A firewall backend, by its name on record."""
+        return self.of("nftables") if name == "nftables" else self.of("iptables")
+
+    def of_others(self) -> RuleMarker:
+        """The driver of firewall rules that others made."""
+        driver: RuleMarker = self._loaded("strangers", _STRANGERS_AT)
+        return driver
+
+    def _loaded(self, name: str, where: str) -> Any:
+        if name not in self._made:
+            module, _, attribute = where.partition(":")
+            self._made[name] = getattr(import_module(module), attribute)(self._host())
+        return self._made[name]

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 
-from hvtx.drivers import bridge
 from hvtx.drivers.address import remove_link_local
-from hvtx.drivers.bridge import lead_loopback, restore
+from hvtx.drivers.base import BridgesDriver, LinkDriver
+from hvtx.drivers.bridge import lead_loopback
 from hvtx.engine import holding, own_routes
 from hvtx.engine.damage import Damage, guard_of, has_guard, wanted_of
+from hvtx.engine.effects import made_by
 from hvtx.engine.forwarding import ipv6_problem
 from hvtx.engine.loopback import bridges_in_need
 from hvtx.engine.outdated import outdated
 from hvtx.engine.registry import driver_name
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import HvtxError
-from hvtx.host import tapguard
 from hvtx.host.links import Links
 from hvtx.host.traits import LinkTraits
-from hvtx.model.resource import HOLDER, Kind, Link, Resource
+from hvtx.model.address import is_ipv6
+from hvtx.model.resource import HOLDER, Kind, Resource
 from hvtx.store import intents, records
 
 
@@ -38,7 +39,7 @@ def repair_object(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) ->
             own_routes.put_back(row, links)
         return
     if row.kind in (Kind.SYSCTL, Kind.ADDRESS) or (row.kind == Kind.BRIDGE and seen.here is False):
-        runtime.driver(driver_name(row)).create([row])
+        made_by(runtime.driver(driver_name(row)), [row])
         if row.kind == Kind.BRIDGE:
             lead_loopback(row.key, on=_leads_loopback(runtime, row))
         return
@@ -48,67 +49,42 @@ def repair_object(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) ->
             hint=damage.mend,
         )
     assert seen.link is not None
-    links = Links()
-    try:
-        now = links.get(ifindex=seen.link.ifindex)
-        if now is None or now.alias != row.mark:
-            raise HvtxError("it changed while it was looked at", hint="hvtx repair tries again")
-        if now.name != row.key:
-            links.rename(now.ifindex, row.key)
-            now = now._replace(name=row.key)
-        if row.kind == Kind.BRIDGE:
-            _repair_bridge(row, now, rows, links, loopback=_leads_loopback(runtime, row))
-        else:
-            _repair_tap(row, now, rows, links)
-        _set_again(row, rows, links)
-    finally:
-        links.close()
+    driver: LinkDriver
+    if row.kind == Kind.BRIDGE:
+        driver = bridges = runtime.drivers.of("bridge")
+        ours = _repair_bridge(bridges, row, rows, loopback=_leads_loopback(runtime, row))
+    else:
+        driver = devices = runtime.devices()
+        ours = devices.repair(row, master=_master_of(row, rows), guard=guard_of(row, rows))
+    if not ours:
+        raise HvtxError("it changed while it was looked at", hint="hvtx repair tries again")
+    _set_again(driver, row, rows)
 
 
 def _repair_bridge(
-    row: Resource, now: Link, rows: Sequence[Resource], links: Links, *, loopback: bool
-) -> None:
-    if any(":" in a for a in row.spec["addresses"]) and (off := ipv6_problem()):
+    driver: BridgesDriver, row: Resource, rows: Sequence[Resource], *, loopback: bool
+) -> bool:
+    if any(map(is_ipv6, row.addresses)) and (off := ipv6_problem()):
         raise off
-    restore(row, now, links, loopback=loopback)
-    if has_guard(row, rows):
-        bridge.guard(row, links)
+    return driver.repair(row, loopback=loopback, guarded=has_guard(row, rows))
 
 
-def _repair_tap(row: Resource, now: Link, rows: Sequence[Resource], links: Links) -> None:
-    master = next(
+def _master_of(row: Resource, rows: Sequence[Resource]) -> int:
+    """The index of a TAP's bridge, which may have been made anew since."""
+    master: int = next(
         (r.spec["ifindex"] for r in rows if r.kind == Kind.BRIDGE and r.key == row.spec["bridge"]),
         row.spec["master"],
     )
-    guard = guard_of(row, rows)
-    links.change(
-        now.ifindex,
-        master=master,
-        mac=row.spec["mac"],
-        mtu=row.spec["mtu"],
-        up=True,
-        hairpin=True,
-    )
-    if guard is not None:
-        tapguard.put_back(row, links, guard)
+    return master
 
 
-def _set_again(row: Resource, rows: Sequence[Resource], links: Links) -> None:
+def _set_again(driver: LinkDriver, row: Resource, rows: Sequence[Resource]) -> None:
     """Give a device the settings that others changed; link-local addresses of its own go."""
-    index = row.spec["ifindex"]
     with closing(LinkTraits()) as traits:
         wanted = wanted_of(row, rows, traits)
-        if wanted.arp:
-            traits.turn_arp_on(index)
-        if wanted.bridge:
-            traits.set_bridge(index, wanted.bridge)
-        if wanted.port:
-            traits.set_port(index, wanted.port)
-        if wanted.queue:
-            traits.set_queue(index, wanted.queue)
+    driver.set_traits(row, wanted)
     if wanted.silent:
-        links.change(index, quiet6=True)
-        remove_link_local(index, row.spec.get("addresses", ()))
+        remove_link_local(row.spec["ifindex"], row.spec.get("addresses", ()))
 
 
 def hold_again(

@@ -8,31 +8,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
-from importlib import import_module
+from contextlib import AbstractContextManager
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from hvtx.drivers.base import CommonDriver, DeviceDriver, Driver, FirewallDriver, Host
 from hvtx.engine.processes import process_facts, rows_by_vm
-from hvtx.engine.registry import DRIVERS
-from hvtx.errors import NotPermitted, Refused, StoreError
+from hvtx.engine.registry import Drivers
+from hvtx.engine.run_directory import RunDirectory
+from hvtx.errors import NotPermitted, Refused
 from hvtx.host import capabilities, descriptors, openfiles, procfs, traces
-from hvtx.host.files import is_there
 from hvtx.host.locks import LockFile, name_offset
-from hvtx.model.resource import Kind
+from hvtx.model.resource import Kind, Resource
 from hvtx.model.user import AUTO
 from hvtx.model.vm import Identity, Life, Liveness, Operation
 from hvtx.planner.epoch import Epoch, judge_epoch
 from hvtx.planner.states import judge_vm
 from hvtx.store import history, records, trust
 from hvtx.store.database import Store
-from hvtx.store.high_water_mark import make_run_directory
 from hvtx.store.opening import open_store
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Watch = Callable[[int], None]
 Listener = Callable[[Sequence[Mapping[str, Any]]], None]  # entries of the history
+_ACCEPTABLE = ("store-rolled-back", "store-cloned")  # refusals that a person may overrule
 
 
 class Settings(NamedTuple):
@@ -73,19 +72,14 @@ class Runtime:
         if writable:
             _need_privileges()  # before there is a store that only root can open
             descriptors.need(descriptors.TO_END if spends else descriptors.TO_MAKE)
-        self._tap_user = os.geteuid()
-        if settings.tap_user is not None:
-            from hvtx.host.vmuser import user_id
-
-            self._tap_user = user_id("tap_user", settings.tap_user)
+        self._tap_user = _tap_user(settings)
         self._watch = watch
         self.boot_id = procfs.boot_id()
         self.netns = procfs.netns_cookie()
         self.store: Store = self._open()
         self.refused: Refused | None = None
-        self._drivers: dict[str, Driver] = {}
-        self._locks: LockFile | None = None
-        self._operations: LockFile | None = None
+        self.drivers = Drivers(lambda: self.host)
+        self._directory = RunDirectory(lambda: self.store.run_directory)
         self.listener: Listener | None = None  # is told of each operation when it has ended
         self.mine: set[int] = set()  # operations of this run: a lock's owner cannot probe it
         self.life: Life = Life(0, self.boot_id, self.netns, recovered=False)
@@ -121,9 +115,7 @@ class Runtime:
     def close(self) -> None:
         """Give back locks and connections."""
         self.store.close()
-        for file in (self._locks, self._operations):
-            if file is not None:
-                file.close()
+        self._directory.close()
 
     def reading(self) -> AbstractContextManager[Any]:
         """One moment of the store, for what is decided from several things (``Store.reading``)."""
@@ -160,7 +152,7 @@ class Runtime:
                 self.refused = refusal
             known = records.current_life(sql)
         moves = False
-        marker = bool(self.installation) and is_there(self._in_run_directory("marker"))
+        marker = bool(self.installation) and self._directory.is_marked()
         if known and known.boot_id == self.boot_id and known.netns != self.netns and not marker:
             moves = self._old_life_moves(known)
         self.epoch = judge_epoch(
@@ -184,13 +176,10 @@ class Runtime:
         if any(self.running(operations).values()):
             return True
         own = rows_by_vm(rows)
-        for vm, _, hypervisor, _ in vms:
-            if any(row.kind != Kind.LEASE for row in own.get(vm, ())):
-                facts = process_facts(own[vm])
-                verdict, _ = judge_vm(hypervisor, own[vm], life=self.life, lives=lives, facts=facts)
-                if verdict is not Liveness.DEAD:
-                    return True
-        return False
+        return any(
+            _may_live(hypervisor, own.get(vm, []), life=self.life, lives=lives)
+            for vm, _, hypervisor, _ in vms
+        )
 
     def enter(self, *, accept_rollback: bool = False, new_namespace: bool = False) -> None:
         """Make sure that this run may change things, and that its life is on record.
@@ -198,8 +187,7 @@ class Runtime:
         Raises Refused for what only a person may decide.
         """
         assert self.writable
-        acceptable = ("store-rolled-back", "store-cloned")
-        if accept_rollback and self.refused and self.refused.code in acceptable:
+        if accept_rollback and self.refused and self.refused.code in _ACCEPTABLE:
             trust.accept_rollback(self.store)
             self.refused = None
             self._judge()
@@ -213,10 +201,10 @@ class Runtime:
                 self._enter_life(sql)
             self.epoch = Epoch.SAME
         if trust.has_moved(self.store):
-            nftables: CommonDriver = self.driver("nftables")  # type: ignore[assignment]
-            nftables.leave_trace()
+            self.nftables().leave_trace()
         trust.note_place(self.store)
-        self._write_marker()
+        trace = traces.trace_of(self.settings.state_directory)
+        self._directory.mark(f"{self.boot_id} {self.netns}\n{trace}\n".encode())
 
     def _enter_life(self, sql: Any) -> None:
         """Put this life on record, inside a transaction; raises Refused."""
@@ -228,66 +216,17 @@ class Runtime:
             records.set_recovered(sql, self.life.id, now)
             self.life = self.life._replace(recovered=True)
 
-    def _write_marker(self) -> None:
-        path = self._in_run_directory("marker")
-        trace = traces.trace_of(self.settings.state_directory)
-        text = f"{self.boot_id} {self.netns}\n{trace}\n".encode()
-        with suppress(OSError), open(path, "rb", buffering=0) as marker:
-            if marker.read(len(text) + 1) == text:
-                return
-        self._make_run_directory()
-        try:
-            with open(path, "wb", opener=_private) as marker:
-                marker.write(text)
-        except OSError as problem:
-            raise StoreError(
-                f"{path} cannot be written: {problem.strerror}",
-                hint="free some space there, or choose another place with --run-dir",
-            ) from problem
-
-    def _make_run_directory(self) -> None:
-        try:
-            make_run_directory(self.store.run_directory)
-        except OSError as problem:
-            raise StoreError(
-                f"the run directory {self.store.run_directory} cannot be made: {problem.strerror}",
-                hint="choose another place with --run-dir",
-            ) from problem
-
     # -- locks ---------------------------------------------------------------------------------
-
-    def lock_file(self, name: str) -> LockFile:
-        """``names.lock`` (VMs, networks, gc) or ``operations.lock`` in the run directory.
-
-        Raises StoreError.
-        """
-        self._make_run_directory()
-        path = self._in_run_directory(name)
-        try:
-            return LockFile(path)
-        except OSError as problem:
-            raise StoreError(
-                f"{path} cannot be opened: {problem.strerror}",
-                hint="look at the run directory's permissions and space, or choose another place"
-                " with --run-dir",
-            ) from problem
-
-    def _in_run_directory(self, name: str) -> str:
-        return os.path.join(self.store.run_directory, name)
 
     @property
     def names(self) -> LockFile:
         """Locks of VMs and networks by name."""
-        if self._locks is None:
-            self._locks = self.lock_file("names.lock")
-        return self._locks
+        return self._directory.names
 
     @property
     def operations(self) -> LockFile:
         """Locks of operations by id."""
-        if self._operations is None:
-            self._operations = self.lock_file("operations.lock")
-        return self._operations
+        return self._directory.operations
 
     def lock(self, kind: str, name: str, *, shared: bool = False) -> None:
         """Hold a named thing until this run ends; raises Busy.
@@ -310,13 +249,7 @@ class Runtime:
         """Whether some process holds an operation's lock."""
         if operation in self.mine:
             return True
-        path = self._in_run_directory("operations.lock")
-        if self._operations is None:
-            with suppress(FileNotFoundError):  # only this says that it is not there
-                self._operations = LockFile(path, make=False)
-        if self._operations is not None and self._operations.held_elsewhere(operation):
-            return True
-        return self._lost_its_lock(operation, path)
+        return self._directory.holds(operation) or self._lost_its_lock(operation)
 
     def running(self, operations: Sequence[Operation]) -> dict[int, bool]:
         """Whether each of these, which were open a moment ago, runs; if not, it was interrupted.
@@ -328,7 +261,7 @@ class Runtime:
         interrupted = self.read(records.still_open, free) if free else set()
         return {known.id: known.id not in interrupted for known in operations}
 
-    def _lost_its_lock(self, operation: int, path: str) -> bool:
+    def _lost_its_lock(self, operation: int) -> bool:
         """Whether the operation's writer lives, with its lock in a file that is not here any more.
 
         Somebody emptied the run directory under it, or mounted something over it.
@@ -336,36 +269,43 @@ class Runtime:
         writer = self.read(records.writer_of, operation)
         if writer is None or writer.boot_id != self.boot_id:
             return False
-        facts = procfs.look_again(writer)
-        alive = procfs.same(writer, facts) and not facts.ended
-        was = f"/{self.installation}/operations.lock"
-        return alive and openfiles.has_open(writer.pid, was, path)
+        path = self._directory.path("operations.lock")
+        return _has_open(writer, f"/{self.installation}/operations.lock", path)
 
     # -- drivers ---------------------------------------------------------------------------------
 
     def driver(self, name: str) -> Driver:
         """The driver of a kind or of a firewall backend."""
-        if name not in self._drivers:
-            module, _, attribute = DRIVERS[name].partition(":")
-            self._drivers[name] = getattr(import_module(module), attribute)(self.host)
-        return self._drivers[name]
+        return self.drivers.of(name)
 
     def firewall(self, name: str) -> FirewallDriver:
         """A firewall backend."""
-        return self.driver(name)  # type: ignore[return-value]
+        return self.drivers.firewall(name)
+
+    def nftables(self) -> CommonDriver:
+        """The backend that every installation has tables of."""
+        return self.drivers.of("nftables")
 
     def others(self) -> frozenset[str]:
         """Other installations of hvtx on this host."""
-        common: CommonDriver = self.driver("nftables")  # type: ignore[assignment]
-        return common.others()
+        return self.nftables().others()
 
     def devices(self) -> DeviceDriver:
         """The driver of TAP devices."""
-        return self.driver("tap")  # type: ignore[return-value]
+        return self.drivers.of("tap")
 
     def writer(self) -> Identity:
         """Who runs this, as operations record it."""
         return procfs.identify(os.getpid())
+
+
+def _tap_user(settings: Settings) -> int:
+    """The number of the user who may open TAP devices. Raises UsageError."""
+    if settings.tap_user is None:
+        return os.geteuid()
+    from hvtx.host.vmuser import user_id
+
+    return user_id("tap_user", settings.tap_user)
 
 
 def wrong_namespace() -> Refused:
@@ -377,8 +317,22 @@ def wrong_namespace() -> Refused:
     )
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+def _may_live(
+    hypervisor: str, rows: list[Resource], *, life: Life, lives: Mapping[int, Life]
+) -> bool:
+    """Whether the process of a VM that has anything on the host may still be alive."""
+    if all(row.kind == Kind.LEASE for row in rows):
+        return False
+    facts = process_facts(rows)
+    verdict, _ = judge_vm(hypervisor, rows, life=life, lives=lives, facts=facts)
+    return verdict is not Liveness.DEAD
+
+
+def _has_open(writer: Identity, was: str, path: str) -> bool:
+    """Whether a process lives and has a file open that was there, and is another than ``path``."""
+    facts = procfs.look_again(writer)
+    alive = procfs.same(writer, facts) and not facts.ended
+    return alive and openfiles.has_open(writer.pid, was, path)
 
 
 def _need_privileges() -> None:

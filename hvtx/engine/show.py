@@ -11,8 +11,10 @@ from hvtx.engine.runtime import Runtime
 from hvtx.engine.vm_paths import log_path, log_paths, run_directory
 from hvtx.engine.vm_state import Moment, read_moment, state_of
 from hvtx.errors import Conflict, NotFound
+from hvtx.host import devices as host_devices
 from hvtx.host import paths
 from hvtx.hypervisors.base import TRAITS
+from hvtx.model.address import family_of, is_ipv6
 from hvtx.model.guest import NOTES, Guest
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.vm import Interface, Liveness, Network, Publish, Vm
@@ -70,7 +72,7 @@ def read_subnets(sql: Any, vm: Vm | None = None) -> dict[str, list[tuple[str, st
         found: Iterable[Network] = records.networks(sql)
     else:
         found = records.networks_by_id(sql, {i.network for i in vm.interfaces}).values()
-    return {n.id: list(zip(n.subnets, n.gateways, strict=True)) for n in found}
+    return {n.id: list(n.ranges) for n in found}
 
 
 def describe_vm(
@@ -115,9 +117,9 @@ def _shown_interface(
     """An interface, with the prefix length and the gateway of each family that it has."""
     ways: dict[int, tuple[int, str]] = {}
     for subnet, gateway in subnets:
-        family = 6 if ":" in subnet else 4
-        if (interface.ipv6 if family == 6 else interface.ipv4) is not None:
-            ways[family] = (int(subnet.partition("/")[2]), gateway)
+        six = is_ipv6(subnet)
+        if (interface.ipv6 if six else interface.ipv4) is not None:
+            ways[6 if six else 4] = (int(subnet.partition("/")[2]), gateway)
     prefix, gateway4 = ways.get(4, (None, None))
     prefix6, gateway6 = ways.get(6, (None, None))
     return ShownInterface(
@@ -146,8 +148,8 @@ def _notes(vm: Vm) -> list[str]:
         " address is leased to the VM's first interface"
         for interface, port in ports
         if port.host_ip is not None
-        for family in (6 if ":" in port.host_ip else 4,)
-        if not (interface.ipv6 if family == 6 else interface.ipv4)
+        for family in (family_of(port.host_ip),)
+        if not interface.address(family)
     ]
     return notes
 
@@ -244,6 +246,11 @@ def objects(runtime: Runtime) -> list[str]:
     for row in runtime.read(records.resources_of_kind, *kinds):
         found |= {row.key, row.mark} if row.mark else {row.key}
     return sorted(found)
+
+
+def devices() -> list[str]:
+    """The names of all devices of this host, for a shell's completion."""
+    return host_devices.names()
 
 
 def join_console(directory: str, socket: str | None, log: str) -> None:

@@ -30,12 +30,22 @@ from hvtx.engine import privileges
 from hvtx.engine.processes import rows_by_vm
 from hvtx.engine.registry import FIREWALLS
 from hvtx.engine.runtime import Runtime
-from hvtx.errors import Contended, HostRefused, HvtxError, NotPermitted, Refused
+from hvtx.errors import Contended, HvtxError, NotPermitted, Refused
 from hvtx.host import failpoint, openfiles, procfs
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted, forbidden
+from hvtx.host.xtnames import legacy_tables
 from hvtx.model.plan import NetworkFacts, OperationFacts, Snapshot, VmFacts
-from hvtx.model.resource import FIREWALL_KINDS, Address, Entry, Kind, Link, Resource, State
+from hvtx.model.resource import (
+    FIREWALL_KINDS,
+    Address,
+    Entry,
+    Kind,
+    Link,
+    Resource,
+    State,
+    file_spec,
+)
 from hvtx.model.vm import ProcessFacts
 from hvtx.planner import looks
 from hvtx.planner.looks import Again, Before, Record, Seen
@@ -64,7 +74,7 @@ def look(runtime: Runtime, ask: Callable[[Any], T]) -> tuple[Snapshot, T]:
     failpoint.reach("dumped")
     record, answer = _record(runtime, host, ask)
     failpoint.reach("read")
-    if host.unread is not None and any(r.spec.get("backend") == "iptables" for r in record.rows):
+    if host.unread is not None and any(r.backend == "iptables" for r in record.rows):
         raise Refused("cannot-observe", host.unread.message, hint=host.unread.hint)
     underway = {o.id for o in record.operations if before.runs(o.id) and runtime.is_running(o.id)}
     expected = _expected(runtime, [*record.rows, *record.tombstones.values()])
@@ -275,30 +285,6 @@ def _entries(
     return found, unread
 
 
-def legacy_tables() -> bool:
-    """Whether the kernel lists any legacy table (reading one that it does not makes it).
-
-    Raises NotPermitted where the list may not be read, which proves nothing.
-    """
-    for name in ("ip_tables_names", "ip6_tables_names"):
-        try:
-            with open(f"/proc/thread-self/net/{name}", encoding="ascii") as listed:
-                if listed.read(1):
-                    return True
-        except FileNotFoundError:
-            continue  # this kernel has none of the family
-        except PermissionError as problem:
-            raise NotPermitted(
-                f"the list {name} may not be read", hint="run hvtx as root: the list is root's"
-            ) from problem
-        except OSError as problem:
-            raise HostRefused(
-                f"the list {name} could not be read: {problem}",
-                hint="is /proc mounted, and of this namespace?",
-            ) from problem
-    return False
-
-
 def _cannot_observe(what: str) -> Refused:
     return Refused(
         "cannot-observe",
@@ -349,8 +335,8 @@ def _vms(runtime: Runtime, record: Record, facts: Mapping[int, ProcessFacts]) ->
 
 def _expected(runtime: Runtime, rows: Iterable[Resource]) -> dict[int, tuple[Entry, ...]]:
     own = [row for row in rows if row.kind in FIREWALL_KINDS]
-    say = {name: runtime.firewall(name).expected for name in {row.spec["backend"] for row in own}}
-    return {row.id: say[row.spec["backend"]](row) for row in own}
+    say = {name: runtime.firewall(name).expected for name in {row.backend for row in own}}
+    return {row.id: say[row.backend](row) for row in own}
 
 
 def _holders(suspects: set[str], links: Iterable[Link]) -> tuple[dict[str, tuple[str, ...]], bool]:
@@ -372,11 +358,11 @@ def _files(rows: Iterable[Resource], failures: dict[str, str]) -> dict[str, str]
     for row in rows:
         if row.kind == Kind.FILE:
             try:
-                mark = mark_of(row.spec["path"])
+                mark = mark_of(file_spec(row)["path"])
             except OSError as problem:
-                path = row.spec["path"]
+                path = file_spec(row)["path"]
                 failures[path] = f"{path} could not be read: {problem.strerror}"
                 continue
             if mark is not None:
-                found[row.spec["path"]] = mark
+                found[file_spec(row)["path"]] = mark
     return found

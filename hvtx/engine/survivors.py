@@ -12,13 +12,18 @@ from hvtx.store.history import Event
 
 if TYPE_CHECKING:
     from hvtx.drivers.vm_process.stop import Tell
-    from hvtx.engine.transaction import Operation
+    from hvtx.engine.operation import RunningOperation
     from hvtx.model.resource import Resource
     from hvtx.model.vm import Identity
 
 
 def end_survivors(
-    operation: Operation, row: Resource, identity: Identity, tell: Tell | None, *, force: bool
+    operation: RunningOperation,
+    row: Resource,
+    identity: Identity,
+    tell: Tell | None,
+    *,
+    force: bool,
 ) -> None:
     """End other processes of the user that the VM alone runs as; its own process has ended.
 

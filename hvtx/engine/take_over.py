@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hvtx.drivers.strangers import Strangers
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, begin
 from hvtx.errors import HostRefused, HvtxError
 from hvtx.host import failpoint, procfs
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
-from hvtx.model.resource import FIREWALL_KINDS, GONE, Kind, Link, Outcome, Resource, State
+from hvtx.model.address import family_of
+from hvtx.model.resource import FIREWALL_KINDS, Kind, Outcome, Resource, State
 from hvtx.model.vm import Identity, Liveness, Vm
 from hvtx.planner import adoption
 from hvtx.planner.adoption import Finding, Verdict
@@ -56,7 +55,7 @@ def _row_of(item: Finding, known: Iterable[Resource]) -> Resource | None:
         if item.link is not None and row.kind == Kind.TAP and row.key == item.key:
             return row
         if item.rule is not None and row.kind in FIREWALL_KINDS:
-            here = (item.rule.place, adoption.bare_text(item.rule))
+            here = (str(item.rule.place), adoption.bare_text(item.rule))
             same = (row.spec.get("place"), row.spec.get("words")) == here
             if same or row.mark == item.rule.mark:
                 return row
@@ -149,7 +148,7 @@ def _vm(verdict: Verdict) -> Vm:
 def _want(item: Finding, verdict: Verdict) -> Want:
     claim = verdict.claim
     address = claim.ip.partition("/")[0] if claim.ip else None
-    field = "ipv6" if address and ":" in address else "ipv4"
+    field = f"ipv{family_of(address or '')}"
     if item.link is not None:
         link = item.link
         return Want(
@@ -175,7 +174,7 @@ def _want(item: Finding, verdict: Verdict) -> Want:
         {
             "backend": item.rule.backend,
             "what": "imported",
-            "place": item.rule.place,
+            "place": str(item.rule.place),
             "text": item.rule.text,
             "words": item.rule.text,
             "native": item.rule.native,
@@ -218,17 +217,14 @@ def _identity(runtime: Runtime, verdict: Verdict) -> Identity | None:
 def mark_object(runtime: Runtime, item: Finding, mark: str) -> Outcome:
     """Give a device or a rule its mark, if it is still what was seen."""
     if item.rule is not None:
-        return Strangers(runtime.host).mark(item.rule, mark)
+        return runtime.drivers.of_others().mark(item.rule, mark)
     assert item.link is not None
-    links = Links()
     try:
-        return _mark_device(links, item.link, mark, idle=item.idle)
+        return runtime.devices().mark(item.link, mark, idle=item.idle)
     except HvtxError as problem:
         return Outcome(False, problem.code, problem.message)
     except OSError as problem:
         return Outcome(False, "host-refused", f"{item.key}: {problem.strerror}")
-    finally:
-        links.close()
 
 
 def _took_its_mark(runtime: Runtime, item: Finding, mark: str) -> bool | None:
@@ -250,36 +246,3 @@ def _took_its_mark(runtime: Runtime, item: Finding, mark: str) -> bool | None:
         return seen is not None and seen.alias == mark
     except (HvtxError, OSError, DumpInterrupted, ValueError):
         return None
-
-
-def _mark_device(links: Links, planned: Link, mark: str, *, idle: bool) -> Outcome:
-    """Set the alias, if the device is still just what was judged.
-
-    Where nobody was seen to hold it, attaching proves that nobody does: a look at all processes
-    may miss some.
-    """
-    from hvtx.drivers.tap import hold
-
-    if not idle:
-        return _set_alias(links, planned, mark)
-    descriptor = hold(planned, links, lambda held: None)
-    if isinstance(descriptor, Outcome):
-        return descriptor
-    try:
-        return _set_alias(links, planned, mark)
-    finally:
-        os.close(descriptor)
-
-
-def _set_alias(links: Links, planned: Link, mark: str) -> Outcome:
-    seen = links.get(ifindex=planned.ifindex)
-    same = seen is not None and (seen.name, seen.alias, seen.master, seen.kind) == (
-        planned.name, planned.alias, planned.master, planned.kind
-    )  # fmt: skip
-    if not same:
-        return Outcome(False, "contended", f"{planned.name} is no longer what was looked at")
-    links.change(planned.ifindex, alias=mark)
-    marked = links.get(ifindex=planned.ifindex)
-    if marked is None or marked.alias != mark:
-        return Outcome(False, "contended", f"{planned.name} does not keep its mark")
-    return GONE

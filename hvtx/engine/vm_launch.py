@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hvtx.drivers.vm_process import prepare, scope, spawn, stop
 from hvtx.drivers.vm_process.gate import Gate
-from hvtx.engine import holding
+from hvtx.engine import effects, holding
 from hvtx.engine.neighbours import refuse_others_ports
 from hvtx.engine.network_build import bridge_row
 from hvtx.engine.runtime import Runtime
-from hvtx.engine.transaction import Operation, forget_vm
-from hvtx.engine.undo import taking_back, undo
+from hvtx.engine.transaction import Operation
+from hvtx.engine.undo import attempt, undo
 from hvtx.engine.vm_paths import log_path, remove_log, run_directory
+from hvtx.engine.vm_record import forget_vm
 from hvtx.engine.ways import refuse_diverted
 from hvtx.errors import HvtxError, StoreError, UsageError
 from hvtx.host import failpoint, paths
@@ -70,7 +71,7 @@ def bring_up(
     try:
         if new:  # its addresses were not known before
             refuse_diverted_vm(runtime, vm, means.networks)
-        observed = operation.act(rows)
+        observed = effects.create(operation, rows)
         refuse_others_ports(runtime, ports_to_publish(vm))
         gate = holder = None
         try:
@@ -82,7 +83,7 @@ def bring_up(
             if gate is not None or holder is not None:
                 _enter_scope(vm, gate, holder)
                 failpoint.reach("spawned")
-                rows = operation.note(rows, _learnt(rows, observed, means, gate, holder))
+                rows = operation.observe(rows, _learnt(rows, observed, means, gate, holder))
                 failpoint.reach("registered")
             _let_go_on(holder, gate)
         except BaseException:
@@ -192,17 +193,25 @@ def _take_back(
         return  # Ctrl-C came too late
     if isinstance(problem, HvtxError) and problem.code == "commit-unknown":
         return  # it may have been kept: only `recover` may decide, from the record
-    with taking_back(problem):
+
+    def end_process() -> None:
         if identity is not None:
             directory = run_directory(runtime, vm)
             stop.stop(identity, directory=directory, power_down="none", force=True)
-        released = [row for row in rows if row.kind != Kind.LEASE or new]
-        undo(operation, released, problem)
+
+    def forget() -> str:
         left = [r for r in runtime.read(records.resources_of_vm, vm.id) if r.kind != Kind.LEASE]
-        if new and not left:
+        if not left:
             with runtime.store.transaction() as sql:
                 operation.history(sql, [forget_vm(sql, vm.id)])
             remove_log(runtime, vm)
+        return ""
+
+    released = [row for row in rows if row.kind != Kind.LEASE or new]
+    undone = undo(operation, released, before=end_process)
+    undone.tell(problem)
+    if new and not undone.failed:
+        attempt(forget).tell(problem)
 
 
 def render(
@@ -230,11 +239,7 @@ def render(
 
 
 def _port(interface: Any, network: Network, device: str) -> hypervisors.Port:
-    pairs = {
-        ":" in subnet: (subnet, gateway)
-        for subnet, gateway in zip(network.subnets, network.gateways, strict=True)
-    }
-    four, six = pairs.get(False), pairs.get(True)
+    four, six = network.range(4), network.range(6)
     from hvtx.planner import addressing
 
     return hypervisors.Port(

@@ -20,6 +20,7 @@ from hvtx.engine.vm_stop import stop_vm
 from hvtx.errors import Conflict, NotFound, PartialFailure
 from hvtx.host.flows import flow_limit
 from hvtx.hypervisors import base as hypervisors
+from hvtx.model.address import family_of
 from hvtx.model.resource import Kind, Resource, State, only_flows_remain
 from hvtx.model.user import User
 from hvtx.model.vm import Network, Vm
@@ -61,7 +62,7 @@ def _families(vm: Vm) -> set[int]:
     """The families in which a VM's ports are published: those of its first network."""
     first = vm.interfaces[:1]
     addresses = [address for i in first for address in (i.ipv4, i.ipv6) if address]
-    return {6 if ":" in address else 4 for address in addresses}
+    return {family_of(address) for address in addresses}
 
 
 def _let_go_of_ports(runtime: Runtime, vm: Vm) -> None:

@@ -10,8 +10,10 @@ from hvtx.drivers.vm_process.gate import TERM_SECONDS
 from hvtx.engine import privileges
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.survivors import end_survivors
-from hvtx.engine.transaction import Operation, begin, forget_vm
+from hvtx.engine.transaction import Operation, begin
+from hvtx.engine.undo import take_down
 from hvtx.engine.vm_paths import remove_log, run_directory
+from hvtx.engine.vm_record import forget_vm
 from hvtx.engine.vm_state import state_of
 from hvtx.errors import Conflict, PartialFailure
 from hvtx.host import failpoint, procfs
@@ -115,14 +117,7 @@ def _end_process(
 
 def _release_all(runtime: Runtime, operation: Operation, vm: Vm) -> None:
     rows = [row for row in runtime.read(records.resources_of_vm, vm.id) if row.kind != Kind.LEASE]
-    # a run directory on a disk outlives the boot: it is removed, not only forgotten
-    here = [row for row in rows if row.life == runtime.life.id or row.kind == Kind.FILE]
-    old = [row for row in rows if row not in here]
-    if old:
-        operation.forget(old, {row.id: "rebooted" for row in old})
-    outcomes = operation.release(here, reasons={row.id: operation.verb for row in here})
-    kept = [(row, outcomes[row.id]) for row in here if not outcomes[row.id].gone]
-    operation.end("partial" if kept else "done")
+    kept = take_down(operation, rows, reason=operation.verb)
     if kept:
         from hvtx.engine import leftovers
 

@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 from hvtx.errors import HostRefused
 from hvtx.host.ctmessages import SOURCE, Door, Flow, filters, parse
+from hvtx.host.inet import packed
 from hvtx.host.netlink import (
     ACK,
     REQUEST,
@@ -79,7 +80,7 @@ def flush(addresses: Iterable[str], later: ExitStack | None = None) -> int:
     ``later`` that is left to the caller, who may have other such waits to overlap it with.
     0 where the kernel tracks nothing. Raises FlowsRemain.
     """
-    wanted = {_pack(address): address for address in addresses}
+    wanted = {packed(address): address for address in addresses}
     if not wanted:
         return 0
 
@@ -97,14 +98,14 @@ def flush(addresses: Iterable[str], later: ExitStack | None = None) -> int:
         return _on_link(flow.source, flow.destination, prefixes)
 
     few = set(wanted) if len(wanted) <= 2 else None
-    families = {_family(packed) for packed in wanted}
+    families = {_family(raw) for raw in wanted}
     flushing = _Flush(concerns, families, few, later, neighbours)
     flushing.run()
     if flushing.left is None:  # not even a list
         raise FlowsRemain(flushing.problem, frozenset(wanted.values()))
     if flushing.left:
         ends = {end for flow in flushing.left for end in flow[1:5]}
-        left = frozenset(address for packed, address in wanted.items() if packed in ends)
+        left = frozenset(address for raw, address in wanted.items() if raw in ends)
         raise FlowsRemain(flushing.problem, left)
     return flushing.ended
 
@@ -118,8 +119,8 @@ def flush_ports(doors: Iterable[Door]) -> int:
     flows that only pass through to the same port of another machine. Raises FlowsRemain.
     """
     wanted = [
-        (_PROTOCOLS[p.protocol], p.host_port, _pack(p.host_ip) if p.host_ip else b"",
-         {len(packed): packed for packed in map(_pack, guests)}, p.guest_port)
+        (_PROTOCOLS[p.protocol], p.host_port, packed(p.host_ip) if p.host_ip else b"",
+         {len(raw): raw for raw in map(packed, guests)}, p.guest_port)
         for p, guests in doors
     ]  # fmt: skip
     if not wanted or _tracked() == 0:
@@ -148,16 +149,12 @@ def flush_ports(doors: Iterable[Door]) -> int:
     return flushing.ended
 
 
-def _pack(address: str) -> bytes:
-    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+def _family(raw: bytes) -> int:
+    return socket.AF_INET if len(raw) == 4 else socket.AF_INET6
 
 
-def _family(packed: bytes) -> int:
-    return socket.AF_INET if len(packed) == 4 else socket.AF_INET6
-
-
-def _loopback(packed: bytes) -> bool:
-    return len(packed) == 4 and packed[0] == 127
+def _loopback(raw: bytes) -> bool:
+    return len(raw) == 4 and raw[0] == 127
 
 
 def _any_of_family(host: bytes, destination: bytes) -> bool:
@@ -204,14 +201,14 @@ def users(addresses: Iterable[str]) -> dict[str, int]:
 
     It reads the whole table. Raises OSError, DumpInterrupted.
     """
-    wanted = {_pack(address): address for address in addresses}
+    wanted = {packed(address): address for address in addresses}
     found: dict[str, int] = {}
     channel = Channel(_NETFILTER)
     try:
-        for family in sorted({_family(packed) for packed in wanted}):
+        for family in sorted({_family(raw) for raw in wanted}):
             for flow in _flows(channel, family, None):
-                for packed in wanted.keys() & set(flow[1:5]):
-                    found[wanted[packed]] = found.get(wanted[packed], 0) + 1
+                for raw in wanted.keys() & set(flow[1:5]):
+                    found[wanted[raw]] = found.get(wanted[raw], 0) + 1
     finally:
         channel.close()
     return found
@@ -313,8 +310,8 @@ def _flows(channel: Channel, family: int, ends: set[bytes] | None) -> Iterator[F
         bodies = channel.dump(_GET, head)
     else:
         bodies = []
-        for packed in (end for end in ends if _family(end) == family):
-            for question in filters(packed):
+        for raw in (end for end in ends if _family(end) == family):
+            for question in filters(raw):
                 bodies += _asked(channel, head, question)
     for body in bodies:
         if ends is not None and not any(end in body for end in ends):
@@ -358,13 +355,13 @@ def _delete(channel: Channel, flows: Iterable[Flow]) -> tuple[int, KernelError |
 
 
 def _local_addresses() -> frozenset[bytes]:
-    """The packed addresses of this host's interfaces."""
+    """The raw addresses of this host's interfaces."""
     return frozenset(address for address, _ in _own_addresses())
 
 
 @legible
 def _own_addresses() -> list[tuple[bytes, int]]:
-    """The packed addresses of this host's interfaces, with the lengths of their prefixes."""
+    """The raw addresses of this host's interfaces, with the lengths of their prefixes."""
     channel = Channel(_ROUTE)
     try:
         bodies = persistently(lambda: channel.dump(_GET_ADDRESS, bytes(8)))

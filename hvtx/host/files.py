@@ -1,4 +1,4 @@
-"""Files whose absence means something."""
+"""Files whose absence means something, and names of what is open."""
 
 from __future__ import annotations
 
@@ -15,3 +15,8 @@ def is_there(path: str) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
+
+
+def path_of(descriptor: int) -> str:
+    """A name for what a descriptor of this process refers to, whatever happens to its own."""
+    return f"/proc/self/fd/{descriptor}"

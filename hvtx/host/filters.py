@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from contextlib import closing
 from functools import partial
 
-from hvtx.host.links import OWN_PRIORITY
 from hvtx.host.netlink import Channel, legible
 from hvtx.host.retry import persistently
+from hvtx.host.tc import OWN_PRIORITY
 
 _GETFILTER = 46
 _TCMSG = struct.Struct("=BxxxiIII")  # family, ifindex, handle, parent, info
@@ -18,7 +18,7 @@ _TCMSG = struct.Struct("=BxxxiIII")  # family, ifindex, handle, parent, info
 def ahead(sides: Mapping[int, int]) -> list[tuple[int, int]]:
     """Index and preference of filters of others at the side of a link where hvtx's own stands.
 
-    ``sides`` are links.INGRESS or links.EGRESS by index. Raises OSError, DumpInterrupted.
+    ``sides`` are tc.INGRESS or tc.EGRESS by index. Raises OSError, DumpInterrupted.
     """
     found = set()
     with closing(Channel(0)) as channel:

@@ -1,5 +1,7 @@
 """Links and addresses of the network namespace: the few rtnetlink messages of the hot path.
 
+Neighbours are asked for in :mod:`hvtx.host.neigh`, filters in :mod:`hvtx.host.tc`, by one socket.
+
 Constants are those of include/uapi/linux/{rtnetlink,if_link,if_addr}.h. Checked against pyroute2 in
 integration/test_links.py.
 """
@@ -8,15 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import socket
 import struct
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
+from hvtx.host.neigh import NeighbourTable, address_text
 from hvtx.host.netlink import (
     ACK,
-    CREATE,
-    EXCL,
     REQUEST,
     TYPE_MASK,
     Channel,
@@ -30,8 +30,10 @@ from hvtx.host.netlink import (
     text,
     u32,
 )
-from hvtx.host.retry import persistently
+from hvtx.host.retry import persistently, whole_dump
+from hvtx.host.tc import TrafficControl
 from hvtx.host.tun import IFF_MULTI_QUEUE, IFF_NO_PI, IFF_VNET_HDR
+from hvtx.model.address import is_ipv6
 from hvtx.model.resource import Address, Link
 
 NEWLINK, GETLINK, SETLINK, GETADDR = 16, 18, 19, 22
@@ -74,33 +76,13 @@ _WANTED = frozenset(
 _HEADER = struct.Struct("=HH")
 _IFINFO = struct.Struct("=BxHiII")
 _IFADDR = struct.Struct("=BBBBI")
-_TCMSG = struct.Struct("=BxxxiIII")
-_GETQDISC, _NEWQDISC = 38, 36
-_NEWFILTER, _DELFILTER, _GETFILTER = 44, 45, 46
-_TCA_KIND, _TCA_OPTIONS = 1, 2
-_CLSACT, _CLSACT_HANDLE, INGRESS, EGRESS = 0xFFFFFFF1, 0xFFFF0000, 0xFFFFFFF2, 0xFFFFFFF3
-_BPF_OPS_LEN, _BPF_OPS, _BPF_FLAGS, _BPF_ACT_DIRECT = 4, 5, 8, 1
-# Priority and handles by which a filter is known as hvtx's own, of whatever installation: "hv" and
-# "hvtx", and the next (hvtx.host.sums). The mark is that of the device, with which they go.
-OWN_PRIORITY, _OWN_HANDLE, SUM_HANDLE, _ETH_P_ALL = 0x6876, 0x68767478, 0x68767479, 0x0003
-_NO_SUCH_KIND = frozenset({errno.ENOENT, errno.EOPNOTSUPP})
 _TUN_OWNER, _TUN_GROUP = 1, 2
 # An address without IFA_F_PERMANENT has a lifetime. 169.254/16 of scope link is what a host gives
 # itself; one added by hand (a metadata service's) has another scope or another prefix length.
 _IFA_F_PERMANENT, _SCOPE_LINK, _AUTO4 = 0x80, 253, b"\xa9\xfe"
-_NO_ENTRY = frozenset({errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP, errno.EAFNOSUPPORT})
-_NDMSG = struct.Struct("=BxxxiHBB")
-_DELNEIGH, _GETNEIGH = 29, 30
-_NDA_DST, _NDA_LLADDR = 1, 2
-_FIXED = 0x80 | 0x40  # NUD_PERMANENT, _NOARP: entered by hand, and never asked about
-_EXT_LEARNED = 0x10  # NTF_EXT_LEARNED: entered by a routing daemon
-# Beside eight processes that started and stopped VMs, 300 others up, on two busy processors, a stop
-# ended with 9 after 20 interrupted dumps.
-_ATTEMPTS, _SECONDS = 60, 5.0
-_ANSWERED = 0x02 | 0x08 | 0x10 | 0x80  # NUD_REACHABLE, _DELAY, _PROBE, _PERMANENT
 
 
-class Links:
+class Links(NeighbourTable, TrafficControl):
     """Reads and changes links; one rtnetlink socket."""
 
     def __init__(self) -> None:
@@ -115,9 +97,7 @@ class Links:
     def all(self) -> list[Link]:
         """Every link; interrupted dumps are asked for again, then DumpInterrupted."""
         body = _IFINFO.pack(0, 0, 0, 0, 0) + u32(_IFLA["ext_mask"], _SKIP_STATS)
-        bodies = persistently(
-            lambda: self._channel.dump(GETLINK, body), attempts=_ATTEMPTS, seconds=_SECONDS
-        )
+        bodies = whole_dump(self._channel, GETLINK, body)
         found = [_link(body) for body in bodies]
         carried = {
             _IFINFO.unpack_from(b)[2] for b in bodies if _IFINFO.unpack_from(b)[3] & _CARRIER
@@ -149,63 +129,6 @@ class Links:
             None if user is None else int.from_bytes(user, "little"),
             None if group is None else int.from_bytes(group, "little"),
         )
-
-    @legible
-    def neighbours(self) -> frozenset[str]:
-        """Addresses that answered the host of late (or were entered by hand), of all devices."""
-        bodies = persistently(
-            lambda: self._channel.dump(_GETNEIGH, _NDMSG.pack(0, 0, 0, 0, 0)), attempts=20
-        )
-        found = set()
-        for data in bodies:
-            family, _, state, _, _ = _NDMSG.unpack_from(data)
-            packed = attribute_map(data, _NDMSG.size).get(_NDA_DST, b"")
-            if state & _ANSWERED and family in (socket.AF_INET, socket.AF_INET6):
-                found.add(_address_text(packed))
-        return frozenset(found)
-
-    def forget_neighbours(self, known: Iterable[tuple[int, str]]) -> None:
-        """Drop what the host has learnt of who has an address: pairs of a device and an address.
-
-        What an administrator or a routing daemon entered stays. Raises OSError.
-        """
-        found = []
-        for ifindex, address in known:
-            family = socket.AF_INET6 if ":" in address else socket.AF_INET
-            where = attribute(_NDA_DST, socket.inet_pton(family, address))
-            try:
-                entry = self._channel.get(_GETNEIGH, _NDMSG.pack(family, ifindex, 0, 0, 0) + where)
-            except OSError as problem:
-                if problem.errno in _NO_ENTRY:
-                    continue
-                raise
-            if _may_forget(entry):
-                found.append(_NDMSG.pack(family, ifindex, 0, 0, 0) + where)
-        if not found:
-            return
-        seqs = [self._channel.next_seq() for _ in found]
-        flags = [REQUEST] * (len(found) - 1) + [REQUEST | ACK]
-        parts = zip(flags, seqs, found, strict=True)
-        for refusal in self._channel.errors(
-            b"".join(message(_DELNEIGH, flag, seq, body) for flag, seq, body in parts), seqs
-        ):
-            if refusal.errno not in _NO_ENTRY:
-                raise refusal
-
-    @legible
-    def fixed_neighbours(self) -> list[tuple[int, str, str]]:
-        """Device, address and MAC address of each entry that somebody entered. Raises OSError."""
-        bodies = persistently(
-            lambda: self._channel.dump(_GETNEIGH, _NDMSG.pack(0, 0, 0, 0, 0)), attempts=20
-        )
-        found = []
-        for data in bodies:
-            family, ifindex, _, _, _ = _NDMSG.unpack_from(data)
-            parts = attribute_map(data, _NDMSG.size)
-            if family in (socket.AF_INET, socket.AF_INET6) and not _may_forget(data):
-                mac = parts.get(_NDA_LLADDR, b"").hex(":")
-                found.append((ifindex, _address_text(parts.get(_NDA_DST, b"")), mac))
-        return found
 
     def change(
         self,
@@ -292,96 +215,25 @@ class Links:
     def addresses(self) -> list[Address]:
         """Every address of the host."""
         body = _IFADDR.pack(0, 0, 0, 0, 0)
-        bodies = persistently(
-            lambda: self._channel.dump(GETADDR, body), attempts=_ATTEMPTS, seconds=_SECONDS
-        )
-        return [_address(found) for found in bodies]
+        return [_address(found) for found in whole_dump(self._channel, GETADDR, body)]
 
-    def guard(self, ifindex: int, program: bytes, side: int = INGRESS) -> bool:
-        """Give a link hvtx's own filter, or another program to it; False where the kernel cannot.
 
-        ``program`` is a classic BPF program that answers with a TC_ACT. Others' filters on the
-        link stay, and see what ours lets pass. Raises OSError.
-        """
-        kind = text(_TCA_KIND, "clsact")
-        qdisc = _TCMSG.pack(0, ifindex, _CLSACT_HANDLE, _CLSACT, 0) + kind
-        options = attribute(_BPF_OPS_LEN, struct.pack("=H", len(program) // 8))
-        options += attribute(_BPF_OPS, program) + u32(_BPF_FLAGS, _BPF_ACT_DIRECT)
-        body = _own_filter(ifindex, side) + text(_TCA_KIND, "bpf") + nested(_TCA_OPTIONS, options)
-        try:
-            self._channel.request(_NEWQDISC, CREATE | EXCL, qdisc)
-        except OSError as problem:
-            if problem.errno in _NO_SUCH_KIND:
-                return False
-            if problem.errno != errno.EEXIST:
-                raise
-        try:
-            self._channel.request(_NEWFILTER, CREATE, body)
-        except OSError as problem:
-            if problem.errno not in _NO_SUCH_KIND:
-                raise
-            return False
-        return True
-
-    def guarding(self, ifindex: int, side: int = INGRESS) -> bytes | None:
-        """The program of hvtx's own filter on a link; None where there is none. OSError."""
-        try:
-            found = self._channel.get(_GETFILTER, _own_filter(ifindex, side))
-        except OSError as problem:
-            if problem.errno in {errno.ENOENT, errno.EINVAL, errno.ENODEV, errno.EOPNOTSUPP}:
-                return None
-            raise
-        options = attribute_map(found, _TCMSG.size).get(_TCA_OPTIONS, b"")
-        return attribute_map(options).get(_BPF_OPS)
-
-    @legible
-    def filtered(self, closely: Collection[int] = ()) -> frozenset[int]:
-        """Indexes of links with traffic control of someone's (tc qdiscs, clsact filters).
-
-        The kernel's own default queue has handle 0; every other has one of its own. Where filters
-        are attached (clsact) and all of them are hvtx's own, it is nobody else's. TAPs that were
-        held open when :meth:`all` was asked are not looked at so closely, but those in ``closely``.
-        """
-        found = set()
-        for data in self._dump(_GETQDISC, _TCMSG.pack(0, 0, 0, 0, 0)):
-            _, ifindex, handle, _, _ = _TCMSG.unpack_from(data)
-            spared = ifindex in self._held and ifindex not in closely
-            if handle == _CLSACT_HANDLE and (spared or self._only_ours(ifindex)):
-                continue
-            if handle:
-                found.add(ifindex)
-        return frozenset(found)
-
-    def _only_ours(self, ifindex: int) -> bool:
-        """Whether there are filters on a link, and hvtx's own alone."""
-        mine = 0
-        for side in (INGRESS, EGRESS):
-            for data in self._dump(_GETFILTER, _TCMSG.pack(0, ifindex, 0, side, 0)):
-                _, _, handle, _, info = _TCMSG.unpack_from(data)
-                if info >> 16 != OWN_PRIORITY or handle not in (0, _OWN_HANDLE, SUM_HANDLE):
-                    return False
-                mine += 1
-        return mine > 0
-
-    def _dump(self, kind: int, body: bytes) -> list[bytes]:
-        return persistently(
-            lambda: self._channel.dump(kind, body), attempts=_ATTEMPTS, seconds=_SECONDS
-        )
+def named_again(links: Links, ifindex: int, alias: str, name: str) -> Link | None:
+    """The link of an index and an alias, under its name; None if it is another by now. OSError."""
+    seen = links.get(ifindex=ifindex)
+    if seen is None or seen.alias != alias:
+        return None
+    if seen.name != name:
+        links.rename(seen.ifindex, name)
+    return seen._replace(name=name)
 
 
 def silence(links: Links, ifindex: int, addresses: Iterable[Address], own: Collection[str]) -> None:
     """Keep the kernel from giving a device of ours more link-local addresses, where it has one."""
-    if any(
-        a.ifindex == ifindex and ":" in a.address and a.by_itself and a.address not in own
-        for a in addresses
-    ):
+    mine = (a for a in addresses if a.ifindex == ifindex and a.by_itself)
+    if any(is_ipv6(a.address) and a.address not in own for a in mine):
         with contextlib.suppress(OSError):  # the device goes all the same, or stays for a reason
             links.change(ifindex, quiet6=True)
-
-
-def _own_filter(ifindex: int, side: int) -> bytes:
-    info = OWN_PRIORITY << 16 | socket.htons(_ETH_P_ALL)
-    return _TCMSG.pack(0, ifindex, _OWN_HANDLE, side, info)
 
 
 @legible
@@ -438,13 +290,6 @@ def _altnames(properties: bytes) -> tuple[str, ...]:
     )
 
 
-@legible
-def _may_forget(entry: bytes) -> bool:
-    """Whether the kernel made an entry of the neighbour table by itself (pure). Raises Garbled."""
-    _, _, state, flags, _ = _NDMSG.unpack_from(entry)
-    return not state & _FIXED and not flags & _EXT_LEARNED
-
-
 def _number(value: bytes) -> int:
     return int.from_bytes(value[:4], "little") if len(value) >= 4 else 0
 
@@ -499,13 +344,6 @@ def _tun(tun: dict[int, bytes]) -> _Tun:
     return _Tun(flags, queues, bool(tun.get(_TUN_PERSIST, b"\0")[0]))
 
 
-def _address_text(packed: bytes) -> str:
-    """An address as people write it. Raises Garbled."""
-    if len(packed) not in (4, 16):
-        raise Garbled(f"an address of {len(packed)} bytes")
-    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
-
-
 @legible
 def _address(data: bytes) -> Address:
     """An address from the body of its message. Raises Garbled."""
@@ -515,7 +353,7 @@ def _address(data: bytes) -> Address:
     passing = not flags & _IFA_F_PERMANENT
     if len(packed) != 16:
         passing |= packed[:2] == _AUTO4 and (prefix, scope) == (16, _SCOPE_LINK)
-        return Address(ifindex, f"{_address_text(packed)}/{prefix}", passing)
+        return Address(ifindex, f"{address_text(packed)}/{prefix}", passing)
     import ipaddress  # writes all of IPv6 as it is on record, which inet_ntop does not
 
     return Address(ifindex, f"{ipaddress.IPv6Address(packed)}/{prefix}", passing)

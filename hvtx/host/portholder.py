@@ -27,6 +27,7 @@ from collections.abc import Iterable, Sequence
 
 from hvtx.errors import Conflict, HostRefused
 from hvtx.host import capabilities, descriptors, logger, procfs
+from hvtx.host.inet import socket_family
 from hvtx.host.ports import sockets_in, taken
 from hvtx.model.vm import Identity, Publish
 
@@ -88,7 +89,7 @@ class Held:
             self._sockets += mine
 
     def _bound(self, port: Publish, address: str) -> list[socket.socket]:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        family = socket_family(address)
         try:
             found = socket.socket(family, _KINDS[port.protocol])
         except OSError as problem:

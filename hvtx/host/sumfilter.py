@@ -3,7 +3,7 @@
 With virtio-net a guest says of a frame that the host is to write its checksum, and where. The
 kernel does so when the frame leaves by a device without checksum offload (skb_checksum_help),
 behind every rule and filter, at any place from the 20th byte on: the sender of ARP, an address of
-IPv6. This is an eBPF program at the ingress of the device, beside :mod:`hvtx.host.portfilter`:
+IPv6. This is an eBPF program at the ingress of the device, beside :mod:`hvtx.rulesets.port_filter`:
 
 - what asks for no checksum passes;
 - TCP and UDP pass where the place is that of their checksum, or behind it;

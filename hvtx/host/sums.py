@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 from hvtx.host import bpf, sumfilter
-from hvtx.host.links import INGRESS, OWN_PRIORITY, SUM_HANDLE
 from hvtx.host.netlink import CREATE, Channel, nested, text, u32
+from hvtx.host.tc import INGRESS, OWN_PRIORITY, SUM_HANDLE
 
 _NEWFILTER = 44
 _TCMSG = struct.Struct("=BxxxiIII")

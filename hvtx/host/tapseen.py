@@ -1,4 +1,4 @@
-"""Whether the filters on a TAP (:mod:`hvtx.host.tapguard`) are there, and are what they were.
+"""Whether the filter of checksums (:mod:`hvtx.host.sums`) is on a TAP, and is what it was.
 
 Of an eBPF program the kernel shows no more than its tag, a digest of its instructions.
 """
@@ -7,32 +7,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from collections.abc import Mapping
 from contextlib import closing
-from typing import Any
 
 from hvtx.host import sumfilter, sums
-from hvtx.host.links import Links
 from hvtx.host.netlink import Channel, attribute_map, legible
-from hvtx.host.portfilter import port_program
-from hvtx.model.resource import Resource
 
 _GETFILTER, _OPTIONS, _BPF_TAG, _HEADER = 46, 2, 10, 20
 _NONE = frozenset({errno.ENOENT, errno.EINVAL, errno.ENODEV, errno.EOPNOTSUPP})
-
-
-def missing(row: Resource, links: Links, spec: Mapping[str, Any]) -> str | None:
-    """What is gone of the filters of a device that has to hold to ``spec``, in words. OSError.
-
-    What could not be had at the start is missing once it can be.
-    """
-    if row.observed.get("guarded") is False:  # this kernel has none
-        return None
-    if links.guarding(row.spec["ifindex"]) != port_program(spec):
-        return "its filter, which holds when rules are flushed, was gone or another"
-    if not summed(row.spec["ifindex"]) and can_be_had():
-        return "its filter, which keeps the host from writing into frames, was gone or another"
-    return None
 
 
 def tags() -> tuple[bytes, ...]:

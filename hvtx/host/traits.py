@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from hvtx.host.netlink import Channel, attribute, attribute_map, legible, nested, text, u32
 from hvtx.host.retry import persistently
-from hvtx.model.traits import FORWARDING, Traits
+from hvtx.model.traits import FORWARDING, Traits, Wanted
 
 _NEWLINK, _GETLINK, _SETLINK = 16, 18, 19
 _PROTINFO, _TXQLEN, _LINKINFO, _AF_SPEC, _EXT_MASK = 12, 13, 18, 26, 29
@@ -75,6 +75,17 @@ class LinkTraits:
             if not found.carrier or found.port.get("state", FORWARDING) == FORWARDING:
                 break
         return found
+
+    def set(self, ifindex: int, wanted: Wanted) -> None:
+        """Set what is wanted of a link, but how it makes addresses. Raises OSError."""
+        if wanted.arp:
+            self.turn_arp_on(ifindex)
+        if wanted.bridge:
+            self.set_bridge(ifindex, wanted.bridge)
+        if wanted.port:
+            self.set_port(ifindex, wanted.port)
+        if wanted.queue:
+            self.set_queue(ifindex, wanted.queue)
 
     def set_port(self, ifindex: int, wanted: Mapping[str, int]) -> None:
         """Set flags of a port of a bridge. Raises OSError."""

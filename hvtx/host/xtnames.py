@@ -33,6 +33,31 @@ def listed(family: int) -> frozenset[str]:
         raise unobserved(f"cannot read {NAMES[family]}: {problem.strerror}") from problem
 
 
+def legacy_tables() -> bool:
+    """Whether the kernel lists any legacy table (reading one that it does not makes it).
+
+    Raises NotPermitted where the list may not be read, which proves nothing.
+    """
+    for path in NAMES.values():
+        name = path.rpartition("/")[2]
+        try:
+            with open(path, encoding="ascii") as listed:
+                if listed.read(1):
+                    return True
+        except FileNotFoundError:
+            continue  # this kernel has none of the family
+        except PermissionError as problem:
+            raise NotPermitted(
+                f"the list {name} may not be read", hint="run hvtx as root: the list is root's"
+            ) from problem
+        except OSError as problem:
+            raise HostRefused(
+                f"the list {name} could not be read: {problem}",
+                hint="is /proc mounted, and of this namespace?",
+            ) from problem
+    return False
+
+
 def unobserved(message: str) -> HostRefused:
     """The error of a list or table that cannot be read."""
     return HostRefused(

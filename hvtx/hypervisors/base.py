@@ -71,6 +71,11 @@ class Probes(NamedTuple):
     named: Mapping[str, tuple[tuple[str, str], ...]] = {}  # disk -> options with what it names
 
 
+def descriptor(number: int) -> str:
+    """The name by which a process opens what it was handed under a number (proc_pid_fd(5))."""
+    return f"/proc/self/fd/{number}"
+
+
 class Launch(NamedTuple):
     """How to start a VM process, and how to speak with it afterwards."""
 
@@ -89,7 +94,7 @@ class Launch(NamedTuple):
         """The names under which it opens what it is handed, and what that is (pure)."""
         found = {}
         for number, (_, path) in enumerate(self.handed, FIRST_HANDED):
-            found[f"/proc/self/fd/{number}"] = path
+            found[descriptor(number)] = path
             for words in self.argv:
                 if words.startswith(f"fd={number},set="):
                     found[f"/dev/fdset/{words.rpartition('=')[2]}"] = path
@@ -110,7 +115,7 @@ class Handing:
 
     def file(self, what: str, path: str, probes: Probes) -> str:
         """The name by which a file to be read is opened: its own, if that can be."""
-        return f"/proc/self/fd/{self.number(what, path)}" if path in probes.shut else path
+        return descriptor(self.number(what, path)) if path in probes.shut else path
 
     def all(self) -> tuple[Handed, ...]:
         """What a :class:`Launch` has as ``handed``."""
@@ -121,7 +126,7 @@ def by_descriptor(launch: Launch) -> Launch:
     """The same launch, with its program executed by a descriptor (pure)."""
     number = FIRST_HANDED + len(launch.handed)
     return launch._replace(
-        argv=(f"/proc/self/fd/{number}", *launch.argv[1:]),
+        argv=(descriptor(number), *launch.argv[1:]),
         handed=(*launch.handed, Handed("program", launch.argv[0])),
     )
 

@@ -17,3 +17,14 @@ class Traits(NamedTuple):
     port: Mapping[str, int]  # of its port in a bridge; empty if it is none
     bridge: Mapping[str, int]  # of a bridge
     txqueuelen: int | None = None
+
+
+class Wanted(NamedTuple):
+    """What is to be set, and what was found there, in words; all empty where nothing is wrong."""
+
+    words: tuple[str, ...] = ()
+    silent: bool = False  # addrgenmode is to be none
+    arp: bool = False  # ARP is to be on
+    port: Mapping[str, int] = {}
+    bridge: Mapping[str, int] = {}
+    queue: int = 0  # the txqueuelen to be set, 0 for none

@@ -9,9 +9,8 @@ BPDU guard, multicast snooping.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
 
-from hvtx.model.traits import FORWARDING, Traits
+from hvtx.model.traits import FORWARDING, Traits, Wanted
 
 _GEN_MODES = {0: "eui64", 1: "none", 2: "stable_secret", 3: "random"}
 _AGEING = 30_000  # hundredths of a second: the kernel's own
@@ -35,17 +34,6 @@ _PORT = {
 _QUEUE = 1000  # frames: the kernel's own; with 0 a TAP's reader gets none at all
 _APART = {"mcast_flood": 0, "bcast_flood": 0, "mcast_router": 0}  # hvtx.host.links, keep_apart
 _BRIDGE = {"stp_state": 0, "vlan_filtering": 0, "group_fwd_mask": 0, "no_linklocal_learn": 1}
-
-
-class Wanted(NamedTuple):
-    """What is to be set, and what was found there, in words; all empty where nothing is wrong."""
-
-    words: tuple[str, ...] = ()
-    silent: bool = False  # addrgenmode is to be none
-    arp: bool = False  # ARP is to be on
-    port: Mapping[str, int] = {}
-    bridge: Mapping[str, int] = {}
-    queue: int = 0  # the txqueuelen to be set, 0 for none
 
 
 def drift(seen: Traits, *, bridge: bool, apart: bool = False) -> Wanted:

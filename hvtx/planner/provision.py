@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from hvtx.model.address import family_of, with_port
+from hvtx.model.firewall import FirewallSpec
 from hvtx.model.mark import base32
 from hvtx.model.resource import FLOWS_EACH, Kind
 from hvtx.model.user import User
@@ -64,10 +66,7 @@ def link_local(mac: str) -> str:
 
 def network_addresses(network: Network) -> list[str]:
     """The host's addresses on a network's bridge, with prefix lengths."""
-    found = [
-        f"{gateway}/{cidr.partition('/')[2]}"
-        for cidr, gateway in zip(network.subnets, network.gateways, strict=True)
-    ]
+    found = [f"{gateway}/{cidr.partition('/')[2]}" for cidr, gateway in network.ranges]
     return [*found, f"{network.gateway6}/64"] if network.gateway6 else found
 
 
@@ -91,49 +90,47 @@ def want_network(
     shared += [Want(Kind.FILTER, f"{base} base", {**_base(base), "what": "base"}) for base in bases]
     addresses = network_addresses(network)
     own = [
-        Want(
-            Kind.BRIDGE,
-            network.bridge,
-            {
-                "device": network.bridge,
-                "ifindex": ifindex,
-                "mac": network.mac,
-                "mtu": network.mtu,
-                "addresses": addresses,
-                "guard": guards_bridge(network.firewall, nat=network.nat),
-            },
-        )
+        _bridge(network, ifindex, addresses),
+        *(_address(network, ifindex, bridge_mark, address) for address in addresses),
+        _network_rules(network, flows),
     ]
-    own += [
-        Want(
-            Kind.ADDRESS,
-            address,
-            {
-                "device": network.bridge,
-                "ifindex": ifindex,
-                "owner": bridge_mark,
-                "address": address,
-            },
-        )
-        for address in addresses
-    ]
-    own.append(
-        Want(
-            Kind.FILTER,
-            f"{network.firewall} network {network.name}",
-            {
-                "backend": network.firewall,
-                "what": "network",
-                "bridge": network.bridge,
-                "subnets": list(network.subnets),
-                "nat": network.nat,
-                "isolate": network.isolate,
-                "gateway6": network.gateway6,
-                "flows": flows,
-            },
-        )
-    )
     return shared, own
+
+
+def _bridge(network: Network, ifindex: int, addresses: Sequence[str]) -> Want:
+    spec = {
+        "device": network.bridge,
+        "ifindex": ifindex,
+        "mac": network.mac,
+        "mtu": network.mtu,
+        "addresses": addresses,
+        "guard": guards_bridge(network.firewall, nat=network.nat),
+    }
+    return Want(Kind.BRIDGE, network.bridge, spec)
+
+
+def _address(network: Network, ifindex: int, bridge_mark: str, address: str) -> Want:
+    spec = {
+        "device": network.bridge,
+        "ifindex": ifindex,
+        "owner": bridge_mark,
+        "address": address,
+    }
+    return Want(Kind.ADDRESS, address, spec)
+
+
+def _network_rules(network: Network, flows: int) -> Want:
+    spec = {
+        "backend": network.firewall,
+        "what": "network",
+        "bridge": network.bridge,
+        "subnets": list(network.subnets),
+        "nat": network.nat,
+        "isolate": network.isolate,
+        "gateway6": network.gateway6,
+        "flows": flows,
+    }
+    return Want(Kind.FILTER, f"{network.firewall} network {network.name}", spec)
 
 
 def want_settings(settings: Sequence[tuple[str, str, str]]) -> list[Want]:
@@ -157,20 +154,20 @@ def _base(name: str) -> dict[str, Any]:
     return {"backend": backend, "families": [family]} if family else {"backend": backend}
 
 
-def _bases_of(spec: Mapping[str, Any]) -> tuple[str, ...]:
+def _bases_of(spec: FirewallSpec) -> tuple[str, ...]:
     """The bases that a row of one stands for: earlier versions made both tables with one row."""
     if spec["backend"] != "nftables":
         return (spec["backend"],)
     return tuple(f"nftables {family}" for family in spec.get("families", ("bridge", "inet")))
 
 
-def missing_bases(firewall: str, there: Iterable[Mapping[str, Any]]) -> list[str]:
+def missing_bases(firewall: str, there: Iterable[FirewallSpec]) -> list[str]:
     """The bases that a network with this backend needs beside those with the specs ``there``."""
     made = {base for spec in there for base in _bases_of(spec)}
     return [base for base in _STANDS_ON[firewall] if base not in made]
 
 
-def idle_base(spec: Mapping[str, Any], others: Iterable[str]) -> bool:
+def idle_base(spec: FirewallSpec, others: Iterable[str]) -> bool:
     """Whether no network of those that stay, with the backends ``others``, stands on this base."""
     return {base for firewall in others for base in _STANDS_ON[firewall]}.isdisjoint(
         _bases_of(spec)
@@ -180,7 +177,7 @@ def idle_base(spec: Mapping[str, Any], others: Iterable[str]) -> bool:
 def port_guard(
     port: Mapping[str, Any], bridge_mac: str, addresses: Sequence[str]
 ) -> dict[str, Any]:
-    """What the filter on a TAP holds its guest to (:mod:`hvtx.host.portfilter`).
+    """What the filter on a TAP holds its guest to (:mod:`hvtx.rulesets.port_filter`).
 
     ``port`` is the specification of its firewall row; ``addresses`` are the host's on the bridge.
     """
@@ -200,10 +197,10 @@ def serves(port: Publish, interface: Interface) -> bool:
     """Whether a port leads to an address of the guest's, which is to be of its own family."""
     if port.host_ip is None:
         return bool(interface.ipv4 or interface.ipv6)
-    return port.host_ip != "::1" and bool(interface.ipv6 if ":" in port.host_ip else interface.ipv4)
+    return port.host_ip != "::1" and bool(interface.address(family_of(port.host_ip)))
 
 
-def serves_loopback(spec: Mapping[str, Any]) -> bool:
+def serves_loopback(spec: FirewallSpec) -> bool:
     """Whether a published port is reached from the host by an address of 127.0.0.0/8."""
     host = spec.get("host_ip")
     return bool(spec.get("ipv4")) and (not host or host == _ANY4 or host.startswith("127."))
@@ -274,61 +271,55 @@ def want_interface(
         "isolate": network.isolate,
         "flows": flows,
     }
-    wants = [
-        Want(
-            Kind.TAP,
-            device,
-            {
-                "device": device,
-                "ifindex": ifindex,
-                "bridge": network.bridge,
-                "master": bridge,
-                "mtu": network.mtu,
-                "mac": mac,
-                "guard": port_guard(port_spec, network.mac, network_addresses(network)),
-            },
-        ),
-        Want(Kind.FILTER, device, port_spec),
-    ]
+    tap_spec = {
+        "device": device,
+        "ifindex": ifindex,
+        "bridge": network.bridge,
+        "master": bridge,
+        "mtu": network.mtu,
+        "mac": mac,
+        "guard": port_guard(port_spec, network.mac, network_addresses(network)),
+    }
+    wants = [Want(Kind.TAP, device, tap_spec), Want(Kind.FILTER, device, port_spec)]
     if network.firewall == "iptables":
-        wants.append(
-            Want(
-                Kind.FILTER, f"{device} forward", {"backend": "iptables", "what": "forward", **both}
-            )
-        )
+        forward_spec = {"backend": "iptables", "what": "forward", **both}
+        wants.append(Want(Kind.FILTER, f"{device} forward", forward_spec))
     if network.nat:
-        wants += [
-            Want(
-                Kind.MASQUERADE,
-                address,
-                {
-                    "backend": network.firewall,
-                    "what": "masquerade",
-                    "address": address,
-                    "bridge": network.bridge,
-                },
-            )
-            for address in (interface.ipv4, interface.ipv6)
-            if address
-        ]
+        wants += _masquerades(interface, network)
+    return wants + _published(interface, network)
+
+
+def _masquerades(interface: Interface, network: Network) -> list[Want]:
+    """One for each address of an interface."""
+    spec = {"backend": network.firewall, "what": "masquerade"}
+    return [
+        Want(Kind.MASQUERADE, address, {**spec, "address": address, "bridge": network.bridge})
+        for address in (interface.ipv4, interface.ipv6)
+        if address
+    ]
+
+
+def _published(interface: Interface, network: Network) -> list[Want]:
+    """One for each port of an interface that is published.
+
+    A port which leads to no address of the guest's is on record by an earlier version: nothing in
+    the kernel would stand for it.
+    """
+    wants = []
     for port in interface.publish:
         if not serves(port, interface):
-            continue  # on record by an earlier version: nothing in the kernel would stand for it
-        shown = f"[{port.host_ip}]" if port.host_ip and ":" in port.host_ip else port.host_ip
-        where = f"{shown}:{port.host_port}" if shown else str(port.host_port)
-        wants.append(
-            Want(
-                Kind.PUBLISH,
-                f"{where}/{port.protocol}",
-                {
-                    "backend": network.firewall,
-                    "what": "publish",
-                    "protocol": port.protocol,
-                    "host_ip": port.host_ip,
-                    "host_port": port.host_port,
-                    "guest_port": port.guest_port,
-                    **both,
-                },
-            )
-        )
+            continue
+        where = with_port(port.host_ip, port.host_port)
+        spec = {
+            "backend": network.firewall,
+            "what": "publish",
+            "protocol": port.protocol,
+            "host_ip": port.host_ip,
+            "host_port": port.host_port,
+            "guest_port": port.guest_port,
+            "ipv4": interface.ipv4,
+            "ipv6": interface.ipv6,
+            "bridge": network.bridge,
+        }
+        wants.append(Want(Kind.PUBLISH, f"{where}/{port.protocol}", spec))
     return wants

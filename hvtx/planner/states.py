@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any
 
-from hvtx.model.resource import HOLDER, Kind, Resource, State
+from hvtx.model.resource import (
+    Kind,
+    ProcessObserved,
+    Resource,
+    State,
+    holder_observed,
+    process_observed,
+)
 from hvtx.model.vm import Identity, Life, Liveness, ProcessFacts
 from hvtx.planner.liveness import classify
 
@@ -33,15 +39,15 @@ _RUNNING_VERBS = {
 
 def identity_of(row: Resource) -> Identity | None:
     """The process identity that a row holds; None before the gate was spawned."""
-    return _identity(row.observed)
+    return _identity(process_observed(row))
 
 
 def holder_of(row: Resource) -> Identity | None:
     """Who holds a published port (:mod:`hvtx.host.portholder`); None if nobody ever did."""
-    return _identity(row.observed.get(HOLDER) or {}) if row.kind == Kind.PUBLISH else None
+    return _identity(holder_observed(row)) if row.kind == Kind.PUBLISH else None
 
 
-def _identity(seen: Mapping[str, Any]) -> Identity | None:
+def _identity(seen: ProcessObserved) -> Identity | None:
     if "pid" not in seen:
         return None
     return Identity(

@@ -20,7 +20,6 @@ from hvtx import documents
 from hvtx.engine import (
     explain,
     gc_plan,
-    heuristic,
     lost,
     published,
     saved_plan,
@@ -74,7 +73,9 @@ VALUES: Mapping[str, Callable[[], Any]] = {
     "gc": lambda: saved_plan.plan_document(report()),
     "gc-refused": lambda: saved_plan.plan_document(report(REFUSED)),
     "gc-installation": lambda: lost.document(report(), "bbbbbbbbbb"),
-    "gc-heuristic": lambda: heuristic.document(samples.GUESSES),
+    "gc-heuristic": lambda: saved_plan.plan_document(
+        report()._replace(plan=samples.GUESSES, applied=False, heuristic=True)
+    ),
     "adopt": lambda: documents.adopt.document(samples.ADOPTED),
 }
 

@@ -204,22 +204,21 @@ class _NetlinkErrors:
             raise NetlinkError(problem.errno, problem.strerror) from problem
 
 
-class FakeSetting:
-    """``pathlib.Path`` of something below /proc/sys."""
+class FakeSettings:
+    """``hvtx.host.sysctl``."""
 
-    def __init__(self, kernel: Kernel, parts: Sequence[str]) -> None:
+    def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
-        self._path = "/".join(parts).removeprefix("/proc/sys/")
 
-    def read_text(self) -> str:
+    def value(self, name: str) -> str:
         self._kernel.alive()
-        if self._path not in self._kernel.settings:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._path)
-        return self._kernel.settings[self._path] + "\n"
+        if name not in self._kernel.settings:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+        return self._kernel.settings[name]
 
-    def write_text(self, value: str) -> None:
+    def write(self, name: str, wanted: str) -> None:
         self._kernel.alive()
-        self._kernel.settings[self._path] = value
+        self._kernel.settings[name] = wanted
 
 
 OPEN_FILES = frozenset({"has_open", "tap_holders"})
@@ -423,7 +422,7 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         O_RDONLY=os.O_RDONLY,
         O_CLOEXEC=os.O_CLOEXEC,
     )
-    setting = lambda *parts: FakeSetting(kernel, parts)  # noqa: E731
+    settings = FakeSettings(kernel)
     return {
         **{
             f"hvtx.host.{'openfiles' if n in OPEN_FILES else 'procfs'}.{n}": getattr(proc, n)
@@ -440,19 +439,21 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.host.conntrack.flush": flush,
         "hvtx.host.conntrack.flush_ports": flush,
         "hvtx.host.failpoint.signal_self": kernel.signalled,
-        "hvtx.drivers.tap.Links": links,
+        "hvtx.drivers.tap.driver.Links": links,
         "hvtx.host.bpf.load": lambda instructions, name: None,  # a kernel without it
         "hvtx.host.sums.put": put_sums,
         "hvtx.host.tapseen.summed": lambda ifindex: True,
-        "hvtx.drivers.tap.tun": tun,
-        "hvtx.drivers.tap.os": descriptors,
-        "hvtx.drivers.tap.in_threads": in_turn,
+        "hvtx.drivers.tap.driver.tun": tun,
+        "hvtx.drivers.tap.driver.os": descriptors,
+        "hvtx.drivers.tap.driver.in_threads": in_turn,
+        "hvtx.drivers.tap.removal.tun": tun,
+        "hvtx.drivers.tap.removal.os": descriptors,
         "hvtx.drivers.bridge.Links": links,
         "hvtx.drivers.bridge.passing_tap": tun.passing_tap,
         "hvtx.drivers.bridge.os": descriptors,
-        "hvtx.drivers.bridge.Path": setting,
         "hvtx.drivers.address.Links": links,
-        "hvtx.drivers.sysctl.Path": setting,
+        "hvtx.host.sysctl.value": settings.value,
+        "hvtx.host.sysctl.write": settings.write,
         "hvtx.drivers.nftables.session.Nftables": lambda: FakeNftables(kernel),
         "hvtx.drivers.vm_process.spawn.spawn": lambda launch, log, name="", user=None: FakeGate(
             kernel, launch, log, name

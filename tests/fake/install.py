@@ -26,6 +26,7 @@ def _others(kernel: Kernel) -> dict[str, Any]:
         "hvtx.engine.privileges.tun_problem": lambda: None,
         "hvtx.engine.privileges.legacy_problem": lambda: None,
         "hvtx.engine.snapshot.legacy_tables": lambda: False,
+        "hvtx.host.xtnames.legacy_tables": lambda: False,
         "hvtx.engine.forwarding.look": lambda: Others((), (), (), (), ()),
         "hvtx.host.flows._MOST": "/nonexistent",
         "os.urandom": kernel.random.randbytes,

@@ -354,7 +354,7 @@ def off_record(s: State) -> str | None:
     return None
 
 
-# -- the start: vm_start.start_vm, vm_launch.bring_up, Operation.act, TapDriver._create -----------------
+# -- the start: vm_start.start_vm, vm_launch.bring_up, effects.create, TapDriver._create -----------------
 
 
 def start(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
@@ -478,7 +478,7 @@ def _spawn(s: State, who: int, generation: int, weak: frozenset[str]) -> Iterato
 
 
 def _note(s: State, who: int, generation: int, weak: frozenset[str]) -> Iterator[Step]:
-    """``Operation.note``: the identity is durable."""
+    """``Operation.observe``: the identity is durable."""
     rows = s.rows[who]
     assert rows is not None
     after = _write(s, rows=_with(s.rows, who, rows._replace(ident=s.boot)))

@@ -26,6 +26,7 @@ SEEN: list[tuple[Callable[[Module], Counts], str, str, int]] = [
     (counts.place_splits, "planner/a.py", "replaced.split(' '); e.text.split(e.place)", 0),
     (counts.families_by_colon, "host/a.py", "':' in a; ':' not in a", 2),
     (counts.families_by_colon, "host/a.py", "a == ':'; ': ' in a", 0),
+    (counts.families_by_colon, "model/address.py", "':' in a", 0),
     (counts.lazy_imports, "cli/a.py", "def f():\n from hvtx.a import b\n def g(): import hvtx.c", 2),
     (counts.lazy_imports, "cli/a.py", "import hvtx.c\ndef f():\n import json", 0),
     (counts.command_arrows, "engine/vm_start.py", "def f(): from hvtx.engine.collect import x", 1),
@@ -43,7 +44,11 @@ SEEN: list[tuple[Callable[[Module], Counts], str, str, int]] = [
     (counts.documents, "documents/a.py", "{'schema': 'hvtx/vm/1'}; {'schema': 'hvtx/vms/1'}", 1),
     (counts.impure_calls, "planner/a.py", "open(x); print(x)", 2),
     (counts.impure_calls, "engine/a.py", "open(x)", 0),
-    (counts.spec_keys, "drivers/a.py", "row.spec['mac']; spec.get('mtu'); seen.observed['x']", 3),
+    (counts.spec_keys, "drivers/a.py", "row.spec['mac']; seen.observed.get('x')", 2),
+    (counts.spec_keys, "model/a.py", "row.spec['mac']; seen.observed.get('x')", 0),
+    (counts.spec_keys, "drivers/a.py", "def f(spec: dict[str, Any]): spec['mac']; spec.get('x')", 2),
+    (counts.spec_keys, "drivers/a.py", "def f(spec: TapSpec): spec['mac']; spec.get('x')", 0),
+    (counts.spec_keys, "drivers/a.py", "spec = tap_spec(row); spec['mac']", 0),
     (counts.spec_keys, "drivers/a.py", "specs['mac']; get(spec)", 0),
 ]  # fmt: skip
 

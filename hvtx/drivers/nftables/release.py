@@ -18,12 +18,13 @@ from hvtx.host.nfnumbers import SET_ANONYMOUS
 from hvtx.host.nftelements import pieces
 from hvtx.host.nftlayout import PASSING
 from hvtx.host.nfttext import render
+from hvtx.model.firewall import firewall_spec
 from hvtx.model.resource import GONE, Entry, Outcome, Resource
 
 
 def release_elements(session: Session, rows: Sequence[Resource]) -> Mapping[int, Outcome]:
     """What becomes of rows of VMs and networks, each by its own elements; all in one batch."""
-    wanted = [(row, p) for row in rows for p in pieces(session.installation, row.spec)]
+    wanted = [(row, p) for row in rows for p in pieces(session.installation, firewall_spec(row))]
 
     def swap(generation: int) -> Acted:
         there = session.socket.lookup([piece for _, piece in wanted])
@@ -120,16 +121,16 @@ def remove(session: Session, entry: Entry) -> Outcome:
         return session.act(generation, 0, [found], GONE)
 
     def attempt() -> Mapping[int, Outcome]:
-        return session.consistently(swap, entry.place).outcomes
+        return session.consistently(swap, str(entry.place)).outcomes
 
     return guarded([0], attempt)[0]
 
 
 def _removal(session: Session, entry: Entry) -> Command | Outcome:
     """What removes the object of ``entry``; an outcome if it is gone or must stay."""
-    _, family, table, *rest = entry.place.split(" ")
+    _, family, table, name = entry.place
     mark = entry.mark or ""
-    if not rest:
+    if entry.place.is_table:
         there = [t for t in session.socket.tables() if (t.family, t.name) == (family, table)]
         kept = _removable(session, there[0], mark) if there else GONE
         return delete_table(family, table) if kept is None else kept
@@ -141,7 +142,6 @@ def _removal(session: Session, entry: Entry) -> Command | Outcome:
     ]
     if rules:
         return delete_rule(rules[-1])
-    name = rest[0]
     if any((s.family, s.table, s.name) == (family, table, name) for s in session.socket.sets()):
         for key, data, comment, _ in all_elements(
             session.socket.dump_elements(family, table, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from hvtx.host import logger
+from hvtx.host import logger, systemd
 
 SYSTEMD = "/run/systemd/system"  # there where systemd is the init, sd_booted(3)
 _SCOPE_SECONDS = 5.0
@@ -62,13 +62,7 @@ def _systemd_is_ours() -> bool:
     In a container that sees the host's /run, the host's systemd would take our pid for a process of
     its own namespace and move that one.
     """
-    if not os.path.isdir(SYSTEMD):
-        return False
-    try:
-        with open("/proc/1/comm") as file:
-            return file.read() == "systemd\n"
-    except OSError:
-        return False
+    return os.path.isdir(SYSTEMD) and systemd.is_first_process()
 
 
 def _in_unit(pid: int, unit: str) -> bool:
@@ -76,9 +70,8 @@ def _in_unit(pid: int, unit: str) -> bool:
     deadline = time.monotonic() + _SCOPE_SECONDS
     while time.monotonic() < deadline:
         try:
-            with open(f"/proc/{pid}/cgroup") as file:
-                if any(line.rstrip("\n").endswith(f"/{unit}") for line in file):
-                    return True
+            if systemd.is_in_unit(pid, unit):
+                return True
         except OSError:
             return False
         time.sleep(0.005)

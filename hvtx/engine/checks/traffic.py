@@ -74,7 +74,7 @@ def check_addresses(runtime: Runtime) -> Iterator[Finding]:
         networks, vms = records.networks(sql), records.vms(sql)
         started = {row.vm for row in records.resources_of_kind(sql, Kind.TAP)}
         rows = [(network.id, bridge_row(runtime, network)) for network in networks]
-    bridges = {i: (row.spec["ifindex"], row.key) for i, row in rows if row is not None}
+    bridges = {i: (row.ifindex, row.key) for i, row in rows if row is not None}
     wrong = own_addresses.wrong_neighbours(vms, bridges)
     for entry in wrong:
         yield Finding(
@@ -103,7 +103,7 @@ def check_ports(runtime: Runtime) -> Iterator[Finding]:
     with runtime.reading() as sql:
         every = records.committed_resources(sql, Kind.PUBLISH)
         names = {vm: name for vm, name, _, _ in records.vm_heads(sql)}
-    rows = [r for r in every if r.life == runtime.life.id and not r.spec.get("imported")]
+    rows = [r for r in every if r.life == runtime.life.id and not r.imported]
     found, unknown = translations.beside(rows)
     owners = {port_of(row): names.get(row.vm or "", "?") for row in rows}
     for one in found:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from hvtx.host.portfilter import SEEN, bridge_program, port_program
+from hvtx.rulesets.bridge_filter import SEEN, bridge_program
+from hvtx.rulesets.port_filter import port_program
 
 PASS, DROP = 0xFFFFFFFF, 2
 MAC, BRIDGE = "02:00:00:00:00:05", "02:aa:bb:cc:dd:ee"

@@ -1,0 +1,103 @@
+"""The run directory of an installation: its locks, and the marker that it is in use here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+
+from hvtx.errors import StoreError
+from hvtx.host.files import is_there
+from hvtx.host.locks import LockFile
+from hvtx.store.high_water_mark import make_run_directory
+
+
+class RunDirectory:
+    """``<run-dir>/<installation>``; nothing in it is made or opened before it is needed."""
+
+    def __init__(self, where: Callable[[], str]) -> None:
+        """``where`` is its path, which is known once the store is open."""
+        self._where = where
+        self._names: LockFile | None = None
+        self._operations: LockFile | None = None
+
+    def close(self) -> None:
+        """Give back the locks."""
+        for file in (self._names, self._operations):
+            if file is not None:
+                file.close()
+
+    def path(self, name: str) -> str:
+        """The path of a file in it."""
+        return os.path.join(self._where(), name)
+
+    def _make(self) -> None:
+        try:
+            make_run_directory(self._where())
+        except OSError as problem:
+            raise StoreError(
+                f"the run directory {self._where()} cannot be made: {problem.strerror}",
+                hint="choose another place with --run-dir",
+            ) from problem
+
+    # -- locks ---------------------------------------------------------------------------------
+
+    @property
+    def names(self) -> LockFile:
+        """Locks of VMs and networks by name. Raises StoreError."""
+        if self._names is None:
+            self._names = self._lock_file("names.lock")
+        return self._names
+
+    @property
+    def operations(self) -> LockFile:
+        """Locks of operations by id. Raises StoreError."""
+        if self._operations is None:
+            self._operations = self._lock_file("operations.lock")
+        return self._operations
+
+    def holds(self, operation: int) -> bool:
+        """Whether some other process holds an operation's lock; the file need not be there."""
+        if self._operations is None:
+            path = self.path("operations.lock")
+            with suppress(FileNotFoundError):  # only this says that it is not there
+                self._operations = LockFile(path, make=False)
+        return self._operations is not None and self._operations.held_elsewhere(operation)
+
+    def _lock_file(self, name: str) -> LockFile:
+        self._make()
+        path = self.path(name)
+        try:
+            return LockFile(path)
+        except OSError as problem:
+            raise StoreError(
+                f"{path} cannot be opened: {problem.strerror}",
+                hint="look at the run directory's permissions and space, or choose another place"
+                " with --run-dir",
+            ) from problem
+
+    # -- marker --------------------------------------------------------------------------------
+
+    def is_marked(self) -> bool:
+        """Whether a marker is there."""
+        return is_there(self.path("marker"))
+
+    def mark(self, text: bytes) -> None:
+        """Write the marker, if it does not say that already. Raises StoreError."""
+        path = self.path("marker")
+        with suppress(OSError), open(path, "rb", buffering=0) as marker:
+            if marker.read(len(text) + 1) == text:
+                return
+        self._make()
+        try:
+            with open(path, "wb", opener=_private) as marker:
+                marker.write(text)
+        except OSError as problem:
+            raise StoreError(
+                f"{path} cannot be written: {problem.strerror}",
+                hint="free some space there, or choose another place with --run-dir",
+            ) from problem
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)

@@ -1,0 +1,108 @@
+"""Who answers for an address on a link (``ip neigh``): the neighbour table, over rtnetlink.
+
+Constants are those of include/uapi/linux/{rtnetlink,neighbour}.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Iterable
+
+from hvtx.host.inet import packed, socket_family
+from hvtx.host.netlink import (
+    ACK,
+    REQUEST,
+    Channel,
+    Garbled,
+    attribute,
+    attribute_map,
+    legible,
+    message,
+)
+from hvtx.host.retry import persistently
+
+_NO_ENTRY = frozenset({errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP, errno.EAFNOSUPPORT})
+_NDMSG = struct.Struct("=BxxxiHBB")
+_DELNEIGH, _GETNEIGH = 29, 30
+_NDA_DST, _NDA_LLADDR = 1, 2
+_FIXED = 0x80 | 0x40  # NUD_PERMANENT, _NOARP: entered by hand, and never asked about
+_EXT_LEARNED = 0x10  # NTF_EXT_LEARNED: entered by a routing daemon
+_ANSWERED = 0x02 | 0x08 | 0x10 | 0x80  # NUD_REACHABLE, _DELAY, _PROBE, _PERMANENT
+
+
+class NeighbourTable:
+    """Reads and forgets entries; part of :class:`hvtx.host.links.Links`."""
+
+    _channel: Channel
+
+    @legible
+    def neighbours(self) -> frozenset[str]:
+        """Addresses that answered the host of late (or were entered by hand), of all devices."""
+        bodies = persistently(
+            lambda: self._channel.dump(_GETNEIGH, _NDMSG.pack(0, 0, 0, 0, 0)), attempts=20
+        )
+        found = set()
+        for data in bodies:
+            family, _, state, _, _ = _NDMSG.unpack_from(data)
+            packed = attribute_map(data, _NDMSG.size).get(_NDA_DST, b"")
+            if state & _ANSWERED and family in (socket.AF_INET, socket.AF_INET6):
+                found.add(address_text(packed))
+        return frozenset(found)
+
+    def forget_neighbours(self, known: Iterable[tuple[int, str]]) -> None:
+        """Drop what the host has learnt of who has an address: pairs of a device and an address.
+
+        What an administrator or a routing daemon entered stays. Raises OSError.
+        """
+        found = []
+        for ifindex, address in known:
+            family, where = socket_family(address), attribute(_NDA_DST, packed(address))
+            try:
+                entry = self._channel.get(_GETNEIGH, _NDMSG.pack(family, ifindex, 0, 0, 0) + where)
+            except OSError as problem:
+                if problem.errno in _NO_ENTRY:
+                    continue
+                raise
+            if _may_forget(entry):
+                found.append(_NDMSG.pack(family, ifindex, 0, 0, 0) + where)
+        if not found:
+            return
+        seqs = [self._channel.next_seq() for _ in found]
+        flags = [REQUEST] * (len(found) - 1) + [REQUEST | ACK]
+        parts = zip(flags, seqs, found, strict=True)
+        for refusal in self._channel.errors(
+            b"".join(message(_DELNEIGH, flag, seq, body) for flag, seq, body in parts), seqs
+        ):
+            if refusal.errno not in _NO_ENTRY:
+                raise refusal
+
+    @legible
+    def fixed_neighbours(self) -> list[tuple[int, str, str]]:
+        """Device, address and MAC address of each entry that somebody entered. Raises OSError."""
+        bodies = persistently(
+            lambda: self._channel.dump(_GETNEIGH, _NDMSG.pack(0, 0, 0, 0, 0)), attempts=20
+        )
+        found = []
+        for data in bodies:
+            family, ifindex, _, _, _ = _NDMSG.unpack_from(data)
+            parts = attribute_map(data, _NDMSG.size)
+            if family in (socket.AF_INET, socket.AF_INET6) and not _may_forget(data):
+                mac = parts.get(_NDA_LLADDR, b"").hex(":")
+                found.append((ifindex, address_text(parts.get(_NDA_DST, b"")), mac))
+        return found
+
+
+@legible
+def _may_forget(entry: bytes) -> bool:
+    """Whether the kernel made an entry of the neighbour table by itself (pure). Raises Garbled."""
+    _, _, state, flags, _ = _NDMSG.unpack_from(entry)
+    return not state & _FIXED and not flags & _EXT_LEARNED
+
+
+def address_text(packed: bytes) -> str:
+    """An address as people write it. Raises Garbled."""
+    if len(packed) not in (4, 16):
+        raise Garbled(f"an address of {len(packed)} bytes")
+    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)

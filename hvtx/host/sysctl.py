@@ -1,0 +1,28 @@
+"""Kernel settings (``sysctl``); those of ``net/`` are of the caller's network namespace.
+
+A setting is named by its path below ``/proc/sys``: ``net/ipv4/ip_forward``.
+"""
+
+from __future__ import annotations
+
+_ROOT = "/proc/sys/"
+
+
+def value(name: str) -> str:
+    """What a setting is. Raises OSError; FileNotFoundError where this kernel has no such one."""
+    with open(_ROOT + name) as setting:
+        return setting.read().strip()
+
+
+def read(name: str) -> str | None:
+    """What a setting is; None where there is none, or it cannot be read."""
+    try:
+        return value(name)
+    except OSError:
+        return None
+
+
+def write(name: str, wanted: str) -> None:
+    """Set it. Raises OSError."""
+    with open(_ROOT + name, "w") as setting:
+        setting.write(wanted)

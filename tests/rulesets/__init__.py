@@ -1,0 +1,1 @@
+"""What the host is asked for: tables, elements, rules, filters of devices."""
