@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from hvtx.engine import gc_plan
 from hvtx.engine.backup import Copied, Restored
 from hvtx.engine.finding import Finding
 from hvtx.engine.imported import Adopted, Import, imported_thing, imported_vm, unread_file
@@ -19,7 +18,7 @@ from hvtx.engine.runtime import Runtime, Settings
 from hvtx.engine.state_files import Unread
 from hvtx.engine.systemd import Entry, Outcome
 from hvtx.engine.units import Unit
-from hvtx.model.plan import Action, Ground, Item, Plan, Reason
+from hvtx.model.plan import Action, Ground, Item, Plan, Reason, Result
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.vm import Interface, Life, Liveness, Publish, Vm
 from hvtx.planner.adoption import TOOL, Claim, Verdict, Why
@@ -88,7 +87,7 @@ GAUGES = (
 RECOVERY = Recovery(
     (
         Item(Action.DELETE, Reason.VM_DEAD, Kind.TAP, "hvt-web-0", "web", 2, State.COMMITTED,
-             ("pid 4242 is gone",), "its VM is dead", "hvtx:1:aaaaaaaaaa:2:bbbb", outcome="done"),
+             ("pid 4242 is gone",), "its VM is dead", "hvtx:1:aaaaaaaaaa:2:bbbb", outcome=Result.DONE),
         Item(Action.SKIP, Reason.FOREIGN, "device", "eth0", None, 0, None, (), "not ours"),
     ),
     ("lan", "six"),
@@ -145,20 +144,12 @@ REPAIR = Repair(
         Failed(Kind.TAP, "hvt-web-0", "still", "it is gone"),
     ),
 )
-GUESSES = gc_plan.Report(
-    Plan(
-        (
-            Item(
-                Action.DELETE, Ground.NAME, "tap", "tap-old", vm=None, row=0, state=None,
-                evidence=("nobody holds it",), message="a guess", restore="ip tuntap",
-            ),
-            Item(
-                Action.SKIP, Reason.FOREIGN, "rule", "-A FORWARD", vm=None, row=0, state=None,
-                evidence=(), message="not ours",
-            ),
-        )
-    ),
-    False, None, "boot-a", 7, NOW, heuristic=True,
+GUESSES = Plan(
+    (
+        Item(Action.DELETE, Ground.NAME, "tap", "tap-old", None, 0, None, ("nobody holds it",),
+             "a guess", restore="ip tuntap"),
+        Item(Action.SKIP, Reason.FOREIGN, "rule", "-A FORWARD", None, 0, None, (), "not ours"),
+    )
 )  # fmt: skip
 
 SUBJECTS = (
