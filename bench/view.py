@@ -21,7 +21,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.population import ONE, World, make_world
-from hvtx.engine import view
+from hvtx import documents
+from hvtx.engine import published, view
 from hvtx.engine.runtime import Runtime
 
 GROUP = "65531"
@@ -43,11 +44,11 @@ def call(world: World, *words: str, group: str = "") -> float:
 def publish(world: World) -> float:
     """The publishing alone, in milliseconds."""
     runtime = Runtime(world.settings._replace(group=GROUP), writable=True)
-    by = view.publisher(runtime.settings)
+    by = published.publisher(runtime.settings)
     try:
         os.unlink(view.place_of(world.settings).document)  # else it is fresh, and nothing is done
         began = time.perf_counter()
-        view.publish(runtime, by)
+        published.publish(runtime, by, documents.view.document)
         return (time.perf_counter() - began) * 1000
     finally:
         by.close()

@@ -9,6 +9,7 @@ import pytest
 from hvtx.drivers import flows as flows_driver
 from hvtx.drivers.flows import Door
 from hvtx.host import conntrack, ctmessages
+from hvtx.host.inet import packed
 from hvtx.model.vm import Publish
 from integration import lab
 
@@ -83,16 +84,16 @@ def test_the_filter_is_the_kernels_own_work() -> None:
                 flow.name
                 for flow in map(ctmessages.parse, channel.dump(conntrack._GET, HEAD4 + question))
             }
-            for question in ctmessages.filters(conntrack.pack(GUEST4))
+            for question in ctmessages.filters(packed(GUEST4))
         ]
         everything = [ctmessages.parse(body) for body in channel.dump(conntrack._GET, HEAD4)]
     finally:
         channel.close()
-    packed = conntrack.pack(GUEST4)
+    raw = packed(GUEST4)
     for answer, end in zip(
         answers, ("source", "destination", "reply_source", "reply_destination"), strict=True
     ):
-        assert answer == {flow.name for flow in everything if getattr(flow, end) == packed}
+        assert answer == {flow.name for flow in everything if getattr(flow, end) == raw}
         assert 0 < len(answer) < len(everything)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from hvtx import documents
 from hvtx.engine import explain
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.errors import NotFound
@@ -36,7 +37,7 @@ class Host:
 
     def ask(self, thing: str) -> dict[str, Any]:
         """The object, whole."""
-        told = explain.answer(self.runtime, self.sight, thing)
+        told = documents.explain.document(explain.answer(self.runtime, self.sight, thing))
         assert json.loads(json.dumps(told)) == told
         assert set(told) == KEYS
         assert told["schema"] == "hvtx/explain/1"

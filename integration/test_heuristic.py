@@ -252,7 +252,7 @@ def test_of_many_legacy_rules_just_the_one_goes(hvtx: Program) -> None:
     lab.run("ip6tables-legacy", "-A", "FORWARD", "-s", "fd00::9", "-j", "ACCEPT")
     driver = Strangers(Host("aaaaaaaaaa", "/", "/", 5.0))
     for rule in [rule for rule in driver.rules() if rule.backend == "iptables"]:
-        tool = rule.place.split(" ")[0]
+        tool = rule.place.tool
         before = lab.run(f"{tool}-legacy-save", "-t", "filter").splitlines()
         assert driver.remove(rule).gone, rule
         after = lab.run(f"{tool}-legacy-save", "-t", "filter").splitlines()

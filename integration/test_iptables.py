@@ -346,8 +346,8 @@ def test_strangers_are_seen_as_far_as_they_matter(driver: IptablesDriver) -> Non
     driver.create([row(1, "base")])
     ipt("-t", "mangle", "-A", chain("FWD"), "-s", "192.0.2.1", "-j", "DROP")
     ipt("-t", "mangle", "-A", "INPUT", "-j", chain("FWD"))
-    seen = {(e.place, e.text, e.mark, e.nat) for e in driver.observe()}
-    ours = {(e.place, e.text, e.mark, e.nat) for e in driver.expected(row(1, "base"))}
+    seen = {(str(e.place), e.text, e.mark, e.nat) for e in driver.observe()}
+    ours = {(str(e.place), e.text, e.mark, e.nat) for e in driver.expected(row(1, "base"))}
     fd = "2001:db8::/32"
     dnat = "-p tcp -m tcp --dport 7 -j DNAT --to-destination"
     assert seen - ours == {

@@ -24,6 +24,7 @@ from hvtx.errors import Conflict, Contended, HostRefused, NotPermitted, UsageErr
 from hvtx.host import libnftables, nfmessages, nfnetlink
 from hvtx.host.netlink import CREATE
 from hvtx.model.mark import make_mark
+from hvtx.model.place import nft_place
 from hvtx.model.resource import Entry, Outcome, Resource
 from hvtx.rulesets import nftables_base, nftables_elements
 from integration import lab
@@ -125,7 +126,7 @@ def nft(*commands: str) -> str:
 
 
 def same(entry: Entry) -> tuple[str, str, str | None]:
-    return entry.place, entry.text, entry.mark
+    return str(entry.place), entry.text, entry.mark
 
 
 def seen(driver: NftablesDriver) -> Counter[tuple[str, str, str | None]]:
@@ -209,7 +210,7 @@ def test_elements_as_nft_shows_them(driver: NftablesDriver, rows: Rows) -> None:
 
 def test_texts_are_for_people(driver: NftablesDriver, rows: Rows) -> None:
     found = make(driver, rows.whole())
-    texts = {(e.place.removeprefix(f"nft inet {TABLE} "), e.text) for e in driver.observe()}
+    texts = {(e.place.name, e.text) for e in driver.observe()}
     assert ("dnat4_any", "tcp 8080 -> 10.77.0.2:80") in texts
     assert ("dnat6_host", "[2001:db8::1] tcp 443 -> [fd77::2]:80") in texts
     assert ("within", "hvbr0 hvbr0 -> goto isolated") in texts
@@ -308,7 +309,7 @@ def test_create_is_whole_or_not_at_all(driver: NftablesDriver, rows: Rows) -> No
 
 
 def entries(driver: NftablesDriver, place: str) -> list[Entry]:
-    return [entry for entry in driver.observe() if entry.place == place]
+    return [entry for entry in driver.observe() if str(entry.place) == place]
 
 
 def test_strangers_nat_rules_are_shown(driver: NftablesDriver, rows: Rows) -> None:
@@ -329,7 +330,7 @@ def test_strangers_nat_rules_are_shown(driver: NftablesDriver, rows: Rows) -> No
         lab.run("iptables-nft", *rule.split())
     found = driver.observe()
     assert all(entry.nat and entry.mark is None and entry.handle for entry in found)
-    shown = {(entry.place, entry.text) for entry in found}
+    shown = {(str(entry.place), entry.text) for entry in found}
     assert ("nft ip other post", 'ip saddr 10.77.0.0/24 oifname "eth0" counter masquerade') in shown
     assert ("nft ip other pre", "tcp dport 99 dnat to 10.77.0.5:9") in shown
     assert {place for place, _ in shown} == {
@@ -340,8 +341,8 @@ def test_strangers_nat_rules_are_shown(driver: NftablesDriver, rows: Rows) -> No
     }
     by_handle = listed_rules(lab.run("nft", "-s", "-a", "list", "table", "ip", "nat"))
     for entry in found:
-        if entry.place.startswith("nft ip nat"):
-            assert entry.text == by_handle[entry.place.split()[-1], entry.handle]
+        if entry.place.whole == nft_place("ip", "nat"):
+            assert entry.text == by_handle[entry.place.chain, entry.handle]
             assert "10.77.0" in entry.text
 
 
@@ -382,9 +383,9 @@ def test_changed_rules_differ(driver: NftablesDriver, rows: Rows) -> None:
     rule = entries(driver, f"nft bridge {TABLE} guard_udp6")[0]
     nft(f'replace rule bridge {TABLE} guard_udp6 handle {rule.handle} accept comment "{rule.mark}"')
     changed = seen(driver) - wanted(driver, found)
-    assert [(place, mark) for place, _, mark in changed] == [(rule.place, rule.mark)]
+    assert [(place, mark) for place, _, mark in changed] == [(str(rule.place), rule.mark)]
     nft(f"add rule bridge {TABLE} guard_udp6 udp dport 9 counter accept")
-    assert (rule.place, "udp dport 9 counter accept", None) in seen(driver)
+    assert (str(rule.place), "udp dport 9 counter accept", None) in seen(driver)
 
 
 def test_remove_takes_just_what_was_seen(driver: NftablesDriver, rows: Rows) -> None:

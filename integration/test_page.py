@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from hvtx import documents
 from hvtx.cli.page.markup import visible
 from hvtx.cli.page.plan import page
 from integration import browser, example, lab
@@ -193,7 +194,8 @@ def test_plans_load_what_they_show_and_no_more() -> None:
         " print(*sorted(sys.modules), file=sys.stderr); sys.exit(code)"
     )
     late = {
-        "hvtx.cli.page", "hvtx.host.replica", "hvtx.engine.explain", "hvtx.engine.schema", "hvtx.model.meaning", "hvtx.model.picture",
+        *(f"hvtx.documents.{name}" for name in documents.__all__),
+        "hvtx.cli.page", "hvtx.host.replica", "hvtx.engine.explain", "hvtx.model.meaning", "hvtx.model.picture",
         "hvtx.planner.heuristic", "hvtx.planner.likeness", "hvtx.planner.picture", "hvtx.planner.promises",
         "hvtx.planner.whose", "xml",
     }  # fmt: skip

@@ -20,7 +20,7 @@ from tests.structure.source import program
 
 ROOT = Path(__file__).resolve().parent.parent / "hvtx"
 # Where the wall clock is read: for people, in the history and in what is asked of it.
-CLOCKS = {"store/history.py", "engine/show.py"}
+CLOCKS = {"store/history.py", "engine/show_history.py"}
 ORDERED = {
     "ifindex",
     "handle",
@@ -231,7 +231,7 @@ _PLAIN_METHODS = frozenset(
 )  # fmt: skip
 # Calls that ask no netlink either, each looked at: files, QMP, ptrace, legacy tables, standard output.
 _PLAIN_CALLS = {
-    # a reader of standard output has gone; nothing else is EPIPE
+    # a reader of standard output has gone, and nothing else is EPIPE; and a constant's own letters
     "hvtx/cli/main.py": {"root.main", "PROGRAM.upper"},
     "hvtx/drivers/vm_process/stop.py": {"ask", "ending.tell"},
     "hvtx/engine/lost.py": {"file.any_held"},

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
+from hvtx import documents
 from hvtx.cli import render
 from hvtx.cli.common import (
     PID_MOST,
@@ -20,7 +21,8 @@ from hvtx.cli.common import (
 from hvtx.cli.root import Group
 from hvtx.errors import PartialFailure
 
-_WORDS = ("imported", "already", "skipped", "failed")
+if TYPE_CHECKING:
+    from hvtx.engine.imported import Import, ImportedThing, ImportedVm
 
 
 @click.group("import", cls=Group)
@@ -50,12 +52,12 @@ def my_hypervisor(ctx: click.Context, paths: tuple[str, ...], dry_run: bool, jso
     from hvtx.engine import adopt
 
     with opened(ctx, writable=not dry_run) as runtime:
-        document = adopt.import_states(runtime, paths, dry_run=dry_run)
+        done = adopt.import_states(runtime, paths, dry_run=dry_run)
     if json_:
-        render.emit_json(document)
+        render.emit_json(documents.imported.document(done))
     else:
-        _show(document)
-    return PartialFailure.exit_code if _left(document) else 0
+        _show(done)
+    return PartialFailure.exit_code if done.left() else 0
 
 
 @click.command()
@@ -105,35 +107,25 @@ def adopt(
 
     thing = words[0] if len(words) == 1 else shlex.join(words)
     with opened(ctx, writable=not dry_run) as runtime:
-        document = engine.adopt_object(runtime, thing, name, pid=pid, dry_run=dry_run)
+        done = engine.adopt_object(runtime, thing, name, pid=pid, dry_run=dry_run)
     if json_:
-        render.emit_json(document)
+        render.emit_json(documents.adopt.document(done))
         return
-    item = document["item"]
-    done = {"imported": "is taken over", "already": "is on record and marked already"}
-    verb = done[item["outcome"]] if document["applied"] else "would be taken over"
-    render.say(render.plain(f"{item['kind']} {item['key']} {verb} for VM {document['vm']}"), "bold")
-    for line in (*item["evidence"], f"the VM: {document['liveness']} ({document['process']})"):
+    item = done.item
+    verbs = {"imported": "is taken over", "already": "is on record and marked already"}
+    verb = verbs[item.outcome] if done.applied else "would be taken over"
+    render.say(render.plain(f"{item.kind} {item.key} {verb} for VM {done.vm}"), "bold")
+    for line in (*item.evidence, f"the VM: {done.liveness} ({done.process})"):
         render.say(f"  {render.plain(line)}", "dim")
 
 
-def _left(document: dict[str, Any]) -> bool:
-    """Whether something that is there was not taken over; what is gone needs nobody."""
-    return any(
-        item["outcome"] in ("skipped", "failed") and item["reason"] != "already-gone"
-        for vm in document["vms"]
-        for item in (vm, *vm["items"])
-    )
-
-
-def _show(document: dict[str, Any]) -> None:
-    rows = []
-    for vm in document["vms"]:
-        name = vm["vm"] or vm["name"] or vm["path"]
-        rows.append((name, "VM", vm["id"], _outcome(vm, document), vm["message"]))
+def _show(done: Import) -> None:
+    rows: list[tuple[str | None, ...]] = []
+    for vm in done.vms:
+        name = vm.vm or vm.name or vm.path
+        rows.append((name, "VM", vm.id, _outcome(vm, done), vm.message))
         rows += [
-            (name, item["kind"], item["key"], _outcome(item, document), item["message"])
-            for item in vm["items"]
+            (name, item.kind, item.key, _outcome(item, done), item.message) for item in vm.items
         ]
     render.table(
         ("vm", "kind", "object", "outcome", "why"),
@@ -141,13 +133,12 @@ def _show(document: dict[str, Any]) -> None:
         empty="nothing was found",
         below=("why", "object"),
     )
-    counts = document["summary"]
-    words = ", ".join(f"{counts[word]} {word}" for word in _WORDS if counts[word])
-    render.say(words if document["applied"] else f"{words} (nothing was changed)", "bold")
+    words = ", ".join(f"{count} {word}" for word, count in done.counts().items() if count)
+    render.say(words if done.applied else f"{words} (nothing was changed)", "bold")
 
 
-def _outcome(item: dict[str, Any], document: dict[str, Any]) -> str:
-    word = str(item["outcome"])
-    if word == "imported" and not document["applied"]:
+def _outcome(one: ImportedVm | ImportedThing, done: Import) -> str:
+    word = one.outcome
+    if word == "imported" and not done.applied:
         word = "would be imported"
-    return f"{word} ({item['reason']})" if item["reason"] else word
+    return f"{word} ({one.reason})" if one.reason else word

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
+from hvtx import documents
 from hvtx.cli.settings import DAY, SECONDS, settings
 from hvtx.errors import HvtxError, NotPermitted, Refused, StoreError
 
@@ -190,9 +191,9 @@ def _runtime(
 ) -> AbstractContextManager[Runtime, bool | None]:
     """A runtime that closes itself; where a group may look, it publishes what it changed."""
     if writable and known.group:
-        from hvtx.engine.view import publishing
+        from hvtx.engine.published import publishing
 
-        return publishing(known, create=create, spends=spends)
+        return publishing(known, documents.view.document, create=create, spends=spends)
     from hvtx.engine.runtime import Runtime
 
     return closing(Runtime(known, writable=writable, create=create, spends=spends))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
+from hvtx import documents
 from hvtx.cli import render
 from hvtx.cli.common import as_json, opened
 from hvtx.cli.settings import settings
 from hvtx.errors import HvtxError, NotPermitted, StoreError, UsageError
+
+if TYPE_CHECKING:
+    from hvtx.engine.finding import Finding
 
 
 @click.command()
@@ -52,23 +56,23 @@ def doctor(ctx: click.Context, collect: bool, dry_run: bool, guessing: bool, jso
 
     try:
         with opened(ctx, writable=False) as runtime:
-            document = diagnose.diagnose(runtime)
+            findings = diagnose.diagnose(runtime)
     except HvtxError as problem:
         if problem.exit_code not in (StoreError.exit_code, NotPermitted.exit_code):
             raise
-        document = diagnose.without_store(settings(ctx.find_root().obj), problem)
+        findings = diagnose.without_store(settings(ctx.find_root().obj), problem)
         if problem.exit_code == NotPermitted.exit_code:
-            _tell(document, json_=json_)  # all that this user can see, and then what he may not
+            _tell(findings, json_=json_)  # all that this user can see, and then what he may not
             raise
-    _tell(document, json_=json_)
-    return 1 if any(finding["level"] == "error" for finding in document["findings"]) else 0
+    _tell(findings, json_=json_)
+    return 1 if any(finding.level == "error" for finding in findings) else 0
 
 
-def _tell(document: dict[str, Any], *, json_: bool) -> None:
+def _tell(findings: Sequence[Finding], *, json_: bool) -> None:
     if json_:
-        render.emit_json(document)
+        render.emit_json(documents.doctor.document(findings))
     else:
-        _show(document["findings"])
+        _show(findings)
 
 
 _LEVELS = {"error": "bold red", "warning": "yellow", "ok": "green"}
@@ -78,12 +82,12 @@ _COMMAND = re.compile(
 )
 
 
-def _show(findings: Sequence[Mapping[str, Any]]) -> None:
+def _show(findings: Sequence[Finding]) -> None:
     """What is wrong first; how many there are of each level last, by the prompt."""
-    levels = [finding["level"] for finding in findings]
+    levels = [finding.level for finding in findings]
     for level, style in _LEVELS.items():
         for finding in findings:
-            if finding["level"] == level:
+            if finding.level == level:
                 _show_finding(finding, style)
     words = ", ".join(
         f"{levels.count(level)} {level}{'s' if levels.count(level) != 1 else ''}"
@@ -92,13 +96,13 @@ def _show(findings: Sequence[Mapping[str, Any]]) -> None:
     render.say(f"{words}; {levels.count('ok')} checks found nothing wrong", "bold")
 
 
-def _show_finding(finding: Mapping[str, Any], style: str) -> None:
-    head = f"{finding['level']:<8} {finding['check']}: {render.plain(finding['message'])}"
+def _show_finding(finding: Finding, style: str) -> None:
+    head = f"{finding.level:<8} {finding.check}: {render.plain(finding.message)}"
     render.say(render.wrapped(head, "", hang=9), style)
-    for line in (one for one in finding["evidence"] if one not in finding["message"]):
+    for line in (one for one in finding.evidence if one not in finding.message):
         render.say(render.wrapped(render.plain(line), " " * 9), "dim")
-    if finding["hint"]:
-        _show_mend(render.plain(finding["hint"]))
+    if finding.hint:
+        _show_mend(render.plain(finding.hint))
 
 
 def _show_mend(hint: str) -> None:

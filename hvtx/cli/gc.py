@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from hvtx import documents
 from hvtx.cli import render
 from hvtx.cli.common import (
     Given,
@@ -185,9 +186,7 @@ def _installation(
 def _schema(file: str | None, more: dict[str, Any]) -> int:
     if file or any(more.values()):
         raise UsageError("--schema stands alone")
-    from hvtx.engine.schema import plan_schema
-
-    render.emit_json(plan_schema())
+    render.emit_json(documents.plan_schema.document())
     return 0
 
 
@@ -312,12 +311,11 @@ def recover(ctx: click.Context, accept_rollback: bool, new_namespace: bool, json
     """
     from hvtx.engine import recover as engine
 
-    told = telling_refusal(json_, engine.refused_document)
+    told = telling_refusal(json_, documents.recover.refused)
     with told, opened(ctx, writable=True, create=False, spends=True) as runtime:
         done = engine.recover(runtime, accept_rollback=accept_rollback, new_namespace=new_namespace)
-    document = engine.recovery_document(done)
     if json_:
-        render.emit_json(document)
+        render.emit_json(documents.recover.document(done))
     else:
         show_items(done.items)
         for name in done.networks:
@@ -340,20 +338,17 @@ def repair(ctx: click.Context, name: str | None, json_: bool) -> int:
     """Put back what someone flushed or changed under running VMs and networks."""
     from hvtx.engine import repair as engine
 
-    told = telling_refusal(json_, engine.refused_document)
+    told = telling_refusal(json_, documents.repair.refused)
     with told, opened(ctx, writable=True, create=False, spends=True) as runtime:
-        document = engine.repair(runtime, name)
+        done = engine.repair(runtime, name)
     if json_:
-        render.emit_json(document)
+        render.emit_json(documents.repair.document(done))
     else:
-        for item in document["repaired"]:
-            render.say(
-                f"put back: {item['kind']} {render.plain(item['key'])} ({item['missing']})", "green"
-            )
-        for item in document["failed"]:
-            render.say(
-                f"not put back: {item['kind']} {render.plain(item['key'])}: {item['why']}", "red"
-            )
-        if not document["repaired"] and not document["failed"]:
+        for item in done.repaired:
+            render.say(f"put back: {item.kind} {render.plain(item.key)} ({item.missing})", "green")
+        for failed in done.failed:
+            words = f"not put back: {failed.kind} {render.plain(failed.key)}: {failed.why}"
+            render.say(words, "red")
+        if not done.repaired and not done.failed:
             render.say("nothing is missing")
-    return PartialFailure.exit_code if document["failed"] else 0
+    return PartialFailure.exit_code if done.failed else 0

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import click
 
 from hvtx.cli import render
 from hvtx.cli.common import opened, telling_refusal
+from hvtx.engine import heuristic as engine
+from hvtx.engine import saved_plan
 from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError
 
 _WARNING = (
@@ -20,35 +23,32 @@ def plan(
     ctx: click.Context, *, out: str | None, mode: int, detailed_exitcode: bool, json_: bool
 ) -> int:
     """`gc --heuristic --plan`."""
-    from hvtx.engine import heuristic as engine
-
-    told = telling_refusal(json_, engine.refused_document)
+    told = telling_refusal(json_, partial(saved_plan.refused_document, heuristic=True))
     with told, opened(ctx, writable=False) as runtime:
         report = engine.make_plan(runtime)
     if out and report.refused is None:
-        engine.save_plan(report, out, mode)
-    _show(report, engine.document(report), json_=json_)
-    return EXIT_PLAN_NOT_EMPTY if detailed_exitcode and report.acting() else 0
+        saved_plan.save_plan(report, out, mode)
+    _show(report, saved_plan.plan_document(report), json_=json_)
+    return EXIT_PLAN_NOT_EMPTY if detailed_exitcode and report.plan.acting() else 0
 
 
 def apply(ctx: click.Context, file: str | None, *, yes: bool, json_: bool) -> int:
     """`gc --heuristic --apply --yes`."""
-    from hvtx.engine import heuristic as engine
-
     if not yes:
         raise UsageError(
             "--heuristic removes on a guess, so --apply needs --yes",
             hint="read hvtx gc --heuristic --plan first",
         )
-    saved = engine.load_plan(file) if file else None
-    told = telling_refusal(json_, engine.refused_document)
+    saved = saved_plan.load_plan(file, heuristic=True) if file else None
+    told = telling_refusal(json_, partial(saved_plan.refused_document, heuristic=True))
     with told, opened(ctx, writable=True, spends=True) as runtime:
         if runtime.refused is not None:
             report = engine.make_plan(runtime)
         else:
             report = engine.apply(runtime, saved=saved)
-    _show(report, engine.document(report), json_=json_)
-    return PartialFailure.exit_code if any(i.outcome == "failed" for i in report.items) else 0
+    _show(report, saved_plan.plan_document(report), json_=json_)
+    failed = any(item.outcome == "failed" for item in report.plan.items)
+    return PartialFailure.exit_code if failed else 0
 
 
 def _show(report: Any, document: dict[str, Any], *, json_: bool) -> None:
@@ -64,11 +64,11 @@ def _show_items(report: Any) -> None:
     if not report.applied:
         render.say(render.wrapped(_WARNING, ""), "bold red")
         render.say("")
-    for item in report.items:
+    for item in report.plan.items:
         if not report.applied or item.outcome is not None:
             _show_item(item)
-    acting = [item for item in report.items if item.action.value == "delete"]
-    left = len(report.items) - len(acting)
+    acting = report.plan.acting()
+    left = len(report.plan.items) - len(acting)
     if report.applied:
         outcomes = [item.outcome for item in acting]
         words = ", ".join(f"{outcomes.count(o)} {o}" for o in ("done", "failed", "skipped"))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from hvtx import documents
 from hvtx.cli import render
 from hvtx.cli.common import (
     LINES_MOST,
@@ -20,28 +21,33 @@ from hvtx.cli.common import (
     reading,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hvtx.engine.explained import Explanation, OnRecord
+    from hvtx.model.history import Line
+
 
 @click.command()
 @as_json
 @click.pass_context
 def intents(ctx: click.Context, json_: bool) -> None:
     """Show running and interrupted operations, with their rows."""
-    from hvtx.engine import show
+    from hvtx.engine import show_history
 
     with opened(ctx, writable=False) as runtime:
-        document = show.list_intents(runtime)
+        operations = show_history.list_intents(runtime)
     if json_:
-        render.emit_json(document)
+        render.emit_json(documents.intents.document(operations))
         return
-    rows = []
-    for operation in document["operations"]:
-        who = operation["vm"] or operation["network"]
-        since = render.moment(operation["since"])
-        head = (operation["id"], operation["verb"], who, operation["state"], since)
-        resources = operation["resources"] or [{"kind": None, "key": None, "state": None}]
-        rows += [
-            (*head, f"{r['kind'] or ''} {r['key'] or ''}".strip(), r["state"]) for r in resources
-        ]
+    rows: list[tuple[object, ...]] = []
+    for operation in operations:
+        who = operation.vm or operation.network
+        since = render.moment(operation.since)
+        head = (operation.id, operation.verb, who, operation.state, since)
+        rows += [(*head, f"{r.kind} {r.key}", r.state) for r in operation.resources]
+        if not operation.resources:
+            rows.append((*head, "", None))
     render.table(
         ("id", "verb", "of", "state", "since", "resource", "row"),
         rows,
@@ -98,41 +104,35 @@ def _words(name: str) -> Any:
 def log(ctx: click.Context, /, limit: int, detail: bool, json_: bool, **wanted: Any) -> None:
     """Show what was made, removed, kept, and why."""
     with reading(ctx) as source:
-        document = source.list_history(limit=limit, detail=detail, **wanted)
+        lines = source.list_history(limit=limit, **wanted)
     if json_:
-        render.emit_json(document)
+        render.emit_json(documents.log.document(lines, detail=detail, view=source.view))
         return
     if detail:
-        _show_details(document["entries"])
+        _show_details(lines)
         return
     asked = any(value is not None for value in wanted.values())
     render.table(
         ("time", "op", "verb", "vm", "event", "reason", "message"),
         [
             (
-                *(render.moment(e["time"]), e["operation"], e["verb"], e["vm"]),
-                *(e["event"], e["reason"], e["message"]),
+                *(render.moment(line.time), line.operation, line.verb, line.vm),
+                *(line.event, line.reason, line.message),
             )
-            for e in document["entries"]
+            for line in lines
         ],
         empty="no line of the history matches" if asked else "nothing has happened yet",
         below=("message", "reason"),
     )
 
 
-def _show_details(entries: list[dict[str, Any]]) -> None:
+def _show_details(lines: Sequence[Line]) -> None:
     """Each line with what it speaks of, in words that a person can read."""
-    for entry in entries:
-        head = (
-            render.moment(entry["time"]),
-            entry["verb"],
-            entry["vm"],
-            entry["event"],
-            entry["reason"],
-        )
+    for line in lines:
+        head = (render.moment(line.time), line.verb, line.vm, line.event, line.reason)
         render.say("  ".join(render.plain(word) for word in head if word), "bold")
-        render.say(f"  {render.plain(entry['message'])}")
-        for name, value in (entry["detail"] or {}).items():
+        render.say(f"  {render.plain(line.message)}")
+        for name, value in (line.detail or {}).items():
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             render.say(render.wrapped(f"{name}: {render.plain(text)}", "    "), "dim")
 
@@ -151,42 +151,39 @@ def explain(ctx: click.Context, words: tuple[str, ...], json_: bool) -> None:
     from hvtx.engine import explain as engine
 
     with opened(ctx, writable=False) as runtime:
-        document = engine.explain(runtime, " ".join(words))
+        told = engine.explain(runtime, " ".join(words))
     if json_:
-        render.emit_json(document)
+        render.emit_json(documents.explain.document(told))
     else:
-        _show_explanation(document)
+        _show_explanation(told)
 
 
-def _show_explanation(document: dict[str, Any]) -> None:
-    render.say(render.wrapped(render.plain(document["message"]), ""), "bold")
-    pairs = [("owner", document["owner"]), ("kind", document["kind"])]
-    if document["key"] != document["object"]:
-        pairs.append(("name", document["key"]))
-    pairs += [(name, document[name]) for name in ("vm", "network") if document[name]]
-    record = document["record"]
-    if document["since"]:
-        pairs.append(("since", render.moment(document["since"])))
-    if record:
-        pairs.append(("record", f"row {record['id']}, {record['state']}, mark {record['mark']}"))
-        pairs.append(("operation", _operation(record)))
-    pairs += [("evidence", line) for line in document["evidence"]]
-    gc = document["gc"]
-    pairs.append(("gc", f"{gc['action']} ({gc['reason']}): {document['why']}"))
-    pairs += [("history", _event(line)) for line in document["history"]]
-    pairs += [
-        ("also", f"{other['kind']} {other['key']}: {other['message']}")
-        for other in document["also"]
-    ]
+def _show_explanation(told: Explanation) -> None:
+    render.say(render.wrapped(render.plain(told.message), ""), "bold")
+    pairs = [("owner", told.owner), ("kind", told.kind)]
+    if told.key != told.object:
+        pairs.append(("name", told.key))
+    pairs += [(name, word) for name, word in (("vm", told.vm), ("network", told.network)) if word]
+    if told.since:
+        pairs.append(("since", render.moment(told.since)))
+    if told.record:
+        row = told.record
+        pairs.append(("record", f"row {row.id}, {row.state}, mark {row.mark}"))
+        pairs.append(("operation", _operation(row)))
+    pairs += [("evidence", line) for line in told.evidence]
+    pairs.append(("gc", f"{told.action} ({told.reason}): {told.why}"))
+    pairs += [("history", _event(line)) for line in told.history]
+    pairs += [("also", f"{other.kind} {other.key}: {other.message}") for other in told.also]
     render.paragraphs(pairs)
 
 
-def _operation(record: dict[str, Any]) -> str:
-    words = f"{record['operation']} ({record['verb']}), begun {render.moment(record['since'])}"
-    return words + (f", {record['result']}" if record["result"] else ", not ended")
+def _operation(record: OnRecord) -> str:
+    words = f"{record.operation} ({record.verb})"
+    words += f", begun {render.moment(record.since)}" if record.since else ""
+    return words + (f", {record.result}" if record.result else ", not ended")
 
 
-def _event(line: dict[str, Any]) -> str:
-    when = render.moment(line["time"])
-    words = f"{when} {line['event']} by operation {line['operation']} ({line['verb']})"
-    return words + (f": {line['reason']}" if line["reason"] else "")
+def _event(line: Line) -> str:
+    when = render.moment(line.time)
+    words = f"{when} {line.event} by operation {line.operation} ({line.verb})"
+    return words + (f": {line.reason}" if line.reason else "")

@@ -78,7 +78,7 @@ def _run(arguments: Sequence[str]) -> int:
     except (OSError, MemoryError) as problem:
         told = _unexpected(problem)
         for note in getattr(problem, "__notes__", ()):
-            told.hint = f"{told.hint}; {note}"
+            told.add_note(note)
         return _tell(told, as_json=as_json, debug=debug)
     except Exception as problem:  # noqa: BLE001 - a mistake of ours is one line too, unless asked
         words = f"unexpected {type(problem).__name__}: {problem}"
@@ -132,7 +132,8 @@ def _tell(problem: HvtxError, *, as_json: bool, debug: bool) -> int:
 
         click.echo(_plain(traceback.format_exc()), err=True)
     message = " ".join(problem.message.split())
-    hint = " ".join((problem.hint or problem.mend).split())
+    notes = getattr(problem, "__notes__", ())
+    hint = " ".join(("; ".join(filter(None, (problem.hint, *notes))) or problem.mend).split())
     if as_json:
         from hvtx.cli.render import to_json
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hvtx import documents
 from hvtx.cli import render
 from hvtx.cli.common import Given, as_json, complete_file, opened
 
@@ -31,24 +32,13 @@ def metrics(ctx: click.Context, textfile: str | None, json_: bool) -> None:
     with opened(ctx, writable=False) as runtime:
         found = engine.gauges(runtime)
     if json_:
-        render.emit_json({"schema": "hvtx/metrics/1", "metrics": [_document(g) for g in found]})
+        render.emit_json(documents.metrics.document(found))
     elif textfile is None:
         from prometheus_client import generate_latest
 
         render.write(generate_latest(_registry(found)).decode())
     else:
         _write(found, textfile)
-
-
-def _document(gauge: Gauge) -> dict[str, Any]:
-    return {
-        "name": gauge.name,
-        "help": gauge.help,
-        "values": [
-            {"labels": dict(zip(gauge.labels, labels, strict=True)), "value": value}
-            for labels, value in gauge.values.items()
-        ],
-    }
 
 
 def _registry(found: Iterable[Gauge]) -> Any:

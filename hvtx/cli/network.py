@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from hvtx import documents
 from hvtx.cli import render
 from hvtx.cli.common import Number, again_when_full, as_json, complete_network, opened, reading
 from hvtx.cli.root import Group
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hvtx.model.resource import Resource
 
 
 @click.group(cls=Group)
@@ -31,16 +37,16 @@ def network() -> None:
 @click.pass_context
 def create(ctx: click.Context, /, name: str, json_: bool, **wish: Any) -> None:
     """Make a network: bridge, gateway addresses, base rules."""
-    from hvtx.engine import network_create, show
+    from hvtx.engine import network_create, show_networks
 
     parsed = network_create.parse_wish(
         name, wish["subnets"], wish["bridge"], wish["mtu"], nat=wish["nat"], isolate=wish["isolate"]
     )
     with opened(ctx, writable=True) as runtime:
         made = network_create.create_network(runtime, parsed)
-        document = show.network_document(runtime, made)
+        shown = show_networks.shown_network(runtime, made)
     if json_:
-        render.emit_json(document)
+        render.emit_json(documents.network.document(shown))
     else:
         render.say(f"network {name} is up on bridge {made.bridge}: {', '.join(made.subnets)}")
 
@@ -51,22 +57,22 @@ def create(ctx: click.Context, /, name: str, json_: bool, **wish: Any) -> None:
 def ls(ctx: click.Context, json_: bool) -> None:
     """List networks."""
     with reading(ctx) as source:
-        document = source.list_networks()
+        networks = source.list_networks()
     if json_:
-        render.emit_json(document)
+        render.emit_json(documents.networks.document(networks, source.view))
         return
     render.table(
         ("name", "bridge", "subnets", "nat", "firewall", "vms"),
         [
             (
-                n["name"],
-                n["bridge"],
-                " ".join(n["subnets"]),
-                "yes" if n["nat"] else "no",
-                n["firewall"],
-                len(n["vms"]),
+                n.name,
+                n.bridge,
+                " ".join(n.subnets),
+                "yes" if n.nat else "no",
+                n.firewall,
+                len(n.vms),
             )
-            for n in document["networks"]
+            for n in networks
         ],
         empty="no networks",
         below=("vms", "firewall", "nat", "subnets"),
@@ -80,33 +86,33 @@ def ls(ctx: click.Context, json_: bool) -> None:
 def show(ctx: click.Context, name: str, json_: bool) -> None:
     """Show a network and its resources."""
     with reading(ctx) as source:
-        document = source.show_network(name)
+        shown = source.show_network(name)
     if json_:
-        render.emit_json(document)
+        render.emit_json(documents.network.document(shown, source.view))
         return
     render.fields(
         [
-            ("name", document["name"]),
-            ("bridge", document["bridge"]),
-            ("subnets", " ".join(document["subnets"])),
-            ("gateways", " ".join(document["gateway"])),
-            ("nat", "yes" if document["nat"] else "no"),
-            ("isolate", "yes" if document["isolate"] else "no"),
-            ("mtu", document["mtu"]),
-            ("firewall", document["firewall"]),
-            ("vms", " ".join(document["vms"])),
+            ("name", shown.name),
+            ("bridge", shown.bridge),
+            ("subnets", " ".join(shown.subnets)),
+            ("gateways", " ".join(shown.gateways)),
+            ("nat", "yes" if shown.nat else "no"),
+            ("isolate", "yes" if shown.isolate else "no"),
+            ("mtu", shown.mtu),
+            ("firewall", shown.firewall),
+            ("vms", " ".join(shown.vms)),
         ]
     )
-    show_resources(document["resources"])
+    show_resources(shown.resources)
 
 
-def show_resources(resources: list[dict[str, Any]]) -> None:
+def show_resources(resources: Sequence[Resource]) -> None:
     """The resources of a VM or network as a table."""
     if resources:
         render.say("")
         render.table(
             ("kind", "key", "state", "mark"),
-            [(r["kind"], r["key"], r["state"], r["mark"]) for r in resources],
+            [(r.kind, r.key, r.state, r.mark) for r in resources],
             empty="",
             below=("mark", "key"),
         )
@@ -124,6 +130,6 @@ def rm(ctx: click.Context, name: str, json_: bool) -> None:
     with opened(ctx, writable=True, spends=True) as runtime:
         network_remove.remove_network(runtime, name)
     if json_:
-        render.emit_json({"schema": "hvtx/removed/1", "network": name})
+        render.emit_json(documents.removed.document("network", name))
     else:
         render.say(f"network {name} is removed")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
+from hvtx import documents
 from hvtx.cli import render
 from hvtx.cli.common import Given, as_json, complete_file, translated
 from hvtx.cli.settings import settings
+
+if TYPE_CHECKING:
+    from hvtx.engine.backup import Copied
 
 
 @click.group()
@@ -26,9 +32,9 @@ def backup(ctx: click.Context, file: str, force: bool, json_: bool) -> None:
     with translated():
         done = engine.backup(settings(ctx.find_root().obj), file, force=force)
     if json_:
-        render.emit_json(done)
+        render.emit_json(documents.store_backup.document(done))
     else:
-        render.say(f"the store is copied to {render.plain(done['file'])}: {_what(done)}")
+        render.say(f"the store is copied to {render.plain(done.file)}: {_what(done)}")
 
 
 @store.command()
@@ -47,15 +53,15 @@ def restore(ctx: click.Context, file: str, force: bool, json_: bool) -> None:
     with translated():
         done = engine.restore(settings(ctx.find_root().obj), file, force=force)
     if json_:
-        render.emit_json(done)
+        render.emit_json(documents.store_restore.document(done))
         return
-    render.say(f"the store is restored from {render.plain(file)}: {_what(done)}")
-    if done["kept"]:
-        render.say(f"the one that was there is kept as {render.plain(done['kept'])}")
-    render.say(f"now run: {done['next']} ({render.plain(done['why'])})")
+    render.say(f"the store is restored from {render.plain(file)}: {_what(done.copied)}")
+    if done.kept:
+        render.say(f"the one that was there is kept as {render.plain(done.kept)}")
+    render.say(f"now run: {done.next} ({render.plain(done.why)})")
 
 
-def _what(done: dict[str, object]) -> str:
-    counts = [(done["vms"], "VM"), (done["networks"], "network")]
+def _what(copied: Copied) -> str:
+    counts = [(copied.vms, "VM"), (copied.networks, "network")]
     words = ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for count, what in counts)
-    return f"{words}, change {done['change']} of installation {done['installation']}"
+    return f"{words}, change {copied.change} of installation {copied.installation}"

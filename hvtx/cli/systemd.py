@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hvtx import documents
 from hvtx.cli import render
 from hvtx.cli.common import Given, as_json, complete_file
 from hvtx.cli.root import Group
@@ -98,7 +99,7 @@ def print_(ctx: click.Context, metrics: str | None, json_: bool) -> None:
     if found is not None:
         click.echo(f"warning: {render.plain(found[0])}; install refuses that", err=True)
     if json_:
-        render.emit_json(engine.printed(made))
+        render.emit_json(documents.systemd.printed(made))
     else:
         render.write(listing(made))
 
@@ -138,13 +139,10 @@ def _need_directory(root: str) -> None:
 
 
 def _show(outcome: Outcome, *, json_: bool) -> None:
-    from hvtx.engine import systemd as engine
-
-    document = engine.document(outcome)
     if json_:
-        render.emit_json(document)
+        render.emit_json(documents.systemd.document(outcome))
         return
-    for unit in document["units"]:
-        render.say(f"{unit['state']:<9} {render.plain(unit['path'])}")
+    for entry in outcome.units:
+        render.say(f"{entry.state:<9} {render.plain(entry.path)}")
     if outcome.note:
         click.echo(f"note: {render.plain(outcome.note)}", err=True)

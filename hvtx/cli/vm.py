@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 import click
 from click.core import ParameterSource
 
+from hvtx import documents
 from hvtx.cli import render
 from hvtx.cli.common import (
     PID_MOST,
@@ -126,8 +127,7 @@ def run(ctx: click.Context, /, name: str, json_: bool, **wish: Any) -> None:
 
     parsed = parsed_options(name, wish)
     with opened(ctx, writable=True) as runtime:
-        vm_start.run_vm(runtime, parsed)
-        show_done(runtime, name, "running", json_=json_)
+        show_done(runtime, vm_start.run_vm(runtime, parsed), "running", json_=json_)
 
 
 @vm.command()
@@ -139,8 +139,7 @@ def start(ctx: click.Context, name: str, json_: bool) -> None:
     from hvtx.engine import vm_start
 
     with opened(ctx, writable=True) as runtime:
-        vm_start.start_vm(runtime, name)
-        show_done(runtime, name, "running", json_=json_)
+        show_done(runtime, vm_start.start_vm(runtime, name), "running", json_=json_)
 
 
 def _power_down(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -168,8 +167,8 @@ def stop(ctx: click.Context, name: str, timeout: float, force: bool, json_: bool
 
     with opened(ctx, writable=True, spends=True) as runtime:
         tell = None if json_ else render.tell
-        vm_stop.stop_vm(runtime, name, timeout=timeout, force=force, tell=tell)
-        show_done(runtime, name, "stopped", json_=json_)
+        scope = vm_stop.stop_vm(runtime, name, timeout=timeout, force=force, tell=tell)
+        show_done(runtime, scope, "stopped", json_=json_)
 
 
 @vm.command()
@@ -183,8 +182,8 @@ def restart(ctx: click.Context, name: str, timeout: float, force: bool, json_: b
 
     with opened(ctx, writable=True) as runtime:
         tell = None if json_ else render.tell
-        vm_start.restart_vm(runtime, name, timeout=timeout, force=force, tell=tell)
-        show_done(runtime, name, "running", json_=json_)
+        scope = vm_start.restart_vm(runtime, name, timeout=timeout, force=force, tell=tell)
+        show_done(runtime, scope, "running", json_=json_)
 
 
 _CLEARING = ("kernel", "initrd", "append", "disk")
@@ -242,8 +241,7 @@ def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
             wanted[field] = wanted[field] or None
     changes = alter.parse_changes(**{**wanted, "command": wanted["command"] or None})
     with opened(ctx, writable=True) as runtime:
-        alter.set_vm(runtime, name, changes)
-        show_done(runtime, name, "changed", json_=json_)
+        show_done(runtime, alter.set_vm(runtime, name, changes), "changed", json_=json_)
 
 
 @vm.command()
@@ -259,7 +257,7 @@ def rm(ctx: click.Context, name: str, force: bool, json_: bool) -> None:
     with opened(ctx, writable=True, spends=True) as runtime:
         vm_stop.remove_vm(runtime, name, force=force)
     if json_:
-        render.emit_json({"schema": "hvtx/removed/1", "vm": name})
+        render.emit_json(documents.removed.document("vm", name))
     else:
         render.say(f"VM {name} is removed")
 
@@ -270,23 +268,23 @@ def rm(ctx: click.Context, name: str, force: bool, json_: bool) -> None:
 def ls(ctx: click.Context, json_: bool) -> None:
     """List VMs with their state."""
     with reading(ctx) as source:
-        document = source.list_vms()
+        vms = source.list_vms()
     if json_:
-        render.emit_json(document)
+        render.emit_json(documents.vms.document(vms, source.view))
         return
     render.table(
         ("name", "state", "guest", "pid", "address", "network", "ports"),
         [
             (
-                v["name"],
-                v["state"],
-                v["guest"],
-                v["pid"],
-                " ".join(address for i in v["interfaces"] for address in addresses_of(i)),
-                " ".join(i["network"] for i in v["interfaces"]),
-                " ".join(short_port(p) for i in v["interfaces"] for p in i["publish"]),
+                v.vm.name,
+                v.state,
+                v.guest,
+                v.pid,
+                " ".join(address for i in v.interfaces for address in addresses_of(i)),
+                " ".join(i.network for i in v.interfaces),
+                " ".join(short_port(p) for i in v.interfaces for p in i.publish),
             )
-            for v in document["vms"]
+            for v in vms
         ],
         empty="no VMs",
         below=("ports", "address", "network"),
@@ -300,38 +298,38 @@ def ls(ctx: click.Context, json_: bool) -> None:
 def show(ctx: click.Context, name: str, json_: bool) -> None:
     """Show a VM, its interfaces and resources."""
     with reading(ctx) as source:
-        document = source.show_vm(name)
+        shown = source.show_vm(name)
     if json_:
-        render.emit_json(document)
+        render.emit_json(documents.vm.document(shown, source.view))
         return
     render.fields(
         [
-            ("name", document["name"]),
-            ("state", document["state"]),
-            ("guest", document["guest"]),
-            ("hypervisor", document["hypervisor"]),
-            *((("accelerator", accelerator),) if (accelerator := accelerator_of(document)) else ()),
-            ("pid", document["pid"]),
-            ("user", document["user"]),
-            ("memory", f"{document['memory']} MiB"),
-            ("cpus", document["cpus"]),
-            ("autostart", "yes" if document["autostart"] else "no"),
-            *boots_with(document),
+            ("name", shown.vm.name),
+            ("state", shown.state),
+            ("guest", shown.guest),
+            ("hypervisor", shown.vm.hypervisor),
+            *((("accelerator", accelerator),) if (accelerator := accelerator_of(shown)) else ()),
+            ("pid", shown.pid),
+            ("user", shown.user),
+            ("memory", f"{shown.vm.memory} MiB"),
+            ("cpus", shown.vm.cpus),
+            ("autostart", "yes" if shown.vm.autostart else "no"),
+            *boots_with(shown),
         ]
     )
-    for interface in document["interfaces"]:
+    for interface in shown.interfaces:
         render.say("")
         render.fields(
             [
-                ("network", interface["network"]),
+                ("network", interface.network),
                 *[("address", words) for words in ways_of(interface)],
-                ("mac", interface["mac"]),
-                ("device", interface["device"]),
-                *[("published", port_anywhere(p)) for p in interface["publish"]],
+                ("mac", interface.mac),
+                ("device", interface.device),
+                *[("published", port_anywhere(p)) for p in interface.publish],
             ]
         )
-    show_resources(document["resources"])
-    for note in document["notes"]:
+    show_resources(shown.resources)
+    for note in shown.notes:
         render.say(f"note: {note}")
 
 
@@ -346,7 +344,7 @@ def logs(ctx: click.Context, name: str, json_: bool) -> None:
     with opened(ctx, writable=False) as runtime:
         paths = views.vm_log(runtime, name)
     if json_:
-        render.emit_json(views.log_document(name, paths))
+        render.emit_json(documents.logs.document(name, paths[-1], views.read_log(paths)))
         return
     for path in paths:
         log = views.open_log(path)
@@ -375,7 +373,7 @@ def console(ctx: click.Context, name: str, json_: bool) -> None:
     with opened(ctx, writable=False) as runtime:
         where = views.console(runtime, name)
     if json_:
-        render.emit_json(views.console_document(name, *where))
+        render.emit_json(documents.console.document(name, views.console_socket(*where)))
     else:
         views.join_console(*where)
 
@@ -392,5 +390,4 @@ def attach(ctx: click.Context, name: str, pid: int, json_: bool) -> None:
     from hvtx.engine import vm_attach
 
     with opened(ctx, writable=True) as runtime:
-        vm_attach.attach(runtime, name, pid)
-        show_done(runtime, name, "running", json_=json_)
+        show_done(runtime, vm_attach.attach(runtime, name, pid), "running", json_=json_)

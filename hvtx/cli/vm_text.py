@@ -2,92 +2,104 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hvtx import documents
 from hvtx.cli import render
+from hvtx.model.address import with_port
+
+if TYPE_CHECKING:
+    from hvtx.engine.runtime import Runtime
+    from hvtx.engine.show import ShownInterface, ShownVm
+    from hvtx.model.vm import Publish
 
 
-def show_done(runtime: Any, name: str, verb: str, *, json_: bool) -> None:
-    """What a command that acts prints: the VM's object, or a line about it."""
+def show_done(runtime: Runtime, scope: Any, verb: str, *, json_: bool) -> None:
+    """What a command that acts prints: the VM's object, or a line about it.
+
+    ``scope`` is the VM as the command left it; or its name, by which it is read.
+    """
     from hvtx.engine import show as views
 
-    document = views.show_vm(runtime, name)
+    if isinstance(scope, str):
+        shown = views.show_vm(runtime, scope)
+    else:
+        shown = views.shown_vm(runtime, scope)
     if json_:
-        render.emit_json(document)
+        render.emit_json(documents.vm.document(shown))
         return
-    for line in _sentences(document, verb):
+    for line in _sentences(shown, verb):
         render.say(line)
 
 
-def _sentences(document: dict[str, Any], verb: str) -> list[str]:
+def _sentences(shown: ShownVm, verb: str) -> list[str]:
     """What was done, in a line; of a VM whose process nobody knows yet, what is to be done."""
-    name, interfaces = document["name"], document["interfaces"]
+    name, interfaces = shown.vm.name, shown.interfaces
     where = ", ".join(" ".join(addresses_of(i)) or "?" for i in interfaces)
-    ports = [_published(p) for i in interfaces for p in i["publish"]]
+    ports = [_published(p) for i in interfaces for p in i.publish]
     if ports:
         where += "; " + ", ".join(ports)
-    if verb == "running" and document["hypervisor"] == "external" and document["pid"] is None:
-        devices = ", ".join(i["device"] for i in interfaces if i["device"])
+    if verb == "running" and shown.vm.hypervisor == "external" and shown.pid is None:
+        devices = ", ".join(i.device for i in interfaces if i.device)
         return [
             f"the network of VM {name} is prepared: {devices} ({where})",
             f"`hvtx vm attach {name} --pid PID` tells whose process it is, once it runs",
         ]
     told = [f"VM {name} is {verb}" + (f" ({where})" if verb in ("running", "defined") else "")]
-    accelerator = accelerator_of(document) if verb == "running" else None
+    accelerator = accelerator_of(shown) if verb == "running" else None
     return told + ([f"accelerator {accelerator}"] if accelerator else [])
 
 
-def accelerator_of(document: dict[str, Any]) -> str | None:
+def accelerator_of(shown: ShownVm) -> str | None:
     """With what QEMU runs the guest, and why; None where it does not."""
-    name, reason = document["accelerator"], document["accelerator_reason"]
-    return f"{name}: {reason}" if name else None
+    return f"{shown.accelerator}: {shown.accelerator_reason}" if shown.accelerator else None
 
 
-def addresses_of(interface: dict[str, Any]) -> list[str]:
+def addresses_of(interface: ShownInterface) -> list[str]:
     """The addresses of an interface, as far as it has them."""
-    return [address for address in (interface["ipv4"], interface["ipv6"]) if address]
+    return [address for address in (interface.ipv4, interface.ipv6) if address]
 
 
-def _host(port: dict[str, Any]) -> str:
+def _host(port: Publish) -> str:
     """A published port as the host has it, with the one address that it is bound to, if it is."""
-    address = port["host_ip"] or ""
-    head = f"[{address}]:" if ":" in address else f"{address}:" if address else ""
-    return f"{head}{port['host_port']}"
+    return with_port(port.host_ip, port.host_port)
 
 
-def short_port(port: dict[str, Any]) -> str:
+def short_port(port: Publish) -> str:
     """A published port in few characters, for a table."""
-    return f"{_host(port)}→{port['guest_port']}/{port['protocol']}"
+    return f"{_host(port)}→{port.guest_port}/{port.protocol}"
 
 
-def _published(port: dict[str, Any]) -> str:
-    return f"{_host(port)}/{port['protocol']} → {port['guest_port']}"
+def _published(port: Publish) -> str:
+    return f"{_host(port)}/{port.protocol} → {port.guest_port}"
 
 
-def boots_with(document: dict[str, Any]) -> list[tuple[str, object]]:
+def boots_with(shown: ShownVm) -> list[tuple[str, object]]:
     """What a VM is started with, as far as it has any of it."""
-    pairs = [(name, document[name]) for name in ("kernel", "initrd", "append") if document[name]]
-    pairs += [("disk", disk) for disk in document["disks"]]
-    if document["command"]:
+    vm = shown.vm
+    files = (("kernel", vm.kernel), ("initrd", vm.initrd), ("append", vm.append))
+    pairs: list[tuple[str, object]] = [(name, value) for name, value in files if value]
+    pairs += [("disk", disk) for disk in vm.disks]
+    if vm.command:
         import shlex
 
-        pairs.append(("command", shlex.join(document["command"])))
-        pairs.append(("directory", document["directory"]))
+        pairs.append(("command", shlex.join(vm.command)))
+        pairs.append(("directory", vm.directory or None))
     return pairs
 
 
-def ways_of(interface: dict[str, Any]) -> list[str]:
+def ways_of(interface: ShownInterface) -> list[str]:
     """``10.77.0.2/24 via 10.77.0.1``: what a guest without DHCP is set up with."""
     return [
-        f"{interface[address]}/{interface[prefix]} via {interface[gateway]}"
+        f"{address}/{prefix} via {gateway}"
         for address, prefix, gateway in (
-            ("ipv4", "prefix", "gateway"),
-            ("ipv6", "prefix6", "gateway6"),
+            (interface.ipv4, interface.prefix, interface.gateway),
+            (interface.ipv6, interface.prefix6, interface.gateway6),
         )
-        if interface[address]
+        if address
     ]
 
 
-def port_anywhere(port: dict[str, Any]) -> str:
+def port_anywhere(port: Publish) -> str:
     """A published port with ``*`` for every address of the host."""
-    return _published(port) if port["host_ip"] else f"*:{_published(port)}"
+    return _published(port) if port.host_ip else f"*:{_published(port)}"

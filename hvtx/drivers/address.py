@@ -15,6 +15,7 @@ from hvtx.drivers.base import Host
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
+from hvtx.model.address import is_ipv6
 from hvtx.model.resource import (
     GONE,
     AddressSpec,
@@ -107,7 +108,7 @@ def _add(route: Any, spec: AddressSpec) -> None:
         "index": spec["ifindex"],
         "address": address,
         "prefixlen": int(prefix),
-        **({"flags": _IFA_F_NODAD} if ":" in address else {}),
+        **({"flags": _IFA_F_NODAD} if is_ipv6(address) else {}),
     }
     for attempt in range(_TAKEOVERS):
         try:
@@ -118,7 +119,7 @@ def _add(route: Any, spec: AddressSpec) -> None:
                 raise
         else:
             return
-        if ":" not in address:
+        if not is_ipv6(address):
             route.addr("replace", **wanted)  # which takes its lifetime, if it had one
             return
         with contextlib.suppress(NetlinkError):  # it went meanwhile
@@ -131,7 +132,8 @@ def remove_link_local(ifindex: int, own: Collection[str]) -> None:
 
     with contextlib.closing(Links()) as links:
         every = links.addresses()
-    found = [a.address for a in every if a.ifindex == ifindex and a.by_itself and ":" in a.address]
+    mine = [a for a in every if a.ifindex == ifindex and a.by_itself]
+    found = [a.address for a in mine if is_ipv6(a.address)]
     with IPRoute() as route:
         for text in found:
             address, _, prefix = text.partition("/")
@@ -158,13 +160,13 @@ def _fellows(address: str, there: Sequence[str]) -> list[str]:
     """
     import ipaddress
 
-    if ":" in address:
+    if is_ipv6(address):
         return []
     subnet = ipaddress.IPv4Interface(address).network
     return [
         other
         for other in there
-        if ":" not in other
+        if not is_ipv6(other)
         and other != address
         and ipaddress.IPv4Interface(other).network == subnet
     ]
@@ -178,7 +180,7 @@ def _refused(spec: AddressSpec, code: int, words: str) -> HvtxError:
     what = f"{spec['address']} on {spec['device']}"
     if code == errno.EEXIST:
         return Conflict(f"the address {what} exists already")
-    if ":" in spec["address"] and code in (
+    if is_ipv6(spec["address"]) and code in (
         errno.EACCES,
         errno.EOPNOTSUPP,
     ):  # not for lack of rights

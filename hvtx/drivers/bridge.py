@@ -29,6 +29,7 @@ from hvtx.host.links import Links, named_again, silence
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.tc import EGRESS
 from hvtx.host.tun import passing_tap, refusal
+from hvtx.model.address import is_ipv6
 from hvtx.model.resource import (
     BRIDGE_GROUP,
     GONE,
@@ -199,7 +200,7 @@ def settings(row: Resource, device: str) -> dict[str, str]:
     ``forwarding`` of IPv6 stays: to turn it on drops the default routes of other devices.
     """
     found: dict[str, str] = {}
-    six = [":" in address for address in bridge_spec(row).get("addresses", ())]
+    six = [is_ipv6(address) for address in bridge_spec(row).get("addresses", ())]
     if not all(six):
         found[f"net/ipv4/conf/{device}/forwarding"] = "1"
     if any(six):
@@ -298,7 +299,7 @@ def _dependents(row: Resource, seen: Link, links: Links) -> str:
         for link in links.all()
         if seen.ifindex in (link.master, link.lower) and link != seen
     ]
-    addresses, own = links.addresses(), row.spec.get("addresses", ())
+    addresses, own = links.addresses(), row.addresses
     silence(links, seen.ifindex, addresses, own)
     things += put_by_others(seen.ifindex, addresses, own)
     return ", ".join([*things, *filters_on(seen, links.filtered())])

@@ -16,8 +16,9 @@ from typing import NamedTuple
 
 from hvtx.errors import HostRefused
 from hvtx.host import conntrack
-from hvtx.host.conntrack import family_of, pack
+from hvtx.host.conntrack import family_of
 from hvtx.host.ctmessages import SOURCE, Flow
+from hvtx.host.inet import packed
 from hvtx.host.netlink import Channel, DumpInterrupted, forbidden
 from hvtx.model.vm import Publish
 
@@ -62,7 +63,7 @@ def flush(addresses: Iterable[str], later: ExitStack | None = None) -> int:
     ``later`` that is left to the caller, who may have other such waits to overlap it with.
     0 where the kernel tracks nothing. Raises FlowsRemain.
     """
-    wanted = {pack(address): address for address in addresses}
+    wanted = {packed(address): address for address in addresses}
     if not wanted:
         return 0
 
@@ -80,14 +81,14 @@ def flush(addresses: Iterable[str], later: ExitStack | None = None) -> int:
         return _on_link(flow.source, flow.destination, prefixes)
 
     few = set(wanted) if len(wanted) <= 2 else None
-    families = {family_of(packed) for packed in wanted}
+    families = {family_of(raw) for raw in wanted}
     flushing = _Flush(concerns, families, few, later, neighbours)
     flushing.run()
     if flushing.left is None:  # not even a list
         raise FlowsRemain(flushing.problem, frozenset(wanted.values()))
     if flushing.left:
         ends = {end for flow in flushing.left for end in flow[1:5]}
-        left = frozenset(address for packed, address in wanted.items() if packed in ends)
+        left = frozenset(address for raw, address in wanted.items() if raw in ends)
         raise FlowsRemain(flushing.problem, left)
     return flushing.ended
 
@@ -101,8 +102,8 @@ def flush_ports(doors: Iterable[Door]) -> int:
     flows that only pass through to the same port of another machine. Raises FlowsRemain.
     """
     wanted = [
-        (_PROTOCOLS[p.protocol], p.host_port, pack(p.host_ip) if p.host_ip else b"",
-         {len(packed): packed for packed in map(pack, guests)}, p.guest_port)
+        (_PROTOCOLS[p.protocol], p.host_port, packed(p.host_ip) if p.host_ip else b"",
+         {len(raw): raw for raw in map(packed, guests)}, p.guest_port)
         for p, guests in doors
     ]  # fmt: skip
     if not wanted or conntrack.tracked() == 0:
@@ -131,8 +132,8 @@ def flush_ports(doors: Iterable[Door]) -> int:
     return flushing.ended
 
 
-def _loopback(packed: bytes) -> bool:
-    return len(packed) == 4 and packed[0] == 127
+def _loopback(raw: bytes) -> bool:
+    return len(raw) == 4 and raw[0] == 127
 
 
 def _any_offamily_of(host: bytes, destination: bytes) -> bool:

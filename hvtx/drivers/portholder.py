@@ -27,6 +27,7 @@ from collections.abc import Iterable, Sequence
 
 from hvtx.errors import Conflict, HostRefused
 from hvtx.host import capabilities, descriptors, logger, pids, procfs
+from hvtx.host.inet import socket_family
 from hvtx.host.ports import has_connections, taken
 from hvtx.model.vm import Identity, Publish
 
@@ -87,7 +88,7 @@ class Held:
             self._sockets += mine
 
     def _bound(self, port: Publish, address: str) -> list[socket.socket]:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        family = socket_family(address)
         try:
             found = socket.socket(family, _KINDS[port.protocol])
         except OSError as problem:

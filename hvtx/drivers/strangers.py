@@ -19,11 +19,13 @@ from hvtx.errors import Contended, HostRefused, HvtxError, NotPermitted
 from hvtx.host import libnftables, nftwords, xtables, xtblob, xtnames, xtsaved
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.nfanswers import Rule, expressions, xt_comment
+from hvtx.host.nfgeneration import Acted, StillChanging, consistently
 from hvtx.host.nfmessages import Command, comment_rule, delete_rule
 from hvtx.host.nfnetlink import Nftables
 from hvtx.host.nfnumbers import SET_ANONYMOUS
 from hvtx.host.retry import persistently
 from hvtx.model.mark import FAMILY
+from hvtx.model.place import Place, legacy_place, nft_place
 from hvtx.model.resource import GONE, Outcome
 from hvtx.model.stranger import StrangeRule
 
@@ -49,8 +51,8 @@ class Strangers:
         """
         return (*_nft_rules(), *_legacy_rules())
 
-    def places(self) -> tuple[str, ...]:
-        """Every table, chain and named set: ``nft ip nat``, ``iptables nat OUTPUT``.
+    def places(self) -> tuple[Place, ...]:
+        """Every table, chain and named set.
 
         Raises NotPermitted, HostRefused (``cannot-observe``).
         """
@@ -87,33 +89,29 @@ class Strangers:
             return Outcome(False, "host-refused", f"{rule.key}: {problem}")
 
     def _mark_legacy(self, rule: StrangeRule, mark: str) -> Outcome:
-        tool, table, chain = rule.place.split(" ")
+        tool, _, table, chain = rule.place
         family = 6 if tool == xtnames.TOOLS[6] else 4
-        found: list[bool] = []
 
         def change(edit: xtables.Edit) -> bool:
-            found[:] = [edit.has(chain) and edit.note(chain, rule.identity, mark)]
-            return found[0]
+            return edit.has(chain) and edit.note(chain, rule.identity, mark)
 
-        whole = table in xtnames.listed(family) and xtables.edit(
-            family, table, self._timeout, change
-        )
-        if not whole or not found[0]:
+        edited = xtables.Edited.UNCHANGED
+        if table in xtnames.listed(family):
+            edited = xtables.edit(family, table, self._timeout, change)
+        if edited is not xtables.Edited.AS_MEANT:
             return Outcome(False, "contended", f"{rule.key} is no longer there as it was seen")
         return GONE
 
     def _remove_legacy(self, rule: StrangeRule) -> Outcome:
-        tool, table, chain = rule.place.split(" ")
+        tool, _, table, chain = rule.place
         family = 6 if tool == xtnames.TOOLS[6] else 4
         if table not in xtnames.listed(family):
             return GONE
-        found: list[bool] = []
 
         def change(edit: xtables.Edit) -> bool:
-            found[:] = [edit.has(chain) and edit.take(chain, rule.identity)]
-            return found[0]
+            return edit.has(chain) and edit.take(chain, rule.identity)
 
-        if not xtables.edit(family, table, self._timeout, change):
+        if xtables.edit(family, table, self._timeout, change) is xtables.Edited.OTHERWISE:
             return Outcome(
                 False, "contended", f"{rule.place} changed although its lock was held: look again"
             )
@@ -131,24 +129,21 @@ def _nft_rules() -> tuple[StrangeRule, ...]:
             return ()
         raise _refusal(problem) from problem
     try:
-        for attempt in range(_ATTEMPTS):
-            found = _nft_once(socket)
-            if found is not None:
-                return found
-            time.sleep(_PAUSE * min(attempt + 1, 10))
+        return consistently(socket, lambda _: _nft_once(socket), _ATTEMPTS)
+    except StillChanging as problem:
+        raise Contended(
+            "the nftables rules changed while they were read",
+            hint="try again when whatever changes them rests",
+        ) from problem
     except OSError as problem:
         if problem.errno in _NO_NFTABLES:
             return ()
         raise _refusal(problem) from problem
     finally:
         socket.close()
-    raise Contended(
-        "the nftables rules changed while they were read",
-        hint="try again when whatever changes them rests",
-    )
 
 
-def _nft_places() -> Iterator[str]:
+def _nft_places() -> Iterator[Place]:
     """By netlink: nft's JSON is none where a stranger's table has a flag (nft 1.0.6)."""
     try:
         with closing(Nftables()) as socket:
@@ -164,10 +159,10 @@ def _nft_places() -> Iterator[str]:
             hint="try again when whatever changes them rests",
             code="cannot-observe",
         ) from problem
-    yield from (f"nft {table.family} {table.name}" for table in tables)
+    yield from (nft_place(table.family, table.name) for table in tables)
     for named in found:
         if not named.flags & SET_ANONYMOUS:
-            yield f"nft {named.family} {named.table} {named.name}"
+            yield nft_place(named.family, named.table, named.name)
 
 
 def _refusal(problem: OSError) -> HvtxError:
@@ -180,21 +175,15 @@ def _refusal(problem: OSError) -> HvtxError:
     )
 
 
-def _nft_once(socket: Nftables) -> tuple[StrangeRule, ...] | None:
-    """One reading; None if something changed meanwhile."""
-    generation = socket.generation()
-    try:
-        raw = [rule for rule in socket.rules() if rule.family in _FAMILIES]
-        if not raw:
-            return () if socket.generation() == generation else None
-        told = {family: nftwords.spelling(family, raw, socket.chains) for family in nftwords.TOOLS}
-        texts = libnftables.rules_in(
-            libnftables.run("list ruleset", handles=True, stateless=True, terse=True)
-        )
-    except DumpInterrupted:
-        return None
-    if socket.generation() != generation:
-        return None
+def _nft_once(socket: Nftables) -> tuple[StrangeRule, ...]:
+    """One reading, which is of one moment if nothing changed meanwhile."""
+    raw = [rule for rule in socket.rules() if rule.family in _FAMILIES]
+    if not raw:
+        return ()
+    told = {family: nftwords.spelling(family, raw, socket.chains) for family in nftwords.TOOLS}
+    texts = libnftables.rules_in(
+        libnftables.run("list ruleset", handles=True, stateless=True, terse=True)
+    )
     return _in_words(raw, told, texts)
 
 
@@ -231,7 +220,7 @@ def _nft_rule(rule: Rule, place: int, words: str | None, native: str) -> Strange
         restore = "nft " + shlex.quote(f"add rule {rule.family} {rule.table} {rule.chain} {text}")
     return StrangeRule(
         backend="nftables",
-        place=f"nft {rule.family} {rule.table} {rule.chain}",
+        place=nft_place(rule.family, rule.table, rule.chain),
         text=text,
         mark=comment if comment and comment.startswith(FAMILY) else None,
         restore=restore,
@@ -262,36 +251,30 @@ def _swap_nft(
     rule: StrangeRule, change: Callable[[Rule], Command], *, absent: Outcome = GONE
 ) -> Outcome:
     """Do ``change`` to the rule if it is still what was seen, by compare-and-swap."""
-    _, family, table, chain = rule.place.split(" ")
-    socket = Nftables()
-    try:
-        for attempt in range(_ATTEMPTS):
-            generation = socket.generation()
-            try:
-                there = [r for r in socket.rules(family, table) if r.handle == rule.handle]
-                if not there:
-                    if socket.generation() == generation:
-                        return absent
-                    continue
-                seen = there[0]
-                comment = seen.comment or xt_comment(seen) or ""
-                if (seen.chain, _unmoved(seen)) != (chain, rule.identity) or comment.startswith(
-                    FAMILY
-                ):
-                    return Outcome(False, "contended", f"{rule.key} changed: look again")
-                socket.batch([change(seen)], generation)
-                return GONE
-            except DumpInterrupted:
-                pass
-            except OSError as problem:
-                if problem.errno == errno.ENOENT and socket.generation() == generation:
-                    return absent
-                if problem.errno not in (errno.ERESTART, errno.ENOBUFS, errno.EINTR, errno.ENOENT):
-                    raise
-            time.sleep(_PAUSE * min(attempt + 1, 10))
-    finally:
-        socket.close()
-    return Outcome(False, "contended", f"nf_tables kept changing: {rule.key} was left")
+    _, family, table, chain = rule.place
+    with closing(Nftables()) as socket:
+
+        def swap(generation: int) -> Acted | Outcome:
+            there = [r for r in socket.rules(family, table) if r.handle == rule.handle]
+            if not there:
+                return absent
+            seen = there[0]
+            comment = seen.comment or xt_comment(seen) or ""
+            same = (seen.chain, _unmoved(seen)) == (chain, rule.identity)
+            if not same or comment.startswith(FAMILY):
+                return Outcome(False, "contended", f"{rule.key} changed: look again")
+            socket.batch([change(seen)], generation)
+            return Acted({0: GONE})
+
+        try:
+            found = consistently(socket, swap, _ATTEMPTS)
+        except StillChanging:
+            return Outcome(False, "contended", f"nf_tables kept changing: {rule.key} was left")
+        except OSError as problem:
+            if problem.errno == errno.ENOENT:  # with its table
+                return absent
+            raise
+    return found.outcomes[0] if isinstance(found, Acted) else found
 
 
 # -- legacy tables ---------------------------------------------------------------------------------
@@ -320,12 +303,12 @@ def _legacy_family(family: int) -> list[StrangeRule]:
     )
 
 
-def _legacy_places() -> Iterator[str]:
+def _legacy_places() -> Iterator[Place]:
     for family, tool in xtnames.TOOLS.items():
         for table in sorted(xtnames.listed(family)):
-            yield f"{tool} {table}"
+            yield legacy_place(tool, table)
         for table, chain in sorted(xtsaved.saved(family).chains):
-            yield f"{tool} {table} {chain}"
+            yield legacy_place(tool, table, chain)
 
 
 def _entries(family: int) -> dict[tuple[str, str], list[bytes]]:
@@ -358,7 +341,7 @@ def _paired(
 def _legacy_rule(tool: str, rule: xtsaved.SavedRule, place: int, entry: bytes) -> StrangeRule:
     return StrangeRule(
         backend="iptables",
-        place=f"{tool} {rule.table} {rule.chain}",
+        place=legacy_place(tool, rule.table, rule.chain),
         text=rule.text,
         mark=rule.mark,
         restore=f"{tool}-legacy -t {rule.table} -A {rule.chain} {rule.text}",

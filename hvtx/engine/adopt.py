@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
 
-from hvtx.engine.import_document import SCHEMA, item_document, unread_document, vm_document
+from hvtx.engine.imported import Adopted, Import, imported_thing, imported_vm, unread_file
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.state_files import LIMITS, find_states, look_at, read_states, sight_of
 from hvtx.engine.take_over import outcomes_of
@@ -25,10 +24,10 @@ from hvtx.planner.states import identity_of
 from hvtx.store import records, trust
 
 
-def import_states(runtime: Runtime, given: Sequence[str], *, dry_run: bool) -> dict[str, Any]:
+def import_states(runtime: Runtime, given: Sequence[str], *, dry_run: bool) -> Import:
     """Take over what is proven of the VMs whose ``state.json`` stand in the ``given`` paths.
 
-    Returns the ``hvtx/import/1`` object. Raises NotFound for a path without any, Busy, Refused.
+    Raises NotFound for a path without any, Busy, Refused.
     """
     files = find_states(given)
     claims, unread = read_states(files)
@@ -43,24 +42,19 @@ def import_states(runtime: Runtime, given: Sequence[str], *, dry_run: bool) -> d
         runtime.lock("all", "gc")
     claims, sighted = sight_of(runtime, claims)
     verdicts = adoption.judge(claims, sighted)
-    done = [vm_document(verdict, outcomes_of(runtime, verdict, dry_run)) for verdict in verdicts]
-    done += [unread_document(item) for item in unread]
-    done.sort(key=lambda vm: str(vm["path"]))
-    counts = dict.fromkeys(("imported", "already", "skipped", "failed"), 0)
-    for vm in done:
-        for item in (vm, *vm["items"]):
-            counts[item["outcome"]] += 1
-    return {"schema": SCHEMA, "tool": TOOL, "applied": not dry_run, "vms": done, "summary": counts}
+    done = [imported_vm(verdict, outcomes_of(runtime, verdict, dry_run)) for verdict in verdicts]
+    done += [unread_file(item) for item in unread]
+    return Import(TOOL, not dry_run, tuple(sorted(done, key=lambda vm: vm.path)))
 
 
 def adopt_object(
     runtime: Runtime, thing: str, vm: str, *, pid: int | None = None, dry_run: bool = False
-) -> dict[str, Any]:
+) -> Adopted:
     """Take over one TAP device (its name) or one rule (its words), for which a person vouches.
 
     The VM is one without interfaces of hvtx's (as `import` makes them), or a new one of that name.
-    Returns the ``hvtx/adopt/1`` object. Raises NotFound (no such thing or process), Conflict (it
-    is marked, on record, in another's use, kept by a program), UsageError, Busy, Refused.
+    Raises NotFound (no such thing or process), Conflict (it is marked, on record, in another's
+    use, kept by a program), UsageError, Busy, Refused.
     """
     addressing.parse_name(vm, "VM")
     if dry_run and runtime.refused is not None:
@@ -87,15 +81,14 @@ def adopt_object(
     word, words = outcomes.get(0, ("skipped", ""))
     if finding is None or word in ("skipped", "failed"):
         raise _unadopted(thing, verdict, finding, words)
-    return {
-        "schema": "hvtx/adopt/1",
-        "object": thing,
-        "applied": not dry_run,
-        "vm": verdict.vm_name,
-        "liveness": verdict.liveness.value,
-        "process": verdict.process,
-        "item": item_document(finding, (word, words)),
-    }
+    return Adopted(
+        object=thing,
+        applied=not dry_run,
+        vm=verdict.vm_name,
+        liveness=verdict.liveness.value,
+        process=verdict.process,
+        item=imported_thing(finding, (word, words)),
+    )
 
 
 def _vouched(runtime: Runtime, thing: str, name: str, pid: int | None) -> Claim:

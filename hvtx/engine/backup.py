@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import closing, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.engine.vm_state import state_of
@@ -18,7 +18,26 @@ from hvtx.store import records, trust
 from hvtx.store import view as views
 
 
-def backup(settings: Settings, path: str, *, force: bool) -> dict[str, Any]:
+class Copied(NamedTuple):
+    """A backup, and what is in it."""
+
+    file: str
+    installation: str
+    change: int  # its sequence
+    vms: int
+    networks: int
+
+
+class Restored(NamedTuple):
+    """A backup that was put back."""
+
+    copied: Copied
+    kept: str | None  # where the store is that was there before
+    next: str  # the command that goes on from here
+    why: str
+
+
+def backup(settings: Settings, path: str, *, force: bool) -> Copied:
     """Copy the store to ``path``, beside whatever runs; raises NotFound, Conflict, HvtxError.
 
     A store that was rolled back or cloned is copied too: it may be all there is.
@@ -37,7 +56,7 @@ def backup(settings: Settings, path: str, *, force: bool) -> dict[str, Any]:
             raise _taken(path) from problem
         except OSError as problem:
             raise _unwritable(path, problem) from problem
-    return {"schema": "hvtx/store-backup/1", "file": place, **_document(found)}
+    return _copied(place, found)
 
 
 def _target(path: str, store: str, *, force: bool) -> str:
@@ -70,19 +89,14 @@ def _unwritable(path: str, problem: OSError) -> HvtxError:
     return HvtxError(words, hint="free some space there, or name a file on another disk")
 
 
-def _document(found: copies.Facts) -> dict[str, Any]:
-    return {
-        "installation": found.installation,
-        "change": found.change,
-        "vms": found.vms,
-        "networks": found.networks,
-    }
+def _copied(file: str, found: copies.Facts) -> Copied:
+    return Copied(file, found.installation, found.change, found.vms, found.networks)
 
 
 # -- restoring -------------------------------------------------------------------------------------
 
 
-def restore(settings: Settings, path: str, *, force: bool) -> dict[str, Any]:
+def restore(settings: Settings, path: str, *, force: bool) -> Restored:
     """Put a backup into the store's place; what was there is kept, and named.
 
     Raises NotFound, UsageError, Conflict (VMs run, another installation), Refused, StoreError.
@@ -111,8 +125,7 @@ def restore(settings: Settings, path: str, *, force: bool) -> dict[str, Any]:
         if current is not None:
             current.close()
     _forget_view(settings)
-    document = {"schema": "hvtx/store-restore/1", "file": path, **_document(found)}
-    return {**document, "kept": aside if kept else None, **_next(settings)}
+    return Restored(_copied(path, found), aside if kept else None, *_next(settings))
 
 
 def _need_backup(path: str, store: str) -> None:
@@ -195,16 +208,16 @@ def _forget_view(settings: Settings) -> None:
         os.unlink(place.document)
 
 
-def _next(settings: Settings) -> dict[str, Any]:
+def _next(settings: Settings) -> tuple[str, str]:
     """Which command goes on from here, and why."""
     try:
         with closing(Runtime(settings, writable=False)) as runtime:
             refused = runtime.refused
     except HvtxError as problem:
-        return {"next": "hvtx doctor", "why": problem.message}
+        return "hvtx doctor", problem.message
     if refused is None:
-        return {"next": "hvtx recover", "why": "it brings host and record together"}
+        return "hvtx recover", "it brings host and record together"
     if refused.code == "store-rolled-back":
         why = "the host has seen later changes than the backup has"
-        return {"next": "hvtx recover --accept-rollback", "why": why}
-    return {"next": "hvtx doctor", "why": f"{refused.message}; {refused.hint}"}
+        return "hvtx recover --accept-rollback", why
+    return "hvtx doctor", f"{refused.message}; {refused.hint}"

@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from hvtx.host import routes, xfrm
 from hvtx.host.replica.causes import Cause
 from hvtx.host.replica.scratch import Picture
+from hvtx.model.address import is_ipv6
 from hvtx.model.routing import Packet, Route, Rule
 from hvtx.model.traffic import Flow, Note, Stop, Way
 from hvtx.model.vm import Network
@@ -47,8 +48,7 @@ class CauseNames:
         packet = cause.packets[0]
         rules, every = self._host(flow.family)
         network = self._networks[flow.network]
-        pairs = zip(network.subnets, network.gateways, strict=True)
-        subnet, gateway = next(p for p in pairs if (":" in p[0]) == (flow.family == 6))
+        subnet, gateway = network.ranges[network.families.index(flow.family)]
         bridge = self._devices.get(flow.bridge)
         if bridge and (lack := ownroutes.lack(subnet, gateway, (bridge, flow.bridge), every)):
             return cause.by, f"{lack} {cause.what}", REPAIR
@@ -87,7 +87,7 @@ class CauseNames:
         found = []
         for packet in packets:
             senders = [packet.source] if packet.source else []
-            senders += sorted(a for a in self._own if (":" in a) == (":" in packet.destination))
+            senders += sorted(a for a in self._own if is_ipv6(a) == is_ipv6(packet.destination))
             found += [
                 Meant(sender, packet.destination, packet.protocol, packet.dport)
                 for sender in senders

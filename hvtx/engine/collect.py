@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hvtx.engine.apply import Progress, apply_plan
+from hvtx.engine.apply import apply_plan
+from hvtx.engine.executor import Progress
 from hvtx.engine.gc_plan import Report, make_plan
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.saved_plan import as_saved

@@ -14,6 +14,7 @@ from hvtx.engine import holding, own_routes, ownrules
 from hvtx.engine.forwarding import tuned
 from hvtx.engine.loopback import bridges_in_need
 from hvtx.engine.outdated import outdated
+from hvtx.engine.repaired import Failed
 from hvtx.engine.runtime import Runtime
 from hvtx.host.links import Links
 from hvtx.host.portowner import Owner
@@ -68,7 +69,7 @@ def look_now(
     damages = damages_of(sighted, loopback, differences)
     unseen: dict[str, list[str]] = {}
     for item in unseen_of(sighted):
-        unseen.setdefault(item["why"], []).append(f"{item['kind']} {item['key']}")
+        unseen.setdefault(item.why, []).append(f"{item.kind} {item.key}")
     strange = [difference for difference in differences if difference.row is None]
     strange += ownrules.filters_ahead([row for row, seen in sighted if seen.link and seen.here])
     instead = {one.instead for one in strange}  # told with the command that takes it away
@@ -193,14 +194,10 @@ def _damage_of(
     return found
 
 
-def unseen_of(sighted: Sequence[tuple[Resource, Presence]]) -> list[dict[str, Any]]:
+def unseen_of(sighted: Sequence[tuple[Resource, Presence]]) -> list[Failed]:
     """Rows of which nothing can be said, since the host could not be read, and why."""
     return [
-        {
-            "kind": str(row.kind),
-            "key": row.key,
-            "why": f"it could not be looked at: {'; '.join(seen.evidence)}",
-        }
+        Failed(str(row.kind), row.key, f"it could not be looked at: {'; '.join(seen.evidence)}")
         for row, seen in sighted
         if seen.here is None and seen.problem is None
     ]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from typing import Any
 
 from hvtx.engine.checks import changes, checksums, kernel, own, programs, traffic
 from hvtx.engine.finding import AS_ROOT, NOWHERE, Finding
@@ -14,17 +13,17 @@ from hvtx.errors import HvtxError
 Check = Callable[[Runtime], Iterator[Finding]]
 
 
-def diagnose(runtime: Runtime) -> dict[str, Any]:
-    """The interface's ``doctor`` object; a check that fails itself is a warning, never a pass."""
-    return _document(_findings(runtime, CHECKS))
+def diagnose(runtime: Runtime) -> list[Finding]:
+    """What all checks found; one that fails itself is a warning, never a pass."""
+    return _findings(runtime, CHECKS)
 
 
-def without_store(settings: Settings, problem: HvtxError) -> dict[str, Any]:
+def without_store(settings: Settings, problem: HvtxError) -> list[Finding]:
     """The same of a host whose store cannot be opened: that first, then what needs no store."""
     told = Finding("store", "error", problem.message, (problem.code,), problem.hint)
     checks = {name: check for name, check in CHECKS.items() if name not in _OF_RECORDS}
     with closing(Runtime(settings._replace(state_directory=NOWHERE), writable=False)) as runtime:
-        return _document([told, *_findings(runtime, checks)])
+        return [told, *_findings(runtime, checks)]
 
 
 def _findings(runtime: Runtime, checks: Mapping[str, Check]) -> list[Finding]:
@@ -37,13 +36,6 @@ def _findings(runtime: Runtime, checks: Mapping[str, Check]) -> list[Finding]:
             words = f"could not be checked: {problem}"
             findings.append(Finding(name, "warning", words, (), mend or AS_ROOT))
     return findings
-
-
-def _document(findings: Sequence[Finding]) -> dict[str, Any]:
-    return {
-        "schema": "hvtx/doctor/1",
-        "findings": [{**f._asdict(), "evidence": list(f.evidence)} for f in findings],
-    }
 
 
 CHECKS: dict[str, Check] = {

@@ -1,14 +1,14 @@
 """The effects of an operation: what it makes and removes in the host, in order.
 
-The only place that calls the drivers' ``create`` and ``release`` for rows of an operation. All of
-it happens outside of store transactions; what became of each row goes back to the protocol
+The only place that calls the drivers' ``create`` and ``release``. All of it happens outside of
+store transactions; what became of each row goes back to the protocol
 (:mod:`hvtx.engine.transaction`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -17,64 +17,66 @@ from hvtx.engine.registry import driver_name
 from hvtx.errors import HvtxError
 from hvtx.host import failpoint
 from hvtx.host.netlink import DumpInterrupted
-from hvtx.model.resource import FIREWALL_KINDS, GONE, Kind, Outcome, Resource, address_spec
+from hvtx.model.resource import (
+    FIREWALL_KINDS,
+    GONE,
+    Kind,
+    Outcome,
+    Resource,
+    State,
+    address_spec,
+)
+from hvtx.planner.order import creation_order, release_order
 from hvtx.store import records
 
 if TYPE_CHECKING:
-    from hvtx.engine.transaction import Operation
-
-# What is made before what; equal numbers go to their driver in one batch.
-_MAKING = {
-    Kind.FILE: 1,
-    Kind.BRIDGE: 2,
-    Kind.ADDRESS: 3,
-    Kind.TAP: 4,
-    Kind.FILTER: 5,
-    Kind.MASQUERADE: 5,
-    Kind.PUBLISH: 5,
-    Kind.SYSCTL: 6,  # late: settings stay on, so whatever the host refuses comes before them
-    Kind.PROCESS: 7,
-    Kind.LEASE: 8,
-}
+    from hvtx.drivers.base import Driver
+    from hvtx.engine.operation import RunningOperation
+    from hvtx.model.plan import Item
 
 
-def create(operation: Operation, rows: Sequence[Resource]) -> dict[int, Mapping[str, Any]]:
+def create(operation: RunningOperation, rows: Sequence[Resource]) -> dict[int, Mapping[str, Any]]:
     """Make everything but the process; what was read back, by row. Stops at the first error."""
+    operation.heed()
     runtime = operation.runtime
     observed: dict[int, Mapping[str, Any]] = {}
-    ordered = sorted(
-        rows, key=lambda row: (_MAKING[Kind(row.kind)], driver_name(row) != "nftables")
-    )
-    for name, batch in groupby(ordered, key=driver_name):
+    for name, batch in groupby(creation_order(rows), key=driver_name):
         if not name:
             continue
         part = list(batch)
-        observed.update(runtime.driver(name).create(part))
+        observed |= made_by(runtime.driver(name), part)
         if part[0].kind in FIREWALL_KINDS:
-            flows.end_past_new(operation, part, observed)
+            observed |= flows.end_past_new(operation, part, observed)
             if any(row.kind == Kind.PUBLISH for row in part):
                 loopback.settle(runtime, part)
         failpoint.reach(f"acted:{'filter' if name == 'nftables' else name}")
     return observed
 
 
-def remove(operation: Operation, rows: Sequence[Resource], later: ExitStack) -> dict[int, Outcome]:
+def made_by(driver: Driver, rows: Sequence[Resource]) -> Mapping[int, Mapping[str, Any]]:
+    """What one driver makes of its rows: those of an operation, of a repair, or of a trial."""
+    return driver.create(rows)
+
+
+def remove(operation: RunningOperation, rows: Sequence[Resource]) -> dict[int, Outcome]:
     """Remove what rows stand for: go on past errors, keep what a refusal of its bridge would tear.
 
     Devices are held first, so that a VM whose device somebody else has open keeps all of its
     things, and none of them loses only its firewall.
     """
+    rows = release_order(rows)
     seizing = any(row.vm and row.kind in (Kind.TAP, *FIREWALL_KINDS) for row in rows)
-    try:
-        outcomes: dict[int, Outcome] = _seize(operation, rows)
-        rows = [row for row in rows if row.id not in outcomes]
-        return _remove_seized(operation, rows, outcomes, later)
-    finally:
-        if seizing:  # a VM of which one device is busy has others that are held by now
-            operation.runtime.devices().let_go()
+    with ExitStack() as later:  # closed after the devices: what the kernel waits for overlaps
+        try:
+            busy = _seize(operation, rows)
+            rows = [row for row in rows if row.id not in busy]
+            return busy | _remove_seized(operation, rows, later)
+        finally:
+            if seizing:  # a VM of which one device is busy has others that are held by now
+                operation.runtime.devices().let_go()
 
 
-def _seize(operation: Operation, rows: Sequence[Resource]) -> dict[int, Outcome]:
+def _seize(operation: RunningOperation, rows: Sequence[Resource]) -> dict[int, Outcome]:
     """Hold every TAP of the VMs of ``rows``; what is kept because somebody else holds one."""
     runtime = operation.runtime
     taps = [row for row in rows if row.kind == Kind.TAP]
@@ -101,11 +103,9 @@ def _seize(operation: Operation, rows: Sequence[Resource]) -> dict[int, Outcome]
 
 
 def _remove_seized(
-    operation: Operation,
-    rows: Sequence[Resource],
-    outcomes: dict[int, Outcome],
-    later: ExitStack,
+    operation: RunningOperation, rows: Sequence[Resource], later: ExitStack
 ) -> dict[int, Outcome]:
+    outcomes: dict[int, Outcome] = {}
     addresses = sorted({address for row in rows for address in flows.guest_addresses(row)})
     unended: flows.Unended | None = None
     flushed = not addresses
@@ -123,28 +123,60 @@ def _remove_seized(
         if not name:
             outcomes.update((row.id, GONE) for row in part)
         elif part:
-            outcomes.update(_release_batch(operation, name, part))
+            outcomes |= released_by(operation.runtime.driver(name), part)
             failpoint.reach(f"released:{name}")
     if not flushed:
         unended = flows.end(addresses, later)
     if any(row.kind == Kind.PUBLISH for row in rows):
-        loopback.settle_gone(operation.runtime, outcomes, rows)
+        outcomes |= loopback.settle_gone(operation.runtime, outcomes, rows)
     if unended is not None:
-        outcomes.update(flows.kept_for(rows, outcomes, unended))
-    holding.end_gone(outcomes, rows)
-    return outcomes
+        outcomes |= flows.kept_for(rows, outcomes, unended)
+    return outcomes | holding.end_gone(outcomes, rows)
 
 
-def _release_batch(
-    operation: Operation, name: str, part: Sequence[Resource]
-) -> Mapping[int, Outcome]:
+def released_by(driver: Driver, rows: Sequence[Resource]) -> Mapping[int, Outcome]:
+    """What one driver says of each row that it is to remove; an error keeps all of them."""
     try:
-        return operation.runtime.driver(name).release(part)
+        return driver.release(rows)
     except HvtxError as problem:
         kept = Outcome(False, problem.code, problem.message)
     except (OSError, DumpInterrupted) as problem:  # out of descriptors, of memory …
+        name = driver_name(rows[0])
         kept = Outcome(False, "observe-failed", f"{name} could not be worked on: {problem}")
-    return {row.id: kept for row in part}
+    return {row.id: kept for row in rows}
+
+
+def remove_seen(driver: Driver, item: Item, addresses: Sequence[str] = ()) -> Outcome:
+    """Remove a device that no live row accounts for, by the mark that was seen on it.
+
+    ``addresses`` (with prefix length) of it are nobody else's.
+    """
+    link = item.link
+    assert link is not None
+    assert item.mark is not None
+    spec: dict[str, Any] = {"ifindex": link.ifindex, "device": link.name, "mac": link.mac}
+    thing = Resource(
+        id=item.row,
+        kind=item.kind,
+        key=link.name,
+        # with no other state the alias alone is the proof: it may have been taken off meanwhile
+        state=State.COMMITTED,
+        mark=item.mark,
+        spec={**spec, "addresses": list(addresses)},
+        observed={"ifindex": link.ifindex},
+        operation=0,
+        life=0,
+        vm=None,
+        network=None,
+    )
+    return released_by(driver, [thing])[item.row]
+
+
+def end_absent(operation: RunningOperation, rows: Sequence[Resource]) -> None:
+    """End what stands beside objects that are proven absent, before their rows are closed."""
+    loopback.settle(operation.runtime, rows, {row.id for row in rows})
+    with suppress(OSError):  # of another boot or pid namespace, for one
+        holding.end_all(rows)
 
 
 def _bridge_stayed(

@@ -12,11 +12,14 @@ from typing import Any
 
 from hvtx.drivers.strangers import Strangers
 from hvtx.engine import holding, ownrules
+from hvtx.engine.explained import Explanation, OnRecord, Other
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import look as look_at
 from hvtx.errors import HvtxError, NotFound
 from hvtx.host.ports import listening
+from hvtx.model.history import Line
 from hvtx.model.meaning import WHY_NOT_MORE, action_of
+from hvtx.model.place import Place
 from hvtx.model.plan import Action, Item
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.ruleset import Difference
@@ -35,8 +38,8 @@ _ALSO = 20  # further things of the same name
 _LINES = 5  # of the history
 
 
-def explain(runtime: Runtime, text: str) -> dict[str, Any]:
-    """The interface's ``explain`` object; raises NotFound for what neither host nor record has."""
+def explain(runtime: Runtime, text: str) -> Explanation:
+    """Whose a thing is; raises NotFound for what neither host nor record has."""
     return answer(runtime, look(runtime), text)
 
 
@@ -69,7 +72,7 @@ def look(runtime: Runtime) -> Sight:
     )
 
 
-def answer(runtime: Runtime, sight: Sight, text: str) -> dict[str, Any]:
+def answer(runtime: Runtime, sight: Sight, text: str) -> Explanation:
     """What is to be said of ``text``; raises NotFound."""
     tombstone = runtime.read(records.tombstones, [text]).get(text)
     found = identify(sight._replace(tombstone=tombstone), text)
@@ -80,30 +83,32 @@ def answer(runtime: Runtime, sight: Sight, text: str) -> dict[str, Any]:
             hint="give an interface, an address or subnet, a MAC address, a host port (8080,"
             " 53/udp), a mark, a table, a chain, a part of a rule, a VM or a network",
         )
-    document = _document(runtime, text, found, _of_port(sight, found[0]))
-    document["evidence"] += [sight.unread] if sight.unread else []
-    if document["owner"] == "other-installation":
-        _tell_of_its_store(runtime, document, found[0])
+    told = tell(runtime, text, found, _of_port(sight, found[0]))
+    if sight.unread:
+        told = told._replace(evidence=(*told.evidence, sight.unread))
+    if told.owner == "other-installation":
+        told = _with_its_store(runtime, told, found[0])
     if runtime.refused is not None:
-        document["gc"] = {"action": Action.SKIP.value, "reason": runtime.refused.code}
-        document["why"] = f"gc does nothing at all: {runtime.refused.message}"
-    return document
+        why = f"gc does nothing at all: {runtime.refused.message}"
+        told = told._replace(action=Action.SKIP.value, reason=runtime.refused.code, why=why)
+    return told
 
 
-def _tell_of_its_store(runtime: Runtime, document: dict[str, Any], subject: Subject) -> None:
+def _with_its_store(runtime: Runtime, told: Explanation, subject: Subject) -> Explanation:
     """Whether the store of another installation is known to be there, and what would remove it."""
     from hvtx.engine.lost import about
 
-    named = _INSTALLATION.search(" ".join((subject.key, subject.words, *document["evidence"])))
+    named = _INSTALLATION.search(" ".join((subject.key, subject.words, *told.evidence)))
     if named is None and subject.item is not None:
         named = _INSTALLATION.search(f"{subject.item.mark} {subject.item.message}")
-    if named is not None:
-        more = about(runtime, named[1] or named[2] or named[3])
-        document["evidence"] += more["evidence"]
-        document["why"] = more.get("why", document["why"])
+    if named is None:
+        return told
+    more = about(runtime, named[1] or named[2] or named[3])
+    evidence = (*told.evidence, *more["evidence"])
+    return told._replace(evidence=evidence, why=more.get("why", told.why))
 
 
-def _firewall(runtime: Runtime) -> tuple[tuple[StrangeRule, ...], tuple[str, ...], str]:
+def _firewall(runtime: Runtime) -> tuple[tuple[StrangeRule, ...], tuple[Place, ...], str]:
     """All rules and places; in words if they could not be read, which must not hide a device."""
     source = Strangers(runtime.host)
     try:
@@ -122,7 +127,7 @@ def _of_port(sight: Sight, subject: Subject) -> list[str]:
         return []
     facts = sight.snapshot.vms.get(row.vm or "")
     runs = facts is not None and facts.liveness is not Liveness.DEAD
-    own = not row.spec.get("imported")  # the ports of others' rules are held by nobody
+    own = not row.imported  # the ports of others' rules are held by nobody
     held = holding.shown(row) if runs and own and row.life == sight.snapshot.life.id else []
     return [*held, *(_translated_too(row) if own else ())]
 
@@ -138,9 +143,10 @@ def _had_by(number: int, protocol: str) -> list[str]:
     ]
 
 
-def _document(
+def tell(
     runtime: Runtime, text: str, found: Sequence[Subject], more: Sequence[str] = ()
-) -> dict[str, Any]:
+) -> Explanation:
+    """What is to be said of the first of ``found``, and in brief of the others."""
     first = found[0]
     item, reason = first.item, first.reason
     action = item.action if item is not None else action_of(reason)
@@ -150,23 +156,23 @@ def _document(
     with runtime.reading() as sql:
         lines = _history(sql, row)
         record = _record(sql, row)
-    return {
-        "schema": "hvtx/explain/1",
-        "object": text,
-        "kind": str(first.kind),
-        "key": first.key,
-        "owner": first.owner,
-        "vm": first.vm,
-        "network": first.network,
-        "since": _since(record, lines),
-        "record": record,
-        "evidence": evidence,
-        "gc": {"action": action.value, "reason": reason.value},
-        "why": WHY_NOT_MORE[reason],
-        "message": f"{text}: {_sentence(first)}",
-        "history": lines,
-        "also": [_brief(subject) for subject in found[1 : _ALSO + 1]],
-    }
+    return Explanation(
+        object=text,
+        kind=str(first.kind),
+        key=first.key,
+        owner=first.owner,
+        vm=first.vm,
+        network=first.network,
+        since=_since(record, lines),
+        record=record,
+        evidence=tuple(evidence),
+        action=action.value,
+        reason=reason.value,
+        why=WHY_NOT_MORE[reason],
+        message=f"{text}: {_sentence(first)}",
+        history=tuple(lines),
+        also=tuple(_brief(subject) for subject in found[1 : _ALSO + 1]),
+    )
 
 
 def _translated_too(row: Resource) -> list[str]:
@@ -187,38 +193,29 @@ def _row(runtime: Runtime, item: Item | None) -> Resource | None:
     return runtime.read(records.resources_by_id, [item.row]).get(item.row)
 
 
-def _record(sql: Any, row: Resource | None) -> dict[str, Any] | None:
+def _record(sql: Any, row: Resource | None) -> OnRecord | None:
     if row is None:
         return None
-    operation = records.operation_brief(sql, row.operation)
-    return {
-        "id": row.id,
-        "state": str(row.state),
-        "mark": row.mark,
-        "operation": row.operation,
-        "verb": operation["verb"] if operation else None,
-        "since": operation["began"] if operation else None,
-        "result": operation["result"] if operation else None,
-    }
+    operation = records.operation_brief(sql, row.operation) or {}
+    verb, began, result = (operation.get(name) for name in ("verb", "began", "result"))
+    return OnRecord(row.id, str(row.state), row.mark, row.operation, verb, began, result)
 
 
-def _history(sql: Any, row: Resource | None) -> list[dict[str, Any]]:
+def _history(sql: Any, row: Resource | None) -> list[Line]:
     """What was done to the thing of this kind and name, oldest first."""
     if row is None:
         return []
     wanted = history.Wanted(kind=row.kind, key=row.key)
-    names = ("time", "operation", "verb", "event", "reason", "message")
-    lines = history.entries(sql, wanted, limit=_LINES)
-    return [{name: line[name] for name in names} for line in lines]
+    return history.entries(sql, wanted, limit=_LINES)
 
 
-def _since(record: dict[str, Any] | None, lines: Sequence[dict[str, Any]]) -> str | None:
+def _since(record: OnRecord | None, lines: Sequence[Line]) -> str | None:
     """When it was made: its operation's beginning, or the history where others came after."""
     if record is None:
         return None
-    if record["state"] in (State.INTENDED, State.COMMITTED):
-        return str(record["since"]) if record["since"] else None
-    made = [line["time"] for line in lines if line["event"] == "made"]
+    if record.state in (State.INTENDED, State.COMMITTED):
+        return record.since or None
+    made = [line.time for line in lines if line.event == "made"]
     return made[-1] if made else None
 
 
@@ -236,11 +233,5 @@ def _sentence(subject: Subject) -> str:
     return f"{subject.kind} {whose}; {item.message}"
 
 
-def _brief(subject: Subject) -> dict[str, Any]:
-    return {
-        "kind": str(subject.kind),
-        "key": subject.key,
-        "owner": subject.owner,
-        "vm": subject.vm,
-        "message": _sentence(subject),
-    }
+def _brief(subject: Subject) -> Other:
+    return Other(str(subject.kind), subject.key, subject.owner, subject.vm, _sentence(subject))

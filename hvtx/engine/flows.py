@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hvtx.engine import lines, notice
 from hvtx.errors import HvtxError
 from hvtx.host import failpoint
+from hvtx.model.firewall import firewall_spec
 from hvtx.model.plan import Reason
-from hvtx.model.resource import FIREWALL_KINDS, FLOWS, GONE, Kind, Outcome, Resource, firewall_spec
+from hvtx.model.resource import FIREWALL_KINDS, FLOWS, GONE, Kind, Outcome, Resource
 from hvtx.model.vm import Publish
 from hvtx.store import intents
 from hvtx.store.history import Event
 
 if TYPE_CHECKING:
-    from hvtx.engine.transaction import Operation
+    from hvtx.engine.operation import RunningOperation
 
 
 class Unended(NamedTuple):
@@ -70,22 +71,24 @@ def guest_addresses(row: Resource) -> list[str]:
 
 
 def end_past_new(
-    operation: Operation, rows: Sequence[Resource], observed: dict[int, Mapping[str, Any]]
-) -> None:
+    operation: RunningOperation, rows: Sequence[Resource], observed: Mapping[int, Mapping[str, Any]]
+) -> dict[int, Mapping[str, Any]]:
     """End what datagrams to a freshly published port still follow: rules see new flows only.
 
-    What cannot be ended now keeps no VM from starting: it is noted, and gc goes on with it.
+    What cannot be ended now keeps no VM from starting: ``observed`` of its rows, which is
+    returned, says so, and gc goes on with it.
     """
     doors = _doors(rows)
     words = _close_doors(doors.values())
-    if words is not None:
-        observed.update((row, {**observed.get(row, {}), FLOWS: True}) for row in doors)
-        notice.warning(f"{words}; `hvtx gc --apply` goes on with it")
-        with operation.runtime.store.transaction() as sql:
-            operation.history(sql, [Event("failed", words)])
+    if words is None:
+        return {}
+    notice.warning(f"{words}; `hvtx gc --apply` goes on with it")
+    with operation.runtime.store.transaction() as sql:
+        operation.history(sql, [Event("failed", words)])
+    return {row: {**observed.get(row, {}), FLOWS: True} for row in doors}
 
 
-def end_past(operation: Operation, rows: Sequence[Resource]) -> Outcome:
+def end_past(operation: RunningOperation, rows: Sequence[Resource]) -> Outcome:
     """The same for ports that are published already; whether it is still due is noted."""
     doors = _doors(rows)
     words = _close_doors(doors.values())

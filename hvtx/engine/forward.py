@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from hvtx.engine import world
 from hvtx.engine.cause_names import CauseNames
+from hvtx.engine.effects import made_by
 from hvtx.engine.finding import Finding
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.trial import Exit, Trial, owner_of
@@ -20,8 +21,9 @@ from hvtx.host.replica import ruleset, thought, uncarried
 from hvtx.host.replica.causes import Cause
 from hvtx.host.replica.scratch import Owner, Picture, Scratch, look, within
 from hvtx.host.replica.topology import Device
+from hvtx.model.firewall import firewall_spec
 from hvtx.model.mark import make_mark
-from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource
+from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource, bridge_spec
 from hvtx.model.traffic import Flow, Note, Stop
 from hvtx.model.vm import Network
 from hvtx.planner import promises
@@ -64,14 +66,14 @@ def judge(runtime: Runtime, wish: Network | None = None) -> Judged:
     picture = look([name for names in by_bridge.values() for name in names])
     if wish is not None:
         return _judged(runtime, *_with_network(runtime, picture, wish))
-    indexes = {row.spec["device"]: row.spec["ifindex"] for row in bridges}
+    indexes = {bridge_spec(row)["device"]: row.ifindex for row in bridges}
     made = []
     for network in networks:
         bridge = picture.device(network.bridge)
         if bridge is None or bridge.ifindex != indexes.get(network.bridge):
             continue  # it is gone, and another check tells
         there = {d.name: d.ifindex for d in picture.topology.devices if d.master == bridge.ifindex}
-        own = [row for row in rows if row.spec.get("bridge") == network.bridge]
+        own = [row for row in rows if row.bridge == network.bridge]
         made.append(promises.promise(network, bridge.ifindex, own, there))
     return _judged(runtime, picture, made, [])
 
@@ -82,7 +84,7 @@ def _with_network(
     """The host as it would be with one network more, and with forwarding turned on for it."""
     promise = promises.promise(network, _BRIDGE_INDEX, (), {})
     rows = runtime.read(records.resources_of_kind, Kind.FILTER)
-    bases = [row.spec for row in rows if row.spec["what"] == "base"]
+    bases = [firewall_spec(row) for row in rows if row.role == "base"]
     shared, own = want_network(
         network, ifindex=_BRIDGE_INDEX, bridge_mark="", settings=(),
         bases=missing_bases(network.firewall, bases),
@@ -115,7 +117,7 @@ def _judged(
     asked = [(guest, promise.ifindex) for promise in made for guest in promise.guests
                if guest.wants]  # fmt: skip
     picture = picture.plus([_port(guest, master) for guest, master in asked])
-    families = {family for promise in made for family in promise.families()}
+    families = {family for promise in made for family in promise.network.families}
     bridges = {promise.network.bridge for promise in made}
     exits = {family: world.way_out(picture, family, bridges) for family in families}
     notes = world.offline(picture, sorted(families), bridges)
@@ -205,7 +207,7 @@ def _make_rules(runtime: Runtime, wants: Iterable[Want]) -> None:
     for backend, build in (("nftables", NftablesDriver), ("iptables", IptablesDriver)):
         if rows[backend]:
             with closing(build(host)) as driver:
-                driver.create(rows[backend])
+                made_by(driver, rows[backend])
 
 
 # -- what stopped them -----------------------------------------------------------------------------

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING
 
 from hvtx.drivers import bridge, sysctl
 from hvtx.engine import notice
+from hvtx.engine.network_build import make
 from hvtx.engine.runtime import Runtime
+from hvtx.engine.scope import networks_now
 from hvtx.errors import Contended, HostRefused, HvtxError
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
-from hvtx.model.resource import Kind, Resource, State
+from hvtx.model.address import is_ipv6
+from hvtx.model.resource import Kind, Resource, State, sysctl_spec
 from hvtx.model.vm import Network
-from hvtx.planner import forwarding
+from hvtx.planner import forwarding, provision
 from hvtx.planner.forwarding import Others, dotted
 from hvtx.store import records
 
@@ -26,7 +29,7 @@ _SWITCH_ON = "sysctl -w net.ipv6.conf.all.disable_ipv6=0"
 
 def families_of(networks: Iterable[Network]) -> list[int]:
     """The families (4, 6) that these networks have subnets of."""
-    return sorted({6 if ":" in subnet else 4 for n in networks for subnet in n.subnets})
+    return sorted({family for n in networks for family in n.families})
 
 
 def ipv6_problem() -> HostRefused | None:
@@ -44,24 +47,42 @@ def ipv6_problem() -> HostRefused | None:
     return None
 
 
-def changes(runtime: Runtime, families: Sequence[int]) -> list[tuple[str, str, str]]:
+def changes(families: Sequence[int], recorded: Sequence[Resource]) -> list[tuple[str, str, str]]:
     """What has to be turned on for guests of these families: ``(path, value, value before)``.
 
-    Raises HostRefused where the host has no IPv6.
+    ``recorded`` are the settings on record in this life of the host. Raises
+    HostRefused where the host has no IPv6.
     """
     problem = ipv6_problem() if 6 in families else None
     if problem is not None:
         raise problem
     found = []
-    for path, value in _wanted(runtime, families):
+    for path, value in _wanted(families, recorded):
         before = sysctl.read(path)
         if before is not None and before != value:  # None: a device that has gone meanwhile
             found.append((path, value, before))
     return found
 
 
-def _wanted(runtime: Runtime, families: Sequence[int]) -> list[tuple[str, str]]:
-    ours = any(row.spec["path"] == forwarding.ALL6 for row in recorded(runtime))
+def keep_settings(runtime: Runtime, networks: Iterable[Network]) -> list[Resource]:
+    """Turn on, and record, what networks that stand need by now: the uplink may be another one.
+
+    What is on record already is not looked at. Returns the new rows. Raises HostRefused,
+    NotPermitted (undone).
+    """
+    scope = networks_now(runtime, networks)
+    there = scope.bridges()
+    families = families_of(n for n in scope.networks.values() if n.id in there)
+    recorded = scope.settings()
+    known = {sysctl_spec(row)["path"] for row in recorded}
+    new = [c for c in changes(families, recorded) if c[0] not in known]
+    if not new:
+        return []
+    return make(runtime, "repair", provision.want_settings(new))
+
+
+def _wanted(families: Sequence[int], recorded: Sequence[Resource]) -> list[tuple[str, str]]:
+    ours = any(sysctl_spec(row)["path"] == forwarding.ALL6 for row in recorded)
     others = look() if 6 in families else Others((), (), (), (), ())
     return forwarding.wanted(families, others, sysctl.read, can_force=sysctl.can_force(), ours=ours)
 
@@ -105,7 +126,7 @@ def look() -> Others:
     by_family: dict[bool, list[int]] = {False: [], True: []}
     for address in addresses:
         if not address.address.startswith(("fe80:", "169.254.")):
-            by_family[":" in address.address].append(address.ifindex)
+            by_family[is_ipv6(address.address)].append(address.ifindex)
     return Others(
         every=tuple(link.name for link in foreign.values() if not link.master),
         addressed4=names(by_family[False]),
@@ -151,7 +172,7 @@ def findings(runtime: Runtime, bridges: Sequence[tuple[Network, Resource]]) -> I
     problem = ipv6_problem() if 6 in families else None
     if problem is not None:
         bad = True
-        users = ", ".join(n.name for n, _ in bridges if any(":" in s for s in n.subnets))
+        users = ", ".join(n.name for n, _ in bridges if 6 in n.families)
         yield Finding(
             "forwarding", "error", f"{problem.message}: guests of {users} have none", (),
             f"{_SWITCH_ON}; hvtx repair" if sysctl.has_ipv6() else problem.hint,
@@ -169,7 +190,7 @@ def findings(runtime: Runtime, bridges: Sequence[tuple[Network, Resource]]) -> I
             (f"{path} = 1, and forwarding is on",), f"sysctl -w {path}=2",
         )  # fmt: skip
     if not bad:
-        turned = [row.spec["path"] for row in recorded(runtime)]
+        turned = [sysctl_spec(row)["path"] for row in recorded(runtime)]
         beside = [
             words
             for family in families
@@ -188,7 +209,7 @@ def _off(
         words = f"{name} was turned off: guests reach nothing beyond this host"
         yield forwarding.ALL4, words, f"hvtx repair, or: sysctl -w {name}=1"
         return
-    ours = [row for n, row in bridges if any((":" in s) == (family == 6) for s in n.subnets)]
+    ours = [row for n, row in bridges if family in n.families]
     for row in ours:
         path = _forwards(family, row.key)
         if path is not None:
@@ -214,7 +235,7 @@ def _forwards(family: int, name: str) -> str | None:
 
 def _deaf(runtime: Runtime, others: Others) -> list[str]:
     """Devices that would take advertisements, were forwarding not on."""
-    ours = any(row.spec["path"] == forwarding.ALL6 for row in recorded(runtime))
+    ours = any(sysctl_spec(row)["path"] == forwarding.ALL6 for row in recorded(runtime))
     if others.uplinks6 and not ours:
         return []  # its own administrator's; the host has its way
     return [

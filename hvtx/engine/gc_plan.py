@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.errors import HvtxError, Refused
-from hvtx.model.plan import Item, Plan, Reason, Snapshot
+from hvtx.model.plan import Item, Plan, Reason, Result, Snapshot
 from hvtx.planner.gc import plan_gc
 from hvtx.store import history
 
@@ -32,6 +32,7 @@ class Report(NamedTuple):
     made: str  # RFC 3339 in UTC: when the host was looked at
     snapshot: Snapshot | None = None  # what the plan was made from
     newer: int = 0  # acting items that a saved plan does not have
+    heuristic: bool = False  # a plan of the emergency mode: of guesses
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -40,11 +41,6 @@ class Report(NamedTuple):
         if self.newer:
             notes += (f"{self.newer} more to do since the plan was saved: hvtx gc --plan",)
         return notes
-
-    @property
-    def failed(self) -> bool:
-        """Whether an item that was to be done is not."""
-        return any(item.outcome in ("failed", "skipped") for item in self.plan.acting())
 
 
 def make_plan(runtime: Runtime, *, everything: bool = False) -> Report:
@@ -106,7 +102,7 @@ def failed_items(plan: Plan) -> list[Item]:
     return [
         item
         for item in plan.items
-        if item.outcome == "failed" or item.reason is Reason.OBSERVE_FAILED
+        if item.outcome is Result.FAILED or item.reason is Reason.OBSERVE_FAILED
     ]
 
 

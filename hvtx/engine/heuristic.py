@@ -8,44 +8,28 @@ was seen, and no VM can take an address while its plan is carried out.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 from hvtx.drivers.strangers import Strangers
-from hvtx.engine.files import PRIVATE, read_plan
+from hvtx.engine.executor import execute
+from hvtx.engine.gc_plan import Report, refused_report
 from hvtx.engine.runtime import Runtime
-from hvtx.engine.saved_plan import SCHEMA, save_document
+from hvtx.engine.saved_plan import Identity, refuse_stale
 from hvtx.engine.snapshot import look
 from hvtx.engine.transaction import Operation, begin
-from hvtx.errors import Contended, HvtxError, NotFound, NotPermitted, Refused, StalePlan, UsageError
-from hvtx.host import procfs
+from hvtx.errors import Contended, HvtxError, NotPermitted, Refused
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.mark import FAMILY
-from hvtx.model.plan import Action
+from hvtx.model.plan import Action, Item, ItemResult, Plan
 from hvtx.model.resource import Link, Outcome
-from hvtx.planner.heuristic import Guess, Sight, guess
+from hvtx.planner.execution import result_of
+from hvtx.planner.heuristic import Sight, guess
 from hvtx.store import records, trust
 from hvtx.store.history import Event, now
 
 VERB = "heuristic"
-_SKIPPED = frozenset({"in-use", "foreign-dependents", "foreign", "contended", "mark-mismatch"})
-
-
-class Report(NamedTuple):
-    """A plan of guesses, made or carried out; ``refused`` if nothing may be concluded."""
-
-    items: tuple[Guess, ...]
-    applied: bool
-    refused: Refused | None
-    boot_id: str
-    netns: int
-    made: str  # RFC 3339 in UTC: when the host was looked at
-
-    def acting(self) -> list[Guess]:
-        """What it proposes to delete."""
-        return [item for item in self.items if item.action is Action.DELETE]
 
 
 def make_plan(runtime: Runtime) -> Report:
@@ -53,11 +37,11 @@ def make_plan(runtime: Runtime) -> Report:
     refusal, made = runtime.refused, now()
     if refusal is None:
         try:
-            found = guess(_sight(runtime))
-            return Report(found, False, None, runtime.boot_id, runtime.netns, made)
+            plan = Plan(guess(_sight(runtime)))
+            return Report(plan, False, None, runtime.boot_id, runtime.netns, made, heuristic=True)
         except Refused as problem:
             refusal = problem
-    return Report((), False, refusal, runtime.boot_id, runtime.netns, made)
+    return refused_report(refusal, runtime.boot_id, runtime.netns)._replace(heuristic=True)
 
 
 def _sight(runtime: Runtime) -> Sight:
@@ -121,7 +105,7 @@ def _leases(sql: Any) -> dict[str, str]:
 # -- carrying out ----------------------------------------------------------------------------------
 
 
-def apply(runtime: Runtime, *, saved: Sequence[tuple[str, ...]] | None = None) -> Report:
+def apply(runtime: Runtime, *, saved: Sequence[Identity] | None = None) -> Report:
     """Plan, check against ``saved`` (a reviewed plan's acting identities), and do it.
 
     Goes on past errors. Raises Busy, StalePlan, Refused.
@@ -134,49 +118,36 @@ def apply(runtime: Runtime, *, saved: Sequence[tuple[str, ...]] | None = None) -
     report = make_plan(runtime)
     if report.refused is not None:
         return report
-    if saved is not None:
-        report = report._replace(items=_as_saved(report.items, saved))
-    acting = report.acting()
+    plan = report.plan if saved is None else _as_saved(report.plan, saved)
+    acting = plan.acting()
     if not acting:
-        return report._replace(applied=True)
+        return report._replace(plan=plan, applied=True)
     with begin(runtime, VERB) as (sql, operation):
         # written before anything is gone: a crash must not take the way back with it
         operation.history(sql, [_event("intended", item) for item in acting])
-    outcomes = {id(item): _carry_out(runtime, operation, item) for item in acting}
-    failed = any(not outcome.gone for outcome in outcomes.values())
-    operation.end("partial" if failed else "done")
-    items = tuple(
-        _told(item, outcomes[id(item)]) if id(item) in outcomes else item for item in report.items
-    )
-    return report._replace(items=items, applied=True)
+    return report._replace(plan=execute(operation, plan, remove_guessed), applied=True)
 
 
-def _as_saved(items: Sequence[Guess], saved: Sequence[tuple[str, ...]]) -> tuple[Guess, ...]:
-    """Only what was reviewed; raises StalePlan naming the first item that changed."""
-    planned = {item.identity() for item in items}
-    things = {(item.kind, item.key): item for item in items}
-    for identity in saved:
-        if identity in planned:
-            continue
-        action, reason, kind, key = identity
-        other = things.get((kind, key))
-        today = f"it is now {other.action} ({other.reason})" if other else "it is no longer planned"
-        raise StalePlan(
-            f"the plan is stale: {kind} {key} was {action} ({reason}), {today}",
-            hint="make a new plan: hvtx gc --heuristic --plan --out FILE; nothing was changed",
-        )
+def _as_saved(plan: Plan, saved: Sequence[Identity]) -> Plan:
+    """Only what was reviewed is done, and the rest is left; raises StalePlan."""
+    refuse_stale(plan, saved, heuristic=True)
     wanted = set(saved)
-    return tuple(
-        item
-        if item.action is Action.SKIP or item.identity() in wanted
-        else item._replace(action=Action.SKIP, message=f"not in the saved plan ({item.message})")
-        for item in items
+    return Plan(
+        tuple(
+            item
+            if item.action is Action.SKIP or item.identity() in wanted
+            else item._replace(
+                action=Action.SKIP, message=f"not in the saved plan ({item.message})"
+            )
+            for item in plan.items
+        )
     )
 
 
-def _carry_out(runtime: Runtime, operation: Operation, item: Guess) -> Outcome:
+def remove_guessed(operation: Operation, item: Item) -> ItemResult:
+    """Remove what a guess is about, if it still is what was seen, and tell the history."""
     if item.rule is not None:
-        outcome = Strangers(runtime.host).remove(item.rule)
+        outcome = Strangers(operation.runtime.host).remove(item.rule)
     else:
         assert item.link is not None
         outcome = _remove_tap(item.link)
@@ -185,12 +156,12 @@ def _carry_out(runtime: Runtime, operation: Operation, item: Guess) -> Outcome:
         if outcome.gone
         else Event("kept", outcome.message, item.kind, item.key, outcome.reason)
     )
-    with runtime.store.transaction() as sql:
+    with operation.runtime.store.transaction() as sql:
         operation.history(sql, [event])
-    return outcome
+    return result_of(outcome)
 
 
-def _event(event: str, item: Guess) -> Event:
+def _event(event: str, item: Item) -> Event:
     words = f"{item.message}; to put it back: {item.restore}"
     if item.rule is not None:
         words += f" (it was rule {item.rule.position} of its chain)"
@@ -224,95 +195,3 @@ def _remove_tap(planned: Link) -> Outcome:
         return Outcome(False, "observe-failed", f"{planned.name}: {problem}")
     finally:
         links.close()
-
-
-def _told(item: Guess, outcome: Outcome) -> Guess:
-    if outcome.gone:
-        return item._replace(outcome="done")
-    word = "skipped" if outcome.reason in _SKIPPED else "failed"
-    return item._replace(outcome=word, message=f"{item.message}; {outcome.message}")
-
-
-# -- documents ------------------------------------------------------------------------------------
-
-
-def document(report: Report) -> dict[str, Any]:
-    """The gc object with ``"heuristic": true``; items have ``restore`` besides."""
-    counts = {action.value: 0 for action in Action}
-    for item in report.items:
-        counts[item.action.value] += 1
-    return {
-        "schema": SCHEMA,
-        "heuristic": True,
-        "plan_id": _plan_id(report.acting()),
-        "made": report.made,
-        "applied": report.applied,
-        "refused": report.refused.code if report.refused else None,
-        "epoch": {"boot_id": report.boot_id, "netns": report.netns},
-        "items": [_item_document(item, applied=report.applied) for item in report.items],
-        "summary": counts,
-    }
-
-
-def refused_document(refusal: Refused) -> dict[str, Any]:
-    """The JSON of a store that refuses to be opened: of it nothing is known."""
-    boot_id, netns = procfs.boot_id(), procfs.netns_cookie()
-    return document(Report((), False, refusal, boot_id, netns, now()))
-
-
-def _item_document(item: Guess, *, applied: bool) -> dict[str, Any]:
-    left_alone = "skipped" if applied else None
-    return {
-        "action": item.action.value,
-        "reason": item.reason.value,
-        "kind": str(item.kind),
-        "key": item.key,
-        "vm": None,
-        "record": None,
-        "evidence": list(item.evidence),
-        "message": item.message,
-        "outcome": item.outcome or left_alone,
-        "mark": None,
-        "restore": item.restore or None,
-    }
-
-
-def _plan_id(items: Sequence[Guess]) -> str:
-    from hashlib import blake2b
-
-    text = json.dumps([item.identity() for item in items])
-    return blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def save_plan(report: Report, path: str, mode: int = PRIVATE) -> None:
-    """Write the plan for `--apply --yes FILE`; raises UsageError if that cannot be."""
-    save_document(document(report), path, mode)
-
-
-def load_plan(path: str) -> list[tuple[str, ...]]:
-    """The acting identities of a saved plan of guesses; raises NotFound, UsageError."""
-    try:
-        plan: Mapping[str, Any] = json.loads(read_plan(path))
-        if plan["schema"] != SCHEMA or plan.get("heuristic") is not True:
-            raise UsageError(
-                f"{path} is not a plan of the emergency mode",
-                hint="hvtx gc --heuristic --plan --out FILE makes one",
-            )
-        found = [(i["action"], i["reason"], i["kind"], i["key"]) for i in plan["items"]]
-        if not all(isinstance(word, str) for words in found for word in words):
-            raise TypeError("an item's words are not text")
-        return [words for words in found if words[0] != Action.SKIP.value]
-    except FileNotFoundError as problem:
-        raise NotFound(
-            f"there is no plan file {path}",
-            hint="hvtx gc --heuristic --plan --out FILE makes one",
-        ) from problem
-    except (
-        *(OSError, ValueError, KeyError, TypeError, AttributeError),
-        RecursionError,
-    ) as problem:
-        why = problem.strerror if isinstance(problem, OSError) else problem
-        raise UsageError(
-            f"{path} is not a plan: {why}",
-            hint="hvtx gc --heuristic --plan --out FILE makes one",
-        ) from problem

@@ -6,7 +6,7 @@ holds, from before it is told to stay. It is ended when the rules of all of thes
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hvtx.errors import Conflict, HvtxError
@@ -60,8 +60,8 @@ def end_all(rows: Iterable[Resource]) -> None:
         portholder.end(identity)
 
 
-def end_gone(outcomes: dict[int, Outcome], rows: Sequence[Resource]) -> None:
-    """The same after a release: a row whose port is still held stays on record, to be tried again.
+def end_gone(outcomes: Mapping[int, Outcome], rows: Sequence[Resource]) -> dict[int, Outcome]:
+    """The same after a release: these rows stay on record, whose port is still held.
 
     Who holds a port of which the rule could not be removed holds on.
     """
@@ -70,16 +70,16 @@ def end_gone(outcomes: dict[int, Outcome], rows: Sequence[Resource]) -> None:
         identity = holder_of(row)
         if identity is not None:
             held.setdefault(identity, []).append(row)
+    kept = {}
     for identity, own in held.items():
         if not all(outcomes[row.id].gone for row in own):
             continue
         why = _not_ended(identity)
         if why is not None:
             words = f"its port is still held by pid {identity.pid}: {why}"
-            outcomes.update(
-                (row.id, Outcome(False, Reason.OBSERVE_FAILED, f"{row.key}: {words}"))
-                for row in own
-            )
+            for row in own:
+                kept[row.id] = Outcome(False, Reason.OBSERVE_FAILED, f"{row.key}: {words}")
+    return kept
 
 
 def _not_ended(identity: Identity) -> str | None:

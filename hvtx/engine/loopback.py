@@ -9,10 +9,12 @@ it what `recover` and gc have to do.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hvtx.drivers.bridge import lead_loopback
 from hvtx.errors import HvtxError
+from hvtx.model.firewall import firewall_spec
+from hvtx.model.plan import Reason
 from hvtx.model.resource import Kind, Outcome, Resource, State
 from hvtx.planner.provision import serves_loopback
 
@@ -25,9 +27,7 @@ _SERVING = (State.INTENDED, State.COMMITTED)
 def bridges_in_need(rows: Iterable[Resource], life: int) -> set[str]:
     """The bridges that lead 127.0.0.1 to a guest, as far as these rows say."""
     return {
-        row.spec["bridge"]
-        for row in rows
-        if row.life == life and row.state in _SERVING and _serves(row)
+        row.bridge for row in rows if row.life == life and row.state in _SERVING and _serves(row)
     }
 
 
@@ -37,7 +37,7 @@ def settle(runtime: Runtime, rows: Sequence[Resource], leaving: Collection[int] 
     ``leaving`` are ids of rows that go. Under a lock of its own: between the look at the record
     and the write no other operation may begin to need it. Raises HvtxError.
     """
-    bridges = {row.spec["bridge"]: row.network for row in rows if _serves(row)}
+    bridges = {row.bridge: row.network for row in rows if _serves(row)}
     if not bridges:
         return
     own = bridges_in_need((row for row in rows if row.id not in leaving), runtime.life.id)
@@ -61,8 +61,8 @@ def _is_ours(runtime: Runtime, bridge: str) -> bool:
 
     rows = runtime.read(records.resources_called, Kind.BRIDGE, bridge)
     for row in rows:
-        if row.life == runtime.life.id and row.spec.get("ifindex"):
-            seen = device_now(row.spec["ifindex"])
+        if row.life == runtime.life.id and row.ifindex:
+            seen = device_now(row.ifindex)
             if seen is not None and (seen.name, seen.alias) == (bridge, row.mark):
                 return True
     return False
@@ -76,18 +76,21 @@ def _needed(runtime: Runtime, bridge: str, network: str | None, leaving: Collect
     return bridge in bridges_in_need(rows, runtime.life.id)
 
 
-def settle_gone(runtime: Runtime, outcomes: dict[int, Outcome], rows: Sequence[Resource]) -> None:
-    """The same after a release; where it fails the rows stay on record, and are tried again."""
+def settle_gone(
+    runtime: Runtime, outcomes: Mapping[int, Outcome], rows: Sequence[Resource]
+) -> dict[int, Outcome]:
+    """The same after a release; where it fails these rows stay on record, and are tried again."""
     gone = [row for row in rows if _serves(row) and outcomes[row.id].gone]
     try:
         settle(runtime, gone, {row.id for row in gone})
     except (HvtxError, OSError) as problem:
         words = problem.message if isinstance(problem, HvtxError) else str(problem)
-        for row in gone:
-            why = f"{row.key}: 127.0.0.1 still leads to its bridge: {words}"
-            outcomes[row.id] = Outcome(False, "observe-failed", why)
+        why = f"127.0.0.1 still leads to its bridge: {words}"
+        return {row.id: Outcome(False, Reason.OBSERVE_FAILED, f"{row.key}: {why}") for row in gone}
+    return {}
 
 
 def _serves(row: Resource) -> bool:
-    spec: Mapping[str, Any] = row.spec
-    return row.kind == Kind.PUBLISH and spec.get("what") == "publish" and serves_loopback(spec)
+    return (
+        row.kind == Kind.PUBLISH and row.role == "publish" and serves_loopback(firewall_spec(row))
+    )

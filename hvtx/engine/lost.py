@@ -11,11 +11,13 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 from hvtx.drivers.base import FirewallDriver, Host
+from hvtx.engine.effects import remove_seen
+from hvtx.engine.executor import execute
 from hvtx.engine.gc_plan import Report
 from hvtx.engine.registry import DRIVERS, FIREWALLS
 from hvtx.engine.runtime import Runtime
@@ -27,8 +29,9 @@ from hvtx.host.links import Links
 from hvtx.host.locks import LockFile
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.xtnames import legacy_tables
-from hvtx.model.plan import Item, Plan, Reason
-from hvtx.model.resource import GONE, Entry, Kind, Link, Outcome, Resource, State
+from hvtx.model.plan import Item, ItemResult, Plan, Reason, Result
+from hvtx.model.resource import GONE, Entry, Kind, Link, Outcome
+from hvtx.planner.execution import result_of
 from hvtx.planner.lost import (
     Remains,
     devices_of,
@@ -45,7 +48,7 @@ _ID = re.compile(r"[a-z2-7]{10}")
 _FRESH = 0.5  # seconds: how old an answer may be when something is removed on it
 _MARKER_MOST = 1 << 16  # bytes
 _WELL_KNOWN = ("/var/lib/hvtx", "/run/hvtx")
-_KEPT = frozenset({"in-use", "foreign-dependents", "contended", "mark-mismatch", "mark-stripped"})
+_AFTERWARDS = ItemResult(Result.SKIPPED, "it goes after everything else")
 
 
 class Word(NamedTuple):
@@ -217,22 +220,8 @@ def apply(runtime: Runtime, installation: str) -> Report:
     with begin(runtime, "gc") as (sql, operation):
         words = f"installation {installation}, whose store is gone: {len(acting)} things to remove"
         operation.history(sql, [Event("began", words, reason=Reason.OTHER_INSTALLATION.value)])
-    outcomes = {}
-    taps = [item.key for item in acting if item.kind == Kind.TAP]
-    failed, asked = False, 0.0
-    late: tuple[str, ...] = ()  # what came up meanwhile: from then on nothing goes
-    for item in acting:
-        if failed and item.entry is not None and is_table(item.entry):
-            outcomes[id(item)] = Outcome(False, "contended", "it goes after everything else")
-            continue
-        if not late and time.monotonic() - asked > _FRESH:
-            late, asked = ask(runtime, installation, taps).objections, time.monotonic()
-        outcomes[id(item)] = _remove(runtime, operation, installation, item, late)
-        failed = failed or not outcomes[id(item)].gone
-        failpoint.reach("removed:lost")
-    operation.end("partial" if failed else "done")
-    items = tuple(_told(item, outcomes.get(id(item))) for item in report.plan.items)
-    return report._replace(plan=Plan(items), applied=True)
+    done = execute(operation, report.plan, LostRemover(runtime, installation, acting))
+    return report._replace(plan=done, applied=True)
 
 
 def refuse_living(runtime: Runtime, installation: str, plan: Plan) -> None:
@@ -247,60 +236,65 @@ def refuse_living(runtime: Runtime, installation: str, plan: Plan) -> None:
         )
 
 
-def _remove(
-    runtime: Runtime, operation: Operation, installation: str, item: Item, late: tuple[str, ...]
-) -> Outcome:
-    """Remove one thing, if it still is what was planned and nothing of its installation lives."""
-    if late:
-        outcome = Outcome(False, "contended", late[0])
-    elif item.link is not None:
-        outcome = _remove_device(runtime, item, item.link)
-    else:
-        outcome = _remove_rules(runtime, installation, item)
-    words = f"{item.kind} {item.key}" if outcome.gone else outcome.message
-    event = Event(
-        "removed" if outcome.gone else "kept", words, item.kind, item.key,
-        item.reason.value if outcome.gone else outcome.reason,
-        detail={"mark": item.mark, "installation": installation},
-    )  # fmt: skip
-    with runtime.store.transaction() as sql:
-        operation.history(sql, [event])
-    return outcome
+class LostRemover:
+    """Removes a thing, if it still is what was planned and nothing of its installation lives."""
 
+    def __init__(self, runtime: Runtime, installation: str, acting: Sequence[Item]) -> None:
+        """Look at nothing yet; ``acting`` are the things that are to go."""
+        self.runtime = runtime
+        self.installation = installation
+        self._taps = [item.key for item in acting if item.kind == Kind.TAP]
+        self._left = False  # something stayed: then the tables do, which tell whose it was
+        self._late: tuple[str, ...] = ()  # what came up meanwhile: from then on nothing goes
+        self._asked = 0.0
 
-def _remove_device(runtime: Runtime, item: Item, link: Link) -> Outcome:
-    """By the drivers of the kind, which look again: a TAP goes by attaching to it."""
-    _, addresses, _ = _links()
-    own = own_addresses([a.address for a in addresses if a.ifindex == link.ifindex])
-    spec: dict[str, Any] = {"ifindex": link.ifindex, "device": link.name, "mac": link.mac}
-    if item.kind == Kind.BRIDGE:
-        spec["addresses"] = own
-    sighted = Resource(
-        id=0, kind=item.kind, key=link.name, state=State.COMMITTED, mark=item.mark or "",
-        spec=spec, observed={"ifindex": link.ifindex}, operation=0, life=0, vm=None, network=None,
-    )  # fmt: skip
-    return runtime.driver(item.kind).release([sighted])[0]
+    def __call__(self, operation: Operation, item: Item) -> ItemResult:
+        """Remove it; what came of it is put into the history."""
+        if self._left and item.entry is not None and is_table(item.entry):
+            return _AFTERWARDS
+        if not self._late and time.monotonic() - self._asked > _FRESH:
+            self._late = ask(self.runtime, self.installation, self._taps).objections
+            self._asked = time.monotonic()
+        outcome = self._remove(item)
+        self._left = self._left or not outcome.gone
+        words = f"{item.kind} {item.key}" if outcome.gone else outcome.message
+        event = Event(
+            "removed" if outcome.gone else "kept", words, item.kind, item.key,
+            item.reason.value if outcome.gone else outcome.reason,
+            detail={"mark": item.mark, "installation": self.installation},
+        )  # fmt: skip
+        with self.runtime.store.transaction() as sql:
+            operation.history(sql, [event])
+        failpoint.reach("removed:lost")
+        return result_of(outcome)
 
+    def _remove(self, item: Item) -> Outcome:
+        if self._late:
+            return Outcome(False, "contended", self._late[0])
+        if item.link is not None:
+            return self._remove_device(item, item.link)
+        return self._remove_rules(item)
 
-def _remove_rules(runtime: Runtime, installation: str, item: Item) -> Outcome:
-    """Each rule and element as it was seen; a table whole, or not at all."""
-    entries = [entry for entry in (item.entry, *item.more) if entry is not None]
-    tables = sorted((entry for entry in entries if is_table(entry)), key=tells)
-    inside = {entry.place for entry in tables}
-    loose = [entry for entry in entries if entry not in tables]
-    rest = [entry for entry in loose if " ".join(entry.place.split(" ")[:3]) not in inside]
-    drivers = {e.backend: _driver(runtime, installation, e.backend) for e in entries}
-    outcomes = [drivers[entry.backend].remove(entry) for entry in (*rest, *tables)]
-    return next((outcome for outcome in outcomes if not outcome.gone), GONE)
+    def _remove_device(self, item: Item, link: Link) -> Outcome:
+        """By the drivers of the kind, which look again: a TAP goes by attaching to it."""
+        _, addresses, _ = _links()
+        own = own_addresses([a.address for a in addresses if a.ifindex == link.ifindex])
+        driver = self.runtime.driver(item.kind)
+        return remove_seen(driver, item, own if item.kind == Kind.BRIDGE else ())
 
-
-def _told(item: Item, outcome: Outcome | None) -> Item:
-    if outcome is None:
-        return item
-    if outcome.gone:
-        return item._replace(outcome="done")
-    word = "skipped" if outcome.reason in _KEPT else "failed"
-    return item._replace(outcome=word, message=f"{item.message}; {outcome.message}")
+    def _remove_rules(self, item: Item) -> Outcome:
+        """Each rule and element as it was seen; a table whole, or not at all."""
+        entries = [entry for entry in (item.entry, *item.more) if entry is not None]
+        tables = sorted((entry for entry in entries if is_table(entry)), key=tells)
+        whole = {entry.place for entry in tables}
+        loose = [entry for entry in entries if entry not in tables]
+        rest = [entry for entry in loose if entry.place.whole not in whole]
+        drivers = {
+            entry.backend: _driver(self.runtime, self.installation, entry.backend)
+            for entry in entries
+        }
+        outcomes = [drivers[entry.backend].remove(entry) for entry in (*rest, *tables)]
+        return next((outcome for outcome in outcomes if not outcome.gone), GONE)
 
 
 def document(report: Report, installation: str) -> dict[str, Any]:

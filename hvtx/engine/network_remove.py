@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
 from hvtx.engine import privileges
-from hvtx.engine.network_build import resolve_networks
+from hvtx.engine.network_build import resolved_networks
 from hvtx.engine.runtime import Runtime
+from hvtx.engine.scope import all_networks
 from hvtx.engine.transaction import begin
+from hvtx.engine.undo import take_down
 from hvtx.errors import (
     Conflict,
     Contended,
@@ -18,6 +19,7 @@ from hvtx.errors import (
 )
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted, forbidden
+from hvtx.model.firewall import firewall_spec
 from hvtx.model.resource import (
     Address,
     Kind,
@@ -28,6 +30,7 @@ from hvtx.model.resource import (
 )
 from hvtx.model.vm import Network
 from hvtx.planner import provision
+from hvtx.planner.scope import NetworkScope
 from hvtx.store import records
 
 
@@ -40,17 +43,15 @@ def remove_network(runtime: Runtime, name: str) -> None:
     runtime.lock("network", name)
     runtime.lock("all", "networks")
     network = runtime.read(records.get_network, name)
-    resolve_networks(runtime)
-    if runtime.read(records.find_network, name) is None:
+    scope = resolved_networks(runtime, all_networks(runtime))
+    if network.id not in scope.networks:
         return  # it was what an interrupted operation had left
-    with runtime.reading() as sql:
-        users = records.users_of_network(sql, network.id)
-        rows = records.resources_of_network(sql, network.id)
-        # One whose removal something stood in the way of is only on record for what it left.
-        others = {n.id for n in records.networks(sql)} - records.provisional_networks(sql).keys()
-        shared = records.resources_of_network(sql, None)
-        last = not others - {network.id}
-        rows += shared if last else _idle_bases(sql, network, shared)
+    rows = [row for row in scope.rows if row.network == network.id]
+    # One whose removal something stood in the way of is only on record for what it left.
+    others = scope.networks.keys() - scope.provisional.keys() - {network.id}
+    shared = [row for row in scope.rows if row.network is None]
+    rows += _idle_bases(scope, network, shared) if others else shared
+    users = runtime.read(records.users_of_network, network.id)
     if users:
         raise Conflict(
             f"network {name!r} is used by {', '.join(users)}",
@@ -60,22 +61,16 @@ def remove_network(runtime: Runtime, name: str) -> None:
     _refuse_dependents(runtime, network, rows)
     with begin(runtime, "network-rm", network=name) as (sql, operation):
         records.set_network_leaving(sql, network.id, operation.id)
-    old = [row for row in rows if row.life != runtime.life.id]
-    if old:
-        operation.forget(old, {row.id: "rebooted" for row in old})
-    here = [row for row in rows if row.life == runtime.life.id]
-    outcomes = operation.release(here, reasons={row.id: "network-rm" for row in here})
-    kept = [(row, outcomes[row.id]) for row in here if not outcomes[row.id].gone]
-    left = [outcome.message for _, outcome in kept]
-
-    def forget(sql: Any) -> None:
-        if not left:
-            records.remove_network(sql, network.id)
-
-    operation.end("partial" if left else "done", then=forget)
-    if left:
+    kept = take_down(
+        operation,
+        rows,
+        reason="network-rm",
+        gone=lambda sql: records.remove_network(sql, network.id),
+    )
+    if kept:
         from hvtx.engine import leftovers
 
+        left = [outcome.message for _, outcome in kept]
         raise PartialFailure(
             f"network {name!r} is not wholly removed: {'; '.join(left)}",
             hint=leftovers.hint(runtime, kept, again=f"hvtx network rm {name}"),
@@ -92,24 +87,26 @@ def _away(runtime: Runtime, name: str) -> str:
     return f"hvtx vm rm {name}" + ("" if down else " --force")
 
 
-def _idle_bases(sql: Any, leaving: Network, shared: Sequence[Resource]) -> list[Resource]:
+def _idle_bases(
+    scope: NetworkScope, leaving: Network, shared: Sequence[Resource]
+) -> list[Resource]:
     """What of the installation only networks like the one that leaves stood on.
 
     Tables and chains of its backend, and the way into the accepts of a family.
     """
-    staying = [n for n in records.networks(sql) if n.id != leaving.id]
+    staying = [n for n in scope.networks.values() if n.id != leaving.id]
     others = {n.firewall for n in staying}
     families = {
-        6 if ":" in subnet else 4
+        family
         for network in staying
         if network.firewall == "iptables"
-        for subnet in network.subnets
+        for family in network.families
     }
     return [
         row
         for row in shared
-        if (row.spec.get("what") == "base" and provision.idle_base(row.spec, others))
-        or (row.spec.get("what") == "pass" and row.spec["family"] not in families)
+        if (row.role == "base" and provision.idle_base(firewall_spec(row), others))
+        or (row.role == "pass" and firewall_spec(row)["family"] not in families)
     ]
 
 
@@ -119,8 +116,8 @@ def _off_bridge(
     """The commands that take off a bridge what others put on it."""
     from hvtx.planner.leftovers import taken_away
 
-    own = next(link for link in every if link.ifindex == row.spec["ifindex"])
-    return taken_away(own, every, addresses, filtered, row.spec["addresses"])
+    own = next(link for link in every if link.ifindex == row.ifindex)
+    return taken_away(own, every, addresses, filtered, row.addresses)
 
 
 def _refuse_dependents(runtime: Runtime, network: Network, rows: Sequence[Resource]) -> None:
@@ -144,9 +141,9 @@ def _refuse_dependents(runtime: Runtime, network: Network, rows: Sequence[Resour
     for row in rows:
         if row.kind != Kind.BRIDGE or row.life != runtime.life.id:
             continue
-        index = row.spec["ifindex"]
+        index = row.ifindex
         things = [link.name for link in every if index in (link.master, link.lower)]
-        things += put_by_others(index, addresses, row.spec["addresses"])
+        things += put_by_others(index, addresses, row.addresses)
         for link in every:
             things += filters_on(link, filtered) if link.ifindex == index else []
         if things:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hvtx.host import devroutes
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
-from hvtx.model.resource import Resource
+from hvtx.model.address import family_of
+from hvtx.model.resource import Resource, address_spec
 from hvtx.model.routing import OwnRoute
 from hvtx.planner import ownroutes
 
@@ -16,12 +17,12 @@ def lost(row: Resource, links: Links) -> list[OwnRoute]:
     None where the bridge is down, and with it its routes, or bound to a VRF, which has a table of
     its own. Raises OSError.
     """
-    seen = links.get(ifindex=row.spec["ifindex"])
+    seen = links.get(ifindex=row.ifindex)
     if seen is None or not seen.up or seen.master:
         return []
-    address = row.spec["address"]
+    address = address_spec(row)["address"]
     try:
-        there = devroutes.of_device(row.spec["ifindex"], 6 if ":" in address else 4)
+        there = devroutes.of_device(row.ifindex, family_of(address))
     except DumpInterrupted:
         return []  # they change: what is asked next time tells
     return ownroutes.lost(address, there)
@@ -36,4 +37,4 @@ def missing(row: Resource, links: Links) -> str | None:
 def put_back(row: Resource, links: Links) -> None:
     """Make them again. Raises OSError."""
     for route in sorted(lost(row, links), key=lambda r: r.kind != "local"):
-        devroutes.put(row.spec["ifindex"], route)
+        devroutes.put(row.ifindex, route)

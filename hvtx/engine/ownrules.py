@@ -8,9 +8,9 @@ second time, since an operation may have been in the middle of it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from hvtx.drivers import nftables
+from hvtx.engine.repaired import Failed
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import HostRefused, NotPermitted
 from hvtx.host import nftshape, traces
@@ -49,15 +49,15 @@ def filters_ahead(rows: Sequence[Resource]) -> Iterator[Difference]:
         yield Difference(f"{row.kind} {row.key}", f"{words} {preference})", mend, stops=False)
 
 
-def of_others(differences: Sequence[Difference]) -> list[dict[str, Any]]:
+def of_others(differences: Sequence[Difference]) -> list[Failed]:
     """What stands in our tables, does something there, and is not ours to remove: for `repair`."""
     return [
-        {
-            "kind": "rule",
-            "key": one.place,
-            "missing": one.words,
-            "why": f"it is left alone, since it is somebody else's: {one.mend}",
-        }
+        Failed(
+            "rule",
+            str(one.place),
+            f"it is left alone, since it is somebody else's: {one.mend}",
+            missing=one.words,
+        )
         for one in differences
         if one.row is None and one.stops
     ]

@@ -63,8 +63,7 @@ def need_to_start(networks: Iterable[Network]) -> None:
     if legacy:
         from hvtx.host import xtlack
 
-        subnets = [subnet for network in legacy for subnet in network.subnets]
-        lack = xtlack.lack({6 if ":" in subnet else 4 for subnet in subnets} | {4})
+        lack = xtlack.lack({4, *(family for network in legacy for family in network.families)})
         if lack is not None:
             raise lack
 

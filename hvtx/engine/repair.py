@@ -8,7 +8,6 @@ old one; it is reported.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from hvtx.engine import flows, holding, ownrules, passes
 from hvtx.engine.damage import (
@@ -20,14 +19,16 @@ from hvtx.engine.damage import (
     unseen_of,
     with_remedies,
 )
+from hvtx.engine.forwarding import keep_settings
 from hvtx.engine.loopback import bridges_in_need
-from hvtx.engine.network_build import ensure_networks, keep_settings
+from hvtx.engine.network_build import ensure_networks, resolved_networks
 from hvtx.engine.repair_row import hold_again, repair_object, repair_rules
-from hvtx.engine.resolve import resolve
+from hvtx.engine.repaired import Failed, Repair, Repaired
 from hvtx.engine.runtime import Runtime
+from hvtx.engine.scope import all_networks, networks_now
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.transaction import begin
-from hvtx.errors import HvtxError, NotFound, Refused
+from hvtx.errors import HvtxError, NotFound
 from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource
 from hvtx.model.vm import Network, Vm
 from hvtx.planner.presence import Presence
@@ -35,25 +36,23 @@ from hvtx.store import records
 from hvtx.store.history import Event
 
 
-def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
+def repair(runtime: Runtime, name: str | None = None) -> Repair:
     """Put back everything, or what belongs to the network or VM ``name``.
 
-    Returns ``{"schema", "refused", "repaired": [{"kind", "key", "missing"}],
-    "failed": [{…, "why"}]}``.
     Raises NotFound, Busy, Refused.
     """
     if runtime.store.missing:
         _scope(runtime, name)
-        return _document([], [])
+        return Repair()
     runtime.enter()
     _, vms = _scope(runtime, name)
     for vm in vms:
         runtime.lock("vm", vm.name)
     runtime.lock("all", "networks")
-    resolve(runtime, networks=True)
+    resolved_networks(runtime, all_networks(runtime))
     networks, vms = _still_there(runtime, name, vms)
-    ensure_networks(runtime, networks, "repair", settle=False)
-    passed = passes.settle(runtime, locked=True)
+    ensure_networks(runtime, networks_now(runtime, networks), "repair", settle=False, resolved=True)
+    passed = passes.settle(runtime, all_networks(runtime), locked=True)
     snapshot = take_snapshot(runtime)
     wanted = {network.id for network in networks}
     live = {vm.id for vm in vms if may_run(snapshot, vm.id)}
@@ -66,7 +65,7 @@ def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
     loopback = bridges_in_need(snapshot.rows, snapshot.life.id)
     differences = ownrules.look(runtime)
     damages = with_remedies(snapshot, damages_of(sighted, loopback, differences))
-    repaired: list[dict[str, Any]] = list(passed)
+    repaired = list(passed)
     failed = unseen_of(sighted)  # a look that failed does not make a thing whole
     _keep_settings(runtime, networks, repaired, failed)
     if damages:
@@ -79,42 +78,31 @@ def repair(runtime: Runtime, name: str | None = None) -> dict[str, Any]:
         ports = [damage.row for damage in damages if damage.row.kind == Kind.PUBLISH]
         unended = flows.end_past(operation, ports)  # datagrams of meanwhile went past their rules
         if not unended.gone:
-            failed.append({"kind": "publish", "key": ports[0].key, "why": unended.message})
+            failed.append(Failed("publish", ports[0].key, unended.message))
         operation.end("partial" if failed else "done", events=_events(repaired, failed))
-    return _document(repaired, failed + ownrules.of_others(differences))
+    return Repair(tuple(repaired), (*failed, *ownrules.of_others(differences)))
 
 
-def _events(
-    repaired: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[str, Any]]
-) -> list[Event]:
+def _events(repaired: Sequence[Repaired], failed: Sequence[Failed]) -> list[Event]:
     return [
-        *(Event("repaired", item["missing"], item["kind"], item["key"]) for item in repaired),
-        *(Event("failed", item["why"], item["kind"], item["key"]) for item in failed),
+        *(Event("repaired", one.missing, one.kind, one.key) for one in repaired),
+        *(Event("failed", one.why, one.kind, one.key) for one in failed),
     ]
 
 
 def _keep_settings(
     runtime: Runtime,
     networks: Sequence[Network],
-    repaired: list[dict[str, Any]],
-    failed: list[dict[str, Any]],
+    repaired: list[Repaired],
+    failed: list[Failed],
 ) -> None:
     """What networks need by now and is not on record yet: other uplinks than before."""
     try:
         for row in keep_settings(runtime, networks):
             words = f"it was {row.spec['before']}, and {row.spec['value']} is needed"
-            repaired.append({"kind": row.kind, "key": row.key, "missing": words})
+            repaired.append(Repaired(row.kind, row.key, words))
     except HvtxError as problem:
-        failed.append({"kind": Kind.SYSCTL, "key": "forwarding", "why": problem.message})
-
-
-def refused_document(refusal: Refused) -> dict[str, Any]:
-    """The JSON of a `repair` that may not conclude anything."""
-    return {**_document([], []), "refused": refusal.code}
-
-
-def _document(repaired: list[dict[str, Any]], failed: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"schema": "hvtx/repair/1", "refused": None, "repaired": repaired, "failed": failed}
+        failed.append(Failed(Kind.SYSCTL, "forwarding", problem.message))
 
 
 def _scope(runtime: Runtime, name: str | None) -> tuple[list[Network], list[Vm]]:
@@ -154,8 +142,8 @@ def _mend_all(
     runtime: Runtime,
     damages: Sequence[Damage],
     rows: Sequence[Resource],
-    repaired: list[dict[str, Any]],
-    failed: list[dict[str, Any]],
+    repaired: list[Repaired],
+    failed: list[Failed],
 ) -> None:
     def attempt(damage: Damage, action: Callable[[], None]) -> None:
         row = damage.row
@@ -163,9 +151,9 @@ def _mend_all(
             action()
         except (HvtxError, OSError) as problem:
             why = problem.message if isinstance(problem, HvtxError) else str(problem)
-            failed.append({"kind": row.kind, "key": row.key, "missing": damage.missing, "why": why})
+            failed.append(Failed(row.kind, row.key, why, damage.missing))
         else:
-            repaired.append({"kind": row.kind, "key": row.key, "missing": damage.missing})
+            repaired.append(Repaired(row.kind, row.key, damage.missing))
 
     new_bridge = any(d.row.kind == Kind.BRIDGE and d.seen.here is False for d in damages)
     ordered = list(damages)
@@ -186,9 +174,7 @@ def _mend_all(
         attempt(damage, lambda damage=damage: repair_rules(runtime, damage))  # type: ignore[misc]
 
 
-def _look_again(
-    runtime: Runtime, repaired: list[dict[str, Any]], failed: list[dict[str, Any]]
-) -> None:
+def _look_again(runtime: Runtime, repaired: list[Repaired], failed: list[Failed]) -> None:
     """Call put back only what a fresh look shows as it should be; the rest has failed."""
     if not repaired:
         return
@@ -197,13 +183,14 @@ def _look_again(
     loopback = bridges_in_need(snapshot.rows, snapshot.life.id)
     damages = damages_of(sighted, loopback, ownrules.look(runtime))
     wrong = {(str(d.row.kind), d.row.key, d.cuts): f"{d.missing}, still" for d in damages}
-    unseen = {(item["kind"], item["key"]): item["why"] for item in unseen_of(sighted)}
-    for item in list(repaired):
-        thing = str(item["kind"]), item["key"]
-        why = unseen.get(thing) or wrong.get((*thing, item["missing"] != holding.UNHELD))
+    unseen = {(one.kind, one.key): one.why for one in unseen_of(sighted)}
+    for one in list(repaired):
+        thing = str(one.kind), one.key
+        why = unseen.get(thing) or wrong.get((*thing, one.missing != holding.UNHELD))
         if why is not None:
-            repaired.remove(item)
-            failed.append({**item, "why": f"could not be put back: {why}"})
+            repaired.remove(one)
+            words = f"could not be put back: {why}"
+            failed.append(Failed(one.kind, one.key, words, one.missing))
 
 
 def _hold_again(
@@ -211,7 +198,7 @@ def _hold_again(
     damages: Sequence[Damage],
     rows: Sequence[Resource],
     names: Mapping[str, str],
-    told: tuple[list[dict[str, Any]], list[dict[str, Any]]],
+    told: tuple[list[Repaired], list[Failed]],
 ) -> None:
     """Bind sockets to published ports that nobody holds; ``names`` are the VMs', by id."""
     repaired, failed = told
@@ -226,8 +213,8 @@ def _hold_again(
         except (HvtxError, OSError) as problem:
             why = {damage.row.id: str(problem) for damage in own}
         for damage in own:
-            item = {"kind": damage.row.kind, "key": damage.row.key, "missing": holding.UNHELD}
+            kind, key = damage.row.kind, damage.row.key
             if damage.row.id in why:
-                failed.append({**item, "why": why[damage.row.id]})
+                failed.append(Failed(kind, key, why[damage.row.id], holding.UNHELD))
             elif not damage.cuts:
-                repaired.append(item)
+                repaired.append(Repaired(kind, key, holding.UNHELD))

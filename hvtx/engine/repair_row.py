@@ -10,6 +10,7 @@ from hvtx.drivers.base import BridgesDriver, LinkDriver
 from hvtx.drivers.bridge import lead_loopback
 from hvtx.engine import holding, own_routes
 from hvtx.engine.damage import Damage, guard_of, has_guard, wanted_of
+from hvtx.engine.effects import made_by
 from hvtx.engine.forwarding import ipv6_problem
 from hvtx.engine.loopback import bridges_in_need
 from hvtx.engine.outdated import outdated
@@ -18,6 +19,7 @@ from hvtx.engine.runtime import Runtime
 from hvtx.errors import HvtxError
 from hvtx.host.links import Links
 from hvtx.host.traits import LinkTraits
+from hvtx.model.address import is_ipv6
 from hvtx.model.resource import HOLDER, Kind, Resource
 from hvtx.store import intents, records
 
@@ -37,7 +39,7 @@ def repair_object(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) ->
             own_routes.put_back(row, links)
         return
     if row.kind in (Kind.SYSCTL, Kind.ADDRESS) or (row.kind == Kind.BRIDGE and seen.here is False):
-        runtime.driver(driver_name(row)).create([row])
+        made_by(runtime.driver(driver_name(row)), [row])
         if row.kind == Kind.BRIDGE:
             lead_loopback(row.key, on=_leads_loopback(runtime, row))
         return
@@ -62,7 +64,7 @@ def repair_object(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) ->
 def _repair_bridge(
     driver: BridgesDriver, row: Resource, rows: Sequence[Resource], *, loopback: bool
 ) -> bool:
-    if any(":" in a for a in row.spec["addresses"]) and (off := ipv6_problem()):
+    if any(map(is_ipv6, row.addresses)) and (off := ipv6_problem()):
         raise off
     return driver.repair(row, loopback=loopback, guarded=has_guard(row, rows))
 

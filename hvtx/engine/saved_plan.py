@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from hvtx.engine.files import PRIVATE, read_plan, unwritten, write_out
@@ -14,18 +14,13 @@ from hvtx.model.plan import Action, Item, Plan
 
 SCHEMA = "hvtx/gc/1"
 
+Identity = tuple[Any, ...]  # what :meth:`Item.identity` gives
+_REMAKE = {False: "hvtx gc --plan --out FILE", True: "hvtx gc --heuristic --plan --out FILE"}
 
-def as_saved(plan: Plan, saved: Sequence[tuple[Any, ...]]) -> Plan:
+
+def as_saved(plan: Plan, saved: Sequence[Identity]) -> Plan:
     """Only what was reviewed; raises StalePlan naming the first item that changed, and how."""
-    now_planned = {item.identity() for item in plan.items}
-    changed = [identity for identity in saved if identity not in now_planned]
-    if changed:
-        _, _, kind, key = changed[0][:4]
-        more = f" (and {len(changed) - 1} more items changed)" if len(changed) > 1 else ""
-        raise StalePlan(
-            f"the plan is stale: {kind} {key} {_how(plan, changed[0])}{more}",
-            hint="make a new plan: hvtx gc --plan --out FILE; nothing was changed",
-        )
+    refuse_stale(plan, saved)
     wanted = set(saved)
     return Plan(
         tuple(
@@ -34,9 +29,23 @@ def as_saved(plan: Plan, saved: Sequence[tuple[Any, ...]]) -> Plan:
     )
 
 
-def _how(plan: Plan, identity: tuple[Any, ...]) -> str:
+def refuse_stale(plan: Plan, saved: Sequence[Identity], *, heuristic: bool = False) -> None:
+    """Raise StalePlan if something that was reviewed is not planned now."""
+    planned = {item.identity() for item in plan.items}
+    changed = [identity for identity in saved if identity not in planned]
+    if changed:
+        _, _, kind, key = changed[0][:4]
+        more = f" (and {len(changed) - 1} more items changed)" if len(changed) > 1 else ""
+        raise StalePlan(
+            f"the plan is stale: {kind} {key} {_how(plan, changed[0])}{more}",
+            hint=f"make a new plan: {_REMAKE[heuristic]}; nothing was changed",
+        )
+
+
+def _how(plan: Plan, identity: Identity) -> str:
     """How what a saved plan says of an item differs from what would be planned now."""
-    action, reason, kind, key, row, mark = identity
+    action, reason, kind, key, *more = identity
+    row, mark = more or (0, None)  # a guess has neither
     was = f"was {action} ({reason})"
     same = [item for item in plan.items if (item.kind, item.key) == (kind, key)]
     found = next((item for item in same if item.row == row and row), None)
@@ -51,26 +60,30 @@ def _how(plan: Plan, identity: tuple[Any, ...]) -> str:
 
 
 def plan_document(report: Report) -> dict[str, Any]:
-    """The JSON of `gc --plan` and `gc --apply`, and of saved plans."""
-    items = [_item_document(item, applied=report.applied) for item in report.plan.items]
+    """The JSON of `gc --plan` and `gc --apply`, and of saved plans.
+
+    That of the emergency mode says so, and its items have ``restore`` besides.
+    """
     counts = {action.value: 0 for action in Action}
     for item in report.plan.items:
         counts[item.action.value] += 1
     return {
         "schema": SCHEMA,
+        **({"heuristic": True} if report.heuristic else {}),
         "plan_id": plan_id(report.plan),
         "made": report.made,
         "applied": report.applied,
         "refused": report.refused.code if report.refused else None,
         "epoch": {"boot_id": report.boot_id, "netns": report.netns},
-        "items": items,
+        "items": [_item_document(item, report) for item in report.plan.items],
         "summary": counts,
     }
 
 
-def refused_document(refusal: Refused) -> dict[str, Any]:
+def refused_document(refusal: Refused, *, heuristic: bool = False) -> dict[str, Any]:
     """The JSON of a store that refuses to be opened: of it nothing is known."""
-    return plan_document(refused_report(refusal, procfs.boot_id(), procfs.netns_cookie()))
+    report = refused_report(refusal, procfs.boot_id(), procfs.netns_cookie())
+    return plan_document(report._replace(heuristic=heuristic))
 
 
 def plan_id(plan: Plan) -> str:
@@ -81,8 +94,8 @@ def plan_id(plan: Plan) -> str:
     return blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def _item_document(item: Item, *, applied: bool) -> dict[str, Any]:
-    left_alone = "skipped" if applied else None
+def _item_document(item: Item, report: Report) -> dict[str, Any]:
+    left_alone = "skipped" if report.applied else None
     return {
         "action": item.action.value,
         "reason": item.reason.value,
@@ -92,48 +105,41 @@ def _item_document(item: Item, *, applied: bool) -> dict[str, Any]:
         "record": {"id": item.row, "state": str(item.state)} if item.row else None,
         "evidence": list(item.evidence),
         "message": item.message,
-        "outcome": item.outcome or left_alone,
+        "outcome": str(item.outcome) if item.outcome else left_alone,
         "mark": item.mark,
+        **({"restore": item.restore or None} if report.heuristic else {}),
     }
 
 
 def save_plan(report: Report, path: str, mode: int = PRIVATE) -> None:
     """Write a plan where a person said; raises UsageError if that cannot be."""
-    save_document(plan_document(report), path, mode)
-
-
-def save_document(document: Mapping[str, Any], path: str, mode: int) -> None:
-    """Write a plan's JSON where a person said; raises UsageError if that cannot be."""
     try:
-        write_out(path, json.dumps(document, indent=2) + "\n", mode=mode)
+        write_out(path, json.dumps(plan_document(report), indent=2) + "\n", mode=mode)
     except OSError as problem:
         words, hint = unwritten("plan", path, problem, option="--out")
         raise UsageError(words, hint=hint) from problem
 
 
-def load_plan(path: str) -> list[tuple[Any, ...]]:
+def load_plan(path: str, *, heuristic: bool = False) -> list[Identity]:
     """The acting identities of a saved plan; raises NotFound, UsageError."""
+    made = f"{_REMAKE[heuristic]} makes one"
     try:
         document = json.loads(read_plan(path))
     except FileNotFoundError as problem:
-        raise NotFound(
-            f"there is no plan file {path}", hint="hvtx gc --plan --out FILE makes one"
-        ) from problem
+        raise NotFound(f"there is no plan file {path}", hint=made) from problem
     except (OSError, ValueError, RecursionError) as problem:
         why = problem.strerror if isinstance(problem, OSError) else problem
-        raise UsageError(
-            f"{path} is not a plan: {why}", hint="hvtx gc --plan --out FILE makes one"
-        ) from problem
+        raise UsageError(f"{path} is not a plan: {why}", hint=made) from problem
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise UsageError(
-            f"{path} is not a plan of hvtx gc", hint="hvtx gc --plan --out FILE makes one"
-        )
-    if document.get("heuristic"):
+        raise UsageError(f"{path} is not a plan of hvtx gc", hint=made)
+    if heuristic and document.get("heuristic") is not True:
+        raise UsageError(f"{path} is not a plan of the emergency mode", hint=made)
+    if not heuristic and document.get("heuristic"):
         raise UsageError(
             f"{path} is a plan of the emergency mode", hint="hvtx gc --heuristic --apply --yes FILE"
         )
     try:
-        found = [_identity(item) for item in document["items"]]
+        found = [_identity(item, heuristic=heuristic) for item in document["items"]]
     except KeyError as problem:
         raise UsageError(f"{path} is not a whole plan: {problem} is missing") from problem
     except TypeError as problem:
@@ -141,12 +147,16 @@ def load_plan(path: str) -> list[tuple[Any, ...]]:
     return [identity for identity in found if identity[0] != Action.SKIP.value]
 
 
-def _identity(item: Any) -> tuple[Any, ...]:
+def _identity(item: Any, *, heuristic: bool) -> Identity:
     """What :meth:`Item.identity` says, of a saved item; raises KeyError, TypeError."""
-    record = item["record"]
     words = (item["action"], item["reason"], item["kind"], item["key"])
-    row, mark = (record["id"] if record else 0), item["mark"]
-    if not all(isinstance(word, str) for word in words) or not isinstance(row, int):
+    if not all(isinstance(word, str) for word in words):
+        raise TypeError("an item's words are not text")
+    if heuristic:
+        return words
+    record, mark = item["record"], item["mark"]
+    row = record["id"] if record else 0
+    if not isinstance(row, int):
         raise TypeError("an item's words are not text")
     if mark is not None and not isinstance(mark, str):
         raise TypeError("an item's mark is not text")

@@ -36,7 +36,16 @@ from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted, forbidden
 from hvtx.host.xtnames import legacy_tables
 from hvtx.model.plan import NetworkFacts, OperationFacts, Snapshot, VmFacts
-from hvtx.model.resource import FIREWALL_KINDS, Address, Entry, Kind, Link, Resource, State
+from hvtx.model.resource import (
+    FIREWALL_KINDS,
+    Address,
+    Entry,
+    Kind,
+    Link,
+    Resource,
+    State,
+    file_spec,
+)
 from hvtx.model.vm import ProcessFacts
 from hvtx.planner import looks
 from hvtx.planner.looks import Again, Before, Record, Seen
@@ -65,7 +74,7 @@ def look(runtime: Runtime, ask: Callable[[Any], T]) -> tuple[Snapshot, T]:
     failpoint.reach("dumped")
     record, answer = _record(runtime, host, ask)
     failpoint.reach("read")
-    if host.unread is not None and any(r.spec.get("backend") == "iptables" for r in record.rows):
+    if host.unread is not None and any(r.backend == "iptables" for r in record.rows):
         raise Refused("cannot-observe", host.unread.message, hint=host.unread.hint)
     underway = {o.id for o in record.operations if before.runs(o.id) and runtime.is_running(o.id)}
     expected = _expected(runtime, [*record.rows, *record.tombstones.values()])
@@ -156,7 +165,7 @@ class _Host:
         """Look at it; ``unread``: why the legacy tables may not be read, if so."""
         self.failures: dict[str, str] = {}
         self.links, self.addresses, self.filtered = _links(self.failures)
-        self.entries, self.unread = _entries(runtime, self.failures)
+        self.entries, self.unread = firewall_entries(runtime, self.failures)
 
     @property
     def seen(self) -> Seen:
@@ -173,7 +182,7 @@ def _look_again(runtime: Runtime, host: _Host, again: Again) -> None:
         _look_at_links(host, again.devices, again.addressed)
     backends = again.backends - host.failures.keys()
     if backends:
-        entries, _ = _entries(runtime, host.failures, sorted(backends))
+        entries, _ = firewall_entries(runtime, host.failures, sorted(backends))
         host.entries = [
             *(e for e in host.entries if e.mark not in again.marks or e.backend not in backends),
             *(e for e in entries if e.mark in again.marks),
@@ -243,7 +252,7 @@ def _unstable_links() -> Refused:
     )
 
 
-def _entries(
+def firewall_entries(
     runtime: Runtime, failures: dict[str, str], backends: Iterable[str] = FIREWALLS
 ) -> tuple[list[Entry], NotPermitted | None]:
     """What the firewalls hold, and why this user may not read the legacy tables, if so.
@@ -326,8 +335,8 @@ def _vms(runtime: Runtime, record: Record, facts: Mapping[int, ProcessFacts]) ->
 
 def _expected(runtime: Runtime, rows: Iterable[Resource]) -> dict[int, tuple[Entry, ...]]:
     own = [row for row in rows if row.kind in FIREWALL_KINDS]
-    say = {name: runtime.firewall(name).expected for name in {row.spec["backend"] for row in own}}
-    return {row.id: say[row.spec["backend"]](row) for row in own}
+    say = {name: runtime.firewall(name).expected for name in {row.backend for row in own}}
+    return {row.id: say[row.backend](row) for row in own}
 
 
 def _holders(suspects: set[str], links: Iterable[Link]) -> tuple[dict[str, tuple[str, ...]], bool]:
@@ -349,11 +358,11 @@ def _files(rows: Iterable[Resource], failures: dict[str, str]) -> dict[str, str]
     for row in rows:
         if row.kind == Kind.FILE:
             try:
-                mark = mark_of(row.spec["path"])
+                mark = mark_of(file_spec(row)["path"])
             except OSError as problem:
-                path = row.spec["path"]
+                path = file_spec(row)["path"]
                 failures[path] = f"{path} could not be read: {problem.strerror}"
                 continue
             if mark is not None:
-                found[row.spec["path"]] = mark
+                found[file_spec(row)["path"]] = mark
     return found

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from hvtx.engine.autostart import program_path
 from hvtx.engine.packaged_units import packaged_in
@@ -308,27 +308,6 @@ def _remove_files(
             program.run((systemctl, "stop", *followers), CALL_SECONDS)  # fails if one is not loaded
         names = [name for name in copies if name not in theirs]
         program.run((systemctl, "reset-failed", *names), CALL_SECONDS)  # fails if none had
-
-
-def document(outcome: Outcome) -> dict[str, Any]:
-    """The JSON of ``install`` and ``uninstall``."""
-    return {
-        "schema": "hvtx/systemd/1",
-        "units": [
-            {"name": entry.name, "path": entry.path, "state": entry.state}
-            for entry in outcome.units
-        ],
-        "running": outcome.running,
-        "note": outcome.note,
-    }
-
-
-def printed(made: Sequence[Unit]) -> dict[str, Any]:
-    """The JSON of ``print``."""
-    return {
-        "schema": "hvtx/systemd/1",
-        "units": [{"name": unit.name, "path": unit.path, "text": unit.text} for unit in made],
-    }
 
 
 # -- systemd ---------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from hvtx.errors import HostRefused, HvtxError
 from hvtx.host import failpoint, procfs
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
+from hvtx.model.address import family_of
 from hvtx.model.resource import FIREWALL_KINDS, Kind, Outcome, Resource, State
 from hvtx.model.vm import Identity, Liveness, Vm
 from hvtx.planner import adoption
@@ -54,7 +55,7 @@ def _row_of(item: Finding, known: Iterable[Resource]) -> Resource | None:
         if item.link is not None and row.kind == Kind.TAP and row.key == item.key:
             return row
         if item.rule is not None and row.kind in FIREWALL_KINDS:
-            here = (item.rule.place, adoption.bare_text(item.rule))
+            here = (str(item.rule.place), adoption.bare_text(item.rule))
             same = (row.spec.get("place"), row.spec.get("words")) == here
             if same or row.mark == item.rule.mark:
                 return row
@@ -147,7 +148,7 @@ def _vm(verdict: Verdict) -> Vm:
 def _want(item: Finding, verdict: Verdict) -> Want:
     claim = verdict.claim
     address = claim.ip.partition("/")[0] if claim.ip else None
-    field = "ipv6" if address and ":" in address else "ipv4"
+    field = f"ipv{family_of(address or '')}"
     if item.link is not None:
         link = item.link
         return Want(
@@ -173,7 +174,7 @@ def _want(item: Finding, verdict: Verdict) -> Want:
         {
             "backend": item.rule.backend,
             "what": "imported",
-            "place": item.rule.place,
+            "place": str(item.rule.place),
             "text": item.rule.text,
             "words": item.rule.text,
             "native": item.rule.native,

@@ -39,60 +39,26 @@ intended -> committed  :meth:`Operation.commit`; by the plan: :meth:`Operation.c
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
-from hvtx.engine import effects, holding, lines, loopback
-from hvtx.engine.runtime import Runtime, wrong_namespace
+from hvtx.engine import effects, lines
+from hvtx.engine.operation import RunningOperation
+from hvtx.engine.runtime import Runtime
 from hvtx.errors import CommitUnknown, HvtxError
 from hvtx.host import descriptors, failpoint
-from hvtx.host.locks import LockFile
-from hvtx.model.mark import make_mark
 from hvtx.model.plan import Reason
 from hvtx.model.resource import FLOWS, Kind, Outcome, Resource, State
 from hvtx.planner.provision import Want
-from hvtx.store import history, intents, records
+from hvtx.store import intents, records
 from hvtx.store.history import Event
 
-_PRUNE_EVERY = 64  # operations, of some ten lines each, between two looks at the history's length
 
+class Operation(RunningOperation):
+    """A group of intents that stand or fall together; :func:`begin` makes one."""
 
-class Operation:
-    """A group of intents that stand or fall together."""
-
-    def __init__(self, runtime: Runtime, verb: str, vm: str | None, network: str | None) -> None:
-        """Use :func:`begin`; ``vm`` and ``network`` are names, for the history."""
-        self.runtime = runtime
-        self.verb = verb
-        self.vm = vm
-        self.network = network
-        self.id = 0
-        self._heard = 0  # the last line of the history before the operation's own
-        self.interrupted = False  # by Ctrl-C, while its rows were being written
-        self.committed = False  # from here on nothing of it may be taken back
-        self._lock: LockFile = runtime.operations
-
-    # -- intend ----------------------------------------------------------------------------------
-
-    def _open(self, sql: Any) -> None:
-        if not records.is_current(sql, self.runtime.life.id):
-            raise wrong_namespace()  # an empty store has gone to another namespace meanwhile
-        self.id = intents.begin(
-            sql,
-            verb=self.verb,
-            vm=self.vm,
-            network=self.network,
-            life=self.runtime.life.id,
-            writer=self.runtime.writer(),
-            now=history.now(),
-        )
-        held = self._lock.try_lock(self.id)
-        assert held, "the id of a new operation is nobody else's"
-        self.runtime.mine.add(self.id)
-        if self.runtime.listener is not None:
-            self._heard = history.newest(sql)
+    committed = False  # once it is so, nothing of it may be taken back
 
     def intend(
         self,
@@ -123,27 +89,7 @@ class Operation:
             state=State.COMMITTED if committed else State.INTENDED,
         )
 
-    def heed(self) -> None:
-        """Raise the KeyboardInterrupt that came while the disk wrote the operation's rows.
-
-        Its caller can undo now, which it could not inside :func:`begin`.
-        """
-        if self.interrupted:
-            self.interrupted = False
-            raise KeyboardInterrupt
-
-    def new_mark(self, row: int) -> str:
-        """A fresh mark for a row."""
-        return make_mark(self.runtime.installation, row, os.urandom(10))
-
-    # -- act and commit ----------------------------------------------------------------------------
-
-    def act(self, rows: Sequence[Resource]) -> dict[int, Mapping[str, Any]]:
-        """Make everything but the process; what was read back, by row. Stops at the first error."""
-        self.heed()
-        return effects.create(self, rows)
-
-    def note(
+    def observe(
         self, rows: Sequence[Resource], observed: Mapping[int, Mapping[str, Any]]
     ) -> list[Resource]:
         """Keep what was learnt of intended rows (the gate's identity, who holds a port).
@@ -179,64 +125,47 @@ class Operation:
                     )
                 then(sql)
                 self.history(sql, [*map(lines.made, rows), *events])
-                self._close(sql, "done")
+                self.close(sql, "done")
         except (CommitUnknown, KeyboardInterrupt):
             if not _was_committed(self, rows):
                 raise
         self.committed = True
-        self._verify()
+        self.verify()
         failpoint.reach("committed")
         self.unlock()
 
-    # -- release -----------------------------------------------------------------------------------
-
     def release(
-        self,
-        rows: Sequence[Resource],
-        *,
-        reasons: Mapping[int, str] | None = None,
-        claim: Callable[[Any], bool] = lambda sql: True,
+        self, rows: Sequence[Resource], *, reasons: Mapping[int, str]
     ) -> dict[int, Outcome]:
         """Remove what the rows stand for, in order, and close those that are gone.
 
-        ``claim`` is asked inside the transaction that moves the rows; False leaves everything.
-        Rows that somebody else moved meanwhile are left to them (``contended``).
+        ``reasons`` are for the history, by row. Rows that somebody else moved meanwhile are left
+        to them (``contended``).
         """
         self.heed()
         with self.runtime.store.transaction() as sql:
-            moved = intents.release(sql, rows, self.id) if claim(sql) else []
+            moved = intents.release(sql, rows, self.id)
         failpoint.reach("releasing")
-        from hvtx.planner.order import release_order
-
-        with ExitStack() as later:  # closed after the devices: what the kernel waits for overlaps
-            outcomes = effects.remove(self, release_order(moved), later)
+        outcomes = effects.remove(self, moved)
         taken = {row.id for row in moved}
         for row in rows:
             if row.id not in taken:
                 outcomes[row.id] = Outcome(False, "contended", f"{row.key} changed in the meantime")
         gone = [row for row in moved if outcomes[row.id].gone]
         failpoint.reach("removed")
-        why = reasons or {}
         with self.runtime.store.transaction() as sql:
             intents.forget(sql, gone)
             for row in moved:
                 if outcomes[row.id].reason == Reason.FLOWS_REMAIN:
                     intents.note(sql, row.id, {**row.observed, FLOWS: True})
-            self.history(
-                sql,
-                [
-                    lines.removal(row, outcomes[row.id], why.get(row.id), self.vm_name(sql, row))
-                    for row in moved
-                ],
-            )
+            told = [(row, outcomes[row.id], reasons.get(row.id)) for row in moved]
+            self.history(sql, [lines.removal(*each, self.vm_name(sql, each[0])) for each in told])
         failpoint.reach("forgotten")
         return outcomes
 
     def forget(self, rows: Sequence[Resource], reasons: Mapping[int, str]) -> None:
         """Close records whose object is proven absent."""
-        loopback.settle(self.runtime, rows, {row.id for row in rows})
-        with suppress(OSError):  # of another boot or pid namespace, for one
-            holding.end_all(rows)
+        effects.end_absent(self, rows)
         with self.runtime.store.transaction() as sql:
             intents.forget(sql, rows)
             self.history(
@@ -265,45 +194,10 @@ class Operation:
         with self.runtime.store.transaction() as sql:
             then(sql)
             self.history(sql, events)
-            self._close(sql, result)
-        self._verify()
+            self.close(sql, result)
+        self.verify()
         failpoint.reach("ended")
         self.unlock()
-
-    def _close(self, sql: Any, result: str) -> None:
-        intents.end(sql, self.id, result, history.now())
-        if self.id % _PRUNE_EVERY == 0:
-            history.prune(sql, self.runtime.settings.history_lines)
-
-    def unlock(self) -> None:
-        """Let go of the operation's lock; from here on it counts as ended or interrupted."""
-        self.runtime.mine.discard(self.id)
-        self._lock.unlock(self.id)
-        self._tell()
-
-    def _tell(self) -> None:
-        """Tell who listens what is on record now; a listener's failure is nobody's."""
-        if self.runtime.listener is None:
-            return
-        with suppress(Exception):
-            own = self.runtime.read(history.of_operation, self.id, after=self._heard)
-            self.runtime.listener(own)
-
-    def _verify(self) -> None:
-        """Restate the invariants that the store can show (``HVTX_VERIFY=1``, as all tests do)."""
-        if os.environ.get("HVTX_VERIFY"):
-            broken = self.runtime.read(intents.violations)
-            assert not broken, broken
-
-    def history(self, sql: Any, events: Sequence[Event]) -> None:
-        """Append lines of this operation to the history."""
-        history.add(sql, events, operation=self.id, verb=self.verb, vm=self.vm)
-
-    def vm_name(self, sql: Any, row: Resource) -> str | None:
-        """The name of the VM that the history tells of when it tells of a row."""
-        if self.vm is not None or row.vm is None:
-            return self.vm
-        return records.vm_name(sql, row.vm)
 
 
 @contextmanager
@@ -314,7 +208,7 @@ def begin(
     operation = Operation(runtime, verb, vm, network)
     try:
         with runtime.store.transaction() as sql:
-            operation._open(sql)  # noqa: SLF001 - the two are one thing
+            operation.register(sql)
             yield sql, operation
     except KeyboardInterrupt:
         if operation.id not in {known.id for known in runtime.read(records.operations)}:
@@ -345,13 +239,3 @@ def _was_committed(operation: Operation, rows: Sequence[Resource]) -> bool:
             hint="`hvtx recover` resolves it when the disk answers again",
         ) from problem
     return all(row.id in found and found[row.id].state == State.COMMITTED for row in rows)
-
-
-def forget_vm(sql: Any, vm: str) -> Event:
-    """Take a VM's record out of the store (its resources are gone); the line that tells of it.
-
-    The line keeps the record, so that `vm create --from-log` can make it again.
-    """
-    record = records.vm_record(sql, vm)
-    records.remove_vm(sql, vm)
-    return Event("removed", f"VM {record['name']}", vm=record["name"], detail=record)

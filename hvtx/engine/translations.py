@@ -14,8 +14,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from hvtx.engine.holding import port_of
-from hvtx.engine.trial import Exit, beyond, far_end, packed
+from hvtx.engine.trial import Exit, beyond, far_end
 from hvtx.errors import Conflict, HvtxError
+from hvtx.host.inet import packed
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.replica import nat, ruleset
 from hvtx.host.replica.nat import Door, Hit

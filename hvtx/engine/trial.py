@@ -6,11 +6,13 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
+from hvtx.host.inet import packed
 from hvtx.host.replica import sources, topology
 from hvtx.host.replica.causes import Cause, Leg, paths
 from hvtx.host.replica.frames import Packet
 from hvtx.host.replica.scratch import Owner, Picture, Scratch
 from hvtx.host.replica.tries import Far, Tries
+from hvtx.model.address import is_of
 from hvtx.model.traffic import Flow, Way
 from hvtx.planner.promises import (
     GATEWAY_PORT,
@@ -34,11 +36,6 @@ class Exit(NamedTuple):
     own: bytes | None
 
 
-def packed(address: str) -> bytes:
-    """An address as packets have it."""
-    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
-
-
 def owner_of(guest: Guest) -> Owner:
     """A guest as the far end of its device."""
     addresses = tuple(packed(a) for a in (guest.ipv4, guest.ipv6) if a)
@@ -58,7 +55,7 @@ class Trial:
 
     def of(self, promise: Promise) -> Iterator[Result]:
         """Every flow of a network, and what stopped it."""
-        for family in promise.families():
+        for family in promise.network.families:
             guests = [guest for guest in promise.guests if guest.address(family)]
             if not guests:
                 continue
@@ -145,7 +142,7 @@ class Trial:
         guest, leave = port.guest.address(family), self._exits[family]
         target, into = leave.own, leave
         if port.host_ip and port.host_ip not in ("0.0.0.0", "::"):  # noqa: S104
-            if (":" in port.host_ip) != (family == 6):
+            if not is_of(port.host_ip, family):
                 return None
             target = packed(port.host_ip)
             found = beyond(self._scratch.picture, target)

@@ -1,67 +1,92 @@
-"""What a failed operation had made is taken back: from its rows, never from memory."""
+"""What rows stand for is taken down, in one operation: an undo, a stop, a removal.
+
+Always from the rows, never from memory; `recover` and gc find by the rows what was kept.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from hvtx.engine.transaction import Operation
 from hvtx.errors import HvtxError
 from hvtx.host import failpoint
-from hvtx.model.resource import Resource
-from hvtx.store import records
+from hvtx.model.resource import Kind, Outcome, Resource
+
+
+class Undone(NamedTuple):
+    """What an undo came to, in words; both are empty if all was taken back."""
+
+    left: str = ""  # what could not be taken back, and why
+    failed: str = ""  # what ended the undo before it was through
+
+    def tell(self, problem: BaseException) -> None:
+        """Note it on the error that was undone for, which is what people read."""
+        if self.left:
+            problem.add_note(f"not all of it could be taken back: {self.left}")
+        if self.failed:
+            problem.add_note(
+                f"not all of it could be taken back: {self.failed}; `hvtx recover` goes on"
+            )
 
 
 def undo(
     operation: Operation,
     rows: Sequence[Resource],
-    problem: BaseException,
     *,
-    forget_network: str | None = None,
-) -> None:
-    """Take back, from the rows, what a failed operation had made; ends the operation.
+    before: Callable[[], object] = lambda: None,
+    gone: Callable[[Any], None] = lambda sql: None,
+) -> Undone:
+    """Take back what a failed operation had made, and end the operation.
 
-    What cannot be taken back, and why, is added to ``problem``, which is what people are told;
-    `recover` and gc find the rest by the rows.
+    ``before`` is done first (the VM process ends), ``gone`` in the last transaction if nothing was
+    left. Raises nothing but KeyboardInterrupt and its like.
     """
-    with taking_back(problem):
+
+    def work() -> str:
+        before()
         operation.runtime.store.spend_reserve()
-        _undo(operation, rows, problem, forget_network)
+        failpoint.reach("undoing")
+        kept = take_down(operation, rows, reason="undone", result="undone", gone=gone)
+        return "; ".join(outcome.message for _, outcome in kept)
+
+    return attempt(work)
 
 
-@contextmanager
-def taking_back(problem: BaseException) -> Iterator[None]:
-    """Let an error of the undo be told beside the ``problem`` that is undone, not instead of it."""
+def attempt(work: Callable[[], str]) -> Undone:
+    """Do part of an undo, which says what it left; its own error is no reason to hide the first."""
     try:
-        yield
+        return Undone(left=work())
     except Exception as second:  # noqa: BLE001 - whatever it is, the first error is still the cause
-        words = second.message if isinstance(second, HvtxError) else str(second)
-        _remark(problem, f"not all of it could be taken back: {words}; `hvtx recover` goes on")
+        return Undone(failed=second.message if isinstance(second, HvtxError) else str(second))
 
 
-def _remark(problem: BaseException, note: str) -> None:
-    if isinstance(problem, HvtxError):
-        problem.hint = f"{problem.hint}; {note}" if problem.hint else note
-    else:
-        problem.add_note(note)
-
-
-def _undo(
+def take_down(
     operation: Operation,
     rows: Sequence[Resource],
-    problem: BaseException,
-    forget_network: str | None,
-) -> None:
-    failpoint.reach("undoing")
-    outcomes = operation.release(rows, reasons={row.id: "undone" for row in rows})
-    whole = all(outcome.gone for outcome in outcomes.values())
+    *,
+    reason: str,
+    result: str = "done",
+    gone: Callable[[Any], None] = lambda sql: None,
+) -> list[tuple[Resource, Outcome]]:
+    """Forget rows of earlier lives of the host, release those of this one, end the operation.
 
-    def forget(sql: Any) -> None:
-        if whole and forget_network is not None:
-            records.remove_network(sql, forget_network)
-
-    operation.end("undone" if whole else "partial", then=forget)
-    if not whole:
-        left = "; ".join(outcome.message for outcome in outcomes.values() if not outcome.gone)
-        _remark(problem, f"not all of it could be taken back: {left}")
+    What is kept, and why; then the operation ends as ``partial`` and not with ``result``. ``gone``
+    is done in the last transaction if nothing is kept.
+    """
+    operation.heed()
+    life = operation.runtime.life.id
+    # a run directory on a disk outlives the boot: it is removed, not only forgotten
+    here = [row for row in rows if row.life == life or row.kind == Kind.FILE]
+    old = [row for row in rows if row not in here]
+    if old:
+        operation.forget(old, {row.id: "rebooted" for row in old})
+    kept: list[tuple[Resource, Outcome]] = []
+    if here:
+        outcomes = operation.release(here, reasons={row.id: reason for row in here})
+        kept = [(row, outcomes[row.id]) for row in here if not outcomes[row.id].gone]
+    if kept:
+        operation.end("partial", then=lambda sql: None)
+    else:
+        operation.end(result, then=gone)
+    return kept

@@ -2,54 +2,125 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
 
 from hvtx.drivers.base import FirewallDriver
+from hvtx.engine.effects import released_by, remove_seen
+from hvtx.engine.processes import alive_again
 from hvtx.engine.runtime import Runtime
-from hvtx.model.plan import Item, Reason
-from hvtx.model.resource import GONE, Entry, Outcome, Resource, State
+from hvtx.engine.snapshot import device_now
+from hvtx.engine.transaction import Operation
+from hvtx.errors import HvtxError
+from hvtx.host.netlink import DumpInterrupted
+from hvtx.model.place import Place
+from hvtx.model.plan import Item, ItemResult, Reason, Result
+from hvtx.model.resource import FIREWALL_KINDS, GONE, Outcome, State
+from hvtx.planner.execution import result_of
 from hvtx.store import records
+from hvtx.store.history import Event
+
+_SIGHTED = 64  # items that are removed by their own marks between two looks at the firewall
+
+_SERVES = ItemResult(Result.SKIPPED, "it stands in the place of what its VM, which runs now, needs")
+_WENT = ItemResult(Result.SKIPPED, "it is gone by now")  # whoever removed it has told so
 
 
-def _inside_out(entries: Iterable[Entry]) -> list[Entry]:
-    """Elements and rules before the tables that they stand in."""
-    return sorted(entries, key=lambda entry: -len(entry.place.split(" ")))
+class MarkedRemover:
+    """Removes a copy, a leftover, a restored rule, or an unrecorded object of a plan of gc's."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        """Look at nothing yet."""
+        self.runtime = runtime
+        self._sights: dict[str, Counter[tuple[Place, str, str | None]]] = {}
+        self._asked = 0
+
+    def __call__(self, operation: Operation, item: Item) -> ItemResult:
+        """Remove it, under the lock of its VM, unless it is needed by now, or gone."""
+        if self._needed_now(item):
+            return _SERVES
+        if self._gone_already(item):
+            return _WENT
+        outcome = self._remove(item)
+        event = Event(
+            "removed" if outcome.gone else "kept",
+            outcome.message or item.key,
+            item.kind,
+            item.key,
+            item.reason.value,
+            item.vm,
+        )
+        with self.runtime.store.transaction() as sql:
+            operation.history(sql, [event])
+        return result_of(outcome)
+
+    def _remove(self, item: Item) -> Outcome:
+        assert item.mark is not None
+        if item.entry is None:
+            return remove_seen(self.runtime.driver(item.kind), item)
+        firewall = self.runtime.firewall(item.entry.backend)
+        if item.alone or item.reason is Reason.UNRECORDED:
+            return _remove_each(firewall, item)
+        row = self.runtime.read(records.resources_by_id, [item.row])[item.row]
+        if item.reason is Reason.DUPLICATE_COPY:
+            return firewall.remove_copies(row)
+        outcome = released_by(firewall, [row])[row.id]
+        if not outcome.gone and row.role == "base":
+            # it was restored into the tables and chains of the base that is there now, which stay
+            return _remove_each(firewall, item)
+        return outcome
+
+    def _gone_already(self, item: Item) -> bool:
+        """Whether somebody else has removed it since; what cannot be looked at is not gone."""
+        try:
+            if item.entry is not None:
+                surplus = item.reason is Reason.DUPLICATE_COPY
+                seen = self._entries(item.entry.backend)
+                return all(seen[entry.marked_key] <= surplus for entry in (item.entry, *item.more))
+            assert item.link is not None
+            return device_now(item.link.ifindex) is None
+        except (HvtxError, OSError, DumpInterrupted):
+            return False
+
+    def _entries(self, backend: str) -> Counter[tuple[Place, str, str | None]]:
+        """How many entries of each place, text and mark a firewall holds; read now and then."""
+        self._asked += 1
+        if backend not in self._sights or self._asked > _SIGHTED:
+            seen = self.runtime.firewall(backend).observe()
+            self._sights[backend] = Counter(entry.marked_key for entry in seen)
+            self._asked = 1
+        return self._sights[backend]
+
+    def _needed_now(self, item: Item) -> bool:
+        """Whether a restored entry of an earlier start serves its VM, which runs by now.
+
+        The plan knows only the VM that it saw; one started meanwhile would lose its packets.
+        """
+        row = self.runtime.read(records.resources_by_id, [item.row]).get(item.row)
+        if item.entry is None or row is None or row.state != State.RELEASED or row.vm is None:
+            return False
+        if not alive_again(self.runtime, {row.vm}):
+            return False
+        driver = self.runtime.firewall(item.entry.backend)
+        seen: dict[str | None, set[tuple[Place, str]]] = {}
+        for entry in driver.observe():
+            seen.setdefault(entry.mark, set()).add((entry.place, entry.text))
+        missing = {
+            (entry.place, entry.text)
+            for other in self.runtime.read(records.resources_of_vm, row.vm)
+            if other.kind in FIREWALL_KINDS and other.backend == item.entry.backend
+            for entry in driver.expected(other)
+            if (entry.place, entry.text) not in seen.get(other.mark, ())
+        }
+        if item.alone:
+            return any((entry.place, entry.text) in missing for entry in (item.entry, *item.more))
+        # all that carries the mark would go together
+        return not missing.isdisjoint(seen.get(row.mark, ()))
 
 
 def _remove_each(firewall: FirewallDriver, item: Item) -> Outcome:
     """Remove the entries that were seen, each if it is still exactly that."""
     assert item.entry is not None
-    outcomes = [firewall.remove(entry) for entry in _inside_out((item.entry, *item.more))]
+    # elements and rules before the tables that they stand in
+    entries = sorted((item.entry, *item.more), key=lambda entry: entry.place.is_table)
+    outcomes = [firewall.remove(entry) for entry in entries]
     return next((outcome for outcome in outcomes if not outcome.gone), GONE)
-
-
-def remove_sighted(runtime: Runtime, item: Item) -> Outcome:
-    """Remove an object that no live row accounts for, by the mark that was seen on it."""
-    assert item.mark is not None
-    if item.entry is not None:
-        firewall = runtime.firewall(item.entry.backend)
-        if item.alone or item.reason is Reason.UNRECORDED:
-            return _remove_each(firewall, item)
-        row = runtime.read(records.resources_by_id, [item.row])[item.row]
-        if item.reason is Reason.DUPLICATE_COPY:
-            return firewall.remove_copies(row)
-        outcome = firewall.release([row])[row.id]
-        if not outcome.gone and row.spec.get("what") == "base":
-            # it was restored into the tables and chains of the base that is there now, which stay
-            return _remove_each(firewall, item)
-        return outcome
-    assert item.link is not None
-    sighted = Resource(
-        id=item.row,
-        kind=item.kind,
-        key=item.link.name,
-        state=State.RELEASING,
-        mark=item.mark,
-        spec={"ifindex": item.link.ifindex, "device": item.link.name, "mac": item.link.mac},
-        observed={"ifindex": item.link.ifindex},
-        operation=0,
-        life=0,
-        vm=None,
-        network=None,
-    )
-    return runtime.driver(item.kind).release([sighted])[sighted.id]

@@ -12,52 +12,35 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
-from hvtx.engine import guests, show
+from hvtx.engine import guests, show, show_history, show_networks
 from hvtx.engine.processes import process_facts
 from hvtx.engine.runtime import Runtime, Settings
-from hvtx.errors import HvtxError, NotPermitted, UsageError
+from hvtx.engine.show import ShownVm
+from hvtx.engine.show_networks import ShownNetwork
+from hvtx.errors import NotPermitted
 from hvtx.host import procfs
-from hvtx.model.mark import without_marks
-from hvtx.model.resource import Kind, Resource
+from hvtx.model.history import Line
+from hvtx.model.resource import Resource
 from hvtx.model.vm import Identity, Interface, Life, Publish, Vm
 from hvtx.planner.states import judge_vm, vm_state
-from hvtx.store import history, records
+from hvtx.store import records
 from hvtx.store import view as file
-from hvtx.store.view import Place, Publisher
+from hvtx.store.view import Place
 
-SCHEMA = "hvtx/view/1"
+SCHEMA = "hvtx/view/1"  # of the file, which is read back here
 LINES = 500  # of the history
 
 
-# -- publishing ------------------------------------------------------------------------------------
+class AsOf(NamedTuple):
+    """Of which moment a published view is."""
 
-
-def publisher(settings: Settings) -> Publisher:
-    """The publisher for the configured group. Raises UsageError if this host has no such group."""
-    return Publisher(place_of(settings), _group_id(settings.group or ""))
-
-
-@contextmanager
-def publishing(
-    settings: Settings, *, create: bool = True, spends: bool = False
-) -> Iterator[Runtime]:
-    """A runtime that changes the store, whose view is published when it ends, whatever happened."""
-    by = publisher(settings)
-    with closing(by), closing(_watched(settings, by, create, spends)) as runtime:
-        try:
-            yield runtime
-        finally:
-            publish(runtime, by)
-
-
-def _watched(settings: Settings, by: Publisher, create: bool, spends: bool) -> Runtime:
-    return Runtime(settings, writable=True, create=create, watch=by.note, spends=spends)
+    as_of: str  # RFC 3339 in UTC
+    stale: bool  # the store has changed since, or the host has booted
 
 
 def place_of(settings: Settings) -> Place:
@@ -65,141 +48,48 @@ def place_of(settings: Settings) -> Place:
     return file.place(settings.state_directory, settings.run_directory)
 
 
-def _group_id(group: str) -> int:
-    if group.isascii() and group.isdigit():
-        from hvtx.host.vmuser import numeric_id
-
-        return numeric_id("group", group)
-    import grp
-
-    try:
-        return grp.getgrnam(group).gr_gid
-    except KeyError as problem:
-        raise UsageError(
-            f"group is {group!r}, and this host has no such group",
-            hint=f"groupadd {group}, or take the key out of the configuration",
-        ) from problem
-
-
-def publish(runtime: Runtime, by: Publisher) -> None:
-    """Publish the store as it is now; a failure is a warning, since nothing depends on a view."""
-    from hvtx.engine.trouble import explain
-
-    try:
-        if runtime.refused is not None or runtime.store.missing or by.is_fresh():
-            return
-        runtime.lock("all", "view")
-        try:
-            runtime.store.tell_watch()  # a change that was noted may not have been committed
-            if not by.is_fresh():  # whoever had the lock before may have published ours as well
-                made = document(runtime)
-                by.publish(json.dumps(made, separators=(",", ":")).encode(), made["seq"])
-        finally:
-            runtime.unlock("all", "view")
-    except Exception as problem:
-        told = explain(problem) or problem
-        if not isinstance(told, (HvtxError, OSError)):
-            raise
-        words = f"the view for group {runtime.settings.group} was not published: {told}"
-        sys.stderr.write(f"warning: {''.join(c if c.isprintable() else '?' for c in words)}\n")
-
-
-def document(runtime: Runtime) -> dict[str, Any]:
-    """What is published: one moment of the store, and nothing that only root should know."""
-    with runtime.reading() as sql:
-        rows: dict[str, list[Resource]] = {}
-        for row in records.resources(sql):
-            rows.setdefault(row.vm or "", []).append(row)
-        underway = {o.vm: o for o in records.operations(sql) if o.vm}
-        return {
-            "schema": SCHEMA,
-            "state_directory": runtime.settings.state_directory,
-            "as_of": history.now(),
-            "seq": records.seq(sql),
-            "life": runtime.life,
-            "lives": list(records.lives(sql).values()),
-            "vms": [
-                {
-                    "vm": _published_vm(vm),
-                    "rows": [_published_row(row) for row in rows.get(vm.id, ())],
-                    "verb": underway[vm.name].verb if vm.name in underway else None,
-                    "writer": underway[vm.name].writer if vm.name in underway else None,
-                }
-                for vm in records.vms(sql)
-            ],
-            "networks": [
-                _without_marks(show.network_document(runtime, network))
-                for network in records.networks(sql)
-            ],
-            "history": [
-                {
-                    name: without_marks(value) if isinstance(value, str) else value
-                    for name, value in entry.items()
-                    if name != "detail"
-                }
-                for entry in history.entries(sql, history.Wanted(), limit=LINES)
-            ],
-        }
-
-
-def _published_vm(vm: Vm) -> Vm:
-    """A VM without what may hold secrets: its kernel's command line, its program's arguments."""
-    return vm._replace(append=None, kernel=None, initrd=None, disks=(), command=(), directory="")
-
-
-def _published_row(row: Resource) -> tuple[Any, ...]:
-    observed = row.observed if row.kind == Kind.PROCESS else {}
-    return (row.kind, row.key, row.state, row.life, observed)
-
-
-def _without_marks(shown: dict[str, Any]) -> dict[str, Any]:
-    resources = [{**resource, "mark": None} for resource in shown["resources"]]
-    return {**shown, "resources": resources}
-
-
-# -- reading ---------------------------------------------------------------------------------------
-
-
 class StoreSource:
     """What reading commands tell, from the store itself."""
 
     note: str | None = None
+    view: AsOf | None = None
 
     def __init__(self, runtime: Runtime) -> None:
         """Take an open runtime."""
         self._runtime = runtime
 
-    def list_vms(self) -> dict[str, Any]:
+    def list_vms(self) -> list[ShownVm]:
         """`vm ls`."""
         return show.list_vms(self._runtime)
 
-    def show_vm(self, name: str) -> dict[str, Any]:
+    def show_vm(self, name: str) -> ShownVm:
         """`vm show`; raises NotFound."""
         return show.show_vm(self._runtime, name)
 
-    def list_networks(self) -> dict[str, Any]:
+    def list_networks(self) -> list[ShownNetwork]:
         """`network ls`."""
-        return show.list_networks(self._runtime)
+        return show_networks.list_networks(self._runtime)
 
-    def show_network(self, name: str) -> dict[str, Any]:
+    def show_network(self, name: str) -> ShownNetwork:
         """`network show`; raises NotFound."""
-        return show.show_network(self._runtime, name)
+        return show_networks.show_network(self._runtime, name)
 
-    def list_history(self, *, limit: int, detail: bool, **wanted: Any) -> dict[str, Any]:
+    def list_history(self, *, limit: int, **wanted: Any) -> list[Line]:
         """`log`."""
-        return show.list_history(self._runtime, limit=limit, detail=detail, **wanted)
+        return show_history.list_history(self._runtime, limit=limit, **wanted)
 
 
 # what becomes of a view that has not the shape which is published
 _WRONG = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
 P = ParamSpec("P")
+T = TypeVar("T")
 
 
-def _legible(tell: Callable[P, dict[str, Any]]) -> Callable[P, dict[str, Any]]:
+def _legible(tell: Callable[P, T]) -> Callable[P, T]:
     """What is told from a view, or NotPermitted: it was changed by somebody, or is damaged."""
 
     @wraps(tell)
-    def telling(*args: P.args, **more: P.kwargs) -> dict[str, Any]:
+    def telling(*args: P.args, **more: P.kwargs) -> T:
         try:
             return tell(*args, **more)
         except _WRONG as problem:
@@ -209,7 +99,7 @@ def _legible(tell: Callable[P, dict[str, Any]]) -> Callable[P, dict[str, Any]]:
 
 
 class ViewSource:
-    """The same from a published view; each object carries ``view``: as of when, and if stale."""
+    """The same from a published view; ``view`` says of which moment it is."""
 
     def __init__(self, seen: Mapping[str, Any], changes: int) -> None:
         """``changes`` is the number of the store's newest change."""
@@ -218,10 +108,9 @@ class ViewSource:
         self._life = Life(*seen["life"])._replace(boot_id=self._boot_id)
         self._lives = {life[0]: Life(*life) for life in seen["lives"]}
         another_boot = seen["life"][1] != self._boot_id
-        self._stale = another_boot or changes != seen["seq"]
-        self._view = {"as_of": seen["as_of"], "stale": self._stale}
+        self.view = AsOf(seen["as_of"], another_boot or changes != seen["seq"])
         self.note = f"this is what the owner of the store published at {seen['as_of']}"
-        if self._stale:
+        if self.view.stale:
             self.note += (
                 "; this host has booted since: `hvtx recover` publishes anew"
                 if another_boot
@@ -230,60 +119,58 @@ class ViewSource:
             )
 
     @_legible
-    def list_vms(self) -> dict[str, Any]:
+    def list_vms(self) -> list[ShownVm]:
         """`vm ls`."""
-        vms = [self._vm(entry) for entry in self._seen["vms"]]
-        return {"schema": "hvtx/vms/1", "vms": vms, "view": self._view}
+        return [self._vm(entry) for entry in self._seen["vms"]]
 
     @_legible
-    def show_vm(self, name: str) -> dict[str, Any]:
+    def show_vm(self, name: str) -> ShownVm:
         """`vm show`; raises NotFound."""
         for entry in self._seen["vms"]:
             if entry["vm"][1] == name:
-                return {**self._vm(entry), "view": self._view}
+                return self._vm(entry)
         raise records.no_vm(name, [entry["vm"][1] for entry in self._seen["vms"]])
 
     @_legible
-    def list_networks(self) -> dict[str, Any]:
+    def list_networks(self) -> list[ShownNetwork]:
         """`network ls`."""
-        networks = self._seen["networks"]
-        return {"schema": "hvtx/networks/1", "networks": networks, "view": self._view}
+        return [_network_of(network) for network in self._seen["networks"]]
 
     @_legible
-    def show_network(self, name: str) -> dict[str, Any]:
+    def show_network(self, name: str) -> ShownNetwork:
         """`network show`; raises NotFound."""
         for network in self._seen["networks"]:
             if network["name"] == name:
-                return {**network, "view": self._view}
+                return _network_of(network)
         raise records.no_network(name, [network["name"] for network in self._seen["networks"]])
 
     @_legible
-    def list_history(self, *, limit: int, detail: bool, **wanted: Any) -> dict[str, Any]:
+    def list_history(self, *, limit: int, **wanted: Any) -> list[Line]:
         """`log`, of the lines that were published; the details were not."""
         since = wanted.pop("since", None)
-        after = show.moment(since) if since is not None else ""
+        after = show_history.moment(since) if since is not None else ""
         asked = {name: value for name, value in wanted.items() if value is not None}
         self._check_words(asked)
-        entries = [
-            {**entry, "detail": None} if detail else entry
+        lines = [
+            _line_of(entry)
             for entry in self._seen["history"]
             if entry["time"] >= after and all(entry[name] == asked[name] for name in asked)
         ]
         if limit > LINES <= len(self._seen["history"]):
             self.note += f"; it has the last {LINES} lines of the history"
-        return {"schema": "hvtx/log/1", "entries": entries[-limit:], "view": self._view}
+        return lines[-limit:]
 
     def _check_words(self, asked: Mapping[str, Any]) -> None:
         """Refuse what no line can have, as the store's own reader does."""
         for name in ("verb", "kind", "event", "reason"):
             if name in asked and all(e[name] != asked[name] for e in self._seen["history"]):
-                show.check_word(name, asked[name])
+                show_history.check_word(name, asked[name])
         known = [entry["vm"][1] for entry in self._seen["vms"]]
         vm = asked.get("vm")
         if vm is not None and vm not in {*known, *(e["vm"] for e in self._seen["history"])}:
-            raise show.unheard_of(vm, known)
+            raise show_history.unheard_of(vm, known)
 
-    def _vm(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+    def _vm(self, entry: Mapping[str, Any]) -> ShownVm:
         vm = _vm_of(entry["vm"])
         rows = [_row_of(vm, n, *row) for n, row in enumerate(entry["rows"])]
         liveness, _ = judge_vm(
@@ -315,6 +202,29 @@ def _vm_of(fields: Sequence[Any]) -> Vm:
         for i in told["interfaces"]
     )
     return Vm(**told)
+
+
+def _network_of(told: Mapping[str, Any]) -> ShownNetwork:
+    return ShownNetwork(
+        name=told["name"],
+        id=told["id"],
+        bridge=told["bridge"],
+        subnets=tuple(told["subnets"]),
+        gateways=tuple(told["gateway"]),
+        nat=told["nat"],
+        isolate=told["isolate"],
+        mtu=told["mtu"],
+        firewall=told["firewall"],
+        vms=tuple(told["vms"]),
+        resources=tuple(
+            Resource(n, row["kind"], row["key"], row["state"], "", {}, {}, 0, 0, None, told["id"])
+            for n, row in enumerate(told["resources"])
+        ),
+    )
+
+
+def _line_of(told: Mapping[str, Any]) -> Line:
+    return Line(*(told[name] for name in Line._fields[:-1]))
 
 
 def _row_of(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from hvtx.errors import UsageError, advised
+from hvtx.model.address import is_ipv6
 from hvtx.model.vm import Publish
 from hvtx.planner import addressing
 
@@ -114,7 +115,7 @@ def _addresses(
         addresses = tuple(addressing.parse_address(ip) for ip in ips)
     with advised("write it as 02:11:22:33:44:55; without --mac one is made up"):
         parsed = tuple(addressing.parse_mac(mac) for mac in macs)
-    fours = sum(":" not in address for address in addresses)
+    fours = sum(not is_ipv6(address) for address in addresses)
     if max(len(parsed), fours, len(addresses) - fours) > interfaces:
         raise UsageError(
             "more --ip or --mac than networks",

@@ -18,6 +18,7 @@ from hvtx.errors import Conflict, Contended, HostRefused
 from hvtx.host import routes
 from hvtx.host.links import Links
 from hvtx.host.netlink import Channel, DumpInterrupted
+from hvtx.model.address import family_of, is_ipv6, is_of
 from hvtx.model.resource import Address, Resource
 from hvtx.model.routing import Answer, Ask, Found, Packet, Place, Route, Rule
 from hvtx.model.vm import Network
@@ -50,8 +51,8 @@ def refuse_diverted(network: Network, bridge: Resource, guests: Sequence[str]) -
             f"others took {', '.join(lost)} off bridge {bridge.key} of network {network.name!r}:"
             " its guests are cut off until `hvtx repair` puts it back"
         )
-        off = {":" in gateway for gateway in lost}
-        left = [guest for guest in guests if (":" in guest) not in off]
+        off = {family_of(gateway) for gateway in lost}
+        left = [guest for guest in guests if family_of(guest) not in off]
         stray = next(iter(strays(network, bridge, left, first=True)), None)
     if stray is None:
         return
@@ -66,7 +67,7 @@ def lost_gateways(network: Network, bridge: Resource) -> list[str]:
     """The gateway addresses that the bridge should have and has not."""
     links = Links()
     try:
-        mine = (a for a in links.addresses() if a.ifindex == bridge.spec["ifindex"])
+        mine = (a for a in links.addresses() if a.ifindex == bridge.ifindex)
         here = {a.address.partition("/")[0] for a in mine}
     finally:
         links.close()
@@ -80,7 +81,7 @@ def refuse_lost_subnet(network: Network, bridge: Resource, wished: Sequence[str]
     """
     from hvtx.planner import routing
 
-    for subnet, gateway in zip(network.subnets, network.gateways, strict=True):
+    for subnet, gateway in network.ranges:
         mine = [ip for ip in wished if routing.within(ip, subnet)]
         asked = mine or [routing.sample(subnet, gateway), routing.last(subnet, gateway)]
         if all(strays(network, bridge, [guest], first=True) for guest in asked):
@@ -90,7 +91,7 @@ def refuse_lost_subnet(network: Network, bridge: Resource, wished: Sequence[str]
 def refuse_without_ipv6(network: Network, bridge: Resource, guests: Iterable[str]) -> None:
     """Raise HostRefused if IPv6 is off at a bridge that guests use IPv6 by."""
     off = read_setting(f"net/ipv6/conf/{bridge.key}/disable_ipv6")
-    if off == "1" and any(":" in guest for guest in guests):
+    if off == "1" and any(map(is_ipv6, guests)):
         raise HostRefused(
             f"IPv6 is switched off at bridge {bridge.key} of network {network.name!r}"
             f" (net.ipv6.conf.{bridge.key}.disable_ipv6 = 1)",
@@ -103,8 +104,7 @@ def samples(network: Network) -> list[str]:
     """An address in each subnet that a guest could have: for a network without guests."""
     from hvtx.planner import routing
 
-    pairs = zip(network.subnets, network.gateways, strict=True)
-    return [routing.sample(subnet, gateway) for subnet, gateway in pairs]
+    return [routing.sample(subnet, gateway) for subnet, gateway in network.ranges]
 
 
 def strays(
@@ -120,7 +120,7 @@ def strays(
     Raises OSError if the kernel does not say, Contended; HostRefused where the bridge is ``needed``
     and down.
     """
-    index = bridge.spec["ifindex"]
+    index = bridge.ifindex
     found: list[Stray] = []
     channel, links = Channel(0), Links()
     try:
@@ -132,9 +132,9 @@ def strays(
         if seen is None or not seen.up:
             return []
         addresses = links.addresses()
-        for subnet, gateway in zip(network.subnets, network.gateways, strict=True):
-            family = 6 if ":" in subnet else 4
-            own = [guest for guest in guests if (":" in guest) == (family == 6)]
+        for subnet, gateway in network.ranges:
+            family = family_of(subnet)
+            own = [guest for guest in guests if is_of(guest, family)]
             off = family == 6 and read_setting(f"net/ipv6/conf/{seen.name}/disable_ipv6") == "1"
             if not own or off:  # without IPv6 it has no routes: the check damage tells
                 continue
@@ -160,13 +160,12 @@ def strays(
 def without_world(network: Network, bridge: Resource, guests: Sequence[str]) -> list[Stray]:
     """What guests send to the world and goes nowhere, although the host's own packets go there."""
     found = []
-    index = bridge.spec["ifindex"]
+    index = bridge.ifindex
     channel = Channel(0)
     try:
         for guest in guests:
-            family = 6 if ":" in guest else 4
-            pairs = zip(network.subnets, network.gateways, strict=True)
-            subnet, gateway = next(p for p in pairs if (":" in p[0]) == (family == 6))
+            family = family_of(guest)
+            subnet, gateway = network.ranges[network.families.index(family)]
             known = [world for world in _WORLD[family] if _reaches(channel, Packet(world))]
             asked = [
                 Ask("guest to world", Packet(world, guest, index, bridge.key), "world")
@@ -202,7 +201,7 @@ def _places(
     found: dict[int, Place] = {}
     for address in addresses:
         plain = address.address.partition("/")[0]
-        if (":" in plain) != (family == 6) or plain.startswith(("fe80:", "127.")) or plain == "::1":
+        if not is_of(plain, family) or plain.startswith(("fe80:", "127.")) or plain == "::1":
             continue
         if address.ifindex != bridge and len(found) < _MOST_PLACES:
             near = routes.beyond(address.address, _WORLD[family][0])
@@ -231,7 +230,7 @@ def _stray(channel: Channel, ask: Ask, cause: _Cause) -> Stray | None:
     until = time.monotonic() + _SETTLED_SECONDS
     while True:
         answer = routes.ask(channel, ask.packet)
-        if not routing.goes_astray(ask, answer, cause.bridge.spec["ifindex"]):
+        if not routing.goes_astray(ask, answer, cause.bridge.ifindex):
             return None
         found = cause.of(ask.packet)
         if not cause.is_own(found) or answer.errno == errno.EXDEV or time.monotonic() > until:
@@ -241,7 +240,7 @@ def _stray(channel: Channel, ask: Ask, cause: _Cause) -> Stray | None:
     silent = answer.errno == errno.EHOSTUNREACH and _does_not_forward(ask)
     if silent or cause.without_carrier():  # that another setting stops it is told elsewhere
         answer = routing.predicted(found)
-        if not routing.goes_astray(ask, answer, cause.bridge.spec["ifindex"]):
+        if not routing.goes_astray(ask, answer, cause.bridge.ifindex):
             return None
     words, mend = cause.told(found, answer, ask)
     return Stray(ask, words, mend)
@@ -250,7 +249,7 @@ def _stray(channel: Channel, ask: Ask, cause: _Cause) -> Stray | None:
 def _does_not_forward(ask: Ask) -> bool:
     """Whether a device refuses to forward IPv4: its setting, not a route, stops the packet."""
     path = f"net/ipv4/conf/{ask.packet.device}/forwarding"
-    return bool(ask.packet.iif) and ":" not in ask.packet.destination and read_setting(path) == "0"
+    return bool(ask.packet.iif) and is_of(ask.packet.destination, 4) and read_setting(path) == "0"
 
 
 class _Cause:
@@ -276,7 +275,7 @@ class _Cause:
         (net/ipv6/addrconf.c, addrconf_dad_work).
         """
         route = found.route if found is not None else None
-        return route is not None and route.device == self.bridge.spec["ifindex"]
+        return route is not None and route.device == self.bridge.ifindex
 
     def of(self, packet: Packet) -> Found | None:
         from hvtx.planner import routing
@@ -298,7 +297,7 @@ class _Cause:
         if answer.errno in (errno.EXDEV, errno.EINVAL) and self.is_own(found) and packet.iif:
             path = f"net.ipv4.conf.{packet.device.replace('.', '/')}.rp_filter"
             return f"the check of senders ({path})", f"sysctl -w {path}=2"
-        own = (self.bridge.spec["ifindex"], self.bridge.key)
+        own = (self.bridge.ifindex, self.bridge.key)
         if (lack := ownroutes.lack(self.subnet, self.gateway, own, every)) is not None:
             return lack, "hvtx repair"
         if found is None:
@@ -321,8 +320,8 @@ def taken_parts(network: Network, bridge: Resource, told: Sequence[Stray]) -> li
     found: list[tuple[str, str]] = []
     every = routes.all_routes()
     known = {stray.cause for stray in told}
-    for subnet, gateway in zip(network.subnets, network.gateways, strict=True):
-        for route in routing.in_the_way(subnet, bridge.spec["ifindex"], every):
+    for subnet, gateway in network.ranges:
+        for route in routing.in_the_way(subnet, bridge.ifindex, every):
             whole = route.prefix.rpartition("/")[2] == subnet.rpartition("/")[2]
             if route.kind == "local" or whole:  # the whole is asked for by a sample
                 continue

@@ -6,7 +6,8 @@ import errno
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 
-from hvtx.engine.trial import Exit, beyond, neighbour_of, packed
+from hvtx.engine.trial import Exit, beyond, neighbour_of
+from hvtx.host.inet import packed
 from hvtx.host.netlink import Channel
 from hvtx.host.replica import thought, topology
 from hvtx.host.replica.causes import Leg, Way, leads, neighbour, paths

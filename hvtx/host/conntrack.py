@@ -17,6 +17,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from hvtx.host.ctmessages import Flow, filters, parse
+from hvtx.host.inet import packed
 from hvtx.host.netlink import (
     ACK,
     REQUEST,
@@ -42,14 +43,9 @@ def open_channel() -> Channel:
     return Channel(_NETFILTER)
 
 
-def pack(address: str) -> bytes:
-    """An address as flows have it."""
-    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
-
-
-def family_of(packed: bytes) -> int:
+def family_of(raw: bytes) -> int:
     """The family of a packed address."""
-    return socket.AF_INET if len(packed) == 4 else socket.AF_INET6
+    return socket.AF_INET if len(raw) == 4 else socket.AF_INET6
 
 
 def tracked() -> int | None:
@@ -92,14 +88,14 @@ def users(addresses: Iterable[str]) -> dict[str, int]:
 
     It reads the whole table. Raises OSError, DumpInterrupted.
     """
-    wanted = {pack(address): address for address in addresses}
+    wanted = {packed(address): address for address in addresses}
     found: dict[str, int] = {}
     channel = open_channel()
     try:
-        for family in sorted({family_of(packed) for packed in wanted}):
+        for family in sorted({family_of(raw) for raw in wanted}):
             for flow in flows(channel, family, None):
-                for packed in wanted.keys() & set(flow[1:5]):
-                    found[wanted[packed]] = found.get(wanted[packed], 0) + 1
+                for raw in wanted.keys() & set(flow[1:5]):
+                    found[wanted[raw]] = found.get(wanted[raw], 0) + 1
     finally:
         channel.close()
     return found
@@ -119,8 +115,8 @@ def flows(channel: Channel, family: int, ends: set[bytes] | None) -> Iterator[Fl
         bodies = channel.dump(_GET, head)
     else:
         bodies = []
-        for packed in (end for end in ends if family_of(end) == family):
-            for question in filters(packed):
+        for raw in (end for end in ends if family_of(end) == family):
+            for question in filters(raw):
                 bodies += _asked(channel, head, question)
     for body in bodies:
         if ends is not None and not any(end in body for end in ends):

@@ -10,6 +10,7 @@ import socket
 import struct
 from contextlib import closing
 
+from hvtx.host.inet import socket_family
 from hvtx.host.netlink import CREATE, Channel, attribute, attribute_map, legible, u32
 from hvtx.host.retry import persistently
 from hvtx.model.routing import OwnRoute
@@ -54,8 +55,8 @@ def route_of(body: bytes) -> tuple[str, int, int]:
 
 def put(ifindex: int, route: OwnRoute) -> None:
     """Make a route as the kernel makes it; one that is there by now is enough. Raises OSError."""
-    six = ":" in route.prefix
-    family = socket.AF_INET6 if six else socket.AF_INET
+    family = socket_family(route.prefix)
+    six = family == socket.AF_INET6
     prefix, _, length = route.prefix.partition("/")
     scope = 0 if six else _HOST if route.kind == "local" else _LINK
     kind = _KINDS[route.kind]

@@ -33,6 +33,7 @@ from hvtx.host.netlink import (
 from hvtx.host.retry import persistently, whole_dump
 from hvtx.host.tc import TrafficControl
 from hvtx.host.tun import IFF_MULTI_QUEUE, IFF_NO_PI, IFF_VNET_HDR
+from hvtx.model.address import is_ipv6
 from hvtx.model.resource import Address, Link
 
 NEWLINK, GETLINK, SETLINK, GETADDR = 16, 18, 19, 22
@@ -229,10 +230,8 @@ def named_again(links: Links, ifindex: int, alias: str, name: str) -> Link | Non
 
 def silence(links: Links, ifindex: int, addresses: Iterable[Address], own: Collection[str]) -> None:
     """Keep the kernel from giving a device of ours more link-local addresses, where it has one."""
-    if any(
-        a.ifindex == ifindex and ":" in a.address and a.by_itself and a.address not in own
-        for a in addresses
-    ):
+    mine = (a for a in addresses if a.ifindex == ifindex and a.by_itself)
+    if any(is_ipv6(a.address) and a.address not in own for a in mine):
         with contextlib.suppress(OSError):  # the device goes all the same, or stays for a reason
             links.change(ifindex, quiet6=True)
 

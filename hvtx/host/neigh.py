@@ -10,6 +10,7 @@ import socket
 import struct
 from collections.abc import Iterable
 
+from hvtx.host.inet import packed, socket_family
 from hvtx.host.netlink import (
     ACK,
     REQUEST,
@@ -57,8 +58,7 @@ class NeighbourTable:
         """
         found = []
         for ifindex, address in known:
-            family = socket.AF_INET6 if ":" in address else socket.AF_INET
-            where = attribute(_NDA_DST, socket.inet_pton(family, address))
+            family, where = socket_family(address), attribute(_NDA_DST, packed(address))
             try:
                 entry = self._channel.get(_GETNEIGH, _NDMSG.pack(family, ifindex, 0, 0, 0) + where)
             except OSError as problem:

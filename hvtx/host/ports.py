@@ -7,6 +7,7 @@ import errno
 import socket
 
 from hvtx.errors import Conflict
+from hvtx.host.inet import socket_family
 from hvtx.model.vm import Publish
 
 
@@ -19,7 +20,7 @@ def refuse_taken_port(port: Publish) -> bool:
     kind = socket.SOCK_DGRAM if port.protocol == "udp" else socket.SOCK_STREAM
     wanted = [port.host_ip] if port.host_ip else ["0.0.0.0", "::"]  # noqa: S104 - what is published
     for address in wanted:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        family = socket_family(address)
         try:
             with socket.socket(family, kind) as probe:
                 if family == socket.AF_INET6:

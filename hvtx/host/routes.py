@@ -7,6 +7,7 @@ import socket
 import struct
 from typing import Any
 
+from hvtx.host.inet import socket_family
 from hvtx.host.netlink import Channel, attribute, attribute_map, legible, u32
 from hvtx.host.retry import persistently
 from hvtx.model.routing import LOCAL, Answer, Packet, Route, Rule
@@ -37,7 +38,7 @@ def ask(channel: Channel, packet: Packet) -> Answer:
 
     Raises OSError, Garbled.
     """
-    family = socket.AF_INET6 if ":" in packet.destination else socket.AF_INET
+    family = socket_family(packet.destination)
     to = socket.inet_pton(family, packet.destination)
     parts = [attribute(_DST, to)]
     source = 0
@@ -87,7 +88,7 @@ def beyond(address: str, world: str) -> str:
     ``world`` where the subnet has no room for one. (Every start asks: without ipaddress, 2 ms.)
     """
     plain, _, length = address.partition("/")
-    family = socket.AF_INET6 if ":" in plain else socket.AF_INET
+    family = socket_family(plain)
     packed = socket.inet_pton(family, plain)
     own, free = int.from_bytes(packed, "big"), len(packed) * 8 - int(length)
     if free < _ROOM:

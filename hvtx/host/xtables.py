@@ -15,8 +15,9 @@ netfilter_ipv6/ip6_tables.h; libiptc/libiptc.c and iptables/xshared.c of iptable
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Iterable, Sequence
+from enum import Enum, auto
+from typing import Self
 
 from hvtx.errors import Contended
 from hvtx.host import libiptc, xtentry
@@ -117,18 +118,27 @@ class Edit:
         return count(self._family, self._name) == self._before + self._growth
 
 
-def edit(family: int, table: str, timeout: float, change: Any) -> bool:
+class Edited(Enum):
+    """What became of an edit."""
+
+    UNCHANGED = auto()  # there was nothing to commit
+    AS_MEANT = auto()
+    OTHERWISE = auto()  # somebody wrote without the lock: look again (see Edit.commit)
+
+
+def edit(family: int, table: str, timeout: float, change: Callable[[Edit], bool]) -> Edited:
     """Lock, read, ``change(edit)``, commit; again while the kernel says EAGAIN.
 
-    ``change`` returns whether there is anything to commit. True if all was as meant (see
-    :meth:`Edit.commit`). Raises Busy, NotPermitted, HostRefused.
+    ``change`` returns whether there is anything to commit. Raises Busy, NotPermitted, HostRefused.
     """
     libiptc.library(family)  # loading takes time: never under the lock
     load_module(family)
 
-    def once() -> bool:
+    def once() -> Edited:
         with locked(timeout), Edit(family, table) as work:
-            return not change(work) or work.commit()
+            if not change(work):
+                return Edited.UNCHANGED
+            return Edited.AS_MEANT if work.commit() else Edited.OTHERWISE
 
     try:
         return persistently(once)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from enum import StrEnum
-from typing import Any, Literal, NamedTuple, NotRequired, TypedDict, cast
+from typing import Any, NamedTuple, NotRequired, TypedDict, cast
+
+from hvtx.model.place import Place
 
 
 class Kind(StrEnum):
@@ -54,6 +56,41 @@ class Resource(NamedTuple):
     vm: str | None
     network: str | None
 
+    @property
+    def ifindex(self) -> int:
+        """Of the device that it is or stands on, as it was chosen; 0 where there is none."""
+        return int(self.spec.get("ifindex") or 0)
+
+    @property
+    def backend(self) -> str:
+        """``nftables`` or ``iptables`` of a firewall row; empty of others."""
+        return str(self.spec.get("backend") or "")
+
+    @property
+    def role(self) -> str:
+        """What a firewall row stands for (:class:`hvtx.model.firewall.FirewallSpec`)."""
+        return str(self.spec.get("what") or "")
+
+    @property
+    def bridge(self) -> str:
+        """The name of the bridge that it belongs to; empty where none is on record."""
+        return str(self.spec.get("bridge") or "")
+
+    @property
+    def imported(self) -> bool:
+        """Whether others made the thing, and it was taken over as it is."""
+        return bool(self.spec.get("imported"))
+
+    @property
+    def guest(self) -> tuple[str | None, str | None]:
+        """The addresses, of IPv4 and of IPv6, of the guest that it is for, as far as it says so."""
+        return self.spec.get("ipv4"), self.spec.get("ipv6")
+
+    @property
+    def addresses(self) -> list[str]:
+        """Those that a device of ours has by its record, with prefix lengths."""
+        return list(self.spec.get("addresses", ()))
+
 
 FLOWS = "flows"  # in ``observed`` of a firewall row: not all that flows past its rules has ended
 
@@ -83,6 +120,7 @@ class TapSpec(_Owned):
     mtu: int
     mac: str  # of the host's side; begins with fe so that it never becomes the bridge's
     guard: NotRequired[dict[str, Any]]  # of rulesets/port_filter; earlier rows lack it
+    addresses: NotRequired[list[str]]  # of one that was taken over: those that the kernel gave it
 
 
 BRIDGE_GROUP = 0x68767478  # IFLA_GROUP of our bridges: "hvtx"
@@ -109,47 +147,6 @@ class AddressSpec(TypedDict):
 
 
 FLOWS_EACH = 16384  # tracked connections of a guest, where its row does not say
-
-
-class FirewallSpec(TypedDict, total=False):
-    """What a firewall row stands for; the backend compiles it to elements or rules.
-
-    ``what`` selects the fields:
-
-    ``base``        the installation's own tables and chains, in this backend
-    ``network``     bridge, subnets, nat, isolate, gateway6 (link-local of the bridge, or None),
-                    flows (tracked connections that one guest may have)
-    ``port``        device, mac, ipv4, ipv6 (anti-spoofing), bridge, gateway6, isolate (its
-                    network's; no default, so that it is never forgotten), forward (bool:
-                    also accept forwarding for its addresses; false where the other backend does),
-                    flows
-    ``forward``     ipv4, ipv6, bridge: accept forwarding for these addresses
-    ``pass``        family (4, 6), uplinks (devices where the world is): the way to what is accepted
-                    where the policy of FORWARD drops (iptables)
-    ``masquerade``  address, bridge
-    ``publish``     protocol, host_ip (None: any), host_port, ipv4, ipv6, guest_port, bridge
-    """
-
-    backend: Literal["nftables", "iptables"]
-    what: Literal["base", "network", "port", "forward", "pass", "masquerade", "publish"]
-    family: int
-    uplinks: list[str]
-    bridge: str
-    subnets: list[str]
-    nat: bool
-    isolate: bool
-    gateway6: str | None
-    device: str
-    mac: str
-    ipv4: str | None
-    ipv6: str | None
-    forward: bool
-    address: str
-    protocol: str
-    host_ip: str | None
-    host_port: int
-    guest_port: int
-    flows: int
 
 
 class ProcessSpec(TypedDict):
@@ -210,11 +207,6 @@ def address_spec(row: Resource) -> AddressSpec:
     return cast("AddressSpec", _spec(row, Kind.ADDRESS))
 
 
-def firewall_spec(row: Resource) -> FirewallSpec:
-    """The spec of a row of one of the FIREWALL_KINDS."""
-    return cast("FirewallSpec", _spec(row, *FIREWALL_KINDS))
-
-
 def process_spec(row: Resource) -> ProcessSpec:
     """The spec of a row of kind ``process``."""
     return cast("ProcessSpec", _spec(row, Kind.PROCESS))
@@ -242,9 +234,15 @@ def process_observed(row: Resource) -> ProcessObserved:
     return cast("ProcessObserved", row.observed)
 
 
+def holder_observed(row: Resource) -> ProcessObserved:
+    """Who holds the port of a row of kind ``publish``; empty where nobody ever did."""
+    assert row.kind == Kind.PUBLISH, row.kind
+    return cast("ProcessObserved", row.observed.get(HOLDER) or {})
+
+
 def index_of(row: Resource) -> int:
     """The ifindex of a TAP device or bridge: as it was read back, else as it was chosen."""
-    return device_observed(row).get("ifindex") or int(row.spec["ifindex"])
+    return device_observed(row).get("ifindex") or row.ifindex
 
 
 def _spec(row: Resource, *kinds: Kind) -> dict[str, Any]:
@@ -261,11 +259,21 @@ class Entry(NamedTuple):
     """
 
     backend: str
-    place: str
+    place: Place
     text: str
     mark: str | None
     handle: int = 0
     nat: bool = False  # a rule that translates addresses (shown when it is a stranger's)
+
+    @property
+    def object_key(self) -> tuple[str, Place, str]:
+        """What copies of one object have in common, whatever their marks."""
+        return self.backend, self.place, self.text
+
+    @property
+    def marked_key(self) -> tuple[Place, str, str | None]:
+        """What one backend's objects are told apart by, whatever their handles."""
+        return self.place, self.text, self.mark
 
 
 class Link(NamedTuple):

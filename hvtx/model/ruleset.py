@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from hvtx.model.hook import Hook
+from hvtx.model.place import Place
 
 
 class SeenRule(NamedTuple):
@@ -96,7 +97,7 @@ class Difference(NamedTuple):
     ``element`` is an element of a set in words.
     """
 
-    place: str  # as entries name it: nft bridge hvtx-… prerouting
+    place: Place | str  # a device by its kind and name: bridge hv3k…
     words: str
     mend: str
     row: int | None = None

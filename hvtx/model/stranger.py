@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from hvtx.model.place import Place
+
 
 class StrangeRule(NamedTuple):
     """A firewall rule as it was seen, with what is needed to find it again and to put it back.
 
-    ``place`` is as entries have it: ``nft inet mine forward`` or ``iptables nat POSTROUTING``.
     ``text`` is the rule in the words of ``iptables-save`` (also for those that iptables-nft made)
     or else of ``nft list``, with its comment. ``identity`` is what must be unchanged before the
     rule may be touched: its raw expressions, or its entry in the legacy table.
     """
 
     backend: str  # "nftables" or "iptables" (the legacy tables)
-    place: str
+    place: Place
     text: str
     mark: str | None  # its comment if that begins like a mark
     restore: str  # the command that makes it again, at the end of its chain
@@ -34,9 +35,9 @@ class StrangeRule(NamedTuple):
     @property
     def table(self) -> str:
         """The name of its table."""
-        return self.place.split(" ")[-2]
+        return self.place.table
 
     @property
     def chain(self) -> str:
         """The name of its chain."""
-        return self.place.split(" ")[-1]
+        return self.place.chain

@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
+from hvtx.model.address import family_of, is_of
+
 
 class Liveness(StrEnum):
     """Proven from boot id, pid and start time; never from a pid alone."""
@@ -62,6 +64,10 @@ class Interface(NamedTuple):
     ipv6: str | None
     publish: tuple[Publish, ...]
 
+    def address(self, family: int) -> str | None:
+        """Its address of a family, 4 or 6."""
+        return self.ipv6 if family == 6 else self.ipv4
+
 
 class Vm(NamedTuple):
     """A VM on record."""
@@ -96,6 +102,20 @@ class Network(NamedTuple):
     subnets: tuple[str, ...]  # "10.77.0.0/24", at most one of each family
     gateways: tuple[str, ...]  # "10.77.0.1", in the order of subnets
     gateway6: str | None  # link-local address of the bridge where there is an IPv6 subnet
+
+    @property
+    def families(self) -> tuple[int, ...]:
+        """The families of its subnets, in their order."""
+        return tuple(family_of(subnet) for subnet in self.subnets)
+
+    @property
+    def ranges(self) -> tuple[tuple[str, str], ...]:
+        """Each subnet with its gateway."""
+        return tuple(zip(self.subnets, self.gateways, strict=True))
+
+    def range(self, family: int) -> tuple[str, str] | None:
+        """The subnet of a family, 4 or 6, with its gateway."""
+        return next((pair for pair in self.ranges if is_of(pair[0], family)), None)
 
 
 class Life(NamedTuple):

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from hvtx.errors import UsageError
+from hvtx.model.address import family_of, is_ipv6, with_port
 from hvtx.model.vm import Network, Publish
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")
@@ -134,7 +135,7 @@ def parse_address(text: str) -> str:
 def check_guest_address(address: str, network: Network) -> None:
     """Whether a guest of the network can have the address; raises UsageError."""
     wanted = ipaddress.ip_address(address)
-    for cidr, gateway in zip(network.subnets, network.gateways, strict=True):
+    for cidr, gateway in network.ranges:
         subnet = ipaddress.ip_network(cidr)
         if subnet.version != wanted.version:
             continue
@@ -176,7 +177,7 @@ def _host_ip(text: str, host_ip: str) -> str | None:
         return None
     bracketed = host_ip.startswith("[") and host_ip.endswith("]")
     address = parse_address(host_ip[1:-1] if bracketed else host_ip)
-    if (":" in address) != bracketed:
+    if is_ipv6(address) != bracketed:
         raise UsageError(f"--publish {text!r}: an IPv6 host address stands in brackets")
     if (why := _unservable(address)) is not None:
         raise UsageError(f"--publish {text!r}: {why[0]}", hint=why[1])
@@ -212,7 +213,7 @@ def guarded(port: Publish, families: Iterable[int]) -> int | None:
     A guest is no DHCP server: what it sends from such a server's port is dropped at its device.
     ``families`` are those that its network has.
     """
-    own = {6 if ":" in port.host_ip else 4} if port.host_ip else {4, 6}
+    own = {family_of(port.host_ip)} if port.host_ip else {4, 6}
     for family in sorted(own.intersection(families)):
         if (port.protocol, port.guest_port) == ("udp", _SERVERS[family][0]):
             return family
@@ -240,8 +241,7 @@ def check_published(port: Publish, network: Network) -> None:
     _refuse_guarded(port, network)
     if port.host_ip is None:
         return
-    shown = f"[{port.host_ip}]" if ":" in port.host_ip else port.host_ip
-    where = f"{shown}:{port.host_port}"
+    where = with_port(port.host_ip, port.host_port)
     if (why := _unservable(port.host_ip)) is not None:
         raise UsageError(f"port {where} cannot be published: {why[0]}", hint=why[1])
     address = ipaddress.ip_address(port.host_ip)

@@ -19,11 +19,11 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from typing import NamedTuple
 
 from hvtx.model.mark import FAMILY
-from hvtx.model.plan import Action, Reason, Snapshot
+from hvtx.model.place import NFT
+from hvtx.model.plan import Action, Ground, Item, Reason, Snapshot
 from hvtx.model.resource import Kind, Link, put_by_others
 from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import Liveness
@@ -64,33 +64,6 @@ _JUMP = re.compile(r"(?:^| )(?:-[jg]|jump|goto) (\S+)")
 _TABLES_OF_IPTABLES = frozenset({"mangle", "raw", "security", "broute"})
 
 
-class Ground(StrEnum):
-    """What a proposal to delete rests on; none is proof."""
-
-    NAME = "guess-name"
-    SUBNET = "guess-subnet"
-    DEVICE = "guess-device"
-
-
-class Guess(NamedTuple):
-    """One line of the emergency mode's plan."""
-
-    action: Action
-    reason: Ground | Reason
-    kind: str  # "tap" or "rule"
-    key: str
-    evidence: tuple[str, ...]
-    message: str
-    restore: str = ""  # the command that makes it again
-    link: Link | None = None
-    rule: StrangeRule | None = None
-    outcome: str | None = None
-
-    def identity(self) -> tuple[str, ...]:
-        """What two plans must agree on to mean the same."""
-        return (self.action.value, self.reason.value, self.kind, self.key)
-
-
 class Sight(NamedTuple):
     """Everything that a guess is made from."""
 
@@ -102,7 +75,7 @@ class Sight(NamedTuple):
     owners: Mapping[int, tuple[int | None, int | None]]  # ifindex -> user and group of a TAP
 
 
-def guess(sight: Sight) -> tuple[Guess, ...]:
+def guess(sight: Sight) -> tuple[Item, ...]:
     """What could be removed, and what looks like it and is left alone; devices before rules."""
     links = {link.ifindex: link for link in sight.snapshot.links}
     taps = [
@@ -128,16 +101,17 @@ def named_like_a_tap(name: str) -> bool:
 # -- devices ---------------------------------------------------------------------------------------
 
 
-def _tap(link: Link, sight: Sight, links: Mapping[int, Link]) -> Guess:
+def _tap(link: Link, sight: Sight, links: Mapping[int, Link]) -> Item:
     master = links.get(link.master)
-    evidence = (
+    evidence: tuple[str, ...] = (
         f"index {link.ifindex}",
         f"alias {link.alias!r}, no mark of hvtx" if link.alias else "no alias",
         f"a port of {master.name}" if master else "a port of no bridge",
     )
 
-    def left(reason: Reason, words: str, *more: str) -> Guess:
-        return Guess(Action.SKIP, reason, Kind.TAP, link.name, (*evidence, *more), words, link=link)
+    def left(reason: Reason, words: str, *more: str) -> Item:
+        found = _item(reason, Kind.TAP, link.name, (*evidence, *more), words)
+        return found._replace(link=link)
 
     if not named_like_a_tap(link.name):
         return left(Reason.FOREIGN, "not named like the device of a VM tool")
@@ -156,22 +130,26 @@ def _tap(link: Link, sight: Sight, links: Mapping[int, Link]) -> Guess:
     above = _put_on(link, sight.snapshot)
     if above:
         return left(Reason.FOREIGN_DEPENDENTS, f"others put something on it: {', '.join(above)}")
-    return Guess(
-        Action.DELETE,
-        Ground.NAME,
-        Kind.TAP,
-        link.name,
-        (*evidence, "its name is like a VM tool's", "no process was seen to hold it"),
-        "an idle TAP named like a VM tool's; nothing proves whose it was",
-        restore=tap_restore(link, master, sight.owners.get(link.ifindex, (None, None))),
-        link=link,
+    evidence = (*evidence, "its name is like a VM tool's", "no process was seen to hold it")
+    words = "an idle TAP named like a VM tool's; nothing proves whose it was"
+    again = tap_restore(link, master, sight.owners.get(link.ifindex, (None, None)))
+    return _item(Ground.NAME, Kind.TAP, link.name, evidence, words)._replace(
+        restore=again, link=link
     )
+
+
+def _item(
+    reason: Reason | Ground, kind: str, key: str, evidence: tuple[str, ...], words: str
+) -> Item:
+    """A line of the plan: nothing of it is on record, and nothing of it carries a mark."""
+    action = Action.DELETE if isinstance(reason, Ground) else Action.SKIP
+    return Item.for_object(kind, key, action, reason, evidence=evidence, message=words)
 
 
 def _on_record(link: Link, snapshot: Snapshot) -> str:
     for row in snapshot.rows:
         if row.kind in (Kind.TAP, Kind.BRIDGE) and (
-            row.key == link.name or row.spec.get("ifindex") == link.ifindex
+            row.key == link.name or row.ifindex == link.ifindex
         ):
             vm = snapshot.vms.get(row.vm or "")
             return f"VM {vm.name!r}" if vm else "this installation"
@@ -221,7 +199,7 @@ def _rule(
     sight: Sight,
     spans: Sequence[tuple[Span, str]],
     links: Mapping[str, Link],
-) -> Guess | None:
+) -> Item | None:
     """Judge a stranger's rule; None if it speaks neither of our subnets nor of such devices."""
     told = mentions(rule.text, spans)
     suspects = tuple(name for name in told.devices if named_like_a_tap(name.rstrip("+*")))
@@ -230,8 +208,8 @@ def _rule(
         return None
     evidence = ("no mark of hvtx", *_networks_of(told, spans))
 
-    def left(reason: Reason, words: str) -> Guess:
-        return Guess(Action.SKIP, reason, "rule", rule.key, evidence, words, rule=rule)
+    def left(reason: Reason, words: str) -> Item:
+        return _item(reason, "rule", rule.key, evidence, words)._replace(rule=rule)
 
     keeper = keeper_of(rule)
     if keeper:
@@ -250,16 +228,9 @@ def _rule(
     else:
         more = [f"no device named {name}" for name in missing]
         ground, words = Ground.DEVICE, f"it speaks of {', '.join(missing)}, which does not exist"
-    return Guess(
-        Action.DELETE,
-        ground,
-        "rule",
-        rule.key,
-        (*evidence, *more, f"rule {rule.position} of its chain"),
-        f"{words}; nothing proves whose it was",
-        restore=rule.restore,
-        rule=rule,
-    )
+    evidence = (*evidence, *more, f"rule {rule.position} of its chain")
+    found = _item(ground, "rule", rule.key, evidence, f"{words}; nothing proves whose it was")
+    return found._replace(restore=rule.restore, rule=rule)
 
 
 def _networks_of(told: Mentions, spans: Sequence[tuple[Span, str]]) -> list[str]:
@@ -275,7 +246,7 @@ def _networks_of(told: Mentions, spans: Sequence[tuple[Span, str]]) -> list[str]
 
 def keeper_of(rule: StrangeRule) -> str:
     """Why a rule belongs to a program that keeps it, in words; empty if none is known to."""
-    if rule.place.startswith("nft ") and _KEPT_TABLES.fullmatch(rule.table):
+    if rule.place.tool == NFT and _KEPT_TABLES.fullmatch(rule.table):
         return f"it stands in table {rule.table}"
     if rule.table in _TABLES_OF_IPTABLES:
         return f"it stands in table {rule.table}, not among NAT or filter rules"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Sequence
 
+from hvtx.model.address import is_of
 from hvtx.model.xfrm import Meant, Policy
 from hvtx.planner.routing import within
 
@@ -18,7 +19,7 @@ _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp"}
 def speaks_of(policy: Policy, packet: Meant) -> bool:
     """Whether a policy's selector fits a packet without a mark."""
     return (
-        (policy.family == 6) == (":" in packet.destination)
+        is_of(packet.destination, policy.family)
         and within(packet.source, policy.source)
         and within(packet.destination, policy.destination)
         and policy.protocol in (0, packet.protocol)
@@ -52,7 +53,7 @@ def over(policies: Sequence[Policy], subnet: str) -> list[Policy]:
     """
     found = []
     for policy in policies:
-        if not (policy.block or policy.templates) or (policy.family == 6) != (":" in subnet):
+        if not (policy.block or policy.templates) or not is_of(subnet, policy.family):
             continue
         for near, far, ours in (
             (policy.source, policy.destination, True),

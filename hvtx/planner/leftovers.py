@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Collection, Iterable, Sequence
 
 from hvtx.model.mark import parse_mark
+from hvtx.model.place import NFT
 from hvtx.model.plan import Reason, Snapshot
 from hvtx.model.resource import (
     FIREWALL_KINDS,
@@ -53,15 +54,15 @@ def _steps(row: Resource, outcome: Outcome, snapshot: Snapshot, sights: Sights) 
         return [removal(entry) for entry in _in_the_way(row, snapshot, sights)]
     if row.kind not in (Kind.TAP, Kind.BRIDGE):
         return []  # what stands on its bridge is told of the bridge
-    link = sights.by_index.get(row.spec["ifindex"])
+    link = sights.by_index.get(row.ifindex)
     if outcome.reason == Reason.MARK_MISMATCH:
         stranger = sights.by_name.get(row.key)
         seen = link or stranger
         return [] if seen is None else [marked_again(row, seen)]
     if outcome.reason == Reason.FOREIGN_DEPENDENTS and link is not None:
-        own = {other.spec["ifindex"] for other in snapshot.rows if other.kind == Kind.TAP}
+        own = {other.ifindex for other in snapshot.rows if other.kind == Kind.TAP}
         strangers = [other for other in snapshot.links if other.ifindex not in own]
-        known = row.spec.get("addresses", ())
+        known = row.addresses
         return taken_away(link, strangers, snapshot.addresses, snapshot.filtered, known)
     return []
 
@@ -78,7 +79,7 @@ def _end(row: Resource, outcome: Outcome) -> list[str]:
 
 def marked_again(row: Resource, seen: Link) -> str:
     """The command that gives our own device its mark, or removes what has only its name."""
-    if seen.ifindex == row.spec.get("ifindex") and parse_mark(seen.alias) is None:
+    if seen.ifindex == row.ifindex and parse_mark(seen.alias) is None:
         return f"ip link set dev {seen.name} alias {row.mark}"
     told = f"`hvtx explain {seen.name}` tells whose it is; if nobody needs it: "
     return f"{told}ip link del dev {seen.name}"
@@ -111,7 +112,7 @@ def taken_away(
 def _in_the_way(row: Resource, snapshot: Snapshot, sights: Sights) -> list[Entry]:
     """What stands where a row's rules stood, with another mark than theirs, or changed."""
     expected = snapshot.expected.get(row.id, ())
-    wanted = {(entry.backend, entry.place, entry.text) for entry in expected}
+    wanted = {entry.object_key for entry in expected}
     bare = [
         other
         for key in wanted
@@ -119,25 +120,24 @@ def _in_the_way(row: Resource, snapshot: Snapshot, sights: Sights) -> list[Entry
         if other.mark is None or other.mark != row.mark
     ]
     changed = [
-        entry
-        for entry in sights.by_mark.get(row.mark, ())
-        if (entry.backend, entry.place, entry.text) not in wanted
+        entry for entry in sights.by_mark.get(row.mark, ()) if entry.object_key not in wanted
     ]
-    return sorted({*bare, *changed}, key=repr)
+    return sorted(
+        {*bare, *changed},
+        key=lambda e: (e.backend, e.place.is_table, str(e.place), e.text, e.mark or "", e.handle),
+    )
 
 
 def removal(entry: Entry) -> str:
     """The command that removes a rule or an element from where it stands."""
-    words = entry.place.split()
-    if words[0] not in ("nft", "iptables", "ip6tables") or len(words) < 3:
-        return f"remove `{entry.text}` from {entry.place}"
-    if words[0] != "nft":
+    tool, family, table, chain = entry.place
+    if tool != NFT:
         comment = f"-m comment --comment {shlex.quote(entry.mark)} " if entry.mark else ""
         matches, jump, target = entry.text.partition("-j ")
-        return f"{words[0]}-legacy -t {words[1]} -D {words[2]} {matches}{comment}{jump}{target}"
-    if len(words) == 3:
-        return f"`hvtx explain {words[2]}` tells of it"
+        return f"{tool}-legacy -t {table} -D {chain} {matches}{comment}{jump}{target}"
+    if not chain:
+        return f"`hvtx explain {table}` tells of it"
     if entry.handle:
-        return f"nft delete rule {' '.join(words[1:])} handle {entry.handle}"
+        return f"nft delete rule {family} {table} {chain} handle {entry.handle}"
     key = " . ".join(entry.text.partition(_SET_VALUE)[0].replace("[", "").replace("]", "").split())
-    return f"nft delete element {' '.join(words[1:])} {shlex.quote(f'{{ {key} }}')}"
+    return f"nft delete element {family} {table} {chain} {shlex.quote(f'{{ {key} }}')}"

@@ -11,7 +11,16 @@ from typing import Any, NamedTuple
 
 from hvtx.model.mark import Mark, parse_mark
 from hvtx.model.plan import NetworkFacts, OperationFacts, VmFacts
-from hvtx.model.resource import FIREWALL_KINDS, Address, Entry, Kind, Link, Resource, State
+from hvtx.model.resource import (
+    FIREWALL_KINDS,
+    Address,
+    Entry,
+    Kind,
+    Link,
+    Resource,
+    State,
+    address_spec,
+)
 from hvtx.model.vm import Life, Liveness, Operation
 
 _DEVICES = frozenset({Kind.TAP, Kind.BRIDGE})
@@ -93,16 +102,17 @@ def late(
     for row in record.rows:
         if before.runs(row.operation):
             moved.append(row)
-        elif row.kind in _DEVICES and row.spec["ifindex"] not in by_index:
+        elif row.kind in _DEVICES and row.ifindex not in by_index:
             found += [row] if row.life == record.life else []  # no device survives a life
     if not moved:
         return found
-    entries = {entry[:4] for entry in seen.entries}  # whatever their handles
+    # whatever their handles
+    entries = {(entry.backend, *entry.marked_key) for entry in seen.entries}
     addresses = {(address.ifindex, address.address) for address in seen.addresses}
 
     def there(row: Resource) -> bool:
         device = row.kind in _DEVICES
-        link = by_index.get(row.spec["ifindex"]) if device else None
+        link = by_index.get(row.ifindex) if device else None
         if row.state != State.COMMITTED and row.operation in underway:
             return link is None or link.alias is not None
         if row.state != State.COMMITTED and (device or row.kind in _LISTED):
@@ -110,9 +120,10 @@ def late(
         if device:
             return link is not None and link.alias == row.mark
         if row.kind in FIREWALL_KINDS:
-            return entries.issuperset(entry[:4] for entry in expected.get(row.id, ()))
+            wanted = expected.get(row.id, ())
+            return entries.issuperset((e.backend, *e.marked_key) for e in wanted)
         if row.kind == Kind.ADDRESS:
-            return (row.spec["ifindex"], row.spec["address"]) in addresses
+            return (row.ifindex, address_spec(row)["address"]) in addresses
         return True
 
     return [*found, *(row for row in moved if not there(row))]
@@ -122,10 +133,10 @@ def again(rows: Iterable[Resource], links: Iterable[Link]) -> Again:
     """What belongs to these rows: devices by their index, of firewalls what carries their marks."""
     rows = list(rows)
     marks = {row.mark for row in rows}
-    devices = {row.spec["ifindex"] for row in rows if row.kind in _DEVICES}
+    devices = {row.ifindex for row in rows if row.kind in _DEVICES}
     devices |= {link.ifindex for link in links if link.alias in marks}
-    addressed = {row.spec["ifindex"] for row in rows if row.kind == Kind.ADDRESS}
-    backends = {row.spec["backend"] for row in rows if row.kind in FIREWALL_KINDS}
+    addressed = {row.ifindex for row in rows if row.kind == Kind.ADDRESS}
+    backends = {row.backend for row in rows if row.kind in FIREWALL_KINDS}
     return Again(marks, devices, addressed, backends)
 
 

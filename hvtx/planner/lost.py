@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from hvtx.model.mark import parse_mark
+from hvtx.model.place import NFT
 from hvtx.model.plan import Action, Item, Plan, Reason
 from hvtx.model.resource import Address, Entry, Kind, Link, filters_on, put_by_others
 
@@ -70,7 +71,7 @@ def _tells(item: Item) -> bool:
 
 def tells(entry: Entry) -> bool:
     """Whether an entry is in the family of the table that has the trace."""
-    return entry.place.startswith("nft bridge ")
+    return (entry.place.tool, entry.place.family) == (NFT, "bridge")
 
 
 def _kept_to_the_last(item: Item) -> Item:
@@ -86,7 +87,7 @@ def _is_table(item: Item) -> bool:
 
 def is_table(entry: Entry) -> bool:
     """Whether an entry is a whole table of nftables."""
-    return entry.backend == "nftables" and len(entry.place.split(" ")) == 3
+    return entry.backend == "nftables" and entry.place.is_table
 
 
 def _rules(remains: Remains) -> list[Item]:
@@ -119,11 +120,16 @@ def _device(remains: Remains, link: Link, kind: Kind) -> Item:
 
 
 def _judged(remains: Remains, kind: Kind, key: str, mark: str, evidence: tuple[str, ...]) -> Item:
-    reason = Reason.OTHER_INSTALLATION
-    if remains.objections:
-        words = f"it stays: {remains.objections[0]}"
-        return Item(Action.SKIP, reason, kind, key, None, 0, None, evidence, words, mark)
-    return Item(Action.DELETE, reason, kind, key, None, 0, None, evidence, _WORDS, mark)
+    stays = bool(remains.objections)
+    return Item.for_object(
+        kind,
+        key,
+        Action.SKIP if stays else Action.DELETE,
+        Reason.OTHER_INSTALLATION,
+        evidence=evidence,
+        message=f"it stays: {remains.objections[0]}" if stays else _WORDS,
+        mark=mark,
+    )
 
 
 def dependents(remains: Remains, link: Link) -> list[str]:

@@ -14,6 +14,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from hvtx.model.address import is_ipv6, is_of
 from hvtx.model.traffic import Flow, Stop, Way
 
 REPAIR = "hvtx repair"
@@ -161,7 +162,7 @@ def legs_of(flow: Flow, host: Host) -> Iterator[Leg]:
         yield Leg("output", "", bridge)
         yield Leg("input", bridge, "", _ESTABLISHED)
     else:
-        to = next((g for g in net.gateways if (":" in g) == (flow.family == 6)), "")
+        to = next((g for g in net.gateways if is_of(g, flow.family)), "")
         yield Leg("input", bridge, "", "", to, flow.protocol, flow.port)
         yield Leg("output", "", bridge, _ESTABLISHED)
     if flow.family == 6:  # of IPv4 the firewall does not see them
@@ -247,7 +248,8 @@ def _words(leg: Leg) -> Iterator[str]:
     if leg.asks:
         yield from ("-p", "ipv6-icmp", "-m", "icmp6", "--icmpv6-type", _DISCOVERY[leg.asks])
     elif leg.protocol:
-        yield from ("-p", "ipv6-icmp" if leg.protocol == "icmp" and ":" in leg.to else leg.protocol)
+        six = leg.protocol == "icmp" and is_ipv6(leg.to)
+        yield from ("-p", "ipv6-icmp" if six else leg.protocol)
     if leg.port:
         yield from ("--dport", str(leg.port))
     if leg.state:
@@ -305,12 +307,12 @@ def _bridged(
         return
     six = flow.family == 6
     if not six and not _OF_PACKETS.search(what):
-        for subnet in (s for s in host.nets[flow.network].subnets if ":" not in s):
+        for subnet in (s for s in host.nets[flow.network].subnets if not is_ipv6(s)):
             for end in ("saddr", "daddr"):
                 yield _nft(place, f"ether type arp arp {end} ip {subnet}", chain, at)
         if _OF_ARP.search(what):
             return
-    for subnet in (s for s in host.nets[flow.network].subnets if (":" in s) == six):
+    for subnet in (s for s in host.nets[flow.network].subnets if is_of(s, flow.family)):
         head = "ip6" if six else "ip"
         ends = [f"{head} saddr {subnet}", f"{head} daddr {subnet}"]
         if flow.way is Way.GUEST_TO_GUEST:
@@ -345,7 +347,7 @@ def _ufw(flows: Iterable[Flow], host: Host) -> Iterator[str]:
         elif flow.way is Way.HOST_TO_GUEST:
             yield f"ufw allow out on {bridge}"
         elif flow.port:
-            to = next((g for g in net.gateways if (":" in g) == (flow.family == 6)), "any")
+            to = next((g for g in net.gateways if is_of(g, flow.family)), "any")
             yield f"ufw allow in on {bridge} to {to} port {flow.port} proto {flow.protocol}"
 
 

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from hvtx.model.hook import DORMANT, Hook
+from hvtx.model.place import Place, legacy_place, nft_place
 from hvtx.model.ruleset import (
     Difference,
     SeenLine,
@@ -40,8 +41,8 @@ def of_table(
     return found
 
 
-def _at(seen: SeenTable, *more: str) -> str:
-    return " ".join(("nft", seen.family, seen.name, *more))
+def _at(seen: SeenTable, name: str = "") -> Place:
+    return nft_place(seen.family, seen.name, name)
 
 
 def _nft(*words: str) -> str:
@@ -213,8 +214,8 @@ def _key(line: SeenLine) -> tuple[str, str, str, str, str]:
     return line.tool, line.table, line.chain, line.text, line.mark or ""
 
 
-def _in(line: SeenLine | WantedLine) -> str:
-    return f"{line.tool} {line.table} {line.chain}"
+def _in(line: SeenLine | WantedLine) -> Place:
+    return legacy_place(line.tool, line.table, line.chain)
 
 
 def _gone(line: WantedLine) -> Difference:

@@ -65,7 +65,7 @@ def _by_network(
     """The rows of a VM by network; those of none (process, file) tell nothing here."""
     found: dict[str | None, list[Resource]] = {}
     for row in rows:
-        network = row.network or bridges.get(row.spec.get("bridge", ""))
+        network = row.network or bridges.get(row.bridge)
         if network or row.kind == Kind.TAP:
             found.setdefault(network, []).append(row)
     return found or {None: []}
@@ -108,7 +108,7 @@ def _network(
 
 
 def _strangers(snapshot: Snapshot) -> tuple[tuple[StrangeShape, ...], tuple[str, ...]]:
-    ours = {row.spec["ifindex"] for row in snapshot.rows if row.kind in (Kind.TAP, Kind.BRIDGE)}
+    ours = {row.ifindex for row in snapshot.rows if row.kind in (Kind.TAP, Kind.BRIDGE)}
     links = [link for link in snapshot.links if link.ifindex not in ours]
     ports: dict[int, list[str]] = {}
     for link in links:

@@ -9,8 +9,20 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from hvtx.model.place import Place
 from hvtx.model.plan import Reason, Snapshot
-from hvtx.model.resource import BRIDGE_GROUP, FIREWALL_KINDS, Entry, Kind, Link, Resource, State
+from hvtx.model.resource import (
+    BRIDGE_GROUP,
+    FIREWALL_KINDS,
+    Entry,
+    Kind,
+    Link,
+    Resource,
+    State,
+    address_spec,
+    bridge_spec,
+    file_spec,
+)
 
 
 class Presence(NamedTuple):
@@ -45,13 +57,13 @@ class Bare:
     def __init__(self, entries: Sequence[Entry]) -> None:
         """Keep them for later."""
         self._entries = entries
-        self._sorted: dict[tuple[str, str, str], list[Entry]] = {}
+        self._sorted: dict[tuple[str, Place, str], list[Entry]] = {}
 
-    def get(self, key: tuple[str, str, str]) -> Sequence[Entry]:
+    def get(self, key: tuple[str, Place, str]) -> Sequence[Entry]:
         """The entries of this backend, place and text."""
         if not self._sorted:
             for entry in self._entries:
-                same = (entry.backend, entry.place, entry.text)
+                same = entry.object_key
                 self._sorted.setdefault(same, []).append(entry)
         return self._sorted.get(key, ())
 
@@ -92,11 +104,11 @@ def _link_presence(row: Resource, snapshot: Snapshot, sights: Sights) -> Presenc
     failed = snapshot.failures.get("links")
     if failed:
         return Presence(None, (failed,))
-    seen = sights.by_index.get(row.spec["ifindex"])
+    seen = sights.by_index.get(row.ifindex)
     if seen is None:
         stranger = sights.by_name.get(row.key)
         if stranger is None:
-            return Presence(False, (f"no device with index {row.spec['ifindex']}",))
+            return Presence(False, (f"no device with index {row.ifindex}",))
         alias = f"alias {stranger.alias}" if stranger.alias else "no alias"
         return Presence(
             None,
@@ -112,7 +124,7 @@ def _link_presence(row: Resource, snapshot: Snapshot, sights: Sights) -> Presenc
         row.kind == Kind.BRIDGE
         and row.state != State.COMMITTED
         and (seen.kind, seen.alias, seen.group) == ("bridge", None, BRIDGE_GROUP)
-        and seen.mac == row.spec["mac"]
+        and seen.mac == bridge_spec(row)["mac"]
     ):
         return Presence(True, (f"recorded MAC {seen.mac} and group",), None, seen, complete=False)
     alias = f"alias {seen.alias}" if seen.alias else "no alias"
@@ -120,14 +132,14 @@ def _link_presence(row: Resource, snapshot: Snapshot, sights: Sights) -> Presenc
 
 
 def _entry_presence(row: Resource, snapshot: Snapshot, sights: Sights) -> Presence:
-    failed = snapshot.failures.get(row.spec["backend"])
+    failed = snapshot.failures.get(row.backend)
     if failed:
         return Presence(None, (failed,))
     wanted, seen = snapshot.expected.get(row.id, ()), sights.by_mark.get(row.mark, ())
     if wanted and all(entry in seen for entry in wanted):  # nearly always, and soon said
         return Presence(True, (f"comment {row.mark}",))
-    expected = Counter((e.backend, e.place, e.text) for e in wanted)
-    own = Counter((e.backend, e.place, e.text) for e in seen)
+    expected = Counter(e.object_key for e in wanted)
+    own = Counter(e.object_key for e in seen)
     found = [key for key in expected if own[key]]
     missing = [key for key in expected if not own[key]]
     for key in missing:
@@ -137,7 +149,7 @@ def _entry_presence(row: Resource, snapshot: Snapshot, sights: Sights) -> Presen
             reason = Reason.MARK_STRIPPED if other.mark is None else Reason.MARK_MISMATCH
             carried = f"comment {other.mark}" if other.mark else "no mark"
             return Presence(None, (f"{other.place}: {other.text} has {carried}",), reason)
-    if not found and row.spec.get("imported") and (changed := _changed(wanted, seen)):
+    if not found and row.imported and (changed := _changed(wanted, seen)):
         # nobody puts it back: if it were gone, it would stay for good, and off the record
         words = (f"{changed.place}: {changed.text} carries its mark",)
         return Presence(None, words, Reason.EDITED_COPY)
@@ -156,24 +168,24 @@ def _address_presence(row: Resource, snapshot: Snapshot, sights: Sights) -> Pres
     failed = snapshot.failures.get("addresses") or snapshot.failures.get("links")
     if failed:
         return Presence(None, (failed,))
-    ifindex, wanted = row.spec["ifindex"], row.spec["address"]
+    spec = address_spec(row)
+    ifindex, wanted = spec["ifindex"], spec["address"]
     if not any(a.ifindex == ifindex and a.address == wanted for a in snapshot.addresses):
-        return Presence(False, (f"{wanted} is not on {row.spec['device']}",))
+        return Presence(False, (f"{wanted} is not on {spec['device']}",))
     link = sights.by_index.get(ifindex)
-    if link is None or link.alias != row.spec["owner"]:
-        return Presence(
-            None, (f"{row.spec['device']} lacks the network's mark",), Reason.MARK_MISMATCH
-        )
+    if link is None or link.alias != spec["owner"]:
+        return Presence(None, (f"{spec['device']} lacks the network's mark",), Reason.MARK_MISMATCH)
     return Presence(True, (f"on {link.name} with {link.alias}",))
 
 
 def _file_presence(row: Resource, snapshot: Snapshot) -> Presence:
-    found = snapshot.files.get(row.spec["path"])
-    unread = snapshot.failures.get(row.spec["path"])
+    path = file_spec(row)["path"]
+    found = snapshot.files.get(path)
+    unread = snapshot.failures.get(path)
     if unread is not None:
         return Presence(None, (unread,))
     if found is None:
-        return Presence(False, (f"{row.spec['path']} is not there",))
+        return Presence(False, (f"{path} is not there",))
     if found != row.mark:
         return Presence(None, (f"it carries {found!r}",), Reason.MARK_MISMATCH)
     return Presence(True, (f"its mark is {found}",))

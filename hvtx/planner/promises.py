@@ -10,6 +10,8 @@ import ipaddress
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from hvtx.model.address import family_of
+from hvtx.model.firewall import firewall_spec
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.traffic import Flow, Way
 from hvtx.model.vm import Interface, Network
@@ -58,13 +60,9 @@ class Promise(NamedTuple):
     guests: tuple[Guest, ...]
     ports: tuple[Port, ...]
 
-    def families(self) -> tuple[int, ...]:
-        """The families of its subnets."""
-        return tuple(6 if ":" in subnet else 4 for subnet in self.network.subnets)
-
     def gateway(self, family: int) -> str:
         """Its gateway of a family."""
-        return self.network.gateways[self.families().index(family)]
+        return self.network.gateways[self.network.families.index(family)]
 
 
 def promise(
@@ -74,7 +72,7 @@ def promise(
     running = [
         Guest(spec["device"], there[spec["device"]], spec["mac"], spec["ipv4"], spec["ipv6"])
         for row in rows
-        if row.kind == Kind.FILTER and (spec := row.spec)["what"] == "port"
+        if row.kind == Kind.FILTER and row.role == "port" and (spec := firewall_spec(row))
         if spec["device"] in there and spec["bridge"] == network.bridge
     ]
     ports = list(_ports(network, rows, running))
@@ -94,24 +92,20 @@ def _ports(network: Network, rows: Iterable[Resource], running: Sequence[Guest])
     """The first ports that are published of guests that run."""
     count = 0
     for row in rows:
-        spec = row.spec
         if row.kind != Kind.PUBLISH or count == MOST_PORTS:
             continue
-        if spec.get("bridge") != network.bridge:  # a rule that was taken over knows no bridge
+        if row.bridge != network.bridge:  # a rule that was taken over knows no bridge
             continue
-        owner = next((g for g in running if (g.ipv4, g.ipv6) == _leased(row)), None)
+        owner = next((g for g in running if (g.ipv4, g.ipv6) == row.guest), None)
         if owner is not None:
+            spec = firewall_spec(row)
             count += 1
             yield Port(owner, spec["protocol"], spec["host_ip"], spec["host_port"],
                        spec["guest_port"])  # fmt: skip
 
 
-def _leased(row: Resource) -> tuple[str | None, str | None]:
-    return row.spec.get("ipv4"), row.spec.get("ipv6")
-
-
 def _addresses(rows: Iterable[Resource]) -> set[str]:
-    return {a for row in rows for a in (row.spec.get("ipv4"), row.spec.get("ipv6")) if a}
+    return {address for row in rows for address in row.guest if address}
 
 
 def _thought_up(
@@ -123,7 +117,7 @@ def _thought_up(
         address = _last_free(subnet, {*leased, *network.gateways})
         if address is None:
             return None
-        found["ipv6" if ":" in subnet else "ipv4"] = address
+        found[f"ipv{family_of(subnet)}"] = address
     # Each network's are others: they stand in the same replica.
     tail = f"{':'.join(f'{byte:02x}' for byte in bridge.to_bytes(4, 'big'))}:{number:02x}"
     mac, device = f"02:{tail}", f"hvr{bridge:x}g{number}"
@@ -148,9 +142,9 @@ def _last_free(subnet: str, taken: Collection[str]) -> str | None:
 
 def devices_of(rows: Iterable[Resource], most: int = 2 * MOST_PORTS) -> dict[str, list[str]]:
     """The devices of guests by their bridge, those that publish ports first; some of each."""
-    serving = {_leased(r) for r in rows if r.kind == Kind.PUBLISH}
+    serving = {r.guest for r in rows if r.kind == Kind.PUBLISH}
     found: dict[str, list[str]] = {}
-    ports = [r.spec for r in rows if r.kind == Kind.FILTER and r.spec.get("what") == "port"]
+    ports = [firewall_spec(r) for r in rows if r.kind == Kind.FILTER and r.role == "port"]
     for spec in sorted(ports, key=lambda s: (s["ipv4"], s["ipv6"]) not in serving):
         names = found.setdefault(spec["bridge"], [])
         if len(names) < most:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from hvtx.model.address import family_of, with_port
+from hvtx.model.firewall import FirewallSpec
 from hvtx.model.mark import base32
 from hvtx.model.resource import FLOWS_EACH, Kind
 from hvtx.model.user import User
@@ -64,10 +66,7 @@ def link_local(mac: str) -> str:
 
 def network_addresses(network: Network) -> list[str]:
     """The host's addresses on a network's bridge, with prefix lengths."""
-    found = [
-        f"{gateway}/{cidr.partition('/')[2]}"
-        for cidr, gateway in zip(network.subnets, network.gateways, strict=True)
-    ]
+    found = [f"{gateway}/{cidr.partition('/')[2]}" for cidr, gateway in network.ranges]
     return [*found, f"{network.gateway6}/64"] if network.gateway6 else found
 
 
@@ -155,20 +154,20 @@ def _base(name: str) -> dict[str, Any]:
     return {"backend": backend, "families": [family]} if family else {"backend": backend}
 
 
-def _bases_of(spec: Mapping[str, Any]) -> tuple[str, ...]:
+def _bases_of(spec: FirewallSpec) -> tuple[str, ...]:
     """The bases that a row of one stands for: earlier versions made both tables with one row."""
     if spec["backend"] != "nftables":
         return (spec["backend"],)
     return tuple(f"nftables {family}" for family in spec.get("families", ("bridge", "inet")))
 
 
-def missing_bases(firewall: str, there: Iterable[Mapping[str, Any]]) -> list[str]:
+def missing_bases(firewall: str, there: Iterable[FirewallSpec]) -> list[str]:
     """The bases that a network with this backend needs beside those with the specs ``there``."""
     made = {base for spec in there for base in _bases_of(spec)}
     return [base for base in _STANDS_ON[firewall] if base not in made]
 
 
-def idle_base(spec: Mapping[str, Any], others: Iterable[str]) -> bool:
+def idle_base(spec: FirewallSpec, others: Iterable[str]) -> bool:
     """Whether no network of those that stay, with the backends ``others``, stands on this base."""
     return {base for firewall in others for base in _STANDS_ON[firewall]}.isdisjoint(
         _bases_of(spec)
@@ -198,10 +197,10 @@ def serves(port: Publish, interface: Interface) -> bool:
     """Whether a port leads to an address of the guest's, which is to be of its own family."""
     if port.host_ip is None:
         return bool(interface.ipv4 or interface.ipv6)
-    return port.host_ip != "::1" and bool(interface.ipv6 if ":" in port.host_ip else interface.ipv4)
+    return port.host_ip != "::1" and bool(interface.address(family_of(port.host_ip)))
 
 
-def serves_loopback(spec: Mapping[str, Any]) -> bool:
+def serves_loopback(spec: FirewallSpec) -> bool:
     """Whether a published port is reached from the host by an address of 127.0.0.0/8."""
     host = spec.get("host_ip")
     return bool(spec.get("ipv4")) and (not host or host == _ANY4 or host.startswith("127."))
@@ -310,8 +309,7 @@ def _published(interface: Interface, network: Network) -> list[Want]:
     for port in interface.publish:
         if not serves(port, interface):
             continue
-        shown = f"[{port.host_ip}]" if port.host_ip and ":" in port.host_ip else port.host_ip
-        where = f"{shown}:{port.host_port}" if shown else str(port.host_port)
+        where = with_port(port.host_ip, port.host_port)
         spec = {
             "backend": network.firewall,
             "what": "publish",

@@ -8,7 +8,7 @@ nothing without its mark.
 from __future__ import annotations
 
 from hvtx.model.plan import Reason
-from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource
+from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource, address_spec
 from hvtx.planner.presence import Presence
 
 REPAIR = "hvtx repair"
@@ -17,14 +17,15 @@ REPAIR = "hvtx repair"
 def remedy(row: Resource, seen: Presence, vm: str, *, external: bool = False) -> str:
     """The command that mends it, or what has to be done before it; ``vm`` is the row's, by name."""
     if row.kind == Kind.ADDRESS and seen.problem is not None:  # its bridge lacks the mark
-        return f"ip link set dev {row.spec['device']} alias {row.spec['owner']}"
+        spec = address_spec(row)
+        return f"ip link set dev {spec['device']} alias {spec['owner']}"
     if row.kind not in (Kind.TAP, Kind.BRIDGE) or (seen.here is False and row.kind != Kind.TAP):
         return REPAIR if seen.problem is None else _taken_place(row, seen)
     if seen.here is False:
         return restart(vm, external=external)
     if seen.problem is None:
         return REPAIR
-    if seen.link is not None and seen.link.ifindex == row.spec.get("ifindex"):
+    if seen.link is not None and seen.link.ifindex == row.ifindex:
         return f"ip link set dev {seen.link.name} alias {row.mark}"
     name = row.key if seen.link is None else seen.link.name
     after = restart(vm, external=external) if row.kind == Kind.TAP else REPAIR

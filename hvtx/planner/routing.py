@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable, Iterator, Sequence
 
+from hvtx.model.address import is_ipv6
 from hvtx.model.routing import LOCAL, MAIN, TABLES, Answer, Ask, Found, Packet, Place, Route, Rule
 
 HALVES = 3  # prefixes up to this length are a default route in parts: 0.0.0.0/1, 2000::/3
@@ -178,7 +179,7 @@ def mend(found: Found | None, subnet: str, taken: Iterable[int]) -> str:
 
     ``taken`` are the numbers of the rules that stand.
     """
-    option = "-6 " if ":" in subnet else ""
+    option = "-6 " if is_ipv6(subnet) else ""
     if found is None or found.rule.table in (MAIN, LOCAL):
         shows = f"`ip {option}route show table all` shows it"
         return f"{shows}; remove that route or address, or use another subnet"

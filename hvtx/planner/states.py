@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any
 
-from hvtx.model.resource import HOLDER, Kind, Resource, State
+from hvtx.model.resource import (
+    Kind,
+    ProcessObserved,
+    Resource,
+    State,
+    holder_observed,
+    process_observed,
+)
 from hvtx.model.vm import Identity, Life, Liveness, ProcessFacts
 from hvtx.planner.liveness import classify
 
@@ -33,15 +39,15 @@ _RUNNING_VERBS = {
 
 def identity_of(row: Resource) -> Identity | None:
     """The process identity that a row holds; None before the gate was spawned."""
-    return _identity(row.observed)
+    return _identity(process_observed(row))
 
 
 def holder_of(row: Resource) -> Identity | None:
     """Who holds a published port (:mod:`hvtx.drivers.portholder`); None if nobody ever did."""
-    return _identity(row.observed.get(HOLDER) or {}) if row.kind == Kind.PUBLISH else None
+    return _identity(holder_observed(row)) if row.kind == Kind.PUBLISH else None
 
 
-def _identity(seen: Mapping[str, Any]) -> Identity | None:
+def _identity(seen: ProcessObserved) -> Identity | None:
     if "pid" not in seen:
         return None
     return Identity(
@@ -97,10 +103,16 @@ def judge_vm(
     return Liveness.DEAD, ("it has no process on record",)
 
 
+def state_of_verb(verb: str | None) -> VmState | None:
+    """The state of a VM on which an operation with this verb is running; None: not told by it."""
+    return _RUNNING_VERBS.get(verb) if verb is not None else None
+
+
 def vm_state(rows: Sequence[Resource], verb: str | None, liveness: Liveness) -> VmState:
     """The state; ``verb`` is that of an operation that is running on the VM now."""
-    if verb in _RUNNING_VERBS:
-        return _RUNNING_VERBS[verb]
+    moving = state_of_verb(verb)
+    if moving is not None:
+        return moving
     if not any(row.kind != Kind.LEASE for row in rows):
         return VmState.DEFINED
     return {

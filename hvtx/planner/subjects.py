@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from hvtx.model.place import Place
 from hvtx.model.plan import Item, Plan, Reason, Snapshot
 from hvtx.model.resource import Link, Resource
 from hvtx.model.ruleset import Difference
@@ -25,7 +26,7 @@ class Sight(NamedTuple):
     vms: tuple[Vm, ...]
     networks: tuple[Network, ...]
     rules: tuple[StrangeRule, ...]  # every rule of the host, ours too
-    places: tuple[str, ...]  # every table, chain and set: "nft ip nat", "iptables nat OUTPUT"
+    places: tuple[Place, ...]  # every table, chain and set
     sockets: frozenset[tuple[str, str, int]]  # protocol, address, port that a program listens on
     deaf: str = ""  # why sockets may be missing
     unread: str = ""  # why rules and places are missing, if they could not be read
@@ -56,9 +57,15 @@ def of_item(sight: Sight, item: Item, words: str = "", evidence: Iterable[str] =
     """The subject of a plan's item."""
     row = next((row for row in sight.snapshot.rows if row.id == item.row), None)
     return Subject(
-        item.kind, item.key, words, item, owner_of(item.reason), item.reason, item.vm,
+        item.kind, item.key, words, item, owner_of(reason_of(item)), reason_of(item), item.vm,
         _network_of(sight, row), row, tuple(evidence),
     )  # fmt: skip
+
+
+def reason_of(item: Item) -> Reason:
+    """The reason of an item of gc's plan, which has no guesses."""
+    assert isinstance(item.reason, Reason)
+    return item.reason
 
 
 def of_row(sight: Sight, row: Resource, evidence: Iterable[str] = ()) -> Subject:
@@ -71,7 +78,7 @@ def _network_of(sight: Sight, row: Resource | None) -> str | None:
     facts = sight.snapshot.networks.get(row.network) if row and row.network else None
     if facts:
         return facts.name
-    bridge = row.spec.get("bridge") if row else None
+    bridge = row.bridge if row else ""
     return next((network.name for network in sight.networks if network.bridge == bridge), None)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 
+from hvtx.model.address import is_ipv6
 from hvtx.model.resource import Address, Link
 
 # What stands for a wire, or for a tunnel that a subnet lies behind. A bridge is others' guests and
@@ -47,5 +48,5 @@ def _is_wire(link: Link, wide: Collection[int]) -> bool:
 def _is_wide(address: str) -> bool:
     """Whether others have their place in an address's subnet."""
     text, _, length = address.partition("/")
-    six = ":" in text
+    six = is_ipv6(text)
     return int(length or 0) < (128 if six else 32) and not text.startswith(("fe80:", "127."))

@@ -12,7 +12,7 @@ from hvtx.model.mark import Mark, UnreadableMark, parse_mark
 from hvtx.model.plan import Item, Reason
 from hvtx.model.resource import Kind
 from hvtx.model.vm import Liveness
-from hvtx.planner.subjects import Sight, Subject, of_item, of_row
+from hvtx.planner.subjects import Sight, Subject, of_item, of_row, reason_of
 from hvtx.planner.whose_addresses import by_address, by_mac, by_subnet
 from hvtx.planner.whose_devices import by_device
 from hvtx.planner.whose_ports import by_port
@@ -109,7 +109,7 @@ def _owners(sight: Sight, text: str) -> Iterator[Subject]:
         networks = [interface.network_name for interface in vm.interfaces] if vm else []
         yield Subject(
             "vm", facts.name, f"VM {facts.name!r}, {runs}; {len(items)} things", first, "hvtx",
-            first.reason if first else Reason.RESERVED, facts.name,
+            reason_of(first) if first else Reason.RESERVED, facts.name,
             networks[0] if networks else None, None, facts.evidence,
         )  # fmt: skip
     for network in sight.networks:

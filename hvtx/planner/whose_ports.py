@@ -6,6 +6,7 @@ import ipaddress
 import re
 from collections.abc import Iterator
 
+from hvtx.model.firewall import firewall_spec
 from hvtx.model.plan import Reason
 from hvtx.model.resource import Kind
 from hvtx.model.vm import Publish
@@ -35,8 +36,8 @@ def by_port(sight: Sight, text: str) -> Iterator[Subject]:
         row
         for row in sight.snapshot.rows
         if row.kind == Kind.PUBLISH
-        and row.spec.get("host_port") == number
-        and fits(row.spec["protocol"], row.spec["host_ip"])
+        and (spec := firewall_spec(row)).get("host_port") == number
+        and fits(spec["protocol"], spec["host_ip"])
     ]
     yield from (of_row(sight, row) for row in ours)
     reserved = [

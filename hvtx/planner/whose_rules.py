@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from hvtx.model.firewall import firewall_spec
 from hvtx.model.mark import FAMILY
+from hvtx.model.place import NFT, Place
 from hvtx.model.plan import Reason
 from hvtx.model.stranger import StrangeRule
 from hvtx.planner.heuristic import keeper_of
@@ -21,50 +23,46 @@ _OURS = re.compile(r"(?:hvtx|HVTX)-([a-z2-7]{10})(?:-|$)")
 
 def by_place(sight: Sight, text: str) -> Iterator[Subject]:
     """Tables and chains of that name."""
-    wanted = text.split()
+    wanted = _bare(text)
     for place in sight.places:
-        words = place.split()
-        if wanted and words[-len(wanted) :] == wanted:
+        if wanted and f" {place}".endswith(f" {wanted}"):
             yield _place(sight, place)
 
 
-def _place(sight: Sight, place: str) -> Subject:
+def _place(sight: Sight, place: Place) -> Subject:
     """A table, a chain or a set of the firewall."""
-    parts = place.split()
-    table = len(parts) == (3 if parts[0] == "nft" else 2)
-    kind = "table" if table else "chain"
-    inside = [r for r in sight.rules if r.place == place or r.place.startswith(place + " ")]
+    kind, key, nft = "table" if place.is_table else "chain", str(place), place.tool == NFT
+    inside = [rule for rule in sight.rules if place.holds(rule.place)]
     marked = sum(1 for rule in inside if rule.mark)
     rules = "1 rule" if len(inside) == 1 else f"{len(inside)} rules"
-    changed = [d for d in sight.differences if f"{d.place} ".startswith(f"{place} ")]
+    changed = [d for d in sight.differences if isinstance(d.place, Place) and place.holds(d.place)]
     evidence = (
         f"{rules} in it, {marked} with a mark of hvtx",
         *(f"{d.place}: {d.words}: {d.mend}" for d in changed),
     )
     if any(d.whole and d.place == place for d in changed):
-        words = f"not hvtx's, although it stands in hvtx's own table {parts[2]}"
-        return Subject(kind, place, words, evidence=evidence)
-    named = _OURS.match(parts[2] if parts[0] == "nft" else parts[-1])
+        words = f"not hvtx's, although it stands in hvtx's own table {place.table}"
+        return Subject(kind, key, words, evidence=evidence)
+    named = _OURS.match(place.table if nft else place.name)
     if named is None:
-        looks = likeness(parts[-1]) or (likeness(parts[2]) if parts[0] == "nft" else None)
+        looks = likeness(place.name) or (likeness(place.table) if nft else None)
         words = "not ours: no mark" + (f"; looks like {looks}" if looks else "")
         if marked:
             words = f"not ours, but {marked} of its {len(inside)} rules are hvtx's"
-        return Subject(kind, place, words, evidence=evidence)
+        return Subject(kind, key, words, evidence=evidence)
     if named[1] != sight.snapshot.installation:
         words = f"a {kind} of another installation of hvtx ({named[1]})"
         other = Reason.OTHER_INSTALLATION
-        return Subject(kind, place, words, None, "other-installation", other, evidence=evidence)
-    backend = "nftables" if parts[0] == "nft" else "iptables"
-    family = parts[1] if backend == "nftables" else ""
+        return Subject(kind, key, words, None, "other-installation", other, evidence=evidence)
+    backend, family = "nftables" if nft else "iptables", place.family
     for row in sight.snapshot.rows:
-        if row.spec.get("what") == "base" and row.spec["backend"] == backend:
-            if family not in row.spec.get("families", (family,)):
+        if row.role == "base" and row.backend == backend:
+            if family not in (firewall_spec(row).get("families") or [family]):
                 continue
             found = of_row(sight, row, evidence)
-            return found._replace(kind=kind, key=place)
+            return found._replace(kind=kind, key=key)
     words = f"a {kind} named like those of this installation, but not on record"
-    return Subject(kind, place, words, None, "unknown", Reason.UNRECORDED, evidence=evidence)
+    return Subject(kind, key, words, None, "unknown", Reason.UNRECORDED, evidence=evidence)
 
 
 def by_rule(sight: Sight, text: str) -> Iterator[Subject]:

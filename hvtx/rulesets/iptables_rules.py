@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from hvtx.errors import HostRefused
+from hvtx.model.address import family_of
+from hvtx.model.firewall import FirewallSpec, addresses_in, firewall_spec, iptables_observed
 from hvtx.model.mark import parse_mark
+from hvtx.model.place import Place, legacy_place, parse_place
 from hvtx.model.resource import FLOWS_EACH, Resource
 
 BACKEND = "iptables"
@@ -30,9 +33,9 @@ class Rule(NamedTuple):
     first: bool = False  # put at the head of its chain, not at the end
 
     @property
-    def place(self) -> str:
-        """Where it stands, as entries name it."""
-        return f"{_TOOLS[self.family]} {self.table} {self.chain}"
+    def place(self) -> Place:
+        """Where it stands, as entries have it."""
+        return legacy_place(_TOOLS[self.family], self.table, self.chain)
 
 
 def chain_name(installation: str, part: str) -> str:
@@ -57,28 +60,24 @@ def rules_of(installation: str, resource: Resource) -> tuple[Rule, ...]:
     What was read back when it was made comes first: a later version may word its rules otherwise,
     and must still know those of this one.
     """
-    recorded = resource.observed.get("rules")
+    recorded = iptables_observed(resource).get("rules")
     if recorded:
         return tuple(_recorded(place, text, bool(first)) for place, text, first in recorded)
-    return _COMPILERS[resource.spec["what"]](installation, resource.spec)
+    return _COMPILERS[resource.role](installation, firewall_spec(resource))
 
 
 def outdated(resource: Resource) -> bool:
     """Whether a row's rules were made by a version that words them otherwise."""
-    recorded, installation = resource.observed.get("rules"), parse_mark(resource.mark)
+    recorded, installation = iptables_observed(resource).get("rules"), parse_mark(resource.mark)
     if not recorded or installation is None:
         return False
-    rules = _COMPILERS[resource.spec["what"]](installation.installation or "", resource.spec)
-    return {(place, text) for place, text, _ in recorded} != {(r.place, r.text) for r in rules}
+    rules = _COMPILERS[resource.role](installation.installation or "", firewall_spec(resource))
+    return {(place, text) for place, text, _ in recorded} != {(str(r.place), r.text) for r in rules}
 
 
 def _recorded(place: str, text: str, first: bool) -> Rule:
-    tool, table, chain = place.split(" ")
-    return Rule(_FAMILIES[tool], table, chain, text, first)
-
-
-def _family(address: str) -> int:
-    return 6 if ":" in address else 4
+    where = parse_place(place)
+    return Rule(_FAMILIES[where.tool], where.table, where.chain, text, first)
 
 
 def _host(address: str) -> str:
@@ -87,7 +86,7 @@ def _host(address: str) -> str:
     return f"{parsed}/{parsed.max_prefixlen}"
 
 
-def _base(installation: str, _spec: Mapping[str, Any]) -> tuple[Rule, ...]:
+def _base(installation: str, _spec: FirewallSpec) -> tuple[Rule, ...]:
     to = {part: chain_name(installation, part) for part in ("FWD", "PRE", "OUT", "POST")}
     local = "-m addrtype --dst-type LOCAL -j"
     return (
@@ -119,12 +118,12 @@ def _jumps6(installation: str, bridge: str, subnet: str) -> tuple[Rule, ...]:
     )
 
 
-def _network(installation: str, spec: Mapping[str, Any]) -> tuple[Rule, ...]:
+def _network(installation: str, spec: FirewallSpec) -> tuple[Rule, ...]:
     bridge = spec["bridge"]
     forward, post = chain_name(installation, "FWD"), chain_name(installation, "POST")
     rules: list[Rule] = []
     for subnet in spec["subnets"]:
-        family = _family(subnet)
+        family = family_of(subnet)
         if family == 6:
             rules += _jumps6(installation, bridge, subnet)
         limit = _flow_limit(bridge, spec.get("flows", FLOWS_EACH), 128 if family == 6 else 32)
@@ -206,12 +205,12 @@ def _loopback_guard(installation: str, bridge: str) -> tuple[Rule, ...]:
     )
 
 
-def _forward(installation: str, spec: Mapping[str, Any]) -> tuple[Rule, ...]:
+def _forward(installation: str, spec: FirewallSpec) -> tuple[Rule, ...]:
     bridge = spec["bridge"]
     chain, way = chain_name(installation, "PASS"), chain_name(installation, "WAY")
     rules = []
-    for address in filter(None, (spec.get("ipv4"), spec.get("ipv6"))):
-        host, family = _host(address), _family(address)
+    for address in addresses_in(spec):
+        host, family = _host(address), family_of(address)
         rules += [
             Rule(family, "filter", chain, f"-s {host} -i {bridge} -j {way}"),
             # New connections that must not come in were dropped by the network's rule before.
@@ -220,7 +219,7 @@ def _forward(installation: str, spec: Mapping[str, Any]) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-def _pass(installation: str, spec: Mapping[str, Any]) -> tuple[Rule, ...]:
+def _pass(installation: str, spec: FirewallSpec) -> tuple[Rule, ...]:
     """What leads to PASS where the policy of a family's FORWARD drops, and where the world is."""
     family, way = spec["family"], chain_name(installation, "WAY")
     rules = [
@@ -231,18 +230,18 @@ def _pass(installation: str, spec: Mapping[str, Any]) -> tuple[Rule, ...]:
     return (*rules, Rule(family, "filter", "FORWARD", f"-j {chain_name(installation, 'PASS')}"))
 
 
-def _masquerade(installation: str, spec: Mapping[str, Any]) -> tuple[Rule, ...]:
+def _masquerade(installation: str, spec: FirewallSpec) -> tuple[Rule, ...]:
     address = spec["address"]
     text = f"-s {_host(address)} ! -o {spec['bridge']} -j MASQUERADE"
-    return (Rule(_family(address), "nat", chain_name(installation, "POST"), text),)
+    return (Rule(family_of(address), "nat", chain_name(installation, "POST"), text),)
 
 
-def _publish(installation: str, spec: Mapping[str, Any]) -> tuple[Rule, ...]:
+def _publish(installation: str, spec: FirewallSpec) -> tuple[Rule, ...]:
     protocol, host_ip = spec["protocol"], spec.get("host_ip")
     only = ip_address(host_ip) if host_ip else None
     rules = []
-    for address in filter(None, (spec.get("ipv4"), spec.get("ipv6"))):
-        family = _family(address)
+    for address in addresses_in(spec):
+        family = family_of(address)
         if only is not None and (only.version != family or str(only) == "::1"):
             continue
         goal = f"[{ip_address(address)}]" if family == 6 else address
@@ -256,14 +255,14 @@ def _publish(installation: str, spec: Mapping[str, Any]) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-def _port(_installation: str, _spec: Mapping[str, Any]) -> tuple[Rule, ...]:
+def _port(_installation: str, _spec: FirewallSpec) -> tuple[Rule, ...]:
     raise HostRefused(
         "anti-spoofing rules do not live in iptables",
         hint="a row with what=port is the nftables driver's on both backends",
     )
 
 
-def _imported(_installation: str, spec: Mapping[str, Any]) -> tuple[Rule, ...]:
+def _imported(_installation: str, spec: FirewallSpec) -> tuple[Rule, ...]:
     """A stranger's rule that was taken over, by its exact text (docs/adr/0008)."""
     return (_recorded(spec["place"], spec["text"], False),)
 
@@ -283,4 +282,4 @@ _COMPILERS = {
 def brings_chains(resource: Resource, family: int, table: str) -> bool:
     """Whether a row's rules come with the chains of a family's table."""
     base = family == 4 and table != "filter"
-    return bool(resource.spec["what"] == ("base" if base else "network"))
+    return bool(resource.role == ("base" if base else "network"))

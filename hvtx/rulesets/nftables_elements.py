@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from hvtx.errors import UsageError
+from hvtx.model.address import family_of, is_of
+from hvtx.model.firewall import FirewallSpec, addresses_in
 from hvtx.model.hook import Piece
 from hvtx.model.resource import FLOWS_EACH
 from hvtx.rulesets.nftables_base import table_name
@@ -35,10 +36,10 @@ def _port(number: int) -> bytes:
 
 
 _PROTOCOLS = {"tcp": b"\x06\0\0\0", "udp": b"\x11\0\0\0"}
-_ANY = {"0.0.0.0": "4", "::": "6"}  # noqa: S104  not bound to: a published port's host address
+_ANY = {"0.0.0.0": 4, "::": 6}  # noqa: S104  not bound to: a published port's host address
 
 
-def pieces(installation: str, spec: Mapping[str, Any]) -> list[Piece]:
+def pieces(installation: str, spec: FirewallSpec) -> list[Piece]:
     """The elements that stand for a row; empty for the base row.
 
     Raises UsageError for a device name that is too long, KeyError for a missing field.
@@ -47,12 +48,12 @@ def pieces(installation: str, spec: Mapping[str, Any]) -> list[Piece]:
     return [piece._replace(table=table) for piece in unplaced(spec)]
 
 
-def unplaced(spec: Mapping[str, Any]) -> list[Piece]:
+def unplaced(spec: FirewallSpec) -> list[Piece]:
     """The same with an empty table: what is enough to tell them from others."""
     return _COMPILE[spec["what"]](spec)
 
 
-def _network(spec: Mapping[str, Any]) -> list[Piece]:
+def _network(spec: FirewallSpec) -> list[Piece]:
     bridge = _ifname(spec["bridge"])
     within = _TO_ISOLATED if spec["isolate"] else _ACCEPT
     found = [
@@ -65,20 +66,19 @@ def _network(spec: Mapping[str, Any]) -> list[Piece]:
     return found
 
 
-def _forward(spec: Mapping[str, Any]) -> list[Piece]:
+def _forward(spec: FirewallSpec) -> list[Piece]:
     bridge, flows = _ifname(spec["bridge"]), spec.get("flows", FLOWS_EACH)
     return [
         piece
-        for family in "46"
-        if (address := spec.get(f"ipv{family}"))
+        for address in addresses_in(spec)
         for piece in (
-            Piece("inet", "", f"guests{family}", packed(address) + bridge),
-            Piece("inet", "", f"flows{family}", packed(address) + bridge, flows=flows),
+            Piece("inet", "", f"guests{family_of(address)}", packed(address) + bridge),
+            Piece("inet", "", f"flows{family_of(address)}", packed(address) + bridge, flows=flows),
         )
     ]
 
 
-def _guard(spec: Mapping[str, Any]) -> list[Piece]:
+def _guard(spec: FirewallSpec) -> list[Piece]:
     device, link = _ifname(spec["device"]), link_local(spec["mac"])
     found = [
         Piece("bridge", "", "ports", device),
@@ -90,38 +90,36 @@ def _guard(spec: Mapping[str, Any]) -> list[Piece]:
     ]
     if spec["isolate"]:
         found.append(Piece("bridge", "", "apart", device))
-    for family in "46":
-        address = spec.get(f"ipv{family}")
-        if address:
-            found.append(Piece("bridge", "", f"own{family}", device + packed(address)))
+    found += [
+        Piece("bridge", "", f"own{family_of(address)}", device + packed(address))
+        for address in addresses_in(spec)
+    ]
     gateway = spec.get("gateway6")
     if gateway:
         found.append(Piece("bridge", "", "gateways6", device + packed(gateway)))
     return found + (_forward(spec) if spec.get("forward") else [])
 
 
-def _masquerade(spec: Mapping[str, Any]) -> list[Piece]:
+def _masquerade(spec: FirewallSpec) -> list[Piece]:
     address = spec["address"]
-    return [Piece("inet", "", "masq6" if ":" in address else "masq4", packed(address))]
+    return [Piece("inet", "", f"masq{family_of(address)}", packed(address))]
 
 
-def _publish(spec: Mapping[str, Any]) -> list[Piece]:
+def _publish(spec: FirewallSpec) -> list[Piece]:
     host = spec.get("host_ip")
     service = _PROTOCOLS[spec["protocol"]] + _port(spec["host_port"])
     found = []
-    for family in "46":
-        guest = spec.get(f"ipv{family}")
-        if not guest:
-            continue
+    for guest in addresses_in(spec):
+        family = family_of(guest)
         data = packed(guest) + _port(spec["guest_port"])
         if not host or _ANY.get(host) == family:
             found.append(Piece("inet", "", f"dnat{family}_any", service, data))
-        elif host not in _ANY and (":" in host) == (family == "6") and host != "::1":
+        elif host not in _ANY and is_of(host, family) and host != "::1":
             found.append(Piece("inet", "", f"dnat{family}_host", packed(host) + service, data))
     return found
 
 
-_COMPILE: Mapping[str, Callable[[Mapping[str, Any]], list[Piece]]] = {
+_COMPILE: Mapping[str, Callable[[FirewallSpec], list[Piece]]] = {
     "base": lambda _: [],
     "network": _network,
     "port": _guard,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
+from hvtx.model.firewall import chain_rules, firewall_spec
 from hvtx.model.resource import Resource
 from hvtx.model.ruleset import SeenTable, WantedElement, WantedTable
 from hvtx.rulesets.nftables_base import FAMILIES, SKELETONS, hook_of
@@ -25,10 +26,10 @@ def wanted_tables(
     elements: dict[str, dict[tuple[str, bytes], WantedElement]] = {f: {} for f in FAMILIES}
     marks = set(known)
     for row in rows:
-        if row.spec["what"] == "base":
-            bases.update(dict.fromkeys(row.spec.get("families", FAMILIES), row))
+        if row.role == "base":
+            bases.update(dict.fromkeys(firewall_spec(row).get("families") or FAMILIES, row))
             continue
-        for piece in unplaced(row.spec):
+        for piece in unplaced(firewall_spec(row)):
             there = WantedElement(row.id, row.mark, piece.data, piece.flows)
             elements[piece.family][piece.set, piece.key] = there
         if older:
@@ -49,12 +50,8 @@ def _table(
     *,
     old: bool,
 ) -> WantedTable:
-    family, recorded = seen.family, base.observed.get("rules", {})
-    digests = {
-        key.split(" ")[1]: list(listed)
-        for key, listed in recorded.items()
-        if key.split(" ")[0] == family
-    }
+    family = seen.family
+    digests = {one.chain: list(one.digests) for one in chain_rules(base) if one.family == family}
     skeleton = SKELETONS[family]
     if old:
         hooks, sets = seen.hooks, frozenset(seen.sets)

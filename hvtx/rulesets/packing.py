@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import socket
 
+from hvtx.model.address import is_ipv6
+
 
 def packed(address: str) -> bytes:
     """An address of either family in the network's order: 4 or 16 bytes."""
-    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+    return socket.inet_pton(socket.AF_INET6 if is_ipv6(address) else socket.AF_INET, address)
 
 
 def packed_mac(address: str) -> bytes:

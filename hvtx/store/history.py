@@ -8,7 +8,9 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-_COLUMNS = ("time", "operation", "verb", "vm", "kind", "key", "event", "reason", "message")
+from hvtx.model.history import Line
+
+_COLUMNS = Line._fields[:-1]  # and `detail`, which stores of earlier versions lack
 
 
 class Event(NamedTuple):
@@ -100,11 +102,11 @@ def of_operation(sql: sqlite3.Connection, operation: int, *, after: int) -> list
         " ORDER BY id",
         (after, operation),
     )
-    return [_entry(row) for row in rows]
+    return [_line(row)._asdict() for row in rows]
 
 
-def entries(sql: sqlite3.Connection, wanted: Wanted, *, limit: int) -> list[dict[str, Any]]:
-    """The newest ``limit`` lines that are wanted, oldest first; ``detail`` is an object or None."""
+def entries(sql: sqlite3.Connection, wanted: Wanted, *, limit: int) -> list[Line]:
+    """The newest ``limit`` lines that are wanted, oldest first."""
     asked = {name: value for name, value in wanted._asdict().items() if value is not None}
     since = asked.pop("since", None)
     where = [f"{name} = ?" for name in asked] + (["time >= ?"] if since else [])
@@ -114,7 +116,7 @@ def entries(sql: sqlite3.Connection, wanted: Wanted, *, limit: int) -> list[dict
         f" WHERE {' AND '.join(where) or '1'} ORDER BY id DESC LIMIT ?",
         (*values, limit),
     ).fetchall()
-    return [_entry(row) for row in reversed(rows)]
+    return [_line(row) for row in reversed(rows)]
 
 
 def has(sql: sqlite3.Connection, column: str, value: str) -> bool:
@@ -155,6 +157,5 @@ def _detail(sql: sqlite3.Connection) -> str:
     return "detail" if found else "NULL"
 
 
-def _entry(row: tuple[Any, ...]) -> dict[str, Any]:
-    found: dict[str, Any] = dict(zip(_COLUMNS, row[:-1], strict=True))
-    return {**found, "detail": None if row[-1] is None else json.loads(row[-1])}
+def _line(row: tuple[Any, ...]) -> Line:
+    return Line._make((*row[:-1], None if row[-1] is None else json.loads(row[-1])))

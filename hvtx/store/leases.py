@@ -13,6 +13,7 @@ from heapq import merge
 from typing import NamedTuple
 
 from hvtx.errors import Conflict, UsageError
+from hvtx.model.address import family_of
 from hvtx.model.resource import FLOWS
 from hvtx.model.vm import Interface, Network, Publish
 
@@ -39,8 +40,8 @@ def claim(
             (vm, position, network.id, mac),
         ).fetchone()[0]
         addresses: dict[int, str | None] = {4: None, 6: None}
-        for cidr, gateway in zip(network.subnets, network.gateways, strict=True):
-            family = 6 if ":" in cidr else 4
+        for cidr, gateway in network.ranges:
+            family = family_of(cidr)
             given = ipv6 if family == 6 else ipv4
             ends = _Ends(cidr, gateway, taken)
             addresses[family] = _lease(sql, row, network, ends, given)
@@ -82,7 +83,7 @@ def _lease(
     sql: sqlite3.Connection, interface: int, network: Network, ends: _Ends, given: str | None
 ) -> str:
     cidr = ends.cidr
-    family = 6 if ":" in cidr else 4
+    family = family_of(cidr)
     subnet = ipaddress.ip_network(cidr)
     base = int(subnet.network_address)
     if given is None:

@@ -17,6 +17,7 @@ from hvtx.drivers.base import Host
 from hvtx.engine.registry import DRIVERS
 from hvtx.errors import Conflict, HvtxError
 from hvtx.model.mark import make_mark
+from hvtx.model.place import nft_place
 from hvtx.model.resource import Resource
 from tests.machine.world import World
 
@@ -326,13 +327,14 @@ def rules(world: World) -> list[Resource]:
 
 def observed(world: World) -> list[tuple[str, str, str | None]]:
     return sorted(
-        (entry.place, entry.text, entry.mark or "") for entry in driver(world, "nftables").observe()
+        (str(entry.place), entry.text, entry.mark or "")
+        for entry in driver(world, "nftables").observe()
     )
 
 
 def expected(world: World, rows: list[Resource]) -> list[tuple[str, str, str | None]]:
     say = driver(world, "nftables").expected
-    return sorted((e.place, e.text, e.mark or "") for one in rows for e in say(one))
+    return sorted((str(e.place), e.text, e.mark or "") for one in rows for e in say(one))
 
 
 def test_what_is_expected_is_observed(world: World, rules: list[Resource]) -> None:
@@ -419,7 +421,7 @@ def test_elements_without_their_table_are_refused(world: World, rules: list[Reso
 def test_strangers_nat_rules_are_seen_and_not_ours(world: World, rules: list[Resource]) -> None:
     world.act("own_rules", subnet="10.77.0.0/24")
     theirs = [e for e in driver(world, "nftables").observe() if e.nat]
-    assert [(e.place, e.mark) for e in theirs] == [("nft ip strange nat", None)]
+    assert [(e.place, e.mark) for e in theirs] == [(nft_place("ip", "strange", "nat"), None)]
     assert "10.77.0.0/24" in theirs[0].text
     assert driver(world, "nftables").remove(theirs[0]).reason == "foreign"
 
@@ -428,7 +430,7 @@ def test_a_copied_mark_is_removed_only_as_what_was_seen(
     world: World, rules: list[Resource]
 ) -> None:
     world.act("copied_mark", subnet="10.77.0.0/24", mark=rules[1].mark)
-    copy = next(e for e in driver(world, "nftables").observe() if "strange" in e.place)
+    copy = next(e for e in driver(world, "nftables").observe() if e.place.table == "strange")
     assert copy.mark == rules[1].mark
     assert release(world, rules[1]).gone
     assert any("strange" in place for place, _, _ in observed(world))

@@ -23,7 +23,7 @@ from hvtx.drivers import strangers
 from hvtx.drivers.nftables.ruleset import listed_rules
 from hvtx.drivers.vm_process.gate import tail as tail_of
 from hvtx.drivers.vm_process.probe import look_into
-from hvtx.engine import heuristic, packaged_units, runtime, show, state_files, units, view
+from hvtx.engine import packaged_units, runtime, show_history, state_files, units, view
 from hvtx.engine.saved_plan import load_plan
 from hvtx.errors import HvtxError, NotPermitted
 from hvtx.host import (
@@ -84,6 +84,7 @@ from hvtx.host.replica import ruleset as replica_rules
 from hvtx.host.traits import LinkTraits
 from hvtx.hypervisors import guest
 from hvtx.model import mark, nearest
+from hvtx.model.place import parse_place
 from hvtx.model.resource import Entry, Link
 from hvtx.model.routing import Packet
 from hvtx.model.stranger import StrangeRule
@@ -455,7 +456,7 @@ def saved_plan(data: bytes) -> None:
 
 def saved_guesses(data: bytes) -> None:
     """Likewise for the emergency mode."""
-    for identity in heuristic.load_plan(file_of(data)):
+    for identity in load_plan(file_of(data), heuristic=True):
         assert hash(identity) is not None
         assert len(identity) == 4
 
@@ -494,7 +495,7 @@ def published(data: bytes) -> None:
     for ask in (
         seen.list_vms,
         seen.list_networks,
-        lambda: seen.list_history(limit=10, detail=True, since="2h", verb="start", vm="web"),
+        lambda: seen.list_history(limit=10, since="2h", verb="start", vm="web"),
         lambda: seen.show_vm("web"),
         lambda: seen.show_network("net"),
     ):
@@ -505,9 +506,16 @@ def published(data: bytes) -> None:
 _TAP = Link(7, "tap-a", "tun", None, "02:00:00:00:00:01", 1500, 3, 0, 0, True, 0x1002, 0, True)
 _BRIDGE = Link(3, "mybr0", "bridge", None, "02:00:00:00:00:03", 1500, 0, 0, 0, True, 0, 0, False)
 _OF_IPTABLES = StrangeRule(
-    "iptables", "iptables nat POSTROUTING", "-s 10.88.0.5/32 -j MASQUERADE", None, "", 1
+    "iptables",
+    parse_place("iptables nat POSTROUTING"),
+    "-s 10.88.0.5/32 -j MASQUERADE",
+    None,
+    "",
+    1,
 )
-_OF_FORWARD = StrangeRule("iptables", "iptables filter FORWARD", "-i tap-a -j ACCEPT", None, "", 2)
+_OF_FORWARD = StrangeRule(
+    "iptables", parse_place("iptables filter FORWARD"), "-i tap-a -j ACCEPT", None, "", 2
+)
 _NO_HOST = adoption.Sighted([], {}, [_OF_IPTABLES], {4242: ProcessFacts(True, 77)}, {}, {})
 _HOST = _NO_HOST._replace(
     links=[_BRIDGE, _TAP], holders={"tap-a": (4242,)}, rules=[_OF_IPTABLES, _OF_FORWARD]
@@ -625,7 +633,7 @@ def mentions(text: str) -> None:
         "iptables nat DOCKER",
         "iptables raw A",
     ):
-        rule = StrangeRule("nftables", place, text, None, "", 1)
+        rule = StrangeRule("nftables", parse_place(place), text, None, "", 1)
         guesses.keeper_of(rule)
     adoption.kind_of(text)
     adoption.bare_text(rule)
@@ -636,7 +644,7 @@ def others_ports(text: str) -> None:
     """What others publish."""
     marked = "hvtx:1:zzzzzzzzzz:7.abcdefghijklmnop"
     for backend in ("iptables", "nftables"):
-        entry = Entry(backend, "nft inet hvtx-zzzzzzzzzz dnat4_any", text, marked)
+        entry = Entry(backend, parse_place("nft inet hvtx-zzzzzzzzzz dnat4_any"), text, marked)
         neighbours.published_by_others([entry], "abcdefghij")
 
 
@@ -652,7 +660,7 @@ def user_words(text: str) -> None:
     for read in (
         addressing.parse_mac, addressing.parse_subnet, addressing.parse_address,
         addressing.parse_publish, addressing.parse_device, lambda t: addressing.parse_name(t, "VM"),
-        show.moment, lambda t: vmuser.numeric_id("group", t) if t.isascii() and t.isdigit() else 0,
+        show_history.moment, lambda t: vmuser.numeric_id("group", t) if t.isascii() and t.isdigit() else 0,
     ):  # fmt: skip
         with contextlib.suppress(HvtxError):
             read(text)
@@ -821,8 +829,11 @@ VIEWS = (
                      [[0, "n", "net", "02:00:00:00:00:01", "10.0.0.2", None, [["tcp", None, 80, 80]]]]],
               "verb": "start", "writer": ["boot", 7, 8, 9, 0],
               "rows": [["process", "web", "committed", 1, {"boot_id": "boot", "pid": 7, "start": 8, "inode": 9}]]}],
-     "networks": [{"id": "n", "name": "net", "subnets": ["10.0.0.0/24"], "gateway": ["10.0.0.1"], "resources": []}],
-     "history": [{"time": "2026", "verb": "start", "vm": "web", "kind": None, "event": "made", "reason": None}]},
+     "networks": [{"id": "n", "name": "net", "bridge": "br0", "subnets": ["10.0.0.0/24"], "gateway": ["10.0.0.1"],
+                   "nat": True, "isolate": False, "mtu": 1500, "firewall": "nftables", "vms": ["web"],
+                   "resources": [{"kind": "bridge", "key": "br0", "state": "committed", "mark": None}]}],
+     "history": [{"time": "2026", "operation": 1, "verb": "start", "vm": "web", "kind": None, "key": None, "event": "made",
+                  "reason": None, "message": "m"}]},
 )  # fmt: skip
 RULE_TEXTS = (
     "-s 10.0.0.5/32 -d fd00::5/128 -o tap-y ! -i br+ -m addrtype ! --dst-type LOCAL -j MASQUERADE",
@@ -1076,7 +1087,7 @@ PARSERS: dict[str, Parser] = {
         ("host.trust._entries",),
     ),
     "saved plans": Parser(saved_plan, json_bytes(PLANS), (HvtxError,), ("engine.files.read_plan", "engine.saved_plan.load_plan", "engine.saved_plan._identity")),
-    "saved guesses": Parser(saved_guesses, json_bytes(PLANS), (HvtxError,), ("engine.heuristic.load_plan",)),
+    "saved guesses": Parser(saved_guesses, json_bytes(PLANS), (HvtxError,), ("engine.saved_plan.load_plan",)),
     "views": Parser(published, json_bytes(VIEWS), (HvtxError,), ("engine.view._parsed", "store.view.read")),
     "stores of others": Parser(installation, mutated([store_bytes()]), (HvtxError, OSError), ("store.backup.installation_at",)),
     "backups": Parser(whole_store, mutated([store_bytes()]), (HvtxError, OSError), ("store.backup.draft_of",)),
@@ -1134,6 +1145,6 @@ PARSERS: dict[str, Parser] = {
     "what people type": Parser(
         user_words,
 texts(TYPED),
-        (), ("planner.addressing", "engine.show.moment", "host.vmuser.numeric_id"),
+        (), ("planner.addressing", "engine.show_history.moment", "host.vmuser.numeric_id"),
     ),
 }  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hvtx.engine import heuristic, view
+from hvtx.engine import saved_plan, view
 from hvtx.engine.runtime import Settings
 from hvtx.errors import HvtxError, NotPermitted, UsageError
 from hvtx.host import (
@@ -28,6 +28,7 @@ from hvtx.host import (
 )
 from hvtx.host.netlink import Garbled, attribute, message, u32
 from hvtx.host.replica import ruleset
+from hvtx.model.place import legacy_place
 from hvtx.model.routing import Packet
 from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import ProcessFacts
@@ -191,7 +192,12 @@ def test_rules_are_taken_apart_once_however_many_are_claimed(
     monkeypatch.setattr(judging.shlex, "split", lambda text: calls.append(text) or split(text))  # type: ignore[func-returns-value]
     rules = [
         StrangeRule(
-            "iptables", "iptables nat POSTROUTING", f"-s 10.88.0.{n}/32 -j DROP", None, "", n
+            "iptables",
+            legacy_place("iptables", "nat", "POSTROUTING"),
+            f"-s 10.88.0.{n}/32 -j DROP",
+            None,
+            "",
+            n,
         )
         for n in range(50)
     ]
@@ -208,9 +214,9 @@ def test_rules_are_taken_apart_once_however_many_are_claimed(
 def test_a_saved_plan_of_guesses_with_other_things_than_words(tmp_path: Path) -> None:
     item = {"action": ["delete"], "reason": "guess-name", "kind": "tap", "key": "t"}
     path = tmp_path / "plan"
-    path.write_text(json.dumps({"schema": heuristic.SCHEMA, "heuristic": True, "items": [item]}))
-    with pytest.raises(UsageError, match="is not a plan"):
-        heuristic.load_plan(str(path))
+    path.write_text(json.dumps({"schema": saved_plan.SCHEMA, "heuristic": True, "items": [item]}))
+    with pytest.raises(UsageError, match="is not a whole plan: an item's words are not text"):
+        saved_plan.load_plan(str(path), heuristic=True)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +237,7 @@ def test_a_damaged_view_says_so(tmp_path: Path, change: Any) -> None:
         source.list_vms()
         source.list_networks()
         source.show_network("net")
-        source.list_history(limit=1, detail=False)
+        source.list_history(limit=1)
 
     with pytest.raises(NotPermitted, match="cannot be read"):
         ask_all()

@@ -72,7 +72,7 @@ ASIDE = {
     "engine.lost._traces": "replaces what is no text",
     "model.user.own_user": "the installation's own name",
     "engine.unit_files.text_at": "replaces what is no text",
-    "engine.show.log_document": "replaces what is no text",
+    "engine.show.read_log": "replaces what is no text",
     "host.routes.beyond": "reads an address that is one already",
     "host.libnftables.run": "replaces what is no text",
     "drivers.flows._on_link": "compares addresses of any length as numbers",

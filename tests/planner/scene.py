@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hvtx.model.place import nft_place
 from hvtx.model.plan import (
     Action,
     Item,
@@ -127,7 +128,8 @@ class Scene:
             self.rows.append(made)
         if kind in FIREWALL_KINDS:
             self.expected[number] = tuple(
-                Entry("nftables", place, f"{kind} {number}", made.mark) for place in ("map", "set")
+                Entry("nftables", place, f"{kind} {number}", made.mark)
+                for place in (nft_place("inet", "t", "map"), nft_place("inet", "t", "set"))
             )
         return made
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from hvtx.model.place import parse_place
 from hvtx.model.resource import Link
 from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import Liveness, ProcessFacts
@@ -46,7 +47,7 @@ def rule(
     place: str = "iptables nat POSTROUTING",
     marked: str | None = None,
 ) -> StrangeRule:
-    return StrangeRule("iptables", place, text, marked, "", 1)
+    return StrangeRule("iptables", parse_place(place), text, marked, "", 1)
 
 
 BRIDGE = link(4, "mybr0", "bridge")

@@ -6,21 +6,24 @@ from typing import Any
 
 import pytest
 
-from hvtx.model.plan import Action, Reason
+from hvtx.model.place import parse_place
+from hvtx.model.plan import Action, Ground, Item, Reason
 from hvtx.model.resource import Address, Kind
 from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import Liveness
-from hvtx.planner.heuristic import Ground, Guess, Sight, guess, named_like_a_tap, tap_restore
+from hvtx.planner.heuristic import Sight, guess, named_like_a_tap, tap_restore
 from tests.planner.scene import Scene, link, mark
 
 DEAD, LEASED = "10.77.0.9", "10.77.0.2"
 
 
 def rule(text: str, place: str = "iptables nat POSTROUTING", **more: Any) -> StrangeRule:
-    return StrangeRule("iptables", place, text, more.get("mark"), f"put back: {text}", 1)
+    return StrangeRule(
+        "iptables", parse_place(place), text, more.get("mark"), f"put back: {text}", 1
+    )
 
 
-def guesses(scene: Scene, *rules: StrangeRule, **more: Any) -> tuple[Guess, ...]:
+def guesses(scene: Scene, *rules: StrangeRule, **more: Any) -> tuple[Item, ...]:
     values: dict[str, Any] = {
         "leases": {},
         "gateways": frozenset({"10.77.0.1", "fd00::1"}),
@@ -38,7 +41,7 @@ def scene() -> Scene:
     return made
 
 
-def verdict(found: tuple[Guess, ...]) -> tuple[Action, Any]:
+def verdict(found: tuple[Item, ...]) -> tuple[Action, Any]:
     assert len(found) == 1, found
     return found[0].action, found[0].reason
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from hvtx.model.place import parse_place
 from hvtx.model.plan import Action, Reason
 from hvtx.model.resource import Address, Entry
 from hvtx.planner.lost import Remains, installations, own_addresses, plan_lost
@@ -19,11 +20,11 @@ LINKS = (
     link(13, "strange", "tun"),
 )
 ENTRIES = (
-    Entry("nftables", f"nft bridge hvtx-{THEIRS}", "table", BASE),
-    Entry("nftables", f"nft bridge hvtx-{THEIRS} guard", "abc", BASE, 7),
-    Entry("nftables", f"nft inet hvtx-{THEIRS} masq4", "10.0.0.2", OWN),
-    Entry("nftables", f"nft inet hvtx-{OURS} masq4", "10.1.0.2", mark(5)),
-    Entry("iptables", "iptables nat POSTROUTING", "-j MASQUERADE", None, 0, True),
+    Entry("nftables", parse_place(f"nft bridge hvtx-{THEIRS}"), "table", BASE),
+    Entry("nftables", parse_place(f"nft bridge hvtx-{THEIRS} guard"), "abc", BASE, 7),
+    Entry("nftables", parse_place(f"nft inet hvtx-{THEIRS} masq4"), "10.0.0.2", OWN),
+    Entry("nftables", parse_place(f"nft inet hvtx-{OURS} masq4"), "10.1.0.2", mark(5)),
+    Entry("iptables", parse_place("iptables nat POSTROUTING"), "-j MASQUERADE", None, 0, True),
 )
 ADDRESSES = (Address(10, "10.77.0.1/24"), Address(10, "fe80::1/64"), Address(10, "fd77::1/64"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from hvtx.model.place import nft_place
 from hvtx.model.resource import Entry
 from hvtx.model.vm import Publish
 from hvtx.planner.neighbours import Published, published_by_others
@@ -13,7 +14,7 @@ NATIVE, LEGACY = "nftables", "iptables"
 
 
 def entry(backend: str, text: str, installation: str = THEIRS) -> Entry:
-    return Entry(backend, "somewhere", text, mark(3, installation=installation))
+    return Entry(backend, nft_place("inet", "somewhere"), text, mark(3, installation=installation))
 
 
 @pytest.mark.parametrize(

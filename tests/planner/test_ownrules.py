@@ -110,7 +110,7 @@ def test_things_of_somebody_else_are_told_by_what_they_do() -> None:
                SeenRule("more", 8, "dy", None, "accept")),
         sets={"own4": "set", "m": "map"}, objects=(("counter", "c"), ("flowtable", "f")),
     )  # fmt: skip
-    found = {d.place: (d.stops, d.mend) for d in differences(seen)}
+    found = {str(d.place): (d.stops, d.mend) for d in differences(seen)}
     place = "bridge hvtx-abc"
     assert found == {
         f"nft {place} guard": (True, f"nft delete rule {place} guard handle 7"),

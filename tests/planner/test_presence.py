@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
+from hvtx.model.place import nft_place
 from hvtx.model.plan import Reason, Snapshot
 from hvtx.model.resource import BRIDGE_GROUP, Address, Entry, Kind, Resource, State
 from hvtx.planner.presence import Presence, index, presence
 from tests.planner.scene import NOW, OURS, link, mark
 
 MAC = "02:00:00:00:00:01"
-PLACE, TEXT = "nft inet mine set", "10.77.0.2"
+PLACE, TEXT = nft_place("inet", "mine", "set"), "10.77.0.2"
 
 
 def row(kind: str, state: str = State.COMMITTED, **spec: Any) -> Resource:
@@ -99,7 +100,7 @@ def test_a_bridge_before_its_mark_is_known_by_group_and_mac_until_it_is_committe
 
 def test_rules_are_complete_where_every_expected_entry_has_the_mark() -> None:
     one = Entry("nftables", PLACE, TEXT, RULES.mark)
-    two = one._replace(place="nft inet mine other")
+    two = one._replace(place=nft_place("inet", "mine", "other"))
     for seen, here, complete in (
         ((one, two), True, True),
         ((one,), True, False),

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hvtx.model.place import nft_place
 from hvtx.model.plan import Action, Plan, Reason, Snapshot
 from hvtx.model.resource import BRIDGE_GROUP, FIREWALL_KINDS, Entry, Kind, Resource, State
 from hvtx.model.vm import Liveness
@@ -110,7 +111,9 @@ def stranger(draw: Any, scene: Scene, number: int) -> None:
     else:
         words = f"-s 10.77.0.{number} -j SNAT"
         mine = text if text and text.startswith("hvtx:") else None
-        scene.entries.append(Entry("nftables", "nat", words, mine, number + 1, nat=True))
+        scene.entries.append(
+            Entry("nftables", nft_place("ip", "t", "nat"), words, mine, number + 1, nat=True)
+        )
 
 
 MANY = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])

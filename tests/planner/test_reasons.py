@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from hvtx.model.place import nft_place
 from hvtx.model.plan import DELETING, Action, Reason
 from hvtx.model.resource import FLOWS, Entry, Kind, State, only_flows_remain
 from hvtx.model.vm import Liveness
 
 from .scene import EARLIER, NOW, THEIRS, Scene, link, mark
+
+MAP = nft_place("inet", "t", "map")
 
 DELETE, COMMIT, FORGET, SKIP = Action.DELETE, Action.COMMIT, Action.FORGET, Action.SKIP
 ALIVE, DEAD, UNKNOWN = Liveness.ALIVE, Liveness.DEAD, Liveness.UNKNOWN
@@ -619,7 +622,7 @@ def put_mark(scene: Scene, where: str, text: str) -> None:
     if where == "link":
         scene.links.append(link(5, "tap0", alias=text))
     else:
-        scene.entries.append(Entry("nftables", "map", "10.77.0.9", text))
+        scene.entries.append(Entry("nftables", MAP, "10.77.0.9", text))
 
 
 def test_our_mark_on_a_second_device_is_a_duplicate(scene: Scene) -> None:
@@ -652,7 +655,7 @@ def test_a_devices_mark_on_a_rule_is_a_duplicate(scene: Scene) -> None:
     """And the other way round: nothing follows from a mark in the wrong place."""
     vm = scene.vm()
     tap, wall = scene.row(Kind.TAP, vm=vm), scene.row(Kind.FILTER, vm=vm)
-    scene.entries.append(Entry("nftables", "map", "10.77.0.9", tap.mark))
+    scene.entries.append(Entry("nftables", MAP, "10.77.0.9", tap.mark))
     scene.links.append(link(5, "copy", alias=wall.mark))
     reasons = {item.reason for item in scene.plan().items if item.action is SKIP}
     assert reasons == {Reason.DUPLICATE_MARK}
@@ -680,7 +683,7 @@ def test_our_mark_on_a_rule_elsewhere_is_a_duplicate(scene: Scene) -> None:
     """In a chain where no rule of that row ever stood."""
     row = scene.row(Kind.FILTER, vm=scene.vm())
     scene.show(row)
-    scene.entries.append(scene.entries[0]._replace(place="elsewhere"))
+    scene.entries.append(scene.entries[0]._replace(place=nft_place("inet", "elsewhere", "map")))
     other = [item for item in scene.plan().items if item.entry is not None]
     assert [(item.action, item.reason) for item in other] == [(SKIP, Reason.DUPLICATE_MARK)]
 
@@ -722,8 +725,8 @@ def test_strangers_nat_rules_are_named_if_they_mention_a_subnet(
 ) -> None:
     """Whole addresses and prefixes count, not substrings; a default route mentions nothing."""
     scene.network("lan", "10.77.0.0/24", "fd00:7::/64")
-    scene.entries.append(Entry("nftables", "nat", text, None, 4, nat=True))
-    scene.entries.append(Entry("nftables", "filter", text, None, 5))
+    scene.entries.append(Entry("nftables", MAP._replace(chain="nat"), text, None, 4, nat=True))
+    scene.entries.append(Entry("nftables", MAP._replace(chain="filter"), text, None, 5))
     assert [i.reason for i in scene.plan().items] == ([Reason.FOREIGN] if shown else [])
     assert len(scene.plan(everything=True).items) == 1
 

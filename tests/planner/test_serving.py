@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from hvtx.model.place import legacy_place, nft_place
 from hvtx.model.plan import Action, Reason
 from hvtx.model.resource import Entry, Kind, Resource, State
 from hvtx.model.vm import Liveness
@@ -15,8 +16,8 @@ def restored(scene: Scene, liveness: Liveness, *, beside: bool = False) -> Resou
     vm = scene.vm("web", liveness)
     old = scene.row(Kind.PUBLISH, vm=vm, state=State.RELEASED)
     new = scene.row(Kind.PUBLISH, vm=vm)
-    scene.expected[old.id] = (Entry("nftables", "map", "tcp 80", old.mark),)
-    scene.expected[new.id] = (Entry("nftables", "map", "tcp 80", new.mark),)
+    scene.expected[old.id] = (Entry("nftables", nft_place("inet", "t", "map"), "tcp 80", old.mark),)
+    scene.expected[new.id] = (Entry("nftables", nft_place("inet", "t", "map"), "tcp 80", new.mark),)
     scene.entries.append(scene.expected[old.id][0])
     if beside:
         scene.entries.append(scene.expected[new.id][0])
@@ -62,7 +63,9 @@ def test_a_network_s_own_rules_count() -> None:
     old = scene.row(Kind.FILTER, network=network, state=State.RELEASED)
     new = scene.row(Kind.FILTER, network=network)
     for row in (old, new):
-        scene.expected[row.id] = (Entry("iptables", "filter FORWARD", "-i hvbr1", row.mark),)
+        scene.expected[row.id] = (
+            Entry("iptables", legacy_place("iptables", "filter", "FORWARD"), "-i hvbr1", row.mark),
+        )
     scene.entries.append(scene.expected[old.id][0])
     assert verdict(scene, old) == (Action.SKIP, Reason.RESERVED)
 
@@ -73,7 +76,9 @@ def test_of_a_mark_that_serves_what_is_beside_its_own_goes_alone() -> None:
     network = scene.network()
     old = scene.row(Kind.FILTER, network=network, state=State.RELEASED)
     new = scene.row(Kind.FILTER, network=network)
-    own, inside, before = "filter HVTX-FWD", "filter INPUT", "nat PREROUTING"
+    own = legacy_place("iptables", "filter", "HVTX-FWD")
+    inside = own._replace(chain="INPUT")
+    before = legacy_place("iptables", "nat", "PREROUTING")
     for row, places in ((old, (own, inside, before)), (new, (own, inside))):
         scene.expected[row.id] = tuple(
             Entry("iptables", place, "-i hvbr1", row.mark) for place in places

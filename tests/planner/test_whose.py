@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hvtx.model.place import parse_place
 from hvtx.model.plan import Plan
 from hvtx.model.stranger import StrangeRule
 from hvtx.planner.likeness import likeness
@@ -17,7 +18,7 @@ from tests.planner.test_properties import scenes
 RULES = (
     StrangeRule(
         "nftables",
-        "nft ip nat DOCKER",
+        parse_place("nft ip nat DOCKER"),
         "-p tcp --dport 80 -j DNAT --to-destination 10.0.0.2:80",
         None,
         "r",
@@ -25,7 +26,7 @@ RULES = (
     ),
     StrangeRule(
         "nftables",
-        "nft inet filter input",
+        parse_place("nft inet filter input"),
         "tcp dport 22 accept",
         None,
         "r",
@@ -33,11 +34,16 @@ RULES = (
         native="tcp dport 22 accept",
     ),
     StrangeRule(
-        "iptables", "iptables nat POSTROUTING", "-s 10.77.0.0/24 -j MASQUERADE", mark(99), "r", 2
+        "iptables",
+        parse_place("iptables nat POSTROUTING"),
+        "-s 10.77.0.0/24 -j MASQUERADE",
+        mark(99),
+        "r",
+        2,
     ),
 )
-PLACES = ("nft ip nat", "nft ip nat DOCKER", "nft inet filter", "iptables nat", "iptables nat POSTROUTING",
-          "nft inet hvtx-aaaaaaaaaa", "nft inet hvtx-bbbbbbbbbb dnat")  # fmt: skip
+PLACES = tuple(map(parse_place, ("nft ip nat", "nft ip nat DOCKER", "nft inet filter", "iptables nat", "iptables nat POSTROUTING",
+          "nft inet hvtx-aaaaaaaaaa", "nft inet hvtx-bbbbbbbbbb dnat")))  # fmt: skip
 
 
 def sight(scene: Scene) -> Sight:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from functools import cache
 from typing import NamedTuple
 
+from hvtx.model.place import nft_place
 from hvtx.model.plan import Action, Plan, Reason, Snapshot, VmFacts
 from hvtx.model.resource import Entry, Kind, Link, Resource, State
 from hvtx.model.vm import Identity, Life, Operation, ProcessFacts
@@ -25,6 +26,7 @@ KINDS = {"t": Kind.TAP, "r": Kind.PUBLISH, "p": Kind.PROCESS}
 _STATES = {"i": State.INTENDED, "c": State.COMMITTED, "r": State.RELEASING, "x": State.RELEASED}
 _NUMBERS = {"t": 0, "r": 1, "p": 2}
 _TAP_FLAGS = 0x1002
+_MAP = nft_place("inet", "t", "map")
 
 
 class Rows(NamedTuple):
@@ -153,7 +155,7 @@ def _links(view: Look | View, *, nonce: bool) -> list[Link]:
 
 def _entry(handle: int, mark: int, *, nonce: bool) -> Entry:
     where = "web:80" if mark not in (STRANGER, OTHER) else f"rule {mark}"
-    return Entry("nftables", "map", where, text(mark, "r", nonce=nonce), handle)
+    return Entry("nftables", _MAP, where, text(mark, "r", nonce=nonce), handle)
 
 
 def _facts(pids: tuple[str, ...], *, start_counts: bool) -> dict[int, ProcessFacts]:
@@ -218,7 +220,7 @@ def _values(look: Look | View, boot: int, weak: frozenset[str]) -> _Values:
         networks={},
     )
     expected = {
-        row.id: (Entry("nftables", "map", "web:80", row.mark),)
+        row.id: (Entry("nftables", _MAP, "web:80", row.mark),)
         for row in [*live, *dead]
         if row.kind == Kind.PUBLISH
     }

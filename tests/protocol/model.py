@@ -354,7 +354,7 @@ def off_record(s: State) -> str | None:
     return None
 
 
-# -- the start: vm_start.start_vm, vm_launch.bring_up, Operation.act, TapDriver._create -----------------
+# -- the start: vm_start.start_vm, vm_launch.bring_up, effects.create, TapDriver._create -----------------
 
 
 def start(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
@@ -478,7 +478,7 @@ def _spawn(s: State, who: int, generation: int, weak: frozenset[str]) -> Iterato
 
 
 def _note(s: State, who: int, generation: int, weak: frozenset[str]) -> Iterator[Step]:
-    """``Operation.note``: the identity is durable."""
+    """``Operation.observe``: the identity is durable."""
     rows = s.rows[who]
     assert rows is not None
     after = _write(s, rows=_with(s.rows, who, rows._replace(ident=s.boot)))
@@ -631,7 +631,7 @@ def _links(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
 
 
 def _table(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
-    """``snapshot._entries``."""
+    """``snapshot.firewall_entries``."""
     at = "locks" if "record-before-host" in weak else "rows"
     _, table = _seen(s)
     yield f"{_NAMES[who]}: lists the rules", _looks(s, who, at, table=table), None

@@ -28,10 +28,10 @@ def figures(top: Path) -> Iterator[tuple[str, str]]:
     yield "/proc and /sys outside host", _sum(program, counts.kernel_files)
     yield "host changed outside drivers", _sum(program, counts.host_changes)
     yield "calls of drivers' create, release", _sum(program, counts.driver_calls)
-    yield "names of JSON schemas", _sum(program, counts.documents)
+    yield "names of JSON schemas outside documents", _sum(program, counts.documents)
     yield '`":" in` text tells the family', _sum(program, counts.families_by_colon)
     yield "text of a `place` taken apart", _sum(program, counts.place_splits)
-    yield "`spec[…]`, `observed[…]`, `.get`", _sum(program, counts.spec_keys)
+    yield "`row.spec[…]`, `.observed[…]`, `.get`", _sum(program, counts.spec_keys)
     inside = sum(len(counts.imports_in_functions(module)) for module in program)
     own = _sum(program, counts.lazy_imports)
     yield "imports inside functions; of hvtx's own", f"{inside}; {own}"

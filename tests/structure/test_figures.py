@@ -63,12 +63,12 @@ def test_lowering_writes_what_there_is_and_says_how_much(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of a list in which one number is too large and one line is of a file that is gone."""
-    law = next(law for law in LAWS if law.name == "place-splits")
+    law = next(law for law in LAWS if law.name == "imports-in-functions")
     (path, count), *_ = law.counted().items()
     (listed := tmp_path / "allowed.toml").write_text(
-        f'[place-splits]\n"{path}" = {count + 1}\n"engine/gone.py" = 1\n'
+        f'[imports-in-functions]\n"{path}" = {count + 1}\n"engine/gone.py" = 1\n'
     )
     monkeypatch.setitem(MEASURE["_lower"].__globals__, "ALLOWED", listed)
     assert MEASURE["_lower"]() == 0
-    assert listed.read_text() == f'[place-splits]\n"{path}" = {count}\n'
+    assert listed.read_text() == f'[imports-in-functions]\n"{path}" = {count}\n'
     assert capsys.readouterr().out.endswith("1 lines gone, 1 numbers lowered\n")

@@ -71,7 +71,7 @@ class IptablesDriver:
         for family in sorted({rule.family for rules in wanted.values() for rule in rules}):
             self._confirm(family, resources, wanted)
         return {
-            row: {"rules": [[rule.place, rule.text, rule.first] for rule in rules]}
+            row: {"rules": [[str(rule.place), rule.text, rule.first] for rule in rules]}
             for row, rules in wanted.items()
         }
 
@@ -110,7 +110,7 @@ class IptablesDriver:
                 edit.add(rule.chain, entry, first=False)
             return True
 
-        if not xtables.edit(family, table, self._site.timeout, change):
+        if xtables.edit(family, table, self._site.timeout, change) is xtables.Edited.OTHERWISE:
             raise Contended(
                 f"the {xtnames.TOOLS[family]} table {table} changed although its lock was held",
                 hint=f"some program writes rules without taking {xtlock.lock_path()}",
@@ -173,7 +173,7 @@ class IptablesDriver:
         for row in older:
             self._drop_superseded(row, rules_of(self._site.installation, bare[row.id]))
         for row in resources:
-            if row.spec["what"] == "pass" and place_in_forward(row) == "before":
+            if row.role == "pass" and place_in_forward(row) == "before":
                 self._put_last(row)
             self._put_first(row)
         return observed

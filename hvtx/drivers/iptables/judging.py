@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from hvtx.errors import HostRefused
 from hvtx.host import xtables, xtnames, xtsaved
+from hvtx.model.place import legacy_place
 from hvtx.model.resource import GONE, Entry, Outcome, Resource
 from hvtx.rulesets.iptables_rules import BACKEND, Rule, own_chains
 
@@ -74,7 +75,7 @@ def dependents(
             key = (family, seen.table, seen.chain, seen.text, seen.mark or "")
             if key not in taken and concerns(installation, seen):
                 owner = f" ({seen.mark})" if seen.mark else ""
-                place = f"{xtnames.TOOLS[family]} {seen.table} {seen.chain}"
+                place = legacy_place(xtnames.TOOLS[family], seen.table, seen.chain)
                 return f"{place}: {seen.text}{owner} is still there"
     return None
 
@@ -110,7 +111,7 @@ def entries_of(installation: str, view: xtsaved.Saved, family: int) -> list[Entr
     """What is worth seeing of a family: ours, whatever is marked, and strangers' NAT rules."""
     found = []
     for seen in view.rules:
-        place = f"{xtnames.TOOLS[family]} {seen.table} {seen.chain}"
+        place = legacy_place(xtnames.TOOLS[family], seen.table, seen.chain)
         if seen.mark is not None:
             found.append(Entry(BACKEND, place, seen.text, seen.mark))
             continue

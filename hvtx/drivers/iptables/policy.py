@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hvtx.host import xtblob
+from hvtx.model.firewall import firewall_spec
 from hvtx.model.resource import Resource
 
 
@@ -11,7 +12,8 @@ def place_in_forward(resource: Resource) -> str:
 
     Raises NotPermitted, HostRefused.
     """
-    end, mark = xtblob.forward_end(resource.spec["family"]), b"\0%b\0" % resource.mark.encode()
+    end = xtblob.forward_end(firewall_spec(resource)["family"])
+    mark = b"\0%b\0" % resource.mark.encode()
     return "last" if mark in end.last else "before" if mark in end.rules else "gone"
 
 

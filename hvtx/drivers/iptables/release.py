@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from hvtx.drivers.iptables.judging import dependents, idle, index, judge, together
@@ -60,10 +61,10 @@ def _judged(
     outcomes: dict[int, Outcome] = {}
     take: list[tuple[Resource, Rule]] = []
     sights = index(views)
-    for row in sorted(resources, key=lambda row: row.spec["what"] == "base"):
+    for row in sorted(resources, key=lambda row: row.role == "base"):
         verdict = judge(row, rules_of(site.installation, row), sights)
         mine = [(row, rule) for rule in verdict.take]
-        if row.spec["what"] == "base":
+        if row.role == "base":
             taken = frozenset(
                 (rule.family, rule.table, rule.chain, rule.text, by.mark)
                 for by, rule in take + mine
@@ -85,8 +86,8 @@ def take_from(
 ) -> dict[int, Outcome]:
     """Take entries from one table, and the chains that then are empty and not reached."""
     chains = own_chains(site.installation, table)
-    base = [item for item in items if item[0].spec["what"] == "base"]
-    others = [item for item in items if item[0].spec["what"] != "base"]
+    base = [item for item in items if item[0].role == "base"]
+    others = [item for item in items if item[0].role != "base"]
     kept: dict[int, Outcome] = {}
 
     def change(edit: xtables.Edit) -> bool:
@@ -122,7 +123,7 @@ def _drop_orphans(
     done: Iterable[tuple[int, str]],
 ) -> None:
     """Chains of a base or network whose rules and jumps someone else flushed before."""
-    if not any(row.spec["what"] in ("base", "network") for row in resources):
+    if not any(row.role in ("base", "network") for row in resources):
         return
     for family in xtnames.TOOLS:
         for table in TABLES:
@@ -131,7 +132,7 @@ def _drop_orphans(
             # something needs it not to undo nothing
             if (family, table) in done or not idle(views[family], table, own):
                 continue
-            xtables.edit(family, table, site.timeout, lambda edit, own=own: _sweep(edit, own))
+            xtables.edit(family, table, site.timeout, partial(_sweep, chains=own))
 
 
 def remove(site: Site, entry: Entry) -> Outcome:
@@ -141,7 +142,7 @@ def remove(site: Site, entry: Entry) -> Outcome:
     """
     if entry.mark is None:
         return Outcome(False, "foreign", f"`{entry.text}` in {entry.place} carries no mark")
-    tool, table, chain = entry.place.split(" ")
+    tool, _, table, chain = entry.place
     family = next(number for number, name in xtnames.TOOLS.items() if name == tool)
 
     def change(edit: xtables.Edit) -> bool:

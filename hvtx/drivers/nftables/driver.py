@@ -13,7 +13,6 @@ from hvtx.drivers.nftables.judging import (
     counts_others,
     describe,
     families_of,
-    place_of,
 )
 from hvtx.drivers.nftables.release import release_base, release_elements
 from hvtx.drivers.nftables.ruleset import BACKEND, TABLE_TEXT, listing, read
@@ -29,7 +28,9 @@ from hvtx.host import traces
 from hvtx.host.nfmessages import Command, add_element, delete_element
 from hvtx.host.nfnetlink import BatchRefused
 from hvtx.host.nfttext import renderer
+from hvtx.model.firewall import chain_rules, firewall_spec
 from hvtx.model.hook import Piece
+from hvtx.model.place import nft_place, parse_place
 from hvtx.model.resource import Entry, Outcome, Resource
 from hvtx.rulesets.nftables_base import FAMILIES, PASSING, table_name
 from hvtx.rulesets.nftables_elements import pieces, unplaced
@@ -61,16 +62,16 @@ class NftablesDriver:
         ``{"elements": n}``
         for others. Raises Conflict (taken), HostRefused (tables gone, kernel), NotPermitted.
         """
-        bases = [row for row in resources if row.spec["what"] == "base"]
+        bases = [row for row in resources if row.role == "base"]
         create_tables(
             self._session, [(row, family) for row in bases for family in families_of(row)]
         )
         observed = {row.id: observed_base(self._session, row) for row in bases}
         wanted: list[tuple[Resource, Piece]] = []
         for row in resources:
-            if row.spec["what"] != "base":
+            if row.role != "base":
                 wanted += stand_for(
-                    row, [(row, p) for p in pieces(self._session.installation, row.spec)]
+                    row, [(row, p) for p in pieces(self._session.installation, firewall_spec(row))]
                 )
         if wanted:
             refuse_unguarded(self._session)
@@ -109,15 +110,15 @@ class NftablesDriver:
         outcomes: dict[int, Outcome] = {}
         rows = []
         for row in resources:
-            if row.spec["what"] == IMPORTED:
+            if row.role == IMPORTED:
                 outcomes[row.id] = self.remove(self.expected(row)[0])
-            elif row.spec["what"] != "base":
+            elif row.role != "base":
                 rows.append(row)
         if rows:
             ids = [row.id for row in rows]
             outcomes.update(guarded(ids, lambda: release_elements(self._session, rows)))
         for row in resources:
-            if row.spec["what"] == "base":
+            if row.role == "base":
                 outcomes.update(guarded([row.id], partial(release_base, self._session, row)))
         return outcomes
 
@@ -143,7 +144,7 @@ class NftablesDriver:
         observed: dict[int, dict[str, Any]] = {}
         rows = []
         for row in resources:
-            if row.spec["what"] == "base":
+            if row.role == "base":
                 observed[row.id] = repair_tables(self._session, row)
             else:
                 rows.append(row)
@@ -154,7 +155,7 @@ class NftablesDriver:
         wanted: list[tuple[Resource, Piece]] = []
         for row in rows:
             wanted += stand_for(
-                row, [(row, p) for p in pieces(self._session.installation, row.spec)]
+                row, [(row, p) for p in pieces(self._session.installation, firewall_spec(row))]
             )
 
         def swap(generation: int) -> Acted:
@@ -182,27 +183,26 @@ class NftablesDriver:
 
     def expected(self, resource: Resource) -> tuple[Entry, ...]:
         """The entries that stand for a row; those of a base row's rules come from ``observed``."""
-        if resource.spec["what"] == IMPORTED:
+        if resource.role == IMPORTED:
             spec = resource.spec
-            return (Entry(BACKEND, spec["place"], spec["native"], resource.mark),)
-        if resource.spec["what"] != "base":
+            return (Entry(BACKEND, parse_place(spec["place"]), spec["native"], resource.mark),)
+        if resource.role != "base":
             mark = resource.mark
             return tuple(
                 [
                     Entry(
-                        BACKEND, place_of(family, self._session.table, name), text(key, data), mark
+                        BACKEND, nft_place(family, self._session.table, name), text(key, data), mark
                     )
-                    for family, _, name, key, data, _, _ in unplaced(resource.spec)
+                    for family, _, name, key, data, _, _ in unplaced(firewall_spec(resource))
                     for text in [renderer(family, name)]
                 ]
             )
         found = [
-            Entry(BACKEND, place_of(family, self._session.table), TABLE_TEXT, resource.mark)
+            Entry(BACKEND, nft_place(family, self._session.table), TABLE_TEXT, resource.mark)
             for family in families_of(resource)
         ]
-        for key, texts in resource.observed.get("rules", {}).items():
-            family, chain = key.split(" ")
-            where = place_of(family, self._session.table, chain)
+        for family, chain, texts in chain_rules(resource):
+            where = nft_place(family, self._session.table, chain)
             found += [Entry(BACKEND, where, text, resource.mark) for text in texts]
         return tuple(found)
 

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from hvtx.host import traces
 from hvtx.host.nfanswers import Element, Rule
 from hvtx.host.nftshape import digest
 from hvtx.host.nfttext import render
+from hvtx.model.firewall import NftablesObserved, chain_key, firewall_spec
 from hvtx.model.hook import Piece, Skeleton
+from hvtx.model.place import nft_place
 from hvtx.model.resource import GONE, Outcome, Resource
 from hvtx.rulesets.nftables_base import FAMILIES, SKELETONS, layout
-
-
-def place_of(*parts: str) -> str:
-    """Where an entry is: ``nft inet hvtx-… dnat4_any``."""
-    return "nft " + " ".join(parts)
 
 
 def digests(rules: Iterable[Rule], mark: str) -> dict[str, list[str]]:
@@ -25,14 +21,14 @@ def digests(rules: Iterable[Rule], mark: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for rule in rules:
         if rule.comment == mark:
-            found.setdefault(f"{rule.family} {rule.chain}", []).append(digest(rule))
+            found.setdefault(chain_key(rule.family, rule.chain), []).append(digest(rule))
     return found
 
 
 def describe(piece: Piece) -> str:
     """A wanted element in words, for messages."""
     text = render(piece.family, piece.set, piece.key, piece.data)
-    return f"`{text}` in {place_of(piece.family, piece.table, piece.set)}"
+    return f"`{text}` in {nft_place(piece.family, piece.table, piece.set)}"
 
 
 def judge(piece: Piece, there: Element | None, mark: str) -> Outcome | None:
@@ -94,7 +90,7 @@ def families_of(row: Resource) -> tuple[str, ...]:
 
     One table each; rows of earlier versions, which do not say, stand for both.
     """
-    return tuple(row.spec.get("families", FAMILIES))
+    return tuple(firewall_spec(row).get("families") or FAMILIES)
 
 
 def layouts_of(row: Resource) -> dict[str, str]:
@@ -104,7 +100,7 @@ def layouts_of(row: Resource) -> dict[str, str]:
 
 def damaged(
     rules: Sequence[Rule],
-    observed: Mapping[str, Any],
+    observed: NftablesObserved,
     mark: str,
     families: Iterable[str] = FAMILIES,
 ) -> set[tuple[str, str]]:
@@ -115,7 +111,7 @@ def damaged(
         (family, chain.name)
         for family in families
         for chain in SKELETONS[family].chains
-        if there.get(key := f"{family} {chain.name}") != recorded.get(key, [])
+        if there.get(key := chain_key(family, chain.name)) != recorded.get(key, [])
     }
 
 

@@ -16,6 +16,7 @@ from hvtx.host.nfanswers import Table, all_elements
 from hvtx.host.nfmessages import Command, delete_element, delete_rule, delete_table
 from hvtx.host.nfnumbers import SET_ANONYMOUS
 from hvtx.host.nfttext import render
+from hvtx.model.firewall import firewall_spec
 from hvtx.model.hook import Piece
 from hvtx.model.resource import GONE, Entry, Outcome, Resource
 from hvtx.rulesets.nftables_base import PASSING
@@ -24,7 +25,7 @@ from hvtx.rulesets.nftables_elements import pieces
 
 def release_elements(session: Session, rows: Sequence[Resource]) -> Mapping[int, Outcome]:
     """What becomes of rows of VMs and networks, each by its own elements; all in one batch."""
-    wanted = [(row, p) for row in rows for p in pieces(session.installation, row.spec)]
+    wanted = [(row, p) for row in rows for p in pieces(session.installation, firewall_spec(row))]
 
     def swap(generation: int) -> Acted:
         there = session.socket.lookup([piece for _, piece in wanted])
@@ -121,16 +122,16 @@ def remove(session: Session, entry: Entry) -> Outcome:
         return session.act(generation, 0, [found], GONE)
 
     def attempt() -> Mapping[int, Outcome]:
-        return session.consistently(swap, entry.place).outcomes
+        return session.consistently(swap, str(entry.place)).outcomes
 
     return guarded([0], attempt)[0]
 
 
 def _removal(session: Session, entry: Entry) -> Command | Outcome:
     """What removes the object of ``entry``; an outcome if it is gone or must stay."""
-    _, family, table, *rest = entry.place.split(" ")
+    _, family, table, name = entry.place
     mark = entry.mark or ""
-    if not rest:
+    if entry.place.is_table:
         there = [t for t in session.socket.tables() if (t.family, t.name) == (family, table)]
         kept = _removable(session, there[0], mark) if there else GONE
         return delete_table(family, table) if kept is None else kept
@@ -142,7 +143,6 @@ def _removal(session: Session, entry: Entry) -> Command | Outcome:
     ]
     if rules:
         return delete_rule(rules[-1])
-    name = rest[0]
     if any((s.family, s.table, s.name) == (family, table, name) for s in session.socket.sets()):
         for key, data, comment, _ in all_elements(
             session.socket.dump_elements(family, table, name)

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 
 from hvtx.drivers.nftables.judging import (
-    place_of,
     without_comment,
 )
 from hvtx.drivers.nftables.session import Session, Stale
@@ -17,6 +16,7 @@ from hvtx.host.nfnumbers import SET_ANONYMOUS
 from hvtx.host.nftshape import digest
 from hvtx.host.nfttext import render, renderer
 from hvtx.model.mark import FAMILY as MARKED
+from hvtx.model.place import nft_place
 from hvtx.model.resource import Entry
 from hvtx.rulesets.nftables_base import FAMILIES, PASSING
 
@@ -54,7 +54,7 @@ def read(session: Session) -> tuple[Entry, ...]:
         comment = table.comment or ""
         mark = comment if comment.startswith(MARKED) else None
         if mark or (table.name == session.table and table.family in FAMILIES):
-            place = place_of(table.family, table.name)
+            place = nft_place(table.family, table.name)
             found.append(Entry(BACKEND, place, TABLE_TEXT, mark))
     found += [entry for _, entry in rule_entries(session, session.socket.rules())]
     for named in session.socket.sets():
@@ -72,7 +72,7 @@ def rule_entries(session: Session, rules: Iterable[Rule]) -> Iterator[tuple[Rule
     listings: dict[tuple[str, str], dict[tuple[str, int], str]] = {}
     for rule in rules:
         mark = rule_mark(rule)
-        where = place_of(rule.family, rule.table, rule.chain)
+        where = nft_place(rule.family, rule.table, rule.chain)
         if mark and rule.table.startswith("hvtx-"):
             yield rule, Entry(BACKEND, where, digest(rule), mark, rule.handle)
             continue
@@ -115,7 +115,7 @@ def _read_set(session: Session, family: str, table: str, name: str, found: list[
     if not bodies:
         return
     elements = all_elements(bodies)
-    where = place_of(family, table, name)
+    where = nft_place(family, table, name)
     write = renderer(family, name) if ours else _rendered(family, name)
     keys = set()
     for key, data, comment, _ in elements:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import errno
-import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from hvtx.drivers.base import Host
 from hvtx.errors import Contended, HostRefused, HvtxError, NotPermitted
-from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.nfanswers import Rule
+from hvtx.host.nfgeneration import ATTEMPTS, Acted, Stale, StillChanging, consistently
 from hvtx.host.nfmessages import Command
 from hvtx.host.nfnetlink import Nftables
 from hvtx.model.resource import GONE, Outcome
@@ -19,8 +18,9 @@ from hvtx.rulesets.nftables_base import (
     table_name,
 )
 
-ATTEMPTS = 60  # of a compare-and-swap or a consistent read, each a fraction of a millisecond
-_PAUSE = 0.001  # seconds, after a lost race, growing with the attempts
+# the last two are the generation's own words, which the rest of the driver speaks too
+__all__ = ["Acted", "NoNftables", "Session", "Stale", "guarded", "refusal"]
+
 _ABSENT = frozenset({errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT})
 
 T = TypeVar("T")
@@ -28,16 +28,6 @@ T = TypeVar("T")
 
 class NoNftables(HostRefused):
     """The kernel has no nf_tables, so none of our objects exists."""
-
-
-class Stale(Exception):
-    """What was read is no longer so."""
-
-
-class Acted(NamedTuple):
-    """The result of an action that carried the generation itself."""
-
-    outcomes: Mapping[int, Outcome]
 
 
 def refusal(problem: OSError, doing: str) -> HvtxError:
@@ -89,21 +79,12 @@ class Session:
         An action that acts carries the generation in its batch. Raises Contended after
         ``ATTEMPTS``, NotPermitted or HostRefused for other refusals.
         """
-        generation = -1
-        for attempt in range(ATTEMPTS):
-            try:
-                generation = self.socket.generation()
-                result = action(generation)
-                if isinstance(result, Acted) or self.same(generation):
-                    return result
-            except (DumpInterrupted, Stale):
-                pass
-            except OSError as problem:
-                if problem.errno not in {errno.ERESTART, errno.ENOBUFS, errno.ENOENT, errno.EINTR}:
-                    raise refusal(problem, doing) from problem
-                if problem.errno == errno.ENOENT and self.same(generation):
-                    raise refusal(problem, doing) from problem
-            time.sleep(_PAUSE * min(attempt, 10))
+        try:
+            return consistently(self.socket, action)
+        except OSError as problem:
+            raise refusal(problem, doing) from problem
+        except StillChanging:
+            pass
         raise Contended(
             f"nf_tables changed {ATTEMPTS} times while {doing} was worked on",
             hint="something changes the ruleset in a loop; try again when it is calmer",

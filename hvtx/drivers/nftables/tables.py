@@ -17,6 +17,7 @@ from hvtx.errors import Conflict, HostRefused, HvtxError
 from hvtx.host import libnftables, nftshape, traces
 from hvtx.host.nfanswers import Rule
 from hvtx.host.nfmessages import Command, add_rule, delete_rule
+from hvtx.model.firewall import nftables_observed
 from hvtx.model.hook import DORMANT
 from hvtx.model.resource import Resource
 from hvtx.rulesets.nftables_base import (
@@ -36,7 +37,7 @@ _HOOKS = {
 
 def outdated(row: Resource) -> bool:
     """Whether a base row's tables were made by a version that made them otherwise."""
-    return row.spec["what"] == "base" and row.observed.get("layout") != layouts_of(row)
+    return row.role == "base" and nftables_observed(row).get("layout") != layouts_of(row)
 
 
 def create_tables(session: Session, wanted: Sequence[tuple[Resource, str]]) -> None:
@@ -117,7 +118,7 @@ def repair_tables(session: Session, row: Resource) -> dict[str, Any]:
             )
     absent = [family for family in families if family not in ours]
     create_tables(session, [(row, family) for family in absent])
-    broken = damaged(session.own_rules(), row.observed, row.mark, families)
+    broken = damaged(session.own_rules(), nftables_observed(row), row.mark, families)
     if outdated(row):
         broken = {(family, c.name) for family in families for c in SKELETONS[family].chains}
     _wake(session, families)

@@ -134,9 +134,9 @@ class TapDriver:
         """
         for row in resources:
             with contextlib.suppress(OSError, DumpInterrupted):
-                seen = self.links.get(ifindex=row.spec["ifindex"])
-                if seen is not None and seen.alias == row.mark and seen.mac != row.spec["mac"]:
-                    self.links.change(seen.ifindex, mac=row.spec["mac"])
+                seen = self.links.get(ifindex=row.ifindex)
+                if seen is not None and seen.alias == row.mark and seen.mac != tap_spec(row)["mac"]:
+                    self.links.change(seen.ifindex, mac=tap_spec(row)["mac"])
 
     def repair(self, row: Resource, *, master: int, guard: Mapping[str, Any] | None) -> bool:
         """Give a device what others changed of it; False if it is another by now.
@@ -231,7 +231,7 @@ class TapDriver:
 
         in_threads(one, resources)
         self._forget_guests([row for row in resources if outcomes[row.id].gone])
-        for master in {row.spec["master"] for row in resources if "master" in row.spec}:
+        for master in {spec["master"] for spec in map(tap_spec, resources) if "master" in spec}:
             self.links.get(ifindex=master)  # its shown carrier follows now, not a second later
         self._name_holders(resources, outcomes)
         return outcomes
@@ -264,7 +264,7 @@ class TapDriver:
 
 def _guest_addresses(row: Resource) -> list[str]:
     """The addresses of the guest behind a device (pure); none where an older row does not say."""
-    told = row.spec.get("guard") or {}
+    told = tap_spec(row).get("guard") or {}
     return [told[family] for family in ("ipv4", "ipv6") if told.get(family)]
 
 

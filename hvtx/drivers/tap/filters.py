@@ -11,7 +11,7 @@ from typing import Any
 
 from hvtx.host import sums
 from hvtx.host.links import Links
-from hvtx.model.resource import Resource
+from hvtx.model.resource import Resource, tap_spec
 from hvtx.rulesets.port_filter import port_program
 
 program = sums.program
@@ -25,10 +25,10 @@ def guard(
     ``loaded`` is of :func:`program`; ``spec`` is what the guest is held to, where the row
     does not say. Raises OSError.
     """
-    wanted = spec or row.spec.get("guard")
+    wanted = spec or tap_spec(row).get("guard")
     if wanted is None:
         return {"guarded": False}
-    index = row.spec["ifindex"]
+    index = row.ifindex
     if wanted["apart"]:
         links.keep_apart(index)
     guarded = links.guard(index, port_program(wanted))

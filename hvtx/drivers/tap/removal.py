@@ -74,7 +74,7 @@ def release_held(
 
 def _kept(row: Resource, seen: Link, links: Links, around: Around) -> Outcome | None:
     """What of strangers keeps a device of ours, which gets no more addresses of its own."""
-    own = row.spec.get("addresses", ())
+    own = row.addresses
     silence(links, seen.ifindex, around.addresses, own)
     return dependents(seen, around, own)
 

@@ -34,7 +34,7 @@ def findings(read: Callable[[Query], list[Resource]]) -> Iterator[Finding]:
         return
     taps = read(lambda sql: records.resources_of_kind(sql, Kind.TAP))
     up = [row for row in taps if row.state == State.COMMITTED]
-    bare = tuple(row.key for row in up if not tapseen.summed(row.spec["ifindex"]))
+    bare = tuple(row.key for row in up if not tapseen.summed(row.ifindex))
     words = (
         "the filter that keeps a guest from having the host write into frames cannot be loaded:"
         " two bytes of a sender may change behind the rules"

@@ -31,6 +31,7 @@ from hvtx.host.netlink import (
     u32,
 )
 from hvtx.host.nfanswers import expressions
+from hvtx.host.nfgeneration import StillChanging, consistently
 from hvtx.host.nfmessages import Command
 from hvtx.host.nfnetlink import Nftables
 from hvtx.host.nfnumbers import (
@@ -106,17 +107,11 @@ def read() -> Ruleset:
 
     Raises OSError, DumpInterrupted if it never stands still.
     """
-    channel = Nftables()
-    try:
-        for _ in range(_MOST_ATTEMPTS):
-            with contextlib.suppress(DumpInterrupted):
-                before = channel.generation()
-                found = _dumped(channel)
-                if channel.generation() == before:
-                    return found
-        raise DumpInterrupted
-    finally:
-        channel.close()
+    with contextlib.closing(Nftables()) as channel:
+        try:
+            return consistently(channel, lambda _: _dumped(channel), _MOST_ATTEMPTS)
+        except StillChanging as problem:
+            raise DumpInterrupted from problem
 
 
 def _dumped(channel: Nftables) -> Ruleset:

@@ -10,6 +10,9 @@ import socket
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
+from hvtx.host.inet import socket_family
+from hvtx.model.address import is_ipv6
+
 _MOST = 256
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 _IP_TRANSPARENT, _IPV6_TRANSPARENT = 19, 75
@@ -36,15 +39,12 @@ def serving(listening: Listening, protocol: str) -> Iterator[list[socket.socket]
 
 def _server(protocol: str, address: str) -> socket.socket:
     """A socket that a rule of TPROXY may give packets to, too."""
-    six = ":" in address
-    server = socket.socket(
-        socket.AF_INET6 if six else socket.AF_INET, _KINDS[protocol] | socket.SOCK_NONBLOCK
-    )
+    server = socket.socket(socket_family(address), _KINDS[protocol] | socket.SOCK_NONBLOCK)
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if six:  # one of both families is told of once for each
+    if is_ipv6(address):  # one of both families is told of once for each
         server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address != "::")
     with suppress(OSError):
-        if six:
+        if is_ipv6(address):
             server.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
         else:
             server.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)

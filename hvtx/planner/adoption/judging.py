@@ -7,6 +7,7 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from hvtx.model.place import Place, legacy_place, nft_place
 from hvtx.model.resource import Kind, Link
 from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import Liveness, ProcessFacts
@@ -15,7 +16,7 @@ from hvtx.planner.adoption.deletion import Deletion, parse_deletion
 from hvtx.planner.heuristic import keeper_of
 
 _IFF_TAP = 0x2
-Known = Mapping[tuple[str, tuple[str, ...]], Sequence[StrangeRule]]
+Known = Mapping[tuple[Place, tuple[str, ...]], Sequence[StrangeRule]]
 
 
 def judge(claims: Sequence[Claim], sighted: Sighted) -> list[Verdict]:
@@ -285,16 +286,18 @@ def _its_own(claim: Claim, wanted: Deletion) -> bool:
     )
 
 
-def _places(wanted: Deletion) -> tuple[str, str]:
+def _places(wanted: Deletion) -> tuple[Place, Place]:
     """Where a rule may stand, of either kind of iptables."""
     family = "ip6" if wanted.tool == "ip6tables" else "ip"
-    place = f"{wanted.table} {wanted.chain}"
-    return f"{wanted.tool} {place}", f"nft {family} {place}"
+    return (
+        legacy_place(wanted.tool, wanted.table, wanted.chain),
+        nft_place(family, wanted.table, wanted.chain),
+    )
 
 
 def _by_words(rules: Sequence[StrangeRule]) -> Known:
     """The rules by their places and words: each is taken apart once, however many are claimed."""
-    found: dict[tuple[str, tuple[str, ...]], list[StrangeRule]] = {}
+    found: dict[tuple[Place, tuple[str, ...]], list[StrangeRule]] = {}
     for rule in rules:
         try:
             words = tuple(shlex.split(bare_text(rule)))

@@ -11,7 +11,6 @@ from typing import NamedTuple
 from hvtx.model.plan import Reason, Snapshot, VmFacts
 from hvtx.model.resource import (
     FLOWS,
-    Entry,
     Kind,
     Link,
     Resource,
@@ -76,7 +75,7 @@ class Facts:
         running = {o.vm for o in snapshot.operations.values() if o.running and o.vm}
         self.busy_vms = {vm for vm, facts in snapshot.vms.items() if facts.name in running}
         self._taps = [row for row in snapshot.rows if row.kind == Kind.TAP]
-        self._tap_indexes = {row.spec["ifindex"] for row in self._taps}
+        self._tap_indexes = {row.ifindex for row in self._taps}
         owned = [row for row in self._taps if row.vm]
         self.held_vms = {row.vm for row in owned if self._is_open(row)}
         self._unseen_vms = {row.vm for row in owned if self._is_unseen(row)} - self.held_vms
@@ -154,7 +153,7 @@ class Facts:
     def _is_open(self, row: Resource) -> bool:
         """Whether some process has a row's own device open, whatever its alias says by now."""
         seen = self.presences[row.id]
-        own = seen.link is not None and seen.link.ifindex == row.spec["ifindex"]
+        own = seen.link is not None and seen.link.ifindex == row.ifindex
         return own and bool(self.holders(row, seen))
 
     def _is_unseen(self, row: Resource) -> bool:
@@ -193,13 +192,13 @@ class Facts:
     def _users_of(self, row: Resource) -> set[Alive]:
         if row.network is not None:
             return self._users.get(row.network, set())
-        if row.kind == Kind.SYSCTL or row.spec.get("what") == "pass":
+        if row.kind == Kind.SYSCTL or row.role == "pass":
             # nobody: the record goes, the setting stays on; the way to accepts is made anew
             return set()
         networks = {
             other.network
             for other in self.snapshot.rows
-            if other.network and other.spec.get("backend") == row.spec.get("backend")
+            if other.network and other.backend == row.backend
         }
         return {user for network in networks for user in self._users.get(network, ())}
 
@@ -209,9 +208,9 @@ class Facts:
         """What others put on a row's device; an address goes with its bridge, or not at all."""
         if row.kind != Kind.ADDRESS:
             return self.dependents(row, seen.link)
-        ifindex = row.spec["ifindex"]
+        ifindex = row.ifindex
         bridges = [r for r in self.snapshot.rows if r.kind == Kind.BRIDGE]
-        bridge = next((r for r in bridges if r.spec["ifindex"] == ifindex), None)
+        bridge = next((r for r in bridges if r.ifindex == ifindex), None)
         return self.dependents(bridge, self.presences[bridge.id].link) if bridge else []
 
     def dependents(self, row: Resource, link: Link | None) -> list[str]:
@@ -222,7 +221,7 @@ class Facts:
         if row.kind == Kind.BRIDGE:
             ports = self._tops.ports.get(link.ifindex, ())
             found += [port.name for port in ports if port.ifindex not in self._tap_indexes]
-        own = set(row.spec.get("addresses", ()))
+        own = set(row.addresses)
         found += [a for a in self._tops.addresses.get(link.ifindex, ()) if a not in own]
         found.sort()
         return found + filters_on(link, self.snapshot.filtered)
@@ -232,8 +231,3 @@ def _flows(row: Resource) -> Flows:
     if only_flows_remain(row):
         return Flows.ONLY
     return Flows.PAST if FLOWS in row.observed else Flows.NONE
-
-
-def same(entry: Entry) -> tuple[str, str, str]:
-    """What two copies of a firewall object have in common."""
-    return (entry.backend, entry.place, entry.text)

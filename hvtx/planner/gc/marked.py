@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from hvtx.model.mark import Mark, UnreadableMark, parse_mark
+from hvtx.model.place import Place
 from hvtx.model.plan import Action, Item, Reason
 from hvtx.model.resource import Entry, Kind, Link, Resource, State
 from hvtx.planner.gc.cases import (
@@ -17,7 +18,7 @@ from hvtx.planner.gc.cases import (
     Record,
     Whose,
 )
-from hvtx.planner.gc.facts import Facts, same
+from hvtx.planner.gc.facts import Facts
 from hvtx.planner.gc.rules import decide_entry, decide_link
 from hvtx.planner.gc.table import Rule
 
@@ -42,7 +43,7 @@ def _marked_link(facts: Facts, link: Link, mark: str, parsed: _Parsed) -> Item:
     live = mark in facts.by_mark
     tombstone = None if live else facts.snapshot.tombstones.get(mark)
     own = tombstone if whose is Whose.OURS else None
-    alike = own is not None and (own.kind, own.spec.get("ifindex")) == (kind, link.ifindex)
+    alike = own is not None and (own.kind, own.ifindex) == (kind, link.ifindex)
     holders = facts.snapshot.holders.get(link.name, ())
     others = facts.dependents(own, link) if own is not None else []
     decided = decide_link(
@@ -55,19 +56,16 @@ def _marked_link(facts: Facts, link: Link, mark: str, parsed: _Parsed) -> Item:
         )
     )
     shown = holders if "holders" in decided.words.evidence else ()
-    return Item(
-        decided.action,
-        decided.reason,
+    return Item.for_object(
         kind,
         link.name,
-        None,
-        own.id if own else 0,
-        own.state if own else None,
-        (f"alias {mark}", f"index {link.ifindex}", *shown),
-        _words(decided, parsed, key=link.name, holders=holders, others=others),
-        mark,
-        link=link,
-    )
+        decided.action,
+        decided.reason,
+        evidence=(f"alias {mark}", f"index {link.ifindex}", *shown),
+        message=_words(decided, parsed, key=link.name, holders=holders, others=others),
+        mark=mark,
+        tombstone=own,
+    )._replace(link=link)
 
 
 def marked_entries(facts: Facts) -> list[Item]:
@@ -81,11 +79,11 @@ def marked_entries(facts: Facts) -> list[Item]:
         parsed = parse_mark(mark)
         live = row is not None and row.state != State.RELEASED
         known = facts.snapshot.expected.get(row.id, ()) if row and live else ()
-        left = Counter(same(entry) for entry in known)
+        left = Counter(entry.object_key for entry in known)
         # sorted: which copy stays must not depend on the dump's order
-        for entry in sorted(entries, key=lambda entry: (entry.handle, same(entry))):
-            if left[same(entry)] > 0:
-                left[same(entry)] -= 1
+        for entry in sorted(entries, key=lambda entry: (entry.handle, entry.object_key)):
+            if left[entry.object_key] > 0:
+                left[entry.object_key] -= 1
                 continue
             items.append(_marked_entry(facts, places, entry, parsed, row))
     return _merged(items)
@@ -107,20 +105,16 @@ def _marked_entry(
     where = f"{entry.place}: {entry.text}"
     case, alone = _entry_case(facts, places, entry, parsed, row)
     decided = decide_entry(case)
-    return Item(
-        decided.action,
-        decided.reason,
-        row.kind if row else Kind.FILTER,
-        row.key if row else where,
-        facts.name(row.vm) if row else None,
-        row.id if row else 0,
-        row.state if row else None,
-        (f"comment {entry.mark}", where),
-        _words(decided, parsed),
-        entry.mark,
-        entry=entry,
-        alone=alone and decided.action is Action.DELETE,
+    evidence, words = (f"comment {entry.mark}", where), _words(decided, parsed)
+    if row is None:
+        return Item.for_object(
+            Kind.FILTER, where, decided.action, decided.reason, evidence=evidence, message=words,
+            mark=entry.mark,
+        )._replace(entry=entry)  # fmt: skip
+    item = Item.for_row(
+        row, decided.action, decided.reason, vm=facts.name(row.vm), evidence=evidence, message=words
     )
+    return item._replace(entry=entry, alone=alone and decided.action is Action.DELETE)
 
 
 def _entry_case(
@@ -133,7 +127,7 @@ def _entry_case(
         return case, False
     known = facts.snapshot.expected.get(row.id, ())
     like = Likeness.PLACE if any(e.place == entry.place for e in known) else Likeness.NONE
-    if same(entry) in {same(other) for other in known}:
+    if entry.object_key in {other.object_key for other in known}:
         like = Likeness.SAME
     removed = row.state == State.RELEASED
     needed = None
@@ -159,8 +153,8 @@ class Places:
     def __init__(self, facts: Facts) -> None:
         """Remember what to look at; the look is taken when a tombstone's object is met."""
         self._facts = facts
-        self._empty: dict[tuple[str, str, str], list[Resource]] = {}  # who needs what where
-        self._filled: set[tuple[str, str, str]] = set()  # where the rows' own objects are
+        self._empty: dict[tuple[str, Place, str], list[Resource]] = {}  # who needs what where
+        self._filled: set[tuple[str, Place, str]] = set()  # where the rows' own objects are
         self._looked = False
 
     def needed(self, entries: Sequence[Entry]) -> Reason | None:
@@ -171,7 +165,7 @@ class Places:
         those beside their own copy.
         """
         self._look()
-        rows = [row for entry in entries for row in self._empty.get(same(entry), ())]
+        rows = [row for entry in entries for row in self._empty.get(entry.object_key, ())]
         return next((reason for row in rows if (reason := self._why(row)) is not None), None)
 
     def beside_its_own(self, entry: Entry) -> bool:
@@ -180,7 +174,7 @@ class Places:
         ``iptables-restore -n`` empties the chains that it fills, and adds to the built-in ones.
         """
         self._look()
-        return same(entry) in self._filled and same(entry) not in self._empty
+        return entry.object_key in self._filled and entry.object_key not in self._empty
 
     def _look(self) -> None:
         if self._looked:
@@ -188,12 +182,12 @@ class Places:
         self._looked = True
         snapshot = self._facts.snapshot
         for row in snapshot.rows:
-            there = {same(entry) for entry in self._facts.sights.by_mark.get(row.mark, ())}
+            there = {entry.object_key for entry in self._facts.sights.by_mark.get(row.mark, ())}
             for own in snapshot.expected.get(row.id, ()):
-                if same(own) in there:
-                    self._filled.add(same(own))
+                if own.object_key in there:
+                    self._filled.add(own.object_key)
                 else:
-                    self._empty.setdefault(same(own), []).append(row)
+                    self._empty.setdefault(own.object_key, []).append(row)
 
     def _why(self, row: Resource) -> Reason | None:
         """Why the owner of a row needs its object now; None if it is dead, or there is none."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from hvtx.errors import NotFound
+from hvtx.model.address import family_of
 from hvtx.model.vm import Network
 
 
@@ -103,10 +104,10 @@ def add_network(sql: sqlite3.Connection, network: Network, operation: int) -> No
             operation,
         ),
     )
-    for cidr, gateway in zip(network.subnets, network.gateways, strict=True):
+    for cidr, gateway in network.ranges:
         sql.execute(
             "INSERT INTO subnet (network, family, cidr, gateway) VALUES (?,?,?,?)",
-            (network.id, 6 if ":" in cidr else 4, cidr, gateway),
+            (network.id, family_of(cidr), cidr, gateway),
         )
 
 

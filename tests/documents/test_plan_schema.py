@@ -9,20 +9,21 @@ from typing import Any
 import jsonschema
 import pytest
 
-from hvtx.engine import gc_plan, heuristic, saved_plan
-from hvtx.engine.schema import plan_schema
+from hvtx.documents import plan_schema
+from hvtx.engine import gc_plan, saved_plan
 from hvtx.errors import REFUSALS, Refused
 from hvtx.model.meaning import WHEN, WHY_NOT_MORE, action_of
-from hvtx.model.plan import Action, Item, Plan, Reason
+from hvtx.model.plan import Action, Ground, Item, Plan, Reason, Result
 from hvtx.model.resource import Kind, State
-from hvtx.planner.heuristic import Ground, Guess
 
 MADE = "2026-01-02T03:04:05.000006Z"
 
 
 def check(document: Any) -> None:
     """As any reader would: through JSON."""
-    jsonschema.Draft202012Validator(plan_schema()).validate(json.loads(json.dumps(document)))
+    jsonschema.Draft202012Validator(plan_schema.document()).validate(
+        json.loads(json.dumps(document))
+    )
 
 
 def document(*items: Item, applied: bool = False, refused: Refused | None = None) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def item(action: Action, reason: Reason, kind: str = Kind.TAP, **more: Any) -> I
 
 
 def test_the_schema_is_one() -> None:
-    jsonschema.Draft202012Validator.check_schema(plan_schema())
+    jsonschema.Draft202012Validator.check_schema(plan_schema.document())
 
 
 def test_every_word_of_a_plan_fits() -> None:
@@ -49,25 +50,28 @@ def test_every_word_of_a_plan_fits() -> None:
     check(document())
     check(document(*(item(action_of(reason), reason) for reason in Reason)))
     check(document(*(item(Action.SKIP, reason) for reason in Reason), applied=True))
-    check(document(item(Action.DELETE, Reason.UNRECORDED, outcome="done"), applied=True))
+    check(document(item(Action.DELETE, Reason.UNRECORDED, outcome=Result.DONE), applied=True))
     kinds = [*Kind, "rule", "device"]
     check(document(*(item(Action.SKIP, Reason.FOREIGN, kind, row=0, state=None) for kind in kinds)))
     check(document(*(item(Action.DELETE, Reason.VM_DEAD, state=state) for state in State)))
-    outcomes = ("done", "failed", "skipped")
-    check(
-        document(*(item(Action.DELETE, Reason.VM_DEAD, outcome=o) for o in outcomes), applied=True)
-    )
+    check(document(*(item(Action.DELETE, Reason.VM_DEAD, outcome=o) for o in Result), applied=True))
     for code in REFUSALS:
         check(document(refused=Refused(code, "words")))
 
 
 def test_plans_of_the_emergency_mode_fit() -> None:
+    none: dict[str, Any] = {"vm": None, "row": 0, "state": None, "message": "m"}
     guesses = [
-        Guess(Action.DELETE, ground, "tap", "tap0", ("e",), "m", "ip tuntap add")
+        Item(Action.DELETE, ground, "tap", "tap0", evidence=("e",), restore="ip tuntap add", **none)
         for ground in Ground
     ]
-    guesses.append(Guess(Action.SKIP, Reason.FOREIGN, "rule", "r", (), "m"))
-    check(heuristic.document(heuristic.Report(tuple(guesses), False, None, "boot", 3, MADE)))
+    guesses.append(Item(Action.SKIP, Reason.FOREIGN, "rule", "r", evidence=(), **none))
+    report = gc_plan.Report(Plan(tuple(guesses)), False, None, "boot", 3, MADE, heuristic=True)
+    told = saved_plan.plan_document(report)
+    check(told)
+    assert list(told)[:3] == ["schema", "heuristic", "plan_id"]
+    assert [item["restore"] for item in told["items"]] == ["ip tuntap add"] * 3 + [None]
+    assert {item["record"] for item in told["items"]} == {None}
 
 
 def bent() -> list[tuple[str, Any]]:

@@ -8,22 +8,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from hvtx.engine.saved_plan import SCHEMA
 from hvtx.errors import REFUSALS
 from hvtx.model.meaning import WHEN, action_of
-from hvtx.model.plan import Action, Reason
+from hvtx.model.plan import Action, Ground, Reason
 from hvtx.model.resource import Kind, State
-from hvtx.planner.heuristic import Ground
 
 _OUTCOMES = ("done", "failed", "skipped")
 _STRANGE_KINDS = ("rule", "device")
 
 
-def plan_schema() -> dict[str, Any]:
-    """The schema of ``hvtx/gc/1``: of printed, saved and carried-out plans, of both modes.
+def document() -> dict[str, Any]:
+    """The schema of printed, saved and carried-out plans, of both modes.
 
     Unknown keys are allowed everywhere: later versions may add some.
     """
-    counts = {action.value: {"type": "integer", "minimum": 0} for action in Action}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": "urn:hvtx:schema:gc:1",
@@ -32,43 +31,41 @@ def plan_schema() -> dict[str, Any]:
             "What `hvtx gc --plan --json` and `hvtx gc --apply --json` print,"
             " and what `hvtx gc --plan --out FILE` saves."
         ),
-        **_object(
-            {
-                "schema": {"const": "hvtx/gc/1"},
-                "plan_id": {
-                    "type": "string", "pattern": "^[0-9a-f]{16}$",
-                    "description": "Plans that would do the same have the same id.",
-                },
-                "made": {
-                    "type": "string", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$",
-                    "description": "When the host was looked at: RFC 3339, UTC.",
-                },
-                "applied": {"type": "boolean", "description": "Whether it was carried out."},
-                "refused": {
-                    "enum": [None, *REFUSALS],
-                    "description": "Why nothing may be concluded; such a plan has no items.",
-                },
-                "epoch": _object({
-                    "boot_id": {"type": "string", "description": "The kernel's boot id."},
-                    "netns": {
-                        "type": "integer", "minimum": 0,
-                        "description": "The network namespace's cookie.",
-                    },
-                }),
-                "items": {
-                    "type": "array", "items": {"$ref": "#/$defs/item"},
-                    "description": "In the order in which they would be done.",
-                },
-                "summary": {
-                    **_object(counts), "description": "How many items have each action.",
-                },
-                "heuristic": {
-                    "const": True, "description": "Only in plans of the emergency mode.",
-                },
-            },
-            optional=("heuristic",),
-        ),
+        **_object(_plan(), optional=("heuristic",)),
         "$defs": {"item": _item()},
+    }
+
+
+def _plan() -> dict[str, Any]:
+    counts = {action.value: {"type": "integer", "minimum": 0} for action in Action}
+    return {
+        "schema": {"const": SCHEMA},
+        "plan_id": {
+            "type": "string", "pattern": "^[0-9a-f]{16}$",
+            "description": "Plans that would do the same have the same id.",
+        },
+        "made": {
+            "type": "string", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$",
+            "description": "When the host was looked at: RFC 3339, UTC.",
+        },
+        "applied": {"type": "boolean", "description": "Whether it was carried out."},
+        "refused": {
+            "enum": [None, *REFUSALS],
+            "description": "Why nothing may be concluded; such a plan has no items.",
+        },
+        "epoch": _object({
+            "boot_id": {"type": "string", "description": "The kernel's boot id."},
+            "netns": {
+                "type": "integer", "minimum": 0,
+                "description": "The network namespace's cookie.",
+            },
+        }),
+        "items": {
+            "type": "array", "items": {"$ref": "#/$defs/item"},
+            "description": "In the order in which they would be done.",
+        },
+        "summary": {**_object(counts), "description": "How many items have each action."},
+        "heuristic": {"const": True, "description": "Only in plans of the emergency mode."},
     }  # fmt: skip
 
 

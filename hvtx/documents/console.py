@@ -1,0 +1,10 @@
+"""``hvtx/console/1``: `vm console --json`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def document(vm: str, socket: str) -> dict[str, Any]:
+    """Where a VM's console is; ``socket`` is the path to connect to."""
+    return {"schema": "hvtx/console/1", "vm": vm, "socket": socket}

@@ -1,0 +1,30 @@
+"""``hvtx/network/1``: `network show --json`, `network create --json`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hvtx.documents import parts
+
+if TYPE_CHECKING:
+    from hvtx.engine.show_networks import ShownNetwork
+    from hvtx.engine.view import AsOf
+
+
+def document(shown: ShownNetwork, view: AsOf | None = None) -> dict[str, Any]:
+    """A network's object."""
+    return {
+        "schema": "hvtx/network/1",
+        "name": shown.name,
+        "id": shown.id,
+        "bridge": shown.bridge,
+        "subnets": list(shown.subnets),
+        "gateway": list(shown.gateways),
+        "nat": shown.nat,
+        "isolate": shown.isolate,
+        "mtu": shown.mtu,
+        "firewall": shown.firewall,
+        "vms": list(shown.vms),
+        "resources": parts.resources(shown.resources),
+        **parts.seen_in(view),
+    }

@@ -1,0 +1,21 @@
+"""``hvtx/networks/1``: `network ls --json`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from hvtx.documents import network, parts
+
+if TYPE_CHECKING:
+    from hvtx.engine.show_networks import ShownNetwork
+    from hvtx.engine.view import AsOf
+
+
+def document(shown: Iterable[ShownNetwork], view: AsOf | None = None) -> dict[str, Any]:
+    """The objects of all networks."""
+    return {
+        "schema": "hvtx/networks/1",
+        "networks": [network.document(one) for one in shown],
+        **parts.seen_in(view),
+    }

@@ -1,0 +1,33 @@
+"""What several objects have in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hvtx.engine.imported import ImportedThing
+    from hvtx.engine.view import AsOf
+    from hvtx.model.resource import Resource
+
+
+def resources(rows: Iterable[Resource]) -> list[dict[str, Any]]:
+    """The rows of a VM, a network or an operation."""
+    return [{"kind": r.kind, "key": r.key, "state": r.state, "mark": r.mark or None} for r in rows]
+
+
+def seen_in(view: AsOf | None) -> dict[str, Any]:
+    """The key ``view`` of what was read from the published view; nothing for the store's own."""
+    return {} if view is None else {"view": {"as_of": view.as_of, "stale": view.stale}}
+
+
+def taken(item: ImportedThing) -> dict[str, Any]:
+    """A thing that `import` or `adopt` looked at, with what became of it."""
+    return {
+        "kind": item.kind,
+        "key": item.key,
+        "outcome": item.outcome,
+        "reason": item.reason,
+        "message": item.message,
+        "evidence": list(item.evidence),
+    }

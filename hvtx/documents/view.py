@@ -1,0 +1,29 @@
+"""``hvtx/view/1``: what is published for a group; hvtx/engine/view.py says why, and reads it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hvtx.documents import log, network
+from hvtx.engine.view import SCHEMA
+
+if TYPE_CHECKING:
+    from hvtx.engine.published import Published
+
+
+def document(told: Published) -> dict[str, Any]:
+    """One moment of the store, without what only root should know."""
+    return {
+        "schema": SCHEMA,
+        "state_directory": told.state_directory,
+        "as_of": told.as_of,
+        "seq": told.seq,
+        "life": told.life,
+        "lives": list(told.lives),
+        "vms": [
+            {"vm": vm.vm, "rows": list(vm.rows), "verb": vm.verb, "writer": vm.writer}
+            for vm in told.vms
+        ],
+        "networks": [network.document(one) for one in told.networks],
+        "history": [log.entry(line) for line in told.history],
+    }

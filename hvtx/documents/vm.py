@@ -1,0 +1,64 @@
+"""``hvtx/vm/1``: `vm show --json`, and of the commands that act on a VM."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hvtx.documents import parts
+
+if TYPE_CHECKING:
+    from hvtx.engine.show import ShownInterface, ShownVm
+    from hvtx.engine.view import AsOf
+
+
+def document(shown: ShownVm, view: AsOf | None = None) -> dict[str, Any]:
+    """A VM's object."""
+    vm = shown.vm
+    return {
+        "schema": "hvtx/vm/1",
+        "name": vm.name,
+        "id": vm.id,
+        "state": shown.state.value,
+        "guest": None if shown.guest is None else shown.guest.value,
+        "accelerator": shown.accelerator,
+        "accelerator_reason": shown.accelerator_reason,
+        "hypervisor": vm.hypervisor,
+        "pid": shown.pid,
+        "user": shown.user,
+        "autostart": vm.autostart,
+        "memory": vm.memory,
+        "cpus": vm.cpus,
+        "kernel": vm.kernel,
+        "initrd": vm.initrd,
+        "append": vm.append,
+        "disks": list(vm.disks),
+        "command": list(vm.command),
+        "directory": vm.directory or None,
+        "interfaces": [_interface(interface) for interface in shown.interfaces],
+        "resources": parts.resources(shown.resources),
+        "notes": list(shown.notes),
+        **parts.seen_in(view),
+    }
+
+
+def _interface(shown: ShownInterface) -> dict[str, Any]:
+    return {
+        "network": shown.network,
+        "device": shown.device,
+        "mac": shown.mac,
+        "ipv4": shown.ipv4,
+        "ipv6": shown.ipv6,
+        "prefix": shown.prefix,
+        "gateway": shown.gateway,
+        "prefix6": shown.prefix6,
+        "gateway6": shown.gateway6,
+        "publish": [
+            {
+                "protocol": port.protocol,
+                "host_ip": port.host_ip,
+                "host_port": port.host_port,
+                "guest_port": port.guest_port,
+            }
+            for port in shown.publish
+        ],
+    }

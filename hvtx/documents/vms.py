@@ -1,0 +1,21 @@
+"""``hvtx/vms/1``: `vm ls --json`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from hvtx.documents import parts, vm
+
+if TYPE_CHECKING:
+    from hvtx.engine.show import ShownVm
+    from hvtx.engine.view import AsOf
+
+
+def document(shown: Iterable[ShownVm], view: AsOf | None = None) -> dict[str, Any]:
+    """The objects of all VMs."""
+    return {
+        "schema": "hvtx/vms/1",
+        "vms": [vm.document(one) for one in shown],
+        **parts.seen_in(view),
+    }

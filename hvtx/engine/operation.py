@@ -1,0 +1,103 @@
+"""An operation of this process: its id, its lock, and its lines in the history.
+
+What becomes of its rows is the protocol's: :mod:`hvtx.engine.transaction`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from hvtx.engine.runtime import Runtime, wrong_namespace
+from hvtx.host.locks import LockFile
+from hvtx.model.mark import make_mark
+from hvtx.model.resource import Resource
+from hvtx.store import history, intents, records
+from hvtx.store.history import Event
+
+_PRUNE_EVERY = 64  # operations, of some ten lines each, between two looks at the history's length
+
+
+class RunningOperation:
+    """One that this process began and has not ended."""
+
+    def __init__(self, runtime: Runtime, verb: str, vm: str | None, network: str | None) -> None:
+        """Open nothing yet; ``vm`` and ``network`` are names, for the history."""
+        self.runtime = runtime
+        self.verb = verb
+        self.vm = vm
+        self.network = network
+        self.id = 0
+        self._heard = 0  # the last line of the history before the operation's own
+        self.interrupted = False  # by Ctrl-C, while its rows were being written
+        self._lock: LockFile = runtime.operations
+
+    def register(self, sql: Any) -> None:
+        """Put it on record, and take its lock, inside a transaction. Raises Refused."""
+        if not records.is_current(sql, self.runtime.life.id):
+            raise wrong_namespace()  # an empty store has gone to another namespace meanwhile
+        self.id = intents.begin(
+            sql,
+            verb=self.verb,
+            vm=self.vm,
+            network=self.network,
+            life=self.runtime.life.id,
+            writer=self.runtime.writer(),
+            now=history.now(),
+        )
+        held = self._lock.try_lock(self.id)
+        assert held, "the id of a new operation is nobody else's"
+        self.runtime.mine.add(self.id)
+        if self.runtime.listener is not None:
+            self._heard = history.newest(sql)
+
+    def heed(self) -> None:
+        """Raise the KeyboardInterrupt that came while the disk wrote the operation's rows.
+
+        Its caller can undo now, which it could not while the rows were being written.
+        """
+        if self.interrupted:
+            self.interrupted = False
+            raise KeyboardInterrupt
+
+    def new_mark(self, row: int) -> str:
+        """A fresh mark for a row."""
+        return make_mark(self.runtime.installation, row, os.urandom(10))
+
+    def close(self, sql: Any, result: str) -> None:
+        """Put on record that it has ended (``done``, ``undone``, ``partial``), in a transaction."""
+        intents.end(sql, self.id, result, history.now())
+        if self.id % _PRUNE_EVERY == 0:
+            history.prune(sql, self.runtime.settings.history_lines)
+
+    def unlock(self) -> None:
+        """Let go of the operation's lock; from here on it counts as ended or interrupted."""
+        self.runtime.mine.discard(self.id)
+        self._lock.unlock(self.id)
+        self._notify()
+
+    def _notify(self) -> None:
+        """Tell who listens what is on record now; a listener's failure is nobody's."""
+        if self.runtime.listener is None:
+            return
+        with suppress(Exception):
+            own = self.runtime.read(history.of_operation, self.id, after=self._heard)
+            self.runtime.listener(own)
+
+    def verify(self) -> None:
+        """Restate the invariants that the store can show (``HVTX_VERIFY=1``, as all tests do)."""
+        if os.environ.get("HVTX_VERIFY"):
+            broken = self.runtime.read(intents.violations)
+            assert not broken, broken
+
+    def history(self, sql: Any, events: Sequence[Event]) -> None:
+        """Append lines of this operation to the history."""
+        history.add(sql, events, operation=self.id, verb=self.verb, vm=self.vm)
+
+    def vm_name(self, sql: Any, row: Resource) -> str | None:
+        """The name of the VM that the history tells of when it tells of a row."""
+        if self.vm is not None or row.vm is None:
+            return self.vm
+        return records.vm_name(sql, row.vm)

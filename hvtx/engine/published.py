@@ -1,0 +1,164 @@
+"""The view is published: what of the store members of a group may see (hvtx/engine/view.py)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any, NamedTuple
+
+from hvtx.engine import show_networks
+from hvtx.engine.runtime import Runtime, Settings
+from hvtx.engine.show_networks import ShownNetwork
+from hvtx.engine.view import LINES, place_of
+from hvtx.errors import HvtxError, UsageError
+from hvtx.model.history import Line
+from hvtx.model.mark import without_marks
+from hvtx.model.resource import Kind, Resource
+from hvtx.model.vm import Identity, Life, Vm
+from hvtx.store import history, records
+from hvtx.store.view import Publisher
+
+
+class PublishedVm(NamedTuple):
+    """A VM without its secrets, and what its state is judged by when the view is read."""
+
+    vm: Vm
+    rows: tuple[tuple[Any, ...], ...]  # kind, key, state, life, observed
+    verb: str | None  # of the operation that works on it
+    writer: Identity | None
+
+
+class Published(NamedTuple):
+    """All that is published: one moment of the store, and nothing that only root should know."""
+
+    state_directory: str
+    as_of: str
+    seq: int
+    life: Life
+    lives: tuple[Life, ...]
+    vms: tuple[PublishedVm, ...]
+    networks: tuple[ShownNetwork, ...]
+    history: tuple[Line, ...]
+
+
+Render = Callable[[Published], dict[str, Any]]  # `hvtx.documents.view.document`
+
+
+def publisher(settings: Settings) -> Publisher:
+    """The publisher for the configured group. Raises UsageError if this host has no such group."""
+    return Publisher(place_of(settings), _group_id(settings.group or ""))
+
+
+@contextmanager
+def publishing(
+    settings: Settings, render: Render, *, create: bool = True, spends: bool = False
+) -> Iterator[Runtime]:
+    """A runtime that changes the store, whose view is published when it ends, whatever happened.
+
+    ``render`` makes the file's JSON.
+    """
+    by = publisher(settings)
+    with closing(by), closing(_watched(settings, by, create, spends)) as runtime:
+        try:
+            yield runtime
+        finally:
+            publish(runtime, by, render)
+
+
+def _watched(settings: Settings, by: Publisher, create: bool, spends: bool) -> Runtime:
+    return Runtime(settings, writable=True, create=create, watch=by.note, spends=spends)
+
+
+def _group_id(group: str) -> int:
+    if group.isascii() and group.isdigit():
+        from hvtx.host.vmuser import numeric_id
+
+        return numeric_id("group", group)
+    import grp
+
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError as problem:
+        raise UsageError(
+            f"group is {group!r}, and this host has no such group",
+            hint=f"groupadd {group}, or take the key out of the configuration",
+        ) from problem
+
+
+def publish(runtime: Runtime, by: Publisher, render: Render) -> None:
+    """Publish the store as it is now; a failure is a warning, since nothing depends on a view."""
+    from hvtx.engine.trouble import explain
+
+    try:
+        if runtime.refused is not None or runtime.store.missing or by.is_fresh():
+            return
+        runtime.lock("all", "view")
+        try:
+            runtime.store.tell_watch()  # a change that was noted may not have been committed
+            if not by.is_fresh():  # whoever had the lock before may have published ours as well
+                made = gather(runtime)
+                text = json.dumps(render(made), separators=(",", ":"))
+                by.publish(text.encode(), made.seq)
+        finally:
+            runtime.unlock("all", "view")
+    except Exception as problem:
+        told = explain(problem) or problem
+        if not isinstance(told, (HvtxError, OSError)):
+            raise
+        words = f"the view for group {runtime.settings.group} was not published: {told}"
+        sys.stderr.write(f"warning: {''.join(c if c.isprintable() else '?' for c in words)}\n")
+
+
+def gather(runtime: Runtime) -> Published:
+    """What is published, read in one moment."""
+    with runtime.reading() as sql:
+        rows: dict[str, list[Resource]] = {}
+        for row in records.resources(sql):
+            rows.setdefault(row.vm or "", []).append(row)
+        underway = {o.vm: o for o in records.operations(sql) if o.vm}
+        return Published(
+            state_directory=runtime.settings.state_directory,
+            as_of=history.now(),
+            seq=records.seq(sql),
+            life=runtime.life,
+            lives=tuple(records.lives(sql).values()),
+            vms=tuple(
+                PublishedVm(
+                    _published_vm(vm),
+                    tuple(_published_row(row) for row in rows.get(vm.id, ())),
+                    underway[vm.name].verb if vm.name in underway else None,
+                    underway[vm.name].writer if vm.name in underway else None,
+                )
+                for vm in records.vms(sql)
+            ),
+            networks=tuple(
+                _without_marks(show_networks.shown_network(runtime, network))
+                for network in records.networks(sql)
+            ),
+            history=tuple(
+                _published_line(line)
+                for line in history.entries(sql, history.Wanted(), limit=LINES)
+            ),
+        )
+
+
+def _published_vm(vm: Vm) -> Vm:
+    """A VM without what may hold secrets: its kernel's command line, its program's arguments."""
+    return vm._replace(append=None, kernel=None, initrd=None, disks=(), command=(), directory="")
+
+
+def _published_row(row: Resource) -> tuple[Any, ...]:
+    observed = row.observed if row.kind == Kind.PROCESS else {}
+    return (row.kind, row.key, row.state, row.life, observed)
+
+
+def _without_marks(shown: ShownNetwork) -> ShownNetwork:
+    return shown._replace(resources=tuple(row._replace(mark="") for row in shown.resources))
+
+
+def _published_line(line: Line) -> Line:
+    """A line without marks, and without what it speaks of."""
+    words = (without_marks(word) if isinstance(word, str) else word for word in line[:-1])
+    return Line._make((*words, None))

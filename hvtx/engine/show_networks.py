@@ -1,0 +1,58 @@
+"""What is told of networks."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from hvtx.engine.runtime import Runtime
+from hvtx.model.resource import Resource
+from hvtx.model.vm import Network
+from hvtx.store import records
+
+
+class ShownNetwork(NamedTuple):
+    """A network on record."""
+
+    name: str
+    id: str
+    bridge: str
+    subnets: tuple[str, ...]
+    gateways: tuple[str, ...]
+    nat: bool
+    isolate: bool
+    mtu: int
+    firewall: str
+    vms: tuple[str, ...]  # names of those that use it
+    resources: tuple[Resource, ...]
+
+
+def shown_network(runtime: Runtime, network: Network) -> ShownNetwork:
+    """A network; of the moment of ``network`` if called inside ``reading()``."""
+    with runtime.reading() as sql:
+        users = records.users_of_network(sql, network.id)
+        rows = records.resources_of_network(sql, network.id)
+    return ShownNetwork(
+        name=network.name,
+        id=network.id,
+        bridge=network.bridge,
+        subnets=network.subnets,
+        gateways=network.gateways,
+        nat=network.nat,
+        isolate=network.isolate,
+        mtu=network.mtu,
+        firewall=network.firewall,
+        vms=tuple(users),
+        resources=tuple(rows),
+    )
+
+
+def show_network(runtime: Runtime, name: str) -> ShownNetwork:
+    """One network; raises NotFound."""
+    with runtime.reading() as sql:
+        return shown_network(runtime, records.get_network(sql, name))
+
+
+def list_networks(runtime: Runtime) -> list[ShownNetwork]:
+    """All networks, by name."""
+    with runtime.reading() as sql:
+        return [shown_network(runtime, network) for network in records.networks(sql)]

@@ -1,0 +1,29 @@
+"""Addresses as text: of which family one is, and how it stands beside a port.
+
+That of IPv6 has a colon in it and that of IPv4 none, with a prefix length behind it or without. It
+is read here only, and ``ipaddress`` is not asked: every start of a VM would import it, for 2 ms.
+"""
+
+from __future__ import annotations
+
+
+def is_ipv6(text: str) -> bool:
+    """Whether an address, or a prefix, is of IPv6."""
+    return ":" in text
+
+
+def family_of(text: str) -> int:
+    """The family of an address, or of a prefix: 4 or 6."""
+    return 6 if is_ipv6(text) else 4
+
+
+def is_of(text: str, family: int) -> bool:
+    """Whether an address, or a prefix, is of a family: 4 or 6."""
+    return family_of(text) == family
+
+
+def with_port(address: str | None, port: int) -> str:
+    """``203.0.113.1:80``, ``[fd77::1]:80`` or, without an address, ``80``."""
+    if not address:
+        return str(port)
+    return f"[{address}]:{port}" if is_ipv6(address) else f"{address}:{port}"

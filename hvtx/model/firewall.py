@@ -1,0 +1,116 @@
+"""Firewall rows: what they stand for, and what was read back of it.
+
+The shapes of ``spec`` and ``observed`` of the FIREWALL_KINDS; both stay JSON objects in the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple, TypedDict, cast
+
+from hvtx.model.resource import FIREWALL_KINDS, Resource
+
+
+class FirewallSpec(TypedDict, total=False):
+    """What a firewall row stands for; the backend compiles it to elements or rules.
+
+    ``what`` selects the fields:
+
+    ``base``        the installation's own tables and chains, in this backend; families: of the
+                    tables (nftables; rows of earlier versions, without them, stand for both)
+    ``network``     bridge, subnets, nat, isolate, gateway6 (link-local of the bridge, or None),
+                    flows (tracked connections that one guest may have)
+    ``port``        device, mac, ipv4, ipv6 (anti-spoofing), bridge, gateway6, isolate (its
+                    network's; no default, so that it is never forgotten), forward (bool:
+                    also accept forwarding for its addresses; false where the other backend does),
+                    flows
+    ``forward``     ipv4, ipv6, bridge: accept forwarding for these addresses
+    ``pass``        family (4, 6), uplinks (devices where the world is): the way to what is accepted
+                    where the policy of FORWARD drops (iptables)
+    ``masquerade``  address, bridge
+    ``publish``     protocol, host_ip (None: any), host_port, ipv4, ipv6, guest_port, bridge
+    ``imported``    place, text, native: somebody else's rule, which was taken over as it is;
+                    words: its text before a mark stood in it; ipv4 or ipv6: whose it is
+    """
+
+    backend: Literal["nftables", "iptables"]
+    what: Literal["base", "network", "port", "forward", "pass", "masquerade", "publish", "imported"]
+    family: int
+    uplinks: list[str]
+    bridge: str
+    subnets: list[str]
+    nat: bool
+    isolate: bool
+    gateway6: str | None
+    device: str
+    mac: str
+    ipv4: str | None
+    ipv6: str | None
+    forward: bool
+    address: str
+    protocol: str
+    host_ip: str | None
+    host_port: int
+    guest_port: int
+    flows: int
+    families: list[str]
+    place: str  # as hvtx.model.place writes it
+    text: str
+    native: str
+    words: str
+    imported: str  # which program had it
+
+
+class NftablesObserved(TypedDict, total=False):
+    """What was read back of a row of nftables."""
+
+    rules: dict[str, list[str]]  # of a base row: digests by "<family> <chain>", in order
+    layout: dict[str, str]  # of a base row: by family, what changes with a version of hvtx
+    elements: int  # of other rows
+
+
+class IptablesObserved(TypedDict, total=False):
+    """What was read back of a row of iptables."""
+
+    rules: list[tuple[str, str, bool]]  # place, text, and whether it stands at the head
+
+
+class ChainRules(NamedTuple):
+    """The digests of a base row's rules in one chain."""
+
+    family: str
+    chain: str
+    digests: list[str]
+
+
+def firewall_spec(row: Resource) -> FirewallSpec:
+    """The spec of a row of one of the FIREWALL_KINDS."""
+    assert row.kind in FIREWALL_KINDS, row.kind
+    return cast("FirewallSpec", row.spec)
+
+
+def nftables_observed(row: Resource) -> NftablesObserved:
+    """What was read back of a row of nftables; empty while it is not made."""
+    return cast("NftablesObserved", row.observed)
+
+
+def iptables_observed(row: Resource) -> IptablesObserved:
+    """What was read back of a row of iptables; empty while it is not made."""
+    return cast("IptablesObserved", row.observed)
+
+
+def chain_key(family: str, chain: str) -> str:
+    """How ``observed`` names a chain of ours."""
+    return f"{family} {chain}"
+
+
+def chain_rules(row: Resource) -> Iterator[ChainRules]:
+    """The rules that a base row of nftables was made with."""
+    for key, digests in nftables_observed(row).get("rules", {}).items():
+        family, chain = key.split(" ")
+        yield ChainRules(family, chain, digests)
+
+
+def addresses_in(spec: FirewallSpec) -> list[str]:
+    """The guest's addresses that a row is about, that of IPv4 first."""
+    return [address for address in (spec.get("ipv4"), spec.get("ipv6")) if address]

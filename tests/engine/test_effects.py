@@ -1,0 +1,131 @@
+"""What an operation makes and removes: by which drivers, in which order, and what it says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from hvtx.engine import effects
+from hvtx.errors import HostRefused
+from hvtx.model.plan import Action, Item, Reason
+from hvtx.model.resource import GONE, Kind, Outcome, Resource, State
+from tests.planner.scene import link
+
+MARK = "hvtx:1:aaaaaaaaaa:7:abcdefghijklmnop"
+
+
+class Driver:
+    """Says of each row what it was told to say, and notes the batches."""
+
+    def __init__(self, problem: Exception | None = None) -> None:
+        self.problem = problem
+        self.batches: list[list[Resource]] = []
+
+    def create(self, rows: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
+        self.batches.append(list(rows))
+        return {row.id: {"made": row.key} for row in rows}
+
+    def release(self, rows: Sequence[Resource]) -> Mapping[int, Outcome]:
+        self.batches.append(list(rows))
+        if self.problem is not None:
+            raise self.problem
+        return {row.id: GONE for row in rows}
+
+
+class FakeRuntime:
+    """The drivers of one operation; nothing is on record."""
+
+    def __init__(self, **drivers: Driver) -> None:
+        self.drivers = drivers
+        self.order: list[str] = []
+        self.runtime = self
+
+    def heed(self) -> None:
+        """Nobody pressed Ctrl-C."""
+
+    def driver(self, name: str) -> Driver:
+        self.order.append(name)
+        return self.drivers.setdefault(name, Driver())
+
+
+def row(number: int, kind: Kind, **spec: Any) -> Resource:
+    key = f"{kind}{number}"
+    return Resource(number, kind, key, State.RELEASING, "", spec, {}, 1, 1, None, None)
+
+
+BRIDGE = row(1, Kind.BRIDGE)
+ADDRESS = row(2, Kind.ADDRESS, device=BRIDGE.key)
+FILE = row(3, Kind.FILE)
+
+
+def test_create_gives_each_driver_its_batch_in_order() -> None:
+    operation: Any = FakeRuntime()
+    observed = effects.create(operation, [ADDRESS, BRIDGE, FILE, row(4, Kind.LEASE)])
+    assert operation.order == ["file", "bridge", "address"]
+    assert observed == {n: {"made": r.key} for n, r in ((1, BRIDGE), (2, ADDRESS), (3, FILE))}
+
+
+def test_remove_orders_its_rows_itself_and_counts_what_is_only_on_record_as_gone() -> None:
+    operation: Any = FakeRuntime()
+    outcomes = effects.remove(operation, [row(4, Kind.LEASE), FILE, ADDRESS, BRIDGE])
+    assert operation.order == ["bridge", "address", "file"]
+    assert outcomes == dict.fromkeys((1, 2, 3, 4), GONE)
+
+
+def test_remove_goes_on_past_a_driver_that_fails_and_keeps_an_address_with_its_bridge() -> None:
+    operation: Any = FakeRuntime(bridge=Driver(HostRefused("no")))
+    outcomes = effects.remove(operation, [FILE, ADDRESS, BRIDGE])
+    assert outcomes[1] == Outcome(False, "host-refused", "no")
+    assert outcomes[2].reason == "foreign-dependents"
+    assert outcomes[3] == GONE
+    assert operation.order == ["bridge", "file"]
+
+
+@pytest.mark.parametrize(
+    ("problem", "kept"),
+    [
+        (HostRefused("no", code="cannot-observe"), Outcome(False, "cannot-observe", "no")),
+        (
+            OSError(24, "Too many open files"),
+            Outcome(
+                False,
+                "observe-failed",
+                "bridge could not be worked on: [Errno 24] Too many open files",
+            ),
+        ),
+    ],
+)
+def test_an_error_of_a_driver_is_an_outcome(problem: Exception, kept: Outcome) -> None:
+    """Also where no row stands for the thing: the other items of the plan are still to be done."""
+    driver: Any = Driver(problem)
+    assert effects.released_by(driver, [BRIDGE]) == {1: kept}
+    assert effects.remove_seen(driver, seen()) == kept
+
+
+def seen(kind: Kind = Kind.BRIDGE) -> Item:
+    device = link(5, "hvbr", "bridge", alias=MARK)
+    return Item(
+        Action.DELETE,
+        Reason.UNRECORDED,
+        kind,
+        device.name,
+        None,
+        0,
+        None,
+        (),
+        "",
+        MARK,
+        link=device,
+    )
+
+
+def test_what_no_row_stands_for_goes_by_its_alias_alone() -> None:
+    """A bridge that is being made is known by MAC and group too: not one that a person made."""
+    driver = Driver()
+    assert effects.remove_seen(driver, seen(), ["10.77.0.1/24"]) == GONE  # type: ignore[arg-type]
+    thing = driver.batches[0][0]
+    assert (thing.state, thing.mark) == (State.COMMITTED, MARK)
+    assert thing.spec["ifindex"] == thing.observed["ifindex"] == 5
+    assert thing.spec["addresses"] == ["10.77.0.1/24"]

@@ -1,0 +1,35 @@
+"""The family of an address, and how one stands beside a port."""
+
+from __future__ import annotations
+
+import pytest
+
+from hvtx.model.address import family_of, is_ipv6, is_of, with_port
+
+FOURS = ("10.77.0.1", "0.0.0.0", "10.77.0.0/24", "127.0.0.1/8")
+SIXES = ("::", "::1", "fd77::/64", "fe80::1", "::ffff:10.77.0.1", "fd77::1/64")
+
+
+@pytest.mark.parametrize("text", FOURS)
+def test_addresses_and_prefixes_of_ipv4(text: str) -> None:
+    assert (family_of(text), is_ipv6(text), is_of(text, 4), is_of(text, 6)) == (
+        4,
+        False,
+        True,
+        False,
+    )
+
+
+@pytest.mark.parametrize("text", SIXES)
+def test_addresses_and_prefixes_of_ipv6(text: str) -> None:
+    assert (family_of(text), is_ipv6(text), is_of(text, 4), is_of(text, 6)) == (
+        6,
+        True,
+        False,
+        True,
+    )
+
+
+def test_with_port_brackets_ipv6() -> None:
+    found = [with_port(address, 80) for address in (None, "", "203.0.113.1", "fd77::1")]
+    assert found == ["80", "80", "203.0.113.1:80", "[fd77::1]:80"]
