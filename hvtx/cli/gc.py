@@ -172,7 +172,7 @@ def _installation(
         with opened(ctx, writable=True, spends=True) as runtime:
             report = engine.apply(runtime, lost)
     if json_:
-        render.emit_json(engine.document(report, lost))
+        render.emit_json(documents.plan.document(report, lost))
     else:
         by = f"hvtx gc --apply --installation {lost} --yes"
         show_plan(report.plan, done=applying, evidence=True, by=by)
@@ -205,15 +205,15 @@ def _plan(
     from hvtx.engine import gc_plan, saved_plan
 
     del unrecorded
-    told = telling_refusal(json_, saved_plan.refused_document)
+    told = telling_refusal(json_, documents.plan.refused)
     with told, opened(ctx, writable=False) as runtime:
         report = gc_plan.make_plan(runtime, everything=everything)
     if out and report.refused is None:
-        saved_plan.save_plan(report, out, mode)
+        saved_plan.save_plan(documents.plan.document(report), out, mode)
     if html and report.refused is None:
         _write_page(report, html, mode)
     if json_:
-        render.emit_json(saved_plan.plan_document(report))
+        render.emit_json(documents.plan.document(report))
     if report.refused is not None:
         raise report.refused
     _tell_notes(report.notes)
@@ -230,11 +230,11 @@ def _tell_notes(notes: Sequence[str]) -> None:
 
 def _write_page(report: Any, path: str, mode: int) -> None:
     from hvtx.cli.page.plan import page
-    from hvtx.engine import gc_plan, saved_plan
+    from hvtx.engine import gc_plan
     from hvtx.engine.files import unwritten, write_out
 
     text = page(
-        saved_plan.plan_document(report),
+        documents.plan.document(report),
         gc_plan.picture(report),
         host=os.uname().nodename,
         notes=report.notes,
@@ -252,7 +252,7 @@ def _apply(
     from hvtx.engine import collect, gc_plan, saved_plan
 
     saved = saved_plan.load_plan(file) if file else None
-    told = telling_refusal(json_, saved_plan.refused_document)
+    told = telling_refusal(json_, documents.plan.refused)
     with told, opened(ctx, writable=True, create=False, spends=True) as runtime:
         if runtime.refused is not None:
             report = gc_plan.make_plan(runtime)
@@ -262,7 +262,7 @@ def _apply(
                     runtime, saved=saved, unrecorded=unrecorded, progress=_progress(stack)
                 )
     if json_:
-        render.emit_json(saved_plan.plan_document(report))
+        render.emit_json(documents.plan.document(report))
     if report.refused is not None:
         raise report.refused
     _tell_notes(report.notes)

@@ -7,10 +7,12 @@ from typing import Any
 
 import click
 
+from hvtx import documents
 from hvtx.cli import render
 from hvtx.cli.common import opened, telling_refusal
 from hvtx.engine import heuristic as engine
 from hvtx.engine import saved_plan
+from hvtx.engine.gc_plan import Report
 from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError
 
 _WARNING = (
@@ -23,12 +25,12 @@ def plan(
     ctx: click.Context, *, out: str | None, mode: int, detailed_exitcode: bool, json_: bool
 ) -> int:
     """`gc --heuristic --plan`."""
-    told = telling_refusal(json_, partial(saved_plan.refused_document, heuristic=True))
+    told = telling_refusal(json_, partial(documents.plan.refused, heuristic=True))
     with told, opened(ctx, writable=False) as runtime:
         report = engine.make_plan(runtime)
     if out and report.refused is None:
-        saved_plan.save_plan(report, out, mode)
-    _show(report, saved_plan.plan_document(report), json_=json_)
+        saved_plan.save_plan(documents.plan.document(report), out, mode)
+    _show(report, json_=json_)
     return EXIT_PLAN_NOT_EMPTY if detailed_exitcode and report.plan.acting() else 0
 
 
@@ -40,27 +42,27 @@ def apply(ctx: click.Context, file: str | None, *, yes: bool, json_: bool) -> in
             hint="read hvtx gc --heuristic --plan first",
         )
     saved = saved_plan.load_plan(file, heuristic=True) if file else None
-    told = telling_refusal(json_, partial(saved_plan.refused_document, heuristic=True))
+    told = telling_refusal(json_, partial(documents.plan.refused, heuristic=True))
     with told, opened(ctx, writable=True, spends=True) as runtime:
         if runtime.refused is not None:
             report = engine.make_plan(runtime)
         else:
             report = engine.apply(runtime, saved=saved)
-    _show(report, saved_plan.plan_document(report), json_=json_)
+    _show(report, json_=json_)
     failed = any(item.outcome == "failed" for item in report.plan.items)
     return PartialFailure.exit_code if failed else 0
 
 
-def _show(report: Any, document: dict[str, Any], *, json_: bool) -> None:
+def _show(report: Report, *, json_: bool) -> None:
     if json_:
-        render.emit_json(document)
+        render.emit_json(documents.plan.document(report))
     if report.refused is not None:
         raise report.refused
     if not json_:
         _show_items(report)
 
 
-def _show_items(report: Any) -> None:
+def _show_items(report: Report) -> None:
     if not report.applied:
         render.say(render.wrapped(_WARNING, ""), "bold red")
         render.say("")
@@ -70,7 +72,7 @@ def _show_items(report: Any) -> None:
     acting = report.plan.acting()
     left = len(report.plan.items) - len(acting)
     if report.applied:
-        outcomes = [item.outcome for item in acting]
+        outcomes = [str(item.outcome) for item in acting]
         words = ", ".join(f"{outcomes.count(o)} {o}" for o in ("done", "failed", "skipped"))
     else:
         words = f"{len(acting)} to delete"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.errors import HvtxError, Refused
+from hvtx.host import procfs
 from hvtx.model.plan import Item, Plan, Reason, Result, Snapshot
 from hvtx.planner.gc import plan_gc
 from hvtx.store import history
@@ -92,6 +93,12 @@ def _uncollected() -> Iterator[None]:
 def refused_report(refusal: Refused, boot_id: str, netns: int) -> Report:
     """The plan of a host or store of which nothing may be concluded."""
     return Report(Plan(()), False, refusal, boot_id, netns, history.now())
+
+
+def refused_here(refusal: Refused, *, heuristic: bool = False) -> Report:
+    """The plan where the store refuses to be opened: of it nothing is known."""
+    report = refused_report(refusal, procfs.boot_id(), procfs.netns_cookie())
+    return report._replace(heuristic=heuristic)
 
 
 def failed_items(plan: Plan) -> list[Item]:

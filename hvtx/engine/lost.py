@@ -21,7 +21,6 @@ from hvtx.engine.executor import execute
 from hvtx.engine.gc_plan import Report
 from hvtx.engine.registry import DRIVERS, FIREWALLS
 from hvtx.engine.runtime import Runtime
-from hvtx.engine.saved_plan import plan_document
 from hvtx.engine.transaction import Operation, begin
 from hvtx.errors import Conflict, HvtxError, NotFound, UsageError
 from hvtx.host import failpoint, openfiles, paths, traces, users
@@ -295,11 +294,6 @@ class LostRemover:
         }
         outcomes = [drivers[entry.backend].remove(entry) for entry in (*rest, *tables)]
         return next((outcome for outcome in outcomes if not outcome.gone), GONE)
-
-
-def document(report: Report, installation: str) -> dict[str, Any]:
-    """The JSON of `gc --plan --installation` and of `--apply`."""
-    return {**plan_document(report), "installation": installation}
 
 
 # -- explaining ------------------------------------------------------------------------------------

@@ -1,18 +1,16 @@
-"""A plan of gc as JSON: told, saved, read back, and compared with what would be done now."""
+"""A plan of gc in a file: saved, read back, and compared with what would be done now."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hvtx.engine.files import PRIVATE, read_plan, unwritten, write_out
-from hvtx.engine.gc_plan import Report, refused_report
-from hvtx.errors import NotFound, Refused, StalePlan, UsageError
-from hvtx.host import procfs
-from hvtx.model.plan import Action, Item, Plan
+from hvtx.errors import NotFound, StalePlan, UsageError
+from hvtx.model.plan import Action, Plan
 
-SCHEMA = "hvtx/gc/1"
+SCHEMA = "hvtx/gc/1"  # of the file, which is read back here
 
 Identity = tuple[Any, ...]  # what :meth:`Item.identity` gives
 _REMAKE = {False: "hvtx gc --plan --out FILE", True: "hvtx gc --heuristic --plan --out FILE"}
@@ -59,33 +57,6 @@ def _how(plan: Plan, identity: Identity) -> str:
     return f"{was}, it is no longer planned: neither host nor record has it any more"
 
 
-def plan_document(report: Report) -> dict[str, Any]:
-    """The JSON of `gc --plan` and `gc --apply`, and of saved plans.
-
-    That of the emergency mode says so, and its items have ``restore`` besides.
-    """
-    counts = {action.value: 0 for action in Action}
-    for item in report.plan.items:
-        counts[item.action.value] += 1
-    return {
-        "schema": SCHEMA,
-        **({"heuristic": True} if report.heuristic else {}),
-        "plan_id": plan_id(report.plan),
-        "made": report.made,
-        "applied": report.applied,
-        "refused": report.refused.code if report.refused else None,
-        "epoch": {"boot_id": report.boot_id, "netns": report.netns},
-        "items": [_item_document(item, report) for item in report.plan.items],
-        "summary": counts,
-    }
-
-
-def refused_document(refusal: Refused, *, heuristic: bool = False) -> dict[str, Any]:
-    """The JSON of a store that refuses to be opened: of it nothing is known."""
-    report = refused_report(refusal, procfs.boot_id(), procfs.netns_cookie())
-    return plan_document(report._replace(heuristic=heuristic))
-
-
 def plan_id(plan: Plan) -> str:
     """A short name of what a plan would do: equal plans have equal ids."""
     from hashlib import blake2b
@@ -94,27 +65,10 @@ def plan_id(plan: Plan) -> str:
     return blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def _item_document(item: Item, report: Report) -> dict[str, Any]:
-    left_alone = "skipped" if report.applied else None
-    return {
-        "action": item.action.value,
-        "reason": item.reason.value,
-        "kind": str(item.kind),
-        "key": item.key,
-        "vm": item.vm,
-        "record": {"id": item.row, "state": str(item.state)} if item.row else None,
-        "evidence": list(item.evidence),
-        "message": item.message,
-        "outcome": str(item.outcome) if item.outcome else left_alone,
-        "mark": item.mark,
-        **({"restore": item.restore or None} if report.heuristic else {}),
-    }
-
-
-def save_plan(report: Report, path: str, mode: int = PRIVATE) -> None:
-    """Write a plan where a person said; raises UsageError if that cannot be."""
+def save_plan(document: Mapping[str, Any], path: str, mode: int = PRIVATE) -> None:
+    """Write a plan's JSON where a person said; raises UsageError if that cannot be."""
     try:
-        write_out(path, json.dumps(plan_document(report), indent=2) + "\n", mode=mode)
+        write_out(path, json.dumps(document, indent=2) + "\n", mode=mode)
     except OSError as problem:
         words, hint = unwritten("plan", path, problem, option="--out")
         raise UsageError(words, hint=hint) from problem

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from hvtx.engine import gc_plan, saved_plan
+from hvtx import documents
+from hvtx.engine import gc_plan
 from hvtx.model.picture import Health, Picture
 from hvtx.model.plan import Plan
 from hvtx.model.resource import Kind
@@ -59,7 +60,7 @@ def drawn(made: Scene) -> tuple[dict[str, Any], Picture]:
     """The document of its plan, and its picture."""
     plan: Plan = made.plan()
     report = gc_plan.Report(plan, False, None, "0b5b5e8e-boot", 4026, MADE, made.snapshot())
-    return saved_plan.plan_document(report), gc_plan.picture(report)
+    return documents.plan.document(report), gc_plan.picture(report)
 
 
 def healths(picture: Picture) -> dict[str, Health]:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from hvtx.engine import heuristic
 from hvtx.engine.backup import Copied, Restored
 from hvtx.engine.finding import Finding
 from hvtx.engine.imported import Adopted, Import, imported_thing, imported_vm, unread_file
@@ -19,12 +18,11 @@ from hvtx.engine.runtime import Runtime, Settings
 from hvtx.engine.state_files import Unread
 from hvtx.engine.systemd import Entry, Outcome
 from hvtx.engine.units import Unit
-from hvtx.model.plan import Action, Item, Reason
+from hvtx.model.plan import Action, Ground, Item, Plan, Reason, Result
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.vm import Interface, Life, Liveness, Publish, Vm
 from hvtx.planner.adoption import TOOL, Claim, Verdict, Why
 from hvtx.planner.adoption import Finding as Found
-from hvtx.planner.heuristic import Ground, Guess
 from hvtx.planner.subjects import Subject
 from hvtx.store import history, intents, leases, records
 from tests.store.shelf import NOW, Shelf, add_network, enter, network, vm
@@ -89,7 +87,7 @@ GAUGES = (
 RECOVERY = Recovery(
     (
         Item(Action.DELETE, Reason.VM_DEAD, Kind.TAP, "hvt-web-0", "web", 2, State.COMMITTED,
-             ("pid 4242 is gone",), "its VM is dead", "hvtx:1:aaaaaaaaaa:2:bbbb", outcome="done"),
+             ("pid 4242 is gone",), "its VM is dead", "hvtx:1:aaaaaaaaaa:2:bbbb", outcome=Result.DONE),
         Item(Action.SKIP, Reason.FOREIGN, "device", "eth0", None, 0, None, (), "not ours"),
     ),
     ("lan", "six"),
@@ -146,12 +144,12 @@ REPAIR = Repair(
         Failed(Kind.TAP, "hvt-web-0", "still", "it is gone"),
     ),
 )
-GUESSES = heuristic.Report(
+GUESSES = Plan(
     (
-        Guess(Action.DELETE, Ground.NAME, "tap", "tap-old", ("nobody holds it",), "a guess", "ip tuntap"),
-        Guess(Action.SKIP, Reason.FOREIGN, "rule", "-A FORWARD", (), "not ours"),
-    ),
-    False, None, "boot-a", 7, NOW,
+        Item(Action.DELETE, Ground.NAME, "tap", "tap-old", None, 0, None, ("nobody holds it",),
+             "a guess", restore="ip tuntap"),
+        Item(Action.SKIP, Reason.FOREIGN, "rule", "-A FORWARD", None, 0, None, (), "not ours"),
+    )
 )  # fmt: skip
 
 SUBJECTS = (

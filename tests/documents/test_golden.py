@@ -20,10 +20,7 @@ from hvtx import documents
 from hvtx.engine import (
     explain,
     gc_plan,
-    heuristic,
-    lost,
     published,
-    saved_plan,
     show,
     show_history,
     show_networks,
@@ -71,10 +68,12 @@ VALUES: Mapping[str, Callable[[], Any]] = {
     "removed-vm": lambda: documents.removed.document("vm", "web"),
     "removed-network": lambda: documents.removed.document("network", "lan"),
     "import": lambda: documents.imported.document(samples.IMPORT),
-    "gc": lambda: saved_plan.plan_document(report()),
-    "gc-refused": lambda: saved_plan.plan_document(report(REFUSED)),
-    "gc-installation": lambda: lost.document(report(), "bbbbbbbbbb"),
-    "gc-heuristic": lambda: heuristic.document(samples.GUESSES),
+    "gc": lambda: documents.plan.document(report()),
+    "gc-refused": lambda: documents.plan.document(report(REFUSED)),
+    "gc-installation": lambda: documents.plan.document(report(), "bbbbbbbbbb"),
+    "gc-heuristic": lambda: documents.plan.document(
+        report()._replace(plan=samples.GUESSES, applied=False, heuristic=True)
+    ),
     "adopt": lambda: documents.adopt.document(samples.ADOPTED),
 }
 

@@ -9,8 +9,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from hvtx.documents import plan_schema
-from hvtx.engine import gc_plan, saved_plan
+from hvtx.documents import plan, plan_schema
+from hvtx.engine import gc_plan
 from hvtx.errors import REFUSALS, Refused
 from hvtx.model.meaning import WHEN, WHY_NOT_MORE, action_of
 from hvtx.model.plan import Action, Ground, Item, Plan, Reason, Result
@@ -27,7 +27,7 @@ def check(document: Any) -> None:
 
 
 def document(*items: Item, applied: bool = False, refused: Refused | None = None) -> dict[str, Any]:
-    return saved_plan.plan_document(gc_plan.Report(Plan(items), applied, refused, "boot", 3, MADE))
+    return plan.document(gc_plan.Report(Plan(items), applied, refused, "boot", 3, MADE))
 
 
 def item(action: Action, reason: Reason, kind: str = Kind.TAP, **more: Any) -> Item:
@@ -67,7 +67,7 @@ def test_plans_of_the_emergency_mode_fit() -> None:
     ]
     guesses.append(Item(Action.SKIP, Reason.FOREIGN, "rule", "r", evidence=(), **none))
     report = gc_plan.Report(Plan(tuple(guesses)), False, None, "boot", 3, MADE, heuristic=True)
-    told = saved_plan.plan_document(report)
+    told = plan.document(report)
     check(told)
     assert list(told)[:3] == ["schema", "heuristic", "plan_id"]
     assert [item["restore"] for item in told["items"]] == ["ip tuntap add"] * 3 + [None]

@@ -437,8 +437,8 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.host.routes.ask": ask,
         "hvtx.engine.ways.Channel": lambda family: SimpleNamespace(close=lambda: None),
         "hvtx.engine.ways.Links": links,
-        "hvtx.host.conntrack.flush": flush,
-        "hvtx.host.conntrack.flush_ports": flush,
+        "hvtx.drivers.flows.flush": flush,
+        "hvtx.drivers.flows.flush_ports": flush,
         "hvtx.host.failpoint.signal_self": kernel.signalled,
         "hvtx.drivers.tap.driver.Links": links,
         "hvtx.host.bpf.load": lambda instructions, name: None,  # a kernel without it

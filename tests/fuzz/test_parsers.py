@@ -75,7 +75,7 @@ ASIDE = {
     "engine.show.read_log": "replaces what is no text",
     "host.routes.beyond": "reads an address that is one already",
     "host.libnftables.run": "replaces what is no text",
-    "host.conntrack._on_link": "compares addresses of any length as numbers",
+    "drivers.flows._on_link": "compares addresses of any length as numbers",
     "host.holder._described": "replaces what is no text; hands to command_of, which is here",
     "host.nftwords": "hands to xtables.parse, which is here",
     "host.links.Links.change": "a MAC address of our own",

@@ -1,0 +1,58 @@
+"""``hvtx/gc/1``: plans of `gc`, printed and saved; `plan_schema` is their JSON Schema."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hvtx.engine.gc_plan import refused_here
+from hvtx.engine.saved_plan import SCHEMA, plan_id
+from hvtx.model.plan import Action
+
+if TYPE_CHECKING:
+    from hvtx.engine.gc_plan import Report
+    from hvtx.errors import Refused
+    from hvtx.model.plan import Item
+
+
+def document(report: Report, installation: str | None = None) -> dict[str, Any]:
+    """A plan, made or carried out; ``installation`` is that whose remains it is of.
+
+    That of the emergency mode says so, and its items have ``restore`` besides.
+    """
+    counts = {action.value: 0 for action in Action}
+    for item in report.plan.items:
+        counts[item.action.value] += 1
+    return {
+        "schema": SCHEMA,
+        **({"heuristic": True} if report.heuristic else {}),
+        "plan_id": plan_id(report.plan),
+        "made": report.made,
+        "applied": report.applied,
+        "refused": report.refused.code if report.refused else None,
+        "epoch": {"boot_id": report.boot_id, "netns": report.netns},
+        "items": [_item(item, report) for item in report.plan.items],
+        "summary": counts,
+        **({"installation": installation} if installation else {}),
+    }
+
+
+def refused(refusal: Refused, *, heuristic: bool = False) -> dict[str, Any]:
+    """The plan of a store that refuses to be opened."""
+    return document(refused_here(refusal, heuristic=heuristic))
+
+
+def _item(item: Item, report: Report) -> dict[str, Any]:
+    left_alone = "skipped" if report.applied else None
+    return {
+        "action": item.action.value,
+        "reason": item.reason.value,
+        "kind": str(item.kind),
+        "key": item.key,
+        "vm": item.vm,
+        "record": {"id": item.row, "state": str(item.state)} if item.row else None,
+        "evidence": list(item.evidence),
+        "message": item.message,
+        "outcome": str(item.outcome) if item.outcome else left_alone,
+        "mark": item.mark,
+        **({"restore": item.restore or None} if report.heuristic else {}),
+    }
