@@ -86,7 +86,7 @@ def _need_privileges(runtime: Runtime, items: Sequence[Item]) -> None:
         return
     backends: set[Any] = {item.entry.backend for item in rules if item.entry is not None}
     rows = runtime.read(records.resources_by_id, [item.row for item in rules if item.row])
-    backends |= {row.spec.get("backend") for row in rows.values()}
+    backends |= {row.backend for row in rows.values()}
     if "iptables" in backends:
         raise problem
 

@@ -19,8 +19,20 @@ from hvtx.engine.runtime import Runtime
 from hvtx.host.links import Links
 from hvtx.host.portowner import Owner
 from hvtx.host.traits import LinkTraits
+from hvtx.model.firewall import firewall_spec
 from hvtx.model.plan import Snapshot
-from hvtx.model.resource import FIREWALL_KINDS, Kind, Link, Resource, State
+from hvtx.model.resource import (
+    FIREWALL_KINDS,
+    Kind,
+    Link,
+    Resource,
+    State,
+    bridge_spec,
+    device_spec,
+    process_spec,
+    sysctl_spec,
+    tap_spec,
+)
 from hvtx.model.ruleset import Difference
 from hvtx.model.traits import Wanted
 from hvtx.model.vm import Liveness
@@ -82,7 +94,7 @@ def with_remedies(snapshot: Snapshot, damages: Sequence[Damage]) -> list[Damage]
     external = {
         row.vm
         for row in snapshot.rows
-        if row.kind == Kind.PROCESS and row.spec.get("hypervisor") == "external"
+        if row.kind == Kind.PROCESS and process_spec(row).get("hypervisor") == "external"
     }
     others = holding.had_by([d.row for d in damages if d.missing == holding.UNHELD])
     found = []
@@ -112,7 +124,7 @@ def made_here(snapshot: Snapshot) -> list[Resource]:
         row
         for row in snapshot.rows
         if row.state == State.COMMITTED
-        and not row.spec.get("imported")  # made by others, who put it as they want it
+        and not row.imported  # made by others, who put it as they want it
         and row.life == snapshot.life.id
     ]
 
@@ -180,7 +192,7 @@ def _damage_of(
     links: Links,
     traits: LinkTraits,
 ) -> list[Damage]:
-    bridges = {row.key: row.spec["ifindex"] for row, _ in sighted if row.kind == Kind.BRIDGE}
+    bridges = {row.key: row.ifindex for row, _ in sighted if row.kind == Kind.BRIDGE}
     rows = [row for row, _ in sighted]
     found = []
     for row, seen in sighted:
@@ -207,9 +219,9 @@ def _missing(
     row: Resource, seen: Presence, bridges: Mapping[str, int], loopback: Collection[str]
 ) -> str | None:
     if row.kind == Kind.SYSCTL:
-        value = read_setting(row.spec["path"])
-        wanted = row.spec["value"]
-        gone = value is None and "/conf/" in row.spec["path"]  # with its device
+        spec = sysctl_spec(row)
+        value, wanted = read_setting(spec["path"]), spec["value"]
+        gone = value is None and "/conf/" in spec["path"]  # with its device
         return None if gone or value == wanted else f"it was {value}, and {wanted} is needed"
     if seen.problem is not None:
         return f"{seen.problem.value}: {seen.evidence[0]}"
@@ -226,21 +238,22 @@ def _missing(
 
 def guard_of(row: Resource, rows: Sequence[Resource]) -> dict[str, Any] | None:
     """What a TAP's filter holds its guest to; from other rows where its own is older."""
-    if row.kind != Kind.TAP or row.spec.get("guard"):
-        return row.spec.get("guard")
-    port = next((r for r in rows if r.key == row.key and r.spec.get("what") == "port"), None)
-    on = next((r for r in rows if (r.kind, r.key) == (Kind.BRIDGE, row.spec["bridge"])), None)
+    if guard := tap_spec(row).get("guard"):
+        return guard
+    port = next((r for r in rows if r.key == row.key and r.role == "port"), None)
+    on = next((r for r in rows if (r.kind, r.key) == (Kind.BRIDGE, row.bridge)), None)
     if port is None or on is None:
         return None
-    return port_guard(port.spec, on.spec["mac"], on.spec["addresses"])
+    return port_guard(firewall_spec(port), bridge_spec(on)["mac"], on.addresses)
 
 
 def has_guard(row: Resource, rows: Sequence[Resource]) -> bool:
     """Whether a bridge should have a filter; an older row does not say, its network's does."""
-    if "guard" in row.spec:
-        return bool(row.spec["guard"])
-    network = (r for r in rows if r.spec.get("what") == "network" and r.network == row.network)
-    return any(guards_bridge(r.spec["backend"], nat=r.spec["nat"]) for r in network)
+    spec = bridge_spec(row)
+    if "guard" in spec:
+        return spec["guard"]
+    network = (r for r in rows if r.role == "network" and r.network == row.network)
+    return any(guards_bridge(r.backend, nat=firewall_spec(r)["nat"]) for r in network)
 
 
 def _unguarded(row: Resource, rows: Sequence[Resource], links: Links) -> str | None:
@@ -254,7 +267,7 @@ def _unguarded(row: Resource, rows: Sequence[Resource], links: Links) -> str | N
 
 def wanted_of(row: Resource, rows: Sequence[Resource], traits: LinkTraits) -> Wanted:
     """How a device of ours should be set, where somebody changed that."""
-    seen = traits.get(row.spec["ifindex"])
+    seen = traits.get(row.ifindex)
     if seen is None:
         return Wanted()
     if row.kind == Kind.BRIDGE:
@@ -275,9 +288,9 @@ def _drift(
         return f"it was renamed to {link.name}"
     if not link.up:
         return "it was down"
-    if link.mac != row.spec["mac"]:
+    if link.mac != device_spec(row)["mac"]:
         return f"its MAC address was {link.mac}"
-    if link.mtu != row.spec["mtu"]:
+    if link.mtu != device_spec(row)["mtu"]:
         return f"its MTU was {link.mtu}"
     if row.kind == Kind.BRIDGE:
         if (untuned := tuned(row, link.name)) is not None:
@@ -288,8 +301,8 @@ def _drift(
         if should:
             return "127.0.0.1 did not reach its guests (route_localnet)"
         return "the host's 127.0.0.1 was reached from it, and no port needs that (route_localnet)"
-    if link.master != bridges.get(row.spec["bridge"], row.spec["master"]):
-        return f"it was not a port of {row.spec['bridge']}"
+    if link.master != bridges.get(row.bridge, tap_spec(row)["master"]):
+        return f"it was not a port of {row.bridge}"
     return None
 
 

@@ -199,11 +199,10 @@ def _make_rules(runtime: Runtime, wants: Iterable[Want]) -> None:
     for number, want in enumerate(wants, 1):
         if want.kind in FIREWALL_KINDS:
             mark = make_mark(host.installation, number, bytes(10))
-            rows[want.spec["backend"]].append(
-                Resource(
-                    number, want.kind, want.key, "intended", mark, want.spec, {}, 0, 0, None, None
-                )
+            row = Resource(
+                number, want.kind, want.key, "intended", mark, want.spec, {}, 0, 0, None, None
             )
+            rows[row.backend].append(row)
     for backend, build in (("nftables", NftablesDriver), ("iptables", IptablesDriver)):
         if rows[backend]:
             with closing(build(host)) as driver:

@@ -88,10 +88,10 @@ def _owners(source: Links, links: Sequence[Link]) -> dict[int, tuple[int | None,
 def _leases(sql: Any) -> dict[str, str]:
     """Every address that some VM has, also of VMs that were taken over (those have no lease)."""
     found = {
-        row.spec[field]: row.vm
+        address: row.vm
         for row in records.resources_of_vms(sql)
-        for field in ("ipv4", "ipv6")
-        if row.vm and row.spec.get(field)
+        for address in row.guest
+        if row.vm and address
     }
     return found | {
         address: vm.id

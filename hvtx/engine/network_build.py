@@ -135,7 +135,7 @@ def build_network(
         bridge = next(row for row in rows if row.kind == Kind.BRIDGE)
         observed = effects.create(operation, [row for row in rows if row.kind != Kind.SYSCTL])
         # routes once more, now that the bridge has its own: see refuse_taken_subnet
-        refuse_taken_subnet(network.subnets, bridge.spec["ifindex"])
+        refuse_taken_subnet(network.subnets, bridge.ifindex)
         refuse_diverted(network, bridge, samples(network))
         # last, since settings stay on
         observed |= effects.create(operation, [row for row in rows if row.kind == Kind.SYSCTL])

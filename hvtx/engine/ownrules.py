@@ -39,7 +39,7 @@ def filters_ahead(rows: Sequence[Resource]) -> Iterator[Difference]:
     from hvtx.host.filters import ahead
     from hvtx.host.tc import EGRESS, INGRESS
 
-    devices = {row.spec["ifindex"]: row for row in rows}
+    devices = {row.ifindex: row for row in rows}
     sides = {i: INGRESS if row.kind == Kind.TAP else EGRESS for i, row in devices.items()}
     for index, preference in ahead(sides):
         row = devices[index]
@@ -80,13 +80,13 @@ def _once(runtime: Runtime) -> list[Difference]:
 
 def _made_here(runtime: Runtime, row: Resource) -> bool:
     whole = row.state == State.COMMITTED and row.life == runtime.life.id
-    return whole and not row.spec.get("imported") and row.spec["what"] != "imported"
+    return whole and not row.imported and row.role != "imported"
 
 
 def _of_tables(
     rows: Sequence[Resource], seen: Sequence[SeenTable], known: frozenset[str]
 ) -> Iterator[Difference]:
-    own = [row for row in rows if row.spec["backend"] == nftables.BACKEND]
+    own = [row for row in rows if row.backend == nftables.BACKEND]
     older = {row.id for row in own if nftables.outdated(row)}
     for wanted, table in wanted_tables(own, map(_without_trace, seen), known, older):
         yield from ownrules.of_table(wanted, table, nftshape.hook_words)
@@ -107,7 +107,7 @@ def _lines(runtime: Runtime) -> list[SeenLine]:
     None where they cannot be read: what is known of each row says so.
     """
     used = runtime.read(records.resources_of_kind, *FIREWALL_KINDS)
-    if not any(row.spec["backend"] == "iptables" for row in used):
+    if not any(row.backend == "iptables" for row in used):
         return []
     try:
         return _legacy_rules()
@@ -131,7 +131,7 @@ def _legacy_rules() -> list[SeenLine]:
 def _of_lines(
     runtime: Runtime, rows: Sequence[Resource], seen: Sequence[SeenLine], known: frozenset[str]
 ) -> list[Difference]:
-    own = [row for row in rows if row.spec["backend"] == "iptables"]
+    own = [row for row in rows if row.backend == "iptables"]
     if not seen or not own:
         return []
     from hvtx.host import xtnames

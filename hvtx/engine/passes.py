@@ -9,22 +9,22 @@ start, `network create` and `repair`, and `doctor` names what stands behind it m
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from typing import Final, NamedTuple
 
 from hvtx.engine.repaired import Repaired
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
 from hvtx.engine.transaction import begin
 from hvtx.engine.undo import take_down
-from hvtx.model.firewall import firewall_spec
+from hvtx.model.firewall import FirewallSpec, firewall_spec
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.vm import Network
 from hvtx.planner.provision import Want
 from hvtx.planner.scope import NetworkScope
 from hvtx.store import records
 
-WHAT = "pass"
-_BACKEND = "iptables"
+WHAT: Final = "pass"
+_BACKEND: Final = "iptables"
 _BEHIND = "rules of others stand behind hvtx's accept, and its guests pass by them"
 
 
@@ -88,17 +88,17 @@ def wants_beside(runtime: Runtime, families: Collection[int], device: str) -> li
     """The same for a way to the world that is thought up, beside rows that are there."""
     there = rows_of(runtime.life.id, runtime.read(records.resources_of_network, None))
     return [
-        _want({**row.spec, "uplinks": [device]})
+        _want({**firewall_spec(row), "uplinks": [device]})
         for row in there
         if firewall_spec(row)["family"] in families
     ]
 
 
-def _want(spec: dict[str, Any]) -> Want:
-    return Want(Kind.FILTER, f"{_BACKEND} pass IPv{spec['family']}", spec)
+def _want(spec: FirewallSpec) -> Want:
+    return Want(Kind.FILTER, f"{_BACKEND} pass IPv{spec['family']}", {**spec})
 
 
-def _wanted(networks: Sequence[Network], every: Sequence[Network]) -> dict[int, dict[str, Any]]:
+def _wanted(networks: Sequence[Network], every: Sequence[Network]) -> dict[int, FirewallSpec]:
     """The specifications of the rows that should be there, by family."""
     from hvtx.drivers.iptables.policy import drops_by_policy
 
@@ -132,7 +132,7 @@ def world(every: Sequence[Network]) -> list[str]:
         links.close()
 
 
-def _compare(wanted: dict[int, dict[str, Any]], there: Sequence[Resource]) -> Change:
+def _compare(wanted: dict[int, FirewallSpec], there: Sequence[Resource]) -> Change:
     from hvtx.drivers.iptables.policy import place_in_forward
 
     make, drop, move, words = [], [], [], []
@@ -147,21 +147,23 @@ def _compare(wanted: dict[int, dict[str, Any]], there: Sequence[Resource]) -> Ch
         if place != "last":
             move.append(row)
         if place == "before":  # one that is gone is told as any row whose rules are
-            words.append(f"{_tool(row.spec)} filter FORWARD: {_BEHIND}")
+            words.append(f"{_tool(firewall_spec(row))} filter FORWARD: {_BEHIND}")
     for family, spec in wanted.items():
         if family in fit:
             continue
         make.append(_want(spec))
-        old = next((row.spec for row in drop if firewall_spec(row)["family"] == family), None)
+        old = next(
+            (firewall_spec(row) for row in drop if firewall_spec(row)["family"] == family), None
+        )
         words.append(_difference(spec, old))
     return Change(tuple(make), tuple(drop), tuple(move), tuple(words))
 
 
-def _tool(spec: dict[str, Any]) -> str:
+def _tool(spec: FirewallSpec) -> str:
     return "iptables" if spec["family"] == 4 else "ip6tables"
 
 
-def _difference(spec: dict[str, Any], old: dict[str, Any] | None) -> str:
+def _difference(spec: FirewallSpec, old: FirewallSpec | None) -> str:
     if old is None:
         return (
             f"{_tool(spec)} filter FORWARD: its policy drops, and guests have no accept there yet"

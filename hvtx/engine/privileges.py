@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from hvtx.errors import NotPermitted
 from hvtx.host import capabilities, procfs, tun
-from hvtx.model.resource import Kind, Resource
+from hvtx.model.resource import Kind, Resource, file_spec
 from hvtx.model.user import User
 from hvtx.model.vm import Identity, Network
 from hvtx.planner.states import identity_of
@@ -30,9 +30,9 @@ def need_for(rows: Iterable[Resource]) -> None:
     kinds, backends = set(), set()
     for row in rows:
         kinds.add(row.kind)
-        backends.add(row.spec.get("backend"))
+        backends.add(row.backend)
         if row.kind == Kind.FILE:
-            need_to_empty(row.spec["path"])
+            need_to_empty(file_spec(row)["path"])
     need(devices=not kinds.isdisjoint(_DEVICES), legacy="iptables" in backends)
 
 

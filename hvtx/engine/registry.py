@@ -46,7 +46,7 @@ FIREWALLS = ("nftables", "iptables")
 def driver_name(row: Resource) -> str:
     """Which driver a row belongs to; empty for rows without an object of their own."""
     if row.kind in FIREWALL_KINDS:
-        return str(row.spec["backend"])
+        return row.backend
     return row.kind if row.kind in DRIVERS else ""
 
 

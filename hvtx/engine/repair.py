@@ -29,7 +29,7 @@ from hvtx.engine.scope import all_networks, networks_now
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.transaction import begin
 from hvtx.errors import HvtxError, NotFound
-from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource
+from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource, address_spec, sysctl_spec
 from hvtx.model.vm import Network, Vm
 from hvtx.planner.presence import Presence
 from hvtx.store import records
@@ -99,7 +99,8 @@ def _keep_settings(
     """What networks need by now and is not on record yet: other uplinks than before."""
     try:
         for row in keep_settings(runtime, networks):
-            words = f"it was {row.spec['before']}, and {row.spec['value']} is needed"
+            spec = sysctl_spec(row)
+            words = f"it was {spec['before']}, and {spec['value']} is needed"
             repaired.append(Repaired(row.kind, row.key, words))
     except HvtxError as problem:
         failed.append(Failed(Kind.SYSCTL, "forwarding", problem.message))
@@ -163,14 +164,16 @@ def _mend_all(
         ordered += [
             Damage(row, "it went with its bridge", Presence(False, ()))
             for row in rows
-            if row.kind == Kind.ADDRESS and row.id not in known and row.spec["device"] in gone
+            if row.kind == Kind.ADDRESS
+            and row.id not in known
+            and address_spec(row)["device"] in gone
         ]
     for kind in _FIRST:
         for damage in ordered:
             if damage.row.kind == kind:
                 attempt(damage, lambda damage=damage: repair_object(runtime, damage, rows))  # type: ignore[misc]
     walls = [damage for damage in ordered if damage.row.kind in FIREWALL_KINDS and damage.cuts]
-    for damage in sorted(walls, key=lambda d: d.row.spec["what"] != "base"):
+    for damage in sorted(walls, key=lambda d: d.row.role != "base"):
         attempt(damage, lambda damage=damage: repair_rules(runtime, damage))  # type: ignore[misc]
 
 

@@ -20,7 +20,7 @@ from hvtx.errors import HvtxError
 from hvtx.host.links import Links
 from hvtx.host.traits import LinkTraits
 from hvtx.model.address import is_ipv6
-from hvtx.model.resource import HOLDER, Kind, Resource
+from hvtx.model.resource import HOLDER, Kind, Resource, tap_spec
 from hvtx.store import intents, records
 
 
@@ -71,11 +71,8 @@ def _repair_bridge(
 
 def _master_of(row: Resource, rows: Sequence[Resource]) -> int:
     """The index of a TAP's bridge, which may have been made anew since."""
-    master: int = next(
-        (r.spec["ifindex"] for r in rows if r.kind == Kind.BRIDGE and r.key == row.spec["bridge"]),
-        row.spec["master"],
-    )
-    return master
+    bridges = (r.ifindex for r in rows if r.kind == Kind.BRIDGE and r.key == row.bridge)
+    return next(bridges, tap_spec(row)["master"])
 
 
 def _set_again(driver: LinkDriver, row: Resource, rows: Sequence[Resource]) -> None:
@@ -84,7 +81,7 @@ def _set_again(driver: LinkDriver, row: Resource, rows: Sequence[Resource]) -> N
         wanted = wanted_of(row, rows, traits)
         driver.set_traits(row, wanted, traits)
     if wanted.silent:
-        remove_link_local(row.spec["ifindex"], row.spec.get("addresses", ()))
+        remove_link_local(row.ifindex, row.addresses)
 
 
 def hold_again(
@@ -113,11 +110,11 @@ def _leads_loopback(runtime: Runtime, row: Resource) -> bool:
 def repair_rules(runtime: Runtime, damage: Damage) -> None:
     """Put back what a firewall row stands for, and take away copies of it. Raises HvtxError."""
     row = damage.row
-    driver = runtime.firewall(row.spec["backend"])
+    driver = runtime.firewall(row.backend)
     if damage.copies and not (left := driver.remove_copies(row)).gone:
         raise HvtxError(left.message)
     observed = driver.mend([row])
-    if (row.spec["what"] == "base" or outdated(row)) and row.id in observed:
-        kept = {name: row.observed[name] for name in (HOLDER,) if name in row.observed}
+    if (row.role == "base" or outdated(row)) and row.id in observed:
+        kept = {name: value for name, value in row.observed.items() if name == HOLDER}
         with runtime.store.transaction() as sql:
             intents.note(sql, row.id, {**observed[row.id], **kept})

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hvtx.host import survivors
+from hvtx.model.resource import process_observed
 from hvtx.model.user import is_own
 from hvtx.store.history import Event
 
@@ -31,7 +32,7 @@ def end_survivors(
 
     A user of the settings, and that of hvtx, may have other processes: none of theirs is touched.
     """
-    user = row.observed.get("user")
+    user = process_observed(row).get("user")
     if not isinstance(user, int) or not is_own(user):
         return
     runtime = operation.runtime

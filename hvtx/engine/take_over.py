@@ -13,6 +13,7 @@ from hvtx.host import failpoint, procfs
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.address import family_of
+from hvtx.model.firewall import firewall_spec
 from hvtx.model.resource import FIREWALL_KINDS, Kind, Outcome, Resource, State
 from hvtx.model.vm import Identity, Liveness, Vm
 from hvtx.planner import adoption
@@ -56,7 +57,8 @@ def _row_of(item: Finding, known: Iterable[Resource]) -> Resource | None:
             return row
         if item.rule is not None and row.kind in FIREWALL_KINDS:
             here = (str(item.rule.place), adoption.bare_text(item.rule))
-            same = (row.spec.get("place"), row.spec.get("words")) == here
+            spec = firewall_spec(row)
+            same = (spec.get("place"), spec.get("words")) == here
             if same or row.mark == item.rule.mark:
                 return row
     return None
@@ -69,7 +71,7 @@ def _carries(item: Finding) -> str | None:
 def _is_of(row: Resource, item: Finding, runtime: Runtime) -> bool:
     """Whether a row that lacks its mark is this very thing's (an import that was cut short)."""
     here = row.life == runtime.life.id and row.state == State.COMMITTED
-    return here and (item.link is None or row.spec["ifindex"] == item.link.ifindex)
+    return here and (item.link is None or row.ifindex == item.link.ifindex)
 
 
 def record_and_mark(

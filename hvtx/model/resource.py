@@ -202,6 +202,11 @@ def bridge_spec(row: Resource) -> BridgeSpec:
     return cast("BridgeSpec", _spec(row, Kind.BRIDGE))
 
 
+def device_spec(row: Resource) -> TapSpec | BridgeSpec:
+    """The spec of a row of kind ``tap`` or ``bridge``."""
+    return cast("TapSpec | BridgeSpec", _spec(row, Kind.TAP, Kind.BRIDGE))
+
+
 def address_spec(row: Resource) -> AddressSpec:
     """The spec of a row of kind ``address``."""
     return cast("AddressSpec", _spec(row, Kind.ADDRESS))

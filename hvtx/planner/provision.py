@@ -174,18 +174,19 @@ def idle_base(spec: FirewallSpec, others: Iterable[str]) -> bool:
     )
 
 
-def port_guard(
-    port: Mapping[str, Any], bridge_mac: str, addresses: Sequence[str]
-) -> dict[str, Any]:
+def port_guard(port: FirewallSpec, bridge_mac: str, addresses: Sequence[str]) -> dict[str, Any]:
     """What the filter on a TAP holds its guest to (:mod:`hvtx.rulesets.port_filter`).
 
     ``port`` is the specification of its firewall row; ``addresses`` are the host's on the bridge.
     """
-    guard = {name: port.get(name) for name in ("mac", "ipv4", "ipv6", "gateway6")}
-    guard["apart"] = None
-    if port["isolate"]:
-        guard["apart"] = {"bridge": bridge_mac, "addresses": list(addresses)}
-    return guard
+    apart = {"bridge": bridge_mac, "addresses": list(addresses)}
+    return {
+        "mac": port["mac"],
+        "ipv4": port.get("ipv4"),
+        "ipv6": port.get("ipv6"),
+        "gateway6": port.get("gateway6"),
+        "apart": apart if port["isolate"] else None,
+    }
 
 
 def guards_bridge(firewall: str, *, nat: bool) -> bool:
@@ -260,12 +261,14 @@ def want_interface(
 ) -> list[Want]:
     """The TAP of one interface and its firewall elements."""
     both = {"ipv4": interface.ipv4, "ipv6": interface.ipv6, "bridge": network.bridge}
-    port_spec = {
+    port_spec: FirewallSpec = {
         "backend": "nftables",
         "what": "port",
         "device": device,
         "mac": interface.mac,
-        **both,
+        "ipv4": interface.ipv4,
+        "ipv6": interface.ipv6,
+        "bridge": network.bridge,
         "gateway6": network.gateway6,
         "forward": network.firewall == "nftables",
         "isolate": network.isolate,
@@ -280,7 +283,7 @@ def want_interface(
         "mac": mac,
         "guard": port_guard(port_spec, network.mac, network_addresses(network)),
     }
-    wants = [Want(Kind.TAP, device, tap_spec), Want(Kind.FILTER, device, port_spec)]
+    wants = [Want(Kind.TAP, device, tap_spec), Want(Kind.FILTER, device, {**port_spec})]
     if network.firewall == "iptables":
         forward_spec = {"backend": "iptables", "what": "forward", **both}
         wants.append(Want(Kind.FILTER, f"{device} forward", forward_spec))

@@ -98,7 +98,7 @@ def plan_start(
     create = provision.want_vm(
         vm,
         networks.networks,
-        bridges={network: row.spec["ifindex"] for network, row in bridges.items()},
+        bridges={network: row.ifindex for network, row in bridges.items()},
         devices=given.devices,
         directory=given.directory if launch else None,
         process=launch,
