@@ -13,6 +13,7 @@ from typing import Any
 from hvtx.engine import define, vm_options, vm_start
 from hvtx.engine.network_create import NetworkWish, create_network
 from hvtx.engine.runtime import Runtime, Settings
+from hvtx.engine.scope import networks_now
 from hvtx.engine.transaction import begin
 from hvtx.host import procfs
 from hvtx.model.resource import Kind, Resource
@@ -152,7 +153,8 @@ def _create(runtime: Runtime, numbers: range, network: Network) -> list[Vm]:
 
 def _start(runtime: Runtime, vms: list[Vm], network: Network) -> None:
     rows: list[Resource] = []
+    networks = networks_now(runtime, [network])
     with begin(runtime, "start") as (sql, operation):
         for vm in vms:
-            rows += vm_start._intend(operation, sql, vm, {network.id: network})  # noqa: SLF001
+            rows += vm_start._intend(operation, sql, vm, (), networks, None)  # noqa: SLF001
     operation.commit(rows, operation.act(rows))

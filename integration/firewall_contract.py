@@ -52,7 +52,7 @@ class Guest:
             *("peer", "eth0", "address", self.mac, "netns", pid),
         )
         lab.run("ip", "link", "set", self.device, "addrgenmode", "none", "master", bridge, "up")
-        # its own published port is reached through its own bridge port (see hvtx.host.nftlayout)
+        # its own published port is reached through its own bridge port (see hvtx.rulesets.nftables_base)
         lab.run("ip", "link", "set", self.device, "type", "bridge_slave", "hairpin", "on")
         inside = self.namespace.run
         inside("ip", "link", "set", "eth0", "addrgenmode", "none", "up")

@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from hvtx.host import logger, portholder, procfs
+from hvtx.drivers import portholder
+from hvtx.host import logger, procfs
 
 
 def is_logger(pid: int) -> bool:

@@ -24,12 +24,13 @@ import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hvtx.drivers import portholder
 from hvtx.drivers.address import AddressDriver
 from hvtx.drivers.base import Host
 from hvtx.drivers.bridge import BridgeDriver
 from hvtx.drivers.tap import TapDriver
 from hvtx.errors import HvtxError
-from hvtx.host import libnftables, portholder, procfs, tun, xtnames
+from hvtx.host import libnftables, procfs, tun, xtnames
 from hvtx.host.links import Links
 from hvtx.host.netlink import Channel
 from hvtx.host.tun import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR

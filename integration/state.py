@@ -34,8 +34,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hvtx.drivers import portholder
 from hvtx.drivers.vm_process import gate as gates
-from hvtx.host import libnftables, portholder, procfs, xtblob, xtnames
+from hvtx.host import libnftables, procfs, xtblob, xtnames
 from hvtx.host.netlink import Channel, attribute_map
 from hvtx.host.nfnetlink import Nftables
 from integration import loggers

@@ -6,8 +6,9 @@ import re
 
 import pytest
 
+from hvtx.drivers import flows as flows_driver
+from hvtx.drivers.flows import Door
 from hvtx.host import conntrack, ctmessages
-from hvtx.host.ctmessages import Door
 from hvtx.host.inet import packed
 from hvtx.model.vm import Publish
 from integration import lab
@@ -68,9 +69,9 @@ def test_flush_ends_every_flow_of_the_addresses_and_no_other(
     for words in OURS:
         insert(*words)
     assert len(flows()) == len(STRANGERS) + len(OURS)
-    assert conntrack.flush([GUEST4, GUEST6]) == len(OURS)
+    assert flows_driver.flush([GUEST4, GUEST6]) == len(OURS)
     assert flows() == before
-    assert conntrack.flush([GUEST4, GUEST6]) == 0
+    assert flows_driver.flush([GUEST4, GUEST6]) == 0
 
 
 def test_the_filter_is_the_kernels_own_work() -> None:
@@ -88,11 +89,11 @@ def test_the_filter_is_the_kernels_own_work() -> None:
         everything = [ctmessages.parse(body) for body in channel.dump(conntrack._GET, HEAD4)]
     finally:
         channel.close()
-    guest = packed(GUEST4)
+    raw = packed(GUEST4)
     for answer, end in zip(
         answers, ("source", "destination", "reply_source", "reply_destination"), strict=True
     ):
-        assert answer == {flow.name for flow in everything if getattr(flow, end) == guest}
+        assert answer == {flow.name for flow in everything if getattr(flow, end) == raw}
         assert 0 < len(answer) < len(everything)
 
 
@@ -100,14 +101,14 @@ def test_many_addresses_at_once() -> None:
     for n in range(40):
         insert(*udp(f"10.77.1.{n + 1}", "198.51.100.1", 53))
     insert(*STRANGERS[0])
-    assert conntrack.flush([f"10.77.1.{n + 1}" for n in range(40)]) == 40
+    assert flows_driver.flush([f"10.77.1.{n + 1}" for n in range(40)]) == 40
     assert len(flows()) == 1
 
 
 def test_nothing_tracked_is_nothing_to_do() -> None:
-    assert conntrack.flush([GUEST4, GUEST6]) == 0
-    assert conntrack.flush([]) == 0
-    assert conntrack.flush_ports([Door(Publish("udp", None, 53, 53), (GUEST4,))]) == 0
+    assert flows_driver.flush([GUEST4, GUEST6]) == 0
+    assert flows_driver.flush([]) == 0
+    assert flows_driver.flush_ports([Door(Publish("udp", None, 53, 53), (GUEST4,))]) == 0
 
 
 def test_flush_ports_ends_flows_to_the_hosts_own_ports_only() -> None:
@@ -133,7 +134,7 @@ def test_flush_ports_ends_flows_to_the_hosts_own_ports_only() -> None:
     before = flows()
     for words in gone:
         insert(*words)
-    assert conntrack.flush_ports([Door(Publish("udp", None, 8080, 80), GUESTS)]) == len(gone)
+    assert flows_driver.flush_ports([Door(Publish("udp", None, 8080, 80), GUESTS)]) == len(gone)
     assert flows() == before
 
 
@@ -143,7 +144,7 @@ def test_flows_of_a_family_that_the_guest_does_not_have_stay() -> None:
     lab.run("ip", "addr", "add", "2001:db8:113::1/64", "dev", "lo", "nodad")
     insert(*udp("198.51.100.9", "203.0.113.1", 8080))
     insert(*udp("2001:db8::9", "2001:db8:113::1", 8080))
-    assert conntrack.flush_ports([Door(Publish("udp", None, 8080, 80), (GUEST4,))]) == 1
+    assert flows_driver.flush_ports([Door(Publish("udp", None, 8080, 80), (GUEST4,))]) == 1
     assert {flow[1] for flow in flows()} == {"src=2001:db8::9"}
 
 
@@ -157,5 +158,5 @@ def test_flush_ports_honours_the_host_address(host_ip: str, ended: int) -> None:
     insert(*udp("198.51.100.9", "203.0.113.1", 8080))
     insert(*udp("198.51.100.9", "203.0.113.2", 8080))
     insert(*udp("2001:db8::9", "2001:db8:113::1", 8080))
-    assert conntrack.flush_ports([Door(Publish("udp", host_ip, 8080, 80), GUESTS)]) == ended
+    assert flows_driver.flush_ports([Door(Publish("udp", host_ip, 8080, 80), GUESTS)]) == ended
     assert len(flows()) == 3 - ended

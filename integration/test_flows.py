@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from hvtx.drivers import flows as flows_driver
 from hvtx.host import conntrack
 from integration import lab
 from integration.firewall_contract import bridged_frames_see_iptables, inside
@@ -71,17 +72,17 @@ def ends() -> None:
 @pytest.fixture
 def never_still(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before each list the sender has got on, however busy the machine is; not for long, though."""
-    real = conntrack._flows
+    real = conntrack.flows
 
     def listed(channel: conntrack.Channel, family: int, ends: set[bytes] | None) -> object:
         for _ in range(200):
-            if (conntrack._tracked() or 0) > 10:
+            if (conntrack.tracked() or 0) > 10:
                 break
             time.sleep(0.01)
         return real(channel, family, ends)
 
-    monkeypatch.setattr(conntrack, "_flows", listed)
-    monkeypatch.setattr(conntrack, "_SECONDS", 0.5)
+    monkeypatch.setattr(conntrack, "flows", listed)
+    monkeypatch.setattr(flows_driver, "_SECONDS", 0.5)
 
 
 BEYOND = ("127.8.0.0/16", "fd78::/64")
@@ -99,7 +100,7 @@ def test_what_expires_meanwhile_ends_no_flush(
     with Datagrams(*BEYOND, sources=(STRANGER4, STRANGER6)):
         fill(GUEST4, GUEST6, each=4000)
         time.sleep(0.7)
-        assert conntrack.flush([GUEST4, GUEST6]) >= len(OURS)
+        assert flows_driver.flush([GUEST4, GUEST6]) >= len(OURS)
         assert of(GUEST4, GUEST6) == set()
     assert len(of("198.51.100.1")) == 1  # of others nothing is ended
 
@@ -110,13 +111,13 @@ def test_what_appears_without_end_is_not_ended_and_told_so(ends: None, never_sti
     insert(*udp("10.77.0.40", "198.51.100.1", 53))
     with (
         Datagrams(*BEYOND, sources=(GUEST4, GUEST6)),
-        pytest.raises(conntrack.FlowsRemain, match="new ones come") as refused,
+        pytest.raises(flows_driver.FlowsRemain, match="new ones come") as refused,
     ):
-        conntrack.flush([GUEST4, GUEST6, "10.77.0.40"])
+        flows_driver.flush([GUEST4, GUEST6, "10.77.0.40"])
     assert refused.value.addresses == {GUEST4, GUEST6}  # the third has none left
     assert of("10.77.0.40") == set()
     fill(STRANGER4, each=20)  # so that nothing is waited for
-    conntrack.flush([GUEST4, GUEST6])
+    flows_driver.flush([GUEST4, GUEST6])
     assert of(GUEST4, GUEST6) == set()
 
 

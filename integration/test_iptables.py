@@ -17,10 +17,10 @@ import pytest
 
 from hvtx.drivers.base import Host
 from hvtx.drivers.iptables import IptablesDriver
-from hvtx.drivers.iptables.rules import chain_name, rules_of
 from hvtx.errors import Busy, HostRefused
 from hvtx.host import xtables, xtblob, xtnames, xtsaved
 from hvtx.model.resource import GONE, Resource
+from hvtx.rulesets.iptables_rules import chain_name, rules_of
 from integration import lab
 
 INSTALLATION = "abcdefghij"

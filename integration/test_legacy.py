@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from hvtx.drivers.iptables import rules as iptables
 from hvtx.engine import passes
 from hvtx.host import libiptc, xtblob, xtlack, xtnames
 from hvtx.planner import provision
 from hvtx.planner.provision import Want
+from hvtx.rulesets import iptables_rules as iptables
 from integration import lab
 from integration.program import Forked, Program, Ran, preload
 

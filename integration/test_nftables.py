@@ -21,11 +21,12 @@ from hvtx.drivers.nftables.ruleset import listed_rules
 from hvtx.drivers.nftables.session import ATTEMPTS
 from hvtx.drivers.tap import TapDriver
 from hvtx.errors import Conflict, Contended, HostRefused, NotPermitted, UsageError
-from hvtx.host import libnftables, nfmessages, nfnetlink, nftelements, nftlayout
+from hvtx.host import libnftables, nfmessages, nfnetlink
 from hvtx.host.netlink import CREATE
 from hvtx.model.mark import make_mark
 from hvtx.model.place import nft_place
 from hvtx.model.resource import Entry, Outcome, Resource
+from hvtx.rulesets import nftables_base, nftables_elements
 from integration import lab
 
 INSTALLATION = "abcdefghij"
@@ -219,7 +220,7 @@ def test_texts_are_for_people(driver: NftablesDriver, rows: Rows) -> None:
 def test_host_addresses_of_any_family(rows: Rows) -> None:
     def sets(host_ip: str | None) -> list[str]:
         spec = rows.publish(host_ip=host_ip).spec
-        return [piece.set for piece in nftelements.pieces(INSTALLATION, spec)]
+        return [piece.set for piece in nftables_elements.pieces(INSTALLATION, spec)]
 
     assert sets(None) == ["dnat4_any", "dnat6_any"]
     assert sets("0.0.0.0") == ["dnat4_any"]
@@ -243,7 +244,7 @@ def test_rules_stay_the_same_with_many_guests(driver: NftablesDriver, rows: Rows
     assert seen(driver) == wanted(driver, made + many)
     assert "{" not in "".join(
         rule
-        for s in nftlayout.SKELETONS.values()
+        for s in nftables_base.SKELETONS.values()
         for c in s.chains
         for rule in c.rules
         if not rule.startswith("add @")  # what packets leave in a set with a name
@@ -262,7 +263,9 @@ def test_a_saved_ruleset_loaded_again(driver: NftablesDriver, rows: Rows) -> Non
     nft(saved)  # without a flush every rule is there twice
     copies = seen(driver) - whole
     rules = [entry for entry in whole if entry[1] != "table" and not entry[1].count(" ")]
-    assert len(copies) == sum(len(c.rules) for s in nftlayout.SKELETONS.values() for c in s.chains)
+    assert len(copies) == sum(
+        len(c.rules) for s in nftables_base.SKELETONS.values() for c in s.chains
+    )
     assert set(copies) <= set(rules)
     assert driver.remove_copies(found[0]) == Outcome(True)
     assert seen(driver) == whole

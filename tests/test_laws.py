@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from hvtx.host import nftlayout
 from hvtx.host.links import Links
 from hvtx.host.netlink import Channel, attributes
 from hvtx.model.mark import make_mark, parse_mark
+from hvtx.rulesets import nftables_base
 from tests.structure.source import program
 
 ROOT = Path(__file__).resolve().parent.parent / "hvtx"
@@ -116,9 +116,9 @@ def test_no_event_is_waited_for() -> None:
 
 def test_what_is_ours_is_never_an_interval() -> None:
     """Elements of intervals may be merged with their neighbours; ours are exact, and stay."""
-    for family in nftlayout.FAMILIES:
-        passing = [name for where, name in nftlayout.PASSING if where == family]
-        lines = nftlayout.declarations(family).splitlines()
+    for family in nftables_base.FAMILIES:
+        passing = [name for where, name in nftables_base.PASSING if where == family]
+        lines = nftables_base.declarations(family).splitlines()
         text = "\n".join(line for line in lines if line.split()[1] not in passing)
         assert not re.search(r"interval|auto-merge|timeout|dynamic|size ", text)
     wanted = [where for where, node in nodes(ast.Constant)

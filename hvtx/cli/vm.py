@@ -127,8 +127,7 @@ def run(ctx: click.Context, /, name: str, json_: bool, **wish: Any) -> None:
 
     parsed = parsed_options(name, wish)
     with opened(ctx, writable=True) as runtime:
-        vm_start.run_vm(runtime, parsed)
-        show_done(runtime, name, "running", json_=json_)
+        show_done(runtime, vm_start.run_vm(runtime, parsed), "running", json_=json_)
 
 
 @vm.command()
@@ -140,8 +139,7 @@ def start(ctx: click.Context, name: str, json_: bool) -> None:
     from hvtx.engine import vm_start
 
     with opened(ctx, writable=True) as runtime:
-        vm_start.start_vm(runtime, name)
-        show_done(runtime, name, "running", json_=json_)
+        show_done(runtime, vm_start.start_vm(runtime, name), "running", json_=json_)
 
 
 def _power_down(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -169,8 +167,8 @@ def stop(ctx: click.Context, name: str, timeout: float, force: bool, json_: bool
 
     with opened(ctx, writable=True, spends=True) as runtime:
         tell = None if json_ else render.tell
-        vm_stop.stop_vm(runtime, name, timeout=timeout, force=force, tell=tell)
-        show_done(runtime, name, "stopped", json_=json_)
+        scope = vm_stop.stop_vm(runtime, name, timeout=timeout, force=force, tell=tell)
+        show_done(runtime, scope, "stopped", json_=json_)
 
 
 @vm.command()
@@ -184,8 +182,8 @@ def restart(ctx: click.Context, name: str, timeout: float, force: bool, json_: b
 
     with opened(ctx, writable=True) as runtime:
         tell = None if json_ else render.tell
-        vm_start.restart_vm(runtime, name, timeout=timeout, force=force, tell=tell)
-        show_done(runtime, name, "running", json_=json_)
+        scope = vm_start.restart_vm(runtime, name, timeout=timeout, force=force, tell=tell)
+        show_done(runtime, scope, "running", json_=json_)
 
 
 _CLEARING = ("kernel", "initrd", "append", "disk")
@@ -243,8 +241,7 @@ def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
             wanted[field] = wanted[field] or None
     changes = alter.parse_changes(**{**wanted, "command": wanted["command"] or None})
     with opened(ctx, writable=True) as runtime:
-        alter.set_vm(runtime, name, changes)
-        show_done(runtime, name, "changed", json_=json_)
+        show_done(runtime, alter.set_vm(runtime, name, changes), "changed", json_=json_)
 
 
 @vm.command()
@@ -393,5 +390,4 @@ def attach(ctx: click.Context, name: str, pid: int, json_: bool) -> None:
     from hvtx.engine import vm_attach
 
     with opened(ctx, writable=True) as runtime:
-        vm_attach.attach(runtime, name, pid)
-        show_done(runtime, name, "running", json_=json_)
+        show_done(runtime, vm_attach.attach(runtime, name, pid), "running", json_=json_)

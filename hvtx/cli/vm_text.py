@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hvtx import documents
 from hvtx.cli import render
@@ -14,11 +14,17 @@ if TYPE_CHECKING:
     from hvtx.model.vm import Publish
 
 
-def show_done(runtime: Runtime, name: str, verb: str, *, json_: bool) -> None:
-    """What a command that acts prints: the VM's object, or a line about it."""
+def show_done(runtime: Runtime, scope: Any, verb: str, *, json_: bool) -> None:
+    """What a command that acts prints: the VM's object, or a line about it.
+
+    ``scope`` is the VM as the command left it; or its name, by which it is read.
+    """
     from hvtx.engine import show as views
 
-    shown = views.show_vm(runtime, name)
+    if isinstance(scope, str):
+        shown = views.show_vm(runtime, scope)
+    else:
+        shown = views.shown_vm(runtime, scope)
     if json_:
         render.emit_json(documents.vm.document(shown))
         return

@@ -14,6 +14,7 @@ from hvtx.errors import HostRefused
 from hvtx.model.resource import Entry, Link, Outcome, Resource
 
 if TYPE_CHECKING:
+    from hvtx.host.traits import LinkTraits
     from hvtx.model.ruleset import SeenTable
     from hvtx.model.stranger import StrangeRule
     from hvtx.model.traits import Wanted
@@ -65,7 +66,7 @@ class Driver(Protocol):
 class LinkDriver(Driver, Protocol):
     """A driver of network devices, which others may change while they stand."""
 
-    def set_traits(self, row: Resource, wanted: Wanted) -> None:
+    def set_traits(self, row: Resource, wanted: Wanted, traits: LinkTraits) -> None:
         """Set a device as it should be, beyond what ``repair`` does. Raises OSError."""
 
 

@@ -20,7 +20,7 @@ import errno
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hvtx.drivers.base import Host
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
@@ -28,7 +28,6 @@ from hvtx.host import failpoint, sysctl
 from hvtx.host.links import Links, named_again, silence
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.tc import EGRESS
-from hvtx.host.traits import LinkTraits
 from hvtx.host.tun import passing_tap, refusal
 from hvtx.model.address import is_ipv6
 from hvtx.model.resource import (
@@ -43,8 +42,11 @@ from hvtx.model.resource import (
     filters_on,
     put_by_others,
 )
-from hvtx.model.traits import Wanted
 from hvtx.rulesets.bridge_filter import bridge_program
+
+if TYPE_CHECKING:
+    from hvtx.host.traits import LinkTraits
+    from hvtx.model.traits import Wanted
 
 _MTU_LIMIT = 65000  # anything between what guests' devices can have and what a bridge can
 
@@ -113,11 +115,10 @@ class BridgeDriver:
                 guard(row, links)
         return True
 
-    def set_traits(self, row: Resource, wanted: Wanted) -> None:
+    def set_traits(self, row: Resource, wanted: Wanted, traits: LinkTraits) -> None:
         """Set a bridge as it should be, beyond what :meth:`repair` does. Raises OSError."""
         index = bridge_spec(row)["ifindex"]
-        with closing(LinkTraits()) as traits:
-            traits.set(index, wanted)
+        traits.set(index, wanted)
         if wanted.silent:
             with closing(Links()) as links:
                 links.change(index, quiet6=True)

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 from hvtx.engine import define, vm_options
 from hvtx.engine.runtime import Runtime
+from hvtx.engine.scope import vm_scope
 from hvtx.engine.transaction import begin
-from hvtx.engine.vm_state import state_of
 from hvtx.errors import Conflict, UsageError
 from hvtx.model.vm import Vm
+from hvtx.planner.scope import VmScope
 from hvtx.planner.states import VmState
 from hvtx.store import records
 from hvtx.store.history import Event
@@ -58,19 +59,20 @@ def _absolute(path: str | None) -> str | None:
     return os.path.abspath(path) if path else path
 
 
-def set_vm(runtime: Runtime, name: str, changes: Changes) -> Vm:
-    """Change the record of a VM that is not running, whole or not at all.
+def set_vm(runtime: Runtime, name: str, changes: Changes) -> VmScope:
+    """Change the record of a VM that is not running, whole or not at all; the VM as it is then.
 
     Raises NotFound (VM, file), Conflict (it runs, or may), UsageError (what does not go together).
     """
     runtime.enter()
     runtime.lock("vm", name)
-    vm = runtime.read(records.get_vm, name)
-    _refuse_running(runtime, vm)
+    scope = vm_scope(runtime, name)
+    _refuse_running(scope)
+    vm = scope.vm
     wanted = _changed(vm, changes)
     different = _differences(vm, wanted)
     if not different:
-        return vm
+        return scope
     define.warn_of_disks(wanted.kernel, wanted.disks)
     with begin(runtime, "set", vm=name) as (_, operation):
         pass
@@ -79,12 +81,12 @@ def set_vm(runtime: Runtime, name: str, changes: Changes) -> Vm:
         events=[Event("changed", f"VM {name}: {_words(different)}", detail=different)],
         then=lambda sql: records.set_vm(sql, wanted),
     )
-    return wanted
+    return scope._replace(vm=wanted)
 
 
-def _refuse_running(runtime: Runtime, vm: Vm) -> None:
-    state, _, _ = state_of(runtime, vm)
-    if runtime.read(records.is_provisional, vm.id):
+def _refuse_running(scope: VmScope) -> None:
+    vm, state = scope.vm, scope.state
+    if scope.provisional:
         raise Conflict(
             f"VM {vm.name!r} was left half-made by an interrupted `vm run`",
             hint="`hvtx recover` resolves it; then look: hvtx vm ls",

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from hvtx.drivers import bridge
 from hvtx.drivers.bridge import route_localnet
 from hvtx.drivers.sysctl import read as read_setting
-from hvtx.drivers.tap import filters
+from hvtx.drivers.tap import damage as tap_damage
 from hvtx.engine import holding, own_routes, ownrules
 from hvtx.engine.forwarding import tuned
 from hvtx.engine.loopback import bridges_in_need
@@ -246,7 +246,7 @@ def has_guard(row: Resource, rows: Sequence[Resource]) -> bool:
 def _unguarded(row: Resource, rows: Sequence[Resource], links: Links) -> str | None:
     if row.kind != Kind.BRIDGE:
         guard = guard_of(row, rows)
-        return None if guard is None else filters.missing(row, links, guard)
+        return None if guard is None else tap_damage.missing(row, links, guard)
     bare = has_guard(row, rows) and bridge.unguarded(row, links)
     words = "its filter, which holds when rules are flushed, was gone or another"
     return words if bare else None

@@ -8,9 +8,9 @@ from typing import Any
 
 from hvtx.engine import notice, own_addresses
 from hvtx.engine.neighbours import refuse_ports
-from hvtx.engine.network_build import bridge_row
 from hvtx.engine.network_create import DEFAULT, default_draft, take_network
 from hvtx.engine.runtime import Runtime
+from hvtx.engine.scope import bridges_now
 from hvtx.engine.transaction import Operation, begin
 from hvtx.engine.vm_options import VmWish
 from hvtx.errors import Conflict, NotFound, advised
@@ -95,8 +95,9 @@ def _refuse_lost(runtime: Runtime, networks: Sequence[Network], ips: Sequence[st
     """
     from hvtx.engine import ways
 
+    bridges = bridges_now(runtime, networks)
     for network in networks:
-        row = bridge_row(runtime, network)
+        row = bridges.get(network.id)
         if row is not None:
             ways.refuse_lost_subnet(network, row, ips)
 
@@ -110,11 +111,11 @@ def check_wish(runtime: Runtime, wish: VmWish, *, starts: bool = False) -> set[i
     if runtime.read(records.find_vm, wish.name) is not None:
         raise Conflict(f"VM {wish.name!r} exists already", hint="hvtx vm ls")
     check_files(wish.kernel, wish.initrd, wish.disks)
-    for port in wish.publish:
-        holder = runtime.read(leases.port_holder, port)
-        if holder:
-            raise runtime.read(leases.port_conflict, port, holder)
     with runtime.reading() as sql:
+        for port in wish.publish:
+            holder = leases.port_holder(sql, port)
+            if holder:
+                raise leases.port_conflict(sql, port, holder)
         for mac in wish.macs:
             leases.refuse_taken_mac(sql, mac)
         known = {n: records.get_network(sql, n) for n in wish.networks if n != DEFAULT}
@@ -163,23 +164,28 @@ def _may_boot(path: str) -> bool:
 
 
 def take_networks(runtime: Runtime, wish: VmWish) -> list[Network]:
-    """The VM's networks, locked against removal; `default` is made if it is not there."""
+    """The VM's networks, locked against removal; `default` is made if it is not there.
+
+    They are read again, now that they are locked, and so are the addresses: before, a network could
+    be removed and made anew with another subnet.
+    """
     networks = [take_network(runtime, name) for name in wish.networks or (DEFAULT,)]
-    _check_addresses(runtime, wish, networks)  # a network may have got another subnet by now
+    _check_addresses(runtime, wish, networks)
     return networks
 
 
 def _check_addresses(runtime: Runtime, wish: VmWish, networks: Sequence[Network]) -> None:
     fours, sixes = _addresses(wish, networks)
-    for four, six, network in zip(fours, sixes, networks, strict=True):
-        for address in (four, six):
-            if address:
-                with advised(
-                    f"hvtx network show {network.name} tells its subnets; without --ip a free"
-                    " address is chosen"
-                ):
-                    addressing.check_guest_address(address, network)
-                runtime.read(leases.refuse_taken_address, address)
+    with runtime.reading() as sql:
+        for four, six, network in zip(fours, sixes, networks, strict=True):
+            for address in (four, six):
+                if address:
+                    with advised(
+                        f"hvtx network show {network.name} tells its subnets; without --ip a free"
+                        " address is chosen"
+                    ):
+                        addressing.check_guest_address(address, network)
+                    leases.refuse_taken_address(sql, address)
     for port in wish.publish:  # they are the first interface's
         addressing.check_published(port, networks[0])
     wanted = [address for address in (*fours, *sixes) if address is not None]

@@ -35,9 +35,9 @@ def end(addresses: Sequence[str], later: ExitStack) -> Unended | None:
     """End what still flows to guests that are gone; what could not be ended ends no release."""
     try:
         failpoint.reach("flushing")
-        from hvtx.host import conntrack  # the last thing to load: out of descriptors, it fails
+        from hvtx.drivers import flows  # the last thing to load: out of descriptors, it fails
 
-        conntrack.flush(addresses, later)
+        flows.flush(addresses, later)
     except (HvtxError, OSError) as problem:
         left: frozenset[str] = getattr(problem, "addresses", frozenset(addresses))
         return Unended(left, _said(problem))
@@ -125,9 +125,9 @@ def _close_doors(doors: Iterable[tuple[Publish, tuple[str, ...]]]) -> str | None
         return None
     try:
         failpoint.reach("flushing:ports")
-        from hvtx.host import conntrack, ctmessages
+        from hvtx.drivers import flows
 
-        conntrack.flush_ports(ctmessages.Door(*door) for door in wanted)
+        flows.flush_ports(flows.Door(*door) for door in wanted)
     except (HvtxError, OSError) as problem:
         ports = ", ".join(f"{port.host_port}/{port.protocol}" for port, _ in wanted)
         return f"what was sent to port {ports} before may go past the VM: {_said(problem)}"

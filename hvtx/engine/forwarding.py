@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 
 from hvtx.drivers import bridge, sysctl
 from hvtx.engine import notice
+from hvtx.engine.network_build import make
 from hvtx.engine.runtime import Runtime
+from hvtx.engine.scope import networks_now
 from hvtx.errors import Contended, HostRefused, HvtxError
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.address import is_ipv6
 from hvtx.model.resource import Kind, Resource, State, sysctl_spec
 from hvtx.model.vm import Network
-from hvtx.planner import forwarding
+from hvtx.planner import forwarding, provision
 from hvtx.planner.forwarding import Others, dotted
 from hvtx.store import records
 
@@ -45,24 +47,42 @@ def ipv6_problem() -> HostRefused | None:
     return None
 
 
-def changes(runtime: Runtime, families: Sequence[int]) -> list[tuple[str, str, str]]:
+def changes(families: Sequence[int], recorded: Sequence[Resource]) -> list[tuple[str, str, str]]:
     """What has to be turned on for guests of these families: ``(path, value, value before)``.
 
-    Raises HostRefused where the host has no IPv6.
+    ``recorded`` are the settings on record in this life of the host. Raises
+    HostRefused where the host has no IPv6.
     """
     problem = ipv6_problem() if 6 in families else None
     if problem is not None:
         raise problem
     found = []
-    for path, value in _wanted(runtime, families):
+    for path, value in _wanted(families, recorded):
         before = sysctl.read(path)
         if before is not None and before != value:  # None: a device that has gone meanwhile
             found.append((path, value, before))
     return found
 
 
-def _wanted(runtime: Runtime, families: Sequence[int]) -> list[tuple[str, str]]:
-    ours = any(sysctl_spec(row)["path"] == forwarding.ALL6 for row in recorded(runtime))
+def keep_settings(runtime: Runtime, networks: Iterable[Network]) -> list[Resource]:
+    """Turn on, and record, what networks that stand need by now: the uplink may be another one.
+
+    What is on record already is not looked at. Returns the new rows. Raises HostRefused,
+    NotPermitted (undone).
+    """
+    scope = networks_now(runtime, networks)
+    there = scope.bridges()
+    families = families_of(n for n in scope.networks.values() if n.id in there)
+    recorded = scope.settings()
+    known = {sysctl_spec(row)["path"] for row in recorded}
+    new = [c for c in changes(families, recorded) if c[0] not in known]
+    if not new:
+        return []
+    return make(runtime, "repair", provision.want_settings(new))
+
+
+def _wanted(families: Sequence[int], recorded: Sequence[Resource]) -> list[tuple[str, str]]:
+    ours = any(sysctl_spec(row)["path"] == forwarding.ALL6 for row in recorded)
     others = look() if 6 in families else Others((), (), (), (), ())
     return forwarding.wanted(families, others, sysctl.read, can_force=sysctl.can_force(), ours=ours)
 

@@ -45,7 +45,9 @@ def states(runtime: Runtime, judged: Sequence[Judged]) -> dict[str, Guest | None
     questions = {}
     for vm in asked.values():
         how = TRAITS[vm.hypervisor].ready
-        questions[vm.id] = Question(how, run_directory(runtime, vm), SOCKETS[how])
+        questions[vm.id] = Question(
+            how, run_directory(runtime.store.run_directory, vm), SOCKETS[how]
+        )
     for identity, word in ask(questions).items():
         found[identity] = guest_of(TRAITS[asked[identity].hypervisor].ready, word)
     return found

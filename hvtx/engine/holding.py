@@ -16,7 +16,7 @@ from hvtx.model.vm import Identity, Publish
 from hvtx.planner.states import holder_of, identity_of
 
 if TYPE_CHECKING:
-    from hvtx.host.portholder import Held, Holder
+    from hvtx.drivers.portholder import Held, Holder
     from hvtx.host.portowner import Owner
 
 UNHELD = "its port was not held, so that a program that comes later could take it"
@@ -35,7 +35,7 @@ def begin(held: Held | None, vm: Identity | None, rows: Sequence[Resource]) -> H
     """
     if not held:
         return None
-    from hvtx.host import portholder
+    from hvtx.drivers import portholder
 
     own = [row for row in rows if row.kind == Kind.PUBLISH]
     return portholder.spawn(held, vm, [own[0].mark, *(row.key for row in own)])
@@ -55,7 +55,7 @@ def noted(
 def end_all(rows: Iterable[Resource]) -> None:
     """End the holders of these rows, of which nothing is left on the host. Raises OSError."""
     for identity in {found for row in rows if (found := holder_of(row)) is not None}:
-        from hvtx.host import portholder
+        from hvtx.drivers import portholder
 
         portholder.end(identity)
 
@@ -83,7 +83,7 @@ def end_gone(outcomes: Mapping[int, Outcome], rows: Sequence[Resource]) -> dict[
 
 
 def _not_ended(identity: Identity) -> str | None:
-    from hvtx.host import portholder
+    from hvtx.drivers import portholder
 
     try:
         return None if portholder.end(identity) else "it does not end, not even killed"
@@ -93,7 +93,7 @@ def _not_ended(identity: Identity) -> str | None:
 
 def unheld(rows: Iterable[Resource]) -> list[Resource]:
     """Those of these rows whose published port nobody holds, though it could be held."""
-    from hvtx.host import portholder
+    from hvtx.drivers import portholder
 
     gone: dict[Identity | None, bool] = {None: True}
     found = []
@@ -125,9 +125,9 @@ def renew(
     Returns the holder, which is to be opened once what it holds is on record, ``observed`` of the
     rows whose ports it has, and why the others are not held. Raises HostRefused.
     """
+    from hvtx.drivers import portholder
     from hvtx.drivers.vm_process.scope import enter_scope
     from hvtx.engine import notice
-    from hvtx.host import portholder
 
     portholder.make_room([port_of(row) for row in rows])
     held, why = portholder.Held(), {}
@@ -151,7 +151,7 @@ def renew(
 
 def shown(row: Resource) -> list[str]:
     """In words, who holds a row's published port, or that nobody does, and who has it instead."""
-    from hvtx.host import portholder
+    from hvtx.drivers import portholder
 
     identity = holder_of(row)
     if identity is not None and not portholder.ended(identity):

@@ -13,7 +13,7 @@ from hvtx.engine.gc_plan import make_plan
 from hvtx.engine.guests import Judged
 from hvtx.engine.guests import states as guest_states
 from hvtx.engine.runtime import Runtime
-from hvtx.engine.vm_state import read_moment, state_of
+from hvtx.engine.vm_state import read_moment, states_of
 from hvtx.model.guest import Guest
 from hvtx.model.vm import Network
 from hvtx.planner.states import VmState
@@ -53,7 +53,8 @@ def _records(runtime: Runtime) -> Iterable[Gauge]:
         vms, moment = records.vms(sql), read_moment(sql)
         rows, underway = records.resources(sql), records.operations(sql)
         networks, leased = records.networks(sql), leases.counts(sql)
-    judged = [Judged(vm, state_of(runtime, vm, moment)[0]) for vm in vms]
+    states_now = states_of(runtime, vms, moment)
+    judged = [Judged(vm, state) for vm, (state, _, _) in zip(vms, states_now, strict=True)]
     states = Counter(state.value for _, state in judged)
     counts = Counter((str(row.kind), str(row.state)) for row in rows)
     running = runtime.running(underway).values()

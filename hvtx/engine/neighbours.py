@@ -21,7 +21,7 @@ from hvtx.host.ports import refuse_taken_port
 from hvtx.model.vm import Publish
 
 if TYPE_CHECKING:
-    from hvtx.host.portholder import Held
+    from hvtx.drivers.portholder import Held
 
 
 def refuse_ports(runtime: Runtime, ports: Sequence[Publish], families: Collection[int]) -> None:
@@ -67,7 +67,7 @@ def holding_ports(
     if not ports:
         yield None
         return
-    from hvtx.host import portholder
+    from hvtx.drivers import portholder
 
     with _naming_installations(runtime, ports):
         held = portholder.hold(ports)

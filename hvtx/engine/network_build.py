@@ -1,14 +1,19 @@
-"""A network's resources are made, and made anew in a new life of the host; what they stand on."""
+"""A network's resources are made, and made anew in a new life of the host; what they stand on.
+
+What is decided here is decided from a ``NetworkScope``; it is read anew only under the lock of all
+networks, which comes later than the first look, and after something was released.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from hvtx.engine import effects, privileges
 from hvtx.engine.outdated import bring_up_to_date
 from hvtx.engine.runtime import Runtime
+from hvtx.engine.scope import all_networks
 from hvtx.engine.transaction import Operation, begin
 from hvtx.engine.undo import take_down, undo
 from hvtx.engine.ways import refuse_diverted, samples
@@ -24,14 +29,33 @@ from hvtx.model.resource import (
 )
 from hvtx.model.vm import Network
 from hvtx.planner import provision
+from hvtx.planner.scope import NetworkScope
 from hvtx.store import records
 
 
-def resolve_networks(runtime: Runtime) -> None:
-    """Release what interrupted operations left of networks; a start needs none of the planner."""
-    from hvtx.engine.resolve import resolve
+def resolved_networks(
+    runtime: Runtime, scope: NetworkScope, only: Collection[str] | None = None
+) -> NetworkScope:
+    """The networks, once what interruptions left of any of them is released.
 
-    resolve(runtime, networks=True)
+    The caller holds the lock of all networks and has read ``scope`` under it: all networks, or
+    ``only`` these. The whole host is looked at only where the record has rows that are half done,
+    or where a ruleset of an earlier life was restored, of which no row tells.
+    """
+    whole = bool(scope.unsettled())
+    if scope.earlier and not whole:
+        from hvtx.engine.restored import is_restored
+
+        whole = is_restored(runtime)
+    if not whole and not scope.unended:
+        return scope
+    from hvtx.engine.resolve import resolve, tidy
+
+    if whole:
+        resolve(runtime, networks=True)
+    else:
+        tidy(runtime)
+    return all_networks(runtime, only)  # read again: some of it is released
 
 
 def host_prefixes(own: int = 0) -> list[str]:
@@ -68,23 +92,6 @@ def refuse_taken_subnet(subnets: Iterable[str], bridge: int = 0) -> None:
             )
 
 
-def keep_settings(runtime: Runtime, networks: Iterable[Network]) -> list[Resource]:
-    """Turn on, and record, what networks that stand need by now: the uplink may be another one.
-
-    What is on record already is not looked at. Returns the new rows. Raises HostRefused,
-    NotPermitted (undone).
-    """
-    from hvtx.engine import forwarding
-
-    standing = [network for network in networks if bridge_row(runtime, network) is not None]
-    families = forwarding.families_of(standing)
-    known = {row.spec["path"] for row in forwarding.recorded(runtime)}
-    new = [c for c in forwarding.changes(runtime, families) if c[0] not in known]
-    if not new:
-        return []
-    return make(runtime, "repair", provision.want_settings(new))
-
-
 def make(runtime: Runtime, verb: str, wants: Sequence[provision.Want]) -> list[Resource]:
     """Make what is wanted as an operation of its own, or undo it. Raises what the making raises."""
     with begin(runtime, verb) as (sql, operation):
@@ -98,31 +105,25 @@ def make(runtime: Runtime, verb: str, wants: Sequence[provision.Want]) -> list[R
     return rows
 
 
-def _missing_bases(runtime: Runtime, network: Network) -> list[str]:
-    """What the network stands on and what is not on record in this life."""
-    there = [
-        firewall_spec(row)
-        for row in runtime.read(records.resources_of_network, None)
-        if row.kind == Kind.FILTER and row.life == runtime.life.id and row.state == State.COMMITTED
-    ]
-    return provision.missing_bases(network.firewall, there)
+def build_network(
+    runtime: Runtime, network: Network, scope: NetworkScope, verb: str, *, new: bool
+) -> list[Resource]:
+    """Intend, act, commit; undone from the rows if anything fails. Returns the committed rows.
 
-
-def build_network(runtime: Runtime, network: Network, verb: str, *, new: bool) -> None:
-    """Intend, act, commit; undone from the rows if anything fails."""
+    ``scope`` tells what the installation has by now, for the network to stand on.
+    """
     privileges.need_to_start([network])
     from hvtx.engine import forwarding
 
     families = forwarding.families_of([network])
-    settings = forwarding.changes(runtime, families)
-    bases = _missing_bases(runtime, network)
+    settings = forwarding.changes(families, scope.settings())
     rows: list[Resource] = []
     with begin(runtime, verb, network=network.name) as (sql, operation):
         shared, own = provision.want_network(
             network,
             ifindex=provision.device_index(os.urandom(4)),
             bridge_mark="",
-            bases=bases,
+            bases=provision.missing_bases(network.firewall, map(firewall_spec, scope.bases())),
             settings=settings,
             flows=flow_limit(),
         )
@@ -133,14 +134,13 @@ def build_network(runtime: Runtime, network: Network, verb: str, *, new: bool) -
     try:
         bridge = next(row for row in rows if row.kind == Kind.BRIDGE)
         observed = effects.create(operation, [row for row in rows if row.kind != Kind.SYSCTL])
+        # routes once more, now that the bridge has its own: see refuse_taken_subnet
         refuse_taken_subnet(network.subnets, bridge.spec["ifindex"])
         refuse_diverted(network, bridge, samples(network))
         # last, since settings stay on
         observed |= effects.create(operation, [row for row in rows if row.kind == Kind.SYSCTL])
         operation.commit(
-            rows,
-            observed,
-            then=lambda sql: records.set_network_confirmed(sql, network.id),
+            rows, observed, then=lambda sql: records.set_network_confirmed(sql, network.id)
         )
     except (Exception, KeyboardInterrupt) as problem:
         if not operation.committed:
@@ -152,6 +152,17 @@ def build_network(runtime: Runtime, network: Network, verb: str, *, new: bool) -
         raise
     if new:
         forwarding.warn(families, [path for path, _, _ in settings])
+    return committed(rows, observed)
+
+
+def committed(
+    rows: Iterable[Resource], observed: Mapping[int, Mapping[str, Any]]
+) -> list[Resource]:
+    """The rows of an operation as its commit left them (pure)."""
+    return [
+        row._replace(state=State.COMMITTED, observed=dict(observed.get(row.id, row.observed)))
+        for row in rows
+    ]
 
 
 def intend_network(
@@ -168,57 +179,54 @@ def intend_network(
 
 
 def ensure_networks(
-    runtime: Runtime, networks: Iterable[Network], verb: str = "rebuild", *, settle: bool = True
-) -> None:
+    runtime: Runtime,
+    scope: NetworkScope,
+    verb: str = "rebuild",
+    *,
+    settle: bool = True,
+    resolved: bool = False,
+) -> NetworkScope:
     """Rebuild the networks whose bridge is not on record in this life of the host.
 
     ``settle``: and let guests of the iptables backend pass where the host's policy drops by now.
+    ``resolved``: the caller has released what interruptions left. Returns the networks as they
+    stand then.
     """
-    networks = list(networks)
-    bring_up_to_date(runtime, networks)
-    _rebuild_missing(runtime, networks, verb)
-    if settle and any(network.firewall == "iptables" for network in networks):
+    bring_up_to_date(runtime, scope)
+    if scope.missing():
+        scope = _rebuild_missing(runtime, scope, verb, resolved=resolved)
+    if settle and any(network.firewall == "iptables" for network in scope.networks.values()):
         from hvtx.engine import passes
 
-        passes.settle(runtime)
+        passes.settle(runtime, scope)
+    return scope
 
 
-def _rebuild_missing(runtime: Runtime, networks: Sequence[Network], verb: str) -> None:
-    missing = [network for network in networks if bridge_row(runtime, network) is None]
-    if not missing:
-        return
+def _rebuild_missing(
+    runtime: Runtime, scope: NetworkScope, verb: str, *, resolved: bool
+) -> NetworkScope:
+    only = scope.networks.keys()
     runtime.lock("all", "networks")
     try:
-        if not runtime.life.recovered or any(
-            row.vm is None for row in runtime.read(records.unsettled_resources)
-        ):
-            resolve_networks(runtime)  # what a saved ruleset or an interrupted rebuild has left
-        _close_earlier_lives(runtime, missing)
-        known = runtime.read(records.networks_by_id, {network.id for network in missing})
+        scope = all_networks(runtime, only)  # under the lock: another command may have been quicker
+        if not resolved and (not runtime.life.recovered or scope.unsettled()):
+            # what a saved ruleset or an interrupted rebuild has left
+            scope = resolved_networks(runtime, scope, only)
+        # what an interrupted operation had only begun may be forgotten by now
+        missing = scope.missing()
+        if missing:
+            _close_earlier_lives(runtime, scope.of_earlier_lives(missing))
         for network in missing:
-            # what an interrupted operation had only begun may be forgotten by now
-            if network.id in known and bridge_row(runtime, network) is None:
-                refuse_taken_subnet(network.subnets)  # others may have been quicker after a boot
-                build_network(runtime, network, verb, new=False)
+            refuse_taken_subnet(network.subnets)  # others may have been quicker after a boot
+            rows = build_network(runtime, network, scope, verb, new=False)
+            scope = scope.with_rows(rows)
+        return scope
     finally:
         runtime.unlock("all", "networks")
 
 
-def _close_earlier_lives(runtime: Runtime, networks: Iterable[Network]) -> None:
-    with runtime.reading() as sql:
-        rows = records.resources_of_network(sql, None)
-        for network in networks:
-            rows += records.resources_of_network(sql, network.id)
-    old = [row for row in rows if row.life != runtime.life.id]
+def _close_earlier_lives(runtime: Runtime, old: Sequence[Resource]) -> None:
     if old:
         with begin(runtime, "rebuild") as (_, operation):
             pass
         take_down(operation, old, reason="rebooted")
-
-
-def bridge_row(runtime: Runtime, network: Network) -> Resource | None:
-    """The committed row of a network's bridge in this life of the host."""
-    for row in runtime.read(records.resources_of_network, network.id):
-        if (row.kind, row.state, row.life) == (Kind.BRIDGE, State.COMMITTED, runtime.life.id):
-            return row
-    return None

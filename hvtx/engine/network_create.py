@@ -11,9 +11,10 @@ from hvtx.engine.network_build import (
     build_network,
     host_prefixes,
     refuse_taken_subnet,
-    resolve_networks,
+    resolved_networks,
 )
 from hvtx.engine.runtime import Runtime
+from hvtx.engine.scope import all_networks
 from hvtx.errors import (
     Conflict,
     HostRefused,
@@ -25,6 +26,7 @@ from hvtx.host.links import Links
 from hvtx.model.address import family_of, is_ipv6
 from hvtx.model.vm import Network
 from hvtx.planner import provision
+from hvtx.planner.scope import NetworkScope
 from hvtx.store import records
 
 DEFAULT = "default"
@@ -78,15 +80,20 @@ def create_network(runtime: Runtime, wish: NetworkWish) -> Network:
     runtime.enter()
     runtime.lock("network", wish.name)
     runtime.lock("all", "networks")
-    resolve_networks(runtime)
-    _check_free(runtime, wish)
+    scope = resolved_networks(runtime, all_networks(runtime))
+    return _create(runtime, wish, scope)
+
+
+def _create(runtime: Runtime, wish: NetworkWish, scope: NetworkScope) -> Network:
+    """Make it, under the locks; ``scope`` are all networks."""
+    _check_free(scope, wish)
     _warn_of_public(wish.subnets)
     network = _describe(runtime, wish)
-    build_network(runtime, network, "network-create", new=True)
+    rows = build_network(runtime, network, scope, "network-create", new=True)
     if network.firewall == "iptables":
         from hvtx.engine import passes
 
-        passes.settle(runtime, locked=True)
+        passes.settle(runtime, scope.with_network(network, rows), locked=True)
     return network
 
 
@@ -107,19 +114,21 @@ def take_network(runtime: Runtime, name: str) -> Network:
     What is read before the lock is held may be gone by then. Raises NotFound, Conflict, Busy.
     """
     runtime.lock("network", name, shared=True)
-    found = runtime.read(records.find_network, name)
-    if found is not None and not _is_provisional(runtime, found):
-        return found
+    with runtime.reading() as sql:
+        found = records.find_network(sql, name)
+        half = found is not None and found.id in records.provisional_networks(sql)
+        if found is not None and not half:
+            return found
+        if found is None and name != DEFAULT:
+            return records.get_network(sql, name)  # which says what was probably meant
     if name == DEFAULT:
         runtime.unlock("network", name)  # to be had alone: two that share it would wait for ever
         return _make_default(runtime)
-    if found is not None:
-        raise NotFound(
-            f"network {name!r} was left half-made or half-removed by an interrupted command",
-            hint="`hvtx recover` takes it back; then make it again: hvtx network create"
-            f" {name} --subnet …",
-        )
-    return runtime.read(records.get_network, name)
+    raise NotFound(
+        f"network {name!r} was left half-made or half-removed by an interrupted command",
+        hint="`hvtx recover` takes it back; then make it again: hvtx network create"
+        f" {name} --subnet …",
+    )
 
 
 def _make_default(runtime: Runtime) -> Network:
@@ -127,17 +136,11 @@ def _make_default(runtime: Runtime) -> Network:
     runtime.lock("network", DEFAULT)
     runtime.lock("all", "networks")
     try:
-        resolve_networks(runtime)
-        network = runtime.read(records.find_network, DEFAULT)  # another process may have made it
-        if network is None or _is_provisional(runtime, network):  # the latter: what cannot go
-            wish = NetworkWish(DEFAULT, (_free_subnet(runtime),))
-            _check_free(runtime, wish)
-            network = _describe(runtime, wish)
-            build_network(runtime, network, "network-create", new=True)
-            if network.firewall == "iptables":
-                from hvtx.engine import passes
-
-                passes.settle(runtime, locked=True)
+        scope = resolved_networks(runtime, all_networks(runtime))
+        network = _named(scope, DEFAULT)  # another process may have made it
+        if network is None or network.id in scope.provisional:  # the latter: what cannot go
+            wish = NetworkWish(DEFAULT, (_free_subnet(scope.networks.values()),))
+            network = _create(runtime, wish, scope)
             words = f"{', '.join(network.subnets)} on bridge {network.bridge}"
             notice.note(f"there was no network yet; network {DEFAULT} is made: {words}")
     finally:
@@ -148,14 +151,19 @@ def _make_default(runtime: Runtime) -> Network:
 
 def default_draft(runtime: Runtime) -> Network:
     """The network ``default`` as it is, or as :func:`take_network` would make it now."""
-    found = runtime.read(records.find_network, DEFAULT)
-    return found or _describe(runtime, NetworkWish(DEFAULT, (_free_subnet(runtime),)))
+    known = runtime.read(records.networks)
+    found = next((network for network in known if network.name == DEFAULT), None)
+    return found or _describe(runtime, NetworkWish(DEFAULT, (_free_subnet(known),)))
 
 
-def _free_subnet(runtime: Runtime) -> str:
+def _named(scope: NetworkScope, name: str) -> Network | None:
+    return next((network for network in scope.networks.values() if network.name == name), None)
+
+
+def _free_subnet(known: Iterable[Network]) -> str:
     from hvtx.planner import addressing
 
-    routes = [*host_prefixes(), *_known_subnets(runtime)]
+    routes = [*host_prefixes(), *_subnets_of(known)]
     for subnet in addressing.private_subnets():
         if addressing.overlap(subnet, routes) is None:
             return subnet
@@ -165,17 +173,14 @@ def _free_subnet(runtime: Runtime) -> str:
     )
 
 
-def _is_provisional(runtime: Runtime, network: Network) -> bool:
-    return network.id in runtime.read(records.provisional_networks)
-
-
-def _check_free(runtime: Runtime, wish: NetworkWish) -> None:
+def _check_free(scope: NetworkScope, wish: NetworkWish) -> None:
     from hvtx.planner import addressing
 
-    if runtime.read(records.find_network, wish.name):
+    if _named(scope, wish.name):
         raise Conflict(f"network {wish.name!r} exists already", hint="hvtx network ls")
+    known = _subnets_of(scope.networks.values())
     for subnet in wish.subnets:
-        taken = addressing.overlap(subnet, _known_subnets(runtime))
+        taken = addressing.overlap(subnet, known)
         if taken:
             raise Conflict(f"{subnet} overlaps {taken} of another network", hint="hvtx network ls")
     refuse_taken_subnet(wish.subnets)
@@ -191,8 +196,8 @@ def _check_free(runtime: Runtime, wish: NetworkWish) -> None:
             links.close()
 
 
-def _known_subnets(runtime: Runtime) -> list[str]:
-    return [subnet for network in runtime.read(records.networks) for subnet in network.subnets]
+def _subnets_of(networks: Iterable[Network]) -> list[str]:
+    return [subnet for network in networks for subnet in network.subnets]
 
 
 def _describe(runtime: Runtime, wish: NetworkWish) -> Network:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
 from hvtx.engine import privileges
-from hvtx.engine.network_build import resolve_networks
+from hvtx.engine.network_build import resolved_networks
 from hvtx.engine.runtime import Runtime
+from hvtx.engine.scope import all_networks
 from hvtx.engine.transaction import begin
 from hvtx.engine.undo import take_down
 from hvtx.errors import (
@@ -30,6 +30,7 @@ from hvtx.model.resource import (
 )
 from hvtx.model.vm import Network
 from hvtx.planner import provision
+from hvtx.planner.scope import NetworkScope
 from hvtx.store import records
 
 
@@ -42,17 +43,15 @@ def remove_network(runtime: Runtime, name: str) -> None:
     runtime.lock("network", name)
     runtime.lock("all", "networks")
     network = runtime.read(records.get_network, name)
-    resolve_networks(runtime)
-    if runtime.read(records.find_network, name) is None:
+    scope = resolved_networks(runtime, all_networks(runtime))
+    if network.id not in scope.networks:
         return  # it was what an interrupted operation had left
-    with runtime.reading() as sql:
-        users = records.users_of_network(sql, network.id)
-        rows = records.resources_of_network(sql, network.id)
-        # One whose removal something stood in the way of is only on record for what it left.
-        others = {n.id for n in records.networks(sql)} - records.provisional_networks(sql).keys()
-        shared = records.resources_of_network(sql, None)
-        last = not others - {network.id}
-        rows += shared if last else _idle_bases(sql, network, shared)
+    rows = [row for row in scope.rows if row.network == network.id]
+    # One whose removal something stood in the way of is only on record for what it left.
+    others = scope.networks.keys() - scope.provisional.keys() - {network.id}
+    shared = [row for row in scope.rows if row.network is None]
+    rows += _idle_bases(scope, network, shared) if others else shared
+    users = runtime.read(records.users_of_network, network.id)
     if users:
         raise Conflict(
             f"network {name!r} is used by {', '.join(users)}",
@@ -88,12 +87,14 @@ def _away(runtime: Runtime, name: str) -> str:
     return f"hvtx vm rm {name}" + ("" if down else " --force")
 
 
-def _idle_bases(sql: Any, leaving: Network, shared: Sequence[Resource]) -> list[Resource]:
+def _idle_bases(
+    scope: NetworkScope, leaving: Network, shared: Sequence[Resource]
+) -> list[Resource]:
     """What of the installation only networks like the one that leaves stood on.
 
     Tables and chains of its backend, and the way into the accepts of a family.
     """
-    staying = [n for n in records.networks(sql) if n.id != leaving.id]
+    staying = [n for n in scope.networks.values() if n.id != leaving.id]
     others = {n.firewall for n in staying}
     families = {
         family

@@ -6,22 +6,24 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from hvtx.engine.runtime import Runtime
+from hvtx.engine.scope import networks_now
 from hvtx.model.resource import (
     FIREWALL_KINDS,
     Resource,
     State,
 )
-from hvtx.model.vm import Network
+from hvtx.planner.scope import NetworkScope
 from hvtx.store import intents, records
 
 
-def bring_up_to_date(runtime: Runtime, networks: Sequence[Network]) -> None:
+def bring_up_to_date(runtime: Runtime, scope: NetworkScope) -> None:
     """Make tables and chains anew that an earlier version made otherwise; VMs run on meanwhile."""
-    if not _made_otherwise(runtime, networks):
+    if not _made_otherwise(runtime, scope):
         return
     runtime.lock("all", "networks")
     try:
-        for row in _made_otherwise(runtime, networks):  # another command may have been quicker
+        # read again under the lock: another command may have been quicker
+        for row in _made_otherwise(runtime, networks_now(runtime, scope.networks.values())):
             observed = runtime.firewall(row.backend).mend([row])
             with runtime.store.transaction() as sql:
                 intents.note(sql, row.id, observed[row.id])
@@ -29,15 +31,13 @@ def bring_up_to_date(runtime: Runtime, networks: Sequence[Network]) -> None:
         runtime.unlock("all", "networks")
 
 
-def _made_otherwise(runtime: Runtime, networks: Sequence[Network]) -> list[Resource]:
-    with runtime.reading() as sql:
-        rows = records.resources_of_network(sql, None)
-        legacy = [network.id for network in networks if network.firewall == "iptables"]
-        for network in legacy:  # of nftables only tables have rules
-            rows += records.resources_of_network(sql, network)
-        old = _outdated_of(runtime, rows)
-        if any(row.backend == "iptables" for row in old):
-            # Where the chains are others, so are the rules of VMs: too many to be looked at always.
+def _made_otherwise(runtime: Runtime, scope: NetworkScope) -> list[Resource]:
+    legacy = [n.id for n in scope.networks.values() if n.firewall == "iptables"]
+    # of nftables only tables have rules
+    old = _outdated_of(runtime, [r for r in scope.rows if r.network is None or r.network in legacy])
+    if any(row.backend == "iptables" for row in old):
+        # Where the chains are others, so are the rules of VMs: too many to be looked at always.
+        with runtime.reading() as sql:
             for network in legacy:
                 old += _outdated_of(runtime, records.firewall_rows_of_vms(sql, network))
     return old

@@ -14,11 +14,11 @@ from hvtx.engine.repaired import Failed
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import HostRefused, NotPermitted
 from hvtx.host import nftshape, traces
-from hvtx.host.nftwanted import wanted_tables
 from hvtx.model.mark import parse_mark
 from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource, State
 from hvtx.model.ruleset import Difference, SeenLine, SeenTable, WantedLine
 from hvtx.planner import ownrules
+from hvtx.rulesets.nftables_wanted import wanted_tables
 from hvtx.store import records
 
 
@@ -134,8 +134,8 @@ def _of_lines(
     own = [row for row in rows if row.spec["backend"] == "iptables"]
     if not seen or not own:
         return []
-    from hvtx.drivers.iptables import rules as iptables
     from hvtx.host import xtnames
+    from hvtx.rulesets import iptables_rules as iptables
 
     wanted = [
         WantedLine(

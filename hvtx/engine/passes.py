@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 
 from hvtx.engine.repaired import Repaired
 from hvtx.engine.runtime import Runtime
+from hvtx.engine.scope import all_networks
 from hvtx.engine.transaction import begin
 from hvtx.engine.undo import take_down
 from hvtx.model.firewall import firewall_spec
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.vm import Network
 from hvtx.planner.provision import Want
+from hvtx.planner.scope import NetworkScope
 from hvtx.store import records
 
 WHAT = "pass"
@@ -39,40 +41,40 @@ class Change(NamedTuple):
         return bool(self.make or self.drop or self.move)
 
 
-def change(runtime: Runtime) -> Change:
-    """What is to be made, removed and moved now; changes nothing.
+NOTHING = Change((), (), (), ())
+
+
+def change(scope: NetworkScope) -> Change:
+    """What is to be made, removed and moved now; changes nothing. ``scope``: all networks.
 
     Raises NotPermitted, HostRefused.
     """
-    with runtime.reading() as sql:
-        networks = [n for n in records.networks(sql) if n.firewall == _BACKEND]
+    there = rows_of(scope.life, scope.rows)
+    known = scope.bridges()
+    networks = [
+        network
+        for network in scope.every
         # one that is half made has its chains later, or never
-        networks = [n for n in networks if n.id not in records.provisional_networks(sql)]
-        there = rows_of(runtime, records.resources_of_network(sql, None))
-        known = {row.network for row in records.resources_of_kind(sql, Kind.BRIDGE)
-                 if row.state == State.COMMITTED and row.life == runtime.life.id}  # fmt: skip
-        every = records.networks(sql)
-    networks = [network for network in networks if network.id in known]
+        if network.firewall == _BACKEND and network.id in known.keys() - scope.provisional.keys()
+    ]
     if not networks and not there:
-        return Change((), (), (), ())
-    return _compare(_wanted(networks, every), there)
+        return NOTHING
+    return _compare(_wanted(networks, scope.every), there)
 
 
-def _half_made(runtime: Runtime) -> bool:
+def _half_made(scope: NetworkScope) -> bool:
     """Whether a row was being made or removed, by a command that runs or was interrupted."""
-    return any(
-        row.role == WHAT
-        for row in runtime.read(records.unsettled_resources)
-        if row.vm is None and row.network is None
-    )
+    return any(row.role == WHAT for row in scope.unsettled() if row.network is None)
 
 
-def rows_of(runtime: Runtime, rows: Sequence[Resource]) -> list[Resource]:
+def rows_of(life: int, rows: Sequence[Resource]) -> list[Resource]:
     """Those of the installation's rows that are passes, made in this life of the host."""
     return [
         row
         for row in rows
-        if row.role == WHAT and (row.state, row.life) == (State.COMMITTED, runtime.life.id)
+        if row.role == WHAT
+        and row.network is None
+        and (row.state, row.life) == (State.COMMITTED, life)
     ]
 
 
@@ -84,7 +86,7 @@ def wants_with(network: Network, every: Sequence[Network], more: str) -> list[Wa
 
 def wants_beside(runtime: Runtime, families: Collection[int], device: str) -> list[Want]:
     """The same for a way to the world that is thought up, beside rows that are there."""
-    there = rows_of(runtime, runtime.read(records.resources_of_network, None))
+    there = rows_of(runtime.life.id, runtime.read(records.resources_of_network, None))
     return [
         _want({**row.spec, "uplinks": [device]})
         for row in there
@@ -168,13 +170,15 @@ def _difference(spec: dict[str, Any], old: dict[str, Any] | None) -> str:
     return f"{_tool(spec)} filter: guests may go out by {said}, and the world is at {now}"
 
 
-def settle(runtime: Runtime, *, locked: bool = False) -> list[Repaired]:
-    """Do what :func:`change` finds; what was wrong, as `repair` tells it.
+def settle(runtime: Runtime, scope: NetworkScope, *, locked: bool = False) -> list[Repaired]:
+    """Do what :func:`change` finds; what was wrong, as `repair` tells it. ``scope``: all networks.
 
-    ``locked`` says that the caller holds the lock of the networks. Raises HostRefused, Busy.
+    ``locked`` says that the caller holds the lock of the networks, and held it when they were read.
+    Raises HostRefused, Busy.
     """
-    half = _half_made(runtime)
-    if not half and not change(runtime):
+    half = _half_made(scope)
+    found = NOTHING if half else change(scope)
+    if not half and not found:
         return []
     if not locked:
         runtime.lock("all", "networks")
@@ -183,7 +187,9 @@ def settle(runtime: Runtime, *, locked: bool = False) -> list[Repaired]:
             from hvtx.engine.resolve import resolve
 
             resolve(runtime, networks=True)
-        return _settle(runtime, change(runtime))  # another command may have been quicker
+        if half or not locked:  # read again: another command may have been quicker
+            found = change(all_networks(runtime))
+        return _settle(runtime, found)
     finally:
         if not locked:
             runtime.unlock("all", "networks")

@@ -11,16 +11,18 @@ from typing import NamedTuple
 
 from hvtx.engine.apply import apply_plan
 from hvtx.engine.gc_plan import failed_items
-from hvtx.engine.network_build import bridge_row, ensure_networks
+from hvtx.engine.network_build import ensure_networks
 from hvtx.engine.runtime import Runtime
+from hvtx.engine.scope import all_networks
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.vm_start import start_vm
 from hvtx.engine.vm_state import state_of
 from hvtx.errors import HvtxError
 from hvtx.host import failpoint
-from hvtx.model.plan import Action, Item, Plan, Reason
+from hvtx.model.plan import Action, Item, Plan, Reason, Snapshot
 from hvtx.model.resource import Kind, State
 from hvtx.planner.gc import plan_gc
+from hvtx.planner.scope import NetworkScope
 from hvtx.planner.states import VmState
 from hvtx.store import history, records, trust
 
@@ -46,12 +48,42 @@ def recover(
     runtime.enter(accept_rollback=accept_rollback, new_namespace=new_namespace)
     trust.check_pages(runtime.store)
     runtime.lock("all", "gc")
-    snapshot = take_snapshot(runtime)
-    rows = {row.id: row for row in snapshot.rows}
-    plan = plan_gc(snapshot)
+    done = _resolve(runtime)
+    failpoint.reach("resolved")
+    failed = [(f"{i.kind} {i.key}", i.message) for i in failed_items(done)]
+    rebuilt: list[str] = []
+    started: list[str] = []
+    scope = all_networks(runtime)  # now that the plan is carried out
+    if not runtime.life.recovered:
+        rebuilt, problems = _rebuild(runtime, scope)
+        failed += problems
+        started, problems = _autostart(runtime)
+        failed += problems
+        with runtime.store.transaction() as sql:
+            records.set_recovered(sql, runtime.life.id, history.now())
+        runtime.life = runtime.life._replace(recovered=True)
+        scope = all_networks(runtime)  # read again: networks were rebuilt
+    if any(network.firewall == "iptables" for network in scope.networks.values()):
+        from hvtx.engine import passes
 
-    # A stop that was interrupted after it had ended the VM process is carried through; one that was
-    # interrupted before left the VM running, and everything as it was.
+        passes.settle(runtime, scope)
+    return Recovery(tuple(done.items), tuple(rebuilt), tuple(started), tuple(failed))
+
+
+def _resolve(runtime: Runtime) -> Plan:
+    """Carry out what gc would do about what was interrupted, from one look at the host."""
+    snapshot = take_snapshot(runtime)
+    plan = plan_gc(snapshot)
+    return apply_plan(runtime, Plan(_interrupted(snapshot, plan)), verb="recover")
+
+
+def _interrupted(snapshot: Snapshot, plan: Plan) -> tuple[Item, ...]:
+    """The items of what an interruption or an earlier life of the host left (pure).
+
+    A stop that was interrupted after it had ended the VM process is carried through; one that was
+    interrupted before left the VM running, and everything as it was.
+    """
+    rows = {row.id: row for row in snapshot.rows}
     stopping = {
         operation.vm
         for operation in snapshot.operations.values()
@@ -70,37 +102,17 @@ def recover(
             return True
         if item.vm in stopping and item.vm is not None and item.action is not Action.SKIP:
             return True
-        return row.state != State.COMMITTED or row.life != runtime.life.id
+        return row.state != State.COMMITTED or row.life != snapshot.life.id
 
-    done = apply_plan(
-        runtime, Plan(tuple(item for item in plan.items if interrupted(item))), verb="recover"
-    )
-    failpoint.reach("resolved")
-    failed = [(f"{i.kind} {i.key}", i.message) for i in failed_items(done)]
-    rebuilt: list[str] = []
-    started: list[str] = []
-    if not runtime.life.recovered:
-        rebuilt, problems = _rebuild(runtime)
-        failed += problems
-        started, problems = _autostart(runtime)
-        failed += problems
-        with runtime.store.transaction() as sql:
-            records.set_recovered(sql, runtime.life.id, history.now())
-        runtime.life = runtime.life._replace(recovered=True)
-    if any(network.firewall == "iptables" for network in runtime.read(records.networks)):
-        from hvtx.engine import passes
-
-        passes.settle(runtime)
-    return Recovery(tuple(done.items), tuple(rebuilt), tuple(started), tuple(failed))
+    return tuple(filter(interrupted, plan.items))
 
 
-def _rebuild(runtime: Runtime) -> tuple[list[str], list[tuple[str, str]]]:
+def _rebuild(runtime: Runtime, scope: NetworkScope) -> tuple[list[str], list[tuple[str, str]]]:
+    """Make each network that is missing; what interruptions left of any is released by now."""
     rebuilt, failed = [], []
-    for network in runtime.read(records.networks):
-        if bridge_row(runtime, network) is not None:
-            continue
+    for network in scope.missing():
         try:
-            ensure_networks(runtime, [network], "recover")
+            ensure_networks(runtime, scope.of(network), "recover", resolved=True)
             rebuilt.append(network.name)
         except HvtxError as problem:
             failed.append((f"network {network.name}", problem.message))
@@ -116,6 +128,7 @@ def _autostart(runtime: Runtime) -> tuple[list[str], list[tuple[str, str]]]:
     for vm in runtime.read(records.vms):
         if not vm.autostart or vm.id in tried:
             continue
+        # looked at anew: the starts of those before it may have taken long
         state, _, _ = state_of(runtime, vm)
         if state not in (VmState.RUNNING, VmState.UNKNOWN):
             try:

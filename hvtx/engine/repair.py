@@ -19,12 +19,13 @@ from hvtx.engine.damage import (
     unseen_of,
     with_remedies,
 )
+from hvtx.engine.forwarding import keep_settings
 from hvtx.engine.loopback import bridges_in_need
-from hvtx.engine.network_build import ensure_networks, keep_settings
+from hvtx.engine.network_build import ensure_networks, resolved_networks
 from hvtx.engine.repair_row import hold_again, repair_object, repair_rules
 from hvtx.engine.repaired import Failed, Repair, Repaired
-from hvtx.engine.resolve import resolve
 from hvtx.engine.runtime import Runtime
+from hvtx.engine.scope import all_networks, networks_now
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.transaction import begin
 from hvtx.errors import HvtxError, NotFound
@@ -48,10 +49,10 @@ def repair(runtime: Runtime, name: str | None = None) -> Repair:
     for vm in vms:
         runtime.lock("vm", vm.name)
     runtime.lock("all", "networks")
-    resolve(runtime, networks=True)
+    resolved_networks(runtime, all_networks(runtime))
     networks, vms = _still_there(runtime, name, vms)
-    ensure_networks(runtime, networks, "repair", settle=False)
-    passed = passes.settle(runtime, locked=True)
+    ensure_networks(runtime, networks_now(runtime, networks), "repair", settle=False, resolved=True)
+    passed = passes.settle(runtime, all_networks(runtime), locked=True)
     snapshot = take_snapshot(runtime)
     wanted = {network.id for network in networks}
     live = {vm.id for vm in vms if may_run(snapshot, vm.id)}

@@ -82,7 +82,7 @@ def _set_again(driver: LinkDriver, row: Resource, rows: Sequence[Resource]) -> N
     """Give a device the settings that others changed; link-local addresses of its own go."""
     with closing(LinkTraits()) as traits:
         wanted = wanted_of(row, rows, traits)
-    driver.set_traits(row, wanted)
+        driver.set_traits(row, wanted, traits)
     if wanted.silent:
         remove_link_local(row.spec["ifindex"], row.spec.get("addresses", ()))
 

@@ -8,16 +8,18 @@ from typing import Any, BinaryIO, NamedTuple
 
 from hvtx.engine import guests
 from hvtx.engine.runtime import Runtime
+from hvtx.engine.scope import shown_scope
 from hvtx.engine.vm_paths import log_path, log_paths, run_directory
-from hvtx.engine.vm_state import Moment, read_moment, state_of
+from hvtx.engine.vm_state import Moment, read_moment, state_of, states_of
 from hvtx.errors import Conflict, NotFound
 from hvtx.host import devices as host_devices
 from hvtx.host import paths
 from hvtx.hypervisors.base import TRAITS
-from hvtx.model.address import family_of, is_ipv6
+from hvtx.model.address import family_of
 from hvtx.model.guest import NOTES, Guest
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.vm import Interface, Liveness, Network, Publish, Vm
+from hvtx.planner.scope import VmScope
 from hvtx.planner.states import VmState, identity_of
 from hvtx.store import records
 
@@ -54,11 +56,19 @@ class ShownVm(NamedTuple):
     notes: tuple[str, ...]
 
 
+def shown_vm(runtime: Runtime, scope: VmScope) -> ShownVm:
+    """A VM that was read already; its guest is asked."""
+    vm, state = scope.vm, scope.state
+    asked = guests.states(runtime, [guests.Judged(vm, state)])
+    subnets = _subnets_of(scope.networks.values())
+    return describe_vm(vm, state, scope.liveness, scope.rows, asked[vm.id], subnets)
+
+
 def shown_vms(
     runtime: Runtime, vms: Sequence[Vm], moment: Moment, subnets: Subnets
 ) -> list[ShownVm]:
     """VMs with what was read together with them; their guests are asked at the same time."""
-    seen = [(vm, *state_of(runtime, vm, moment)) for vm in vms]
+    seen = [(vm, *found) for vm, found in zip(vms, states_of(runtime, vms, moment), strict=True)]
     asked = guests.states(runtime, [guests.Judged(vm, state) for vm, state, _, _ in seen])
     return [
         describe_vm(vm, state, liveness, rows, asked[vm.id], subnets)
@@ -66,13 +76,13 @@ def shown_vms(
     ]
 
 
-def read_subnets(sql: Any, vm: Vm | None = None) -> dict[str, list[tuple[str, str]]]:
-    """The subnets, with their gateways, of one VM's networks, or of all."""
-    if vm is None:
-        found: Iterable[Network] = records.networks(sql)
-    else:
-        found = records.networks_by_id(sql, {i.network for i in vm.interfaces}).values()
-    return {n.id: list(n.ranges) for n in found}
+def read_subnets(sql: Any) -> dict[str, list[tuple[str, str]]]:
+    """The subnets, with their gateways, of all networks."""
+    return _subnets_of(records.networks(sql))
+
+
+def _subnets_of(networks: Iterable[Network]) -> dict[str, list[tuple[str, str]]]:
+    return {n.id: list(n.ranges) for n in networks}
 
 
 def describe_vm(
@@ -117,9 +127,9 @@ def _shown_interface(
     """An interface, with the prefix length and the gateway of each family that it has."""
     ways: dict[int, tuple[int, str]] = {}
     for subnet, gateway in subnets:
-        six = is_ipv6(subnet)
-        if (interface.ipv6 if six else interface.ipv4) is not None:
-            ways[6 if six else 4] = (int(subnet.partition("/")[2]), gateway)
+        family = family_of(subnet)
+        if interface.address(family) is not None:
+            ways[family] = (int(subnet.partition("/")[2]), gateway)
     prefix, gateway4 = ways.get(4, (None, None))
     prefix6, gateway6 = ways.get(6, (None, None))
     return ShownInterface(
@@ -166,10 +176,7 @@ def _guarded(interface: Interface, port: Publish) -> int | None:
 
 def show_vm(runtime: Runtime, name: str) -> ShownVm:
     """One VM; raises NotFound."""
-    with runtime.reading() as sql:
-        vm = records.get_vm(sql, name)
-        seen = read_moment(sql, vm.id), read_subnets(sql, vm)
-    return shown_vms(runtime, [vm], *seen)[0]
+    return shown_vm(runtime, shown_scope(runtime, name))
 
 
 def list_vms(runtime: Runtime) -> list[ShownVm]:
@@ -181,7 +188,7 @@ def list_vms(runtime: Runtime) -> list[ShownVm]:
 
 def vm_log(runtime: Runtime, name: str) -> list[str]:
     """Where a VM's log is, the older part first; raises NotFound if there is none yet."""
-    paths = log_paths(runtime, runtime.read(records.get_vm, name))
+    paths = log_paths(runtime.settings.state_directory, runtime.read(records.get_vm, name))
     if not paths:
         raise NotFound(f"VM {name!r} has no log yet", hint=f"hvtx vm start {name}")
     return paths
@@ -196,7 +203,11 @@ def console(runtime: Runtime, name: str) -> tuple[str, str | None, str]:
             f"VM {name!r} is {state.value}",
             hint=f"a console needs a running VM: hvtx vm start {name}",
         )
-    return run_directory(runtime, vm), TRAITS[vm.hypervisor].console, log_path(runtime, vm)
+    return (
+        run_directory(runtime.store.run_directory, vm),
+        TRAITS[vm.hypervisor].console,
+        log_path(runtime.settings.state_directory, vm),
+    )
 
 
 def read_log(paths: Sequence[str]) -> list[str]:

@@ -165,7 +165,7 @@ class _Host:
         """Look at it; ``unread``: why the legacy tables may not be read, if so."""
         self.failures: dict[str, str] = {}
         self.links, self.addresses, self.filtered = _links(self.failures)
-        self.entries, self.unread = _entries(runtime, self.failures)
+        self.entries, self.unread = firewall_entries(runtime, self.failures)
 
     @property
     def seen(self) -> Seen:
@@ -182,7 +182,7 @@ def _look_again(runtime: Runtime, host: _Host, again: Again) -> None:
         _look_at_links(host, again.devices, again.addressed)
     backends = again.backends - host.failures.keys()
     if backends:
-        entries, _ = _entries(runtime, host.failures, sorted(backends))
+        entries, _ = firewall_entries(runtime, host.failures, sorted(backends))
         host.entries = [
             *(e for e in host.entries if e.mark not in again.marks or e.backend not in backends),
             *(e for e in entries if e.mark in again.marks),
@@ -252,7 +252,7 @@ def _unstable_links() -> Refused:
     )
 
 
-def _entries(
+def firewall_entries(
     runtime: Runtime, failures: dict[str, str], backends: Iterable[str] = FIREWALLS
 ) -> tuple[list[Entry], NotPermitted | None]:
     """What the firewalls hold, and why this user may not read the legacy tables, if so.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hvtx.host import survivors
-from hvtx.model.resource import Kind
 from hvtx.model.user import is_own
-from hvtx.store import records
 from hvtx.store.history import Event
 
 if TYPE_CHECKING:
@@ -21,11 +20,14 @@ def end_survivors(
     operation: RunningOperation,
     row: Resource,
     identity: Identity,
+    devices: Sequence[str],
     tell: Tell | None,
     *,
     force: bool,
 ) -> None:
     """End other processes of the user that the VM alone runs as; its own process has ended.
+
+    ``devices`` are the names of its TAPs.
 
     A user of the settings, and that of hvtx, may have other processes: none of theirs is touched.
     """
@@ -33,8 +35,6 @@ def end_survivors(
     if not isinstance(user, int) or not is_own(user):
         return
     runtime = operation.runtime
-    rows = runtime.read(records.resources_of_vm, row.vm) if row.vm else []
-    devices = [other.key for other in rows if other.kind == Kind.TAP]
     found = survivors.end(user, identity, devices, force=force)
     events = []
     if found.ended:

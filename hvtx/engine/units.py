@@ -127,7 +127,8 @@ class Place(NamedTuple):
 
 def units(place: Place) -> tuple[Unit, ...]:
     """Every unit of hvtx. Raises ValueError for a path that no unit file can hold."""
-    for word in (*place.program, *place[1:3], *place.environment.values(), place.metrics or ""):
+    directories = (place.state_directory, place.run_directory)
+    for word in (*place.program, *directories, *place.environment.values(), place.metrics or ""):
         if any(ord(character) < 32 or ord(character) == 127 for character in word):
             raise ValueError(f"{word!r} has a control character")
     return (

@@ -107,7 +107,7 @@ class MarkedRemover:
         missing = {
             (entry.place, entry.text)
             for other in self.runtime.read(records.resources_of_vm, row.vm)
-            if other.kind in FIREWALL_KINDS and other.spec["backend"] == item.entry.backend
+            if other.kind in FIREWALL_KINDS and other.backend == item.entry.backend
             for entry in driver.expected(other)
             if (entry.place, entry.text) not in seen.get(other.mark, ())
         }

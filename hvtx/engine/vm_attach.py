@@ -5,24 +5,28 @@ from __future__ import annotations
 import os
 
 from hvtx.engine.runtime import Runtime
+from hvtx.engine.scope import after, vm_scope
 from hvtx.engine.transaction import begin
-from hvtx.engine.vm_state import state_of
 from hvtx.errors import Conflict, NotFound
 from hvtx.host import procfs
 from hvtx.model.resource import Kind, only_flows_remain
-from hvtx.model.vm import Identity, Liveness, Vm
+from hvtx.model.vm import Identity, Liveness
 from hvtx.planner import provision
+from hvtx.planner.scope import VmScope
 from hvtx.planner.states import identity_of
 from hvtx.store import intents, records
 from hvtx.store.history import Event
 
 
-def attach(runtime: Runtime, name: str, pid: int) -> Vm:
-    """Record a process that hvtx did not start as the process of an `external` VM."""
+def attach(runtime: Runtime, name: str, pid: int) -> VmScope:
+    """Record a process that hvtx did not start as the process of an `external` VM.
+
+    Returns the VM with it.
+    """
     runtime.enter()
     runtime.lock("vm", name)
-    vm = runtime.read(records.get_vm, name)
-    _, liveness, rows = state_of(runtime, vm)
+    scope = vm_scope(runtime, name)
+    vm, rows = scope.vm, scope.rows
     if vm.hypervisor != "external":
         raise Conflict(
             f"hvtx starts the process of VM {name!r} itself",
@@ -32,7 +36,7 @@ def attach(runtime: Runtime, name: str, pid: int) -> Vm:
     own = [row for row in own if not only_flows_remain(row)]
     if not any(row.life == runtime.life.id for row in own):  # what a reboot left is only on record
         raise Conflict(f"VM {name!r} is not started", hint=f"hvtx vm start {name}")
-    if liveness is Liveness.ALIVE:
+    if scope.liveness is Liveness.ALIVE:
         raise Conflict(
             f"VM {name!r} has a process already", hint=f"hvtx vm show {name} tells its pid"
         )
@@ -56,7 +60,8 @@ def attach(runtime: Runtime, name: str, pid: int) -> Vm:
         )[0]
         intents.note(sql, row.id, identity._asdict())
     operation.end("done", events=[Event("attached", f"process {pid}", Kind.PROCESS, name)])
-    return vm
+    rest = [known for known in rows if known not in old]
+    return after(scope, vm, [*rest, row._replace(observed=identity._asdict())])
 
 
 def _identified(pid: int) -> Identity:

@@ -12,11 +12,10 @@ from hvtx.drivers.vm_process import prepare, scope, spawn, stop
 from hvtx.drivers.vm_process.gate import Gate
 from hvtx.engine import effects, holding
 from hvtx.engine.neighbours import refuse_others_ports
-from hvtx.engine.network_build import bridge_row
-from hvtx.engine.runtime import Runtime
+from hvtx.engine.network_build import committed
 from hvtx.engine.transaction import Operation
 from hvtx.engine.undo import attempt, undo
-from hvtx.engine.vm_paths import log_path, remove_log, run_directory
+from hvtx.engine.vm_paths import remove_log
 from hvtx.engine.vm_record import forget_vm
 from hvtx.engine.ways import refuse_diverted
 from hvtx.errors import HvtxError, StoreError, UsageError
@@ -24,11 +23,13 @@ from hvtx.host import failpoint, paths
 from hvtx.hypervisors import base as hypervisors
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.user import ROOT, User
-from hvtx.model.vm import Identity, Network, Publish, Vm
+from hvtx.model.vm import Identity, Network, Vm
+from hvtx.planner.scope import NetworkScope
+from hvtx.planner.start import ports_of
 from hvtx.store import records
 
 if TYPE_CHECKING:
-    from hvtx.host.portholder import Held, Holder
+    from hvtx.drivers.portholder import Held, Holder
 
 READY_SECONDS = 10.0
 
@@ -36,21 +37,18 @@ READY_SECONDS = 10.0
 class Means(NamedTuple):
     """What a VM is started with, beside its rows."""
 
-    networks: Mapping[str, Network]  # by id
+    networks: NetworkScope
     probes: hypervisors.Probes
     user: User | None  # whom its process runs as; None: hvtx's own
     held: Held | None  # its published ports; None if it has none
+    directory: str  # its run-time directory
+    log: str  # where its output is kept
 
 
-def ports_to_publish(vm: Vm) -> list[Publish]:
-    """The host ports that a VM asks for."""
-    return [port for interface in vm.interfaces for port in interface.publish]
-
-
-def refuse_diverted_vm(runtime: Runtime, vm: Vm, networks: Mapping[str, Network]) -> None:
+def refuse_diverted_vm(vm: Vm, networks: NetworkScope) -> None:
     """Refuse to start a VM that no packet of the host would reach."""
-    for network in networks.values():
-        row = bridge_row(runtime, network)
+    for network in networks.networks.values():
+        row = networks.bridge(network.id)
         own = [i for i in vm.interfaces if i.network == network.id]
         guests = [address for i in own for address in (i.ipv4, i.ipv6) if address]
         if row is not None and guests:
@@ -58,26 +56,21 @@ def refuse_diverted_vm(runtime: Runtime, vm: Vm, networks: Mapping[str, Network]
 
 
 def bring_up(
-    runtime: Runtime,
-    operation: Operation,
-    vm: Vm,
-    rows: list[Resource],
-    means: Means,
-    *,
-    new: bool = False,
-) -> None:
-    """Act and commit; whatever fails is undone from the rows."""
+    operation: Operation, vm: Vm, rows: list[Resource], means: Means, *, new: bool = False
+) -> list[Resource]:
+    """Act and commit; whatever fails is undone from the rows. Returns the committed rows."""
     identity: Identity | None = None
     try:
         if new:  # its addresses were not known before
-            refuse_diverted_vm(runtime, vm, means.networks)
+            refuse_diverted_vm(vm, means.networks)
         observed = effects.create(operation, rows)
-        refuse_others_ports(runtime, ports_to_publish(vm))
+        # once more, now that they are published: see hvtx.engine.neighbours
+        refuse_others_ports(operation.runtime, ports_of(vm))
         gate = holder = None
         try:
             if any(row.kind == Kind.PROCESS for row in rows):
-                launch = _rendered(runtime, vm, rows, means)
-                gate = _spawn(runtime, vm, launch, means.user)
+                launch = render(vm, rows, means.networks.networks, means.probes, means.directory)
+                gate = _spawn(vm, launch, means)
                 identity = gate.identity
             holder = holding.begin(means.held, identity, rows)
             if gate is not None or holder is not None:
@@ -98,14 +91,15 @@ def bring_up(
         if holder is not None:
             holder.confirm()
             observed |= {row.id: row.observed for row in rows if row.kind == Kind.PUBLISH}
-        runtime.devices().keep_macs([row for row in rows if row.kind == Kind.TAP])
+        operation.runtime.devices().keep_macs([row for row in rows if row.kind == Kind.TAP])
         operation.commit(
             rows,
             observed,
             then=lambda sql: records.set_vm_confirmed(sql, vm.id) if new else None,
         )
+        return committed(rows, observed)
     except (Exception, KeyboardInterrupt) as problem:
-        _take_back(runtime, operation, vm, rows, identity, problem, new=new)
+        _take_back(operation, vm, rows, means, identity, problem, new=new)
         raise
 
 
@@ -115,12 +109,6 @@ def _let_go_on(holder: Holder | None, gate: Gate | None) -> None:
         holder.open()
     if gate is not None:
         gate.open()
-
-
-def _rendered(
-    runtime: Runtime, vm: Vm, rows: Sequence[Resource], means: Means
-) -> hypervisors.Launch:
-    return render(vm, rows, means.networks, means.probes, run_directory(runtime, vm))
 
 
 def _learnt(
@@ -155,9 +143,8 @@ def _accelerator(probes: hypervisors.Probes) -> dict[str, str]:
     return {"accelerator": name, "accelerator_reason": probes.why}
 
 
-def _spawn(runtime: Runtime, vm: Vm, launch: hypervisors.Launch, user: User | None) -> Gate:
-    log = log_path(runtime, vm)
-    directory = os.path.dirname(log)
+def _spawn(vm: Vm, launch: hypervisors.Launch, means: Means) -> Gate:
+    directory = os.path.dirname(means.log)
     try:
         paths.make_directories(directory, 0o700)
     except OSError as problem:
@@ -165,8 +152,8 @@ def _spawn(runtime: Runtime, vm: Vm, launch: hypervisors.Launch, user: User | No
             f"the log directory {directory} cannot be made: {problem.strerror}",
             hint="free or remount the disk, or choose another place with --state-dir",
         ) from problem
-    prepare.prepare(launch, run_directory(runtime, vm), log, user)
-    return spawn.spawn(launch, log, vm.name, user)
+    prepare.prepare(launch, means.directory, means.log, means.user)
+    return spawn.spawn(launch, means.log, vm.name, means.user)
 
 
 def _enter_scope(vm: Vm, gate: Gate | None, holder: Holder | None) -> None:
@@ -180,10 +167,10 @@ def _enter_scope(vm: Vm, gate: Gate | None, holder: Holder | None) -> None:
 
 
 def _take_back(
-    runtime: Runtime,
     operation: Operation,
     vm: Vm,
     rows: Sequence[Resource],
+    means: Means,
     identity: Identity | None,
     problem: BaseException,
     *,
@@ -193,18 +180,18 @@ def _take_back(
         return  # Ctrl-C came too late
     if isinstance(problem, HvtxError) and problem.code == "commit-unknown":
         return  # it may have been kept: only `recover` may decide, from the record
+    runtime = operation.runtime
 
     def end_process() -> None:
         if identity is not None:
-            directory = run_directory(runtime, vm)
-            stop.stop(identity, directory=directory, power_down="none", force=True)
+            stop.stop(identity, directory=means.directory, power_down="none", force=True)
 
     def forget() -> str:
-        left = [r for r in runtime.read(records.resources_of_vm, vm.id) if r.kind != Kind.LEASE]
-        if not left:
+        left = runtime.read(records.resources_of_vm, vm.id)  # as the undo left them
+        if all(row.kind == Kind.LEASE for row in left):
             with runtime.store.transaction() as sql:
                 operation.history(sql, [forget_vm(sql, vm.id)])
-            remove_log(runtime, vm)
+            remove_log(runtime.settings.state_directory, vm)
         return ""
 
     released = [row for row in rows if row.kind != Kind.LEASE or new]

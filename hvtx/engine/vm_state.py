@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hvtx.engine.processes import process_facts, rows_by_vm
@@ -10,7 +10,7 @@ from hvtx.engine.runtime import Runtime
 from hvtx.model.resource import Resource
 from hvtx.model.vm import Life, Liveness, Vm
 from hvtx.model.vm import Operation as OpenOperation
-from hvtx.planner.states import VmState, judge_vm, vm_state
+from hvtx.planner.states import VmState, judge_vm, state_of_verb, vm_state
 from hvtx.store import records
 
 _LOOKS = 5  # at the record of a VM whose process is dead, while it changes
@@ -24,9 +24,11 @@ class Moment(NamedTuple):
     lives: Mapping[int, Life]
 
 
-def read_moment(sql: Any, vm: str | None = None) -> Moment:
-    """The moment of one VM (by id), or of all; inside ``reading()``, with the VMs themselves."""
-    rows = records.resources(sql) if vm is None else records.resources_of_vm(sql, vm)
+def read_moment(sql: Any, *vms: str) -> Moment:
+    """The moment of these VMs (by id), or of all; inside ``reading()``, with the VMs themselves."""
+    rows = [] if vms else records.resources(sql)
+    for vm in vms:
+        rows += records.resources_of_vm(sql, vm)
     operations: dict[str, list[OpenOperation]] = {}
     for operation in records.operations(sql):
         if operation.vm:
@@ -37,19 +39,28 @@ def read_moment(sql: Any, vm: str | None = None) -> Moment:
 def state_of(
     runtime: Runtime, vm: Vm, moment: Moment | None = None
 ) -> tuple[VmState, Liveness, list[Resource]]:
-    """A VM's state now, with its live rows; ``moment``: what was read together with the VM.
+    """A VM's state now, with its live rows; ``moment``: what was read together with the VM."""
+    return states_of(runtime, [vm], moment or runtime.read(read_moment, vm.id))[0]
 
-    Its process is looked at after the record was read. One that is dead may be so because a stop
-    began in between, so the record is read again, until it says the same as before.
+
+def states_of(
+    runtime: Runtime, vms: Sequence[Vm], moment: Moment
+) -> list[tuple[VmState, Liveness, list[Resource]]]:
+    """The same of several VMs, in their order, that were read in one ``moment``.
+
+    Their processes are looked at after the record was read. One that is dead may be so because a
+    stop began in between, so the record of those is read again, until it says the same as before.
     """
-    seen = moment or runtime.read(read_moment, vm.id)
+    found = [judge(runtime, vm, moment) for vm in vms]
+    doubtful, seen = list(range(len(vms))), moment
     for _ in range(_LOOKS):
-        found = _judge(runtime, vm, seen)
-        if found[0] is not VmState.CRASHED:
+        doubtful = [n for n in doubtful if found[n][0] is VmState.CRASHED]
+        if not doubtful:
             break
-        now = runtime.read(read_moment, vm.id)
-        if _of(now, vm) == _of(seen, vm):
-            break
+        now = runtime.read(read_moment, *(vms[n].id for n in doubtful))
+        doubtful = [n for n in doubtful if _of(now, vms[n]) != _of(seen, vms[n])]
+        for n in doubtful:
+            found[n] = judge(runtime, vms[n], now)
         seen = now
     return found
 
@@ -58,7 +69,11 @@ def _of(moment: Moment, vm: Vm) -> tuple[list[Resource], list[OpenOperation]]:
     return moment.rows.get(vm.id, []), moment.operations.get(vm.name, [])
 
 
-def _judge(runtime: Runtime, vm: Vm, moment: Moment) -> tuple[VmState, Liveness, list[Resource]]:
+def judge(runtime: Runtime, vm: Vm, moment: Moment) -> tuple[VmState, Liveness, list[Resource]]:
+    """A VM's state at this moment, with its live rows; its process is looked at now.
+
+    Enough where the VM's lock is held: nobody stops it in between.
+    """
     rows, operations = _of(moment, vm)
     liveness, _ = judge_vm(
         vm.hypervisor,
@@ -67,6 +82,18 @@ def _judge(runtime: Runtime, vm: Vm, moment: Moment) -> tuple[VmState, Liveness,
         lives=moment.lives,
         facts=process_facts(rows),
     )
-    running = runtime.running(operations)
-    verb = next((known.verb for known in operations if running[known.id]), None)
-    return vm_state(rows, verb, liveness), liveness, rows
+    return vm_state(rows, _verb(operations, runtime.running(operations)), liveness), liveness, rows
+
+
+def _verb(operations: Sequence[OpenOperation], running: Mapping[int, bool]) -> str | None:
+    """That of the operation that is running on a VM, of those that have not ended (pure)."""
+    return next((known.verb for known in operations if running[known.id]), None)
+
+
+def is_starting(runtime: Runtime, name: str) -> bool:
+    """Whether a command is starting a VM that is on record; whose lock is not held."""
+    with runtime.reading() as sql:
+        operations = [known for known in records.operations(sql) if known.vm == name]
+        known = records.find_vm(sql, name) is not None
+    verb = _verb(operations, runtime.running(operations))
+    return known and state_of_verb(verb) is VmState.STARTING

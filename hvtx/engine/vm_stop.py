@@ -9,18 +9,19 @@ from hvtx.drivers.vm_process import stop
 from hvtx.drivers.vm_process.gate import TERM_SECONDS
 from hvtx.engine import privileges
 from hvtx.engine.runtime import Runtime
+from hvtx.engine.scope import after, vm_scope
 from hvtx.engine.survivors import end_survivors
 from hvtx.engine.transaction import Operation, begin
 from hvtx.engine.undo import take_down
 from hvtx.engine.vm_paths import remove_log, run_directory
 from hvtx.engine.vm_record import forget_vm
-from hvtx.engine.vm_state import state_of
 from hvtx.errors import Conflict, PartialFailure
 from hvtx.host import failpoint, procfs
 from hvtx.hypervisors import base as hypervisors
 from hvtx.model.plan import Reason
 from hvtx.model.resource import Kind, Resource
-from hvtx.model.vm import Identity, Liveness, Vm
+from hvtx.model.vm import Identity, Life, Liveness, Vm
+from hvtx.planner.scope import VmScope
 from hvtx.planner.states import VmState, identity_of
 from hvtx.store import records
 
@@ -31,10 +32,11 @@ def stop_vm(
     *,
     timeout: float = 30.0,
     force: bool = False,
-    verb: str = "stop",
     tell: stop.Tell | None = None,
-) -> Vm:
+) -> VmScope:
     """End the hypervisor, then release the VM's host resources; the leases stay.
+
+    Returns the VM as it is left.
 
     ``tell`` hears what is waited for, once that takes more than a moment.
 
@@ -42,22 +44,36 @@ def stop_vm(
     """
     runtime.enter()
     runtime.lock("vm", name)
-    vm = runtime.read(records.get_vm, name)
-    state, liveness, rows = state_of(runtime, vm)
-    if state is VmState.DEFINED:
-        return vm
-    _refuse_external(vm, liveness, rows, force=force)
+    scope = vm_scope(runtime, name)
+    return stop_scope(runtime, scope, timeout=timeout, force=force, tell=tell)
+
+
+def stop_scope(
+    runtime: Runtime,
+    scope: VmScope,
+    *,
+    timeout: float,
+    force: bool,
+    tell: stop.Tell | None = None,
+) -> VmScope:
+    """The same of a VM whose lock is held."""
+    vm, rows = scope.vm, scope.rows
+    if scope.state is VmState.DEFINED:
+        return scope
+    _refuse_external(vm, scope.liveness, rows, force=force)
     privileges.need_for(rows)
     privileges.need_to_end(rows, runtime.boot_id)
-    with begin(runtime, verb, vm=name) as (_, operation):
+    with begin(runtime, "stop", vm=vm.name) as (_, operation):
         pass
+    devices = [row.key for row in rows if row.kind == Kind.TAP]
+    directory = run_directory(runtime.store.run_directory, vm)
     try:
         operation.heed()
         for row in rows:
             identity = identity_of(row) if row.kind == Kind.PROCESS else None
-            if identity is not None and _may_run(runtime, row, identity):
-                _end_process(runtime, vm, identity, timeout=timeout, force=force, tell=tell)
-                end_survivors(operation, row, identity, tell, force=force)
+            if identity is not None and _may_run(scope.life, row, identity):
+                _end_process(vm, identity, directory, timeout=timeout, force=force, tell=tell)
+                end_survivors(operation, row, identity, devices, tell, force=force)
     except Exception:
         # It stays open, as after Ctrl-C: if the VM has ended all the same, `recover` carries the
         # stop through; if it has not, `recover` leaves it running.
@@ -65,7 +81,7 @@ def stop_vm(
         raise
     failpoint.reach("ended:process")
     _release_all(runtime, operation, vm)
-    return vm
+    return after(scope, vm, scope.leases)
 
 
 def _refuse_external(vm: Vm, liveness: Liveness, rows: Sequence[Resource], *, force: bool) -> None:
@@ -83,16 +99,16 @@ def _refuse_external(vm: Vm, liveness: Liveness, rows: Sequence[Resource], *, fo
         )
 
 
-def _may_run(runtime: Runtime, row: Resource, identity: Identity) -> bool:
+def _may_run(life: Life, row: Resource, identity: Identity) -> bool:
     """Whether there can be such a process: not of another boot, nor of a container that ended."""
     here = identity.pidns in (0, procfs.pid_namespace())
-    return identity.boot_id == runtime.boot_id and (here or row.life == runtime.life.id)
+    return identity.boot_id == life.boot_id and (here or row.life == life.id)
 
 
 def _end_process(
-    runtime: Runtime,
     vm: Vm,
     identity: Identity,
+    directory: str,
     *,
     timeout: float,
     force: bool,
@@ -106,7 +122,7 @@ def _end_process(
         return
     stop.stop(
         identity,
-        directory=run_directory(runtime, vm),
+        directory=directory,
         power_down=hypervisors.TRAITS[vm.hypervisor].power_down,
         timeout=timeout,
         force=force,
@@ -116,6 +132,8 @@ def _end_process(
 
 
 def _release_all(runtime: Runtime, operation: Operation, vm: Vm) -> None:
+    # Read again: a guest may take long to power down, and meanwhile the start of another VM makes
+    # the rules of this one anew where an earlier version had made them (hvtx.engine.outdated).
     rows = [row for row in runtime.read(records.resources_of_vm, vm.id) if row.kind != Kind.LEASE]
     kept = take_down(operation, rows, reason=operation.verb)
     if kept:
@@ -135,14 +153,14 @@ def remove_vm(runtime: Runtime, name: str, *, force: bool = False) -> None:
     """Forget a VM and free its leases and ports; ``force`` stops it first."""
     runtime.enter()
     runtime.lock("vm", name)
-    vm = runtime.read(records.get_vm, name)
-    state, _, _ = state_of(runtime, vm)
-    if state is not VmState.DEFINED:
+    scope = vm_scope(runtime, name)
+    vm = scope.vm
+    if scope.state is not VmState.DEFINED:
         if not force:
-            raise Conflict(f"VM {name!r} is {state.value}", hint=f"hvtx vm rm {name} --force")
-        stop_vm(runtime, name, timeout=5.0, force=True)
+            raise Conflict(f"VM {name!r} is {scope.state.value}", hint=f"hvtx vm rm {name} --force")
+        stop_scope(runtime, scope, timeout=5.0, force=True)
     with begin(runtime, "rm", vm=name) as (sql, operation):
         if records.has_vm(sql, vm.id):  # gc forgets what an interrupted run left, once it is bare
             operation.history(sql, [forget_vm(sql, vm.id)])
-    remove_log(runtime, vm)
+    remove_log(runtime.settings.state_directory, vm)
     operation.end("done")

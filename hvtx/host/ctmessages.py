@@ -15,7 +15,6 @@ from hvtx.host.netlink import (
     nested,
     u32,
 )
-from hvtx.model.vm import Publish
 
 ORIGINAL, REPLY, ID, ZONE, FILTER = 1, 2, 12, 18, 25  # CTA_*
 IP, PROTO = 1, 2  # CTA_TUPLE_*
@@ -36,13 +35,6 @@ class Flow(NamedTuple):
     port: int  # destination port of the original direction, 0 if it has none
     reply_port: int  # source port of the other direction: the guest's, where it is published
     name: bytes  # CTA_TUPLE_ORIG, CTA_ZONE and CTA_ID as they came
-
-
-class Door(NamedTuple):
-    """A published port, and the addresses (of both families, if it has them) of its guest."""
-
-    port: Publish
-    guests: tuple[str, ...]
 
 
 def filters(packed: bytes) -> list[bytes]:

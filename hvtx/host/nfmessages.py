@@ -50,21 +50,7 @@ from hvtx.host.nfnumbers import (
     VERDICT_CHAIN,
     VERDICT_CODE,
 )
-
-
-class Piece(NamedTuple):
-    """An element that is wanted: where it belongs, and its raw key and data.
-
-    ``flows``: it matches only beyond so many tracked connections (of a set with ``ct count``).
-    """
-
-    family: str
-    table: str
-    set: str
-    key: bytes
-    data: bytes = b""
-    verdict: bool = False
-    flows: int = 0
+from hvtx.model.hook import Piece
 
 
 class Command(NamedTuple):

@@ -36,7 +36,7 @@ from hvtx.host.nfanswers import (
     parse_rule,
     parse_table,
 )
-from hvtx.host.nfmessages import Command, Piece, list_body, value_of
+from hvtx.host.nfmessages import Command, list_body, value_of
 from hvtx.host.nfnumbers import (
     BE32,
     CHAIN_NAME,
@@ -57,6 +57,7 @@ from hvtx.host.nfnumbers import (
     RULE_TABLE,
     SUBSYSTEM,
 )
+from hvtx.model.hook import Piece
 
 _BATCH_BEGIN, _BATCH_END, _BATCH_GENID = 16, 17, 1
 _ERROR = 2

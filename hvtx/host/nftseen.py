@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from hvtx.host.netlink import attribute_map, legible
 from hvtx.host.nfanswers import Rule, all_elements
 from hvtx.host.nfnetlink import Nftables
 from hvtx.host.nfnumbers import GETFLOWTABLE, GETOBJ, GETSET, SET_ANONYMOUS
-from hvtx.host.nftlayout import FAMILIES, PASSING
 from hvtx.host.nftshape import digest, family_of, flags, hooks, number, string
 from hvtx.host.nfttext import render
 from hvtx.model.ruleset import SeenElement, SeenRule, SeenTable
@@ -24,16 +23,23 @@ _OBJECTS = {
 
 
 def seen(
-    source: Nftables, name: str, listing: Callable[[str, str], Mapping[tuple[str, int], str]]
+    source: Nftables,
+    name: str,
+    listing: Callable[[str, str], Mapping[tuple[str, int], str]],
+    *,
+    families: Sequence[str],
+    passing: Collection[tuple[str, str]],
 ) -> tuple[SeenTable, ...]:
     """Our tables, whole: one dump a kind and set. ``listing`` gives the words of a table's rules.
+
+    Sets of ``passing``, by family and name, are filled by packets and not read.
 
     Asked of the kernel bit by bit: the caller sees to it that nothing changed meanwhile. Raises
     OSError, DumpInterrupted.
     """
     bits, chains, kinds = flags(source, name), hooks(source, name), sets(source, name)
     things, found = objects(source, name), []
-    for family in FAMILIES:
+    for family in families:
         if family not in bits:
             continue
         rules = source.rules(family, name)
@@ -46,7 +52,12 @@ def seen(
                 family, name, bits[family], chains.get(family, {}),
                 tuple(_rule(rule, texts) for rule in rules), own,
                 tuple(things.get(family, ())),
-                tuple(e for called in own for e in _elements(source, family, name, called)),
+                tuple(
+                    e
+                    for called in own
+                    if (family, called) not in passing
+                    for e in _elements(source, family, name, called)
+                ),
             )
         )  # fmt: skip
     return tuple(found)
@@ -58,8 +69,6 @@ def _rule(rule: Rule, texts: Mapping[tuple[str, int], str]) -> SeenRule:
 
 
 def _elements(source: Nftables, family: str, table: str, name: str) -> Iterator[SeenElement]:
-    if (family, name) in PASSING:
-        return
     for key, data, comment, most in all_elements(source.dump_elements(family, table, name)):
         words = render(family, name, key, data)
         yield SeenElement(name, key, data, comment, most, words, spelt(family, name, key))

@@ -20,23 +20,14 @@ from hvtx.host.nfanswers import Rule
 from hvtx.host.nfmessages import Command
 from hvtx.host.nfnetlink import Nftables
 from hvtx.host.nfnumbers import FAMILY_NAMES, GETCHAIN, GETTABLE
-from hvtx.model.hook import Hook
+from hvtx.model.hook import HOOKS, Hook
 
 _NEWTABLE, _NEWCHAIN, _DELCHAIN = 0, 3, 5
 _NAME, _TABLE_FLAGS = 1, 2
 _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 1, 3, 4, 5, 7
 _HOOK_NUMBER, _HOOK_PRIORITY, _HOOK_DEVICE, _HOOK_DEVICES = 1, 2, 3, 4
-_HOOKS = {"prerouting": 0, "input": 1, "forward": 2, "output": 3, "postrouting": 4, "ingress": 5}
-_HOOK_NAMES = {number: name for name, number in _HOOKS.items()}
+_HOOK_NAMES = {number: name for name, number in HOOKS.items()}
 _POLICIES = {0: "drop", 1: "accept"}
-
-
-def hook_of(declared: str) -> Hook | None:
-    """The hook in a chain's declaration (:mod:`hvtx.host.nftlayout`); None for one without."""
-    if not declared:
-        return None
-    _, kind, _, hook, _, priority, _, policy = declared.replace(";", "").split(" ")
-    return Hook(kind, _HOOKS[hook], int(priority), int(policy == "accept"))
 
 
 def hook_words(hook: Hook | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 
@@ -72,6 +73,18 @@ def listening() -> tuple[frozenset[tuple[str, str, int]], str]:
                 continue
             found.update((protocol, address, port) for address, port in sockets)
     return frozenset(found), unread
+
+
+def has_connections(port: int) -> bool:
+    """Whether connections of TCP have this port, beside whoever may listen on it."""
+    for name in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError, ValueError):
+            with open(f"/proc/thread-self/net/{name}", encoding="ascii") as table:
+                text = table.read()
+            states = {f"{state:02X}" for state in range(1, 13)} - {LISTENING["tcp"]}
+            if any(own == port for state in states for _, own in sockets_in(text, state)):
+                return True
+    return False
 
 
 def sockets_in(table: str, state: str) -> list[tuple[str, int]]:

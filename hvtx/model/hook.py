@@ -1,4 +1,4 @@
-"""Chains of nf_tables: how they are called, and what stands in them."""
+"""Chains of nf_tables: how they are called, and what stands in them; elements of sets."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 DORMANT = 0x1  # NFT_TABLE_F_DORMANT: none of the table's chains is asked
+
+
+HOOKS = {"prerouting": 0, "input": 1, "forward": 2, "output": 3, "postrouting": 4, "ingress": 5}
 
 
 class Hook(NamedTuple):
@@ -31,3 +34,18 @@ class Skeleton(NamedTuple):
 
     sets: Mapping[str, str]
     chains: tuple[Chain, ...]
+
+
+class Piece(NamedTuple):
+    """An element that is wanted: where it belongs, and its raw key and data.
+
+    ``flows``: it matches only beyond so many tracked connections (of a set with ``ct count``).
+    """
+
+    family: str
+    table: str
+    set: str
+    key: bytes
+    data: bytes = b""
+    verdict: bool = False
+    flows: int = 0

@@ -168,6 +168,31 @@ class Item(NamedTuple):
     rule: StrangeRule | None = None  # of others, which the emergency mode guesses at
     restore: str = ""  # the command that makes again what is guessed at
 
+    @classmethod
+    def for_row(
+        cls, row: Resource, action: Action, reason: Reason, *,
+        vm: str | None, evidence: tuple[str, ...], message: str, link: Link | None = None,
+    ) -> Item:  # fmt: skip
+        """What a plan says of a row; ``vm`` is the name of its VM."""
+        # by position: a plan of 5,000 VMs has 30,000 of them
+        return cls(
+            action, reason, row.kind, row.key, vm, row.id, row.state, evidence, message, row.mark,
+            None, (), link,
+        )  # fmt: skip
+
+    @classmethod
+    def for_object(
+        cls, kind: str, key: str, action: Action, reason: Reason | Ground, *,
+        evidence: tuple[str, ...], message: str, mark: str | None = None,
+        tombstone: Resource | None = None,
+    ) -> Item:  # fmt: skip
+        """What it says of a thing that was seen and that no live row stands for."""
+        row, state = (tombstone.id, tombstone.state) if tombstone is not None else (0, None)
+        return cls(
+            action=action, reason=reason, kind=kind, key=key, vm=None, row=row, state=state,
+            evidence=evidence, message=message, mark=mark,
+        )  # fmt: skip
+
     def identity(self) -> tuple[Any, ...]:
         """What must be equal for two plans to mean the same by this item."""
         words = (self.action.value, self.reason.value, self.kind, self.key)

@@ -143,7 +143,7 @@ def _item(
 ) -> Item:
     """A line of the plan: nothing of it is on record, and nothing of it carries a mark."""
     action = Action.DELETE if isinstance(reason, Ground) else Action.SKIP
-    return Item(action, reason, kind, key, None, 0, None, evidence, words)
+    return Item.for_object(kind, key, action, reason, evidence=evidence, message=words)
 
 
 def _on_record(link: Link, snapshot: Snapshot) -> str:

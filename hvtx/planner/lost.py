@@ -120,11 +120,16 @@ def _device(remains: Remains, link: Link, kind: Kind) -> Item:
 
 
 def _judged(remains: Remains, kind: Kind, key: str, mark: str, evidence: tuple[str, ...]) -> Item:
-    reason = Reason.OTHER_INSTALLATION
-    if remains.objections:
-        words = f"it stays: {remains.objections[0]}"
-        return Item(Action.SKIP, reason, kind, key, None, 0, None, evidence, words, mark)
-    return Item(Action.DELETE, reason, kind, key, None, 0, None, evidence, _WORDS, mark)
+    stays = bool(remains.objections)
+    return Item.for_object(
+        kind,
+        key,
+        Action.SKIP if stays else Action.DELETE,
+        Reason.OTHER_INSTALLATION,
+        evidence=evidence,
+        message=f"it stays: {remains.objections[0]}" if stays else _WORDS,
+        mark=mark,
+    )
 
 
 def dependents(remains: Remains, link: Link) -> list[str]:

@@ -43,7 +43,7 @@ def identity_of(row: Resource) -> Identity | None:
 
 
 def holder_of(row: Resource) -> Identity | None:
-    """Who holds a published port (:mod:`hvtx.host.portholder`); None if nobody ever did."""
+    """Who holds a published port (:mod:`hvtx.drivers.portholder`); None if nobody ever did."""
     return _identity(holder_observed(row)) if row.kind == Kind.PUBLISH else None
 
 
@@ -103,10 +103,16 @@ def judge_vm(
     return Liveness.DEAD, ("it has no process on record",)
 
 
+def state_of_verb(verb: str | None) -> VmState | None:
+    """The state of a VM on which an operation with this verb is running; None: not told by it."""
+    return _RUNNING_VERBS.get(verb) if verb is not None else None
+
+
 def vm_state(rows: Sequence[Resource], verb: str | None, liveness: Liveness) -> VmState:
     """The state; ``verb`` is that of an operation that is running on the VM now."""
-    if verb in _RUNNING_VERBS:
-        return _RUNNING_VERBS[verb]
+    moving = state_of_verb(verb)
+    if moving is not None:
+        return moving
     if not any(row.kind != Kind.LEASE for row in rows):
         return VmState.DEFINED
     return {

@@ -2,7 +2,7 @@
 
 It is a classic BPF program at the ingress of the device (tc, ``clsact``), so it is neither of
 nftables nor of iptables, and goes with the device. It says again, in short, what the ``guard``
-chains of :mod:`hvtx.host.nftlayout` say, and lets nothing through less than they do. What it cannot
+chains of :mod:`nftables_bridge` say, and lets nothing through less than they do. What it cannot
 know without a set (another guest's fe80, how many of them) it leaves to them.
 
 The kernel runs it on the whole frame (``skb`` is pushed back to its Ethernet header); a tag of a

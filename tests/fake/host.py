@@ -18,9 +18,10 @@ from hvtx.drivers.vm_process import gate as gates
 from hvtx.errors import Conflict
 from hvtx.host import tun
 from hvtx.host.nfanswers import Element, Named, Rule, Table
-from hvtx.host.nfmessages import Command, Piece
+from hvtx.host.nfmessages import Command
 from hvtx.host.openfiles import Holders
 from hvtx.hypervisors.base import Launch
+from hvtx.model.hook import Piece
 from hvtx.model.resource import Address, Link
 from hvtx.model.routing import Answer, Packet, Route
 from hvtx.model.vm import Identity, ProcessFacts, Publish
@@ -314,7 +315,7 @@ class FakeGate(gates.Gate):
 
 
 class FakeHeld:
-    """``hvtx.host.portholder.Held``."""
+    """``hvtx.drivers.portholder.Held``."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -335,7 +336,7 @@ class FakeHeld:
 
 
 class FakeHolder:
-    """``hvtx.host.portholder.Holder``."""
+    """``hvtx.drivers.portholder.Holder``."""
 
     def __init__(self, kernel: Kernel, held: FakeHeld, vm: Identity | None) -> None:
         ports = tuple((port.protocol, port.host_port) for port in held.ports)
@@ -436,8 +437,8 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.host.routes.ask": ask,
         "hvtx.engine.ways.Channel": lambda family: SimpleNamespace(close=lambda: None),
         "hvtx.engine.ways.Links": links,
-        "hvtx.host.conntrack.flush": flush,
-        "hvtx.host.conntrack.flush_ports": flush,
+        "hvtx.drivers.flows.flush": flush,
+        "hvtx.drivers.flows.flush_ports": flush,
         "hvtx.host.failpoint.signal_self": kernel.signalled,
         "hvtx.drivers.tap.driver.Links": links,
         "hvtx.host.bpf.load": lambda instructions, name: None,  # a kernel without it
@@ -474,10 +475,10 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.engine.neighbours.refuse_taken_port": refuse_taken_port,
         "hvtx.host.translating.may_translate": lambda: False,
         "hvtx.engine.translations.may_translate": lambda: False,
-        "hvtx.host.portholder.Held": lambda: FakeHeld(kernel),
-        "hvtx.host.portholder.hold": hold,
-        "hvtx.host.portholder.spawn": lambda held, vm, words: FakeHolder(kernel, held, vm),
-        "hvtx.host.portholder.end": end_holder,
-        "hvtx.host.portholder.ended": lambda identity: kernel.find(identity) is None,
+        "hvtx.drivers.portholder.Held": lambda: FakeHeld(kernel),
+        "hvtx.drivers.portholder.hold": hold,
+        "hvtx.drivers.portholder.spawn": lambda held, vm, words: FakeHolder(kernel, held, vm),
+        "hvtx.drivers.portholder.end": end_holder,
+        "hvtx.drivers.portholder.ended": lambda identity: kernel.find(identity) is None,
         "pyroute2.IPRoute": lambda: FakeRoute(kernel),
     }

@@ -12,7 +12,7 @@ from functools import lru_cache
 from hvtx.errors import HostRefused
 from hvtx.host.netlink import attribute, attribute_map, nested, text
 from hvtx.host.nfanswers import Element, Named, Rule, Table, parse_elements
-from hvtx.host.nfmessages import Command, Piece, add_element
+from hvtx.host.nfmessages import Command, add_element
 from hvtx.host.nfnetlink import BatchRefused
 from hvtx.host.nfnumbers import (
     DELRULE,
@@ -24,8 +24,9 @@ from hvtx.host.nfnumbers import (
     GETTABLE,
     NEWSETELEM,
 )
-from hvtx.host.nftlayout import SKELETONS
-from hvtx.host.nftshape import hook_of, new_chain
+from hvtx.host.nftshape import new_chain
+from hvtx.model.hook import Piece
+from hvtx.rulesets.nftables_base import SKELETONS, hook_of
 
 _CREATE = re.compile(r'create table (\S+) (\S+) \{ comment "([^"]*)"; \}')
 _OPEN = re.compile(r"(?:add )?table (\S+) (\S+) \{")
@@ -160,7 +161,7 @@ class Ruleset:
     # -- what nft does ---------------------------------------------------------------------------
 
     def run(self, commands: str) -> str:
-        """The commands of hvtx.host.nftlayout, `add rule`, and `list table`; all or none."""
+        """The commands of hvtx.rulesets.nftables_base, `add rule`, and `list table`; all or none."""
         asked = _LIST.fullmatch(commands.strip())
         if asked:
             return self._listing(asked[1], asked[2])

@@ -7,12 +7,12 @@ import pytest
 from hvtx.host import nftseen, nftshape
 from hvtx.host.netlink import attribute, attribute_map, nested, text
 from hvtx.host.nfanswers import Element, all_elements
-from hvtx.host.nfmessages import Piece, add_element
+from hvtx.host.nfmessages import add_element
 from hvtx.host.nfnumbers import FAMILIES
-from hvtx.host.nftelements import unplaced
-from hvtx.host.nftlayout import PASSING, SKELETONS
-from hvtx.host.nftshape import hook_of, hook_words
-from hvtx.model.hook import Hook
+from hvtx.host.nftshape import hook_words
+from hvtx.model.hook import Hook, Piece
+from hvtx.rulesets.nftables_base import PASSING, SKELETONS, hook_of
+from hvtx.rulesets.nftables_elements import unplaced
 
 SPECS = [
     {"what": "network", "bridge": "br0", "isolate": False, "nat": True},

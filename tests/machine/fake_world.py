@@ -15,7 +15,7 @@ from hvtx.cli.main import run
 from hvtx.engine.registry import DRIVERS
 from hvtx.host import failpoint as failpoints
 from hvtx.host.nfanswers import Element
-from hvtx.host.nftelements import pieces
+from hvtx.rulesets.nftables_elements import pieces
 from tests.fake.host import FakeLinks, FakeNftables
 from tests.fake.install import installed
 from tests.fake.kernel import Kernel, Killed

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from hvtx.host.nftelements import pieces
 from hvtx.model.resource import BRIDGE_GROUP, FIREWALL_KINDS, Kind, Resource
+from hvtx.rulesets.nftables_elements import pieces
 from tests.machine.world import Look, Record
 
 Key = tuple[Any, ...]

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from hvtx.host import nfanswers, nfmessages
+from hvtx.model.hook import Piece
 from hvtx.model.resource import HOLDER, Kind
 from tests.machine import laws
 from tests.machine.acts import Ref
@@ -641,7 +642,7 @@ class Machine(RuleBasedStateMachine):
             if key[0] == "rule":
                 commands.append(nfmessages.delete_rule(nfanswers.Rule(*key[1:], *value)))
             elif key[0] == "element":
-                commands.append(nfmessages.delete_element(nfmessages.Piece(*key[1:])))
+                commands.append(nfmessages.delete_element(Piece(*key[1:])))
         for command in commands:
             socket.batch([command])
         socket.close()

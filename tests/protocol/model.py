@@ -631,7 +631,7 @@ def _links(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
 
 
 def _table(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
-    """``snapshot._entries``."""
+    """``snapshot.firewall_entries``."""
     at = "locks" if "record-before-host" in weak else "rows"
     _, table = _seen(s)
     yield f"{_NAMES[who]}: lists the rules", _looks(s, who, at, table=table), None

@@ -32,9 +32,9 @@ COMMANDS = frozenset(
 # What changes the host: a method of `Links` and `LinkTraits`, or a function of a module of hvtx/host.
 _CHANGES = re.compile(
     r"(?:links\.(?:change|rename|keep_apart|learn_no_link_local|guard|forget_neighbours)"
-    r"|links\.silence|traits\.(?:set_port|set_bridge|turn_arp_on)|conntrack\.(?:flush|flush_ports)"
+    r"|links\.silence|traits\.(?:set_port|set_bridge|turn_arp_on)|conntrack\.delete"
     r"|tun\.(?:create|attach|set_owner|set_persistent)|xtables\.edit|nfnetlink\.\w+\.batch"
-    r"|channel\.batch|sysctl\.write|Strangers\(.*\)\.mark|portholder\.(?:hold|end))$"
+    r"|channel\.batch|sysctl\.write|Strangers\(.*\)\.mark)$"
 )
 _CHANGING = frozenset(re.findall(r"\w+", _CHANGES.pattern))  # what such a call may be called
 _DRIVERS = re.compile(r"driver|firewall")

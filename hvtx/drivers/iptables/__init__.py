@@ -29,6 +29,6 @@ host's FORWARD ends, :mod:`release` removes, :mod:`judging` decides over what wa
 """
 
 from hvtx.drivers.iptables.driver import IptablesDriver
-from hvtx.drivers.iptables.rules import BACKEND, outdated
+from hvtx.rulesets.iptables_rules import BACKEND, outdated
 
 __all__ = ["BACKEND", "IptablesDriver", "outdated"]

@@ -8,23 +8,22 @@ from typing import Any
 
 from hvtx.drivers.base import Host, stand_for
 from hvtx.drivers.iptables import release
-from hvtx.drivers.iptables.judging import entries_of
+from hvtx.drivers.iptables.judging import entries_of, entry_of
 from hvtx.drivers.iptables.policy import place_in_forward
 from hvtx.drivers.iptables.release import Site, take_from
-from hvtx.drivers.iptables.rules import (
-    BACKEND,
-    GUARDS,
-    Rule,
-    brings_chains,
-    entry_of,
-    made_chains,
-    outdated,
-    rules_of,
-)
 from hvtx.errors import Contended, HostRefused
 from hvtx.host import xtables, xtblob, xtlock, xtnames, xtsaved
 from hvtx.model.mark import FAMILY
 from hvtx.model.resource import Entry, Outcome, Resource
+from hvtx.rulesets.iptables_rules import (
+    BACKEND,
+    GUARDS,
+    Rule,
+    brings_chains,
+    made_chains,
+    outdated,
+    rules_of,
+)
 
 _REPAIR = "`hvtx repair` puts back what someone removed"
 

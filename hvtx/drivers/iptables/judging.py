@@ -6,10 +6,11 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from hvtx.drivers.iptables.rules import BACKEND, Rule, own_chains
-from hvtx.host import xtnames, xtsaved
+from hvtx.errors import HostRefused
+from hvtx.host import xtables, xtnames, xtsaved
 from hvtx.model.place import legacy_place
 from hvtx.model.resource import GONE, Entry, Outcome, Resource
+from hvtx.rulesets.iptables_rules import BACKEND, Rule, own_chains
 
 _WITH = {"WAY": "PASS"}  # a chain that is empty at times, and goes with another
 _TRANSLATES = re.compile(r"(?:^| )-j (?:DNAT|SNAT|MASQUERADE|REDIRECT|NETMAP)(?: |$)")
@@ -118,3 +119,14 @@ def entries_of(installation: str, view: xtsaved.Saved, family: int) -> list[Entr
         if nat or concerns(installation, seen):
             found.append(Entry(BACKEND, place, seen.text, None, 0, nat))
     return found
+
+
+def entry_of(rule: Rule, mark: str) -> bytes:
+    """A rule with its mark as the kernel keeps it; raises HostRefused for words unknown here."""
+    try:
+        return xtables.build(rule.family, rule.text, mark)
+    except ValueError as problem:
+        raise HostRefused(
+            f"{rule.place}: {problem}",
+            hint="another version of hvtx recorded this rule, and can make it again",
+        ) from problem

@@ -7,10 +7,10 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from hvtx.drivers.iptables.judging import dependents, idle, index, judge, together
-from hvtx.drivers.iptables.rules import TABLES, Rule, own_chains, rules_of
 from hvtx.errors import Busy, HvtxError
 from hvtx.host import xtables, xtblob, xtnames, xtsaved
 from hvtx.model.resource import GONE, Entry, Outcome, Resource
+from hvtx.rulesets.iptables_rules import TABLES, Rule, own_chains, rules_of
 
 
 class Site(NamedTuple):

@@ -25,14 +25,15 @@ from hvtx.drivers.nftables.tables import (
 )
 from hvtx.errors import Conflict, HvtxError
 from hvtx.host import traces
-from hvtx.host.nfmessages import Command, Piece, add_element, delete_element
+from hvtx.host.nfmessages import Command, add_element, delete_element
 from hvtx.host.nfnetlink import BatchRefused
-from hvtx.host.nftelements import pieces, unplaced
-from hvtx.host.nftlayout import table_name
 from hvtx.host.nfttext import renderer
 from hvtx.model.firewall import chain_rules, firewall_spec
+from hvtx.model.hook import Piece
 from hvtx.model.place import nft_place, parse_place
 from hvtx.model.resource import Entry, Outcome, Resource
+from hvtx.rulesets.nftables_base import FAMILIES, PASSING, table_name
+from hvtx.rulesets.nftables_elements import pieces, unplaced
 
 if TYPE_CHECKING:
     from hvtx.model.ruleset import SeenTable
@@ -246,7 +247,13 @@ class NftablesDriver:
 
         try:
             return self._session.consistently(
-                lambda _: nftseen.seen(self._session.socket, self._session.table, listing),
+                lambda _: nftseen.seen(
+                    self._session.socket,
+                    self._session.table,
+                    listing,
+                    families=FAMILIES,
+                    passing=PASSING,
+                ),
                 "our tables",
             )
         except NoNftables:

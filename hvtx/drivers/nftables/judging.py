@@ -7,14 +7,13 @@ from collections.abc import Iterable, Sequence
 
 from hvtx.host import traces
 from hvtx.host.nfanswers import Element, Rule
-from hvtx.host.nfmessages import Piece
-from hvtx.host.nftlayout import FAMILIES, SKELETONS, layout
 from hvtx.host.nftshape import digest
 from hvtx.host.nfttext import render
 from hvtx.model.firewall import NftablesObserved, chain_key, firewall_spec
-from hvtx.model.hook import Skeleton
+from hvtx.model.hook import Piece, Skeleton
 from hvtx.model.place import nft_place
 from hvtx.model.resource import GONE, Outcome, Resource
+from hvtx.rulesets.nftables_base import FAMILIES, SKELETONS, layout
 
 
 def digests(rules: Iterable[Rule], mark: str) -> dict[str, list[str]]:

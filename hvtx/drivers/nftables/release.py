@@ -13,13 +13,14 @@ from hvtx.drivers.nftables.judging import (
 from hvtx.drivers.nftables.ruleset import rule_entries
 from hvtx.drivers.nftables.session import Acted, Session, guarded
 from hvtx.host.nfanswers import Table, all_elements
-from hvtx.host.nfmessages import Command, Piece, delete_element, delete_rule, delete_table
+from hvtx.host.nfmessages import Command, delete_element, delete_rule, delete_table
 from hvtx.host.nfnumbers import SET_ANONYMOUS
-from hvtx.host.nftelements import pieces
-from hvtx.host.nftlayout import PASSING
 from hvtx.host.nfttext import render
 from hvtx.model.firewall import firewall_spec
+from hvtx.model.hook import Piece
 from hvtx.model.resource import GONE, Entry, Outcome, Resource
+from hvtx.rulesets.nftables_base import PASSING
+from hvtx.rulesets.nftables_elements import pieces
 
 
 def release_elements(session: Session, rows: Sequence[Resource]) -> Mapping[int, Outcome]:

@@ -13,12 +13,12 @@ from hvtx.errors import HostRefused
 from hvtx.host import libnftables
 from hvtx.host.nfanswers import Rule, all_elements, translates, xt_comment
 from hvtx.host.nfnumbers import SET_ANONYMOUS
-from hvtx.host.nftlayout import FAMILIES, PASSING
 from hvtx.host.nftshape import digest
 from hvtx.host.nfttext import render, renderer
 from hvtx.model.mark import FAMILY as MARKED
 from hvtx.model.place import nft_place
 from hvtx.model.resource import Entry
+from hvtx.rulesets.nftables_base import FAMILIES, PASSING
 
 _RULE_LINE = r"(?s)\t\t(.*) # handle (\d+)"  # compiled only where strangers' rules are read
 _CHAIN_LINE = r"\tchain (\S+) \{"

@@ -12,11 +12,11 @@ from hvtx.host.nfanswers import Rule
 from hvtx.host.nfgeneration import ATTEMPTS, Acted, Stale, StillChanging, consistently
 from hvtx.host.nfmessages import Command
 from hvtx.host.nfnetlink import Nftables
-from hvtx.host.nftlayout import (
+from hvtx.model.resource import GONE, Outcome
+from hvtx.rulesets.nftables_base import (
     FAMILIES,
     table_name,
 )
-from hvtx.model.resource import GONE, Outcome
 
 # the last two are the generation's own words, which the rest of the driver speaks too
 __all__ = ["Acted", "NoNftables", "Session", "Stale", "guarded", "refusal"]

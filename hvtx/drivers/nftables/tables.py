@@ -17,18 +17,19 @@ from hvtx.errors import Conflict, HostRefused, HvtxError
 from hvtx.host import libnftables, nftshape, traces
 from hvtx.host.nfanswers import Rule
 from hvtx.host.nfmessages import Command, add_rule, delete_rule
-from hvtx.host.nftlayout import (
-    SKELETONS,
-    declarations,
-    rule_lines,
-    table_text,
-)
 from hvtx.model.firewall import nftables_observed
 from hvtx.model.hook import DORMANT
 from hvtx.model.resource import Resource
+from hvtx.rulesets.nftables_base import (
+    SKELETONS,
+    declarations,
+    hook_of,
+    rule_lines,
+    table_text,
+)
 
 _HOOKS = {
-    (family, chain.name): nftshape.hook_of(chain.hook)
+    (family, chain.name): hook_of(chain.hook)
     for family, skeleton in SKELETONS.items()
     for chain in skeleton.chains
 }

@@ -7,7 +7,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hvtx.drivers.base import Host
 from hvtx.drivers.tap.removal import (
@@ -23,7 +23,6 @@ from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
 from hvtx.host import failpoint, openfiles, tun
 from hvtx.host.links import Links, named_again
 from hvtx.host.netlink import DumpInterrupted
-from hvtx.host.traits import LinkTraits
 from hvtx.host.tun import refusal
 from hvtx.model.resource import (
     Kind,
@@ -33,7 +32,10 @@ from hvtx.model.resource import (
     index_of,
     tap_spec,
 )
-from hvtx.model.traits import Wanted
+
+if TYPE_CHECKING:
+    from hvtx.host.traits import LinkTraits
+    from hvtx.model.traits import Wanted
 
 Guard = Callable[..., dict[str, bool]]  # `filters.guard` with the program that it puts there
 
@@ -154,11 +156,10 @@ class TapDriver:
                 put(row, self.links, guard)
         return True
 
-    def set_traits(self, row: Resource, wanted: Wanted) -> None:
+    def set_traits(self, row: Resource, wanted: Wanted, traits: LinkTraits) -> None:
         """Set a device as it should be, beyond what :meth:`repair` does. Raises OSError."""
         index = tap_spec(row)["ifindex"]
-        with contextlib.closing(LinkTraits()) as traits:
-            traits.set(index, wanted)
+        traits.set(index, wanted)
         if wanted.silent:
             self.links.change(index, quiet6=True)
 

@@ -7,9 +7,9 @@ from contextlib import closing
 
 from hvtx.engine.finding import AS_ROOT, Finding
 from hvtx.engine.runtime import Runtime
+from hvtx.engine.scope import all_networks
 from hvtx.model.mark import FAMILY
 from hvtx.model.resource import Kind
-from hvtx.store import records
 
 
 def check_damage(runtime: Runtime) -> Iterator[Finding]:
@@ -49,11 +49,12 @@ def check_damage(runtime: Runtime) -> Iterator[Finding]:
 
 def _passes(runtime: Runtime) -> tuple[str, ...]:
     """What of the iptables backend's accepts is not as the host's policy and devices want it."""
-    if not any(n.firewall == "iptables" for n in runtime.read(records.networks)):
+    scope = all_networks(runtime)
+    if not any(network.firewall == "iptables" for network in scope.every):
         return ()
     from hvtx.engine.passes import change
 
-    return change(runtime).words
+    return change(scope).words
 
 
 def check_watchers(runtime: Runtime) -> Iterator[Finding]:

@@ -91,10 +91,12 @@ def check_forwarding(runtime: Runtime) -> Iterator[Finding]:
         yield _forwarding_unasked()
         return
     from hvtx.engine import forwarding
-    from hvtx.engine.network_build import bridge_row
+    from hvtx.engine.scope import all_networks
 
-    pairs = [(n, bridge_row(runtime, n)) for n in runtime.read(records.networks)]
-    yield from forwarding.findings(runtime, [(n, row) for n, row in pairs if row is not None])
+    scope = all_networks(runtime)
+    bridges = scope.bridges()
+    pairs = [(n, bridges[n.id]) for n in scope.networks.values() if n.id in bridges]
+    yield from forwarding.findings(runtime, pairs)
 
 
 def _forwarding_unasked() -> Finding:

@@ -34,13 +34,13 @@ def check_forward(runtime: Runtime) -> Iterator[Finding]:
 def check_routes(runtime: Runtime) -> Iterator[Finding]:
     """Whether packets of guests find their way: asked of the kernel, one finding a cause."""
     from hvtx.engine import ways
-    from hvtx.engine.network_build import bridge_row
+    from hvtx.engine.scope import all_networks
 
     with runtime.reading() as sql:
-        networks, vms = records.networks(sql), records.vms(sql)
+        scope, vms = all_networks(runtime), records.vms(sql)
     bad = False
-    for network in networks:
-        row = bridge_row(runtime, network)
+    for network in scope.networks.values():
+        row = scope.bridge(network.id)
         if row is None:
             continue
         own = [i for vm in vms for i in vm.interfaces if i.network == network.id]
@@ -68,13 +68,13 @@ def check_routes(runtime: Runtime) -> Iterator[Finding]:
 def check_addresses(runtime: Runtime) -> Iterator[Finding]:
     """Addresses of guests that the host has itself, or looks for at another MAC address."""
     from hvtx.engine import own_addresses
-    from hvtx.engine.network_build import bridge_row
+    from hvtx.engine.scope import all_networks
 
     with runtime.reading() as sql:
-        networks, vms = records.networks(sql), records.vms(sql)
+        scope, vms = all_networks(runtime), records.vms(sql)
         started = {row.vm for row in records.resources_of_kind(sql, Kind.TAP)}
-        rows = [(network.id, bridge_row(runtime, network)) for network in networks]
-    bridges = {i: (row.ifindex, row.key) for i, row in rows if row is not None}
+    networks = list(scope.networks.values())
+    bridges = {i: (row.ifindex, row.key) for i, row in scope.bridges().items()}
     wrong = own_addresses.wrong_neighbours(vms, bridges)
     for entry in wrong:
         yield Finding(

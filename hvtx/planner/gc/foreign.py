@@ -85,7 +85,9 @@ def _device(facts: Facts, link: Link) -> Item:
 
 
 def _foreign(kind: str, key: str, *evidence: str) -> Item:
-    return Item(Action.SKIP, Reason.FOREIGN, kind, key, None, 0, None, evidence, _NOT_OURS)
+    return Item.for_object(
+        kind, key, Action.SKIP, Reason.FOREIGN, evidence=evidence, message=_NOT_OURS
+    )
 
 
 def mentions(words: str, subnets: list[tuple[str, str]]) -> str | None:

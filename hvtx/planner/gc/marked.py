@@ -56,19 +56,16 @@ def _marked_link(facts: Facts, link: Link, mark: str, parsed: _Parsed) -> Item:
         )
     )
     shown = holders if "holders" in decided.words.evidence else ()
-    return Item(
-        decided.action,
-        decided.reason,
+    return Item.for_object(
         kind,
         link.name,
-        None,
-        own.id if own else 0,
-        own.state if own else None,
-        (f"alias {mark}", f"index {link.ifindex}", *shown),
-        _words(decided, parsed, key=link.name, holders=holders, others=others),
-        mark,
-        link=link,
-    )
+        decided.action,
+        decided.reason,
+        evidence=(f"alias {mark}", f"index {link.ifindex}", *shown),
+        message=_words(decided, parsed, key=link.name, holders=holders, others=others),
+        mark=mark,
+        tombstone=own,
+    )._replace(link=link)
 
 
 def marked_entries(facts: Facts) -> list[Item]:
@@ -108,20 +105,16 @@ def _marked_entry(
     where = f"{entry.place}: {entry.text}"
     case, alone = _entry_case(facts, places, entry, parsed, row)
     decided = decide_entry(case)
-    return Item(
-        decided.action,
-        decided.reason,
-        row.kind if row else Kind.FILTER,
-        row.key if row else where,
-        facts.name(row.vm) if row else None,
-        row.id if row else 0,
-        row.state if row else None,
-        (f"comment {entry.mark}", where),
-        _words(decided, parsed),
-        entry.mark,
-        entry=entry,
-        alone=alone and decided.action is Action.DELETE,
+    evidence, words = (f"comment {entry.mark}", where), _words(decided, parsed)
+    if row is None:
+        return Item.for_object(
+            Kind.FILTER, where, decided.action, decided.reason, evidence=evidence, message=words,
+            mark=entry.mark,
+        )._replace(entry=entry)  # fmt: skip
+    item = Item.for_row(
+        row, decided.action, decided.reason, vm=facts.name(row.vm), evidence=evidence, message=words
     )
+    return item._replace(entry=entry, alone=alone and decided.action is Action.DELETE)
 
 
 def _entry_case(

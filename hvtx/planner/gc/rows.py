@@ -29,7 +29,11 @@ def row_items(facts: Facts) -> list[Item]:
         seen = facts.presences[row.id]
         vm = alive.get(row.vm or "")
         if vm is not None and _as_it_should_be(facts, row, seen):
-            items.append(_item(row, _SKIP, _VM_ALIVE, seen, vm.name, vm.evidence, "its VM runs"))
+            evidence = (*seen.evidence, *vm.evidence)
+            items.append(Item.for_row(
+                row, _SKIP, _VM_ALIVE, vm=vm.name, evidence=evidence, message="its VM runs",
+                link=seen.link,
+            ))  # fmt: skip
         else:
             items.append(row_item(facts, row))
     return items
@@ -52,23 +56,9 @@ def row_item(facts: Facts, row: Resource) -> Item:
         evidence += _evidence(facts, row, seen, source)
     words = _filled(text, facts, row, seen) if "{" in text else text
     name = facts.name(row.vm)
-    return _item(row, decided.action, decided.reason, seen, name, evidence, words)
-
-
-def _item(
-    row: Resource,
-    action: Action,
-    reason: Reason,
-    seen: Presence,
-    vm: str | None,
-    evidence: tuple[str, ...],
-    words: str,
-) -> Item:
-    shown = (*seen.evidence, *evidence)
-    # by position: a plan of 5,000 VMs has 30,000 of them
-    return Item(
-        action, reason, row.kind, row.key, vm, row.id, row.state, shown, words, row.mark,
-        link=seen.link,
+    return Item.for_row(
+        row, decided.action, decided.reason, vm=name, evidence=(*seen.evidence, *evidence),
+        message=words, link=seen.link,
     )  # fmt: skip
 
 

@@ -44,6 +44,7 @@ from hvtx.store.records.operation import (
     writer_of,
 )
 from hvtx.store.records.resource import (
+    are_of_earlier_lives,
     committed_resources,
     firewall_rows_of_vms,
     processes_of_vm,
@@ -54,6 +55,7 @@ from hvtx.store.records.resource import (
     resources_of_kind,
     resources_of_life,
     resources_of_network,
+    resources_of_networks,
     resources_of_vm,
     resources_of_vms,
     tombstone_count,
@@ -82,6 +84,7 @@ from hvtx.store.records.vm import (
 __all__ = [
     "add_network",
     "add_vm",
+    "are_of_earlier_lives",
     "attempted",
     "committed_resources",
     "current_life",
@@ -117,6 +120,7 @@ __all__ = [
     "resources_of_kind",
     "resources_of_life",
     "resources_of_network",
+    "resources_of_networks",
     "resources_of_vm",
     "resources_of_vms",
     "seq",

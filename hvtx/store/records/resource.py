@@ -60,6 +60,32 @@ def resources_of_network(sql: sqlite3.Connection, network: str | None) -> list[R
     return _found(sql, "vm IS NULL AND network = ?", (network,))
 
 
+def resources_of_networks(
+    sql: sqlite3.Connection, networks: Iterable[str] | None = None
+) -> list[Resource]:
+    """The live rows of networks themselves, and of the installation; None: of all networks."""
+    if networks is None:
+        return _found(sql, "vm IS NULL")
+    wanted = tuple(networks)
+    # one statement for both would read the rows of all networks: no index fits its condition
+    own = _found(sql, f"vm IS NULL AND network IN ({','.join('?' * len(wanted))})", wanted)
+    return resources_of_network(sql, None) + own
+
+
+def are_of_earlier_lives(sql: sqlite3.Connection, marks: Iterable[str], life: int) -> bool:
+    """Whether a row with one of these marks, a tombstone too, was made in another life."""
+    wanted = list(marks)
+    for start in range(0, len(wanted), _CHUNK):
+        part = wanted[start : start + _CHUNK]
+        found = sql.execute(
+            f"SELECT 1 FROM resource WHERE mark IN ({','.join('?' * len(part))}) AND life <> ?",
+            (*part, life),
+        )
+        if found.fetchone() is not None:
+            return True
+    return False
+
+
 def firewall_rows_of_vms(sql: sqlite3.Connection, network: str) -> list[Resource]:
     """The live firewall rows of the VMs in a network."""
     kinds = "kind IN ('filter', 'masquerade', 'publish')"

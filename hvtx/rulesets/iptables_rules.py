@@ -7,7 +7,6 @@ from ipaddress import ip_address, ip_network
 from typing import NamedTuple
 
 from hvtx.errors import HostRefused
-from hvtx.host import xtables, xtnames
 from hvtx.model.address import family_of
 from hvtx.model.firewall import FirewallSpec, addresses_in, firewall_spec, iptables_observed
 from hvtx.model.mark import parse_mark
@@ -15,7 +14,8 @@ from hvtx.model.place import Place, legacy_place, parse_place
 from hvtx.model.resource import FLOWS_EACH, Resource
 
 BACKEND = "iptables"
-_FAMILIES = {tool: family for family, tool in xtnames.TOOLS.items()}
+_TOOLS = {4: "iptables", 6: "ip6tables"}
+_FAMILIES = {tool: family for family, tool in _TOOLS.items()}
 _CHAINS = {"filter": ("PASS", "WAY"), "mangle": ("FWD",), "nat": ("PRE", "OUT", "POST")}
 TABLES = tuple(_CHAINS)
 GUARDS = ("mangle", "FORWARD")  # where what drops must come before what others let pass
@@ -35,7 +35,7 @@ class Rule(NamedTuple):
     @property
     def place(self) -> Place:
         """Where it stands, as entries have it."""
-        return legacy_place(xtnames.TOOLS[self.family], self.table, self.chain)
+        return legacy_place(_TOOLS[self.family], self.table, self.chain)
 
 
 def chain_name(installation: str, part: str) -> str:
@@ -283,14 +283,3 @@ def brings_chains(resource: Resource, family: int, table: str) -> bool:
     """Whether a row's rules come with the chains of a family's table."""
     base = family == 4 and table != "filter"
     return bool(resource.role == ("base" if base else "network"))
-
-
-def entry_of(rule: Rule, mark: str) -> bytes:
-    """A rule with its mark as the kernel keeps it; raises HostRefused for words unknown here."""
-    try:
-        return xtables.build(rule.family, rule.text, mark)
-    except ValueError as problem:
-        raise HostRefused(
-            f"{rule.place}: {problem}",
-            hint="another version of hvtx recorded this rule, and can make it again",
-        ) from problem

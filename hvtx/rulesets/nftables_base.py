@@ -1,4 +1,4 @@
-"""What hvtx's two nftables tables look like: :mod:`nftelements` fills them. All pure.
+"""What hvtx's two nftables tables look like: :mod:`nftables_elements` fills them. All pure.
 
 ``table inet hvtx-I`` translates addresses and filters what is routed, ``table bridge hvtx-I``
 holds guests to their own addresses. Chains and rules are static; what belongs to a VM or a network
@@ -41,8 +41,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from hvtx.host.nftbridge import BRIDGE
-from hvtx.model.hook import Chain, Skeleton
+from hvtx.model.hook import HOOKS, Chain, Hook, Skeleton
+from hvtx.rulesets.nftables_bridge import BRIDGE
 
 FAMILIES = ("inet", "bridge")
 
@@ -212,6 +212,14 @@ def declarations(family: str, bare: Collection[str] = ()) -> str:
         for chain in skeleton.chains
     ]
     return "\n".join(lines)
+
+
+def hook_of(declared: str) -> Hook | None:
+    """The hook in a chain's declaration; None for one without."""
+    if not declared:
+        return None
+    _, kind, _, hook, _, priority, _, policy = declared.replace(";", "").split(" ")
+    return Hook(kind, HOOKS[hook], int(priority), int(policy == "accept"))
 
 
 def layout(family: str) -> str:

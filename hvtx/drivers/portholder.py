@@ -26,9 +26,9 @@ import time
 from collections.abc import Iterable, Sequence
 
 from hvtx.errors import Conflict, HostRefused
-from hvtx.host import capabilities, descriptors, logger, procfs
+from hvtx.host import capabilities, descriptors, logger, pids, procfs
 from hvtx.host.inet import socket_family
-from hvtx.host.ports import sockets_in, taken
+from hvtx.host.ports import has_connections, taken
 from hvtx.model.vm import Identity, Publish
 
 SIGNATURE = "hvtx-port"  # a word of its command line, and its name once it holds for good
@@ -49,7 +49,6 @@ _DROP_ALL = array.array("B", struct.pack("=HBBI", 0x06, 0, 0, 0))  # BPF_RET | B
 _SO_ATTACH_FILTER = 26
 _FREEBIND = {socket.AF_INET: (socket.IPPROTO_IP, 15), socket.AF_INET6: (socket.IPPROTO_IPV6, 78)}
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
-_LISTENING = 0x0A  # TCP_LISTEN in /proc/net/tcp
 _NO_FAMILY = frozenset({errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT})
 _PASSING_SECONDS, _PAUSE = 5.0, 0.005
 _END_SECONDS = 5.0
@@ -178,25 +177,13 @@ def _bind(found: socket.socket, where: tuple[str, int]) -> None:
         found.bind(where)
     except OSError as problem:
         stream = found.type == socket.SOCK_STREAM
-        if problem.errno != errno.EADDRINUSE or not stream or not _lingers(where[1]):
+        if problem.errno != errno.EADDRINUSE or not stream or not has_connections(where[1]):
             raise
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(where)
         found.listen(0)
         found.shutdown(socket.SHUT_RDWR)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
-
-
-def _lingers(port: int) -> bool:
-    """Whether connections have this port, beside whoever may listen on it."""
-    for name in ("tcp", "tcp6"):
-        with contextlib.suppress(OSError, ValueError):
-            with open(f"/proc/thread-self/net/{name}", encoding="ascii") as table:
-                text = table.read()
-            states = (f"{state:02X}" for state in range(1, 13) if state != _LISTENING)
-            if any(own == port for state in states for _, own in sockets_in(text, state)):
-                return True
-    return False
 
 
 def _why_not(port: Publish, problem: OSError) -> str:
@@ -332,15 +319,13 @@ def is_passing(pid: int) -> bool:
     try:
         if SIGNATURE not in procfs.command_line(pid):
             return False
-        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as name:
-            return name.read() != f"{SIGNATURE}\n"
+        return pids.called(pid) != SIGNATURE
     except OSError:
         return False
 
 
 def _some_pass() -> bool:
     try:
-        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+        return any(map(is_passing, pids.numbers()))
     except OSError:
         return False
-    return any(map(is_passing, pids))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-from hvtx.host.nftelements import unplaced
-from hvtx.host.nftlayout import FAMILIES, SKELETONS
-from hvtx.host.nftshape import hook_of
 from hvtx.model.firewall import chain_rules, firewall_spec
 from hvtx.model.resource import Resource
 from hvtx.model.ruleset import SeenTable, WantedElement, WantedTable
+from hvtx.rulesets.nftables_base import FAMILIES, SKELETONS, hook_of
+from hvtx.rulesets.nftables_elements import unplaced
 
 
 def wanted_tables(

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from hvtx.errors import UsageError
-from hvtx.host.inet import packed
-from hvtx.host.nfmessages import Piece, verdict
-from hvtx.host.nfnumbers import ACCEPT, GOTO
-from hvtx.host.nftlayout import table_name
 from hvtx.model.address import family_of, is_of
 from hvtx.model.firewall import FirewallSpec, addresses_in
+from hvtx.model.hook import Piece
 from hvtx.model.resource import FLOWS_EACH
+from hvtx.rulesets.nftables_base import table_name
+from hvtx.rulesets.packing import link_local, packed, packed_mac
 
-# ---------------------------------------------------------------- rows to elements
+# Verdicts as nf_tables has them: NFTA_VERDICT_CODE, and of a goto NFTA_VERDICT_CHAIN.
+_ACCEPT = bytes.fromhex("0800010000000001")
+_TO_ISOLATED = bytes.fromhex("08000100fffffffc") + b"\x0d\0\x02\0isolated\0\0\0\0"
 
 
 def _ifname(name: str) -> bytes:
@@ -27,13 +28,7 @@ def _ifname(name: str) -> bytes:
 
 
 def _mac(address: str) -> bytes:
-    return bytes.fromhex(address.replace(":", "")) + b"\0\0"  # key fields are padded to 4 bytes
-
-
-def _link_local(address: str) -> bytes:
-    """The fe80 address that follows from a MAC (RFC 4291, appendix A)."""
-    raw = bytes.fromhex(address.replace(":", ""))
-    return b"\xfe\x80" + bytes(6) + bytes((raw[0] ^ 2,)) + raw[1:3] + b"\xff\xfe" + raw[3:]
+    return packed_mac(address) + b"\0\0"  # key fields are padded to 4 bytes
 
 
 def _port(number: int) -> bytes:
@@ -60,7 +55,7 @@ def unplaced(spec: FirewallSpec) -> list[Piece]:
 
 def _network(spec: FirewallSpec) -> list[Piece]:
     bridge = _ifname(spec["bridge"])
-    within = verdict(GOTO, "isolated") if spec["isolate"] else verdict(ACCEPT)
+    within = _TO_ISOLATED if spec["isolate"] else _ACCEPT
     found = [
         Piece("inet", "", "bridges", bridge),
         Piece("inet", "", "within", bridge + bridge, within, verdict=True),
@@ -84,7 +79,7 @@ def _forward(spec: FirewallSpec) -> list[Piece]:
 
 
 def _guard(spec: FirewallSpec) -> list[Piece]:
-    device, link = _ifname(spec["device"]), _link_local(spec["mac"])
+    device, link = _ifname(spec["device"]), link_local(spec["mac"])
     found = [
         Piece("bridge", "", "ports", device),
         Piece("bridge", "", "macs", device + _mac(spec["mac"])),

@@ -11,9 +11,10 @@ from contextlib import ExitStack
 
 import pytest
 
+from hvtx.drivers import flows
+from hvtx.drivers.flows import Door, FlowsRemain, flush, flush_ports
 from hvtx.host import conntrack
-from hvtx.host.conntrack import FlowsRemain, flush, flush_ports
-from hvtx.host.ctmessages import Door, parse
+from hvtx.host.ctmessages import parse
 from hvtx.host.netlink import DumpInterrupted, KernelError, attribute, nested
 from hvtx.model.vm import Publish
 
@@ -115,9 +116,9 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
         body("10.77.0.20", WORLD4, 9),
     )  # fmt: skip
     monkeypatch.setattr(conntrack, "Channel", made.channel)
-    monkeypatch.setattr(conntrack, "_tracked", lambda: len(made.table))
-    monkeypatch.setattr(conntrack, "_PAUSE", 0.0)
-    monkeypatch.setattr(conntrack, "_SECONDS", 0.0)
+    monkeypatch.setattr(conntrack, "tracked", lambda: len(made.table))
+    monkeypatch.setattr(flows, "_PAUSE", 0.0)
+    monkeypatch.setattr(flows, "_SECONDS", 0.0)
     return made
 
 
@@ -309,7 +310,7 @@ def test_a_count_that_is_not_there(
     """Without connection tracking nothing is tracked; without /proc nothing is known."""
     monkeypatch.setattr(conntrack, "_COUNT", "/nonexistent/nf_conntrack_count")
     monkeypatch.setattr(os.path, "isdir", lambda path: bool(there))
-    assert conntrack._tracked() == wanted
+    assert conntrack.tracked() == wanted
 
 
 def test_a_port_keeps_what_leads_to_its_guest(kernel: Kernel) -> None:

@@ -1,4 +1,4 @@
-"""``table bridge hvtx-I``, which holds guests to their addresses (:mod:`hvtx.host.nftlayout`)."""
+"""``table bridge hvtx-I``, which holds guests to their addresses (:mod:`nftables_base`)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,122 @@
+"""What a verb decides from is read once: one transaction of the store, under the verb's locks.
+
+Whoever has a scope passes it on, and nobody below asks the store for the same again. It is read
+anew only after an operation of this run has changed what it says, and where a lock that comes
+later lets others in before: each such place says so.
+
+A VM's scope holds as long as the VM's lock is held: start, stop, gc and repair move rows of a VM
+only under it. The networks in it stay as well, since a network that a VM is in cannot be removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from hvtx.engine.processes import process_facts
+from hvtx.engine.runtime import Runtime
+from hvtx.engine.vm_state import Moment, judge, read_moment, state_of
+from hvtx.model.resource import Resource
+from hvtx.model.vm import Life, Network, Vm
+from hvtx.planner.scope import NetworkScope, VmScope
+from hvtx.planner.states import judge_vm, vm_state
+from hvtx.store import records
+
+
+class _Record(NamedTuple):
+    vm: Vm
+    moment: Moment
+    networks: Mapping[str, Network]
+    provisional: bool
+
+
+def _read_vm(sql: Any, name: str) -> _Record:
+    vm = records.get_vm(sql, name)
+    networks = records.networks_by_id(sql, {i.network for i in vm.interfaces})
+    order = dict.fromkeys(i.network for i in vm.interfaces)
+    return _Record(
+        vm,
+        read_moment(sql, vm.id),
+        {network: networks[network] for network in order},
+        records.is_provisional(sql, vm.id),
+    )
+
+
+def _networks_of(sql: Any, life: Life, networks: Mapping[str, Network]) -> NetworkScope:
+    if any(network.firewall == "iptables" for network in networks.values()):
+        # what leads to their chains depends on all networks: hvtx.engine.passes
+        rows, every = records.resources_of_networks(sql), records.networks(sql)
+        return NetworkScope(life.id, networks, rows, every, records.provisional_networks(sql))
+    return NetworkScope(life.id, networks, records.resources_of_networks(sql, networks))
+
+
+def vm_scope(runtime: Runtime, name: str) -> VmScope:
+    """A VM whose lock is held; raises NotFound."""
+    record = runtime.read(_read_vm, name)
+    return _scope(runtime.life, record, judge(runtime, record.vm, record.moment))
+
+
+def start_scope(runtime: Runtime, name: str) -> tuple[VmScope, NetworkScope]:
+    """The same, and what its networks stand on, of the same moment."""
+    with runtime.reading() as sql:
+        record = _read_vm(sql, name)
+        networks = _networks_of(sql, runtime.life, record.networks)
+    return _scope(runtime.life, record, judge(runtime, record.vm, record.moment)), networks
+
+
+def shown_scope(runtime: Runtime, name: str) -> VmScope:
+    """A VM whose lock is not held, for who only tells of it; raises NotFound."""
+    record = runtime.read(_read_vm, name)
+    return _scope(runtime.life, record, state_of(runtime, record.vm, record.moment))
+
+
+def _scope(life: Life, record: _Record, judged: Any) -> VmScope:
+    state, liveness, rows = judged
+    return VmScope(life, record.vm, rows, record.networks, record.provisional, state, liveness)
+
+
+def after(scope: VmScope, vm: Vm, rows: Sequence[Resource]) -> VmScope:
+    """The scope after an operation of this run that left these rows: its process is looked at.
+
+    The record is not read again: it is what the operation committed, while the lock is held.
+    """
+    lives = {scope.life.id: scope.life}
+    liveness, _ = judge_vm(
+        vm.hypervisor, rows, life=scope.life, lives=lives, facts=process_facts(list(rows))
+    )
+    state = vm_state(rows, None, liveness)
+    return scope._replace(vm=vm, rows=rows, provisional=False, state=state, liveness=liveness)
+
+
+def bridges_now(runtime: Runtime, networks: Iterable[Network]) -> Mapping[str, Resource]:
+    """The bridges that these networks have now, by the network's id."""
+    known = {network.id: network for network in networks}
+    with runtime.reading() as sql:
+        rows = [row for network in known for row in records.resources_of_network(sql, network)]
+    return NetworkScope(runtime.life.id, known, rows).bridges()
+
+
+def networks_now(runtime: Runtime, networks: Iterable[Network]) -> NetworkScope:
+    """What these networks stand on now."""
+    known = {network.id: network for network in networks}
+    with runtime.reading() as sql:
+        return _networks_of(sql, runtime.life, known)
+
+
+def all_networks(runtime: Runtime, only: Collection[str] | None = None) -> NetworkScope:
+    """All networks that are on record, and what interrupted operations may have left of them.
+
+    ``only``: ``networks`` are no more than these (by id), as far as they are on record.
+    """
+    life = runtime.life.id
+    with runtime.reading() as sql:
+        every = records.networks(sql)
+        return NetworkScope(
+            life,
+            {network.id: network for network in every if only is None or network.id in only},
+            records.resources_of_networks(sql),
+            every,
+            records.provisional_networks(sql),
+            unended=records.has_provisional(sql) or bool(records.operations(sql)),
+            earlier=records.lives(sql).keys() != {life},
+        )

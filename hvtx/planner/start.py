@@ -1,0 +1,108 @@
+"""Whether a VM can be started, and what its start makes: decided from its scope. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from hvtx.errors import Conflict
+from hvtx.model.plan import Item
+from hvtx.model.resource import Kind, Resource, State, only_flows_remain
+from hvtx.model.user import User
+from hvtx.model.vm import Publish, Vm
+from hvtx.planner import provision
+from hvtx.planner.provision import Want
+from hvtx.planner.scope import NetworkScope, VmScope
+from hvtx.planner.states import VmState
+
+_NOT_DOWN = (VmState.RUNNING, VmState.STARTING, VmState.STOPPING, VmState.UNKNOWN)
+
+
+class Given(NamedTuple):
+    """What a start is given from outside: of the host, of the settings, by chance."""
+
+    devices: Sequence[tuple[str, int, str]]  # of each interface: name, index, MAC of the host side
+    directory: str  # the VM's run-time directory
+    flows: int  # how many tracked connections each of its guests may have
+    user: User | None  # whom its process runs as; None: hvtx's own
+
+
+class StartPlan(NamedTuple):
+    """What a start does, in one operation."""
+
+    release: Sequence[Resource]  # rows of the VM's earlier start to be closed: nothing is left
+    create: Sequence[tuple[Want, str | None]]  # in this order, each with its network (by id)
+    launch: bool  # whether hvtx starts the VM's process
+
+
+def refusal(scope: VmScope) -> Conflict | None:
+    """Why a VM is not started as it is now; None if it is down."""
+    state, name = scope.state, scope.vm.name
+    if state not in _NOT_DOWN:
+        return None
+    if state is VmState.RUNNING:
+        hint = f"hvtx vm restart {name} stops it first"
+    elif state is VmState.UNKNOWN:
+        hint = f"hvtx vm show {name} tells more; hvtx vm stop {name} releases what is there"
+    else:
+        hint = f"hvtx vm show {name} tells when that has ended"
+    return Conflict(f"VM {name!r} is {state.value}", hint=hint)
+
+
+def is_half_recorded(scope: VmScope) -> bool:
+    """Whether the VM runs, and the start that was killed late has not said so in the record."""
+    unsaid = any(row.state == State.INTENDED for row in scope.rows)
+    return scope.state is VmState.RUNNING and unsaid
+
+
+def has_leftovers(scope: VmScope) -> bool:
+    """Whether a crash or an interruption left something to be released before a start."""
+    return scope.state is not VmState.DEFINED or scope.provisional
+
+
+def kept(rows: Iterable[Resource]) -> list[Resource]:
+    """What of a VM that is down keeps it from starting, though its release was tried."""
+    return [row for row in rows if row.kind != Kind.LEASE and not only_flows_remain(row)]
+
+
+def why_kept(rows: Iterable[Resource], items: Iterable[Item]) -> str:
+    """What the plan that released them says of ``rows`` which stayed, in words."""
+    keys = {row.id for row in rows}
+    told = "; ".join(item.message for item in items if item.row in keys)
+    return told or "see hvtx gc --plan"
+
+
+def ports_of(vm: Vm) -> list[Publish]:
+    """The host ports that a VM publishes."""
+    return [port for interface in vm.interfaces for port in interface.publish]
+
+
+def families_of(vm: Vm) -> set[int]:
+    """The families in which a VM's ports are published: those of its first network."""
+    first = vm.interfaces[:1]
+    return {4 for i in first if i.ipv4} | {6 for i in first if i.ipv6}
+
+
+def plan_start(
+    vm: Vm, rows: Iterable[Resource], networks: NetworkScope, given: Given
+) -> StartPlan | Conflict:
+    """What the start of a VM that is down does; Conflict: why it cannot be started now.
+
+    ``rows`` are what is on record of it from before.
+    """
+    bridges = networks.bridges()
+    away = [i.network_name for i in vm.interfaces if i.network not in bridges]
+    if away:
+        return Conflict(f"network {away[0]!r} is being changed", hint="try again")
+    launch = vm.hypervisor != "external"
+    create = provision.want_vm(
+        vm,
+        networks.networks,
+        bridges={network: row.spec["ifindex"] for network, row in bridges.items()},
+        devices=given.devices,
+        directory=given.directory if launch else None,
+        process=launch,
+        flows=given.flows,
+        user=given.user,
+    )
+    return StartPlan([row for row in rows if only_flows_remain(row)], create, launch)

@@ -1,0 +1,42 @@
+"""Which driver is made for what, and when its module is imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from hvtx.drivers.base import Host
+from hvtx.engine.registry import DRIVERS, Drivers
+
+HOST = Host("0123456789", "/nonexistent", "/nonexistent", 1.0)
+
+
+@pytest.mark.parametrize("name", DRIVERS)
+def test_a_driver_is_made_once(name: str) -> None:
+    drivers = Drivers(lambda: HOST)
+    made = drivers.of(name)
+    assert type(made).__name__ == DRIVERS[name].partition(":")[2]
+    assert drivers.of(name) is made
+
+
+@pytest.mark.parametrize("name", ["nftables", "iptables"])
+def test_a_backend_is_the_driver_of_its_name(name: str) -> None:
+    drivers = Drivers(lambda: HOST)
+    assert drivers.firewall(name) is drivers.of(name)
+
+
+def test_rules_of_others_have_a_driver_that_makes_nothing() -> None:
+    drivers = Drivers(lambda: HOST)
+    assert not hasattr(drivers.of_others(), "create")
+    assert drivers.of_others() is drivers.of_others()
+
+
+def test_no_driver_is_imported_before_it_is_asked_for() -> None:
+    code = (
+        "import sys; import hvtx.engine.registry;"
+        "print(sorted(m for m in sys.modules if m.startswith('hvtx.drivers.')))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout == "['hvtx.drivers.base']\n"
