@@ -1,6 +1,7 @@
-"""The history as it is read."""
+"""The history as it is read.
 
-from __future__ import annotations
+Annotations are not strings here: NamedTuple compiles each that is one, at every start.
+"""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
