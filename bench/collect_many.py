@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.population import World, make_world
-from hvtx.engine import collect, gc_plan
+from hvtx.engine import gc_apply, gc_plan
 from hvtx.engine.runtime import Runtime
 from hvtx.host import tun
 from hvtx.host.tun import IFF_NO_PI, IFF_TAP
@@ -49,7 +49,7 @@ def collect_all(world: World) -> tuple[float, float]:
     gc_plan.make_plan(runtime)
     planned = time.perf_counter() - begun
     begun = time.perf_counter()
-    report = collect.collect(runtime)
+    report = gc_apply.collect(runtime)
     seconds = time.perf_counter() - begun
     left = [item for item in report.plan.acting() if item.outcome != "done"]
     runtime.close()

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.population import World, make_world
-from hvtx.engine import collect, define, gc_plan, metrics, vm_options, vm_start, vm_stop
+from hvtx.engine import gc_apply, gc_plan, metrics, vm_create, vm_options, vm_start, vm_stop
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.errors import PartialFailure
 from hvtx.model.plan import Reason
@@ -145,11 +145,11 @@ def _make_vms(settings: Settings, writers: int, network: str) -> None:
     try:
         for number in range(writers):
             command = ("sleep", "600") if number % 2 else ()
-            wish = vm_options.parse_wish(
+            request = vm_options.parse_request(
                 f"h{number}", hypervisor=None if command else "external", networks=(network,),
                 publish=(f"{11000 + number}:80",), command=command,
             )  # fmt: skip
-            define.create_vm(runtime, wish)
+            vm_create.create_vm(runtime, request)
     finally:
         runtime.close()
 
@@ -173,7 +173,7 @@ def _collect(crew: Crew, settings: Settings) -> Counter[str]:
     while not crew.over():
         with contextlib.closing(Runtime(settings, writable=True)) as runtime:
             seen["runs"] += 1
-            collect.collect(runtime)
+            gc_apply.collect(runtime)
     return seen
 
 

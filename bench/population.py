@@ -10,15 +10,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hvtx.engine import define, vm_options, vm_start
-from hvtx.engine.network_create import NetworkWish, create_network
+from hvtx.engine import vm_create, vm_options, vm_start
+from hvtx.engine.network_create import NetworkRequest, create_network
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.engine.scope import networks_now
 from hvtx.engine.transaction import begin
 from hvtx.host import procfs
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.vm import Network, Vm
-from hvtx.planner.provision import Want
+from hvtx.planner.provision import ResourceSpec
 from hvtx.store import intents
 
 ONE = "one"  # the VM that is started and stopped
@@ -107,9 +107,11 @@ class World:
             for vm in vms:
                 process = subprocess.Popen(["cat"], stdin=self._pipe[0], stdout=subprocess.DEVNULL)
                 self.processes.append(process)
-                want = Want(Kind.PROCESS, vm.name, {"hypervisor": "external", "directory": None})
+                want = ResourceSpec(
+                    Kind.PROCESS, vm.name, {"hypervisor": "external", "directory": None}
+                )
                 row = operation.intend(sql, [want], vm=vm.id, committed=True)[0]
-                intents.note(sql, row.id, procfs.identify(process.pid)._asdict())
+                intents.record_observed(sql, row.id, procfs.identify(process.pid)._asdict())
         operation.end("done")
 
 
@@ -123,16 +125,16 @@ def make_world(directory: Path, vms: int, firewall: str = "auto") -> World:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     runtime = Runtime(world.settings, writable=True)
     for number in range(max(1, -(-vms // A_BRIDGE))):
-        wish = NetworkWish(f"n{number}", (f"10.{100 + number}.0.0/22",))
-        world.networks.append(create_network(runtime, wish))
-    define.create_vm(runtime, wish_for(ONE, "n0", 10080))
+        request = NetworkRequest(f"n{number}", (f"10.{100 + number}.0.0/22",))
+        world.networks.append(create_network(runtime, request))
+    vm_create.create_vm(runtime, request_for(ONE, "n0", 10080))
     runtime.close()
     return world
 
 
-def wish_for(name: str, network: str, port: int) -> vm_options.VmWish:
+def request_for(name: str, network: str, port: int) -> vm_options.VmRequest:
     """An `external` VM with one published port."""
-    return vm_options.parse_wish(
+    return vm_options.parse_request(
         name, hypervisor="external", networks=(network,), publish=(f"{port}:80",)
     )
 
@@ -141,8 +143,8 @@ def _create(runtime: Runtime, numbers: range, network: Network) -> list[Vm]:
     with begin(runtime, "create") as (sql, operation):
         vms = []
         for number in numbers:
-            wish = wish_for(f"vm{number}", network.name, 20000 + number)
-            vms.append(define.record_vm(operation, sql, wish, [network], committed=True)[0])
+            request = request_for(f"vm{number}", network.name, 20000 + number)
+            vms.append(vm_create.record_vm(operation, sql, request, [network], committed=True)[0])
 
     def close(sql: Any) -> None:
         sql.execute("UPDATE vm SET operation = NULL WHERE operation = ?", (operation.id,))
@@ -157,4 +159,4 @@ def _start(runtime: Runtime, vms: list[Vm], network: Network) -> None:
     with begin(runtime, "start") as (sql, operation):
         for vm in vms:
             rows += vm_start._intend(operation, sql, vm, (), networks, None)  # noqa: SLF001
-    operation.commit(rows, operation.act(rows))
+    operation.commit(rows, operation.create_resources(rows))

@@ -9,7 +9,7 @@ if outside; then
     enter
 fi
 ip() { "$ROOT/bin/ip" "$@"; }
-cat >look.py <<'P'
+cat >inspect.py <<'P'
 import fcntl
 import socket
 
@@ -41,7 +41,7 @@ expected "tap1, whoever is asked: a label is a comment, the address belongs to a
 ip tuntap add tap1 mode tap
 ip tuntap add tap10 mode tap
 ip addr add 10.1.0.1/24 dev tap1 label tap10
-"$PYTHON" look.py >said
+"$PYTHON" inspect.py >said
 seen "tap1" "$(sed -n 's/^tap1 //p' said)" \
     "psutil [] SIOCGIFADDR Cannot assign requested address, by index ['10.1.0.1']"
 seen "tap10" "$(sed -n 's/^tap10 //p' said)" \

@@ -8,7 +8,7 @@ if outside; then
     enter
 fi
 nft() { "$ROOT/usr/sbin/nft" "$@"; }
-cat >look.py <<'P'
+cat >inspect.py <<'P'
 """Does a datagram reach a socket on loopback?"""
 import socket
 
@@ -34,12 +34,12 @@ table inet t {
     }
 }
 N
-seen "asleep" "$(python3 look.py)" "arrives"
+seen "asleep" "$(python3 inspect.py)" "arrives"
 nft add chain inet t c
-seen "after 'add chain inet t c', which is there" "$(python3 look.py)" "arrives"
+seen "after 'add chain inet t c', which is there" "$(python3 inspect.py)" "arrives"
 code=0
 nft add table inet t || code=$?
 seen "exit code of 'add table inet t'" "$code" "0"
-seen "afterwards" "$(python3 look.py)" "dropped"
+seen "afterwards" "$(python3 inspect.py)" "dropped"
 seen "flags" "$(nft list table inet t | grep -c dormant)" "0"
 finish

@@ -11,7 +11,7 @@ if outside; then
 fi
 export QEMU_MODULE_DIR=$ROOT/usr/lib/x86_64-linux-gnu/qemu
 ip() { "$ROOT/bin/ip" "$@"; }
-cat >talk.py <<'P'
+cat >monitor_socket.py <<'P'
 """Sends one QMP command a line of standard input, or a monitor line after '='; prints answers."""
 import json
 import socket
@@ -32,7 +32,7 @@ with socket.socket(socket.AF_UNIX) as wire:
     said = answer.get("return", answer)
     print(" / ".join(said.splitlines()) if isinstance(said, str) else said)
 P
-talk() { python3 talk.py "$@" | tr -d '\r'; }
+talk() { python3 monitor_socket.py "$@" | tr -d '\r'; }
 carrier() { ip -o link show tap0 | grep -o 'NO-CARRIER\|LOWER_UP'; }
 cards() { talk "=info network" | sed 's/index=[0-9]*,//g; s/,[^/]*\( \/\|$\)/\1/g; s/  */ /g'; }
 

@@ -30,13 +30,13 @@ EXIT_PLAN_NOT_EMPTY = 2
 class HvtxError(Exception):
     """Failed, and none of the other codes says how; ``code`` is a short stable word.
 
-    The base of all errors that a person should read. ``mend`` is the hint of whoever raises it
-    without one.
+    The base of all errors that a person should read. ``default_hint`` is the hint of whoever raises
+    it without one.
     """
 
     exit_code = 1
     code = "failed"
-    mend = "--debug before the command shows where; `hvtx doctor` checks this host"
+    default_hint = "--debug before the command shows where; `hvtx doctor` checks this host"
 
     def __init__(self, message: str, *, hint: str | None = None, code: str | None = None) -> None:
         """Keep ``message`` (what happened, to which thing) and ``hint`` (what to do)."""
@@ -66,7 +66,7 @@ class OutputLost(HvtxError):
         """Take what the system said."""
         super().__init__(
             f"standard output cannot be written: {problem.strerror}",
-            hint="what was asked for is done, and only the answer is lost",
+            hint="the command is done; only its output is lost",
         )
 
 
@@ -75,7 +75,7 @@ class UsageError(HvtxError):
 
     exit_code = 2
     code = "usage"
-    mend = "`hvtx --help` and `hvtx COMMAND --help` show what is taken"
+    default_hint = "`hvtx --help` and `hvtx COMMAND --help` show the options"
 
 
 class NotFound(HvtxError):
@@ -83,7 +83,7 @@ class NotFound(HvtxError):
 
     exit_code = 3
     code = "not-found"
-    mend = "`hvtx vm ls` and `hvtx network ls` show what is on record"
+    default_hint = "`hvtx vm ls` and `hvtx network ls` show what is on record"
 
 
 class Conflict(HvtxError):
@@ -91,7 +91,7 @@ class Conflict(HvtxError):
 
     exit_code = 4
     code = "conflict"
-    mend = "`hvtx vm ls`, `hvtx network ls` and `hvtx explain OBJECT` show what has it"
+    default_hint = "`hvtx vm ls`, `hvtx network ls` and `hvtx explain OBJECT` show what has it"
 
 
 class NotPermitted(HvtxError):
@@ -99,7 +99,7 @@ class NotPermitted(HvtxError):
 
     exit_code = 5
     code = "not-permitted"
-    mend = "run hvtx as root, for instance with sudo"
+    default_hint = "run hvtx as root, for instance with sudo"
 
 
 class HostRefused(HvtxError):
@@ -107,7 +107,7 @@ class HostRefused(HvtxError):
 
     exit_code = 6
     code = "host-refused"
-    mend = "`hvtx doctor` checks this host, and the kernel's log may tell more"
+    default_hint = "`hvtx doctor` checks this host, and the kernel's log may tell more"
 
 
 class Contended(HostRefused):
@@ -121,7 +121,7 @@ class StoreError(HvtxError):
 
     exit_code = 7
     code = "store"
-    mend = "look at the disk and the permissions of the state directory: `hvtx doctor`"
+    default_hint = "look at the disk and the permissions of the state directory: `hvtx doctor`"
 
 
 class CommitUnknown(StoreError):
@@ -135,7 +135,7 @@ class StalePlan(HvtxError):
 
     exit_code = 8
     code = "stale-plan"
-    mend = "make a new plan: hvtx gc --plan --out FILE"
+    default_hint = "make a new plan: hvtx gc --plan --out FILE"
 
 
 class PartialFailure(HvtxError):
@@ -143,7 +143,7 @@ class PartialFailure(HvtxError):
 
     exit_code = 9
     code = "partial"
-    mend = "`hvtx gc --plan` shows what is left, and why"
+    default_hint = "`hvtx gc --plan` shows what is left, and why"
 
 
 class Busy(HvtxError):
@@ -151,13 +151,13 @@ class Busy(HvtxError):
 
     exit_code = 75
     code = "busy"
-    mend = "try again, or wait longer: --lock-timeout SECONDS before the command"
+    default_hint = "try again, or wait longer: --lock-timeout SECONDS before the command"
 
 
 class Refused(HvtxError):
     """A run that must not conclude anything; ``code`` is the reason of the interface."""
 
-    mend = "`hvtx doctor` tells more; reading commands still work where they can"
+    default_hint = "`hvtx doctor` tells more; reading commands still work where they can"
 
     def __init__(self, code: str, message: str, *, hint: str | None = None) -> None:
         """Take the refusal ``code`` (``store-rolled-back``, ``wrong-namespace`` …)."""

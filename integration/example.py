@@ -1,7 +1,7 @@
 """An example host: VMs that run, crashed, were interrupted; and what Docker, libvirt, people left.
 
 Everything is made in the calling thread's network namespace, by hvtx's command line and by the
-tools that strangers use. `scripts/screens` shows it, tests look at it.
+tools that others use. `scripts/screens` shows it, tests look at it.
 """
 
 from __future__ import annotations

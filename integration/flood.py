@@ -1,6 +1,6 @@
 """Flows that come and go by the thousand, in a table of connection tracking that is never still.
 
-:class:`Datagrams` makes them as strangers do, by packets; :func:`fill` writes them down at once, as
+:class:`Datagrams` makes them as others do, by packets; :func:`fill` writes them down at once, as
 a quick sender has left them (``IPCTNL_MSG_CT_NEW``). Nothing of it leaves the namespace. Source:
 include/uapi/linux/netfilter/nfnetlink_conntrack.h.
 """

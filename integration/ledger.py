@@ -1,7 +1,7 @@
-"""Strangers that change the host beside hvtx all the time, and keep account of all they have there.
+"""Others that change the host beside hvtx all the time, and keep account of all they have there.
 
 Four kinds, each with the host's own tools: rules of the legacy tables by ``iptables-legacy -w``,
-rules of ``iptables`` on nf_tables, rules and set elements by ``nft``, devices by ``ip``. A stranger
+rules of ``iptables`` on nf_tables, rules and set elements by ``nft``, devices by ``ip``. Somebody else
 knows in which order its rules stand in each chain. Whatever is lost, doubled, brought back, moved or
 altered shows as a difference between :meth:`Stranger.expected` and :meth:`Stranger.found`.
 """
@@ -26,7 +26,7 @@ Account = dict[str, list[str]]  # by chain, or by kind of device: what stands th
 
 
 def settle() -> None:
-    """What the strangers share: tables, chains, and policies of an administrator's."""
+    """What the others share: tables, chains, and policies of an administrator's."""
     for tool in _TOOLS.values():
         lab.run(tool, "-w", "-P", "FORWARD", "DROP")
         lab.run(tool, "-w", "-P", "INPUT", "ACCEPT")

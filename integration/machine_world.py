@@ -144,7 +144,7 @@ class RealWorld(World):
             os.kill(pid, signal.SIGCONT)
         return Ran(os.waitstatus_to_exitcode(status), text_of(out), text_of(err))
 
-    # -- strangers -----------------------------------------------------------------------------------
+    # -- others -----------------------------------------------------------------------------------
 
     def do(self, what: str, /, words: dict[str, str]) -> Any:
         own = getattr(self, f"_{what}", None)

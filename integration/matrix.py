@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 from integration import lab
 from integration.calls import Call, is_of_files
-from integration.neighbours import Beside, strangers
+from integration.neighbours import Beside, foreign_objects
 from integration.program import Forked
 from integration.rewind import Rewinder, Saved, reap
 from integration.state import Eye, Raw, Seen
@@ -112,7 +112,7 @@ class Matrix:
         self.rewinder.spared = self.spared()
         self.dump = lab.dump()
         self.host_before = self.host()
-        self.theirs = strangers(self.dump)
+        self.theirs = foreign_objects(self.dump)
         self.its = self.beside.things(self.dump) if self.beside else []
         self.before = self.rewinder.save(self.eye.look())
         self.now = self.before.seen
@@ -334,7 +334,9 @@ class Matrix:
         plan = self.hvtx("gc", "--plan", "--detailed-exitcode", code=None)
         assert plan.code == 0, f"a second plan is not empty: {plan}"
         dump = lab.dump()
-        assert not (found := lab.difference(self.theirs, strangers(dump))), f"strangers: {found}"
+        assert not (found := lab.difference(self.theirs, foreign_objects(dump))), (
+            f"strangers: {found}"
+        )
         if self.beside is not None:
             found = lab.difference(self.its, self.beside.things(dump))
             assert not found, f"the VM beside: {found}"

@@ -1,6 +1,6 @@
-"""Who lives beside the command that is killed: strangers, and a VM that is up all along.
+"""Who lives beside the command that is killed: others, and a VM that is up all along.
 
-The strangers own a TAP device with a bridge, an nft table and legacy rules; nothing of theirs may
+The others own a TAP device with a bridge, an nft table and legacy rules; nothing of theirs may
 change by one byte. The VM `beside` is hvtx's own, in a network of its own: its process, its device
 and its rules may not change either, and a frame must come through.
 """
@@ -19,7 +19,7 @@ from integration import lab
 from integration.program import Program
 
 GUEST = Path(__file__).with_name("guest.py")
-_TABLE = """table inet strangers {
+_TABLE = """table inet others {
     comment "not hvtx's"
     set friends { type ipv4_addr; elements = { 192.0.2.7, 192.0.2.9 } }
     chain forward {
@@ -55,7 +55,7 @@ def leave() -> None:
     lab.run("ip", "link", "del", "foobr0")
 
 
-def strangers(dump: dict[str, Any]) -> list[str]:
+def foreign_objects(dump: dict[str, Any]) -> list[str]:
     """All that is theirs in a dump of the host, to the byte."""
     found = [json.dumps(link) for link in dump["links"] if link["ifname"].startswith("foo")]
     found += [json.dumps(item) for item in dump["nft"] if '"strangers"' in json.dumps(item)]

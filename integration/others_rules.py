@@ -64,7 +64,7 @@ RULE = "nft add rule inet wall early "
 BRIDGE = "nft add table bridge wall\nnft add chain bridge wall {0} {{ type filter hook {0} priority 0; }}\n"
 ARP = "nft add table arp wall\nnft add chain arp wall {0} {{ type filter hook {0} priority 0; }}\n"
 
-# What stops flows at another place than its own, or by a frame that is not theirs. With each mend
+# What stops flows at another place than its own, or by a frame that is not theirs. With each fix
 # that is printed for it, all passes.
 ASTRAY = [
     Case("a quota that is used up",

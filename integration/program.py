@@ -88,7 +88,7 @@ class Program:
         return device
 
     def is_clean(self) -> bool:
-        """Whether nothing is interrupted and a plan has nothing to do."""
+        """Whether no operation is interrupted and a plan has nothing to do."""
         under_way = self("intents", "--json").json()["operations"]
         plan = self("gc", "--plan", "--json", "--detailed-exitcode", code=None)
         return not under_way and plan.code == 0

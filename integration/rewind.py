@@ -237,7 +237,7 @@ class Rewinder:
 
 
 def own_tables() -> list[tuple[str, str]]:
-    """hvtx's tables; strangers' are not even touched to put a state back."""
+    """hvtx's tables; others' are not even touched to put a state back."""
     lines = libnftables.run("list tables").splitlines()
     words = [tuple(line.split()[1:3]) for line in lines]
     return [(family, name) for family, name in words if name.startswith("hvtx-")]

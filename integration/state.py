@@ -57,7 +57,7 @@ _TOKENS = re.compile(
 )
 
 
-class Piece(NamedTuple):
+class SetElement(NamedTuple):
     """An object of nft: where it is, itself, and its elements, each as text; handles left out."""
 
     where: str
@@ -108,7 +108,7 @@ class Eye:
         self.state_directory, self.run_directory = state_directory, run_directory
         self._route = Channel(0)
         self._nft = Nftables()
-        self._ruleset: tuple[int, list[Piece]] = (-1, [])
+        self._ruleset: tuple[int, list[SetElement]] = (-1, [])
 
     def close(self) -> None:
         """Give the sockets back."""
@@ -178,7 +178,7 @@ class Eye:
             found.append({"index": index, "address": f"{address}/{prefix}", "scope": scope})
         return found
 
-    def _rules(self) -> list[Piece]:
+    def _rules(self) -> list[SetElement]:
         """The ruleset by nft's JSON; asked again only if the kernel says that it changed."""
         generation = self._nft.generation()
         if self._ruleset[0] != generation:
@@ -478,14 +478,14 @@ def _entries_of(family: int, data: bytes) -> Iterator[bytes]:
         at += following
 
 
-def _piece(item: dict[str, Any]) -> Piece:
+def _piece(item: dict[str, Any]) -> SetElement:
     ((kind, body),) = item.items()
     elements = tuple(json.dumps(element) for element in body.pop("elem", ()))
     where = " ".join((kind, *(str(body.get(k, "")) for k in ("family", "table", "chain"))))
-    return Piece(where, kind == "rule", json.dumps(body), elements)
+    return SetElement(where, kind == "rule", json.dumps(body), elements)
 
 
-def sorted_pieces(pieces: Iterable[Piece]) -> list[Piece]:
+def sorted_pieces(pieces: Iterable[SetElement]) -> list[SetElement]:
     """Pieces in an order of their own; rules stay in theirs, which is the kernel's."""
     return sorted(
         (p._replace(elements=tuple(sorted(p.elements))) for p in pieces),

@@ -37,7 +37,7 @@ def name(device: str, *altnames: str) -> None:
 
 
 def test_explain_takes_every_name_of_a_device(hvtx: Program) -> None:
-    """Ours, a stranger's, short and long; and says what else it is called."""
+    """Ours, somebody else's, short and long; and says what else it is called."""
     hvtx("network", "create", "net", "--subnet", "10.77.0.0/24")
     hvtx("vm", "run", "web", "--network", "net", "--", "sleep", "600")
     device = hvtx.device("web")
@@ -64,8 +64,8 @@ def test_adopt_takes_a_device_by_an_alternative_name(
     """It is the device: held by whom it is held, recorded under its own name, and once."""
     name(TAP, altname)
     pid = theirs.hold()
-    wished = hvtx("adopt", altname, "--vm", "old", "--dry-run", "--json").json()
-    assert wished["item"]["key"] == TAP
+    requested = hvtx("adopt", altname, "--vm", "old", "--dry-run", "--json").json()
+    assert requested["item"]["key"] == TAP
     done = hvtx("adopt", altname, "--vm", "old", "--json").json()
     assert (done["item"]["key"], done["item"]["outcome"]) == (TAP, "imported")
     assert (done["liveness"], hvtx.vm("old")["pid"]) == ("alive", pid)
@@ -94,7 +94,7 @@ def test_import_of_a_state_that_names_it_so(hvtx: Program, theirs: Theirs) -> No
 
 
 def test_a_bridge_name_that_is_an_alternative_name(hvtx: Program) -> None:
-    """Of a stranger's device: taken, 4, and nothing is changed."""
+    """Of somebody else's device: taken, 4, and nothing is changed."""
     lab.run("ip", "link", "add", "theirs0", "type", "bridge")
     name("theirs0", "br-lan")
     before = lab.dump()

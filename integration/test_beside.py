@@ -1,7 +1,7 @@
 """What is told of a host on which others start and stop VMs at that very moment: only what is so.
 
 Record and host are not read in one moment. A command that looks is stopped between two of its
-looks, others come and go whole, and it goes on: nothing is interrupted, left behind, lost or
+looks, others come and go whole, and it goes on: no operation is interrupted, left behind, lost or
 crashed, so nothing of the kind may be said, planned or written into the history.
 """
 

@@ -1,4 +1,4 @@
-"""hvtx in company: many processes of its own, strangers, and another installation beside it.
+"""hvtx in company: many processes of its own, others, and another installation beside it.
 
 The ordinary run is short; `HVTX_COMPANY=all` (tox -e company) makes it long, and both are bounded.
 A failure names its seed: `HVTX_COMPANY_SEED=n` repeats the choices, though not the timing.
@@ -118,7 +118,7 @@ def test_eight_processes_and_two_collectors(firewall: str, tmp_path: Path) -> No
     )
 
 
-# -- strangers ---------------------------------------------------------------------------------------
+# -- others ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.timeout(3600)
@@ -142,16 +142,19 @@ def test_nothing_of_strangers_is_lost_doubled_moved_or_brought_back(
             worker.do("vm", "rm", vm, "--force")
             worker.do("network", "rm", net)
 
-    def change(stranger: Stranger) -> None:
+    def change(foreign_object: Stranger) -> None:
         for _ in range(CHANGES):
-            stranger.step()
-        differing = lab.difference(stranger.expected(), stranger.found())
-        assert differing == "", f"{stranger.kind} {stranger.number}:\n{differing}"
-        stranger.leave()
+            foreign_object.step()
+        differing = lab.difference(foreign_object.expected(), foreign_object.found())
+        assert differing == "", f"{foreign_object.kind} {foreign_object.number}:\n{differing}"
+        foreign_object.leave()
 
     for number, kind in enumerate(ledger.KINDS * (2 if ALL else 1)):
-        stranger = Stranger(kind, number, SEED)
-        crowd.spawn(f"stranger {kind} {number}", lambda stranger=stranger: change(stranger))
+        foreign_object = Stranger(kind, number, SEED)
+        crowd.spawn(
+            f"stranger {kind} {number}",
+            lambda foreign_object=foreign_object: change(foreign_object),
+        )
     for number in range(2):
         crowd.spawn(f"hvtx {number}", lambda number=number: run(number))
     crowd.join(("hvtx 0", "hvtx 1"))

@@ -427,7 +427,7 @@ def test_results_and_errors_keep_to_their_streams(hvtx: Program) -> None:
     assert ran.err.startswith("error: ")
 
 
-def test_nothing_is_coloured_in_a_pipe_or_against_a_wish(hvtx: Program) -> None:
+def test_nothing_is_coloured_in_a_pipe_or_against_a_request(hvtx: Program) -> None:
     """Escape sequences only on a terminal without NO_COLOR."""
     network(hvtx)
     create(hvtx)
@@ -909,7 +909,7 @@ def test_a_network_keeps_its_backend(hvtx: Program) -> None:
 
 
 def test_a_network_removed_under_strangers(hvtx: Program) -> None:
-    """A stranger's device or address on the bridge: refused, nothing is changed."""
+    """Somebody else's device or address on the bridge: refused, nothing is changed."""
     network(hvtx, "--bridge", "br-mine")
     lab.run("ip", "link", "add", "veth0", "type", "veth", "peer", "veth1")
     lab.run("ip", "link", "set", "veth0", "master", "br-mine")
@@ -1312,7 +1312,7 @@ def test_ports_that_cannot_be_served_are_told(hvtx: Program) -> None:
 
 
 def test_doctor(hvtx: Program) -> None:
-    """Its object, and exit 1 where something keeps VMs from working: a stranger's FORWARD drop."""
+    """Its object, and exit 1 where something keeps VMs from working: somebody else's FORWARD drop."""
     network(hvtx)
     ran = hvtx("doctor", "--json")
     document = ran.json()

@@ -107,7 +107,7 @@ def intended(kind: str) -> list[tuple[str, int]]:
 @pytest.mark.parametrize("taken", ["name", "altname", "index"])
 @pytest.mark.parametrize("kind", ["tap", "bridge"])
 def test_a_name_or_index_taken_between_intent_and_act(hvtx: Program, kind: str, taken: str) -> None:
-    """What a stranger makes in that moment is neither changed nor used: 4, and all is undone."""
+    """What somebody else makes in that moment is neither changed nor used: 4, and all is undone."""
     hvtx("vm", "create", "late", "--network", "net", "--", "sleep", "600")
     command = (
         ("vm", "start", "late")
@@ -151,7 +151,7 @@ def test_an_alternative_name_is_no_device(hvtx: Program) -> None:
 
 @pytest.mark.parametrize("kind", ["tap", "ifb"])
 def test_an_index_that_is_used_again(hvtx: Program, kind: str) -> None:
-    """A stranger's device with the very index of ours: the mark is not on it, so it stays."""
+    """Somebody else's device with the very index of ours: the mark is not on it, so it stays."""
     device, index = hvtx.device("web"), str(link(hvtx.device("web"))["ifindex"])
     lab.run("ip", "link", "del", device)
     if kind == "tap":
@@ -174,7 +174,7 @@ def test_an_index_that_is_used_again(hvtx: Program, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["tap", "ifb"])
 def test_our_mark_on_a_second_device(hvtx: Program, kind: str) -> None:
-    """The alias copied to a stranger's device: ours goes, the copy stays."""
+    """The alias copied to somebody else's device: ours goes, the copy stays."""
     device = hvtx.device("web")
     how = ("tuntap", "add", "copy", "mode", "tap") if kind == "tap" else ("link", "add", "copy", "type", "ifb")  # fmt: skip
     lab.run("ip", *how)
@@ -309,7 +309,7 @@ def _index(device: str) -> int:
 
 
 def put(what: str, device: str) -> None:
-    """Put something of a stranger's on a device."""
+    """Put something of somebody else's on a device."""
     if what == "xdp":
         xdp(device)
     elif what == "tc":
@@ -349,7 +349,7 @@ def test_what_stands_on_a_device_keeps_it(hvtx: Program, what: str) -> None:
 
 @pytest.mark.parametrize("what", ["xdp", "tc", "vlan", "macvlan"])
 def test_what_stands_on_a_bridge_keeps_it(hvtx: Program, what: str) -> None:
-    """A network is not removed from under strangers' things, and one half made is kept for them."""
+    """A network is not removed from under others' things, and one half made is kept for them."""
     hvtx("vm", "rm", "--force", "web")
     put(what, "hvnet")
     before = lab.dump()
@@ -374,9 +374,9 @@ def test_an_equal_address_on_our_new_bridge_is_ours(address: str) -> None:
     spec = {"device": "hvnew", "ifindex": _index("hvnew"), "address": address, "owner": MARK}
     row = Resource(7, Kind.ADDRESS, "it", State.INTENDED, MARK, spec, {}, 1, 1, None, "net")
     driver = AddressDriver(Host("aaaaaaaaaa", "", "", 1.0))
-    stranger = row._replace(spec={**spec, "owner": MARK + "c"})
+    foreign_object = row._replace(spec={**spec, "owner": MARK + "c"})
     with pytest.raises(Conflict, match="exists already"):
-        driver.create([stranger])
+        driver.create([foreign_object])
     driver.create([row])
     [seen] = json.loads(lab.run("ip", "-j", "addr", "show", "dev", "hvnew"))[0]["addr_info"]
     assert f"{seen['local']}/{seen['prefixlen']}" == address
@@ -386,7 +386,7 @@ def test_an_equal_address_on_our_new_bridge_is_ours(address: str) -> None:
 
 
 def test_a_secondary_address_keeps_the_primary(hvtx: Program) -> None:
-    """Ours is the primary of a stranger's: taking it away would take theirs along."""
+    """Ours is the primary of somebody else's: taking it away would take theirs along."""
     hvtx("network", "create", "half", "--subnet", "10.78.0.0/24", "--bridge", "hvhalf", code=None,
          HVTX_FAILPOINT="acted:address:kill")  # fmt: skip
     Path("/proc/sys/net/ipv4/conf/hvhalf/promote_secondaries").write_text("0")
@@ -415,7 +415,7 @@ def driver() -> Iterator[TapDriver]:
     """The driver alone, without a store."""
     own = TapDriver(Host("aaaaaaaaaa", "", "", 1.0))
     yield own
-    own.let_go()
+    own.detach()
     own.links.close()
 
 
@@ -452,11 +452,11 @@ def test_attaching_changes_nothing_of_a_device(driver: TapDriver, flags: int) ->
     """Held and let go, a device has the flags that it had: fewer would stay with it for good."""
     row = persistent("hvtest", flags)
     before = link("hvtest")
-    until(lambda: not driver.seize([row]), "free")
+    until(lambda: not driver.attach([row]), "free")
     if not flags & IFF_MULTI_QUEUE:
         with pytest.raises(OSError, match="busy"):
             attach("hvtest", flags)
-    driver.let_go()
+    driver.detach()
     assert link("hvtest") == before
     until(lambda: driver.release([row])[7].gone, "released")
     assert "hvtest" not in lab.run("ip", "-o", "link")
@@ -470,8 +470,8 @@ def test_a_second_queue_is_somebodys_use(driver: TapDriver) -> None:
     lab.run("ip", "link", "set", "hvtest", "addrgenmode", "none")
     lab.run("ip", "link", "set", "hvtest", "up")
     try:
-        assert driver.seize([row])[7].reason == "in-use"
-        driver.let_go()
+        assert driver.attach([row])[7].reason == "in-use"
+        driver.detach()
         assert driver.release([row])[7].reason == "in-use"
         assert "persist on" in lab.run("ip", "-d", "link", "show", "hvtest")
         os.write(descriptor, b"\xff" * 60)  # EBADFD if it had been cut

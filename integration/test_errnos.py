@@ -7,7 +7,7 @@ which and how), and then the host is looked at. The oracle needs no lists:
 - 0 means that all is done: the host is as after the command, and a plan is empty;
 - any other code, with nothing left under way, means that the host is as before;
 - where something is left under way, the next `recover` brings the host there, or to after;
-- strangers' things stay as they are, byte for byte, and no process is on the loose;
+- others' things stay as they are, byte for byte, and no process is on the loose;
 - the command can be given again, and when all is removed, nothing is left.
 
 The ordinary run takes an even sample; `HVTX_FAULTS=all` (tox -e faults) takes each. Commands join
@@ -161,7 +161,7 @@ def host() -> dict[str, object]:
 
 
 class Stage:
-    """A network namespace with strangers' things, a store, and a command about to be given."""
+    """A network namespace with others' things, a store, and a command about to be given."""
 
     def __init__(self, name: str, firewall: str, base: Path, patch: pytest.MonkeyPatch) -> None:
         self.name, self.firewall, self._base, self._patch = name, firewall, base, patch
@@ -192,7 +192,7 @@ class Stage:
         self.run_directory = base / "run"
         self._held.enter_context(lab.private_network())
         self._held.callback(shutil.rmtree, base)
-        self._strangers()
+        self._foreign_objects()
         self.empty = quick()
         self.hvtx = Forked(HVTX_FIREWALL=self.firewall)
         COMMANDS[self.name].prepare(self.hvtx)
@@ -209,7 +209,7 @@ class Stage:
             os.waitpid(pid, 0)
         self._held.close()
 
-    def _strangers(self) -> None:
+    def _foreign_objects(self) -> None:
         words = """tuntap add strange0 mode tap
             link set strange0 address 0a:00:00:00:00:01
             addr add 192.0.2.1/24 dev strange0"""

@@ -84,7 +84,7 @@ def test_everything_has_an_owner(programs: tuple[Program, Program]) -> None:
     store = Path(os.environ["HVTX_STATE_DIR"], "hvtx.db").read_bytes()
     host = Host(*programs)
     try:
-        for ask in (_ours, _strangers, _addresses, _ports, _firewall):
+        for ask in (_ours, _foreign_objects, _addresses, _ports, _firewall):
             ask(host)
         host.nothing("no-such-thing")
     finally:
@@ -126,7 +126,7 @@ def _ours(host: Host) -> None:
     assert host.brief(host.other.device("guest"))[:2] == ("tap", "other-installation")
 
 
-def _strangers(host: Host) -> None:
+def _foreign_objects(host: Host) -> None:
     for name, kind, whose in (
         ("docker0", "bridge", "Docker"), ("veth3f2a91c", "device", "Docker"), ("virbr0", "bridge", "libvirt"),
         ("vnet0", "tap", "libvirt"), ("tap-foo", "tap", "'test bench, ask before removing'"),

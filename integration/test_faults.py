@@ -310,7 +310,7 @@ def test_a_dump_that_misses_a_device_loses_none(monkeypatch: pytest.MonkeyPatch)
 
 @needs_injection
 def test_who_works_cannot_be_told() -> None:
-    """The file of the operations' locks cannot be looked at: nobody is taken for interrupted."""
+    """The file of the operations' locks cannot be inspected: nobody is taken for interrupted."""
     hvtx = made()
     argv = ("gc", "--plan", "--json")
     with stopped(*START, at="acted:filter:stop") as start:
@@ -426,7 +426,7 @@ def test_tun_refuses(deed: str, errno: int, code: int) -> None:
 @needs_injection
 @pytest.mark.parametrize("lasting", [False, True])
 def test_libiptc_is_told_to_try_again(lasting: bool) -> None:
-    """EAGAIN, a stranger's commit between ours: tried again; for good: 6, undone."""
+    """EAGAIN, somebody else's commit between ours: tried again; for good: 6, undone."""
     hvtx = made("iptables")
     fault = Fault(Site("setsockopt", "xtables"), 1, EAGAIN, lasting)
     with witness.undone():

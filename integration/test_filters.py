@@ -202,7 +202,7 @@ def test_policies_and_counters_of_others() -> None:
     )
     lab.run("iptables-legacy", "-D", "INPUT", "-s", "192.0.2.1", "-j", "DROP")
     driver.create([own])
-    driver.mend([base, own])
+    driver.repair([base, own])
     for _ in range(2):
         text = lab.run("iptables-legacy-save", "-c", "-t", "filter")
         assert ":FORWARD DROP" in text

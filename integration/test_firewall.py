@@ -286,14 +286,14 @@ def test_isolated_guests(backend: str, bridged: bool, world: lab.Namespace) -> N
             for target in (two.mac, BROADCAST, BRIDGE_MAC, "02:00:00:00:00:99"):
                 assert wire.silent(ether(one.mac, target, 0x0800, direct), cookie), target
                 assert wire.silent(ether(one.mac, target, 0x86DD, direct6), cookie), target
-        stranger = Guest(9, prefix="admin")
-        for sender, receiver in ((one, stranger), (stranger, two)):
+        foreign_object = Guest(9, prefix="admin")
+        for sender, receiver in ((one, foreign_object), (foreign_object, two)):
             with Wire(sender, receiver) as wire:
                 routed = udp4(sender.ipv4, receiver.ipv4, (7, 8), cookie)
                 assert wire.silent(ether(sender.mac, BRIDGE_MAC, 0x0800, routed), cookie)
                 routed = udp6(sender.ipv6, receiver.ipv6, (7, 8), cookie)
                 assert wire.silent(ether(sender.mac, BRIDGE_MAC, 0x86DD, routed), cookie)
-        stranger.close()
+        foreign_object.close()
         assert reach(one.namespace, world, "tcp", WORLD4, 7000, 7000) == HOST4
         assert reach(one.namespace, None, "tcp", GATEWAY4, 7000, 7000) == one.ipv4
         firewall.make([firewall.publish(two, "tcp", 8080, 80)])
@@ -310,7 +310,7 @@ def test_guests_not_isolated_meet(backend: str, bridged: bool, world: lab.Namesp
         assert not wire.silent(ether(one.mac, BROADCAST, 0x0800, packet), b"notalone")
 
 
-# What no guest may send, and a stranger's port on our bridge may.
+# What no guest may send, and somebody else's port on our bridge may.
 THEIRS = (
     *("source MAC of nobody", "IPv4 of nobody", "DHCP server", "ARP answer for nobody"),
     *("ARP of another protocol", "RARP question", "IPv6 of nobody", "advertisement of nobody"),
@@ -322,10 +322,10 @@ THEIRS = (
 
 def test_strangers_are_untouched(backend: str, bridged: bool, world: lab.Namespace) -> None:
     with scene(backend, world, bridged=bridged) as (_, _one, two, _w):
-        stranger = Guest(9, prefix="admin")  # in our bridge, but not of ours
+        foreign_object = Guest(9, prefix="admin")  # in our bridge, but not of ours
         try:
-            with Wire(stranger, two) as wire:
-                scene_ = frames.scene_of(stranger, two, BRIDGE_MAC, GATEWAYS)
+            with Wire(foreign_object, two) as wire:
+                scene_ = frames.scene_of(foreign_object, two, BRIDGE_MAC, GATEWAYS)
                 to = frames.target(scene_, "guest", "")
                 deaf = [
                     name
@@ -333,9 +333,9 @@ def test_strangers_are_untouched(backend: str, bridged: bool, world: lab.Namespa
                     if not wire.arrives(lambda c, n=name: frames.FORGED[n].make(scene_, to, c))
                 ]
             assert deaf == []
-            assert reach(stranger.namespace, two.namespace, "tcp", two.ipv4, 80, 80)
+            assert reach(foreign_object.namespace, two.namespace, "tcp", two.ipv4, 80, 80)
         finally:
-            stranger.close()
+            foreign_object.close()
         lab.run("ip", "addr", "add", "192.0.2.1/24", "dev", "lo")
         assert reach(world, None, "tcp", HOST4, 9000, 9000) == WORLD4
         assert reach(None, None, "tcp", "127.0.0.1", 9000, 9000) == "127.0.0.1"

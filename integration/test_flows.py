@@ -92,7 +92,7 @@ BEYOND = ("127.8.0.0/16", "fd78::/64")
 def test_what_expires_meanwhile_ends_no_flush(
     ends: None, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beside 20,000 flows a second of strangers, which come and expire, as the guest's own do."""
+    """Beside 20,000 flows a second of others, which come and expire, as the guest's own do."""
     monkeypatch.setattr(conntrack, "_FEW", few)
     insert(*udp("10.77.0.30", "198.51.100.1", 53))
     for words in OURS:
@@ -167,7 +167,7 @@ def test_strangers_who_send_keep_no_vm_from_starting(hvtx: Program, world: lab.N
         words = ("--network", "net", "-p", "5353:53/udp", "--", "sleep", "600")
         ran = hvtx("vm", "run", "names", *words)
         assert past_guests(5353) == set()
-        assert "may go past" not in ran.err, "new flows lead to the guest, and are not waited for"
+        assert "may bypass" not in ran.err, "new flows lead to the guest, and are not waited for"
         hvtx("vm", "rm", "names", "--force")
 
 
@@ -372,7 +372,7 @@ def test_a_neighbour_who_sends_without_end_holds_nobody_up(
 def test_doctor_and_metrics_tell_the_fill(
     hvtx: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From 90 percent on a warning that names who fills it, and the mend."""
+    """From 90 percent on a warning that names who fills it, and the fix."""
     four, _ = started(hvtx)
     hvtx("vm", "run", "b", *SLEEP)
     fill(four, each=90)

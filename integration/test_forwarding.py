@@ -275,7 +275,7 @@ def test_a_network_before_the_first_advertisement(hvtx: Program, forced: bool) -
             assert forwards or setting(f"ipv6/conf/{device}/force_forwarding") == "1", device
 
 
-def test_an_uplink_that_comes_later_is_named_and_mended(hvtx: Program, forced: bool) -> None:
+def test_an_uplink_that_comes_later_is_named_and_fixed(hvtx: Program, forced: bool) -> None:
     """A default route by a device that does not forward: an error until `repair`."""
     with nic("nic0") as first:
         learns(first, "nic0")
@@ -305,7 +305,7 @@ def test_advertisements_of_guests_are_not_heard(hvtx: Program, forced: bool) -> 
 
 
 def test_ipv6_is_off_everywhere(hvtx: Program) -> None:
-    """6 and the truth; with the mend it works; off again under a network, that is said."""
+    """6 and the truth; with the fix it works; off again under a network, that is said."""
     setting("ipv6/conf/all/disable_ipv6", "1")
     words = ("network", "create", "net", "--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
     told = hvtx(*words, code=6).err

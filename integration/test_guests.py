@@ -19,7 +19,7 @@ import pytest
 from hvtx.drivers.vm_process import gate as gates
 from hvtx.drivers.vm_process import stop as stopping
 from hvtx.engine import vm_launch
-from hvtx.host import asking, qmp, talk
+from hvtx.host import monitor_queries, monitor_socket, qmp
 from integration import lab, talker, witness
 from integration.program import Forked, preload
 from integration.test_process import needs_qemu, until
@@ -297,9 +297,9 @@ def test_who_does_not_answer_is_unknown_and_keeps_nobody_waiting(stage: Stage) -
     directory = Path(os.environ["HVTX_RUN_DIR"]).glob("*/vms/*")
     (room,) = [str(path) for path in directory]
     until(lambda: stage.hvtx.vm("web")["guest"] == "running", "running", 20)
-    with talk.connect(room, "qmp.sock", 10):  # a person's client: ours is another socket
+    with monitor_socket.connect(room, "qmp.sock", 10):  # a person's client: ours is another socket
         assert stage.hvtx.vm("web")["guest"] == "running"
-    with talk.connect(room, "monitor.sock", 10) as holder:
+    with monitor_socket.connect(room, "monitor.sock", 10) as holder:
         holder.recv(1)
         assert stage.hvtx.vm("web")["guest"] == "unknown"
     os.unlink(f"{room}/monitor.sock")  # as of a VM that an earlier hvtx started
@@ -309,20 +309,20 @@ def test_who_does_not_answer_is_unknown_and_keeps_nobody_waiting(stage: Stage) -
 
 
 def test_all_are_asked_in_one_round(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What hangs, hangs together: tests/host/test_asking.py has a hundred in one round."""
+    """What hangs, hangs together: tests/host/test_monitor_queries.py has a hundred in one round."""
     rounds = stage.place / "rounds"
 
-    def ask(questions: dict[str, asking.Question]) -> dict[str, str]:
+    def ask(questions: dict[str, monitor_queries.Question]) -> dict[str, str]:
         with rounds.open("a") as file:
             file.write(f"{len(questions)}\n")
         return asking_ask(questions)
 
-    asking_ask = asking.ask
+    asking_ask = monitor_queries.ask
     stage.orders()
     for name in ("a", "b", "c"):
         stage.create(name=name)
         stage.hvtx("vm", "start", name)
-    monkeypatch.setattr(asking, "ask", ask)
+    monkeypatch.setattr(monitor_queries, "ask", ask)
     stage.orders(hang=True)
     guests = [v["guest"] for v in stage.hvtx("vm", "ls", "--json").json()["vms"]]
     assert guests == ["unknown"] * 3
@@ -340,7 +340,7 @@ def test_those_that_nobody_can_ask_are_unknown_without_asking(stage: Stage) -> N
     guests = {v["name"]: v["guest"] for v in stage.hvtx("vm", "ls", "--json").json()["vms"]}
     assert guests == {"sleeper": "unknown", "ext": "unknown"}
     words = "import sys; from hvtx.cli.main import run; run(['vm', 'ls']);"
-    words += "sys.exit('hvtx.host.asking' in sys.modules)"
+    words += "sys.exit('hvtx.host.monitor_queries' in sys.modules)"
     lab.run(sys.executable, "-c", words)
     lab.end(stage.hvtx.vm("sleeper")["pid"])
     assert stage.hvtx.vm("sleeper")["guest"] is None  # crashed
@@ -406,7 +406,7 @@ def test_a_guest_that_takes_no_notice_has_its_time_and_that_is_told(stage: Stage
     ran = stage.hvtx("vm", "stop", "web", "--timeout", "1.3")
     assert ran.err.split("\n")[:2] == [
         "waiting up to 1.3 s for the guest web to power down",
-        "the guest web did not power down within 1.3 s: its hypervisor is ended",
+        "the guest web did not power down within 1.3 s: ending its hypervisor",
     ]
     assert stage.heard() == ["power button", "TERM"]
 
@@ -434,7 +434,7 @@ def test_a_hypervisor_that_does_not_answer_is_told_and_ended(
     ran = stage.hvtx("vm", "stop", "web", "--timeout", "86400")
     assert ran.err.split("\n")[:2] == [
         "waiting up to 0.5 s for an answer about the guest web",
-        "the guest web cannot be asked to power down: its hypervisor is ended",
+        "the guest web cannot be asked to power down: ending its hypervisor",
     ]
     assert stage.heard() == ["TERM"]
 
@@ -552,7 +552,7 @@ def test_a_real_guest_panics(real: tuple[Forked, str]) -> None:
     hvtx, room = real
     with qmp.Qmp(room, "qmp.sock", 30) as person:
         person.execute("set-action", {"panic": "pause"})
-    with talk.connect(room, "console.sock", 30) as console:
+    with monitor_socket.connect(room, "console.sock", 30) as console:
         console.sendall(b"x")
         becomes(hvtx, "panicked")
     assert "kernel panicked" in hvtx("vm", "show", "web").out

@@ -156,7 +156,7 @@ def test_a_start_takes_no_port_that_a_program_has(
 
 
 def test_another_vms_port_is_named_as_that(hvtx: Program) -> None:
-    """What hvtx holds itself is no stranger's socket, neither at create nor at a restart."""
+    """What hvtx holds itself is no other's socket, neither at create nor at a restart."""
     run(hvtx, "8080:80", "53:53/udp")
     said = hvtx("vm", "create", "two", "--network", "net", "-p", "8080:80", *SLEEP, code=4).err
     assert "published for VM 'web'" in said
@@ -218,7 +218,7 @@ def test_who_took_a_port_meanwhile_is_named_and_the_others_are_held(hvtx: Progra
     assert holders() == []
 
 
-def stranger(*binds: str) -> subprocess.Popen[bytes]:
+def foreign_object(*binds: str) -> subprocess.Popen[bytes]:
     """A program that has ports, each written as ``tcp 0.0.0.0 8080``."""
     program = subprocess.Popen([sys.executable, "-c", _STRANGER, *binds], stdout=-1)
     assert program.stdout is not None
@@ -255,7 +255,7 @@ def test_who_took_a_port_is_told_with_what_gives_it_back(hvtx: Program, bound: s
     told = hvtx("explain", f"8080/{protocol}", "--json").json()["evidence"]
     assert not [line for line in told if "held by pid" in line], told
     assert any(f"pid {holder}, has ended" in line and "hvtx repair" in line for line in told), told
-    with stranger(bound) as program:
+    with foreign_object(bound) as program:
         try:
             name = Path(f"/proc/{program.pid}/comm").read_text().strip()
             who = f"{name} (pid {program.pid}, user root)"
@@ -281,7 +281,7 @@ def test_who_took_a_port_is_told_with_what_gives_it_back(hvtx: Program, bound: s
 def test_a_host_daemons_port_is_told_with_its_program(hvtx: Program) -> None:
     """At create, at start and by explain; of a VM that is down, too."""
     hvtx("vm", "create", "down", "--network", "net", "-p", "8085:80", *SLEEP)
-    with stranger("tcp 127.0.0.1 8085", "udp :: 5353", "udp 0.0.0.0 5354") as program:
+    with foreign_object("tcp 127.0.0.1 8085", "udp :: 5353", "udp 0.0.0.0 5354") as program:
         try:
             name = Path(f"/proc/{program.pid}/comm").read_text().strip()
             who = f"{name} (pid {program.pid}, user root)"

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from hvtx.drivers.base import Host
-from hvtx.drivers.strangers import Strangers
+from hvtx.drivers.foreign_rules import ForeignRules
 from hvtx.host import xtnames
 from integration import lab
 from integration.program import Forked, Program, preload
@@ -212,7 +212,7 @@ def test_a_rule_that_changed_since_is_left(hvtx: Program) -> None:
     lab.run("nft", "add", "chain", "inet", "mine", "c")
     lab.run("nft", "add", "rule", "inet", "mine", "c", "ip", "saddr", DEAD, "accept")
     lab.run("iptables-legacy", "-A", "FORWARD", "-s", DEAD, "-j", "ACCEPT")
-    driver = Strangers(Host("aaaaaaaaaa", "/", "/", 5.0))
+    driver = ForeignRules(Host("aaaaaaaaaa", "/", "/", 5.0))
     seen = {rule.backend: rule for rule in driver.rules() if DEAD in rule.text}
     listing = lab.run("nft", "-a", "list", "table", "inet", "mine")
     handle = listing.split("accept # handle ")[1].split()[0]
@@ -229,7 +229,7 @@ def test_traffic_does_not_change_what_a_rule_is(hvtx: Program) -> None:
     """Counters move between plan and act; the rule is the same."""
     for tool in ("iptables-nft", "iptables-legacy"):
         lab.run(tool, "-A", "OUTPUT", "-d", "127.0.0.1", "-j", "ACCEPT")
-    driver = Strangers(Host("aaaaaaaaaa", "/", "/", 5.0))
+    driver = ForeignRules(Host("aaaaaaaaaa", "/", "/", 5.0))
     seen = [rule for rule in driver.rules() if "127.0.0.1/32" in rule.text and rule.mark is None]
     assert len(seen) == 2
     lab.run("python3", "-c", _SEND)
@@ -250,7 +250,7 @@ def test_of_many_legacy_rules_just_the_one_goes(hvtx: Program) -> None:
     ])  # fmt: skip
     lab.run("iptables-legacy-restore", stdin=saved)
     lab.run("ip6tables-legacy", "-A", "FORWARD", "-s", "fd00::9", "-j", "ACCEPT")
-    driver = Strangers(Host("aaaaaaaaaa", "/", "/", 5.0))
+    driver = ForeignRules(Host("aaaaaaaaaa", "/", "/", 5.0))
     for rule in [rule for rule in driver.rules() if rule.backend == "iptables"]:
         tool = rule.place.tool
         before = lab.run(f"{tool}-legacy-save", "-t", "filter").splitlines()

@@ -152,8 +152,8 @@ def test_doctor_start_and_gc_tell_of_what_stands_for_good(hvtx: Program, broken:
     hvtx(*STOP, code=9)
     told = json.loads(hvtx("doctor", "--json", code=1).out)["findings"]
     wrong = [f for f in told if f["check"] == "damage" and f["level"] == "error"]
-    wrong = [f for f in wrong if " left " in f["message"]]
-    assert [f["message"].partition(" left")[0] for f in wrong] == ["what VM 'web'"]
+    wrong = [f for f in wrong if "the remains of" in f["message"]]
+    assert [f["message"].partition(" cannot")[0] for f in wrong] == ["the remains of VM 'web'"]
     refused = hvtx("vm", "start", "web", code=4)
     assert hint_of(refused).endswith("hvtx vm start web")
     steps = commands(hint_of(refused))[:-1]

@@ -152,19 +152,19 @@ def test_a_pid_that_comes_round_between_two_looks() -> None:
     in_pid_namespace("""
 victim = subprocess.Popen(["sleep", "600"])
 identity = procfs.identify(victim.pid)
-read, strangers = procfs.read_whole, []
+read, others = procfs.read_whole, []
 def late(path):
-    if path == f"/proc/{victim.pid}/stat" and not strangers:
+    if path == f"/proc/{victim.pid}/stat" and not others:
         victim.kill()
         victim.wait()
-        strangers.append(again(victim.pid))
+        others.append(again(victim.pid))
     return read(path)
 procfs.read_whole = late
 facts = procfs.look(victim.pid)
-assert strangers and not facts.exists, facts
+assert others and not facts.exists, facts
 assert procfs.open_checked(identity) is None
 assert procfs.signal(identity, signal.SIGKILL) is False
-assert strangers[0].poll() is None
+assert others[0].poll() is None
 """)
 
 

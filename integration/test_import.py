@@ -126,8 +126,8 @@ def test_a_running_vm_is_taken_over_and_collected_when_it_dies(
     rules = rule_lines(theirs.tool)
     pid = theirs.hold()
     path = theirs.state(pid)
-    wished = hvtx("import", "my-hypervisor", path, "--dry-run", "--json").json()
-    assert wished["applied"] is False
+    requested = hvtx("import", "my-hypervisor", path, "--dry-run", "--json").json()
+    assert requested["applied"] is False
     assert hvtx("vm", "ls", "--json").json()["vms"] == []
     done = hvtx("import", "my-hypervisor", path, "--json").json()
     assert done["schema"] == "hvtx/import/1"

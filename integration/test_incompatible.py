@@ -40,7 +40,9 @@ def hvtx() -> Program:
     return Forked(HVTX_FIREWALL="nftables")
 
 
-def stranger(rule: str = NATIVE["ct"], where: str = "nat POSTROUTING", verb: str = "add") -> None:
+def foreign_object(
+    rule: str = NATIVE["ct"], where: str = "nat POSTROUTING", verb: str = "add"
+) -> None:
     """A rule of an administrator's in the table of iptables-nft."""
     lab.run("nft", verb, "rule", "ip", *where.split(), *shlex.split(rule))
 
@@ -60,8 +62,8 @@ def test_rules_beside_a_native_one_are_taken_over_and_collected(
     native: str, verb: str, theirs: Theirs, hvtx: Program
 ) -> None:
     """iptables-nft-save ends with 0 and prints nothing of the table: its rules are there."""
-    stranger(NATIVE[native], verb=verb)
-    stranger(NATIVE[native], "filter FORWARD", verb)
+    foreign_object(NATIVE[native], verb=verb)
+    foreign_object(NATIVE[native], "filter FORWARD", verb)
     before = ruleset()
     path = theirs.state(theirs.hold())
     done = hvtx("import", "my-hypervisor", path, "--json").json()
@@ -85,7 +87,7 @@ def test_rules_beside_a_native_one_are_taken_over_and_collected(
 def test_a_rule_that_is_really_gone_is_gone(theirs: Theirs, hvtx: Program) -> None:
     """Beside a native rule as well: what is not there is proven absent, not unknown."""
     lab.run("iptables-nft", *shlex.split(RULES[1]))
-    stranger()
+    foreign_object()
     done = hvtx("import", "my-hypervisor", theirs.state(dead_pid()), "--json").json()
     reasons = [item["reason"] for item in done["vms"][0]["items"]]
     assert reasons == [None, None, "already-gone", None]
@@ -112,8 +114,8 @@ def test_rules_of_many_kinds_beside_a_native_one(theirs: Theirs, hvtx: Program) 
     ]
     for rule in more:
         lab.run("iptables-nft", *shlex.split(rule.replace("-D ", "-A ")))
-    stranger()
-    stranger(where="filter FORWARD", verb="insert")
+    foreign_object()
+    foreign_object(where="filter FORWARD", verb="insert")
     path = theirs.state(dead_pid())
     document = json.loads(Path(path).read_text())
     document["network_ownership"]["iptables_rules"] = [*RULES, *more]

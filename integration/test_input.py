@@ -41,7 +41,7 @@ def peopled(hvtx: Program) -> Iterator[Program]:
 
 
 def refused(hvtx: Program, *arguments: str, code: int, word: str = "") -> Ran:
-    """A refusal that changes nothing and says why in one line, and how to mend it in another."""
+    """A refusal that changes nothing and says why in one line, and how to fix it in another."""
     with witness.unchanged():
         ran = hvtx(*arguments, code=code)
         lines = ran.err.splitlines()
@@ -346,7 +346,9 @@ def test_a_kernel_that_goes_between_create_and_start(hvtx: Program, tmp_path: Pa
     refused(hvtx, "vm", "start", "web", code=3, word=str(kernel))
 
 
-def test_a_bad_wish_does_not_even_make_the_default_network(hvtx: Program, tmp_path: Path) -> None:
+def test_a_bad_request_does_not_even_make_the_default_network(
+    hvtx: Program, tmp_path: Path
+) -> None:
     """`default` is made at first use, and a refused VM uses nothing."""
     hvtx(*NETWORK)
     hvtx("vm", "create", "web", "--network", "net", "--mac", "02:00:00:00:00:01", *SLEEP)
@@ -520,7 +522,7 @@ def test_without_the_capability(peopled: Program, prefix: list[str]) -> None:
 
 
 def test_a_doctor_without_the_capability_says_so_in_findings_alone(peopled: Program) -> None:
-    """Libraries have words of their own for standard error; a finding has a mend."""
+    """Libraries have words of their own for standard error; a finding has a fix."""
     for more in ((), ("--json",)):
         ran = called(NO_NET_ADMIN, "", "doctor", *more)
         assert (ran.code, ran.err) == (1, "")
@@ -657,7 +659,7 @@ def test_a_full_run_directory(tmp_path: Path) -> None:
 
 
 def test_stores_that_are_none(hvtx: Program, tmp_path: Path) -> None:
-    """A symlink, a directory, an empty file, noise, a stranger's database: 7, left as they are."""
+    """A symlink, a directory, an empty file, noise, somebody else's database: 7, left as they are."""
     state = Path(os.environ["HVTX_STATE_DIR"])
     state.mkdir(mode=0o700)
     database = state / "hvtx.db"

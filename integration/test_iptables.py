@@ -1,4 +1,4 @@
-"""The iptables backend on the real kernel: words, packets, strangers, losses."""
+"""The iptables backend on the real kernel: words, packets, others, losses."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_words_that_are_not_ours_are_not_built() -> None:
 
 
 def test_what_cannot_be_made_is_refused_and_changes_nothing(driver: IptablesDriver) -> None:
-    """Words of another version, and what the kernel does not have: named, with the mend."""
+    """Words of another version, and what the kernel does not have: named, with the fix."""
     rows = [row(1, "base"), network()]
     driver.create(rows)
     before = lab.dump()
@@ -270,10 +270,10 @@ def test_a_table_that_cannot_be_read_is_not_an_empty_one(
         assert refused.value.code == "cannot-observe"
 
 
-# The whole way, and strangers -------------------------------------------------------------------
+# The whole way, and others -------------------------------------------------------------------
 
 
-def strangers() -> None:
+def foreign_objects() -> None:
     """Tables as an admin and Docker leave them: policies, chains, rules of all sorts."""
     for six in (False, True):
         net = "2001:db8::/32" if six else "192.0.2.0/24"
@@ -295,7 +295,7 @@ def assert_in_place() -> None:
 
 
 def test_release_leaves_everything_as_it_was(driver: IptablesDriver) -> None:
-    strangers()
+    foreign_objects()
     before = lab.dump()
     rows = everything()
     driver.create(rows)
@@ -340,7 +340,7 @@ def test_two_networks_share_the_ipv6_chains(driver: IptablesDriver) -> None:
 
 
 def test_strangers_are_seen_as_far_as_they_matter(driver: IptablesDriver) -> None:
-    strangers()
+    foreign_objects()
     foreign = "hvtx:1:zzzzzzzzzz:5.aaaabbbbccccdddd"
     ipt("-A", "INPUT", "-m", "comment", "--comment", foreign, "-j", "ACCEPT")
     driver.create([row(1, "base")])
@@ -366,7 +366,7 @@ def test_strangers_are_seen_as_far_as_they_matter(driver: IptablesDriver) -> Non
 
 
 def test_create_puts_back_what_is_missing_and_nothing_else(driver: IptablesDriver) -> None:
-    strangers()
+    foreign_objects()
     rows = everything()
     driver.create(rows)
     whole = Counter(driver.observe())
@@ -412,7 +412,7 @@ def append_all_again() -> None:
 
 
 def test_copies_go_with_the_original(driver: IptablesDriver) -> None:
-    strangers()
+    foreign_objects()
     before = lab.dump()
     rows = [row(1, "base"), network(), *guest_rows(10, 2), publish(3), *passes()]
     driver.create(rows)
@@ -507,7 +507,7 @@ def test_empty_chains_that_lost_their_jumps_go_too(driver: IptablesDriver) -> No
 
 
 def test_half_made_is_undone_whole(driver: IptablesDriver) -> None:
-    strangers()
+    foreign_objects()
     before = lab.dump()
     rows = everything()
     driver.create(rows)
@@ -534,7 +534,7 @@ def test_another_installations_rules_are_not_ours(tmp_path: Path, driver: Iptabl
     assert lab.difference(before, lab.dump()) == ""
 
 
-# The lock (strangers beside it: test_company.py) ------------------------------------------------------------------------
+# The lock (others beside it: test_company.py) ------------------------------------------------------------------------
 
 
 def test_a_held_lock_is_busy_and_nothing_changes(tmp_path: Path, driver: IptablesDriver) -> None:
@@ -816,7 +816,7 @@ def test_without_nat_the_world_reaches_guests_by_their_addresses(
 
 def test_isolated_guests_meet_only_at_published_ports(site: Site, driver: IptablesDriver) -> None:
     for guest, neighbour in ((site.two, "10.77.0.2"), (site.web, "10.77.0.3")):
-        # Around the bridge's own isolation: by way of the gateway.
+        # LinkContext the bridge's own isolation: by way of the gateway.
         guest.run("ip", "route", "add", f"{neighbour}/32", "via", "10.77.0.1")
         guest.run("ip", "route", "flush", "cache")
     for name in ("all", BRIDGE):

@@ -77,8 +77,8 @@ IN_ITS_PLACE = {
 
 @pytest.mark.parametrize("case", IN_ITS_PLACE)
 def test_something_else_in_the_place_of_tun(hvtx: Program, case: str) -> None:
-    """6, undone, for a network as for a VM; doctor says the same, with the mend."""
-    made, words, mend = IN_ITS_PLACE[case]
+    """6, undone, for a network as for a VM; doctor says the same, with the fix."""
+    made, words, fix = IN_ITS_PLACE[case]
     # a tmpfs of a fresh mount takes device nodes; /dev/net may be one that does not
     script = f"mount -t tmpfs -o dev none /dev/net; {made}"
     hvtx(*NETWORK)
@@ -89,22 +89,22 @@ def test_something_else_in_the_place_of_tun(hvtx: Program, case: str) -> None:
         with witness.undone():
             ran = lacking(script, *argv)
             assert (ran.code, words in ran.err) == (6, True), ran
-            assert f"hint: {mend}" in ran.err or "modprobe tun" in mend, ran
+            assert f"hint: {fix}" in ran.err or "modprobe tun" in fix, ran
     doctor = lacking(script, "doctor", "--json")
     assert doctor.code == 1
     ((level, message, hint),) = findings(doctor, "tun")
     assert level == "error"
     assert words in message
-    assert mend in hint
+    assert fix in hint
     assert hvtx.is_clean()
 
 
-def test_the_mend_of_tun_mends(hvtx: Program) -> None:
+def test_the_fix_of_tun_fixes(hvtx: Program) -> None:
     """What the hint says, done as it stands there."""
     script = "mount -t tmpfs -o dev none /dev/net; touch /dev/net/tun"
-    ((_, _, mend),) = findings(lacking(script, "doctor", "--json"), "tun")
+    ((_, _, fix),) = findings(lacking(script, "doctor", "--json"), "tun")
     hvtx(*NETWORK)
-    ran = lacking(f"{script}; {mend}", "vm", "run", "web", "--network", "net", *SLEEP)
+    ran = lacking(f"{script}; {fix}", "vm", "run", "web", "--network", "net", *SLEEP)
     assert ran.code == 0, ran
     hvtx("vm", "rm", "web", "--force")
 
@@ -195,7 +195,7 @@ if sys.argv[1] == "entered":
 print("ready", flush=True)
 sys.stdin.readline()
 try:
-    network_create.create_network(runtime, network_create.NetworkWish("other", ("10.79.0.0/24",)))
+    network_create.create_network(runtime, network_create.NetworkRequest("other", ("10.79.0.0/24",)))
 except Refused as refused:
     print(refused.code)
 """

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from hvtx.engine import passes
-from hvtx.host import libiptc, xtblob, xtlack, xtnames
+from hvtx.engine import forward_accepts
+from hvtx.host import libiptc, xtblob, xtnames, xtneeds
 from hvtx.planner import provision
-from hvtx.planner.provision import Want
+from hvtx.planner.provision import ResourceSpec
 from hvtx.rulesets import iptables_rules as iptables
 from integration import lab
 from integration.program import Forked, Program, Ran, preload
@@ -100,7 +100,7 @@ def as_before(patch: pytest.MonkeyPatch) -> None:
         return [*(["nftables"] if "nftables bridge" in found else []),
                 *(["iptables"] if "iptables" in found else [])]  # fmt: skip
 
-    def both(*arguments: Any, **named: Any) -> tuple[list[Want], list[Want]]:
+    def both(*arguments: Any, **named: Any) -> tuple[list[ResourceSpec], list[ResourceSpec]]:
         shared, own = network(*arguments, **named)
         last = own[-1]
         native = {**last.spec, "backend": "nftables"}
@@ -188,7 +188,7 @@ def with_one_chain(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(iptables, "_FORMER", {})
     patch.setattr(iptables, "brings_chains", lambda row, family, _table: row.spec["what"] == (
         "base" if family == 4 else "network"))  # fmt: skip
-    patch.setattr(passes, "change", lambda _: passes.Change((), (), (), ()))
+    patch.setattr(forward_accepts, "change", lambda _: forward_accepts.Change((), (), (), ()))
 
 
 def forward_chains() -> list[str]:
@@ -299,7 +299,7 @@ def no_tool(patch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def no_tables(patch: pytest.MonkeyPatch, _: Path) -> None:
     """As on a kernel that has no legacy tables, nor a module for them."""
     patch.setattr(xtnames, "NAMES", {4: "/nonexistent/4", 6: "/nonexistent/6"})
-    patch.setattr(xtlack, "_MODULES", {4: "no_such_module", 6: "no_such_module"})
+    patch.setattr(xtneeds, "_MODULES", {4: "no_such_module", 6: "no_such_module"})
 
 
 LACKS: dict[str, tuple[Take, str, str]] = {
@@ -313,24 +313,24 @@ LACKS: dict[str, tuple[Take, str, str]] = {
 def lack(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> Iterator[tuple[Callable[[], pytest.MonkeyPatch], str, str]]:
-    """Takes something away when called, until it is undone; what is said of it, and the mend."""
+    """Takes something away when called, until it is undone; what is said of it, and the fix."""
     patch = pytest.MonkeyPatch()
-    take, words, mend = LACKS[request.param]
+    take, words, fix = LACKS[request.param]
 
     def away() -> pytest.MonkeyPatch:
         take(patch, tmp_path)
         return patch
 
-    yield away, words, mend
+    yield away, words, fix
     patch.undo()
     libiptc.library.cache_clear()
 
 
-def refused(ran: Ran, words: str, mend: str) -> None:
+def refused(ran: Ran, words: str, fix: str) -> None:
     """6, with what is missing and what to do, and no word of a bug."""
     assert ran.code == 6, ran
     assert words in ran.err
-    assert mend in ran.err
+    assert fix in ran.err
     assert "--firewall nftables" in ran.err
     assert "bug" not in ran.err
 
@@ -345,15 +345,15 @@ def test_what_the_backend_lacks_is_said_before_anything_is_made(
     hvtx: Forked, lack: tuple[Callable[[], pytest.MonkeyPatch], str, str]
 ) -> None:
     """By the command and, before it is met, by doctor; where nothing needs it, all is well."""
-    away, words, mend = lack
+    away, words, fix = lack
     assert finding(hvtx)["level"] == "ok"
     before = lab.dump()
     away()
     command = ("network", "create", "net", "--subnet", "10.77.0.0/24")
-    refused(hvtx("--firewall", "iptables", *command, code=None), words, mend)
+    refused(hvtx("--firewall", "iptables", *command, code=None), words, fix)
     assert hvtx("network", "ls", "--json").json()["networks"] == []
     told = finding(hvtx, HVTX_FIREWALL="iptables")
-    assert (told["level"], words in told["message"], mend in told["hint"]) == ("error", True, True)
+    assert (told["level"], words in told["message"], fix in told["hint"]) == ("error", True, True)
     assert finding(hvtx)["level"] == "ok"
     hvtx(*command)
     assert hvtx("network", "show", "net", "--json").json()["firewall"] == "nftables"
@@ -374,14 +374,14 @@ def dump_with_tools() -> dict[str, object]:
 @pytest.mark.parametrize("take", [no_library, no_tool])
 def test_auto_does_not_choose_what_cannot_work(hvtx: Forked, take: Take, tmp_path: Path) -> None:
     """Where this host's rules stand in legacy tables it says what is missing, and makes nothing."""
-    _, words, mend = next(known for known in LACKS.values() if known[0] is take)
+    _, words, fix = next(known for known in LACKS.values() if known[0] is take)
     lab.run("iptables-legacy", *STRANGER)
     before = lab.dump()
     with pytest.MonkeyPatch.context() as patch:
         take(patch, tmp_path)
         command = ("network", "create", "net", "--subnet", "10.77.0.0/24")
         ran = hvtx(*command, code=None)
-        refused(ran, words, mend)
+        refused(ran, words, fix)
         assert "own rules stand in legacy iptables tables" in ran.err
         told = finding(hvtx)
         assert (told["level"], told["evidence"]) == (
@@ -400,14 +400,14 @@ def test_what_went_missing_later_stops_no_stop(
     hvtx: Forked, lack: tuple[Callable[[], pytest.MonkeyPatch], str, str]
 ) -> None:
     """A VM can be ended all the same; what could not be removed is told, and goes afterwards."""
-    away, words, mend = lack
+    away, words, fix = lack
     if "kernel" in words or "no legacy" in words:
         pytest.skip("no kernel loses what a network stands on")
     make(hvtx, "net", "iptables")
     hvtx("vm", "run", "web", "--network", "net", "-p", "8080:80", *SLEEP)
     hvtx("vm", "create", "two", "--network", "net", *SLEEP)
     patch = away()
-    refused(hvtx("vm", "start", "two", code=None), words, mend)
+    refused(hvtx("vm", "start", "two", code=None), words, fix)
     assert finding(hvtx)["evidence"] == ["network 'net' lives in the legacy tables"]
     ran = hvtx("vm", "stop", "web", "--timeout", "1", code=None)
     assert ran.code == 9, ran

@@ -1,4 +1,4 @@
-"""Limits, odd inputs and odd surroundings: descriptors, clocks, random numbers, strangers' names."""
+"""Limits, odd inputs and odd surroundings: descriptors, clocks, random numbers, others' names."""
 
 from __future__ import annotations
 

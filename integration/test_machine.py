@@ -60,7 +60,7 @@ def test_sequences(machine: type[RealMachine]) -> None:
 
 @pytest.mark.parametrize("name", FOUND)
 def test_found(machine: type[RealMachine], name: str) -> None:
-    """What was found once stays mended, on the real kernel too."""
+    """What was found once stays fixed, on the real kernel too."""
     play(machine(), name)
 
 

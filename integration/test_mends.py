@@ -1,4 +1,4 @@
-"""Every mend that is printed is run on the host that it is printed for; then doctor is content."""
+"""Every fix that is printed is run on the host that it is printed for; then doctor is content."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hvtx.engine import forward
-from hvtx.engine.mending import Mender
+from hvtx.engine.fix_finder import FixFinder
 from hvtx.engine.runtime import Runtime, Settings
 from integration import lab
 from integration.program import Program
@@ -55,11 +55,11 @@ def hvtx(world: lab.Namespace) -> Iterator[Program]:
 
 
 def hints() -> dict[str, str]:
-    """What doctor says of the flows of guests: what stops them, and its mend."""
+    """What doctor says of the flows of guests: what stops them, and its fix."""
     settings = Settings(os.environ["HVTX_STATE_DIR"], os.environ["HVTX_RUN_DIR"], vm_user="root")
     runtime = Runtime(settings, writable=False)
     try:
-        found = forward.findings(forward.judge(runtime), real=True, mend=Mender(runtime).of)
+        found = forward.findings(forward.judge(runtime), real=True, fix=FixFinder(runtime).of)
         return {f.evidence[0]: f.hint or "" for f in found if f.level != "ok"}
     finally:
         runtime.close()
@@ -72,7 +72,7 @@ def follow(hint: str) -> None:
 
 
 def remainder() -> dict[str, str]:
-    """What is still stopped when every mend was followed: a rule may stand behind another."""
+    """What is still stopped when every fix was followed: a rule may stand behind another."""
     left = hints()
     for _ in range(4):
         commands = [hint for hint in left.values() if not hint.startswith("see ")]

@@ -1,4 +1,4 @@
-"""The nftables backend against the kernel; nft and iptables-nft are oracles and strangers."""
+"""The nftables backend against the kernel; nft and iptables-nft are oracles and others."""
 
 from __future__ import annotations
 
@@ -305,7 +305,7 @@ def test_create_is_whole_or_not_at_all(driver: NftablesDriver, rows: Rows) -> No
     assert lab.difference(before, lab.dump()) == ""
 
 
-# ---------------------------------------------------------------- strangers and copies
+# ---------------------------------------------------------------- others and copies
 
 
 def entries(driver: NftablesDriver, place: str) -> list[Entry]:
@@ -616,7 +616,7 @@ def test_beside_a_stranger_in_a_hot_loop(
     base = make(driver, [rows("base")])
     nft("table ip churn { set s { type ipv4_addr; }", "}")
     stop = tmp_path / "stop"
-    stranger = subprocess.Popen(["sh", "-c", CHURN, "sh", str(stop)])
+    foreign_object = subprocess.Popen(["sh", "-c", CHURN, "sh", str(stop)])
     try:
         for turn in range(40):
             found = make(driver, [rows.port(turn + 2), rows.publish(turn + 1)])
@@ -626,7 +626,7 @@ def test_beside_a_stranger_in_a_hot_loop(
             assert all(outcome.gone for outcome in outcomes.values()), outcomes
     finally:
         stop.touch()
-        assert stranger.wait(60) == 0
+        assert foreign_object.wait(60) == 0
     added = int((tmp_path / "stop.count").read_text())
     assert added > 0
     listed = json.loads(lab.run("nft", "-j", "list", "set", "ip", "churn", "s"))["nftables"]
@@ -661,22 +661,22 @@ def test_many_elements_are_all_seen(driver: NftablesDriver, rows: Rows) -> None:
         f"delete element inet {TABLE} dnat4_any {{ tcp . 8080 }}",
     ],
 )
-def test_mend(driver: NftablesDriver, rows: Rows, damage: str) -> None:
+def test_fix(driver: NftablesDriver, rows: Rows, damage: str) -> None:
     found = make(driver, rows.whole())
     whole = wanted(driver, found)
     nft(damage)
     assert seen(driver) != whole
-    observed = driver.mend(found)
+    observed = driver.repair(found)
     assert observed == {row.id: row.observed for row in found}
     assert seen(driver) == whole
     untouched = lab.dump()
-    assert driver.mend(found) == observed
+    assert driver.repair(found) == observed
     assert lab.difference(untouched, lab.dump()) == ""
 
 
-def test_mend_of_edits(driver: NftablesDriver, rows: Rows) -> None:
+def test_fix_of_edits(driver: NftablesDriver, rows: Rows) -> None:
     found = make(driver, rows.whole())
-    nft(f"add rule bridge {TABLE} guard_udp6 udp dport 9 accept")  # a stranger's, in our chain
+    nft(f"add rule bridge {TABLE} guard_udp6 udp dport 9 accept")  # somebody else's, in our chain
     whole = seen(driver)
     rule = entries(driver, f"nft bridge {TABLE} guard_udp6")[0]
     where = f"element inet {TABLE} dnat4_any"
@@ -685,7 +685,7 @@ def test_mend_of_edits(driver: NftablesDriver, rows: Rows) -> None:
         f"delete {where} {{ tcp . 8080 }}",
         f'add {where} {{ tcp . 8080 comment "{found[6].mark}" : 10.77.0.3 . 80 }}',
     )
-    driver.mend(found)
+    driver.repair(found)
     assert seen(driver) == whole
     nft(
         f"delete {where} {{ tcp . 8080 }}",
@@ -693,7 +693,7 @@ def test_mend_of_edits(driver: NftablesDriver, rows: Rows) -> None:
     )
     before = lab.dump()
     with pytest.raises(Conflict, match="tcp 8080"):
-        driver.mend(found)
+        driver.repair(found)
     assert lab.difference(before, lab.dump()) == ""
 
 

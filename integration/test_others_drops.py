@@ -207,7 +207,7 @@ def test_what_docker_closes_stays_closed(host: Host, first: str) -> None:
 def test_where_the_policy_drops_only_what_needs_it_passes(host: Host, first: str) -> None:
     """Docker's policy keeps containers closed; guests pass by the accept behind all of its rules."""
     host.start_beside(lambda: ipt(DOCKER + USER_DROP), first)
-    if first == "hvtx":  # what closed FORWARD under running VMs is told, and mended
+    if first == "hvtx":  # what closed FORWARD under running VMs is told, and fixed
         assert host.finding("damage") == "hvtx repair"
         host.hvtx("repair")
     assert host.passing() == PROMISED
@@ -223,7 +223,7 @@ def test_where_the_policy_drops_only_what_needs_it_passes(host: Host, first: str
 
 @pytest.mark.parametrize("host", ["nftables"], indirect=True)
 @pytest.mark.parametrize("tool", ["iptables-legacy", "iptables-nft"])
-def test_the_mend_of_doctor_opens_no_container(host: Host, tool: str) -> None:
+def test_the_fix_of_doctor_opens_no_container(host: Host, tool: str) -> None:
     """Where no accept of ours can stand: its commands are as narrow as that accept."""
     ipt(DOCKER + USER_DROP, tool)
     host.start()

@@ -56,7 +56,7 @@ def allow(path: Path, *, user: int | None = None, group: int | None = None, mask
 
 
 def give(path: Path, *, deep: bool = False) -> None:
-    """Make it the stranger's."""
+    """Make it the other's."""
     for one in (path, *(path.rglob("*") if deep else ())):
         os.chown(one, STRANGER, STRANGER, follow_symlinks=False)
 
@@ -223,7 +223,7 @@ SPOILED = [
 
 
 def test_import_judges_its_files_as_a_configuration(hvtx: Program, tmp_path: Path) -> None:
-    """A stranger's state.json would have the next gc delete a stranger's device."""
+    """Somebody else's state.json would have the next gc delete somebody else's device."""
     make_device()
     files = [state(tmp_path / spoil.__name__ / "vms" / "evil") for spoil in SPOILED]
     for spoil, file in zip(SPOILED, files, strict=True):
@@ -236,7 +236,7 @@ def test_import_judges_its_files_as_a_configuration(hvtx: Program, tmp_path: Pat
             assert len(found) == len(SPOILED)
             for vm in found:
                 assert (vm["outcome"], vm["reason"]) == ("skipped", "not-believed"), vm
-                assert "is not believed" in vm["message"]
+                assert "refusing to use" in vm["message"]
     assert hvtx("vm", "ls", "--json").json()["vms"] == []
     hvtx("gc", "--apply")
     assert device_is_there()
@@ -282,7 +282,7 @@ def test_a_backup_of_others_is_not_restored(hvtx: Program, tmp_path: Path) -> No
         hvtx("store", "restore", str(path))  # the control: root's own, also in a shared directory
         spoil(path)
         with witness.unchanged():
-            refused(hvtx("store", "restore", str(path), code=None), 5, "is not believed")
+            refused(hvtx("store", "restore", str(path), code=None), 5, "refusing to use")
 
 
 # -- what cannot be read to its end ----------------------------------------------------------------
@@ -579,7 +579,7 @@ def test_a_link_that_comes_and_goes_is_never_followed(tmp_path: Path) -> None:
             while time.monotonic() < end and not (written > 200 and kept > 50):
                 with contextlib.suppress(OSError):
                     (place / "plan.json").unlink()
-                time.sleep(0.0002)  # the stranger's turn
+                time.sleep(0.0002)  # the other's turn
                 try:
                     write_out(str(place / "plan.json"), b"plan")
                     written += 1
@@ -666,7 +666,7 @@ def test_no_program_that_others_can_change_is_run_by_name(
     if command[0] == "sleep":
         only = str(traps[0].parent)
         ran = hvtx("vm", "run", "sleep", "--network", "net", *SLEEP, code=None, PATH=only)
-        refused(ran, 3, "not where only root could put it")
+        refused(ran, 3, "in a place where others could replace it")
         assert str(traps[0]) in ran.err
 
 

@@ -30,7 +30,7 @@ def take_down(case: Case, bridge: str) -> None:
         if "tables-legacy" in line:
             tool, *words = shlex.split(line)
             undone = ("-D" if word in ("-A", "-I") else word for word in words)
-            lab.run(tool, *undone, check=False)  # a mend may have done it
+            lab.run(tool, *undone, check=False)  # a fix may have done it
 
 
 def each(cases: Iterable[Case], bridge: str) -> Iterable[Case]:
@@ -94,15 +94,15 @@ def wrong_of(case: Case, flows: Traffic) -> list[str]:
 
 
 @pytest.mark.parametrize("hvtx", ["nftables", "iptables"], indirect=True)
-def test_what_sends_flows_astray_is_named_and_mended(hvtx: Program, flows: Traffic) -> None:
-    """The rule that is to blame, though none is seen to end them; and its mend is enough."""
+def test_what_sends_flows_astray_is_named_and_fixed(hvtx: Program, flows: Traffic) -> None:
+    """The rule that is to blame, though none is seen to end them; and its fix is enough."""
     wrong, native = [], hvtx.environment["HVTX_FIREWALL"] == "nftables"
     # of the legacy tables: hvtx's own stand there, too
     cases = ASTRAY[:1] + [case for case in ASTRAY if ("iptables-legacy" in case.setup) != native]
     for case in each(cases, bridge_of(hvtx)):
         wrong += wrong_of(case, flows)
         if left := remainder():
-            wrong.append(f"{case.name}: after its mend {left}")
+            wrong.append(f"{case.name}: after its fix {left}")
     assert not wrong, "\n".join(wrong)
 
 

@@ -30,7 +30,7 @@ class Case(NamedTuple):
 
     acts: str  # a line each; T is the table's name, C the chains' prefix, DEV and BR devices
     said: str
-    mend: str = REPAIR  # the beginning of the command
+    fix: str = REPAIR  # the beginning of the command
     level: str = "error"
 
 
@@ -248,7 +248,7 @@ LEGACY = [
 
 
 def settles(hvtx: Program, cases: Sequence[Case]) -> None:
-    """Each is told, nothing of it is gc's, its mend is done, and all is as before."""
+    """Each is told, nothing of it is gc's, its fix is done, and all is as before."""
     before, wrong, known = dumped(), [], names(hvtx)
 
     def here(words: str) -> str:
@@ -260,12 +260,12 @@ def settles(hvtx: Program, cases: Sequence[Case]) -> None:
         act(known, case.acts)
         found = damage()
         fitting = [f for f in found if here(case.said) in f.message
-                   and (f.hint or "").startswith(here(case.mend))]  # fmt: skip
+                   and (f.hint or "").startswith(here(case.fix))]  # fmt: skip
         if not fitting or {f.level for f in fitting} != {case.level}:
             wrong.append((case.acts, "is not told", found, ""))
         if acting():
             wrong.append((case.acts, "is gc's", acting(), ""))
-        for _ in range(3):  # a mend of ours may wait for that of a stranger's
+        for _ in range(3):  # a fix of ours may wait for that of somebody else's
             follow(hvtx, [f.hint or "" for f in found])
             found = damage()
             if not found:
@@ -347,7 +347,7 @@ def test_no_vm_starts_beside_guards_that_are_not_asked(hvtx: Program) -> None:
 
 @pytest.mark.parametrize("hvtx", ["nftables", "iptables"], indirect=True)
 def test_what_is_whole_is_not_told(hvtx: Program) -> None:
-    """Everything that hvtx does by itself, strangers beside it, a reload of all rules."""
+    """Everything that hvtx does by itself, others beside it, a reload of all rules."""
     assert damage() == []
     more = ("--subnet", "10.78.0.0/24", "--subnet", "fd78::/64", "--isolate", "--no-nat")
     hvtx("network", "create", "apart", *more)

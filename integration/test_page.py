@@ -195,9 +195,9 @@ def test_plans_load_what_they_show_and_no_more() -> None:
     )
     late = {
         *(f"hvtx.documents.{name}" for name in documents.__all__ if name != "plan"),
-        "hvtx.cli.page", "hvtx.host.replica", "hvtx.engine.explain", "hvtx.model.meaning", "hvtx.model.picture",
-        "hvtx.planner.heuristic", "hvtx.planner.likeness", "hvtx.planner.picture", "hvtx.planner.promises",
-        "hvtx.planner.whose", "xml",
+        "hvtx.cli.page", "hvtx.host.replica", "hvtx.engine.explain", "hvtx.model.reasons", "hvtx.model.diagram",
+        "hvtx.planner.heuristic", "hvtx.planner.known_software", "hvtx.planner.diagram", "hvtx.planner.promises",
+        "hvtx.planner.identify", "xml",
     }  # fmt: skip
     hvtx = Forked()
     hvtx("network", "create", "net", "--subnet", example.SUBNET)

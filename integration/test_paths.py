@@ -37,7 +37,7 @@ class Way(NamedTuple):
     before: str
     after: str
     by: str
-    mends: bool = True  # what doctor prints is run in place of ``after``
+    fixes: bool = True  # what doctor prints is run in place of ``after``
 
 
 BLOCKED = "ip xfrm policy add src 10.77.0.0/24 dst 0.0.0.0/0 dir {} action block"
@@ -73,7 +73,7 @@ WAYS = (
         "ip route replace default via 203.0.113.2\nip nexthop del id 10", ""),
     Way("a nexthop that is a black hole", "ip nexthop add id 9 blackhole\n"
         "ip route add 10.77.0.0/25 nhid 9", "ip route del 10.77.0.0/25\nip nexthop del id 9",
-        "blackhole 10.77.0.0/25", mends=False),
+        "blackhole 10.77.0.0/25", fixes=False),
     Way("an entry leads past a guest", WRONG, "", "at 02:00:00:00:99:99 on {bridge}"),
     Way("strict about senders, and all is well", "sysctl -qw net.ipv4.conf.all.rp_filter=1",
         "sysctl -qw net.ipv4.conf.all.rp_filter=0", ""),
@@ -112,18 +112,18 @@ def test_doctor_says_of_ways_what_traffic_does(
     flows: Traffic,
     half: int,
 ) -> None:
-    """Each: what is in the way is named, nothing that is not; and what it prints is a mend."""
+    """Each: what is in the way is named, nothing that is not; and what it prints is a fix."""
     bridge, wrong = bridge_of(hvtx), []
     for way in WAYS[half::2]:
         act(way.before, bridge)
         forget(hvtx)
         wrong += compare(Case(way.name, "", way.by.replace("{bridge}", bridge)), flows, "")
-        if way.by and way.mends:
+        if way.by and way.fixes:
             hints = {f["hint"] for f in forward_findings(hvtx, 1)}
             for hint in sorted(hints):
                 lab.run("sh", "-c", hint)
             if told := judged().stops:
-                wrong.append(f"{way.name}: {hints} is no mend: {told}")
+                wrong.append(f"{way.name}: {hints} is no fix: {told}")
             while "89:" in lab.run("ip", "rule"):
                 lab.run("ip", "rule", "del", "pref", "89")
         act(way.after, bridge)
@@ -150,7 +150,7 @@ def told(hvtx: Program, check: str = "forward") -> list[dict[str, str]]:
 
 @NFTABLES
 def test_a_gateway_that_answers_no_arp_is_named(hvtx: Program) -> None:
-    """By the setting, with a mend, and not by a rule of hvtx's own."""
+    """By the setting, with a fix, and not by a rule of hvtx's own."""
     guest, bridge = GuestVm(hvtx, "web"), bridge_of(hvtx)
     for number, name in enumerate(("all", bridge)):
         lab.run("sysctl", "-qw", f"net.ipv4.conf.{name}.arp_ignore=8")
@@ -201,7 +201,7 @@ def test_a_host_without_a_world_is_said_to_be_so(
     entry = ("203.0.113.2", "lladdr", "02:00:00:00:99:99", "dev", "uplink", "nud")
     lab.run("ip", "neigh", "replace", *entry, "permanent")
     (found,) = told(hvtx)
-    assert "its gateway 203.0.113.2 was entered by hand" in found["message"]
+    assert "its gateway 203.0.113.2 is a static entry" in found["message"]
     lab.run("ip", "neigh", "replace", *entry, "failed")
     (found,) = told(hvtx)
     assert "its gateway 203.0.113.2 does not answer" in found["message"]

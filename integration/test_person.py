@@ -42,7 +42,7 @@ def lan(hvtx: Program) -> Program:
 
 
 def refused(hvtx: Program, *argv: str, code: int, says: str = "", hint: str = "") -> Ran:
-    """A refusal that names the thing and the mend, and changes nothing."""
+    """A refusal that names the thing and the fix, and changes nothing."""
     with witness.unchanged():
         ran = hvtx(*argv, code=code)
     first, second = ran.err.splitlines()
@@ -250,7 +250,7 @@ def test_a_name_that_was_meant_is_named(lan: Program) -> None:
 
 def test_the_history_says_when_nothing_fits(hvtx: Program) -> None:
     """An unknown word is 2, an unknown VM 3; what only has no line is 0, and says so."""
-    assert "nothing has happened yet" in hvtx("log").err
+    assert "the history is empty" in hvtx("log").err
     hvtx(*NETWORK)
     hvtx("vm", "create", "web", "--network", "net", *SLEEP)
     refused(hvtx, "log", "--kind", "foo", code=2, says="'foo'", hint="tap, bridge")
@@ -262,7 +262,7 @@ def test_the_history_says_when_nothing_fits(hvtx: Program) -> None:
     refused(hvtx, "log", "--vm", "wbe", code=3, hint="did you mean 'web'?")
     for words in (("--kind", "masquerade"), ("--since", "2099-01-01"), ("--reason", "vm-dead")):
         ran = hvtx("log", *words)
-        assert (ran.out, ran.err) == ("", "no line of the history matches\n")
+        assert (ran.out, ran.err) == ("", "no entry of the history matches\n")
         assert hvtx("log", *words, "--json").json()["entries"] == []
     hvtx("vm", "rm", "web")
     assert "VM web" in hvtx("log", "--vm", "web").out  # gone, and in the history

@@ -126,7 +126,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 def peopled(user: Unprivileged, backend: str) -> Iterator[Unprivileged]:
     """A network with a VM that is up, one at rest, one that is dead, one of somebody else's.
 
-    A stranger has a rule in a legacy table.
+    Somebody else has a rule in a legacy table.
     """
     lab.run("iptables-legacy", "-A", "OUTPUT", "-d", "192.0.2.1", "-j", "ACCEPT")
     user("--firewall", backend, "network", "create", "lan", "--subnet", "10.77.0.0/24")
@@ -164,7 +164,7 @@ def test_each_command_with_what_it_needs_and_without(peopled: Unprivileged, back
 
 
 def told(ran: Ran, command: str, missing: str) -> None:
-    """A refusal: 5, one line that names what is missing, one that says the mend."""
+    """A refusal: 5, one line that names what is missing, one that says the fix."""
     lines = ran.err.splitlines()
     assert ran.code == 5, (command, missing, ran)
     assert lines[0].startswith("error: "), (command, ran.err)
@@ -265,7 +265,7 @@ def test_a_holder_that_may_not_be_looked_at_keeps_the_vm(user: Unprivileged, bac
     with held(device) as pid:
         items = user("gc", "--plan", "--json").json()["items"]
         item = next(i for i in items if (i["kind"], i["key"]) == ("tap", device))
-        assert any("not every process may be looked into" in line for line in item["evidence"])
+        assert any("cannot inspect every process" in line for line in item["evidence"])
         before = lab.dump()
         items = user("gc", "--apply", "--json", code=None).json()["items"]
         assert lab.difference(before, lab.dump()) == "", "of a VM whose device is held nothing goes"

@@ -27,10 +27,10 @@ from hvtx.drivers.vm_process import scope as scopes
 from hvtx.drivers.vm_process import spawn as spawning
 from hvtx.drivers.vm_process import stop as stopping
 from hvtx.errors import Conflict, HostRefused, NotFound, NotPermitted, UsageError
-from hvtx.host import api, console, openfiles, procfs, qmp, talk
+from hvtx.host import api, console, monitor_socket, openfiles, procfs, qmp
 from hvtx.hypervisors import base, qemu
 from hvtx.hypervisors.base import Launch, Probes
-from hvtx.model.handed import FIRST_HANDED
+from hvtx.model.passed_fds import FIRST_HANDED
 from hvtx.model.vm import Identity, Vm
 from integration import lab
 
@@ -471,7 +471,7 @@ def test_a_guest_comes_up_and_is_powered_down(room):
 @needs_qemu
 def test_the_guest_is_asked_to_power_down(room):
     gate = room.start(guest(room, "-qmp", "unix:watch.sock,server=on,wait=off"))
-    with talk.connect(str(room.path), "watch.sock", 10) as watch:
+    with monitor_socket.connect(str(room.path), "watch.sock", 10) as watch:
         watch.settimeout(30)
         watch.recv(65536)
         watch.sendall(b'{"execute": "qmp_capabilities"}\n')
@@ -550,7 +550,7 @@ def test_the_console_of_a_booted_disk_and_its_log(room, tmp_path):
     echo_guest(room, tmp_path)
     there, here = os.pipe()
     back, out = os.pipe()
-    with talk.connect(str(room.path), "console.sock", 10) as link:
+    with monitor_socket.connect(str(room.path), "console.sock", 10) as link:
         thread = threading.Thread(target=console.bridge, args=(link, there, out))
         thread.start()
         got = b""
@@ -576,7 +576,7 @@ def test_the_console_on_a_terminal_is_left_by_a_key(room, tmp_path):
     import termios
 
     before = termios.tcgetattr(terminal)
-    with talk.connect(str(room.path), "console.sock", 10) as link:
+    with monitor_socket.connect(str(room.path), "console.sock", 10) as link:
         thread = threading.Thread(target=console.bridge, args=(link, terminal, sink))
         thread.start()
         until(lambda: not termios.tcgetattr(terminal)[3] & termios.ECHO, "raw")
@@ -632,7 +632,7 @@ def test_formats_are_believed_only_while_they_lead_nowhere(tmp_path):
     assert probing.look_into(disk("b.img", header(3, 0, 0))) == "qcow2"
     assert probing.look_into(disk("c.qcow2", bytes(512))) is None
     for number, wrong in enumerate((header(2, 512, 0), header(3, 512, 0), header(3, 0, 4))):
-        with pytest.raises(UsageError, match="names another file"):
+        with pytest.raises(UsageError, match="refers to another file"):
             probing.look_into(disk(f"w{number}.img", wrong))
 
 
@@ -738,7 +738,7 @@ def test_a_guest_holds_its_taps_and_keeps_their_mac_addresses_apart(room):
     for name in names:
         lab.run("ip", "tuntap", "add", name, "mode", "tap")
     ports = [
-        base.Port(name, f"02:00:00:00:00:0{n}", None, None, None, None, None, None)
+        base.Nic(name, f"02:00:00:00:00:0{n}", None, None, None, None, None, None)
         for n, name in enumerate(names)
     ]
     gate = room.start(

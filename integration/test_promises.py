@@ -1,4 +1,4 @@
-"""What doctor, gc and explain promise as a mend is run, and then doctor is content."""
+"""What doctor, gc and explain promise as a fix is run, and then doctor is content."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_nobody_promises_a_device_that_cannot_come_back(hvtx: Program, what: str
 
 
 def test_a_device_in_the_place_of_a_lost_one(hvtx: Program) -> None:
-    """A stranger's: repair is not promised; once it is gone, a restart is, and does it."""
+    """Somebody else's: repair is not promised; once it is gone, a restart is, and does it."""
     host = Host(hvtx)
     host.replaced()
     hints = [finding["hint"] for finding in damage(hvtx)]
@@ -156,7 +156,7 @@ def test_a_device_in_the_place_of_a_lost_one(hvtx: Program) -> None:
 def test_put_back_is_said_after_a_second_look(
     hvtx: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A mend that came to nothing is no mend: 9, the thing, and what is still missing."""
+    """A fix that came to nothing is no fix: 9, the thing, and what is still missing."""
     address = ("10.77.0.1/24", "dev", Host(hvtx).bridge)
     lab.run("ip", "addr", "del", *address)
     lab.run("nft", "flush", "ruleset")
@@ -165,7 +165,7 @@ def test_put_back_is_said_after_a_second_look(
         return {row.id: {} for row in resources}
 
     with monkeypatch.context() as patched:
-        patched.setattr(NftablesDriver, "mend", nothing)
+        patched.setattr(NftablesDriver, "fix", nothing)
         ran = hvtx("repair", "--json", code=9).json()
         text = hvtx("repair", code=9).out
     assert "address" in {item["kind"] for item in ran["repaired"]}
@@ -193,5 +193,5 @@ def test_doctor_does_not_call_whole_what_it_could_not_see(
         patched.setattr(NftablesDriver, "observe", unreadable)
         found = damage(hvtx)
     assert found
-    assert all("could not be looked at" in finding["message"] for finding in found)
+    assert all("could not be inspected" in finding["message"] for finding in found)
     assert damage(hvtx) == []

@@ -49,7 +49,8 @@ FLAGS_ASIDE = {
     "--nat": "the default",
     "--isolate": "other rules in the same steps",
     "--autostart": "a column; what it starts at boot are starts (test_boot)",
-    "--accept-rollback": "a person's word that the store is right; nothing is interrupted by it",
+    "--accept-rollback": "a person's word that the store is right; no operation is "
+    "interrupted by it",
     "--new-namespace": "likewise, of the namespace; then `recover` as ever",
     "vm stop --force": "`vm rm --force` stops in the same way",
     "vm restart --force": "likewise",

@@ -77,7 +77,7 @@ def test_a_bridge_that_was_deleted_comes_back_with_its_ports(hvtx: Program) -> N
 
 
 def test_a_device_that_is_gone_is_told_not_remade(hvtx: Program) -> None:
-    """The running VM still speaks to the old one: exit 9, and the mend."""
+    """The running VM still speaks to the old one: exit 9, and the fix."""
     device = hvtx.device("web")
     lab.run("ip", "link", "del", device)
     assert ("skip", "lost") in hvtx.plan()
@@ -204,7 +204,7 @@ def test_ipv6_that_was_turned_off_on_a_bridge(hvtx: Program) -> None:
 
 
 def test_explain_says_whose_it_is(hvtx: Program) -> None:
-    """Ours, strangers', another's: owner, evidence, and what gc would do."""
+    """Ours, others', another's: owner, evidence, and what gc would do."""
     device = hvtx.device("web")
     lab.run("ip", "tuntap", "add", "virbr9", "mode", "tap")
     told = hvtx("explain", device, "--json").json()
@@ -218,9 +218,9 @@ def test_explain_says_whose_it_is(hvtx: Program) -> None:
     for thing in ("10.77.0.2", "8080", "8080/tcp"):
         assert hvtx("explain", thing, "--json").json()["vm"] == "web"
     assert hvtx("explain", "10.77.0.1", "--json").json()["network"] == "net"
-    stranger = hvtx("explain", "virbr9", "--json").json()
-    assert (stranger["owner"], stranger["vm"]) == ("foreign", None)
-    assert "libvirt" in stranger["message"]
+    foreign_object = hvtx("explain", "virbr9", "--json").json()
+    assert (foreign_object["owner"], foreign_object["vm"]) == ("foreign", None)
+    assert "libvirt" in foreign_object["message"]
     hvtx("explain", "no-such-thing", code=3)
 
 
@@ -260,7 +260,7 @@ def follow(hints: set[str]) -> None:
         lab.run("sh", "-e", "-c", hvtx + hint)
 
 
-def test_doctor_names_forward_drops_and_its_mends_let_pass(
+def test_doctor_names_forward_drops_and_its_fixes_let_pass(
     world: lab.Namespace, hvtx: Program
 ) -> None:
     """Docker's, ufw's, an administrator's: named where they stand, with commands that do.

@@ -188,7 +188,7 @@ def test_killed_before_the_device_is_persistent_none_is_left(hvtx: Forked) -> No
 
 
 def test_the_name_taken_between_crash_and_recovery(hvtx: Forked) -> None:
-    """delete-by-name: ours goes under its new name, the stranger's stays under ours."""
+    """delete-by-name: ours goes under its new name, the other's stays under ours."""
     hvtx("vm", "start", "web", code=-signal.SIGKILL, HVTX_FAILPOINT="acted:tap:kill")
     (name,) = devices()
     lab.run("ip", "link", "set", name, "name", "moved")

@@ -79,11 +79,11 @@ def test_a_route_that_comes_later(hvtx: Program, what: str) -> None:
     with witness.unchanged():
         found = hvtx("doctor", "--json", code=1).json()["findings"]
         assert [f["level"] for f in found if f["check"] == "routes"] == ["error"]
-        assert "takes packets away" in hvtx("vm", "start", "web", code=4).err
+        assert "diverts packets" in hvtx("vm", "start", "web", code=4).err
     hvtx("vm", "rm", "web")
     with witness.undone():
         words = ("vm", "run", "two", "--network", "net", "--ip", "10.77.0.2", "--", "sleep", "600")
-        assert "takes packets away" in hvtx(*words, code=4).err
+        assert "diverts packets" in hvtx(*words, code=4).err
 
 
 @pytest.mark.parametrize("what", ["wider", "no carrier counts", "own"])
@@ -143,7 +143,7 @@ def test_an_address_that_was_replaced(hvtx: Program) -> None:
 
 
 def test_rules_of_routing_are_not_ours(hvtx: Program) -> None:
-    """hvtx makes no `ip rule` and no route of its own; strangers' twins stay twins."""
+    """hvtx makes no `ip rule` and no route of its own; others' twins stay twins."""
     for pref in ("100", "100", "101"):
         lab.run(
             "ip", "rule", "add", "from", "10.77.0.0/24", "lookup", "77", "pref", pref, check=False
@@ -158,7 +158,7 @@ def test_rules_of_routing_are_not_ours(hvtx: Program) -> None:
 
 
 def test_a_start_on_a_bridge_that_is_gone(hvtx: Program) -> None:
-    """Told with its mend, and undone; after the mend it starts."""
+    """Told with its fix, and undone; after the fix it starts."""
     hvtx("network", "create", "net", "--subnet", "10.77.0.0/24", "--bridge", "hvnet")
     hvtx("vm", "create", "web", "--network", "net", "--", "sleep", "600")
     lab.run("ip", "link", "del", "hvnet")
@@ -169,7 +169,7 @@ def test_a_start_on_a_bridge_that_is_gone(hvtx: Program) -> None:
 
 
 def test_a_start_on_a_bridge_that_is_down(hvtx: Program) -> None:
-    """Told with its mend, and undone: its guest would reach nobody."""
+    """Told with its fix, and undone: its guest would reach nobody."""
     hvtx("network", "create", "net", "--subnet", "10.77.0.0/24", "--bridge", "hvnet")
     hvtx("vm", "create", "web", "--network", "net", "--", "sleep", "600")
     lab.run("ip", "link", "set", "hvnet", "down")

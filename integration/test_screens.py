@@ -78,7 +78,7 @@ def test_a_stale_plan_says_what_changed_and_how(hvtx: Program, tmp_path: Path) -
         told = hvtx("gc", "--apply", saved, code=8).err
     finally:
         os.close(holder)
-    assert "was delete (vm-dead), it is now skip (vm-alive): its VM's device is held open" in told
+    assert "was delete (vm-dead), it is now skip (vm-alive): its VM's TAP is open" in told
     assert "more items changed" in told
     hvtx("vm", "start", "web")
     told = hvtx("gc", "--apply", saved, code=8).err
@@ -87,7 +87,7 @@ def test_a_stale_plan_says_what_changed_and_how(hvtx: Program, tmp_path: Path) -
     assert "skip, vm-alive) is there now" in told
     hvtx("vm", "rm", "web", "--force")
     told = hvtx("gc", "--apply", saved, code=8).err
-    assert "it is no longer planned: neither host nor record has it any more" in told
+    assert "it is no longer planned: it is neither on the host nor on record" in told
 
 
 def test_a_plan_of_guesses_is_not_taken_for_a_proven_one(hvtx: Program, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def words(text: str) -> list[str]:
 
 
 def test_real_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At 80 columns nothing is wider (a mend's command may be); colour where it is wanted."""
+    """At 80 columns nothing is wider (a fix's command may be); colour where it is wanted."""
     for name in ("NO_COLOR", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
     preload()

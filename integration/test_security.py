@@ -86,7 +86,7 @@ def make_below(path: Path) -> None:
     ("make", "word"),
     [
         (make_stranger, f"belongs to user {STRANGER}"),
-        (make_open, "everybody may write it"),
+        (make_open, "it is world-writable"),
         (make_link, f"belongs to user {STRANGER}"),
         (make_below, "its directory"),
     ],
@@ -150,7 +150,7 @@ def test_a_configuration_that_others_can_write_is_not_believed(
     hvtx("vm", "ls", HVTX_CONFIG=str(path))
     spoil(path)
     for argv in (("vm", "ls"), NETWORK):
-        refused(hvtx(*argv, code=None, HVTX_CONFIG=str(path)), 5, "is not believed")
+        refused(hvtx(*argv, code=None, HVTX_CONFIG=str(path)), 5, "refusing to use")
     assert not (tmp_path / "state").exists()
 
 
@@ -188,8 +188,8 @@ def test_a_plan_that_others_wrote_orders_nothing(peopled: Program, tmp_path: Pat
     document = json.loads(path.read_text())
     lab.run("ip", "tuntap", "add", "tap-theirs", "mode", "tap")
     alive = next(i for i in document["items"] if (i["kind"], i["vm"]) == ("tap", "web"))
-    stranger = {**alive, "key": "tap-theirs", "vm": None, "record": None, "mark": None}
-    for forged in (alive, stranger):
+    foreign_object = {**alive, "key": "tap-theirs", "vm": None, "record": None, "mark": None}
+    for forged in (alive, foreign_object):
         item = {**forged, "action": "delete", "reason": "vm-dead"}
         path.write_text(json.dumps({**document, "items": [*document["items"], item]}))
         with witness.unchanged():
@@ -288,7 +288,7 @@ def test_a_program_is_executed_by_the_path_that_was_checked(
     assert executable.name == "sleep"
 
 
-# -- words of strangers --------------------------------------------------------------------------
+# -- words of others --------------------------------------------------------------------------
 
 
 HOLDER = """
@@ -491,10 +491,10 @@ def test_hostile_words_reach_no_statement(peopled: Program) -> None:
 def test_another_user_reads_nothing_and_reaches_no_socket(peopled: Program) -> None:
     """Without capabilities and without the group: the store, the logs and the sockets are shut."""
     with unprivileged.open_home() as home:
-        stranger = unprivileged.Unprivileged(
+        foreign_object = unprivileged.Unprivileged(
             home, **{name: os.environ[name] for name in ("HVTX_STATE_DIR", "HVTX_RUN_DIR")}
         )
         with witness.unchanged():
             for argv in (("vm", "ls"), ("vm", "logs", "web"), ("vm", "console", "web"), ("gc", "--plan"),
                          ("vm", "stop", "web"), ("log",)):  # fmt: skip
-                assert stranger(*argv, code=None).code == 5
+                assert foreign_object(*argv, code=None).code == 5

@@ -172,7 +172,7 @@ def test_what_is_not_to_be_trusted(hvtx: Program, bend: Callable[[Path], None]) 
 
 
 def test_open_to_its_group_it_is_made_private_first(hvtx: Program) -> None:
-    """As one is that `tar` put back (tests/store): readers leave it, the next writer mends it."""
+    """As one is that `tar` put back (tests/store): readers leave it, the next writer fixes it."""
     database().chmod(0o660)
     assert hvtx.is_clean()
     assert database().stat().st_mode & 0o777 == 0o660

@@ -59,7 +59,7 @@ def rows(hvtx: Program) -> list[tuple[object, ...]]:
 
 
 def test_a_strangers_device_with_the_recorded_name(hvtx: Program) -> None:
-    """A device that took the name of ours is a stranger's: mark-mismatch, and it stays."""
+    """A device that took the name of ours is somebody else's: mark-mismatch, and it stays."""
     device = hvtx.device("web")
     kill(hvtx)
     lab.run("ip", "link", "del", device)
@@ -299,7 +299,7 @@ def test_a_copied_store(hvtx: Program) -> None:
 
 
 def test_a_copied_rule(hvtx: Program) -> None:
-    """The mark on a stranger's rule does not make it ours, and ours is not in doubt by it."""
+    """The mark on somebody else's rule does not make it ours, and ours is not in doubt by it."""
     mark = next(r["mark"] for r in hvtx.vm("web")["resources"] if r["kind"] == "publish")
     lab.run("nft", "add", "table", "ip", "theirs")
     lab.run("nft", "add", "chain", "ip", "theirs", "c")

@@ -200,7 +200,7 @@ def test_nothing_is_written_into_what_was_checked(air: Air) -> None:
 
 
 def own(air: Air, frame: bytes) -> bytes:
-    """What of a frame says whose it is: all of ARP and ND, the addresses and ports of the rest."""
+    """What of a frame shows its owner: all of ARP and ND, the addresses and ports of the rest."""
     kind, protocol = frame[12:14], frame[20]
     if kind == b"\x08\x00":
         head = 14 + 4 * (frame[14] & 15)
@@ -306,12 +306,12 @@ def test_without_it_doctor_tells_and_repair_puts_it_back(air: Air, hvtx: Program
             lab.run("tc", "filter", "add", "dev", device, *handle, "da", "bytecode", "1,6 0 0 0")
         told = hvtx("doctor", "--json", code=None).json()["findings"]
         words = [f["message"] for f in told if f["check"] == "damage" and f["level"] == "error"]
-        assert any("keeps the host from writing" in str(f) for f in told), words
+        assert any("no host writes into checked parts" in str(f) for f in told), words
         hvtx("repair")
         assert [line.split("tag")[1].split()[0] for line in filters(device)] == [
             there.split("tag")[1].split()[0]
         ]
-        assert "keeps the host from" not in hvtx("doctor", "--json", code=None).out
+        assert "no host writes" not in hvtx("doctor", "--json", code=None).out
     assert hvtx("repair", "--json").json()["repaired"] == []
 
 

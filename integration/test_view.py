@@ -175,11 +175,11 @@ def test_all_else_stays_privileged(root: Program, member: Unprivileged) -> None:
 
 
 def test_who_is_no_member_is_told_of_the_group(root: Program, home: Path) -> None:
-    stranger = somebody(home)
+    foreign_object = somebody(home)
     for argv in READS:
-        ran = stranger(*argv, code=5)
+        ran = foreign_object(*argv, code=5)
         assert f"a member of the group {GROUP}" in ran.err
-    assert "members of the group" not in stranger("gc", "--plan", code=5).err
+    assert "members of the group" not in foreign_object("gc", "--plan", code=5).err
 
 
 def test_without_a_group_nothing_is_published(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +213,7 @@ def test_an_attached_process_of_somebody_else(root: Program, member: Unprivilege
 
 
 @pytest.mark.parametrize("place", ["intended", "acted:tap", "opened", "committed", "drafted:view"])
-def test_a_view_that_is_behind_says_so_and_is_mended(
+def test_a_view_that_is_behind_says_so_and_is_fixed(
     root: Program, member: Unprivileged, place: str
 ) -> None:
     """A command killed before it could publish; the next changing one, here recover, publishes."""
@@ -285,7 +285,7 @@ def test_a_view_that_others_could_have_made_is_not_believed(
 
     def refused(word: str) -> None:
         ran = member("vm", "ls", code=5)
-        assert "is not believed" in ran.err, ran.err
+        assert "refusing to use" in ran.err, ran.err
         assert word in ran.err, ran.err
         assert ran.out == ""
 

@@ -2,7 +2,7 @@
 
 In the manner of Sieve (OSDI '22): only what gc is shown is perturbed, by hooks in the forked child
 that runs it; what it asks of a single object is the truth. Whatever it deletes then that belongs to
-a live VM, a network or a stranger is a bug, and so is a record that it closes while the object is
+a live VM, a network or somebody else is a bug, and so is a record that it closes while the object is
 there: the next gc, with a true view, could not collect it any more.
 """
 
@@ -97,7 +97,7 @@ def through(view: View, hvtx: Forked, *argv: str) -> Ran:
 
 
 class Scene:
-    """VMs in all conditions, a stranger's device, and the dumps of each step of the way."""
+    """VMs in all conditions, somebody else's device, and the dumps of each step of the way."""
 
     def __init__(self, hvtx: Forked, firewall: str, reports: Path) -> None:
         self.hvtx, self.firewall, self.reports = hvtx, firewall, reports

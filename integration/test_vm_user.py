@@ -230,11 +230,11 @@ def test_nothing_of_its_starter_stays(hvtx: Forked) -> None:
 
 
 def test_our_own_limits_are_back_after_a_start(hvtx: Forked) -> None:
-    from hvtx.host import starter
+    from hvtx.host import inherited_limits
 
     with limited(resource.RLIMIT_NOFILE, 300):
         before = [resource.getrlimit(n) for n in range(16)]
-        with starter.usual_limits():
+        with inherited_limits.usual_limits():
             assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 1024
         assert [resource.getrlimit(n) for n in range(16)] == before
 
@@ -415,7 +415,7 @@ def test_what_it_started_beside_itself_ends_with_its_vm(hvtx: Forked, what: str)
     until(lambda: not survivors._has_any(vm["user"]), "what flees from who looks is gone, too")
     assert hvtx.is_clean()
     told = [e["message"] for e in hvtx("log", "--json").json()["entries"]]
-    assert any("had started beside its own are ended" in w for w in told) or what == "flees"
+    assert any("ended further processes of VM" in w for w in told) or what == "flees"
     hvtx("vm", "set", "web", "--", "sleep", "600")
     hvtx("vm", "start", "web")
 
@@ -545,7 +545,7 @@ def test_the_proof_of_a_directory_is_out_of_its_owners_reach(hvtx: Forked) -> No
 
 def test_a_link_in_the_place_of_a_socket_is_not_followed(tmp_path: Path) -> None:
     """It would lead to the monitor of another VM."""
-    from hvtx.host import talk
+    from hvtx.host import monitor_socket
 
     other = tmp_path / "other"
     with socket.socket(socket.AF_UNIX) as server:
@@ -556,12 +556,12 @@ def test_a_link_in_the_place_of_a_socket_is_not_followed(tmp_path: Path) -> None
         (tmp_path / "file.sock").touch()
         for name in ("monitor.sock", "file.sock"):
             with pytest.raises(ConnectionRefusedError):
-                talk.connect(str(tmp_path), name, 1.0)
+                monitor_socket.connect(str(tmp_path), name, 1.0)
         with pytest.raises(FileNotFoundError):
-            talk.connect(str(tmp_path), "none.sock", 1.0)
+            monitor_socket.connect(str(tmp_path), "none.sock", 1.0)
         with pytest.raises(BlockingIOError):
             server.accept()
-        talk.connect(str(tmp_path), "other", 1.0).close()
+        monitor_socket.connect(str(tmp_path), "other", 1.0).close()
         server.accept()[0].close()
 
 

@@ -237,8 +237,8 @@ def test_a_network_is_made_only_where_packets_find_it(hvtx: Program, family: Fam
     assert wrong == []
 
 
-def test_the_rule_and_its_mend_are_named(hvtx: Program, world: lab.Namespace) -> None:
-    """An exit node's: by number, table and route; after the mend all is well, the world by it too."""
+def test_the_rule_and_its_fix_are_named(hvtx: Program, world: lab.Namespace) -> None:
+    """An exit node's: by number, table and route; after the fix all is well, the world by it too."""
     case = CASES["exit node"]
     for family in FAMILIES:
         configure(case, family)
@@ -269,7 +269,7 @@ def test_a_vm_is_not_recorded_where_it_would_be_lost(hvtx: Program) -> None:
         assert "5270" in hvtx("vm", "create", "two", *words, code=4).err
 
 
-def test_doctors_mend_is_enough(hvtx: Program, world: lab.Namespace) -> None:
+def test_doctors_fix_is_enough(hvtx: Program, world: lab.Namespace) -> None:
     """What `doctor` prints is run as it stands: the rule of an exit node that came later."""
     make_network(hvtx)
     guest = run(hvtx, "web", "-p", "8080:80")

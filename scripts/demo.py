@@ -158,7 +158,7 @@ def saved(program: str, *table: str) -> list[str]:
 def dump() -> Counter[str]:
     """Links, addresses, routes, nftables and legacy tables, as a multiset of lines.
 
-    As a multiset, two hosts can be added and subtracted, so "what was there, and what strangers
+    As a multiset, two hosts can be added and subtracted, so "what was there, and what others
     brought since" is a sum.
     """
     parts = without_motion(lab.dump())
@@ -180,7 +180,7 @@ def difference(expected: Counter[str], found: Counter[str]) -> str:
 
 
 def strangers_text() -> str:
-    """Everything of the strangers', as text, to be compared byte for byte."""
+    """Everything of the others', as text, to be compared byte for byte."""
     parts = [lab.run("ip", "-d", "link", "show", "tap-foo")]
     parts.append(lab.run("nft", "-a", "list", "table", "ip", STRANGE_TABLE))
     parts.append("\n".join(saved("iptables-nft-save", "-t", "nat")))
@@ -348,7 +348,7 @@ def two_guests(scene: Scene) -> Counter[str]:
     return with_red
 
 
-def show_collected(scene: Scene, expected: Counter[str], strangers: str) -> None:
+def show_collected(scene: Scene, expected: Counter[str], foreign_objects: str) -> None:
     """After ``gc --apply``: what had to go is gone, what had to stay is untouched."""
     run("hvtx", "gc", "--apply")
     found = dump()
@@ -359,7 +359,7 @@ def show_collected(scene: Scene, expected: Counter[str], strangers: str) -> None
         difference(expected, found),
     )
     now = strangers_text()
-    demand(now == strangers, "the strangers' state is byte for byte what it was", now)
+    demand(now == foreign_objects, "the strangers' state is byte for byte what it was", now)
     show_page(scene, "red", "still reads")
     run("hvtx", "gc", "--plan", "--detailed-exitcode", quiet=True)
     proven("a second plan is empty")
@@ -388,11 +388,11 @@ def play(scene: Scene) -> None:
     """All steps in their order."""
     empty = dump()
     with_red = two_guests(scene)
-    heading("Strangers move in: a TAP, and NAT rules in the very same subnet")
+    heading("ForeignRules move in: a TAP, and NAT rules in the very same subnet")
     before = dump()
     plant_strangers()
     after = dump()
-    strangers, brought = strangers_text(), after - before
+    foreign_objects, brought = strangers_text(), after - before
     if before - after:
         raise NotSoError("the strangers changed more than they brought", difference(before, after))
     heading("blue's hypervisor is killed, and so is a start of a third VM, half-way")
@@ -402,7 +402,7 @@ def play(scene: Scene) -> None:
     heading("What would gc do, and why?")
     show_plan()
     heading("gc does it")
-    show_collected(scene, with_red + brought, strangers)
+    show_collected(scene, with_red + brought, foreign_objects)
     remove_all(scene, empty + brought)
 
 

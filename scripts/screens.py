@@ -94,7 +94,7 @@ def main(directory: str) -> int:
     example.drop_forwarding()
     draw(to / "doctor.svg", "hvtx doctor")
     draw(to / "applied.svg", "hvtx gc --apply")
-    lab.run("ip", "link", "show", "tap-foo")  # nothing of strangers' has gone
+    lab.run("ip", "link", "show", "tap-foo")  # nothing of others' has gone
     return 0
 
 

@@ -26,7 +26,7 @@ def test_exit_codes_are_those_of_the_interface() -> None:
     assert {name: getattr(errors, name).exit_code for name in CODES} == CODES
     for cls in classes():
         assert cls.exit_code in {1, *CODES.values()}, cls
-        assert cls.mend, cls
+        assert cls.default_hint, cls
 
 
 def test_an_error_keeps_message_hint_and_code() -> None:

@@ -25,7 +25,7 @@ _CHANGES = re.compile(
     r")[^;`\"')]*"
 )
 _DOCTORS = "integration/test_mends.py::test_what_doctor_says_lets_guests_pass"
-_ASTRAY = "integration/test_others_rules.py::test_what_sends_flows_astray_is_named_and_mended"
+_ASTRAY = "integration/test_others_rules.py::test_what_sends_flows_astray_is_named_and_fixed"
 _SETTING = "integration/test_mends.py::test_a_setting_by_the_command_that_is_printed"
 _NETWORKD = "integration/test_networkd.py::test_the_hint_is_complete_and_goes_once_it_was_followed"
 _HINTS = "integration/test_hints.py::test_doctor_start_and_gc_tell_of_what_stands_for_good"
@@ -55,7 +55,7 @@ RUN = {
     "ip neigh del {} dev {}":
         "integration/test_neighbour_entries.py::test_what_an_administrator_entered_for_good_stays",
     "ip {}rule add to {} lookup main pref {}":
-        "integration/test_ways.py::test_doctors_mend_is_enough",
+        "integration/test_ways.py::test_doctors_fix_is_enough",
     "ip {}rule add iif {} lookup main pref {}":
         "integration/test_paths.py::test_doctor_says_of_ways_what_traffic_does",
     "sysctl -w {}=0": "integration/test_paths.py::test_a_gateway_that_answers_no_arp_is_named",
@@ -140,7 +140,7 @@ def test_the_tests_are_there(test: str) -> None:
     assert f"def {name}(" in (ROOT / path).read_text()
 
 
-def test_no_mend_opens_containers() -> None:
+def test_no_fix_opens_containers() -> None:
     """The command that passes an administrator's drops stands nowhere any more."""
     wide = re.compile(r"-I DOCKER-USER|-I FORWARD -[io] \S+ -j ACCEPT|zone=trusted")
     pages = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", *(ROOT / "hvtx").rglob("*.py")]

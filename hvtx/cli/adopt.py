@@ -1,4 +1,4 @@
-"""`hvtx import`, `hvtx adopt`: what others made becomes hvtx's: proven, or vouched for."""
+"""`hvtx import`, `hvtx adopt`: taking over other tools' objects, by proof or on the user's word."""
 
 from __future__ import annotations
 
@@ -75,10 +75,10 @@ def my_hypervisor(ctx: click.Context, paths: tuple[str, ...], dry_run: bool, jso
     required=True,
     metavar="NAME",
     shell_complete=complete_vm,
-    help="The VM that it belongs to.",
+    help="VM that the object belongs to.",
 )
 @click.option(
-    "--pid", type=Number(1, PID_MOST), metavar="PID", help="The VM's process, which holds it."
+    "--pid", type=Number(1, PID_MOST), metavar="PID", help="PID that has the device open."
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be taken over; changes nothing.")
 @as_json

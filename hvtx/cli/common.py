@@ -256,7 +256,7 @@ def translated() -> Iterator[None]:
     except (HvtxError, OSError):
         raise
     except Exception as problem:
-        from hvtx.engine.trouble import explain
+        from hvtx.engine.late_store_errors import explain
 
         told = explain(problem)
         if told is None:
@@ -269,6 +269,6 @@ def _listener(options: dict[str, Any]) -> Any:
     verbose = bool(options.get("verbose") or options.get("debug"))
     if not verbose and "JOURNAL_STREAM" not in os.environ:
         return None
-    from hvtx.engine import telling
+    from hvtx.engine import notify
 
-    return telling.listener(verbose=verbose)
+    return notify.listener(verbose=verbose)

@@ -1,4 +1,4 @@
-"""`hvtx doctor`: does this host let VMs work, and the mend for what does not."""
+"""`hvtx doctor`: checks of this host, with a fix for each finding."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def doctor(ctx: click.Context, collect: bool, dry_run: bool, guessing: bool, jso
         )
     if dry_run or guessing:
         raise UsageError(
-            "--dry-run and --force-heuristic go with --gc", hint="hvtx doctor --gc --dry-run"
+            "--dry-run and --force-heuristic need --gc", hint="hvtx doctor --gc --dry-run"
         )
     from hvtx.engine import diagnose
 
@@ -102,14 +102,14 @@ def _show_finding(finding: Finding, style: str) -> None:
     for line in (one for one in finding.evidence if one not in finding.message):
         render.say(render.wrapped(render.plain(line), " " * 9), "dim")
     if finding.hint:
-        _show_mend(render.plain(finding.hint))
+        _show_fix(render.plain(finding.hint))
 
 
-def _show_mend(hint: str) -> None:
+def _show_fix(hint: str) -> None:
     """Commands stand alone and unbroken, so that a line can be copied as it is."""
     parts = hint.split("; ")
     if not all(_COMMAND.match(part) for part in parts):
-        render.say(render.wrapped(f"mend: {hint}", " " * 9))
+        render.say(render.wrapped(f"fix: {hint}", " " * 9))
         return
     for number, part in enumerate(parts):
-        render.say(f"         {'mend:' if number == 0 else '     '} {part}")
+        render.say(f"         {'fix:' if number == 0 else '    '} {part}")

@@ -1,4 +1,4 @@
-"""`hvtx gc`, `hvtx recover`, `hvtx repair`: what is wrong, why, and the mend."""
+"""`hvtx gc`, `hvtx recover`, `hvtx repair`: what is wrong, why, and the fix."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hvtx.cli.common import (
     opened,
     telling_refusal,
 )
-from hvtx.cli.document import show_items, show_plan
+from hvtx.cli.plan_text import show_items, show_plan
 from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError
 
 MODES = ("0600", "0640", "0644")  # of what is written: for its owner, a group, everybody
@@ -29,13 +29,13 @@ MODES = ("0600", "0640", "0644")  # of what is written: for its owner, a group, 
 
 @click.command()
 @click.option("--plan", is_flag=True, help="Show what would be done, and why; changes nothing.")
-@click.option("--apply", is_flag=True, help="Do it, re-checking each item right before.")
+@click.option("--apply", is_flag=True, help="Apply the plan; each item is verified again first.")
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of plans.")
 @click.option(
-    "--evidence", is_flag=True, help="Show what each item rests on, and every one left alone."
+    "--evidence", is_flag=True, help="Show the evidence for every item, skipped ones included."
 )
 @click.option(
-    "--all", "everything", is_flag=True, help="With --plan: every stranger's device and rule too."
+    "--all", "everything", is_flag=True, help="With --plan: list every foreign device and rule too."
 )
 @click.option(
     "--out",
@@ -49,19 +49,19 @@ MODES = ("0600", "0640", "0644")  # of what is written: for its owner, a group, 
     type=Given(),
     metavar="FILE",
     shell_complete=complete_file,
-    help="With --plan: write it as one web page, with a picture.",
+    help="With --plan: write the plan as an HTML page with a diagram.",
 )
 @click.option(
     "--mode",
     "permissions",
     type=click.Choice(MODES),
-    help=f"With --out or --html: the file's permissions, {MODES[0]} without it.",
+    help=f"With --out or --html: permissions of the file, {MODES[0]} without it.",
 )
 @click.option(
     "--detailed-exitcode", is_flag=True, help="With --plan: exit 2 if there is something to do."
 )
 @click.option(
-    "--unrecorded", is_flag=True, help="With --apply: also what is marked but not on record."
+    "--unrecorded", is_flag=True, help="With --apply: also remove what is marked but not on record."
 )
 @click.option(
     "--heuristic", is_flag=True, help="The emergency mode: guess by name and subnet, without proof."
@@ -70,9 +70,11 @@ MODES = ("0600", "0640", "0644")  # of what is written: for its owner, a group, 
     "--installation",
     type=Given(),
     metavar="ID",
-    help="The remains of an installation whose store is gone; with --apply it needs --yes.",
+    help="Collect the remains of an installation whose store is gone; --apply needs --yes.",
 )
-@click.option("--yes", is_flag=True, help="With --heuristic or --installation: do remove it.")
+@click.option(
+    "--yes", is_flag=True, help="With --heuristic or --installation: confirm the removal."
+)
 @click.argument("file", type=Given(), required=False, shell_complete=complete_file)
 @as_json
 @click.pass_context
@@ -87,8 +89,8 @@ def gc(ctx: click.Context, /, file: str | None, json_: bool, **more: Any) -> int
     if len(modes) != 1:
         words = " and ".join(f"--{mode}" for mode in modes)
         raise UsageError(
-            f"{words}: only one of them at a time" if modes else "say what to do",
-            hint="hvtx gc --plan shows, hvtx gc --apply does",
+            f"{words}: give only one of them" if modes else "no action given",
+            hint="hvtx gc --plan shows the plan, hvtx gc --apply carries it out",
         )
     mode = modes[0]
     if mode == "schema":
@@ -98,15 +100,13 @@ def gc(ctx: click.Context, /, file: str | None, json_: bool, **more: Any) -> int
         _alone_with_installation(more, guessing=guessing, file=file)
         return _installation(ctx, lost, mode, more, yes=yes, json_=json_)
     if guessing and (more["everything"] or more["unrecorded"] or more["html"]):
-        raise UsageError("--all, --unrecorded and --html do not go with --heuristic")
+        raise UsageError("--all, --unrecorded and --html cannot be combined with --heuristic")
     if yes and not (guessing and mode == "apply"):
-        raise UsageError(
-            "--yes goes with --apply and --heuristic or --installation; nothing else asks for it"
-        )
+        raise UsageError("--yes needs --apply with --heuristic or --installation")
     if mode == "plan":
         if file or more["unrecorded"]:
             raise UsageError(
-                "FILE and --unrecorded go with --apply", hint="save a plan with --out FILE"
+                "FILE and --unrecorded need --apply", hint="save a plan with --out FILE"
             )
         if guessing:
             from hvtx.cli import heuristic
@@ -121,7 +121,7 @@ def gc(ctx: click.Context, /, file: str | None, json_: bool, **more: Any) -> int
         any(more[name] for name in ("everything", "out", "html", "permissions"))
         or (more["detailed_exitcode"])
     ):
-        raise UsageError("--all, --out, --html, --mode and --detailed-exitcode go with --plan")
+        raise UsageError("--all, --out, --html, --mode and --detailed-exitcode need --plan")
     if guessing:
         from hvtx.cli import heuristic
 
@@ -134,7 +134,7 @@ def _permissions(more: dict[str, Any]) -> int:
     given = more.pop("permissions")
     if given and not (more["out"] or more["html"]):
         raise UsageError(
-            "--mode goes with --out or --html", hint=f"--mode {given} --out FILE, or --html FILE"
+            "--mode needs --out or --html", hint=f"--mode {given} --out FILE, or --html FILE"
         )
     return int(given or MODES[0], 8)
 
@@ -143,7 +143,7 @@ def _alone_with_installation(more: dict[str, Any], *, guessing: bool, file: str 
     names = ("everything", "out", "html", "permissions", "unrecorded")
     if guessing or file or any(more[name] for name in names):
         raise UsageError(
-            "--installation goes with --plan or --apply, and with no other way to choose",
+            "--installation needs --plan or --apply, and cannot be combined with another selection",
             hint="hvtx gc --plan --installation ID, then hvtx gc --apply --installation ID --yes",
         )
 
@@ -157,11 +157,11 @@ def _installation(
     applying = mode == "apply"
     if applying and not yes:
         raise UsageError(
-            "--installation removes what no record speaks of, so --apply needs --yes",
+            "--installation removes resources that are not on record, so --apply needs --yes",
             hint=f"read hvtx gc --plan --installation {lost} first",
         )
     if (yes and not applying) or (applying and more["detailed_exitcode"]):
-        raise UsageError("--yes goes with --apply, and --detailed-exitcode with --plan")
+        raise UsageError("--yes needs --apply, and --detailed-exitcode needs --plan")
     with opened(ctx, writable=False) as runtime:  # what is refused must not even make a store
         if runtime.refused is not None:
             raise runtime.refused
@@ -185,7 +185,7 @@ def _installation(
 
 def _schema(file: str | None, more: dict[str, Any]) -> int:
     if file or any(more.values()):
-        raise UsageError("--schema stands alone")
+        raise UsageError("--schema takes no other option")
     render.emit_json(documents.plan_schema.document())
     return 0
 
@@ -223,7 +223,7 @@ def _plan(
 
 
 def _tell_notes(notes: Sequence[str]) -> None:
-    """What could not be looked at, so that nothing of it is in the plan."""
+    """What could not be inspected, so that nothing of it is in the plan."""
     for note in notes:
         click.echo(f"note: {render.plain(note)}", err=True)
 
@@ -235,7 +235,7 @@ def _write_page(report: Any, path: str, mode: int) -> None:
 
     text = page(
         documents.plan.document(report),
-        gc_plan.picture(report),
+        gc_plan.diagram(report),
         host=os.uname().nodename,
         notes=report.notes,
     )
@@ -249,7 +249,7 @@ def _write_page(report: Any, path: str, mode: int) -> None:
 def _apply(
     ctx: click.Context, file: str | None, *, unrecorded: bool, evidence: bool, json_: bool
 ) -> int:
-    from hvtx.engine import collect, gc_plan, saved_plan
+    from hvtx.engine import gc_apply, gc_plan, saved_plan
 
     saved = saved_plan.load_plan(file) if file else None
     told = telling_refusal(json_, documents.plan.refused)
@@ -258,7 +258,7 @@ def _apply(
             report = gc_plan.make_plan(runtime)
         else:
             with ExitStack() as stack:
-                report = collect.collect(
+                report = gc_apply.collect(
                     runtime, saved=saved, unrecorded=unrecorded, progress=_progress(stack)
                 )
     if json_:
@@ -296,10 +296,14 @@ def _progress(stack: ExitStack) -> Callable[[int, int, str], None]:
 
 @click.command()
 @click.option(
-    "--accept-rollback", is_flag=True, help="Go on with a store that is older than the host."
+    "--accept-rollback",
+    is_flag=True,
+    help="Continue although the state store is older than what this host has seen.",
 )
 @click.option(
-    "--new-namespace", is_flag=True, help="The store's network namespace is gone for good."
+    "--new-namespace",
+    is_flag=True,
+    help="Confirm that the store's network namespace no longer exists.",
 )
 @as_json
 @click.pass_context

@@ -1,4 +1,4 @@
-"""How `gc --heuristic` is asked and shown."""
+"""`gc --heuristic`: options and output."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from hvtx.engine.gc_plan import Report
 from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError
 
 _WARNING = (
-    "guessed by name and subnet: nothing here is proven to be anybody's. Read each line;"
-    " `hvtx gc --heuristic --apply --yes` removes what is marked with -"
+    "guessed by name and subnet: no owner is proven. Read each line; `hvtx gc --heuristic "
+    "--apply --yes` removes what is marked with -"
 )
 
 

@@ -91,8 +91,8 @@ def _refuse_bytes(arguments: Sequence[str]) -> None:
         "".join(arguments).encode()
     except UnicodeEncodeError as problem:
         raise UsageError(
-            "an argument holds bytes that are no text in UTF-8",
-            hint="give names and paths that can be written down",
+            "an argument is not valid UTF-8",
+            hint="give names and paths in UTF-8",
         ) from problem
 
 
@@ -103,25 +103,25 @@ _EXHAUSTED = frozenset(
 
 def _unexpected(problem: OSError | MemoryError) -> HvtxError:
     if isinstance(problem, MemoryError):
-        hint = "free some, or raise the limit; then `hvtx recover` resolves what was under way"
-        return HvtxError("the memory that hvtx may use is exhausted", hint=hint, code="memory")
+        hint = "free memory, or raise the limit, then run `hvtx recover`"
+        return HvtxError("out of memory", hint=hint, code="memory")
     if isinstance(problem, PermissionError):
         return NotPermitted(
             f"not permitted: {problem}", hint="run hvtx as root, for instance with sudo"
         )
     if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
         return StoreError(
-            f"a disk of hvtx cannot be written: {problem}",
+            f"cannot write to disk: {problem}",
             hint="free some space or remount it read-write; or choose other directories",
         )
     if problem.errno == errno.EIO:
         return StoreError(
-            f"a disk of hvtx cannot be read: {problem}", hint="see what the kernel's log says of it"
+            f"cannot read from disk: {problem}", hint="check the kernel's log (dmesg)"
         )
     if problem.errno in _EXHAUSTED:
         return HostRefused(
-            f"the host has no room for it: {problem}",
-            hint="look at the limits on open files, processes and memory, and try again",
+            f"out of system resources: {problem}",
+            hint="check the limits on open files, processes and memory, then try again",
         )
     return HvtxError(f"the system refused: {problem}", hint="`hvtx doctor` checks this host")
 
@@ -133,7 +133,9 @@ def _tell(problem: HvtxError, *, as_json: bool, debug: bool) -> int:
         click.echo(_plain(traceback.format_exc()), err=True)
     message = " ".join(problem.message.split())
     notes = getattr(problem, "__notes__", ())
-    hint = " ".join(("; ".join(filter(None, (problem.hint, *notes))) or problem.mend).split())
+    hint = " ".join(
+        ("; ".join(filter(None, (problem.hint, *notes))) or problem.default_hint).split()
+    )
     if as_json:
         from hvtx.cli.render import to_json
 
@@ -156,7 +158,7 @@ def _in_journal() -> bool:
     """Whether the journal reads what is said; it takes a line's priority from its beginning."""
     if "JOURNAL_STREAM" not in os.environ:
         return False
-    from hvtx.engine.telling import under_journal
+    from hvtx.engine.notify import under_journal
 
     return under_journal()
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     type=Given(),
     metavar="FILE",
     shell_complete=complete_file,
-    help="Write it there, whole, for node_exporter's collector.",
+    help="Write to this file, atomically, for node_exporter's collector.",
 )
 @as_json
 @click.pass_context

@@ -19,28 +19,43 @@ if TYPE_CHECKING:
 
 @click.group(cls=Group)
 def network() -> None:
-    """Make, list, show and remove networks."""
+    """Create, list, show and remove networks."""
 
 
 @network.command()
 @click.argument("name")
 @click.option(
-    "--subnet", "subnets", multiple=True, metavar="CIDR", help="IPv4 and/or IPv6, one each."
+    "--subnet",
+    "subnets",
+    multiple=True,
+    metavar="CIDR",
+    help="Subnet, IPv4 or IPv6; at most one of each.",
 )
-@click.option("--bridge", metavar="IFNAME", help="Name of the bridge; made up if absent.")
+@click.option("--bridge", metavar="IFNAME", help="Bridge interface name [default: generated].")
 @click.option(
-    "--mtu", type=Number(), default=1500, show_default=True, help="Of the bridge and its devices."
+    "--mtu",
+    type=Number(),
+    default=1500,
+    show_default=True,
+    help="MTU of the bridge and its TAP devices.",
 )
-@click.option("--nat/--no-nat", default=True, help="Whether guests reach the world as the host.")
-@click.option("--isolate", is_flag=True, help="Guests do not reach each other.")
+@click.option(
+    "--nat/--no-nat", default=True, help="Masquerade guest traffic behind the host's addresses."
+)
+@click.option("--isolate", is_flag=True, help="Drop traffic between guests.")
 @as_json
 @click.pass_context
-def create(ctx: click.Context, /, name: str, json_: bool, **wish: Any) -> None:
+def create(ctx: click.Context, /, name: str, json_: bool, **request: Any) -> None:
     """Make a network: bridge, gateway addresses, base rules."""
     from hvtx.engine import network_create, show_networks
 
-    parsed = network_create.parse_wish(
-        name, wish["subnets"], wish["bridge"], wish["mtu"], nat=wish["nat"], isolate=wish["isolate"]
+    parsed = network_create.parse_request(
+        name,
+        request["subnets"],
+        request["bridge"],
+        request["mtu"],
+        nat=request["nat"],
+        isolate=request["isolate"],
     )
     with opened(ctx, writable=True) as runtime:
         made = network_create.create_network(runtime, parsed)

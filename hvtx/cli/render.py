@@ -27,7 +27,7 @@ def emit_json(document: dict[str, Any]) -> None:
 
 
 def to_json(document: Any, indent: int | None = None) -> str:
-    """JSON in ASCII that every reader takes: bytes of strangers that are no text become U+FFFD.
+    """JSON in ASCII that every reader takes: bytes of others that are no text become U+FFFD.
 
     (Python keeps such bytes as lone surrogates, and would write them as escapes that stricter
     readers refuse.)

@@ -19,21 +19,21 @@ PROGRAM = "hvtx"
 
 # name -> (module, one line of help); a command's module is imported when it is called.
 COMMANDS: Mapping[str, tuple[str, str]] = {
-    "network": ("hvtx.cli.network", "Make, list, show and remove networks."),
-    "vm": ("hvtx.cli.vm", "Make, run, stop, show and remove VMs."),
+    "network": ("hvtx.cli.network", "Create, list, show and remove networks."),
+    "vm": ("hvtx.cli.vm", "Create, run, stop, show and remove VMs."),
     "gc": ("hvtx.cli.gc", "Show or remove what dead VMs and interrupted operations left."),
     "recover": ("hvtx.cli.gc", "Resolve interrupted operations; after a reboot, rebuild."),
     "repair": ("hvtx.cli.gc", "Put back what was flushed under running VMs and networks."),
-    "intents": ("hvtx.cli.look", "Show running and interrupted operations."),
-    "log": ("hvtx.cli.look", "Show what was made, removed and kept, and why."),
-    "explain": ("hvtx.cli.look", "Tell whose an interface, address, port or mark is."),
+    "intents": ("hvtx.cli.inspect", "Show running and interrupted operations."),
+    "log": ("hvtx.cli.inspect", "Show what was made, removed and kept, and why."),
+    "explain": ("hvtx.cli.inspect", "Show who owns an interface, address, port or mark."),
     "store": ("hvtx.cli.store", "Back up the state store, and put a backup back."),
-    "metrics": ("hvtx.cli.metrics", "Numbers for Prometheus: VMs, resources, what gc would do."),
+    "metrics": ("hvtx.cli.metrics", "Metrics for Prometheus: VMs, resources, what gc would do."),
     "doctor": ("hvtx.cli.doctor", "Check this host."),
-    "import": ("hvtx.cli.adopt", "Take over VMs that another tool made."),
-    "adopt": ("hvtx.cli.adopt", "Take over one device or rule that you vouch for."),
-    "completion": ("hvtx.cli.completion", "Complete words in bash, zsh or fish: the script."),
-    "systemd": ("hvtx.cli.systemd", "Recover at boot and collect by the hour: the units."),
+    "import": ("hvtx.cli.adopt", "Take over VMs that another tool created."),
+    "adopt": ("hvtx.cli.adopt", "Take over one device or rule on your word."),
+    "completion": ("hvtx.cli.completion", "Print the completion script for bash, zsh or fish."),
+    "systemd": ("hvtx.cli.systemd", "Manage the systemd units: recovery at boot, gc every hour."),
 }
 
 
@@ -89,8 +89,8 @@ class LazyGroup(Group):
 
 def _interrupted() -> HvtxError:
     hint = (
-        "what was unfinished is taken back, what was committed stands; `hvtx intents` shows whether"
-        " anything is left to `hvtx recover`"
+        "unfinished work was rolled back; committed work was kept. `hvtx intents` shows "
+        "whether `hvtx recover` is needed"
     )
     error = HvtxError("interrupted", hint=hint, code="interrupted")
     error.exit_code = 130
@@ -151,8 +151,8 @@ def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> N
 @click.option(
     "--lock-timeout", metavar="SECONDS", help="Wait for other operations [10; HVTX_LOCK_TIMEOUT]."
 )
-@click.option("-v", "--verbose", is_flag=True, help="Say on standard error what is done.")
-@click.option("--debug", is_flag=True, help="The same, with tracebacks of errors.")
+@click.option("-v", "--verbose", is_flag=True, help="Log progress to standard error.")
+@click.option("--debug", is_flag=True, help="Log progress, and tracebacks of errors.")
 @click.option(
     "--version",
     is_flag=True,

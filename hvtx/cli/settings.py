@@ -22,7 +22,7 @@ def settings(options: Mapping[str, Any]) -> Any:
 
     named = options.get("config")
     if named == "":
-        raise UsageError("--config is empty", hint="--config /dev/null is a file of no settings")
+        raise UsageError("--config is empty", hint="--config /dev/null means no settings")
     named = named or os.environ.get("HVTX_CONFIG") or None
     path = named or DEFAULT_CONFIG
     known = _from_file(path, explicit=named is not None)
@@ -102,17 +102,17 @@ def _from_file(path: str, *, explicit: bool) -> dict[str, Any]:
         if getattr(problem, "errno", None) in _OF_THE_HOST:
             raise HostRefused(
                 f"the configuration {path} could not be read: {problem.args[-1]}",
-                hint="nothing was done; try again when the host has what is lacking",
+                hint="nothing was done; free what is exhausted, then try again",
             ) from problem
         raise UsageError(
-            f"the configuration {path} is not understood: {problem}",
+            f"cannot parse the configuration {path}: {problem}",
             hint='it is TOML, one `key = value` a line: firewall = "nftables"',
         ) from problem
     unknown = sorted(set(found) - _KEYS)
     if unknown:
         raise UsageError(
             f"the configuration {path} has unknown keys: {', '.join(unknown)}",
-            hint=f"known are {', '.join(sorted(_KEYS))}",
+            hint=f"known: {', '.join(sorted(_KEYS))}",
         )
     for name, entry in found.items():
         number = isinstance(entry, int | float) and not isinstance(entry, bool)

@@ -34,12 +34,14 @@ def backup(ctx: click.Context, file: str, force: bool, json_: bool) -> None:
     if json_:
         render.emit_json(documents.store_backup.document(done))
     else:
-        render.say(f"the store is copied to {render.plain(done.file)}: {_what(done)}")
+        render.say(f"the store is backed up to {render.plain(done.file)}: {_what(done)}")
 
 
 @store.command()
 @click.argument("file", type=Given(), shell_complete=complete_file)
-@click.option("--force", is_flag=True, help="Even while VMs run that the present store knows.")
+@click.option(
+    "--force", is_flag=True, help="Restore although VMs of the current store are running."
+)
 @as_json
 @click.pass_context
 def restore(ctx: click.Context, file: str, force: bool, json_: bool) -> None:
@@ -57,7 +59,7 @@ def restore(ctx: click.Context, file: str, force: bool, json_: bool) -> None:
         return
     render.say(f"the store is restored from {render.plain(file)}: {_what(done.copied)}")
     if done.kept:
-        render.say(f"the one that was there is kept as {render.plain(done.kept)}")
+        render.say(f"the previous store is kept as {render.plain(done.kept)}")
     render.say(f"now run: {done.next} ({render.plain(done.why)})")
 
 

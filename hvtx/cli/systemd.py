@@ -28,7 +28,7 @@ root_option = click.option(
     metavar="DIR",
     shell_complete=complete_file,
     default="/",
-    help="The root directory of another system, such as an image that is being made.",
+    help="Root directory of another system, such as an image being built.",
 )
 
 
@@ -37,7 +37,7 @@ metrics_option = click.option(
     type=Given(),
     metavar="FILE",
     shell_complete=complete_file,
-    help="Units too that write `hvtx metrics` there every minute, for a textfile collector.",
+    help="Also install units that write `hvtx metrics` to this file every minute.",
 )
 
 
@@ -97,7 +97,9 @@ def print_(ctx: click.Context, metrics: str | None, json_: bool) -> None:
     made = (*engine.make(where), *shields())
     found = engine.changeable(where)
     if found is not None:
-        click.echo(f"warning: {render.plain(found[0])}; install refuses that", err=True)
+        click.echo(
+            f"warning: {render.plain(found[0])}; `hvtx systemd install` would refuse it", err=True
+        )
     if json_:
         render.emit_json(documents.systemd.printed(made))
     else:

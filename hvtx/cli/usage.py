@@ -1,4 +1,4 @@
-"""What is wrong with a command line, and what was probably meant. Imported where it is needed."""
+"""Usage errors: what is wrong, and the likely correction. Imported where it is needed."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def _no_option(problem: click.NoSuchOption, path: str, arguments: Sequence[str])
     own = {option for param in root.params for option in param.opts}
     found = _command_with(name, arguments) if path == PROGRAM else None
     if found is not None:
-        hint = f"{name} stands after the command: {found} {name}"
+        hint = f"{name} belongs after the command: {found} {name}"
     elif path != PROGRAM and name in own:
         below = path.removeprefix(PROGRAM).strip()
         value = next((f" {p.metavar}" for p in root.params if name in p.opts and p.metavar), "")
-        hint = f"{name} stands before the command: {PROGRAM} {name}{value} {below}"
+        hint = f"{name} belongs before the command: {PROGRAM} {name}{value} {below}"
     elif problem.ctx is not None:
         from hvtx.model.nearest import nearest
 
@@ -103,7 +103,7 @@ def no_command(name: str, group: click.Group, path: str) -> UsageError:
 
 def help_hint(path: str) -> str:
     """Where the help of a command such as ``hvtx vm create`` is."""
-    return f"`{path} --help` shows what it takes"
+    return f"`{path} --help` shows its options"
 
 
 def command_path(arguments: Sequence[str]) -> str:

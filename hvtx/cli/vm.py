@@ -31,7 +31,7 @@ from hvtx.cli.vm_options import (
     PROCESSORS,
     parsed_options,
     refuse_words_before_dashes,
-    wishes,
+    requests,
 )
 from hvtx.cli.vm_text import (
     accelerator_of,
@@ -47,16 +47,18 @@ from hvtx.errors import UsageError
 
 @click.group(cls=Group)
 def vm() -> None:
-    """Make, run, stop, show and remove VMs."""
+    """Create, run, stop, show and remove VMs."""
 
 
 @vm.command()
 @click.argument("name")
-@click.option("--from-log", is_flag=True, help="As it was when it was removed, from the history.")
 @click.option(
-    "--operation", type=Number(1, ROW_MOST), metavar="ID", help="With --from-log: removed by it."
+    "--from-log", is_flag=True, help="Create it as it was when removed, from the history."
 )
-@wishes
+@click.option(
+    "--operation", type=Number(1, ROW_MOST), metavar="ID", help="With --from-log: which removal."
+)
+@requests
 @click.pass_context
 def create(
     ctx: click.Context,
@@ -65,7 +67,7 @@ def create(
     from_log: bool,
     operation: int | None,
     json_: bool,
-    **wish: Any,
+    **request: Any,
 ) -> None:
     """Record a VM, its addresses and host ports; starts nothing.
 
@@ -86,22 +88,22 @@ def create(
     HVTX_VM, HVTX_TAP, HVTX_MAC, HVTX_IP, HVTX_GATEWAY, HVTX_NETMASK, HVTX_IP6, HVTX_GATEWAY6,
     HVTX_TAP_2 and so on.
     """  # noqa: D301 - click's mark of lines that are to stay as they are
-    from hvtx.engine import define
+    from hvtx.engine import vm_create
 
     if operation is not None and not from_log:
         raise UsageError(
-            "--operation goes with --from-log",
+            "--operation needs --from-log",
             hint=f"hvtx vm create {name} --from-log --operation ID",
         )
     if from_log:
-        _refuse_wishes(ctx)
-    parsed = parsed_options(name, wish) if not from_log else None
+        _refuse_requests(ctx)
+    parsed = parsed_options(name, request) if not from_log else None
     with opened(ctx, writable=True) as runtime:
-        define.create_vm(runtime, parsed or define.wish_from_log(runtime, name, operation))
+        vm_create.create_vm(runtime, parsed or vm_create.request_from_log(runtime, name, operation))
         show_done(runtime, name, "defined", json_=json_)
 
 
-def _refuse_wishes(ctx: click.Context) -> None:
+def _refuse_requests(ctx: click.Context) -> None:
     """Refuse what says how the VM should be, where the history says it."""
     free = {"name", "from_log", "operation", "json_"}
     for option in ctx.command.params:
@@ -109,23 +111,24 @@ def _refuse_wishes(ctx: click.Context) -> None:
         if option.name not in free and given:
             words = option.opts[0] if option.param_type_name == "option" else "a command"
             raise UsageError(
-                f"--from-log and {words} do not go together",
-                hint="the VM is made as it was; change it afterwards, or create it anew",
+                f"--from-log and {words} cannot be combined",
+                hint="the VM is created as it was: change it afterwards, or create it without "
+                "--from-log",
             )
 
 
 @vm.command()
 @click.argument("name")
-@wishes
+@requests
 @click.pass_context
-def run(ctx: click.Context, /, name: str, json_: bool, **wish: Any) -> None:
+def run(ctx: click.Context, /, name: str, json_: bool, **request: Any) -> None:
     """Create and start a VM; if that fails, nothing of it remains.
 
     `hvtx vm create --help` lists the {words} that are replaced in --append and in a command.
     """
     from hvtx.engine import vm_start
 
-    parsed = parsed_options(name, wish)
+    parsed = parsed_options(name, request)
     with opened(ctx, writable=True) as runtime:
         show_done(runtime, vm_start.run_vm(runtime, parsed), "running", json_=json_)
 
@@ -196,12 +199,12 @@ _CLEARING = ("kernel", "initrd", "append", "disk")
 )
 @click.option("--cpus", type=Number(hint=PROCESSORS), metavar="N", help="Virtual processors.")
 @click.option(
-    "--kernel", type=Given(), metavar="F", shell_complete=complete_file, help="Boot this kernel."
+    "--kernel", type=Given(), metavar="F", shell_complete=complete_file, help="Kernel to boot."
 )
 @click.option(
-    "--initrd", type=Given(), metavar="F", shell_complete=complete_file, help="Its RAM disk."
+    "--initrd", type=Given(), metavar="F", shell_complete=complete_file, help="Initial RAM disk."
 )
-@click.option("--append", metavar="S", help="Its command line; {ip} and others are replaced.")
+@click.option("--append", metavar="S", help="Kernel command line; {ip} and others are replaced.")
 @click.option(
     "--disk",
     "disks",
@@ -209,13 +212,13 @@ _CLEARING = ("kernel", "initrd", "append", "disk")
     multiple=True,
     metavar="F",
     shell_complete=complete_file,
-    help="Disk image; repeatable. They take the place of all that it has.",
+    help="Disk image; repeatable. Replaces all disks of the VM.",
 )
-@click.option("--no-kernel", is_flag=True, help="Without a kernel: boot from a disk.")
-@click.option("--no-initrd", is_flag=True, help="Without an initial RAM disk.")
-@click.option("--no-append", is_flag=True, help="Without a command line of its own.")
+@click.option("--no-kernel", is_flag=True, help="Remove the kernel: boot from a disk.")
+@click.option("--no-initrd", is_flag=True, help="Remove the initial RAM disk.")
+@click.option("--no-append", is_flag=True, help="Remove the kernel command line.")
 @click.option("--no-disk", is_flag=True, help="Without disks.")
-@click.option("--autostart/--no-autostart", default=None, help="Whether to start it at boot.")
+@click.option("--autostart/--no-autostart", default=None, help="Start the VM at boot, or not.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, shell_complete=complete_file)
 @as_json
 @click.pass_context
@@ -226,7 +229,7 @@ def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
     is created. A COMMAND after -- takes the place of the VM's own. `hvtx vm create --help` lists
     the {words} that are replaced.
     """
-    from hvtx.engine import alter
+    from hvtx.engine import vm_set
 
     refuse_words_before_dashes(wanted["command"])
     for option in _CLEARING:
@@ -234,19 +237,19 @@ def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
         if wanted.pop(f"no_{option}"):
             if wanted[field]:
                 raise UsageError(
-                    f"--{option} and --no-{option} do not go together", hint="give one of them"
+                    f"--{option} and --no-{option} cannot be combined", hint="give one of them"
                 )
             wanted[field] = () if option == "disk" else ""
         elif option == "disk":
             wanted[field] = wanted[field] or None
-    changes = alter.parse_changes(**{**wanted, "command": wanted["command"] or None})
+    changes = vm_set.parse_changes(**{**wanted, "command": wanted["command"] or None})
     with opened(ctx, writable=True) as runtime:
-        show_done(runtime, alter.set_vm(runtime, name, changes), "changed", json_=json_)
+        show_done(runtime, vm_set.set_vm(runtime, name, changes), "changed", json_=json_)
 
 
 @vm.command()
 @click.argument("name", shell_complete=complete_vm)
-@click.option("--force", is_flag=True, help="Stop it first.")
+@click.option("--force", is_flag=True, help="Stop the VM first.")
 @as_json
 @click.pass_context
 @again_when_full
@@ -381,7 +384,7 @@ def console(ctx: click.Context, name: str, json_: bool) -> None:
 @vm.command()
 @click.argument("name", shell_complete=complete_vm)
 @click.option(
-    "--pid", type=Number(1, PID_MOST), required=True, metavar="PID", help="The VM's process."
+    "--pid", type=Number(1, PID_MOST), required=True, metavar="PID", help="PID of the VM's process."
 )
 @as_json
 @click.pass_context

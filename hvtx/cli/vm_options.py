@@ -17,7 +17,7 @@ from hvtx.cli.common import (
 )
 from hvtx.errors import UsageError
 
-MEBIBYTES = "it is counted in MiB: 2048 is 2 GiB"
+MEBIBYTES = "the unit is MiB: 2048 is 2 GiB"
 PROCESSORS = "it is a number of virtual processors, for instance 2"
 
 
@@ -34,10 +34,14 @@ _WISHES = (
         multiple=True,
         metavar="N",
         shell_complete=complete_network,
-        help="Network to be in; repeatable [default].",
+        help="Network to attach to; repeatable [default].",
     ),
     click.option(
-        "--ip", "ips", multiple=True, metavar="A", help="Address; the nth of a family: nth network."
+        "--ip",
+        "ips",
+        multiple=True,
+        metavar="A",
+        help="IP address; the nth of a family is for the nth network.",
     ),
     click.option(
         "--mac", "macs", multiple=True, metavar="M", help="MAC address of the nth interface."
@@ -47,7 +51,7 @@ _WISHES = (
         "-p",
         multiple=True,
         metavar="[HOSTIP:]HOSTPORT:GUESTPORT[/udp]",
-        help="Lead a port of the host to the guest; repeatable.",
+        help="Publish a port of the guest on the host; repeatable.",
     ),
     click.option(
         "--memory",
@@ -70,16 +74,18 @@ _WISHES = (
         type=Given(),
         metavar="F",
         shell_complete=complete_file,
-        help="Boot this kernel directly.",
+        help="Kernel to boot directly.",
     ),
     click.option(
         "--initrd",
         type=Given(),
         metavar="F",
         shell_complete=complete_file,
-        help="Its initial RAM disk.",
+        help="Initial RAM disk.",
     ),
-    click.option("--append", metavar="S", help="Its command line; {ip} and others are replaced."),
+    click.option(
+        "--append", metavar="S", help="Kernel command line; {ip} and others are replaced."
+    ),
     click.option(
         "--disk",
         "disks",
@@ -94,7 +100,7 @@ _WISHES = (
         type=Given(),
         metavar="qemu|firecracker|cloud-hypervisor|command|external",
         shell_complete=complete_words(_hypervisors),
-        help="What runs the guest [qemu; command where a COMMAND is given].",
+        help="Hypervisor [qemu; command where a COMMAND is given].",
     ),
     click.option("--autostart", is_flag=True, help="Start at boot."),
     click.argument("command", nargs=-1, type=click.UNPROCESSED, shell_complete=complete_file),
@@ -102,19 +108,19 @@ _WISHES = (
 )
 
 
-def wishes(function: Callable[..., Any]) -> Callable[..., Any]:
+def requests(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options that describe a VM."""
     for decorate in reversed(_WISHES):
         function = decorate(function)
     return function
 
 
-def parsed_options(name: str, wish: dict[str, Any]) -> Any:
+def parsed_options(name: str, request: dict[str, Any]) -> Any:
     """What was asked for, checked by itself; raises UsageError."""
     from hvtx.engine import vm_options
 
-    refuse_words_before_dashes(wish["command"])
-    return vm_options.parse_wish(name, **wish)
+    refuse_words_before_dashes(request["command"])
+    return vm_options.parse_request(name, **request)
 
 
 def refuse_words_before_dashes(given: Sequence[str]) -> None:
@@ -125,5 +131,5 @@ def refuse_words_before_dashes(given: Sequence[str]) -> None:
     if command and after[-len(command) :] != command:
         raise UsageError(
             f"unexpected argument {command[0]!r}",
-            hint="a command to run as the VM stands after --",
+            hint="put the command to run as the VM after --",
         )

@@ -43,7 +43,7 @@ def _sentences(shown: ShownVm, verb: str) -> list[str]:
         devices = ", ".join(i.device for i in interfaces if i.device)
         return [
             f"the network of VM {name} is prepared: {devices} ({where})",
-            f"`hvtx vm attach {name} --pid PID` tells whose process it is, once it runs",
+            f"`hvtx vm attach {name} --pid PID` names its process, once it runs",
         ]
     told = [f"VM {name} is {verb}" + (f" ({where})" if verb in ("running", "defined") else "")]
     accelerator = accelerator_of(shown) if verb == "running" else None

@@ -1,4 +1,4 @@
-"""What several objects have in them."""
+"""Parts that several objects share."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from hvtx.engine.saved_plan import SCHEMA
 from hvtx.errors import REFUSALS
-from hvtx.model.meaning import WHEN, action_of
 from hvtx.model.plan import Action, Ground, Reason
+from hvtx.model.reasons import WHEN, action_of
 from hvtx.model.resource import Kind, State
 
 _OUTCOMES = ("done", "failed", "skipped")
@@ -46,12 +46,12 @@ def _plan() -> dict[str, Any]:
         },
         "made": {
             "type": "string", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$",
-            "description": "When the host was looked at: RFC 3339, UTC.",
+            "description": "When the host was read: RFC 3339, UTC.",
         },
         "applied": {"type": "boolean", "description": "Whether it was carried out."},
         "refused": {
             "enum": [None, *REFUSALS],
-            "description": "Why nothing may be concluded; such a plan has no items.",
+            "description": "Why hvtx draws no conclusions; such a plan has no items.",
         },
         "epoch": _object({
             "boot_id": {"type": "string", "description": "The kernel's boot id."},
@@ -81,8 +81,8 @@ def _item() -> dict[str, Any]:
         "action": {"enum": [action.value for action in Action]},
         "reason": {"oneOf": [_reason(reason) for reason in Reason] + [_ground(g) for g in Ground]},
         "kind": {"enum": [*(kind.value for kind in Kind), *_STRANGE_KINDS]},
-        "key": {**text, "description": "The thing's name: device, address, rule …"},
-        "vm": {**maybe, "description": "The VM that it belongs to."},
+        "key": {**text, "description": "Name of the resource: device, address, rule …"},
+        "vm": {**maybe, "description": "VM that the object belongs to."},
         "record": {
             "oneOf": [
                 {"type": "null"},
@@ -92,10 +92,10 @@ def _item() -> dict[str, Any]:
         "evidence": {"type": "array", "items": text},
         "message": {**text, "description": "One sentence for a person."},
         "outcome": {"enum": [None, *_OUTCOMES], "description": "After --apply: what became of it."},
-        "mark": {**maybe, "description": "The mark that the thing carries, or should."},
+        "mark": {**maybe, "description": "Mark that the resource carries, or should carry."},
         "restore": {
             **maybe,
-            "description": "Of the emergency mode: the command that makes the thing again.",
+            "description": "Of the emergency mode: the command that creates the resource again.",
         },
     }
     return {**_object(properties, optional=("restore",)), "allOf": _pairs()}

@@ -1,1 +1,1 @@
-"""The only place where the host is changed; one module per kind of thing."""
+"""The only place where the host is changed; one module per kind of resource."""

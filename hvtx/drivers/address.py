@@ -80,7 +80,7 @@ class AddressDriver:
                 "mark-mismatch",
                 f"{seen.name}, with {row.key}, lacks the network's mark",
             )
-        others = _fellows(spec["address"], put_by_others(wanted[0], addresses, ()))
+        others = _same_subnet(spec["address"], put_by_others(wanted[0], addresses, ()))
         if others:
             message = f"{row.key} on {seen.name} stays: {', '.join(others)} would go with it"
             return Outcome(False, "foreign-dependents", message)
@@ -153,7 +153,7 @@ def _is_ours(spec: AddressSpec) -> bool:
     return seen is not None and seen.alias == spec["owner"] and spec["address"] in here
 
 
-def _fellows(address: str, there: Sequence[str]) -> list[str]:
+def _same_subnet(address: str, there: Sequence[str]) -> list[str]:
     """Others' IPv4 addresses of the same subnet: the kernel takes secondaries with their primary.
 
     (That is so unless promote_secondaries is on: then one of them would become the primary.)

@@ -1,4 +1,4 @@
-"""What every driver is: a few methods over batches of rows.
+"""The interfaces of drivers: a few methods over batches of rows.
 
 Drivers are the only place where the host is changed. They know nothing of the store, of VMs or of
 each other. A batch belongs to one operation: a driver makes all of it, or raises and leaves to the
@@ -14,10 +14,10 @@ from hvtx.errors import HostRefused
 from hvtx.model.resource import Entry, Link, Outcome, Resource
 
 if TYPE_CHECKING:
-    from hvtx.host.traits import LinkTraits
+    from hvtx.host.link_settings import LinkSettingsSocket
+    from hvtx.model.foreign_rule import ForeignRule
+    from hvtx.model.link_settings import Wanted
     from hvtx.model.ruleset import SeenTable
-    from hvtx.model.stranger import StrangeRule
-    from hvtx.model.traits import Wanted
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ def stand_for(row: Resource, things: Sequence[T]) -> Sequence[T]:
     """
     if not things:
         raise HostRefused(
-            f"nothing in the kernel would stand for {row.kind} {row.key}",
+            f"no kernel object would correspond to {row.kind} {row.key}",
             hint="its network or its guest has no address of that family",
         )
     return things
@@ -58,7 +58,7 @@ class Driver(Protocol):
     def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
         """Remove every resource that carries its row's mark; go on past errors.
 
-        Absent is ``gone``. What does not carry the mark, is in use, or has strangers' things on
+        Absent is ``gone``. What does not carry the mark, is in use, or has others' things on
         it stays, with the reason. Never raises for a single item.
         """
 
@@ -66,7 +66,7 @@ class Driver(Protocol):
 class LinkDriver(Driver, Protocol):
     """A driver of network devices, which others may change while they stand."""
 
-    def set_traits(self, row: Resource, wanted: Wanted, traits: LinkTraits) -> None:
+    def set_traits(self, row: Resource, wanted: Wanted, traits: LinkSettingsSocket) -> None:
         """Set a device as it should be, beyond what ``repair`` does. Raises OSError."""
 
 
@@ -97,13 +97,13 @@ class DeviceDriver(LinkDriver, Protocol):
         ``idle``: nobody was seen to hold it.
         """
 
-    def keep_macs(self, resources: Sequence[Resource]) -> None:
+    def restore_macs(self, resources: Sequence[Resource]) -> None:
         """Set MAC addresses again that something else changed right after the devices were made."""
 
-    def seize(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
+    def attach(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
         """Hold what is the rows'; returns those that somebody else holds (``in-use``)."""
 
-    def let_go(self) -> None:
+    def detach(self) -> None:
         """Let go of what is still held; it stays."""
 
 
@@ -114,7 +114,7 @@ class FirewallDriver(Driver, Protocol):
         """The entries that stand for a row (pure)."""
 
     def observe(self) -> tuple[Entry, ...]:
-        """All entries of this installation, all marked ones, and strangers' NAT rules."""
+        """All entries of this installation, all marked ones, and others' NAT rules."""
 
     def remove(self, entry: Entry) -> Outcome:
         """Remove one object that was seen (a copy, a leftover) if it is still exactly that.
@@ -125,7 +125,7 @@ class FirewallDriver(Driver, Protocol):
     def remove_copies(self, resource: Resource) -> Outcome:
         """Remove surplus identical copies of a row's entries; one of each stays. Never raises."""
 
-    def mend(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
+    def repair(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
         """Put back what is missing of rows that should be whole; returns what create returns.
 
         Raises HvtxError (Conflict where something else took the place).
@@ -135,7 +135,7 @@ class FirewallDriver(Driver, Protocol):
 class RuleMarker(Protocol):
     """The driver of firewall rules that others made."""
 
-    def mark(self, rule: StrangeRule, mark: str) -> Outcome:
+    def mark(self, rule: ForeignRule, mark: str) -> Outcome:
         """Give a rule its mark, if it is still exactly what was seen. Never raises."""
 
 
@@ -146,7 +146,7 @@ class CommonDriver(FirewallDriver, Protocol):
         """Other installations of hvtx on this host. Raises Contended, NotPermitted."""
 
     def traces(self) -> dict[str, str]:
-        """By installation, what its table says of where its store is (:mod:`hvtx.host.traces`)."""
+        """Where each installation's store is, by its table (:mod:`hvtx.host.store_location`)."""
 
     def own_tables(self) -> tuple[SeenTable, ...]:
         """Our tables as they are, whole. Raises Contended, NotPermitted."""

@@ -45,8 +45,8 @@ from hvtx.model.resource import (
 from hvtx.rulesets.bridge_filter import bridge_program
 
 if TYPE_CHECKING:
-    from hvtx.host.traits import LinkTraits
-    from hvtx.model.traits import Wanted
+    from hvtx.host.link_settings import LinkSettingsSocket
+    from hvtx.model.link_settings import Wanted
 
 _MTU_LIMIT = 65000  # anything between what guests' devices can have and what a bridge can
 
@@ -115,7 +115,7 @@ class BridgeDriver:
                 guard(row, links)
         return True
 
-    def set_traits(self, row: Resource, wanted: Wanted, traits: LinkTraits) -> None:
+    def set_traits(self, row: Resource, wanted: Wanted, traits: LinkSettingsSocket) -> None:
         """Set a bridge as it should be, beyond what :meth:`repair` does. Raises OSError."""
         index = bridge_spec(row)["ifindex"]
         traits.set(index, wanted)
@@ -132,13 +132,15 @@ class BridgeDriver:
         try:
             seen = links.get(ifindex=bridge_spec(row)["ifindex"])
             if seen is None:
-                stranger = links.get(name=row.key)
-                if stranger is None or stranger.name != row.key:  # found by an alternative name
+                foreign_object = links.get(name=row.key)
+                if (
+                    foreign_object is None or foreign_object.name != row.key
+                ):  # found by an alternative name
                     return GONE
                 return Outcome(
                     False,
                     "mark-mismatch",
-                    f"a device named {row.key} is there, but it is not the recorded one",
+                    f"a device named {row.key} exists, but it is not the recorded one",
                 )
             if not carries_mark(row, seen):
                 return Outcome(
@@ -149,7 +151,7 @@ class BridgeDriver:
             foreign = _dependents(row, seen, links)
             if foreign:
                 return Outcome(
-                    False, "foreign-dependents", f"others put something on {seen.name}: {foreign}"
+                    False, "foreign-dependents", f"foreign resources use {seen.name}: {foreign}"
                 )
             return self._delete(seen, links)
         except (OSError, DumpInterrupted) as problem:
@@ -166,7 +168,7 @@ class BridgeDriver:
         except NetlinkError as problem:
             return Outcome(False, "host-refused", f"{seen.name} cannot be removed: {problem}")
         if links.get(ifindex=seen.ifindex) is not None:
-            return Outcome(False, "contended", f"{seen.name} is still there after its removal")
+            return Outcome(False, "contended", f"{seen.name} still exists after its removal")
         return GONE
 
 

@@ -103,7 +103,7 @@ def _release(row: Resource) -> Outcome:
             return GONE
         carried = None if os.path.islink(path) else mark_of(path)
     except OSError as problem:
-        return Outcome(False, "observe-failed", f"{path} cannot be seen: {problem.strerror}")
+        return Outcome(False, "observe-failed", f"{path} cannot be inspected: {problem.strerror}")
     if carried != row.mark:
         return Outcome(False, "mark-mismatch", f"{path} does not carry the mark {row.mark}")
     try:
@@ -147,7 +147,7 @@ def _empty(top: int) -> None:
         for name in names:
             with contextlib.suppress(FileNotFoundError):  # moved onto by a deeper one
                 number = _cut(name, top, number)
-    raise OSError(errno.ENOTEMPTY, "something is put into it without end")
+    raise OSError(errno.ENOTEMPTY, "another program keeps creating files in it")
 
 
 def _cut(name: str, top: int, number: int) -> int:

@@ -243,7 +243,7 @@ def spawn(held: Held, vm: Identity | None, words: Sequence[str]) -> Holder:
     It ends with the process ``vm`` (None: when it is ended). ``words`` stand in its command line,
     for people. Raises HostRefused.
     """
-    from hvtx.host import starter
+    from hvtx.host import inherited_limits
 
     mine: list[int] = []
     try:
@@ -256,7 +256,7 @@ def spawn(held: Held, vm: Identity | None, words: Sequence[str]) -> Holder:
         del given
         number = "-" if followed is None else str(_inheritable(followed, mine))
         program = sys.executable or "/usr/bin/python3"
-        with starter.usual_limits(), capabilities.only_for_children():
+        with inherited_limits.usual_limits(), capabilities.only_for_children():
             pid = os.posix_spawn(
                 program,
                 [program, "-I", "-S", "-c", SCRIPT, SIGNATURE, number, *words],
@@ -271,7 +271,7 @@ def spawn(held: Held, vm: Identity | None, words: Sequence[str]) -> Holder:
                 setsigmask=(),
                 setsigdef=(signal.SIGPIPE, signal.SIGCHLD, signal.SIGXFSZ, signal.SIGTERM),
             )
-        starter.forget(pid)
+        inherited_limits.forget(pid)
         mine.remove(write)
         return Holder(pid, write)
     except OSError as problem:

@@ -1,4 +1,4 @@
-"""What `doctor` says of KVM: what starts have found out in this boot, else what a try shows now."""
+"""`doctor`'s check of KVM: the result of starts in this boot, else of a test run now."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hvtx.hypervisors.base import TRAITS, binary_names
 from hvtx.model.user import User
 
 _SLOW = "qemu guests run emulated, ten times slower"
-_TRY = f"{kvm.VARIABLE}=kvm takes it all the same"
+_TRY = f"{kvm.VARIABLE}=kvm uses it anyway"
 _SHOWN = 5  # of the answers that are kept
 
 
@@ -37,7 +37,7 @@ def judge(run_directory: str, user: User | None = None) -> Verdict:
         return _forced(problem, ())
     binary = program.find(binary_names("qemu", this_machine()))
     if binary is None:
-        words = f"{kvm.DEVICE} is there; whether it runs guests cannot be tried without QEMU"
+        words = f"{kvm.DEVICE} exists; without QEMU hvtx cannot test whether it runs guests"
         return Verdict("warning", words, (), TRAITS["qemu"].hint)
     question = kvm.ask(binary, None)
     answers = [

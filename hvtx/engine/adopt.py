@@ -1,4 +1,4 @@
-"""`import` and `adopt`: what is proven, or vouched for, becomes hvtx's by record and by mark.
+"""`import` and `adopt`: objects that are proven, or named by the user, get a record and a mark.
 
 The order is the reverse of making (docs/adr/0008): the things exist and are in use, so the rows are
 written as committed before the marks are set. Wherever this dies, what is not marked yet is
@@ -64,7 +64,7 @@ def adopt_object(
         trust.check_pages(runtime.store)
         runtime.lock("vm", vm)
         runtime.lock("all", "gc")
-    (claim,), sighted = sight_of(runtime, [_vouched(runtime, thing, vm, pid)])
+    (claim,), sighted = sight_of(runtime, [_operator_claim(runtime, thing, vm, pid)])
     if pid is None and claim.device and claim.pid is None:
         holders = sighted.holders.get(claim.device, ())
         if len(holders) == 1:
@@ -91,7 +91,7 @@ def adopt_object(
     )
 
 
-def _vouched(runtime: Runtime, thing: str, name: str, pid: int | None) -> Claim:
+def _operator_claim(runtime: Runtime, thing: str, name: str, pid: int | None) -> Claim:
     with runtime.reading() as sql:
         known = records.find_vm(sql, name)
         rows = records.resources_of_vm(sql, known.id) if known is not None else []
@@ -106,7 +106,7 @@ def _vouched(runtime: Runtime, thing: str, name: str, pid: int | None) -> Claim:
             if identity is not None and identity.boot_id == runtime.boot_id:
                 pid = identity.pid
     is_rule = " " in thing.strip()
-    return adoption.vouch(
+    return adoption.operator_claim(
         name,
         known.id if known else os.urandom(16).hex(),
         device=None if is_rule else thing,
@@ -119,7 +119,7 @@ def _unadopted(thing: str, verdict: Verdict, finding: Finding | None, words: str
     """Why a thing was left alone, as the error that a person reads."""
     if verdict.reason == Why.NOT_LOOKED_AT.value:
         return HostRefused(
-            f"{thing} is not taken over without its process: {verdict.message}", hint=LIMITS
+            f"{thing} cannot be taken over without its process: {verdict.message}", hint=LIMITS
         )
     if verdict.reason == Why.OBSERVE_FAILED.value:
         return HostRefused(
@@ -129,15 +129,17 @@ def _unadopted(thing: str, verdict: Verdict, finding: Finding | None, words: str
     message = words or (finding.message if finding else "") or verdict.message
     reason = finding.reason if finding else verdict.reason
     hint = {
-        Why.HAS_ALIAS.value: f"hvtx explain {thing} tells whose it is",
-        Why.MARKED.value: "hvtx explain MARK tells whose it is",
-        Why.HELD_BY_OTHERS.value: "--pid PID says which of them is the VM's process",
-        Why.NOT_UNIQUE.value: "remove the copies first: which of them is meant cannot be told",
+        Why.HAS_ALIAS.value: f"hvtx explain {thing} shows its owner",
+        Why.MARKED.value: "hvtx explain MARK shows its owner",
+        Why.HELD_BY_OTHERS.value: "name the VM's process with --pid PID",
+        Why.NOT_UNIQUE.value: "remove the copies first: hvtx cannot tell which of them is meant",
         Why.NOT_UNDERSTOOD.value: "a rule as `iptables-save` has it, with its table:"
         " iptables -t nat -A POSTROUTING -s 10.0.0.5/32 -j MASQUERADE",
     }.get(reason or "")
     if reason == Why.GONE.value:
-        return NotFound(f"{thing}: {message}", hint="`ip link` and `iptables-save` show what is")
+        return NotFound(
+            f"{thing}: {message}", hint="`ip link` and `iptables-save` show what exists"
+        )
     if reason == Why.NOT_UNDERSTOOD.value:
         return UsageError(f"{thing!r} is not understood: {message}", hint=hint)
     return Conflict(f"{thing} is not taken over: {message}", hint=hint)

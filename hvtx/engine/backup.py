@@ -70,7 +70,7 @@ def _target(path: str, store: str, *, force: bool) -> str:
         if os.path.samefile(place, store):
             raise UsageError(f"{path} is the state store itself", hint="name another file")
         if not stat.S_ISREG(seen.st_mode):
-            raise UsageError(f"{path} is not a regular file", hint="name a file to be made")
+            raise UsageError(f"{path} is not a regular file", hint="name a new file")
         if not force:
             raise _taken(path)
     return place
@@ -118,7 +118,7 @@ def restore(settings: Settings, path: str, *, force: bool) -> Restored:
                 kept = True
     except OSError as problem:
         raise HvtxError(
-            f"the backup {path} could not be put back: {problem}",
+            f"the backup {path} could not be restored: {problem}",
             hint="free or remount the disk of the state directory, and try again",
         ) from problem
     finally:
@@ -175,7 +175,7 @@ def _refuse_use(current: Runtime, found: copies.Facts, *, force: bool) -> None:
         if running[operation.id]:
             who = operation.vm or operation.network or ""
             raise Conflict(
-                f"`{operation.verb} {who}` is running and needs the present store",
+                f"`{operation.verb} {who}` is running and needs the current store",
                 hint="wait for it: `hvtx intents` shows it",
             )
     if force:
@@ -183,9 +183,9 @@ def _refuse_use(current: Runtime, found: copies.Facts, *, force: bool) -> None:
     alive = [vm.name for vm in current.read(records.vms) if _may_run(current, vm)]
     if alive:
         raise Conflict(
-            f"VMs run that are on record in the present store: {', '.join(alive[:5])}",
-            hint="stop them first; with --force they run on, and those that the backup does not"
-            " know are `unrecorded` from then on",
+            f"VMs of the current store are running: {', '.join(alive[:5])}",
+            hint="stop them first; with --force they keep running, and those that are not in "
+            "the backup become `unrecorded`",
         )
     here = current.read(copies.facts_of)
     if here.installation != found.installation and here.vms + here.networks:
@@ -216,8 +216,8 @@ def _next(settings: Settings) -> tuple[str, str]:
     except HvtxError as problem:
         return "hvtx doctor", problem.message
     if refused is None:
-        return "hvtx recover", "it brings host and record together"
+        return "hvtx recover", "it reconciles host and record"
     if refused.code == "store-rolled-back":
-        why = "the host has seen later changes than the backup has"
+        why = "the host has seen changes later than the backup"
         return "hvtx recover --accept-rollback", why
     return "hvtx doctor", f"{refused.message}; {refused.hint}"

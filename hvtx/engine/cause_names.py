@@ -1,4 +1,4 @@
-"""What stops a flow, named as the host's own tools name it: rules and routes, policies of IPsec."""
+"""Names of what stops a flow, as the host's tools print them: rules, routes, IPsec policies."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hvtx.model.traffic import Flow, Note, Stop, Way
 from hvtx.model.vm import Network
 from hvtx.model.xfrm import Meant, Policy
 from hvtx.planner import ipsec, ownroutes, routing
-from hvtx.planner.mends import REPAIR
+from hvtx.planner.flow_fixes import REPAIR
 
-_TUNNEL = "packets that have to pass a tunnel of IPsec were not tried"
+_TUNNEL = "packets through an IPsec tunnel were not tested"
 
 
 class CauseNames:
@@ -33,7 +33,7 @@ class CauseNames:
         self._read: dict[int, tuple[list[Rule], list[Route]]] = {}
 
     def of(self, flow: Flow, cause: Cause) -> tuple[str, str, str]:
-        """By what, the cause in words, and its mend where that is known with it."""
+        """By what, the cause in words, and its fix where that is known with it."""
         if cause.by == "route" and cause.packets:
             return self._by_route(flow, cause)
         if cause.by == "neighbour":
@@ -59,12 +59,12 @@ class CauseNames:
             return cause.by, cause.what, f"{shows}: none is for packets of guests"
         taken = [rule.pref for rule in rules]
         if routing.within(packet.destination, subnet):
-            mend = routing.mend(found, subnet, taken)
+            fix = routing.fix(found, subnet, taken)
         else:
             answers = packet if flow.way is Way.WORLD_TO_PORT and packet.sport else None
-            mend = routing.mend_out(found, flow.bridge, taken, family=flow.family, answers=answers)
+            fix = routing.fix_out(found, flow.bridge, taken, family=flow.family, answers=answers)
         words = routing.told(found, self._names)
-        return cause.by, f"{words}: {cause.what}", mend
+        return cause.by, f"{words}: {cause.what}", fix
 
     def _host(self, family: int) -> tuple[list[Rule], list[Route]]:
         if family not in self._read:
@@ -79,8 +79,8 @@ class CauseNames:
             return cause.by, cause.what, ""
         words = f"the IPsec policy {ipsec.shown(policy)}"
         if policy.block:
-            return "xfrm", words, ipsec.mend(policy)
-        return "unknown", f"{words} takes it: {_TUNNEL}", "try what guests need by hand"
+            return "xfrm", words, ipsec.fix(policy)
+        return "unknown", f"{words} takes it: {_TUNNEL}", ("test the connections of guests by hand")
 
     def _meant(self, packets: Sequence[Packet]) -> list[Meant]:
         """Each packet with its own sender, and as source NAT may have changed it."""
@@ -106,9 +106,9 @@ class CauseNames:
                 words = f"network {name!r}: the IPsec policy {shown}"
                 if policy.block:
                     told = f"{words} stops packets of guests"
-                    found.append(Note("error", told, (shown,), ipsec.mend(policy)))
+                    found.append(Note("error", told, (shown,), ipsec.fix(policy)))
                 else:
                     told = f"unknown: {words} takes packets of guests; {_TUNNEL}"
-                    mend = "try what guests need by hand"
-                    found.append(Note("warning", told, (shown,), mend))
+                    fix = "test the connections of guests by hand"
+                    found.append(Note("warning", told, (shown,), fix))
         return found

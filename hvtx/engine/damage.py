@@ -1,4 +1,4 @@
-"""What others took away of hvtx's objects, or changed: it reads, and changes nothing."""
+"""Detection of damage: hvtx's objects that are missing or were changed. Reads only."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from hvtx.drivers import bridge
 from hvtx.drivers.bridge import route_localnet
 from hvtx.drivers.sysctl import read as read_setting
 from hvtx.drivers.tap import damage as tap_damage
-from hvtx.engine import holding, own_routes, ownrules
+from hvtx.engine import own_routes, ownrules, port_holders
 from hvtx.engine.forwarding import tuned
 from hvtx.engine.loopback import bridges_in_need
 from hvtx.engine.outdated import outdated
 from hvtx.engine.repaired import Failed
 from hvtx.engine.runtime import Runtime
+from hvtx.host.link_settings import LinkSettingsSocket
 from hvtx.host.links import Links
 from hvtx.host.portowner import Owner
-from hvtx.host.traits import LinkTraits
 from hvtx.model.firewall import firewall_spec
+from hvtx.model.link_settings import Wanted
 from hvtx.model.plan import Snapshot
 from hvtx.model.resource import (
     FIREWALL_KINDS,
@@ -34,7 +35,6 @@ from hvtx.model.resource import (
     tap_spec,
 )
 from hvtx.model.ruleset import Difference
-from hvtx.model.traits import Wanted
 from hvtx.model.vm import Liveness
 from hvtx.planner import remedy
 from hvtx.planner.drift import drift
@@ -50,7 +50,7 @@ class Damage(NamedTuple):
     row: Resource
     missing: str
     seen: Presence
-    mend: str = remedy.REPAIR  # as people type it
+    fix: str = remedy.REPAIR  # as people type it
     unheld: bool = False  # a published port that no socket is bound to
     copies: bool = False  # more of it than one
     harmless: bool = False  # nothing is let through or stopped by it
@@ -58,7 +58,7 @@ class Damage(NamedTuple):
     @property
     def cuts(self) -> bool:
         """Whether it stops traffic; a port that nobody holds still leads to its guest."""
-        return self.missing != holding.UNHELD
+        return self.missing != port_holders.UNHELD
 
     @property
     def soft(self) -> bool:
@@ -96,16 +96,16 @@ def with_remedies(snapshot: Snapshot, damages: Sequence[Damage]) -> list[Damage]
         for row in snapshot.rows
         if row.kind == Kind.PROCESS and process_spec(row).get("hypervisor") == "external"
     }
-    others = holding.had_by([d.row for d in damages if d.missing == holding.UNHELD])
+    others = port_holders.had_by([d.row for d in damages if d.missing == port_holders.UNHELD])
     found = []
     for damage in damages:
         row = damage.row
         name = snapshot.vms[row.vm].name if row.vm else ""
-        if damage.missing == holding.UNHELD:
+        if damage.missing == port_holders.UNHELD:
             found.append(_had_by_others(damage, others[row.id]))
             continue
-        mend = remedy.remedy(row, damage.seen, name, external=row.vm in external)
-        found.append(damage._replace(mend=mend))
+        fix = remedy.remedy(row, damage.seen, name, external=row.vm in external)
+        found.append(damage._replace(fix=fix))
     return found
 
 
@@ -113,9 +113,9 @@ def _had_by_others(damage: Damage, others: Sequence[Owner]) -> Damage:
     """A port that is not held, with who has it instead: `repair` cannot hold it while he does."""
     if not others:
         return damage
-    words = f"{holding.words_of(others)} has it now"
+    words = f"{port_holders.words_of(others)} has it now"
     seen = damage.seen._replace(evidence=(words, *damage.seen.evidence))
-    return damage._replace(seen=seen, mend=holding.mend(others))
+    return damage._replace(seen=seen, fix=port_holders.fix(others))
 
 
 def made_here(snapshot: Snapshot) -> list[Resource]:
@@ -144,7 +144,7 @@ def damages_of(
 
     ``loopback`` are the bridges that lead 127.0.0.1 to guests, ``differences`` those of our tables.
     """
-    with closing(Links()) as links, closing(LinkTraits()) as traits:
+    with closing(Links()) as links, closing(LinkSettingsSocket()) as traits:
         found = _damage_of(sighted, loopback, links, traits)
     return _with_unheld(_with_differences(found, sighted, by_row(differences)), sighted)
 
@@ -174,12 +174,12 @@ def _with_unheld(
     found: Sequence[Damage], sighted: Sequence[tuple[Resource, Presence]]
 ) -> list[Damage]:
     """The damages, with the published ports that no socket is bound to."""
-    bare = {row.id for row in holding.unheld(row for row, _ in sighted)}
+    bare = {row.id for row in port_holders.unheld(row for row, _ in sighted)}
     known = {damage.row.id for damage in found}
     return [
         *(damage._replace(unheld=damage.row.id in bare) for damage in found),
         *(
-            Damage(row, holding.UNHELD, seen, unheld=True)
+            Damage(row, port_holders.UNHELD, seen, unheld=True)
             for row, seen in sighted
             if row.id in bare - known and seen.here is not None
         ),
@@ -190,7 +190,7 @@ def _damage_of(
     sighted: Sequence[tuple[Resource, Presence]],
     loopback: Collection[str],
     links: Links,
-    traits: LinkTraits,
+    traits: LinkSettingsSocket,
 ) -> list[Damage]:
     bridges = {row.key: row.ifindex for row, _ in sighted if row.kind == Kind.BRIDGE}
     rows = [row for row, _ in sighted]
@@ -209,7 +209,7 @@ def _damage_of(
 def unseen_of(sighted: Sequence[tuple[Resource, Presence]]) -> list[Failed]:
     """Rows of which nothing can be said, since the host could not be read, and why."""
     return [
-        Failed(str(row.kind), row.key, f"it could not be looked at: {'; '.join(seen.evidence)}")
+        Failed(str(row.kind), row.key, f"it could not be inspected: {'; '.join(seen.evidence)}")
         for row, seen in sighted
         if seen.here is None and seen.problem is None
     ]
@@ -261,11 +261,11 @@ def _unguarded(row: Resource, rows: Sequence[Resource], links: Links) -> str | N
         guard = guard_of(row, rows)
         return None if guard is None else tap_damage.missing(row, links, guard)
     bare = has_guard(row, rows) and bridge.unguarded(row, links)
-    words = "its filter, which holds when rules are flushed, was gone or another"
+    words = "its address filter (which works without nft rules) was missing or replaced"
     return words if bare else None
 
 
-def wanted_of(row: Resource, rows: Sequence[Resource], traits: LinkTraits) -> Wanted:
+def wanted_of(row: Resource, rows: Sequence[Resource], traits: LinkSettingsSocket) -> Wanted:
     """How a device of ours should be set, where somebody changed that."""
     seen = traits.get(row.ifindex)
     if seen is None:
@@ -276,7 +276,7 @@ def wanted_of(row: Resource, rows: Sequence[Resource], traits: LinkTraits) -> Wa
     return drift(seen, bridge=False, apart=guard is not None and bool(guard["apart"]))
 
 
-def _setting(row: Resource, rows: Sequence[Resource], traits: LinkTraits) -> str | None:
+def _setting(row: Resource, rows: Sequence[Resource], traits: LinkSettingsSocket) -> str | None:
     return ", ".join(wanted_of(row, rows, traits).words) or None
 
 

@@ -1,4 +1,4 @@
-"""`doctor`: what on this host would keep VMs from working, with the evidence and the mend."""
+"""`doctor`: what keeps VMs from working on this host, with evidence and fix."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def _findings(runtime: Runtime, checks: Mapping[str, Check]) -> list[Finding]:
         try:
             findings += check(runtime)
         except (HvtxError, OSError, ValueError) as problem:
-            mend = problem.hint if isinstance(problem, HvtxError) else None
+            fix = problem.hint if isinstance(problem, HvtxError) else None
             words = f"could not be checked: {problem}"
-            findings.append(Finding(name, "warning", words, (), mend or AS_ROOT))
+            findings.append(Finding(name, "warning", words, (), fix or AS_ROOT))
     return findings
 
 

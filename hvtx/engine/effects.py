@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from hvtx.engine import flows, holding, loopback
+from hvtx.engine import flows, loopback, port_holders
 from hvtx.engine.registry import driver_name
 from hvtx.errors import HvtxError
 from hvtx.host import failpoint
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 def create(operation: RunningOperation, rows: Sequence[Resource]) -> dict[int, Mapping[str, Any]]:
     """Make everything but the process; what was read back, by row. Stops at the first error."""
-    operation.heed()
+    operation.raise_pending_interrupt()
     runtime = operation.runtime
     observed: dict[int, Mapping[str, Any]] = {}
     for name, batch in groupby(creation_order(rows), key=driver_name):
@@ -68,15 +68,15 @@ def remove(operation: RunningOperation, rows: Sequence[Resource]) -> dict[int, O
     seizing = any(row.vm and row.kind in (Kind.TAP, *FIREWALL_KINDS) for row in rows)
     with ExitStack() as later:  # closed after the devices: what the kernel waits for overlaps
         try:
-            busy = _seize(operation, rows)
+            busy = _attach_taps(operation, rows)
             rows = [row for row in rows if row.id not in busy]
-            return busy | _remove_seized(operation, rows, later)
+            return busy | _remove_attached(operation, rows, later)
         finally:
             if seizing:  # a VM of which one device is busy has others that are held by now
-                operation.runtime.devices().let_go()
+                operation.runtime.devices().detach()
 
 
-def _seize(operation: RunningOperation, rows: Sequence[Resource]) -> dict[int, Outcome]:
+def _attach_taps(operation: RunningOperation, rows: Sequence[Resource]) -> dict[int, Outcome]:
     """Hold every TAP of the VMs of ``rows``; what is kept because somebody else holds one."""
     runtime = operation.runtime
     taps = [row for row in rows if row.kind == Kind.TAP]
@@ -88,9 +88,9 @@ def _seize(operation: RunningOperation, rows: Sequence[Resource]) -> dict[int, O
     if not taps:
         return {}
     try:
-        busy = runtime.devices().seize(taps)
+        busy = runtime.devices().attach(taps)
     except OSError as problem:  # not even a socket to ask with
-        why = Outcome(False, "observe-failed", f"devices could not be held: {problem}")
+        why = Outcome(False, "observe-failed", f"TAP devices could not be attached: {problem}")
         busy = {tap.id: why for tap in taps}
     failpoint.reach("seized")
     held = {row.vm: busy[row.id] for row in taps if row.id in busy}
@@ -102,7 +102,7 @@ def _seize(operation: RunningOperation, rows: Sequence[Resource]) -> dict[int, O
     return kept | {row: outcome for row, outcome in busy.items() if row in kept}
 
 
-def _remove_seized(
+def _remove_attached(
     operation: RunningOperation, rows: Sequence[Resource], later: ExitStack
 ) -> dict[int, Outcome]:
     outcomes: dict[int, Outcome] = {}
@@ -131,7 +131,7 @@ def _remove_seized(
         outcomes |= loopback.settle_gone(operation.runtime, outcomes, rows)
     if unended is not None:
         outcomes |= flows.kept_for(rows, outcomes, unended)
-    return outcomes | holding.end_gone(outcomes, rows)
+    return outcomes | port_holders.end_gone(outcomes, rows)
 
 
 def released_by(driver: Driver, rows: Sequence[Resource]) -> Mapping[int, Outcome]:
@@ -176,7 +176,7 @@ def end_absent(operation: RunningOperation, rows: Sequence[Resource]) -> None:
     """End what stands beside objects that are proven absent, before their rows are closed."""
     loopback.settle(operation.runtime, rows, {row.id for row in rows})
     with suppress(OSError):  # of another boot or pid namespace, for one
-        holding.end_all(rows)
+        port_holders.end_all(rows)
 
 
 def _bridge_stayed(

@@ -1,4 +1,4 @@
-"""Which rule of others is to blame where none was seen to end a flow.
+"""Search for the foreign rule that stops a flow, by leaving out rule after rule.
 
 A rule that does not track, that gives connections a zone, marks or another destination stops a flow
 somewhere else, or nowhere in sight. Each rule that the flow met is taken out of the copy in turn:

@@ -1,4 +1,4 @@
-"""A plan is carried out as one operation, each item proven once more: all deletions by plan.
+"""The executor of plans: one operation, in which each item is verified again.
 
 gc, `recover`, the resolving before a command, the emergency mode and the remains of a lost store
 differ in how a thing goes that no row stands for: each brings its ``remove``.

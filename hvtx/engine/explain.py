@@ -1,7 +1,7 @@
-"""`explain`: whose a thing of this host is, on what evidence, since when, and what gc would do.
+"""`explain`: the owner of an object, the evidence, its history, and what gc would do.
 
 The answer is read off the same snapshot and the same plan that gc works from, so that what is said
-here is what gc would do; strangers' rules, tables and sockets are read besides.
+here is what gc would do; others' rules, tables and sockets are read besides.
 """
 
 from __future__ import annotations
@@ -10,24 +10,24 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from hvtx.drivers.strangers import Strangers
-from hvtx.engine import holding, ownrules
+from hvtx.drivers.foreign_rules import ForeignRules
+from hvtx.engine import ownrules, port_holders
 from hvtx.engine.explained import Explanation, OnRecord, Other
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import look as look_at
 from hvtx.errors import HvtxError, NotFound
 from hvtx.host.ports import listening
+from hvtx.model.foreign_rule import ForeignRule
 from hvtx.model.history import Line
-from hvtx.model.meaning import WHY_NOT_MORE, action_of
 from hvtx.model.place import Place
 from hvtx.model.plan import Action, Item
+from hvtx.model.reasons import WHY_NOT_MORE, action_of
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.ruleset import Difference
-from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import Liveness, Publish
 from hvtx.planner.gc import plan_gc
-from hvtx.planner.subjects import Sight, Subject
-from hvtx.planner.whose import identify
+from hvtx.planner.identify import identify
+from hvtx.planner.subjects import ExplainFacts, Subject
 from hvtx.store import history, records
 
 _STILL_TOLD = ("store-rolled-back", "store-cloned")
@@ -43,7 +43,7 @@ def explain(runtime: Runtime, text: str) -> Explanation:
     return answer(runtime, look(runtime), text)
 
 
-def look(runtime: Runtime) -> Sight:
+def look(runtime: Runtime) -> ExplainFacts:
     """All that answers are made from, gathered once; raises Refused in another namespace.
 
     An older or a copied store still tells what it knows; what it does not know is unrecorded.
@@ -58,7 +58,7 @@ def look(runtime: Runtime) -> Sight:
     if not unread and runtime.refused is None:
         differences = tuple(ownrules.look(runtime))
     sockets, deaf = listening()
-    return Sight(
+    return ExplainFacts(
         snapshot=snapshot,
         plan=plan_gc(snapshot, everything=True),
         vms=tuple(vms),
@@ -72,13 +72,13 @@ def look(runtime: Runtime) -> Sight:
     )
 
 
-def answer(runtime: Runtime, sight: Sight, text: str) -> Explanation:
+def answer(runtime: Runtime, sight: ExplainFacts, text: str) -> Explanation:
     """What is to be said of ``text``; raises NotFound."""
     tombstone = runtime.read(records.tombstones, [text]).get(text)
     found = identify(sight._replace(tombstone=tombstone), text)
     if not found:
         raise NotFound(
-            f"neither this host nor the record has anything called {text!r}"
+            f"neither on this host nor on record: {text!r}"
             + (f" ({sight.unread})" if sight.unread else ""),
             hint="give an interface, an address or subnet, a MAC address, a host port (8080,"
             " 53/udp), a mark, a table, a chain, a part of a rule, a VM or a network",
@@ -108,16 +108,16 @@ def _with_its_store(runtime: Runtime, told: Explanation, subject: Subject) -> Ex
     return told._replace(evidence=evidence, why=more.get("why", told.why))
 
 
-def _firewall(runtime: Runtime) -> tuple[tuple[StrangeRule, ...], tuple[Place, ...], str]:
+def _firewall(runtime: Runtime) -> tuple[tuple[ForeignRule, ...], tuple[Place, ...], str]:
     """All rules and places; in words if they could not be read, which must not hide a device."""
-    source = Strangers(runtime.host)
+    source = ForeignRules(runtime.host)
     try:
         return source.rules(), source.places(), ""
     except (HvtxError, OSError, ValueError) as problem:
-        return (), (), f"strangers' rules could not be read: {problem}"
+        return (), (), f"foreign rules could not be read: {problem}"
 
 
-def _of_port(sight: Sight, subject: Subject) -> list[str]:
+def _of_port(sight: ExplainFacts, subject: Subject) -> list[str]:
     """Who holds or has a port, a published one's translations, too."""
     row = subject.row
     if subject.kind == "port":
@@ -128,7 +128,7 @@ def _of_port(sight: Sight, subject: Subject) -> list[str]:
     facts = sight.snapshot.vms.get(row.vm or "")
     runs = facts is not None and facts.liveness is not Liveness.DEAD
     own = not row.imported  # the ports of others' rules are held by nobody
-    held = holding.shown(row) if runs and own and row.life == sight.snapshot.life.id else []
+    held = port_holders.shown(row) if runs and own and row.life == sight.snapshot.life.id else []
     return [*held, *(_translated_too(row) if own else ())]
 
 
@@ -177,12 +177,12 @@ def tell(
 
 def _translated_too(row: Resource) -> list[str]:
     """Rules of others that translate a published port."""
-    from hvtx.engine import translations
+    from hvtx.engine import translated_ports
 
-    found, unknown = translations.beside([row])
+    found, unknown = translated_ports.beside([row])
     return [
-        *(f"translated by a rule of another program, too: {one.rule}" for one in found),
-        *(f"whether others translate it is not known: {words}" for words in unknown),
+        *(f"also translated by a rule of another program: {one.rule}" for one in found),
+        *(f"cannot tell whether another program translates it: {words}" for words in unknown),
     ]
 
 

@@ -1,4 +1,4 @@
-"""What `explain` tells: values."""
+"""Values of `explain`."""
 
 from __future__ import annotations
 

@@ -20,9 +20,9 @@ def read_configuration(path: str) -> bytes:
         return paths.read_believed(path, CONFIGURATION_MOST)
     except paths.UnsafeError as unsafe:
         raise NotPermitted(
-            f"the configuration {path} is not believed: {unsafe.strerror}",
-            hint="make it and its directories yours alone (chown, chmod go-w,"
-            f" setfacl -b {path}), or name another with --config",
+            f"refusing to use the configuration {path}: {unsafe.strerror}",
+            hint="make it and its directories writable by you alone (chown, chmod go-w, "
+            f"setfacl -b {path}), or name another with --config",
         ) from unsafe
 
 

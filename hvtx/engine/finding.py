@@ -1,4 +1,4 @@
-"""What one of doctor's checks found."""
+"""The result of one of doctor's checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What still flows to guests that are gone, and past ports that were published meanwhile.
+"""Ending tracked connections to guests that are gone, or that bypass a published port.
 
 Firewall rules see the first packet of a flow; what is established goes on without them, until its
 entry in connection tracking is deleted. What could not be ended is on record (``FLOWS``).
@@ -56,7 +56,7 @@ def kept_for(
     for row in rows:
         if outcomes[row.id].gone and not unended.addresses.isdisjoint(guest_addresses(row)):
             to = ", ".join(sorted(left[row.vm]))
-            words = f"what flows to {to} may go on: {unended.words}"
+            words = f"connections to {to} may continue: {unended.words}"
             kept[row.id] = Outcome(False, Reason.FLOWS_REMAIN, words)
     return kept
 
@@ -82,7 +82,7 @@ def end_past_new(
     words = _close_doors(doors.values())
     if words is None:
         return {}
-    notice.warning(f"{words}; `hvtx gc --apply` goes on with it")
+    notice.warning(f"{words}; `hvtx gc --apply` tries again")
     with operation.runtime.store.transaction() as sql:
         operation.history(sql, [Event("failed", words)])
     return {row: {**observed.get(row, {}), FLOWS: True} for row in doors}
@@ -98,7 +98,7 @@ def end_past(operation: RunningOperation, rows: Sequence[Resource]) -> Outcome:
         with operation.runtime.store.transaction() as sql:
             for row in changed:
                 kept = {name: value for name, value in row.observed.items() if name != FLOWS}
-                intents.note(sql, row.id, {**kept, FLOWS: True} if due else kept)
+                intents.record_observed(sql, row.id, {**kept, FLOWS: True} if due else kept)
             if not due:
                 operation.history(
                     sql, [lines.ended(row, operation.vm_name(sql, row)) for row in changed]
@@ -130,7 +130,7 @@ def _close_doors(doors: Iterable[tuple[Publish, tuple[str, ...]]]) -> str | None
         flows.flush_ports(flows.Door(*door) for door in wanted)
     except (HvtxError, OSError) as problem:
         ports = ", ".join(f"{port.host_port}/{port.protocol}" for port, _ in wanted)
-        return f"what was sent to port {ports} before may go past the VM: {_said(problem)}"
+        return f"flows that existed before may bypass the VM at port {ports}: {_said(problem)}"
     return None
 
 

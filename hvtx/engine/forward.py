@@ -1,4 +1,4 @@
-"""Do the flows that guests are promised pass? Tried in a replica of the host's forwarding.
+"""`doctor`'s test of guest flows in a replica of the host's forwarding.
 
 Nothing is put into the host for it (docs/adr/0028).
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
-from hvtx.engine import world
+from hvtx.engine import uplink_checks
 from hvtx.engine.cause_names import CauseNames
 from hvtx.engine.effects import made_by
 from hvtx.engine.finding import Finding
@@ -27,9 +27,9 @@ from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource, bridge_spec
 from hvtx.model.traffic import Flow, Note, Stop
 from hvtx.model.vm import Network
 from hvtx.planner import promises
-from hvtx.planner.mends import of_setting
+from hvtx.planner.flow_fixes import of_setting
 from hvtx.planner.promises import Guest, Promise
-from hvtx.planner.provision import Want, missing_bases, network_addresses, want_network
+from hvtx.planner.provision import ResourceSpec, missing_bases, network_addresses, want_network
 from hvtx.store import records
 
 _NOBODYS = "replicaaaa"  # an installation that there is not
@@ -48,8 +48,8 @@ class Judged(NamedTuple):
     notes: tuple[Note, ...] = ()
 
 
-def judge(runtime: Runtime, wish: Network | None = None) -> Judged:
-    """Try the flows of every network on record, or of ``wish``, that might be made.
+def judge(runtime: Runtime, request: Network | None = None) -> Judged:
+    """Try the flows of every network on record, or of ``request``, that might be made.
 
     Raises Unavailable, HvtxError, OSError, DumpInterrupted.
     """
@@ -64,8 +64,8 @@ def judge(runtime: Runtime, wish: Network | None = None) -> Judged:
         ]
     by_bridge = promises.devices_of(rows)
     picture = look([name for names in by_bridge.values() for name in names])
-    if wish is not None:
-        return _judged(runtime, *_with_network(runtime, picture, wish))
+    if request is not None:
+        return _judged(runtime, *_with_network(runtime, picture, request))
     indexes = {bridge_spec(row)["device"]: row.ifindex for row in bridges}
     made = []
     for network in networks:
@@ -80,7 +80,7 @@ def judge(runtime: Runtime, wish: Network | None = None) -> Judged:
 
 def _with_network(
     runtime: Runtime, picture: Picture, network: Network
-) -> tuple[Picture, list[Promise], list[Want]]:
+) -> tuple[Picture, list[Promise], list[ResourceSpec]]:
     """The host as it would be with one network more, and with forwarding turned on for it."""
     promise = promises.promise(network, _BRIDGE_INDEX, (), {})
     rows = runtime.read(records.resources_of_kind, Kind.FILTER)
@@ -103,14 +103,16 @@ def _with_network(
     )
     wants = [*shared, *own]
     if network.firewall == "iptables":
-        from hvtx.engine import passes
+        from hvtx.engine import forward_accepts
 
-        wants += passes.wants_with(network, runtime.read(records.networks), world.UPLINK)
+        wants += forward_accepts.wants_with(
+            network, runtime.read(records.networks), uplink_checks.UPLINK
+        )
     return more, [promise], wants
 
 
 def _judged(
-    runtime: Runtime, picture: Picture, made: Sequence[Promise], wants: Sequence[Want]
+    runtime: Runtime, picture: Picture, made: Sequence[Promise], wants: Sequence[ResourceSpec]
 ) -> Judged:
     if not made:
         return Judged((), (), 0)
@@ -119,18 +121,18 @@ def _judged(
     picture = picture.plus([_port(guest, master) for guest, master in asked])
     families = {family for promise in made for family in promise.network.families}
     bridges = {promise.network.bridge for promise in made}
-    exits = {family: world.way_out(picture, family, bridges) for family in families}
-    notes = world.offline(picture, sorted(families), bridges)
+    exits = {family: uplink_checks.way_out(picture, family, bridges) for family in families}
+    notes = uplink_checks.offline(picture, sorted(families), bridges)
     names = CauseNames(picture, [promise.network for promise in made])
     if without := [family for family, found in exits.items() if found is None]:
-        picture = world.with_uplink(picture, without)
-        exits |= {family: world.thought_out(family) for family in without}
+        picture = uplink_checks.with_uplink(picture, without)
+        exits |= {family: uplink_checks.thought_out(family) for family in without}
     lacks = uncarried.not_carried(_passed(picture, made, exits))
     every = [*wants, *(want for guest, _ in asked for want in guest.wants)]
     if without and not wants:
-        from hvtx.engine import passes
+        from hvtx.engine import forward_accepts
 
-        every += passes.wants_beside(runtime, without, world.UPLINK)
+        every += forward_accepts.wants_beside(runtime, without, uplink_checks.UPLINK)
 
     def furnish() -> None:
         try:
@@ -189,7 +191,7 @@ def _port(guest: Guest, master: int) -> Device:
     return thought.thought_up(guest.ifindex, guest.device, mac, master=master)
 
 
-def _make_rules(runtime: Runtime, wants: Iterable[Want]) -> None:
+def _make_rules(runtime: Runtime, wants: Iterable[ResourceSpec]) -> None:
     """The rules of what is thought up, by the drivers, in the calling thread's namespace."""
     from hvtx.drivers.iptables import IptablesDriver
     from hvtx.drivers.nftables import NftablesDriver
@@ -221,7 +223,7 @@ def _stops(
     """With the rules as nft, ip rule and ip xfrm print them on the host."""
     texts: dict[tuple[str, ...], dict[int, str]] = {}
     for flow, cause in stopped:
-        by, what, mend = names.of(flow, cause)
+        by, what, fix = names.of(flow, cause)
         if cause.handle and len(cause.place) == 3:
             family, table, chain = cause.place
             number = handles.get(((family, table, chain), cause.handle), 0)
@@ -229,7 +231,7 @@ def _stops(
                 texts[cause.place] = _listed(*cause.place)
             text = texts[cause.place].get(number, f"rule with handle {number}")
             what = f"{text}: {what}" if what and by != "some" else f"{text} {what}".strip()
-        yield Stop(flow, by, cause.place, what, mend)
+        yield Stop(flow, by, cause.place, what, fix)
 
 
 def _listed(family: str, table: str, chain: str) -> dict[int, str]:
@@ -255,11 +257,11 @@ def would_be(runtime: Runtime) -> Network:
 
 
 def findings(
-    judged: Judged, real: bool, mend: Callable[[Sequence[Stop]], str | None] = lambda _: None
+    judged: Judged, real: bool, fix: Callable[[Sequence[Stop]], str | None] = lambda _: None
 ) -> Iterator[Finding]:
     """What doctor says: one finding for all that one thing stops; ``real``: there are networks.
 
-    ``mend`` says what lets pass what others' rules stop.
+    ``fix`` says what lets pass what others' rules stop.
     """
     for (by, place, what), stops in promises.grouped(judged.stops).items():
         known = by != "unknown"
@@ -279,40 +281,44 @@ def findings(
         else:
             words = f"unknown: whether {whose} has {flows}"
             level = "warning"
-        yield Finding("forward", level, words, (evidence,), _mend(stops, mend))
+        yield Finding("forward", level, words, (evidence,), _fix(stops, fix))
     quiet = tuple(note.words for note in judged.notes if note.level == "ok")
     loud = [note for note in judged.notes if note.level != "ok"]
     for note in loud:
-        yield Finding("forward", note.level, note.words, note.evidence, note.mend)
+        yield Finding("forward", note.level, note.words, note.evidence, note.fix)
     if judged.lacks:
-        words = f"unknown: what stands on this host cannot all be copied: {judged.lacks[0]}"
+        words = f"unknown: not all rules of this host can be copied: {judged.lacks[0]}"
         yield Finding("forward", "warning", words, judged.lacks[:_MANY], _LOOK)
     elif not judged.stops and not loud:
-        words = f"{judged.flows} flows that guests are promised were tried, and pass"
-        words = words if judged.flows else "nothing needs to pass yet"
+        words = f"{judged.flows} flows that guests are promised were tested, and pass"
+        words = words if judged.flows else "there is no flow to test yet"
         yield Finding("forward", "ok", words, quiet)
 
 
 _MANY = 5
-_LOOK = "try what guests need by hand: what could not be copied may stop it"
+_LOOK = "test the connections of guests by hand: a rule that could not be copied may stop them"
 
 
-def _mend(stops: Sequence[Stop], mend: Callable[[Sequence[Stop]], str | None]) -> str:
+def _fix(stops: Sequence[Stop], fix: Callable[[Sequence[Stop]], str | None]) -> str:
     """What lets these flows pass."""
     by, place = stops[0].by, stops[0].place
-    if told := stops[0].mend:
+    if told := stops[0].fix:
         return told
     if by == "setting":
         return of_setting(place[0], stops[0].flow.bridge)
     if by == "route":
-        return "the check routes says what leads packets there, and what to do"
+        return "see the check `routes` for the cause and the fix"
     if by == "unknown":
         return _LOOK
     if by == "some":
-        return "if others are to come to it, too: change what is named"
-    return mend(stops) or _LOOK
+        return "to open it for others as well, change what is named"
+    return fix(stops) or _LOOK
 
 
-# What else is tried in a replica needs the same (hvtx/engine/translations.py).
-way_out, with_uplink, thought_out = world.way_out, world.with_uplink, world.thought_out
+# What else is tried in a replica needs the same (hvtx/engine/translated_ports.py).
+way_out, with_uplink, thought_out = (
+    uplink_checks.way_out,
+    uplink_checks.with_uplink,
+    uplink_checks.thought_out,
+)
 listed = _listed

@@ -1,4 +1,4 @@
-"""What hosts forward for guests: what is needed, what is off, what it makes of the host."""
+"""Forwarding settings: which are needed, which are off, and their side effects."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def findings(runtime: Runtime, bridges: Sequence[tuple[Network, Resource]]) -> I
         path = dotted(f"net/ipv6/conf/{name}/accept_ra")
         yield Finding(
             "forwarding", "warning",
-            f"{name} takes no router advertisements: a default route that comes by one is lost",
+            f"{name} ignores router advertisements: a default route from one is lost",
             (f"{path} = 1, and forwarding is on",), f"sysctl -w {path}=2",
         )  # fmt: skip
     if not bad:
@@ -196,14 +196,14 @@ def findings(runtime: Runtime, bridges: Sequence[tuple[Network, Resource]]) -> I
             for family in families
             if (words := forwarding.routed(family, others.addressed(family), turned))
         ]
-        words = "; ".join(["on where networks need it", *beside])
+        words = "; ".join(["forwarding is on where networks need it", *beside])
         yield Finding("forwarding", "ok", words, tuple(map(dotted, turned)))
 
 
 def _off(
     family: int, bridges: Sequence[tuple[Network, Resource]], others: Others
 ) -> Iterator[tuple[str, str, str]]:
-    """Settings that are off, why that matters, and the mend."""
+    """Settings that are off, why that matters, and the fix."""
     if family == 4 and sysctl.read(forwarding.ALL4) != "1":
         name = dotted(forwarding.ALL4)
         words = f"{name} was turned off: guests reach nothing beyond this host"

@@ -1,4 +1,4 @@
-"""What gc would do now: the plan, and what it was made from.
+"""Making gc's plan, with the snapshot that it was made from.
 
 `gc --plan` sees a runtime that was opened for reading; nothing in its reach can write.
 """
@@ -18,8 +18,8 @@ from hvtx.planner.gc import plan_gc
 from hvtx.store import history
 
 if TYPE_CHECKING:
-    from hvtx.model.picture import Picture
-    from hvtx.model.stranger import StrangeRule
+    from hvtx.model.diagram import Diagram
+    from hvtx.model.foreign_rule import ForeignRule
 
 
 class Report(NamedTuple):
@@ -37,7 +37,7 @@ class Report(NamedTuple):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What could not be looked at, and what a saved plan does not have, in words."""
+        """What could not be inspected, and what a saved plan does not have, in words."""
         notes = tuple(self.snapshot.failures.values()) if self.snapshot else ()
         if self.newer:
             notes += (f"{self.newer} more to do since the plan was saved: hvtx gc --plan",)
@@ -52,9 +52,9 @@ def make_plan(runtime: Runtime, *, everything: bool = False) -> Report:
         made = history.now()
         with _uncollected():
             snapshot = take_snapshot(runtime)
-            rules: tuple[StrangeRule, ...] | None = None
+            rules: tuple[ForeignRule, ...] | None = None
             if everything:
-                rules, problem = _strange_rules(runtime)
+                rules, problem = _foreign_rules(runtime)
                 snapshot = snapshot._replace(failures={**snapshot.failures, **problem})
             plan = plan_gc(snapshot, everything=everything, rules=rules)
     except Refused as refusal:
@@ -62,14 +62,14 @@ def make_plan(runtime: Runtime, *, everything: bool = False) -> Report:
     return Report(plan, False, None, runtime.boot_id, runtime.netns, made, snapshot)
 
 
-def _strange_rules(runtime: Runtime) -> tuple[tuple[StrangeRule, ...], dict[str, str]]:
+def _foreign_rules(runtime: Runtime) -> tuple[tuple[ForeignRule, ...], dict[str, str]]:
     """All rules of the host; if they cannot be read, none, and why."""
-    from hvtx.drivers.strangers import Strangers
+    from hvtx.drivers.foreign_rules import ForeignRules
 
     try:
-        return Strangers(runtime.host).rules(), {}
+        return ForeignRules(runtime.host).rules(), {}
     except HvtxError as problem:
-        return (), {"strangers": f"strangers' rules are not shown: {problem.message}"}
+        return (), {"strangers": f"foreign rules are not shown: {problem.message}"}
 
 
 @contextmanager
@@ -104,7 +104,7 @@ def refused_here(refusal: Refused, *, heuristic: bool = False) -> Report:
 def failed_items(plan: Plan) -> list[Item]:
     """What a plan that was carried out should have seen to, and could not: done with, but for it.
 
-    What could not be looked at counts: nobody knows whether there was something to do.
+    What could not be inspected counts: nobody knows whether there was something to do.
     """
     return [
         item
@@ -113,9 +113,9 @@ def failed_items(plan: Plan) -> list[Item]:
     ]
 
 
-def picture(report: Report) -> Picture:
-    """What the plan was made from, as a picture shows it; of a plan that was not refused."""
-    from hvtx.planner.picture import draw
+def diagram(report: Report) -> Diagram:
+    """What the plan was made from, as a diagram shows it; of a plan that was not refused."""
+    from hvtx.planner.diagram import draw
 
     assert report.snapshot is not None
     return draw(report.snapshot, report.plan)

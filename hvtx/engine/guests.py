@@ -1,4 +1,4 @@
-"""What the guests of VMs do, by the word of their hypervisors; nothing is ever decided from it.
+"""States of guests as their hypervisors report them; no decision depends on them.
 
 Who asks many at once pays for the slowest only. VMs whose hypervisor cannot be asked (any program,
 one that hvtx did not start) cost nothing.
@@ -39,7 +39,7 @@ def states(runtime: Runtime, judged: Sequence[Judged]) -> dict[str, Guest | None
     }
     if not asked:
         return found
-    from hvtx.host.asking import Question, ask
+    from hvtx.host.monitor_queries import Question, ask
     from hvtx.hypervisors.guest import guest_of
 
     questions = {}

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hvtx.drivers.strangers import Strangers
+from hvtx.drivers.foreign_rules import ForeignRules
 from hvtx.engine.executor import execute
 from hvtx.engine.gc_plan import Report, refused_report
 from hvtx.engine.runtime import Runtime
@@ -25,7 +25,7 @@ from hvtx.model.mark import FAMILY
 from hvtx.model.plan import Action, Item, ItemResult, Plan
 from hvtx.model.resource import Link, Outcome
 from hvtx.planner.execution import result_of
-from hvtx.planner.heuristic import Sight, guess
+from hvtx.planner.heuristic import HeuristicFacts, guess
 from hvtx.store import records, trust
 from hvtx.store.history import Event, now
 
@@ -44,13 +44,13 @@ def make_plan(runtime: Runtime) -> Report:
     return refused_report(refusal, runtime.boot_id, runtime.netns)._replace(heuristic=True)
 
 
-def _sight(runtime: Runtime) -> Sight:
+def _sight(runtime: Runtime) -> HeuristicFacts:
     snapshot, (networks, leases) = look(runtime, lambda sql: (records.networks(sql), _leases(sql)))
     failed = next(iter(snapshot.failures.values()), None)
     if failed:  # a guess needs at least to have seen everything
         raise Refused("cannot-observe", failed, hint="`hvtx doctor` checks this host")
     try:
-        rules = Strangers(runtime.host).rules()
+        rules = ForeignRules(runtime.host).rules()
     except Contended as problem:
         raise Refused("unstable-view", problem.message, hint=problem.hint) from problem
     except NotPermitted as problem:
@@ -67,7 +67,7 @@ def _sight(runtime: Runtime) -> Sight:
         ) from problem
     finally:
         source.close()
-    return Sight(
+    return HeuristicFacts(
         snapshot=snapshot,
         rules=rules,
         leases=leases,
@@ -147,7 +147,7 @@ def _as_saved(plan: Plan, saved: Sequence[Identity]) -> Plan:
 def remove_guessed(operation: Operation, item: Item) -> ItemResult:
     """Remove what a guess is about, if it still is what was seen, and tell the history."""
     if item.rule is not None:
-        outcome = Strangers(operation.runtime.host).remove(item.rule)
+        outcome = ForeignRules(operation.runtime.host).remove(item.rule)
     else:
         assert item.link is not None
         outcome = _remove_tap(item.link)
@@ -170,7 +170,7 @@ def _event(event: str, item: Item) -> Event:
 
 def _remove_tap(planned: Link) -> Outcome:
     """Remove an idle TAP if it is still just what was planned; never raises."""
-    from hvtx.drivers.tap import Around, delete_by_attaching, dependents
+    from hvtx.drivers.tap import LinkContext, delete_by_attaching, dependents
 
     links = Links()
 
@@ -186,7 +186,7 @@ def _remove_tap(planned: Link) -> Outcome:
         seen = links.get(ifindex=planned.ifindex)
         if seen is None:
             return Outcome(False, "contended", f"{planned.name} is gone already")
-        around = Around(links.all(), links.addresses(), links.filtered())
+        around = LinkContext(links.all(), links.addresses(), links.filtered())
         problem = objection(seen) or dependents(seen, around)
         return problem or delete_by_attaching(seen, links, objection)
     except HvtxError as problem:

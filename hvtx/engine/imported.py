@@ -1,4 +1,4 @@
-"""What `import` and `adopt` came to: values."""
+"""Results of `import` and `adopt`: values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What to do about things that could not be released: the hint of every command that releases."""
+"""The hint about resources that could not be released."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def hint(runtime: Runtime, kept: Sequence[tuple[Resource, Outcome]], *, again: s
     try:
         return leftovers.hint(take_snapshot(runtime), kept, again=again)
     except (HvtxError, OSError, DumpInterrupted):
-        return f"end or move what is named, then: {again}"
+        return f"end or move the named resources, then: {again}"
 
 
 def kept_by(items: Sequence[Item], rows: Sequence[Resource]) -> list[tuple[Resource, Outcome]]:

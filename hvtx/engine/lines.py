@@ -34,5 +34,5 @@ def forgotten(row: Resource, reason: str | None, vm: str | None) -> Event:
 
 def ended(row: Resource, vm: str | None) -> Event:
     """Nothing flows past a row's rules any more."""
-    words = f"{row.kind} {row.key}: nothing flows past it any more"
+    words = f"{row.kind} {row.key}: no flow bypasses it any more"
     return Event("completed", words, row.kind, row.key, Reason.FLOWS_REMAIN.value, vm)

@@ -3,7 +3,7 @@
 Everything else removes only what is on record in its own store. Here there is no record any more,
 so the proof is another one (docs/adr/0019): no store claims the installation wherever it left word
 of one, no process of it lives or works, and a person has named it and said yes. What cannot be
-looked at speaks against it.
+inspected speaks against it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hvtx.engine.registry import DRIVERS, FIREWALLS
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, begin
 from hvtx.errors import Conflict, HvtxError, NotFound, UsageError
-from hvtx.host import failpoint, openfiles, paths, traces, users
+from hvtx.host import failpoint, installation_processes, openfiles, paths, store_location
 from hvtx.host.links import Links
 from hvtx.host.locks import LockFile
 from hvtx.host.netlink import DumpInterrupted
@@ -61,7 +61,7 @@ def make_plan(runtime: Runtime, installation: str) -> Report:
     """What of the installation would be removed; changes nothing. Raises UsageError, NotFound."""
     if not _ID.fullmatch(installation):
         raise UsageError(
-            f"{installation!r} is no installation",
+            f"{installation!r} is not an installation id",
             hint="it has 10 letters and digits, as in a mark: hvtx:1:<installation>:…",
         )
     if installation == runtime.installation:
@@ -129,7 +129,7 @@ def ask(runtime: Runtime, installation: str, taps: list[str]) -> Word:
         objections += [words] if against else []
         evidence.append(words)
     for directory in {runtime.settings.state_directory, _WELL_KNOWN[0]}:
-        path = os.path.join(directory, traces.STORE)
+        path = os.path.join(directory, store_location.STORE)
         if os.path.lexists(path) and _store_at(path) == installation:
             objections.append(f"its store is {path}")
     if not known and installation in runtime.others():
@@ -138,10 +138,10 @@ def ask(runtime: Runtime, installation: str, taps: list[str]) -> Word:
             f" devices and `nft delete table inet hvtx-{installation}` by hand"
         )
     objections += _locked(runtime, installation)
-    seen = users.of(installation, taps)
+    seen = installation_processes.of(installation, taps)
     objections += [f"a process of it lives: {who}" for who in seen.found]
     if not seen.complete:
-        objections.append("not every process may be looked into: run hvtx as root")
+        objections.append("cannot inspect every process: run hvtx as root")
     return Word(tuple(dict.fromkeys(objections)), tuple(dict.fromkeys(evidence)))
 
 
@@ -162,7 +162,7 @@ def _traces(runtime: Runtime, installation: str) -> dict[str, str]:
 
 def _follow(trace: str, installation: str, where: str) -> tuple[bool, str]:
     """Whether a trace speaks against a removal, and what it says."""
-    verdict, path = traces.follow(trace)
+    verdict, path = store_location.follow(trace)
     if verdict == "gone":
         return False, f"its store was {path}, which is gone (told by {where})"
     if verdict == "unseen" or not path:
@@ -193,7 +193,7 @@ def _locked(runtime: Runtime, installation: str) -> list[str]:
                 try:
                     file = LockFile(path, make=False)
                 except PermissionError:
-                    return [f"{path} may not be looked at: run hvtx as root"]
+                    return [f"{path} cannot be inspected: run hvtx as root"]
                 held = file.any_held()
                 file.close()
                 if held:
@@ -230,7 +230,8 @@ def refuse_living(runtime: Runtime, installation: str, plan: Plan) -> None:
     held = [item.message for item in plan.items if item.reason is Reason.IN_USE]
     if objections or held:
         raise Conflict(
-            f"installation {installation} may live: {'; '.join([*objections, *held][:3])}",
+            f"installation {installation} may still be in use: "
+            f"{'; '.join([*objections, *held][:3])}",
             hint="use its own hvtx (--state-dir, --run-dir); nothing was changed",
         )
 
@@ -306,13 +307,13 @@ def about(runtime: Runtime, installation: str) -> Mapping[str, Any]:
         taps = [link.name for link in devices_of(links, installation) if link.kind == "tun"]
         word = ask(runtime, installation, taps)
     except (HvtxError, OSError) as problem:
-        return {"evidence": [f"whether its store is there could not be seen: {problem}"]}
+        return {"evidence": [f"cannot tell whether its store exists: {problem}"]}
     evidence = list(dict.fromkeys((*word.evidence, *word.objections)))
     if word.objections:
         return {"evidence": evidence}
     why = (
-        "its store is gone, and no process of it lives: by a person's word `hvtx gc --apply"
-        f" --installation {installation} --yes` removes all of it; first `hvtx gc --plan"
-        f" --installation {installation}`"
+        "its store is gone, and no process of it lives: on your word `hvtx gc --apply "
+        f"--installation {installation} --yes` removes all of it; first `hvtx gc --plan "
+        f"--installation {installation}`"
     )
     return {"evidence": evidence or ["nothing tells of a store of it"], "why": why}

@@ -100,7 +100,8 @@ def _plan(runtime: Runtime) -> Iterable[Gauge]:
     refused = report.refused.code if report.refused else ""
     items = Counter((item.action.value, item.reason.value) for item in report.plan.items)
     return [
-        Gauge("hvtx_gc_refused", "1 if nothing may be concluded of the host, and why.", ("code",),
+        Gauge("hvtx_gc_refused", "1 if hvtx draws no conclusions about the host, with the "
+        "reason.", ("code",),
               {(refused,): float(bool(refused))}),
         Gauge("hvtx_gc_items", "What gc --plan lists, by action and reason.", ("action", "reason"),
               {pair: float(number) for pair, number in sorted(items.items())}),

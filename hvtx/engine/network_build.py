@@ -11,12 +11,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from hvtx.engine import effects, privileges
+from hvtx.engine.guest_routes import refuse_diverted, samples
 from hvtx.engine.outdated import bring_up_to_date
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
 from hvtx.engine.transaction import Operation, begin
 from hvtx.engine.undo import take_down, undo
-from hvtx.engine.ways import refuse_diverted, samples
 from hvtx.errors import (
     Conflict,
 )
@@ -92,7 +92,7 @@ def refuse_taken_subnet(subnets: Iterable[str], bridge: int = 0) -> None:
             )
 
 
-def make(runtime: Runtime, verb: str, wants: Sequence[provision.Want]) -> list[Resource]:
+def make(runtime: Runtime, verb: str, wants: Sequence[provision.ResourceSpec]) -> list[Resource]:
     """Make what is wanted as an operation of its own, or undo it. Raises what the making raises."""
     with begin(runtime, verb) as (sql, operation):
         rows = operation.intend(sql, wants)
@@ -166,7 +166,7 @@ def committed(
 
 
 def intend_network(
-    operation: Operation, sql: Any, network: Network, own: Sequence[provision.Want]
+    operation: Operation, sql: Any, network: Network, own: Sequence[provision.ResourceSpec]
 ) -> list[Resource]:
     """Write a network's rows; the addresses name the mark that the bridge's row gets."""
     bridge = operation.intend(sql, own[:1], network=network.id)
@@ -196,9 +196,9 @@ def ensure_networks(
     if scope.missing():
         scope = _rebuild_missing(runtime, scope, verb, resolved=resolved)
     if settle and any(network.firewall == "iptables" for network in scope.networks.values()):
-        from hvtx.engine import passes
+        from hvtx.engine import forward_accepts
 
-        passes.settle(runtime, scope)
+        forward_accepts.settle(runtime, scope)
     return scope
 
 

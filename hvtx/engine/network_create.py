@@ -32,7 +32,7 @@ from hvtx.store import records
 DEFAULT = "default"
 
 
-class NetworkWish(NamedTuple):
+class NetworkRequest(NamedTuple):
     """What a person asked for; checked, but not yet known to be free."""
 
     name: str
@@ -43,9 +43,9 @@ class NetworkWish(NamedTuple):
     isolate: bool = False
 
 
-def parse_wish(
+def parse_request(
     name: str, subnets: Sequence[str], bridge: str | None, mtu: int, *, nat: bool, isolate: bool
-) -> NetworkWish:
+) -> NetworkRequest:
     """Check what was written; raises UsageError."""
     from hvtx.planner import addressing
 
@@ -69,31 +69,31 @@ def parse_wish(
             f"--mtu {mtu} is not between {least} and {most}",
             hint="1500 is Ethernet's; IPv6 needs 1280 at least",
         )
-    return NetworkWish(name, tuple(sorted(parsed, key=family_of)), bridge, mtu, nat, isolate)
+    return NetworkRequest(name, tuple(sorted(parsed, key=family_of)), bridge, mtu, nat, isolate)
 
 
-def create_network(runtime: Runtime, wish: NetworkWish) -> Network:
+def create_network(runtime: Runtime, request: NetworkRequest) -> Network:
     """Make a network, whole or not at all.
 
     Raises Conflict (name, bridge or subnet taken), NotPermitted, HostRefused (undone), Busy.
     """
     runtime.enter()
-    runtime.lock("network", wish.name)
+    runtime.lock("network", request.name)
     runtime.lock("all", "networks")
     scope = resolved_networks(runtime, all_networks(runtime))
-    return _create(runtime, wish, scope)
+    return _create(runtime, request, scope)
 
 
-def _create(runtime: Runtime, wish: NetworkWish, scope: NetworkScope) -> Network:
+def _create(runtime: Runtime, request: NetworkRequest, scope: NetworkScope) -> Network:
     """Make it, under the locks; ``scope`` are all networks."""
-    _check_free(scope, wish)
-    _warn_of_public(wish.subnets)
-    network = _describe(runtime, wish)
+    _check_free(scope, request)
+    _warn_of_public(request.subnets)
+    network = _describe(runtime, request)
     rows = build_network(runtime, network, scope, "network-create", new=True)
     if network.firewall == "iptables":
-        from hvtx.engine import passes
+        from hvtx.engine import forward_accepts
 
-        passes.settle(runtime, scope.with_network(network, rows), locked=True)
+        forward_accepts.settle(runtime, scope.with_network(network, rows), locked=True)
     return network
 
 
@@ -103,8 +103,8 @@ def _warn_of_public(subnets: Iterable[str]) -> None:
     for subnet in subnets:
         if addressing.is_public(subnet):
             notice.warning(
-                f"{subnet} are public addresses: unless they are yours, whoever has them in the"
-                " world is not reached from this host and its guests any more"
+                f"{subnet} is a public subnet: unless it is yours, this host and its guests "
+                "can no longer reach its owner"
             )
 
 
@@ -125,9 +125,8 @@ def take_network(runtime: Runtime, name: str) -> Network:
         runtime.unlock("network", name)  # to be had alone: two that share it would wait for ever
         return _make_default(runtime)
     raise NotFound(
-        f"network {name!r} was left half-made or half-removed by an interrupted command",
-        hint="`hvtx recover` takes it back; then make it again: hvtx network create"
-        f" {name} --subnet …",
+        f"network {name!r} is incomplete: a command was interrupted",
+        hint=f"run `hvtx recover`, then create it again: hvtx network create {name} --subnet …",
     )
 
 
@@ -139,10 +138,10 @@ def _make_default(runtime: Runtime) -> Network:
         scope = resolved_networks(runtime, all_networks(runtime))
         network = _named(scope, DEFAULT)  # another process may have made it
         if network is None or network.id in scope.provisional:  # the latter: what cannot go
-            wish = NetworkWish(DEFAULT, (_free_subnet(scope.networks.values()),))
-            network = _create(runtime, wish, scope)
+            request = NetworkRequest(DEFAULT, (_free_subnet(scope.networks.values()),))
+            network = _create(runtime, request, scope)
             words = f"{', '.join(network.subnets)} on bridge {network.bridge}"
-            notice.note(f"there was no network yet; network {DEFAULT} is made: {words}")
+            notice.note(f"no network yet: creating network {DEFAULT}: {words}")
     finally:
         runtime.unlock("all", "networks")
     runtime.lock("network", DEFAULT, shared=True)
@@ -153,7 +152,7 @@ def default_draft(runtime: Runtime) -> Network:
     """The network ``default`` as it is, or as :func:`take_network` would make it now."""
     known = runtime.read(records.networks)
     found = next((network for network in known if network.name == DEFAULT), None)
-    return found or _describe(runtime, NetworkWish(DEFAULT, (_free_subnet(known),)))
+    return found or _describe(runtime, NetworkRequest(DEFAULT, (_free_subnet(known),)))
 
 
 def _named(scope: NetworkScope, name: str) -> Network | None:
@@ -173,24 +172,24 @@ def _free_subnet(known: Iterable[Network]) -> str:
     )
 
 
-def _check_free(scope: NetworkScope, wish: NetworkWish) -> None:
+def _check_free(scope: NetworkScope, request: NetworkRequest) -> None:
     from hvtx.planner import addressing
 
-    if _named(scope, wish.name):
-        raise Conflict(f"network {wish.name!r} exists already", hint="hvtx network ls")
+    if _named(scope, request.name):
+        raise Conflict(f"network {request.name!r} exists already", hint="hvtx network ls")
     known = _subnets_of(scope.networks.values())
-    for subnet in wish.subnets:
+    for subnet in request.subnets:
         taken = addressing.overlap(subnet, known)
         if taken:
             raise Conflict(f"{subnet} overlaps {taken} of another network", hint="hvtx network ls")
-    refuse_taken_subnet(wish.subnets)
-    if wish.bridge is not None:
+    refuse_taken_subnet(request.subnets)
+    if request.bridge is not None:
         links = Links()
         try:
-            if links.get(name=wish.bridge) is not None:
+            if links.get(name=request.bridge) is not None:
                 raise Conflict(
-                    f"a device named {wish.bridge} exists already",
-                    hint="choose another --bridge, or leave it away",
+                    f"a device named {request.bridge} exists already",
+                    hint="choose another --bridge, or omit it",
                 )
         finally:
             links.close()
@@ -200,22 +199,22 @@ def _subnets_of(networks: Iterable[Network]) -> list[str]:
     return [subnet for network in networks for subnet in network.subnets]
 
 
-def _describe(runtime: Runtime, wish: NetworkWish) -> Network:
+def _describe(runtime: Runtime, request: NetworkRequest) -> Network:
     from hvtx.planner import addressing
 
     mac = provision.guest_mac(os.urandom(5))
-    six = any(map(is_ipv6, wish.subnets))
+    six = any(map(is_ipv6, request.subnets))
     return Network(
         id=os.urandom(16).hex(),
-        name=wish.name,
-        bridge=wish.bridge or provision.bridge_name(os.urandom(8)),
+        name=request.name,
+        bridge=request.bridge or provision.bridge_name(os.urandom(8)),
         mac=mac,
-        mtu=wish.mtu,
-        nat=wish.nat,
-        isolate=wish.isolate,
+        mtu=request.mtu,
+        nat=request.nat,
+        isolate=request.isolate,
         firewall=_choose_firewall(runtime),
-        subnets=wish.subnets,
-        gateways=tuple(addressing.gateway_of(subnet) for subnet in wish.subnets),
+        subnets=request.subnets,
+        gateways=tuple(addressing.gateway_of(subnet) for subnet in request.subnets),
         gateway6=provision.link_local(mac) if six else None,
     )
 
@@ -227,7 +226,7 @@ def _choose_firewall(runtime: Runtime) -> str:
     """
     if runtime.settings.firewall != "auto":
         return runtime.settings.firewall
-    from hvtx.host import xtblob, xtlack
+    from hvtx.host import xtblob, xtneeds
 
     if not any(xtblob.in_use(family) for family in (4, 6)):
         return "nftables"
@@ -235,12 +234,12 @@ def _choose_firewall(runtime: Runtime) -> str:
 
     nftables = Nftables()
     try:
-        strangers = any(not rule.table.startswith("hvtx-") for rule in nftables.rules())
+        foreign_objects = any(not rule.table.startswith("hvtx-") for rule in nftables.rules())
     finally:
         nftables.close()
-    if strangers:
+    if foreign_objects:
         return "nftables"
-    lack = xtlack.lack()
+    lack = xtneeds.lack()
     if lack is not None:
         raise HostRefused(
             "this host's own rules stand in legacy iptables tables, where guests of another"

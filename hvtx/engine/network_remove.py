@@ -37,7 +37,7 @@ from hvtx.store import records
 def remove_network(runtime: Runtime, name: str) -> None:
     """Remove a network; with the last one everything of this installation leaves the host.
 
-    Raises NotFound, Conflict (VMs use it, strangers' things stand on its bridge), PartialFailure.
+    Raises NotFound, Conflict (VMs use it, others' things stand on its bridge), PartialFailure.
     """
     runtime.enter()
     runtime.lock("network", name)
@@ -72,7 +72,7 @@ def remove_network(runtime: Runtime, name: str) -> None:
 
         left = [outcome.message for _, outcome in kept]
         raise PartialFailure(
-            f"network {name!r} is not wholly removed: {'; '.join(left)}",
+            f"network {name!r} was removed only in part: {'; '.join(left)}",
             hint=leftovers.hint(runtime, kept, again=f"hvtx network rm {name}"),
         )
 
@@ -121,7 +121,7 @@ def _off_bridge(
 
 
 def _refuse_dependents(runtime: Runtime, network: Network, rows: Sequence[Resource]) -> None:
-    """Refuse before anything is touched if strangers' things stand on the bridge."""
+    """Refuse before anything is touched if others' things stand on the bridge."""
     links = Links()
     try:
         every = links.all()
@@ -148,7 +148,7 @@ def _refuse_dependents(runtime: Runtime, network: Network, rows: Sequence[Resour
             things += filters_on(link, filtered) if link.ifindex == index else []
         if things:
             raise Conflict(
-                f"others put something on bridge {row.key}: {', '.join(things)}",
+                f"foreign resources use bridge {row.key}: {', '.join(things)}",
                 hint="; ".join(
                     (
                         *_off_bridge(row, every, addresses, filtered),

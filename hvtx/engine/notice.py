@@ -1,4 +1,4 @@
-"""What a person should know of a command that goes on all the same: a line on standard error."""
+"""Warnings and notes of a command that continues: a line on standard error."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class RunningOperation:
         if self.runtime.listener is not None:
             self._heard = history.newest(sql)
 
-    def heed(self) -> None:
+    def raise_pending_interrupt(self) -> None:
         """Raise the KeyboardInterrupt that came while the disk wrote the operation's rows.
 
         Its caller can undo now, which it could not while the rows were being written.

@@ -24,9 +24,9 @@ def bring_up_to_date(runtime: Runtime, scope: NetworkScope) -> None:
     try:
         # read again under the lock: another command may have been quicker
         for row in _made_otherwise(runtime, networks_now(runtime, scope.networks.values())):
-            observed = runtime.firewall(row.backend).mend([row])
+            observed = runtime.firewall(row.backend).repair([row])
             with runtime.store.transaction() as sql:
-                intents.note(sql, row.id, observed[row.id])
+                intents.record_observed(sql, row.id, observed[row.id])
     finally:
         runtime.unlock("all", "networks")
 

@@ -89,13 +89,13 @@ def refuse_start(vm: Vm, networks: Iterable[Network]) -> None:
         for address in (interface.ipv4, interface.ipv6):
             if address is not None and address in own:
                 raise Conflict(
-                    f"the address {address} of VM {vm.name!r} is this host's own by now: device"
-                    f" {own[address].device} has it",
-                    hint=f"{mend(own[address])}, or make the VM again with another --ip",
+                    f"the address {address} of VM {vm.name!r} is now this host's own: device "
+                    f"{own[address].device} has it",
+                    hint=f"{fix(own[address])}, or make the VM again with another --ip",
                 )
 
 
-def mend(own: Own) -> str:
+def fix(own: Own) -> str:
     """The command that takes an address off the host (pure)."""
     return f"ip addr del {own.prefix} dev {own.device}"
 

@@ -1,4 +1,4 @@
-"""Who could change the program that root is to run at boot: itself, and all that it imports.
+"""Users who could change the program that root runs at boot, or a module that it imports.
 
 Whoever may write any of it becomes root with the next boot or the next hour, so `systemd install`
 asks this before it writes a unit.
@@ -37,7 +37,7 @@ def _of(path: str) -> str | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        problem = f"it cannot be looked at: {error.strerror}"
+        problem = f"it cannot be inspected: {error.strerror}"
     return None if problem is None else f"{path}: {problem}"
 
 

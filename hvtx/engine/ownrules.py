@@ -1,4 +1,4 @@
-"""Whether hvtx's own tables and chains are as it made them: read whole, compared with the record.
+"""hvtx's own tables and chains, read whole and compared with the record.
 
 One dump of each kind and set, none for a single VM. The host is read before the record, so that
 what an operation makes meanwhile is not taken for somebody else's; and what differs is looked at a
@@ -13,7 +13,7 @@ from hvtx.drivers import nftables
 from hvtx.engine.repaired import Failed
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import HostRefused, NotPermitted
-from hvtx.host import nftshape, traces
+from hvtx.host import nftshape, store_location
 from hvtx.model.mark import parse_mark
 from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource, State
 from hvtx.model.ruleset import Difference, SeenLine, SeenTable, WantedLine
@@ -45,8 +45,8 @@ def filters_ahead(rows: Sequence[Resource]) -> Iterator[Difference]:
         row = devices[index]
         side = "ingress" if row.kind == Kind.TAP else "egress"
         words = f"a filter of tc that is not hvtx's decides before hvtx's own ({side}, pref"
-        mend = f"tc filter del dev {row.key} {side} pref {preference}"
-        yield Difference(f"{row.kind} {row.key}", f"{words} {preference})", mend, stops=False)
+        fix = f"tc filter del dev {row.key} {side} pref {preference}"
+        yield Difference(f"{row.kind} {row.key}", f"{words} {preference})", fix, stops=False)
 
 
 def of_others(differences: Sequence[Difference]) -> list[Failed]:
@@ -55,7 +55,7 @@ def of_others(differences: Sequence[Difference]) -> list[Failed]:
         Failed(
             "rule",
             str(one.place),
-            f"it is left alone, since it is somebody else's: {one.mend}",
+            f"it is left alone, since it is somebody else's: {one.fix}",
             missing=one.words,
         )
         for one in differences
@@ -94,11 +94,14 @@ def _of_tables(
 
 def _without_trace(table: SeenTable) -> SeenTable:
     """A table without the empty chain that only says where the store is."""
-    trace = (table.family, traces.CHAIN) == (traces.CHAIN_FAMILY, traces.CHAIN)
-    inside = any(rule.chain == traces.CHAIN for rule in table.rules)
-    if not trace or inside or table.hooks.get(traces.CHAIN) is not None:
+    trace = (table.family, store_location.CHAIN) == (
+        store_location.CHAIN_FAMILY,
+        store_location.CHAIN,
+    )
+    inside = any(rule.chain == store_location.CHAIN for rule in table.rules)
+    if not trace or inside or table.hooks.get(store_location.CHAIN) is not None:
         return table
-    return table._replace(hooks={n: h for n, h in table.hooks.items() if n != traces.CHAIN})
+    return table._replace(hooks={n: h for n, h in table.hooks.items() if n != store_location.CHAIN})
 
 
 def _lines(runtime: Runtime) -> list[SeenLine]:

@@ -1,4 +1,4 @@
-"""What a command needs to be allowed to do, asked before it writes its intent.
+"""Privileges that a command needs, checked before it writes its intent.
 
 A missing capability shows in the kernel's answer too, but there it comes late: half of a VM's
 network is made by then and must be taken back, or its process has been ended and its device cannot
@@ -61,9 +61,9 @@ def need_to_start(networks: Iterable[Network]) -> None:
     legacy = [network for network in networks if network.firewall == "iptables"]
     need(devices=bool(networks), legacy=bool(legacy))
     if legacy:
-        from hvtx.host import xtlack
+        from hvtx.host import xtneeds
 
-        lack = xtlack.lack({4, *(family for network in legacy for family in network.families)})
+        lack = xtneeds.lack({4, *(family for network in legacy for family in network.families)})
         if lack is not None:
             raise lack
 

@@ -16,7 +16,7 @@ from hvtx.errors import HvtxError, UsageError
 from hvtx.model.history import Line
 from hvtx.model.mark import without_marks
 from hvtx.model.resource import Kind, Resource
-from hvtx.model.vm import Identity, Life, Vm
+from hvtx.model.vm import Epoch, Identity, Vm
 from hvtx.store import history, records
 from hvtx.store.view import Publisher
 
@@ -36,8 +36,8 @@ class Published(NamedTuple):
     state_directory: str
     as_of: str
     seq: int
-    life: Life
-    lives: tuple[Life, ...]
+    life: Epoch
+    lives: tuple[Epoch, ...]
     vms: tuple[PublishedVm, ...]
     networks: tuple[ShownNetwork, ...]
     history: tuple[Line, ...]
@@ -89,7 +89,7 @@ def _group_id(group: str) -> int:
 
 def publish(runtime: Runtime, by: Publisher, render: Render) -> None:
     """Publish the store as it is now; a failure is a warning, since nothing depends on a view."""
-    from hvtx.engine.trouble import explain
+    from hvtx.engine.late_store_errors import explain
 
     try:
         if runtime.refused is not None or runtime.store.missing or by.is_fresh():

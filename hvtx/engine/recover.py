@@ -64,9 +64,9 @@ def recover(
         runtime.life = runtime.life._replace(recovered=True)
         scope = all_networks(runtime)  # read again: networks were rebuilt
     if any(network.firewall == "iptables" for network in scope.networks.values()):
-        from hvtx.engine import passes
+        from hvtx.engine import forward_accepts
 
-        passes.settle(runtime, scope)
+        forward_accepts.settle(runtime, scope)
     return Recovery(tuple(done.items), tuple(rebuilt), tuple(started), tuple(failed))
 
 

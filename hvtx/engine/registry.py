@@ -19,13 +19,13 @@ from hvtx.model.resource import FIREWALL_KINDS, Resource
 
 if TYPE_CHECKING:  # mypy compares the drivers with what `Drivers.of` says of them
     from hvtx.drivers.bridge import BridgeDriver
+    from hvtx.drivers.foreign_rules import ForeignRules
     from hvtx.drivers.iptables import IptablesDriver
     from hvtx.drivers.nftables import NftablesDriver
-    from hvtx.drivers.strangers import Strangers
     from hvtx.drivers.tap import TapDriver
 
     _BRIDGE: Callable[[Host], BridgesDriver] = BridgeDriver
-    _STRANGERS: Callable[[Host], RuleMarker] = Strangers
+    _FOREIGN_RESOURCES: Callable[[Host], RuleMarker] = ForeignRules
     _TAP: Callable[[Host], DeviceDriver] = TapDriver
     _NFTABLES: Callable[[Host], CommonDriver] = NftablesDriver
     _IPTABLES: Callable[[Host], FirewallDriver] = IptablesDriver
@@ -39,7 +39,7 @@ DRIVERS = {
     "nftables": "hvtx.drivers.nftables:NftablesDriver",
     "iptables": "hvtx.drivers.iptables:IptablesDriver",
 }
-_STRANGERS_AT = "hvtx.drivers.strangers:Strangers"
+_STRANGERS_AT = "hvtx.drivers.foreign_rules:ForeignRules"
 FIREWALLS = ("nftables", "iptables")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from hvtx.engine import flows, holding, ownrules, passes
+from hvtx.engine import flows, forward_accepts, ownrules, port_holders
 from hvtx.engine.damage import (
     Damage,
     damages_of,
@@ -52,7 +52,7 @@ def repair(runtime: Runtime, name: str | None = None) -> Repair:
     resolved_networks(runtime, all_networks(runtime))
     networks, vms = _still_there(runtime, name, vms)
     ensure_networks(runtime, networks_now(runtime, networks), "repair", settle=False, resolved=True)
-    passed = passes.settle(runtime, all_networks(runtime), locked=True)
+    passed = forward_accepts.settle(runtime, all_networks(runtime), locked=True)
     snapshot = take_snapshot(runtime)
     wanted = {network.id for network in networks}
     live = {vm.id for vm in vms if may_run(snapshot, vm.id)}
@@ -71,7 +71,7 @@ def repair(runtime: Runtime, name: str | None = None) -> Repair:
     if damages:
         with begin(runtime, "repair", vm=name if vms and not networks else None) as (_, operation):
             pass
-        _mend_all(runtime, damages, rows, repaired, failed)
+        _fix_all(runtime, damages, rows, repaired, failed)
         names = {vm.id: vm.name for vm in vms}
         _hold_again(runtime, [d for d in damages if d.unheld], rows, names, (repaired, failed))
         _look_again(runtime, repaired, failed)
@@ -139,7 +139,7 @@ def _still_there(
 _FIRST = (Kind.SYSCTL, Kind.BRIDGE, Kind.ADDRESS, Kind.TAP)
 
 
-def _mend_all(
+def _fix_all(
     runtime: Runtime,
     damages: Sequence[Damage],
     rows: Sequence[Resource],
@@ -189,7 +189,7 @@ def _look_again(runtime: Runtime, repaired: list[Repaired], failed: list[Failed]
     unseen = {(one.kind, one.key): one.why for one in unseen_of(sighted)}
     for one in list(repaired):
         thing = str(one.kind), one.key
-        why = unseen.get(thing) or wrong.get((*thing, one.missing != holding.UNHELD))
+        why = unseen.get(thing) or wrong.get((*thing, one.missing != port_holders.UNHELD))
         if why is not None:
             repaired.remove(one)
             words = f"could not be put back: {why}"
@@ -218,6 +218,6 @@ def _hold_again(
         for damage in own:
             kind, key = damage.row.kind, damage.row.key
             if damage.row.id in why:
-                failed.append(Failed(kind, key, why[damage.row.id], holding.UNHELD))
+                failed.append(Failed(kind, key, why[damage.row.id], port_holders.UNHELD))
             elif not damage.cuts:
-                repaired.append(Repaired(kind, key, holding.UNHELD))
+                repaired.append(Repaired(kind, key, port_holders.UNHELD))

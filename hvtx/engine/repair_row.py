@@ -8,7 +8,7 @@ from contextlib import closing
 from hvtx.drivers.address import remove_link_local
 from hvtx.drivers.base import BridgesDriver, LinkDriver
 from hvtx.drivers.bridge import lead_loopback
-from hvtx.engine import holding, own_routes
+from hvtx.engine import own_routes, port_holders
 from hvtx.engine.damage import Damage, guard_of, has_guard, wanted_of
 from hvtx.engine.effects import made_by
 from hvtx.engine.forwarding import ipv6_problem
@@ -17,8 +17,8 @@ from hvtx.engine.outdated import outdated
 from hvtx.engine.registry import driver_name
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import HvtxError
+from hvtx.host.link_settings import LinkSettingsSocket
 from hvtx.host.links import Links
-from hvtx.host.traits import LinkTraits
 from hvtx.model.address import is_ipv6
 from hvtx.model.resource import HOLDER, Kind, Resource, tap_spec
 from hvtx.store import intents, records
@@ -32,7 +32,7 @@ def repair_object(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) ->
     row, seen = damage.row, damage.seen
     if seen.problem is not None:
         raise HvtxError(
-            f"{seen.evidence[0]}: it is not ours to change: {damage.mend}", hint=damage.mend
+            f"{seen.evidence[0]}: it is not ours to change: {damage.fix}", hint=damage.fix
         )
     if row.kind == Kind.ADDRESS and seen.here:
         with closing(Links()) as links:
@@ -45,8 +45,8 @@ def repair_object(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) ->
         return
     if row.kind == Kind.TAP and seen.here is False:
         raise HvtxError(
-            f"the device cannot be made again under a running VM: {damage.mend}",
-            hint=damage.mend,
+            f"the device cannot be made again under a running VM: {damage.fix}",
+            hint=damage.fix,
         )
     assert seen.link is not None
     driver: LinkDriver
@@ -57,7 +57,7 @@ def repair_object(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) ->
         driver = devices = runtime.devices()
         ours = devices.repair(row, master=_master_of(row, rows), guard=guard_of(row, rows))
     if not ours:
-        raise HvtxError("it changed while it was looked at", hint="hvtx repair tries again")
+        raise HvtxError("it changed while it was inspected", hint="hvtx repair tries again")
     _set_again(driver, row, rows)
 
 
@@ -77,7 +77,7 @@ def _master_of(row: Resource, rows: Sequence[Resource]) -> int:
 
 def _set_again(driver: LinkDriver, row: Resource, rows: Sequence[Resource]) -> None:
     """Give a device the settings that others changed; link-local addresses of its own go."""
-    with closing(LinkTraits()) as traits:
+    with closing(LinkSettingsSocket()) as traits:
         wanted = wanted_of(row, rows, traits)
         driver.set_traits(row, wanted, traits)
     if wanted.silent:
@@ -88,13 +88,13 @@ def hold_again(
     runtime: Runtime, rows: Sequence[Resource], processes: Sequence[Resource], name: str
 ) -> dict[int, str]:
     """Why ports are still not held, by row."""
-    holder, observed, why = holding.renew(rows, processes, name)
+    holder, observed, why = port_holders.renew(rows, processes, name)
     if holder is None:
         return why
     try:
         with runtime.store.transaction() as sql:
             for row, seen in observed.items():
-                intents.note(sql, row, seen)
+                intents.record_observed(sql, row, seen)
         holder.open()
     except BaseException:
         holder.cancel()
@@ -113,8 +113,8 @@ def repair_rules(runtime: Runtime, damage: Damage) -> None:
     driver = runtime.firewall(row.backend)
     if damage.copies and not (left := driver.remove_copies(row)).gone:
         raise HvtxError(left.message)
-    observed = driver.mend([row])
+    observed = driver.repair([row])
     if (row.role == "base" or outdated(row)) and row.id in observed:
         kept = {name: value for name, value in row.observed.items() if name == HOLDER}
         with runtime.store.transaction() as sql:
-            intents.note(sql, row.id, {**observed[row.id], **kept})
+            intents.record_observed(sql, row.id, {**observed[row.id], **kept})

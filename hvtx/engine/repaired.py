@@ -1,4 +1,4 @@
-"""What `repair` did: values."""
+"""Results of `repair`: values."""
 
 from __future__ import annotations
 

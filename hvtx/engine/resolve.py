@@ -1,4 +1,4 @@
-"""What an interrupted or crashed command left is released, by gc's own rules."""
+"""Release of what an interrupted or crashed command left, by gc's own rules."""
 
 from __future__ import annotations
 

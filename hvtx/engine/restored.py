@@ -1,4 +1,4 @@
-"""Whether a firewall holds what an earlier life of the host had made: a ruleset was restored.
+"""Detection of a restored ruleset: rules that an earlier life of the host had made.
 
 No row of now tells of it, and it stands in the way of what is to be built. Asked is only the
 firewall, of the marks that it holds; what is to be done about it is decided from a snapshot of the

@@ -16,12 +16,12 @@ from hvtx.engine.processes import process_facts, rows_by_vm
 from hvtx.engine.registry import Drivers
 from hvtx.engine.run_directory import RunDirectory
 from hvtx.errors import NotPermitted, Refused
-from hvtx.host import capabilities, descriptors, openfiles, procfs, traces
+from hvtx.host import capabilities, descriptors, openfiles, procfs, store_location
 from hvtx.host.locks import LockFile, name_offset
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.user import AUTO
-from hvtx.model.vm import Identity, Life, Liveness, Operation
-from hvtx.planner.epoch import Epoch, judge_epoch
+from hvtx.model.vm import Epoch, Identity, Liveness, Operation
+from hvtx.planner.epoch import EpochRelation, judge_epoch
 from hvtx.planner.states import judge_vm
 from hvtx.store import history, records, trust
 from hvtx.store.database import Store
@@ -82,8 +82,8 @@ class Runtime:
         self._directory = RunDirectory(lambda: self.store.run_directory)
         self.listener: Listener | None = None  # is told of each operation when it has ended
         self.mine: set[int] = set()  # operations of this run: a lock's owner cannot probe it
-        self.life: Life = Life(0, self.boot_id, self.netns, recovered=False)
-        self.epoch = Epoch.FIRST
+        self.life: Epoch = Epoch(0, self.boot_id, self.netns, recovered=False)
+        self.epoch = EpochRelation.FIRST
         self._moves = False  # to this namespace from another, with nothing on record
         try:
             self._judge()
@@ -104,7 +104,7 @@ class Runtime:
         if store.was_open:
             from hvtx.engine import notice
 
-            notice.warning(f"others could get at {', '.join(store.was_open)}: private again now")
+            notice.warning(f"others had access to {', '.join(store.was_open)}: private again now")
         return store
 
     def reopen_store(self) -> None:
@@ -158,15 +158,15 @@ class Runtime:
         self.epoch = judge_epoch(
             known, boot_id=self.boot_id, netns=self.netns, marker=marker, old_life_moves=moves
         )
-        if self.epoch is Epoch.WRONG and self.read(records.is_bare):
-            self.epoch = Epoch.NEW  # nothing is bound to that namespace: perhaps a command failed
+        if self.epoch is EpochRelation.WRONG and self.read(records.is_bare):
+            self.epoch = EpochRelation.NEW  # nothing is bound to it: perhaps a command failed
             self._moves = True
-        if self.epoch is Epoch.SAME and known is not None:
+        if self.epoch is EpochRelation.SAME and known is not None:
             self.life = known
-        elif self.epoch is Epoch.WRONG and self.refused is None:
+        elif self.epoch is EpochRelation.WRONG and self.refused is None:
             self.refused = wrong_namespace()
 
-    def _old_life_moves(self, known: Life) -> bool:
+    def _old_life_moves(self, known: Epoch) -> bool:
         """Whether a VM process or operation of that life may still be alive."""
         with self.reading() as sql:
             operations = records.operations(sql)
@@ -191,19 +191,19 @@ class Runtime:
             trust.accept_rollback(self.store)
             self.refused = None
             self._judge()
-        if new_namespace and self.epoch is Epoch.WRONG:
-            self.epoch = Epoch.NEW
+        if new_namespace and self.epoch is EpochRelation.WRONG:
+            self.epoch = EpochRelation.NEW
             self.refused = None
         if self.refused is not None:
             raise self.refused
-        if self.epoch is not Epoch.SAME:
+        if self.epoch is not EpochRelation.SAME:
             with self.store.transaction() as sql:
                 self._enter_life(sql)
-            self.epoch = Epoch.SAME
+            self.epoch = EpochRelation.SAME
         if trust.has_moved(self.store):
             self.nftables().leave_trace()
         trust.note_place(self.store)
-        trace = traces.trace_of(self.settings.state_directory)
+        trace = store_location.trace_of(self.settings.state_directory)
         self._directory.mark(f"{self.boot_id} {self.netns}\n{trace}\n".encode())
 
     def _enter_life(self, sql: Any) -> None:
@@ -318,7 +318,7 @@ def wrong_namespace() -> Refused:
 
 
 def _may_live(
-    hypervisor: str, rows: list[Resource], *, life: Life, lives: Mapping[int, Life]
+    hypervisor: str, rows: list[Resource], *, life: Epoch, lives: Mapping[int, Epoch]
 ) -> bool:
     """Whether the process of a VM that has anything on the host may still be alive."""
     if all(row.kind == Kind.LEASE for row in rows):
@@ -338,8 +338,9 @@ def _has_open(writer: Identity, was: str, path: str) -> bool:
 def _need_privileges() -> None:
     if not procfs.may_have_power_here():
         raise NotPermitted(
-            "root of this user namespace has no power over the network namespace that it is in",
-            hint="run hvtx as root of the host, or enter a network namespace of one's own",
+            "this user namespace does not own the current network namespace",
+            hint="run hvtx as root of the host, or create a network namespace first (unshare "
+            "--net)",
         )
     if not capabilities.has("CAP_NET_ADMIN"):
         raise NotPermitted(

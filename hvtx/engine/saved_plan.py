@@ -54,7 +54,7 @@ def _how(plan: Plan, identity: Identity) -> str:
         other = f"row {same[0].row}, {same[0].mark}" if same[0].row else f"{same[0].mark}"
         told = f"{same[0].action.value}, {same[0].reason.value}"
         return f"{was} with the mark {mark}, and another one ({other}: {told}) is there now"
-    return f"{was}, it is no longer planned: neither host nor record has it any more"
+    return f"{was}, it is no longer planned: it is neither on the host nor on record"
 
 
 def plan_id(plan: Plan) -> str:

@@ -1,4 +1,4 @@
-"""What a verb decides from is read once: one transaction of the store, under the verb's locks.
+"""The scope of a verb, read once: one transaction of the store, under the verb's locks.
 
 Whoever has a scope passes it on, and nobody below asks the store for the same again. It is read
 anew only after an operation of this run has changed what it says, and where a lock that comes
@@ -17,7 +17,7 @@ from hvtx.engine.processes import process_facts
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.vm_state import Moment, judge, read_moment, state_of
 from hvtx.model.resource import Resource
-from hvtx.model.vm import Life, Network, Vm
+from hvtx.model.vm import Epoch, Network, Vm
 from hvtx.planner.scope import NetworkScope, VmScope
 from hvtx.planner.states import judge_vm, vm_state
 from hvtx.store import records
@@ -42,9 +42,9 @@ def _read_vm(sql: Any, name: str) -> _Record:
     )
 
 
-def _networks_of(sql: Any, life: Life, networks: Mapping[str, Network]) -> NetworkScope:
+def _networks_of(sql: Any, life: Epoch, networks: Mapping[str, Network]) -> NetworkScope:
     if any(network.firewall == "iptables" for network in networks.values()):
-        # what leads to their chains depends on all networks: hvtx.engine.passes
+        # what leads to their chains depends on all networks: hvtx.engine.forward_accepts
         rows, every = records.resources_of_networks(sql), records.networks(sql)
         return NetworkScope(life.id, networks, rows, every, records.provisional_networks(sql))
     return NetworkScope(life.id, networks, records.resources_of_networks(sql, networks))
@@ -70,7 +70,7 @@ def shown_scope(runtime: Runtime, name: str) -> VmScope:
     return _scope(runtime.life, record, state_of(runtime, record.vm, record.moment))
 
 
-def _scope(life: Life, record: _Record, judged: Any) -> VmScope:
+def _scope(life: Epoch, record: _Record, judged: Any) -> VmScope:
     state, liveness, rows = judged
     return VmScope(life, record.vm, rows, record.networks, record.provisional, state, liveness)
 

@@ -148,14 +148,14 @@ def _notes(vm: Vm) -> list[str]:
     if any(i.ipv6 if port.host_ip is None else port.host_ip == "::1" for i, port in ports):
         notes.append("published ports are not reachable through [::1]: NAT cannot serve it")
     notes += [
-        f"port {port.host_port}/{port.protocol} is not answered by IPv{family}: what guests send"
-        f" from port {port.guest_port}/udp is dropped, as it is that of a DHCP server"
+        f"port {port.host_port}/{port.protocol} is not answered by IPv{family}: packets that "
+        f"guests send from port {port.guest_port}/udp are dropped: it is a DHCP server's"
         for interface, port in ports
         if (family := _guarded(interface, port)) is not None
     ]
     notes += [
-        f"port {port.host_port}/{port.protocol} on {port.host_ip} leads nowhere: no IPv{family}"
-        " address is leased to the VM's first interface"
+        f"port {port.host_port}/{port.protocol} on {port.host_ip} has no target: no "
+        f"IPv{family} address is leased to the VM's first interface"
         for interface, port in ports
         if port.host_ip is not None
         for family in (family_of(port.host_ip),)

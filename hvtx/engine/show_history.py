@@ -1,4 +1,4 @@
-"""What is told of operations: what goes on or was interrupted, and what was done."""
+"""Output about operations: running, interrupted, and the history."""
 
 from __future__ import annotations
 
@@ -73,14 +73,12 @@ def _check_words(runtime: Runtime, wanted: Mapping[str, Any]) -> None:
 
 def check_word(name: str, word: str) -> None:
     """Refuse what is no verb, kind, event or reason (``name``) at all; raises UsageError."""
+    from hvtx.model.history_terms import WORDS
     from hvtx.model.nearest import meant
-    from hvtx.model.words import WORDS
 
     if word not in WORDS[name]:
-        known = f"known are {', '.join(WORDS[name])}"
-        raise UsageError(
-            f"{word!r} is no {name} of the history", hint=meant(word, WORDS[name], known)
-        )
+        known = f"known: {', '.join(WORDS[name])}"
+        raise UsageError(f"{word!r} is not a known {name}", hint=meant(word, WORDS[name], known))
 
 
 def unheard_of(vm: str, known: Iterable[str]) -> NotFound:
@@ -110,7 +108,7 @@ def moment(text: str) -> str:
         datetime.fromisoformat(stamp.removesuffix("Z") + whole[len(stamp.removesuffix("Z")) : -1])
     except ValueError as problem:
         raise UsageError(
-            f"{text!r} is no time",
+            f"{text!r} is not a time",
             hint="2h, 3d, 2026-05-01 or 2026-05-01T12:30 (in UTC)",
         ) from problem
     return stamp.removesuffix("Z")  # which a fraction of the same second would stand before

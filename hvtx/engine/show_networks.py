@@ -1,4 +1,4 @@
-"""What is told of networks."""
+"""Output about networks."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ have an order, and what moved between two of them is looked at again (docs/adr/0
    nothing is concluded. An operation of 3 whose lock is free was interrupted only if it is still
    open here.
 
-What is looked at again and what is doubtful is chosen in ``planner/looks.py``.
+What is looked at again and what is doubtful is chosen in ``planner/recheck.py``.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ from hvtx.model.resource import (
     file_spec,
 )
 from hvtx.model.vm import ProcessFacts
-from hvtx.planner import looks
-from hvtx.planner.looks import Again, Before, Record, Seen
+from hvtx.planner import recheck
+from hvtx.planner.recheck import Again, Before, Record, Seen
 from hvtx.planner.states import identity_of, judge_vm
 from hvtx.store import records
 
@@ -78,14 +78,14 @@ def look(runtime: Runtime, ask: Callable[[Any], T]) -> tuple[Snapshot, T]:
         raise Refused("cannot-observe", host.unread.message, hint=host.unread.hint)
     underway = {o.id for o in record.operations if before.runs(o.id) and runtime.is_running(o.id)}
     expected = _expected(runtime, [*record.rows, *record.tombstones.values()])
-    late = looks.late(before, underway, record, host.seen, expected)
-    _look_again(runtime, host, looks.again(late, host.links))
+    late = recheck.late(before, underway, record, host.seen, expected)
+    _look_again(runtime, host, recheck.again(late, host.links))
     failpoint.reach("looked")
     files = _files(record.rows, host.failures)
     facts = _processes(record.rows, underway)
     vms = _vms(runtime, record, facts)
-    holders, hidden = _holders(looks.suspects(record.rows, vms, host.links), host.links)
-    doubtful = looks.doubtful(record.rows, vms, underway, late)
+    holders, hidden = _holders(recheck.suspects(record.rows, vms, host.links), host.links)
+    doubtful = recheck.doubtful(record.rows, vms, underway, late)
     operations, moving = _since(runtime, record, underway, doubtful)
     snapshot = Snapshot(
         installation=runtime.installation,
@@ -127,7 +127,7 @@ def _record(runtime: Runtime, host: _Host, ask: Callable[[Any], T]) -> tuple[Rec
             seq=records.seq(sql),
             newest=records.newest_operation(sql),
             rows=rows,
-            tombstones=records.tombstones(sql, looks.unknown_marks(rows, host.seen)),
+            tombstones=records.tombstones(sql, recheck.unknown_marks(rows, host.seen)),
             operations=records.operations(sql),
             vms=records.vm_heads(sql),
             lives=records.lives(sql),
@@ -145,14 +145,14 @@ def _since(
     """The operations, with those begun since the record was read, and which rows moved since."""
     with runtime.reading() as sql:
         if records.seq(sql) == record.seq:
-            return looks.operation_facts(record, underway), frozenset()
+            return recheck.operation_facts(record, underway), frozenset()
         free = {operation.id for operation in record.operations} - underway
         ended = free - records.still_open(sql, free)
         begun = records.operations_since(sql, record.newest)
-        asked = looks.asked_again(record, doubtful, begun)
+        asked = recheck.asked_again(record, doubtful, begun)
         now = records.whereabouts(sql, asked)
-    facts = looks.operation_facts(record, underway, ended=ended, begun=begun)
-    return facts, looks.moved_since(asked, now)
+    facts = recheck.operation_facts(record, underway, ended=ended, begun=begun)
+    return facts, recheck.moved_since(asked, now)
 
 
 # -- the host --------------------------------------------------------------------------------------
@@ -257,7 +257,7 @@ def firewall_entries(
 ) -> tuple[list[Entry], NotPermitted | None]:
     """What the firewalls hold, and why this user may not read the legacy tables, if so.
 
-    Who has no rule in legacy tables need not be allowed to read them: only strangers' rules are
+    Who has no rule in legacy tables need not be allowed to read them: only others' rules are
     missing from the plan then.
     """
     found: list[Entry] = []
@@ -276,7 +276,7 @@ def firewall_entries(
             raise Refused(
                 "unstable-view",
                 f"the firewall changed too fast to be read: {problem.message}",
-                hint="try again when whatever changes it rests",
+                hint="try again when no other program changes it",
             ) from problem
         except HvtxError as problem:
             failures[backend] = problem.message

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from hvtx.drivers.strangers import Strangers
+from hvtx.drivers.foreign_rules import ForeignRules
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import HostRefused, HvtxError, NotFound
 from hvtx.host import openfiles, paths, procfs
@@ -17,7 +17,7 @@ from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.resource import Kind
 from hvtx.model.vm import ProcessFacts
 from hvtx.planner import adoption
-from hvtx.planner.adoption import TOOL, Claim, Sighted, Why
+from hvtx.planner.adoption import TOOL, AdoptFacts, Claim, Why
 from hvtx.store import records
 
 _LARGEST = 1 << 20  # bytes of a state.json: theirs have some hundred
@@ -68,8 +68,8 @@ def read_states(files: Iterable[Path]) -> tuple[list[Claim], list[Unread]]:
                 known.add((seen.st_dev, seen.st_ino))
                 claims.append(adoption.parse_state(text, os.path.realpath(path)))
         except paths.UnsafeError as unsafe:
-            words = f"the file is not believed: {unsafe.strerror}; make it and its directories"
-            words += " root's alone (chown, chmod go-w, setfacl -b)"
+            words = f"refusing to use the file: {unsafe.strerror}; make it and its directories"
+            words += " writable by root alone (chown, chmod go-w, setfacl -b)"
             unread.append(Unread(path, Why.NOT_BELIEVED, words))
         except (OSError, ValueError, RecursionError) as problem:
             why = problem.strerror if isinstance(problem, OSError) else problem
@@ -78,7 +78,7 @@ def read_states(files: Iterable[Path]) -> tuple[list[Claim], list[Unread]]:
     return claims, unread
 
 
-def sight_of(runtime: Runtime, claims: Sequence[Claim]) -> tuple[list[Claim], Sighted]:
+def sight_of(runtime: Runtime, claims: Sequence[Claim]) -> tuple[list[Claim], AdoptFacts]:
     """Look at everything that the claims speak of; raises HvtxError if that cannot be.
 
     The claims come back with the devices' own names.
@@ -100,12 +100,12 @@ def sight_of(runtime: Runtime, claims: Sequence[Claim]) -> tuple[list[Claim], Si
         names = {name: identity for identity, name in records.vm_names(sql).items()}
     recorded = {row.key: row.vm or "" for row in rows if row.kind in (Kind.TAP, Kind.BRIDGE)}
     recorded.update({row.mark: row.vm or "" for row in rows})
-    return claims, Sighted(
+    return claims, AdoptFacts(
         links=seen,
         holders={
             name: tuple(holder.pid for holder in found) for name, found in holders.found.items()
         },
-        rules=Strangers(runtime.host).rules() if any(claim.rules for claim in claims) else (),
+        rules=ForeignRules(runtime.host).rules() if any(claim.rules for claim in claims) else (),
         processes={claim.pid: look_at(claim.pid) for claim in claims if claim.pid},
         recorded=recorded,
         names=names,
@@ -123,7 +123,7 @@ def look_at(pid: int) -> ProcessFacts:
     facts = procfs.look(pid)
     if facts.code in _EXHAUSTED:
         raise HostRefused(
-            f"process {pid} cannot be looked at: {facts.error}",
+            f"process {pid} cannot be inspected: {facts.error}",
             hint=LIMITS,
         )
     return facts

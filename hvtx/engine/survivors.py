@@ -39,7 +39,7 @@ def end_survivors(
     found = survivors.end(user, identity, devices, force=force)
     events = []
     if found.ended:
-        words = f"processes that VM {row.key} had started beside its own are ended: {found.ended}"
+        words = f"ended further processes of VM {row.key}: {found.ended}"
         events.append(Event("completed", words))
     if found.left:
         words = f"processes of user {user}, which is VM {row.key}'s, are left: {found.left}"

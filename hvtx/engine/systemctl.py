@@ -1,4 +1,4 @@
-"""What is asked of systemd, by ``systemctl``."""
+"""Calls of ``systemctl``."""
 
 from __future__ import annotations
 

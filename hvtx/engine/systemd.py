@@ -214,18 +214,18 @@ def _note_of_shields(entries: Sequence[Entry], running: bool) -> str | None:
 
 
 def changeable(where: Place) -> tuple[str, str] | None:
-    """Why the units would let others become root or mislead it, and the mend; None if not so."""
+    """Why the units would let others become root or mislead it, and the fix; None if not so."""
     from hvtx.engine.ownership import problem_of_program
 
     problem = problem_of_program(where.program)
     if problem is not None:
-        mend = (
+        fix = (
             "install hvtx where only root may write (sudo env PIPX_HOME=/opt/pipx"
             " PIPX_BIN_DIR=/usr/local/bin pipx install …), or make all of it root's: chown -R"
             " root:root, chmod -R go-w, setfacl -R -b"
         )
         what = f"root would run {where.program[0]} at boot, and others could change it"
-        return f"{what}: {problem}", mend
+        return f"{what}: {problem}", fix
     refusal = None if where.metrics is None else output.refusal(where.metrics)
     if refusal is not None:
         return (

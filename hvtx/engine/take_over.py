@@ -1,4 +1,4 @@
-"""What an import decided is carried out: rows are written, and the objects get their marks."""
+"""Carrying out an import: rows are written, and the objects get their marks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hvtx.model.resource import FIREWALL_KINDS, Kind, Outcome, Resource, State
 from hvtx.model.vm import Identity, Liveness, Vm
 from hvtx.planner import adoption
 from hvtx.planner.adoption import Finding, Verdict
-from hvtx.planner.provision import Want, link_local
+from hvtx.planner.provision import ResourceSpec, link_local
 from hvtx.store import intents, records
 from hvtx.store.history import Event
 
@@ -82,7 +82,7 @@ def record_and_mark(
 ) -> dict[int, tuple[str, str]]:
     """Record the VM and its things, then mark them; what refuses its mark is forgotten again."""
     fresh = [number for number in todo if known[number] is None]
-    verb = "adopt" if verdict.claim.vouched else "import"
+    verb = "adopt" if verdict.claim.by_operator else "import"
     with begin(runtime, verb, vm=verdict.vm_name) as (sql, operation):
         if verdict.vm_id not in records.vm_names(sql):
             records.add_vm(sql, _vm(verdict), operation.id)
@@ -103,7 +103,7 @@ def record_and_mark(
         if carried:
             outcomes[number] = ("imported", "")
             claim = verdict.claim
-            source = f"on the word of {claim.by}" if claim.vouched else f"from {claim.path}"
+            source = f"on the word of {claim.by}" if claim.by_operator else f"from {claim.path}"
             words = f"{item.kind} {item.key}, {source}"
             events.append(Event("imported", words, row.kind, row.key))
         else:
@@ -147,13 +147,13 @@ def _vm(verdict: Verdict) -> Vm:
     )
 
 
-def _want(item: Finding, verdict: Verdict) -> Want:
+def _want(item: Finding, verdict: Verdict) -> ResourceSpec:
     claim = verdict.claim
     address = claim.ip.partition("/")[0] if claim.ip else None
     field = f"ipv{family_of(address or '')}"
     if item.link is not None:
         link = item.link
-        return Want(
+        return ResourceSpec(
             Kind.TAP,
             link.name,
             {
@@ -170,7 +170,7 @@ def _want(item: Finding, verdict: Verdict) -> Want:
             },
         )
     assert item.rule is not None
-    return Want(
+    return ResourceSpec(
         item.kind,
         item.rule.key,
         {
@@ -193,9 +193,11 @@ def _record_process(sql: Any, operation: Operation, verdict: Verdict) -> None:
     identity = _identity(operation.runtime, verdict)
     if identity is None:
         return
-    want = Want(Kind.PROCESS, verdict.vm_name, {"hypervisor": "external", "directory": None})
+    want = ResourceSpec(
+        Kind.PROCESS, verdict.vm_name, {"hypervisor": "external", "directory": None}
+    )
     row = operation.intend(sql, [want], vm=verdict.vm_id, committed=True)[0]
-    intents.note(sql, row.id, identity._asdict())
+    intents.record_observed(sql, row.id, identity._asdict())
 
 
 def _identity(runtime: Runtime, verdict: Verdict) -> Identity | None:
@@ -211,7 +213,7 @@ def _identity(runtime: Runtime, verdict: Verdict) -> Identity | None:
         return None  # it has ended in the meantime
     except OSError as problem:
         raise HostRefused(
-            f"the process {pid} of VM {verdict.vm_name!r} cannot be told from others: {problem}",
+            f"cannot determine the identity of process {pid} of VM {verdict.vm_name!r}: {problem}",
             hint="look at the limits on open files and memory, and try again; nothing was taken",
         ) from problem
 
@@ -233,7 +235,7 @@ def _took_its_mark(runtime: Runtime, item: Finding, mark: str) -> bool | None:
     """Whether an object has its mark after all, where setting it failed; None if nobody can say.
 
     The kernel may have done it and only its answer was lost. A record that were closed then would
-    leave a stranger's object with the mark of a tombstone, which is what gc removes.
+    leave somebody else's object with the mark of a tombstone, which is what gc removes.
     """
     try:
         if item.rule is not None:

@@ -50,7 +50,7 @@ from hvtx.errors import CommitUnknown, HvtxError
 from hvtx.host import descriptors, failpoint
 from hvtx.model.plan import Reason
 from hvtx.model.resource import FLOWS, Kind, Outcome, Resource, State
-from hvtx.planner.provision import Want
+from hvtx.planner.provision import ResourceSpec
 from hvtx.store import intents, records
 from hvtx.store.history import Event
 
@@ -63,7 +63,7 @@ class Operation(RunningOperation):
     def intend(
         self,
         sql: Any,
-        wants: Sequence[Want],
+        wants: Sequence[ResourceSpec],
         *,
         vm: str | None = None,
         network: str | None = None,
@@ -77,7 +77,7 @@ class Operation(RunningOperation):
         descriptors.need(descriptors.TO_UNDO + sum(want.kind == Kind.TAP for want in wants))
         owners = networks if networks is not None else [network] * len(wants)
         drafts = [
-            intents.Draft(want.kind, want.key, want.spec, vm, owner)
+            intents.NewRow(want.kind, want.key, want.spec, vm, owner)
             for want, owner in zip(wants, owners, strict=True)
         ]
         return intents.intend(
@@ -99,7 +99,7 @@ class Operation(RunningOperation):
         with self.runtime.store.transaction() as sql:
             for row in rows:
                 if row.id in observed:
-                    intents.note(sql, row.id, observed[row.id])
+                    intents.record_observed(sql, row.id, observed[row.id])
         return [row._replace(observed=dict(observed.get(row.id, row.observed))) for row in rows]
 
     def commit(
@@ -121,7 +121,7 @@ class Operation(RunningOperation):
                 if moved != len(rows):
                     raise HvtxError(
                         f"operation {self.id} lost {len(rows) - moved} of its rows to another",
-                        hint="what was made is taken back; `hvtx intents` shows what is under way",
+                        hint="rolled back; `hvtx intents` shows running operations",
                     )
                 then(sql)
                 self.history(sql, [*map(lines.made, rows), *events])
@@ -142,7 +142,7 @@ class Operation(RunningOperation):
         ``reasons`` are for the history, by row. Rows that somebody else moved meanwhile are left
         to them (``contended``).
         """
-        self.heed()
+        self.raise_pending_interrupt()
         with self.runtime.store.transaction() as sql:
             moved = intents.release(sql, rows, self.id)
         failpoint.reach("releasing")
@@ -157,7 +157,7 @@ class Operation(RunningOperation):
             intents.forget(sql, gone)
             for row in moved:
                 if outcomes[row.id].reason == Reason.FLOWS_REMAIN:
-                    intents.note(sql, row.id, {**row.observed, FLOWS: True})
+                    intents.record_observed(sql, row.id, {**row.observed, FLOWS: True})
             told = [(row, outcomes[row.id], reasons.get(row.id)) for row in moved]
             self.history(sql, [lines.removal(*each, self.vm_name(sql, each[0])) for each in told])
         failpoint.reach("forgotten")
@@ -234,8 +234,7 @@ def _was_committed(operation: Operation, rows: Sequence[Resource]) -> bool:
         found = operation.runtime.read(records.resources_by_id, [row.id for row in rows])
     except Exception as problem:
         raise CommitUnknown(
-            "the state store did not say whether a change was kept, and cannot be asked again:"
-            f" {problem}",
-            hint="`hvtx recover` resolves it when the disk answers again",
+            f"commit outcome unknown: the state store cannot be re-read: {problem}",
+            hint="run `hvtx recover` when the disk works again",
         ) from problem
     return all(row.id in found and found[row.id].state == State.COMMITTED for row in rows)

@@ -23,11 +23,9 @@ class Undone(NamedTuple):
     def tell(self, problem: BaseException) -> None:
         """Note it on the error that was undone for, which is what people read."""
         if self.left:
-            problem.add_note(f"not all of it could be taken back: {self.left}")
+            problem.add_note(f"rollback incomplete: {self.left}")
         if self.failed:
-            problem.add_note(
-                f"not all of it could be taken back: {self.failed}; `hvtx recover` goes on"
-            )
+            problem.add_note(f"rollback incomplete: {self.failed}; `hvtx recover` goes on")
 
 
 def undo(
@@ -74,7 +72,7 @@ def take_down(
     What is kept, and why; then the operation ends as ``partial`` and not with ``result``. ``gone``
     is done in the last transaction if nothing is kept.
     """
-    operation.heed()
+    operation.raise_pending_interrupt()
     life = operation.runtime.life.id
     # a run directory on a disk outlives the boot: it is removed, not only forgotten
     here = [row for row in rows if row.life == life or row.kind == Kind.FILE]

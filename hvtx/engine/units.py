@@ -15,7 +15,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from hvtx.planner import company
+from hvtx.planner import network_managers
 
 DIRECTORY = "/etc/systemd/system"
 MARKER = "# Written by `hvtx systemd install`; `hvtx systemd uninstall` removes it."
@@ -143,12 +143,12 @@ def units(place: Place) -> tuple[Unit, ...]:
 
 def shields() -> tuple[Unit, ...]:
     """Files by which managers of networks leave devices of hvtx alone (docs/adr/0033)."""
-    names = [company.OWN_NAMES]
-    network = f"{MARKER}\n{company.network_file(names)}"
-    keyfile = f"{MARKER}\n{company.keyfile(names)}"
+    names = [network_managers.OWN_NAMES]
+    network = f"{MARKER}\n{network_managers.network_file(names)}"
+    keyfile = f"{MARKER}\n{network_managers.keyfile(names)}"
     return (
-        Unit(company.NETWORKD_FILE, network, company.NETWORKD_DIRECTORY),
-        Unit(company.NM_FILE, keyfile, company.NM_DIRECTORY),
+        Unit(network_managers.NETWORKD_FILE, network, network_managers.NETWORKD_DIRECTORY),
+        Unit(network_managers.NM_FILE, keyfile, network_managers.NM_DIRECTORY),
     )
 
 
@@ -180,7 +180,7 @@ def start_call(
         "--quiet",
         "--collect",
         f"--unit=hvtx-start-{vm}",
-        f"--description=Start of VM {vm} by hvtx recover",
+        f"--description=hvtx recover: start of VM {vm}",
         "--property=Type=oneshot",
         "--property=KillMode=process",
         *(f"--setenv={name}={value}" for name, value in sorted(environment.items())),
@@ -200,7 +200,7 @@ def _recover(place: Place) -> str:
     environment = {**place.environment, AUTOSTART: BY_SYSTEMD}
     return _text(
         ("Unit",),
-        "Description=Recovery of hvtx: networks and autostarted VMs",
+        "Description=hvtx recovery: networks and autostart VMs",
         *_common_conditions(place),
         f"After=local-fs.target network.target {_FIREWALLS}",
         f"Before={_STARTERS}",
@@ -221,7 +221,7 @@ def _recover(place: Place) -> str:
 def _collect(place: Place) -> str:
     return _text(
         ("Unit",),
-        "Description=Collection of what dead VMs and interrupted operations of hvtx left",
+        "Description=hvtx garbage collection: remains of dead VMs and interrupted operations",
         *_common_conditions(place),
         f"After={RECOVER}",
         ("Service",),
@@ -237,7 +237,7 @@ def _collect(place: Place) -> str:
 def _timer() -> str:
     return _text(
         ("Unit",),
-        "Description=Hourly collection by hvtx",
+        "Description=hvtx garbage collection (every hour)",
         ("Timer",),
         "OnActiveSec=15min",
         "OnUnitInactiveSec=1h",
@@ -251,7 +251,7 @@ def _repair(place: Place) -> str:
     """After a firewall's service was stopped, which may have flushed all rules."""
     return _text(
         ("Unit",),
-        "Description=Repair of what hvtx made and a firewall's service took away",
+        "Description=hvtx repair: rules that a firewall service removed",
         *_common_conditions(place),
         f"After={RECOVER} {_FIREWALLS}",
         ("Service",),
@@ -272,7 +272,7 @@ def _repair_after(place: Place) -> str:
     repair = command_line((*place.program, "repair"))
     return _text(
         ("Unit",),
-        "Description=Repair of what hvtx made, after %i",
+        "Description=hvtx repair after %i",
         f"RequiresMountsFor={_quoted(place.state_directory)}",
         "PartOf=%i.service",
         "ReloadPropagatedFrom=%i.service",
@@ -294,7 +294,7 @@ def _repair_after(place: Place) -> str:
 def _measuring(place: Place, path: str) -> tuple[Unit, Unit]:
     service = _text(
         ("Unit",),
-        "Description=Numbers of hvtx for a textfile collector",
+        "Description=hvtx metrics export for a textfile collector",
         *_common_conditions(place),
         f"After={RECOVER}",
         ("Service",),
@@ -305,7 +305,7 @@ def _measuring(place: Place, path: str) -> tuple[Unit, Unit]:
     )
     timer = _text(
         ("Unit",),
-        "Description=Numbers of hvtx every minute",
+        "Description=hvtx metrics export (every minute)",
         ("Timer",),
         "OnActiveSec=1min",
         "OnUnitInactiveSec=1min",

@@ -70,7 +70,7 @@ class MarkedRemover:
         return outcome
 
     def _gone_already(self, item: Item) -> bool:
-        """Whether somebody else has removed it since; what cannot be looked at is not gone."""
+        """Whether somebody else has removed it since; what cannot be inspected is not gone."""
         try:
             if item.entry is not None:
                 surplus = item.reason is Reason.DUPLICATE_COPY

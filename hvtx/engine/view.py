@@ -26,7 +26,7 @@ from hvtx.errors import NotPermitted
 from hvtx.host import procfs
 from hvtx.model.history import Line
 from hvtx.model.resource import Resource
-from hvtx.model.vm import Identity, Interface, Life, Publish, Vm
+from hvtx.model.vm import Epoch, Identity, Interface, Publish, Vm
 from hvtx.planner.states import judge_vm, vm_state
 from hvtx.store import records
 from hvtx.store import view as file
@@ -105,8 +105,8 @@ class ViewSource:
         """``changes`` is the number of the store's newest change."""
         self._seen = seen
         self._boot_id = procfs.boot_id()
-        self._life = Life(*seen["life"])._replace(boot_id=self._boot_id)
-        self._lives = {life[0]: Life(*life) for life in seen["lives"]}
+        self._life = Epoch(*seen["life"])._replace(boot_id=self._boot_id)
+        self._lives = {life[0]: Epoch(*life) for life in seen["lives"]}
         another_boot = seen["life"][1] != self._boot_id
         self.view = AsOf(seen["as_of"], another_boot or changes != seen["seq"])
         self.note = f"this is what the owner of the store published at {seen['as_of']}"
@@ -285,8 +285,8 @@ def members_hint(settings: Settings) -> str | None:
     if not os.access(where.document, os.R_OK, effective_ids=True):
         return None
     return (
-        f"members of the group {_group_of(where.directory)} may use vm ls, vm show, network ls,"
-        " network show and log; all else is root's: sudo hvtx …"
+        f"members of the group {_group_of(where.directory)} may use vm ls, vm show, network "
+        "ls, network show and log; everything else needs root: sudo hvtx …"
     )
 
 

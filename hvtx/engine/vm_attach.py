@@ -30,7 +30,8 @@ def attach(runtime: Runtime, name: str, pid: int) -> VmScope:
     if vm.hypervisor != "external":
         raise Conflict(
             f"hvtx starts the process of VM {name!r} itself",
-            hint=f"hvtx vm start {name}; only VMs made with --hypervisor external are told theirs",
+            hint=f"hvtx vm start {name}; only VMs created with --hypervisor external need `vm "
+            "attach`",
         )
     own = [row for row in rows if row.kind not in (Kind.LEASE, Kind.PROCESS)]
     own = [row for row in own if not only_flows_remain(row)]
@@ -42,7 +43,7 @@ def attach(runtime: Runtime, name: str, pid: int) -> VmScope:
         )
     identity = _identified(pid)
     if pid in (1, os.getpid()):
-        raise Conflict(f"process {pid} is no VM", hint="give the pid of the hypervisor")
+        raise Conflict(f"process {pid} cannot be a VM", hint="give the pid of the hypervisor")
     for row in runtime.read(records.resources_of_kind, Kind.PROCESS):
         if row.vm != vm.id and identity_of(row) == identity:
             raise Conflict(
@@ -54,11 +55,15 @@ def attach(runtime: Runtime, name: str, pid: int) -> VmScope:
         intents.forget(sql, old)
         row = operation.intend(
             sql,
-            [provision.Want(Kind.PROCESS, name, {"hypervisor": "external", "directory": None})],
+            [
+                provision.ResourceSpec(
+                    Kind.PROCESS, name, {"hypervisor": "external", "directory": None}
+                )
+            ],
             vm=vm.id,
             committed=True,
         )[0]
-        intents.note(sql, row.id, identity._asdict())
+        intents.record_observed(sql, row.id, identity._asdict())
     operation.end("done", events=[Event("attached", f"process {pid}", Kind.PROCESS, name)])
     rest = [known for known in rows if known not in old]
     return after(scope, vm, [*rest, row._replace(observed=identity._asdict())])
@@ -74,6 +79,6 @@ def _identified(pid: int) -> Identity:
         ) from problem
     except OSError as problem:
         raise Conflict(
-            f"process {pid} cannot be told from others: {problem}",
+            f"cannot determine the identity of process {pid}: {problem}",
             hint="mount /proc of this pid namespace without hidepid, and run hvtx as root",
         ) from problem

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hvtx.drivers.vm_process import prepare, scope, spawn, stop
 from hvtx.drivers.vm_process.gate import Gate
-from hvtx.engine import effects, holding
-from hvtx.engine.neighbours import refuse_others_ports
+from hvtx.engine import effects, port_holders
+from hvtx.engine.guest_routes import refuse_diverted
 from hvtx.engine.network_build import committed
+from hvtx.engine.peer_ports import refuse_others_ports
 from hvtx.engine.transaction import Operation
 from hvtx.engine.undo import attempt, undo
 from hvtx.engine.vm_paths import remove_log
 from hvtx.engine.vm_record import forget_vm
-from hvtx.engine.ways import refuse_diverted
 from hvtx.errors import HvtxError, StoreError, UsageError
 from hvtx.host import failpoint, paths
 from hvtx.hypervisors import base as hypervisors
@@ -64,7 +64,7 @@ def bring_up(
         if new:  # its addresses were not known before
             refuse_diverted_vm(vm, means.networks)
         observed = effects.create(operation, rows)
-        # once more, now that they are published: see hvtx.engine.neighbours
+        # once more, now that they are published: see hvtx.engine.peer_ports
         refuse_others_ports(operation.runtime, ports_of(vm))
         gate = holder = None
         try:
@@ -72,7 +72,7 @@ def bring_up(
                 launch = render(vm, rows, means.networks.networks, means.probes, means.directory)
                 gate = _spawn(vm, launch, means)
                 identity = gate.identity
-            holder = holding.begin(means.held, identity, rows)
+            holder = port_holders.begin(means.held, identity, rows)
             if gate is not None or holder is not None:
                 _enter_scope(vm, gate, holder)
                 failpoint.reach("spawned")
@@ -91,7 +91,7 @@ def bring_up(
         if holder is not None:
             holder.confirm()
             observed |= {row.id: row.observed for row in rows if row.kind == Kind.PUBLISH}
-        operation.runtime.devices().keep_macs([row for row in rows if row.kind == Kind.TAP])
+        operation.runtime.devices().restore_macs([row for row in rows if row.kind == Kind.TAP])
         operation.commit(
             rows,
             observed,
@@ -99,7 +99,7 @@ def bring_up(
         )
         return committed(rows, observed)
     except (Exception, KeyboardInterrupt) as problem:
-        _take_back(operation, vm, rows, means, identity, problem, new=new)
+        _roll_back(operation, vm, rows, means, identity, problem, new=new)
         raise
 
 
@@ -126,7 +126,7 @@ def _learnt(
         found[row.id] = {**gate.identity._asdict(), **chosen}
     if holder is not None and means.held is not None:
         seen = [row._replace(observed=dict(observed.get(row.id, {}))) for row in rows]
-        found |= holding.noted(seen, holder.identity, means.held.unheld)
+        found |= port_holders.noted(seen, holder.identity, means.held.unheld)
     return found
 
 
@@ -166,7 +166,7 @@ def _enter_scope(vm: Vm, gate: Gate | None, holder: Holder | None) -> None:
         sys.stderr.write(f"warning: {words}\n")
 
 
-def _take_back(
+def _roll_back(
     operation: Operation,
     vm: Vm,
     rows: Sequence[Resource],
@@ -225,11 +225,11 @@ def render(
     return launch
 
 
-def _port(interface: Any, network: Network, device: str) -> hypervisors.Port:
+def _port(interface: Any, network: Network, device: str) -> hypervisors.Nic:
     four, six = network.range(4), network.range(6)
     from hvtx.planner import addressing
 
-    return hypervisors.Port(
+    return hypervisors.Nic(
         device=device,
         mac=interface.mac,
         ipv4=interface.ipv4,

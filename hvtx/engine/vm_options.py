@@ -1,4 +1,4 @@
-"""What a person asked a VM to be: options checked by themselves, before anything is looked up."""
+"""Options of a VM, checked by themselves, before anything is looked up."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hvtx.planner import addressing
 HYPERVISORS = ("qemu", "firecracker", "cloud-hypervisor", "command", "external")
 
 
-class VmWish(NamedTuple):
+class VmRequest(NamedTuple):
     """What a person asked for; checked, but not yet known to be free."""
 
     name: str
@@ -35,7 +35,7 @@ class VmWish(NamedTuple):
     leases: tuple[tuple[str | None, str | None], ...] = ()  # IPv4, IPv6 of each interface
 
 
-def parse_wish(  # noqa: PLR0913 - it mirrors the options of `vm create`
+def parse_request(  # noqa: PLR0913 - it mirrors the options of `vm create`
     name: str,
     *,
     hypervisor: str | None = None,
@@ -51,7 +51,7 @@ def parse_wish(  # noqa: PLR0913 - it mirrors the options of `vm create`
     disks: Sequence[str] = (),
     command: Sequence[str] = (),
     autostart: bool = False,
-) -> VmWish:
+) -> VmRequest:
     """Check what was written; relative paths are those of the current directory.
 
     Raises UsageError.
@@ -66,7 +66,7 @@ def parse_wish(  # noqa: PLR0913 - it mirrors the options of `vm create`
     count = max(len(networks), 1)
     addresses, parsed = _addresses(ips, macs, count)
     check_lines((append, kernel, initrd, *disks))
-    return VmWish(
+    return VmRequest(
         name=name,
         hypervisor=chosen,
         networks=tuple(networks),
@@ -113,7 +113,7 @@ def _addresses(
     """IP addresses and MACs, of each kind at most one for each interface."""
     with advised("write it as 10.77.0.5 or fd77::5; without --ip a free one is chosen"):
         addresses = tuple(addressing.parse_address(ip) for ip in ips)
-    with advised("write it as 02:11:22:33:44:55; without --mac one is made up"):
+    with advised("write it as 02:11:22:33:44:55; without --mac one is generated"):
         parsed = tuple(addressing.parse_mac(mac) for mac in macs)
     fours = sum(not is_ipv6(address) for address in addresses)
     if max(len(parsed), fours, len(addresses) - fours) > interfaces:
@@ -129,7 +129,7 @@ def check_size(memory: int, cpus: int) -> None:
     if not 1 <= memory <= 1 << 24:
         raise UsageError(
             f"--memory {memory} is not between 1 and {1 << 24} MiB",
-            hint="it is counted in MiB: 2048 is 2 GiB",
+            hint="the unit is MiB: 2048 is 2 GiB",
         )
     if not 1 <= cpus <= 4096:
         raise UsageError(
@@ -196,9 +196,9 @@ def _without(text: str, where: str, known: Sequence[str], wrong: Callable[[str],
     likely = _OTHER_NAMES.get(unknown) or nearest(unknown, known)
     ask = f"did you mean {{{likely}}}? " if likely else ""
     raise UsageError(
-        f"{where} has {{{unknown}}}, which stands for nothing",
-        hint=f"{ask}known are {' '.join(f'{{{word}}}' for word in known)};"
-        f" {{{{{unknown}}}}} is a literal {{{unknown}}}",
+        f"{where} has {{{unknown}}}, which is not a placeholder",
+        hint=f"{ask}known: {' '.join(f'{{{word}}}' for word in known)}; {{{{{unknown}}}}} is a "
+        f"literal {{{unknown}}}",
     )
 
 
@@ -214,11 +214,11 @@ def check_combination(
     """Refuse what does not go together in a VM; raises UsageError."""
     if hypervisor not in HYPERVISORS:
         raise UsageError(
-            f"{hypervisor!r} is no hypervisor", hint=f"one of {', '.join(HYPERVISORS)}"
+            f"{hypervisor!r} is not a hypervisor", hint=f"one of {', '.join(HYPERVISORS)}"
         )
     if command and hypervisor != "command":
         raise UsageError(
-            f"-- COMMAND and --hypervisor {hypervisor} do not go together",
+            f"-- COMMAND and --hypervisor {hypervisor} cannot be combined",
             hint="leave one of them out: a command is the VM process itself",
         )
     if hypervisor == "command" and not (command and command[0]):
@@ -227,7 +227,7 @@ def check_combination(
         )
     if hypervisor in ("command", "external") and (kernel or initrd or append or disks):
         raise UsageError(
-            f"--kernel, --initrd, --append and --disk mean nothing to {hypervisor}",
+            f"--kernel, --initrd, --append and --disk have no effect on {hypervisor}",
             hint="leave them out, or choose --hypervisor qemu",
         )
     if (initrd or append) and not kernel:

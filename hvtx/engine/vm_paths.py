@@ -1,4 +1,4 @@
-"""Where the files of a VM stand: its log, and its run-time directory. Of paths, not of a run."""
+"""Paths of a VM's files: its log, and its run-time directory. Of paths, not of a run."""
 
 from __future__ import annotations
 

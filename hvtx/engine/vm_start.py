@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hvtx.drivers.vm_process import probe, stop
-from hvtx.engine import holding, own_addresses, privileges
-from hvtx.engine.neighbours import holding_ports
+from hvtx.engine import own_addresses, port_holders, privileges
 from hvtx.engine.network_build import ensure_networks
+from hvtx.engine.peer_ports import holding_ports
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import after, networks_now, start_scope, vm_scope
 from hvtx.engine.transaction import Operation, begin
@@ -37,7 +37,7 @@ from hvtx.store.history import Event
 
 if TYPE_CHECKING:
     from hvtx.drivers.portholder import Held
-    from hvtx.engine.vm_options import VmWish
+    from hvtx.engine.vm_options import VmRequest
     from hvtx.model.plan import Plan
 
 
@@ -56,7 +56,7 @@ def _start(runtime: Runtime, name: str) -> VmScope:
     vm = scope.vm
     probes = _probe(runtime, vm)
     with contextlib.suppress(OSError):  # its ports are held for flows that may go on: it is back
-        holding.end_all(scope.waiting)
+        port_holders.end_all(scope.waiting)
     with holding_ports(runtime, decide.ports_of(vm), decide.families_of(vm)) as held:
         networks = _standing(runtime, networks)
         own_addresses.refuse_start(vm, networks.networks.values())
@@ -77,25 +77,27 @@ def _lock_for_start(runtime: Runtime, name: str) -> None:
     runtime.lock("vm", name)
 
 
-def run_vm(runtime: Runtime, wish: VmWish) -> VmScope:
+def run_vm(runtime: Runtime, request: VmRequest) -> VmScope:
     """`create` and `start` as one operation: if it fails, nothing of the VM remains."""
-    from hvtx.engine import define
+    from hvtx.engine import vm_create
 
     runtime.enter()
-    runtime.lock("vm", wish.name)
-    leftover = runtime.read(records.find_vm, wish.name)
+    runtime.lock("vm", request.name)
+    leftover = runtime.read(records.find_vm, request.name)
     if leftover is not None:
-        _resolve(runtime, wish.name)  # an interrupted `run` is undone whole
-    families = define.check_wish(runtime, wish, starts=True)
-    define.warn_of_disks(wish.kernel, wish.disks)
-    probes = _probe(runtime, _draft(wish))
-    with holding_ports(runtime, wish.publish, families) as held:
-        taken = define.take_networks(runtime, wish)
+        _resolve(runtime, request.name)  # an interrupted `run` is undone whole
+    families = vm_create.check_request(runtime, request, starts=True)
+    vm_create.warn_of_disks(request.kernel, request.disks)
+    probes = _probe(runtime, _draft(request))
+    with holding_ports(runtime, request.publish, families) as held:
+        taken = vm_create.take_networks(runtime, request)
         privileges.need_to_start(taken)
         networks = ensure_networks(runtime, networks_now(runtime, taken))
         own = own_addresses.in_subnets(taken)
-        with begin(runtime, "run", vm=wish.name) as (sql, operation):
-            vm, leases = define.record_vm(operation, sql, wish, taken, committed=False, taken=own)
+        with begin(runtime, "run", vm=request.name) as (sql, operation):
+            vm, leases = vm_create.record_vm(
+                operation, sql, request, taken, committed=False, taken=own
+            )
             vm, user = _with_user(operation, sql, vm, probes)
             rows = leases + _intend(operation, sql, vm, (), networks, user)
         means = _means(runtime, vm, networks, probes, user, held)
@@ -157,10 +159,11 @@ def _resolve(runtime: Runtime, name: str) -> Plan:
     return resolve(runtime, vm=name)
 
 
-def _draft(wish: VmWish) -> Vm:
+def _draft(request: VmRequest) -> Vm:
     return Vm(
-        "", wish.name, wish.hypervisor, wish.memory, wish.cpus, wish.kernel, wish.initrd,
-        wish.append, wish.disks, wish.command, wish.directory, wish.autostart, (),
+        "", request.name, request.hypervisor, request.memory, request.cpus, request.kernel,
+        request.initrd, request.append, request.disks, request.command, request.directory,
+        request.autostart, (),
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from hvtx.engine.processes import process_facts, rows_by_vm
 from hvtx.engine.runtime import Runtime
 from hvtx.model.resource import Resource
-from hvtx.model.vm import Life, Liveness, Vm
+from hvtx.model.vm import Epoch, Liveness, Vm
 from hvtx.model.vm import Operation as OpenOperation
 from hvtx.planner.states import VmState, judge_vm, state_of_verb, vm_state
 from hvtx.store import records
@@ -21,7 +21,7 @@ class Moment(NamedTuple):
 
     rows: Mapping[str, list[Resource]]  # live ones, by VM id
     operations: Mapping[str, list[OpenOperation]]  # that have not ended, by the VM's name
-    lives: Mapping[int, Life]
+    lives: Mapping[int, Epoch]
 
 
 def read_moment(sql: Any, *vms: str) -> Moment:

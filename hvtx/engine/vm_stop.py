@@ -20,7 +20,7 @@ from hvtx.host import failpoint, procfs
 from hvtx.hypervisors import base as hypervisors
 from hvtx.model.plan import Reason
 from hvtx.model.resource import Kind, Resource
-from hvtx.model.vm import Identity, Life, Liveness, Vm
+from hvtx.model.vm import Epoch, Identity, Liveness, Vm
 from hvtx.planner.scope import VmScope
 from hvtx.planner.states import VmState, identity_of
 from hvtx.store import records
@@ -68,7 +68,7 @@ def stop_scope(
     devices = [row.key for row in rows if row.kind == Kind.TAP]
     directory = run_directory(runtime.store.run_directory, vm)
     try:
-        operation.heed()
+        operation.raise_pending_interrupt()
         for row in rows:
             identity = identity_of(row) if row.kind == Kind.PROCESS else None
             if identity is not None and _may_run(scope.life, row, identity):
@@ -94,12 +94,12 @@ def _refuse_external(vm: Vm, liveness: Liveness, rows: Sequence[Resource], *, fo
         )
     if liveness is Liveness.UNKNOWN and attached and not force:
         raise Conflict(
-            f"it cannot be told whether the process of VM {vm.name!r} runs",
+            f"cannot tell whether the process of VM {vm.name!r} is running",
             hint=f"run hvtx as root; hvtx vm stop {vm.name} --force tries to end it",
         )
 
 
-def _may_run(life: Life, row: Resource, identity: Identity) -> bool:
+def _may_run(life: Epoch, row: Resource, identity: Identity) -> bool:
     """Whether there can be such a process: not of another boot, nor of a container that ended."""
     here = identity.pidns in (0, procfs.pid_namespace())
     return identity.boot_id == life.boot_id and (here or row.life == life.id)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from hvtx.host.talk import MOST, Dialogue, Talk, parsed, word
+from hvtx.host.monitor_socket import MOST, Dialogue, MonitorSocket, parsed, word
 
 _LONGEST_HEAD = 16384  # bytes; theirs have some 100
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})(?:[ \r]|$)")
@@ -108,5 +108,5 @@ def power_off(directory: str, how: str, seconds: float, socket_name: str = "api.
 
     OSError if nobody answers on the socket within that time.
     """
-    with Talk(directory, (socket_name,), seconds) as talk:
+    with MonitorSocket(directory, (socket_name,), seconds) as talk:
         return talk.hold(asks_power_off(how)) == _TAKEN

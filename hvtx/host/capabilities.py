@@ -1,4 +1,4 @@
-"""What this process may do beyond its user id: capabilities(7), as the kernel shows them."""
+"""Capabilities of this process (capabilities(7)), as the kernel shows them."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from hvtx.host.netlink import (
     legible,
     message,
 )
-from hvtx.host.retry import persistently, transient
+from hvtx.host.retry import retry_transient, transient
 
 _NETFILTER, _ROUTE = 12, 0
 _GET, _DELETE = 0x101, 0x102  # NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET, _DELETE
@@ -164,7 +164,7 @@ def own_addresses() -> list[tuple[bytes, int]]:
     """The packed addresses of this host's interfaces, with the lengths of their prefixes."""
     channel = Channel(_ROUTE)
     try:
-        bodies = persistently(lambda: channel.dump(_GET_ADDRESS, bytes(8)))
+        bodies = retry_transient(lambda: channel.dump(_GET_ADDRESS, bytes(8)))
     finally:
         channel.close()
     found = []

@@ -12,7 +12,7 @@ from contextlib import closing
 
 from hvtx.host.inet import socket_family
 from hvtx.host.netlink import CREATE, Channel, attribute, attribute_map, legible, u32
-from hvtx.host.retry import persistently
+from hvtx.host.retry import retry_transient
 from hvtx.model.routing import OwnRoute
 
 _NEWROUTE, _GETROUTE = 24, 26
@@ -31,7 +31,7 @@ def of_device(ifindex: int, family: int) -> set[tuple[str, int]]:
     asked = _RTMSG.pack(af, 0, 0, 0, 0, 0, 0, 0, 0) + u32(_OIF, ifindex)
     with closing(Channel(0)) as channel:
         try:
-            bodies = persistently(lambda: channel.dump(_GETROUTE, asked), attempts=20)
+            bodies = retry_transient(lambda: channel.dump(_GETROUTE, asked), attempts=20)
         except OSError as problem:
             if problem.errno in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP):  # without IPv6
                 return set()

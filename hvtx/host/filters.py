@@ -8,7 +8,7 @@ from contextlib import closing
 from functools import partial
 
 from hvtx.host.netlink import Channel, legible
-from hvtx.host.retry import persistently
+from hvtx.host.retry import retry_transient
 from hvtx.host.tc import OWN_PRIORITY
 
 _GETFILTER = 46
@@ -24,7 +24,7 @@ def ahead(sides: Mapping[int, int]) -> list[tuple[int, int]]:
     with closing(Channel(0)) as channel:
         for ifindex, side in sides.items():
             asked = partial(channel.dump, _GETFILTER, _TCMSG.pack(0, ifindex, 0, side, 0))
-            for body in persistently(asked):
+            for body in retry_transient(asked):
                 preference = _preference(body)
                 if 0 < preference < OWN_PRIORITY:
                     found.add((ifindex, preference))

@@ -1,4 +1,4 @@
-"""How many tracked connections one guest may have, as a share of what the kernel keeps."""
+"""The limit of tracked connections of one guest, as a share of the kernel's."""
 
 from __future__ import annotations
 

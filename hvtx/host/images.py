@@ -1,4 +1,4 @@
-"""What a disk image names: the header of qcow2 (docs/interop/qcow2 of QEMU), bounded."""
+"""Files that a disk image refers to: the header of qcow2 (docs/interop/qcow2 of QEMU), bounded."""
 
 from __future__ import annotations
 

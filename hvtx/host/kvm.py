@@ -1,4 +1,4 @@
-"""Which accelerator QEMU takes here: KVM only where a guest was seen to run under it.
+"""The accelerator for QEMU: KVM only where a guest was seen to run under it.
 
 ``/dev/kvm`` proves little. On nested hosts it may open and run firmware and a boot sector, and then
 QEMU aborts on a register, reports an internal error, or the guest's kernel stops without a word. So
@@ -19,8 +19,8 @@ import time
 from typing import NamedTuple
 
 from hvtx.errors import HostRefused, UsageError
-from hvtx.host import handing, paths, procfs, program, seccomp, vmuser
-from hvtx.model.handed import Handed
+from hvtx.host import fd_passing, paths, procfs, program, seccomp, vmuser
+from hvtx.model.passed_fds import PassedDescriptors
 from hvtx.model.user import User
 
 DEVICE = "/dev/kvm"
@@ -208,7 +208,7 @@ def probe(question: Question, machine: str, accelerator: str, user: User | None 
     """Run the guest of ``question`` with ``accelerator`` for at most 3 s; touches no file.
 
     QEMU runs as ``user`` (None: as we do), shut in as it is for a VM: the kernel may be a
-    stranger's. Raises OSError if it cannot even be tried.
+    other's. Raises OSError if it cannot even be tried.
     """
     binary = str(question.binary[0])
     with contextlib.ExitStack() as opened:
@@ -241,7 +241,7 @@ class _Trial(NamedTuple):
         """The name by which QEMU opens a file: a descriptor's, where its user cannot by its own."""
         if self.user is None or vmuser.may_open(self.user, path, bits):
             return path
-        descriptor = handing.open_all([Handed(what, path)], self.user)[0]
+        descriptor = fd_passing.open_all([PassedDescriptors(what, path)], self.user)[0]
         self.opened.callback(os.close, descriptor)
         os.set_inheritable(descriptor, True)
         return f"/proc/self/fd/{descriptor}"

@@ -1,6 +1,6 @@
 """nft's own parser and printer, called in process through ctypes.
 
-Only what is rare goes this way: the static skeleton of an installation, and the text of strangers'
+Only what is rare goes this way: the static skeleton of an installation, and the text of others'
 rules for people to read. A context holds a netlink socket of the calling thread's network
 namespace, so one is made for each call.
 """

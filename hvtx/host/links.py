@@ -30,7 +30,7 @@ from hvtx.host.netlink import (
     text,
     u32,
 )
-from hvtx.host.retry import persistently, whole_dump
+from hvtx.host.retry import retry_transient, whole_dump
 from hvtx.host.tc import TrafficControl
 from hvtx.host.tun import IFF_MULTI_QUEUE, IFF_NO_PI, IFF_VNET_HDR
 from hvtx.model.address import is_ipv6
@@ -112,7 +112,7 @@ class Links(NeighbourTable, TrafficControl):
             body += text(_IFLA["ifname"], name)
         body += u32(_IFLA["ext_mask"], _SKIP_STATS)
         try:
-            return _link(persistently(lambda: self._channel.get(GETLINK, body)))
+            return _link(retry_transient(lambda: self._channel.get(GETLINK, body)))
         except OSError as problem:
             if problem.errno == errno.ENODEV:
                 return None
@@ -122,7 +122,7 @@ class Links(NeighbourTable, TrafficControl):
     def tun_owner(self, ifindex: int) -> tuple[int | None, int | None]:
         """User and group that may attach to a tun device; None where anybody may. OSError."""
         body = _IFINFO.pack(0, 0, ifindex, 0, 0) + u32(_IFLA["ext_mask"], _SKIP_STATS)
-        found = attribute_map(persistently(lambda: self._channel.get(GETLINK, body)), 16)
+        found = attribute_map(retry_transient(lambda: self._channel.get(GETLINK, body)), 16)
         tun = attribute_map(attribute_map(found[_LINKINFO])[_INFO_DATA])
         user, group = (tun.get(kind) for kind in (_TUN_OWNER, _TUN_GROUP))
         return (

@@ -58,9 +58,9 @@ class LockFile:
         pause = 0.001
         while not self.try_lock(offset, shared=shared):
             if time.monotonic() >= deadline:
-                from hvtx.host import holder
+                from hvtx.host import lock_holder
 
-                message, hint = holder.told(what, holder.of_byte(self._path, offset))
+                message, hint = lock_holder.told(what, lock_holder.of_byte(self._path, offset))
                 raise Busy(message, hint=hint)
             time.sleep(pause)
             pause = min(pause * 1.5, 0.05)

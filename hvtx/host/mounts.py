@@ -1,4 +1,4 @@
-"""Which file system a path is on, by the kernel's own list of mounts."""
+"""The file system of a path, by the kernel's list of mounts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who answers for an address on a link (``ip neigh``): the neighbour table, over rtnetlink.
+"""Neighbour entries (``ip neigh``): the neighbour table, over rtnetlink.
 
 Constants are those of include/uapi/linux/{rtnetlink,neighbour}.h.
 """
@@ -21,7 +21,7 @@ from hvtx.host.netlink import (
     legible,
     message,
 )
-from hvtx.host.retry import persistently
+from hvtx.host.retry import retry_transient
 
 _NO_ENTRY = frozenset({errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP, errno.EAFNOSUPPORT})
 _NDMSG = struct.Struct("=BxxxiHBB")
@@ -40,7 +40,7 @@ class NeighbourTable:
     @legible
     def neighbours(self) -> frozenset[str]:
         """Addresses that answered the host of late (or were entered by hand), of all devices."""
-        bodies = persistently(
+        bodies = retry_transient(
             lambda: self._channel.dump(_GETNEIGH, _NDMSG.pack(0, 0, 0, 0, 0)), attempts=20
         )
         found = set()
@@ -81,7 +81,7 @@ class NeighbourTable:
     @legible
     def fixed_neighbours(self) -> list[tuple[int, str, str]]:
         """Device, address and MAC address of each entry that somebody entered. Raises OSError."""
-        bodies = persistently(
+        bodies = retry_transient(
             lambda: self._channel.dump(_GETNEIGH, _NDMSG.pack(0, 0, 0, 0, 0)), attempts=20
         )
         found = []

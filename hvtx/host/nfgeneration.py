@@ -1,4 +1,4 @@
-"""What is read and done under one generation of the nf_tables ruleset.
+"""Reads and changes under one generation of the nf_tables ruleset.
 
 The kernel counts every commit to the ruleset of a network namespace (``NFT_MSG_GETGEN``); a batch
 that carries a generation is refused with ERESTART if it is not the current one any more

@@ -50,7 +50,7 @@ from hvtx.host.nfnumbers import (
     VERDICT_CHAIN,
     VERDICT_CODE,
 )
-from hvtx.model.hook import Piece
+from hvtx.model.hook import SetElement
 
 
 class Command(NamedTuple):
@@ -84,7 +84,7 @@ def value_of(kind: int, piece_data: bytes, verdict_: bool) -> bytes:
     return nested(kind, attribute(DATA_VALUE, piece_data))
 
 
-def list_body(piece: Piece, element: bytes) -> bytes:
+def list_body(piece: SetElement, element: bytes) -> bytes:
     """A message about elements of one set."""
     return (
         text(LIST_TABLE, piece.table)
@@ -93,7 +93,7 @@ def list_body(piece: Piece, element: bytes) -> bytes:
     )
 
 
-def add_element(piece: Piece, comment: str) -> Command:
+def add_element(piece: SetElement, comment: str) -> Command:
     """Make an element; EEXIST if its key is there, whatever its data."""
     parts = value_of(ELEM_KEY, piece.key, False)
     if piece.data:
@@ -106,7 +106,7 @@ def add_element(piece: Piece, comment: str) -> Command:
     return Command(NEWSETELEM, CREATE | EXCL, piece.family, list_body(piece, parts))
 
 
-def delete_element(piece: Piece) -> Command:
+def delete_element(piece: SetElement) -> Command:
     """Remove an element by its key: only ever in a batch with a generation."""
     body = list_body(piece, value_of(ELEM_KEY, piece.key, False))
     return Command(DELSETELEM, 0, piece.family, body)

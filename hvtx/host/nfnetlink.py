@@ -57,7 +57,7 @@ from hvtx.host.nfnumbers import (
     RULE_TABLE,
     SUBSYSTEM,
 )
-from hvtx.model.hook import Piece
+from hvtx.model.hook import SetElement
 
 _BATCH_BEGIN, _BATCH_END, _BATCH_GENID = 16, 17, 1
 _ERROR = 2
@@ -148,14 +148,14 @@ class Nftables(Channel):
                         raise failure
                     return
 
-    def lookup(self, pieces: Sequence[Piece]) -> list[Element | None]:
+    def lookup(self, pieces: Sequence[SetElement]) -> list[Element | None]:
         """What stands at the keys of ``pieces``, None where nothing does (or no such set)."""
         found: list[Element | None] = []
         for start in range(0, len(pieces), _PIPELINE):
             found += self._lookup_some(pieces[start : start + _PIPELINE])
         return found
 
-    def _lookup_some(self, pieces: Sequence[Piece]) -> list[Element | None]:
+    def _lookup_some(self, pieces: Sequence[SetElement]) -> list[Element | None]:
         parts, slots = [], {}
         for i, piece in enumerate(pieces):
             seq = self.next_seq()

@@ -1,4 +1,4 @@
-"""How a table of nf_tables is built, beyond its rules: its flags, and the hooks of its chains.
+"""Attributes of nf_tables tables beyond rules: flags, and hooks of chains.
 
 Numbers: include/uapi/linux/netfilter/nf_tables.h.
 """

@@ -81,7 +81,7 @@ def renderer(family: str, name: str) -> Callable[[bytes, bytes], str]:
 
 
 def render(family: str, name: str, key: bytes, data: bytes) -> str:
-    """An element as people read it; hexadecimal if a stranger's set only has the name of ours."""
+    """An element as people read it; hexadecimal if the set is foreign."""
     try:
         return renderer(family, name)(key, data)
     except (ValueError, IndexError, OSError):

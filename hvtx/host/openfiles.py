@@ -1,4 +1,4 @@
-"""Who has a file or a TAP device open, by what ``/proc`` shows of descriptors."""
+"""Processes that have a file or a TAP device open, by ``/proc/PID/fd``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Holders(NamedTuple):
 def has_open(pid: int, suffix: str, path: str) -> bool:
     """Whether a process has a file open that was at ``…/suffix``, and is not what ``path`` is now.
 
-    False where it cannot be looked at.
+    False where it cannot be inspected.
     """
     here = _inode(path)
     try:

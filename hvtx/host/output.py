@@ -116,7 +116,7 @@ def _refuse(seen: os.stat_result, path: str) -> None:
     """
     if paths.is_null(seen):
         return
-    if (problem := trust.stranger(seen)) is not None:
+    if (problem := trust.foreign_owner(seen)) is not None:
         raise paths.UnsafeError(problem, path)
     if stat.S_ISDIR(seen.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
@@ -138,7 +138,7 @@ def _open_special(place: paths.Parent, path: str) -> int:
         seen = os.fstat(looked)
         _refuse(seen, path)
         if stat.S_ISREG(seen.st_mode) or stat.S_ISLNK(seen.st_mode):
-            raise OSError(errno.ESTALE, "it was replaced while it was looked at", path)
+            raise OSError(errno.ESTALE, "it was replaced while it was inspected", path)
         return os.open(f"/proc/self/fd/{looked}", os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY)
     finally:
         os.close(looked)

@@ -1,4 +1,4 @@
-"""Where a path leads, component by component, and whether somebody else has a hand in it.
+"""Paths walked component by component, to see whether another user could change them.
 
 Each directory is opened below the one before (``O_PATH``, no link followed), so what was looked at
 is what is used, whoever renames things meanwhile. A link is followed only if root or the caller
@@ -112,7 +112,7 @@ class _Walk:
     def follow(self, name: str, seen: os.stat_result) -> str:
         """Where a link leads, if it may be followed; raises UnsafeError."""
         link = self.below(name)
-        problem = trust.stranger(seen)
+        problem = trust.foreign_owner(seen)
         if problem is not None and self.strict:
             raise UnsafeError(f"its link {link} is not safe: {problem}", self.named)
         if problem is not None:
@@ -274,7 +274,7 @@ def _reopen(looked: int, path: str, dir_fd: int | None, seen: os.stat_result) ->
     again = os.fstat(descriptor)
     if (again.st_dev, again.st_ino) != (seen.st_dev, seen.st_ino):
         os.close(descriptor)
-        raise OSError(errno.ESTALE, "it was replaced while it was looked at")
+        raise OSError(errno.ESTALE, "it was replaced while it was inspected")
     return descriptor
 
 

@@ -1,4 +1,4 @@
-"""Which programs have a port of this host. Asked of /proc, for people: nothing is decided by it."""
+"""Programs that have a port of this host, from /proc; for messages only, never for decisions."""
 
 from __future__ import annotations
 

@@ -277,7 +277,7 @@ def _facts(pid: int, descriptor: int) -> ProcessFacts:
     try:
         return ProcessFacts(True, start, _pidfs_inode(descriptor), _readable(descriptor, 0))
     except OSError as problem:
-        words = f"the pidfd of {pid} cannot be looked at: {problem.strerror}"
+        words = f"the pidfd of {pid} cannot be inspected: {problem.strerror}"
         return ProcessFacts(True, error=words, code=problem.errno or 0)
 
 

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from hvtx.errors import HostRefused
-from hvtx.host.talk import MOST, Dialogue, Talk, parsed, sentence, word
+from hvtx.host.monitor_socket import MOST, Dialogue, MonitorSocket, parsed, sentence, word
 
 _MOST_OBJECTS = 1000  # objects in a talk; QEMU sends some ten
 
@@ -116,7 +116,7 @@ class Qmp:
         """Connect to it, or to the first of several that is there; make QEMU ready for commands."""
         names = (name,) if isinstance(name, str) else name
         self._stream = Stream()
-        self._talk = Talk(directory, names, seconds)
+        self._talk = MonitorSocket(directory, names, seconds)
         try:
             self._talk.hold(_greeting(self._stream))
         except BaseException:

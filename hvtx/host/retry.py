@@ -26,7 +26,7 @@ def transient(problem: BaseException) -> bool:
     return isinstance(problem, OSError) and problem.errno in TRANSIENT
 
 
-def persistently(action: Callable[[], T], *, attempts: int = 12, seconds: float = 2.0) -> T:
+def retry_transient(action: Callable[[], T], *, attempts: int = 12, seconds: float = 2.0) -> T:
     """Do ``action``, again after transient errors, with a growing random pause.
 
     Raises the last error when ``attempts`` or ``seconds`` are used up.
@@ -54,6 +54,6 @@ def persistently(action: Callable[[], T], *, attempts: int = 12, seconds: float 
 
 def whole_dump(channel: Channel, kind: int, body: bytes) -> list[bytes]:
     """All answers of a dump; an interrupted one is asked for again, then DumpInterrupted."""
-    return persistently(
+    return retry_transient(
         lambda: channel.dump(kind, body), attempts=_DUMP_ATTEMPTS, seconds=_DUMP_SECONDS
     )

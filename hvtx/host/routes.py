@@ -1,4 +1,4 @@
-"""Where this host sends packets: asked of the kernel, and the rules and routes that it has."""
+"""Route lookups of this host, and its policy rules and routes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from hvtx.host.inet import socket_family
 from hvtx.host.netlink import Channel, attribute, attribute_map, legible, u32
-from hvtx.host.retry import persistently
+from hvtx.host.retry import retry_transient
 from hvtx.model.routing import LOCAL, Answer, Packet, Route, Rule
 
 _GETROUTE = 26
@@ -56,7 +56,7 @@ def ask(channel: Channel, packet: Packet) -> Answer:
     head = _RTMSG.pack(family, len(to) * 8, source, 0, 0, 0, 0, 0, flags)
     body = head + b"".join(parts)
     try:
-        answer = persistently(lambda: channel.get(_GETROUTE, body))
+        answer = retry_transient(lambda: channel.get(_GETROUTE, body))
     except OSError as problem:
         asked_wrong = problem.errno == errno.EINVAL and ": " in str(problem.strerror)
         if problem.errno in _NO_WAY and not asked_wrong:

@@ -1,4 +1,4 @@
-"""Whether a QEMU can filter its own system calls, told without running it."""
+"""Detection of QEMU's seccomp support without running it."""
 
 from __future__ import annotations
 

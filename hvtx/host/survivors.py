@@ -1,4 +1,4 @@
-"""What a VM process left running: other processes of its VM's own user.
+"""Remaining processes of a VM's own user after its VM process ended.
 
 A hypervisor that was broken into forks. What it forked goes on when the hypervisor is ended: it
 keeps the TAP open, sends as the guest, or writes into the run-time directory without an end. Such
@@ -73,7 +73,7 @@ def end(user: int, main: Identity, devices: Collection[str], *, force: bool = Fa
 
 
 def _is_anothers(one: Identity, main: Identity, devices: Collection[str]) -> bool:
-    """Whether a process cannot be of that VM; one that cannot be looked at counts as another's."""
+    """Whether a process cannot be of that VM; one that cannot be inspected counts as another's."""
     if one.start < main.start:
         return True
     try:

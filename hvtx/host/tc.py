@@ -30,7 +30,7 @@ _TCA_KIND, _TCA_OPTIONS = 1, 2
 _CLSACT, _CLSACT_HANDLE, INGRESS, EGRESS = 0xFFFFFFF1, 0xFFFF0000, 0xFFFFFFF2, 0xFFFFFFF3
 _BPF_OPS_LEN, _BPF_OPS, _BPF_FLAGS, _BPF_ACT_DIRECT = 4, 5, 8, 1
 # Priority and handles by which a filter is known as hvtx's own, of whatever installation: "hv" and
-# "hvtx", and the next (hvtx.host.sums). The mark is that of the device, with which they go.
+# "hvtx", and the next (hvtx.host.checksum_filter). The mark is the device's, with which they go.
 OWN_PRIORITY, _OWN_HANDLE, SUM_HANDLE, _ETH_P_ALL = 0x6876, 0x68767478, 0x68767479, 0x0003
 _NO_SUCH_KIND = frozenset({errno.ENOENT, errno.EOPNOTSUPP})
 

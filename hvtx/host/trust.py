@@ -1,4 +1,4 @@
-"""Whether somebody else could change a thing: its owner, its mode, its access control list.
+"""Users who could change a file: its owner, its mode, its access control list.
 
 Root, and whoever runs this, are trusted; so is a group whose id is 0 or the caller's own. A
 directory that everybody may write counts as safe where it is sticky (``/tmp``): nobody can replace
@@ -26,14 +26,14 @@ def problem_of(seen: os.stat_result, where: str | int, *, groups: bool = False) 
     ``where`` is its path, or a descriptor of it (``O_PATH`` will do). With ``groups`` the owning
     group may write it whichever it is, as on Debian ``staff`` may write ``/usr/local/bin``.
     """
-    if (problem := stranger(seen)) is not None:
+    if (problem := foreign_owner(seen)) is not None:
         return problem
     if stat.S_ISDIR(seen.st_mode) and seen.st_mode & stat.S_ISVTX:
         return None
     return open_to_others(seen, where, groups=groups)
 
 
-def stranger(seen: os.stat_result) -> str | None:
+def foreign_owner(seen: os.stat_result) -> str | None:
     """Whether it belongs to somebody who is not trusted, in words."""
     if seen.st_uid in (0, os.geteuid()):
         return None
@@ -44,7 +44,7 @@ def open_to_others(seen: os.stat_result, where: str | int, *, groups: bool = Fal
     """Who else may write it, in words, whether or not it is sticky; None if nobody may."""
     mode = stat.S_IMODE(seen.st_mode)
     if mode & stat.S_IWOTH:
-        return f"everybody may write it (mode {mode:04o})"
+        return f"it is world-writable (mode {mode:04o})"
     if not mode & stat.S_IWGRP:  # these bits are the mask of a list: no entry grants more
         return None
     try:

@@ -44,12 +44,12 @@ def refusal(problem: OSError, why: str = "") -> HostRefused | None:
     """
     if problem.filename != DEVICE or problem.errno in (errno.EPERM, errno.EACCES):
         return None
-    what, mend = _in_its_place(problem)
-    return HostRefused(f"{what}{why}", hint=mend, code="no-tun")
+    what, fix = _in_its_place(problem)
+    return HostRefused(f"{what}{why}", hint=fix, code="no-tun")
 
 
 def _in_its_place(problem: OSError) -> tuple[str, str]:
-    """What is there instead of the device, and the mend."""
+    """What is there instead of the device, and the fix."""
     make = f"mknod -m 666 {DEVICE} c {_NUMBER[0]} {_NUMBER[1]}"
     try:
         found = os.stat(DEVICE)
@@ -71,7 +71,7 @@ def _in_its_place(problem: OSError) -> tuple[str, str]:
     )
     kind = next((words for test, words in kinds if test(found.st_mode)), "something else")
     remove = "rmdir" if stat.S_ISDIR(found.st_mode) else "rm"
-    return f"{DEVICE} is {kind}, and no tun device", f"{remove} {DEVICE}; {make}"
+    return f"{DEVICE} is {kind}, not the tun device", f"{remove} {DEVICE}; {make}"
 
 
 def _is_tun(found: os.stat_result) -> bool:

@@ -1,4 +1,4 @@
-"""Who VM processes run as on this host, and the way there: setpriv(1) and unshare(1).
+"""The user of VM processes, and how they become it: setpriv(1) and unshare(1).
 
 Both are programs of util-linux. They are put in front of the gate's second shell, so that the user
 is dropped to while the caller still writes its record, and nothing of the hypervisor has run.
@@ -201,7 +201,7 @@ def may_open(user: User, path: str, bits: int) -> bool:
     ``bits`` are those of a mode (4 to read, 1 to execute). Who is let in by an access control list
     is not seen: False is what cannot go wrong.
     """
-    from hvtx.host.shown import on_the_way
+    from hvtx.host.path_mounts import on_the_way
 
     path = os.path.abspath(path)
     try:  # the way by its own name, since links on it are followed by that user too

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from hvtx.host.netlink import CREATE, Channel, attribute_map, attributes, legible
 from hvtx.host.netlink import attribute as raw
-from hvtx.host.retry import persistently
+from hvtx.host.retry import retry_transient
 from hvtx.model.xfrm import Policy
 
 _NETLINK_XFRM = 6
@@ -57,7 +57,7 @@ def read() -> Ipsec:
         raise
     with closing(channel):
         try:
-            bodies = persistently(lambda: channel.dump(_GETPOLICY, b""), attempts=20)
+            bodies = retry_transient(lambda: channel.dump(_GETPOLICY, b""), attempts=20)
         except OSError as problem:
             if problem.errno in _NONE:
                 return Ipsec()

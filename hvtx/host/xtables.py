@@ -21,11 +21,11 @@ from typing import Self
 
 from hvtx.errors import Contended
 from hvtx.host import libiptc, xtentry
-from hvtx.host.retry import persistently
+from hvtx.host.retry import retry_transient
 from hvtx.host.xtblob import Marked, count, entries, marked, read, refusal
-from hvtx.host.xtlack import load_module
 from hvtx.host.xtlock import locked
 from hvtx.host.xtnames import TOOLS, listed
+from hvtx.host.xtneeds import load_module
 from hvtx.host.xtsaved import Saved, SavedRule, saved
 
 build = xtentry.build
@@ -40,7 +40,7 @@ class Edit:
     def __init__(self, family: int, table: str) -> None:
         """Read the table afresh (which makes it, if the namespace has none)."""
         self._family, self._name, self._growth = family, table, 0
-        self._before = persistently(lambda: count(family, table))
+        self._before = retry_transient(lambda: count(family, table))
         self._table = libiptc.Table(family, table)
 
     def __enter__(self) -> Self:
@@ -81,12 +81,12 @@ class Edit:
 
     def put_last(self, chain: str, entry: bytes) -> bool:
         """Move the first rule that equals ``entry`` to its chain's end; False if there is none."""
-        taken = self.take(chain, entry)
+        taken = self.delete_rule(chain, entry)
         if taken:
             self.add(chain, entry, first=False)
         return taken
 
-    def note(self, chain: str, entry: bytes, comment: str) -> bool:
+    def set_comment(self, chain: str, entry: bytes, comment: str) -> bool:
         """Put an equal rule with a comment in the place of the first that equals ``entry``."""
         place = self._place(chain, entry)
         if place is None:
@@ -100,7 +100,7 @@ class Edit:
         rules = entries(self._family, blob).get(chain, []) if blob else []
         return rules.index(entry) if entry in rules else None
 
-    def take(self, chain: str, entry: bytes) -> bool:
+    def delete_rule(self, chain: str, entry: bytes) -> bool:
         """Remove the first rule that equals ``entry``, byte by byte; False if there is none."""
         try:
             self._table.delete(chain, entry)
@@ -141,7 +141,7 @@ def edit(family: int, table: str, timeout: float, change: Callable[[Edit], bool]
             return Edited.AS_MEANT if work.commit() else Edited.OTHERWISE
 
     try:
-        return persistently(once)
+        return retry_transient(once)
     except OSError as problem:
         raise refusal(family, table, problem) from problem
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from hvtx.errors import Contended, HostRefused, NotPermitted
 from hvtx.host.netlink import Garbled, legible
-from hvtx.host.retry import persistently
+from hvtx.host.retry import retry_transient
 from hvtx.host.xtentry import LAYOUTS, OFFSETS, TARGET, Layout
 from hvtx.host.xtlock import lock_path
 from hvtx.host.xtnames import OR_NFTABLES, TOOLS, listed
@@ -89,7 +89,7 @@ def read(family: int, table: str) -> Blob | None:
         return Blob(info[12], tuple(starts), answer[_HEAD:])
 
     try:
-        return persistently(once)
+        return retry_transient(once)
     except OSError as problem:
         raise refusal(family, table, problem, "cannot-observe") from problem
 

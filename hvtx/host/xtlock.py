@@ -8,8 +8,8 @@ import os
 from collections.abc import Iterator
 
 from hvtx.errors import Busy, HostRefused, NotPermitted
-from hvtx.host import holder
-from hvtx.host.jobs import going_on
+from hvtx.host import lock_holder
+from hvtx.host.job_control import going_on
 
 _LOCK = "/run/xtables.lock"
 
@@ -51,7 +51,7 @@ def locked(timeout: float) -> Iterator[None]:
 
 
 def _busy(path: str, timeout: float) -> Busy:
-    found = holder.of_file(path)
+    found = lock_holder.of_file(path)
     words = f"another program holds {path} for more than {timeout:g} s"
     if found is None:
         return Busy(words, hint=f"see who with `fuser {path}`, or raise --lock-timeout")

@@ -1,4 +1,4 @@
-"""Which legacy iptables tables a network namespace has; looking makes none."""
+"""The legacy iptables tables of a network namespace, listed without creating any."""
 
 from __future__ import annotations
 

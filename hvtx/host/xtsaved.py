@@ -152,7 +152,7 @@ def parse(text: str) -> Saved:
 
 
 def _lines(text: str) -> Iterator[str]:
-    """Lines, with those joined that a quoted newline (in a stranger's comment) splits."""
+    """Lines, with those joined that a quoted newline (in somebody else's comment) splits."""
     pending: list[str] = []  # the pieces of a line so far: each is looked at once
     for line in text.split("\n"):
         quotes = line.count('"')

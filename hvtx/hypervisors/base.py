@@ -1,4 +1,4 @@
-"""What all hypervisors share: what they are told, what they render, what stands in for what.
+"""Common parts of hypervisors: input, rendered output, placeholders.
 
 Everything in this room is pure: the host is looked at by others, and what they saw comes in as
 arguments (:class:`Probes`), so that a command line can be tested by comparing it.
@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from hvtx.model.handed import FIRST_HANDED, Handed
+from hvtx.model.passed_fds import FIRST_HANDED, PassedDescriptors
 from hvtx.model.vm import Vm
 
 Ready = Literal["exec", "qmp", "firecracker api", "cloud-hypervisor api", "none"]
@@ -42,7 +42,7 @@ SOCKETS: Mapping[str, tuple[str, ...]] = {
 _SEPARATORS = re.compile(r"\s+")
 
 
-class Port(NamedTuple):
+class Nic(NamedTuple):
     """One network interface of a VM as its hypervisor sees it; addresses are leases."""
 
     device: str
@@ -87,7 +87,9 @@ class Launch(NamedTuple):
     power_down: PowerDown
     console: str | None  # name of its socket in the run-time directory
     sockets: tuple[str, ...] = ()  # names it will bind there; leftovers are removed before
-    handed: tuple[Handed, ...] = ()  # descriptors that it gets beside the standard streams
+    handed: tuple[
+        PassedDescriptors, ...
+    ] = ()  # descriptors that it gets beside the standard streams
     own_network: bool = False  # it needs nothing of the host's network namespace
 
     def names(self) -> dict[str, str]:
@@ -106,18 +108,18 @@ class Handing:
 
     def __init__(self) -> None:
         """Nothing yet."""
-        self._all: list[Handed] = []
+        self._all: list[PassedDescriptors] = []
 
     def number(self, what: str, path: str) -> int:
         """The number under which ``path`` will be open."""
-        self._all.append(Handed(what, path))
+        self._all.append(PassedDescriptors(what, path))
         return FIRST_HANDED + len(self._all) - 1
 
     def file(self, what: str, path: str, probes: Probes) -> str:
         """The name by which a file to be read is opened: its own, if that can be."""
         return descriptor(self.number(what, path)) if path in probes.shut else path
 
-    def all(self) -> tuple[Handed, ...]:
+    def all(self) -> tuple[PassedDescriptors, ...]:
         """What a :class:`Launch` has as ``handed``."""
         return tuple(self._all)
 
@@ -127,11 +129,11 @@ def by_descriptor(launch: Launch) -> Launch:
     number = FIRST_HANDED + len(launch.handed)
     return launch._replace(
         argv=(descriptor(number), *launch.argv[1:]),
-        handed=(*launch.handed, Handed("program", launch.argv[0])),
+        handed=(*launch.handed, PassedDescriptors("program", launch.argv[0])),
     )
 
 
-class Traits(NamedTuple):
+class HypervisorTraits(NamedTuple):
     """What can be said of a hypervisor without rendering anything."""
 
     ready: Ready
@@ -140,24 +142,24 @@ class Traits(NamedTuple):
     hint: str  # where to get it
 
 
-TRAITS: Mapping[str, Traits] = {
-    "qemu": Traits(
+TRAITS: Mapping[str, HypervisorTraits] = {
+    "qemu": HypervisorTraits(
         "qmp", "qmp", CONSOLE_SOCKET, "install it: apt install qemu-system-x86 (qemu-system-arm)"
     ),
-    "firecracker": Traits(
+    "firecracker": HypervisorTraits(
         "firecracker api",
         "ctrl-alt-del api",
         None,
         "put the binary of a release of github.com/firecracker-microvm/firecracker on PATH",
     ),
-    "cloud-hypervisor": Traits(
+    "cloud-hypervisor": HypervisorTraits(
         "cloud-hypervisor api",
         "power-button api",
         None,
         "put the binary of a release of github.com/cloud-hypervisor/cloud-hypervisor on PATH",
     ),
-    "command": Traits("exec", "none", None, "give a program that exists after --"),
-    "external": Traits("none", "none", None, ""),
+    "command": HypervisorTraits("exec", "none", None, "give a program that exists after --"),
+    "external": HypervisorTraits("none", "none", None, ""),
 }
 
 
@@ -183,7 +185,7 @@ PLACEHOLDERS: Mapping[str, str] = {
 """What may stand in braces in --append and a command; all but ``vm`` also as ``tap_2`` …"""
 
 
-def variables(vm: Vm, ports: Sequence[Port]) -> dict[str, str]:
+def variables(vm: Vm, ports: Sequence[Nic]) -> dict[str, str]:
     """The words of :data:`PLACEHOLDERS` with a VM's values.
 
     A value that the VM does not have (an IPv4 address in an IPv6 network) is empty.
@@ -204,7 +206,7 @@ def variables(vm: Vm, ports: Sequence[Port]) -> dict[str, str]:
     return words
 
 
-def environment(vm: Vm, ports: Sequence[Port]) -> dict[str, str]:
+def environment(vm: Vm, ports: Sequence[Nic]) -> dict[str, str]:
     """The same as environment variables: ``HVTX_VM``, ``HVTX_TAP``, … ``HVTX_TAP_2`` and so on."""
     return {f"HVTX_{word.upper()}": value for word, value in variables(vm, ports).items()}
 
@@ -243,7 +245,7 @@ def replace(text: str, words: Mapping[str, str]) -> str:
     return re.sub(r"\{([a-z0-9_]+)\}", lambda found: words.get(found[1], found[0]), text)
 
 
-def kernel_arguments(vm: Vm, ports: Sequence[Port], defaults: Sequence[str]) -> str:
+def kernel_arguments(vm: Vm, ports: Sequence[Nic], defaults: Sequence[str]) -> str:
     """The kernel's command line: the VM's own, then each default that it has none of.
 
     ``defaults`` are words like ``console=ttyS0``; one with the same key (what is before ``=``) in
@@ -257,7 +259,7 @@ def kernel_arguments(vm: Vm, ports: Sequence[Port], defaults: Sequence[str]) -> 
     return " ".join([*([own] if own else []), *added])
 
 
-def address_argument(vm: Vm, ports: Sequence[Port]) -> tuple[str, ...]:
+def address_argument(vm: Vm, ports: Sequence[Nic]) -> tuple[str, ...]:
     """``ip=<ip>::<gateway>:<netmask>:<name>::off`` for the first interface, if it has IPv4."""
     if not ports or ports[0].ipv4 is None:
         return ()

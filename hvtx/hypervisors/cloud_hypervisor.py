@@ -14,7 +14,7 @@ from hvtx.hypervisors.base import (
     API_SOCKET,
     Handing,
     Launch,
-    Port,
+    Nic,
     Probes,
     disk_format,
     kernel_arguments,
@@ -23,7 +23,7 @@ from hvtx.hypervisors.base import (
 from hvtx.model.vm import Vm
 
 
-def render(vm: Vm, ports: Sequence[Port], probes: Probes, directory: str) -> Launch:
+def render(vm: Vm, ports: Sequence[Nic], probes: Probes, directory: str) -> Launch:
     """The launch of ``vm``; raises ValueError without a kernel, or for a path with a comma."""
     if vm.kernel is None:
         raise ValueError("cloud-hypervisor needs a kernel (or its firmware): give --kernel")
@@ -66,6 +66,6 @@ def _disks(vm: Vm, probes: Probes) -> list[str]:
     return ["--disk", *values] if values else []
 
 
-def _networks(ports: Sequence[Port]) -> list[str]:
+def _networks(ports: Sequence[Nic]) -> list[str]:
     values = [f"tap={port.device},mac={port.mac}" for port in ports]
     return ["--net", *values] if values else []

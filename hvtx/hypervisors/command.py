@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hvtx.hypervisors.base import Launch, Port, Probes, environment, replace, variables
+from hvtx.hypervisors.base import Launch, Nic, Probes, environment, replace, variables
 from hvtx.model.vm import Vm
 
 
-def render(vm: Vm, ports: Sequence[Port], probes: Probes, directory: str) -> Launch:
+def render(vm: Vm, ports: Sequence[Nic], probes: Probes, directory: str) -> Launch:
     """The launch of a ``command`` VM, in the directory that it was created from.
 
     The program keeps the name that it was given: whoever spawns it looks for it, since a

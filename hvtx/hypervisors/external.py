@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hvtx.hypervisors.base import Launch, Port, Probes
+from hvtx.hypervisors.base import Launch, Nic, Probes
 from hvtx.model.vm import Vm
 
 
-def render(vm: Vm, ports: Sequence[Port], probes: Probes, directory: str) -> Launch:
+def render(vm: Vm, ports: Sequence[Nic], probes: Probes, directory: str) -> Launch:
     """An empty launch: no argv, ready at once, not powered down by us."""
     del vm, ports, probes
     return Launch((), {}, directory, {}, "none", "none", None)

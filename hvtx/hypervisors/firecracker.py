@@ -15,7 +15,7 @@ from hvtx.hypervisors.base import (
     API_SOCKET,
     Handing,
     Launch,
-    Port,
+    Nic,
     Probes,
     disk_format,
     kernel_arguments,
@@ -25,7 +25,7 @@ from hvtx.model.vm import Vm
 CONFIGURATION = "firecracker.json"
 
 
-def render(vm: Vm, ports: Sequence[Port], probes: Probes, directory: str) -> Launch:
+def render(vm: Vm, ports: Sequence[Nic], probes: Probes, directory: str) -> Launch:
     """The launch of ``vm``; its files hold the configuration.
 
     Raises ValueError for what Firecracker cannot do: no kernel, or a disk that is not raw.
@@ -50,9 +50,7 @@ def render(vm: Vm, ports: Sequence[Port], probes: Probes, directory: str) -> Lau
     )
 
 
-def configuration(
-    vm: Vm, ports: Sequence[Port], probes: Probes, handing: Handing
-) -> dict[str, Any]:
+def configuration(vm: Vm, ports: Sequence[Nic], probes: Probes, handing: Handing) -> dict[str, Any]:
     """The configuration as an object; ValueError as for :func:`render`."""
     if vm.kernel is None:
         raise ValueError("firecracker boots no disk images by themselves: give --kernel")

@@ -1,4 +1,4 @@
-"""What hypervisors say of their guests, in the words of the interface; and what their logs tell.
+"""Guest states as hypervisors report them, in the words of the interface; hints from their logs.
 
 Sources: ``RunState`` in qapi/run-state.json of QEMU; ``InstanceInfo`` in
 src/firecracker/swagger/firecracker.yaml of Firecracker; ``VmInfo`` in

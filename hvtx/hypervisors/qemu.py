@@ -20,7 +20,7 @@ from hvtx.hypervisors.base import (
     QMP_SOCKET,
     Handing,
     Launch,
-    Port,
+    Nic,
     Probes,
     disk_format,
     kernel_arguments,
@@ -36,7 +36,7 @@ def doubled(value: str) -> str:
     return value.replace(",", ",,")
 
 
-def render(vm: Vm, ports: Sequence[Port], probes: Probes, directory: str) -> Launch:
+def render(vm: Vm, ports: Sequence[Nic], probes: Probes, directory: str) -> Launch:
     """The launch of ``vm`` with its network ``ports``, in its run-time ``directory``.
 
     Raises ValueError where QEMU has nothing to boot the guest from (UEFI firmware on aarch64).
@@ -80,7 +80,7 @@ def _machine(vm: Vm, probes: Probes) -> list[str]:
     ]
 
 
-def _boot(vm: Vm, ports: Sequence[Port], probes: Probes, handing: Handing) -> list[str]:
+def _boot(vm: Vm, ports: Sequence[Nic], probes: Probes, handing: Handing) -> list[str]:
     if vm.kernel is None:
         if probes.machine != "aarch64":
             return []
@@ -116,7 +116,7 @@ def _disks(vm: Vm, probes: Probes, handing: Handing) -> list[str]:
     return argv
 
 
-def _networks(ports: Sequence[Port], handing: Handing) -> list[str]:
+def _networks(ports: Sequence[Nic], handing: Handing) -> list[str]:
     argv: list[str] = []
     for number, port in enumerate(ports):
         argv += ["-netdev", f"tap,id=net{number},fd={handing.number('tap', port.device)}"]

@@ -1,4 +1,4 @@
-"""What a hypervisor says of its guest, apart from whether the hypervisor's process lives."""
+"""The state of a guest as its hypervisor reports it; not the liveness of the process."""
 
 from __future__ import annotations
 

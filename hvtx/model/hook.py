@@ -29,14 +29,14 @@ class Chain(NamedTuple):
     rules: tuple[str, ...]
 
 
-class Skeleton(NamedTuple):
+class BaseRuleset(NamedTuple):
     """The static part of one table: declarations of sets by name, and chains."""
 
     sets: Mapping[str, str]
     chains: tuple[Chain, ...]
 
 
-class Piece(NamedTuple):
+class SetElement(NamedTuple):
     """An element that is wanted: where it belongs, and its raw key and data.
 
     ``flows``: it matches only beyond so many tracked connections (of a set with ``ct count``).

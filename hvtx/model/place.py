@@ -1,4 +1,4 @@
-"""Where in a firewall something stands: a chain, a set or a map, or a table as a whole.
+"""Places in a firewall: a chain, a set or a map, or a table as a whole.
 
 As text, in what people read and in the store, it is ``nft inet mine forward``, ``nft inet mine``,
 ``iptables nat POSTROUTING`` or ``ip6tables nat``.

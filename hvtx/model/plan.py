@@ -11,10 +11,10 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hvtx.model.resource import Address, Entry, Link, Resource
-from hvtx.model.vm import Life, Liveness
+from hvtx.model.vm import Epoch, Liveness
 
 if TYPE_CHECKING:
-    from hvtx.model.stranger import StrangeRule
+    from hvtx.model.foreign_rule import ForeignRule
 
 
 class Action(StrEnum):
@@ -108,7 +108,7 @@ class Snapshot(NamedTuple):
     """Everything that a plan is made from; nothing else is looked at."""
 
     installation: str
-    life: Life
+    life: Epoch
     rows: tuple[Resource, ...]
     tombstones: Mapping[str, Resource]  # by mark, those whose mark was seen
     vms: Mapping[str, VmFacts]  # by id
@@ -165,7 +165,7 @@ class Item(NamedTuple):
     link: Link | None = None
     outcome: Result | None = None
     alone: bool = False  # only these entries go, others of the mark stay
-    rule: StrangeRule | None = None  # of others, which the emergency mode guesses at
+    rule: ForeignRule | None = None  # of others, which the emergency mode guesses at
     restore: str = ""  # the command that makes again what is guessed at
 
     @classmethod

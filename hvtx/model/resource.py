@@ -268,7 +268,7 @@ class Entry(NamedTuple):
     text: str
     mark: str | None
     handle: int = 0
-    nat: bool = False  # a rule that translates addresses (shown when it is a stranger's)
+    nat: bool = False  # a rule that translates addresses (shown when it is somebody else's)
 
     @property
     def object_key(self) -> tuple[str, Place, str]:

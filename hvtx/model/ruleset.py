@@ -16,7 +16,7 @@ class SeenRule(NamedTuple):
     handle: int
     digest: str
     comment: str | None
-    text: str = ""  # of strangers' only
+    text: str = ""  # of others' only
 
 
 class SeenElement(NamedTuple):
@@ -92,14 +92,14 @@ class Difference(NamedTuple):
     """Something that is not as it was made.
 
     ``row`` is that of the thing of ours that is to be put back; without one it is somebody else's,
-    and ``mend`` the command that takes it away; ``instead`` is the row in whose place it stands.
+    and ``fix`` the command that takes it away; ``instead`` is the row in whose place it stands.
     ``copies``: there is more of it than one. ``whole``: all of the place is somebody else's;
     ``element`` is an element of a set in words.
     """
 
     place: Place | str  # a device by its kind and name: bridge hv3k…
     words: str
-    mend: str
+    fix: str
     row: int | None = None
     stops: bool = True  # it lets something through, or stops something
     copies: bool = False

@@ -43,7 +43,7 @@ class Stop(NamedTuple):
     by: str
     place: tuple[str, ...]
     what: str
-    mend: str = ""  # where it is known with the cause
+    fix: str = ""  # where it is known with the cause
 
 
 class Note(NamedTuple):
@@ -52,4 +52,4 @@ class Note(NamedTuple):
     level: str
     words: str
     evidence: tuple[str, ...]
-    mend: str
+    fix: str

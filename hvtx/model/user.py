@@ -1,4 +1,4 @@
-"""Whom a VM process runs as: a user id of its own, the user of the settings, or hvtx's."""
+"""The user of a VM process: a user id of its own, the configured user, or hvtx's."""
 
 from __future__ import annotations
 

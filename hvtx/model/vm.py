@@ -118,7 +118,7 @@ class Network(NamedTuple):
         return next((pair for pair in self.ranges if is_of(pair[0], family)), None)
 
 
-class Life(NamedTuple):
+class Epoch(NamedTuple):
     """One life of the host as the store knows it (the epoch)."""
 
     id: int  # 0: not yet in the store

@@ -26,7 +26,7 @@ def parse_name(text: str, what: str) -> str:
     """A VM's or network's name."""
     if not _NAME.match(text):
         raise UsageError(
-            f"{text!r} is no name for a {what}",
+            f"{text!r} is not a valid name for a {what}",
             hint="1 to 63 of a-z, 0-9 and -, beginning and ending with a letter or digit",
         )
     return text
@@ -37,11 +37,11 @@ def parse_device(text: str) -> str:
     if text in _RESERVED_DEVICES:
         raise UsageError(
             f"{text!r} is taken: Linux itself gives it to something on every host",
-            hint="choose another --bridge, or leave it out: a name is made up",
+            hint="choose another --bridge, or leave it out: a name is generated",
         )
     if not _DEVICE.match(text):
         raise UsageError(
-            f"{text!r} is no name for a bridge",
+            f"{text!r} is not a valid name for a bridge",
             hint="1 to 15 letters, digits, '_', '.' and '-', not beginning with '.' or '-'",
         )
     return text
@@ -51,11 +51,11 @@ def parse_mac(text: str) -> str:
     """A unicast MAC address, lower case."""
     mac = text.lower()
     if not _MAC.match(mac):
-        raise UsageError(f"{text!r} is no MAC address", hint="write it as 02:11:22:33:44:55")
+        raise UsageError(f"{text!r} is not a MAC address", hint="write it as 02:11:22:33:44:55")
     if int(mac[:2], 16) & 1:
         raise UsageError(f"{text} is a multicast MAC address: no interface can have it")
     if mac == "00:00:00:00:00:00":
-        raise UsageError(f"{text} is no MAC address that an interface can have")
+        raise UsageError(f"{text} is not a MAC address that an interface can have")
     return mac
 
 
@@ -65,7 +65,7 @@ def parse_subnet(text: str) -> str:
         subnet = ipaddress.ip_network(_without_zone(text), strict=True)
     except ValueError as problem:
         raise UsageError(
-            f"{text!r} is no subnet: {problem}", hint=f"write it as {_meant_subnet(text)}"
+            f"{text!r} is not a subnet: {problem}", hint=f"write it as {_meant_subnet(text)}"
         ) from problem
     if "/" not in text:
         raise UsageError(f"{text!r} has no prefix length", hint="write it as 10.77.0.0/24")
@@ -78,7 +78,7 @@ def parse_subnet(text: str) -> str:
         raise UsageError(f"{text} is too large (/8 or smaller)")
     if not _is_for_guests(subnet):
         raise UsageError(
-            f"{text} is no subnet for guests (loopback, multicast, link-local or reserved)"
+            f"{text} is not a subnet for guests (loopback, multicast, link-local or reserved)"
         )
     return str(subnet)
 
@@ -125,10 +125,12 @@ def parse_address(text: str) -> str:
     try:
         address = ipaddress.ip_address(_without_zone(text))
     except ValueError as problem:
-        raise UsageError(f"{text!r} is no IP address") from problem
+        raise UsageError(f"{text!r} is not an IP address") from problem
     four = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     if four is not None:
-        raise UsageError(f"{text!r} is an IPv4 address in disguise", hint=f"write it as {four}")
+        raise UsageError(
+            f"{text!r} is an IPv4 address in IPv6 notation", hint=f"write it as {four}"
+        )
     return str(address)
 
 
@@ -266,7 +268,7 @@ def check_published(port: Publish, network: Network) -> None:
 
 def _port(text: str, port: str) -> int:
     if not _PORT.match(port) or not port.isascii() or not 1 <= int(port) <= 65535:
-        raise UsageError(f"--publish {text!r}: {port!r} is no port", hint="ports are 1 to 65535")
+        raise UsageError(f"--publish {text!r}: {port!r} is not a port", hint="ports are 1 to 65535")
     return int(port)
 
 

@@ -1,4 +1,4 @@
-"""How a device of ours should be set beside up, MAC and MTU; pure.
+"""Expected settings of hvtx's devices beside up, MAC and MTU. Pure.
 
 Names are those of ``ip -d link`` and ``bridge -d link``. What the kernel does not name (an older
 one, one without IPv6 or without VLANs in bridges) is not judged. What neither a promise nor a
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from hvtx.model.traits import FORWARDING, Traits, Wanted
+from hvtx.model.link_settings import FORWARDING, LinkSettings, Wanted
 
 _GEN_MODES = {0: "eui64", 1: "none", 2: "stable_secret", 3: "random"}
 _AGEING = 30_000  # hundredths of a second: the kernel's own
@@ -36,7 +36,7 @@ _APART = {"mcast_flood": 0, "bcast_flood": 0, "mcast_router": 0}  # hvtx.host.li
 _BRIDGE = {"stp_state": 0, "vlan_filtering": 0, "group_fwd_mask": 0, "no_linklocal_learn": 1}
 
 
-def drift(seen: Traits, *, bridge: bool, apart: bool = False) -> Wanted:
+def drift(seen: LinkSettings, *, bridge: bool, apart: bool = False) -> Wanted:
     """What somebody changed of a bridge or a TAP of ours; ``apart``: of an isolated network."""
     words: list[str] = []
     silent = seen.addrgenmode not in (None, 1)

@@ -1,13 +1,13 @@
-"""Which life of the host is this? Boot id, namespace cookie and a marker decide; pure."""
+"""The epoch of the host, from boot id, namespace cookie and marker. Pure."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 
-from hvtx.model.vm import Life
+from hvtx.model.vm import Epoch
 
 
-class Epoch(StrEnum):
+class EpochRelation(StrEnum):
     """What the present is to a store."""
 
     FIRST = "first"  # the store has never worked on a host
@@ -17,19 +17,19 @@ class Epoch(StrEnum):
 
 
 def judge_epoch(
-    known: Life | None, *, boot_id: str, netns: int, marker: bool, old_life_moves: bool
-) -> Epoch:
+    known: Epoch | None, *, boot_id: str, netns: int, marker: bool, old_life_moves: bool
+) -> EpochRelation:
     """Judge by the interface's table ("Store").
 
     ``marker``: the run directory still has its marker. ``old_life_moves``: a VM process or an
     operation of the known life is alive or cannot be told to be dead.
     """
     if known is None:
-        return Epoch.FIRST
+        return EpochRelation.FIRST
     if known.boot_id != boot_id:
-        return Epoch.NEW
+        return EpochRelation.NEW
     if known.netns == netns:
-        return Epoch.SAME
+        return EpochRelation.SAME
     if marker or old_life_moves:
-        return Epoch.WRONG
-    return Epoch.NEW
+        return EpochRelation.WRONG
+    return EpochRelation.NEW

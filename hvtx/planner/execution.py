@@ -1,4 +1,4 @@
-"""How a plan is carried out: what is done for an item, when, and what came of it. Pure."""
+"""Execution of a plan: the steps of an item, their order, and their outcomes. Pure."""
 
 from __future__ import annotations
 

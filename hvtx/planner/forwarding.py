@@ -1,4 +1,4 @@
-"""Which settings let a host forward for guests, and which devices they are for. Pure.
+"""Settings that let a host forward for guests, and their devices. Pure.
 
 IPv4: a packet is forwarded if ``forwarding`` of the device that it came by is on; writing
 ``ip_forward`` writes all of them, and the one that new devices begin with (ip-sysctl.rst).

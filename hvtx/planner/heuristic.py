@@ -21,11 +21,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from hvtx.model.foreign_rule import ForeignRule
 from hvtx.model.mark import FAMILY
 from hvtx.model.place import NFT
 from hvtx.model.plan import Action, Ground, Item, Reason, Snapshot
 from hvtx.model.resource import Kind, Link, put_by_others
-from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import Liveness
 from hvtx.planner.mentions import SAID, Mentions, Span, mentions
 
@@ -64,18 +64,18 @@ _JUMP = re.compile(r"(?:^| )(?:-[jg]|jump|goto) (\S+)")
 _TABLES_OF_IPTABLES = frozenset({"mangle", "raw", "security", "broute"})
 
 
-class Sight(NamedTuple):
+class HeuristicFacts(NamedTuple):
     """Everything that a guess is made from."""
 
     snapshot: Snapshot
-    rules: tuple[StrangeRule, ...]
+    rules: tuple[ForeignRule, ...]
     leases: Mapping[str, str]  # address -> id of the VM that has it
     gateways: frozenset[str]
     neighbours: frozenset[str]  # addresses that answered the host of late
     owners: Mapping[int, tuple[int | None, int | None]]  # ifindex -> user and group of a TAP
 
 
-def guess(sight: Sight) -> tuple[Item, ...]:
+def guess(sight: HeuristicFacts) -> tuple[Item, ...]:
     """What could be removed, and what looks like it and is left alone; devices before rules."""
     links = {link.ifindex: link for link in sight.snapshot.links}
     taps = [
@@ -101,7 +101,7 @@ def named_like_a_tap(name: str) -> bool:
 # -- devices ---------------------------------------------------------------------------------------
 
 
-def _tap(link: Link, sight: Sight, links: Mapping[int, Link]) -> Item:
+def _tap(link: Link, sight: HeuristicFacts, links: Mapping[int, Link]) -> Item:
     master = links.get(link.master)
     evidence: tuple[str, ...] = (
         f"index {link.ifindex}",
@@ -129,7 +129,7 @@ def _tap(link: Link, sight: Sight, links: Mapping[int, Link]) -> Item:
         return left(Reason.OBSERVE_FAILED, "its bridge could not be seen")
     above = _put_on(link, sight.snapshot)
     if above:
-        return left(Reason.FOREIGN_DEPENDENTS, f"others put something on it: {', '.join(above)}")
+        return left(Reason.FOREIGN_DEPENDENTS, f"foreign resources use it: {', '.join(above)}")
     evidence = (*evidence, "its name is like a VM tool's", "no process was seen to hold it")
     words = "an idle TAP named like a VM tool's; nothing proves whose it was"
     again = tap_restore(link, master, sight.owners.get(link.ifindex, (None, None)))
@@ -195,12 +195,12 @@ def _subnets(snapshot: Snapshot) -> list[tuple[Span, str]]:
 
 
 def _rule(
-    rule: StrangeRule,
-    sight: Sight,
+    rule: ForeignRule,
+    sight: HeuristicFacts,
     spans: Sequence[tuple[Span, str]],
     links: Mapping[str, Link],
 ) -> Item | None:
-    """Judge a stranger's rule; None if it speaks neither of our subnets nor of such devices."""
+    """Judge somebody else's rule; None if it speaks neither of our subnets nor of such devices."""
     told = mentions(rule.text, spans)
     suspects = tuple(name for name in told.devices if named_like_a_tap(name.rstrip("+*")))
     missing = tuple(name for name in suspects if name not in links)
@@ -224,10 +224,10 @@ def _rule(
     if told.hosts:
         addresses = ", ".join(told.hosts)
         more = [f"{address} is leased to no VM on record" for address in told.hosts]
-        ground, words = Ground.SUBNET, f"it speaks of {addresses}, which no VM on record has"
+        ground, words = Ground.SUBNET, f"it mentions {addresses}, which no VM on record has"
     else:
         more = [f"no device named {name}" for name in missing]
-        ground, words = Ground.DEVICE, f"it speaks of {', '.join(missing)}, which does not exist"
+        ground, words = Ground.DEVICE, f"it mentions {', '.join(missing)}, which does not exist"
     evidence = (*evidence, *more, f"rule {rule.position} of its chain")
     found = _item(ground, "rule", rule.key, evidence, f"{words}; nothing proves whose it was")
     return found._replace(restore=rule.restore, rule=rule)
@@ -244,7 +244,7 @@ def _networks_of(told: Mentions, spans: Sequence[tuple[Span, str]]) -> list[str]
     return found
 
 
-def keeper_of(rule: StrangeRule) -> str:
+def keeper_of(rule: ForeignRule) -> str:
     """Why a rule belongs to a program that keeps it, in words; empty if none is known to."""
     if rule.place.tool == NFT and _KEPT_TABLES.fullmatch(rule.table):
         return f"it stands in table {rule.table}"
@@ -262,7 +262,7 @@ def keeper_of(rule: StrangeRule) -> str:
 def _spared(
     told: Mentions,
     suspects: Sequence[str],
-    sight: Sight,
+    sight: HeuristicFacts,
     spans: Sequence[tuple[Span, str]],
     links: Mapping[str, Link],
 ) -> tuple[Reason, str] | None:
@@ -274,9 +274,9 @@ def _spared(
     own = {a.address.partition("/")[0] for a in snapshot.addresses}
     for address in told.hosts:
         if address in sight.gateways or address in own or _edge(address, spans):
-            return Reason.RESERVED, f"it speaks of {address}, which is the network's or the host's"
+            return Reason.RESERVED, (f"it mentions {address}, which is the network's or the host's")
     if told.ranges:
-        return Reason.RESERVED, f"it speaks of {told.ranges[0]}, not of one VM"
+        return Reason.RESERVED, f"it mentions {told.ranges[0]}, not of one VM"
     for address in told.hosts:
         if address in sight.neighbours:
             return Reason.IN_USE, f"something answers at {address} now"
@@ -290,21 +290,21 @@ def _spared_for_devices(
     recorded = {row.key for row in snapshot.rows if row.kind in (Kind.TAP, Kind.BRIDGE)}
     for name in told.devices:
         if name in recorded and name in suspects:
-            return Reason.RESERVED, f"it speaks of {name}, which is on record"
+            return Reason.RESERVED, f"it mentions {name}, which is on record"
     for name in suspects:
         link = links.get(name)
         if link is None:
             continue
         if _marked(link.alias):
-            return Reason.RESERVED, f"it speaks of {name}, which is marked by hvtx"
+            return Reason.RESERVED, f"it mentions {name}, which is marked by hvtx"
         if snapshot.holders.get(name) or not link.persistent:
-            return Reason.IN_USE, f"it speaks of {name}, which some process holds open"
+            return Reason.IN_USE, f"it mentions {name}, which some process holds open"
         if not told.hosts:
-            return Reason.FOREIGN, f"it speaks of {name}, which exists"
+            return Reason.FOREIGN, f"it mentions {name}, which exists"
     return None
 
 
-def _leased(address: str, sight: Sight) -> tuple[Reason, str]:
+def _leased(address: str, sight: HeuristicFacts) -> tuple[Reason, str]:
     vm = sight.snapshot.vms.get(sight.leases[address])
     name = vm.name if vm else sight.leases[address]
     words = f"VM {name!r} has {address}"

@@ -1,4 +1,4 @@
-"""Which policies of IPsec speak of guests' packets. Pure.
+"""IPsec policies that match guests' packets. Pure.
 
 What is blocked is stopped; what has to pass a tunnel may pass it, which nobody can try without its
 keys. The first policy by priority decides (net/xfrm/xfrm_policy.c).
@@ -106,6 +106,6 @@ def _selector(policy: Policy) -> list[str]:
     return words
 
 
-def mend(policy: Policy) -> str:
+def fix(policy: Policy) -> str:
     """What lets guests' packets pass a policy that blocks them."""
     return f"ip xfrm policy delete {' '.join(_selector(policy))} dir {policy.direction}"

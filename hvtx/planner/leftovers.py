@@ -1,4 +1,4 @@
-"""What keeps a thing of ours from being released, as commands that a person can type. Pure.
+"""Commands that remove what keeps a resource of hvtx from being released. Pure.
 
 Everybody who could not release something asks here, so that each hint leads on: once what it says
 is done, ``hvtx gc --apply`` goes on with the release, and the VM or network can be used again.
@@ -24,7 +24,7 @@ from hvtx.model.resource import (
     filters_on,
     put_by_others,
 )
-from hvtx.planner.presence import Sights, index
+from hvtx.planner.presence import SnapshotIndex, index
 
 AGAIN = "hvtx gc --apply"
 _PID = re.compile(r"\(pid (\d+)\)")
@@ -42,12 +42,12 @@ def hint(
     return "; ".join([*found, again])
 
 
-def mends(row: Resource, reason: Reason, snapshot: Snapshot, sights: Sights) -> list[str]:
+def fixes(row: Resource, reason: Reason, snapshot: Snapshot, sights: SnapshotIndex) -> list[str]:
     """What has to be done before a thing of this row can be released; nothing for most."""
     return _steps(row, Outcome(False, reason), snapshot, sights)
 
 
-def _steps(row: Resource, outcome: Outcome, snapshot: Snapshot, sights: Sights) -> list[str]:
+def _steps(row: Resource, outcome: Outcome, snapshot: Snapshot, sights: SnapshotIndex) -> list[str]:
     if outcome.reason == Reason.IN_USE:
         return _end(row, outcome)
     if row.kind in FIREWALL_KINDS:
@@ -56,14 +56,14 @@ def _steps(row: Resource, outcome: Outcome, snapshot: Snapshot, sights: Sights) 
         return []  # what stands on its bridge is told of the bridge
     link = sights.by_index.get(row.ifindex)
     if outcome.reason == Reason.MARK_MISMATCH:
-        stranger = sights.by_name.get(row.key)
-        seen = link or stranger
+        foreign_object = sights.by_name.get(row.key)
+        seen = link or foreign_object
         return [] if seen is None else [marked_again(row, seen)]
     if outcome.reason == Reason.FOREIGN_DEPENDENTS and link is not None:
         own = {other.ifindex for other in snapshot.rows if other.kind == Kind.TAP}
-        strangers = [other for other in snapshot.links if other.ifindex not in own]
+        foreign_objects = [other for other in snapshot.links if other.ifindex not in own]
         known = row.addresses
-        return taken_away(link, strangers, snapshot.addresses, snapshot.filtered, known)
+        return taken_away(link, foreign_objects, snapshot.addresses, snapshot.filtered, known)
     return []
 
 
@@ -81,7 +81,7 @@ def marked_again(row: Resource, seen: Link) -> str:
     """The command that gives our own device its mark, or removes what has only its name."""
     if seen.ifindex == row.ifindex and parse_mark(seen.alias) is None:
         return f"ip link set dev {seen.name} alias {row.mark}"
-    told = f"`hvtx explain {seen.name}` tells whose it is; if nobody needs it: "
+    told = f"`hvtx explain {seen.name}` shows its owner; if nobody needs it: "
     return f"{told}ip link del dev {seen.name}"
 
 
@@ -109,7 +109,7 @@ def taken_away(
     return found
 
 
-def _in_the_way(row: Resource, snapshot: Snapshot, sights: Sights) -> list[Entry]:
+def _in_the_way(row: Resource, snapshot: Snapshot, sights: SnapshotIndex) -> list[Entry]:
     """What stands where a row's rules stood, with another mark than theirs, or changed."""
     expected = snapshot.expected.get(row.id, ())
     wanted = {entry.object_key for entry in expected}

@@ -1,4 +1,4 @@
-"""Is the VM process alive? From facts to ``alive``, ``dead`` or ``unknown``, the last in doubt."""
+"""Liveness of a VM process: ``alive``, ``dead`` or, in doubt, ``unknown``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def classify(
     if identity.boot_id != boot_id:
         return Liveness.DEAD, (f"{name} belonged to another boot ({identity.boot_id})",)
     if facts.error:
-        return Liveness.UNKNOWN, (f"{name} could not be looked at: {facts.error}",)
+        return Liveness.UNKNOWN, (f"{name} could not be inspected: {facts.error}",)
     if not facts.exists:
         return Liveness.DEAD, (f"{name} is gone",)
     if facts.start != identity.start:

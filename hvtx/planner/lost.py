@@ -1,4 +1,4 @@
-"""What an installation whose store is gone left on the host, and what of it may go. Pure.
+"""The remains of an installation whose store is gone, and which of them may be removed. Pure.
 
 Without its record there is only the mark: it says whose a thing was, not what it was for. So all of
 an installation goes or nothing: nothing while anything speaks for its being alive. What others put
@@ -114,7 +114,7 @@ def _device(remains: Remains, link: Link, kind: Kind) -> Item:
         return item._replace(action=Action.SKIP, reason=Reason.IN_USE, message=words)
     others = dependents(remains, link)
     if others and item.action is Action.DELETE:
-        words = f"others put something on it: {', '.join(others)}"
+        words = f"foreign resources use it: {', '.join(others)}"
         return item._replace(action=Action.SKIP, reason=Reason.FOREIGN_DEPENDENTS, message=words)
     return item
 
@@ -141,7 +141,7 @@ def dependents(remains: Remains, link: Link) -> list[str]:
         if link.ifindex in (other.master, other.lower) and other.ifindex not in own
     ]
     held = put_by_others(link.ifindex, remains.addresses, ())
-    found += strange_addresses(held) if link.kind == "bridge" else held
+    found += foreign_addresses(held) if link.kind == "bridge" else held
     return [*sorted(found), *filters_on(link, remains.filtered)]
 
 
@@ -160,7 +160,7 @@ def own_addresses(addresses: Iterable[str]) -> list[str]:
     return [found[0] for found in candidates.values() if len(found) == 1]
 
 
-def strange_addresses(addresses: Iterable[str]) -> list[str]:
+def foreign_addresses(addresses: Iterable[str]) -> list[str]:
     """The others of a bridge's addresses: somebody gave them to it."""
     known = list(addresses)
     own = own_addresses(known)

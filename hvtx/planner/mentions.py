@@ -1,4 +1,4 @@
-"""Which devices and addresses the text of a rule speaks of. Pure."""
+"""Devices and addresses that the text of a rule mentions. Pure."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _ADDRESS = re.compile(
 )
 _VAGUE = (
     (re.compile(r"(?:^| )! |!= "), "it says what it is not about"),
-    (re.compile(r"\{| @|-set |vmap|\bmap\b"), "it speaks of a set of things"),
+    (re.compile(r"\{| @|-set |vmap|\bmap\b"), "it mentions a set of things"),
     (
         re.compile(r"[0-9a-fA-F]-[0-9a-fA-F.:]*[.:]|/\d+\.\d+"),
-        "it speaks of a range of addresses",
+        "it mentions a range of addresses",
     ),
     (re.compile(r"& 0x|& \d|& \("), "it masks what it compares"),
 )
@@ -60,5 +60,5 @@ def mentions(text: str, spans: Sequence[tuple[Span, str]]) -> Mentions:
     devices = tuple(dict.fromkeys(found[1] for found in _DEVICE.finditer(said)))
     vague = next((words for pattern, words in _VAGUE if pattern.search(said)), "")
     if any(name[-1] in "+*" for name in devices):
-        vague = vague or "it speaks of many devices"
+        vague = vague or "it mentions many devices"
     return Mentions(tuple(dict.fromkeys(hosts)), tuple(dict.fromkeys(ranges)), devices, vague)

@@ -1,4 +1,4 @@
-"""Where hvtx's own tables and chains are not as it made them: expected and seen, compared. Pure.
+"""Differences of hvtx's own tables and chains: expected and seen, compared. Pure.
 
 Everything in them is looked at: flags, hooks, policies, chains, sets, rules and their order,
 elements and what they lead to. A thing of ours that is missing or changed has its row, and `repair`
@@ -85,9 +85,9 @@ def _chain(
     for rule in rules:
         if rule.comment != wanted.mark:
             said = f"a rule that is {_FOREIGN}: `{rule.text}` (handle {rule.handle})"
-            mend = f"nft delete rule {seen.family} {seen.name} {chain} handle {rule.handle}"
-            mend = mend if _PLAIN.fullmatch(chain) else _see(seen)
-            yield Difference(where, said, mend)
+            fix = f"nft delete rule {seen.family} {seen.name} {chain} handle {rule.handle}"
+            fix = fix if _PLAIN.fullmatch(chain) else _see(seen)
+            yield Difference(where, said, fix)
     if ours == [digest for digest, _ in expected]:
         return
     missing, there = Counter(digest for digest, _ in expected), Counter(ours)
@@ -145,22 +145,22 @@ def _more(wanted: WantedTable, seen: SeenTable) -> Iterator[Difference]:
     for name, hook in seen.hooks.items():
         if name not in wanted.hooks:
             kind = "a base chain" if hook is not None else "a chain"
-            mend = _nft(f"flush chain {place} {name}; delete chain {place} {name}")
-            said, mend = (
+            fix = _nft(f"flush chain {place} {name}; delete chain {place} {name}")
+            said, fix = (
                 f"{kind} that is {_FOREIGN}",
-                mend if _PLAIN.fullmatch(name) else _see(seen),
+                fix if _PLAIN.fullmatch(name) else _see(seen),
             )
             calls = hook is not None
-            yield Difference(_at(seen, name), said, mend, stops=calls, whole=True)
+            yield Difference(_at(seen, name), said, fix, stops=calls, whole=True)
     for name, kind in seen.sets.items():
         if name not in wanted.sets:
-            said, mend = f"a {kind} that is {_FOREIGN}", f"nft delete {kind} {place} {name}"
-            mend = mend if _PLAIN.fullmatch(name) else _see(seen)
-            yield Difference(_at(seen, name), said, mend, stops=False, whole=True)
+            said, fix = f"a {kind} that is {_FOREIGN}", f"nft delete {kind} {place} {name}"
+            fix = fix if _PLAIN.fullmatch(name) else _see(seen)
+            yield Difference(_at(seen, name), said, fix, stops=False, whole=True)
     for kind, name in seen.objects:
-        said, mend = f"a {kind} that is {_FOREIGN}", f"nft delete {kind} {place} {name}"
-        mend = mend if _PLAIN.fullmatch(name) else _see(seen)
-        yield Difference(_at(seen, name), said, mend, stops=False)
+        said, fix = f"a {kind} that is {_FOREIGN}", f"nft delete {kind} {place} {name}"
+        fix = fix if _PLAIN.fullmatch(name) else _see(seen)
+        yield Difference(_at(seen, name), said, fix, stops=False)
 
 
 # -- legacy tables ---------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ def of_lines(
             said = f"a rule with hvtx's mark that is {_FOREIGN}: `{line.text}`"
             found.append(Difference(_in(line), said, _remove(line)))
         else:
-            found += _stranger(line, chains.get(line.table, frozenset()))
+            found += _foreign_object(line, chains.get(line.table, frozenset()))
     return found + list(_behind(own, seen))
 
 
@@ -229,7 +229,7 @@ def _remove(line: SeenLine) -> str:
     return f"{line.tool}-legacy -t {line.table} -D {line.chain} {what}".rstrip()
 
 
-def _stranger(line: SeenLine, chains: frozenset[str]) -> Iterator[Difference]:
+def _foreign_object(line: SeenLine, chains: frozenset[str]) -> Iterator[Difference]:
     """A rule of somebody else in a chain of ours, or that leads to one."""
     jump = _JUMP.search(line.text)
     if line.chain in chains:

@@ -1,4 +1,4 @@
-"""Does the host hold what a row speaks of? One verdict per row, from what was seen.
+"""Presence of a row's object on the host: one verdict per row, from a snapshot.
 
 Silence proves nothing: a row whose area could not be read is ``unknown``, never ``absent``.
 """
@@ -38,17 +38,17 @@ class Presence(NamedTuple):
 _ONLY_ON_RECORD = Presence(True, ())
 
 
-class Sights(NamedTuple):
+class SnapshotIndex(NamedTuple):
     """What was seen, indexed once for a whole plan."""
 
     by_index: Mapping[int, Link]
     by_name: Mapping[str, Link]
     by_mark: Mapping[str, Sequence[Entry]]
-    bare: Bare
+    bare: EntriesByKey
     marks_of_links: Mapping[str, Sequence[Link]]
 
 
-class Bare:
+class EntriesByKey:
     """Entries by what they are, whatever their mark; sorted out when first asked for.
 
     That is when something is missing, which is hardly ever so.
@@ -68,7 +68,7 @@ class Bare:
         return self._sorted.get(key, ())
 
 
-def index(snapshot: Snapshot) -> Sights:
+def index(snapshot: Snapshot) -> SnapshotIndex:
     """Index a snapshot's sights."""
     by_mark: dict[str, list[Entry]] = {}
     for entry in snapshot.entries:
@@ -78,16 +78,16 @@ def index(snapshot: Snapshot) -> Sights:
     for link in snapshot.links:
         if link.alias:
             marks.setdefault(link.alias, []).append(link)
-    return Sights(
+    return SnapshotIndex(
         by_index={link.ifindex: link for link in snapshot.links},
         by_name={link.name: link for link in snapshot.links},
         by_mark=by_mark,
-        bare=Bare(snapshot.entries),
+        bare=EntriesByKey(snapshot.entries),
         marks_of_links=marks,
     )
 
 
-def presence(row: Resource, snapshot: Snapshot, sights: Sights) -> Presence:
+def presence(row: Resource, snapshot: Snapshot, sights: SnapshotIndex) -> Presence:
     """The verdict for one row; rows without an object of their own count as here."""
     if row.kind in (Kind.TAP, Kind.BRIDGE):
         return _link_presence(row, snapshot, sights)
@@ -100,21 +100,21 @@ def presence(row: Resource, snapshot: Snapshot, sights: Sights) -> Presence:
     return _ONLY_ON_RECORD
 
 
-def _link_presence(row: Resource, snapshot: Snapshot, sights: Sights) -> Presence:
+def _link_presence(row: Resource, snapshot: Snapshot, sights: SnapshotIndex) -> Presence:
     failed = snapshot.failures.get("links")
     if failed:
         return Presence(None, (failed,))
     seen = sights.by_index.get(row.ifindex)
     if seen is None:
-        stranger = sights.by_name.get(row.key)
-        if stranger is None:
+        foreign_object = sights.by_name.get(row.key)
+        if foreign_object is None:
             return Presence(False, (f"no device with index {row.ifindex}",))
-        alias = f"alias {stranger.alias}" if stranger.alias else "no alias"
+        alias = f"alias {foreign_object.alias}" if foreign_object.alias else "no alias"
         return Presence(
             None,
-            (f"{stranger.name} has index {stranger.ifindex} and {alias}",),
+            (f"{foreign_object.name} has index {foreign_object.ifindex} and {alias}",),
             Reason.MARK_MISMATCH,
-            stranger,
+            foreign_object,
         )
     kind = "tun" if row.kind == Kind.TAP else "bridge"
     if seen.kind == kind and seen.alias == row.mark:
@@ -131,7 +131,7 @@ def _link_presence(row: Resource, snapshot: Snapshot, sights: Sights) -> Presenc
     return Presence(None, (f"{seen.name} has {alias}",), Reason.MARK_MISMATCH, seen)
 
 
-def _entry_presence(row: Resource, snapshot: Snapshot, sights: Sights) -> Presence:
+def _entry_presence(row: Resource, snapshot: Snapshot, sights: SnapshotIndex) -> Presence:
     failed = snapshot.failures.get(row.backend)
     if failed:
         return Presence(None, (failed,))
@@ -164,7 +164,7 @@ def _changed(wanted: Sequence[Entry], seen: Sequence[Entry]) -> Entry | None:
     return next((entry for entry in seen if entry.place in places), None)
 
 
-def _address_presence(row: Resource, snapshot: Snapshot, sights: Sights) -> Presence:
+def _address_presence(row: Resource, snapshot: Snapshot, sights: SnapshotIndex) -> Presence:
     failed = snapshot.failures.get("addresses") or snapshot.failures.get("links")
     if failed:
         return Presence(None, (failed,))

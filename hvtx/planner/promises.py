@@ -1,4 +1,4 @@
-"""Which flows a network's guests are promised, and between whom they are tried. Pure.
+"""The flows that a network's guests are promised, and the ends to test them with. Pure.
 
 Guests that run stand for all of their network: two of them, and those with published ports. Where
 there are fewer, guests are thought up that could run.
@@ -15,7 +15,7 @@ from hvtx.model.firewall import firewall_spec
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.traffic import Flow, Way
 from hvtx.model.vm import Interface, Network
-from hvtx.planner.provision import Want, want_interface
+from hvtx.planner.provision import ResourceSpec, want_interface
 
 MOST_PORTS = 4  # of a network that are tried
 _ENOUGH = 2
@@ -35,7 +35,7 @@ class Guest(NamedTuple):
     mac: str
     ipv4: str | None
     ipv6: str | None
-    wants: tuple[Want, ...] = ()
+    wants: tuple[ResourceSpec, ...] = ()
 
     def address(self, family: int) -> str | None:
         """Its address of a family."""

@@ -1,4 +1,4 @@
-"""What a VM's start and a network's creation need, in the order in which it is made. Pure.
+"""Resources of a VM's start and of a network, in the order of their creation. Pure.
 
 Names, MACs and indexes arrive as random bytes from outside. Orders: a network is its settings, the
 firewall's base (once an installation), the bridge, its addresses, its firewall elements; a VM is
@@ -22,7 +22,7 @@ _ANY4 = "0.0.0.0"  # noqa: S104 - not bound to
 _INDEX_BASE, _INDEX_SPAN = 1 << 24, 1 << 29  # far above what the kernel hands out by itself
 
 
-class Want(NamedTuple):
+class ResourceSpec(NamedTuple):
     """A resource to be made: its kind, its key for people, its specification."""
 
     kind: str
@@ -78,7 +78,7 @@ def want_network(
     bases: Sequence[str],
     settings: Sequence[tuple[str, str, str]],
     flows: int = FLOWS_EACH,
-) -> tuple[list[Want], list[Want]]:
+) -> tuple[list[ResourceSpec], list[ResourceSpec]]:
     """The installation's and the network's own resources.
 
     ``bases`` names what :func:`missing_bases` found; ``settings`` are ``(path below /proc/sys,
@@ -87,7 +87,7 @@ def want_network(
     tracked connections each of its guests may have.
     """
     shared = want_settings(settings)
-    shared += [Want(Kind.FILTER, f"{base} base", {**_base(base), "what": "base"}) for base in bases]
+    shared += [ResourceSpec(Kind.FILTER, f"{b} base", {**_base(b), "what": "base"}) for b in bases]
     addresses = network_addresses(network)
     own = [
         _bridge(network, ifindex, addresses),
@@ -97,7 +97,7 @@ def want_network(
     return shared, own
 
 
-def _bridge(network: Network, ifindex: int, addresses: Sequence[str]) -> Want:
+def _bridge(network: Network, ifindex: int, addresses: Sequence[str]) -> ResourceSpec:
     spec = {
         "device": network.bridge,
         "ifindex": ifindex,
@@ -106,20 +106,20 @@ def _bridge(network: Network, ifindex: int, addresses: Sequence[str]) -> Want:
         "addresses": addresses,
         "guard": guards_bridge(network.firewall, nat=network.nat),
     }
-    return Want(Kind.BRIDGE, network.bridge, spec)
+    return ResourceSpec(Kind.BRIDGE, network.bridge, spec)
 
 
-def _address(network: Network, ifindex: int, bridge_mark: str, address: str) -> Want:
+def _address(network: Network, ifindex: int, bridge_mark: str, address: str) -> ResourceSpec:
     spec = {
         "device": network.bridge,
         "ifindex": ifindex,
         "owner": bridge_mark,
         "address": address,
     }
-    return Want(Kind.ADDRESS, address, spec)
+    return ResourceSpec(Kind.ADDRESS, address, spec)
 
 
-def _network_rules(network: Network, flows: int) -> Want:
+def _network_rules(network: Network, flows: int) -> ResourceSpec:
     spec = {
         "backend": network.firewall,
         "what": "network",
@@ -130,13 +130,13 @@ def _network_rules(network: Network, flows: int) -> Want:
         "gateway6": network.gateway6,
         "flows": flows,
     }
-    return Want(Kind.FILTER, f"{network.firewall} network {network.name}", spec)
+    return ResourceSpec(Kind.FILTER, f"{network.firewall} network {network.name}", spec)
 
 
-def want_settings(settings: Sequence[tuple[str, str, str]]) -> list[Want]:
+def want_settings(settings: Sequence[tuple[str, str, str]]) -> list[ResourceSpec]:
     """Rows of settings that have to be turned on: ``(path, value, value before)`` each."""
     return [
-        Want(Kind.SYSCTL, dotted(path), {"path": path, "value": value, "before": before})
+        ResourceSpec(Kind.SYSCTL, dotted(path), {"path": path, "value": value, "before": before})
         for path, value, before in settings
     ]
 
@@ -217,7 +217,7 @@ def want_vm(
     process: bool,
     flows: int = FLOWS_EACH,
     user: User | None = None,
-) -> list[tuple[Want, str | None]]:
+) -> list[tuple[ResourceSpec, str | None]]:
     """A VM's resources with the network each belongs to.
 
     ``bridges`` gives the index of each network's bridge, ``devices`` a name, an index and a MAC for
@@ -226,9 +226,9 @@ def want_vm(
     None: as hvtx.
     """
     owner = {} if user is None else {"owner": user.uid}
-    wants: list[tuple[Want, str | None]] = []
+    wants: list[tuple[ResourceSpec, str | None]] = []
     if directory is not None:
-        wants.append((Want(Kind.FILE, directory, {"path": directory}), None))
+        wants.append((ResourceSpec(Kind.FILE, directory, {"path": directory}), None))
     for interface, (device, ifindex, mac) in zip(vm.interfaces, devices, strict=True):
         network = networks[interface.network]
         wants += [
@@ -245,7 +245,7 @@ def want_vm(
         ]
     if process:
         spec = {"hypervisor": vm.hypervisor, "directory": directory}
-        wants.append((Want(Kind.PROCESS, vm.name, spec), None))
+        wants.append((ResourceSpec(Kind.PROCESS, vm.name, spec), None))
     return wants
 
 
@@ -258,7 +258,7 @@ def want_interface(
     ifindex: int,
     mac: str,
     flows: int = FLOWS_EACH,
-) -> list[Want]:
+) -> list[ResourceSpec]:
     """The TAP of one interface and its firewall elements."""
     both = {"ipv4": interface.ipv4, "ipv6": interface.ipv6, "bridge": network.bridge}
     port_spec: FirewallSpec = {
@@ -283,26 +283,31 @@ def want_interface(
         "mac": mac,
         "guard": port_guard(port_spec, network.mac, network_addresses(network)),
     }
-    wants = [Want(Kind.TAP, device, tap_spec), Want(Kind.FILTER, device, {**port_spec})]
+    wants = [
+        ResourceSpec(Kind.TAP, device, tap_spec),
+        ResourceSpec(Kind.FILTER, device, {**port_spec}),
+    ]
     if network.firewall == "iptables":
         forward_spec = {"backend": "iptables", "what": "forward", **both}
-        wants.append(Want(Kind.FILTER, f"{device} forward", forward_spec))
+        wants.append(ResourceSpec(Kind.FILTER, f"{device} forward", forward_spec))
     if network.nat:
         wants += _masquerades(interface, network)
     return wants + _published(interface, network)
 
 
-def _masquerades(interface: Interface, network: Network) -> list[Want]:
+def _masquerades(interface: Interface, network: Network) -> list[ResourceSpec]:
     """One for each address of an interface."""
     spec = {"backend": network.firewall, "what": "masquerade"}
     return [
-        Want(Kind.MASQUERADE, address, {**spec, "address": address, "bridge": network.bridge})
+        ResourceSpec(
+            Kind.MASQUERADE, address, {**spec, "address": address, "bridge": network.bridge}
+        )
         for address in (interface.ipv4, interface.ipv6)
         if address
     ]
 
 
-def _published(interface: Interface, network: Network) -> list[Want]:
+def _published(interface: Interface, network: Network) -> list[ResourceSpec]:
     """One for each port of an interface that is published.
 
     A port which leads to no address of the guest's is on record by an earlier version: nothing in
@@ -324,5 +329,5 @@ def _published(interface: Interface, network: Network) -> list[Want]:
             "ipv6": interface.ipv6,
             "bridge": network.bridge,
         }
-        wants.append(Want(Kind.PUBLISH, f"{where}/{port.protocol}", spec))
+        wants.append(ResourceSpec(Kind.PUBLISH, f"{where}/{port.protocol}", spec))
     return wants

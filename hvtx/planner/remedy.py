@@ -1,6 +1,6 @@
-"""What mends a thing of ours that is not as it should be, as it is printed to people. Pure.
+"""The fix of a damaged resource, as it is printed. Pure.
 
-Everybody who names a mend asks here, so that nobody promises what `repair` does not do: it makes no
+Everybody who names a fix asks here, so that nobody promises what `repair` does not do: it makes no
 TAP device again under a running VM, whose descriptor would still speak to the old one, and touches
 nothing without its mark.
 """
@@ -15,7 +15,7 @@ REPAIR = "hvtx repair"
 
 
 def remedy(row: Resource, seen: Presence, vm: str, *, external: bool = False) -> str:
-    """The command that mends it, or what has to be done before it; ``vm`` is the row's, by name."""
+    """The command that fixes it, or what has to be done before it; ``vm`` is the row's, by name."""
     if row.kind == Kind.ADDRESS and seen.problem is not None:  # its bridge lacks the mark
         spec = address_spec(row)
         return f"ip link set dev {spec['device']} alias {spec['owner']}"
@@ -29,7 +29,7 @@ def remedy(row: Resource, seen: Presence, vm: str, *, external: bool = False) ->
         return f"ip link set dev {seen.link.name} alias {row.mark}"
     name = row.key if seen.link is None else seen.link.name
     after = restart(vm, external=external) if row.kind == Kind.TAP else REPAIR
-    return f"hvtx explain {name} tells whose it is; once it is gone: {after}"
+    return f"hvtx explain {name} shows its owner; once it is gone: {after}"
 
 
 def restart(vm: str, *, external: bool = False) -> str:

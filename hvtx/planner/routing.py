@@ -1,4 +1,4 @@
-"""Which way packets of guests have to go, and which rule and route send one elsewhere. Pure.
+"""The required routes of guest packets, and the rules and routes that divert them. Pure.
 
 The verdict is the kernel's (:mod:`hvtx.host.routes`). What is evaluated here only names its cause,
 and stands in where the kernel cannot tell yet: routes through a bridge without a carrier on a host
@@ -174,7 +174,7 @@ def is_default(route: Route) -> bool:
     return route.kind == "unicast" and route.table != LOCAL and _length(route) <= HALVES
 
 
-def mend(found: Found | None, subnet: str, taken: Iterable[int]) -> str:
+def fix(found: Found | None, subnet: str, taken: Iterable[int]) -> str:
     """How packets for a subnet find the bridge again, as commands that can be run.
 
     ``taken`` are the numbers of the rules that stand.
@@ -192,7 +192,7 @@ def mend(found: Found | None, subnet: str, taken: Iterable[int]) -> str:
     return f"ip {option}rule add to {subnet} lookup main pref {free}"
 
 
-def mend_out(
+def fix_out(
     found: Found, bridge: str, taken: Iterable[int], *, family: int, answers: Packet | None = None
 ) -> str:
     """How what guests of a bridge send finds its way out again.

@@ -1,4 +1,4 @@
-"""What a verb decides from: what is on record of a VM or of networks, read in one moment. Pure."""
+"""The scope of a verb: the records of a VM or of networks at one moment. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from hvtx.model.resource import Kind, Resource, State, only_flows_remain
-from hvtx.model.vm import Life, Liveness, Network, Vm
+from hvtx.model.vm import Epoch, Liveness, Network, Vm
 from hvtx.planner.states import VmState
 
 
@@ -82,7 +82,7 @@ class NetworkScope(NamedTuple):
 class VmScope(NamedTuple):
     """A VM with its rows and networks, and its state as its process was seen right after."""
 
-    life: Life
+    life: Epoch
     vm: Vm
     rows: Sequence[Resource]  # its live ones, leases too
     networks: Mapping[str, Network]  # by id

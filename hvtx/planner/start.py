@@ -1,4 +1,4 @@
-"""Whether a VM can be started, and what its start makes: decided from its scope. Pure."""
+"""The decision to start a VM, and the resources of the start, from its scope. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hvtx.model.resource import Kind, Resource, State, only_flows_remain
 from hvtx.model.user import User
 from hvtx.model.vm import Publish, Vm
 from hvtx.planner import provision
-from hvtx.planner.provision import Want
+from hvtx.planner.provision import ResourceSpec
 from hvtx.planner.scope import NetworkScope, VmScope
 from hvtx.planner.states import VmState
 
@@ -31,7 +31,9 @@ class StartPlan(NamedTuple):
     """What a start does, in one operation."""
 
     release: Sequence[Resource]  # rows of the VM's earlier start to be closed: nothing is left
-    create: Sequence[tuple[Want, str | None]]  # in this order, each with its network (by id)
+    create: Sequence[
+        tuple[ResourceSpec, str | None]
+    ]  # in this order, each with its network (by id)
     launch: bool  # whether hvtx starts the VM's process
 
 

@@ -13,7 +13,7 @@ from hvtx.model.resource import (
     holder_observed,
     process_observed,
 )
-from hvtx.model.vm import Identity, Life, Liveness, ProcessFacts
+from hvtx.model.vm import Epoch, Identity, Liveness, ProcessFacts
 from hvtx.planner.liveness import classify
 
 
@@ -56,11 +56,11 @@ def _identity(seen: ProcessObserved) -> Identity | None:
 
 
 def judge_process(
-    row: Resource, identity: Identity, life: Life, seen: ProcessFacts
+    row: Resource, identity: Identity, life: Epoch, seen: ProcessFacts
 ) -> tuple[Liveness, tuple[str, ...]]:
     """Whether the process of a row lives.
 
-    One of another pid namespace cannot be looked at. A new life within one boot is entered only
+    One of another pid namespace cannot be inspected. A new life within one boot is entered only
     where the network namespace is another one too and the run directory was emptied: a container
     that was started again. What ran in the one before ended with it.
     """
@@ -74,8 +74,8 @@ def judge_vm(
     hypervisor: str,
     rows: Sequence[Resource],
     *,
-    life: Life,
-    lives: Mapping[int, Life],
+    life: Epoch,
+    lives: Mapping[int, Epoch],
     facts: Mapping[int, ProcessFacts],
 ) -> tuple[Liveness, tuple[str, ...]]:
     """Whether the VM that ``rows`` (its live ones) speak of is alive; ``facts`` by row."""
@@ -86,7 +86,7 @@ def judge_vm(
         if identity is None:
             verdicts.append((Liveness.DEAD, ("its process was never started",)))
         else:
-            seen = facts.get(row.id, ProcessFacts(False, error="it was not looked at"))
+            seen = facts.get(row.id, ProcessFacts(False, error="it was not inspected"))
             verdicts.append(judge_process(row, identity, life, seen))
     for wanted in (Liveness.ALIVE, Liveness.UNKNOWN):
         for verdict in verdicts:

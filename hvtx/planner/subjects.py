@@ -1,4 +1,4 @@
-"""What somebody may mean, and whose it is: what all finders of `explain` are made of. Pure."""
+"""Candidates of `explain` with their owners: the values that all finders share. Pure."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from hvtx.model.foreign_rule import ForeignRule
 from hvtx.model.place import Place
 from hvtx.model.plan import Item, Plan, Reason, Snapshot
 from hvtx.model.resource import Link, Resource
 from hvtx.model.ruleset import Difference
-from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import Network, Vm
-from hvtx.planner import addressees
-from hvtx.planner.likeness import likeness
+from hvtx.planner import address_notes
+from hvtx.planner.known_software import looks_like
 
-MENTIONS = 5  # strangers' rules that are named as evidence
+MENTIONS = 5  # others' rules that are named as evidence
 
 
-class Sight(NamedTuple):
+class ExplainFacts(NamedTuple):
     """Everything that an answer is made from."""
 
     snapshot: Snapshot
-    plan: Plan  # of all things, strangers' too
+    plan: Plan  # of all things, others' too
     vms: tuple[Vm, ...]
     networks: tuple[Network, ...]
-    rules: tuple[StrangeRule, ...]  # every rule of the host, ours too
+    rules: tuple[ForeignRule, ...]  # every rule of the host, ours too
     places: tuple[Place, ...]  # every table, chain and set
     sockets: frozenset[tuple[str, str, int]]  # protocol, address, port that a program listens on
     deaf: str = ""  # why sockets may be missing
@@ -53,7 +53,9 @@ class Subject(NamedTuple):
     evidence: tuple[str, ...] = ()
 
 
-def of_item(sight: Sight, item: Item, words: str = "", evidence: Iterable[str] = ()) -> Subject:
+def of_item(
+    sight: ExplainFacts, item: Item, words: str = "", evidence: Iterable[str] = ()
+) -> Subject:
     """The subject of a plan's item."""
     row = next((row for row in sight.snapshot.rows if row.id == item.row), None)
     return Subject(
@@ -68,13 +70,13 @@ def reason_of(item: Item) -> Reason:
     return item.reason
 
 
-def of_row(sight: Sight, row: Resource, evidence: Iterable[str] = ()) -> Subject:
+def of_row(sight: ExplainFacts, row: Resource, evidence: Iterable[str] = ()) -> Subject:
     """A row's own item: the first that speaks of it is its own, copies come behind."""
     item = next(item for item in sight.plan.items if item.row == row.id and item.entry is None)
     return of_item(sight, item, evidence=evidence)
 
 
-def _network_of(sight: Sight, row: Resource | None) -> str | None:
+def _network_of(sight: ExplainFacts, row: Resource | None) -> str | None:
     facts = sight.snapshot.networks.get(row.network) if row and row.network else None
     if facts:
         return facts.name
@@ -99,25 +101,25 @@ def owner_of(reason: Reason) -> str:
     return "hvtx"
 
 
-def rules_about(sight: Sight, link: Link) -> Iterator[str]:
+def rules_about(sight: ExplainFacts, link: Link) -> Iterator[str]:
     """What the kernel shows of a device, and who speaks of it."""
     names = {other.ifindex: other.name for other in sight.snapshot.links}
     yield f"{link.kind or 'device'} with index {link.ifindex}, MAC address {link.mac}"
     if link.altnames:
-        yield f"also called {addressees.listed(list(link.altnames))}"
+        yield f"also called {address_notes.listed(list(link.altnames))}"
     if link.master:
         yield f"a port of {names.get(link.master, 'a bridge that is not seen')}"
     ports = [other.name for other in sight.snapshot.links if other.master == link.ifindex]
     if ports:
-        yield f"its ports: {addressees.listed(ports)}"
+        yield f"its ports: {address_notes.listed(ports)}"
     own = [a.address for a in sight.snapshot.addresses if a.ifindex == link.ifindex]
     if own:
-        yield f"its addresses: {addressees.listed(own)}"
+        yield f"its addresses: {address_notes.listed(own)}"
     yield from rules_with(sight, link.name)
 
 
-def rules_with(sight: Sight, word: str) -> Iterator[str]:
-    """Strangers' rules that speak of something."""
+def rules_with(sight: ExplainFacts, word: str) -> Iterator[str]:
+    """Others' rules that speak of something."""
     whole = re.compile(rf"(?<![\w.:-]){re.escape(word)}(?![\w.:-])")
     rules = [r for r in sight.rules if not r.mark and (whole.search(r.text) or r.native == word)]
     for rule in rules[:MENTIONS]:
@@ -126,9 +128,9 @@ def rules_with(sight: Sight, word: str) -> Iterator[str]:
         yield f"and by {len(rules) - MENTIONS} more"
 
 
-def foreign_words(sight: Sight, link: Link) -> str:
-    """What can be said of a stranger's device."""
+def foreign_words(sight: ExplainFacts, link: Link) -> str:
+    """What can be said of somebody else's device."""
     master = next((o.name for o in sight.snapshot.links if o.ifindex == link.master), "")
-    looks = (likeness(master) if master else None) or likeness(link.name)
+    looks = (looks_like(master) if master else None) or looks_like(link.name)
     alias = f"its alias is {link.alias!r}" if link.alias else "no mark"
     return f"not ours: {alias}" + (f"; looks like {looks}" if looks else "")

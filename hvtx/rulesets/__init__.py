@@ -1,4 +1,4 @@
-"""What the host is asked for: rules, elements, programs of filters. Pure.
+"""Rulesets: rules, elements and filter programs, as data. Pure.
 
 Drivers put it into the kernel, by way of :mod:`hvtx.host`; nothing here asks the host anything.
 """

@@ -150,7 +150,7 @@ def _network(installation: str, spec: FirewallSpec) -> tuple[Rule, ...]:
 def _guards(bridge: str, limit: str, *, isolate: bool, nat: bool) -> Iterator[str]:
     """What of a network's routed traffic is dropped, whatever others accept.
 
-    What was let through once needs no look at the rest. By bridge, as the chain sees strangers'
+    What was let through once needs no look at the rest. By bridge, as the chain sees others'
     packets too; where a VM stops, its flows are forgotten with its rules.
     """
     known = "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN"
@@ -263,7 +263,7 @@ def _port(_installation: str, _spec: FirewallSpec) -> tuple[Rule, ...]:
 
 
 def _imported(_installation: str, spec: FirewallSpec) -> tuple[Rule, ...]:
-    """A stranger's rule that was taken over, by its exact text (docs/adr/0008)."""
+    """Somebody else's rule that was taken over, by its exact text (docs/adr/0008)."""
     return (_recorded(spec["place"], spec["text"], False),)
 
 

@@ -1,4 +1,4 @@
-"""What hvtx's two nftables tables look like: :mod:`nftables_elements` fills them. All pure.
+"""The layout of hvtx's two nftables tables: :mod:`nftables_elements` fills them. All pure.
 
 ``table inet hvtx-I`` translates addresses and filters what is routed, ``table bridge hvtx-I``
 holds guests to their own addresses. Chains and rules are static; what belongs to a VM or a network
@@ -41,13 +41,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from hvtx.model.hook import HOOKS, Chain, Hook, Skeleton
+from hvtx.model.hook import HOOKS, BaseRuleset, Chain, Hook
 from hvtx.rulesets.nftables_bridge import BRIDGE
 
 FAMILIES = ("inet", "bridge")
 
 
-_INET = Skeleton(
+_INET = BaseRuleset(
     {
         "bridges": "set|type ifname;",
         "nat_bridges": "set|type ifname;",
@@ -188,7 +188,7 @@ _INET = Skeleton(
     ),
 )
 
-SKELETONS: Mapping[str, Skeleton] = {"inet": _INET, "bridge": BRIDGE}
+SKELETONS: Mapping[str, BaseRuleset] = {"inet": _INET, "bridge": BRIDGE}
 PASSING = frozenset({("bridge", "seen6")})  # sets that packets fill: nothing in them is a row's
 
 

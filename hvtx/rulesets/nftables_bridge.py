@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from hvtx.model.hook import Chain, Skeleton
+from hvtx.model.hook import BaseRuleset, Chain
 
-BRIDGE = Skeleton(
+BRIDGE = BaseRuleset(
     {
         "ports": "set|type ifname;",
         "apart": "set|type ifname;",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from hvtx.errors import UsageError
 from hvtx.model.address import family_of, is_of
 from hvtx.model.firewall import FirewallSpec, addresses_in
-from hvtx.model.hook import Piece
+from hvtx.model.hook import SetElement
 from hvtx.model.resource import FLOWS_EACH
 from hvtx.rulesets.nftables_base import table_name
 from hvtx.rulesets.packing import link_local, packed, packed_mac
@@ -39,7 +39,7 @@ _PROTOCOLS = {"tcp": b"\x06\0\0\0", "udp": b"\x11\0\0\0"}
 _ANY = {"0.0.0.0": 4, "::": 6}  # noqa: S104  not bound to: a published port's host address
 
 
-def pieces(installation: str, spec: FirewallSpec) -> list[Piece]:
+def pieces(installation: str, spec: FirewallSpec) -> list[SetElement]:
     """The elements that stand for a row; empty for the base row.
 
     Raises UsageError for a device name that is too long, KeyError for a missing field.
@@ -48,64 +48,66 @@ def pieces(installation: str, spec: FirewallSpec) -> list[Piece]:
     return [piece._replace(table=table) for piece in unplaced(spec)]
 
 
-def unplaced(spec: FirewallSpec) -> list[Piece]:
+def unplaced(spec: FirewallSpec) -> list[SetElement]:
     """The same with an empty table: what is enough to tell them from others."""
     return _COMPILE[spec["what"]](spec)
 
 
-def _network(spec: FirewallSpec) -> list[Piece]:
+def _network(spec: FirewallSpec) -> list[SetElement]:
     bridge = _ifname(spec["bridge"])
     within = _TO_ISOLATED if spec["isolate"] else _ACCEPT
     found = [
-        Piece("inet", "", "bridges", bridge),
-        Piece("inet", "", "within", bridge + bridge, within, verdict=True),
-        Piece("inet", "", "flows_link", bridge, flows=spec.get("flows", FLOWS_EACH)),
+        SetElement("inet", "", "bridges", bridge),
+        SetElement("inet", "", "within", bridge + bridge, within, verdict=True),
+        SetElement("inet", "", "flows_link", bridge, flows=spec.get("flows", FLOWS_EACH)),
     ]
     if spec["nat"]:
-        found.append(Piece("inet", "", "nat_bridges", bridge))
+        found.append(SetElement("inet", "", "nat_bridges", bridge))
     return found
 
 
-def _forward(spec: FirewallSpec) -> list[Piece]:
+def _forward(spec: FirewallSpec) -> list[SetElement]:
     bridge, flows = _ifname(spec["bridge"]), spec.get("flows", FLOWS_EACH)
     return [
         piece
         for address in addresses_in(spec)
         for piece in (
-            Piece("inet", "", f"guests{family_of(address)}", packed(address) + bridge),
-            Piece("inet", "", f"flows{family_of(address)}", packed(address) + bridge, flows=flows),
+            SetElement("inet", "", f"guests{family_of(address)}", packed(address) + bridge),
+            SetElement(
+                "inet", "", f"flows{family_of(address)}", packed(address) + bridge, flows=flows
+            ),
         )
     ]
 
 
-def _guard(spec: FirewallSpec) -> list[Piece]:
+def _guard(spec: FirewallSpec) -> list[SetElement]:
     device, link = _ifname(spec["device"]), link_local(spec["mac"])
     found = [
-        Piece("bridge", "", "ports", device),
-        Piece("bridge", "", "macs", device + _mac(spec["mac"])),
-        Piece("bridge", "", "lladdrs", device + _mac(spec["mac"])),
-        Piece("bridge", "", "own6", device + link),
-        Piece("bridge", "", "links6", link),
-        Piece("bridge", "", "new6", device),
+        SetElement("bridge", "", "ports", device),
+        SetElement("bridge", "", "macs", device + _mac(spec["mac"])),
+        SetElement("bridge", "", "lladdrs", device + _mac(spec["mac"])),
+        SetElement("bridge", "", "own6", device + link),
+        SetElement("bridge", "", "links6", link),
+        SetElement("bridge", "", "new6", device),
     ]
     if spec["isolate"]:
-        found.append(Piece("bridge", "", "apart", device))
+        found.append(SetElement("bridge", "", "apart", device))
     found += [
-        Piece("bridge", "", f"own{family_of(address)}", device + packed(address))
+        SetElement("bridge", "", f"own{family_of(address)}", device + packed(address))
         for address in addresses_in(spec)
     ]
     gateway = spec.get("gateway6")
     if gateway:
-        found.append(Piece("bridge", "", "gateways6", device + packed(gateway)))
+        found.append(SetElement("bridge", "", "gateways6", device + packed(gateway)))
     return found + (_forward(spec) if spec.get("forward") else [])
 
 
-def _masquerade(spec: FirewallSpec) -> list[Piece]:
+def _masquerade(spec: FirewallSpec) -> list[SetElement]:
     address = spec["address"]
-    return [Piece("inet", "", f"masq{family_of(address)}", packed(address))]
+    return [SetElement("inet", "", f"masq{family_of(address)}", packed(address))]
 
 
-def _publish(spec: FirewallSpec) -> list[Piece]:
+def _publish(spec: FirewallSpec) -> list[SetElement]:
     host = spec.get("host_ip")
     service = _PROTOCOLS[spec["protocol"]] + _port(spec["host_port"])
     found = []
@@ -113,13 +115,13 @@ def _publish(spec: FirewallSpec) -> list[Piece]:
         family = family_of(guest)
         data = packed(guest) + _port(spec["guest_port"])
         if not host or _ANY.get(host) == family:
-            found.append(Piece("inet", "", f"dnat{family}_any", service, data))
+            found.append(SetElement("inet", "", f"dnat{family}_any", service, data))
         elif host not in _ANY and is_of(host, family) and host != "::1":
-            found.append(Piece("inet", "", f"dnat{family}_host", packed(host) + service, data))
+            found.append(SetElement("inet", "", f"dnat{family}_host", packed(host) + service, data))
     return found
 
 
-_COMPILE: Mapping[str, Callable[[FirewallSpec], list[Piece]]] = {
+_COMPILE: Mapping[str, Callable[[FirewallSpec], list[SetElement]]] = {
     "base": lambda _: [],
     "network": _network,
     "port": _guard,

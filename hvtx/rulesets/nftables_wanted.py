@@ -1,4 +1,4 @@
-"""What our tables should hold for the rows on record. Pure."""
+"""The expected content of hvtx's tables for the rows on record. Pure."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ def refuse_others(path: str, *, logged: bool = False) -> None:
                 )
         if problem is not None:
             raise NotPermitted(
-                f"the backup {name} is not believed: {problem}",
+                f"refusing to use the backup {name}: {problem}",
                 hint="look at where it comes from; if you trust it, make it your own in a directory"
                 " of your own (cp, chown, chmod 600)",
             )

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from hvtx.errors import CommitUnknown, HvtxError, Refused, StoreError
-from hvtx.host.jobs import going_on
+from hvtx.host.job_control import going_on
 from hvtx.host.locks import LockFile
 from hvtx.store import reserve
 from hvtx.store.connection import refuse_newer, version_of
@@ -180,8 +180,8 @@ class Store:
                 self._roll_back()
                 raise full(problem) from problem
             raise CommitUnknown(
-                f"the state store did not say whether a change was kept: {problem}",
-                hint="`hvtx recover` resolves it when the disk answers again",
+                f"commit outcome unknown: {problem}",
+                hint="run `hvtx recover` when the disk works again",
             ) from problem
         except BaseException:  # Ctrl-C; after the commit there is nothing to roll back
             self._roll_back()

@@ -1,4 +1,4 @@
-"""What errors of SQLite and of the store's files mean to people.
+"""Messages for errors of SQLite and of the store's files.
 
 Every error that leaves the store is one of the interface's (:mod:`hvtx.errors`).
 """
@@ -38,9 +38,9 @@ def forbidden(path: str) -> NotPermitted:
 def not_believed(directory: str, unsafe: UnsafeError) -> StoreError:
     """The error of a state directory that others could replace."""
     return StoreError(
-        f"the state directory {directory} is not believed: {unsafe.strerror}",
-        hint="make its directories yours alone (chown, chmod go-w, setfacl -b), or choose another"
-        " with --state-dir",
+        f"refusing to use the state directory {directory}: {unsafe.strerror}",
+        hint="make its directories writable by you alone (chown, chmod go-w, setfacl -b), or "
+        "choose another with --state-dir",
     )
 
 

@@ -90,7 +90,7 @@ def make_run_directory(path: str) -> None:
             problem = unsafe.strerror
     if problem is not None:
         raise StoreError(
-            f"the run directory {path} is not believed: {problem}",
-            hint="make it yours alone (chown, chmod go-w, setfacl -b), or choose another with"
-            " --run-dir",
+            f"refusing to use the run directory {path}: {problem}",
+            hint="make it writable by you alone (chown, chmod go-w, setfacl -b), or choose "
+            "another with --run-dir",
         )

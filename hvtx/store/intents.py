@@ -25,7 +25,7 @@ from hvtx.store.codec import encode
 _NO_TOMBSTONE = (Kind.LEASE, Kind.PROCESS, Kind.ADDRESS, Kind.SYSCTL, Kind.FILE)
 
 
-class Draft(NamedTuple):
+class NewRow(NamedTuple):
     """A resource that is about to be intended."""
 
     kind: str
@@ -57,7 +57,7 @@ def begin(
 
 def intend(
     sql: sqlite3.Connection,
-    drafts: Iterable[Draft],
+    drafts: Iterable[NewRow],
     *,
     operation: int,
     life: int,
@@ -107,7 +107,7 @@ def intend(
     return rows
 
 
-def note(sql: sqlite3.Connection, row: int, observed: Mapping[str, Any]) -> None:
+def record_observed(sql: sqlite3.Connection, row: int, observed: Mapping[str, Any]) -> None:
     """Keep what was learnt of a row that stays in its state (the gate's identity, a pid)."""
     sql.execute("UPDATE resource SET observed = ? WHERE id = ?", (encode(observed), row))
 

@@ -1,4 +1,4 @@
-"""Whether a store may be believed: it lost no commit, is no copy, and its pages are whole."""
+"""Trust in a store: no commit is lost, it is not a copy, and its pages are intact."""
 
 from __future__ import annotations
 

@@ -203,5 +203,5 @@ def _check(path: str, seen: os.stat_result, friends: set[int]) -> None:
 
 def _unbelieved(path: str, why: str) -> NotPermitted:
     return NotPermitted(
-        f"{path} is not believed: {why}", hint="root removes it, and `hvtx recover` makes a new one"
+        f"refusing to use {path}: {why}", hint="root removes it, and `hvtx recover` makes a new one"
     )

@@ -13,7 +13,7 @@ from integration.neighbourhood.scene import Said, Scene, commands
 from integration.neighbourhood.theirs import theirs
 
 ORDERS = ("neighbour first", "hvtx first")
-MENDS = 3  # how often doctor may be asked again: one mend may bring the next fault to light
+MENDS = 3  # how often doctor may be asked again: one fix may bring the next fault to light
 
 
 class Seen(NamedTuple):
@@ -22,8 +22,8 @@ class Seen(NamedTuple):
     row: str
     order: str
     version: str
-    flows: dict[str, str]  # step: flows that passed, and after a mend
-    mends: tuple[str, ...]
+    flows: dict[str, str]  # step: flows that passed, and after a fix
+    fixes: tuple[str, ...]
     faults: tuple[str, ...]
 
 
@@ -34,7 +34,7 @@ class Cell:
         self.host, self.row, self.order = host, row, order
         self.scene = Scene(host, firewall=row.firewall)
         self.flows: dict[str, str] = {}
-        self.mends: list[str] = []
+        self.fixes: list[str] = []
         self.faults: list[str] = []
 
     def run(self) -> Seen:
@@ -53,7 +53,7 @@ class Cell:
         version = self.host.sh(self.row.version, code=None) if self.row.version else ""
         words = " ".join(version.split())
         return Seen(
-            self.row.name, self.order, words, self.flows, tuple(self.mends), tuple(self.faults)
+            self.row.name, self.order, words, self.flows, tuple(self.fixes), tuple(self.faults)
         )
 
     def _start(self) -> None:
@@ -81,7 +81,7 @@ class Cell:
         self.faults.append(f"{what}: {words}")
 
     def judge(self, act: Act) -> None:
-        """Flows, the neighbour's own traffic, and doctor's word; its mend followed and judged."""
+        """Flows, the neighbour's own traffic, and doctor's word; its fix followed and judged."""
         step = act.name
         self.scene.settle()
         self.scene.others = dict(self.row.parties(self.scene))
@@ -90,28 +90,28 @@ class Cell:
         before = dict(stopped)
         followed: list[str] = []
         for _ in range(MENDS):
-            todo = _mends(said.errors)
+            todo = _fixes(said.errors)
             if todo in ([], followed):  # content, or said once more what did not help
                 break
             self._follow(step, todo)
             followed = todo
-            stopped, said = self._agree(f"{step}, mended")
+            stopped, said = self._agree(f"{step}, fixed")
         if before:
             passed += f" → {len(self.scene.promised()) - len(stopped)}"
         self.flows[step] = passed
         if before and act.lasts:
             self.fault(
-                f"{step}: what was mended before, or needed no mend, is stopped", _told(before)
+                f"{step}: what was fixed before, or needed no fix, is stopped", _told(before)
             )
         if stopped:
-            self.fault(f"{step}: stopped though the mends were followed", _told(stopped))
+            self.fault(f"{step}: stopped though the fixes were followed", _told(stopped))
         elif said.errors:
-            self.fault(f"{step}: doctor is not content when its mends are followed", said.words())
+            self.fault(f"{step}: doctor is not content when its fixes are followed", said.words())
         if act.up:
             self._own(step)
 
     def _own(self, step: str) -> None:
-        """The neighbour's traffic: what it lets pass and what it stops, with the mends in place."""
+        """The neighbour's traffic: what it lets pass and what it stops, with the fixes in place."""
         if left := self.scene.wrong(self.row.own(self.scene)):
             self.fault(f"{step}: the neighbour's own traffic", _told(left))
 
@@ -159,10 +159,10 @@ class Cell:
         """Run the commands of hints, each as it is printed."""
         for command in todo:
             done = self.host.ran("sh", "-c", command)
-            self.mends.append(command)
+            self.fixes.append(command)
             if done.returncode != 0:
                 words = (done.stderr or done.stdout).strip()
-                self.fault(f"{step}: mend `{command}`", f"exit {done.returncode}: {words}")
+                self.fault(f"{step}: fix `{command}`", f"exit {done.returncode}: {words}")
 
     def _act(self, act: Act) -> None:
         """Something happens to the neighbour; then `hvtx repair`, and all is judged again."""
@@ -184,7 +184,7 @@ class Cell:
         for finding in found:
             if not commands(finding["hint"]):
                 self.fault("a hint that is no command", str(finding["hint"]))
-        self._follow("who else takes hold", _mends(found))
+        self._follow("who else takes hold", _fixes(found))
         left = [f for f in self.scene.doctor().findings if _watches(f)]
         if left:
             words = "; ".join(f"{f['message']}, hint: {f['hint']}" for f in left)
@@ -214,7 +214,7 @@ class Cell:
         self._unchanged("the end", before)
 
 
-def _mends(findings: Sequence[Mapping[str, Any]]) -> list[str]:
+def _fixes(findings: Sequence[Mapping[str, Any]]) -> list[str]:
     """The commands of the findings' hints, in their order."""
     return [command for found in findings for command in commands(found["hint"])]
 

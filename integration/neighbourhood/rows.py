@@ -23,7 +23,7 @@ THEIRS = 9980  # a port that a container publishes
 class Act(NamedTuple):
     """What is done to a neighbour, or by it.
 
-    ``lasts``: what was mended before holds on after ``hvtx repair``, without a second mend.
+    ``lasts``: what was fixed before holds on after ``hvtx repair``, without a second fix.
     ``up``: the neighbour is at work after it, so that its own traffic is as it must be.
     """
 

@@ -44,7 +44,7 @@ class Said(NamedTuple):
         """The errors, and what it does not know, for a person."""
         told = [f for f in self.findings if f["level"] == "error" or "unknown" in f["message"]]
         return "\n".join(
-            f"  {f['check']}: {f['message']} {list(f['evidence'])} mend: {f['hint']}" for f in told
+            f"  {f['check']}: {f['message']} {list(f['evidence'])} fix: {f['hint']}" for f in told
         )
 
 

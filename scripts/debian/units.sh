@@ -11,7 +11,7 @@ remove_units() {
                 if ! grep -q '^ExecStart=/usr/bin/hvtx ' "$path" ||
                     ! grep -q '^RequiresMountsFor=/var/lib/hvtx$' "$path" ||
                     grep '^Environment=' "$path" | grep -qv '^Environment=HVTX_AUTOSTART='; then
-                    echo "hvtx: $path hides the package's unit: \`hvtx systemd install\` mends that"
+                    echo "hvtx: $path hides the package's unit: \`hvtx systemd install\` fixes that"
                     continue
                 fi
             elif grep '^ExecStart=.' "$path" | grep -qv '^ExecStart=/usr/bin/hvtx '; then

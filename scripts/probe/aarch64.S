@@ -106,7 +106,7 @@ begin:
         cmp     x0, x15
         b.ne    off
 
-        ldr     x3, =(HIGH + 0x200000)  // a page fault, mended while the write waits
+        ldr     x3, =(HIGH + 0x200000)  // a page fault, fixed while the write waits
         str     x15, [x3]
         cmp     x22, 1
         b.ne    off

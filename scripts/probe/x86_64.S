@@ -163,7 +163,7 @@ long:
         cmp     [PAGE_A], r15
         jne     fail
 
-        mov     bl, 4                   # stage 4: page faults, mended while the write waits
+        mov     bl, 4                   # stage 4: page faults, fixed while the write waits
         mov     [r14 + 0x1000], r15     # no page
         cmp     qword ptr [faults], 1
         jne     fail

@@ -1,4 +1,4 @@
-"""Hosts of any size as documents and pictures, for pages to be made of."""
+"""Hosts of any size as documents and diagrams, for pages to be made of."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from hvtx import documents
 from hvtx.engine import gc_plan
-from hvtx.model.picture import Health, Picture
+from hvtx.model.diagram import Diagram, Health
 from hvtx.model.plan import Plan
 from hvtx.model.resource import Kind
 from hvtx.model.vm import Liveness
@@ -50,18 +50,18 @@ def scene(vms: int, *, evil: bool = False) -> Scene:
 
 
 def plant(made: Scene, *names: str) -> None:
-    """Strangers' TAP devices and a bridge, with these names and aliases."""
+    """Others' TAP devices and a bridge, with these names and aliases."""
     for number, name in enumerate(names):
         made.links.append(link(9000 + number, name[:15] or "x", alias=name or None))
     made.links.append(link(8999, "docker0", "bridge"))
 
 
-def drawn(made: Scene) -> tuple[dict[str, Any], Picture]:
-    """The document of its plan, and its picture."""
+def drawn(made: Scene) -> tuple[dict[str, Any], Diagram]:
+    """The document of its plan, and its diagram."""
     plan: Plan = made.plan()
     report = gc_plan.Report(plan, False, None, "0b5b5e8e-boot", 4026, MADE, made.snapshot())
-    return documents.plan.document(report), gc_plan.picture(report)
+    return documents.plan.document(report), gc_plan.diagram(report)
 
 
-def healths(picture: Picture) -> dict[str, Health]:
-    return {vm.name: vm.health for network in picture.networks for vm in network.vms}
+def healths(diagram: Diagram) -> dict[str, Health]:
+    return {vm.name: vm.health for network in diagram.networks for vm in network.vms}

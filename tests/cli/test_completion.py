@@ -20,7 +20,7 @@ import pytest
 from hvtx.cli.completion import joined
 from hvtx.cli.root import COMMANDS
 from hvtx.engine.vm_options import HYPERVISORS
-from hvtx.model.words import EVENTS, KINDS, REASONS, VERBS
+from hvtx.model.history_terms import EVENTS, KINDS, REASONS, VERBS
 from hvtx.store.opening import open_store
 from tests.store.shelf import add_network, network
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hvtx.cli.main import run
 from hvtx.cli.root import COMMANDS
 from hvtx.drivers.vm_process.probe import probe
-from hvtx.engine.vm_options import parse_wish
+from hvtx.engine.vm_options import parse_request
 from hvtx.errors import HvtxError, OutputLost, UsageError
 from hvtx.host.procfs import look
 from hvtx.host.vmuser import numeric_id
@@ -140,7 +140,7 @@ def told(ran: Ran) -> None:
 def test_a_usage_error_is_told_and_changes_nothing(
     hvtx: Run, tmp_path: Path, words: list[str]
 ) -> None:
-    """One line that says what, one that says the mend; no store is made."""
+    """One line that says what, one that says the fix; no store is made."""
     if words == ["vm"]:  # alone it prints its help
         assert hvtx(*words).code == 2
         return
@@ -169,8 +169,8 @@ def test_with_json_an_error_is_an_object(hvtx: Run, words: list[str]) -> None:
 @pytest.mark.parametrize("kind", [HvtxError, *HvtxError.__subclasses__()])
 def test_an_error_without_a_hint_has_that_of_its_class(kind: type[HvtxError]) -> None:
     """None of a kind falls back on the words for all others."""
-    assert kind.mend
-    assert kind in (HvtxError, OutputLost) or kind.mend != HvtxError.mend
+    assert kind.default_hint
+    assert kind in (HvtxError, OutputLost) or kind.default_hint != HvtxError.default_hint
 
 
 @pytest.mark.parametrize(
@@ -191,11 +191,11 @@ def test_a_usage_error_without_a_hint_names_the_commands_help(
     """Click's own errors and ours."""
     ran = hvtx(*words)
     told(ran)
-    assert ran.err.splitlines()[1] == f"hint: `{path} --help` shows what it takes"
+    assert ran.err.splitlines()[1] == f"hint: `{path} --help` shows its options"
 
 
 @pytest.mark.parametrize(
-    ("words", "mend"),
+    ("words", "fix"),
     [
         (["network", "create", "n", "--subnet", "127.0.0.0/24"], "10.77.0.0/24"),
         (["vm", "create", "x", "--ip", "x", "--", "true"], "10.77.0.5"),
@@ -206,11 +206,11 @@ def test_a_usage_error_without_a_hint_names_the_commands_help(
         (["vm", "create", "x", "--kernel", "/k", "--", "true"], "--hypervisor qemu"),
     ],
 )
-def test_a_hint_helps_with_what_was_written(hvtx: Run, words: list[str], mend: str) -> None:
+def test_a_hint_helps_with_what_was_written(hvtx: Run, words: list[str], fix: str) -> None:
     """An example, or the option that would do."""
     ran = hvtx(*words)
     told(ran)
-    assert mend in ran.err.splitlines()[1]
+    assert fix in ran.err.splitlines()[1]
 
 
 def test_json_behind_the_dashes_belongs_to_the_command(hvtx: Run) -> None:
@@ -506,15 +506,15 @@ def test_an_error_shows_no_control_character(hvtx: Run) -> None:
     assert "\x07" not in ran.err
 
 
-# -- the parser of wishes ------------------------------------------------------------------------------
+# -- the parser of requests ------------------------------------------------------------------------------
 
 
-def test_a_wish_is_taken_as_it_was_written() -> None:
+def test_a_request_is_taken_as_it_was_written() -> None:
     """Defaults of the interface; paths become absolute; a command makes the hypervisor `command`."""
-    wish = parse_wish("web", command=["sleep", "1"])
+    wish = parse_request("web", command=["sleep", "1"])
     assert (wish.hypervisor, wish.memory, wish.cpus, wish.autostart) == ("command", 256, 1, False)
     assert wish.command == ("sleep", "1")
-    wish = parse_wish("web", kernel="k", initrd="i", append="quiet", disks=["d"])
+    wish = parse_request("web", kernel="k", initrd="i", append="quiet", disks=["d"])
     assert wish.hypervisor == "qemu"
     assert wish.kernel == str(Path.cwd() / "k")
     assert wish.initrd == str(Path.cwd() / "i")
@@ -523,7 +523,7 @@ def test_a_wish_is_taken_as_it_was_written() -> None:
 
 def test_several_networks_have_addresses_each() -> None:
     """The nth --ip of a family belongs to the nth network."""
-    wish = parse_wish(
+    wish = parse_request(
         "web",
         networks=["a", "b"],
         ips=["10.1.0.5", "fd00::5", "10.2.0.5"],
@@ -532,7 +532,7 @@ def test_several_networks_have_addresses_each() -> None:
     )
     assert wish.ips == ("10.1.0.5", "fd00::5", "10.2.0.5")
     with pytest.raises(UsageError, match="more --ip"):
-        parse_wish("web", networks=["a"], ips=["fd00::5", "fd00::6"], command=["true"])
+        parse_request("web", networks=["a"], ips=["fd00::5", "fd00::6"], command=["true"])
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -543,11 +543,11 @@ def test_several_networks_have_addresses_each() -> None:
     st.lists(st.text(max_size=20), max_size=2),
     st.integers(),
 )
-def test_no_wish_breaks_the_parser(
+def test_no_request_breaks_the_parser(
     name: str, ips: list[str], macs: list[str], publish: list[str], memory: int
 ) -> None:
     """UsageError or a wish, never another exception."""
     try:
-        parse_wish(name, ips=ips, macs=macs, publish=publish, memory=memory, command=["true"])
+        parse_request(name, ips=ips, macs=macs, publish=publish, memory=memory, command=["true"])
     except UsageError as problem:
         assert problem.exit_code == 2

@@ -43,12 +43,12 @@ def test_a_command_that_was_meant_is_named(
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
-        (("--json", "vm", "ls"), "--json stands after the command: hvtx vm ls --json"),
+        (("--json", "vm", "ls"), "--json belongs after the command: hvtx vm ls --json"),
         (
             ("vm", "ls", "--state-dir", "X"),
-            "--state-dir stands before the command: hvtx --state-dir DIR vm ls",
+            "--state-dir belongs before the command: hvtx --state-dir DIR vm ls",
         ),
-        (("vm", "ls", "--debug"), "--debug stands before the command: hvtx --debug vm ls"),
+        (("vm", "ls", "--debug"), "--debug belongs before the command: hvtx --debug vm ls"),
     ],
 )
 def test_an_option_in_another_place(

@@ -11,7 +11,7 @@ import pytest
 from hvtx.cli.page.drawing import described
 from hvtx.cli.page.markup import visible
 from hvtx.cli.page.plan import page
-from hvtx.model.picture import Health
+from hvtx.model.diagram import Health
 from hvtx.model.plan import Reason
 from hvtx.model.resource import Kind
 from hvtx.model.vm import Liveness
@@ -49,17 +49,17 @@ class Seen(HTMLParser):
 
 
 def made(scene: Scene, host: str = "node7") -> str:
-    document, picture = hosts.drawn(scene)
-    return page(document, picture, host=host)
+    document, diagram = hosts.drawn(scene)
+    return page(document, diagram, host=host)
 
 
 @pytest.mark.parametrize("vms", [0, 1, 30, 1000])
 def test_hosts_of_any_size(vms: int) -> None:
     """Every VM is drawn once, every item has a row, and the counts are the plan's."""
     scene = hosts.scene(vms)
-    document, picture = hosts.drawn(scene)
-    seen = Seen(page(document, picture, host="node7"))
-    shapes = hosts.healths(picture)
+    document, diagram = hosts.drawn(scene)
+    seen = Seen(page(document, diagram, host="node7"))
+    shapes = hosts.healths(diagram)
     assert len(shapes) == vms
     signs = Counter(
         value.split()[-1]
@@ -77,7 +77,7 @@ def test_hosts_of_any_size(vms: int) -> None:
     assert shapes == expected
     if vms:
         dead = sum(health is Health.DEAD for health in expected.values())
-        assert f"{vms} VMs" in described(picture)
+        assert f"{vms} VMs" in described(diagram)
         assert seen.tags["article"] == dead
 
 
@@ -138,8 +138,8 @@ def test_names_are_shown_as_they_are_and_obeyed_by_nobody() -> None:
 
 
 def test_what_could_not_be_looked_at_is_told() -> None:
-    document, picture = hosts.drawn(hosts.scene(1))
-    text = page(document, picture, host="node7", notes=["the <b>tables</b> may not be read"])
+    document, diagram = hosts.drawn(hosts.scene(1))
+    text = page(document, diagram, host="node7", notes=["the <b>tables</b> may not be read"])
     assert "Note: the <b>tables</b> may not be read" in "".join(Seen(text).texts)
 
 
@@ -178,13 +178,13 @@ def test_pictures() -> None:
     scene.hold(taps[0])
     lost = scene.vm("lost", Liveness.DEAD)
     scene.row(Kind.FILE, vm=lost)
-    document, picture = hosts.drawn(scene)
-    assert [network.name for network in picture.networks] == ["dmz", "lan"]
-    assert [[vm.name for vm in network.vms] for network in picture.networks] == [["web"], ["web"]]
-    assert {vm.health for network in picture.networks for vm in network.vms} == {Health.LIVE}
-    assert [(vm.name, vm.health) for vm in picture.loose] == [("lost", Health.DEAD)]
-    text = page(document, picture, host="node7")
+    document, diagram = hosts.drawn(scene)
+    assert [network.name for network in diagram.networks] == ["dmz", "lan"]
+    assert [[vm.name for vm in network.vms] for network in diagram.networks] == [["web"], ["web"]]
+    assert {vm.health for network in diagram.networks for vm in network.vms} == {Health.LIVE}
+    assert [(vm.name, vm.health) for vm in diagram.loose] == [("lost", Health.DEAD)]
+    text = page(document, diagram, host="node7")
     assert "VMs in no network of hvtx" in text
     scene.links = [link for link in scene.links if link.name != bridges[1].key]
-    _, picture = hosts.drawn(scene)
-    assert {n.name: n.health for n in picture.networks} == {"dmz": Health.DEAD, "lan": Health.LIVE}
+    _, diagram = hosts.drawn(scene)
+    assert {n.name: n.health for n in diagram.networks} == {"dmz": Health.DEAD, "lan": Health.LIVE}

@@ -20,7 +20,7 @@ from hvtx.engine.systemd import Entry, Outcome
 from hvtx.engine.units import Unit
 from hvtx.model.plan import Action, Ground, Item, Plan, Reason, Result
 from hvtx.model.resource import Kind, Resource, State
-from hvtx.model.vm import Interface, Life, Liveness, Publish, Vm
+from hvtx.model.vm import Epoch, Interface, Liveness, Publish, Vm
 from hvtx.planner.adoption import TOOL, Claim, Verdict, Why
 from hvtx.planner.adoption import Finding as Found
 from hvtx.planner.subjects import Subject
@@ -136,11 +136,11 @@ ADOPTED = Adopted(
     item=imported_thing(TAP, ("already", "on record and marked")),
 )  # fmt: skip
 COPIED = Copied("/b", "aaaaaaaaaa", 41, 3, 1)
-RESTORED = Restored(COPIED, None, "hvtx recover", "it brings host and record together")
+RESTORED = Restored(COPIED, None, "hvtx recover", "it reconciles host and record")
 REPAIR = Repair(
     (Repaired(Kind.BRIDGE, "br-lan", "it is down"),),
     (
-        Failed("publish", "tcp 8080", "it could not be looked at: x"),
+        Failed("publish", "tcp 8080", "it could not be inspected: x"),
         Failed(Kind.TAP, "hvt-web-0", "still", "it is gone"),
     ),
 )
@@ -179,8 +179,8 @@ def desk(base: Path, patch: pytest.MonkeyPatch) -> Iterator[Runtime]:
                    (six, "06:00:00:00:00:02", None, None, ())]  # fmt: skip
             leases.claim(sql, "id-web", web)
             leases.claim(sql, "id-db", [(lan, "06:00:00:00:00:03", None, None, ())])
-            drafts = [intents.Draft(Kind.TAP, "hvt-web-0", {}, "id-web", None),
-                      intents.Draft(Kind.BRIDGE, "br-lan", {}, None, "net-lan")]  # fmt: skip
+            drafts = [intents.NewRow(Kind.TAP, "hvt-web-0", {}, "id-web", None),
+                      intents.NewRow(Kind.BRIDGE, "br-lan", {}, None, "net-lan")]  # fmt: skip
             intents.intend(
                 sql, drafts, operation=operation, life=1,
                 mark=lambda row: f"hvtx:1:aaaaaaaaaa:{row}:cccc",
@@ -193,7 +193,7 @@ def desk(base: Path, patch: pytest.MonkeyPatch) -> Iterator[Runtime]:
             ]  # fmt: skip
             history.add(sql, events, operation=operation, verb="start", vm="web")
     runtime = Runtime(Settings(str(shelf.state), str(shelf.run)), writable=False)
-    runtime.life = Life(2, "boot-b", 9, recovered=True)
+    runtime.life = Epoch(2, "boot-b", 9, recovered=True)
     try:
         yield runtime
     finally:

@@ -1,7 +1,7 @@
 """The contract of the drivers: written once, run on the fake kernel and on the real one.
 
 A driver joins by being registered in ``hvtx.engine.registry.DRIVERS``; `CASES` must then say how a row
-of its kind looks. Whoever collects these tests gives the fixture ``world``, whose strangers are
+of its kind looks. Whoever collects these tests gives the fixture ``world``, whose others are
 those of the state machine.
 """
 
@@ -222,8 +222,8 @@ def test_a_held_device_stays(world: World, device: Resource) -> None:
     assert (outcome.gone, outcome.reason) == (False, "in-use")
     assert link(world).alias == device.mark
     busy = driver(world, "tap")
-    assert busy.seize([device])[device.id].reason == "in-use"
-    busy.let_go()
+    assert busy.attach([device])[device.id].reason == "in-use"
+    busy.detach()
     world.act("let_go", device=TAP)
     assert link(world) is not None
     assert release(world, device).gone
@@ -239,15 +239,15 @@ def test_who_opened_it_last_may_have_changed_its_flags(world: World, device: Res
 
 def test_a_seized_device_is_nobody_elses(world: World, device: Resource) -> None:
     subject = driver(world, "tap")
-    assert subject.seize([device]) == {}
+    assert subject.attach([device]) == {}
     other = driver(world, "tap")
-    assert other.seize([device])[device.id].reason == "in-use"
-    other.let_go()
-    subject.let_go()
+    assert other.attach([device])[device.id].reason == "in-use"
+    other.detach()
+    subject.detach()
     assert link(world) is not None
-    assert subject.seize([device]) == {}
+    assert subject.attach([device]) == {}
     assert subject.release([device])[device.id].gone
-    subject.let_go()
+    subject.detach()
     assert link(world) is None
 
 
@@ -275,7 +275,7 @@ def test_without_our_mark_a_device_stays(world: World, device: Resource, alias: 
     assert link(world).alias == (alias or None)
     before = world.look().place()
     assert release(world, device).reason == "mark-mismatch"
-    assert driver(world, "tap").seize([device]) == {}
+    assert driver(world, "tap").attach([device]) == {}
     assert world.look().place() == before
 
 
@@ -363,15 +363,13 @@ def test_rules_loaded_twice_have_copies(world: World, rules: list[Resource]) -> 
     assert release(world, base).gone
 
 
-def test_an_element_that_was_dropped_is_gone_and_mended(
-    world: World, rules: list[Resource]
-) -> None:
+def test_an_element_that_was_dropped_is_gone_and_fixed(world: World, rules: list[Resource]) -> None:
     table = f"hvtx-{INSTALLATION}"
     world.act("drop_element", table=table, address=GUEST)
     assert observed(world) == expected(world, rules[:1])
     assert release(world, rules[1]).gone
     subject = driver(world, "nftables")
-    assert set(subject.mend([rules[1]])) == {rules[1].id}
+    assert set(subject.repair([rules[1]])) == {rules[1].id}
     assert observed(world) == expected(world, rules)
 
 
@@ -381,7 +379,7 @@ def test_an_element_without_its_mark_is_left_alone(world: World, rules: list[Res
     before = world.look().place()
     assert release(world, rules[1]).reason == "mark-stripped"
     with pytest.raises(Conflict):
-        driver(world, "nftables").mend([rules[1]])
+        driver(world, "nftables").repair([rules[1]])
     assert release(world, rules[0]).reason == "foreign-dependents"
     assert world.look().place() == before
 
@@ -402,12 +400,12 @@ def test_a_base_with_others_rules_stays(world: World, rules: list[Resource]) -> 
     assert world.look().place() == before
 
 
-def test_a_base_that_lost_a_table_is_mended(world: World, rules: list[Resource]) -> None:
+def test_a_base_that_lost_a_table_is_fixed(world: World, rules: list[Resource]) -> None:
     world.act("drop_table", table=f"hvtx-{INSTALLATION}")
     assert len(observed(world)) < len(expected(world, rules))
     subject = driver(world, "nftables")
-    subject.mend([rules[0]])
-    subject.mend([rules[1]])
+    subject.repair([rules[0]])
+    subject.repair([rules[1]])
     assert observed(world) == expected(world, rules)
 
 

@@ -144,5 +144,5 @@ def test_a_removal_ends_though_somebody_writes_without_an_end(
         patched.setattr("time.monotonic", later)
         kept = driver.release([row])[7]
     assert (kept.gone, kept.reason) == (False, "host-refused")
-    assert "something is put into it without end" in kept.message
+    assert "another program keeps creating files in it" in kept.message
     assert driver.release([row]) == {7: GONE}

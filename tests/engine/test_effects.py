@@ -42,7 +42,7 @@ class FakeRuntime:
         self.order: list[str] = []
         self.runtime = self
 
-    def heed(self) -> None:
+    def raise_pending_interrupt(self) -> None:
         """Nobody pressed Ctrl-C."""
 
     def driver(self, name: str) -> Driver:

@@ -49,14 +49,14 @@ def test_what_nobody_else_may_write_is_run(script, tmp_path):
 def test_what_everybody_may_write_is_not(script, tmp_path, open_to_all):
     (tmp_path / open_to_all).chmod(0o777)
     problem = problem_of_program((str(script),))
-    assert "everybody may write it" in (problem or "")
+    assert "it is world-writable" in (problem or "")
     assert str(tmp_path / open_to_all) in problem
 
 
 @pytest.mark.parametrize("sticky", ["lib", "lib/package"])
 def test_a_sticky_place_of_modules_takes_more_modules(script, tmp_path, sticky):
     (tmp_path / sticky).chmod(0o1777)
-    assert "everybody may write it" in (problem_of_program((str(script),)) or "")
+    assert "it is world-writable" in (problem_of_program((str(script),)) or "")
 
 
 def test_an_interpreter_that_env_finds(script, tmp_path, monkeypatch):

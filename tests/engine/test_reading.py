@@ -19,7 +19,7 @@ from hvtx.engine.processes import rows_by_vm
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.host import procfs
 from hvtx.model.resource import Kind, Resource
-from hvtx.model.vm import Life, Network, Vm
+from hvtx.model.vm import Epoch, Network, Vm
 from hvtx.store import intents, records, strict
 from hvtx.store.database import Store
 from hvtx.store.opening import open_store
@@ -162,12 +162,12 @@ def test_rows_are_visited_once_whatever_the_number_of_vms(
                 name = f"vm{number}"
                 vm = Vm(name, name, "command", 1, 1, None, None, None, (), ("x",), "/", False, ())
                 records.add_vm(sql, vm, operation)
-                drafts = [intents.Draft(Kind.PROCESS, name, {}, name, None)]
+                drafts = [intents.NewRow(Kind.PROCESS, name, {}, name, None)]
                 intents.intend(sql, drafts, operation=operation, life=life, mark=str)
     real, Counted.visits = records.resources_of_life, 0
     monkeypatch.setattr(records, "resources_of_life", lambda *given: Counted(real(*given)))
     with closing(Runtime(settings, writable=False)) as runtime:
-        assert not runtime._old_life_moves(Life(life, "", 0, recovered=False))
+        assert not runtime._old_life_moves(Epoch(life, "", 0, recovered=False))
     assert vms <= Counted.visits <= 4 * vms  # opening looks too, if nothing else is in the way
     with closing(opened(settings, writable=False)) as store:
         assert len(rows_by_vm(real(store.connection, life))) == vms

@@ -13,11 +13,11 @@ from hvtx.engine.transaction import Operation, begin
 from hvtx.errors import HvtxError
 from hvtx.host.locks import LockFile
 from hvtx.model.resource import GONE, Kind, Outcome, Resource, State
-from hvtx.planner.provision import Want
+from hvtx.planner.provision import ResourceSpec
 from hvtx.store import intents, records
 from tests.store.shelf import NOW, WRITER, Shelf
 
-WANTS = [Want(Kind.FILE, f"/run/vm{n}", {"path": f"/run/vm{n}"}) for n in (1, 2)]
+WANTS = [ResourceSpec(Kind.FILE, f"/run/vm{n}", {"path": f"/run/vm{n}"}) for n in (1, 2)]
 KEPT = Outcome(False, "in-use", "somebody works in there")
 
 

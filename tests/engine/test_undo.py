@@ -25,7 +25,7 @@ class FakeOperation:
         self.store = self
         self.life = type("Life", (), {"id": NOW})
 
-    def heed(self) -> None:
+    def raise_pending_interrupt(self) -> None:
         self.said.append("heeded")
 
     def spend_reserve(self) -> None:
@@ -106,9 +106,7 @@ def test_an_error_of_the_undo_is_told_beside_the_first() -> None:
     problem = Conflict("taken", hint="choose another")
     done.tell(problem)
     assert problem.hint == "choose another"
-    assert problem.__notes__ == [
-        "not all of it could be taken back: the disk is full; `hvtx recover` goes on"
-    ]
+    assert problem.__notes__ == ["rollback incomplete: the disk is full; `hvtx recover` goes on"]
 
 
 def test_ctrl_c_during_an_undo_is_no_error_of_it() -> None:

@@ -21,7 +21,7 @@ from hvtx.host.nfanswers import Element, Named, Rule, Table
 from hvtx.host.nfmessages import Command
 from hvtx.host.openfiles import Holders
 from hvtx.hypervisors.base import Launch
-from hvtx.model.hook import Piece
+from hvtx.model.hook import SetElement
 from hvtx.model.resource import Address, Link
 from hvtx.model.routing import Answer, Packet, Route
 from hvtx.model.vm import Identity, ProcessFacts, Publish
@@ -139,7 +139,7 @@ class FakeNftables:
     def batch(self, commands: Sequence[Command], generation: int | None = None) -> None:
         self._rules.batch(commands, generation)
 
-    def lookup(self, pieces: Sequence[Piece]) -> list[Element | None]:
+    def lookup(self, pieces: Sequence[SetElement]) -> list[Element | None]:
         return list(self._rules.lookup(pieces))
 
     def tables(self) -> list[Table]:
@@ -435,15 +435,15 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.engine.privileges.tun_problem": lambda: None,
         "hvtx.host.routes.all_routes": all_routes,
         "hvtx.host.routes.ask": ask,
-        "hvtx.engine.ways.Channel": lambda family: SimpleNamespace(close=lambda: None),
-        "hvtx.engine.ways.Links": links,
+        "hvtx.engine.guest_routes.Channel": lambda family: SimpleNamespace(close=lambda: None),
+        "hvtx.engine.guest_routes.Links": links,
         "hvtx.drivers.flows.flush": flush,
         "hvtx.drivers.flows.flush_ports": flush,
         "hvtx.host.failpoint.signal_self": kernel.signalled,
         "hvtx.drivers.tap.driver.Links": links,
         "hvtx.host.bpf.load": lambda instructions, name: None,  # a kernel without it
-        "hvtx.host.sums.put": put_sums,
-        "hvtx.host.tapseen.summed": lambda ifindex: True,
+        "hvtx.host.checksum_filter.put": put_sums,
+        "hvtx.host.tap_filter_check.summed": lambda ifindex: True,
         "hvtx.drivers.tap.driver.tun": tun,
         "hvtx.drivers.tap.driver.os": descriptors,
         "hvtx.drivers.tap.driver.in_threads": in_turn,
@@ -472,9 +472,9 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.engine.damage.Links": links,
         "hvtx.engine.repair_row.Links": links,
         "hvtx.engine.own_routes.lost": lambda _row, _links: [],
-        "hvtx.engine.neighbours.refuse_taken_port": refuse_taken_port,
-        "hvtx.host.translating.may_translate": lambda: False,
-        "hvtx.engine.translations.may_translate": lambda: False,
+        "hvtx.engine.peer_ports.refuse_taken_port": refuse_taken_port,
+        "hvtx.host.nat_detection.may_translate": lambda: False,
+        "hvtx.engine.translated_ports.may_translate": lambda: False,
         "hvtx.drivers.portholder.Held": lambda: FakeHeld(kernel),
         "hvtx.drivers.portholder.hold": hold,
         "hvtx.drivers.portholder.spawn": lambda held, vm, words: FakeHolder(kernel, held, vm),

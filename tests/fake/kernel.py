@@ -2,7 +2,7 @@
 
 It knows what the real one knows of the things that hvtx touches, and refuses what the real one
 refuses, with the same errno; `tests/drivers` and `integration/test_driver_contract.py` hold the two
-against each other. Whoever is no run of hvtx (a stranger, a VM) calls the same methods.
+against each other. Whoever is no run of hvtx (somebody else, a VM) calls the same methods.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Killed(BaseException):
 
 @dataclass
 class Process:
-    """A process that is no run of hvtx: a gate, a VM, a stranger's."""
+    """A process that is no run of hvtx: a gate, a VM, somebody else's."""
 
     pid: int
     start: int

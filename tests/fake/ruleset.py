@@ -25,7 +25,7 @@ from hvtx.host.nfnumbers import (
     NEWSETELEM,
 )
 from hvtx.host.nftshape import new_chain
-from hvtx.model.hook import Piece
+from hvtx.model.hook import SetElement
 from hvtx.rulesets.nftables_base import SKELETONS, hook_of
 
 _CREATE = re.compile(r'create table (\S+) (\S+) \{ comment "([^"]*)"; \}')
@@ -101,7 +101,7 @@ class Ruleset:
         assert command.number == DELSETELEM
         return 0 if elements.pop(key, None) else errno.ENOENT
 
-    def lookup(self, pieces: Sequence[Piece]) -> list[Element | None]:
+    def lookup(self, pieces: Sequence[SetElement]) -> list[Element | None]:
         """What stands at the keys."""
         found = []
         for piece in pieces:
@@ -136,7 +136,7 @@ class Ruleset:
     def dump(self, family: str, name: str, of: str) -> list[bytes]:
         """A set's elements as the kernel sends them."""
         return [
-            _body(Piece(family, name, of, e.key, e.data, of == "within", e.flows), e.comment)
+            _body(SetElement(family, name, of, e.key, e.data, of == "within", e.flows), e.comment)
             for e in self.tables[family, name].sets[of].values()
         ]
 
@@ -222,7 +222,7 @@ class Ruleset:
             lines.append("\t}")
         return "\n".join([*lines, "}"]) + "\n"
 
-    # -- what strangers do -------------------------------------------------------------------------
+    # -- what others do -------------------------------------------------------------------------
 
     def save(self) -> dict[tuple[str, str], FakeTable]:
         """`nft list ruleset`."""
@@ -280,5 +280,5 @@ def _expressions(words: str) -> bytes:
 
 
 @lru_cache(maxsize=4096)
-def _body(piece: Piece, comment: str | None) -> bytes:
+def _body(piece: SetElement, comment: str | None) -> bytes:
     return bytes(4) + add_element(piece, comment or "").body

@@ -1,4 +1,4 @@
-"""Inputs for parsers: real samples, changed as strangers and accidents change them.
+"""Inputs for parsers: real samples, changed as others and accidents change them.
 
 Each strategy gives now a sample as it is, now one with a few changes that know the shape (lengths of
 netlink attributes, lines and words of texts, members of JSON), now plain noise.

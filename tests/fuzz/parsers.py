@@ -1,4 +1,4 @@
-"""Every parser of what strangers write: what it is given, and which errors it may raise.
+"""Every parser of what others write: what it is given, and which errors it may raise.
 
 A new one joins ``PARSERS``; ``tests/fuzz/test_parsers.py`` finds what reads foreign bytes or texts
 and is in no parser's ``covers``.
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Self
 from hypothesis import strategies as st
 
 from hvtx.cli import settings as cli
-from hvtx.drivers import strangers
+from hvtx.drivers import foreign_rules
 from hvtx.drivers.nftables.ruleset import listed_rules
 from hvtx.drivers.vm_process.gate import tail as tail_of
 from hvtx.drivers.vm_process.probe import look_into
@@ -31,13 +31,16 @@ from hvtx.host import (
     capabilities,
     ctmessages,
     devroutes,
+    egress_devices,
     filters,
-    holder,
     images,
     kvm,
     libnftables,
+    lock_holder,
     managers,
+    monitor_socket,
     mounts,
+    nat_detection,
     netlink,
     nfanswers,
     nfnetlink,
@@ -50,19 +53,17 @@ from hvtx.host import (
     procfs,
     qmp,
     routes,
-    talk,
-    tapseen,
-    traces,
-    translating,
+    store_location,
+    tap_filter_check,
     trust,
     vmuser,
-    ways,
     xfrm,
     xtables,
     xtblob,
     xtentry,
     xtsaved,
 )
+from hvtx.host.link_settings import LinkSettingsSocket
 from hvtx.host.links import Links
 from hvtx.host.program import Ended
 from hvtx.host.replica import (
@@ -81,15 +82,14 @@ from hvtx.host.replica import (
 )
 from hvtx.host.replica import legacy as counters
 from hvtx.host.replica import ruleset as replica_rules
-from hvtx.host.traits import LinkTraits
 from hvtx.hypervisors import guest
 from hvtx.model import mark, nearest
+from hvtx.model.foreign_rule import ForeignRule
 from hvtx.model.place import parse_place
 from hvtx.model.resource import Entry, Link
 from hvtx.model.routing import Packet
-from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import ProcessFacts
-from hvtx.planner import addressing, adoption, ipsec, likeness, neighbours
+from hvtx.planner import addressing, adoption, ipsec, known_software, peer_ports
 from hvtx.planner import heuristic as guesses
 from hvtx.planner.gc import foreign
 from hvtx.planner.mentions import mentions as mentions_of
@@ -181,9 +181,9 @@ def links(bodies: Sequence[bytes], filters: Sequence[bytes] | None = None) -> Li
     return found
 
 
-def traits(body: bytes) -> LinkTraits:
+def traits(body: bytes) -> LinkSettingsSocket:
     """Settings that a kernel told of so."""
-    found = object.__new__(LinkTraits)
+    found = object.__new__(LinkSettingsSocket)
     found._channel = Told([body])
     return found
 
@@ -213,7 +213,7 @@ def tables(bodies: list[bytes]) -> None:
     for rule in told.rules():
         nfanswers.xt_comment(rule)
         nfanswers.translates(rule.expressions)
-        strangers._unmoved(rule)
+        foreign_rules._unmoved(rule)
 
 
 def elements(bodies: list[bytes]) -> None:
@@ -309,7 +309,7 @@ def paired(text: str) -> None:
     if found is not None:
         assert sum(map(len, found.values())) == len(seen["nat"])
     rules = {("nat", chain): each for chain, each in xtblob.entries(4, table).items()}
-    together = strangers._paired(saved.rules, rules)
+    together = foreign_rules._paired(saved.rules, rules)
     if together is not None:
         assert len(together) == sum(map(len, rules.values()))
 
@@ -402,7 +402,7 @@ def in_place_of(place: Any, name: str, value: Any) -> Iterator[None]:
 def qmp_commands(pieces: list[bytes]) -> None:
     """A whole conversation with commands and events."""
     with (
-        in_place_of(talk, "_patiently", lambda *_: Wire(pieces)),
+        in_place_of(monitor_socket, "_patiently", lambda *_: Wire(pieces)),
         qmp.Qmp("/nonexistent", "qmp.sock", 60) as link,
     ):
         assert isinstance(link.status(), str)
@@ -413,21 +413,21 @@ def qmp_commands(pieces: list[bytes]) -> None:
 def told_in_time(pieces: list[bytes]) -> None:
     """A conversation over a socket."""
     with (
-        in_place_of(talk, "_patiently", lambda *_: Wire(pieces)),
-        talk.Talk("/nonexistent", ("api.sock",), 60) as link,
+        in_place_of(monitor_socket, "_patiently", lambda *_: Wire(pieces)),
+        monitor_socket.MonitorSocket("/nonexistent", ("api.sock",), 60) as link,
     ):
         assert isinstance(link.hold(api.asks_power_off("ctrl-alt-del api")), str)
 
 
 def strict(data: bytes) -> None:
     """An object of JSON: the same as any other reader finds, or an error."""
-    assert talk.parsed(data) == json.loads(data)
+    assert monitor_socket.parsed(data) == json.loads(data)
 
 
 def said(value: Any) -> None:
     """Words for messages."""
-    assert talk.word(value).isascii()
-    assert talk.sentence(value).isprintable()
+    assert monitor_socket.word(value).isascii()
+    assert monitor_socket.sentence(value).isprintable()
 
 
 # Files --------------------------------------------------------------------------------------------
@@ -505,7 +505,7 @@ def published(data: bytes) -> None:
 
 _TAP = Link(7, "tap-a", "tun", None, "02:00:00:00:00:01", 1500, 3, 0, 0, True, 0x1002, 0, True)
 _BRIDGE = Link(3, "mybr0", "bridge", None, "02:00:00:00:00:03", 1500, 0, 0, 0, True, 0, 0, False)
-_OF_IPTABLES = StrangeRule(
+_OF_IPTABLES = ForeignRule(
     "iptables",
     parse_place("iptables nat POSTROUTING"),
     "-s 10.88.0.5/32 -j MASQUERADE",
@@ -513,10 +513,10 @@ _OF_IPTABLES = StrangeRule(
     "",
     1,
 )
-_OF_FORWARD = StrangeRule(
+_OF_FORWARD = ForeignRule(
     "iptables", parse_place("iptables filter FORWARD"), "-i tap-a -j ACCEPT", None, "", 2
 )
-_NO_HOST = adoption.Sighted([], {}, [_OF_IPTABLES], {4242: ProcessFacts(True, 77)}, {}, {})
+_NO_HOST = adoption.AdoptFacts([], {}, [_OF_IPTABLES], {4242: ProcessFacts(True, 77)}, {}, {})
 _HOST = _NO_HOST._replace(
     links=[_BRIDGE, _TAP], holders={"tap-a": (4242,)}, rules=[_OF_IPTABLES, _OF_FORWARD]
 )
@@ -571,7 +571,7 @@ def listed_access(data: bytes) -> None:
 
 def described(command: list[str]) -> None:
     """Who holds a lock, in words that a person may see."""
-    told = holder.command_of(command)
+    told = lock_holder.command_of(command)
     assert told.isprintable()
     assert "\n" not in told
 
@@ -594,7 +594,7 @@ def whole_store(data: bytes) -> None:
 
 def followed(trace: str) -> None:
     """A trace leads somewhere or nowhere; what cannot be is never called gone."""
-    found = traces.follow(trace)
+    found = store_location.follow(trace)
     assert found.verdict in ("there", "gone", "unseen")
     if found.verdict == "gone":
         assert "\0" not in found.path
@@ -633,11 +633,11 @@ def mentions(text: str) -> None:
         "iptables nat DOCKER",
         "iptables raw A",
     ):
-        rule = StrangeRule("nftables", parse_place(place), text, None, "", 1)
+        rule = ForeignRule("nftables", parse_place(place), text, None, "", 1)
         guesses.keeper_of(rule)
     adoption.kind_of(text)
     adoption.bare_text(rule)
-    likeness.likeness(text)
+    known_software.looks_like(text)
 
 
 def others_ports(text: str) -> None:
@@ -645,7 +645,7 @@ def others_ports(text: str) -> None:
     marked = "hvtx:1:zzzzzzzzzz:7.abcdefghijklmnop"
     for backend in ("iptables", "nftables"):
         entry = Entry(backend, parse_place("nft inet hvtx-zzzzzzzzzz dnat4_any"), text, marked)
-        neighbours.published_by_others([entry], "abcdefghij")
+        peer_ports.published_by_others([entry], "abcdefghij")
 
 
 def encoded_text(pieces: Sequence[bytes]) -> st.SearchStrategy[str]:
@@ -685,9 +685,9 @@ def in_a_replica(pieces: tuple[bytes, ...]) -> None:
 
 def chain_before(body: bytes) -> None:
     """What a chain of others may do with packets for this host."""
-    translating.translates(body)
-    translating.may_proxy(body)
-    translating.table_of(body)
+    nat_detection.translates(body)
+    nat_detection.may_proxy(body)
+    nat_detection.table_of(body)
 
 
 def saved_rules(text: str) -> None:
@@ -919,7 +919,7 @@ PARSERS: dict[str, Parser] = {
         managers.states_of, texts(["hvbr:connected (externally)\nlo:unmanaged\n"]), (), ("host.managers.states_of",)
     ),
     "settings of links": Parser(
-        lambda body: traits(body).get(1), bodies("links"), GARBLED, ("host.traits._traits", "host.traits._settings")
+        lambda body: traits(body).get(1), bodies("links"), GARBLED, ("host.link_settings._traits", "host.link_settings._settings")
     ),
     "addresses": Parser(every_address, dumps("addresses"), GARBLED, ("host.links._address",)),
     "traffic control": Parser(
@@ -932,14 +932,14 @@ PARSERS: dict[str, Parser] = {
         ("host.tc.TrafficControl.guarding",),
     ),
     "the tag of a filter's program": Parser(
-        tapseen._tag, FILTERS, GARBLED, ("host.tapseen._tag",)
+        tap_filter_check._tag, FILTERS, GARBLED, ("host.tap_filter_check._tag",)
     ),
     "neighbours": Parser(
         lambda bodies: links(bodies).neighbours(), dumps("neighbours"), GARBLED, ("host.neigh.NeighbourTable.neighbours",)
     ),
     "ways": Parser(
-        ways.ways_in, dumps("routes"), GARBLED,
-        ("host.ways.ways_in", "host.ways._devices", "host.ways._index"),
+        egress_devices.ways_in, dumps("routes"), GARBLED,
+        ("host.egress_devices.ways_in", "host.egress_devices._devices", "host.egress_devices._index"),
     ),
     "entries made by hand": Parser(
         lambda bodies: links(bodies).fixed_neighbours(), dumps("neighbours"), GARBLED,
@@ -953,7 +953,7 @@ PARSERS: dict[str, Parser] = {
         tables, st.one_of(*(dumps(name) for name in ("table", "chain", "rule", "set", "object", "flowtable"))), GARBLED,
         ("host.nfanswers.parse_table", "host.nfanswers.chain_comment", "host.nfanswers.parse_rule",
          "host.nfanswers.parse_named", "host.nfanswers.expressions", "host.nfanswers.xt_comment",
-         "host.nfanswers._string", "host.nfanswers.comment_of", "drivers.strangers._unmoved",
+         "host.nfanswers._string", "host.nfanswers.comment_of", "drivers.foreign_rules._unmoved",
          "host.nftshape._table", "host.nftshape._chain", "host.nftseen._set", "host.nftseen._object",
          "host.nftshape._devices", "host.nftshape.string", "host.nftshape.number",
          "host.nftshape.family_of"),
@@ -983,7 +983,7 @@ PARSERS: dict[str, Parser] = {
         lambda n: '*nat\n:A - [0:0]\n-A A -m comment --comment "open\n' + "-A A -j DROP\n" * n,
     ),
     "iptables-save and its entries": Parser(
-        paired, texts(SAVED), (ValueError,), ("host.xtables.pair", "drivers.strangers._paired")
+        paired, texts(SAVED), (ValueError,), ("host.xtables.pair", "drivers.foreign_rules._paired")
     ),
     "words of a rule": Parser(
         lambda text: xtentry.build(4, text, "x"), texts(RULE_TEXTS, " "), (ValueError,),
@@ -1021,7 +1021,7 @@ PARSERS: dict[str, Parser] = {
     ),
     "chains that translate": Parser(
         chain_before, bodies("chain"), GARBLED, (
-            "host.translating.translates", "host.translating.may_proxy", "host.translating.table_of")
+            "host.nat_detection.translates", "host.nat_detection.may_proxy", "host.nat_detection.table_of")
     ),
     "counters of rules that translate": Parser(
         nat.counted_in, texts(COUNTED), (), ("host.replica.nat.counted_in",)
@@ -1036,7 +1036,7 @@ PARSERS: dict[str, Parser] = {
         mentions, texts(RULE_TEXTS, " "), (), ("planner.mentions.mentions", "planner.gc.foreign.mentions"),
         lambda n: "1:2::" * n + " 10.0.0.1" * n,
     ),
-    "ports of others": Parser(others_ports, texts(RULE_TEXTS, " "), (), ("planner.neighbours.published_by_others",)),
+    "ports of others": Parser(others_ports, texts(RULE_TEXTS, " "), (), ("planner.peer_ports.published_by_others",)),
     # hypervisors and guests
     "QMP": Parser(lambda pieces: conversation(qmp.asks_status(), pieces), lines_of(QMP), (ConnectionError,),
                   ("host.qmp.asks_status", "host.qmp.Stream", "host.qmp._status_in")),
@@ -1050,13 +1050,13 @@ PARSERS: dict[str, Parser] = {
         ("host.api.state_in",),
     ),
     "API, power": Parser(
-        told_in_time, st.lists(mutated(HTTP), max_size=4), (OSError,), ("host.api.asks_power_off", "host.talk.Talk")
+        told_in_time, st.lists(mutated(HTTP), max_size=4), (OSError,), ("host.api.asks_power_off", "host.monitor_socket.MonitorSocket")
     ),
     "JSON of hypervisors": Parser(
-        strict, json_bytes((*QMP, {"state": "Running"})), (ConnectionError,), ("host.talk.parsed", "host.talk._refuse_depth"),
+        strict, json_bytes((*QMP, {"state": "Running"})), (ConnectionError,), ("host.monitor_socket.parsed", "host.monitor_socket._refuse_depth"),
         lambda n: b'{"a": "' + b"[" * n + b'"}',
     ),
-    "words of hypervisors": Parser(said, mutating.values, (), ("host.talk.word", "host.talk.sentence")),
+    "words of hypervisors": Parser(said, mutating.values, (), ("host.monitor_socket.word", "host.monitor_socket.sentence")),
     "a guest's log": Parser(tail, encoded(texts(("error: a\n\x1b[31mb\x1b[0m\r\nc\n" * 20,))), (), ("drivers.vm_process.gate.tail",)),
     "a probe's console": Parser(
         probed, texts(("[ 0.1] Kernel panic - not syncing: VFS: Unable to mount root fs\nKVM internal error",)), (),
@@ -1104,7 +1104,7 @@ PARSERS: dict[str, Parser] = {
         kept_answers, json_bytes(([["boot", ["/qemu", 1, 2], None], ["kvm", "it runs", ""]],)), (), ("host.kvm.all_kept",)
     ),
     "traces": Parser(
-        followed, texts(("64512:64512:/var/lib/hvtx/hvtx.db",), ":"), (), ("host.traces.follow",), lambda n: "1:1:/" + "a/" * min(n, 400)
+        followed, texts(("64512:64512:/var/lib/hvtx/hvtx.db",), ":"), (), ("host.store_location.follow",), lambda n: "1:1:/" + "a/" * min(n, 400)
     ),
     "unit files": Parser(unit_texts, texts([unit.text for unit in packaged_units.packaged()]), (), ("engine.packaged_units.drop_in",)),
     # /proc
@@ -1122,7 +1122,7 @@ PARSERS: dict[str, Parser] = {
     "command lines": Parser(
         lambda text: described(text.split("\0")),
         texts(("/usr/bin/python3\0-m\0hvtx\0--state-dir\0/s\0vm\0run\0web\0--append\0x", "sleep\0600"), "\0"), (),
-        ("host.holder.command_of",), lambda n: "hvtx\0" + "--a\0b\0" * n,
+        ("host.lock_holder.command_of",), lambda n: "hvtx\0" + "--a\0b\0" * n,
     ),
     "mountinfo": Parser(
         lambda text: mounts.find_filesystem(text, "/mnt/a b"), texts((MOUNTS,)), (), ("host.mounts.find_filesystem",),

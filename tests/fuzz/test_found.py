@@ -22,15 +22,15 @@ from hvtx.host import (
     openfiles,
     ports,
     routes,
-    traces,
+    store_location,
     xtblob,
     xtsaved,
 )
 from hvtx.host.netlink import Garbled, attribute, message, u32
 from hvtx.host.replica import ruleset
+from hvtx.model.foreign_rule import ForeignRule
 from hvtx.model.place import legacy_place
 from hvtx.model.routing import Packet
-from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import ProcessFacts
 from hvtx.planner import adoption
 from hvtx.planner.adoption import judging
@@ -191,7 +191,7 @@ def test_rules_are_taken_apart_once_however_many_are_claimed(
     split = judging.shlex.split
     monkeypatch.setattr(judging.shlex, "split", lambda text: calls.append(text) or split(text))  # type: ignore[func-returns-value]
     rules = [
-        StrangeRule(
+        ForeignRule(
             "iptables",
             legacy_place("iptables", "nat", "POSTROUTING"),
             f"-s 10.88.0.{n}/32 -j DROP",
@@ -205,7 +205,7 @@ def test_rules_are_taken_apart_once_however_many_are_claimed(
     claim = adoption.parse_state(
         json.dumps({"id": "a", "pid": 7, "network": {"ip": "10.88.0.5", "iptables": claimed}}), "/x"
     )
-    seen = adoption.Sighted([], {}, rules, {7: ProcessFacts(True, 1)}, {}, {})
+    seen = adoption.AdoptFacts([], {}, rules, {7: ProcessFacts(True, 1)}, {}, {})
     (verdict,) = adoption.judge([claim], seen)
     assert [f.proven for f in verdict.findings].count(True) == 1
     assert len(calls) <= 3 * (len(rules) + len(claimed))
@@ -270,7 +270,7 @@ def test_answers_about_kvm_that_are_none(tmp_path: Path) -> None:
 )
 def test_a_trace_that_leads_nowhere_is_unseen(trace: str) -> None:
     """Never gone: what a store's absence proves lets its things be removed."""
-    assert traces.follow(trace).verdict == "unseen"
+    assert store_location.follow(trace).verdict == "unseen"
 
 
 def test_a_store_that_may_not_be_looked_at_is_unseen(
@@ -286,9 +286,9 @@ def test_a_store_that_may_not_be_looked_at_is_unseen(
             raise PermissionError(13, "no")
         return real(name)
 
-    assert traces.follow(f"{device}:{device}:{path}").verdict == "gone"
+    assert store_location.follow(f"{device}:{device}:{path}").verdict == "gone"
     monkeypatch.setattr(os, "lstat", refusing)
-    assert traces.follow(f"{device}:{device}:{path}").verdict == "unseen"
+    assert store_location.follow(f"{device}:{device}:{path}").verdict == "unseen"
 
 
 def test_a_device_whose_name_is_no_text() -> None:

@@ -1,4 +1,4 @@
-"""No parser of what strangers write raises what it does not name, or concludes what was not there.
+"""No parser of what others write raises what it does not name, or concludes what was not there.
 
 The ordinary run takes some examples, always the same; the long job (:mod:`tests.fuzz.job`) goes on
 with other ones for as long as one likes.
@@ -63,7 +63,7 @@ ASIDE = {
     "cli.render._well_formed": "text of our own making",
     "cli.vm._print_log": "replaces what is no text",
     "engine.forward": "addresses of our own",
-    "engine.world": "addresses of our own",
+    "engine.uplink_checks": "addresses of our own",
     "host.replica.uncarried": "heads of messages, of a length that the kernel gives",
     "host.xfrm.counted": "errors are replaced",
     "host.xfrm._direction": "as policy_of reads it",
@@ -76,7 +76,7 @@ ASIDE = {
     "host.routes.beyond": "reads an address that is one already",
     "host.libnftables.run": "replaces what is no text",
     "drivers.flows._on_link": "compares addresses of any length as numbers",
-    "host.holder._described": "replaces what is no text; hands to command_of, which is here",
+    "host.lock_holder._described": "replaces what is no text; hands to command_of, which is here",
     "host.nftwords": "hands to xtables.parse, which is here",
     "host.links.Links.change": "a MAC address of our own",
     "host.managers._by_networkd": "replaces what is no text; hands to file_of, which is here",

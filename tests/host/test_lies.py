@@ -1,4 +1,4 @@
-"""What a hypervisor says is data of a stranger, who may say anything, at any speed, for ever.
+"""What a hypervisor says is data of somebody else, who may say anything, at any speed, for ever.
 
 Every lie is told over real sockets to each way of asking. It ends by its own in half a minute; hvtx
 has hung up long before, which is what the liar reports. Nothing here reads a clock.
@@ -22,8 +22,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hvtx.errors import HostRefused
-from hvtx.host import api, console, qmp, talk
-from hvtx.host.asking import Question, ask_one
+from hvtx.host import api, console, monitor_socket, qmp
+from hvtx.host.monitor_queries import Question, ask_one
 
 GREETING = b'{"QMP": {"version": {}, "capabilities": []}}\r\n'
 TAKEN = b'{"return": {}, "id": "qmp_capabilities"}\r\n'
@@ -230,7 +230,7 @@ def test_refusals_are_told_in_a_few_printable_words(liars: Callable[..., Liar]) 
 
 @pytest.mark.parametrize("text", [b"{}", b'{"a": "[[[[' + b"[" * 99 + b'\\""}', b'{"a": [[{}]]}'])
 def test_brackets_in_texts_are_no_depth(text: bytes) -> None:
-    assert talk.parsed(text) == json.loads(text)
+    assert monitor_socket.parsed(text) == json.loads(text)
 
 
 # -- where it is said ------------------------------------------------------------------------------
@@ -246,11 +246,11 @@ def test_a_link_to_the_socket_of_somebody_else_is_not_followed(tmp_path: Path) -
         server.listen()
         server.settimeout(0)
         (own / "qmp.sock").symlink_to(other / "qmp.sock")
-        with pytest.raises(OSError, match="no socket"):
-            talk.connect(str(own), "qmp.sock", 1)
+        with pytest.raises(OSError, match="not a socket"):
+            monitor_socket.connect(str(own), "qmp.sock", 1)
         assert ask_one(Question("qmp", str(own), ("qmp.sock",)), SECONDS) is None
         assert ask_qmp(str(own)) == ""
-        with pytest.raises(OSError, match="no socket"):
+        with pytest.raises(OSError, match="not a socket"):
             api.power_off(str(own), "power-button api", SECONDS, "qmp.sock")
         with pytest.raises(BlockingIOError):
             server.accept()
@@ -267,8 +267,8 @@ def test_what_is_no_socket_is_not_waited_for(tmp_path: Path, what: str) -> None:
         path.mkdir()
     else:
         path.symlink_to(path)
-    with pytest.raises(OSError, match="no socket"):
-        talk.connect(str(tmp_path), "qmp.sock", 1)
+    with pytest.raises(OSError, match="not a socket"):
+        monitor_socket.connect(str(tmp_path), "qmp.sock", 1)
     assert ask_one(Question("qmp", str(tmp_path), ("qmp.sock",)), SECONDS) is None
     assert ask_qmp(str(tmp_path)) == ""
 
@@ -324,6 +324,6 @@ def test_whatever_is_said_is_a_word_or_a_lost_connection(pieces: list[bytes]) ->
             for piece in [*(p for p in pieces if p), b"", b""]:
                 dialogue.send(piece)
         except StopIteration as end:
-            assert talk.word(end.value) == end.value
+            assert monitor_socket.word(end.value) == end.value
         except ConnectionError:
             pass

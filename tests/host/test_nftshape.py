@@ -10,7 +10,7 @@ from hvtx.host.nfanswers import Element, all_elements
 from hvtx.host.nfmessages import add_element
 from hvtx.host.nfnumbers import FAMILIES
 from hvtx.host.nftshape import hook_words
-from hvtx.model.hook import Hook, Piece
+from hvtx.model.hook import Hook, SetElement
 from hvtx.rulesets.nftables_base import PASSING, SKELETONS, hook_of
 from hvtx.rulesets.nftables_elements import unplaced
 
@@ -74,7 +74,7 @@ def test_what_a_shell_or_nft_would_take_otherwise_has_none(key: bytes) -> None:
 
 
 def test_the_number_of_flows_of_an_element_is_read() -> None:
-    piece = Piece("inet", "t", "flows_link", b"br0".ljust(16, b"\0"), flows=4096)
+    piece = SetElement("inet", "t", "flows_link", b"br0".ljust(16, b"\0"), flows=4096)
     body = bytes(4) + add_element(piece, "hvtx:1:a:1.b").body
     assert all_elements([body]) == [Element(piece.key, b"", "hvtx:1:a:1.b", 4096)]
     assert attribute_map(body, 4)

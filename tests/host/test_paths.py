@@ -66,7 +66,7 @@ def test_who_may_write_by_an_access_control_list(monkeypatch, entries, word, kin
         (0o664, STRANGER, errno.EOPNOTSUPP, "group 54321"),
         (0o664, 0, errno.EIO, "cannot be read"),
         (0o644, 0, errno.EIO, None),  # no bit of the group: no list can grant more
-        (0o646, 0, errno.ENODATA, "everybody"),
+        (0o646, 0, errno.ENODATA, "world-writable"),
     ],
 )
 def test_without_a_list_and_where_it_cannot_be_read(monkeypatch, mode, gid, code, word):

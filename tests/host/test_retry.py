@@ -7,7 +7,7 @@ import errno
 import pytest
 
 from hvtx.host.netlink import DumpInterrupted
-from hvtx.host.retry import TRANSIENT, persistently, transient
+from hvtx.host.retry import TRANSIENT, retry_transient, transient
 
 
 class Asked:
@@ -31,7 +31,7 @@ def test_transient_is_told_by_the_errno() -> None:
 
 def test_a_transient_error_is_asked_again_until_there_is_an_answer() -> None:
     asked = Asked(OSError(errno.EINTR, ""), OSError(errno.ENOBUFS, ""), OSError(errno.EAGAIN, ""))
-    assert persistently(asked) == "answer"
+    assert retry_transient(asked) == "answer"
     assert asked.times == 4
 
 
@@ -39,7 +39,7 @@ def test_any_other_error_is_raised_at_once_also_after_a_transient_one() -> None:
     for before in ((), (OSError(errno.EINTR, ""),)):
         asked = Asked(*before, OSError(errno.EPERM, "no"))
         with pytest.raises(OSError, match="no") as caught:
-            persistently(asked)
+            retry_transient(asked)
         assert caught.value.errno == errno.EPERM
         assert asked.times == 1 + len(before)
 
@@ -47,7 +47,7 @@ def test_any_other_error_is_raised_at_once_also_after_a_transient_one() -> None:
 def test_the_last_error_is_raised_when_the_attempts_are_used_up() -> None:
     asked = Asked(*(OSError(errno.EAGAIN, str(number)) for number in range(9)))
     with pytest.raises(OSError, match="3"):
-        persistently(asked, attempts=3)
+        retry_transient(asked, attempts=3)
     assert asked.times == 4  # the first is direct
 
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from hvtx.engine.vm_options import parse_wish
+from hvtx.engine.vm_options import parse_request
 from hvtx.errors import UsageError
-from hvtx.hypervisors.base import PLACEHOLDERS, Port, placeholders, replace, variables
+from hvtx.hypervisors.base import PLACEHOLDERS, Nic, placeholders, replace, variables
 from hvtx.model.vm import Vm
 
 VM = Vm("", "web", "command", 256, 1, None, None, None, (), ("true",), "/", False, ())
-PORT = Port("hvtap", "02:00:00:00:00:01", "10.77.0.2", None, 24, "10.77.0.1", None, "255.255.255.0")
+PORT = Nic("hvtap", "02:00:00:00:00:01", "10.77.0.2", None, 24, "10.77.0.1", None, "255.255.255.0")
 
 
 @pytest.mark.parametrize("interfaces", [1, 2, 3])
@@ -37,7 +37,7 @@ def test_the_list_is_what_is_replaced(interfaces: int) -> None:
 )
 def test_what_is_kept_of_a_kernels_command_line(text: str, kept: str) -> None:
     """Doubled braces stand for single ones; what can be no placeholder is nobody's business."""
-    assert parse_wish("web", kernel="/k", append=text).append == kept
+    assert parse_request("web", kernel="/k", append=text).append == kept
 
 
 @pytest.mark.parametrize(
@@ -51,12 +51,12 @@ def test_what_is_kept_of_a_kernels_command_line(text: str, kept: str) -> None:
 )
 def test_braces_of_a_program_are_its_own(text: str) -> None:
     """A command may be any script; what is nothing like a placeholder passes as it is."""
-    assert parse_wish("web", command=["sh", "-c", text]).command == ("sh", "-c", text)
+    assert parse_request("web", command=["sh", "-c", text]).command == ("sh", "-c", text)
 
 
 def test_what_is_nearly_a_placeholder_can_be_written_literally() -> None:
     """By doubling its braces."""
-    assert parse_wish("web", command=["echo", "{{ipv4}}"]).command == ("echo", "{ipv4}")
+    assert parse_request("web", command=["echo", "{{ipv4}}"]).command == ("echo", "{ipv4}")
 
 
 ANYWHERE = [("ipv4", "{ip}"), ("ipv6", "{ip6}"), ("ip4", "{ip}"), ("gatway", "{gateway}"),
@@ -76,8 +76,8 @@ def test_an_unknown_word_is_refused_with_the_likely_one(
     wish: dict[str, Any], word: str, likely: str | None
 ) -> None:
     """The hint lists all, and says how to write a literal."""
-    with pytest.raises(UsageError, match=f"{{{word}}}, which stands for nothing") as refusal:
-        parse_wish("web", **wish)
+    with pytest.raises(UsageError, match=f"{{{word}}}, which is not a placeholder") as refusal:
+        parse_request("web", **wish)
     hint = refusal.value.hint or ""
     assert all(f"{{{known}}}" in hint for known in PLACEHOLDERS)
     assert f"{{{{{word}}}}} is a literal" in hint
@@ -86,10 +86,10 @@ def test_an_unknown_word_is_refused_with_the_likely_one(
 
 def test_a_second_interface_has_words_of_its_own() -> None:
     """As many as there are networks."""
-    wish = parse_wish("web", networks=["a", "b"], command=["echo", "{tap_2}", "{ip6_2}"])
+    wish = parse_request("web", networks=["a", "b"], command=["echo", "{tap_2}", "{ip6_2}"])
     assert wish.command == ("echo", "{tap_2}", "{ip6_2}")
     with pytest.raises(UsageError, match="tap_3"):
-        parse_wish("web", networks=["a", "b"], command=["echo", "{tap_3}"])
+        parse_request("web", networks=["a", "b"], command=["echo", "{tap_3}"])
 
 
 def test_what_older_records_have_is_rendered_as_ever() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from hvtx.hypervisors import base, cloud_hypervisor, command, external, firecracker, qemu
-from hvtx.hypervisors.base import Port, Probes
-from hvtx.model.handed import Handed
+from hvtx.hypervisors.base import Nic, Probes
+from hvtx.model.passed_fds import PassedDescriptors
 from hvtx.model.vm import Vm
 
 WEB = Vm(
@@ -28,7 +28,7 @@ WEB = Vm(
     autostart=False,
     interfaces=(),
 )
-FIRST = Port(
+FIRST = Nic(
     device="hvaaaaaaaaaa",
     mac="02:00:00:00:00:01",
     ipv4="10.77.0.2",
@@ -38,7 +38,7 @@ FIRST = Port(
     gateway6=None,
     netmask="255.255.255.0",
 )
-SECOND = Port(
+SECOND = Nic(
     device="hvbbbbbbbbbb",
     mac="02:00:00:00:00:02",
     ipv4="10.78.0.9",
@@ -48,7 +48,7 @@ SECOND = Port(
     gateway6="fd00:78::1",
     netmask="255.255.255.0",
 )
-SIX = Port("hvcccccccccc", "02:00:00:00:00:03", None, "fd00::2", None, None, "fd00::1", None)
+SIX = Nic("hvcccccccccc", "02:00:00:00:00:03", None, "fd00::2", None, None, "fd00::1", None)
 TCG = Probes("/usr/bin/qemu-system-x86_64", kvm=False, machine="x86_64")
 IP = "ip=10.77.0.2::10.77.0.1:255.255.255.0:web::off"
 REST = f"console=ttyS0 panic=10 {IP}"
@@ -92,7 +92,7 @@ def test_qemu_with_a_kernel_and_two_networks():
         "qmp",
         "console.sock",
         ("qmp.sock", "monitor.sock", "console.sock"),
-        (Handed("tap", "hvaaaaaaaaaa"), Handed("tap", "hvbbbbbbbbbb")),
+        (PassedDescriptors("tap", "hvaaaaaaaaaa"), PassedDescriptors("tap", "hvbbbbbbbbbb")),
         True,
     )
 
@@ -138,9 +138,9 @@ def test_qemu_opens_no_disk_by_its_name():
         ",".join(("if=none,id=disk1,format=raw,file.driver=host_device", *second)),
     ]
     assert launch.handed == (
-        Handed("read-only disk", "/d/a.qcow2"),
-        Handed("disk", "/dev/sdz"),
-        Handed("tap", "hvaaaaaaaaaa"),
+        PassedDescriptors("read-only disk", "/d/a.qcow2"),
+        PassedDescriptors("disk", "/dev/sdz"),
+        PassedDescriptors("tap", "hvaaaaaaaaaa"),
     )
     assert launch.names()["/dev/fdset/1"] == "/dev/sdz"
     assert launch.names()["/proc/self/fd/6"] == "hvaaaaaaaaaa"
@@ -151,18 +151,21 @@ def test_a_file_that_the_user_cannot_open_is_handed_over(name):
     module = importlib.import_module(base.REGISTRY[name])
     probes = TCG._replace(shut=frozenset({"/boot/vmlinuz", "/boot/initrd"}))
     launch = module.render(WEB, (), probes, "/run/x")
-    assert launch.handed == (Handed("kernel", "/boot/vmlinuz"), Handed("initrd", "/boot/initrd"))
+    assert launch.handed == (
+        PassedDescriptors("kernel", "/boot/vmlinuz"),
+        PassedDescriptors("initrd", "/boot/initrd"),
+    )
     told = [*launch.argv, *(content.decode() for content in launch.files.values())]
     assert "/boot/" not in " ".join(told)
     assert any("/proc/self/fd/4" in words for words in told)
     one = module.render(WEB, (), probes._replace(shut=frozenset({"/boot/initrd"})), "/run/x")
-    assert one.handed == (Handed("initrd", "/boot/initrd"),)
+    assert one.handed == (PassedDescriptors("initrd", "/boot/initrd"),)
 
 
 def test_a_program_that_the_user_cannot_reach_is_handed_over():
     launch = base.by_descriptor(qemu.render(WEB, (FIRST,), TCG, "/run/x"))
     assert launch.argv[0] == "/proc/self/fd/5"
-    assert launch.handed[-1] == Handed("program", "/usr/bin/qemu-system-x86_64")
+    assert launch.handed[-1] == PassedDescriptors("program", "/usr/bin/qemu-system-x86_64")
 
 
 def test_the_sandbox_is_asked_for_where_qemu_has_one():

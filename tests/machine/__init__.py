@@ -1,1 +1,1 @@
-"""Random sequences of commands, crashes and strangers' acts, on a fake kernel and on the real one."""
+"""Random sequences of commands, crashes and others' acts, on a fake kernel and on the real one."""

@@ -1,4 +1,4 @@
-"""What strangers do to a host, as shell commands: the real world runs them, a script prints them.
+"""What others do to a host, as shell commands: the real world runs them, a script prints them.
 
 Words in braces are filled in: with real names to be run, with calls of the script's own functions
 (``$(device web)``) to be printed. The fake world has a method of the same name for each.

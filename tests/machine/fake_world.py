@@ -26,7 +26,7 @@ _HOLDER = ("sh", "-c", "exec hold", "sh")
 
 
 class FakeWorld(World):
-    """The kernel, and the strangers who use it."""
+    """The kernel, and the others who use it."""
 
     can_recycle = True
     drivers = frozenset(DRIVERS) - {"iptables"}  # it has no legacy tables
@@ -107,7 +107,7 @@ class FakeWorld(World):
 
         return act
 
-    # -- strangers -----------------------------------------------------------------------------------
+    # -- others -----------------------------------------------------------------------------------
 
     def do(self, what: str, /, words: dict[str, str]) -> Any:
         try:

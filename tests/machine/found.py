@@ -44,7 +44,7 @@ FOUND: dict[str, tuple[bool, list[Step]]] = {
         True,
         [("save", 0, ()), ("reboot", 0, ()), ("run", 0, ()), ("restore", 0, ())],
     ),
-    # a stranger opened a device in the middle of its making: an error of the system, exit 1
+    # somebody else opened a device in the middle of its making: an error of the system, exit 1
     "a device is held while it is made": (
         True,
         [("run", 0, ()), ("run", 0, ()), ("run", 0, ()), ("start", 0, ("stop", 4, ("hold", 0)))],

@@ -17,10 +17,10 @@ def is_ours(mark: str | None, installation: str) -> bool:
     return bool(installation) and bool(mark) and str(mark).startswith(f"hvtx:1:{installation}:")
 
 
-def strangers(look: Look, record: Record, made: set[int], pids: set[int]) -> dict[Key, Any]:
+def foreign_objects(look: Look, record: Record, made: set[int], pids: set[int]) -> dict[Key, Any]:
     """What no run of hvtx may change: everything that does not carry our mark in its own place.
 
-    ``made`` are the devices that strangers made, whatever mark they copied onto them; ``pids``
+    ``made`` are the devices that others made, whatever mark they copied onto them; ``pids``
     their processes.
     """
     ours = record.installation

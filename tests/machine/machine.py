@@ -1,7 +1,7 @@
 """The state machine: written once, run on the fake world and on the real one.
 
 A step is a command of hvtx (whole, killed at its nth failpoint, or stopped there while somebody
-else acts) or a stranger's act. After each the laws of :mod:`tests.machine.laws` are asked. What
+else acts) or somebody else's act. After each the laws of :mod:`tests.machine.laws` are asked. What
 fails is told as a script of commands.
 """
 
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from hvtx.host import nfanswers, nfmessages
-from hvtx.model.hook import Piece
+from hvtx.model.hook import SetElement
 from hvtx.model.resource import HOLDER, Kind
 from tests.machine import laws
 from tests.machine.acts import Ref
@@ -29,7 +29,7 @@ VMS = ("web", "db", "ext")
 PORT = "8080"
 # done, no such thing, conflict, the host refused, a stale plan, some items failed, busy
 TOLD = frozenset({0, 3, 4, 6, 8, 9, 75})
-# why something may stay on record that was to go: strangers have it, hold it, or stand on it
+# why something may stay on record that was to go: others have it, hold it, or stand on it
 KEPT = frozenset(
     {
         "mark-mismatch",
@@ -98,8 +98,8 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.world = type(self).make_world()
-        self.made: set[int] = set()  # devices of strangers
-        self.pids: set[int] = set()  # processes of strangers
+        self.made: set[int] = set()  # devices of others
+        self.pids: set[int] = set()  # processes of others
         self.guests: list[int] = []  # what `vm attach` may be given
         self.held: list[Ref] = []
         self.forked = False  # an older store was put back across a reboot
@@ -110,7 +110,7 @@ class Machine(RuleBasedStateMachine):
         self.backed_up = -1
         self.saved = False
         self.dead: list[int] = []
-        self.disturbed = False  # a stranger was at our things
+        self.disturbed = False  # somebody else was at our things
         self.depth = 0
         self.seen: tuple[Look, Record] = (self.world.look(), self.world.record())
 
@@ -131,7 +131,7 @@ class Machine(RuleBasedStateMachine):
         old, known = before
         new, record = after
         pids = self.pids | set(self.guests if owner != "ext" else ())
-        theirs = laws.strangers(old, known, self.made, pids)
+        theirs = laws.foreign_objects(old, known, self.made, pids)
         gone = laws.changed(theirs, laws.everything(new))
         if gone:
             self.fail("a stranger's thing was changed:\n" + "\n".join(gone))
@@ -189,12 +189,12 @@ class Machine(RuleBasedStateMachine):
     def others(self, what: tuple[Any, ...]) -> None:
         """What happens while a command is stopped: an act, or another command."""
         if isinstance(what[-1], int):
-            self.stranger(self.palette[ACTS.index(what[0]) % len(self.palette)], what[1])
+            self.foreign_object(self.palette[ACTS.index(what[0]) % len(self.palette)], what[1])
         elif self.depth < 2:
             self.command(*what)
 
     def kept(self, row: int) -> bool:
-        """Whether the plan says of a row that a stranger stands in its way."""
+        """Whether the plan says of a row that somebody else stands in its way."""
         items = json.loads(self.world.hvtx("gc", "--plan", "--json", told=False).out)["items"]
         reasons = {item["reason"] for item in items if (item["record"] or {}).get("id") == row}
         return bool(reasons & KEPT)
@@ -234,7 +234,7 @@ class Machine(RuleBasedStateMachine):
         if kind in VERBS:
             self.vm_command(kind, number, interruption)
         elif kind in ACTS:
-            self.stranger(self.palette[ACTS.index(kind) % len(self.palette)], number)
+            self.foreign_object(self.palette[ACTS.index(kind) % len(self.palette)], number)
             self.seen = self.look()
         elif kind in LIVES:
             self.a_life_or_a_store(kind, OTHERS[number])
@@ -255,7 +255,7 @@ class Machine(RuleBasedStateMachine):
         palette=st.lists(st.sampled_from(ACTS), min_size=2, max_size=4, unique=True),
     )
     def begin(self, ready: bool, palette: Sequence[str] = ACTS) -> None:
-        """How it begins, and the few acts of strangers that this sequence is made of."""
+        """How it begins, and the few acts of others that this sequence is made of."""
         self.palette = palette
         if ready:
             for name in SUBNETS:
@@ -346,9 +346,9 @@ class Machine(RuleBasedStateMachine):
         if ran.code == 8 and not stopped and before[0].place() != self.seen[0].place():
             self.fail("a stale plan changed something")
 
-    # -- strangers ----------------------------------------------------------------------------
+    # -- others ----------------------------------------------------------------------------
 
-    def stranger(self, name: str, number: int) -> None:
+    def foreign_object(self, name: str, number: int) -> None:
         """One act of somebody else, if there is anything to act on."""
         look, record = self.look()
         before = set(look.links)
@@ -572,7 +572,7 @@ class Machine(RuleBasedStateMachine):
             self.world.close()
 
     def end(self) -> None:
-        """Strangers leave, VMs die, everything is collected and removed: nothing is left."""
+        """Others leave, VMs die, everything is collected and removed: nothing is left."""
         if not self.world.record().installation:
             return
         self.command("recover")
@@ -615,13 +615,13 @@ class Machine(RuleBasedStateMachine):
         return [item for item in plan["items"] if item["action"] != "skip"]
 
     def strangers_leave(self) -> None:
-        """All that is not ours goes: what strangers made, and what they made their own."""
+        """All that is not ours goes: what others made, and what they made their own."""
         while self.held:
             self.world.act("let_go", device=self.held.pop())
         self.world.act("unbind", port=PORT)
         for _ in range(9):
             look, record = self.look()
-            found = laws.strangers(look, record, self.made, set())
+            found = laws.foreign_objects(look, record, self.made, set())
             links = [key[1] for key in found if key[0] == "link" and key[1] != 1]
             if not links:
                 break
@@ -642,7 +642,7 @@ class Machine(RuleBasedStateMachine):
             if key[0] == "rule":
                 commands.append(nfmessages.delete_rule(nfanswers.Rule(*key[1:], *value)))
             elif key[0] == "element":
-                commands.append(nfmessages.delete_element(Piece(*key[1:])))
+                commands.append(nfmessages.delete_element(SetElement(*key[1:])))
         for command in commands:
             socket.batch([command])
         socket.close()

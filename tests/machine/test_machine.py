@@ -48,7 +48,7 @@ def test_sequences(machine: type[FakeMachine]) -> None:
 
 @pytest.mark.parametrize("name", FOUND)
 def test_found(machine: type[FakeMachine], name: str) -> None:
-    """What was found once stays mended."""
+    """What was found once stays fixed."""
     play(machine(), name)
 
 
@@ -68,7 +68,7 @@ def refuse(event, arguments):
         raise RuntimeError(f"the real kernel was asked: open {arguments}")
 
 FakeMachine.make_world = staticmethod(worlds(Path(sys.argv[1])))
-names = list(FOUND)[1], list(FOUND)[3]  # a reboot, a crash, a stranger who holds a device
+names = list(FOUND)[1], list(FOUND)[3]  # a reboot, a crash, somebody else who holds a device
 play(FakeMachine(), names[0])  # what is loaded only when it is first used is loaded now
 sys.addaudithook(refuse)
 for name in names:

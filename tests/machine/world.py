@@ -80,7 +80,7 @@ class World:
         raise NotImplementedError
 
     def do(self, what: str, /, words: dict[str, str]) -> Any:
-        """Do a stranger's act; its result, where it has one."""
+        """Do somebody else's act; its result, where it has one."""
         raise NotImplementedError
 
     def links(self) -> Any:
@@ -135,7 +135,7 @@ class World:
         return ran
 
     def act(self, name: str, /, **words: Word) -> Any:
-        """A stranger's act, and its line."""
+        """Somebody else's act, and its line."""
         shown = {k: w.shell if isinstance(w, Ref) else w for k, w in words.items()}
         self.lines.append(ACTS[name].format(**shown))
         return self.do(name, {k: str(w) for k, w in words.items()})

@@ -29,11 +29,11 @@ from hvtx.model.resource import (
     Resource,
     State,
 )
-from hvtx.model.vm import Life, Liveness
+from hvtx.model.vm import Epoch, Liveness
 from hvtx.planner.gc import plan_gc
 
 OURS, THEIRS = "aaaaaaaaaa", "bbbbbbbbbb"
-NOW = Life(7, "boot-now", 4026, recovered=True)
+NOW = Epoch(7, "boot-now", 4026, recovered=True)
 EARLIER = 6
 TAP_FLAGS = 0x1002
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from hvtx.model.foreign_rule import ForeignRule
 from hvtx.model.place import parse_place
 from hvtx.model.resource import Link
-from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import Liveness, ProcessFacts
 from hvtx.planner.adoption import (
+    AdoptFacts,
     Claim,
-    Sighted,
     Verdict,
     judge,
     kind_of,
@@ -46,8 +46,8 @@ def rule(
     text: str = "-s 10.88.0.5/32 -j MASQUERADE",
     place: str = "iptables nat POSTROUTING",
     marked: str | None = None,
-) -> StrangeRule:
-    return StrangeRule("iptables", parse_place(place), text, marked, "", 1)
+) -> ForeignRule:
+    return ForeignRule("iptables", parse_place(place), text, marked, "", 1)
 
 
 BRIDGE = link(4, "mybr0", "bridge")
@@ -57,7 +57,7 @@ def tap(**more: Any) -> Link:
     return link(5, "tap-a", **{"master": 4, **more})
 
 
-def sighted(*links: Link, **more: Any) -> Sighted:
+def sighted(*links: Link, **more: Any) -> AdoptFacts:
     values: dict[str, Any] = {
         "links": links or (BRIDGE, tap()),
         "holders": {"tap-a": (PID,)},
@@ -67,10 +67,10 @@ def sighted(*links: Link, **more: Any) -> Sighted:
         "names": {},
         **more,
     }
-    return Sighted(**values)
+    return AdoptFacts(**values)
 
 
-def verdict(seen: Sighted, *claims: Claim) -> Verdict:
+def verdict(seen: AdoptFacts, *claims: Claim) -> Verdict:
     return judge(claims or (claim(),), seen)[0]
 
 
@@ -230,7 +230,7 @@ def test_a_file_without_a_pid_proves_no_death() -> None:
         ((rule("-s 10.88.0.5/32 -o eth0 -j MASQUERADE"),), "already-gone"),
     ],
 )
-def test_a_rule_that_is_not_proven(rules: tuple[StrangeRule, ...], reason: str) -> None:
+def test_a_rule_that_is_not_proven(rules: tuple[ForeignRule, ...], reason: str) -> None:
     """The device is taken all the same."""
     found = verdict(sighted(rules=rules))
     assert found.reason == ""

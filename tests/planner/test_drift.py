@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hvtx.model.traits import Traits
+from hvtx.model.link_settings import LinkSettings
 from hvtx.planner.drift import Wanted, drift
 
 PORT = {
@@ -13,8 +13,8 @@ PORT = {
 }  # fmt: skip
 APART = {**PORT, "mcast_flood": 0, "bcast_flood": 0, "mcast_router": 0}
 BRIDGE = {"stp_state": 0, "ageing_time": 30_000, "group_fwd_mask": 0, "no_linklocal_learn": 1}
-TAP = Traits(1, arp=True, carrier=True, port=PORT, bridge={})
-OURS = Traits(1, arp=True, carrier=True, port={}, bridge=BRIDGE)
+TAP = LinkSettings(1, arp=True, carrier=True, port=PORT, bridge={})
+OURS = LinkSettings(1, arp=True, carrier=True, port={}, bridge=BRIDGE)
 
 
 def test_a_device_as_it_was_made_lacks_nothing() -> None:
@@ -77,8 +77,8 @@ def test_what_is_an_administrators_stays() -> None:
 
 
 def test_what_the_kernel_does_not_name_is_not_judged() -> None:
-    assert drift(Traits(None, True, True, {}, {}), bridge=False) == Wanted()
-    assert drift(Traits(None, True, True, {}, {}), bridge=True) == Wanted()
+    assert drift(LinkSettings(None, True, True, {}, {}), bridge=False) == Wanted()
+    assert drift(LinkSettings(None, True, True, {}, {}), bridge=True) == Wanted()
 
 
 def test_a_queue_of_no_frame_is_made_longer_and_others_are_a_matter_of_taste() -> None:

@@ -6,24 +6,24 @@ from typing import Any
 
 import pytest
 
+from hvtx.model.foreign_rule import ForeignRule
 from hvtx.model.place import parse_place
 from hvtx.model.plan import Action, Ground, Item, Reason
 from hvtx.model.resource import Address, Kind
-from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import Liveness
-from hvtx.planner.heuristic import Sight, guess, named_like_a_tap, tap_restore
+from hvtx.planner.heuristic import HeuristicFacts, guess, named_like_a_tap, tap_restore
 from tests.planner.scene import Scene, link, mark
 
 DEAD, LEASED = "10.77.0.9", "10.77.0.2"
 
 
-def rule(text: str, place: str = "iptables nat POSTROUTING", **more: Any) -> StrangeRule:
-    return StrangeRule(
+def rule(text: str, place: str = "iptables nat POSTROUTING", **more: Any) -> ForeignRule:
+    return ForeignRule(
         "iptables", parse_place(place), text, more.get("mark"), f"put back: {text}", 1
     )
 
 
-def guesses(scene: Scene, *rules: StrangeRule, **more: Any) -> tuple[Item, ...]:
+def guesses(scene: Scene, *rules: ForeignRule, **more: Any) -> tuple[Item, ...]:
     values: dict[str, Any] = {
         "leases": {},
         "gateways": frozenset({"10.77.0.1", "fd00::1"}),
@@ -31,7 +31,7 @@ def guesses(scene: Scene, *rules: StrangeRule, **more: Any) -> tuple[Item, ...]:
         "owners": {},
         **more,
     }
-    return guess(Sight(snapshot=scene.snapshot(), rules=rules, **values))
+    return guess(HeuristicFacts(snapshot=scene.snapshot(), rules=rules, **values))
 
 
 @pytest.fixture

@@ -50,8 +50,8 @@ def test_parts_of_what_guests_send() -> None:
     assert ipsec.over([BLOCK._replace(source=ALL)], "10.77.0.0/24") == []
 
 
-def test_a_mend_names_the_selector() -> None:
+def test_a_fix_names_the_selector() -> None:
     policy = BLOCK._replace(protocol=6, dport=443, priority=7)
     words = "src 10.77.0.0/24 dst 0.0.0.0/0 proto tcp dport 443 dir fwd"
     assert ipsec.shown(policy) == f"{words} action block priority 7"
-    assert ipsec.mend(policy) == f"ip xfrm policy delete {words}"
+    assert ipsec.fix(policy) == f"ip xfrm policy delete {words}"

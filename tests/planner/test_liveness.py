@@ -7,8 +7,8 @@ from itertools import product
 import pytest
 
 from hvtx.model.resource import Kind, Resource, State
-from hvtx.model.vm import Identity, Life, Liveness, ProcessFacts
-from hvtx.planner.epoch import Epoch, judge_epoch
+from hvtx.model.vm import Epoch, Identity, Liveness, ProcessFacts
+from hvtx.planner.epoch import EpochRelation, judge_epoch
 from hvtx.planner.liveness import classify
 from hvtx.planner.states import VmState, identity_of, judge_vm, vm_state
 
@@ -57,26 +57,26 @@ def test_dead_is_only_what_is_proven() -> None:
 
 # -- the epoch ---------------------------------------------------------------------------------------
 
-LIFE = Life(1, BOOT, 100, recovered=True)
+LIFE = Epoch(1, BOOT, 100, recovered=True)
 EPOCHS = [
     # boot   cookie  marker  moves  it is
-    ("same", "same", True, False, Epoch.SAME),
-    ("same", "same", False, False, Epoch.SAME),
-    ("same", "same", True, True, Epoch.SAME),
-    ("same", "same", False, True, Epoch.SAME),
-    ("other", "same", True, False, Epoch.NEW),
-    ("other", "same", False, True, Epoch.NEW),
-    ("other", "other", True, True, Epoch.NEW),
-    ("other", "other", False, False, Epoch.NEW),
-    ("same", "other", True, False, Epoch.WRONG),
-    ("same", "other", True, True, Epoch.WRONG),
-    ("same", "other", False, False, Epoch.NEW),
-    ("same", "other", False, True, Epoch.WRONG),
+    ("same", "same", True, False, EpochRelation.SAME),
+    ("same", "same", False, False, EpochRelation.SAME),
+    ("same", "same", True, True, EpochRelation.SAME),
+    ("same", "same", False, True, EpochRelation.SAME),
+    ("other", "same", True, False, EpochRelation.NEW),
+    ("other", "same", False, True, EpochRelation.NEW),
+    ("other", "other", True, True, EpochRelation.NEW),
+    ("other", "other", False, False, EpochRelation.NEW),
+    ("same", "other", True, False, EpochRelation.WRONG),
+    ("same", "other", True, True, EpochRelation.WRONG),
+    ("same", "other", False, False, EpochRelation.NEW),
+    ("same", "other", False, True, EpochRelation.WRONG),
 ]
 
 
 @pytest.mark.parametrize(("boot", "cookie", "marker", "moves", "epoch"), EPOCHS)
-def test_the_epoch(boot: str, cookie: str, marker: bool, moves: bool, epoch: Epoch) -> None:
+def test_the_epoch(boot: str, cookie: str, marker: bool, moves: bool, epoch: EpochRelation) -> None:
     """The interface's table ("Store"), row by row."""
     found = judge_epoch(
         LIFE,
@@ -92,7 +92,7 @@ def test_a_store_that_never_worked_has_no_life_yet() -> None:
     """Whatever a run directory of another store says."""
     for marker, moves in product((True, False), repeat=2):
         found = judge_epoch(None, boot_id=BOOT, netns=1, marker=marker, old_life_moves=moves)
-        assert found is Epoch.FIRST
+        assert found is EpochRelation.FIRST
 
 
 # -- a VM from its rows ------------------------------------------------------------------------------
@@ -105,14 +105,14 @@ def row(kind: Kind, state: State = State.COMMITTED, life: int = 1, **observed: o
 
 
 SEEN = {"boot_id": BOOT, "pid": 42, "start": 1193, "inode": 7001}
-LIVES = {1: LIFE, 2: Life(2, OTHER, 5, recovered=True)}
+LIVES = {1: LIFE, 2: Epoch(2, OTHER, 5, recovered=True)}
 
 
 def judged(
     rows: list[Resource],
     facts: dict[int, ProcessFacts],
     hypervisor: str = "qemu",
-    life: Life = LIFE,
+    life: Epoch = LIFE,
 ) -> Liveness:
     return judge_vm(hypervisor, rows, life=life, lives=LIVES, facts=facts)[0]
 
@@ -138,10 +138,10 @@ def test_a_pid_of_another_namespace_is_dead_only_with_its_container() -> None:
     rows = [row(Kind.TAP), row(Kind.PROCESS, **SEEN)]
     elsewhere = {42: ProcessFacts(False, error="no", elsewhere=True)}
     assert judged(rows, elsewhere) is UNKNOWN
-    assert judged(rows, elsewhere, life=Life(3, BOOT, 5, recovered=False)) is DEAD
+    assert judged(rows, elsewhere, life=Epoch(3, BOOT, 5, recovered=False)) is DEAD
     hidden = {42: ProcessFacts(False, error="no")}
-    assert judged(rows, hidden, life=Life(3, BOOT, 5, recovered=False)) is UNKNOWN
-    assert judged(rows, {}, life=Life(3, BOOT, 5, recovered=False)) is UNKNOWN
+    assert judged(rows, hidden, life=Epoch(3, BOOT, 5, recovered=False)) is UNKNOWN
+    assert judged(rows, {}, life=Epoch(3, BOOT, 5, recovered=False)) is UNKNOWN
 
 
 def test_a_vm_whose_gate_was_never_spawned_is_dead() -> None:
@@ -173,8 +173,8 @@ def test_a_started_external_vm_is_unknown_until_attached() -> None:
 
 def test_another_boot_ends_external_vms() -> None:
     """But a new life within one boot does not, nor does a life that nobody knows."""
-    assert judged([row(Kind.TAP)], {}, "external", Life(2, OTHER, 5, recovered=True)) is DEAD
-    assert judged([row(Kind.TAP)], {}, "external", Life(3, BOOT, 5, recovered=True)) is UNKNOWN
+    assert judged([row(Kind.TAP)], {}, "external", Epoch(2, OTHER, 5, recovered=True)) is DEAD
+    assert judged([row(Kind.TAP)], {}, "external", Epoch(3, BOOT, 5, recovered=True)) is UNKNOWN
     assert judged([row(Kind.TAP, life=99)], {}, "external") is UNKNOWN
 
 

@@ -60,7 +60,7 @@ def test_what_is_ours_is_put_back(seen: SeenTable, said: str) -> None:
     found = differences(seen)
     assert len(found) == 1
     assert said in found[0].words
-    assert (found[0].row, found[0].mend) == (1, REPAIR)
+    assert (found[0].row, found[0].fix) == (1, REPAIR)
 
 
 @pytest.mark.parametrize("flags", [2, 4])
@@ -72,7 +72,7 @@ def test_elements_that_were_changed_are_put_back() -> None:
     first, second = ELEMENTS
     for changed in (second._replace(flows=10), second._replace(data=b"w")):
         found = differences(SEEN._replace(elements=(first, changed)))
-        assert [(d.row, d.mend) for d in found] == [(2, REPAIR)]
+        assert [(d.row, d.fix) for d in found] == [(2, REPAIR)]
 
 
 @pytest.mark.parametrize("comment", [None, "theirs", GUEST, "hvtx:1:other:1.x"])
@@ -80,7 +80,7 @@ def test_an_element_of_somebody_else_is_named_with_its_command(comment: str | No
     more = SeenElement("own4", b"b", b"", comment, 0, "tap b", '"tap" . b')
     [found] = differences(SEEN._replace(elements=(*ELEMENTS, more)))
     assert found.row is None
-    assert found.mend == "nft 'delete element bridge hvtx-abc own4 { \"tap\" . b }'"
+    assert found.fix == "nft 'delete element bridge hvtx-abc own4 { \"tap\" . b }'"
 
 
 def test_one_that_an_operation_or_gc_has_to_do_with_is_not_told() -> None:
@@ -92,15 +92,15 @@ def test_one_in_the_place_of_ours_goes_before_ours_is_put_back() -> None:
     bare = ELEMENTS[0]._replace(comment=None)
     [found] = differences(SEEN._replace(elements=(bare, ELEMENTS[1])))
     assert (found.row, found.instead) == (None, 2)
-    assert found.mend.endswith(f"; {REPAIR}")
+    assert found.fix.endswith(f"; {REPAIR}")
 
 
 def test_what_has_no_words_for_nft_gets_no_command() -> None:
     more = SeenElement("own4", b"b", b"", None, 0, "tap b", "")
     [found] = differences(SEEN._replace(elements=(*ELEMENTS, more)))
-    assert found.mend == "see nft list set bridge hvtx-abc own4"
+    assert found.fix == "see nft list set bridge hvtx-abc own4"
     [found] = differences(SEEN._replace(hooks={**SEEN.hooks, "a;reboot": HOOK}))
-    assert found.mend == "see nft -a list table bridge hvtx-abc"
+    assert found.fix == "see nft -a list table bridge hvtx-abc"
 
 
 def test_things_of_somebody_else_are_told_by_what_they_do() -> None:
@@ -110,7 +110,7 @@ def test_things_of_somebody_else_are_told_by_what_they_do() -> None:
                SeenRule("more", 8, "dy", None, "accept")),
         sets={"own4": "set", "m": "map"}, objects=(("counter", "c"), ("flowtable", "f")),
     )  # fmt: skip
-    found = {str(d.place): (d.stops, d.mend) for d in differences(seen)}
+    found = {str(d.place): (d.stops, d.fix) for d in differences(seen)}
     place = "bridge hvtx-abc"
     assert found == {
         f"nft {place} guard": (True, f"nft delete rule {place} guard handle 7"),
@@ -149,13 +149,13 @@ def test_legacy_chains_as_they_were_made_differ_in_nothing() -> None:
 
 
 def test_legacy_rules_that_are_gone_and_copies() -> None:
-    assert [(d.row, d.mend) for d in lines(OURS[1])] == [(1, REPAIR)]
+    assert [(d.row, d.fix) for d in lines(OURS[1])] == [(1, REPAIR)]
     [copy] = lines(*OURS, OURS[1]._replace(place=2))
     assert (copy.row, copy.stops, copy.copies) == (2, False, True)
 
 
 @pytest.mark.parametrize(
-    ("strange", "mend"),
+    ("strange", "fix"),
     [
         (line("-j ACCEPT", None, "H-FWD", 3), "-D H-FWD -j ACCEPT"),
         (line("-j ACCEPT", GUEST, "H-FWD", 3), "-D H-FWD 3"),
@@ -164,9 +164,9 @@ def test_legacy_rules_that_are_gone_and_copies() -> None:
         (line("-i eth0 -g H-FWD", None, "FORWARD", 2), "-D FORWARD -i eth0 -g H-FWD"),
     ],
 )
-def test_legacy_rules_of_somebody_else(strange: SeenLine, mend: str) -> None:
+def test_legacy_rules_of_somebody_else(strange: SeenLine, fix: str) -> None:
     [found] = lines(*OURS, strange)
-    assert (found.row, found.mend) == (None, f"iptables-legacy -t mangle {mend}")
+    assert (found.row, found.fix) == (None, f"iptables-legacy -t mangle {fix}")
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def scenes(draw: Any) -> Scene:
         owner_row(draw, scene, {"vm": vm}, OF_VM, f"vm{number}", 100 + number, network)
     owner_row(draw, scene, {"network": network}, OF_NETWORK, None, 200, None)
     for number in range(draw(st.integers(0, 3))):
-        stranger(draw, scene, number)
+        foreign_object(draw, scene, number)
     for area in draw(st.sets(st.sampled_from(["links", "nftables", "addresses"]), max_size=1)):
         scene.failures[area] = "it failed"
     if "links" in scene.failures:
@@ -103,7 +103,7 @@ def show(draw: Any, scene: Scene, row: Resource) -> None:
         scene.files[row.spec["path"]] = mark(row.id, "z")
 
 
-def stranger(draw: Any, scene: Scene, number: int) -> None:
+def foreign_object(draw: Any, scene: Scene, number: int) -> None:
     texts = [None, "uplink", "hvtx:9:what", mark(900 + number), mark(10, "k", THEIRS)]
     text = draw(st.sampled_from(texts))
     if draw(st.booleans()):

@@ -521,7 +521,7 @@ def test_a_bare_copy_counts_before_one_with_another_mark(scene: Scene, order: in
 
 
 def test_a_bridge_with_a_strangers_port_stays(scene: Scene) -> None:
-    """Our own TAPs on it do not count, a stranger's veth does."""
+    """Our own TAPs on it do not count, somebody else's veth does."""
     net = scene.network()
     bridge = scene.row(Kind.BRIDGE, network=net, state=State.RELEASING)
     tap = scene.row(Kind.TAP, network="net-other", vm=scene.vm())
@@ -688,7 +688,7 @@ def test_our_mark_on_a_rule_elsewhere_is_a_duplicate(scene: Scene) -> None:
     assert [(item.action, item.reason) for item in other] == [(SKIP, Reason.DUPLICATE_MARK)]
 
 
-# -- strangers -------------------------------------------------------------------------------------
+# -- others -------------------------------------------------------------------------------------
 
 
 def test_strangers_taps_are_named(scene: Scene) -> None:
@@ -777,7 +777,7 @@ def test_every_reason_belongs_to_one_action() -> None:
 
 
 def test_an_empty_host_gives_an_empty_plan(scene: Scene) -> None:
-    """Nothing on record, nothing marked, no strangers: no items."""
+    """Nothing on record, nothing marked, no others: no items."""
     assert scene.plan().items == ()
 
 

@@ -1,4 +1,4 @@
-"""What is printed as a mend: never more than is done."""
+"""What is printed as a fix: never more than is done."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ OTHERS = Reason.MARK_MISMATCH
         (
             TAP,
             Presence(None, (), OTHERS, link(9, "hvtap")),
-            "hvtx explain hvtap tells whose it is; once it is gone: hvtx vm restart web",
+            "hvtx explain hvtap shows its owner; once it is gone: hvtx vm restart web",
         ),
         (BRIDGE, GONE, "hvtx repair"),
         (
             BRIDGE,
             Presence(None, (), OTHERS, link(9, "hvbr")),
-            "hvtx explain hvbr tells whose it is; once it is gone: hvtx repair",
+            "hvtx explain hvbr shows its owner; once it is gone: hvtx repair",
         ),
         (ADDRESS, GONE, "hvtx repair"),
         (ADDRESS, Presence(None, (), OTHERS), f"ip link set dev hvbr alias {MARK}"),

@@ -131,15 +131,15 @@ def test_what_is_asked_of_a_guest() -> None:
     ]
 
 
-def test_the_mend_comes_before_the_rule_and_takes_a_free_number() -> None:
+def test_the_fix_comes_before_the_rule_and_takes_a_free_number() -> None:
     found = Found(Rule(5270, "lookup", 52), EXIT)
-    assert routing.mend(found, "10.77.0.0/24", [0, 5270]).endswith(
+    assert routing.fix(found, "10.77.0.0/24", [0, 5270]).endswith(
         "rule add to 10.77.0.0/24 lookup main pref 5269"
     )
-    assert "pref 5268" in routing.mend(found, "10.77.0.0/24", [5269, 5270])
-    assert routing.mend(found, "fd77::/64", []).startswith("ip -6 rule add to fd77::/64")
-    assert "remove that route" in routing.mend(Found(MAIN, EXIT), "10.77.0.0/24", [])
-    assert "above 0" in routing.mend(Found(Rule(0, "lookup", 52), EXIT), "10.77.0.0/24", [])
+    assert "pref 5268" in routing.fix(found, "10.77.0.0/24", [5269, 5270])
+    assert routing.fix(found, "fd77::/64", []).startswith("ip -6 rule add to fd77::/64")
+    assert "remove that route" in routing.fix(Found(MAIN, EXIT), "10.77.0.0/24", [])
+    assert "above 0" in routing.fix(Found(Rule(0, "lookup", 52), EXIT), "10.77.0.0/24", [])
 
 
 @pytest.mark.parametrize(

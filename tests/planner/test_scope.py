@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hvtx.model.resource import FLOWS, Kind, Resource, State
-from hvtx.model.vm import Life, Liveness
+from hvtx.model.vm import Epoch, Liveness
 from hvtx.planner.scope import NetworkScope, VmScope
 from hvtx.planner.states import VmState
 from tests.planner.test_provision import DMZ, LAN, VM
@@ -62,7 +62,7 @@ def test_leases_outlive_a_stop_and_flows_a_release() -> None:
     lease = row(1, Kind.LEASE, LAN.id, vm=VM.id)
     waiting = row(2, Kind.PUBLISH, LAN.id, vm=VM.id, state=State.RELEASING, observed={FLOWS: True})
     stuck = row(3, Kind.TAP, LAN.id, vm=VM.id, state=State.RELEASING)
-    life = Life(NOW, "boot", 1, recovered=True)
+    life = Epoch(NOW, "boot", 1, recovered=True)
     found = VmScope(
         life, VM, [lease, waiting, stuck], {}, False, VmState.CRASHED, Liveness.DEAD
     )  # fmt: skip

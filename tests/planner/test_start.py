@@ -7,7 +7,7 @@ import pytest
 from hvtx.errors import Conflict
 from hvtx.model.plan import Action, Item, Reason
 from hvtx.model.resource import FLOWS, Kind, Resource, State
-from hvtx.model.vm import Life, Liveness
+from hvtx.model.vm import Epoch, Liveness
 from hvtx.planner import start
 from hvtx.planner.provision import want_vm
 from hvtx.planner.scope import VmScope
@@ -19,7 +19,7 @@ GIVEN = start.Given(DEVICES, "/run/hvtx/vms/id-web", 4096, None)
 
 
 def vm_scope(state: VmState, *rows: Resource, provisional: bool = False) -> VmScope:
-    life = Life(NOW, "boot", 1, recovered=True)
+    life = Epoch(NOW, "boot", 1, recovered=True)
     return VmScope(life, VM, rows, {LAN.id: LAN, DMZ.id: DMZ}, provisional, state, Liveness.DEAD)
 
 

@@ -1,7 +1,7 @@
 """What the model's collectors decide with: the program's own functions, over the model's states.
 
 The deciders are pure, so the search need not imitate them: what is looked at again
-(:mod:`hvtx.planner.looks`), ``plan_gc``, ``judge_vm`` and ``classify`` are called as they are. Only
+(:mod:`hvtx.planner.recheck`), ``plan_gc``, ``judge_vm`` and ``classify`` are called as they are. Only
 their input is put together here, and remembered, since the same few thousand views come up again
 and again.
 """
@@ -15,8 +15,8 @@ from typing import NamedTuple
 from hvtx.model.place import nft_place
 from hvtx.model.plan import Action, Plan, Reason, Snapshot, VmFacts
 from hvtx.model.resource import Entry, Kind, Link, Resource, State
-from hvtx.model.vm import Identity, Life, Operation, ProcessFacts
-from hvtx.planner import looks
+from hvtx.model.vm import Epoch, Identity, Operation, ProcessFacts
+from hvtx.planner import recheck
 from hvtx.planner.gc import plan_gc
 from hvtx.planner.states import identity_of, judge_vm
 
@@ -97,7 +97,7 @@ class Verdict(NamedTuple):
 
 
 def text(mark: int, kind: str, *, nonce: bool = True) -> str | None:
-    """The mark of an object as it stands in the kernel; None for a stranger's."""
+    """The mark of an object as it stands in the kernel; None for somebody else's."""
     if mark == STRANGER:
         return None
     if mark == OTHER:
@@ -176,9 +176,9 @@ _NOBODY = Identity("boot", 1, 1)
 class _Values(NamedTuple):
     """A look in the program's own words."""
 
-    record: looks.Record
+    record: recheck.Record
     dead: list[Resource]  # tombstones, seen or not
-    seen: looks.Seen
+    seen: recheck.Seen
     expected: dict[int, tuple[Entry, ...]]
 
 
@@ -205,7 +205,7 @@ def _values(look: Look | View, boot: int, weak: frozenset[str]) -> _Values:
     live, dead = _rows(look.rows, boot, nonce=nonce, boot_counts="boot-ignored" not in weak)
     entries = [_entry(0, mark, nonce=nonce) for _, mark, _ in look.table]  # type: ignore[misc]
     opened = look.opened if isinstance(look, Look) else [n for n, _ in look.operations]
-    record = looks.Record(
+    record = recheck.Record(
         life=boot + 1,
         seq=0,
         newest=0,
@@ -216,7 +216,7 @@ def _values(look: Look | View, boot: int, weak: frozenset[str]) -> _Values:
             for n in sorted(opened)
         ],
         vms=[("id-web", "web", "command", False)],
-        lives={n + 1: Life(n + 1, f"boot{n}", 1, recovered=True) for n in range(boot + 1)},
+        lives={n + 1: Epoch(n + 1, f"boot{n}", 1, recovered=True) for n in range(boot + 1)},
         networks={},
     )
     expected = {
@@ -224,7 +224,7 @@ def _values(look: Look | View, boot: int, weak: frozenset[str]) -> _Values:
         for row in [*live, *dead]
         if row.kind == Kind.PUBLISH
     }
-    return _Values(record, dead, looks.Seen(_links(look, nonce=nonce), (), entries), expected)
+    return _Values(record, dead, recheck.Seen(_links(look, nonce=nonce), (), entries), expected)
 
 
 def _vms(values: _Values, pids: tuple[str, ...], weak: frozenset[str]) -> dict[str, VmFacts]:
@@ -244,15 +244,15 @@ def _vms(values: _Values, pids: tuple[str, ...], weak: frozenset[str]) -> dict[s
 def unknown(look: Look, boot: int, weak: frozenset[str]) -> frozenset[str]:
     """The marks whose tombstones are read with the rows."""
     values = _values(look, boot, weak)
-    return frozenset(looks.unknown_marks(values.record.rows, values.seen))
+    return frozenset(recheck.unknown_marks(values.record.rows, values.seen))
 
 
 @cache
 def late(look: Look, boot: int, weak: frozenset[str]) -> Late | None:
     """What is looked at again, after the record; None if nothing is."""
     values = _values(look, boot, weak)
-    before = looks.Before(1000, dict.fromkeys(look.runs, True))
-    rows = looks.late(before, set(look.underway), values.record, values.seen, values.expected)
+    before = recheck.Before(1000, dict.fromkeys(look.runs, True))
+    rows = recheck.late(before, set(look.underway), values.record, values.seen, values.expected)
     if "seen-is-there" in weak:
         marks = {link.alias for link in values.seen.links} | {e.mark for e in values.seen.entries}
         half = {State.INTENDED, State.RELEASING}
@@ -263,7 +263,7 @@ def late(look: Look, boot: int, weak: frozenset[str]) -> Late | None:
         ]
     if not rows or "moved-not-looked-at" in weak:
         return None
-    again = looks.again(rows, values.seen.links)
+    again = recheck.again(rows, values.seen.links)
     devices = frozenset(_PLACES[index] for index in again.devices)
     ids = frozenset(row.id for row in rows)
     return Late(ids, devices, frozenset(again.marks), bool(again.backends))
@@ -281,27 +281,27 @@ def concluded(
     values = _values(look, boot, weak)
     record, underway = values.record, set(look.underway)
     vms = _vms(values, look.pids, weak)
-    holders = looks.suspects(record.rows, vms, values.seen.links)
+    holders = recheck.suspects(record.rows, vms, values.seen.links)
     holders &= {link.name for link in values.seen.links}
     moving: frozenset[int] = frozenset()
-    facts = looks.operation_facts(record, underway)
+    facts = recheck.operation_facts(record, underway)
     if look.wrote and "no-record-again" not in weak:
         ids = look.late.rows if look.late else frozenset()
         again = [row for row in [*record.rows, *values.dead] if row.id in ids]
-        doubted = looks.doubtful(record.rows, vms, underway, again)
+        doubted = recheck.doubtful(record.rows, vms, underway, again)
         begun = [(n, _VERBS.get(n, "gc"), "web" if n < 10 else None) for n in sorted(look.newer)]
         ended = look.opened - underway - still_open
         if "free-lock-is-interrupted" in weak:
             ended = frozenset()
-        asked = looks.asked_again(record, doubted, begun)
+        asked = recheck.asked_again(record, doubted, begun)
         there = _rows(now, boot, nonce=True, boot_counts="boot-ignored" not in weak)
         if "whereabouts-not-asked" not in weak:
-            moving = looks.moved_since(
+            moving = recheck.moved_since(
                 asked, {r.id: (r.state, r.operation, r.observed) for rows in there for r in rows}
             )
         if "note-overlooked" in weak:
             moving -= {r.id for r in there[0] if r.id in asked and asked[r.id].state == r.state}
-        facts = looks.operation_facts(record, underway, ended=ended, begun=begun)
+        facts = recheck.operation_facts(record, underway, ended=ended, begun=begun)
     return View(
         look.links,
         look.table,
@@ -329,7 +329,7 @@ def plan(view: View, weak: frozenset[str]) -> Plan:
             tombstones=record.tombstones,
             vms=_vms(values, view.pids, weak),
             networks={},
-            operations=looks.operation_facts(record, running),
+            operations=recheck.operation_facts(record, running),
             links=tuple(values.seen.links),
             addresses=(),
             entries=tuple(values.seen.entries),

@@ -1,9 +1,9 @@
-"""The protocol as a model: every interleaving of its steps, crashes and strangers, breadth first.
+"""The protocol as a model: every interleaving of its steps, crashes and others, breadth first.
 
 One VM, ``web``, is started twice (generations 1 and 2, each with a TAP device, a firewall element
 that publishes a port, and a process), stopped, collected and recovered, by processes that each take
 one step at a time. A step is what the program does atomically: one store transaction, one system
-call, one look. Between any two steps anybody else may move, any process may die, a stranger may
+call, one look. Between any two steps anybody else may move, any process may die, somebody else may
 rename, delete, hold, mark, save and restore, the host may reboot, and the store may be replaced by
 an earlier copy of itself. What a collector decides is asked of the program's own planner
 (:mod:`tests.protocol.judging`); what it then does is modelled here, function by function; comments
@@ -57,11 +57,11 @@ class World(NamedTuple):
     starts: int = 1
     stops: int = 0
     unknown_commits: int = 0
-    links: int = 0  # a stranger renames, deletes, unmarks, takes a name, copies a mark
-    holds: int = 0  # a stranger opens a TAP device of ours
-    rules: int = 0  # a stranger saves, restores, adds, deletes
+    links: int = 0  # somebody else renames, deletes, unmarks, takes a name, copies a mark
+    holds: int = 0  # somebody else opens a TAP device of ours
+    rules: int = 0  # somebody else saves, restores, adds, deletes
     reboots: int = 0
-    pids: int = 0  # a stranger's process gets a VM's pid
+    pids: int = 0  # somebody else's process gets a VM's pid
     swaps: int = 0  # the store is exchanged with a copy of it
     misses: int = 0  # a dump leaves out a device that is there
     running: bool = False  # begin with generation 1 committed and its VM running
@@ -75,7 +75,7 @@ class Tap(NamedTuple):
     name: str
     mark: int  # 0: none
     persistent: bool
-    holder: str  # "", "V" (the VM), "X" (a stranger), or the number of an actor
+    holder: str  # "", "V" (the VM), "X" (somebody else), or the number of an actor
 
 
 class Actor(NamedTuple):
@@ -114,8 +114,14 @@ class State(NamedTuple):
     """Everything: the store, the host, the processes, and what may still happen."""
 
     rows: tuple[Rows | None, Rows | None] = (None, None)
-    links: tuple[Tap | None, Tap | None, Tap | None] = (None, None, None)  # the last: a stranger's
-    table: tuple[tuple[int, int, bool], ...] = ()  # handle, mark, put there by a stranger's restore
+    links: tuple[Tap | None, Tap | None, Tap | None] = (
+        None,
+        None,
+        None,
+    )  # the last: somebody else's
+    table: tuple[
+        tuple[int, int, bool], ...
+    ] = ()  # handle, mark, put there by somebody else's restore
     saved: tuple[int, ...] | None = None
     procs: tuple[str, str] = ("", "")  # "", "gate", "run", "att", "dead"
     pids: tuple[str, str] = ("", "")  # who has the pid of a dead one: "", "other", "same"
@@ -334,7 +340,7 @@ def _torn(s: State, entry: tuple[int, int, bool]) -> str | None:
 
 
 def _closed_early(s: State, mark: int, kinds: str) -> str | None:
-    """Whether rows are closed while their object is there (a stranger may have brought it back)."""
+    """Whether rows are closed while their object is there (somebody else may have brought it back)."""
     tap = s.links[mark // 10 - 1]
     if "t" in kinds and tap and tap.mark == mark:
         return "a row was closed while its object is there"
@@ -494,7 +500,7 @@ def _open(s: State, who: int, generation: int, weak: frozenset[str]) -> Iterator
 
 
 def _commit(s: State, who: int, generation: int, weak: frozenset[str]) -> Iterator[Step]:
-    """``Operation.commit``: compare-and-swap of all rows; ``_take_back`` if one was lost."""
+    """``Operation.commit``: compare-and-swap of all rows; ``_roll_back`` if one was lost."""
     rows, says = s.rows[who], _NAMES[who]
     assert rows is not None
     if "identity-with-the-commit" in weak:
@@ -889,7 +895,7 @@ def _claim(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
 _UNSEIZED = frozenset({"rules-before-hold", "delete-by-name", "check-then-delete"})
 
 
-def _seize(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
+def _attach_taps(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
     """``TapDriver.seize``: what is gone, or not the row's, is not held; the release tells."""
     job: Job = s.actors[who].job
     mark = job.todo[0].mark
@@ -967,7 +973,7 @@ def _loose(s: State, who: int, target: Target, weak: frozenset[str]) -> Iterator
 
 
 def _remove(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
-    """``_remove_seized``: in ``release_order`` firewall, process, device; then the tombstones."""
+    """``_remove_attached``: in ``release_order`` firewall, process, device; then the tombstones."""
     job: Job = s.actors[who].job
     if not job.kinds:
         yield from _forget(s, who)
@@ -1176,7 +1182,7 @@ _LOOKS = {
 }  # fmt: skip
 _RELEASING: dict[str, Any] = {
     **dict.fromkeys(_LOOKS, _looking),
-    "seize": _seize, "seize-attach": _seize_attach, "seize-check": _seize_check,
+    "seize": _attach_taps, "seize-attach": _seize_attach, "seize-check": _seize_check,
     "chunk": _chunk, "claim": _claim, "remove": _remove,
     "rule-act": _rule_act, "dellink": _dellink, "attach": _attach, "check": _check, "drop": _drop,
 }  # fmt: skip
@@ -1285,7 +1291,7 @@ def strangers_at_devices(s: State) -> Iterator[Step]:
 
 
 def reboot(s: State) -> Step:
-    """Only the store, its copies and a stranger's saved rules outlive it."""
+    """Only the store, its copies and somebody else's saved rules outlive it."""
     actors = tuple(
         Actor("done")
         if active(s, who) and who in (S1, S2)
@@ -1385,7 +1391,7 @@ def settle(
 def _remains(s: State, generation: int, *, meddled: bool) -> str | None:
     """What a generation left that nothing excuses; said without asking the planner.
 
-    ``meddled``: strangers may have taken a mark away, so that a bare device proves nothing.
+    ``meddled``: others may have taken a mark away, so that a bare device proves nothing.
     """
     rows, tap = s.rows[generation - 1], s.links[generation - 1]
     name, alien = name_of(generation), s.links[2]

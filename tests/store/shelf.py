@@ -73,7 +73,7 @@ def intend(store: Store, operation: int, *wanted: tuple[Kind, str], **more: Any)
     with store.transaction() as sql:
         return intents.intend(
             sql,
-            [intents.Draft(kind, key, {}, "id-web", None) for kind, key in wanted],
+            [intents.NewRow(kind, key, {}, "id-web", None) for kind, key in wanted],
             operation=operation,
             life=1,
             mark=lambda row: make_mark(store.installation, row, os.urandom(10)),

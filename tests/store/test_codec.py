@@ -41,7 +41,7 @@ def test_keys_of_a_newer_program_stay(store: Store) -> None:
     (read,) = records.resources(store.connection)
     assert (read.spec, read.observed) == (newer, newer)
     with store.transaction() as sql:
-        intents.note(sql, row.id, {**read.observed, "ifindex": 7})
+        intents.record_observed(sql, row.id, {**read.observed, "ifindex": 7})
         assert intents.commit(sql, [read], {}, operation) == 1
     (kept,) = records.resources(store.connection)
     assert kept.spec == newer

@@ -236,7 +236,7 @@ def test_a_mark_is_had_once(store: Store) -> None:
     with pytest.raises(Conflict), store.transaction() as sql:
         intents.intend(
             sql,
-            [intents.Draft(Kind.TAP, "hv2", {}, None, None)],
+            [intents.NewRow(Kind.TAP, "hv2", {}, None, None)],
             operation=operation,
             life=1,
             mark=lambda _: row[0].mark,

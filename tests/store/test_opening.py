@@ -312,7 +312,7 @@ def _foreign(shelf: Shelf) -> None:
 
 
 def _foreign_with_log(shelf: Shelf) -> None:
-    """A stranger's database, killed with its last commits in the write-ahead log only."""
+    """Somebody else's database, killed with its last commits in the write-ahead log only."""
     shelf.file.unlink()
     words = (
         "import os, sqlite3; c = sqlite3.connect(os.sys.argv[1], isolation_level=None);"

@@ -243,8 +243,8 @@ def test_a_strangers_transaction_is_waited_for_as_long_as_asked(shelf: Shelf) ->
     """sqlite3 in another window has begun one: Busy, exit 75, nothing written; then it goes on."""
     with shelf.opened() as store:
         enter(store)
-    stranger = sqlite3.connect(shelf.file, isolation_level=None)
-    stranger.execute("BEGIN IMMEDIATE")
+    foreign_object = sqlite3.connect(shelf.file, isolation_level=None)
+    foreign_object.execute("BEGIN IMMEDIATE")
     store = shelf.open(lock_timeout=0.05)
     try:
         assert store.connection.execute("PRAGMA busy_timeout").fetchone() == (50,)
@@ -252,11 +252,11 @@ def test_a_strangers_transaction_is_waited_for_as_long_as_asked(shelf: Shelf) ->
             enter(store)
         assert caught.value.exit_code == 75
         assert len(records.operations(store.connection)) == 1
-        stranger.execute("ROLLBACK")
+        foreign_object.execute("ROLLBACK")
         enter(store)
     finally:
         store.close()
-        stranger.close()
+        foreign_object.close()
 
 
 @pytest.mark.slow
@@ -422,7 +422,7 @@ def test_a_long_past_costs_nothing(shelf: Shelf) -> None:
             records.operations(store.connection)
             records.vms(store.connection)
             with store.transaction() as sql:
-                intents.note(sql, rows[0].id, {"ifindex": 7})
+                intents.record_observed(sql, rows[0].id, {"ifindex": 7})
 
         young = _steps(store, ask)
         with store.transaction() as sql:
@@ -440,7 +440,7 @@ def test_a_long_past_costs_nothing(shelf: Shelf) -> None:
 
 
 def test_every_error_of_the_store_is_an_error_of_the_interface(shelf: Shelf) -> None:
-    """What is raised here carries an exit code and says the mend."""
+    """What is raised here carries an exit code and says the fix."""
     with shelf.opened() as store:
         enter(store)
         Path(f"{shelf.file}-wal").unlink()

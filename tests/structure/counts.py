@@ -23,7 +23,7 @@ _DOCUMENT = re.compile(r"hvtx/[a-z-]+/\d+")
 # Modules of the engine that are commands; the rest of it is what commands are made of.
 COMMANDS = frozenset(
     {
-        *("adopt", "alter", "backup", "collect", "define", "diagnose", "explain", "heuristic"),
+        *("adopt", "vm_set", "backup", "gc_apply", "vm_create", "diagnose", "explain", "heuristic"),
         *("lost", "metrics", "recover", "repair", "show", "systemd", "view"),
         *("network_create", "network_remove"),
         *("vm_attach", "vm_start", "vm_stop"),
@@ -34,7 +34,7 @@ _CHANGES = re.compile(
     r"(?:links\.(?:change|rename|keep_apart|learn_no_link_local|guard|forget_neighbours)"
     r"|links\.silence|traits\.(?:set_port|set_bridge|turn_arp_on)|conntrack\.delete"
     r"|tun\.(?:create|attach|set_owner|set_persistent)|xtables\.edit|nfnetlink\.\w+\.batch"
-    r"|channel\.batch|sysctl\.write|Strangers\(.*\)\.mark)$"
+    r"|channel\.batch|sysctl\.write|ForeignRules\(.*\)\.mark)$"
 )
 _CHANGING = frozenset(re.findall(r"\w+", _CHANGES.pattern))  # what such a call may be called
 _DRIVERS = re.compile(r"driver|firewall")

@@ -16,7 +16,7 @@ def test_law(law: Law) -> None:
 
 
 def test_every_module_has_a_test_of_its_name_or_says_what_shows_it() -> None:
-    """A stranger finds the test of a line: by its name, or by [shown-by] in allowed.toml."""
+    """Somebody else finds the test of a line: by its name, or by [shown-by] in allowed.toml."""
     untested = counts.added([counts.untested(module) for module in program()])
     assert list(unshown(untested, allowed()["shown-by"], TOP)) == []
 

@@ -12,14 +12,14 @@ from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
 from hvtx.cli.page.markup import tag, visible
-from hvtx.model.picture import Health, NetworkShape, Picture, StrangeShape, VmShape
+from hvtx.model.diagram import Diagram, ForeignNode, Health, NetworkNode, VmNode
 
 WIDTH = 1000
 _CARD, _TALL, _GAP = 180, 74, 12  # a card's width and height, and what is between two
 _ROW = (WIDTH - 40 + _GAP) // (_CARD + _GAP)  # cards in a row
 _CARDS = 40  # cards below a bridge; the other VMs are signs
 _SIGN, _SIGNS = 16, (WIDTH - 60) // 16  # a sign's square, and how many are in a line
-_STRANGE = 24  # strangers' bridges and devices that are drawn
+_FOREIGN = 24  # others' bridges and devices that are drawn
 _LETTERS = 18  # of a name on a card
 WORDS = {
     Health.LIVE: "runs",
@@ -37,16 +37,16 @@ class Drawn(NamedTuple):
     height: float
 
 
-def drawing(picture: Picture) -> Element:
+def drawing(diagram: Diagram) -> Element:
     """The whole drawing, with a title and a description for those who do not see it."""
-    parts = [_network(network) for network in picture.networks]
-    if picture.loose:
-        parts.append(_block("VMs in no network of hvtx", picture.loose))
-    parts.append(_strangers(picture))
+    parts = [_network(network) for network in diagram.networks]
+    if diagram.loose:
+        parts.append(_block("VMs in no network of hvtx", diagram.loose))
+    parts.append(_foreign_objects(diagram))
     svg = tag(
         "svg",
         tag("title", "The host as hvtx sees it", id="drawing-title"),
-        tag("desc", described(picture), id="drawing-words"),
+        tag("desc", described(diagram), id="drawing-words"),
         role="img", aria_labelledby="drawing-title drawing-words", class_="drawing",
     )  # fmt: skip
     top = 10.0
@@ -57,15 +57,17 @@ def drawing(picture: Picture) -> Element:
     return svg
 
 
-def described(picture: Picture) -> str:
+def described(diagram: Diagram) -> str:
     """The drawing in words."""
-    vms = {vm.name: vm for network in picture.networks for vm in network.vms}
-    vms.update({vm.name: vm for vm in picture.loose})
+    vms = {vm.name: vm for network in diagram.networks for vm in network.vms}
+    vms.update({vm.name: vm for vm in diagram.loose})
     counts = [(health, sum(vm.health is health for vm in vms.values())) for health in Health]
     told = ", ".join(f"{number} {WORDS[health]}" for health, number in counts if number)
-    words = f"{len(picture.networks)} networks, {len(vms)} VMs"
+    words = f"{len(diagram.networks)} networks, {len(vms)} VMs"
     words += f" ({told})" if told else ""
-    return f"{words}; {len(picture.strangers)} devices and {len(picture.rules)} rules of others."
+    return (
+        f"{words}; {len(diagram.foreign_objects)} devices and {len(diagram.rules)} rules of others."
+    )
 
 
 def sign(health: Health, x: float = 8, y: float = 8, size: float = 6) -> Element:
@@ -98,7 +100,7 @@ def badge(health: Health) -> Element:
 # -- ours ------------------------------------------------------------------------------------------
 
 
-def _network(network: NetworkShape) -> Drawn:
+def _network(network: NetworkNode) -> Drawn:
     subnets = ", ".join(network.subnets)
     rules = f"{network.rules} rule{'' if network.rules == 1 else 's'}"
     elements = [
@@ -114,7 +116,7 @@ def _network(network: NetworkShape) -> Drawn:
     return Drawn(elements, 34 + below.height)
 
 
-def _block(title: str, vms: Sequence[VmShape]) -> Drawn:
+def _block(title: str, vms: Sequence[VmNode]) -> Drawn:
     below = _vms(vms)
     elements = [
         _text(title, 12, 20, "strong"),
@@ -143,7 +145,7 @@ def _pill(words: str, x: float, y: float, title: str) -> list[Element]:
     ]
 
 
-def _vms(vms: Sequence[VmShape]) -> Drawn:
+def _vms(vms: Sequence[VmNode]) -> Drawn:
     """Cards for those that somebody should look at; signs for what is more than fits."""
     cards, signs = list(vms[:_CARDS]), list(vms[_CARDS:])
     elements: list[Element] = []
@@ -179,7 +181,7 @@ def _wires(x: float, y: float, *, first: bool) -> list[Element]:
     return wires
 
 
-def _card(vm: VmShape, x: float, y: float) -> Element:
+def _card(vm: VmNode, x: float, y: float) -> Element:
     ports = ", ".join(vm.ports)
     where = f"⇄ {ports}" if ports else (vm.addresses[0] if vm.addresses else "")
     rules = f"{vm.rules} rule{'' if vm.rules == 1 else 's'}"
@@ -198,47 +200,47 @@ def _card(vm: VmShape, x: float, y: float) -> Element:
     )  # fmt: skip
 
 
-# -- strangers -------------------------------------------------------------------------------------
+# -- others -------------------------------------------------------------------------------------
 
 
-def _strangers(picture: Picture) -> Drawn:
+def _foreign_objects(diagram: Diagram) -> Drawn:
     elements = [
         tag("rect", x=0, y=0, width=WIDTH, height=30, rx=6, class_="bar foreign"),
         sign(Health.FOREIGN, 18, 15),
-        _text("not ours, never touched", 34, 20, "strong"),
+        _text("foreign, never modified", 34, 20, "strong"),
     ]
-    if picture.rules:
+    if diagram.rules:
         elements += _pill(
-            f"{len(picture.rules)} NAT", WIDTH - 110, 5, "\n".join(picture.rules[:_STRANGE])
+            f"{len(diagram.rules)} NAT", WIDTH - 110, 5, "\n".join(diagram.rules[:_FOREIGN])
         )
     y = 44.0
-    if not (picture.strangers or picture.others):
+    if not (diagram.foreign_objects or diagram.others):
         elements.append(_text("nothing was seen", 40, y + 14, "faint"))
         y += 26
-    for stranger in picture.strangers[:_STRANGE]:
-        elements.append(_stranger(stranger, y))
+    for foreign_object in diagram.foreign_objects[:_FOREIGN]:
+        elements.append(_foreign_object(foreign_object, y))
         y += 34
-    left = picture.strangers[_STRANGE:]
+    left = diagram.foreign_objects[_FOREIGN:]
     if left:
         elements.append(_text(f"and {len(left)} more bridges and TAP devices", 40, y + 14, "faint"))
         y += 26
-    if picture.others:
-        words = f"and {len(picture.others)} other devices: {', '.join(picture.others[:8])}"
-        more = " …" if len(picture.others) > 8 else ""
+    if diagram.others:
+        words = f"and {len(diagram.others)} other devices: {', '.join(diagram.others[:8])}"
+        more = " …" if len(diagram.others) > 8 else ""
         elements.append(_text(_short(words, 120) + more, 40, y + 14, "faint"))
         y += 26
     return Drawn(elements, y)
 
 
-def _stranger(stranger: StrangeShape, y: float) -> Element:
-    ports = ", ".join(stranger.ports[:6]) + (" …" if len(stranger.ports) > 6 else "")
-    words = stranger.words + (f"; ports: {ports}" if ports else "")
+def _foreign_object(foreign_object: ForeignNode, y: float) -> Element:
+    ports = ", ".join(foreign_object.ports[:6]) + (" …" if len(foreign_object.ports) > 6 else "")
+    words = foreign_object.words + (f"; ports: {ports}" if ports else "")
     return tag(
         "g",
-        tag("title", f"{stranger.kind} {stranger.name}: {words}"),
+        tag("title", f"{foreign_object.kind} {foreign_object.name}: {words}"),
         tag("rect", x=40, y=y, width=WIDTH - 80, height=26, rx=4, class_="card foreign"),
         sign(Health.FOREIGN, 56, y + 13, 5),
-        _text(_short(f"{stranger.kind} {stranger.name}", 24), 72, y + 18, "mono"),
+        _text(_short(f"{foreign_object.kind} {foreign_object.name}", 24), 72, y + 18, "mono"),
         _text(_short(words, 96), 280, y + 18, "small"),
     )
 

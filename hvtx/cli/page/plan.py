@@ -9,9 +9,9 @@ from xml.etree.ElementTree import Element
 
 from hvtx.cli.page.drawing import WORDS, badge, drawing, legend
 from hvtx.cli.page.markup import name, tag, write
-from hvtx.model.meaning import WHEN, WHY_NOT_MORE
-from hvtx.model.picture import Health, Picture
+from hvtx.model.diagram import Diagram, Health
 from hvtx.model.plan import Reason
+from hvtx.model.reasons import WHEN, WHY_NOT_MORE
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _SIGNS = {"delete": "-", "commit": "+", "forget": "~", "skip": "·"}
@@ -23,22 +23,22 @@ _DONE = {
 }
 _CALM = frozenset({"vm-alive", "reserved"})
 _FOLD = 12  # VMs in good order that are listed; more are folded into one line
-_STRANGE = frozenset({"foreign", "other-installation"})
+_FOREIGN = frozenset({"foreign", "other-installation"})
 Items = Sequence[Mapping[str, Any]]
 
 
 def page(
-    document: Mapping[str, Any], picture: Picture, *, host: str, notes: Sequence[str] = ()
+    document: Mapping[str, Any], diagram: Diagram, *, host: str, notes: Sequence[str] = ()
 ) -> str:
-    """The whole page; ``document`` is the ``hvtx/gc/1`` object that the picture was made with.
+    """The whole page; ``document`` is the ``hvtx/gc/1`` object that the diagram was made with.
 
-    ``notes`` say what could not be looked at.
+    ``notes`` say what could not be inspected.
     """
     items: Items = document["items"]
-    health = _health_of(picture)
+    health = _health_of(diagram)
     changes = [i for i in items if i["action"] != "skip"]
-    stays = [i for i in items if i["action"] == "skip" and i["reason"] not in _STRANGE]
-    strange = [i for i in items if i["action"] == "skip" and i["reason"] in _STRANGE]
+    stays = [i for i in items if i["action"] == "skip" and i["reason"] not in _FOREIGN]
+    strange = [i for i in items if i["action"] == "skip" and i["reason"] in _FOREIGN]
     body = tag(
         "body",
         _header(document, host, notes),
@@ -46,11 +46,11 @@ def page(
             "main",
             _counts(document["summary"]),
             _section("host", "The host", tag("ul", legend(), class_="legend"),
-                     tag("div", drawing(picture), class_="scroll", tabindex="0", role="group",
+                     tag("div", drawing(diagram), class_="scroll", tabindex="0", role="group",
                          aria_label="drawing of the host")),
             _section("changes", "What would be changed", _changes(changes, health)),
             _section("stays", "What stays, and why", _stays(stays, health)),
-            _section("strangers", "Not ours, never touched", _strangers(strange)),
+            _section("strangers", "Foreign, never modified", _foreign_objects(strange)),
             _section("reasons", "What the reasons mean", _reasons(items)) if items else None,
         ),
         _footer(document),
@@ -82,9 +82,9 @@ def _section(identity: str, title: str, *children: Any) -> Element:
     return tag("section", heading, *children, id=identity, aria_labelledby=f"{identity}-title")
 
 
-def _health_of(picture: Picture) -> dict[str, Health]:
-    found = {vm.name: vm.health for vm in picture.loose}
-    found.update({vm.name: vm.health for network in picture.networks for vm in network.vms})
+def _health_of(diagram: Diagram) -> dict[str, Health]:
+    found = {vm.name: vm.health for vm in diagram.loose}
+    found.update({vm.name: vm.health for network in diagram.networks for vm in network.vms})
     return found
 
 
@@ -97,20 +97,20 @@ def _header(document: Mapping[str, Any], host: str, notes: Sequence[str]) -> Ele
     vms = {i["vm"] for i in document["items"] if i["action"] != "skip" and i["vm"]}
     if acting:
         verdict = (
-            f"{_many(counts['delete'], 'thing')} would be removed from the host and"
+            f"{_many(counts['delete'], 'item')} would be removed from the host and"
             f" {_many(counts['commit'] + counts['forget'], 'record')} closed"
             + (f", of {_many(len(vms), 'VM')}" if vms else "")
-            + f". {_many(counts['skip'], 'thing')} would stay."
+            + f". {_many(counts['skip'], 'item')} would stay."
         )
     else:
-        verdict = f"Nothing would be changed. {_many(counts['skip'], 'thing')} would stay."
+        verdict = f"Nothing would be changed. {_many(counts['skip'], 'item')} would stay."
     return tag(
         "header",
         tag("h1", "What gc would do on ", name(host)),
         tag("p", verdict, class_="verdict"),
         tag(
             "p",
-            "This is a plan: making it changed nothing. The host was looked at ",
+            "This is a plan: nothing was changed. The host was read at ",
             tag("time", document["made"], datetime=document["made"]),
             f" (plan {document['plan_id']}).",
         ),
@@ -145,13 +145,13 @@ def _footer(document: Mapping[str, Any]) -> Element:
         tag(
             "p",
             tag("code", "hvtx gc --apply"),
-            " does it, and proves each item once more right before. ",
+            " applies it, and verifies each item again first. ",
             tag("code", "hvtx gc --plan --out FILE"),
             " saves a plan, ",
             tag("code", "hvtx gc --apply FILE"),
-            " does that one and no more. ",
+            " applies that one and no more. ",
             tag("code", "hvtx explain OBJECT"),
-            " tells all that is known of one thing.",
+            " shows all that is known of one object.",
         ),
         tag("p", f"Boot {epoch['boot_id']}, network namespace {epoch['netns']}.", class_="faint"),
     )
@@ -169,7 +169,7 @@ def _groups(items: Items) -> dict[str, list[Mapping[str, Any]]]:
 
 def _changes(items: Items, health: Mapping[str, Health]) -> list[Element]:
     if not items:
-        return [tag("p", "Nothing: every thing on record is as it should be, or has to stay.")]
+        return [tag("p", "Nothing: everything on record is as it should be, or has to stay.")]
     return [
         tag(
             "article",
@@ -191,33 +191,35 @@ def _owner(vm: str, items: Items, health: Mapping[str, Health]) -> list[Element 
 def _stays(items: Items, health: Mapping[str, Health]) -> list[Element]:
     if not items:
         return [tag("p", "Nothing of ours.")]
-    calm: list[Element] = []
+    unremarkable: list[Element] = []
     shown: list[Element] = []
     for vm, members in _groups(items).items():
         attention = any(item["reason"] not in _CALM for item in members)
-        (shown if attention else calm).append(_folded(vm, members, health, unfolded=attention))
-    if len(calm) > _FOLD:
-        summary = tag("summary", f"{len(calm)} VMs and networks that are as they should be")
-        return [*shown, tag("details", summary, calm, class_="many")]
-    return [*shown, *calm]
+        (shown if attention else unremarkable).append(
+            _folded(vm, members, health, unfolded=attention)
+        )
+    if len(unremarkable) > _FOLD:
+        summary = tag("summary", f"{len(unremarkable)} VMs and networks that are as they should be")
+        return [*shown, tag("details", summary, unremarkable, class_="many")]
+    return [*shown, *unremarkable]
 
 
 def _folded(vm: str, items: Items, health: Mapping[str, Health], *, unfolded: bool) -> Element:
     reasons = {(item["message"], item["reason"]) for item in items}
     why = next(iter(reasons))[0] if len(reasons) == 1 else _many(len(reasons), "reason")
-    words = f" {_many(len(items), 'thing')}: {why}"
+    words = f" {_many(len(items), 'item')}: {why}"
     summary = tag("summary", tag("b", _owner(vm, items, health)), words)
     table = _table(items, f"what stays of {vm or 'networks'}")
     return tag("details", summary, table, **({"open": "open"} if unfolded else {}))
 
 
-def _strangers(items: Items) -> list[Element]:
+def _foreign_objects(items: Items) -> list[Element]:
     if not items:
-        return [tag("p", "Nothing that is worth naming. --all names every device and NAT rule.")]
+        return [tag("p", "None of interest. --all lists every device and NAT rule.")]
     if len(items) <= _FOLD:
-        return [_table(items, "strangers' things")]
-    summary = tag("summary", _many(len(items), "thing"))
-    return [tag("details", summary, _table(items, "strangers' things"), class_="many")]
+        return [_table(items, "foreign resources")]
+    summary = tag("summary", _many(len(items), "item"))
+    return [tag("details", summary, _table(items, "foreign resources"), class_="many")]
 
 
 def _table(items: Items, caption: str) -> Element:

@@ -46,7 +46,7 @@ class IptablesDriver:
         )
 
     def observe(self) -> tuple[Entry, ...]:
-        """Our chains' rules, all marked rules, and strangers' NAT rules.
+        """Our chains' rules, all marked rules, and others' NAT rules.
 
         A table that the kernel does not list is not read, which would make it. Raises
         NotPermitted or HostRefused (``cannot-observe``).
@@ -161,7 +161,7 @@ class IptablesDriver:
         """
         return release.remove(self._site, entry)
 
-    def mend(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
+    def repair(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
         """Put back what is missing of the rows; :meth:`create` adds just that.
 
         What an earlier version made otherwise goes when that of this one is there. A row `pass`
@@ -186,7 +186,7 @@ class IptablesDriver:
 
             def change(edit: xtables.Edit, own: list[bytes] = own) -> bool:
                 for entry in reversed(own):
-                    if edit.take(GUARDS[1], entry):
+                    if edit.delete_rule(GUARDS[1], entry):
                         edit.add(GUARDS[1], entry, first=True)
                 return True
 

@@ -1,4 +1,4 @@
-"""What the iptables driver decides over what it read: whose it is, what stays. Pure."""
+"""Decisions of the iptables driver: the owner of an entry, and what stays. Pure."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Verdict(NamedTuple):
     keep: Outcome  # GONE if nothing stays
 
 
-class Sights(NamedTuple):
+class RuleIndex(NamedTuple):
     """What was seen, for looking up: places with words, as ``(family, table, chain, text)``."""
 
     by_mark: dict[str, list[tuple[int, str, str, str]]]
     bare: frozenset[tuple[int, str, str, str]]  # without a mark
 
 
-def index(views: Mapping[int, xtsaved.Saved]) -> Sights:
+def index(views: Mapping[int, xtsaved.Saved]) -> RuleIndex:
     """Sort what was seen by its marks."""
     by_mark: dict[str, list[tuple[int, str, str, str]]] = {}
     bare = set()
@@ -42,10 +42,10 @@ def index(views: Mapping[int, xtsaved.Saved]) -> Sights:
                 bare.add(key)
             else:
                 by_mark.setdefault(seen.mark, []).append(key)
-    return Sights(by_mark, frozenset(bare))
+    return RuleIndex(by_mark, frozenset(bare))
 
 
-def judge(resource: Resource, rules: Sequence[Rule], sights: Sights) -> Verdict:
+def judge(resource: Resource, rules: Sequence[Rule], sights: RuleIndex) -> Verdict:
     """Take what carries the row's mark in the row's words; say if it stands there without.
 
     A changed copy is no obstacle: it stays, and the plan shows it by the mark of the tombstone.
@@ -108,7 +108,7 @@ def concerns(installation: str, seen: xtsaved.SavedRule) -> bool:
 
 
 def entries_of(installation: str, view: xtsaved.Saved, family: int) -> list[Entry]:
-    """What is worth seeing of a family: ours, whatever is marked, and strangers' NAT rules."""
+    """What is worth seeing of a family: ours, whatever is marked, and others' NAT rules."""
     found = []
     for seen in view.rules:
         place = legacy_place(xtnames.TOOLS[family], seen.table, seen.chain)

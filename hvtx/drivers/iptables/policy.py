@@ -1,4 +1,4 @@
-"""How FORWARD ends: by its policy, and with what rule."""
+"""The policy and the last rule of chain FORWARD."""
 
 from __future__ import annotations
 

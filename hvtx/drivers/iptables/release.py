@@ -1,4 +1,4 @@
-"""What carries a row's mark in its words is removed, with all copies; and chains left empty."""
+"""Removal of rules that carry a row's mark, with all copies, and of empty chains."""
 
 from __future__ import annotations
 
@@ -92,13 +92,13 @@ def take_from(
 
     def change(edit: xtables.Edit) -> bool:
         kept.clear()
-        taken = sum(edit.take(chain, entry) for _, chain, entry in others)
+        taken = sum(edit.delete_rule(chain, entry) for _, chain, entry in others)
         busy = [c for c in chains if edit.has(c) and not edit.empty(c)]
         if base and busy:  # someone was quicker since the rules were judged
             message = f"{xtnames.TOOLS[family]} {table}: rules are left in {', '.join(busy)}"
             kept[base[0][0].id] = Outcome(False, "foreign-dependents", message)
         else:
-            taken += sum(edit.take(chain, entry) for _, chain, entry in base)
+            taken += sum(edit.delete_rule(chain, entry) for _, chain, entry in base)
         return _sweep(edit, chains) or taken > 0
 
     xtables.edit(family, table, site.timeout, change)
@@ -146,7 +146,7 @@ def remove(site: Site, entry: Entry) -> Outcome:
     family = next(number for number, name in xtnames.TOOLS.items() if name == tool)
 
     def change(edit: xtables.Edit) -> bool:
-        taken = bool(copies) and edit.take(chain, copies[-1])
+        taken = bool(copies) and edit.delete_rule(chain, copies[-1])
         return _sweep(edit, own_chains(site.installation, table)) or bool(taken)
 
     try:
@@ -191,7 +191,7 @@ def _thin(site: Site, family: int, resource: Resource, rules: Sequence[Rule]) ->
             ahead = [item for item in surplus if item[0].first]
             behind = [item for item in surplus if not item[0].first]
             for rule, copies in [*reversed(ahead), *behind]:
-                if sum(edit.take(rule.chain, entry) for entry in copies):
+                if sum(edit.delete_rule(rule.chain, entry) for entry in copies):
                     edit.add(rule.chain, copies[0], first=rule.first)
             return True
 

@@ -24,12 +24,12 @@ from hvtx.drivers.nftables.tables import (
     repair_tables,
 )
 from hvtx.errors import Conflict, HvtxError
-from hvtx.host import traces
+from hvtx.host import store_location
 from hvtx.host.nfmessages import Command, add_element, delete_element
 from hvtx.host.nfnetlink import BatchRefused
 from hvtx.host.nfttext import renderer
 from hvtx.model.firewall import chain_rules, firewall_spec
-from hvtx.model.hook import Piece
+from hvtx.model.hook import SetElement
 from hvtx.model.place import nft_place, parse_place
 from hvtx.model.resource import Entry, Outcome, Resource
 from hvtx.rulesets.nftables_base import FAMILIES, PASSING, table_name
@@ -38,7 +38,7 @@ from hvtx.rulesets.nftables_elements import pieces, unplaced
 if TYPE_CHECKING:
     from hvtx.model.ruleset import SeenTable
 
-IMPORTED = "imported"  # a stranger's rule that was taken over: `place`, `native` (docs/adr/0008)
+IMPORTED = "imported"  # somebody else's rule that was taken over: `place`, `native` (docs/adr/0008)
 
 
 class NftablesDriver:
@@ -67,7 +67,7 @@ class NftablesDriver:
             self._session, [(row, family) for row in bases for family in families_of(row)]
         )
         observed = {row.id: observed_base(self._session, row) for row in bases}
-        wanted: list[tuple[Resource, Piece]] = []
+        wanted: list[tuple[Resource, SetElement]] = []
         for row in resources:
             if row.role != "base":
                 wanted += stand_for(
@@ -88,7 +88,7 @@ class NftablesDriver:
         return observed
 
     def _not_made(
-        self, problem: BatchRefused, wanted: Sequence[tuple[Resource, Piece]]
+        self, problem: BatchRefused, wanted: Sequence[tuple[Resource, SetElement]]
     ) -> HvtxError:
         if problem.index < 0:
             return refusal(problem, "our elements")
@@ -101,8 +101,8 @@ class NftablesDriver:
             there = None
         whose = (there and there.comment) or "no mark of hvtx"
         return Conflict(
-            f"{row.key}: {describe(piece)} is taken; what is there carries {whose}",
-            hint=f"`hvtx explain {row.key}` says whose it is",
+            f"{row.key}: {describe(piece)} exists already, and carries {whose}",
+            hint=f"`hvtx explain {row.key}` shows its owner",
         )
 
     def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
@@ -136,7 +136,7 @@ class NftablesDriver:
         """
         return release.remove(self._session, entry)
 
-    def mend(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
+    def repair(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
         """Put back what is missing or changed of rows that should be whole; keep what is right.
 
         Returns what :meth:`create` returns. Raises Conflict where something else took the place.
@@ -148,11 +148,11 @@ class NftablesDriver:
                 observed[row.id] = repair_tables(self._session, row)
             else:
                 rows.append(row)
-        observed.update(self._mend_elements(rows))
+        observed.update(self._repair_elements(rows))
         return observed
 
-    def _mend_elements(self, rows: Sequence[Resource]) -> dict[int, dict[str, Any]]:
-        wanted: list[tuple[Resource, Piece]] = []
+    def _repair_elements(self, rows: Sequence[Resource]) -> dict[int, dict[str, Any]]:
+        wanted: list[tuple[Resource, SetElement]] = []
         for row in rows:
             wanted += stand_for(
                 row, [(row, p) for p in pieces(self._session.installation, firewall_spec(row))]
@@ -164,9 +164,9 @@ class NftablesDriver:
             for (row, piece), element in zip(wanted, there, strict=True):
                 if element is not None and element.comment != row.mark:
                     raise Conflict(
-                        f"{row.key}: {describe(piece)} is taken; what is there carries "
+                        f"{row.key}: {describe(piece)} exists already, and carries "
                         f"{element.comment or 'no mark of hvtx'}",
-                        hint=f"`hvtx explain {row.key}` says whose it is",
+                        hint=f"`hvtx explain {row.key}` shows its owner",
                     )
                 if element is None or element.data != piece.data or counts_others(element, piece):
                     commands += [] if element is None else [delete_element(piece)]
@@ -231,14 +231,15 @@ class NftablesDriver:
         """
         try:
             found = self._session.consistently(
-                lambda _: self._session.socket.chain_comments(traces.CHAIN), "the list of chains"
+                lambda _: self._session.socket.chain_comments(store_location.CHAIN),
+                "the list of chains",
             )
         except NoNftables:
             return {}
         return {
             chain.name.removeprefix("hvtx-"): chain.comment or ""
             for chain in found
-            if chain.family == traces.CHAIN_FAMILY and chain.name.startswith("hvtx-")
+            if chain.family == store_location.CHAIN_FAMILY and chain.name.startswith("hvtx-")
         }
 
     def own_tables(self) -> tuple[SeenTable, ...]:

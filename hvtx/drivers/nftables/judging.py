@@ -1,16 +1,16 @@
-"""What the nftables driver decides over what it read: whose it is, what is missing. Pure."""
+"""Decisions of the nftables driver: the owner of an element, and what is missing. Pure."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
 
-from hvtx.host import traces
+from hvtx.host import store_location
 from hvtx.host.nfanswers import Element, Rule
 from hvtx.host.nftshape import digest
 from hvtx.host.nfttext import render
 from hvtx.model.firewall import NftablesObserved, chain_key, firewall_spec
-from hvtx.model.hook import Piece, Skeleton
+from hvtx.model.hook import BaseRuleset, SetElement
 from hvtx.model.place import nft_place
 from hvtx.model.resource import GONE, Outcome, Resource
 from hvtx.rulesets.nftables_base import FAMILIES, SKELETONS, layout
@@ -25,13 +25,13 @@ def digests(rules: Iterable[Rule], mark: str) -> dict[str, list[str]]:
     return found
 
 
-def describe(piece: Piece) -> str:
+def describe(piece: SetElement) -> str:
     """A wanted element in words, for messages."""
     text = render(piece.family, piece.set, piece.key, piece.data)
     return f"`{text}` in {nft_place(piece.family, piece.table, piece.set)}"
 
 
-def judge(piece: Piece, there: Element | None, mark: str) -> Outcome | None:
+def judge(piece: SetElement, there: Element | None, mark: str) -> Outcome | None:
     """What becomes of one element at release: None to delete it, else an outcome."""
     if there is None:
         return GONE
@@ -44,7 +44,7 @@ def judge(piece: Piece, there: Element | None, mark: str) -> Outcome | None:
     return None
 
 
-def strangers(
+def foreign_objects(
     family: str,
     mark: str,
     named: Iterable[tuple[str, str]],
@@ -55,10 +55,10 @@ def strangers(
 
     ``named`` holds kind and name of every chain, set and object in it, ``sets`` the elements.
     """
-    skeleton = SKELETONS.get(family, Skeleton({}, ()))
+    skeleton = SKELETONS.get(family, BaseRuleset({}, ()))
     ours = {("chain", chain.name) for chain in skeleton.chains}
     ours |= {("set", name) for name in skeleton.sets}
-    ours |= {("chain", traces.CHAIN)} if family == traces.CHAIN_FAMILY else set()
+    ours |= {("chain", store_location.CHAIN)} if family == store_location.CHAIN_FAMILY else set()
     for kind, name in named:
         if (kind, name) not in ours:
             return f"{kind} {name}"
@@ -120,6 +120,6 @@ def without_comment(text: str) -> str:
     return re.sub(r' comment "[^"]*"$', "", text)
 
 
-def counts_others(element: Element, piece: Piece) -> bool:
+def counts_others(element: Element, piece: SetElement) -> bool:
     """Whether an element lets other numbers of flows pass than ours."""
     return piece.flows > 0 and element.flows != piece.flows

@@ -1,4 +1,4 @@
-"""What carries a row's mark is removed, and nothing else: compare-and-swap."""
+"""Removal of what carries a row's mark, and of nothing else: compare-and-swap."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from hvtx.drivers.nftables.judging import (
     families_of,
+    foreign_objects,
     judge,
-    strangers,
     surplus,
 )
 from hvtx.drivers.nftables.ruleset import rule_entries
@@ -17,7 +17,7 @@ from hvtx.host.nfmessages import Command, delete_element, delete_rule, delete_ta
 from hvtx.host.nfnumbers import SET_ANONYMOUS
 from hvtx.host.nfttext import render
 from hvtx.model.firewall import firewall_spec
-from hvtx.model.hook import Piece
+from hvtx.model.hook import SetElement
 from hvtx.model.resource import GONE, Entry, Outcome, Resource
 from hvtx.rulesets.nftables_base import PASSING
 from hvtx.rulesets.nftables_elements import pieces
@@ -66,13 +66,13 @@ def _removable(session: Session, table: Table, mark: str) -> Outcome | None:
         return Outcome(False, "mark-stripped", f"{where} has no comment")
     if table.comment != mark:
         return Outcome(False, "mark-mismatch", f"{where} carries {table.comment!r}")
-    stranger = _stranger_in(session, table, mark)
-    if stranger:
-        return Outcome(False, "foreign-dependents", f"{where} still holds {stranger}")
+    foreign_object = _foreign_object_in(session, table, mark)
+    if foreign_object:
+        return Outcome(False, "foreign-dependents", f"{where} still holds {foreign_object}")
     return None
 
 
-def _stranger_in(session: Session, table: Table, mark: str) -> str:
+def _foreign_object_in(session: Session, table: Table, mark: str) -> str:
     socket, here = session.socket, (table.family, table.name)
     sets = [s for s in socket.sets() if (s.family, s.table) == here]
     sets = [s for s in sets if not s.flags & SET_ANONYMOUS]
@@ -88,7 +88,7 @@ def _stranger_in(session: Session, table: Table, mark: str) -> str:
         for s in sets
         if (s.family, s.name) not in PASSING
     ]
-    return strangers(table.family, mark, named, socket.rules(*here), elements)
+    return foreign_objects(table.family, mark, named, socket.rules(*here), elements)
 
 
 def remove_copies(session: Session, resource: Resource) -> Outcome:
@@ -148,5 +148,5 @@ def _removal(session: Session, entry: Entry) -> Command | Outcome:
             session.socket.dump_elements(family, table, name)
         ):
             if comment == mark and render(family, name, key, data) == entry.text:
-                return delete_element(Piece(family, table, name, key))
+                return delete_element(SetElement(family, table, name, key))
     return GONE

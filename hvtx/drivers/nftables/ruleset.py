@@ -20,7 +20,7 @@ from hvtx.model.place import nft_place
 from hvtx.model.resource import Entry
 from hvtx.rulesets.nftables_base import FAMILIES, PASSING
 
-_RULE_LINE = r"(?s)\t\t(.*) # handle (\d+)"  # compiled only where strangers' rules are read
+_RULE_LINE = r"(?s)\t\t(.*) # handle (\d+)"  # compiled only where others' rules are read
 _CHAIN_LINE = r"\tchain (\S+) \{"
 BACKEND = "nftables"
 TABLE_TEXT = "table"
@@ -104,7 +104,7 @@ def listing(family: str, table: str) -> dict[tuple[str, int], str]:
 
 
 def _read_set(session: Session, family: str, table: str, name: str, found: list[Entry]) -> None:
-    """Append the entries of one set: all of ours, only marked ones of strangers."""
+    """Append the entries of one set: all of ours, only marked ones of others."""
     ours = table == session.table and family in FAMILIES
     if ours and (family, name) in PASSING:
         return

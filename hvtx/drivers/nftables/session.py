@@ -86,8 +86,8 @@ class Session:
         except StillChanging:
             pass
         raise Contended(
-            f"nf_tables changed {ATTEMPTS} times while {doing} was worked on",
-            hint="something changes the ruleset in a loop; try again when it is calmer",
+            f"nf_tables changed {ATTEMPTS} times during {doing}",
+            hint="another program changes the ruleset in a loop: stop it, then try again",
         )
 
     def same(self, generation: int) -> bool:

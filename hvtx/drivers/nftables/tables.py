@@ -14,7 +14,7 @@ from hvtx.drivers.nftables.judging import (
 )
 from hvtx.drivers.nftables.session import Acted, Session
 from hvtx.errors import Conflict, HostRefused, HvtxError
-from hvtx.host import libnftables, nftshape, traces
+from hvtx.host import libnftables, nftshape, store_location
 from hvtx.host.nfanswers import Rule
 from hvtx.host.nfmessages import Command, add_rule, delete_rule
 from hvtx.model.firewall import nftables_observed
@@ -44,7 +44,7 @@ def create_tables(session: Session, wanted: Sequence[tuple[Resource, str]]) -> N
     """Make the tables of these base rows and families, all or none."""
     families = [family for _, family in wanted]
     text = "".join(table_text(f, session.installation, row.mark) for row, f in wanted)
-    if traces.CHAIN_FAMILY in families:
+    if store_location.CHAIN_FAMILY in families:
         text += _trace(session)
     try:
         if text:
@@ -53,22 +53,22 @@ def create_tables(session: Session, wanted: Sequence[tuple[Resource, str]]) -> N
         if "File exists" not in problem.message:
             raise
         raise Conflict(
-            f"a table {session.table} is there already, and is not of this record",
+            f"table {session.table} exists already, and does not belong to this record",
             hint=" and ".join(f"`nft list table {f} {session.table}`" for f in families)
-            + " show it; `hvtx gc --plan` says whose it is",
+            + " show it; `hvtx gc --plan` shows its owner",
         ) from problem
 
 
 def _trace(session: Session) -> str:
-    trace = traces.trace_of(session.state_directory)
+    trace = store_location.trace_of(session.state_directory)
     words = f' comment "{trace}";' if trace else ""
-    chain = f" chain {traces.CHAIN} {{{words} }}"
-    return f"table {traces.CHAIN_FAMILY} {session.table} {{\n{chain}\n}}\n"
+    chain = f" chain {store_location.CHAIN} {{{words} }}"
+    return f"table {store_location.CHAIN_FAMILY} {session.table} {{\n{chain}\n}}\n"
 
 
 def leave_trace(session: Session) -> None:
     """Say in our own table where our store is now; nothing happens where there is none."""
-    chain = f"{traces.CHAIN_FAMILY} {session.table} {traces.CHAIN}"
+    chain = f"{store_location.CHAIN_FAMILY} {session.table} {store_location.CHAIN}"
     # what an older hvtx made has no such chain: it is added first, so that it can be deleted
     with suppress(HvtxError):
         libnftables.run(f"add chain {chain}\ndelete chain {chain}\n{_trace(session)}")
@@ -96,9 +96,12 @@ def refuse_unguarded(session: Session) -> None:
     for (family, name), hook in _HOOKS.items():
         what = f"hvtx's table {family} {session.table}"
         if flags.get(family, 0) & DORMANT:
-            words = f"{what} is dormant: its rules hold no guest"
+            words = f"{what} is dormant: its rules do not restrict any guest"
         elif hook and family in flags and hooks.get(family, {}).get(name) != hook:
-            words = f"chain {name} of {what} is gone or another: its rules hold no guest"
+            words = (
+                f"chain {name} of {what} is missing or was replaced: its rules do not "
+                "restrict any guest"
+            )
         else:
             continue
         raise HostRefused(words, hint="`hvtx repair` puts it back")
@@ -169,8 +172,8 @@ def _hook_again(session: Session, row: Resource, chains: set[tuple[str, str]]) -
             inside = [rule for rule in rules if (rule.family, rule.chain) == (family, name)]
             if any(rule.comment != row.mark for rule in inside):
                 raise Conflict(
-                    f"chain {name} of table {family} {session.table} is not as hvtx made it, and"
-                    " has a rule of somebody else",
+                    f"chain {name} of table {family} {session.table} was modified, and "
+                    "contains a foreign rule",
                     hint="`hvtx doctor` names the command that removes it; then: hvtx repair",
                 )
             commands += [nftshape.delete_chain(family, session.table, name), made]

@@ -34,6 +34,6 @@ attaches, judges and removes.
 """
 
 from hvtx.drivers.tap.driver import TapDriver
-from hvtx.drivers.tap.removal import Around, delete_by_attaching, dependents, hold
+from hvtx.drivers.tap.removal import LinkContext, delete_by_attaching, dependents, hold
 
-__all__ = ["Around", "TapDriver", "delete_by_attaching", "dependents", "hold"]
+__all__ = ["LinkContext", "TapDriver", "delete_by_attaching", "dependents", "hold"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hvtx.host import tapseen
+from hvtx.host import tap_filter_check
 from hvtx.host.links import Links
 from hvtx.model.resource import Resource, device_observed
 from hvtx.rulesets.port_filter import port_program
@@ -19,7 +19,10 @@ def missing(row: Resource, links: Links, spec: Mapping[str, Any]) -> str | None:
     if device_observed(row).get("guarded") is False:  # this kernel has none
         return None
     if links.guarding(row.ifindex) != port_program(spec):
-        return "its filter, which holds when rules are flushed, was gone or another"
-    if not tapseen.summed(row.ifindex) and tapseen.can_be_had():
-        return "its filter, which keeps the host from writing into frames, was gone or another"
+        return "its address filter (which works without nft rules) was missing or replaced"
+    if not tap_filter_check.summed(row.ifindex) and tap_filter_check.can_be_had():
+        return (
+            "its checksum filter (no host writes into checked parts of a frame) was "
+            "missing or replaced"
+        )
     return None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hvtx.drivers.base import Host
 from hvtx.drivers.tap.removal import (
-    Around,
+    LinkContext,
     hold,
     in_threads,
     release_held,
@@ -34,8 +34,8 @@ from hvtx.model.resource import (
 )
 
 if TYPE_CHECKING:
-    from hvtx.host.traits import LinkTraits
-    from hvtx.model.traits import Wanted
+    from hvtx.host.link_settings import LinkSettingsSocket
+    from hvtx.model.link_settings import Wanted
 
 Guard = Callable[..., dict[str, bool]]  # `filters.guard` with the program that it puts there
 
@@ -51,7 +51,7 @@ class TapDriver:
         """Work in the network namespace of the calling thread."""
         self._host = host
         self._links: Links | None = None
-        self._grips: dict[int, tuple[int, Link]] = {}
+        self._attached_taps: dict[int, tuple[int, Link]] = {}
 
     @property
     def links(self) -> Links:
@@ -125,7 +125,7 @@ class TapDriver:
                 for address in _guest_addresses(row)
             )
 
-    def keep_macs(self, resources: Sequence[Resource]) -> None:
+    def restore_macs(self, resources: Sequence[Resource]) -> None:
         """Give devices their MAC addresses again where something else gave them others meanwhile.
 
         udev does (MACAddressPolicy=persistent, its default) if it looks at a new device before its
@@ -156,7 +156,7 @@ class TapDriver:
                 put(row, self.links, guard)
         return True
 
-    def set_traits(self, row: Resource, wanted: Wanted, traits: LinkTraits) -> None:
+    def set_traits(self, row: Resource, wanted: Wanted, traits: LinkSettingsSocket) -> None:
         """Set a device as it should be, beyond what :meth:`repair` does. Raises OSError."""
         index = tap_spec(row)["ifindex"]
         traits.set(index, wanted)
@@ -179,7 +179,7 @@ class TapDriver:
         finally:
             os.close(descriptor)
 
-    def seize(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
+    def attach(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
         """Hold the devices until :meth:`release` or :meth:`let_go`; nobody can take them meanwhile.
 
         Returns those that somebody else holds, and those that could not be held. Of what is gone,
@@ -189,29 +189,29 @@ class TapDriver:
         with _spare_descriptors():
             for row in resources:
                 try:
-                    found = self._seize(row)
+                    found = self._attach(row)
                 except (OSError, DumpInterrupted) as problem:
-                    words = f"{row.key} could not be held: {problem}"
+                    words = f"{row.key} could not be attached: {problem}"
                     found = Outcome(False, "observe-failed", words)
                 if found is not None:
                     busy[row.id] = found
         self._name_holders(resources, busy)
         return busy
 
-    def _seize(self, row: Resource) -> Outcome | None:
+    def _attach(self, row: Resource) -> Outcome | None:
         seen = self.links.get(ifindex=tap_spec(row)["ifindex"])
         if seen is None or wrong_mark(row, seen) is not None:
             return None
         found = hold(seen, self.links, partial(wrong_mark, row))
         if not isinstance(found, Outcome):
-            self._grips[row.id] = (found, seen)
+            self._attached_taps[row.id] = (found, seen)
             return None
         return found if found.reason == "in-use" else None
 
-    def let_go(self) -> None:
+    def detach(self) -> None:
         """Let go of what is still held; the devices stay."""
-        while self._grips:
-            descriptor, seen = self._grips.popitem()[1]
+        while self._attached_taps:
+            descriptor, seen = self._attached_taps.popitem()[1]
             os.close(descriptor)
             for index in filter(None, (seen.ifindex, seen.master)):
                 self.links.get(ifindex=index)  # its shown carrier follows now, not a second later
@@ -220,7 +220,7 @@ class TapDriver:
         """Remove the devices by attaching; ``in-use`` names the holder where it can."""
         try:
             own = {index_of(row) for row in resources}
-            around = Around(self.links.all(), self.links.addresses(), self.links.filtered(own))
+            around = LinkContext(self.links.all(), self.links.addresses(), self.links.filtered(own))
         except (OSError, DumpInterrupted) as problem:
             kept = Outcome(False, "observe-failed", f"the links could not be listed: {problem}")
             return {row.id: kept for row in resources}
@@ -236,10 +236,10 @@ class TapDriver:
         self._name_holders(resources, outcomes)
         return outcomes
 
-    def _release(self, row: Resource, around: Around) -> Outcome:
+    def _release(self, row: Resource, around: LinkContext) -> Outcome:
         try:
             with contextlib.closing(Links()) as links:
-                grip = self._grips.pop(row.id, None)
+                grip = self._attached_taps.pop(row.id, None)
                 if grip is None:
                     return release_one(row, links, around)
                 return release_held(row, links, around, *grip)

@@ -1,7 +1,7 @@
-"""The filters on a TAP that hold its guest: to its addresses, and to what was checked of a frame.
+"""The filters on a TAP: the guest's own addresses, and checksum offload.
 
 The first holds also when all rules are flushed (:mod:`hvtx.rulesets.port_filter`); by the second
-nobody has the host write a checksum into what the rules saw (:mod:`hvtx.host.sumfilter`).
+nobody has the host write a checksum into what the rules saw (:mod:`hvtx.host.checksum_program`).
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hvtx.host import sums
+from hvtx.host import checksum_filter
 from hvtx.host.links import Links
 from hvtx.model.resource import Resource, tap_spec
 from hvtx.rulesets.port_filter import port_program
 
-program = sums.program
+program = checksum_filter.program
 
 
 def guard(
@@ -32,4 +32,4 @@ def guard(
     if wanted["apart"]:
         links.keep_apart(index)
     guarded = links.guard(index, port_program(wanted))
-    return {"guarded": guarded, "summed": guarded and sums.put(index, loaded)}
+    return {"guarded": guarded, "summed": guarded and checksum_filter.put(index, loaded)}

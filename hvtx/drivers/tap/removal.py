@@ -1,4 +1,4 @@
-"""Removing a TAP: it is held by attaching to it, looked at once more, and let go.
+"""Removal of a TAP: attach to it, verify it again, delete and detach.
 
 What is not the row's, is held by somebody else, or carries things of others stays, with the reason.
 """
@@ -29,7 +29,7 @@ _THREADS = 64
 _LATE_SECONDS, _PAUSE = 3.0, 0.002
 
 
-class Around(NamedTuple):
+class LinkContext(NamedTuple):
     """What may stand on a device: all links, all addresses, indexes with traffic control."""
 
     links: Sequence[Link]
@@ -37,17 +37,17 @@ class Around(NamedTuple):
     filtered: frozenset[int]
 
 
-def release_one(row: Resource, links: Links, around: Around) -> Outcome:
+def release_one(row: Resource, links: Links, around: LinkContext) -> Outcome:
     """Remove one device if it is the row's; the whole of the proof is in here."""
     seen = links.get(ifindex=index_of(row))
     if seen is None:
-        stranger = links.get(name=row.key)
-        if stranger is None or stranger.name != row.key:  # found by an alternative name
+        foreign_object = links.get(name=row.key)
+        if foreign_object is None or foreign_object.name != row.key:  # found by an alternative name
             return GONE
         return Outcome(
             False,
             "mark-mismatch",
-            f"a device named {row.key} is there, but it is not the recorded one",
+            f"a device named {row.key} exists, but it is not the recorded one",
         )
     problem = wrong_mark(row, seen) or _kept(row, seen, links, around)
     if problem is not None:
@@ -56,7 +56,7 @@ def release_one(row: Resource, links: Links, around: Around) -> Outcome:
 
 
 def release_held(
-    row: Resource, links: Links, around: Around, descriptor: int, seen: Link
+    row: Resource, links: Links, around: LinkContext, descriptor: int, seen: Link
 ) -> Outcome:
     """Remove a device that was seized, after one more look at it."""
     try:
@@ -65,15 +65,15 @@ def release_held(
         os.close(descriptor)
         raise
     if held is None:
-        return _give_up(descriptor, Outcome(False, "contended", f"{row.key} is gone while held"))
+        return _give_up(descriptor, Outcome(False, "contended", f"{row.key} is gone by now"))
     problem = wrong_mark(row, held) or _kept(row, held, links, around)
     if problem is not None:
         return _give_up(descriptor, problem)
-    return let_die(descriptor, held, links)
+    return delete_attached(descriptor, held, links)
 
 
-def _kept(row: Resource, seen: Link, links: Links, around: Around) -> Outcome | None:
-    """What of strangers keeps a device of ours, which gets no more addresses of its own."""
+def _kept(row: Resource, seen: Link, links: Links, around: LinkContext) -> Outcome | None:
+    """What of others keeps a device of ours, which gets no more addresses of its own."""
     own = row.addresses
     silence(links, seen.ifindex, around.addresses, own)
     return dependents(seen, around, own)
@@ -90,7 +90,7 @@ def delete_by_attaching(
     descriptor = hold(seen, links, objection)
     if isinstance(descriptor, Outcome):
         return descriptor
-    return let_die(descriptor, seen, links)
+    return delete_attached(descriptor, seen, links)
 
 
 def hold(seen: Link, links: Links, objection: Callable[[Link], Outcome | None]) -> int | Outcome:
@@ -104,7 +104,7 @@ def hold(seen: Link, links: Links, objection: Callable[[Link], Outcome | None]) 
         failpoint.reach("attached:tap")
         held = links.get(ifindex=seen.ifindex)
         if held is None or held.name != seen.name:
-            changed = f"{seen.name} changed while it was looked at"
+            changed = f"{seen.name} changed while it was inspected"
             return _give_up(descriptor, Outcome(False, "contended", changed))
         problem = objection(held)
         if problem is None and held.queues > 1:
@@ -142,14 +142,14 @@ def _give_up(descriptor: int, outcome: Outcome) -> Outcome:
     return outcome
 
 
-def let_die(descriptor: int, seen: Link, links: Links) -> Outcome:
+def delete_attached(descriptor: int, seen: Link, links: Links) -> Outcome:
     """Remove a device that is held, by letting go of it; closes the descriptor."""
     try:
         tun.set_persistent(descriptor, False)
     finally:
         os.close(descriptor)
     if not _has_gone(seen.ifindex, links):
-        return Outcome(False, "contended", f"{seen.name} is still there after its removal")
+        return Outcome(False, "contended", f"{seen.name} still exists after its removal")
     return GONE
 
 
@@ -180,15 +180,15 @@ def wrong_mark(row: Resource, seen: Link) -> Outcome | None:
     )
 
 
-def dependents(seen: Link, around: Around, known: Sequence[str] = ()) -> Outcome | None:
-    """Strangers' things that would go with the device; ``known`` addresses are nobody's."""
+def dependents(seen: Link, around: LinkContext, known: Sequence[str] = ()) -> Outcome | None:
+    """Others' things that would go with the device; ``known`` addresses are nobody's."""
     upper = [link.name for link in around.links if link.lower == seen.ifindex]
     own = put_by_others(seen.ifindex, around.addresses, known)
     filters = filters_on(seen, around.filtered)
     if not upper and not own and not filters:
         return None
     things = ", ".join([*upper, *own, *filters])
-    return Outcome(False, "foreign-dependents", f"others put something on {seen.name}: {things}")
+    return Outcome(False, "foreign-dependents", f"foreign resources use {seen.name}: {things}")
 
 
 def in_threads(work: Callable[[Resource], None], rows: Sequence[Resource]) -> None:

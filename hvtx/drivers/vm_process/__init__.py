@@ -1,4 +1,4 @@
-"""VM processes: started through a gate, spoken with, ended.
+"""VM processes: started through a gate, monitored, ended.
 
 A hypervisor must never run without being on record. So what is spawned first is a gate: a shell in
 a session of its own that waits for one word on a pipe and then becomes the hypervisor (exec keeps
@@ -7,9 +7,9 @@ before that, the pipe's write end closes with it, the gate reads end-of-file, an
 
 The gate is reached in steps, each of which becomes the next: a shell enters the working directory,
 which the VM's user may not be able to reach; the way to a program in a shut directory is shown
-(:mod:`hvtx.host.shown`); ``unshare`` gives it a network namespace of its own, where the hypervisor
-needs nothing of the host's; ``setpriv`` makes it the VM's user, without any
-capability and without a way to get one. All that is done before the word comes.
+(:mod:`hvtx.host.path_mounts`); ``unshare`` gives it a network namespace of its own, where the
+hypervisor needs nothing of the host's; ``setpriv`` makes it the VM's user, without any capability
+and without a way to get one. All that is done before the word comes.
 
 The gate holds nothing else of ours: the read end, the way to the log, and what the hypervisor is
 handed (its TAP devices, its disks). A lock or a write end that it kept open would make a dead

@@ -16,7 +16,7 @@ def console(directory: str, name: str | None, log: str) -> None:
     if name is None:
         raise Conflict("this VM's hypervisor has no console to type at", hint=hint)
     from hvtx.host.console import bridge
-    from hvtx.host.talk import connect
+    from hvtx.host.monitor_socket import connect
 
     try:
         link = connect(directory, name, _CONSOLE_SECONDS)

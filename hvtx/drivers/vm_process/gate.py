@@ -1,4 +1,4 @@
-"""The gate: a process that becomes the hypervisor at one word, and is then waited for."""
+"""The gate: a process that waits for the commit, then becomes the hypervisor by exec."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Gate:
             if self._status:
                 self._fail(self._how())  # it had ended on its way to the VM's user or directory
             raise HostRefused(
-                f"{what} cannot be told from other processes: {problem}",
+                f"cannot determine the identity of {what}: {problem}",
                 hint="hvtx needs a /proc of its own pid namespace",
             ) from problem
 
@@ -199,7 +199,7 @@ class Gate:
 
     def _api_says(self, launch: Launch, left: float) -> str | None:
         """The same, over HTTP."""
-        from hvtx.host.asking import Question, ask_one
+        from hvtx.host.monitor_queries import Question, ask_one
 
         asked = Question(launch.ready, launch.directory, SOCKETS[launch.ready])
         said = ask_one(asked, left)
@@ -248,7 +248,9 @@ class Gate:
             return f"was ended by signal {-status} before it was up"
         user = "" if self._user is None else f" as user {self._user.shown}"
         if status and self._user is not None and self._not_on_its_way():
-            return f"could not be executed{user}: the user was not to be had (exit status {status})"
+            return (
+                f"could not be executed{user}: it could not become that user (exit status {status})"
+            )
         if status in _EXEC_FAILED:
             return f"could not be executed{user}: {_EXEC_FAILED[status]} (exit status {status})"
         return f"ended before it was up (exit status {status})"
@@ -258,21 +260,21 @@ class Gate:
         logger.drain(self._log.writer)
         return tail(self._log.path, self._log.begins).rpartition("\n")[2].startswith(_WAYS)
 
-    def _fail(self, how: str, mend: str = "") -> NoReturn:
+    def _fail(self, how: str, fix: str = "") -> NoReturn:
         logger.drain(self._log.writer)
         lines = tail(self._log.path, self._log.begins)
         for name, path in self._names.items():
             lines = lines.replace(name, path)
         label = "its log says" if words.LEFT_OUT in lines else "the last lines of its log"
-        silent = "it printed nothing; what runs as a VM goes on until the VM is stopped"
+        silent = "it printed nothing; a VM process must run until the VM is stopped"
         hint = f"{label}:\n{lines}" if lines else silent
         if self._user is not None and words.is_refusal(lines):
-            mend = f"{mend}; " if mend else ""
-            mend += (
-                f"it runs as user {self._user.shown}, who may open what is open to all, and what it"
-                " is handed (docs/privileges.md)"
+            fix = f"{fix}; " if fix else ""
+            fix += (
+                f"it runs as user {self._user.shown}, who can open only world-accessible "
+                "files, and descriptors passed to it (docs/privileges.md)"
             )
-        raise HostRefused(f"{self._what} {how}", hint=f"{mend}; {hint}" if mend else hint)
+        raise HostRefused(f"{self._what} {how}", hint=f"{fix}; {hint}" if fix else hint)
 
 
 def tail(path: str, begins: int = 0) -> str:

@@ -1,4 +1,4 @@
-"""What is there before a start: the hypervisor, the files of a VM, KVM."""
+"""Checks before a start: the hypervisor, the files of a VM, KVM."""
 
 from __future__ import annotations
 
@@ -82,19 +82,19 @@ def _need_file(what: str, path: str, name: str) -> None:
 
     A disk may be a block device. Raises NotFound, UsageError.
     """
-    mend = f"name another: hvtx vm set {name} --{what} FILE"
+    fix = f"name another: hvtx vm set {name} --{what} FILE"
     try:
         seen = os.stat(path)
     except OSError as problem:
         raise NotFound(
-            f"the {what} {path} of VM {name} does not exist", hint=f"put it there, or {mend}"
+            f"the {what} {path} of VM {name} does not exist", hint=f"put it there, or {fix}"
         ) from problem
     try:
         if not (what == "disk" and stat.S_ISBLK(seen.st_mode)):
             paths.need_regular(seen, path)
     except paths.NotRegularError as problem:
         raise UsageError(
-            f"the {what} {path} of VM {name} cannot be used: {problem.strerror}", hint=mend
+            f"the {what} {path} of VM {name} cannot be used: {problem.strerror}", hint=fix
         ) from problem
 
 
@@ -128,7 +128,7 @@ def look_into(path: str) -> str | None:
     external = version > 2 and header[79:80] and header[79] & 4
     if any(header[8:16]) or external:
         raise UsageError(
-            f"the disk {path} is a qcow2 image that names another file, and its own name says raw",
+            f"the disk {path} is a qcow2 image that refers to another file, but its name says raw",
             hint="if you made it so, rename it to end in .qcow2; if a guest wrote it, do not",
         )
     return "qcow2"
@@ -153,9 +153,10 @@ def _binary(vm: Vm, machine: str) -> str:
         over = program.passed_over(names)
         if over is not None:
             raise NotFound(
-                f"the hypervisor of VM {vm.name}, {names[0]}, is not where only root could put it",
-                hint=f"what others could change is not run by its name ({over}); make it root's, or"
-                " name it by its path",
+                f"the hypervisor of VM {vm.name}, {names[0]}, is in a place where others could "
+                "replace it",
+                hint="hvtx runs a program by name only if nobody but root can change it "
+                f"({over}): give it to root, or name it by its path",
             )
         raise NotFound(
             f"the hypervisor of VM {vm.name}, {names[0]}, is not on this host",

@@ -39,7 +39,7 @@ def enter_scope(vm: str, *pids: int) -> str | None:
     from hvtx.host import program
 
     unit = f"hvtx-{vm}.scope"
-    warning = f"VM {vm} stays in the caller's control group: {unit} was not made"
+    warning = f"VM {vm} stays in the caller's control group: {unit} was not created"
     busctl = program.find(("busctl", "/usr/bin/busctl"))
     if busctl is None:
         return f"{warning} (busctl is missing)"

@@ -11,7 +11,7 @@ from hvtx.drivers.vm_process.gate import SCRIPT, SHELL, SIGNATURE, Gate, Log
 from hvtx.errors import HostRefused
 from hvtx.host import capabilities, logger, paths
 from hvtx.hypervisors.base import Launch, by_descriptor
-from hvtx.model.handed import FIRST_HANDED
+from hvtx.model.passed_fds import FIRST_HANDED
 from hvtx.model.user import User
 
 ENTER = 'umask "$1"; cd -- "$2" || exit 126; shift 2; exec "$@"'
@@ -56,13 +56,13 @@ def spawn(launch: Launch, log_path: str, name: str = "", user: User | None = Non
     It becomes ``user`` (None: it stays hvtx's own). Standard output and error go to the end of
     ``log_path``, by way of a logger. ``name`` is the VM's, for messages. Raises HostRefused.
     """
-    from hvtx.host import handing, starter
+    from hvtx.host import fd_passing, inherited_limits
 
     what = f"{launch.argv[0]} of VM {name}" if name else launch.argv[0]
     launch, shown = _reachable(launch._replace(argv=_as_found(launch.argv, what)), user)
     mine: list[int] = []
     try:
-        given = _all_raised(handing.open_all(launch.handed, user), mine)
+        given = _all_raised(fd_passing.open_all(launch.handed, user), mine)
         begins = _make_log(log_path)
         said, log = (_raised(end, mine, len(given)) for end in os.pipe())
         if user is not None:  # what is open as its standard output can be opened by that name
@@ -81,8 +81,8 @@ def spawn(launch: Launch, log_path: str, name: str = "", user: User | None = Non
             hint="look at the limits on processes and open files, and at the log's directory",
         ) from problem
     finally:
-        handing.close_all(mine)
-    starter.forget(pid)
+        fd_passing.close_all(mine)
+    inherited_limits.forget(pid)
     return Gate(pid, write, what, Log(log_path, begins, writer), user)
 
 
@@ -90,17 +90,24 @@ def _spawned(
     launch: Launch, user: User | None, shown: tuple[str, ...], actions: Sequence[Any]
 ) -> int:
     """The gate's pid. Raises OSError."""
-    from hvtx.host import starter
+    from hvtx.host import inherited_limits
 
     argv, needs = _way(launch, user)
     umask = "022" if user is None or capabilities.has("CAP_DAC_OVERRIDE") else "007"
     if shown:
         needs = (*needs, "CAP_SYS_ADMIN")
-    with starter.usual_limits(), capabilities.only_for_children(needs):
+    with inherited_limits.usual_limits(), capabilities.only_for_children(needs):
         return os.posix_spawn(
             SHELL,
             [
-                *(SHELL, "-c", starter.in_shell(ENTER), SIGNATURE, umask, launch.directory),
+                *(
+                    SHELL,
+                    "-c",
+                    inherited_limits.in_shell(ENTER),
+                    SIGNATURE,
+                    umask,
+                    launch.directory,
+                ),
                 *shown,
                 *argv,
                 *(SHELL, "-c", SCRIPT, SIGNATURE),
@@ -132,19 +139,21 @@ def _reachable(launch: Launch, user: User | None) -> tuple[Launch, tuple[str, ..
     """
     if user is None:
         return launch, ()
-    from hvtx.host import shown
+    from hvtx.host import path_mounts
     from hvtx.host.vmuser import may_make_namespaces, may_open
 
     program = os.path.join(launch.directory, launch.argv[0])
-    words = shown.executed(program)
+    words = path_mounts.executed(program)
     if launch.ready == "exec":  # a command, which names its files itself
         words += tuple(os.path.join(launch.directory, word) for word in launch.argv[1:])
     on_path = (place for place in os.environ.get("PATH", "").split(":") if place.startswith("/"))
-    wanted = shown.steps(user, (*words, *on_path))  # a script may call any program by its name
+    wanted = path_mounts.steps(
+        user, (*words, *on_path)
+    )  # a script may call any program by its name
     if wanted is None:
-        wanted = shown.steps(user, words)
+        wanted = path_mounts.steps(user, words)
     if wanted and may_make_namespaces():
-        return launch, shown.way(wanted)
+        return launch, path_mounts.way(wanted)
     if may_open(user, program, 1):
         return launch, ()
     return by_descriptor(launch._replace(argv=(program, *launch.argv[1:]))), ()

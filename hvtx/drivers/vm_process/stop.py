@@ -63,12 +63,12 @@ def stop(
         _end(ending, timeout, force=force)
     except PermissionError as problem:
         raise NotPermitted(
-            f"the VM process {identity.pid} may not be signalled: {problem.strerror}",
+            f"the VM process {identity.pid} cannot be signalled: {problem.strerror}",
             hint="run hvtx as root, or as the user that the VM process belongs to",
         ) from problem
     except OSError as problem:
         raise HostRefused(
-            f"the VM process {identity.pid} cannot be looked at: {problem.strerror}",
+            f"the VM process {identity.pid} cannot be inspected: {problem.strerror}",
             hint="look at the limits on open files and memory; nothing was released",
         ) from problem
     finally:
@@ -99,9 +99,9 @@ def _end(ending: Ending, timeout: float, *, force: bool) -> None:
             reap(identity)
             return
         if number == signal.SIGTERM:
-            ending.tell(f"{what} did not end within {seconds:g} s: it is killed")
+            ending.tell(f"{what} did not end within {seconds:g} s: killing it")
     raise HostRefused(
-        f"the VM process {identity.pid} does not end, not even killed",
+        f"the VM process {identity.pid} does not end, not even by SIGKILL",
         hint=f"it waits inside the kernel: see /proc/{identity.pid}/stack; its resources stay",
     )
 
@@ -129,7 +129,7 @@ def _ask(ending: Ending, deadline: float) -> bool:
             if procfs.wait_gone(ending.identity, SETTLE):
                 return True  # it has ended, perhaps of what it was asked
             break
-    ending.tell(f"{ending.guest} cannot be asked to power down: its hypervisor is ended")
+    ending.tell(f"{ending.guest} cannot be asked to power down: ending its hypervisor")
     return False
 
 
@@ -148,7 +148,7 @@ def _ask_api(ending: Ending, seconds: float) -> bool:
 
     if power_off(ending.directory, ending.power_down, seconds):
         return True
-    ending.tell(f"{ending.guest} may not be asked to power down now: its hypervisor is ended")
+    ending.tell(f"{ending.guest} may not be asked to power down now: ending its hypervisor")
     return False
 
 
@@ -163,7 +163,7 @@ def _wait_off(ending: Ending, timeout: float, deadline: float) -> bool:
             return True
         if time.monotonic() >= deadline:
             ending.tell(
-                f"{ending.guest} did not power down within {timeout:g} s: its hypervisor is ended"
+                f"{ending.guest} did not power down within {timeout:g} s: ending its hypervisor"
             )
             return False
         if not told:
@@ -173,7 +173,7 @@ def _wait_off(ending: Ending, timeout: float, deadline: float) -> bool:
 
 def _now_said(ending: Ending, left: float) -> str:
     """The hypervisor's word for the guest's state; empty if it does not answer in time."""
-    from hvtx.host.asking import SECONDS, Question, ask_one
+    from hvtx.host.monitor_queries import SECONDS, Question, ask_one
 
     how = words.ASKED[ending.power_down]
     question = Question(how, ending.directory, SOCKETS[how])
@@ -186,5 +186,5 @@ def _is_vain(ending: Ending, said: str) -> bool:
     if guest not in CANNOT_ANSWER:
         return False
     state = words.described(guest, said)
-    ending.tell(f"{ending.guest} cannot power down, its state is {state}: its hypervisor is ended")
+    ending.tell(f"{ending.guest} cannot power down, its state is {state}: ending its hypervisor")
     return True

@@ -1,4 +1,4 @@
-"""What others changed, or may change, of what hvtx made."""
+"""Checks of what other programs changed, or may change, of hvtx's objects."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ def check_damage(runtime: Runtime) -> Iterator[Finding]:
         yield Finding(
             "damage", "warning" if damage.soft or damage.harmless else "error",
             f"{damage.row.kind} {damage.row.key}: {damage.missing}",
-            damage.seen.evidence, damage.mend,
+            damage.seen.evidence, damage.fix,
         )  # fmt: skip
     for one in strange:
         level = "error" if one.stops else "warning"
-        yield Finding("damage", level, f"{one.place}: {one.words}", (), one.mend)
+        yield Finding("damage", level, f"{one.place}: {one.words}", (), one.fix)
     for why, rows in unseen.items():
         yield Finding(
-            "damage", "warning", f"{', '.join(rows)} could not be looked at", (why,), AS_ROOT
+            "damage", "warning", f"{', '.join(rows)} could not be inspected", (why,), AS_ROOT
         )
     passing = _passes(runtime)
     for words in passing:
         yield Finding("damage", "error", words, (), "hvtx repair")
     left = stuck(snapshot)
     for remains in left:
-        words = f"what {remains.whose} left on this host cannot be released, and stays in its way"
+        words = f"the remains of {remains.whose} cannot be released"
         yield Finding("damage", "error", words, remains.words, remains.hint)
     if not found and not strange and not unseen and not passing and not left:
-        yield Finding("damage", "ok", "everything that runs has what is on record")
+        yield Finding("damage", "ok", "all recorded resources of running VMs and networks exist")
 
 
 def _passes(runtime: Runtime) -> tuple[str, ...]:
@@ -52,7 +52,7 @@ def _passes(runtime: Runtime) -> tuple[str, ...]:
     scope = all_networks(runtime)
     if not any(network.firewall == "iptables" for network in scope.every):
         return ()
-    from hvtx.engine.passes import change
+    from hvtx.engine.forward_accepts import change
 
     return change(scope).words
 
@@ -61,31 +61,31 @@ def check_watchers(runtime: Runtime) -> Iterator[Finding]:
     """Managers of networks that have taken up devices that they did not make."""
     from hvtx.host.links import Links
     from hvtx.host.managers import NETWORKD, managers
-    from hvtx.planner import company
+    from hvtx.planner import network_managers
 
     with closing(Links()) as links:
         ours = [link for link in links.all() if (link.alias or "").startswith(FAMILY)]
-    found = managers([(link.ifindex, link.name) for link in ours], company.kept_files())
+    found = managers([(link.ifindex, link.name) for link in ours], network_managers.kept_files())
     bridges = [link.name for link in ours if link.kind == "bridge"]
     for manager in found:
         if manager.unknown is not None:
             yield Finding(
-                "company", "warning", f"which devices {manager.name} has taken up is unknown",
+                "company", "warning", f"cannot tell which devices {manager.name} manages",
                 (manager.unknown,), "run hvtx as root, where nmcli answers",
             )  # fmt: skip
         if not manager.taken:
             continue
         if manager.name == NETWORKD:
-            harm = "when it starts, it takes ports and addresses off bridges"
-            mend = company.networkd_mend(manager.taken, bridges, manager.files)
+            harm = "it removes ports and addresses from bridges when it starts"
+            fix = network_managers.networkd_fix(manager.taken, bridges, manager.files)
         else:
             harm = "its tools take them down or remove them"
-            mend = company.network_manager_mend(
+            fix = network_managers.network_manager_fix(
                 (taken.device for taken in manager.taken), bridges, manager.files
             )
         yield Finding(
-            "company", "warning", f"{manager.name} has taken up devices of hvtx: {harm}",
-            tuple(f"{taken.device}: {taken.by}" for taken in manager.taken), mend,
+            "company", "warning", f"{manager.name} manages devices of hvtx: {harm}",
+            tuple(f"{taken.device}: {taken.by}" for taken in manager.taken), fix,
         )  # fmt: skip
     if not any(manager.taken or manager.unknown for manager in found):
-        yield Finding("company", "ok", "no manager of networks has taken up devices of hvtx")
+        yield Finding("company", "ok", "no network manager manages devices of hvtx")

@@ -7,7 +7,7 @@ from typing import Any
 
 from hvtx.engine.finding import Finding
 from hvtx.engine.runtime import Runtime
-from hvtx.host import tapseen
+from hvtx.host import tap_filter_check
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.store import records
 
@@ -29,14 +29,16 @@ def findings(read: Callable[[Query], list[Resource]]) -> Iterator[Finding]:
 
     A device that could have it is an error of another check, and `repair` gives it to it.
     """
-    if tapseen.can_be_had():
-        yield Finding("checksums", "ok", "no guest has the host write into what was checked")
+    if tap_filter_check.can_be_had():
+        yield Finding(
+            "checksums", "ok", "no guest can have the host rewrite checked parts of a frame"
+        )
         return
     taps = read(lambda sql: records.resources_of_kind(sql, Kind.TAP))
     up = [row for row in taps if row.state == State.COMMITTED]
-    bare = tuple(row.key for row in up if not tapseen.summed(row.ifindex))
+    bare = tuple(row.key for row in up if not tap_filter_check.summed(row.ifindex))
     words = (
-        "the filter that keeps a guest from having the host write into frames cannot be loaded:"
-        " two bytes of a sender may change behind the rules"
+        "cannot load the checksum filter of TAP devices: a guest can have the host overwrite "
+        "two bytes of a source address after the rules checked it"
     )
     yield Finding("checksums", "warning", words, tuple(f"{name} has none" for name in bare), _HINT)

@@ -1,4 +1,4 @@
-"""What the kernel and its libraries give: TUN, netfilter, forwarding, connection tracking."""
+"""Checks of the kernel and its libraries: TUN, netfilter, forwarding, connection tracking."""
 
 from __future__ import annotations
 
@@ -66,11 +66,11 @@ def check_netfilter(runtime: Runtime) -> Iterator[Finding]:
 
 def check_iptables(runtime: Runtime) -> Iterator[Finding]:
     """Whether the iptables backend can work, where a network has it or the next one would."""
-    from hvtx.host import xtblob, xtlack, xtnames
+    from hvtx.host import xtblob, xtnames, xtneeds
 
-    lack = xtlack.lack()
+    lack = xtneeds.lack()
     if lack is None:
-        yield Finding("iptables", "ok", "the iptables backend has what it works with")
+        yield Finding("iptables", "ok", "the iptables backend has all that it needs")
         return
     firewall = runtime.settings.firewall
     used = [n.name for n in runtime.read(records.networks) if n.firewall == "iptables"]
@@ -82,7 +82,7 @@ def check_iptables(runtime: Runtime) -> Iterator[Finding]:
     if evidence:
         yield Finding("iptables", "error", lack.message, evidence, lack.hint)
     else:
-        yield Finding("iptables", "ok", f"nothing here needs it; else: {lack.message}")
+        yield Finding("iptables", "ok", f"not needed on this host: {lack.message}")
 
 
 def check_forwarding(runtime: Runtime) -> Iterator[Finding]:
@@ -103,8 +103,8 @@ def _forwarding_unasked() -> Finding:
     """Whether the host forwards, where the store cannot say which networks need it."""
     off = read_setting("net/ipv4/ip_forward") != "1"
     words = f"net.ipv4.ip_forward is {'off' if off else 'on'}; which networks need it is on record"
-    mend = "sysctl -w net.ipv4.ip_forward=1, if VMs here reach nothing" if off else None
-    return Finding("forwarding", "warning" if off else "ok", words, (), mend)
+    fix = "sysctl -w net.ipv4.ip_forward=1, if VMs here reach nothing" if off else None
+    return Finding("forwarding", "warning" if off else "ok", words, (), fix)
 
 
 def check_loopback6(runtime: Runtime) -> Iterator[Finding]:
@@ -147,11 +147,14 @@ def check_conntrack(runtime: Runtime) -> Iterator[Finding]:
         for address, number in conntrack.users(owners).items():
             flows[owners[address]] += number
     except (OSError, DumpInterrupted, ValueError):
-        evidence = ("who has them could not be listed",)
+        evidence = ("their owners could not be listed",)
     else:
         evidence = tuple(f"VM {name}: {number}" for name, number in flows.most_common(3))
         if flows:
             name = flows.most_common(1)[0][0]
             hint = f"see what VM {name} does, or stop it: hvtx vm stop {name}; or {hint}"
-    words = f"{part} are in use: new ones of every VM and of this host are dropped when it is full"
+    words = (
+        f"{part} are in use: when the table is full, new connections of every VM and of "
+        "this host are dropped"
+    )
     yield Finding("conntrack", "warning", words, evidence, hint)

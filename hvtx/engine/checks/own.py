@@ -1,4 +1,4 @@
-"""What hvtx itself stands on: permissions, its store, its operations, processes, units."""
+"""Checks of hvtx itself: permissions, store, operations, processes, units."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from hvtx.store import records, reserve, trust
 def check_permissions(runtime: Runtime) -> Iterator[Finding]:
     """Whether hvtx may do what it is for."""
     if capabilities.has("CAP_NET_ADMIN"):
-        yield Finding("permissions", "ok", "CAP_NET_ADMIN is there")
+        yield Finding("permissions", "ok", "CAP_NET_ADMIN is present")
     else:
         effective = capabilities.sets()["CapEff"]
         yield Finding(
-            "permissions", "error", "CAP_NET_ADMIN is missing: nothing can be made or removed",
+            "permissions", "error", "CAP_NET_ADMIN is missing: hvtx can neither create nor "
+            "remove anything",
             (f"effective capabilities {effective:#x}",), "run hvtx as root, for instance with sudo",
         )  # fmt: skip
     problem = privileges.legacy_problem()
@@ -37,8 +38,9 @@ def check_permissions(runtime: Runtime) -> Iterator[Finding]:
     if hidden:
         yield Finding(
             "permissions", "warning",
-            f"who holds a device open cannot always be named without {' and '.join(hidden)}",
-            ("a device that is held open is left alone all the same",),
+            "cannot always identify the process that has a TAP open without "
+            f"{' and '.join(hidden)}",
+            ("gc never removes a TAP that is open",),
             "run hvtx as root, or with these capabilities (docs/privileges.md)",
         )  # fmt: skip
 
@@ -46,7 +48,7 @@ def check_permissions(runtime: Runtime) -> Iterator[Finding]:
 def check_store(runtime: Runtime) -> Iterator[Finding]:
     """Whether the store is sound, private, and on a disk that keeps it."""
     if runtime.store.missing:
-        yield Finding("store", "ok", "no state store yet; the first network or VM makes it")
+        yield Finding("store", "ok", "no state store yet: the first network or VM creates it")
         return
     if runtime.refused is not None:
         yield Finding(
@@ -66,7 +68,7 @@ def check_store(runtime: Runtime) -> Iterator[Finding]:
     except HvtxError as problem:
         yield Finding("store", "error", problem.message, (), problem.hint)
     else:
-        yield Finding("store", "ok", f"{runtime.store.path} is sound")
+        yield Finding("store", "ok", f"{runtime.store.path} is intact")
 
 
 # SQLite's log needs memory that all writers share, and locks that hold (sqlite.org/wal.html).
@@ -80,17 +82,17 @@ def judge_filesystem(path: str, kind: str) -> Iterator[Finding]:
     """What a store must expect of the type of file system that it lies on."""
     hint = "keep it on a disk of this host: --state-dir"
     if kind in _REMOTE:
-        words = f"{path} is on a file system of other hosts: it can be lost or damaged"
+        words = f"{path} is on a network file system: it can be lost or corrupted"
         yield Finding("store", "error", words, (kind,), hint)
     elif kind in _FLEETING:
-        words = f"{path} is gone with the next boot or with this container, and leases with it"
+        words = f"{path} does not survive a reboot or this container, nor do the leases in it"
         yield Finding("store", "warning", words, (kind,), hint)
 
 
 def judge_room(directory: str) -> Iterator[Finding]:
     """Whether the store's disk is nearly full, and whether a full one would stop nothing."""
     if reserve.lacks_inodes(directory):
-        words = f"the disk of {directory} is full: it has no inodes left, so nothing can be made"
+        words = f"the disk of {directory} is full: it has no inodes left, so nothing can be created"
         hint = "remove files there that nobody needs (df -i)"
         yield Finding("store", "warning", words, (f"{reserve.inodes(directory)} inodes",), hint)
     left = reserve.room(directory)
@@ -101,9 +103,12 @@ def judge_room(directory: str) -> Iterator[Finding]:
     if left < reserve.LOW:
         words = f"the disk of {directory} is full: no VM or network can be made or started"
     if not kept:
-        words += "; the reserve, by which VMs can be ended on a full disk, is used up"
+        words += "; the reserved space, with which VMs can be stopped on a full disk, is used up"
         if left >= _SPACIOUS:
-            words = f"{directory} has no reserve yet, by which VMs can be ended on a full disk"
+            words = (
+                f"{directory} has no reserved space yet, with which VMs can be stopped on "
+                "a full disk"
+            )
     hint = "free some space there; the next change makes the reserve again"
     yield Finding("store", "warning", words, (f"{left} bytes left",), hint)
 
@@ -121,19 +126,19 @@ def check_operations(runtime: Runtime) -> Iterator[Finding]:
             "hvtx recover",
         )  # fmt: skip
     else:
-        yield Finding("operations", "ok", "nothing is interrupted")
+        yield Finding("operations", "ok", "no operation is interrupted")
 
 
 def check_processes(runtime: Runtime) -> Iterator[Finding]:
-    """Whether processes can be told apart here."""
+    """Whether processes can be identified here."""
     facts = procfs.look(os.getpid())
     if facts.error or not facts.exists:
         yield Finding(
-            "processes", "error", "processes cannot be looked at: every VM counts as unknown",
+            "processes", "error", "processes cannot be inspected: every VM counts as unknown",
             (facts.error,), "mount /proc of this pid namespace, without hidepid",
         )  # fmt: skip
     else:
-        yield Finding("processes", "ok", "processes can be told apart")
+        yield Finding("processes", "ok", "processes can be identified")
 
 
 def check_units(runtime: Runtime) -> Iterator[Finding]:

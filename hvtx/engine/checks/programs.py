@@ -1,4 +1,4 @@
-"""What VMs run in: hypervisors, the user of their processes, KVM."""
+"""Checks of what VMs need: hypervisors, the user of their processes, KVM."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def check_hypervisors(runtime: Runtime) -> Iterator[Finding]:
             hypervisors.TRAITS[hypervisor].hint,
         )  # fmt: skip
     if not missing:
-        yield Finding("hypervisors", "ok", "what VMs run in is there")
+        yield Finding("hypervisors", "ok", "the hypervisors that VMs need are installed")
 
 
 def _vm_user(runtime: Runtime) -> User | None:
@@ -53,7 +53,7 @@ def check_users(runtime: Runtime) -> Iterator[Finding]:
         yield Finding("users", "error", f"no VM can start: {problem.message}", (), problem.hint)
         return
     if user is None:
-        words = "VM processes run as root: who breaks out of one rules this host"
+        words = "VM processes run as root: a guest that breaks out controls this host"
         hint = f'leave vm_user = "{wanted}" out of the configuration'
         yield Finding("users", "warning", words, (f"vm_user is {wanted!r}",), hint)
         return
@@ -68,11 +68,12 @@ def check_users(runtime: Runtime) -> Iterator[Finding]:
         if mode & 0o006 != 0o006:
             yield Finding(
                 "users", "warning",
-                f"only QEMU has a network: others may not open {tun.DEVICE} as their VM's user",
+                f"only QEMU gets a network: other hypervisors cannot open {tun.DEVICE} as "
+                "their VM's user",
                 (f"mode {mode:04o}",), f"chmod 666 {tun.DEVICE}; QEMU is handed its devices open",
             )  # fmt: skip
     if lacks:
-        words = "QEMU is shut in less than it could be"
+        words = "QEMU is sandboxed less than possible"
         yield Finding("users", "warning", words, tuple(lacks), "see docs/privileges.md")
     whom = "a user id of its own" if user.name is None else f"user {user.name}"
     yield Finding("users", "ok", f"each VM process runs as {whom}, without capabilities")

@@ -1,4 +1,4 @@
-"""Whether packets pass and find their way: what others on this host do to them."""
+"""Checks of traffic: other programs' rules, routes and addresses on this host."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from hvtx.store import records
 def check_forward(runtime: Runtime) -> Iterator[Finding]:
     """Whether what guests are promised passes, tried in a copy of the host's forwarding."""
     from hvtx.engine import forward
-    from hvtx.engine.mending import Mender
+    from hvtx.engine.fix_finder import FixFinder
     from hvtx.host.replica.scratch import Unavailable
 
     networks = runtime.read(records.networks)
-    wish = None if networks else forward.would_be(runtime)
+    request = None if networks else forward.would_be(runtime)
     try:
-        found = forward.judge(runtime, wish)
+        found = forward.judge(runtime, request)
     except (Unavailable, HvtxError, OSError, ValueError, DumpInterrupted) as problem:
         hint = problem.hint if isinstance(problem, Unavailable | HvtxError) else None
-        words = f"unknown: whether traffic of guests passes could not be tried: {problem}"
+        words = f"unknown: could not test whether guest traffic passes: {problem}"
         yield Finding("forward", "warning", words, (), hint or AS_ROOT)
         return
-    mender = Mender(runtime, () if wish is None else (wish,))
+    mender = FixFinder(runtime, () if request is None else (request,))
     yield from forward.findings(found, bool(networks), mender.of)
 
 
 def check_routes(runtime: Runtime) -> Iterator[Finding]:
     """Whether packets of guests find their way: asked of the kernel, one finding a cause."""
-    from hvtx.engine import ways
+    from hvtx.engine import guest_routes
     from hvtx.engine.scope import all_networks
 
     with runtime.reading() as sql:
@@ -45,9 +45,11 @@ def check_routes(runtime: Runtime) -> Iterator[Finding]:
             continue
         own = [i for vm in vms for i in vm.interfaces if i.network == network.id]
         guests = [address for i in own for address in (i.ipv4, i.ipv6) if address]
-        guests += ways.samples(network)
-        told = ways.strays(network, row, guests) + ways.without_world(network, row, guests)
-        causes: dict[str, list[ways.Stray]] = {}
+        guests += guest_routes.samples(network)
+        told = guest_routes.strays(network, row, guests) + guest_routes.without_world(
+            network, row, guests
+        )
+        causes: dict[str, list[guest_routes.Stray]] = {}
         for stray in told:
             causes.setdefault(stray.cause, []).append(stray)
         for cause, packets in causes.items():
@@ -55,14 +57,14 @@ def check_routes(runtime: Runtime) -> Iterator[Finding]:
             seen = dict.fromkeys(f"{p.ask.way}: {p.ask.packet.destination}" for p in packets)
             yield Finding(
                 "routes", "error",
-                f"{cause} takes packets away from the guests of network {network.name!r}",
-                tuple(seen)[:_MANY], packets[0].mend,
+                f"{cause} diverts packets of the guests of network {network.name!r}",
+                tuple(seen)[:_MANY], packets[0].fix,
             )  # fmt: skip
-        for part, hint in ways.taken_parts(network, row, told):
+        for part, hint in guest_routes.taken_parts(network, row, told):
             yield Finding("routes", "warning", part, (), hint)
             bad = True
     if not bad:
-        yield Finding("routes", "ok", "packets for guests go to them, by the kernel's own answer")
+        yield Finding("routes", "ok", "the kernel routes packets for guests to them")
 
 
 def check_addresses(runtime: Runtime) -> Iterator[Finding]:
@@ -79,7 +81,7 @@ def check_addresses(runtime: Runtime) -> Iterator[Finding]:
     for entry in wrong:
         yield Finding(
             "addresses", "error" if entry.vm.id in started else "warning",
-            f"an entry that was made by hand leads past VM {entry.vm.name!r} ({entry.address})",
+            f"a static neighbour entry bypasses VM {entry.vm.name!r} ({entry.address})",
             (f"the host's neighbour table has {entry.address} at {entry.mac} on {entry.device}",),
             f"ip neigh del {entry.address} dev {entry.device}",
         )  # fmt: skip
@@ -87,9 +89,9 @@ def check_addresses(runtime: Runtime) -> Iterator[Finding]:
     for vm, own in found:
         yield Finding(
             "addresses", "error" if vm.id in started else "warning",
-            f"{own.address} is the address of VM {vm.name!r}, and this host has it itself",
+            f"{own.address} is the address of VM {vm.name!r}, but this host has it too",
             (f"{own.prefix} on {own.device}: the host answers in the guest's place",),
-            own_addresses.mend(own),
+            own_addresses.fix(own),
         )  # fmt: skip
     if not found and not wrong:
         yield Finding("addresses", "ok", "this host has no address of a guest")
@@ -97,31 +99,32 @@ def check_addresses(runtime: Runtime) -> Iterator[Finding]:
 
 def check_ports(runtime: Runtime) -> Iterator[Finding]:
     """Published ports that others translate, too: one of the two is cut off."""
-    from hvtx.engine import translations
-    from hvtx.engine.holding import port_of
+    from hvtx.engine import translated_ports
+    from hvtx.engine.port_holders import port_of
 
     with runtime.reading() as sql:
         every = records.committed_resources(sql, Kind.PUBLISH)
         names = {vm: name for vm, name, _, _ in records.vm_heads(sql)}
     rows = [r for r in every if r.life == runtime.life.id and not r.imported]
-    found, unknown = translations.beside(rows)
+    found, unknown = translated_ports.beside(rows)
     owners = {port_of(row): names.get(row.vm or "", "?") for row in rows}
     for one in found:
         port, vm = f"{one.port.host_port}/{one.port.protocol}", owners[one.port]
-        effect = "that comes first: the VM is not reached by it"
+        effect = "that rule comes first: packets do not reach the VM"
         if not one.first:
-            effect = "hvtx's own comes first: what that rule is for is cut off"
+            effect = "hvtx's rule comes first: packets do not reach the target of that rule"
         yield Finding(
             "ports", "error" if one.first else "warning",
-            f"port {port} of VM {vm!r} is translated by a rule of another program, too; {effect}",
+            f"port {port} of VM {vm!r} is also translated by a rule of another program; {effect}",
             (one.rule,),
-            f"take that rule away where it comes from, or give the port up: hvtx vm stop {vm}",
+            "remove that rule in the program that added it, or give up the port: hvtx vm stop "
+            f"{vm}",
         )  # fmt: skip
     for words in unknown:
-        told = f"unknown: whether others translate published ports: {words}"
+        told = f"unknown: cannot tell whether other programs translate published ports: {words}"
         yield Finding("ports", "warning", told, (), "try again, as root")
     if not found and not unknown:
-        yield Finding("ports", "ok", "nobody else translates a published port")
+        yield Finding("ports", "ok", "no other program translates a published port")
 
 
 _MANY = 8  # packets that are named of those that one route takes away

@@ -1,4 +1,4 @@
-"""By what a flow was stopped: the trace, a legacy table's counters, a setting, a route."""
+"""The cause that stopped a flow: the trace, a legacy table's counters, a setting, a route."""
 
 from __future__ import annotations
 

@@ -1,15 +1,15 @@
-"""What a flow met in a scratch: lines of legacy tables, rules that are in doubt, suspects."""
+"""Evidence of a flow in a scratch namespace: lines of legacy tables, doubtful rules, suspects."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from hvtx.host.nat_detection import OUR_LINE
 from hvtx.host.replica import causes, legacy
 from hvtx.host.replica.causes import Cause, Suspect
 from hvtx.host.replica.legacy import Line
 from hvtx.host.replica.scratch import Scratch
 from hvtx.host.replica.trace import met, of_others
-from hvtx.host.translating import OUR_LINE
 from hvtx.host.xtnames import TOOLS
 
 _DOUBT = "what this rule does here cannot be told by a copy of it"

@@ -1,4 +1,4 @@
-"""What passes between two ends of a flow: handshakes, datagrams and echoes."""
+"""Packet exchange between two ends of a flow: handshakes, datagrams and echoes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What rules learn from packets: sets that they fill, lists of the match ``recent``.
+"""State that rules learn from packets: sets that they fill, lists of the match ``recent``.
 
 In a copy it is what earlier tries taught them. A flow that fails meets the sets as the host has
 them. Lists of ``recent`` are empty then: when somebody was seen cannot be written to them.

@@ -1,4 +1,4 @@
-"""Which rules of others translate what comes to a port of the host: asked of the kernel's trace.
+"""Foreign rules that translate packets for a port of the host, by the kernel's trace.
 
 Connections begin in a scratch from the world and from the host itself. What answers them does not
 matter: a rule that translates the destination is traced (or counted, in a legacy table) before any
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
+from hvtx.host.nat_detection import LEGACY_RULE, OUR_LINE, OURS, translates
 from hvtx.host.netlink import attribute, attribute_map, legible, nested
 from hvtx.host.nfanswers import expressions
 from hvtx.host.replica import frames, legacy, limits, ruleset
@@ -20,7 +21,6 @@ from hvtx.host.replica.frames import SYN
 from hvtx.host.replica.ruleset import Place, Ruleset
 from hvtx.host.replica.scratch import WORLD_MAC, Picture, Scratch
 from hvtx.host.replica.trace import TABLE
-from hvtx.host.translating import LEGACY_RULE, OUR_LINE, OURS, translates
 from hvtx.host.xtnames import TOOLS
 
 _RULE_EXPRESSIONS, _NAT_TYPE, _DNAT, _XT_NAME = 4, 1, 1, 1

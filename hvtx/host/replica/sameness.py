@@ -1,4 +1,4 @@
-"""Whether a copied ruleset is what the host has. Pure."""
+"""Comparison of a copied ruleset with the host's. Pure."""
 
 from __future__ import annotations
 

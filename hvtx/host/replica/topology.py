@@ -27,7 +27,7 @@ from hvtx.host.netlink import (
     legible,
     u32,
 )
-from hvtx.host.retry import persistently
+from hvtx.host.retry import retry_transient
 
 _GETLINK, _GETADDR = 18, 22
 _GETROUTE, _GETRULE, _GETNEIGH, _GETNEXTHOP = 26, 34, 30, 106
@@ -123,7 +123,7 @@ def read(ports: Collection[str]) -> Topology:
     channel = Channel(0)
 
     def every(kind: int, body: bytes) -> list[bytes]:
-        return persistently(lambda: channel.dump(kind, body), attempts=60, seconds=5.0)
+        return retry_transient(lambda: channel.dump(kind, body), attempts=60, seconds=5.0)
 
     try:
         devices = _devices(channel, ports)
@@ -168,7 +168,7 @@ def _devices(channel: Channel, ports: Collection[str]) -> list[Device]:
     for link in wanted:
         asked = _IFINFO.pack(0, 0, link.ifindex, 0, 0) + u32(_EXT_MASK, _SKIP_STATS)
         with suppress(OSError):  # it went meanwhile
-            found.append(device_of(persistently(partial(channel.get, _GETLINK, asked))))
+            found.append(device_of(retry_transient(partial(channel.get, _GETLINK, asked))))
     return found
 
 

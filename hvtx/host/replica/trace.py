@@ -1,4 +1,4 @@
-"""What the kernel's own trace of nf_tables says: by which rule or policy a packet ended.
+"""The kernel's trace of nf_tables: the rule or policy at which a packet ended.
 
 In the scratch every packet is traced from its first hook on. Layouts:
 include/uapi/linux/netfilter/nf_tables.h (enum nft_trace_attributes).

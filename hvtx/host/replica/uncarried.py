@@ -1,4 +1,4 @@
-"""What of the host's devices decides about frames and is no part of a replica."""
+"""Filters of the host's devices that a replica does not copy."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 That tool writes one ``state.json`` per VM. Newer ones hold ``network_ownership`` with the TAP, its
 bridge, the guest's address and the firewall rules in delete form; older ones say nothing of the
 network, so nothing of theirs can be proven. The names of the fields differed between its versions;
-the ones that are known are listed here, and what was found under which name is reported.
+the ones that are known: listed here, and what was found under which name is reported.
 
 Nothing is believed for being written there: a device counts if it is just as described, carries no
 alias and is held by that VM's process or by none; a rule if it is there exactly once, word for
@@ -17,34 +17,34 @@ from all others, nobody's by its mark, and in nobody's use but the VM's.
 from hvtx.planner.adoption.claims import (
     OPERATOR,
     TOOL,
+    AdoptFacts,
     Claim,
     Finding,
-    Sighted,
     Verdict,
     Why,
     by_own_names,
 )
 from hvtx.planner.adoption.deletion import Deletion, parse_deletion
-from hvtx.planner.adoption.judging import bare_text, judge, kind_of, vm_id, vm_name, vouch
+from hvtx.planner.adoption.judging import bare_text, judge, kind_of, operator_claim, vm_id, vm_name
 from hvtx.planner.adoption.state_json import NotAState, parse_state
 
 __all__ = [
     "OPERATOR",
     "TOOL",
+    "AdoptFacts",
     "Claim",
     "Deletion",
     "Finding",
     "NotAState",
-    "Sighted",
     "Verdict",
     "Why",
     "bare_text",
     "by_own_names",
     "judge",
     "kind_of",
+    "operator_claim",
     "parse_deletion",
     "parse_state",
     "vm_id",
     "vm_name",
-    "vouch",
 ]

@@ -1,4 +1,4 @@
-"""What is claimed, seen and found when something is taken over: the values."""
+"""Values of adoption: claims, facts and findings."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
+from hvtx.model.foreign_rule import ForeignRule
 from hvtx.model.resource import Link, link_called
-from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import Liveness, ProcessFacts
 
 TOOL = "my-hypervisor"
@@ -33,7 +33,7 @@ class Why(StrEnum):
     NOT_ITS_OWN = "not-its-own"
     NAME_TAKEN = "name-taken"
     VM_NOT_TAKEN = "vm-not-taken"
-    NOT_LOOKED_AT = "liveness-unknown"  # its process could not be looked at
+    NOT_LOOKED_AT = "liveness-unknown"  # its process could not be inspected
     OBSERVE_FAILED = "observe-failed"  # what is there could not be read, so nothing is gone
 
 
@@ -55,7 +55,7 @@ class Claim(NamedTuple):
     called: str = ""  # the device as it was named, if that was an alternative name
 
     @property
-    def vouched(self) -> bool:
+    def by_operator(self) -> bool:
         """Whether a person answers for it."""
         return self.by == OPERATOR
 
@@ -72,12 +72,12 @@ def by_own_names(claims: Iterable[Claim], links: Sequence[Link]) -> list[Claim]:
     return found
 
 
-class Sighted(NamedTuple):
+class AdoptFacts(NamedTuple):
     """The host and the record, as far as claims need them."""
 
     links: Sequence[Link]
     holders: Mapping[str, tuple[int, ...]]  # device -> pids
-    rules: Sequence[StrangeRule]
+    rules: Sequence[ForeignRule]
     processes: Mapping[int, ProcessFacts]
     recorded: Mapping[str, str]  # device on record -> VM id of hvtx, or ""
     names: Mapping[str, str]  # VM name on record -> its id
@@ -93,7 +93,7 @@ class Finding(NamedTuple):
     message: str
     evidence: tuple[str, ...] = ()
     link: Link | None = None
-    rule: StrangeRule | None = None
+    rule: ForeignRule | None = None
     idle: bool = False  # of a device: nobody was seen to hold it
 
 

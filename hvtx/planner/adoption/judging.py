@@ -1,4 +1,4 @@
-"""What is proven of each claim. Pure."""
+"""The verdict on each claim. Pure."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from hvtx.model.foreign_rule import ForeignRule
 from hvtx.model.place import Place, legacy_place, nft_place
 from hvtx.model.resource import Kind, Link
-from hvtx.model.stranger import StrangeRule
 from hvtx.model.vm import Liveness, ProcessFacts
-from hvtx.planner.adoption.claims import OPERATOR, Claim, Finding, Sighted, Verdict, Why
+from hvtx.planner.adoption.claims import OPERATOR, AdoptFacts, Claim, Finding, Verdict, Why
 from hvtx.planner.adoption.deletion import Deletion, parse_deletion
 from hvtx.planner.heuristic import keeper_of
 
 _IFF_TAP = 0x2
-Known = Mapping[tuple[Place, tuple[str, ...]], Sequence[StrangeRule]]
+Known = Mapping[tuple[Place, tuple[str, ...]], Sequence[ForeignRule]]
 
 
-def judge(claims: Sequence[Claim], sighted: Sighted) -> list[Verdict]:
+def judge(claims: Sequence[Claim], sighted: AdoptFacts) -> list[Verdict]:
     """What is proven of each claim; what two of them claim is neither's."""
     devices = Counter(claim.device for claim in claims if claim.device)
     ids = Counter(vm_id(claim.id) for claim in claims)
@@ -30,7 +30,7 @@ def judge(claims: Sequence[Claim], sighted: Sighted) -> list[Verdict]:
     verdicts = []
     for claim in claims:
         if ids[vm_id(claim.id)] > 1 or names[vm_name(claim)] > 1:
-            words = "another of these files speaks of a VM of that id or name"
+            words = "another of these files describes a VM of that id or name"
             verdicts.append(_refused(claim, Why.CLAIMED_TWICE, words))
         elif claim.device and devices[claim.device] > 1:
             words = f"another of these files claims {claim.device} too"
@@ -73,7 +73,7 @@ def _refused(claim: Claim, why: Why, message: str, *findings: Finding) -> Verdic
     )
 
 
-def _judge(claim: Claim, sighted: Sighted, twice: set[Deletion], known: Known) -> Verdict:
+def _judge(claim: Claim, sighted: AdoptFacts, twice: set[Deletion], known: Known) -> Verdict:
     if not claim.owns or not (claim.device or claim.rules):
         words = "its state.json says nothing of the network: what is its own cannot be proven"
         return _refused(claim, Why.NO_OWNERSHIP, words)
@@ -107,11 +107,11 @@ def _judge(claim: Claim, sighted: Sighted, twice: set[Deletion], known: Known) -
     verdict = Verdict(claim, vm_id(claim.id), vm_name(claim), liveness, process, "", "", found)
     if any(item.proven for item in found):
         return verdict
-    words = "nothing that it describes is there as described"
+    words = "nothing exists as it describes"
     return verdict._replace(reason=Why.GONE.value, message=words)
 
 
-def vouch(
+def operator_claim(
     name: str, identity: str, *, device: str | None, rule: str | None, pid: int | None
 ) -> Claim:
     """What an operator says: this device or this rule is the VM's, and so is this process."""
@@ -131,13 +131,13 @@ def vouch(
     )
 
 
-def judge_process(claim: Claim, tap: Finding | None, sighted: Sighted) -> tuple[Liveness, str]:
+def judge_process(claim: Claim, tap: Finding | None, sighted: AdoptFacts) -> tuple[Liveness, str]:
     """Whether the VM's process lives, by its pid; a pid alone never proves that it does."""
     if claim.pid is None:
         return Liveness.UNKNOWN, "no process is known to be the VM's"
     facts = _looked_at(claim.pid, sighted)
     if facts.error:
-        return Liveness.UNKNOWN, f"pid {claim.pid} could not be looked at: {facts.error}"
+        return Liveness.UNKNOWN, f"pid {claim.pid} could not be inspected: {facts.error}"
     if not facts.exists or facts.ended:
         return Liveness.DEAD, f"pid {claim.pid} is gone"
     holds = tap is not None and claim.pid in sighted.holders.get(claim.device or "", ())
@@ -146,11 +146,11 @@ def judge_process(claim: Claim, tap: Finding | None, sighted: Sighted) -> tuple[
     return Liveness.UNKNOWN, f"pid {claim.pid} runs, but nothing proves that it is this VM"
 
 
-def _looked_at(pid: int, sighted: Sighted) -> ProcessFacts:
-    return sighted.processes.get(pid, ProcessFacts(False, error="it was not looked at"))
+def _looked_at(pid: int, sighted: AdoptFacts) -> ProcessFacts:
+    return sighted.processes.get(pid, ProcessFacts(False, error="it was not inspected"))
 
 
-def judge_tap(claim: Claim, sighted: Sighted) -> Finding | None:
+def judge_tap(claim: Claim, sighted: AdoptFacts) -> Finding | None:
     """The claimed device: just as described, nobody's by its alias, held by nobody else."""
     name = claim.device
     if name is None:
@@ -186,18 +186,18 @@ def judge_tap(claim: Claim, sighted: Sighted) -> Finding | None:
         name,
         True,
         "",
-        f"{name} is vouched for" if claim.vouched else f"{name} is just as described",
+        f"{name} is vouched for" if claim.by_operator else f"{name} is just as described",
         evidence,
         link=link,
         idle=not holders,
     )
 
 
-def _port_of(link: Link, claim: Claim, sighted: Sighted) -> str | Finding:
+def _port_of(link: Link, claim: Claim, sighted: AdoptFacts) -> str | Finding:
     """Where the device is a port, in words; a finding if that is not where it was said to be."""
     master = next((m for m in sighted.links if m.ifindex == link.master and link.master), None)
     there = f"a port of {master.name}" if master else "a port of no bridge"
-    if claim.vouched:
+    if claim.by_operator:
         return there
     words = f"{link.name} is {there}, not of {claim.bridge}"
     if claim.bridge is None:
@@ -208,21 +208,21 @@ def _port_of(link: Link, claim: Claim, sighted: Sighted) -> str | Finding:
 
 
 def _judge_rule(
-    claim: Claim, text: str, sighted: Sighted, twice: set[Deletion], known: Known
+    claim: Claim, text: str, sighted: AdoptFacts, twice: set[Deletion], known: Known
 ) -> Finding:
     def unproven(why: Why, words: str) -> Finding:
         return Finding("rule", text, False, why.value, words)
 
-    matches = [rule for rule in sighted.rules if claim.vouched and _bare_key(rule) == text]
+    matches = [rule for rule in sighted.rules if claim.by_operator and _bare_key(rule) == text]
     try:
-        forms = ("-A", "--append") if claim.vouched else ()
+        forms = ("-A", "--append") if claim.by_operator else ()
         wanted = parse_deletion(text, *forms) if not matches else None
     except ValueError as problem:
         return unproven(Why.NOT_UNDERSTOOD, str(problem))
     if wanted in twice:
         return unproven(Why.CLAIMED_TWICE, "another of these files claims the same rule")
-    if wanted and not claim.vouched and not _its_own(claim, wanted):
-        return unproven(Why.NOT_ITS_OWN, "it speaks neither of the VM's address nor of its device")
+    if wanted and not claim.by_operator and not _its_own(claim, wanted):
+        return unproven(Why.NOT_ITS_OWN, "it mentions neither the VM's address nor its device")
     if wanted:
         matches = [
             rule for place in _places(wanted) for rule in known.get((place, wanted.words), ())
@@ -230,9 +230,9 @@ def _judge_rule(
         if not matches and (doubt := _doubt(sighted, wanted)):
             return unproven(Why.OBSERVE_FAILED, doubt)
     if not matches:
-        return unproven(Why.GONE, "no rule of these words is there")
+        return unproven(Why.GONE, "no such rule exists")
     if len(matches) > 1:
-        return unproven(Why.NOT_UNIQUE, f"{len(matches)} rules of these words are there")
+        return unproven(Why.NOT_UNIQUE, f"{len(matches)} such rules exist")
     rule = matches[0]
     if rule.mark is not None:
         mine = sighted.recorded.get(rule.mark) == vm_id(claim.id)
@@ -247,7 +247,7 @@ def _judge_rule(
     return Finding(kind_of(rule.text), rule.key, True, "", words, evidence, rule=rule)
 
 
-def _doubt(sighted: Sighted, wanted: Deletion) -> str:
+def _doubt(sighted: AdoptFacts, wanted: Deletion) -> str:
     """Why it cannot be told whether a rule is there; empty if it can."""
     for rule in sighted.rules:
         if not rule.doubt or rule.place not in _places(wanted):
@@ -265,12 +265,12 @@ def _words_of(text: str) -> tuple[str, ...]:
         return ()
 
 
-def _bare_key(rule: StrangeRule) -> str:
+def _bare_key(rule: ForeignRule) -> str:
     """A rule's name to people, as it was before a mark of ours stood in it."""
     return f"{rule.place}: {bare_text(rule)}"
 
 
-def bare_text(rule: StrangeRule) -> str:
+def bare_text(rule: ForeignRule) -> str:
     """A rule's words without a mark of ours."""
     if rule.mark is None:
         return rule.text
@@ -295,9 +295,9 @@ def _places(wanted: Deletion) -> tuple[Place, Place]:
     )
 
 
-def _by_words(rules: Sequence[StrangeRule]) -> Known:
+def _by_words(rules: Sequence[ForeignRule]) -> Known:
     """The rules by their places and words: each is taken apart once, however many are claimed."""
-    found: dict[tuple[Place, tuple[str, ...]], list[StrangeRule]] = {}
+    found: dict[tuple[Place, tuple[str, ...]], list[ForeignRule]] = {}
     for rule in rules:
         try:
             words = tuple(shlex.split(bare_text(rule)))

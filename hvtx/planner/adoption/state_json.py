@@ -2,7 +2,7 @@
 
 Newer ones hold ``network_ownership`` with the TAP, its bridge, the guest's address and the
 firewall rules in delete form; older ones say nothing of the network. The names of the fields
-differed between its versions; those that are known are listed here, and which one was found is
+differed between its versions; those that are known: listed here, and which one was found is
 kept.
 """
 

@@ -1,7 +1,7 @@
-"""What is collectable, and why; what is not, and why not. Pure: a snapshot in, a plan out.
+"""gc's decisions: what is collectable, what is not, and why. Pure: a snapshot in, a plan out.
 
 ``facts`` looks things up in the snapshot and makes a case of each row, ``rules`` is the table that
-decides it, ``rows`` and ``marked`` put the decisions into items, ``foreign`` names strangers.
+decides it, ``rows`` and ``marked`` put the decisions into items, ``foreign`` names others.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from hvtx.planner.gc.rows import row_items
 from hvtx.planner.order import RELEASED
 
 if TYPE_CHECKING:
-    from hvtx.model.stranger import StrangeRule
+    from hvtx.model.foreign_rule import ForeignRule
 
 _RELEASED = State.RELEASED.value
 
 
 def plan_gc(
-    snapshot: Snapshot, *, everything: bool = False, rules: Sequence[StrangeRule] | None = None
+    snapshot: Snapshot, *, everything: bool = False, rules: Sequence[ForeignRule] | None = None
 ) -> Plan:
-    """Judge every row, every marked object, and the strangers that are worth naming.
+    """Judge every row, every marked object, and the others that are worth naming.
 
     With ``everything`` all their devices and NAT rules, with all ``rules`` of the host every one
     of theirs, and their addresses.

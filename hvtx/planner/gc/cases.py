@@ -1,4 +1,4 @@
-"""What the decision about a row depends on: few fields with few values each."""
+"""The cases of gc's decision table: few fields with few values each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Owner(StrEnum):
     NETWORK = "network"  # or the installation's, which all its networks share
 
 
-class Life(StrEnum):
+class RowEpoch(StrEnum):
     """Whether a row was made in this life of the host (boot, and network namespace)."""
 
     NOW = "now"
@@ -53,7 +53,7 @@ class Held(StrEnum):
     NO = "no"
     ITSELF = "itself"  # the row is that TAP's
     SIBLING = "sibling"  # the row is another of that VM's
-    UNSEEN = "unseen"  # it could not be looked at
+    UNSEEN = "unseen"  # it could not be inspected
 
 
 class Flows(StrEnum):
@@ -70,7 +70,7 @@ class RowCase(NamedTuple):
     owner: Owner
     kind: str
     state: str
-    life: Life
+    life: RowEpoch
     seen: Seen
     problem: Reason | None
     work: Work
@@ -121,6 +121,6 @@ class EntryCase(NamedTuple):
     whose: Whose
     record: Record
     likeness: Likeness
-    life: Life
+    life: RowEpoch
     working: bool
     serves: Reason | None  # why the owner of what belongs in its place needs it

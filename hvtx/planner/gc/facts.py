@@ -1,4 +1,4 @@
-"""What the rules ask of a snapshot, looked up in indexes that are made once for a plan.
+"""Facts of a snapshot for the rules, from indexes built once for a plan.
 
 Nothing is decided here: a row and a snapshot go in, a case comes out.
 """
@@ -19,8 +19,8 @@ from hvtx.model.resource import (
     only_flows_remain,
 )
 from hvtx.model.vm import Liveness
-from hvtx.planner.gc.cases import Alive, Flows, Held, Life, Owner, RowCase, Seen, Work
-from hvtx.planner.presence import Presence, Sights, index, presence
+from hvtx.planner.gc.cases import Alive, Flows, Held, Owner, RowCase, RowEpoch, Seen, Work
+from hvtx.planner.presence import Presence, SnapshotIndex, index, presence
 
 _ALIVE = {
     Liveness.ALIVE: Alive.ALIVE,
@@ -32,7 +32,7 @@ _SEEN = {True: Seen.PRESENT, False: Seen.ABSENT, None: Seen.UNREAD}
 _ON_DEVICES = frozenset(kind.value for kind in (Kind.TAP, Kind.BRIDGE, Kind.ADDRESS))
 _DEVICES = frozenset((Kind.TAP.value, Kind.BRIDGE.value))
 # members by another name: an enum's attribute takes five times as long (Python 3.11)
-_VM, _NETWORK, _NOW, _EARLIER = Owner.VM, Owner.NETWORK, Life.NOW, Life.EARLIER
+_VM, _NETWORK, _NOW, _EARLIER = Owner.VM, Owner.NETWORK, RowEpoch.NOW, RowEpoch.EARLIER
 _IDLE, _RUNNING, _MOVED = Work.NONE, Work.RUNNING, Work.MOVED
 _NOT_HELD, _NO_FLOWS, _NOBODY = Held.NO, Flows.NONE, Alive.NOBODY
 _TAP, _INTENDED, _COMMITTED = Kind.TAP.value, State.INTENDED.value, State.COMMITTED.value
@@ -66,7 +66,7 @@ class Facts:
     def __init__(self, snapshot: Snapshot) -> None:
         """Index the snapshot once."""
         self.snapshot = snapshot
-        self.sights: Sights = index(snapshot)
+        self.sights: SnapshotIndex = index(snapshot)
         self.presences: dict[int, Presence] = {
             row.id: presence(row, snapshot, self.sights) for row in snapshot.rows
         }
@@ -85,7 +85,7 @@ class Facts:
     # -- a row's case --------------------------------------------------------------------------
 
     def seen(self, row: Resource) -> Presence:
-        """What was seen of a row's object: no device survives a life, so one is a stranger's."""
+        """What was seen of a row's object: no device survives a life, so one is somebody else's."""
         seen = self.presences[row.id]
         if seen.here and row.life != self.snapshot.life.id and row.kind in _DEVICES:
             return seen._replace(here=None, problem=Reason.MARK_MISMATCH)
@@ -110,9 +110,9 @@ class Facts:
             row.kind in _ON_DEVICES and bool(self.others_on(row, seen)),
         )
 
-    def life(self, row: Resource) -> Life:
+    def life(self, row: Resource) -> RowEpoch:
         """Whether a row was made in this life of the host."""
-        return Life.NOW if row.life == self.snapshot.life.id else Life.EARLIER
+        return RowEpoch.NOW if row.life == self.snapshot.life.id else RowEpoch.EARLIER
 
     def working(self, row: Resource) -> bool:
         """Whether a live process is working on the row, or on its VM."""
@@ -157,9 +157,9 @@ class Facts:
         return own and bool(self.holders(row, seen))
 
     def _is_unseen(self, row: Resource) -> bool:
-        """Whether a row's device may be there and open, and that could not be looked at."""
+        """Whether a row's device may be there and open, and that could not be inspected."""
         seen = self.presences[row.id]
-        return self.life(row) is Life.NOW and seen.here is None and seen.problem is None
+        return self.life(row) is RowEpoch.NOW and seen.here is None and seen.problem is None
 
     def _whole(self, row: Resource) -> bool:
         """Whether everything that the row's operation intended is there."""
@@ -176,7 +176,7 @@ class Facts:
     def _users_of_networks(self, taps: Iterable[Resource]) -> dict[str, set[Alive]]:
         users: dict[str, set[Alive]] = {}
         for row in taps:
-            if row.network and self.life(row) is Life.NOW:
+            if row.network and self.life(row) is RowEpoch.NOW:
                 held = row.vm in self.held_vms
                 alive = Alive.ALIVE if held else self.alive(row.vm)
                 # a TAP whose VM is not on record: nobody can prove that VM dead

@@ -13,7 +13,7 @@ from hvtx.model.resource import Kind, Link
 from hvtx.planner.gc.facts import Facts
 
 if TYPE_CHECKING:
-    from hvtx.model.stranger import StrangeRule
+    from hvtx.model.foreign_rule import ForeignRule
 
 _IFF_TAP = 0x2
 _ADDRESS = re.compile(
@@ -50,7 +50,7 @@ def foreign_nat(facts: Facts, *, everything: bool) -> list[Item]:
     return items
 
 
-def foreign_rest(facts: Facts, rules: Sequence[StrangeRule]) -> list[Item]:
+def foreign_rest(facts: Facts, rules: Sequence[ForeignRule]) -> list[Item]:
     """Others' rules of every kind, and the addresses of their devices."""
     snapshot = facts.snapshot
     names = {link.ifindex: link.name for link in snapshot.links}

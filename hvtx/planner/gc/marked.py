@@ -12,10 +12,10 @@ from hvtx.model.resource import Entry, Kind, Link, Resource, State
 from hvtx.planner.gc.cases import (
     Alive,
     EntryCase,
-    Life,
     Likeness,
     LinkCase,
     Record,
+    RowEpoch,
     Whose,
 )
 from hvtx.planner.gc.facts import Facts
@@ -123,7 +123,9 @@ def _entry_case(
     """The case of an entry, and whether others of its mark stay though it goes."""
     whose = _whose(facts, parsed)
     if row is None or whose is not Whose.OURS:
-        case = EntryCase(whose, Record.NOTHING, Likeness.NONE, Life.NOW, working=False, serves=None)
+        case = EntryCase(
+            whose, Record.NOTHING, Likeness.NONE, RowEpoch.NOW, working=False, serves=None
+        )
         return case, False
     known = facts.snapshot.expected.get(row.id, ())
     like = Likeness.PLACE if any(e.place == entry.place for e in known) else Likeness.NONE

@@ -14,7 +14,7 @@ from hvtx.planner.remedy import gone
 _COMMITTED = State.COMMITTED.value
 _SKIP, _VM_ALIVE = Action.SKIP, Reason.VM_ALIVE
 # The release attaches before anything of the VM goes, which no holder, seen or not, lets happen.
-_HIDDEN = "not every process may be looked into: one that holds it is met by attaching"
+_HIDDEN = "cannot inspect every process: attaching to the device finds one that has it open"
 
 
 def row_items(facts: Facts) -> list[Item]:
@@ -82,17 +82,17 @@ def _filled(text: str, facts: Facts, row: Resource, seen: Presence) -> str:
         holders=", ".join(facts.holders(row, seen)),
         others=", ".join(facts.others_on(row, seen)),
         gone=gone(row, name),
-        mends=_mends(facts, row, seen),
+        fixes=_fixes(facts, row, seen),
     )
 
 
-def _mends(facts: Facts, row: Resource, seen: Presence) -> str:
+def _fixes(facts: Facts, row: Resource, seen: Presence) -> str:
     """What lets gc go on where something stands in the place of a row's thing."""
     if seen.problem is None:
         return ""
-    from hvtx.planner.leftovers import mends
+    from hvtx.planner.leftovers import fixes
 
-    return "".join(f": {m}" for m in mends(row, seen.problem, facts.snapshot, facts.sights))
+    return "".join(f": {m}" for m in fixes(row, seen.problem, facts.snapshot, facts.sights))
 
 
 def _owner(facts: Facts, row: Resource) -> str:

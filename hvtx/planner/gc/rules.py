@@ -17,10 +17,10 @@ from hvtx.planner.gc.cases import (
     Alive,
     Flows,
     Held,
-    Life,
     Likeness,
     Owner,
     Record,
+    RowEpoch,
     Seen,
     Whose,
     Work,
@@ -31,7 +31,7 @@ _SKIP, _DELETE, _FORGET, _COMMIT = Action.SKIP, Action.DELETE, Action.FORGET, Ac
 _VM, _NETWORK = {"owner": Owner.VM}, {"owner": Owner.NETWORK}
 _LIVE_VM = {"owner": Owner.VM, "vm": Alive.ALIVE}
 _COMMITTED = {"state": State.COMMITTED}
-_EARLIER = {"life": Life.EARLIER}
+_EARLIER = {"life": RowEpoch.EARLIER}
 _FIREWALL = tuple(sorted(FIREWALL_KINDS))
 _NOT_FILES = tuple(sorted(set(Kind) - {Kind.FILE}))
 _NOT_DEAD = (Alive.ALIVE, Alive.UNKNOWN, Alive.NOBODY)
@@ -136,7 +136,7 @@ ENTRY_RULES = (
     rule(_SKIP, Reason.OPERATION_RUNNING, say.SURPLUS_WORKING, working=True, **_LIVE),
     rule(_DELETE, Reason.DUPLICATE_COPY, say.SURPLUS, **_LIVE),
     *(rule(_SKIP, reason, say.SERVES, serves=reason) for reason in _NEEDED),
-    rule(_DELETE, Reason.STALE_RESTORED, say.RESTORED, life=Life.EARLIER),
+    rule(_DELETE, Reason.STALE_RESTORED, say.RESTORED, life=RowEpoch.EARLIER),
     rule(_DELETE, Reason.RELEASED_LEFTOVER, say.TOMBSTONE),
 )
 

@@ -1,4 +1,4 @@
-"""What people are told about a decision of gc: a sentence, and what is shown beside it."""
+"""The wording of gc's decisions: a sentence, and the evidence beside it."""
 
 from __future__ import annotations
 
@@ -19,49 +19,47 @@ class Words(NamedTuple):
 _VM, _HOLDERS, _ALL = ("vm",), ("holders",), ("vm", "hidden")
 
 # Marks and operations
-MOVED = Words("an operation changed it while it was looked at")
+MOVED = Words("an operation changed it while it was inspected")
 WORKING = Words("an operation is working on it")
-STRANGE = Words("recorded for an earlier life of this host, yet something of that name is there")
-OTHER_MARK = Words("something is there in its place, without the recorded mark{mends}")
-NO_MARK = Words("a rule of its shape is there, without its mark{mends}")
-EDITED = Words("it carries its mark, and is not as it was taken over{mends}")
+STRANGE = Words("recorded for an earlier life of this host, yet an object of that name exists")
+OTHER_MARK = Words("an object without the recorded mark is in its place{fixes}")
+NO_MARK = Words("a rule like it exists, without its mark{fixes}")
+EDITED = Words("it carries its mark, but changed after it was taken over{fixes}")
 
 # VMs
 RUNS = Words("its VM runs", _VM)
-CANNOT_TELL = Words("its VM can be proven neither alive nor dead", _VM)
-SIBLING_HELD = Words("its VM's device is held open, so all of the VM is kept", _VM)
-SIBLING_UNSEEN = Words("it could not be seen whether its VM's device is held open", _VM)
+CANNOT_TELL = Words("cannot tell whether its VM is running", _VM)
+SIBLING_HELD = Words("its VM's TAP is open in another process; keeping everything of this VM", _VM)
+SIBLING_UNSEEN = Words("cannot tell whether its VM's TAP is open", _VM)
 STARTED_EARLIER = Words(
     "its VM was started in an earlier life of this host and is not proven dead", _VM
 )
 LEASED = Words("stays leased while VM {vm!r} is on record")
-MADE_WHOLE = Words(
-    "made whole by an interrupted start, and its VM runs: only the record is completed", _VM
-)
+MADE_WHOLE = Words("created by an interrupted start and in use: marking the record committed", _VM)
 LOST = Words("{gone}", _VM)
 FLOWS_PAST = Words(
-    "what was sent to its port before it was published may not all have ended, and goes past it",
+    "flows to its port from before it was published may not all have ended, and bypass it",
     _VM,
 )
 
 # Networks
 OF_NETWORK = Words("belongs to {owner}")
 OF_NETWORK_GONE = Words("belongs to {owner} and is gone: `hvtx repair` puts it back")
-USED = Words("a VM that runs uses it")
-PERHAPS_USED = Words("a VM uses it that can be proven neither alive nor dead")
+USED = Words("a running VM uses it")
+PERHAPS_USED = Words("used by a VM of which hvtx cannot tell whether it is running")
 
 # Earlier lives of the host
 RESTORED_ROW = Words("of an earlier life of this host; someone's save and restore brought it back")
-REBOOTED = Words("on record for an earlier life of this host: only the record is closed")
+REBOOTED = Words("on record for an earlier life of this host: closing the record")
 
 # The owner is proven dead, or never was
 UNREAD = Words("the host could not be read", _VM)
 FLOWS_ONLY = Words(
-    "its rules are gone, and what flows by them to its VM's addresses has not all ended", _VM
+    "its rules are gone, but connections to its VM's addresses have not all ended", _VM
 )
-GONE = Words("on record and proven absent: only the record is closed", _VM)
+GONE = Words("on record and proven absent: closing the record", _VM)
 HELD = Words("{key} is held open by {holders}", _HOLDERS)
-OTHERS_ON_TOP = Words("others put something on it: {others}", _ALL)
+OTHERS_ON_TOP = Words("foreign resources use it: {others}", _ALL)
 ABANDONED = Words("made by an operation that was interrupted", _ALL)
 RELEASE_INTERRUPTED = Words("its removal was interrupted", _ALL)
 DEAD = Words("its VM is dead", _ALL)
@@ -72,8 +70,8 @@ UNREADABLE = Words("its mark has a form this program does not know")
 UNRECORDED = Words("marked by this installation, but not on record: `hvtx explain` it")
 LINK_OF_ANOTHER = Words("carries the mark of another object of ours")
 LINK_OF_REMOVED = Words("carries the mark of an object that was removed")
-OTHERS_ON_LINK = Words("others put something on it: {others}")
-TOMBSTONE = Words("on record as removed, yet there with the very same mark")
+OTHERS_ON_LINK = Words("foreign resources use it: {others}")
+TOMBSTONE = Words("on record as removed, yet it exists with the same mark")
 CHANGED_COPY = Words("a changed copy of a rule of ours")
 MARK_OF_RULE = Words("carries the mark of a rule of ours")
 SURPLUS_WORKING = Words("a surplus copy, but an operation is working on it")

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import sqlite3
 
-from hvtx.model.vm import Life
+from hvtx.model.vm import Epoch
 
 
-def current_life(sql: sqlite3.Connection) -> Life | None:
+def current_life(sql: sqlite3.Connection) -> Epoch | None:
     """The life of the host that the store last worked in."""
     row = sql.execute(
         "SELECT l.id, l.boot_id, l.netns, l.recovered_at IS NOT NULL FROM meta m"
         " JOIN life l ON l.id = m.life"
     ).fetchone()
-    return Life(row[0], row[1], row[2], bool(row[3])) if row else None
+    return Epoch(row[0], row[1], row[2], bool(row[3])) if row else None
 
 
-def lives(sql: sqlite3.Connection) -> dict[int, Life]:
+def lives(sql: sqlite3.Connection) -> dict[int, Epoch]:
     """Every life on record."""
     return {
-        row[0]: Life(row[0], row[1], row[2], bool(row[3]))
+        row[0]: Epoch(row[0], row[1], row[2], bool(row[3]))
         for row in sql.execute("SELECT id, boot_id, netns, recovered_at IS NOT NULL FROM life")
     }
 
 
-def set_life(sql: sqlite3.Connection, boot_id: str, netns: int, now: str) -> Life:
+def set_life(sql: sqlite3.Connection, boot_id: str, netns: int, now: str) -> Epoch:
     """Enter a life (a new row, or the known one); the first of a store counts as recovered."""
     first = sql.execute("SELECT count(*) FROM life").fetchone()[0] == 0
     sql.execute(
@@ -37,7 +37,7 @@ def set_life(sql: sqlite3.Connection, boot_id: str, netns: int, now: str) -> Lif
         (boot_id, netns),
     ).fetchone()
     sql.execute("UPDATE meta SET life = ?", (row[0],))
-    return Life(row[0], boot_id, netns, bool(row[1]))
+    return Epoch(row[0], boot_id, netns, bool(row[1]))
 
 
 def is_current(sql: sqlite3.Connection, life: int) -> bool:

@@ -1,4 +1,4 @@
-"""What is asked of the store as a whole: its last change, and whether anything is on record."""
+"""Queries about the store as a whole: its last change, and whether anything is on record."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import pytest
 
 from hvtx.engine.checks.checksums import findings
 from hvtx.engine.finding import Finding
-from hvtx.host import tapseen
+from hvtx.host import tap_filter_check
 from hvtx.model.resource import Kind, Resource, State
 
 
@@ -17,8 +17,8 @@ def tap(number: int, state: State = State.COMMITTED) -> Resource:
 
 def told(monkeypatch: pytest.MonkeyPatch, *, had: bool) -> Finding:
     rows = [tap(1), tap(2), tap(3, State.RELEASING)]
-    monkeypatch.setattr(tapseen, "can_be_had", lambda: had)
-    monkeypatch.setattr(tapseen, "summed", lambda ifindex: ifindex == 1)
+    monkeypatch.setattr(tap_filter_check, "can_be_had", lambda: had)
+    monkeypatch.setattr(tap_filter_check, "summed", lambda ifindex: ifindex == 1)
     (found,) = findings(lambda _: rows)
     return found
 

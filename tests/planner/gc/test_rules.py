@@ -22,12 +22,12 @@ from hvtx.planner.gc.cases import (
     EntryCase,
     Flows,
     Held,
-    Life,
     Likeness,
     LinkCase,
     Owner,
     Record,
     RowCase,
+    RowEpoch,
     Seen,
     Whose,
     Work,
@@ -75,12 +75,12 @@ def at_random(kind: Any, count: int, **fixed: Any) -> list[Any]:
 # a case of which nothing stands in the way of collecting it
 PLAIN = {
     RowCase: RowCase._make(
-        [Owner.VM, "tap", "committed", Life.NOW, Seen.PRESENT, None, Work.NONE, Alive.DEAD, Held.NO,
+        [Owner.VM, "tap", "committed", RowEpoch.NOW, Seen.PRESENT, None, Work.NONE, Alive.DEAD, Held.NO,
          Flows.NONE, False, False]
     ),
     LinkCase: LinkCase(Whose.OURS, Record.REMOVED, Likeness.SAME, held=False, others=False),
     EntryCase: EntryCase(
-        Whose.OURS, Record.REMOVED, Likeness.SAME, Life.NOW, working=False, serves=None
+        Whose.OURS, Record.REMOVED, Likeness.SAME, RowEpoch.NOW, working=False, serves=None
     ),
 }  # fmt: skip
 

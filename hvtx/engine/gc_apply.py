@@ -1,0 +1,92 @@
+"""`gc --apply`: plan, compare with a saved plan, carry out, report what was kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hvtx.engine.apply import apply_plan
+from hvtx.engine.executor import Progress
+from hvtx.engine.gc_plan import Report, make_plan
+from hvtx.engine.runtime import Runtime
+from hvtx.engine.saved_plan import as_saved
+from hvtx.model.plan import Action, Item, Plan, Reason
+from hvtx.store import history, trust
+from hvtx.store.history import Event
+
+
+def collect(
+    runtime: Runtime,
+    *,
+    saved: Sequence[tuple[Any, ...]] | None = None,
+    unrecorded: bool = False,
+    progress: Progress = lambda done, total, what: None,
+) -> Report:
+    """Plan, check against ``saved`` (a plan's acting identities), and do it; goes on past errors.
+
+    Raises Busy while another gc or recover runs, StalePlan, Refused.
+    """
+    if runtime.store.missing:
+        report = make_plan(runtime)
+        as_saved(report.plan, saved or ())
+        return report._replace(applied=True)
+    runtime.enter()
+    trust.check_pages(runtime.store)
+    runtime.lock("all", "gc")
+    report = make_plan(runtime)
+    if report.refused is not None:
+        return report
+    plan = report.plan
+    if unrecorded:
+        plan = Plan(tuple(_on_operators_word(item) for item in plan.items))
+    newer = 0
+    if saved is not None:
+        reviewed = as_saved(plan, saved)
+        newer = len(plan.items) - len(reviewed.items)
+        plan = reviewed
+    done = apply_plan(runtime, plan, verb="gc", progress=progress)
+    _tell_skipped(runtime, done)
+    return report._replace(plan=done, applied=True, newer=newer)
+
+
+_WORTH_TELLING = frozenset(Reason) - {
+    Reason.VM_ALIVE,
+    Reason.RESERVED,
+    Reason.OPERATION_RUNNING,
+    Reason.FOREIGN,
+    Reason.OTHER_INSTALLATION,
+}
+
+
+def _tell_skipped(runtime: Runtime, plan: Plan) -> None:
+    """Put into the history what a person may ask after, once while it stays so."""
+    skipped = [
+        item for item in plan.items if item.action is Action.SKIP and item.reason in _WORTH_TELLING
+    ]
+    if not skipped:
+        return
+    known = runtime.read(history.last_of_each)
+    events = [
+        Event(
+            "skipped",
+            f"{item.kind} {item.key}: {item.message}",
+            str(item.kind),
+            item.key,
+            item.reason.value,
+            item.vm,
+        )
+        for item in skipped
+        if known.get((str(item.kind), item.key)) != ("skipped", item.reason.value)
+    ]
+    if events:
+        with runtime.store.transaction() as sql:
+            history.add(sql, events, operation=None, verb="gc")
+
+
+def _on_operators_word(item: Item) -> Item:
+    if item.reason is Reason.UNRECORDED:
+        return item._replace(
+            action=Action.DELETE,
+            message="marked by this installation and not on record; asked for by hand",
+        )
+    return item

@@ -1,0 +1,133 @@
+"""Ports that another installation of hvtx on this host publishes: taken, like a socket's.
+
+Whose chain comes first would get the packets, so that a second one's start would cut a live VM off.
+No lock spans installations. A port is held before anything is made, and of two that publish it at
+once the kernel gives it to one; where it could not be held it is looked for before it is published
+and once more after: at least one takes it back, and both may.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from hvtx.engine import notice
+from hvtx.engine.registry import FIREWALLS
+from hvtx.engine.runtime import Runtime
+from hvtx.errors import Conflict, HvtxError
+from hvtx.host.netlink import DumpInterrupted
+from hvtx.host.ports import refuse_taken_port
+from hvtx.model.vm import Publish
+
+if TYPE_CHECKING:
+    from hvtx.drivers.portholder import Held
+
+
+def refuse_ports(runtime: Runtime, ports: Sequence[Publish], families: Collection[int]) -> None:
+    """Raise Conflict for a port that a program here or another installation has.
+
+    And for one that a rule of others translates in one of ``families`` (4, 6). Told is one that is
+    to be published on an address which no device of this host has. Without ``families``, for a VM
+    that starts at once, both are left to :func:`holding_ports`.
+    """
+    with _naming_installations(runtime, ports):
+        away = [port for port in ports if not refuse_taken_port(port)]
+    refuse_others_ports(runtime, ports)
+    unknown = _refuse_translated(ports, families)
+    if families:  # else the start that follows at once tells
+        _tell_of_away(away)
+        _tell_of_unknown(ports, unknown)
+
+
+def _refuse_translated(ports: Sequence[Publish], families: Collection[int]) -> str | None:
+    """Why it is not known whether others translate a port; None if none of them is translated."""
+    if not ports or not families:
+        return None
+    from hvtx.host.nat_detection import may_translate
+
+    try:
+        if not may_translate():
+            return None
+    except (HvtxError, OSError, DumpInterrupted):
+        pass  # it may be so: the closer look says why it cannot be told
+    from hvtx.engine import translated_ports
+
+    return translated_ports.refuse(ports, families)
+
+
+@contextmanager
+def holding_ports(
+    runtime: Runtime, ports: Sequence[Publish], families: Collection[int]
+) -> Iterator[Held | None]:
+    """The same, and from here on no program gets them: sockets are bound to them.
+
+    They are closed at the end, unless a holder has inherited them. None if there are no ports.
+    """
+    if not ports:
+        yield None
+        return
+    from hvtx.drivers import portholder
+
+    with _naming_installations(runtime, ports):
+        held = portholder.hold(ports)
+    try:
+        refuse_others_ports(runtime, ports)
+        unknown = _refuse_translated(ports, families)
+        _tell_of_away(list(dict.fromkeys(held.away)))
+        for port, why in held.unheld.items():
+            notice.warning(
+                f"port {port.host_port}/{port.protocol} is published but not held, so another "
+                f"program can bind it: {why}"
+            )
+        yield held
+        _tell_of_unknown(ports, unknown)
+    finally:
+        held.close()
+
+
+@contextmanager
+def _naming_installations(runtime: Runtime, ports: Sequence[Publish]) -> Iterator[None]:
+    """Where a program has a port, say so if it holds the port for another installation of hvtx."""
+    try:
+        yield
+    except Conflict:
+        refuse_others_ports(runtime, ports)
+        raise
+
+
+def _tell_of_unknown(ports: Sequence[Publish], why: str | None) -> None:
+    if why is not None:
+        shown = ", ".join(f"{port.host_port}/{port.protocol}" for port in ports)
+        notice.warning(
+            f"cannot tell whether a rule of another program translates port {shown}: {why}"
+        )
+
+
+def _tell_of_away(away: Sequence[Publish]) -> None:
+    for port in away:
+        notice.warning(
+            f"no device of this host has {port.host_ip}: port {port.host_port}/{port.protocol}"
+            " is not reached there until one has"
+        )
+
+
+def refuse_others_ports(runtime: Runtime, ports: Sequence[Publish]) -> None:
+    """Raise Conflict if another installation publishes one of ``ports``; costs one short dump."""
+    if not ports or not runtime.others():
+        return
+    from hvtx.host.xtnames import legacy_tables
+    from hvtx.planner.peer_ports import published_by_others
+
+    for backend in FIREWALLS:
+        if backend == "iptables" and not legacy_tables():
+            continue
+        entries = runtime.firewall(backend).observe()
+        for port, installation in published_by_others(entries, runtime.installation):
+            mine = next((own for own in ports if own.collides(port)), None)
+            if mine is not None:
+                raise Conflict(
+                    f"port {mine.host_port}/{mine.protocol} is published by another installation"
+                    f" of hvtx on this host ({installation})",
+                    hint=f"choose another host port than {mine.host_port}, or release it there",
+                )

@@ -1,0 +1,190 @@
+"""Processes that hold a VM's published ports: recorded, checked, ended with their rows.
+
+A holder belongs to ``publish`` rows: its identity stands in ``observed`` of each row whose port it
+holds, from before it is told to stay. It is ended when the rules of all of these are gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hvtx.errors import Conflict, HvtxError
+from hvtx.model.plan import Reason
+from hvtx.model.resource import HOLDER, Kind, Outcome, Resource, State
+from hvtx.model.vm import Identity, Publish
+from hvtx.planner.states import holder_of, identity_of
+
+if TYPE_CHECKING:
+    from hvtx.drivers.portholder import Held, Holder
+    from hvtx.host.portowner import Owner
+
+UNHELD = "its port was not held: another program could bind it"
+
+
+def port_of(row: Resource) -> Publish:
+    """The port that a ``publish`` row stands for."""
+    spec = row.spec
+    return Publish(spec["protocol"], spec["host_ip"], spec["host_port"], spec["guest_port"])
+
+
+def begin(held: Held | None, vm: Identity | None, rows: Sequence[Resource]) -> Holder | None:
+    """Give what is held for the ``publish`` rows among these to a process; None if nothing is.
+
+    It goes away unless it is opened. Raises HostRefused.
+    """
+    if not held:
+        return None
+    from hvtx.drivers import portholder
+
+    own = [row for row in rows if row.kind == Kind.PUBLISH]
+    return portholder.spawn(held, vm, [own[0].mark, *(row.key for row in own)])
+
+
+def noted(
+    rows: Iterable[Resource], holder: Identity, unheld: Collection[Publish] = ()
+) -> dict[int, dict[str, Any]]:
+    """``observed`` of each ``publish`` row whose port is held, with its holder (pure)."""
+    return {
+        row.id: {**row.observed, HOLDER: holder._asdict()}
+        for row in rows
+        if row.kind == Kind.PUBLISH and port_of(row) not in unheld
+    }
+
+
+def end_all(rows: Iterable[Resource]) -> None:
+    """End the holders of these rows, of which nothing is left on the host. Raises OSError."""
+    for identity in {found for row in rows if (found := holder_of(row)) is not None}:
+        from hvtx.drivers import portholder
+
+        portholder.end(identity)
+
+
+def end_gone(outcomes: Mapping[int, Outcome], rows: Sequence[Resource]) -> dict[int, Outcome]:
+    """The same after a release: these rows stay on record, whose port is still held.
+
+    Who holds a port of which the rule could not be removed holds on.
+    """
+    held: dict[Identity, list[Resource]] = {}
+    for row in rows:
+        identity = holder_of(row)
+        if identity is not None:
+            held.setdefault(identity, []).append(row)
+    kept = {}
+    for identity, own in held.items():
+        if not all(outcomes[row.id].gone for row in own):
+            continue
+        why = _not_ended(identity)
+        if why is not None:
+            words = f"its port is still held by pid {identity.pid}: {why}"
+            for row in own:
+                kept[row.id] = Outcome(False, Reason.OBSERVE_FAILED, f"{row.key}: {words}")
+    return kept
+
+
+def _not_ended(identity: Identity) -> str | None:
+    from hvtx.drivers import portholder
+
+    try:
+        return None if portholder.end(identity) else "it does not end, not even by SIGKILL"
+    except OSError as problem:
+        return problem.strerror or str(problem)
+
+
+def unheld(rows: Iterable[Resource]) -> list[Resource]:
+    """Those of these rows whose published port nobody holds, though it could be held."""
+    from hvtx.drivers import portholder
+
+    gone: dict[Identity | None, bool] = {None: True}
+    found = []
+    for row in rows:
+        if row.kind != Kind.PUBLISH or row.state != State.COMMITTED:
+            continue
+        identity = holder_of(row)
+        if identity not in gone:
+            assert identity is not None
+            gone[identity] = portholder.ended(identity)
+        if gone[identity] and _may_be_held(port_of(row)):
+            found.append(row)
+    return found
+
+
+def _may_be_held(port: Publish) -> bool:
+    """Whether this process may bind to a port of that number."""
+    from hvtx.host import capabilities, sysctl
+
+    first = sysctl.read("net/ipv4/ip_unprivileged_port_start")
+    return port.host_port >= int(first or 1024) or capabilities.has("CAP_NET_BIND_SERVICE")
+
+
+def renew(
+    rows: Sequence[Resource], processes: Sequence[Resource], vm: str
+) -> tuple[Holder | None, dict[int, dict[str, Any]], dict[int, str]]:
+    """Hold the ports of ``rows``, of the VM called ``vm``, again, as far as they can be had.
+
+    Returns the holder, which is to be opened once what it holds is on record, ``observed`` of the
+    rows whose ports it has, and why the others are not held. Raises HostRefused.
+    """
+    from hvtx.drivers import portholder
+    from hvtx.drivers.vm_process.scope import enter_scope
+    from hvtx.engine import notice
+
+    portholder.make_room([port_of(row) for row in rows])
+    held, why = portholder.Held(), {}
+    for row in rows:
+        try:
+            held.add(port_of(row))
+        except Conflict as problem:
+            why[row.id] = f"{problem.message}; to hold it again: {fix(had_by([row])[row.id])}"
+        except HvtxError as problem:
+            why[row.id] = f"{problem.message} ({problem.hint})" if problem.hint else problem.message
+    why.update((row.id, held.unheld[port_of(row)]) for row in rows if port_of(row) in held.unheld)
+    followed = next((found for row in processes if (found := identity_of(row))), None)
+    holder = begin(held, followed, rows)
+    if holder is None:
+        return None, {}, why
+    warning = enter_scope(f"{vm}.ports", holder.identity.pid)
+    if warning:
+        notice.warning(warning)
+    return holder, noted([row for row in rows if row.id not in why], holder.identity), why
+
+
+def shown(row: Resource) -> list[str]:
+    """In words, who holds a row's published port, or that nobody does, and who has it instead."""
+    from hvtx.drivers import portholder
+
+    identity = holder_of(row)
+    if identity is not None and not portholder.ended(identity):
+        return [f"held by pid {identity.pid}, with a bound socket"]
+    who = "nobody holds it" if identity is None else f"its holder, pid {identity.pid}, has ended"
+    found = had_by([row])[row.id]
+    if not found:
+        return [f"{who}: another program can bind it; `hvtx repair` holds it again"]
+    return [
+        f"{who}, and {words_of(found)} has it now",
+        f"to hold it again: {fix(found)}",
+    ]
+
+
+def had_by(rows: Sequence[Resource]) -> dict[int, list[Owner]]:
+    """Programs that have the ports of rows which nobody holds, by row."""
+    from hvtx.host import portowner
+
+    ports = {row.id: port_of(row) for row in rows}
+    found = portowner.owners_of(ports.values())
+    return {row: found[port] for row, port in ports.items()}
+
+
+def words_of(found: Sequence[Owner]) -> str:
+    """Who has a port, in words."""
+    from hvtx.host import portowner
+
+    return portowner.listed(found)
+
+
+def fix(found: Sequence[Owner]) -> str:
+    """The commands after which a port that these programs have is held again."""
+    from hvtx.host import portowner
+    from hvtx.planner.remedy import REPAIR
+
+    return "; ".join([*portowner.ended_by(found), REPAIR])

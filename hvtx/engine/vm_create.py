@@ -1,0 +1,277 @@
+"""`vm create`: the record of a VM, its leases and its host ports; no kernel object."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from hvtx.engine import notice, own_addresses
+from hvtx.engine.network_create import DEFAULT, default_draft, take_network
+from hvtx.engine.peer_ports import refuse_ports
+from hvtx.engine.runtime import Runtime
+from hvtx.engine.scope import bridges_now
+from hvtx.engine.transaction import Operation, begin
+from hvtx.engine.vm_options import VmRequest
+from hvtx.errors import Conflict, NotFound, advised
+from hvtx.model.address import is_ipv6
+from hvtx.model.resource import Kind
+from hvtx.model.vm import Interface, Network, Publish, Vm
+from hvtx.planner import addressing, provision
+from hvtx.planner.provision import ResourceSpec
+from hvtx.store import history, leases, records
+from hvtx.store.history import Event
+
+
+def request_from_log(runtime: Runtime, name: str, operation: int | None = None) -> VmRequest:
+    """A VM as it was when it was last forgotten (by ``operation``): with its addresses and ports.
+
+    Raises NotFound where the history has none, or where one of its networks is gone.
+    """
+    record = runtime.read(history.forgotten_vm, name, operation)
+    if record is None:
+        raise NotFound(
+            f"the history has no VM {name!r} that was removed"
+            + (f" by operation {operation}" if operation else ""),
+            hint="hvtx log --event removed shows what was removed",
+        )
+    interfaces = record["interfaces"]
+    if not interfaces:
+        raise NotFound(
+            f"VM {name!r} had no network of hvtx's: it had been taken over from another tool",
+            hint="hvtx import or hvtx adopt take it over again",
+        )
+    return VmRequest(
+        name=name,
+        hypervisor=record["hypervisor"],
+        networks=tuple(i["network"] for i in interfaces),
+        ips=(),
+        macs=tuple(i["mac"] for i in interfaces),
+        publish=tuple(Publish(**port) for i in interfaces for port in i["publish"]),
+        memory=record["memory"],
+        cpus=record["cpus"],
+        kernel=record["kernel"],
+        initrd=record["initrd"],
+        append=record["append"],
+        disks=tuple(record["disks"]),
+        command=tuple(record["command"]),
+        directory=record["directory"],
+        autostart=record["autostart"],
+        leases=tuple((i["ipv4"], i["ipv6"]) for i in interfaces),
+    )
+
+
+# -- creating --------------------------------------------------------------------------------------
+
+
+def create_vm(runtime: Runtime, request: VmRequest) -> Vm:
+    """Record a VM with its leases and ports.
+
+    Raises Conflict (name, address, MAC or port taken), NotFound (network), UsageError (an address
+    that its network cannot give).
+    """
+    runtime.enter()
+    runtime.lock("vm", request.name)
+    check_request(runtime, request)
+    warn_of_disks(request.kernel, request.disks)
+    networks = take_networks(runtime, request)
+    _refuse_lost(runtime, networks, request.ips)
+    own = own_addresses.in_subnets(networks)
+    with begin(runtime, "create", vm=request.name) as (sql, operation):
+        vm, rows = record_vm(operation, sql, request, networks, committed=True, taken=own)
+    operation.end(
+        "done",
+        events=[Event("made", f"VM {vm.name}")],
+        then=lambda sql: records.set_vm_confirmed(sql, vm.id),
+    )
+    del rows
+    return vm
+
+
+def _refuse_lost(runtime: Runtime, networks: Sequence[Network], ips: Sequence[str]) -> None:
+    """Refuse here and now what the start would: packets for the guest go elsewhere.
+
+    One without a request gets any address, so it is refused only where the whole subnet is lost.
+    """
+    from hvtx.engine import guest_routes
+
+    bridges = bridges_now(runtime, networks)
+    for network in networks:
+        row = bridges.get(network.id)
+        if row is not None:
+            guest_routes.refuse_lost_subnet(network, row, ips)
+
+
+def check_request(runtime: Runtime, request: VmRequest, *, starts: bool = False) -> set[int]:
+    """Refuse what can be refused before anything is written or made, the network `default` too.
+
+    Returns the families in which its ports are published. Whether others translate them is not
+    asked for a VM that ``starts`` at once: its start asks.
+    """
+    if runtime.read(records.find_vm, request.name) is not None:
+        raise Conflict(f"VM {request.name!r} exists already", hint="hvtx vm ls")
+    check_files(request.kernel, request.initrd, request.disks)
+    with runtime.reading() as sql:
+        for port in request.publish:
+            holder = leases.port_holder(sql, port)
+            if holder:
+                raise leases.port_conflict(sql, port, holder)
+        for mac in request.macs:
+            leases.refuse_taken_mac(sql, mac)
+        known = {n: records.get_network(sql, n) for n in request.networks if n != DEFAULT}
+    networks = [
+        default_draft(runtime) if name == DEFAULT else known[name]
+        for name in request.networks or (DEFAULT,)
+    ]
+    _check_addresses(runtime, request, networks)
+    families = set(networks[0].families)
+    refuse_ports(runtime, request.publish, () if starts else families)
+    return families
+
+
+def check_files(kernel: str | None, initrd: str | None, disks: Sequence[str]) -> None:
+    """Raise NotFound for a file that is not there."""
+    for path, what in ((kernel, "kernel"), (initrd, "initrd"), *((d, "disk") for d in disks)):
+        if path is not None and not os.path.exists(path):
+            raise NotFound(
+                f"the {what} {path} does not exist",
+                hint="put it there, or give a path that exists (relative ones count from here)",
+            )
+
+
+def warn_of_disks(kernel: str | None, disks: Sequence[str]) -> None:
+    """Tell if a VM has nothing but disks to boot from, and cannot boot from any of them."""
+    if kernel is None and disks and not any(map(_may_boot, disks)):
+        has, it = ("has", "it") if len(disks) == 1 else ("have", "them")
+        notice.warning(
+            f"{', '.join(disks)} {has} no boot sector: without --kernel nothing boots from {it}"
+        )
+
+
+def _may_boot(path: str) -> bool:
+    """Whether a disk image has a boot sector (MBR, or the one that GPT keeps), or may have one."""
+    if path.endswith(".qcow2"):
+        return True
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            first = os.pread(descriptor, 512, 0)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return True
+    return first[510:] == b"\x55\xaa" or first.startswith(b"QFI\xfb")
+
+
+def take_networks(runtime: Runtime, request: VmRequest) -> list[Network]:
+    """The VM's networks, locked against removal; `default` is made if it is not there.
+
+    They are read again, now that they are locked, and so are the addresses: before, a network could
+    be removed and made anew with another subnet.
+    """
+    networks = [take_network(runtime, name) for name in request.networks or (DEFAULT,)]
+    _check_addresses(runtime, request, networks)
+    return networks
+
+
+def _check_addresses(runtime: Runtime, request: VmRequest, networks: Sequence[Network]) -> None:
+    fours, sixes = _addresses(request, networks)
+    with runtime.reading() as sql:
+        for four, six, network in zip(fours, sixes, networks, strict=True):
+            for address in (four, six):
+                if address:
+                    with advised(
+                        f"hvtx network show {network.name} tells its subnets; without --ip a free"
+                        " address is chosen"
+                    ):
+                        addressing.check_guest_address(address, network)
+                    leases.refuse_taken_address(sql, address)
+    for port in request.publish:  # they are the first interface's
+        addressing.check_published(port, networks[0])
+    wanted = [address for address in (*fours, *sixes) if address is not None]
+    if wanted:
+        own_addresses.refuse(wanted, own_addresses.in_subnets(networks))
+
+
+def _addresses(
+    request: VmRequest, networks: Sequence[Network]
+) -> tuple[list[str | None], list[str | None]]:
+    """The nth address of a family belongs to the nth network, unless leases say it whole."""
+    if request.leases:
+        return [four for four, _ in request.leases], [six for _, six in request.leases]
+    pad = [None] * len(networks)
+    four: list[str | None] = [ip for ip in request.ips if not is_ipv6(ip)]
+    six: list[str | None] = [ip for ip in request.ips if is_ipv6(ip)]
+    return (four + pad)[: len(networks)], (six + pad)[: len(networks)]
+
+
+def record_vm(
+    operation: Operation,
+    sql: Any,
+    request: VmRequest,
+    networks: Sequence[Network],
+    *,
+    committed: bool,
+    taken: Collection[str] = (),
+) -> tuple[Vm, list[Any]]:
+    """Insert the VM, its interfaces, leases and ports; returns it and the rows of its leases.
+
+    No address is leased that is among those ``taken``, the host's own, unless it was asked for.
+    """
+    vm = Vm(
+        id=os.urandom(16).hex(),
+        name=request.name,
+        hypervisor=request.hypervisor,
+        memory=request.memory,
+        cpus=request.cpus,
+        kernel=request.kernel,
+        initrd=request.initrd,
+        append=request.append,
+        disks=request.disks,
+        command=request.command,
+        directory=request.directory,
+        autostart=request.autostart,
+        interfaces=(),
+        number=operation.id,  # which makes no other VM
+    )
+    records.add_vm(sql, vm, operation.id)
+    fours, sixes = _addresses(request, networks)
+    wanted = [
+        (
+            network,
+            request.macs[n] if n < len(request.macs) else provision.guest_mac(os.urandom(5)),
+            fours[n],
+            sixes[n],
+            request.publish if n == 0 else (),
+        )
+        for n, network in enumerate(networks)
+    ]
+    interfaces = leases.claim(sql, vm.id, wanted, taken)
+    vm = vm._replace(interfaces=interfaces)
+    return vm, operation.intend(
+        sql,
+        want_leases(interfaces),
+        vm=vm.id,
+        networks=lease_networks(interfaces),
+        committed=committed,
+    )
+
+
+def want_leases(interfaces: Sequence[Interface]) -> list[ResourceSpec]:
+    """One lease resource per address."""
+    return [
+        ResourceSpec(Kind.LEASE, address, {"address": address, "mac": interface.mac})
+        for interface in interfaces
+        for address in (interface.ipv4, interface.ipv6)
+        if address
+    ]
+
+
+def lease_networks(interfaces: Sequence[Interface]) -> list[str | None]:
+    """The network of each lease, in the order of :func:`want_leases`."""
+    return [
+        interface.network
+        for interface in interfaces
+        for address in (interface.ipv4, interface.ipv6)
+        if address
+    ]

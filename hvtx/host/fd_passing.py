@@ -1,0 +1,108 @@
+"""Passing open descriptors to a VM process, whose user may not be able to open the files.
+
+A descriptor that is opened again by ``/proc/self/fd/N``, as QEMU opens a kernel, asks for the
+file's own permission bits once more (not for those of the directories above it). So of a file that
+the user may not read a copy is handed over: a sealed one in memory, which anybody may open who has
+the descriptor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Sequence
+
+from hvtx.errors import HostRefused
+from hvtx.host import tun
+from hvtx.host.tun import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR
+from hvtx.model.passed_fds import PassedDescriptors
+from hvtx.model.user import User
+
+_PIECE = 1 << 26
+_SEALS = 0x0F  # F_SEAL_SEAL | SHRINK | GROW | WRITE
+_F_ADD_SEALS = 1033
+
+
+def open_all(handed: Sequence[PassedDescriptors], user: User | None) -> list[int]:
+    """A descriptor for each, close-on-exec, to be closed by the caller.
+
+    Raises HostRefused, naming the thing; nothing stays open then.
+    """
+    found: list[int] = []
+    try:
+        for one in handed:
+            found.append(_opened(one, user))
+    except OSError as problem:
+        close_all(found)
+        raise HostRefused(
+            f"the {one.what} {one.path} cannot be opened: {problem.strerror}",
+            hint=_HINTS.get(one.what, "look at its permissions, and at those of its directories"),
+        ) from problem
+    except BaseException:
+        close_all(found)
+        raise
+    return found
+
+
+_HINTS = {"tap": "hvtx doctor looks at /dev/net/tun; hvtx gc --plan tells who holds a device"}
+
+
+def close_all(descriptors: Sequence[int]) -> None:
+    """Close what was opened."""
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+
+
+def _opened(one: PassedDescriptors, user: User | None) -> int:
+    if one.what == "tap":
+        return _tap(one.path)
+    access = os.O_RDWR if one.what == "disk" else os.O_RDONLY
+    # not waiting: what was a file when it was looked at may be a FIFO by now
+    descriptor = os.open(one.path, access | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        seen = os.fstat(descriptor)
+        _need_file(seen)
+        os.set_blocking(descriptor, True)
+        if one.what not in ("kernel", "initrd") or user is None:
+            return descriptor
+        if user.may(stat.S_IMODE(seen.st_mode), seen.st_uid, seen.st_gid, 4):
+            return descriptor
+        copy = _copied(descriptor, os.path.basename(one.path))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return copy
+
+
+def _need_file(seen: os.stat_result) -> None:
+    if not stat.S_ISREG(seen.st_mode) and not stat.S_ISBLK(seen.st_mode):
+        raise OSError(errno.EINVAL, "it is neither a file nor a block device")
+
+
+def _tap(device: str) -> int:
+    descriptor = tun.open_device()
+    try:
+        tun.attach(descriptor, device, IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _copied(source: int, name: str) -> int:
+    """A sealed copy in memory."""
+    import fcntl
+
+    copy = os.memfd_create(name[:200], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        while os.sendfile(copy, source, None, _PIECE):
+            pass
+        fcntl.fcntl(copy, _F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(copy)
+        raise
+    return copy

@@ -1,0 +1,117 @@
+"""Bind mounts that make a VM's program reachable below directories closed to the VM's user.
+
+A program below ``/root`` or in another home of mode 0700 is out of the reach of the user that VMs
+run as; an interpreter there has its libraries beside it, so that handing over the program alone is
+not enough. So the VM process gets a mount namespace of its own. There a small file system stands
+in the place of each shut directory and shows one thing of it: the next step of the way. Nothing
+else that is in the directory can be seen, what is shown keeps its modes, and the host's mounts stay
+as they are (what is unmounted in the host goes there too: slave propagation, mount_namespaces(7)).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+from contextlib import suppress
+
+from hvtx.host import paths, program
+from hvtx.model.user import User
+
+_MOST = 8  # steps; a longer way is not made
+_LINKS = 40  # as many as the kernel follows, path_resolution(7)
+_KERNELS = ("/proc/", "/sys/", "/dev/")
+SIGNATURE = "hvtx-way"
+
+# Arguments: how many steps, the steps (outermost first, those of one directory together), and what
+# is executed then. A directory is entered before it is covered, since then no path leads there; and
+# the working directory once more, should it be among them.
+SCRIPT = """steps=$1; shift
+( last=; number=0
+for step; do
+[ $((number += 1)) -le "$steps" ] || break
+shut=${step%/*}; name=${step##*/}
+[ "$shut" = "$last" ] || { cd -- "$shut" &&
+mount -t tmpfs -o mode=0711,size=64k,nosuid,nodev,noexec hvtx "$shut"; } || exit 126
+last=$shut
+if [ -L "./$name" ]; then cp -P -- "./$name" "$shut/" || exit 126; continue; fi
+if [ -d "./$name" ]; then mkdir -- "$shut/$name"; else : >"$shut/$name"; fi || exit 126
+mount --no-canonicalize --rbind "./$name" "$shut/$name" || exit 126
+done ) || exit 126
+cd -- "$(pwd)" 2>/dev/null; shift "$steps"; exec "$@\""""
+
+
+def steps(user: User, words: Iterable[str]) -> tuple[str, ...] | None:
+    """What must be shown to ``user`` so that the paths ``words`` lead to where they do for us.
+
+    ``<shut directory>/<entry>`` each, outermost first; empty where nothing is shut. None where it
+    cannot be done: a directory that others could change, the root itself, a way of too many steps.
+    """
+    found: set[str] = set()
+    for path in words:
+        with suppress(OSError):
+            found |= on_the_way(user, path)
+    directories = {os.path.dirname(step) for step in found}
+    if len(found) > _MOST or "/" in directories:
+        return None
+    for directory in directories:
+        try:
+            if paths.problem(directory, groups=True) is not None:
+                return None
+        except OSError:
+            return None
+    return tuple(sorted(found, key=lambda step: (step.count("/"), step)))
+
+
+def executed(path: str) -> tuple[str, ...]:
+    """``path`` and the interpreters that the first lines of scripts name, as they follow."""
+    found = [path]
+    for each in found:
+        found += [more for more in program.interpreters(each) if more not in found]
+        if len(found) > _MOST:
+            break
+    return tuple(found)
+
+
+def way(wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """What is put before a command line so that it runs where ``wanted`` is shown."""
+    if not wanted:
+        return ()
+    return (
+        program.find(("unshare", "/usr/bin/unshare")) or "unshare",
+        *("--mount", "--propagation", "slave", "--", "/bin/sh", "-c", SCRIPT, SIGNATURE),
+        *(str(len(wanted)), *wanted),
+    )
+
+
+def on_the_way(user: User, path: str) -> set[str]:
+    """What ``user`` cannot reach on the way of an absolute path: what is above it is shut.
+
+    ``<directory>/<entry>`` each, links followed. Raises OSError.
+    """
+    found: set[str] = set()
+    place, todo, links = "/", path.split("/"), 0
+    while todo:
+        name = todo.pop(0)
+        if name in ("", "."):
+            continue
+        if name == "..":
+            place = os.path.dirname(place)
+            continue
+        above = os.stat(place)
+        full = os.path.join(place, name)
+        seen = os.lstat(full)
+        if f"{full}/".startswith(_KERNELS):
+            return set()
+        if not user.may(stat.S_IMODE(above.st_mode), above.st_uid, above.st_gid, 1):
+            found.add(full)
+        if not stat.S_ISLNK(seen.st_mode):
+            place = full
+            continue
+        links += 1
+        if links > _LINKS:
+            return set()
+        target = os.readlink(full)
+        todo = [*target.split("/"), *todo]
+        place = "/" if target.startswith("/") else place
+    return found

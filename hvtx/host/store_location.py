@@ -1,0 +1,70 @@
+"""The location of an installation's store, from what it left on the host.
+
+A trace is one line, ``<device>:<device above>:<path of the database>``: in the marker of the run
+directory, and as the comment of a chain in the installation's own table, so that it is found from
+another run directory too. Device numbers (of the state directory, and of the directory above it)
+tell a store that is gone from one whose disk is not mounted here, or that is seen from another
+container.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import NamedTuple
+
+CHAIN_FAMILY, CHAIN = "bridge", "store"  # in the table hvtx-<installation>, of every backend
+STORE = "hvtx.db"
+_MOST = 128  # bytes of a comment of nft
+_LONGEST = 4096  # of a path, with its two numbers: markers are files, which may hold anything
+_PLAIN = re.compile(r"[A-Za-z0-9/._+@=,~ -]+")
+_TRACE = re.compile(r"([0-9]+):([0-9]+):(/.*)")
+
+
+class Found(NamedTuple):
+    """What is at the place that a trace names: ``there``, ``gone`` or ``unseen``, and the path."""
+
+    verdict: str
+    path: str
+
+
+def trace_of(state_directory: str) -> str:
+    """The trace of the store in a state directory; empty if it cannot be told."""
+    path = os.path.realpath(os.path.join(state_directory, STORE))
+    above = os.path.dirname(path)
+    try:
+        text = f"{os.stat(above).st_dev}:{os.stat(os.path.dirname(above)).st_dev}:{path}"
+    except OSError:
+        return ""
+    return text if len(text) <= _MOST and _PLAIN.fullmatch(path) else ""
+
+
+def follow(trace: str) -> Found:
+    """Look where a trace leads. What cannot be inspected is ``unseen``, never ``gone``."""
+    parsed = _TRACE.fullmatch(trace)
+    if parsed is None or "\0" in trace or len(trace) > _LONGEST:
+        return Found("unseen", "")
+    device, device_above, path = int(parsed[1]), int(parsed[2]), parsed[3]
+    directory = os.path.dirname(path)
+    try:
+        if _exists(path):
+            return Found("there", path)
+        if _exists(directory):
+            same = os.stat(directory).st_dev == device
+        else:
+            above = os.path.dirname(directory)
+            while not _exists(above):
+                above = os.path.dirname(above)
+            same = device == device_above == os.stat(above).st_dev
+    except (OSError, UnicodeEncodeError):
+        return Found("unseen", path)
+    return Found("gone" if same else "unseen", path)
+
+
+def _exists(path: str) -> bool:
+    """Raises OSError where that cannot be told."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True

@@ -1,0 +1,36 @@
+"""Terms of the history: verbs of operations, events, kinds and reasons.
+
+A test holds each list against what the code writes (tests/model/test_history_terms.py).
+"""
+
+from __future__ import annotations
+
+from hvtx.model.plan import Reason
+from hvtx.model.resource import Kind
+
+VERBS = (
+    *("create", "run", "start", "stop", "set", "rm", "attach"),
+    *("network-create", "network-rm", "rebuild"),
+    *("gc", "heuristic", "recover", "resolve", "repair", "import", "adopt", "restore"),
+)
+EVENTS = (
+    *(
+        "began",
+        "intended",
+        "made",
+        "changed",
+        "removed",
+        "kept",
+        "skipped",
+        "forgotten",
+        "completed",
+    ),
+    *("repaired", "attached", "imported", "restored", "failed"),
+)
+KINDS = (*(kind.value for kind in Kind), "device", "rule")
+REASONS = (
+    *(reason.value for reason in Reason),
+    *("stop", "rm", "network-rm", "undone"),  # why a command itself removed something
+    *("failed", "not-permitted", "host-refused", "busy", "store"),  # why something stayed
+)
+WORDS = {"verb": VERBS, "event": EVENTS, "kind": KINDS, "reason": REASONS}

@@ -1,0 +1,14 @@
+"""Open descriptors that are passed to a VM process."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+FIRST_HANDED = 4  # below it are the standard streams, and the pipe that a gate waits at
+
+
+class PassedDescriptors(NamedTuple):
+    """One descriptor; the first is :data:`FIRST_HANDED`, the others follow in order."""
+
+    what: str  # "tap", "disk" (to write), "read-only disk", "kernel", "initrd", "program"
+    path: str  # of the file; the name of the TAP

@@ -1,0 +1,121 @@
+"""The resolver of `explain`: from a name to objects and owners. Pure: facts in, subjects out.
+
+A name may fit several things (a chain and a VM); all are found, the likeliest first. What gc would
+do with each is read off the plan, so that the two can never disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hvtx.model.mark import Mark, UnreadableMark, parse_mark
+from hvtx.model.plan import Item, Reason
+from hvtx.model.resource import Kind
+from hvtx.model.vm import Liveness
+from hvtx.planner.identify_addresses import by_address, by_mac, by_subnet
+from hvtx.planner.identify_devices import by_device
+from hvtx.planner.identify_ports import by_port
+from hvtx.planner.identify_rules import by_place, by_rule
+from hvtx.planner.subjects import ExplainFacts, Subject, of_item, of_row, reason_of
+
+_ASKED_OTHERWISE = (Kind.TAP, Kind.BRIDGE, Kind.LEASE, Kind.PUBLISH, Kind.PROCESS)
+
+
+def identify(sight: ExplainFacts, text: str) -> list[Subject]:
+    """What ``text`` may mean, the likeliest first; empty if nothing here is called so."""
+    found: list[Subject] = []
+    for finder in (
+        _marks,
+        by_device,
+        by_mac,
+        by_subnet,
+        by_address,
+        by_port,
+        _owners,
+        _keys,
+        by_place,
+    ):
+        found += finder(sight, text)
+    if not found:
+        found += by_rule(sight, text)
+    seen: set[tuple[str, str, int, Item | None]] = set()  # a copy is judged by itself
+    unique = []
+    for subject in found:
+        row = subject.row.id if subject.row else 0
+        thing = (subject.kind, subject.key, row, subject.item)
+        if thing not in seen:
+            seen.add(thing)
+            unique.append(subject)
+    return unique
+
+
+# -- marks and devices -----------------------------------------------------------------------------
+
+
+def _marks(sight: ExplainFacts, text: str) -> Iterator[Subject]:
+    parsed = parse_mark(text)
+    if parsed is None:
+        return
+    items = [item for item in sight.plan.items if item.mark == text]
+    yield from (of_item(sight, item) for item in items)
+    if items:
+        return
+    if isinstance(parsed, UnreadableMark) and (
+        parsed.installation in (None, sight.snapshot.installation)
+    ):
+        words, owner = "a mark in a form that this program does not know", "unknown"
+        yield Subject("mark", text, words, None, owner, Reason.MARK_UNREADABLE)
+    else:
+        yield _unseen(sight, parsed, text)
+
+
+def _unseen(sight: ExplainFacts, mark: Mark | UnreadableMark, text: str) -> Subject:
+    nobody = "; nothing here carries it"
+    if mark.installation != sight.snapshot.installation:
+        words = f"a mark of another installation ({mark.installation}){nobody}"
+        return Subject("mark", text, words, None, "other-installation", Reason.OTHER_INSTALLATION)
+    row = sight.tombstone
+    if row is None:
+        words = f"a mark of this installation that is not on record{nobody}"
+        return Subject("mark", text, words, None, "unknown", Reason.UNRECORDED)
+    words = f"the mark of {row.kind} {row.key}, which was removed{nobody}"
+    return Subject("mark", text, words, None, "hvtx", Reason.ALREADY_GONE, row=row)
+
+
+# -- rows by name, tables and chains, VMs and networks ---------------------------------------------
+
+
+def _keys(sight: ExplainFacts, text: str) -> Iterator[Subject]:
+    """Settings, files, and whatever else a plan calls by this very name."""
+    dotted = text.replace("/", ".")
+    for row in sight.snapshot.rows:
+        other = row.kind not in _ASKED_OTHERWISE
+        if other and (row.key == text or (row.kind == Kind.SYSCTL and row.key == dotted)):
+            yield of_row(sight, row)
+
+
+def _owners(sight: ExplainFacts, text: str) -> Iterator[Subject]:
+    """VMs and networks by name."""
+    for identity, facts in sight.snapshot.vms.items():
+        if text not in (facts.name, identity):
+            continue
+        items = [item for item in sight.plan.items if item.vm == facts.name]
+        first = next((i for i in items if i.action.value != "skip"), items[0] if items else None)
+        runs = {
+            Liveness.ALIVE: "which runs",
+            Liveness.DEAD: "whose process is dead" if first else "which is not running",
+        }.get(facts.liveness, "of which hvtx cannot tell whether it is running")
+        vm = next((vm for vm in sight.vms if vm.id == identity), None)
+        networks = [interface.network_name for interface in vm.interfaces] if vm else []
+        yield Subject(
+            "vm", facts.name, f"VM {facts.name!r}, {runs}; {len(items)} items", first, "hvtx",
+            reason_of(first) if first else Reason.RESERVED, facts.name,
+            networks[0] if networks else None, None, facts.evidence,
+        )  # fmt: skip
+    for network in sight.networks:
+        if text in (network.name, network.id):
+            words = f"network {network.name!r} on bridge {network.bridge}, {network.firewall}"
+            yield Subject(
+                "network", network.name, words, None, "hvtx", Reason.RESERVED, None, network.name,
+                evidence=tuple(f"subnet {cidr}" for cidr in network.subnets),
+            )  # fmt: skip
