@@ -21,7 +21,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.population import World, make_world
-from hvtx.engine import gc_apply, gc_plan
+from hvtx.commands import gc as gc_apply
+from hvtx.engine import gc_plan
 from hvtx.engine.runtime import Runtime
 from hvtx.host import tun
 from hvtx.host.tun import IFF_NO_PI, IFF_TAP

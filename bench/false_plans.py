@@ -30,7 +30,9 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.population import World, make_world
-from hvtx.engine import gc_apply, gc_plan, metrics, vm_create, vm_options, vm_start, vm_stop
+from hvtx.commands import gc as gc_apply
+from hvtx.commands import metrics, vm_create, vm_start, vm_stop
+from hvtx.engine import gc_plan, vm_options
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.errors import PartialFailure
 from hvtx.model.plan import Reason

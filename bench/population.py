@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hvtx.engine import vm_create, vm_options, vm_start
-from hvtx.engine.network_create import NetworkRequest, create_network
+from hvtx.commands import vm_create, vm_start
+from hvtx.commands.network_create import NetworkRequest, create_network
+from hvtx.engine import vm_options
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.engine.scope import networks_now
 from hvtx.engine.transaction import begin

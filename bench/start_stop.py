@@ -32,7 +32,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.floor import Floor
 from bench.population import ONE, World, make_world
-from hvtx.engine import gc_plan, vm_start, vm_stop
+from hvtx.commands import vm_start, vm_stop
+from hvtx.engine import gc_plan
 from hvtx.engine.runtime import Runtime
 
 _INSIDE = "HVTX_BENCH_INSIDE"

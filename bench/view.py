@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.population import ONE, World, make_world
 from hvtx import documents
-from hvtx.engine import published, view
+from hvtx.commands import publish_view as published
+from hvtx.commands import published_view as view
 from hvtx.engine.runtime import Runtime
 
 GROUP = "65531"

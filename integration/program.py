@@ -125,7 +125,7 @@ def installer(monkeypatch: pytest.MonkeyPatch, **environment: str) -> Program:
     """
     if problem_of_program(program_path("")) is None:
         return Program(**environment)
-    monkeypatch.setattr("hvtx.engine.systemd.refuse_changeable", lambda _: None)
+    monkeypatch.setattr("hvtx.commands.systemd.refuse_changeable", lambda _: None)
     return Forked(**environment)
 
 

@@ -210,7 +210,7 @@ def test_only_root_installs_and_anyone_prints() -> None:
         for words, code in (("install", 5), ("uninstall", 5), ("print", 0)):
             script = (
                 "import os, sys; sys.argv = ['hvtx', 'systemd', *sys.argv[1:]];"
-                "from hvtx.cli.main import run; import hvtx.cli.systemd, hvtx.engine.systemd;"
+                "from hvtx.cli.main import run; import hvtx.cli.systemd, hvtx.commands.systemd;"
                 "import hvtx.engine.runtime, locale; os.setgroups([]); os.setgid(65534); os.setuid(65534);"
                 "sys.exit(run(sys.argv[1:]))"
             )

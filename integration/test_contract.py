@@ -576,7 +576,7 @@ def test_unknown(hvtx: Program) -> None:
 
 def test_an_attached_process(hvtx: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not signalled without --force; with it, TERM and then KILL."""
-    for module in ("engine.vm_stop", "drivers.vm_process.gate", "drivers.vm_process.stop"):
+    for module in ("commands.vm_stop", "drivers.vm_process.gate", "drivers.vm_process.stop"):
         monkeypatch.setattr(f"hvtx.{module}.TERM_SECONDS", 0.5)
     network(hvtx)
     hvtx("vm", "create", "ext", "--network", "net", "--hypervisor", "external")

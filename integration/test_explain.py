@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hvtx import documents
-from hvtx.engine import explain
+from hvtx.commands import explain
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.errors import NotFound
 from hvtx.host.ports import listening

@@ -443,7 +443,7 @@ def test_a_guest_uses_up_no_more_connections_than_its_own(
 ) -> None:
     """Its flood ends at the limit; another guest's new flows, and its own to neighbours, go on."""
     bridged_frames_see_iptables(False)
-    monkeypatch.setattr("hvtx.engine.vm_start.flow_limit", lambda: 300)
+    monkeypatch.setattr("hvtx.commands.vm_start.flow_limit", lambda: 300)
     monkeypatch.setattr("hvtx.engine.network_build.flow_limit", lambda: 300)
     with program(firewall) as hvtx:
         make_network(hvtx)

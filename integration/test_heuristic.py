@@ -154,7 +154,7 @@ def test_a_held_device_stays_whatever_the_plan_said(hvtx: Program) -> None:
     assert [(i["action"], i["reason"]) for i in plan["items"]] == [("skip", "in-use")]
     assert str(os.getpid()) in plan["items"][0]["message"]
     os.close(holder)
-    from hvtx.engine.heuristic import _remove_tap
+    from hvtx.commands.gc_heuristic import _remove_tap
     from hvtx.host.links import Links
 
     links = Links()

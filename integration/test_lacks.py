@@ -184,7 +184,7 @@ def test_an_empty_store_belongs_to_no_namespace(hvtx: Program) -> None:
 
 BEGINNING = """
 import os, sys
-from hvtx.engine import network_create
+from hvtx.commands import network_create
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.errors import Refused
 

@@ -778,7 +778,7 @@ def test_units_are_written_through_no_link_and_0644(
     hvtx: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Below --root somebody else may have left a draft's name, a pipe, or a link."""
-    monkeypatch.setattr("hvtx.engine.systemd.refuse_changeable", lambda _: None)
+    monkeypatch.setattr("hvtx.commands.systemd.refuse_changeable", lambda _: None)
     root = tmp_path / "root"
     units = root / "etc/systemd/system"
     units.mkdir(parents=True)

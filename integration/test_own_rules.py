@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import pytest
 
-from hvtx.engine.diagnose import CHECKS
+from hvtx.commands.doctor import CHECKS
 from hvtx.engine.finding import Finding
 from hvtx.engine.gc_plan import make_plan
 from hvtx.engine.runtime import Runtime, Settings

@@ -195,7 +195,7 @@ def test_plans_load_what_they_show_and_no_more() -> None:
     )
     late = {
         *(f"hvtx.documents.{name}" for name in documents.__all__ if name != "plan"),
-        "hvtx.cli.page", "hvtx.host.replica", "hvtx.engine.explain", "hvtx.model.reasons", "hvtx.model.diagram",
+        "hvtx.cli.page", "hvtx.host.replica", "hvtx.commands.explain", "hvtx.model.reasons", "hvtx.model.diagram",
         "hvtx.planner.heuristic", "hvtx.planner.known_software", "hvtx.planner.diagram", "hvtx.planner.promises",
         "hvtx.planner.identify", "xml",
     }  # fmt: skip

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from hvtx.engine import diagnose
+from hvtx.commands import doctor as diagnose
 from integration import lab
 from integration.firewall_contract import reach
 from integration.program import Program

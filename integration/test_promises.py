@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from hvtx.commands import doctor as diagnose
 from hvtx.drivers.nftables import NftablesDriver
-from hvtx.engine import diagnose
 from hvtx.model.resource import Resource
 from integration import lab
 from integration.program import Forked, Program, preload
@@ -23,7 +23,7 @@ def hvtx(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     """A program on a backend, with a network and a running VM `web`; doctor's check of damage."""
     preload()
     only = {"damage": diagnose.CHECKS["damage"]}  # the others take seconds
-    monkeypatch.setattr("hvtx.engine.diagnose.CHECKS", only)
+    monkeypatch.setattr("hvtx.commands.doctor.CHECKS", only)
     program = Forked(HVTX_FIREWALL=request.param)
     program("network", "create", "net", "--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
     program("vm", "run", "web", "--network", "net", "-p", "8080:80", "--", "sleep", "600")

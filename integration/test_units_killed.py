@@ -36,7 +36,7 @@ def test_units_are_whole_or_absent(
     """Killed anywhere: each unit is as before or as after, and the command given again ends it."""
     preload()
     # it looks at each of the thousands of files that it imports, and changes nothing
-    monkeypatch.setattr("hvtx.engine.systemd.refuse_changeable", lambda _: None)
+    monkeypatch.setattr("hvtx.commands.systemd.refuse_changeable", lambda _: None)
     hvtx, root = Forked(), tmp_path / "root"
     argv = ("systemd", verb, "--root", str(root))
 

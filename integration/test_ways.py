@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from hvtx.engine import diagnose
+from hvtx.commands import doctor as diagnose
 from integration import lab, witness
 from integration.firewall_contract import reach
 from integration.lab import HOST4, HOST6, WORLD4, WORLD6

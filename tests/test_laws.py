@@ -20,7 +20,7 @@ from tests.structure.source import program
 
 ROOT = Path(__file__).resolve().parent.parent / "hvtx"
 # Where the wall clock is read: for people, in the history and in what is asked of it.
-CLOCKS = {"store/history.py", "engine/show_history.py"}
+CLOCKS = {"store/history.py", "commands/show_history.py"}
 ORDERED = {
     "ifindex",
     "handle",
@@ -234,9 +234,9 @@ _PLAIN_CALLS = {
     # a reader of standard output has gone, and nothing else is EPIPE; and a constant's own letters
     "hvtx/cli/main.py": {"root.main", "PROGRAM.upper"},
     "hvtx/drivers/vm_process/stop.py": {"ask", "ending.tell"},
-    "hvtx/engine/lost.py": {"file.any_held"},
+    "hvtx/commands/gc_installation.py": {"file.any_held"},
     "hvtx/engine/privileges.py": {"tun.open_device"},
-    "hvtx/engine/view.py": {"ViewSource"},
+    "hvtx/commands/published_view.py": {"ViewSource"},
     "hvtx/host/openfiles.py": {"libc.syscall"},
     "hvtx/host/qmp.py": {"self._talk.receive"},
     "hvtx/host/xtables.py": {"self._table.delete"},

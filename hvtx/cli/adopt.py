@@ -49,7 +49,7 @@ def my_hypervisor(ctx: click.Context, paths: tuple[str, ...], dry_run: bool, jso
     by nobody; a firewall rule if it is there exactly once, word for word, and speaks of the VM.
     Everything else is reported and left alone (exit 9).
     """
-    from hvtx.engine import adopt
+    from hvtx.commands import adopt
 
     with opened(ctx, writable=not dry_run) as runtime:
         done = adopt.import_states(runtime, paths, dry_run=dry_run)
@@ -103,7 +103,7 @@ def adopt(
     """
     import shlex
 
-    from hvtx.engine import adopt as engine
+    from hvtx.commands import adopt as engine
 
     thing = words[0] if len(words) == 1 else shlex.join(words)
     with opened(ctx, writable=not dry_run) as runtime:

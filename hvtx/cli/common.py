@@ -19,8 +19,8 @@ from hvtx.errors import HvtxError, NotPermitted, Refused, StoreError
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+    from hvtx.commands.published_view import StoreSource, ViewSource
     from hvtx.engine.runtime import Runtime, Settings
-    from hvtx.engine.view import StoreSource, ViewSource
 
 as_json: Callable[[Any], Any] = click.option(
     "--json", "json_", is_flag=True, help="Print one JSON object."
@@ -28,7 +28,7 @@ as_json: Callable[[Any], Any] = click.option(
 
 
 def _show() -> ModuleType:
-    from hvtx.engine import show
+    from hvtx.commands import show
 
     return show
 
@@ -177,7 +177,7 @@ def opened(
                 _runtime(known, writable=writable, create=create, spends=spends)
             )
         except NotPermitted as refusal:
-            from hvtx.engine.view import members_hint
+            from hvtx.commands.published_view import members_hint
 
             refusal.hint = members_hint(known) or refusal.hint
             raise
@@ -191,7 +191,7 @@ def _runtime(
 ) -> AbstractContextManager[Runtime, bool | None]:
     """A runtime that closes itself; where a group may look, it publishes what it changed."""
     if writable and known.group:
-        from hvtx.engine.published import publishing
+        from hvtx.commands.publish_view import publishing
 
         return publishing(known, documents.view.document, create=create, spends=spends)
     from hvtx.engine.runtime import Runtime
@@ -223,7 +223,7 @@ def again_when_full(verb: Verb) -> Verb:
 @contextmanager
 def reading(ctx: click.Context) -> Iterator[StoreSource | ViewSource]:
     """What reading commands tell: from the store, or from the view that is published of it."""
-    from hvtx.engine import view
+    from hvtx.commands import published_view as view
 
     with translated(), view.source(settings(ctx.find_root().obj)) as source:
         yield source

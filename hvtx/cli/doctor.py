@@ -52,7 +52,7 @@ def doctor(ctx: click.Context, collect: bool, dry_run: bool, guessing: bool, jso
         raise UsageError(
             "--dry-run and --force-heuristic need --gc", hint="hvtx doctor --gc --dry-run"
         )
-    from hvtx.engine import diagnose
+    from hvtx.commands import doctor as diagnose
 
     try:
         with opened(ctx, writable=False) as runtime:

@@ -152,7 +152,7 @@ def _installation(
     ctx: click.Context, lost: str, mode: str, more: dict[str, Any], *, yes: bool, json_: bool
 ) -> int:
     """What is left of an installation whose store is gone: show it, or remove it."""
-    from hvtx.engine import lost as engine
+    from hvtx.commands import gc_installation as engine
 
     applying = mode == "apply"
     if applying and not yes:
@@ -249,7 +249,8 @@ def _write_page(report: Any, path: str, mode: int) -> None:
 def _apply(
     ctx: click.Context, file: str | None, *, unrecorded: bool, evidence: bool, json_: bool
 ) -> int:
-    from hvtx.engine import gc_apply, gc_plan, saved_plan
+    from hvtx.commands import gc as gc_apply
+    from hvtx.engine import gc_plan, saved_plan
 
     saved = saved_plan.load_plan(file) if file else None
     told = telling_refusal(json_, documents.plan.refused)
@@ -313,7 +314,7 @@ def recover(ctx: click.Context, accept_rollback: bool, new_namespace: bool, json
 
     Safe at any time, any number of times.
     """
-    from hvtx.engine import recover as engine
+    from hvtx.commands import recover as engine
 
     told = telling_refusal(json_, documents.recover.refused)
     with told, opened(ctx, writable=True, create=False, spends=True) as runtime:
@@ -340,7 +341,7 @@ def recover(ctx: click.Context, accept_rollback: bool, new_namespace: bool, json
 @again_when_full
 def repair(ctx: click.Context, name: str | None, json_: bool) -> int:
     """Put back what someone flushed or changed under running VMs and networks."""
-    from hvtx.engine import repair as engine
+    from hvtx.commands import repair as engine
 
     told = telling_refusal(json_, documents.repair.refused)
     with told, opened(ctx, writable=True, create=False, spends=True) as runtime:

@@ -10,7 +10,7 @@ import click
 from hvtx import documents
 from hvtx.cli import render
 from hvtx.cli.common import opened, telling_refusal
-from hvtx.engine import heuristic as engine
+from hvtx.commands import gc_heuristic as engine
 from hvtx.engine import saved_plan
 from hvtx.engine.gc_plan import Report
 from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError

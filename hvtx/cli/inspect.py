@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.pass_context
 def intents(ctx: click.Context, json_: bool) -> None:
     """Show running and interrupted operations, with their rows."""
-    from hvtx.engine import show_history
+    from hvtx.commands import show_history
 
     with opened(ctx, writable=False) as runtime:
         operations = show_history.list_intents(runtime)
@@ -155,7 +155,7 @@ def explain(ctx: click.Context, words: tuple[str, ...], json_: bool) -> None:
     a table or chain, a rule or a part of one (-- iptables -t nat -A …), a VM or a network; ours or
     anybody's.
     """
-    from hvtx.engine import explain as engine
+    from hvtx.commands import explain as engine
 
     with opened(ctx, writable=False) as runtime:
         told = engine.explain(runtime, " ".join(words))

@@ -12,7 +12,7 @@ from hvtx.cli import render
 from hvtx.cli.common import Given, as_json, complete_file, opened
 
 if TYPE_CHECKING:
-    from hvtx.engine.metrics import Gauge
+    from hvtx.commands.metrics import Gauge
 
 
 @click.command()
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.pass_context
 def metrics(ctx: click.Context, textfile: str | None, json_: bool) -> None:
     """Print how many VMs, resources and interrupted operations there are, and what gc would do."""
-    from hvtx.engine import metrics as engine
+    from hvtx.commands import metrics as engine
 
     with opened(ctx, writable=False) as runtime:
         found = engine.gauges(runtime)

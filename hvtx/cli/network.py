@@ -47,7 +47,7 @@ def network() -> None:
 @click.pass_context
 def create(ctx: click.Context, /, name: str, json_: bool, **request: Any) -> None:
     """Make a network: bridge, gateway addresses, base rules."""
-    from hvtx.engine import network_create, show_networks
+    from hvtx.commands import network_create, show_networks
 
     parsed = network_create.parse_request(
         name,
@@ -140,7 +140,7 @@ def show_resources(resources: Sequence[Resource]) -> None:
 @again_when_full
 def rm(ctx: click.Context, name: str, json_: bool) -> None:
     """Remove a network that no VM uses."""
-    from hvtx.engine import network_remove
+    from hvtx.commands import network_rm as network_remove
 
     with opened(ctx, writable=True, spends=True) as runtime:
         network_remove.remove_network(runtime, name)

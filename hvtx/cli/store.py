@@ -12,7 +12,7 @@ from hvtx.cli.common import Given, as_json, complete_file, translated
 from hvtx.cli.settings import settings
 
 if TYPE_CHECKING:
-    from hvtx.engine.backup import Copied
+    from hvtx.commands.store_backup import Copied
 
 
 @click.group()
@@ -27,7 +27,7 @@ def store() -> None:
 @click.pass_context
 def backup(ctx: click.Context, file: str, force: bool, json_: bool) -> None:
     """Copy the state store to FILE: whole, checked, mode 0600; other commands may run meanwhile."""
-    from hvtx.engine import backup as engine
+    from hvtx.commands import store_backup as engine
 
     with translated():
         done = engine.backup(settings(ctx.find_root().obj), file, force=force)
@@ -50,7 +50,7 @@ def restore(ctx: click.Context, file: str, force: bool, json_: bool) -> None:
     What was there is kept beside it under another name. The host is not touched: the command that
     is named at the end brings host and record together.
     """
-    from hvtx.engine import backup as engine
+    from hvtx.commands import store_backup as engine
 
     with translated():
         done = engine.restore(settings(ctx.find_root().obj), file, force=force)

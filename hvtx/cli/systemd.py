@@ -16,7 +16,7 @@ from hvtx.cli.settings import settings
 from hvtx.errors import NotFound
 
 if TYPE_CHECKING:
-    from hvtx.engine.systemd import Outcome
+    from hvtx.commands.systemd import Outcome
     from hvtx.engine.units import Place
 
 _PATHS = ("state_dir", "run_dir", "config")
@@ -64,7 +64,7 @@ def install(ctx: click.Context, root: str, metrics: str | None, json_: bool) -> 
     Where the Debian package has brought its units, those are enabled and nothing hides them; what
     is given otherwise for this call goes to drop-ins.
     """
-    from hvtx.engine import systemd as engine
+    from hvtx.commands import systemd as engine
 
     _need_directory(root)
     _show(engine.install(_place(ctx, metrics), root), json_=json_)
@@ -78,7 +78,7 @@ def uninstall(root: str, json_: bool) -> None:
 
     The units of the Debian package go with the package, and are left alone.
     """
-    from hvtx.engine import systemd as engine
+    from hvtx.commands import systemd as engine
 
     _need_directory(root)
     _show(engine.uninstall(root), json_=json_)
@@ -90,7 +90,7 @@ def uninstall(root: str, json_: bool) -> None:
 @click.pass_context
 def print_(ctx: click.Context, metrics: str | None, json_: bool) -> None:
     """Show the units as `systemctl cat` does; writes nothing, needs no root."""
-    from hvtx.engine import systemd as engine
+    from hvtx.commands import systemd as engine
     from hvtx.engine.units import listing, shields
 
     where = _place(ctx, metrics)
@@ -107,7 +107,7 @@ def print_(ctx: click.Context, metrics: str | None, json_: bool) -> None:
 
 
 def _place(ctx: click.Context, metrics: str | None) -> Place:
-    from hvtx.engine import systemd as engine
+    from hvtx.commands import systemd as engine
 
     options = ctx.find_root().obj
     known = settings(options)

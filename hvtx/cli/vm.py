@@ -88,7 +88,7 @@ def create(
     HVTX_VM, HVTX_TAP, HVTX_MAC, HVTX_IP, HVTX_GATEWAY, HVTX_NETMASK, HVTX_IP6, HVTX_GATEWAY6,
     HVTX_TAP_2 and so on.
     """  # noqa: D301 - click's mark of lines that are to stay as they are
-    from hvtx.engine import vm_create
+    from hvtx.commands import vm_create
 
     if operation is not None and not from_log:
         raise UsageError(
@@ -126,7 +126,7 @@ def run(ctx: click.Context, /, name: str, json_: bool, **request: Any) -> None:
 
     `hvtx vm create --help` lists the {words} that are replaced in --append and in a command.
     """
-    from hvtx.engine import vm_start
+    from hvtx.commands import vm_start
 
     parsed = parsed_options(name, request)
     with opened(ctx, writable=True) as runtime:
@@ -139,7 +139,7 @@ def run(ctx: click.Context, /, name: str, json_: bool, **request: Any) -> None:
 @click.pass_context
 def start(ctx: click.Context, name: str, json_: bool) -> None:
     """Make the VM's network and start its hypervisor."""
-    from hvtx.engine import vm_start
+    from hvtx.commands import vm_start
 
     with opened(ctx, writable=True) as runtime:
         show_done(runtime, vm_start.start_vm(runtime, name), "running", json_=json_)
@@ -166,7 +166,7 @@ def _power_down(command: Callable[..., Any]) -> Callable[..., Any]:
 @again_when_full
 def stop(ctx: click.Context, name: str, timeout: float, force: bool, json_: bool) -> None:
     """End the hypervisor and release the VM's network; its addresses stay leased."""
-    from hvtx.engine import vm_stop
+    from hvtx.commands import vm_stop
 
     with opened(ctx, writable=True, spends=True) as runtime:
         tell = None if json_ else render.tell
@@ -181,7 +181,7 @@ def stop(ctx: click.Context, name: str, timeout: float, force: bool, json_: bool
 @click.pass_context
 def restart(ctx: click.Context, name: str, timeout: float, force: bool, json_: bool) -> None:
     """Stop a VM and start it again; one that is not running is started."""
-    from hvtx.engine import vm_start
+    from hvtx.commands import vm_start
 
     with opened(ctx, writable=True) as runtime:
         tell = None if json_ else render.tell
@@ -229,7 +229,7 @@ def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
     is created. A COMMAND after -- takes the place of the VM's own. `hvtx vm create --help` lists
     the {words} that are replaced.
     """
-    from hvtx.engine import vm_set
+    from hvtx.commands import vm_set
 
     refuse_words_before_dashes(wanted["command"])
     for option in _CLEARING:
@@ -255,7 +255,7 @@ def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
 @again_when_full
 def rm(ctx: click.Context, name: str, force: bool, json_: bool) -> None:
     """Forget a VM and free its addresses and ports."""
-    from hvtx.engine import vm_stop
+    from hvtx.commands import vm_stop
 
     with opened(ctx, writable=True, spends=True) as runtime:
         vm_stop.remove_vm(runtime, name, force=force)
@@ -342,7 +342,7 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
 @click.pass_context
 def logs(ctx: click.Context, name: str, json_: bool) -> None:
     """Print what the VM and its hypervisor wrote: the last 8 MiB of it at most."""
-    from hvtx.engine import show as views
+    from hvtx.commands import show as views
 
     with opened(ctx, writable=False) as runtime:
         paths = views.vm_log(runtime, name)
@@ -371,7 +371,7 @@ def _print_log(log: BinaryIO) -> None:
 @click.pass_context
 def console(ctx: click.Context, name: str, json_: bool) -> None:
     """Join the VM's serial console; Ctrl-] leaves it. With --json, only tell where it is."""
-    from hvtx.engine import show as views
+    from hvtx.commands import show as views
 
     with opened(ctx, writable=False) as runtime:
         where = views.console(runtime, name)
@@ -390,7 +390,7 @@ def console(ctx: click.Context, name: str, json_: bool) -> None:
 @click.pass_context
 def attach(ctx: click.Context, name: str, pid: int, json_: bool) -> None:
     """Say which process is the VM's, for one that hvtx does not start."""
-    from hvtx.engine import vm_attach
+    from hvtx.commands import vm_attach
 
     with opened(ctx, writable=True) as runtime:
         show_done(runtime, vm_attach.attach(runtime, name, pid), "running", json_=json_)

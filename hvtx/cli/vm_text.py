@@ -9,8 +9,8 @@ from hvtx.cli import render
 from hvtx.model.address import with_port
 
 if TYPE_CHECKING:
+    from hvtx.commands.show import ShownInterface, ShownVm
     from hvtx.engine.runtime import Runtime
-    from hvtx.engine.show import ShownInterface, ShownVm
     from hvtx.model.vm import Publish
 
 
@@ -19,7 +19,7 @@ def show_done(runtime: Runtime, scope: Any, verb: str, *, json_: bool) -> None:
 
     ``scope`` is the VM as the command left it; or its name, by which it is read.
     """
-    from hvtx.engine import show as views
+    from hvtx.commands import show as views
 
     if isinstance(scope, str):
         shown = views.show_vm(runtime, scope)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hvtx.documents import parts
 
 if TYPE_CHECKING:
-    from hvtx.engine.show_history import ShownOperation
+    from hvtx.commands.show_history import ShownOperation
 
 
 def document(operations: Iterable[ShownOperation]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hvtx.documents import parts
 
 if TYPE_CHECKING:
-    from hvtx.engine.view import AsOf
+    from hvtx.commands.published_view import AsOf
     from hvtx.model.history import Line
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hvtx.engine.metrics import Gauge
+    from hvtx.commands.metrics import Gauge
 
 
 def document(gauges: Iterable[Gauge]) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from hvtx.documents import parts
 
 if TYPE_CHECKING:
-    from hvtx.engine.show_networks import ShownNetwork
-    from hvtx.engine.view import AsOf
+    from hvtx.commands.published_view import AsOf
+    from hvtx.commands.show_networks import ShownNetwork
 
 
 def document(shown: ShownNetwork, view: AsOf | None = None) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hvtx.commands.published_view import AsOf
     from hvtx.engine.imported import ImportedThing
-    from hvtx.engine.view import AsOf
     from hvtx.model.resource import Resource
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hvtx.engine.recover import Recovery
+    from hvtx.commands.recover import Recovery
     from hvtx.errors import Refused
 
 _SCHEMA = "hvtx/recover/1"

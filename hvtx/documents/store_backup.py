@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hvtx.engine.backup import Copied
+    from hvtx.commands.store_backup import Copied
 
 
 def document(done: Copied) -> dict[str, Any]:

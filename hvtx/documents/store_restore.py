@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hvtx.engine.backup import Restored
+    from hvtx.commands.store_backup import Restored
 
 
 def document(done: Restored) -> dict[str, Any]:

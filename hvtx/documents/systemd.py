@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hvtx.engine.systemd import Outcome
+    from hvtx.commands.systemd import Outcome
     from hvtx.engine.units import Unit
 
 _SCHEMA = "hvtx/systemd/1"

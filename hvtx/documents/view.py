@@ -1,14 +1,14 @@
-"""``hvtx/view/1``: what is published for a group; hvtx/engine/view.py says why, and reads it."""
+"""``hvtx/view/1``: what is published for a group; hvtx/commands/published_view.py says why, and reads it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hvtx.commands.published_view import SCHEMA
 from hvtx.documents import log, network
-from hvtx.engine.view import SCHEMA
 
 if TYPE_CHECKING:
-    from hvtx.engine.published import Published
+    from hvtx.commands.publish_view import Published
 
 
 def document(told: Published) -> dict[str, Any]:

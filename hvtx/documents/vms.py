@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from hvtx.documents import parts, vm
 
 if TYPE_CHECKING:
-    from hvtx.engine.show import ShownVm
-    from hvtx.engine.view import AsOf
+    from hvtx.commands.published_view import AsOf
+    from hvtx.commands.show import ShownVm
 
 
 def document(shown: Iterable[ShownVm], view: AsOf | None = None) -> dict[str, Any]:

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from hvtx.engine.state_files import Unread
-from hvtx.engine.take_over import Outcomes
 from hvtx.planner.adoption import Finding, Verdict, Why
 
 OUTCOMES = ("imported", "already", "skipped", "failed")
+
+Outcomes = Mapping[int, tuple[str, str]]  # of a finding's place: outcome, and words if it failed
 
 
 class ImportedThing(NamedTuple):

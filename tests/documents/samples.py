@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from hvtx.engine.backup import Copied, Restored
+from hvtx.commands.metrics import Gauge
+from hvtx.commands.recover import Recovery
+from hvtx.commands.store_backup import Copied, Restored
+from hvtx.commands.systemd import Entry, Outcome
 from hvtx.engine.finding import Finding
 from hvtx.engine.imported import Adopted, Import, imported_thing, imported_vm, unread_file
-from hvtx.engine.metrics import Gauge
-from hvtx.engine.recover import Recovery
 from hvtx.engine.repaired import Failed, Repair, Repaired
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.engine.state_files import Unread
-from hvtx.engine.systemd import Entry, Outcome
 from hvtx.engine.units import Unit
 from hvtx.model.plan import Action, Ground, Item, Plan, Reason, Result
 from hvtx.model.resource import Kind, Resource, State

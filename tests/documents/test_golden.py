@@ -17,15 +17,10 @@ from typing import Any
 import pytest
 
 from hvtx import documents
-from hvtx.engine import (
-    explain,
-    gc_plan,
-    published,
-    show,
-    show_history,
-    show_networks,
-    view,
-)
+from hvtx.commands import explain, show, show_history, show_networks
+from hvtx.commands import publish_view as published
+from hvtx.commands import published_view as view
+from hvtx.engine import gc_plan
 from hvtx.errors import Refused
 from hvtx.model.guest import Guest
 from hvtx.model.plan import Plan

@@ -19,11 +19,13 @@ from typing import Any, NamedTuple, Self
 from hypothesis import strategies as st
 
 from hvtx.cli import settings as cli
+from hvtx.commands import published_view as view
+from hvtx.commands import show_history
 from hvtx.drivers import foreign_rules
 from hvtx.drivers.nftables.ruleset import listed_rules
 from hvtx.drivers.vm_process.gate import tail as tail_of
 from hvtx.drivers.vm_process.probe import look_into
-from hvtx.engine import packaged_units, runtime, show_history, state_files, units, view
+from hvtx.engine import packaged_units, runtime, state_files, units
 from hvtx.engine.saved_plan import load_plan
 from hvtx.errors import HvtxError, NotPermitted
 from hvtx.host import (
@@ -1088,7 +1090,7 @@ PARSERS: dict[str, Parser] = {
     ),
     "saved plans": Parser(saved_plan, json_bytes(PLANS), (HvtxError,), ("engine.files.read_plan", "engine.saved_plan.load_plan", "engine.saved_plan._identity")),
     "saved guesses": Parser(saved_guesses, json_bytes(PLANS), (HvtxError,), ("engine.saved_plan.load_plan",)),
-    "views": Parser(published, json_bytes(VIEWS), (HvtxError,), ("engine.view._parsed", "store.view.read")),
+    "views": Parser(published, json_bytes(VIEWS), (HvtxError,), ("commands.published_view._parsed", "store.view.read")),
     "stores of others": Parser(installation, mutated([store_bytes()]), (HvtxError, OSError), ("store.backup.installation_at",)),
     "backups": Parser(whole_store, mutated([store_bytes()]), (HvtxError, OSError), ("store.backup.draft_of",)),
     "configuration": Parser(configuration, st.one_of(settings_file(), encoded(texts((CONFIGURATION,)))), (HvtxError,), ("cli.settings._from_file",)),
@@ -1145,6 +1147,6 @@ PARSERS: dict[str, Parser] = {
     "what people type": Parser(
         user_words,
 texts(TYPED),
-        (), ("planner.addressing", "engine.show_history.moment", "host.vmuser.numeric_id"),
+        (), ("planner.addressing", "commands.show_history.moment", "host.vmuser.numeric_id"),
     ),
 }  # fmt: skip

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from hvtx.engine import saved_plan, view
+from hvtx.commands import published_view as view
+from hvtx.engine import saved_plan
 from hvtx.engine.runtime import Settings
 from hvtx.errors import HvtxError, NotPermitted, UsageError
 from hvtx.host import (

@@ -20,15 +20,6 @@ _SQL = re.compile(
 _KERNEL_FILES = re.compile(r"/(?:proc|sys)(?:/|$)")
 _SPLITS = frozenset({"split", "rsplit", "partition", "rpartition"})
 _DOCUMENT = re.compile(r"hvtx/[a-z-]+/\d+")
-# Modules of the engine that are commands; the rest of it is what commands are made of.
-COMMANDS = frozenset(
-    {
-        *("adopt", "vm_set", "backup", "gc_apply", "vm_create", "diagnose", "explain", "heuristic"),
-        *("lost", "metrics", "recover", "repair", "show", "systemd", "view"),
-        *("network_create", "network_remove"),
-        *("vm_attach", "vm_start", "vm_stop"),
-    }
-)
 # What changes the host: a method of `Links` and `LinkTraits`, or a function of a module of hvtx/host.
 _CHANGES = re.compile(
     r"(?:links\.(?:change|rename|keep_apart|learn_no_link_local|guard|forget_neighbours)"
@@ -125,17 +116,17 @@ def imports_in_functions(module: Module, package: str = "") -> list[ast.stmt]:
 
 
 def command_arrows(module: Module) -> Counts:
-    """Commands of the engine that know another command, wherever they import it."""
-    parts = module.path.removesuffix(".py").split("/")
-    if parts[0] != "engine" or parts[-1] not in COMMANDS:
+    """Commands that know another command, wherever they import it."""
+    own = module.path.removesuffix(".py").rpartition("/")[2]
+    if module.room != "commands":
         return {}
     others = {
-        name.rpartition(".")[2]
+        name.split(".")[2]
         for node in module.imports()
         for name in imported(node)
-        if name.startswith("hvtx.engine.")
+        if name.startswith("hvtx.commands.")
     }
-    return {f"{parts[-1]} > {other}": 1 for other in sorted(others & COMMANDS - {parts[-1]})}
+    return {f"{own} > {other}": 1 for other in sorted(others - {own})}
 
 
 def host_changes(module: Module) -> Counts:

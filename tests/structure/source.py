@@ -18,7 +18,7 @@ Node = TypeVar("Node", bound=ast.AST)
 
 @dataclass(frozen=True, eq=False)
 class Module:
-    """One file of the program; `path` is below hvtx/, as in `engine/vm_start.py`."""
+    """One file of the program; `path` is below hvtx/, as in `commands/vm_start.py`."""
 
     path: str
     text: str
@@ -44,7 +44,7 @@ class Module:
 
     @property
     def name(self) -> str:
-        """As Python imports it: `hvtx.engine.vm_start`."""
+        """As Python imports it: `hvtx.commands.vm_start`."""
         parts = ("hvtx", *self.path.removesuffix(".py").split("/"))
         return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 

@@ -29,9 +29,9 @@ SEEN: list[tuple[Callable[[Module], Counts], str, str, int]] = [
     (counts.families_by_colon, "model/address.py", "':' in a", 0),
     (counts.lazy_imports, "cli/a.py", "def f():\n from hvtx.a import b\n def g(): import hvtx.c", 2),
     (counts.lazy_imports, "cli/a.py", "import hvtx.c\ndef f():\n import json", 0),
-    (counts.command_arrows, "engine/vm_start.py", "def f(): from hvtx.engine.gc_apply import x", 1),
-    (counts.command_arrows, "engine/vm_start.py", "from hvtx.engine import gc_apply, show", 2),
-    (counts.command_arrows, "engine/vm_start.py", "from hvtx.engine import notice, vm_start", 0),
+    (counts.command_arrows, "commands/vm_start.py", "def f(): from hvtx.commands.gc import x", 1),
+    (counts.command_arrows, "commands/vm_start.py", "from hvtx.commands import gc, show", 2),
+    (counts.command_arrows, "commands/vm_start.py", "from hvtx.engine import notice", 0),
     (counts.host_changes, "engine/a.py", "self._links.change(1); conntrack.delete(a)", 2),
     (counts.host_changes, "engine/a.py", "conntrack.delete(a, b); links.rename(a)", 2),
     (counts.host_changes, "engine/a.py", "links.all(); os.rename(a, b); file.flush()", 0),
@@ -78,7 +78,7 @@ def test_lengths_are_counted_from_the_definition_to_its_last_line(more: int) -> 
 
 
 def test_the_test_of_a_module_stands_in_the_room_of_its_name() -> None:
-    assert counts.test_of("engine/vm_start.py") == "tests/engine/test_vm_start.py"
+    assert counts.test_of("commands/vm_start.py") == "tests/commands/test_vm_start.py"
     assert counts.test_of("host/replica/nat.py") == "tests/host/replica/test_nat.py"
     assert counts.test_of("errors.py") == "tests/test_errors.py"
 

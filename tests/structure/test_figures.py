@@ -15,11 +15,11 @@ MEASURE = runpy.run_path(str(TOP / "scripts/measure"))
 FILES = {
     "hvtx/__init__.py": "",
     "hvtx/engine/__init__.py": "",
-    "hvtx/engine/vm_start.py": (
+    "hvtx/commands/vm_start.py": (
         "from hvtx.engine import network_create\nfrom hvtx.host import links\n"
         "def start(runtime):\n    import json\n    sql.execute('SELECT a FROM vm')\n"
     ),
-    "hvtx/engine/network_create.py": (
+    "hvtx/commands/network_create.py": (
         "def make(runtime, text):\n    from hvtx.engine import vm_start\n    return ':' in text\n"
     ),
     "hvtx/host/links.py": "class Links:\n    def all(self): ...\n" + "\n" * 500,
@@ -47,7 +47,7 @@ def test_a_program_in_figures(checkout: Path) -> None:
         "engine: arrows between its files": "2",
         "engine: floors (imports at the top)": "2",
         "engine: files that import host": "1 of 2",
-        "engine: commands that import commands": "2",
+        "commands that import commands": "2",
         "functions that take `runtime`": "2 in 1 rooms",
         "SQL run outside store": "1 in 1 files",
         '`":" in` text tells the family': "1 in 1 files",

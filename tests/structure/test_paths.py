@@ -50,8 +50,8 @@ def test_files_that_tests_name_in_comments_and_docstrings_are_there() -> None:
     [
         ("see docs/adr/0007-boot.md.", ["docs/adr/0007-boot.md"]),
         (
-            "`engine/vm_start.py`, 12: hvtx/host/links.py:",
-            ["engine/vm_start.py", "hvtx/host/links.py"],
+            "`commands/vm_start.py`, 12: hvtx/host/links.py:",
+            ["commands/vm_start.py", "hvtx/host/links.py"],
         ),
         ("run scripts/check, bench/floor.py", ["scripts/check", "bench/floor.py"]),
         ("integration/test_*.py", ["integration/test_*.py"]),

@@ -1,1 +1,1 @@
-"""The checks of `doctor`, by what they look at; engine/diagnose.py has their names."""
+"""The checks of `doctor`, by what they look at; commands/doctor.py has their names."""

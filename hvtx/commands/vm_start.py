@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from hvtx.commands.vm_stop import stop_scope
 from hvtx.drivers.vm_process import probe, stop
 from hvtx.engine import own_addresses, port_holders, privileges
 from hvtx.engine.network_build import ensure_networks
@@ -21,7 +22,6 @@ from hvtx.engine.transaction import Operation, begin
 from hvtx.engine.vm_launch import Means, bring_up, refuse_diverted_vm
 from hvtx.engine.vm_paths import log_path, run_directory
 from hvtx.engine.vm_state import is_starting
-from hvtx.engine.vm_stop import stop_scope
 from hvtx.errors import Conflict, NotFound, PartialFailure
 from hvtx.host.flows import flow_limit
 from hvtx.hypervisors import base as hypervisors
@@ -79,7 +79,7 @@ def _lock_for_start(runtime: Runtime, name: str) -> None:
 
 def run_vm(runtime: Runtime, request: VmRequest) -> VmScope:
     """`create` and `start` as one operation: if it fails, nothing of the VM remains."""
-    from hvtx.engine import vm_create
+    from hvtx.commands import vm_create
 
     runtime.enter()
     runtime.lock("vm", request.name)

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from hvtx.commands.vm_start import start_vm
 from hvtx.engine.apply import apply_plan
 from hvtx.engine.gc_plan import failed_items
 from hvtx.engine.network_build import ensure_networks
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
 from hvtx.engine.snapshot import take_snapshot
-from hvtx.engine.vm_start import start_vm
 from hvtx.engine.vm_state import state_of
 from hvtx.errors import HvtxError
 from hvtx.host import failpoint

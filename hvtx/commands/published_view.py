@@ -17,11 +17,12 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
-from hvtx.engine import guests, show, show_history, show_networks
+from hvtx.commands import show, show_history, show_networks
+from hvtx.commands.show import ShownVm
+from hvtx.commands.show_networks import ShownNetwork
+from hvtx.engine import guests
 from hvtx.engine.processes import process_facts
 from hvtx.engine.runtime import Runtime, Settings
-from hvtx.engine.show import ShownVm
-from hvtx.engine.show_networks import ShownNetwork
 from hvtx.errors import NotPermitted
 from hvtx.host import procfs
 from hvtx.model.history import Line

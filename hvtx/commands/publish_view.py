@@ -1,4 +1,4 @@
-"""The view is published: what of the store members of a group may see (hvtx/engine/view.py)."""
+"""The view is published: what of the store members of a group may see (hvtx/commands/published_view.py)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
 
-from hvtx.engine import show_networks
+from hvtx.commands import show_networks
+from hvtx.commands.published_view import LINES, place_of
+from hvtx.commands.show_networks import ShownNetwork
 from hvtx.engine.runtime import Runtime, Settings
-from hvtx.engine.show_networks import ShownNetwork
-from hvtx.engine.view import LINES, place_of
 from hvtx.errors import HvtxError, UsageError
 from hvtx.model.history import Line
 from hvtx.model.mark import without_marks

@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from hvtx.commands.import_state import outcomes_of
 from hvtx.engine.imported import Adopted, Import, imported_thing, imported_vm, unread_file
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.state_files import LIMITS, find_states, look_at, read_states, sight_of
-from hvtx.engine.take_over import outcomes_of
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotFound, UsageError
 from hvtx.model.resource import Kind
 from hvtx.model.vm import Liveness

@@ -10,7 +10,8 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from hvtx.engine import vm_create, vm_options
+from hvtx.commands import vm_create
+from hvtx.engine import vm_options
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import vm_scope
 from hvtx.engine.transaction import begin

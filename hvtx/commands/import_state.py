@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hvtx.engine.imported import Outcomes
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, begin
 from hvtx.errors import HostRefused, HvtxError
@@ -21,8 +22,6 @@ from hvtx.planner.adoption import Finding, Verdict
 from hvtx.planner.provision import ResourceSpec, link_local
 from hvtx.store import intents, records
 from hvtx.store.history import Event
-
-Outcomes = Mapping[int, tuple[str, str]]  # of a finding's place: outcome, and words if it failed
 
 
 def outcomes_of(runtime: Runtime, verdict: Verdict, dry_run: bool) -> Outcomes:

@@ -96,7 +96,7 @@ def answer(runtime: Runtime, sight: ExplainFacts, text: str) -> Explanation:
 
 def _with_its_store(runtime: Runtime, told: Explanation, subject: Subject) -> Explanation:
     """Whether the store of another installation is known to be there, and what would remove it."""
-    from hvtx.engine.lost import about
+    from hvtx.commands.gc_installation import about
 
     named = _INSTALLATION.search(" ".join((subject.key, subject.words, *told.evidence)))
     if named is None and subject.item is not None:
