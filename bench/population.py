@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from hvtx.commands import vm_create, vm_start
-from hvtx.commands.network_create import NetworkRequest, create_network
+from hvtx.commands.network_create import create_network
 from hvtx.engine import vm_options
+from hvtx.engine.new_network import NetworkRequest
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.engine.scope import networks_now
 from hvtx.engine.transaction import begin

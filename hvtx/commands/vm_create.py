@@ -6,8 +6,8 @@ import os
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from hvtx.commands.network_create import DEFAULT, default_draft, take_network
 from hvtx.engine import notice, own_addresses
+from hvtx.engine.new_network import DEFAULT, default_draft, take_network
 from hvtx.engine.peer_ports import refuse_ports
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import bridges_now

@@ -251,7 +251,7 @@ def _listed(family: str, table: str, chain: str) -> dict[int, str]:
 
 def would_be(runtime: Runtime) -> Network:
     """The network that the next VM would be in."""
-    from hvtx.commands.network_create import default_draft
+    from hvtx.engine.new_network import default_draft
 
     return default_draft(runtime)
 

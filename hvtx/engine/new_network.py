@@ -1,0 +1,206 @@
+"""A network is described and made: one that was asked for, or `default` where it is needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from hvtx.engine import notice
+from hvtx.engine.network_build import (
+    build_network,
+    host_prefixes,
+    refuse_taken_subnet,
+    resolved_networks,
+)
+from hvtx.engine.runtime import Runtime
+from hvtx.engine.scope import all_networks
+from hvtx.errors import (
+    Conflict,
+    HostRefused,
+    NotFound,
+)
+from hvtx.host.links import Links
+from hvtx.model.address import is_ipv6
+from hvtx.model.vm import Network
+from hvtx.planner import provision
+from hvtx.planner.scope import NetworkScope
+from hvtx.store import records
+
+DEFAULT = "default"
+
+
+class NetworkRequest(NamedTuple):
+    """What a person asked for; checked, but not yet known to be free."""
+
+    name: str
+    subnets: tuple[str, ...] = ()
+    bridge: str | None = None
+    mtu: int = 1500
+    nat: bool = True
+    isolate: bool = False
+
+
+def make_network(runtime: Runtime, request: NetworkRequest, scope: NetworkScope) -> Network:
+    """Make it, under the locks; ``scope`` are all networks."""
+    _check_free(scope, request)
+    _warn_of_public(request.subnets)
+    network = _describe(runtime, request)
+    rows = build_network(runtime, network, scope, "network-create", new=True)
+    if network.firewall == "iptables":
+        from hvtx.engine import forward_accepts
+
+        forward_accepts.settle(runtime, scope.with_network(network, rows), locked=True)
+    return network
+
+
+def _warn_of_public(subnets: Iterable[str]) -> None:
+    from hvtx.planner import addressing
+
+    for subnet in subnets:
+        if addressing.is_public(subnet):
+            notice.warning(
+                f"{subnet} is a public subnet: unless it is yours, this host and its guests "
+                "can no longer reach its owner"
+            )
+
+
+def take_network(runtime: Runtime, name: str) -> Network:
+    """A network, locked against removal until this run ends; `default` is made if it is not there.
+
+    What is read before the lock is held may be gone by then. Raises NotFound, Conflict, Busy.
+    """
+    runtime.lock("network", name, shared=True)
+    with runtime.reading() as sql:
+        found = records.find_network(sql, name)
+        half = found is not None and found.id in records.provisional_networks(sql)
+        if found is not None and not half:
+            return found
+        if found is None and name != DEFAULT:
+            return records.get_network(sql, name)  # which says what was probably meant
+    if name == DEFAULT:
+        runtime.unlock("network", name)  # to be had alone: two that share it would wait for ever
+        return _make_default(runtime)
+    raise NotFound(
+        f"network {name!r} is incomplete: a command was interrupted",
+        hint=f"run `hvtx recover`, then create it again: hvtx network create {name} --subnet …",
+    )
+
+
+def _make_default(runtime: Runtime) -> Network:
+    """Make the network ``default`` from a free private /24; it stays locked against removal."""
+    runtime.lock("network", DEFAULT)
+    runtime.lock("all", "networks")
+    try:
+        scope = resolved_networks(runtime, all_networks(runtime))
+        network = _named(scope, DEFAULT)  # another process may have made it
+        if network is None or network.id in scope.provisional:  # the latter: what cannot go
+            request = NetworkRequest(DEFAULT, (_free_subnet(scope.networks.values()),))
+            network = make_network(runtime, request, scope)
+            words = f"{', '.join(network.subnets)} on bridge {network.bridge}"
+            notice.note(f"no network yet: creating network {DEFAULT}: {words}")
+    finally:
+        runtime.unlock("all", "networks")
+    runtime.lock("network", DEFAULT, shared=True)
+    return network
+
+
+def default_draft(runtime: Runtime) -> Network:
+    """The network ``default`` as it is, or as :func:`take_network` would make it now."""
+    known = runtime.read(records.networks)
+    found = next((network for network in known if network.name == DEFAULT), None)
+    return found or _describe(runtime, NetworkRequest(DEFAULT, (_free_subnet(known),)))
+
+
+def _named(scope: NetworkScope, name: str) -> Network | None:
+    return next((network for network in scope.networks.values() if network.name == name), None)
+
+
+def _free_subnet(known: Iterable[Network]) -> str:
+    from hvtx.planner import addressing
+
+    routes = [*host_prefixes(), *_subnets_of(known)]
+    for subnet in addressing.private_subnets():
+        if addressing.overlap(subnet, routes) is None:
+            return subnet
+    raise Conflict(
+        "no private /24 is free for the network 'default'",
+        hint="make one: hvtx network create default --subnet …",
+    )
+
+
+def _check_free(scope: NetworkScope, request: NetworkRequest) -> None:
+    from hvtx.planner import addressing
+
+    if _named(scope, request.name):
+        raise Conflict(f"network {request.name!r} exists already", hint="hvtx network ls")
+    known = _subnets_of(scope.networks.values())
+    for subnet in request.subnets:
+        taken = addressing.overlap(subnet, known)
+        if taken:
+            raise Conflict(f"{subnet} overlaps {taken} of another network", hint="hvtx network ls")
+    refuse_taken_subnet(request.subnets)
+    if request.bridge is not None:
+        links = Links()
+        try:
+            if links.get(name=request.bridge) is not None:
+                raise Conflict(
+                    f"a device named {request.bridge} exists already",
+                    hint="choose another --bridge, or omit it",
+                )
+        finally:
+            links.close()
+
+
+def _subnets_of(networks: Iterable[Network]) -> list[str]:
+    return [subnet for network in networks for subnet in network.subnets]
+
+
+def _describe(runtime: Runtime, request: NetworkRequest) -> Network:
+    from hvtx.planner import addressing
+
+    mac = provision.guest_mac(os.urandom(5))
+    six = any(map(is_ipv6, request.subnets))
+    return Network(
+        id=os.urandom(16).hex(),
+        name=request.name,
+        bridge=request.bridge or provision.bridge_name(os.urandom(8)),
+        mac=mac,
+        mtu=request.mtu,
+        nat=request.nat,
+        isolate=request.isolate,
+        firewall=_choose_firewall(runtime),
+        subnets=request.subnets,
+        gateways=tuple(addressing.gateway_of(subnet) for subnet in request.subnets),
+        gateway6=provision.link_local(mac) if six else None,
+    )
+
+
+def _choose_firewall(runtime: Runtime) -> str:
+    """``auto``: iptables only where a legacy table is in use and nftables is not.
+
+    Raises HostRefused where that would be it and it cannot work.
+    """
+    if runtime.settings.firewall != "auto":
+        return runtime.settings.firewall
+    from hvtx.host import xtblob, xtneeds
+
+    if not any(xtblob.in_use(family) for family in (4, 6)):
+        return "nftables"
+    from hvtx.host.nfnetlink import Nftables
+
+    nftables = Nftables()
+    try:
+        foreign_objects = any(not rule.table.startswith("hvtx-") for rule in nftables.rules())
+    finally:
+        nftables.close()
+    if foreign_objects:
+        return "nftables"
+    lack = xtneeds.lack()
+    if lack is not None:
+        raise HostRefused(
+            "this host's own rules stand in legacy iptables tables, where guests of another"
+            f" backend may not pass, but {lack.message}",
+            hint=lack.hint,
+        )
+    return "iptables"
