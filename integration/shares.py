@@ -9,10 +9,10 @@ from typing import Any
 
 # Begun first, the longest at the head: begun last, one process would be busy with it alone.
 LONG = (
-    "test_boot", "test_demo", "test_neighbourhood", "test_beside", "test_network", "test_company",
-    "test_contract", "test_ways", "test_flows", "test_guests", "test_duet", "test_replay",
+    "test_boot", "test_demo", "test_neighbourhood", "test_snapshots", "test_guests_network", "test_concurrency",
+    "test_vm_states", "test_policy_routing", "test_flows", "test_guest_state", "test_preemption", "test_model_replay",
 )  # fmt: skip
-SINGLE = frozenset(("test_crash", "test_errnos", "test_syscalls"))
+SINGLE = frozenset(("test_failpoints", "test_errnos", "test_syscalls"))
 
 
 def turn(name: str, place: dict[str, int]) -> tuple[bool, int]:

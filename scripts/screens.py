@@ -21,8 +21,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from integration import browser, example, lab
-from integration.program import Program
+from integration import lab
+from integration.lab import browser, example_host
+from integration.lab.program import Program
 
 COLUMNS = 80
 # rich's own drawing fetches a font from elsewhere; this one takes what the reader has.
@@ -78,8 +79,8 @@ def main(directory: str) -> int:
     to = Path(directory)
     hvtx = Program()
     other = Program(HVTX_STATE_DIR="/run/lib/other", HVTX_RUN_DIR="/run/other")
-    example.plant_strangers()
-    example.furnish(hvtx, other=other)
+    example_host.plant_strangers()
+    example_host.furnish(hvtx, other=other)
     draw(to / "plan.svg", "hvtx gc --plan")
     draw(
         to / "explain.svg",
@@ -91,7 +92,7 @@ def main(directory: str) -> int:
     hvtx("gc", "--plan", "--html", str(page))
     browser.screenshot(page, to / "page.png", width=1000, height=1150)
     browser.screenshot(page, to / "page-dark.png", width=1000, height=1150, scheme="dark")
-    example.drop_forwarding()
+    example_host.drop_forwarding()
     draw(to / "doctor.svg", "hvtx doctor")
     draw(to / "applied.svg", "hvtx gc --apply")
     lab.run("ip", "link", "show", "tap-foo")  # nothing of others' has gone

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from integration.rulesets import CASES
-from integration.test_forward import WAYS
+from integration.lab.rulesets import CASES
+from integration.network.test_doctor_forward import WAYS
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs/firewalls.md").read_text()
 

@@ -240,8 +240,8 @@ _PLAIN_CALLS = {
     "hvtx/host/openfiles.py": {"libc.syscall"},
     "hvtx/host/qmp.py": {"self._talk.receive"},
     "hvtx/host/xtables.py": {"self._table.delete"},
-    "integration/stepper.py": {"_LIBC.ptrace"},
-    "integration/test_logger.py": {"room.said"},
+    "integration/lab/stepper.py": {"_LIBC.ptrace"},
+    "integration/commands/test_vm_log.py": {"room.said"},
     "tests/fake/host.py": {"self._kernel.open_gate"},
 }
 

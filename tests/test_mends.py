@@ -24,13 +24,21 @@ _CHANGES = re.compile(
     r"|nmcli (?:con|dev|general) |firewall-cmd|ufw (?:route )?allow"
     r")[^;`\"')]*"
 )
-_DOCTORS = "integration/test_mends.py::test_what_doctor_says_lets_guests_pass"
-_ASTRAY = "integration/test_others_rules.py::test_what_sends_flows_astray_is_named_and_fixed"
-_SETTING = "integration/test_mends.py::test_a_setting_by_the_command_that_is_printed"
-_NETWORKD = "integration/test_networkd.py::test_the_hint_is_complete_and_goes_once_it_was_followed"
-_HINTS = "integration/test_hints.py::test_doctor_start_and_gc_tell_of_what_stands_for_good"
-_BRIDGE = "integration/test_hints.py::test_a_network_goes_when_its_hint_is_followed"
-_OWN = "integration/test_own_rules.py::test_what_others_do_in_the_table_of_the_bridge_family"
+_DOCTORS = "integration/commands/test_printed_commands.py::test_what_doctor_says_lets_guests_pass"
+_ASTRAY = (
+    "integration/network/test_others_rules.py::test_what_sends_flows_astray_is_named_and_fixed"
+)
+_SETTING = (
+    "integration/commands/test_printed_commands.py::test_a_setting_by_the_command_that_is_printed"
+)
+_NETWORKD = (
+    "integration/network/test_networkd.py::test_the_hint_is_complete_and_goes_once_it_was_followed"
+)
+_HINTS = "integration/ui/test_hints.py::test_doctor_start_and_gc_tell_of_what_stands_for_good"
+_BRIDGE = "integration/ui/test_hints.py::test_a_network_goes_when_its_hint_is_followed"
+_OWN = (
+    "integration/network/test_own_rules.py::test_what_others_do_in_the_table_of_the_bridge_family"
+)
 _PACKAGE = "installs a package of the distribution"
 _MODULE = "loads a module into the machine's kernel"
 _MACHINE = "changes the whole machine, not a namespace"
@@ -46,23 +54,23 @@ RUN = {
     "nft delete rule {} handle {}": _ASTRAY,
     "sysctl -w {}=1": _SETTING,
     "sysctl -w net.ipv4.ip_forward=1": _SETTING,
-    "sysctl -w {}=2": "integration/test_mends.py::test_advertisements_by_the_command_that_is_printed",
-    "chmod {} {}": "integration/test_mends.py::test_a_mode_by_the_command_that_is_printed",
-    "ip addr del {} dev {}": "integration/test_own_addresses.py::test_it_came_while_the_vm_runs",
+    "sysctl -w {}=2": "integration/commands/test_printed_commands.py::test_advertisements_by_the_command_that_is_printed",
+    "chmod {} {}": "integration/commands/test_printed_commands.py::test_a_mode_by_the_command_that_is_printed",
+    "ip addr del {} dev {}": "integration/network/test_own_addresses.py::test_it_came_while_the_vm_runs",
     "ip link del dev {}": _BRIDGE,
     "ip link set dev {} nomaster": _BRIDGE,
     "nft delete element {} {}": _HINTS,
     "ip neigh del {} dev {}":
-        "integration/test_neighbour_entries.py::test_what_an_administrator_entered_for_good_stays",
+        "integration/kernel/test_neighbour_entries.py::test_what_an_administrator_entered_for_good_stays",
     "ip {}rule add to {} lookup main pref {}":
-        "integration/test_ways.py::test_doctors_fix_is_enough",
+        "integration/network/test_policy_routing.py::test_doctors_fix_is_enough",
     "ip {}rule add iif {} lookup main pref {}":
-        "integration/test_paths.py::test_doctor_says_of_ways_what_traffic_does",
-    "sysctl -w {}=0": "integration/test_paths.py::test_a_gateway_that_answers_no_arp_is_named",
-    "ip link set dev {} alias {}": "integration/test_promises.py::test_what_doctor_promises_is_kept",
+        "integration/ui/test_odd_paths.py::test_doctor_says_of_ways_what_traffic_does",
+    "sysctl -w {}=0": "integration/ui/test_odd_paths.py::test_a_gateway_that_answers_no_arp_is_named",
+    "ip link set dev {} alias {}": "integration/commands/test_doctor_promises.py::test_what_doctor_promises_is_kept",
     "networkctl reload": _NETWORKD,
     "systemctl reload NetworkManager":
-        "integration/test_networkd.py::test_networkmanager_is_asked_by_its_tool",
+        "integration/network/test_networkd.py::test_networkmanager_is_asked_by_its_tool",
 }  # fmt: skip
 NOT_RUN = {
     "ip route add default via GATEWAY": "whose gateway it is only its administrator knows",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from integration.neighbourhood import table
-from integration.neighbourhood.cell import Seen
-from integration.neighbourhood.scene import commands
+from integration.lab.neighbourhood import table
+from integration.lab.neighbourhood.cell import Seen
+from integration.lab.neighbourhood.scene import commands
 
 
 @pytest.mark.parametrize(

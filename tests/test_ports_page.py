@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from integration.test_others_nat import HARMLESS, KINDS
+from integration.network.test_others_nat import HARMLESS, KINDS
 
 PAGE = Path(__file__).parent.parent / "docs" / "ports.md"
 

@@ -43,7 +43,7 @@ def test_each_claim_names_tests_that_are_there() -> None:
 
 def test_each_security_test_stands_for_a_claim() -> None:
     named = {test for _, tests in claims() for test in tests}
-    for path in ("integration/test_security.py",):
+    for path in ("integration/security/test_security.py",):
         missing = {f"{path}::{n}" for n in names_in(path) if n.startswith("test_")} - named
         assert not missing
 

@@ -3,7 +3,7 @@
 Neighbours are asked for in :mod:`hvtx.host.neigh`, filters in :mod:`hvtx.host.tc`, by one socket.
 
 Constants are those of include/uapi/linux/{rtnetlink,if_link,if_addr}.h. Checked against pyroute2 in
-integration/test_links.py.
+integration/kernel/test_links.py.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""A whole host to boot: its image, and the two ways to run it (a container, a machine)."""
+"""Units, packages, reboots and power cuts, on a host that boots."""

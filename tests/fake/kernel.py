@@ -1,7 +1,7 @@
 """The fake kernel: devices, addresses, rules, processes, and which life of the host it is.
 
 It knows what the real one knows of the things that hvtx touches, and refuses what the real one
-refuses, with the same errno; `tests/drivers` and `integration/test_driver_contract.py` hold the two
+refuses, with the same errno; `tests/drivers` and `integration/kernel/test_driver_contract.py` hold the two
 against each other. Whoever is no run of hvtx (somebody else, a VM) calls the same methods.
 """
 

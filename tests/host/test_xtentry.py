@@ -1,7 +1,7 @@
 """Entries of legacy tables: what is built of words, and what is refused.
 
 That they are what iptables itself builds of the same words is shown on the kernel
-(integration/test_iptables.py::test_our_entries_equal_those_of_the_tool_byte_for_byte).
+(integration/kernel/test_iptables.py::test_our_entries_equal_those_of_the_tool_byte_for_byte).
 """
 
 from __future__ import annotations

@@ -1,0 +1,129 @@
+"""Tables and chains that an earlier version made, under VMs that run: made anew, and told of."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from integration import lab
+from integration.lab.program import Forked, Program, preload
+from integration.security.test_fail_closed import bridge_of, leads
+
+EMPTIED = ("inet raw", "inet prerouting", "inet flows", "inet seen", "bridge guard_source6",
+           "bridge guard_advert", "bridge guard_nobody6")  # fmt: skip
+
+
+@pytest.fixture(params=["nftables", "iptables"])
+def hvtx(request: pytest.FixtureRequest) -> Iterator[Program]:
+    preload()
+    program = Forked(HVTX_FIREWALL=request.param)
+    program("network", "create", "net", "--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
+    program("vm", "run", "web", "--network", "net", "--", "sleep", "600")
+    yield program
+    for vm in program("vm", "ls", "--json", code=None).json().get("vms", []):
+        if vm["pid"]:
+            lab.end(vm["pid"])
+
+
+def age(hvtx: Program) -> None:
+    """Make host and record what an earlier version would have left."""
+    firewall, device = hvtx.environment["HVTX_FIREWALL"], hvtx.device("web")
+    installation = hvtx.vm("web")["resources"][0]["mark"].split(":")[2]
+    path = Path(os.environ["HVTX_STATE_DIR"], "hvtx.db")
+    with closing(sqlite3.connect(path)) as store, store:
+        rows = store.execute(
+            "SELECT id, kind, spec, observed FROM resource WHERE state = 'committed'"
+        ).fetchall()
+        for number, kind, spec, observed in rows:
+            old, seen = json.loads(spec), json.loads(observed or "{}")
+            for name in ("guard", "flows"):
+                old.pop(name, None)
+            seen.pop("guarded", None)
+            if kind == "filter" and old.get("what") == "base":
+                seen.pop("layout", None)
+                if old["backend"] == "iptables":
+                    seen["rules"] = [
+                        [place, text.replace("! -s 127.0.0.0/8 ! -d 127.0.0.0/8 ", ""), first]
+                        for place, text, first in seen["rules"]
+                    ]
+                else:
+                    seen["rules"] = {k: v for k, v in seen["rules"].items() if k not in EMPTIED}
+            store.execute(
+                "UPDATE resource SET spec = ?, observed = ? WHERE id = ?",
+                (json.dumps(old), json.dumps(seen), number),
+            )
+    table = f"hvtx-{installation}"
+    for family, chain in (place.split(" ") for place in EMPTIED):
+        if family == "bridge" or firewall == "nftables":
+            lab.run("nft", "flush", "chain", family, table, chain)
+    if firewall == "nftables":
+        for name in ("flows4", "flows6", "flows_link"):
+            lab.run("nft", "delete", "set", "inet", table, name)
+        for chain in ("flows", "seen"):
+            lab.run("nft", "delete", "chain", "inet", table, chain)
+    else:
+        saved = lab.run("iptables-legacy-save")
+        lab.run(
+            "iptables-legacy-restore",
+            stdin=saved.replace("! -s 127.0.0.0/8 ! -d 127.0.0.0/8 -m addrtype", "-m addrtype"),
+        )
+    for name in ("links6", "new6", "seen6"):
+        lab.run("nft", "delete", "set", "bridge", table, name)
+    lab.run("tc", "qdisc", "del", "dev", device, "clsact")
+    lab.run("tc", "qdisc", "del", "dev", bridge_of(hvtx), "clsact", check=False)
+    Path(f"/proc/sys/net/ipv4/conf/{bridge_of(hvtx)}/route_localnet").write_text("1")
+
+
+def whole(hvtx: Program) -> None:
+    """Everything that this version makes is there."""
+    listed = lab.run("nft", "list", "ruleset")
+    firewall, device = hvtx.environment["HVTX_FIREWALL"], hvtx.device("web")
+    assert "@links6 drop" in listed
+    if firewall == "nftables":
+        assert listed.count('iifname != "lo" ip daddr 127.0.0.0/8 return') == 1
+        assert listed.count("ct state new ip saddr . iifname @flows4 drop") == 1
+        assert "bpf" in lab.run("tc", "filter", "show", "dev", bridge_of(hvtx), "egress")
+    else:
+        saved = lab.run("iptables-legacy-save", "-t", "nat")
+        jumps = [line for line in saved.splitlines() if line.startswith("-A PREROUTING")]
+        assert [("! -d 127.0.0.0/8" in line) for line in jumps if "addrtype" in line] == [True]
+    assert "bpf" in lab.run("tc", "filter", "show", "dev", device, "ingress")
+    assert not leads(bridge_of(hvtx))
+    assert hvtx("repair", "--json").json()["repaired"] == []
+    assert hvtx.is_clean()
+
+
+def test_repair_brings_what_an_earlier_version_lacks(hvtx: Program) -> None:
+    age(hvtx)
+    plan = hvtx.plan()
+    assert {action for action, _ in plan} == {"skip"}
+    assert not {("skip", "foreign"), ("skip", "unrecorded"), ("skip", "mark-mismatch")} & set(plan)
+    found = hvtx("doctor", "--json", code=None).json()["findings"]
+    damage = [f["message"] for f in found if f["check"] == "damage"]
+    assert any("earlier version" in message for message in damage)
+    assert any(" filter (" in message for message in damage)
+    hvtx("repair")
+    whole(hvtx)
+
+
+def test_the_next_start_brings_the_rules(hvtx: Program) -> None:
+    """A start needs sets that an older table lacks."""
+    age(hvtx)
+    hvtx("vm", "run", "next", "--network", "net", "-p", "8080:80", "--", "sleep", "600")
+    listed = lab.run("nft", "list", "ruleset")
+    assert "@links6 drop" in listed
+    if hvtx.environment["HVTX_FIREWALL"] == "nftables":
+        assert listed.count('iifname != "lo" ip daddr 127.0.0.0/8 return') == 1
+    hvtx("vm", "stop", "next", "--force")
+    hvtx("vm", "stop", "web", "--force")
+    hvtx("vm", "rm", "web")
+    hvtx("vm", "rm", "next")
+    hvtx("network", "rm", "net")
+    assert "hvtx" not in lab.run("nft", "list", "ruleset")
+    assert "HVTX" not in lab.run("iptables-legacy-save")

@@ -1,0 +1,335 @@
+"""SIGKILL at every failpoint of every command that changes something, then `recover`.
+
+The oracle needs no lists: afterwards the host is as it was before the command or as it is after it,
+nothing is under way, a plan is empty, and the command can be given again. Commands join by standing
+in COMMANDS; failpoints by being passed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from integration import lab
+from integration.lab.program import Forked, Program, preload
+
+BACKENDS = ["nftables", "iptables"]
+NETWORK = ("network", "create", "net", "--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
+CREATE = ("vm", "create", "web", "--network", "net", "-p", "8080:80")
+SLEEP = ("--", "sleep", "600")
+
+
+class Command(NamedTuple):
+    """A command, what is done before it, and what a kill and `recover` leave of it.
+
+    ``how`` is ``settles`` (the host is as before it or as after it), ``collects`` (neither, by
+    design: `recover` and gc collect more than the command itself does) or ``again`` (it works off
+    a list, and given again it comes to its end).
+    """
+
+    argv: tuple[str, ...]
+    prepare: Callable[[Program], None]
+    how: str = "settles"
+    beside: bool = True  # whether a VM that is up all along stands it
+
+
+def _network(hvtx: Program) -> None:
+    hvtx(*NETWORK)
+
+
+def _created(hvtx: Program) -> None:
+    _network(hvtx)
+    hvtx(*CREATE, *SLEEP)
+
+
+def _external(hvtx: Program) -> None:
+    _network(hvtx)
+    hvtx("vm", "create", "web", "--network", "net", "--hypervisor", "external")
+    hvtx("vm", "start", "web")
+
+    GUESTS.append(subprocess.Popen(["sleep", "600"]))
+
+
+GUESTS: list[subprocess.Popen[bytes]] = []  # processes that `vm attach` is given
+
+
+def end_guests() -> None:
+    """End them."""
+    while GUESTS:
+        guest = GUESTS.pop()
+        guest.kill()
+        guest.wait()
+
+
+@pytest.fixture(autouse=True)
+def guests() -> Iterator[None]:
+    yield
+    end_guests()
+
+
+def _running(hvtx: Program) -> None:
+    _created(hvtx)
+    hvtx("vm", "start", "web")
+
+
+def _crashed(hvtx: Program) -> None:
+    _running(hvtx)
+    kill_vm(hvtx)
+
+
+def _interrupted(hvtx: Program) -> None:
+    _created(hvtx)
+    hvtx("vm", "start", "web", code=-signal.SIGKILL, HVTX_FAILPOINT="acted:filter:kill")
+
+
+def kill_vm(hvtx: Program, name: str = "web") -> None:
+    """Its process is dead when this returns, which it is not when kill(2) does."""
+    lab.end(hvtx.vm(name)["pid"])
+
+
+def _crashed_several(hvtx: Program) -> None:
+    """Several devices are removed by several threads."""
+    _network(hvtx)
+    hvtx("network", "create", "other", "--subnet", "10.78.0.0/24")
+    hvtx("vm", "run", "web", "--network", "net", "--network", "other", *SLEEP)
+    hvtx("vm", "run", "more", "--network", "net", *SLEEP)
+    kill_vm(hvtx)
+    kill_vm(hvtx, "more")
+
+
+def _unrecorded(hvtx: Program) -> None:
+    """A device with a mark of this installation, of which the store knows nothing."""
+    _created(hvtx)
+    mark = hvtx.vm("web")["resources"][0]["mark"]
+    unknown = f"{mark.rpartition(':')[0]}:999999.{'a' * 16}"
+    lab.run("ip", "tuntap", "add", "dev", "hvaaaaaaaaaaaa", "mode", "tap")
+    lab.run("ip", "link", "set", "hvaaaaaaaaaaaa", "address", "02:00:00:00:00:77", "alias", unknown)
+
+
+def _littered(hvtx: Program) -> None:
+    """What another tool's dead VM left: a device, and rules that mention a network's subnet."""
+    _created(hvtx)
+    lab.run("ip", "tuntap", "add", "dev", "tap-dead0001", "mode", "tap")
+    lab.run("ip", "link", "set", "tap-dead0001", "address", "02:00:00:00:00:99")
+    for rule in _LITTER:
+        lab.run("iptables-legacy", *rule)
+
+
+_LITTER = (
+    ("-A", "FORWARD", "-d", "10.77.0.9/32", "-j", "ACCEPT"),
+    ("-t", "nat", "-A", "POSTROUTING", "-s", "10.77.0.9/32", "-j", "MASQUERADE"),
+)
+
+
+def _flushed(hvtx: Program) -> None:
+    """Somebody flushed hvtx's rules under a running VM."""
+    _running(hvtx)
+    for line in lab.run("nft", "list", "tables").splitlines():
+        if " hvtx-" in line:
+            lab.run("nft", "delete", *line.split())
+    for tool in ("iptables-legacy", "ip6tables-legacy"):
+        _cut(tool, "hvtx:")
+
+
+def _cut(tool: str, word: str) -> None:
+    """Take every rule out of the legacy tables that a word stands in; chains stay."""
+    names = {"iptables-legacy": "ip_tables_names", "ip6tables-legacy": "ip6_tables_names"}
+    if not Path("/proc/self/net", names[tool]).read_text():
+        return  # looking would make the tables
+    text = lab.run(f"{tool}-save")
+    lines = [line for line in text.splitlines() if not (line[:2] == "-A" and word in line)]
+    lab.run(f"{tool}-restore", stdin="\n".join([*lines, ""]))
+
+
+# Not a name that another test process has, in its own namespace: which of two devices of one name a
+# process holds must be asked of that process, and the question is one more call that may fail.
+THEIR_ID = f"{os.getpid():08x}-0000-4000-8000-00000000000a"
+THEIR_TAP = f"tap-{THEIR_ID[:8]}"
+_HOLD = (
+    "import fcntl, os, struct, sys, time;"
+    "d = os.open('/dev/net/tun', os.O_RDWR);"
+    "fcntl.ioctl(d, 0x400454CA, struct.pack('16sH22x', sys.argv[1].encode(), 0x1002));"
+    "print('held', flush=True); time.sleep(600)"
+)
+
+
+def _theirs(hvtx: Program) -> None:
+    """A running VM of another tool, with its device, a rule, and its state file."""
+    hvtx("recover")  # the store is there before, as the import is not about making it
+    lab.run("ip", "link", "add", "mybr0", "address", "02:00:00:00:01:01", "type", "bridge")
+    lab.run("ip", "tuntap", "add", "dev", THEIR_TAP, "mode", "tap")
+    lab.run("ip", "link", "set", THEIR_TAP, "address", "02:00:00:00:01:02", "master", "mybr0")
+    rule = "-t nat -A POSTROUTING -s 10.88.0.5/32 -j MASQUERADE"
+    lab.run("iptables-legacy", *rule.split())
+    guest = subprocess.Popen([sys.executable, "-c", _HOLD, THEIR_TAP], stdout=subprocess.PIPE)
+    GUESTS.append(guest)
+    assert guest.stdout is not None
+    assert guest.stdout.readline() == b"held\n"
+    guest.stdout.close()
+    _state_file().write_text(json.dumps({
+        "id": THEIR_ID, "name": "old", "status": "running",
+        "pid": guest.pid, "network_ownership": {
+            "tap_device": THEIR_TAP, "bridge": "mybr0", "ip": "10.88.0.5",
+            "iptables_rules": [rule.replace("-A", "-D")]},
+    }))  # fmt: skip
+
+
+def _state_file() -> Path:
+    return Path(os.environ["HVTX_CONFIG"]).with_name("state.json")
+
+
+def _backed_up(hvtx: Program) -> None:
+    """A backup of the very store that is there, so that nothing is rolled back by it."""
+    _created(hvtx)
+    hvtx("store", "backup", "--force", str(_backup_file()))
+
+
+def _backup_file() -> Path:
+    return Path(os.environ["HVTX_CONFIG"]).with_name("backup.db")
+
+
+COMMANDS = {
+    "network create": Command(NETWORK, lambda hvtx: None),
+    "network rm": Command(("network", "rm", "net"), _network),
+    "vm create": Command((*CREATE, *SLEEP), _network),
+    "vm start": Command(("vm", "start", "web"), _created),
+    "vm start, crashed": Command(("vm", "start", "web"), _crashed, "collects"),
+    "vm run": Command(("vm", "run", *CREATE[2:], *SLEEP), _network),
+    # the network `default` is an operation of its own before the VM's
+    "vm run, no network": Command(("vm", "run", "web", *SLEEP), lambda hvtx: None, "collects"),
+    "vm stop": Command(("vm", "stop", "web", "--timeout", "1"), _running),
+    "vm set": Command(("vm", "set", "web", "--memory", "512", "--autostart"), _created),
+    # killed after its stop, the VM is stopped, which is neither before nor after
+    "vm restart": Command(("vm", "restart", "web", "--timeout", "1"), _running, "collects"),
+    "vm rm": Command(("vm", "rm", "web"), _created),
+    "vm rm --force": Command(("vm", "rm", "web", "--force"), _running),
+    "vm attach": Command(("vm", "attach", "web", "--pid", "{pid}"), _external, "collects"),
+    "gc --apply": Command(("gc", "--apply"), _crashed, "collects"),
+    "gc --apply, several": Command(("gc", "--apply"), _crashed_several, "collects"),
+    "gc --apply --unrecorded": Command(("gc", "--apply", "--unrecorded"), _unrecorded, "again"),
+    "gc --heuristic": Command(("gc", "--heuristic", "--apply", "--yes"), _littered, "again"),
+    "recover": Command(("recover",), _interrupted, "collects"),
+    "repair": Command(("repair",), _flushed, "again", beside=False),
+    "import": Command(("import", "my-hypervisor", "{state}"), _theirs, "again"),
+    "store restore": Command(("store", "restore", "{backup}"), _backed_up, beside=False),
+    "adopt": Command(("adopt", THEIR_TAP, "--vm", "old"), _theirs, "again"),
+}
+
+
+_RANDOM = (
+    (r"hvtx:1:[a-z2-7]{10}:[0-9]+\.[a-z2-7]{16}", "mark"),
+    (r"(?i:hvtx)-[a-z2-7]{10}\b", "hvtx-table"),  # a store that is made anew has another
+    (r"hvbr[a-z2-7]{11}", "bridge"),
+    (r"\bhv[a-z2-7]{12}\b", "tap"),
+    (r"(02|fe)(:[0-9a-f]{2}){5}", "mac"),
+    (r"\b(?:2[1-9]|3[0-2])\d{11}\b", '"mac"'),  # a set of bytes shows it as a number, 0x02…
+    (r"8000\.2:[0-9a-f:]+", "bridge-id"),
+    (r"fe80::[0-9a-f:]+|0xfe80[0-9a-f]{28}", "link-local"),
+    (r'"(ifindex|handle|link_index|ifi?)": \d+', '"number": 0'),
+    (r'"user": [12][0-9]{9}\b', '"user": "own"'),
+)
+
+NEITHER = {name for name, command in COMMANDS.items() if command.how != "settles"}
+
+
+def host() -> dict[str, object]:
+    """A dump in which random names, numbers and marks count as what they are."""
+    dump: dict[str, Any] = lab.dump()
+    # a legacy table stays once it was looked at; without rules it is as good as none
+    dump["legacy"] = {name: t for name, t in dump["legacy"].items() if not _is_bare(t)}
+    text = json.dumps(dump, sort_keys=True)
+    for pattern, kind in _RANDOM:
+        text = re.sub(pattern, kind, text)
+    document: dict[str, list[object]] = json.loads(text)
+    for part in ("links", "addresses", "routes4", "routes6"):  # in the order of random indexes
+        document[part].sort(key=lambda item: json.dumps(item, sort_keys=True))
+    return dict(document)
+
+
+def _is_bare(lines: list[str]) -> bool:
+    return all(line[0] in "*C" or (line.endswith(" ACCEPT") and line[0] == ":") for line in lines)
+
+
+def given(name: str) -> tuple[str, ...]:
+    """The command line, with the pid of a process that was started for it."""
+    words = {"{pid}": str(GUESTS[-1].pid) if GUESTS else "", "{state}": str(_state_file()),
+             "{backup}": str(_backup_file())}  # fmt: skip
+    return tuple(words.get(word, word) for word in COMMANDS[name].argv)
+
+
+def points(name: str, firewall: str, tmp_path: Path, hvtx: Program) -> list[str]:
+    """Every failpoint that the command passes, the nth passage of one as ``point:kill:n``."""
+    log = tmp_path / "points"
+    COMMANDS[name].prepare(hvtx)
+    hvtx(*given(name), HVTX_FAILPOINT_LOG=str(log))
+    seen: dict[str, int] = {}
+    found = []
+    for point in log.read_text().split() if log.exists() else []:
+        seen[point] = seen.get(point, 0) + 1
+        found.append(f"{point}:kill:{seen[point]}")
+    return found
+
+
+def end_everything(hvtx: Program, *, but: str = "") -> None:
+    """Remove all VMs and networks except those named ``but``, and what a preparation littered."""
+    end_guests()
+    for vm in hvtx("vm", "ls", "--json").json()["vms"]:
+        if vm["name"] != but:
+            hvtx("vm", "rm", vm["name"], "--force")
+    for network in hvtx("network", "ls", "--json").json()["networks"]:
+        if network["name"] != but:
+            hvtx("network", "rm", network["name"])
+    devices = ("hvaaaaaaaaaaaa", "tap-dead0001", THEIR_TAP, "mybr0")
+    lines = "".join(f"link del {device}\n" for device in devices)
+    lab.run("ip", "-force", "-batch", "-", stdin=lines, check=False)
+    for word in ("10.77.0.9/32", "10.88.0.5/32"):
+        _cut("iptables-legacy", word)
+    if but:
+        return
+    for setting in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):  # left on, by design
+        Path("/proc/sys/net", setting).write_text("0")
+
+
+@pytest.mark.parametrize("firewall", BACKENDS)
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_killed_at_every_failpoint_it_recovers(
+    name: str, firewall: str, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """Nothing leaks, nothing is half-done, and the command works afterwards."""
+    command = COMMANDS[name]
+    hvtx = Forked(HVTX_FIREWALL=firewall)
+    preload()
+    found = points(name, firewall, tmp_path, hvtx)
+    assert found or command.how == "again", "a command that changes something passes failpoints"
+    end_everything(hvtx)
+    record_property("failpoints", len(found))
+    for point in found:
+        command.prepare(hvtx)
+        before = host() if command.how == "settles" else {}
+        hvtx(*given(name), code=-signal.SIGKILL, HVTX_FAILPOINT=point)
+        hvtx("recover")
+        if command.how != "settles":  # `is_clean` asks it too
+            assert hvtx("intents", "--json").json()["operations"] == [], point
+        if command.how == "collects":
+            hvtx("gc", "--apply")
+        assert command.how == "again" or hvtx.is_clean(), point
+        after = host() if command.how == "settles" else {}
+        again = hvtx(*given(name), code=None)
+        assert again.code in (0, 3, 4), (point, again)
+        if command.how == "settles":
+            undone, done = lab.difference(before, after), lab.difference(after, host())
+            assert not undone or not done, f"{point}\nbefore:\n{undone}\nafter:\n{done}"
+        assert hvtx.is_clean(), point
+        end_everything(hvtx)
+        left = lab.dump()
+        assert left["links"][1:] == [], point  # type: ignore[index]
+        assert left["nft"] == [], point

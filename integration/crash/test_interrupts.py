@@ -1,0 +1,257 @@
+"""Ctrl-C at any moment, a second Ctrl-C, a closed or full standard output, a command that sleeps.
+
+Ctrl-C comes at system calls all over a command (under ptrace), those of the store's commits among
+them: there a command is most of its time.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from integration import lab
+from integration.crash.test_failpoints import COMMANDS, end_everything, given, host
+from integration.lab.program import Forked, Program, preload
+from integration.lab.stepper import run_stepped
+
+INTERRUPTED = 130
+PARTS = (0.2, 0.5, 0.7, 0.82, 0.87, 0.91, 0.95)
+
+
+def spread(calls: int) -> list[int]:
+    """Where to interrupt: from where the command has begun to right behind its last commit."""
+    return [int(calls * part) for part in PARTS]
+
+
+def is_one_of(where: str, now: dict[str, object], *allowed: dict[str, object]) -> None:
+    """The host is as it was before, or as it is afterwards, and nothing in between."""
+    differences = [lab.difference(one, now) for one in allowed]
+    assert not all(differences), f"{where}\n" + "\n--\n".join(differences)
+
+
+@pytest.mark.parametrize("name", ["vm run", "network create"])
+def test_ctrl_c_anywhere_leaves_all_or_nothing(name: str) -> None:
+    """With nothing to recover: what was unfinished is taken back, what was committed stands."""
+    preload()
+    hvtx = Forked(HVTX_FIREWALL="nftables")
+    COMMANDS[name].prepare(hvtx)
+    before = host()
+    whole = run_stepped(given(name), hvtx.environment)
+    after = host()
+    end_everything(hvtx)
+    for point in spread(whole.calls):
+        COMMANDS[name].prepare(hvtx)
+        ran = run_stepped(given(name), hvtx.environment, signals={point: signal.SIGINT}).ran
+        where = f"{name} at system call {point} of {whole.calls}: {ran}"
+        assert ran.code in (0, INTERRUPTED), where
+        assert "Traceback" not in ran.err, where
+        assert hvtx.is_clean(), where
+        now = host()
+        is_one_of(where, now, before, after)
+        if ran.code == 0:
+            assert not lab.difference(after, now), where
+        if name == "vm run":
+            vms = [vm["state"] for vm in hvtx("vm", "ls", "--json").json()["vms"]]
+            assert vms == ([] if not lab.difference(before, now) else ["running"]), where
+        end_everything(hvtx)
+
+
+@pytest.mark.parametrize("name", ["vm run", "network create"])
+def test_ctrl_c_behind_the_commit_is_too_late(name: str) -> None:
+    """The command ends as interrupted, and what it had committed stands."""
+    preload()
+    hvtx = Forked(HVTX_FIREWALL="nftables")
+    COMMANDS[name].prepare(hvtx)
+    hvtx(*given(name))
+    after = host()
+    end_everything(hvtx)
+    COMMANDS[name].prepare(hvtx)
+    environment = {"HVTX_FAILPOINT": "committed:stop", "HVTX_FIREWALL": "nftables"}
+    with commanded(*given(name), **environment) as command:
+        os.waitid(os.P_PID, command.pid, os.WSTOPPED)
+        os.kill(command.pid, signal.SIGINT)
+        os.kill(command.pid, signal.SIGCONT)
+        assert command.wait(60) == INTERRUPTED
+    assert hvtx.is_clean()
+    assert lab.difference(after, host()) == ""
+    end_everything(hvtx)
+
+
+@pytest.mark.parametrize("name", ["vm run", "vm stop"])
+def test_a_second_ctrl_c_is_as_a_crash(name: str) -> None:
+    """It may cut off the taking back, and a stop: `recover` carries it through."""
+    preload()
+    hvtx = Forked(HVTX_FIREWALL="nftables")
+    COMMANDS[name].prepare(hvtx)
+    before = host()
+    whole = run_stepped(given(name), hvtx.environment)
+    after = host()
+    end_everything(hvtx)
+    middle = whole.calls * 2 // 3
+    for later in (3, 60):
+        COMMANDS[name].prepare(hvtx)
+        both = {middle: signal.SIGINT, middle + later: signal.SIGINT}
+        ran = run_stepped(given(name), hvtx.environment, signals=both).ran
+        where = f"{name} at system calls {list(both)}: {ran}"
+        assert ran.code in (INTERRUPTED, -signal.SIGINT), where
+        hvtx("recover")
+        assert hvtx.is_clean(), where
+        is_one_of(where, host(), before, after)
+        end_everything(hvtx)
+
+
+def test_ctrl_c_while_a_stop_waits_leaves_the_vm_running() -> None:
+    """The guest does not go down, the person gives up: the VM runs on with all of its things."""
+    preload()
+    hvtx = Forked(HVTX_FIREWALL="nftables")
+    hvtx("network", "create", "net", "--subnet", "10.77.0.0/24")
+    hvtx(
+        "vm",
+        "run",
+        "web",
+        "--network",
+        "net",
+        "--",
+        "sh",
+        "-c",
+        "trap '' TERM; sleep 600 & wait; wait",
+    )
+    before = host()
+    with commanded("vm", "stop", "web", "--timeout", "60") as stop:
+        wait_for(lambda: hvtx.vm("web")["state"] == "stopping")
+        os.kill(stop.pid, signal.SIGINT)
+        assert stop.wait(60) == INTERRUPTED
+    hvtx("recover")
+    assert hvtx.vm("web")["state"] == "running"
+    assert lab.difference(before, host()) == ""
+    assert hvtx.is_clean()
+    end_everything(hvtx)
+
+
+def test_who_started_it_with_ctrl_c_ignored_is_obeyed() -> None:
+    """A job in the background of a script: the signal that its caller ignores ends nothing."""
+    hvtx = Forked(HVTX_FIREWALL="nftables")
+    hvtx("network", "create", "net", "--subnet", "10.77.0.0/24")
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        words = ("vm", "run", "web", "--network", "net", "--", "sleep", "600")
+        running = commanded(*words, HVTX_FAILPOINT="acted:tap:stop", HVTX_FIREWALL="nftables")
+        with running as command:
+            os.waitid(os.P_PID, command.pid, os.WSTOPPED)
+            os.kill(command.pid, signal.SIGINT)
+            os.kill(command.pid, signal.SIGCONT)
+            assert command.wait(60) == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert hvtx.vm("web")["state"] == "running"
+    end_everything(hvtx)
+
+
+@contextmanager
+def commanded(*argv: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A command of the program that runs beside the test; ended in any case."""
+    command = subprocess.Popen(
+        [sys.executable, "-m", "hvtx", *argv], env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        yield command
+    finally:
+        if command.poll() is None:
+            command.kill()
+        command.wait()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Wait until ``condition()`` holds."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it does not come true")
+
+
+# -- standard output --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["closed", "broken", "full"])
+def test_what_cannot_be_printed_was_done_all_the_same(where: str, tmp_path: Path) -> None:
+    """Results are printed after the commit: no answer is no failure of the deed, and says so."""
+    hvtx = Program(HVTX_FIREWALL="nftables")
+    hvtx("network", "create", "net", "--subnet", "10.77.0.0/24")
+    shell = {
+        "closed": '"$@" >&-',
+        "broken": 'set -o pipefail; "$@" | true',
+        "full": '"$@" >/dev/full',
+    }
+    for argv in (
+        ("vm", "run", "web", "--network", "net", "--json", "--", "sleep", "600"),
+        ("vm", "stop", "web", "--timeout", "1", "--json"),
+    ):
+        done = subprocess.run(
+            ["bash", "-c", shell[where], "bash", sys.executable, "-m", "hvtx", *argv],
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        if where == "full":
+            assert done.returncode == 1, (argv, done)
+            assert '"code": "output"' in done.stderr, (argv, done)
+        else:
+            assert done.returncode in (0, 141), (argv, done)
+            assert done.stderr == "", (argv, done)
+        assert hvtx.vm("web")["state"] == ("defined" if "stop" in argv else "running"), argv
+        assert hvtx.is_clean(), argv
+    hvtx("vm", "rm", "web", "--force")
+
+
+# -- commands that sleep ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argv", "point"),
+    [
+        (("vm", "start", "web"), "acted:tap"),
+        (("vm", "start", "web"), "opened"),
+        (("vm", "stop", "web", "--timeout", "1"), "releasing"),
+        (("gc", "--apply"), "seized"),
+    ],
+    ids=["start", "start, late", "stop", "gc"],
+)
+def test_a_command_that_sleeps_keeps_what_it_works_on(argv: tuple[str, ...], point: str) -> None:
+    """SIGSTOP in the middle, for as long as one likes: nobody takes over, nobody else waits."""
+    preload()
+    hvtx = Forked(HVTX_FIREWALL="nftables")
+    hvtx("network", "create", "net", "--subnet", "10.77.0.0/24")
+    hvtx("vm", "create", "web", "--network", "net", "-p", "8080:80", "--", "sleep", "600")
+    if "start" not in argv:
+        hvtx("vm", "start", "web")
+    if "gc" in argv:
+        lab.end(hvtx.vm("web")["pid"])
+    with commanded(*argv, HVTX_FAILPOINT=f"{point}:stop") as asleep:
+        os.waitid(os.P_PID, asleep.pid, os.WSTOPPED)
+        before = host()
+        for verb in ("start", "rm"):  # busy, or in a state that has no such verb
+            assert hvtx("--lock-timeout", "0.1", "vm", verb, "web", code=None).code in (4, 75)
+        if "gc" in argv:  # one at a time: a second by cron waits, and gives up
+            for verbs in (("gc", "--apply"), ("recover",)):
+                hvtx("--lock-timeout", "0.1", *verbs, code=75)
+        else:
+            hvtx("recover")
+            hvtx("gc", "--apply", code=None)
+        assert lab.difference(before, host()) == ""
+        hvtx("vm", "run", "other", "--network", "net", "--", "sleep", "600")
+        hvtx("vm", "rm", "other", "--force")
+        assert lab.difference(before, host()) == ""
+        os.kill(asleep.pid, signal.SIGCONT)
+        assert asleep.wait(60) == 0
+    assert hvtx.vm("web")["state"] == ("running" if "start" in argv else "defined")
+    assert hvtx.is_clean()
+    end_everything(hvtx)

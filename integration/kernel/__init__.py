@@ -1,0 +1,1 @@
+"""Drivers and readers of the kernel, against the real one."""

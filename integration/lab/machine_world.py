@@ -1,0 +1,230 @@
+"""The real world of the state machine: a network namespace of its own, the real program, real tools."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hvtx.host import procfs
+from hvtx.host.links import Links
+from hvtx.host.nfnetlink import Nftables
+from integration import lab
+from integration.lab.program import child, preload, text_of
+from tests.machine.acts import ACTS
+from tests.machine.fake_world import environment
+from tests.machine.world import Ran, World
+
+SLEEPER = b"sleep\x0086400\x00"
+# what a VM with a device of its own does with it: open it, and wait
+HOLDER = (
+    "import fcntl, os, struct, sys, time; d = os.open('/dev/net/tun', os.O_RDWR); "
+    "fcntl.ioctl(d, 0x400454CA, struct.pack('16sH22x', sys.argv[1].encode(), {flags})); "
+    "print('held', flush=True); time.sleep(86400)"
+)
+_MARK = b"time.sleep(86400)"
+_PLAIN, _VNET = 0x1002, 0x5002
+_BIND, _PRIVATE = 1 << 12, 1 << 18 | 1 << 14  # MS_BIND, MS_PRIVATE | MS_REC
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class RealWorld(World):
+    """A namespace; with each life a new one, and a boot id that only hvtx sees."""
+
+    def __init__(self, place: Path) -> None:
+        super().__init__(place)
+        preload()
+        self._stack = contextlib.ExitStack()
+        self._stack.enter_context(environment(place))
+        self._stack.enter_context(_xtables_lock(place))
+        self._life = contextlib.ExitStack()
+        self._holders: dict[str, subprocess.Popen[bytes]] = {}
+        self._guests: list[subprocess.Popen[bytes]] = []
+        self._sockets: dict[str, socket.socket] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        self._life.enter_context(lab.private_network())
+        seen = os.stat("/proc/thread-self/ns/net")
+        self._namespace = (seen.st_dev, seen.st_ino)
+        self._boot_id = self.place / "boot_id"
+        self._boot_id.write_text(f"{uuid.uuid4()}\n")
+
+    def _end(self) -> None:
+        for pid in list(self.processes()):
+            os.kill(pid, signal.SIGKILL)
+        for process in (*self._holders.values(), *self._guests):
+            process.kill()
+            process.communicate()
+        for bound in self._sockets.values():
+            bound.close()
+        self._holders, self._guests, self._sockets = {}, [], {}
+        self._gone()
+        self._life.close()
+
+    def _gone(self) -> None:
+        """Wait, for at most 10 s, until no VM of ours runs any more."""
+        for _ in range(2000):
+            if not self.processes():
+                return
+            time.sleep(0.005)
+        raise AssertionError("a killed process stays")
+
+    def close(self) -> None:
+        self.closing.close()
+        self._end()
+        self._stack.close()
+
+    def links(self) -> Links:
+        return Links()
+
+    def nftables(self) -> Nftables:
+        return Nftables()
+
+    def holder(self, tap: str) -> tuple[str, ...]:
+        return (sys.executable, "-c", HOLDER.format(flags=_VNET), tap)
+
+    def processes(self) -> dict[int, int]:
+        """VMs and guests in this namespace: a gate that has not opened is another program."""
+        found: dict[int, int] = {}
+        for name in os.listdir("/proc"):
+            if not name.isdigit():
+                continue
+            with contextlib.suppress(OSError):
+                words = Path("/proc", name, "cmdline").read_bytes()
+                # behind `sh -c` they are a gate's arguments
+                sleeps = words.rpartition(b"/")[2] == SLEEPER and words.count(b"\0") == 2
+                if sleeps or (_MARK in words and not words.startswith(b"/bin/sh")):
+                    seen = os.stat(f"/proc/{name}/ns/net")
+                    if (seen.st_dev, seen.st_ino) == self._namespace:
+                        stat = Path("/proc", name, "stat").read_bytes()
+                        found[int(name)] = procfs.start_time(stat)
+        for process in self._holders.values():
+            found.pop(process.pid, None)
+        return found
+
+    # -- hvtx ------------------------------------------------------------------------------------------
+
+    def _enter_life(self) -> None:
+        """In a forked child: see this life's boot id, in a mount namespace of its own."""
+        lab.unshare(lab.CLONE_NEWNS)
+        if _LIBC.mount(b"none", b"/", None, _PRIVATE, None) or _LIBC.mount(
+            str(self._boot_id).encode(), b"/proc/sys/kernel/random/boot_id", None, _BIND, None
+        ):
+            os._exit(72)
+
+    def run(self, argv: Sequence[str], failpoint: str, meanwhile: Callable[[], object]) -> Ran:
+        out, err = os.memfd_create("out"), os.memfd_create("err")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            self._enter_life()
+            child(argv, {"HVTX_FAILPOINT": failpoint}, out, err)
+        while True:
+            _, status = os.waitpid(pid, os.WUNTRACED)
+            if not os.WIFSTOPPED(status):
+                break
+            try:
+                meanwhile()
+            except BaseException:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                raise
+            os.kill(pid, signal.SIGCONT)
+        return Ran(os.waitstatus_to_exitcode(status), text_of(out), text_of(err))
+
+    # -- others -----------------------------------------------------------------------------------
+
+    def do(self, what: str, /, words: dict[str, str]) -> Any:
+        own = getattr(self, f"_{what}", None)
+        if own is not None:
+            return own(**words)
+        return subprocess.run(
+            ["sh", "-c", ACTS[what].format(**words)],
+            capture_output=True, check=False, timeout=60, cwd=self.place,
+        ).returncode  # fmt: skip
+
+    def _kill(self, pid: str) -> None:
+        os.kill(int(pid), signal.SIGKILL)
+        for guest in self._guests:
+            if guest.pid == int(pid):
+                guest.wait()
+        for _ in range(2000):
+            if int(pid) not in self.processes():
+                return
+            time.sleep(0.005)
+        raise AssertionError("a killed process stays")
+
+    def _hold(self, device: str) -> None:
+        if device in self._holders:
+            return
+        script = HOLDER.format(flags=_PLAIN)
+        if not Path("/sys/class/net", device).exists() and device not in lab.run(
+            "ip", "-o", "link"
+        ):
+            return
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, device],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert process.stdout is not None
+        if process.stdout.readline() == b"held\n":
+            self._holders[device] = process
+        else:
+            process.communicate()
+
+    def _let_go(self, device: str) -> None:
+        process = self._holders.pop(device, None)
+        if process is not None:
+            process.kill()
+            process.communicate()
+
+    def _bind(self, port: str) -> None:
+        if port not in self._sockets:
+            self._sockets[port] = socket.create_server(("0.0.0.0", int(port)))
+
+    def _unbind(self, port: str) -> None:
+        if port in self._sockets:
+            self._sockets.pop(port).close()
+
+    def _guest(self) -> int:
+        self._guests.append(subprocess.Popen(["sleep", "86400"]))
+        pid = self._guests[-1].pid
+        for _ in range(2000):
+            if pid in self.processes():
+                return pid
+            time.sleep(0.005)
+        raise AssertionError("a guest does not begin")
+
+    # -- lives -----------------------------------------------------------------------------------------
+
+    def _reboot(self) -> None:
+        """Another boot id, a new namespace and an empty run directory."""
+        self._end()
+        shutil.rmtree(self.runs, ignore_errors=True)
+        self._life = contextlib.ExitStack()
+        self._begin()
+
+
+@contextlib.contextmanager
+def _xtables_lock(place: Path) -> Any:
+    before = os.environ.get("XTABLES_LOCKFILE")
+    os.environ["XTABLES_LOCKFILE"] = str(place / "xtables.lock")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["XTABLES_LOCKFILE"]
+        else:
+            os.environ["XTABLES_LOCKFILE"] = before

@@ -1,0 +1,49 @@
+"""The program with a network of both families, for tests; VMs that still run are ended afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+from integration.lab.program import Forked, Program, preload
+
+NETWORK = ("network", "create", "net", "--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
+SLEEP = ("--", "sleep", "600")
+
+
+def end_vms(program: Program) -> None:
+    """Kill the process of every VM."""
+    for vm in program("vm", "ls", "--json").json()["vms"]:
+        if vm["pid"]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(vm["pid"], signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def networked(firewall: str = "nftables") -> Iterator[Program]:
+    """The program on a backend, and a network ``net``."""
+    preload()
+    program = Forked(HVTX_FIREWALL=firewall)
+    program(*NETWORK)
+    yield program
+    end_vms(program)
+
+
+@contextlib.contextmanager
+def two_guests(firewall: str = "nftables") -> Iterator[Program]:
+    """The same with the guests ``web``, which has the published port 8080, and ``two``."""
+    from integration.network.test_guests_network import run
+
+    with networked(firewall) as program:
+        run(program, "web", "-p", "8080:80")
+        run(program, "two")
+        yield program
+
+
+def findings(program: Program, check: str) -> list[dict[str, Any]]:
+    """What doctor says of a check, whatever its exit code."""
+    told = program("doctor", "--json", code=None).json()["findings"]
+    return [finding for finding in told if finding["check"] == check]

@@ -1,0 +1,1 @@
+"""What guests, other users and broken-out hypervisors try."""

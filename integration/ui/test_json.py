@@ -1,0 +1,210 @@
+"""The objects of `--json`, key by key."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+from integration import lab
+from integration.lab.program import Program
+from integration.lab.verbs import (
+    BACKENDS,
+    KINDS,
+    MARK,
+    SLEEP,
+    TIME,
+    create,
+    ended,
+    hvtx,
+    network,
+    state,
+    stopped,
+)
+
+__all__ = ["hvtx"]  # the fixture
+
+
+def check_resources(resources: list[dict[str, Any]]) -> None:
+    for resource in resources:
+        assert set(resource) == {"kind", "key", "state", "mark"}
+        assert resource["kind"] in KINDS
+        assert resource["state"] in ("intended", "committed", "releasing")
+        assert MARK.match(resource["mark"])
+
+
+def test_the_object_of_a_vm(hvtx: Program) -> None:
+    """`vm show --json` to the letter, defined and running; acting commands print the same."""
+    network(hvtx)
+    made = hvtx("vm", "create", "web", "--network", "net", "-p", "8080:80", "-p", "203.0.113.1:53:5353/udp",
+                "--json", *SLEEP).json()  # fmt: skip
+    assert made == hvtx.vm("web")
+    assert {"schema", "name", "id", "state", "hypervisor", "pid", "interfaces", "resources"} <= set(
+        made
+    )
+    assert (made["schema"], made["name"], made["state"]) == ("hvtx/vm/1", "web", "defined")
+    assert (made["hypervisor"], made["pid"]) == ("command", None)
+    (interface,) = made["interfaces"]
+    ways = {"prefix", "gateway", "prefix6", "gateway6"}
+    assert set(interface) == {"network", "device", "mac", "ipv4", "ipv6", "publish"} | ways
+    assert (interface["network"], interface["device"]) == ("net", None)
+    assert (interface["ipv4"], interface["ipv6"]) == ("10.77.0.2", None)
+    assert re.match(r"02(:[0-9a-f]{2}){5}\Z", interface["mac"])
+    assert interface["publish"] == [
+        {"protocol": "tcp", "host_ip": None, "host_port": 8080, "guest_port": 80},
+        {"protocol": "udp", "host_ip": "203.0.113.1", "host_port": 53, "guest_port": 5353},
+    ]
+    assert {r["kind"] for r in made["resources"]} == {"lease"}
+    check_resources(made["resources"])
+    started = hvtx("vm", "start", "web", "--json").json()
+    assert started == hvtx.vm("web")
+    assert started["state"] == "running"
+    os.kill(started["pid"], 0)
+    assert {k: v for k, v in started["interfaces"][0].items() if k != "device"} == {
+        k: v for k, v in interface.items() if k != "device"
+    }
+    check_resources(started["resources"])
+    assert {"tap", "publish", "masquerade", "filter", "lease", "process"} <= {
+        r["kind"] for r in started["resources"]
+    }
+    listed = hvtx("vm", "ls", "--json").json()
+    assert listed == {"schema": "hvtx/vms/1", "vms": [started]}
+    assert hvtx("vm", "stop", "web", "--timeout", "1", "--json").json() == {**made}
+    assert hvtx("vm", "rm", "web", "--json").json()["schema"].startswith("hvtx/")
+    assert hvtx("vm", "ls", "--json").json() == {"schema": "hvtx/vms/1", "vms": []}
+
+
+def test_the_object_of_a_network(hvtx: Program) -> None:
+    made = hvtx("network", "create", "net", "--subnet", "fd77::/64", "--subnet", "10.77.0.0/24", "--isolate",
+                "--no-nat", "--mtu", "1400", "--bridge", "br-mine", "--json").json()  # fmt: skip
+    assert made == hvtx("network", "show", "net", "--json").json()
+    assert set(made) == {
+        "schema", "name", "id", "bridge", "subnets", "gateway", "nat", "isolate", "mtu", "firewall", "vms",
+        "resources",
+    }  # fmt: skip
+    assert (made["schema"], made["name"], made["bridge"]) == ("hvtx/network/1", "net", "br-mine")
+    assert sorted(made["subnets"]) == ["10.77.0.0/24", "fd77::/64"]
+    assert sorted(made["gateway"]) == ["10.77.0.1", "fd77::1"]
+    assert [s.split("/")[0][:4] for s in made["subnets"]] == [g[:4] for g in made["gateway"]]
+    assert (made["nat"], made["isolate"], made["mtu"], made["vms"]) == (False, True, 1400, [])
+    assert made["firewall"] in BACKENDS
+    check_resources(made["resources"])
+    assert {"bridge", "address", "filter"} <= {r["kind"] for r in made["resources"]}
+    create(hvtx)
+    assert hvtx("network", "show", "net", "--json").json()["vms"] == ["web"]
+    listed = hvtx("network", "ls", "--json").json()
+    assert (listed["schema"], [n["name"] for n in listed["networks"]]) == (
+        "hvtx/networks/1",
+        ["net"],
+    )
+    (link,) = json.loads(lab.run("ip", "-j", "-d", "link", "show", "br-mine"))
+    assert link["mtu"] == 1400
+    assert MARK.match(link["ifalias"])
+
+
+def test_the_objects_of_an_empty_store(hvtx: Program) -> None:
+    """A missing store reads as an empty one, and is not made by reading."""
+    assert hvtx("vm", "ls", "--json").json() == {"schema": "hvtx/vms/1", "vms": []}
+    assert hvtx("network", "ls", "--json").json() == {"schema": "hvtx/networks/1", "networks": []}
+    assert hvtx("intents", "--json").json() == {"schema": "hvtx/intents/1", "operations": []}
+    assert hvtx("log", "--json").json() == {"schema": "hvtx/log/1", "entries": []}
+    plan = hvtx("gc", "--plan", "--json").json()
+    assert (plan["schema"], plan["items"], plan["applied"], plan["refused"]) == (
+        "hvtx/gc/1",
+        [],
+        False,
+        None,
+    )
+    assert plan["summary"] == {"delete": 0, "commit": 0, "forget": 0, "skip": 0}
+    hvtx("gc", "--plan", "--detailed-exitcode")
+    for argv in (("vm", "show", "web"), ("network", "show", "net"), ("vm", "logs", "web")):
+        hvtx(*argv, code=3)
+    for argv in (("vm", "ls"), ("network", "ls"), ("intents",), ("log",), ("gc", "--plan")):
+        hvtx(*argv)
+    assert not Path(os.environ["HVTX_STATE_DIR"]).exists()
+    assert not Path(os.environ["HVTX_RUN_DIR"]).exists()
+
+
+def test_the_objects_of_intents_and_log(hvtx: Program) -> None:
+    network(hvtx)
+    create(hvtx)
+    run = stopped(hvtx, "acted:tap", "vm", "start", "web")
+    try:
+        (operation,) = hvtx("intents", "--json").json()["operations"]
+        assert {"id", "verb", "vm", "state", "since", "resources"} <= set(operation)
+        assert (operation["verb"], operation["vm"], operation["state"]) == (
+            "start",
+            "web",
+            "running",
+        )
+        assert TIME.match(operation["since"])
+        check_resources(operation["resources"])
+        assert {r["state"] for r in operation["resources"]} == {"intended"}
+        assert state(hvtx) == "starting"
+    finally:
+        ended(run, signal.SIGKILL)
+    (operation,) = hvtx("intents", "--json").json()["operations"]
+    assert operation["state"] == "interrupted"
+    assert "tap" in hvtx("intents").out
+    hvtx("recover")
+    assert hvtx("intents", "--json").json()["operations"] == []
+    log = hvtx("log", "--json").json()
+    assert log["schema"] == "hvtx/log/1"
+    for entry in log["entries"]:
+        assert set(entry) == {
+            "time", "operation", "verb", "vm", "kind", "key", "event", "reason", "message",
+        }  # fmt: skip
+        assert TIME.match(entry["time"])
+    assert [e["time"] for e in log["entries"]] == sorted(e["time"] for e in log["entries"])
+    of_web = hvtx("log", "--vm", "web", "--json").json()["entries"]
+    assert of_web
+    assert {e["vm"] for e in of_web} == {"web"}
+    assert len(hvtx("log", "-n", "2", "--json").json()["entries"]) == 2
+    assert hvtx("log", "-n", "2", "--json").json()["entries"] == log["entries"][-2:]
+
+
+def test_the_object_of_a_plan(hvtx: Program) -> None:
+    network(hvtx)
+    create(hvtx, "web", "-p", "8080:80")
+    lab.end(hvtx("vm", "start", "web", "--json").json()["pid"])
+    ran = hvtx("gc", "--plan", "--json", "--detailed-exitcode", code=2)
+    plan = ran.json()
+    assert set(plan) == {
+        "schema", "plan_id", "made", "applied", "refused", "epoch", "items", "summary"
+    }  # fmt: skip
+    assert set(plan["epoch"]) == {"boot_id", "netns"}
+    assert plan["epoch"]["boot_id"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    for item in plan["items"]:
+        assert {
+            "action",
+            "reason",
+            "kind",
+            "key",
+            "vm",
+            "record",
+            "evidence",
+            "message",
+            "outcome",
+        } <= set(item)
+        assert item["outcome"] is None
+        assert item["record"] is None or set(item["record"]) == {"id", "state"}
+        assert isinstance(item["evidence"], list)
+        assert item["message"]
+    counts = dict.fromkeys(("delete", "commit", "forget", "skip"), 0)
+    for item in plan["items"]:
+        counts[item["action"]] += 1
+    assert plan["summary"] == counts
+    (tap,) = [i for i in plan["items"] if i["kind"] == "tap"]
+    assert (tap["action"], tap["reason"], tap["vm"]) == ("delete", "vm-dead", "web")
+    assert (tap["record"]["state"]) == "committed"
+    reserved = {i["kind"] for i in plan["items"] if i["reason"] == "reserved"}
+    assert {"bridge", "lease"} <= reserved
+    assert hvtx("gc", "--plan", "--json").json()["plan_id"] == plan["plan_id"]
+    applied = hvtx("gc", "--apply", "--json").json()
+    assert applied["applied"] is True
+    assert {i["outcome"] for i in applied["items"] if i["action"] == "delete"} == {"done"}
+    assert {i["outcome"] for i in applied["items"] if i["action"] == "skip"} == {"skipped"}
+    assert hvtx.is_clean()
