@@ -1,4 +1,4 @@
-"""The view is published: what of the store members of a group may see (hvtx/commands/published_view.py)."""
+"""The view is published: what members of a group may see of the store."""
 
 from __future__ import annotations
 

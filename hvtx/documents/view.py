@@ -1,4 +1,4 @@
-"""``hvtx/view/1``: what is published for a group; hvtx/commands/published_view.py says why, and reads it."""
+"""``hvtx/view/1``: what is published for a group (hvtx/commands/published_view.py)."""
 
 from __future__ import annotations
 
