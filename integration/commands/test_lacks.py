@@ -186,6 +186,7 @@ def test_an_empty_store_belongs_to_no_namespace(hvtx: Program) -> None:
 BEGINNING = """
 import os, sys
 from hvtx.commands import network_create
+from hvtx.engine.new_network import NetworkRequest
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.errors import Refused
 
@@ -196,7 +197,7 @@ if sys.argv[1] == "entered":
 print("ready", flush=True)
 sys.stdin.readline()
 try:
-    network_create.create_network(runtime, network_create.NetworkRequest("other", ("10.79.0.0/24",)))
+    network_create.create_network(runtime, NetworkRequest("other", ("10.79.0.0/24",)))
 except Refused as refused:
     print(refused.code)
 """

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _FOLDERS = "bench|docs|findings|hvtx|integration|migrations|requirements|scripts|tests"
-_ROOMS = "cli|drivers|engine|host|hypervisors|model|planner|rulesets|store"
+_ROOMS = "cli|commands|documents|drivers|engine|host|hypervisors|model|planner|rulesets|store"
 # A path of the repository, or of the program below hvtx/; a name that is put together is none.
 _PATH = re.compile(
     rf"(?<![\w/.@~:}}>$*-])(?:(?:{_FOLDERS})(?:/[\w.*-]+)+|(?:{_ROOMS})(?:/\w+)+\.py)(?![\w/<{{*$-])"
