@@ -35,7 +35,7 @@ from hvtx.commands import metrics, vm_create, vm_start, vm_stop
 from hvtx.engine import gc_plan, vm_options
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.errors import PartialFailure
-from hvtx.model.plan import Reason
+from hvtx.model.reason import Reason
 
 # What a plan may not say where nothing was lost, left or changed by others, whatever it would do.
 UNTRUE = frozenset(

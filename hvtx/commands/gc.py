@@ -10,7 +10,8 @@ from hvtx.engine.executor import Progress
 from hvtx.engine.gc_plan import Report, make_plan
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.saved_plan import as_saved
-from hvtx.model.plan import Action, Item, Plan, Reason
+from hvtx.model.plan import Action, Item, Plan
+from hvtx.model.reason import Reason
 from hvtx.store import history, trust
 from hvtx.store.history import Event
 

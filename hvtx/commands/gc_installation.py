@@ -28,7 +28,8 @@ from hvtx.host.links import Links
 from hvtx.host.locks import LockFile
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.xtnames import legacy_tables
-from hvtx.model.plan import Item, ItemResult, Plan, Reason, Result
+from hvtx.model.plan import Item, ItemResult, Plan, Result
+from hvtx.model.reason import Reason
 from hvtx.model.resource import GONE, Entry, Kind, Link, Outcome
 from hvtx.planner.execution import result_of
 from hvtx.planner.lost import (

@@ -19,7 +19,8 @@ from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.vm_state import state_of
 from hvtx.errors import HvtxError
 from hvtx.host import failpoint
-from hvtx.model.plan import Action, Item, Plan, Reason, Snapshot
+from hvtx.model.plan import Action, Item, Plan, Snapshot
+from hvtx.model.reason import Reason
 from hvtx.model.resource import Kind, State
 from hvtx.planner.gc import plan_gc
 from hvtx.planner.scope import NetworkScope

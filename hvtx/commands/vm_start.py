@@ -11,8 +11,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from hvtx.commands.vm_stop import stop_scope
-from hvtx.drivers.vm_process import probe, stop
+from hvtx.drivers.vm_process import probe
 from hvtx.engine import own_addresses, port_holders, privileges
 from hvtx.engine.network_build import ensure_networks
 from hvtx.engine.peer_ports import holding_ports
@@ -37,6 +36,7 @@ from hvtx.store.history import Event
 
 if TYPE_CHECKING:
     from hvtx.drivers.portholder import Held
+    from hvtx.drivers.vm_process import stop
     from hvtx.engine.vm_options import VmRequest
     from hvtx.model.plan import Plan
 
@@ -262,6 +262,8 @@ def restart_vm(
     What would keep it from starting (a file or a program that is gone) is found before it is
     stopped. Raises what stopping and starting raise; a start that fails leaves it stopped.
     """
+    from hvtx.commands.vm_stop import stop_scope
+
     runtime.enter()
     runtime.lock("vm", name)
     scope = vm_scope(runtime, name)

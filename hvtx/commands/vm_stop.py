@@ -18,7 +18,7 @@ from hvtx.engine.vm_record import forget_vm
 from hvtx.errors import Conflict, PartialFailure
 from hvtx.host import failpoint, procfs
 from hvtx.hypervisors import base as hypervisors
-from hvtx.model.plan import Reason
+from hvtx.model.reason import Reason
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.vm import Epoch, Identity, Liveness, Vm
 from hvtx.planner.scope import VmScope

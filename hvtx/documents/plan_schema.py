@@ -10,7 +10,8 @@ from typing import Any
 
 from hvtx.engine.saved_plan import SCHEMA
 from hvtx.errors import REFUSALS
-from hvtx.model.plan import Action, Ground, Reason
+from hvtx.model.plan import Action, Ground
+from hvtx.model.reason import Reason
 from hvtx.model.reasons import WHEN, action_of
 from hvtx.model.resource import Kind, State
 

@@ -14,7 +14,7 @@ from hvtx.engine import lines, notice
 from hvtx.errors import HvtxError
 from hvtx.host import failpoint
 from hvtx.model.firewall import firewall_spec
-from hvtx.model.plan import Reason
+from hvtx.model.reason import Reason
 from hvtx.model.resource import FIREWALL_KINDS, FLOWS, GONE, Kind, Outcome, Resource
 from hvtx.model.vm import Publish
 from hvtx.store import intents

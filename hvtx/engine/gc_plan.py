@@ -13,7 +13,8 @@ from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.errors import HvtxError, Refused
 from hvtx.host import procfs
-from hvtx.model.plan import Item, Plan, Reason, Result, Snapshot
+from hvtx.model.plan import Item, Plan, Result, Snapshot
+from hvtx.model.reason import Reason
 from hvtx.planner.gc import plan_gc
 from hvtx.store import history
 

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import HvtxError
 from hvtx.host.netlink import DumpInterrupted
-from hvtx.model.plan import Action, Item, Reason, Snapshot
+from hvtx.model.plan import Action, Item, Snapshot
+from hvtx.model.reason import Reason
 from hvtx.model.resource import Kind, Outcome, Resource, State
 from hvtx.model.vm import Liveness
 from hvtx.planner import leftovers

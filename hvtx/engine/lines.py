@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hvtx.model.plan import Reason
+from hvtx.model.reason import Reason
 from hvtx.model.resource import Outcome, Resource
 from hvtx.store.history import Event
 

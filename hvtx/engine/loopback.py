@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from hvtx.drivers.bridge import lead_loopback
 from hvtx.errors import HvtxError
 from hvtx.model.firewall import firewall_spec
-from hvtx.model.plan import Reason
+from hvtx.model.reason import Reason
 from hvtx.model.resource import Kind, Outcome, Resource, State
 from hvtx.planner.provision import serves_loopback
 
@@ -56,13 +56,13 @@ def _is_ours(runtime: Runtime, bridge: str) -> bool:
 
     Asked by its index, since names are given to others; a recorded mark that it carries proves it.
     """
-    from hvtx.engine.snapshot import device_now
+    from hvtx.host import devices
     from hvtx.store import records
 
     rows = runtime.read(records.resources_called, Kind.BRIDGE, bridge)
     for row in rows:
         if row.life == runtime.life.id and row.ifindex:
-            seen = device_now(row.ifindex)
+            seen = devices.now(row.ifindex)
             if seen is not None and (seen.name, seen.alias) == (bridge, row.mark):
                 return True
     return False

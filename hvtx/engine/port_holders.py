@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hvtx.errors import Conflict, HvtxError
-from hvtx.model.plan import Reason
+from hvtx.model.reason import Reason
 from hvtx.model.resource import HOLDER, Kind, Outcome, Resource, State
 from hvtx.model.vm import Identity, Publish
 from hvtx.planner.states import holder_of, identity_of

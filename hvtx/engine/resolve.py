@@ -5,7 +5,8 @@ from __future__ import annotations
 from hvtx.engine.apply import apply_plan
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import take_snapshot
-from hvtx.model.plan import Item, Plan, Reason
+from hvtx.model.plan import Item, Plan
+from hvtx.model.reason import Reason
 from hvtx.model.resource import State
 from hvtx.planner.gc import plan_gc
 

@@ -189,15 +189,6 @@ def _look_again(runtime: Runtime, host: _Host, again: Again) -> None:
         ]
 
 
-def device_now(index: int) -> Link | None:
-    """The device of this index, asked for by itself; raises OSError, DumpInterrupted."""
-    source = Links()
-    try:
-        return source.get(ifindex=index)
-    finally:
-        source.close()
-
-
 def _marked(source: Links, index: int) -> Link | None:
     """A device by its index; one that is not marked yet is waited for a little."""
     link = source.get(ifindex=index)

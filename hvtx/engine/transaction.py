@@ -48,7 +48,7 @@ from hvtx.engine.operation import RunningOperation
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import CommitUnknown, HvtxError
 from hvtx.host import descriptors, failpoint
-from hvtx.model.plan import Reason
+from hvtx.model.reason import Reason
 from hvtx.model.resource import FLOWS, Kind, Outcome, Resource, State
 from hvtx.planner.provision import ResourceSpec
 from hvtx.store import intents, records

@@ -8,12 +8,13 @@ from hvtx.drivers.base import FirewallDriver
 from hvtx.engine.effects import released_by, remove_seen
 from hvtx.engine.processes import alive_again
 from hvtx.engine.runtime import Runtime
-from hvtx.engine.snapshot import device_now
 from hvtx.engine.transaction import Operation
 from hvtx.errors import HvtxError
+from hvtx.host import devices
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.place import Place
-from hvtx.model.plan import Item, ItemResult, Reason, Result
+from hvtx.model.plan import Item, ItemResult, Result
+from hvtx.model.reason import Reason
 from hvtx.model.resource import FIREWALL_KINDS, GONE, Outcome, State
 from hvtx.planner.execution import result_of
 from hvtx.store import records
@@ -77,7 +78,7 @@ class MarkedRemover:
                 seen = self._entries(item.entry.backend)
                 return all(seen[entry.marked_key] <= surplus for entry in (item.entry, *item.more))
             assert item.link is not None
-            return device_now(item.link.ifindex) is None
+            return devices.now(item.link.ifindex) is None
         except (HvtxError, OSError, DumpInterrupted):
             return False
 

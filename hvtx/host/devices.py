@@ -1,8 +1,11 @@
-"""Names of network devices."""
+"""Names of network devices, and one device by itself."""
 
 from __future__ import annotations
 
 import os
+
+from hvtx.host.links import Links
+from hvtx.model.resource import Link
 
 
 def names() -> list[str]:
@@ -11,3 +14,12 @@ def names() -> list[str]:
         return sorted(os.listdir("/sys/class/net"))
     except OSError:
         return []
+
+
+def now(index: int) -> Link | None:
+    """The device of this index, asked for by itself; raises OSError, DumpInterrupted."""
+    source = Links()
+    try:
+        return source.get(ifindex=index)
+    finally:
+        source.close()

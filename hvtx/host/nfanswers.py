@@ -1,7 +1,5 @@
 """Answers of nf_tables, parsed: tables, rules and what they ask for, elements of sets."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 

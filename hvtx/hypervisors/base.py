@@ -4,8 +4,6 @@ Everything in this room is pure: the host is looked at by others, and what they 
 arguments (:class:`Probes`), so that a command line can be tested by comparing it.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple

@@ -3,8 +3,6 @@
 The shapes of ``spec`` and ``observed`` of the FIREWALL_KINDS; both stay JSON objects in the store.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Literal, NamedTuple, TypedDict, cast
 

@@ -5,7 +5,7 @@ A test holds each list against what the code writes (tests/model/test_history_te
 
 from __future__ import annotations
 
-from hvtx.model.plan import Reason
+from hvtx.model.reason import Reason
 from hvtx.model.resource import Kind
 
 VERBS = (

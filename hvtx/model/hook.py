@@ -1,7 +1,5 @@
 """Chains of nf_tables: how they are called, and what stands in them; elements of sets."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import NamedTuple
 

@@ -4,12 +4,11 @@ A plan is a value: it says for every item what to do and why; executing it is an
 and printing it yet another's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hvtx.model.reason import Reason
 from hvtx.model.resource import Address, Entry, Link, Resource
 from hvtx.model.vm import Epoch, Liveness
 
@@ -24,38 +23,6 @@ class Action(StrEnum):
     COMMIT = "commit"
     FORGET = "forget"
     SKIP = "skip"
-
-
-class Reason(StrEnum):
-    """Why; the words are those of the interface, and each belongs to one action."""
-
-    VM_DEAD = "vm-dead"
-    INTENT_ABANDONED = "intent-abandoned"
-    RELEASE_INTERRUPTED = "release-interrupted"
-    RELEASED_LEFTOVER = "released-leftover"
-    STALE_RESTORED = "stale-restored"
-    DUPLICATE_COPY = "duplicate-copy"
-    FLOWS_REMAIN = "flows-remain"
-    IN_USE_BEFORE_COMMIT = "in-use-before-commit"
-    ALREADY_GONE = "already-gone"
-    REBOOTED = "rebooted"
-    VM_ALIVE = "vm-alive"
-    LIVENESS_UNKNOWN = "liveness-unknown"
-    RESERVED = "reserved"
-    OPERATION_RUNNING = "operation-running"
-    IN_USE = "in-use"
-    FOREIGN = "foreign"
-    FOREIGN_DEPENDENTS = "foreign-dependents"
-    OTHER_INSTALLATION = "other-installation"
-    UNRECORDED = "unrecorded"
-    MARK_MISMATCH = "mark-mismatch"
-    MARK_UNREADABLE = "mark-unreadable"
-    MARK_STRIPPED = "mark-stripped"
-    DUPLICATE_MARK = "duplicate-mark"
-    EDITED_COPY = "edited-copy"
-    LOST = "lost"
-    OBSERVE_FAILED = "observe-failed"
-    CONTENDED = "contended"
 
 
 class Ground(StrEnum):
@@ -165,14 +132,14 @@ class Item(NamedTuple):
     link: Link | None = None
     outcome: Result | None = None
     alone: bool = False  # only these entries go, others of the mark stay
-    rule: ForeignRule | None = None  # of others, which the emergency mode guesses at
+    rule: "ForeignRule | None" = None  # of others, which the emergency mode guesses at
     restore: str = ""  # the command that makes again what is guessed at
 
     @classmethod
     def for_row(
         cls, row: Resource, action: Action, reason: Reason, *,
         vm: str | None, evidence: tuple[str, ...], message: str, link: Link | None = None,
-    ) -> Item:  # fmt: skip
+    ) -> "Item":  # fmt: skip
         """What a plan says of a row; ``vm`` is the name of its VM."""
         # by position: a plan of 5,000 VMs has 30,000 of them
         return cls(
@@ -185,7 +152,7 @@ class Item(NamedTuple):
         cls, kind: str, key: str, action: Action, reason: Reason | Ground, *,
         evidence: tuple[str, ...], message: str, mark: str | None = None,
         tombstone: Resource | None = None,
-    ) -> Item:  # fmt: skip
+    ) -> "Item":  # fmt: skip
         """What it says of a thing that was seen and that no live row stands for."""
         row, state = (tombstone.id, tombstone.state) if tombstone is not None else (0, None)
         return cls(
@@ -198,7 +165,7 @@ class Item(NamedTuple):
         words = (self.action.value, self.reason.value, self.kind, self.key)
         return words if isinstance(self.reason, Ground) else (*words, self.row, self.mark)
 
-    def with_result(self, found: ItemResult) -> Item:
+    def with_result(self, found: ItemResult) -> "Item":
         """The item with what became of it."""
         message = f"{self.message}; {found.message}" if found.message else self.message
         return self._replace(outcome=found.result, message=message)
@@ -213,7 +180,7 @@ class Plan(NamedTuple):
         """The items that change something; a plan without any is empty."""
         return [item for item in self.items if item.action is not Action.SKIP]
 
-    def with_results(self, results: Sequence[ItemResult]) -> Plan:
+    def with_results(self, results: Sequence[ItemResult]) -> "Plan":
         """The plan that was carried out: one result for each acting item, in their order."""
         left = iter(results)
         return Plan(

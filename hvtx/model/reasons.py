@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hvtx.model.plan import DELETING, Action, Reason
+from hvtx.model.plan import DELETING, Action
+from hvtx.model.reason import Reason
 
 WHEN: Mapping[Reason, str] = {
     Reason.VM_DEAD: "committed, mark verified, its VM's process is proven dead",

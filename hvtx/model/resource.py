@@ -5,8 +5,6 @@ it; ``observed`` is what was read back when it was made. Both are JSON objects; 
 TypedDicts below, and ``tap_spec(row)`` and its like give them with these types.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable
 from enum import StrEnum
 from typing import Any, NamedTuple, NotRequired, TypedDict, cast

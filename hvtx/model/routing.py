@@ -1,7 +1,5 @@
 """Routes, policy rules, and what is asked of them. Values only."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 LOCAL, MAIN, DEFAULT = 255, 254, 253  # tables (include/uapi/linux/rtnetlink.h)

@@ -1,7 +1,5 @@
 """VMs, networks, lives of the host, and who is alive."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -46,7 +44,7 @@ class Publish(NamedTuple):
     host_port: int
     guest_port: int
 
-    def collides(self, other: Publish) -> bool:
+    def collides(self, other: "Publish") -> bool:
         """Whether both want the same packets."""
         if (self.protocol, self.host_port) != (other.protocol, other.host_port):
             return False

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from hvtx.model.diagram import Diagram, ForeignNode, Health, NetworkNode, VmNode
 from hvtx.model.mark import Mark, parse_mark
-from hvtx.model.plan import Item, Plan, Reason, Snapshot
+from hvtx.model.plan import Item, Plan, Snapshot
+from hvtx.model.reason import Reason
 from hvtx.model.resource import FIREWALL_KINDS, Kind, Link, Resource
 from hvtx.model.vm import Liveness
 from hvtx.planner.known_software import looks_like

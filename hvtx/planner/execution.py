@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum, auto
 from typing import NamedTuple
 
-from hvtx.model.plan import DONE, Item, ItemResult, Reason, Result
+from hvtx.model.plan import DONE, Item, ItemResult, Result
+from hvtx.model.reason import Reason
 from hvtx.model.resource import Outcome, Resource, State
 
 CHUNK = 640  # items, of some 128 VMs: 64 devices wait for the kernel at a time

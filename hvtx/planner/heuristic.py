@@ -24,7 +24,8 @@ from typing import NamedTuple
 from hvtx.model.foreign_rule import ForeignRule
 from hvtx.model.mark import FAMILY
 from hvtx.model.place import NFT
-from hvtx.model.plan import Action, Ground, Item, Reason, Snapshot
+from hvtx.model.plan import Action, Ground, Item, Snapshot
+from hvtx.model.reason import Reason
 from hvtx.model.resource import Kind, Link, put_by_others
 from hvtx.model.vm import Liveness
 from hvtx.planner.mentions import SAID, Mentions, Span, mentions

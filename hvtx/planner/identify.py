@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hvtx.model.mark import Mark, UnreadableMark, parse_mark
-from hvtx.model.plan import Item, Reason
+from hvtx.model.plan import Item
+from hvtx.model.reason import Reason
 from hvtx.model.resource import Kind
 from hvtx.model.vm import Liveness
 from hvtx.planner.identify_addresses import by_address, by_mac, by_subnet

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from hvtx.model.mark import Mark, parse_mark
-from hvtx.model.plan import Reason
+from hvtx.model.reason import Reason
 from hvtx.model.resource import Kind, Link
 from hvtx.model.vm import Network
 from hvtx.planner import address_notes

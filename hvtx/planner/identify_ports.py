@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from hvtx.model.firewall import firewall_spec
-from hvtx.model.plan import Reason
+from hvtx.model.reason import Reason
 from hvtx.model.resource import Kind
 from hvtx.model.vm import Publish
 from hvtx.planner import address_notes

@@ -9,7 +9,7 @@ from hvtx.model.firewall import firewall_spec
 from hvtx.model.foreign_rule import ForeignRule
 from hvtx.model.mark import FAMILY
 from hvtx.model.place import NFT, Place
-from hvtx.model.plan import Reason
+from hvtx.model.reason import Reason
 from hvtx.planner.heuristic import keeper_of
 from hvtx.planner.known_software import looks_like
 from hvtx.planner.subjects import ExplainFacts, Subject, of_item, of_row

@@ -12,7 +12,8 @@ from collections.abc import Collection, Iterable, Sequence
 
 from hvtx.model.mark import parse_mark
 from hvtx.model.place import NFT
-from hvtx.model.plan import Reason, Snapshot
+from hvtx.model.plan import Snapshot
+from hvtx.model.reason import Reason
 from hvtx.model.resource import (
     FIREWALL_KINDS,
     Address,

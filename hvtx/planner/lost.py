@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from hvtx.model.mark import parse_mark
 from hvtx.model.place import NFT
-from hvtx.model.plan import Action, Item, Plan, Reason
+from hvtx.model.plan import Action, Item, Plan
+from hvtx.model.reason import Reason
 from hvtx.model.resource import Address, Entry, Kind, Link, filters_on, put_by_others
 
 _WORDS = "marked by an installation whose store is gone"

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from hvtx.model.place import Place
-from hvtx.model.plan import Reason, Snapshot
+from hvtx.model.plan import Snapshot
+from hvtx.model.reason import Reason
 from hvtx.model.resource import (
     BRIDGE_GROUP,
     FIREWALL_KINDS,

@@ -4,8 +4,6 @@ Record and host cannot be seen in one moment; ``engine/snapshot.py`` looks at th
 asks here what follows from two looks that differ (docs/adr/0016). Pure: values in, values out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 

@@ -7,7 +7,7 @@ nothing without its mark.
 
 from __future__ import annotations
 
-from hvtx.model.plan import Reason
+from hvtx.model.reason import Reason
 from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource, address_spec
 from hvtx.planner.presence import Presence
 

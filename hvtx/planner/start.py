@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hvtx.errors import Conflict
-from hvtx.model.plan import Item
 from hvtx.model.resource import Kind, Resource, State, only_flows_remain
 from hvtx.model.user import User
 from hvtx.model.vm import Publish, Vm
@@ -14,6 +13,9 @@ from hvtx.planner import provision
 from hvtx.planner.provision import ResourceSpec
 from hvtx.planner.scope import NetworkScope, VmScope
 from hvtx.planner.states import VmState
+
+if TYPE_CHECKING:
+    from hvtx.model.plan import Item
 
 _NOT_DOWN = (VmState.RUNNING, VmState.STARTING, VmState.STOPPING, VmState.UNKNOWN)
 

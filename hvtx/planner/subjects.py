@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from hvtx.model.foreign_rule import ForeignRule
 from hvtx.model.place import Place
-from hvtx.model.plan import Item, Plan, Reason, Snapshot
+from hvtx.model.plan import Item, Plan, Snapshot
+from hvtx.model.reason import Reason
 from hvtx.model.resource import Link, Resource
 from hvtx.model.ruleset import Difference
 from hvtx.model.vm import Network, Vm

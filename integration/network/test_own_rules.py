@@ -16,7 +16,8 @@ from hvtx.commands.doctor import CHECKS
 from hvtx.engine.finding import Finding
 from hvtx.engine.gc_plan import make_plan
 from hvtx.engine.runtime import Runtime, Settings
-from hvtx.model.plan import Item, Reason
+from hvtx.model.plan import Item
+from hvtx.model.reason import Reason
 from integration import lab
 from integration.commands.test_repair import handles_aside
 from integration.lab.program import Forked, Program, preload

@@ -12,7 +12,7 @@ from hvtx.cli.page.drawing import described
 from hvtx.cli.page.markup import visible
 from hvtx.cli.page.plan import page
 from hvtx.model.diagram import Health
-from hvtx.model.plan import Reason
+from hvtx.model.reason import Reason
 from hvtx.model.resource import Kind
 from hvtx.model.vm import Liveness
 from tests.cli import hosts

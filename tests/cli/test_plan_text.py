@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hvtx.cli.plan_text import show_plan
-from hvtx.model.plan import Action, Item, Plan, Reason
+from hvtx.model.plan import Action, Item, Plan
+from hvtx.model.reason import Reason
 
 MARK = "hvtx:1:aaaaaaaaaa:1.kkkkkkkkkkkkkkkk"
 

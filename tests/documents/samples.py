@@ -18,7 +18,8 @@ from hvtx.engine.repaired import Failed, Repair, Repaired
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.engine.state_files import Unread
 from hvtx.engine.units import Unit
-from hvtx.model.plan import Action, Ground, Item, Plan, Reason, Result
+from hvtx.model.plan import Action, Ground, Item, Plan, Result
+from hvtx.model.reason import Reason
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.vm import Epoch, Interface, Liveness, Publish, Vm
 from hvtx.planner.adoption import TOOL, Claim, Verdict, Why

@@ -12,7 +12,8 @@ import pytest
 from hvtx.documents import plan, plan_schema
 from hvtx.engine import gc_plan
 from hvtx.errors import REFUSALS, Refused
-from hvtx.model.plan import Action, Ground, Item, Plan, Reason, Result
+from hvtx.model.plan import Action, Ground, Item, Plan, Result
+from hvtx.model.reason import Reason
 from hvtx.model.reasons import WHEN, WHY_NOT_MORE, action_of
 from hvtx.model.resource import Kind, State
 

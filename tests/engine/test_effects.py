@@ -9,7 +9,8 @@ import pytest
 
 from hvtx.engine import effects
 from hvtx.errors import HostRefused
-from hvtx.model.plan import Action, Item, Reason
+from hvtx.model.plan import Action, Item
+from hvtx.model.reason import Reason
 from hvtx.model.resource import GONE, Kind, Outcome, Resource, State
 from tests.planner.scene import link
 

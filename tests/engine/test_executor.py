@@ -9,7 +9,8 @@ import pytest
 
 from hvtx.engine import executor
 from hvtx.engine.executor import execute
-from hvtx.model.plan import DONE, Action, Item, ItemResult, Plan, Reason, Result
+from hvtx.model.plan import DONE, Action, Item, ItemResult, Plan, Result
+from hvtx.model.reason import Reason
 from hvtx.model.resource import GONE, Kind, Outcome, Resource, State
 
 KEPT = ItemResult(Result.SKIPPED, "somebody: has it")

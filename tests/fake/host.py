@@ -466,6 +466,7 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.host.logger.listen": lambda pid: None,
         "hvtx.drivers.vm_process.scope.enter_scope": lambda vm, *pids: None,
         "hvtx.engine.snapshot.Links": links,
+        "hvtx.host.devices.Links": links,
         "hvtx.engine.new_network.Links": links,
         "hvtx.commands.network_rm.Links": links,
         "hvtx.engine.own_addresses.Links": links,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hvtx.model.plan import Action, Item, Reason
+from hvtx.model.plan import Action, Item
+from hvtx.model.reason import Reason
 from hvtx.model.resource import Kind, Resource, State
 
 ROW = Resource(7, Kind.TAP, "hv1", State.RELEASED, "mark", {}, {}, 1, 1, "id", None)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hvtx.model.plan import DELETING, Action, Reason
+from hvtx.model.plan import DELETING, Action
+from hvtx.model.reason import Reason
 from hvtx.model.reasons import WHEN, action_of
 
 

@@ -9,16 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from hvtx.model.place import nft_place
-from hvtx.model.plan import (
-    Action,
-    Item,
-    NetworkFacts,
-    OperationFacts,
-    Plan,
-    Reason,
-    Snapshot,
-    VmFacts,
-)
+from hvtx.model.plan import Action, Item, NetworkFacts, OperationFacts, Plan, Snapshot, VmFacts
+from hvtx.model.reason import Reason
 from hvtx.model.resource import (
     BRIDGE_GROUP,
     FIREWALL_KINDS,

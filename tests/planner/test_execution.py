@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from hvtx.model.place import nft_place
-from hvtx.model.plan import DONE, Action, Ground, Item, ItemResult, Plan, Reason, Result
+from hvtx.model.plan import DONE, Action, Ground, Item, ItemResult, Plan, Result
+from hvtx.model.reason import Reason
 from hvtx.model.resource import GONE, Entry, Kind, Outcome, Resource, State
 from hvtx.planner.execution import Schedule, Step, in_order, result_of, schedule, step_of
 

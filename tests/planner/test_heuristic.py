@@ -8,7 +8,8 @@ import pytest
 
 from hvtx.model.foreign_rule import ForeignRule
 from hvtx.model.place import parse_place
-from hvtx.model.plan import Action, Ground, Item, Reason
+from hvtx.model.plan import Action, Ground, Item
+from hvtx.model.reason import Reason
 from hvtx.model.resource import Address, Kind
 from hvtx.model.vm import Liveness
 from hvtx.planner.heuristic import HeuristicFacts, guess, named_like_a_tap, tap_restore

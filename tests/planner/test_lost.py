@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from hvtx.model.place import parse_place
-from hvtx.model.plan import Action, Reason
+from hvtx.model.plan import Action
+from hvtx.model.reason import Reason
 from hvtx.model.resource import Address, Entry
 from hvtx.planner.lost import Remains, installations, own_addresses, plan_lost
 from tests.planner.scene import OURS, THEIRS, link, mark

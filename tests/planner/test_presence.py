@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from hvtx.model.place import nft_place
-from hvtx.model.plan import Reason, Snapshot
+from hvtx.model.plan import Snapshot
+from hvtx.model.reason import Reason
 from hvtx.model.resource import BRIDGE_GROUP, Address, Entry, Kind, Resource, State
 from hvtx.planner.presence import Presence, index, presence
 from tests.planner.scene import NOW, OURS, link, mark

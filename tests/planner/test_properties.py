@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hvtx.model.place import nft_place
-from hvtx.model.plan import Action, Plan, Reason, Snapshot
+from hvtx.model.plan import Action, Plan, Snapshot
+from hvtx.model.reason import Reason
 from hvtx.model.resource import BRIDGE_GROUP, FIREWALL_KINDS, Entry, Kind, Resource, State
 from hvtx.model.vm import Liveness
 from hvtx.planner.gc import plan_gc

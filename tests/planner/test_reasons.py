@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hvtx.model.place import nft_place
-from hvtx.model.plan import DELETING, Action, Reason
+from hvtx.model.plan import DELETING, Action
+from hvtx.model.reason import Reason
 from hvtx.model.resource import FLOWS, Entry, Kind, State, only_flows_remain
 from hvtx.model.vm import Liveness
 

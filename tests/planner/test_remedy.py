@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hvtx.model.plan import Reason
+from hvtx.model.reason import Reason
 from hvtx.model.resource import Kind, Link, Resource, State
 from hvtx.planner.presence import Presence
 from hvtx.planner.remedy import gone, remedy

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hvtx.model.place import legacy_place, nft_place
-from hvtx.model.plan import Action, Reason
+from hvtx.model.plan import Action
+from hvtx.model.reason import Reason
 from hvtx.model.resource import Entry, Kind, Resource, State
 from hvtx.model.vm import Liveness
 from tests.planner.scene import Scene

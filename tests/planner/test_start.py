@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hvtx.errors import Conflict
-from hvtx.model.plan import Action, Item, Reason
+from hvtx.model.plan import Action, Item
+from hvtx.model.reason import Reason
 from hvtx.model.resource import FLOWS, Kind, Resource, State
 from hvtx.model.vm import Epoch, Liveness
 from hvtx.planner import start

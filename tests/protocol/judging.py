@@ -13,7 +13,8 @@ from functools import cache
 from typing import NamedTuple
 
 from hvtx.model.place import nft_place
-from hvtx.model.plan import Action, Plan, Reason, Snapshot, VmFacts
+from hvtx.model.plan import Action, Plan, Snapshot, VmFacts
+from hvtx.model.reason import Reason
 from hvtx.model.resource import Entry, Kind, Link, Resource, State
 from hvtx.model.vm import Epoch, Identity, Operation, ProcessFacts
 from hvtx.planner import recheck

@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element
 from hvtx.cli.page.drawing import WORDS, badge, drawing, legend
 from hvtx.cli.page.markup import name, tag, write
 from hvtx.model.diagram import Diagram, Health
-from hvtx.model.plan import Reason
+from hvtx.model.reason import Reason
 from hvtx.model.reasons import WHEN, WHY_NOT_MORE
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
-from hvtx.model.plan import Reason
+from hvtx.model.reason import Reason
 
 
 class Owner(StrEnum):

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from hvtx.model.plan import Reason, Snapshot, VmFacts
+from hvtx.model.plan import Snapshot, VmFacts
+from hvtx.model.reason import Reason
 from hvtx.model.resource import (
     FLOWS,
     Kind,

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hvtx.model.mark import parse_mark
-from hvtx.model.plan import Action, Item, Reason
+from hvtx.model.plan import Action, Item
+from hvtx.model.reason import Reason
 from hvtx.model.resource import Kind, Link
 from hvtx.planner.gc.facts import Facts
 

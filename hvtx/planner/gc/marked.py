@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from hvtx.model.mark import Mark, UnreadableMark, parse_mark
 from hvtx.model.place import Place
-from hvtx.model.plan import Action, Item, Reason
+from hvtx.model.plan import Action, Item
+from hvtx.model.reason import Reason
 from hvtx.model.resource import Entry, Kind, Link, Resource, State
 from hvtx.planner.gc.cases import (
     Alive,

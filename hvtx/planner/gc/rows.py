@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hvtx.model.plan import Action, Item, Reason
+from hvtx.model.plan import Action, Item
+from hvtx.model.reason import Reason
 from hvtx.model.resource import FLOWS, Kind, Resource, State
 from hvtx.model.vm import Liveness
 from hvtx.planner.gc.facts import Facts

@@ -10,7 +10,8 @@ tests/planner/test_table.py says the same a second time, and compares every cell
 
 from __future__ import annotations
 
-from hvtx.model.plan import Action, Reason
+from hvtx.model.plan import Action
+from hvtx.model.reason import Reason
 from hvtx.model.resource import FIREWALL_KINDS, Kind, State
 from hvtx.planner.gc import wording as say
 from hvtx.planner.gc.cases import (

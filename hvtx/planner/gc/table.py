@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from hvtx.model.plan import Action, Reason
+from hvtx.model.plan import Action
+from hvtx.model.reason import Reason
 from hvtx.planner.gc.wording import Words
 
 

@@ -13,7 +13,8 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from hvtx.model.plan import DELETING, Action, Reason
+from hvtx.model.plan import DELETING, Action
+from hvtx.model.reason import Reason
 from hvtx.model.resource import Kind, State
 from hvtx.model.vm import Liveness
 from hvtx.planner.gc import plan_gc

@@ -1,0 +1,35 @@
+"""The reasons of a plan's items, by which rows and the history speak of them too."""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why; the words are those of the interface, and each belongs to one action."""
+
+    VM_DEAD = "vm-dead"
+    INTENT_ABANDONED = "intent-abandoned"
+    RELEASE_INTERRUPTED = "release-interrupted"
+    RELEASED_LEFTOVER = "released-leftover"
+    STALE_RESTORED = "stale-restored"
+    DUPLICATE_COPY = "duplicate-copy"
+    FLOWS_REMAIN = "flows-remain"
+    IN_USE_BEFORE_COMMIT = "in-use-before-commit"
+    ALREADY_GONE = "already-gone"
+    REBOOTED = "rebooted"
+    VM_ALIVE = "vm-alive"
+    LIVENESS_UNKNOWN = "liveness-unknown"
+    RESERVED = "reserved"
+    OPERATION_RUNNING = "operation-running"
+    IN_USE = "in-use"
+    FOREIGN = "foreign"
+    FOREIGN_DEPENDENTS = "foreign-dependents"
+    OTHER_INSTALLATION = "other-installation"
+    UNRECORDED = "unrecorded"
+    MARK_MISMATCH = "mark-mismatch"
+    MARK_UNREADABLE = "mark-unreadable"
+    MARK_STRIPPED = "mark-stripped"
+    DUPLICATE_MARK = "duplicate-mark"
+    EDITED_COPY = "edited-copy"
+    LOST = "lost"
+    OBSERVE_FAILED = "observe-failed"
+    CONTENDED = "contended"
