@@ -283,7 +283,7 @@ def refusal(
     name = f"the {TOOLS[family]} table {table}"
     if problem.errno in (errno.EPERM, errno.EACCES):
         return NotPermitted(
-            f"no access to {name}", hint="it needs root, or CAP_NET_ADMIN and CAP_NET_RAW"
+            f"no access to {name} without CAP_NET_ADMIN and CAP_NET_RAW", hint="run hvtx as root"
         )
     if problem.errno == errno.EAGAIN:
         return Contended(

@@ -113,7 +113,7 @@ def test_a_rule_of_nft_is_named_as_explain_names_it(hvtx: Program) -> None:
         (("tap-none",), 3, "no device"),
         (("lo",), 4, "not a TAP"),
         ((BRIDGE,), 4, "not a TAP"),
-        (("iptables -t nat -A POSTROUTING -s 9.9.9.9/32 -j MASQUERADE",), 3, "no rule"),
+        (("iptables -t nat -A POSTROUTING -s 9.9.9.9/32 -j MASQUERADE",), 3, "no such rule"),
         (("iptables -t nat -D POSTROUTING 1",), 2, "number"),
         (("a b c",), 2, "delete form"),
         ((TAP, "--pid", "1"), 4, "1"),
@@ -137,7 +137,7 @@ def test_what_others_have_is_refused(theirs: Theirs, hvtx: Program) -> None:
     assert "alias" in hvtx("adopt", TAP, "--vm", "old", code=4).err
     lab.run("ip", "link", "set", TAP, "alias", "")
     lab.run(theirs.tool, *MASQUERADE.split())
-    assert "2 rules" in hvtx("adopt", "iptables " + MASQUERADE, "--vm", "old", code=4).err
+    assert "2 such rules" in hvtx("adopt", "iptables " + MASQUERADE, "--vm", "old", code=4).err
     lab.run(theirs.tool, "-t", "nat", "-N", "DOCKER")
     rule = "-t nat -A DOCKER -d 10.88.0.5/32 -j RETURN"
     lab.run(theirs.tool, *rule.split())

@@ -165,7 +165,7 @@ def test_put_back_is_said_after_a_second_look(
         return {row.id: {} for row in resources}
 
     with monkeypatch.context() as patched:
-        patched.setattr(NftablesDriver, "fix", nothing)
+        patched.setattr(NftablesDriver, "repair", nothing)
         ran = hvtx("repair", "--json", code=9).json()
         text = hvtx("repair", code=9).out
     assert "address" in {item["kind"] for item in ran["repaired"]}

@@ -424,7 +424,7 @@ def test_a_guest_that_stops_while_it_powers_down_is_waited_for_no_longer(
     )
     stage.up(hypervisor, powered_down=state)
     ran = stage.hvtx("vm", "stop", "web", "--timeout", "86400")
-    assert f"its state is {told}: its" in ran.err
+    assert f"its state is {told}: ending its hypervisor" in ran.err
     assert stage.heard() == ["power button", "TERM"]
 
 

@@ -68,10 +68,10 @@ def test_a_host_that_lacks_nothing(hvtx: Program) -> None:
 
 IN_ITS_PLACE = {
     "nothing": (":", f"this host has no {TUN}", "modprobe tun"),
-    "a file": (f"touch {TUN}", f"{TUN} is a regular file, and no tun device", f"rm {TUN}; mknod"),
-    "a directory": (f"mkdir {TUN}", f"{TUN} is a directory, and no tun device", f"rmdir {TUN}"),
-    "a pipe": (f"mkfifo {TUN}", f"{TUN} is a FIFO, and no tun device", f"rm {TUN}; mknod"),
-    "null": (f"mknod {TUN} c 1 3", f"{TUN} is the character device 1:3, and no", f"rm {TUN}; "),
+    "a file": (f"touch {TUN}", f"{TUN} is a regular file, not the tun device", f"rm {TUN}; mknod"),
+    "a directory": (f"mkdir {TUN}", f"{TUN} is a directory, not the tun device", f"rmdir {TUN}"),
+    "a pipe": (f"mkfifo {TUN}", f"{TUN} is a FIFO, not the tun device", f"rm {TUN}; mknod"),
+    "null": (f"mknod {TUN} c 1 3", f"{TUN} is the character device 1:3, not", f"rm {TUN}; "),
     "nobody's": (f"mknod {TUN} c 10 254", f"{TUN} is the character device 10:254", f"rm {TUN}; "),
 }
 

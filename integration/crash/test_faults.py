@@ -139,7 +139,7 @@ def test_a_disk_that_fills_up_under_a_start(disk: Disk, point: str) -> None:
     ran = disk.filled(*START, at=point)
     assert ran.code == 7, ran
     assert "full" in ran.err, ran
-    assert "taken back" not in ran.err, "the undo has failed"
+    assert "rollback incomplete" not in ran.err, "the undo has failed"
     assert disk.state() == "defined"
     assert lab.difference(before, lab.dump()) == ""
     disk("gc", "--plan", "--detailed-exitcode")
@@ -236,7 +236,7 @@ def test_a_commit_that_did_not_say_undoes_nothing(
         done = run_injected(START, hvtx.environment, Fault(Site("sync", "store"), nth, EIO))
     assert done.failed == 1
     assert done.ran.code in ((0, 7) if answers else (7,)), done.ran
-    assert ("did not say" in done.ran.err) == (done.ran.code == 7)
+    assert ("outcome unknown" in done.ran.err) == (done.ran.code == 7)
     vm = hvtx.vm("web")
     assert (vm["state"], state_of(vm["pid"])) == ("running", "S")
     hvtx("recover")
@@ -359,7 +359,7 @@ def test_an_undo_that_fails_is_told_beside_its_cause() -> None:
             continue
         assert ran.code == 5, (nth, ran)
         left = bool(hvtx.plan().keys() - {("skip", "reserved"), ("skip", "foreign")})
-        assert ("taken back" in ran.err) == left, (nth, ran, hvtx.plan())
+        assert ("rollback incomplete" in ran.err) == left, (nth, ran, hvtx.plan())
         told += left
         hvtx("recover")
         assert hvtx.is_clean()

@@ -83,7 +83,7 @@ def test_tests_hear_signals_that_their_caller_ignores() -> None:
     """`nohup scripts/test &` of a shell without job control ignores SIGINT and SIGHUP."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING}
     try:
-        node = f"{Path(__file__).name}::{test_what_tests_start_hears_signals.__name__}"
+        node = f"{Path(__file__).relative_to(TOP)}::{test_what_tests_start_hears_signals.__name__}"
         argv = [
             sys.executable,
             "-m",
@@ -91,7 +91,7 @@ def test_tests_hear_signals_that_their_caller_ignores() -> None:
             "-q",
             "-p",
             "no:cacheprovider",
-            f"integration/{node}",
+            node,
         ]
         done = subprocess.run(
             argv, cwd=TOP, capture_output=True, text=True, check=False, timeout=120

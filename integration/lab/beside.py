@@ -19,7 +19,7 @@ from integration import lab
 from integration.lab.program import Program
 
 GUEST = Path(__file__).with_name("guest.py")
-_TABLE = """table inet others {
+_TABLE = """table inet strangers {
     comment "not hvtx's"
     set friends { type ipv4_addr; elements = { 192.0.2.7, 192.0.2.9 } }
     chain forward {

@@ -197,7 +197,7 @@ def test_networkmanager_is_asked_by_its_tool(
         assert company(hvtx) == []
         answer.unlink()
         [told] = company(hvtx)
-        assert "unknown" in told["message"]
+        assert "cannot tell" in told["message"]
     finally:
         daemon.kill()
         daemon.wait()

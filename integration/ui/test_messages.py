@@ -282,7 +282,7 @@ def test_a_time_of_the_history_can_be_given_back(lan: Program) -> None:
 def test_public_addresses_are_warned_of(hvtx: Program) -> None:
     """Once, when a network is made; private and documentation's are nobody's."""
     ran = hvtx("network", "create", "pub", "--subnet", "8.8.8.0/24")
-    assert ran.err.startswith("warning: 8.8.8.0/24 are public addresses")
+    assert ran.err.startswith("warning: 8.8.8.0/24 is a public subnet")
     for n, subnet in enumerate(("10.1.0.0/24", "192.168.7.0/24", "203.0.113.0/24", "fd01::/64")):
         assert hvtx("network", "create", f"n{n}", "--subnet", subnet).err == ""
 
