@@ -21,7 +21,7 @@ from hvtx.model.foreign_rule import ForeignRule
 from hvtx.model.history import Line
 from hvtx.model.place import Place
 from hvtx.model.plan import Action, Item
-from hvtx.model.reasons import WHY_NOT_MORE, action_of
+from hvtx.model.reasons import EXPLANATION, action_of
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.ruleset import Difference
 from hvtx.model.vm import Liveness, Publish
@@ -168,7 +168,7 @@ def tell(
         evidence=tuple(evidence),
         action=action.value,
         reason=reason.value,
-        why=WHY_NOT_MORE[reason],
+        why=EXPLANATION[reason],
         message=f"{text}: {_sentence(first)}",
         history=tuple(lines),
         also=tuple(_brief(subject) for subject in found[1 : _ALSO + 1]),

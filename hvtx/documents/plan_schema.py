@@ -12,7 +12,7 @@ from hvtx.engine.saved_plan import SCHEMA
 from hvtx.errors import REFUSALS
 from hvtx.model.plan import Action, Ground
 from hvtx.model.reason import Reason
-from hvtx.model.reasons import WHEN, action_of
+from hvtx.model.reasons import MEANING, action_of
 from hvtx.model.resource import Kind, State
 
 _OUTCOMES = ("done", "failed", "skipped")
@@ -103,7 +103,7 @@ def _item() -> dict[str, Any]:
 
 
 def _reason(reason: Reason) -> dict[str, Any]:
-    return {"const": reason.value, "description": f"{action_of(reason).value}: {WHEN[reason]}"}
+    return {"const": reason.value, "description": f"{action_of(reason).value}: {MEANING[reason]}"}
 
 
 def _ground(ground: Ground) -> dict[str, Any]:

@@ -151,12 +151,12 @@ def _judged(
 
     stopped, handles, count = within(picture, ask, furnish if every else None)
     if any(cause.suspects for _, cause in stopped):
-        from hvtx.engine import elimination
+        from hvtx.engine import blocking_rules
 
-        def again(changed: Picture) -> elimination.Stopped:
+        def again(changed: Picture) -> blocking_rules.Stopped:
             return within(changed, ask, furnish if every else None)[0]
 
-        stopped = elimination.found_out(picture, stopped, handles, again)
+        stopped = blocking_rules.find_blocking_rules(picture, stopped, handles, again)
     stops = tuple(_stops(stopped, handles, names))
     notes += names.partly(stops)
     return Judged(stops, tuple(dict.fromkeys(lacks)), count, tuple(notes))

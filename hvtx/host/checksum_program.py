@@ -6,13 +6,14 @@ behind every rule and filter, at any place from the 20th byte on: the sender of 
 IPv6. This is an eBPF program at the ingress of the device, beside :mod:`hvtx.rulesets.port_filter`:
 
 - what asks for no checksum passes;
-- TCP and UDP pass where the place is that of their checksum, or behind it;
+- TCP and UDP pass where those two bytes are their own checksum, or behind it;
 - all else that asks for one is dropped: Linux, the BSDs and Windows ask with TCP and UDP only.
 
 No field of ``__sk_buff`` tells what a frame asks for, but two helpers do (net/core/filter.c,
 net/core/utils.c): ``bpf_l4_csum_replace`` without BPF_F_PSEUDO_HDR changes two bytes of a frame
 that does not ask, and no byte of one that does; ``bpf_skb_change_tail`` refuses to cut such a frame
-before the end of the place with EINVAL. What it does cut is dropped. Both are in Linux since 4.9.
+before the end of the two checksum bytes with EINVAL. What it does cut is dropped. Both are in Linux
+since 4.9.
 
 ``struct bpf_insn``: include/uapi/linux/bpf.h. A helper's answer is in r0, and r1 to r5 are lost.
 """

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from hvtx.model.plan import DELETING, Action
 from hvtx.model.reason import Reason
 
-WHEN: Mapping[Reason, str] = {
+MEANING: Mapping[Reason, str] = {
     Reason.VM_DEAD: "committed, mark verified, its VM's process is proven dead",
     Reason.INTENT_ABANDONED: "intended, mark verified, the operation no longer runs, no VM uses it",
     Reason.RELEASE_INTERRUPTED: "releasing, mark verified, the operation no longer runs",
@@ -44,7 +44,7 @@ _DELETES = "gc --apply verifies all of this again, then removes it"
 _CLOSES = "there is nothing to remove: gc --apply only closes the record"
 
 # Why no more is done, and what would have to be so for more to be done.
-WHY_NOT_MORE: Mapping[Reason, str] = {
+EXPLANATION: Mapping[Reason, str] = {
     **dict.fromkeys(DELETING, _DELETES),
     Reason.FLOWS_REMAIN: "gc --apply ends what still flows, and tries again until all has ended",
     Reason.IN_USE_BEFORE_COMMIT: "it is in use: gc --apply only completes the record",

@@ -1,4 +1,4 @@
-"""The write-ahead part of the protocol: every arrow of a row is one function here.
+"""The write-ahead part of the protocol: every state transition of a row is one function here.
 
 All of them run inside ``Store.transaction()``. Moving a row is compare-and-swap: it must still be
 in the state, and (for commits) still belong to the operation, that the caller saw; a caller that
@@ -180,7 +180,7 @@ def close_idle(sql: sqlite3.Connection, operations: Iterable[int], now: str) -> 
 
 
 # What must never be so, whatever was killed and whenever: a sentence, and the rows that break it.
-_LAWS = (
+_INVARIANTS = (
     (
         "an intended row belongs to an operation that has not ended",
         (
@@ -227,10 +227,10 @@ _LAWS = (
 
 
 def violations(sql: sqlite3.Connection) -> list[str]:
-    """The protocol's laws that the store breaks; empty, always."""
+    """The protocol's invariants that the store breaks; empty, always."""
     broken = []
-    for law, query in _LAWS:
+    for invariant, query in _INVARIANTS:
         rows = [str(row[0]) for row in sql.execute(query)]
         if rows:
-            broken.append(f"{law}: rows {', '.join(rows)}")
+            broken.append(f"{invariant}: rows {', '.join(rows)}")
     return broken

@@ -14,7 +14,7 @@ from hvtx.engine import gc_plan
 from hvtx.errors import REFUSALS, Refused
 from hvtx.model.plan import Action, Ground, Item, Plan, Result
 from hvtx.model.reason import Reason
-from hvtx.model.reasons import WHEN, WHY_NOT_MORE, action_of
+from hvtx.model.reasons import EXPLANATION, MEANING, action_of
 from hvtx.model.resource import Kind, State
 
 MADE = "2026-01-02T03:04:05.000006Z"
@@ -113,4 +113,4 @@ def test_what_is_no_plan_is_refused(wrong: Any) -> None:
 
 def test_every_reason_has_its_words() -> None:
     """What it means, and why gc does no more: documents look both up."""
-    assert set(WHEN) == set(WHY_NOT_MORE) == set(Reason)
+    assert set(MEANING) == set(EXPLANATION) == set(Reason)

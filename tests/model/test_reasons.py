@@ -6,12 +6,12 @@ import pytest
 
 from hvtx.model.plan import DELETING, Action
 from hvtx.model.reason import Reason
-from hvtx.model.reasons import WHEN, action_of
+from hvtx.model.reasons import MEANING, action_of
 
 
 def test_every_reason_says_when_it_is_given() -> None:
-    assert set(WHEN) == set(Reason)
-    assert all(WHEN.values())
+    assert set(MEANING) == set(Reason)
+    assert all(MEANING.values())
 
 
 @pytest.mark.parametrize("reason", list(Reason))

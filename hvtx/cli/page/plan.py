@@ -11,7 +11,7 @@ from hvtx.cli.page.drawing import WORDS, badge, drawing, legend
 from hvtx.cli.page.markup import name, tag, write
 from hvtx.model.diagram import Diagram, Health
 from hvtx.model.reason import Reason
-from hvtx.model.reasons import WHEN, WHY_NOT_MORE
+from hvtx.model.reasons import EXPLANATION, MEANING
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _SIGNS = {"delete": "-", "commit": "+", "forget": "~", "skip": "·"}
@@ -257,7 +257,7 @@ def _reasons(items: Items) -> Element:
             for reason in used
             for part in (
                 tag("dt", tag("code", reason.value)),
-                tag("dd", f"{WHEN[reason]}. {_sentence(WHY_NOT_MORE[reason])}"),
+                tag("dd", f"{MEANING[reason]}. {_sentence(EXPLANATION[reason])}"),
             )
         ],
         class_="reasons",

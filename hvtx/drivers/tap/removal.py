@@ -158,7 +158,8 @@ def _has_gone(ifindex: int, links: Links) -> bool:
 
     Whoever reads our ``/proc/<pid>/fdinfo`` holds the descriptor meanwhile, and waits for RTNL to
     do so (tun_chr_show_fdinfo), so that the device goes with the reader's reference and not with
-    ours. Seen with 32 removals at a time beside two readers: 40 of 1,200 were up to 52 ms late.
+    ours. Measured: of 1,200 TAPs, removed 32 at a time beside two readers of fdinfo, 40 disappeared
+    up to 52 ms after our close().
     """
     deadline = time.monotonic() + _LATE_SECONDS
     while links.get(ifindex=ifindex) is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hvtx.engine import elimination
+from hvtx.engine import blocking_rules
 from hvtx.host.replica.causes import UNKNOWN, Cause, Suspect
 from hvtx.host.replica.ruleset import Ruleset, handle_of
 from hvtx.host.replica.scratch import Picture
@@ -24,12 +24,12 @@ def judged(suspects: list[Suspect], bad: set[int], *, legacy: bool = False) -> l
     """Flows stop as long as one of the ``bad`` rules is there (handles of the copy are 100 more)."""
     before = [(flow, UNKNOWN._replace(suspects=tuple(suspects))) for flow in FLOWS]
 
-    def again(host: Picture) -> elimination.Stopped:
+    def again(host: Picture) -> blocking_rules.Stopped:
         there = {handle_of(body) for body in host.ruleset.rules} & bad
         return before if there or (legacy and "NOTRACK" in host.legacy[4]) else []
 
     handles = {(PLACE, number + 100): number for number in (7, 8, 9)}
-    found = elimination.found_out(picture(7, 8, 9), before, handles, again)
+    found = blocking_rules.find_blocking_rules(picture(7, 8, 9), before, handles, again)
     assert [flow for flow, _ in found] == FLOWS
     return [cause for _, cause in found]
 

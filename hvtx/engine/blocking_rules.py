@@ -22,10 +22,13 @@ Stopped = list[tuple[Flow, Cause]]
 Handles = Mapping[tuple[ruleset.Place, int], int]
 
 
-def found_out(
+def find_blocking_rules(
     picture: Picture, stopped: Stopped, handles: Handles, again: Callable[[Picture], Stopped]
 ) -> Stopped:
-    """The same flows, with the rules that were found out; ``again`` tries all in a changed host."""
+    """The same flows, each with the rule that blocks it, where one was found.
+
+    ``again`` tries all flows on a changed host, and returns those that still fail.
+    """
     open_ = {flow: cause for flow, cause in stopped if cause.suspects}
     every = list(dict.fromkeys(s for cause in open_.values() for s in cause.suspects))[:_MOST]
     found: dict[Flow, Cause] = {}
@@ -55,10 +58,10 @@ def without(picture: Picture, suspect: Suspect, handles: Handles) -> Picture:
     """The host without one rule. Pure."""
     if not suspect.handle:
         tool, table, _ = suspect.place
-        texts = {
-            family: _less(text, table, suspect.text) if TOOLS[family] == tool[: -len("-legacy")]
-            else text for family, text in picture.legacy.items()
-        }  # fmt: skip
+        texts = dict(picture.legacy)
+        for family, text in picture.legacy.items():
+            if TOOLS[family] == tool[: -len("-legacy")]:
+                texts[family] = _without_line(text, table, suspect.text)
         return picture._replace(legacy=texts)
     number = handles.get((suspect.place, suspect.handle))
     rules = [
@@ -68,7 +71,7 @@ def without(picture: Picture, suspect: Suspect, handles: Handles) -> Picture:
     return picture._replace(ruleset=picture.ruleset._replace(rules=rules))
 
 
-def _less(text: str, table: str, line: str) -> str:
+def _without_line(text: str, table: str, line: str) -> str:
     """A saved family without the first such rule of a table."""
-    head, mark, body = text.partition(f"*{table}\n")
-    return head + mark + body.replace(line + "\n", "", 1)
+    head, separator, body = text.partition(f"*{table}\n")
+    return head + separator + body.replace(line + "\n", "", 1)
