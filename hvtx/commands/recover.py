@@ -109,11 +109,15 @@ def _interrupted(snapshot: Snapshot, plan: Plan) -> tuple[Item, ...]:
 
 
 def _rebuild(runtime: Runtime, scope: NetworkScope) -> tuple[list[str], list[tuple[str, str]]]:
-    """Make each network that is missing; what interruptions left of any is released by now."""
+    """Make each network that is missing.
+
+    What interruptions and restored rulesets left of them is released by now, unless a lock of
+    somebody else's or a passing error kept it: that is tried again under the networks' lock.
+    """
     rebuilt, failed = [], []
     for network in scope.missing():
         try:
-            ensure_networks(runtime, scope.of(network), "recover", resolved=True)
+            ensure_networks(runtime, scope.of(network), "recover")
             rebuilt.append(network.name)
         except HvtxError as problem:
             failed.append((f"network {network.name}", problem.message))

@@ -14,6 +14,7 @@ import fcntl
 import os
 import struct
 import time
+from collections import Counter
 from contextlib import suppress
 from weakref import WeakSet
 from zlib import crc32
@@ -28,7 +29,9 @@ NAMES = 1 << 32  # offsets below are operation ids
 class LockFile:
     """A file whose bytes are locks.
 
-    A process that was forked from this one has none of them: it would keep them for its life.
+    Who takes a byte twice gives it back twice: the kernel knows one lock of an open file, and what
+    takes a byte for a while must not give back what its caller holds. A process that was forked
+    from this one has none of them: it would keep them for its life.
     """
 
     def __init__(self, path: str, *, make: bool = True) -> None:
@@ -36,6 +39,7 @@ class LockFile:
         self._path = path
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if make else 0)
         self.descriptor = os.open(path, flags, 0o600)
+        self._taken: Counter[int] = Counter()  # how often each byte was taken and not given back
         _files.add(self)
 
     def try_lock(self, offset: int, *, shared: bool = False) -> bool:
@@ -50,6 +54,7 @@ class LockFile:
                 f"{self._path} cannot be locked: {problem.strerror}",
                 hint="put the state and run directories on a file system that has locks",
             ) from problem
+        self._taken[offset] += 1
         return True
 
     def lock(self, offset: int, seconds: float, what: str, *, shared: bool = False) -> None:
@@ -78,7 +83,11 @@ class LockFile:
         return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
     def unlock(self, offset: int) -> None:
-        """Give the byte back; where the kernel cannot, it falls with the process."""
+        """Give the byte back, once; where the kernel cannot, it falls with the process."""
+        self._taken[offset] -= 1
+        if self._taken[offset] > 0:
+            return
+        del self._taken[offset]
         request = _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, offset, 1, 0)
         # what the lock was for is done: this must not be taken for its failure
         with suppress(OSError):

@@ -17,7 +17,9 @@ from typing import Any, ClassVar
 import pytest
 
 from hvtx.engine import snapshot
+from hvtx.engine.runtime import Runtime
 from hvtx.host import failpoint
+from hvtx.host.locks import LockFile, name_offset
 from hvtx.model.resource import Kind
 from hvtx.store import connection, strict
 from tests.machine.fake_world import FakeWorld
@@ -210,6 +212,56 @@ def test_recover_looks_at_the_whole_host_once(world: FakeWorld) -> None:
     assert found == [1]
     assert len([row for row in world.record().rows if row.kind == Kind.BRIDGE]) == 4
     assert "is running" in does(world, "vm", "show", "web") or world.processes()
+
+
+def test_recover_tries_again_what_a_lock_kept(
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Restored elements of a VM that somebody held for a moment: their tables go all the same."""
+    made(world)
+    does(world, "vm", "start", "web")
+    world.act("save")
+    world.act("reboot")
+    world.act("load")
+    tried: list[str] = []
+    take = Runtime.try_lock
+
+    def busy_once(self: Runtime, kind: str, name: str) -> bool:
+        tried.append(name)
+        return len(tried) > 1 and take(self, kind, name)
+
+    monkeypatch.setattr(Runtime, "try_lock", busy_once)
+    does(world, "recover")
+    assert tried
+    monkeypatch.undo()
+    assert [row.kind for row in world.record().rows if row.kind == Kind.BRIDGE]
+    assert "0 to delete" in does(world, "gc", "--plan")
+
+
+def test_a_start_that_resolves_keeps_its_own_lock(
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although what it removes on the way is of the VM whose lock it holds."""
+    made(world)
+    does(world, "vm", "start", "web")
+    world.act("save")
+    does(world, "vm", "stop", "web")
+    world.act("reboot")
+    world.act("load")
+    held: list[bool] = []
+    give_back = Runtime.unlock
+
+    def watched(self: Runtime, kind: str, name: str) -> None:
+        give_back(self, kind, name)
+        if (kind, name) == ("vm", "web"):
+            other = LockFile(self.names._path, make=False)
+            held.append(other.held_elsewhere(name_offset(kind, name)))
+            other.close()
+
+    monkeypatch.setattr(Runtime, "unlock", watched)
+    does(world, "vm", "start", "web")
+    assert held
+    assert all(held)
 
 
 # -- what is answered ------------------------------------------------------------------------------

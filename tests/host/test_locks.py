@@ -70,3 +70,22 @@ def test_a_program_that_was_executed_has_no_lock(tmp_path: Path) -> None:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         other.close()
+
+
+def test_a_byte_that_was_taken_twice_is_given_back_twice(tmp_path: Path) -> None:
+    """What takes it for a while does not give back what its caller holds."""
+    outer, other = LockFile(str(tmp_path / "lock")), LockFile(str(tmp_path / "lock"))
+    try:
+        assert outer.try_lock(7)
+        assert outer.try_lock(7)
+        outer.unlock(7)
+        assert other.held_elsewhere(7)
+        assert not other.try_lock(7)
+        outer.unlock(7)
+        assert other.try_lock(7)
+        assert not outer.try_lock(7)
+        other.unlock(7)
+        assert outer.try_lock(7)
+    finally:
+        outer.close()
+        other.close()
