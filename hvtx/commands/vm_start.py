@@ -64,7 +64,9 @@ def _start(runtime: Runtime, name: str) -> VmScope:
         with begin(runtime, "start", vm=name) as (sql, operation):
             vm, user = _with_user(operation, sql, vm, probes)
             rows = _intend(operation, sql, vm, scope.rows, networks, user)
-        rows = bring_up(operation, vm, rows, _means(runtime, vm, networks, probes, user, held))
+            # here, since Ctrl-C between the rows and who undoes them would be undone by nobody
+            means = _means(runtime, vm, networks, probes, user, held)
+        rows = bring_up(operation, vm, rows, means)
     return after(scope, vm, [*scope.leases, *rows])
 
 
@@ -100,7 +102,7 @@ def run_vm(runtime: Runtime, request: VmRequest) -> VmScope:
             )
             vm, user = _with_user(operation, sql, vm, probes)
             rows = leases + _intend(operation, sql, vm, (), networks, user)
-        means = _means(runtime, vm, networks, probes, user, held)
+            means = _means(runtime, vm, networks, probes, user, held)
         rows = bring_up(operation, vm, rows, means, new=True)
     scope = VmScope(
         runtime.life, vm, rows, networks.networks, True, VmState.STARTING, Liveness.UNKNOWN

@@ -115,8 +115,8 @@ class Store:
         if self.connection.in_transaction:
             yield self.connection
             return
-        self.connection.execute("BEGIN")
         try:
+            self.connection.execute("BEGIN")
             yield self.connection
         finally:
             self._roll_back()
@@ -143,9 +143,9 @@ class Store:
             if self._spends and reserve.is_low(self.state_directory):
                 self._relieve()
             self.mark.open()  # with its room taken: what comes after the commit must not fail
-            with translated():
-                self.connection.execute("BEGIN IMMEDIATE")
             try:
+                with translated():  # Ctrl-C may be told once it has begun
+                    self.connection.execute("BEGIN IMMEDIATE")
                 self._refuse_replaced()
                 with translated():
                     refuse_newer(version_of(self.connection), self.path)

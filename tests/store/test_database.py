@@ -260,3 +260,35 @@ def test_a_terminal_stops_nobody_inside_a_change(shelf: Shelf) -> None:
         with pytest.raises(KeyboardInterrupt), store.transaction():
             raise KeyboardInterrupt
         assert blocked() == before
+
+
+class _Interrupting:
+    """A connection whose next statement of this text is done, and then Ctrl-C is told."""
+
+    def __init__(self, inner: sqlite3.Connection, text: str) -> None:
+        self._inner, self._text = inner, text
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def execute(self, sql: str, *more: Any) -> sqlite3.Cursor:
+        cursor = self._inner.execute(sql, *more)
+        if sql == self._text:
+            self._text = ""
+            raise KeyboardInterrupt
+        return cursor
+
+
+@pytest.mark.parametrize("text", ["BEGIN", "BEGIN IMMEDIATE"])
+def test_ctrl_c_as_a_transaction_begins_leaves_none_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """Whoever undoes what was interrupted writes next."""
+    with Shelf(tmp_path).opened() as store:
+        monkeypatch.setattr(store, "connection", _Interrupting(store.connection, text))
+        begun = store.reading() if text == "BEGIN" else store.transaction()
+        with pytest.raises(KeyboardInterrupt), begun:
+            pass
+        assert not store.connection.in_transaction
+        with store.transaction() as sql:
+            assert sql.execute("SELECT 1").fetchone()[0] == 1
