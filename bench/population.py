@@ -12,7 +12,7 @@ from typing import Any
 
 from hvtx.commands import vm_create, vm_start
 from hvtx.commands.network_create import create_network
-from hvtx.engine import vm_options
+from hvtx.engine import effects, vm_options
 from hvtx.engine.new_network import NetworkRequest
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.engine.scope import networks_now
@@ -161,4 +161,4 @@ def _start(runtime: Runtime, vms: list[Vm], network: Network) -> None:
     with begin(runtime, "start") as (sql, operation):
         for vm in vms:
             rows += vm_start._intend(operation, sql, vm, (), networks, None)  # noqa: SLF001
-    operation.commit(rows, operation.create_resources(rows))
+    operation.commit(rows, effects.create(operation, rows))

@@ -271,7 +271,9 @@ def plant_strangers() -> None:
     try:
         lab.run("iptables-legacy", "-t", "nat", "-S")
     except AssertionError:
-        print("(this kernel has no legacy iptables tables: that stranger cannot be shown here)")
+        print(
+            "(this kernel has no legacy iptables tables: such rules of others cannot be shown here)"
+        )
         return
     run("iptables-legacy", "-t", "nat", "-A", "POSTROUTING", *old)
 
@@ -328,7 +330,7 @@ def show_plan() -> None:
     rules = 3 if legacy_tables() else 2
     demand(
         foreign.count("tap") == 1 and foreign.count("rule") >= rules and not acting,
-        f"the plan: the strangers' TAP device and their {rules} NAT rules stay (foreign)",
+        f"the plan: the TAP device of others and their {rules} NAT rules stay (foreign)",
         seen,
     )
 
@@ -359,7 +361,7 @@ def show_collected(scene: Scene, expected: Counter[str], foreign_objects: str) -
         difference(expected, found),
     )
     now = strangers_text()
-    demand(now == foreign_objects, "the strangers' state is byte for byte what it was", now)
+    demand(now == foreign_objects, "the state of others is byte for byte what it was", now)
     show_page(scene, "red", "still reads")
     run("hvtx", "gc", "--plan", "--detailed-exitcode", quiet=True)
     proven("a second plan is empty")
@@ -379,7 +381,7 @@ def remove_all(scene: Scene, expected: Counter[str]) -> None:
     found = dump()
     demand(
         found == expected,
-        "the host is what it was before hvtx made anything, with the strangers' state beside it",
+        "the host is what it was before hvtx made anything, with the state of others beside it",
         difference(expected, found),
     )
 
@@ -394,7 +396,7 @@ def play(scene: Scene) -> None:
     after = dump()
     foreign_objects, brought = strangers_text(), after - before
     if before - after:
-        raise NotSoError("the strangers changed more than they brought", difference(before, after))
+        raise NotSoError("others changed more than they brought", difference(before, after))
     heading("blue's hypervisor is killed, and so is a start of a third VM, half-way")
     crash("blue")
     half_start(scene, "green")
