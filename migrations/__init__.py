@@ -4,12 +4,18 @@ A migration that has shipped is never edited. Each is applied in one transaction
 record (sqlite-utils) and with ``PRAGMA user_version``.
 """
 
-from hvtx.migrations import m0001_initial, m0002_history, m0003_live_rows
+from hvtx.migrations import (
+    m0001_initial,
+    m0002_history,
+    m0003_live_rows,
+    m0004_networks_for_guests,
+)
 
 APPLICATION_ID = 0x68767478  # "hvtx"
 MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("0001_initial", m0001_initial.STATEMENTS),
     ("0002_history", m0002_history.STATEMENTS),
     ("0003_live_rows", m0003_live_rows.STATEMENTS),
+    ("0004_networks_for_guests", m0004_networks_for_guests.STATEMENTS),
 )
 SCHEMA = len(MIGRATIONS)

@@ -26,6 +26,7 @@ from hvtx.engine.runtime import Runtime, Settings
 from hvtx.errors import NotPermitted
 from hvtx.host import procfs
 from hvtx.model.history import Line
+from hvtx.model.policy import EgressRule, Limits, Policy
 from hvtx.model.resource import Resource
 from hvtx.model.vm import Epoch, Identity, Interface, Publish, Vm
 from hvtx.planner.states import judge_vm, vm_state
@@ -199,9 +200,14 @@ class ViewSource:
 def _vm_of(fields: Sequence[Any]) -> Vm:
     told: dict[str, Any] = dict(zip(Vm._fields, fields, strict=False))  # an older view tells less
     told["interfaces"] = tuple(
-        Interface._make((*i[:6], tuple(Publish(*port) for port in i[6])))
+        Interface._make((*i[:6], tuple(Publish(*port) for port in i[6]), tuple((*i, ())[7])))
         for i in told["interfaces"]
     )
+    if "limits" in told:
+        told["limits"] = Limits(*told["limits"])
+    if "policy" in told:
+        egress, rules = told["policy"]
+        told["policy"] = Policy(egress, tuple(EgressRule(*rule) for rule in rules))
     return Vm(**told)
 
 

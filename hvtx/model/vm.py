@@ -4,6 +4,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from hvtx.model.address import family_of, is_of
+from hvtx.model.policy import NO_LIMITS, NO_POLICY, Limits, Policy
 
 
 class Liveness(StrEnum):
@@ -61,6 +62,7 @@ class Interface(NamedTuple):
     ipv4: str | None
     ipv6: str | None
     publish: tuple[Publish, ...]
+    more: tuple[str, ...] = ()  # further addresses of it, of either family
 
     def address(self, family: int) -> str | None:
         """Its address of a family, 4 or 6."""
@@ -84,6 +86,12 @@ class Vm(NamedTuple):
     autostart: bool
     interfaces: tuple[Interface, ...]
     number: int = 0  # of its user id, never another VM's of the store; 0: it has none yet
+    queues: int = 1  # of each TAP device
+    limits: Limits = NO_LIMITS  # of each interface
+    policy: Policy = NO_POLICY  # its own, which goes before its networks'
+    user_data: str | None = None  # a file for cloud-init
+    ssh_keys: tuple[str, ...] = ()  # lines of authorized_keys, for cloud-init
+    user: str | None = None  # whom its process runs as; None: as the setting `vm_user` says
 
 
 class Network(NamedTuple):
@@ -100,6 +108,11 @@ class Network(NamedTuple):
     subnets: tuple[str, ...]  # "10.77.0.0/24", at most one of each family
     gateways: tuple[str, ...]  # "10.77.0.1", in the order of subnets
     gateway6: str | None  # link-local address of the bridge where there is an IPv6 subnet
+    dhcp: bool = False  # a service of its own answers DHCP and DNS, and advertises the router
+    policy: Policy = NO_POLICY  # of its guests that have none of their own
+    uplink: str | None = None  # the only device by which its guests leave the host; None: any
+    sources: tuple[str, ...] = ()  # whom its guests are outside, at most one a family; NAT only
+    passage: bool = True  # others' filters that drop what it needs get an accept rule of ours
 
     @property
     def families(self) -> tuple[int, ...]:

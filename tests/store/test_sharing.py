@@ -363,7 +363,7 @@ def test_row_numbers_that_come_again_are_told_apart_by_their_nonce(shelf: Shelf)
         "INSERT INTO meta SELECT 2, installation, seq, life, path, device, inode FROM meta",
         "DELETE FROM network",
         "DELETE FROM operation",
-        "INSERT INTO lease SELECT '10.77.0.9', interface, network, family, offset FROM lease",
+        "INSERT INTO lease SELECT '10.77.0.9', interface, network, family, offset, 0 FROM lease",
         "INSERT INTO port SELECT NULL, interface, protocol, host_ip, 0, guest_port FROM port",
     ],
 )

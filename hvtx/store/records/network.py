@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from hvtx.errors import NotFound
 from hvtx.model.address import family_of
 from hvtx.model.vm import Network
+from hvtx.store import settings
 
 
 def networks(sql: sqlite3.Connection) -> list[Network]:
@@ -27,7 +29,8 @@ def _found(sql: sqlite3.Connection, where: str, values: tuple[Any, ...] = ()) ->
         subnets.setdefault(network, []).append((cidr, gateway))
     found = []
     for row in sql.execute(
-        "SELECT id, name, bridge, mac, mtu, nat, isolate, firewall, gateway6 FROM network"
+        "SELECT id, name, bridge, mac, mtu, nat, isolate, firewall, gateway6, settings"
+        " FROM network"
         f" WHERE {where} ORDER BY name",
         values,
     ):
@@ -45,6 +48,7 @@ def _found(sql: sqlite3.Connection, where: str, values: tuple[Any, ...] = ()) ->
                 subnets=tuple(cidr for cidr, _ in pairs),
                 gateways=tuple(gateway for _, gateway in pairs),
                 gateway6=row[8],
+                **settings.network_fields(json.loads(row[9])),
             )
         )
     return found
@@ -89,8 +93,8 @@ def add_network(sql: sqlite3.Connection, network: Network, operation: int) -> No
     """Insert a network with its subnets."""
     sql.execute(
         "INSERT INTO network"
-        " (id, name, bridge, mac, mtu, nat, isolate, firewall, gateway6, operation)"
-        " VALUES (?,?,?,?,?,?,?,?,?,?)",
+        " (id, name, bridge, mac, mtu, nat, isolate, firewall, gateway6, settings, operation)"
+        " VALUES (?,?,?,?,?,?,?,?,?,?,?)",
         (
             network.id,
             network.name,
@@ -101,6 +105,7 @@ def add_network(sql: sqlite3.Connection, network: Network, operation: int) -> No
             int(network.isolate),
             network.firewall,
             network.gateway6,
+            json.dumps(settings.of_network(network)),
             operation,
         ),
     )
@@ -109,6 +114,14 @@ def add_network(sql: sqlite3.Connection, network: Network, operation: int) -> No
             "INSERT INTO subnet (network, family, cidr, gateway) VALUES (?,?,?,?)",
             (network.id, family_of(cidr), cidr, gateway),
         )
+
+
+def set_network(sql: sqlite3.Connection, network: Network) -> None:
+    """Put what a network is set to in the place of what it was; all else of it stays."""
+    sql.execute(
+        "UPDATE network SET settings = ? WHERE id = ?",
+        (json.dumps(settings.of_network(network)), network.id),
+    )
 
 
 def set_network_confirmed(sql: sqlite3.Connection, network: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from hvtx.errors import NotFound
 from hvtx.model.vm import Interface, Publish, Vm
+from hvtx.store import settings
 
 
 def _interfaces(
@@ -22,16 +23,27 @@ def _interfaces(
     ):
         ports.setdefault(interface, []).append(Publish(*port))
     found: dict[str, list[Interface]] = {}
-    for vm, identity, position, network, name, mac, four, six in sql.execute(
-        "SELECT i.vm, i.id, i.position, i.network, n.name, i.mac, a.address, b.address"
+    for vm, identity, position, network, name, mac, four, six, more in sql.execute(
+        "SELECT i.vm, i.id, i.position, i.network, n.name, i.mac, a.address, b.address,"
+        " (SELECT group_concat(m.address, ' ') FROM (SELECT address FROM lease"
+        "  WHERE interface = i.id AND position > 0 ORDER BY family, position) m)"
         " FROM interface i JOIN network n ON n.id = i.network"
-        " LEFT JOIN lease a ON a.interface = i.id AND a.family = 4"
-        " LEFT JOIN lease b ON b.interface = i.id AND b.family = 6"
+        " LEFT JOIN lease a ON a.interface = i.id AND a.family = 4 AND a.position = 0"
+        " LEFT JOIN lease b ON b.interface = i.id AND b.family = 6 AND b.position = 0"
         f" WHERE {where} ORDER BY i.vm, i.position",
         values,
     ):
         found.setdefault(vm, []).append(
-            Interface(position, network, name, mac, four, six, tuple(ports.get(identity, ())))
+            Interface(
+                position,
+                network,
+                name,
+                mac,
+                four,
+                six,
+                tuple(ports.get(identity, ())),
+                tuple((more or "").split()),
+            )
         )
     return found
 
@@ -52,7 +64,7 @@ def _vm(row: tuple[Any, ...], interfaces: Iterable[Interface]) -> Vm:
         directory=spec["directory"],
         autostart=bool(row[4]),
         interfaces=tuple(interfaces),
-        number=spec.get("number", 0),
+        **settings.vm_fields(spec),
     )
 
 
@@ -138,6 +150,7 @@ def vm_record(sql: sqlite3.Connection, vm: str) -> dict[str, Any]:
             "ipv4": i.ipv4,
             "ipv6": i.ipv6,
             "publish": [port._asdict() for port in i.publish],
+            "more": list(i.more),
         }
         for i in known.interfaces
     ]
@@ -155,9 +168,7 @@ def _spec(vm: Vm) -> str:
         "command": list(vm.command),
         "directory": vm.directory,
     }
-    if vm.number:
-        spec["number"] = vm.number
-    return json.dumps(spec)
+    return json.dumps(spec | settings.of_vm(vm))
 
 
 def add_vm(sql: sqlite3.Connection, vm: Vm, operation: int) -> None:
