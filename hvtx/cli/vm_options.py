@@ -27,6 +27,18 @@ def _hypervisors() -> tuple[str, ...]:
     return HYPERVISORS
 
 
+_LIMIT = "in=RATE,out=RATE,in-packets=N,out-packets=N"
+limited = click.option(
+    "--limit",
+    metavar=_LIMIT,
+    help="What each interface may carry into the guest and out of it, for instance 100mbit.",
+)
+limited_anew = click.option(
+    "--limit",
+    metavar=f"{_LIMIT}|none",
+    help="Limits in the place of all that the VM has; none: without.",
+)
+
 _WISHES = (
     click.option(
         "--network",
@@ -102,6 +114,7 @@ _WISHES = (
         shell_complete=complete_words(_hypervisors),
         help="Hypervisor [qemu; command where a COMMAND is given].",
     ),
+    limited,
     click.option("--autostart", is_flag=True, help="Start at boot."),
     click.argument("command", nargs=-1, type=click.UNPROCESSED, shell_complete=complete_file),
     as_json,

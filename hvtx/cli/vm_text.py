@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hvtx import documents
 from hvtx.cli import render
+from hvtx.model import limiting
 from hvtx.model.address import with_port
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ def boots_with(shown: ShownVm) -> list[tuple[str, object]]:
     files = (("kernel", vm.kernel), ("initrd", vm.initrd), ("append", vm.append))
     pairs: list[tuple[str, object]] = [(name, value) for name, value in files if value]
     pairs += [("disk", disk) for disk in vm.disks]
+    if any(vm.limits):
+        pairs.append(("limit", limiting.words(vm.limits)))
     if vm.command:
         import shlex
 

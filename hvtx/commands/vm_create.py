@@ -15,6 +15,7 @@ from hvtx.engine.transaction import Operation, begin
 from hvtx.engine.vm_options import VmRequest
 from hvtx.errors import Conflict, NotFound, advised
 from hvtx.model.address import is_ipv6
+from hvtx.model.policy import Limits
 from hvtx.model.resource import Kind
 from hvtx.model.vm import Interface, Network, Publish, Vm
 from hvtx.planner import addressing, provision
@@ -58,6 +59,7 @@ def request_from_log(runtime: Runtime, name: str, operation: int | None = None) 
         directory=record["directory"],
         autostart=record["autostart"],
         leases=tuple((i["ipv4"], i["ipv6"]) for i in interfaces),
+        limits=Limits(*record.get("limits", ())),
     )
 
 
@@ -233,6 +235,7 @@ def record_vm(
         autostart=request.autostart,
         interfaces=(),
         number=operation.id,  # which makes no other VM
+        limits=request.limits,
     )
     records.add_vm(sql, vm, operation.id)
     fours, sixes = _addresses(request, networks)
@@ -248,13 +251,9 @@ def record_vm(
     ]
     interfaces = leases.claim(sql, vm.id, wanted, taken)
     vm = vm._replace(interfaces=interfaces)
-    return vm, operation.intend(
-        sql,
-        want_leases(interfaces),
-        vm=vm.id,
-        networks=lease_networks(interfaces),
-        committed=committed,
-    )
+    wants, owners = want_leases(interfaces), lease_networks(interfaces)
+    rows = operation.intend(sql, wants, vm=vm.id, networks=owners, committed=committed)
+    return vm, rows
 
 
 def want_leases(interfaces: Sequence[Interface]) -> list[ResourceSpec]:

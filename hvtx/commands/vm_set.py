@@ -1,7 +1,8 @@
 """`vm set`: another memory, other processors, disks, kernel or command for a VM that does not run.
 
-Only the record changes, in one operation: no object of the kernel speaks of these. Addresses, ports
-and networks are leased when a VM is created, and stay as they are.
+Its limits change while it runs, too (:mod:`hvtx.engine.living_limits`). Of all else only the record
+changes, in one operation: no object of the kernel speaks of it. Addresses, ports and networks are
+leased when a VM is created, and stay as they are.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from hvtx.commands import vm_create
-from hvtx.engine import vm_options
+from hvtx.engine import living_limits, vm_options
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import vm_scope
 from hvtx.engine.transaction import begin
 from hvtx.errors import Conflict, UsageError
+from hvtx.model import limiting
+from hvtx.model.policy import Limits
 from hvtx.model.vm import Vm
 from hvtx.planner.scope import VmScope
 from hvtx.planner.states import VmState
@@ -34,14 +37,19 @@ class Changes(NamedTuple):
     disks: tuple[str, ...] | None = None
     command: tuple[str, ...] | None = None
     autostart: bool | None = None
+    limits: Limits | None = None
 
 
-def parse_changes(**wanted: Any) -> Changes:
+LIVING = frozenset({"limits"})  # what changes under a VM that runs
+_UP = (VmState.RUNNING, VmState.UNKNOWN)
+
+
+def parse_changes(*, limit: str | None = None, **wanted: Any) -> Changes:
     """Check what can be checked without the VM; relative paths are those of this directory.
 
     Raises UsageError: nothing wanted, or what could be of no VM.
     """
-    changes = Changes(**wanted)
+    changes = Changes(**wanted, limits=None if limit is None else limiting.parse_limit(limit))
     if all(value is None for value in changes):
         raise UsageError(
             "there is nothing to set", hint="for instance: hvtx vm set web --memory 512"
@@ -61,27 +69,36 @@ def _absolute(path: str | None) -> str | None:
 
 
 def set_vm(runtime: Runtime, name: str, changes: Changes) -> VmScope:
-    """Change the record of a VM that is not running, whole or not at all; the VM as it is then.
+    """Change the record of a VM, whole or not at all; the VM as it is then.
 
-    Raises NotFound (VM, file), Conflict (it runs, or may), UsageError (what does not go together).
+    Its limits change while it runs; for all else it is not to run. Raises NotFound (VM, file),
+    Conflict (it runs, or may), UsageError (what does not go together), HostRefused, NotPermitted
+    (its limits stay as they were).
     """
     runtime.enter()
     runtime.lock("vm", name)
     scope = vm_scope(runtime, name)
-    _refuse_running(scope)
+    given = {name for name, value in changes._asdict().items() if value is not None}
+    if scope.provisional or given - LIVING or scope.state not in _UP:
+        _refuse_running(scope)
     vm = scope.vm
     wanted = _changed(vm, changes)
     different = _differences(vm, wanted)
     if not different:
         return scope
-    vm_create.warn_of_disks(wanted.kernel, wanted.disks)
-    with begin(runtime, "set", vm=name) as (_, operation):
-        pass
-    operation.end(
-        "done",
-        events=[Event("changed", f"VM {name}: {_words(different)}", detail=different)],
-        then=lambda sql: records.set_vm(sql, wanted),
-    )
+    event = Event("changed", f"VM {name}: {_words(different)}", detail=different)
+    living = scope.state in _UP
+    old = living_limits.devices_of(scope.rows, runtime.life.id) if living else []
+    new = {row.id: living_limits.with_limits(row, wanted.limits) for row in old}
+    vm_create.warn_of_disks(wanted.kernel, () if living else wanted.disks)
+    with begin(runtime, living_limits.VERB, vm=name) as (sql, operation):
+        if living:
+            living_limits.record(sql, wanted, list(new.values()))
+            operation.history(sql, [event])
+    if living:
+        living_limits.change(operation, vm, old, wanted.limits)
+        return scope._replace(vm=wanted, rows=[new.get(row.id, row) for row in scope.rows])
+    operation.end("done", events=[event], then=lambda sql: records.set_vm(sql, wanted))
     return scope._replace(vm=wanted)
 
 
@@ -126,16 +143,22 @@ def _changed(vm: Vm, changes: Changes) -> Vm:
     return wanted
 
 
-_FIELDS = ("memory", "cpus", "kernel", "initrd", "append", "disks", "command", "autostart")
+_FIELDS = (
+    "memory", "cpus", "kernel", "initrd", "append", "disks", "command", "autostart", "limits",
+)  # fmt: skip
 
 
 def _differences(vm: Vm, wanted: Vm) -> dict[str, dict[str, Any]]:
     """``{field: {"from", "to"}}`` of what is another value now (pure)."""
     return {
-        name: {"from": getattr(vm, name), "to": getattr(wanted, name)}
+        name: {"from": _told(getattr(vm, name)), "to": _told(getattr(wanted, name))}
         for name in _FIELDS
         if getattr(vm, name) != getattr(wanted, name)
     }
+
+
+def _told(value: Any) -> Any:
+    return limiting.told(value) if isinstance(value, Limits) else value
 
 
 def _words(different: Mapping[str, Mapping[str, Any]]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hvtx.documents import parts
+from hvtx.model.limiting import told
 
 if TYPE_CHECKING:
     from hvtx.commands.published_view import AsOf
@@ -34,6 +35,7 @@ def document(shown: ShownVm, view: AsOf | None = None) -> dict[str, Any]:
         "disks": list(vm.disks),
         "command": list(vm.command),
         "directory": vm.directory or None,
+        "limit": told(vm.limits) or None,
         "interfaces": [_interface(interface) for interface in shown.interfaces],
         "resources": parts.resources(shown.resources),
         "notes": list(shown.notes),

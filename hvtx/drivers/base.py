@@ -91,6 +91,12 @@ class DeviceDriver(LinkDriver, Protocol):
         OSError.
         """
 
+    def limit(self, resources: Sequence[Resource]) -> None:
+        """Hold devices that are the rows' to the limits in them, and to no others.
+
+        Raises OSError, HostRefused where the kernel cannot, NotPermitted.
+        """
+
     def mark(self, planned: Link, mark: str, *, idle: bool) -> Outcome:
         """Give a device of others its mark, if it is still just what was judged. Raises OSError.
 

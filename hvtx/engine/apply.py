@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from hvtx.engine import privileges
+from hvtx.engine import living_limits, privileges
 from hvtx.engine.executor import Progress, execute
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import begin
@@ -37,7 +37,7 @@ def apply_plan(
         _tidy(runtime)
         return plan
     failpoint.reach("planned")
-    _need_privileges(runtime, acting)
+    _need_privileges(runtime.read, acting)
     with _networks_locked(runtime, acting, held=networks_locked) as locked:
         with begin(runtime, verb, vm=vm) as (_, operation):
             pass
@@ -74,7 +74,7 @@ def _networks_locked(runtime: Runtime, acting: Sequence[Item], *, held: bool) ->
         runtime.unlock("all", "networks")
 
 
-def _need_privileges(runtime: Runtime, items: Sequence[Item]) -> None:
+def _need_privileges(read: Callable[..., Any], items: Sequence[Item]) -> None:
     """Refuse before anything is written if the host would refuse half-way."""
     privileges.need(devices=any(item.kind in (Kind.TAP, Kind.BRIDGE) for item in items))
     for item in items:
@@ -85,7 +85,7 @@ def _need_privileges(runtime: Runtime, items: Sequence[Item]) -> None:
     if problem is None:
         return
     backends: set[Any] = {item.entry.backend for item in rules if item.entry is not None}
-    rows = runtime.read(records.resources_by_id, [item.row for item in rules if item.row])
+    rows = read(records.resources_by_id, [item.row for item in rules if item.row])
     backends |= {row.backend for row in rows.values()}
     if "iptables" in backends:
         raise problem
@@ -96,9 +96,11 @@ def _tidy(runtime: Runtime) -> None:
     with runtime.reading() as sql:
         operations, provisional = records.operations(sql), records.has_provisional(sql)
     running = runtime.running(operations)
-    idle = [operation.id for operation in operations if not running[operation.id]]
-    if not idle and not provisional:
+    interrupted = [operation for operation in operations if not running[operation.id]]
+    if not interrupted and not provisional:
         return
+    unsettled = living_limits.unsettled(runtime, interrupted)
+    idle = [operation.id for operation in interrupted if operation.id not in unsettled]
     with runtime.store.transaction() as sql:
         for vm, operation in records.provisional_vms(sql).items():
             if runtime.is_running(operation):

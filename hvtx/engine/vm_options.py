@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from hvtx.errors import UsageError, advised
 from hvtx.model.address import is_ipv6
+from hvtx.model.limiting import parse_limit
+from hvtx.model.policy import NO_LIMITS, Limits
 from hvtx.model.vm import Publish
 from hvtx.planner import addressing
 
@@ -33,6 +35,7 @@ class VmRequest(NamedTuple):
     directory: str
     autostart: bool
     leases: tuple[tuple[str | None, str | None], ...] = ()  # IPv4, IPv6 of each interface
+    limits: Limits = NO_LIMITS
 
 
 def parse_request(  # noqa: PLR0913 - it mirrors the options of `vm create`
@@ -51,6 +54,7 @@ def parse_request(  # noqa: PLR0913 - it mirrors the options of `vm create`
     disks: Sequence[str] = (),
     command: Sequence[str] = (),
     autostart: bool = False,
+    limit: str | None = None,
 ) -> VmRequest:
     """Check what was written; relative paths are those of the current directory.
 
@@ -82,6 +86,7 @@ def parse_request(  # noqa: PLR0913 - it mirrors the options of `vm create`
         command=checked_command(command, count),
         directory=os.getcwd(),
         autostart=autostart,
+        limits=NO_LIMITS if limit is None else parse_limit(limit),
     )
 
 

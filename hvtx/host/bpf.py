@@ -9,7 +9,9 @@ import struct
 from hvtx.host import capabilities
 
 _SYSCALLS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
-_PROG_LOAD, _SCHED_CLS = 5, 3
+_MAP_CREATE, _PROG_LOAD, _SCHED_CLS, _ARRAY = 0, 5, 3, 2
+# the same of a map: type, size of a key and of a value, how many, flags
+_MAP_ATTR = struct.Struct("=IIIII")
 # union bpf_attr, up to prog_name: type, count, instructions, licence, the verifier's log (level,
 # size, place), kern_version, flags, name
 _ATTR = struct.Struct("=IIQQIIQII16s")
@@ -27,18 +29,34 @@ def load(instructions: bytes, name: str) -> int | None:
     It is not asked without a capability for it: a filter of system calls may end who asks. Raises
     OSError for what is wrong with this process (no descriptor, no memory).
     """
-    number = _SYSCALLS.get(os.uname().machine)
-    if number is None or not (capabilities.has("CAP_BPF") or capabilities.has("CAP_SYS_ADMIN")):
-        return None
     import ctypes
 
     code = ctypes.create_string_buffer(instructions, len(instructions))
     licence = ctypes.create_string_buffer(b"Apache-2.0")
     places = (ctypes.addressof(code), ctypes.addressof(licence))
     wanted = _ATTR.pack(_SCHED_CLS, len(instructions) // 8, *places, 0, 0, 0, 0, 0, name.encode())
+    return _called(_PROG_LOAD, wanted)
+
+
+def value_map(size: int) -> int | None:
+    """A descriptor of a map that is one value of zeros; None and OSError as of :func:`load`."""
+    return _called(_MAP_CREATE, _MAP_ATTR.pack(_ARRAY, 4, size, 1, 0))
+
+
+def permitted() -> bool:
+    """Whether this process may ask for programs and maps."""
+    return capabilities.has("CAP_BPF") or capabilities.has("CAP_SYS_ADMIN")
+
+
+def _called(command: int, wanted: bytes) -> int | None:
+    number = _SYSCALLS.get(os.uname().machine)
+    if number is None or not permitted():
+        return None
+    import ctypes
+
     syscall = ctypes.CDLL(None, use_errno=True).syscall
     for _ in range(_TRIES):
-        made = syscall(ctypes.c_long(number), _PROG_LOAD, ctypes.c_char_p(wanted), len(wanted))
+        made = syscall(ctypes.c_long(number), command, ctypes.c_char_p(wanted), len(wanted))
         if made >= 0:
             return int(made)
         code_of_error = ctypes.get_errno()

@@ -30,8 +30,11 @@ _TCA_KIND, _TCA_OPTIONS = 1, 2
 _CLSACT, _CLSACT_HANDLE, INGRESS, EGRESS = 0xFFFFFFF1, 0xFFFF0000, 0xFFFFFFF2, 0xFFFFFFF3
 _BPF_OPS_LEN, _BPF_OPS, _BPF_FLAGS, _BPF_ACT_DIRECT = 4, 5, 8, 1
 # Priority and handles by which a filter is known as hvtx's own, of whatever installation: "hv" and
-# "hvtx", and the next (hvtx.host.checksum_filter). The mark is the device's, with which they go.
+# "hvtx", and the next two (hvtx.host.checksum_filter, rate_filter). The mark is the device's, with
+# which they go.
 OWN_PRIORITY, _OWN_HANDLE, SUM_HANDLE, _ETH_P_ALL = 0x6876, 0x68767478, 0x68767479, 0x0003
+RATE_HANDLE = 0x6876747A  # hvtx.host.rate_filter
+_OWN_HANDLES = (0, _OWN_HANDLE, SUM_HANDLE, RATE_HANDLE)
 _NO_SUCH_KIND = frozenset({errno.ENOENT, errno.EOPNOTSUPP})
 
 
@@ -102,7 +105,7 @@ class TrafficControl:
         for side in (INGRESS, EGRESS):
             for data in whole_dump(self._channel, _GETFILTER, _TCMSG.pack(0, ifindex, 0, side, 0)):
                 _, _, handle, _, info = _TCMSG.unpack_from(data)
-                if info >> 16 != OWN_PRIORITY or handle not in (0, _OWN_HANDLE, SUM_HANDLE):
+                if info >> 16 != OWN_PRIORITY or handle not in _OWN_HANDLES:
                     return False
                 mine += 1
         return mine > 0

@@ -23,10 +23,12 @@ class Policy(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """How much an interface may carry, in bits a second; None: what the device does."""
+    """How much an interface may carry, in bits and packets a second; None: what the device does."""
 
     into_guest: int | None = None
     out_of_guest: int | None = None
+    packets_into_guest: int | None = None
+    packets_out_of_guest: int | None = None
 
 
 NO_POLICY = Policy()

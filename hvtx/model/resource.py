@@ -118,6 +118,7 @@ class TapSpec(_Owned):
     mtu: int
     mac: str  # of the host's side; begins with fe so that it never becomes the bridge's
     guard: NotRequired[dict[str, Any]]  # of rulesets/port_filter; earlier rows lack it
+    limit: NotRequired[dict[str, int]]  # model/limiting; absent where there is no limit
     addresses: NotRequired[list[str]]  # of one that was taken over: those that the kernel gave it
 
 

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 from hvtx.model.address import family_of, with_port
 from hvtx.model.firewall import FirewallSpec
+from hvtx.model.limiting import told
 from hvtx.model.mark import base32
+from hvtx.model.policy import NO_LIMITS, Limits
 from hvtx.model.resource import FLOWS_EACH, Kind
 from hvtx.model.user import User
 from hvtx.model.vm import Interface, Network, Publish, Vm
@@ -241,6 +243,7 @@ def want_vm(
                 ifindex=ifindex,
                 mac=mac,
                 flows=flows,
+                limits=vm.limits,
             )
         ]
     if process:
@@ -258,6 +261,7 @@ def want_interface(
     ifindex: int,
     mac: str,
     flows: int = FLOWS_EACH,
+    limits: Limits = NO_LIMITS,
 ) -> list[ResourceSpec]:
     """The TAP of one interface and its firewall elements."""
     both = {"ipv4": interface.ipv4, "ipv6": interface.ipv6, "bridge": network.bridge}
@@ -283,6 +287,8 @@ def want_interface(
         "mac": mac,
         "guard": port_guard(port_spec, network.mac, network_addresses(network)),
     }
+    if any(limits):
+        tap_spec["limit"] = told(limits)
     wants = [
         ResourceSpec(Kind.TAP, device, tap_spec),
         ResourceSpec(Kind.FILTER, device, {**port_spec}),

@@ -112,6 +112,11 @@ def record_observed(sql: sqlite3.Connection, row: int, observed: Mapping[str, An
     sql.execute("UPDATE resource SET observed = ? WHERE id = ?", (encode(observed), row))
 
 
+def record_spec(sql: sqlite3.Connection, row: int, spec: Mapping[str, Any]) -> None:
+    """What a row stands for is another thing now, of an object that stays: its limits."""
+    sql.execute("UPDATE resource SET spec = ? WHERE id = ?", (encode(spec), row))
+
+
 def commit(
     sql: sqlite3.Connection,
     rows: Sequence[Resource],

@@ -41,7 +41,7 @@ def of_vm(vm: Vm) -> dict[str, Any]:
     found = {
         "number": vm.number,
         "queues": vm.queues if vm.queues != 1 else None,
-        "limits": [vm.limits.into_guest, vm.limits.out_of_guest] if any(vm.limits) else None,
+        "limits": list(vm.limits) if any(vm.limits) else None,
         "policy": _from_policy(vm.policy),
         "user_data": vm.user_data,
         "ssh_keys": list(vm.ssh_keys),

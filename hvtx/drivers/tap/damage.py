@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hvtx.host import tap_filter_check
+from hvtx.drivers.tap.filters import SIDES, rates
+from hvtx.host import rate_filter, tap_filter_check
 from hvtx.host.links import Links
-from hvtx.model.resource import Resource, device_observed
+from hvtx.model.resource import Resource, device_observed, tap_spec
 from hvtx.rulesets.port_filter import port_program
 
 
@@ -25,4 +26,15 @@ def missing(row: Resource, links: Links, spec: Mapping[str, Any]) -> str | None:
             "its checksum filter (no host writes into checked parts of a frame) was "
             "missing or replaced"
         )
+    return unlimited(row)
+
+
+def unlimited(row: Resource) -> str | None:
+    """How a device is not held to the limits of its row, in words. OSError."""
+    wanted = rates(tap_spec(row).get("limit", {}))
+    for side in SIDES:
+        name = rate_filter.name_of(wanted[side]) if side in wanted else None
+        if rate_filter.seen(row.ifindex, side) != name:
+            where = "into" if side == "in" else "out of"
+            return f"the limit of what goes {where} its guest was missing or another"
     return None

@@ -73,8 +73,7 @@ class TapDriver:
     @contextlib.contextmanager
     def _guarding(self) -> Iterator[Guard]:
         """What puts the filters on a device, where they can be had; it is loaded once."""
-        from hvtx.drivers.tap import filters  # 1 ms that only a start has to pay
-
+        filters = _filters()
         with filters.program() as program:
             yield partial(filters.guard, program)
 
@@ -154,7 +153,14 @@ class TapDriver:
         if guard is not None:
             with self._guarding() as put:
                 put(row, self.links, guard)
+            self.limit([row])
         return True
+
+    def limit(self, resources: Sequence[Resource]) -> None:
+        """Hold devices to the limits of their rows (:func:`hvtx.drivers.tap.filters.limit`)."""
+        for row in resources:
+            if named_again(self.links, row.ifindex, row.mark, row.key) is not None:
+                _filters().limit(row)
 
     def set_traits(self, row: Resource, wanted: Wanted, traits: LinkSettingsSocket) -> None:
         """Set a device as it should be, beyond what :meth:`repair` does. Raises OSError."""
@@ -260,6 +266,12 @@ class TapDriver:
             if row.key in names and holders.get(row.key):
                 who = ", ".join(f"{h.command} (pid {h.pid})" for h in holders[row.key])
                 outcomes[row.id] = Outcome(False, "in-use", f"{row.key} is held open by {who}")
+
+
+def _filters() -> Any:
+    from hvtx.drivers.tap import filters  # 1 ms that only a start has to pay
+
+    return filters
 
 
 def _guest_addresses(row: Resource) -> list[str]:

@@ -1,7 +1,8 @@
-"""The filters on a TAP: the guest's own addresses, and checksum offload.
+"""The filters on a TAP: the guest's own addresses, checksum offload, and limits.
 
 The first holds also when all rules are flushed (:mod:`hvtx.rulesets.port_filter`); by the second
 nobody has the host write a checksum into what the rules saw (:mod:`hvtx.host.checksum_program`).
+Where its VM has a limit there is one more for each direction (:mod:`hvtx.host.rate_program`).
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hvtx.host import checksum_filter
+from hvtx.host import checksum_filter, rate_filter
 from hvtx.host.links import Links
+from hvtx.host.rate_program import Rate
 from hvtx.model.resource import Resource, tap_spec
 from hvtx.rulesets.port_filter import port_program
 
@@ -32,4 +34,30 @@ def guard(
     if wanted["apart"]:
         links.keep_apart(index)
     guarded = links.guard(index, port_program(wanted))
+    if tap_spec(row).get("limit"):
+        limit(row)
     return {"guarded": guarded, "summed": guarded and checksum_filter.put(index, loaded)}
+
+
+SIDES = ("in", "out")  # into the guest, and out of it
+
+
+def rates(limit: Mapping[str, int]) -> dict[str, Rate]:
+    """The limits of a device by their direction, where there are any (pure)."""
+    found = {side: Rate(limit.get(side), limit.get(f"{side}-packets")) for side in SIDES}
+    return {side: rate for side, rate in found.items() if any(rate)}
+
+
+def limit(row: Resource) -> None:
+    """Hold a device to the limits of its row, and to no others.
+
+    Each direction is held to the old limit, or to the new one, all along. Raises OSError,
+    HostRefused, NotPermitted.
+    """
+    wanted = rates(tap_spec(row).get("limit", {}))
+    for side in SIDES:
+        if side in wanted:
+            if rate_filter.seen(row.ifindex, side) != rate_filter.name_of(wanted[side]):
+                rate_filter.put(row.ifindex, side, wanted[side])
+        else:
+            rate_filter.take(row.ifindex, side)

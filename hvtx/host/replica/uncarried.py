@@ -12,7 +12,7 @@ _GETQDISC, _GETFILTER, _TCMSG = 38, 46, struct.Struct("=BxxxiIII")
 _INGRESS_QDISC = 0xFFFF0000  # of ingress and clsact
 _SIDES = (0xFFFFFFF2, 0xFFFFFFF3)  # of clsact; those of ingress are listed by the first, too
 _OWN_PRIORITY = 0x6876  # of hvtx's own filters, and their handles (hvtx.host.tc)
-_OWN_HANDLES = (0, 0x68767478, 0x68767479)
+_OWN_HANDLES = (0, 0x68767478, 0x68767479, 0x6876747A)
 
 
 def not_carried(devices: Iterable[Device]) -> list[str]:

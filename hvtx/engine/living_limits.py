@@ -1,0 +1,103 @@
+"""The limits of a VM that runs are changed, under its devices; what was interrupted is settled.
+
+The rows of its devices say the new limits before the kernel is asked, together with the VM's
+record: whoever finds the change interrupted holds the devices to what their rows say. Each
+direction is held to the old limit or to the new one all along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hvtx.engine.runtime import Runtime
+from hvtx.errors import HostRefused, HvtxError
+from hvtx.host import failpoint
+from hvtx.model.limiting import told
+from hvtx.model.policy import Limits
+from hvtx.model.resource import Kind, Resource, State
+from hvtx.model.vm import Operation as Interrupted
+from hvtx.model.vm import Vm
+from hvtx.store import intents, records
+from hvtx.store.history import Event
+
+if TYPE_CHECKING:
+    from hvtx.drivers.base import DeviceDriver
+    from hvtx.engine.transaction import Operation
+
+VERB = "set"
+
+
+def devices_of(rows: Iterable[Resource], life: int) -> list[Resource]:
+    """The devices of a VM that are up in this life of the host."""
+    return [
+        row
+        for row in rows
+        if row.kind == Kind.TAP and row.state == State.COMMITTED and row.life == life
+    ]
+
+
+def with_limits(row: Resource, limits: Limits) -> Resource:
+    """A device's row as it is with these limits (pure)."""
+    spec = {name: value for name, value in row.spec.items() if name != "limit"}
+    return row._replace(spec={**spec, "limit": told(limits)} if any(limits) else spec)
+
+
+def record(sql: Any, vm: Vm, devices: Sequence[Resource]) -> None:
+    """Put limits on record, of a VM and of its devices."""
+    records.set_vm(sql, vm)
+    for row in devices:
+        intents.record_spec(sql, row.id, row.spec)
+
+
+def change(operation: Operation, before: Vm, old: Sequence[Resource], limits: Limits) -> None:
+    """Hold the devices of a running VM to what is on record by now, or put all back as it was.
+
+    ``old`` are its devices' rows as they were. The caller holds the VM's lock, and has begun the
+    operation with :func:`record`. Raises HostRefused, NotPermitted.
+    """
+    driver = operation.runtime.devices()
+    try:
+        operation.raise_pending_interrupt()
+        _hold(driver, [with_limits(row, limits) for row in old])
+        failpoint.reach("acted:limit")
+    except (Exception, KeyboardInterrupt):
+        _hold(driver, old)
+        back = Event("changed", f"VM {before.name}: its limits are as they were", reason="undone")
+        operation.end("undone", events=[back], then=lambda sql: record(sql, before, old))
+        raise
+    operation.end("done")
+
+
+def _hold(driver: DeviceDriver, devices: Sequence[Resource]) -> None:
+    try:
+        driver.limit(devices)
+    except OSError as problem:
+        raise HostRefused(
+            f"the kernel refused the limit of {', '.join(row.key for row in devices)}:"
+            f" {problem.strerror}",
+            hint="`hvtx doctor` checks this host",
+        ) from problem
+
+
+def unsettled(runtime: Runtime, interrupted: Iterable[Interrupted]) -> set[int]:
+    """Carry interrupted changes through; the operations of which that could not be done yet."""
+    left = set()
+    for operation in interrupted:
+        if operation.verb != VERB or operation.vm is None:
+            continue
+        if not runtime.try_lock("vm", operation.vm):
+            left.add(operation.id)
+            continue
+        try:
+            _hold(runtime.devices(), runtime.read(_standing, operation.vm, runtime.life.id))
+        except HvtxError:
+            left.add(operation.id)
+        finally:
+            runtime.unlock("vm", operation.vm)
+    return left
+
+
+def _standing(sql: Any, name: str, life: int) -> list[Resource]:
+    vm = records.find_vm(sql, name)
+    return devices_of(records.resources_of_vm(sql, vm.id), life) if vm is not None else []
