@@ -43,6 +43,16 @@ def network() -> None:
     "--nat/--no-nat", default=True, help="Masquerade guest traffic behind the host's addresses."
 )
 @click.option("--isolate", is_flag=True, help="Drop traffic between guests.")
+@click.option(
+    "--uplink", metavar="IFNAME", help="Guests leave the host by this device only [default: any]."
+)
+@click.option(
+    "--source",
+    "sources",
+    multiple=True,
+    metavar="A",
+    help="Address of the host that guests have outside; at most one of each family.",
+)
 @as_json
 @click.pass_context
 def create(ctx: click.Context, /, name: str, json_: bool, **request: Any) -> None:
@@ -56,6 +66,8 @@ def create(ctx: click.Context, /, name: str, json_: bool, **request: Any) -> Non
         request["mtu"],
         nat=request["nat"],
         isolate=request["isolate"],
+        uplink=request["uplink"],
+        sources=request["sources"],
     )
     with opened(ctx, writable=True) as runtime:
         made = network_create.create_network(runtime, parsed)
@@ -113,6 +125,8 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
             ("gateways", " ".join(shown.gateways)),
             ("nat", "yes" if shown.nat else "no"),
             ("isolate", "yes" if shown.isolate else "no"),
+            *((("uplink", shown.uplink),) if shown.uplink else ()),
+            *((("source", " ".join(shown.sources)),) if shown.sources else ()),
             ("mtu", shown.mtu),
             ("firewall", shown.firewall),
             ("vms", " ".join(shown.vms)),

@@ -53,7 +53,8 @@ _WISHES = (
         "ips",
         multiple=True,
         metavar="A",
-        help="IP address; the nth of a family is for the nth network.",
+        help="IP address; the nth of a family is for the nth network, a further one for the network"
+        " that it is in.",
     ),
     click.option(
         "--mac", "macs", multiple=True, metavar="M", help="MAC address of the nth interface."

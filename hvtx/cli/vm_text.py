@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hvtx import documents
 from hvtx.cli import render
 from hvtx.model import limiting
-from hvtx.model.address import with_port
+from hvtx.model.address import is_ipv6, with_port
 
 if TYPE_CHECKING:
     from hvtx.commands.show import ShownInterface, ShownVm
@@ -58,7 +58,7 @@ def accelerator_of(shown: ShownVm) -> str | None:
 
 def addresses_of(interface: ShownInterface) -> list[str]:
     """The addresses of an interface, as far as it has them."""
-    return [address for address in (interface.ipv4, interface.ipv6) if address]
+    return list(interface.addresses)
 
 
 def _host(port: Publish) -> str:
@@ -100,6 +100,9 @@ def ways_of(interface: ShownInterface) -> list[str]:
             (interface.ipv6, interface.prefix6, interface.gateway6),
         )
         if address
+    ] + [
+        f"{address}/{interface.prefix6 if is_ipv6(address) else interface.prefix}"
+        for address in interface.more
     ]
 
 

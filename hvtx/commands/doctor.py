@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 
-from hvtx.engine.checks import changes, checksums, kernel, own, programs, traffic
+from hvtx.engine.checks import changes, checksums, exits, kernel, own, programs, traffic
 from hvtx.engine.finding import AS_ROOT, NOWHERE, Finding
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.errors import HvtxError
@@ -52,6 +52,7 @@ CHECKS: dict[str, Check] = {
     "kvm": programs.check_kvm,
     "forwarding": kernel.check_forwarding,
     "loopback": kernel.check_loopback6,
+    "uplinks": exits.check_exits,
     "conntrack": kernel.check_conntrack,
     "checksums": checksums.check_checksums,
     "forward": traffic.check_forward,

@@ -97,8 +97,7 @@ def _leases(sql: Any) -> dict[str, str]:
         address: vm.id
         for vm in records.vms(sql)
         for interface in vm.interfaces
-        for address in (interface.ipv4, interface.ipv6)
-        if address
+        for address in interface.addresses
     }
 
 

@@ -16,10 +16,19 @@ from hvtx.errors import (
 )
 from hvtx.model.address import family_of
 from hvtx.model.vm import Network
+from hvtx.planner.exits import parse_exits
 
 
 def parse_request(
-    name: str, subnets: Sequence[str], bridge: str | None, mtu: int, *, nat: bool, isolate: bool
+    name: str,
+    subnets: Sequence[str],
+    bridge: str | None,
+    mtu: int,
+    *,
+    nat: bool,
+    isolate: bool,
+    uplink: str | None = None,
+    sources: Sequence[str] = (),
 ) -> NetworkRequest:
     """Check what was written; raises UsageError."""
     from hvtx.planner import addressing
@@ -44,7 +53,13 @@ def parse_request(
             f"--mtu {mtu} is not between {least} and {most}",
             hint="1500 is Ethernet's; IPv6 needs 1280 at least",
         )
-    return NetworkRequest(name, tuple(sorted(parsed, key=family_of)), bridge, mtu, nat, isolate)
+    if uplink is not None and uplink == bridge:
+        raise UsageError(
+            f"--uplink and --bridge are both {bridge}", hint="the bridge is made by hvtx"
+        )
+    exits = parse_exits(uplink, sources, families=families, nat=nat)
+    subnets = tuple(sorted(parsed, key=family_of))
+    return NetworkRequest(name, subnets, bridge, mtu, nat, isolate, exits)
 
 
 def create_network(runtime: Runtime, request: NetworkRequest) -> Network:

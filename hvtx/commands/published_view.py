@@ -227,6 +227,8 @@ def _network_of(told: Mapping[str, Any]) -> ShownNetwork:
             Resource(n, row["kind"], row["key"], row["state"], "", {}, {}, 0, 0, None, told["id"])
             for n, row in enumerate(told["resources"])
         ),
+        uplink=told.get("uplink"),
+        sources=tuple(told.get("source", ())),
     )
 
 

@@ -39,6 +39,12 @@ class ShownInterface(NamedTuple):
     prefix6: int | None
     gateway6: str | None
     publish: tuple[Publish, ...]
+    more: tuple[str, ...]  # its further addresses
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """All of its addresses, the first of IPv4 and of IPv6 before the others."""
+        return tuple(a for a in (self.ipv4, self.ipv6, *self.more) if a)
 
 
 class ShownVm(NamedTuple):
@@ -134,7 +140,7 @@ def _shown_interface(
     prefix6, gateway6 = ways.get(6, (None, None))
     return ShownInterface(
         interface.network_name, device, interface.mac, interface.ipv4, interface.ipv6,
-        prefix, gateway4, prefix6, gateway6, interface.publish,
+        prefix, gateway4, prefix6, gateway6, interface.publish, interface.more,
     )  # fmt: skip
 
 

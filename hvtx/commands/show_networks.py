@@ -24,6 +24,8 @@ class ShownNetwork(NamedTuple):
     firewall: str
     vms: tuple[str, ...]  # names of those that use it
     resources: tuple[Resource, ...]
+    uplink: str | None = None
+    sources: tuple[str, ...] = ()
 
 
 def shown_network(runtime: Runtime, network: Network) -> ShownNetwork:
@@ -43,6 +45,8 @@ def shown_network(runtime: Runtime, network: Network) -> ShownNetwork:
         firewall=network.firewall,
         vms=tuple(users),
         resources=tuple(rows),
+        uplink=network.uplink,
+        sources=network.sources,
     )
 
 

@@ -14,11 +14,11 @@ from hvtx.engine.scope import bridges_now
 from hvtx.engine.transaction import Operation, begin
 from hvtx.engine.vm_options import VmRequest
 from hvtx.errors import Conflict, NotFound, advised
-from hvtx.model.address import is_ipv6
 from hvtx.model.policy import Limits
 from hvtx.model.resource import Kind
 from hvtx.model.vm import Interface, Network, Publish, Vm
 from hvtx.planner import addressing, provision
+from hvtx.planner.assigning import Asked, assigned
 from hvtx.planner.provision import ResourceSpec
 from hvtx.store import history, leases, records
 from hvtx.store.history import Event
@@ -58,7 +58,7 @@ def request_from_log(runtime: Runtime, name: str, operation: int | None = None) 
         command=tuple(record["command"]),
         directory=record["directory"],
         autostart=record["autostart"],
-        leases=tuple((i["ipv4"], i["ipv6"]) for i in interfaces),
+        leases=tuple(Asked(i["ipv4"], i["ipv6"], tuple(i.get("more", ()))) for i in interfaces),
         limits=Limits(*record.get("limits", ())),
     )
 
@@ -177,34 +177,26 @@ def take_networks(runtime: Runtime, request: VmRequest) -> list[Network]:
 
 
 def _check_addresses(runtime: Runtime, request: VmRequest, networks: Sequence[Network]) -> None:
-    fours, sixes = _addresses(request, networks)
+    asked = _asked(request, networks)
     with runtime.reading() as sql:
-        for four, six, network in zip(fours, sixes, networks, strict=True):
-            for address in (four, six):
-                if address:
-                    with advised(
-                        f"hvtx network show {network.name} tells its subnets; without --ip a free"
-                        " address is chosen"
-                    ):
-                        addressing.check_guest_address(address, network)
-                    leases.refuse_taken_address(sql, address)
+        for each, network in zip(asked, networks, strict=True):
+            for address in each.addresses:
+                with advised(
+                    f"hvtx network show {network.name} tells its subnets; without --ip a free"
+                    " address is chosen"
+                ):
+                    addressing.check_guest_address(address, network)
+                leases.refuse_taken_address(sql, address)
     for port in request.publish:  # they are the first interface's
         addressing.check_published(port, networks[0])
-    wanted = [address for address in (*fours, *sixes) if address is not None]
+    wanted = [address for each in asked for address in each.addresses]
     if wanted:
         own_addresses.refuse(wanted, own_addresses.in_subnets(networks))
 
 
-def _addresses(
-    request: VmRequest, networks: Sequence[Network]
-) -> tuple[list[str | None], list[str | None]]:
-    """The nth address of a family belongs to the nth network, unless leases say it whole."""
-    if request.leases:
-        return [four for four, _ in request.leases], [six for _, six in request.leases]
-    pad = [None] * len(networks)
-    four: list[str | None] = [ip for ip in request.ips if not is_ipv6(ip)]
-    six: list[str | None] = [ip for ip in request.ips if is_ipv6(ip)]
-    return (four + pad)[: len(networks)], (six + pad)[: len(networks)]
+def _asked(request: VmRequest, networks: Sequence[Network]) -> list[Asked]:
+    """The addresses of each interface, which leases say where they are known."""
+    return list(request.leases) or assigned(request.ips, networks)
 
 
 def record_vm(
@@ -238,16 +230,16 @@ def record_vm(
         limits=request.limits,
     )
     records.add_vm(sql, vm, operation.id)
-    fours, sixes = _addresses(request, networks)
     wanted = [
-        (
+        leases.Claim(
             network,
             request.macs[n] if n < len(request.macs) else provision.guest_mac(os.urandom(5)),
-            fours[n],
-            sixes[n],
+            asked.ipv4,
+            asked.ipv6,
             request.publish if n == 0 else (),
+            asked.more,
         )
-        for n, network in enumerate(networks)
+        for n, (network, asked) in enumerate(zip(networks, _asked(request, networks), strict=True))
     ]
     interfaces = leases.claim(sql, vm.id, wanted, taken)
     vm = vm._replace(interfaces=interfaces)
@@ -261,16 +253,10 @@ def want_leases(interfaces: Sequence[Interface]) -> list[ResourceSpec]:
     return [
         ResourceSpec(Kind.LEASE, address, {"address": address, "mac": interface.mac})
         for interface in interfaces
-        for address in (interface.ipv4, interface.ipv6)
-        if address
+        for address in interface.addresses
     ]
 
 
 def lease_networks(interfaces: Sequence[Interface]) -> list[str | None]:
     """The network of each lease, in the order of :func:`want_leases`."""
-    return [
-        interface.network
-        for interface in interfaces
-        for address in (interface.ipv4, interface.ipv6)
-        if address
-    ]
+    return [interface.network for interface in interfaces for address in interface.addresses]

@@ -22,6 +22,8 @@ def document(shown: ShownNetwork, view: AsOf | None = None) -> dict[str, Any]:
         "gateway": list(shown.gateways),
         "nat": shown.nat,
         "isolate": shown.isolate,
+        "uplink": shown.uplink,
+        "source": list(shown.sources),
         "mtu": shown.mtu,
         "firewall": shown.firewall,
         "vms": list(shown.vms),

@@ -54,6 +54,7 @@ def _interface(shown: ShownInterface) -> dict[str, Any]:
         "gateway": shown.gateway,
         "prefix6": shown.prefix6,
         "gateway6": shown.gateway6,
+        "addresses": list(shown.addresses),
         "publish": [
             {
                 "protocol": port.protocol,

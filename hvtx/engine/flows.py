@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hvtx.engine import lines, notice
 from hvtx.errors import HvtxError
 from hvtx.host import failpoint
-from hvtx.model.firewall import firewall_spec
+from hvtx.model.firewall import addresses_in, firewall_spec
 from hvtx.model.reason import Reason
 from hvtx.model.resource import FIREWALL_KINDS, FLOWS, GONE, Kind, Outcome, Resource
 from hvtx.model.vm import Publish
@@ -66,8 +66,7 @@ def guest_addresses(row: Resource) -> list[str]:
     if row.kind not in FIREWALL_KINDS or row.vm is None:
         return []
     spec = firewall_spec(row)
-    fields = (spec.get("ipv4"), spec.get("ipv6"), spec.get("address"))
-    return [address for address in fields if address]
+    return [*addresses_in(spec), *filter(None, [spec.get("address")])]
 
 
 def end_past_new(

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from hvtx.engine import notice
+from hvtx.engine import exits, notice
 from hvtx.engine.network_build import (
     build_network,
     host_prefixes,
@@ -24,6 +24,7 @@ from hvtx.host.links import Links
 from hvtx.model.address import is_ipv6
 from hvtx.model.vm import Network
 from hvtx.planner import provision
+from hvtx.planner.exits import NO_EXITS, Exits
 from hvtx.planner.scope import NetworkScope
 from hvtx.store import records
 
@@ -39,6 +40,7 @@ class NetworkRequest(NamedTuple):
     mtu: int = 1500
     nat: bool = True
     isolate: bool = False
+    exits: Exits = NO_EXITS
 
 
 def make_network(runtime: Runtime, request: NetworkRequest, scope: NetworkScope) -> Network:
@@ -140,6 +142,7 @@ def _check_free(scope: NetworkScope, request: NetworkRequest) -> None:
         if taken:
             raise Conflict(f"{subnet} overlaps {taken} of another network", hint="hvtx network ls")
     refuse_taken_subnet(request.subnets)
+    exits.refuse_exits(request.exits, scope.networks.values())
     if request.bridge is not None:
         links = Links()
         try:
@@ -173,6 +176,8 @@ def _describe(runtime: Runtime, request: NetworkRequest) -> Network:
         subnets=request.subnets,
         gateways=tuple(addressing.gateway_of(subnet) for subnet in request.subnets),
         gateway6=provision.link_local(mac) if six else None,
+        uplink=request.exits.uplink,
+        sources=request.exits.sources,
     )
 
 

@@ -86,8 +86,8 @@ def refuse_start(vm: Vm, networks: Iterable[Network]) -> None:
     """Raise Conflict if the host has an address of a VM that is to be started."""
     own = in_subnets(networks)
     for interface in vm.interfaces:
-        for address in (interface.ipv4, interface.ipv6):
-            if address is not None and address in own:
+        for address in interface.addresses:
+            if address in own:
                 raise Conflict(
                     f"the address {address} of VM {vm.name!r} is now this host's own: device "
                     f"{own[address].device} has it",
@@ -106,8 +106,8 @@ def taken_from(vms: Sequence[Vm], own: Mapping[str, Own]) -> list[tuple[Vm, Own]
         (vm, own[address])
         for vm in vms
         for interface in vm.interfaces
-        for address in (interface.ipv4, interface.ipv6)
-        if address is not None and address in own
+        for address in interface.addresses
+        if address in own
     ]
 
 
@@ -134,8 +134,8 @@ def wrong_neighbours(vms: Sequence[Vm], bridges: Mapping[str, tuple[int, str]]) 
     for vm in vms:
         for interface in vm.interfaces:
             index, device = bridges.get(interface.network, (0, ""))
-            for address in (interface.ipv4, interface.ipv6):
-                mac = entered.get((index, address)) if address is not None else None
-                if address is not None and mac is not None and mac != interface.mac:
+            for address in interface.addresses:
+                mac = entered.get((index, address))
+                if mac is not None and mac != interface.mac:
                     found.append(Wrong(vm, address, mac, device))
     return found

@@ -50,7 +50,7 @@ def refuse_diverted_vm(vm: Vm, networks: NetworkScope) -> None:
     for network in networks.networks.values():
         row = networks.bridge(network.id)
         own = [i for i in vm.interfaces if i.network == network.id]
-        guests = [address for i in own for address in (i.ipv4, i.ipv6) if address]
+        guests = [address for i in own for address in i.addresses]
         if row is not None and guests:
             refuse_diverted(network, row, guests)
 

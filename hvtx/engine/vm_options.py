@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from hvtx.errors import UsageError, advised
-from hvtx.model.address import is_ipv6
 from hvtx.model.limiting import parse_limit
 from hvtx.model.policy import NO_LIMITS, Limits
 from hvtx.model.vm import Publish
 from hvtx.planner import addressing
+from hvtx.planner.assigning import Asked
 
 HYPERVISORS = ("qemu", "firecracker", "cloud-hypervisor", "command", "external")
 
@@ -34,7 +34,7 @@ class VmRequest(NamedTuple):
     command: tuple[str, ...]
     directory: str
     autostart: bool
-    leases: tuple[tuple[str | None, str | None], ...] = ()  # IPv4, IPv6 of each interface
+    leases: tuple[Asked, ...] = ()  # the addresses of each interface, where they are known whole
     limits: Limits = NO_LIMITS
 
 
@@ -115,17 +115,18 @@ def _ports(publish: Sequence[str]) -> tuple[Publish, ...]:
 def _addresses(
     ips: Sequence[str], macs: Sequence[str], interfaces: int
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """IP addresses and MACs, of each kind at most one for each interface."""
+    """IP addresses, each once, and MACs, at most one for each interface."""
     with advised("write it as 10.77.0.5 or fd77::5; without --ip a free one is chosen"):
         addresses = tuple(addressing.parse_address(ip) for ip in ips)
     with advised("write it as 02:11:22:33:44:55; without --mac one is generated"):
         parsed = tuple(addressing.parse_mac(mac) for mac in macs)
-    fours = sum(not is_ipv6(address) for address in addresses)
-    if max(len(parsed), fours, len(addresses) - fours) > interfaces:
+    if len(parsed) > interfaces:
         raise UsageError(
-            "more --ip or --mac than networks",
-            hint="each network takes one MAC, one IPv4 and one IPv6 address; add a --network",
+            "more --mac than networks", hint="each network takes one MAC; add a --network"
         )
+    for number, address in enumerate(addresses):
+        if address in addresses[:number]:
+            raise UsageError(f"--ip {address} is given twice", hint="give each address once")
     return addresses, parsed
 
 

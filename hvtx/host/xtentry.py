@@ -63,8 +63,7 @@ def build(family: int, text: str, comment: str) -> bytes:
             addresses.take(word, words.value(), inverted=inverted)
         elif word == "-m" and not inverted:
             name = words.value()
-            several = name == "connlimit"
-            matches += _connlimit(layout, words) if several else _match(name, words)
+            matches += _of_several(layout, name, words) or _match(name, words)
         elif word == "-j" and not inverted:
             target = _target(layout, words.value(), list(words))
         else:
@@ -201,6 +200,13 @@ class _Addresses:
 # Matches ----------------------------------------------------------------------------------------
 
 
+def _of_several(layout: Layout, name: str, words: _Words) -> bytes:
+    """A match of several options; empty for others."""
+    if name == "connlimit":
+        return _connlimit(layout, words)
+    return _conntrack_of(words) if name == "conntrack" else b""
+
+
 def _match(name: str, words: _Words) -> bytes:
     if name not in _MATCHES:
         raise words.unknown(name)
@@ -231,14 +237,27 @@ _STATE_FLAG = 1
 _BEFORE_FLAGS = 128 + 8 + 10  # eight addresses, two times, the protocol and four ports
 
 
-def _conntrack(value: str, inverted: bool) -> bytes:
-    """The match conntrack: struct xt_conntrack_mtinfo3, of which only the states are used."""
+_DIRECTION_FLAG = 1 << 12
+
+
+def _conntrack_of(words: _Words) -> bytes:
+    """The match conntrack: struct xt_conntrack_mtinfo3; of it the states and the direction."""
+    found = {n: (v, inverted) for n, v, inverted in words.options("--ctstate", "--ctdir")}
+    state, direction = found.get("--ctstate"), found.get("--ctdir")
+    if state is None or direction not in (None, ("REPLY", False)):
+        raise ValueError("cannot build such a match conntrack")
+    return _part("conntrack", 3, _conntrack(*state, _DIRECTION_FLAG if direction else 0))
+
+
+def _conntrack(value: str, inverted: bool, direction: int) -> bytes:
     mask = 0
     for state in value.split(","):
         if state not in _STATES:
             raise ValueError(f"cannot build a match of the state {state!r}")
         mask |= _STATES[state]
-    flags = struct.pack("=HHHH", _STATE_FLAG, _STATE_FLAG if inverted else 0, mask, 0)
+    # the reply's direction is the other one, inverted
+    inverse = (_STATE_FLAG if inverted else 0) | direction
+    flags = struct.pack("=HHHH", _STATE_FLAG | direction, inverse, mask, 0)
     return (bytes(_BEFORE_FLAGS) + flags).ljust(164, b"\0")
 
 
@@ -284,7 +303,6 @@ def _connlimit(layout: Layout, words: _Words) -> bytes:
 # name: revision, the option that it must have, its payload
 _MATCHES: dict[str, tuple[int, str, Callable[[str, bool], bytes]]] = {
     "addrtype": (1, "--dst-type", _addrtype),
-    "conntrack": (3, "--ctstate", _conntrack),
     "tcp": (0, "--dport", _tcp),
     "udp": (0, "--dport", _udp),
 }
@@ -296,11 +314,12 @@ _MAP_IPS, _PROTO_SPECIFIED = 1, 2
 
 
 def _target(layout: Layout, name: str, options: list[str]) -> bytes:
-    """A verdict, a chain, MASQUERADE or DNAT.
+    """A verdict, a chain, MASQUERADE, DNAT or SNAT.
 
     Shapes: struct xt_standard_target with its verdict as a name (libiptc resolves it); for
-    MASQUERADE struct nf_nat_ipv4_multi_range_compat or, in IPv6, nf_nat_range; for DNAT
-    nf_nat_range2 (revision 2, Linux 4.18). iptables-save prints only the revision that it prefers.
+    MASQUERADE and SNAT struct nf_nat_ipv4_multi_range_compat or, in IPv6, nf_nat_range (of SNAT
+    revision 1); for DNAT nf_nat_range2 (revision 2, Linux 4.18). iptables-save prints only the
+    revision that it prefers.
     """
     if name == "MASQUERADE" and not options:
         four = layout.domain == socket.AF_INET
@@ -311,6 +330,11 @@ def _target(layout: Layout, name: str, options: list[str]) -> bytes:
         ports = struct.pack("!HHH", int(number), int(number), 0)
         flags = struct.pack("=I", _MAP_IPS | _PROTO_SPECIFIED)
         return _part(name, 2, flags + address * 2 + ports)
+    if name == "SNAT" and options[:1] == ["--to-source"] and len(options) == 2:
+        address, flags = _packed(layout.domain, options[1]), struct.pack("=I", _MAP_IPS)
+        if layout.domain == socket.AF_INET:
+            return _part(name, 0, struct.pack("=I", 1) + flags + address * 2 + bytes(4))
+        return _part(name, 1, flags + address * 2 + bytes(4))
     if name == "DNAT" or options:
         raise ValueError(f"cannot build a {name} with {options!r}")
     return _part(name, 0, bytes(8))

@@ -17,15 +17,15 @@ class FirewallSpec(TypedDict, total=False):
     ``base``        the installation's own tables and chains, in this backend; families: of the
                     tables (nftables; rows of earlier versions, without them, stand for both)
     ``network``     bridge, subnets, nat, isolate, gateway6 (link-local of the bridge, or None),
-                    flows (tracked connections that one guest may have)
-    ``port``        device, mac, ipv4, ipv6 (anti-spoofing), bridge, gateway6, isolate (its
+                    flows (tracked connections that one guest may have), uplink
+    ``port``        device, mac, ipv4, ipv6, more (anti-spoofing), bridge, gateway6, isolate (its
                     network's; no default, so that it is never forgotten), forward (bool:
                     also accept forwarding for its addresses; false where the other backend does),
                     flows
-    ``forward``     ipv4, ipv6, bridge: accept forwarding for these addresses
+    ``forward``     ipv4, ipv6, more, bridge: accept forwarding for these addresses
     ``pass``        family (4, 6), uplinks (devices where the world is): the way to what is accepted
                     where the policy of FORWARD drops (iptables)
-    ``masquerade``  address, bridge
+    ``masquerade``  address, bridge, source
     ``publish``     protocol, host_ip (None: any), host_port, ipv4, ipv6, guest_port, bridge
     ``imported``    place, text, native: somebody else's rule, which was taken over as it is;
                     words: its text before a mark stood in it; ipv4 or ipv6: whose it is
@@ -44,8 +44,11 @@ class FirewallSpec(TypedDict, total=False):
     mac: str
     ipv4: str | None
     ipv6: str | None
+    more: list[str]  # further addresses, of either family; absent where there are none
     forward: bool
     address: str
+    source: str  # whom that address is outside; absent: masqueraded
+    uplink: str  # the only device by which guests leave the host; absent: any
     protocol: str
     host_ip: str | None
     host_port: int
@@ -110,5 +113,5 @@ def chain_rules(row: Resource) -> Iterator[ChainRules]:
 
 
 def addresses_in(spec: FirewallSpec) -> list[str]:
-    """The guest's addresses that a row is about, that of IPv4 first."""
-    return [address for address in (spec.get("ipv4"), spec.get("ipv6")) if address]
+    """The guest's addresses that a row is about, the first of IPv4 first."""
+    return [a for a in (spec.get("ipv4"), spec.get("ipv6"), *spec.get("more", ())) if a]

@@ -64,8 +64,13 @@ class Interface(NamedTuple):
     publish: tuple[Publish, ...]
     more: tuple[str, ...] = ()  # further addresses of it, of either family
 
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """All of its addresses, the first of IPv4 and of IPv6 before the others."""
+        return tuple(a for a in (self.ipv4, self.ipv6, *self.more) if a)
+
     def address(self, family: int) -> str | None:
-        """Its address of a family, 4 or 6."""
+        """Its first address of a family, 4 or 6."""
         return self.ipv6 if family == 6 else self.ipv4
 
 

@@ -47,6 +47,16 @@ def parse_device(text: str) -> str:
     return text
 
 
+def parse_uplink(text: str) -> str:
+    """The name of a device that is to be there already."""
+    if text in _RESERVED_DEVICES or not _DEVICE.match(text):
+        raise UsageError(
+            f"--uplink {text!r} is not the name of a device where the world is",
+            hint="ip route show default tells one, for instance eth0",
+        )
+    return text
+
+
 def parse_mac(text: str) -> str:
     """A unicast MAC address, lower case."""
     mac = text.lower()

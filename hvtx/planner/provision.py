@@ -18,6 +18,7 @@ from hvtx.model.policy import NO_LIMITS, Limits
 from hvtx.model.resource import FLOWS_EACH, Kind
 from hvtx.model.user import User
 from hvtx.model.vm import Interface, Network, Publish, Vm
+from hvtx.planner.exits import source_of
 from hvtx.planner.forwarding import dotted
 
 _ANY4 = "0.0.0.0"  # noqa: S104 - not bound to
@@ -131,6 +132,7 @@ def _network_rules(network: Network, flows: int) -> ResourceSpec:
         "isolate": network.isolate,
         "gateway6": network.gateway6,
         "flows": flows,
+        **({"uplink": network.uplink} if network.uplink else {}),
     }
     return ResourceSpec(Kind.FILTER, f"{network.firewall} network {network.name}", spec)
 
@@ -188,7 +190,14 @@ def port_guard(port: FirewallSpec, bridge_mac: str, addresses: Sequence[str]) ->
         "ipv6": port.get("ipv6"),
         "gateway6": port.get("gateway6"),
         "apart": apart if port["isolate"] else None,
+        **_more(port.get("more", ())),
     }
+
+
+def _more(addresses: Iterable[str]) -> dict[str, list[str]]:
+    """Further addresses of a guest, as a row has them: not at all where there are none."""
+    found = list(addresses)
+    return {"more": found} if found else {}
 
 
 def guards_bridge(firewall: str, *, nat: bool) -> bool:
@@ -264,7 +273,7 @@ def want_interface(
     limits: Limits = NO_LIMITS,
 ) -> list[ResourceSpec]:
     """The TAP of one interface and its firewall elements."""
-    both = {"ipv4": interface.ipv4, "ipv6": interface.ipv6, "bridge": network.bridge}
+    own = {"ipv4": interface.ipv4, "ipv6": interface.ipv6, **_more(interface.more)}
     port_spec: FirewallSpec = {
         "backend": "nftables",
         "what": "port",
@@ -278,6 +287,8 @@ def want_interface(
         "isolate": network.isolate,
         "flows": flows,
     }
+    if interface.more:
+        port_spec["more"] = list(interface.more)
     tap_spec = {
         "device": device,
         "ifindex": ifindex,
@@ -294,7 +305,8 @@ def want_interface(
         ResourceSpec(Kind.FILTER, device, {**port_spec}),
     ]
     if network.firewall == "iptables":
-        forward_spec = {"backend": "iptables", "what": "forward", **both}
+        forward_spec = {"backend": "iptables", "what": "forward", **own}
+        forward_spec["bridge"] = network.bridge
         wants.append(ResourceSpec(Kind.FILTER, f"{device} forward", forward_spec))
     if network.nat:
         wants += _masquerades(interface, network)
@@ -306,11 +318,18 @@ def _masquerades(interface: Interface, network: Network) -> list[ResourceSpec]:
     spec = {"backend": network.firewall, "what": "masquerade"}
     return [
         ResourceSpec(
-            Kind.MASQUERADE, address, {**spec, "address": address, "bridge": network.bridge}
+            Kind.MASQUERADE,
+            address,
+            {**spec, "address": address, "bridge": network.bridge, **_as(network, address)},
         )
-        for address in (interface.ipv4, interface.ipv6)
-        if address
+        for address in interface.addresses
     ]
+
+
+def _as(network: Network, address: str) -> dict[str, str]:
+    """Whom a guest's address is outside, where the network says so."""
+    source = source_of(network.sources, family_of(address))
+    return {"source": source} if source else {}
 
 
 def _published(interface: Interface, network: Network) -> list[ResourceSpec]:

@@ -130,7 +130,11 @@ def _network(installation: str, spec: FirewallSpec) -> tuple[Rule, ...]:
         rules.append(Rule(family, "filter", "INPUT", limit, first=True))
         rules += [
             Rule(family, "mangle", forward, text, first=True)
-            for text in _guards(bridge, limit, isolate=spec["isolate"], nat=spec["nat"])
+            for text in (
+                *_known(bridge, spec.get("uplink")),
+                *_guards(bridge, limit, isolate=spec["isolate"], nat=spec["nat"]),
+                *_bound(bridge, spec.get("uplink")),
+            )
         ]
         if family == 4:
             rules += _loopback_guard(installation, bridge)
@@ -147,15 +151,38 @@ def _network(installation: str, spec: FirewallSpec) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-def _guards(bridge: str, limit: str, *, isolate: bool, nat: bool) -> Iterator[str]:
-    """What of a network's routed traffic is dropped, whatever others accept.
+def _known(bridge: str, uplink: str | None) -> Iterator[str]:
+    """What was let through once needs no look at the rest.
 
-    What was let through once needs no look at the rest. By bridge, as the chain sees others'
-    packets too; where a VM stops, its flows are forgotten with its rules.
+    By bridge, as the chain sees others' packets too; where a VM stops, its flows are forgotten with
+    its rules. With an uplink only what leaves by it, or answers: a route may lead it elsewhere now.
     """
-    known = "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN"
-    yield f"-i {bridge} {known}"
-    yield f"-o {bridge} {known}"
+    known = "-m conntrack --ctstate RELATED,ESTABLISHED"
+    if uplink is None:
+        yield f"-i {bridge} {known} -j RETURN"
+    else:
+        yield f"-i {bridge} -o {bridge} {known} -j RETURN"
+        yield f"-i {bridge} -o {uplink} {known} -j RETURN"
+        yield f"-i {bridge} {known} --ctdir REPLY -j RETURN"
+    yield f"-o {bridge} {known} -j RETURN"
+
+
+def _bound(bridge: str, uplink: str | None) -> Iterator[str]:
+    """What keeps guests to one device beyond their bridge (see nftables_uplink): the last rules.
+
+    What passes is returned, past the rules of other networks: the uplink is no network's bridge.
+    """
+    if uplink is None:
+        return
+    yield f"-i {bridge} -o {bridge} -j RETURN"
+    yield f"-i {bridge} -o {uplink} -j RETURN"
+    yield f"-i {bridge} -m conntrack ! --ctstate DNAT -j DROP"
+    fresh = "-m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT"
+    yield f"! -i {uplink} -o {bridge} {fresh} -j DROP"
+
+
+def _guards(bridge: str, limit: str, *, isolate: bool, nat: bool) -> Iterator[str]:
+    """What of a network's routed traffic is dropped, whatever others accept."""
     # Of each of its addresses so many connections, to the world and to the host: what is dropped
     # here is not entered.
     yield limit
@@ -232,7 +259,9 @@ def _pass(installation: str, spec: FirewallSpec) -> tuple[Rule, ...]:
 
 def _masquerade(installation: str, spec: FirewallSpec) -> tuple[Rule, ...]:
     address = spec["address"]
-    text = f"-s {_host(address)} ! -o {spec['bridge']} -j MASQUERADE"
+    source = spec.get("source")
+    target = f"SNAT --to-source {ip_address(source)}" if source else "MASQUERADE"
+    text = f"-s {_host(address)} ! -o {spec['bridge']} -j {target}"
     return (Rule(family_of(address), "nat", chain_name(installation, "POST"), text),)
 
 

@@ -42,6 +42,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from hvtx.model.hook import HOOKS, BaseRuleset, Chain, Hook
+from hvtx.rulesets import nftables_uplink
 from hvtx.rulesets.nftables_bridge import BRIDGE
 
 FAMILIES = ("inet", "bridge")
@@ -63,6 +64,7 @@ _INET = BaseRuleset(
         "dnat4_host": "map|type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service;",
         "dnat6_any": "map|type inet_proto . inet_service : ipv6_addr . inet_service;",
         "dnat6_host": "map|type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service;",
+        **nftables_uplink.SETS,
     },
     (
         Chain(
@@ -137,6 +139,7 @@ _INET = BaseRuleset(
                 "ct status dnat ip6 saddr . oifname @guests6 masquerade",
                 "ip saddr . oifname @guests4 accept",
                 "ip6 saddr . oifname @guests6 accept",
+                *nftables_uplink.SOURCES,
                 "ip saddr @masq4 masquerade",
                 "ip6 saddr @masq6 masquerade",
                 "ip saddr 127.0.0.0/8 oifname @bridges masquerade",
@@ -185,6 +188,7 @@ _INET = BaseRuleset(
                 "goto inward",
             ),
         ),
+        *nftables_uplink.CHAINS,
     ),
 )
 

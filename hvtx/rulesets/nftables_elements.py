@@ -63,6 +63,12 @@ def _network(spec: FirewallSpec) -> list[SetElement]:
     ]
     if spec["nat"]:
         found.append(SetElement("inet", "", "nat_bridges", bridge))
+    if spec.get("uplink"):
+        found.append(SetElement("inet", "", "bound", bridge))
+        found += [
+            SetElement("inet", "", "uplinks", bridge + to)
+            for to in (bridge, _ifname(spec["uplink"]))
+        ]
     return found
 
 
@@ -103,7 +109,10 @@ def _guard(spec: FirewallSpec) -> list[SetElement]:
 
 
 def _masquerade(spec: FirewallSpec) -> list[SetElement]:
-    address = spec["address"]
+    address, source = spec["address"], spec.get("source")
+    if source:
+        name = f"snat{family_of(address)}"
+        return [SetElement("inet", "", name, packed(address), packed(source))]
     return [SetElement("inet", "", f"masq{family_of(address)}", packed(address))]
 
 

@@ -55,8 +55,9 @@ _UDP = 17
 def port_program(guard: Mapping[str, Any]) -> bytes:
     """The program for a TAP.
 
-    ``guard`` holds ``mac``, ``ipv4``, ``ipv6``, ``gateway6`` (or None) and, for a guest that is
-    kept apart from others, ``apart``: ``{"bridge": MAC, "addresses": […]}`` of the host there.
+    ``guard`` holds ``mac``, ``ipv4``, ``ipv6``, ``gateway6`` (or None); where the guest has further
+    addresses ``more``; and for a guest that is kept apart from others, ``apart``:
+    ``{"bridge": MAC, "addresses": […]}`` of the host there.
     """
     program = Program()
     program.room(_IP)
@@ -76,6 +77,12 @@ def port_program(guard: Mapping[str, Any]) -> bytes:
         program.at(behind)
     program.drop()
     return program.bytes()
+
+
+def _own(guard: Mapping[str, Any], size: int) -> list[bytes]:
+    """The guest's addresses of ``size`` bytes."""
+    told = (guard.get("ipv4"), guard.get("ipv6"), *guard.get("more", ()))
+    return [raw for address in told if address and len(raw := packed(address)) == size]
 
 
 def _need_mac(program: Program, at: int, mac: bytes) -> None:
@@ -101,17 +108,23 @@ def _arp(program: Program, guard: Mapping[str, Any]) -> None:
     program.add(LDH, _IP + 4)
     program.need(JEQ, 0x0604)
     _need_mac(program, _IP + 8, packed_mac(guard["mac"]))
-    if guard.get("ipv4"):
-        own, probe = packed(guard["ipv4"]), program.label()
-        program.unless_equal(LDW, _IP + 14, own, probe)
-        program.let_pass()
-        program.at(probe)
+    own = _own(guard, 4)
+    if own:
+        for raw in own:
+            other = program.label()
+            program.unless_equal(LDW, _IP + 14, raw, other)
+            program.let_pass()
+            program.at(other)
         program.add(LDW, _IP + 14)
         program.need(JEQ, 0)
         program.add(LDH, _IP + 6)
         program.need(JEQ, 1)
         program.add(LDW, _IP + 24)
-        program.need(JEQ, int.from_bytes(own, "big"))
+        good = program.label()
+        for raw in own[:-1]:
+            program.add(JEQ, int.from_bytes(raw, "big"), good)
+        program.need(JEQ, int.from_bytes(own[-1], "big"))
+        program.at(good)
         program.let_pass()
     program.drop()
 
@@ -159,8 +172,15 @@ def _ip4(program: Program, guard: Mapping[str, Any]) -> None:
     program.add(LDH_X, _IP + 2)
     program.refuse(JEQ, 68)
     program.at(source)
-    if guard.get("ipv4"):
-        program.unless_equal(LDW, _IP + 12, packed(guard["ipv4"]), nobody)
+    own = _own(guard, 4)
+    if own:
+        good = program.label()
+        if own[1:]:
+            program.add(LDW, _IP + 12)
+        for raw in own[1:]:
+            program.add(JEQ, int.from_bytes(raw, "big"), good)
+        program.unless_equal(LDW, _IP + 12, own[0], nobody)
+        program.at(good)
         _keep_apart(program, guard, 4, _IP + 16)
         program.let_pass()
     program.at(nobody)  # asking for an address
@@ -203,11 +223,12 @@ def _own6(program: Program, guard: Mapping[str, Any], load: int, at: int, good: 
 
     Returns the label of what to do with others; it is to be set right behind.
     """
-    other, link, not_gateway = program.label(), program.label(), program.label()
-    if guard.get("ipv6"):
-        program.unless_equal(load, at, packed(guard["ipv6"]), link)
+    other, not_gateway = program.label(), program.label()
+    for raw in _own(guard, 16):
+        link = program.label()
+        program.unless_equal(load, at, raw, link)
         program.go(good)
-    program.at(link)
+        program.at(link)
     program.add(load, at)
     program.add(AND, 0xFFC00000)
     program.add(JEQ, 0xFE800000, "", other)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from heapq import merge
 from typing import NamedTuple
 
@@ -20,20 +20,32 @@ from hvtx.model.vm import Interface, Network, Publish
 _LARGEST_OFFSET = 1 << 62
 
 
+class Claim(NamedTuple):
+    """An interface that a VM is to have; an address that is None is chosen."""
+
+    network: Network
+    mac: str
+    ipv4: str | None
+    ipv6: str | None
+    ports: Sequence[Publish] = ()
+    more: Sequence[str] = ()
+
+
 def claim(
     sql: sqlite3.Connection,
     vm: str,
-    wanted: Sequence[tuple[Network, str, str | None, str | None, Sequence[Publish]]],
+    wanted: Sequence[Claim],
     taken: Collection[str] = (),
 ) -> tuple[Interface, ...]:
-    """Insert a VM's interfaces: ``(network, mac, ipv4 or None, ipv6 or None, ports)`` each.
+    """Insert a VM's interfaces.
 
     An address that is not given is the lowest free one that is none of the addresses ``taken``,
     which somebody has who is not on record. Raises Conflict naming what is taken and by
     whom, UsageError for an address that no guest of the network can have.
     """
     claimed = []
-    for position, (network, mac, ipv4, ipv6, ports) in enumerate(wanted):
+    for position, one in enumerate(wanted):
+        network, mac, ipv4, ipv6, ports, more = Claim(*one)
         refuse_taken_mac(sql, mac)
         row = sql.execute(
             "INSERT INTO interface (vm, position, network, mac) VALUES (?,?,?,?) RETURNING id",
@@ -51,14 +63,29 @@ def claim(
                     f"network {network.name!r} has no IPv{family} subnet for {given}",
                     hint=f"hvtx network show {network.name} tells its subnets",
                 )
+        _lease_more(sql, row, network, more)
         for port in ports:
             _claim_port(sql, row, port)
         claimed.append(
             Interface(
-                position, network.id, network.name, mac, addresses[4], addresses[6], tuple(ports)
+                position, network.id, network.name, mac, addresses[4], addresses[6], tuple(ports),
+                tuple(more),
             )
-        )
+        )  # fmt: skip
     return tuple(claimed)
+
+
+def _lease_more(
+    sql: sqlite3.Connection, interface: int, network: Network, more: Iterable[str]
+) -> None:
+    """Lease further addresses, in their order."""
+    last = {4: 0, 6: 0}
+    for address in more:
+        family = family_of(address)
+        pair = network.range(family)
+        assert pair is not None, "what was asked for was checked"
+        last[family] += 1
+        _lease(sql, interface, network, _Ends(*pair, ()), address, last[family])
 
 
 class _Ends(NamedTuple):
@@ -80,7 +107,12 @@ class _Ends(NamedTuple):
 
 
 def _lease(
-    sql: sqlite3.Connection, interface: int, network: Network, ends: _Ends, given: str | None
+    sql: sqlite3.Connection,
+    interface: int,
+    network: Network,
+    ends: _Ends,
+    given: str | None,
+    position: int = 0,
 ) -> str:
     cidr = ends.cidr
     family = family_of(cidr)
@@ -100,9 +132,13 @@ def _lease(
         offset = int(ipaddress.ip_address(given)) - base
         refuse_taken_address(sql, address)
     sql.execute(
-        "INSERT INTO lease (address, interface, network, family, offset) VALUES (?,?,?,?,?)",
-        (address, interface, network.id, family, offset if offset < _LARGEST_OFFSET else None),
-    )
+        "INSERT INTO lease (address, interface, network, family, offset, position)"
+        " VALUES (?,?,?,?,?,?)",
+        (
+            address, interface, network.id, family,
+            offset if offset < _LARGEST_OFFSET else None, position,
+        ),
+    )  # fmt: skip
     return address
 
 

@@ -277,7 +277,7 @@ def _filters() -> Any:
 def _guest_addresses(row: Resource) -> list[str]:
     """The addresses of the guest behind a device (pure); none where an older row does not say."""
     told = tap_spec(row).get("guard") or {}
-    return [told[family] for family in ("ipv4", "ipv6") if told.get(family)]
+    return [a for a in (told.get("ipv4"), told.get("ipv6"), *told.get("more", ())) if a]
 
 
 @contextlib.contextmanager

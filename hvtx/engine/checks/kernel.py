@@ -136,8 +136,7 @@ def check_conntrack(runtime: Runtime) -> Iterator[Finding]:
         address: vm.name
         for vm in runtime.read(records.vms)
         for i in vm.interfaces
-        for address in (i.ipv4, i.ipv6)
-        if address
+        for address in i.addresses
     }
     evidence: tuple[str, ...] = ()
     hint = "find who makes them (conntrack -L), or allow more: sysctl -w net.netfilter"

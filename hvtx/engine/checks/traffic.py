@@ -44,7 +44,7 @@ def check_routes(runtime: Runtime) -> Iterator[Finding]:
         if row is None:
             continue
         own = [i for vm in vms for i in vm.interfaces if i.network == network.id]
-        guests = [address for i in own for address in (i.ipv4, i.ipv6) if address]
+        guests = [address for i in own for address in i.addresses]
         guests += guest_routes.samples(network)
         told = guest_routes.strays(network, row, guests) + guest_routes.without_world(
             network, row, guests
