@@ -99,7 +99,17 @@ def _tidy(runtime: Runtime) -> None:
     interrupted = [operation for operation in operations if not running[operation.id]]
     if not interrupted and not provisional:
         return
-    unsettled = living_limits.unsettled(runtime, interrupted)
+
+    def settle(name: str) -> bool:
+        if not runtime.try_lock("vm", name):
+            return False
+        try:
+            devices = runtime.read(living_limits.standing, name, runtime.life.id)
+            return not devices or living_limits.settled(runtime.devices(), devices)
+        finally:
+            runtime.unlock("vm", name)
+
+    unsettled = living_limits.unsettled(interrupted, settle)
     idle = [operation.id for operation in interrupted if operation.id not in unsettled]
     with runtime.store.transaction() as sql:
         for vm, operation in records.provisional_vms(sql).items():

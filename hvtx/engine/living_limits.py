@@ -7,10 +7,9 @@ direction is held to the old limit or to the new one all along.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hvtx.engine.runtime import Runtime
 from hvtx.errors import HostRefused, HvtxError
 from hvtx.host import failpoint
 from hvtx.model.limiting import told
@@ -80,24 +79,30 @@ def _hold(driver: DeviceDriver, devices: Sequence[Resource]) -> None:
         ) from problem
 
 
-def unsettled(runtime: Runtime, interrupted: Iterable[Interrupted]) -> set[int]:
-    """Carry interrupted changes through; the operations of which that could not be done yet."""
+def unsettled(interrupted: Iterable[Interrupted], settle: Callable[[str], bool]) -> set[int]:
+    """Carry interrupted changes through; the operations of which that could not be done yet.
+
+    ``settle`` holds the devices of a VM, by its name, to their rows (:func:`settled`).
+    """
     left = set()
     for operation in interrupted:
-        if operation.verb != VERB or operation.vm is None:
-            continue
-        if not runtime.try_lock("vm", operation.vm):
-            left.add(operation.id)
-            continue
-        try:
-            _hold(runtime.devices(), runtime.read(_standing, operation.vm, runtime.life.id))
-        except HvtxError:
-            left.add(operation.id)
-        finally:
-            runtime.unlock("vm", operation.vm)
+        if operation.verb == VERB and operation.vm is not None:
+            try:
+                done = settle(operation.vm)
+            except HvtxError:
+                done = False
+            if not done:
+                left.add(operation.id)
     return left
 
 
-def _standing(sql: Any, name: str, life: int) -> list[Resource]:
+def settled(driver: DeviceDriver, devices: Sequence[Resource]) -> bool:
+    """Hold devices to the limits of their rows. Raises HostRefused, NotPermitted."""
+    _hold(driver, devices)
+    return True
+
+
+def standing(sql: Any, name: str, life: int) -> list[Resource]:
+    """The devices of a VM that are up, by its name."""
     vm = records.find_vm(sql, name)
     return devices_of(records.resources_of_vm(sql, vm.id), life) if vm is not None else []

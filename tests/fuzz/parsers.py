@@ -85,13 +85,13 @@ from hvtx.host.replica import (
 from hvtx.host.replica import legacy as counters
 from hvtx.host.replica import ruleset as replica_rules
 from hvtx.hypervisors import guest
-from hvtx.model import mark, nearest
+from hvtx.model import limiting, mark, nearest
 from hvtx.model.foreign_rule import ForeignRule
 from hvtx.model.place import parse_place
 from hvtx.model.resource import Entry, Link
 from hvtx.model.routing import Packet
 from hvtx.model.vm import ProcessFacts
-from hvtx.planner import addressing, adoption, ipsec, known_software, peer_ports
+from hvtx.planner import addressing, adoption, exits, ipsec, known_software, peer_ports
 from hvtx.planner import heuristic as guesses
 from hvtx.planner.gc import foreign
 from hvtx.planner.mentions import mentions as mentions_of
@@ -661,7 +661,8 @@ def user_words(text: str) -> None:
     """What people type: each is read, or is a mistake of theirs."""
     for read in (
         addressing.parse_mac, addressing.parse_subnet, addressing.parse_address,
-        addressing.parse_publish, addressing.parse_device, lambda t: addressing.parse_name(t, "VM"),
+        addressing.parse_publish, addressing.parse_device, addressing.parse_uplink,
+        limiting.parse_limit, lambda t: exits.parse_exits(t, (t,), families=(4, 6), nat=True), lambda t: addressing.parse_name(t, "VM"),
         show_history.moment, lambda t: vmuser.numeric_id("group", t) if t.isascii() and t.isdigit() else 0,
     ):  # fmt: skip
         with contextlib.suppress(HvtxError):

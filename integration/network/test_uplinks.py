@@ -1,0 +1,325 @@
+"""`--uplink` and `--source`: by which device guests leave the host, and as whom.
+
+Two neighbours of the host hear by which of its devices a guest's datagrams leave, on both firewall
+backends and in both families. What must not arrive is sent before what must, by the same device of
+the guest, so that once the latter has come nothing is still on its way.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from integration import lab
+from integration.lab import HOST4, WORLD4, WORLD6
+from integration.lab.firewall_contract import bridged_frames_see_iptables, inside, udp4, udp6
+from integration.lab.frames import IP4, IP6, bare
+from integration.lab.program import Forked, Program, preload
+from integration.security.test_frames import NO_GSO, tap
+
+NETWORK = ("network", "create", "net", "--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
+TUNNEL = {4: "198.51.100.2", 6: "2001:db8:51::2"}
+TUNNEL_HOST = {4: "198.51.100.1", 6: "2001:db8:51::1"}
+WORLD = {4: WORLD4, 6: WORLD6}
+SOURCE = {4: "203.0.113.77", 6: "2001:db8:113::77"}
+PORT = 9
+FAMILIES = [4, 6]
+
+
+@pytest.fixture(params=["nftables", "iptables"])
+def hvtx(request: pytest.FixtureRequest, world: lab.Namespace) -> Program:
+    preload()
+    return Forked(HVTX_FIREWALL=str(request.param))
+
+
+@pytest.fixture
+def tunnel(hvtx: Program) -> Iterator[lab.Namespace]:
+    """A second neighbour, behind the device ``other``."""
+    place = lab.Namespace()
+    try:
+        lab.run(
+            "ip", "link", "add", "other", "type", "veth", "peer", "eth0", "netns", str(place.pid)
+        )
+        lab.run("ip", "link", "set", "other", "up")
+        place.run("ip", "link", "set", "eth0", "up")
+        for family, length in ((4, 24), (6, 64)):
+            flag = ("nodad",) if family == 6 else ()
+            lab.run("ip", "addr", "add", f"{TUNNEL_HOST[family]}/{length}", "dev", "other", *flag)
+            place.run("ip", "addr", "add", f"{TUNNEL[family]}/{length}", "dev", "eth0", *flag)
+            six = ("-6",) if family == 6 else ()
+            place.run("ip", *six, "route", "add", "default", "via", TUNNEL_HOST[family])
+        yield place
+    finally:
+        place.close()
+        lab.run("ip", "link", "del", "other", check=False)
+
+
+class Guest:
+    """A VM whose device this process holds."""
+
+    def __init__(self, hvtx: Program, name: str, network: str, *more: str) -> None:
+        hvtx("vm", "create", name, "--network", network, "--hypervisor", "external", *more)
+        hvtx("vm", "start", name)
+        shown = hvtx.vm(name)["interfaces"][0]
+        self.mac, self.own = shown["mac"], {4: shown["ipv4"], 6: shown["ipv6"]}
+        self.bridge = hvtx("network", "show", network, "--json").json()["bridge"]
+        (link,) = json.loads(lab.run("ip", "-j", "link", "show", self.bridge))
+        self.gateway = link["address"]
+        self.device = tap(shown["device"])
+        for address in filter(None, self.own.values()):
+            to = ("lladdr", self.mac, "dev", self.bridge, "nud", "permanent")
+            lab.run("ip", "neigh", "replace", address, *to)
+
+    def sends(self, family: int, to: str, cookie: bytes, mac: str = "", port: int = PORT) -> None:
+        """Send a datagram, by way of the host."""
+        packet = (udp4 if family == 4 else udp6)(self.own[family], to, (PORT, port), cookie)
+        kind = IP4 if family == 4 else IP6
+        os.write(self.device, NO_GSO + bare(self.mac, mac or self.gateway, kind, packet))
+
+    def hears(self, cookie: bytes) -> bool:
+        """Whether a frame with the cookie comes, soon."""
+        for _ in range(100):
+            with suppress(BlockingIOError):
+                while frame := os.read(self.device, 1 << 17):
+                    if cookie in frame:
+                        return True
+            time.sleep(0.02)
+        return False
+
+
+def bound(place: lab.Namespace, family: int) -> socket.socket:
+    """A socket for datagrams to a neighbour of the host."""
+    with inside(place):
+        found = socket.socket(socket.AF_INET6 if family == 6 else socket.AF_INET, socket.SOCK_DGRAM)
+        found.bind(("::" if family == 6 else "0.0.0.0", PORT))
+    found.settimeout(3)
+    return found
+
+
+def heard(place: socket.socket, cookie: bytes) -> tuple[str, int] | None:
+    """Who sent it, as it is seen there; None if it does not come."""
+    with suppress(TimeoutError):
+        while True:
+            data, sender = place.recvfrom(4096)
+            if data == cookie:
+                return sender[0], sender[1]
+    return None
+
+
+def nothing(place: socket.socket, cookie: bytes) -> bool:
+    """That it has not come by now."""
+    place.settimeout(0.05)
+    return heard(place, cookie) is None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_guests_leave_by_the_uplink_only(
+    hvtx: Program, world: lab.Namespace, tunnel: lab.Namespace, family: int
+) -> None:
+    """Those of another network leave by any device all the same."""
+    hvtx(*NETWORK, "--uplink", "uplink")
+    hvtx("network", "create", "free", "--subnet", "10.78.0.0/24", "--subnet", "fd78::/64")
+    held, free = Guest(hvtx, "held", "net"), Guest(hvtx, "free", "free")
+    with bound(world, family) as there, bound(tunnel, family) as elsewhere:
+        held.sends(family, TUNNEL[family], b"to the tunnel")
+        held.sends(family, free.own[family], b"to another network")
+        held.sends(family, WORLD[family], b"to the world")
+        assert heard(there, b"to the world")
+        free.sends(family, TUNNEL[family], b"from the free")
+        assert heard(elsewhere, b"from the free")
+        assert nothing(elsewhere, b"to the tunnel")
+    assert not free.hears(b"to another network")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_flow_does_not_move_to_another_device(
+    hvtx: Program, world: lab.Namespace, tunnel: lab.Namespace, family: int
+) -> None:
+    """A route that leads elsewhere, once the uplink's is gone, ends what was established."""
+    hvtx(*NETWORK, "--uplink", "uplink")
+    guest = Guest(hvtx, "web", "net")
+    six = ("-6",) if family == 6 else ()
+    tunnel.run("ip", "addr", "add", f"{WORLD[family]}/{128 if six else 32}", "dev", "lo")
+    with bound(world, family) as there, bound(tunnel, family) as elsewhere:
+        guest.sends(family, WORLD[family], b"first")
+        sender = heard(there, b"first")
+        assert sender is not None
+        there.sendto(b"an answer", sender)
+        assert guest.hears(b"an answer")
+        route = (f"{WORLD[family]}/{128 if six else 32}", "via", TUNNEL[family], "dev", "other")
+        lab.run("ip", *six, "route", "add", *route)
+        guest.sends(family, WORLD[family], b"second")
+        lab.run("ip", *six, "route", "del", *route)
+        guest.sends(family, WORLD[family], b"third")
+        assert heard(there, b"third") == sender
+        assert nothing(elsewhere, b"second")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_published_ports_are_served_by_every_device(
+    hvtx: Program, world: lab.Namespace, tunnel: lab.Namespace, family: int
+) -> None:
+    """Who came in by another device is answered by it; guests reach what other networks publish."""
+    hvtx(*NETWORK, "--uplink", "uplink")
+    hvtx("network", "create", "free", "--subnet", "10.78.0.0/24", "--subnet", "fd78::/64")
+    guest = Guest(hvtx, "web", "net", "-p", f"9000:{PORT}/udp")
+    other = Guest(hvtx, "other", "free", "-p", f"9001:{PORT}/udp")
+    with bound(tunnel, family) as elsewhere:
+        elsewhere.sendto(b"a question", (TUNNEL_HOST[family], 9000))
+        assert guest.hears(b"a question")
+        guest.sends(family, TUNNEL[family], b"its answer")
+        assert heard(elsewhere, b"its answer") == (TUNNEL_HOST[family], 9000)
+    guest.sends(family, TUNNEL_HOST[family], b"by the host", port=9001)
+    assert other.hears(b"by the host")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_routed_network_is_entered_by_its_uplink_only(
+    hvtx: Program, world: lab.Namespace, tunnel: lab.Namespace, family: int
+) -> None:
+    hvtx(*NETWORK, "--no-nat", "--uplink", "uplink")
+    guest = Guest(hvtx, "web", "net")
+    six = ("-6",) if family == 6 else ()
+    via = lab.HOST6 if six else HOST4
+    world.run("ip", *six, "route", "add", "default", "via", via)
+    with bound(world, family) as there, bound(tunnel, family) as elsewhere:
+        elsewhere.sendto(b"from the tunnel", (guest.own[family], PORT))
+        there.sendto(b"from the world", (guest.own[family], PORT))
+        assert guest.hears(b"from the world")
+        elsewhere.sendto(b"from the tunnel", (guest.own[family], PORT))
+        assert not guest.hears(b"from the tunnel")
+        guest.sends(family, WORLD[family], b"an answer")
+        assert heard(there, b"an answer") == (guest.own[family], PORT)
+
+
+@pytest.mark.parametrize("bridged", [True, False], ids=["call-iptables", "no-call-iptables"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_neighbours_reach_each_other_beside_an_uplink(
+    hvtx: Program, world: lab.Namespace, family: int, bridged: bool
+) -> None:
+    bridged_frames_see_iptables(bridged)
+    hvtx(*NETWORK, "--uplink", "uplink")
+    one, two = Guest(hvtx, "one", "net"), Guest(hvtx, "two", "net")
+    one.sends(family, two.own[family], b"hello", mac=two.mac)
+    assert two.hears(b"hello")
+    two.sends(family, one.own[family], b"answer", mac=one.mac)
+    assert one.hears(b"answer")
+    group, mac = (
+        ("224.0.0.251", "01:00:5e:00:00:fb") if family == 4 else ("ff02::fb", "33:33:00:00:00:fb")
+    )
+    one.sends(family, group, b"to all", mac=mac)
+    assert two.hears(b"to all")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_guests_have_the_source_address_outside(
+    hvtx: Program, world: lab.Namespace, tunnel: lab.Namespace, family: int
+) -> None:
+    """By whatever device they leave; one without a source stays masqueraded."""
+    for address, length in ((SOURCE[4], 24), (SOURCE[6], 64)):
+        lab.run(
+            "ip",
+            "addr",
+            "add",
+            f"{address}/{length}",
+            "dev",
+            "uplink",
+            *("nodad",) * (":" in address),
+        )
+    tunnel.run("ip", "-6", "route", "add", "2001:db8:113::/64", "via", TUNNEL_HOST[6])
+    hvtx(*NETWORK, "--source", SOURCE[4], "--source", SOURCE[6])
+    hvtx("network", "create", "free", "--subnet", "10.78.0.0/24", "--subnet", "fd78::/64")
+    guest, free = Guest(hvtx, "web", "net"), Guest(hvtx, "free", "free")
+    assert hvtx("network", "show", "net", "--json").json()["source"] == [SOURCE[4], SOURCE[6]]
+    with bound(world, family) as there, bound(tunnel, family) as elsewhere:
+        for _ in range(2):
+            guest.sends(family, WORLD[family], b"out")
+            sender = heard(there, b"out")
+            assert sender is not None
+            assert sender[0] == SOURCE[family]
+            there.sendto(b"back", sender)
+            assert guest.hears(b"back")
+            lab.run("nft", "flush", "ruleset")
+            hvtx("repair")
+        guest.sends(family, TUNNEL[family], b"by the other")
+        seen = heard(elsewhere, b"by the other")
+        assert seen is not None
+        assert seen[0] == SOURCE[family]
+        free.sends(family, TUNNEL[family], b"masqueraded")
+        seen = heard(elsewhere, b"masqueraded")
+        assert seen is not None
+        assert seen[0] == TUNNEL_HOST[family]
+
+
+def test_doctor_names_what_is_gone(hvtx: Program, tunnel: lab.Namespace) -> None:
+    """Nothing is told while all is there, and of devices that come back."""
+
+    def findings() -> list[str]:
+        told = hvtx("doctor", "--json", code=None).json()["findings"]
+        return [
+            one["message"] for one in told if one["check"] == "uplinks" and one["level"] != "ok"
+        ]
+
+    lab.run("ip", "addr", "add", f"{SOURCE[4]}/24", "dev", "other")
+    hvtx(*NETWORK, "--uplink", "other", "--source", SOURCE[4])
+    assert findings() == []
+    lab.run("ip", "addr", "del", f"{SOURCE[4]}/24", "dev", "other")
+    assert [SOURCE[4] in words for words in findings()] == [True]
+    lab.run("ip", "link", "set", "other", "down")
+    assert any("uplink other is down" in words for words in findings())
+    lab.run("ip", "link", "set", "other", "name", "moved")
+    assert any("uplink other is not there" in words for words in findings())
+    lab.run("ip", "link", "set", "moved", "name", "other")
+    lab.run("ip", "link", "set", "other", "up")
+    lab.run("ip", "addr", "add", f"{SOURCE[4]}/24", "dev", "other")
+    assert findings() == []
+
+
+def test_all_of_it_goes_with_the_network(hvtx: Program) -> None:
+    """The whole host is as it was before."""
+    forwarding = ("ipv4/ip_forward", "ipv6/conf/all/forwarding")
+    lab.run("ip", "addr", "add", f"{SOURCE[4]}/24", "dev", "uplink")
+    hvtx("network", "create", "first", "--subnet", "10.79.0.0/24")  # settings stay on
+    hvtx("network", "create", "six", "--subnet", "fd79::/64")
+    before = lab.dump()
+    hvtx(*NETWORK, "--uplink", "uplink", "--source", SOURCE[4])
+    hvtx("vm", "run", "web", "--network", "net", "--", "sleep", "600")
+    assert hvtx("repair", "--json").json()["repaired"] == []
+    assert hvtx.is_clean()
+    shown = hvtx("network", "show", "net")
+    assert "uplink:    uplink" in shown.out
+    assert "source:    " + SOURCE[4] in shown.out
+    hvtx("vm", "rm", "web", "--force")
+    hvtx("network", "rm", "net")
+    assert not lab.difference(before, lab.dump())
+    assert all(Path("/proc/sys/net", name).exists() for name in forwarding)
+
+
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [
+        (("--uplink", "nowhere"), 3), (("--uplink", "lo"), 2), (("--uplink", ""), 2),
+        (("--uplink", "no/device"), 2), (("--uplink", "sixteen-letters0"), 2),
+        (("--uplink", "hvfirst"), 4), (("--uplink", "hvnew", "--bridge", "hvnew"), 2),
+        (("--source", "x"), 2), (("--source", "203.0.113.99"), 4), (("--source", "127.0.0.1"), 2),
+        (("--source", "0.0.0.0"), 2), (("--source", "224.0.0.1"), 2), (("--source", "fe80::1"), 2),
+        (("--source", "::1"), 2), (("--source", HOST4, "--source", HOST4), 2),
+        (("--source", HOST4, "--no-nat"), 2), (("--source", "10.79.0.1"), 4),
+        (("--source", "10.77.0.1"), 4), (("--source", f"{HOST4}/24"), 2),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_changes_nothing(hvtx: Program, more: tuple[str, ...], code: int) -> None:
+    hvtx("network", "create", "first", "--subnet", "10.79.0.0/24", "--bridge", "hvfirst")
+    before = lab.dump()
+    done = hvtx(*NETWORK, *more, code=code)
+    assert "hint:" in done.err
+    assert not lab.difference(before, lab.dump())
+    only4 = ("network", "create", "four", "--subnet", "10.80.0.0/24", "--source", lab.HOST6)
+    hvtx(*only4, code=2)
