@@ -73,6 +73,10 @@ class Guest:
         (link,) = json.loads(lab.run("ip", "-j", "link", "show", self.bridge))
         self.gateway = link["address"]
         self.device = tap(shown["device"])
+        for _ in range(200):  # its carrier comes a moment after it is opened
+            if '"forwarding"' in lab.run("bridge", "-j", "link", "show", "dev", shown["device"]):
+                break
+            time.sleep(0.02)
         for address in filter(None, self.own.values()):
             to = ("lladdr", self.mac, "dev", self.bridge, "nud", "permanent")
             lab.run("ip", "neigh", "replace", address, *to)
