@@ -11,7 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
-from hvtx.drivers.base import CommonDriver, DeviceDriver, Driver, FirewallDriver, Host
+from hvtx.drivers.base import (
+    CommonDriver,
+    DeviceDriver,
+    Driver,
+    ExchangingDriver,
+    FirewallDriver,
+    Host,
+)
 from hvtx.engine.processes import process_facts, rows_by_vm
 from hvtx.engine.registry import Drivers
 from hvtx.engine.run_directory import RunDirectory
@@ -277,6 +284,10 @@ class Runtime:
     def driver(self, name: str) -> Driver:
         """The driver of a kind or of a firewall backend."""
         return self.drivers.of(name)
+
+    def exchanging(self, name: str) -> ExchangingDriver:
+        """The driver of a kind whose objects can be changed while they are used."""
+        return self.drivers.exchanging(name)
 
     def firewall(self, name: str) -> FirewallDriver:
         """A firewall backend."""
