@@ -15,6 +15,7 @@ from hvtx.commands import vm_create
 from hvtx.engine import vm_change, vm_options
 from hvtx.engine.peer_ports import refuse_ports
 from hvtx.engine.runtime import Runtime
+from hvtx.engine.transaction import begin
 from hvtx.errors import Conflict, UsageError
 from hvtx.model.address import with_port
 from hvtx.model.vm import Vm
@@ -102,7 +103,9 @@ def set_vm(runtime: Runtime, name: str, changes: Changes) -> VmScope:
     vm_create.warn_of_disks(wanted.kernel, wanted.disks)
     new = [port for port in ports_of(wanted) if port not in set(ports_of(vm))]
     refuse_ports(runtime, new, families_of(wanted))
-    vm_change.change_record(runtime, wanted, events)
+    with begin(runtime, "set", vm=name) as (_, operation):
+        pass
+    operation.end("done", events=events, then=vm_change.record_of(wanted, vm))
     return scope._replace(vm=wanted)
 
 

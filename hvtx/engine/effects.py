@@ -68,7 +68,7 @@ def exchange(
     observed: dict[int, Mapping[str, Any]] = {}
     names = dict.fromkeys(driver_name(row) for row in creation_order([*made, *gone]))
     for name in names:
-        driver = operation.runtime.exchanging(name)
+        driver = operation.runtime.drivers.exchanging(name)
         observed |= driver.exchange(
             [row for row in gone if driver_name(row) == name],
             [row for row in made if driver_name(row) == name],

@@ -36,6 +36,7 @@ from hvtx.model.resource import (
     Outcome,
     Resource,
     State,
+    holder_observed,
 )
 from hvtx.planner.changes import Difference, Wanted
 from hvtx.planner.provision import ResourceSpec
@@ -113,7 +114,7 @@ def _intend(operation: Operation, sql: Any, wanted: Sequence[Wanted]) -> list[Re
 def _inheriting(sql: Any, gone: Sequence[Resource], made: Sequence[Resource]) -> list[Resource]:
     """The new rows, with the holder of the same port that goes for them."""
     holders = {
-        port_holders.bound(row): row.observed[HOLDER]
+        port_holders.bound(row): holder_observed(row)
         for row in gone
         if row.kind == Kind.PUBLISH and HOLDER in row.observed
     }
@@ -159,7 +160,7 @@ def _carry_through(
 ) -> list[Resource]:
     observed = _act(operation, gone, made)
     left = _end(operation, gone)
-    late = _hold_again(operation.runtime, [row for row in made if HOLDER not in row.observed])
+    late = _hold_again(operation, [row for row in made if HOLDER not in row.observed])
     observed |= {row.id: {**observed[row.id], **_without(row.observed)} for row in late}
     committed = [_committed(row, observed) for row in made]
     why = {row.id: left for row in gone} if left is not None else {}
@@ -201,22 +202,25 @@ def _act(
 
 def _end(operation: Operation, gone: Sequence[Resource]) -> Outcome | None:
     """End what came by what is gone, and let go of its ports; None, or what may still flow."""
-    runtime = operation.runtime
-    left = flows.end_taken(gone, _staying(runtime, gone))
+    left = flows.end_taken(gone, _staying(operation, gone))
     if left is not None:
         return left
-    port_holders.let_go(runtime, gone, _staying(runtime, gone), operation.vm or "")
+    vms = {row.vm for row in gone if row.vm}
+    for vm in sorted(vms):
+        own = [row for row in gone if row.vm == vm]
+        name = operation.runtime.read(records.vm_name, vm) or ""
+        port_holders.let_go(operation.runtime.store, own, _staying(operation, own), name)
     failpoint.reach("let-go")
     return None
 
 
-def _staying(runtime: Runtime, gone: Sequence[Resource]) -> list[Resource]:
+def _staying(operation: Operation, gone: Sequence[Resource]) -> list[Resource]:
     """The other rows, of the VMs that these are of, that are made or are to be."""
     leaving = {row.id for row in gone}
     return [
         row
         for vm in sorted({row.vm for row in gone if row.vm})
-        for row in runtime.read(records.resources_of_vm, vm)
+        for row in operation.runtime.read(records.resources_of_vm, vm)
         if row.id not in leaving and row.state != State.RELEASING
     ]
 
@@ -289,7 +293,7 @@ def carry_on(operation: Operation, rows: Sequence[Resource]) -> Outcome:
     try:
         observed = _act(operation, gone, made)
         left = _end(operation, gone)
-        for row in _hold_again(runtime, made):
+        for row in _hold_again(operation, made):
             observed[row.id] = {**observed[row.id], **_without(row.observed)}
     except (HvtxError, OSError) as problem:
         words = problem.message if isinstance(problem, HvtxError) else str(problem)
@@ -307,14 +311,14 @@ def carry_on(operation: Operation, rows: Sequence[Resource]) -> Outcome:
     return GONE if left is None else left
 
 
-def _hold_again(runtime: Runtime, made: Sequence[Resource]) -> list[Resource]:
+def _hold_again(operation: Operation, made: Sequence[Resource]) -> list[Resource]:
     """Hold what is published and is not held, as far as it can be had; the rows that are."""
     ports = [row for row in made if row.kind == Kind.PUBLISH and not port_holders.is_held(row)]
-    found = []
+    runtime, found = operation.runtime, []
     for vm in sorted({row.vm for row in ports if row.vm}):
         own = {row.id: row for row in ports if row.vm == vm}
         processes = runtime.read(records.processes_of_vm, vm)
         name = runtime.read(records.vm_name, vm) or ""
-        held = port_holders.hold_anew(runtime, list(own.values()), processes, name)
+        held = port_holders.hold_anew(runtime.store, list(own.values()), processes, name)
         found += [own[row]._replace(observed=observed) for row, observed in held.items()]
     return found

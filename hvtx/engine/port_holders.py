@@ -17,8 +17,8 @@ from hvtx.planner.states import holder_of, identity_of
 
 if TYPE_CHECKING:
     from hvtx.drivers.portholder import Held, Holder
-    from hvtx.engine.runtime import Runtime
     from hvtx.host.portowner import Owner
+    from hvtx.store.database import Store
 
 UNHELD = "its port was not held: another program could bind it"
 
@@ -165,7 +165,7 @@ def is_held(row: Resource) -> bool:
 
 
 def hold_anew(
-    runtime: Runtime, rows: Sequence[Resource], processes: Sequence[Resource], name: str
+    store: Store, rows: Sequence[Resource], processes: Sequence[Resource], name: str
 ) -> dict[int, dict[str, Any]]:
     """Hold ports that nobody holds, as far as they can be had; ``observed`` of these, on record."""
     from hvtx.engine import notice
@@ -177,7 +177,7 @@ def hold_anew(
     if holder is None:
         return {}
     try:
-        with runtime.store.transaction() as sql:
+        with store.transaction() as sql:
             for row, seen in observed.items():
                 intents.record_observed(sql, row, seen)
         holder.open()
@@ -187,9 +187,7 @@ def hold_anew(
     return observed
 
 
-def let_go(
-    runtime: Runtime, gone: Sequence[Resource], staying: Sequence[Resource], name: str
-) -> None:
+def let_go(store: Store, gone: Sequence[Resource], staying: Sequence[Resource], name: str) -> None:
     """Let go of the ports of rows that are gone, and hold those of ``staying`` without a gap.
 
     A holder of both is replaced by one that has the sockets of ``staying`` alone. Raises
@@ -210,7 +208,7 @@ def let_go(
             if holder is not None:
                 try:
                     enter_own_scope(name, holder.identity.pid)
-                    with runtime.store.transaction() as sql:
+                    with store.transaction() as sql:
                         for row, seen in noted(others, holder.identity).items():
                             intents.record_observed(sql, row, seen)
                     holder.open()

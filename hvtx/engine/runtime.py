@@ -15,7 +15,6 @@ from hvtx.drivers.base import (
     CommonDriver,
     DeviceDriver,
     Driver,
-    ExchangingDriver,
     FirewallDriver,
     Host,
 )
@@ -284,10 +283,6 @@ class Runtime:
     def driver(self, name: str) -> Driver:
         """The driver of a kind or of a firewall backend."""
         return self.drivers.of(name)
-
-    def exchanging(self, name: str) -> ExchangingDriver:
-        """The driver of a kind whose objects can be changed while they are used."""
-        return self.drivers.exchanging(name)
 
     def firewall(self, name: str) -> FirewallDriver:
         """A firewall backend."""

@@ -7,6 +7,7 @@ Whatever a VM has beside its devices and its process follows from its record
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from hvtx.engine import exchange, privileges
 from hvtx.engine.network_build import ensure_networks
@@ -42,15 +43,6 @@ def settled_scope(runtime: Runtime, name: str) -> VmScope:
     return scope
 
 
-def change_record(runtime: Runtime, vm: Vm, events: Sequence[Event]) -> None:
-    """Put a VM that is down on record as it is to be. Raises Conflict (a port is taken)."""
-    from hvtx.engine.transaction import begin
-
-    with begin(runtime, "set", vm=vm.name) as (sql, operation):
-        _record(vm)(sql)
-    operation.end("done", events=events)
-
-
 def change_running(
     runtime: Runtime, scope: VmScope, wanted: Vm, events: Sequence[Event]
 ) -> VmScope:
@@ -76,7 +68,9 @@ def change_running(
     )
     fresh = _fresh(vm, wanted)
     with holding_ports(runtime, fresh, families_of(wanted)) as held:
-        change = exchange.Change(difference, _record(wanted), _record(vm), events, held)
+        change = exchange.Change(
+            difference, record_of(wanted, vm), record_of(vm, wanted), events, held
+        )
         exchange.exchange(runtime, change, vm=vm.name)
     return vm_scope(runtime, vm.name)
 
@@ -87,9 +81,12 @@ def _fresh(vm: Vm, wanted: Vm) -> list[Publish]:
     return [port for port in ports_of(wanted) if not any(port.collides(other) for other in had)]
 
 
-def _record(vm: Vm) -> exchange.Record:
-    def put(sql: object) -> None:
-        records.set_vm(sql, vm)  # type: ignore[arg-type]
-        leases.set_ports(sql, vm.id, vm.interfaces)  # type: ignore[arg-type]
+def record_of(vm: Vm, other: Vm) -> exchange.Record:
+    """What puts a VM on record as ``vm``, which is on record as ``other``."""
+
+    def put(sql: Any) -> None:
+        records.set_vm(sql, vm)
+        if vm.interfaces != other.interfaces:
+            leases.set_ports(sql, vm.id, vm.interfaces)
 
     return put

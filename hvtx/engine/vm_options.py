@@ -69,13 +69,7 @@ def parse_request(  # noqa: PLR0913 - it mirrors the options of `vm create`
         chosen, command=command, kernel=kernel, initrd=initrd, append=append, disks=disks
     )
     check_size(memory, cpus)
-    asked = ports.parse_published(publish)
-    for port in asked:
-        if port.network is not None and port.network not in networks:
-            raise UsageError(
-                f"a port is published in network {port.network!r}, which the VM is not in",
-                hint=f"give it that network too: --network {port.network}",
-            )
+    asked = ports.parse_published(publish, networks)
     count = max(len(networks), 1)
     addresses, parsed = _addresses(ips, macs, count)
     check_lines((append, kernel, initrd, *disks))

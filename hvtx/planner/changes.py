@@ -20,7 +20,7 @@ from hvtx.model.resource import (
     tap_spec,
 )
 from hvtx.model.vm import Network, Vm
-from hvtx.planner.provision import ResourceSpec, want_vm
+from hvtx.planner.provision import ResourceSpec, network_rules, want_vm
 
 
 class Wanted(NamedTuple):
@@ -96,3 +96,10 @@ def of_vm(vm: Vm, networks: Mapping[str, Network], rows: Sequence[Resource]) -> 
         flows=flows[0] if flows else FLOWS_EACH,
     )
     return [Wanted(want, vm.id, network) for want, network in wants if want.kind != Kind.TAP]
+
+
+def of_network(network: Network, rows: Sequence[Resource]) -> list[Wanted]:
+    """The same of a network that is up, by its own ``rows``: all but bridge and addresses."""
+    flows = [firewall_spec(r).get("flows", FLOWS_EACH) for r in rows if r.role == "network"]
+    wants = network_rules(network, flows[0] if flows else FLOWS_EACH)
+    return [Wanted(want, None, network.id) for want in wants]

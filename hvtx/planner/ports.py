@@ -6,7 +6,7 @@ what is published always has one: the first part of ``net/8080:80/udp`` can be n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from hvtx.errors import Conflict, NotFound, UsageError, advised
@@ -34,10 +34,21 @@ class Taken(NamedTuple):
     host_port: int
 
 
-def parse_published(texts: Iterable[str]) -> tuple[Asked, ...]:
-    """What ``--publish`` says, each port by itself. Raises UsageError."""
+def parse_published(
+    texts: Iterable[str], networks: Collection[str] | None = None
+) -> tuple[Asked, ...]:
+    """What ``--publish`` says, each port by itself, of a VM in ``networks`` (None: not known).
+
+    Raises UsageError.
+    """
     with advised(_FORM):
         found = [asked for text in texts for asked in _published(text)]
+    for asked in found:
+        if networks is not None and asked.network not in (None, *networks):
+            raise UsageError(
+                f"a port is published in network {asked.network!r}, which the VM is not in",
+                hint=f"give it that network too: --network {asked.network}",
+            )
     if len(found) > MOST:
         raise _too_many(len(found))
     seen: set[Publish] = set()
@@ -64,7 +75,7 @@ def _too_many(number: int) -> UsageError:
 
 def _published(text: str) -> list[Asked]:
     head, slash, rest = text.partition("/")
-    network = head if slash and ":" not in head else None
+    network = head if slash and head.count(":") == 0 else None
     spelt = rest if network is not None else text
     if network is not None:
         addressing.parse_name(network, "network")
