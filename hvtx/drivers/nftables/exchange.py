@@ -12,7 +12,7 @@ from hvtx.drivers.nftables.tables import refuse_unguarded
 from hvtx.errors import Conflict
 from hvtx.host.nfanswers import Element
 from hvtx.host.nfmessages import Command, add_element, delete_element
-from hvtx.model.firewall import firewall_spec
+from hvtx.model.firewall import firewall_spec, nftables_observed
 from hvtx.model.hook import SetElement
 from hvtx.model.resource import GONE, Resource
 from hvtx.rulesets.nftables_elements import pieces
@@ -69,6 +69,8 @@ def _commands(
     made: list[Command] = []
     for key, (row, piece, element) in found.items():
         if element is not None and element.comment not in marks:
+            if key not in wanted and "elements" not in nftables_observed(row):
+                continue  # its row was never made: an undo leaves alone what kept it from that
             raise _in_the_way(row, piece, element.comment or "no mark of hvtx")
         if key not in wanted:
             if element is not None and element.data != piece.data:
