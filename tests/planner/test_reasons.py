@@ -771,6 +771,7 @@ def test_every_reason_belongs_to_one_action() -> None:
         "release-interrupted",
         "released-leftover",
         "stale-restored",
+        "replaced",
         "duplicate-copy",
         "flows-remain",
     }
