@@ -29,7 +29,7 @@ from hvtx.cli.root import Group
 from hvtx.cli.vm_options import (
     MEBIBYTES,
     PROCESSORS,
-    limited_anew,
+    living,
     parsed_options,
     refuse_words_before_dashes,
     requests,
@@ -38,8 +38,8 @@ from hvtx.cli.vm_text import (
     accelerator_of,
     addresses_of,
     boots_with,
-    port_anywhere,
-    short_port,
+    ports_anywhere,
+    short_ports,
     show_done,
     ways_of,
 )
@@ -220,16 +220,16 @@ _CLEARING = ("kernel", "initrd", "append", "disk")
 @click.option("--no-append", is_flag=True, help="Remove the kernel command line.")
 @click.option("--no-disk", is_flag=True, help="Without disks.")
 @click.option("--autostart/--no-autostart", default=None, help="Start the VM at boot, or not.")
-@limited_anew
+@living
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, shell_complete=complete_file)
 @as_json
 @click.pass_context
 def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
-    """Change what a VM is started with, while it is not running; its limits also while it is.
+    """Change a VM, whole or not at all: ports and limits while it runs, the rest while it does not.
 
-    What is not named stays as it is. Networks, addresses and published ports are given when a VM
-    is created. A COMMAND after -- takes the place of the VM's own. `hvtx vm create --help` lists
-    the {words} that are replaced.
+    What is not named stays as it is. Connections by a port that is unpublished end. Networks and
+    addresses are given when a VM is created. A COMMAND after -- takes the place of the VM's own.
+    `hvtx vm create --help` lists the {words} that are replaced.
     """
     from hvtx.commands import vm_set
 
@@ -287,7 +287,7 @@ def ls(ctx: click.Context, json_: bool) -> None:
                 v.pid,
                 " ".join(address for i in v.interfaces for address in addresses_of(i)),
                 " ".join(i.network for i in v.interfaces),
-                " ".join(short_port(p) for i in v.interfaces for p in i.publish),
+                " ".join(short_ports(i.publish) for i in v.interfaces if i.publish),
             )
             for v in vms
         ],
@@ -330,7 +330,7 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
                 *[("address", words) for words in ways_of(interface)],
                 ("mac", interface.mac),
                 ("device", interface.device),
-                *[("published", port_anywhere(p)) for p in interface.publish],
+                *[("published", words) for words in ports_anywhere(interface.publish)],
             ]
         )
     show_resources(shown.resources)

@@ -1,8 +1,9 @@
-"""`vm set`: another memory, other processors, disks, kernel or command for a VM that does not run.
+"""`vm set`: a VM is changed, whole or not at all.
 
-Its limits change while it runs, too (:mod:`hvtx.engine.living_limits`). Of all else only the record
-changes, in one operation: no object of the kernel speaks of it. Addresses, ports and networks are
-leased when a VM is created, and stay as they are.
+Memory, processors, disks, kernel and command are what a VM is started with: for one that does not
+run only the record changes. Ports are changed while it runs, too (:mod:`hvtx.engine.vm_change`),
+and limits (:mod:`hvtx.engine.living_limits`). Addresses and networks are leased when a VM is
+created, and stay as they are.
 """
 
 from __future__ import annotations
@@ -12,18 +13,24 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from hvtx.commands import vm_create
-from hvtx.engine import living_limits, vm_options
+from hvtx.engine import living_limits, vm_change, vm_options
+from hvtx.engine.peer_ports import refuse_ports
 from hvtx.engine.runtime import Runtime
-from hvtx.engine.scope import vm_scope
 from hvtx.engine.transaction import begin
 from hvtx.errors import Conflict, UsageError
 from hvtx.model import limiting
+from hvtx.model.address import with_port
 from hvtx.model.policy import Limits
 from hvtx.model.vm import Vm
+from hvtx.planner import ports
 from hvtx.planner.scope import VmScope
+from hvtx.planner.start import families_of, ports_of
 from hvtx.planner.states import VmState
-from hvtx.store import records
 from hvtx.store.history import Event
+
+_FIELDS = (
+    "memory", "cpus", "kernel", "initrd", "append", "disks", "command", "autostart", "limits",
+)  # fmt: skip
 
 
 class Changes(NamedTuple):
@@ -38,19 +45,29 @@ class Changes(NamedTuple):
     command: tuple[str, ...] | None = None
     autostart: bool | None = None
     limits: Limits | None = None
+    publish: tuple[ports.Asked, ...] = ()
+    unpublish: tuple[ports.Taken, ...] = ()
+
+    def at_start(self) -> list[str]:
+        """The fields of which a VM that runs cannot hear."""
+        return [name for name in _FIELDS if name != "limits" and getattr(self, name) is not None]
 
 
-LIVING = frozenset({"limits"})  # what changes under a VM that runs
-_UP = (VmState.RUNNING, VmState.UNKNOWN)
-
-
-def parse_changes(*, limit: str | None = None, **wanted: Any) -> Changes:
+def parse_changes(**wanted: Any) -> Changes:
     """Check what can be checked without the VM; relative paths are those of this directory.
 
     Raises UsageError: nothing wanted, or what could be of no VM.
     """
-    changes = Changes(**wanted, limits=None if limit is None else limiting.parse_limit(limit))
-    if all(value is None for value in changes):
+    limit = wanted.pop("limit", None)
+    changes = Changes(
+        **{
+            **wanted,
+            "limits": None if limit is None else limiting.parse_limit(limit),
+            "publish": ports.parse_published(wanted.get("publish", ())),
+            "unpublish": ports.parse_unpublished(wanted.get("unpublish", ())),
+        }
+    )
+    if changes == Changes():
         raise UsageError(
             "there is nothing to set", hint="for instance: hvtx vm set web --memory 512"
         )
@@ -69,56 +86,74 @@ def _absolute(path: str | None) -> str | None:
 
 
 def set_vm(runtime: Runtime, name: str, changes: Changes) -> VmScope:
-    """Change the record of a VM, whole or not at all; the VM as it is then.
+    """Change a VM, whole or not at all; the VM as it is then.
 
-    Its limits change while it runs; for all else it is not to run. Raises NotFound (VM, file),
-    Conflict (it runs, or may), UsageError (what does not go together), HostRefused, NotPermitted
-    (its limits stay as they were).
+    Raises NotFound (VM, file, a port that is not published), Conflict (it runs, or may, and hears
+    of that only at its start; a port that is taken), UsageError (what does not go together),
+    HostRefused, NotPermitted (undone), PartialFailure (changed; flows by what was taken may go on).
     """
     runtime.enter()
     runtime.lock("vm", name)
-    scope = vm_scope(runtime, name)
-    given = {name for name, value in changes._asdict().items() if value is not None}
-    if scope.provisional or given - LIVING or scope.state not in _UP:
-        _refuse_running(scope)
+    scope = vm_change.settled_scope(runtime, name)
+    running = _runs(scope)
+    if running and changes.at_start():
+        raise _at_start(scope, changes)
     vm = scope.vm
-    wanted = _changed(vm, changes)
+    wanted = ports.changed(
+        _changed(vm, changes), scope.networks, changes.publish, changes.unpublish
+    )
     different = _differences(vm, wanted)
     if not different:
         return scope
-    event = Event("changed", f"VM {name}: {_words(different)}", detail=different)
-    living = scope.state in _UP
-    old = living_limits.devices_of(scope.rows, runtime.life.id) if living else []
-    new = {row.id: living_limits.with_limits(row, wanted.limits) for row in old}
-    vm_create.warn_of_disks(wanted.kernel, () if living else wanted.disks)
+    events = [Event("changed", f"VM {name}: {_words(different)}", detail=different)]
+    if running and "limits" not in different:
+        return vm_change.change_running(runtime, scope, wanted, events)
+    if running and len(different) > 1:
+        raise _together(scope)
+    vm_create.warn_of_disks(wanted.kernel, () if running else wanted.disks)
+    new = [port for port in ports_of(wanted) if port not in set(ports_of(vm))]
+    refuse_ports(runtime, new, families_of(wanted))
+    old = living_limits.devices_of(scope.rows, runtime.life.id) if running else []
+    limited = {row.id: living_limits.with_limits(row, wanted.limits) for row in old}
     with begin(runtime, living_limits.VERB, vm=name) as (sql, operation):
-        if living:
-            living_limits.record(sql, wanted, list(new.values()))
-            operation.history(sql, [event])
-    if living:
+        if running:
+            living_limits.record(sql, wanted, list(limited.values()))
+            operation.history(sql, events)
+    if running:
         living_limits.change(operation, vm, old, wanted.limits)
-        return scope._replace(vm=wanted, rows=[new.get(row.id, row) for row in scope.rows])
-    operation.end("done", events=[event], then=lambda sql: records.set_vm(sql, wanted))
+        return scope._replace(vm=wanted, rows=[limited.get(row.id, row) for row in scope.rows])
+    operation.end("done", events=events, then=vm_change.record_of(wanted, vm))
     return scope._replace(vm=wanted)
 
 
-def _refuse_running(scope: VmScope) -> None:
-    vm, state = scope.vm, scope.state
+def _runs(scope: VmScope) -> bool:
+    """Whether a VM is up, or may be; raises Conflict for one that is half recorded."""
     if scope.provisional:
         raise Conflict(
-            f"VM {vm.name!r} is incomplete: `vm run` was interrupted",
+            f"VM {scope.vm.name!r} is incomplete: `vm run` was interrupted",
             hint="run `hvtx recover`, then: hvtx vm ls",
         )
-    if state not in (VmState.DEFINED, VmState.CRASHED):
-        raise Conflict(
-            f"VM {vm.name!r} is {state.value}",
-            hint=f"stop it first: hvtx vm stop {vm.name}",
-        )
+    if scope.state in (VmState.STARTING, VmState.STOPPING):
+        raise Conflict(f"VM {scope.vm.name!r} is {scope.state.value}", hint="try again later")
+    return scope.state not in (VmState.DEFINED, VmState.CRASHED)
+
+
+def _at_start(scope: VmScope, changes: Changes) -> Conflict:
+    name = scope.vm.name
+    fields = ", ".join(changes.at_start())
+    verb = "is" if len(changes.at_start()) == 1 else "are"
+    return Conflict(
+        f"VM {name!r} is {scope.state.value}, and {fields} {verb} what it is started with",
+        hint=f"stop it first: hvtx vm stop {name}; --publish, --unpublish and --limit work while it"
+        " runs",
+    )
 
 
 def _changed(vm: Vm, changes: Changes) -> Vm:
     """The VM as it would be. Raises UsageError, NotFound."""
-    given = {name: value for name, value in changes._asdict().items() if value is not None}
+    given = {name: getattr(changes, name) for name in changes.at_start()}
+    if changes.limits is not None:
+        given["limits"] = changes.limits
     given |= {name: given[name] or None for name in ("kernel", "initrd", "append") if name in given}
     interfaces = max(len(vm.interfaces), 1)
     if given.get("append"):
@@ -143,18 +178,35 @@ def _changed(vm: Vm, changes: Changes) -> Vm:
     return wanted
 
 
-_FIELDS = (
-    "memory", "cpus", "kernel", "initrd", "append", "disks", "command", "autostart", "limits",
-)  # fmt: skip
+def _together(scope: VmScope) -> Conflict:
+    name = scope.vm.name
+    return Conflict(
+        f"VM {name!r} is {scope.state.value}: its limits and its ports do not change in one step",
+        hint=f"give --limit by itself: hvtx vm set {name} --limit …",
+    )
 
 
 def _differences(vm: Vm, wanted: Vm) -> dict[str, dict[str, Any]]:
     """``{field: {"from", "to"}}`` of what is another value now (pure)."""
-    return {
+    found = {
         name: {"from": _told(getattr(vm, name)), "to": _told(getattr(wanted, name))}
         for name in _FIELDS
         if getattr(vm, name) != getattr(wanted, name)
     }
+    had, has = (dict.fromkeys(_published(each)) for each in (vm, wanted))
+    gone, made = [p for p in had if p not in has], [p for p in has if p not in had]
+    if gone or made:
+        found["publish"] = {"from": gone, "to": made}
+    return found
+
+
+def _published(vm: Vm) -> list[str]:
+    return [
+        f"{with_port(p.host_ip, p.host_port)}:{p.guest_port}/{p.protocol}" for p in ports_of(vm)
+    ]
+
+
+_MANY = 8  # ports that a line of the history names; its detail has them all
 
 
 def _told(value: Any) -> Any:
@@ -163,7 +215,14 @@ def _told(value: Any) -> Any:
 
 def _words(different: Mapping[str, Mapping[str, Any]]) -> str:
     """What the history says; without paths and words of commands, which may be secret (pure)."""
-    return ", ".join(
+    found = [
         f"{name} {change['to']}" if isinstance(change["to"], int) else name
         for name, change in different.items()
-    )
+        if name != "publish"
+    ]
+    ways = different.get("publish", {})
+    for side, verb in (("from", "unpublished"), ("to", "published")):
+        if some := list(ways.get(side, ())):
+            more = f" and {len(some) - _MANY} more" if len(some) > _MANY else ""
+            found.append(f"{verb} {' '.join(some[:_MANY])}{more}")
+    return ", ".join(found)

@@ -10,7 +10,7 @@ from hvtx.errors import UsageError, advised
 from hvtx.model.limiting import parse_limit
 from hvtx.model.policy import NO_LIMITS, Limits
 from hvtx.model.vm import Publish
-from hvtx.planner import addressing
+from hvtx.planner import addressing, ports
 from hvtx.planner.assigning import Asked
 
 HYPERVISORS = ("qemu", "firecracker", "cloud-hypervisor", "command", "external")
@@ -35,7 +35,14 @@ class VmRequest(NamedTuple):
     directory: str
     autostart: bool
     leases: tuple[Asked, ...] = ()  # the addresses of each interface, where they are known whole
+    published: tuple[str | None, ...] = ()  # the network of each port; None or nothing: the first
     limits: Limits = NO_LIMITS
+
+    def ports(self, position: int) -> tuple[Publish, ...]:
+        """The ports of one interface."""
+        names = self.published or (None,) * len(self.publish)
+        where = [0 if name is None else self.networks.index(name) for name in names]
+        return tuple(p for p, at in zip(self.publish, where, strict=True) if at == position)
 
 
 def parse_request(  # noqa: PLR0913 - it mirrors the options of `vm create`
@@ -56,17 +63,14 @@ def parse_request(  # noqa: PLR0913 - it mirrors the options of `vm create`
     autostart: bool = False,
     limit: str | None = None,
 ) -> VmRequest:
-    """Check what was written; relative paths are those of the current directory.
-
-    Raises UsageError.
-    """
+    """Check what was written; relative paths are of this directory. Raises UsageError."""
     _check_names(name, networks)
     chosen = hypervisor or ("command" if command else "qemu")
     check_combination(
         chosen, command=command, kernel=kernel, initrd=initrd, append=append, disks=disks
     )
     check_size(memory, cpus)
-    ports = _ports(publish)
+    asked = ports.parse_published(publish, networks)
     count = max(len(networks), 1)
     addresses, parsed = _addresses(ips, macs, count)
     check_lines((append, kernel, initrd, *disks))
@@ -76,7 +80,8 @@ def parse_request(  # noqa: PLR0913 - it mirrors the options of `vm create`
         networks=tuple(networks),
         ips=addresses,
         macs=parsed,
-        publish=ports,
+        publish=tuple(port.port for port in asked),
+        published=tuple(port.network for port in asked),
         memory=memory,
         cpus=cpus,
         kernel=_absolute(kernel),
@@ -98,18 +103,6 @@ def _check_names(name: str, networks: Sequence[str]) -> None:
         raise UsageError(
             "a VM has at most one interface in a network", hint="name each --network once"
         )
-
-
-def _ports(publish: Sequence[str]) -> tuple[Publish, ...]:
-    with advised("write it as 8080:80, 203.0.113.1:53:53/udp or [2001:db8::1]:443:443"):
-        ports = tuple(addressing.parse_publish(text) for text in publish)
-    for number, port in enumerate(ports):
-        if any(port.collides(other) for other in ports[:number]):
-            raise UsageError(
-                f"host port {port.host_port}/{port.protocol} is published twice",
-                hint="give each its own host port, or a host address of its own (not 0.0.0.0)",
-            )
-    return ports
 
 
 def _addresses(

@@ -95,7 +95,7 @@ def want_network(
     own = [
         _bridge(network, ifindex, addresses),
         *(_address(network, ifindex, bridge_mark, address) for address in addresses),
-        _network_rules(network, flows),
+        *network_rules(network, flows),
     ]
     return shared, own
 
@@ -122,7 +122,8 @@ def _address(network: Network, ifindex: int, bridge_mark: str, address: str) -> 
     return ResourceSpec(Kind.ADDRESS, address, spec)
 
 
-def _network_rules(network: Network, flows: int) -> ResourceSpec:
+def network_rules(network: Network, flows: int = FLOWS_EACH) -> list[ResourceSpec]:
+    """What a network has beside its bridge and addresses: it follows from its record."""
     spec = {
         "backend": network.firewall,
         "what": "network",
@@ -134,7 +135,7 @@ def _network_rules(network: Network, flows: int) -> ResourceSpec:
         "flows": flows,
         **({"uplink": network.uplink} if network.uplink else {}),
     }
-    return ResourceSpec(Kind.FILTER, f"{network.firewall} network {network.name}", spec)
+    return [ResourceSpec(Kind.FILTER, f"{network.firewall} network {network.name}", spec)]
 
 
 def want_settings(settings: Sequence[tuple[str, str, str]]) -> list[ResourceSpec]:

@@ -90,7 +90,11 @@ USAGE = [
     ["vm", "create", "web", "--ip", "10.77.0.05", "--", "true"],
     ["vm", "create", "web", "--ip", "fd00::1%eth0", "--", "true"],
     ["vm", "create", "web", "--ip", "::ffff:10.77.0.5", "--", "true"],
-    ["vm", "create", "web", "--ip", "10.77.0.5", "--ip", "10.77.0.6", "--", "true"],
+    ["vm", "create", "web", "--ip", "10.77.0.5", "--ip", "10.77.0.5", "--", "true"],
+    ["vm", "create", "web", "--limit", "in=0", "--", "true"],
+    ["vm", "set", "web", "--limit", "up=1mbit"],
+    ["network", "create", "lab", "--subnet", "10.1.0.0/24", "--uplink", "lo"],
+    ["network", "create", "lab", "--subnet", "10.1.0.0/24", "--source", "127.0.0.1"],
     ["vm", "create", "web", "--mac", "01:00:5e:00:00:01", "--", "true"],
     ["vm", "create", "web", "--mac", "02:00", "--", "true"],
     ["vm", "create", "web", "--network", "lan", "--network", "lan", "--", "true"],
@@ -531,8 +535,9 @@ def test_several_networks_have_addresses_each() -> None:
         command=["true"],
     )
     assert wish.ips == ("10.1.0.5", "fd00::5", "10.2.0.5")
-    with pytest.raises(UsageError, match="more --ip"):
-        parse_request("web", networks=["a"], ips=["fd00::5", "fd00::6"], command=["true"])
+    macs = ["02:00:00:00:00:01", "02:00:00:00:00:02"]
+    with pytest.raises(UsageError, match="more --mac"):
+        parse_request("web", networks=["a"], macs=macs, command=["true"])
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
