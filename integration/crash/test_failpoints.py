@@ -231,6 +231,9 @@ COMMANDS = {
         ),
         _running_several,
     ),
+    "vm set --limit, running": Command(
+        ("vm", "set", "web", "--limit", "in=5mbit,out-packets=100"), _running
+    ),
     # killed after its stop, the VM is stopped, which is neither before nor after
     "vm restart": Command(("vm", "restart", "web", "--timeout", "1"), _running, "collects"),
     "vm rm": Command(("vm", "rm", "web"), _created),
