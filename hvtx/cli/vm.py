@@ -24,6 +24,7 @@ from hvtx.cli.common import (
     opened,
     reading,
 )
+from hvtx.cli.guest_options import guest_changes, taken_changes
 from hvtx.cli.network import show_resources
 from hvtx.cli.root import Group
 from hvtx.cli.vm_options import (
@@ -34,9 +35,8 @@ from hvtx.cli.vm_options import (
     requests,
 )
 from hvtx.cli.vm_text import (
-    accelerator_of,
     addresses_of,
-    boots_with,
+    fields_of,
     port_anywhere,
     short_port,
     show_done,
@@ -81,12 +81,15 @@ def create(
       {netmask}   the netmask of that subnet
       {ip6}       its IPv6 address
       {gateway6}  the gateway of its IPv6 subnet
+      {mtu}       the MTU of its network
+      {queues}    how many queues each TAP device has
 
     The second interface's are {tap_2}, {mac_2} and so on. Refused is any other {word} in --append,
     and in a command what is nearly one of these, such as {ipv4}; {{word}} writes it literally, and
     ${word} is left to the shell. A command (--hypervisor command) has the same in its environment:
     HVTX_VM, HVTX_TAP, HVTX_MAC, HVTX_IP, HVTX_GATEWAY, HVTX_NETMASK, HVTX_IP6, HVTX_GATEWAY6,
-    HVTX_TAP_2 and so on.
+    HVTX_MTU, HVTX_QUEUES, HVTX_TAP_2 and so on; and in HVTX_SEED where the image is that
+    cloud-init reads, for one with --user-data or --ssh-key.
     """  # noqa: D301 - click's mark of lines that are to stay as they are
     from hvtx.commands import vm_create
 
@@ -218,6 +221,7 @@ _CLEARING = ("kernel", "initrd", "append", "disk")
 @click.option("--no-initrd", is_flag=True, help="Remove the initial RAM disk.")
 @click.option("--no-append", is_flag=True, help="Remove the kernel command line.")
 @click.option("--no-disk", is_flag=True, help="Without disks.")
+@guest_changes
 @click.option("--autostart/--no-autostart", default=None, help="Start the VM at boot, or not.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, shell_complete=complete_file)
 @as_json
@@ -242,7 +246,8 @@ def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
             wanted[field] = () if option == "disk" else ""
         elif option == "disk":
             wanted[field] = wanted[field] or None
-    changes = vm_set.parse_changes(**{**wanted, "command": wanted["command"] or None})
+    given = taken_changes(wanted)
+    changes = vm_set.parse_changes(**{**wanted, **given, "command": wanted["command"] or None})
     with opened(ctx, writable=True) as runtime:
         show_done(runtime, vm_set.set_vm(runtime, name, changes), "changed", json_=json_)
 
@@ -305,21 +310,7 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
     if json_:
         render.emit_json(documents.vm.document(shown, source.view))
         return
-    render.fields(
-        [
-            ("name", shown.vm.name),
-            ("state", shown.state),
-            ("guest", shown.guest),
-            ("hypervisor", shown.vm.hypervisor),
-            *((("accelerator", accelerator),) if (accelerator := accelerator_of(shown)) else ()),
-            ("pid", shown.pid),
-            ("user", shown.user),
-            ("memory", f"{shown.vm.memory} MiB"),
-            ("cpus", shown.vm.cpus),
-            ("autostart", "yes" if shown.vm.autostart else "no"),
-            *boots_with(shown),
-        ]
-    )
+    render.fields(fields_of(shown))
     for interface in shown.interfaces:
         render.say("")
         render.fields(

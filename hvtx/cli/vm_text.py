@@ -74,12 +74,35 @@ def _published(port: Publish) -> str:
     return f"{_host(port)}/{port.protocol} → {port.guest_port}"
 
 
+def fields_of(shown: ShownVm) -> list[tuple[str, object]]:
+    """What `vm show` says of a VM before its interfaces."""
+    accelerator = accelerator_of(shown)
+    return [
+        ("name", shown.vm.name),
+        ("state", shown.state),
+        ("guest", shown.guest),
+        ("hypervisor", shown.vm.hypervisor),
+        *((("accelerator", accelerator),) if accelerator else ()),
+        *((("vhost", "yes"),) if shown.vhost else ()),
+        ("pid", shown.pid),
+        ("user", shown.user),
+        ("memory", f"{shown.vm.memory} MiB"),
+        ("cpus", shown.vm.cpus),
+        *((("queues", shown.vm.queues),) if shown.vm.queues > 1 else ()),
+        ("autostart", "yes" if shown.vm.autostart else "no"),
+        *boots_with(shown),
+    ]
+
+
 def boots_with(shown: ShownVm) -> list[tuple[str, object]]:
     """What a VM is started with, as far as it has any of it."""
     vm = shown.vm
     files = (("kernel", vm.kernel), ("initrd", vm.initrd), ("append", vm.append))
     pairs: list[tuple[str, object]] = [(name, value) for name, value in files if value]
     pairs += [("disk", disk) for disk in vm.disks]
+    if vm.user_data:
+        pairs.append(("user-data", vm.user_data))
+    pairs += [("ssh key", key) for key in vm.ssh_keys]
     if vm.command:
         import shlex
 

@@ -181,7 +181,9 @@ class ViewSource:
         verb = entry["verb"] if entry["writer"] and self._works(entry["writer"]) else None
         state = vm_state(rows, verb, liveness)
         subnets = {
-            network["id"]: list(zip(network["subnets"], network["gateway"], strict=True))
+            network["id"]: show.Reach(
+                list(zip(network["subnets"], network["gateway"], strict=True)), network["mtu"]
+            )
             for network in self._seen["networks"]
         }
         return show.describe_vm(vm, state, liveness, rows, guests.unasked(state), subnets)

@@ -23,7 +23,16 @@ from hvtx.planner.scope import VmScope
 from hvtx.planner.states import VmState, identity_of
 from hvtx.store import records
 
-Subnets = Mapping[str, Sequence[tuple[str, str]]]  # network id -> (subnet, gateway), a family each
+
+class Reach(NamedTuple):
+    """What a network gives the interfaces in it: each subnet with its gateway, and the MTU."""
+
+    ranges: Sequence[tuple[str, str]] = ()
+    mtu: int | None = None
+
+
+Subnets = Mapping[str, Reach]  # by the network's id
+_NOWHERE = Reach()
 
 
 class ShownInterface(NamedTuple):
@@ -39,6 +48,7 @@ class ShownInterface(NamedTuple):
     prefix6: int | None
     gateway6: str | None
     publish: tuple[Publish, ...]
+    mtu: int | None = None
 
 
 class ShownVm(NamedTuple):
@@ -50,10 +60,11 @@ class ShownVm(NamedTuple):
     pid: int | None
     accelerator: str | None
     accelerator_reason: str | None
-    user: int | None
+    user: int | str | None
     interfaces: tuple[ShownInterface, ...]
     resources: tuple[Resource, ...]
     notes: tuple[str, ...]
+    vhost: bool | None = None
 
 
 def shown_vm(runtime: Runtime, scope: VmScope) -> ShownVm:
@@ -76,13 +87,13 @@ def shown_vms(
     ]
 
 
-def read_subnets(sql: Any) -> dict[str, list[tuple[str, str]]]:
-    """The subnets, with their gateways, of all networks."""
+def read_subnets(sql: Any) -> dict[str, Reach]:
+    """What all networks give the interfaces in them."""
     return _subnets_of(records.networks(sql))
 
 
-def _subnets_of(networks: Iterable[Network]) -> dict[str, list[tuple[str, str]]]:
-    return {n.id: list(n.ranges) for n in networks}
+def _subnets_of(networks: Iterable[Network]) -> dict[str, Reach]:
+    return {n.id: Reach(n.ranges, n.mtu) for n in networks}
 
 
 def describe_vm(
@@ -107,12 +118,13 @@ def describe_vm(
         pid=pid,
         accelerator=started.get("accelerator"),
         accelerator_reason=started.get("accelerator_reason"),
-        user=started.get("user"),
+        user=started.get("user", vm.user),
+        vhost=started.get("vhost"),
         interfaces=tuple(
             _shown_interface(
                 interface,
                 devices[n] if n < len(devices) else None,
-                subnets.get(interface.network, ()),
+                subnets.get(interface.network, _NOWHERE),
             )
             for n, interface in enumerate(vm.interfaces)
         ),
@@ -121,12 +133,10 @@ def describe_vm(
     )
 
 
-def _shown_interface(
-    interface: Interface, device: str | None, subnets: Sequence[tuple[str, str]]
-) -> ShownInterface:
+def _shown_interface(interface: Interface, device: str | None, reach: Reach) -> ShownInterface:
     """An interface, with the prefix length and the gateway of each family that it has."""
     ways: dict[int, tuple[int, str]] = {}
-    for subnet, gateway in subnets:
+    for subnet, gateway in reach.ranges:
         family = family_of(subnet)
         if interface.address(family) is not None:
             ways[family] = (int(subnet.partition("/")[2]), gateway)
@@ -134,7 +144,7 @@ def _shown_interface(
     prefix6, gateway6 = ways.get(6, (None, None))
     return ShownInterface(
         interface.network_name, device, interface.mac, interface.ipv4, interface.ipv6,
-        prefix, gateway4, prefix6, gateway6, interface.publish,
+        prefix, gateway4, prefix6, gateway6, interface.publish, reach.mtu,
     )  # fmt: skip
 
 

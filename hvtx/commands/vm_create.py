@@ -7,12 +7,14 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from hvtx.engine import notice, own_addresses
+from hvtx.engine.guest_options import GuestOptions, check_user_data
 from hvtx.engine.new_network import DEFAULT, default_draft, take_network
 from hvtx.engine.peer_ports import refuse_ports
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import bridges_now
 from hvtx.engine.transaction import Operation, begin
 from hvtx.engine.vm_options import VmRequest
+from hvtx.engine.vm_user import check_user
 from hvtx.errors import Conflict, NotFound, advised
 from hvtx.model.address import is_ipv6
 from hvtx.model.resource import Kind
@@ -58,6 +60,12 @@ def request_from_log(runtime: Runtime, name: str, operation: int | None = None) 
         directory=record["directory"],
         autostart=record["autostart"],
         leases=tuple((i["ipv4"], i["ipv6"]) for i in interfaces),
+        guest=GuestOptions(
+            record.get("queues", 1),
+            record.get("user_data"),
+            tuple(record.get("ssh_keys", ())),
+            record.get("user"),
+        ),
     )
 
 
@@ -111,6 +119,9 @@ def check_request(runtime: Runtime, request: VmRequest, *, starts: bool = False)
     if runtime.read(records.find_vm, request.name) is not None:
         raise Conflict(f"VM {request.name!r} exists already", hint="hvtx vm ls")
     check_files(request.kernel, request.initrd, request.disks)
+    check_user_data(request.guest.user_data)
+    where = runtime.installation, runtime.settings.state_directory
+    check_user(request.guest.user, request.hypervisor, *where)
     with runtime.reading() as sql:
         for port in request.publish:
             holder = leases.port_holder(sql, port)
@@ -218,22 +229,7 @@ def record_vm(
 
     No address is leased that is among those ``taken``, the host's own, unless it was asked for.
     """
-    vm = Vm(
-        id=os.urandom(16).hex(),
-        name=request.name,
-        hypervisor=request.hypervisor,
-        memory=request.memory,
-        cpus=request.cpus,
-        kernel=request.kernel,
-        initrd=request.initrd,
-        append=request.append,
-        disks=request.disks,
-        command=request.command,
-        directory=request.directory,
-        autostart=request.autostart,
-        interfaces=(),
-        number=operation.id,  # which makes no other VM
-    )
+    vm = _new_vm(request, operation.id)
     records.add_vm(sql, vm, operation.id)
     fours, sixes = _addresses(request, networks)
     wanted = [
@@ -254,6 +250,27 @@ def record_vm(
         vm=vm.id,
         networks=lease_networks(interfaces),
         committed=committed,
+    )
+
+
+def _new_vm(request: VmRequest, number: int) -> Vm:
+    """The VM without its interfaces; ``number`` is that of the operation, which makes no other."""
+    return Vm(
+        id=os.urandom(16).hex(),
+        name=request.name,
+        hypervisor=request.hypervisor,
+        memory=request.memory,
+        cpus=request.cpus,
+        kernel=request.kernel,
+        initrd=request.initrd,
+        append=request.append,
+        disks=request.disks,
+        command=request.command,
+        directory=request.directory,
+        autostart=request.autostart,
+        interfaces=(),
+        number=number,
+        **request.guest._asdict(),
     )
 
 

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from hvtx.commands import vm_create
-from hvtx.engine import vm_options
+from hvtx.engine import guest_options, vm_options
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import vm_scope
 from hvtx.engine.transaction import begin
+from hvtx.engine.vm_user import check_user
 from hvtx.errors import Conflict, UsageError
 from hvtx.model.vm import Vm
 from hvtx.planner.scope import VmScope
@@ -34,6 +35,10 @@ class Changes(NamedTuple):
     disks: tuple[str, ...] | None = None
     command: tuple[str, ...] | None = None
     autostart: bool | None = None
+    queues: int | None = None
+    user_data: str | None = None
+    ssh_keys: tuple[str, ...] | None = None
+    user: str | None = None
 
 
 def parse_changes(**wanted: Any) -> Changes:
@@ -51,8 +56,14 @@ def parse_changes(**wanted: Any) -> Changes:
     )
     vm_options.check_lines((changes.append, changes.kernel, changes.initrd, *(changes.disks or ())))
     disks = None if changes.disks is None else tuple(os.path.abspath(d) for d in changes.disks)
+    guest_options.check_queues(1 if changes.queues is None else changes.queues)
     return changes._replace(
-        kernel=_absolute(changes.kernel), initrd=_absolute(changes.initrd), disks=disks
+        kernel=_absolute(changes.kernel),
+        initrd=_absolute(changes.initrd),
+        disks=disks,
+        user_data=_absolute(changes.user_data),
+        ssh_keys=None if changes.ssh_keys is None else guest_options.read_keys(changes.ssh_keys),
+        user=guest_options.checked_user(changes.user) if changes.user else changes.user,
     )
 
 
@@ -71,6 +82,9 @@ def set_vm(runtime: Runtime, name: str, changes: Changes) -> VmScope:
     _refuse_running(scope)
     vm = scope.vm
     wanted = _changed(vm, changes)
+    if changes.user:
+        where = runtime.installation, runtime.settings.state_directory
+        check_user(changes.user, vm.hypervisor, *where)
     different = _differences(vm, wanted)
     if not different:
         return scope
@@ -102,7 +116,7 @@ def _refuse_running(scope: VmScope) -> None:
 def _changed(vm: Vm, changes: Changes) -> Vm:
     """The VM as it would be. Raises UsageError, NotFound."""
     given = {name: value for name, value in changes._asdict().items() if value is not None}
-    given |= {name: given[name] or None for name in ("kernel", "initrd", "append") if name in given}
+    given |= {name: given[name] or None for name in _CLEARED if name in given}
     interfaces = max(len(vm.interfaces), 1)
     if given.get("append"):
         given["append"] = vm_options.checked_append(given["append"], interfaces)
@@ -118,6 +132,9 @@ def _changed(vm: Vm, changes: Changes) -> Vm:
         append=wanted.append,
         disks=wanted.disks,
     )
+    guest = guest_options.GuestOptions(*(getattr(wanted, name) for name in _OF_GUEST))
+    guest_options.check_guest(wanted.hypervisor, wanted.cpus, guest)
+    guest_options.check_user_data(wanted.user_data if "user_data" in given else None)
     vm_create.check_files(
         wanted.kernel if "kernel" in given else None,
         wanted.initrd if "initrd" in given else None,
@@ -126,7 +143,12 @@ def _changed(vm: Vm, changes: Changes) -> Vm:
     return wanted
 
 
-_FIELDS = ("memory", "cpus", "kernel", "initrd", "append", "disks", "command", "autostart")
+_CLEARED = ("kernel", "initrd", "append", "user_data", "user")  # by an empty value
+_OF_GUEST = guest_options.GuestOptions._fields
+_FIELDS = (
+    *("memory", "cpus", "kernel", "initrd", "append", "disks", "command", "autostart"),
+    *_OF_GUEST,
+)
 
 
 def _differences(vm: Vm, wanted: Vm) -> dict[str, dict[str, Any]]:

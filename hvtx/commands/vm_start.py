@@ -21,6 +21,7 @@ from hvtx.engine.transaction import Operation, begin
 from hvtx.engine.vm_launch import Means, bring_up, refuse_diverted_vm
 from hvtx.engine.vm_paths import log_path, run_directory
 from hvtx.engine.vm_state import is_starting
+from hvtx.engine.vm_user import need_user_of, user_of
 from hvtx.errors import Conflict, NotFound, PartialFailure
 from hvtx.host.flows import flow_limit
 from hvtx.hypervisors import base as hypervisors
@@ -128,7 +129,8 @@ def _probe(runtime: Runtime, vm: Vm) -> hypervisors.Probes:
     if vm.hypervisor == "external":
         return probe.probe(vm, runtime.store.run_directory)
     settings = runtime.settings
-    user = privileges.need_user(settings.vm_user, runtime.installation, settings.state_directory)
+    installation, state = runtime.installation, settings.state_directory
+    user = need_user_of(vm, settings.vm_user, installation, state)
     return probe.probe(vm, runtime.store.run_directory, user)
 
 
@@ -140,18 +142,12 @@ def _with_user(
     The number is that of the operation that made it, or first started it where it was imported or
     made by an earlier hvtx: no other VM's, now or later.
     """
-    if vm.hypervisor == "external":
-        return vm, None
-    from hvtx.host import vmuser
-
     runtime = operation.runtime
-    if not vm.number:
+    if not vm.number and vm.hypervisor != "external":
         vm = vm._replace(number=operation.id)
         records.set_vm(sql, vm)
-    user = vmuser.choose(runtime.settings.vm_user, runtime.installation, vm.number)
-    if user is not None and (probes.kvm or vm.hypervisor != "qemu"):
-        user = vmuser.with_kvm(user)
-    return vm, user
+    setting = runtime.settings.vm_user
+    return vm, user_of(vm, setting, runtime.installation, kvm=probes.kvm)
 
 
 def _resolve(runtime: Runtime, name: str) -> Plan:
@@ -165,7 +161,7 @@ def _draft(request: VmRequest) -> Vm:
     return Vm(
         "", request.name, request.hypervisor, request.memory, request.cpus, request.kernel,
         request.initrd, request.append, request.disks, request.command, request.directory,
-        request.autostart, (),
+        request.autostart, (), **request.guest._asdict(),
     )  # fmt: skip
 
 

@@ -335,12 +335,15 @@ def _holders(suspects: set[str], links: Iterable[Link]) -> tuple[dict[str, tuple
 
     What is not seen here (a process that may not be looked into) the attaching release still meets.
     """
-    there = {link.name for link in links} & suspects
-    seen = openfiles.tap_holders(there)
+    suspected = [link for link in links if link.name in suspects]
+    seen = openfiles.tap_holders({link.name for link in suspected})
     found = {
         name: tuple(f"{holder.command} (pid {holder.pid})" for holder in holders)
         for name, holders in seen.found.items()
     }
+    for link in suspected:  # the kernel counts the queues of a device with several, whosever
+        if link.queues:
+            found.setdefault(link.name, (f"some process ({link.queues} of its queues)",))
     return found, not seen.complete
 
 

@@ -135,12 +135,13 @@ def _shown(user: User | None) -> int | str:
     return ROOT if user is None else user.shown
 
 
-def _accelerator(probes: hypervisors.Probes) -> dict[str, str]:
+def _accelerator(probes: hypervisors.Probes) -> dict[str, str | bool]:
     """What is kept of the choice beside the process that it was made for."""
     if probes.why is None:
         return {}
     name = "kvm" if probes.kvm else "tcg"
-    return {"accelerator": name, "accelerator_reason": probes.why}
+    vhost = probes.vhost is not None
+    return {"accelerator": name, "accelerator_reason": probes.why, "vhost": vhost}
 
 
 def _spawn(vm: Vm, launch: hypervisors.Launch, means: Means) -> Gate:
@@ -238,4 +239,5 @@ def _port(interface: Any, network: Network, device: str) -> hypervisors.Nic:
         gateway4=four[1] if four else None,
         gateway6=six[1] if six else None,
         netmask=addressing.netmask_of(four[0]) if four else None,
+        mtu=network.mtu,
     )

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from hvtx.engine.guest_options import GuestOptions
 from hvtx.errors import UsageError, advised
 from hvtx.model.address import is_ipv6
 from hvtx.model.vm import Publish
@@ -33,6 +34,7 @@ class VmRequest(NamedTuple):
     directory: str
     autostart: bool
     leases: tuple[tuple[str | None, str | None], ...] = ()  # IPv4, IPv6 of each interface
+    guest: GuestOptions = GuestOptions()
 
 
 def parse_request(  # noqa: PLR0913 - it mirrors the options of `vm create`

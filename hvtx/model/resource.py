@@ -117,6 +117,7 @@ class TapSpec(_Owned):
     master: int  # ifindex of the bridge
     mtu: int
     mac: str  # of the host's side; begins with fe so that it never becomes the bridge's
+    queues: NotRequired[int]  # of a device with several; absent: one
     guard: NotRequired[dict[str, Any]]  # of rulesets/port_filter; earlier rows lack it
     addresses: NotRequired[list[str]]  # of one that was taken over: those that the kernel gave it
 
@@ -165,6 +166,7 @@ class ProcessObserved(TypedDict, total=False):
     accelerator: str  # "kvm" or "tcg"; absent for others than QEMU, and in older records
     accelerator_reason: str
     user: int | str  # whom it runs as: an id of its own, or a name; absent in older records
+    vhost: bool  # QEMU: the host's kernel moves the frames; absent in older records
 
 
 class FileSpec(TypedDict):
@@ -293,7 +295,7 @@ class Link(NamedTuple):
     group: int
     up: bool
     tun_flags: int  # IFF_TAP | IFF_NO_PI … with which to attach, 0 for others
-    queues: int  # attached queues of a multi-queue tun device, else 0
+    queues: int  # held queues of a multi-queue tun device, those switched off too; else 0
     persistent: bool
     qdisc: str = ""
     xdp: bool = False

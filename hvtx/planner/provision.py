@@ -14,9 +14,11 @@ from hvtx.model.address import family_of, with_port
 from hvtx.model.firewall import FirewallSpec
 from hvtx.model.mark import base32
 from hvtx.model.resource import FLOWS_EACH, Kind
+from hvtx.model.seed import has_seed
 from hvtx.model.user import User
 from hvtx.model.vm import Interface, Network, Publish, Vm
 from hvtx.planner.forwarding import dotted
+from hvtx.planner.seed import seed_of
 
 _ANY4 = "0.0.0.0"  # noqa: S104 - not bound to
 _INDEX_BASE, _INDEX_SPAN = 1 << 24, 1 << 29  # far above what the kernel hands out by itself
@@ -225,14 +227,18 @@ def want_vm(
     how many tracked connections it may have in each network. ``user`` is whom the process runs as;
     None: as hvtx.
     """
-    owner = {} if user is None else {"owner": user.uid}
+    own: dict[str, Any] = {} if user is None else {"owner": user.uid}
+    if vm.queues > 1:
+        own["queues"] = vm.queues
     wants: list[tuple[ResourceSpec, str | None]] = []
     if directory is not None:
         wants.append((ResourceSpec(Kind.FILE, directory, {"path": directory}), None))
+        if has_seed(vm):
+            wants.append((ResourceSpec(Kind.FILE, *seed_of(vm, networks, directory, user)), None))
     for interface, (device, ifindex, mac) in zip(vm.interfaces, devices, strict=True):
         network = networks[interface.network]
         wants += [
-            (want._replace(spec=want.spec | owner) if want.kind == Kind.TAP else want, network.id)
+            (want._replace(spec=want.spec | own) if want.kind == Kind.TAP else want, network.id)
             for want in want_interface(
                 interface,
                 network,

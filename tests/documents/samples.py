@@ -10,6 +10,7 @@ import pytest
 
 from hvtx.commands.metrics import Gauge
 from hvtx.commands.recover import Recovery
+from hvtx.commands.show import Reach
 from hvtx.commands.store_backup import Copied, Restored
 from hvtx.commands.systemd import Entry, Outcome
 from hvtx.engine.finding import Finding
@@ -30,11 +31,11 @@ from tests.store.shelf import NOW, Shelf, add_network, enter, network, vm
 
 STARTED = {
     "boot_id": "boot-a", "pid": 4242, "start": 99, "inode": 0, "pidns": 0, "user": 71001,
-    "accelerator": "tcg", "accelerator_reason": "/dev/kvm is missing",
+    "accelerator": "tcg", "accelerator_reason": "/dev/kvm is missing", "vhost": False,
 }  # fmt: skip
 SUBNETS = {
-    "net-lan": [("10.77.0.0/24", "10.77.0.1"), ("fd77::/64", "fd77::1")],
-    "net-six": [("fd78::/56", "fd78::1")],
+    "net-lan": Reach([("10.77.0.0/24", "10.77.0.1"), ("fd77::/64", "fd77::1")], 1500),
+    "net-six": Reach([("fd78::/56", "fd78::1")], 9000),
 }
 WEB = Vm(
     "id-web", "web", "qemu", 512, 2, "/boot/vmlinuz", None, "console=ttyS0 ip={ip}",

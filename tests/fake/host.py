@@ -20,6 +20,7 @@ from hvtx.host import tun
 from hvtx.host.nfanswers import Element, Named, Rule, Table
 from hvtx.host.nfmessages import Command
 from hvtx.host.openfiles import Holders
+from hvtx.host.tun import tap_flags
 from hvtx.hypervisors.base import Launch
 from hvtx.model.hook import SetElement
 from hvtx.model.resource import Address, Link
@@ -100,9 +101,9 @@ class FakeTun:
     def open_device(self) -> int:
         return self._kernel.open_tun()
 
-    def create(self, descriptor: int, name: str, ifindex: int) -> None:
+    def create(self, descriptor: int, name: str, ifindex: int, queues: int = 1) -> None:
         self._kernel.descriptors[descriptor].wanted_index = ifindex
-        self._kernel.attach(descriptor, name, 0x2 | 0x1000 | 0x4000 | 0x8000)
+        self._kernel.attach(descriptor, name, tap_flags(queues) | 0x8000)
 
     def attach(self, descriptor: int, name: str, flags: int) -> str:
         return self._kernel.attach(descriptor, name, flags)

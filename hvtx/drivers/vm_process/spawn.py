@@ -39,6 +39,9 @@ _NOT_INHERITED = (
     "HVTX_IP",
     "HVTX_GATEWAY",
     "HVTX_NETMASK",
+    "HVTX_MTU",
+    "HVTX_QUEUES",
+    "HVTX_SEED",
 )
 
 
