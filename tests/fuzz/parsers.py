@@ -25,9 +25,9 @@ from hvtx.drivers import foreign_rules
 from hvtx.drivers.nftables.ruleset import listed_rules
 from hvtx.drivers.vm_process.gate import tail as tail_of
 from hvtx.drivers.vm_process.probe import look_into
-from hvtx.engine import packaged_units, runtime, state_files, units
+from hvtx.engine import guest_options, packaged_units, runtime, state_files, units
 from hvtx.engine.saved_plan import load_plan
-from hvtx.errors import HvtxError, NotPermitted
+from hvtx.errors import HvtxError, NotPermitted, UsageError
 from hvtx.host import (
     api,
     capabilities,
@@ -1071,6 +1071,13 @@ PARSERS: dict[str, Parser] = {
     "names in disk headers": Parser(
         images.named, mutated([qcow2(b"base.raw"), qcow2(b"", data=b"data.raw")]), (),
         ("host.images.named", "host.images._extension"),
+    ),
+    "public keys": Parser(
+        lambda data: guest_options.public_keys(data, "k.pub"),
+        mutated([b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAA me\n", b'from="a b" ssh-rsa AAAAB3NzaC1yc2EAAAAB\n', b"# x\n"]),
+        (UsageError,),
+        ("engine.guest_options.public_keys", "engine.guest_options.is_public_key", "engine.guest_options._named_in"),
+        grown=lambda size: b"ssh-rsa AAAAB3NzaC1yc2EAAAAB\n" * size,
     ),
     # files
     "state.json": Parser(

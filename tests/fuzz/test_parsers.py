@@ -65,6 +65,7 @@ ASIDE = {
     "engine.forward": "addresses of our own",
     "engine.uplink_checks": "addresses of our own",
     "host.replica.uncarried": "heads of messages, of a length that the kernel gives",
+    "host.vhost.works": "an answer of ioctl, as long as was asked for",
     "host.xfrm.counted": "errors are replaced",
     "host.xfrm._direction": "as policy_of reads it",
     "host.xfrm._states": "one number of the kernel's",
