@@ -27,7 +27,7 @@ from hvtx.host.flows import flow_limit
 from hvtx.hypervisors import base as hypervisors
 from hvtx.model.resource import Resource
 from hvtx.model.user import User
-from hvtx.model.vm import Liveness, Vm
+from hvtx.model.vm import BRIDGE_PORTS, Liveness, Vm
 from hvtx.planner import provision
 from hvtx.planner import start as decide
 from hvtx.planner.scope import NetworkScope, VmScope
@@ -228,7 +228,9 @@ def _intend(
         for _ in vm.interfaces
     ]
     directory = run_directory(operation.runtime.store.run_directory, vm)
-    given = decide.Given(devices, directory, flow_limit(), user)
+    large = decide.unbounded(networks.networks.values())
+    used = records.crowded_networks(sql, large, operation.runtime.life.id, BRIDGE_PORTS)
+    given = decide.Given(devices, directory, flow_limit(), user, used)
     plan = decide.plan_start(vm, before, networks, given)
     if isinstance(plan, Conflict):
         raise plan

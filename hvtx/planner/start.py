@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from hvtx.errors import Conflict
 from hvtx.model.resource import Kind, Resource, State, only_flows_remain
 from hvtx.model.user import User
-from hvtx.model.vm import Publish, Vm
+from hvtx.model.vm import BRIDGE_PORTS, Network, Publish, Vm, no_port_left
 from hvtx.planner import provision
 from hvtx.planner.provision import ResourceSpec
 from hvtx.planner.scope import NetworkScope, VmScope
@@ -27,6 +27,7 @@ class Given(NamedTuple):
     directory: str  # the VM's run-time directory
     flows: int  # how many tracked connections each of its guests may have
     user: User | None  # whom its process runs as; None: hvtx's own
+    taps: Mapping[str, int] = {}  # on record in this life, by network; where it might be too many
 
 
 class StartPlan(NamedTuple):
@@ -87,6 +88,15 @@ def families_of(vm: Vm) -> set[int]:
     return {4 for i in first if i.ipv4} | {6 for i in first if i.ipv6}
 
 
+def unbounded(networks: Iterable[Network]) -> list[str]:
+    """Those (by id) whose subnets hold more guests than a bridge has ports.
+
+    Each guest has an address of each family of its network: a /22 gives away 1,021.
+    """
+    four = {n.id: int(r[0].partition("/")[2]) for n in networks if (r := n.range(4))}
+    return [n.id for n in networks if n.id not in four or 2 ** (32 - four[n.id]) - 3 > BRIDGE_PORTS]
+
+
 def plan_start(
     vm: Vm, rows: Iterable[Resource], networks: NetworkScope, given: Given
 ) -> StartPlan | Conflict:
@@ -98,6 +108,11 @@ def plan_start(
     away = [i.network_name for i in vm.interfaces if i.network not in bridges]
     if away:
         return Conflict(f"network {away[0]!r} is being changed", hint="try again")
+    full = [i.network for i in vm.interfaces if given.taps.get(i.network, 0) >= BRIDGE_PORTS]
+    if full:
+        bridge = networks.networks[full[0]].bridge
+        message, hint = no_port_left(bridge, f"VM {vm.name!r}")
+        return Conflict(message, hint=hint)
     launch = vm.hypervisor != "external"
     create = provision.want_vm(
         vm,

@@ -47,6 +47,7 @@ from hvtx.store.records.operation import (
 from hvtx.store.records.resource import (
     are_of_earlier_lives,
     committed_resources,
+    crowded_networks,
     firewall_rows_of_vms,
     processes_of_vm,
     published_in,
@@ -88,6 +89,7 @@ __all__ = [
     "are_of_earlier_lives",
     "attempted",
     "committed_resources",
+    "crowded_networks",
     "current_life",
     "find_network",
     "find_vm",
