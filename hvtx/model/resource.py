@@ -93,6 +93,9 @@ class Resource(NamedTuple):
 FLOWS = "flows"  # in ``observed`` of a firewall row: not all that flows past its rules has ended
 
 
+EXCHANGE = "exchange"  # in ``observed`` of a row that a change of something living makes or takes
+
+
 HOLDER = "holder"  # in ``observed`` of a ``publish`` row: the identity of who holds its port
 
 

@@ -94,7 +94,7 @@ def want_network(
     own = [
         _bridge(network, ifindex, addresses),
         *(_address(network, ifindex, bridge_mark, address) for address in addresses),
-        _network_rules(network, flows),
+        *network_rules(network, flows),
     ]
     return shared, own
 
@@ -121,7 +121,8 @@ def _address(network: Network, ifindex: int, bridge_mark: str, address: str) -> 
     return ResourceSpec(Kind.ADDRESS, address, spec)
 
 
-def _network_rules(network: Network, flows: int) -> ResourceSpec:
+def network_rules(network: Network, flows: int = FLOWS_EACH) -> list[ResourceSpec]:
+    """What a network has beside its bridge and addresses: it follows from its record."""
     spec = {
         "backend": network.firewall,
         "what": "network",
@@ -132,7 +133,7 @@ def _network_rules(network: Network, flows: int) -> ResourceSpec:
         "gateway6": network.gateway6,
         "flows": flows,
     }
-    return ResourceSpec(Kind.FILTER, f"{network.firewall} network {network.name}", spec)
+    return [ResourceSpec(Kind.FILTER, f"{network.firewall} network {network.name}", spec)]
 
 
 def want_settings(settings: Sequence[tuple[str, str, str]]) -> list[ResourceSpec]:

@@ -122,6 +122,17 @@ class NftablesDriver:
                 outcomes.update(guarded([row.id], partial(release_base, self._session, row)))
         return outcomes
 
+    def exchange(
+        self, gone: Sequence[Resource], made: Sequence[Resource]
+    ) -> Mapping[int, dict[str, Any]]:
+        """Elements of ``made`` take the place of those of ``gone``, in one batch.
+
+        See :class:`hvtx.drivers.base.ExchangingDriver`.
+        """
+        from hvtx.drivers.nftables.exchange import exchange  # no start needs it
+
+        return exchange(self._session, gone, made)
+
     def remove_copies(self, resource: Resource) -> Outcome:
         """Remove the surplus identical copies of a base row's rules, keeping the first of each.
 
