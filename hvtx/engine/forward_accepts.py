@@ -55,7 +55,9 @@ def change(scope: NetworkScope) -> Change:
         network
         for network in scope.every
         # one that is half made has its chains later, or never
-        if network.firewall == _BACKEND and network.id in known.keys() - scope.provisional.keys()
+        if network.firewall == _BACKEND
+        and network.passage
+        and network.id in known.keys() - scope.provisional.keys()
     ]
     if not networks and not there:
         return NOTHING

@@ -129,6 +129,7 @@ def _network_rules(network: Network, flows: int) -> ResourceSpec:
         "isolate": network.isolate,
         "gateway6": network.gateway6,
         "flows": flows,
+        **({} if network.passage or network.firewall != "iptables" else {"passage": False}),
     }
     return ResourceSpec(Kind.FILTER, f"{network.firewall} network {network.name}", spec)
 
