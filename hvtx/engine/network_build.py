@@ -13,6 +13,7 @@ from typing import Any
 from hvtx.engine import effects, privileges
 from hvtx.engine.guest_routes import refuse_diverted, samples
 from hvtx.engine.outdated import bring_up_to_date
+from hvtx.engine.passages import Passages
 from hvtx.engine.repaired import Repaired
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
@@ -221,9 +222,11 @@ def settle_accepts(
         from hvtx.engine import forward_accepts
 
         found += forward_accepts.settle(runtime, scope, locked=locked)
-    from hvtx.engine import passages
 
-    return found + passages.settle(runtime, scope, locked=locked)
+    def make_rows(network: str, wants: Sequence[provision.ResourceSpec]) -> None:
+        make(runtime, "rebuild", wants, network)
+
+    return found + Passages(runtime).settle(scope, make_rows, locked=locked)
 
 
 def _rebuild_missing(

@@ -8,26 +8,34 @@ and taken away when the chain accepts again, by whichever of these comes next.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import closing, suppress
+from typing import NamedTuple, cast
 
+from hvtx.engine import notice
+from hvtx.engine.forward_accepts import world
 from hvtx.engine.repaired import Repaired
+from hvtx.engine.resolve import resolve
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import networks_now
 from hvtx.engine.transaction import begin
 from hvtx.engine.undo import take_down
-from hvtx.errors import HvtxError, NotPermitted
+from hvtx.errors import Busy, HvtxError, NotPermitted
+from hvtx.host.filter_chains import legacy_chains, nft_chains
 from hvtx.host.netlink import DumpInterrupted
+from hvtx.host.nfnetlink import Nftables
+from hvtx.host.retry import retry_transient
+from hvtx.model.filter_chain import FilterChain
 from hvtx.model.firewall import FirewallSpec, firewall_spec
 from hvtx.model.mark import FAMILY
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.vm import Network
 from hvtx.planner.provision import ResourceSpec
 from hvtx.planner.scope import NetworkScope
+from hvtx.rulesets.filter_ends import end_of, in_place
+from hvtx.rulesets.passage_rules import forward_rules, input_rules
 
-if TYPE_CHECKING:
-    from hvtx.host.filter_chains import FilterChain
-
+Make = Callable[[str, Sequence[ResourceSpec]], object]
 WHAT = "passage"
 _BEHIND = "foreign rules come after hvtx's accept, so they do not apply to its guests"
 
@@ -39,8 +47,6 @@ class Chains(NamedTuple):
 
     def closed(self, family: int) -> list[tuple[str, int, str]]:
         """Those of a family that drop what nobody decided, and that others may change."""
-        from hvtx.rulesets.filter_ends import end_of
-
         return sorted(
             key
             for key, chain in self.chains.items()
@@ -63,12 +69,6 @@ class Change(NamedTuple):
 
 def chains_now() -> Chains:
     """The chains as they are. Raises NotPermitted, HostRefused, OSError, DumpInterrupted."""
-    from contextlib import closing, suppress
-
-    from hvtx.host.filter_chains import legacy_chains, nft_chains
-    from hvtx.host.nfnetlink import Nftables
-    from hvtx.host.retry import retry_transient
-
     with closing(Nftables()) as socket:
         found = retry_transient(lambda: nft_chains(socket))
     every = {("nftables", *key): chain for key, chain in found.items()}
@@ -85,7 +85,8 @@ def change(scope: NetworkScope) -> Change:
     Raises NotPermitted, HostRefused, OSError, DumpInterrupted.
     """
     known = scope.bridges()
-    networks = [n for n in scope.networks.values() if n.id in known.keys() - scope.provisional.keys()]
+    whole = known.keys() - scope.provisional.keys()
+    networks = [network for network in scope.networks.values() if network.id in whole]
     there = _rows_of(scope)
     if not networks and not there:
         return Change({}, (), (), ())
@@ -115,17 +116,35 @@ def wants(
     closed = [key for key in closed if (key[0], key[2]) != own]
     if not closed:
         return []
-    ways = sorted(world() if uplinks is None else uplinks)
+    ways = sorted(world(()) if uplinks is None else uplinks)
     if network.uplink is not None:
         ways = [network.uplink]
     return [_want(network, *key, ways) for key in closed]
 
 
+def wants_with(network: Network, more: str) -> list[ResourceSpec]:
+    """The same of a network that might be made; ``more`` is one more way to the world."""
+    return wants(network, chains_now(), {*world(()), more})
+
+
+def wants_beside(
+    rows: Iterable[Resource], families: Collection[int], device: str
+) -> list[ResourceSpec]:
+    """What rows would accept for a way to the world that is thought up."""
+    found = []
+    for row in rows:
+        if row.role != WHAT:
+            continue
+        spec = firewall_spec(row)
+        if spec["hook"] == "FORWARD" and spec["family"] in families:
+            accepts = [f"-i {spec['bridge']} -o {device} -j ACCEPT"]
+            found.append(ResourceSpec(Kind.FILTER, row.key, {**spec, "accepts": accepts}))
+    return found
+
+
 def _want(
     network: Network, backend: str, family: int, hook: str, uplinks: Sequence[str]
 ) -> ResourceSpec:
-    from hvtx.rulesets.passage_rules import forward_rules, input_rules
-
     bridge = network.bridge
     if hook == "FORWARD":
         rules = forward_rules(bridge, nat=network.nat, isolate=network.isolate, uplinks=uplinks)
@@ -136,25 +155,9 @@ def _want(
     return ResourceSpec(Kind.FILTER, key, {**spec, "bridge": bridge, "accepts": list(rules)})
 
 
-def world() -> list[str]:
-    """The devices where the world is; bridges that carry a mark of hvtx are none."""
-    from contextlib import closing
-
-    from hvtx.host.egress_devices import leading_out
-    from hvtx.host.links import Links
-    from hvtx.planner.uplinks import uplinks
-
-    with closing(Links()) as links:
-        every = links.all()
-        own = {link.name for link in every if (link.alias or "").startswith(FAMILY)}
-        return uplinks(every, links.addresses(), ways=leading_out(), own=own)
-
-
 def _compare(
     wanted: dict[str, list[ResourceSpec]], there: Sequence[Resource], chains: Chains
 ) -> Change:
-    from hvtx.rulesets.filter_ends import in_place
-
     make = {network: list(wants_) for network, wants_ in wanted.items()}
     drop, move, words = [], [], []
     for row in there:
@@ -167,17 +170,18 @@ def _compare(
         chain = chains.chains[spec["backend"], spec["family"], spec["hook"]]
         if not in_place(chain, row.mark, FAMILY):
             move.append(row)
-            if any(rule.mark == row.mark for rule in chain.rules):  # else it is told as any that is gone
+            # one that is gone is told as any row whose rules are
+            if any(rule.mark == row.mark for rule in chain.rules):
                 words.append(f"{_where(spec)}: {_BEHIND}")
-    old = {_same(row.spec) for row in drop}
+    old = {_same(firewall_spec(row)) for row in drop}
     for want in (want for wants_ in make.values() for want in wants_):
-        spec_ = want.spec
-        if _same(spec_) in old:
-            words.append(f"{_where(spec_)}: what hvtx accepts for {spec_['bridge']} is out of date")
+        spec = cast("FirewallSpec", want.spec)
+        if _same(spec) in old:
+            words.append(f"{_where(spec)}: what hvtx accepts for {spec['bridge']} is out of date")
         else:
             words.append(
-                f"{_where(spec_)}: it drops what nobody decided, and there is no accept for"
-                f" {spec_['bridge']} yet"
+                f"{_where(spec)}: it drops what no rule decides, and has no accept for"
+                f" {spec['bridge']} yet"
             )
     return Change(make, tuple(drop), tuple(move), tuple(words))
 
@@ -192,61 +196,57 @@ def _where(spec: FirewallSpec) -> str:
     return f"{'iptables' if spec['family'] == 4 else 'ip6tables'} filter {spec['hook']}"
 
 
-def settle(runtime: Runtime, scope: NetworkScope, *, locked: bool = False) -> list[Repaired]:
-    """Do what :func:`change` finds; what was wrong, as `repair` tells it.
+class Passages:
+    """Brings the accepts of networks to what the host's filters want of them."""
 
-    ``locked`` says that the caller holds the lock of the networks, and held it when they were read.
-    What the host refuses is told as a warning: a network without its accepts is what it was before,
-    and `doctor` names the rule in the way. Raises Busy, NotPermitted.
-    """
-    try:
-        half = any(row.role == WHAT for row in scope.unsettled())
-        found = change(scope)
-        if not half and not found:
-            return []
-    except (HvtxError, OSError, DumpInterrupted) as problem:
-        _tell(problem)
-        return []
-    if not locked:
-        runtime.lock("all", "networks")
-    try:
-        if half:
-            from hvtx.engine.resolve import resolve
+    def __init__(self, runtime: Runtime) -> None:
+        """Work for this run."""
+        self._runtime = runtime
 
-            resolve(runtime, networks=True)
-        if half or not locked:  # read again: another command may have been quicker
-            found = change(networks_now(runtime, scope.networks.values()))
-        return _settle(runtime, found)
-    except (HvtxError, OSError, DumpInterrupted) as problem:
-        if isinstance(problem, HvtxError) and problem.code == "busy":
+    def settle(self, scope: NetworkScope, make: Make, *, locked: bool = False) -> list[Repaired]:
+        """Do what :func:`change` finds; what was wrong, as `repair` tells it.
+
+        ``make`` makes rows of a network (its id) as an operation of its own. ``locked`` says that
+        the caller holds the lock of the networks, and held it when they were read. What the host
+        refuses is told as a warning: a network without its accepts is what it was before, and
+        `doctor` names the rule in the way. Raises Busy.
+        """
+        try:
+            half = any(row.role == WHAT for row in scope.unsettled())
+            found = change(scope)
+            if not half and not found:
+                return []
+            if not locked:
+                self._runtime.lock("all", "networks")
+            try:
+                return self._settle(scope, found, make, half=half, locked=locked)
+            finally:
+                if not locked:
+                    self._runtime.unlock("all", "networks")
+        except Busy:
             raise
-        _tell(problem)
-        return []
-    finally:
-        if not locked:
-            runtime.unlock("all", "networks")
+        except (HvtxError, OSError, DumpInterrupted) as problem:
+            said = problem.message if isinstance(problem, HvtxError) else str(problem)
+            notice.warning(f"guests get no accept in the filters of others: {said}")
+            return []
 
-
-def _tell(problem: Exception) -> None:
-    from hvtx.engine import notice
-
-    said = problem.message if isinstance(problem, HvtxError) else str(problem)
-    notice.warning(f"the filters of others could not be given an accept for guests: {said}")
-
-
-def _settle(runtime: Runtime, found: Change) -> list[Repaired]:
-    for backend, rows in _by_backend(found.move).items():
-        runtime.firewall(backend).repair(rows)
-    if found.drop:  # before a new one of the same words
-        with begin(runtime, "rebuild") as (_, operation):
-            pass
-        take_down(operation, found.drop, reason="replaced")
-    for network, wants_ in found.make.items():
-        if wants_:
-            from hvtx.engine.network_build import make
-
-            make(runtime, "rebuild", wants_, network=network)
-    return [Repaired(str(Kind.FILTER), words.partition(": ")[0], words) for words in found.words]
+    def _settle(
+        self, scope: NetworkScope, found: Change, make: Make, *, half: bool, locked: bool
+    ) -> list[Repaired]:
+        if half:
+            resolve(self._runtime, networks=True)
+        if half or not locked:  # read again: another command may have been quicker
+            found = change(networks_now(self._runtime, scope.networks.values()))
+        for backend, rows in _by_backend(found.move).items():
+            self._runtime.firewall(backend).repair(rows)
+        if found.drop:  # before a new one of the same words
+            with begin(self._runtime, "rebuild") as (_, operation):
+                pass
+            take_down(operation, found.drop, reason="replaced")
+        for network, rows_wanted in found.make.items():
+            if rows_wanted:
+                make(network, rows_wanted)
+        return [Repaired(str(Kind.FILTER), said.partition(": ")[0], said) for said in found.words]
 
 
 def _by_backend(rows: Iterable[Resource]) -> dict[str, list[Resource]]:

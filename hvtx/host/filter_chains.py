@@ -143,8 +143,7 @@ def legacy_rule(family: int, entry: bytes, chains: Mapping[str, object]) -> Chai
         (size,) = struct.unpack_from("=H", entry, at)
         if size < TARGET:
             raise ValueError("a match without a length")
-        name = entry[at + 2 : at + 31].partition(b"\0")[0]
-        if name == b"comment":
+        if entry.startswith(b"comment\0", at + 2):
             mark = entry[at + TARGET : at + size].partition(b"\0")[0].decode(errors="replace")
         else:
             condition = True

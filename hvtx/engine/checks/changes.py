@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 
+from hvtx.engine import passages
 from hvtx.engine.finding import AS_ROOT, Finding
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
@@ -49,8 +50,6 @@ def check_damage(runtime: Runtime) -> Iterator[Finding]:
 
 def _passes(runtime: Runtime) -> tuple[str, ...]:
     """What of the accepts is not as the host's filters and devices want it."""
-    from hvtx.engine import passages
-
     scope = all_networks(runtime)
     words = passages.change(scope).words
     if not any(network.firewall == "iptables" for network in scope.every):
