@@ -11,7 +11,8 @@ import errno
 import struct
 from collections.abc import Mapping
 
-from hvtx.host.netlink import attribute_map, legible
+from hvtx.host import nftshape
+from hvtx.host.netlink import Garbled, attribute_map, legible
 from hvtx.host.nfanswers import Rule, expressions, is_xt_comment, xt_comment
 from hvtx.host.nfnetlink import Nftables
 from hvtx.host.nfnumbers import VERDICT_CHAIN, VERDICT_CODE, XT_NAME
@@ -40,8 +41,6 @@ def nft_chains(socket: Nftables) -> dict[tuple[int, str], FilterChain]:
 
     Raises OSError, DumpInterrupted; nothing is found where the kernel has no nf_tables.
     """
-    from hvtx.host import nftshape
-
     try:
         hooks = nftshape.hooks(socket, TABLE)
         flags = nftshape.flags(socket, TABLE) if hooks else {}
@@ -80,8 +79,8 @@ def chain_rule(rule: Rule) -> ChainRule:
     for name, data in expressions(rule.expressions):
         fields = attribute_map(data) if name in ("immediate", "target") else {}
         if name == "immediate" and (verdict := _verdict(fields)) is not None:
-            code, leads = verdict
-            does = Does.JUMP if code == _JUMP else _FIXED.get(code, Does.SOME)
+            does = Does.JUMP if verdict[0] == _JUMP else _FIXED.get(verdict[0], Does.SOME)
+            leads = verdict[1] if does is Does.JUMP else ""
         elif name == "reject":
             does = Does.DROP
         elif name == "target":
@@ -142,7 +141,7 @@ def legacy_rule(family: int, entry: bytes, chains: Mapping[str, object]) -> Chai
     while at < target:
         (size,) = struct.unpack_from("=H", entry, at)
         if size < TARGET:
-            raise ValueError("a match without a length")
+            raise Garbled("a match without a length")
         if entry.startswith(b"comment\0", at + 2):
             mark = entry[at + TARGET : at + size].partition(b"\0")[0].decode(errors="replace")
         else:
