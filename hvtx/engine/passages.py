@@ -61,6 +61,7 @@ class Change(NamedTuple):
     drop: tuple[Resource, ...]
     move: tuple[Resource, ...]
     words: tuple[str, ...]  # for a person
+    gone: tuple[str, ...] = ()  # likewise, of rows whose rules are gone, as a snapshot shows too
 
     def __bool__(self) -> bool:
         """Whether there is anything to do."""
@@ -159,7 +160,10 @@ def _compare(
     wanted: dict[str, list[ResourceSpec]], there: Sequence[Resource], chains: Chains
 ) -> Change:
     make = {network: list(wants_) for network, wants_ in wanted.items()}
-    drop, move, words = [], [], []
+    drop: list[Resource] = []
+    move: list[Resource] = []
+    words: list[str] = []
+    gone: list[str] = []
     for row in there:
         spec = firewall_spec(row)
         fits = [w for w in make.get(row.network or "", ()) if w.spec == row.spec]
@@ -168,11 +172,17 @@ def _compare(
             continue
         make[row.network or ""].remove(fits[0])
         chain = chains.chains[spec["backend"], spec["family"], spec["hook"]]
-        if not in_place(chain, row.mark, FAMILY):
-            move.append(row)
-            # one that is gone is told as any row whose rules are
-            if any(rule.mark == row.mark for rule in chain.rules):
-                words.append(f"{_where(spec)}: {_BEHIND}")
+        own = sum(rule.mark == row.mark for rule in chain.rules)
+        right = in_place(chain, row.mark, FAMILY)
+        if right and own == len(spec["accepts"]):
+            continue
+        move.append(row)
+        if not own:
+            gone.append(f"{_where(spec)}: what hvtx accepts for {spec['bridge']} was gone")
+        elif right:
+            words.append(f"{_where(spec)}: what hvtx accepts for {spec['bridge']} is not whole")
+        else:
+            words.append(f"{_where(spec)}: {_BEHIND}")
     old = {_same(firewall_spec(row)) for row in drop}
     for want in (want for wants_ in make.values() for want in wants_):
         spec = cast("FirewallSpec", want.spec)
@@ -183,7 +193,7 @@ def _compare(
                 f"{_where(spec)}: it drops what no rule decides, and has no accept for"
                 f" {spec['bridge']} yet"
             )
-    return Change(make, tuple(drop), tuple(move), tuple(words))
+    return Change(make, tuple(drop), tuple(move), tuple(words), tuple(gone))
 
 
 def _same(spec: FirewallSpec) -> tuple[str, int, str, str]:
@@ -246,7 +256,8 @@ class Passages:
         for network, rows_wanted in found.make.items():
             if rows_wanted:
                 make(network, rows_wanted)
-        return [Repaired(str(Kind.FILTER), said.partition(": ")[0], said) for said in found.words]
+        every = (*found.words, *found.gone)
+        return [Repaired(str(Kind.FILTER), said.partition(": ")[0], said) for said in every]
 
 
 def _by_backend(rows: Iterable[Resource]) -> dict[str, list[Resource]]:

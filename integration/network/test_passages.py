@@ -197,7 +197,7 @@ def test_a_flush_is_mended_and_the_tool_goes_on_reading(host: Host, variant: str
     mark = ours[0].split('"')[1]
     told = host.hvtx("explain", mark, "--json").json()
     assert (told["owner"], told["network"]) == ("hvtx", "net")
-    rows = [r for r in host.hvtx("network", "show", "net", "--json").json()["resources"]]
+    rows = host.hvtx("network", "show", "net", "--json").json()["resources"]
     assert mark in {row["mark"] for row in rows if row["kind"] == "filter"}
     host.leave()
     assert not marked(variant)
@@ -246,12 +246,12 @@ def test_another_way_to_the_world_is_met(host: Host) -> None:
 @pytest.mark.parametrize("host", ["nftables"], indirect=True)
 def test_tables_of_nft_itself_are_left_alone(host: Host) -> None:
     """A native table with a policy is nobody's iptables: doctor names it, nothing is placed."""
-    lab.run("nft", "add table inet wall; add chain inet wall fwd"
-            " { type filter hook forward priority 0; policy drop; }")  # fmt: skip
+    chain = "chain out { type filter hook forward priority 0; policy drop; }"
+    lab.run("nft", "-f", "-", stdin=f"table inet wall {{\n{chain}\n}}\n")
     before = lab.run("nft", "list", "table", "inet", "wall")
     host.start()
     assert lab.run("nft", "list", "table", "inet", "wall") == before
-    assert "inet wall fwd" in host.hvtx("doctor", code=1).out
+    assert "inet wall out" in host.hvtx("doctor", code=1).out
     host.leave()
 
 
