@@ -43,6 +43,11 @@ def network() -> None:
     "--nat/--no-nat", default=True, help="Masquerade guest traffic behind the host's addresses."
 )
 @click.option("--isolate", is_flag=True, help="Drop traffic between guests.")
+@click.option(
+    "--passage/--no-passage",
+    default=True,
+    help="Accept guest traffic where the default of another firewall drops it.",
+)
 @as_json
 @click.pass_context
 def create(ctx: click.Context, /, name: str, json_: bool, **request: Any) -> None:
@@ -56,6 +61,7 @@ def create(ctx: click.Context, /, name: str, json_: bool, **request: Any) -> Non
         request["mtu"],
         nat=request["nat"],
         isolate=request["isolate"],
+        passage=request["passage"],
     )
     with opened(ctx, writable=True) as runtime:
         made = network_create.create_network(runtime, parsed)
@@ -115,6 +121,7 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
             ("isolate", "yes" if shown.isolate else "no"),
             ("mtu", shown.mtu),
             ("firewall", shown.firewall),
+            ("passage", "yes" if shown.passage else "no"),
             ("vms", " ".join(shown.vms)),
         ]
     )

@@ -224,6 +224,7 @@ def _network_of(told: Mapping[str, Any]) -> ShownNetwork:
         isolate=told["isolate"],
         mtu=told["mtu"],
         firewall=told["firewall"],
+        passage=told.get("passage", True),
         vms=tuple(told["vms"]),
         resources=tuple(
             Resource(n, row["kind"], row["key"], row["state"], "", {}, {}, 0, 0, None, told["id"])

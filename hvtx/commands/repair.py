@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from hvtx.engine import flows, forward_accepts, ownrules, port_holders
+from hvtx.engine import flows, ownrules, port_holders
 from hvtx.engine.damage import (
     Damage,
     damages_of,
@@ -21,7 +21,7 @@ from hvtx.engine.damage import (
 )
 from hvtx.engine.forwarding import keep_settings
 from hvtx.engine.loopback import bridges_in_need
-from hvtx.engine.network_build import ensure_networks, resolved_networks
+from hvtx.engine.network_build import ensure_networks, resolved_networks, settle_accepts
 from hvtx.engine.repair_row import hold_again, repair_object, repair_rules
 from hvtx.engine.repaired import Failed, Repair, Repaired
 from hvtx.engine.runtime import Runtime
@@ -52,7 +52,7 @@ def repair(runtime: Runtime, name: str | None = None) -> Repair:
     resolved_networks(runtime, all_networks(runtime))
     networks, vms = _still_there(runtime, name, vms)
     ensure_networks(runtime, networks_now(runtime, networks), "repair", settle=False, resolved=True)
-    passed = forward_accepts.settle(runtime, all_networks(runtime), locked=True)
+    passed = settle_accepts(runtime, all_networks(runtime), locked=True)
     snapshot = take_snapshot(runtime)
     wanted = {network.id for network in networks}
     live = {vm.id for vm in vms if may_run(snapshot, vm.id)}

@@ -22,6 +22,7 @@ class ShownNetwork(NamedTuple):
     isolate: bool
     mtu: int
     firewall: str
+    passage: bool  # whether others' filters get accepts of ours
     vms: tuple[str, ...]  # names of those that use it
     resources: tuple[Resource, ...]
 
@@ -41,6 +42,7 @@ def shown_network(runtime: Runtime, network: Network) -> ShownNetwork:
         isolate=network.isolate,
         mtu=network.mtu,
         firewall=network.firewall,
+        passage=network.passage,
         vms=tuple(users),
         resources=tuple(rows),
     )

@@ -13,6 +13,8 @@ from typing import Any
 from hvtx.engine import effects, privileges
 from hvtx.engine.guest_routes import refuse_diverted, samples
 from hvtx.engine.outdated import bring_up_to_date
+from hvtx.engine.passages import Passages
+from hvtx.engine.repaired import Repaired
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
 from hvtx.engine.transaction import Operation, begin
@@ -92,10 +94,18 @@ def refuse_taken_subnet(subnets: Iterable[str], bridge: int = 0) -> None:
             )
 
 
-def make(runtime: Runtime, verb: str, wants: Sequence[provision.ResourceSpec]) -> list[Resource]:
-    """Make what is wanted as an operation of its own, or undo it. Raises what the making raises."""
+def make(
+    runtime: Runtime,
+    verb: str,
+    wants: Sequence[provision.ResourceSpec],
+    network: str | None = None,
+) -> list[Resource]:
+    """Make what is wanted as an operation of its own, or undo it. Raises what the making raises.
+
+    ``network``: whose the rows are, by id; the installation's without one.
+    """
     with begin(runtime, verb) as (sql, operation):
-        rows = operation.intend(sql, wants)
+        rows = operation.intend(sql, wants, network=network)
     try:
         operation.commit(rows, effects.create(operation, rows))
     except (Exception, KeyboardInterrupt) as problem:
@@ -188,18 +198,35 @@ def ensure_networks(
 ) -> NetworkScope:
     """Rebuild the networks whose bridge is not on record in this life of the host.
 
-    ``settle``: and let guests of the iptables backend pass where the host's policy drops by now.
+    ``settle``: and let guests pass where the host's filters drop by now.
     ``resolved``: the caller has released what interruptions left. Returns the networks as they
     stand then.
     """
     bring_up_to_date(runtime, scope)
     if scope.missing():
         scope = _rebuild_missing(runtime, scope, verb, resolved=resolved)
-    if settle and any(network.firewall == "iptables" for network in scope.networks.values()):
+    if settle:
+        settle_accepts(runtime, scope)
+    return scope
+
+
+def settle_accepts(
+    runtime: Runtime, scope: NetworkScope, *, locked: bool = False
+) -> list[Repaired]:
+    """Let guests pass where the host's filters drop by now; what was wrong, as `repair` tells it.
+
+    ``locked``: the caller holds the lock of the networks, and held it when they were read.
+    """
+    found: list[Repaired] = []
+    if any(network.firewall == "iptables" for network in (*scope.every, *scope.networks.values())):
         from hvtx.engine import forward_accepts
 
-        forward_accepts.settle(runtime, scope)
-    return scope
+        found += forward_accepts.settle(runtime, scope, locked=locked)
+
+    def make_rows(network: str, wants: Sequence[provision.ResourceSpec]) -> None:
+        make(runtime, "rebuild", wants, network)
+
+    return found + Passages(runtime).settle(scope, make_rows, locked=locked)
 
 
 def _rebuild_missing(

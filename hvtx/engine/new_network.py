@@ -12,6 +12,7 @@ from hvtx.engine.network_build import (
     host_prefixes,
     refuse_taken_subnet,
     resolved_networks,
+    settle_accepts,
 )
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
@@ -39,6 +40,7 @@ class NetworkRequest(NamedTuple):
     mtu: int = 1500
     nat: bool = True
     isolate: bool = False
+    passage: bool = True
 
 
 def make_network(runtime: Runtime, request: NetworkRequest, scope: NetworkScope) -> Network:
@@ -47,10 +49,7 @@ def make_network(runtime: Runtime, request: NetworkRequest, scope: NetworkScope)
     _warn_of_public(request.subnets)
     network = _describe(runtime, request)
     rows = build_network(runtime, network, scope, "network-create", new=True)
-    if network.firewall == "iptables":
-        from hvtx.engine import forward_accepts
-
-        forward_accepts.settle(runtime, scope.with_network(network, rows), locked=True)
+    settle_accepts(runtime, scope.with_network(network, rows), locked=True)
     return network
 
 
@@ -173,6 +172,7 @@ def _describe(runtime: Runtime, request: NetworkRequest) -> Network:
         subnets=request.subnets,
         gateways=tuple(addressing.gateway_of(subnet) for subnet in request.subnets),
         gateway6=provision.link_local(mac) if six else None,
+        passage=request.passage,
     )
 
 

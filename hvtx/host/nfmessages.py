@@ -44,6 +44,7 @@ from hvtx.host.nfnumbers import (
     RULE_COMPAT,
     RULE_EXPRESSIONS,
     RULE_HANDLE,
+    RULE_POSITION,
     RULE_TABLE,
     RULE_USERDATA,
     TABLE_NAME,
@@ -142,6 +143,13 @@ def add_rule(rule: Rule) -> Command:
     if rule.comment:
         body += attribute(RULE_USERDATA, comment_data(rule.comment))
     return Command(NEWRULE, CREATE | APPEND, rule.family, body + _compat(rule))
+
+
+def insert_rule(rule: Rule, before: int) -> Command:
+    """Make an equal rule before the one with a handle: only ever in a batch with a generation."""
+    made = add_rule(rule)
+    body = made.body + attribute(RULE_POSITION, BE64.pack(before))
+    return made._replace(flags=CREATE, body=body)
 
 
 def comment_rule(rule: Rule, comment: str) -> Command:

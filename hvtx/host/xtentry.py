@@ -25,7 +25,12 @@ _IP4 = struct.Struct("=4s4s4s4s16s16s16s16sHBB")  # struct ipt_ip
 _IP6 = struct.Struct("=16s16s16s16s16s16s16s16sHBBBxxx")  # struct ip6t_ip6
 _F_PROTO = 1  # of ip6t_ip6.flags: there is a protocol
 _VIA_IN, _VIA_OUT, _SRCIP, _DSTIP, _PROTO = 0x01, 0x02, 0x08, 0x10, 0x40  # invflags
-_PROTOCOLS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
+_PROTOCOLS = {
+    "tcp": socket.IPPROTO_TCP,
+    "udp": socket.IPPROTO_UDP,
+    "icmp": socket.IPPROTO_ICMP,
+    "ipv6-icmp": socket.IPPROTO_ICMPV6,
+}
 _IFNAMSIZ = 16
 _COMMENT_LENGTH = 256
 _BARE = frozenset({"--connlimit-saddr"})  # options without a value
@@ -208,6 +213,31 @@ def _match(name: str, words: _Words) -> bytes:
     return _part(name, revision, pack(*_only(name, words.options(known))))
 
 
+def comment_data(comment: str) -> bytes:
+    """What the match comment holds, as nf_tables takes it, too. Raises ValueError."""
+    return _comment(comment)
+
+
+def match_data(name: str, option: str, value: str) -> tuple[int, bytes]:
+    """The revision of a match, and what it holds, as nf_tables takes it, too. Raises ValueError."""
+    revision, known, pack = _MATCHES.get(name, (0, "", _icmp))
+    if option != known:
+        raise ValueError(f"cannot build a match {name} with {option!r}")
+    data = pack(value, False)
+    return revision, data + bytes(-len(data) % 8)
+
+
+def states_of(data: bytes) -> str | None:
+    """What a match conntrack that asks for states only was built of; None for another (pure)."""
+    for states in _ASKED:
+        if data.ljust(168, b"\0") == _conntrack(states, False).ljust(168, b"\0"):
+            return states
+    return None
+
+
+_ASKED = ("RELATED,ESTABLISHED", "RELATED,ESTABLISHED,DNAT")
+
+
 def _only(name: str, options: Iterator[tuple[str, str, bool]]) -> tuple[str, bool]:
     found = [(value, inverted) for _, value, inverted in options]
     if len(found) != 1:
@@ -264,6 +294,14 @@ def _udp(value: str, inverted: bool) -> bytes:
     return struct.pack("=HHHHBx", *_ports(value, inverted))
 
 
+def _icmp(value: str, inverted: bool) -> bytes:
+    """The matches icmp and icmp6: struct ipt_icmp, struct ip6t_icmp; every code of a type."""
+    number = int(value)
+    if not 0 <= number <= 0xFF:
+        raise ValueError(f"cannot build a match of the ICMP type {value!r}")
+    return struct.pack("=BBBB", number, 0, 0xFF, int(inverted))
+
+
 _CONNLIMIT = struct.Struct("=16sIIQ")  # struct xt_connlimit_info, revision 1
 
 
@@ -285,6 +323,8 @@ def _connlimit(layout: Layout, words: _Words) -> bytes:
 _MATCHES: dict[str, tuple[int, str, Callable[[str, bool], bytes]]] = {
     "addrtype": (1, "--dst-type", _addrtype),
     "conntrack": (3, "--ctstate", _conntrack),
+    "icmp": (0, "--icmp-type", _icmp),
+    "icmp6": (0, "--icmpv6-type", _icmp),
     "tcp": (0, "--dport", _tcp),
     "udp": (0, "--dport", _udp),
 }

@@ -25,6 +25,9 @@ class FirewallSpec(TypedDict, total=False):
     ``forward``     ipv4, ipv6, bridge: accept forwarding for these addresses
     ``pass``        family (4, 6), uplinks (devices where the world is): the way to what is accepted
                     where the policy of FORWARD drops (iptables)
+    ``passage``     family, bridge, hook (INPUT or FORWARD), accepts (rules in the words of
+                    iptables-save): what lets a network pass the filter of somebody else, in the
+                    tables of iptables-nft (nftables) or the legacy ones (iptables)
     ``masquerade``  address, bridge
     ``publish``     protocol, host_ip (None: any), host_port, ipv4, ipv6, guest_port, bridge
     ``imported``    place, text, native: somebody else's rule, which was taken over as it is;
@@ -32,9 +35,14 @@ class FirewallSpec(TypedDict, total=False):
     """
 
     backend: Literal["nftables", "iptables"]
-    what: Literal["base", "network", "port", "forward", "pass", "masquerade", "publish", "imported"]
+    what: Literal[
+        "base", "network", "port", "forward", "pass", "passage", "masquerade", "publish", "imported"
+    ]
     family: int
     uplinks: list[str]
+    hook: str
+    accepts: list[str]
+    passage: bool  # of a network row of iptables: false where its guests get no accepts
     bridge: str
     subnets: list[str]
     nat: bool

@@ -132,6 +132,7 @@ def network_rules(network: Network, flows: int = FLOWS_EACH) -> list[ResourceSpe
         "isolate": network.isolate,
         "gateway6": network.gateway6,
         "flows": flows,
+        **({} if network.passage or network.firewall != "iptables" else {"passage": False}),
     }
     return [ResourceSpec(Kind.FILTER, f"{network.firewall} network {network.name}", spec)]
 

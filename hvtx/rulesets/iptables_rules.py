@@ -136,9 +136,10 @@ def _network(installation: str, spec: FirewallSpec) -> tuple[Rule, ...]:
             rules += _loopback_guard(installation, bridge)
             loopback = f"-s 127.0.0.0/8 -o {bridge} -j MASQUERADE"
             rules.append(Rule(4, "nat", post, loopback, first=True))
+        passes = _passes if spec.get("passage", True) else _passes_nothing
         rules += [
             Rule(family, "filter", chain_name(installation, "PASS"), text, first=True)
-            for text in _passes(bridge, isolate=spec["isolate"])
+            for text in passes(bridge, isolate=spec["isolate"])
         ]
         # A guest that reaches a neighbour (or itself) by way of a published port must be answered
         # by way of the host too.
@@ -179,6 +180,12 @@ def _passes(bridge: str, *, isolate: bool) -> Iterator[str]:
     yield f"-o {bridge} {known},DNAT -j ACCEPT"
     if not isolate:
         yield f"-i {bridge} -o {bridge} -j ACCEPT"
+
+
+def _passes_nothing(bridge: str, *, isolate: bool) -> Iterator[str]:  # noqa: ARG001 - as above
+    """What of a network that asked for no accepts comes here goes back to the host's policy."""
+    yield f"-i {bridge} -j RETURN"
+    yield f"-o {bridge} -j RETURN"
 
 
 def _flow_limit(bridge: str, most: int, mask: int) -> str:
@@ -230,6 +237,11 @@ def _pass(installation: str, spec: FirewallSpec) -> tuple[Rule, ...]:
     return (*rules, Rule(family, "filter", "FORWARD", f"-j {chain_name(installation, 'PASS')}"))
 
 
+def _passage(_installation: str, spec: FirewallSpec) -> tuple[Rule, ...]:
+    """What lets a network pass the filter of somebody else (docs/adr/0047)."""
+    return tuple(Rule(spec["family"], "filter", spec["hook"], text) for text in spec["accepts"])
+
+
 def _masquerade(installation: str, spec: FirewallSpec) -> tuple[Rule, ...]:
     address = spec["address"]
     text = f"-s {_host(address)} ! -o {spec['bridge']} -j MASQUERADE"
@@ -272,6 +284,7 @@ _COMPILERS = {
     "network": _network,
     "forward": _forward,
     "pass": _pass,
+    "passage": _passage,
     "masquerade": _masquerade,
     "publish": _publish,
     "port": _port,

@@ -123,6 +123,7 @@ def _publish(spec: FirewallSpec) -> list[SetElement]:
 
 _COMPILE: Mapping[str, Callable[[FirewallSpec], list[SetElement]]] = {
     "base": lambda _: [],
+    "passage": lambda _: [],  # rules in the tables of others
     "network": _network,
     "port": _guard,
     "forward": _forward,

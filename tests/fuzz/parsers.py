@@ -34,6 +34,7 @@ from hvtx.host import (
     ctmessages,
     devroutes,
     egress_devices,
+    filter_chains,
     filters,
     images,
     kvm,
@@ -49,6 +50,7 @@ from hvtx.host import (
     nftseen,
     nftshape,
     nfttext,
+    nfxt,
     openfiles,
     portowner,
     ports,
@@ -216,6 +218,9 @@ def tables(bodies: list[bytes]) -> None:
         nfanswers.xt_comment(rule)
         nfanswers.translates(rule.expressions)
         foreign_rules._unmoved(rule)
+        filter_chains.chain_rule(rule)
+        words = nfxt.words_of(rule)
+        assert words is None or words.endswith("-j ACCEPT")
 
 
 def elements(bodies: list[bytes]) -> None:
@@ -295,6 +300,7 @@ def legacy(given: tuple[str, bytes]) -> None:
         assert found.mark.startswith("hvtx:")
     for entry in (entry for found in rules.values() for entry in found):
         xtentry.with_comment(family, entry, "hvtx:")
+        filter_chains.legacy_rule(family, entry, rules)
     if len(data) < len(blob(name).data):
         # the kernel said how many there are; what is missing was not read
         assert sum(map(len, rules.values())) >= sum(
@@ -958,7 +964,9 @@ PARSERS: dict[str, Parser] = {
          "host.nfanswers._string", "host.nfanswers.comment_of", "drivers.foreign_rules._unmoved",
          "host.nftshape._table", "host.nftshape._chain", "host.nftseen._set", "host.nftseen._object",
          "host.nftshape._devices", "host.nftshape.string", "host.nftshape.number",
-         "host.nftshape.family_of"),
+         "host.nftshape.family_of", "host.filter_chains.chain_rule", "host.filter_chains._verdict",
+         "host.nfxt.words_of", "host.nfxt._loaded", "host.nfxt._compared", "host.nfxt._matched",
+         "host.nfxt._accepts"),
     ),
     "generations": Parser(
         lambda body: ToldTables([body]).generation(), reshaped([bytes(4) + netlink.attribute(1, bytes(4))], 4), GARBLED,
@@ -977,7 +985,8 @@ PARSERS: dict[str, Parser] = {
         legacy, legacy_inputs(), GARBLED,
         ("host.xtblob.marked", "host.xtblob.entries", "host.xtblob._decides", "host.xtblob._ends",
          "host.xtblob._portable", "host.xtblob._walk", "host.xtblob._verdict",
-         "host.xtblob.end_of", "host.xtblob._target_name", "host.xtentry.with_comment"),
+         "host.xtblob.end_of", "host.xtblob._target_name", "host.xtentry.with_comment",
+         "host.filter_chains.legacy_rule"),
     ),
     "iptables-save": Parser(
         saved_text, texts(SAVED), (ValueError,),

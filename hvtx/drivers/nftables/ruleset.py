@@ -15,6 +15,7 @@ from hvtx.host.nfanswers import Rule, all_elements, translates, xt_comment
 from hvtx.host.nfnumbers import SET_ANONYMOUS
 from hvtx.host.nftshape import digest
 from hvtx.host.nfttext import render, renderer
+from hvtx.host.nfxt import words_of
 from hvtx.model.mark import FAMILY as MARKED
 from hvtx.model.place import nft_place
 from hvtx.model.resource import Entry
@@ -75,6 +76,9 @@ def rule_entries(session: Session, rules: Iterable[Rule]) -> Iterator[tuple[Rule
         where = nft_place(rule.family, rule.table, rule.chain)
         if mark and rule.table.startswith("hvtx-"):
             yield rule, Entry(BACKEND, where, digest(rule), mark, rule.handle)
+            continue
+        if mark and rule.comment is None and (words := words_of(rule)):
+            yield rule, Entry(BACKEND, where, words, mark, rule.handle)  # of a row `passage`
             continue
         nat = translates(rule.expressions)
         if not (mark or nat or rule.table == session.table):
