@@ -9,6 +9,7 @@ import click
 from hvtx import documents
 from hvtx.cli import render
 from hvtx.cli.common import Number, again_when_full, as_json, complete_network, opened, reading
+from hvtx.cli.egress_options import egress_options
 from hvtx.cli.root import Group
 
 if TYPE_CHECKING:
@@ -43,11 +44,13 @@ def network() -> None:
     "--nat/--no-nat", default=True, help="Masquerade guest traffic behind the host's addresses."
 )
 @click.option("--isolate", is_flag=True, help="Drop traffic between guests.")
+@egress_options
 @as_json
 @click.pass_context
 def create(ctx: click.Context, /, name: str, json_: bool, **request: Any) -> None:
     """Make a network: bridge, gateway addresses, base rules."""
     from hvtx.commands import network_create, show_networks
+    from hvtx.engine.vm_options import parse_policy
 
     parsed = network_create.parse_request(
         name,
@@ -56,6 +59,7 @@ def create(ctx: click.Context, /, name: str, json_: bool, **request: Any) -> Non
         request["mtu"],
         nat=request["nat"],
         isolate=request["isolate"],
+        policy=parse_policy(request["egress"], request["allow"], request["deny"]),
     )
     with opened(ctx, writable=True) as runtime:
         made = network_create.create_network(runtime, parsed)

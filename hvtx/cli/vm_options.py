@@ -15,6 +15,7 @@ from hvtx.cli.common import (
     complete_network,
     complete_words,
 )
+from hvtx.cli.egress_options import egress_options
 from hvtx.errors import UsageError
 
 MEBIBYTES = "the unit is MiB: 2048 is 2 GiB"
@@ -103,6 +104,7 @@ _WISHES = (
         help="Hypervisor [qemu; command where a COMMAND is given].",
     ),
     click.option("--autostart", is_flag=True, help="Start at boot."),
+    egress_options,
     click.argument("command", nargs=-1, type=click.UNPROCESSED, shell_complete=complete_file),
     as_json,
 )

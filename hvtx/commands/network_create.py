@@ -15,11 +15,19 @@ from hvtx.errors import (
     advised,
 )
 from hvtx.model.address import family_of
+from hvtx.model.policy import NO_POLICY, Policy
 from hvtx.model.vm import Network
 
 
 def parse_request(
-    name: str, subnets: Sequence[str], bridge: str | None, mtu: int, *, nat: bool, isolate: bool
+    name: str,
+    subnets: Sequence[str],
+    bridge: str | None,
+    mtu: int,
+    *,
+    nat: bool,
+    isolate: bool,
+    policy: Policy = NO_POLICY,
 ) -> NetworkRequest:
     """Check what was written; raises UsageError."""
     from hvtx.planner import addressing
@@ -44,7 +52,8 @@ def parse_request(
             f"--mtu {mtu} is not between {least} and {most}",
             hint="1500 is Ethernet's; IPv6 needs 1280 at least",
         )
-    return NetworkRequest(name, tuple(sorted(parsed, key=family_of)), bridge, mtu, nat, isolate)
+    subnets = tuple(sorted(parsed, key=family_of))
+    return NetworkRequest(name, subnets, bridge, mtu, nat, isolate, policy)
 
 
 def create_network(runtime: Runtime, request: NetworkRequest) -> Network:
@@ -56,4 +65,11 @@ def create_network(runtime: Runtime, request: NetworkRequest) -> Network:
     runtime.lock("network", request.name)
     runtime.lock("all", "networks")
     scope = resolved_networks(runtime, all_networks(runtime))
-    return make_network(runtime, request, scope)
+    network = make_network(runtime, request, scope)
+    if network.policy.rules:
+        from hvtx.engine import notice
+        from hvtx.planner import egress_rules
+
+        for words in egress_rules.useless(network.policy, [network]):
+            notice.warning(words)
+    return network

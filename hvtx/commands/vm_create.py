@@ -15,6 +15,7 @@ from hvtx.engine.transaction import Operation, begin
 from hvtx.engine.vm_options import VmRequest
 from hvtx.errors import Conflict, NotFound, advised
 from hvtx.model.address import is_ipv6
+from hvtx.model.policy import EgressRule, Policy
 from hvtx.model.resource import Kind
 from hvtx.model.vm import Interface, Network, Publish, Vm
 from hvtx.planner import addressing, provision
@@ -58,7 +59,14 @@ def request_from_log(runtime: Runtime, name: str, operation: int | None = None) 
         directory=record["directory"],
         autostart=record["autostart"],
         leases=tuple((i["ipv4"], i["ipv6"]) for i in interfaces),
+        policy=_policy_of(record.get("policy")),
     )
+
+
+def _policy_of(kept: Any) -> Policy:
+    """A policy as the history keeps it: the mode and the rules, each a list; older lines: none."""
+    egress, rules = kept or (None, ())
+    return Policy(egress, tuple(EgressRule(*rule) for rule in rules))
 
 
 # -- creating --------------------------------------------------------------------------------------
@@ -124,9 +132,19 @@ def check_request(runtime: Runtime, request: VmRequest, *, starts: bool = False)
         for name in request.networks or (DEFAULT,)
     ]
     _check_addresses(runtime, request, networks)
+    warn_of_useless(request.policy, networks)
     families = set(networks[0].families)
     refuse_ports(runtime, request.publish, () if starts else families)
     return families
+
+
+def warn_of_useless(policy: Policy, networks: Sequence[Network]) -> None:
+    """Tell of rules of an egress policy that nothing in these networks can match."""
+    if policy.rules:
+        from hvtx.planner import egress_rules
+
+        for words in egress_rules.useless(policy, networks):
+            notice.warning(words)
 
 
 def check_files(kernel: str | None, initrd: str | None, disks: Sequence[str]) -> None:
@@ -233,6 +251,7 @@ def record_vm(
         autostart=request.autostart,
         interfaces=(),
         number=operation.id,  # which makes no other VM
+        policy=request.policy,
     )
     records.add_vm(sql, vm, operation.id)
     fours, sixes = _addresses(request, networks)

@@ -27,12 +27,18 @@ class FirewallSpec(TypedDict, total=False):
                     where the policy of FORWARD drops (iptables)
     ``masquerade``  address, bridge
     ``publish``     protocol, host_ip (None: any), host_port, ipv4, ipv6, guest_port, bridge
+    ``egress``      bridge, mac (of a VM's interface; absent: of a network), egress (the mode; None:
+                    as the network's; absent: only what is refused is counted), rules (lists of
+                    :class:`hvtx.model.policy.EgressRule`), alone (bool: the network's own
+                    elements are not nftables')
     ``imported``    place, text, native: somebody else's rule, which was taken over as it is;
                     words: its text before a mark stood in it; ipv4 or ipv6: whose it is
     """
 
     backend: Literal["nftables", "iptables"]
-    what: Literal["base", "network", "port", "forward", "pass", "masquerade", "publish", "imported"]
+    what: Literal[
+        "base", "network", "port", "forward", "pass", "masquerade", "publish", "egress", "imported"
+    ]
     family: int
     uplinks: list[str]
     bridge: str
@@ -51,6 +57,9 @@ class FirewallSpec(TypedDict, total=False):
     host_port: int
     guest_port: int
     flows: int
+    egress: str | None
+    rules: list[list[str | int | None]]
+    alone: bool
     families: list[str]
     place: str  # as hvtx.model.place writes it
     text: str

@@ -193,7 +193,7 @@ class NftablesDriver:
                     Entry(
                         BACKEND, nft_place(family, self._session.table, name), text(key, data), mark
                     )
-                    for family, _, name, key, data, _, _ in unplaced(firewall_spec(resource))
+                    for family, _, name, key, data, *_ in unplaced(firewall_spec(resource))
                     for text in [renderer(family, name)]
                 ]
             )
