@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hvtx.cli.common import Given, complete_words
+
+if TYPE_CHECKING:
+    from hvtx.engine.refusals import Refused
+    from hvtx.model.policy import Egress
 
 RULE = "CIDR[:PORT[-PORT][/PROTO]]"
 
@@ -43,3 +47,14 @@ def egress_options(function: Callable[..., Any]) -> Callable[..., Any]:
     ):
         function = decorate(function)
     return function
+
+
+def egress_lines(egress: Egress, refused: Refused | None = None) -> list[tuple[str, str]]:
+    """What guests may reach, for a table of fields; what was refused, where that is counted."""
+    from hvtx.model.policy import written
+
+    found = [("egress", f"{egress.mode} ({egress.source})")]
+    found += [(rule.action, written(rule)) for rule in egress.rules]
+    if refused is not None:
+        found.append(("dropped", f"{refused.packets} packets, {refused.bytes} bytes"))
+    return found

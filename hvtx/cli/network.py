@@ -9,7 +9,7 @@ import click
 from hvtx import documents
 from hvtx.cli import render
 from hvtx.cli.common import Number, again_when_full, as_json, complete_network, opened, reading
-from hvtx.cli.egress_options import egress_options
+from hvtx.cli.egress_options import egress_lines, egress_options
 from hvtx.cli.root import Group
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
             ("isolate", "yes" if shown.isolate else "no"),
             ("mtu", shown.mtu),
             ("firewall", shown.firewall),
+            *egress_lines(shown.egress),
             ("vms", " ".join(shown.vms)),
         ]
     )

@@ -24,6 +24,7 @@ from hvtx.cli.common import (
     opened,
     reading,
 )
+from hvtx.cli.egress_options import egress_lines
 from hvtx.cli.network import show_resources
 from hvtx.cli.root import Group
 from hvtx.cli.vm_options import (
@@ -329,6 +330,7 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
                 ("mac", interface.mac),
                 ("device", interface.device),
                 *[("published", port_anywhere(p)) for p in interface.publish],
+                *egress_lines(interface.egress, interface.refused),
             ]
         )
     show_resources(shown.resources)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from hvtx.engine.runtime import Runtime
+from hvtx.model.policy import NO_POLICY, Egress
 from hvtx.model.resource import Resource
 from hvtx.model.vm import Network
+from hvtx.planner.egress import effective
 from hvtx.store import records
 
 
@@ -22,6 +24,7 @@ class ShownNetwork(NamedTuple):
     isolate: bool
     mtu: int
     firewall: str
+    egress: Egress
     vms: tuple[str, ...]  # names of those that use it
     resources: tuple[Resource, ...]
 
@@ -41,6 +44,7 @@ def shown_network(runtime: Runtime, network: Network) -> ShownNetwork:
         isolate=network.isolate,
         mtu=network.mtu,
         firewall=network.firewall,
+        egress=effective(NO_POLICY, network.policy),
         vms=tuple(users),
         resources=tuple(rows),
     )

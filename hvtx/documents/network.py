@@ -24,6 +24,7 @@ def document(shown: ShownNetwork, view: AsOf | None = None) -> dict[str, Any]:
         "isolate": shown.isolate,
         "mtu": shown.mtu,
         "firewall": shown.firewall,
+        "egress": parts.egress(shown.egress),
         "vms": list(shown.vms),
         "resources": parts.resources(shown.resources),
         **parts.seen_in(view),

@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from hvtx.model.firewall import FirewallSpec
-from hvtx.model.policy import NO_POLICY, OPEN, EgressRule, Policy
+from hvtx.model.policy import NO_POLICY, OPEN, Egress, EgressRule, Policy
 from hvtx.model.vm import Interface, Network, Vm
-
-
-class Egress(NamedTuple):
-    """What holds for one guest, and whose word it is."""
-
-    mode: str
-    rules: tuple[EgressRule, ...]  # in the order in which they are asked: denials first
-    source: str  # "vm", "network" or "default": who says the mode
 
 
 def is_plain(policy: Policy) -> bool:

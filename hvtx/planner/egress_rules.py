@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from hvtx.errors import UsageError
 from hvtx.model.address import family_of
-from hvtx.model.policy import EGRESS, EgressRule, Policy
+from hvtx.model.policy import EGRESS, EgressRule, Policy, written
 from hvtx.model.vm import Network
 
 MOST_RULES = 128  # of one owner: more belong into a proxy or a firewall of one's own
@@ -76,19 +76,6 @@ def parse_policy(egress: str | None, allow: Iterable[str], deny: Iterable[str]) 
             hint="join addresses to subnets, and ports to ranges",
         )
     return Policy(egress, kept)
-
-
-def written(rule: EgressRule) -> str:
-    """A rule as people write it, without its action."""
-    net = ipaddress.ip_network(rule.to)
-    to = str(net.network_address) if net.prefixlen == net.max_prefixlen else rule.to
-    if rule.first_port is None:
-        return to
-    ports = str(rule.first_port)
-    if rule.last_port not in (None, rule.first_port):
-        ports = f"{ports}-{rule.last_port}"
-    to = f"[{to}]" if net.version == 6 else to
-    return f"{to}:{ports}" + (f"/{rule.protocol}" if rule.protocol else "")
 
 
 def useless(policy: Policy, networks: Iterable[Network]) -> list[str]:

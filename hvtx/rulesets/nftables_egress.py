@@ -71,6 +71,7 @@ def _sets() -> Iterator[tuple[str, str]]:
 
 
 SETS = dict(_sets())
+COUNTED = frozenset({"refused_of"})  # sets whose elements count for themselves
 
 
 def _rules(owner: str) -> Chain:
