@@ -9,6 +9,7 @@ import click
 from hvtx import documents
 from hvtx.cli import render
 from hvtx.cli.common import Number, again_when_full, as_json, complete_network, opened, reading
+from hvtx.cli.egress_options import egress_lines, egress_options
 from hvtx.cli.root import Group
 
 if TYPE_CHECKING:
@@ -48,11 +49,13 @@ def network() -> None:
     default=True,
     help="Accept guest traffic where the default of another firewall drops it.",
 )
+@egress_options
 @as_json
 @click.pass_context
 def create(ctx: click.Context, /, name: str, json_: bool, **request: Any) -> None:
     """Make a network: bridge, gateway addresses, base rules."""
     from hvtx.commands import network_create, show_networks
+    from hvtx.engine.vm_options import parse_policy
 
     parsed = network_create.parse_request(
         name,
@@ -62,6 +65,7 @@ def create(ctx: click.Context, /, name: str, json_: bool, **request: Any) -> Non
         nat=request["nat"],
         isolate=request["isolate"],
         passage=request["passage"],
+        policy=parse_policy(request["egress"], request["allow"], request["deny"]),
     )
     with opened(ctx, writable=True) as runtime:
         made = network_create.create_network(runtime, parsed)
@@ -122,6 +126,7 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
             ("mtu", shown.mtu),
             ("firewall", shown.firewall),
             ("passage", "yes" if shown.passage else "no"),
+            *egress_lines(shown.egress),
             ("vms", " ".join(shown.vms)),
         ]
     )

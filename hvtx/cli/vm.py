@@ -24,6 +24,7 @@ from hvtx.cli.common import (
     opened,
     reading,
 )
+from hvtx.cli.egress_options import egress_lines
 from hvtx.cli.guest_options import guest_changes, taken_changes
 from hvtx.cli.network import show_resources
 from hvtx.cli.root import Group
@@ -322,6 +323,7 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
                 ("mac", interface.mac),
                 ("device", interface.device),
                 *[("published", port_anywhere(p)) for p in interface.publish],
+                *egress_lines(interface.egress, interface.refused),
             ]
         )
     show_resources(shown.resources)

@@ -15,6 +15,7 @@ from hvtx.cli.common import (
     complete_network,
     complete_words,
 )
+from hvtx.cli.egress_options import egress_options
 from hvtx.cli.guest_options import guest_options, taken_guest
 from hvtx.errors import UsageError
 
@@ -131,6 +132,7 @@ _WISHES = (
     ),
     guest_options,
     click.option("--autostart", is_flag=True, help="Start at boot."),
+    egress_options,
     click.argument("command", nargs=-1, type=click.UNPROCESSED, shell_complete=complete_file),
     as_json,
 )

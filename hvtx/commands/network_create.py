@@ -15,6 +15,7 @@ from hvtx.errors import (
     advised,
 )
 from hvtx.model.address import family_of
+from hvtx.model.policy import NO_POLICY, Policy
 from hvtx.model.vm import Network
 
 
@@ -27,6 +28,7 @@ def parse_request(
     nat: bool,
     isolate: bool,
     passage: bool = True,
+    policy: Policy = NO_POLICY,
 ) -> NetworkRequest:
     """Check what was written; raises UsageError."""
     from hvtx.planner import addressing
@@ -52,7 +54,7 @@ def parse_request(
             hint="1500 is Ethernet's; IPv6 needs 1280 at least",
         )
     ordered = tuple(sorted(parsed, key=family_of))
-    return NetworkRequest(name, ordered, bridge, mtu, nat, isolate, passage)
+    return NetworkRequest(name, ordered, bridge, mtu, nat, isolate, passage, policy)
 
 
 def create_network(runtime: Runtime, request: NetworkRequest) -> Network:
@@ -64,4 +66,11 @@ def create_network(runtime: Runtime, request: NetworkRequest) -> Network:
     runtime.lock("network", request.name)
     runtime.lock("all", "networks")
     scope = resolved_networks(runtime, all_networks(runtime))
-    return make_network(runtime, request, scope)
+    network = make_network(runtime, request, scope)
+    if network.policy.rules:
+        from hvtx.engine import notice
+        from hvtx.planner import egress_rules
+
+        for words in egress_rules.useless(network.policy, [network]):
+            notice.warning(words)
+    return network

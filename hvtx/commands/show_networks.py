@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from hvtx.engine.runtime import Runtime
+from hvtx.model.policy import NO_POLICY, Egress
 from hvtx.model.resource import Resource
 from hvtx.model.vm import Network
+from hvtx.planner.egress import effective
 from hvtx.store import records
 
 
@@ -23,6 +25,7 @@ class ShownNetwork(NamedTuple):
     mtu: int
     firewall: str
     passage: bool  # whether others' filters get accepts of ours
+    egress: Egress
     vms: tuple[str, ...]  # names of those that use it
     resources: tuple[Resource, ...]
 
@@ -43,6 +46,7 @@ def shown_network(runtime: Runtime, network: Network) -> ShownNetwork:
         mtu=network.mtu,
         firewall=network.firewall,
         passage=network.passage,
+        egress=effective(NO_POLICY, network.policy),
         vms=tuple(users),
         resources=tuple(rows),
     )

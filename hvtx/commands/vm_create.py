@@ -17,6 +17,7 @@ from hvtx.engine.vm_options import VmRequest
 from hvtx.engine.vm_user import check_user
 from hvtx.errors import Conflict, NotFound, advised
 from hvtx.model.address import is_ipv6
+from hvtx.model.policy import EgressRule, Policy
 from hvtx.model.resource import Kind
 from hvtx.model.vm import Interface, Network, Publish, Vm
 from hvtx.planner import addressing, provision
@@ -67,7 +68,14 @@ def request_from_log(runtime: Runtime, name: str, operation: int | None = None) 
             tuple(record.get("ssh_keys", ())),
             record.get("user"),
         ),
+        policy=_policy_of(record.get("policy")),
     )
+
+
+def _policy_of(kept: Any) -> Policy:
+    """A policy as the history keeps it: the mode and the rules, each a list; older lines: none."""
+    egress, rules = kept or (None, ())
+    return Policy(egress, tuple(EgressRule(*rule) for rule in rules))
 
 
 # -- creating --------------------------------------------------------------------------------------
@@ -136,9 +144,19 @@ def check_request(runtime: Runtime, request: VmRequest, *, starts: bool = False)
         for name in request.networks or (DEFAULT,)
     ]
     _check_addresses(runtime, request, networks)
+    warn_of_useless(request.policy, networks)
     families = {f for n, own in enumerate(networks) if request.ports(n) for f in own.families}
     refuse_ports(runtime, request.publish, () if starts else families)
     return families
+
+
+def warn_of_useless(policy: Policy, networks: Sequence[Network]) -> None:
+    """Tell of rules of an egress policy that nothing in these networks can match."""
+    if policy.rules:
+        from hvtx.planner import egress_rules
+
+        for words in egress_rules.useless(policy, networks):
+            notice.warning(words)
 
 
 def check_files(kernel: str | None, initrd: str | None, disks: Sequence[str]) -> None:
@@ -272,6 +290,7 @@ def _new_vm(request: VmRequest, number: int) -> Vm:
         autostart=request.autostart,
         interfaces=(),
         number=number,
+        policy=request.policy,
         **request.guest._asdict(),
     )
 

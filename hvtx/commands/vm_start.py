@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hvtx.drivers.vm_process import probe
-from hvtx.engine import own_addresses, port_holders, privileges
+from hvtx.engine import egress_base, own_addresses, port_holders, privileges
 from hvtx.engine.network_build import ensure_networks
 from hvtx.engine.peer_ports import holding_ports
 from hvtx.engine.runtime import Runtime
@@ -59,7 +59,7 @@ def _start(runtime: Runtime, name: str) -> VmScope:
     with contextlib.suppress(OSError):  # its ports are held for flows that may go on: it is back
         port_holders.end_all(scope.waiting)
     with holding_ports(runtime, decide.ports_of(vm), decide.families_of(vm)) as held:
-        networks = _standing(runtime, networks)
+        networks = egress_base.ensure(runtime, vm.policy, _standing(runtime, networks))
         own_addresses.refuse_start(vm, networks.networks.values())
         refuse_diverted_vm(vm, networks)
         with begin(runtime, "start", vm=name) as (sql, operation):
@@ -96,6 +96,7 @@ def run_vm(runtime: Runtime, request: VmRequest) -> VmScope:
         taken = vm_create.take_networks(runtime, request)
         privileges.need_to_start(taken)
         networks = ensure_networks(runtime, networks_now(runtime, taken))
+        networks = egress_base.ensure(runtime, request.policy, networks)
         own = own_addresses.in_subnets(taken)
         with begin(runtime, "run", vm=request.name) as (sql, operation):
             vm, leases = vm_create.record_vm(

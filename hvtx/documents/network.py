@@ -25,6 +25,7 @@ def document(shown: ShownNetwork, view: AsOf | None = None) -> dict[str, Any]:
         "mtu": shown.mtu,
         "firewall": shown.firewall,
         "passage": shown.passage,
+        "egress": parts.egress(shown.egress),
         "vms": list(shown.vms),
         "resources": parts.resources(shown.resources),
         **parts.seen_in(view),

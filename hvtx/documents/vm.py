@@ -66,4 +66,8 @@ def _interface(shown: ShownInterface) -> dict[str, Any]:
             }
             for port in shown.publish
         ],
+        "egress": {
+            **parts.egress(shown.egress),
+            "dropped": None if shown.refused is None else shown.refused._asdict(),
+        },
     }

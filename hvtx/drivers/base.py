@@ -166,6 +166,9 @@ class CommonDriver(FirewallDriver, Protocol):
     def traces(self) -> dict[str, str]:
         """Where each installation's store is, by its table (:mod:`hvtx.host.store_location`)."""
 
+    def counted(self, resources: Sequence[Resource]) -> dict[int, tuple[int, int]]:
+        """Packets and bytes in the counters of rows, as far as they are there and have one."""
+
     def own_tables(self) -> tuple[SeenTable, ...]:
         """Our tables as they are, whole. Raises Contended, NotPermitted."""
 

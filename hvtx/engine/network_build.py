@@ -30,7 +30,7 @@ from hvtx.model.resource import (
     State,
 )
 from hvtx.model.vm import Network
-from hvtx.planner import provision
+from hvtx.planner import egress, provision
 from hvtx.planner.scope import NetworkScope
 from hvtx.store import records
 
@@ -133,7 +133,11 @@ def build_network(
             network,
             ifindex=provision.device_index(os.urandom(4)),
             bridge_mark="",
-            bases=provision.missing_bases(network.firewall, map(firewall_spec, scope.bases())),
+            bases=provision.missing_bases(
+                network.firewall,
+                map(firewall_spec, scope.bases()),
+                limited=not egress.is_plain(network.policy),
+            ),
             settings=settings,
             flows=flow_limit(),
         )

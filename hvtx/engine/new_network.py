@@ -23,6 +23,7 @@ from hvtx.errors import (
 )
 from hvtx.host.links import Links
 from hvtx.model.address import is_ipv6
+from hvtx.model.policy import NO_POLICY, Policy
 from hvtx.model.vm import Network
 from hvtx.planner import provision
 from hvtx.planner.scope import NetworkScope
@@ -41,6 +42,7 @@ class NetworkRequest(NamedTuple):
     nat: bool = True
     isolate: bool = False
     passage: bool = True
+    policy: Policy = NO_POLICY  # without a mode: that of the settings
 
 
 def make_network(runtime: Runtime, request: NetworkRequest, scope: NetworkScope) -> Network:
@@ -173,7 +175,13 @@ def _describe(runtime: Runtime, request: NetworkRequest) -> Network:
         gateways=tuple(addressing.gateway_of(subnet) for subnet in request.subnets),
         gateway6=provision.link_local(mac) if six else None,
         passage=request.passage,
+        policy=_policy(runtime, request.policy),
     )
+
+
+def _policy(runtime: Runtime, asked: Policy) -> Policy:
+    """What a new network's guests may reach: a default of the settings is kept with it."""
+    return asked._replace(egress=asked.egress or runtime.settings.egress)
 
 
 def _choose_firewall(runtime: Runtime) -> str:

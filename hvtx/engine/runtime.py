@@ -51,6 +51,7 @@ class Settings(NamedTuple):
     tap_user: str | None = None  # who may open TAP devices; None: whoever runs this
     vm_user: str = AUTO  # who VM processes run as: auto, root, or a user by name or number
     history_lines: int = 100_000  # how many the history keeps, about
+    egress: str | None = None  # what guests of a new network may reach; None: as without it
 
 
 class Runtime:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from hvtx.engine.guest_options import GuestOptions
 from hvtx.errors import UsageError, advised
 from hvtx.model.address import is_ipv6
+from hvtx.model.policy import NO_POLICY, Policy
 from hvtx.model.vm import Publish
 from hvtx.planner import addressing, ports
 
@@ -34,6 +35,7 @@ class VmRequest(NamedTuple):
     directory: str
     autostart: bool
     leases: tuple[tuple[str | None, str | None], ...] = ()  # IPv4, IPv6 of each interface
+    policy: Policy = NO_POLICY
     guest: GuestOptions = GuestOptions()
     published: tuple[str | None, ...] = ()  # the network of each port; None or nothing: the first
 
@@ -60,6 +62,9 @@ def parse_request(  # noqa: PLR0913 - it mirrors the options of `vm create`
     disks: Sequence[str] = (),
     command: Sequence[str] = (),
     autostart: bool = False,
+    egress: str | None = None,
+    allow: Sequence[str] = (),
+    deny: Sequence[str] = (),
 ) -> VmRequest:
     """Check what was written; relative paths are those of the current directory.
 
@@ -92,7 +97,17 @@ def parse_request(  # noqa: PLR0913 - it mirrors the options of `vm create`
         command=checked_command(command, count),
         directory=os.getcwd(),
         autostart=autostart,
+        policy=parse_policy(egress, allow, deny),
     )
+
+
+def parse_policy(egress: str | None, allow: Sequence[str], deny: Sequence[str]) -> Policy:
+    """An egress policy, of a VM or a network; raises UsageError."""
+    if egress is None and not allow and not deny:
+        return NO_POLICY
+    from hvtx.planner import egress_rules
+
+    return egress_rules.parse_policy(egress, allow, deny)
 
 
 def _check_names(name: str, networks: Sequence[str]) -> None:

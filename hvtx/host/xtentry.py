@@ -6,7 +6,7 @@ kernel takes of them is fixed for good (a new shape gets a new revision), so the
 the same for every version of libxtables, whose parser is a private matter of iptables.
 
 Families are 4 and 6. Sources: include/uapi/linux/netfilter/x_tables.h, xt_addrtype.h, xt_comment.h,
-xt_connlimit.h, xt_conntrack.h, xt_tcpudp.h, nf_nat.h, nf_conntrack_common.h;
+xt_connlimit.h, xt_conntrack.h, xt_mark.h, xt_tcpudp.h, nf_nat.h, nf_conntrack_common.h;
 netfilter_ipv4/ip_tables.h, netfilter_ipv6/ip6_tables.h. Each revision named here is in every
 kernel since Linux 4.18.
 """
@@ -319,12 +319,21 @@ def _connlimit(layout: Layout, words: _Words) -> bytes:
     return _part("connlimit", 1, _CONNLIMIT.pack(mask, int(above), 0, 0))
 
 
+def _mark(value: str, inverted: bool) -> bytes:
+    """The match mark: struct xt_mark_mtinfo1."""
+    mark, slash, mask = value.partition("/")
+    if not slash:
+        raise ValueError(f"cannot build a match of the mark {value!r}")
+    return struct.pack("=IIB", int(mark, 16), int(mask, 16), inverted)
+
+
 # name: revision, the option that it must have, its payload
 _MATCHES: dict[str, tuple[int, str, Callable[[str, bool], bytes]]] = {
     "addrtype": (1, "--dst-type", _addrtype),
     "conntrack": (3, "--ctstate", _conntrack),
     "icmp": (0, "--icmp-type", _icmp),
     "icmp6": (0, "--icmpv6-type", _icmp),
+    "mark": (1, "--mark", _mark),
     "tcp": (0, "--dport", _tcp),
     "udp": (0, "--dport", _udp),
 }

@@ -30,13 +30,26 @@ class FirewallSpec(TypedDict, total=False):
                     tables of iptables-nft (nftables) or the legacy ones (iptables)
     ``masquerade``  address, bridge
     ``publish``     protocol, host_ip (None: any), host_port, ipv4, ipv6, guest_port, bridge
+    ``egress``      bridge, mac (of a VM's interface; absent: of a network), egress (the mode; None:
+                    as the network's; absent: only what is refused is counted), rules (lists of
+                    :class:`hvtx.model.policy.EgressRule`), alone (bool: the network's own
+                    elements are not nftables')
     ``imported``    place, text, native: somebody else's rule, which was taken over as it is;
                     words: its text before a mark stood in it; ipv4 or ipv6: whose it is
     """
 
     backend: Literal["nftables", "iptables"]
     what: Literal[
-        "base", "network", "port", "forward", "pass", "passage", "masquerade", "publish", "imported"
+        "base",
+        "network",
+        "port",
+        "forward",
+        "pass",
+        "passage",
+        "masquerade",
+        "publish",
+        "egress",
+        "imported",
     ]
     family: int
     uplinks: list[str]
@@ -59,6 +72,9 @@ class FirewallSpec(TypedDict, total=False):
     host_port: int
     guest_port: int
     flows: int
+    egress: str | None
+    rules: list[list[str | int | None]]
+    alone: bool
     families: list[str]
     place: str  # as hvtx.model.place writes it
     text: str

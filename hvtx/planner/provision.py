@@ -17,6 +17,7 @@ from hvtx.model.resource import FLOWS_EACH, Kind
 from hvtx.model.seed import has_seed
 from hvtx.model.user import User
 from hvtx.model.vm import Interface, Network, Publish, Vm
+from hvtx.planner import egress
 from hvtx.planner.forwarding import dotted
 from hvtx.planner.seed import seed_of
 
@@ -89,14 +90,34 @@ def want_network(
     tracked connections each of its guests may have.
     """
     shared = want_settings(settings)
-    shared += [ResourceSpec(Kind.FILTER, f"{b} base", {**_base(b), "what": "base"}) for b in bases]
+    shared += want_bases(bases)
     addresses = network_addresses(network)
     own = [
         _bridge(network, ifindex, addresses),
         *(_address(network, ifindex, bridge_mark, address) for address in addresses),
         *network_rules(network, flows),
+        *want_network_policy(network),
     ]
     return shared, own
+
+
+def want_bases(bases: Iterable[str]) -> list[ResourceSpec]:
+    """Rows of the bases that :func:`missing_bases` named."""
+    return [ResourceSpec(Kind.FILTER, f"{b} base", {**_base(b), "what": "base"}) for b in bases]
+
+
+def want_network_policy(network: Network) -> list[ResourceSpec]:
+    """What a network's guests may reach; nothing where that is what every network's may."""
+    spec = egress.network_spec(network)
+    return [] if spec is None else [ResourceSpec(Kind.FILTER, f"egress {network.name}", {**spec})]
+
+
+def want_vm_policy(
+    vm: Vm, interface: Interface, network: Network, device: str
+) -> list[ResourceSpec]:
+    """What a VM's interface may reach, and where it is counted what is refused to it."""
+    spec = egress.vm_spec(vm, interface, network)
+    return [] if spec is None else [ResourceSpec(Kind.FILTER, f"{device} egress", {**spec})]
 
 
 def _bridge(network: Network, ifindex: int, addresses: Sequence[str]) -> ResourceSpec:
@@ -150,6 +171,7 @@ _STANDS_ON = {
     "nftables": ("nftables bridge", "nftables inet"),
     "iptables": ("nftables bridge", "iptables"),
 }
+_EGRESS_ON = "nftables inet"
 
 
 def _base(name: str) -> dict[str, Any]:
@@ -165,17 +187,25 @@ def _bases_of(spec: FirewallSpec) -> tuple[str, ...]:
     return tuple(f"nftables {family}" for family in spec.get("families", ("bridge", "inet")))
 
 
-def missing_bases(firewall: str, there: Iterable[FirewallSpec]) -> list[str]:
-    """The bases that a network with this backend needs beside those with the specs ``there``."""
+def missing_bases(
+    firewall: str, there: Iterable[FirewallSpec], *, limited: bool = False
+) -> list[str]:
+    """The bases that a network with this backend needs beside those with the specs ``there``.
+
+    ``limited``: it, or a guest in it, has an egress policy, which is nftables' on each backend.
+    """
     made = {base for spec in there for base in _bases_of(spec)}
-    return [base for base in _STANDS_ON[firewall] if base not in made]
+    needed = dict.fromkeys((*_STANDS_ON[firewall], *((_EGRESS_ON,) if limited else ())))
+    return [base for base in needed if base not in made]
 
 
 def idle_base(spec: FirewallSpec, others: Iterable[str]) -> bool:
-    """Whether no network of those that stay, with the backends ``others``, stands on this base."""
-    return {base for firewall in others for base in _STANDS_ON[firewall]}.isdisjoint(
-        _bases_of(spec)
-    )
+    """Whether no network of those that stay, with the backends ``others``, stands on this base.
+
+    What a policy stands on stays with any network: a VM of it may have one of its own.
+    """
+    kept = {base for firewall in others for base in (*_STANDS_ON[firewall], _EGRESS_ON)}
+    return kept.isdisjoint(_bases_of(spec))
 
 
 def port_guard(port: FirewallSpec, bridge_mac: str, addresses: Sequence[str]) -> dict[str, Any]:
@@ -251,6 +281,7 @@ def want_vm(
                 flows=flows,
             )
         ]
+        wants += [(w, network.id) for w in want_vm_policy(vm, interface, network, device)]
     if process:
         spec = {"hypervisor": vm.hypervisor, "directory": directory}
         wants.append((ResourceSpec(Kind.PROCESS, vm.name, spec), None))

@@ -12,6 +12,7 @@ from hvtx.model.firewall import FirewallSpec, addresses_in, firewall_spec, iptab
 from hvtx.model.mark import parse_mark
 from hvtx.model.place import Place, legacy_place, parse_place
 from hvtx.model.resource import FLOWS_EACH, Resource
+from hvtx.rulesets.nftables_egress import LINK_LOCAL4, METADATA4, METADATA6
 
 BACKEND = "iptables"
 _TOOLS = {4: "iptables", 6: "ip6tables"}
@@ -130,7 +131,10 @@ def _network(installation: str, spec: FirewallSpec) -> tuple[Rule, ...]:
         rules.append(Rule(family, "filter", "INPUT", limit, first=True))
         rules += [
             Rule(family, "mangle", forward, text, first=True)
-            for text in _guards(bridge, limit, isolate=spec["isolate"], nat=spec["nat"])
+            for text in (
+                *_guards(bridge, limit, isolate=spec["isolate"], nat=spec["nat"]),
+                *_unreachable(bridge, family),
+            )
         ]
         if family == 4:
             rules += _loopback_guard(installation, bridge)
@@ -164,8 +168,18 @@ def _guards(bridge: str, limit: str, *, isolate: bool, nat: bool) -> Iterator[st
         # Guests still reach what their neighbours publish, through the host's addresses.
         yield f"-i {bridge} -o {bridge} -m conntrack ! --ctstate DNAT -j DROP"
     if nat:
-        fresh = "-m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT"
+        fresh = f"-m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT {_NOT_ALLOWED}"
         yield f"! -i {bridge} -o {bridge} {fresh} -j DROP"
+
+
+# What an egress policy allows is marked before, in nftables: see nftables_egress.
+_NOT_ALLOWED = "-m mark ! --mark 0x20000000/0x20000000"
+
+
+def _unreachable(bridge: str, family: int) -> Iterator[str]:
+    """What guests never reach, but where a policy allows it: link-local addresses, metadata."""
+    for to in (LINK_LOCAL4, *METADATA4) if family == 4 else METADATA6:
+        yield f"-d {ip_network(to)} -i {bridge} {_NOT_ALLOWED} -j DROP"
 
 
 def _passes(bridge: str, *, isolate: bool) -> Iterator[str]:

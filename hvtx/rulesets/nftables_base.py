@@ -43,6 +43,7 @@ from collections.abc import Collection, Mapping
 
 from hvtx.model.hook import HOOKS, BaseRuleset, Chain, Hook
 from hvtx.rulesets.nftables_bridge import BRIDGE
+from hvtx.rulesets.nftables_egress import ALLOWED, CHAINS, NOT_ALLOWED, SETS
 
 FAMILIES = ("inet", "bridge")
 
@@ -63,6 +64,7 @@ _INET = BaseRuleset(
         "dnat4_host": "map|type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service;",
         "dnat6_any": "map|type inet_proto . inet_service : ipv6_addr . inet_service;",
         "dnat6_host": "map|type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service;",
+        **SETS,
     },
     (
         Chain(
@@ -146,7 +148,7 @@ _INET = BaseRuleset(
             "seen",
             "type filter hook postrouting priority 1000; policy accept;",
             # after all of the rules here and nearly all of others'; see bridge_program
-            ("oifname @nat_bridges meta mark set meta mark | 0x10000000",),
+            ("oifname @nat_bridges meta mark set meta mark | 0x10000000", NOT_ALLOWED),
         ),
         Chain(
             "isolated",
@@ -173,7 +175,11 @@ _INET = BaseRuleset(
         Chain(
             "inward",
             "",
-            ("iifname . oifname vmap @within", "oifname @nat_bridges drop"),
+            (
+                "iifname . oifname vmap @within",
+                f"{ALLOWED} accept",
+                "oifname @nat_bridges drop",
+            ),
         ),
         Chain(
             "forward",
@@ -185,6 +191,7 @@ _INET = BaseRuleset(
                 "goto inward",
             ),
         ),
+        *CHAINS,
     ),
 )
 

@@ -33,6 +33,7 @@ from hvtx.model.hook import SetElement
 from hvtx.model.place import nft_place, parse_place
 from hvtx.model.resource import Entry, Outcome, Resource
 from hvtx.rulesets.nftables_base import FAMILIES, PASSING, table_name
+from hvtx.rulesets.nftables_egress import COUNTED
 from hvtx.rulesets.nftables_elements import pieces, unplaced
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ class NftablesDriver:
                     Entry(
                         BACKEND, nft_place(family, self._session.table, name), text(key, data), mark
                     )
-                    for family, _, name, key, data, _, _ in unplaced(firewall_spec(resource))
+                    for family, _, name, key, data, *_ in unplaced(firewall_spec(resource))
                     for text in [renderer(family, name)]
                 ]
             )
@@ -227,6 +228,18 @@ class NftablesDriver:
             where = nft_place(family, self._session.table, chain)
             found += [Entry(BACKEND, where, text, resource.mark) for text in texts]
         return tuple(found)
+
+    def counted(self, resources: Sequence[Resource]) -> dict[int, tuple[int, int]]:
+        """Packets and bytes in the counters of rows, as far as they are there and have one."""
+        table = self._session.installation
+        wanted = [(r, p) for r in resources for p in pieces(table, firewall_spec(r))]
+        wanted = [(row, piece) for row, piece in wanted if piece.set in COUNTED]
+        there = self._session.socket.lookup([piece for _, piece in wanted])
+        return {
+            row.id: element.counted
+            for (row, _), element in zip(wanted, there, strict=True)
+            if element is not None and element.counted is not None and element.comment == row.mark
+        }
 
     def others(self) -> frozenset[str]:
         """Other installations with tables here: each has some, whatever its own backend is.

@@ -122,7 +122,7 @@ def _read_set(session: Session, family: str, table: str, name: str, found: list[
     where = nft_place(family, table, name)
     write = renderer(family, name) if ours else _rendered(family, name)
     keys = set()
-    for key, data, comment, _ in elements:
+    for key, data, comment, *_ in elements:
         mark = comment if comment and comment.startswith(MARKED) else None
         if ours:
             keys.add(key)

@@ -1,0 +1,60 @@
+"""The options that say what guests may reach, of `vm create`, `vm run` and `network create`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hvtx.cli.common import Given, complete_words
+
+if TYPE_CHECKING:
+    from hvtx.engine.refusals import Refused
+    from hvtx.model.policy import Egress
+
+RULE = "CIDR[:PORT[-PORT][/PROTO]]"
+
+
+def _modes() -> tuple[str, ...]:
+    from hvtx.model.policy import EGRESS
+
+    return EGRESS
+
+
+def egress_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``--egress``, ``--allow`` and ``--deny``."""
+    for decorate in (
+        click.option(
+            "--deny",
+            multiple=True,
+            metavar=RULE,
+            help="Let guests not reach it, whatever is allowed; repeatable.",
+        ),
+        click.option(
+            "--allow",
+            multiple=True,
+            metavar=RULE,
+            help="Let guests reach it, whatever the mode; repeatable.",
+        ),
+        click.option(
+            "--egress",
+            type=Given(),
+            metavar="open|internet|none",
+            shell_complete=complete_words(_modes),
+            help="What guests may reach beside their own network.",
+        ),
+    ):
+        function = decorate(function)
+    return function
+
+
+def egress_lines(egress: Egress, refused: Refused | None = None) -> list[tuple[str, str]]:
+    """What guests may reach, for a table of fields; what was refused, where that is counted."""
+    from hvtx.model.policy import written
+
+    found = [("egress", f"{egress.mode} ({egress.source})")]
+    found += [(rule.action, written(rule)) for rule in egress.rules]
+    if refused is not None:
+        found.append(("dropped", f"{refused.packets} packets, {refused.bytes} bytes"))
+    return found
