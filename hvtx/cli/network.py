@@ -50,6 +50,11 @@ def network() -> None:
     help="Accept guest traffic where the default of another firewall drops it.",
 )
 @egress_options
+@click.option(
+    "--dhcp/--no-dhcp",
+    default=None,
+    help="Addresses, routes and names for guests, by dnsmasq [default: where it is installed].",
+)
 @as_json
 @click.pass_context
 def create(ctx: click.Context, /, name: str, json_: bool, **request: Any) -> None:
@@ -66,6 +71,7 @@ def create(ctx: click.Context, /, name: str, json_: bool, **request: Any) -> Non
         isolate=request["isolate"],
         passage=request["passage"],
         policy=parse_policy(request["egress"], request["allow"], request["deny"]),
+        dhcp=request["dhcp"],
     )
     with opened(ctx, writable=True) as runtime:
         made = network_create.create_network(runtime, parsed)
@@ -87,20 +93,21 @@ def ls(ctx: click.Context, json_: bool) -> None:
         render.emit_json(documents.networks.document(networks, source.view))
         return
     render.table(
-        ("name", "bridge", "subnets", "nat", "firewall", "vms"),
+        ("name", "bridge", "subnets", "nat", "dhcp", "firewall", "vms"),
         [
             (
                 n.name,
                 n.bridge,
                 " ".join(n.subnets),
                 "yes" if n.nat else "no",
+                "yes" if n.dhcp else "no",
                 n.firewall,
                 len(n.vms),
             )
             for n in networks
         ],
         empty="no networks",
-        below=("vms", "firewall", "nat", "subnets"),
+        below=("vms", "firewall", "dhcp", "nat", "subnets"),
     )
 
 
@@ -123,6 +130,7 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
             ("gateways", " ".join(shown.gateways)),
             ("nat", "yes" if shown.nat else "no"),
             ("isolate", "yes" if shown.isolate else "no"),
+            ("dhcp", "yes" if shown.dhcp else "no"),
             ("mtu", shown.mtu),
             ("firewall", shown.firewall),
             ("passage", "yes" if shown.passage else "no"),

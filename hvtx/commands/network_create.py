@@ -19,7 +19,7 @@ from hvtx.model.policy import NO_POLICY, Policy
 from hvtx.model.vm import Network
 
 
-def parse_request(
+def parse_request(  # noqa: PLR0913 - it mirrors the options of `network create`
     name: str,
     subnets: Sequence[str],
     bridge: str | None,
@@ -29,6 +29,7 @@ def parse_request(
     isolate: bool,
     passage: bool = True,
     policy: Policy = NO_POLICY,
+    dhcp: bool | None = None,
 ) -> NetworkRequest:
     """Check what was written; raises UsageError."""
     from hvtx.planner import addressing
@@ -54,7 +55,7 @@ def parse_request(
             hint="1500 is Ethernet's; IPv6 needs 1280 at least",
         )
     ordered = tuple(sorted(parsed, key=family_of))
-    return NetworkRequest(name, ordered, bridge, mtu, nat, isolate, passage, policy)
+    return NetworkRequest(name, ordered, bridge, mtu, nat, isolate, passage, policy, dhcp)
 
 
 def create_network(runtime: Runtime, request: NetworkRequest) -> Network:

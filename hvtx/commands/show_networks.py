@@ -22,6 +22,7 @@ class ShownNetwork(NamedTuple):
     gateways: tuple[str, ...]
     nat: bool
     isolate: bool
+    dhcp: bool
     mtu: int
     firewall: str
     passage: bool  # whether others' filters get accepts of ours
@@ -43,6 +44,7 @@ def shown_network(runtime: Runtime, network: Network) -> ShownNetwork:
         gateways=network.gateways,
         nat=network.nat,
         isolate=network.isolate,
+        dhcp=network.dhcp,
         mtu=network.mtu,
         firewall=network.firewall,
         passage=network.passage,

@@ -228,10 +228,10 @@ def _intend(
         )
         for _ in vm.interfaces
     ]
-    directory = run_directory(operation.runtime.store.run_directory, vm)
+    runs = operation.runtime.store.run_directory
     large = decide.unbounded(networks.networks.values())
     used = records.crowded_networks(sql, large, operation.runtime.life.id, BRIDGE_PORTS)
-    given = decide.Given(devices, directory, flow_limit(), user, used)
+    given = decide.Given(devices, run_directory(runs, vm), flow_limit(), user, used, runs)
     plan = decide.plan_start(vm, before, networks, given)
     if isinstance(plan, Conflict):
         raise plan

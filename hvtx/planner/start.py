@@ -12,6 +12,7 @@ from hvtx.model.vm import BRIDGE_PORTS, Network, Publish, Vm, no_port_left
 from hvtx.planner import provision
 from hvtx.planner.provision import ResourceSpec
 from hvtx.planner.scope import NetworkScope, VmScope
+from hvtx.planner.service import want_reservation
 from hvtx.planner.states import VmState
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Given(NamedTuple):
     flows: int  # how many tracked connections each of its guests may have
     user: User | None  # whom its process runs as; None: hvtx's own
     taps: Mapping[str, int] = {}  # on record in this life, by network; where it might be too many
+    run_directory: str = ""  # the installation's
 
 
 class StartPlan(NamedTuple):
@@ -124,4 +126,18 @@ def plan_start(
         flows=given.flows,
         user=given.user,
     )
+    create = [*_reservations(vm, networks, given.run_directory), *create]
     return StartPlan([row for row in rows if only_flows_remain(row)], create, launch)
+
+
+def _reservations(
+    vm: Vm, networks: NetworkScope, run_directory: str
+) -> list[tuple[ResourceSpec, str | None]]:
+    """What the services of the VM's networks are to know, each with its network."""
+    return [
+        (want, interface.network)
+        for interface in vm.interfaces
+        for want in want_reservation(
+            vm.id, vm.name, interface, networks.networks[interface.network], run_directory
+        )
+    ]
