@@ -268,8 +268,10 @@ def test_nothing_changes_where_another_has_the_place(world: World) -> None:
     before = view(world, subject)
     with pytest.raises(Conflict):
         subject.exchange([goes], [comes])
-    with pytest.raises(Conflict):  # what was made, and carries another mark by now
-        subject.exchange([other._replace(mark=mark(6, b"b"))], [])
+    theirs = make_mark("zzzzzzzzzz", 6, b"b" * 10)
+    with pytest.raises(Conflict):  # what was made, and carries somebody else's mark by now
+        subject.exchange([other._replace(mark=theirs)], [])
+    subject.exchange([other._replace(mark=mark(6, b"b"))], [])  # another row's of ours by now
     assert view(world, subject) == before
 
 
