@@ -24,12 +24,20 @@ from hvtx.engine.loopback import bridges_in_need
 from hvtx.engine.network_build import ensure_networks, resolved_networks, settle_accepts
 from hvtx.engine.repair_row import hold_again, repair_object, repair_rules
 from hvtx.engine.repaired import Failed, Repair, Repaired
+from hvtx.engine.resolve import resolve
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks, networks_now
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.transaction import begin
 from hvtx.errors import HvtxError, NotFound
-from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource, address_spec, sysctl_spec
+from hvtx.model.resource import (
+    FIREWALL_KINDS,
+    Kind,
+    Resource,
+    address_spec,
+    is_changing,
+    sysctl_spec,
+)
 from hvtx.model.vm import Network, Vm
 from hvtx.planner.presence import Presence
 from hvtx.store import records
@@ -50,6 +58,10 @@ def repair(runtime: Runtime, name: str | None = None) -> Repair:
         runtime.lock("vm", vm.name)
     runtime.lock("all", "networks")
     resolved_networks(runtime, all_networks(runtime))
+    changing = {row.vm for row in runtime.read(records.resources_of_vms) if is_changing([row])}
+    for vm in vms:  # of what was interrupted else the old rules would be put back
+        if vm.id in changing:
+            resolve(runtime, vm=vm.name)
     networks, vms = _still_there(runtime, name, vms)
     ensure_networks(
         runtime, networks_now(runtime, networks), "repair", settle=False, resolved=True, serve=False

@@ -60,6 +60,7 @@ class Held:
     def __init__(self) -> None:
         """None yet."""
         self._sockets: list[socket.socket] = []
+        self.ports: list[Publish] = []  # that are held
         self.unheld: dict[Publish, str] = {}  # ports that could not be bound, and why
         self.away: list[Publish] = []  # whose host address no device has
 
@@ -86,6 +87,7 @@ class Held:
             self.unheld[port] = _why_not(port, problem)
         else:
             self._sockets += mine
+            self.ports.append(port)
 
     def _bound(self, port: Publish, address: str) -> list[socket.socket]:
         family = socket_family(address)

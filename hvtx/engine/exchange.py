@@ -137,12 +137,14 @@ def _hold(operation: Operation, made: Sequence[Resource], held: Held | None) -> 
     processes = runtime.read(records.processes_of_vm, owner)
     followed = next((found for row in processes if (found := identity_of(row))), None)
     name = operation.vm or ""
-    holder = port_holders.begin(held, followed, made)
+    fresh = [row for row in made if row.kind == Kind.PUBLISH]
+    own = set(held.ports)
+    fresh = [row for row in fresh if port_holders.port_of(row) in own]
+    holder = port_holders.begin(held, followed, fresh)
     assert holder is not None, "something is held"
     try:
         port_holders.enter_own_scope(name, holder.identity.pid)
-        noted = port_holders.noted(made, holder.identity, held.unheld)
-        rows = operation.observe(made, noted)
+        rows = operation.observe(made, port_holders.noted(fresh, holder.identity))
         failpoint.reach("registered")
         holder.open()
     except BaseException:
@@ -160,8 +162,7 @@ def _carry_through(
 ) -> list[Resource]:
     observed = _act(operation, gone, made)
     left = _end(operation, gone)
-    late = _hold_again(operation, [row for row in made if HOLDER not in row.observed])
-    observed |= {row.id: {**observed[row.id], **_without(row.observed)} for row in late}
+    observed |= _holders(operation, made, observed)
     committed = [_committed(row, observed) for row in made]
     why = {row.id: left for row in gone} if left is not None else {}
 
@@ -274,11 +275,6 @@ def _again(row: Resource) -> Wanted:
 # -- what was interrupted --------------------------------------------------------------------------
 
 
-def is_interrupted(rows: Sequence[Resource]) -> bool:
-    """Whether a change of something living left rows half done; nobody works on it now (pure)."""
-    return any(EXCHANGE in row.observed and row.state != State.COMMITTED for row in rows)
-
-
 def carry_on(operation: Operation, rows: Sequence[Resource]) -> Outcome:
     """Carry an interrupted change through, of which these are some rows; what came of it.
 
@@ -293,8 +289,7 @@ def carry_on(operation: Operation, rows: Sequence[Resource]) -> Outcome:
     try:
         observed = _act(operation, gone, made)
         left = _end(operation, gone)
-        for row in _hold_again(operation, made):
-            observed[row.id] = {**observed[row.id], **_without(row.observed)}
+        observed |= _holders(operation, made, observed)
     except (HvtxError, OSError) as problem:
         words = problem.message if isinstance(problem, HvtxError) else str(problem)
         return Outcome(False, Reason.OBSERVE_FAILED, f"{first.key}: {words}")
@@ -305,15 +300,35 @@ def carry_on(operation: Operation, rows: Sequence[Resource]) -> Outcome:
         closed = gone if left is None else []
         _close(sql, closed)
         completed = [lines.carried(row, operation.vm_name(sql, row)) for row in made]
-        operation.history(sql, [*completed, *_removals(operation, closed, {})])
+        removed = [
+            lines.removal(row, GONE, Reason.REPLACED.value, operation.vm_name(sql, row))
+            for row in closed
+        ]
+        operation.history(sql, [*completed, *removed])
         if left is None:
             intents.end(sql, first.operation, "done", history.now())
     return GONE if left is None else left
 
 
-def _hold_again(operation: Operation, made: Sequence[Resource]) -> list[Resource]:
-    """Hold what is published and is not held, as far as it can be had; the rows that are."""
-    ports = [row for row in made if row.kind == Kind.PUBLISH and not port_holders.is_held(row)]
+def _holders(
+    operation: Operation, made: Sequence[Resource], observed: Mapping[int, Mapping[str, Any]]
+) -> dict[int, Mapping[str, Any]]:
+    """``observed`` of these rows with who holds their ports now: what is not held is held anew."""
+    known = operation.runtime.read(records.resources_by_id, [row.id for row in made])
+    ports = [known[row.id] for row in made if row.kind == Kind.PUBLISH]  # some have others by now
+    held = {row.id: row for row in ports} | {
+        row.id: row
+        for row in _hold_anew(operation, [r for r in ports if not port_holders.is_held(r)])
+    }
+    return {
+        row.id: {**observed[row.id], HOLDER: dict(holder_observed(row))}
+        for row in held.values()
+        if holder_observed(row)
+    }
+
+
+def _hold_anew(operation: Operation, ports: Sequence[Resource]) -> list[Resource]:
+    """Those of these rows whose ports could be had."""
     runtime, found = operation.runtime, []
     for vm in sorted({row.vm for row in ports if row.vm}):
         own = {row.id: row for row in ports if row.vm == vm}

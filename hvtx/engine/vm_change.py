@@ -16,6 +16,7 @@ from hvtx.engine.resolve import resolve
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import networks_now, vm_scope
 from hvtx.errors import Conflict
+from hvtx.model.resource import is_changing
 from hvtx.model.vm import Publish, Vm
 from hvtx.planner import changes
 from hvtx.planner.scope import VmScope
@@ -30,11 +31,11 @@ def settled_scope(runtime: Runtime, name: str) -> VmScope:
     Raises NotFound, Conflict where that change cannot be.
     """
     scope = vm_scope(runtime, name)
-    if not exchange.is_interrupted(scope.rows):
+    if not is_changing(scope.rows):
         return scope
     plan = resolve(runtime, vm=name)
     scope = vm_scope(runtime, name)
-    if exchange.is_interrupted(scope.rows):
+    if is_changing(scope.rows):
         left = "; ".join(dict.fromkeys(i.message for i in plan.items if i.message))
         raise Conflict(
             f"a change of VM {name!r} was interrupted, and cannot be carried through: {left}",

@@ -111,6 +111,11 @@ EXCHANGE = "exchange"  # in ``observed`` of a row that a change of something liv
 HOLDER = "holder"  # in ``observed`` of a ``publish`` row: the identity of who holds its port
 
 
+def is_changing(rows: Iterable[Resource]) -> bool:
+    """Whether a change of something living has rows among these that are not settled."""
+    return any(EXCHANGE in row.observed and row.state != State.COMMITTED for row in rows)
+
+
 def only_flows_remain(row: Resource) -> bool:
     """Whether a row's rules are gone, and it stands only for flows that may go on without them.
 

@@ -11,6 +11,7 @@ from hvtx.drivers.iptables.judging import entry_of, index, judge
 from hvtx.drivers.iptables.release import Site
 from hvtx.errors import Conflict, Contended, HostRefused
 from hvtx.host import xtables, xtlock, xtnames, xtsaved
+from hvtx.model.firewall import iptables_observed
 from hvtx.model.resource import Resource
 from hvtx.rulesets.iptables_rules import Rule, made_chains, rules_of
 
@@ -57,6 +58,8 @@ def exchange(
 def _refuse_stripped(leaving: Wanted, views: Mapping[int, xtsaved.Saved]) -> None:
     sights = index(views)
     for row, rules in leaving:
+        if not iptables_observed(row).get("rules"):
+            continue  # it was never made: an undo leaves alone what is like it
         kept = judge(row, rules, sights).keep
         if not kept.gone:
             raise Conflict(
