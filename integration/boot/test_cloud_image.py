@@ -6,6 +6,7 @@ minutes to be made, once, and some to boot by emulation.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -86,7 +87,9 @@ def test_it_boots_and_is_reached(hvtx: Forked, place: Path, network: tuple[str, 
     assert "default via 10.77.0.1 " in inside(place, "ip route")
     assert "default via fe80::" in (six := inside(place, "ip -6 route")) or "fd77::1" in six
     assert inside(place, "sudo cat /var/lib/cloud/data/instance-id") == vm["id"]
-    assert "status: done" in inside(place, "cloud-init status --wait"), told
+    done = inside(place, "cloud-init status --wait >/dev/null; cat /run/cloud-init/result.json")
+    lab.tell(cloud_init=json.loads(done)["v1"])
+    assert "NoCloud [seed=/dev/vdb]" in json.loads(done)["v1"]["datasource"]
     if network == ("--dhcp",):
         assert "10.77.0.1" in inside(place, "resolvectl dns eth0")
         assert first["ipv4"] in inside(place, "getent ahostsv4 web.lan")
