@@ -43,6 +43,11 @@ def network() -> None:
     "--nat/--no-nat", default=True, help="Masquerade guest traffic behind the host's addresses."
 )
 @click.option("--isolate", is_flag=True, help="Drop traffic between guests.")
+@click.option(
+    "--dhcp/--no-dhcp",
+    default=None,
+    help="Addresses, routes and names for guests, by dnsmasq [default: where it is installed].",
+)
 @as_json
 @click.pass_context
 def create(ctx: click.Context, /, name: str, json_: bool, **request: Any) -> None:
@@ -56,6 +61,7 @@ def create(ctx: click.Context, /, name: str, json_: bool, **request: Any) -> Non
         request["mtu"],
         nat=request["nat"],
         isolate=request["isolate"],
+        dhcp=request["dhcp"],
     )
     with opened(ctx, writable=True) as runtime:
         made = network_create.create_network(runtime, parsed)
@@ -77,20 +83,21 @@ def ls(ctx: click.Context, json_: bool) -> None:
         render.emit_json(documents.networks.document(networks, source.view))
         return
     render.table(
-        ("name", "bridge", "subnets", "nat", "firewall", "vms"),
+        ("name", "bridge", "subnets", "nat", "dhcp", "firewall", "vms"),
         [
             (
                 n.name,
                 n.bridge,
                 " ".join(n.subnets),
                 "yes" if n.nat else "no",
+                "yes" if n.dhcp else "no",
                 n.firewall,
                 len(n.vms),
             )
             for n in networks
         ],
         empty="no networks",
-        below=("vms", "firewall", "nat", "subnets"),
+        below=("vms", "firewall", "dhcp", "nat", "subnets"),
     )
 
 
@@ -113,6 +120,7 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
             ("gateways", " ".join(shown.gateways)),
             ("nat", "yes" if shown.nat else "no"),
             ("isolate", "yes" if shown.isolate else "no"),
+            ("dhcp", "yes" if shown.dhcp else "no"),
             ("mtu", shown.mtu),
             ("firewall", shown.firewall),
             ("vms", " ".join(shown.vms)),

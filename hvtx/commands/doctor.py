@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 
-from hvtx.engine.checks import changes, checksums, kernel, own, programs, traffic
+from hvtx.engine.checks import changes, checksums, dhcp, kernel, own, programs, traffic
 from hvtx.engine.finding import AS_ROOT, NOWHERE, Finding
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.errors import HvtxError
@@ -59,9 +59,10 @@ CHECKS: dict[str, Check] = {
     "routes": traffic.check_routes,
     "addresses": traffic.check_addresses,
     "ports": traffic.check_ports,
+    "dhcp": dhcp.check_dhcp,
     "damage": changes.check_damage,
     "units": own.check_units,
 }
 _OF_RECORDS = frozenset(
-    {"store", "operations", "processes", "routes", "addresses", "ports", "damage"}
+    {"store", "operations", "processes", "routes", "addresses", "ports", "dhcp", "damage"}
 )

@@ -19,7 +19,14 @@ from hvtx.model.vm import Network
 
 
 def parse_request(
-    name: str, subnets: Sequence[str], bridge: str | None, mtu: int, *, nat: bool, isolate: bool
+    name: str,
+    subnets: Sequence[str],
+    bridge: str | None,
+    mtu: int,
+    *,
+    nat: bool,
+    isolate: bool,
+    dhcp: bool | None = None,
 ) -> NetworkRequest:
     """Check what was written; raises UsageError."""
     from hvtx.planner import addressing
@@ -44,7 +51,8 @@ def parse_request(
             f"--mtu {mtu} is not between {least} and {most}",
             hint="1500 is Ethernet's; IPv6 needs 1280 at least",
         )
-    return NetworkRequest(name, tuple(sorted(parsed, key=family_of)), bridge, mtu, nat, isolate)
+    ordered = tuple(sorted(parsed, key=family_of))
+    return NetworkRequest(name, ordered, bridge, mtu, nat, isolate, dhcp)
 
 
 def create_network(runtime: Runtime, request: NetworkRequest) -> Network:

@@ -222,6 +222,7 @@ def _network_of(told: Mapping[str, Any]) -> ShownNetwork:
         gateways=tuple(told["gateway"]),
         nat=told["nat"],
         isolate=told["isolate"],
+        dhcp=told.get("dhcp", False),
         mtu=told["mtu"],
         firewall=told["firewall"],
         vms=tuple(told["vms"]),

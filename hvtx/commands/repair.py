@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from hvtx.engine import flows, forward_accepts, ownrules, port_holders
+from hvtx.engine import flows, forward_accepts, network_service, ownrules, port_holders
 from hvtx.engine.damage import (
     Damage,
     damages_of,
@@ -51,7 +51,9 @@ def repair(runtime: Runtime, name: str | None = None) -> Repair:
     runtime.lock("all", "networks")
     resolved_networks(runtime, all_networks(runtime))
     networks, vms = _still_there(runtime, name, vms)
-    ensure_networks(runtime, networks_now(runtime, networks), "repair", settle=False, resolved=True)
+    ensure_networks(
+        runtime, networks_now(runtime, networks), "repair", settle=False, resolved=True, serve=False
+    )
     passed = forward_accepts.settle(runtime, all_networks(runtime), locked=True)
     snapshot = take_snapshot(runtime)
     wanted = {network.id for network in networks}
@@ -68,6 +70,7 @@ def repair(runtime: Runtime, name: str | None = None) -> Repair:
     repaired = list(passed)
     failed = unseen_of(sighted)  # a look that failed does not make a thing whole
     _keep_settings(runtime, networks, repaired, failed)
+    _supply(runtime, networks, repaired, failed)
     if damages:
         with begin(runtime, "repair", vm=name if vms and not networks else None) as (_, operation):
             pass
@@ -106,6 +109,22 @@ def _keep_settings(
         failed.append(Failed(Kind.SYSCTL, "forwarding", problem.message))
 
 
+def _supply(
+    runtime: Runtime,
+    networks: Sequence[Network],
+    repaired: list[Repaired],
+    failed: list[Failed],
+) -> None:
+    """Start the services that networks should have and that are not on record."""
+    if not any(network.dhcp for network in networks):
+        return
+    for name, why in network_service.supply(runtime, networks).items():
+        if why:
+            failed.append(Failed(Kind.PROCESS, f"dnsmasq {name}", why, "it was not running"))
+        else:
+            repaired.append(Repaired(Kind.PROCESS, f"dnsmasq {name}", "it was not running"))
+
+
 def _scope(runtime: Runtime, name: str | None) -> tuple[list[Network], list[Vm]]:
     with runtime.reading() as sql:
         networks, vms = records.networks(sql), records.vms(sql)
@@ -136,7 +155,7 @@ def _still_there(
 
 # -- putting back ----------------------------------------------------------------------------------
 
-_FIRST = (Kind.SYSCTL, Kind.BRIDGE, Kind.ADDRESS, Kind.TAP)
+_FIRST = (Kind.SYSCTL, Kind.BRIDGE, Kind.ADDRESS, Kind.TAP, Kind.FILE, Kind.PROCESS)
 
 
 def _fix_all(
@@ -170,7 +189,9 @@ def _fix_all(
         ]
     for kind in _FIRST:
         for damage in ordered:
-            if damage.row.kind == kind:
+            # a VM's own directory and process are gone for good
+            of_vm = damage.row.kind in (Kind.FILE, Kind.PROCESS) and damage.row.network is None
+            if damage.row.kind == kind and not of_vm:
                 attempt(damage, lambda damage=damage: repair_object(runtime, damage, rows))  # type: ignore[misc]
     walls = [damage for damage in ordered if damage.row.kind in FIREWALL_KINDS and damage.cuts]
     for damage in sorted(walls, key=lambda d: d.row.role != "base"):

@@ -20,6 +20,7 @@ class ShownNetwork(NamedTuple):
     gateways: tuple[str, ...]
     nat: bool
     isolate: bool
+    dhcp: bool
     mtu: int
     firewall: str
     vms: tuple[str, ...]  # names of those that use it
@@ -39,6 +40,7 @@ def shown_network(runtime: Runtime, network: Network) -> ShownNetwork:
         gateways=network.gateways,
         nat=network.nat,
         isolate=network.isolate,
+        dhcp=network.dhcp,
         mtu=network.mtu,
         firewall=network.firewall,
         vms=tuple(users),

@@ -227,8 +227,8 @@ def _intend(
         )
         for _ in vm.interfaces
     ]
-    directory = run_directory(operation.runtime.store.run_directory, vm)
-    given = decide.Given(devices, directory, flow_limit(), user)
+    runs = operation.runtime.store.run_directory
+    given = decide.Given(devices, run_directory(runs, vm), flow_limit(), user, runs)
     plan = decide.plan_start(vm, before, networks, given)
     if isinstance(plan, Conflict):
         raise plan

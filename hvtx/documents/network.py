@@ -22,6 +22,7 @@ def document(shown: ShownNetwork, view: AsOf | None = None) -> dict[str, Any]:
         "gateway": list(shown.gateways),
         "nat": shown.nat,
         "isolate": shown.isolate,
+        "dhcp": shown.dhcp,
         "mtu": shown.mtu,
         "firewall": shown.firewall,
         "vms": list(shown.vms),

@@ -107,6 +107,13 @@ class DeviceDriver(LinkDriver, Protocol):
         """Let go of what is still held; it stays."""
 
 
+class ServiceDriver(Driver, Protocol):
+    """A driver of processes, which it makes so that they wait until their identity is on record."""
+
+    def open(self, resources: Sequence[Resource]) -> None:
+        """Let what was made go on, and wait until it serves. Raises HostRefused."""
+
+
 class FirewallDriver(Driver, Protocol):
     """A backend: it can also say what its rows should look like, and what is there."""
 

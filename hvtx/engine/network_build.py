@@ -130,7 +130,7 @@ def build_network(
         if new:
             records.add_network(sql, network, operation.id)
         rows += operation.intend(sql, shared)
-        rows += intend_network(operation, sql, network, own)
+        rows += intend_network(operation, sql, network, own + _service(runtime, network, new=new))
     try:
         bridge = next(row for row in rows if row.kind == Kind.BRIDGE)
         observed = effects.create(operation, [row for row in rows if row.kind != Kind.SYSCTL])
@@ -139,6 +139,7 @@ def build_network(
         refuse_diverted(network, bridge, samples(network))
         # last, since settings stay on
         observed |= effects.create(operation, [row for row in rows if row.kind == Kind.SYSCTL])
+        rows = _serving(operation, network, rows, observed)
         operation.commit(
             rows, observed, then=lambda sql: records.set_network_confirmed(sql, network.id)
         )
@@ -153,6 +154,33 @@ def build_network(
     if new:
         forwarding.warn(families, [path for path, _, _ in settings])
     return committed(rows, observed)
+
+
+def _service(runtime: Runtime, network: Network, *, new: bool) -> list[provision.ResourceSpec]:
+    """What a network's service is made of; of one that is rebuilt it is started afterwards.
+
+    A service that cannot be started keeps no network from coming up again.
+    """
+    if not network.dhcp:
+        return []
+    from hvtx.planner import service
+
+    wants = service.want_service(network, runtime.store.run_directory)
+    return wants if new else wants[:1]
+
+
+def _serving(
+    operation: Operation,
+    network: Network,
+    rows: list[Resource],
+    observed: Mapping[int, Mapping[str, Any]],
+) -> list[Resource]:
+    """The rows once a service among them is on record and serves."""
+    if not network.dhcp:
+        return rows
+    from hvtx.engine import network_service
+
+    return network_service.go_on(operation, rows, observed)
 
 
 def committed(
@@ -185,16 +213,22 @@ def ensure_networks(
     *,
     settle: bool = True,
     resolved: bool = False,
+    serve: bool = True,
 ) -> NetworkScope:
     """Rebuild the networks whose bridge is not on record in this life of the host.
 
     ``settle``: and let guests of the iptables backend pass where the host's policy drops by now.
+    ``serve``: and start the services of networks that are not running.
     ``resolved``: the caller has released what interruptions left. Returns the networks as they
     stand then.
     """
     bring_up_to_date(runtime, scope)
     if scope.missing():
         scope = _rebuild_missing(runtime, scope, verb, resolved=resolved)
+    if serve and any(network.dhcp for network in scope.networks.values()):
+        from hvtx.engine import network_service
+
+        network_service.ensure(runtime, scope)
     if settle and any(network.firewall == "iptables" for network in scope.networks.values()):
         from hvtx.engine import forward_accepts
 

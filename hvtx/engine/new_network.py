@@ -39,19 +39,30 @@ class NetworkRequest(NamedTuple):
     mtu: int = 1500
     nat: bool = True
     isolate: bool = False
+    dhcp: bool | None = None  # None: as the setting says
 
 
 def make_network(runtime: Runtime, request: NetworkRequest, scope: NetworkScope) -> Network:
     """Make it, under the locks; ``scope`` are all networks."""
     _check_free(scope, request)
     _warn_of_public(request.subnets)
-    network = _describe(runtime, request)
+    network = _describe(runtime, request)._replace(dhcp=_serves(runtime, request))
     rows = build_network(runtime, network, scope, "network-create", new=True)
     if network.firewall == "iptables":
         from hvtx.engine import forward_accepts
 
         forward_accepts.settle(runtime, scope.with_network(network, rows), locked=True)
     return network
+
+
+def _serves(runtime: Runtime, request: NetworkRequest) -> bool:
+    """Whether the network gets a service; raises HostRefused, Conflict where it cannot have one."""
+    setting = runtime.settings.dhcp
+    if request.dhcp is False or (request.dhcp is None and setting == "off"):
+        return False
+    from hvtx.engine import network_service
+
+    return network_service.wanted(setting, request.dhcp)
 
 
 def _warn_of_public(subnets: Iterable[str]) -> None:

@@ -64,6 +64,10 @@ def bring_up(
         if new:  # its addresses were not known before
             refuse_diverted_vm(vm, means.networks)
         observed = effects.create(operation, rows)
+        if any(row.is_reservation for row in rows):
+            from hvtx.engine import network_service
+
+            network_service.settle(operation.runtime, rows, observed)
         # once more, now that they are published: see hvtx.engine.peer_ports
         refuse_others_ports(operation.runtime, ports_of(vm))
         gate = holder = None

@@ -10,6 +10,8 @@ from enum import StrEnum
 from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 
 from hvtx.model.place import Place
+from hvtx.model.service import ReservationSpec, ServiceSpec
+from hvtx.model.vm import Identity
 
 
 class Kind(StrEnum):
@@ -73,6 +75,16 @@ class Resource(NamedTuple):
     def bridge(self) -> str:
         """The name of the bridge that it belongs to; empty where none is on record."""
         return str(self.spec.get("bridge") or "")
+
+    @property
+    def is_service(self) -> bool:
+        """Whether it is a process of a network's: its dnsmasq."""
+        return self.kind == Kind.PROCESS and self.vm is None and self.network is not None
+
+    @property
+    def is_reservation(self) -> bool:
+        """Whether it is a file by which a network's dnsmasq knows an interface."""
+        return self.kind == Kind.FILE and "reservation" in self.spec
 
     @property
     def imported(self) -> bool:
@@ -163,6 +175,7 @@ class ProcessObserved(TypedDict, total=False):
     start: int
     inode: int
     pidns: int
+    restarts: int  # of a network's service, in this life of the host; absent where it is none
     accelerator: str  # "kvm" or "tcg"; absent for others than QEMU, and in older records
     accelerator_reason: str
     user: int | str  # whom it runs as: an id of its own, or a name; absent in older records
@@ -170,9 +183,10 @@ class ProcessObserved(TypedDict, total=False):
 
 
 class FileSpec(TypedDict):
-    """A run-time directory or file of one VM."""
+    """A run-time directory of a VM or a network, or a reservation for one interface."""
 
     path: str
+    reservation: NotRequired[ReservationSpec]
 
 
 class SysctlSpec(TypedDict):
@@ -217,9 +231,20 @@ def process_spec(row: Resource) -> ProcessSpec:
     return cast("ProcessSpec", _spec(row, Kind.PROCESS))
 
 
+def service_spec(row: Resource) -> ServiceSpec:
+    """The spec of a network's row of kind ``process``."""
+    assert row.is_service, row
+    return cast("ServiceSpec", row.spec)
+
+
 def file_spec(row: Resource) -> FileSpec:
     """The spec of a row of kind ``file``."""
     return cast("FileSpec", _spec(row, Kind.FILE))
+
+
+def reservation_spec(row: Resource) -> ReservationSpec:
+    """The reservation of a row of kind ``file`` that is for one."""
+    return file_spec(row)["reservation"]
 
 
 def sysctl_spec(row: Resource) -> SysctlSpec:
@@ -237,6 +262,15 @@ def process_observed(row: Resource) -> ProcessObserved:
     """Who the process of a row of kind ``process`` is; empty while it is not started."""
     assert row.kind == Kind.PROCESS, row.kind
     return cast("ProcessObserved", row.observed)
+
+
+def identity_in(seen: ProcessObserved) -> Identity | None:
+    """The identity that was recorded; None before the process was started."""
+    if "pid" not in seen:
+        return None
+    return Identity(
+        seen["boot_id"], seen["pid"], seen["start"], seen.get("inode", 0), seen.get("pidns", 0)
+    )
 
 
 def holder_observed(row: Resource) -> ProcessObserved:

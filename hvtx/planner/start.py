@@ -12,6 +12,7 @@ from hvtx.model.vm import Publish, Vm
 from hvtx.planner import provision
 from hvtx.planner.provision import ResourceSpec
 from hvtx.planner.scope import NetworkScope, VmScope
+from hvtx.planner.service import want_reservation
 from hvtx.planner.states import VmState
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Given(NamedTuple):
     directory: str  # the VM's run-time directory
     flows: int  # how many tracked connections each of its guests may have
     user: User | None  # whom its process runs as; None: hvtx's own
+    run_directory: str = ""  # the installation's
 
 
 class StartPlan(NamedTuple):
@@ -109,4 +111,18 @@ def plan_start(
         flows=given.flows,
         user=given.user,
     )
+    create = [*_reservations(vm, networks, given.run_directory), *create]
     return StartPlan([row for row in rows if only_flows_remain(row)], create, launch)
+
+
+def _reservations(
+    vm: Vm, networks: NetworkScope, run_directory: str
+) -> list[tuple[ResourceSpec, str | None]]:
+    """What the services of the VM's networks are to know, each with its network."""
+    return [
+        (want, interface.network)
+        for interface in vm.interfaces
+        for want in want_reservation(
+            vm.id, vm.name, interface, networks.networks[interface.network], run_directory
+        )
+    ]

@@ -7,10 +7,11 @@ import signal
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hvtx.drivers.vm_process.gate import SCRIPT, SHELL, SIGNATURE, Gate, Log
+from hvtx.drivers.vm_process.gate import Gate, Log
 from hvtx.errors import HostRefused
 from hvtx.host import capabilities, logger, paths
 from hvtx.hypervisors.base import Launch, by_descriptor
+from hvtx.model.gate import SCRIPT, SHELL, SIGNATURE
 from hvtx.model.passed_fds import FIRST_HANDED
 from hvtx.model.user import User
 
