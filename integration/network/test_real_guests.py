@@ -94,3 +94,71 @@ def test_a_guest_sees_its_queues_its_mtu_and_its_seed(hvtx: Forked, tmp_path: Pa
     assert shown["info_data"]["numqueues"] == 2  # the guest's driver took both into use
     hvtx("vm", "stop", "web", "--force")
     assert hvtx.is_clean()
+
+
+ASKS = """
+say() { echo "guest: $1=$2"; }
+mkdir -p /etc /var
+cat >/bin/four <<'HOOK'
+#!/bin/sh
+[ "$1" = bound ] || exit 0
+ip address add "$ip/$mask" dev eth0
+ip route add default via "$router"
+[ -z "$mtu" ] || ip link set eth0 mtu "$mtu"
+echo "$dns" >/dns4
+echo "guest: search=$search"
+HOOK
+cat >/bin/six <<'HOOK'
+#!/bin/sh
+[ -n "$new_ip6_address" ] || exit 0
+ip -6 address add "$new_ip6_address/$new_ip6_prefixlen" dev eth0
+echo "$new_dhcp6_name_servers" >/dns6
+HOOK
+chmod +x /bin/four /bin/six
+ip link set lo up
+ip link set eth0 up
+until ip -6 address show dev eth0 scope link | grep fe80 | grep -qv tentative; do usleep 100000; done
+udhcpc -i eth0 -n -q -t 10 -O mtu -O search -s /bin/four
+/usr/sbin/dhclient -6 -1 -lf /leases -pf /pid -sf /bin/six eth0
+tries=0
+until ip -6 route | grep -q ^default || [ $tries -ge 100 ]; do tries=$((tries + 1)); usleep 100000; done
+sleep 2
+say mtu "$(cat /sys/class/net/eth0/mtu)"
+say mtu6 "$(cat /proc/sys/net/ipv6/conf/eth0/mtu)"
+say four "$(ip -4 address show dev eth0 | sed -n 's/^ *inet \\([^ ]*\\).*/\\1/p')"
+say six "$(ip -6 address show dev eth0 scope global | sed -n 's/^ *inet6 \\([^/ ]*\\).*/\\1/p')"
+say way "$(ip route | sed -n 's/^default via \\([^ ]*\\).*/\\1/p')"
+say way6 "$(ip -6 route | sed -n 's/^default via \\([^ ]*\\).*/\\1/p')"
+say dns "$(cat /dns4)"
+say dns6 "$(cat /dns6)"
+for name in web.lan other.lan; do
+    nslookup $name "$(cat /dns4)" | grep -A9 ^Name | sed -n 's/^Address[^:]*: *//p' >/found
+    say "$(echo $name | tr -d .)" "$(sort </found | tr '\\n' ' ')"
+done
+nslookup web.lan "$(cat /dns6)" | grep -q "$(cat /dns6)" && say asked6 yes || say asked6 no
+ping -c 1 -W 10 "$(ip route | sed -n 's/^default via \\([^ ]*\\).*/\\1/p')" >/dev/null && say ping yes
+ping -6 -c 1 -W 10 "$(cat /dns6)" >/dev/null && say ping6 yes
+"""
+
+
+def test_a_guest_that_asks_by_dhcp_gets_all_it_needs(hvtx: Forked, tmp_path: Path) -> None:
+    """Address, way out, MTU and names in both families: what is on record, and nothing else."""
+    hvtx("network", "create", "net", "--subnet", "10.77.0.0/24", "--subnet", "fd77::/64",
+         "--mtu", "1400", "--dhcp")  # fmt: skip
+    hvtx("vm", "run", "other", "--network", "net", "--", "sleep", "600")
+    initrd = real_guest.initramfs(ASKS, tmp_path / "initrd.img", ["/usr/sbin/dhclient"])
+    hvtx("vm", "run", "web", "--network", "net", "--kernel", str(real_guest.GUEST / "vmlinuz"),
+         "--initrd", str(initrd), "--append", "quiet")  # fmt: skip
+    told = said(hvtx)
+    seen = values(told)
+    web, other = (hvtx.vm(name)["interfaces"][0] for name in ("web", "other"))
+    expected = {
+        "mtu": "1400", "mtu6": "1400",
+        "four": f"{web['ipv4']}/24", "six": web["ipv6"], "way": "10.77.0.1",
+        "dns": "10.77.0.1", "dns6": "fd77::1", "search": "lan",
+        "weblan": " ".join(sorted([web["ipv4"], web["ipv6"]])) + " ",
+        "otherlan": " ".join(sorted([other["ipv4"], other["ipv6"]])) + " ",
+        "asked6": "yes", "ping": "yes", "ping6": "yes",
+    }  # fmt: skip
+    assert {name: seen.get(name) for name in expected} == expected, told
+    assert seen["way6"].startswith("fe80::")
