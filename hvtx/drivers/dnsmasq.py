@@ -13,18 +13,16 @@ shown there (:mod:`hvtx.host.path_mounts`).
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from hvtx.drivers.base import Host
 from hvtx.errors import HostRefused
-from hvtx.host import capabilities, forgotten, inherited_limits, logger, path_mounts, procfs
+from hvtx.host import capabilities, forgotten, inherited_limits, logger, path_mounts, paths, procfs
 from hvtx.host import dnsmasq as installed
 from hvtx.host.vmuser import may_make_namespaces
 from hvtx.model.gate import SCRIPT, SHELL, SIGNATURE
@@ -153,8 +151,7 @@ def _prepared(row: Resource) -> tuple[list[str], str]:
         raise installed.lack() or HostRefused("dnsmasq is not installed", hint=installed.HINT)
     os.chmod(directory, 0o755)  # noqa: S103 - what is above it is closed
     for name in (dnsmasq.HOSTS, dnsmasq.NAMES):
-        os.makedirs(os.path.join(directory, name), 0o755, exist_ok=True)
-        os.chmod(os.path.join(directory, name), 0o755)  # noqa: S103 - so is this
+        paths.make_directory(os.path.join(directory, name), 0o755)
     for name in (dnsmasq.PID, dnsmasq.ERRORS):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(directory, name))
@@ -173,11 +170,16 @@ def _prepared(row: Resource) -> tuple[list[str], str]:
     if whom is None and os.geteuid() == 0:
         whom = ("root", "root")
     path = os.path.join(directory, dnsmasq.CONFIGURATION)
-    text = dnsmasq.configuration(spec, row.mark, whom)
-    Path(f"{path}.new").write_text(text, encoding="ascii")
-    os.rename(f"{path}.new", path)
+    _write(path, dnsmasq.configuration(spec, row.mark, whom))
     gate = (SHELL, "-c", SCRIPT, SIGNATURE, program, f"--conf-file={path}")
     return [*way, *gate], whom[0] if whom is not None else str(os.geteuid())
+
+
+def _write(path: str, text: str) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(f"{path}.new", flags, 0o600), "w", encoding="ascii") as file:
+        file.write(text)
+    os.rename(f"{path}.new", path)
 
 
 def _spawned(words: Sequence[str], errors: str) -> tuple[int, int]:
@@ -219,11 +221,11 @@ def _wait_ready(row: Resource, identity: Identity) -> None:
     """Wait until it has bound its sockets: then it writes its pid. Raises HostRefused."""
     directory = service_spec(row)["directory"]
     deadline, pause = time.monotonic() + READY_SECONDS, 0.001
-    wanted = str(identity.pid)
+    wanted = str(identity.pid).encode()
     path = os.path.join(directory, dnsmasq.PID)
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError):
-            if Path(path).read_text(encoding="ascii", errors="replace").strip() == wanted:
+            if paths.read_regular(path, 64).strip() == wanted:
                 return
         if procfs.wait_gone(identity, pause):
             with contextlib.suppress(ChildProcessError):
@@ -242,7 +244,9 @@ def _refused(row: Resource, words: str) -> HostRefused:
 
 def _words(directory: str) -> str:
     try:
-        text = Path(directory, dnsmasq.ERRORS).read_text(encoding="utf-8", errors="replace")
+        text = paths.read_regular(os.path.join(directory, dnsmasq.ERRORS), 1 << 16).decode(
+            errors="replace"
+        )
     except OSError as problem:
-        return os.strerror(problem.errno or errno.EIO)
+        return problem.strerror or str(problem)
     return dnsmasq.told("".join(c if c.isprintable() or c == "\n" else " " for c in text))

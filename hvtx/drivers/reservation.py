@@ -13,7 +13,7 @@ from typing import Any
 
 from hvtx.drivers.base import Host
 from hvtx.errors import HostRefused
-from hvtx.host import forgotten
+from hvtx.host import forgotten, paths
 from hvtx.host.files import is_there
 from hvtx.model.resource import GONE, Kind, Outcome, Resource, file_spec, reservation_spec
 from hvtx.rulesets import dnsmasq
@@ -51,8 +51,7 @@ def _create(row: Resource) -> dict[str, Any]:
     spec, path, directory = reservation_spec(row), file_spec(row)["path"], network_directory(row)
     try:
         for name in (dnsmasq.HOSTS, dnsmasq.NAMES):
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(os.path.join(directory, name), 0o755)
+            paths.make_directory(os.path.join(directory, name), 0o755)
         if is_there(path):
             raise FileExistsError(17, "it exists already", path)
         _write(directory, _names_path(path), dnsmasq.names(spec))

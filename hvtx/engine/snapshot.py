@@ -33,6 +33,7 @@ from hvtx.engine.registry import FIREWALLS
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import Contended, HvtxError, NotPermitted, Refused
 from hvtx.host import failpoint, openfiles, procfs
+from hvtx.host.files import is_there
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted, forbidden
 from hvtx.host.xtnames import legacy_tables
@@ -366,5 +367,8 @@ def _files(rows: Iterable[Resource], failures: dict[str, str]) -> dict[str, str]
 
 def _mark_of(row: Resource) -> str | None:
     if not row.is_reservation:
-        return mark_of(file_spec(row)["path"])
+        path = file_spec(row)[
+            "path"
+        ]  # of a network's the mark alone, which stands beside, is not it
+        return mark_of(path) if row.vm is not None or is_there(path) else None
     return reservation.mark_of(file_spec(row)["path"])

@@ -51,6 +51,16 @@ def _created(hvtx: Program) -> None:
     hvtx(*CREATE, *SLEEP)
 
 
+def _seeded(hvtx: Program, *, starts: bool = False) -> None:
+    """A VM with what cloud-init reads, and a device of several queues."""
+    _network(hvtx)
+    init = Path(os.environ["HVTX_CONFIG"]).with_name("init")
+    init.write_text("#!/bin/sh\n")
+    hvtx(*CREATE, "--user-data", str(init), "--queues", "3", *SLEEP)
+    if starts:
+        hvtx("vm", "start", "web")
+
+
 def _external(hvtx: Program) -> None:
     _network(hvtx)
     hvtx("vm", "create", "web", "--network", "net", "--hypervisor", "external")
@@ -209,6 +219,10 @@ COMMANDS = {
     "network set": Command(("network", "set", "net", "--isolate"), _network),
     "vm create": Command((*CREATE, *SLEEP), _network),
     "vm start": Command(("vm", "start", "web"), _created),
+    "vm start, with a seed and queues": Command(("vm", "start", "web"), _seeded),
+    "vm stop, with a seed and queues": Command(
+        ("vm", "stop", "web", "--timeout", "1"), lambda hvtx: _seeded(hvtx, starts=True)
+    ),
     "vm start, crashed": Command(("vm", "start", "web"), _crashed, "collects"),
     "vm run": Command(("vm", "run", *CREATE[2:], *SLEEP), _network),
     # the network `default` is an operation of its own before the VM's

@@ -150,6 +150,7 @@ def _reachable(launch: Launch, user: User | None) -> tuple[Launch, tuple[str, ..
     words = path_mounts.executed(program)
     if launch.ready == "exec":  # a command, which names its files itself
         words += tuple(os.path.join(launch.directory, word) for word in launch.argv[1:])
+        words += tuple(p for name, p in launch.environment.items() if name == "HVTX_SEED")
     on_path = (place for place in os.environ.get("PATH", "").split(":") if place.startswith("/"))
     wanted = path_mounts.steps(
         user, (*words, *on_path)
