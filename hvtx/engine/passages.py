@@ -21,9 +21,8 @@ from hvtx.engine.scope import networks_now
 from hvtx.engine.transaction import begin
 from hvtx.engine.undo import take_down
 from hvtx.errors import Busy, HvtxError, NotPermitted
-from hvtx.host.filter_chains import legacy_chains, nft_chains
+from hvtx.host.filter_chains import legacy_chains, nf_tables, nft_chains
 from hvtx.host.netlink import DumpInterrupted
-from hvtx.host.nfnetlink import Nftables
 from hvtx.host.retry import retry_transient
 from hvtx.model.filter_chain import FilterChain
 from hvtx.model.firewall import FirewallSpec, firewall_spec
@@ -70,8 +69,10 @@ class Change(NamedTuple):
 
 def chains_now() -> Chains:
     """The chains as they are. Raises NotPermitted, HostRefused, OSError, DumpInterrupted."""
-    with closing(Nftables()) as socket:
-        found = retry_transient(lambda: nft_chains(socket))
+    found: dict[tuple[int, str], FilterChain] = {}
+    if (socket := nf_tables()) is not None:
+        with closing(socket):
+            found = retry_transient(lambda: nft_chains(socket))
     every = {("nftables", *key): chain for key, chain in found.items()}
     # who may not read the legacy tables may not change them either
     with suppress(NotPermitted):
@@ -88,7 +89,7 @@ def change(scope: NetworkScope) -> Change:
     known = scope.bridges()
     whole = known.keys() - scope.provisional.keys()
     networks = [network for network in scope.networks.values() if network.id in whole]
-    there = _rows_of(scope)
+    there = [row for row in _rows_of(scope) if row.network in whole]
     if not networks and not there:
         return Change({}, (), (), ())
     chains = chains_now()
