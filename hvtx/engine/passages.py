@@ -15,7 +15,6 @@ from typing import NamedTuple, cast
 from hvtx.engine import notice
 from hvtx.engine.forward_accepts import world
 from hvtx.engine.repaired import Repaired
-from hvtx.engine.resolve import resolve
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import networks_now
 from hvtx.engine.transaction import begin
@@ -210,17 +209,20 @@ def _where(spec: FirewallSpec) -> str:
 class Passages:
     """Brings the accepts of networks to what the host's filters want of them."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        """Work for this run."""
-        self._runtime = runtime
+    def __init__(self, runtime: Runtime, make: Make, release: Callable[[], None]) -> None:
+        """Work for this run.
 
-    def settle(self, scope: NetworkScope, make: Make, *, locked: bool = False) -> list[Repaired]:
+        ``make`` makes rows of a network (its id) as an operation of its own; ``release`` releases
+        what interrupted operations have left of networks.
+        """
+        self._runtime, self._make, self._release = runtime, make, release
+
+    def settle(self, scope: NetworkScope, *, locked: bool = False) -> list[Repaired]:
         """Do what :func:`change` finds; what was wrong, as `repair` tells it.
 
-        ``make`` makes rows of a network (its id) as an operation of its own. ``locked`` says that
-        the caller holds the lock of the networks, and held it when they were read. What the host
-        refuses is told as a warning: a network without its accepts is what it was before, and
-        `doctor` names the rule in the way. Raises Busy.
+        ``locked`` says that the caller holds the lock of the networks, and held it when they were
+        read. What the host refuses is told as a warning: a network without its accepts is what it
+        was before, and `doctor` names the rule in the way. Raises Busy.
         """
         try:
             half = any(row.role == WHAT for row in scope.unsettled())
@@ -230,7 +232,7 @@ class Passages:
             if not locked:
                 self._runtime.lock("all", "networks")
             try:
-                return self._settle(scope, found, make, half=half, locked=locked)
+                return self._settle(scope, found, half=half, locked=locked)
             finally:
                 if not locked:
                     self._runtime.unlock("all", "networks")
@@ -242,10 +244,10 @@ class Passages:
             return []
 
     def _settle(
-        self, scope: NetworkScope, found: Change, make: Make, *, half: bool, locked: bool
+        self, scope: NetworkScope, found: Change, *, half: bool, locked: bool
     ) -> list[Repaired]:
         if half:
-            resolve(self._runtime, networks=True)
+            self._release()
         if half or not locked:  # read again: another command may have been quicker
             found = change(networks_now(self._runtime, scope.networks.values()))
         for backend, rows in _by_backend(found.move).items():
@@ -256,7 +258,7 @@ class Passages:
             take_down(operation, found.drop, reason="replaced")
         for network, rows_wanted in found.make.items():
             if rows_wanted:
-                make(network, rows_wanted)
+                self._make(network, rows_wanted)
         every = (*found.words, *found.gone)
         return [Repaired(str(Kind.FILTER), said.partition(": ")[0], said) for said in every]
 
