@@ -10,10 +10,9 @@ import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from hvtx.engine import effects, privileges
+from hvtx.engine import effects, others_filters, privileges
 from hvtx.engine.guest_routes import refuse_diverted, samples
 from hvtx.engine.outdated import bring_up_to_date
-from hvtx.engine.passages import Passages
 from hvtx.engine.repaired import Repaired
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
@@ -255,16 +254,22 @@ def settle_accepts(
 
     ``locked``: the caller holds the lock of the networks, and held it when they were read.
     """
-    found: list[Repaired] = []
-    if any(network.firewall == "iptables" for network in (*scope.every, *scope.networks.values())):
-        from hvtx.engine import forward_accepts
-
-        found += forward_accepts.settle(runtime, scope, locked=locked)
+    every = (*scope.every, *scope.networks.values())
+    legacy = any(network.firewall == "iptables" for network in every)
+    placed = any(row.role == "passage" for row in scope.rows)
+    if not legacy and not placed and not others_filters.there_may_be():
+        return []
+    from hvtx.engine import forward_accepts, passages
 
     def make_rows(network: str, wants: Sequence[provision.ResourceSpec]) -> None:
         make(runtime, "rebuild", wants, network)
 
-    return found + Passages(runtime).settle(scope, make_rows, locked=locked)
+    def release() -> None:
+        resolved_networks(runtime, all_networks(runtime))
+
+    found = forward_accepts.settle(runtime, scope, locked=locked) if legacy else []
+    work = passages.Passages(runtime, make_rows, release)
+    return found + work.settle(scope, locked=locked)
 
 
 def _rebuild_missing(

@@ -15,15 +15,13 @@ from typing import NamedTuple, cast
 from hvtx.engine import notice
 from hvtx.engine.forward_accepts import world
 from hvtx.engine.repaired import Repaired
-from hvtx.engine.resolve import resolve
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import networks_now
 from hvtx.engine.transaction import begin
 from hvtx.engine.undo import take_down
 from hvtx.errors import Busy, HvtxError, NotPermitted
-from hvtx.host.filter_chains import legacy_chains, nft_chains
+from hvtx.host.filter_chains import legacy_chains, nf_tables, nft_chains
 from hvtx.host.netlink import DumpInterrupted
-from hvtx.host.nfnetlink import Nftables
 from hvtx.host.retry import retry_transient
 from hvtx.model.filter_chain import FilterChain
 from hvtx.model.firewall import FirewallSpec, firewall_spec
@@ -70,8 +68,10 @@ class Change(NamedTuple):
 
 def chains_now() -> Chains:
     """The chains as they are. Raises NotPermitted, HostRefused, OSError, DumpInterrupted."""
-    with closing(Nftables()) as socket:
-        found = retry_transient(lambda: nft_chains(socket))
+    found: dict[tuple[int, str], FilterChain] = {}
+    if (socket := nf_tables()) is not None:
+        with closing(socket):
+            found = retry_transient(lambda: nft_chains(socket))
     every = {("nftables", *key): chain for key, chain in found.items()}
     # who may not read the legacy tables may not change them either
     with suppress(NotPermitted):
@@ -88,7 +88,7 @@ def change(scope: NetworkScope) -> Change:
     known = scope.bridges()
     whole = known.keys() - scope.provisional.keys()
     networks = [network for network in scope.networks.values() if network.id in whole]
-    there = _rows_of(scope)
+    there = [row for row in _rows_of(scope) if row.network in whole]
     if not networks and not there:
         return Change({}, (), (), ())
     chains = chains_now()
@@ -209,17 +209,20 @@ def _where(spec: FirewallSpec) -> str:
 class Passages:
     """Brings the accepts of networks to what the host's filters want of them."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        """Work for this run."""
-        self._runtime = runtime
+    def __init__(self, runtime: Runtime, make: Make, release: Callable[[], None]) -> None:
+        """Work for this run.
 
-    def settle(self, scope: NetworkScope, make: Make, *, locked: bool = False) -> list[Repaired]:
+        ``make`` makes rows of a network (its id) as an operation of its own; ``release`` releases
+        what interrupted operations have left of networks.
+        """
+        self._runtime, self._make, self._release = runtime, make, release
+
+    def settle(self, scope: NetworkScope, *, locked: bool = False) -> list[Repaired]:
         """Do what :func:`change` finds; what was wrong, as `repair` tells it.
 
-        ``make`` makes rows of a network (its id) as an operation of its own. ``locked`` says that
-        the caller holds the lock of the networks, and held it when they were read. What the host
-        refuses is told as a warning: a network without its accepts is what it was before, and
-        `doctor` names the rule in the way. Raises Busy.
+        ``locked`` says that the caller holds the lock of the networks, and held it when they were
+        read. What the host refuses is told as a warning: a network without its accepts is what it
+        was before, and `doctor` names the rule in the way. Raises Busy.
         """
         try:
             half = any(row.role == WHAT for row in scope.unsettled())
@@ -229,7 +232,7 @@ class Passages:
             if not locked:
                 self._runtime.lock("all", "networks")
             try:
-                return self._settle(scope, found, make, half=half, locked=locked)
+                return self._settle(scope, found, half=half, locked=locked)
             finally:
                 if not locked:
                     self._runtime.unlock("all", "networks")
@@ -241,10 +244,10 @@ class Passages:
             return []
 
     def _settle(
-        self, scope: NetworkScope, found: Change, make: Make, *, half: bool, locked: bool
+        self, scope: NetworkScope, found: Change, *, half: bool, locked: bool
     ) -> list[Repaired]:
         if half:
-            resolve(self._runtime, networks=True)
+            self._release()
         if half or not locked:  # read again: another command may have been quicker
             found = change(networks_now(self._runtime, scope.networks.values()))
         for backend, rows in _by_backend(found.move).items():
@@ -255,7 +258,7 @@ class Passages:
             take_down(operation, found.drop, reason="replaced")
         for network, rows_wanted in found.make.items():
             if rows_wanted:
-                make(network, rows_wanted)
+                self._make(network, rows_wanted)
         every = (*found.words, *found.gone)
         return [Repaired(str(Kind.FILTER), said.partition(": ")[0], said) for said in every]
 

@@ -36,6 +36,16 @@ _NO_NFTABLES = frozenset({errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.ENOEN
 # -- of iptables-nft -------------------------------------------------------------------------------
 
 
+def nf_tables() -> Nftables | None:
+    """A socket to ask; None where the kernel has no nf_tables. Raises OSError."""
+    try:
+        return Nftables()
+    except OSError as problem:
+        if problem.errno in _NO_NFTABLES:
+            return None
+        raise
+
+
 def nft_chains(socket: Nftables) -> dict[tuple[int, str], FilterChain]:
     """INPUT and FORWARD of iptables-nft, by family (4, 6) and name; only those that are there.
 

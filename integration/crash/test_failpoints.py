@@ -46,6 +46,22 @@ def _network(hvtx: Program) -> None:
     hvtx(*NETWORK)
 
 
+def _policy(_hvtx: Program | None = None) -> None:
+    """Somebody's chain drops what nobody decided, so a network needs an accept there."""
+    for tool in ("iptables-nft", "ip6tables-nft"):
+        lab.run(tool, "-P", "FORWARD", "DROP")
+
+
+def _network_beside_policy(hvtx: Program) -> None:
+    _policy()
+    _network(hvtx)
+
+
+def _policy_later(hvtx: Program) -> None:
+    _running(hvtx)
+    _policy()
+
+
 def _created(hvtx: Program) -> None:
     _network(hvtx)
     hvtx(*CREATE, *SLEEP)
@@ -217,6 +233,8 @@ COMMANDS = {
     "network create": Command(NETWORK, lambda hvtx: None),
     "network rm": Command(("network", "rm", "net"), _network),
     "network set": Command(("network", "set", "net", "--isolate"), _network),
+    "network create, a policy": Command(NETWORK, _policy, "collects"),
+    "network rm, a policy": Command(("network", "rm", "net"), _network_beside_policy),
     "vm create": Command((*CREATE, *SLEEP), _network),
     "vm start": Command(("vm", "start", "web"), _created),
     "vm start, with a seed and queues": Command(("vm", "start", "web"), _seeded),
@@ -256,6 +274,7 @@ COMMANDS = {
     "gc --heuristic": Command(("gc", "--heuristic", "--apply", "--yes"), _littered, "again"),
     "recover": Command(("recover",), _interrupted, "collects"),
     "repair": Command(("repair",), _flushed, "again", beside=False),
+    "repair, a policy": Command(("repair",), _policy_later, "again"),
     "import": Command(("import", "my-hypervisor", "{state}"), _theirs, "again"),
     "store restore": Command(("store", "restore", "{backup}"), _backed_up, beside=False),
     "adopt": Command(("adopt", THEIR_TAP, "--vm", "old"), _theirs, "again"),
@@ -332,6 +351,8 @@ def end_everything(hvtx: Program, *, but: str = "") -> None:
         _cut("iptables-legacy", word)
     if but:
         return
+    for family in ("ip", "ip6"):
+        lab.run("nft", "delete", "table", family, "filter", check=False)
     for setting in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):  # left on, by design
         Path("/proc/sys/net", setting).write_text("0")
 

@@ -267,3 +267,28 @@ def test_the_last_network_takes_its_own_only(host: Host) -> None:
     assert [line for line in marked("nft") if "hvtwo" in line]
     host.hvtx("network", "rm", "two")
     assert lab.run("iptables-nft", "-S", "FORWARD").split("\n")[:-1] == ["-P FORWARD DROP"]
+
+
+@pytest.mark.parametrize("host", ["nftables"], indirect=True)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_accepts_that_were_saved_and_restored(host: Host, variant: str) -> None:
+    """Twice there is once too often, and those of a network that is gone are collected."""
+    tool = TOOLS[variant][0]
+    ipt(variant, "-P FORWARD DROP")
+    host.create()
+    ours = marked(variant)
+    text = lab.run(f"{tool}-save", "-t", "filter")
+    lab.run(f"{tool}-restore", "-n", stdin=text)
+    assert len(marked(variant)) == 2 * len(ours)
+    host.hvtx("repair")
+    assert marked(variant) == ours
+    host.hvtx("network", "rm", "net")
+    lab.run(f"{tool}-restore", stdin=text)
+    assert marked(variant) == ours
+    reasons = {
+        (item["action"], item["reason"])
+        for item in host.hvtx("gc", "--plan", "--json").json()["items"]
+    }
+    assert ("delete", "released-leftover") in reasons
+    host.hvtx("gc", "--apply")
+    assert not marked(variant)
