@@ -234,7 +234,7 @@ def _intend(
     directory = run_directory(operation.runtime.store.run_directory, vm)
     large = decide.unbounded(networks.networks.values())
     used = records.crowded_networks(sql, large, operation.runtime.life.id, BRIDGE_PORTS)
-    given = decide.Given(devices, directory, flow_limit(), user, used)
+    given = decide.Given(devices, directory, flow_limit(), user, taps=used)
     plan = decide.plan_start(vm, before, networks, given)
     if isinstance(plan, Conflict):
         raise plan
