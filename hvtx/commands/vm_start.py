@@ -220,6 +220,11 @@ def _intend(
     user: User | None,
 ) -> list[Resource]:
     """Write what the start makes, and close what its plan closes of the rows from ``before``."""
+    large = decide.unbounded(networks.networks.values())
+    taps = records.taps_in_networks(sql, large, operation.runtime.life.id, BRIDGE_PORTS)
+    refusal = decide.full(vm, networks.networks, taps)
+    if refusal is not None:
+        raise refusal
     devices = [
         (
             provision.device_name(os.urandom(8)),
@@ -229,9 +234,7 @@ def _intend(
         for _ in vm.interfaces
     ]
     runs = operation.runtime.store.run_directory
-    large = decide.unbounded(networks.networks.values())
-    used = records.crowded_networks(sql, large, operation.runtime.life.id, BRIDGE_PORTS)
-    given = decide.Given(devices, run_directory(runs, vm), flow_limit(), user, used, runs)
+    given = decide.Given(devices, run_directory(runs, vm), flow_limit(), user, runs)
     plan = decide.plan_start(vm, before, networks, given)
     if isinstance(plan, Conflict):
         raise plan

@@ -28,7 +28,6 @@ class Given(NamedTuple):
     directory: str  # the VM's run-time directory
     flows: int  # how many tracked connections each of its guests may have
     user: User | None  # whom its process runs as; None: hvtx's own
-    taps: Mapping[str, int] = {}  # on record in this life, by network; where it might be too many
     run_directory: str = ""  # the installation's
 
 
@@ -99,6 +98,19 @@ def unbounded(networks: Iterable[Network]) -> list[str]:
     return [n.id for n in networks if n.id not in four or 2 ** (32 - four[n.id]) - 3 > BRIDGE_PORTS]
 
 
+def full(vm: Vm, networks: Mapping[str, Network], taps: Mapping[str, int]) -> Conflict | None:
+    """Why the bridge of one of its networks has no port for the VM; None if all have.
+
+    ``taps`` are on record in this life, by network, where there may be too many.
+    """
+    for interface in vm.interfaces:
+        if taps.get(interface.network, 0) >= BRIDGE_PORTS:
+            bridge = networks[interface.network].bridge
+            message, hint = no_port_left(bridge, f"VM {vm.name!r}")
+            return Conflict(message, hint=hint)
+    return None
+
+
 def plan_start(
     vm: Vm, rows: Iterable[Resource], networks: NetworkScope, given: Given
 ) -> StartPlan | Conflict:
@@ -110,11 +122,6 @@ def plan_start(
     away = [i.network_name for i in vm.interfaces if i.network not in bridges]
     if away:
         return Conflict(f"network {away[0]!r} is being changed", hint="try again")
-    full = [i.network for i in vm.interfaces if given.taps.get(i.network, 0) >= BRIDGE_PORTS]
-    if full:
-        bridge = networks.networks[full[0]].bridge
-        message, hint = no_port_left(bridge, f"VM {vm.name!r}")
-        return Conflict(message, hint=hint)
     launch = vm.hypervisor != "external"
     create = provision.want_vm(
         vm,

@@ -122,11 +122,11 @@ def test_no_plan_without_a_bridge() -> None:
 def test_a_network_without_a_port_left_is_named() -> None:
     """It may be any of the VM's; what is not counted has ports enough."""
     assert start.BRIDGE_PORTS == 1023
-    almost = GIVEN._replace(taps={LAN.id: 1022, DMZ.id: 1022})
-    assert isinstance(start.plan_start(VM, [], STANDING, almost), start.StartPlan)
+    networks = {LAN.id: LAN, DMZ.id: DMZ}
+    assert start.full(VM, networks, {LAN.id: 1022, DMZ.id: 1022}) is None
     for network in (LAN, DMZ):
-        found = start.plan_start(VM, [], STANDING, GIVEN._replace(taps={network.id: 1023}))
-        assert isinstance(found, Conflict)
+        found = start.full(VM, networks, {network.id: 1023})
+        assert found is not None
         assert f"bridge {network.bridge} has no port left for VM 'web'" in found.message
         assert "hvtx gc --plan" in found.hint
 

@@ -33,6 +33,7 @@ from hvtx.store.records.network import (
     set_network,
     set_network_confirmed,
     set_network_leaving,
+    taps_in_networks,
     users_of_network,
 )
 from hvtx.store.records.operation import (
@@ -47,7 +48,6 @@ from hvtx.store.records.operation import (
 from hvtx.store.records.resource import (
     are_of_earlier_lives,
     committed_resources,
-    crowded_networks,
     firewall_rows_of_vms,
     processes_of_vm,
     published_in,
@@ -89,7 +89,6 @@ __all__ = [
     "are_of_earlier_lives",
     "attempted",
     "committed_resources",
-    "crowded_networks",
     "current_life",
     "find_network",
     "find_vm",
@@ -136,6 +135,7 @@ __all__ = [
     "set_vm",
     "set_vm_confirmed",
     "still_open",
+    "taps_in_networks",
     "tombstone_count",
     "tombstones",
     "unsettled_resources",

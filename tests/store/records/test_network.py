@@ -36,7 +36,7 @@ def test_devices_are_counted_where_more_vms_are_on_record_than_fit(store: Store)
     taps(store, dmz.id, "c")
     both = (lan.id, dmz.id)
     with store.transaction() as sql:
-        assert records.crowded_networks(sql, both, 1, 2) == {lan.id: 2, dmz.id: 1}
-        assert records.crowded_networks(sql, both, 1, 3) == {}, "they fit, whoever runs"
-        assert records.crowded_networks(sql, both, 2, 2) == {lan.id: 0, dmz.id: 0}
-        assert records.crowded_networks(sql, (lan.id,), 1, 0) == {lan.id: 2}
+        assert records.taps_in_networks(sql, both, 1, 2) == {lan.id: 2, dmz.id: 1}
+        assert records.taps_in_networks(sql, both, 1, 3) == {}, "they fit, whoever runs"
+        assert records.taps_in_networks(sql, both, 2, 2) == {lan.id: 0, dmz.id: 0}
+        assert records.taps_in_networks(sql, (lan.id,), 1, 0) == {lan.id: 2}
