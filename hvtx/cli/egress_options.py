@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hvtx.cli.common import Given, complete_words
+from hvtx.model.policy import EGRESS, Egress, written
 
 if TYPE_CHECKING:
     from hvtx.engine.refusals import Refused
-    from hvtx.model.policy import Egress
 
 RULE = "CIDR[:PORT[-PORT][/PROTO]]"
 
 
 def _modes() -> tuple[str, ...]:
-    from hvtx.model.policy import EGRESS
-
     return EGRESS
 
 
@@ -51,8 +49,6 @@ def egress_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def egress_lines(egress: Egress, refused: Refused | None = None) -> list[tuple[str, str]]:
     """What guests may reach, for a table of fields; what was refused, where that is counted."""
-    from hvtx.model.policy import written
-
     found = [("egress", f"{egress.mode} ({egress.source})")]
     found += [(rule.action, written(rule)) for rule in egress.rules]
     if refused is not None:

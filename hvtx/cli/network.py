@@ -138,6 +138,29 @@ def show_resources(resources: Sequence[Resource]) -> None:
         )
 
 
+@network.command("set")
+@click.argument("name", shell_complete=complete_network)
+@click.option(
+    "--isolate/--no-isolate",
+    default=None,
+    help="Keep guests from each other, or not; while no VM is up in it.",
+)
+@as_json
+@click.pass_context
+def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
+    """Change a network, whole or not at all; what is not named stays as it is."""
+    from hvtx.commands import network_set, show_networks
+
+    changes = network_set.parse_changes(**wanted)
+    with opened(ctx, writable=True) as runtime:
+        changed = network_set.set_network(runtime, name, changes)
+        shown = show_networks.shown_network(runtime, changed)
+    if json_:
+        render.emit_json(documents.network.document(shown))
+    else:
+        render.say(f"network {name} is changed")
+
+
 @network.command()
 @click.argument("name", shell_complete=complete_network)
 @as_json

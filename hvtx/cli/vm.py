@@ -30,6 +30,7 @@ from hvtx.cli.root import Group
 from hvtx.cli.vm_options import (
     MEBIBYTES,
     PROCESSORS,
+    living,
     parsed_options,
     refuse_words_before_dashes,
     requests,
@@ -220,15 +221,16 @@ _CLEARING = ("kernel", "initrd", "append", "disk")
 @click.option("--no-append", is_flag=True, help="Remove the kernel command line.")
 @click.option("--no-disk", is_flag=True, help="Without disks.")
 @click.option("--autostart/--no-autostart", default=None, help="Start the VM at boot, or not.")
+@living
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, shell_complete=complete_file)
 @as_json
 @click.pass_context
 def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
-    """Change what a VM that is not running is started with.
+    """Change a VM, whole or not at all: its ports while it runs, the rest while it does not.
 
-    What is not named stays as it is. Networks, addresses and published ports are given when a VM
-    is created. A COMMAND after -- takes the place of the VM's own. `hvtx vm create --help` lists
-    the {words} that are replaced.
+    What is not named stays as it is. Connections by a port that is unpublished end. Networks and
+    addresses are given when a VM is created. A COMMAND after -- takes the place of the VM's own.
+    `hvtx vm create --help` lists the {words} that are replaced.
     """
     from hvtx.commands import vm_set
 

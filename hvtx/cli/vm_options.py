@@ -22,6 +22,32 @@ MEBIBYTES = "the unit is MiB: 2048 is 2 GiB"
 PROCESSORS = "it is a number of virtual processors, for instance 2"
 
 
+PUBLISHED = "[NETWORK/][HOSTIP:]HOSTPORT[-LAST]:GUESTPORT[-LAST][/udp]"
+
+_LIVING = (
+    click.option(
+        "--publish",
+        "-p",
+        multiple=True,
+        metavar=PUBLISHED,
+        help="Publish a port of the guest, or a range, on the host; repeatable.",
+    ),
+    click.option(
+        "--unpublish",
+        multiple=True,
+        metavar="[HOSTIP:]HOSTPORT[-LAST][/udp]",
+        help="Publish a port, or a range, no more; repeatable.",
+    ),
+)
+
+
+def living(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of `vm set` that a VM may be given while it runs."""
+    for decorate in reversed(_LIVING):
+        function = decorate(function)
+    return function
+
+
 def _hypervisors() -> tuple[str, ...]:
     from hvtx.engine.vm_options import HYPERVISORS
 
@@ -51,8 +77,8 @@ _WISHES = (
         "--publish",
         "-p",
         multiple=True,
-        metavar="[HOSTIP:]HOSTPORT:GUESTPORT[/udp]",
-        help="Publish a port of the guest on the host; repeatable.",
+        metavar=PUBLISHED,
+        help="Publish a port of the guest, or a range, on the host; repeatable.",
     ),
     click.option(
         "--memory",
@@ -122,7 +148,9 @@ def parsed_options(name: str, request: dict[str, Any]) -> Any:
     from hvtx.engine import vm_options
 
     refuse_words_before_dashes(request["command"])
-    return vm_options.parse_request(name, **request)
+    words = [request.pop(option) for option in ("egress", "allow", "deny")]
+    policy = vm_options.parse_policy(*words)
+    return vm_options.parse_request(name, **request)._replace(policy=policy)
 
 
 def refuse_words_before_dashes(given: Sequence[str]) -> None:

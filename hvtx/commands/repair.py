@@ -24,12 +24,20 @@ from hvtx.engine.loopback import bridges_in_need
 from hvtx.engine.network_build import ensure_networks, resolved_networks
 from hvtx.engine.repair_row import hold_again, repair_object, repair_rules
 from hvtx.engine.repaired import Failed, Repair, Repaired
+from hvtx.engine.resolve import resolve
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks, networks_now
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.transaction import begin
 from hvtx.errors import HvtxError, NotFound
-from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource, address_spec, sysctl_spec
+from hvtx.model.resource import (
+    FIREWALL_KINDS,
+    Kind,
+    Resource,
+    address_spec,
+    is_changing,
+    sysctl_spec,
+)
 from hvtx.model.vm import Network, Vm
 from hvtx.planner.presence import Presence
 from hvtx.store import records
@@ -50,6 +58,7 @@ def repair(runtime: Runtime, name: str | None = None) -> Repair:
         runtime.lock("vm", vm.name)
     runtime.lock("all", "networks")
     resolved_networks(runtime, all_networks(runtime))
+    _carry_changes_on(runtime, vms)
     networks, vms = _still_there(runtime, name, vms)
     ensure_networks(runtime, networks_now(runtime, networks), "repair", settle=False, resolved=True)
     passed = forward_accepts.settle(runtime, all_networks(runtime), locked=True)
@@ -81,6 +90,14 @@ def repair(runtime: Runtime, name: str | None = None) -> Repair:
             failed.append(Failed("publish", ports[0].key, unended.message))
         operation.end("partial" if failed else "done", events=_events(repaired, failed))
     return Repair(tuple(repaired), (*failed, *ownrules.of_others(differences)))
+
+
+def _carry_changes_on(runtime: Runtime, vms: Sequence[Vm]) -> None:
+    """Carry through what was interrupted of a change: else its old rules would be put back."""
+    rows = runtime.read(records.resources_of_vms)
+    for vm in vms:
+        if is_changing(row for row in rows if row.vm == vm.id):
+            resolve(runtime, vm=vm.name)
 
 
 def _events(repaired: Sequence[Repaired], failed: Sequence[Failed]) -> list[Event]:

@@ -49,6 +49,7 @@ def request_from_log(runtime: Runtime, name: str, operation: int | None = None) 
         ips=(),
         macs=tuple(i["mac"] for i in interfaces),
         publish=tuple(Publish(**port) for i in interfaces for port in i["publish"]),
+        published=tuple(i["network"] for i in interfaces for _ in i["publish"]),
         memory=record["memory"],
         cpus=record["cpus"],
         kernel=record["kernel"],
@@ -133,7 +134,7 @@ def check_request(runtime: Runtime, request: VmRequest, *, starts: bool = False)
     ]
     _check_addresses(runtime, request, networks)
     warn_of_useless(request.policy, networks)
-    families = set(networks[0].families)
+    families = {f for n, own in enumerate(networks) if request.ports(n) for f in own.families}
     refuse_ports(runtime, request.publish, () if starts else families)
     return families
 
@@ -204,8 +205,9 @@ def _check_addresses(runtime: Runtime, request: VmRequest, networks: Sequence[Ne
                     ):
                         addressing.check_guest_address(address, network)
                     leases.refuse_taken_address(sql, address)
-    for port in request.publish:  # they are the first interface's
-        addressing.check_published(port, networks[0])
+    for position, network in enumerate(networks):
+        for port in request.ports(position):
+            addressing.check_published(port, network)
     wanted = [address for address in (*fours, *sixes) if address is not None]
     if wanted:
         own_addresses.refuse(wanted, own_addresses.in_subnets(networks))
@@ -261,13 +263,12 @@ def record_vm(
             request.macs[n] if n < len(request.macs) else provision.guest_mac(os.urandom(5)),
             fours[n],
             sixes[n],
-            request.publish if n == 0 else (),
+            request.ports(n),
         )
         for n, network in enumerate(networks)
     ]
     interfaces = leases.claim(sql, vm.id, wanted, taken)
-    vm = vm._replace(interfaces=interfaces)
-    return vm, operation.intend(
+    return vm._replace(interfaces=interfaces), operation.intend(
         sql,
         want_leases(interfaces),
         vm=vm.id,

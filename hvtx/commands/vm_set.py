@@ -1,7 +1,8 @@
-"""`vm set`: another memory, other processors, disks, kernel or command for a VM that does not run.
+"""`vm set`: a VM is changed, whole or not at all.
 
-Only the record changes, in one operation: no object of the kernel speaks of these. Addresses, ports
-and networks are leased when a VM is created, and stay as they are.
+Memory, processors, disks, kernel and command are what a VM is started with: for one that does not
+run only the record changes. Ports are changed while it runs, too (:mod:`hvtx.engine.vm_change`).
+Addresses and networks are leased when a VM is created, and stay as they are.
 """
 
 from __future__ import annotations
@@ -11,16 +12,20 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from hvtx.commands import vm_create
-from hvtx.engine import vm_options
+from hvtx.engine import vm_change, vm_options
+from hvtx.engine.peer_ports import refuse_ports
 from hvtx.engine.runtime import Runtime
-from hvtx.engine.scope import vm_scope
 from hvtx.engine.transaction import begin
 from hvtx.errors import Conflict, UsageError
+from hvtx.model.address import with_port
 from hvtx.model.vm import Vm
+from hvtx.planner import ports
 from hvtx.planner.scope import VmScope
+from hvtx.planner.start import families_of, ports_of
 from hvtx.planner.states import VmState
-from hvtx.store import records
 from hvtx.store.history import Event
+
+_FIELDS = ("memory", "cpus", "kernel", "initrd", "append", "disks", "command", "autostart")
 
 
 class Changes(NamedTuple):
@@ -34,6 +39,12 @@ class Changes(NamedTuple):
     disks: tuple[str, ...] | None = None
     command: tuple[str, ...] | None = None
     autostart: bool | None = None
+    publish: tuple[ports.Asked, ...] = ()
+    unpublish: tuple[ports.Taken, ...] = ()
+
+    def at_start(self) -> list[str]:
+        """The fields of which a VM that runs cannot hear."""
+        return [name for name in _FIELDS if getattr(self, name) is not None]
 
 
 def parse_changes(**wanted: Any) -> Changes:
@@ -41,8 +52,14 @@ def parse_changes(**wanted: Any) -> Changes:
 
     Raises UsageError: nothing wanted, or what could be of no VM.
     """
-    changes = Changes(**wanted)
-    if all(value is None for value in changes):
+    changes = Changes(
+        **{
+            **wanted,
+            "publish": ports.parse_published(wanted.get("publish", ())),
+            "unpublish": ports.parse_unpublished(wanted.get("unpublish", ())),
+        }
+    )
+    if changes == Changes():
         raise UsageError(
             "there is nothing to set", hint="for instance: hvtx vm set web --memory 512"
         )
@@ -61,47 +78,62 @@ def _absolute(path: str | None) -> str | None:
 
 
 def set_vm(runtime: Runtime, name: str, changes: Changes) -> VmScope:
-    """Change the record of a VM that is not running, whole or not at all; the VM as it is then.
+    """Change a VM, whole or not at all; the VM as it is then.
 
-    Raises NotFound (VM, file), Conflict (it runs, or may), UsageError (what does not go together).
+    Raises NotFound (VM, file, a port that is not published), Conflict (it runs, or may, and hears
+    of that only at its start; a port that is taken), UsageError (what does not go together),
+    HostRefused (undone), PartialFailure (changed; flows by what was taken may go on).
     """
     runtime.enter()
     runtime.lock("vm", name)
-    scope = vm_scope(runtime, name)
-    _refuse_running(scope)
+    scope = vm_change.settled_scope(runtime, name)
+    running = _runs(scope)
+    if running and changes.at_start():
+        raise _at_start(scope, changes)
     vm = scope.vm
-    wanted = _changed(vm, changes)
+    wanted = ports.changed(
+        _changed(vm, changes), scope.networks, changes.publish, changes.unpublish
+    )
     different = _differences(vm, wanted)
     if not different:
         return scope
+    events = [Event("changed", f"VM {name}: {_words(different)}", detail=different)]
+    if running:
+        return vm_change.change_running(runtime, scope, wanted, events)
     vm_create.warn_of_disks(wanted.kernel, wanted.disks)
+    new = [port for port in ports_of(wanted) if port not in set(ports_of(vm))]
+    refuse_ports(runtime, new, families_of(wanted))
     with begin(runtime, "set", vm=name) as (_, operation):
         pass
-    operation.end(
-        "done",
-        events=[Event("changed", f"VM {name}: {_words(different)}", detail=different)],
-        then=lambda sql: records.set_vm(sql, wanted),
-    )
+    operation.end("done", events=events, then=vm_change.record_of(wanted, vm))
     return scope._replace(vm=wanted)
 
 
-def _refuse_running(scope: VmScope) -> None:
-    vm, state = scope.vm, scope.state
+def _runs(scope: VmScope) -> bool:
+    """Whether a VM is up, or may be; raises Conflict for one that is half recorded."""
     if scope.provisional:
         raise Conflict(
-            f"VM {vm.name!r} is incomplete: `vm run` was interrupted",
+            f"VM {scope.vm.name!r} is incomplete: `vm run` was interrupted",
             hint="run `hvtx recover`, then: hvtx vm ls",
         )
-    if state not in (VmState.DEFINED, VmState.CRASHED):
-        raise Conflict(
-            f"VM {vm.name!r} is {state.value}",
-            hint=f"stop it first: hvtx vm stop {vm.name}",
-        )
+    if scope.state in (VmState.STARTING, VmState.STOPPING):
+        raise Conflict(f"VM {scope.vm.name!r} is {scope.state.value}", hint="try again later")
+    return scope.state not in (VmState.DEFINED, VmState.CRASHED)
+
+
+def _at_start(scope: VmScope, changes: Changes) -> Conflict:
+    name = scope.vm.name
+    fields = ", ".join(changes.at_start())
+    verb = "is" if len(changes.at_start()) == 1 else "are"
+    return Conflict(
+        f"VM {name!r} is {scope.state.value}, and {fields} {verb} what it is started with",
+        hint=f"stop it first: hvtx vm stop {name}; --publish and --unpublish work while it runs",
+    )
 
 
 def _changed(vm: Vm, changes: Changes) -> Vm:
     """The VM as it would be. Raises UsageError, NotFound."""
-    given = {name: value for name, value in changes._asdict().items() if value is not None}
+    given = {name: getattr(changes, name) for name in changes.at_start()}
     given |= {name: given[name] or None for name in ("kernel", "initrd", "append") if name in given}
     interfaces = max(len(vm.interfaces), 1)
     if given.get("append"):
@@ -126,21 +158,39 @@ def _changed(vm: Vm, changes: Changes) -> Vm:
     return wanted
 
 
-_FIELDS = ("memory", "cpus", "kernel", "initrd", "append", "disks", "command", "autostart")
-
-
 def _differences(vm: Vm, wanted: Vm) -> dict[str, dict[str, Any]]:
     """``{field: {"from", "to"}}`` of what is another value now (pure)."""
-    return {
+    found = {
         name: {"from": getattr(vm, name), "to": getattr(wanted, name)}
         for name in _FIELDS
         if getattr(vm, name) != getattr(wanted, name)
     }
+    had, has = (dict.fromkeys(_published(each)) for each in (vm, wanted))
+    gone, made = [p for p in had if p not in has], [p for p in has if p not in had]
+    if gone or made:
+        found["publish"] = {"from": gone, "to": made}
+    return found
+
+
+def _published(vm: Vm) -> list[str]:
+    return [
+        f"{with_port(p.host_ip, p.host_port)}:{p.guest_port}/{p.protocol}" for p in ports_of(vm)
+    ]
+
+
+_MANY = 8  # ports that a line of the history names; its detail has them all
 
 
 def _words(different: Mapping[str, Mapping[str, Any]]) -> str:
     """What the history says; without paths and words of commands, which may be secret (pure)."""
-    return ", ".join(
+    found = [
         f"{name} {change['to']}" if isinstance(change["to"], int) else name
         for name, change in different.items()
-    )
+        if name != "publish"
+    ]
+    ways = different.get("publish", {})
+    for side, verb in (("from", "unpublished"), ("to", "published")):
+        if some := list(ways.get(side, ())):
+            more = f" and {len(some) - _MANY} more" if len(some) > _MANY else ""
+            found.append(f"{verb} {' '.join(some[:_MANY])}{more}")
+    return ", ".join(found)

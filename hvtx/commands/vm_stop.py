@@ -19,7 +19,7 @@ from hvtx.errors import Conflict, PartialFailure
 from hvtx.host import failpoint, procfs
 from hvtx.hypervisors import base as hypervisors
 from hvtx.model.reason import Reason
-from hvtx.model.resource import Kind, Resource
+from hvtx.model.resource import Kind, Resource, is_changing
 from hvtx.model.vm import Epoch, Identity, Liveness, Vm
 from hvtx.planner.scope import VmScope
 from hvtx.planner.states import VmState, identity_of
@@ -81,6 +81,10 @@ def stop_scope(
         raise
     failpoint.reach("ended:process")
     _release_all(runtime, operation, vm)
+    if is_changing(rows):
+        from hvtx.engine.resolve import tidy  # the planner of gc, which no other stop needs
+
+        tidy(runtime)  # the operation of the change has no rows any more
     return after(scope, vm, scope.leases)
 
 

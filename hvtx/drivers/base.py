@@ -107,7 +107,25 @@ class DeviceDriver(LinkDriver, Protocol):
         """Let go of what is still held; it stays."""
 
 
-class FirewallDriver(Driver, Protocol):
+class ExchangingDriver(Driver, Protocol):
+    """A driver that can change what stands, without a moment between before and after."""
+
+    def exchange(
+        self, gone: Sequence[Resource], made: Sequence[Resource]
+    ) -> Mapping[int, dict[str, Any]]:
+        """Take what stands for ``gone`` and make what stands for ``made``, at once.
+
+        Of nftables in one batch, of iptables in one commit a table. Returns what was read back of
+        each row of ``made``, by its id. What of it is there, with its own mark, stays as it is, and
+        what is gone already is: given again, the same call comes to the same end. What has the
+        place of something of ``made`` and carries the mark of one of ``gone`` is replaced.
+
+        Raises Conflict, where something is in the way that carries another mark or none (then
+        nothing was changed), HostRefused, NotPermitted, Busy, Contended.
+        """
+
+
+class FirewallDriver(ExchangingDriver, Protocol):
     """A backend: it can also say what its rows should look like, and what is there."""
 
     def expected(self, resource: Resource) -> tuple[Entry, ...]:

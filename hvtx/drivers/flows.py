@@ -132,6 +132,47 @@ def flush_ports(doors: Iterable[Door]) -> int:
     return flushing.ended
 
 
+def flush_taken(doors: Iterable[Door], kept: Iterable[Door]) -> int:
+    """End flows that came by these ports to their guests, and by none of ``kept``; how many.
+
+    It is called when the ports lead nowhere any more: no rule makes others. Raises FlowsRemain.
+    """
+    taken, still = _by_service(doors), _by_service(kept)
+    if not taken or conntrack.tracked() == 0:
+        return 0
+
+    def concerns(flow: Flow) -> bool:
+        return _leads(flow, taken) and not _leads(flow, still)
+
+    flushing = _Flush(concerns, set(SOURCE), None, None, lambda flow: False)
+    flushing.run()
+    if flushing.left is None or flushing.left:
+        raise FlowsRemain(flushing.problem, frozenset())
+    return flushing.ended
+
+
+_Service = tuple[int, int]  # protocol, host port
+_Goal = tuple[bytes, frozenset[tuple[bytes, int]]]  # host address, the guest's address and port
+
+
+def _by_service(doors: Iterable[Door]) -> dict[_Service, list[_Goal]]:
+    found: dict[_Service, list[_Goal]] = {}
+    for port, guests in doors:
+        host = packed(port.host_ip) if port.host_ip else b""
+        goal = frozenset((packed(guest), port.guest_port) for guest in guests)
+        found.setdefault((_PROTOCOLS[port.protocol], port.host_port), []).append((host, goal))
+    return found
+
+
+def _leads(flow: Flow, doors: dict[_Service, list[_Goal]]) -> bool:
+    """Whether a flow came by one of these ports (pure)."""
+    return any(
+        (host == flow.destination or _any_offamily_of(host, flow.destination))
+        and (flow.reply_source, flow.reply_port) in goal
+        for host, goal in doors.get((flow.protocol, flow.port), ())
+    )
+
+
 def _loopback(raw: bytes) -> bool:
     return len(raw) == 4 and raw[0] == 127
 

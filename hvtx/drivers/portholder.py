@@ -23,10 +23,10 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from hvtx.errors import Conflict, HostRefused
-from hvtx.host import capabilities, descriptors, logger, pids, procfs
+from hvtx.host import capabilities, descriptors, logger, openfiles, pids, procfs
 from hvtx.host.inet import socket_family
 from hvtx.host.ports import has_connections, taken
 from hvtx.model.vm import Identity, Publish
@@ -60,6 +60,7 @@ class Held:
     def __init__(self) -> None:
         """None yet."""
         self._sockets: list[socket.socket] = []
+        self.ports: list[Publish] = []  # that are held
         self.unheld: dict[Publish, str] = {}  # ports that could not be bound, and why
         self.away: list[Publish] = []  # whose host address no device has
 
@@ -86,6 +87,7 @@ class Held:
             self.unheld[port] = _why_not(port, problem)
         else:
             self._sockets += mine
+            self.ports.append(port)
 
     def _bound(self, port: Publish, address: str) -> list[socket.socket]:
         family = socket_family(address)
@@ -122,6 +124,19 @@ class Held:
             found.setsockopt(*_FREEBIND[found.family], 1)
             _bind(found, where)
 
+    def adopt(self, identity: Identity, wanted: Collection[_Where]) -> None:
+        """Take a copy of each socket of a holder that is bound to one of ``wanted``.
+
+        Raises OSError.
+        """
+        for descriptor in openfiles.sockets_of(identity):
+            found = socket.socket(fileno=descriptor)
+            where = found.getsockname() if found.family in _FREEBIND else ("", 0)
+            if (found.type, where[0], where[1]) in wanted:
+                self._sockets.append(found)
+            else:
+                found.close()
+
     def descriptors(self) -> list[int]:
         """Of all sockets."""
         return [one.fileno() for one in self._sockets]
@@ -156,6 +171,34 @@ def hold(ports: Iterable[Publish]) -> Held:
         held.close()
         raise
     return held
+
+
+def taken_over(identity: Identity, ports: Iterable[Publish]) -> Held:
+    """The sockets with which a holder holds ``ports``: the same, in this process too.
+
+    Raises HostRefused where they cannot be had from it.
+    """
+    wanted = list(ports)
+    make_room(wanted)
+    held = Held()
+    try:
+        held.adopt(identity, {where for port in wanted for where in _wheres(port)})
+    except OSError as problem:
+        held.close()
+        raise HostRefused(
+            f"the sockets of pid {identity.pid} on published ports cannot be taken over:"
+            f" {problem.strerror}",
+            hint="run hvtx as the user who started the VM, or as root",
+        ) from problem
+    return held
+
+
+_Where = tuple[socket.SocketKind, str, int]
+
+
+def _wheres(port: Publish) -> list[_Where]:
+    hosts = [port.host_ip] if port.host_ip else ["0.0.0.0", "::"]  # noqa: S104 - held
+    return [(_KINDS[port.protocol], host, port.host_port) for host in hosts]
 
 
 def make_room(ports: Sequence[Publish]) -> None:

@@ -58,6 +58,25 @@ def made_by(driver: Driver, rows: Sequence[Resource]) -> Mapping[int, Mapping[st
     return driver.create(rows)
 
 
+def exchange(
+    operation: RunningOperation, gone: Sequence[Resource], made: Sequence[Resource]
+) -> dict[int, Mapping[str, Any]]:
+    """What stands for ``made`` takes the place of what stands for ``gone``, at once per driver.
+
+    What was read back, by row of ``made``. Given again it comes to the same end. Raises HvtxError.
+    """
+    observed: dict[int, Mapping[str, Any]] = {}
+    names = dict.fromkeys(driver_name(row) for row in creation_order([*made, *gone]))
+    for name in names:
+        driver = operation.runtime.drivers.exchanging(name)
+        observed |= driver.exchange(
+            [row for row in gone if driver_name(row) == name],
+            [row for row in made if driver_name(row) == name],
+        )
+        failpoint.reach(f"exchanged:{name}")
+    return observed
+
+
 def remove(operation: RunningOperation, rows: Sequence[Resource]) -> dict[int, Outcome]:
     """Remove what rows stand for: go on past errors, keep what a refusal of its bridge would tear.
 

@@ -101,6 +101,7 @@ class _Executor:
                     own[n] = self.rows[self.items[n].row]
             ways = (
                 (Step.COMMIT, self._commit),
+                (Step.CARRY_ON, self._carry_on),
                 (Step.END_FLOWS, self._end_flows),
                 (Step.FORGET, self._forget),
                 (Step.RELEASE, self._release),
@@ -136,6 +137,18 @@ class _Executor:
     def _commit(self, own: Mapping[int, Resource]) -> Results:
         moved = self.operation.complete(list(own.values()))
         return dict.fromkeys(own, DONE if moved == len(own) else _MOVED)
+
+    def _carry_on(self, own: Mapping[int, Resource]) -> Results:
+        from hvtx.engine import exchange  # hardly ever needed
+
+        by_operation: dict[int, list[int]] = {}
+        for n, row in own.items():
+            by_operation.setdefault(row.operation, []).append(n)
+        results: Results = {}
+        for numbers in by_operation.values():
+            outcome = exchange.carry_on(self.operation, [own[n] for n in numbers])
+            results |= dict.fromkeys(numbers, result_of(outcome))
+        return results
 
     def _end_flows(self, own: Mapping[int, Resource]) -> Results:
         return dict.fromkeys(own, result_of(flows.end_past(self.operation, list(own.values()))))

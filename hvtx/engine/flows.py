@@ -106,15 +106,42 @@ def end_past(operation: RunningOperation, rows: Sequence[Resource]) -> Outcome:
     return GONE if words is None else Outcome(False, Reason.FLOWS_REMAIN, words)
 
 
+def end_taken(gone: Sequence[Resource], staying: Sequence[Resource]) -> Outcome | None:
+    """End what came by rows that are gone while their VM goes on; None if all has ended.
+
+    What comes by one of the ports of ``staying`` too goes on.
+    """
+    doors = [_door(row) for row in gone if row.kind == Kind.PUBLISH]
+    if not doors:
+        return None
+    kept = [_door(row) for row in staying if row.kind == Kind.PUBLISH]
+    try:
+        failpoint.reach("flushing:taken")
+        from hvtx.drivers import flows
+
+        flows.flush_taken((flows.Door(*d) for d in doors), [flows.Door(*d) for d in kept])
+    except (HvtxError, OSError) as problem:
+        ports = ", ".join(f"{port.host_port}/{port.protocol}" for port, _ in doors)
+        words = f"connections by port {ports} may continue: {_said(problem)}"
+        return Outcome(False, Reason.FLOWS_REMAIN, words)
+    return None
+
+
+def _door(row: Resource) -> tuple[Publish, tuple[str, ...]]:
+    """A port that a row publishes, with its guest's addresses."""
+    s = firewall_spec(row)
+    return (
+        Publish(s["protocol"], s["host_ip"], s["host_port"], s["guest_port"]),
+        tuple(address for address in (s["ipv4"], s["ipv6"]) if address),
+    )
+
+
 def _doors(rows: Sequence[Resource]) -> dict[int, tuple[Publish, tuple[str, ...]]]:
     """The UDP ports that rows publish, each with its guest's addresses, by row."""
     return {
-        row.id: (
-            Publish(s["protocol"], s["host_ip"], s["host_port"], s["guest_port"]),
-            tuple(address for address in (s["ipv4"], s["ipv6"]) if address),
-        )
-        for row, s in ((row, firewall_spec(row)) for row in rows if row.kind == Kind.PUBLISH)
-        if s["protocol"] == "udp"
+        row.id: _door(row)
+        for row in rows
+        if row.kind == Kind.PUBLISH and firewall_spec(row)["protocol"] == "udp"
     }
 
 

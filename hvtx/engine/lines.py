@@ -18,6 +18,12 @@ def completed(row: Resource, vm: str | None) -> Event:
     return Event("completed", words, row.kind, row.key, "in-use-before-commit", vm)
 
 
+def carried(row: Resource, vm: str | None) -> Event:
+    """A row was committed by who carried an interrupted change through."""
+    words = f"{row.kind} {row.key}: a change that was interrupted is carried through"
+    return Event("completed", words, row.kind, row.key, Reason.CHANGE_INTERRUPTED.value, vm)
+
+
 def removal(row: Resource, outcome: Outcome, reason: str | None, vm: str | None) -> Event:
     """What a release came to; with what a row was, to tell, or to have it again."""
     if outcome.gone:

@@ -18,6 +18,7 @@ from hvtx.planner.states import holder_of, identity_of
 if TYPE_CHECKING:
     from hvtx.drivers.portholder import Held, Holder
     from hvtx.host.portowner import Owner
+    from hvtx.store.database import Store
 
 UNHELD = "its port was not held: another program could bind it"
 
@@ -126,8 +127,6 @@ def renew(
     rows whose ports it has, and why the others are not held. Raises HostRefused.
     """
     from hvtx.drivers import portholder
-    from hvtx.drivers.vm_process.scope import enter_scope
-    from hvtx.engine import notice
 
     portholder.make_room([port_of(row) for row in rows])
     held, why = portholder.Held(), {}
@@ -143,10 +142,86 @@ def renew(
     holder = begin(held, followed, rows)
     if holder is None:
         return None, {}, why
-    warning = enter_scope(f"{vm}.ports", holder.identity.pid)
+    enter_own_scope(vm, holder.identity.pid)
+    return holder, noted([row for row in rows if row.id not in why], holder.identity), why
+
+
+def enter_own_scope(vm: str, holder: int) -> None:
+    """Let a holder (its pid) that came later than its VM outlive who started it."""
+    from hvtx.drivers.vm_process.scope import enter_scope
+    from hvtx.engine import notice
+
+    warning = enter_scope(f"{vm}.ports-{holder}", holder)
     if warning:
         notice.warning(warning)
-    return holder, noted([row for row in rows if row.id not in why], holder.identity), why
+
+
+def is_held(row: Resource) -> bool:
+    """Whether the holder on record of a port is there."""
+    from hvtx.drivers import portholder
+
+    identity = holder_of(row)
+    return identity is not None and not portholder.ended(identity)
+
+
+def hold_anew(
+    store: Store, rows: Sequence[Resource], processes: Sequence[Resource], name: str
+) -> dict[int, dict[str, Any]]:
+    """Hold ports that nobody holds, as far as they can be had; ``observed`` of these, on record."""
+    from hvtx.engine import notice
+    from hvtx.store import intents
+
+    holder, observed, why = renew(rows, processes, name)
+    for words in dict.fromkeys(why.values()):
+        notice.warning(f"a published port of VM {name} is not held: {words}")
+    if holder is None:
+        return {}
+    try:
+        with store.transaction() as sql:
+            for row, seen in observed.items():
+                intents.record_observed(sql, row, seen)
+        holder.open()
+    except BaseException:
+        holder.cancel()
+        raise
+    return observed
+
+
+def let_go(store: Store, gone: Sequence[Resource], staying: Sequence[Resource], name: str) -> None:
+    """Let go of the ports of rows that are gone, and hold those of ``staying`` without a gap.
+
+    A holder of both is replaced by one that has the sockets of ``staying`` alone. Raises
+    HostRefused, OSError.
+    """
+    from hvtx.drivers import portholder
+    from hvtx.store import intents
+
+    for identity in dict.fromkeys(found for row in gone if (found := holder_of(row))):
+        others = [row for row in staying if holder_of(row) == identity]
+        kept = {bound(row) for row in others}
+        if kept.issuperset(bound(row) for row in gone if holder_of(row) == identity):
+            continue  # what takes their place is on the same ports
+        if others and not portholder.ended(identity):
+            processes = [row for row in staying if row.kind == Kind.PROCESS]
+            followed = next((found for row in processes if (found := identity_of(row))), None)
+            holder = begin(portholder.taken_over(identity, map(port_of, others)), followed, others)
+            if holder is not None:
+                try:
+                    enter_own_scope(name, holder.identity.pid)
+                    with store.transaction() as sql:
+                        for row, seen in noted(others, holder.identity).items():
+                            intents.record_observed(sql, row, seen)
+                    holder.open()
+                except BaseException:
+                    holder.cancel()
+                    raise
+        portholder.end(identity)
+
+
+def bound(row: Resource) -> tuple[str, str | None, int]:
+    """What a port's sockets are bound to."""
+    port = port_of(row)
+    return port.protocol, port.host_ip, port.host_port
 
 
 def shown(row: Resource) -> list[str]:

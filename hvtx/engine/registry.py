@@ -11,6 +11,7 @@ from hvtx.drivers.base import (
     CommonDriver,
     DeviceDriver,
     Driver,
+    ExchangingDriver,
     FirewallDriver,
     Host,
     RuleMarker,
@@ -76,6 +77,11 @@ class Drivers:
     def firewall(self, name: str) -> FirewallDriver:
         """A firewall backend, by its name on record."""
         return self.of("nftables") if name == "nftables" else self.of("iptables")
+
+    def exchanging(self, name: str) -> ExchangingDriver:
+        """The driver of a kind whose objects can be changed while they are used."""
+        driver: ExchangingDriver = self._loaded(name, DRIVERS[name])
+        return driver
 
     def of_others(self) -> RuleMarker:
         """The driver of firewall rules that others made."""

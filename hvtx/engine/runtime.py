@@ -11,7 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
-from hvtx.drivers.base import CommonDriver, DeviceDriver, Driver, FirewallDriver, Host
+from hvtx.drivers.base import (
+    CommonDriver,
+    DeviceDriver,
+    Driver,
+    FirewallDriver,
+    Host,
+)
 from hvtx.engine.processes import process_facts, rows_by_vm
 from hvtx.engine.registry import Drivers
 from hvtx.engine.run_directory import RunDirectory

@@ -109,8 +109,11 @@ class Operation(RunningOperation):
         *,
         events: Sequence[Event] = (),
         then: Callable[[Any], None] = lambda sql: None,
+        result: str = "done",
     ) -> None:
-        """Close the operation as done; raises HvtxError if a row was no longer ours to commit.
+        """Close the operation as ``result``.
+
+        Raises HvtxError if a row was no longer ours to commit.
 
         Ctrl-C that comes while the disk writes is too late: what was committed stands, as
         ``committed`` tells who would undo.
@@ -125,7 +128,7 @@ class Operation(RunningOperation):
                     )
                 then(sql)
                 self.history(sql, [*map(lines.made, rows), *events])
-                self.close(sql, "done")
+                self.close(sql, result)
         except (CommitUnknown, KeyboardInterrupt):
             if not _was_committed(self, rows):
                 raise
@@ -231,6 +234,9 @@ def _was_committed(operation: Operation, rows: Sequence[Resource]) -> bool:
     """
     try:
         operation.runtime.reopen_store()
+        if not rows:
+            open_ones = operation.runtime.read(records.operations)
+            return operation.id not in {known.id for known in open_ones}
         found = operation.runtime.read(records.resources_by_id, [row.id for row in rows])
     except Exception as problem:
         raise CommitUnknown(

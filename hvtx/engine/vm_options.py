@@ -10,7 +10,7 @@ from hvtx.errors import UsageError, advised
 from hvtx.model.address import is_ipv6
 from hvtx.model.policy import NO_POLICY, Policy
 from hvtx.model.vm import Publish
-from hvtx.planner import addressing
+from hvtx.planner import addressing, ports
 
 HYPERVISORS = ("qemu", "firecracker", "cloud-hypervisor", "command", "external")
 
@@ -34,7 +34,14 @@ class VmRequest(NamedTuple):
     directory: str
     autostart: bool
     leases: tuple[tuple[str | None, str | None], ...] = ()  # IPv4, IPv6 of each interface
+    published: tuple[str | None, ...] = ()  # the network of each port; None or nothing: the first
     policy: Policy = NO_POLICY
+
+    def ports(self, position: int) -> tuple[Publish, ...]:
+        """The ports of one interface."""
+        names = self.published or (None,) * len(self.publish)
+        where = [0 if name is None else self.networks.index(name) for name in names]
+        return tuple(p for p, at in zip(self.publish, where, strict=True) if at == position)
 
 
 def parse_request(  # noqa: PLR0913 - it mirrors the options of `vm create`
@@ -53,9 +60,6 @@ def parse_request(  # noqa: PLR0913 - it mirrors the options of `vm create`
     disks: Sequence[str] = (),
     command: Sequence[str] = (),
     autostart: bool = False,
-    egress: str | None = None,
-    allow: Sequence[str] = (),
-    deny: Sequence[str] = (),
 ) -> VmRequest:
     """Check what was written; relative paths are those of the current directory.
 
@@ -67,7 +71,7 @@ def parse_request(  # noqa: PLR0913 - it mirrors the options of `vm create`
         chosen, command=command, kernel=kernel, initrd=initrd, append=append, disks=disks
     )
     check_size(memory, cpus)
-    ports = _ports(publish)
+    asked = ports.parse_published(publish, networks)
     count = max(len(networks), 1)
     addresses, parsed = _addresses(ips, macs, count)
     check_lines((append, kernel, initrd, *disks))
@@ -77,7 +81,8 @@ def parse_request(  # noqa: PLR0913 - it mirrors the options of `vm create`
         networks=tuple(networks),
         ips=addresses,
         macs=parsed,
-        publish=ports,
+        publish=tuple(port.port for port in asked),
+        published=tuple(port.network for port in asked),
         memory=memory,
         cpus=cpus,
         kernel=_absolute(kernel),
@@ -87,7 +92,6 @@ def parse_request(  # noqa: PLR0913 - it mirrors the options of `vm create`
         command=checked_command(command, count),
         directory=os.getcwd(),
         autostart=autostart,
-        policy=parse_policy(egress, allow, deny),
     )
 
 
@@ -108,18 +112,6 @@ def _check_names(name: str, networks: Sequence[str]) -> None:
         raise UsageError(
             "a VM has at most one interface in a network", hint="name each --network once"
         )
-
-
-def _ports(publish: Sequence[str]) -> tuple[Publish, ...]:
-    with advised("write it as 8080:80, 203.0.113.1:53:53/udp or [2001:db8::1]:443:443"):
-        ports = tuple(addressing.parse_publish(text) for text in publish)
-    for number, port in enumerate(ports):
-        if any(port.collides(other) for other in ports[:number]):
-            raise UsageError(
-                f"host port {port.host_port}/{port.protocol} is published twice",
-                hint="give each its own host port, or a host address of its own (not 0.0.0.0)",
-            )
-    return ports
 
 
 def _addresses(

@@ -6,7 +6,9 @@ import os
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
+from hvtx.host import procfs
 from hvtx.host.procfs import field_of, proc_is_foreign, read_whole
+from hvtx.model.vm import Identity
 
 _TUNGETDEVNETNS = 0x54E3  # _IO('T', 227), include/uapi/linux/if_tun.h
 _SYS_PIDFD_GETFD = 438  # the same number on all architectures
@@ -147,17 +149,40 @@ def _is_here(pid: int, number: int, here: tuple[int, int]) -> bool:
     return device == here
 
 
+def sockets_of(identity: Identity) -> Iterator[int]:
+    """A copy of each socket that a process has open, for the caller to close.
+
+    None if the process is gone. Raises OSError, also where copies are not to be had.
+    """
+    process = procfs.open_checked(identity)
+    if process is None:
+        return
+    try:
+        for name in os.listdir(f"/proc/{identity.pid}/fd"):
+            if os.readlink(f"/proc/{identity.pid}/fd/{name}").startswith("socket:"):
+                yield _copy(process, int(name))
+    finally:
+        os.close(process)
+
+
+def _copy(process: int, number: int) -> int:
+    """A copy of the descriptor of a process (a pidfd). Raises OSError (pidfd_getfd(2))."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    copy = int(libc.syscall(_SYS_PIDFD_GETFD, process, number, 0))
+    if copy < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return copy
+
+
 def _device_namespace(pid: int, number: int) -> tuple[int, int]:
     """Device and inode of the namespace that a process's tun device is in; OSError if refused."""
-    import ctypes
     import fcntl
 
     process = os.pidfd_open(pid)
     try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        copy = libc.syscall(_SYS_PIDFD_GETFD, process, number, 0)
-        if copy < 0:
-            raise OSError(ctypes.get_errno(), "pidfd_getfd")
+        copy = _copy(process, number)
     finally:
         os.close(process)
     try:

@@ -40,6 +40,7 @@ DELETING = frozenset(
         Reason.RELEASE_INTERRUPTED,
         Reason.RELEASED_LEFTOVER,
         Reason.STALE_RESTORED,
+        Reason.REPLACED,
         Reason.DUPLICATE_COPY,
         Reason.FLOWS_REMAIN,
     }

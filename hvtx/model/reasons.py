@@ -16,9 +16,11 @@ MEANING: Mapping[Reason, str] = {
     Reason.RELEASE_INTERRUPTED: "releasing, mark verified, the operation no longer runs",
     Reason.RELEASED_LEFTOVER: "on record as released, yet there, with the very same mark",
     Reason.STALE_RESTORED: "a rule of an earlier life that a save and restore brought back",
+    Reason.REPLACED: "releasing: a change of its VM or network took it, and was interrupted",
     Reason.DUPLICATE_COPY: "surplus identical copies of a marked rule; one stays",
     Reason.FLOWS_REMAIN: "tracked connections past its rules are not proven to have ended",
     Reason.IN_USE_BEFORE_COMMIT: "intended, complete, its VM is alive: the record is completed",
+    Reason.CHANGE_INTERRUPTED: "intended by an interrupted change of a VM or network: it is made",
     Reason.ALREADY_GONE: "on record, proven absent",
     Reason.REBOOTED: "on record for an earlier life of this host",
     Reason.VM_ALIVE: "the VM's process is alive",
@@ -48,6 +50,7 @@ EXPLANATION: Mapping[Reason, str] = {
     **dict.fromkeys(DELETING, _DELETES),
     Reason.FLOWS_REMAIN: "gc --apply ends what still flows, and tries again until all has ended",
     Reason.IN_USE_BEFORE_COMMIT: "it is in use: gc --apply only completes the record",
+    Reason.CHANGE_INTERRUPTED: "gc --apply carries the change through, and completes the record",
     Reason.ALREADY_GONE: _CLOSES,
     Reason.REBOOTED: _CLOSES,
     Reason.VM_ALIVE: "gc removes nothing of a running VM; `hvtx vm stop` releases it",
@@ -88,7 +91,7 @@ def action_of(reason: Reason) -> Action:
     """The action that a reason belongs to (``unrecorded`` deletes only where it was asked for)."""
     if reason in DELETING:
         return Action.DELETE
-    if reason is Reason.IN_USE_BEFORE_COMMIT:
+    if reason in (Reason.IN_USE_BEFORE_COMMIT, Reason.CHANGE_INTERRUPTED):
         return Action.COMMIT
     if reason in (Reason.ALREADY_GONE, Reason.REBOOTED):
         return Action.FORGET

@@ -93,7 +93,15 @@ class Resource(NamedTuple):
 FLOWS = "flows"  # in ``observed`` of a firewall row: not all that flows past its rules has ended
 
 
+EXCHANGE = "exchange"  # in ``observed`` of a row that a change of something living makes or takes
+
+
 HOLDER = "holder"  # in ``observed`` of a ``publish`` row: the identity of who holds its port
+
+
+def is_changing(rows: Iterable[Resource]) -> bool:
+    """Whether a change of something living has rows among these that are not settled."""
+    return any(EXCHANGE in row.observed and row.state != State.COMMITTED for row in rows)
 
 
 def only_flows_remain(row: Resource) -> bool:

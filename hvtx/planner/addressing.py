@@ -169,7 +169,9 @@ def parse_publish(text: str) -> Publish:
             f"--publish {text!r} is not understood",
             hint="write it as 8080:80, or 203.0.113.1:53:53/udp",
         )
-    return Publish(protocol, _host_ip(text, host_ip), _port(text, host), _port(text, guest))
+    return Publish(
+        protocol, _host_ip(text, host_ip), parse_port(text, host), parse_port(text, guest)
+    )
 
 
 def _host_ip(text: str, host_ip: str) -> str | None:
@@ -266,7 +268,8 @@ def check_published(port: Publish, network: Network) -> None:
             )
 
 
-def _port(text: str, port: str) -> int:
+def parse_port(text: str, port: str) -> int:
+    """A port, of what was written as ``text``. Raises UsageError."""
     if not _PORT.match(port) or not port.isascii() or not 1 <= int(port) <= 65535:
         raise UsageError(f"--publish {text!r}: {port!r} is not a port", hint="ports are 1 to 65535")
     return int(port)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 
 from hvtx.errors import UsageError
-from hvtx.model.address import family_of
+from hvtx.model.address import family_of, is_ipv6
 from hvtx.model.policy import EGRESS, EgressRule, Policy, written
 from hvtx.model.vm import Network
 
@@ -37,7 +37,7 @@ def _split(text: str) -> tuple[str, str | None]:
     """Where to, and the ports: behind the bracket or the last colon of what is not IPv6."""
     if text.startswith("["):
         inside, bracket, rest = text[1:].partition("]")
-        if bracket and (not rest or rest.startswith(":")) and ":" in inside:
+        if bracket and (not rest or rest.startswith(":")) and is_ipv6(inside):
             return inside, rest[1:] if rest else None
         return text, None
     if text.count(":") > 1:

@@ -22,6 +22,7 @@ class Step(Enum):
     """What is done for an item that acts."""
 
     COMMIT = auto()  # the record is completed, of what an interrupted start had made
+    CARRY_ON = auto()  # an interrupted change of something living: all rows of it at once
     FORGET = auto()  # the record is closed, of what is proven absent
     END_FLOWS = auto()  # what still flows past a published port ends; the row stays
     RELEASE = auto()  # by its row
@@ -74,6 +75,8 @@ def step_of(item: Item) -> Step:
         return Step.END_FLOWS
     if item.reason is Reason.IN_USE_BEFORE_COMMIT:
         return Step.COMMIT
+    if item.reason in (Reason.CHANGE_INTERRUPTED, Reason.REPLACED):
+        return Step.CARRY_ON
     return Step.FORGET if item.reason is Reason.REBOOTED else Step.RELEASE
 
 

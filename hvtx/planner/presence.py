@@ -14,6 +14,7 @@ from hvtx.model.plan import Snapshot
 from hvtx.model.reason import Reason
 from hvtx.model.resource import (
     BRIDGE_GROUP,
+    EXCHANGE,
     FIREWALL_KINDS,
     Entry,
     Kind,
@@ -145,6 +146,9 @@ def _entry_presence(row: Resource, snapshot: Snapshot, sights: SnapshotIndex) ->
     missing = [key for key in expected if not own[key]]
     for key in missing:
         others = sights.bare.get(key)
+        if others and EXCHANGE in row.observed:  # another row's is where it was, or is to be
+            own_marks = {known.mark for known in snapshot.rows}
+            others = [entry for entry in others if entry.mark not in own_marks]
         if others:
             other = min(others, key=lambda entry: entry.mark or "")  # whatever the dump's order
             reason = Reason.MARK_STRIPPED if other.mark is None else Reason.MARK_MISMATCH

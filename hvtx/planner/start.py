@@ -82,9 +82,9 @@ def ports_of(vm: Vm) -> list[Publish]:
 
 
 def families_of(vm: Vm) -> set[int]:
-    """The families in which a VM's ports are published: those of its first network."""
-    first = vm.interfaces[:1]
-    return {4 for i in first if i.ipv4} | {6 for i in first if i.ipv6}
+    """The families in which a VM's ports are published: those of the interfaces that have some."""
+    own = [interface for interface in vm.interfaces if interface.publish]
+    return {4 for i in own if i.ipv4} | {6 for i in own if i.ipv6}
 
 
 def plan_start(

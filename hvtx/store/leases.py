@@ -174,6 +174,33 @@ def _claim_port(sql: sqlite3.Connection, interface: int, port: Publish) -> None:
     )
 
 
+def set_ports(sql: sqlite3.Connection, vm: str, interfaces: Sequence[Interface]) -> None:
+    """Publish for the interfaces of a VM (by id) the ports that they have, and no others.
+
+    Raises Conflict for one that another VM has; then nothing may be kept of the transaction.
+    """
+    wanted: list[tuple[int, Publish]] = []
+    for interface in interfaces:
+        row = sql.execute(
+            "SELECT id FROM interface WHERE vm = ? AND position = ?", (vm, interface.position)
+        ).fetchone()[0]
+        there = {
+            Publish(*known)
+            for known in sql.execute(
+                "SELECT protocol, host_ip, host_port, guest_port FROM port WHERE interface = ?",
+                (row,),
+            )
+        }
+        sql.executemany(
+            "DELETE FROM port WHERE interface = ? AND protocol = ? AND host_ip IS ?"
+            " AND host_port = ?",
+            [(row, p.protocol, p.host_ip, p.host_port) for p in there - set(interface.publish)],
+        )
+        wanted += [(row, port) for port in interface.publish if port not in there]
+    for row, port in wanted:
+        _claim_port(sql, row, port)
+
+
 def port_conflict(sql: sqlite3.Connection, port: Publish, vm: str) -> Conflict:
     """The error of a port that a VM has."""
     words, hint = withheld(sql, vm)

@@ -81,6 +81,12 @@ def _running(hvtx: Program) -> None:
     hvtx("vm", "start", "web")
 
 
+def _running_several(hvtx: Program) -> None:
+    """With ports that go, that stay, and that are to lead elsewhere."""
+    _network(hvtx)
+    hvtx("vm", "run", *CREATE[2:], "-p", "8090:90", "-p", "8443:443", *SLEEP)
+
+
 def _crashed(hvtx: Program) -> None:
     _running(hvtx)
     kill_vm(hvtx)
@@ -208,6 +214,22 @@ COMMANDS = {
     "vm run, no network": Command(("vm", "run", "web", *SLEEP), lambda hvtx: None, "collects"),
     "vm stop": Command(("vm", "stop", "web", "--timeout", "1"), _running),
     "vm set": Command(("vm", "set", "web", "--memory", "512", "--autostart"), _created),
+    "vm set, running": Command(
+        (
+            "vm",
+            "set",
+            "web",
+            "--unpublish",
+            "8080",
+            "--unpublish",
+            "8090",
+            "-p",
+            "8080:81",
+            "-p",
+            "5353:53/udp",
+        ),
+        _running_several,
+    ),
     # killed after its stop, the VM is stopped, which is neither before nor after
     "vm restart": Command(("vm", "restart", "web", "--timeout", "1"), _running, "collects"),
     "vm rm": Command(("vm", "rm", "web"), _created),

@@ -146,6 +146,17 @@ class IptablesDriver:
                         hint=f"some program writes rules without taking {xtlock.lock_path()}",
                     )
 
+    def exchange(
+        self, gone: Sequence[Resource], made: Sequence[Resource]
+    ) -> Mapping[int, dict[str, Any]]:
+        """Rules of ``made`` take the place of those of ``gone``, in one commit a table.
+
+        See :class:`hvtx.drivers.base.ExchangingDriver`.
+        """
+        from hvtx.drivers.iptables.exchange import exchange  # no start needs it
+
+        return exchange(self._site, gone, made)
+
     def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
         """Remove what carries each row's mark in its words, with all copies.
 

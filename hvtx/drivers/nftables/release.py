@@ -26,12 +26,15 @@ from hvtx.rulesets.nftables_elements import pieces
 def release_elements(session: Session, rows: Sequence[Resource]) -> Mapping[int, Outcome]:
     """What becomes of rows of VMs and networks, each by its own elements; all in one batch."""
     wanted = [(row, p) for row in rows for p in pieces(session.installation, firewall_spec(row))]
+    marks = {row.mark for row in rows}
 
     def swap(generation: int) -> Acted:
         there = session.socket.lookup([piece for _, piece in wanted])
         outcomes = {row.id: GONE for row in rows}
         commands: list[Command] = []
         for (row, piece), element in zip(wanted, there, strict=True):
+            if element is not None and element.comment != row.mark and element.comment in marks:
+                continue  # another of these rows has taken its place, and goes too
             outcome = judge(piece, element, row.mark)
             if outcome is None:
                 commands.append(delete_element(piece))

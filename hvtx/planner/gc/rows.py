@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from hvtx.model.plan import Action, Item
 from hvtx.model.reason import Reason
-from hvtx.model.resource import FLOWS, Kind, Resource, State
+from hvtx.model.resource import EXCHANGE, FLOWS, Kind, Resource, State
 from hvtx.model.vm import Liveness
+from hvtx.planner.gc.exchanges import CARRIED_ON, interrupted
 from hvtx.planner.gc.facts import Facts
 from hvtx.planner.gc.rules import decide_row
 from hvtx.planner.presence import Presence
@@ -48,8 +49,14 @@ def _as_it_should_be(facts: Facts, row: Resource, seen: Presence) -> bool:
 
 
 def row_item(facts: Facts, row: Resource) -> Item:
-    """What the table says of one row."""
+    """What the table says of one row; of an interrupted change, which is carried on, without it."""
     seen = facts.seen(row)
+    if EXCHANGE in row.observed and (reason := interrupted(facts, row)) is not None:
+        action, words = CARRIED_ON[reason]
+        return Item.for_row(
+            row, action, reason, vm=facts.name(row.vm), evidence=seen.evidence, message=words,
+            link=seen.link,
+        )  # fmt: skip
     decided = decide_row(facts.case(row, seen))
     text, sources = decided.words
     evidence: tuple[str, ...] = ()

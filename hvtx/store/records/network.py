@@ -119,8 +119,8 @@ def add_network(sql: sqlite3.Connection, network: Network, operation: int) -> No
 def set_network(sql: sqlite3.Connection, network: Network) -> None:
     """Put what a network is set to in the place of what it was; all else of it stays."""
     sql.execute(
-        "UPDATE network SET settings = ? WHERE id = ?",
-        (json.dumps(settings.of_network(network)), network.id),
+        "UPDATE network SET settings = ?, isolate = ? WHERE id = ?",
+        (json.dumps(settings.of_network(network)), int(network.isolate), network.id),
     )
 
 

@@ -1,0 +1,101 @@
+"""`network set`: a network is changed, whole or not at all."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from hvtx.engine import exchange
+from hvtx.engine.network_build import ensure_networks, resolved_networks
+from hvtx.engine.runtime import Runtime
+from hvtx.engine.scope import all_networks
+from hvtx.errors import Conflict, UsageError
+from hvtx.model.resource import Kind, State
+from hvtx.model.vm import Network
+from hvtx.planner import changes
+from hvtx.planner.scope import NetworkScope
+from hvtx.store import records
+from hvtx.store.history import Event
+
+
+class Changes(NamedTuple):
+    """What a person wants otherwise; None leaves it as it is."""
+
+    isolate: bool | None = None
+
+
+def parse_changes(**wanted: Any) -> Changes:
+    """Check what can be checked without the network. Raises UsageError: nothing is wanted."""
+    found = Changes(**wanted)
+    if found == Changes():
+        raise UsageError(
+            "there is nothing to set", hint="for instance: hvtx network set lab --isolate"
+        )
+    return found
+
+
+def set_network(runtime: Runtime, name: str, wish: Changes) -> Network:
+    """Change a network; the network as it is then.
+
+    Raises NotFound, Conflict (VMs are up that hear of it only at their start), HostRefused (all is
+    as it was), Busy.
+    """
+    runtime.enter()
+    runtime.lock("network", name)
+    runtime.lock("all", "networks")
+    scope = resolved_networks(runtime, all_networks(runtime))
+    network = next((each for each in scope.networks.values() if each.name == name), None)
+    if network is None:
+        raise records.no_network(name, [each.name for each in scope.networks.values()])
+    wanted = network._replace(
+        **{field: value for field, value in wish._asdict().items() if value is not None}
+    )
+    if wanted == network:
+        return network
+    _refuse_isolation(runtime, network, wanted)
+    scope = ensure_networks(runtime, scope.of(network), "set", settle=False, resolved=True)
+    _exchange(runtime, scope, network, wanted)
+    return wanted
+
+
+def _refuse_isolation(runtime: Runtime, network: Network, wanted: Network) -> None:
+    """Whom a guest's frames reach is held by a filter on its device, too, made at its start."""
+    if wanted.isolate == network.isolate:
+        return
+    with runtime.reading() as sql:
+        names = records.vm_names(sql)
+        rows = records.resources_of_vms(sql)
+    up = {
+        names[row.vm]
+        for row in rows
+        if row.kind == Kind.TAP and row.network == network.id and row.vm in names
+    }
+    if up:
+        first = min(up)
+        raise Conflict(
+            f"VMs are up in network {network.name!r} ({', '.join(sorted(up))}), and isolation is"
+            " held by a filter on each one's device, which is made when it starts",
+            hint=f"stop them first: hvtx vm stop {first}",
+        )
+
+
+def _exchange(runtime: Runtime, scope: NetworkScope, network: Network, wanted: Network) -> None:
+    rows = [
+        row
+        for row in scope.rows
+        if row.network == network.id and (row.state, row.life) == (State.COMMITTED, scope.life)
+    ]
+    difference = changes.difference(
+        rows, changes.of_network(network, rows), changes.of_network(wanted, rows)
+    )
+    words = ", ".join(
+        f"{field} {str(getattr(wanted, field)).lower()}"
+        for field in Changes._fields
+        if getattr(wanted, field) != getattr(network, field)
+    )
+    change = exchange.Change(
+        difference,
+        lambda sql: records.set_network(sql, wanted),
+        lambda sql: records.set_network(sql, network),
+        [Event("changed", f"network {network.name}: {words}")],
+    )
+    exchange.exchange(runtime, change, network=network.name)

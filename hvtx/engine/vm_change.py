@@ -1,0 +1,93 @@
+"""A VM that is up becomes another: what its record says, its ports, and what the kernel has of it.
+
+Whatever a VM has beside its devices and its process follows from its record
+(:func:`hvtx.planner.provision.want_vm`): a change of the record is a change of these rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hvtx.engine import exchange, privileges
+from hvtx.engine.network_build import ensure_networks
+from hvtx.engine.peer_ports import holding_ports
+from hvtx.engine.resolve import resolve
+from hvtx.engine.runtime import Runtime
+from hvtx.engine.scope import networks_now, vm_scope
+from hvtx.errors import Conflict
+from hvtx.model.resource import is_changing
+from hvtx.model.vm import Publish, Vm
+from hvtx.planner import changes
+from hvtx.planner.scope import VmScope
+from hvtx.planner.start import families_of, ports_of
+from hvtx.store import leases, records
+from hvtx.store.history import Event
+
+
+def settled_scope(runtime: Runtime, name: str) -> VmScope:
+    """A VM whose lock is held, once a change of it that was interrupted is carried through.
+
+    Raises NotFound, Conflict where that change cannot be.
+    """
+    scope = vm_scope(runtime, name)
+    if not is_changing(scope.rows):
+        return scope
+    plan = resolve(runtime, vm=name)
+    scope = vm_scope(runtime, name)
+    if is_changing(scope.rows):
+        left = "; ".join(dict.fromkeys(i.message for i in plan.items if i.message))
+        raise Conflict(
+            f"a change of VM {name!r} was interrupted, and cannot be carried through: {left}",
+            hint=f"hvtx gc --plan shows it; hvtx repair {name} puts back what is missing",
+        )
+    return scope
+
+
+def change_running(
+    runtime: Runtime, scope: VmScope, wanted: Vm, events: Sequence[Event]
+) -> VmScope:
+    """Change a VM that is up, whose lock is held: the record and the kernel, whole or not at all.
+
+    Raises Conflict (a port is taken, what carries another mark is in the way), HostRefused (all is
+    as it was), PartialFailure (changed, and flows that may go on).
+    """
+    vm = scope.vm
+    for network in scope.networks.values():
+        runtime.lock("network", network.name, shared=True)
+    networks = scope.networks.values()
+    privileges.need_to_start(networks)
+    ensure_networks(runtime, networks_now(runtime, networks))  # in this version's layout
+    before = changes.of_vm(vm, scope.networks, scope.rows)
+    if not before:
+        raise Conflict(
+            f"VM {vm.name!r} runs with devices that hvtx did not make: its rules stay as they are",
+            hint=f"stop it, change it, and let hvtx start it: hvtx vm stop {vm.name}",
+        )
+    difference = changes.difference(
+        scope.rows, before, changes.of_vm(wanted, scope.networks, scope.rows)
+    )
+    fresh = _fresh(vm, wanted)
+    with holding_ports(runtime, fresh, families_of(wanted)) as held:
+        change = exchange.Change(
+            difference, record_of(wanted, vm), record_of(vm, wanted), events, held
+        )
+        exchange.exchange(runtime, change, vm=vm.name)
+    return vm_scope(runtime, vm.name)
+
+
+def _fresh(vm: Vm, wanted: Vm) -> list[Publish]:
+    """The ports to be held from before anything is made; the VM itself holds those of its own."""
+    had = ports_of(vm)
+    return [port for port in ports_of(wanted) if not any(port.collides(other) for other in had)]
+
+
+def record_of(vm: Vm, other: Vm) -> exchange.Record:
+    """What puts a VM on record as ``vm``, which is on record as ``other``."""
+
+    def put(sql: Any) -> None:
+        records.set_vm(sql, vm)
+        if vm.interfaces != other.interfaces:
+            leases.set_ports(sql, vm.id, vm.interfaces)
+
+    return put

@@ -1,0 +1,226 @@
+"""Published ports as people write them: ranges, a network; and a VM with other ports. Pure.
+
+``[NETWORK/][HOSTIP:]HOSTPORT[-LAST]:GUESTPORT[-LAST][/udp]``. A network's name has no colon, and
+what is published always has one: the first part of ``net/8080:80/udp`` can be nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from hvtx.errors import Conflict, NotFound, UsageError, advised
+from hvtx.model.address import with_port
+from hvtx.model.vm import Network, Publish, Vm
+from hvtx.planner import addressing
+
+_EVERY = ("0.0.0.0", "::")  # noqa: S104 - not bound to
+MOST = 1024  # ports that a VM publishes
+_FORM = "write it as 8080:80, 203.0.113.1:53:53/udp, [2001:db8::1]:443:443 or 8000-8010:8000-8010"
+
+
+class Asked(NamedTuple):
+    """A port to be published, and the network by whose interface; None: the VM's first."""
+
+    network: str | None
+    port: Publish
+
+
+class Taken(NamedTuple):
+    """A port that is to be published no more; ``host_ip`` None: on every address."""
+
+    protocol: str
+    host_ip: str | None
+    host_port: int
+
+
+def parse_published(
+    texts: Iterable[str], networks: Collection[str] | None = None
+) -> tuple[Asked, ...]:
+    """What ``--publish`` says, each port by itself, of a VM in ``networks`` (None: not known).
+
+    Raises UsageError.
+    """
+    with advised(_FORM):
+        found = [asked for text in texts for asked in _published(text)]
+    for asked in found:
+        if networks is not None and asked.network not in (None, *networks):
+            raise UsageError(
+                f"a port is published in network {asked.network!r}, which the VM is not in",
+                hint=f"give it that network too: --network {asked.network}",
+            )
+    if len(found) > MOST:
+        raise _too_many(len(found))
+    seen: set[Publish] = set()
+    by_service: dict[tuple[str, int], list[Publish]] = {}
+    for asked in found:
+        port = asked.port
+        same = by_service.setdefault((port.protocol, port.host_port), [])
+        if port in seen or any(port.collides(other) for other in same):
+            raise UsageError(
+                f"host port {port.host_port}/{port.protocol} is published twice",
+                hint="give each its own host port, or a host address of its own (not 0.0.0.0)",
+            )
+        seen.add(port)
+        same.append(port)
+    return tuple(found)
+
+
+def _too_many(number: int) -> UsageError:
+    return UsageError(
+        f"{number} ports are published, and a VM has at most {MOST}",
+        hint="publish fewer, or let a proxy in the guest or on the host serve many by one",
+    )
+
+
+def _published(text: str) -> list[Asked]:
+    head, slash, rest = text.partition("/")
+    network = head if slash and head.count(":") == 0 else None
+    spelt = rest if network is not None else text
+    if network is not None:
+        addressing.parse_name(network, "network")
+    where, colon, guest = spelt.partition("/")[0].rpartition(":")
+    before, _, host = where.rpartition(":")
+    hosts, guests = _span(text, host), _span(text, guest)
+    if (hosts is None and guests is None) or not colon:
+        return [Asked(network, addressing.parse_publish(spelt))]
+    hosts, guests = hosts or _one(text, host), guests or _one(text, guest)
+    if len(hosts) != len(guests):
+        raise UsageError(
+            f"--publish {text!r}: {len(hosts)} host ports for {len(guests)} guest ports",
+            hint="give both ranges the same length: 8000-8010:8000-8010",
+        )
+    protocol = spelt.partition("/")[2]
+    tail = f"/{protocol}" if "/" in spelt else ""
+    front = f"{before}:" if before else ""
+    first = addressing.parse_publish(f"{front}{hosts[0]}:{guests[0]}{tail}")
+    return [
+        Asked(network, first._replace(host_port=host, guest_port=guest))
+        for host, guest in zip(hosts, guests, strict=True)
+    ]
+
+
+def _span(text: str, words: str) -> range | None:
+    """The ports of ``FIRST-LAST``; None where it is no range."""
+    first, dash, last = words.partition("-")
+    if not dash:
+        return None
+    low, high = (addressing.parse_port(text, word) for word in (first, last))
+    if low > high:
+        raise UsageError(f"--publish {text!r}: {words} ends before it begins")
+    if high - low >= MOST:
+        raise _too_many(high - low + 1)
+    return range(low, high + 1)
+
+
+def _one(text: str, words: str) -> range:
+    port = addressing.parse_port(text, words)
+    return range(port, port + 1)
+
+
+def parse_unpublished(texts: Iterable[str]) -> tuple[Taken, ...]:
+    """What ``--unpublish`` says: ``[HOSTIP:]HOSTPORT[-LAST][/udp]``. Raises UsageError."""
+    with advised("write it as 8080, 8080/udp, 203.0.113.1:8080, [2001:db8::1]:443 or 8000-8010"):
+        found = [taken for text in texts for taken in _unpublished(text)]
+    return tuple(dict.fromkeys(found))
+
+
+def _unpublished(text: str) -> list[Taken]:
+    spelt, slash, protocol = text.partition("/")
+    host_ip, _, ports = spelt.rpartition(":")
+    span = _span(text, ports) or _one(text, ports)
+    if (slash and protocol not in ("tcp", "udp")) or spelt.startswith(":"):
+        raise UsageError(f"--unpublish {text!r} is not understood")
+    address = None
+    if host_ip:  # an earlier version may have published what none could serve
+        parsed = addressing.parse_address(host_ip.removeprefix("[").removesuffix("]"))
+        address = None if parsed in _EVERY else parsed
+    return [Taken(protocol or "tcp", address, port) for port in span]
+
+
+# -- a VM with other ports -------------------------------------------------------------------------
+
+
+def changed(
+    vm: Vm, networks: Mapping[str, Network], publish: Sequence[Asked], unpublish: Sequence[Taken]
+) -> Vm:
+    """The VM without what is unpublished and with what is published; ``networks`` by id.
+
+    Raises NotFound (not published, no interface there), Conflict, UsageError.
+    """
+    ports = _Ports(vm, networks)
+    for taken in unpublish:
+        ports.take(taken)
+    for asked in publish:
+        ports.put(asked)
+    return ports.vm()
+
+
+class _Ports:
+    """The ports of a VM while they are changed."""
+
+    def __init__(self, vm: Vm, networks: Mapping[str, Network]) -> None:
+        self._vm, self._networks = vm, networks
+        self._own = {i.position: dict.fromkeys(i.publish) for i in vm.interfaces}
+        self._by_service: dict[tuple[str, int], list[tuple[int, Publish]]] = {}
+        for position, ports in self._own.items():
+            for port in ports:
+                self._at(port.protocol, port.host_port).append((position, port))
+
+    def _at(self, protocol: str, host_port: int) -> list[tuple[int, Publish]]:
+        return self._by_service.setdefault((protocol, host_port), [])
+
+    def take(self, taken: Taken) -> None:
+        """Without a port. Raises NotFound."""
+        there = self._at(taken.protocol, taken.host_port)
+        for position, port in there:
+            if port.host_ip == taken.host_ip:
+                there.remove((position, port))
+                del self._own[position][port]
+                return
+        name = self._vm.name
+        others = " ".join(f"--unpublish {_words(port)}" for _, port in there)
+        where = with_port(taken.host_ip, taken.host_port)
+        raise NotFound(
+            f"VM {name!r} does not publish port {where}/{taken.protocol}",
+            hint=f"it has: {others}" if others else f"hvtx vm show {name} lists its ports",
+        )
+
+    def put(self, asked: Asked) -> None:
+        """With a port. Raises NotFound (no interface there), Conflict, UsageError."""
+        vm, port = self._vm, asked.port
+        own = [i for i in vm.interfaces if asked.network in (None, i.network_name)]
+        if not own:
+            raise NotFound(
+                f"VM {vm.name!r} has no interface in network {asked.network!r}",
+                hint=f"hvtx vm show {vm.name} lists its networks",
+            )
+        interface = min(own, key=lambda i: i.position)
+        addressing.check_published(port, self._networks[interface.network])
+        if port in self._own[interface.position]:
+            return
+        there = self._at(port.protocol, port.host_port)
+        for _, other in there:
+            if other.collides(port):
+                raise Conflict(
+                    f"VM {vm.name!r} publishes port {_words(other)} already, to its port"
+                    f" {other.guest_port}",
+                    hint=f"to lead it elsewhere at once, add: --unpublish {_words(other)}",
+                )
+        there.append((interface.position, port))
+        self._own[interface.position][port] = None
+
+    def vm(self) -> Vm:
+        """The VM with the ports as they are now. Raises UsageError."""
+        number = sum(map(len, self._own.values()))
+        if number > MOST:
+            raise _too_many(number)
+        return self._vm._replace(
+            interfaces=tuple(
+                i._replace(publish=tuple(self._own[i.position])) for i in self._vm.interfaces
+            )
+        )
+
+
+def _words(port: Publish) -> str:
+    return f"{with_port(port.host_ip, port.host_port)}/{port.protocol}"

@@ -1,0 +1,332 @@
+"""What is up is changed: ports come and go with packets under way, and what stays is not touched."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from integration import lab
+from integration.lab import HOST4, HOST6, WORLD4, WORLD6, vms
+from integration.lab.firewall_contract import inside, reach, unreachable
+from integration.lab.program import Program
+from integration.lab.vms import SLEEP
+from integration.network.test_guests_network import GuestVm, run
+from integration.network.test_held_ports import Where, holders, refused
+
+BACKENDS = ["nftables", "iptables"]
+
+
+@pytest.fixture(params=BACKENDS)
+def hvtx(request: pytest.FixtureRequest) -> Iterator[Program]:
+    """A program with a network of both families, on each backend."""
+    with vms.networked(request.param) as program:
+        yield program
+
+
+@pytest.fixture(params=BACKENDS)
+def wide(request: pytest.FixtureRequest, world: lab.Namespace) -> Iterator[Program]:
+    """The same, with a world around."""
+    with vms.networked(request.param) as program:
+        yield program
+
+
+def ports(hvtx: Program, name: str = "web") -> set[str]:
+    """The published ports of a VM, in short."""
+    return {
+        f"{p['host_ip'] or ''}:{p['host_port']}:{p['guest_port']}/{p['protocol']}"
+        for interface in hvtx.vm(name)["interfaces"]
+        for p in interface["publish"]
+    }
+
+
+def marks(hvtx: Program, name: str = "web", at: str = "") -> dict[str, str]:
+    """The marks of a VM's resources, all of which are committed."""
+    found = hvtx.vm(name)["resources"]
+    assert {one["state"] for one in found} == {"committed"}, at
+    return {f"{one['kind']} {one['key']}": one["mark"] for one in found}
+
+
+class Flow:
+    """A connection of TCP from a place to a guest, by an address and port of the host."""
+
+    def __init__(self, place: Any, guest: GuestVm, to: str, port: int, inner: int) -> None:
+        family = socket.AF_INET6 if ":" in to else socket.AF_INET
+        with inside(guest):
+            listener = socket.create_server(("", inner), family=family)
+        listener.settimeout(10)
+        with inside(place):
+            self.near = socket.socket(family, socket.SOCK_STREAM)
+        self.near.settimeout(5)
+        self.near.connect((to, port))
+        self.far, peer = listener.accept()
+        self.far.settimeout(5)
+        self.peer = peer[0]
+        listener.close()
+
+    def lives(self) -> bool:
+        """Whether words still come through, both ways."""
+        try:
+            self.near.sendall(b"ping")
+            if self.far.recv(4) != b"ping":
+                return False
+            self.far.sendall(b"pong")
+            return self.near.recv(4) == b"pong"
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        self.near.close()
+        self.far.close()
+
+
+def test_ports_come_and_go(hvtx: Program) -> None:
+    """What stays keeps its marks; what comes and goes is seen in record, host and history."""
+    hvtx("vm", "run", "web", "--network", "net", "-p", "8080:80", "-p", "8081:81", *SLEEP)
+    before = marks(hvtx)
+    hvtx("vm", "set", "web", "--publish", "9090:90", "--unpublish", "8081")
+    assert ports(hvtx) == {":8080:80/tcp", ":9090:90/tcp"}
+    now = marks(hvtx)
+    gone = before.pop("publish 8081/tcp")
+    assert before.items() <= now.items()
+    assert gone not in now.values()
+    assert hvtx.is_clean()
+    told = hvtx("log", "--vm", "web", "-n", "4").out
+    assert "VM web: unpublished 8081:81/tcp, published 9090:90/tcp" in told
+    hvtx("vm", "set", "web", "-p", "9090:90")  # which it has
+    assert marks(hvtx) == now
+    hvtx("vm", "stop", "web", "--timeout", "1")
+    assert hvtx.is_clean()
+    assert holders() == []
+
+
+def test_flows_stay_or_end_with_their_port(wide: Program, world: lab.Namespace) -> None:
+    """By both families, from outside; the guest sees the client's own address."""
+    guest = run(wide, "web", "-p", "8080:80", "-p", "8081:81", "-p", "8082:82/udp")
+    for to, own in ((HOST4, WORLD4), (HOST6, WORLD6)):
+        stays, ends = Flow(world, guest, to, 8080, 80), Flow(world, guest, to, 8081, 81)
+        assert {stays.peer, ends.peer} == {own}
+        assert stays.lives()
+        assert ends.lives()
+        wide("vm", "set", "web", "--unpublish", "8081")
+        assert stays.lives()
+        assert not ends.lives()
+        assert unreachable(world, guest, "tcp", to, 8081, 81)
+        assert stays.lives()
+        wide("vm", "set", "web", "-p", "8081:81")
+        assert reach(world, guest, "tcp", to, 8081, 81) == own
+        assert stays.lives()
+        stays.close()
+        ends.close()
+    for to, own in ((HOST4, WORLD4), (HOST6, WORLD6)):
+        assert reach(world, guest, "udp", to, 8082, 82) == own
+    wide("vm", "set", "web", "--unpublish", "8082/udp")
+    for to in (HOST4, HOST6):
+        assert unreachable(world, guest, "udp", to, 8082, 82)
+
+
+def test_a_port_leads_elsewhere_at_once(wide: Program, world: lab.Namespace) -> None:
+    """The same host port, another guest port: connections by the old way end."""
+    guest = run(wide, "web", "-p", "8080:80")
+    flow = Flow(world, guest, HOST4, 8080, 80)
+    held = holders()
+    wide("vm", "set", "web", "--unpublish", "8080", "-p", "8080:81")
+    assert not flow.lives()
+    assert reach(world, guest, "tcp", HOST4, 8080, 81) == WORLD4
+    assert ports(wide) == {":8080:81/tcp"}
+    assert holders() == held, "the same socket goes on"
+    flow.close()
+
+
+def test_what_cannot_be_is_refused_whole(hvtx: Program) -> None:
+    """The record and the host stay as they are, with every mark."""
+    hvtx("vm", "run", "web", "--network", "net", "-p", "8080:80", *SLEEP)
+    hvtx("vm", "run", "two", "--network", "net", "-p", "7070:70", *SLEEP)
+    with socket.create_server(("127.0.0.1", 6060)):
+        before = marks(hvtx), lab.dump()
+        for arguments, code in (
+            (("-p", "7070:70"), 4),  # another VM's
+            (("-p", "6060:60"), 4),  # a program's
+            (("-p", "9090:90", "--memory", "512"), 4),  # of which it hears at its start only
+            (("-p", "9090:90", "--unpublish", "1234"), 3),
+            (("-p", "8080:81"), 4),  # its own, without --unpublish
+            (("-p", "nosuch/9090:90"), 3),
+            (("-p", "9090-9092:90-91"), 2),
+            (("-p", "[::1]:9090:90"), 2),
+        ):
+            ran = hvtx("vm", "set", "web", *arguments, code=code)
+            assert "error:" in ran.err
+            assert "hint:" in ran.err
+        assert (marks(hvtx), lab.dump()) == before
+    assert hvtx.is_clean()
+
+
+def test_of_a_stopped_vm_the_record_changes(hvtx: Program) -> None:
+    """Its start publishes what it says."""
+    hvtx("vm", "create", "web", "--network", "net", "-p", "8080:80", *SLEEP)
+    before = lab.dump()
+    hvtx("vm", "set", "web", "--unpublish", "8080", "-p", "9090-9092:90-92", "--memory", "300")
+    assert lab.difference(before, lab.dump()) == ""
+    assert ports(hvtx) == {f":{n}:{n - 9000}/tcp" for n in (9090, 9091, 9092)}
+    hvtx("vm", "start", "web")
+    assert {"publish 9090/tcp", "publish 9092/tcp"} <= set(marks(hvtx))
+    assert hvtx.is_clean()
+
+
+def test_somebody_elses_element_in_the_way_changes_nothing(hvtx: Program) -> None:
+    """What has the place and another mark is a conflict, and all is undone."""
+    if hvtx.environment["HVTX_FIREWALL"] == "iptables":
+        pytest.skip("a rule has no key: no other rule stands in its place")
+    hvtx("vm", "run", "web", "--network", "net", "-p", "8080:80", "-p", "8081:81", *SLEEP)
+    tables = lab.run("nft", "list", "tables").split()
+    table = next(word for word in tables if word.startswith("hvtx-"))
+    element = '{ tcp . 9090 comment "mine" : 10.77.0.9 . 90 }'
+    lab.run("nft", "add", "element", "inet", table, "dnat4_any", element)
+    before = lab.dump()
+    ran = hvtx("vm", "set", "web", "-p", "9090:90", "--unpublish", "8081", code=4)
+    assert "mine" in ran.err
+    assert ports(hvtx) == {":8080:80/tcp", ":8081:81/tcp"}
+    assert {r["state"] for r in hvtx.vm("web")["resources"]} == {"committed"}
+    assert len(holders()) == 1
+    lab.run("nft", "delete", "element", "inet", table, "dnat4_any", "{ tcp . 9090 }")
+    assert lab.difference(lab.dump(), lab.dump()) == ""
+    assert hvtx.is_clean()
+    del before
+
+
+def test_holders_follow(hvtx: Program) -> None:
+    """A port is held as long as it is published, without a moment between."""
+    hvtx("vm", "run", "web", "--network", "net", "-p", "8080:80", "-p", "8081:81", *SLEEP)
+    seen, stop = [], threading.Event()
+
+    def take() -> None:
+        while not stop.is_set():
+            try:
+                socket.create_server(("", 8080)).close()
+                seen.append(8080)
+            except OSError:
+                pass
+
+    trier = threading.Thread(target=take)
+    trier.start()
+    try:
+        hvtx("vm", "set", "web", "--unpublish", "8081")
+        hvtx("vm", "set", "web", "-p", "8083:83", "-p", "127.0.0.1:8081:84")
+        hvtx("vm", "set", "web", "--unpublish", "127.0.0.1:8081", "-p", "8081:84")
+    finally:
+        stop.set()
+        trier.join()
+    assert seen == []
+    for port in (8080, 8081, 8083):
+        assert refused("tcp", Where("::", only6=True), port)
+    hvtx("vm", "set", "web", "--unpublish", "8080", "--unpublish", "8081")
+    assert not refused("tcp", Where("0.0.0.0"), 8081)
+    assert hvtx.is_clean()
+    pid = hvtx.vm("web")["pid"]
+    os.kill(pid, signal.SIGKILL)
+    hvtx("vm", "stop", "web")
+    assert holders() == []
+
+
+POINTS = ("intended", "registered", "exchanged:{}", "let-go")
+CHANGE = ("vm", "set", "web", "--unpublish", "8080", "--unpublish", "8081", "-p", "8080:81",
+          "-p", "8083:83")  # fmt: skip
+BEFORE, AFTER = {":8080:80/tcp", ":8081:81/tcp"}, {":8080:81/tcp", ":8083:83/tcp"}
+
+
+@pytest.mark.parametrize(
+    ("then", "first"),
+    [("gc", 0), ("repair", 1), ("set", 2), ("stop", 0), ("die", 2), ("restart", 3)],
+)
+def test_killed_anywhere_it_is_carried_on_or_ended(hvtx: Program, then: str, first: int) -> None:
+    """Whatever comes next: the host is as the record says, and nothing is left over.
+
+    With `recover` at every point: integration/crash/test_failpoints.py.
+    """
+    points = (POINTS[first].format(hvtx.environment["HVTX_FIREWALL"]), "exchanged:nftables")
+    for point in dict.fromkeys(points):
+        hvtx("vm", "run", "web", "--network", "net", "-p", "8080:80", "-p", "8081:81", *SLEEP)
+        ran = hvtx(*CHANGE, code=None, HVTX_FAILPOINT=f"{point}:kill")
+        assert ran.code in (0, -signal.SIGKILL), ran
+        assert ports(hvtx) == AFTER
+        if then == "gc":
+            hvtx("gc", "--apply")
+        elif then == "repair":
+            hvtx("repair", "web", code=None)
+        elif then == "set":
+            hvtx("vm", "set", "web", "-p", "9999:99")
+            hvtx("vm", "set", "web", "--unpublish", "9999")
+        elif then == "stop":
+            hvtx("vm", "stop", "web", "--timeout", "1")
+        elif then == "restart":
+            hvtx("vm", "restart", "web", "--timeout", "1")
+        else:
+            lab.end(hvtx.vm("web")["pid"])
+            hvtx("gc", "--apply")
+        if then in ("gc", "repair", "set", "restart"):
+            found = marks(hvtx, at=point)
+            assert {"publish 8080/tcp", "publish 8083/tcp"} <= set(found), point
+            assert "publish 8081/tcp" not in found
+            for port in (8080, 8083):
+                assert refused("tcp", Where("0.0.0.0"), port), (point, port)
+        assert ports(hvtx) == AFTER
+        assert hvtx("intents", "--json").json()["operations"] == [], point
+        assert hvtx.is_clean(), point
+        hvtx("vm", "rm", "web", "--force")
+        assert holders() == [], point
+        assert hvtx.is_clean(), point
+
+
+def test_two_changes_at_once_come_one_after_the_other(hvtx: Program) -> None:
+    """And so do a change and a stop."""
+    hvtx("vm", "run", "web", "--network", "net", "-p", "8080:80", *SLEEP)
+    program = Program(**hvtx.environment)
+    for both in (
+        (("vm", "set", "web", "-p", "9001:91"), ("vm", "set", "web", "-p", "9002:92")),
+        (("vm", "set", "web", "--unpublish", "8080"), ("vm", "stop", "web", "--timeout", "1")),
+    ):
+        threads = [threading.Thread(target=program, args=arguments) for arguments in both]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert hvtx.is_clean()
+    assert ports(hvtx) == {":9001:91/tcp", ":9002:92/tcp"}
+    assert hvtx.vm("web")["state"] == "defined"
+
+
+def test_a_port_of_the_second_network(wide: Program, world: lab.Namespace) -> None:
+    """`NETWORK/` names the interface, at create and later."""
+    wide("network", "create", "back", "--subnet", "10.78.0.0/24", "--subnet", "fd78::/64")
+    guest = run(wide, "web", "--network", "back", "-p", "back/8080:80", "-p", "8081:81")
+    shown = wide.vm("web")["interfaces"]
+    assert [[p["host_port"] for p in i["publish"]] for i in shown] == [[8081], [8080]]
+    guest.run("ip", "route", "add", WORLD4, "via", "10.78.0.1")
+    assert reach(world, guest, "tcp", HOST4, 8080, 80) == WORLD4
+    wide("vm", "set", "web", "-p", "back/8082-8083:82-83/udp", "--unpublish", "8080")
+    assert unreachable(world, guest, "tcp", HOST4, 8080, 80)
+    assert reach(world, guest, "udp", HOST4, 8083, 83) == WORLD4
+    assert wide.is_clean()
+
+
+def test_a_network_is_changed(hvtx: Program) -> None:
+    """While no VM is up in it: one is told of isolation at its start."""
+    isolated = hvtx("network", "set", "net", "--isolate", "--json").json()
+    assert isolated["isolate"] is True
+    assert hvtx.is_clean()
+    hvtx("vm", "run", "web", "--network", "net", *SLEEP)
+    ran = hvtx("network", "set", "net", "--no-isolate", code=4)
+    assert "web" in ran.err
+    hvtx("vm", "stop", "web", "--timeout", "1")
+    hvtx("network", "set", "net", "--no-isolate")
+    assert hvtx("network", "show", "net", "--json").json()["isolate"] is False
+    hvtx("network", "set", "nosuch", "--isolate", code=3)
+    hvtx("network", "set", "net", code=2)
+    assert hvtx.is_clean()
+    hvtx("vm", "rm", "web")
+    hvtx("network", "rm", "net")
