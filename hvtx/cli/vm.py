@@ -24,7 +24,7 @@ from hvtx.cli.common import (
     opened,
     reading,
 )
-from hvtx.cli.egress_options import egress_lines
+from hvtx.cli.egress_options import egress_changes, egress_lines, parsed_change
 from hvtx.cli.network import show_resources
 from hvtx.cli.root import Group
 from hvtx.cli.vm_options import (
@@ -222,6 +222,7 @@ _CLEARING = ("kernel", "initrd", "append", "disk")
 @click.option("--no-disk", is_flag=True, help="Without disks.")
 @click.option("--autostart/--no-autostart", default=None, help="Start the VM at boot, or not.")
 @living
+@egress_changes
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, shell_complete=complete_file)
 @as_json
 @click.pass_context
@@ -245,7 +246,9 @@ def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
             wanted[field] = () if option == "disk" else ""
         elif option == "disk":
             wanted[field] = wanted[field] or None
-    changes = vm_set.parse_changes(**{**wanted, "command": wanted["command"] or None})
+    policy = parsed_change(wanted)
+    given = {**wanted, "policy": policy, "command": wanted["command"] or None}
+    changes = vm_set.parse_changes(**given)
     with opened(ctx, writable=True) as runtime:
         show_done(runtime, vm_set.set_vm(runtime, name, changes), "changed", json_=json_)
 

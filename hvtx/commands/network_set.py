@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hvtx.engine import exchange
+from hvtx.engine import egress_base, exchange
 from hvtx.engine.network_build import ensure_networks, resolved_networks
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
+from hvtx.engine.vm_options import changed_policy
 from hvtx.errors import Conflict, UsageError
+from hvtx.model.policy import NO_POLICY, policy_words
 from hvtx.model.resource import Kind, State
 from hvtx.model.vm import Network
 from hvtx.planner import changes
@@ -16,11 +18,15 @@ from hvtx.planner.scope import NetworkScope
 from hvtx.store import records
 from hvtx.store.history import Event
 
+if TYPE_CHECKING:
+    from hvtx.planner.egress_rules import PolicyChange
+
 
 class Changes(NamedTuple):
     """What a person wants otherwise; None leaves it as it is."""
 
     isolate: bool | None = None
+    policy: PolicyChange | None = None
 
 
 def parse_changes(**wanted: Any) -> Changes:
@@ -46,13 +52,15 @@ def set_network(runtime: Runtime, name: str, wish: Changes) -> Network:
     network = next((each for each in scope.networks.values() if each.name == name), None)
     if network is None:
         raise records.no_network(name, [each.name for each in scope.networks.values()])
-    wanted = network._replace(
-        **{field: value for field, value in wish._asdict().items() if value is not None}
-    )
+    given = {field: value for field, value in wish._asdict().items() if value is not None}
+    policy = changed_policy(network.policy, wish.policy)
+    wanted = network._replace(**{**given, "policy": policy})
     if wanted == network:
         return network
     _refuse_isolation(runtime, network, wanted)
     scope = ensure_networks(runtime, scope.of(network), "set", settle=False, resolved=True)
+    ahead = scope._replace(networks={wanted.id: wanted})
+    scope = egress_base.ensure(runtime, NO_POLICY, ahead)._replace(networks={network.id: network})
     _exchange(runtime, scope, network, wanted)
     return wanted
 
@@ -78,6 +86,11 @@ def _refuse_isolation(runtime: Runtime, network: Network, wanted: Network) -> No
         )
 
 
+def field_words(field: str, value: Any) -> str:
+    """A field with its value, as the history tells it."""
+    return f"egress {policy_words(value)}" if field == "policy" else f"{field} {value}".lower()
+
+
 def _exchange(runtime: Runtime, scope: NetworkScope, network: Network, wanted: Network) -> None:
     rows = [
         row
@@ -88,7 +101,7 @@ def _exchange(runtime: Runtime, scope: NetworkScope, network: Network, wanted: N
         rows, changes.of_network(network, rows), changes.of_network(wanted, rows)
     )
     words = ", ".join(
-        f"{field} {str(getattr(wanted, field)).lower()}"
+        field_words(field, getattr(wanted, field))
         for field in Changes._fields
         if getattr(wanted, field) != getattr(network, field)
     )

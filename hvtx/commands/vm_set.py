@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hvtx.commands import vm_create
 from hvtx.engine import vm_change, vm_options
@@ -18,12 +18,16 @@ from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import begin
 from hvtx.errors import Conflict, UsageError
 from hvtx.model.address import with_port
+from hvtx.model.policy import policy_words
 from hvtx.model.vm import Vm
 from hvtx.planner import ports
 from hvtx.planner.scope import VmScope
 from hvtx.planner.start import families_of, ports_of
 from hvtx.planner.states import VmState
 from hvtx.store.history import Event
+
+if TYPE_CHECKING:
+    from hvtx.planner.egress_rules import PolicyChange
 
 _FIELDS = ("memory", "cpus", "kernel", "initrd", "append", "disks", "command", "autostart")
 
@@ -41,6 +45,7 @@ class Changes(NamedTuple):
     autostart: bool | None = None
     publish: tuple[ports.Asked, ...] = ()
     unpublish: tuple[ports.Taken, ...] = ()
+    policy: PolicyChange | None = None
 
     def at_start(self) -> list[str]:
         """The fields of which a VM that runs cannot hear."""
@@ -94,6 +99,8 @@ def set_vm(runtime: Runtime, name: str, changes: Changes) -> VmScope:
     wanted = ports.changed(
         _changed(vm, changes), scope.networks, changes.publish, changes.unpublish
     )
+    wanted = wanted._replace(policy=vm_options.changed_policy(vm.policy, changes.policy))
+    vm_create.warn_of_useless(wanted.policy, list(scope.networks.values()))
     different = _differences(vm, wanted)
     if not different:
         return scope
@@ -127,7 +134,7 @@ def _at_start(scope: VmScope, changes: Changes) -> Conflict:
     verb = "is" if len(changes.at_start()) == 1 else "are"
     return Conflict(
         f"VM {name!r} is {scope.state.value}, and {fields} {verb} what it is started with",
-        hint=f"stop it first: hvtx vm stop {name}; --publish and --unpublish work while it runs",
+        hint=f"stop it first: hvtx vm stop {name}; --publish and --egress work while it runs",
     )
 
 
@@ -166,6 +173,8 @@ def _differences(vm: Vm, wanted: Vm) -> dict[str, dict[str, Any]]:
         if getattr(vm, name) != getattr(wanted, name)
     }
     had, has = (dict.fromkeys(_published(each)) for each in (vm, wanted))
+    if vm.policy != wanted.policy:
+        found["egress"] = {"from": policy_words(vm.policy), "to": policy_words(wanted.policy)}
     gone, made = [p for p in had if p not in has], [p for p in has if p not in had]
     if gone or made:
         found["publish"] = {"from": gone, "to": made}
@@ -184,7 +193,7 @@ _MANY = 8  # ports that a line of the history names; its detail has them all
 def _words(different: Mapping[str, Mapping[str, Any]]) -> str:
     """What the history says; without paths and words of commands, which may be secret (pure)."""
     found = [
-        f"{name} {change['to']}" if isinstance(change["to"], int) else name
+        f"{name} {change['to']}" if isinstance(change["to"], int) or name == "egress" else name
         for name, change in different.items()
         if name != "publish"
     ]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hvtx.errors import UsageError, advised
 from hvtx.model.address import is_ipv6
 from hvtx.model.policy import NO_POLICY, Policy
 from hvtx.model.vm import Publish
 from hvtx.planner import addressing, ports
+
+if TYPE_CHECKING:
+    from hvtx.planner.egress_rules import PolicyChange
 
 HYPERVISORS = ("qemu", "firecracker", "cloud-hypervisor", "command", "external")
 
@@ -102,6 +105,24 @@ def parse_policy(egress: str | None, allow: Sequence[str], deny: Sequence[str]) 
     from hvtx.planner import egress_rules
 
     return egress_rules.parse_policy(egress, allow, deny)
+
+
+def policy_change(
+    egress: str | None, allow: Sequence[str], deny: Sequence[str], *, clear: bool
+) -> PolicyChange:
+    """What becomes of the egress policy of a VM or a network; raises UsageError."""
+    from hvtx.planner import egress_rules
+
+    return egress_rules.parse_change(egress, allow, deny, clear=clear)
+
+
+def changed_policy(policy: Policy, change: PolicyChange | None) -> Policy:
+    """A policy as a change leaves it; raises UsageError."""
+    if change is None:
+        return policy
+    from hvtx.planner import egress_rules
+
+    return egress_rules.changed(policy, change)
 
 
 def _check_names(name: str, networks: Sequence[str]) -> None:
