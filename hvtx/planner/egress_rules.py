@@ -48,20 +48,21 @@ def _split(text: str) -> tuple[str, str | None]:
 
 
 def _destination(action: str, text: str, to: str) -> str:
-    try:
-        return str(ipaddress.ip_network(to))
-    except ValueError:
-        pass
+    words = f"--{action} {text!r}"
     try:
         meant = ipaddress.ip_network(to, strict=False)
     except ValueError:
         hint = HINT
         if all(map(_LABEL.fullmatch, to.split("."))) and not to.replace(".", "").isdigit():
             hint = f"{to} is a name: give the addresses that it stands for; {HINT}"
-        raise UsageError(
-            f"--{action} {text!r}: {to!r} is no address or subnet", hint=hint
-        ) from None
-    raise UsageError(f"--{action} {text!r}: {to} has host bits set", hint=f"did you mean {meant}?")
+        raise UsageError(f"{words}: {to!r} is no address or subnet", hint=hint) from None
+    if "%" in to:
+        raise UsageError(f"{words}: an address with a device is the host's own", hint=HINT)
+    try:
+        return str(ipaddress.ip_network(to))
+    except ValueError:
+        hint = f"did you mean {meant}?"
+        raise UsageError(f"{words}: {to} has host bits set", hint=hint) from None
 
 
 class PolicyChange(NamedTuple):
