@@ -39,8 +39,8 @@ from hvtx.cli.vm_text import (
     accelerator_of,
     addresses_of,
     boots_with,
-    port_anywhere,
-    short_port,
+    ports_anywhere,
+    short_ports,
     show_done,
     ways_of,
 )
@@ -291,7 +291,7 @@ def ls(ctx: click.Context, json_: bool) -> None:
                 v.pid,
                 " ".join(address for i in v.interfaces for address in addresses_of(i)),
                 " ".join(i.network for i in v.interfaces),
-                " ".join(short_port(p) for i in v.interfaces for p in i.publish),
+                " ".join(short_ports(i.publish) for i in v.interfaces if i.publish),
             )
             for v in vms
         ],
@@ -334,7 +334,7 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
                 *[("address", words) for words in ways_of(interface)],
                 ("mac", interface.mac),
                 ("device", interface.device),
-                *[("published", port_anywhere(p)) for p in interface.publish],
+                *[("published", words) for words in ports_anywhere(interface.publish)],
                 *egress_lines(interface.egress, interface.refused),
             ]
         )

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 from hvtx import documents
 from hvtx.cli import render
 from hvtx.model.address import with_port
+from hvtx.model.port_range import PortRange, ranges
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from hvtx.commands.show import ShownInterface, ShownVm
     from hvtx.engine.runtime import Runtime
     from hvtx.model.vm import Publish
@@ -36,7 +39,7 @@ def _sentences(shown: ShownVm, verb: str) -> list[str]:
     """What was done, in a line; of a VM whose process nobody knows yet, what is to be done."""
     name, interfaces = shown.vm.name, shown.interfaces
     where = ", ".join(" ".join(addresses_of(i)) or "?" for i in interfaces)
-    ports = [_published(p) for i in interfaces for p in i.publish]
+    ports = [_published(some) for i in interfaces for some in ranges(i.publish)]
     if ports:
         where += "; " + ", ".join(ports)
     if verb == "running" and shown.vm.hypervisor == "external" and shown.pid is None:
@@ -60,18 +63,22 @@ def addresses_of(interface: ShownInterface) -> list[str]:
     return [address for address in (interface.ipv4, interface.ipv6) if address]
 
 
-def _host(port: Publish) -> str:
-    """A published port as the host has it, with the one address that it is bound to, if it is."""
-    return with_port(port.host_ip, port.host_port)
+def _host(ports: PortRange) -> str:
+    """Published ports as the host has them, with the one address they are bound to, if it is."""
+    return with_port(ports.first.host_ip, ports.span(ports.first.host_port))
 
 
-def short_port(port: Publish) -> str:
-    """A published port in few characters, for a table."""
-    return f"{_host(port)}→{port.guest_port}/{port.protocol}"
+def short_ports(published: Iterable[Publish]) -> str:
+    """Published ports in few characters, for a table."""
+    return " ".join(
+        f"{_host(some)}→{some.span(some.first.guest_port)}/{some.first.protocol}"
+        for some in ranges(published)
+    )
 
 
-def _published(port: Publish) -> str:
-    return f"{_host(port)}/{port.protocol} → {port.guest_port}"
+def _published(ports: PortRange) -> str:
+    first = ports.first
+    return f"{_host(ports)}/{first.protocol} → {ports.span(first.guest_port)}"
 
 
 def boots_with(shown: ShownVm) -> list[tuple[str, object]]:
@@ -100,6 +107,9 @@ def ways_of(interface: ShownInterface) -> list[str]:
     ]
 
 
-def port_anywhere(port: Publish) -> str:
-    """A published port with ``*`` for every address of the host."""
-    return _published(port) if port.host_ip else f"*:{_published(port)}"
+def ports_anywhere(published: Iterable[Publish]) -> list[str]:
+    """Published ports with ``*`` for every address of the host."""
+    return [
+        _published(some) if some.first.host_ip else f"*:{_published(some)}"
+        for some in ranges(published)
+    ]

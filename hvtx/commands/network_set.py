@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hvtx.engine import egress_base, exchange
@@ -11,7 +12,7 @@ from hvtx.engine.scope import all_networks
 from hvtx.engine.vm_options import changed_policy
 from hvtx.errors import Conflict, UsageError
 from hvtx.model.policy import NO_POLICY, policy_words
-from hvtx.model.resource import Kind, State
+from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.vm import Network
 from hvtx.planner import changes
 from hvtx.planner.scope import NetworkScope
@@ -57,32 +58,32 @@ def set_network(runtime: Runtime, name: str, wish: Changes) -> Network:
     wanted = network._replace(**{**given, "policy": policy})
     if wanted == network:
         return network
-    _refuse_isolation(runtime, network, wanted)
+    if wanted.isolate != network.isolate:
+        with runtime.reading() as sql:
+            _refuse_isolation(network, records.resources_of_vms(sql), records.vm_names(sql))
     scope = ensure_networks(runtime, scope.of(network), "set", settle=False, resolved=True)
     ahead = scope._replace(networks={wanted.id: wanted})
     scope = egress_base.ensure(runtime, NO_POLICY, ahead)._replace(networks={network.id: network})
-    _exchange(runtime, scope, network, wanted)
+    exchange.exchange(runtime, _change(scope, network, wanted), network=name)
     return wanted
 
 
-def _refuse_isolation(runtime: Runtime, network: Network, wanted: Network) -> None:
-    """Whom a guest's frames reach is held by a filter on its device, too, made at its start."""
-    if wanted.isolate == network.isolate:
-        return
-    with runtime.reading() as sql:
-        names = records.vm_names(sql)
-        rows = records.resources_of_vms(sql)
+def _refuse_isolation(network: Network, rows: Iterable[Resource], names: Mapping[str, str]) -> None:
+    """Refuse while VMs are up: whom a guest's frames reach is held by a filter on its device too.
+
+    ``rows`` are those of all VMs, ``names`` the VMs' by id.
+    """
     up = {
-        names[row.vm]
+        names.get(row.vm or "", "?")
         for row in rows
-        if row.kind == Kind.TAP and row.network == network.id and row.vm in names
+        if row.kind == Kind.TAP and row.network == network.id
     }
     if up:
-        first = min(up)
+        shown = ", ".join(sorted(up))
         raise Conflict(
-            f"VMs are up in network {network.name!r} ({', '.join(sorted(up))}), and isolation is"
-            " held by a filter on each one's device, which is made when it starts",
-            hint=f"stop them first: hvtx vm stop {first}",
+            f"VMs are up in network {network.name!r} ({shown}), and isolation is held by a filter"
+            " on each one's device, which is made when it starts",
+            hint=f"stop them first: hvtx vm stop {min(up)}",
         )
 
 
@@ -91,7 +92,7 @@ def field_words(field: str, value: Any) -> str:
     return f"egress {policy_words(value)}" if field == "policy" else f"{field} {value}".lower()
 
 
-def _exchange(runtime: Runtime, scope: NetworkScope, network: Network, wanted: Network) -> None:
+def _change(scope: NetworkScope, network: Network, wanted: Network) -> exchange.Change:
     rows = [
         row
         for row in scope.rows
@@ -105,10 +106,9 @@ def _exchange(runtime: Runtime, scope: NetworkScope, network: Network, wanted: N
         for field in Changes._fields
         if getattr(wanted, field) != getattr(network, field)
     )
-    change = exchange.Change(
+    return exchange.Change(
         difference,
         lambda sql: records.set_network(sql, wanted),
         lambda sql: records.set_network(sql, network),
         [Event("changed", f"network {network.name}: {words}")],
     )
-    exchange.exchange(runtime, change, network=network.name)

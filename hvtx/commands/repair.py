@@ -58,7 +58,10 @@ def repair(runtime: Runtime, name: str | None = None) -> Repair:
         runtime.lock("vm", vm.name)
     runtime.lock("all", "networks")
     resolved_networks(runtime, all_networks(runtime))
-    _carry_changes_on(runtime, vms)
+    changing = {row.vm for row in runtime.read(records.resources_of_vms) if is_changing([row])}
+    for vm in vms:  # of what was interrupted else the old rules would be put back
+        if vm.id in changing:
+            resolve(runtime, vm=vm.name)
     networks, vms = _still_there(runtime, name, vms)
     ensure_networks(runtime, networks_now(runtime, networks), "repair", settle=False, resolved=True)
     passed = forward_accepts.settle(runtime, all_networks(runtime), locked=True)
@@ -90,14 +93,6 @@ def repair(runtime: Runtime, name: str | None = None) -> Repair:
             failed.append(Failed("publish", ports[0].key, unended.message))
         operation.end("partial" if failed else "done", events=_events(repaired, failed))
     return Repair(tuple(repaired), (*failed, *ownrules.of_others(differences)))
-
-
-def _carry_changes_on(runtime: Runtime, vms: Sequence[Vm]) -> None:
-    """Carry through what was interrupted of a change: else its old rules would be put back."""
-    rows = runtime.read(records.resources_of_vms)
-    for vm in vms:
-        if is_changing(row for row in rows if row.vm == vm.id):
-            resolve(runtime, vm=vm.name)
 
 
 def _events(repaired: Sequence[Repaired], failed: Sequence[Failed]) -> list[Event]:

@@ -22,7 +22,7 @@ def is_of(text: str, family: int) -> bool:
     return family_of(text) == family
 
 
-def with_port(address: str | None, port: int) -> str:
+def with_port(address: str | None, port: int | str) -> str:
     """``203.0.113.1:80``, ``[fd77::1]:80`` or, without an address, ``80``."""
     if not address:
         return str(port)

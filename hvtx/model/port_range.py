@@ -9,14 +9,14 @@ from hvtx.model.vm import Publish
 
 
 class PortRange(NamedTuple):
-    """``count`` ports from ``first`` on, of host and guest alike."""
+    """``number`` ports from ``first`` on, of host and guest alike."""
 
     first: Publish
-    count: int = 1
+    number: int = 1
 
     def span(self, port: int) -> str:
         """``8080`` or ``8000-8010``, from one of the first port's numbers."""
-        return str(port) if self.count == 1 else f"{port}-{port + self.count - 1}"
+        return str(port) if self.number == 1 else f"{port}-{port + self.number - 1}"
 
 
 def ranges(ports: Iterable[Publish]) -> list[PortRange]:
@@ -24,11 +24,11 @@ def ranges(ports: Iterable[Publish]) -> list[PortRange]:
     found: list[PortRange] = []
     for port in ports:
         if found:
-            first, count = found[-1]
+            first, number = found[-1]
             if port == first._replace(
-                host_port=first.host_port + count, guest_port=first.guest_port + count
+                host_port=first.host_port + number, guest_port=first.guest_port + number
             ):
-                found[-1] = PortRange(first, count + 1)
+                found[-1] = PortRange(first, number + 1)
                 continue
         found.append(PortRange(port))
     return found

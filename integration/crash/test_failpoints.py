@@ -206,6 +206,7 @@ def _backup_file() -> Path:
 COMMANDS = {
     "network create": Command(NETWORK, lambda hvtx: None),
     "network rm": Command(("network", "rm", "net"), _network),
+    "network set": Command(("network", "set", "net", "--isolate"), _network),
     "vm create": Command((*CREATE, *SLEEP), _network),
     "vm start": Command(("vm", "start", "web"), _created),
     "vm start, crashed": Command(("vm", "start", "web"), _crashed, "collects"),

@@ -192,6 +192,87 @@ def test_another_mark_releases_nothing(world: World, bench: Any) -> None:
     assert subject.release([made])[made.id].gone
 
 
+# -- drivers that exchange -------------------------------------------------------------------------
+
+EXCHANGING = ("nftables", "iptables")
+
+
+@pytest.fixture(params=EXCHANGING)
+def firewall(request: pytest.FixtureRequest, world: World) -> tuple[str, list[Resource]]:
+    """A backend with its base, and three guests' rows, of which the first two are made."""
+    backend = str(request.param)
+    if backend not in world.drivers:
+        pytest.skip(f"the fake kernel has no {backend}")
+    make(world, base_row(backend))
+    rows = [guest_row(backend, number, f"10.77.0.{number}") for number in (5, 6, 7)]
+    return backend, [*(make(world, row) for row in rows[:2]), rows[2]]
+
+
+def marks_of(world: World, backend: str) -> list[str]:
+    found = driver(world, backend).observe()
+    own = {mark(number) for number in (5, 6, 7, 90)}
+    return sorted(entry.mark for entry in found if entry.mark in own)
+
+
+def test_some_take_the_place_of_others(world: World, firewall: Any) -> None:
+    """What is on neither side stays; given again, nothing changes."""
+    backend, (goes, stays, comes) = firewall
+    subject = driver(world, backend)
+    for _ in range(2):
+        assert set(subject.exchange([goes], [comes])) == {comes.id}
+        assert marks_of(world, backend) == [stays.mark, comes.mark]
+    made = comes._replace(observed=dict(subject.exchange([], [comes])[comes.id]))
+    assert subject.release([made, stays]) == {made.id: (True, "", ""), stays.id: (True, "", "")}
+    assert marks_of(world, backend) == []
+
+
+def test_the_same_place_changes_hands(world: World, firewall: Any) -> None:
+    """A row with what another has, and a mark of its own, while that one goes."""
+    backend, (goes, stays, _) = firewall
+    subject = driver(world, backend)
+    heir = goes._replace(id=90, mark=mark(90), observed={})
+    for _ in range(2):
+        subject.exchange([goes], [heir])
+        assert marks_of(world, backend) == [stays.mark, heir.mark]
+    subject.exchange([heir._replace(observed=goes.observed)], [goes])
+    assert marks_of(world, backend) == [goes.mark, stays.mark]
+
+
+def test_what_is_killed_half_way_goes_as_a_whole(world: World, firewall: Any) -> None:
+    """Both rows of one place are released together: it carries the mark of one of them."""
+    backend, (goes, stays, _) = firewall
+    subject = driver(world, backend)
+    heir = goes._replace(id=90, mark=mark(90), observed={})
+    subject.exchange([goes], [heir])
+    outcomes = subject.release([goes, heir])
+    assert all(outcome.gone for outcome in outcomes.values()), outcomes
+    assert marks_of(world, backend) == [stays.mark]
+
+
+def test_what_is_gone_already_is_no_obstacle(world: World, firewall: Any) -> None:
+    backend, (goes, stays, comes) = firewall
+    subject = driver(world, backend)
+    assert subject.release([goes])[goes.id].gone
+    subject.exchange([goes], [comes])
+    assert marks_of(world, backend) == [stays.mark, comes.mark]
+    assert subject.exchange([goes], []) == {}
+
+
+def test_nothing_changes_where_another_has_the_place(world: World) -> None:
+    """Of nftables, where a place holds one element: neither comes nor goes anything."""
+    make(world, base_row("nftables"))
+    goes, other = (guest_row("nftables", number, f"10.77.0.{number}") for number in (5, 6))
+    goes, other = make(world, goes), make(world, other)
+    subject = driver(world, "nftables")
+    comes = other._replace(id=90, mark=mark(90), observed={})
+    before = view(world, subject)
+    with pytest.raises(Conflict):
+        subject.exchange([goes], [comes])
+    with pytest.raises(Conflict):  # what was made, and carries another mark by now
+        subject.exchange([other._replace(mark=mark(6, b"b"))], [])
+    assert view(world, subject) == before
+
+
 # -- devices ---------------------------------------------------------------------------------------
 
 

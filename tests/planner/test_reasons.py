@@ -771,10 +771,11 @@ def test_every_reason_belongs_to_one_action() -> None:
         "release-interrupted",
         "released-leftover",
         "stale-restored",
+        "replaced",
         "duplicate-copy",
         "flows-remain",
     }
-    assert len(Reason) == 27
+    assert len(Reason) == 29
 
 
 def test_an_empty_host_gives_an_empty_plan(scene: Scene) -> None:
