@@ -24,7 +24,7 @@ from hvtx.cli.common import (
     opened,
     reading,
 )
-from hvtx.cli.egress_options import egress_changes, egress_lines, parsed_change
+from hvtx.cli.egress_options import egress_changes, parsed_change
 from hvtx.cli.network import show_resources
 from hvtx.cli.root import Group
 from hvtx.cli.vm_options import (
@@ -39,10 +39,9 @@ from hvtx.cli.vm_text import (
     accelerator_of,
     addresses_of,
     boots_with,
-    ports_anywhere,
+    interface_fields,
     short_ports,
     show_done,
-    ways_of,
 )
 from hvtx.errors import UsageError
 
@@ -246,9 +245,8 @@ def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
             wanted[field] = () if option == "disk" else ""
         elif option == "disk":
             wanted[field] = wanted[field] or None
-    policy = parsed_change(wanted)
-    given = {**wanted, "policy": policy, "command": wanted["command"] or None}
-    changes = vm_set.parse_changes(**given)
+    wanted |= {"policy": parsed_change(wanted), "command": wanted["command"] or None}
+    changes = vm_set.parse_changes(**wanted)
     with opened(ctx, writable=True) as runtime:
         show_done(runtime, vm_set.set_vm(runtime, name, changes), "changed", json_=json_)
 
@@ -328,16 +326,7 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
     )
     for interface in shown.interfaces:
         render.say("")
-        render.fields(
-            [
-                ("network", interface.network),
-                *[("address", words) for words in ways_of(interface)],
-                ("mac", interface.mac),
-                ("device", interface.device),
-                *[("published", words) for words in ports_anywhere(interface.publish)],
-                *egress_lines(interface.egress, interface.refused),
-            ]
-        )
+        render.fields(interface_fields(interface))
     show_resources(shown.resources)
     for note in shown.notes:
         render.say(f"note: {note}")

@@ -12,7 +12,7 @@ from hvtx.engine.peer_ports import refuse_ports
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import bridges_now
 from hvtx.engine.transaction import Operation, begin
-from hvtx.engine.vm_options import VmRequest
+from hvtx.engine.vm_options import VmRequest, warn_of_useless
 from hvtx.errors import Conflict, NotFound, advised
 from hvtx.model.address import is_ipv6
 from hvtx.model.policy import EgressRule, Policy
@@ -137,15 +137,6 @@ def check_request(runtime: Runtime, request: VmRequest, *, starts: bool = False)
     families = {f for n, own in enumerate(networks) if request.ports(n) for f in own.families}
     refuse_ports(runtime, request.publish, () if starts else families)
     return families
-
-
-def warn_of_useless(policy: Policy, networks: Sequence[Network]) -> None:
-    """Tell of rules of an egress policy that nothing in these networks can match."""
-    if policy.rules:
-        from hvtx.planner import egress_rules
-
-        for words in egress_rules.useless(policy, networks):
-            notice.warning(words)
 
 
 def check_files(kernel: str | None, initrd: str | None, disks: Sequence[str]) -> None:

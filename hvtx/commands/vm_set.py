@@ -100,7 +100,7 @@ def set_vm(runtime: Runtime, name: str, changes: Changes) -> VmScope:
         _changed(vm, changes), scope.networks, changes.publish, changes.unpublish
     )
     wanted = wanted._replace(policy=vm_options.changed_policy(vm.policy, changes.policy))
-    vm_create.warn_of_useless(wanted.policy, list(scope.networks.values()))
+    vm_options.warn_of_useless(wanted.policy, list(scope.networks.values()))
     different = _differences(vm, wanted)
     if not different:
         return scope

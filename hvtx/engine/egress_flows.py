@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hvtx.drivers import flows
+from hvtx.engine.egress_guests import concerns
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import HvtxError
 from hvtx.host import failpoint
@@ -25,9 +27,6 @@ def end_refused(runtime: Runtime, changed: Sequence[Resource]) -> Outcome | None
         return None
     try:
         failpoint.reach("flushing:refused")
-        from hvtx.drivers import flows
-        from hvtx.engine.egress_guests import concerns
-
         flows.flush_where(concerns(*_policies(runtime, rows)))
     except (HvtxError, OSError) as problem:
         words = problem.message if isinstance(problem, HvtxError) else str(problem)

@@ -6,10 +6,11 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from hvtx.engine import notice
 from hvtx.errors import UsageError, advised
 from hvtx.model.address import is_ipv6
 from hvtx.model.policy import NO_POLICY, Policy
-from hvtx.model.vm import Publish
+from hvtx.model.vm import Network, Publish
 from hvtx.planner import addressing, ports
 
 if TYPE_CHECKING:
@@ -123,6 +124,15 @@ def changed_policy(policy: Policy, change: PolicyChange | None) -> Policy:
     from hvtx.planner import egress_rules
 
     return egress_rules.changed(policy, change)
+
+
+def warn_of_useless(policy: Policy, networks: Iterable[Network]) -> None:
+    """Tell of rules of an egress policy that nothing in these networks can match."""
+    if policy.rules:
+        from hvtx.planner import egress_rules
+
+        for words in egress_rules.useless(policy, networks):
+            notice.warning(words)
 
 
 def _check_names(name: str, networks: Sequence[str]) -> None:
