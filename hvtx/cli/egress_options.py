@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hvtx.cli.common import Given, complete_words
+from hvtx.errors import UsageError
+from hvtx.model.policy import EGRESS, Egress, written
 
 if TYPE_CHECKING:
     from hvtx.engine.refusals import Refused
-    from hvtx.model.policy import Egress
 
 RULE = "CIDR[:PORT[-PORT][/PROTO]]"
 
 
 def _modes() -> tuple[str, ...]:
-    from hvtx.model.policy import EGRESS
-
     return EGRESS
 
 
@@ -49,10 +48,34 @@ def egress_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def egress_changes(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for what is there, with ``--no-egress`` and ``--no-rules``."""
+    for decorate in (
+        click.option(
+            "--no-rules", is_flag=True, help="Remove all --allow and --deny rules, then add those."
+        ),
+        click.option("--no-egress", is_flag=True, help="Without a mode of its own."),
+        egress_options,
+    ):
+        function = decorate(function)
+    return function
+
+
+def parsed_change(wanted: dict[str, Any]) -> Any:
+    """What becomes of a policy, taken out of the options; None: nothing. Raises UsageError."""
+    mode, allow, deny = (wanted.pop(name) for name in ("egress", "allow", "deny"))
+    unset, clear = wanted.pop("no_egress"), wanted.pop("no_rules")
+    if unset and mode:
+        raise UsageError("--egress and --no-egress cannot be combined", hint="give one of them")
+    if not (mode is not None or unset or clear or allow or deny):
+        return None
+    from hvtx.engine.vm_options import policy_change
+
+    return policy_change("" if unset else mode, allow, deny, clear=clear)
+
+
 def egress_lines(egress: Egress, refused: Refused | None = None) -> list[tuple[str, str]]:
     """What guests may reach, for a table of fields; what was refused, where that is counted."""
-    from hvtx.model.policy import written
-
     found = [("egress", f"{egress.mode} ({egress.source})")]
     found += [(rule.action, written(rule)) for rule in egress.rules]
     if refused is not None:

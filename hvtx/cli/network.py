@@ -9,7 +9,12 @@ import click
 from hvtx import documents
 from hvtx.cli import render
 from hvtx.cli.common import Number, again_when_full, as_json, complete_network, opened, reading
-from hvtx.cli.egress_options import egress_lines, egress_options
+from hvtx.cli.egress_options import (
+    egress_changes,
+    egress_lines,
+    egress_options,
+    parsed_change,
+)
 from hvtx.cli.root import Group
 
 if TYPE_CHECKING:
@@ -160,13 +165,14 @@ def show_resources(resources: Sequence[Resource]) -> None:
     default=None,
     help="Keep guests from each other, or not; while no VM is up in it.",
 )
+@egress_changes
 @as_json
 @click.pass_context
 def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
     """Change a network, whole or not at all; what is not named stays as it is."""
     from hvtx.commands import network_set, show_networks
 
-    changes = network_set.parse_changes(**wanted)
+    changes = network_set.parse_changes(policy=parsed_change(wanted), **wanted)
     with opened(ctx, writable=True) as runtime:
         changed = network_set.set_network(runtime, name, changes)
         shown = show_networks.shown_network(runtime, changed)

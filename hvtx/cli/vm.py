@@ -24,7 +24,7 @@ from hvtx.cli.common import (
     opened,
     reading,
 )
-from hvtx.cli.egress_options import egress_lines
+from hvtx.cli.egress_options import egress_changes, parsed_change
 from hvtx.cli.guest_options import guest_changes, taken_changes
 from hvtx.cli.network import show_resources
 from hvtx.cli.root import Group
@@ -39,10 +39,9 @@ from hvtx.cli.vm_options import (
 from hvtx.cli.vm_text import (
     addresses_of,
     fields_of,
-    ports_anywhere,
+    interface_fields,
     short_ports,
     show_done,
-    ways_of,
 )
 from hvtx.errors import UsageError
 
@@ -226,6 +225,7 @@ _CLEARING = ("kernel", "initrd", "append", "disk")
 @guest_changes
 @click.option("--autostart/--no-autostart", default=None, help="Start the VM at boot, or not.")
 @living
+@egress_changes
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, shell_complete=complete_file)
 @as_json
 @click.pass_context
@@ -250,7 +250,8 @@ def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
         elif option == "disk":
             wanted[field] = wanted[field] or None
     given = taken_changes(wanted)
-    changes = vm_set.parse_changes(**{**wanted, **given, "command": wanted["command"] or None})
+    given |= {"policy": parsed_change(wanted), "command": wanted["command"] or None}
+    changes = vm_set.parse_changes(**{**wanted, **given})
     with opened(ctx, writable=True) as runtime:
         show_done(runtime, vm_set.set_vm(runtime, name, changes), "changed", json_=json_)
 
@@ -316,16 +317,7 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
     render.fields(fields_of(shown))
     for interface in shown.interfaces:
         render.say("")
-        render.fields(
-            [
-                ("network", interface.network),
-                *[("address", words) for words in ways_of(interface)],
-                ("mac", interface.mac),
-                ("device", interface.device),
-                *[("published", words) for words in ports_anywhere(interface.publish)],
-                *egress_lines(interface.egress, interface.refused),
-            ]
-        )
+        render.fields(interface_fields(interface))
     show_resources(shown.resources)
     for note in shown.notes:
         render.say(f"note: {note}")

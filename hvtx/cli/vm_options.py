@@ -151,9 +151,11 @@ def parsed_options(name: str, request: dict[str, Any]) -> Any:
 
     refuse_words_before_dashes(request["command"])
     guest = guests.parse_guest(**taken_guest(request))
+    words = [request.pop(option) for option in ("egress", "allow", "deny")]
+    policy = vm_options.parse_policy(*words)
     parsed = vm_options.parse_request(name, **request)
     guests.check_guest(parsed.hypervisor, parsed.cpus, guest)
-    return parsed._replace(guest=guest)
+    return parsed._replace(guest=guest, policy=policy)
 
 
 def refuse_words_before_dashes(given: Sequence[str]) -> None:

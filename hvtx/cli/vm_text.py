@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hvtx import documents
 from hvtx.cli import render
+from hvtx.cli.egress_options import egress_lines
 from hvtx.model.address import with_port
 from hvtx.model.port_range import PortRange, ranges
 
@@ -135,4 +136,16 @@ def ports_anywhere(published: Iterable[Publish]) -> list[str]:
     return [
         _published(some) if some.first.host_ip else f"*:{_published(some)}"
         for some in ranges(published)
+    ]
+
+
+def interface_fields(interface: ShownInterface) -> list[tuple[str, Any]]:
+    """An interface as a table of fields."""
+    return [
+        ("network", interface.network),
+        *[("address", words) for words in ways_of(interface)],
+        ("mac", interface.mac),
+        ("device", interface.device),
+        *[("published", words) for words in ports_anywhere(interface.publish)],
+        *egress_lines(interface.egress, interface.refused),
     ]

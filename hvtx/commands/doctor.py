@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 
-from hvtx.engine.checks import changes, checksums, dhcp, kernel, own, programs, traffic
+from hvtx.engine.checks import changes, checksums, dhcp, egress, kernel, own, programs, traffic
 from hvtx.engine.finding import AS_ROOT, NOWHERE, Finding
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.errors import HvtxError
@@ -55,6 +55,7 @@ CHECKS: dict[str, Check] = {
     "conntrack": kernel.check_conntrack,
     "checksums": checksums.check_checksums,
     "forward": traffic.check_forward,
+    "egress": egress.check_egress,
     "company": changes.check_watchers,
     "routes": traffic.check_routes,
     "addresses": traffic.check_addresses,
@@ -64,5 +65,6 @@ CHECKS: dict[str, Check] = {
     "units": own.check_units,
 }
 _OF_RECORDS = frozenset(
-    {"store", "operations", "processes", "routes", "addresses", "ports", "dhcp", "damage"}
+    {"store", "operations", "processes", "egress", "routes", "addresses", "ports", "dhcp"}
+    | {"damage"}
 )

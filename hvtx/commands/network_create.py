@@ -10,6 +10,7 @@ from hvtx.engine.network_build import (
 from hvtx.engine.new_network import NetworkRequest, make_network
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
+from hvtx.engine.vm_options import warn_of_useless
 from hvtx.errors import (
     UsageError,
     advised,
@@ -68,10 +69,5 @@ def create_network(runtime: Runtime, request: NetworkRequest) -> Network:
     runtime.lock("all", "networks")
     scope = resolved_networks(runtime, all_networks(runtime))
     network = make_network(runtime, request, scope)
-    if network.policy.rules:
-        from hvtx.engine import notice
-        from hvtx.planner import egress_rules
-
-        for words in egress_rules.useless(network.policy, [network]):
-            notice.warning(words)
+    warn_of_useless(network.policy, [network])
     return network

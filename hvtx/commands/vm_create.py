@@ -13,7 +13,7 @@ from hvtx.engine.peer_ports import refuse_ports
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import bridges_now
 from hvtx.engine.transaction import Operation, begin
-from hvtx.engine.vm_options import VmRequest
+from hvtx.engine.vm_options import VmRequest, warn_of_useless
 from hvtx.engine.vm_user import check_user
 from hvtx.errors import Conflict, NotFound, advised
 from hvtx.model.address import is_ipv6
@@ -150,15 +150,6 @@ def check_request(runtime: Runtime, request: VmRequest, *, starts: bool = False)
     return families
 
 
-def warn_of_useless(policy: Policy, networks: Sequence[Network]) -> None:
-    """Tell of rules of an egress policy that nothing in these networks can match."""
-    if policy.rules:
-        from hvtx.planner import egress_rules
-
-        for words in egress_rules.useless(policy, networks):
-            notice.warning(words)
-
-
 def check_files(kernel: str | None, initrd: str | None, disks: Sequence[str]) -> None:
     """Raise NotFound for a file that is not there."""
     for path, what in ((kernel, "kernel"), (initrd, "initrd"), *((d, "disk") for d in disks)):
@@ -263,8 +254,7 @@ def record_vm(
         for n, network in enumerate(networks)
     ]
     interfaces = leases.claim(sql, vm.id, wanted, taken)
-    vm = vm._replace(interfaces=interfaces)
-    return vm, operation.intend(
+    return vm._replace(interfaces=interfaces), operation.intend(
         sql,
         want_leases(interfaces),
         vm=vm.id,

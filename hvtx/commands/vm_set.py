@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hvtx.commands import vm_create
 from hvtx.engine import guest_options, vm_change, vm_options
@@ -19,12 +19,16 @@ from hvtx.engine.transaction import begin
 from hvtx.engine.vm_user import check_user
 from hvtx.errors import Conflict, UsageError
 from hvtx.model.address import with_port
+from hvtx.model.policy import policy_words
 from hvtx.model.vm import Vm
 from hvtx.planner import ports
 from hvtx.planner.scope import VmScope
 from hvtx.planner.start import families_of, ports_of
 from hvtx.planner.states import VmState
 from hvtx.store.history import Event
+
+if TYPE_CHECKING:
+    from hvtx.planner.egress_rules import PolicyChange
 
 _CLEARED = ("kernel", "initrd", "append", "user_data", "user")  # by an empty value
 _GUEST = guest_options.GuestOptions._fields
@@ -51,6 +55,7 @@ class Changes(NamedTuple):
     user: str | None = None
     publish: tuple[ports.Asked, ...] = ()
     unpublish: tuple[ports.Taken, ...] = ()
+    policy: PolicyChange | None = None
 
     def at_start(self) -> list[str]:
         """The fields of which a VM that runs cannot hear."""
@@ -113,6 +118,8 @@ def set_vm(runtime: Runtime, name: str, changes: Changes) -> VmScope:
     if changes.user:
         where = runtime.installation, runtime.settings.state_directory
         check_user(changes.user, vm.hypervisor, *where)
+    wanted = wanted._replace(policy=vm_options.changed_policy(vm.policy, changes.policy))
+    vm_options.warn_of_useless(wanted.policy, list(scope.networks.values()))
     different = _differences(vm, wanted)
     if not different:
         return scope
@@ -146,7 +153,7 @@ def _at_start(scope: VmScope, changes: Changes) -> Conflict:
     verb = "is" if len(changes.at_start()) == 1 else "are"
     return Conflict(
         f"VM {name!r} is {scope.state.value}, and {fields} {verb} what it is started with",
-        hint=f"stop it first: hvtx vm stop {name}; --publish and --unpublish work while it runs",
+        hint=f"stop it first: hvtx vm stop {name}; --publish and --egress work while it runs",
     )
 
 
@@ -188,6 +195,8 @@ def _differences(vm: Vm, wanted: Vm) -> dict[str, dict[str, Any]]:
         if getattr(vm, name) != getattr(wanted, name)
     }
     had, has = (dict.fromkeys(_published(each)) for each in (vm, wanted))
+    if vm.policy != wanted.policy:
+        found["egress"] = {"from": policy_words(vm.policy), "to": policy_words(wanted.policy)}
     gone, made = [p for p in had if p not in has], [p for p in has if p not in had]
     if gone or made:
         found["publish"] = {"from": gone, "to": made}
@@ -206,7 +215,7 @@ _MANY = 8  # ports that a line of the history names; its detail has them all
 def _words(different: Mapping[str, Mapping[str, Any]]) -> str:
     """What the history says; without paths and words of commands, which may be secret (pure)."""
     found = [
-        f"{name} {change['to']}" if isinstance(change["to"], int) else name
+        f"{name} {change['to']}" if isinstance(change["to"], int) or name == "egress" else name
         for name, change in different.items()
         if name != "publish"
     ]

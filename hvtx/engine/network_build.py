@@ -114,6 +114,12 @@ def make(
     return rows
 
 
+def _missing_bases(network: Network, scope: NetworkScope) -> list[str]:
+    there = map(firewall_spec, scope.bases())
+    limited = not egress.is_plain(network.policy)
+    return provision.missing_bases(network.firewall, there, limited=limited)
+
+
 def build_network(
     runtime: Runtime, network: Network, scope: NetworkScope, verb: str, *, new: bool
 ) -> list[Resource]:
@@ -132,11 +138,7 @@ def build_network(
             network,
             ifindex=provision.device_index(os.urandom(4)),
             bridge_mark="",
-            bases=provision.missing_bases(
-                network.firewall,
-                map(firewall_spec, scope.bases()),
-                limited=not egress.is_plain(network.policy),
-            ),
+            bases=_missing_bases(network, scope),
             settings=settings,
             flows=flow_limit(),
         )

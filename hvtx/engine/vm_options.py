@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from hvtx.engine import notice
 from hvtx.engine.guest_options import GuestOptions
 from hvtx.errors import UsageError, advised
 from hvtx.model.address import is_ipv6
 from hvtx.model.policy import NO_POLICY, Policy
-from hvtx.model.vm import Publish
+from hvtx.model.vm import Network, Publish
 from hvtx.planner import addressing, ports
+
+if TYPE_CHECKING:
+    from hvtx.planner.egress_rules import PolicyChange
 
 HYPERVISORS = ("qemu", "firecracker", "cloud-hypervisor", "command", "external")
 
@@ -35,9 +39,9 @@ class VmRequest(NamedTuple):
     directory: str
     autostart: bool
     leases: tuple[tuple[str | None, str | None], ...] = ()  # IPv4, IPv6 of each interface
-    policy: Policy = NO_POLICY
     guest: GuestOptions = GuestOptions()
     published: tuple[str | None, ...] = ()  # the network of each port; None or nothing: the first
+    policy: Policy = NO_POLICY
 
     def ports(self, position: int) -> tuple[Publish, ...]:
         """The ports of one interface."""
@@ -62,9 +66,6 @@ def parse_request(  # noqa: PLR0913 - it mirrors the options of `vm create`
     disks: Sequence[str] = (),
     command: Sequence[str] = (),
     autostart: bool = False,
-    egress: str | None = None,
-    allow: Sequence[str] = (),
-    deny: Sequence[str] = (),
 ) -> VmRequest:
     """Check what was written; relative paths are those of the current directory.
 
@@ -97,7 +98,6 @@ def parse_request(  # noqa: PLR0913 - it mirrors the options of `vm create`
         command=checked_command(command, count),
         directory=os.getcwd(),
         autostart=autostart,
-        policy=parse_policy(egress, allow, deny),
     )
 
 
@@ -108,6 +108,33 @@ def parse_policy(egress: str | None, allow: Sequence[str], deny: Sequence[str]) 
     from hvtx.planner import egress_rules
 
     return egress_rules.parse_policy(egress, allow, deny)
+
+
+def policy_change(
+    egress: str | None, allow: Sequence[str], deny: Sequence[str], *, clear: bool
+) -> PolicyChange:
+    """What becomes of the egress policy of a VM or a network; raises UsageError."""
+    from hvtx.planner import egress_rules
+
+    return egress_rules.parse_change(egress, allow, deny, clear=clear)
+
+
+def changed_policy(policy: Policy, change: PolicyChange | None) -> Policy:
+    """A policy as a change leaves it; raises UsageError."""
+    if change is None:
+        return policy
+    from hvtx.planner import egress_rules
+
+    return egress_rules.changed(policy, change)
+
+
+def warn_of_useless(policy: Policy, networks: Iterable[Network]) -> None:
+    """Tell of rules of an egress policy that nothing in these networks can match."""
+    if policy.rules:
+        from hvtx.planner import egress_rules
+
+        for words in egress_rules.useless(policy, networks):
+            notice.warning(words)
 
 
 def _check_names(name: str, networks: Sequence[str]) -> None:

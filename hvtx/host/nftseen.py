@@ -193,12 +193,12 @@ def _ranged(family: str, name: str) -> _Parts:
     if found is None or family != "inet":
         return ()
     to: _Parts = ((4, _v4),) if found[2] == "4" else ((16, _v6),)
-    ports: _Parts = ((4, lambda raw: str(raw[0])), (4, _port)) if found[3] else ()
+    ports: _Parts = (
+        ((4, lambda raw: str(raw[0])), (4, lambda raw: str(raw[0] << 8 | raw[1])))
+        if found[3]
+        else ()
+    )
     return _OWNERS[found[1]] + to + ports
-
-
-def _port(raw: bytes) -> str:
-    return str(int.from_bytes(raw[:2], "big"))
 
 
 def _spelt_range(parts: _Parts, key: bytes) -> str:

@@ -37,6 +37,12 @@ class Policy(NamedTuple):
     rules: tuple[EgressRule, ...] = ()
 
 
+def policy_words(policy: Policy) -> str:
+    """A policy in a line of the history."""
+    rules = [f"{rule.action} {written(rule)}" for rule in policy.rules]
+    return ", ".join([policy.egress or "no mode", *rules])
+
+
 class Egress(NamedTuple):
     """What holds for one guest, and whose word it is."""
 

@@ -47,6 +47,7 @@ def network_spec(network: Network) -> FirewallSpec | None:
         "egress": network.policy.egress or OPEN,
         "rules": _listed(network.policy.rules),
         "alone": network.firewall != "nftables",
+        "subnets": list(network.subnets),
     }
 
 
@@ -63,6 +64,8 @@ def vm_spec(vm: Vm, interface: Interface, network: Network) -> FirewallSpec | No
         "bridge": network.bridge,
         "mac": interface.mac,
         "alone": network.firewall != "nftables",
+        "ipv4": interface.ipv4,
+        "ipv6": interface.ipv6,
     }
     if vm.policy != NO_POLICY:
         spec["egress"] = vm.policy.egress

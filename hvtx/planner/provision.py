@@ -96,7 +96,6 @@ def want_network(
         _bridge(network, ifindex, addresses),
         *(_address(network, ifindex, bridge_mark, address) for address in addresses),
         *network_rules(network, flows),
-        *want_network_policy(network),
     ]
     return shared, own
 
@@ -155,7 +154,8 @@ def network_rules(network: Network, flows: int = FLOWS_EACH) -> list[ResourceSpe
         "flows": flows,
         **({} if network.passage or network.firewall != "iptables" else {"passage": False}),
     }
-    return [ResourceSpec(Kind.FILTER, f"{network.firewall} network {network.name}", spec)]
+    own = ResourceSpec(Kind.FILTER, f"{network.firewall} network {network.name}", spec)
+    return [own, *want_network_policy(network)]
 
 
 def want_settings(settings: Sequence[tuple[str, str, str]]) -> list[ResourceSpec]:
@@ -199,12 +199,13 @@ def missing_bases(
     return [base for base in needed if base not in made]
 
 
-def idle_base(spec: FirewallSpec, others: Iterable[str]) -> bool:
+def idle_base(spec: FirewallSpec, others: Iterable[str], *, limited: bool = False) -> bool:
     """Whether no network of those that stay, with the backends ``others``, stands on this base.
 
-    What a policy stands on stays with any network: a VM of it may have one of its own.
+    ``limited``: one of them, or a guest in one, has an egress policy.
     """
-    kept = {base for firewall in others for base in (*_STANDS_ON[firewall], _EGRESS_ON)}
+    kept = {base for firewall in others for base in _STANDS_ON[firewall]}
+    kept |= {_EGRESS_ON} if limited else set()
     return kept.isdisjoint(_bases_of(spec))
 
 

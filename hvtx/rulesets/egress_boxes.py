@@ -39,7 +39,8 @@ def boxes(rules: Iterable[EgressRule], family: int, action: str) -> list[Box]:
     for rule in rules:
         if rule.action != action or not is_of(rule.to, family):
             continue
-        addresses = _range(rule.to)
+        _, *ends = range_of(rule.to)
+        addresses = (ends[0], ends[1])
         if rule.first_port is None:
             whole.append(addresses)
             continue
@@ -56,12 +57,15 @@ def boxes(rules: Iterable[EgressRule], family: int, action: str) -> list[Box]:
     return found
 
 
-def _range(to: str) -> Range:
-    """The addresses of a subnet, or of one address. ``ipaddress`` would cost each start 2 ms."""
+def range_of(to: str) -> tuple[int, int, int]:
+    """How many bytes the addresses of a subnet have, its first and its last.
+
+    Also of a single address. ``ipaddress`` would cost each start 2 ms.
+    """
     address, _, length = to.partition("/")
     raw = packed(address)
     first, bits = int.from_bytes(raw, "big"), 8 * len(raw)
-    return first, first + (1 << (bits - int(length or bits))) - 1
+    return len(raw), first, first + (1 << (bits - int(length or bits))) - 1
 
 
 def joined(ranges: Iterable[Range]) -> list[Range]:

@@ -39,12 +39,13 @@ _ALLOW = "meta mark set meta mark | 0x20000000 accept"
 LINK_LOCAL4 = "169.254.0.0/16"
 METADATA6 = ("fd00:ec2::/32", "fd20:ce::254", "fd00:c1::a9fe:a9fe", "fd00:42::42")
 METADATA4 = ("100.100.100.200",)
-_NOT_THE_WORLD4 = (
+NOT_THE_WORLD4 = (
     "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", LINK_LOCAL4,
     "168.63.129.16", "0.0.0.0/8", "127.0.0.0/8", "192.0.0.0/24", "192.0.2.0/24",
     "192.88.99.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/3",
 )  # fmt: skip
-_NOT_THE_WORLD6 = ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")
+THE_WORLD6 = "2000::/3"
+NOT_THE_WORLD6 = ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")
 
 # Whose rules: a VM's by bridge and MAC address, a network's by its bridge.
 OWNERS = {
@@ -166,9 +167,9 @@ CHAINS = (
         (
             "jump inside",
             "oifname @bridges goto refuse",
-            *(f"ip daddr {to} goto refuse" for to in _NOT_THE_WORLD4),
-            "ip6 daddr != 2000::/3 goto refuse",
-            *(f"ip6 daddr {to} goto refuse" for to in _NOT_THE_WORLD6),
+            *(f"ip daddr {to} goto refuse" for to in NOT_THE_WORLD4),
+            f"ip6 daddr != {THE_WORLD6} goto refuse",
+            *(f"ip6 daddr {to} goto refuse" for to in NOT_THE_WORLD6),
         ),
     ),
     Chain("none", "", ("jump inside", "goto refuse")),

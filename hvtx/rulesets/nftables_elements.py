@@ -9,6 +9,7 @@ from hvtx.errors import UsageError
 from hvtx.model.address import family_of, is_of
 from hvtx.model.firewall import FirewallSpec, addresses_in
 from hvtx.model.hook import SetElement
+from hvtx.model.policy import EgressRule
 from hvtx.model.resource import FLOWS_EACH
 from hvtx.rulesets.nftables_base import table_name
 from hvtx.rulesets.packing import link_local, packed, packed_mac
@@ -166,7 +167,6 @@ def _led_to(owner: str, spec: FirewallSpec) -> Iterator[tuple[str, str]]:
 
 
 def _egress_rules(owner: str, key: bytes, spec: FirewallSpec) -> Iterator[SetElement]:
-    from hvtx.model.policy import EgressRule
     from hvtx.rulesets.egress_boxes import boxes
 
     rules = [EgressRule(*rule) for rule in spec.get("rules", ())]  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ metadata services, all behind the host's default route: only a policy keeps a gu
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -175,7 +176,8 @@ def test_a_vm_has_a_policy_of_its_own_in_an_open_network(
     assert counted["mode"] == "none"
     assert counted["from"] == "vm"
     assert counted["dropped"]["packets"] > 0
-    assert hvtx("doctor", "--json", check=False).json()["findings"]
+    found = hvtx("doctor", "--json", code=None).json()["findings"]
+    assert [f for f in found if f["check"] == "forwarding" and f["level"] != "ok"] == []
     assert hvtx("repair").out.strip() == "nothing is missing"
     hvtx("vm", "stop", "a", "--force")
     hvtx("vm", "start", "a")
@@ -191,3 +193,71 @@ def test_denials_come_first(hvtx: Program, world: lab.Namespace) -> None:
     assert answers(guest, world, "10.1.2.3", 501)
     assert not answers(guest, None, GATEWAY4, 8000)
     assert answers(guest, None, GATEWAY4, 8001)
+
+
+@contextlib.contextmanager
+def talking(
+    guest: GuestVm, world: lab.Namespace, address: str
+) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """An established connection of the guest's: its end, and the world's."""
+    with inside(world):
+        door = socket.create_server((address, 443))
+    with inside(guest):  # type: ignore[arg-type]
+        near = socket.create_connection((address, 443), timeout=3)
+    far, _ = door.accept()
+    door.close()
+    with near, far:
+        near.settimeout(PATIENCE)
+        far.settimeout(PATIENCE)
+        yield near, far
+
+
+def goes_on(near: socket.socket, far: socket.socket) -> bool:
+    """Whether what one end sends now still arrives at the other."""
+    with contextlib.suppress(OSError):
+        near.sendall(b"more")
+        return far.recv(4) == b"more"
+    return False
+
+
+def test_a_living_guest_is_limited_and_its_refused_flows_end(
+    hvtx: Program, world: lab.Namespace
+) -> None:
+    network(hvtx, "net", 0)
+    guest = run(hvtx, "a", "net")
+    with talking(guest, world, "10.1.2.3") as private, talking(guest, world, "8.8.4.4") as public:
+        limited_while_it_talks(hvtx, guest, world, private, public)
+    hvtx("network", "set", "net", "--no-egress")
+    assert answers(guest, world, "192.168.5.5")
+    hvtx("vm", "stop", "a", "--force")
+    hvtx("vm", "rm", "a")
+    hvtx("network", "rm", "net")
+    assert hvtx("gc", "--plan", "--json").json()["items"] == []
+
+
+def limited_while_it_talks(
+    hvtx: Program,
+    guest: GuestVm,
+    world: lab.Namespace,
+    private: tuple[socket.socket, socket.socket],
+    public: tuple[socket.socket, socket.socket],
+) -> None:
+    hvtx("vm", "set", "a", "--egress", "internet", "--allow", "192.168.5.5")
+    assert reached(guest, world, WORLDLY) == {*INTERNET.values(), "192.168.5.5"}
+    assert not goes_on(*private)
+    assert goes_on(*public)
+    shown = hvtx("vm", "show", "a", "--json").json()["interfaces"][0]["egress"]
+    assert (shown["mode"], shown["from"], shown["rules"]) == (
+        "internet",
+        "vm",
+        ["allow 192.168.5.5"],
+    )
+    assert shown["dropped"]["packets"] > 0
+    hvtx("vm", "set", "a", "--no-egress", "--no-rules")
+    assert answers(guest, world, "10.1.2.3")
+    hvtx("network", "set", "net", "--egress", "none", "--allow", "8.8.4.4:443/tcp")
+    assert reached(guest, world, WORLDLY) == {"8.8.4.4"}
+    assert goes_on(*public)
+    hvtx("network", "set", "net", "--no-rules")
+    assert reached(guest, world, WORLDLY) == set()
+    assert not goes_on(*public)

@@ -15,7 +15,7 @@ from hvtx.drivers.nftables.judging import (
     families_of,
 )
 from hvtx.drivers.nftables.release import release_base, release_elements
-from hvtx.drivers.nftables.ruleset import BACKEND, TABLE_TEXT, listing, read
+from hvtx.drivers.nftables.ruleset import BACKEND, TABLE_TEXT, counted, listing, read
 from hvtx.drivers.nftables.session import Acted, NoNftables, Session, guarded, refusal
 from hvtx.drivers.nftables.tables import (
     create_tables,
@@ -33,7 +33,6 @@ from hvtx.model.hook import SetElement
 from hvtx.model.place import nft_place, parse_place
 from hvtx.model.resource import Entry, Outcome, Resource
 from hvtx.rulesets.nftables_base import FAMILIES, PASSING, table_name
-from hvtx.rulesets.nftables_egress import COUNTED
 from hvtx.rulesets.nftables_elements import pieces, unplaced
 
 if TYPE_CHECKING:
@@ -231,15 +230,7 @@ class NftablesDriver:
 
     def counted(self, resources: Sequence[Resource]) -> dict[int, tuple[int, int]]:
         """Packets and bytes in the counters of rows, as far as they are there and have one."""
-        table = self._session.installation
-        wanted = [(r, p) for r in resources for p in pieces(table, firewall_spec(r))]
-        wanted = [(row, piece) for row, piece in wanted if piece.set in COUNTED]
-        there = self._session.socket.lookup([piece for _, piece in wanted])
-        return {
-            row.id: element.counted
-            for (row, _), element in zip(wanted, there, strict=True)
-            if element is not None and element.counted is not None and element.comment == row.mark
-        }
+        return counted(self._session, resources)
 
     def others(self) -> frozenset[str]:
         """Other installations with tables here: each has some, whatever its own backend is.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from hvtx.drivers.nftables.judging import (
     without_comment,
@@ -16,10 +16,13 @@ from hvtx.host.nfnumbers import SET_ANONYMOUS
 from hvtx.host.nftshape import digest
 from hvtx.host.nfttext import render, renderer
 from hvtx.host.nfxt import words_of
+from hvtx.model.firewall import firewall_spec
 from hvtx.model.mark import FAMILY as MARKED
 from hvtx.model.place import nft_place
-from hvtx.model.resource import Entry
+from hvtx.model.resource import Entry, Resource
 from hvtx.rulesets.nftables_base import FAMILIES, PASSING
+from hvtx.rulesets.nftables_egress import COUNTED
+from hvtx.rulesets.nftables_elements import pieces
 
 _RULE_LINE = r"(?s)\t\t(.*) # handle (\d+)"  # compiled only where others' rules are read
 _CHAIN_LINE = r"\tchain (\S+) \{"
@@ -140,3 +143,19 @@ def _rendered(family: str, name: str) -> Callable[[bytes, bytes], str]:
 
 def _plain(name: str) -> bool:
     return re.fullmatch(r"[A-Za-z_][A-Za-z0-9_./\-]*", name) is not None
+
+
+def counted(session: Session, resources: Sequence[Resource]) -> dict[int, tuple[int, int]]:
+    """Packets and bytes in the counters of rows, as far as they are there and have one."""
+    wanted = [
+        (row, piece)
+        for row in resources
+        for piece in pieces(session.installation, firewall_spec(row))
+        if piece.set in COUNTED
+    ]
+    there = session.socket.lookup([piece for _, piece in wanted])
+    return {
+        row.id: element.counted
+        for (row, _), element in zip(wanted, there, strict=True)
+        if element is not None and element.counted is not None and element.comment == row.mark
+    }

@@ -48,6 +48,7 @@ from hvtx.store.records.operation import (
 from hvtx.store.records.resource import (
     are_of_earlier_lives,
     committed_resources,
+    egress_rows,
     firewall_rows_of_vms,
     processes_of_vm,
     published_in,
@@ -90,6 +91,7 @@ __all__ = [
     "attempted",
     "committed_resources",
     "current_life",
+    "egress_rows",
     "find_network",
     "find_vm",
     "firewall_rows_of_vms",
