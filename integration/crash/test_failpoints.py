@@ -21,6 +21,7 @@ import pytest
 
 from integration import lab
 from integration.lab.program import Forked, Program, preload
+from integration.lab.services import services
 
 BACKENDS = ["nftables", "iptables"]
 NETWORK = ("network", "create", "net", "--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
@@ -60,6 +61,29 @@ def _network_beside_policy(hvtx: Program) -> None:
 def _policy_later(hvtx: Program) -> None:
     _running(hvtx)
     _policy()
+
+
+def _network_with_dhcp(hvtx: Program) -> None:
+    hvtx(*NETWORK, "--dhcp")
+
+
+def _created_with_dhcp(hvtx: Program) -> None:
+    """What it starts with gets an address that another VM had: dnsmasq is started again."""
+    _network_with_dhcp(hvtx)
+    hvtx(
+        "vm",
+        "run",
+        "old",
+        "--network",
+        "net",
+        "--ip",
+        "10.77.0.9",
+        "--hypervisor",
+        "command",
+        *SLEEP,
+    )
+    hvtx("vm", "rm", "old", "--force")
+    hvtx(*CREATE, "--ip", "10.77.0.9", *SLEEP)
 
 
 def _created(hvtx: Program) -> None:
@@ -231,6 +255,9 @@ def _backup_file() -> Path:
 
 COMMANDS = {
     "network create": Command(NETWORK, lambda hvtx: None),
+    "network create --dhcp": Command((*NETWORK, "--dhcp"), lambda hvtx: None),
+    "network rm, dhcp": Command(("network", "rm", "net"), _network_with_dhcp),
+    "vm start, dhcp": Command(("vm", "start", "web"), _created_with_dhcp),
     "network rm": Command(("network", "rm", "net"), _network),
     "network set": Command(("network", "set", "net", "--isolate"), _network),
     "network create, a policy": Command(NETWORK, _policy, "collects"),
@@ -308,7 +335,7 @@ def host() -> dict[str, object]:
     document: dict[str, list[object]] = json.loads(text)
     for part in ("links", "addresses", "routes4", "routes6"):  # in the order of random indexes
         document[part].sort(key=lambda item: json.dumps(item, sort_keys=True))
-    return dict(document)
+    return {**document, "services": [len(services())]}
 
 
 def _is_bare(lines: list[str]) -> bool:
