@@ -243,6 +243,13 @@ def _state_file() -> Path:
     return Path(os.environ["HVTX_CONFIG"]).with_name("state.json")
 
 
+def _limited(hvtx: Program) -> None:
+    """A VM with an egress policy of its own, in a network that has one."""
+    _created(hvtx)
+    hvtx("network", "set", "net", "--egress", "internet")
+    hvtx("vm", "set", "web", "--allow", "192.0.2.0/24:80-90", "--deny", "192.0.2.7")
+
+
 def _backed_up(hvtx: Program) -> None:
     """A backup of the very store that is there, so that nothing is rolled back by it."""
     _created(hvtx)
@@ -290,6 +297,13 @@ COMMANDS = {
         ),
         _running_several,
     ),
+    "vm set, egress": Command(
+        ("vm", "set", "web", "--egress", "internet", "--allow", "192.0.2.1:443"), _running_several
+    ),
+    "network set, egress": Command(
+        ("network", "set", "net", "--egress", "none", "--deny", "10.0.0.0/8"), _network
+    ),
+    "vm start, egress": Command(("vm", "start", "web"), _limited),
     # killed after its stop, the VM is stopped, which is neither before nor after
     "vm restart": Command(("vm", "restart", "web", "--timeout", "1"), _running, "collects"),
     "vm rm": Command(("vm", "rm", "web"), _created),

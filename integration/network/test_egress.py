@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -21,7 +22,10 @@ from integration.lab.firewall_contract import (
     bridged_frames_see_iptables,
     checksum,
     inside,
+    ipv4,
+    ipv6,
     reach,
+    udp,
 )
 from integration.lab.program import Forked, Program, preload
 from integration.network.test_guests_network import GUEST, GuestVm
@@ -261,3 +265,108 @@ def limited_while_it_talks(
     hvtx("network", "set", "net", "--no-rules")
     assert reached(guest, world, WORLDLY) == set()
     assert not goes_on(*public)
+
+
+def test_a_change_that_is_killed_opens_nothing(
+    hvtx: Program, world: lab.Namespace, tmp_path: Path
+) -> None:
+    """Killed at each point: what neither policy allows stays shut, and `recover` ends at one."""
+    network(hvtx, "net", 0)
+    guest = run(
+        hvtx, "a", "net", "--egress", "internet", "--deny", "8.8.4.4", "--allow", "10.1.2.3"
+    )
+    before, after = {"2606:4700::4", "10.1.2.3"}, {"192.168.5.5"}
+    asked = (*INTERNET.values(), "10.1.2.3", "192.168.5.5", "172.16.9.9")
+    change = ("vm", "set", "a", "--no-rules", "--egress", "none", "--allow", "192.168.5.5:443")
+    back = ("vm", "set", "a", "--no-rules", "--egress", "internet", "--deny", "8.8.4.4",
+            "--allow", "10.1.2.3")  # fmt: skip
+    log = tmp_path / "points"
+    hvtx(*change, HVTX_FAILPOINT_LOG=str(log))
+    points = list(dict.fromkeys(log.read_text().split()))
+    assert "flushing:refused" in points
+    for point in points:
+        hvtx(*back)
+        hvtx(*change, code=None, HVTX_FAILPOINT=f"{point}:kill")
+        assert reached(guest, world, asked) in (before, after), point
+        hvtx("recover")
+        assert reached(guest, world, asked) in (before, after), point
+        assert hvtx("repair").out.strip() == "nothing is missing", point
+
+
+def raw_packets(guest: GuestVm, *packets: bytes) -> None:
+    """Send whole packets, as they are, by the guest's own routes."""
+    with inside(guest):  # type: ignore[arg-type]
+        four = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+        six = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW)
+    with four, six:
+        for packet in packets:
+            if packet[0] >> 4 == 4:
+                four.sendto(packet, (socket.inet_ntoa(packet[16:20]), 0))
+            else:
+                six.sendto(packet, (socket.inet_ntop(socket.AF_INET6, packet[24:40]), 0))
+
+
+def in_fragments(packet: bytes) -> list[bytes]:
+    """An IPv4 packet as two."""
+    head, body = packet[:20], packet[20:]
+    return [
+        head[:2] + (20 + len(part)).to_bytes(2, "big") + b"\x13\x37" + field + head[8:10] + b"\0\0"
+        + head[12:] + part
+        for part, field in ((body[:16], b"\x20\0"), (body[16:], b"\0\x02"))
+    ]  # fmt: skip
+
+
+def in_fragments6(source: str, to: str, body: bytes) -> list[bytes]:
+    """A UDP datagram of IPv6 in two packets, behind an option for the way."""
+    way = bytes((44, 0, 1, 4, 0, 0, 0, 0))  # hop-by-hop, then a fragment header
+    return [
+        ipv6(
+            source, to, 0, way + bytes((17, 0)) + field.to_bytes(2, "big") + b"\0\0\x13\x37" + part
+        )
+        for part, field in ((body[:16], 1), (body[16:], 16))
+    ]
+
+
+def source_routed(source: str, by: str, to: str, body: bytes) -> bytes:
+    """An IPv4 packet to ``by``, which is to be led on to ``to`` (LSRR)."""
+    whole = ipv4(source, by, 17, body)
+    options = bytes((131, 7, 4)) + socket.inet_aton(to) + b"\0"
+    head = bytes((0x47,)) + whole[1:2] + (len(whole) + 8).to_bytes(2, "big") + whole[4:10]
+    return head + b"\0\0" + whole[12:20] + options + body
+
+
+def test_no_shape_of_a_packet_gets_past(hvtx: Program, world: lab.Namespace) -> None:
+    """Fragments, options, extension headers, source routes: to the world yes, elsewhere no."""
+    for name in ("all", "default"):
+        path = Path(f"/proc/sys/net/ipv4/conf/{name}/accept_source_route")
+        path.write_text("1")
+    network(hvtx, "net", 0, "--egress", "internet")
+    guest = run(hvtx, "a", "net")
+    payload = b"sixteen bytes and some"
+    with contextlib.ExitStack() as stack:
+        doors = {}
+        for address in ("8.8.4.4", "10.1.2.3", "2606:4700::4", "fd12::5"):
+            with inside(world):
+                family = socket.AF_INET6 if ":" in address else socket.AF_INET
+                door = stack.enter_context(socket.socket(family, socket.SOCK_DGRAM))
+            door.bind((address, 443))
+            door.settimeout(PATIENCE)
+            doors[address] = door
+        for address in ("8.8.4.4", "10.1.2.3"):
+            datagram = udp(guest.ipv4, address, (5000, 443), payload)
+            raw_packets(
+                guest,
+                *in_fragments(ipv4(guest.ipv4, address, 17, datagram)),
+                source_routed(guest.ipv4, GATEWAY4, address, datagram),
+                source_routed(guest.ipv4, "8.8.4.4", address, datagram),
+            )
+        for address in ("2606:4700::4", "fd12::5"):
+            datagram = udp(guest.ipv6, address, (5000, 443), payload)
+            raw_packets(guest, *in_fragments6(guest.ipv6, address, datagram))
+        assert {a for a, door in doors.items() if arrived(door)} == {"8.8.4.4", "2606:4700::4"}
+
+
+def arrived(door: socket.socket) -> bool:
+    with contextlib.suppress(OSError):
+        return bool(door.recv(100))
+    return False
