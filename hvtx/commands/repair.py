@@ -58,10 +58,7 @@ def repair(runtime: Runtime, name: str | None = None) -> Repair:
         runtime.lock("vm", vm.name)
     runtime.lock("all", "networks")
     resolved_networks(runtime, all_networks(runtime))
-    changing = {row.vm for row in runtime.read(records.resources_of_vms) if is_changing([row])}
-    for vm in vms:  # of what was interrupted else the old rules would be put back
-        if vm.id in changing:
-            resolve(runtime, vm=vm.name)
+    _end_changes(runtime, vms)
     networks, vms = _still_there(runtime, name, vms)
     ensure_networks(
         runtime, networks_now(runtime, networks), "repair", settle=False, resolved=True, serve=False
@@ -96,6 +93,14 @@ def repair(runtime: Runtime, name: str | None = None) -> Repair:
             failed.append(Failed("publish", ports[0].key, unended.message))
         operation.end("partial" if failed else "done", events=_events(repaired, failed))
     return Repair(tuple(repaired), (*failed, *ownrules.of_others(differences)))
+
+
+def _end_changes(runtime: Runtime, vms: Sequence[Vm]) -> None:
+    """Resolve changes of VMs that were interrupted: else their old rules would be put back."""
+    changing = {row.vm for row in runtime.read(records.resources_of_vms) if is_changing([row])}
+    for vm in vms:
+        if vm.id in changing:
+            resolve(runtime, vm=vm.name)
 
 
 def _events(repaired: Sequence[Repaired], failed: Sequence[Failed]) -> list[Event]:

@@ -24,7 +24,6 @@ from hvtx.drivers.nftables.tables import (
     repair_tables,
 )
 from hvtx.errors import Conflict, HvtxError
-from hvtx.host import store_location
 from hvtx.host.nfmessages import Command, add_element, delete_element
 from hvtx.host.nfnetlink import BatchRefused
 from hvtx.host.nfttext import renderer
@@ -255,18 +254,7 @@ class NftablesDriver:
 
         Raises Contended, NotPermitted; empty without nf_tables.
         """
-        try:
-            found = self._session.consistently(
-                lambda _: self._session.socket.chain_comments(store_location.CHAIN),
-                "the list of chains",
-            )
-        except NoNftables:
-            return {}
-        return {
-            chain.name.removeprefix("hvtx-"): chain.comment or ""
-            for chain in found
-            if chain.family == store_location.CHAIN_FAMILY and chain.name.startswith("hvtx-")
-        }
+        return tables.traces(self._session)
 
     def own_tables(self) -> tuple[SeenTable, ...]:
         """Our tables as they are, whole; none without nf_tables. Raises Contended, NotPermitted."""
