@@ -85,7 +85,7 @@ class World:
         self.end_processes()
         os.close(self.namespace)
 
-    def populate(self) -> float:
+    def populate(self, *, attach: bool = True) -> float:
         """Create and start the VMs with processes attached; VMs a second without the latter."""
         self.enter()
         self._pipe = os.pipe()
@@ -99,7 +99,8 @@ class World:
             vms = _create(runtime, numbers, network)
             _start(runtime, vms, network)
             seconds += time.perf_counter() - begun
-            self._attach(runtime, vms)
+            if attach:
+                self._attach(runtime, vms)
         runtime.close()
         return self.vms / seconds
 

@@ -71,6 +71,7 @@ def netns(nothing_outside: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("HVTX_VERIFY", "1")
     monkeypatch.setenv("HVTX_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("HVTX_RUN_DIR", str(tmp_path / "run"))
+    monkeypatch.setenv("HVTX_DHCP", "off")  # what is about it turns it on
     (tmp_path / "config.toml").write_text("")
     monkeypatch.setenv("HVTX_CONFIG", str(tmp_path / "config.toml"))
     with lab.private_network():

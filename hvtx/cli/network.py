@@ -9,6 +9,12 @@ import click
 from hvtx import documents
 from hvtx.cli import render
 from hvtx.cli.common import Number, again_when_full, as_json, complete_network, opened, reading
+from hvtx.cli.egress_options import (
+    egress_changes,
+    egress_lines,
+    egress_options,
+    parsed_change,
+)
 from hvtx.cli.root import Group
 
 if TYPE_CHECKING:
@@ -53,11 +59,23 @@ def network() -> None:
     metavar="A",
     help="Address of the host that guests have outside; at most one of each family.",
 )
+@click.option(
+    "--passage/--no-passage",
+    default=True,
+    help="Accept guest traffic where the default of another firewall drops it.",
+)
+@egress_options
+@click.option(
+    "--dhcp/--no-dhcp",
+    default=None,
+    help="Addresses, routes and names for guests, by dnsmasq [default: where it is installed].",
+)
 @as_json
 @click.pass_context
 def create(ctx: click.Context, /, name: str, json_: bool, **request: Any) -> None:
     """Make a network: bridge, gateway addresses, base rules."""
     from hvtx.commands import network_create, show_networks
+    from hvtx.engine.vm_options import parse_policy
 
     parsed = network_create.parse_request(
         name,
@@ -68,6 +86,9 @@ def create(ctx: click.Context, /, name: str, json_: bool, **request: Any) -> Non
         isolate=request["isolate"],
         uplink=request["uplink"],
         sources=request["sources"],
+        passage=request["passage"],
+        policy=parse_policy(request["egress"], request["allow"], request["deny"]),
+        dhcp=request["dhcp"],
     )
     with opened(ctx, writable=True) as runtime:
         made = network_create.create_network(runtime, parsed)
@@ -89,20 +110,21 @@ def ls(ctx: click.Context, json_: bool) -> None:
         render.emit_json(documents.networks.document(networks, source.view))
         return
     render.table(
-        ("name", "bridge", "subnets", "nat", "firewall", "vms"),
+        ("name", "bridge", "subnets", "nat", "dhcp", "firewall", "vms"),
         [
             (
                 n.name,
                 n.bridge,
                 " ".join(n.subnets),
                 "yes" if n.nat else "no",
+                "yes" if n.dhcp else "no",
                 n.firewall,
                 len(n.vms),
             )
             for n in networks
         ],
         empty="no networks",
-        below=("vms", "firewall", "nat", "subnets"),
+        below=("vms", "firewall", "dhcp", "nat", "subnets"),
     )
 
 
@@ -127,8 +149,11 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
             ("isolate", "yes" if shown.isolate else "no"),
             *((("uplink", shown.uplink),) if shown.uplink else ()),
             *((("source", " ".join(shown.sources)),) if shown.sources else ()),
+            ("dhcp", "yes" if shown.dhcp else "no"),
             ("mtu", shown.mtu),
             ("firewall", shown.firewall),
+            ("passage", "yes" if shown.passage else "no"),
+            *egress_lines(shown.egress),
             ("vms", " ".join(shown.vms)),
         ]
     )
@@ -154,13 +179,14 @@ def show_resources(resources: Sequence[Resource]) -> None:
     default=None,
     help="Keep guests from each other, or not; while no VM is up in it.",
 )
+@egress_changes
 @as_json
 @click.pass_context
 def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
     """Change a network, whole or not at all; what is not named stays as it is."""
     from hvtx.commands import network_set, show_networks
 
-    changes = network_set.parse_changes(**wanted)
+    changes = network_set.parse_changes(policy=parsed_change(wanted), **wanted)
     with opened(ctx, writable=True) as runtime:
         changed = network_set.set_network(runtime, name, changes)
         shown = show_networks.shown_network(runtime, changed)

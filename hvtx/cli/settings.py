@@ -14,6 +14,8 @@ DEFAULT_CONFIG = "/etc/hvtx/config.toml"
 SECONDS = r"([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?"  # `float` takes more: nan, 1_0, blanks
 DAY = 86400
 FIREWALLS = ("auto", "nftables", "iptables")
+EGRESS = ("open", "internet", "none")
+DHCP = ("auto", "on", "off")
 
 
 def settings(options: Mapping[str, Any]) -> Any:
@@ -40,10 +42,12 @@ def settings(options: Mapping[str, Any]) -> Any:
         group=value("group", "") or None,
         tap_user=value("tap_user", "") or None,
         vm_user=value("vm_user", "auto"),
+        dhcp=value("dhcp", "auto"),
         history_lines=int(value("history_lines", "100000")),
         state_directory=os.path.abspath(value("state_dir", "/var/lib/hvtx")),
         run_directory=os.path.abspath(value("run_dir", "/run/hvtx")),
         firewall=value("firewall", "auto"),
+        egress=value("egress", "") or None,
         lock_timeout=float(value("lock_timeout", "10")),
     )
 
@@ -53,6 +57,10 @@ def _checked(name: str, text: str, where: str) -> str:
     good, hint = text.isprintable(), "write it without control characters and stray bytes"
     if name == "firewall":
         good, hint = text in FIREWALLS, f"it is one of {', '.join(FIREWALLS)}"
+    elif name == "egress":
+        good, hint = text in EGRESS, f"it is one of {', '.join(EGRESS)}"
+    elif name == "dhcp":
+        good, hint = text in DHCP, f"it is one of {', '.join(DHCP)}"
     elif name == "lock_timeout":
         good = bool(re.fullmatch(SECONDS, text)) and float(text) <= DAY
         hint = f"it is a number of seconds from 0 to {DAY}; 0 does not wait at all"
@@ -71,7 +79,7 @@ def _short(text: str) -> str:
 
 _KEYS = {
     *("state_dir", "run_dir", "firewall", "lock_timeout", "history_lines"),
-    *("group", "tap_user", "vm_user"),
+    *("group", "tap_user", "vm_user", "egress", "dhcp"),
 }
 _NUMBERS = {"lock_timeout", "history_lines"}
 

@@ -24,6 +24,8 @@ from hvtx.cli.common import (
     opened,
     reading,
 )
+from hvtx.cli.egress_options import egress_changes, parsed_change
+from hvtx.cli.guest_options import guest_changes, taken_changes
 from hvtx.cli.network import show_resources
 from hvtx.cli.root import Group
 from hvtx.cli.vm_options import (
@@ -35,13 +37,11 @@ from hvtx.cli.vm_options import (
     requests,
 )
 from hvtx.cli.vm_text import (
-    accelerator_of,
     addresses_of,
-    boots_with,
-    ports_anywhere,
+    fields_of,
+    interface_fields,
     short_ports,
     show_done,
-    ways_of,
 )
 from hvtx.errors import UsageError
 
@@ -82,12 +82,15 @@ def create(
       {netmask}   the netmask of that subnet
       {ip6}       its IPv6 address
       {gateway6}  the gateway of its IPv6 subnet
+      {mtu}       the MTU of its network
+      {queues}    how many queues each TAP device has
 
     The second interface's are {tap_2}, {mac_2} and so on. Refused is any other {word} in --append,
     and in a command what is nearly one of these, such as {ipv4}; {{word}} writes it literally, and
     ${word} is left to the shell. A command (--hypervisor command) has the same in its environment:
     HVTX_VM, HVTX_TAP, HVTX_MAC, HVTX_IP, HVTX_GATEWAY, HVTX_NETMASK, HVTX_IP6, HVTX_GATEWAY6,
-    HVTX_TAP_2 and so on.
+    HVTX_MTU, HVTX_QUEUES, HVTX_TAP_2 and so on; and in HVTX_SEED where the image is that
+    cloud-init reads, for one with --user-data or --ssh-key.
     """  # noqa: D301 - click's mark of lines that are to stay as they are
     from hvtx.commands import vm_create
 
@@ -219,8 +222,10 @@ _CLEARING = ("kernel", "initrd", "append", "disk")
 @click.option("--no-initrd", is_flag=True, help="Remove the initial RAM disk.")
 @click.option("--no-append", is_flag=True, help="Remove the kernel command line.")
 @click.option("--no-disk", is_flag=True, help="Without disks.")
+@guest_changes
 @click.option("--autostart/--no-autostart", default=None, help="Start the VM at boot, or not.")
 @living
+@egress_changes
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, shell_complete=complete_file)
 @as_json
 @click.pass_context
@@ -244,7 +249,9 @@ def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
             wanted[field] = () if option == "disk" else ""
         elif option == "disk":
             wanted[field] = wanted[field] or None
-    changes = vm_set.parse_changes(**{**wanted, "command": wanted["command"] or None})
+    given = taken_changes(wanted)
+    given |= {"policy": parsed_change(wanted), "command": wanted["command"] or None}
+    changes = vm_set.parse_changes(**{**wanted, **given})
     with opened(ctx, writable=True) as runtime:
         show_done(runtime, vm_set.set_vm(runtime, name, changes), "changed", json_=json_)
 
@@ -307,32 +314,10 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
     if json_:
         render.emit_json(documents.vm.document(shown, source.view))
         return
-    render.fields(
-        [
-            ("name", shown.vm.name),
-            ("state", shown.state),
-            ("guest", shown.guest),
-            ("hypervisor", shown.vm.hypervisor),
-            *((("accelerator", accelerator),) if (accelerator := accelerator_of(shown)) else ()),
-            ("pid", shown.pid),
-            ("user", shown.user),
-            ("memory", f"{shown.vm.memory} MiB"),
-            ("cpus", shown.vm.cpus),
-            ("autostart", "yes" if shown.vm.autostart else "no"),
-            *boots_with(shown),
-        ]
-    )
+    render.fields(fields_of(shown))
     for interface in shown.interfaces:
         render.say("")
-        render.fields(
-            [
-                ("network", interface.network),
-                *[("address", words) for words in ways_of(interface)],
-                ("mac", interface.mac),
-                ("device", interface.device),
-                *[("published", words) for words in ports_anywhere(interface.publish)],
-            ]
-        )
+        render.fields(interface_fields(interface))
     show_resources(shown.resources)
     for note in shown.notes:
         render.say(f"note: {note}")

@@ -15,6 +15,8 @@ from hvtx.cli.common import (
     complete_network,
     complete_words,
 )
+from hvtx.cli.egress_options import egress_options
+from hvtx.cli.guest_options import guest_options, taken_guest
 from hvtx.errors import UsageError
 
 MEBIBYTES = "the unit is MiB: 2048 is 2 GiB"
@@ -143,7 +145,9 @@ _WISHES = (
         help="Hypervisor [qemu; command where a COMMAND is given].",
     ),
     limited,
+    guest_options,
     click.option("--autostart", is_flag=True, help="Start at boot."),
+    egress_options,
     click.argument("command", nargs=-1, type=click.UNPROCESSED, shell_complete=complete_file),
     as_json,
 )
@@ -158,10 +162,15 @@ def requests(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def parsed_options(name: str, request: dict[str, Any]) -> Any:
     """What was asked for, checked by itself; raises UsageError."""
-    from hvtx.engine import vm_options
+    from hvtx.engine import guest_options as guests, vm_options  # noqa: I001 - ruff would split it
 
     refuse_words_before_dashes(request["command"])
-    return vm_options.parse_request(name, **request)
+    guest = guests.parse_guest(**taken_guest(request))
+    words = [request.pop(option) for option in ("egress", "allow", "deny")]
+    policy = vm_options.parse_policy(*words)
+    parsed = vm_options.parse_request(name, **request)
+    guests.check_guest(parsed.hypervisor, parsed.cpus, guest)
+    return parsed._replace(guest=guest, policy=policy)
 
 
 def refuse_words_before_dashes(given: Sequence[str]) -> None:

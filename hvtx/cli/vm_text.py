@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hvtx import documents
 from hvtx.cli import render
+from hvtx.cli.egress_options import egress_lines
 from hvtx.model import limiting
 from hvtx.model.address import is_ipv6, with_port
 from hvtx.model.port_range import PortRange, ranges
@@ -82,6 +83,26 @@ def _published(ports: PortRange) -> str:
     return f"{_host(ports)}/{first.protocol} → {ports.span(first.guest_port)}"
 
 
+def fields_of(shown: ShownVm) -> list[tuple[str, object]]:
+    """What `vm show` says of a VM before its interfaces."""
+    accelerator = accelerator_of(shown)
+    return [
+        ("name", shown.vm.name),
+        ("state", shown.state),
+        ("guest", shown.guest),
+        ("hypervisor", shown.vm.hypervisor),
+        *((("accelerator", accelerator),) if accelerator else ()),
+        *((("vhost", "yes"),) if shown.vhost else ()),
+        ("pid", shown.pid),
+        ("user", shown.user),
+        ("memory", f"{shown.vm.memory} MiB"),
+        ("cpus", shown.vm.cpus),
+        *((("queues", shown.vm.queues),) if shown.vm.queues > 1 else ()),
+        ("autostart", "yes" if shown.vm.autostart else "no"),
+        *boots_with(shown),
+    ]
+
+
 def boots_with(shown: ShownVm) -> list[tuple[str, object]]:
     """What a VM is started with, as far as it has any of it."""
     vm = shown.vm
@@ -90,6 +111,9 @@ def boots_with(shown: ShownVm) -> list[tuple[str, object]]:
     pairs += [("disk", disk) for disk in vm.disks]
     if any(vm.limits):
         pairs.append(("limit", limiting.words(vm.limits)))
+    if vm.user_data:
+        pairs.append(("user-data", vm.user_data))
+    pairs += [("ssh key", key) for key in vm.ssh_keys]
     if vm.command:
         import shlex
 
@@ -118,4 +142,16 @@ def ports_anywhere(published: Iterable[Publish]) -> list[str]:
     return [
         _published(some) if some.first.host_ip else f"*:{_published(some)}"
         for some in ranges(published)
+    ]
+
+
+def interface_fields(interface: ShownInterface) -> list[tuple[str, Any]]:
+    """An interface as a table of fields."""
+    return [
+        ("network", interface.network),
+        *[("address", words) for words in ways_of(interface)],
+        ("mac", interface.mac),
+        ("device", interface.device),
+        *[("published", words) for words in ports_anywhere(interface.publish)],
+        *egress_lines(interface.egress, interface.refused),
     ]

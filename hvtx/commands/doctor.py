@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 
-from hvtx.engine.checks import changes, checksums, exits, kernel, own, programs, traffic
+from hvtx.engine.checks import (
+    changes,
+    checksums,
+    dhcp,
+    egress,
+    exits,
+    kernel,
+    own,
+    programs,
+    traffic,
+)
 from hvtx.engine.finding import AS_ROOT, NOWHERE, Finding
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.errors import HvtxError
@@ -56,13 +66,16 @@ CHECKS: dict[str, Check] = {
     "conntrack": kernel.check_conntrack,
     "checksums": checksums.check_checksums,
     "forward": traffic.check_forward,
+    "egress": egress.check_egress,
     "company": changes.check_watchers,
     "routes": traffic.check_routes,
     "addresses": traffic.check_addresses,
     "ports": traffic.check_ports,
+    "dhcp": dhcp.check_dhcp,
     "damage": changes.check_damage,
     "units": own.check_units,
 }
 _OF_RECORDS = frozenset(
-    {"store", "operations", "processes", "routes", "addresses", "ports", "damage"}
+    {"store", "operations", "processes", "egress", "routes", "addresses", "ports", "dhcp"}
+    | {"damage"}
 )

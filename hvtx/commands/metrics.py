@@ -9,11 +9,13 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from hvtx import __version__
+from hvtx.engine import refusals
 from hvtx.engine.gc_plan import make_plan
 from hvtx.engine.guests import Judged
 from hvtx.engine.guests import states as guest_states
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.vm_state import read_moment, states_of
+from hvtx.model.firewall import firewall_spec
 from hvtx.model.guest import Guest
 from hvtx.model.vm import Network
 from hvtx.planner.states import VmState
@@ -39,6 +41,7 @@ def gauges(runtime: Runtime) -> list[Gauge]:
         *_plan(runtime),
         *_store(runtime),
         *_conntrack(),
+        *_refused(runtime),
     ]
 
 
@@ -105,6 +108,29 @@ def _plan(runtime: Runtime) -> Iterable[Gauge]:
               {(refused,): float(bool(refused))}),
         Gauge("hvtx_gc_items", "What gc --plan lists, by action and reason.", ("action", "reason"),
               {pair: float(number) for pair, number in sorted(items.items())}),
+    ]  # fmt: skip
+
+
+def _refused(runtime: Runtime) -> Iterable[Gauge]:
+    """What egress policies have refused since each VM was started; of guests that have any."""
+    with runtime.reading() as sql:
+        rows, names = records.egress_rows(sql), records.vm_names(sql)
+    vms = {
+        firewall_spec(row)["mac"]: names[row.vm]
+        for row in rows
+        if row.vm in names and "mac" in firewall_spec(row)
+    }
+    packets: Counter[tuple[str, ...]] = Counter()
+    size: Counter[tuple[str, ...]] = Counter()
+    for mac, counted in refusals.refused(runtime, rows).items():
+        packets[(vms[mac],)] += counted.packets
+        size[(vms[mac],)] += counted.bytes
+    if not packets:
+        return []
+    return [
+        Gauge("hvtx_egress_dropped_packets", "Packets of a guest that its egress policy refused.",
+              ("vm",), dict(packets)),
+        Gauge("hvtx_egress_dropped_bytes", "Bytes of these packets.", ("vm",), dict(size)),
     ]  # fmt: skip
 
 

@@ -10,16 +10,18 @@ from hvtx.engine.network_build import (
 from hvtx.engine.new_network import NetworkRequest, make_network
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
+from hvtx.engine.vm_options import warn_of_useless
 from hvtx.errors import (
     UsageError,
     advised,
 )
 from hvtx.model.address import family_of
+from hvtx.model.policy import NO_POLICY, Policy
 from hvtx.model.vm import Network
 from hvtx.planner.exits import parse_exits
 
 
-def parse_request(
+def parse_request(  # noqa: PLR0913 - it mirrors the options of `network create`
     name: str,
     subnets: Sequence[str],
     bridge: str | None,
@@ -29,6 +31,9 @@ def parse_request(
     isolate: bool,
     uplink: str | None = None,
     sources: Sequence[str] = (),
+    passage: bool = True,
+    policy: Policy = NO_POLICY,
+    dhcp: bool | None = None,
 ) -> NetworkRequest:
     """Check what was written; raises UsageError."""
     from hvtx.planner import addressing
@@ -58,8 +63,8 @@ def parse_request(
             f"--uplink and --bridge are both {bridge}", hint="the bridge is made by hvtx"
         )
     exits = parse_exits(uplink, sources, families=families, nat=nat)
-    subnets = tuple(sorted(parsed, key=family_of))
-    return NetworkRequest(name, subnets, bridge, mtu, nat, isolate, exits)
+    ordered = tuple(sorted(parsed, key=family_of))
+    return NetworkRequest(name, ordered, bridge, mtu, nat, isolate, passage, policy, dhcp, exits)
 
 
 def create_network(runtime: Runtime, request: NetworkRequest) -> Network:
@@ -71,4 +76,6 @@ def create_network(runtime: Runtime, request: NetworkRequest) -> Network:
     runtime.lock("network", request.name)
     runtime.lock("all", "networks")
     scope = resolved_networks(runtime, all_networks(runtime))
-    return make_network(runtime, request, scope)
+    network = make_network(runtime, request, scope)
+    warn_of_useless(network.policy, [network])
+    return network

@@ -50,7 +50,11 @@ def remove_network(runtime: Runtime, name: str) -> None:
     # One whose removal something stood in the way of is only on record for what it left.
     others = scope.networks.keys() - scope.provisional.keys() - {network.id}
     shared = [row for row in scope.rows if row.network is None]
-    rows += _idle_bases(scope, network, shared) if others else shared
+    if others:
+        limited = any(row.network != network.id for row in runtime.read(records.egress_rows))
+        rows += _idle_bases(scope, network, shared, limited=limited)
+    else:
+        rows += shared
     users = runtime.read(records.users_of_network, network.id)
     if users:
         raise Conflict(
@@ -88,11 +92,12 @@ def _away(runtime: Runtime, name: str) -> str:
 
 
 def _idle_bases(
-    scope: NetworkScope, leaving: Network, shared: Sequence[Resource]
+    scope: NetworkScope, leaving: Network, shared: Sequence[Resource], *, limited: bool
 ) -> list[Resource]:
     """What of the installation only networks like the one that leaves stood on.
 
-    Tables and chains of its backend, and the way into the accepts of a family.
+    Tables and chains of its backend, and the way into the accepts of a family. ``limited``: egress
+    policies stay, of networks or of VMs.
     """
     staying = [n for n in scope.networks.values() if n.id != leaving.id]
     others = {n.firewall for n in staying}
@@ -105,7 +110,7 @@ def _idle_bases(
     return [
         row
         for row in shared
-        if (row.role == "base" and provision.idle_base(firewall_spec(row), others))
+        if (row.role == "base" and provision.idle_base(firewall_spec(row), others, limited=limited))
         or (row.role == "pass" and firewall_spec(row)["family"] not in families)
     ]
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hvtx.engine import exchange
+from hvtx.engine import egress_base, exchange
 from hvtx.engine.network_build import ensure_networks, resolved_networks
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
+from hvtx.engine.vm_options import changed_policy
 from hvtx.errors import Conflict, UsageError
+from hvtx.model.policy import NO_POLICY, policy_words
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.vm import Network
 from hvtx.planner import changes
@@ -17,11 +19,15 @@ from hvtx.planner.scope import NetworkScope
 from hvtx.store import records
 from hvtx.store.history import Event
 
+if TYPE_CHECKING:
+    from hvtx.planner.egress_rules import PolicyChange
+
 
 class Changes(NamedTuple):
     """What a person wants otherwise; None leaves it as it is."""
 
     isolate: bool | None = None
+    policy: PolicyChange | None = None
 
 
 def parse_changes(**wanted: Any) -> Changes:
@@ -47,15 +53,17 @@ def set_network(runtime: Runtime, name: str, wish: Changes) -> Network:
     network = next((each for each in scope.networks.values() if each.name == name), None)
     if network is None:
         raise records.no_network(name, [each.name for each in scope.networks.values()])
-    wanted = network._replace(
-        **{field: value for field, value in wish._asdict().items() if value is not None}
-    )
+    given = {field: value for field, value in wish._asdict().items() if value is not None}
+    policy = changed_policy(network.policy, wish.policy)
+    wanted = network._replace(**{**given, "policy": policy})
     if wanted == network:
         return network
     if wanted.isolate != network.isolate:
         with runtime.reading() as sql:
             _refuse_isolation(network, records.resources_of_vms(sql), records.vm_names(sql))
     scope = ensure_networks(runtime, scope.of(network), "set", settle=False, resolved=True)
+    ahead = scope._replace(networks={wanted.id: wanted})
+    scope = egress_base.ensure(runtime, NO_POLICY, ahead)._replace(networks={network.id: network})
     exchange.exchange(runtime, _change(scope, network, wanted), network=name)
     return wanted
 
@@ -79,6 +87,11 @@ def _refuse_isolation(network: Network, rows: Iterable[Resource], names: Mapping
         )
 
 
+def field_words(field: str, value: Any) -> str:
+    """A field with its value, as the history tells it."""
+    return f"egress {policy_words(value)}" if field == "policy" else f"{field} {value}".lower()
+
+
 def _change(scope: NetworkScope, network: Network, wanted: Network) -> exchange.Change:
     rows = [
         row
@@ -89,7 +102,7 @@ def _change(scope: NetworkScope, network: Network, wanted: Network) -> exchange.
         rows, changes.of_network(network, rows), changes.of_network(wanted, rows)
     )
     words = ", ".join(
-        f"{field} {str(getattr(wanted, field)).lower()}"
+        field_words(field, getattr(wanted, field))
         for field in Changes._fields
         if getattr(wanted, field) != getattr(network, field)
     )

@@ -26,9 +26,10 @@ from hvtx.engine.runtime import Runtime, Settings
 from hvtx.errors import NotPermitted
 from hvtx.host import procfs
 from hvtx.model.history import Line
-from hvtx.model.policy import EgressRule, Limits, Policy
+from hvtx.model.policy import NO_POLICY, EgressRule, Limits, Policy
 from hvtx.model.resource import Resource
 from hvtx.model.vm import Epoch, Identity, Interface, Publish, Vm
+from hvtx.planner.egress import effective
 from hvtx.planner.states import judge_vm, vm_state
 from hvtx.store import records
 from hvtx.store import view as file
@@ -180,11 +181,15 @@ class ViewSource:
         )
         verb = entry["verb"] if entry["writer"] and self._works(entry["writer"]) else None
         state = vm_state(rows, verb, liveness)
-        subnets = {
-            network["id"]: list(zip(network["subnets"], network["gateway"], strict=True))
+        networks = {
+            network["id"]: show.Surroundings(
+                list(zip(network["subnets"], network["gateway"], strict=True)),
+                _policy_of(network),
+                network["mtu"],
+            )
             for network in self._seen["networks"]
         }
-        return show.describe_vm(vm, state, liveness, rows, guests.unasked(state), subnets)
+        return show.describe_vm(vm, state, liveness, rows, guests.unasked(state), networks)
 
     def _works(self, writer: Sequence[Any]) -> bool:
         """Whether the process that was working on a VM is still there.
@@ -211,6 +216,17 @@ def _vm_of(fields: Sequence[Any]) -> Vm:
     return Vm(**told)
 
 
+def _policy_of(told: Mapping[str, Any]) -> Policy:
+    """A network's policy, of its object; an older view tells of none."""
+    egress = told.get("egress")
+    if egress is None:
+        return NO_POLICY
+    from hvtx.planner.egress_rules import parse_rule
+
+    rules = tuple(parse_rule(*rule.split(" ", 1)) for rule in egress["rules"])
+    return Policy(None if egress["from"] == "default" else egress["mode"], rules)
+
+
 def _network_of(told: Mapping[str, Any]) -> ShownNetwork:
     return ShownNetwork(
         name=told["name"],
@@ -220,8 +236,11 @@ def _network_of(told: Mapping[str, Any]) -> ShownNetwork:
         gateways=tuple(told["gateway"]),
         nat=told["nat"],
         isolate=told["isolate"],
+        dhcp=told.get("dhcp", False),
         mtu=told["mtu"],
         firewall=told["firewall"],
+        passage=told.get("passage", True),
+        egress=effective(NO_POLICY, _policy_of(told)),
         vms=tuple(told["vms"]),
         resources=tuple(
             Resource(n, row["kind"], row["key"], row["state"], "", {}, {}, 0, 0, None, told["id"])

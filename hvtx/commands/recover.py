@@ -12,7 +12,7 @@ from typing import NamedTuple
 from hvtx.commands.vm_start import start_vm
 from hvtx.engine.apply import apply_plan
 from hvtx.engine.gc_plan import failed_items
-from hvtx.engine.network_build import ensure_networks
+from hvtx.engine.network_build import ensure_networks, settle_accepts
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
 from hvtx.engine.snapshot import take_snapshot
@@ -64,10 +64,7 @@ def recover(
             records.set_recovered(sql, runtime.life.id, history.now())
         runtime.life = runtime.life._replace(recovered=True)
         scope = all_networks(runtime)  # read again: networks were rebuilt
-    if any(network.firewall == "iptables" for network in scope.networks.values()):
-        from hvtx.engine import forward_accepts
-
-        forward_accepts.settle(runtime, scope)
+    settle_accepts(runtime, scope)
     return Recovery(tuple(done.items), tuple(rebuilt), tuple(started), tuple(failed))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from hvtx.engine import flows, forward_accepts, ownrules, port_holders
+from hvtx.engine import flows, network_service, ownrules, port_holders
 from hvtx.engine.damage import (
     Damage,
     damages_of,
@@ -21,7 +21,7 @@ from hvtx.engine.damage import (
 )
 from hvtx.engine.forwarding import keep_settings
 from hvtx.engine.loopback import bridges_in_need
-from hvtx.engine.network_build import ensure_networks, resolved_networks
+from hvtx.engine.network_build import ensure_networks, resolved_networks, settle_accepts
 from hvtx.engine.repair_row import hold_again, repair_object, repair_rules
 from hvtx.engine.repaired import Failed, Repair, Repaired
 from hvtx.engine.resolve import resolve
@@ -58,13 +58,12 @@ def repair(runtime: Runtime, name: str | None = None) -> Repair:
         runtime.lock("vm", vm.name)
     runtime.lock("all", "networks")
     resolved_networks(runtime, all_networks(runtime))
-    changing = {row.vm for row in runtime.read(records.resources_of_vms) if is_changing([row])}
-    for vm in vms:  # of what was interrupted else the old rules would be put back
-        if vm.id in changing:
-            resolve(runtime, vm=vm.name)
+    _end_changes(runtime, vms)
     networks, vms = _still_there(runtime, name, vms)
-    ensure_networks(runtime, networks_now(runtime, networks), "repair", settle=False, resolved=True)
-    passed = forward_accepts.settle(runtime, all_networks(runtime), locked=True)
+    ensure_networks(
+        runtime, networks_now(runtime, networks), "repair", settle=False, resolved=True, serve=False
+    )
+    passed = settle_accepts(runtime, all_networks(runtime), locked=True)
     snapshot = take_snapshot(runtime)
     wanted = {network.id for network in networks}
     live = {vm.id for vm in vms if may_run(snapshot, vm.id)}
@@ -80,6 +79,7 @@ def repair(runtime: Runtime, name: str | None = None) -> Repair:
     repaired = list(passed)
     failed = unseen_of(sighted)  # a look that failed does not make a thing whole
     _keep_settings(runtime, networks, repaired, failed)
+    _supply(runtime, networks, repaired, failed)
     if damages:
         with begin(runtime, "repair", vm=name if vms and not networks else None) as (_, operation):
             pass
@@ -93,6 +93,14 @@ def repair(runtime: Runtime, name: str | None = None) -> Repair:
             failed.append(Failed("publish", ports[0].key, unended.message))
         operation.end("partial" if failed else "done", events=_events(repaired, failed))
     return Repair(tuple(repaired), (*failed, *ownrules.of_others(differences)))
+
+
+def _end_changes(runtime: Runtime, vms: Sequence[Vm]) -> None:
+    """Resolve changes of VMs that were interrupted: else their old rules would be put back."""
+    changing = {row.vm for row in runtime.read(records.resources_of_vms) if is_changing([row])}
+    for vm in vms:
+        if vm.id in changing:
+            resolve(runtime, vm=vm.name)
 
 
 def _events(repaired: Sequence[Repaired], failed: Sequence[Failed]) -> list[Event]:
@@ -116,6 +124,22 @@ def _keep_settings(
             repaired.append(Repaired(row.kind, row.key, words))
     except HvtxError as problem:
         failed.append(Failed(Kind.SYSCTL, "forwarding", problem.message))
+
+
+def _supply(
+    runtime: Runtime,
+    networks: Sequence[Network],
+    repaired: list[Repaired],
+    failed: list[Failed],
+) -> None:
+    """Start the services that networks should have and that are not on record."""
+    if not any(network.dhcp for network in networks):
+        return
+    for name, why in network_service.supply(runtime, networks).items():
+        if why:
+            failed.append(Failed(Kind.PROCESS, f"dnsmasq {name}", why, "it was not running"))
+        else:
+            repaired.append(Repaired(Kind.PROCESS, f"dnsmasq {name}", "it was not running"))
 
 
 def _scope(runtime: Runtime, name: str | None) -> tuple[list[Network], list[Vm]]:
@@ -148,7 +172,7 @@ def _still_there(
 
 # -- putting back ----------------------------------------------------------------------------------
 
-_FIRST = (Kind.SYSCTL, Kind.BRIDGE, Kind.ADDRESS, Kind.TAP)
+_FIRST = (Kind.SYSCTL, Kind.BRIDGE, Kind.ADDRESS, Kind.TAP, Kind.FILE, Kind.PROCESS)
 
 
 def _fix_all(
@@ -182,7 +206,9 @@ def _fix_all(
         ]
     for kind in _FIRST:
         for damage in ordered:
-            if damage.row.kind == kind:
+            # a VM's own directory and process are gone for good
+            of_vm = damage.row.kind in (Kind.FILE, Kind.PROCESS) and damage.row.network is None
+            if damage.row.kind == kind and not of_vm:
                 attempt(damage, lambda damage=damage: repair_object(runtime, damage, rows))  # type: ignore[misc]
     walls = [damage for damage in ordered if damage.row.kind in FIREWALL_KINDS and damage.cuts]
     for damage in sorted(walls, key=lambda d: d.row.role != "base"):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, BinaryIO, NamedTuple
 
-from hvtx.engine import guests
+from hvtx.engine import guests, refusals
+from hvtx.engine.refusals import Refused
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import shown_scope
 from hvtx.engine.vm_paths import log_path, log_paths, run_directory
@@ -17,13 +19,25 @@ from hvtx.host import paths
 from hvtx.hypervisors.base import TRAITS
 from hvtx.model.address import family_of
 from hvtx.model.guest import NOTES, Guest
+from hvtx.model.policy import NO_POLICY, Egress, Policy
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.vm import Interface, Liveness, Network, Publish, Vm
+from hvtx.planner.egress import effective
 from hvtx.planner.scope import VmScope
 from hvtx.planner.states import VmState, identity_of
 from hvtx.store import records
 
-Subnets = Mapping[str, Sequence[tuple[str, str]]]  # network id -> (subnet, gateway), a family each
+
+class Surroundings(NamedTuple):
+    """What a network gives to its guests."""
+
+    subnets: Sequence[tuple[str, str]]  # with its gateway, a family each
+    policy: Policy
+    mtu: int | None = None
+
+
+Networks = Mapping[str, Surroundings]  # by the network's id
+_NOWHERE = Surroundings((), NO_POLICY)
 
 
 class ShownInterface(NamedTuple):
@@ -39,7 +53,10 @@ class ShownInterface(NamedTuple):
     prefix6: int | None
     gateway6: str | None
     publish: tuple[Publish, ...]
-    more: tuple[str, ...]  # its further addresses
+    egress: Egress
+    refused: Refused | None  # None: it is not counted, or may not be read
+    mtu: int | None = None
+    more: tuple[str, ...] = ()  # its further addresses
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -56,39 +73,42 @@ class ShownVm(NamedTuple):
     pid: int | None
     accelerator: str | None
     accelerator_reason: str | None
-    user: int | None
+    user: int | str | None
     interfaces: tuple[ShownInterface, ...]
     resources: tuple[Resource, ...]
     notes: tuple[str, ...]
+    vhost: bool | None = None
 
 
 def shown_vm(runtime: Runtime, scope: VmScope) -> ShownVm:
     """A VM that was read already; its guest is asked."""
     vm, state = scope.vm, scope.state
     asked = guests.states(runtime, [guests.Judged(vm, state)])
-    subnets = _subnets_of(scope.networks.values())
-    return describe_vm(vm, state, scope.liveness, scope.rows, asked[vm.id], subnets)
+    networks = _surroundings(scope.networks.values())
+    counts = refusals.refused(runtime, scope.rows)
+    return describe_vm(vm, state, scope.liveness, scope.rows, asked[vm.id], networks, counts)
 
 
 def shown_vms(
-    runtime: Runtime, vms: Sequence[Vm], moment: Moment, subnets: Subnets
+    runtime: Runtime, vms: Sequence[Vm], moment: Moment, networks: Networks
 ) -> list[ShownVm]:
     """VMs with what was read together with them; their guests are asked at the same time."""
     seen = [(vm, *found) for vm, found in zip(vms, states_of(runtime, vms, moment), strict=True)]
     asked = guests.states(runtime, [guests.Judged(vm, state) for vm, state, _, _ in seen])
+    counts = refusals.refused(runtime, [row for *_, rows in seen for row in rows])
     return [
-        describe_vm(vm, state, liveness, rows, asked[vm.id], subnets)
+        describe_vm(vm, state, liveness, rows, asked[vm.id], networks, counts)
         for vm, state, liveness, rows in seen
     ]
 
 
-def read_subnets(sql: Any) -> dict[str, list[tuple[str, str]]]:
-    """The subnets, with their gateways, of all networks."""
-    return _subnets_of(records.networks(sql))
+def read_networks(sql: Any) -> dict[str, Surroundings]:
+    """What all networks give to their guests."""
+    return _surroundings(records.networks(sql))
 
 
-def _subnets_of(networks: Iterable[Network]) -> dict[str, list[tuple[str, str]]]:
-    return {n.id: list(n.ranges) for n in networks}
+def _surroundings(networks: Iterable[Network]) -> dict[str, Surroundings]:
+    return {n.id: Surroundings(n.ranges, n.policy, n.mtu) for n in networks}
 
 
 def describe_vm(
@@ -97,9 +117,10 @@ def describe_vm(
     liveness: Liveness,
     rows: Sequence[Resource],
     guest: Guest | None,
-    subnets: Subnets,
+    networks: Networks,
+    counts: Mapping[str, Refused] = MappingProxyType({}),
 ) -> ShownVm:
-    """A VM from its record, state, live rows, guest's state and networks (pure)."""
+    """A VM from its record, state, live rows, guest's state, networks and counters (pure)."""
     devices = [row.key for row in rows if row.kind == Kind.TAP]
     pid, started = None, dict[str, Any]()
     for row in rows:
@@ -113,12 +134,15 @@ def describe_vm(
         pid=pid,
         accelerator=started.get("accelerator"),
         accelerator_reason=started.get("accelerator_reason"),
-        user=started.get("user"),
+        user=started.get("user", vm.user),
+        vhost=started.get("vhost"),
         interfaces=tuple(
             _shown_interface(
                 interface,
                 devices[n] if n < len(devices) else None,
-                subnets.get(interface.network, ()),
+                networks.get(interface.network, _NOWHERE),
+                vm.policy,
+                counts.get(interface.mac),
             )
             for n, interface in enumerate(vm.interfaces)
         ),
@@ -128,11 +152,15 @@ def describe_vm(
 
 
 def _shown_interface(
-    interface: Interface, device: str | None, subnets: Sequence[tuple[str, str]]
+    interface: Interface,
+    device: str | None,
+    network: Surroundings,
+    policy: Policy,
+    refused: Refused | None,
 ) -> ShownInterface:
     """An interface, with the prefix length and the gateway of each family that it has."""
     ways: dict[int, tuple[int, str]] = {}
-    for subnet, gateway in subnets:
+    for subnet, gateway in network.subnets:
         family = family_of(subnet)
         if interface.address(family) is not None:
             ways[family] = (int(subnet.partition("/")[2]), gateway)
@@ -140,7 +168,8 @@ def _shown_interface(
     prefix6, gateway6 = ways.get(6, (None, None))
     return ShownInterface(
         interface.network_name, device, interface.mac, interface.ipv4, interface.ipv6,
-        prefix, gateway4, prefix6, gateway6, interface.publish, interface.more,
+        prefix, gateway4, prefix6, gateway6, interface.publish,
+        effective(policy, network.policy), refused, network.mtu, interface.more,
     )  # fmt: skip
 
 
@@ -188,7 +217,7 @@ def show_vm(runtime: Runtime, name: str) -> ShownVm:
 def list_vms(runtime: Runtime) -> list[ShownVm]:
     """All VMs, by name."""
     with runtime.reading() as sql:
-        vms, seen = records.vms(sql), (read_moment(sql), read_subnets(sql))
+        vms, seen = records.vms(sql), (read_moment(sql), read_networks(sql))
     return shown_vms(runtime, vms, *seen)
 
 

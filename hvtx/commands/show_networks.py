@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from hvtx.engine.runtime import Runtime
+from hvtx.model.policy import NO_POLICY, Egress
 from hvtx.model.resource import Resource
 from hvtx.model.vm import Network
+from hvtx.planner.egress import effective
 from hvtx.store import records
 
 
@@ -20,8 +22,11 @@ class ShownNetwork(NamedTuple):
     gateways: tuple[str, ...]
     nat: bool
     isolate: bool
+    dhcp: bool
     mtu: int
     firewall: str
+    passage: bool  # whether others' filters get accepts of ours
+    egress: Egress
     vms: tuple[str, ...]  # names of those that use it
     resources: tuple[Resource, ...]
     uplink: str | None = None
@@ -41,8 +46,11 @@ def shown_network(runtime: Runtime, network: Network) -> ShownNetwork:
         gateways=network.gateways,
         nat=network.nat,
         isolate=network.isolate,
+        dhcp=network.dhcp,
         mtu=network.mtu,
         firewall=network.firewall,
+        passage=network.passage,
+        egress=effective(NO_POLICY, network.policy),
         vms=tuple(users),
         resources=tuple(rows),
         uplink=network.uplink,

@@ -7,14 +7,16 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from hvtx.engine import notice, own_addresses
+from hvtx.engine.guest_options import GuestOptions, check_user_data
 from hvtx.engine.new_network import DEFAULT, default_draft, take_network
 from hvtx.engine.peer_ports import refuse_ports
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import bridges_now
 from hvtx.engine.transaction import Operation, begin
-from hvtx.engine.vm_options import VmRequest
+from hvtx.engine.vm_options import VmRequest, warn_of_useless
+from hvtx.engine.vm_user import check_user
 from hvtx.errors import Conflict, NotFound, advised
-from hvtx.model.policy import Limits
+from hvtx.model.policy import EgressRule, Limits, Policy
 from hvtx.model.resource import Kind
 from hvtx.model.vm import Interface, Network, Publish, Vm
 from hvtx.planner import addressing, provision
@@ -60,8 +62,21 @@ def request_from_log(runtime: Runtime, name: str, operation: int | None = None) 
         directory=record["directory"],
         autostart=record["autostart"],
         leases=tuple(Asked(i["ipv4"], i["ipv6"], tuple(i.get("more", ()))) for i in interfaces),
+        guest=GuestOptions(
+            record.get("queues", 1),
+            record.get("user_data"),
+            tuple(record.get("ssh_keys", ())),
+            record.get("user"),
+        ),
+        policy=_policy_of(record.get("policy")),
         limits=Limits(*record.get("limits", ())),
     )
+
+
+def _policy_of(kept: Any) -> Policy:
+    """A policy as the history keeps it: the mode and the rules, each a list; older lines: none."""
+    egress, rules = kept or (None, ())
+    return Policy(egress, tuple(EgressRule(*rule) for rule in rules))
 
 
 # -- creating --------------------------------------------------------------------------------------
@@ -114,6 +129,9 @@ def check_request(runtime: Runtime, request: VmRequest, *, starts: bool = False)
     if runtime.read(records.find_vm, request.name) is not None:
         raise Conflict(f"VM {request.name!r} exists already", hint="hvtx vm ls")
     check_files(request.kernel, request.initrd, request.disks)
+    check_user_data(request.guest.user_data)
+    where = runtime.installation, runtime.settings.state_directory
+    check_user(request.guest.user, request.hypervisor, *where)
     with runtime.reading() as sql:
         for port in request.publish:
             holder = leases.port_holder(sql, port)
@@ -127,6 +145,7 @@ def check_request(runtime: Runtime, request: VmRequest, *, starts: bool = False)
         for name in request.networks or (DEFAULT,)
     ]
     _check_addresses(runtime, request, networks)
+    warn_of_useless(request.policy, networks)
     families = {f for n, own in enumerate(networks) if request.ports(n) for f in own.families}
     refuse_ports(runtime, request.publish, () if starts else families)
     return families
@@ -214,23 +233,7 @@ def record_vm(
 
     No address is leased that is among those ``taken``, the host's own, unless it was asked for.
     """
-    vm = Vm(
-        id=os.urandom(16).hex(),
-        name=request.name,
-        hypervisor=request.hypervisor,
-        memory=request.memory,
-        cpus=request.cpus,
-        kernel=request.kernel,
-        initrd=request.initrd,
-        append=request.append,
-        disks=request.disks,
-        command=request.command,
-        directory=request.directory,
-        autostart=request.autostart,
-        interfaces=(),
-        number=operation.id,  # which makes no other VM
-        limits=request.limits,
-    )
+    vm = _new_vm(request, operation.id)
     records.add_vm(sql, vm, operation.id)
     wanted = [
         leases.Claim(
@@ -244,10 +247,36 @@ def record_vm(
         for n, (network, asked) in enumerate(zip(networks, _asked(request, networks), strict=True))
     ]
     interfaces = leases.claim(sql, vm.id, wanted, taken)
-    vm = vm._replace(interfaces=interfaces)
-    wants, owners = want_leases(interfaces), lease_networks(interfaces)
-    rows = operation.intend(sql, wants, vm=vm.id, networks=owners, committed=committed)
-    return vm, rows
+    return vm._replace(interfaces=interfaces), operation.intend(
+        sql,
+        want_leases(interfaces),
+        vm=vm.id,
+        networks=lease_networks(interfaces),
+        committed=committed,
+    )
+
+
+def _new_vm(request: VmRequest, number: int) -> Vm:
+    """The VM without its interfaces; ``number`` is that of the operation, which makes no other."""
+    return Vm(
+        id=os.urandom(16).hex(),
+        name=request.name,
+        hypervisor=request.hypervisor,
+        memory=request.memory,
+        cpus=request.cpus,
+        kernel=request.kernel,
+        initrd=request.initrd,
+        append=request.append,
+        disks=request.disks,
+        command=request.command,
+        directory=request.directory,
+        autostart=request.autostart,
+        interfaces=(),
+        number=number,
+        policy=request.policy,
+        limits=request.limits,
+        **request.guest._asdict(),
+    )
 
 
 def want_leases(interfaces: Sequence[Interface]) -> list[ResourceSpec]:

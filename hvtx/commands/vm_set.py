@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hvtx.commands import vm_create
-from hvtx.engine import living_limits, vm_change, vm_options
+from hvtx.engine import guest_options, living_limits, vm_change, vm_options
 from hvtx.engine.peer_ports import refuse_ports
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import begin
+from hvtx.engine.vm_user import check_user
 from hvtx.errors import Conflict, UsageError
 from hvtx.model import limiting
 from hvtx.model.address import with_port
-from hvtx.model.policy import Limits
+from hvtx.model.policy import Limits, policy_words
 from hvtx.model.vm import Vm
 from hvtx.planner import ports
 from hvtx.planner.scope import VmScope
@@ -28,9 +29,15 @@ from hvtx.planner.start import families_of, ports_of
 from hvtx.planner.states import VmState
 from hvtx.store.history import Event
 
+if TYPE_CHECKING:
+    from hvtx.planner.egress_rules import PolicyChange
+
+_CLEARED = ("kernel", "initrd", "append", "user_data", "user")  # by an empty value
+_GUEST = guest_options.GuestOptions._fields
 _FIELDS = (
-    "memory", "cpus", "kernel", "initrd", "append", "disks", "command", "autostart", "limits",
-)  # fmt: skip
+    *("memory", "cpus", "kernel", "initrd", "append", "disks", "command", "autostart", "limits"),
+    *_GUEST,
+)
 
 
 class Changes(NamedTuple):
@@ -45,8 +52,13 @@ class Changes(NamedTuple):
     command: tuple[str, ...] | None = None
     autostart: bool | None = None
     limits: Limits | None = None
+    queues: int | None = None
+    user_data: str | None = None
+    ssh_keys: tuple[str, ...] | None = None
+    user: str | None = None
     publish: tuple[ports.Asked, ...] = ()
     unpublish: tuple[ports.Taken, ...] = ()
+    policy: PolicyChange | None = None
 
     def at_start(self) -> list[str]:
         """The fields of which a VM that runs cannot hear."""
@@ -76,8 +88,14 @@ def parse_changes(**wanted: Any) -> Changes:
     )
     vm_options.check_lines((changes.append, changes.kernel, changes.initrd, *(changes.disks or ())))
     disks = None if changes.disks is None else tuple(os.path.abspath(d) for d in changes.disks)
+    guest_options.check_queues(1 if changes.queues is None else changes.queues)
     return changes._replace(
-        kernel=_absolute(changes.kernel), initrd=_absolute(changes.initrd), disks=disks
+        kernel=_absolute(changes.kernel),
+        initrd=_absolute(changes.initrd),
+        disks=disks,
+        user_data=_absolute(changes.user_data),
+        ssh_keys=None if changes.ssh_keys is None else guest_options.read_keys(changes.ssh_keys),
+        user=guest_options.checked_user(changes.user) if changes.user else changes.user,
     )
 
 
@@ -102,6 +120,11 @@ def set_vm(runtime: Runtime, name: str, changes: Changes) -> VmScope:
     wanted = ports.changed(
         _changed(vm, changes), scope.networks, changes.publish, changes.unpublish
     )
+    if changes.user:
+        where = runtime.installation, runtime.settings.state_directory
+        check_user(changes.user, vm.hypervisor, *where)
+    wanted = wanted._replace(policy=vm_options.changed_policy(vm.policy, changes.policy))
+    vm_options.warn_of_useless(wanted.policy, list(scope.networks.values()))
     different = _differences(vm, wanted)
     if not different:
         return scope
@@ -144,7 +167,7 @@ def _at_start(scope: VmScope, changes: Changes) -> Conflict:
     verb = "is" if len(changes.at_start()) == 1 else "are"
     return Conflict(
         f"VM {name!r} is {scope.state.value}, and {fields} {verb} what it is started with",
-        hint=f"stop it first: hvtx vm stop {name}; --publish, --unpublish and --limit work while it"
+        hint=f"stop it first: hvtx vm stop {name}; --publish, --egress and --limit work while it"
         " runs",
     )
 
@@ -154,7 +177,7 @@ def _changed(vm: Vm, changes: Changes) -> Vm:
     given = {name: getattr(changes, name) for name in changes.at_start()}
     if changes.limits is not None:
         given["limits"] = changes.limits
-    given |= {name: given[name] or None for name in ("kernel", "initrd", "append") if name in given}
+    given |= {name: given[name] or None for name in _CLEARED if name in given}
     interfaces = max(len(vm.interfaces), 1)
     if given.get("append"):
         given["append"] = vm_options.checked_append(given["append"], interfaces)
@@ -170,6 +193,9 @@ def _changed(vm: Vm, changes: Changes) -> Vm:
         append=wanted.append,
         disks=wanted.disks,
     )
+    guest = guest_options.GuestOptions(*(getattr(wanted, name) for name in _GUEST))
+    guest_options.check_guest(wanted.hypervisor, wanted.cpus, guest)
+    guest_options.check_user_data(wanted.user_data if "user_data" in given else None)
     vm_create.check_files(
         wanted.kernel if "kernel" in given else None,
         wanted.initrd if "initrd" in given else None,
@@ -194,6 +220,8 @@ def _differences(vm: Vm, wanted: Vm) -> dict[str, dict[str, Any]]:
         if getattr(vm, name) != getattr(wanted, name)
     }
     had, has = (dict.fromkeys(_published(each)) for each in (vm, wanted))
+    if vm.policy != wanted.policy:
+        found["egress"] = {"from": policy_words(vm.policy), "to": policy_words(wanted.policy)}
     gone, made = [p for p in had if p not in has], [p for p in has if p not in had]
     if gone or made:
         found["publish"] = {"from": gone, "to": made}
@@ -216,7 +244,7 @@ def _told(value: Any) -> Any:
 def _words(different: Mapping[str, Mapping[str, Any]]) -> str:
     """What the history says; without paths and words of commands, which may be secret (pure)."""
     found = [
-        f"{name} {change['to']}" if isinstance(change["to"], int) else name
+        f"{name} {change['to']}" if isinstance(change["to"], int) or name == "egress" else name
         for name, change in different.items()
         if name != "publish"
     ]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hvtx.drivers.vm_process import probe
-from hvtx.engine import own_addresses, port_holders, privileges
+from hvtx.engine import egress_base, own_addresses, port_holders, privileges
 from hvtx.engine.network_build import ensure_networks
 from hvtx.engine.peer_ports import holding_ports
 from hvtx.engine.runtime import Runtime
@@ -21,12 +21,13 @@ from hvtx.engine.transaction import Operation, begin
 from hvtx.engine.vm_launch import Means, bring_up, refuse_diverted_vm
 from hvtx.engine.vm_paths import log_path, run_directory
 from hvtx.engine.vm_state import is_starting
+from hvtx.engine.vm_user import need_user_of, user_of
 from hvtx.errors import Conflict, NotFound, PartialFailure
 from hvtx.host.flows import flow_limit
 from hvtx.hypervisors import base as hypervisors
 from hvtx.model.resource import Resource
 from hvtx.model.user import User
-from hvtx.model.vm import Liveness, Vm
+from hvtx.model.vm import BRIDGE_PORTS, Liveness, Vm
 from hvtx.planner import provision
 from hvtx.planner import start as decide
 from hvtx.planner.scope import NetworkScope, VmScope
@@ -58,7 +59,7 @@ def _start(runtime: Runtime, name: str) -> VmScope:
     with contextlib.suppress(OSError):  # its ports are held for flows that may go on: it is back
         port_holders.end_all(scope.waiting)
     with holding_ports(runtime, decide.ports_of(vm), decide.families_of(vm)) as held:
-        networks = _standing(runtime, networks)
+        networks = egress_base.ensure(runtime, vm.policy, _standing(runtime, networks))
         own_addresses.refuse_start(vm, networks.networks.values())
         refuse_diverted_vm(vm, networks)
         with begin(runtime, "start", vm=name) as (sql, operation):
@@ -95,6 +96,7 @@ def run_vm(runtime: Runtime, request: VmRequest) -> VmScope:
         taken = vm_create.take_networks(runtime, request)
         privileges.need_to_start(taken)
         networks = ensure_networks(runtime, networks_now(runtime, taken))
+        networks = egress_base.ensure(runtime, request.policy, networks)
         own = own_addresses.in_subnets(taken)
         with begin(runtime, "run", vm=request.name) as (sql, operation):
             vm, leases = vm_create.record_vm(
@@ -128,7 +130,8 @@ def _probe(runtime: Runtime, vm: Vm) -> hypervisors.Probes:
     if vm.hypervisor == "external":
         return probe.probe(vm, runtime.store.run_directory)
     settings = runtime.settings
-    user = privileges.need_user(settings.vm_user, runtime.installation, settings.state_directory)
+    installation, state = runtime.installation, settings.state_directory
+    user = need_user_of(vm, settings.vm_user, installation, state)
     return probe.probe(vm, runtime.store.run_directory, user)
 
 
@@ -140,18 +143,12 @@ def _with_user(
     The number is that of the operation that made it, or first started it where it was imported or
     made by an earlier hvtx: no other VM's, now or later.
     """
-    if vm.hypervisor == "external":
-        return vm, None
-    from hvtx.host import vmuser
-
     runtime = operation.runtime
-    if not vm.number:
+    if not vm.number and vm.hypervisor != "external":
         vm = vm._replace(number=operation.id)
         records.set_vm(sql, vm)
-    user = vmuser.choose(runtime.settings.vm_user, runtime.installation, vm.number)
-    if user is not None and (probes.kvm or vm.hypervisor != "qemu"):
-        user = vmuser.with_kvm(user)
-    return vm, user
+    setting = runtime.settings.vm_user
+    return vm, user_of(vm, setting, runtime.installation, kvm=probes.kvm)
 
 
 def _resolve(runtime: Runtime, name: str) -> Plan:
@@ -165,7 +162,7 @@ def _draft(request: VmRequest) -> Vm:
     return Vm(
         "", request.name, request.hypervisor, request.memory, request.cpus, request.kernel,
         request.initrd, request.append, request.disks, request.command, request.directory,
-        request.autostart, (),
+        request.autostart, (), **request.guest._asdict(),
     )  # fmt: skip
 
 
@@ -223,6 +220,11 @@ def _intend(
     user: User | None,
 ) -> list[Resource]:
     """Write what the start makes, and close what its plan closes of the rows from ``before``."""
+    large = decide.unbounded(networks.networks.values())
+    taps = records.taps_in_networks(sql, large, operation.runtime.life.id, BRIDGE_PORTS)
+    refusal = decide.full(vm, networks.networks, taps)
+    if refusal is not None:
+        raise refusal
     devices = [
         (
             provision.device_name(os.urandom(8)),
@@ -231,8 +233,8 @@ def _intend(
         )
         for _ in vm.interfaces
     ]
-    directory = run_directory(operation.runtime.store.run_directory, vm)
-    given = decide.Given(devices, directory, flow_limit(), user)
+    runs = operation.runtime.store.run_directory
+    given = decide.Given(devices, run_directory(runs, vm), flow_limit(), user, runs)
     plan = decide.plan_start(vm, before, networks, given)
     if isinstance(plan, Conflict):
         raise plan

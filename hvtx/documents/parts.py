@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from hvtx.model.policy import Egress, written
+
 if TYPE_CHECKING:
     from hvtx.commands.published_view import AsOf
     from hvtx.engine.imported import ImportedThing
@@ -14,6 +16,12 @@ if TYPE_CHECKING:
 def resources(rows: Iterable[Resource]) -> list[dict[str, Any]]:
     """The rows of a VM, a network or an operation."""
     return [{"kind": r.kind, "key": r.key, "state": r.state, "mark": r.mark or None} for r in rows]
+
+
+def egress(shown: Egress) -> dict[str, Any]:
+    """What guests may reach: the mode, who says it, and the rules in the order they are asked."""
+    rules = [f"{rule.action} {written(rule)}" for rule in shown.rules]
+    return {"mode": shown.mode, "from": shown.source, "rules": rules}
 
 
 def seen_in(view: AsOf | None) -> dict[str, Any]:

@@ -26,13 +26,17 @@ def document(shown: ShownVm, view: AsOf | None = None) -> dict[str, Any]:
         "hypervisor": vm.hypervisor,
         "pid": shown.pid,
         "user": shown.user,
+        "vhost": shown.vhost,
         "autostart": vm.autostart,
         "memory": vm.memory,
         "cpus": vm.cpus,
+        "queues": vm.queues,
         "kernel": vm.kernel,
         "initrd": vm.initrd,
         "append": vm.append,
         "disks": list(vm.disks),
+        "user_data": vm.user_data,
+        "ssh_keys": list(vm.ssh_keys),
         "command": list(vm.command),
         "directory": vm.directory or None,
         "limit": told(vm.limits) or None,
@@ -55,6 +59,7 @@ def _interface(shown: ShownInterface) -> dict[str, Any]:
         "prefix6": shown.prefix6,
         "gateway6": shown.gateway6,
         "addresses": list(shown.addresses),
+        "mtu": shown.mtu,
         "publish": [
             {
                 "protocol": port.protocol,
@@ -64,4 +69,8 @@ def _interface(shown: ShownInterface) -> dict[str, Any]:
             }
             for port in shown.publish
         ],
+        "egress": {
+            **parts.egress(shown.egress),
+            "dropped": None if shown.refused is None else shown.refused._asdict(),
+        },
     }

@@ -113,6 +113,13 @@ class DeviceDriver(LinkDriver, Protocol):
         """Let go of what is still held; it stays."""
 
 
+class ServiceDriver(Driver, Protocol):
+    """A driver of processes, which it makes so that they wait until their identity is on record."""
+
+    def open(self, resources: Sequence[Resource]) -> None:
+        """Let what was made go on, and wait until it serves. Raises HostRefused."""
+
+
 class ExchangingDriver(Driver, Protocol):
     """A driver that can change what stands, without a moment between before and after."""
 
@@ -171,6 +178,9 @@ class CommonDriver(FirewallDriver, Protocol):
 
     def traces(self) -> dict[str, str]:
         """Where each installation's store is, by its table (:mod:`hvtx.host.store_location`)."""
+
+    def counted(self, resources: Sequence[Resource]) -> dict[int, tuple[int, int]]:
+        """Packets and bytes in the counters of rows, as far as they are there and have one."""
 
     def own_tables(self) -> tuple[SeenTable, ...]:
         """Our tables as they are, whole. Raises Contended, NotPermitted."""

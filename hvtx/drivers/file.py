@@ -1,9 +1,11 @@
-"""Run-time directories of VMs: sockets and rendered configuration, gone with the VM's resources.
+"""Run-time directories of VMs, and their seeds: gone with the VM's resources.
 
 The directory is ``vms/<id of the VM>`` in a directory that only hvtx writes to. The row's mark
 stands outside of it, in ``marks/<id>``: the directory itself is its VM process's, who could forge
 or remove whatever is in it. (VMs that an earlier hvtx started have a
 file ``mark`` in a directory of hvtx's own.)
+
+A seed (:mod:`hvtx.model.seed`) is a file in that directory; its mark is ``marks/<id>.seed.iso``.
 
 What such a process leaves goes with the directory, whatever it is. No link is followed, and a tree
 may be deep: directories in it are moved up and emptied one by one, so that two
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import stat
 import time
@@ -25,7 +28,9 @@ from hvtx.drivers.base import Host
 from hvtx.errors import HostRefused
 from hvtx.host import capabilities
 from hvtx.host.files import is_there, path_of
+from hvtx.host.seed_image import image, read_user_data
 from hvtx.model.resource import GONE, Kind, Outcome, Resource, file_spec
+from hvtx.model.seed import LABEL, SEED, SeedSpec, is_seed, seed_spec
 
 _MARK = "mark"
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
@@ -33,7 +38,7 @@ _SECONDS = 10.0  # enough for some 100,000 levels; the next try goes on
 
 
 class FileDriver:
-    """Makes and removes run-time directories (``FileSpec``)."""
+    """Makes and removes run-time directories (``FileSpec``) and seeds (``SeedSpec``)."""
 
     kinds = frozenset({Kind.FILE})
 
@@ -42,31 +47,77 @@ class FileDriver:
         self._host = host
 
     def create(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
-        """Make the directories, mode 0700; returns ``{}`` each."""
+        """Make directories, mode 0700, and seeds, mode 0600; returns ``{}`` each."""
         return {row.id: _create(row) for row in resources}
 
     def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
-        """Remove the directories that carry their mark, with all that is in them."""
+        """Remove what carries its mark, with all that is in it."""
         return {row.id: _release(row) for row in resources}
 
 
 def _create(row: Resource) -> dict[str, Any]:
-    spec = file_spec(row)
-    path = Path(spec["path"])
-    beside = _mark_path(spec["path"])
+    path = Path(file_spec(row)["path"])
+    what = "seed" if is_seed(row) else "run-time directory"
+    content = _content(seed_spec(row)) if is_seed(row) else b""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not is_there(spec["path"]):  # else it is not ours, and gets no mark
-            Path(beside).parent.mkdir(mode=0o700, exist_ok=True)
-            _write(f"{beside}.new", row.mark)
-            os.rename(f"{beside}.new", beside)
-        path.mkdir(mode=0o700)
+        _put_mark(row)
+        if is_seed(row):
+            _write_seed(seed_spec(row), content)
+        else:
+            path.mkdir(mode=0o700)
     except OSError as problem:
         raise HostRefused(
-            f"the run-time directory {path} cannot be made: {problem.strerror}",
+            f"the {what} {path} cannot be made: {problem.strerror}",
             hint="look at the run directory's permissions and space, or choose another --run-dir",
         ) from problem
     return {}
+
+
+def _put_mark(row: Resource) -> None:
+    path = file_spec(row)["path"]
+    if is_there(path):  # it is not ours, and gets no mark
+        return
+    beside = _mark_path(path)
+    Path(beside).parent.mkdir(mode=0o700, exist_ok=True)
+    _write(f"{beside}.new", row.mark)
+    os.rename(f"{beside}.new", beside)
+
+
+def _content(spec: SeedSpec) -> bytes:
+    """The image of a seed, which is made before anything is written. Raises HostRefused."""
+    given = spec["user_data"]
+    try:
+        files = {
+            "user-data": b"#cloud-config\n{}\n" if given is None else read_user_data(given),
+            "meta-data": _json(spec["meta_data"]),  # of which YAML is a superset
+            "network-config": _json(spec["network_config"]),
+        }
+        return image(LABEL, files)
+    except OSError as problem:
+        raise HostRefused(
+            f"the user-data {given} cannot be read: {problem.strerror}",
+            hint="look at its permissions and its size",
+        ) from problem
+    except ImportError as problem:
+        raise HostRefused(
+            f"the seed {spec['path']} cannot be made: {problem}",
+            hint="install the library that makes it: pip install pycdlib (apt install"
+            " python3-pycdlib)",
+        ) from problem
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, indent=2).encode() + b"\n"
+
+
+def _write_seed(spec: SeedSpec, content: bytes) -> None:
+    """Write what may hold secrets, for its owner alone. Raises OSError."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(spec["path"], flags, 0o600), "wb") as file:
+        if "owner" in spec:
+            os.fchown(file.fileno(), spec["owner"], spec["group"])
+        file.write(content)
 
 
 def _write(path: str, mark: str) -> None:
@@ -77,11 +128,13 @@ def _write(path: str, mark: str) -> None:
 
 def _mark_path(path: str) -> str:
     above, name = os.path.split(path)
+    if name == SEED:  # VMs' directories have ids of hexadecimal digits for names
+        above, name = os.path.dirname(above), f"{os.path.basename(above)}.{SEED}"
     return os.path.join(os.path.dirname(above), "marks", name)
 
 
 def mark_of(path: str) -> str | None:
-    """The mark that a run-time directory carries; None without one. OSError if it is unreadable."""
+    """The mark that a directory or a seed carries, None without one. OSError if unreadable."""
     for place in (_mark_path(path), os.path.join(path, _MARK)):
         try:
             return Path(place).read_text()

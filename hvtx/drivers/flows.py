@@ -151,6 +151,20 @@ def flush_taken(doors: Iterable[Door], kept: Iterable[Door]) -> int:
     return flushing.ended
 
 
+def flush_where(concerns: Callable[[Flow], bool]) -> int:
+    """End flows of which that is true, and which rules let nobody begin; how many.
+
+    Raises FlowsRemain.
+    """
+    if conntrack.tracked() == 0:
+        return 0
+    flushing = _Flush(concerns, set(SOURCE), None, None, lambda flow: False)
+    flushing.run()
+    if flushing.left is None or flushing.left:
+        raise FlowsRemain(flushing.problem, frozenset())
+    return flushing.ended
+
+
 _Service = tuple[int, int]  # protocol, host port
 _Goal = tuple[bytes, frozenset[tuple[bytes, int]]]  # host address, the guest's address and port
 

@@ -192,7 +192,13 @@ def remove_seen(driver: Driver, item: Item, addresses: Sequence[str] = ()) -> Ou
 
 
 def end_absent(operation: RunningOperation, rows: Sequence[Resource]) -> None:
-    """End what stands beside objects that are proven absent, before their rows are closed."""
+    """End what stands beside objects that are proven absent, before their rows are closed.
+
+    A service of an earlier life of the host, in a namespace that is gone, may have outlived it.
+    """
+    services = [row for row in rows if row.is_service]
+    if services:
+        released_by(operation.runtime.driver("dnsmasq"), services)
     loopback.settle(operation.runtime, rows, {row.id for row in rows})
     with suppress(OSError):  # of another boot or pid namespace, for one
         port_holders.end_all(rows)

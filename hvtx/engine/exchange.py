@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hvtx.engine import effects, flows, lines, loopback, port_holders
+from hvtx.engine import effects, egress_flows, flows, lines, loopback, port_holders
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, begin
 from hvtx.engine.undo import attempt
@@ -161,7 +161,7 @@ def _carry_through(
     result: str,
 ) -> list[Resource]:
     observed = _act(operation, gone, made)
-    left = _end(operation, gone)
+    left = egress_flows.end_refused(operation.runtime, [*gone, *made]) or _end(operation, gone)
     observed |= _holders(operation, made, observed)
     committed = [_committed(row, observed) for row in made]
     why = {row.id: left for row in gone} if left is not None else {}
@@ -288,7 +288,7 @@ def carry_on(operation: Operation, rows: Sequence[Resource]) -> Outcome:
     made = [row for row in own if row.state == State.INTENDED]
     try:
         observed = _act(operation, gone, made)
-        left = _end(operation, gone)
+        left = egress_flows.end_refused(runtime, [*gone, *made]) or _end(operation, gone)
         observed |= _holders(operation, made, observed)
     except (HvtxError, OSError) as problem:
         words = problem.message if isinstance(problem, HvtxError) else str(problem)

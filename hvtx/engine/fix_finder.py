@@ -12,7 +12,8 @@ from hvtx.errors import HvtxError
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.traffic import Stop
 from hvtx.model.vm import Network
-from hvtx.planner.flow_fixes import Chain, Host, Net, fix
+from hvtx.planner.flow_fixes import Chain, Host, fix
+from hvtx.planner.own_accepts import Net
 from hvtx.store import records
 
 _RULE = re.compile(r"\s*(.*?) # handle (\d+)")
@@ -31,7 +32,10 @@ class FixFinder:
         """``more`` are networks that might be made."""
         every = [*runtime.read(records.networks), *more]
         self._nets = {
-            n.name: Net(n.bridge, tuple(n.subnets), tuple(n.gateways), n.firewall) for n in every
+            n.name: Net(
+                n.bridge, tuple(n.subnets), tuple(n.gateways), n.firewall, n.passage, n.dhcp
+            )
+            for n in every
         }
         try:
             self._uplinks = tuple(world(every))

@@ -6,11 +6,11 @@ Nothing is put into the host for it (docs/adr/0028).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
-from hvtx.engine import uplink_checks
+from hvtx.engine import passages, uplink_checks
 from hvtx.engine.cause_names import CauseNames
 from hvtx.engine.effects import made_by
 from hvtx.engine.finding import Finding
@@ -108,6 +108,7 @@ def _with_network(
         wants += forward_accepts.wants_with(
             network, runtime.read(records.networks), uplink_checks.UPLINK
         )
+    wants += passages.wants_with(network, uplink_checks.UPLINK)
     return more, [promise], wants
 
 
@@ -130,9 +131,7 @@ def _judged(
     lacks = uncarried.not_carried(_passed(picture, made, exits))
     every = [*wants, *(want for guest, _ in asked for want in guest.wants)]
     if without and not wants:
-        from hvtx.engine import forward_accepts
-
-        every += forward_accepts.wants_beside(runtime, without, uplink_checks.UPLINK)
+        every += _ways_beside(runtime, without)
 
     def furnish() -> None:
         try:
@@ -160,6 +159,18 @@ def _judged(
     stops = tuple(_stops(stopped, handles, names))
     notes += names.partly(stops)
     return Judged(stops, tuple(dict.fromkeys(lacks)), count, tuple(notes))
+
+
+def _ways_beside(runtime: Runtime, families: Collection[int]) -> list[ResourceSpec]:
+    """What lets guests out by an uplink that is thought up, beside the rows that are there."""
+    from hvtx.engine import forward_accepts
+
+    rows = runtime.read(records.committed_resources, Kind.FILTER)
+    here = [row for row in rows if row.life == runtime.life.id]
+    return [
+        *forward_accepts.wants_beside(here, families, uplink_checks.UPLINK),
+        *passages.wants_beside(here, families, uplink_checks.UPLINK),
+    ]
 
 
 def _give_owners(scratch: Scratch, picture: Picture, made: Sequence[Promise]) -> None:

@@ -17,11 +17,11 @@ from hvtx.engine.scope import all_networks
 from hvtx.engine.transaction import begin
 from hvtx.engine.undo import take_down
 from hvtx.model.firewall import FirewallSpec, firewall_spec
+from hvtx.model.mark import FAMILY
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.vm import Network
 from hvtx.planner.provision import ResourceSpec
 from hvtx.planner.scope import NetworkScope
-from hvtx.store import records
 
 WHAT: Final = "pass"
 _BACKEND: Final = "iptables"
@@ -55,7 +55,9 @@ def change(scope: NetworkScope) -> Change:
         network
         for network in scope.every
         # one that is half made has its chains later, or never
-        if network.firewall == _BACKEND and network.id in known.keys() - scope.provisional.keys()
+        if network.firewall == _BACKEND
+        and network.passage
+        and network.id in known.keys() - scope.provisional.keys()
     ]
     if not networks and not there:
         return NOTHING
@@ -84,13 +86,14 @@ def wants_with(network: Network, every: Sequence[Network], more: str) -> list[Re
     return [_want({**spec, "uplinks": sorted({*spec["uplinks"], more})}) for spec in found.values()]
 
 
-def wants_beside(runtime: Runtime, families: Collection[int], device: str) -> list[ResourceSpec]:
-    """The same for a way to the world that is thought up, beside rows that are there."""
-    there = rows_of(runtime.life.id, runtime.read(records.resources_of_network, None))
+def wants_beside(
+    rows: Sequence[Resource], families: Collection[int], device: str
+) -> list[ResourceSpec]:
+    """The same for a way to the world that is thought up, beside committed rows."""
     return [
         _want({**firewall_spec(row), "uplinks": [device]})
-        for row in there
-        if firewall_spec(row)["family"] in families
+        for row in rows
+        if row.role == WHAT and firewall_spec(row)["family"] in families
     ]
 
 
@@ -122,11 +125,13 @@ def world(every: Sequence[Network]) -> list[str]:
 
     links = Links()
     try:
+        every_link = links.all()
         return uplinks(
-            links.all(),
+            every_link,
             links.addresses(),
             ways=leading_out(),
-            own={network.bridge for network in every},
+            own={network.bridge for network in every}
+            | {link.name for link in every_link if (link.alias or "").startswith(FAMILY)},
         )
     finally:
         links.close()
@@ -191,27 +196,17 @@ def settle(runtime: Runtime, scope: NetworkScope, *, locked: bool = False) -> li
             resolve(runtime, networks=True)
         if half or not locked:  # read again: another command may have been quicker
             found = change(all_networks(runtime))
-        return _settle(runtime, found)
+        for row in found.move:
+            runtime.firewall(_BACKEND).repair([row])
+        if found.drop:  # before a new one of the same words, which would look like it
+            with begin(runtime, "rebuild") as (_, operation):
+                pass
+            take_down(operation, found.drop, reason="replaced")
+        if found.make:
+            from hvtx.engine.network_build import make
+
+            make(runtime, "rebuild", found.make)
     finally:
         if not locked:
             runtime.unlock("all", "networks")
-
-
-def _settle(runtime: Runtime, found: Change) -> list[Repaired]:
-    for row in found.move:
-        runtime.firewall(_BACKEND).repair([row])
-    if (
-        found.drop
-    ):  # before a new one of the same words, which would look like it under another mark
-        with begin(runtime, "rebuild") as (_, operation):
-            pass
-        take_down(operation, found.drop, reason="replaced")
-    if found.make:
-        _make(runtime, found.make)
     return [Repaired(str(Kind.FILTER), words.partition(": ")[0], words) for words in found.words]
-
-
-def _make(runtime: Runtime, wants: Sequence[ResourceSpec]) -> None:
-    from hvtx.engine.network_build import make
-
-    make(runtime, "rebuild", wants)

@@ -10,9 +10,10 @@ import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from hvtx.engine import effects, privileges
+from hvtx.engine import effects, others_filters, privileges
 from hvtx.engine.guest_routes import refuse_diverted, samples
 from hvtx.engine.outdated import bring_up_to_date
+from hvtx.engine.repaired import Repaired
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
 from hvtx.engine.transaction import Operation, begin
@@ -28,7 +29,7 @@ from hvtx.model.resource import (
     State,
 )
 from hvtx.model.vm import Network
-from hvtx.planner import provision
+from hvtx.planner import egress, provision
 from hvtx.planner.scope import NetworkScope
 from hvtx.store import records
 
@@ -92,10 +93,18 @@ def refuse_taken_subnet(subnets: Iterable[str], bridge: int = 0) -> None:
             )
 
 
-def make(runtime: Runtime, verb: str, wants: Sequence[provision.ResourceSpec]) -> list[Resource]:
-    """Make what is wanted as an operation of its own, or undo it. Raises what the making raises."""
+def make(
+    runtime: Runtime,
+    verb: str,
+    wants: Sequence[provision.ResourceSpec],
+    network: str | None = None,
+) -> list[Resource]:
+    """Make what is wanted as an operation of its own, or undo it. Raises what the making raises.
+
+    ``network``: whose the rows are, by id; the installation's without one.
+    """
     with begin(runtime, verb) as (sql, operation):
-        rows = operation.intend(sql, wants)
+        rows = operation.intend(sql, wants, network=network)
     try:
         operation.commit(rows, effects.create(operation, rows))
     except (Exception, KeyboardInterrupt) as problem:
@@ -103,6 +112,12 @@ def make(runtime: Runtime, verb: str, wants: Sequence[provision.ResourceSpec]) -
             undo(operation, rows).tell(problem)
         raise
     return rows
+
+
+def _missing_bases(network: Network, scope: NetworkScope) -> list[str]:
+    there = map(firewall_spec, scope.bases())
+    limited = not egress.is_plain(network.policy)
+    return provision.missing_bases(network.firewall, there, limited=limited)
 
 
 def build_network(
@@ -123,14 +138,14 @@ def build_network(
             network,
             ifindex=provision.device_index(os.urandom(4)),
             bridge_mark="",
-            bases=provision.missing_bases(network.firewall, map(firewall_spec, scope.bases())),
+            bases=_missing_bases(network, scope),
             settings=settings,
             flows=flow_limit(),
         )
         if new:
             records.add_network(sql, network, operation.id)
         rows += operation.intend(sql, shared)
-        rows += intend_network(operation, sql, network, own)
+        rows += intend_network(operation, sql, network, own + _service(runtime, network, new=new))
     try:
         bridge = next(row for row in rows if row.kind == Kind.BRIDGE)
         observed = effects.create(operation, [row for row in rows if row.kind != Kind.SYSCTL])
@@ -139,6 +154,7 @@ def build_network(
         refuse_diverted(network, bridge, samples(network))
         # last, since settings stay on
         observed |= effects.create(operation, [row for row in rows if row.kind == Kind.SYSCTL])
+        rows = _serving(operation, network, rows, observed)
         operation.commit(
             rows, observed, then=lambda sql: records.set_network_confirmed(sql, network.id)
         )
@@ -153,6 +169,33 @@ def build_network(
     if new:
         forwarding.warn(families, [path for path, _, _ in settings])
     return committed(rows, observed)
+
+
+def _service(runtime: Runtime, network: Network, *, new: bool) -> list[provision.ResourceSpec]:
+    """What a network's service is made of; of one that is rebuilt it is started afterwards.
+
+    A service that cannot be started keeps no network from coming up again.
+    """
+    if not network.dhcp:
+        return []
+    from hvtx.planner import service
+
+    wants = service.want_service(network, runtime.store.run_directory)
+    return wants if new else wants[:1]
+
+
+def _serving(
+    operation: Operation,
+    network: Network,
+    rows: list[Resource],
+    observed: Mapping[int, Mapping[str, Any]],
+) -> list[Resource]:
+    """The rows once a service among them is on record and serves."""
+    if not network.dhcp:
+        return rows
+    from hvtx.engine import network_service
+
+    return network_service.go_on(operation, rows, observed)
 
 
 def committed(
@@ -185,21 +228,50 @@ def ensure_networks(
     *,
     settle: bool = True,
     resolved: bool = False,
+    serve: bool = True,
 ) -> NetworkScope:
     """Rebuild the networks whose bridge is not on record in this life of the host.
 
-    ``settle``: and let guests of the iptables backend pass where the host's policy drops by now.
+    ``settle``: and let guests pass where the host's filters drop by now.
+    ``serve``: and start the services of networks that are not running.
     ``resolved``: the caller has released what interruptions left. Returns the networks as they
     stand then.
     """
     bring_up_to_date(runtime, scope)
     if scope.missing():
         scope = _rebuild_missing(runtime, scope, verb, resolved=resolved)
-    if settle and any(network.firewall == "iptables" for network in scope.networks.values()):
-        from hvtx.engine import forward_accepts
+    if serve and any(network.dhcp for network in scope.networks.values()):
+        from hvtx.engine import network_service
 
-        forward_accepts.settle(runtime, scope)
+        network_service.ensure(runtime, scope)
+    if settle:
+        settle_accepts(runtime, scope)
     return scope
+
+
+def settle_accepts(
+    runtime: Runtime, scope: NetworkScope, *, locked: bool = False
+) -> list[Repaired]:
+    """Let guests pass where the host's filters drop by now; what was wrong, as `repair` tells it.
+
+    ``locked``: the caller holds the lock of the networks, and held it when they were read.
+    """
+    every = (*scope.every, *scope.networks.values())
+    legacy = any(network.firewall == "iptables" for network in every)
+    placed = any(row.role == "passage" for row in scope.rows)
+    if not legacy and not placed and not others_filters.there_may_be():
+        return []
+    from hvtx.engine import forward_accepts, passages
+
+    def make_rows(network: str, wants: Sequence[provision.ResourceSpec]) -> None:
+        make(runtime, "rebuild", wants, network)
+
+    def release() -> None:
+        resolved_networks(runtime, all_networks(runtime))
+
+    found = forward_accepts.settle(runtime, scope, locked=locked) if legacy else []
+    work = passages.Passages(runtime, make_rows, release)
+    return found + work.settle(scope, locked=locked)
 
 
 def _rebuild_missing(

@@ -12,6 +12,7 @@ from hvtx.engine.network_build import (
     host_prefixes,
     refuse_taken_subnet,
     resolved_networks,
+    settle_accepts,
 )
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
@@ -22,6 +23,7 @@ from hvtx.errors import (
 )
 from hvtx.host.links import Links
 from hvtx.model.address import is_ipv6
+from hvtx.model.policy import NO_POLICY, Policy
 from hvtx.model.vm import Network
 from hvtx.planner import provision
 from hvtx.planner.exits import NO_EXITS, Exits
@@ -40,6 +42,9 @@ class NetworkRequest(NamedTuple):
     mtu: int = 1500
     nat: bool = True
     isolate: bool = False
+    passage: bool = True
+    policy: Policy = NO_POLICY  # without a mode: that of the settings
+    dhcp: bool | None = None  # None: as the setting says
     exits: Exits = NO_EXITS
 
 
@@ -47,13 +52,20 @@ def make_network(runtime: Runtime, request: NetworkRequest, scope: NetworkScope)
     """Make it, under the locks; ``scope`` are all networks."""
     _check_free(scope, request)
     _warn_of_public(request.subnets)
-    network = _describe(runtime, request)
+    network = _describe(runtime, request)._replace(dhcp=_serves(runtime, request))
     rows = build_network(runtime, network, scope, "network-create", new=True)
-    if network.firewall == "iptables":
-        from hvtx.engine import forward_accepts
-
-        forward_accepts.settle(runtime, scope.with_network(network, rows), locked=True)
+    settle_accepts(runtime, scope.with_network(network, rows), locked=True)
     return network
+
+
+def _serves(runtime: Runtime, request: NetworkRequest) -> bool:
+    """Whether the network gets a service; raises HostRefused, Conflict where it cannot have one."""
+    setting = runtime.settings.dhcp
+    if request.dhcp is False or (request.dhcp is None and setting == "off"):
+        return False
+    from hvtx.engine import network_service
+
+    return network_service.wanted(setting, request.dhcp)
 
 
 def _warn_of_public(subnets: Iterable[str]) -> None:
@@ -178,7 +190,14 @@ def _describe(runtime: Runtime, request: NetworkRequest) -> Network:
         gateway6=provision.link_local(mac) if six else None,
         uplink=request.exits.uplink,
         sources=request.exits.sources,
+        passage=request.passage,
+        policy=_policy(runtime, request.policy),
     )
+
+
+def _policy(runtime: Runtime, asked: Policy) -> Policy:
+    """What a new network's guests may reach: a default of the settings is kept with it."""
+    return asked._replace(egress=asked.egress or runtime.settings.egress)
 
 
 def _choose_firewall(runtime: Runtime) -> str:

@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from hvtx.errors import NotPermitted
 from hvtx.host import capabilities, procfs, tun
 from hvtx.model.resource import Kind, Resource, file_spec
-from hvtx.model.user import User
 from hvtx.model.vm import Identity, Network
 from hvtx.planner.states import identity_of
 
@@ -66,22 +65,6 @@ def need_to_start(networks: Iterable[Network]) -> None:
         lack = xtneeds.lack({4, *(family for network in legacy for family in network.families)})
         if lack is not None:
             raise lack
-
-
-def need_user(wanted: str, installation: str, state_directory: str) -> User | None:
-    """Whom VM processes run as by the setting ``wanted``, as the first of them; None: as hvtx.
-
-    Raises UsageError, NotPermitted or HostRefused if none can be started so, which nothing has
-    been made for yet.
-    """
-    from hvtx.host import vmuser
-
-    user = vmuser.choose(wanted, installation, 0)
-    if user is not None:
-        vmuser.refuse_writer(user, wanted, state_directory)
-    if user is not None and (problem := vmuser.lack(user)) is not None:
-        raise problem
-    return user
 
 
 def need(*, devices: bool = False, legacy: bool = False) -> None:

@@ -15,11 +15,13 @@ from hvtx.drivers.base import (
     FirewallDriver,
     Host,
     RuleMarker,
+    ServiceDriver,
 )
 from hvtx.model.resource import FIREWALL_KINDS, Resource
 
 if TYPE_CHECKING:  # mypy compares the drivers with what `Drivers.of` says of them
     from hvtx.drivers.bridge import BridgeDriver
+    from hvtx.drivers.dnsmasq import DnsmasqDriver
     from hvtx.drivers.foreign_rules import ForeignRules
     from hvtx.drivers.iptables import IptablesDriver
     from hvtx.drivers.nftables import NftablesDriver
@@ -27,6 +29,7 @@ if TYPE_CHECKING:  # mypy compares the drivers with what `Drivers.of` says of th
 
     _BRIDGE: Callable[[Host], BridgesDriver] = BridgeDriver
     _FOREIGN_RESOURCES: Callable[[Host], RuleMarker] = ForeignRules
+    _DNSMASQ: Callable[[Host], ServiceDriver] = DnsmasqDriver
     _TAP: Callable[[Host], DeviceDriver] = TapDriver
     _NFTABLES: Callable[[Host], CommonDriver] = NftablesDriver
     _IPTABLES: Callable[[Host], FirewallDriver] = IptablesDriver
@@ -37,6 +40,8 @@ DRIVERS = {
     "address": "hvtx.drivers.address:AddressDriver",
     "sysctl": "hvtx.drivers.sysctl:SysctlDriver",
     "file": "hvtx.drivers.file:FileDriver",
+    "reservation": "hvtx.drivers.reservation:ReservationDriver",
+    "dnsmasq": "hvtx.drivers.dnsmasq:DnsmasqDriver",
     "nftables": "hvtx.drivers.nftables:NftablesDriver",
     "iptables": "hvtx.drivers.iptables:IptablesDriver",
 }
@@ -48,6 +53,10 @@ def driver_name(row: Resource) -> str:
     """Which driver a row belongs to; empty for rows without an object of their own."""
     if row.kind in FIREWALL_KINDS:
         return row.backend
+    if row.is_service:
+        return "dnsmasq"
+    if row.is_reservation:
+        return "reservation"
     return row.kind if row.kind in DRIVERS else ""
 
 
@@ -63,6 +72,8 @@ class Drivers:
     def of(self, name: Literal["tap"]) -> DeviceDriver: ...
     @overload
     def of(self, name: Literal["bridge"]) -> BridgesDriver: ...
+    @overload
+    def of(self, name: Literal["dnsmasq"]) -> ServiceDriver: ...
     @overload
     def of(self, name: Literal["nftables"]) -> CommonDriver: ...
     @overload

@@ -8,7 +8,7 @@ from contextlib import closing
 from hvtx.drivers.address import remove_link_local
 from hvtx.drivers.base import BridgesDriver, LinkDriver
 from hvtx.drivers.bridge import lead_loopback
-from hvtx.engine import own_routes, port_holders
+from hvtx.engine import network_service, own_routes, port_holders
 from hvtx.engine.damage import Damage, guard_of, has_guard, wanted_of
 from hvtx.engine.effects import made_by
 from hvtx.engine.forwarding import ipv6_problem
@@ -30,6 +30,9 @@ def repair_object(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) ->
     Raises HvtxError, OSError.
     """
     row, seen = damage.row, damage.seen
+    if row.network is not None and row.kind in (Kind.FILE, Kind.PROCESS):
+        repair_service(runtime, damage, rows)
+        return
     if seen.problem is not None:
         raise HvtxError(
             f"{seen.evidence[0]}: it is not ours to change: {damage.fix}", hint=damage.fix
@@ -59,6 +62,21 @@ def repair_object(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) ->
     if not ours:
         raise HvtxError("it changed while it was inspected", hint="hvtx repair tries again")
     _set_again(driver, row, rows)
+
+
+def repair_service(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) -> None:
+    """Start a network's dnsmasq again, or write what it reads. Raises HvtxError."""
+    row, seen = damage.row, damage.seen
+    if seen.problem is not None:
+        raise HvtxError(f"{seen.evidence[0]}: it is not ours to change", hint=damage.fix)
+    if row.kind == Kind.PROCESS:
+        network_service.renew(runtime, row)
+        return
+    made_by(runtime.driver(driver_name(row)), [row])
+    if not row.is_reservation:  # who was started in the directory that is gone reads none
+        for other in rows:
+            if other.is_service and other.network == row.network:
+                network_service.start_again(runtime, other)
 
 
 def _repair_bridge(

@@ -50,7 +50,9 @@ class Settings(NamedTuple):
     group: str | None = None  # whose members may read the view (docs/privileges.md)
     tap_user: str | None = None  # who may open TAP devices; None: whoever runs this
     vm_user: str = AUTO  # who VM processes run as: auto, root, or a user by name or number
+    dhcp: str = "off"  # whether new networks have a service: auto, on or off (the program's: auto)
     history_lines: int = 100_000  # how many the history keeps, about
+    egress: str | None = None  # what guests of a new network may reach; None: as without it
 
 
 class Runtime:

@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from hvtx.drivers import reservation
 from hvtx.drivers.file import mark_of
 from hvtx.drivers.vm_process.gate import is_gate
 from hvtx.engine import privileges
@@ -32,6 +33,7 @@ from hvtx.engine.registry import FIREWALLS
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import Contended, HvtxError, NotPermitted, Refused
 from hvtx.host import failpoint, openfiles, procfs
+from hvtx.host.files import is_there
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted, forbidden
 from hvtx.host.xtnames import legacy_tables
@@ -104,6 +106,7 @@ def look(runtime: Runtime, ask: Callable[[Any], T]) -> tuple[Snapshot, T]:
         files=files,
         failures=host.failures,
         hidden=hidden,
+        processes=facts,
         moving=moving,
     )
     return snapshot, answer
@@ -335,12 +338,15 @@ def _holders(suspects: set[str], links: Iterable[Link]) -> tuple[dict[str, tuple
 
     What is not seen here (a process that may not be looked into) the attaching release still meets.
     """
-    there = {link.name for link in links} & suspects
-    seen = openfiles.tap_holders(there)
+    suspected = [link for link in links if link.name in suspects]
+    seen = openfiles.tap_holders({link.name for link in suspected})
     found = {
         name: tuple(f"{holder.command} (pid {holder.pid})" for holder in holders)
         for name, holders in seen.found.items()
     }
+    for link in suspected:  # the kernel counts the queues of a device with several, whosever
+        if link.queues:
+            found.setdefault(link.name, (f"some process ({link.queues} of its queues)",))
     return found, not seen.complete
 
 
@@ -349,7 +355,7 @@ def _files(rows: Iterable[Resource], failures: dict[str, str]) -> dict[str, str]
     for row in rows:
         if row.kind == Kind.FILE:
             try:
-                mark = mark_of(file_spec(row)["path"])
+                mark = _mark_of(row)
             except OSError as problem:
                 path = file_spec(row)["path"]
                 failures[path] = f"{path} could not be read: {problem.strerror}"
@@ -357,3 +363,12 @@ def _files(rows: Iterable[Resource], failures: dict[str, str]) -> dict[str, str]
             if mark is not None:
                 found[file_spec(row)["path"]] = mark
     return found
+
+
+def _mark_of(row: Resource) -> str | None:
+    if not row.is_reservation:
+        path = file_spec(row)[
+            "path"
+        ]  # of a network's the mark alone, which stands beside, is not it
+        return mark_of(path) if row.vm is not None or is_there(path) else None
+    return reservation.mark_of(file_spec(row)["path"])

@@ -14,6 +14,7 @@ from hvtx.host.replica.scratch import Owner, Picture, Scratch
 from hvtx.host.replica.tries import Far, Tries
 from hvtx.model.address import is_of
 from hvtx.model.traffic import Flow, Way
+from hvtx.planner.egress_flows import Sent
 from hvtx.planner.promises import (
     GATEWAY_PORT,
     GUEST_PORT,
@@ -42,6 +43,16 @@ def owner_of(guest: Guest) -> Owner:
     return Owner(guest.device, bytes.fromhex(guest.mac.replace(":", "")), addresses)
 
 
+_NUMBERS = {"tcp": 6, "udp": 17}
+
+
+def _let(promise: Promise, guest: Guest, to: bytes, protocol: str, *, local: bool = False) -> bool:
+    """Whether egress policies let a guest reach that address, as it is tried."""
+    number = _NUMBERS.get(protocol, 1 if len(to) == 4 else 58)
+    ports = GATEWAY_PORT if local else WORLD_PORT
+    return promise.lets(guest, Sent(to, number, ports[protocol], local))
+
+
 class Trial:
     """Tries what networks are promised."""
 
@@ -62,8 +73,12 @@ class Trial:
             others = self._other_paths(promise, guests[0], family)
             for protocol in PROTOCOLS:
                 for leave in (self._exits[family], *others):
+                    if not _let(promise, guests[0], leave.address, protocol):
+                        continue
                     yield self._to_world(promise, guests[0], leave, protocol)
-                if not _leads_to_guest(promise, protocol):
+                gateway = packed(promise.gateway(family))
+                asked = _let(promise, guests[0], gateway, protocol, local=True)
+                if asked and not _leads_to_guest(promise, protocol):
                     yield self._to_gateway(promise, guests[0], family, protocol)
                 yield self._from_host(promise, guests[0], family, protocol)
                 if len(guests) > 1 and not promise.network.isolate:

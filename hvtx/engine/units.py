@@ -33,12 +33,12 @@ AUTOSTART = "HVTX_AUTOSTART"
 BY_SYSTEMD = "systemd-run"
 
 # Whoever loads or flushes the host's rules at boot goes first, or our rules would be flushed with
-# the rest. Docker too: where its FORWARD policy drops, a rule of ours must stand in its chain.
+# the rest. Docker too: where its FORWARD policy drops, an accept of ours must stand before it.
 FIREWALLS = (
     "nftables", "iptables", "ip6tables", "netfilter-persistent", "ufw", "firewalld", "shorewall",
-    "shorewall6",
+    "shorewall6", "docker",
 )  # fmt: skip
-_FIREWALLS = " ".join(f"{name}.service" for name in (*FIREWALLS, "docker"))
+_FIREWALLS = " ".join(f"{name}.service" for name in FIREWALLS)
 # One for each service that may take our rules away with its own: PartOf= and what propagates are
 # of one service each, or the stop of one would end what follows the others.
 FOLLOWERS = tuple(REPAIR_AFTER.replace("@", f"@{name}") for name in FIREWALLS)

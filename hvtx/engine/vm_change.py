@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hvtx.engine import exchange, privileges
+from hvtx.engine import egress_base, exchange, privileges
 from hvtx.engine.network_build import ensure_networks
 from hvtx.engine.peer_ports import holding_ports
 from hvtx.engine.resolve import resolve
@@ -57,7 +57,8 @@ def change_running(
         runtime.lock("network", network.name, shared=True)
     networks = scope.networks.values()
     privileges.need_to_start(networks)
-    ensure_networks(runtime, networks_now(runtime, networks))  # in this version's layout
+    there = ensure_networks(runtime, networks_now(runtime, networks))  # in this version's layout
+    egress_base.ensure(runtime, wanted.policy, there)
     before = changes.of_vm(vm, scope.networks, scope.rows)
     if not before:
         raise Conflict(

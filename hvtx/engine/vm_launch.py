@@ -64,6 +64,10 @@ def bring_up(
         if new:  # its addresses were not known before
             refuse_diverted_vm(vm, means.networks)
         observed = effects.create(operation, rows)
+        if any(row.is_reservation for row in rows):
+            from hvtx.engine import network_service
+
+            network_service.settle(operation.runtime, rows, observed)
         # once more, now that they are published: see hvtx.engine.peer_ports
         refuse_others_ports(operation.runtime, ports_of(vm))
         gate = holder = None
@@ -135,12 +139,13 @@ def _shown(user: User | None) -> int | str:
     return ROOT if user is None else user.shown
 
 
-def _accelerator(probes: hypervisors.Probes) -> dict[str, str]:
+def _accelerator(probes: hypervisors.Probes) -> dict[str, str | bool]:
     """What is kept of the choice beside the process that it was made for."""
     if probes.why is None:
         return {}
     name = "kvm" if probes.kvm else "tcg"
-    return {"accelerator": name, "accelerator_reason": probes.why}
+    vhost = probes.vhost is not None
+    return {"accelerator": name, "accelerator_reason": probes.why, "vhost": vhost}
 
 
 def _spawn(vm: Vm, launch: hypervisors.Launch, means: Means) -> Gate:
@@ -238,4 +243,5 @@ def _port(interface: Any, network: Network, device: str) -> hypervisors.Nic:
         gateway4=four[1] if four else None,
         gateway6=six[1] if six else None,
         netmask=addressing.netmask_of(four[0]) if four else None,
+        mtu=network.mtu,
     )

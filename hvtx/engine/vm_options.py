@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from hvtx.engine import notice
+from hvtx.engine.guest_options import GuestOptions
 from hvtx.errors import UsageError, advised
 from hvtx.model.limiting import parse_limit
-from hvtx.model.policy import NO_LIMITS, Limits
-from hvtx.model.vm import Publish
+from hvtx.model.policy import NO_LIMITS, NO_POLICY, Limits, Policy
+from hvtx.model.vm import Network, Publish
 from hvtx.planner import addressing, ports
 from hvtx.planner.assigning import Asked
+
+if TYPE_CHECKING:
+    from hvtx.planner.egress_rules import PolicyChange
 
 HYPERVISORS = ("qemu", "firecracker", "cloud-hypervisor", "command", "external")
 
@@ -35,7 +40,9 @@ class VmRequest(NamedTuple):
     directory: str
     autostart: bool
     leases: tuple[Asked, ...] = ()  # the addresses of each interface, where they are known whole
+    guest: GuestOptions = GuestOptions()
     published: tuple[str | None, ...] = ()  # the network of each port; None or nothing: the first
+    policy: Policy = NO_POLICY
     limits: Limits = NO_LIMITS
 
     def ports(self, position: int) -> tuple[Publish, ...]:
@@ -93,6 +100,42 @@ def parse_request(  # noqa: PLR0913 - it mirrors the options of `vm create`
         autostart=autostart,
         limits=NO_LIMITS if limit is None else parse_limit(limit),
     )
+
+
+def parse_policy(egress: str | None, allow: Sequence[str], deny: Sequence[str]) -> Policy:
+    """An egress policy, of a VM or a network; raises UsageError."""
+    if egress is None and not allow and not deny:
+        return NO_POLICY
+    from hvtx.planner import egress_rules
+
+    return egress_rules.parse_policy(egress, allow, deny)
+
+
+def policy_change(
+    egress: str | None, allow: Sequence[str], deny: Sequence[str], *, clear: bool
+) -> PolicyChange:
+    """What becomes of the egress policy of a VM or a network; raises UsageError."""
+    from hvtx.planner import egress_rules
+
+    return egress_rules.parse_change(egress, allow, deny, clear=clear)
+
+
+def changed_policy(policy: Policy, change: PolicyChange | None) -> Policy:
+    """A policy as a change leaves it; raises UsageError."""
+    if change is None:
+        return policy
+    from hvtx.planner import egress_rules
+
+    return egress_rules.changed(policy, change)
+
+
+def warn_of_useless(policy: Policy, networks: Iterable[Network]) -> None:
+    """Tell of rules of an egress policy that nothing in these networks can match."""
+    if policy.rules:
+        from hvtx.planner import egress_rules
+
+        for words in egress_rules.useless(policy, networks):
+            notice.warning(words)
 
 
 def _check_names(name: str, networks: Sequence[str]) -> None:

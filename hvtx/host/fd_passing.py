@@ -16,8 +16,7 @@ from collections.abc import Sequence
 
 from hvtx.errors import HostRefused
 from hvtx.host import tun
-from hvtx.host.tun import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR
-from hvtx.model.passed_fds import PassedDescriptors
+from hvtx.model.passed_fds import TAP, TAP_QUEUE, VHOST, PassedDescriptors
 from hvtx.model.user import User
 
 _PIECE = 1 << 26
@@ -46,7 +45,8 @@ def open_all(handed: Sequence[PassedDescriptors], user: User | None) -> list[int
     return found
 
 
-_HINTS = {"tap": "hvtx doctor looks at /dev/net/tun; hvtx gc --plan tells who holds a device"}
+_HELD = "hvtx doctor looks at /dev/net/tun; hvtx gc --plan tells who holds a device"
+_HINTS = {TAP: _HELD, TAP_QUEUE: _HELD}
 
 
 def close_all(descriptors: Sequence[int]) -> None:
@@ -57,8 +57,10 @@ def close_all(descriptors: Sequence[int]) -> None:
 
 
 def _opened(one: PassedDescriptors, user: User | None) -> int:
-    if one.what == "tap":
-        return _tap(one.path)
+    if one.what in (TAP, TAP_QUEUE):
+        return _tap(one.path, 2 if one.what == TAP_QUEUE else 1)
+    if one.what == VHOST:
+        return os.open(one.path, os.O_RDWR | os.O_CLOEXEC)
     access = os.O_RDWR if one.what == "disk" else os.O_RDONLY
     # not waiting: what was a file when it was looked at may be a FIFO by now
     descriptor = os.open(one.path, access | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
@@ -83,10 +85,10 @@ def _need_file(seen: os.stat_result) -> None:
         raise OSError(errno.EINVAL, "it is neither a file nor a block device")
 
 
-def _tap(device: str) -> int:
+def _tap(device: str, queues: int) -> int:
     descriptor = tun.open_device()
     try:
-        tun.attach(descriptor, device, IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)
+        tun.attach(descriptor, device, tun.tap_flags(queues))
     except BaseException:
         os.close(descriptor)
         raise

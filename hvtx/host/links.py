@@ -56,7 +56,8 @@ _IFLA = {
 }
 _INFO_KIND, _INFO_DATA, _INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 1, 2, 4, 5
 _BRPORT_MODE = 4
-_TUN_TYPE, _TUN_PI, _TUN_VNET_HDR, _TUN_PERSIST, _TUN_MULTI_QUEUE, _TUN_QUEUES = 3, 4, 5, 6, 7, 8
+_TUN_TYPE, _TUN_PI, _TUN_VNET_HDR, _TUN_PERSIST, _TUN_MULTI_QUEUE = 3, 4, 5, 6, 7
+_TUN_QUEUES, _TUN_DISABLED_QUEUES = 8, 9
 _SKIP_STATS = 1 << 3  # RTEXT_FILTER_SKIP_STATS: a third of a dump's time
 _INET6, _ADDR_GEN_MODE, _GEN_NONE = 10, 8, 1
 _AF_BRIDGE, _BRPORT_MODE, _BR_MULTI_BOOLOPT = 7, 4, 46
@@ -340,7 +341,9 @@ def _tun(tun: dict[int, bytes]) -> _Tun:
     flags |= 0 if on(_TUN_PI) else IFF_NO_PI
     flags |= IFF_VNET_HDR if on(_TUN_VNET_HDR) else 0
     flags |= IFF_MULTI_QUEUE if on(_TUN_MULTI_QUEUE) else 0
-    queues = int.from_bytes(tun.get(_TUN_QUEUES, b""), "little")
+    # a queue that its holder has switched off (TUNSETQUEUE) holds the device all the same
+    counts = (tun.get(_TUN_QUEUES, b""), tun.get(_TUN_DISABLED_QUEUES, b""))
+    queues = sum(int.from_bytes(count, "little") for count in counts)
     return _Tun(flags, queues, bool(tun.get(_TUN_PERSIST, b"\0")[0]))
 
 

@@ -17,10 +17,13 @@ from hvtx.host.nfnumbers import (
     CMP_EQUAL,
     CMP_OP,
     CONNLIMIT_COUNT,
+    COUNTER_BYTES,
+    COUNTER_PACKETS,
     DATA_VALUE,
     ELEM_DATA,
     ELEM_EXPR,
     ELEM_KEY,
+    ELEM_KEY_END,
     ELEM_USERDATA,
     EXPR_DATA,
     EXPR_NAME,
@@ -52,12 +55,16 @@ class Element(NamedTuple):
     """An element as it stands in a set: raw key, raw data (or verdict), comment.
 
     ``flows``: it matches only beyond so many tracked connections, 0 where it has no such limit.
+    ``interval``: the key is the first of each part, then the last of each. ``counted``: the packets
+    and the bytes of its counter, where it has one.
     """
 
     key: bytes
     data: bytes
     comment: str | None
     flows: int = 0
+    interval: bool = False
+    counted: tuple[int, int] | None = None
 
 
 class Table(NamedTuple):
@@ -227,7 +234,7 @@ def parse_elements(body: bytes, found: list[Element]) -> None:
             if length < 12 or stop > end or key_kind & 0x3FFF != ELEM_KEY or value_length < 5:
                 raise Garbled("a set element in a form that is not known")
             key = body[at + 12 : at + 8 + value_length]
-            data, comment, flows = b"", None, 0
+            data, comment, flows, interval, counted = b"", None, 0, False, None
             inner = at + 4 + ((key_length + 3) & ~3)
             while inner < stop:
                 size, what = TWO.unpack_from(body, inner)
@@ -236,24 +243,32 @@ def parse_elements(body: bytes, found: list[Element]) -> None:
                 what &= 0x3FFF
                 if what == ELEM_DATA:
                     data = body[inner + 8 : inner + 4 + TWO.unpack_from(body, inner + 4)[0]]
+                elif what == ELEM_KEY_END:
+                    key += body[inner + 8 : inner + 4 + TWO.unpack_from(body, inner + 4)[0]]
+                    interval = True
                 elif what == ELEM_EXPR:
-                    flows = _flows(body, inner + 4, inner + size)
+                    flows, counted = _statement(body, inner + 4, inner + size)
                 elif what == ELEM_USERDATA:
                     if body[inner + 4] == 0 and body[inner + 5] == size - 6:  # a comment only
                         comment = body[inner + 6 : inner + size - 1].decode(errors="replace")
                     else:
                         comment = comment_of(body[inner + 4 : inner + size])
                 inner += (size + 3) & ~3
-            found.append(Element(key, data, comment, flows))
+            found.append(Element(key, data, comment, flows, interval, counted))
             at += (length + 3) & ~3
 
 
-def _flows(body: bytes, start: int, stop: int) -> int:
-    """The number of an element's ``ct count over``; 0 for other statements."""
+def _statement(body: bytes, start: int, stop: int) -> tuple[int, tuple[int, int] | None]:
+    """The number of an element's ``ct count over``, and what its ``counter`` has counted."""
     fields = attribute_map(body, start, stop)
-    if _string(fields.get(EXPR_NAME)) != "connlimit":
-        return 0
-    return int.from_bytes(attribute_map(fields[EXPR_DATA]).get(CONNLIMIT_COUNT, b""), "big")
+    name = _string(fields.get(EXPR_NAME))
+    if name not in ("connlimit", "counter"):
+        return 0, None
+    inside = attribute_map(fields[EXPR_DATA])
+    if name == "connlimit":
+        return int.from_bytes(inside.get(CONNLIMIT_COUNT, b""), "big"), None
+    packets, size = inside.get(COUNTER_PACKETS, b""), inside.get(COUNTER_BYTES, b"")
+    return 0, (int.from_bytes(packets, "big"), int.from_bytes(size, "big"))
 
 
 def all_elements(bodies: Iterable[bytes]) -> list[Element]:

@@ -32,6 +32,7 @@ from hvtx.host.nfnumbers import (
     ELEM_DATA,
     ELEM_EXPR,
     ELEM_KEY,
+    ELEM_KEY_END,
     ELEM_USERDATA,
     EXPR_DATA,
     EXPR_NAME,
@@ -44,6 +45,7 @@ from hvtx.host.nfnumbers import (
     RULE_COMPAT,
     RULE_EXPRESSIONS,
     RULE_HANDLE,
+    RULE_POSITION,
     RULE_TABLE,
     RULE_USERDATA,
     TABLE_NAME,
@@ -84,6 +86,15 @@ def value_of(kind: int, piece_data: bytes, verdict_: bool) -> bytes:
     return nested(kind, attribute(DATA_VALUE, piece_data))
 
 
+def key_of(piece: SetElement) -> bytes:
+    """The key of an element: of one with ranges, its first and its last."""
+    if not piece.interval:
+        return value_of(ELEM_KEY, piece.key, False)
+    half = len(piece.key) // 2
+    first = value_of(ELEM_KEY, piece.key[:half], False)
+    return first + value_of(ELEM_KEY_END, piece.key[half:], False)
+
+
 def list_body(piece: SetElement, element: bytes) -> bytes:
     """A message about elements of one set."""
     return (
@@ -95,7 +106,7 @@ def list_body(piece: SetElement, element: bytes) -> bytes:
 
 def add_element(piece: SetElement, comment: str) -> Command:
     """Make an element; EEXIST if its key is there, whatever its data."""
-    parts = value_of(ELEM_KEY, piece.key, False)
+    parts = key_of(piece)
     if piece.data:
         parts += value_of(ELEM_DATA, piece.data, piece.verdict)
     if piece.flows:
@@ -108,7 +119,7 @@ def add_element(piece: SetElement, comment: str) -> Command:
 
 def delete_element(piece: SetElement) -> Command:
     """Remove an element by its key: only ever in a batch with a generation."""
-    body = list_body(piece, value_of(ELEM_KEY, piece.key, False))
+    body = list_body(piece, key_of(piece))
     return Command(DELSETELEM, 0, piece.family, body)
 
 
@@ -142,6 +153,13 @@ def add_rule(rule: Rule) -> Command:
     if rule.comment:
         body += attribute(RULE_USERDATA, comment_data(rule.comment))
     return Command(NEWRULE, CREATE | APPEND, rule.family, body + _compat(rule))
+
+
+def insert_rule(rule: Rule, before: int) -> Command:
+    """Make an equal rule before the one with a handle: only ever in a batch with a generation."""
+    made = add_rule(rule)
+    body = made.body + attribute(RULE_POSITION, BE64.pack(before))
+    return made._replace(flags=CREATE, body=body)
 
 
 def comment_rule(rule: Rule, comment: str) -> Command:

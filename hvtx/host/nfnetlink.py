@@ -36,11 +36,10 @@ from hvtx.host.nfanswers import (
     parse_rule,
     parse_table,
 )
-from hvtx.host.nfmessages import Command, list_body, value_of
+from hvtx.host.nfmessages import Command, key_of, list_body
 from hvtx.host.nfnumbers import (
     BE32,
     CHAIN_NAME,
-    ELEM_KEY,
     FAMILIES,
     GENMSG,
     GETCHAIN,
@@ -160,7 +159,7 @@ class Nftables(Channel):
         for i, piece in enumerate(pieces):
             seq = self.next_seq()
             slots[seq] = i
-            body = list_body(piece, value_of(ELEM_KEY, piece.key, False))
+            body = list_body(piece, key_of(piece))
             parts.append(self._packet(GETSETELEM, REQUEST, seq, FAMILIES[piece.family], body))
         self._socket.send(b"".join(parts))
         answers: list[Element | None] = [None] * len(pieces)
@@ -175,7 +174,9 @@ class Nftables(Channel):
                     continue
                 some: list[Element] = []
                 parse_elements(body, some)
-                answers[slot] = some[0] if some else None
+                # of ranges, the kernel answers with the one in which the key lies
+                same = [one for one in some if not one.interval or one.key == pieces[slot].key]
+                answers[slot] = same[0] if same else None
         if failure is not None:
             raise failure
         return answers

@@ -69,7 +69,7 @@ def _rule(rule: Rule, texts: Mapping[tuple[str, int], str]) -> SeenRule:
 
 
 def _elements(source: Nftables, family: str, table: str, name: str) -> Iterator[SeenElement]:
-    for key, data, comment, most in all_elements(source.dump_elements(family, table, name)):
+    for key, data, comment, most, *_ in all_elements(source.dump_elements(family, table, name)):
         words = render(family, name, key, data)
         yield SeenElement(name, key, data, comment, most, words, spelt(family, name, key))
 
@@ -170,6 +170,12 @@ _KEYS: Mapping[tuple[str, str], _Parts] = {
     ("inet", "dnat4_host"): ((4, _v4), (8, _service)),
     ("inet", "dnat6_any"): ((8, _service),),
     ("inet", "dnat6_host"): ((16, _v6), (8, _service)),
+    ("inet", "refused_of"): (_D, (8, _mac)),
+    ("inet", "own_network"): (_D, (8, _mac), _D),
+    ("inet", "vm_policies"): (_D, (8, _mac)),
+    ("inet", "vm_input"): (_D, (8, _mac)),
+    ("inet", "network_policies"): (_D,),
+    ("inet", "network_input"): (_D,),
     ("bridge", "ports"): (_D,),
     ("bridge", "apart"): (_D,),
     ("bridge", "macs"): (_D, (8, _mac)),
@@ -182,10 +188,38 @@ _KEYS: Mapping[tuple[str, str], _Parts] = {
 }
 
 
+_OWNERS: Mapping[str, _Parts] = {"vm": (_D, (8, _mac)), "network": (_D,)}
+
+
+def _ranged(family: str, name: str) -> _Parts:
+    """The parts of a set of an egress policy's rules, whose keys are a first and a last."""
+    found = re.fullmatch(r"(vm|network)_(?:deny|allow)([46])(_ports)?", name)
+    if found is None or family != "inet":
+        return ()
+    to: _Parts = ((4, _v4),) if found[2] == "4" else ((16, _v6),)
+    ports: _Parts = (
+        ((4, lambda raw: str(raw[0])), (4, lambda raw: str(raw[0] << 8 | raw[1])))
+        if found[3]
+        else ()
+    )
+    return _OWNERS[found[1]] + to + ports
+
+
+def _spelt_range(parts: _Parts, key: bytes) -> str:
+    half, at, found = len(key) // 2, 0, []
+    for size, spell in parts:
+        first, last = spell(key[at : at + size]), spell(key[half + at : half + at + size])
+        found.append(first if first == last else f"{first}-{last}")
+        at += size
+    return " . ".join(found) if at == half else ""
+
+
 def spelt(family: str, name: str, key: bytes) -> str:
     """A key of a set of our layout as nft reads it; empty where there is no such spelling."""
     parts, at, found = _KEYS.get((family, name), ()), 0, []
     try:
+        if ranged := _ranged(family, name):
+            return _spelt_range(ranged, key)
         for size, spell in parts:
             found.append(spell(key[at : at + size]))
             at += size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from hvtx.host.netlink import attribute_map
 from hvtx.host.nfnumbers import ACCEPT, GOTO
@@ -44,6 +44,44 @@ def _verdict(data: bytes) -> str:
     )
 
 
+def _mac(raw: bytes) -> str:
+    return raw[:6].hex(":")
+
+
+def _span(first: str, last: str) -> str:
+    return first if first == last else f"{first}-{last}"
+
+
+def _to(key: bytes, at: int, family: int, *, ports: bool) -> str:
+    """Where a rule of an egress policy leads, behind its owner, which is ``at`` bytes long."""
+    kind, size, half = (_V4, 4, len(key) // 2) if family == 4 else (_V6, 16, len(key) // 2)
+    first, last = key[at:half], key[half + at :]
+    words = _span(_ntop(kind, first[:size]), _ntop(kind, last[:size]))
+    if not ports:
+        return words
+    low, high = first[size:], last[size:]
+    name = _PROTOCOL_NAMES.get(low[0], low[0])
+    return f"{words} {name} {_span(str(low[4] << 8 | low[5]), str(high[4] << 8 | high[5]))}"
+
+
+def _egress() -> Iterator[tuple[tuple[str, str], Callable[[bytes, bytes], str]]]:
+    for action in ("deny", "allow"):
+        for family in (4, 6):
+            for tail in ("", "_ports"):
+                more = {"family": family, "ports": bool(tail)}
+                name = f"{action}{family}{tail}"
+                yield (
+                    ("inet", f"vm_{name}"),
+                    lambda k, _, m=more: (  # type: ignore[misc]
+                        f"{_name(k[:16])} {_mac(k[16:])} {_to(k, 24, **m)}"
+                    ),
+                )
+                yield (
+                    ("inet", f"network_{name}"),
+                    lambda k, _, m=more: f"{_name(k[:16])} {_to(k, 16, **m)}",  # type: ignore[misc]
+                )
+
+
 _RENDER: Mapping[tuple[str, str], Callable[[bytes, bytes], str]] = {
     ("inet", "bridges"): lambda k, _: _name(k),
     ("inet", "nat_bridges"): lambda k, _: _name(k),
@@ -63,6 +101,13 @@ _RENDER: Mapping[tuple[str, str], Callable[[bytes, bytes], str]] = {
     ("inet", "dnat6_any"): lambda k, d: f"{_service(k)} -> {_to6(d)}",
     ("inet", "dnat4_host"): lambda k, d: f"{_ntop(_V4, k[:4])} {_service(k[4:])} -> {_to4(d)}",
     ("inet", "dnat6_host"): lambda k, d: f"[{_ntop(_V6, k[:16])}] {_service(k[16:])} -> {_to6(d)}",
+    ("inet", "refused_of"): lambda k, _: f"{_name(k[:16])} {_mac(k[16:])}",
+    ("inet", "own_network"): lambda k, _: f"{_name(k[:16])} {_mac(k[16:])} {_name(k[24:])}",
+    ("inet", "vm_policies"): lambda k, d: f"{_name(k[:16])} {_mac(k[16:])} -> {_verdict(d)}",
+    ("inet", "vm_input"): lambda k, d: f"{_name(k[:16])} {_mac(k[16:])} -> {_verdict(d)}",
+    ("inet", "network_policies"): lambda k, d: f"{_name(k)} -> {_verdict(d)}",
+    ("inet", "network_input"): lambda k, d: f"{_name(k)} -> {_verdict(d)}",
+    **dict(_egress()),
     ("bridge", "ports"): lambda k, _: _name(k),
     ("bridge", "apart"): lambda k, _: _name(k),
     ("bridge", "macs"): lambda k, _: f"{_name(k[:16])} {k[16:22].hex(':')}",

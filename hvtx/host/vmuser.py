@@ -12,11 +12,12 @@ import stat
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
-from hvtx.errors import HostRefused, NotPermitted, UsageError
+from hvtx.errors import HostRefused, NotFound, NotPermitted, UsageError
 from hvtx.host import capabilities, program
 from hvtx.model.user import AUTO, ROOT, User, own_user
 
 KVM = "/dev/kvm"
+SETTING, OPTION = "vm_user", "--user"  # where a user is named: for all VMs, for one
 TO_SWITCH = ("CAP_SETUID", "CAP_SETGID", "CAP_CHOWN", "CAP_KILL")
 _PAGE = "docs/privileges.md"
 _ID_MOST = (1 << 32) - 2  # the one above means "nobody in particular" to the kernel
@@ -35,7 +36,10 @@ def numeric_id(key: str, text: str) -> int:
 
 
 def user_id(key: str, text: str) -> int:
-    """The id of the user that the setting ``key`` names. Raises UsageError."""
+    """The id of the user that the setting or option ``key`` names.
+
+    Raises UsageError; NotFound where an option names a user that is not there.
+    """
     if text.isascii() and text.isdigit():
         return numeric_id(key, text)
     import pwd
@@ -43,28 +47,30 @@ def user_id(key: str, text: str) -> int:
     try:
         return pwd.getpwnam(text).pw_uid
     except KeyError as problem:
-        raise UsageError(
+        kind = NotFound if key == OPTION else UsageError
+        raise kind(
             f"{key} is {text!r}, and this host has no such user",
             hint="give the user that VM processes run as, by name or number",
         ) from problem
 
 
-def choose(wanted: str, installation: str, number: int) -> User | None:
-    """Whom the setting ``wanted`` means for the VM with that number; None: hvtx's own user.
+def choose(wanted: str, installation: str, number: int, key: str = SETTING) -> User | None:
+    """Whom ``wanted`` means for the VM with that number; None: hvtx's own user.
 
-    Raises UsageError for a user that is not there, NotPermitted for one who could write the store.
+    ``key`` is where it is from. Raises UsageError or NotFound (:func:`user_id`) for a user that is
+    not there, NotPermitted for one who could write the store.
     """
     if wanted == AUTO:
         return own_user(installation, number)
     if wanted == ROOT:
         if os.geteuid() != 0:
-            raise _owns_the_store(wanted)
+            raise _owns_the_store(wanted, key)
         return None
     import pwd
 
-    uid = user_id("vm_user", wanted)
+    uid = user_id(key, wanted)
     if uid in (0, os.geteuid()):
-        raise _owns_the_store(wanted)
+        raise _owns_the_store(wanted, key)
     try:
         known = pwd.getpwuid(uid)
     except KeyError:
@@ -72,13 +78,20 @@ def choose(wanted: str, installation: str, number: int) -> User | None:
     return User(uid, known.pw_gid, name=known.pw_name, home=known.pw_dir or "/")
 
 
-def refuse_writer(user: User, wanted: str, state_directory: str) -> None:
+def owner_id(wanted: str, installation: str, number: int) -> int:
+    """Whose the devices are of a VM that hvtx does not start, by its ``--user``."""
+    if wanted == AUTO:
+        return own_user(installation, number).uid
+    return 0 if wanted == ROOT else user_id(OPTION, wanted)
+
+
+def refuse_writer(user: User, wanted: str, state_directory: str, key: str = SETTING) -> None:
     """Refuse a user of this host who could put another store in the store's place.
 
     (Ids that were made up own nothing.) Raises NotPermitted.
     """
     if user.name is not None and any(map(user.may_replace, _above(state_directory))):
-        raise _owns_the_store(wanted)
+        raise _owns_the_store(wanted, key)
 
 
 def _above(path: str) -> Iterator[os.stat_result]:
@@ -87,12 +100,12 @@ def _above(path: str) -> Iterator[os.stat_result]:
             yield os.stat(place)
 
 
-def _owns_the_store(wanted: str) -> NotPermitted:
-    hint = f"leave vm_user out: each VM gets a user id of its own ({_PAGE})"
+def _owns_the_store(wanted: str, key: str) -> NotPermitted:
+    hint = f"leave {key} out: each VM gets a user id of its own ({_PAGE})"
     if os.geteuid() == 0:
         hint += f"; {_BACK}"
     return NotPermitted(
-        f"vm_user is {wanted!r}: VM processes would run as a user who can write the store",
+        f"{key} is {wanted!r}: VM processes would run as a user who can write the store",
         hint=hint,
     )
 

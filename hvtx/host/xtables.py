@@ -79,6 +79,11 @@ class Edit:
             self._table.append(chain, entry)
         self._growth += 1
 
+    def put_at(self, chain: str, entry: bytes, place: int) -> None:
+        """Put an entry before the rule at a place, counted from 0, or behind the last one."""
+        self._table.insert(chain, entry, place)
+        self._growth += 1
+
     def put_last(self, chain: str, entry: bytes) -> bool:
         """Move the first rule that equals ``entry`` to its chain's end; False if there is none."""
         taken = self.delete_rule(chain, entry)

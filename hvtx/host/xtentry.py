@@ -6,7 +6,7 @@ kernel takes of them is fixed for good (a new shape gets a new revision), so the
 the same for every version of libxtables, whose parser is a private matter of iptables.
 
 Families are 4 and 6. Sources: include/uapi/linux/netfilter/x_tables.h, xt_addrtype.h, xt_comment.h,
-xt_connlimit.h, xt_conntrack.h, xt_tcpudp.h, nf_nat.h, nf_conntrack_common.h;
+xt_connlimit.h, xt_conntrack.h, xt_mark.h, xt_tcpudp.h, nf_nat.h, nf_conntrack_common.h;
 netfilter_ipv4/ip_tables.h, netfilter_ipv6/ip6_tables.h. Each revision named here is in every
 kernel since Linux 4.18.
 """
@@ -25,7 +25,12 @@ _IP4 = struct.Struct("=4s4s4s4s16s16s16s16sHBB")  # struct ipt_ip
 _IP6 = struct.Struct("=16s16s16s16s16s16s16s16sHBBBxxx")  # struct ip6t_ip6
 _F_PROTO = 1  # of ip6t_ip6.flags: there is a protocol
 _VIA_IN, _VIA_OUT, _SRCIP, _DSTIP, _PROTO = 0x01, 0x02, 0x08, 0x10, 0x40  # invflags
-_PROTOCOLS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
+_PROTOCOLS = {
+    "tcp": socket.IPPROTO_TCP,
+    "udp": socket.IPPROTO_UDP,
+    "icmp": socket.IPPROTO_ICMP,
+    "ipv6-icmp": socket.IPPROTO_ICMPV6,
+}
 _IFNAMSIZ = 16
 _COMMENT_LENGTH = 256
 _BARE = frozenset({"--connlimit-saddr"})  # options without a value
@@ -214,6 +219,31 @@ def _match(name: str, words: _Words) -> bytes:
     return _part(name, revision, pack(*_only(name, words.options(known))))
 
 
+def comment_data(comment: str) -> bytes:
+    """What the match comment holds, as nf_tables takes it, too. Raises ValueError."""
+    return _comment(comment)
+
+
+def match_data(name: str, option: str, value: str) -> tuple[int, bytes]:
+    """The revision of a match, and what it holds, as nf_tables takes it, too. Raises ValueError."""
+    revision, known, pack = _MATCHES.get(name, (0, "", _icmp))
+    if option != known:
+        raise ValueError(f"cannot build a match {name} with {option!r}")
+    data = pack(value, False)
+    return revision, data + bytes(-len(data) % 8)
+
+
+def states_of(data: bytes) -> str | None:
+    """What a match conntrack that asks for states only was built of; None for another (pure)."""
+    for states in _ASKED:
+        if data.ljust(168, b"\0") == _conntrack(states, False).ljust(168, b"\0"):
+            return states
+    return None
+
+
+_ASKED = ("RELATED,ESTABLISHED", "RELATED,ESTABLISHED,DNAT")
+
+
 def _only(name: str, options: Iterator[tuple[str, str, bool]]) -> tuple[str, bool]:
     found = [(value, inverted) for _, value, inverted in options]
     if len(found) != 1:
@@ -249,7 +279,7 @@ def _conntrack_of(words: _Words) -> bytes:
     return _part("conntrack", 3, _conntrack(*state, _DIRECTION_FLAG if direction else 0))
 
 
-def _conntrack(value: str, inverted: bool, direction: int) -> bytes:
+def _conntrack(value: str, inverted: bool, direction: int = 0) -> bytes:
     mask = 0
     for state in value.split(","):
         if state not in _STATES:
@@ -283,6 +313,14 @@ def _udp(value: str, inverted: bool) -> bytes:
     return struct.pack("=HHHHBx", *_ports(value, inverted))
 
 
+def _icmp(value: str, inverted: bool) -> bytes:
+    """The matches icmp and icmp6: struct ipt_icmp, struct ip6t_icmp; every code of a type."""
+    number = int(value)
+    if not 0 <= number <= 0xFF:
+        raise ValueError(f"cannot build a match of the ICMP type {value!r}")
+    return struct.pack("=BBBB", number, 0, 0xFF, int(inverted))
+
+
 _CONNLIMIT = struct.Struct("=16sIIQ")  # struct xt_connlimit_info, revision 1
 
 
@@ -300,9 +338,21 @@ def _connlimit(layout: Layout, words: _Words) -> bytes:
     return _part("connlimit", 1, _CONNLIMIT.pack(mask, int(above), 0, 0))
 
 
+def _mark(value: str, inverted: bool) -> bytes:
+    """The match mark: struct xt_mark_mtinfo1."""
+    mark, slash, mask = value.partition("/")
+    if not slash:
+        raise ValueError(f"cannot build a match of the mark {value!r}")
+    return struct.pack("=IIB", int(mark, 16), int(mask, 16), inverted)
+
+
 # name: revision, the option that it must have, its payload
 _MATCHES: dict[str, tuple[int, str, Callable[[str, bool], bytes]]] = {
     "addrtype": (1, "--dst-type", _addrtype),
+    "conntrack": (3, "--ctstate", _conntrack),
+    "icmp": (0, "--icmp-type", _icmp),
+    "icmp6": (0, "--icmpv6-type", _icmp),
+    "mark": (1, "--mark", _mark),
     "tcp": (0, "--dport", _tcp),
     "udp": (0, "--dport", _udp),
 }

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from hvtx.model.passed_fds import FIRST_HANDED, PassedDescriptors
+from hvtx.model.seed import SEED, has_seed
 from hvtx.model.vm import Vm
 
 Ready = Literal["exec", "qmp", "firecracker api", "cloud-hypervisor api", "none"]
@@ -51,6 +52,7 @@ class Nic(NamedTuple):
     gateway4: str | None
     gateway6: str | None
     netmask: str | None  # "255.255.255.0"
+    mtu: int = 1500  # of its network
 
 
 class Probes(NamedTuple):
@@ -67,6 +69,7 @@ class Probes(NamedTuple):
     read_only: frozenset[str] = frozenset()  # disks that cannot be written
     blocks: frozenset[str] = frozenset()  # disks that are block devices
     named: Mapping[str, tuple[tuple[str, str], ...]] = {}  # disk -> options with what it names
+    vhost: str | None = None  # the device by which the host's kernel moves QEMU's frames
 
 
 def descriptor(number: int) -> str:
@@ -179,8 +182,12 @@ PLACEHOLDERS: Mapping[str, str] = {
     "netmask": "the netmask of that subnet",
     "ip6": "its IPv6 address",
     "gateway6": "the gateway of its IPv6 subnet",
+    "mtu": "the MTU of its network",
+    "queues": "how many queues each TAP device has",
 }
-"""What may stand in braces in --append and a command; all but ``vm`` also as ``tap_2`` …"""
+"""What may stand in braces in --append and a command; those of an interface also as ``tap_2`` …"""
+
+_OF_VM = ("vm", "queues")
 
 
 def variables(vm: Vm, ports: Sequence[Nic]) -> dict[str, str]:
@@ -188,7 +195,7 @@ def variables(vm: Vm, ports: Sequence[Nic]) -> dict[str, str]:
 
     A value that the VM does not have (an IPv4 address in an IPv6 network) is empty.
     """
-    words = {"vm": vm.name}
+    words = {"vm": vm.name, "queues": str(vm.queues)}
     for number, port in enumerate(ports, 1):
         suffix = "" if number == 1 else f"_{number}"
         for word, value in (
@@ -199,14 +206,21 @@ def variables(vm: Vm, ports: Sequence[Nic]) -> dict[str, str]:
             ("netmask", port.netmask),
             ("ip6", port.ipv6),
             ("gateway6", port.gateway6),
+            ("mtu", str(port.mtu)),
         ):
             words[word + suffix] = value or ""
     return words
 
 
-def environment(vm: Vm, ports: Sequence[Nic]) -> dict[str, str]:
-    """The same as environment variables: ``HVTX_VM``, ``HVTX_TAP``, … ``HVTX_TAP_2`` and so on."""
-    return {f"HVTX_{word.upper()}": value for word, value in variables(vm, ports).items()}
+def environment(vm: Vm, ports: Sequence[Nic], directory: str) -> dict[str, str]:
+    """The same as environment variables: ``HVTX_VM``, ``HVTX_TAP``, … ``HVTX_TAP_2`` and so on.
+
+    ``HVTX_SEED`` is the path of the image that cloud-init reads, for a VM that has one in its
+    run-time ``directory``.
+    """
+    words = variables(vm, ports)
+    found = {f"HVTX_{word.upper()}": value for word, value in words.items()}
+    return {**found, "HVTX_SEED": f"{directory}/{SEED}"} if has_seed(vm) else found
 
 
 _BRACED = r"(?P<lead>[${]?)\{(?P<word>[a-z][a-z0-9_]*)\}(?P<trail>\}?)"
@@ -214,7 +228,7 @@ _BRACED = r"(?P<lead>[${]?)\{(?P<word>[a-z][a-z0-9_]*)\}(?P<trail>\}?)"
 
 def placeholders(interfaces: int) -> tuple[str, ...]:
     """The words that are replaced for a VM with so many interfaces."""
-    own = [word for word in PLACEHOLDERS if word != "vm"]
+    own = [word for word in PLACEHOLDERS if word not in _OF_VM]
     more = [f"{word}_{number}" for number in range(2, interfaces + 1) for word in own]
     return (*PLACEHOLDERS, *more)
 

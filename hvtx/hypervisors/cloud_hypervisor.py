@@ -20,6 +20,7 @@ from hvtx.hypervisors.base import (
     kernel_arguments,
     serial_console,
 )
+from hvtx.model.seed import SEED, has_seed
 from hvtx.model.vm import Vm
 
 
@@ -38,7 +39,7 @@ def render(vm: Vm, ports: Sequence[Nic], probes: Probes, directory: str) -> Laun
         *(("--initramfs", handing.file("initrd", vm.initrd, probes)) if vm.initrd else ()),
         *("--cmdline", kernel_arguments(vm, ports, defaults)),
         *_disks(vm, probes),
-        *_networks(ports),
+        *_networks(vm, ports),
         *("--serial", "tty", "--console", "off"),
     ]
     return Launch(
@@ -63,9 +64,13 @@ def _disks(vm: Vm, probes: Probes) -> list[str]:
         kind = disk_format(path, probes.formats)
         more = ",backing_files=on" if kind == "qcow2" else ""
         values.append(f"path={path},image_type={kind}{more}")
+    if has_seed(vm):  # by its name in the working directory, which is no path of somebody else's
+        values.append(f"path={SEED},image_type=raw,readonly=on")
     return ["--disk", *values] if values else []
 
 
-def _networks(ports: Sequence[Nic]) -> list[str]:
-    values = [f"tap={port.device},mac={port.mac}" for port in ports]
+def _networks(vm: Vm, ports: Sequence[Nic]) -> list[str]:
+    """The guest is told the MTU of the TAP; ``num_queues`` counts both directions."""
+    more = f",num_queues={2 * vm.queues}" if vm.queues > 1 else ""
+    values = [f"tap={port.device},mac={port.mac}{more}" for port in ports]
     return ["--net", *values] if values else []

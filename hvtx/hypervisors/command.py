@@ -21,7 +21,7 @@ def render(vm: Vm, ports: Sequence[Nic], probes: Probes, directory: str) -> Laun
     words = variables(vm, ports)
     return Launch(
         argv=tuple(replace(part, words) for part in vm.command),
-        environment=environment(vm, ports),
+        environment=environment(vm, ports, directory),
         directory=vm.directory or directory,
         files={},
         ready="exec",

@@ -20,6 +20,7 @@ from hvtx.hypervisors.base import (
     disk_format,
     kernel_arguments,
 )
+from hvtx.model.seed import SEED, has_seed
 from hvtx.model.vm import Vm
 
 CONFIGURATION = "firecracker.json"
@@ -66,7 +67,7 @@ def configuration(vm: Vm, ports: Sequence[Nic], probes: Probes, handing: Handing
         boot["initrd_path"] = handing.file("initrd", vm.initrd, probes)
     return {
         "boot-source": boot,
-        "drives": [_drive(number, path, vm) for number, path in enumerate(vm.disks)],
+        "drives": [*(_drive(number, path, vm) for number, path in enumerate(vm.disks)), *_seed(vm)],
         "network-interfaces": [
             {"iface_id": f"eth{n}", "host_dev_name": port.device, "guest_mac": port.mac}
             for n, port in enumerate(ports)
@@ -84,3 +85,12 @@ def _drive(number: int, path: str, vm: Vm) -> dict[str, Any]:
         "is_root_device": number == 0 and vm.initrd is None,
         "is_read_only": False,
     }
+
+
+def _seed(vm: Vm) -> list[dict[str, Any]]:
+    """The drive with what cloud-init reads, by its name in the working directory."""
+    if not has_seed(vm):
+        return []
+    return [
+        {"drive_id": "seed", "path_on_host": SEED, "is_root_device": False, "is_read_only": True}
+    ]

@@ -26,9 +26,12 @@ from hvtx.hypervisors.base import (
     kernel_arguments,
     serial_console,
 )
+from hvtx.model.passed_fds import TAP, TAP_QUEUE, VHOST
+from hvtx.model.seed import SEED, has_seed
 from hvtx.model.vm import Vm
 
 PANIC_SECONDS = 10
+USUAL_MTU = 1500  # what a guest takes without a word
 
 
 def doubled(value: str) -> str:
@@ -48,7 +51,8 @@ def render(vm: Vm, ports: Sequence[Nic], probes: Probes, directory: str) -> Laun
         *(("-sandbox", probes.sandbox) if probes.sandbox else ()),
         *_boot(vm, ports, probes, handing),
         *_disks(vm, probes, handing),  # the order of devices is that of their PCI addresses
-        *_networks(ports, handing),
+        *_networks(vm, ports, probes, handing),
+        *_seed(vm, directory, handing),  # behind all others, so that it moves none of them
         *_channels(probes),
     ]
     return Launch(
@@ -116,13 +120,44 @@ def _disks(vm: Vm, probes: Probes, handing: Handing) -> list[str]:
     return argv
 
 
-def _networks(ports: Sequence[Nic], handing: Handing) -> list[str]:
+def _networks(vm: Vm, ports: Sequence[Nic], probes: Probes, handing: Handing) -> list[str]:
     argv: list[str] = []
     for number, port in enumerate(ports):
-        argv += ["-netdev", f"tap,id=net{number},fd={handing.number('tap', port.device)}"]
+        argv += ["-netdev", f"tap,id=net{number},{_descriptors(vm, port, probes, handing)}"]
         # romfile empty: no network boot ROM to load, search and wait for
-        argv += ["-device", f"virtio-net-pci,netdev=net{number},mac={port.mac},romfile="]
+        device = f"virtio-net-pci,netdev=net{number},mac={port.mac},romfile="
+        if vm.queues > 1:  # an interrupt for each queue and direction, one for control, one more
+            device += f",mq=on,vectors={2 * vm.queues + 2}"
+        if port.mtu != USUAL_MTU:
+            device += f",host_mtu={port.mtu}"
+        argv += ["-device", device]
     return argv
+
+
+def _descriptors(vm: Vm, port: Nic, probes: Probes, handing: Handing) -> str:
+    """The queues of a TAP device, and as many descriptors of vhost where that is to be had."""
+    single = vm.queues == 1
+    queues = [handing.number(TAP if single else TAP_QUEUE, port.device) for _ in range(vm.queues)]
+    words = f"fd={queues[0]}" if single else f"fds={':'.join(map(str, queues))}"
+    if probes.vhost is None:
+        return words
+    helpers = [handing.number(VHOST, probes.vhost) for _ in queues]
+    listed = f"vhostfd={helpers[0]}" if single else f"vhostfds={':'.join(map(str, helpers))}"
+    return f"{words},vhost=on,{listed}"
+
+
+def _seed(vm: Vm, directory: str, handing: Handing) -> list[str]:
+    """What cloud-init reads, as a disk that cannot be written."""
+    if not has_seed(vm):
+        return []
+    number, name = len(vm.disks), "seed"
+    descriptor = handing.number("read-only disk", f"{directory}/{SEED}")
+    options = f"if=none,id={name},format=raw,file.driver=file,file.filename=/dev/fdset/{number}"
+    return [
+        *("-add-fd", f"fd={descriptor},set={number}"),
+        *("-drive", f"{options},read-only=on"),
+        *("-device", f"virtio-blk-pci,drive={name}"),
+    ]
 
 
 def _channels(probes: Probes) -> list[str]:

@@ -25,16 +25,38 @@ class FirewallSpec(TypedDict, total=False):
     ``forward``     ipv4, ipv6, more, bridge: accept forwarding for these addresses
     ``pass``        family (4, 6), uplinks (devices where the world is): the way to what is accepted
                     where the policy of FORWARD drops (iptables)
+    ``passage``     family, bridge, hook (INPUT or FORWARD), accepts (rules in the words of
+                    iptables-save): what lets a network pass the filter of somebody else, in the
+                    tables of iptables-nft (nftables) or the legacy ones (iptables)
     ``masquerade``  address, bridge, source
     ``publish``     protocol, host_ip (None: any), host_port, ipv4, ipv6, guest_port, bridge
+    ``egress``      bridge, mac (of a VM's interface; absent: of a network), egress (the mode; None:
+                    as the network's; absent: only what is refused is counted), rules (lists of
+                    :class:`hvtx.model.policy.EgressRule`), alone (bool: the network's own
+                    elements are not nftables'), and whose flows it is about: ipv4, ipv6 of a VM's,
+                    subnets of a network's
     ``imported``    place, text, native: somebody else's rule, which was taken over as it is;
                     words: its text before a mark stood in it; ipv4 or ipv6: whose it is
     """
 
     backend: Literal["nftables", "iptables"]
-    what: Literal["base", "network", "port", "forward", "pass", "masquerade", "publish", "imported"]
+    what: Literal[
+        "base",
+        "network",
+        "port",
+        "forward",
+        "pass",
+        "passage",
+        "masquerade",
+        "publish",
+        "egress",
+        "imported",
+    ]
     family: int
     uplinks: list[str]
+    hook: str
+    accepts: list[str]
+    passage: bool  # of a network row of iptables: false where its guests get no accepts
     bridge: str
     subnets: list[str]
     nat: bool
@@ -54,6 +76,9 @@ class FirewallSpec(TypedDict, total=False):
     host_port: int
     guest_port: int
     flows: int
+    egress: str | None
+    rules: list[list[str | int | None]]
+    alone: bool
     families: list[str]
     place: str  # as hvtx.model.place writes it
     text: str

@@ -37,6 +37,8 @@ class BaseRuleset(NamedTuple):
 class SetElement(NamedTuple):
     """An element that is wanted: where it belongs, and its raw key and data.
 
+    ``interval``: of a set with ranges; its key is the first of each part, then the last of each.
+
     ``flows``: it matches only beyond so many tracked connections (of a set with ``ct count``).
     """
 
@@ -47,3 +49,4 @@ class SetElement(NamedTuple):
     data: bytes = b""
     verdict: bool = False
     flows: int = 0
+    interval: bool = False

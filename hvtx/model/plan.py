@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hvtx.model.reason import Reason
 from hvtx.model.resource import Address, Entry, Link, Resource
-from hvtx.model.vm import Epoch, Liveness
+from hvtx.model.vm import Epoch, Liveness, ProcessFacts
 
 if TYPE_CHECKING:
     from hvtx.model.foreign_rule import ForeignRule
@@ -91,6 +91,7 @@ class Snapshot(NamedTuple):
     files: Mapping[str, str]  # path -> mark, of those that are there
     failures: Mapping[str, str]  # "links", "nftables", "iptables" -> what went wrong
     hidden: bool = False  # some process could not be looked into: it may hold a device
+    processes: Mapping[int, ProcessFacts] = {}  # by row: what was seen of each that is on record
     moving: frozenset[int] = frozenset()  # rows that somebody moved while the host was looked at
 
 

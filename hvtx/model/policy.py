@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from hvtx.model.address import is_ipv6
+
 OPEN, INTERNET, NONE = EGRESS = ("open", "internet", "none")
 
 
@@ -15,11 +17,38 @@ class EgressRule(NamedTuple):
     protocol: str | None = None  # "tcp" or "udp"; None beside a port: both
 
 
+def written(rule: EgressRule) -> str:
+    """A rule as people write it, without its action: ``192.0.2.0/24``, ``[2001:db8::1]:443``."""
+    address, _, length = rule.to.partition("/")
+    six = is_ipv6(address)
+    to = address if length == ("128" if six else "32") else rule.to
+    if rule.first_port is None:
+        return to
+    ports = str(rule.first_port)
+    if rule.last_port not in (None, rule.first_port):
+        ports = f"{ports}-{rule.last_port}"
+    return (f"[{to}]" if six else to) + f":{ports}" + (f"/{rule.protocol}" if rule.protocol else "")
+
+
 class Policy(NamedTuple):
     """What a guest may reach: denials first, then what is allowed, then the mode."""
 
     egress: str | None = None  # one of EGRESS; None: what the network says, and it: the setting
     rules: tuple[EgressRule, ...] = ()
+
+
+def policy_words(policy: Policy) -> str:
+    """A policy in a line of the history."""
+    rules = [f"{rule.action} {written(rule)}" for rule in policy.rules]
+    return ", ".join([policy.egress or "no mode", *rules])
+
+
+class Egress(NamedTuple):
+    """What holds for one guest, and whose word it is."""
+
+    mode: str
+    rules: tuple[EgressRule, ...]  # in the order in which they are asked: denials first
+    source: str  # "vm", "network" or "default": who says the mode
 
 
 class Limits(NamedTuple):

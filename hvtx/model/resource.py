@@ -10,6 +10,8 @@ from enum import StrEnum
 from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 
 from hvtx.model.place import Place
+from hvtx.model.service import ReservationSpec, ServiceSpec
+from hvtx.model.vm import Identity
 
 
 class Kind(StrEnum):
@@ -75,6 +77,16 @@ class Resource(NamedTuple):
         return str(self.spec.get("bridge") or "")
 
     @property
+    def is_service(self) -> bool:
+        """Whether it is a process of a network's: its dnsmasq."""
+        return self.kind == Kind.PROCESS and self.vm is None and self.network is not None
+
+    @property
+    def is_reservation(self) -> bool:
+        """Whether it is a file by which a network's dnsmasq knows an interface."""
+        return self.kind == Kind.FILE and "reservation" in self.spec
+
+    @property
     def imported(self) -> bool:
         """Whether others made the thing, and it was taken over as it is."""
         return bool(self.spec.get("imported"))
@@ -125,6 +137,7 @@ class TapSpec(_Owned):
     master: int  # ifindex of the bridge
     mtu: int
     mac: str  # of the host's side; begins with fe so that it never becomes the bridge's
+    queues: NotRequired[int]  # of a device with several; absent: one
     guard: NotRequired[dict[str, Any]]  # of rulesets/port_filter; earlier rows lack it
     limit: NotRequired[dict[str, int]]  # model/limiting; absent where there is no limit
     addresses: NotRequired[list[str]]  # of one that was taken over: those that the kernel gave it
@@ -171,15 +184,18 @@ class ProcessObserved(TypedDict, total=False):
     start: int
     inode: int
     pidns: int
+    restarts: int  # of a network's service, in this life of the host; absent where it is none
     accelerator: str  # "kvm" or "tcg"; absent for others than QEMU, and in older records
     accelerator_reason: str
     user: int | str  # whom it runs as: an id of its own, or a name; absent in older records
+    vhost: bool  # QEMU: the host's kernel moves the frames; absent in older records
 
 
 class FileSpec(TypedDict):
-    """A run-time directory or file of one VM."""
+    """A run-time directory of a VM or a network, or a reservation for one interface."""
 
     path: str
+    reservation: NotRequired[ReservationSpec]
 
 
 class SysctlSpec(TypedDict):
@@ -224,9 +240,20 @@ def process_spec(row: Resource) -> ProcessSpec:
     return cast("ProcessSpec", _spec(row, Kind.PROCESS))
 
 
+def service_spec(row: Resource) -> ServiceSpec:
+    """The spec of a network's row of kind ``process``."""
+    assert row.is_service, row
+    return cast("ServiceSpec", row.spec)
+
+
 def file_spec(row: Resource) -> FileSpec:
     """The spec of a row of kind ``file``."""
     return cast("FileSpec", _spec(row, Kind.FILE))
+
+
+def reservation_spec(row: Resource) -> ReservationSpec:
+    """The reservation of a row of kind ``file`` that is for one."""
+    return file_spec(row)["reservation"]
 
 
 def sysctl_spec(row: Resource) -> SysctlSpec:
@@ -244,6 +271,15 @@ def process_observed(row: Resource) -> ProcessObserved:
     """Who the process of a row of kind ``process`` is; empty while it is not started."""
     assert row.kind == Kind.PROCESS, row.kind
     return cast("ProcessObserved", row.observed)
+
+
+def identity_in(seen: ProcessObserved) -> Identity | None:
+    """The identity that was recorded; None before the process was started."""
+    if "pid" not in seen:
+        return None
+    return Identity(
+        seen["boot_id"], seen["pid"], seen["start"], seen.get("inode", 0), seen.get("pidns", 0)
+    )
 
 
 def holder_observed(row: Resource) -> ProcessObserved:
@@ -302,7 +338,7 @@ class Link(NamedTuple):
     group: int
     up: bool
     tun_flags: int  # IFF_TAP | IFF_NO_PI … with which to attach, 0 for others
-    queues: int  # attached queues of a multi-queue tun device, else 0
+    queues: int  # held queues of a multi-queue tun device, those switched off too; else 0
     persistent: bool
     qdisc: str = ""
     xdp: bool = False

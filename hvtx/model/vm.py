@@ -134,6 +134,18 @@ class Network(NamedTuple):
         return next((pair for pair in self.ranges if is_of(pair[0], family)), None)
 
 
+BRIDGE_PORTS = 1023  # what Linux gives a bridge: BR_MAX_PORTS of net/bridge, less the port 0
+
+
+def no_port_left(bridge: str, what: str) -> tuple[str, str]:
+    """What is said where a bridge has all its ports: message and hint."""
+    hint = (
+        "make it in another network, or stop a VM of this one (hvtx vm stop); hvtx gc --plan"
+        " shows what crashed VMs still keep"
+    )
+    return f"bridge {bridge} has no port left for {what}: a bridge has {BRIDGE_PORTS:,}", hint
+
+
 class Epoch(NamedTuple):
     """One life of the host as the store knows it (the epoch)."""
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from hvtx.model.address import is_ipv6, is_of
 from hvtx.model.traffic import Flow, Stop, Way
+from hvtx.planner.own_accepts import Net, is_ours_to_accept
 
 REPAIR = "hvtx repair"
 _OURS = ("hvtx-", "HVTX-")
@@ -48,15 +49,6 @@ class Chain(NamedTuple):
 
     hooks: frozenset[str]
     rules: tuple[tuple[str, int], ...]
-
-
-class Net(NamedTuple):
-    """What of a network a fix names."""
-
-    bridge: str
-    subnets: tuple[str, ...]
-    gateways: tuple[str, ...]
-    firewall: str
 
 
 class Host(NamedTuple):
@@ -95,10 +87,13 @@ def fix(stops: Sequence[Stop], host: Host) -> str | None:
     by, place, what = stops[0].by, stops[0].place, stops[0].what
     if any(part.startswith(_OURS) for part in place):
         return REPAIR
-    if by == "legacy" and what.startswith("policy") and place[1:] == ("filter", "FORWARD"):
-        stops = [stop for stop in stops if host.nets[stop.flow.network].firewall != "iptables"]
-        if not stops:
-            return REPAIR  # hvtx's own accept is not there, or not where it belongs
+    stops = [
+        stop
+        for stop in stops
+        if not is_ours_to_accept(stop, host.nets[stop.flow.network], host.owners)
+    ]
+    if not stops:
+        return REPAIR  # hvtx's own accept is not there, or not where it belongs
     if by not in ("nft", "legacy") or len(place) != 3:
         return _look(by, place)
     flows = [stop.flow for stop in stops]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from hvtx.model.mark import Mark, UnreadableMark, parse_mark
 from hvtx.model.plan import Item
 from hvtx.model.reason import Reason
-from hvtx.model.resource import Kind
+from hvtx.model.resource import Kind, identity_in, process_observed
 from hvtx.model.vm import Liveness
 from hvtx.planner.identify_addresses import by_address, by_mac, by_subnet
 from hvtx.planner.identify_devices import by_device
@@ -90,6 +90,9 @@ def _keys(sight: ExplainFacts, text: str) -> Iterator[Subject]:
     """Settings, files, and whatever else a plan calls by this very name."""
     dotted = text.replace("/", ".")
     for row in sight.snapshot.rows:
+        identity = identity_in(process_observed(row)) if row.is_service else None
+        if identity and text in (row.key, f"pid {identity.pid}"):
+            yield of_row(sight, row)
         other = row.kind not in _ASKED_OTHERWISE
         if other and (row.key == text or (row.kind == Kind.SYSCTL and row.key == dotted)):
             yield of_row(sight, row)
@@ -116,7 +119,11 @@ def _owners(sight: ExplainFacts, text: str) -> Iterator[Subject]:
     for network in sight.networks:
         if text in (network.name, network.id):
             words = f"network {network.name!r} on bridge {network.bridge}, {network.firewall}"
+            service = [item for item in sight.plan.items if item.key == f"dnsmasq {network.name}"]
             yield Subject(
                 "network", network.name, words, None, "hvtx", Reason.RESERVED, None, network.name,
-                evidence=tuple(f"subnet {cidr}" for cidr in network.subnets),
+                evidence=(
+                    *(f"subnet {cidr}" for cidr in network.subnets),
+                    *(f"{item.key}: {line}" for item in service for line in item.evidence),
+                ),
             )  # fmt: skip

@@ -24,7 +24,11 @@ from hvtx.model.resource import (
     address_spec,
     bridge_spec,
     file_spec,
+    identity_in,
+    process_observed,
 )
+from hvtx.model.vm import Liveness, ProcessFacts
+from hvtx.planner.states import judge_process
 
 
 class Presence(NamedTuple):
@@ -99,6 +103,8 @@ def presence(row: Resource, snapshot: Snapshot, sights: SnapshotIndex) -> Presen
         return _address_presence(row, snapshot, sights)
     if row.kind == Kind.FILE:
         return _file_presence(row, snapshot)
+    if row.is_service:
+        return _service_presence(row, snapshot)
     return _ONLY_ON_RECORD
 
 
@@ -194,3 +200,14 @@ def _file_presence(row: Resource, snapshot: Snapshot) -> Presence:
     if found != row.mark:
         return Presence(None, (f"it carries {found!r}",), Reason.MARK_MISMATCH)
     return Presence(True, (f"its mark is {found}",))
+
+
+def _service_presence(row: Resource, snapshot: Snapshot) -> Presence:
+    """Whether a network's dnsmasq runs; one that was not started yet is absent."""
+    identity = identity_in(process_observed(row))
+    if identity is None:
+        return Presence(False, ("it was never started",))
+    seen = snapshot.processes.get(row.id, ProcessFacts(False, error="it was not inspected"))
+    verdict, evidence = judge_process(row, identity, snapshot.life, seen)
+    here = {Liveness.ALIVE: True, Liveness.DEAD: False}.get(verdict)
+    return Presence(here, evidence)

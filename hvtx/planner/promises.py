@@ -11,10 +11,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hvtx.model.address import family_of
-from hvtx.model.firewall import firewall_spec
+from hvtx.model.firewall import FirewallSpec, firewall_spec
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.traffic import Flow, Way
 from hvtx.model.vm import Interface, Network
+from hvtx.planner.egress import network_spec
+from hvtx.planner.egress_flows import Sent, permitted
 from hvtx.planner.provision import ResourceSpec, want_interface
 
 MOST_PORTS = 4  # of a network that are tried
@@ -59,6 +61,12 @@ class Promise(NamedTuple):
     ifindex: int  # of its bridge
     guests: tuple[Guest, ...]
     ports: tuple[Port, ...]
+    egress: tuple[FirewallSpec, ...] = ()  # the policies of its guests and its own
+
+    def lets(self, guest: Guest, sent: Sent) -> bool:
+        """Whether an egress policy lets a guest reach that; what is refused is not promised."""
+        own = [spec for spec in self.egress if spec.get("mac") == guest.mac]
+        return permitted(sent, [*own, *(spec for spec in self.egress if "mac" not in spec)])
 
     def gateway(self, family: int) -> str:
         """Its gateway of a family."""
@@ -85,7 +93,17 @@ def promise(
             break
         guests.append(thought)
         leased |= {a for a in (thought.ipv4, thought.ipv6) if a}
-    return Promise(network, ifindex, tuple(guests), tuple(ports))
+    return Promise(network, ifindex, tuple(guests), tuple(ports), _egress(network, rows))
+
+
+def _egress(network: Network, rows: Sequence[Resource]) -> tuple[FirewallSpec, ...]:
+    own = [network_spec(network)]
+    own += [
+        firewall_spec(row)
+        for row in rows
+        if row.kind == Kind.FILTER and row.role == "egress" and "mac" in firewall_spec(row)
+    ]
+    return tuple(spec for spec in own if spec is not None)
 
 
 def _ports(network: Network, rows: Iterable[Resource], running: Sequence[Guest]) -> Iterator[Port]:

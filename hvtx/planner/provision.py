@@ -16,10 +16,13 @@ from hvtx.model.limiting import told
 from hvtx.model.mark import base32
 from hvtx.model.policy import NO_LIMITS, Limits
 from hvtx.model.resource import FLOWS_EACH, Kind
+from hvtx.model.seed import has_seed
 from hvtx.model.user import User
 from hvtx.model.vm import Interface, Network, Publish, Vm
+from hvtx.planner import egress
 from hvtx.planner.exits import source_of
 from hvtx.planner.forwarding import dotted
+from hvtx.planner.seed import seed_of
 
 _ANY4 = "0.0.0.0"  # noqa: S104 - not bound to
 _INDEX_BASE, _INDEX_SPAN = 1 << 24, 1 << 29  # far above what the kernel hands out by itself
@@ -90,7 +93,7 @@ def want_network(
     tracked connections each of its guests may have.
     """
     shared = want_settings(settings)
-    shared += [ResourceSpec(Kind.FILTER, f"{b} base", {**_base(b), "what": "base"}) for b in bases]
+    shared += want_bases(bases)
     addresses = network_addresses(network)
     own = [
         _bridge(network, ifindex, addresses),
@@ -98,6 +101,25 @@ def want_network(
         *network_rules(network, flows),
     ]
     return shared, own
+
+
+def want_bases(bases: Iterable[str]) -> list[ResourceSpec]:
+    """Rows of the bases that :func:`missing_bases` named."""
+    return [ResourceSpec(Kind.FILTER, f"{b} base", {**_base(b), "what": "base"}) for b in bases]
+
+
+def want_network_policy(network: Network) -> list[ResourceSpec]:
+    """What a network's guests may reach; nothing where that is what every network's may."""
+    spec = egress.network_spec(network)
+    return [] if spec is None else [ResourceSpec(Kind.FILTER, f"egress {network.name}", {**spec})]
+
+
+def want_vm_policy(
+    vm: Vm, interface: Interface, network: Network, device: str
+) -> list[ResourceSpec]:
+    """What a VM's interface may reach, and where it is counted what is refused to it."""
+    spec = egress.vm_spec(vm, interface, network)
+    return [] if spec is None else [ResourceSpec(Kind.FILTER, f"{device} egress", {**spec})]
 
 
 def _bridge(network: Network, ifindex: int, addresses: Sequence[str]) -> ResourceSpec:
@@ -134,8 +156,10 @@ def network_rules(network: Network, flows: int = FLOWS_EACH) -> list[ResourceSpe
         "gateway6": network.gateway6,
         "flows": flows,
         **({"uplink": network.uplink} if network.uplink else {}),
+        **({} if network.passage or network.firewall != "iptables" else {"passage": False}),
     }
-    return [ResourceSpec(Kind.FILTER, f"{network.firewall} network {network.name}", spec)]
+    own = ResourceSpec(Kind.FILTER, f"{network.firewall} network {network.name}", spec)
+    return [own, *want_network_policy(network)]
 
 
 def want_settings(settings: Sequence[tuple[str, str, str]]) -> list[ResourceSpec]:
@@ -151,6 +175,7 @@ _STANDS_ON = {
     "nftables": ("nftables bridge", "nftables inet"),
     "iptables": ("nftables bridge", "iptables"),
 }
+_EGRESS_ON = "nftables inet"
 
 
 def _base(name: str) -> dict[str, Any]:
@@ -166,17 +191,26 @@ def _bases_of(spec: FirewallSpec) -> tuple[str, ...]:
     return tuple(f"nftables {family}" for family in spec.get("families", ("bridge", "inet")))
 
 
-def missing_bases(firewall: str, there: Iterable[FirewallSpec]) -> list[str]:
-    """The bases that a network with this backend needs beside those with the specs ``there``."""
+def missing_bases(
+    firewall: str, there: Iterable[FirewallSpec], *, limited: bool = False
+) -> list[str]:
+    """The bases that a network with this backend needs beside those with the specs ``there``.
+
+    ``limited``: it, or a guest in it, has an egress policy, which is nftables' on each backend.
+    """
     made = {base for spec in there for base in _bases_of(spec)}
-    return [base for base in _STANDS_ON[firewall] if base not in made]
+    needed = dict.fromkeys((*_STANDS_ON[firewall], *((_EGRESS_ON,) if limited else ())))
+    return [base for base in needed if base not in made]
 
 
-def idle_base(spec: FirewallSpec, others: Iterable[str]) -> bool:
-    """Whether no network of those that stay, with the backends ``others``, stands on this base."""
-    return {base for firewall in others for base in _STANDS_ON[firewall]}.isdisjoint(
-        _bases_of(spec)
-    )
+def idle_base(spec: FirewallSpec, others: Iterable[str], *, limited: bool = False) -> bool:
+    """Whether no network of those that stay, with the backends ``others``, stands on this base.
+
+    ``limited``: one of them, or a guest in one, has an egress policy.
+    """
+    kept = {base for firewall in others for base in _STANDS_ON[firewall]}
+    kept |= {_EGRESS_ON} if limited else set()
+    return kept.isdisjoint(_bases_of(spec))
 
 
 def port_guard(port: FirewallSpec, bridge_mac: str, addresses: Sequence[str]) -> dict[str, Any]:
@@ -237,14 +271,18 @@ def want_vm(
     how many tracked connections it may have in each network. ``user`` is whom the process runs as;
     None: as hvtx.
     """
-    owner = {} if user is None else {"owner": user.uid}
+    own: dict[str, Any] = {} if user is None else {"owner": user.uid}
+    if vm.queues > 1:
+        own["queues"] = vm.queues
     wants: list[tuple[ResourceSpec, str | None]] = []
     if directory is not None:
         wants.append((ResourceSpec(Kind.FILE, directory, {"path": directory}), None))
+        if has_seed(vm):
+            wants.append((ResourceSpec(Kind.FILE, *seed_of(vm, networks, directory, user)), None))
     for interface, (device, ifindex, mac) in zip(vm.interfaces, devices, strict=True):
         network = networks[interface.network]
         wants += [
-            (want._replace(spec=want.spec | owner) if want.kind == Kind.TAP else want, network.id)
+            (want._replace(spec=want.spec | own) if want.kind == Kind.TAP else want, network.id)
             for want in want_interface(
                 interface,
                 network,
@@ -256,6 +294,7 @@ def want_vm(
                 limits=vm.limits,
             )
         ]
+        wants += [(w, network.id) for w in want_vm_policy(vm, interface, network, device)]
     if process:
         spec = {"hypervisor": vm.hypervisor, "directory": directory}
         wants.append((ResourceSpec(Kind.PROCESS, vm.name, spec), None))

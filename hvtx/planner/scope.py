@@ -46,6 +46,10 @@ class NetworkScope(NamedTuple):
         """The firewall rows of the installation in this life of the host."""
         return [row for row in self._standing(Kind.FILTER) if row.network is None]
 
+    def services(self) -> list[Resource]:
+        """The processes of networks in this life of the host."""
+        return [row for row in self._standing(Kind.PROCESS) if row.is_service]
+
     def settings(self) -> list[Resource]:
         """The settings of the kernel that are on record in this life of the host."""
         return [row for row in self._standing(Kind.SYSCTL) if row.network is None]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from hvtx.errors import Conflict
 from hvtx.model.resource import Kind, Resource, State, only_flows_remain
 from hvtx.model.user import User
-from hvtx.model.vm import Publish, Vm
+from hvtx.model.vm import BRIDGE_PORTS, Network, Publish, Vm, no_port_left
 from hvtx.planner import provision
 from hvtx.planner.provision import ResourceSpec
 from hvtx.planner.scope import NetworkScope, VmScope
+from hvtx.planner.service import want_reservation
 from hvtx.planner.states import VmState
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Given(NamedTuple):
     directory: str  # the VM's run-time directory
     flows: int  # how many tracked connections each of its guests may have
     user: User | None  # whom its process runs as; None: hvtx's own
+    run_directory: str = ""  # the installation's
 
 
 class StartPlan(NamedTuple):
@@ -87,6 +89,28 @@ def families_of(vm: Vm) -> set[int]:
     return {4 for i in own if i.ipv4} | {6 for i in own if i.ipv6}
 
 
+def unbounded(networks: Iterable[Network]) -> list[str]:
+    """Those (by id) whose subnets hold more guests than a bridge has ports.
+
+    Each guest has an address of each family of its network: a /22 gives away 1,021.
+    """
+    four = {n.id: int(r[0].partition("/")[2]) for n in networks if (r := n.range(4))}
+    return [n.id for n in networks if n.id not in four or 2 ** (32 - four[n.id]) - 3 > BRIDGE_PORTS]
+
+
+def full(vm: Vm, networks: Mapping[str, Network], taps: Mapping[str, int]) -> Conflict | None:
+    """Why the bridge of one of its networks has no port for the VM; None if all have.
+
+    ``taps`` are on record in this life, by network, where there may be too many.
+    """
+    for interface in vm.interfaces:
+        if taps.get(interface.network, 0) >= BRIDGE_PORTS:
+            bridge = networks[interface.network].bridge
+            message, hint = no_port_left(bridge, f"VM {vm.name!r}")
+            return Conflict(message, hint=hint)
+    return None
+
+
 def plan_start(
     vm: Vm, rows: Iterable[Resource], networks: NetworkScope, given: Given
 ) -> StartPlan | Conflict:
@@ -109,4 +133,18 @@ def plan_start(
         flows=given.flows,
         user=given.user,
     )
+    create = [*_reservations(vm, networks, given.run_directory), *create]
     return StartPlan([row for row in rows if only_flows_remain(row)], create, launch)
+
+
+def _reservations(
+    vm: Vm, networks: NetworkScope, run_directory: str
+) -> list[tuple[ResourceSpec, str | None]]:
+    """What the services of the VM's networks are to know, each with its network."""
+    return [
+        (want, interface.network)
+        for interface in vm.interfaces
+        for want in want_reservation(
+            vm.id, vm.name, interface, networks.networks[interface.network], run_directory
+        )
+    ]

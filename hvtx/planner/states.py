@@ -7,10 +7,10 @@ from enum import StrEnum
 
 from hvtx.model.resource import (
     Kind,
-    ProcessObserved,
     Resource,
     State,
     holder_observed,
+    identity_in,
     process_observed,
 )
 from hvtx.model.vm import Epoch, Identity, Liveness, ProcessFacts
@@ -39,20 +39,12 @@ _RUNNING_VERBS = {
 
 def identity_of(row: Resource) -> Identity | None:
     """The process identity that a row holds; None before the gate was spawned."""
-    return _identity(process_observed(row))
+    return identity_in(process_observed(row))
 
 
 def holder_of(row: Resource) -> Identity | None:
     """Who holds a published port (:mod:`hvtx.drivers.portholder`); None if nobody ever did."""
-    return _identity(holder_observed(row)) if row.kind == Kind.PUBLISH else None
-
-
-def _identity(seen: ProcessObserved) -> Identity | None:
-    if "pid" not in seen:
-        return None
-    return Identity(
-        seen["boot_id"], seen["pid"], seen["start"], seen.get("inode", 0), seen.get("pidns", 0)
-    )
+    return identity_in(holder_observed(row)) if row.kind == Kind.PUBLISH else None
 
 
 def judge_process(

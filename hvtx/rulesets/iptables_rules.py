@@ -12,6 +12,7 @@ from hvtx.model.firewall import FirewallSpec, addresses_in, firewall_spec, iptab
 from hvtx.model.mark import parse_mark
 from hvtx.model.place import Place, legacy_place, parse_place
 from hvtx.model.resource import FLOWS_EACH, Resource
+from hvtx.rulesets.nftables_egress import LINK_LOCAL4, METADATA4, METADATA6
 
 BACKEND = "iptables"
 _TOOLS = {4: "iptables", 6: "ip6tables"}
@@ -133,6 +134,7 @@ def _network(installation: str, spec: FirewallSpec) -> tuple[Rule, ...]:
             for text in (
                 *_known(bridge, spec.get("uplink")),
                 *_guards(bridge, limit, isolate=spec["isolate"], nat=spec["nat"]),
+                *_unreachable(bridge, family),
                 *_bound(bridge, spec.get("uplink")),
             )
         ]
@@ -140,9 +142,10 @@ def _network(installation: str, spec: FirewallSpec) -> tuple[Rule, ...]:
             rules += _loopback_guard(installation, bridge)
             loopback = f"-s 127.0.0.0/8 -o {bridge} -j MASQUERADE"
             rules.append(Rule(4, "nat", post, loopback, first=True))
+        passes = _passes if spec.get("passage", True) else _passes_nothing
         rules += [
             Rule(family, "filter", chain_name(installation, "PASS"), text, first=True)
-            for text in _passes(bridge, isolate=spec["isolate"])
+            for text in passes(bridge, isolate=spec["isolate"])
         ]
         # A guest that reaches a neighbour (or itself) by way of a published port must be answered
         # by way of the host too.
@@ -190,8 +193,18 @@ def _guards(bridge: str, limit: str, *, isolate: bool, nat: bool) -> Iterator[st
         # Guests still reach what their neighbours publish, through the host's addresses.
         yield f"-i {bridge} -o {bridge} -m conntrack ! --ctstate DNAT -j DROP"
     if nat:
-        fresh = "-m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT"
+        fresh = f"-m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT {_NOT_ALLOWED}"
         yield f"! -i {bridge} -o {bridge} {fresh} -j DROP"
+
+
+# What an egress policy allows is marked before, in nftables: see nftables_egress.
+_NOT_ALLOWED = "-m mark ! --mark 0x20000000/0x20000000"
+
+
+def _unreachable(bridge: str, family: int) -> Iterator[str]:
+    """What guests never reach, but where a policy allows it: link-local addresses, metadata."""
+    for to in (LINK_LOCAL4, *METADATA4) if family == 4 else METADATA6:
+        yield f"-d {ip_network(to)} -i {bridge} {_NOT_ALLOWED} -j DROP"
 
 
 def _passes(bridge: str, *, isolate: bool) -> Iterator[str]:
@@ -206,6 +219,12 @@ def _passes(bridge: str, *, isolate: bool) -> Iterator[str]:
     yield f"-o {bridge} {known},DNAT -j ACCEPT"
     if not isolate:
         yield f"-i {bridge} -o {bridge} -j ACCEPT"
+
+
+def _passes_nothing(bridge: str, *, isolate: bool) -> Iterator[str]:  # noqa: ARG001 - as above
+    """What of a network that asked for no accepts comes here goes back to the host's policy."""
+    yield f"-i {bridge} -j RETURN"
+    yield f"-o {bridge} -j RETURN"
 
 
 def _flow_limit(bridge: str, most: int, mask: int) -> str:
@@ -257,6 +276,11 @@ def _pass(installation: str, spec: FirewallSpec) -> tuple[Rule, ...]:
     return (*rules, Rule(family, "filter", "FORWARD", f"-j {chain_name(installation, 'PASS')}"))
 
 
+def _passage(_installation: str, spec: FirewallSpec) -> tuple[Rule, ...]:
+    """What lets a network pass the filter of somebody else (docs/adr/0047)."""
+    return tuple(Rule(spec["family"], "filter", spec["hook"], text) for text in spec["accepts"])
+
+
 def _masquerade(installation: str, spec: FirewallSpec) -> tuple[Rule, ...]:
     address = spec["address"]
     source = spec.get("source")
@@ -301,6 +325,7 @@ _COMPILERS = {
     "network": _network,
     "forward": _forward,
     "pass": _pass,
+    "passage": _passage,
     "masquerade": _masquerade,
     "publish": _publish,
     "port": _port,

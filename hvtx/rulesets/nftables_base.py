@@ -44,6 +44,7 @@ from collections.abc import Collection, Mapping
 from hvtx.model.hook import HOOKS, BaseRuleset, Chain, Hook
 from hvtx.rulesets import nftables_uplink
 from hvtx.rulesets.nftables_bridge import BRIDGE
+from hvtx.rulesets.nftables_egress import ALLOWED, CHAINS, NOT_ALLOWED, SETS
 
 FAMILIES = ("inet", "bridge")
 
@@ -65,6 +66,7 @@ _INET = BaseRuleset(
         "dnat6_any": "map|type inet_proto . inet_service : ipv6_addr . inet_service;",
         "dnat6_host": "map|type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service;",
         **nftables_uplink.SETS,
+        **SETS,
     },
     (
         Chain(
@@ -149,7 +151,7 @@ _INET = BaseRuleset(
             "seen",
             "type filter hook postrouting priority 1000; policy accept;",
             # after all of the rules here and nearly all of others'; see bridge_program
-            ("oifname @nat_bridges meta mark set meta mark | 0x10000000",),
+            ("oifname @nat_bridges meta mark set meta mark | 0x10000000", NOT_ALLOWED),
         ),
         Chain(
             "isolated",
@@ -176,7 +178,11 @@ _INET = BaseRuleset(
         Chain(
             "inward",
             "",
-            ("iifname . oifname vmap @within", "oifname @nat_bridges drop"),
+            (
+                "iifname . oifname vmap @within",
+                f"{ALLOWED} accept",
+                "oifname @nat_bridges drop",
+            ),
         ),
         Chain(
             "forward",
@@ -189,6 +195,7 @@ _INET = BaseRuleset(
             ),
         ),
         *nftables_uplink.CHAINS,
+        *CHAINS,
     ),
 )
 

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from sys import byteorder
 
 from hvtx.errors import UsageError
 from hvtx.model.address import family_of, is_of
 from hvtx.model.firewall import FirewallSpec, addresses_in
 from hvtx.model.hook import SetElement
+from hvtx.model.policy import EgressRule
 from hvtx.model.resource import FLOWS_EACH
 from hvtx.rulesets.nftables_base import table_name
 from hvtx.rulesets.packing import link_local, packed, packed_mac
 
 # Verdicts as nf_tables has them: NFTA_VERDICT_CODE, and of a goto NFTA_VERDICT_CHAIN.
 _ACCEPT = bytes.fromhex("0800010000000001")
-_TO_ISOLATED = bytes.fromhex("08000100fffffffc") + b"\x0d\0\x02\0isolated\0\0\0\0"
+_GOTO = bytes.fromhex("08000100fffffffc")
+
+
+def _goto(chain: str) -> bytes:
+    """The verdict ``goto``: its code, then an attribute with the chain's name."""
+    name = chain.encode() + b"\0"
+    body = (len(name) + 4).to_bytes(2, byteorder) + b"\x02\0" + name
+    return _GOTO + body.ljust((len(body) + 3) & ~3, b"\0")
+
+
+_TO_ISOLATED = _goto("isolated")
 
 
 def _ifname(name: str) -> bytes:
@@ -130,11 +142,63 @@ def _publish(spec: FirewallSpec) -> list[SetElement]:
     return found
 
 
+def _egress(spec: FirewallSpec) -> list[SetElement]:
+    """A policy's element in the map of who has one, its rules, and where refusals are counted."""
+    bridge, mac = _ifname(spec["bridge"]), spec.get("mac")
+    owner, key = ("vm", bridge + _mac(mac)) if mac else ("network", bridge)
+    found = []
+    if mac:
+        found.append(SetElement("inet", "", "refused_of", key))
+    if spec["alone"] and mac:
+        found.append(SetElement("inet", "", "own_network", key + bridge))
+    elif spec["alone"]:
+        found.append(SetElement("inet", "", "within", bridge + bridge, _ACCEPT, verdict=True))
+    if "egress" not in spec:
+        return found
+    for name, chain in _led_to(owner, spec):
+        found.append(SetElement("inet", "", f"{owner}_{name}", key, _goto(chain), verdict=True))
+    return found + list(_egress_rules(owner, key, spec))
+
+
+def _led_to(owner: str, spec: FirewallSpec) -> Iterator[tuple[str, str]]:
+    """The chains of a policy, by the end of the name of the map that leads there."""
+    mode, rules = spec.get("egress"), bool(spec.get("rules"))
+    limited = mode in ("internet", "none")
+    if mode is None:
+        yield "policies", f"{owner}_more"
+        yield "input", f"{owner}_more_input"
+        return
+    yield "policies", f"{owner}_{mode}" if rules else mode
+    if limited and not rules:
+        yield "input", "limited"
+    elif rules or owner == "vm":  # that of a VM goes before its network's
+        yield "input", f"{owner}_{'limited' if limited else 'open'}_input"
+
+
+def _egress_rules(owner: str, key: bytes, spec: FirewallSpec) -> Iterator[SetElement]:
+    from hvtx.rulesets.egress_boxes import boxes
+
+    rules = [EgressRule(*rule) for rule in spec.get("rules", ())]  # type: ignore[arg-type]
+    for action in ("deny", "allow") if rules else ():
+        for family, size in ((4, 4), (6, 16)):
+            for box in boxes(rules, family, action):
+                first = key + box.first.to_bytes(size, "big")
+                last = key + box.last.to_bytes(size, "big")
+                name = f"{owner}_{action}{family}"
+                if box.ports is not None and box.protocol is not None:
+                    name = f"{name}_ports"
+                    first += _PROTOCOLS[box.protocol] + _port(box.ports[0])
+                    last += _PROTOCOLS[box.protocol] + _port(box.ports[1])
+                yield SetElement("inet", "", name, first + last, interval=True)
+
+
 _COMPILE: Mapping[str, Callable[[FirewallSpec], list[SetElement]]] = {
     "base": lambda _: [],
+    "passage": lambda _: [],  # rules in the tables of others
     "network": _network,
     "port": _guard,
     "forward": _forward,
     "masquerade": _masquerade,
     "publish": _publish,
+    "egress": _egress,
 }

@@ -123,6 +123,27 @@ def is_older(connection: sqlite3.Connection) -> bool:
     return bool(version_of(connection) < SCHEMA)
 
 
+# What a reader has instead of what a later schema brought: by the schema's number.
+_STAND_INS = {
+    4: (
+        "CREATE TEMP VIEW network AS SELECT *, '{}' AS settings FROM main.network",
+        "CREATE TEMP VIEW lease AS SELECT *, 0 AS position FROM main.lease",
+    ),
+}
+
+
+def read_as_newest(connection: sqlite3.Connection) -> None:
+    """Let a reader of an older program's store find what this program asks for.
+
+    Views of the connection alone go before the tables (sqlite.org/lang_naming.html); the file is
+    not changed.
+    """
+    version = version_of(connection)
+    for number, statements in _STAND_INS.items():
+        for statement in statements if version < number else ():
+            connection.execute(statement)
+
+
 def check_header(connection: sqlite3.Connection, path: str) -> None:
     """Refuse what is no finished store, or a newer program's; raises Refused."""
     found = connection.execute("PRAGMA application_id").fetchone()[0]

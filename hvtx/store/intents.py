@@ -215,10 +215,10 @@ _INVARIANTS = (
         ),
     ),
     (
-        "a VM has at most one process that counts",
+        "a VM, or a network, has at most one process that counts",
         (
             "SELECT min(id) FROM resource WHERE kind = 'process' AND state = 'committed'"
-            " GROUP BY vm, life HAVING count(*) > 1"
+            " GROUP BY vm, network, life HAVING count(*) > 1"
         ),
     ),
     (

@@ -93,10 +93,13 @@ def _open(
     try:
         with translated(path):
             files.check_header(connection, path)
-            if writable and files.is_older(connection):
-                from hvtx.store.creating import migrate_locked
+            if files.is_older(connection):
+                if writable:
+                    from hvtx.store.creating import migrate_locked
 
-                migrate_locked(connection, state_directory, seconds)
+                    migrate_locked(connection, state_directory, seconds)
+                else:
+                    files.read_as_newest(connection)
         store = Store(
             connection,
             state_directory=state_directory,

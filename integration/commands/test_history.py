@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from hvtx.migrations import m0001_initial
 
 from hvtx import migrations
 from integration import lab
@@ -188,10 +189,22 @@ def test_a_store_of_the_first_schema_is_read_and_then_brought_up_to_date(
     with closing(sqlite3.connect(path)) as old, old:
         old.execute("ALTER TABLE history DROP COLUMN detail")
         old.execute("DROP INDEX resource_live")
+        old.execute("ALTER TABLE network DROP COLUMN settings")
+        old.execute("ALTER TABLE lease RENAME TO newer")
+        (table,) = [text for text in m0001_initial.STATEMENTS if "CREATE TABLE lease" in text]
+        old.execute(table)
+        old.execute(
+            "INSERT INTO lease SELECT address, interface, network, family, offset FROM newer"
+        )
+        old.execute("DROP TABLE newer")
+        old.execute("CREATE INDEX lease_offset ON lease (network, family, offset)")
         old.execute("DELETE FROM _sqlite_migrations WHERE name > '0002'")
         old.execute("PRAGMA user_version=1")
     entries = hvtx("log", "--detail", "--json").json()["entries"]
     assert entries and all(entry["detail"] is None for entry in entries)
+    assert hvtx.vm("web")["interfaces"][0]["ipv4"]
+    assert hvtx("network", "show", "net", "--json").json()["dhcp"] is False
+    assert hvtx("gc", "--plan", "--json").json()["refused"] is None
     hvtx("vm", "rm", "web")
     with closing(sqlite3.connect(path)) as now:
         assert now.execute("PRAGMA user_version").fetchone() == (migrations.SCHEMA,)

@@ -21,6 +21,7 @@ import pytest
 
 from integration import lab
 from integration.lab.program import Forked, Program, preload
+from integration.lab.services import services
 
 BACKENDS = ["nftables", "iptables"]
 NETWORK = ("network", "create", "net", "--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
@@ -46,9 +47,58 @@ def _network(hvtx: Program) -> None:
     hvtx(*NETWORK)
 
 
+def _policy(_hvtx: Program | None = None) -> None:
+    """Somebody's chain drops what nobody decided, so a network needs an accept there."""
+    for tool in ("iptables-nft", "ip6tables-nft"):
+        lab.run(tool, "-P", "FORWARD", "DROP")
+
+
+def _network_beside_policy(hvtx: Program) -> None:
+    _policy()
+    _network(hvtx)
+
+
+def _policy_later(hvtx: Program) -> None:
+    _running(hvtx)
+    _policy()
+
+
+def _network_with_dhcp(hvtx: Program) -> None:
+    hvtx(*NETWORK, "--dhcp")
+
+
+def _created_with_dhcp(hvtx: Program) -> None:
+    """What it starts with gets an address that another VM had: dnsmasq is started again."""
+    _network_with_dhcp(hvtx)
+    hvtx(
+        "vm",
+        "run",
+        "old",
+        "--network",
+        "net",
+        "--ip",
+        "10.77.0.9",
+        "--hypervisor",
+        "command",
+        *SLEEP,
+    )
+    hvtx("vm", "rm", "old", "--force")
+    hvtx(*CREATE, "--ip", "10.77.0.9", *SLEEP)
+
+
 def _created(hvtx: Program) -> None:
     _network(hvtx)
     hvtx(*CREATE, *SLEEP)
+
+
+def _seeded(hvtx: Program, *, starts: bool = False) -> None:
+    """A VM with what cloud-init reads, and a device of several queues."""
+    _network(hvtx)
+    init = Path(os.environ["HVTX_CONFIG"]).with_name("init")
+    init.write_text("#!/bin/sh\n")
+    hvtx(*CREATE, "--user-data", str(init), "--queues", "3", *SLEEP)
+    if starts:
+        hvtx("vm", "start", "web")
 
 
 def _external(hvtx: Program) -> None:
@@ -193,6 +243,13 @@ def _state_file() -> Path:
     return Path(os.environ["HVTX_CONFIG"]).with_name("state.json")
 
 
+def _limited(hvtx: Program) -> None:
+    """A VM with an egress policy of its own, in a network that has one."""
+    _created(hvtx)
+    hvtx("network", "set", "net", "--egress", "internet")
+    hvtx("vm", "set", "web", "--allow", "192.0.2.0/24:80-90", "--deny", "192.0.2.7")
+
+
 def _backed_up(hvtx: Program) -> None:
     """A backup of the very store that is there, so that nothing is rolled back by it."""
     _created(hvtx)
@@ -205,10 +262,19 @@ def _backup_file() -> Path:
 
 COMMANDS = {
     "network create": Command(NETWORK, lambda hvtx: None),
+    "network create --dhcp": Command((*NETWORK, "--dhcp"), lambda hvtx: None),
+    "network rm, dhcp": Command(("network", "rm", "net"), _network_with_dhcp),
+    "vm start, dhcp": Command(("vm", "start", "web"), _created_with_dhcp),
     "network rm": Command(("network", "rm", "net"), _network),
     "network set": Command(("network", "set", "net", "--isolate"), _network),
+    "network create, a policy": Command(NETWORK, _policy, "collects"),
+    "network rm, a policy": Command(("network", "rm", "net"), _network_beside_policy),
     "vm create": Command((*CREATE, *SLEEP), _network),
     "vm start": Command(("vm", "start", "web"), _created),
+    "vm start, with a seed and queues": Command(("vm", "start", "web"), _seeded),
+    "vm stop, with a seed and queues": Command(
+        ("vm", "stop", "web", "--timeout", "1"), lambda hvtx: _seeded(hvtx, starts=True)
+    ),
     "vm start, crashed": Command(("vm", "start", "web"), _crashed, "collects"),
     "vm run": Command(("vm", "run", *CREATE[2:], *SLEEP), _network),
     # the network `default` is an operation of its own before the VM's
@@ -234,6 +300,13 @@ COMMANDS = {
     "vm set --limit, running": Command(
         ("vm", "set", "web", "--limit", "in=5mbit,out-packets=100"), _running
     ),
+    "vm set, egress": Command(
+        ("vm", "set", "web", "--egress", "internet", "--allow", "192.0.2.1:443"), _running_several
+    ),
+    "network set, egress": Command(
+        ("network", "set", "net", "--egress", "none", "--deny", "10.0.0.0/8"), _network
+    ),
+    "vm start, egress": Command(("vm", "start", "web"), _limited),
     # killed after its stop, the VM is stopped, which is neither before nor after
     "vm restart": Command(("vm", "restart", "web", "--timeout", "1"), _running, "collects"),
     "vm rm": Command(("vm", "rm", "web"), _created),
@@ -245,6 +318,7 @@ COMMANDS = {
     "gc --heuristic": Command(("gc", "--heuristic", "--apply", "--yes"), _littered, "again"),
     "recover": Command(("recover",), _interrupted, "collects"),
     "repair": Command(("repair",), _flushed, "again", beside=False),
+    "repair, a policy": Command(("repair",), _policy_later, "again"),
     "import": Command(("import", "my-hypervisor", "{state}"), _theirs, "again"),
     "store restore": Command(("store", "restore", "{backup}"), _backed_up, beside=False),
     "adopt": Command(("adopt", THEIR_TAP, "--vm", "old"), _theirs, "again"),
@@ -278,7 +352,7 @@ def host() -> dict[str, object]:
     document: dict[str, list[object]] = json.loads(text)
     for part in ("links", "addresses", "routes4", "routes6"):  # in the order of random indexes
         document[part].sort(key=lambda item: json.dumps(item, sort_keys=True))
-    return dict(document)
+    return {**document, "services": [len(services())]}
 
 
 def _is_bare(lines: list[str]) -> bool:
@@ -321,6 +395,8 @@ def end_everything(hvtx: Program, *, but: str = "") -> None:
         _cut("iptables-legacy", word)
     if but:
         return
+    for family in ("ip", "ip6"):
+        lab.run("nft", "delete", "table", family, "filter", check=False)
     for setting in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):  # left on, by design
         Path("/proc/sys/net", setting).write_text("0")
 

@@ -48,6 +48,7 @@ FLAGS_ASIDE = {
     "store restore --force": "the same, with no look at what runs",
     "--nat": "the default",
     "--isolate": "other rules in the same steps",
+    "--passage": "the default; without it fewer steps",
     "--autostart": "a column; what it starts at boot are starts (test_boot)",
     "--accept-rollback": "a person's word that the store is right; no operation is "
     "interrupted by it",

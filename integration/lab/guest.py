@@ -47,6 +47,8 @@ def configure(number: int) -> None:
     ip("ntable", "change", "name", "ndisc_cache", "dev", device, "retrans", "50")
     ip("link", "set", device, "address", told("MAC", number))
     ip("link", "set", device, "up")
+    if "--bare" in sys.argv:
+        return
     if told("IP", number):
         ip("addr", "add", f"{told('IP', number)}/{told('NETMASK', number)}", "dev", device)
         if number == 1:
@@ -84,7 +86,8 @@ def main() -> None:
     numbers = [n for n in range(1, 9) if told("TAP", n)]
     outer = [tap(told("TAP", n)) for n in numbers]
     enter()
-    Path("/proc/sys/net/ipv6/conf/default/accept_ra").write_text("0")
+    bare = "--bare" in sys.argv
+    Path("/proc/sys/net/ipv6/conf/default/accept_ra").write_text("2" if bare else "0")
     inner = [tap(f"eth{n - 1}") for n in numbers]
     ip("link", "set", "lo", "up")
     for number in numbers:

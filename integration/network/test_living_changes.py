@@ -330,3 +330,40 @@ def test_a_network_is_changed(hvtx: Program) -> None:
     assert hvtx.is_clean()
     hvtx("vm", "rm", "web")
     hvtx("network", "rm", "net")
+
+
+@pytest.mark.parametrize("point", ["registered", "exchanged:nftables", "exchanged:{}", "let-go"])
+def test_what_fails_is_taken_back_whole(hvtx: Program, point: str) -> None:
+    """The record, the rules and who holds the ports are as before."""
+    hvtx("vm", "run", "web", "--network", "net", "-p", "8080:80", "-p", "8081:81", *SLEEP)
+    point = point.format(hvtx.environment["HVTX_FIREWALL"])
+    ran = hvtx(*CHANGE, code=None, HVTX_FAILPOINT=f"{point}:error")
+    if ran.code == 0:
+        pytest.skip("this backend has no such point in this change")
+    assert ran.code == 6, ran
+    assert "rollback incomplete" not in ran.err
+    assert ports(hvtx) == BEFORE
+    assert {"publish 8080/tcp", "publish 8081/tcp"} == {m for m in marks(hvtx) if "/tcp" in m}
+    for port in (8080, 8081):
+        assert refused("tcp", Where("0.0.0.0"), port), port
+    assert not refused("tcp", Where("0.0.0.0"), 8083)
+    assert hvtx("intents", "--json").json()["operations"] == []
+    assert hvtx.is_clean()
+    hvtx(*CHANGE)
+    assert ports(hvtx) == AFTER
+    assert hvtx.is_clean()
+
+
+def test_flows_that_may_go_on_are_told_and_ended_later(hvtx: Program) -> None:
+    """The change stands; what was taken stays on record until nothing flows by it."""
+    hvtx("vm", "run", "web", "--network", "net", "-p", "8080:80", "-p", "8081:81", *SLEEP)
+    ran = hvtx(*CHANGE, code=9, HVTX_FAILPOINT="flushing:taken:error")
+    assert "may continue" in ran.err
+    assert ports(hvtx) == AFTER
+    states = [r["state"] for r in hvtx.vm("web")["resources"] if r["kind"] == "publish"]
+    assert sorted(states) == ["committed", "committed", "releasing", "releasing"]
+    assert ("delete", "replaced") in hvtx.plan()
+    hvtx("gc", "--apply")
+    assert len([m for m in marks(hvtx) if "/tcp" in m]) == 2
+    assert not refused("tcp", Where("0.0.0.0"), 8081)
+    assert hvtx.is_clean()

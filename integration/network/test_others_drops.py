@@ -83,10 +83,12 @@ class Host:
                        "internal": self.containers[1]}  # fmt: skip
         self.servers = [Answering(name, place, 80) for name, place in self.places.items()]
 
-    def start(self) -> None:
+    def start(self, *more: str) -> None:
         """The network and both guests."""
         run = ("--network", "net", "--", sys.executable, str(GUEST))
-        self.hvtx("network", "create", "net", "--subnet", "10.77.0.0/24", "--bridge", "hvnet")
+        self.hvtx(
+            "network", "create", "net", "--subnet", "10.77.0.0/24", "--bridge", "hvnet", *more
+        )
         self.hvtx("vm", "run", "web", "-p", "8080:80", *run)
         self.hvtx("vm", "run", "two", *run)
         for name in ("web", "two"):
@@ -223,10 +225,24 @@ def test_where_the_policy_drops_only_what_needs_it_passes(host: Host, first: str
 
 @pytest.mark.parametrize("host", ["nftables"], indirect=True)
 @pytest.mark.parametrize("tool", ["iptables-legacy", "iptables-nft"])
+@pytest.mark.parametrize("first", ["hvtx", "docker"])
+def test_an_accept_of_ours_opens_no_container(host: Host, tool: str, first: str) -> None:
+    """With nftables too: guests pass Docker's policy, and nothing that Docker keeps shut is open."""
+    host.start_beside(lambda: ipt(DOCKER + USER_DROP, tool), first)
+    if first == "hvtx":
+        assert "guest to world" not in host.passing()
+        assert set(host.hints("forward")) == {"hvtx repair"}
+        host.hvtx("repair")
+    assert host.passing() == PROMISED
+    assert host.hints("forward") == []
+
+
+@pytest.mark.parametrize("host", ["nftables"], indirect=True)
+@pytest.mark.parametrize("tool", ["iptables-legacy", "iptables-nft"])
 def test_the_fix_of_doctor_opens_no_container(host: Host, tool: str) -> None:
-    """Where no accept of ours can stand: its commands are as narrow as that accept."""
+    """Where no accept of ours may stand: its commands are as narrow as that accept."""
     ipt(DOCKER + USER_DROP, tool)
-    host.start()
+    host.start("--no-passage")
     assert "guest to world" not in host.passing()
     for hint in host.hints("forward"):
         assert f"{tool} -A FORWARD -i hvnet -o uplink -j ACCEPT" in hint

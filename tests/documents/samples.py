@@ -10,15 +10,18 @@ import pytest
 
 from hvtx.commands.metrics import Gauge
 from hvtx.commands.recover import Recovery
+from hvtx.commands.show import Surroundings
 from hvtx.commands.store_backup import Copied, Restored
 from hvtx.commands.systemd import Entry, Outcome
 from hvtx.engine.finding import Finding
 from hvtx.engine.imported import Adopted, Import, imported_thing, imported_vm, unread_file
+from hvtx.engine.refusals import Refused
 from hvtx.engine.repaired import Failed, Repair, Repaired
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.engine.state_files import Unread
 from hvtx.engine.units import Unit
 from hvtx.model.plan import Action, Ground, Item, Plan, Result
+from hvtx.model.policy import NO_POLICY, EgressRule, Policy
 from hvtx.model.reason import Reason
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.vm import Epoch, Interface, Liveness, Publish, Vm
@@ -30,12 +33,19 @@ from tests.store.shelf import NOW, Shelf, add_network, enter, network, vm
 
 STARTED = {
     "boot_id": "boot-a", "pid": 4242, "start": 99, "inode": 0, "pidns": 0, "user": 71001,
-    "accelerator": "tcg", "accelerator_reason": "/dev/kvm is missing",
+    "accelerator": "tcg", "accelerator_reason": "/dev/kvm is missing", "vhost": False,
 }  # fmt: skip
-SUBNETS = {
-    "net-lan": [("10.77.0.0/24", "10.77.0.1"), ("fd77::/64", "fd77::1")],
-    "net-six": [("fd78::/56", "fd78::1")],
+RULES = (
+    EgressRule("allow", "192.0.2.0/24", 443, 443, "tcp"),
+    EgressRule("deny", "2001:db8::1/128", 8000, 8010),
+)
+NETWORKS = {
+    "net-lan": Surroundings(
+        [("10.77.0.0/24", "10.77.0.1"), ("fd77::/64", "fd77::1")], Policy("internet", RULES), 1500
+    ),
+    "net-six": Surroundings([("fd78::/56", "fd78::1")], NO_POLICY, 9000),
 }
+COUNTS = {"06:00:00:00:00:01": Refused(3, 180)}
 WEB = Vm(
     "id-web", "web", "qemu", 512, 2, "/boot/vmlinuz", None, "console=ttyS0 ip={ip}",
     ("/srv/a.raw", "/srv/b c.qcow2"), (), "", True,

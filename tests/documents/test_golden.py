@@ -38,7 +38,9 @@ REFUSED = Refused("store-rolled-back", "older", hint="h")
 
 def described(state: VmState, liveness: Liveness, guest: Guest | None) -> dict[str, Any]:
     return documents.vm.document(
-        show.describe_vm(samples.WEB, state, liveness, samples.WEB_ROWS, guest, samples.SUBNETS)
+        show.describe_vm(
+            samples.WEB, state, liveness, samples.WEB_ROWS, guest, samples.NETWORKS, samples.COUNTS
+        )
     )
 
 

@@ -20,7 +20,9 @@ from hvtx.host import tun
 from hvtx.host.nfanswers import Element, Named, Rule, Table
 from hvtx.host.nfmessages import Command
 from hvtx.host.openfiles import Holders
+from hvtx.host.tun import tap_flags
 from hvtx.hypervisors.base import Launch
+from hvtx.model import gate as gate_words
 from hvtx.model.hook import SetElement
 from hvtx.model.resource import Address, Link
 from hvtx.model.routing import Answer, Packet, Route
@@ -100,9 +102,9 @@ class FakeTun:
     def open_device(self) -> int:
         return self._kernel.open_tun()
 
-    def create(self, descriptor: int, name: str, ifindex: int) -> None:
+    def create(self, descriptor: int, name: str, ifindex: int, queues: int = 1) -> None:
         self._kernel.descriptors[descriptor].wanted_index = ifindex
-        self._kernel.attach(descriptor, name, 0x2 | 0x1000 | 0x4000 | 0x8000)
+        self._kernel.attach(descriptor, name, tap_flags(queues) | 0x8000)
 
     def attach(self, descriptor: int, name: str, flags: int) -> str:
         return self._kernel.attach(descriptor, name, flags)
@@ -279,7 +281,7 @@ class FakeProc:
         found = self._kernel.processes.get(pid)
         if found is None:
             raise FileNotFoundError(pid)
-        gate = (gates.SHELL, "-c", gates.SCRIPT, gates.SIGNATURE, "/")
+        gate = (gate_words.SHELL, "-c", gate_words.SCRIPT, gate_words.SIGNATURE, "/")
         return (*gate, *found.argv) if found.gate else found.argv
 
     def is_waiting(self, pid: int) -> bool:

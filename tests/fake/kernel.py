@@ -229,12 +229,22 @@ class Kernel:
             raise _error(errno.EBUSY)
         elif there.kind != "tun" or (there.tun_flags ^ plain) & IFF_MULTI_QUEUE:
             raise _error(errno.EINVAL)
-        elif any(d.ifindex == there.ifindex for d in self.descriptors.values()):
+        elif not plain & IFF_MULTI_QUEUE and self._holding(there.ifindex):
             raise _error(errno.EBUSY)
         else:
             self.devices[there.ifindex] = there._replace(tun_flags=plain)
         descriptor.ifindex = there.ifindex
+        self._count_queues(there.ifindex)
         return there.name
+
+    def _holding(self, ifindex: int) -> int:
+        return sum(d.ifindex == ifindex for d in self.descriptors.values())
+
+    def _count_queues(self, ifindex: int) -> None:
+        """What a link dump says of a multi-queue device; of others nothing."""
+        link = self.devices[ifindex]
+        if link.tun_flags & IFF_MULTI_QUEUE:
+            self.devices[ifindex] = link._replace(queues=self._holding(ifindex))
 
     def set_persistent(self, number: int, wanted: bool) -> None:
         """TUNSETPERSIST; EBADFD for a descriptor whose device is gone."""
@@ -248,8 +258,12 @@ class Kernel:
         """Let go of a descriptor: this happens to the dead as well."""
         descriptor = self.descriptors.pop(number)
         link = self.devices.get(descriptor.ifindex)
-        if link is not None and not link.persistent:
+        if link is None:
+            return
+        if not link.persistent and not self._holding(link.ifindex):
             self._forget(link.ifindex)
+        else:
+            self._count_queues(link.ifindex)
 
     def holders(self, names: object) -> Holders:
         """Who has these devices open."""

@@ -33,6 +33,7 @@ _OPEN = re.compile(r"(?:add )?table (\S+) (\S+) \{")
 _INSIDE = re.compile(r" ?(set|map|chain) (\S+) \{")
 _RULE = re.compile(r'add rule (\S+) (\S+) (\S+) (.*?)(?: comment "([^"]*)")?')
 _LIST = re.compile(r'list table (\S+) "?([^"\s]+)"?')
+_VERDICTS = {"within", "vm_policies", "vm_input", "network_policies", "network_input"}
 _NAT = ("masquerade", "dnat", "snat", "redirect")
 
 
@@ -136,7 +137,10 @@ class Ruleset:
     def dump(self, family: str, name: str, of: str) -> list[bytes]:
         """A set's elements as the kernel sends them."""
         return [
-            _body(SetElement(family, name, of, e.key, e.data, of == "within", e.flows), e.comment)
+            _body(
+                SetElement(family, name, of, e.key, e.data, of in _VERDICTS, e.flows, e.interval),
+                e.comment,
+            )
             for e in self.tables[family, name].sets[of].values()
         ]
 

@@ -25,15 +25,16 @@ from hvtx.drivers import foreign_rules
 from hvtx.drivers.nftables.ruleset import listed_rules
 from hvtx.drivers.vm_process.gate import tail as tail_of
 from hvtx.drivers.vm_process.probe import look_into
-from hvtx.engine import packaged_units, runtime, state_files, units
+from hvtx.engine import guest_options, packaged_units, runtime, state_files, units
 from hvtx.engine.saved_plan import load_plan
-from hvtx.errors import HvtxError, NotPermitted
+from hvtx.errors import HvtxError, NotPermitted, UsageError
 from hvtx.host import (
     api,
     capabilities,
     ctmessages,
     devroutes,
     egress_devices,
+    filter_chains,
     filters,
     images,
     kvm,
@@ -49,6 +50,7 @@ from hvtx.host import (
     nftseen,
     nftshape,
     nfttext,
+    nfxt,
     openfiles,
     portowner,
     ports,
@@ -91,7 +93,15 @@ from hvtx.model.place import parse_place
 from hvtx.model.resource import Entry, Link
 from hvtx.model.routing import Packet
 from hvtx.model.vm import ProcessFacts
-from hvtx.planner import addressing, adoption, exits, ipsec, known_software, peer_ports
+from hvtx.planner import (
+    addressing,
+    adoption,
+    egress_rules,
+    exits,
+    ipsec,
+    known_software,
+    peer_ports,
+)
 from hvtx.planner import heuristic as guesses
 from hvtx.planner.gc import foreign
 from hvtx.planner.mentions import mentions as mentions_of
@@ -216,6 +226,9 @@ def tables(bodies: list[bytes]) -> None:
         nfanswers.xt_comment(rule)
         nfanswers.translates(rule.expressions)
         foreign_rules._unmoved(rule)
+        filter_chains.chain_rule(rule)
+        words = nfxt.words_of(rule)
+        assert words is None or words.endswith("-j ACCEPT")
 
 
 def elements(bodies: list[bytes]) -> None:
@@ -295,6 +308,7 @@ def legacy(given: tuple[str, bytes]) -> None:
         assert found.mark.startswith("hvtx:")
     for entry in (entry for found in rules.values() for entry in found):
         xtentry.with_comment(family, entry, "hvtx:")
+        filter_chains.legacy_rule(family, entry, rules)
     if len(data) < len(blob(name).data):
         # the kernel said how many there are; what is missing was not read
         assert sum(map(len, rules.values())) >= sum(
@@ -662,7 +676,8 @@ def user_words(text: str) -> None:
     for read in (
         addressing.parse_mac, addressing.parse_subnet, addressing.parse_address,
         addressing.parse_publish, addressing.parse_device, addressing.parse_uplink,
-        limiting.parse_limit, lambda t: exits.parse_exits(t, (t,), families=(4, 6), nat=True), lambda t: addressing.parse_name(t, "VM"),
+        lambda t: egress_rules.parse_rule("allow", t), limiting.parse_limit,
+        lambda t: exits.parse_exits(t, (t,), families=(4, 6), nat=True), lambda t: addressing.parse_name(t, "VM"),
         show_history.moment, lambda t: vmuser.numeric_id("group", t) if t.isascii() and t.isdigit() else 0,
     ):  # fmt: skip
         with contextlib.suppress(HvtxError):
@@ -852,6 +867,7 @@ TYPED = (
     *("10.77.0.5", "fd77::5/64", "02:00:00:00:00:01", "01:00:00:00:00:01", "10.0.0.0/24", "10.0.0.0/31", "10.0.0.0/4"),
     *("fe80::/64", "127.0.0.0/8", "10.0.0.5", "2026-05-01T12:30Z", "2h", "99999999999d", "hv-br0", "8080:80", "8080:80/sctp"),
     *("[fd77::1]:8080:80/udp", "[::1]:80:80", "[fe80::1]:80:80", "127.0.0.1:80:80", "224.0.0.1:80:80", "0.0.0.0:80:80"),
+    *("192.0.2.0/24:443", "[2001:db8::/32]:80-90/udp", "example.org:443", "10.0.0.1:1-99999"),
     *("[::]:80:80", "fd77::1:80:80", "0:80", "65536:80", "4294967295", "web", "a" * 64),
 )  # fmt: skip
 LITERALS = (
@@ -959,7 +975,9 @@ PARSERS: dict[str, Parser] = {
          "host.nfanswers._string", "host.nfanswers.comment_of", "drivers.foreign_rules._unmoved",
          "host.nftshape._table", "host.nftshape._chain", "host.nftseen._set", "host.nftseen._object",
          "host.nftshape._devices", "host.nftshape.string", "host.nftshape.number",
-         "host.nftshape.family_of"),
+         "host.nftshape.family_of", "host.filter_chains.chain_rule", "host.filter_chains._verdict",
+         "host.nfxt.words_of", "host.nfxt._loaded", "host.nfxt._compared", "host.nfxt._matched",
+         "host.nfxt._accepts"),
     ),
     "generations": Parser(
         lambda body: ToldTables([body]).generation(), reshaped([bytes(4) + netlink.attribute(1, bytes(4))], 4), GARBLED,
@@ -967,7 +985,7 @@ PARSERS: dict[str, Parser] = {
     ),
     "elements": Parser(
         elements, dumps("elements"), GARBLED,
-        ("host.nfanswers.parse_elements", "host.nfanswers._flows", "host.nfttext.render",
+        ("host.nfanswers.parse_elements", "host.nfanswers._statement", "host.nfttext.render",
           "host.nfttext._verdict", "host.nfttext._name", "host.nftseen.spelt", "host.nftseen._device",
           "host.nftseen._v4", "host.nftseen._v6", "host.nftseen._mac", "host.nftseen._service"),
         lambda n: [sample("elements")[0]] * n,
@@ -978,7 +996,8 @@ PARSERS: dict[str, Parser] = {
         legacy, legacy_inputs(), GARBLED,
         ("host.xtblob.marked", "host.xtblob.entries", "host.xtblob._decides", "host.xtblob._ends",
          "host.xtblob._portable", "host.xtblob._walk", "host.xtblob._verdict",
-         "host.xtblob.end_of", "host.xtblob._target_name", "host.xtentry.with_comment"),
+         "host.xtblob.end_of", "host.xtblob._target_name", "host.xtentry.with_comment",
+         "host.filter_chains.legacy_rule"),
     ),
     "iptables-save": Parser(
         saved_text, texts(SAVED), (ValueError,),
@@ -1073,6 +1092,13 @@ PARSERS: dict[str, Parser] = {
         images.named, mutated([qcow2(b"base.raw"), qcow2(b"", data=b"data.raw")]), (),
         ("host.images.named", "host.images._extension"),
     ),
+    "public keys": Parser(
+        lambda data: guest_options.public_keys(data, "k.pub"),
+        mutated([b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAA me\n", b'from="a b" ssh-rsa AAAAB3NzaC1yc2EAAAAB\n', b"# x\n"]),
+        (UsageError,),
+        ("engine.guest_options.public_keys", "engine.guest_options.is_public_key", "engine.guest_options._named_in"),
+        grown=lambda size: b"ssh-rsa AAAAB3NzaC1yc2EAAAAB\n" * size,
+    ),
     # files
     "state.json": Parser(
         state_file, json_bytes(STATES), (ValueError,),
@@ -1148,6 +1174,6 @@ PARSERS: dict[str, Parser] = {
     "what people type": Parser(
         user_words,
 texts(TYPED),
-        (), ("planner.addressing", "commands.show_history.moment", "host.vmuser.numeric_id"),
+        (), ("planner.addressing", "planner.egress_rules", "commands.show_history.moment", "host.vmuser.numeric_id"),
     ),
 }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -234,6 +235,7 @@ def test_command_replaces_and_exports():
         "HVTX_NETMASK": "255.255.255.0",
         "HVTX_IP6": "",
         "HVTX_GATEWAY6": "",
+        "HVTX_MTU": "1500",
         "HVTX_TAP_2": "hvbbbbbbbbbb",
         "HVTX_MAC_2": "02:00:00:00:00:02",
         "HVTX_IP_2": "10.78.0.9",
@@ -241,6 +243,8 @@ def test_command_replaces_and_exports():
         "HVTX_NETMASK_2": "255.255.255.0",
         "HVTX_IP6_2": "fd00:78::9",
         "HVTX_GATEWAY6_2": "fd00:78::1",
+        "HVTX_MTU_2": "1500",
+        "HVTX_QUEUES": "1",
     }
     assert launch.directory == "/home/someone"
     assert (launch.ready, launch.power_down, launch.console) == ("exec", "none", None)
@@ -366,3 +370,85 @@ def test_binary_names():
     assert base.binary_names("qemu", "aarch64")[0] == "qemu-system-aarch64"
     assert base.binary_names("firecracker") == ("firecracker",)
     assert base.binary_names("command") == base.binary_names("external") == ()
+
+
+# -- what a guest is given beside its disks ----------------------------------------------------------
+
+SEEDED = WEB._replace(disks=("/d/a.raw",), ssh_keys=("ssh-ed25519 AAAA",))
+PCI = "virtio-net-pci,netdev=net0,mac=02:00:00:00:00:01,romfile="
+
+
+def pairs(argv: tuple[str, ...], option: str) -> list[str]:
+    return [value for word, value in pairwise(argv) if word == option]
+
+
+def test_qemu_gets_the_seed_as_the_last_disk():
+    """Read-only, behind the network cards: they stay at the addresses that they have without."""
+    launch = qemu.render(SEEDED, (FIRST,), TCG, "/run/v")
+    plain = qemu.render(SEEDED._replace(ssh_keys=()), (FIRST,), TCG, "/run/v")
+    assert pairs(launch.argv, "-drive")[1:] == [
+        "if=none,id=seed,format=raw,file.driver=file,file.filename=/dev/fdset/1,read-only=on"
+    ]
+    assert pairs(launch.argv, "-add-fd") == ["fd=4,set=0", "fd=6,set=1"]
+    assert launch.handed[-1] == PassedDescriptors("read-only disk", "/run/v/seed.iso")
+    devices, before = (
+        [d for d in pairs(one.argv, "-device") if "pvpanic" not in d] for one in (launch, plain)
+    )
+    assert devices == [*before, "virtio-blk-pci,drive=seed"]
+    assert not [word for word in plain.argv if "seed" in word]
+
+
+def test_qemu_with_several_queues():
+    launch = qemu.render(WEB._replace(queues=3), (FIRST,), TCG, "/run/v")
+    assert "tap,id=net0,fds=4:5:6" in launch.argv
+    assert f"{PCI},mq=on,vectors=8" in launch.argv
+    assert launch.handed == (PassedDescriptors("tap queue", "hvaaaaaaaaaa"),) * 3
+
+
+def test_qemu_with_vhost():
+    """As many of its descriptors as there are queues, whoever may open the device."""
+    probes = TCG._replace(kvm=True, vhost="/dev/vhost-net")
+    launch = qemu.render(WEB, (FIRST, SECOND), probes, "/run/v")
+    assert pairs(launch.argv, "-netdev") == [
+        "tap,id=net0,fd=4,vhost=on,vhostfd=5",
+        "tap,id=net1,fd=6,vhost=on,vhostfd=7",
+    ]
+    assert launch.handed[1] == PassedDescriptors("vhost", "/dev/vhost-net")
+    launch = qemu.render(WEB._replace(queues=2), (FIRST,), probes, "/run/v")
+    assert pairs(launch.argv, "-netdev") == ["tap,id=net0,fds=4:5,vhost=on,vhostfds=6:7"]
+
+
+@pytest.mark.parametrize(
+    ("mtu", "more"), [(1500, ""), (9000, ",host_mtu=9000"), (1280, ",host_mtu=1280")]
+)
+def test_qemu_tells_an_unusual_mtu(mtu, more):
+    launch = qemu.render(WEB, (FIRST._replace(mtu=mtu),), TCG, "/run/v")
+    assert f"{PCI}{more}" in launch.argv
+
+
+def test_a_command_is_told_all_of_it():
+    vm = SEEDED._replace(command=("run", "{mtu}/{mtu_2}/{queues}"), queues=4)
+    launch = command.render(vm, (FIRST._replace(mtu=9000), SECOND), TCG, "/run/v")
+    assert launch.argv == ("run", "9000/1500/4")
+    told = launch.environment
+    assert (told["HVTX_MTU"], told["HVTX_MTU_2"], told["HVTX_QUEUES"]) == ("9000", "1500", "4")
+    assert told["HVTX_SEED"] == "/run/v/seed.iso"
+
+
+def test_firecracker_gets_the_seed_behind_its_disks():
+    made = firecracker.configuration(SEEDED, (FIRST,), TCG, base.Handing())
+    assert made["drives"][1] == {
+        "drive_id": "seed",
+        "path_on_host": "seed.iso",
+        "is_root_device": False,
+        "is_read_only": True,
+    }
+
+
+def test_cloud_hypervisor_gets_the_seed_and_its_queues():
+    """It counts the queues of both directions; the MTU it asks of the TAP itself."""
+    vm = SEEDED._replace(cpus=4, queues=4)
+    argv = cloud_hypervisor.render(vm, (FIRST._replace(mtu=9000),), TCG, "/run/x").argv
+    assert "path=seed.iso,image_type=raw,readonly=on" in argv
+    assert argv[argv.index("--disk") + 2] == "path=seed.iso,image_type=raw,readonly=on"
+    assert "tap=hvaaaaaaaaaa,mac=02:00:00:00:00:01,num_queues=8" in argv

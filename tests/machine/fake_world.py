@@ -29,7 +29,7 @@ class FakeWorld(World):
     """The kernel, and the others who use it."""
 
     can_recycle = True
-    drivers = frozenset(DRIVERS) - {"iptables"}  # it has no legacy tables
+    drivers = frozenset(DRIVERS) - {"iptables", "dnsmasq"}  # no legacy tables, no programs
 
     def __init__(self, place: Path, seed: int = 0) -> None:
         super().__init__(place)
@@ -256,6 +256,7 @@ def environment(place: Path) -> Iterator[None]:
         "HVTX_RUN_DIR": str(place / "run"),
         "HVTX_CONFIG": str(place / "config.toml"),
         "HVTX_FIREWALL": "nftables",
+        "HVTX_DHCP": "off",  # the fake runs no program
         "HVTX_LOCK_TIMEOUT": "0",
         "HVTX_VERIFY": "1",
     }

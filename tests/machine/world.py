@@ -160,8 +160,8 @@ class World:
             for place in nft.sets():
                 if not place.flags & nfnumbers.SET_ANONYMOUS:
                     here = (place.family, place.table, place.name)
-                    for key, data, comment, _ in nfanswers.all_elements(nft.dump_elements(*here)):
-                        elements[*here, key] = (data, comment or None)
+                    for one in nfanswers.all_elements(nft.dump_elements(*here)):
+                        elements[*here, one.key] = (one.data, one.comment or None)
             return Look(
                 {link.ifindex: link for link in links.all()},
                 frozenset(links.addresses()),

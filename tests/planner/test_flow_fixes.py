@@ -6,13 +6,17 @@ import pytest
 
 from hvtx.engine.fix_finder import legacy_chains, nft_hooks, nft_rules
 from hvtx.model.traffic import Flow, Stop, Way
-from hvtx.planner.flow_fixes import Chain, Host, Net, fix, of_setting
+from hvtx.planner.flow_fixes import Chain, Host, fix, of_setting
+from hvtx.planner.own_accepts import Net
 
 FORWARD, INPUT = frozenset({"forward"}), frozenset({"input"})
 NFT, IPT, LEGACY = ("inet", "wall", "Pass"), ("ip", "filter", "FORWARD"), (
     "iptables-legacy", "filter", "FORWARD")  # fmt: skip
+# `net` asked for no accepts of hvtx's own (--no-passage), so that people get commands
 NETS = {
-    "net": Net("hvbr1", ("10.77.0.0/24", "fd77::/64"), ("10.77.0.1", "fd77::1"), "nftables"),
+    "net": Net(
+        "hvbr1", ("10.77.0.0/24", "fd77::/64"), ("10.77.0.1", "fd77::1"), "nftables", passage=False
+    ),
     "old": Net("hvbr2", ("10.78.0.0/24",), ("10.78.0.1",), "iptables"),
 }
 

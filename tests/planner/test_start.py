@@ -117,3 +117,23 @@ def test_no_plan_without_a_bridge() -> None:
         found = start.plan_start(VM, [], standing, GIVEN)
         assert isinstance(found, Conflict)
         assert "is being changed" in found.message
+
+
+def test_a_network_without_a_port_left_is_named() -> None:
+    """It may be any of the VM's; what is not counted has ports enough."""
+    assert start.BRIDGE_PORTS == 1023
+    networks = {LAN.id: LAN, DMZ.id: DMZ}
+    assert start.full(VM, networks, {LAN.id: 1022, DMZ.id: 1022}) is None
+    for network in (LAN, DMZ):
+        found = start.full(VM, networks, {network.id: 1023})
+        assert found is not None
+        assert f"bridge {network.bridge} has no port left for VM 'web'" in found.message
+        assert "hvtx gc --plan" in found.hint
+
+
+def test_only_networks_that_hold_more_guests_than_ports_are_counted() -> None:
+    small = LAN._replace(id="small", subnets=("10.0.0.0/22", "fd77::/64"))
+    large = LAN._replace(id="large", subnets=("10.0.0.0/21",), gateways=("10.0.0.1",))
+    six = LAN._replace(id="six", subnets=("fd77::/64",), gateways=("fd77::1",))
+    assert start.unbounded([small, large, six]) == ["large", "six"]
+    assert start.unbounded([small]) == []

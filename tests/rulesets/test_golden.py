@@ -52,12 +52,28 @@ def _specs() -> Iterator[dict[str, Any]]:
         yield {"what": "publish", "bridge": "hvbr0", **both, **ports}
 
 
+def _policies() -> Iterator[dict[str, Any]]:
+    """Specifications of egress policies."""
+    rules = [
+        ["deny", "10.0.0.0/8", None, None, None],
+        ["allow", "192.0.2.1/32", 443, 443, None],
+        ["allow", "2001:db8::/32", 8000, 8010, "udp"],
+    ]
+    for whose, alone in product(({}, {"mac": _MAC}), (False, True)):
+        base = {"what": "egress", "bridge": "hvbr0", "alone": alone, **whose}
+        if whose:
+            yield base
+            yield base | {"egress": None, "rules": rules}
+        for mode, listed in product(("open", "internet", "none"), ([], rules)):
+            yield base | {"egress": mode, "rules": listed}
+
+
 def _shown(spec: dict[str, Any]) -> str:
     return " ".join(f"{name}={value}" for name, value in spec.items())
 
 
 def _elements() -> Iterator[str]:
-    for spec in _specs():
+    for spec in (*_specs(), *_policies()):
         yield f"# {_shown(spec)}"
         for piece in pieces(_ID, spec):
             where = f"{piece.family} {piece.table} {piece.set}"

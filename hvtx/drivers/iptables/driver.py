@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hvtx.drivers.base import Host, stand_for
-from hvtx.drivers.iptables import release
+from hvtx.drivers.iptables import passages, release
 from hvtx.drivers.iptables.judging import entries_of, entry_of
 from hvtx.drivers.iptables.policy import place_in_forward
 from hvtx.drivers.iptables.release import Site, take_from
@@ -66,8 +66,11 @@ class IptablesDriver:
         wanted = {
             row.id: stand_for(row, rules_of(self._site.installation, row)) for row in resources
         }
-        for family, table in _tables(wanted.values()):
-            self._create_in(family, table, resources, wanted)
+        accepting, others = passages.of_passages(resources)
+        for family, table in _tables(wanted[row.id] for row in others):
+            self._create_in(family, table, others, wanted)
+        for row in accepting:
+            passages.put(self._site, row)
         for family in sorted({rule.family for rules in wanted.values() for rule in rules}):
             self._confirm(family, resources, wanted)
         return {
@@ -230,7 +233,10 @@ class IptablesDriver:
 
         ``gone`` means that no surplus copy is left. Never raises; see :meth:`release`.
         """
-        return release.remove_copies(self._site, resource)
+        found = release.remove_copies(self._site, resource)
+        if found.gone and resource.role == passages.PASSAGE:
+            self.repair([resource])
+        return found
 
 
 def _tables(rules: Iterable[Sequence[Rule]]) -> list[tuple[int, str]]:

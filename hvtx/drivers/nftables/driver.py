@@ -8,14 +8,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hvtx.drivers.base import Host, stand_for
-from hvtx.drivers.nftables import release, tables
+from hvtx.drivers.nftables import passages, release, tables
 from hvtx.drivers.nftables.judging import (
     counts_others,
     describe,
     families_of,
 )
 from hvtx.drivers.nftables.release import release_base, release_elements
-from hvtx.drivers.nftables.ruleset import BACKEND, TABLE_TEXT, listing, read
+from hvtx.drivers.nftables.ruleset import BACKEND, TABLE_TEXT, counted, listing, read
 from hvtx.drivers.nftables.session import Acted, NoNftables, Session, guarded, refusal
 from hvtx.drivers.nftables.tables import (
     create_tables,
@@ -24,7 +24,6 @@ from hvtx.drivers.nftables.tables import (
     repair_tables,
 )
 from hvtx.errors import Conflict, HvtxError
-from hvtx.host import store_location
 from hvtx.host.nfmessages import Command, add_element, delete_element
 from hvtx.host.nfnetlink import BatchRefused
 from hvtx.host.nfttext import renderer
@@ -62,6 +61,7 @@ class NftablesDriver:
         ``{"elements": n}``
         for others. Raises Conflict (taken), HostRefused (tables gone, kernel), NotPermitted.
         """
+        accepting, resources = passages.of_passages(resources)
         bases = [row for row in resources if row.role == "base"]
         create_tables(
             self._session, [(row, family) for row in bases for family in families_of(row)]
@@ -85,7 +85,7 @@ class NftablesDriver:
             observed.setdefault(row.id, {"elements": 0})
         for row, _ in wanted:
             observed[row.id]["elements"] += 1
-        return observed
+        return observed | passages.put(self._session, accepting)
 
     def _not_made(
         self, problem: BatchRefused, wanted: Sequence[tuple[Resource, SetElement]]
@@ -109,6 +109,10 @@ class NftablesDriver:
         """Remove what carries its row's mark: elements first, in one batch, base rows last."""
         outcomes: dict[int, Outcome] = {}
         rows = []
+        accepting, resources = passages.of_passages(resources)
+        if accepting:
+            ids = [row.id for row in accepting]
+            outcomes.update(guarded(ids, lambda: passages.taken(self._session, accepting)))
         for row in resources:
             if row.role == IMPORTED:
                 outcomes[row.id] = self.remove(self.expected(row)[0])
@@ -138,6 +142,9 @@ class NftablesDriver:
 
         Elements cannot have copies. Raises nothing for a single item.
         """
+        if resource.role == passages.PASSAGE:
+            found = guarded([resource.id], lambda: passages.one_each(self._session, resource))
+            return found[resource.id]
         return release.remove_copies(self._session, resource)
 
     def remove(self, entry: Entry) -> Outcome:
@@ -152,7 +159,8 @@ class NftablesDriver:
 
         Returns what :meth:`create` returns. Raises Conflict where something else took the place.
         """
-        observed: dict[int, dict[str, Any]] = {}
+        accepting, resources = passages.of_passages(resources)
+        observed: dict[int, dict[str, Any]] = passages.put(self._session, accepting)
         rows = []
         for row in resources:
             if row.role == "base":
@@ -197,6 +205,8 @@ class NftablesDriver:
         if resource.role == IMPORTED:
             spec = resource.spec
             return (Entry(BACKEND, parse_place(spec["place"]), spec["native"], resource.mark),)
+        if resource.role == passages.PASSAGE:
+            return passages.expected(resource)
         if resource.role != "base":
             mark = resource.mark
             return tuple(
@@ -204,7 +214,7 @@ class NftablesDriver:
                     Entry(
                         BACKEND, nft_place(family, self._session.table, name), text(key, data), mark
                     )
-                    for family, _, name, key, data, _, _ in unplaced(firewall_spec(resource))
+                    for family, _, name, key, data, *_ in unplaced(firewall_spec(resource))
                     for text in [renderer(family, name)]
                 ]
             )
@@ -216,6 +226,10 @@ class NftablesDriver:
             where = nft_place(family, self._session.table, chain)
             found += [Entry(BACKEND, where, text, resource.mark) for text in texts]
         return tuple(found)
+
+    def counted(self, resources: Sequence[Resource]) -> dict[int, tuple[int, int]]:
+        """Packets and bytes in the counters of rows, as far as they are there and have one."""
+        return counted(self._session, resources)
 
     def others(self) -> frozenset[str]:
         """Other installations with tables here: each has some, whatever its own backend is.
@@ -240,18 +254,7 @@ class NftablesDriver:
 
         Raises Contended, NotPermitted; empty without nf_tables.
         """
-        try:
-            found = self._session.consistently(
-                lambda _: self._session.socket.chain_comments(store_location.CHAIN),
-                "the list of chains",
-            )
-        except NoNftables:
-            return {}
-        return {
-            chain.name.removeprefix("hvtx-"): chain.comment or ""
-            for chain in found
-            if chain.family == store_location.CHAIN_FAMILY and chain.name.startswith("hvtx-")
-        }
+        return tables.traces(self._session)
 
     def own_tables(self) -> tuple[SeenTable, ...]:
         """Our tables as they are, whole; none without nf_tables. Raises Contended, NotPermitted."""

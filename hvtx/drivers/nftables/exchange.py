@@ -14,6 +14,7 @@ from hvtx.host.nfanswers import Element
 from hvtx.host.nfmessages import Command, add_element, delete_element
 from hvtx.model.firewall import firewall_spec, nftables_observed
 from hvtx.model.hook import SetElement
+from hvtx.model.mark import parse_mark
 from hvtx.model.resource import GONE, Resource
 from hvtx.rulesets.nftables_elements import pieces
 
@@ -61,16 +62,16 @@ def _commands(
     """
     marks = {row.mark for row, _ in (*leaving, *coming)}
     wanted = {_key(piece): (row, piece) for row, piece in coming}
-    found = {
-        _key(piece): (row, piece, element)
-        for (row, piece), element in zip((*leaving, *coming), there, strict=True)
-    }
+    found: dict[_Key, tuple[Resource, SetElement, Element | None]] = {}
+    for (row, piece), element in zip((*leaving, *coming), there, strict=True):
+        if element is None or element.comment == row.mark or _key(piece) not in found:
+            found[_key(piece)] = row, piece, element  # by whose mark it carries, if it is one's
     taken: list[Command] = []
     made: list[Command] = []
     for key, (row, piece, element) in found.items():
         if element is not None and element.comment not in marks:
-            if key not in wanted and "elements" not in nftables_observed(row):
-                continue  # its row was never made: an undo leaves alone what kept it from that
+            if key not in wanted and _is_anothers(row, element.comment):
+                continue
             raise _in_the_way(row, piece, element.comment or "no mark of hvtx")
         if key not in wanted:
             if element is not None and element.data != piece.data:
@@ -82,6 +83,18 @@ def _commands(
             taken += [] if element is None else [delete_element(right)]
             made.append(add_element(right, owner.mark))
     return [*taken, *made]
+
+
+def _is_anothers(row: Resource, comment: str | None) -> bool:
+    """Whether what has the place of a row that goes is nothing of it, and may stay (pure).
+
+    Its row was never made (an undo leaves alone what kept it from that), or another of ours has
+    taken the place since. Else somebody took the mark off, and what is to go would go on.
+    """
+    if "elements" not in nftables_observed(row):
+        return True
+    theirs, own = parse_mark(comment), parse_mark(row.mark)
+    return theirs is not None and own is not None and theirs.installation == own.installation
 
 
 def _is(element: Element, piece: SetElement) -> bool:

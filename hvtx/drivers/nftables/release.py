@@ -147,9 +147,8 @@ def _removal(session: Session, entry: Entry) -> Command | Outcome:
     if rules:
         return delete_rule(rules[-1])
     if any((s.family, s.table, s.name) == (family, table, name) for s in session.socket.sets()):
-        for key, data, comment, _ in all_elements(
-            session.socket.dump_elements(family, table, name)
-        ):
-            if comment == mark and render(family, name, key, data) == entry.text:
-                return delete_element(SetElement(family, table, name, key))
+        for one in all_elements(session.socket.dump_elements(family, table, name)):
+            if one.comment == mark and render(family, name, one.key, one.data) == entry.text:
+                piece = SetElement(family, table, name, one.key, interval=one.interval)
+                return delete_element(piece)
     return GONE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from hvtx.drivers.nftables.judging import (
     without_comment,
@@ -15,10 +15,14 @@ from hvtx.host.nfanswers import Rule, all_elements, translates, xt_comment
 from hvtx.host.nfnumbers import SET_ANONYMOUS
 from hvtx.host.nftshape import digest
 from hvtx.host.nfttext import render, renderer
+from hvtx.host.nfxt import words_of
+from hvtx.model.firewall import firewall_spec
 from hvtx.model.mark import FAMILY as MARKED
 from hvtx.model.place import nft_place
-from hvtx.model.resource import Entry
+from hvtx.model.resource import Entry, Resource
 from hvtx.rulesets.nftables_base import FAMILIES, PASSING
+from hvtx.rulesets.nftables_egress import COUNTED
+from hvtx.rulesets.nftables_elements import pieces
 
 _RULE_LINE = r"(?s)\t\t(.*) # handle (\d+)"  # compiled only where others' rules are read
 _CHAIN_LINE = r"\tchain (\S+) \{"
@@ -76,6 +80,9 @@ def rule_entries(session: Session, rules: Iterable[Rule]) -> Iterator[tuple[Rule
         if mark and rule.table.startswith("hvtx-"):
             yield rule, Entry(BACKEND, where, digest(rule), mark, rule.handle)
             continue
+        if mark and rule.comment is None and (words := words_of(rule)):
+            yield rule, Entry(BACKEND, where, words, mark, rule.handle)  # of a row `passage`
+            continue
         nat = translates(rule.expressions)
         if not (mark or nat or rule.table == session.table):
             continue
@@ -118,7 +125,7 @@ def _read_set(session: Session, family: str, table: str, name: str, found: list[
     where = nft_place(family, table, name)
     write = renderer(family, name) if ours else _rendered(family, name)
     keys = set()
-    for key, data, comment, _ in elements:
+    for key, data, comment, *_ in elements:
         mark = comment if comment and comment.startswith(MARKED) else None
         if ours:
             keys.add(key)
@@ -136,3 +143,19 @@ def _rendered(family: str, name: str) -> Callable[[bytes, bytes], str]:
 
 def _plain(name: str) -> bool:
     return re.fullmatch(r"[A-Za-z_][A-Za-z0-9_./\-]*", name) is not None
+
+
+def counted(session: Session, resources: Sequence[Resource]) -> dict[int, tuple[int, int]]:
+    """Packets and bytes in the counters of rows, as far as they are there and have one."""
+    wanted = [
+        (row, piece)
+        for row in resources
+        for piece in pieces(session.installation, firewall_spec(row))
+        if piece.set in COUNTED
+    ]
+    there = session.socket.lookup([piece for _, piece in wanted])
+    return {
+        row.id: element.counted
+        for (row, _), element in zip(wanted, there, strict=True)
+        if element is not None and element.counted is not None and element.comment == row.mark
+    }

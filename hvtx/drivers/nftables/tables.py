@@ -12,7 +12,7 @@ from hvtx.drivers.nftables.judging import (
     families_of,
     layouts_of,
 )
-from hvtx.drivers.nftables.session import Acted, Session
+from hvtx.drivers.nftables.session import Acted, NoNftables, Session
 from hvtx.errors import Conflict, HostRefused, HvtxError
 from hvtx.host import libnftables, nftshape, store_location
 from hvtx.host.nfanswers import Rule
@@ -72,6 +72,24 @@ def leave_trace(session: Session) -> None:
     # what an older hvtx made has no such chain: it is added first, so that it can be deleted
     with suppress(HvtxError):
         libnftables.run(f"add chain {chain}\ndelete chain {chain}\n{_trace(session)}")
+
+
+def traces(session: Session) -> dict[str, str]:
+    """What installations' tables say of where their stores are; empty without nf_tables.
+
+    Raises Contended, NotPermitted.
+    """
+    try:
+        found = session.consistently(
+            lambda _: session.socket.chain_comments(store_location.CHAIN), "the list of chains"
+        )
+    except NoNftables:
+        return {}
+    return {
+        chain.name.removeprefix("hvtx-"): chain.comment or ""
+        for chain in found
+        if chain.family == store_location.CHAIN_FAMILY and chain.name.startswith("hvtx-")
+    }
 
 
 def observed_base(session: Session, row: Resource) -> dict[str, Any]:

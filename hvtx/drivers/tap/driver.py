@@ -32,6 +32,7 @@ from hvtx.model.resource import (
     index_of,
     tap_spec,
 )
+from hvtx.model.vm import no_port_left
 
 if TYPE_CHECKING:
     from hvtx.host.link_settings import LinkSettingsSocket
@@ -85,7 +86,7 @@ class TapDriver:
         except OSError as problem:
             raise _refused(name, problem) from problem
         try:
-            tun.create(descriptor, name, spec["ifindex"])
+            tun.create(descriptor, name, spec["ifindex"], spec.get("queues", 1))
             self.links.change(
                 spec["ifindex"],
                 alias=row.mark,
@@ -300,10 +301,8 @@ def _refused(name: str, problem: OSError, *, bridge: str = "") -> HvtxError:
     if (missing := refusal(problem)) is not None:
         return missing
     if problem.errno == errno.EXFULL:
-        return HostRefused(
-            f"bridge {bridge} has no port left for {name} (the kernel allows 1,023)",
-            hint="put the VM into another network",
-        )
+        message, hint = no_port_left(bridge, f"the TAP device {name}")
+        return HostRefused(message, hint=hint)
     if problem.errno == errno.ENODEV and not problem.filename:
         return HostRefused(
             f"bridge {bridge} of {name} is gone", hint="`hvtx repair` puts networks back"

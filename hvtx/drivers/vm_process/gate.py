@@ -13,13 +13,10 @@ from hvtx.errors import HostRefused
 from hvtx.host import logger, paths, procfs
 from hvtx.hypervisors import guest as words
 from hvtx.hypervisors.base import API_SOCKET, QMP_SOCKET, SOCKETS, Launch
+from hvtx.model.gate import SCRIPT, SIGNATURE
 from hvtx.model.guest import CANNOT_GO_ON, Guest
 from hvtx.model.user import User
 from hvtx.model.vm import Identity
-
-SHELL = "/bin/sh"
-SIGNATURE = "hvtx-gate"
-SCRIPT = 'trap "" PIPE; IFS= read -r word <&3 && [ "$word" = go ] || exit 0; exec 3<&-; exec "$@"'
 
 TERM_SECONDS = 5.0
 KILL_SECONDS = 10.0

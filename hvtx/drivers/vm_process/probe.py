@@ -35,7 +35,8 @@ def probe(vm: Vm, run_directory: str, user: User | None = None) -> Probes:
             " --hypervisor external, for one that hvtx does not start",
         )
     binary = _binary(vm, machine)
-    for what, path in (("kernel", vm.kernel), ("initrd", vm.initrd), *_disks(vm)):
+    files = (("kernel", vm.kernel), ("initrd", vm.initrd), ("user-data", vm.user_data), *_disks(vm))
+    for what, path in files:
         if path is not None:
             _need_file(what, path, vm.name)
     kvm, why = False, None
@@ -47,7 +48,7 @@ def probe(vm: Vm, run_directory: str, user: User | None = None) -> Probes:
     formats = {path: looked for path in vm.disks if (looked := look_into(path)) is not None}
     firmware = next((path for path in FIRMWARE if os.path.exists(path)), None)
     found = Probes(binary, kvm, machine, formats, firmware, why, shut=_shut(vm, user))
-    return _probe_disks(vm, found) if vm.hypervisor == "qemu" else found
+    return _probe_qemu(vm, found) if vm.hypervisor == "qemu" else found
 
 
 def _shut(vm: Vm, user: User | None) -> frozenset[str]:
@@ -60,9 +61,9 @@ def _shut(vm: Vm, user: User | None) -> frozenset[str]:
     return frozenset(path for path in files if not may_open(user, path, 4))
 
 
-def _probe_disks(vm: Vm, found: Probes) -> Probes:
+def _probe_qemu(vm: Vm, found: Probes) -> Probes:
     """What QEMU must be told of disks that it opens by descriptors; and of itself."""
-    from hvtx.host import images
+    from hvtx.host import images, vhost
     from hvtx.host.seccomp import sandbox_of
 
     named = {}
@@ -70,6 +71,8 @@ def _probe_disks(vm: Vm, found: Probes) -> Probes:
         if disk_format(path, found.formats) == "qcow2" and (options := images.relative(path)):
             named[path] = options
     return found._replace(
+        # without KVM its interrupts would take the long way
+        vhost=vhost.DEVICE if found.kvm and vhost.works() else None,
         sandbox=sandbox_of(found.binary or ""),
         read_only=frozenset(d for d in vm.disks if not os.access(d, os.W_OK, effective_ids=True)),
         blocks=frozenset(d for d in vm.disks if stat.S_ISBLK(os.stat(d).st_mode)),

@@ -7,10 +7,11 @@ import signal
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hvtx.drivers.vm_process.gate import SCRIPT, SHELL, SIGNATURE, Gate, Log
+from hvtx.drivers.vm_process.gate import Gate, Log
 from hvtx.errors import HostRefused
 from hvtx.host import capabilities, logger, paths
 from hvtx.hypervisors.base import Launch, by_descriptor
+from hvtx.model.gate import SCRIPT, SHELL, SIGNATURE
 from hvtx.model.passed_fds import FIRST_HANDED
 from hvtx.model.user import User
 
@@ -39,6 +40,9 @@ _NOT_INHERITED = (
     "HVTX_IP",
     "HVTX_GATEWAY",
     "HVTX_NETMASK",
+    "HVTX_MTU",
+    "HVTX_QUEUES",
+    "HVTX_SEED",
 )
 
 
@@ -146,6 +150,7 @@ def _reachable(launch: Launch, user: User | None) -> tuple[Launch, tuple[str, ..
     words = path_mounts.executed(program)
     if launch.ready == "exec":  # a command, which names its files itself
         words += tuple(os.path.join(launch.directory, word) for word in launch.argv[1:])
+        words += tuple(p for name, p in launch.environment.items() if name == "HVTX_SEED")
     on_path = (place for place in os.environ.get("PATH", "").split(":") if place.startswith("/"))
     wanted = path_mounts.steps(
         user, (*words, *on_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 
+from hvtx.engine import passages
 from hvtx.engine.finding import AS_ROOT, Finding
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
@@ -48,13 +49,14 @@ def check_damage(runtime: Runtime) -> Iterator[Finding]:
 
 
 def _passes(runtime: Runtime) -> tuple[str, ...]:
-    """What of the iptables backend's accepts is not as the host's policy and devices want it."""
+    """What of the accepts is not as the host's filters and devices want it."""
     scope = all_networks(runtime)
+    words = passages.change(scope).words
     if not any(network.firewall == "iptables" for network in scope.every):
-        return ()
+        return words
     from hvtx.engine.forward_accepts import change
 
-    return change(scope).words
+    return (*change(scope).words, *words)
 
 
 def check_watchers(runtime: Runtime) -> Iterator[Finding]:

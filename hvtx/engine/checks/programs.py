@@ -7,9 +7,9 @@ import stat
 from collections.abc import Iterator
 from contextlib import suppress
 
-from hvtx.engine import privileges
 from hvtx.engine.finding import Finding
 from hvtx.engine.runtime import Runtime
+from hvtx.engine.vm_user import need_user
 from hvtx.errors import HvtxError
 from hvtx.host import program, tun
 from hvtx.hypervisors import base as hypervisors
@@ -39,7 +39,7 @@ def check_hypervisors(runtime: Runtime) -> Iterator[Finding]:
 
 def _vm_user(runtime: Runtime) -> User | None:
     settings = runtime.settings
-    return privileges.need_user(settings.vm_user, runtime.installation, settings.state_directory)
+    return need_user(settings.vm_user, runtime.installation, settings.state_directory)
 
 
 def check_users(runtime: Runtime) -> Iterator[Finding]:

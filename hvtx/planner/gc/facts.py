@@ -191,11 +191,12 @@ class Facts:
         return next((alive for alive in _LIVELIEST if alive in users), Alive.NOBODY)
 
     def _users_of(self, row: Resource) -> set[Alive]:
+        if row.role in ("pass", "passage"):
+            return set()  # nobody: what is accepted in others' chains is made anew
         if row.network is not None:
             return self._users.get(row.network, set())
-        if row.kind == Kind.SYSCTL or row.role == "pass":
-            # nobody: the record goes, the setting stays on; the way to accepts is made anew
-            return set()
+        if row.kind == Kind.SYSCTL:
+            return set()  # nobody: the record goes, the setting stays on
         networks = {
             other.network
             for other in self.snapshot.rows

@@ -59,7 +59,7 @@ _LEASES = (
 )
 
 # Within one boot a new life proves no VM dead. A run directory on a disk outlives the boot, and is
-# judged as one of now; no network has one.
+# judged as one of now.
 _EARLIER_LIVES = (
     rule(_SKIP, Reason.VM_ALIVE, say.STARTED_EARLIER, **_LIVE_VM, **_EARLIER),
     rule(_SKIP, Reason.LIVENESS_UNKNOWN, say.STARTED_EARLIER, vm=Alive.UNKNOWN, **_VM, **_EARLIER),
@@ -69,7 +69,6 @@ _EARLIER_LIVES = (
     ),
     rule(_FORGET, Reason.REBOOTED, say.REBOOTED, seen=(Seen.ABSENT, Seen.UNREAD), **_EARLIER),
     rule(_FORGET, Reason.REBOOTED, say.REBOOTED, kind=_NOT_FILES, **_EARLIER),
-    rule(_SKIP, Reason.LIVENESS_UNKNOWN, say.CANNOT_TELL, **_NETWORK, **_EARLIER),
 )  # fmt: skip
 
 _STANDING = {**_NETWORK, **_COMMITTED}
@@ -101,7 +100,7 @@ _VMS = (
 _COLLECT = (
     rule(_SKIP, Reason.OBSERVE_FAILED, say.UNREAD, seen=Seen.UNREAD),
     rule(_DELETE, Reason.FLOWS_REMAIN, say.FLOWS_ONLY, seen=Seen.ABSENT, flows=Flows.ONLY),
-    rule(_FORGET, Reason.ALREADY_GONE, say.GONE, kind=Kind.PROCESS),
+    rule(_FORGET, Reason.ALREADY_GONE, say.GONE, kind=Kind.PROCESS, **_VM),
     rule(_FORGET, Reason.ALREADY_GONE, say.GONE, seen=Seen.ABSENT),
     rule(_SKIP, Reason.IN_USE, say.HELD, held=Held.ITSELF),
     rule(_SKIP, Reason.FOREIGN_DEPENDENTS, say.OTHERS_ON_TOP, others=True),

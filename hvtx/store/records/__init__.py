@@ -33,6 +33,7 @@ from hvtx.store.records.network import (
     set_network,
     set_network_confirmed,
     set_network_leaving,
+    taps_in_networks,
     users_of_network,
 )
 from hvtx.store.records.operation import (
@@ -47,6 +48,7 @@ from hvtx.store.records.operation import (
 from hvtx.store.records.resource import (
     are_of_earlier_lives,
     committed_resources,
+    egress_rows,
     firewall_rows_of_vms,
     processes_of_vm,
     published_in,
@@ -89,6 +91,7 @@ __all__ = [
     "attempted",
     "committed_resources",
     "current_life",
+    "egress_rows",
     "find_network",
     "find_vm",
     "firewall_rows_of_vms",
@@ -134,6 +137,7 @@ __all__ = [
     "set_vm",
     "set_vm_confirmed",
     "still_open",
+    "taps_in_networks",
     "tombstone_count",
     "tombstones",
     "unsettled_resources",

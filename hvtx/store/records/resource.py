@@ -92,6 +92,11 @@ def firewall_rows_of_vms(sql: sqlite3.Connection, network: str) -> list[Resource
     return _found(sql, f"vm IS NOT NULL AND network = ? AND {kinds}", (network,))
 
 
+def egress_rows(sql: sqlite3.Connection) -> list[Resource]:
+    """The live rows of egress policies, of networks and of VMs."""
+    return _found(sql, "kind = 'filter' AND json_extract(spec, '$.what') = 'egress'", ())
+
+
 def resources_of_life(sql: sqlite3.Connection, life: int) -> list[Resource]:
     """The live rows that were made in one life of the host."""
     return _found(sql, "life = ?", (life,))

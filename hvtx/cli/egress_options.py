@@ -1,0 +1,83 @@
+"""The options that say what guests may reach, of `vm create`, `vm run` and `network create`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hvtx.cli.common import Given, complete_words
+from hvtx.errors import UsageError
+from hvtx.model.policy import EGRESS, Egress, written
+
+if TYPE_CHECKING:
+    from hvtx.engine.refusals import Refused
+
+RULE = "CIDR[:PORT[-PORT][/PROTO]]"
+
+
+def _modes() -> tuple[str, ...]:
+    return EGRESS
+
+
+def egress_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``--egress``, ``--allow`` and ``--deny``."""
+    for decorate in (
+        click.option(
+            "--deny",
+            multiple=True,
+            metavar=RULE,
+            help="Let guests not reach it, whatever is allowed; repeatable.",
+        ),
+        click.option(
+            "--allow",
+            multiple=True,
+            metavar=RULE,
+            help="Let guests reach it, whatever the mode; repeatable.",
+        ),
+        click.option(
+            "--egress",
+            type=Given(),
+            metavar="open|internet|none",
+            shell_complete=complete_words(_modes),
+            help="What guests may reach beside their own network.",
+        ),
+    ):
+        function = decorate(function)
+    return function
+
+
+def egress_changes(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for what is there, with ``--no-egress`` and ``--no-rules``."""
+    for decorate in (
+        click.option(
+            "--no-rules", is_flag=True, help="Remove all --allow and --deny rules, then add those."
+        ),
+        click.option("--no-egress", is_flag=True, help="Without a mode of its own."),
+        egress_options,
+    ):
+        function = decorate(function)
+    return function
+
+
+def parsed_change(wanted: dict[str, Any]) -> Any:
+    """What becomes of a policy, taken out of the options; None: nothing. Raises UsageError."""
+    mode, allow, deny = (wanted.pop(name) for name in ("egress", "allow", "deny"))
+    unset, clear = wanted.pop("no_egress"), wanted.pop("no_rules")
+    if unset and mode:
+        raise UsageError("--egress and --no-egress cannot be combined", hint="give one of them")
+    if not (mode is not None or unset or clear or allow or deny):
+        return None
+    from hvtx.engine.vm_options import policy_change
+
+    return policy_change("" if unset else mode, allow, deny, clear=clear)
+
+
+def egress_lines(egress: Egress, refused: Refused | None = None) -> list[tuple[str, str]]:
+    """What guests may reach, for a table of fields; what was refused, where that is counted."""
+    found = [("egress", f"{egress.mode} ({egress.source})")]
+    found += [(rule.action, written(rule)) for rule in egress.rules]
+    if refused is not None:
+        found.append(("dropped", f"{refused.packets} packets, {refused.bytes} bytes"))
+    return found

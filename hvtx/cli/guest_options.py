@@ -1,0 +1,86 @@
+"""The options that a VM's guest sees, or its process: of `vm create`, `vm run` and `vm set`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from hvtx.cli.common import Given, Number, complete_file
+from hvtx.errors import UsageError
+
+QUEUES = "it is a number of queues, for instance 4"
+_NAMES = ("queues", "user_data", "ssh_keys", "user")
+
+_OPTIONS = (
+    click.option(
+        "--user-data",
+        type=Given(),
+        metavar="F",
+        shell_complete=complete_file,
+        help="File for cloud-init in the guest, handed on as it is.",
+    ),
+    click.option(
+        "--ssh-key",
+        "ssh_keys",
+        type=Given(),
+        multiple=True,
+        metavar="F",
+        shell_complete=complete_file,
+        help="File of public keys that may log in, by cloud-init; repeatable.",
+    ),
+    click.option(
+        "--queues",
+        type=Number(hint=QUEUES),
+        metavar="N",
+        help="Queues of each TAP device, 1 to 256 [1].",
+    ),
+    click.option(
+        "--user",
+        type=Given(),
+        metavar="U",
+        help="User that the VM's process runs as [vm_user of the configuration].",
+    ),
+)
+_CLEARING = (
+    click.option("--no-user-data", is_flag=True, help="Without a file for cloud-init."),
+    click.option("--no-ssh-key", is_flag=True, help="Without public keys."),
+    click.option("--no-user", is_flag=True, help="The user of the configuration again."),
+)
+
+
+def guest_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of a VM that is created."""
+    for decorate in reversed(_OPTIONS):
+        function = decorate(function)
+    return function
+
+
+def guest_changes(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same of a VM that is changed, and those that take them away."""
+    for decorate in reversed((*_OPTIONS, *_CLEARING)):
+        function = decorate(function)
+    return function
+
+
+def taken_guest(request: dict[str, Any]) -> dict[str, Any]:
+    """Take these options out of what was asked for, those that were given, by name."""
+    given = {name: request.pop(name) for name in _NAMES}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def taken_changes(wanted: dict[str, Any]) -> dict[str, Any]:
+    """The same of `vm set`: what is to be otherwise by name; None stays as it is."""
+    given = {name: wanted.pop(name) for name in _NAMES}
+    given["ssh_keys"] = given["ssh_keys"] or None
+    for option, name, nothing in (
+        ("user-data", "user_data", ""), ("ssh-key", "ssh_keys", ()), ("user", "user", ""),
+    ):  # fmt: skip
+        if wanted.pop(f"no_{option.replace('-', '_')}"):
+            if given[name]:
+                raise UsageError(
+                    f"--{option} and --no-{option} cannot be combined", hint="give one of them"
+                )
+            given[name] = nothing
+    return given

@@ -1,0 +1,252 @@
+"""dnsmasq, one process for a network: DHCP, router advertisements and DNS on its bridge alone.
+
+It starts as a gate, like a VM process (:mod:`hvtx.drivers.vm_process.gate`): a shell that waits for
+one word, and ends if its starter does before that. So its identity is on record before it serves.
+It is known by that identity (boot, pid and start), never by its pid or its name: others' dnsmasq is
+not touched.
+
+It becomes a user of its own as soon as its sockets are bound. That user may not enter hvtx's run
+directory; so the process gets a mount namespace in which nothing but the way to its own files is
+shown there (:mod:`hvtx.host.path_mounts`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hvtx.drivers.base import Host
+from hvtx.errors import HostRefused
+from hvtx.host import capabilities, forgotten, inherited_limits, logger, path_mounts, paths, procfs
+from hvtx.host import dnsmasq as installed
+from hvtx.host.vmuser import may_make_namespaces
+from hvtx.model.gate import SCRIPT, SHELL, SIGNATURE
+from hvtx.model.resource import (
+    GONE,
+    Kind,
+    Outcome,
+    Resource,
+    identity_in,
+    process_observed,
+    service_spec,
+)
+from hvtx.model.user import User
+from hvtx.model.vm import Identity
+from hvtx.rulesets import dnsmasq
+
+READY_SECONDS, TERM_SECONDS, KILL_SECONDS = 10.0, 2.0, 5.0
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class DnsmasqDriver:
+    """Starts and ends networks' dnsmasq (``ServiceSpec``)."""
+
+    kinds = frozenset({Kind.PROCESS})
+
+    def __init__(self, host: Host) -> None:
+        """Work in the network namespace of the calling thread."""
+        self._host = host
+        self._gates: dict[int, tuple[Identity, int]] = {}  # by row: who waits, and its pipe
+
+    def create(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
+        """Start processes that wait for :meth:`open`; who they are."""
+        return {row.id: self._create(row) for row in resources}
+
+    def _create(self, row: Resource) -> dict[str, Any]:
+        spec = service_spec(row)
+        identity = identity_in(process_observed(row))
+        if identity is not None and _is_alive(identity):
+            raise HostRefused(f"{row.key} runs already, as pid {identity.pid}", hint="hvtx repair")
+        try:
+            words, user = _prepared(row)
+            pid, pipe = _spawned(words, os.path.join(spec["directory"], dnsmasq.ERRORS))
+        except OSError as problem:
+            raise HostRefused(
+                f"{row.key} cannot be started: {problem.strerror or problem}",
+                hint="look at the permissions and the space of the run directory, and at the"
+                " limits on processes and open files",
+            ) from problem
+        try:
+            found = procfs.identify(pid)
+        except OSError as problem:
+            os.close(pipe)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+            raise HostRefused(
+                f"{row.key} ended before it could serve: {_words(spec['directory'])}",
+                hint="look at the limits on processes and memory",
+            ) from problem
+        self._gates[row.id] = (found, pipe)
+        return {**found._asdict(), "user": user}
+
+    def open(self, resources: Sequence[Resource]) -> None:
+        """Let them serve, and wait until they do. Raises HostRefused."""
+        for row in resources:
+            identity, pipe = self._gates.pop(row.id)
+            try:
+                with contextlib.suppress(BrokenPipeError):  # it has ended: the wait tells
+                    os.write(pipe, b"go\n")
+            finally:
+                os.close(pipe)
+            try:
+                _wait_ready(row, identity)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    end(identity)
+                raise
+
+    def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
+        """End them; who is dead, or another by now, is gone."""
+        return {row.id: self._release(row) for row in resources}
+
+    def _release(self, row: Resource) -> Outcome:
+        waiting = self._gates.pop(row.id, None)
+        if waiting is not None:
+            os.close(waiting[1])
+        known = identity_in(process_observed(row))
+        for identity in {one for one in (known, waiting[0] if waiting else None) if one}:
+            try:
+                if not end(identity):
+                    words = f"{row.key} (pid {identity.pid}) does not end, not even by SIGKILL"
+                    return Outcome(False, "host-refused", words)
+            except OSError as problem:
+                words = f"{row.key} cannot be ended: {problem.strerror or problem}"
+                return Outcome(False, "observe-failed", words)
+        return GONE
+
+
+def _is_alive(identity: Identity) -> bool:
+    """Whether it runs; True where that cannot be told."""
+    if identity.boot_id != procfs.boot_id():
+        return False
+    facts = procfs.look_again(identity)
+    if facts.error:
+        return not facts.elsewhere
+    return not facts.ended and procfs.same(identity, facts)
+
+
+def end(identity: Identity) -> bool:
+    """End a process, which ends what it has forked; whether it is gone. Raises OSError."""
+    if identity.boot_id != procfs.boot_id():
+        return True
+    for number, seconds in ((signal.SIGTERM, TERM_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
+        if not procfs.signal(identity, number) or procfs.wait_gone(identity, seconds):
+            with contextlib.suppress(ChildProcessError):  # a child of ours, if we started it
+                os.waitpid(identity.pid, os.WNOHANG)
+            return True
+    return False
+
+
+def _prepared(row: Resource) -> tuple[list[str], str]:
+    """Write the files; the command line, and whom it becomes. Raises OSError, HostRefused."""
+    spec = service_spec(row)
+    directory = spec["directory"]
+    program = installed.find()
+    if program is None:
+        raise installed.lack() or HostRefused("dnsmasq is not installed", hint=installed.HINT)
+    os.chmod(directory, 0o755)  # noqa: S103 - what is above it is closed
+    for name in (dnsmasq.HOSTS, dnsmasq.NAMES):
+        paths.make_directory(os.path.join(directory, name), 0o755)
+    for name in (dnsmasq.PID, dnsmasq.ERRORS):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(directory, name))
+    forgotten.empty(os.path.join(directory, dnsmasq.FORGOTTEN))
+    found = installed.user()
+    way: tuple[str, ...] = ()
+    if found is not None:
+        steps = path_mounts.steps(
+            User(found[1], found[3]), (os.path.join(directory, dnsmasq.HOSTS),)
+        )
+        if steps is None or (steps and not may_make_namespaces()):
+            found = None  # it could not read its own files: it stays root
+        elif steps:
+            way = path_mounts.way(steps)
+    whom = None if found is None else (found[0], found[2])
+    if whom is None and os.geteuid() == 0:
+        whom = ("root", "root")
+    path = os.path.join(directory, dnsmasq.CONFIGURATION)
+    _write(path, dnsmasq.configuration(spec, row.mark, whom))
+    gate = (SHELL, "-c", SCRIPT, SIGNATURE, program, f"--conf-file={path}")
+    return [*way, *gate], whom[0] if whom is not None else str(os.geteuid())
+
+
+def _write(path: str, text: str) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(f"{path}.new", flags, 0o600), "w", encoding="ascii") as file:
+        file.write(text)
+    os.rename(f"{path}.new", path)
+
+
+def _spawned(words: Sequence[str], errors: str) -> tuple[int, int]:
+    """The gate's pid, and the end of its pipe that opens it. Raises OSError."""
+    ends = os.pipe()
+    mine = list(ends)
+    try:
+        read = fcntl.fcntl(ends[0], fcntl.F_DUPFD_CLOEXEC, 10)  # 0 to 2 may be closed in here
+        mine.append(read)
+        needs = (*installed.NEEDS, "CAP_SETUID", "CAP_SETGID", "CAP_SYS_ADMIN")
+        with inherited_limits.usual_limits(), capabilities.only_for_children(needs):
+            pid = os.posix_spawn(
+                words[0],
+                list(words),
+                {"PATH": _PATH, "LC_ALL": "C"},
+                file_actions=[
+                    *logger.closing(2),
+                    (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
+                    (os.POSIX_SPAWN_OPEN, 2, errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
+                    (os.POSIX_SPAWN_DUP2, read, 3),
+                ],
+                setsid=True,
+                setsigmask=(),
+                setsigdef=(
+                    *(signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE),
+                    *(signal.SIGTERM, signal.SIGCHLD, signal.SIGXFSZ),
+                ),
+            )
+        inherited_limits.forget(pid)
+        write = fcntl.fcntl(ends[1], fcntl.F_DUPFD_CLOEXEC, 10)
+    finally:
+        for one in mine:
+            os.close(one)
+    return pid, write
+
+
+def _wait_ready(row: Resource, identity: Identity) -> None:
+    """Wait until it has bound its sockets: then it writes its pid. Raises HostRefused."""
+    directory = service_spec(row)["directory"]
+    deadline, pause = time.monotonic() + READY_SECONDS, 0.001
+    wanted = str(identity.pid).encode()
+    path = os.path.join(directory, dnsmasq.PID)
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            if paths.read_regular(path, 64).strip() == wanted:
+                return
+        if procfs.wait_gone(identity, pause):
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(identity.pid, os.WNOHANG)
+            raise _refused(row, f"cannot serve: {_words(directory)}")
+        pause = min(2 * pause, 0.02)
+    raise _refused(row, f"did not begin to serve within {READY_SECONDS:g} s: {_words(directory)}")
+
+
+def _refused(row: Resource, words: str) -> HostRefused:
+    return HostRefused(
+        f"{row.key} {words}",
+        hint="`ss -lntup` shows who has ports 53 and 67; a network made with --no-dhcp has none",
+    )
+
+
+def _words(directory: str) -> str:
+    try:
+        text = paths.read_regular(os.path.join(directory, dnsmasq.ERRORS), 1 << 16).decode(
+            errors="replace"
+        )
+    except OSError as problem:
+        return problem.strerror or str(problem)
+    return dnsmasq.told("".join(c if c.isprintable() or c == "\n" else " " for c in text))

@@ -1,0 +1,111 @@
+"""Reservations: by a file for each interface a network's dnsmasq knows whose MAC gets what.
+
+The file of addresses carries the mark; the one with the names stands beside it and goes with it.
+Both are moved into their directories whole, since dnsmasq reads them as they appear.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hvtx.drivers.base import Host
+from hvtx.errors import HostRefused
+from hvtx.host import forgotten, paths
+from hvtx.host.files import is_there
+from hvtx.model.resource import GONE, Kind, Outcome, Resource, file_spec, reservation_spec
+from hvtx.rulesets import dnsmasq
+
+
+class ReservationDriver:
+    """Makes and removes reservations (``FileSpec`` with ``reservation``)."""
+
+    kinds = frozenset({Kind.FILE})
+
+    def __init__(self, host: Host) -> None:
+        """Everything lies below the host's run directory."""
+        self._host = host
+
+    def create(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
+        """Write the files; ``{"displaces": True}`` where dnsmasq still serves another by it."""
+        return {row.id: _create(row) for row in resources}
+
+    def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
+        """Remove the files that carry their mark; the network's dnsmasq may know them on."""
+        return {row.id: _release(row) for row in resources}
+
+
+def network_directory(row: Resource) -> str:
+    """The directory of the network that a reservation is for."""
+    return os.path.dirname(os.path.dirname(file_spec(row)["path"]))
+
+
+def _names_path(path: str) -> str:
+    hosts, name = os.path.split(path)
+    return os.path.join(os.path.dirname(hosts), dnsmasq.NAMES, name)
+
+
+def _create(row: Resource) -> dict[str, Any]:
+    spec, path, directory = reservation_spec(row), file_spec(row)["path"], network_directory(row)
+    try:
+        for name in (dnsmasq.HOSTS, dnsmasq.NAMES):
+            paths.make_directory(os.path.join(directory, name), 0o755)
+        if is_there(path):
+            raise FileExistsError(17, "it exists already", path)
+        _write(directory, _names_path(path), dnsmasq.names(spec))
+        _write(directory, path, dnsmasq.reservation(spec, row.mark))
+        gone = forgotten.read(os.path.join(directory, dnsmasq.FORGOTTEN))
+    except OSError as problem:
+        raise HostRefused(
+            f"the reservation {path} cannot be written: {problem.strerror}",
+            hint="hvtx repair makes the network's directory again; look at the run directory's"
+            " space, too",
+        ) from problem
+    stale = dnsmasq.displaces(spec, gone.splitlines()) or len(gone) > forgotten.MOST
+    return {"displaces": True} if stale else {}
+
+
+def _write(directory: str, path: str, text: str) -> None:
+    draft = os.path.join(directory, f".{os.path.basename(path)}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(draft, flags, 0o644), "w", encoding="ascii") as file:
+        os.fchmod(file.fileno(), 0o644)
+        file.write(text)
+    os.rename(draft, path)
+
+
+def _release(row: Resource) -> Outcome:
+    path, directory = file_spec(row)["path"], network_directory(row)
+    beside = (_names_path(path), os.path.join(directory, f".{os.path.basename(path)}"))
+    try:
+        carried = dnsmasq.mark_in(_text(path))
+        if carried is None and is_there(path):
+            return Outcome(False, "mark-mismatch", f"{path} carries no mark")
+        if carried not in (None, row.mark):
+            return Outcome(False, "mark-mismatch", f"{path} does not carry the mark {row.mark}")
+        if carried is not None:
+            with forgotten.locked(os.path.join(directory, dnsmasq.FORGOTTEN)) as file:
+                os.write(file, dnsmasq.forgotten(reservation_spec(row)).encode())
+                os.unlink(path)
+        for left in beside:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(left)
+    except OSError as problem:
+        return Outcome(False, "host-refused", f"{path} cannot be removed: {problem.strerror}")
+    return GONE
+
+
+def _text(path: str) -> str:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return ""
+    with os.fdopen(descriptor, encoding="ascii", errors="replace") as file:
+        return file.read(4096)
+
+
+def mark_of(path: str) -> str | None:
+    """The mark that a reservation carries; None without one. OSError if it is unreadable."""
+    return dnsmasq.mark_in(_text(path))

@@ -1,0 +1,46 @@
+"""Check of networks' DHCP and DNS: whether each network that should have it does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hvtx.engine import network_service
+from hvtx.engine.finding import Finding
+from hvtx.engine.runtime import Runtime
+from hvtx.engine.scope import networks_now
+from hvtx.host import dnsmasq
+from hvtx.planner import service
+from hvtx.planner.remedy import REPAIR
+from hvtx.store import records
+
+
+def check_dhcp(runtime: Runtime) -> Iterator[Finding]:
+    """Services that are missing (one that died is a damage), and what would keep them from it."""
+    scope = networks_now(runtime, runtime.read(records.networks))
+    served = [network for network in scope.networks.values() if network.dhcp]
+    lack = dnsmasq.lack()
+    if lack is not None:
+        names = ", ".join(network.name for network in served)
+        if names:
+            words = f"guests of {names} get no addresses and names by DHCP: {lack.message}"
+        else:
+            words = f"new networks get no DHCP and DNS: {lack.message}"
+        quiet = not names and runtime.settings.dhcp == service.OFF
+        hint = f"{lack.hint}; then {REPAIR}" if names else lack.hint
+        level = "error" if names else "ok" if quiet else "warning"
+        yield Finding("dhcp", level, words, (), hint)
+        return
+    missing = [network.name for network in service.unserved(scope)]
+    taken = dnsmasq.taken()
+    if taken:
+        problem = network_service.in_the_way(taken)
+        level = "error" if missing else "warning"
+        words = f"networks get no DHCP and DNS: {problem.message}"
+        yield Finding("dhcp", level, words, (), problem.hint)
+    elif missing:
+        words = f"guests of {', '.join(missing)} get no addresses and names by DHCP"
+        yield Finding("dhcp", "error", words, ("no process of theirs is on record",), REPAIR)
+    elif served:
+        yield Finding("dhcp", "ok", "every network with DHCP and DNS has its dnsmasq on record")
+    else:
+        yield Finding("dhcp", "ok", "dnsmasq is installed, and no network has it")

@@ -1,0 +1,40 @@
+"""What egress policies stand on: a table of nftables, where networks have only iptables' chains."""
+
+from __future__ import annotations
+
+from hvtx.engine.network_build import make
+from hvtx.engine.runtime import Runtime
+from hvtx.engine.scope import networks_now
+from hvtx.model.firewall import firewall_spec
+from hvtx.model.policy import Policy
+from hvtx.planner import egress, provision
+from hvtx.planner.scope import NetworkScope
+
+
+def ensure(runtime: Runtime, policy: Policy, scope: NetworkScope) -> NetworkScope:
+    """Make the table where a VM with this policy is the first that needs it; the scope then.
+
+    It is the installation's, and stays until the last network goes. Raises what making it raises.
+    """
+    if not _missing(policy, scope):
+        return scope
+    runtime.lock("all", "networks")
+    try:
+        # under the lock: another command may have been quicker
+        scope = networks_now(runtime, scope.networks.values())
+        bases = _missing(policy, scope)
+        if bases:
+            make(runtime, "rebuild", provision.want_bases(bases))
+            scope = networks_now(runtime, scope.networks.values())
+        return scope
+    finally:
+        runtime.unlock("all", "networks")
+
+
+def _missing(policy: Policy, scope: NetworkScope) -> list[str]:
+    there = [firewall_spec(row) for row in scope.bases()]
+    found: dict[str, None] = {}
+    for network in scope.networks.values():
+        if egress.is_limited(policy, network.policy):
+            found |= dict.fromkeys(provision.missing_bases(network.firewall, there, limited=True))
+    return list(found)

@@ -1,0 +1,66 @@
+"""Flows that a change of an egress policy refuses: they end, though known flows pass the rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hvtx.drivers import flows
+from hvtx.engine.egress_guests import concerns
+from hvtx.engine.runtime import Runtime
+from hvtx.errors import HvtxError
+from hvtx.host import failpoint
+from hvtx.model.firewall import FirewallSpec, addresses_in, firewall_spec
+from hvtx.model.reason import Reason
+from hvtx.model.resource import FIREWALL_KINDS, Outcome, Resource, State
+from hvtx.store import records
+
+ROLE = "egress"
+
+
+def end_refused(runtime: Runtime, changed: Sequence[Resource]) -> Outcome | None:
+    """End flows of the guests whose policies are among ``changed`` rows, which now are others.
+
+    None if all has ended, and where none of the rows is one of a policy.
+    """
+    rows = [row for row in changed if row.kind in FIREWALL_KINDS and row.role == ROLE]
+    if not rows:
+        return None
+    try:
+        failpoint.reach("flushing:refused")
+        flows.flush_where(concerns(*_policies(runtime, rows)))
+    except (HvtxError, OSError) as problem:
+        words = problem.message if isinstance(problem, HvtxError) else str(problem)
+        what = ", ".join(sorted({row.key for row in rows}))
+        words = f"connections that {what} refuses may continue: {words}"
+        return Outcome(False, Reason.FLOWS_REMAIN, words)
+    return None
+
+
+def _policies(
+    runtime: Runtime, changed: Sequence[Resource]
+) -> tuple[list[FirewallSpec], list[FirewallSpec], list[tuple[str, ...]]]:
+    """Those of VMs and those of networks that hold now, in the networks that are concerned.
+
+    Also the subnets of each of these; a VM or network that has no policy any more has an open one.
+    """
+    networks = {row.network for row in changed}
+    with runtime.reading() as sql:
+        known = [n for n in records.networks(sql) if n.id in networks]
+        rows = [r for r in records.egress_rows(sql) if r.network in networks]
+    staying = [firewall_spec(row) for row in rows if row.state != State.RELEASING]
+    vms = [spec for spec in staying if "mac" in spec and "egress" in spec]
+    own = {address for spec in vms for address in addresses_in(spec)}
+    of_networks: list[FirewallSpec] = [spec for spec in staying if "mac" not in spec]
+    there = {spec["bridge"] for spec in of_networks}
+    whole = {row.network for row in changed if "mac" not in firewall_spec(row)}
+    of_networks += [
+        {"bridge": n.bridge, "egress": None, "subnets": list(n.subnets)}
+        for n in known
+        if n.bridge not in there
+    ]
+    for row in changed:
+        spec = firewall_spec(row)
+        if "mac" in spec and own.isdisjoint(addresses_in(spec)) and row.network not in whole:
+            # it had a policy of its own, and has its network's now
+            vms.append({**spec, "egress": None, "rules": []})
+    return vms, of_networks, [n.subnets for n in known]

@@ -1,0 +1,292 @@
+"""Services of networks: started with their network, kept alive, started again where they must be.
+
+dnsmasq learns of a new reservation by itself, and forgets one only when it starts again. It need
+not as long as the address and the MAC are nobody else's: so it is started again when a VM gets what
+another had, once, whatever else was removed since. It answers from the record alone and keeps no
+leases; a guest that runs asks again and is told the same.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from hvtx.drivers.vm_process.scope import enter_scope
+from hvtx.engine import effects, notice
+from hvtx.engine.runtime import Runtime
+from hvtx.engine.scope import networks_now
+from hvtx.engine.transaction import Operation, begin
+from hvtx.engine.undo import take_down, undo
+from hvtx.errors import Conflict, HostRefused, HvtxError
+from hvtx.host import dnsmasq, forgotten, portowner, procfs
+from hvtx.model.resource import (
+    Kind,
+    Resource,
+    State,
+    process_observed,
+    reservation_spec,
+    service_spec,
+)
+from hvtx.model.vm import Liveness, Network
+from hvtx.planner import service
+from hvtx.planner.liveness import classify
+from hvtx.planner.scope import NetworkScope
+from hvtx.planner.states import identity_of
+from hvtx.rulesets import dnsmasq as rules
+from hvtx.store import intents, records
+
+
+def wanted(setting: str, asked: bool | None) -> bool:
+    """Whether a new network gets a service: as asked, else as the setting says.
+
+    Raises HostRefused or Conflict where it was asked for, by either, and cannot be had; `auto` does
+    without, and says so where only somebody else is in the way.
+    """
+    if asked is False or (asked is None and setting == service.OFF):
+        return False
+    must = bool(asked) or setting == service.ON
+    lack = dnsmasq.lack()
+    if lack is not None:
+        if must:
+            raise lack
+        return False
+    taken = dnsmasq.taken()
+    if not taken:
+        return True
+    problem = in_the_way(taken)
+    if must:
+        raise problem
+    notice.warning(f"the network gets no DHCP and DNS: {problem.message}")
+    return False
+
+
+def in_the_way(taken: Sequence[Any]) -> Conflict:
+    """What is said where other programs have the ports of dnsmasq on every address."""
+    ports = " and ".join(f"{port.host_port}/{port.protocol}" for port in taken)
+    owners = [one for port in taken for one in portowner.owners(port)]
+    who = portowner.listed(owners) if owners else "another program"
+    return Conflict(
+        f"{who} has port {ports} on every address of this host",
+        hint="let it listen on its own addresses only, or make the network with --no-dhcp",
+    )
+
+
+def go_on(
+    operation: Operation, rows: list[Resource], observed: Mapping[int, Mapping[str, Any]]
+) -> list[Resource]:
+    """Put on record who the services among ``rows`` are, which wait for it, and let them serve.
+
+    The rows as they are then. Raises HostRefused.
+    """
+    own = [row for row in rows if row.is_service]
+    if not own:
+        return rows
+    _leave_unit(own, observed)
+    rows = operation.observe(rows, {row.id: observed[row.id] for row in own})
+    operation.runtime.drivers.of("dnsmasq").open(own)
+    return rows
+
+
+def _leave_unit(rows: Iterable[Resource], observed: Mapping[int, Mapping[str, Any]]) -> None:
+    for row in rows:
+        pid = observed[row.id]["pid"]
+        warning = enter_scope(f"network.{row.key.rpartition(' ')[2]}.{pid}", pid)
+        if warning:
+            notice.warning(warning)
+
+
+def is_dead(row: Resource) -> bool:
+    """Whether a service of this life of the host is proven dead."""
+    identity = identity_of(row)
+    if identity is None:
+        return True
+    verdict, _ = classify(identity, procfs.boot_id(), procfs.look_again(identity))
+    return verdict is Liveness.DEAD
+
+
+def ensure(runtime: Runtime, scope: NetworkScope) -> None:
+    """Start the services that are missing or dead; a network without one is said, and goes on."""
+    for row in scope.services():
+        network = scope.networks.get(row.network or "")
+        if network is not None and is_dead(row):
+            name = network.name
+            try:
+                renew(runtime, row)
+            except HvtxError as problem:
+                notice.warning(f"network {name} has no DHCP and DNS: {problem.message}")
+            else:
+                notice.note(f"the dnsmasq of network {name} had ended: it is started again")
+    if service.unserved(scope):
+        runtime.lock("all", "networks")
+        try:
+            for name, why in supply(runtime, scope.networks.values()).items():
+                if why:
+                    notice.warning(f"network {name} has no DHCP and DNS: {why}")
+        finally:
+            runtime.unlock("all", "networks")
+
+
+def supply(runtime: Runtime, networks: Iterable[Network]) -> dict[str, str]:
+    """Start services that are not on record; by the network's name, why it could not be, if so.
+
+    The caller holds the lock of all networks.
+    """
+    scope, told = networks_now(runtime, networks), {}
+    for network in service.unserved(scope):
+        if scope.bridge(network.id) is None:
+            continue
+        told[network.name] = ""
+        try:
+            begin_service(runtime, network)
+        except HvtxError as problem:
+            told[network.name] = problem.message
+    return told
+
+
+def begin_service(runtime: Runtime, network: Network, verb: str = "rebuild") -> list[Resource]:
+    """Start the service of a network that is up, as an operation of its own; its rows.
+
+    The caller holds the lock of all networks. Raises HostRefused (undone), Conflict.
+    """
+    lack = dnsmasq.lack()
+    if lack is not None:
+        raise lack
+    if taken := dnsmasq.taken():
+        raise in_the_way(taken)
+    run_directory = runtime.store.run_directory
+    own = runtime.read(records.resources_of_network, network.id)
+    wants = service.want_service(network._replace(dhcp=True), run_directory)
+    there = {(row.kind, row.key) for row in own if row.life == runtime.life.id}
+    wants = [want for want in wants if (want.kind, want.key) not in there]
+    with begin(runtime, verb, network=network.name) as (sql, operation):
+        rows = operation.intend(sql, wants, network=network.id)
+    try:
+        observed = effects.create(operation, rows)
+        rows = go_on(operation, rows, observed)
+        operation.commit(rows, observed)
+    except (Exception, KeyboardInterrupt) as problem:
+        if not operation.committed:
+            undo(operation, rows).tell(problem)
+        raise
+    return rows
+
+
+def settle(
+    runtime: Runtime, rows: Sequence[Resource], observed: Mapping[int, Mapping[str, Any]]
+) -> None:
+    """Start services again that serve somebody else by what a VM's new reservations give it."""
+    stale: dict[str, list[Resource]] = {}
+    for row in rows:
+        if row.is_reservation and row.network and observed.get(row.id, {}).get("displaces"):
+            stale.setdefault(row.network, []).append(row)
+    for network, own in stale.items():
+        there = runtime.read(records.resources_of_network, network)
+        served = service.service_of(there, network)
+        if served is not None and served.life == runtime.life.id:
+            renew(runtime, served, own)
+
+
+def renew(runtime: Runtime, row: Resource, reservations: Sequence[Resource] = ()) -> None:
+    """Start a network's service again: it is dead, or knows what these reservations displace.
+
+    Nothing is done where somebody was quicker. Raises HostRefused; the row stays, and whoever comes
+    next tries again.
+    """
+    directory = service_spec(row)["directory"]
+    path = os.path.join(directory, rules.FORGOTTEN)
+    try:
+        with forgotten.locked(path):
+            found = runtime.read(records.resources_by_id, [row.id]).get(row.id)
+            if found is None or found.state != State.COMMITTED:
+                return
+            if is_dead(found) or _displaces(path, reservations):
+                start_again(runtime, found)
+    except OSError as problem:
+        raise HostRefused(
+            f"{path} cannot be opened: {problem.strerror}", hint="hvtx repair makes it again"
+        ) from problem
+
+
+def _displaces(path: str, reservations: Sequence[Resource]) -> bool:
+    text = forgotten.read(path)
+    lines = text.splitlines()
+    return len(text) > forgotten.MOST or any(
+        rules.displaces(reservation_spec(row), lines) for row in reservations
+    )
+
+
+def start_again(runtime: Runtime, row: Resource) -> None:
+    """End a service and start it; its row has the new identity before it serves.
+
+    Raises HostRefused.
+    """
+    driver = runtime.drivers.of("dnsmasq")
+    left = effects.released_by(driver, [row])[row.id]
+    if not left.gone:
+        raise HostRefused(left.message, hint="hvtx repair tries again")
+    times = process_observed(row).get("restarts", 0) + 1
+    fresh = row._replace(observed={})
+    try:
+        observed = {**effects.made_by(driver, [fresh])[row.id], "restarts": times}
+        _leave_unit([fresh], {row.id: observed})
+        with runtime.store.transaction() as sql:
+            intents.record_observed(sql, row.id, observed)
+        driver.open([fresh])
+    except BaseException:
+        effects.released_by(driver, [fresh])
+        raise
+
+
+def switch(runtime: Runtime, network: Network, *, on: bool) -> None:
+    """Give a network that is up a service, or take it away, as one operation.
+
+    The caller holds the locks of the network, of all networks, and of every VM in it that runs:
+    these get reservations, or lose them. What guests were told stays with them until their lease
+    ends. Raises HostRefused (undone), Conflict.
+    """
+    if network.dhcp == on:
+        return
+    if on:
+        _switch_on(runtime, network._replace(dhcp=True))
+        return
+    with runtime.reading() as sql:
+        rows = [r for r in records.resources(sql) if r.network == network.id and is_part(r)]
+    with begin(runtime, "set", network=network.name) as (sql, operation):
+        records.set_network(sql, network._replace(dhcp=False))
+    take_down(operation, rows, reason="set")
+
+
+def is_part(row: Resource) -> bool:
+    """Whether a row of a network, or of a VM in one, belongs to the service."""
+    return row.is_service or row.is_reservation or (row.kind == Kind.FILE and row.vm is None)
+
+
+def _switch_on(runtime: Runtime, network: Network) -> None:
+    wanted("on", asked=True)
+    runs = runtime.store.run_directory
+    with runtime.reading() as sql:
+        vms = {vm.id: vm for vm in records.vms(sql)}
+        up = {r.vm for r in records.resources_of_kind(sql, Kind.TAP) if r.network == network.id}
+    guests = [
+        (vm.id, want)
+        for vm in vms.values()
+        if vm.id in up
+        for interface in vm.interfaces
+        if interface.network == network.id
+        for want in service.want_reservation(vm.id, vm.name, interface, network, runs)
+    ]
+    with begin(runtime, "set", network=network.name) as (sql, operation):
+        records.set_network(sql, network)
+        rows = operation.intend(sql, service.want_service(network, runs), network=network.id)
+        for vm, want in guests:
+            rows += operation.intend(sql, [want], vm=vm, network=network.id)
+    try:
+        observed = effects.create(operation, rows)
+        rows = go_on(operation, rows, observed)
+        operation.commit(rows, observed)
+    except (Exception, KeyboardInterrupt) as problem:
+        if not operation.committed:
+            back = network._replace(dhcp=False)
+            undo(operation, rows, gone=lambda sql: records.set_network(sql, back)).tell(problem)
+        raise

@@ -1,0 +1,35 @@
+"""A built-in chain of a table `filter`, as far as it is asked how it ends."""
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Does(StrEnum):
+    """What a rule does with every packet that comes to it."""
+
+    SOME = "some"  # it has a condition, and a verdict
+    NOTHING = "nothing"  # it counts or logs
+    DROP = "drop"  # rejects, too
+    ACCEPT = "accept"
+    RETURN = "return"
+    JUMP = "jump"  # to another chain, without a condition
+
+
+class ChainRule(NamedTuple):
+    """A rule of somebody's chain, or one of ours in it."""
+
+    does: Does
+    leads: str = ""  # the chain that it jumps to
+    mark: str | None = None
+    handle: int = 0  # of nf_tables
+    words: str | None = None  # of one that a passage may have made
+
+
+class FilterChain(NamedTuple):
+    """A built-in chain of a table `filter`."""
+
+    drops: bool  # by its policy
+    rules: tuple[ChainRule, ...]
+    others: Mapping[str, Sequence[ChainRule]]  # the table's other chains
+    owner: bool = False  # only one process may change the table

@@ -1,0 +1,112 @@
+"""Rules of egress policies as people write them: ``CIDR[:PORT[-PORT][/proto]]``. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from hvtx.errors import UsageError
+from hvtx.model.address import family_of, is_ipv6
+from hvtx.model.policy import EGRESS, NO_POLICY, EgressRule, Policy, written
+from hvtx.model.vm import Network
+
+MOST_RULES = 128  # of one owner: more belong into a proxy or a firewall of one's own
+HINT = "write it as 192.0.2.0/24, 192.0.2.1:443, 192.0.2.1:8000-8010/udp or [2001:db8::/32]:443"
+_PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp))?")
+_LABEL = re.compile(r"(?i)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+
+
+def parse_rule(action: str, text: str) -> EgressRule:
+    """One ``--allow`` or ``--deny``: ``CIDR[:PORT[-PORT][/proto]]``. Raises UsageError."""
+    to, ports = _split(text)
+    if ports is None:
+        return EgressRule(action, _destination(action, text, to))
+    found = _PORTS.fullmatch(ports)
+    if found is None:
+        raise UsageError(f"--{action} {text!r}: {ports!r} is no port or range of ports", hint=HINT)
+    first, last = int(found[1]), int(found[2] or found[1])
+    if not 1 <= first <= last <= 65535:
+        raise UsageError(
+            f"--{action} {text!r}: ports are between 1 and 65535, the lower one first", hint=HINT
+        )
+    return EgressRule(action, _destination(action, text, to), first, last, found[3])
+
+
+def _split(text: str) -> tuple[str, str | None]:
+    """Where to, and the ports: behind the bracket or the last colon of what is not IPv6."""
+    if text.startswith("["):
+        inside, bracket, rest = text[1:].partition("]")
+        if bracket and (not rest or rest.startswith(":")) and is_ipv6(inside):
+            return inside, rest[1:] if rest else None
+        return text, None
+    if text.count(":") > 1:
+        return text, None
+    to, colon, ports = text.partition(":")
+    return to, ports if colon else None
+
+
+def _destination(action: str, text: str, to: str) -> str:
+    words = f"--{action} {text!r}"
+    try:
+        meant = ipaddress.ip_network(to, strict=False)
+    except ValueError:
+        hint = HINT
+        if all(map(_LABEL.fullmatch, to.split("."))) and not to.replace(".", "").isdigit():
+            hint = f"{to} is a name: give the addresses that it stands for; {HINT}"
+        raise UsageError(f"{words}: {to!r} is no address or subnet", hint=hint) from None
+    if "%" in to:
+        raise UsageError(f"{words}: an address with a device is the host's own", hint=HINT)
+    try:
+        return str(ipaddress.ip_network(to))
+    except ValueError:
+        hint = f"did you mean {meant}?"
+        raise UsageError(f"{words}: {to} has host bits set", hint=hint) from None
+
+
+class PolicyChange(NamedTuple):
+    """What becomes of a policy: first rules go, then others come, and the mode is another."""
+
+    egress: str | None = None  # None: as it is; empty: none of its own
+    rules: tuple[EgressRule, ...] = ()
+    clear: bool = False  # without the rules that it has
+
+
+def parse_policy(egress: str | None, allow: Iterable[str], deny: Iterable[str]) -> Policy:
+    """A policy as it is kept, each rule once. Raises UsageError."""
+    return changed(NO_POLICY, parse_change(egress, allow, deny))
+
+
+def parse_change(
+    egress: str | None, allow: Iterable[str], deny: Iterable[str], *, clear: bool = False
+) -> PolicyChange:
+    """A change of a policy, checked by itself. Raises UsageError."""
+    if egress and egress not in EGRESS:
+        raise UsageError(f"--egress cannot be {egress!r}", hint=f"it is one of {', '.join(EGRESS)}")
+    rules = [parse_rule("deny", text) for text in deny]
+    rules += [parse_rule("allow", text) for text in allow]
+    return PolicyChange(egress, tuple(rules), clear)
+
+
+def changed(policy: Policy, change: PolicyChange) -> Policy:
+    """A policy as a change leaves it; raises UsageError if it has too many rules then."""
+    mode = policy.egress if change.egress is None else change.egress or None
+    kept = tuple(dict.fromkeys((*(() if change.clear else policy.rules), *change.rules)))
+    if len(kept) > MOST_RULES:
+        raise UsageError(
+            f"{len(kept)} rules are more than the {MOST_RULES} that one policy can have",
+            hint="join addresses to subnets, and ports to ranges",
+        )
+    return Policy(mode, kept)
+
+
+def useless(policy: Policy, networks: Iterable[Network]) -> list[str]:
+    """The rules that no packet of these networks' guests can match, in words."""
+    families = {family for network in networks for family in network.families}
+    return [
+        f"--{rule.action} {written(rule)} never applies: the network has no "
+        f"IPv{family_of(rule.to)} subnet"
+        for rule in policy.rules
+        if family_of(rule.to) not in families
+    ]

@@ -1,0 +1,127 @@
+"""What a network's dnsmasq is told: its configuration, and two files for each interface. Pure.
+
+dnsmasq(8). It serves what is on record and nothing else: a range is `static`, so that only who has
+a reservation gets an address, and the names that guests give themselves are ignored. Reservations
+and names are read from two directories as soon as they appear; of one that is gone dnsmasq forgets
+the name at once and the address only when it starts again (:func:`displaces`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from hvtx.model.address import is_ipv6
+from hvtx.model.service import ReservationSpec, ServiceSpec
+
+DOMAIN = "lan"
+LEASE = "12h"  # a guest whose network has no service keeps its address at least half as long
+CONFIGURATION, HOSTS, NAMES = "dnsmasq.conf", "hosts", "names"
+FORGOTTEN = "forgotten"  # reservations that are gone since dnsmasq was started, a line each
+PID, ERRORS = "pid", "errors"
+_RA_SECONDS, _ROUTER_SECONDS = 300, 1800  # between advertisements; how long a router is believed
+_LEAST_PREFIX6 = 64  # a range of DHCPv6 is never wider
+_MOST_LEASES = 1_000_000  # the default of 1,000 is less than a network may have guests
+
+
+def configuration(spec: ServiceSpec, mark: str, user: tuple[str, str] | None) -> str:
+    """The whole configuration; ``user`` and group are whom it becomes, None: it stays as it is."""
+    directory, bridge = spec["directory"], spec["bridge"]
+    lines = [
+        f"# {mark}",
+        "keep-in-foreground",
+        *((f"user={user[0]}", f"group={user[1]}") if user is not None else ()),
+        f"pid-file={directory}/{PID}",
+        f"interface={bridge}",
+        "except-interface=lo",
+        "bind-interfaces",
+        "no-hosts",
+        f"domain={DOMAIN}",
+        f"local=/{DOMAIN}/",
+        "domain-needed",
+        f"hostsdir={directory}/{NAMES}",
+        f"dhcp-hostsdir={directory}/{HOSTS}",
+        "dhcp-authoritative",
+        "dhcp-ignore-names",
+        f"dhcp-lease-max={_MOST_LEASES}",
+        "leasefile-ro",
+        "no-ping",
+        "quiet-dhcp",
+        "quiet-dhcp6",
+        "quiet-ra",
+    ]
+    for subnet, gateway in zip(spec["subnets"], spec["gateways"], strict=True):
+        six = is_ipv6(subnet)
+        lines += _six(spec, subnet, gateway) if six else _four(spec, subnet, gateway)
+    return "\n".join([*lines, *spec.get("more", ())]) + "\n"
+
+
+def _four(spec: ServiceSpec, subnet: str, gateway: str) -> list[str]:
+    base, _, prefix = subnet.partition("/")
+    bits = (1 << 32) - (1 << (32 - int(prefix)))
+    netmask = ".".join(str(byte) for byte in bits.to_bytes(4, "big"))
+    return [
+        f"dhcp-range={base},static,{netmask},{LEASE}",
+        f"dhcp-option=option:router,{gateway}",
+        f"dhcp-option=option:dns-server,{gateway}",
+        f"dhcp-option=option:domain-search,{DOMAIN}",
+        f"dhcp-option=option:mtu,{spec['mtu']}",
+    ]
+
+
+def _six(spec: ServiceSpec, subnet: str, gateway: str) -> list[str]:
+    base, _, prefix = subnet.partition("/")
+    width = max(int(prefix), _LEAST_PREFIX6)
+    return [
+        f"dhcp-range={base},static,{width},{LEASE}",
+        "enable-ra",
+        f"ra-param={spec['bridge']},mtu:{spec['mtu']},{_RA_SECONDS},{_ROUTER_SECONDS}",
+        f"dhcp-option=option6:dns-server,[{gateway}]",
+        f"dhcp-option=option6:domain-search,{DOMAIN}",
+    ]
+
+
+def reservation(spec: ReservationSpec, mark: str) -> str:
+    """The file by which an interface's MAC address gets its addresses."""
+    given = [spec["mac"]]
+    given += [spec["ipv4"]] if spec["ipv4"] else []
+    given += [f"[{spec['ipv6']}]"] if spec["ipv6"] else []
+    return f"# {mark}\n{','.join(given)}\n"
+
+
+def names(spec: ReservationSpec) -> str:
+    """The file by which its VM's name resolves; the first name is the guest's host name, too.
+
+    (In a reservation dnsmasq would take a VM called ``infinite`` or ``1h`` for a lease time.)
+    """
+    name = spec["name"]
+    addresses = [address for address in (spec["ipv4"], spec["ipv6"]) if address]
+    return "".join(f"{address} {name}.{DOMAIN} {name}\n" for address in addresses)
+
+
+def mark_in(text: str) -> str | None:
+    """The mark in the text of a reservation; None if its first line is none."""
+    first = text.partition("\n")[0]
+    return first[2:] if first.startswith("# ") else None
+
+
+def forgotten(spec: ReservationSpec) -> str:
+    """The line that is kept of a reservation that is gone."""
+    return " ".join((spec["mac"], spec["ipv4"] or "-", spec["ipv6"] or "-")) + "\n"
+
+
+def displaces(spec: ReservationSpec, lines: Iterable[str]) -> bool:
+    """Whether dnsmasq still holds an address or the MAC of a reservation for somebody else.
+
+    ``lines`` are of :func:`forgotten`. The same interface again displaces nobody.
+    """
+    own = forgotten(spec).split()
+    return any(
+        other != own and any(a == b != "-" for a, b in zip(other, own, strict=False))
+        for other in map(str.split, lines)
+    )
+
+
+def told(errors: str) -> str:
+    """Why dnsmasq did not start, of what it wrote: its last words without its name."""
+    words: Sequence[str] = [line.strip() for line in errors.splitlines() if line.strip()]
+    return words[-1].removeprefix("dnsmasq: ") if words else "it wrote nothing"

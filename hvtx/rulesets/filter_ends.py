@@ -1,0 +1,53 @@
+"""Whether a chain of others drops what nobody decided, and where an accept of ours belongs. Pure.
+
+Only the end of a built-in chain is answered: its policy, or a rule without a condition that drops
+or rejects, which is a policy in other words (ufw and the filters of Red Hat have it so). What
+stands before that end are explicit drops of somebody, and they hold (docs/adr/0029, 0047).
+"""
+
+from __future__ import annotations
+
+from hvtx.model.filter_chain import ChainRule, Does, FilterChain
+
+
+def end_of(chain: FilterChain) -> tuple[int, bool]:
+    """Where a chain ends (an index into its rules), and whether what comes there is dropped."""
+    for number, rule in enumerate(chain.rules):
+        if rule.does is Does.DROP or (rule.does is Does.JUMP and _only_drops(chain, rule.leads)):
+            return number, True
+        if rule.does is Does.ACCEPT:
+            return number, False
+        if rule.does is Does.RETURN:
+            return number, chain.drops
+    return len(chain.rules), chain.drops
+
+
+def _only_drops(chain: FilterChain, name: str) -> bool:
+    """Whether a chain of users drops all, and decides nothing before (it may log)."""
+    for rule in chain.others.get(name, ()):
+        if rule.does is not Does.NOTHING:
+            return rule.does is Does.DROP
+    return False
+
+
+def in_place(chain: FilterChain, mark: str, ours: str) -> bool:
+    """Whether the rules with a mark come after all that others decide before the chain's end.
+
+    ``ours`` begins the marks of every hvtx: what another network's or installation's passage
+    accepts is no matter.
+    """
+    end, _ = end_of(chain)
+    places = [n for n, rule in enumerate(chain.rules) if rule.mark == mark]
+    if not places or max(places) > end:
+        return False
+    return all(
+        (rule.mark or "").startswith(ours) or rule.does is Does.NOTHING or _is_idle(chain, rule)
+        for rule in chain.rules[min(places) : end]
+    )
+
+
+def _is_idle(chain: FilterChain, rule: ChainRule) -> bool:
+    """Whether a rule jumps to a chain without any rule of its own that decides."""
+    return rule.does is Does.JUMP and all(
+        one.does is Does.NOTHING for one in chain.others.get(rule.leads, ())
+    )

@@ -1,0 +1,181 @@
+"""Clients of DHCP and DNS for tests: what a guest is given, as one JSON object.
+
+Run inside of a guest: ``nsenter -t PID -n python integration/lab/dhcp.py WHAT DEVICE …``. ``four``:
+DISCOVER and REQUEST; ``reboot ADDRESS``: the REQUEST of a guest that had an address; ``six``: a
+Solicit with rapid commit; ``ask SERVER NAME TYPE``: a name of DNS. RFC 2131, 8415 and 1035.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import struct
+import sys
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+
+SO_BINDTODEVICE = 25
+SECONDS, TRIES = 1.0, 5
+COOKIE = b"\x63\x82\x53\x63"
+WANTED = bytes([1, 3, 6, 12, 15, 26, 119])
+
+
+def mac(device: str) -> bytes:
+    """The MAC of a device of this namespace, whichever /sys is mounted."""
+    import fcntl
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        told = fcntl.ioctl(asked, 0x8927, struct.pack("256s", device.encode()))  # SIOCGIFHWADDR
+    return told[18:24]
+
+
+def received(client: socket.socket) -> bytes:
+    """The next datagram; empty if none comes in time."""
+    return client.recv(4096) if select.select([client], [], [], SECONDS)[0] else b""
+
+
+class Four:
+    """A client of DHCPv4."""
+
+    def __init__(self, device: str, number: int) -> None:
+        self.mac, self.number = mac(device), number
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        self.socket.setsockopt(socket.SOL_SOCKET, SO_BINDTODEVICE, device.encode())
+        self.socket.bind(("", 68))
+
+    def ask(self, *options: tuple[int, bytes]) -> dict[int, bytes] | None:
+        """The options of the answer; under 0 the address. None: nobody answers."""
+        head = struct.pack("!BBBBIHH16x6s10x192x", 1, 1, 6, 0, self.number, 0, 0x8000, self.mac)
+        body = b"".join(bytes([kind, len(data)]) + data for kind, data in options)
+        for _ in range(TRIES):
+            self.socket.sendto(head + COOKIE + body + b"\xff", ("255.255.255.255", 67))
+            while answer := received(self.socket):
+                if struct.unpack_from("!I", answer, 4)[0] == self.number:
+                    return self._options(answer)
+        return None
+
+    @staticmethod
+    def _options(answer: bytes) -> dict[int, bytes]:
+        found, at = {0: answer[16:20]}, 240
+        while at < len(answer) and answer[at] != 255:
+            if answer[at]:
+                found[answer[at]] = answer[at + 2 : at + 2 + answer[at + 1]]
+                at += 1 + answer[at + 1]
+            at += 1
+        return found
+
+
+def told4(found: dict[int, bytes]) -> dict[str, Any]:
+    """The answer in words."""
+
+    def address(kind: int) -> str:
+        return str(IPv4Address(found[kind][:4])) if found.get(kind) else ""
+
+    return {
+        "type": {2: "offer", 5: "ack", 6: "nak"}[found[53][0]],
+        "address": address(0), "mask": address(1), "router": address(3), "dns": address(6),
+        "host": found.get(12, b"").decode(), "domain": found.get(15, b"").decode(),
+        "mtu": int.from_bytes(found.get(26, b""), "big"), "search": found.get(119, b"").hex(),
+        "seconds": int.from_bytes(found.get(51, b""), "big"),
+    }  # fmt: skip
+
+
+def four(device: str, *more: tuple[int, bytes]) -> dict[str, Any] | None:
+    """A new guest."""
+    client = Four(device, os.getpid())
+    offer = client.ask((53, b"\x01"), (55, WANTED), *more)
+    if offer is None:
+        return None
+    told = client.ask((53, b"\x03"), (50, offer[0]), (54, offer[54]), (55, WANTED), *more)
+    return told and told4(told)
+
+
+def reboot(device: str, address: str) -> dict[str, Any] | None:
+    """A guest that had an address, and asks for it again."""
+    packed = IPv4Address(address).packed
+    told = Four(device, os.getpid()).ask((53, b"\x03"), (50, packed), (55, WANTED))
+    return told and told4(told)
+
+
+def six(device: str) -> dict[str, Any] | None:
+    """The addresses and the DNS servers of DHCPv6."""
+    link = mac(device)
+    options = [
+        (1, b"\x00\x03\x00\x01" + link), (3, struct.pack("!III", 7, 0, 0)), (14, b""),
+        (6, struct.pack("!HH", 23, 24)), (8, b"\x00\x00"),
+    ]  # fmt: skip
+    number = os.getpid() & 0xFFFFFF
+    body = b"".join(struct.pack("!HH", kind, len(data)) + data for kind, data in options)
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as client:
+        client.bind(("::", 546))
+        to = ("ff02::1:2", 547, 0, socket.if_nametoindex(device))
+        for _ in range(TRIES):
+            client.sendto(struct.pack("!I", 1 << 24 | number) + body, to)
+            answer = received(client)
+            if answer[:1] == b"\x07" and int.from_bytes(answer[1:4], "big") == number:
+                return told6(answer[4:])
+    return None
+
+
+def told6(body: bytes) -> dict[str, Any]:
+    """The answer in words."""
+    found: dict[str, Any] = {"addresses": [], "dns": [], "search": ""}
+    for kind, data in parts(body):
+        if kind == 3:
+            within = parts(data[12:])
+            found["addresses"] += [str(IPv6Address(a[:16])) for k, a in within if k == 5]
+        elif kind == 23:
+            found["dns"] = [str(IPv6Address(data[n : n + 16])) for n in range(0, len(data), 16)]
+        elif kind == 24:
+            found["search"] = data.hex()
+    return found
+
+
+def parts(body: bytes) -> list[tuple[int, bytes]]:
+    """Options of DHCPv6."""
+    found, at = [], 0
+    while at + 4 <= len(body):
+        kind, size = struct.unpack_from("!HH", body, at)
+        found.append((kind, body[at + 4 : at + 4 + size]))
+        at += 4 + size
+    return found
+
+
+def ask(server: str, name: str, kind: str) -> dict[str, Any] | None:
+    """The addresses of a name."""
+    number, size = {"A": (1, 4), "AAAA": (28, 16)}[kind]
+    labels = b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))
+    query = struct.pack("!6H", 77, 0x0100, 1, 0, 0, 0) + labels + struct.pack("!BHH", 0, number, 1)
+    family = socket.AF_INET6 if server.count(":") > 1 else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as client:
+        for _ in range(TRIES):
+            client.sendto(query, (server, 53))
+            if answer := received(client):
+                break
+        else:
+            return None
+    count = struct.unpack_from("!H", answer, 6)[0]
+    made = IPv6Address if size == 16 else IPv4Address
+    at, found = len(query), []
+    for _ in range(count):
+        at += 12  # a pointer to the name, type, class, seconds, length
+        found.append(str(made(answer[at : at + size])))
+        at += size
+    return {"code": answer[3] & 15, "addresses": found}
+
+
+def main() -> None:
+    """Do what the arguments say."""
+    what, *rest = sys.argv[1:]
+    if what == "four" and len(rest) > 1:  # with a host name of the guest's own choice
+        found = four(rest[0], (12, rest[1].encode()))
+    else:
+        found = {"four": four, "reboot": reboot, "six": six, "ask": ask}[what](*rest)  # type: ignore[operator]
+    sys.stdout.write(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

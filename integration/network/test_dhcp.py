@@ -1,0 +1,445 @@
+"""DHCP, router advertisements and DNS of a network: real packets from guests that know nothing.
+
+Guests are `integration/lab/guest.py --bare`, clients `integration/lab/dhcp.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from integration import lab
+from integration.lab.program import Forked, Program, preload
+from integration.lab.services import services
+from integration.lab.vms import end_vms, findings
+from integration.network.test_guests_network import until
+
+LAB = Path(__file__).parents[1] / "lab"
+BOTH = ("--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
+
+
+@pytest.fixture(params=["nftables", "iptables"])
+def hvtx(request: pytest.FixtureRequest) -> Iterator[Program]:
+    """The program, with DHCP as a new installation has it."""
+    preload()
+    program = Forked(HVTX_FIREWALL=str(request.param), HVTX_DHCP="auto")
+    yield program
+    end(program)
+
+
+@pytest.fixture
+def one() -> Iterator[Program]:
+    """The same on one backend, for what no rule has a part in."""
+    preload()
+    program = Forked(HVTX_DHCP="auto")
+    yield program
+    end(program)
+
+
+def end(program: Program) -> None:
+    end_vms(program)
+    for pid in services():
+        lab.end(pid)
+
+
+def network(program: Program, *more: str, name: str = "net", mtu: str = "1400") -> dict[str, Any]:
+    made = program("network", "create", name, *(more or BOTH), "--mtu", mtu, "--json")
+    return made.json()
+
+
+def start(program: Program, name: str, *more: str, on: str = "net") -> Guest:
+    guest = (sys.executable, str(LAB / "guest.py"), "--bare")
+    program("vm", "run", name, "--network", on, *more, "--hypervisor", "command", "--", *guest)
+    return Guest(program, name)
+
+
+class Guest:
+    """A VM that was told nothing, from inside."""
+
+    def __init__(self, program: Program, name: str) -> None:
+        self.shown = program.vm(name)
+        self.pid = int(self.shown["pid"])
+        first = self.shown["interfaces"][0]
+        self.ipv4, self.ipv6 = first["ipv4"], first["ipv6"]
+        until(lambda: "the guest is ready" in program("vm", "logs", name).out, "it is not ready")
+
+    def run(self, *argv: str, check: bool = True) -> str:
+        return lab.run("nsenter", "-t", str(self.pid), "-n", "--", *argv, check=check)
+
+    def does(self, *argv: str) -> Any:
+        """What a client of the lab's is told."""
+        return json.loads(self.run(sys.executable, str(LAB / "dhcp.py"), *argv))
+
+    def take(self) -> None:
+        """Take the address that it is given."""
+        given = self.does("four", "eth0")
+        self.run("ip", "addr", "add", f"{given['address']}/{given['mask']}", "dev", "eth0")
+
+    def link(self) -> None:
+        until(lambda: not self.run("ip", "-6", "addr", "show", "tentative"), "it looks on")
+
+
+# -- what a guest gets -----------------------------------------------------------------------------
+
+
+def test_a_guest_gets_address_route_mtu_and_names_over_ipv4(hvtx: Program) -> None:
+    assert network(hvtx)["dhcp"] is True
+    web = start(hvtx, "web")
+    assert web.does("four", "eth0", "evil") == {
+        "type": "ack", "address": web.ipv4, "mask": "255.255.255.0", "router": "10.77.0.1",
+        "dns": "10.77.0.1", "host": "web", "domain": "lan", "mtu": 1400, "search": "036c616e00",
+        "seconds": 43200,
+    }  # fmt: skip
+    web.run("ip", "addr", "add", f"{web.ipv4}/24", "dev", "eth0")
+    for name in ("web", "web.lan"):
+        told = web.does("ask", "10.77.0.1", name, "A")
+        assert told == {"code": 0, "addresses": [web.ipv4]}, name
+    assert web.does("ask", "10.77.0.1", "evil.lan", "A") == {"code": 3, "addresses": []}
+
+
+def test_a_guest_gets_the_same_over_ipv6(hvtx: Program) -> None:
+    network(hvtx)
+    web = start(hvtx, "web")
+    web.link()
+    told = web.does("six", "eth0")
+    assert told == {"addresses": [web.ipv6], "dns": ["fd77::1"], "search": "036c616e00"}
+    until(lambda: "mtu 1400" in web.run("ip", "-6", "route", "show", "default"), "no route")
+    route = web.run("ip", "-6", "route", "show", "default")
+    assert "via fe80:" in route
+    assert "proto ra" in route
+    web.run("ip", "addr", "add", f"{web.ipv6}/64", "dev", "eth0", "nodad")
+    told = web.does("ask", "fd77::1", "web.lan", "AAAA")
+    assert told == {"code": 0, "addresses": [web.ipv6]}
+
+
+@pytest.mark.parametrize("subnet", ["10.77.0.0/24", "fd77::/64", "fd77::/48", "fd77::/112"])
+def test_networks_of_one_family(one: Program, subnet: str) -> None:
+    network(one, "--subnet", subnet)
+    web = start(one, "web")
+    if web.ipv4:
+        assert web.does("four", "eth0")["address"] == web.ipv4
+    else:
+        web.link()
+        assert web.does("six", "eth0")["addresses"] == [web.ipv6]
+        until(lambda: web.run("ip", "-6", "route", "show", "default"), "no route")
+
+
+def test_the_gateway_tells_the_host_and_other_guests_of_a_vm(one: Program) -> None:
+    network(one)
+    web, two = start(one, "web"), start(one, "two")
+    two.take()
+    assert two.does("ask", "10.77.0.1", "web", "A")["addresses"] == [web.ipv4]
+    told = lab.run(sys.executable, str(LAB / "dhcp.py"), "ask", "10.77.0.1", "web.lan", "AAAA")
+    assert json.loads(told)["addresses"] == [web.ipv6]
+    one("vm", "stop", "web", "--force")
+    assert two.does("ask", "10.77.0.1", "web.lan", "A")["code"] == 3
+
+
+@pytest.mark.parametrize("name", ["infinite", "ignore", "1h", "42", "id", "net"])
+def test_a_name_that_dnsmasq_has_another_use_for(one: Program, name: str) -> None:
+    network(one)
+    told = start(one, name).does("four", "eth0")
+    assert (told["type"], told["host"], told["seconds"]) == ("ack", name, 43200)
+
+
+def test_who_has_no_address_on_record_gets_none(one: Program) -> None:
+    network(one)
+    web = start(one, "web")
+    web.run("ip", "link", "add", "other", "link", "eth0", "type", "macvlan")
+    web.run("ip", "link", "set", "other", "up")
+    assert web.does("four", "other") is None
+
+
+# -- reservations come and go ----------------------------------------------------------------------
+
+
+def test_an_address_stays_over_stop_start_and_the_end_of_dnsmasq(one: Program) -> None:
+    network(one)
+    web = start(one, "web")
+    first, pid = web.does("four", "eth0"), services()
+    one("vm", "stop", "web", "--force")
+    one("vm", "start", "web")
+    web = Guest(one, "web")
+    assert web.does("reboot", "eth0", web.ipv4) == first
+    assert services() == pid, "dnsmasq was started again for nothing"
+
+
+def test_the_next_owner_of_an_address_gets_it_and_a_third_is_not_disturbed(one: Program) -> None:
+    network(one)
+    old, third = start(one, "old"), start(one, "third")
+    assert old.does("four", "eth0")["address"] == old.ipv4
+    assert third.does("four", "eth0")["address"] == third.ipv4
+    before = services()
+    one("vm", "rm", "old", "--force")
+    assert services() == before, "nobody has the address yet"
+    new = start(one, "new", "--ip", old.ipv4)
+    assert services() != before
+    assert new.does("four", "eth0")["address"] == old.ipv4
+    assert third.does("reboot", "eth0", third.ipv4)["type"] == "ack"
+    third.link()
+    assert third.does("six", "eth0")["addresses"] == [third.ipv6]
+    assert one.is_clean()
+
+
+def test_a_mac_that_another_vm_had_gets_the_new_address(one: Program) -> None:
+    network(one)
+    mac = "02:00:00:00:00:07"
+    start(one, "old", "--mac", mac, "--ip", "10.77.0.50").does("four", "eth0")
+    one("vm", "rm", "old", "--force")
+    new = start(one, "new", "--mac", mac, "--ip", "10.77.0.60")
+    assert new.does("four", "eth0")["address"] == "10.77.0.60"
+
+
+def test_many_vms_that_go_start_dnsmasq_again_once(one: Program) -> None:
+    network(one)
+    for n in range(12):
+        one(
+            "vm",
+            "run",
+            f"vm{n}",
+            "--network",
+            "net",
+            "--hypervisor",
+            "command",
+            "--",
+            "sleep",
+            "99",
+        )
+    before = services()
+    for n in range(12):
+        lab.end(one.vm(f"vm{n}")["pid"])
+    one("gc", "--apply")
+    for n in range(12):
+        one("vm", "rm", f"vm{n}")
+    assert services() == before
+    for n in range(12):
+        one(
+            "vm",
+            "run",
+            f"new{n}",
+            "--network",
+            "net",
+            "--hypervisor",
+            "command",
+            "--",
+            "sleep",
+            "99",
+        )
+    assert restarts(one) == 1
+
+
+def restarts(program: Program) -> int:
+    """How often the network's dnsmasq was started again, by its row."""
+    import sqlite3
+
+    path = Path(os.environ["HVTX_STATE_DIR"]) / "hvtx.db"
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as store:
+        found = store.execute(
+            "SELECT observed FROM resource WHERE kind = 'process' AND vm IS NULL"
+        ).fetchone()
+    return int(json.loads(found[0]).get("restarts", 0))
+
+
+# -- the process -----------------------------------------------------------------------------------
+
+
+def test_it_is_unprivileged_alone_and_on_its_bridge_only(one: Program) -> None:
+    shown = network(one)
+    [pid] = services()
+    told = one("explain", f"pid {pid}", "--json").json()
+    assert (told["owner"], told["key"]) == ("hvtx", "dnsmasq net")
+    status = Path(f"/proc/{pid}/status").read_text()
+    assert "Uid:\t0" not in status
+    capabilities = int(status.split("CapEff:\t")[1].split()[0], 16)
+    assert capabilities & ~((1 << 10) | (1 << 12) | (1 << 13)) == 0, "binding, network, raw"
+    assert os.getsid(pid) == pid
+    assert "--no-dhcp" not in shown["name"]
+    listening = lab.run("ss", "-Hlntu")
+    assert "0.0.0.0:53" not in listening
+    assert "127.0.0.1:53" not in listening
+    assert f"0.0.0.0%{shown['bridge']}:67" in listening
+
+
+def test_nothing_is_left_of_it_with_the_network(one: Program) -> None:
+    network(one)
+    start(one, "web")
+    one("vm", "rm", "web", "--force")
+    one("network", "rm", "net")
+    assert services() == []
+    run = Path(os.environ["HVTX_RUN_DIR"])
+    assert not [p for p in run.rglob("*") if "dnsmasq" in p.name or p.parent.name == "networks"]
+
+
+def test_a_killed_one_is_named_and_repaired(one: Program) -> None:
+    network(one)
+    web = start(one, "web")
+    [pid] = services()
+    lab.end(pid)
+    assert ("skip", "lost") in one.reasons("process", "dnsmasq net")
+    assert [f["message"] for f in findings(one, "damage")] == ["process dnsmasq net: it was gone"]
+    told = one("repair", "--json").json()
+    assert [(r["kind"], r["key"]) for r in told["repaired"]] == [("process", "dnsmasq net")]
+    assert web.does("four", "eth0")["address"] == web.ipv4
+    assert one.is_clean()
+
+
+def test_a_start_finds_a_killed_one_and_starts_it_again(one: Program) -> None:
+    network(one)
+    lab.end(services()[0])
+    web = start(one, "web")
+    assert web.does("four", "eth0")["address"] == web.ipv4
+
+
+def test_its_files_are_repaired(one: Program) -> None:
+    network(one)
+    web = start(one, "web")
+    directory = next(Path(os.environ["HVTX_RUN_DIR"]).rglob("networks")).iterdir()
+    lab.run("rm", "-r", *map(str, directory))
+    assert one("repair", "--json").json()["failed"] == []
+    assert web.does("four", "eth0")["address"] == web.ipv4
+    assert one.is_clean()
+    assert one("repair", "--json").json()["repaired"] == []
+
+
+def test_others_dnsmasq_is_not_touched(one: Program, tmp_path: Path) -> None:
+    lab.run("ip", "link", "add", "virbr0", "type", "bridge")
+    lab.run("ip", "addr", "add", "192.168.122.1/24", "dev", "virbr0")
+    lab.run("ip", "link", "set", "virbr0", "up")
+    lab.run("dnsmasq", "--conf-file=/dev/null", "--interface=virbr0", "--bind-interfaces",
+            "--except-interface=lo", "--dhcp-range=192.168.122.10,192.168.122.20",
+            f"--pid-file={tmp_path}/theirs", "--leasefile-ro")  # fmt: skip
+    theirs = int((tmp_path / "theirs").read_text())
+    network(one)
+    web = start(one, "web")
+    assert web.does("four", "eth0")["address"] == web.ipv4
+    for command in (("repair",), ("gc", "--apply"), ("vm", "rm", "web", "--force"),
+                    ("network", "rm", "net")):  # fmt: skip
+        one(*command)
+        assert theirs in services()
+    assert services() == [theirs]
+
+
+# -- on, off, and in the way -----------------------------------------------------------------------
+
+
+def test_off_by_option_or_by_setting(one: Program) -> None:
+    assert network(one, *BOTH, "--no-dhcp")["dhcp"] is False
+    made = one("network", "create", "two", "--subnet", "10.78.0.0/24", "--json", HVTX_DHCP="off")
+    assert made.json()["dhcp"] is False
+    assert services() == []
+    assert "dhcp:      no" in one("network", "show", "net").out
+    one("network", "create", "x", "--subnet", "10.79.0.0/24", code=2, HVTX_DHCP="perhaps")
+
+
+def test_without_dnsmasq(one: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hvtx.host.dnsmasq.find", lambda: None)
+    assert network(one)["dhcp"] is False, "what nobody asked for is no error"
+    told = one("network", "create", "two", "--subnet", "10.78.0.0/24", "--dhcp", code=6)
+    assert "apt install dnsmasq-base" in told.err
+    one("network", "show", "two", code=3)
+    [finding] = findings(one, "dhcp")
+    assert finding["level"] == "warning"
+
+
+@pytest.mark.parametrize(("kind", "port"), [("udp", 53), ("tcp", 53), ("udp", 67)])
+def test_a_port_that_another_program_has_everywhere(one: Program, kind: str, port: int) -> None:
+    with socket.socket(
+        socket.AF_INET, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM
+    ) as theirs:
+        theirs.bind(("0.0.0.0", port))
+        if kind == "tcp":
+            theirs.listen()
+        told = one("network", "create", "asked", *BOTH, "--dhcp", code=4)
+        assert f"{port}/{kind}" in told.err
+        one("network", "show", "asked", code=3)
+        made = one("network", "create", "net", *BOTH)
+        assert f"{port}/{kind}" in made.err
+        assert "gets no DHCP" in made.err
+        assert "dhcp:      no" in one("network", "show", "net").out
+        [finding] = findings(one, "dhcp")
+        assert f"{port}/{kind}" in finding["message"]
+    assert one.is_clean()
+
+
+@pytest.mark.parametrize("port", ["53:53", "53:53/udp"])
+def test_its_ports_are_published_on_an_address_only(one: Program, port: str) -> None:
+    network(one)
+    lab.run("ip", "addr", "add", "203.0.113.1/24", "dev", "lo")
+    told = one("vm", "create", "web", "--network", "net", "-p", port, code=4)
+    assert "dnsmasq" in told.err
+    assert "--publish ADDRESS:53" in told.err
+    one("vm", "create", "web", "--network", "net", "-p", f"203.0.113.1:{port}",
+        "--hypervisor", "command", "--", "sleep", "99")  # fmt: skip
+    one("vm", "start", "web")
+
+
+def test_the_port_of_dhcp_is_published_only_without_it(one: Program) -> None:
+    network(one)
+    words = ("vm", "create", "web", "--network", "net", "-p", "67:6767/udp")
+    told = one(*words, code=4)
+    assert "--no-dhcp" in told.err
+    assert "kill" not in told.err
+
+
+# -- crashes and reboots ---------------------------------------------------------------------------
+
+POINTS = ["intended", "acted:file", "acted:bridge", "acted:dnsmasq", "acted:sysctl", "committed"]
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_killed_create_leaves_all_or_nothing(one: Program, point: str) -> None:
+    one("network", "create", "net", *BOTH, code=-signal.SIGKILL, HVTX_FAILPOINT=f"{point}:kill")
+    one("recover")
+    assert one.is_clean()
+    there = [n["name"] for n in one("network", "ls", "--json").json()["networks"]]
+    until(lambda: len(services()) == len(there), "a process too many, or too few")
+    if not there:
+        network(one)
+    web = start(one, "web")
+    assert web.does("four", "eth0")["address"] == web.ipv4
+
+
+@pytest.mark.parametrize("point", ["releasing", "released:dnsmasq", "released:bridge", "removed"])
+def test_a_killed_removal_goes_on(one: Program, point: str) -> None:
+    network(one)
+    one("network", "rm", "net", code=-signal.SIGKILL, HVTX_FAILPOINT=f"{point}:kill")
+    one("recover")
+    assert one.is_clean()
+    assert services() == []
+    assert one("network", "ls", "--json").json()["networks"] == []
+
+
+@pytest.mark.parametrize("point", ["intended", "acted:reservation", "spawned", "opened"])
+def test_a_killed_start(one: Program, point: str) -> None:
+    network(one)
+    words = ("--network", "net", "--hypervisor", "command", "--", "sleep", "99")
+    one("vm", "create", "web", *words)
+    one("vm", "start", "web", code=-signal.SIGKILL, HVTX_FAILPOINT=f"{point}:kill")
+    one("recover")
+    assert one.is_clean()
+    hosts = next(Path(os.environ["HVTX_RUN_DIR"]).rglob("hosts"))
+    running = one.vm("web")["state"] == "running"
+    assert len(list(hosts.iterdir())) == (1 if running else 0)
+
+
+def test_two_installations(one: Program, tmp_path: Path) -> None:
+    other = Forked(
+        HVTX_DHCP="auto", HVTX_STATE_DIR=str(tmp_path / "2"), HVTX_RUN_DIR=str(tmp_path / "r2")
+    )
+    network(one)
+    network(other, "--subnet", "10.78.0.0/24")
+    assert len(services()) == 2
+    one("network", "rm", "net")
+    assert len(services()) == 1
+    web = start(other, "web")
+    assert web.does("four", "eth0")["address"] == web.ipv4
+    end(other)

@@ -1,0 +1,69 @@
+"""Rules of egress policies as people write them."""
+
+from __future__ import annotations
+
+import pytest
+
+from hvtx.errors import UsageError
+from hvtx.model.policy import NO_POLICY, EgressRule, Policy, written
+from hvtx.planner import egress_rules
+from tests.planner.test_egress import network
+
+GOOD = {
+    "192.0.2.0/24": EgressRule("allow", "192.0.2.0/24"),
+    "192.0.2.1": EgressRule("allow", "192.0.2.1/32"),
+    "0.0.0.0/0:443": EgressRule("allow", "0.0.0.0/0", 443, 443),
+    "192.0.2.1:8000-8010/udp": EgressRule("allow", "192.0.2.1/32", 8000, 8010, "udp"),
+    "2001:db8::/32": EgressRule("allow", "2001:db8::/32"),
+    "[2001:db8::1]:443/tcp": EgressRule("allow", "2001:db8::1/128", 443, 443, "tcp"),
+}
+BAD = (
+    "", ":443", "192.0.2.1/24", "192.0.2.0/33", "192.0.2.1:", "192.0.2.1:0", "192.0.2.1:65536",
+    "192.0.2.1:90-80", "192.0.2.1:80/sctp", "192.0.2.1:80-", "192.0.2.1/tcp", "[192.0.2.1]:80",
+    "[2001:db8::1]443", "[2001:db8::1", "2001:db8::1]:80", "2001:db8::1/64", "fe80::1%eth0",
+    "10.0.0.1 ", "٣.0.0.1", "10.0.0.1:٣", "example.org:443", "1.2.3:80",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", GOOD)
+def test_a_rule_is_read_and_written(text: str) -> None:
+    rule = egress_rules.parse_rule("allow", text)
+    assert rule == GOOD[text]
+    assert egress_rules.parse_rule("allow", written(rule)) == rule
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_what_is_none_is_refused_with_a_hint(text: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        egress_rules.parse_rule("deny", text)
+    assert refused.value.hint
+
+
+def test_a_mode_is_one_of_three() -> None:
+    with pytest.raises(UsageError, match="all"):
+        egress_rules.parse_policy("all", (), ())
+
+
+def test_too_many_rules_are_refused() -> None:
+    with pytest.raises(UsageError, match="129"):
+        egress_rules.parse_policy(None, [f"192.0.2.{n}" for n in range(129)], ())
+
+
+def test_a_change_adds_or_starts_anew() -> None:
+    policy = egress_rules.parse_policy("internet", ["192.0.2.1"], [])
+    add = egress_rules.parse_change(None, ["192.0.2.2", "192.0.2.1"], [])
+    assert [r.to for r in egress_rules.changed(policy, add).rules] == [
+        "192.0.2.1/32", "192.0.2.2/32",
+    ]  # fmt: skip
+    assert egress_rules.changed(policy, add).egress == "internet"
+    anew = egress_rules.parse_change("", (), (), clear=True)
+    assert egress_rules.changed(policy, anew) == NO_POLICY
+
+
+def test_a_rule_of_a_family_that_no_network_has_is_told() -> None:
+    policy = Policy(None, (EgressRule("allow", "2001:db8::/32"),))
+    (words,) = egress_rules.useless(policy, [network()])
+    assert "IPv6" in words
+    assert (
+        egress_rules.useless(Policy(None, (EgressRule("deny", "10.0.0.0/8"),)), [network()]) == []
+    )

@@ -1,0 +1,94 @@
+"""What a network's dnsmasq is told, to the letter; and when it serves somebody who is gone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hvtx.model.service import ReservationSpec, ServiceSpec
+from hvtx.rulesets import dnsmasq
+
+GOLDEN = Path(__file__).parent / "golden"
+MARK = "hvtx:1:0123456789:7.abc"
+BOTH: ServiceSpec = {
+    "hypervisor": "dnsmasq",
+    "directory": "/run/hvtx/i/networks/n1",
+    "bridge": "hvbr0",
+    "mtu": 1400,
+    "subnets": ["10.77.0.0/22", "fd77::/64"],
+    "gateways": ["10.77.0.1", "fd77::1"],
+}
+WEB: ReservationSpec = {
+    "name": "web", "mac": "02:00:00:00:00:07", "ipv4": "10.77.0.7", "ipv6": "fd77::7"
+}  # fmt: skip
+
+
+def test_the_configuration() -> None:
+    told = dnsmasq.configuration(BOTH, MARK, ("dnsmasq", "nogroup"))
+    if os.environ.get("HVTX_GOLDEN") == "write":
+        (GOLDEN / "dnsmasq.conf").write_text(told)
+    assert told == (GOLDEN / "dnsmasq.conf").read_text()
+
+
+def test_of_one_family_nothing_of_the_other_is_said() -> None:
+    four: ServiceSpec = {**BOTH, "subnets": ["10.77.0.0/22"], "gateways": ["10.77.0.1"]}
+    six: ServiceSpec = {**BOTH, "subnets": ["fd77::/112"], "gateways": ["fd77::1"]}
+    assert "enable-ra" not in dnsmasq.configuration(four, MARK, None)
+    told = dnsmasq.configuration(six, MARK, None)
+    assert "dhcp-range=fd77::,static,112,12h\n" in told
+    assert "option:" not in told
+    assert "user=" not in told
+    wide: ServiceSpec = {**six, "subnets": ["fd77::/48"]}
+    assert "dhcp-range=fd77::,static,64,12h\n" in dnsmasq.configuration(wide, MARK, None)
+
+
+def test_further_lines_come_last() -> None:
+    more: ServiceSpec = {**BOTH, "more": ["nftset=/example.org/4#inet#t#s"]}
+    told = dnsmasq.configuration(more, MARK, None)
+    assert told.splitlines()[-1] == "nftset=/example.org/4#inet#t#s"
+
+
+def test_a_reservation_and_its_names() -> None:
+    text = dnsmasq.reservation(WEB, MARK)
+    assert text == f"# {MARK}\n02:00:00:00:00:07,10.77.0.7,[fd77::7]\n"
+    assert dnsmasq.mark_in(text) == MARK
+    assert dnsmasq.mark_in("02:00:00:00:00:07,10.77.0.7\n") is None
+    assert dnsmasq.mark_in("") is None
+    assert dnsmasq.names(WEB) == "10.77.0.7 web.lan web\nfd77::7 web.lan web\n"
+    six: ReservationSpec = {**WEB, "ipv4": None}
+    assert dnsmasq.reservation(six, MARK).endswith("\n02:00:00:00:00:07,[fd77::7]\n")
+    assert dnsmasq.names(six) == "fd77::7 web.lan web\n"
+
+
+@pytest.mark.parametrize(
+    ("gone", "displaces"),
+    [
+        ({}, False),  # the very same interface
+        ({"mac": "02:00:00:00:00:08"}, True),
+        ({"mac": "02:00:00:00:00:08", "ipv6": "fd77::8"}, True),
+        ({"mac": "02:00:00:00:00:08", "ipv4": "10.77.0.8"}, True),
+        ({"ipv4": "10.77.0.8", "ipv6": "fd77::8"}, True),
+        ({"mac": "02:00:00:00:00:08", "ipv4": "10.77.0.8", "ipv6": "fd77::8"}, False),
+        ({"mac": "02:00:00:00:00:08", "ipv4": "10.77.0.8", "ipv6": None}, False),
+        ({"name": "other"}, False),
+    ],
+)
+def test_what_displaces_whom(gone: dict[str, str | None], displaces: bool) -> None:
+    other: ReservationSpec = {**WEB, **gone}  # type: ignore[typeddict-item]
+    lines = dnsmasq.forgotten(other).splitlines()
+    assert dnsmasq.displaces(WEB, lines) is displaces
+    assert dnsmasq.displaces(WEB, []) is False
+
+
+def test_families_that_neither_has_displace_nobody() -> None:
+    one: ReservationSpec = {**WEB, "ipv6": None}
+    two: ReservationSpec = {**WEB, "ipv6": None, "mac": "02:00:00:00:00:08", "ipv4": "10.77.0.8"}
+    assert not dnsmasq.displaces(one, dnsmasq.forgotten(two).splitlines())
+
+
+def test_why_it_did_not_start() -> None:
+    text = "\ndnsmasq: failed to create listening socket for 10.77.0.1: Address in use\n"
+    assert dnsmasq.told(text) == "failed to create listening socket for 10.77.0.1: Address in use"
+    assert dnsmasq.told("") == "it wrote nothing"

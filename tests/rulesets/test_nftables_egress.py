@@ -1,0 +1,38 @@
+"""The static part of egress policies: where its chains lead, and what they are given."""
+
+from __future__ import annotations
+
+import re
+
+from hvtx.rulesets.nftables_base import SKELETONS
+from hvtx.rulesets.nftables_egress import CHAINS, SETS
+from hvtx.rulesets.nftables_elements import unplaced
+
+NAMES = {chain.name for chain in SKELETONS["inet"].chains}
+
+
+def test_every_jump_leads_to_a_chain_that_stands_before_or_after() -> None:
+    for chain in CHAINS:
+        for rule in chain.rules:
+            assert set(re.findall(r"(?:goto|jump) (\w+)", rule)) <= NAMES, rule
+            assert set(re.findall(r"@(\w+)", rule)) <= SKELETONS["inet"].sets.keys(), rule
+
+
+def test_a_known_flow_is_let_through_before_any_policy_is_asked() -> None:
+    for name in ("egress", "input"):
+        rules = next(chain.rules for chain in CHAINS if chain.name == name)
+        known = rules.index("ct state established,related accept")
+        assert not any("vmap" in rule for rule in rules[:known])
+
+
+def test_every_policy_leads_to_chains_that_are_there() -> None:
+    for mac in ({}, {"mac": "02:00:00:00:00:01"}):
+        for mode in (None, "open", "internet", "none"):
+            for rules in ([], [["allow", "192.0.2.1/32", None, None, None]]):
+                spec = {"what": "egress", "bridge": "br0", "alone": False, "egress": mode, **mac}
+                if mode is None and not mac:
+                    continue
+                for piece in unplaced({**spec, "rules": rules}):  # type: ignore[typeddict-item]
+                    assert piece.set in SETS
+                    led = re.search(rb"\x02\x00([a-z_]+)\x00", piece.data)
+                    assert not piece.data or (led and led[1].decode() in NAMES)
