@@ -446,6 +446,23 @@ def test_a_killed_start(one: Program, point: str) -> None:
     assert len(list(hosts.iterdir())) == (1 if running else 0)
 
 
+def test_those_of_a_lost_store_go_with_its_remains(one: Program, tmp_path: Path) -> None:
+    made = network(one)
+    installation = made["resources"][0]["mark"].split(":")[2]
+    other = Forked(
+        HVTX_DHCP="auto",
+        HVTX_STATE_DIR=str(tmp_path / "2"),
+        HVTX_RUN_DIR=os.environ["HVTX_RUN_DIR"],
+    )
+    network(other, "--subnet", "10.78.0.0/24")
+    shutil.rmtree(os.environ["HVTX_STATE_DIR"])
+    assert len(services()) == 2
+    other("gc", "--apply", "--installation", installation, "--yes")
+    assert len(services()) == 1
+    assert not other("repair", "--json").json()["repaired"]
+    end(other)
+
+
 def test_two_installations(one: Program, tmp_path: Path) -> None:
     other = Forked(
         HVTX_DHCP="auto", HVTX_STATE_DIR=str(tmp_path / "2"), HVTX_RUN_DIR=str(tmp_path / "r2")
