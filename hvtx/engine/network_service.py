@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hvtx.drivers.vm_process.scope import enter_scope
-from hvtx.engine import effects, notice
+from hvtx.engine import autostart, effects, notice
 from hvtx.engine.registry import driver_name
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import networks_now
@@ -109,7 +109,12 @@ def is_dead(row: Resource) -> bool:
 
 
 def ensure(runtime: Runtime, scope: NetworkScope) -> None:
-    """Start the services that are missing or dead; a network without one is said, and goes on."""
+    """Start the services that are missing or dead; a network without one is said, and goes on.
+
+    Nothing is started in the sandbox of a unit, which it would keep: `recover` has it done outside.
+    """
+    if autostart.starts_vms():
+        return
     for row in scope.services():
         network = scope.networks.get(row.network or "")
         if network is None:
