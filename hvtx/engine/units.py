@@ -188,21 +188,15 @@ def serve_call(
 
 
 def _outside(
-    name: str,
-    what: str,
-    program: Sequence[str],
-    words: Sequence[str],
-    environment: Mapping[str, str],
+    name: str, what: str, program: Sequence[str], words: Sequence[str], given: Mapping[str, str]
 ) -> tuple[str, ...]:
     return (
-        "systemd-run",
-        "--quiet",
-        "--collect",
+        *("systemd-run", "--quiet", "--collect"),
         f"--unit=hvtx-{name}",
         f"--description=hvtx recover: {what}",
         "--property=Type=oneshot",
         "--property=KillMode=process",
-        *(f"--setenv={name}={value}" for name, value in sorted(environment.items())),
+        *(f"--setenv={name}={value}" for name, value in sorted(given.items())),
         "--",
         *program,
         *words,
