@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from hvtx.drivers import dnsmasq
 from hvtx.drivers.base import FirewallDriver, Host
 from hvtx.engine.effects import remove_seen
 from hvtx.engine.executor import execute
@@ -220,8 +221,22 @@ def apply(runtime: Runtime, installation: str) -> Report:
     with begin(runtime, "gc") as (sql, operation):
         words = f"installation {installation}, whose store is gone: {len(acting)} things to remove"
         operation.history(sql, [Event("began", words, reason=Reason.OTHER_INSTALLATION.value)])
+    _end_services(operation, installation)
     done = execute(operation, report.plan, LostRemover(runtime, installation, acting))
     return report._replace(plan=done, applied=True)
+
+
+def _end_services(operation: Operation, installation: str) -> None:
+    """End the dnsmasq of its networks, which serve nobody once their bridges are gone."""
+    for identity in dnsmasq.of_installation(installation):
+        gone = dnsmasq.end(identity)
+        words = f"dnsmasq, pid {identity.pid}" + ("" if gone else ", does not end")
+        event = Event(
+            "removed" if gone else "kept", words, Kind.PROCESS, f"pid {identity.pid}",
+            Reason.OTHER_INSTALLATION.value,
+        )  # fmt: skip
+        with operation.runtime.store.transaction() as sql:
+            operation.history(sql, [event])
 
 
 def refuse_living(runtime: Runtime, installation: str, plan: Plan) -> None:

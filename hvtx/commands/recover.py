@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from hvtx.commands.vm_start import start_vm
+from hvtx.engine import autostart
 from hvtx.engine.apply import apply_plan
 from hvtx.engine.gc_plan import failed_items
 from hvtx.engine.network_build import ensure_networks, settle_accepts
-from hvtx.engine.runtime import Runtime
+from hvtx.engine.runtime import Runtime, Settings
 from hvtx.engine.scope import all_networks
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.vm_state import state_of
@@ -24,6 +25,7 @@ from hvtx.model.reason import Reason
 from hvtx.model.resource import Kind, State
 from hvtx.planner.gc import plan_gc
 from hvtx.planner.scope import NetworkScope
+from hvtx.planner.service import unserved
 from hvtx.planner.states import VmState
 from hvtx.store import history, records, trust
 
@@ -64,8 +66,20 @@ def recover(
             records.set_recovered(sql, runtime.life.id, history.now())
         runtime.life = runtime.life._replace(recovered=True)
         scope = all_networks(runtime)  # read again: networks were rebuilt
+        failed += _serve(runtime.settings, scope)
     settle_accepts(runtime, scope)
     return Recovery(tuple(done.items), tuple(rebuilt), tuple(started), tuple(failed))
+
+
+def _serve(settings: Settings, scope: NetworkScope) -> list[tuple[str, str]]:
+    """Have the services of networks started that no start of a VM has started, from outside."""
+    if not autostart.starts_vms() or not unserved(scope):
+        return []
+    try:
+        autostart.serve(settings)
+    except HvtxError as problem:
+        return [("DHCP and DNS", problem.message)]
+    return []
 
 
 def _resolve(runtime: Runtime) -> Plan:
@@ -147,8 +161,6 @@ def _autostart(runtime: Runtime) -> tuple[list[str], list[tuple[str, str]]]:
 
 def _starter(runtime: Runtime) -> Callable[[str], object]:
     """What starts a VM: this process, or systemd if this process is in the unit's sandbox."""
-    from hvtx.engine import autostart
-
     if autostart.starts_vms():
         return lambda name: autostart.start_vm(runtime.settings, name)
     return lambda name: start_vm(runtime, name)

@@ -22,7 +22,16 @@ from typing import Any
 
 from hvtx.drivers.base import Host
 from hvtx.errors import HostRefused
-from hvtx.host import capabilities, forgotten, inherited_limits, logger, path_mounts, paths, procfs
+from hvtx.host import (
+    capabilities,
+    forgotten,
+    inherited_limits,
+    logger,
+    path_mounts,
+    paths,
+    pids,
+    procfs,
+)
 from hvtx.host import dnsmasq as installed
 from hvtx.host.vmuser import may_make_namespaces
 from hvtx.model.gate import SCRIPT, SHELL, SIGNATURE
@@ -140,6 +149,25 @@ def end(identity: Identity) -> bool:
                 os.waitpid(identity.pid, os.WNOHANG)
             return True
     return False
+
+
+def of_installation(installation: str) -> list[Identity]:
+    """The dnsmasq processes of an installation whose store is lost, by the files that they read.
+
+    Only who looks into hvtx's own run directory for its configuration is one.
+    """
+    found = []
+    for pid in pids.numbers():
+        try:
+            words = procfs.command_line(pid)
+            path = words[1].partition("=")[2] if words[1:] else ""
+            parts = path.split("/")
+            named = words[1].startswith("--conf-file=") if words[1:] else False
+            if named and parts[-4:-2] == [installation, "networks"]:
+                found.append(procfs.identify(pid))
+        except OSError:
+            continue
+    return found
 
 
 def _prepared(row: Resource) -> tuple[list[str], str]:

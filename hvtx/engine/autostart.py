@@ -9,6 +9,7 @@ from hvtx.engine.runtime import Settings
 from hvtx.engine.units import (
     AUTOSTART,
     BY_SYSTEMD,
+    serve_call,
     start_call,
 )
 from hvtx.errors import HostRefused
@@ -34,28 +35,45 @@ def starts_vms() -> bool:
 
 def start_vm(settings: Settings, name: str) -> None:
     """Let systemd start VM ``name``, and wait for it. Raises HostRefused if it did not come up."""
-    flags = (
+    call = start_call(program_path(sys.argv[0]), _flags(settings), name, _passed())
+    _run(
+        settings, call, f"VM {name!r} did not start",
+        f"(journalctl -u hvtx-start-{name})", f"hvtx vm start {name}",
+    )  # fmt: skip
+
+
+def serve(settings: Settings) -> None:
+    """Let systemd start networks' dnsmasq, and wait for it. Raises HostRefused."""
+    call = serve_call(program_path(sys.argv[0]), _flags(settings), _passed())
+    words = "networks have no DHCP and DNS"
+    _run(settings, call, words, "(journalctl -u hvtx-serve)", "hvtx repair")
+
+
+def _flags(settings: Settings) -> tuple[str, ...]:
+    return (
         *("--state-dir", settings.state_directory, "--run-dir", settings.run_directory),
         *("--firewall", settings.firewall, "--lock-timeout", str(settings.lock_timeout)),
     )
-    passed = {
+
+
+def _passed() -> dict[str, str]:
+    return {
         variable: value
         for variable, value in os.environ.items()
         if variable == "PATH" or (variable.startswith("HVTX_") and variable != AUTOSTART)
     }
-    call = start_call(program_path(sys.argv[0]), flags, name, passed)
+
+
+def _run(settings: Settings, call: tuple[str, ...], failed: str, where: str, by_hand: str) -> None:
     found = program.find((call[0], f"/usr/bin/{call[0]}"))
     if found is None:
         raise HostRefused(
-            f"VM {name!r} cannot be started: {call[0]} is missing",
-            hint=f"install systemd's {call[0]}, or start the VM by hand: hvtx vm start {name}",
+            f"{failed}: {call[0]} is missing",
+            hint=f"install systemd's {call[0]}, or do it by hand: {by_hand}",
         )
     ended = program.run((found, *call[1:]), settings.lock_timeout + _START_SECONDS)
     if ended.status == 0:
         return
     words = " ".join(ended.output.split())
     why = "it was not up in time" if ended.status is None else words or "systemd did not start it"
-    raise HostRefused(
-        f"VM {name!r} did not start: {why} (journalctl -u hvtx-start-{name})",
-        hint=f"hvtx vm start {name} tries again",
-    )
+    raise HostRefused(f"{failed}: {why} {where}", hint=f"{by_hand} tries again")

@@ -18,6 +18,7 @@ from hvtx.engine.units import (
     is_ours,
     is_packaged,
     listing,
+    serve_call,
     shields,
     start_call,
     units,
@@ -303,3 +304,11 @@ def test_collection_publishes_as_a_member_of_the_group() -> None:
     for other in (PLACE, place._replace(group=None)):
         assert "SupplementaryGroups" not in texts(other)["hvtx-gc.service"]
     assert "SupplementaryGroups" not in texts(place)["hvtx-recover.service"]
+
+
+def test_what_starts_networks_dnsmasq_is_outside_of_the_sandbox_too() -> None:
+    call = serve_call(("/usr/bin/hvtx",), ("--state-dir", "/s"), {"A": "1"})
+    assert call[call.index("--") :] == ("--", "/usr/bin/hvtx", "--state-dir", "/s", "repair")
+    assert "--property=KillMode=process" in call
+    assert "--unit=hvtx-serve" in call
+    assert "--setenv=A=1" in call

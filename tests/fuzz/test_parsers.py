@@ -62,6 +62,7 @@ ASIDE = {
     "cli.page.markup.visible": "text of our own making",
     "cli.render._well_formed": "text of our own making",
     "cli.vm._print_log": "replaces what is no text",
+    "drivers.dnsmasq._words": "errors are replaced",
     "engine.forward": "addresses of our own",
     "rulesets.egress_boxes.range_of": "addresses of our own, read before by planner.egress_rules",
     "engine.uplink_checks": "addresses of our own",
