@@ -93,6 +93,7 @@ from hvtx.model.routing import Packet
 from hvtx.model.vm import ProcessFacts
 from hvtx.planner import addressing, adoption, ipsec, known_software, peer_ports
 from hvtx.planner import heuristic as guesses
+from hvtx.planner import ports as planner_ports
 from hvtx.planner.gc import foreign
 from hvtx.planner.mentions import mentions as mentions_of
 from hvtx.store import backup
@@ -661,7 +662,8 @@ def user_words(text: str) -> None:
     """What people type: each is read, or is a mistake of theirs."""
     for read in (
         addressing.parse_mac, addressing.parse_subnet, addressing.parse_address,
-        addressing.parse_publish, addressing.parse_device, lambda t: addressing.parse_name(t, "VM"),
+        addressing.parse_publish, lambda t: planner_ports.parse_published([t]),
+        lambda t: planner_ports.parse_unpublished([t]), addressing.parse_device, lambda t: addressing.parse_name(t, "VM"),
         show_history.moment, lambda t: vmuser.numeric_id("group", t) if t.isascii() and t.isdigit() else 0,
     ):  # fmt: skip
         with contextlib.suppress(HvtxError):
@@ -851,6 +853,7 @@ TYPED = (
     *("10.77.0.5", "fd77::5/64", "02:00:00:00:00:01", "01:00:00:00:00:01", "10.0.0.0/24", "10.0.0.0/31", "10.0.0.0/4"),
     *("fe80::/64", "127.0.0.0/8", "10.0.0.5", "2026-05-01T12:30Z", "2h", "99999999999d", "hv-br0", "8080:80", "8080:80/sctp"),
     *("[fd77::1]:8080:80/udp", "[::1]:80:80", "[fe80::1]:80:80", "127.0.0.1:80:80", "224.0.0.1:80:80", "0.0.0.0:80:80"),
+    *("net/8000-8010:80-90/udp", "8000-9:1-2", "127.0.0.1:8080/udp", "8000-8010"),
     *("[::]:80:80", "fd77::1:80:80", "0:80", "65536:80", "4294967295", "web", "a" * 64),
 )  # fmt: skip
 LITERALS = (
@@ -1147,6 +1150,6 @@ PARSERS: dict[str, Parser] = {
     "what people type": Parser(
         user_words,
 texts(TYPED),
-        (), ("planner.addressing", "commands.show_history.moment", "host.vmuser.numeric_id"),
+        (), ("planner.addressing", "planner.ports.parse_published", "planner.ports.parse_unpublished", "commands.show_history.moment", "host.vmuser.numeric_id"),
     ),
 }  # fmt: skip
