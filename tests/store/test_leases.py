@@ -328,7 +328,9 @@ def test_a_port_goes_from_one_interface_to_another(store: Store) -> None:
     back = network("back", "10.78.0.0/24")
     add_network(store, back)
     port = Publish("tcp", None, 8080, 80)
-    first, second = claim(store, "web", network(), back, ports=(port,))
+    first, second = claim(store, "web", network(), back)
+    with store.transaction() as sql:
+        leases.set_ports(sql, "id-web", [first._replace(publish=(port,)), second])
     moved = [first._replace(publish=()), second._replace(publish=(port,))]
     with store.transaction() as sql:
         leases.set_ports(sql, "id-web", moved)
