@@ -287,6 +287,7 @@ def carry_on(operation: Operation, rows: Sequence[Resource]) -> Outcome:
     gone = [row for row in own if row.state == State.RELEASING]
     made = [row for row in own if row.state == State.INTENDED]
     try:
+        port_holders.end_passing(made)
         observed = _act(operation, gone, made)
         left = egress_flows.end_refused(runtime, [*gone, *made]) or _end(operation, gone)
         observed |= _holders(operation, made, observed)

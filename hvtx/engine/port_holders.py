@@ -164,6 +164,18 @@ def is_held(row: Resource) -> bool:
     return identity is not None and not portholder.ended(identity)
 
 
+def end_passing(rows: Iterable[Resource]) -> None:
+    """End holders that were never told to stay, or have not heard of it: who spawned them died.
+
+    Raises OSError.
+    """
+    for identity in {found for row in rows if (found := holder_of(row)) is not None}:
+        from hvtx.drivers import portholder
+
+        if portholder.is_passing(identity.pid):
+            portholder.end(identity)
+
+
 def hold_anew(
     store: Store, rows: Sequence[Resource], processes: Sequence[Resource], name: str
 ) -> dict[int, dict[str, Any]]:

@@ -142,7 +142,8 @@ class Rewinder:
         kept = {pid for pid, _ in wanted | holding} | self.spared
         known = {pid for pid, _ in recorded(now.raw.rows)}
         for pid in offspring():
-            if pid in known and pid not in kept:
+            # a holder that was begun for a state which could not be put back is in no record
+            if (pid in known or _holds_ports(pid)) and pid not in kept:
                 _end(pid)
         for pid, start in wanted:
             if not lives(pid, start):
@@ -309,6 +310,13 @@ def _legacy_text() -> dict[int, str]:
         for family in (4, 6)
         if xtnames.listed(family)
     }
+
+
+def _holds_ports(pid: int) -> bool:
+    try:
+        return portholder.SIGNATURE in procfs.command_line(pid)
+    except OSError:
+        return False
 
 
 def _end(pid: int) -> None:

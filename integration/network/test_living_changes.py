@@ -367,3 +367,17 @@ def test_flows_that_may_go_on_are_told_and_ended_later(hvtx: Program) -> None:
     assert len([m for m in marks(hvtx) if "/tcp" in m]) == 2
     assert not refused("tcp", Where("0.0.0.0"), 8081)
     assert hvtx.is_clean()
+
+
+def test_of_a_vm_that_something_else_starts(hvtx: Program) -> None:
+    """Its network is up before its process is known."""
+    hvtx("vm", "create", "web", "--network", "net", "--hypervisor", "external", "-p", "8080:80")
+    hvtx("vm", "start", "web")
+    hvtx("vm", "set", "web", "--unpublish", "8080", "-p", "9090:90")
+    assert "publish 9090/tcp" in marks(hvtx)
+    assert refused("tcp", Where("0.0.0.0"), 9090)
+    assert not refused("tcp", Where("0.0.0.0"), 8080)
+    assert hvtx.is_clean()
+    hvtx("vm", "stop", "web")
+    assert holders() == []
+    assert hvtx.is_clean()

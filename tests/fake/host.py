@@ -374,6 +374,14 @@ def doors(kernel: Kernel) -> dict[str, Any]:
             held.add(port)
         return held
 
+    def taken_over(identity: Identity, ports: Iterable[Publish]) -> FakeHeld:
+        kernel.alive()
+        held = FakeHeld(kernel)
+        found = kernel.find(identity)
+        there = found.ports if found is not None else ()
+        held.ports += [port for port in ports if (port.protocol, port.host_port) in there]
+        return held
+
     def end_holder(identity: Identity) -> bool:
         found = kernel.find(identity)
         if found is not None:
@@ -441,6 +449,7 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.engine.guest_routes.Links": links,
         "hvtx.drivers.flows.flush": flush,
         "hvtx.drivers.flows.flush_ports": flush,
+        "hvtx.drivers.flows.flush_taken": flush,
         "hvtx.host.failpoint.signal_self": kernel.signalled,
         "hvtx.drivers.tap.driver.Links": links,
         "hvtx.host.bpf.load": lambda instructions, name: None,  # a kernel without it
@@ -480,6 +489,8 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.engine.translated_ports.may_translate": lambda: False,
         "hvtx.drivers.portholder.Held": lambda: FakeHeld(kernel),
         "hvtx.drivers.portholder.hold": hold,
+        "hvtx.drivers.portholder.taken_over": taken_over,
+        "hvtx.drivers.portholder.make_room": lambda ports: None,
         "hvtx.drivers.portholder.spawn": lambda held, vm, words: FakeHolder(kernel, held, vm),
         "hvtx.drivers.portholder.end": end_holder,
         "hvtx.drivers.portholder.ended": lambda identity: kernel.find(identity) is None,

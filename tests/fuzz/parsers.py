@@ -103,6 +103,7 @@ from hvtx.planner import (
     peer_ports,
 )
 from hvtx.planner import heuristic as guesses
+from hvtx.planner import ports as planner_ports
 from hvtx.planner.gc import foreign
 from hvtx.planner.mentions import mentions as mentions_of
 from hvtx.store import backup
@@ -676,6 +677,7 @@ def user_words(text: str) -> None:
     for read in (
         addressing.parse_mac, addressing.parse_subnet, addressing.parse_address,
         addressing.parse_publish, addressing.parse_device, addressing.parse_uplink,
+        lambda t: planner_ports.parse_published([t]), lambda t: planner_ports.parse_unpublished([t]),
         lambda t: egress_rules.parse_rule("allow", t), limiting.parse_limit,
         lambda t: exits.parse_exits(t, (t,), families=(4, 6), nat=True), lambda t: addressing.parse_name(t, "VM"),
         show_history.moment, lambda t: vmuser.numeric_id("group", t) if t.isascii() and t.isdigit() else 0,
@@ -868,6 +870,7 @@ TYPED = (
     *("fe80::/64", "127.0.0.0/8", "10.0.0.5", "2026-05-01T12:30Z", "2h", "99999999999d", "hv-br0", "8080:80", "8080:80/sctp"),
     *("[fd77::1]:8080:80/udp", "[::1]:80:80", "[fe80::1]:80:80", "127.0.0.1:80:80", "224.0.0.1:80:80", "0.0.0.0:80:80"),
     *("192.0.2.0/24:443", "[2001:db8::/32]:80-90/udp", "example.org:443", "10.0.0.1:1-99999"),
+    *("net/8000-8010:80-90/udp", "8000-9:1-2", "127.0.0.1:8080/udp", "8000-8010"),
     *("[::]:80:80", "fd77::1:80:80", "0:80", "65536:80", "4294967295", "web", "a" * 64),
 )  # fmt: skip
 LITERALS = (
@@ -1174,6 +1177,10 @@ PARSERS: dict[str, Parser] = {
     "what people type": Parser(
         user_words,
 texts(TYPED),
-        (), ("planner.addressing", "planner.egress_rules", "commands.show_history.moment", "host.vmuser.numeric_id"),
+        (),
+        (
+            "planner.addressing", "planner.egress_rules", "planner.ports.parse_published",
+            "planner.ports.parse_unpublished", "commands.show_history.moment", "host.vmuser.numeric_id",
+        ),
     ),
 }  # fmt: skip

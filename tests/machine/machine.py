@@ -42,7 +42,8 @@ KEPT = frozenset(
 )
 OWNERS = frozenset({"start", "stop", "rm", "run"})
 
-VERBS = ("run", "start", "stop", "start", "rm", "create", "attach")
+VERBS = ("run", "start", "stop", "start", "rm", "create", "attach", "set")
+PORTS = (("-p", "9001:81"), ("--unpublish", "9001"), ("--unpublish", "9001", "-p", "9001:82"))
 LIVES = ("copy", "copy", "put back", "put back", "reboot", "reboot, put back")
 
 points = st.integers(0, 14)
@@ -297,6 +298,7 @@ class Machine(RuleBasedStateMachine):
             "stop": [vm for vm in record.vms if record.of(vm)],
             "rm": list(record.vms),
             "attach": ["ext"],
+            "set": [vm for vm in ("web",) if vm in record.vms],
         }[verb]
         if not fitting and number < 3:
             verb = {"run": "stop", "create": "rm"}.get(verb, "run")
@@ -309,6 +311,7 @@ class Machine(RuleBasedStateMachine):
             "create": self.spec(name),
             "stop": ("--timeout", "1", *(("--force",) if number > 1 else ())),
             "rm": ("--force",) if number != 1 else (),
+            "set": PORTS[number % len(PORTS)],
         }.get(verb, ())
         if verb == "attach":
             pid = self.world.act("guest")

@@ -300,3 +300,40 @@ def test_a_second_port_of_the_same_vm_collides_too(lan: Store) -> None:
             ports=(Publish("tcp", None, 80, 80), Publish("tcp", "192.0.2.1", 80, 81)),
         )
     assert records.find_vm(lan.connection, "web") is None
+
+
+def test_the_ports_of_a_vm_are_exchanged_whole(lan: Store) -> None:
+    """What stays stays in its order; another VM's is refused, and nothing is kept then."""
+    one, two, three = (Publish("tcp", None, 8080 + n, 80 + n) for n in range(3))
+    interface = claim(lan, "web", network(), ports=(one, two))[0]
+    claim(lan, "other", network(), ports=(three,))
+    moved = one._replace(guest_port=90)
+    with lan.transaction() as sql:
+        leases.set_ports(sql, "id-web", [interface._replace(publish=(two, moved))])
+    with lan.reading() as sql:
+        assert records.get_vm(sql, "web").interfaces[0].publish == (two, moved)
+    with pytest.raises(Conflict, match="other"), lan.transaction() as sql:
+        leases.set_ports(sql, "id-web", [interface._replace(publish=(moved, three))])
+    with lan.reading() as sql:
+        assert records.get_vm(sql, "web").interfaces[0].publish == (two, moved)
+    with lan.transaction() as sql:
+        leases.set_ports(sql, "id-web", [interface._replace(publish=())])
+    with lan.reading() as sql:
+        assert records.get_vm(sql, "web").interfaces[0].publish == ()
+
+
+def test_a_port_goes_from_one_interface_to_another(store: Store) -> None:
+    """In one transaction: it is never its own conflict."""
+    add_network(store, network())
+    back = network("back", "10.78.0.0/24")
+    add_network(store, back)
+    port = Publish("tcp", None, 8080, 80)
+    first, second = claim(store, "web", network(), back)
+    with store.transaction() as sql:
+        leases.set_ports(sql, "id-web", [first._replace(publish=(port,)), second])
+    moved = [first._replace(publish=()), second._replace(publish=(port,))]
+    with store.transaction() as sql:
+        leases.set_ports(sql, "id-web", moved)
+    with store.reading() as sql:
+        shown = records.get_vm(sql, "web").interfaces
+    assert [i.publish for i in shown] == [(), (port,)]
