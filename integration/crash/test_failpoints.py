@@ -243,6 +243,13 @@ def _state_file() -> Path:
     return Path(os.environ["HVTX_CONFIG"]).with_name("state.json")
 
 
+def _once_limited(hvtx: Program) -> None:
+    """A network that had a policy: what it stands on is there, which is an operation of its own."""
+    _running_several(hvtx)
+    hvtx("network", "set", "net", "--egress", "internet")
+    hvtx("network", "set", "net", "--no-egress")
+
+
 def _limited(hvtx: Program) -> None:
     """A VM with an egress policy of its own, in a network that has one."""
     _created(hvtx)
@@ -301,10 +308,10 @@ COMMANDS = {
         ("vm", "set", "web", "--limit", "in=5mbit,out-packets=100"), _running
     ),
     "vm set, egress": Command(
-        ("vm", "set", "web", "--egress", "internet", "--allow", "192.0.2.1:443"), _running_several
+        ("vm", "set", "web", "--egress", "internet", "--allow", "192.0.2.1:443"), _once_limited
     ),
     "network set, egress": Command(
-        ("network", "set", "net", "--egress", "none", "--deny", "10.0.0.0/8"), _network
+        ("network", "set", "net", "--egress", "none", "--deny", "10.0.0.0/8"), _once_limited
     ),
     "vm start, egress": Command(("vm", "start", "web"), _limited),
     # killed after its stop, the VM is stopped, which is neither before nor after

@@ -95,8 +95,8 @@ def as_before(patch: pytest.MonkeyPatch) -> None:
     """Rows as the version before wrote them: one base for both tables, the network in both."""
     missing, network = provision.missing_bases, provision.want_network
 
-    def bases(firewall: str, there: Any) -> list[str]:
-        found = missing(firewall, there)
+    def bases(firewall: str, there: Any, **named: Any) -> list[str]:
+        found = missing(firewall, there, **named)
         return [*(["nftables"] if "nftables bridge" in found else []),
                 *(["iptables"] if "iptables" in found else [])]  # fmt: skip
 
