@@ -42,6 +42,15 @@ def taken(port: Publish) -> Conflict:
     from hvtx.host import portowner
 
     found = portowner.owners(port)
+    if port.host_port in (53, 67) and any(one.name == "dnsmasq" for one in found):
+        return Conflict(
+            f"port {port.host_port}/{port.protocol} of this host is in use by"
+            f" {portowner.listed(found)}: networks with DHCP have one each, for their guests",
+            hint="publish it on one address, --publish ADDRESS:53:53, or make networks with"
+            " --no-dhcp"
+            if port.host_port == 53 and port.host_ip is None
+            else "make networks with --no-dhcp, or choose another host port",
+        )
     which = f"; `ss -anp` shows which have port {port.host_port}" if not found else ""
     ending = f", or end what has it: {'; '.join(portowner.ended_by(found))}" if found else ""
     return Conflict(

@@ -91,7 +91,7 @@ def _keys(sight: ExplainFacts, text: str) -> Iterator[Subject]:
     dotted = text.replace("/", ".")
     for row in sight.snapshot.rows:
         identity = identity_in(process_observed(row)) if row.is_service else None
-        if identity and text in (row.key, str(identity.pid), f"pid {identity.pid}"):
+        if identity and text in (row.key, f"pid {identity.pid}"):
             yield of_row(sight, row)
         other = row.kind not in _ASKED_OTHERWISE
         if other and (row.key == text or (row.kind == Kind.SYSCTL and row.key == dotted)):

@@ -21,6 +21,7 @@ import pytest
 
 from integration import lab
 from integration.lab.program import Forked, Program, preload
+from integration.lab.services import services
 
 BACKENDS = ["nftables", "iptables"]
 NETWORK = ("network", "create", "net", "--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
@@ -44,6 +45,29 @@ class Command(NamedTuple):
 
 def _network(hvtx: Program) -> None:
     hvtx(*NETWORK)
+
+
+def _network_with_dhcp(hvtx: Program) -> None:
+    hvtx(*NETWORK, "--dhcp")
+
+
+def _created_with_dhcp(hvtx: Program) -> None:
+    """What it starts with gets an address that another VM had: dnsmasq is started again."""
+    _network_with_dhcp(hvtx)
+    hvtx(
+        "vm",
+        "run",
+        "old",
+        "--network",
+        "net",
+        "--ip",
+        "10.77.0.9",
+        "--hypervisor",
+        "command",
+        *SLEEP,
+    )
+    hvtx("vm", "rm", "old", "--force")
+    hvtx(*CREATE, "--ip", "10.77.0.9", *SLEEP)
 
 
 def _created(hvtx: Program) -> None:
@@ -209,6 +233,9 @@ def _backup_file() -> Path:
 
 COMMANDS = {
     "network create": Command(NETWORK, lambda hvtx: None),
+    "network create --dhcp": Command((*NETWORK, "--dhcp"), lambda hvtx: None),
+    "network rm, dhcp": Command(("network", "rm", "net"), _network_with_dhcp),
+    "vm start, dhcp": Command(("vm", "start", "web"), _created_with_dhcp),
     "network rm": Command(("network", "rm", "net"), _network),
     "vm create": Command((*CREATE, *SLEEP), _network),
     "vm start": Command(("vm", "start", "web"), _created),
@@ -266,7 +293,7 @@ def host() -> dict[str, object]:
     document: dict[str, list[object]] = json.loads(text)
     for part in ("links", "addresses", "routes4", "routes6"):  # in the order of random indexes
         document[part].sort(key=lambda item: json.dumps(item, sort_keys=True))
-    return dict(document)
+    return {**document, "services": [len(services())]}
 
 
 def _is_bare(lines: list[str]) -> bool:

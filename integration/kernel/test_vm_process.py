@@ -30,6 +30,7 @@ from hvtx.errors import Conflict, HostRefused, NotFound, NotPermitted, UsageErro
 from hvtx.host import api, console, monitor_socket, openfiles, procfs, qmp
 from hvtx.hypervisors import base, qemu
 from hvtx.hypervisors.base import Launch, Probes
+from hvtx.model import gate as words
 from hvtx.model.passed_fds import FIRST_HANDED
 from hvtx.model.vm import Identity, Vm
 from integration import lab
@@ -161,7 +162,7 @@ def test_a_gate_that_is_long_in_its_exec_is_known_as_one(monkeypatch):
         slept += seconds
 
     def command_line(pid):
-        return ("sh", "-c", gates.SCRIPT, gates.SIGNATURE) if slept > 1.5 else ()
+        return ("sh", "-c", words.SCRIPT, words.SIGNATURE) if slept > 1.5 else ()
 
     monkeypatch.setattr(gates.time, "sleep", sleep)
     monkeypatch.setattr(gates.procfs, "command_line", command_line)

@@ -19,6 +19,7 @@ import pytest
 
 from integration import lab
 from integration.lab.program import Forked, Program, preload
+from integration.lab.services import services
 from integration.lab.vms import end_vms, findings
 from integration.network.test_guests_network import until
 
@@ -48,19 +49,6 @@ def end(program: Program) -> None:
     end_vms(program)
     for pid in services():
         lab.end(pid)
-
-
-def services() -> list[int]:
-    """The dnsmasq processes of this namespace."""
-    own, found = os.stat("/proc/thread-self/ns/net").st_ino, []
-    for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
-        try:
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if words[0].endswith(b"dnsmasq") and os.stat(f"/proc/{pid}/ns/net").st_ino == own:
-                found.append(pid)
-        except OSError:
-            continue
-    return found
 
 
 def network(program: Program, *more: str, name: str = "net", mtu: str = "1400") -> dict[str, Any]:
@@ -98,13 +86,6 @@ class Guest:
 
     def link(self) -> None:
         until(lambda: not self.run("ip", "-6", "addr", "show", "tentative"), "it looks on")
-
-
-def forked_by(program: Program, network: str) -> int:
-    """The pid of a network's dnsmasq, as `explain` knows it."""
-    told = program("explain", network, "--json").json()
-    line = next(line for line in told["evidence"] if line.startswith(f"dnsmasq {network}: pid"))
-    return int(line.split("pid ")[1].split()[0])
 
 
 # -- what a guest gets -----------------------------------------------------------------------------
@@ -274,7 +255,7 @@ def restarts(program: Program) -> int:
 def test_it_is_unprivileged_alone_and_on_its_bridge_only(one: Program) -> None:
     shown = network(one)
     [pid] = services()
-    told = one("explain", str(pid), "--json").json()
+    told = one("explain", f"pid {pid}", "--json").json()
     assert (told["owner"], told["key"]) == ("hvtx", "dnsmasq net")
     status = Path(f"/proc/{pid}/status").read_text()
     assert "Uid:\t0" not in status
@@ -389,15 +370,24 @@ def test_a_port_that_another_program_has_everywhere(one: Program, kind: str, por
     assert one.is_clean()
 
 
-@pytest.mark.parametrize("port", ["53:53", "53:53/udp", "67:6767/udp"])
+@pytest.mark.parametrize("port", ["53:53", "53:53/udp"])
 def test_its_ports_are_published_on_an_address_only(one: Program, port: str) -> None:
     network(one)
     lab.run("ip", "addr", "add", "203.0.113.1/24", "dev", "lo")
     told = one("vm", "create", "web", "--network", "net", "-p", port, code=4)
     assert "dnsmasq" in told.err
+    assert "--publish ADDRESS:53" in told.err
     one("vm", "create", "web", "--network", "net", "-p", f"203.0.113.1:{port}",
         "--hypervisor", "command", "--", "sleep", "99")  # fmt: skip
     one("vm", "start", "web")
+
+
+def test_the_port_of_dhcp_is_published_only_without_it(one: Program) -> None:
+    network(one)
+    words = ("vm", "create", "web", "--network", "net", "-p", "67:6767/udp")
+    told = one(*words, code=4)
+    assert "--no-dhcp" in told.err
+    assert "kill" not in told.err
 
 
 # -- crashes and reboots ---------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from hvtx.host.nfmessages import Command
 from hvtx.host.openfiles import Holders
 from hvtx.host.tun import tap_flags
 from hvtx.hypervisors.base import Launch
+from hvtx.model import gate as gate_words
 from hvtx.model.hook import SetElement
 from hvtx.model.resource import Address, Link
 from hvtx.model.routing import Answer, Packet, Route
@@ -280,7 +281,7 @@ class FakeProc:
         found = self._kernel.processes.get(pid)
         if found is None:
             raise FileNotFoundError(pid)
-        gate = (gates.SHELL, "-c", gates.SCRIPT, gates.SIGNATURE, "/")
+        gate = (gate_words.SHELL, "-c", gate_words.SCRIPT, gate_words.SIGNATURE, "/")
         return (*gate, *found.argv) if found.gate else found.argv
 
     def is_waiting(self, pid: int) -> bool:
