@@ -71,7 +71,8 @@ def netns(nothing_outside: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("HVTX_VERIFY", "1")
     monkeypatch.setenv("HVTX_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("HVTX_RUN_DIR", str(tmp_path / "run"))
-    monkeypatch.setenv("HVTX_DHCP", "off")  # what is about it turns it on
+    # what is about it turns it on; HVTX_TEST_DHCP=auto turns it on for all
+    monkeypatch.setenv("HVTX_DHCP", os.environ.get("HVTX_TEST_DHCP", "off"))
     (tmp_path / "config.toml").write_text("")
     monkeypatch.setenv("HVTX_CONFIG", str(tmp_path / "config.toml"))
     with lab.private_network():

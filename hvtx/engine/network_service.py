@@ -14,16 +14,19 @@ from typing import Any
 
 from hvtx.drivers.vm_process.scope import enter_scope
 from hvtx.engine import effects, notice
+from hvtx.engine.registry import driver_name
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import networks_now
 from hvtx.engine.transaction import Operation, begin
 from hvtx.engine.undo import take_down, undo
 from hvtx.errors import Conflict, HostRefused, HvtxError
 from hvtx.host import dnsmasq, forgotten, portowner, procfs
+from hvtx.host.files import is_there
 from hvtx.model.resource import (
     Kind,
     Resource,
     State,
+    file_spec,
     process_observed,
     reservation_spec,
     service_spec,
@@ -109,14 +112,21 @@ def ensure(runtime: Runtime, scope: NetworkScope) -> None:
     """Start the services that are missing or dead; a network without one is said, and goes on."""
     for row in scope.services():
         network = scope.networks.get(row.network or "")
-        if network is not None and is_dead(row):
+        if network is None:
+            continue
+        lost = not is_there(service_spec(row)["directory"])  # somebody emptied the run directory
+        if lost or is_dead(row):
             name = network.name
             try:
-                renew(runtime, row)
+                if lost:
+                    put_back(runtime, row)
+                else:
+                    renew(runtime, row)
             except HvtxError as problem:
                 notice.warning(f"network {name} has no DHCP and DNS: {problem.message}")
             else:
-                notice.note(f"the dnsmasq of network {name} had ended: it is started again")
+                what = "its files were gone" if lost else "it had ended"
+                notice.note(f"the dnsmasq of network {name} is started again: {what}")
     if service.unserved(scope):
         runtime.lock("all", "networks")
         try:
@@ -125,6 +135,18 @@ def ensure(runtime: Runtime, scope: NetworkScope) -> None:
                     notice.warning(f"network {name} has no DHCP and DNS: {why}")
         finally:
             runtime.unlock("all", "networks")
+
+
+def put_back(runtime: Runtime, row: Resource) -> None:
+    """Make the directory of a service again, and all that stood in it. Raises HvtxError."""
+    rows = runtime.read(records.committed_resources, Kind.FILE)
+    own = [r for r in rows if r.network == row.network and r.life == runtime.life.id]
+    lost = [r for r in own if not is_there(file_spec(r)["path"])]
+    for reservations in (False, True):
+        part = [r for r in lost if r.is_reservation is reservations]
+        if part:
+            effects.made_by(runtime.driver(driver_name(part[0])), part)
+    start_again(runtime, row)
 
 
 def supply(runtime: Runtime, networks: Iterable[Network]) -> dict[str, str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -17,7 +18,11 @@ from typing import Any
 
 import pytest
 
+from hvtx.engine import network_service
+from hvtx.engine.runtime import Runtime, Settings
+from hvtx.store import records
 from integration import lab
+from integration.boot.test_reboots import Booted, forget_everything
 from integration.lab.program import Forked, Program, preload
 from integration.lab.services import services
 from integration.lab.vms import end_vms, findings
@@ -310,6 +315,16 @@ def test_its_files_are_repaired(one: Program) -> None:
     assert one("repair", "--json").json()["repaired"] == []
 
 
+def test_a_start_makes_its_files_again(one: Program) -> None:
+    network(one)
+    web = start(one, "web")
+    shutil.rmtree(os.environ["HVTX_RUN_DIR"])
+    two = start(one, "two")
+    assert two.does("four", "eth0")["address"] == two.ipv4
+    assert web.does("four", "eth0")["address"] == web.ipv4
+    assert len(services()) == 1
+
+
 def test_others_dnsmasq_is_not_touched(one: Program, tmp_path: Path) -> None:
     lab.run("ip", "link", "add", "virbr0", "type", "bridge")
     lab.run("ip", "addr", "add", "192.168.122.1/24", "dev", "virbr0")
@@ -443,3 +458,73 @@ def test_two_installations(one: Program, tmp_path: Path) -> None:
     web = start(other, "web")
     assert web.does("four", "eth0")["address"] == web.ipv4
     end(other)
+
+
+def test_after_a_reboot_addresses_are_what_they_were(one: Program) -> None:
+    made = network(one)
+    web = start(one, "web")
+    before = web.does("four", "eth0")
+    booted = Booted(HVTX_DHCP="auto")
+    end(one)
+    forget_everything()
+    booted("recover")
+    assert len(services()) == 1
+    assert booted("gc", "--plan", "--json", "--detailed-exitcode").json()["items"] != []
+    assert booted("network", "show", "net", "--json").json()["bridge"] == made["bridge"]
+    booted("vm", "start", "web")
+    assert Guest(booted, "web").does("four", "eth0") == before
+    end(booted)
+
+
+def test_a_network_comes_up_without_it_after_a_reboot_where_it_must(one: Program) -> None:
+    """The network is rebuilt, `recover` warns, `doctor` names it, `repair` puts it back later."""
+    network(one)
+    end(one)
+    booted = Booted(HVTX_DHCP="auto")
+    forget_everything()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as theirs:
+        theirs.bind(("0.0.0.0", 67))
+        assert "no DHCP and DNS" in booted("recover").err
+        assert services() == []
+        told = booted("doctor", "--json", code=1).json()["findings"]
+        [finding] = [found for found in told if found["check"] == "dhcp"]
+        assert finding["level"] == "error"
+        booted(
+            "vm", "run", "web", "--network", "net", "--hypervisor", "command", "--", "sleep", "99"
+        )
+    told = booted("repair", "--json").json()
+    assert [(r["kind"], r["key"]) for r in told["repaired"]] == [("process", "dnsmasq net")]
+    assert len(services()) == 1
+    end(booted)
+
+
+# -- on and off while guests run -------------------------------------------------------------------
+
+
+def test_it_is_switched_on_and_off_under_guests(one: Program) -> None:
+    network(one, *BOTH, "--no-dhcp")
+    web = start(one, "web")
+    assert web.does("four", "eth0") is None
+    switch(on=True)
+    assert one("network", "show", "net", "--json").json()["dhcp"] is True
+    assert web.does("four", "eth0")["address"] == web.ipv4
+    assert one.is_clean()
+    switch(on=False)
+    assert services() == []
+    assert one("network", "show", "net", "--json").json()["dhcp"] is False
+    assert web.does("four", "eth0") is None
+    assert one.is_clean()
+    assert one("repair", "--json").json()["repaired"] == []
+
+
+def switch(*, on: bool) -> None:
+    """What `network set` does, in this process."""
+    settings = Settings(
+        state_directory=os.environ["HVTX_STATE_DIR"], run_directory=os.environ["HVTX_RUN_DIR"]
+    )
+    with closing(Runtime(settings, writable=True)) as runtime:
+        runtime.enter()
+        runtime.lock("vm", "web")
+        runtime.lock("network", "net")
+        runtime.lock("all", "networks")
+        network_service.switch(runtime, runtime.read(records.get_network, "net"), on=on)

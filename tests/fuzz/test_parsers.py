@@ -62,6 +62,7 @@ ASIDE = {
     "cli.page.markup.visible": "text of our own making",
     "cli.render._well_formed": "text of our own making",
     "cli.vm._print_log": "replaces what is no text",
+    "drivers.dnsmasq._words": "errors are replaced",
     "engine.forward": "addresses of our own",
     "engine.uplink_checks": "addresses of our own",
     "host.replica.uncarried": "heads of messages, of a length that the kernel gives",
