@@ -89,6 +89,7 @@ def test_it_boots_and_is_reached(hvtx: Forked, place: Path, network: tuple[str, 
     assert inside(place, "sudo cat /var/lib/cloud/data/instance-id") == vm["id"]
     done = inside(place, "cloud-init status --wait >/dev/null; cat /run/cloud-init/result.json")
     lab.tell(cloud_init=json.loads(done)["v1"])
+    assert json.loads(done)["v1"]["errors"] == []
     assert "NoCloud [seed=/dev/vdb]" in json.loads(done)["v1"]["datasource"]
     if network == ("--dhcp",):
         assert "10.77.0.1" in inside(place, "resolvectl dns eth0")

@@ -290,7 +290,6 @@ def test_qemu_takes_all_queues_and_the_seed(hvtx: Forked, key: str, place: Path)
     fds = Path(f"/proc/{vm['pid']}/fdinfo")
     device = vm["interfaces"][0]["device"]
     names = [re.search(r"^iff:\t(\S*)", p.read_text(), re.MULTILINE) for p in fds.iterdir()]
-    # what the guest's driver has not taken into use is switched off, and names no device
     assert len([found for found in names if found]) == 4
     shown = json.loads(lab.run("ip", "-j", "-d", "link", "show", device))[0]["linkinfo"][
         "info_data"

@@ -29,7 +29,7 @@ CACHE = image.TOP / ".cache" / "cloud"
 PACKAGES = (
     "systemd-sysv", "udev", "dbus", "kmod", "iproute2", "netplan.io", "systemd-resolved",
     "libnss-resolve", "sudo", "openssh-server", "cloud-init", "linux-image-cloud-amd64",
-    "initramfs-tools", "ca-certificates",
+    "initramfs-tools", "ca-certificates", "locales", "cloud-guest-utils",
 )  # fmt: skip
 TOOLS = ("syslinux", "syslinux-common", "mtools", "dosfstools")
 SECTOR, FIRST = 512, 2048
