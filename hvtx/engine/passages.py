@@ -58,8 +58,8 @@ class Change(NamedTuple):
     make: dict[str, list[ResourceSpec]]
     drop: tuple[Resource, ...]
     move: tuple[Resource, ...]
-    words: tuple[str, ...]  # for a person
-    gone: tuple[str, ...] = ()  # likewise, of rows whose rules are gone, as a snapshot shows too
+    words: tuple[str, ...]  # for a person: what others meant is passed by, or copied
+    lacks: tuple[str, ...] = ()  # likewise: what is not accepted yet, or no more
 
     def __bool__(self) -> bool:
         """Whether there is anything to do."""
@@ -163,7 +163,7 @@ def _compare(
     drop: list[Resource] = []
     move: list[Resource] = []
     words: list[str] = []
-    gone: list[str] = []
+    lacks: list[str] = []
     for row in there:
         spec = firewall_spec(row)
         fits = [w for w in make.get(row.network or "", ()) if w.spec == row.spec]
@@ -178,7 +178,7 @@ def _compare(
             continue
         move.append(row)
         if not own:
-            gone.append(f"{_where(spec)}: what hvtx accepts for {spec['bridge']} was gone")
+            lacks.append(f"{_where(spec)}: what hvtx accepts for {spec['bridge']} was gone")
         elif right:
             words.append(f"{_where(spec)}: what hvtx accepts for {spec['bridge']} is not whole")
         else:
@@ -187,13 +187,13 @@ def _compare(
     for want in (want for wants_ in make.values() for want in wants_):
         spec = cast("FirewallSpec", want.spec)
         if _same(spec) in old:
-            words.append(f"{_where(spec)}: what hvtx accepts for {spec['bridge']} is out of date")
+            lacks.append(f"{_where(spec)}: what hvtx accepts for {spec['bridge']} is out of date")
         else:
-            words.append(
+            lacks.append(
                 f"{_where(spec)}: it drops what no rule decides, and has no accept for"
                 f" {spec['bridge']} yet"
             )
-    return Change(make, tuple(drop), tuple(move), tuple(words), tuple(gone))
+    return Change(make, tuple(drop), tuple(move), tuple(words), tuple(lacks))
 
 
 def _same(spec: FirewallSpec) -> tuple[str, int, str, str]:
@@ -259,7 +259,7 @@ class Passages:
         for network, rows_wanted in found.make.items():
             if rows_wanted:
                 self._make(network, rows_wanted)
-        every = (*found.words, *found.gone)
+        every = (*found.words, *found.lacks)
         return [Repaired(str(Kind.FILTER), said.partition(": ")[0], said) for said in every]
 
 

@@ -265,7 +265,7 @@ def test_doctor_names_forward_drops_and_its_fixes_let_pass(
 ) -> None:
     """Docker's, ufw's, an administrator's: named where they stand, with commands that do.
 
-    A legacy policy that comes later is answered by the iptables backend's own accept: `hvtx repair`.
+    A policy of iptables' tables that comes later is answered by accepts of ours: `hvtx repair`.
     """
     preload()
     hvtx = Forked(**hvtx.environment)
@@ -279,7 +279,7 @@ def test_doctor_names_forward_drops_and_its_fixes_let_pass(
         assert any(NAMED[drop] in f["message"] for f in forward), (drop, forward)
         shown = hvtx("doctor", code=1).out
         assert "forward: network 'net': guest to world (tcp, udp, icmp; " in shown
-        own = drop == "a legacy policy" and hvtx.environment["HVTX_FIREWALL"] == "iptables"
+        own = "filter FORWARD: policy" in NAMED[drop]
         assert any(f["hint"] == "hvtx repair" for f in forward) is own
         follow({f["hint"] for f in forward})
         found = hvtx("doctor", "--json").json()["findings"]

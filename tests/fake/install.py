@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
+from hvtx.engine.passages import Chains
 from hvtx.planner.forwarding import Others
 from hvtx.store.database import Store
 from tests.fake.host import doors
@@ -27,6 +28,8 @@ def _others(kernel: Kernel) -> dict[str, Any]:
         "hvtx.engine.privileges.legacy_problem": lambda: None,
         "hvtx.engine.snapshot.legacy_tables": lambda: False,
         "hvtx.host.xtnames.legacy_tables": lambda: False,
+        "hvtx.engine.others_filters.there_may_be": lambda: False,
+        "hvtx.engine.passages.chains_now": lambda: Chains({}),
         "hvtx.engine.forwarding.look": lambda: Others((), (), (), (), ()),
         "hvtx.host.flows._MOST": "/nonexistent",
         "os.urandom": kernel.random.randbytes,

@@ -88,7 +88,7 @@ def test_a_protocol_is_asked_for_in_both_families() -> None:
         "-s",
         "-s 10.0.0.1/33 -j DROP",
         "-s fd77::1 -j DROP",
-        "-p icmp -j DROP",
+        "-p sctp -j DROP",
         "-i a-name-of-16-byte -j DROP",
         "-i hvbr+ -j DROP",
         "-m conntrack --ctstate NONE -j DROP",

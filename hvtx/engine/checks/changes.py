@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 
 from hvtx.engine import passages
+from hvtx.engine.damage import Damage, look_now
 from hvtx.engine.finding import AS_ROOT, Finding
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
@@ -15,7 +16,6 @@ from hvtx.model.resource import Kind
 
 def check_damage(runtime: Runtime) -> Iterator[Finding]:
     """What others flushed or changed under networks and running VMs."""
-    from hvtx.engine.damage import look_now
     from hvtx.engine.leftovers import stuck
     from hvtx.engine.snapshot import take_snapshot
 
@@ -23,7 +23,7 @@ def check_damage(runtime: Runtime) -> Iterator[Finding]:
         return
     snapshot = take_snapshot(runtime)
     damages, strange, unseen = look_now(runtime, snapshot)
-    found = [d for d in damages if d.row.kind != Kind.SYSCTL]
+    found = [d for d in damages if d.row.kind != Kind.SYSCTL and not _is_told_apart(d)]
     for damage in found:
         yield Finding(
             "damage", "warning" if damage.soft or damage.harmless else "error",
@@ -37,26 +37,33 @@ def check_damage(runtime: Runtime) -> Iterator[Finding]:
         yield Finding(
             "damage", "warning", f"{', '.join(rows)} could not be inspected", (why,), AS_ROOT
         )
-    passing = _passes(runtime)
+    passing, lacking = _passes(runtime)
     for words in passing:
         yield Finding("damage", "error", words, (), "hvtx repair")
+    for words in lacking:  # where that stops a flow, the check `forward` has the error
+        yield Finding("damage", "warning", words, (), "hvtx repair")
     left = stuck(snapshot)
     for remains in left:
         words = f"the remains of {remains.whose} cannot be released"
         yield Finding("damage", "error", words, remains.words, remains.hint)
-    if not found and not strange and not unseen and not passing and not left:
+    if not found and not strange and not unseen and not passing and not lacking and not left:
         yield Finding("damage", "ok", "all recorded resources of running VMs and networks exist")
 
 
-def _passes(runtime: Runtime) -> tuple[str, ...]:
-    """What of the accepts is not as the host's filters and devices want it."""
+def _is_told_apart(damage: Damage) -> bool:
+    """Whether it is a passage's rules that are gone: they may not be needed any more."""
+    return damage.row.role == passages.WHAT and damage.seen.problem is None
+
+
+def _passes(runtime: Runtime) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What of the accepts is not as the host's filters and devices want it, and what is missing."""
     scope = all_networks(runtime)
-    words = passages.change(scope).words
+    found = passages.change(scope)
     if not any(network.firewall == "iptables" for network in scope.every):
-        return words
+        return found.words, found.lacks
     from hvtx.engine.forward_accepts import change
 
-    return (*change(scope).words, *words)
+    return (*change(scope).words, *found.words), found.lacks
 
 
 def check_watchers(runtime: Runtime) -> Iterator[Finding]:

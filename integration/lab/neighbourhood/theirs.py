@@ -66,9 +66,20 @@ def _rule_is_ours(item: dict[str, Any]) -> bool:
         name = value.get("name", "") if "table" not in value else value["table"]
         if str(name).startswith("hvtx-") or "hvtx:1:" in str(value.get("comment", "")):
             return True
-        if "HVTX-" in str(value):
+        if "HVTX-" in str(value) or _is_passage(value):
             return True
     return False
+
+
+def _is_passage(rule: dict[str, Any]) -> bool:
+    """Whether a rule is an accept of ours in a table of iptables-nft.
+
+    nft's JSON hides what its match `comment` says, so it is known by that match and our bridge.
+    """
+    parts = [part for part in rule.get("expr", ()) if isinstance(part, dict)]
+    devices = {str(part["match"]["right"]) for part in parts if "match" in part}
+    commented = {"type": "match", "name": "comment"} in [part.get("xt") for part in parts]
+    return commented and any(device.startswith("hvbr") for device in devices)
 
 
 def _still(value: Any) -> Any:
