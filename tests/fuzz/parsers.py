@@ -56,6 +56,7 @@ from hvtx.host import (
     ports,
     procfs,
     qmp,
+    rate_filter,
     routes,
     store_location,
     tap_filter_check,
@@ -952,6 +953,9 @@ PARSERS: dict[str, Parser] = {
     "a filter of ours": Parser(
         lambda body: links([body]).guarding(1), FILTERS, GARBLED,
         ("host.tc.TrafficControl.guarding",),
+    ),
+    "the name of a filter's program": Parser(
+        rate_filter._name, FILTERS, GARBLED, ("host.rate_filter._name",)
     ),
     "the tag of a filter's program": Parser(
         tap_filter_check._tag, FILTERS, GARBLED, ("host.tap_filter_check._tag",)
