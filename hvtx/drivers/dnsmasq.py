@@ -97,9 +97,13 @@ class DnsmasqDriver:
         """Let them serve, and wait until they do. Raises HostRefused."""
         for row in resources:
             identity, pipe = self._gates.pop(row.id)
+            path = os.path.join(service_spec(row)["directory"], dnsmasq.FORGOTTEN)
             try:
+                forgotten.empty(path)
                 with contextlib.suppress(BrokenPipeError):  # it has ended: the wait tells
                     os.write(pipe, b"go\n")
+            except OSError as problem:
+                raise _refused(row, f"cannot serve: {path}: {problem.strerror}") from problem
             finally:
                 os.close(pipe)
             try:
@@ -114,10 +118,12 @@ class DnsmasqDriver:
         return {row.id: self._release(row) for row in resources}
 
     def _release(self, row: Resource) -> Outcome:
-        waiting = self._gates.pop(row.id, None)
-        if waiting is not None:
-            os.close(waiting[1])
         known = identity_in(process_observed(row))
+        waiting = self._gates.get(row.id)
+        if waiting is not None and known not in (None, waiting[0]):
+            waiting = None  # it waits to take the place of the one that is ended
+        elif waiting is not None:
+            os.close(self._gates.pop(row.id)[1])
         for identity in {one for one in (known, waiting[0] if waiting else None) if one}:
             try:
                 if not end(identity):
@@ -183,7 +189,6 @@ def _prepared(row: Resource) -> tuple[list[str], str]:
     for name in (dnsmasq.PID, dnsmasq.ERRORS):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(directory, name))
-    forgotten.empty(os.path.join(directory, dnsmasq.FORGOTTEN))
     found = installed.user()
     way: tuple[str, ...] = ()
     if found is not None:

@@ -243,19 +243,23 @@ def _displaces(path: str, reservations: Sequence[Resource]) -> bool:
     )
 
 
+def _end(runtime: Runtime, row: Resource) -> None:
+    left = effects.released_by(runtime.drivers.of("dnsmasq"), [row])[row.id]
+    if not left.gone:
+        raise HostRefused(left.message, hint="hvtx repair tries again")
+
+
 def start_again(runtime: Runtime, row: Resource) -> None:
     """End a service and start it; its row has the new identity before it serves.
 
     Raises HostRefused.
     """
     driver = runtime.drivers.of("dnsmasq")
-    left = effects.released_by(driver, [row])[row.id]
-    if not left.gone:
-        raise HostRefused(left.message, hint="hvtx repair tries again")
     times = process_observed(row).get("restarts", 0) + 1
     fresh = row._replace(observed={})
-    try:
+    try:  # what can fail fails while the old one serves
         observed = {**effects.made_by(driver, [fresh])[row.id], "restarts": times}
+        _end(runtime, row)
         _leave_unit([fresh], {row.id: observed})
         with runtime.store.transaction() as sql:
             intents.record_observed(sql, row.id, observed)

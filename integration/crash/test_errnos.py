@@ -348,7 +348,7 @@ class Stage:
             self.complain(fault, ran, words)
 
     def _no_process_on_the_loose(self) -> None:
-        known = {guest.pid for guest in GUESTS} | self._holders()
+        known = {guest.pid for guest in GUESTS} | self._holders() | self._services()
         for vm in self.hvtx("vm", "ls", "--json").json()["vms"]:
             known.add(vm["pid"])
         loose = set(processes()) - known
@@ -360,6 +360,15 @@ class Stage:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as sql:
             told = "json_extract(observed, '$.holder.pid')"
             live = f"SELECT {told} FROM resource WHERE state <> 'released' AND {told} IS NOT NULL"
+            return {pid for (pid,) in sql.execute(live)}
+
+    def _services(self) -> set[int]:
+        """The processes that the records name as networks' own."""
+        path = self.state / "hvtx.db"
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as sql:
+            told = "json_extract(observed, '$.pid')"
+            own = "kind = 'process' AND vm IS NULL AND state = 'committed'"
+            live = f"SELECT {told} FROM resource WHERE {own} AND {told} IS NOT NULL"
             return {pid for (pid,) in sql.execute(live)}
 
 
