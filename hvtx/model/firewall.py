@@ -3,7 +3,8 @@
 The shapes of ``spec`` and ``observed`` of the FIREWALL_KINDS; both stay JSON objects in the store.
 """
 
-from collections.abc import Iterator
+from binascii import a2b_base64, b2a_base64
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple, TypedDict, cast
 
 from hvtx.model.resource import FIREWALL_KINDS, Resource
@@ -90,7 +91,7 @@ class FirewallSpec(TypedDict, total=False):
 class NftablesObserved(TypedDict, total=False):
     """What was read back of a row of nftables."""
 
-    rules: dict[str, list[str]]  # of a base row: digests by "<family> <chain>", in order
+    rules: dict[str, list[str] | str]  # of a base row: digests by "<family> <chain>", in order
     layout: dict[str, str]  # of a base row: by family, what changes with a version of hvtx
     elements: int  # of other rows
 
@@ -130,11 +131,31 @@ def chain_key(family: str, chain: str) -> str:
     return f"{family} {chain}"
 
 
+_DIGEST = 10  # bytes
+
+
+def packed_digests(digests: Sequence[str]) -> str:
+    """Digests of rules, 20 hexadecimal digits each, in the form that takes the least room.
+
+    Base64 of all of them: a row that needs pages beside its own is one that a damaged page changes
+    without SQLite noticing it.
+    """
+    return b2a_base64(bytes.fromhex("".join(digests)), newline=False).decode()
+
+
+def digests_in(kept: Sequence[str] | str) -> list[str]:
+    """The digests that a row keeps of a chain; rows of earlier versions have them one by one."""
+    if not isinstance(kept, str):
+        return list(kept)
+    raw = a2b_base64(kept)
+    return [raw[place : place + _DIGEST].hex() for place in range(0, len(raw), _DIGEST)]
+
+
 def chain_rules(row: Resource) -> Iterator[ChainRules]:
     """The rules that a base row of nftables was made with."""
     for key, digests in nftables_observed(row).get("rules", {}).items():
         family, chain = key.split(" ")
-        yield ChainRules(family, chain, digests)
+        yield ChainRules(family, chain, digests_in(digests))
 
 
 def addresses_in(spec: FirewallSpec) -> list[str]:

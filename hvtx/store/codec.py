@@ -8,7 +8,9 @@ leave what a newer one wrote.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -19,11 +21,22 @@ def encode(value: Mapping[str, Any]) -> str:
 
 def decode(text: str) -> dict[str, Any]:
     """The object of one text, which the schema holds to be JSON."""
-    found: dict[str, Any] = json.loads(text)
+    with _legible():
+        found: dict[str, Any] = json.loads(text)
     return found
 
 
 def decode_all(texts: Sequence[str]) -> list[dict[str, Any]]:
     """The objects of many texts, read as one array: that takes a third of the time."""
-    found: list[dict[str, Any]] = json.loads(f"[{','.join(texts)}]")
+    with _legible():
+        found: list[dict[str, Any]] = json.loads(f"[{','.join(texts)}]")
     return found
+
+
+@contextmanager
+def _legible() -> Iterator[None]:
+    """What is no JSON was changed on the disk: SQLite has no checksums, and does not see it."""
+    try:
+        yield
+    except ValueError as problem:
+        raise sqlite3.DatabaseError(f"malformed: a row is no JSON ({problem})") from problem

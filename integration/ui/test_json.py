@@ -49,7 +49,8 @@ def test_the_object_of_a_vm(hvtx: Program) -> None:
     assert (made["hypervisor"], made["pid"]) == ("command", None)
     (interface,) = made["interfaces"]
     ways = {"prefix", "gateway", "prefix6", "gateway6"}
-    assert set(interface) == {"network", "device", "mac", "ipv4", "ipv6", "publish"} | ways
+    more = {"addresses", "mtu", "egress"}
+    assert set(interface) == {"network", "device", "mac", "ipv4", "ipv6", "publish"} | ways | more
     assert (interface["network"], interface["device"]) == ("net", None)
     assert (interface["ipv4"], interface["ipv6"]) == ("10.77.0.2", None)
     assert re.match(r"02(:[0-9a-f]{2}){5}\Z", interface["mac"])
@@ -83,7 +84,7 @@ def test_the_object_of_a_network(hvtx: Program) -> None:
     assert made == hvtx("network", "show", "net", "--json").json()
     assert set(made) == {
         "schema", "name", "id", "bridge", "subnets", "gateway", "nat", "isolate", "mtu", "firewall", "vms",
-        "resources",
+        "resources", "dhcp", "egress", "passage", "source", "uplink",
     }  # fmt: skip
     assert (made["schema"], made["name"], made["bridge"]) == ("hvtx/network/1", "net", "br-mine")
     assert sorted(made["subnets"]) == ["10.77.0.0/24", "fd77::/64"]

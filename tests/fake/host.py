@@ -102,9 +102,13 @@ class FakeTun:
     def open_device(self) -> int:
         return self._kernel.open_tun()
 
-    def create(self, descriptor: int, name: str, ifindex: int, queues: int = 1) -> None:
+    def create(self, descriptor: int, name: str, ifindex: int, flags: int) -> None:
         self._kernel.descriptors[descriptor].wanted_index = ifindex
-        self._kernel.attach(descriptor, name, tap_flags(queues) | 0x8000)
+        self._kernel.attach(descriptor, name, flags | 0x8000)
+
+    @staticmethod
+    def tap_flags(queues: int) -> int:
+        return tap_flags(queues)
 
     def attach(self, descriptor: int, name: str, flags: int) -> str:
         return self._kernel.attach(descriptor, name, flags)

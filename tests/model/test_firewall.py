@@ -11,14 +11,25 @@ from hvtx.model.firewall import (
     addresses_in,
     chain_key,
     chain_rules,
+    digests_in,
     firewall_spec,
     iptables_observed,
+    packed_digests,
 )
 from hvtx.model.resource import Kind, Resource
 
 
 def row(kind: str = Kind.FILTER, observed: dict[str, Any] | None = None, **spec: Any) -> Resource:
     return Resource(1, kind, "key", "committed", "mark", spec, observed or {}, 1, 1, None, None)
+
+
+def test_digests_take_little_room_and_come_back() -> None:
+    """As they are kept now, and as earlier versions kept them; none is none."""
+    digests = ["60ab6246c0826c1c46f1", "00000000000000000000", "ffffffffffffffffffff"]
+    for some in (digests, digests[:1], []):
+        assert digests_in(packed_digests(some)) == some
+        assert digests_in(some) == some
+    assert len(packed_digests(digests)) == 40
 
 
 def test_chain_rules_are_the_digests_of_each_chain() -> None:

@@ -9,7 +9,7 @@ from hvtx.host import store_location
 from hvtx.host.nfanswers import Element, Rule
 from hvtx.host.nftshape import digest
 from hvtx.host.nfttext import render
-from hvtx.model.firewall import NftablesObserved, chain_key, firewall_spec
+from hvtx.model.firewall import NftablesObserved, chain_key, digests_in, firewall_spec
 from hvtx.model.hook import BaseRuleset, SetElement
 from hvtx.model.place import nft_place
 from hvtx.model.resource import GONE, Outcome, Resource
@@ -105,7 +105,7 @@ def damaged(
     families: Iterable[str] = FAMILIES,
 ) -> set[tuple[str, str]]:
     """Family and name of the static chains whose marked rules are not those on record."""
-    recorded = observed.get("rules", {})
+    recorded = {key: digests_in(kept) for key, kept in observed.get("rules", {}).items()}
     there = digests(rules, mark)
     return {
         (family, chain.name)

@@ -17,7 +17,7 @@ from hvtx.errors import Conflict, HostRefused, HvtxError
 from hvtx.host import libnftables, nftshape, store_location
 from hvtx.host.nfanswers import Rule
 from hvtx.host.nfmessages import Command, add_rule, delete_rule
-from hvtx.model.firewall import nftables_observed
+from hvtx.model.firewall import nftables_observed, packed_digests
 from hvtx.model.hook import DORMANT
 from hvtx.model.resource import Resource
 from hvtx.rulesets.nftables_base import (
@@ -97,7 +97,8 @@ def observed_base(session: Session, row: Resource) -> dict[str, Any]:
 
     def read() -> dict[str, Any]:
         rules = digests(session.own_rules(), row.mark)
-        return {"rules": rules, "layout": layouts_of(row)}
+        kept = {key: packed_digests(found) for key, found in rules.items()}
+        return {"rules": kept, "layout": layouts_of(row)}
 
     return session.consistently(lambda _: read(), "our tables")
 

@@ -11,6 +11,7 @@ from hvtx.errors import NotFound
 from hvtx.model.address import family_of
 from hvtx.model.vm import Network
 from hvtx.store import settings
+from hvtx.store.codec import decode
 
 
 def networks(sql: sqlite3.Connection) -> list[Network]:
@@ -48,7 +49,7 @@ def _found(sql: sqlite3.Connection, where: str, values: tuple[Any, ...] = ()) ->
                 subnets=tuple(cidr for cidr, _ in pairs),
                 gateways=tuple(gateway for _, gateway in pairs),
                 gateway6=row[8],
-                **settings.network_fields(json.loads(row[9])),
+                **settings.network_fields(decode(row[9])),
             )
         )
     return found

@@ -10,6 +10,7 @@ from typing import Any
 from hvtx.errors import NotFound
 from hvtx.model.vm import Interface, Publish, Vm
 from hvtx.store import settings
+from hvtx.store.codec import decode
 
 
 def _interfaces(
@@ -49,7 +50,7 @@ def _interfaces(
 
 
 def _vm(row: tuple[Any, ...], interfaces: Iterable[Interface]) -> Vm:
-    spec = json.loads(row[3])
+    spec = decode(row[3])
     return Vm(
         id=row[0],
         name=row[1],
