@@ -29,6 +29,7 @@ from hvtx.host import descriptors, failpoint
 from hvtx.model.reason import Reason
 from hvtx.model.resource import (
     EXCHANGE,
+    FIREWALL_KINDS,
     FLOWS,
     GONE,
     HOLDER,
@@ -188,10 +189,23 @@ def _carry_through(
 
 
 def _act(
-    operation: Operation, gone: Sequence[Resource], made: Sequence[Resource]
+    operation: Operation,
+    gone: Sequence[Resource],
+    made: Sequence[Resource],
+    *,
+    again: bool = False,
 ) -> dict[int, Mapping[str, Any]]:
-    """Exchange the objects; what is to be known of each row of ``made``, without ``EXCHANGE``."""
-    read = effects.exchange(operation, gone, made)
+    """Exchange the objects; what is to be known of each row of ``made``, without ``EXCHANGE``.
+
+    ``again``: somebody was interrupted at it.
+    """
+    rules = [[row for row in rows if row.kind in FIREWALL_KINDS] for rows in (gone, made)]
+    parts = [[row for row in rows if row.kind not in FIREWALL_KINDS] for rows in (gone, made)]
+    read = effects.exchange(operation, *rules)
+    if any(parts):
+        from hvtx.engine import living_service  # hardly ever needed
+
+        read |= living_service.exchange(operation, *parts, again=again)
     observed: dict[int, Mapping[str, Any]] = {
         row.id: {**_without(row.observed), **read.get(row.id, {})} for row in made
     }
@@ -203,10 +217,11 @@ def _act(
 
 def _end(operation: Operation, gone: Sequence[Resource]) -> Outcome | None:
     """End what came by what is gone, and let go of its ports; None, or what may still flow."""
-    left = flows.end_taken(gone, _staying(operation, gone))
+    ports = [row for row in gone if row.kind == Kind.PUBLISH]
+    left = flows.end_taken(ports, _staying(operation, ports))
     if left is not None:
         return left
-    vms = {row.vm for row in gone if row.vm}
+    vms = {row.vm for row in ports if row.vm}
     for vm in sorted(vms):
         own = [row for row in gone if row.vm == vm]
         name = operation.runtime.read(records.vm_name, vm) or ""
@@ -288,7 +303,7 @@ def carry_on(operation: Operation, rows: Sequence[Resource]) -> Outcome:
     made = [row for row in own if row.state == State.INTENDED]
     try:
         port_holders.end_passing(made)
-        observed = _act(operation, gone, made)
+        observed = _act(operation, gone, made, again=True)
         left = egress_flows.end_refused(runtime, [*gone, *made]) or _end(operation, gone)
         observed |= _holders(operation, made, observed)
     except (HvtxError, OSError) as problem:
