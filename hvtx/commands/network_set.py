@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hvtx.engine import egress_base, exchange, living_network
+from hvtx.engine import egress_base, exchange, living_network, network_service
 from hvtx.engine.exits import refuse_exits
 from hvtx.engine.network_build import ensure_networks, resolved_networks, settle_accepts
 from hvtx.engine.runtime import Runtime
@@ -74,15 +74,17 @@ def set_network(runtime: Runtime, name: str, wish: Changes) -> Network:
     wanted = _wanted(network, wish)
     if wanted == network:
         return network
-    _refuse(runtime, network, wanted, scope.networks.values())
+    _refuse(runtime.read, network, wanted, scope.networks.values())
     scope = ensure_networks(runtime, scope.of(network), "set", settle=False, resolved=True)
     ahead = scope._replace(networks={wanted.id: wanted})
     egress_base.ensure(runtime, NO_POLICY, ahead)
     guests = living_network.guests_of(runtime, network) if with_guests else []
+    own = runtime.read(records.resources_of_network, network.id)
+    where = runtime.life.id, runtime.store.run_directory
     exchange.exchange(
         runtime,
         exchange.Change(
-            living_network.difference(runtime, network, wanted, guests),
+            living_network.difference(network, wanted, own, guests, *where),
             lambda sql: records.set_network(sql, wanted),
             lambda sql: records.set_network(sql, network),
             [Event("changed", f"network {name}: {_words(network, wanted)}")],
@@ -106,17 +108,16 @@ def _wanted(network: Network, wish: Changes) -> Network:
     return network._replace(**changed, policy=changed_policy(network.policy, wish.policy))
 
 
-def _refuse(runtime: Runtime, network: Network, wanted: Network, every: Iterable[Network]) -> None:
+def _refuse(
+    read: Callable[..., Any], network: Network, wanted: Network, every: Iterable[Network]
+) -> None:
     """Refuse what cannot be, before anything is changed."""
     if wanted.isolate != network.isolate:
-        with runtime.reading() as sql:
-            _refuse_isolation(network, records.resources_of_vms(sql), records.vm_names(sql))
+        _refuse_isolation(network, read(records.resources_of_vms), read(records.vm_names))
     uplink = wanted.uplink if wanted.uplink != network.uplink else None
     sources = wanted.sources if wanted.sources != network.sources else ()
     refuse_exits(Exits(uplink, sources), every)
     if wanted.dhcp and not network.dhcp:
-        from hvtx.engine import network_service
-
         network_service.wanted("on", asked=True)
 
 

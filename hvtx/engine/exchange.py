@@ -20,7 +20,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hvtx.engine import effects, egress_flows, flows, lines, loopback, port_holders
+from hvtx.engine import (
+    effects,
+    egress_flows,
+    flows,
+    lines,
+    living_service,
+    loopback,
+    port_holders,
+)
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, begin
 from hvtx.engine.undo import attempt
@@ -203,8 +211,6 @@ def _act(
     parts = [[row for row in rows if row.kind not in FIREWALL_KINDS] for rows in (gone, made)]
     read = effects.exchange(operation, *rules)
     if any(parts):
-        from hvtx.engine import living_service  # hardly ever needed
-
         read |= living_service.exchange(operation, *parts, again=again)
     observed: dict[int, Mapping[str, Any]] = {
         row.id: {**_without(row.observed), **read.get(row.id, {})} for row in made

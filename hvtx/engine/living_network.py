@@ -6,8 +6,8 @@ and a reservation of the VM. All of it is one change (:mod:`hvtx.engine.exchange
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 from hvtx.engine import living_service, vm_change
 from hvtx.engine.runtime import Runtime
@@ -18,6 +18,7 @@ from hvtx.planner import changes
 from hvtx.store import records
 
 _TRIES = 5
+Read = Callable[..., Any]  # Runtime.read
 
 
 class Guest(NamedTuple):
@@ -34,12 +35,12 @@ def hold(runtime: Runtime, name: str, *, guests: bool) -> None:
     VMs are held before networks, as everybody does; one that comes up meanwhile is waited for.
     """
     for _ in range(_TRIES):
-        held = _up_in(runtime, name) if guests else []
+        held = _up_in(runtime.read, name) if guests else []
         for vm in held:
             runtime.lock("vm", vm)
         runtime.lock("network", name)
         runtime.lock("all", "networks")
-        if not guests or set(_up_in(runtime, name)) <= set(held):
+        if not guests or set(_up_in(runtime.read, name)) <= set(held):
             return
         runtime.unlock("all", "networks")
         runtime.unlock("network", name)
@@ -48,14 +49,12 @@ def hold(runtime: Runtime, name: str, *, guests: bool) -> None:
     raise Busy(f"VMs of network {name!r} come up all the time", hint="try again")
 
 
-def _up_in(runtime: Runtime, name: str) -> list[str]:
+def _up_in(read: Read, name: str) -> list[str]:
     """The names of the VMs that have a device in a network, in their order."""
-    with runtime.reading() as sql:
-        network = records.find_network(sql, name)
-        if network is None:
-            return []
-        names = records.vm_names(sql)
-        taps = records.resources_of_kind(sql, Kind.TAP)
+    network = read(records.find_network, name)
+    if network is None:
+        return []
+    names, taps = read(records.vm_names), read(records.resources_of_kind, Kind.TAP)
     own = {tap.vm for tap in taps if tap.network == network.id}
     return sorted(names[vm] for vm in own if vm in names)
 
@@ -66,55 +65,55 @@ def guests_of(runtime: Runtime, network: Network) -> list[Guest]:
     Raises Conflict for one that is half made, or whose change cannot be carried through.
     """
     found = []
-    for name in _up_in(runtime, network.name):
-        vm, rows = _vm(runtime, name)
+    for name in _up_in(runtime.read, network.name):
+        vm, rows = _vm(runtime.read, name)
         if is_changing(rows):
             vm_change.settled_scope(runtime, name)
-            vm, rows = _vm(runtime, name)
+            vm, rows = _vm(runtime.read, name)
         if any(row.state != State.COMMITTED and not only_flows_remain(row) for row in rows):
             raise Conflict(
                 f"VM {name!r} is incomplete: a command was interrupted",
                 hint="run `hvtx recover`, then: hvtx vm ls",
             )
-        with runtime.reading() as sql:
-            networks = records.networks_by_id(sql, {i.network for i in vm.interfaces})
+        networks = runtime.read(records.networks_by_id, {i.network for i in vm.interfaces})
         found.append(Guest(vm, rows, networks))
     return found
 
 
-def _vm(runtime: Runtime, name: str) -> tuple[Vm, tuple[Resource, ...]]:
-    with runtime.reading() as sql:
-        vm = records.get_vm(sql, name)
-        return vm, tuple(records.resources_of_vm(sql, vm.id))
+def _vm(read: Read, name: str) -> tuple[Vm, tuple[Resource, ...]]:
+    vm = read(records.get_vm, name)
+    return vm, tuple(read(records.resources_of_vm, vm.id))
 
 
 def difference(
-    runtime: Runtime, before: Network, after: Network, guests: Iterable[Guest]
+    before: Network,
+    after: Network,
+    own: Iterable[Resource],
+    guests: Sequence[Guest],
+    life: int,
+    run_directory: str,
 ) -> changes.Difference:
-    """What leads from a network to another, of it and of these VMs in it.
+    """What leads from a network to another, of it (its rows are ``own``) and of VMs in it.
 
     Raises Conflict where a VM has devices that hvtx did not make.
     """
-    guests = list(guests)
-    life = runtime.life.id
-    own = runtime.read(records.resources_of_network, before.id)
     rows = [
         row
         for row in (*own, *(row for guest in guests for row in guest.rows))
         if (row.state, row.life) == (State.COMMITTED, life)
     ]
     return changes.difference(
-        rows, _wanted(runtime, before, guests, rows), _wanted(runtime, after, guests, rows)
+        rows, *(_wanted(network, guests, rows, run_directory) for network in (before, after))
     )
 
 
 def _wanted(
-    runtime: Runtime, network: Network, guests: Iterable[Guest], rows: list[Resource]
+    network: Network, guests: Sequence[Guest], rows: list[Resource], run_directory: str
 ) -> list[changes.Wanted]:
     own = [row for row in rows if row.vm is None]
     found = changes.of_network(network, own)
     vms = [guest.vm for guest in guests]
-    found += living_service.of_network(network, vms, runtime.store.run_directory)
+    found += living_service.of_network(network, vms, run_directory)
     for guest in guests:
         wants = changes.of_vm(guest.vm, {**guest.networks, network.id: network}, guest.rows)
         if not wants:

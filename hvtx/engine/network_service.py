@@ -14,9 +14,10 @@ from typing import Any
 
 from hvtx.drivers.vm_process.scope import enter_scope
 from hvtx.engine import autostart, effects, notice
+from hvtx.engine.network_build import resolved_networks
 from hvtx.engine.registry import driver_name
 from hvtx.engine.runtime import Runtime
-from hvtx.engine.scope import networks_now
+from hvtx.engine.scope import all_networks, networks_now
 from hvtx.engine.transaction import Operation, begin
 from hvtx.engine.undo import undo
 from hvtx.errors import Conflict, HostRefused, HvtxError
@@ -116,7 +117,13 @@ def ensure(runtime: Runtime, scope: NetworkScope) -> None:
     """
     if autostart.starts_vms():
         return
-    scope = _settled(runtime, scope)
+    if is_changing(row for row in scope.rows if row.network in scope.networks):
+        runtime.lock("all", "networks")  # a change of theirs was interrupted: it is carried through
+        try:
+            only = scope.networks.keys()
+            scope = resolved_networks(runtime, all_networks(runtime, only), only)
+        finally:
+            runtime.unlock("all", "networks")
     for row in scope.services():
         network = scope.networks.get(row.network or "")
         if network is None:
@@ -142,20 +149,6 @@ def ensure(runtime: Runtime, scope: NetworkScope) -> None:
                     notice.warning(f"network {name} has no DHCP and DNS: {why}")
         finally:
             runtime.unlock("all", "networks")
-
-
-def _settled(runtime: Runtime, scope: NetworkScope) -> NetworkScope:
-    """The scope once a change of these networks that was interrupted is carried through."""
-    if not is_changing(row for row in scope.rows if row.network in scope.networks):
-        return scope
-    from hvtx.engine.resolve import resolve
-
-    runtime.lock("all", "networks")
-    try:
-        resolve(runtime, networks=True)
-        return networks_now(runtime, scope.networks.values())
-    finally:
-        runtime.unlock("all", "networks")
 
 
 def put_back(runtime: Runtime, row: Resource) -> None:
