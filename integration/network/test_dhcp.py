@@ -577,3 +577,37 @@ def test_a_service_that_cannot_be_had_is_refused_under_guests(one: Program) -> N
     shown = one("network", "show", "net", "--json").json()
     assert (shown["dhcp"], shown["egress"]["mode"]) == (True, "none")
     assert one.is_clean()
+
+
+@pytest.mark.parametrize("point", ["intended", "ended:service", "acted:file"])
+def test_a_start_carries_an_interrupted_switch_through(one: Program, point: str) -> None:
+    """Who comes next is served, and so is who ran all along."""
+    network(one, *BOTH, "--no-dhcp")
+    web = start(one, "web")
+    killed = {"HVTX_FAILPOINT": f"{point}:kill"}
+    one("network", "set", "net", "--dhcp", code=-signal.SIGKILL, **killed)
+    later = start(one, "later")
+    for guest in (web, later):
+        assert guest.does("four", "eth0")["address"] == guest.ipv4
+    assert len(services()) == 1
+    assert one.is_clean()
+    one("network", "set", "net", "--no-dhcp", code=-signal.SIGKILL, HVTX_FAILPOINT="intended:kill")
+    one("network", "set", "net", "--no-dhcp")
+    assert services() == []
+    assert one.is_clean()
+
+
+def test_a_guest_of_two_networks_has_a_reservation_in_each_that_serves(one: Program) -> None:
+    """What is switched in one leaves the other alone."""
+    network(one, *BOTH, "--no-dhcp")
+    network(one, "--subnet", "10.78.0.0/24", "--dhcp", name="other")
+    web = start(one, "web", "--network", "other")
+    assert web.does("four", "eth1")["address"].startswith("10.78.0.")
+    before = own(one)
+    one("network", "set", "net", "--dhcp")
+    assert web.does("four", "eth0")["address"] == web.ipv4
+    assert own(one).items() >= before.items()
+    one("network", "set", "other", "--no-dhcp")
+    assert web.does("four", "eth1") is None
+    assert web.does("four", "eth0")["address"] == web.ipv4
+    assert one.is_clean()
