@@ -197,9 +197,9 @@ def test_a_change_is_carried_on_under_the_locks_of_all_that_it_is_of(
     monkeypatch.setattr(executor.records, "vm_name", lambda _, vm: vm)
     monkeypatch.setattr(exchange, "carry_on", lambda own, _: own.said.append("carried") or GONE)
     planned = item(1, Reason.CHANGE_INTERRUPTED, action=Action.COMMIT, state=State.INTENDED)
-    [(outcome, _)] = carried(operation, [planned])
+    [(outcome, message)] = carried(operation, [planned], recorded=True)
     said = [word for word in operation.said if isinstance(word, str)]
-    assert outcome is (Result.SKIPPED if busy else Result.DONE)
+    assert outcome is (Result.SKIPPED if busy else Result.DONE), (message, operation.said)
     assert ("carried" in said) is not bool(busy)
     if not busy:
         before = said[: said.index("carried")]
