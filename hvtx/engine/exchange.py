@@ -25,6 +25,7 @@ from hvtx.engine import (
     egress_flows,
     flows,
     lines,
+    living_limits,
     living_service,
     loopback,
     port_holders,
@@ -54,6 +55,7 @@ from hvtx.store import history, intents, records
 from hvtx.store.history import Event
 
 if TYPE_CHECKING:
+    from hvtx.drivers.base import DeviceDriver
     from hvtx.drivers.portholder import Held
 
 Record = Callable[[Any], None]  # puts into the store what a VM or network is, in a transaction
@@ -67,6 +69,8 @@ class Change(NamedTuple):
     before: Record  # the record as it was
     events: Sequence[Event] = ()
     held: Held | None = None  # sockets on ports that are published anew
+    devices: Sequence[Resource] = ()  # of a VM whose limits are changed, as they were
+    limited: Sequence[Resource] = ()  # the same, as they are to be
 
 
 def exchange(
@@ -82,9 +86,11 @@ def exchange(
     with begin(runtime, "set", vm=vm, network=network) as (sql, operation):
         leaving = _release(sql, operation, gone)
         change.record(sql)
+        _record_devices(sql, change.limited)
         made = _inheriting(sql, leaving, _intend(operation, sql, wanted))
     try:
         operation.raise_pending_interrupt()
+        _limit(runtime.devices, change.limited)
         made = _hold(operation, made, change.held)
         return _carry_through(operation, leaving, made, change.events, "done")
     except (Exception, KeyboardInterrupt) as problem:
@@ -277,11 +283,25 @@ def _take_back(
     failpoint.reach("undoing")
     with runtime.store.transaction() as sql:
         change.before(sql)
+        _record_devices(sql, change.devices)
         taken = intents.release(sql, _as_on_record(sql, made), operation.id)
         back = _intend(operation, sql, [_again(row) for row in gone])
         back = _inheriting(sql, gone, back)
+    _limit(runtime.devices, change.devices)
     _carry_through(operation, [*gone, *taken], back, (), "undone")
     return ""
+
+
+def _record_devices(sql: Any, devices: Sequence[Resource]) -> None:
+    for row in devices:
+        intents.record_spec(sql, row.id, row.spec)
+
+
+def _limit(driver: Callable[[], DeviceDriver], devices: Sequence[Resource]) -> None:
+    """Hold devices to their rows, each to the old limit or to the new one all along."""
+    if devices:
+        living_limits.hold(driver(), devices)
+        failpoint.reach("acted:limit")
 
 
 def _as_on_record(sql: Any, rows: Sequence[Resource]) -> list[Resource]:
@@ -309,6 +329,7 @@ def carry_on(operation: Operation, rows: Sequence[Resource]) -> Outcome:
     made = [row for row in own if row.state == State.INTENDED]
     try:
         port_holders.end_passing(made)
+        _limit(runtime.devices, _limited(runtime.read, own, runtime.life.id))
         observed = _act(operation, gone, made, again=True)
         left = egress_flows.end_refused(runtime, [*gone, *made]) or _end(operation, gone)
         observed |= _holders(operation, made, observed)
@@ -330,6 +351,18 @@ def carry_on(operation: Operation, rows: Sequence[Resource]) -> Outcome:
         if left is None:
             intents.end(sql, first.operation, "done", history.now())
     return GONE if left is None else left
+
+
+def _limited(read: Callable[..., Any], own: Sequence[Resource], life: int) -> list[Resource]:
+    """The devices of the VM that an interrupted change is of: its limits may have changed, too.
+
+    Those of a network's change are of a network as well, or of several VMs, whose limits stay.
+    """
+    vms = {row.vm for row in own}
+    vm = vms.pop()
+    if vms or vm is None:
+        return []
+    return living_limits.devices_of(read(records.resources_of_vm, vm), life)
 
 
 def _holders(

@@ -330,6 +330,13 @@ COMMANDS = {
     "vm set --limit, running": Command(
         ("vm", "set", "web", "--limit", "in=5mbit,out-packets=100"), _running
     ),
+    "vm set, all that can be": Command(
+        (
+            *("vm", "set", "web", "--limit", "in=5mbit,out-packets=100", "--egress", "internet"),
+            *("--unpublish", "8090", "-p", "9090:90"),
+        ),
+        _once_limited,
+    ),
     "vm set, egress": Command(
         ("vm", "set", "web", "--egress", "internet", "--allow", "192.0.2.1:443"), _once_limited
     ),
