@@ -40,7 +40,7 @@ from hvtx.rulesets import dnsmasq as rules
 from hvtx.store import intents, records
 
 
-def wanted(setting: str, asked: bool | None) -> bool:
+def wanted(setting: str, asked: bool | None, subnets: Sequence[str]) -> bool:
     """Whether a new network gets a service: as asked, else as the setting says.
 
     Raises HostRefused or Conflict where it was asked for, by either, and cannot be had; `auto` does
@@ -54,7 +54,7 @@ def wanted(setting: str, asked: bool | None) -> bool:
         if must:
             raise lack
         return False
-    taken = dnsmasq.taken()
+    taken = dnsmasq.taken(subnets)
     if not taken:
         return True
     problem = in_the_way(taken)
@@ -65,13 +65,14 @@ def wanted(setting: str, asked: bool | None) -> bool:
 
 
 def in_the_way(taken: Sequence[Any]) -> Conflict:
-    """What is said where other programs have the ports of dnsmasq on every address."""
+    """What is said where other programs have ports so that none is left for a dnsmasq."""
     ports = " and ".join(f"{port.host_port}/{port.protocol}" for port in taken)
     owners = [one for port in taken for one in portowner.owners(port)]
     who = portowner.listed(owners) if owners else "another program"
     return Conflict(
-        f"{who} has port {ports} on every address of this host",
-        hint="let it listen on its own addresses only, or make the network with --no-dhcp",
+        f"{who} has port {ports}, and leaves none for the addresses of a network",
+        hint="let it listen on its own addresses and devices only, or make the network with"
+        " --no-dhcp",
     )
 
 
@@ -179,7 +180,7 @@ def begin_service(runtime: Runtime, network: Network, verb: str = "rebuild") -> 
     lack = dnsmasq.lack()
     if lack is not None:
         raise lack
-    if taken := dnsmasq.taken():
+    if taken := dnsmasq.taken(network.subnets):
         raise in_the_way(taken)
     run_directory = runtime.store.run_directory
     own = runtime.read(records.resources_of_network, network.id)
@@ -294,7 +295,7 @@ def is_part(row: Resource) -> bool:
 
 
 def _switch_on(runtime: Runtime, network: Network) -> None:
-    wanted("on", asked=True)
+    wanted("on", asked=True, subnets=network.subnets)
     runs = runtime.store.run_directory
     with runtime.reading() as sql:
         vms = {vm.id: vm for vm in records.vms(sql)}

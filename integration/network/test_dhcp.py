@@ -385,6 +385,44 @@ def test_a_port_that_another_program_has_everywhere(one: Program, kind: str, por
     assert one.is_clean()
 
 
+@pytest.mark.parametrize(
+    ("kind", "address", "port", "four"),
+    [
+        ("udp", "::", 53, True),
+        ("tcp", "::", 53, True),
+        ("udp", "::", 547, True),
+        ("udp", "::1", 547, True),
+        ("udp", "127.0.0.1", 67, False),
+        ("udp", "127.0.0.1", 53, True),
+    ],
+)
+def test_a_port_that_is_taken_for_one_family(
+    one: Program, kind: str, address: str, port: int, four: bool
+) -> None:
+    """What leaves none for dnsmasq is named by all; a network of the other family has its own."""
+    stays = address == "127.0.0.1" and port == 53  # dnsmasq has its own addresses for names
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(
+        family, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM
+    ) as theirs:
+        if family == socket.AF_INET6:
+            theirs.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        theirs.bind((address, port))
+        if kind == "tcp":
+            theirs.listen()
+        told = one("network", "create", "asked", *BOTH, "--dhcp", code=0 if stays else 4)
+        assert stays or f"{port}/{kind}" in told.err
+        one("network", "show", "asked", code=0 if stays else 3)
+        if not stays:
+            made = one("network", "create", "both", *BOTH)
+            assert f"{port}/{kind}" in made.err
+            assert "gets no DHCP" in made.err
+        subnet = "fd79::/64" if family == socket.AF_INET else "10.79.0.0/24"
+        assert one("network", "create", "other", "--subnet", subnet, "--json").json()["dhcp"]
+        four_only = one("network", "create", "four", "--subnet", "10.80.0.0/24", "--json")
+        assert four_only.json()["dhcp"] is four
+
+
 @pytest.mark.parametrize("port", ["53:53", "53:53/udp"])
 def test_its_ports_are_published_on_an_address_only(one: Program, port: str) -> None:
     network(one)
