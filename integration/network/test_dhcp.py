@@ -11,7 +11,7 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from hvtx.engine.runtime import Runtime, Settings
 from hvtx.store import records
 from integration import lab
 from integration.boot.test_reboots import Booted, forget_everything
+from integration.lab import HOST4, HOST6
 from integration.lab.program import Forked, Program, preload
 from integration.lab.services import services
 from integration.lab.vms import end_vms, findings
@@ -147,6 +148,29 @@ def test_the_gateway_tells_the_host_and_other_guests_of_a_vm(one: Program) -> No
     assert json.loads(told)["addresses"] == [web.ipv6]
     one("vm", "stop", "web", "--force")
     assert two.does("ask", "10.77.0.1", "web.lan", "A")["code"] == 3
+
+
+def test_nobody_beyond_its_bridge_is_answered(hvtx: Program, world: lab.Namespace) -> None:
+    """Neither from outside, where a forged source would make it a reflector, nor other networks."""
+    network(hvtx)
+    network(hvtx, "--subnet", "10.78.0.0/24", name="two")
+    web, other = start(hvtx, "web"), start(hvtx, "other", on="two")
+    web.link()
+    other.take()
+    other.run("ip", "route", "add", "default", "via", "10.78.0.1")
+    world.run("ip", "route", "add", "10.77.0.0/24", "via", HOST4)
+    world.run("ip", "-6", "route", "add", "fd77::/64", "via", HOST6)
+    for server in ("10.77.0.1", "fd77::1"):
+        assert asked(lab.run, server) == [web.ipv4], "the host itself is"
+        assert asked(world.run, server) is None
+    assert asked(other.run, "10.77.0.1") is None
+    assert asked(lab.run, "10.77.0.1", "tcp") == [web.ipv4]
+    assert asked(world.run, "10.77.0.1", "tcp") is None
+
+
+def asked(run: Callable[..., str], server: str, *more: str) -> list[str] | None:
+    told = json.loads(run(sys.executable, str(LAB / "dhcp.py"), "ask", server, "web", "A", *more))
+    return told and told["addresses"]
 
 
 @pytest.mark.parametrize("name", ["infinite", "ignore", "1h", "42", "id", "net"])
@@ -295,6 +319,18 @@ def test_a_killed_one_is_named_and_repaired(one: Program) -> None:
     assert [(r["kind"], r["key"]) for r in told["repaired"]] == [("process", "dnsmasq net")]
     assert web.does("four", "eth0")["address"] == web.ipv4
     assert one.is_clean()
+
+
+def test_a_bridge_that_is_made_again_is_served(one: Program) -> None:
+    shown = network(one)
+    lab.run("ip", "link", "del", shown["bridge"])
+    one("repair")
+    web = start(one, "web")
+    assert web.does("four", "eth0")["address"] == web.ipv4
+    web.link()
+    assert web.does("six", "eth0")["addresses"] == [web.ipv6]
+    web.take()
+    assert web.does("ask", "10.77.0.1", "web", "A")["addresses"] == [web.ipv4]
 
 
 def test_a_start_finds_a_killed_one_and_starts_it_again(one: Program) -> None:
