@@ -185,13 +185,22 @@ def by_stream(family: socket.AddressFamily, server: str, query: bytes) -> bytes 
             return None
 
 
+def decline(device: str, address: str, other: str) -> None:
+    """Say for another guest, by its MAC, that somebody else has its address."""
+    client = Four(device, os.getpid())
+    client.mac = bytes.fromhex(other.replace(":", ""))
+    server = IPv4Address(address).packed[:3] + b"\x01"
+    client.ask((53, b"\x04"), (50, IPv4Address(address).packed), (54, server))
+
+
 def main() -> None:
     """Do what the arguments say."""
     what, *rest = sys.argv[1:]
     if what == "four" and len(rest) > 1:  # with a host name of the guest's own choice
         found = four(rest[0], (12, rest[1].encode()))
     else:
-        found = {"four": four, "reboot": reboot, "six": six, "ask": ask}[what](*rest)  # type: ignore[operator]
+        does: dict[str, Any] = {"four": four, "reboot": reboot, "six": six, "ask": ask}
+        found = (does | {"decline": decline})[what](*rest)
     sys.stdout.write(json.dumps(found))
 
 

@@ -188,6 +188,18 @@ def test_who_has_no_address_on_record_gets_none(one: Program) -> None:
     assert web.does("four", "other") is None
 
 
+def test_a_guest_does_not_speak_for_another(hvtx: Program) -> None:
+    """Who says for another that its address is taken would keep it from one for ten minutes."""
+    network(hvtx, "--subnet", "10.77.0.0/24")
+    web, other = start(hvtx, "web"), start(hvtx, "other")
+    victim = web.shown["interfaces"][0]["mac"]
+    other.does("decline", "eth0", web.ipv4, victim)
+    assert (web.does("four", "eth0") or {}).get("address") == web.ipv4
+    other.take()
+    other.does("decline", "eth0", web.ipv4, victim)
+    assert (web.does("four", "eth0") or {}).get("address") == web.ipv4
+
+
 # -- reservations come and go ----------------------------------------------------------------------
 
 
