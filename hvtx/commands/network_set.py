@@ -118,7 +118,7 @@ def _refuse(
     sources = wanted.sources if wanted.sources != network.sources else ()
     refuse_exits(Exits(uplink, sources), every)
     if wanted.dhcp and not network.dhcp:
-        network_service.wanted("on", asked=True)
+        network_service.wanted("on", asked=True, subnets=network.subnets)
 
 
 def _refuse_isolation(network: Network, rows: Iterable[Resource], names: Mapping[str, str]) -> None:

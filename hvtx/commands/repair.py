@@ -36,6 +36,7 @@ from hvtx.model.resource import (
     Resource,
     address_spec,
     is_changing,
+    service_spec,
     sysctl_spec,
 )
 from hvtx.model.vm import Network, Vm
@@ -203,6 +204,11 @@ def _fix_all(
             if row.kind == Kind.ADDRESS
             and row.id not in known
             and address_spec(row)["device"] in gone
+        ]
+        ordered += [
+            Damage(row, "it served the bridge that was gone", Presence(False, ()))
+            for row in rows
+            if row.is_service and row.id not in known and service_spec(row)["bridge"] in gone
         ]
     for kind in _FIRST:
         for damage in ordered:

@@ -42,7 +42,7 @@ from hvtx.rulesets import dnsmasq as rules
 from hvtx.store import intents, records
 
 
-def wanted(setting: str, asked: bool | None) -> bool:
+def wanted(setting: str, asked: bool | None, subnets: Sequence[str]) -> bool:
     """Whether a new network gets a service: as asked, else as the setting says.
 
     Raises HostRefused or Conflict where it was asked for, by either, and cannot be had; `auto` does
@@ -56,7 +56,7 @@ def wanted(setting: str, asked: bool | None) -> bool:
         if must:
             raise lack
         return False
-    taken = dnsmasq.taken()
+    taken = dnsmasq.taken(subnets)
     if not taken:
         return True
     problem = in_the_way(taken)
@@ -67,13 +67,14 @@ def wanted(setting: str, asked: bool | None) -> bool:
 
 
 def in_the_way(taken: Sequence[Any]) -> Conflict:
-    """What is said where other programs have the ports of dnsmasq on every address."""
+    """What is said where other programs have ports so that none is left for a dnsmasq."""
     ports = " and ".join(f"{port.host_port}/{port.protocol}" for port in taken)
     owners = [one for port in taken for one in portowner.owners(port)]
     who = portowner.listed(owners) if owners else "another program"
     return Conflict(
-        f"{who} has port {ports} on every address of this host",
-        hint="let it listen on its own addresses only, or make the network with --no-dhcp",
+        f"{who} has port {ports}, and leaves none for the addresses of a network",
+        hint="let it listen on its own addresses and devices only, or make the network with"
+        " --no-dhcp",
     )
 
 
@@ -188,7 +189,7 @@ def begin_service(runtime: Runtime, network: Network, verb: str = "rebuild") -> 
     lack = dnsmasq.lack()
     if lack is not None:
         raise lack
-    if taken := dnsmasq.taken():
+    if taken := dnsmasq.taken(network.subnets):
         raise in_the_way(taken)
     run_directory = runtime.store.run_directory
     own = runtime.read(records.resources_of_network, network.id)

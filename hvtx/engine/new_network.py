@@ -65,7 +65,7 @@ def _serves(runtime: Runtime, request: NetworkRequest) -> bool:
         return False
     from hvtx.engine import network_service
 
-    return network_service.wanted(setting, request.dhcp)
+    return network_service.wanted(setting, request.dhcp, request.subnets)
 
 
 def _warn_of_public(subnets: Iterable[str]) -> None:

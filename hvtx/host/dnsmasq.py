@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Iterable
 
 from hvtx.errors import HostRefused
 from hvtx.host import capabilities, program
+from hvtx.host.inet import socket_family
 from hvtx.model.vm import Publish
 
 HINT = "apt install dnsmasq-base"
@@ -15,11 +17,10 @@ NAMES = ("dnsmasq", "/usr/sbin/dnsmasq", "/usr/local/sbin/dnsmasq")
 USERS = ("dnsmasq", "nobody")
 NEEDS = ("CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_NET_BIND_SERVICE")
 DNS, DHCP, DHCP6 = 53, 67, 547
-PORTS = (
-    Publish("udp", None, DNS, DNS), Publish("tcp", None, DNS, DNS), Publish("udp", None, DHCP, DHCP)
-)  # fmt: skip
-_ANY_LOCAL = "127.83.86.84"  # nobody's own: who is in the way there listens on all addresses
-_IP_FREEBIND = 15
+_NOBODYS = {  # nobody's own addresses: who is in the way there listens on all of the family
+    socket.AF_INET: "127.83.86.84", socket.AF_INET6: "fd83:8684::1"
+}  # fmt: skip
+_FREEBIND = {socket.AF_INET: (socket.IPPROTO_IP, 15), socket.AF_INET6: (socket.IPPROTO_IPV6, 78)}
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
 
@@ -65,19 +66,31 @@ def user() -> tuple[str, int, str, int] | None:
     return None
 
 
-def taken() -> list[Publish]:
-    """Which of its ports some program has on every address of the host, so that none is left."""
-    return [port for port in PORTS if _is_taken(port)]
+def taken(subnets: Iterable[str]) -> list[Publish]:
+    """Which of its ports some program has so that none is left for a network with ``subnets``."""
+    families = {socket_family(subnet.partition("/")[0]) for subnet in subnets}
+    found: dict[Publish, None] = {}
+    for family in sorted(families):
+        dhcp = DHCP if family == socket.AF_INET else DHCP6
+        for protocol, number in (("udp", DNS), ("tcp", DNS), ("udp", dhcp)):
+            if _is_taken(family, _KINDS[protocol], number):
+                found[Publish(protocol, None, number, number)] = None
+    return list(found)
 
 
-def _is_taken(port: Publish) -> bool:
-    with socket.socket(socket.AF_INET, _KINDS[port.protocol]) as probe:
-        probe.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
-        if port.host_port == DHCP:  # each dnsmasq binds it on its own device, and shares it so
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        try:
-            probe.bind((_ANY_LOCAL, port.host_port))
-        except OSError as problem:
-            return problem.errno == errno.EADDRINUSE
+def _is_taken(family: socket.AddressFamily, kind: socket.SocketKind, number: int) -> bool:
+    try:
+        with socket.socket(family, kind) as probe:
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.setsockopt(*_FREEBIND[family], 1)
+            address = _NOBODYS[family]
+            if number != DNS:  # each dnsmasq binds it for all addresses on its own device
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
+                address = "0.0.0.0" if family == socket.AF_INET else "::"  # noqa: S104 - a probe
+            probe.bind((address, number))
+    except OSError as problem:
+        return problem.errno == errno.EADDRINUSE
     return False

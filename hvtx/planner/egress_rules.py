@@ -47,6 +47,9 @@ def _split(text: str) -> tuple[str, str | None]:
     return to, ports if colon else None
 
 
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+
+
 def _destination(action: str, text: str, to: str) -> str:
     words = f"--{action} {text!r}"
     try:
@@ -58,6 +61,10 @@ def _destination(action: str, text: str, to: str) -> str:
         raise UsageError(f"{words}: {to!r} is no address or subnet", hint=hint) from None
     if "%" in to:
         raise UsageError(f"{words}: an address with a device is the host's own", hint=HINT)
+    if isinstance(meant, ipaddress.IPv6Network) and meant.subnet_of(_MAPPED):
+        four = meant.network_address.ipv4_mapped  # no packet has such an address
+        hint = f"write it as {ipaddress.ip_network(f'{four}/{meant.prefixlen - 96}')}"
+        raise UsageError(f"{words}: {to} is IPv4 in IPv6 notation", hint=hint)
     try:
         return str(ipaddress.ip_network(to))
     except ValueError:

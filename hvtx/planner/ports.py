@@ -128,7 +128,11 @@ def parse_unpublished(texts: Iterable[str]) -> tuple[Taken, ...]:
 def _unpublished(text: str) -> list[Taken]:
     spelt, slash, protocol = text.partition("/")
     host_ip, _, ports = spelt.rpartition(":")
-    span = _span(text, ports) or _one(text, ports)
+    try:
+        span = _span(text, ports) or _one(text, ports)
+    except UsageError as problem:
+        words = problem.message.replace("--publish", "--unpublish", 1)
+        raise UsageError(words, hint=problem.hint) from problem
     if (slash and protocol not in ("tcp", "udp")) or spelt.startswith(":"):
         raise UsageError(f"--unpublish {text!r} is not understood")
     address = None

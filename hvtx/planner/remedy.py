@@ -19,6 +19,8 @@ def remedy(row: Resource, seen: Presence, vm: str, *, external: bool = False) ->
     if row.kind == Kind.ADDRESS and seen.problem is not None:  # its bridge lacks the mark
         spec = address_spec(row)
         return f"ip link set dev {spec['device']} alias {spec['owner']}"
+    if seen.here is False and _of_start(row):
+        return restart(vm, external=external)
     if row.kind not in (Kind.TAP, Kind.BRIDGE) or (seen.here is False and row.kind != Kind.TAP):
         return REPAIR if seen.problem is None else _taken_place(row, seen)
     if seen.here is False:
@@ -46,7 +48,13 @@ def gone(row: Resource, vm: str) -> str:
             "on record and gone, while its VM runs, which is cut off until"
             f" `{restart(vm)}` gives it a new one"
         )
-    return f"on record and gone, while its VM runs: `{REPAIR}` puts it back"
+    fix = f"`{restart(vm)}` makes it again" if _of_start(row) else f"`{REPAIR}` puts it back"
+    return f"on record and gone, while its VM runs: {fix}"
+
+
+def _of_start(row: Resource) -> bool:
+    """Whether only a start of its VM makes it: the VM's own directory, which its process uses."""
+    return row.kind == Kind.FILE and row.vm is not None and row.network is None
 
 
 def _taken_place(row: Resource, seen: Presence) -> str:

@@ -33,7 +33,7 @@ def configuration(spec: ServiceSpec, mark: str, user: tuple[str, str] | None) ->
         f"pid-file={directory}/{PID}",
         f"interface={bridge}",
         "except-interface=lo",
-        "bind-interfaces",
+        "bind-dynamic",
         "no-hosts",
         f"domain={DOMAIN}",
         f"local=/{DOMAIN}/",

@@ -50,6 +50,7 @@ from hvtx.rulesets.packing import packed, packed_mac
 _HEADERS = 5  # so many extension headers are read
 _NEXT, _NOBODY, _TYPE = 0, 1, 2  # scratch memory
 _UDP = 17
+_RELAY_FORW = 12  # of DHCPv6, RFC 8415
 
 
 def port_program(guard: Mapping[str, Any]) -> bytes:
@@ -171,6 +172,7 @@ def _ip4(program: Program, guard: Mapping[str, Any]) -> None:
     program.refuse(JEQ, 67)
     program.add(LDH_X, _IP + 2)
     program.refuse(JEQ, 68)
+    _own_lease(program, packed_mac(guard["mac"]), source)
     program.at(source)
     own = _own(guard, 4)
     if own:
@@ -196,6 +198,22 @@ def _ip4(program: Program, guard: Mapping[str, Any]) -> None:
     program.add(LDW_X, _IP)
     program.need(JEQ, 68 << 16 | 67)
     program.let_pass()
+
+
+def _own_lease(program: Program, mac: bytes, on: str) -> None:
+    """Drop what asks a DHCP server for another's MAC (RFC 2131: chaddr); ``on``: all other ports.
+
+    A forged DHCPDECLINE would keep that guest from its address. Who hides it in a second fragment
+    is dropped as too short. What is loaded is the port.
+    """
+    asks = program.label()
+    program.add(JEQ, 67, asks, on)
+    program.at(asks)
+    program.room(_IP + 42, behind=True)
+    program.add(LDW_X, _IP + 36)
+    program.need(JEQ, int.from_bytes(mac[:4], "big"))
+    program.add(LDH_X, _IP + 40)
+    program.need(JEQ, int.from_bytes(mac[4:], "big"))
 
 
 def _ip6(program: Program, guard: Mapping[str, Any]) -> None:
@@ -350,6 +368,10 @@ def _upper6(program: Program, guard: Mapping[str, Any], icmp: str, udp: str, oth
     program.refuse(JEQ, 547)
     program.add(LDH_X, _IP + 2)
     program.refuse(JEQ, 546)
+    program.add(JEQ, 547, "", other)
+    program.room(_IP + 9, behind=True)
+    program.add(LDB_X, _IP + 8)
+    program.refuse(JEQ, _RELAY_FORW)  # a relay names other guests' addresses
     program.at(other)
     program.add(MEM, _NOBODY)
     program.refuse(JEQ, 1)

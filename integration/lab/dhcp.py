@@ -144,19 +144,15 @@ def parts(body: bytes) -> list[tuple[int, bytes]]:
     return found
 
 
-def ask(server: str, name: str, kind: str) -> dict[str, Any] | None:
+def ask(server: str, name: str, kind: str, protocol: str = "udp") -> dict[str, Any] | None:
     """The addresses of a name."""
     number, size = {"A": (1, 4), "AAAA": (28, 16)}[kind]
     labels = b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))
     query = struct.pack("!6H", 77, 0x0100, 1, 0, 0, 0) + labels + struct.pack("!BHH", 0, number, 1)
     family = socket.AF_INET6 if server.count(":") > 1 else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as client:
-        for _ in range(TRIES):
-            client.sendto(query, (server, 53))
-            if answer := received(client):
-                break
-        else:
-            return None
+    answer = (by_stream if protocol == "tcp" else by_datagram)(family, server, query)
+    if not answer:
+        return None
     count = struct.unpack_from("!H", answer, 6)[0]
     made = IPv6Address if size == 16 else IPv4Address
     at, found = len(query), []
@@ -167,13 +163,44 @@ def ask(server: str, name: str, kind: str) -> dict[str, Any] | None:
     return {"code": answer[3] & 15, "addresses": found}
 
 
+def by_datagram(family: socket.AddressFamily, server: str, query: bytes) -> bytes | None:
+    """The answer; None if there is none."""
+    with socket.socket(family, socket.SOCK_DGRAM) as client:
+        for _ in range(TRIES):
+            client.sendto(query, (server, 53))
+            if answer := received(client):
+                return answer
+    return None
+
+
+def by_stream(family: socket.AddressFamily, server: str, query: bytes) -> bytes | None:
+    """The same over TCP."""
+    with socket.socket(family, socket.SOCK_STREAM) as client:
+        client.settimeout(2)
+        try:
+            client.connect((server, 53))
+            client.sendall(struct.pack("!H", len(query)) + query)
+            return client.recv(4096)[2:]
+        except OSError:
+            return None
+
+
+def decline(device: str, address: str, other: str) -> None:
+    """Say for another guest, by its MAC, that somebody else has its address."""
+    client = Four(device, os.getpid())
+    client.mac = bytes.fromhex(other.replace(":", ""))
+    server = IPv4Address(address).packed[:3] + b"\x01"
+    client.ask((53, b"\x04"), (50, IPv4Address(address).packed), (54, server))
+
+
 def main() -> None:
     """Do what the arguments say."""
     what, *rest = sys.argv[1:]
     if what == "four" and len(rest) > 1:  # with a host name of the guest's own choice
         found = four(rest[0], (12, rest[1].encode()))
     else:
-        found = {"four": four, "reboot": reboot, "six": six, "ask": ask}[what](*rest)  # type: ignore[operator]
+        does: dict[str, Any] = {"four": four, "reboot": reboot, "six": six, "ask": ask}
+        found = (does | {"decline": decline})[what](*rest)
     sys.stdout.write(json.dumps(found))
 
 

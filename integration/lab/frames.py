@@ -215,6 +215,11 @@ def _address(scene: Scene, name: str) -> str:
 # Kinds of frames --------------------------------------------------------------------------------
 
 
+def bootp(mac: str) -> bytes:
+    """What a client of DHCP says, without options."""
+    return b"\1\1\6" + bytes(25) + bytes.fromhex(mac.replace(":", "")) + bytes(202)
+
+
 def udp_over_4(
     source: str = "own4",
     ports: tuple[int, int] = (7, 8),
@@ -224,12 +229,14 @@ def udp_over_4(
     options: bytes = b"",
     fragment: int = 0,
     more: bytes = b"",
+    chaddr: str = "",
 ) -> Make:
-    """A datagram over IPv4."""
+    """A datagram over IPv4; with ``chaddr`` it is for a DHCP server, and of that MAC."""
 
     def make(scene: Scene, to: To, cookie: bytes) -> bytes:
         sender, aim = _address(scene, source), _address(scene, to4) or to.ipv4
-        body = udp(sender, aim, ports, cookie + more)
+        asks = bootp(_mac(scene, chaddr)) if chaddr else b""
+        body = udp(sender, aim, ports, asks + cookie + more)
         packet = packet4(sender, aim, UDP, body, options=options, fragment=fragment)
         return bare(_mac(scene, mac), to.mac, IP4, packet)
 
@@ -539,6 +546,9 @@ _SPOOFED_4 = {
 }
 
 _DHCP_4 = {
+    "DHCP for another guest": Try(udp_over_4("0.0.0.0", (68, 67), chaddr="other")),
+    "DHCP for another guest, from its own address": Try(udp_over_4(ports=(68, 67), chaddr="other")),
+    "DHCP without a client": Try(udp_over_4(ports=(68, 67), fragment=0x2000), held=True),
     "DHCP server": Try(udp_over_4(ports=(67, 68))),
     "DHCP server's port": Try(udp_over_4(ports=(67, 1068))),
     "DHCP client's port": Try(udp_over_4(ports=(1067, 68))),
@@ -856,8 +866,8 @@ HONEST: dict[str, Try] = {
     "VXLAN": _good(udp_over_4(ports=(4789, 4789))),
     "IPv6 in IPv4": _good(over_4("own4", 41, bytes(40))),
     "IGMP report": _good(over_4("own4", IGMP, struct.pack(">BBHI", 0x16, 0, 0, 0xEF070707), ttl=1)),
-    "DHCP discovery": _good(udp_over_4("0.0.0.0", (68, 67)), _TO_ALL),
-    "DHCP renewal": _good(udp_over_4(ports=(68, 67))),
+    "DHCP discovery": _good(udp_over_4("0.0.0.0", (68, 67), chaddr="own"), _TO_ALL),
+    "DHCP renewal": _good(udp_over_4(ports=(68, 67), chaddr="own")),
     "ARP question": _good(asks(1, "own4", "other4")),
     "ARP answer": _good(asks(2, "own4", "other4")),
     "ARP announcement": _good(asks(1, "own4", "own4")),

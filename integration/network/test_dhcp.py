@@ -11,7 +11,7 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import pytest
 
 from integration import lab
 from integration.boot.test_reboots import Booted, forget_everything
+from integration.lab import HOST4, HOST6
 from integration.lab.program import Forked, Program, preload
 from integration.lab.services import services
 from integration.lab.vms import end_vms, findings
@@ -146,6 +147,29 @@ def test_the_gateway_tells_the_host_and_other_guests_of_a_vm(one: Program) -> No
     assert two.does("ask", "10.77.0.1", "web.lan", "A")["code"] == 3
 
 
+def test_nobody_beyond_its_bridge_is_answered(hvtx: Program, world: lab.Namespace) -> None:
+    """Neither from outside, where a forged source would make it a reflector, nor other networks."""
+    network(hvtx)
+    network(hvtx, "--subnet", "10.78.0.0/24", name="two")
+    web, other = start(hvtx, "web"), start(hvtx, "other", on="two")
+    web.link()
+    other.take()
+    other.run("ip", "route", "add", "default", "via", "10.78.0.1")
+    world.run("ip", "route", "add", "10.77.0.0/24", "via", HOST4)
+    world.run("ip", "-6", "route", "add", "fd77::/64", "via", HOST6)
+    for server in ("10.77.0.1", "fd77::1"):
+        assert asked(lab.run, server) == [web.ipv4], "the host itself is"
+        assert asked(world.run, server) is None
+    assert asked(other.run, "10.77.0.1") is None
+    assert asked(lab.run, "10.77.0.1", "tcp") == [web.ipv4]
+    assert asked(world.run, "10.77.0.1", "tcp") is None
+
+
+def asked(run: Callable[..., str], server: str, *more: str) -> list[str] | None:
+    told = json.loads(run(sys.executable, str(LAB / "dhcp.py"), "ask", server, "web", "A", *more))
+    return told and told["addresses"]
+
+
 @pytest.mark.parametrize("name", ["infinite", "ignore", "1h", "42", "id", "net"])
 def test_a_name_that_dnsmasq_has_another_use_for(one: Program, name: str) -> None:
     network(one)
@@ -159,6 +183,18 @@ def test_who_has_no_address_on_record_gets_none(one: Program) -> None:
     web.run("ip", "link", "add", "other", "link", "eth0", "type", "macvlan")
     web.run("ip", "link", "set", "other", "up")
     assert web.does("four", "other") is None
+
+
+def test_a_guest_does_not_speak_for_another(hvtx: Program) -> None:
+    """Who says for another that its address is taken would keep it from one for ten minutes."""
+    network(hvtx, "--subnet", "10.77.0.0/24")
+    web, other = start(hvtx, "web"), start(hvtx, "other")
+    victim = web.shown["interfaces"][0]["mac"]
+    other.does("decline", "eth0", web.ipv4, victim)
+    assert (web.does("four", "eth0") or {}).get("address") == web.ipv4
+    other.take()
+    other.does("decline", "eth0", web.ipv4, victim)
+    assert (web.does("four", "eth0") or {}).get("address") == web.ipv4
 
 
 # -- reservations come and go ----------------------------------------------------------------------
@@ -294,6 +330,18 @@ def test_a_killed_one_is_named_and_repaired(one: Program) -> None:
     assert one.is_clean()
 
 
+def test_a_bridge_that_is_made_again_is_served(one: Program) -> None:
+    shown = network(one)
+    lab.run("ip", "link", "del", shown["bridge"])
+    one("repair")
+    web = start(one, "web")
+    assert web.does("four", "eth0")["address"] == web.ipv4
+    web.link()
+    assert web.does("six", "eth0")["addresses"] == [web.ipv6]
+    web.take()
+    assert web.does("ask", "10.77.0.1", "web", "A")["addresses"] == [web.ipv4]
+
+
 def test_a_start_finds_a_killed_one_and_starts_it_again(one: Program) -> None:
     network(one)
     lab.end(services()[0])
@@ -380,6 +428,44 @@ def test_a_port_that_another_program_has_everywhere(one: Program, kind: str, por
         [finding] = findings(one, "dhcp")
         assert f"{port}/{kind}" in finding["message"]
     assert one.is_clean()
+
+
+@pytest.mark.parametrize(
+    ("kind", "address", "port", "four"),
+    [
+        ("udp", "::", 53, True),
+        ("tcp", "::", 53, True),
+        ("udp", "::", 547, True),
+        ("udp", "::1", 547, True),
+        ("udp", "127.0.0.1", 67, False),
+        ("udp", "127.0.0.1", 53, True),
+    ],
+)
+def test_a_port_that_is_taken_for_one_family(
+    one: Program, kind: str, address: str, port: int, four: bool
+) -> None:
+    """What leaves none for dnsmasq is named by all; a network of the other family has its own."""
+    stays = address == "127.0.0.1" and port == 53  # dnsmasq has its own addresses for names
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(
+        family, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM
+    ) as theirs:
+        if family == socket.AF_INET6:
+            theirs.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        theirs.bind((address, port))
+        if kind == "tcp":
+            theirs.listen()
+        told = one("network", "create", "asked", *BOTH, "--dhcp", code=0 if stays else 4)
+        assert stays or f"{port}/{kind}" in told.err
+        one("network", "show", "asked", code=0 if stays else 3)
+        if not stays:
+            made = one("network", "create", "both", *BOTH)
+            assert f"{port}/{kind}" in made.err
+            assert "gets no DHCP" in made.err
+        subnet = "fd79::/64" if family == socket.AF_INET else "10.79.0.0/24"
+        assert one("network", "create", "other", "--subnet", subnet, "--json").json()["dhcp"]
+        four_only = one("network", "create", "four", "--subnet", "10.80.0.0/24", "--json")
+        assert four_only.json()["dhcp"] is four
 
 
 @pytest.mark.parametrize("port", ["53:53", "53:53/udp"])

@@ -39,6 +39,21 @@ def test_what_is_none_is_refused_with_a_hint(text: str) -> None:
     assert refused.value.hint
 
 
+@pytest.mark.parametrize(
+    ("text", "instead"),
+    [
+        ("::ffff:192.0.2.1", "192.0.2.1/32"),
+        ("[::ffff:192.0.2.1]:443", "192.0.2.1/32"),
+        ("::ffff:192.0.2.0/120", "192.0.2.0/24"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
+    ],
+)
+def test_ipv4_is_not_disguised(text: str, instead: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        egress_rules.parse_rule("deny", text)
+    assert instead in (refused.value.hint or "")
+
+
 def test_a_mode_is_one_of_three() -> None:
     with pytest.raises(UsageError, match="all"):
         egress_rules.parse_policy("all", (), ())

@@ -89,7 +89,7 @@ def test_what_unpublish_says(text: str, expected: list[Taken]) -> None:
 
 @pytest.mark.parametrize("text", ["", "80:", ":80", "80/", "80/sctp", "x", "0", "65536", "9-8"])
 def test_what_unpublish_cannot_say(text: str) -> None:
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match="--unpublish"):
         ports.parse_unpublished([text])
 
 

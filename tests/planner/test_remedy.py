@@ -24,6 +24,10 @@ TAP = row(Kind.TAP, "hvtap", ifindex=7)
 BRIDGE = row(Kind.BRIDGE, "hvbr", ifindex=8)
 ADDRESS = row(Kind.ADDRESS, "10.77.0.1/24", device="hvbr", owner=MARK)
 RULE = row(Kind.FILTER, "hvtap", what="port")
+DIRECTORY = row(Kind.FILE, "/run/hvtx/a/vms/b", path="/run/hvtx/a/vms/b")
+RESERVATION = row(Kind.FILE, "/run/hvtx/a/networks/n/hosts/b-0", reservation={})._replace(
+    network="n"
+)
 GONE = Presence(False, ())
 OTHERS = Reason.MARK_MISMATCH
 
@@ -39,6 +43,8 @@ OTHERS = Reason.MARK_MISMATCH
             Presence(None, (), OTHERS, link(9, "hvtap")),
             "hvtx explain hvtap shows its owner; once it is gone: hvtx vm restart web",
         ),
+        (DIRECTORY, GONE, "hvtx vm restart web"),
+        (RESERVATION, GONE, "hvtx repair"),
         (BRIDGE, GONE, "hvtx repair"),
         (
             BRIDGE,

@@ -74,10 +74,16 @@ def frame(kind: int, packet: bytes, *, source: str = MAC, target: str = BRIDGE) 
     return macs + struct.pack(">H", kind) + packet
 
 
-def ip4(source: str, target: str, ports: tuple[int, int] = (7, 8), *, at: int = 0) -> bytes:
-    head = struct.pack(">BBHHHBBH", 0x45, 0, 28, 0, at, 64, 17, 0)
+def ip4(
+    source: str, target: str, ports: tuple[int, int] = (7, 8), body: bytes = b"", *, at: int = 0
+) -> bytes:
+    head = struct.pack(">BBHHHBBH", 0x45, 0, 28 + len(body), 0, at, 64, 17, 0)
     addresses = socket.inet_aton(source) + socket.inet_aton(target)
-    return frame(0x0800, head + addresses + struct.pack(">HHHH", *ports, 8, 0))
+    return frame(0x0800, head + addresses + struct.pack(">HHHH", *ports, 8, 0) + body)
+
+
+def bootp(mac: str) -> bytes:
+    return b"\1\1\6" + bytes(25) + bytes.fromhex(mac.replace(":", "")) + bytes(202)
 
 
 def ip6(source: str, target: str, following: int, body: bytes, *before: int) -> bytes:
@@ -98,7 +104,9 @@ UDP = struct.pack(">HHHH", 7, 8, 8, 0)
 GOOD = {
     "own": ip4("10.77.0.5", "10.77.0.1"),
     "a later fragment": ip4("10.77.0.5", "10.77.0.1", (67, 68), at=8),
-    "dhcp": ip4("0.0.0.0", "255.255.255.255", (68, 67)),
+    "dhcp": ip4("0.0.0.0", "255.255.255.255", (68, 67), bootp(MAC)),
+    "dhcp with its address": ip4("10.77.0.5", "10.77.0.1", (68, 67), bootp(MAC)),
+    "dhcp6": ip6("fe80::9", "ff02::1:2", 17, struct.pack(">HHHHI", 546, 547, 12, 0, 1 << 24)),
     "own6": ip6("fd77::5", "fd77::1", 17, UDP),
     "a link-local": ip6("fe80::9", "ff02::1", 17, UDP),
     "its own advertisement": ip6("fe80::9", "ff02::1", 58, icmp6(136, "fd77::5")),
@@ -112,6 +120,12 @@ BAD = {
     "from loopback": ip4("127.0.0.1", "10.77.0.1"),
     "a server of dhcp": ip4("10.77.0.5", "10.77.0.9", (67, 1068)),
     "an answer of dhcp": ip4("10.77.0.5", "10.77.0.9", (1067, 68)),
+    "dhcp for another": ip4("0.0.0.0", "255.255.255.255", (68, 67), bootp("02:00:00:00:00:06")),
+    "dhcp for another, with its address":
+        ip4("10.77.0.5", "10.77.0.1", (68, 67), bootp("02:00:00:00:01:05")),
+    "dhcp in fragments": ip4("10.77.0.5", "10.77.0.1", (68, 67), at=0x2000),
+    "a relay of dhcp6": ip6("fe80::9", "ff02::1:2", 17, struct.pack(">HHHHI", 546, 547, 12, 0, 12 << 24)),
+    "dhcp6 in fragments": ip6("fe80::9", "ff02::1:2", 17, struct.pack(">HHHH", 546, 547, 12, 0), 44),
     "nobody": ip4("0.0.0.0", "10.77.0.1"),
     "another of six": ip6("fd77::6", "fd77::1", 17, UDP),
     "the gateway's link-local": ip6("fe80::1", "ff02::1", 17, UDP),

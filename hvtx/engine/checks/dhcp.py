@@ -13,6 +13,8 @@ from hvtx.planner import service
 from hvtx.planner.remedy import REPAIR
 from hvtx.store import records
 
+_ANY = ("0.0.0.0/0",)  # what a network that is asked for later has, most likely
+
 
 def check_dhcp(runtime: Runtime) -> Iterator[Finding]:
     """Services that are missing (one that died is a damage), and what would keep them from it."""
@@ -31,7 +33,7 @@ def check_dhcp(runtime: Runtime) -> Iterator[Finding]:
         yield Finding("dhcp", level, words, (), hint)
         return
     missing = [network.name for network in service.unserved(scope)]
-    taken = dnsmasq.taken()
+    taken = dnsmasq.taken([subnet for network in served for subnet in network.subnets] or _ANY)
     if taken:
         problem = network_service.in_the_way(taken)
         level = "error" if missing else "warning"
