@@ -9,7 +9,7 @@ leases; a guest that runs asks again and is told the same.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from hvtx.drivers.vm_process.scope import enter_scope
@@ -144,14 +144,21 @@ def ensure(runtime: Runtime, scope: NetworkScope) -> None:
 
 def put_back(runtime: Runtime, row: Resource) -> None:
     """Make the directory of a service again, and all that stood in it. Raises HvtxError."""
-    rows = runtime.read(records.committed_resources, Kind.FILE)
-    own = [r for r in rows if r.network == row.network and r.life == runtime.life.id]
-    lost = [r for r in own if not is_there(file_spec(r)["path"])]
-    for reservations in (False, True):
-        part = [r for r in lost if r.is_reservation is reservations]
-        if part:
-            effects.made_by(runtime.driver(driver_name(part[0])), part)
-    start_again(runtime, row)
+    runtime.lock("all", "networks")
+    try:
+        if is_there(service_spec(row)["directory"]):  # somebody was quicker
+            renew(runtime, row)
+            return
+        rows = runtime.read(records.committed_resources, Kind.FILE)
+        own = [r for r in rows if r.network == row.network and r.life == runtime.life.id]
+        lost = [r for r in own if not is_there(file_spec(r)["path"])]
+        for reservations in (False, True):
+            part = [r for r in lost if r.is_reservation is reservations]
+            if part:
+                effects.made_by(runtime.driver(driver_name(part[0])), part)
+        start_again(runtime, row)
+    finally:
+        runtime.unlock("all", "networks")
 
 
 def supply(runtime: Runtime, networks: Iterable[Network]) -> dict[str, str]:
@@ -220,15 +227,22 @@ def renew(runtime: Runtime, row: Resource, reservations: Sequence[Resource] = ()
     Nothing is done where somebody was quicker. Raises HostRefused; the row stays, and whoever comes
     next tries again.
     """
-    directory = service_spec(row)["directory"]
-    path = os.path.join(directory, rules.FORGOTTEN)
+    _start_again(runtime, row, lambda found, path: is_dead(found) or _displaces(path, reservations))
+
+
+def start_again(runtime: Runtime, row: Resource) -> None:
+    """End a service, as it is on record now, and start it. Raises HostRefused."""
+    _start_again(runtime, row, lambda found, path: True)
+
+
+def _start_again(runtime: Runtime, row: Resource, needed: Callable[[Resource, str], bool]) -> None:
+    """One at a time: of two that start it at once, one would end with the other on record."""
+    path = os.path.join(service_spec(row)["directory"], rules.FORGOTTEN)
     try:
         with forgotten.locked(path):
             found = runtime.read(records.resources_by_id, [row.id]).get(row.id)
-            if found is None or found.state != State.COMMITTED:
-                return
-            if is_dead(found) or _displaces(path, reservations):
-                start_again(runtime, found)
+            if found is not None and found.state == State.COMMITTED and needed(found, path):
+                _replace(runtime, found)
     except OSError as problem:
         raise HostRefused(
             f"{path} cannot be opened: {problem.strerror}", hint="hvtx repair makes it again"
@@ -249,7 +263,7 @@ def _end(runtime: Runtime, row: Resource) -> None:
         raise HostRefused(left.message, hint="hvtx repair tries again")
 
 
-def start_again(runtime: Runtime, row: Resource) -> None:
+def _replace(runtime: Runtime, row: Resource) -> None:
     """End a service and start it; its row has the new identity before it serves.
 
     Raises HostRefused.

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -323,6 +324,22 @@ def test_a_start_makes_its_files_again(one: Program) -> None:
     assert two.does("four", "eth0")["address"] == two.ipv4
     assert web.does("four", "eth0")["address"] == web.ipv4
     assert len(services()) == 1
+
+
+def test_starts_at_once_make_its_files_again_together(one: Program) -> None:
+    """One of them starts dnsmasq again, and that is the one on record."""
+    network(one)
+    names = ("a", "b", "c", "d", "e", "f")
+    for name in names:
+        one("vm", "create", name, "--network", "net", "--", "sleep", "600")
+    shutil.rmtree(next(Path(os.environ["HVTX_RUN_DIR"]).rglob("networks")))
+    alone = Program(**one.environment)
+    with ThreadPoolExecutor(len(names)) as pool:
+        told = [ran.err for ran in pool.map(lambda name: alone("vm", "start", name), names)]
+    assert not [words for words in told if "warning" in words]
+    assert len(services()) == 1
+    assert one("repair", "--json").json()["repaired"] == []
+    assert one.is_clean()
 
 
 def test_others_dnsmasq_is_not_touched(one: Program, tmp_path: Path) -> None:
