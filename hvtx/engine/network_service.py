@@ -9,13 +9,13 @@ leases; a guest that runs asks again and is told the same.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hvtx.drivers.vm_process.scope import enter_scope
 from hvtx.engine import autostart, effects, notice
 from hvtx.engine.registry import driver_name
-from hvtx.engine.runtime import Runtime
+from hvtx.engine.runtime import Runtime, Settings
 from hvtx.engine.scope import networks_now
 from hvtx.engine.transaction import Operation, begin
 from hvtx.engine.undo import take_down, undo
@@ -142,6 +142,26 @@ def ensure(runtime: Runtime, scope: NetworkScope) -> None:
             runtime.unlock("all", "networks")
 
 
+def serve_outside(settings: Settings, scope: NetworkScope) -> None:
+    """Have services that do not run started by systemd, if this run is shut in. Raises HostRefused.
+
+    No lock may be held that `hvtx repair` takes.
+    """
+    if autostart.starts_vms() and (
+        service.unserved(scope)
+        or any(is_dead(r) or not is_there(service_spec(r)["directory"]) for r in scope.services())
+    ):
+        autostart.serve(settings)
+
+
+def _refuse_shut_in() -> None:
+    if autostart.starts_vms():
+        raise HostRefused(
+            "a dnsmasq that is started in the sandbox of a unit would stay in it",
+            hint="hvtx repair, which is not in one, starts it",
+        )
+
+
 def put_back(runtime: Runtime, row: Resource) -> None:
     """Make the directory of a service again, and all that stood in it. Raises HvtxError."""
     runtime.lock("all", "networks")
@@ -156,7 +176,7 @@ def put_back(runtime: Runtime, row: Resource) -> None:
             part = [r for r in lost if r.is_reservation is reservations]
             if part:
                 effects.made_by(runtime.driver(driver_name(part[0])), part)
-        start_again(runtime, row)
+        renew(runtime, row, always=True)
     finally:
         runtime.unlock("all", "networks")
 
@@ -183,6 +203,7 @@ def begin_service(runtime: Runtime, network: Network, verb: str = "rebuild") -> 
 
     The caller holds the lock of all networks. Raises HostRefused (undone), Conflict.
     """
+    _refuse_shut_in()
     lack = dnsmasq.lack()
     if lack is not None:
         raise lack
@@ -221,28 +242,27 @@ def settle(
             renew(runtime, served, own)
 
 
-def renew(runtime: Runtime, row: Resource, reservations: Sequence[Resource] = ()) -> None:
+def renew(
+    runtime: Runtime,
+    row: Resource,
+    reservations: Sequence[Resource] = (),
+    *,
+    always: bool = False,
+) -> None:
     """Start a network's service again: it is dead, or knows what these reservations displace.
 
-    Nothing is done where somebody was quicker. Raises HostRefused; the row stays, and whoever comes
-    next tries again.
+    Nothing is done where somebody was quicker, unless it is to be done ``always``. One at a time:
+    of two that start it at once, one would end with the other on record. Raises HostRefused; the
+    row stays, and whoever comes next tries again.
     """
-    _start_again(runtime, row, lambda found, path: is_dead(found) or _displaces(path, reservations))
-
-
-def start_again(runtime: Runtime, row: Resource) -> None:
-    """End a service, as it is on record now, and start it. Raises HostRefused."""
-    _start_again(runtime, row, lambda found, path: True)
-
-
-def _start_again(runtime: Runtime, row: Resource, needed: Callable[[Resource, str], bool]) -> None:
-    """One at a time: of two that start it at once, one would end with the other on record."""
     path = os.path.join(service_spec(row)["directory"], rules.FORGOTTEN)
     try:
         with forgotten.locked(path):
             found = runtime.read(records.resources_by_id, [row.id]).get(row.id)
-            if found is not None and found.state == State.COMMITTED and needed(found, path):
-                _replace(runtime, found)
+            if found is None or found.state != State.COMMITTED:
+                return
+            if always or is_dead(found) or _displaces(path, reservations):
+                _start_again(runtime, found)
     except OSError as problem:
         raise HostRefused(
             f"{path} cannot be opened: {problem.strerror}", hint="hvtx repair makes it again"
@@ -263,11 +283,12 @@ def _end(runtime: Runtime, row: Resource) -> None:
         raise HostRefused(left.message, hint="hvtx repair tries again")
 
 
-def _replace(runtime: Runtime, row: Resource) -> None:
+def _start_again(runtime: Runtime, row: Resource) -> None:
     """End a service and start it; its row has the new identity before it serves.
 
     Raises HostRefused.
     """
+    _refuse_shut_in()
     driver = runtime.drivers.of("dnsmasq")
     times = process_observed(row).get("restarts", 0) + 1
     fresh = row._replace(observed={})
