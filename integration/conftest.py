@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from integration import lab, shares
+from integration.lab.services import services
 
 
 def pytest_configure() -> None:
@@ -77,6 +78,8 @@ def netns(nothing_outside: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("HVTX_CONFIG", str(tmp_path / "config.toml"))
     with lab.private_network():
         yield
+        for pid in services():  # a network that a test left would keep the namespace
+            lab.end(pid)
 
 
 @pytest.fixture

@@ -74,6 +74,8 @@ RUN = {
 }  # fmt: skip
 NOT_RUN = {
     "ip route add default via GATEWAY": "whose gateway it is only its administrator knows",
+    "ip addr add {} dev IFNAME": "which device is to have it only its administrator knows",
+    "ip link set {} up": "is one half: what the device is for is its administrator's",
     "ip link set {} up, and": "is one half: its routes come by what manages the network",
     "apt install": _PACKAGE,
     "modprobe": _MODULE,

@@ -37,7 +37,7 @@ def refuse_exits(exits: Exits, networks: Iterable[Network]) -> None:
         if device is None:
             raise Conflict(
                 f"the address {address} is not this host's: nobody would answer to it here",
-                hint=f"ip addr shows those that are; ip addr add {address} dev …",
+                hint=f"ip addr shows those that are; ip addr add {address} dev IFNAME adds it",
             )
         if device in bridges:
             raise Conflict(
@@ -66,13 +66,15 @@ def gone(networks: Iterable[Network]) -> list[tuple[Network, str, str]]:
         if network.uplink is not None and not names.get(network.uplink):
             state = "is down" if network.uplink in names else "is not there"
             words = f"its uplink {network.uplink} {state}, so its guests do not leave this host"
-            fix = f"ip link set {network.uplink} up, once it is there"
+            fix = f"ip link set {network.uplink} up"
+            if network.uplink not in names:
+                fix = f"make the device {network.uplink} again, then: {fix}"
             found.append((network, words, fix))
         found += [
             (
                 network,
                 f"its source address {address} is not this host's, so no answers come back",
-                f"ip addr add {address} dev …",
+                f"ip addr add {address} dev IFNAME",
             )
             for address in network.sources
             if address not in own

@@ -95,10 +95,12 @@ def tap_flags(queues: int) -> int:
     return IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | (IFF_MULTI_QUEUE if queues > 1 else 0)
 
 
-def create(descriptor: int, name: str, ifindex: int, queues: int = 1) -> None:
-    """A new TAP that lives as long as the descriptor; EBUSY if name or index exists."""
+def create(
+    descriptor: int, name: str, ifindex: int, flags: int = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR
+) -> None:
+    """A new device that lives as long as the descriptor; EBUSY if name or index exists."""
     _call(descriptor, _TUNSETIFINDEX, struct.pack("=I", ifindex))
-    attach(descriptor, name, tap_flags(queues) | _IFF_TUN_EXCL)
+    attach(descriptor, name, flags | _IFF_TUN_EXCL)
 
 
 def attach(descriptor: int, name: str, flags: int) -> str:

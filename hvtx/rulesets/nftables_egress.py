@@ -192,8 +192,8 @@ CHAINS = (
         (
             "ip hdrlength != 5 jump options",
             "ct state established,related accept",
+            "ct status dnat oifname @bridges accept",  # published ports, of an isolated network too
             "iifname . oifname vmap @within",  # guests of one network: it says whether apart
-            "ct status dnat oifname @bridges accept",
             f"{_VM} vmap @vm_policies",
             f"{_NETWORK} vmap @network_policies",
             "iifname @bridges goto open",

@@ -59,6 +59,15 @@ FLAGS_ASIDE = {
     "vm set --no-initrd": "likewise",
     "vm set --no-append": "likewise",
     "vm set --no-disk": "likewise",
+    "vm set --no-user-data": "likewise",
+    "vm set --no-ssh-key": "likewise",
+    "vm set --no-user": "likewise",
+    "vm set --user-data": "likewise; what is made of it at the start is in `vm start`",
+    "vm set --ssh-key": "likewise",
+    "vm set --queues": "likewise",
+    "vm set --user": "likewise",
+    "--no-egress": "another policy in the same steps as --egress",
+    "--no-rules": "likewise",
 }
 
 

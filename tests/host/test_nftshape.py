@@ -16,6 +16,9 @@ from hvtx.rulesets.nftables_elements import unplaced
 
 SPECS = [
     {"what": "network", "bridge": "br0", "isolate": False, "nat": True},
+    {"what": "network", "bridge": "br1", "isolate": False, "nat": True, "uplink": "eth0"},
+    *({"what": "masquerade", "address": one, "source": other}
+      for one, other in (("10.77.0.3", "192.0.2.1"), ("fd77::3", "2001:db8::1"))),
     {"what": "port", "device": "hv0", "mac": "02:00:00:00:00:01", "isolate": True,
      "ipv4": "10.77.0.2", "ipv6": "fd77::2", "gateway6": "fd77::1",
      "forward": True, "bridge": "br0"},

@@ -86,7 +86,7 @@ class TapDriver:
         except OSError as problem:
             raise _refused(name, problem) from problem
         try:
-            tun.create(descriptor, name, spec["ifindex"], spec.get("queues", 1))
+            tun.create(descriptor, name, spec["ifindex"], tun.tap_flags(spec.get("queues", 1)))
             self.links.change(
                 spec["ifindex"],
                 alias=row.mark,
