@@ -145,8 +145,11 @@ def gather(runtime: Runtime) -> Published:
 
 
 def _published_vm(vm: Vm) -> Vm:
-    """A VM without what may hold secrets: its kernel's command line, its program's arguments."""
-    return vm._replace(append=None, kernel=None, initrd=None, disks=(), command=(), directory="")
+    """A VM without what may hold secrets: what it, and cloud-init in its guest, is started with."""
+    return vm._replace(
+        append=None, kernel=None, initrd=None, disks=(), command=(), directory="",
+        user_data=None, ssh_keys=(),
+    )  # fmt: skip
 
 
 def _published_row(row: Resource) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from hvtx.engine import flows, network_service, ownrules, port_holders
+from hvtx.engine import flows, network_service, notice, ownrules, port_holders
 from hvtx.engine.damage import (
     Damage,
     damages_of,
@@ -25,7 +25,7 @@ from hvtx.engine.network_build import ensure_networks, resolved_networks, settle
 from hvtx.engine.repair_row import hold_again, repair_object, repair_rules
 from hvtx.engine.repaired import Failed, Repair, Repaired
 from hvtx.engine.resolve import resolve
-from hvtx.engine.runtime import Runtime
+from hvtx.engine.runtime import Runtime, Settings
 from hvtx.engine.scope import all_networks, networks_now
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.transaction import begin
@@ -41,6 +41,7 @@ from hvtx.model.resource import (
 )
 from hvtx.model.vm import Network, Vm
 from hvtx.planner.presence import Presence
+from hvtx.planner.scope import NetworkScope
 from hvtx.store import records
 from hvtx.store.history import Event
 
@@ -55,6 +56,7 @@ def repair(runtime: Runtime, name: str | None = None) -> Repair:
         return Repair()
     runtime.enter()
     _, vms = _scope(runtime, name)
+    _serve_outside(runtime.settings, all_networks(runtime))
     for vm in vms:
         runtime.lock("vm", vm.name)
     runtime.lock("all", "networks")
@@ -94,6 +96,14 @@ def repair(runtime: Runtime, name: str | None = None) -> Repair:
             failed.append(Failed("publish", ports[0].key, unended.message))
         operation.end("partial" if failed else "done", events=_events(repaired, failed))
     return Repair(tuple(repaired), (*failed, *ownrules.of_others(differences)))
+
+
+def _serve_outside(settings: Settings, scope: NetworkScope) -> None:
+    """In a unit's sandbox, where none is started: what does not run then is told as failed."""
+    try:
+        network_service.serve_outside(settings, scope)
+    except HvtxError as problem:
+        notice.warning(problem.message)
 
 
 def _end_changes(runtime: Runtime, vms: Sequence[Vm]) -> None:

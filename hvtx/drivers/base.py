@@ -7,7 +7,7 @@ undo (which is computed from the rows, and calls :meth:`Driver.release`) what it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from hvtx.errors import HostRefused
@@ -33,6 +33,16 @@ def stand_for(row: Resource, things: Sequence[T]) -> Sequence[T]:
             hint="its network or its guest has no address of that family",
         )
     return things
+
+
+PASSAGE = "passage"  # what rows are that stand for accepts of ours in the chains of others
+
+
+def of_passages(rows: Iterable[Resource]) -> tuple[list[Resource], list[Resource]]:
+    """The rows that are passages, and the others."""
+    every = list(rows)
+    own = [row for row in every if row.role == PASSAGE]
+    return own, [row for row in every if row.role != PASSAGE]
 
 
 class Host(NamedTuple):

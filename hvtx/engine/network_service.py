@@ -16,7 +16,7 @@ from hvtx.drivers.vm_process.scope import enter_scope
 from hvtx.engine import autostart, effects, notice
 from hvtx.engine.network_build import resolved_networks
 from hvtx.engine.registry import driver_name
-from hvtx.engine.runtime import Runtime
+from hvtx.engine.runtime import Runtime, Settings
 from hvtx.engine.scope import all_networks, networks_now
 from hvtx.engine.transaction import Operation, begin
 from hvtx.engine.undo import undo
@@ -152,16 +152,43 @@ def ensure(runtime: Runtime, scope: NetworkScope) -> None:
             runtime.unlock("all", "networks")
 
 
+def serve_outside(settings: Settings, scope: NetworkScope) -> None:
+    """Have services that do not run started by systemd, if this run is shut in. Raises HostRefused.
+
+    No lock may be held that `hvtx repair` takes.
+    """
+    if autostart.starts_vms() and (
+        service.unserved(scope)
+        or any(is_dead(r) or not is_there(service_spec(r)["directory"]) for r in scope.services())
+    ):
+        autostart.serve(settings)
+
+
+def _refuse_shut_in() -> None:
+    if autostart.starts_vms():
+        raise HostRefused(
+            "a dnsmasq that is started in the sandbox of a unit would stay in it",
+            hint="hvtx repair, which is not in one, starts it",
+        )
+
+
 def put_back(runtime: Runtime, row: Resource) -> None:
     """Make the directory of a service again, and all that stood in it. Raises HvtxError."""
-    rows = runtime.read(records.committed_resources, Kind.FILE)
-    own = [r for r in rows if r.network == row.network and r.life == runtime.life.id]
-    lost = [r for r in own if not is_there(file_spec(r)["path"])]
-    for reservations in (False, True):
-        part = [r for r in lost if r.is_reservation is reservations]
-        if part:
-            effects.made_by(runtime.driver(driver_name(part[0])), part)
-    start_again(runtime, row)
+    runtime.lock("all", "networks")
+    try:
+        if is_there(service_spec(row)["directory"]):  # somebody was quicker
+            renew(runtime, row)
+            return
+        rows = runtime.read(records.committed_resources, Kind.FILE)
+        own = [r for r in rows if r.network == row.network and r.life == runtime.life.id]
+        lost = [r for r in own if not is_there(file_spec(r)["path"])]
+        for reservations in (False, True):
+            part = [r for r in lost if r.is_reservation is reservations]
+            if part:
+                effects.made_by(runtime.driver(driver_name(part[0])), part)
+        renew(runtime, row, always=True)
+    finally:
+        runtime.unlock("all", "networks")
 
 
 def supply(runtime: Runtime, networks: Iterable[Network]) -> dict[str, str]:
@@ -186,6 +213,7 @@ def begin_service(runtime: Runtime, network: Network, verb: str = "rebuild") -> 
 
     The caller holds the lock of all networks. Raises HostRefused (undone), Conflict.
     """
+    _refuse_shut_in()
     lack = dnsmasq.lack()
     if lack is not None:
         raise lack
@@ -224,21 +252,27 @@ def settle(
             renew(runtime, served, own)
 
 
-def renew(runtime: Runtime, row: Resource, reservations: Sequence[Resource] = ()) -> None:
+def renew(
+    runtime: Runtime,
+    row: Resource,
+    reservations: Sequence[Resource] = (),
+    *,
+    always: bool = False,
+) -> None:
     """Start a network's service again: it is dead, or knows what these reservations displace.
 
-    Nothing is done where somebody was quicker. Raises HostRefused; the row stays, and whoever comes
-    next tries again.
+    Nothing is done where somebody was quicker, unless it is to be done ``always``. One at a time:
+    of two that start it at once, one would end with the other on record. Raises HostRefused; the
+    row stays, and whoever comes next tries again.
     """
-    directory = service_spec(row)["directory"]
-    path = os.path.join(directory, rules.FORGOTTEN)
+    path = os.path.join(service_spec(row)["directory"], rules.FORGOTTEN)
     try:
         with forgotten.locked(path):
             found = runtime.read(records.resources_by_id, [row.id]).get(row.id)
             if found is None or found.state != State.COMMITTED:
                 return
-            if is_dead(found) or _displaces(path, reservations):
-                start_again(runtime, found)
+            if always or is_dead(found) or _displaces(path, reservations):
+                _start_again(runtime, found)
     except OSError as problem:
         raise HostRefused(
             f"{path} cannot be opened: {problem.strerror}", hint="hvtx repair makes it again"
@@ -259,11 +293,12 @@ def _end(runtime: Runtime, row: Resource) -> None:
         raise HostRefused(left.message, hint="hvtx repair tries again")
 
 
-def start_again(runtime: Runtime, row: Resource) -> None:
+def _start_again(runtime: Runtime, row: Resource) -> None:
     """End a service and start it; its row has the new identity before it serves.
 
     Raises HostRefused.
     """
+    _refuse_shut_in()
     driver = runtime.drivers.of("dnsmasq")
     times = process_observed(row).get("restarts", 0) + 1
     fresh = row._replace(observed={})

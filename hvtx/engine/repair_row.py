@@ -79,7 +79,7 @@ def repair_service(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) -
     if not row.is_reservation:  # who was started in the directory that is gone reads none
         for other in rows:
             if other.is_service and other.network == row.network:
-                network_service.start_again(runtime, other)
+                network_service.renew(runtime, other, always=True)
 
 
 def _repair_bridge(

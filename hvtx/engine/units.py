@@ -28,7 +28,7 @@ MEASURE, MEASURE_TIMER = "hvtx-metrics.service", "hvtx-metrics.timer"
 OPTIONAL = (MEASURE, MEASURE_TIMER)
 TIMERS = (TIMER, MEASURE_TIMER)
 ENABLED = (RECOVER, *TIMERS)
-# How `hvtx recover` is told that it runs in the sandbox, where it must start no VM itself.
+# How hvtx is told that it runs in the sandbox, where it must start no VM and no dnsmasq itself.
 AUTOSTART = "HVTX_AUTOSTART"
 BY_SYSTEMD = "systemd-run"
 
@@ -207,7 +207,6 @@ def _outside(
 
 
 def _recover(place: Place) -> str:
-    environment = {**place.environment, AUTOSTART: BY_SYSTEMD}
     return _text(
         ("Unit",),
         "Description=hvtx recovery: networks and autostart VMs",
@@ -222,7 +221,7 @@ def _recover(place: Place) -> str:
         f"ExecStart={command_line((*place.program, 'recover'))}",
         "# Each VM may take its time to come up; recover itself bounds every single wait.",
         "TimeoutStartSec=infinity",
-        *_service(place, environment, RECOVER),
+        *_service(place, _apart(place), RECOVER),
         ("Install",),
         "WantedBy=multi-user.target",
     )
@@ -269,7 +268,7 @@ def _repair(place: Place) -> str:
         f"ExecStart={command_line((*place.program, 'repair'))}",
         "# Busy: another operation was at work, and puts back what it needs.",
         "SuccessExitStatus=75",
-        *_service(place, place.environment, REPAIR),
+        *_service(place, _apart(place), REPAIR),
     )
 
 
@@ -295,7 +294,7 @@ def _repair_after(place: Place) -> str:
         f"ExecStart={repair}",
         f"ExecReload={repair}",
         "SuccessExitStatus=1 3 4 5 6 7 9 75",
-        *_service(place, place.environment, REPAIR_AFTER),
+        *_service(place, _apart(place), REPAIR_AFTER),
         ("Install",),
         "WantedBy=%i.service",
     )
@@ -331,6 +330,10 @@ def _common_conditions(place: Place) -> tuple[str, ...]:
         f"RequiresMountsFor={_quoted(place.state_directory)}",
         f"ConditionPathExists={_percents(place.state_directory.rstrip('/'))}/hvtx.db",
     )
+
+
+def _apart(place: Place) -> dict[str, str]:
+    return {**place.environment, AUTOSTART: BY_SYSTEMD}
 
 
 def _service(

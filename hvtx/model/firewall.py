@@ -34,8 +34,8 @@ class FirewallSpec(TypedDict, total=False):
     ``egress``      bridge, mac (of a VM's interface; absent: of a network), egress (the mode; None:
                     as the network's; absent: only what is refused is counted), rules (lists of
                     :class:`hvtx.model.policy.EgressRule`), alone (bool: the network's own
-                    elements are not nftables'), and whose flows it is about: ipv4, ipv6 of a VM's,
-                    subnets of a network's
+                    elements are not nftables'), and whose flows it is about: ipv4, ipv6, more of a
+                    VM's, subnets of a network's
     ``imported``    place, text, native: somebody else's rule, which was taken over as it is;
                     words: its text before a mark stood in it; ipv4 or ipv6: whose it is
     """

@@ -11,7 +11,7 @@ class EgressRule(NamedTuple):
     """One ``--allow`` or ``--deny``."""
 
     action: str  # "allow" or "deny"
-    to: str  # "192.0.2.0/24", "2001:db8::1", or a host's name
+    to: str  # "192.0.2.0/24", "2001:db8::1/128"
     first_port: int | None = None  # None: all that is sent there, of any protocol
     last_port: int | None = None
     protocol: str | None = None  # "tcp" or "udp"; None beside a port: both

@@ -1,6 +1,6 @@
 """The service of a network, its dnsmasq: what its rows say."""
 
-from typing import NotRequired, TypedDict
+from typing import TypedDict
 
 SERVICE = "dnsmasq"
 
@@ -14,7 +14,6 @@ class ServiceSpec(TypedDict):
     mtu: int
     subnets: list[str]
     gateways: list[str]
-    more: NotRequired[list[str]]  # further lines of its configuration
 
 
 class ReservationSpec(TypedDict):

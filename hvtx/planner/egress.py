@@ -67,6 +67,8 @@ def vm_spec(vm: Vm, interface: Interface, network: Network) -> FirewallSpec | No
         "ipv4": interface.ipv4,
         "ipv6": interface.ipv6,
     }
+    if interface.more:
+        spec["more"] = list(interface.more)
     if vm.policy != NO_POLICY:
         spec["egress"] = vm.policy.egress
         spec["rules"] = _listed(vm.policy.rules)

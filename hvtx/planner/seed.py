@@ -2,14 +2,15 @@
 
 Each interface is found by its MAC address and called ``eth0`` and so on, whatever the guest's own
 rules would call it, since not every renderer of cloud-init can do without a name. In a network with
-a service of its own (``dhcp``) the guest asks that, for each family that it has an address of; else
-its addresses, its way out and its MTU stand here. ``0.0.0.0/0`` is written instead of ``default``,
-which cloud-init takes for an error where there is no netplan (docs/libraries.md).
+a service of its own (``dhcp``) the guest asks that, for each family that it has an address of, and
+what it has beside one of each stands here; else its addresses, its way out and its MTU do.
+``0.0.0.0/0`` is written instead of ``default``, which cloud-init takes for an error where there is
+no netplan (docs/libraries.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from hvtx.model.address import family_of
@@ -61,21 +62,20 @@ def _card(interface: Interface, network: Network) -> dict[str, Any]:
     }
     if network.mtu != USUAL_MTU:
         found["mtu"] = network.mtu
-    if network.dhcp:
-        return {
-            **found,
-            "dhcp4": interface.ipv4 is not None,
-            "dhcp6": interface.ipv6 is not None,
-        }
-    addresses = [a for a in (interface.ipv4, interface.ipv6, *interface.more) if a]
     ways = {family_of(subnet): (subnet, gateway) for subnet, gateway in network.ranges}
+
+    def listed(addresses: Iterable[str]) -> list[str]:
+        return [f"{a}/{ways[family_of(a)][0].partition('/')[2]}" for a in addresses]
+
+    if network.dhcp:
+        found |= {"dhcp4": interface.ipv4 is not None, "dhcp6": interface.ipv6 is not None}
+        return {**found, "addresses": listed(interface.more)} if interface.more else found
+    addresses = interface.addresses
     return {
         **found,
         "dhcp4": False,
         "dhcp6": False,
-        "addresses": [
-            f"{address}/{ways[family_of(address)][0].partition('/')[2]}" for address in addresses
-        ],
+        "addresses": listed(addresses),
         "routes": [
             {"to": _EVERYWHERE[family], "via": way[1], "metric": _METRIC + interface.position}
             for family, way in ways.items()

@@ -52,7 +52,7 @@ def configuration(spec: ServiceSpec, mark: str, user: tuple[str, str] | None) ->
     for subnet, gateway in zip(spec["subnets"], spec["gateways"], strict=True):
         six = is_ipv6(subnet)
         lines += _six(spec, subnet, gateway) if six else _four(spec, subnet, gateway)
-    return "\n".join([*lines, *spec.get("more", ())]) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def _four(spec: ServiceSpec, subnet: str, gateway: str) -> list[str]:

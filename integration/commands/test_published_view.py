@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from integration import lab
+from integration.commands.test_guest_options import KEY
 from integration.lab import unprivileged, vmm_stand_in, witness
 from integration.lab.program import Forked, Program, Ran, preload
 from integration.lab.unprivileged import USER, Unprivileged
@@ -89,17 +90,18 @@ def fresh(ran: Ran) -> bool:
     return not stale
 
 
-def test_members_see_what_root_sees_but_the_marks(root: Program, member: Unprivileged) -> None:
-    def without(document: Any) -> object:
-        text = re.sub(r'"mark": "[^"]*"', '"mark": null', json.dumps(document))
-        document = json.loads(text)
-        for vm in document["vms"] if "vms/" in document["schema"] else [document]:
-            # what a VM is started with may hold secrets; a member is told nothing of it
-            if vm["schema"] == "hvtx/vm/1":
-                vm |= {"kernel": None, "initrd": None, "append": None, "directory": None}
-                vm |= {"disks": [], "command": []}
-        return document
+def without(document: Any) -> object:
+    text = re.sub(r'"mark": "[^"]*"', '"mark": null', json.dumps(document))
+    document = json.loads(text)
+    for vm in document["vms"] if "vms/" in document["schema"] else [document]:
+        # what a VM is started with may hold secrets; a member is told nothing of it
+        if vm["schema"] == "hvtx/vm/1":
+            vm |= {"kernel": None, "initrd": None, "append": None, "directory": None}
+            vm |= {"disks": [], "command": [], "user_data": None, "ssh_keys": []}
+    return document
 
+
+def test_members_see_what_root_sees_but_the_marks(root: Program, member: Unprivileged) -> None:
     for argv in READS:
         mine, theirs = root(*argv, "--json").json(), member(*argv, "--json")
         seen = theirs.json()
@@ -121,6 +123,26 @@ def test_members_see_with_what_a_guest_runs(
     seen = member("vm", "show", "db", "--json").json()
     assert seen["accelerator"] == "tcg"
     assert seen["accelerator_reason"] == "HVTX_QEMU_ACCEL=tcg decides"
+
+
+def test_members_see_all_that_a_vm_is_set_to_but_what_it_is_started_with(
+    root: Program, member: Unprivileged, home: Path
+) -> None:
+    data, key = home / "user-data", home / "key.pub"
+    data.write_text("#cloud-config\npassword: s3cret\n")
+    key.write_text(f"{KEY}\n")
+    root(
+        *("vm", "create", "db", "--network", "lan", "--ip", "10.77.0.60", "--ip", "10.77.0.61"),
+        *("-p", "lan/8000-8002:8000-8002", "--limit", "in=10mbit", "--egress", "internet"),
+        *("--allow", "10.0.0.1:443", "--deny", "192.0.2.0/24", "--queues", "2", "--user", "root"),
+        *("--user-data", str(data), "--ssh-key", str(key), *SLEEP),
+    )
+    mine, theirs = (who("vm", "show", "db", "--json").json() for who in (root, member))
+    assert theirs.pop("view")
+    assert mine["user_data"]
+    assert mine["ssh_keys"] == [KEY]
+    assert theirs == without(mine)
+    assert "user-data" not in files(home)[".json"].read_text()
 
 
 def test_nothing_secret_is_in_the_view(root: Program, member: Unprivileged, home: Path) -> None:

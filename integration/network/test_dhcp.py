@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -368,6 +369,54 @@ def test_a_start_makes_its_files_again(one: Program) -> None:
     assert two.does("four", "eth0")["address"] == two.ipv4
     assert web.does("four", "eth0")["address"] == web.ipv4
     assert len(services()) == 1
+
+
+def test_starts_at_once_make_its_files_again_together(one: Program) -> None:
+    """One of them starts dnsmasq again, and that is the one on record."""
+    network(one)
+    names = ("a", "b", "c", "d", "e", "f")
+    for name in names:
+        one("vm", "create", name, "--network", "net", "--", "sleep", "600")
+    shutil.rmtree(next(Path(os.environ["HVTX_RUN_DIR"]).rglob("networks")))
+    alone = Program(**one.environment)
+    with ThreadPoolExecutor(len(names)) as pool:
+        told = [ran.err for ran in pool.map(lambda name: alone("vm", "start", name), names)]
+    assert not [words for words in told if "warning" in words]
+    assert len(services()) == 1
+    assert one("repair", "--json").json()["repaired"] == []
+    assert one.is_clean()
+
+
+@pytest.mark.parametrize("lost", ["process", "directory"])
+def test_in_a_units_sandbox_it_is_systemd_that_starts_it_again(
+    one: Program, tmp_path: Path, lost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for systemd-run: a process that is started in a sandbox stays in it."""
+    network(one)
+    web = start(one, "web")
+    told = tmp_path / "told"
+    stand_in = tmp_path / "systemd-run"
+    stand_in.write_text(
+        f'#!/bin/sh\necho "$@" >>{told}\nunset HVTX_AUTOSTART\n'
+        'while [ "$1" != -- ]; do shift; done; shift\nexec "$@"\n'
+    )
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    shut_in = Program(**one.environment, HVTX_AUTOSTART="systemd-run")
+    assert shut_in("repair", "--json").json() == one("repair", "--json").json()
+    assert not told.exists()
+    if lost == "process":
+        lab.end(services()[0])
+    else:
+        shutil.rmtree(next(Path(os.environ["HVTX_RUN_DIR"]).rglob("networks")))
+    assert shut_in("repair", "--json").json()["failed"] == []
+    assert "--unit=hvtx-serve" in told.read_text()
+    assert web.does("four", "eth0")["address"] == web.ipv4
+    lab.end(services()[0])
+    stand_in.write_text("#!/bin/sh\nexit 1\n")
+    failed = shut_in("repair", "--json", code=9).json()["failed"]
+    assert [one["key"] for one in failed] == ["dnsmasq net"]
+    assert not services()
 
 
 def test_others_dnsmasq_is_not_touched(one: Program, tmp_path: Path) -> None:

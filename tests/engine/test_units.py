@@ -177,8 +177,9 @@ def test_directories_in_tmp_are_not_hidden_from_the_services() -> None:
         assert value("hvtx-recover.service", "PrivateTmp", place) == "no"
 
 
-def test_only_recover_lets_systemd_start_its_vms() -> None:
-    assert "HVTX_AUTOSTART=systemd-run" in texts()["hvtx-recover.service"]
+def test_who_may_start_something_lets_systemd_do_it() -> None:
+    for name in ("hvtx-recover.service", "hvtx-repair.service", "hvtx-repair@.service"):
+        assert "HVTX_AUTOSTART=systemd-run" in texts()[name]
     assert "HVTX_AUTOSTART" not in texts()["hvtx-gc.service"]
 
 

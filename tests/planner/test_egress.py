@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hvtx.model.firewall import addresses_in
 from hvtx.model.policy import NO_POLICY, EgressRule, Policy
 from hvtx.model.vm import Interface, Network, Vm
 from hvtx.planner import egress
@@ -53,3 +54,14 @@ def test_the_other_backend_stands_alone() -> None:
     spec = egress.network_spec(network(Policy("none"), "iptables"))
     assert spec is not None
     assert spec["alone"]
+
+
+def test_a_policy_is_about_every_address_of_its_guest() -> None:
+    """Flows from a further address end, too, when what it may reach becomes less."""
+    port = PORT._replace(more=("10.77.0.9", "fd77::9"))
+    spec = egress.vm_spec(vm(Policy("none")), port, network())
+    assert spec is not None
+    assert addresses_in(spec) == ["10.77.0.2", "10.77.0.9", "fd77::9"]
+    plain = egress.vm_spec(vm(Policy("none")), PORT, network())
+    assert plain is not None
+    assert "more" not in plain

@@ -124,3 +124,14 @@ def test_a_device_with_several_queues_says_so() -> None:
             directory="/run/v", process=True,
         )  # fmt: skip
         assert [want.spec.get("queues") for want, _ in made if want.kind == "tap"] == [said] * 2
+
+
+def test_further_addresses_are_told_where_a_service_tells_the_first() -> None:
+    """A guest is given one address of a family by DHCP."""
+    eth0 = ETH0._replace(more=("10.77.0.9", "fd77::9"))
+    vm = WEB._replace(interfaces=(eth0,))
+    card = network_config(vm, {"n1": LAN._replace(dhcp=True)})["ethernets"]["eth0"]
+    assert card["dhcp4"]
+    assert card["dhcp6"]
+    assert card["addresses"] == ["10.77.0.9/24", "fd77::9/64"]
+    assert "routes" not in card

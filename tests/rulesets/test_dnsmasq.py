@@ -44,12 +44,6 @@ def test_of_one_family_nothing_of_the_other_is_said() -> None:
     assert "dhcp-range=fd77::,static,64,12h\n" in dnsmasq.configuration(wide, MARK, None)
 
 
-def test_further_lines_come_last() -> None:
-    more: ServiceSpec = {**BOTH, "more": ["nftset=/example.org/4#inet#t#s"]}
-    told = dnsmasq.configuration(more, MARK, None)
-    assert told.splitlines()[-1] == "nftset=/example.org/4#inet#t#s"
-
-
 def test_a_reservation_and_its_names() -> None:
     text = dnsmasq.reservation(WEB, MARK)
     assert text == f"# {MARK}\n02:00:00:00:00:07,10.77.0.7,[fd77::7]\n"

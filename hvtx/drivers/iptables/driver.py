@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from hvtx.drivers.base import Host, stand_for
+from hvtx.drivers.base import PASSAGE, Host, of_passages, stand_for
 from hvtx.drivers.iptables import passages, release
 from hvtx.drivers.iptables.judging import entries_of, entry_of
 from hvtx.drivers.iptables.policy import place_in_forward
@@ -66,7 +66,7 @@ class IptablesDriver:
         wanted = {
             row.id: stand_for(row, rules_of(self._site.installation, row)) for row in resources
         }
-        accepting, others = passages.of_passages(resources)
+        accepting, others = of_passages(resources)
         for family, table in _tables(wanted[row.id] for row in others):
             self._create_in(family, table, others, wanted)
         for row in accepting:
@@ -234,7 +234,7 @@ class IptablesDriver:
         ``gone`` means that no surplus copy is left. Never raises; see :meth:`release`.
         """
         found = release.remove_copies(self._site, resource)
-        if found.gone and resource.role == passages.PASSAGE:
+        if found.gone and resource.role == PASSAGE:
             self.repair([resource])
         return found
 

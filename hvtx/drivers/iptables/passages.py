@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from hvtx.drivers.iptables.judging import entry_of
 from hvtx.drivers.iptables.release import Site
 from hvtx.errors import Contended, HostRefused
@@ -14,8 +12,6 @@ from hvtx.model.mark import FAMILY
 from hvtx.model.resource import Resource
 from hvtx.rulesets.filter_ends import end_of, in_place
 from hvtx.rulesets.iptables_rules import rules_of
-
-PASSAGE = "passage"
 
 
 def put(site: Site, row: Resource) -> None:
@@ -52,10 +48,3 @@ def put(site: Site, row: Resource) -> None:
             f"the {tool} table {TABLE} changed although its lock was held",
             hint=f"some program writes rules without taking {xtlock.lock_path()}",
         )
-
-
-def of_passages(rows: Iterable[Resource]) -> tuple[list[Resource], list[Resource]]:
-    """The rows that are passages, and the others."""
-    every = list(rows)
-    own = [row for row in every if row.role == PASSAGE]
-    return own, [row for row in every if row.role != PASSAGE]

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hvtx.drivers.base import Host, stand_for
-from hvtx.drivers.nftables import passages, release, tables
+from hvtx.drivers.base import PASSAGE, Host, of_passages, stand_for
+from hvtx.drivers.nftables import release, tables
 from hvtx.drivers.nftables.judging import (
     counts_others,
     describe,
@@ -61,7 +61,7 @@ class NftablesDriver:
         ``{"elements": n}``
         for others. Raises Conflict (taken), HostRefused (tables gone, kernel), NotPermitted.
         """
-        accepting, resources = passages.of_passages(resources)
+        accepting, resources = of_passages(resources)
         bases = [row for row in resources if row.role == "base"]
         create_tables(
             self._session, [(row, family) for row in bases for family in families_of(row)]
@@ -85,7 +85,7 @@ class NftablesDriver:
             observed.setdefault(row.id, {"elements": 0})
         for row, _ in wanted:
             observed[row.id]["elements"] += 1
-        return observed | passages.put(self._session, accepting)
+        return observed | (_passages().put(self._session, accepting) if accepting else {})
 
     def _not_made(
         self, problem: BatchRefused, wanted: Sequence[tuple[Resource, SetElement]]
@@ -109,10 +109,10 @@ class NftablesDriver:
         """Remove what carries its row's mark: elements first, in one batch, base rows last."""
         outcomes: dict[int, Outcome] = {}
         rows = []
-        accepting, resources = passages.of_passages(resources)
+        accepting, resources = of_passages(resources)
         if accepting:
             ids = [row.id for row in accepting]
-            outcomes.update(guarded(ids, lambda: passages.taken(self._session, accepting)))
+            outcomes.update(guarded(ids, lambda: _passages().taken(self._session, accepting)))
         for row in resources:
             if row.role == IMPORTED:
                 outcomes[row.id] = self.remove(self.expected(row)[0])
@@ -142,8 +142,8 @@ class NftablesDriver:
 
         Elements cannot have copies. Raises nothing for a single item.
         """
-        if resource.role == passages.PASSAGE:
-            found = guarded([resource.id], lambda: passages.one_each(self._session, resource))
+        if resource.role == PASSAGE:
+            found = guarded([resource.id], lambda: _passages().one_each(self._session, resource))
             return found[resource.id]
         return release.remove_copies(self._session, resource)
 
@@ -159,8 +159,10 @@ class NftablesDriver:
 
         Returns what :meth:`create` returns. Raises Conflict where something else took the place.
         """
-        accepting, resources = passages.of_passages(resources)
-        observed: dict[int, dict[str, Any]] = passages.put(self._session, accepting)
+        accepting, resources = of_passages(resources)
+        observed: dict[int, dict[str, Any]] = {}
+        if accepting:
+            observed |= _passages().put(self._session, accepting)
         rows = []
         for row in resources:
             if row.role == "base":
@@ -205,8 +207,9 @@ class NftablesDriver:
         if resource.role == IMPORTED:
             spec = resource.spec
             return (Entry(BACKEND, parse_place(spec["place"]), spec["native"], resource.mark),)
-        if resource.role == passages.PASSAGE:
-            return passages.expected(resource)
+        if resource.role == PASSAGE:
+            expected: tuple[Entry, ...] = _passages().expected(resource)
+            return expected
         if resource.role != "base":
             mark = resource.mark
             return tuple(
@@ -283,3 +286,9 @@ class NftablesDriver:
             return self._session.consistently(lambda _: read(self._session), "the ruleset")
         except NoNftables:
             return ()
+
+
+def _passages() -> Any:
+    from hvtx.drivers.nftables import passages  # with the rules of iptables-nft: most have none
+
+    return passages

@@ -7,7 +7,7 @@ the table.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hvtx.drivers.nftables.ruleset import BACKEND
@@ -23,8 +23,6 @@ from hvtx.model.mark import FAMILY
 from hvtx.model.place import nft_place
 from hvtx.model.resource import GONE, Entry, Outcome, Resource
 from hvtx.rulesets.filter_ends import end_of, in_place
-
-PASSAGE = "passage"
 
 
 def expected(row: Resource) -> tuple[Entry, ...]:
@@ -103,10 +101,3 @@ def one_each(session: Session, row: Resource) -> Mapping[int, Outcome]:
     """Leave one of each of a row's rules, where it belongs."""
     put(session, [row])
     return {row.id: GONE}
-
-
-def of_passages(rows: Iterable[Resource]) -> tuple[list[Resource], list[Resource]]:
-    """The rows that are passages, and the others."""
-    every = list(rows)
-    own = [row for row in every if row.role == PASSAGE]
-    return own, [row for row in every if row.role != PASSAGE]

@@ -15,7 +15,6 @@ from hvtx.host.nfanswers import Rule, all_elements, translates, xt_comment
 from hvtx.host.nfnumbers import SET_ANONYMOUS
 from hvtx.host.nftshape import digest
 from hvtx.host.nfttext import render, renderer
-from hvtx.host.nfxt import words_of
 from hvtx.model.firewall import firewall_spec
 from hvtx.model.mark import FAMILY as MARKED
 from hvtx.model.place import nft_place
@@ -80,7 +79,7 @@ def rule_entries(session: Session, rules: Iterable[Rule]) -> Iterator[tuple[Rule
         if mark and rule.table.startswith("hvtx-"):
             yield rule, Entry(BACKEND, where, digest(rule), mark, rule.handle)
             continue
-        if mark and rule.comment is None and (words := words_of(rule)):
+        if mark and rule.comment is None and (words := _words_of(rule)):
             yield rule, Entry(BACKEND, where, words, mark, rule.handle)  # of a row `passage`
             continue
         nat = translates(rule.expressions)
@@ -159,3 +158,9 @@ def counted(session: Session, resources: Sequence[Resource]) -> dict[int, tuple[
         for (row, _), element in zip(wanted, there, strict=True)
         if element is not None and element.counted is not None and element.comment == row.mark
     }
+
+
+def _words_of(rule: Rule) -> str | None:
+    from hvtx.host.nfxt import words_of  # most hosts have no such rule
+
+    return words_of(rule)

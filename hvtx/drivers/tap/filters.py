@@ -8,13 +8,15 @@ Where its VM has a limit there is one more for each direction (:mod:`hvtx.host.r
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hvtx.host import checksum_filter, rate_filter
+from hvtx.host import checksum_filter
 from hvtx.host.links import Links
-from hvtx.host.rate_program import Rate
 from hvtx.model.resource import Resource, tap_spec
 from hvtx.rulesets.port_filter import port_program
+
+if TYPE_CHECKING:
+    from hvtx.host.rate_program import Rate
 
 program = checksum_filter.program
 
@@ -44,6 +46,8 @@ SIDES = ("in", "out")  # into the guest, and out of it
 
 def rates(limit: Mapping[str, int]) -> dict[str, Rate]:
     """The limits of a device by their direction, where there are any (pure)."""
+    from hvtx.host.rate_program import Rate
+
     found = {side: Rate(limit.get(side), limit.get(f"{side}-packets")) for side in SIDES}
     return {side: rate for side, rate in found.items() if any(rate)}
 
@@ -54,6 +58,8 @@ def limit(row: Resource) -> None:
     Each direction is held to the old limit, or to the new one, all along. Raises OSError,
     HostRefused, NotPermitted.
     """
+    from hvtx.host import rate_filter  # most devices have no limit
+
     wanted = rates(tap_spec(row).get("limit", {}))
     for side in SIDES:
         if side in wanted:
