@@ -70,10 +70,8 @@ def repair_service(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) -
     if seen.problem is not None:
         raise HvtxError(f"{seen.evidence[0]}: it is not ours to change", hint=damage.fix)
     if row.kind == Kind.PROCESS:
-        if network_service.is_dead(row):
-            network_service.renew(runtime, row)
-        else:  # it has joined groups of a device that is gone
-            network_service.start_again(runtime, row)
+        # one that lives has joined groups of a device that is gone
+        network_service.renew(runtime, row, always=not network_service.is_dead(row))
         return
     made_by(runtime.driver(driver_name(row)), [row])
     if not row.is_reservation:  # who was started in the directory that is gone reads none

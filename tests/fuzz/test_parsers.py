@@ -64,6 +64,7 @@ ASIDE = {
     "cli.vm._print_log": "replaces what is no text",
     "drivers.dnsmasq._words": "errors are replaced",
     "engine.forward": "addresses of our own",
+    "model.firewall.packed_digests": "digests of our own making",
     "planner.egress_flows._within": "addresses of either length, which conntrack's parser has cut",
     "rulesets.egress_boxes.range_of": "addresses of our own, read before by planner.egress_rules",
     "engine.uplink_checks": "addresses of our own",
