@@ -179,6 +179,25 @@ def show_resources(resources: Sequence[Resource]) -> None:
     default=None,
     help="Keep guests from each other, or not; while no VM is up in it.",
 )
+@click.option(
+    "--dhcp/--no-dhcp", default=None, help="Addresses, routes and names for guests, by dnsmasq."
+)
+@click.option("--uplink", metavar="IFNAME", help="Guests leave the host by this device only.")
+@click.option("--no-uplink", is_flag=True, help="Guests leave the host by any device.")
+@click.option(
+    "--source",
+    "sources",
+    multiple=True,
+    metavar="A",
+    help="Address of the host that guests have outside, in the place of all that are set;"
+    " at most one of each family.",
+)
+@click.option("--no-source", is_flag=True, help="Guests have the address of the device outside.")
+@click.option(
+    "--passage/--no-passage",
+    default=None,
+    help="Accept guest traffic where the default of another firewall drops it.",
+)
 @egress_changes
 @as_json
 @click.pass_context

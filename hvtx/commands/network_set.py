@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hvtx.engine import egress_base, exchange
-from hvtx.engine.network_build import ensure_networks, resolved_networks
+from hvtx.engine import egress_base, exchange, living_network, network_service
+from hvtx.engine.exits import refuse_exits
+from hvtx.engine.network_build import ensure_networks, resolved_networks, settle_accepts
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
 from hvtx.engine.vm_options import changed_policy
 from hvtx.errors import Conflict, UsageError
 from hvtx.model.policy import NO_POLICY, policy_words
-from hvtx.model.resource import Kind, Resource, State
+from hvtx.model.resource import Kind, Resource
 from hvtx.model.vm import Network
-from hvtx.planner import changes
-from hvtx.planner.scope import NetworkScope
+from hvtx.planner.exits import Exits, parse_exits
 from hvtx.store import records
 from hvtx.store.history import Event
 
 if TYPE_CHECKING:
     from hvtx.planner.egress_rules import PolicyChange
+
+_FIELDS = ("isolate", "policy", "dhcp", "uplink", "sources", "passage")
+_ACCEPTED = ("dhcp", "uplink", "passage")  # what others' filters are to accept follows from these
 
 
 class Changes(NamedTuple):
@@ -28,44 +31,94 @@ class Changes(NamedTuple):
 
     isolate: bool | None = None
     policy: PolicyChange | None = None
+    dhcp: bool | None = None
+    uplink: str | None = None
+    no_uplink: bool = False
+    sources: Sequence[str] = ()  # in the place of all that there are
+    no_source: bool = False
+    passage: bool | None = None
 
 
 def parse_changes(**wanted: Any) -> Changes:
-    """Check what can be checked without the network. Raises UsageError: nothing is wanted."""
+    """Check what can be checked without the network. Raises UsageError."""
     found = Changes(**wanted)
     if found == Changes():
         raise UsageError(
             "there is nothing to set", hint="for instance: hvtx network set lab --isolate"
         )
+    for option, given, off in (
+        ("uplink", found.uplink is not None, found.no_uplink),
+        ("source", bool(found.sources), found.no_source),
+    ):
+        if given and off:
+            raise UsageError(
+                f"--{option} and --no-{option} cannot be combined", hint="give one of them"
+            )
     return found
 
 
 def set_network(runtime: Runtime, name: str, wish: Changes) -> Network:
-    """Change a network; the network as it is then.
+    """Change a network, and what its guests that are up have of it; the network as it is then.
 
-    Raises NotFound, Conflict (VMs are up that hear of it only at their start), HostRefused (all is
-    as it was), Busy.
+    Raises UsageError (what does not go together), NotFound (the network, a device), Conflict (VMs
+    are up that hear of it only at their start; an address that is not the host's; a port that
+    somebody has), HostRefused (all is as it was), Busy.
     """
     runtime.enter()
-    runtime.lock("network", name)
-    runtime.lock("all", "networks")
+    with_guests = wish.dhcp is not None or bool(wish.sources) or wish.no_source
+    living_network.hold(runtime, name, guests=with_guests)
     scope = resolved_networks(runtime, all_networks(runtime))
     network = next((each for each in scope.networks.values() if each.name == name), None)
     if network is None:
         raise records.no_network(name, [each.name for each in scope.networks.values()])
-    given = {field: value for field, value in wish._asdict().items() if value is not None}
-    policy = changed_policy(network.policy, wish.policy)
-    wanted = network._replace(**{**given, "policy": policy})
+    wanted = _wanted(network, wish)
     if wanted == network:
         return network
-    if wanted.isolate != network.isolate:
-        with runtime.reading() as sql:
-            _refuse_isolation(network, records.resources_of_vms(sql), records.vm_names(sql))
+    _refuse(runtime.read, network, wanted, scope.networks.values())
     scope = ensure_networks(runtime, scope.of(network), "set", settle=False, resolved=True)
     ahead = scope._replace(networks={wanted.id: wanted})
-    scope = egress_base.ensure(runtime, NO_POLICY, ahead)._replace(networks={network.id: network})
-    exchange.exchange(runtime, _change(scope, network, wanted), network=name)
+    egress_base.ensure(runtime, NO_POLICY, ahead)
+    guests = living_network.guests_of(runtime, network) if with_guests else []
+    own = runtime.read(records.resources_of_network, network.id)
+    where = runtime.life.id, runtime.store.run_directory
+    exchange.exchange(
+        runtime,
+        exchange.Change(
+            living_network.difference(network, wanted, own, guests, *where),
+            lambda sql: records.set_network(sql, wanted),
+            lambda sql: records.set_network(sql, network),
+            [Event("changed", f"network {name}: {_words(network, wanted)}")],
+        ),
+        network=name,
+    )
+    if any(getattr(wanted, field) != getattr(network, field) for field in _ACCEPTED):
+        settle_accepts(runtime, all_networks(runtime), locked=True)
     return wanted
+
+
+def _wanted(network: Network, wish: Changes) -> Network:
+    """The network as it would be. Raises UsageError."""
+    given = {name: getattr(wish, name) for name in ("isolate", "dhcp", "passage")}
+    changed = {name: value for name, value in given.items() if value is not None}
+    exits = parse_exits(wish.uplink, wish.sources, families=network.families, nat=network.nat)
+    if exits.uplink is not None or wish.no_uplink:
+        changed["uplink"] = exits.uplink
+    if exits.sources or wish.no_source:
+        changed["sources"] = exits.sources
+    return network._replace(**changed, policy=changed_policy(network.policy, wish.policy))
+
+
+def _refuse(
+    read: Callable[..., Any], network: Network, wanted: Network, every: Iterable[Network]
+) -> None:
+    """Refuse what cannot be, before anything is changed."""
+    if wanted.isolate != network.isolate:
+        _refuse_isolation(network, read(records.resources_of_vms), read(records.vm_names))
+    uplink = wanted.uplink if wanted.uplink != network.uplink else None
+    sources = wanted.sources if wanted.sources != network.sources else ()
+    refuse_exits(Exits(uplink, sources), every)
+    if wanted.dhcp and not network.dhcp:
+        network_service.wanted("on", asked=True)
 
 
 def _refuse_isolation(network: Network, rows: Iterable[Resource], names: Mapping[str, str]) -> None:
@@ -89,26 +142,16 @@ def _refuse_isolation(network: Network, rows: Iterable[Resource], names: Mapping
 
 def field_words(field: str, value: Any) -> str:
     """A field with its value, as the history tells it."""
-    return f"egress {policy_words(value)}" if field == "policy" else f"{field} {value}".lower()
+    if field == "policy":
+        return f"egress {policy_words(value)}"
+    if field == "sources":
+        return f"source {' '.join(value) or 'none'}"
+    return f"{field} {str(value).lower() if field != 'uplink' else value or 'none'}"
 
 
-def _change(scope: NetworkScope, network: Network, wanted: Network) -> exchange.Change:
-    rows = [
-        row
-        for row in scope.rows
-        if row.network == network.id and (row.state, row.life) == (State.COMMITTED, scope.life)
-    ]
-    difference = changes.difference(
-        rows, changes.of_network(network, rows), changes.of_network(wanted, rows)
-    )
-    words = ", ".join(
+def _words(network: Network, wanted: Network) -> str:
+    return ", ".join(
         field_words(field, getattr(wanted, field))
-        for field in Changes._fields
+        for field in _FIELDS
         if getattr(wanted, field) != getattr(network, field)
-    )
-    return exchange.Change(
-        difference,
-        lambda sql: records.set_network(sql, wanted),
-        lambda sql: records.set_network(sql, network),
-        [Event("changed", f"network {network.name}: {words}")],
     )

@@ -129,10 +129,8 @@ def set_vm(runtime: Runtime, name: str, changes: Changes) -> VmScope:
     if not different:
         return scope
     events = [Event("changed", f"VM {name}: {_words(different)}", detail=different)]
-    if running and "limits" not in different:
+    if running and different.keys() != {"limits"}:
         return vm_change.change_running(runtime, scope, wanted, events)
-    if running and len(different) > 1:
-        raise _together(scope)
     vm_create.warn_of_disks(wanted.kernel, () if running else wanted.disks)
     new = [port for port in ports_of(wanted) if port not in set(ports_of(vm))]
     refuse_ports(runtime, new, families_of(wanted))
@@ -202,14 +200,6 @@ def _changed(vm: Vm, changes: Changes) -> Vm:
         wanted.disks if "disks" in given else (),
     )
     return wanted
-
-
-def _together(scope: VmScope) -> Conflict:
-    name = scope.vm.name
-    return Conflict(
-        f"VM {name!r} is {scope.state.value}: its limits and its ports do not change in one step",
-        hint=f"give --limit by itself: hvtx vm set {name} --limit …",
-    )
 
 
 def _differences(vm: Vm, wanted: Vm) -> dict[str, dict[str, Any]]:

@@ -20,7 +20,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hvtx.engine import effects, egress_flows, flows, lines, loopback, port_holders
+from hvtx.engine import (
+    effects,
+    egress_flows,
+    flows,
+    lines,
+    living_limits,
+    living_service,
+    loopback,
+    port_holders,
+)
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, begin
 from hvtx.engine.undo import attempt
@@ -29,6 +38,7 @@ from hvtx.host import descriptors, failpoint
 from hvtx.model.reason import Reason
 from hvtx.model.resource import (
     EXCHANGE,
+    FIREWALL_KINDS,
     FLOWS,
     GONE,
     HOLDER,
@@ -45,6 +55,7 @@ from hvtx.store import history, intents, records
 from hvtx.store.history import Event
 
 if TYPE_CHECKING:
+    from hvtx.drivers.base import DeviceDriver
     from hvtx.drivers.portholder import Held
 
 Record = Callable[[Any], None]  # puts into the store what a VM or network is, in a transaction
@@ -58,6 +69,8 @@ class Change(NamedTuple):
     before: Record  # the record as it was
     events: Sequence[Event] = ()
     held: Held | None = None  # sockets on ports that are published anew
+    devices: Sequence[Resource] = ()  # of a VM whose limits are changed, as they were
+    limited: Sequence[Resource] = ()  # the same, as they are to be
 
 
 def exchange(
@@ -73,9 +86,11 @@ def exchange(
     with begin(runtime, "set", vm=vm, network=network) as (sql, operation):
         leaving = _release(sql, operation, gone)
         change.record(sql)
+        _record_devices(sql, change.limited)
         made = _inheriting(sql, leaving, _intend(operation, sql, wanted))
     try:
         operation.raise_pending_interrupt()
+        _limit(runtime.devices, change.limited)
         made = _hold(operation, made, change.held)
         return _carry_through(operation, leaving, made, change.events, "done")
     except (Exception, KeyboardInterrupt) as problem:
@@ -188,10 +203,21 @@ def _carry_through(
 
 
 def _act(
-    operation: Operation, gone: Sequence[Resource], made: Sequence[Resource]
+    operation: Operation,
+    gone: Sequence[Resource],
+    made: Sequence[Resource],
+    *,
+    again: bool = False,
 ) -> dict[int, Mapping[str, Any]]:
-    """Exchange the objects; what is to be known of each row of ``made``, without ``EXCHANGE``."""
-    read = effects.exchange(operation, gone, made)
+    """Exchange the objects; what is to be known of each row of ``made``, without ``EXCHANGE``.
+
+    ``again``: somebody was interrupted at it.
+    """
+    rules = [[row for row in rows if row.kind in FIREWALL_KINDS] for rows in (gone, made)]
+    parts = [[row for row in rows if row.kind not in FIREWALL_KINDS] for rows in (gone, made)]
+    read = effects.exchange(operation, *rules)
+    if any(parts):
+        read |= living_service.exchange(operation, *parts, again=again)
     observed: dict[int, Mapping[str, Any]] = {
         row.id: {**_without(row.observed), **read.get(row.id, {})} for row in made
     }
@@ -203,10 +229,11 @@ def _act(
 
 def _end(operation: Operation, gone: Sequence[Resource]) -> Outcome | None:
     """End what came by what is gone, and let go of its ports; None, or what may still flow."""
-    left = flows.end_taken(gone, _staying(operation, gone))
+    ports = [row for row in gone if row.kind == Kind.PUBLISH]
+    left = flows.end_taken(ports, _staying(operation, ports))
     if left is not None:
         return left
-    vms = {row.vm for row in gone if row.vm}
+    vms = {row.vm for row in ports if row.vm}
     for vm in sorted(vms):
         own = [row for row in gone if row.vm == vm]
         name = operation.runtime.read(records.vm_name, vm) or ""
@@ -256,11 +283,25 @@ def _take_back(
     failpoint.reach("undoing")
     with runtime.store.transaction() as sql:
         change.before(sql)
+        _record_devices(sql, change.devices)
         taken = intents.release(sql, _as_on_record(sql, made), operation.id)
         back = _intend(operation, sql, [_again(row) for row in gone])
         back = _inheriting(sql, gone, back)
+    _limit(runtime.devices, change.devices)
     _carry_through(operation, [*gone, *taken], back, (), "undone")
     return ""
+
+
+def _record_devices(sql: Any, devices: Sequence[Resource]) -> None:
+    for row in devices:
+        intents.record_spec(sql, row.id, row.spec)
+
+
+def _limit(driver: Callable[[], DeviceDriver], devices: Sequence[Resource]) -> None:
+    """Hold devices to their rows, each to the old limit or to the new one all along."""
+    if devices:
+        living_limits.hold(driver(), devices)
+        failpoint.reach("acted:limit")
 
 
 def _as_on_record(sql: Any, rows: Sequence[Resource]) -> list[Resource]:
@@ -288,7 +329,8 @@ def carry_on(operation: Operation, rows: Sequence[Resource]) -> Outcome:
     made = [row for row in own if row.state == State.INTENDED]
     try:
         port_holders.end_passing(made)
-        observed = _act(operation, gone, made)
+        _limit(runtime.devices, _limited(runtime.read, own, runtime.life.id))
+        observed = _act(operation, gone, made, again=True)
         left = egress_flows.end_refused(runtime, [*gone, *made]) or _end(operation, gone)
         observed |= _holders(operation, made, observed)
     except (HvtxError, OSError) as problem:
@@ -309,6 +351,18 @@ def carry_on(operation: Operation, rows: Sequence[Resource]) -> Outcome:
         if left is None:
             intents.end(sql, first.operation, "done", history.now())
     return GONE if left is None else left
+
+
+def _limited(read: Callable[..., Any], own: Sequence[Resource], life: int) -> list[Resource]:
+    """The devices of the VM that an interrupted change is of: its limits may have changed, too.
+
+    Those of a network's change are of a network as well, or of several VMs, whose limits stay.
+    """
+    vms = {row.vm for row in own}
+    vm = vms.pop()
+    if vms or vm is None:
+        return []
+    return living_limits.devices_of(read(records.resources_of_vm, vm), life)
 
 
 def _holders(

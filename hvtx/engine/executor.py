@@ -145,10 +145,31 @@ class _Executor:
         for n, row in own.items():
             by_operation.setdefault(row.operation, []).append(n)
         results: Results = {}
-        for numbers in by_operation.values():
-            outcome = exchange.carry_on(self.operation, [own[n] for n in numbers])
-            results |= dict.fromkeys(numbers, result_of(outcome))
+        for interrupted, numbers in by_operation.items():
+            with self._whole_locked(interrupted) as free:
+                if free:
+                    outcome = exchange.carry_on(self.operation, [own[n] for n in numbers])
+                    results |= dict.fromkeys(numbers, result_of(outcome))
+                else:
+                    results |= dict.fromkeys(numbers, _VM_BUSY)
         return results
+
+    @contextmanager
+    def _whole_locked(self, interrupted: int) -> Iterator[bool]:
+        """Hold all that an interrupted change is of; False where others hold some of it."""
+        with self.runtime.reading() as sql:
+            rows = [r for r in records.unsettled_resources(sql) if r.operation == interrupted]
+            vms = {records.vm_name(sql, row.vm) for row in rows if row.vm}
+        of_networks = any(row.vm is None for row in rows)
+        if of_networks and not self.runtime.try_lock("all", "networks"):
+            yield False
+            return
+        try:
+            with self._locked(vms) as busy:
+                yield not busy
+        finally:
+            if of_networks:
+                self.runtime.unlock("all", "networks")
 
     def _end_flows(self, own: Mapping[int, Resource]) -> Results:
         return dict.fromkeys(own, result_of(flows.end_past(self.operation, list(own.values()))))

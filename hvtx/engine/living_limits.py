@@ -58,17 +58,18 @@ def change(operation: Operation, before: Vm, old: Sequence[Resource], limits: Li
     driver = operation.runtime.devices()
     try:
         operation.raise_pending_interrupt()
-        _hold(driver, [with_limits(row, limits) for row in old])
+        hold(driver, [with_limits(row, limits) for row in old])
         failpoint.reach("acted:limit")
     except (Exception, KeyboardInterrupt):
-        _hold(driver, old)
+        hold(driver, old)
         back = Event("changed", f"VM {before.name}: its limits are as they were", reason="undone")
         operation.end("undone", events=[back], then=lambda sql: record(sql, before, old))
         raise
     operation.end("done")
 
 
-def _hold(driver: DeviceDriver, devices: Sequence[Resource]) -> None:
+def hold(driver: DeviceDriver, devices: Sequence[Resource]) -> None:
+    """Hold devices to the limits of their rows. Raises HostRefused, NotPermitted."""
     try:
         driver.limit(devices)
     except OSError as problem:
@@ -98,7 +99,7 @@ def unsettled(interrupted: Iterable[Interrupted], settle: Callable[[str], bool])
 
 def settled(driver: DeviceDriver, devices: Sequence[Resource]) -> bool:
     """Hold devices to the limits of their rows. Raises HostRefused, NotPermitted."""
-    _hold(driver, devices)
+    hold(driver, devices)
     return True
 
 

@@ -14,11 +14,12 @@ from typing import Any
 
 from hvtx.drivers.vm_process.scope import enter_scope
 from hvtx.engine import autostart, effects, notice
+from hvtx.engine.network_build import resolved_networks
 from hvtx.engine.registry import driver_name
 from hvtx.engine.runtime import Runtime, Settings
-from hvtx.engine.scope import networks_now
+from hvtx.engine.scope import all_networks, networks_now
 from hvtx.engine.transaction import Operation, begin
-from hvtx.engine.undo import take_down, undo
+from hvtx.engine.undo import undo
 from hvtx.errors import Conflict, HostRefused, HvtxError
 from hvtx.host import dnsmasq, forgotten, portowner, procfs
 from hvtx.host.files import is_there
@@ -27,6 +28,7 @@ from hvtx.model.resource import (
     Resource,
     State,
     file_spec,
+    is_changing,
     process_observed,
     reservation_spec,
     service_spec,
@@ -115,6 +117,13 @@ def ensure(runtime: Runtime, scope: NetworkScope) -> None:
     """
     if autostart.starts_vms():
         return
+    if is_changing(row for row in scope.rows if row.network in scope.networks):
+        runtime.lock("all", "networks")  # a change of theirs was interrupted: it is carried through
+        try:
+            only = scope.networks.keys()
+            scope = resolved_networks(runtime, all_networks(runtime, only), only)
+        finally:
+            runtime.unlock("all", "networks")
     for row in scope.services():
         network = scope.networks.get(row.network or "")
         if network is None:
@@ -301,58 +310,4 @@ def _start_again(runtime: Runtime, row: Resource) -> None:
         driver.open([fresh])
     except BaseException:
         effects.released_by(driver, [fresh])
-        raise
-
-
-def switch(runtime: Runtime, network: Network, *, on: bool) -> None:
-    """Give a network that is up a service, or take it away, as one operation.
-
-    The caller holds the locks of the network, of all networks, and of every VM in it that runs:
-    these get reservations, or lose them. What guests were told stays with them until their lease
-    ends. Raises HostRefused (undone), Conflict.
-    """
-    if network.dhcp == on:
-        return
-    if on:
-        _switch_on(runtime, network._replace(dhcp=True))
-        return
-    with runtime.reading() as sql:
-        rows = [r for r in records.resources(sql) if r.network == network.id and is_part(r)]
-    with begin(runtime, "set", network=network.name) as (sql, operation):
-        records.set_network(sql, network._replace(dhcp=False))
-    take_down(operation, rows, reason="set")
-
-
-def is_part(row: Resource) -> bool:
-    """Whether a row of a network, or of a VM in one, belongs to the service."""
-    return row.is_service or row.is_reservation or (row.kind == Kind.FILE and row.vm is None)
-
-
-def _switch_on(runtime: Runtime, network: Network) -> None:
-    wanted("on", asked=True)
-    runs = runtime.store.run_directory
-    with runtime.reading() as sql:
-        vms = {vm.id: vm for vm in records.vms(sql)}
-        up = {r.vm for r in records.resources_of_kind(sql, Kind.TAP) if r.network == network.id}
-    guests = [
-        (vm.id, want)
-        for vm in vms.values()
-        if vm.id in up
-        for interface in vm.interfaces
-        if interface.network == network.id
-        for want in service.want_reservation(vm.id, vm.name, interface, network, runs)
-    ]
-    with begin(runtime, "set", network=network.name) as (sql, operation):
-        records.set_network(sql, network)
-        rows = operation.intend(sql, service.want_service(network, runs), network=network.id)
-        for vm, want in guests:
-            rows += operation.intend(sql, [want], vm=vm, network=network.id)
-    try:
-        observed = effects.create(operation, rows)
-        rows = go_on(operation, rows, observed)
-        operation.commit(rows, observed)
-    except (Exception, KeyboardInterrupt) as problem:
-        if not operation.committed:
-            back = network._replace(dhcp=False)
-            undo(operation, rows, gone=lambda sql: records.set_network(sql, back)).tell(problem)
         raise

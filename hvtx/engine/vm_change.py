@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hvtx.engine import egress_base, exchange, privileges
+from hvtx.engine import egress_base, exchange, living_limits, privileges
 from hvtx.engine.network_build import ensure_networks
 from hvtx.engine.peer_ports import holding_ports
 from hvtx.engine.resolve import resolve
@@ -70,8 +70,16 @@ def change_running(
     )
     fresh = _fresh(vm, wanted)
     with holding_ports(runtime, fresh, families_of(wanted)) as held:
+        old = living_limits.devices_of(scope.rows, runtime.life.id)
+        devices = old if wanted.limits != vm.limits else []
         change = exchange.Change(
-            difference, record_of(wanted, vm), record_of(vm, wanted), events, held
+            difference,
+            record_of(wanted, vm),
+            record_of(vm, wanted),
+            events,
+            held,
+            devices,
+            [living_limits.with_limits(row, wanted.limits) for row in devices],
         )
         exchange.exchange(runtime, change, vm=vm.name)
     return vm_scope(runtime, vm.name)

@@ -267,6 +267,19 @@ def _backup_file() -> Path:
     return Path(os.environ["HVTX_CONFIG"]).with_name("backup.db")
 
 
+def _running_with_dhcp(hvtx: Program) -> None:
+    _network_with_dhcp(hvtx)
+    hvtx(*CREATE, *SLEEP)
+    hvtx("vm", "start", "web")
+
+
+def _running_beside_exits(hvtx: Program) -> None:
+    """A host with another device and an address by which guests could leave it."""
+    lab.run("ip", "link", "add", "mybr0", "address", "02:00:00:00:01:01", "type", "bridge")
+    lab.run("ip", "addr", "add", "203.0.113.7/32", "dev", "mybr0")
+    _running(hvtx)
+
+
 COMMANDS = {
     "network create": Command(NETWORK, lambda hvtx: None),
     "network create --dhcp": Command((*NETWORK, "--dhcp"), lambda hvtx: None),
@@ -274,6 +287,16 @@ COMMANDS = {
     "vm start, dhcp": Command(("vm", "start", "web"), _created_with_dhcp),
     "network rm": Command(("network", "rm", "net"), _network),
     "network set": Command(("network", "set", "net", "--isolate"), _network),
+    "network set --dhcp, running": Command(
+        ("network", "set", "net", "--dhcp", "--allow", "192.0.2.1"), _once_limited
+    ),
+    "network set --no-dhcp, running": Command(
+        ("network", "set", "net", "--no-dhcp"), _running_with_dhcp
+    ),
+    "network set, exits": Command(
+        ("network", "set", "net", "--uplink", "mybr0", "--source", "203.0.113.7", "--no-passage"),
+        _running_beside_exits,
+    ),
     "network create, a policy": Command(NETWORK, _policy, "collects"),
     "network rm, a policy": Command(("network", "rm", "net"), _network_beside_policy),
     "vm create": Command((*CREATE, *SLEEP), _network),
@@ -306,6 +329,13 @@ COMMANDS = {
     ),
     "vm set --limit, running": Command(
         ("vm", "set", "web", "--limit", "in=5mbit,out-packets=100"), _running
+    ),
+    "vm set, all that can be": Command(
+        (
+            *("vm", "set", "web", "--limit", "in=5mbit,out-packets=100", "--egress", "internet"),
+            *("--unpublish", "8090", "-p", "9090:90"),
+        ),
+        _once_limited,
     ),
     "vm set, egress": Command(
         ("vm", "set", "web", "--egress", "internet", "--allow", "192.0.2.1:443"), _once_limited

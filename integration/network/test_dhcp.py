@@ -19,9 +19,6 @@ from typing import Any
 
 import pytest
 
-from hvtx.engine import network_service
-from hvtx.engine.runtime import Runtime, Settings
-from hvtx.store import records
 from integration import lab
 from integration.boot.test_reboots import Booted, forget_everything
 from integration.lab.program import Forked, Program, preload
@@ -567,30 +564,99 @@ def test_a_network_comes_up_without_it_after_a_reboot_where_it_must(one: Program
 # -- on and off while guests run -------------------------------------------------------------------
 
 
-def test_it_is_switched_on_and_off_under_guests(one: Program) -> None:
+def test_it_is_switched_on_and_off_under_guests(hvtx: Program) -> None:
+    """As one operation; who is up is told its own address, and of what it has nothing else moves."""
+    network(hvtx, *BOTH, "--no-dhcp")
+    web = start(hvtx, "web")
+    hvtx("vm", "create", "down", "--network", "net", "--", "sleep", "600")
+    assert web.does("four", "eth0") is None
+    before = own(hvtx)
+    shown = hvtx("network", "set", "net", "--dhcp", "--json").json()
+    assert shown["dhcp"] is True
+    assert web.does("four", "eth0")["address"] == web.ipv4
+    web.link()
+    assert web.does("six", "eth0")["addresses"] == [web.ipv6]
+    more = own(hvtx).items() - before.items()
+    assert [key.split()[0] for key, _ in more] == ["file"]
+    assert own(hvtx).items() >= before.items()
+    told = hvtx("log", "-n", "50", "--json").json()["entries"]
+    [event] = [e for e in told if e["message"] == "network net: dhcp true"]
+    made = [e["kind"] for e in told if e["operation"] == event["operation"] and e["kind"]]
+    assert sorted(made) == ["file", "file", "process"]
+    assert hvtx.is_clean()
+    assert hvtx("repair", "--json").json()["repaired"] == []
+    later = start(hvtx, "later")
+    assert later.does("four", "eth0")["address"] == later.ipv4
+    hvtx("network", "set", "net", "--no-dhcp")
+    assert services() == []
+    assert hvtx("network", "show", "net", "--json").json()["dhcp"] is False
+    assert web.does("four", "eth0") is None
+    assert own(hvtx) == before
+    assert hvtx.is_clean()
+    assert hvtx("repair", "--json").json()["repaired"] == []
+    hvtx("network", "set", "net", "--dhcp")
+    hvtx("vm", "stop", "web", "--force")
+    assert later.does("four", "eth0")["address"] == later.ipv4
+    assert hvtx.is_clean()
+
+
+def own(program: Program) -> dict[str, str]:
+    """The marks of what the VM has, and of what its network has beside a service."""
+    found = program.vm("web")["resources"]
+    return {f"{one['kind']} {one['key']}": one["mark"] for one in found}
+
+
+def test_a_service_that_cannot_be_had_is_refused_under_guests(one: Program) -> None:
+    """The network, its guest and the record are as they were."""
+    network(one, *BOTH, "--no-dhcp")
+    start(one, "web")
+    before, marks = one("network", "show", "net", "--json").out, own(one)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as theirs:
+        theirs.bind(("0.0.0.0", 67))
+        assert "67/udp" in one("network", "set", "net", "--dhcp", code=4).err
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as theirs:
+        theirs.bind(("10.77.0.1", 53))  # which is met only when it starts
+        one("network", "set", "net", "--dhcp", "--egress", "none", code=6)
+    assert one("network", "show", "net", "--json").out == before
+    assert own(one) == marks
+    assert services() == []
+    assert one.is_clean()
+    one("network", "set", "net", "--dhcp", "--egress", "none")
+    assert len(services()) == 1
+    shown = one("network", "show", "net", "--json").json()
+    assert (shown["dhcp"], shown["egress"]["mode"]) == (True, "none")
+    assert one.is_clean()
+
+
+@pytest.mark.parametrize("point", ["intended", "ended:service", "acted:file"])
+def test_a_start_carries_an_interrupted_switch_through(one: Program, point: str) -> None:
+    """Who comes next is served, and so is who ran all along."""
     network(one, *BOTH, "--no-dhcp")
     web = start(one, "web")
-    assert web.does("four", "eth0") is None
-    switch(on=True)
-    assert one("network", "show", "net", "--json").json()["dhcp"] is True
+    killed = {"HVTX_FAILPOINT": f"{point}:kill"}
+    one("network", "set", "net", "--dhcp", code=-signal.SIGKILL, **killed)
+    later = start(one, "later")
+    for guest in (web, later):
+        assert guest.does("four", "eth0")["address"] == guest.ipv4
+    assert len(services()) == 1
+    assert one.is_clean()
+    one("network", "set", "net", "--no-dhcp", code=-signal.SIGKILL, HVTX_FAILPOINT="intended:kill")
+    one("network", "set", "net", "--no-dhcp")
+    assert services() == []
+    assert one.is_clean()
+
+
+def test_a_guest_of_two_networks_has_a_reservation_in_each_that_serves(one: Program) -> None:
+    """What is switched in one leaves the other alone."""
+    network(one, *BOTH, "--no-dhcp")
+    network(one, "--subnet", "10.78.0.0/24", "--dhcp", name="other")
+    web = start(one, "web", "--network", "other")
+    assert web.does("four", "eth1")["address"].startswith("10.78.0.")
+    before = own(one)
+    one("network", "set", "net", "--dhcp")
+    assert web.does("four", "eth0")["address"] == web.ipv4
+    assert own(one).items() >= before.items()
+    one("network", "set", "other", "--no-dhcp")
+    assert web.does("four", "eth1") is None
     assert web.does("four", "eth0")["address"] == web.ipv4
     assert one.is_clean()
-    switch(on=False)
-    assert services() == []
-    assert one("network", "show", "net", "--json").json()["dhcp"] is False
-    assert web.does("four", "eth0") is None
-    assert one.is_clean()
-    assert one("repair", "--json").json()["repaired"] == []
-
-
-def switch(*, on: bool) -> None:
-    """What `network set` does, in this process."""
-    settings = Settings(
-        state_directory=os.environ["HVTX_STATE_DIR"], run_directory=os.environ["HVTX_RUN_DIR"]
-    )
-    with closing(Runtime(settings, writable=True)) as runtime:
-        runtime.enter()
-        runtime.lock("vm", "web")
-        runtime.lock("network", "net")
-        runtime.lock("all", "networks")
-        network_service.switch(runtime, runtime.read(records.get_network, "net"), on=on)

@@ -228,6 +228,40 @@ def test_a_network_that_wants_no_passage_gets_none(host: Host, variant: str) -> 
     host.leave()
 
 
+@pytest.mark.parametrize("host", FIREWALLS, indirect=True)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_accepts_come_and_go_with_what_is_set(host: Host, variant: str) -> None:
+    """Under guests that run: asked for or not, by which device they leave, what they ask the host.
+
+    With legacy tables and the iptables backend FORWARD has hvtx's own way, for all networks.
+    """
+
+    def accepted() -> list[str]:
+        return [line for line in marked(variant, "INPUT") if "ACCEPT" in line]
+
+    ipt(variant, "-P FORWARD DROP\n-A INPUT -i lo -j ACCEPT\n-P INPUT DROP")
+    host.start("--no-passage")
+    assert "out" not in host.passing()
+    assert not accepted()
+    host.hvtx("network", "set", "net", "--passage")
+    until(lambda: host.passing() == ALL, "some of it does not pass")
+    before = accepted()
+    assert not [line for line in before if "67" in line]
+    host.hvtx("network", "set", "net", "--dhcp")
+    assert [line for line in accepted() if "67" in line]
+    host.hvtx("network", "set", "net", "--no-dhcp", "--uplink", "uplink")
+    assert len(accepted()) == len(before)
+    until(lambda: host.passing() == ALL, "some of it does not pass")
+    assert host.hvtx("repair", "--json").json()["repaired"] == []
+    assert host.hvtx.is_clean()
+    host.hvtx("network", "set", "net", "--no-passage")
+    assert "out" not in host.passing()
+    assert not accepted()
+    assert not [line for line in marked(variant) if "hvnet" in line]
+    assert host.hvtx.is_clean()
+    host.leave()
+
+
 @pytest.mark.parametrize("host", ["nftables"], indirect=True)
 def test_another_way_to_the_world_is_met(host: Host) -> None:
     """A device that comes later is in the accepts after the next start or repair."""

@@ -223,6 +223,46 @@ def test_a_change_that_is_killed_is_carried_through(
     assert hvtx.is_clean()
 
 
+@pytest.mark.parametrize("point", ["", "intended", "acted:limit", "let-go"])
+def test_limits_change_with_ports_and_egress_in_one_command(
+    hvtx: Program, world: lab.Namespace, point: str
+) -> None:
+    """Killed anywhere it is carried through; what is refused leaves all of it as it was."""
+    hvtx("network", "create", "net", "--subnet", "10.77.0.0/24", "--egress", "internet")
+    own = ("--limit", "out=1mbit", "-p", "8080:80")
+    hvtx("vm", "run", "web", "--network", "net", *own, "--", "sleep", "600")
+    hvtx("vm", "run", "two", "--network", "net", "-p", "7070:70", "--", "sleep", "600")
+    device = hvtx.vm("web")["interfaces"][0]["device"]
+
+    def seen() -> str:
+        return lab.run("tc", "filter", "show", "dev", device, "ingress")
+
+    before = hvtx.vm("web")
+    hvtx("vm", "set", "web", "--limit", "out=3mbit", "-p", "7070:71", code=4)
+    nft = lab.run("nft", "list", "tables")
+    assert hvtx.vm("web") == before
+    assert "hvtx-rate 1000000bit" in seen()
+    assert lab.run("nft", "list", "tables") == nft
+    wish = ("--limit", "out=2mbit", "--unpublish", "8080", "-p", "9090:90", "--egress", "none")
+    if point:
+        killed = {"HVTX_FAILPOINT": f"{point}:kill"}
+        hvtx("vm", "set", "web", *wish, code=-signal.SIGKILL, **killed)
+        hvtx("recover")
+    else:
+        hvtx("vm", "set", "web", *wish)
+        [line] = [one for one in hvtx("log").out.splitlines() if "VM web:" in one]
+        for word in ("limits", "egress none", "unpublished 8080", "published 9090"):
+            assert word in line
+    now = hvtx.vm("web")
+    assert now["limit"] == {"out": 2 * 10**6}
+    assert now["interfaces"][0]["egress"]["mode"] == "none"
+    assert [port["host_port"] for port in now["interfaces"][0]["publish"]] == [9090]
+    assert "hvtx-rate 2000000bit" in seen()
+    assert hvtx("intents", "--json").json()["operations"] == []
+    assert hvtx("repair", "--json").json()["repaired"] == []
+    assert hvtx.is_clean()
+
+
 @pytest.mark.parametrize(
     ("given", "code"),
     [("in=0", 2), ("in=1mbyte", 2), ("", 2), ("in-packets=0", 2), ("up=1mbit", 2)],

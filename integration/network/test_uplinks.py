@@ -283,6 +283,115 @@ def test_guests_have_the_source_address_outside(
         assert seen[0] == TUNNEL_HOST[family]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_uplink_of_guests_that_run_is_changed(
+    hvtx: Program, world: lab.Namespace, tunnel: lab.Namespace, family: int
+) -> None:
+    """What flows by another device ends at once; afterwards it is as if there had been none."""
+    hvtx(*NETWORK)
+    guest = Guest(hvtx, "web", "net")
+    own = marks(hvtx)
+    with bound(world, family) as there, bound(tunnel, family) as elsewhere:
+        guest.sends(family, TUNNEL[family], b"free")
+        sender = heard(elsewhere, b"free")
+        assert sender is not None
+        shown = hvtx("network", "set", "net", "--uplink", "uplink", "--json").json()
+        assert shown["uplink"] == "uplink"
+        guest.sends(family, TUNNEL[family], b"held")
+        guest.sends(family, WORLD[family], b"to the world")
+        assert heard(there, b"to the world")
+        assert nothing(elsewhere, b"held")
+        hvtx("network", "set", "net", "--uplink", "other")
+        guest.sends(family, WORLD[family], b"by the former")
+        guest.sends(family, TUNNEL[family], b"by the latter")
+        assert heard(elsewhere, b"by the latter")
+        assert nothing(there, b"by the former")
+        hvtx("network", "set", "net", "--no-uplink")
+        guest.sends(family, WORLD[family], b"free again")
+        assert heard(there, b"free again")
+    assert hvtx("network", "show", "net", "--json").json()["uplink"] is None
+    assert marks(hvtx) == own
+    assert hvtx.is_clean()
+    assert "network net: uplink none" in hvtx("log").out
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_source_of_guests_that_run_is_changed(
+    hvtx: Program, world: lab.Namespace, family: int
+) -> None:
+    """New flows have the new address; what is established goes on with the one that it has."""
+    for address, length in ((SOURCE[4], 24), (SOURCE[6], 64)):
+        # one that is deprecated is not masqueraded with, whichever came last
+        other = ("nodad", "preferred_lft", "0") if ":" in address else ()
+        lab.run("ip", "addr", "add", f"{address}/{length}", "dev", "uplink", *other)
+    hvtx(*NETWORK)
+    guest = Guest(hvtx, "web", "net", "-p", f"9000:{PORT}/udp")
+    hvtx("vm", "create", "down", "--network", "net", "--", "sleep", "600")
+    own = marks(hvtx)
+
+    def outside(port: int) -> tuple[str, int]:
+        """Who the guest is outside, by a flow that is new."""
+        words = f"from {port}".encode()
+        packet = (udp4 if family == 4 else udp6)(
+            guest.own[family], WORLD[family], (port, PORT), words
+        )
+        kind = IP4 if family == 4 else IP6
+        os.write(guest.device, NO_GSO + bare(guest.mac, guest.gateway, kind, packet))
+        sender = heard(there, words)
+        assert sender is not None
+        return sender
+
+    with bound(world, family) as there:
+        first = outside(1001)
+        assert first[0] == (HOST4 if family == 4 else lab.HOST6)
+        hvtx("network", "set", "net", "--source", SOURCE[4], "--source", SOURCE[6])
+        assert outside(1002)[0] == SOURCE[family]
+        there.sendto(b"an answer", first)
+        assert guest.hears(b"an answer")
+        changed = {key for key, mark in marks(hvtx).items() if own[key] != mark}
+        assert changed == {f"masquerade {address}" for address in guest.own.values()}
+        assert hvtx.is_clean()
+        assert hvtx("repair", "--json").json()["repaired"] == []
+        hvtx("network", "set", "net", "--source", SOURCE[6 if family == 4 else 4])
+        assert outside(1003)[0] == (HOST4 if family == 4 else lab.HOST6)
+        shown = hvtx("network", "set", "net", "--no-source", "--json").json()
+        assert shown["source"] == []
+        assert outside(1004)[0] == (HOST4 if family == 4 else lab.HOST6)
+    hvtx("vm", "start", "down")
+    hvtx("vm", "stop", "down", "--force")
+    assert hvtx.is_clean()
+
+
+def marks(hvtx: Program) -> dict[str, str]:
+    """The marks of what the VM has."""
+    found = hvtx.vm("web")["resources"]
+    return {f"{one['kind']} {one['key']}": one["mark"] for one in found}
+
+
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [
+        (("--uplink", "nowhere"), 3), (("--uplink", "lo"), 2), (("--uplink", ""), 2),
+        (("--uplink", "hvfirst"), 4), (("--uplink", "uplink", "--no-uplink"), 2),
+        (("--source", "x"), 2), (("--source", "203.0.113.99"), 4), (("--source", "10.79.0.1"), 4),
+        (("--source", HOST4, "--source", HOST4), 2), (("--source", HOST4, "--no-source"), 2),
+        (("--isolate", "--uplink", "uplink"), 4), (("--source", HOST4, "--uplink", "nowhere"), 3),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_changes_no_network(hvtx: Program, more: tuple[str, ...], code: int) -> None:
+    hvtx("network", "create", "first", "--subnet", "10.79.0.0/24", "--bridge", "hvfirst")
+    hvtx(*NETWORK)
+    hvtx("vm", "create", "web", "--network", "net", "--hypervisor", "external")
+    hvtx("vm", "start", "web")
+    before, shown = lab.dump(), hvtx("network", "show", "net", "--json").out
+    assert "hint:" in hvtx("network", "set", "net", *more, code=code).err
+    assert not lab.difference(before, lab.dump())
+    assert hvtx("network", "show", "net", "--json").out == shown
+    routed = ("network", "set", "routed", "--source", HOST4)
+    hvtx("network", "create", "routed", "--subnet", "10.80.0.0/24", "--no-nat")
+    hvtx(*routed, code=2)
+
+
 def test_doctor_names_what_is_gone(hvtx: Program, tunnel: lab.Namespace) -> None:
     """Nothing is told while all is there, and of devices that come back."""
 

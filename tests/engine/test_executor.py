@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from hvtx.engine import executor
+from hvtx.engine import exchange, executor
 from hvtx.engine.executor import execute
 from hvtx.model.plan import DONE, Action, Item, ItemResult, Plan, Result
 from hvtx.model.reason import Reason
@@ -36,6 +37,10 @@ class FakeOperation:
 
     def unlock(self, _: str, name: str) -> None:
         self.said.append(f"unlock {name}")
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        yield None
 
     def complete(self, rows: Sequence[Resource]) -> int:
         self.said.append(("commit", [row.id for row in rows]))
@@ -179,3 +184,25 @@ def test_equal_items_have_each_their_own_result() -> None:
     operation = FakeOperation()
     done = carried(operation, [unrecorded("a"), unrecorded("a")], lambda *_: next(results))
     assert [outcome for outcome, _ in done] == [Result.DONE, Result.SKIPPED]
+
+
+@pytest.mark.parametrize("busy", ["", "other", "networks"])
+def test_a_change_is_carried_on_under_the_locks_of_all_that_it_is_of(
+    monkeypatch: pytest.MonkeyPatch, busy: str
+) -> None:
+    """Its rows of another VM and of a network may be no part of the plan."""
+    rows = [row(1, state=State.INTENDED), row(2, "other", State.INTENDED), row(3, None)]
+    operation = FakeOperation(rows[:1], busy=[busy])
+    monkeypatch.setattr(executor.records, "unsettled_resources", lambda _: rows)
+    monkeypatch.setattr(executor.records, "vm_name", lambda _, vm: vm)
+    monkeypatch.setattr(exchange, "carry_on", lambda own, _: own.said.append("carried") or GONE)
+    planned = item(1, Reason.CHANGE_INTERRUPTED, action=Action.COMMIT, state=State.INTENDED)
+    [(outcome, message)] = carried(operation, [planned], recorded=True)
+    said = [word for word in operation.said if isinstance(word, str)]
+    assert outcome is (Result.SKIPPED if busy else Result.DONE), (message, operation.said)
+    assert ("carried" in said) is not bool(busy)
+    if not busy:
+        before = said[: said.index("carried")]
+        assert {"lock web", "lock other", "lock networks"} <= set(before)
+        assert not [word for word in before if word.startswith("unlock")]
+        assert said.count("lock web") == said.count("unlock web")

@@ -1,0 +1,66 @@
+"""A network's service under guests that run: its part of a change (:mod:`hvtx.engine.exchange`).
+
+What belongs to a service cannot be exchanged in one batch: what goes is ended, then what comes is
+made and started. A guest that asks in between asks again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hvtx.engine import autostart, effects, network_service
+from hvtx.errors import HostRefused
+from hvtx.host import failpoint
+from hvtx.model.resource import Resource
+from hvtx.model.vm import Network, Vm
+from hvtx.planner import service
+from hvtx.planner.changes import Wanted
+
+if TYPE_CHECKING:
+    from hvtx.engine.transaction import Operation
+
+
+def of_network(network: Network, guests: Iterable[Vm], run_directory: str) -> list[Wanted]:
+    """What the service of a network is made of, with the reservations of ``guests`` that run."""
+    own = [Wanted(want, None, network.id) for want in service.want_service(network, run_directory)]
+    return own + [
+        Wanted(want, vm.id, network.id)
+        for vm in guests
+        for interface in vm.interfaces
+        if interface.network == network.id
+        for want in service.want_reservation(vm.id, vm.name, interface, network, run_directory)
+    ]
+
+
+def exchange(
+    operation: Operation, gone: Sequence[Resource], made: Sequence[Resource], *, again: bool
+) -> dict[int, Mapping[str, Any]]:
+    """End what goes, start what comes; what was read back, by row of ``made``.
+
+    ``again``: part of what comes may be there, from one who was interrupted, and is made anew.
+    Raises HostRefused.
+    """
+    if any(row.is_service for row in made) and autostart.starts_vms():
+        raise HostRefused(
+            "a dnsmasq that is started here would stay in the sandbox of this unit",
+            hint="hvtx recover, from a shell, carries the change through",
+        )
+    leaving = [*gone, *(made if again else ())]
+    if leaving:
+        _end(operation, leaving)
+    if not made:
+        return {}
+    failpoint.reach("ended:service")
+    seen = effects.create(operation, made)
+    # with what is on record of each row, so that whoever finds it carries the change on
+    kept = {row.id: {**row.observed, **seen[row.id]} for row in made}
+    network_service.go_on(operation, list(made), kept)
+    return seen
+
+
+def _end(operation: Operation, rows: Sequence[Resource]) -> None:
+    outcomes = effects.remove(operation, rows)
+    left = [outcome.message for outcome in outcomes.values() if not outcome.gone]
+    if left:
+        raise HostRefused("; ".join(left), hint="hvtx doctor names what is in the way")
