@@ -286,7 +286,7 @@ WRONG_WISHES = [
     ("--hypervisor", "qemu", *SLEEP), ("--hypervisor", "external", *SLEEP), ("--memory", "0", *SLEEP),
     ("--memory", "x", *SLEEP), ("--cpus", "0", *SLEEP), ("--cpus=-1", *SLEEP), ("--initrd", "/dev/null"),
     ("--append", "x"), ("--no-such-option", *SLEEP), ("sleep", "600"),
-    ("--ip", "10.77.0.5", "--ip", "10.77.0.6", *SLEEP), ("--network", "a", "--network", "a", *SLEEP),
+    ("--ip", "10.77.0.5", "--ip", "10.77.0.5", *SLEEP), ("--network", "a", "--network", "a", *SLEEP),
     ("--mac", "02:00:00:00:00:01", "--mac", "02:00:00:00:00:02", *SLEEP), ("stray", *SLEEP),
 ]  # fmt: skip
 
