@@ -110,6 +110,10 @@ class HostRefused(HvtxError):
     default_hint = "`hvtx doctor` checks this host, and the kernel's log may tell more"
 
 
+class ServiceRefused(HostRefused):
+    """The dnsmasq of a network did not start, or ended before it served."""
+
+
 class Contended(HostRefused):
     """The host changed faster than it could be read and acted on safely."""
 

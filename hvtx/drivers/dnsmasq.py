@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hvtx.drivers.base import Host
-from hvtx.errors import HostRefused
+from hvtx.errors import HostRefused, ServiceRefused
 from hvtx.host import (
     capabilities,
     forgotten,
@@ -75,7 +75,7 @@ class DnsmasqDriver:
             words, user = _prepared(row)
             pid, pipe = _spawned(words, os.path.join(spec["directory"], dnsmasq.ERRORS))
         except OSError as problem:
-            raise HostRefused(
+            raise ServiceRefused(
                 f"{row.key} cannot be started: {problem.strerror or problem}",
                 hint="look at the permissions and the space of the run directory, and at the"
                 " limits on processes and open files",
@@ -86,7 +86,7 @@ class DnsmasqDriver:
             os.close(pipe)
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
-            raise HostRefused(
+            raise ServiceRefused(
                 f"{row.key} ended before it could serve: {_words(spec['directory'])}",
                 hint="look at the limits on processes and memory",
             ) from problem
@@ -269,7 +269,7 @@ def _wait_ready(row: Resource, identity: Identity) -> None:
 
 
 def _refused(row: Resource, words: str) -> HostRefused:
-    return HostRefused(
+    return ServiceRefused(
         f"{row.key} {words}",
         hint="`ss -lntup` shows who has ports 53 and 67; a network made with --no-dhcp has none",
     )

@@ -20,6 +20,7 @@ from hvtx.errors import (
     Conflict,
     HostRefused,
     NotFound,
+    ServiceRefused,
 )
 from hvtx.host.links import Links
 from hvtx.model.address import is_ipv6
@@ -53,7 +54,14 @@ def make_network(runtime: Runtime, request: NetworkRequest, scope: NetworkScope)
     _check_free(scope, request)
     _warn_of_public(request.subnets)
     network = _describe(runtime, request)._replace(dhcp=_serves(runtime, request))
-    rows = build_network(runtime, network, scope, "network-create", new=True)
+    try:
+        rows = build_network(runtime, network, scope, "network-create", new=True)
+    except ServiceRefused as problem:
+        if request.dhcp or runtime.settings.dhcp != "auto":
+            raise  # it was asked for
+        notice.warning(f"the network gets no DHCP and DNS: {problem.message}")
+        network = _describe(runtime, request)
+        rows = build_network(runtime, network, scope, "network-create", new=True)
     settle_accepts(runtime, scope.with_network(network, rows), locked=True)
     return network
 

@@ -419,6 +419,28 @@ def test_in_a_units_sandbox_it_is_systemd_that_starts_it_again(
     assert not services()
 
 
+def test_a_dnsmasq_that_does_not_start_keeps_no_vm_from_it(
+    one: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nobody asked for one, the network goes without, and says why; asked for, it is 6."""
+    broken = tmp_path / "dnsmasq"
+    broken.write_text("#!/bin/sh\nexit 127\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    before = lab.dump()
+    refused = one("network", "create", "net", "--subnet", "10.77.0.0/24", "--dhcp", code=6)
+    assert "dnsmasq net cannot serve" in refused.err
+    assert lab.difference(before, lab.dump()) == ""
+    ran = one("vm", "run", "web", "--", "sleep", "600", HVTX_DHCP="auto")
+    assert "warning: the network gets no DHCP and DNS" in ran.err
+    assert "dnsmasq default cannot serve" in ran.err
+    assert one("network", "show", "default", "--json").json()["dhcp"] is False
+    assert one.vm("web")["state"] == "running"
+    one("vm", "rm", "--force", "web")
+    one("network", "rm", "default")
+    assert one.is_clean()
+
+
 def test_others_dnsmasq_is_not_touched(one: Program, tmp_path: Path) -> None:
     lab.run("ip", "link", "add", "virbr0", "type", "bridge")
     lab.run("ip", "addr", "add", "192.168.122.1/24", "dev", "virbr0")
