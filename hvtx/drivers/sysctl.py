@@ -33,6 +33,11 @@ class SysctlDriver:
         return {row.id: GONE for row in resources}
 
 
+def known(path: str) -> str | None:
+    """A setting's value, for who decides by it: raises OSError where it could not be looked at."""
+    return sysctl.known(path)
+
+
 def read(path: str) -> str | None:
     """A setting's value (``net/ipv4/ip_forward``); None if this kernel has no such setting."""
     return sysctl.read(path)

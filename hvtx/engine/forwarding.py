@@ -39,7 +39,7 @@ def ipv6_problem() -> HostRefused | None:
             "this kernel has no IPv6: it was built without, or booted with ipv6.disable=1",
             hint="boot it with IPv6, or make the network without an IPv6 subnet",
         )
-    if sysctl.read("net/ipv6/conf/all/disable_ipv6") == "1":
+    if sysctl.known("net/ipv6/conf/all/disable_ipv6") == "1":
         return HostRefused(
             "IPv6 is switched off on this host (net.ipv6.conf.all.disable_ipv6 = 1)",
             hint=f"{_SWITCH_ON}, or make the network without an IPv6 subnet",
@@ -58,7 +58,7 @@ def changes(families: Sequence[int], recorded: Sequence[Resource]) -> list[tuple
         raise problem
     found = []
     for path, value in _wanted(families, recorded):
-        before = sysctl.read(path)
+        before = sysctl.known(path)
         if before is not None and before != value:  # None: a device that has gone meanwhile
             found.append((path, value, before))
     return found
@@ -84,7 +84,9 @@ def keep_settings(runtime: Runtime, networks: Iterable[Network]) -> list[Resourc
 def _wanted(families: Sequence[int], recorded: Sequence[Resource]) -> list[tuple[str, str]]:
     ours = any(sysctl_spec(row)["path"] == forwarding.ALL6 for row in recorded)
     others = look() if 6 in families else Others((), (), (), (), ())
-    return forwarding.wanted(families, others, sysctl.read, can_force=sysctl.can_force(), ours=ours)
+    return forwarding.wanted(
+        families, others, sysctl.known, can_force=sysctl.can_force(), ours=ours
+    )
 
 
 def recorded(runtime: Runtime) -> list[Resource]:

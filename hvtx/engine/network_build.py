@@ -13,7 +13,7 @@ from typing import Any
 from hvtx.engine import effects, others_filters, privileges
 from hvtx.engine.guest_routes import refuse_diverted, samples
 from hvtx.engine.outdated import bring_up_to_date
-from hvtx.engine.repaired import Repaired
+from hvtx.engine.repaired import Failed, Repaired
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
 from hvtx.engine.transaction import Operation, begin
@@ -250,11 +250,16 @@ def ensure_networks(
 
 
 def settle_accepts(
-    runtime: Runtime, scope: NetworkScope, *, locked: bool = False
+    runtime: Runtime,
+    scope: NetworkScope,
+    *,
+    locked: bool = False,
+    failed: list[Failed] | None = None,
 ) -> list[Repaired]:
     """Let guests pass where the host's filters drop by now; what was wrong, as `repair` tells it.
 
     ``locked``: the caller holds the lock of the networks, and held it when they were read.
+    ``failed`` takes what could not be done; None: it is a warning.
     """
     every = (*scope.every, *scope.networks.values())
     legacy = any(network.firewall == "iptables" for network in every)
@@ -271,7 +276,7 @@ def settle_accepts(
 
     found = forward_accepts.settle(runtime, scope, locked=locked) if legacy else []
     work = passages.Passages(runtime, make_rows, release)
-    return found + work.settle(scope, locked=locked)
+    return found + work.settle(scope, locked=locked, failed=failed)
 
 
 def _rebuild_missing(

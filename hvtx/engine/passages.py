@@ -14,7 +14,7 @@ from typing import NamedTuple, cast
 
 from hvtx.engine import notice
 from hvtx.engine.forward_accepts import world
-from hvtx.engine.repaired import Repaired
+from hvtx.engine.repaired import Failed, Repaired
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import networks_now
 from hvtx.engine.transaction import begin
@@ -217,12 +217,15 @@ class Passages:
         """
         self._runtime, self._make, self._release = runtime, make, release
 
-    def settle(self, scope: NetworkScope, *, locked: bool = False) -> list[Repaired]:
+    def settle(
+        self, scope: NetworkScope, *, locked: bool = False, failed: list[Failed] | None = None
+    ) -> list[Repaired]:
         """Do what :func:`change` finds; what was wrong, as `repair` tells it.
 
         ``locked`` says that the caller holds the lock of the networks, and held it when they were
         read. What the host refuses is told as a warning: a network without its accepts is what it
-        was before, and `doctor` names the rule in the way. Raises Busy.
+        was before, and `doctor` names the rule in the way; ``failed`` takes it where it is given.
+        Raises Busy.
         """
         try:
             half = any(row.role == WHAT for row in scope.unsettled())
@@ -240,7 +243,10 @@ class Passages:
             raise
         except (HvtxError, OSError, DumpInterrupted) as problem:
             said = problem.message if isinstance(problem, HvtxError) else str(problem)
-            notice.warning(f"guests get no accept in the filters of others: {said}")
+            if failed is None:
+                notice.warning(f"guests get no accept in the filters of others: {said}")
+            else:
+                failed.append(Failed("filter", "accepts in the filters of others", said))
             return []
 
     def _settle(

@@ -5,6 +5,8 @@ A setting is named by its path below ``/proc/sys``: ``net/ipv4/ip_forward``.
 
 from __future__ import annotations
 
+import errno
+
 _ROOT = "/proc/sys/"
 
 
@@ -19,6 +21,16 @@ def read(name: str) -> str | None:
     try:
         return value(name)
     except OSError:
+        return None
+
+
+def known(name: str) -> str | None:
+    """The same, for who decides by it: raises OSError where this process could not look."""
+    try:
+        return value(name)
+    except OSError as problem:
+        if problem.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise
         return None
 
 

@@ -66,6 +66,8 @@ FLAGS_ASIDE = {
     "vm set --ssh-key": "likewise",
     "vm set --queues": "likewise",
     "vm set --user": "likewise",
+    "--no-uplink": "another value in the same row and rules as --uplink",
+    "--no-source": "likewise",
     "--no-egress": "another policy in the same steps as --egress",
     "--no-rules": "likewise",
 }

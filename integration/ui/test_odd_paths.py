@@ -117,7 +117,7 @@ def test_doctor_says_of_ways_what_traffic_does(
     for way in WAYS[half::2]:
         act(way.before, bridge)
         forget(hvtx)
-        wrong += compare(Case(way.name, "", way.by.replace("{bridge}", bridge)), flows, "")
+        wrong += compare(Case(way.name, "", way.by.replace("{bridge}", bridge)), flows)
         if way.by and way.fixes:
             hints = {f["hint"] for f in forward_findings(hvtx, 1)}
             for hint in sorted(hints):
