@@ -66,8 +66,8 @@ def repair(runtime: Runtime, name: str | None = None) -> Repair:
     ensure_networks(
         runtime, networks_now(runtime, networks), "repair", settle=False, resolved=True, serve=False
     )
-    barred: list[Failed] = []
-    passed = settle_accepts(runtime, all_networks(runtime), locked=True, failed=barred)
+    failed: list[Failed] = []
+    repaired = settle_accepts(runtime, all_networks(runtime), locked=True, failed=failed)
     snapshot = take_snapshot(runtime)
     wanted = {network.id for network in networks}
     live = {vm.id for vm in vms if may_run(snapshot, vm.id)}
@@ -80,8 +80,7 @@ def repair(runtime: Runtime, name: str | None = None) -> Repair:
     loopback = bridges_in_need(snapshot.rows, snapshot.life.id)
     differences = ownrules.look(runtime)
     damages = with_remedies(snapshot, damages_of(sighted, loopback, differences))
-    repaired = list(passed)
-    failed = barred + unseen_of(sighted)  # a look that failed does not make a thing whole
+    failed += unseen_of(sighted)  # a look that failed does not make a thing whole
     _keep_settings(runtime, networks, repaired, failed)
     _supply(runtime, networks, repaired, failed)
     if damages:
