@@ -389,7 +389,14 @@ def host() -> dict[str, object]:
     document: dict[str, list[object]] = json.loads(text)
     for part in ("links", "addresses", "routes4", "routes6"):  # in the order of random indexes
         document[part].sort(key=lambda item: json.dumps(item, sort_keys=True))
+    document["nft"].sort(key=_table)  # in the order in which the tables were made
     return {**document, "services": [len(services())]}
+
+
+def _table(item: dict[str, dict[str, str]]) -> tuple[str, str]:
+    """The table of a piece of nft's JSON; what is in one keeps its order."""
+    (kind, piece), *_ = item.items()
+    return piece["family"], piece["name" if kind == "table" else "table"]
 
 
 def _is_bare(lines: list[str]) -> bool:

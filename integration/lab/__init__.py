@@ -304,7 +304,10 @@ def difference(before: object, after: object, path: str = "") -> str:
             return "\n".join(line for line in lines if line)
         gone = [f"- {path}: {json.dumps(item)}" for item in before if item not in after]
         come = [f"+ {path}: {json.dumps(item)}" for item in after if item not in before]
-        return "\n".join([*gone, *come]) or f"~ {path}: another number of copies"
+        copies = [f"~ {path}: {before.count(item)} -> {after.count(item)} of {json.dumps(item)}"
+                  for n, item in enumerate(after)
+                  if after.index(item) == n and before.count(item) not in (0, after.count(item))]  # fmt: skip
+        return "\n".join([*gone, *come, *copies])
     return f"~ {path}: {json.dumps(before)} -> {json.dumps(after)}"
 
 

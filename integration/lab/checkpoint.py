@@ -37,6 +37,7 @@ from hvtx.host.tun import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR
 from hvtx.model.resource import Resource
 from hvtx.model.vm import Publish
 from integration import lab
+from integration.lab.accepts import own_accepts, put_accepts
 from integration.lab.crash_state import (
     Eye,
     Raw,
@@ -60,6 +61,7 @@ class Saved(NamedTuple):
     files: dict[str, bytes | None]  # None for a directory
     modes: dict[str, int]
     nft: str
+    accepts: dict[str, list[str]]  # hvtx's rules in others' chains of iptables-nft, by tool
     legacy: dict[int, str]
     commands: dict[int, tuple[str, ...]]  # of living VM processes, by pid
 
@@ -91,7 +93,7 @@ class Rewinder:
         nft = "".join(
             libnftables.run(f"list table {family} {name}") for family, name in own_tables()
         )
-        return Saved(seen, files, modes, nft, _legacy_text(), commands)
+        return Saved(seen, files, modes, nft, own_accepts(), _legacy_text(), commands)
 
     def put(self, saved: Saved, now: Seen) -> Saved | None:
         """Put a state back, being in ``now``; as it is then (with another VM process), or None."""
@@ -106,6 +108,7 @@ class Rewinder:
             if now.raw.host["nft"] != saved.seen.raw.host["nft"]:
                 away = [f"delete table {family} {name}" for family, name in own_tables()]
                 libnftables.run("\n".join((*away, saved.nft)))
+                put_accepts(saved.accepts)
             if now.raw.host["legacy"] != saved.seen.raw.host["legacy"]:
                 self._legacy(saved)
             for name, value in saved.seen.raw.host["settings"].items():

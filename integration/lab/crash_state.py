@@ -40,6 +40,7 @@ from hvtx.host import libnftables, procfs, xtblob, xtnames
 from hvtx.host.netlink import Channel, attribute_map
 from hvtx.host.nfnetlink import Nftables
 from integration.lab import loggers
+from integration.lab.accepts import own_accepts
 from integration.lab.witness import SETTINGS
 
 _ROWS = ("meta", "life", "operation", "network", "subnet", "vm", "interface", "lease", "port",
@@ -184,10 +185,11 @@ class Eye:
         if self._ruleset[0] != generation:
             text = libnftables.run("list ruleset", json=True, stateless=True)
             items = json.loads(_HANDLE.sub("", text))["nftables"]
-            self._ruleset = (
-                generation,
-                sorted_pieces(_piece(i) for i in items if "metainfo" not in i),
-            )
+            pieces = [_piece(i) for i in items if "metainfo" not in i]
+            if '"xt"' in text:  # nft's JSON hides the marks there
+                for tool, rules in own_accepts().items():
+                    pieces.append(SetElement(f"accepts {tool}", True, "\n".join(rules), ()))
+            self._ruleset = (generation, sorted_pieces(pieces))
         return self._ruleset[1]
 
     def _places(self, rows: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
