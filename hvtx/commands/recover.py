@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from hvtx.commands.vm_start import start_vm
-from hvtx.engine import autostart
+from hvtx.engine import autostart, network_service
 from hvtx.engine.apply import apply_plan
 from hvtx.engine.gc_plan import failed_items
 from hvtx.engine.network_build import ensure_networks, settle_accepts
-from hvtx.engine.runtime import Runtime, Settings
+from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.vm_state import state_of
@@ -25,7 +25,6 @@ from hvtx.model.reason import Reason
 from hvtx.model.resource import Kind, State
 from hvtx.planner.gc import plan_gc
 from hvtx.planner.scope import NetworkScope
-from hvtx.planner.service import unserved
 from hvtx.planner.states import VmState
 from hvtx.store import history, records, trust
 
@@ -66,17 +65,19 @@ def recover(
             records.set_recovered(sql, runtime.life.id, history.now())
         runtime.life = runtime.life._replace(recovered=True)
         scope = all_networks(runtime)  # read again: networks were rebuilt
-        failed += _serve(runtime.settings, scope)
+    failed += _serve(runtime, scope)
     settle_accepts(runtime, scope)
     return Recovery(tuple(done.items), tuple(rebuilt), tuple(started), tuple(failed))
 
 
-def _serve(settings: Settings, scope: NetworkScope) -> list[tuple[str, str]]:
-    """Have the services of networks started that no start of a VM has started, from outside."""
-    if not autostart.starts_vms() or not unserved(scope):
-        return []
+def _serve(runtime: Runtime, scope: NetworkScope) -> list[tuple[str, str]]:
+    """Have the services of networks started that do not run.
+
+    One may have ended with who started it again in its place, before that one served.
+    """
     try:
-        autostart.serve(settings)
+        network_service.serve_outside(runtime.settings, scope)
+        network_service.ensure(runtime, scope)
     except HvtxError as problem:
         return [("DHCP and DNS", problem.message)]
     return []

@@ -49,6 +49,7 @@ from integration.lab.crash_state import (
     recorded,
     settle,
 )
+from integration.lab.services_again import is_service, lost, served_again
 
 _DELLINK = 17
 _TUNSETIFINDEX = 0x400454DA
@@ -88,7 +89,7 @@ class Rewinder:
         commands = {}
         for row in seen.raw.rows["resource"]:
             found = identity(row)
-            if found and row["state"] != "released" and lives(*found):
+            if found and row["state"] != "released" and lives(*found) and not is_service(row):
                 commands[found[0]] = procfs.command_line(found[0])
         nft = "".join(
             libnftables.run(f"list table {family} {name}") for family, name in own_tables()
@@ -120,6 +121,9 @@ class Rewinder:
                     path.write_text(value)
             saved = self._placed(saved)
             self._files(saved)
+            for row in lost(saved.seen.raw):  # which reads its files
+                saved = _told(saved, *served_again(saved.seen.raw, row))
+                self._files(saved)
         except (HvtxError, OSError, LookupError) as problem:
             self.why = f"{type(problem).__name__}: {problem}"
             return None
@@ -142,7 +146,11 @@ class Rewinder:
             found for row in saved.seen.raw.rows["resource"]
             if (found := holder(row)) and found in saved.seen.raw.alive
         }  # fmt: skip
-        kept = {pid for pid, _ in wanted | holding} | self.spared
+        serving = {
+            found for row in saved.seen.raw.rows["resource"]
+            if is_service(row) and (found := identity(row)) in saved.seen.raw.alive
+        }  # fmt: skip
+        kept = {pid for pid, _ in wanted | holding | serving} | self.spared
         known = {pid for pid, _ in recorded(now.raw.rows)}
         for pid in offspring():
             # a holder that was begun for a state which could not be put back is in no record

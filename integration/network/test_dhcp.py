@@ -350,6 +350,19 @@ def test_a_start_finds_a_killed_one_and_starts_it_again(one: Program) -> None:
     assert web.does("four", "eth0")["address"] == web.ipv4
 
 
+def test_recover_starts_a_killed_one_again(one: Program) -> None:
+    """Who starts one again may be killed between the end of the old and the record of the new."""
+    network(one)
+    web = start(one, "web")
+    lab.end(services()[0])
+    assert "the dnsmasq of network net is started again: it had ended" in one("recover").err
+    assert web.does("four", "eth0")["address"] == web.ipv4
+    [pid] = services()
+    assert one("recover").err == ""
+    assert services() == [pid], "it serves: nothing is done"
+    assert one.is_clean()
+
+
 def test_its_files_are_repaired(one: Program) -> None:
     network(one)
     web = start(one, "web")
