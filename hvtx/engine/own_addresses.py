@@ -84,7 +84,11 @@ def refuse(wanted: Iterable[str | None], own: Mapping[str, Own]) -> None:
 
 def refuse_start(vm: Vm, networks: Iterable[Network]) -> None:
     """Raise Conflict if the host has an address of a VM that is to be started."""
-    own = in_subnets(networks)
+    refuse_vm(vm, in_subnets(networks))
+
+
+def refuse_vm(vm: Vm, own: Mapping[str, Own]) -> None:
+    """The same, where the addresses that the host has are known."""
     for interface in vm.interfaces:
         for address in interface.addresses:
             if address in own:

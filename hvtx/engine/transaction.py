@@ -130,7 +130,7 @@ class Operation(RunningOperation):
                 self.history(sql, [*map(lines.made, rows), *events])
                 self.close(sql, result)
         except (CommitUnknown, KeyboardInterrupt):
-            if not _was_committed(self, rows):
+            if not was_committed(self, rows):
                 raise
         self.committed = True
         self.verify()
@@ -226,7 +226,7 @@ def begin(
     failpoint.reach("intended")
 
 
-def _was_committed(operation: Operation, rows: Sequence[Resource]) -> bool:
+def was_committed(operation: Operation, rows: Sequence[Resource]) -> bool:
     """Ask the store again, after a commit that did not say.
 
     Raises CommitUnknown if it cannot be asked: any other error would be taken for a failure,

@@ -74,15 +74,15 @@ def bring_up(
         try:
             if any(row.kind == Kind.PROCESS for row in rows):
                 launch = render(vm, rows, means.networks.networks, means.probes, means.directory)
-                gate = _spawn(vm, launch, means)
+                gate = spawn_gate(vm, launch, means)
                 identity = gate.identity
             holder = port_holders.begin(means.held, identity, rows)
             if gate is not None or holder is not None:
-                _enter_scope(vm, gate, holder)
+                enter_scope(vm, gate, holder)
                 failpoint.reach("spawned")
-                rows = operation.observe(rows, _learnt(rows, observed, means, gate, holder))
+                rows = operation.observe(rows, learnt(rows, observed, means, gate, holder))
                 failpoint.reach("registered")
-            _let_go_on(holder, gate)
+            let_go_on(holder, gate)
         except BaseException:
             for one in (gate, holder):
                 if one is not None:
@@ -103,11 +103,11 @@ def bring_up(
         )
         return committed(rows, observed)
     except (Exception, KeyboardInterrupt) as problem:
-        _roll_back(operation, vm, rows, means, identity, problem, new=new)
+        roll_back(operation, vm, rows, means, identity, problem, new=new)
         raise
 
 
-def _let_go_on(holder: Holder | None, gate: Gate | None) -> None:
+def let_go_on(holder: Holder | None, gate: Gate | None) -> None:
     """Let the holder of the ports go on, then the hypervisor."""
     if holder is not None:
         holder.open()
@@ -115,7 +115,7 @@ def _let_go_on(holder: Holder | None, gate: Gate | None) -> None:
         gate.open()
 
 
-def _learnt(
+def learnt(
     rows: Sequence[Resource],
     observed: Mapping[int, Mapping[str, Any]],
     means: Means,
@@ -148,7 +148,8 @@ def _accelerator(probes: hypervisors.Probes) -> dict[str, str | bool]:
     return {"accelerator": name, "accelerator_reason": probes.why, "vhost": vhost}
 
 
-def _spawn(vm: Vm, launch: hypervisors.Launch, means: Means) -> Gate:
+def spawn_gate(vm: Vm, launch: hypervisors.Launch, means: Means) -> Gate:
+    """Start the VM's process, which waits at its gate. Raises HostRefused, StoreError."""
     directory = os.path.dirname(means.log)
     try:
         paths.make_directories(directory, 0o700)
@@ -161,7 +162,7 @@ def _spawn(vm: Vm, launch: hypervisors.Launch, means: Means) -> Gate:
     return spawn.spawn(launch, means.log, vm.name, means.user)
 
 
-def _enter_scope(vm: Vm, gate: Gate | None, holder: Holder | None) -> None:
+def enter_scope(vm: Vm, gate: Gate | None, holder: Holder | None) -> None:
     """Let what was spawned outlive the unit or the login that this command runs in."""
     pids = list(gate.pids) if gate is not None else []
     pids += [holder.identity.pid] if holder is not None else []
@@ -171,7 +172,7 @@ def _enter_scope(vm: Vm, gate: Gate | None, holder: Holder | None) -> None:
         sys.stderr.write(f"warning: {words}\n")
 
 
-def _roll_back(
+def roll_back(
     operation: Operation,
     vm: Vm,
     rows: Sequence[Resource],
@@ -181,6 +182,7 @@ def _roll_back(
     *,
     new: bool,
 ) -> None:
+    """Undo a start from its rows; ``problem`` is told what could not be undone."""
     if operation.committed:
         return  # Ctrl-C came too late
     if isinstance(problem, HvtxError) and problem.code == "commit-unknown":
