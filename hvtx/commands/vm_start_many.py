@@ -32,6 +32,7 @@ from hvtx.engine.scope import after, networks_now
 from hvtx.engine.together import SLICE, Several, Tally, begin_each, held, slices
 from hvtx.errors import CommitUnknown, HvtxError
 from hvtx.hypervisors import base as hypervisors
+from hvtx.model.vm import Vm
 from hvtx.planner import start as decide
 from hvtx.planner.scope import NetworkScope, VmScope
 from hvtx.store import records
@@ -61,11 +62,16 @@ def start_each(
 
     def heavy(name: str) -> bool:
         vm = runtime.read(records.find_vm, name)
-        return vm is not None and vm.hypervisor not in _LIGHT
+        return vm is not None and is_heavy(vm)
 
     for part in slices(tally.names, heavy):
         start_slice(runtime, part, tally)
     return tally.several()
+
+
+def is_heavy(vm: Vm) -> bool:
+    """Whether its start boots a guest, and few of its kind should at a time."""
+    return vm.hypervisor not in _LIGHT
 
 
 def start_slice(runtime: Runtime, names: Sequence[str], tally: Tally) -> None:
