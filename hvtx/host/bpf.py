@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import struct
-from typing import Any
 
 from hvtx.host import capabilities
 
@@ -50,20 +48,13 @@ def permitted() -> bool:
     return capabilities.has("CAP_BPF") or capabilities.has("CAP_SYS_ADMIN")
 
 
-@functools.cache
-def _syscall() -> Any:
-    import ctypes
-
-    return ctypes.CDLL(None, use_errno=True).syscall
-
-
 def _called(command: int, wanted: bytes) -> int | None:
     number = _SYSCALLS.get(os.uname().machine)
     if number is None or not permitted():
         return None
     import ctypes
 
-    syscall = _syscall()
+    syscall = ctypes.CDLL(None, use_errno=True).syscall
     for _ in range(_TRIES):
         made = syscall(ctypes.c_long(number), command, ctypes.c_char_p(wanted), len(wanted))
         if made >= 0:
