@@ -36,7 +36,7 @@ from hvtx.store import intents, records
 from hvtx.store.history import Event
 
 if TYPE_CHECKING:
-    from hvtx.drivers.portholder import Held
+    from hvtx.drivers.portholder import Held, Holder
     from hvtx.drivers.vm_process import stop
     from hvtx.engine.vm_options import VmRequest
     from hvtx.model.plan import Plan
@@ -62,12 +62,13 @@ def _start(runtime: Runtime, name: str) -> VmScope:
         networks = egress_base.ensure(runtime, vm.policy, _standing(runtime, networks))
         own_addresses.refuse_start(vm, networks.networks.values())
         refuse_diverted_vm(vm, networks)
-        with begin(runtime, "start", vm=name) as (sql, operation):
-            vm, user = _with_user(operation, sql, vm, probes)
-            rows = _intend(operation, sql, vm, scope.rows, networks, user)
-            # here, since Ctrl-C between the rows and who undoes them would be undone by nobody
-            means = _means(runtime, vm, networks, probes, user, held)
-        rows = bring_up(operation, vm, rows, means)
+        with port_holders.ahead(held, vm) as holder:
+            with begin(runtime, "start", vm=name) as (sql, operation):
+                vm, user = _with_user(operation, sql, vm, probes)
+                rows = _intend(operation, sql, vm, scope.rows, networks, user, held, holder)
+                # here, since Ctrl-C between the rows and who undoes them would be undone by nobody
+                means = _means(runtime, vm, networks, probes, user, held, holder)
+            rows = bring_up(operation, vm, rows, means)
     return after(scope, vm, [*scope.leases, *rows])
 
 
@@ -104,7 +105,7 @@ def run_vm(runtime: Runtime, request: VmRequest) -> VmScope:
             )
             vm, user = _with_user(operation, sql, vm, probes)
             rows = leases + _intend(operation, sql, vm, (), networks, user)
-            means = _means(runtime, vm, networks, probes, user, held)
+            means = _means(runtime, vm, networks, probes, user, held, None)
         rows = bring_up(operation, vm, rows, means, new=True)
     scope = VmScope(
         runtime.life, vm, rows, networks.networks, True, VmState.STARTING, Liveness.UNKNOWN
@@ -119,10 +120,11 @@ def _means(
     probes: hypervisors.Probes,
     user: User | None,
     held: Held | None,
+    holder: Holder | None,
 ) -> Means:
     directory = run_directory(runtime.store.run_directory, vm)
     log = log_path(runtime.settings.state_directory, vm)
-    return Means(networks, probes, user, held, directory, log)
+    return Means(networks, probes, user, held, holder, directory, log)
 
 
 def _probe(runtime: Runtime, vm: Vm) -> hypervisors.Probes:
@@ -218,6 +220,8 @@ def _intend(
     before: Sequence[Resource],
     networks: NetworkScope,
     user: User | None,
+    held: Held | None = None,
+    holder: Holder | None = None,
 ) -> list[Resource]:
     """Write what the start makes, and close what its plan closes of the rows from ``before``."""
     large = decide.unbounded(networks.networks.values())
@@ -238,11 +242,13 @@ def _intend(
     plan = decide.plan_start(vm, before, networks, given)
     if isinstance(plan, Conflict):
         raise plan
+    wants = [want for want, _ in plan.create]
     rows = operation.intend(
         sql,
-        [want for want, _ in plan.create],
+        wants,
         vm=vm.id,
         networks=[network for _, network in plan.create],
+        observed=port_holders.known_ahead(wants, held, holder),
     )
     if plan.release:
         # They were the VM's own, and are again: the new rows speak of the same addresses, and
