@@ -36,7 +36,7 @@ from hvtx.store import intents, records
 from hvtx.store.history import Event
 
 if TYPE_CHECKING:
-    from hvtx.drivers.portholder import Held
+    from hvtx.drivers.portholder import Held, Holder
     from hvtx.drivers.vm_process import stop
     from hvtx.engine.vm_options import VmRequest
     from hvtx.model.plan import Plan
@@ -63,12 +63,13 @@ def start_held(runtime: Runtime, name: str) -> VmScope:
         networks = egress_base.ensure(runtime, vm.policy, standing(runtime, networks))
         own_addresses.refuse_start(vm, networks.networks.values())
         refuse_diverted_vm(vm, networks)
-        with begin(runtime, "start", vm=name) as (sql, operation):
-            vm, user = with_user(operation, sql, vm, probes)
-            rows = intend(operation, sql, vm, scope.rows, networks, user)
-            # here, since Ctrl-C between the rows and who undoes them would be undone by nobody
-            means = means_of(runtime, vm, networks, probes, user, held)
-        rows = bring_up(operation, vm, rows, means)
+        with port_holders.ahead(held, vm) as holder:
+            with begin(runtime, "start", vm=name) as (sql, operation):
+                vm, user = with_user(operation, sql, vm, probes)
+                rows = intend(operation, sql, vm, scope.rows, networks, user, held, holder)
+                # here, since Ctrl-C between the rows and who undoes them would be undone by nobody
+                means = means_of(runtime, vm, networks, probes, user, held, holder)
+            rows = bring_up(operation, vm, rows, means)
     return after(scope, vm, [*scope.leases, *rows])
 
 
@@ -105,7 +106,7 @@ def run_vm(runtime: Runtime, request: VmRequest) -> VmScope:
             )
             vm, user = with_user(operation, sql, vm, probes)
             rows = leases + intend(operation, sql, vm, (), networks, user)
-            means = means_of(runtime, vm, networks, probes, user, held)
+            means = means_of(runtime, vm, networks, probes, user, held, None)
         rows = bring_up(operation, vm, rows, means, new=True)
     scope = VmScope(
         runtime.life, vm, rows, networks.networks, True, VmState.STARTING, Liveness.UNKNOWN
@@ -120,11 +121,12 @@ def means_of(
     probes: hypervisors.Probes,
     user: User | None,
     held: Held | None,
+    holder: Holder | None,
 ) -> Means:
     """What a VM is started with, beside its rows."""
     directory = run_directory(runtime.store.run_directory, vm)
     log = log_path(runtime.settings.state_directory, vm)
-    return Means(networks, probes, user, held, directory, log)
+    return Means(networks, probes, user, held, holder, directory, log)
 
 
 def probe_of(runtime: Runtime, vm: Vm) -> hypervisors.Probes:
@@ -220,6 +222,8 @@ def intend(
     before: Sequence[Resource],
     networks: NetworkScope,
     user: User | None,
+    held: Held | None = None,
+    holder: Holder | None = None,
 ) -> list[Resource]:
     """Write what the start makes, and close what its plan closes of the rows from ``before``."""
     large = decide.unbounded(networks.networks.values())
@@ -240,11 +244,13 @@ def intend(
     plan = decide.plan_start(vm, before, networks, given)
     if isinstance(plan, Conflict):
         raise plan
+    wants = [want for want, _ in plan.create]
     rows = operation.intend(
         sql,
-        [want for want, _ in plan.create],
+        wants,
         vm=vm.id,
         networks=[network for _, network in plan.create],
+        observed=port_holders.known_ahead(wants, held, holder),
     )
     if plan.release:
         # They were the VM's own, and are again: the new rows speak of the same addresses, and

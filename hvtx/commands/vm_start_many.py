@@ -137,7 +137,7 @@ def _start(runtime: Runtime, ready: Sequence[_Ready], tally: Tally, stack: ExitS
         for operation, (one, ports_held) in zip(operations, begun, strict=True):
             vm, user = with_user(operation, sql, one.scope.vm, one.probes)
             rows = intend(operation, sql, vm, one.scope.rows, networks, user)
-            means = means_of(runtime, vm, networks, one.probes, user, ports_held)
+            means = means_of(runtime, vm, networks, one.probes, user, ports_held, None)
             launches.append(Launch(operation, vm, rows, means))
     bring_up_each(runtime, launches)
     for (one, _), launch in zip(begun, launches, strict=True):

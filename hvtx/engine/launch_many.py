@@ -85,8 +85,11 @@ class Launch:
             failpoint.reach("up")
         if self._holder is not None:
             self._holder.confirm()
-            own = {row.id: row.observed for row in self.rows if row.kind == Kind.PUBLISH}
-            self.observed |= own
+            self.observed |= {
+                row.id: {**self.observed.get(row.id, {}), **row.observed}
+                for row in self.rows
+                if row.kind == Kind.PUBLISH
+            }
 
     def take_back(self, problem: BaseException) -> None:
         """Undo it from its rows; the problem is told what could not be undone."""

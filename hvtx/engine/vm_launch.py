@@ -41,6 +41,7 @@ class Means(NamedTuple):
     probes: hypervisors.Probes
     user: User | None  # whom its process runs as; None: hvtx's own
     held: Held | None  # its published ports; None if it has none
+    holder: Holder | None  # of these, if it is on record with the rows; None: it is yet to come
     directory: str  # its run-time directory
     log: str  # where its output is kept
 
@@ -70,17 +71,18 @@ def bring_up(
             network_service.settle(operation.runtime, rows, observed)
         # once more, now that they are published: see hvtx.engine.peer_ports
         refuse_others_ports(operation.runtime, ports_of(vm))
-        gate = holder = None
+        gate, holder = None, means.holder
         try:
             if any(row.kind == Kind.PROCESS for row in rows):
                 launch = render(vm, rows, means.networks.networks, means.probes, means.directory)
                 gate = spawn_gate(vm, launch, means)
                 identity = gate.identity
-            holder = port_holders.begin(means.held, identity, rows)
+            holder = holder or port_holders.begin(means.held, identity, rows)
             if gate is not None or holder is not None:
                 enter_scope(vm, gate, holder)
                 failpoint.reach("spawned")
-                rows = operation.observe(rows, learnt(rows, observed, means, gate, holder))
+                if holder is None or holder is not means.holder:
+                    rows = operation.observe(rows, learnt(rows, observed, means, gate, holder))
                 failpoint.reach("registered")
             let_go_on(holder, gate)
         except BaseException:
@@ -94,7 +96,11 @@ def bring_up(
             failpoint.reach("up")
         if holder is not None:
             holder.confirm()
-            observed |= {row.id: row.observed for row in rows if row.kind == Kind.PUBLISH}
+            observed |= {
+                row.id: {**observed.get(row.id, {}), **row.observed}
+                for row in rows
+                if row.kind == Kind.PUBLISH
+            }
         operation.runtime.devices().restore_macs([row for row in rows if row.kind == Kind.TAP])
         operation.commit(
             rows,

@@ -213,10 +213,20 @@ class Links(NeighbourTable, TrafficControl):
         info = nested(_IFLA["linkinfo"], text(_INFO_KIND, "bridge"), nested(_INFO_DATA, option))
         self._channel.request(NEWLINK, 0, _IFINFO.pack(0, 0, ifindex, 0, 0) + info)
 
-    def addresses(self) -> list[Address]:
-        """Every address of the host."""
-        body = _IFADDR.pack(0, 0, 0, 0, 0)
-        return [_address(found) for found in whole_dump(self._channel, GETADDR, body)]
+    def addresses(self, ifindex: int = 0) -> list[Address]:
+        """Every address of the host, or of one link.
+
+        Of all of them the kernel asks each link, those of guests too; of one it looks at no other.
+        A link that is gone has none.
+        """
+        body = _IFADDR.pack(0, 0, 0, 0, ifindex)
+        try:
+            found = [_address(data) for data in whole_dump(self._channel, GETADDR, body)]
+        except OSError as problem:
+            if ifindex and problem.errno == errno.ENODEV:
+                return []
+            raise
+        return [one for one in found if ifindex in (0, one.ifindex)]
 
 
 def named_again(links: Links, ifindex: int, alias: str, name: str) -> Link | None:

@@ -6,6 +6,7 @@ Where it says that they may, the kernel is asked about a port (:mod:`hvtx.host.r
 from __future__ import annotations
 
 import errno
+import functools
 import re
 
 from hvtx.host.netlink import attribute_map, legible
@@ -19,6 +20,7 @@ OUR_LINE = re.compile(r"(?:^:|.*\s)HVTX-")
 _CHAIN_TABLE, _CHAIN_HOOK, _CHAIN_TYPE, _HOOK_NUMBER = 1, 4, 7, 1
 _PREROUTING, _OUTPUT = 0, 3
 _INET, _IP, _IP6 = 1, 2, 10
+_CHAINS = 1024  # answers that are kept read: more than most hosts have chains
 _TABLES = {"nat", "mangle"}  # legacy ones where something may translate, or give to a proxy
 _PROXIES = (b"tproxy\0", b"TPROXY\0")  # natively, and of iptables
 _LISTS = ("ip_tables_names", "ip6_tables_names")
@@ -51,8 +53,8 @@ def _has_chains() -> bool:
             return False
         raise
     try:
-        chains = channel.dump_all(GETCHAIN)
-        if any(translates(body) for body in chains):
+        chains = [body for body in channel.dump_all(GETCHAIN) if is_others_hook(body)]
+        if any(map(translates, chains)):
             return True
         # a proxy stands among rules that only filter, so those are read: in a few tables
         tables = sorted({table_of(body) for body in chains if may_proxy(body)})
@@ -74,6 +76,14 @@ def _lists_some(name: str) -> bool:
         if problem.errno == errno.ENOENT:
             return False
         raise
+
+
+@functools.lru_cache(_CHAINS)  # a chain that nobody changed is told by the same bytes
+@legible
+def is_others_hook(chain: bytes) -> bool:
+    """Whether a chain is others', and the kernel asks it. Raises Garbled. Pure."""
+    fields = attribute_map(chain, 4)
+    return not fields[_CHAIN_TABLE].startswith(OURS.encode()) and _CHAIN_HOOK in fields
 
 
 @legible

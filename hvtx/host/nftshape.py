@@ -5,6 +5,7 @@ Numbers: include/uapi/linux/netfilter/nf_tables.h.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 from hvtx.host.netlink import (
@@ -27,6 +28,7 @@ _NAME, _TABLE_FLAGS = 1, 2
 _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 1, 3, 4, 5, 7
 _HOOK_NUMBER, _HOOK_PRIORITY, _HOOK_DEVICE, _HOOK_DEVICES = 1, 2, 3, 4
 _HOOK_NAMES = {number: name for name, number in HOOKS.items()}
+_CHAINS = 1024  # answers that are kept read: more than most hosts have chains
 _POLICIES = {0: "drop", 1: "accept"}
 
 
@@ -90,6 +92,7 @@ def _table(body: bytes) -> tuple[str, str, int]:
     return family_of(body), string(fields[_NAME]), number(fields.get(_TABLE_FLAGS))
 
 
+@functools.lru_cache(_CHAINS)  # a chain that nobody changed is told by the same bytes
 @legible
 def _chain(body: bytes) -> tuple[str, str, str, Hook | None]:
     fields = attribute_map(body, 4)

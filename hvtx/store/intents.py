@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from hvtx.model.resource import Kind, Resource, State
@@ -33,6 +34,7 @@ class NewRow(NamedTuple):
     spec: Mapping[str, Any]
     vm: str | None
     network: str | None
+    observed: Mapping[str, Any] = MappingProxyType({})  # what is known of it before it is made
 
 
 def begin(
@@ -78,7 +80,7 @@ def intend(
             state=state,
             mark=mark(identity),
             spec=dict(draft.spec),
-            observed={},
+            observed=dict(draft.observed),
             operation=operation,
             life=life,
             vm=draft.vm,
@@ -86,8 +88,9 @@ def intend(
         )
         rows.append(row)
     sql.executemany(
-        "INSERT INTO resource (id, kind, key, state, mark, spec, operation, life, vm, network)"
-        " VALUES (?,?,?,?,?,?,?,?,?,?)",
+        "INSERT INTO resource"
+        " (id, kind, key, state, mark, spec, observed, operation, life, vm, network)"
+        " VALUES (?,?,?,?,?,?,?,?,?,?,?)",
         [
             (
                 r.id,
@@ -96,6 +99,7 @@ def intend(
                 r.state,
                 r.mark,
                 encode(r.spec),
+                encode(r.observed),
                 r.operation,
                 r.life,
                 r.vm,

@@ -72,9 +72,9 @@ class FakeLinks:
         self._kernel.alive()
         return self._kernel.guards.get((ifindex, side))
 
-    def addresses(self) -> list[Address]:
+    def addresses(self, ifindex: int = 0) -> list[Address]:
         self._kernel.alive()
-        return list(self._kernel.addresses)
+        return [a for a in self._kernel.addresses if ifindex in (0, a.ifindex)]
 
     def forget_neighbours(self, known: Iterable[tuple[int, str]]) -> None:
         del known
@@ -351,7 +351,10 @@ class FakeHolder:
         self._kernel = kernel
         self.identity = Identity(kernel.boot_id, found.pid, found.start, found.inode)
 
+        self.passing = True
+
     def open(self) -> None:
+        self.passing = False
         with suppress(BrokenPipeError):
             self._kernel.open_gate(self.identity.pid)
 
@@ -417,6 +420,12 @@ def doors(kernel: Kernel) -> dict[str, Any]:
                 return Answer(address.ifindex, 254, False)
         return Answer(0, 0, False, errno.ENETUNREACH)
 
+    def local(channel: object, family: int) -> list[tuple[int, bytes]]:
+        del channel
+        kernel.alive()
+        known = [(a.ifindex, ip_interface(a.address).ip) for a in kernel.addresses]
+        return [(index, ip.packed) for index, ip in known if ip.version == family]
+
     def put_sums(ifindex: int, descriptor: int | None) -> bool:
         kernel.alive()
         kernel.get(ifindex)
@@ -449,6 +458,7 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.engine.privileges.tun_problem": lambda: None,
         "hvtx.host.routes.all_routes": all_routes,
         "hvtx.host.routes.ask": ask,
+        "hvtx.host.routes.local": local,
         "hvtx.engine.guest_routes.Channel": lambda family: SimpleNamespace(close=lambda: None),
         "hvtx.engine.guest_routes.Links": links,
         "hvtx.drivers.flows.flush": flush,
@@ -485,6 +495,7 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.engine.new_network.Links": links,
         "hvtx.commands.network_rm.Links": links,
         "hvtx.engine.own_addresses.Links": links,
+        "hvtx.engine.own_addresses.Channel": lambda family: SimpleNamespace(close=lambda: None),
         "hvtx.engine.damage.Links": links,
         "hvtx.engine.repair_row.Links": links,
         "hvtx.engine.own_routes.lost": lambda _row, _links: [],
