@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import NamedTuple
 
 from hvtx.commands.vm_start import (
@@ -29,7 +30,7 @@ from hvtx.engine.launch_many import Launch, bring_up_each
 from hvtx.engine.peer_ports import holding_ports
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import after, networks_now
-from hvtx.engine.together import SLICE, Several, Tally, begin_each, held, slices
+from hvtx.engine.together import SLICE, Several, Tally, begin_each, close_idle, held, slices
 from hvtx.errors import CommitUnknown, HvtxError
 from hvtx.hypervisors import base as hypervisors
 from hvtx.model.vm import Vm
@@ -77,12 +78,15 @@ def is_heavy(vm: Vm) -> bool:
 def start_slice(runtime: Runtime, names: Sequence[str], tally: Tally) -> None:
     """Start at most :data:`~hvtx.engine.together.SLICE` VMs, together as far as that goes."""
     assert len(names) <= SLICE
+    failed = False
     if len(names) > 1:
         with held(runtime, names) as mine:
-            _together(runtime, [name for name in names if name in mine], tally)
+            failed = _together(runtime, [name for name in names if name in mine], tally)
     tally.tell()
     for name in tally.left(names):
-        tally.attempt(name, lambda name=name: _alone(runtime, name))  # type: ignore[misc]
+        tally.attempt(name, partial(_alone, runtime, name))
+    if failed:
+        close_idle(runtime)
 
 
 def _alone(runtime: Runtime, name: str) -> VmScope:
@@ -93,8 +97,11 @@ def _alone(runtime: Runtime, name: str) -> VmScope:
         runtime.unlock("vm", name)
 
 
-def _together(runtime: Runtime, names: Sequence[str], tally: Tally) -> None:
-    """Start VMs whose locks are held; of whom nothing is known then is to be started alone."""
+def _together(runtime: Runtime, names: Sequence[str], tally: Tally) -> bool:
+    """Start VMs whose locks are held; of whom nothing is known then is to be started alone.
+
+    True if something failed for all of them.
+    """
     ready: list[_Ready] = []
     for name in names:
         try:
@@ -103,7 +110,7 @@ def _together(runtime: Runtime, names: Sequence[str], tally: Tally) -> None:
         except (HvtxError, OSError) as problem:
             tally.fail(name, problem)
     if len(ready) < 2:
-        return
+        return False
     try:
         with ExitStack() as stack:
             _start(runtime, ready, tally, stack)
@@ -112,7 +119,8 @@ def _together(runtime: Runtime, names: Sequence[str], tally: Tally) -> None:
             if one.scope.vm.name not in tally.failed:
                 tally.fail(one.scope.vm.name, problem)  # they may be up: only `recover` decides
     except (HvtxError, OSError):
-        pass  # undone; whose fault it was shows alone
+        return True  # undone; whose fault it was shows alone
+    return False
 
 
 def _start(runtime: Runtime, ready: Sequence[_Ready], tally: Tally, stack: ExitStack) -> None:

@@ -6,8 +6,8 @@ batch. What does not go so is tried for its VM alone. See :mod:`hvtx.engine.toge
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from hvtx.commands.vm_stop import (
@@ -30,6 +30,7 @@ from hvtx.engine.together import (
     Taking,
     Tally,
     begin_each,
+    close_idle,
     end_each,
     held,
     slices,
@@ -82,9 +83,13 @@ def stop_each(
     tally = Tally(names, progress)
     how = _How(timeout, force, tell)
     for part in slices(tally.names):
-        _in_slices(runtime, part, tally, lambda mine: _stop(runtime, mine, how, tally))
-        for name in tally.left(part):
-            tally.attempt(name, lambda name=name: _stop_alone(runtime, name, how))  # type: ignore[misc]
+        _slice(
+            runtime,
+            part,
+            tally,
+            lambda mine: _stop(runtime, mine, how, tally),
+            lambda name: _stop_alone(runtime, name, how),
+        )
     return tally.several()
 
 
@@ -99,21 +104,37 @@ def remove_each(
     runtime.enter()
     tally = Tally(names, progress)
     for part in slices(tally.names):
-        _in_slices(runtime, part, tally, lambda mine: _remove(runtime, mine, tally, force=force))
-        for name in tally.left(part):
-            tally.attempt(name, lambda name=name: _remove_alone(runtime, name, force=force))  # type: ignore[misc]
+        _slice(
+            runtime,
+            part,
+            tally,
+            lambda mine: _remove(runtime, mine, tally, force=force),
+            lambda name: _remove_alone(runtime, name, force=force),
+        )
     return tally.several()
 
 
-def _in_slices(
-    runtime: Runtime, names: Sequence[str], tally: Tally, work: Callable[[Sequence[VmScope]], None]
+def _slice(
+    runtime: Runtime,
+    names: Sequence[str],
+    tally: Tally,
+    together: Callable[[Sequence[VmScope]], None],
+    alone: Callable[[str], VmScope],
 ) -> None:
-    """Do work for those whose locks are free; what fails for all of them is left for each alone."""
+    """Do it together for those whose locks are free, and alone for whom that came to nothing."""
     assert len(names) <= SLICE
+    failed = False
     if len(names) > 1:
-        with contextlib.suppress(HvtxError, OSError), held(runtime, names) as mine:
-            work(_scopes(runtime, [name for name in names if name in mine], tally))
+        try:
+            with held(runtime, names) as mine:
+                together(_scopes(runtime, [name for name in names if name in mine], tally))
+        except (HvtxError, OSError):
+            failed = True  # whose fault it was shows alone
     tally.tell()
+    for name in tally.left(names):
+        tally.attempt(name, partial(alone, name))
+    if failed:
+        close_idle(runtime)
 
 
 def _scopes(runtime: Runtime, names: Sequence[str], tally: Tally) -> list[VmScope]:
@@ -172,9 +193,7 @@ def _stop(runtime: Runtime, scopes: Sequence[VmScope], how: _How, tally: Tally) 
         # what did not end stays open, as after Ctrl-C: `recover` sees by its process what to do
         unlock(operations)
     if any(is_changing(scope.rows) for scope in up):
-        from hvtx.engine.resolve import tidy  # the planner of gc, which no other stop needs
-
-        tidy(runtime)  # the operation of the change has no rows any more
+        close_idle(runtime)  # the operation of the change has no rows any more
 
 
 def _end_processes(
@@ -233,7 +252,9 @@ def _release(runtime: Runtime, ended: Sequence[_Stopping], tally: Tally) -> None
     kept = take_down_each(takings, reason="stop")
     for one in ended:
         scope, left = one.scope, kept[one.operation.id]
-        if left:
+        if isinstance(left, HvtxError):
+            tally.fail(scope.vm.name, left)
+        elif left:
             tally.fail(scope.vm.name, unreleased(runtime, scope.vm, left))
         else:
             tally.done[scope.vm.name] = after(scope, scope.vm, scope.leases)

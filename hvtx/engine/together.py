@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from hvtx.engine import effects, lines
@@ -94,7 +94,11 @@ def begin_each(
     except BaseException:
         unlock(operations)
         raise
-    failpoint.reach("intended")
+    try:
+        failpoint.reach("intended")
+    except BaseException:
+        unlock(operations)
+        raise
 
 
 def unlock(operations: Iterable[Operation]) -> None:
@@ -102,6 +106,13 @@ def unlock(operations: Iterable[Operation]) -> None:
     for operation in operations:
         if operation.id in operation.runtime.mine:
             operation.unlock()
+
+
+def close_idle(runtime: Runtime) -> None:
+    """Close interrupted operations of which no row is left, such as what others took over."""
+    from hvtx.engine.resolve import tidy  # the planner of gc, which hardly any run needs
+
+    tidy(runtime)
 
 
 def end_each(operations: Sequence[Operation], result: str = "done") -> None:
@@ -120,37 +131,41 @@ def _ended(operations: Sequence[Operation]) -> None:
     unlock(operations)
 
 
-def take_down_each(takings: Sequence[Taking], *, reason: str) -> dict[int, Kept]:
+def take_down_each(takings: Sequence[Taking], *, reason: str) -> dict[int, Kept | HvtxError]:
     """Release what each operation's rows stand for, and end it; what is kept, by operation.
 
     What of a VM does not go with the others is tried once more alone, and its operation ends as
-    ``partial`` if it stays. Raises what the store raises: operations stay open then.
+    ``partial`` if it stays. One that an error came in the way of stays open.
     """
     life = takings[0].operation.runtime.life.id
-    simple = [t for t in takings if all(row.life == life for row in t.rows) and t.rows]
-    left = {t.operation.id: t for t in takings}
+    simple = [t for t in takings if t.rows and all(row.life == life for row in t.rows)]
     if len(simple) > 1:
-        left |= _together(simple, reason=reason)
-    gone = [t.operation for t in simple if not left[t.operation.id].rows]
-    kept: dict[int, Kept] = {operation.id: () for operation in gone}
-    for taking in left.values():
-        if taking.operation.id not in kept:
-            kept[taking.operation.id] = take_down(taking.operation, taking.rows, reason=reason)
+        with suppress(HvtxError, OSError):  # each alone comes upon it again, if it is its own
+            _together(simple, reason=reason)
+    kept: dict[int, Kept | HvtxError] = {}
+    for operation, rows in takings:
+        kept[operation.id] = ()
+        if operation.id in operation.runtime.mine:
+            try:
+                now = operation.runtime.read(records.resources_by_id, [row.id for row in rows])
+                there = [now.get(row.id, row) for row in rows]
+                kept[operation.id] = take_down(operation, there, reason=reason)
+            except (HvtxError, OSError) as problem:
+                kept[operation.id] = as_error(problem)
     return kept
 
 
-def _together(takings: Sequence[Taking], *, reason: str) -> dict[int, Taking]:
-    """The same in common; what of each is left. An operation without anything left has ended."""
+def _together(takings: Sequence[Taking], *, reason: str) -> None:
+    """The same in common: operations of which nothing is left have ended then."""
     common = Common([taking.operation for taking in takings])
     common.raise_pending_interrupt()
     store = common.runtime.store
     with store.transaction() as sql:
         moved = {t.operation.id: intents.release(sql, t.rows, t.operation.id) for t in takings}
     failpoint.reach("releasing")
-    outcomes = _removed(common, [row for rows in moved.values() for row in rows])
+    outcomes = effects.remove(common, [row for rows in moved.values() for row in rows])
     failpoint.reach("removed")
     whole: list[Operation] = []
-    left: dict[int, Taking] = {}
     with store.transaction() as sql:
         for operation, rows in takings:
             own = moved[operation.id]
@@ -160,26 +175,13 @@ def _together(takings: Sequence[Taking], *, reason: str) -> dict[int, Taking]:
                 operation.history(sql, told)
                 operation.close(sql, "done")
                 whole.append(operation)
-                left[operation.id] = Taking(operation, ())
-            else:
-                now = {row.id: row for row in own}
-                left[operation.id] = Taking(operation, [now.get(row.id, row) for row in rows])
     failpoint.reach("forgotten")
     if whole:
         _ended(whole)
-    return left
 
 
 def _went(rows: Sequence[Resource], wanted: int, outcomes: Mapping[int, Outcome]) -> bool:
     return len(rows) == wanted and all(row.id in outcomes and outcomes[row.id].gone for row in rows)
-
-
-def _removed(common: Common, rows: Sequence[Resource]) -> Mapping[int, Outcome]:
-    """What became of the rows; nothing is known of those that an error came in the way of."""
-    try:
-        return effects.remove(common, rows)
-    except (HvtxError, OSError):
-        return {}  # each VM alone comes upon it again, if it is its own
 
 
 class Several(NamedTuple):
