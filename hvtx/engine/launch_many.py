@@ -46,7 +46,7 @@ class Launch:
         self.rows = rows
         self.means = means
         self.problem: BaseException | None = None  # why it did not come up
-        self.observed: Observed = {}
+        self.seen: Observed = {}
         self._gate: Any = None
         self._holder: Any = None
         self._call: Any = None
@@ -70,7 +70,7 @@ class Launch:
         """What is to be kept of its processes before they are let go on, by row."""
         if self._gate is None and self._holder is None:
             return {}
-        return learnt(self.rows, self.observed, self.means, self._gate, self._holder)
+        return learnt(self.rows, self.seen, self.means, self._gate, self._holder)
 
     def open(self) -> None:
         """Let its processes go on."""
@@ -85,8 +85,8 @@ class Launch:
             failpoint.reach("up")
         if self._holder is not None:
             self._holder.confirm()
-            self.observed |= {
-                row.id: {**self.observed.get(row.id, {}), **row.observed}
+            self.seen |= {
+                row.id: {**self.seen.get(row.id, {}), **row.observed}
                 for row in self.rows
                 if row.kind == Kind.PUBLISH
             }
@@ -136,7 +136,7 @@ def _make(launches: Sequence[Launch]) -> None:
 
         network_service.settle(common.runtime, rows, observed)
     for launch in launches:
-        launch.observed = {row.id: observed[row.id] for row in launch.rows if row.id in observed}
+        launch.seen = {row.id: observed[row.id] for row in launch.rows if row.id in observed}
 
 
 def _each(launches: Sequence[Launch], step: Callable[[Launch], None]) -> None:
@@ -172,7 +172,7 @@ def _commit(runtime: Runtime, up: Sequence[Launch]) -> None:
         with runtime.store.transaction() as sql:
             for launch in up:
                 operation = launch.operation
-                moved = intents.commit(sql, launch.rows, launch.observed, operation.id)
+                moved = intents.commit(sql, launch.rows, launch.seen, operation.id)
                 if moved != len(launch.rows):
                     raise HvtxError(
                         f"operation {operation.id} lost {len(launch.rows) - moved} of its rows"
@@ -186,7 +186,7 @@ def _commit(runtime: Runtime, up: Sequence[Launch]) -> None:
             raise
     for launch in up:
         launch.operation.committed = True
-        launch.rows = committed(launch.rows, launch.observed)
+        launch.rows = committed(launch.rows, launch.seen)
     up[0].operation.verify()
     failpoint.reach("committed")
     for launch in up:

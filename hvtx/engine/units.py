@@ -217,7 +217,7 @@ def _recover(place: Place) -> str:
         f"After={_MODULES}",
         ("Service",),
         "Type=oneshot",
-        "RemainAfterExit=yes",
+        *("RemainAfterExit=yes", "NotifyAccess=main"),
         f"ExecStart={command_line((*place.program, 'recover'))}",
         "# Each VM may take its time to come up; recover itself bounds every single wait.",
         "TimeoutStartSec=infinity",
