@@ -143,7 +143,10 @@ def run(ctx: click.Context, /, name: str, json_: bool, **request: Any) -> None:
 @as_json
 @click.pass_context
 def start(ctx: click.Context, names: tuple[str, ...], json_: bool) -> None:
-    """Make VMs' networks and start their hypervisors, each whole or not at all."""
+    """Make VMs' networks and start their hypervisors, each whole or not at all.
+
+    Several are an operation each: one that fails leaves the others as they are (exit 9).
+    """
     from hvtx.commands import vm_start
 
     if len(names) > 1:
@@ -175,7 +178,10 @@ def _power_down(command: Callable[..., Any]) -> Callable[..., Any]:
 def stop(
     ctx: click.Context, names: tuple[str, ...], timeout: float, force: bool, json_: bool
 ) -> None:
-    """End hypervisors and release their VMs' networks; the addresses stay leased."""
+    """End hypervisors and release their VMs' networks; the addresses stay leased.
+
+    Several are an operation each; their guests power down at the same time.
+    """
     from hvtx.commands import vm_stop
 
     tell = None if json_ else render.tell
@@ -272,7 +278,7 @@ def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
 @click.pass_context
 @again_when_full
 def rm(ctx: click.Context, names: tuple[str, ...], force: bool, json_: bool) -> None:
-    """Forget VMs and free their addresses and ports."""
+    """Forget VMs and free their addresses and ports, each in an operation of its own."""
     from hvtx.commands import vm_stop
 
     if len(names) > 1:

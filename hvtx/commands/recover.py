@@ -20,7 +20,7 @@ from hvtx.engine.scope import all_networks, shown_scope
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.together import Several, Tally, slices
 from hvtx.engine.vm_state import read_moment, states_of
-from hvtx.errors import HvtxError
+from hvtx.errors import HostRefused, HvtxError
 from hvtx.host import failpoint
 from hvtx.model.plan import Action, Item, Plan, Snapshot
 from hvtx.model.reason import Reason
@@ -164,7 +164,7 @@ def _autostart(
     count = 0
     for part in slices(wanted, lambda name: is_heavy(wanted[name])):
         vms = [wanted[name] for name in part]
-        came = _start_slice(runtime, [vm.name for vm in _down(runtime, vms)])
+        came = _start_slice(runtime, _down(runtime, vms))
         problems = [(f"VM {name}", why.message) for name, why in came.failed.items()]
         # Last, so that a start that dies with us is tried again by the next run.
         with runtime.store.transaction() as sql:
@@ -186,16 +186,23 @@ def _down(runtime: Runtime, vms: Sequence[Vm]) -> list[Vm]:
     return [vm for vm, (state, *_) in found if state not in (VmState.RUNNING, VmState.UNKNOWN)]
 
 
-def _start_slice(runtime: Runtime, names: Sequence[str]) -> Several:
+def _start_slice(runtime: Runtime, vms: Sequence[Vm]) -> Several:
     """Start VMs: this process, or systemd if this process is in the unit's sandbox."""
+    names = [vm.name for vm in vms]
     tally = Tally(names, lambda done, total, what: None)
+    if not names:
+        return tally.several()
     if not autostart.starts_vms():
         start_slice(runtime, names, tally)
         return tally.several()
-    for name in names:
-        try:
-            autostart.start_vm(runtime.settings, name)
-            tally.done[name] = shown_scope(runtime, name)
-        except HvtxError as problem:
-            tally.fail(name, problem)
+    try:
+        autostart.start_vms(runtime.settings, names)
+    except HvtxError as problem:
+        where = autostart.journal_of(names)
+        for vm in _down(runtime, vms):
+            words = f"VM {vm.name!r} did not start ({where})"
+            alone = HostRefused(words, hint=f"hvtx vm start {vm.name} tries again")
+            tally.fail(vm.name, problem if len(names) == 1 else alone)
+    for name in tally.left(names):
+        tally.done[name] = shown_scope(runtime, name)
     return tally.several()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -92,3 +93,25 @@ def test_it_tells_while_it_works(booted: Program) -> None:
     assert [line for line in rest.decode().splitlines() if "is running" in line] == [
         f"VM {name} is running" for name in NAMES
     ]
+
+
+def test_in_a_units_sandbox_systemd_starts_a_slice_at_a_time(
+    booted: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for systemd-run: who did not come up is told, with where to read why."""
+    told = tmp_path / "told"
+    stand_in = tmp_path / "systemd-run"
+    stand_in.write_text(
+        f'#!/bin/sh\necho "$@" >>{told}\nunset HVTX_AUTOSTART\n'
+        'while [ "$1" != -- ]; do shift; done; shift\nexec "$@"\n'
+    )
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    booted("vm", "set", "n2", "--", "false")
+    done = booted("recover", "--json", code=9, HVTX_AUTOSTART="systemd-run").json()
+    assert done["started"] == ["n0", "n1", "n3", "n4"]
+    assert [failed["what"] for failed in done["failed"]] == ["VM n2"]
+    assert "journalctl -u hvtx-start-n2.2" in done["failed"][0]["why"]
+    calls = told.read_text().splitlines()
+    assert [call.rpartition(" vm start ")[2] for call in calls] == ["n0 n1", "n2 n3", "n4"]
+    assert up(booted) == ["n0", "n1", "n3", "n4"]
