@@ -178,10 +178,7 @@ def _power_down(command: Callable[..., Any]) -> Callable[..., Any]:
 def stop(
     ctx: click.Context, names: tuple[str, ...], timeout: float, force: bool, json_: bool
 ) -> None:
-    """End hypervisors and release their VMs' networks; the addresses stay leased.
-
-    Several are an operation each; their guests power down at the same time.
-    """
+    """End hypervisors, of several VMs at once, and release their networks; leases stay."""
     from hvtx.commands import vm_stop
 
     tell = None if json_ else render.tell
