@@ -96,11 +96,7 @@ def bring_up(
             failpoint.reach("up")
         if holder is not None:
             holder.confirm()
-            observed |= {
-                row.id: {**observed.get(row.id, {}), **row.observed}
-                for row in rows
-                if row.kind == Kind.PUBLISH
-            }
+            observed |= _with_holder(rows, observed)
         operation.runtime.devices().restore_macs([row for row in rows if row.kind == Kind.TAP])
         operation.commit(
             rows,
@@ -111,6 +107,14 @@ def bring_up(
     except (Exception, KeyboardInterrupt) as problem:
         _roll_back(operation, vm, rows, means, identity, problem, new=new)
         raise
+
+
+def _with_holder(
+    rows: Sequence[Resource], observed: Mapping[int, Mapping[str, Any]]
+) -> dict[int, dict[str, Any]]:
+    """What is kept of published ports: what was made, and who holds them, by row (pure)."""
+    ports = [row for row in rows if row.kind == Kind.PUBLISH]
+    return {row.id: {**observed.get(row.id, {}), **row.observed} for row in ports}
 
 
 def _let_go_on(holder: Holder | None, gate: Gate | None) -> None:

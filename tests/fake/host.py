@@ -501,6 +501,7 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.engine.own_routes.lost": lambda _row, _links: [],
         "hvtx.engine.peer_ports.refuse_taken_port": refuse_taken_port,
         "hvtx.host.nat_detection.may_translate": lambda: False,
+        "hvtx.host.nat_detection.may_among": lambda chains, rules: False,
         "hvtx.engine.translated_ports.may_translate": lambda: False,
         "hvtx.drivers.portholder.Held": lambda: FakeHeld(kernel),
         "hvtx.drivers.portholder.hold": hold,

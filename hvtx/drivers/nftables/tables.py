@@ -17,6 +17,7 @@ from hvtx.errors import Conflict, HostRefused, HvtxError
 from hvtx.host import libnftables, nftshape, store_location
 from hvtx.host.nfanswers import Rule
 from hvtx.host.nfmessages import Command, add_rule, delete_rule
+from hvtx.host.nfnumbers import GETCHAIN, GETTABLE
 from hvtx.model.firewall import nftables_observed, packed_digests
 from hvtx.model.hook import DORMANT
 from hvtx.model.resource import Resource
@@ -105,13 +106,9 @@ def observed_base(session: Session, row: Resource) -> dict[str, Any]:
 
 def refuse_unguarded(session: Session) -> None:
     """Nobody is called guarded by chains that the kernel does not ask."""
-    flags, hooks = session.consistently(
-        lambda _: (
-            nftshape.flags(session.socket, session.table),
-            nftshape.hooks(session.socket, session.table),
-        ),
-        "our chains",
-    )
+    tables, chains = session.listed("our chains", GETTABLE, GETCHAIN)
+    flags = nftshape.flags_in(tables, session.table)
+    hooks = nftshape.hooks_in(chains, session.table)
     for (family, name), hook in _HOOKS.items():
         what = f"hvtx's table {family} {session.table}"
         if flags.get(family, 0) & DORMANT:
