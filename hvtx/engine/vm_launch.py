@@ -65,10 +65,7 @@ def bring_up(
         if new:  # its addresses were not known before
             refuse_diverted_vm(vm, means.networks)
         observed = effects.create(operation, rows)
-        if any(row.is_reservation for row in rows):
-            from hvtx.engine import network_service
-
-            network_service.settle(operation.runtime, rows, observed)
+        _settle_reservations(operation, rows, observed)
         # once more, now that they are published: see hvtx.engine.peer_ports
         refuse_others_ports(operation.runtime, ports_of(vm))
         gate, holder = None, means.holder
@@ -81,7 +78,7 @@ def bring_up(
             if gate is not None or holder is not None:
                 _enter_scope(vm, gate, holder)
                 failpoint.reach("spawned")
-                if holder is None or holder is not means.holder:
+                if gate is not None or holder is not means.holder:
                     rows = operation.observe(rows, _learnt(rows, observed, means, gate, holder))
                 failpoint.reach("registered")
             _let_go_on(holder, gate)
@@ -107,6 +104,15 @@ def bring_up(
     except (Exception, KeyboardInterrupt) as problem:
         _roll_back(operation, vm, rows, means, identity, problem, new=new)
         raise
+
+
+def _settle_reservations(
+    operation: Operation, rows: Sequence[Resource], observed: Mapping[int, Mapping[str, Any]]
+) -> None:
+    if any(row.is_reservation for row in rows):
+        from hvtx.engine import network_service
+
+        network_service.settle(operation.runtime, rows, observed)
 
 
 def _with_holder(

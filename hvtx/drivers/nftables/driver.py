@@ -24,10 +24,8 @@ from hvtx.drivers.nftables.tables import (
     repair_tables,
 )
 from hvtx.errors import Conflict, HvtxError
-from hvtx.host.nfanswers import parse_table
 from hvtx.host.nfmessages import Command, add_element, delete_element
 from hvtx.host.nfnetlink import BatchRefused
-from hvtx.host.nfnumbers import GETCHAIN, GETTABLE
 from hvtx.host.nfttext import renderer
 from hvtx.model.firewall import chain_rules, firewall_spec
 from hvtx.model.hook import SetElement
@@ -246,24 +244,11 @@ class NftablesDriver:
 
     def tables(self) -> frozenset[tuple[str, str]]:
         """Family and name of every table here. Raises Contended, NotPermitted."""
-        try:
-            (bodies,) = self._session.listed("the list of tables", GETTABLE)
-        except NoNftables:
-            return frozenset()
-        return frozenset((table.family, table.name) for table in map(parse_table, bodies))
+        return tables.known(self._session)
 
     def may_translate(self) -> bool:
-        """Whether others may give packets a destination (:mod:`hvtx.host.nat_detection`).
-
-        Raises OSError, HvtxError, DumpInterrupted.
-        """
-        from hvtx.host import nat_detection  # only who publishes a port asks
-
-        try:
-            (chains,) = self._session.listed("the list of chains", GETCHAIN)
-        except NoNftables:
-            chains = []
-        return nat_detection.may_among(chains, self._session.rules_of)
+        """Whether others may give packets a destination. Raises OSError, HvtxError."""
+        return tables.may_translate(self._session)
 
     def leave_trace(self) -> None:
         """Say in our own table where our store is now; nothing happens where there is none."""

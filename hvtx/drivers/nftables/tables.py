@@ -14,8 +14,8 @@ from hvtx.drivers.nftables.judging import (
 )
 from hvtx.drivers.nftables.session import Acted, NoNftables, Session
 from hvtx.errors import Conflict, HostRefused, HvtxError
-from hvtx.host import libnftables, nftshape, store_location
-from hvtx.host.nfanswers import Rule
+from hvtx.host import libnftables, nat_detection, nftshape, store_location
+from hvtx.host.nfanswers import Rule, parse_table
 from hvtx.host.nfmessages import Command, add_rule, delete_rule
 from hvtx.host.nfnumbers import GETCHAIN, GETTABLE
 from hvtx.model.firewall import nftables_observed, packed_digests
@@ -91,6 +91,30 @@ def traces(session: Session) -> dict[str, str]:
         for chain in found
         if chain.family == store_location.CHAIN_FAMILY and chain.name.startswith("hvtx-")
     }
+
+
+def known(session: Session) -> frozenset[tuple[str, str]]:
+    """Family and name of every table here; none without nf_tables.
+
+    Raises Contended, NotPermitted.
+    """
+    try:
+        (bodies,) = session.listed("the list of tables", GETTABLE)
+    except NoNftables:
+        return frozenset()
+    return frozenset((table.family, table.name) for table in map(parse_table, bodies))
+
+
+def may_translate(session: Session) -> bool:
+    """Whether others may give packets a destination (:mod:`hvtx.host.nat_detection`).
+
+    Raises OSError, HvtxError.
+    """
+    try:
+        (chains,) = session.listed("the list of chains", GETCHAIN)
+    except NoNftables:
+        chains = []
+    return nat_detection.may_among(chains, session.rules_of)
 
 
 def observed_base(session: Session, row: Resource) -> dict[str, Any]:
