@@ -11,13 +11,12 @@ import errno
 import os
 import struct
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 
 from hvtx.host import bpf, checksum_program, procfs
-from hvtx.host.netlink import CREATE, Channel, nested, text, u32
-from hvtx.host.tc import INGRESS, OWN_PRIORITY, SUM_HANDLE
+from hvtx.host.netlink import nested, text, u32
+from hvtx.host.tc import INGRESS, OWN_PRIORITY, SUM_HANDLE, TrafficControl
 
-_NEWFILTER = 44
 _TCMSG = struct.Struct("=BxxxiIII")
 _TCA_KIND, _TCA_OPTIONS = 1, 2
 _BPF_FD, _BPF_NAME, _BPF_FLAGS, _ACT_DIRECT = 6, 7, 8, 1
@@ -69,7 +68,7 @@ def _number_of(descriptor: int) -> bytes:
     return next((line for line in told.splitlines() if line.startswith(b"prog_id:")), b"")
 
 
-def put(ifindex: int, descriptor: int | None) -> bool:
+def put(ifindex: int, descriptor: int | None, links: TrafficControl) -> bool:
     """Give a TAP that has the first filter the second; False where it cannot be had.
 
     ``descriptor`` is of :func:`program`. Raises OSError.
@@ -79,13 +78,12 @@ def put(ifindex: int, descriptor: int | None) -> bool:
     options = u32(_BPF_FD, descriptor) + text(_BPF_NAME, checksum_program.NAME)
     options += u32(_BPF_FLAGS, _ACT_DIRECT)
     body = filter_of(ifindex) + text(_TCA_KIND, "bpf") + nested(_TCA_OPTIONS, options)
-    with closing(Channel(0)) as channel:
-        try:
-            channel.request(_NEWFILTER, CREATE, body)
-        except OSError as problem:
-            if problem.errno not in _CANNOT:
-                raise
-            return False
+    try:
+        links.add_filter(body)
+    except OSError as problem:
+        if problem.errno not in _CANNOT:
+            raise
+        return False
     return True
 
 

@@ -47,6 +47,10 @@ class FakeLinks:
         self._kernel.alive()
         return self._kernel.devices.get(ifindex) if ifindex else self._kernel.by_name(name)
 
+    def touch(self, *ifindexes: int) -> None:
+        del ifindexes
+        self._kernel.alive()
+
     def change(self, ifindex: int, **new: Any) -> None:
         for quiet in ("quiet6", "hairpin"):
             new.pop(quiet, None)
@@ -426,7 +430,8 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         known = [(a.ifindex, ip_interface(a.address).ip) for a in kernel.addresses]
         return [(index, ip.packed) for index, ip in known if ip.version == family]
 
-    def put_sums(ifindex: int, descriptor: int | None) -> bool:
+    def put_sums(ifindex: int, descriptor: int | None, links: object) -> bool:
+        del links
         kernel.alive()
         kernel.get(ifindex)
         return descriptor is not None
