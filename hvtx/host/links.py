@@ -96,6 +96,11 @@ class Links(NeighbourTable, TrafficControl):
         """Close the socket."""
         self._channel.close()
 
+    @property
+    def channel(self) -> Channel:
+        """The socket, for what is asked beside links."""
+        return self._channel
+
     def all(self) -> list[Link]:
         """Every link; interrupted dumps are asked for again, then DumpInterrupted."""
         body = _IFINFO.pack(0, 0, 0, 0, 0) + u32(_IFLA["ext_mask"], _SKIP_STATS)
