@@ -19,6 +19,7 @@ from hvtx.commands.network_create import create_network
 from hvtx.engine.new_network import NetworkRequest
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.host.netlink import Channel
+from integration import lab
 
 _MANY = 40  # VMs beside
 _STATEMENTS = 54  # of SQL, those of triggers counted
@@ -89,6 +90,8 @@ def is_narrow(kind: int, body: bytes) -> bool:
 
 
 def test_a_start_grows_with_nothing_that_is_not_its_own(runtime: Runtime) -> None:
+    for address in ("192.0.2.9/32", "2001:db8::9/128"):  # a way to the world
+        lab.run("ip", "addr", "add", address, "dev", "lo")
     network = create_network(runtime, NetworkRequest("net", ("10.77.0.0/24", "fd77::/64")))
     vm_create.create_vm(runtime, population.request_for("web", "net", 8080))
     started(runtime, "web")  # what a process keeps is there now
