@@ -121,7 +121,8 @@ def strays(
     """
     index = bridge.ifindex
     found: list[Stray] = []
-    channel, links = Channel(0), Links()
+    links = Links()
+    channel = links.channel
     try:
         seen = links.get(ifindex=index)
         # No device, or one that is down and has no routes: whoever needs it says so.
@@ -151,7 +152,6 @@ def strays(
         raise Contended(words, hint="try again") from problem
     finally:
         links.close()
-        channel.close()
     return found
 
 

@@ -24,7 +24,9 @@ from hvtx.engine.vm_launch import (
     let_go_on,
     render,
     roll_back,
+    settle_reservations,
     spawn_gate,
+    with_holder,
 )
 from hvtx.errors import CommitUnknown, HvtxError
 from hvtx.host import failpoint
@@ -85,11 +87,7 @@ class Launch:
             failpoint.reach("up")
         if self._holder is not None:
             self._holder.confirm()
-            self.seen |= {
-                row.id: {**self.seen.get(row.id, {}), **row.observed}
-                for row in self.rows
-                if row.kind == Kind.PUBLISH
-            }
+            self.seen |= with_holder(self.rows, self.seen)
 
     def take_back(self, problem: BaseException) -> None:
         """Undo it from its rows; the problem is told what could not be undone."""
@@ -131,10 +129,7 @@ def _make(launches: Sequence[Launch]) -> None:
     rows = [row for launch in launches for row in launch.rows]
     common = Common([launch.operation for launch in launches])
     observed = effects.create(common, rows)
-    if any(row.is_reservation for row in rows):
-        from hvtx.engine import network_service
-
-        network_service.settle(common.runtime, rows, observed)
+    settle_reservations(common, rows, observed)
     for launch in launches:
         launch.seen = {row.id: observed[row.id] for row in launch.rows if row.id in observed}
 

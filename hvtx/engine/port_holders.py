@@ -39,10 +39,14 @@ def begin(held: Held | None, vm: Identity | None, rows: Sequence[Resource]) -> H
     """
     if not held:
         return None
+    own = [row for row in rows if row.kind == Kind.PUBLISH]
+    return _spawn(held, vm, [own[0].mark, *(row.key for row in own)])
+
+
+def _spawn(held: Held, vm: Identity | None, words: Sequence[str]) -> Holder:
     from hvtx.drivers import portholder
 
-    own = [row for row in rows if row.kind == Kind.PUBLISH]
-    return portholder.spawn(held, vm, [own[0].mark, *(row.key for row in own)])
+    return portholder.spawn(held, vm, words)
 
 
 @contextmanager
@@ -56,11 +60,9 @@ def ahead(held: Held | None, vm: Vm) -> Iterator[Holder | None]:
     if not held or vm.hypervisor != "external":
         yield None
         return
-    from hvtx.drivers import portholder
-
     ports = [port for interface in vm.interfaces for port in interface.publish]
     words = [f"{port.host_port}/{port.protocol}" for port in ports]
-    holder = portholder.spawn(held, None, [vm.name, *words])
+    holder = _spawn(held, None, [vm.name, *words])
     try:
         failpoint.reach("holding")
         yield holder

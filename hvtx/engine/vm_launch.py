@@ -13,6 +13,7 @@ from hvtx.drivers.vm_process.gate import Gate
 from hvtx.engine import effects, port_holders
 from hvtx.engine.guest_routes import refuse_diverted
 from hvtx.engine.network_build import committed
+from hvtx.engine.operation import RunningOperation
 from hvtx.engine.peer_ports import refuse_others_ports
 from hvtx.engine.transaction import Operation
 from hvtx.engine.undo import attempt, undo
@@ -65,10 +66,7 @@ def bring_up(
         if new:  # its addresses were not known before
             refuse_diverted_vm(vm, means.networks)
         observed = effects.create(operation, rows)
-        if any(row.is_reservation for row in rows):
-            from hvtx.engine import network_service
-
-            network_service.settle(operation.runtime, rows, observed)
+        settle_reservations(operation, rows, observed)
         # once more, now that they are published: see hvtx.engine.peer_ports
         refuse_others_ports(operation.runtime, ports_of(vm))
         gate, holder = None, means.holder
@@ -81,7 +79,7 @@ def bring_up(
             if gate is not None or holder is not None:
                 enter_scope(vm, gate, holder)
                 failpoint.reach("spawned")
-                if holder is None or holder is not means.holder:
+                if gate is not None or holder is not means.holder:
                     rows = operation.observe(rows, learnt(rows, observed, means, gate, holder))
                 failpoint.reach("registered")
             let_go_on(holder, gate)
@@ -96,11 +94,7 @@ def bring_up(
             failpoint.reach("up")
         if holder is not None:
             holder.confirm()
-            observed |= {
-                row.id: {**observed.get(row.id, {}), **row.observed}
-                for row in rows
-                if row.kind == Kind.PUBLISH
-            }
+            observed |= with_holder(rows, observed)
         operation.runtime.devices().restore_macs([row for row in rows if row.kind == Kind.TAP])
         operation.commit(
             rows,
@@ -111,6 +105,26 @@ def bring_up(
     except (Exception, KeyboardInterrupt) as problem:
         roll_back(operation, vm, rows, means, identity, problem, new=new)
         raise
+
+
+def settle_reservations(
+    operation: RunningOperation,
+    rows: Sequence[Resource],
+    observed: Mapping[int, Mapping[str, Any]],
+) -> None:
+    """Let services of networks learn what new reservations displace, where they do."""
+    if any(row.is_reservation for row in rows):
+        from hvtx.engine import network_service
+
+        network_service.settle(operation.runtime, rows, observed)
+
+
+def with_holder(
+    rows: Sequence[Resource], observed: Mapping[int, Mapping[str, Any]]
+) -> dict[int, dict[str, Any]]:
+    """What is kept of published ports: what was made, and who holds them, by row (pure)."""
+    ports = [row for row in rows if row.kind == Kind.PUBLISH]
+    return {row.id: {**observed.get(row.id, {}), **row.observed} for row in ports}
 
 
 def let_go_on(holder: Holder | None, gate: Gate | None) -> None:

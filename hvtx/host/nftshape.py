@@ -6,7 +6,7 @@ Numbers: include/uapi/linux/netfilter/nf_tables.h.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from hvtx.host.netlink import (
     CREATE,
@@ -17,7 +17,7 @@ from hvtx.host.netlink import (
     nested,
     text,
 )
-from hvtx.host.nfanswers import Rule
+from hvtx.host.nfanswers import Rule, plain
 from hvtx.host.nfmessages import Command
 from hvtx.host.nfnetlink import Nftables
 from hvtx.host.nfnumbers import FAMILY_NAMES, GETCHAIN, GETTABLE
@@ -53,8 +53,13 @@ def digest(rule: Rule) -> str:
 
 def flags(source: Nftables, name: str) -> dict[str, int]:
     """The flags of the tables of a name, by family. Raises OSError, DumpInterrupted."""
+    return flags_in(source.dump_all(GETTABLE), name)
+
+
+def flags_in(tables: Iterable[bytes], name: str) -> dict[str, int]:
+    """The same, of answers to GETTABLE. Pure."""
     found = {}
-    for body in source.dump_all(GETTABLE):
+    for body in map(plain, tables):
         family, table, bits = _table(body)
         if table == name:
             found[family] = bits
@@ -63,8 +68,13 @@ def flags(source: Nftables, name: str) -> dict[str, int]:
 
 def hooks(source: Nftables, name: str) -> dict[str, dict[str, Hook | None]]:
     """The chains of the tables of a name, by family. Raises OSError, DumpInterrupted."""
+    return hooks_in(source.dump_all(GETCHAIN), name)
+
+
+def hooks_in(chains: Iterable[bytes], name: str) -> dict[str, dict[str, Hook | None]]:
+    """The same, of answers to GETCHAIN. Pure."""
     found: dict[str, dict[str, Hook | None]] = {}
-    for body in source.dump_all(GETCHAIN):
+    for body in map(plain, chains):
         family, table, chain, hook = _chain(body)
         if table == name:
             found.setdefault(family, {})[chain] = hook
@@ -86,6 +96,7 @@ def number(raw: bytes | None) -> int:
     return int.from_bytes(raw or b"", "big")
 
 
+@functools.lru_cache(_CHAINS)
 @legible
 def _table(body: bytes) -> tuple[str, str, int]:
     fields = attribute_map(body, 4)

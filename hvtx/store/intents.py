@@ -91,22 +91,7 @@ def intend(
         "INSERT INTO resource"
         " (id, kind, key, state, mark, spec, observed, operation, life, vm, network)"
         " VALUES (?,?,?,?,?,?,?,?,?,?,?)",
-        [
-            (
-                r.id,
-                r.kind,
-                r.key,
-                r.state,
-                r.mark,
-                encode(r.spec),
-                encode(r.observed),
-                r.operation,
-                r.life,
-                r.vm,
-                r.network,
-            )
-            for r in rows
-        ],
+        [(*row[:5], encode(row.spec), encode(row.observed), *row[7:]) for row in rows],
     )
     return rows
 
@@ -128,15 +113,15 @@ def commit(
     operation: int,
 ) -> int:
     """Intended rows of this operation become committed; how many did."""
-    moved = 0
-    for row in rows:
-        seen = observed.get(row.id)
-        moved += sql.execute(
-            "UPDATE resource SET state = 'committed', observed = coalesce(?, observed)"
-            " WHERE id = ? AND state = 'intended' AND operation = ?",
-            (None if seen is None else encode(seen), row.id, operation),
-        ).rowcount
-    return moved
+    done = sql.executemany(
+        "UPDATE resource SET state = 'committed', observed = coalesce(?, observed)"
+        " WHERE id = ? AND state = 'intended' AND operation = ?",
+        [
+            (encode(observed[row.id]) if row.id in observed else None, row.id, operation)
+            for row in rows
+        ],
+    )
+    return done.rowcount
 
 
 def release(sql: sqlite3.Connection, rows: Sequence[Resource], operation: int) -> list[Resource]:

@@ -33,6 +33,8 @@ from tests.fake.kernel import Kernel
 class FakeLinks:
     """``hvtx.host.links.Links``."""
 
+    channel = None  # what is asked by it is answered by the fake's own functions
+
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
 
@@ -46,6 +48,10 @@ class FakeLinks:
     def get(self, ifindex: int = 0, name: str = "") -> Link | None:
         self._kernel.alive()
         return self._kernel.devices.get(ifindex) if ifindex else self._kernel.by_name(name)
+
+    def touch(self, *ifindexes: int) -> None:
+        del ifindexes
+        self._kernel.alive()
 
     def change(self, ifindex: int, **new: Any) -> None:
         for quiet in ("quiet6", "hairpin"):
@@ -426,7 +432,8 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         known = [(a.ifindex, ip_interface(a.address).ip) for a in kernel.addresses]
         return [(index, ip.packed) for index, ip in known if ip.version == family]
 
-    def put_sums(ifindex: int, descriptor: int | None) -> bool:
+    def put_sums(ifindex: int, descriptor: int | None, links: object) -> bool:
+        del links
         kernel.alive()
         kernel.get(ifindex)
         return descriptor is not None
@@ -501,6 +508,7 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.engine.own_routes.lost": lambda _row, _links: [],
         "hvtx.engine.peer_ports.refuse_taken_port": refuse_taken_port,
         "hvtx.host.nat_detection.may_translate": lambda: False,
+        "hvtx.host.nat_detection.may_among": lambda chains, rules: False,
         "hvtx.engine.translated_ports.may_translate": lambda: False,
         "hvtx.drivers.portholder.Held": lambda: FakeHeld(kernel),
         "hvtx.drivers.portholder.hold": hold,

@@ -38,7 +38,7 @@ def guard(
     guarded = links.guard(index, program_of(wanted))
     if tap_spec(row).get("limit"):
         limit(row)
-    return {"guarded": guarded, "summed": guarded and checksum_filter.put(index, loaded)}
+    return {"guarded": guarded, "summed": guarded and checksum_filter.put(index, loaded, links)}
 
 
 SIDES = ("in", "out")  # into the guest, and out of it
