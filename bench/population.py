@@ -161,5 +161,5 @@ def _start(runtime: Runtime, vms: list[Vm], network: Network) -> None:
     networks = networks_now(runtime, [network])
     with begin(runtime, "start") as (sql, operation):
         for vm in vms:
-            rows += vm_start._intend(operation, sql, vm, (), networks, None)  # noqa: SLF001
+            rows += vm_start.intend(operation, sql, vm, (), networks, None)
     operation.commit(rows, effects.create(operation, rows))

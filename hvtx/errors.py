@@ -20,7 +20,7 @@ code  class
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 EXIT_DONE = 0
@@ -148,6 +148,24 @@ class PartialFailure(HvtxError):
     exit_code = 9
     code = "partial"
     default_hint = "`hvtx gc --plan` shows what is left, and why"
+
+
+class SeveralFailed(PartialFailure):
+    """A verb for several things failed for some of them, each with its own error.
+
+    Its exit code is 9 if others are done; where none is, the code that all the errors have, or 1.
+    """
+
+    def __init__(self, message: str, parts: Sequence[HvtxError], *, done: bool) -> None:
+        """Take what failed, in words, the errors in their order, and whether others are done."""
+        super().__init__(message, hint="see the error of each; the others are done")
+        self.parts = tuple(parts)
+        if not done:
+            self.hint = "see the error of each"
+            self.exit_code, self.code = HvtxError.exit_code, HvtxError.code
+            kinds = {(part.exit_code, part.code) for part in parts}
+            if len(kinds) == 1:
+                self.exit_code, self.code = kinds.pop()
 
 
 class Busy(HvtxError):

@@ -60,6 +60,11 @@ def complete_vm(ctx: click.Context, param: click.Parameter, incomplete: str) -> 
     return _names(ctx, incomplete, "vm")
 
 
+vm_names: Callable[[Any], Any] = click.argument(
+    "names", metavar="NAME...", nargs=-1, required=True, shell_complete=complete_vm
+)
+
+
 def complete_network(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Networks for a shell's completion."""
     return _names(ctx, incomplete, "network")

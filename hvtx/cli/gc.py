@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -22,6 +22,7 @@ from hvtx.cli.common import (
     telling_refusal,
 )
 from hvtx.cli.plan_text import show_items, show_plan
+from hvtx.cli.progress import progress
 from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError
 
 MODES = ("0600", "0640", "0644")  # of what is written: for its owner, a group, everybody
@@ -260,7 +261,10 @@ def _apply(
         else:
             with ExitStack() as stack:
                 report = gc_apply.collect(
-                    runtime, saved=saved, unrecorded=unrecorded, progress=_progress(stack)
+                    runtime,
+                    saved=saved,
+                    unrecorded=unrecorded,
+                    progress=progress(stack, "collecting"),
                 )
     if json_:
         render.emit_json(documents.plan.document(report))
@@ -270,26 +274,6 @@ def _apply(
     if not json_:
         show_plan(report.plan, done=True, evidence=evidence)
     return PartialFailure.exit_code if gc_plan.failed_items(report.plan) else 0
-
-
-def _progress(stack: ExitStack) -> Callable[[int, int, str], None]:
-    """A bar on a terminal's standard error, from the second chunk on; nothing elsewhere."""
-    if not sys.stderr.isatty():
-        return lambda done, total, what: None
-    state: dict[str, Any] = {}
-
-    def update(done: int, total: int, what: str) -> None:
-        if not state:
-            if done >= total:
-                return
-            from rich.console import Console
-            from rich.progress import Progress
-
-            bar = stack.enter_context(Progress(console=Console(stderr=True), transient=True))
-            state["bar"], state["task"] = bar, bar.add_task("collecting", total=total)
-        state["bar"].update(state["task"], completed=done, description=render.plain(what))
-
-    return update
 
 
 # -- recover and repair ----------------------------------------------------------------------------
@@ -316,22 +300,39 @@ def recover(ctx: click.Context, accept_rollback: bool, new_namespace: bool, json
     """
     from hvtx.commands import recover as engine
 
+    at_end = sys.stderr.isatty() and sys.stdout.isatty()  # till then a bar is there
     told = telling_refusal(json_, documents.recover.refused)
-    with told, opened(ctx, writable=True, create=False, spends=True) as runtime:
-        done = engine.recover(runtime, accept_rollback=accept_rollback, new_namespace=new_namespace)
+    with (
+        told,
+        opened(ctx, writable=True, create=False, spends=True) as runtime,
+        ExitStack() as stack,
+    ):
+        done = engine.recover(
+            runtime,
+            accept_rollback=accept_rollback,
+            new_namespace=new_namespace,
+            progress=progress(stack, "VMs started"),
+            tell=(lambda part: None) if json_ or at_end else _tell_recovered,
+        )
     if json_:
         render.emit_json(documents.recover.document(done))
-    else:
-        show_items(done.items)
-        for name in done.networks:
-            render.say(f"network {name} is rebuilt")
-        for name in done.started:
-            render.say(f"VM {name} is running")
-        for what, why in done.failed:
-            render.say(f"{render.plain(what)}: {render.plain(why)}", "red")
-        if not (done.items or done.networks or done.started or done.failed):
-            render.say("nothing to recover")
+    elif not any(done):
+        render.say("nothing to recover")
+    elif at_end:
+        _tell_recovered(done)
     return PartialFailure.exit_code if done.failed else 0
+
+
+def _tell_recovered(part: Any) -> None:
+    """What a recovery did, or some of it: at once, since the rest may take long."""
+    show_items(part.items)
+    for name in part.networks:
+        render.say(f"network {name} is rebuilt")
+    for name in part.started:
+        render.say(f"VM {name} is running")
+    for what, why in part.failed:
+        render.say(f"{render.plain(what)}: {render.plain(why)}", "red")
+    sys.stdout.flush()
 
 
 @click.command()

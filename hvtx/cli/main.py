@@ -18,6 +18,7 @@ from hvtx.errors import (
     HvtxError,
     NotPermitted,
     OutputLost,
+    SeveralFailed,
     StoreError,
     UsageError,
 )
@@ -127,10 +128,14 @@ def _unexpected(problem: OSError | MemoryError) -> HvtxError:
 
 
 def _tell(problem: HvtxError, *, as_json: bool, debug: bool) -> int:
+    if isinstance(problem, SeveralFailed) and not as_json:
+        for part in problem.parts:
+            _tell(part, as_json=False, debug=debug)
+        return problem.exit_code
     if debug:
         import traceback
 
-        click.echo(_plain(traceback.format_exc()), err=True)
+        click.echo(_plain("".join(traceback.format_exception(problem))), err=True)
     message = " ".join(problem.message.split())
     notes = getattr(problem, "__notes__", ())
     hint = " ".join(

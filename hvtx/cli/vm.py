@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from hvtx import documents
-from hvtx.cli import render
+from hvtx.cli import render, vm_many
 from hvtx.cli.common import (
     PID_MOST,
     ROW_MOST,
@@ -23,6 +23,7 @@ from hvtx.cli.common import (
     complete_vm,
     opened,
     reading,
+    vm_names,
 )
 from hvtx.cli.egress_options import egress_changes, parsed_change
 from hvtx.cli.guest_options import guest_changes, taken_changes
@@ -138,15 +139,21 @@ def run(ctx: click.Context, /, name: str, json_: bool, **request: Any) -> None:
 
 
 @vm.command()
-@click.argument("name", shell_complete=complete_vm)
+@vm_names
 @as_json
 @click.pass_context
-def start(ctx: click.Context, name: str, json_: bool) -> None:
-    """Make the VM's network and start its hypervisor."""
+def start(ctx: click.Context, names: tuple[str, ...], json_: bool) -> None:
+    """Make VMs' networks and start their hypervisors, each whole or not at all.
+
+    Several are an operation each: one that fails leaves the others as they are (exit 9).
+    """
     from hvtx.commands import vm_start
 
+    if len(names) > 1:
+        vm_many.start(ctx, names, json_=json_)
+        return
     with opened(ctx, writable=True) as runtime:
-        show_done(runtime, vm_start.start_vm(runtime, name), "running", json_=json_)
+        show_done(runtime, vm_start.start_vm(runtime, names[0]), "running", json_=json_)
 
 
 def _power_down(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -163,18 +170,23 @@ def _power_down(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @vm.command()
-@click.argument("name", shell_complete=complete_vm)
+@vm_names
 @_power_down
 @as_json
 @click.pass_context
 @again_when_full
-def stop(ctx: click.Context, name: str, timeout: float, force: bool, json_: bool) -> None:
-    """End the hypervisor and release the VM's network; its addresses stay leased."""
+def stop(
+    ctx: click.Context, names: tuple[str, ...], timeout: float, force: bool, json_: bool
+) -> None:
+    """End hypervisors, of several VMs at once, and release their networks; leases stay."""
     from hvtx.commands import vm_stop
 
+    tell = None if json_ else render.tell
+    if len(names) > 1:
+        vm_many.stop(ctx, names, json_=json_, timeout=timeout, force=force, tell=tell)
+        return
     with opened(ctx, writable=True, spends=True) as runtime:
-        tell = None if json_ else render.tell
-        scope = vm_stop.stop_vm(runtime, name, timeout=timeout, force=force, tell=tell)
+        scope = vm_stop.stop_vm(runtime, names[0], timeout=timeout, force=force, tell=tell)
         show_done(runtime, scope, "stopped", json_=json_)
 
 
@@ -257,21 +269,24 @@ def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
 
 
 @vm.command()
-@click.argument("name", shell_complete=complete_vm)
+@vm_names
 @click.option("--force", is_flag=True, help="Stop the VM first.")
 @as_json
 @click.pass_context
 @again_when_full
-def rm(ctx: click.Context, name: str, force: bool, json_: bool) -> None:
-    """Forget a VM and free its addresses and ports."""
+def rm(ctx: click.Context, names: tuple[str, ...], force: bool, json_: bool) -> None:
+    """Forget VMs and free their addresses and ports, each in an operation of its own."""
     from hvtx.commands import vm_stop
 
+    if len(names) > 1:
+        vm_many.rm(ctx, names, force=force, json_=json_)
+        return
     with opened(ctx, writable=True, spends=True) as runtime:
-        vm_stop.remove_vm(runtime, name, force=force)
+        vm_stop.remove_vm(runtime, names[0], force=force)
     if json_:
-        render.emit_json(documents.removed.document("vm", name))
+        render.emit_json(documents.removed.document("vm", names[0]))
     else:
-        render.say(f"VM {name} is removed")
+        render.say(f"VM {names[0]} is removed")
 
 
 @vm.command()

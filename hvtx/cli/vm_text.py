@@ -33,11 +33,11 @@ def show_done(runtime: Runtime, scope: Any, verb: str, *, json_: bool) -> None:
     if json_:
         render.emit_json(documents.vm.document(shown))
         return
-    for line in _sentences(shown, verb):
+    for line in sentences(shown, verb):
         render.say(line)
 
 
-def _sentences(shown: ShownVm, verb: str) -> list[str]:
+def sentences(shown: ShownVm, verb: str) -> list[str]:
     """What was done, in a line; of a VM whose process nobody knows yet, what is to be done."""
     name, interfaces = shown.vm.name, shown.interfaces
     where = ", ".join(" ".join(addresses_of(i)) or "?" for i in interfaces)

@@ -6,23 +6,26 @@ killed `recover` goes on where it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from hvtx.commands.vm_start import start_vm
+from hvtx.commands.vm_start_many import is_heavy, start_slice
 from hvtx.engine import autostart, network_service
 from hvtx.engine.apply import apply_plan
+from hvtx.engine.executor import Progress
 from hvtx.engine.gc_plan import failed_items
 from hvtx.engine.network_build import ensure_networks, settle_accepts
 from hvtx.engine.runtime import Runtime
-from hvtx.engine.scope import all_networks
+from hvtx.engine.scope import all_networks, shown_scope
 from hvtx.engine.snapshot import take_snapshot
-from hvtx.engine.vm_state import state_of
-from hvtx.errors import HvtxError
+from hvtx.engine.together import Several, Tally, slices
+from hvtx.engine.vm_state import read_moment, states_of
+from hvtx.errors import HostRefused, HvtxError
 from hvtx.host import failpoint
 from hvtx.model.plan import Action, Item, Plan, Snapshot
 from hvtx.model.reason import Reason
 from hvtx.model.resource import Kind, State
+from hvtx.model.vm import Vm
 from hvtx.planner.gc import plan_gc
 from hvtx.planner.scope import NetworkScope
 from hvtx.planner.states import VmState
@@ -38,12 +41,21 @@ class Recovery(NamedTuple):
     failed: tuple[tuple[str, str], ...] = ()  # what, why
 
 
+Tell = Callable[[Recovery], None]
+
+
 def recover(
-    runtime: Runtime, *, accept_rollback: bool = False, new_namespace: bool = False
+    runtime: Runtime,
+    *,
+    accept_rollback: bool = False,
+    new_namespace: bool = False,
+    progress: Progress = lambda done, total, what: None,
+    tell: Tell = lambda part: None,
 ) -> Recovery:
     """Bring host and record together; safe at any time, any number of times.
 
-    Raises Refused, Busy, StoreError.
+    ``tell`` hears each part of what is returned as soon as it is done, ``progress`` of the VMs
+    that are started. Raises Refused, Busy, StoreError.
     """
     if runtime.store.missing:
         return Recovery((), (), (), ())
@@ -53,19 +65,23 @@ def recover(
     done = _resolve(runtime)
     failpoint.reach("resolved")
     failed = [(f"{i.kind} {i.key}", i.message) for i in failed_items(done)]
+    tell(Recovery(tuple(done.items), failed=tuple(failed)))
     rebuilt: list[str] = []
     started: list[str] = []
     scope = all_networks(runtime)  # now that the plan is carried out
     if not runtime.life.recovered:
         rebuilt, problems = _rebuild(runtime, scope)
         failed += problems
-        started, problems = _autostart(runtime)
+        tell(Recovery(networks=tuple(rebuilt), failed=tuple(problems)))
+        started, problems = _autostart(runtime, progress, tell)
         failed += problems
         with runtime.store.transaction() as sql:
             records.set_recovered(sql, runtime.life.id, history.now())
         runtime.life = runtime.life._replace(recovered=True)
         scope = all_networks(runtime)  # read again: networks were rebuilt
-    failed += _serve(runtime, scope)
+    problems = _serve(runtime, scope)
+    failed += problems
+    tell(Recovery(failed=tuple(problems)))
     settle_accepts(runtime, scope)
     return Recovery(tuple(done.items), tuple(rebuilt), tuple(started), tuple(failed))
 
@@ -137,31 +153,57 @@ def _rebuild(runtime: Runtime, scope: NetworkScope) -> tuple[list[str], list[tup
     return rebuilt, failed
 
 
-def _autostart(runtime: Runtime) -> tuple[list[str], list[tuple[str, str]]]:
-    """Start each VM that wants it and was not yet tried in this life."""
-    start = _starter(runtime)
-    tried = runtime.read(records.attempted, runtime.life.id)
-    started, failed = [], []
-    for vm in runtime.read(records.vms):
-        if not vm.autostart or vm.id in tried:
-            continue
-        # looked at anew: the starts of those before it may have taken long
-        state, _, _ = state_of(runtime, vm)
-        if state not in (VmState.RUNNING, VmState.UNKNOWN):
-            try:
-                start(vm.name)
-                started.append(vm.name)
-            except HvtxError as problem:
-                failed.append((f"VM {vm.name}", problem.message))
+def _autostart(
+    runtime: Runtime, progress: Progress, tell: Tell
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """Start each VM that wants it and was not yet tried in this life, some at a time."""
+    with runtime.reading() as sql:
+        tried = records.attempted(sql, runtime.life.id)
+        wanted = {vm.name: vm for vm in records.vms(sql) if vm.autostart and vm.id not in tried}
+    started: list[str] = []
+    failed: list[tuple[str, str]] = []
+    count = 0
+    for part in slices(wanted, lambda name: is_heavy(wanted[name])):
+        vms = [wanted[name] for name in part]
+        came = _start_slice(runtime, _down(runtime, vms))
+        problems = [(f"VM {name}", why.message) for name, why in came.failed.items()]
         # Last, so that a start that dies with us is tried again by the next run.
         with runtime.store.transaction() as sql:
-            records.set_attempted(sql, runtime.life.id, vm.id)
+            for vm in vms:
+                records.set_attempted(sql, runtime.life.id, vm.id)
         failpoint.reach("attempted")
+        started += came.done
+        failed += problems
+        tell(Recovery(started=tuple(came.done), failed=tuple(problems)))
+        count += len(part)
+        progress(count, len(wanted), part[-1])
     return started, failed
 
 
-def _starter(runtime: Runtime) -> Callable[[str], object]:
-    """What starts a VM: this process, or systemd if this process is in the unit's sandbox."""
-    if autostart.starts_vms():
-        return lambda name: autostart.start_vm(runtime.settings, name)
-    return lambda name: start_vm(runtime, name)
+def _down(runtime: Runtime, vms: Sequence[Vm]) -> list[Vm]:
+    """Those that do not run, looked at anew: the starts before them may have taken long."""
+    moment = runtime.read(read_moment, *(vm.id for vm in vms))
+    found = zip(vms, states_of(runtime, vms, moment), strict=True)
+    return [vm for vm, (state, *_) in found if state not in (VmState.RUNNING, VmState.UNKNOWN)]
+
+
+def _start_slice(runtime: Runtime, vms: Sequence[Vm]) -> Several:
+    """Start VMs: this process, or systemd if this process is in the unit's sandbox."""
+    names = [vm.name for vm in vms]
+    tally = Tally(names, lambda done, total, what: None)
+    if not names:
+        return tally.several()
+    if not autostart.starts_vms():
+        start_slice(runtime, names, tally)
+        return tally.several()
+    try:
+        autostart.start_vms(runtime.settings, names)
+    except HvtxError as problem:
+        where = autostart.journal_of(names)
+        for vm in _down(runtime, vms):
+            words = f"VM {vm.name!r} did not start ({where})"
+            alone = HostRefused(words, hint=f"hvtx vm start {vm.name} tries again")
+            tally.fail(vm.name, problem if len(names) == 1 else alone)
+    for name in tally.left(names):
+        tally.done[name] = shown_scope(runtime, name)
+    return tally.several()

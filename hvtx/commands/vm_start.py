@@ -36,7 +36,7 @@ from hvtx.store import intents, records
 from hvtx.store.history import Event
 
 if TYPE_CHECKING:
-    from hvtx.drivers.portholder import Held
+    from hvtx.drivers.portholder import Held, Holder
     from hvtx.drivers.vm_process import stop
     from hvtx.engine.vm_options import VmRequest
     from hvtx.model.plan import Plan
@@ -48,30 +48,32 @@ def start_vm(runtime: Runtime, name: str) -> VmScope:
     Raises NotFound, Conflict (state, a taken host port), HostRefused (undone), Busy.
     """
     runtime.enter()
-    _lock_for_start(runtime, name)
-    return _start(runtime, name)
+    lock_for_start(runtime, name)
+    return start_held(runtime, name)
 
 
-def _start(runtime: Runtime, name: str) -> VmScope:
-    scope, networks = _free_for_start(runtime, name)
+def start_held(runtime: Runtime, name: str) -> VmScope:
+    """The same of a VM whose lock is held."""
+    scope, networks = free_for_start(runtime, name)
     vm = scope.vm
-    probes = _probe(runtime, vm)
+    probes = probe_of(runtime, vm)
     with contextlib.suppress(OSError):  # its ports are held for flows that may go on: it is back
         port_holders.end_all(scope.waiting)
     with holding_ports(runtime, decide.ports_of(vm), decide.families_of(vm)) as held:
-        networks = egress_base.ensure(runtime, vm.policy, _standing(runtime, networks))
+        networks = egress_base.ensure(runtime, vm.policy, standing(runtime, networks))
         own_addresses.refuse_start(vm, networks.networks.values())
         refuse_diverted_vm(vm, networks)
-        with begin(runtime, "start", vm=name) as (sql, operation):
-            vm, user = _with_user(operation, sql, vm, probes)
-            rows = _intend(operation, sql, vm, scope.rows, networks, user)
-            # here, since Ctrl-C between the rows and who undoes them would be undone by nobody
-            means = _means(runtime, vm, networks, probes, user, held)
-        rows = bring_up(operation, vm, rows, means)
+        with port_holders.ahead(held, vm) as holder:
+            with begin(runtime, "start", vm=name) as (sql, operation):
+                vm, user = with_user(operation, sql, vm, probes)
+                rows = intend(operation, sql, vm, scope.rows, networks, user, held, holder)
+                # here, since Ctrl-C between the rows and who undoes them would be undone by nobody
+                means = means_of(runtime, vm, networks, probes, user, held, holder)
+            rows = bring_up(operation, vm, rows, means)
     return after(scope, vm, [*scope.leases, *rows])
 
 
-def _lock_for_start(runtime: Runtime, name: str) -> None:
+def lock_for_start(runtime: Runtime, name: str) -> None:
     """Hold the VM; one that another command is starting is refused at once: it will be up."""
     if runtime.try_lock("vm", name):
         return
@@ -91,7 +93,7 @@ def run_vm(runtime: Runtime, request: VmRequest) -> VmScope:
         _resolve(runtime, request.name)  # an interrupted `run` is undone whole
     families = vm_create.check_request(runtime, request, starts=True)
     vm_create.warn_of_disks(request.kernel, request.disks)
-    probes = _probe(runtime, _draft(request))
+    probes = probe_of(runtime, _draft(request))
     with holding_ports(runtime, request.publish, families) as held:
         taken = vm_create.take_networks(runtime, request)
         privileges.need_to_start(taken)
@@ -102,9 +104,9 @@ def run_vm(runtime: Runtime, request: VmRequest) -> VmScope:
             vm, leases = vm_create.record_vm(
                 operation, sql, request, taken, committed=False, taken=own
             )
-            vm, user = _with_user(operation, sql, vm, probes)
-            rows = leases + _intend(operation, sql, vm, (), networks, user)
-            means = _means(runtime, vm, networks, probes, user, held)
+            vm, user = with_user(operation, sql, vm, probes)
+            rows = leases + intend(operation, sql, vm, (), networks, user)
+            means = means_of(runtime, vm, networks, probes, user, held, None)
         rows = bring_up(operation, vm, rows, means, new=True)
     scope = VmScope(
         runtime.life, vm, rows, networks.networks, True, VmState.STARTING, Liveness.UNKNOWN
@@ -112,20 +114,22 @@ def run_vm(runtime: Runtime, request: VmRequest) -> VmScope:
     return after(scope, vm, rows)
 
 
-def _means(
+def means_of(
     runtime: Runtime,
     vm: Vm,
     networks: NetworkScope,
     probes: hypervisors.Probes,
     user: User | None,
     held: Held | None,
+    holder: Holder | None,
 ) -> Means:
+    """What a VM is started with, beside its rows."""
     directory = run_directory(runtime.store.run_directory, vm)
     log = log_path(runtime.settings.state_directory, vm)
-    return Means(networks, probes, user, held, directory, log)
+    return Means(networks, probes, user, held, holder, directory, log)
 
 
-def _probe(runtime: Runtime, vm: Vm) -> hypervisors.Probes:
+def probe_of(runtime: Runtime, vm: Vm) -> hypervisors.Probes:
     """What is there for a start, with a user that processes of this VM can become."""
     if vm.hypervisor == "external":
         return probe.probe(vm, runtime.store.run_directory)
@@ -135,7 +139,7 @@ def _probe(runtime: Runtime, vm: Vm) -> hypervisors.Probes:
     return probe.probe(vm, runtime.store.run_directory, user)
 
 
-def _with_user(
+def with_user(
     operation: Operation, sql: Any, vm: Vm, probes: hypervisors.Probes
 ) -> tuple[Vm, User | None]:
     """The VM with the number of its user id, and its user; None: hvtx's own.
@@ -166,7 +170,7 @@ def _draft(request: VmRequest) -> Vm:
     )  # fmt: skip
 
 
-def _free_for_start(runtime: Runtime, name: str) -> tuple[VmScope, NetworkScope]:
+def free_for_start(runtime: Runtime, name: str) -> tuple[VmScope, NetworkScope]:
     """The VM, which is down; refuse one that runs, release what a crash or an interruption left."""
     scope, networks = start_scope(runtime, name)
     refusal = decide.refusal(scope)
@@ -200,7 +204,7 @@ def _not_released(runtime: Runtime, vm: Vm, kept: Sequence[Resource], plan: Plan
     )
 
 
-def _standing(runtime: Runtime, networks: NetworkScope) -> NetworkScope:
+def standing(runtime: Runtime, networks: NetworkScope) -> NetworkScope:
     """The VM's networks, rebuilt where this life of the host has not seen them.
 
     Raises NotPermitted, HostRefused before anything is made where the VM could not start.
@@ -211,13 +215,15 @@ def _standing(runtime: Runtime, networks: NetworkScope) -> NetworkScope:
     return ensure_networks(runtime, networks)
 
 
-def _intend(
+def intend(
     operation: Operation,
     sql: Any,
     vm: Vm,
     before: Sequence[Resource],
     networks: NetworkScope,
     user: User | None,
+    held: Held | None = None,
+    holder: Holder | None = None,
 ) -> list[Resource]:
     """Write what the start makes, and close what its plan closes of the rows from ``before``."""
     large = decide.unbounded(networks.networks.values())
@@ -238,11 +244,13 @@ def _intend(
     plan = decide.plan_start(vm, before, networks, given)
     if isinstance(plan, Conflict):
         raise plan
+    wants = [want for want, _ in plan.create]
     rows = operation.intend(
         sql,
-        [want for want, _ in plan.create],
+        wants,
         vm=vm.id,
         networks=[network for _, network in plan.create],
+        observed=port_holders.known_ahead(wants, held, holder),
     )
     if plan.release:
         # They were the VM's own, and are again: the new rows speak of the same addresses, and
@@ -271,7 +279,7 @@ def restart_vm(
     runtime.enter()
     runtime.lock("vm", name)
     scope = vm_scope(runtime, name)
-    _probe(runtime, scope.vm)
+    probe_of(runtime, scope.vm)
     privileges.need_to_start(scope.networks.values())
     try:
         stop_scope(runtime, scope, timeout=timeout, force=force, tell=tell)
@@ -279,4 +287,4 @@ def restart_vm(
         # what keeps it from starting, after the stop released what it could
         if decide.kept(runtime.read(records.resources_of_vm, scope.vm.id)):
             raise
-    return _start(runtime, name)
+    return start_held(runtime, name)

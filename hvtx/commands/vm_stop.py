@@ -19,7 +19,7 @@ from hvtx.errors import Conflict, PartialFailure
 from hvtx.host import failpoint, procfs
 from hvtx.hypervisors import base as hypervisors
 from hvtx.model.reason import Reason
-from hvtx.model.resource import Kind, Resource, is_changing
+from hvtx.model.resource import Kind, Outcome, Resource, is_changing
 from hvtx.model.vm import Epoch, Identity, Liveness, Vm
 from hvtx.planner.scope import VmScope
 from hvtx.planner.states import VmState, identity_of
@@ -60,7 +60,7 @@ def stop_scope(
     vm, rows = scope.vm, scope.rows
     if scope.state is VmState.DEFINED:
         return scope
-    _refuse_external(vm, scope.liveness, rows, force=force)
+    refuse_external(vm, scope.liveness, rows, force=force)
     privileges.need_for(rows)
     privileges.need_to_end(rows, runtime.boot_id)
     with begin(runtime, "stop", vm=vm.name) as (_, operation):
@@ -71,8 +71,8 @@ def stop_scope(
         operation.raise_pending_interrupt()
         for row in rows:
             identity = identity_of(row) if row.kind == Kind.PROCESS else None
-            if identity is not None and _may_run(scope.life, row, identity):
-                _end_process(vm, identity, directory, timeout=timeout, force=force, tell=tell)
+            if identity is not None and may_run(scope.life, row, identity):
+                end_process(vm, identity, directory, timeout=timeout, force=force, tell=tell)
                 end_survivors(operation, row, identity, devices, tell, force=force)
     except Exception:
         # It stays open, as after Ctrl-C: if the VM has ended all the same, `recover` carries the
@@ -88,7 +88,8 @@ def stop_scope(
     return after(scope, vm, scope.leases)
 
 
-def _refuse_external(vm: Vm, liveness: Liveness, rows: Sequence[Resource], *, force: bool) -> None:
+def refuse_external(vm: Vm, liveness: Liveness, rows: Sequence[Resource], *, force: bool) -> None:
+    """Refuse to end a process that hvtx did not start, or of which it is not known if it runs."""
     attached = any(row.kind == Kind.PROCESS for row in rows)
     if vm.hypervisor == "external" and attached and liveness is Liveness.ALIVE and not force:
         raise Conflict(
@@ -103,13 +104,13 @@ def _refuse_external(vm: Vm, liveness: Liveness, rows: Sequence[Resource], *, fo
         )
 
 
-def _may_run(life: Epoch, row: Resource, identity: Identity) -> bool:
+def may_run(life: Epoch, row: Resource, identity: Identity) -> bool:
     """Whether there can be such a process: not of another boot, nor of a container that ended."""
     here = identity.pidns in (0, procfs.pid_namespace())
     return identity.boot_id == life.boot_id and (here or row.life == life.id)
 
 
-def _end_process(
+def end_process(
     vm: Vm,
     identity: Identity,
     directory: str,
@@ -118,6 +119,7 @@ def _end_process(
     force: bool,
     tell: stop.Tell | None,
 ) -> None:
+    """End a VM's process, as its hypervisor is ended. Raises NotPermitted, HostRefused."""
     if vm.hypervisor == "external":
         if procfs.signal(identity, signals.SIGTERM) and not procfs.wait_gone(
             identity, TERM_SECONDS
@@ -141,30 +143,49 @@ def _release_all(runtime: Runtime, operation: Operation, vm: Vm) -> None:
     rows = [row for row in runtime.read(records.resources_of_vm, vm.id) if row.kind != Kind.LEASE]
     kept = take_down(operation, rows, reason=operation.verb)
     if kept:
-        from hvtx.engine import leftovers
+        raise unreleased(runtime, vm, kept)
 
-        left = "; ".join(dict.fromkeys(outcome.message for _, outcome in kept))
-        flows = all(outcome.reason == Reason.FLOWS_REMAIN for _, outcome in kept)
-        raise PartialFailure(
-            f"VM {vm.name!r} is stopped, but not all of it could be released: {left}",
-            hint="hvtx gc --apply tries again; until then nobody else gets its addresses and ports"
-            if flows
-            else leftovers.hint(runtime, kept),
-        )
+
+def unreleased(
+    runtime: Runtime, vm: Vm, kept: Sequence[tuple[Resource, Outcome]]
+) -> PartialFailure:
+    """What is told of a VM that is stopped and of which something is kept."""
+    from hvtx.engine import leftovers
+
+    left = "; ".join(dict.fromkeys(outcome.message for _, outcome in kept))
+    flows = all(outcome.reason == Reason.FLOWS_REMAIN for _, outcome in kept)
+    return PartialFailure(
+        f"VM {vm.name!r} is stopped, but not all of it could be released: {left}",
+        hint="hvtx gc --apply tries again; until then nobody else gets its addresses and ports"
+        if flows
+        else leftovers.hint(runtime, kept),
+    )
 
 
 def remove_vm(runtime: Runtime, name: str, *, force: bool = False) -> None:
     """Forget a VM and free its leases and ports; ``force`` stops it first."""
     runtime.enter()
     runtime.lock("vm", name)
+    remove_held(runtime, name, force=force)
+
+
+def remove_held(runtime: Runtime, name: str, *, force: bool) -> VmScope:
+    """The same of a VM whose lock is held; the VM as it was."""
     scope = vm_scope(runtime, name)
     vm = scope.vm
     if scope.state is not VmState.DEFINED:
-        if not force:
-            raise Conflict(f"VM {name!r} is {scope.state.value}", hint=f"hvtx vm rm {name} --force")
+        refuse_running(scope, force=force)
         stop_scope(runtime, scope, timeout=5.0, force=True)
     with begin(runtime, "rm", vm=name) as (sql, operation):
         if records.has_vm(sql, vm.id):  # gc forgets what an interrupted run left, once it is bare
             operation.history(sql, [forget_vm(sql, vm.id)])
     remove_log(runtime.settings.state_directory, vm)
     operation.end("done")
+    return scope
+
+
+def refuse_running(scope: VmScope, *, force: bool) -> None:
+    """Refuse to forget a VM that has anything on the host, unless it may be stopped first."""
+    name = scope.vm.name
+    if not force:
+        raise Conflict(f"VM {name!r} is {scope.state.value}", hint=f"hvtx vm rm {name} --force")

@@ -186,6 +186,12 @@ class CommonDriver(FirewallDriver, Protocol):
     def others(self) -> frozenset[str]:
         """Other installations of hvtx on this host. Raises Contended, NotPermitted."""
 
+    def tables(self) -> frozenset[tuple[str, str]]:
+        """Family and name of every table of nf_tables. Raises Contended, NotPermitted."""
+
+    def may_translate(self) -> bool:
+        """Whether others may give packets a destination. Raises OSError, HvtxError."""
+
     def traces(self) -> dict[str, str]:
         """Where each installation's store is, by its table (:mod:`hvtx.host.store_location`)."""
 

@@ -252,6 +252,11 @@ class Holder:
                 os.waitpid(pid, 0)
             raise
 
+    @property
+    def passing(self) -> bool:
+        """Whether it has not been told yet to stay."""
+        return self._pipe is not None
+
     def open(self) -> None:
         """Let it hold until its VM ends."""
         assert self._pipe is not None

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 
 from hvtx.engine.runtime import Settings
-from hvtx.engine.units import (
-    AUTOSTART,
-    BY_SYSTEMD,
-    serve_call,
-    start_call,
-)
+from hvtx.engine.transient_units import serve_call, start_call, start_unit
+from hvtx.engine.units import AUTOSTART, BY_SYSTEMD
 from hvtx.errors import HostRefused
 from hvtx.host import program
 
+_EACH_SECONDS = 15.0  # more for each VM: READY_SECONDS, and to spare
 _START_SECONDS = 120.0  # above the waiting for locks; far above what a start takes
 
 
@@ -33,13 +31,19 @@ def starts_vms() -> bool:
     return os.environ.get(AUTOSTART) == BY_SYSTEMD
 
 
-def start_vm(settings: Settings, name: str) -> None:
-    """Let systemd start VM ``name``, and wait for it. Raises HostRefused if it did not come up."""
-    call = start_call(program_path(sys.argv[0]), _flags(settings), name, _passed())
+def start_vms(settings: Settings, names: Sequence[str]) -> None:
+    """Let systemd start VMs, and wait for them. Raises HostRefused if not all of them came up."""
+    call = start_call(program_path(sys.argv[0]), _flags(settings), names, _passed())
+    told = f"VM {names[0]!r}" if len(names) == 1 else "some VMs"
     _run(
-        settings, call, f"VM {name!r} did not start",
-        f"(journalctl -u hvtx-start-{name})", f"hvtx vm start {name}",
+        settings, call, f"{told} did not start", f"({journal_of(names)})",
+        f"hvtx vm start {' '.join(names)}", seconds=_EACH_SECONDS * len(names),
     )  # fmt: skip
+
+
+def journal_of(names: Sequence[str]) -> str:
+    """The command that shows what the start of these VMs told."""
+    return f"journalctl -u hvtx-{start_unit(names)}"
 
 
 def serve(settings: Settings) -> None:
@@ -64,14 +68,22 @@ def _passed() -> dict[str, str]:
     }
 
 
-def _run(settings: Settings, call: tuple[str, ...], failed: str, where: str, by_hand: str) -> None:
+def _run(
+    settings: Settings,
+    call: tuple[str, ...],
+    failed: str,
+    where: str,
+    by_hand: str,
+    *,
+    seconds: float = 0.0,
+) -> None:
     found = program.find((call[0], f"/usr/bin/{call[0]}"))
     if found is None:
         raise HostRefused(
             f"{failed}: {call[0]} is missing",
             hint=f"install systemd's {call[0]}, or do it by hand: {by_hand}",
         )
-    ended = program.run((found, *call[1:]), settings.lock_timeout + _START_SECONDS)
+    ended = program.run((found, *call[1:]), settings.lock_timeout + _START_SECONDS + seconds)
     if ended.status == 0:
         return
     words = " ".join(ended.output.split())

@@ -67,8 +67,7 @@ def lost_gateways(network: Network, bridge: Resource) -> list[str]:
     """The gateway addresses that the bridge should have and has not."""
     links = Links()
     try:
-        mine = (a for a in links.addresses() if a.ifindex == bridge.ifindex)
-        here = {a.address.partition("/")[0] for a in mine}
+        here = {a.address.partition("/")[0] for a in links.addresses(bridge.ifindex)}
     finally:
         links.close()
     return [gateway for gateway in network.gateways if gateway not in here]
@@ -122,7 +121,8 @@ def strays(
     """
     index = bridge.ifindex
     found: list[Stray] = []
-    channel, links = Channel(0), Links()
+    links = Links()
+    channel = links.channel
     try:
         seen = links.get(ifindex=index)
         # No device, or one that is down and has no routes: whoever needs it says so.
@@ -131,7 +131,6 @@ def strays(
             raise HostRefused(words, hint="hvtx repair")
         if seen is None or not seen.up:
             return []
-        addresses = links.addresses()
         for subnet, gateway in network.ranges:
             family = family_of(subnet)
             own = [guest for guest in guests if is_of(guest, family)]
@@ -139,7 +138,7 @@ def strays(
             if not own or off:  # without IPv6 it has no routes: the check damage tells
                 continue
             bound = seen.master  # the VRF that an administrator put it into
-            places = [] if bound else _places(channel, links, index, family, addresses)
+            places = [] if bound else _places(channel, links, index, family)
             cause = _Cause(family, subnet, gateway, bridge)
             for guest in own:
                 for ask in _questions(guest, gateway, (index, bridge.key), places, bound):
@@ -153,7 +152,6 @@ def strays(
         raise Contended(words, hint="try again") from problem
     finally:
         links.close()
-        channel.close()
     return found
 
 
@@ -194,18 +192,14 @@ def _questions(
     return found
 
 
-def _places(
-    channel: Channel, links: Links, bridge: int, family: int, addresses: Iterable[Address]
-) -> list[Place]:
+def _places(channel: Channel, links: Links, bridge: int, family: int) -> list[Place]:
     """Devices by which the world is reached: the default route's, and those with addresses."""
+    others = sorted({index for index, _ in routes.local(channel, family)} - {bridge})
     found: dict[int, Place] = {}
-    for address in addresses:
-        plain = address.address.partition("/")[0]
-        if not is_of(plain, family) or plain.startswith(("fe80:", "127.")) or plain == "::1":
-            continue
-        if address.ifindex != bridge and len(found) < _MOST_PLACES:
-            near = routes.beyond(address.address, _WORLD[family][0])
-            found.setdefault(address.ifindex, Place(address.ifindex, "", near))
+    for index in others[:_MOST_PLACES]:
+        near = _near(links.addresses(index), family)
+        if near is not None:
+            found[index] = Place(index, "", near)
     for world in _WORLD[family]:
         way = routes.ask(channel, Packet(world))
         if not way.errno and not way.local and way.device not in (0, bridge):
@@ -217,6 +211,15 @@ def _places(
         if link is not None and link.up:
             named.append(place._replace(name=link.name))
     return named
+
+
+def _near(addresses: Iterable[Address], family: int) -> str | None:
+    """A neighbour in the subnet of a link's first address of a family; None if it has none."""
+    for address in addresses:
+        plain = address.address.partition("/")[0]
+        if is_of(plain, family) and not plain.startswith(("fe80:", "127.")) and plain != "::1":
+            return routes.beyond(address.address, _WORLD[family][0])
+    return None
 
 
 def _reaches(channel: Channel, packet: Packet) -> bool:

@@ -59,7 +59,7 @@ def _is_ours(runtime: Runtime, bridge: str) -> bool:
     from hvtx.host import devices
     from hvtx.store import records
 
-    rows = runtime.read(records.resources_called, Kind.BRIDGE, bridge)
+    rows = runtime.read(records.devices_called, Kind.BRIDGE, bridge)
     for row in rows:
         if row.life == runtime.life.id and row.ifindex:
             seen = devices.now(row.ifindex)

@@ -264,7 +264,7 @@ def settle_accepts(
     every = (*scope.every, *scope.networks.values())
     legacy = any(network.firewall == "iptables" for network in every)
     placed = any(row.role == "passage" for row in scope.rows)
-    if not legacy and not placed and not others_filters.there_may_be():
+    if not legacy and not placed and not others_filters.there_may_be(runtime.nftables().tables):
         return []
     from hvtx.engine import forward_accepts, passages
 

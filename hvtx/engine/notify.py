@@ -32,6 +32,11 @@ def under_journal() -> bool:
     return journal.has_stderr()
 
 
+def status(words: str) -> None:
+    """Tell systemd what the unit is doing, if this is one that may."""
+    journal.status(words)
+
+
 def sentence(entry: Mapping[str, Any]) -> str:
     """A line of the history for a person (pure)."""
     who = f" of VM {entry['vm']}" if entry["vm"] and entry["vm"] not in entry["message"] else ""

@@ -5,23 +5,19 @@ Most hosts have no table `filter` of iptables at all; what then follows is not e
 
 from __future__ import annotations
 
-import errno
-from contextlib import closing
+from collections.abc import Callable, Collection
 
 from hvtx.errors import HostRefused, NotPermitted
 from hvtx.host import xtnames
-from hvtx.host.nfnetlink import Nftables
-from hvtx.host.retry import retry_transient
 
 TABLE = "filter"
 _FAMILIES = frozenset({"ip", "ip6"})
-_NONE = frozenset({errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.EPERM, errno.EACCES})
 
 
-def there_may_be() -> bool:
+def there_may_be(tables: Callable[[], Collection[tuple[str, str]]]) -> bool:
     """Whether iptables of either kind has a table `filter` here; no, where nobody may look.
 
-    Raises OSError.
+    ``tables`` lists family and name of those of nf_tables. Raises HvtxError.
     """
     try:
         if any(TABLE in xtnames.listed(family) for family in xtnames.TOOLS):
@@ -29,10 +25,7 @@ def there_may_be() -> bool:
     except (NotPermitted, HostRefused):
         pass  # who may not look there may not change it
     try:
-        with closing(Nftables()) as socket:
-            tables = retry_transient(socket.tables)
-    except OSError as problem:
-        if problem.errno in _NONE:
-            return False
-        raise
-    return any(table.family in _FAMILIES and table.name == TABLE for table in tables)
+        known = tables()
+    except NotPermitted:
+        return False
+    return any(family in _FAMILIES and name == TABLE for family, name in known)

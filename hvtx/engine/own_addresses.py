@@ -7,13 +7,14 @@ when an address is leased and once more when its VM starts; `doctor` tells of th
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from hvtx.errors import Conflict, HostRefused
+from hvtx.host import inet, routes
 from hvtx.host.links import Links
-from hvtx.host.netlink import DumpInterrupted
+from hvtx.host.netlink import Channel, DumpInterrupted
+from hvtx.model.address import family_of
 from hvtx.model.resource import Address
 from hvtx.model.vm import Network, Vm
 
@@ -49,14 +50,20 @@ def _listed(links: Links) -> list[Address]:
     try:
         return links.addresses()
     except DumpInterrupted as problem:
-        raise HostRefused(
-            "the host's addresses changed too fast to be listed",
-            hint="try again when fewer of them come and go",
-        ) from problem
+        raise _too_fast() from problem
+
+
+def _too_fast() -> HostRefused:
+    return HostRefused(
+        "the host's addresses changed too fast to be listed",
+        hint="try again when fewer of them come and go",
+    )
 
 
 def own_among(addresses: Iterable[Address], networks: Iterable[Network]) -> list[Address]:
     """Those of the host's ``addresses`` that a guest of ``networks`` could be leased (pure)."""
+    import ipaddress  # a start does without
+
     known = list(networks)
     subnets = [ipaddress.ip_network(subnet) for network in known for subnet in network.subnets]
     gateways = {gateway for network in known for gateway in network.gateways}
@@ -82,9 +89,22 @@ def refuse(wanted: Iterable[str | None], own: Mapping[str, Own]) -> None:
             )
 
 
-def refuse_start(vm: Vm, networks: Iterable[Network]) -> None:
-    """Raise Conflict if the host has an address of a VM that is to be started."""
-    own = in_subnets(networks)
+def refuse_start(vm: Vm, networks: Collection[Network]) -> None:
+    """Raise Conflict if the host has an address of a VM that is to be started.
+
+    The host's table ``local`` says so of one that it answers for: a look that no guest makes
+    longer. All addresses of all links are listed only to name the device that has it. An address
+    of a link that is down, or in a VRF, is not in it, and nobody answers for it to guests:
+    `doctor` tells of those too. Raises OSError, and HostRefused as :func:`in_subnets`.
+    """
+    addresses = [address for interface in vm.interfaces for address in interface.addresses]
+    if not _answered(addresses):
+        return
+    refuse_vm(vm, in_subnets(networks))
+
+
+def refuse_vm(vm: Vm, own: Mapping[str, Own]) -> None:
+    """Raise Conflict if the host has an address of a VM; its own are known."""
     for interface in vm.interfaces:
         for address in interface.addresses:
             if address in own:
@@ -93,6 +113,24 @@ def refuse_start(vm: Vm, networks: Iterable[Network]) -> None:
                     f"{own[address].device} has it",
                     hint=f"{fix(own[address])}, or make the VM again with another --ip",
                 )
+
+
+def _answered(addresses: Sequence[str]) -> bool:
+    """Whether the host answers for one of these addresses."""
+    known: dict[int, set[bytes]] = {}
+    channel = Channel(0)
+    try:
+        for address in addresses:
+            family = family_of(address)
+            if family not in known:
+                known[family] = {packed for _, packed in routes.local(channel, family)}
+            if inet.packed(address) in known[family]:
+                return True
+    except DumpInterrupted as problem:
+        raise _too_fast() from problem
+    finally:
+        channel.close()
+    return False
 
 
 def fix(own: Own) -> str:

@@ -21,6 +21,7 @@ from hvtx.host.ports import refuse_taken_port
 from hvtx.model.vm import Publish
 
 if TYPE_CHECKING:
+    from hvtx.drivers.base import CommonDriver
     from hvtx.drivers.portholder import Held
 
 
@@ -34,20 +35,20 @@ def refuse_ports(runtime: Runtime, ports: Sequence[Publish], families: Collectio
     with _naming_installations(runtime, ports):
         away = [port for port in ports if not refuse_taken_port(port)]
     refuse_others_ports(runtime, ports)
-    unknown = _refuse_translated(ports, families)
+    unknown = _refuse_translated(runtime.nftables(), ports, families)
     if families:  # else the start that follows at once tells
         _tell_of_away(away)
         _tell_of_unknown(ports, unknown)
 
 
-def _refuse_translated(ports: Sequence[Publish], families: Collection[int]) -> str | None:
+def _refuse_translated(
+    nftables: CommonDriver, ports: Sequence[Publish], families: Collection[int]
+) -> str | None:
     """Why it is not known whether others translate a port; None if none of them is translated."""
     if not ports or not families:
         return None
-    from hvtx.host.nat_detection import may_translate
-
     try:
-        if not may_translate():
+        if not nftables.may_translate():
             return None
     except (HvtxError, OSError, DumpInterrupted):
         pass  # it may be so: the closer look says why it cannot be told
@@ -73,7 +74,7 @@ def holding_ports(
         held = portholder.hold(ports)
     try:
         refuse_others_ports(runtime, ports)
-        unknown = _refuse_translated(ports, families)
+        unknown = _refuse_translated(runtime.nftables(), ports, families)
         _tell_of_away(list(dict.fromkeys(held.away)))
         for port, why in held.unheld.items():
             notice.warning(

@@ -6,25 +6,28 @@ holds, from before it is told to stay. It is ended when the rules of all of thes
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from hvtx.errors import Conflict, HvtxError
+from hvtx.host import failpoint
 from hvtx.model.reason import Reason
 from hvtx.model.resource import HOLDER, Kind, Outcome, Resource, State
-from hvtx.model.vm import Identity, Publish
+from hvtx.model.vm import Identity, Publish, Vm
 from hvtx.planner.states import holder_of, identity_of
 
 if TYPE_CHECKING:
     from hvtx.drivers.portholder import Held, Holder
     from hvtx.host.portowner import Owner
+    from hvtx.planner.provision import ResourceSpec
     from hvtx.store.database import Store
 
 UNHELD = "its port was not held: another program could bind it"
 
 
-def port_of(row: Resource) -> Publish:
-    """The port that a ``publish`` row stands for."""
+def port_of(row: Resource | ResourceSpec) -> Publish:
+    """The port that a ``publish`` row stands for, or will."""
     spec = row.spec
     return Publish(spec["protocol"], spec["host_ip"], spec["host_port"], spec["guest_port"])
 
@@ -36,10 +39,48 @@ def begin(held: Held | None, vm: Identity | None, rows: Sequence[Resource]) -> H
     """
     if not held:
         return None
+    own = [row for row in rows if row.kind == Kind.PUBLISH]
+    return _spawn(held, vm, [own[0].mark, *(row.key for row in own)])
+
+
+def _spawn(held: Held, vm: Identity | None, words: Sequence[str]) -> Holder:
     from hvtx.drivers import portholder
 
-    own = [row for row in rows if row.kind == Kind.PUBLISH]
-    return portholder.spawn(held, vm, [own[0].mark, *(row.key for row in own)])
+    return portholder.spawn(held, vm, words)
+
+
+@contextmanager
+def ahead(held: Held | None, vm: Vm) -> Iterator[Holder | None]:
+    """Give what is held for a VM without a process of hvtx's to a process, before its rows are.
+
+    So they are written with it on record, once and for all. Where the VM has a process, that is to
+    be followed, and the holder comes after it (:func:`begin`). It goes away unless it is opened:
+    also if who spawned it dies before the rows are on record. Raises HostRefused.
+    """
+    if not held or vm.hypervisor != "external":
+        yield None
+        return
+    ports = [port for interface in vm.interfaces for port in interface.publish]
+    words = [f"{port.host_port}/{port.protocol}" for port in ports]
+    holder = _spawn(held, None, [vm.name, *words])
+    try:
+        failpoint.reach("holding")
+        yield holder
+    except BaseException:
+        if holder.passing:
+            holder.cancel()
+        raise
+
+
+def known_ahead(
+    wants: Iterable[ResourceSpec], held: Held | None, holder: Holder | None
+) -> list[dict[str, Any]]:
+    """What is to be kept of each of ``wants`` from the start: the holder of its port (pure)."""
+    if held is None or holder is None:
+        return []
+    known = {HOLDER: holder.identity._asdict()}
+    held_ports = [want.kind == Kind.PUBLISH and port_of(want) not in held.unheld for want in wants]
+    return [dict(known) if is_held else {} for is_held in held_ports]
 
 
 def noted(

@@ -9,15 +9,15 @@ from contextlib import suppress
 from hvtx.errors import StoreError
 from hvtx.host.files import is_there
 from hvtx.host.locks import LockFile
-from hvtx.store.high_water_mark import make_run_directory
+from hvtx.store.high_water_mark import HighWaterMark
 
 
 class RunDirectory:
     """``<run-dir>/<installation>``; nothing in it is made or opened before it is needed."""
 
-    def __init__(self, where: Callable[[], str]) -> None:
-        """``where`` is its path, which is known once the store is open."""
-        self._where = where
+    def __init__(self, mark: Callable[[], HighWaterMark]) -> None:
+        """``mark`` is the store's, in the same directory, which is known once the store is open."""
+        self._mark = mark
         self._names: LockFile | None = None
         self._operations: LockFile | None = None
 
@@ -29,14 +29,15 @@ class RunDirectory:
 
     def path(self, name: str) -> str:
         """The path of a file in it."""
-        return os.path.join(self._where(), name)
+        return os.path.join(self._mark().run_directory, name)
 
     def _make(self) -> None:
         try:
-            make_run_directory(self._where())
+            self._mark().make_directory()
         except OSError as problem:
+            where = self._mark().run_directory
             raise StoreError(
-                f"the run directory {self._where()} cannot be made: {problem.strerror}",
+                f"the run directory {where} cannot be made: {problem.strerror}",
                 hint="choose another place with --run-dir",
             ) from problem
 

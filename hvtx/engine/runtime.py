@@ -87,7 +87,7 @@ class Runtime:
         self.store: Store = self._open()
         self.refused: Refused | None = None
         self.drivers = Drivers(lambda: self.host)
-        self._directory = RunDirectory(lambda: self.store.run_directory)
+        self._directory = RunDirectory(lambda: self.store.mark)
         self.listener: Listener | None = None  # is told of each operation when it has ended
         self.mine: set[int] = set()  # operations of this run: a lock's owner cannot probe it
         self.life: Epoch = Epoch(0, self.boot_id, self.netns, recovered=False)

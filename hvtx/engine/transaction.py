@@ -68,17 +68,19 @@ class Operation(RunningOperation):
         vm: str | None = None,
         network: str | None = None,
         networks: Sequence[str | None] | None = None,
+        observed: Sequence[Mapping[str, Any]] = (),
         committed: bool = False,
     ) -> list[Resource]:
         """Write the rows (inside :func:`begin`): of a VM, of a network, or of the installation.
 
+        ``observed``, of each or of none: what is known of it before it is made.
         HostRefused if they could not be taken back: every device is held open then.
         """
         descriptors.need(descriptors.TO_UNDO + sum(want.kind == Kind.TAP for want in wants))
         owners = networks if networks is not None else [network] * len(wants)
         drafts = [
-            intents.NewRow(want.kind, want.key, want.spec, vm, owner)
-            for want, owner in zip(wants, owners, strict=True)
+            intents.NewRow(want.kind, want.key, want.spec, vm, owner, seen)
+            for want, owner, seen in zip(wants, owners, observed or [{}] * len(wants), strict=True)
         ]
         return intents.intend(
             sql,
@@ -130,7 +132,7 @@ class Operation(RunningOperation):
                 self.history(sql, [*map(lines.made, rows), *events])
                 self.close(sql, result)
         except (CommitUnknown, KeyboardInterrupt):
-            if not _was_committed(self, rows):
+            if not was_committed(self, rows):
                 raise
         self.committed = True
         self.verify()
@@ -226,7 +228,7 @@ def begin(
     failpoint.reach("intended")
 
 
-def _was_committed(operation: Operation, rows: Sequence[Resource]) -> bool:
+def was_committed(operation: Operation, rows: Sequence[Resource]) -> bool:
     """Ask the store again, after a commit that did not say.
 
     Raises CommitUnknown if it cannot be asked: any other error would be taken for a failure,

@@ -167,42 +167,6 @@ def is_packaged(text: str) -> bool:
     return text.split("\n", 1)[0] == PACKAGE_MARKER
 
 
-def start_call(
-    program: Sequence[str], arguments: Sequence[str], vm: str, environment: Mapping[str, str]
-) -> tuple[str, ...]:
-    """What makes systemd start ``vm`` in a service of its own, outside of any sandbox.
-
-    The service ends when the VM is up; its processes are left alone then (KillMode), should the
-    scope that the VM moves into not have been made. systemd-run waits for it, and fails with it.
-    """
-    words = (*arguments, "vm", "start", vm)
-    return _outside(f"start-{vm}", f"start of VM {vm}", program, words, environment)
-
-
-def serve_call(
-    program: Sequence[str], arguments: Sequence[str], environment: Mapping[str, str]
-) -> tuple[str, ...]:
-    """The same of what starts networks' dnsmasq, which the sandbox would shut in for good."""
-    words = (*arguments, "repair")
-    return _outside("serve", "DHCP and DNS of networks", program, words, environment)
-
-
-def _outside(
-    name: str, what: str, program: Sequence[str], words: Sequence[str], given: Mapping[str, str]
-) -> tuple[str, ...]:
-    return (
-        *("systemd-run", "--quiet", "--collect"),
-        f"--unit=hvtx-{name}",
-        f"--description=hvtx recover: {what}",
-        "--property=Type=oneshot",
-        "--property=KillMode=process",
-        *(f"--setenv={name}={value}" for name, value in sorted(given.items())),
-        "--",
-        *program,
-        *words,
-    )
-
-
 # -- the texts -------------------------------------------------------------------------------------
 
 
@@ -217,7 +181,7 @@ def _recover(place: Place) -> str:
         f"After={_MODULES}",
         ("Service",),
         "Type=oneshot",
-        "RemainAfterExit=yes",
+        *("RemainAfterExit=yes", "NotifyAccess=main"),
         f"ExecStart={command_line((*place.program, 'recover'))}",
         "# Each VM may take its time to come up; recover itself bounds every single wait.",
         "TimeoutStartSec=infinity",

@@ -13,6 +13,7 @@ from hvtx.drivers.vm_process.gate import Gate
 from hvtx.engine import effects, port_holders
 from hvtx.engine.guest_routes import refuse_diverted
 from hvtx.engine.network_build import committed
+from hvtx.engine.operation import RunningOperation
 from hvtx.engine.peer_ports import refuse_others_ports
 from hvtx.engine.transaction import Operation
 from hvtx.engine.undo import attempt, undo
@@ -41,6 +42,7 @@ class Means(NamedTuple):
     probes: hypervisors.Probes
     user: User | None  # whom its process runs as; None: hvtx's own
     held: Held | None  # its published ports; None if it has none
+    holder: Holder | None  # of these, if it is on record with the rows; None: it is yet to come
     directory: str  # its run-time directory
     log: str  # where its output is kept
 
@@ -64,25 +66,23 @@ def bring_up(
         if new:  # its addresses were not known before
             refuse_diverted_vm(vm, means.networks)
         observed = effects.create(operation, rows)
-        if any(row.is_reservation for row in rows):
-            from hvtx.engine import network_service
-
-            network_service.settle(operation.runtime, rows, observed)
+        settle_reservations(operation, rows, observed)
         # once more, now that they are published: see hvtx.engine.peer_ports
         refuse_others_ports(operation.runtime, ports_of(vm))
-        gate = holder = None
+        gate, holder = None, means.holder
         try:
             if any(row.kind == Kind.PROCESS for row in rows):
                 launch = render(vm, rows, means.networks.networks, means.probes, means.directory)
-                gate = _spawn(vm, launch, means)
+                gate = spawn_gate(vm, launch, means)
                 identity = gate.identity
-            holder = port_holders.begin(means.held, identity, rows)
+            holder = holder or port_holders.begin(means.held, identity, rows)
             if gate is not None or holder is not None:
-                _enter_scope(vm, gate, holder)
+                enter_scope(vm, gate, holder)
                 failpoint.reach("spawned")
-                rows = operation.observe(rows, _learnt(rows, observed, means, gate, holder))
+                if gate is not None or holder is not means.holder:
+                    rows = operation.observe(rows, learnt(rows, observed, means, gate, holder))
                 failpoint.reach("registered")
-            _let_go_on(holder, gate)
+            let_go_on(holder, gate)
         except BaseException:
             for one in (gate, holder):
                 if one is not None:
@@ -94,7 +94,7 @@ def bring_up(
             failpoint.reach("up")
         if holder is not None:
             holder.confirm()
-            observed |= {row.id: row.observed for row in rows if row.kind == Kind.PUBLISH}
+            observed |= with_holder(rows, observed)
         operation.runtime.devices().restore_macs([row for row in rows if row.kind == Kind.TAP])
         operation.commit(
             rows,
@@ -103,11 +103,31 @@ def bring_up(
         )
         return committed(rows, observed)
     except (Exception, KeyboardInterrupt) as problem:
-        _roll_back(operation, vm, rows, means, identity, problem, new=new)
+        roll_back(operation, vm, rows, means, identity, problem, new=new)
         raise
 
 
-def _let_go_on(holder: Holder | None, gate: Gate | None) -> None:
+def settle_reservations(
+    operation: RunningOperation,
+    rows: Sequence[Resource],
+    observed: Mapping[int, Mapping[str, Any]],
+) -> None:
+    """Let services of networks learn what new reservations displace, where they do."""
+    if any(row.is_reservation for row in rows):
+        from hvtx.engine import network_service
+
+        network_service.settle(operation.runtime, rows, observed)
+
+
+def with_holder(
+    rows: Sequence[Resource], observed: Mapping[int, Mapping[str, Any]]
+) -> dict[int, dict[str, Any]]:
+    """What is kept of published ports: what was made, and who holds them, by row (pure)."""
+    ports = [row for row in rows if row.kind == Kind.PUBLISH]
+    return {row.id: {**observed.get(row.id, {}), **row.observed} for row in ports}
+
+
+def let_go_on(holder: Holder | None, gate: Gate | None) -> None:
     """Let the holder of the ports go on, then the hypervisor."""
     if holder is not None:
         holder.open()
@@ -115,7 +135,7 @@ def _let_go_on(holder: Holder | None, gate: Gate | None) -> None:
         gate.open()
 
 
-def _learnt(
+def learnt(
     rows: Sequence[Resource],
     observed: Mapping[int, Mapping[str, Any]],
     means: Means,
@@ -148,7 +168,8 @@ def _accelerator(probes: hypervisors.Probes) -> dict[str, str | bool]:
     return {"accelerator": name, "accelerator_reason": probes.why, "vhost": vhost}
 
 
-def _spawn(vm: Vm, launch: hypervisors.Launch, means: Means) -> Gate:
+def spawn_gate(vm: Vm, launch: hypervisors.Launch, means: Means) -> Gate:
+    """Start the VM's process, which waits at its gate. Raises HostRefused, StoreError."""
     directory = os.path.dirname(means.log)
     try:
         paths.make_directories(directory, 0o700)
@@ -161,7 +182,7 @@ def _spawn(vm: Vm, launch: hypervisors.Launch, means: Means) -> Gate:
     return spawn.spawn(launch, means.log, vm.name, means.user)
 
 
-def _enter_scope(vm: Vm, gate: Gate | None, holder: Holder | None) -> None:
+def enter_scope(vm: Vm, gate: Gate | None, holder: Holder | None) -> None:
     """Let what was spawned outlive the unit or the login that this command runs in."""
     pids = list(gate.pids) if gate is not None else []
     pids += [holder.identity.pid] if holder is not None else []
@@ -171,7 +192,7 @@ def _enter_scope(vm: Vm, gate: Gate | None, holder: Holder | None) -> None:
         sys.stderr.write(f"warning: {words}\n")
 
 
-def _roll_back(
+def roll_back(
     operation: Operation,
     vm: Vm,
     rows: Sequence[Resource],
@@ -181,6 +202,7 @@ def _roll_back(
     *,
     new: bool,
 ) -> None:
+    """Undo a start from its rows; ``problem`` is told what could not be undone."""
     if operation.committed:
         return  # Ctrl-C came too late
     if isinstance(problem, HvtxError) and problem.code == "commit-unknown":

@@ -6,17 +6,17 @@ them only drops, or leaves it to the next. It goes with the device.
 
 from __future__ import annotations
 
+import _thread
 import errno
 import os
 import struct
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 
-from hvtx.host import bpf, checksum_program
-from hvtx.host.netlink import CREATE, Channel, nested, text, u32
-from hvtx.host.tc import INGRESS, OWN_PRIORITY, SUM_HANDLE
+from hvtx.host import bpf, checksum_program, procfs
+from hvtx.host.netlink import nested, text, u32
+from hvtx.host.tc import INGRESS, OWN_PRIORITY, SUM_HANDLE, TrafficControl
 
-_NEWFILTER = 44
 _TCMSG = struct.Struct("=BxxxiIII")
 _TCA_KIND, _TCA_OPTIONS = 1, 2
 _BPF_FD, _BPF_NAME, _BPF_FLAGS, _ACT_DIRECT = 6, 7, 8, 1
@@ -26,16 +26,49 @@ _CANNOT = frozenset({errno.ENOENT, errno.EOPNOTSUPP, errno.EINVAL})
 
 @contextmanager
 def program() -> Iterator[int | None]:
-    """A descriptor of the program; None where the kernel, or this user, cannot have it. OSError."""
-    descriptor = bpf.load(checksum_program.program(), "hvtx_sums")
+    """A descriptor of the program; None where the kernel, or this user, cannot have it. OSError.
+
+    It is the same for every TAP, so a process has the kernel verify it once and keeps it.
+    """
+    if not bpf.permitted():
+        yield None
+        return
+    with _lock:
+        descriptor = _again()
+        kept = descriptor is not None
+        if descriptor is None:
+            descriptor = bpf.load(checksum_program.program(), "hvtx_sums")
+            if descriptor is not None and (number := _number_of(descriptor)):
+                _kept.append((descriptor, number))
+                kept = True
     try:
         yield descriptor
     finally:
-        if descriptor is not None:
+        if descriptor is not None and not kept:  # without /proc it would not be known again
             os.close(descriptor)
 
 
-def put(ifindex: int, descriptor: int | None) -> bool:
+_lock = _thread.allocate_lock()
+_kept: list[tuple[int, bytes]] = []  # none, or the descriptor and its program's number
+
+
+def _again() -> int | None:
+    """The descriptor that is kept, if it is still the program's: others may have closed it."""
+    if _kept and _kept[0][1] != _number_of(_kept[0][0]):
+        _kept.clear()
+    return _kept[0][0] if _kept else None
+
+
+def _number_of(descriptor: int) -> bytes:
+    """The number of a descriptor's program, which no other has; empty where it is none of one."""
+    try:
+        told = procfs.read_whole(f"/proc/self/fdinfo/{descriptor}")
+    except OSError:
+        return b""
+    return next((line for line in told.splitlines() if line.startswith(b"prog_id:")), b"")
+
+
+def put(ifindex: int, descriptor: int | None, links: TrafficControl) -> bool:
     """Give a TAP that has the first filter the second; False where it cannot be had.
 
     ``descriptor`` is of :func:`program`. Raises OSError.
@@ -45,13 +78,12 @@ def put(ifindex: int, descriptor: int | None) -> bool:
     options = u32(_BPF_FD, descriptor) + text(_BPF_NAME, checksum_program.NAME)
     options += u32(_BPF_FLAGS, _ACT_DIRECT)
     body = filter_of(ifindex) + text(_TCA_KIND, "bpf") + nested(_TCA_OPTIONS, options)
-    with closing(Channel(0)) as channel:
-        try:
-            channel.request(_NEWFILTER, CREATE, body)
-        except OSError as problem:
-            if problem.errno not in _CANNOT:
-                raise
-            return False
+    try:
+        links.add_filter(body)
+    except OSError as problem:
+        if problem.errno not in _CANNOT:
+            raise
+        return False
     return True
 
 

@@ -21,6 +21,7 @@ since 4.9.
 from __future__ import annotations
 
 import errno
+import functools
 import socket
 import struct
 
@@ -92,6 +93,7 @@ class _Program:
         return b"".join(found)
 
 
+@functools.cache
 def program() -> bytes:
     """The program, the same for every TAP."""
     made = _Program()

@@ -24,6 +24,24 @@ def has_stderr() -> bool:
     return stream == f"{where.st_dev}:{where.st_ino}"
 
 
+def status(words: str) -> bool:
+    """Tell systemd what the unit is doing, for `systemctl status`; whether it was told.
+
+    sd_notify(3): ``STATUS=`` to the socket of ``NOTIFY_SOCKET``; an abstract one has a ``@``.
+    """
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if not path.startswith(("/", "@")):
+        return False
+    address = "\0" + path[1:] if path[0] == "@" else path
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as link:
+            link.connect(address)
+            link.send(b"STATUS=" + words.replace("\n", " ").encode(errors="replace"))
+    except OSError:
+        return False
+    return True
+
+
 def datagram(fields: Mapping[str, object]) -> bytes:
     """A line as the journal takes it (pure); values of None are left out."""
     parts = []

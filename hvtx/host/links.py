@@ -12,6 +12,7 @@ import contextlib
 import errno
 import struct
 from collections.abc import Collection, Iterable
+from functools import partial
 from typing import NamedTuple
 
 from hvtx.host.neigh import NeighbourTable, address_text
@@ -95,6 +96,11 @@ class Links(NeighbourTable, TrafficControl):
         """Close the socket."""
         self._channel.close()
 
+    @property
+    def channel(self) -> Channel:
+        """The socket, for what is asked beside links."""
+        return self._channel
+
     def all(self) -> list[Link]:
         """Every link; interrupted dumps are asked for again, then DumpInterrupted."""
         body = _IFINFO.pack(0, 0, 0, 0, 0) + u32(_IFLA["ext_mask"], _SKIP_STATS)
@@ -119,10 +125,23 @@ class Links(NeighbourTable, TrafficControl):
                 return None
             raise
 
+    def touch(self, *ifindexes: int) -> None:
+        """Have the kernel bring what is shown of links up to date, now and not in a second.
+
+        It does so for whoever asks for one (linkwatch_sync_dev). Raises OSError but for a link that
+        is gone.
+        """
+        for ifindex in ifindexes:
+            try:
+                retry_transient(partial(self._channel.get, GETLINK, _one(ifindex)))
+            except OSError as problem:
+                if problem.errno != errno.ENODEV:
+                    raise
+
     @legible
     def tun_owner(self, ifindex: int) -> tuple[int | None, int | None]:
         """User and group that may attach to a tun device; None where anybody may. OSError."""
-        body = _IFINFO.pack(0, 0, ifindex, 0, 0) + u32(_IFLA["ext_mask"], _SKIP_STATS)
+        body = _one(ifindex)
         found = attribute_map(retry_transient(lambda: self._channel.get(GETLINK, body)), 16)
         tun = attribute_map(attribute_map(found[_LINKINFO])[_INFO_DATA])
         user, group = (tun.get(kind) for kind in (_TUN_OWNER, _TUN_GROUP))
@@ -213,10 +232,25 @@ class Links(NeighbourTable, TrafficControl):
         info = nested(_IFLA["linkinfo"], text(_INFO_KIND, "bridge"), nested(_INFO_DATA, option))
         self._channel.request(NEWLINK, 0, _IFINFO.pack(0, 0, ifindex, 0, 0) + info)
 
-    def addresses(self) -> list[Address]:
-        """Every address of the host."""
-        body = _IFADDR.pack(0, 0, 0, 0, 0)
-        return [_address(found) for found in whole_dump(self._channel, GETADDR, body)]
+    def addresses(self, ifindex: int = 0) -> list[Address]:
+        """Every address of the host, or of one link.
+
+        Of all of them the kernel asks each link, those of guests too; of one it looks at no other.
+        A link that is gone has none.
+        """
+        body = _IFADDR.pack(0, 0, 0, 0, ifindex)
+        try:
+            found = [_address(data) for data in whole_dump(self._channel, GETADDR, body)]
+        except OSError as problem:
+            if ifindex and problem.errno == errno.ENODEV:
+                return []
+            raise
+        return [one for one in found if ifindex in (0, one.ifindex)]
+
+
+def _one(ifindex: int) -> bytes:
+    """The body of a GETLINK of one link."""
+    return _IFINFO.pack(0, 0, ifindex, 0, 0) + u32(_IFLA["ext_mask"], _SKIP_STATS)
 
 
 def named_again(links: Links, ifindex: int, alias: str, name: str) -> Link | None:

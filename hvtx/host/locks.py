@@ -36,7 +36,7 @@ class LockFile:
 
     def __init__(self, path: str, *, make: bool = True) -> None:
         """Open (and, with ``make``, make, mode 0600) the file; raises OSError."""
-        self._path = path
+        self.path = path
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if make else 0)
         self.descriptor = os.open(path, flags, 0o600)
         self._taken: Counter[int] = Counter()  # how often each byte was taken and not given back
@@ -51,7 +51,7 @@ class LockFile:
             if problem.errno in (errno.EAGAIN, errno.EACCES):
                 return False
             raise StoreError(
-                f"{self._path} cannot be locked: {problem.strerror}",
+                f"{self.path} cannot be locked: {problem.strerror}",
                 hint="put the state and run directories on a file system that has locks",
             ) from problem
         self._taken[offset] += 1
@@ -65,7 +65,7 @@ class LockFile:
             if time.monotonic() >= deadline:
                 from hvtx.host import lock_holder
 
-                message, hint = lock_holder.told(what, lock_holder.of_byte(self._path, offset))
+                message, hint = lock_holder.told(what, lock_holder.of_byte(self.path, offset))
                 raise Busy(message, hint=hint)
             time.sleep(pause)
             pause = min(pause * 1.5, 0.05)
@@ -73,6 +73,14 @@ class LockFile:
     def held_elsewhere(self, offset: int) -> bool:
         """Whether another open file holds the byte."""
         probe = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0)
+        answer = fcntl.fcntl(self.descriptor, _GETLK, probe)
+        return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+
+    def held_within(self, first: int, end: int) -> bool:
+        """Whether another open file holds a byte from ``first`` on and before ``end``."""
+        if first >= end:
+            return False
+        probe = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, first, end - first, 0)
         answer = fcntl.fcntl(self.descriptor, _GETLK, probe)
         return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 

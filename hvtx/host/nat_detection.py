@@ -6,9 +6,13 @@ Where it says that they may, the kernel is asked about a port (:mod:`hvtx.host.r
 from __future__ import annotations
 
 import errno
+import functools
 import re
+from collections.abc import Callable, Iterable, Sequence
 
+from hvtx.host import procfs
 from hvtx.host.netlink import attribute_map, legible
+from hvtx.host.nfanswers import Rule, plain
 from hvtx.host.nfnetlink import Nftables
 from hvtx.host.nfnumbers import FAMILY_NAMES, GETCHAIN
 
@@ -19,6 +23,7 @@ OUR_LINE = re.compile(r"(?:^:|.*\s)HVTX-")
 _CHAIN_TABLE, _CHAIN_HOOK, _CHAIN_TYPE, _HOOK_NUMBER = 1, 4, 7, 1
 _PREROUTING, _OUTPUT = 0, 3
 _INET, _IP, _IP6 = 1, 2, 10
+_CHAINS = 1024  # answers that are kept read: more than most hosts have chains
 _TABLES = {"nat", "mangle"}  # legacy ones where something may translate, or give to a proxy
 _PROXIES = (b"tproxy\0", b"TPROXY\0")  # natively, and of iptables
 _LISTS = ("ip_tables_names", "ip6_tables_names")
@@ -29,7 +34,28 @@ def may_translate() -> bool:
 
     Raises OSError, HvtxError.
     """
-    if _has_chains():
+    try:
+        channel = Nftables()
+    except OSError as problem:
+        if problem.errno != errno.EPROTONOSUPPORT:
+            raise
+        return may_among((), _no_rules)
+    try:
+        return may_among(channel.dump_all(GETCHAIN), channel.rules)
+    finally:
+        channel.close()
+
+
+def _no_rules(family: str, table: str) -> Sequence[Rule]:
+    raise AssertionError(f"no chain is in a table {family} {table}")
+
+
+def may_among(chains: Iterable[bytes], rules: Callable[[str, str], Sequence[Rule]]) -> bool:
+    """The same, where all ``chains`` are listed: the answers to GETCHAIN.
+
+    ``rules`` gives those of one table, by its family and name. Raises OSError, HvtxError.
+    """
+    if _has_chains(chains, rules):
         return True
     if not any(map(_lists_some, _LISTS)):
         return False
@@ -42,38 +68,37 @@ def may_translate() -> bool:
     )
 
 
-def _has_chains() -> bool:
-    """Whether others have such chains of nf_tables; not where the kernel has none of it."""
-    try:
-        channel = Nftables()
-    except OSError as problem:
-        if problem.errno == errno.EPROTONOSUPPORT:
-            return False
-        raise
-    try:
-        chains = channel.dump_all(GETCHAIN)
-        if any(translates(body) for body in chains):
-            return True
-        # a proxy stands among rules that only filter, so those are read: in a few tables
-        tables = sorted({table_of(body) for body in chains if may_proxy(body)})
-        return any(
-            proxies(rule.expressions)
-            for family, table in tables
-            for rule in channel.rules(FAMILY_NAMES.get(family, ""), table)
-        )
-    finally:
-        channel.close()
+def _has_chains(chains: Iterable[bytes], rules: Callable[[str, str], Sequence[Rule]]) -> bool:
+    """Whether others have such chains of nf_tables."""
+    asked = [body for body in map(plain, chains) if is_others_hook(body)]
+    if any(map(translates, asked)):
+        return True
+    # a proxy stands among rules that only filter, so those are read: in a few tables
+    tables = sorted({table_of(body) for body in asked if may_proxy(body)})
+    return any(
+        proxies(rule.expressions)
+        for family, table in tables
+        for rule in rules(FAMILY_NAMES.get(family, ""), table)
+    )
 
 
 def _lists_some(name: str) -> bool:
     """Whether the kernel lists a legacy table nat or mangle of a family. Raises OSError."""
     try:
-        with open(f"/proc/thread-self/net/{name}", encoding="ascii") as listed:
-            return bool(_TABLES & set(listed.read().split()))
+        listed = procfs.read_whole(f"/proc/thread-self/net/{name}").decode("ascii")
+        return bool(_TABLES & set(listed.split()))
     except OSError as problem:
         if problem.errno == errno.ENOENT:
             return False
         raise
+
+
+@functools.lru_cache(_CHAINS)  # a chain that nobody changed is told by the same bytes
+@legible
+def is_others_hook(chain: bytes) -> bool:
+    """Whether a chain is others', and the kernel asks it. Raises Garbled. Pure."""
+    fields = attribute_map(chain, 4)
+    return not fields[_CHAIN_TABLE].startswith(OURS.encode()) and _CHAIN_HOOK in fields
 
 
 @legible

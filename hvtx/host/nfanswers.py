@@ -1,5 +1,6 @@
 """Answers of nf_tables, parsed: tables, rules and what they ask for, elements of sets."""
 
+import functools
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -49,6 +50,8 @@ from hvtx.host.nfnumbers import (
     XT_INFO,
     XT_NAME,
 )
+
+_TABLES = 256  # answers that are kept read
 
 
 class Element(NamedTuple):
@@ -113,9 +116,22 @@ def _string(raw: bytes | None) -> str:
     return (raw or b"").rstrip(b"\0").decode(errors="replace")
 
 
-@legible
+def plain(body: bytes) -> bytes:
+    """An answer without what changes though its object does not: the generation in its head.
+
+    (``res_id`` of struct nfgenmsg; net/netfilter/nf_tables_api.c.)
+    """
+    return body[:2] + b"\0\0" + body[4:]
+
+
 def parse_table(body: bytes) -> Table:
     """A GETTABLE answer. Raises Garbled, as the next ones do."""
+    return _table(plain(body))
+
+
+@functools.lru_cache(_TABLES)  # a table that nobody changed is told by the same bytes
+@legible
+def _table(body: bytes) -> Table:
     fields = attribute_map(body, 4)
     return Table(
         FAMILY_NAMES.get(body[0], str(body[0])),

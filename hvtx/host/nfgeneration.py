@@ -33,6 +33,39 @@ class Socket(Protocol):
         """The number of the last commit."""
 
 
+class Lister(Socket, Protocol):
+    """What can be asked for all objects of a kind, too."""
+
+    def dump_all(self, number: int) -> list[bytes]:
+        """The raw messages of a GET of all families' objects of a kind."""
+
+
+class Listing:
+    """What was listed of one generation of the ruleset, kept for as long as it is the last."""
+
+    def __init__(self) -> None:
+        """Nothing is listed yet."""
+        self._kept: dict[int, list[bytes]] = {}  # by what was asked for
+        self._of = -1  # the generation
+
+    def of(self, socket: Lister, *numbers: int) -> list[list[bytes]]:
+        """The answers to GETs of several kinds, all of the last generation.
+
+        They are dumped anew only where the ruleset has changed: what was dumped between two
+        answers of one number stands as long as that is the number. Raises OSError,
+        DumpInterrupted, Stale (something changed meanwhile).
+        """
+        now = socket.generation()
+        if now != self._of:
+            self._kept, self._of = {}, now
+        missing = [number for number in numbers if number not in self._kept]
+        found = {number: socket.dump_all(number) for number in missing}
+        if missing and socket.generation() != now:
+            raise Stale
+        self._kept |= found
+        return [self._kept[number] for number in numbers]
+
+
 class Stale(Exception):
     """What was read is no longer so."""
 
@@ -45,6 +78,23 @@ class Acted(NamedTuple):
     """The result of an action that carried the generation itself, in its batch."""
 
     outcomes: Mapping[int, Outcome]
+
+
+def settled(action: Callable[[], T], attempts: int = ATTEMPTS) -> T:
+    """What ``action`` gives, which raises Stale or DumpInterrupted where something changed.
+
+    Raises StillChanging after all attempts, and OSError for what is no such change.
+    """
+    for attempt in range(attempts):
+        try:
+            return action()
+        except (DumpInterrupted, Stale):
+            pass
+        except OSError as problem:
+            if problem.errno not in _MOVED - {errno.ENOENT}:
+                raise
+        time.sleep(_PAUSE * min(attempt, 10))
+    raise StillChanging
 
 
 def consistently(socket: Socket, action: Callable[[int], T], attempts: int = ATTEMPTS) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 from typing import NamedTuple
 
@@ -97,11 +98,12 @@ def key_of(piece: SetElement) -> bytes:
 
 def list_body(piece: SetElement, element: bytes) -> bytes:
     """A message about elements of one set."""
-    return (
-        text(LIST_TABLE, piece.table)
-        + text(LIST_SET, piece.set)
-        + nested(LIST_ELEMENTS, nested(1, element))
-    )
+    return _set_named(piece.table, piece.set) + nested(LIST_ELEMENTS, nested(1, element))
+
+
+@functools.lru_cache(256)
+def _set_named(table: str, name: str) -> bytes:
+    return text(LIST_TABLE, table) + text(LIST_SET, name)
 
 
 def add_element(piece: SetElement, comment: str) -> Command:

@@ -5,7 +5,8 @@ Numbers: include/uapi/linux/netfilter/nf_tables.h.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterable, Mapping
 
 from hvtx.host.netlink import (
     CREATE,
@@ -16,7 +17,7 @@ from hvtx.host.netlink import (
     nested,
     text,
 )
-from hvtx.host.nfanswers import Rule
+from hvtx.host.nfanswers import Rule, plain
 from hvtx.host.nfmessages import Command
 from hvtx.host.nfnetlink import Nftables
 from hvtx.host.nfnumbers import FAMILY_NAMES, GETCHAIN, GETTABLE
@@ -27,6 +28,7 @@ _NAME, _TABLE_FLAGS = 1, 2
 _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 1, 3, 4, 5, 7
 _HOOK_NUMBER, _HOOK_PRIORITY, _HOOK_DEVICE, _HOOK_DEVICES = 1, 2, 3, 4
 _HOOK_NAMES = {number: name for name, number in HOOKS.items()}
+_CHAINS = 1024  # answers that are kept read: more than most hosts have chains
 _POLICIES = {0: "drop", 1: "accept"}
 
 
@@ -51,8 +53,13 @@ def digest(rule: Rule) -> str:
 
 def flags(source: Nftables, name: str) -> dict[str, int]:
     """The flags of the tables of a name, by family. Raises OSError, DumpInterrupted."""
+    return flags_in(source.dump_all(GETTABLE), name)
+
+
+def flags_in(tables: Iterable[bytes], name: str) -> dict[str, int]:
+    """The same, of answers to GETTABLE. Pure."""
     found = {}
-    for body in source.dump_all(GETTABLE):
+    for body in map(plain, tables):
         family, table, bits = _table(body)
         if table == name:
             found[family] = bits
@@ -61,8 +68,13 @@ def flags(source: Nftables, name: str) -> dict[str, int]:
 
 def hooks(source: Nftables, name: str) -> dict[str, dict[str, Hook | None]]:
     """The chains of the tables of a name, by family. Raises OSError, DumpInterrupted."""
+    return hooks_in(source.dump_all(GETCHAIN), name)
+
+
+def hooks_in(chains: Iterable[bytes], name: str) -> dict[str, dict[str, Hook | None]]:
+    """The same, of answers to GETCHAIN. Pure."""
     found: dict[str, dict[str, Hook | None]] = {}
-    for body in source.dump_all(GETCHAIN):
+    for body in map(plain, chains):
         family, table, chain, hook = _chain(body)
         if table == name:
             found.setdefault(family, {})[chain] = hook
@@ -84,12 +96,14 @@ def number(raw: bytes | None) -> int:
     return int.from_bytes(raw or b"", "big")
 
 
+@functools.lru_cache(_CHAINS)
 @legible
 def _table(body: bytes) -> tuple[str, str, int]:
     fields = attribute_map(body, 4)
     return family_of(body), string(fields[_NAME]), number(fields.get(_TABLE_FLAGS))
 
 
+@functools.lru_cache(_CHAINS)  # a chain that nobody changed is told by the same bytes
 @legible
 def _chain(body: bytes) -> tuple[str, str, str, Hook | None]:
     fields = attribute_map(body, 4)

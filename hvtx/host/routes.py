@@ -9,7 +9,7 @@ from typing import Any
 
 from hvtx.host.inet import socket_family
 from hvtx.host.netlink import Channel, attribute, attribute_map, legible, u32
-from hvtx.host.retry import retry_transient
+from hvtx.host.retry import retry_transient, whole_dump
 from hvtx.model.routing import LOCAL, Answer, Packet, Route, Rule
 
 _GETROUTE = 26
@@ -30,6 +30,7 @@ _NO_WAY = frozenset(
 )
 _ROOM = 2  # bits: the subnet's own address, the host's, a neighbour's, and that of all
 _DEAD = 1  # RTNH_F_DEAD
+_LOOPBACK4, _LOOPBACK6 = 127, bytes(15) + b"\1"
 
 
 @legible
@@ -80,6 +81,33 @@ def _answer(body: bytes) -> Answer:
 def _address(packed: bytes) -> str:
     sizes = {4: socket.AF_INET, 16: socket.AF_INET6}
     return socket.inet_ntop(sizes[len(packed)], packed)
+
+
+@legible
+def local(channel: Channel, family: int) -> list[tuple[int, bytes]]:
+    """The addresses of a family (4, 6) that the host answers for: the device, and the address.
+
+    They are those of its table ``local``, in which guests' devices have none: who asks for
+    addresses is told them link by link, of all links. Those that only one link or the host itself
+    knows are left out. Raises OSError, DumpInterrupted, Garbled.
+    """
+    body = _RTMSG.pack(_af(family), 0, 0, 0, LOCAL, 0, 0, _LOCAL_KIND, 0)
+    found = []
+    for data in whole_dump(channel, _GETROUTE, body):
+        fields = _RTMSG.unpack_from(data)
+        # a kernel before 4.20 knows no filter, and tells of every route
+        if (fields[4], fields[7]) == (LOCAL, _LOCAL_KIND):
+            told = attribute_map(data, _RTMSG.size)
+            if _is_shared(told.get(_DST, b"")):
+                found.append((int.from_bytes(told.get(_OIF, b""), "little"), told[_DST]))
+    return found
+
+
+def _is_shared(packed: bytes) -> bool:
+    """Whether others than one link, or the host itself, may know an address."""
+    if len(packed) == 4:
+        return packed[0] != _LOOPBACK4
+    return len(packed) == 16 and packed[:2] != b"\xfe\x80" and packed != _LOOPBACK6
 
 
 def beyond(address: str, world: str) -> str:

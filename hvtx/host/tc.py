@@ -11,12 +11,15 @@ import struct
 from collections.abc import Collection
 
 from hvtx.host.netlink import (
+    ACK,
     CREATE,
     EXCL,
+    REQUEST,
     Channel,
     attribute,
     attribute_map,
     legible,
+    message,
     nested,
     text,
     u32,
@@ -55,20 +58,22 @@ class TrafficControl:
         options = attribute(_BPF_OPS_LEN, struct.pack("=H", len(program) // 8))
         options += attribute(_BPF_OPS, program) + u32(_BPF_FLAGS, _BPF_ACT_DIRECT)
         body = _own_filter(ifindex, side) + text(_TCA_KIND, "bpf") + nested(_TCA_OPTIONS, options)
-        try:
-            self._channel.request(_NEWQDISC, CREATE | EXCL, qdisc)
-        except OSError as problem:
+        wanted = [(_NEWQDISC, CREATE | EXCL, qdisc), (_NEWFILTER, CREATE | ACK, body)]
+        seqs = [self._channel.next_seq() for _ in wanted]
+        data = b"".join(
+            message(kind, REQUEST | flags, seq, one)
+            for seq, (kind, flags, one) in zip(seqs, wanted, strict=True)
+        )
+        for problem in self._channel.errors(data, seqs):
             if problem.errno in _NO_SUCH_KIND:
                 return False
-            if problem.errno != errno.EEXIST:
-                raise
-        try:
-            self._channel.request(_NEWFILTER, CREATE, body)
-        except OSError as problem:
-            if problem.errno not in _NO_SUCH_KIND:
-                raise
-            return False
+            if problem.errno != errno.EEXIST:  # others use it already
+                raise problem
         return True
+
+    def add_filter(self, body: bytes) -> None:
+        """Give a link a filter, as its message's body says. Raises OSError."""
+        self._channel.request(_NEWFILTER, CREATE, body)
 
     def guarding(self, ifindex: int, side: int = INGRESS) -> bytes | None:
         """The program of hvtx's own filter on a link; None where there is none. OSError."""

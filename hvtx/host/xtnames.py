@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hvtx.errors import HostRefused, NotPermitted
+from hvtx.host import procfs
 
 TOOLS = {4: "iptables", 6: "ip6tables"}
 NAMES = {4: "/proc/thread-self/net/ip_tables_names", 6: "/proc/thread-self/net/ip6_tables_names"}
@@ -20,8 +21,7 @@ def listed(family: int) -> frozenset[str]:
     Raises NotPermitted or HostRefused (``cannot-observe``) when the list cannot be read.
     """
     try:
-        with open(NAMES[family], encoding="ascii") as names:
-            return frozenset(names.read().split())
+        return frozenset(procfs.read_whole(NAMES[family]).decode("ascii").split())
     except FileNotFoundError:
         return frozenset()  # this kernel has no legacy tables of the family
     except PermissionError as problem:

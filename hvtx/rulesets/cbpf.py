@@ -97,15 +97,16 @@ class Program:
                 places[step] = number
             else:
                 number += 1
-        found: list[bytes] = []
+        found: list[int] = []
+        here = 0
         for step in self.steps:
             if isinstance(step, str):
                 continue
             code, k, true, false = step
-            here = len(found) + 1
+            here += 1
             if code == JA:
-                found.append(struct.pack("=HBBI", code, 0, 0, places[true] - here))
+                found += (code, 0, 0, places[true] - here)
                 continue
-            jumps = [places[label] - here if label else 0 for label in (true, false)]
-            found.append(struct.pack("=HBBI", code, *jumps, k))
-        return b"".join(found)
+            there = places[true] - here if true else 0
+            found += (code, there, places[false] - here if false else 0, k)
+        return struct.pack("=" + "HBBI" * here, *found)

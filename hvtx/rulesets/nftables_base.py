@@ -40,6 +40,7 @@ Facts that shaped the rules:
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import cache
 
 from hvtx.model.hook import HOOKS, BaseRuleset, Chain, Hook
 from hvtx.rulesets import nftables_uplink
@@ -233,6 +234,7 @@ def hook_of(declared: str) -> Hook | None:
     return Hook(kind, HOOKS[hook], int(priority), int(policy == "accept"))
 
 
+@cache
 def layout(family: str) -> str:
     """What changes when the static part of a table does, with a version of hvtx or another."""
     from hashlib import sha256

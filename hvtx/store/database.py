@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from hvtx.errors import CommitUnknown, HvtxError, Refused, StoreError
+from hvtx.host import queued_lock
 from hvtx.host.job_control import going_on
 from hvtx.host.locks import LockFile
 from hvtx.store import reserve
@@ -138,7 +139,7 @@ class Store:
                 hint="open the store in the process that uses it",
             )
         queue = self._open_queue()
-        queue.lock(QUEUE_BYTE, self._lock_timeout, "the state store")
+        queued_lock.take(queue, QUEUE_BYTE, self._lock_timeout, "the state store")
         try:
             if self._spends and reserve.is_low(self.state_directory):
                 self._relieve()
@@ -191,7 +192,7 @@ class Store:
         """Tell ``watch`` the number of the last change, while nobody writes. Raises Busy."""
         queue = self._open_queue()
         with going_on():
-            queue.lock(QUEUE_BYTE, self._lock_timeout, "the state store")
+            queued_lock.take(queue, QUEUE_BYTE, self._lock_timeout, "the state store")
             try:
                 if self.watch is not None:
                     with self.reading() as sql:

@@ -22,6 +22,22 @@ class HighWaterMark:
         """Nothing is made or opened before it is needed."""
         self._run_directory = run_directory
         self._descriptor: int | None = None
+        self._made = False
+
+    @property
+    def run_directory(self) -> str:
+        """Where it is: ``<run-dir>/<installation>``."""
+        return self._run_directory
+
+    def make_directory(self) -> None:
+        """Make its directory, or see that it is there and that nobody else can replace it.
+
+        Once is enough: who could make it otherwise since then is trusted too: its owner, root.
+        One that is gone is made again. Raises as :func:`make_run_directory`.
+        """
+        if not self._made or not os.path.isdir(self._run_directory):
+            make_run_directory(self._run_directory)
+            self._made = True
 
     def close(self) -> None:
         """Give back the descriptor."""
@@ -33,7 +49,7 @@ class HighWaterMark:
         """The descriptor; the file is there with its room taken. Raises StoreError."""
         if self._descriptor is None:
             try:
-                make_run_directory(self._run_directory)
+                self.make_directory()
                 descriptor = self._descriptor = os.open(
                     os.path.join(self._run_directory, FILE),
                     os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW,

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from hvtx.model.resource import Kind, Resource, State
@@ -33,6 +34,7 @@ class NewRow(NamedTuple):
     spec: Mapping[str, Any]
     vm: str | None
     network: str | None
+    observed: Mapping[str, Any] = MappingProxyType({})  # what is known of it before it is made
 
 
 def begin(
@@ -78,7 +80,7 @@ def intend(
             state=state,
             mark=mark(identity),
             spec=dict(draft.spec),
-            observed={},
+            observed=dict(draft.observed),
             operation=operation,
             life=life,
             vm=draft.vm,
@@ -86,23 +88,10 @@ def intend(
         )
         rows.append(row)
     sql.executemany(
-        "INSERT INTO resource (id, kind, key, state, mark, spec, operation, life, vm, network)"
-        " VALUES (?,?,?,?,?,?,?,?,?,?)",
-        [
-            (
-                r.id,
-                r.kind,
-                r.key,
-                r.state,
-                r.mark,
-                encode(r.spec),
-                r.operation,
-                r.life,
-                r.vm,
-                r.network,
-            )
-            for r in rows
-        ],
+        "INSERT INTO resource"
+        " (id, kind, key, state, mark, spec, observed, operation, life, vm, network)"
+        " VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+        [(*row[:5], encode(row.spec), encode(row.observed), *row[7:]) for row in rows],
     )
     return rows
 
@@ -124,15 +113,15 @@ def commit(
     operation: int,
 ) -> int:
     """Intended rows of this operation become committed; how many did."""
-    moved = 0
-    for row in rows:
-        seen = observed.get(row.id)
-        moved += sql.execute(
-            "UPDATE resource SET state = 'committed', observed = coalesce(?, observed)"
-            " WHERE id = ? AND state = 'intended' AND operation = ?",
-            (None if seen is None else encode(seen), row.id, operation),
-        ).rowcount
-    return moved
+    done = sql.executemany(
+        "UPDATE resource SET state = 'committed', observed = coalesce(?, observed)"
+        " WHERE id = ? AND state = 'intended' AND operation = ?",
+        [
+            (encode(observed[row.id]) if row.id in observed else None, row.id, operation)
+            for row in rows
+        ],
+    )
+    return done.rowcount
 
 
 def release(sql: sqlite3.Connection, rows: Sequence[Resource], operation: int) -> list[Resource]:

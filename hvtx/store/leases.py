@@ -9,7 +9,6 @@ from __future__ import annotations
 import ipaddress
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
-from heapq import merge
 from typing import NamedTuple
 
 from hvtx.errors import Conflict, UsageError
@@ -186,18 +185,35 @@ def withheld(sql: sqlite3.Connection, vm: str) -> tuple[str, str]:
 def _lowest_free(
     sql: sqlite3.Connection, network: Network, family: int, taken: Sequence[int]
 ) -> int:
-    """The smallest offset from 1 that is neither leased nor among ``taken``, which is sorted."""
-    expected = 1
-    leased = sql.execute(
-        "SELECT offset FROM lease WHERE network = ? AND family = ? AND offset IS NOT NULL"
-        " ORDER BY 1",
-        (network.id, family),
-    )
-    for offset in merge((row[0] for row in leased), taken):
-        if offset > expected:
-            break
-        expected = max(expected, offset + 1)
-    return expected
+    """The smallest offset from 1 that is neither leased nor among ``taken``, which is sorted.
+
+    Offsets are counted and not listed: up to one that is free there are fewer than their number.
+    In most networks all up to the last are had, which one count tells.
+    """
+    where = "FROM lease WHERE network = ? AND family = ? AND offset"
+    own = (network.id, family)
+    near = [offset for offset in dict.fromkeys(taken) if 0 < offset < _LARGEST_OFFSET]
+    marks = ",".join("?" * len(near))
+    found = sql.execute(f"SELECT offset {where} IN ({marks})", (*own, *near))
+    leased = {row[0] for row in found}
+    more = [offset for offset in near if offset not in leased]
+
+    def had(most: int) -> int:
+        found = sql.execute(f"SELECT count(*) {where} BETWEEN 1 AND ?", (*own, most)).fetchone()
+        return int(found[0]) + sum(offset <= most for offset in more)
+
+    top = sql.execute(f"SELECT max(offset) {where} > 0", own).fetchone()[0] or 0
+    last = max(top, *more, 0)
+    if had(last) == last:
+        return last + 1
+    low, high = 1, last  # up to ``high`` one is free, up to ``low - 1`` none
+    while low < high:
+        middle = (low + high) // 2
+        if had(middle) < middle:
+            high = middle
+        else:
+            low = middle + 1
+    return low
 
 
 def _claim_port(sql: sqlite3.Connection, interface: int, port: Publish) -> None:

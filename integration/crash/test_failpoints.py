@@ -137,6 +137,18 @@ def _running_several(hvtx: Program) -> None:
     hvtx("vm", "run", *CREATE[2:], "-p", "8090:90", "-p", "8443:443", *SLEEP)
 
 
+def _created_two(hvtx: Program) -> None:
+    """Two that are given together: one with a published port, one without."""
+    _created(hvtx)
+    hvtx("vm", "create", "more", "--network", "net", *SLEEP)
+
+
+def _running_two(hvtx: Program) -> None:
+    _created_two(hvtx)
+    for name in ("web", "more"):
+        hvtx("vm", "start", name)
+
+
 def _crashed(hvtx: Program) -> None:
     _running(hvtx)
     kill_vm(hvtx)
@@ -309,6 +321,12 @@ COMMANDS = {
     "vm run": Command(("vm", "run", *CREATE[2:], *SLEEP), _network),
     # the network `default` is an operation of its own before the VM's
     "vm run, no network": Command(("vm", "run", "web", *SLEEP), lambda hvtx: None, "collects"),
+    # killed between two of them, one is as before and the other as after: `settles` knows no such
+    "vm start, several": Command(("vm", "start", "web", "more"), _created_two, "collects"),
+    "vm stop, several": Command(
+        ("vm", "stop", "web", "more", "--timeout", "1"), _running_two, "again"
+    ),
+    "vm rm, several": Command(("vm", "rm", "web", "more", "--force"), _running_two, "collects"),
     "vm stop": Command(("vm", "stop", "web", "--timeout", "1"), _running),
     "vm set": Command(("vm", "set", "web", "--memory", "512", "--autostart"), _created),
     "vm set, running": Command(
@@ -470,7 +488,8 @@ def test_killed_at_every_failpoint_it_recovers(
         assert command.how == "again" or hvtx.is_clean(), point
         after = host() if command.how == "settles" else {}
         again = hvtx(*given(name), code=None)
-        assert again.code in (0, 3, 4), (point, again)
+        others = {9} if "several" in name else set()  # of these some may be done, others not
+        assert again.code in {0, 3, 4} | others, (point, again)
         if command.how == "settles":
             undone, done = lab.difference(before, after), lab.difference(after, host())
             assert not undone or not done, f"{point}\nbefore:\n{undone}\nafter:\n{done}"

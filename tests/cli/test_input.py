@@ -61,7 +61,7 @@ USAGE = [
     ["vm", "nonsense"],
     ["vm", "create"],
     ["vm", "start"],
-    ["vm", "start", "web", "db"],
+    ["vm", "restart", "web", "db"],
     ["vm", "create", "web", "--nonsense", "--", "true"],
     ["vm", "attach", "web"],
     # names

@@ -21,7 +21,7 @@ from hvtx.commands import explain, show, show_history, show_networks
 from hvtx.commands import publish_view as published
 from hvtx.commands import published_view as view
 from hvtx.engine import gc_plan
-from hvtx.errors import Refused
+from hvtx.errors import NotFound, Refused
 from hvtx.model.guest import Guest
 from hvtx.model.plan import Plan
 from hvtx.model.resource import Kind
@@ -54,6 +54,11 @@ VALUES: Mapping[str, Callable[[], Any]] = {
     "vm-crashed": lambda: described(VmState.CRASHED, Liveness.DEAD, None),
     "recover": lambda: documents.recover.document(samples.RECOVERY),
     "recover-refused": lambda: documents.recover.refused(REFUSED),
+    "several": lambda: documents.several.document(
+        "rm",
+        [documents.removed.document("vm", "web")],
+        {"db": NotFound("there is no VM 'db'", hint="`hvtx vm ls` lists them")},
+    ),
     "repair": lambda: documents.repair.document(samples.REPAIR),
     "repair-refused": lambda: documents.repair.refused(REFUSED),
     "doctor": lambda: documents.doctor.document(samples.FINDINGS),

@@ -254,7 +254,7 @@ def test_a_start_that_resolves_keeps_its_own_lock(
     def watched(self: Runtime, kind: str, name: str) -> None:
         give_back(self, kind, name)
         if (kind, name) == ("vm", "web"):
-            other = LockFile(self.names._path, make=False)
+            other = LockFile(self.names.path, make=False)
             held.append(other.held_elsewhere(name_offset(kind, name)))
             other.close()
 

@@ -18,9 +18,7 @@ from hvtx.engine.units import (
     is_ours,
     is_packaged,
     listing,
-    serve_call,
     shields,
-    start_call,
     units,
 )
 
@@ -214,22 +212,6 @@ def test_a_command_line_expands_nothing() -> None:
     assert command_line(("/a b", "$HOME", "%n", "", 'q"')) == '"/a b" $$HOME %%n "" "q\\""'
 
 
-def test_systemd_starts_a_vm_apart_from_the_unit() -> None:
-    call = start_call(("/usr/bin/hvtx",), ("--state-dir", "/s"), "web", {"HVTX_B": "2", "A": "1"})
-    assert call[0] == "systemd-run"
-    assert "--unit=hvtx-start-web" in call
-    assert "--property=KillMode=process" in call
-    assert call.index("--setenv=A=1") < call.index("--setenv=HVTX_B=2") < call.index("--")
-    assert call[call.index("--") + 1 :] == (
-        "/usr/bin/hvtx",
-        "--state-dir",
-        "/s",
-        "vm",
-        "start",
-        "web",
-    )
-
-
 def test_numbers_are_written_every_minute_where_they_are_wanted() -> None:
     """Two more units, of which the service may write beside the file; none without it."""
     place = Place(("/usr/bin/hvtx",), "/var/lib/hvtx", "/run/hvtx", {}, "/var/lib/prom/hvtx.prom")
@@ -305,11 +287,3 @@ def test_collection_publishes_as_a_member_of_the_group() -> None:
     for other in (PLACE, place._replace(group=None)):
         assert "SupplementaryGroups" not in texts(other)["hvtx-gc.service"]
     assert "SupplementaryGroups" not in texts(place)["hvtx-recover.service"]
-
-
-def test_what_starts_networks_dnsmasq_is_outside_of_the_sandbox_too() -> None:
-    call = serve_call(("/usr/bin/hvtx",), ("--state-dir", "/s"), {"A": "1"})
-    assert call[call.index("--") :] == ("--", "/usr/bin/hvtx", "--state-dir", "/s", "repair")
-    assert "--property=KillMode=process" in call
-    assert "--unit=hvtx-serve" in call
-    assert "--setenv=A=1" in call

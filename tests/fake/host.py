@@ -33,6 +33,8 @@ from tests.fake.kernel import Kernel
 class FakeLinks:
     """``hvtx.host.links.Links``."""
 
+    channel = None  # what is asked by it is answered by the fake's own functions
+
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
 
@@ -46,6 +48,10 @@ class FakeLinks:
     def get(self, ifindex: int = 0, name: str = "") -> Link | None:
         self._kernel.alive()
         return self._kernel.devices.get(ifindex) if ifindex else self._kernel.by_name(name)
+
+    def touch(self, *ifindexes: int) -> None:
+        del ifindexes
+        self._kernel.alive()
 
     def change(self, ifindex: int, **new: Any) -> None:
         for quiet in ("quiet6", "hairpin"):
@@ -72,9 +78,9 @@ class FakeLinks:
         self._kernel.alive()
         return self._kernel.guards.get((ifindex, side))
 
-    def addresses(self) -> list[Address]:
+    def addresses(self, ifindex: int = 0) -> list[Address]:
         self._kernel.alive()
-        return list(self._kernel.addresses)
+        return [a for a in self._kernel.addresses if ifindex in (0, a.ifindex)]
 
     def forget_neighbours(self, known: Iterable[tuple[int, str]]) -> None:
         del known
@@ -351,7 +357,10 @@ class FakeHolder:
         self._kernel = kernel
         self.identity = Identity(kernel.boot_id, found.pid, found.start, found.inode)
 
+        self.passing = True
+
     def open(self) -> None:
+        self.passing = False
         with suppress(BrokenPipeError):
             self._kernel.open_gate(self.identity.pid)
 
@@ -417,7 +426,14 @@ def doors(kernel: Kernel) -> dict[str, Any]:
                 return Answer(address.ifindex, 254, False)
         return Answer(0, 0, False, errno.ENETUNREACH)
 
-    def put_sums(ifindex: int, descriptor: int | None) -> bool:
+    def local(channel: object, family: int) -> list[tuple[int, bytes]]:
+        del channel
+        kernel.alive()
+        known = [(a.ifindex, ip_interface(a.address).ip) for a in kernel.addresses]
+        return [(index, ip.packed) for index, ip in known if ip.version == family]
+
+    def put_sums(ifindex: int, descriptor: int | None, links: object) -> bool:
+        del links
         kernel.alive()
         kernel.get(ifindex)
         return descriptor is not None
@@ -449,6 +465,7 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.engine.privileges.tun_problem": lambda: None,
         "hvtx.host.routes.all_routes": all_routes,
         "hvtx.host.routes.ask": ask,
+        "hvtx.host.routes.local": local,
         "hvtx.engine.guest_routes.Channel": lambda family: SimpleNamespace(close=lambda: None),
         "hvtx.engine.guest_routes.Links": links,
         "hvtx.drivers.flows.flush": flush,
@@ -485,11 +502,13 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.engine.new_network.Links": links,
         "hvtx.commands.network_rm.Links": links,
         "hvtx.engine.own_addresses.Links": links,
+        "hvtx.engine.own_addresses.Channel": lambda family: SimpleNamespace(close=lambda: None),
         "hvtx.engine.damage.Links": links,
         "hvtx.engine.repair_row.Links": links,
         "hvtx.engine.own_routes.lost": lambda _row, _links: [],
         "hvtx.engine.peer_ports.refuse_taken_port": refuse_taken_port,
         "hvtx.host.nat_detection.may_translate": lambda: False,
+        "hvtx.host.nat_detection.may_among": lambda chains, rules: False,
         "hvtx.engine.translated_ports.may_translate": lambda: False,
         "hvtx.drivers.portholder.Held": lambda: FakeHeld(kernel),
         "hvtx.drivers.portholder.hold": hold,

@@ -28,7 +28,7 @@ def _others(kernel: Kernel) -> dict[str, Any]:
         "hvtx.engine.privileges.legacy_problem": lambda: None,
         "hvtx.engine.snapshot.legacy_tables": lambda: False,
         "hvtx.host.xtnames.legacy_tables": lambda: False,
-        "hvtx.engine.others_filters.there_may_be": lambda: False,
+        "hvtx.engine.others_filters.there_may_be": lambda _: False,
         "hvtx.engine.passages.chains_now": lambda: Chains({}),
         "hvtx.engine.forwarding.look": lambda: Others((), (), (), (), ()),
         "hvtx.host.flows._MOST": "/nonexistent",

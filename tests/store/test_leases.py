@@ -337,3 +337,20 @@ def test_a_port_goes_from_one_interface_to_another(store: Store) -> None:
     with store.reading() as sql:
         shown = records.get_vm(sql, "web").interfaces
     assert [i.publish for i in shown] == [(), (port,)]
+
+
+@given(
+    st.sets(st.integers(1, 14)),
+    st.lists(st.integers(-2, 16) | st.sampled_from([1 << 62, 1 << 70]), max_size=5),
+)
+@settings(max_examples=150)
+def test_counting_finds_what_listing_would(leased: set[int], taken: list[int]) -> None:
+    """The smallest offset from 1 that nobody has, also where the host has one that is leased."""
+    sql = sqlite3.connect(":memory:")
+    sql.execute("CREATE TABLE lease (network TEXT, family INTEGER, offset INTEGER)")
+    sql.executemany("INSERT INTO lease VALUES ('id-lan', 4, ?)", [(n,) for n in leased])
+    sql.executemany("INSERT INTO lease VALUES (?, ?, ?)", [("id-lan", 6, 1), ("other", 4, 2)])
+    lan = network()._replace(id="id-lan")
+    expected = next(n for n in range(1, 99) if n not in leased and n not in taken)
+    assert leases._lowest_free(sql, lan, 4, sorted(taken)) == expected
+    sql.close()

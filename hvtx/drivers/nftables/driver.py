@@ -239,14 +239,16 @@ class NftablesDriver:
 
         Raises Contended, NotPermitted; empty without nf_tables.
         """
-        try:
-            found = self._session.consistently(
-                lambda _: self._session.socket.tables(), "the list of tables"
-            )
-        except NoNftables:
-            return frozenset()
-        names = {table.name for table in found} - {self._session.table}
+        names = {name for _, name in self.tables()} - {self._session.table}
         return frozenset(n.removeprefix("hvtx-") for n in names if n.startswith(table_name("")))
+
+    def tables(self) -> frozenset[tuple[str, str]]:
+        """Family and name of every table here. Raises Contended, NotPermitted."""
+        return tables.known(self._session)
+
+    def may_translate(self) -> bool:
+        """Whether others may give packets a destination. Raises OSError, HvtxError."""
+        return tables.may_translate(self._session)
 
     def leave_trace(self) -> None:
         """Say in our own table where our store is now; nothing happens where there is none."""

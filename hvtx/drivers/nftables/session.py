@@ -9,7 +9,15 @@ from typing import TypeVar
 from hvtx.drivers.base import Host
 from hvtx.errors import Contended, HostRefused, HvtxError, NotPermitted
 from hvtx.host.nfanswers import Rule
-from hvtx.host.nfgeneration import ATTEMPTS, Acted, Stale, StillChanging, consistently
+from hvtx.host.nfgeneration import (
+    ATTEMPTS,
+    Acted,
+    Listing,
+    Stale,
+    StillChanging,
+    consistently,
+    settled,
+)
 from hvtx.host.nfmessages import Command
 from hvtx.host.nfnetlink import Nftables
 from hvtx.model.resource import GONE, Outcome
@@ -59,6 +67,7 @@ class Session:
         self.state_directory = host.state_directory
         self.table = table_name(host.installation)
         self._open: Nftables | None = None
+        self._listing = Listing()
 
     def close(self) -> None:
         """Close the socket (after deletions this waits some 14 ms)."""
@@ -84,8 +93,22 @@ class Session:
         except OSError as problem:
             raise refusal(problem, doing) from problem
         except StillChanging:
-            pass
-        raise Contended(
+            raise self._contended(doing) from None
+
+    def listed(self, doing: str, *numbers: int) -> list[list[bytes]]:
+        """The answers to several GETs of all objects, of one state of the ruleset, the last.
+
+        Raises as :meth:`consistently`.
+        """
+        try:
+            return settled(lambda: self._listing.of(self.socket, *numbers))
+        except OSError as problem:
+            raise refusal(problem, doing) from problem
+        except StillChanging:
+            raise self._contended(doing) from None
+
+    def _contended(self, doing: str) -> Contended:
+        return Contended(
             f"nf_tables changed {ATTEMPTS} times during {doing}",
             hint="another program changes the ruleset in a loop: stop it, then try again",
         )

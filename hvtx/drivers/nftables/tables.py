@@ -14,9 +14,10 @@ from hvtx.drivers.nftables.judging import (
 )
 from hvtx.drivers.nftables.session import Acted, NoNftables, Session
 from hvtx.errors import Conflict, HostRefused, HvtxError
-from hvtx.host import libnftables, nftshape, store_location
-from hvtx.host.nfanswers import Rule
+from hvtx.host import libnftables, nat_detection, nftshape, store_location
+from hvtx.host.nfanswers import Rule, parse_table
 from hvtx.host.nfmessages import Command, add_rule, delete_rule
+from hvtx.host.nfnumbers import GETCHAIN, GETTABLE
 from hvtx.model.firewall import nftables_observed, packed_digests
 from hvtx.model.hook import DORMANT
 from hvtx.model.resource import Resource
@@ -92,6 +93,30 @@ def traces(session: Session) -> dict[str, str]:
     }
 
 
+def known(session: Session) -> frozenset[tuple[str, str]]:
+    """Family and name of every table here; none without nf_tables.
+
+    Raises Contended, NotPermitted.
+    """
+    try:
+        (bodies,) = session.listed("the list of tables", GETTABLE)
+    except NoNftables:
+        return frozenset()
+    return frozenset((table.family, table.name) for table in map(parse_table, bodies))
+
+
+def may_translate(session: Session) -> bool:
+    """Whether others may give packets a destination (:mod:`hvtx.host.nat_detection`).
+
+    Raises OSError, HvtxError.
+    """
+    try:
+        (chains,) = session.listed("the list of chains", GETCHAIN)
+    except NoNftables:
+        chains = []
+    return nat_detection.may_among(chains, session.rules_of)
+
+
 def observed_base(session: Session, row: Resource) -> dict[str, Any]:
     """What is kept of the tables that a base row stands for, as they are now."""
 
@@ -105,13 +130,9 @@ def observed_base(session: Session, row: Resource) -> dict[str, Any]:
 
 def refuse_unguarded(session: Session) -> None:
     """Nobody is called guarded by chains that the kernel does not ask."""
-    flags, hooks = session.consistently(
-        lambda _: (
-            nftshape.flags(session.socket, session.table),
-            nftshape.hooks(session.socket, session.table),
-        ),
-        "our chains",
-    )
+    tables, chains = session.listed("our chains", GETTABLE, GETCHAIN)
+    flags = nftshape.flags_in(tables, session.table)
+    hooks = nftshape.hooks_in(chains, session.table)
     for (family, name), hook in _HOOKS.items():
         what = f"hvtx's table {family} {session.table}"
         if flags.get(family, 0) & DORMANT:

@@ -9,7 +9,7 @@ from hvtx.drivers.tap.filters import SIDES, rates
 from hvtx.host import rate_filter, tap_filter_check
 from hvtx.host.links import Links
 from hvtx.model.resource import Resource, device_observed, tap_spec
-from hvtx.rulesets.port_filter import port_program
+from hvtx.rulesets.port_shape import program_of
 
 
 def missing(row: Resource, links: Links, spec: Mapping[str, Any]) -> str | None:
@@ -19,7 +19,7 @@ def missing(row: Resource, links: Links, spec: Mapping[str, Any]) -> str | None:
     """
     if device_observed(row).get("guarded") is False:  # this kernel has none
         return None
-    if links.guarding(row.ifindex) != port_program(spec):
+    if links.guarding(row.ifindex) != program_of(spec):
         return "its address filter (which works without nft rules) was missing or replaced"
     if not tap_filter_check.summed(row.ifindex) and tap_filter_check.can_be_had():
         return (

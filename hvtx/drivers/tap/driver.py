@@ -66,6 +66,10 @@ class TapDriver:
         try:
             with self._guarding() as guard:
                 made = {row.id: self._create(row, guard) for row in resources}
+                specs = list(map(tap_spec, resources))
+                shown = [spec["ifindex"] for spec in specs]
+                # what is shown follows now, not up to a second later
+                self.links.touch(*shown, *{spec["master"] for spec in specs})
         except OSError as problem:
             raise _refused(tap_spec(resources[0])["device"], problem) from problem
         self._forget_guests(resources)  # whoever had these addresses before, by whatever way
@@ -108,8 +112,6 @@ class TapDriver:
             raise _refused(name, why, bridge=spec["bridge"]) from problem
         finally:
             os.close(descriptor)
-        for shown in (spec["ifindex"], spec["master"]):
-            self.links.get(ifindex=shown)  # what is shown follows now, not up to a second later
         return {"ifindex": spec["ifindex"], "mac": spec["mac"], **guarded}
 
     def _forget_guests(self, resources: Sequence[Resource]) -> None:

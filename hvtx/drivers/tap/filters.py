@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hvtx.host import checksum_filter
 from hvtx.host.links import Links
 from hvtx.model.resource import Resource, tap_spec
-from hvtx.rulesets.port_filter import port_program
+from hvtx.rulesets.port_shape import program_of
 
 if TYPE_CHECKING:
     from hvtx.host.rate_program import Rate
@@ -35,10 +35,10 @@ def guard(
     index = row.ifindex
     if wanted["apart"]:
         links.keep_apart(index)
-    guarded = links.guard(index, port_program(wanted))
+    guarded = links.guard(index, program_of(wanted))
     if tap_spec(row).get("limit"):
         limit(row)
-    return {"guarded": guarded, "summed": guarded and checksum_filter.put(index, loaded)}
+    return {"guarded": guarded, "summed": guarded and checksum_filter.put(index, loaded, links)}
 
 
 SIDES = ("in", "out")  # into the guest, and out of it

@@ -107,9 +107,12 @@ def resources_of_kind(sql: sqlite3.Connection, *kinds: Kind) -> list[Resource]:
     return _found(sql, f"kind IN ({','.join('?' * len(kinds))})", kinds)
 
 
-def resources_called(sql: sqlite3.Connection, kind: Kind, key: str) -> list[Resource]:
-    """The live rows of one kind with this key."""
-    return _found(sql, "kind = ? AND key = ?", (kind, key))
+def devices_called(sql: sqlite3.Connection, kind: Kind, key: str) -> list[Resource]:
+    """The live rows of one kind, TAP or bridge, with this key.
+
+    The first condition is that of their index, word for word.
+    """
+    return _found(sql, "kind IN ('tap', 'bridge') AND kind = ? AND key = ?", (kind, key))
 
 
 def processes_of_vm(sql: sqlite3.Connection, vm: str) -> list[Resource]:

@@ -1,0 +1,23 @@
+"""``hvtx/several/1``: of a verb that was given several VMs (`vm start|stop|rm NAME... --json`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hvtx.errors import HvtxError
+
+
+def document(
+    verb: str, done: Sequence[Mapping[str, Any]], failed: Mapping[str, HvtxError]
+) -> dict[str, Any]:
+    """What was done, each as the verb tells it of one VM, and why of some it was not."""
+    return {
+        "schema": "hvtx/several/1",
+        "verb": verb,
+        "vms": list(done),
+        "failed": [
+            {"vm": name, "code": why.code, "message": why.message, "hint": why.hint}
+            for name, why in failed.items()
+        ],
+    }

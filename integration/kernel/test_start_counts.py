@@ -1,0 +1,124 @@
+"""What a start asks and writes: counted, and the same with many VMs beside as with none.
+
+No time is measured. A start reads and writes what is its own: no list of all links, addresses,
+routes or elements, and no statement more for each VM that is there.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from bench import population
+from hvtx.commands import vm_create, vm_start, vm_stop
+from hvtx.commands.network_create import create_network
+from hvtx.engine.new_network import NetworkRequest
+from hvtx.engine.runtime import Runtime, Settings
+from hvtx.host.netlink import Channel
+from integration import lab
+
+_MANY = 40  # VMs beside
+_STATEMENTS = 54  # of SQL, those of triggers counted
+_ANSWERS = 40_000  # bytes of netlink
+_GETADDR, _GETROUTE = 22, 26
+_TABLES, _CHAINS = 0x0A01, 0x0A04  # of nf_tables: as many as there are networks, not VMs
+
+
+class Counts:
+    """What one start asked of the store and of the kernel."""
+
+    def __init__(self) -> None:
+        self.statements: list[str] = []
+        self.dumps: list[tuple[int, bytes]] = []
+        self.answers = 0  # bytes
+
+    def told(self) -> tuple[list[str], list[tuple[int, bytes]], int]:
+        """Without what is random or another number each time."""
+        words = [statement.split(" ", 3)[:3] for statement in self.statements]
+        return [" ".join(some) for some in words], self.dumps, self.answers
+
+
+@pytest.fixture
+def runtime() -> Iterator[Runtime]:
+    settings = Settings(os.environ["HVTX_STATE_DIR"], os.environ["HVTX_RUN_DIR"], "nftables")
+    opened = Runtime(settings, writable=True)
+    yield opened
+    opened.close()
+    opened.drivers.of("nftables").close()
+    opened.drivers.of("tap").links.close()
+
+
+def started(runtime: Runtime, name: str) -> Counts:
+    """Start a VM and count; it is stopped again."""
+    counts = Counts()
+    with pytest.MonkeyPatch.context() as patch:
+        dump, receive = Channel.dump, Channel._receive
+
+        def noted(channel: Channel, kind: int, body: bytes) -> list[bytes]:
+            counts.dumps.append((kind, body))
+            return dump(channel, kind, body)
+
+        def measured(channel: Channel) -> bytes:
+            answer = receive(channel)
+            counts.answers += len(answer)
+            return answer
+
+        patch.delenv("HVTX_VERIFY", raising=False)  # tests restate invariants: statements more
+        patch.setattr(Channel, "dump", noted)
+        patch.setattr(Channel, "_receive", measured)
+        runtime.store.connection.set_trace_callback(counts.statements.append)
+        try:
+            vm_start.start_vm(runtime, name)
+        finally:
+            runtime.store.connection.set_trace_callback(None)
+    vm_stop.stop_vm(runtime, name)
+    return counts
+
+
+def is_narrow(kind: int, body: bytes) -> bool:
+    """Whether a dump is of a few things, however many VMs there are."""
+    if kind == _GETADDR:
+        (index,) = struct.unpack_from("=I", body, 4)
+        return bool(index)
+    if kind == _GETROUTE:
+        return (body[4], body[7]) == (255, 2)  # the table `local`, what is local in it
+    return kind in (_TABLES, _CHAINS)
+
+
+def test_a_start_grows_with_nothing_that_is_not_its_own(runtime: Runtime) -> None:
+    for address in ("192.0.2.9/32", "2001:db8::9/128"):  # a way to the world
+        lab.run("ip", "addr", "add", address, "dev", "lo")
+    network = create_network(runtime, NetworkRequest("net", ("10.77.0.0/24", "fd77::/64")))
+    vm_create.create_vm(runtime, population.request_for("web", "net", 8080))
+    started(runtime, "web")  # what a process keeps is there now
+    alone = started(runtime, "web")
+    vms = population._create(runtime, range(_MANY), network)
+    population._start(runtime, vms, network)
+    beside = started(runtime, "web")
+    assert [d for d in beside.dumps if not is_narrow(*d)] == []
+    assert beside.told() == alone.told()
+    assert len(alone.statements) <= _STATEMENTS, alone.statements
+    assert alone.statements.count("COMMIT") == 2  # intended; committed: one sync of the log each
+    assert alone.answers <= _ANSWERS
+
+
+def test_what_is_looked_for_by_name_is_found_by_an_index(runtime: Runtime) -> None:
+    """No statement of a start reads a table from end to end, or the rows of all VMs."""
+    create_network(runtime, NetworkRequest("net", ("10.77.0.0/24",)))
+    vm_create.create_vm(runtime, population.request_for("web", "net", 8080))
+    found = started(runtime, "web").statements
+    plans: list[Any] = []
+    for statement in found:
+        if statement.startswith("SELECT"):
+            steps = runtime.store.connection.execute(f"EXPLAIN QUERY PLAN {statement}")
+            plans += [(step[3], statement) for step in steps]
+    small = ("meta", "life", "network", "sqlite_sequence", "CONSTANT ROW", "operation USING INDEX")
+    scans = [p for p in plans if p[0].startswith("SCAN") and not any(s in p[0] for s in small)]
+    scans = [p for p in scans if p[0] != "SCAN m"]  # of a subquery: the addresses of one interface
+    assert scans == []
+    wide = [plan for plan in plans if "resource_live" in plan[0]]
+    assert wide == []
