@@ -38,7 +38,6 @@ from bench.harness import (
 from bench.measure import Place, Run
 
 PARTS = ("worlds", "iptables", "made", "boot", "store")
-IPTABLES = ", iptables"
 _ON_IPTABLES = (0, 500)
 
 
@@ -84,10 +83,16 @@ class Comparison:
         """Start and stop on the other backend, and the packets of the last of many VMs."""
         with workers() as every:
             groups = [self._filled(every, vms, "iptables") for vms in self.wanted.on_iptables]
-            members = [pair for group in groups for pair in group]
-            say("one VM on iptables")
+            beside = [self._filled(every, vms, "nftables") for vms in self.wanted.on_iptables]
+            members = [
+                (worker, place, suffix)
+                for suffix, some in ((measure.IPTABLES, groups), (measure.BESIDE_IPTABLES, beside))
+                for group in some
+                for worker, place in group
+            ]
+            say("one VM on iptables, and on nftables beside it")
             rounds, seconds = self.wanted.rounds, self.wanted.seconds / 2
-            self.run.rounds(members, rounds, _world_on_iptables, seconds)
+            self.run.rounds(members, rounds, _world_of_backend, seconds)
             say("packets on iptables")
             with self.run.going_on():
                 plain = Worker("plain", 0, sys.executable, "traffic:Plain", {})
@@ -100,14 +105,16 @@ class Comparison:
                 self.run.rounds(scenes, self.wanted.packet_rounds, self._flows, 120)
 
     def _flows(self, one: tuple[Worker, Place], to: Any) -> None:
-        measure.flows(one[0], one[1]._replace(samples=to), self.wanted.packet_seconds, IPTABLES)
+        measure.flows(
+            one[0], one[1]._replace(samples=to), self.wanted.packet_seconds, measure.IPTABLES
+        )
 
     def _filled(self, every: list[Worker], vms: int, firewall: str) -> list[tuple[Worker, Place]]:
         group: list[tuple[Worker, Place]] = []
         say(f"{vms} VMs on {firewall}")
         with self.run.going_on():
             group = self.pair(every, vms, firewall)
-            if firewall == "nftables":
+            if firewall == "nftables" and vms not in self.run.samples.vms(measure.MADE):
                 measure.fill(group, vms)
             else:
                 for worker, _ in group:
@@ -153,13 +160,13 @@ def _world(one: tuple[Worker, Place], to: Any) -> None:
     measure.one_world(one[0], one[1]._replace(samples=to))
 
 
-def _world_on_iptables(one: tuple[Worker, Place], to: Any) -> None:
-    """The same figures under names of their own."""
+def _world_of_backend(one: tuple[Worker, Place, str], to: Samples) -> None:
+    """Start and stop under names of their own."""
     kept = Samples()
     measure.one_world(one[0], one[1]._replace(samples=kept), floor=False, more=False)
     for key, values in kept.values.items():
         for value in values:
-            to.add(key.figure + IPTABLES, key.who, key.vms, value, kept.units[key.figure])
+            to.add(key.figure + one[2], key.who, key.vms, value, kept.units[key.figure])
 
 
 def builds_of(wanted: argparse.Namespace, directory: Path) -> list[Build]:

@@ -39,6 +39,9 @@ COMMANDS: dict[str, list[str]] = {
     "python -c 'import click'": ["python", "-c", "import click"],
     STATE: _STATE,
 }
+IPTABLES = ", iptables"  # what is measured on that backend, and on the other in the same rounds
+BESIDE_IPTABLES = ", nftables in the same rounds"
+PART = "the limit of a "
 PEAK, PROCESSOR = ", peak memory", ", processor"
 OPENED = ", store opened and closed"
 _RESTARTED = (["hvtx", "vm", "ls"], ["hvtx", "vm", "show", "vm0"])
@@ -102,6 +105,8 @@ def one_world(worker: Worker, place: Place, *, floor: bool = True, more: bool = 
         found = worker.ask("floor")
         for figure, key in ((START, "start"), (STOP, "stop"), (PLAN, "scan")):
             beside.add(figure, found[key] * 1000)
+        for name, seconds in found["laps"].items():
+            beside.add(PART + name, seconds * 1000)
     found = {**worker.ask("one_vm"), **(worker.ask("plan") if more else {})}
     for figure, key in ((START, "start"), (STOP, "stop"), (PLAN, "plan")):
         for suffix in ("", PROCESSOR, OPENED):

@@ -67,10 +67,10 @@ def _line(axes: Axes, samples: Samples, figure: str, who: str, **style: Any) -> 
     return True
 
 
-def _by_vms(axes: Axes, samples: Samples, title: str, unit: str) -> None:
+def _by_vms(axes: Axes, title: str, unit: str) -> None:
     axes.set_xscale("symlog", linthresh=100, linscale=0.5)
     axes.set_yscale("log")
-    numbers = samples.vms()
+    numbers = sorted({int(x) for line in axes.get_lines() for x in line.get_xdata()})
     axes.set_xticks(numbers, [f"{vms:,}" for vms in numbers])
     axes.minorticks_off()
     axes.set_xlabel("VMs that run beside it")
@@ -91,7 +91,7 @@ def _one_vm(axes: Axes, samples: Samples) -> bool:
             label=f"{label}: bare system calls",
         )  # fmt: skip
     if drawn:
-        _by_vms(axes, samples, "One VM's network in process, and its plan (quartiles shaded)", "ms")
+        _by_vms(axes, "One VM's network in process, and its plan (quartiles shaded)", "ms")
     return drawn
 
 
@@ -104,7 +104,7 @@ def _commands(axes: Axes, samples: Samples) -> bool:
     for name in (m.STATE, "python -c 'import click'"):
         _line(axes, samples, name, beside, color=_COLOURS[5], linestyle=":", label=name)
     if drawn:
-        _by_vms(axes, samples, "Whole commands", "ms")
+        _by_vms(axes, "Whole commands", "ms")
     return drawn
 
 
@@ -114,7 +114,7 @@ def _memory(axes: Axes, samples: Samples) -> bool:
     for colour, name in zip(_COLOURS, names, strict=False):
         drawn |= _line(axes, samples, name + m.PEAK, report.OURS, color=colour, label=name)
     if drawn:
-        _by_vms(axes, samples, "Peak of memory of whole commands", "MiB")
+        _by_vms(axes, "Peak of memory of whole commands", "MiB")
     return drawn
 
 
@@ -148,7 +148,7 @@ def _many(axes: Axes, samples: Samples) -> bool:
             drawn |= _line(axes, samples, figure, who, **style)
             number += 1
     if drawn:
-        _by_vms(axes, samples, "Many VMs", "VMs a second")
+        _by_vms(axes, "Many VMs", "VMs a second")
         axes.set_xlabel("VMs in all")
     return drawn
 

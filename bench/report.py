@@ -57,12 +57,12 @@ ASKED = (
     Asked("hvtx vm ls", (), "0.4 of before at 5,000"),
     Asked("hvtx explain", (), "150 ms whatever the number"),
     Asked("hvtx explain" + m.PEAK, (), ""),
-    Asked("hvtx vm start, iptables", (), "1.3 of nftables'"),
-    Asked("hvtx vm stop, iptables", (), "1.3 of nftables'"),
-    Asked("hvtx vm start, processor, iptables", (), ""),
-    Asked("hvtx vm stop, processor, iptables", (), ""),
-    Asked(m.MADE, (1000, 5000), "1.5 of before, flat to 5,000"),
-    Asked(m.LATE, (1000, 5000), ""),
+    Asked("hvtx vm start, iptables", (), "1.3 x floor, which is nftables'", floor=True),
+    Asked("hvtx vm stop, iptables", (), "1.3 x floor, which is nftables'", floor=True),
+    Asked("hvtx vm start, processor, iptables", (), "", floor=True),
+    Asked("hvtx vm stop, processor, iptables", (), "", floor=True),
+    Asked(m.MADE, (), "1.5 of before, flat to 5,000"),
+    Asked(m.LATE, (), ""),
     Asked(m.COLLECTED, (), "800, flat"),
     Asked(m.RESTARTED + "hvtx vm ls", (), "350 ms at 5,000"),
     Asked(m.RESTARTED + "hvtx vm show", (), "350 ms at 5,000"),
@@ -86,6 +86,8 @@ def floor_values(samples: Samples, figure: str, who: str, vms: int) -> list[floa
     """The values of what a figure is a multiple of: of its own world, in the same rounds."""
     if figure.removesuffix(", iptables") in FLOWS:
         return samples.of(figure, "plain", vms)
+    if figure.endswith(", iptables"):
+        return samples.of(figure.replace(", iptables", m.BESIDE_IPTABLES), who, vms)
     return samples.of(_FLOORS.get(figure, figure), m.floor_of(who), vms)
 
 
@@ -194,6 +196,11 @@ def beside_text(found: dict[str, Any]) -> str:
     names = [name for name in found["commands"] if name in samples.units]
     whole = [(name, name, OURS if name.startswith("hvtx") else floor) for name in names]
     peaks = [(name, figure + m.PEAK, who) for name, figure, who in whole]
+    parts_of_limit = [
+        (figure.removeprefix(m.PART), figure, floor)
+        for figure in samples.figures()
+        if figure.startswith(m.PART)
+    ]
     rates = [
         (f"{figure}: {who}", figure, who)
         for figure in (m.MADE, m.LATE, m.COLLECTED, "removed a second", m.BOOTED)
@@ -206,12 +213,14 @@ def beside_text(found: dict[str, Any]) -> str:
         ),
         "### One VM, in process, ms",
         _in_process(samples),
+        "### What the limit is made of, ms",
+        _by_vms(samples, "bare system calls, each part", parts_of_limit),
         "### One VM, whole processes beside peers, ms",
         markdown(
             ("who", "VMs", "start", "stop", "both / hvtx on nftables", "its processor time"),
             _peer_lines(samples, found["missing"]),
         ),
-        "\n".join(f"- {who} leaves out: {what}." for who, what in found["lacks"].items() if what),
+        "\n".join(f"- {who}: {what}." for who, what in found["lacks"].items() if what),
         "### Whole commands, ms",
         _by_vms(samples, "command", whole),
         "### Peak of memory of whole commands, MiB",

@@ -66,6 +66,15 @@ def test_packets_are_multiples_of_plain() -> None:
     assert found[3:8] == ["3.00", "9.00", "3.00 (3.00-3.00)", "0.30", "0.90"]
 
 
+def test_a_backend_is_a_multiple_of_the_other_one_in_the_same_rounds() -> None:
+    samples = Samples()
+    for suffix, value in ((m.IPTABLES, 90.0), (m.BESIDE_IPTABLES, 60.0)):
+        samples.add("hvtx vm start" + suffix, "old", 500, 2 * value)
+        samples.add("hvtx vm start" + suffix, "now", 500, value + (suffix == m.IPTABLES) * 30)
+    found = line_of(report.against_text(against(samples)), "hvtx vm start, iptables", "500")
+    assert found[3:8] == ["180", "120", "0.67 (0.67-0.67)", "1.50", "2.00"]
+
+
 def test_what_one_commit_could_not_do_is_a_dash_and_what_was_left_out_is_said() -> None:
     samples = Samples()
     samples.add(m.BOOT, "now", 1000, 2500.0)
@@ -86,7 +95,7 @@ def test_peers_are_told_of_ours_and_who_is_missing_is_named() -> None:
     text = report.beside_text(found)
     assert line_of(text, "netavark", "0")[2:5] == ["150", "100", "2.50 (2.50-2.50)"]
     assert line_of(text, "libvirt")[4] == "missing: no libvirtd here"
-    assert "- netavark leaves out: no liveness." in text
+    assert "- netavark: no liveness." in text
 
 
 def test_a_peer_without_a_stop_has_no_ratio() -> None:
