@@ -137,6 +137,8 @@ class Comparison:
             with self.run.going_on(), workers() as every:
                 group = self.pair(every, self.wanted.many)
                 measure.fill(group, self.wanted.many)
+                for worker, place in group:
+                    measure.several(worker, place, self.wanted.several)
                 for worker, place in group if number % 2 else reversed(group):
                     measure.collected(worker, place)
 
@@ -207,6 +209,7 @@ def chosen() -> argparse.Namespace:
     wanted = options().parse_args()
     wanted.vms = sorted({int(text) for text in wanted.vms.split(",")})
     wanted.on_iptables, wanted.packet_rounds, wanted.packet_seconds = _ON_IPTABLES, 4, 2
+    wanted.several = 10 if wanted.quick else 50
     if wanted.quick:
         wanted.vms, wanted.on_iptables, wanted.rounds = [0, 100], (0, 50), 3
         wanted.runs, wanted.many, wanted.cycles = 1, 100, 80

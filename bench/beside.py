@@ -224,6 +224,7 @@ class Comparison:
                 every.append(worker)
                 place = self._place(NFTABLES, count)
                 measure.fill([(worker, place)], count)
+                measure.several(worker, place, self.wanted.several)
                 measure.collected(worker, place)
             with self.run.going_on(), workers() as every:
                 worker = worker_of(self.build, self._where(), count)
@@ -269,6 +270,7 @@ def chosen() -> argparse.Namespace:
     parser.add_argument("--directory", default="/var/tmp", help="on a real disk [/var/tmp]")
     wanted = parser.parse_args()
     wanted.on_iptables, wanted.packet_rounds, wanted.packet_seconds = (0, 500), 3, 1
+    wanted.several = 10 if wanted.quick else 50
     if wanted.quick:
         wanted.vms, wanted.peers, wanted.on_iptables, wanted.many = "0,100", "0", (0, 20), 100
         wanted.rounds, wanted.runs, wanted.packet_rounds, wanted.packet_seconds = 3, 1, 1, 1

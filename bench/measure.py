@@ -20,6 +20,7 @@ START, STOP, PLAN = "start, in process", "stop, in process", "gc --plan, in proc
 MADE, LATE = "made a second", "made a second, the last fifth"
 COLLECTED = "dead collected a second"
 RESTARTED = "in a restarted container: "
+SEVERAL = "by command, of several names, a second: "
 BOOT, FIRST = "boot: recover of --autostart VMs", "boot: until something is shown"
 BOOTED = "booted a second"
 SIZE, SIZE_A_CYCLE = "store after the cycles", "store, grown a cycle"
@@ -145,6 +146,12 @@ def collected(worker: Worker, place: Place) -> None:
     """All VMs of a world after their processes ended."""
     found = worker.ask("collect")
     place.add(COLLECTED, found["vms"] / found["seconds"], "VMs/s")
+
+
+def several(worker: Worker, place: Place, number: int) -> None:
+    """VMs started and stopped by one command; of a build without that, by one for each."""
+    for verb, ms in worker.ask("several", number=number).items():
+        place.add(f"{SEVERAL}{verb}", number / ms * 1000, "VMs/s")
 
 
 def booted(worker: Worker, place: Place) -> None:

@@ -63,6 +63,8 @@ ASKED = (
     Asked("hvtx vm stop, processor, iptables", (), "", floor=True),
     Asked(m.MADE, (), "1.5 of before, flat to 5,000"),
     Asked(m.LATE, (), ""),
+    Asked(m.SEVERAL + "start", (), ""),
+    Asked(m.SEVERAL + "stop", (), ""),
     Asked(m.COLLECTED, (), "800, flat"),
     Asked(m.RESTARTED + "hvtx vm ls", (), "350 ms at 5,000"),
     Asked(m.RESTARTED + "hvtx vm show", (), "350 ms at 5,000"),
@@ -146,6 +148,12 @@ def _machine(machine: dict[str, Any]) -> str:
     )
 
 
+_RATES = (
+    *(m.MADE, m.LATE, m.SEVERAL + "start", m.SEVERAL + "stop"),
+    *(m.COLLECTED, "removed a second", m.BOOTED),
+)
+
+
 # -- hvtx beside its peers -------------------------------------------------------------------------
 
 
@@ -201,11 +209,7 @@ def beside_text(found: dict[str, Any]) -> str:
         for figure in samples.figures()
         if figure.startswith(m.PART)
     ]
-    rates = [
-        (f"{figure}: {who}", figure, who)
-        for figure in (m.MADE, m.LATE, m.COLLECTED, "removed a second", m.BOOTED)
-        for who in samples.whos(figure)
-    ]
+    rates = [(f"{figure}: {who}", figure, who) for figure in _RATES for who in samples.whos(figure)]
     parts = [
         (
             f"Commit {found['commit']}; {_machine(found['machine'])}; the run took"
