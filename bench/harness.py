@@ -192,7 +192,11 @@ class Worker:
             [*_ISOLATE, *_FIRST, python, "-c", code, json.dumps(given)], env=_environment(),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/",
         )  # fmt: skip
-        self._read()
+        try:
+            self._read()
+        except Failed:
+            self.close()
+            raise
 
     def ask(self, do: str, **more: Any) -> dict[str, Any]:
         """What came of it. Raises Failed."""
@@ -224,6 +228,8 @@ class Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
 
 def worker_of(build: Build, directory: Path, vms: int, firewall: str = "nftables") -> Worker:
