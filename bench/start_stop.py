@@ -65,7 +65,8 @@ def show(samples: Samples, who: str, machine: dict[str, Any]) -> None:
     """The same as a table."""
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
     head = ("figure", "VMs", "unit", "median", "least", "lower", "upper", "runs", "x floor")
-    told = [line for line in lines(samples, who) if "processor" not in line[0]]
+    hidden = (measure.PEAK, measure.PART)
+    told = [line for line in lines(samples, who) if not any(part in line[0] for part in hidden)]
     print(table((*head, "growth"), told))
 
 

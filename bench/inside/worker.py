@@ -84,9 +84,12 @@ class Host:
     def _make_world(self, directory: Path, room: int, firewall: str) -> Any:
         make = self.population.make_world
         if make.__code__.co_argcount < 3:  # a build that had one backend in its programs
-            world = make(directory, room)
-            world.settings = world.settings._replace(firewall=firewall)
-            return world
+            module, settings = self.population, self.population.Settings
+            module.Settings = lambda state, run: settings(state, run, firewall)
+            try:
+                return make(directory, room)
+            finally:
+                module.Settings = settings
         return make(directory, room, firewall)
 
     # -- population --------------------------------------------------------------------------------
