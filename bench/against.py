@@ -29,6 +29,7 @@ from bench.harness import (
     export,
     export_checkout,
     install,
+    need_root,
     say,
     scratch,
     this_build,
@@ -220,6 +221,7 @@ def chosen() -> argparse.Namespace:
 def main() -> None:
     """Install, measure, tell."""
     wanted = chosen()
+    need_root()
     with scratch(wanted.directory) as directory:
         builds = builds_of(wanted, directory)
         machine = describe_machine(directory)

@@ -35,6 +35,7 @@ from bench.harness import (
     Worker,
     commit_of,
     describe_machine,
+    need_root,
     say,
     scratch,
     this_build,
@@ -282,6 +283,7 @@ def chosen() -> argparse.Namespace:
 def main() -> None:
     """Measure, write, tell."""
     wanted = chosen()
+    need_root()
     begun = time.monotonic()
     with scratch(wanted.directory) as directory:
         machine = describe_machine(directory)

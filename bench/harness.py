@@ -34,8 +34,15 @@ _RUN = "import sys; sys.path.insert(0, {bench!r}); {import_}; {call}"
 T = TypeVar("T")
 
 
+def need_root() -> None:
+    """End the program, with what to do, where it cannot make namespaces."""
+    if os.geteuid() != 0:
+        raise SystemExit(f"error: {sys.argv[0]} makes namespaces, which needs root\nhint: sudo")
+
+
 def enter_namespace() -> None:
     """Run this program again, in a network namespace of its own, unless it is in one already."""
+    need_root()
     if _INSIDE not in os.environ:
         os.environ[_INSIDE] = "1"
         os.execvp("unshare", ["unshare", "--net", "--", sys.executable, *sys.argv])

@@ -28,6 +28,7 @@ from bench.harness import (
     Worker,
     describe_machine,
     in_turns,
+    need_root,
     scratch,
     this_build,
     worker_of,
@@ -80,6 +81,7 @@ def main() -> None:
     parser.add_argument("--directory", default="/var/tmp", help="on a real disk [/var/tmp]")
     parser.add_argument("--json", action="store_true")
     wanted = parser.parse_args()
+    need_root()
     build, samples = this_build(), Samples()
     with scratch(wanted.directory) as directory, workers() as every:
         machine = describe_machine(directory)
