@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bench.harness import enter_namespace, scratch
 from bench.population import World, make_world
 from hvtx.commands import gc as gc_apply
 from hvtx.engine import gc_plan
@@ -27,7 +26,6 @@ from hvtx.engine.runtime import Runtime
 from hvtx.host import tun
 from hvtx.host.tun import IFF_NO_PI, IFF_TAP
 
-_INSIDE = "HVTX_BENCH_INSIDE"
 _SERIAL = 100  # devices of the comparison: each takes 15 to 20 ms
 
 
@@ -66,22 +64,19 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--directory", default="/var/tmp", help="on a real disk [/var/tmp]")
     wanted = parser.parse_args()
-    if _INSIDE not in os.environ:
-        os.environ[_INSIDE] = "1"
-        os.execvp("unshare", ["unshare", "--net", "--", sys.executable, *sys.argv])
+    enter_namespace()
     made, collected, serial, plans = [], [], [], []
     for number in range(wanted.runs):
-        scratch = tempfile.mkdtemp(prefix="hvtx-bench-", dir=wanted.directory)
-        world = make_world(Path(scratch, str(number)), wanted.vms)
-        try:
-            made.append(world.populate())
-            serial.append(one_after_another())
-            rate, planned = collect_all(world)
-            collected.append(rate)
-            plans.append(planned * 1000)
-        finally:
-            world.close()
-            shutil.rmtree(scratch, ignore_errors=True)
+        with scratch(wanted.directory) as directory:
+            world = make_world(directory / str(number), wanted.vms)
+            try:
+                made.append(world.populate())
+                serial.append(one_after_another())
+                rate, planned = collect_all(world)
+                collected.append(rate)
+                plans.append(planned * 1000)
+            finally:
+                world.close()
     print(f"{wanted.vms} VMs, {wanted.runs} runs, medians")
     print(f"made (create and start, durable)  {statistics.median(made):8.0f} VMs/s")
     print(f"collected (plan and apply)        {statistics.median(collected):8.0f} VMs/s")

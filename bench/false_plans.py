@@ -18,9 +18,7 @@ import argparse
 import contextlib
 import json
 import os
-import shutil
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -29,6 +27,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bench.harness import scratch
 from bench.population import World, make_world
 from hvtx.commands import gc as gc_apply
 from hvtx.commands import metrics, vm_create, vm_start, vm_stop
@@ -262,16 +261,13 @@ def main() -> int:
     options.add_argument("--json", action="store_true")
     options.add_argument("--directory", default=None, help="where the stores are")
     chosen = options.parse_args()
-    base = Path(tempfile.mkdtemp(prefix="hvtx-false-", dir=chosen.directory))
     begun = time.monotonic()
-    try:
+    with scratch(chosen.directory) as base:
         found = measure(
             base / "world", vms=chosen.vms, writers=chosen.writers, plans=chosen.plans,
             planners=chosen.planners, apply=chosen.apply, firewall=chosen.firewall,
             seconds=chosen.seconds,
         )  # fmt: skip
-    finally:
-        shutil.rmtree(base, ignore_errors=True)
     told = {**found._asdict(), "seconds": round(time.monotonic() - begun, 1), "good": found.good}
     if chosen.json:
         sys.stdout.write(json.dumps(told) + "\n")

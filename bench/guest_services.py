@@ -21,16 +21,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-TOP = Path(__file__).resolve().parent.parent
-_INSIDE = "HVTX_BENCH_INSIDE"
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench.harness import TOP, enter_namespace, in_turns, scratch
+
 _MOST = 1.3  # what `on` may cost of `off`
 
 # runs in the checkout that is measured: nothing but what both builds have is imported
@@ -102,10 +102,10 @@ def lacks(variant: Variant, environment: dict[str, str]) -> list[str]:
 class Worker:
     """A process in a network namespace of its own, which starts and stops a VM when it is told."""
 
-    def __init__(self, variant: Variant, scratch: Path) -> None:
+    def __init__(self, variant: Variant, room: Path) -> None:
         self.name = variant.name
         self._variant = variant
-        directory = scratch / variant.name.replace("/", "_")
+        directory = room / variant.name.replace("/", "_")
         directory.mkdir()
         self.environment = {
             **os.environ,
@@ -201,20 +201,18 @@ def variants(beside: list[str]) -> list[Variant]:
     return [*found, *WANTED]
 
 
-def measure(scratch: Path, beside: list[str], rounds: int) -> list[Worker]:
+def measure(room: Path, beside: list[str], rounds: int) -> list[Worker]:
     """Samples of every variant, in turns; the first round is not kept."""
     workers = []
     try:
         for variant in variants(beside):
-            worker = Worker(variant, scratch)
+            worker = Worker(variant, room)
             missing = worker.begin()
             if missing:
                 sys.stderr.write(f"{variant.name}: left out, no {', '.join(missing)} here\n")
             else:
                 workers.append(worker)
-        for number in range(rounds + 1):
-            for worker in workers:
-                worker.round(keep=number > 0)
+        in_turns(workers, rounds, lambda worker, number: worker.round(keep=number > 0))
         return workers
     finally:
         for worker in workers:
@@ -247,14 +245,9 @@ def main() -> None:
     parser.add_argument("--directory", default="/var/tmp", help="on a real disk [/var/tmp]")
     parser.add_argument("--json", action="store_true")
     wanted = parser.parse_args()
-    if _INSIDE not in os.environ:
-        os.environ[_INSIDE] = "1"
-        os.execvp("unshare", ["unshare", "--net", "--", sys.executable, *sys.argv])
-    scratch = tempfile.mkdtemp(prefix="hvtx-bench-", dir=wanted.directory)
-    try:
-        found = figures(measure(Path(scratch), wanted.beside, wanted.rounds))
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    enter_namespace()
+    with scratch(wanted.directory) as directory:
+        found = figures(measure(directory, wanted.beside, wanted.rounds))
     if wanted.json:
         load = round(os.getloadavg()[0], 2)
         print(

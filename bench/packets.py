@@ -26,13 +26,10 @@ import ctypes
 import fcntl
 import json
 import os
-import shutil
 import socket
-import statistics
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,12 +38,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import population
+from bench.figures import Samples, ratios
+from bench.harness import enter_namespace, in_turns, scratch
 from bench.population import World, make_world
 from hvtx.commands import vm_start
 from hvtx.engine.runtime import Runtime
 from hvtx.store import records
 
-_INSIDE = "HVTX_BENCH_INSIDE"
 _LEAST = 0.95
 _TUNSETIFF, _TAP = 0x400454CA, 0x0002 | 0x1000 | 0x4000  # IFF_TAP, IFF_NO_PI, IFF_VNET_HDR
 _VNET = bytes(10)
@@ -223,32 +221,40 @@ def figures(scene: Scene, frames: int, egress: str) -> Iterator[tuple[str, float
     yield "published port, in", scene.into(frames)
 
 
-def measure(scenes: list[Scene], wanted: argparse.Namespace) -> dict[tuple[str, int], list[float]]:
+def measure(scenes: list[Scene], wanted: argparse.Namespace) -> Samples:
     """Frames a second by figure and number of VMs, in turns; the first round is not kept."""
-    found: dict[tuple[str, int], list[float]] = {}
-    for number in range(wanted.rounds + 1):
-        for scene in scenes if number % 2 else reversed(scenes):
-            for name, rate in figures(scene, wanted.frames, wanted.egress):
-                if number:
-                    found.setdefault((name, scene.vms), []).append(rate)
+    found = Samples()
+
+    def one(scene: Scene, number: int) -> None:
+        for name, rate in figures(scene, wanted.frames, wanted.egress):
+            if number:
+                found.add(name, "guest", scene.vms, rate, "packets/s")
+
+    in_turns(scenes, wanted.rounds, one, seconds=3600)
     return found
 
 
-def document(found: dict[tuple[str, int], list[float]]) -> list[dict[str, Any]]:
+def document(found: Samples) -> list[dict[str, Any]]:
     """Medians, and what they are of those with the fewest VMs."""
-    medians = {key: statistics.median(rates) for key, rates in found.items()}
-    least = min(vms for _, vms in found)
-    return [
-        {
-            "figure": name,
-            "vms": vms,
-            "frames_per_second": round(rate),
-            "best": round(max(found[name, vms])),
-            "of_fewest": round(rate / medians[name, least], 3),
-            "of_fewest_best": round(max(found[name, vms]) / max(found[name, least]), 3),
-        }
-        for (name, vms), rate in sorted(medians.items())
-    ]
+    told = []
+    for name in sorted(found.figures()):
+        least = found.of(name, "guest", found.vms(name)[0])
+        for vms in found.vms(name):
+            rates = found.of(name, "guest", vms)
+            one, of_fewest = found.spread(name, "guest", vms), ratios(rates, least)
+            assert one is not None
+            assert of_fewest is not None
+            told.append(
+                {
+                    "figure": name,
+                    "vms": vms,
+                    "frames_per_second": round(one.median),
+                    "best": round(one.most),
+                    "of_fewest": round(of_fewest.median, 3),
+                    "of_fewest_best": round(one.most / max(least), 3),
+                }
+            )
+    return told
 
 
 def main() -> None:
@@ -261,20 +267,16 @@ def main() -> None:
     parser.add_argument("--directory", default="/var/tmp", help="on a real disk [/var/tmp]")
     parser.add_argument("--json", action="store_true")
     wanted = parser.parse_args()
-    if _INSIDE not in os.environ:
-        os.environ[_INSIDE] = "1"
-        os.execvp("unshare", ["unshare", "--net", "--", sys.executable, *sys.argv])
-    scratch = tempfile.mkdtemp(prefix="hvtx-bench-", dir=wanted.directory)
+    enter_namespace()
     scenes: list[Scene] = []
-    try:
-        for number in sorted({int(text) for text in wanted.vms.split(",")}):
-            directory = Path(scratch, str(number))
-            scenes.append(Scene(directory, number, wanted.egress))
-        found = document(measure(scenes, wanted))
-    finally:
-        for scene in scenes:
-            scene.close()
-        shutil.rmtree(scratch, ignore_errors=True)
+    with scratch(wanted.directory) as directory:
+        try:
+            numbers = sorted({int(text) for text in wanted.vms.split(",")})
+            scenes.extend(Scene(directory / str(n), n, wanted.egress) for n in numbers)
+            found = document(measure(scenes, wanted))
+        finally:
+            for scene in scenes:
+                scene.close()
     if wanted.json:
         told = {"schema": "hvtx/bench-packets/1", "load": round(os.getloadavg()[0], 2)}
         print(json.dumps({**told, "figures": found}, indent=2))

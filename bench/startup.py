@@ -24,7 +24,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-_INSIDE = "HVTX_BENCH_INSIDE"
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench.harness import enter_namespace
+
 _BEFORE = (
     ("network", "create", "n0", "--subnet", "10.100.0.0/22"),
     ("vm", "create", "one", "--hypervisor", "external", "--network", "n0", "--publish", "10080:80"),
@@ -160,9 +163,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--json", action="store_true")
     wanted = parser.parse_args()
-    if _INSIDE not in os.environ:
-        os.environ[_INSIDE] = "1"
-        os.execvp("unshare", ["unshare", "--net", "--", sys.executable, *sys.argv])
+    enter_namespace()
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     with installed([sys.executable, *wanted.beside]) as (one, *others):
         found = measured(one, others, wanted.rounds)

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bench.figures import Samples
+from bench.harness import scratch
 from bench.population import ONE, World, make_world
 from hvtx import documents
 from hvtx.commands import publish_view as published
@@ -56,17 +55,17 @@ def publish(world: World) -> float:
         runtime.close()
 
 
-def measure(world: World, rounds: int) -> dict[str, list[float]]:
-    """Samples by name; the first round, which compiles, is not kept."""
-    found: dict[str, list[float]] = {}
+def measure(world: World, rounds: int) -> Samples:
+    """Samples; the first round, which compiles, is not kept."""
+    found = Samples()
     for number in range(rounds + 1):
         for name, group in (("without", ""), ("with", GROUP)):
             for verb in ("start", "stop"):
                 taken = call(world, "vm", verb, ONE, group=group)
                 if number:
-                    found.setdefault(f"hvtx vm {verb}, {name} a group", []).append(taken)
+                    found.add(f"hvtx vm {verb}", f"{name} a group", world.vms, taken)
         if number:
-            found.setdefault("publishing, in process", []).append(publish(world))
+            found.add("publishing, in process", "alone", world.vms, publish(world))
     return found
 
 
@@ -77,10 +76,9 @@ def main() -> None:
     asked.add_argument("--rounds", type=int, default=15)
     asked.add_argument("--directory", default="/var/tmp")
     wanted = asked.parse_args()
-    scratch = tempfile.mkdtemp(prefix="hvtx-bench-", dir=wanted.directory)
-    try:
+    with scratch(wanted.directory) as directory:
         for vms in (int(text) for text in wanted.vms.split(",")):
-            world = make_world(Path(scratch, str(vms)), vms)
+            world = make_world(directory / str(vms), vms)
             try:
                 if vms:
                     world.populate()
@@ -88,11 +86,10 @@ def main() -> None:
             finally:
                 world.close()
             print(f"{vms} VMs, load {os.getloadavg()[0]:.1f}")
-            for name, taken in samples.items():
-                middle, least = statistics.median(taken), min(taken)
-                print(f"  {name:32} median {middle:7.1f} ms, least {least:7.1f}")
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+            for key in samples.values:
+                one, name = samples.spread(*key), f"{key.figure}, {key.who}"
+                assert one is not None
+                print(f"  {name:32} median {one.median:7.1f} ms, least {one.least:7.1f}")
 
 
 if __name__ == "__main__":
