@@ -14,11 +14,10 @@ from hvtx import documents
 from hvtx.cli import render
 from hvtx.cli.common import (
     Given,
-    again_when_full,
     as_json,
     complete_either,
     complete_file,
-    opened,
+    host_of,
     telling_refusal,
 )
 from hvtx.cli.plan_text import show_items, show_plan
@@ -78,7 +77,6 @@ MODES = ("0600", "0640", "0644")  # of what is written: for its owner, a group, 
 @click.argument("file", type=Given(), required=False, shell_complete=complete_file)
 @as_json
 @click.pass_context
-@again_when_full
 def gc(ctx: click.Context, /, file: str | None, json_: bool, **more: Any) -> int:
     """Show or remove what dead VMs and interrupted operations left behind.
 
@@ -152,8 +150,6 @@ def _installation(
     ctx: click.Context, lost: str, mode: str, more: dict[str, Any], *, yes: bool, json_: bool
 ) -> int:
     """What is left of an installation whose store is gone: show it, or remove it."""
-    from hvtx.commands import gc_installation as engine
-
     applying = mode == "apply"
     if applying and not yes:
         raise UsageError(
@@ -162,24 +158,15 @@ def _installation(
         )
     if (yes and not applying) or (applying and more["detailed_exitcode"]):
         raise UsageError("--yes needs --apply, and --detailed-exitcode needs --plan")
-    with opened(ctx, writable=False) as runtime:  # what is refused must not even make a store
-        if runtime.refused is not None:
-            raise runtime.refused
-        report = engine.make_plan(runtime, lost)
-        if applying:
-            engine.refuse_living(runtime, lost, report.plan)
-    if applying:
-        with opened(ctx, writable=True, spends=True) as runtime:
-            report = engine.apply(runtime, lost)
+    plans = host_of(ctx).gc
+    report = plans.apply_installation(lost) if applying else plans.plan_installation(lost)
     if json_:
         render.emit_json(documents.plan.document(report, lost))
     else:
         by = f"hvtx gc --apply --installation {lost} --yes"
         show_plan(report.plan, done=applying, evidence=True, by=by)
     if applying:
-        from hvtx.engine.gc_plan import failed_items
-
-        return PartialFailure.exit_code if failed_items(report.plan) else 0
+        return _exit_code(report)
     return EXIT_PLAN_NOT_EMPTY if more["detailed_exitcode"] and report.plan.acting() else 0
 
 
@@ -202,14 +189,12 @@ def _plan(
     json_: bool,
     unrecorded: bool,
 ) -> int:
-    from hvtx.engine import gc_plan, saved_plan
-
     del unrecorded
-    told = telling_refusal(json_, documents.plan.refused)
-    with told, opened(ctx, writable=False) as runtime:
-        report = gc_plan.make_plan(runtime, everything=everything)
+    plans = host_of(ctx).gc
+    with telling_refusal(json_, documents.plan.refused):
+        report = plans.plan(everything=everything)
     if out and report.refused is None:
-        saved_plan.save_plan(documents.plan.document(report), out, mode)
+        plans.save(report, out, mode=mode)
     if html and report.refused is None:
         _write_page(report, html, mode)
     if json_:
@@ -229,39 +214,24 @@ def _tell_notes(notes: Sequence[str]) -> None:
 
 
 def _write_page(report: Any, path: str, mode: int) -> None:
+    from hvtx.api import terminal
     from hvtx.cli.page.plan import page
-    from hvtx.engine import gc_plan
-    from hvtx.engine.files import unwritten, write_out
 
     text = page(
         documents.plan.document(report),
-        gc_plan.diagram(report),
+        terminal.diagram(report),
         host=os.uname().nodename,
         notes=report.notes,
     )
-    try:
-        write_out(path, text, mode=mode)
-    except OSError as problem:
-        words, hint = unwritten("page", path, problem, option="--html")
-        raise UsageError(words, hint=hint) from problem
+    terminal.write_page(path, text, mode)
 
 
 def _apply(
     ctx: click.Context, file: str | None, *, unrecorded: bool, evidence: bool, json_: bool
 ) -> int:
-    from hvtx.commands import gc as gc_apply
-    from hvtx.engine import gc_plan, saved_plan
-
-    saved = saved_plan.load_plan(file) if file else None
     told = telling_refusal(json_, documents.plan.refused)
-    with told, opened(ctx, writable=True, create=False, spends=True) as runtime:
-        if runtime.refused is not None:
-            report = gc_plan.make_plan(runtime)
-        else:
-            with ExitStack() as stack:
-                report = gc_apply.collect(
-                    runtime, saved=saved, unrecorded=unrecorded, progress=_progress(stack)
-                )
+    with told, ExitStack() as stack:
+        report = host_of(ctx).gc.apply(file, unrecorded=unrecorded, progress=_progress(stack))
     if json_:
         render.emit_json(documents.plan.document(report))
     if report.refused is not None:
@@ -269,7 +239,14 @@ def _apply(
     _tell_notes(report.notes)
     if not json_:
         show_plan(report.plan, done=True, evidence=evidence)
-    return PartialFailure.exit_code if gc_plan.failed_items(report.plan) else 0
+    return _exit_code(report)
+
+
+def _exit_code(report: Any) -> int:
+    """That of a plan that was carried out."""
+    from hvtx.api.plans import failed
+
+    return PartialFailure.exit_code if failed(report) else 0
 
 
 def _progress(stack: ExitStack) -> Callable[[int, int, str], None]:
@@ -308,17 +285,13 @@ def _progress(stack: ExitStack) -> Callable[[int, int, str], None]:
 )
 @as_json
 @click.pass_context
-@again_when_full
 def recover(ctx: click.Context, accept_rollback: bool, new_namespace: bool, json_: bool) -> int:
     """Resolve interrupted operations; after a reboot, rebuild networks and start VMs.
 
     Safe at any time, any number of times.
     """
-    from hvtx.commands import recover as engine
-
-    told = telling_refusal(json_, documents.recover.refused)
-    with told, opened(ctx, writable=True, create=False, spends=True) as runtime:
-        done = engine.recover(runtime, accept_rollback=accept_rollback, new_namespace=new_namespace)
+    with telling_refusal(json_, documents.recover.refused):
+        done = host_of(ctx).recover(accept_rollback=accept_rollback, new_namespace=new_namespace)
     if json_:
         render.emit_json(documents.recover.document(done))
     else:
@@ -338,14 +311,10 @@ def recover(ctx: click.Context, accept_rollback: bool, new_namespace: bool, json
 @click.argument("name", required=False, shell_complete=complete_either)
 @as_json
 @click.pass_context
-@again_when_full
 def repair(ctx: click.Context, name: str | None, json_: bool) -> int:
     """Put back what someone flushed or changed under running VMs and networks."""
-    from hvtx.commands import repair as engine
-
-    told = telling_refusal(json_, documents.repair.refused)
-    with told, opened(ctx, writable=True, create=False, spends=True) as runtime:
-        done = engine.repair(runtime, name)
+    with telling_refusal(json_, documents.repair.refused):
+        done = host_of(ctx).repair(name)
     if json_:
         render.emit_json(documents.repair.document(done))
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -11,16 +10,10 @@ from typing import Any, cast
 
 import click
 
+from hvtx.api.calls import unexpected
 from hvtx.cli.root import PROGRAM, root
 from hvtx.cli.streams import Answers, Messages, never_fail_to_write, open_what_is_closed
-from hvtx.errors import (
-    HostRefused,
-    HvtxError,
-    NotPermitted,
-    OutputLost,
-    StoreError,
-    UsageError,
-)
+from hvtx.errors import HvtxError, OutputLost, UsageError
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -76,7 +69,7 @@ def _run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except (OSError, MemoryError) as problem:
-        told = _unexpected(problem)
+        told = unexpected(problem)
         for note in getattr(problem, "__notes__", ()):
             told.add_note(note)
         return _tell(told, as_json=as_json, debug=debug)
@@ -94,36 +87,6 @@ def _refuse_bytes(arguments: Sequence[str]) -> None:
             "an argument is not valid UTF-8",
             hint="give names and paths in UTF-8",
         ) from problem
-
-
-_EXHAUSTED = frozenset(
-    (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.ENOLCK)
-)
-
-
-def _unexpected(problem: OSError | MemoryError) -> HvtxError:
-    if isinstance(problem, MemoryError):
-        hint = "free memory, or raise the limit, then run `hvtx recover`"
-        return HvtxError("out of memory", hint=hint, code="memory")
-    if isinstance(problem, PermissionError):
-        return NotPermitted(
-            f"not permitted: {problem}", hint="run hvtx as root, for instance with sudo"
-        )
-    if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-        return StoreError(
-            f"cannot write to disk: {problem}",
-            hint="free some space or remount it read-write; or choose other directories",
-        )
-    if problem.errno == errno.EIO:
-        return StoreError(
-            f"cannot read from disk: {problem}", hint="check the kernel's log (dmesg)"
-        )
-    if problem.errno in _EXHAUSTED:
-        return HostRefused(
-            f"out of system resources: {problem}",
-            hint="check the limits on open files, processes and memory, then try again",
-        )
-    return HvtxError(f"the system refused: {problem}", hint="`hvtx doctor` checks this host")
 
 
 def _tell(problem: HvtxError, *, as_json: bool, debug: bool) -> int:
@@ -158,7 +121,7 @@ def _in_journal() -> bool:
     """Whether the journal reads what is said; it takes a line's priority from its beginning."""
     if "JOURNAL_STREAM" not in os.environ:
         return False
-    from hvtx.engine.notify import under_journal
+    from hvtx.api.terminal import under_journal
 
     return under_journal()
 

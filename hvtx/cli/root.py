@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hvtx.cli.settings import DEFAULT_CONFIG, FIREWALLS
+from hvtx.api.settings import DEFAULT_CONFIG, FIREWALLS
 from hvtx.errors import HvtxError
 
 if TYPE_CHECKING:

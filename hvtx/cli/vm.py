@@ -17,22 +17,20 @@ from hvtx.cli.common import (
     Given,
     Number,
     Seconds,
-    again_when_full,
     as_json,
     complete_file,
     complete_vm,
-    opened,
-    reading,
+    host_of,
 )
-from hvtx.cli.egress_options import egress_changes, parsed_change
+from hvtx.cli.egress_options import egress_change, egress_changes
 from hvtx.cli.guest_options import guest_changes, taken_changes
 from hvtx.cli.network import show_resources
 from hvtx.cli.root import Group
 from hvtx.cli.vm_options import (
     MEBIBYTES,
     PROCESSORS,
+    checked,
     living,
-    parsed_options,
     refuse_words_before_dashes,
     requests,
 )
@@ -92,8 +90,6 @@ def create(
     HVTX_MTU, HVTX_QUEUES, HVTX_TAP_2 and so on; and in HVTX_SEED where the image is that
     cloud-init reads, for one with --user-data or --ssh-key.
     """  # noqa: D301 - click's mark of lines that are to stay as they are
-    from hvtx.commands import vm_create
-
     if operation is not None and not from_log:
         raise UsageError(
             "--operation needs --from-log",
@@ -101,10 +97,10 @@ def create(
         )
     if from_log:
         _refuse_requests(ctx)
-    parsed = parsed_options(name, request) if not from_log else None
-    with opened(ctx, writable=True) as runtime:
-        vm_create.create_vm(runtime, parsed or vm_create.request_from_log(runtime, name, operation))
-        show_done(runtime, name, "defined", json_=json_)
+        made = host_of(ctx).vm.create_from_log(name, operation=operation)
+    else:
+        made = host_of(ctx).vm.create(name, **checked(request))
+    show_done(made, "defined", json_=json_)
 
 
 def _refuse_requests(ctx: click.Context) -> None:
@@ -130,11 +126,7 @@ def run(ctx: click.Context, /, name: str, json_: bool, **request: Any) -> None:
 
     `hvtx vm create --help` lists the {words} that are replaced in --append and in a command.
     """
-    from hvtx.commands import vm_start
-
-    parsed = parsed_options(name, request)
-    with opened(ctx, writable=True) as runtime:
-        show_done(runtime, vm_start.run_vm(runtime, parsed), "running", json_=json_)
+    show_done(host_of(ctx).vm.run(name, **checked(request)), "running", json_=json_)
 
 
 @vm.command()
@@ -143,10 +135,7 @@ def run(ctx: click.Context, /, name: str, json_: bool, **request: Any) -> None:
 @click.pass_context
 def start(ctx: click.Context, name: str, json_: bool) -> None:
     """Make the VM's network and start its hypervisor."""
-    from hvtx.commands import vm_start
-
-    with opened(ctx, writable=True) as runtime:
-        show_done(runtime, vm_start.start_vm(runtime, name), "running", json_=json_)
+    show_done(host_of(ctx).vm.start(name), "running", json_=json_)
 
 
 def _power_down(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -167,15 +156,11 @@ def _power_down(command: Callable[..., Any]) -> Callable[..., Any]:
 @_power_down
 @as_json
 @click.pass_context
-@again_when_full
 def stop(ctx: click.Context, name: str, timeout: float, force: bool, json_: bool) -> None:
     """End the hypervisor and release the VM's network; its addresses stay leased."""
-    from hvtx.commands import vm_stop
-
-    with opened(ctx, writable=True, spends=True) as runtime:
-        tell = None if json_ else render.tell
-        scope = vm_stop.stop_vm(runtime, name, timeout=timeout, force=force, tell=tell)
-        show_done(runtime, scope, "stopped", json_=json_)
+    tell = None if json_ else render.tell
+    done = host_of(ctx).vm.stop(name, timeout=timeout, force=force, tell=tell)
+    show_done(done, "stopped", json_=json_)
 
 
 @vm.command()
@@ -185,12 +170,9 @@ def stop(ctx: click.Context, name: str, timeout: float, force: bool, json_: bool
 @click.pass_context
 def restart(ctx: click.Context, name: str, timeout: float, force: bool, json_: bool) -> None:
     """Stop a VM and start it again; one that is not running is started."""
-    from hvtx.commands import vm_start
-
-    with opened(ctx, writable=True) as runtime:
-        tell = None if json_ else render.tell
-        scope = vm_start.restart_vm(runtime, name, timeout=timeout, force=force, tell=tell)
-        show_done(runtime, scope, "running", json_=json_)
+    tell = None if json_ else render.tell
+    done = host_of(ctx).vm.restart(name, timeout=timeout, force=force, tell=tell)
+    show_done(done, "running", json_=json_)
 
 
 _CLEARING = ("kernel", "initrd", "append", "disk")
@@ -236,8 +218,6 @@ def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
     addresses are given when a VM is created. A COMMAND after -- takes the place of the VM's own.
     `hvtx vm create --help` lists the {words} that are replaced.
     """
-    from hvtx.commands import vm_set
-
     refuse_words_before_dashes(wanted["command"])
     for option in _CLEARING:
         field = "disks" if option == "disk" else option
@@ -250,10 +230,8 @@ def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
         elif option == "disk":
             wanted[field] = wanted[field] or None
     given = taken_changes(wanted)
-    given |= {"policy": parsed_change(wanted), "command": wanted["command"] or None}
-    changes = vm_set.parse_changes(**{**wanted, **given})
-    with opened(ctx, writable=True) as runtime:
-        show_done(runtime, vm_set.set_vm(runtime, name, changes), "changed", json_=json_)
+    given |= {**egress_change(wanted), "command": wanted["command"] or None}
+    show_done(host_of(ctx).vm.set(name, **{**wanted, **given}), "changed", json_=json_)
 
 
 @vm.command()
@@ -261,13 +239,9 @@ def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
 @click.option("--force", is_flag=True, help="Stop the VM first.")
 @as_json
 @click.pass_context
-@again_when_full
 def rm(ctx: click.Context, name: str, force: bool, json_: bool) -> None:
     """Forget a VM and free its addresses and ports."""
-    from hvtx.commands import vm_stop
-
-    with opened(ctx, writable=True, spends=True) as runtime:
-        vm_stop.remove_vm(runtime, name, force=force)
+    host_of(ctx).vm.rm(name, force=force)
     if json_:
         render.emit_json(documents.removed.document("vm", name))
     else:
@@ -279,7 +253,7 @@ def rm(ctx: click.Context, name: str, force: bool, json_: bool) -> None:
 @click.pass_context
 def ls(ctx: click.Context, json_: bool) -> None:
     """List VMs with their state."""
-    with reading(ctx) as source:
+    with host_of(ctx).reading() as source:
         vms = source.list_vms()
     if json_:
         render.emit_json(documents.vms.document(vms, source.view))
@@ -309,7 +283,7 @@ def ls(ctx: click.Context, json_: bool) -> None:
 @click.pass_context
 def show(ctx: click.Context, name: str, json_: bool) -> None:
     """Show a VM, its interfaces and resources."""
-    with reading(ctx) as source:
+    with host_of(ctx).reading() as source:
         shown = source.show_vm(name)
     if json_:
         render.emit_json(documents.vm.document(shown, source.view))
@@ -329,17 +303,12 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
 @click.pass_context
 def logs(ctx: click.Context, name: str, json_: bool) -> None:
     """Print what the VM and its hypervisor wrote: the last 8 MiB of it at most."""
-    from hvtx.commands import show as views
-
-    with opened(ctx, writable=False) as runtime:
-        paths = views.vm_log(runtime, name)
+    log = host_of(ctx).vm.logs(name)
     if json_:
-        render.emit_json(documents.logs.document(name, paths[-1], views.read_log(paths)))
+        render.emit_json(documents.logs.document(name, log.paths[-1], log.lines()))
         return
-    for path in paths:
-        log = views.open_log(path)
-        if log is not None:
-            _print_log(log)
+    for file in log.files():
+        _print_log(file)
 
 
 def _print_log(log: BinaryIO) -> None:
@@ -358,14 +327,10 @@ def _print_log(log: BinaryIO) -> None:
 @click.pass_context
 def console(ctx: click.Context, name: str, json_: bool) -> None:
     """Join the VM's serial console; Ctrl-] leaves it. With --json, only tell where it is."""
-    from hvtx.commands import show as views
-
-    with opened(ctx, writable=False) as runtime:
-        where = views.console(runtime, name)
     if json_:
-        render.emit_json(documents.console.document(name, views.console_socket(*where)))
+        render.emit_json(documents.console.document(name, host_of(ctx).vm.console(name)))
     else:
-        views.join_console(*where)
+        host_of(ctx).vm.join_console(name)
 
 
 @vm.command()
@@ -377,7 +342,4 @@ def console(ctx: click.Context, name: str, json_: bool) -> None:
 @click.pass_context
 def attach(ctx: click.Context, name: str, pid: int, json_: bool) -> None:
     """Say which process is the VM's, for one that hvtx does not start."""
-    from hvtx.commands import vm_attach
-
-    with opened(ctx, writable=True) as runtime:
-        show_done(runtime, vm_attach.attach(runtime, name, pid), "running", json_=json_)
+    show_done(host_of(ctx).vm.attach(name, pid), "running", json_=json_)

@@ -14,22 +14,12 @@ from hvtx.model.port_range import PortRange, ranges
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from hvtx.commands.show import ShownInterface, ShownVm
-    from hvtx.engine.runtime import Runtime
+    from hvtx import ShownInterface, ShownVm
     from hvtx.model.vm import Publish
 
 
-def show_done(runtime: Runtime, scope: Any, verb: str, *, json_: bool) -> None:
-    """What a command that acts prints: the VM's object, or a line about it.
-
-    ``scope`` is the VM as the command left it; or its name, by which it is read.
-    """
-    from hvtx.commands import show as views
-
-    if isinstance(scope, str):
-        shown = views.show_vm(runtime, scope)
-    else:
-        shown = views.shown_vm(runtime, scope)
+def show_done(shown: ShownVm, verb: str, *, json_: bool) -> None:
+    """What a command that acts prints: the VM's object, or a line about it."""
     if json_:
         render.emit_json(documents.vm.document(shown))
         return

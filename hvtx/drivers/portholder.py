@@ -26,7 +26,7 @@ import time
 from collections.abc import Collection, Iterable, Sequence
 
 from hvtx.errors import Conflict, HostRefused
-from hvtx.host import capabilities, descriptors, logger, openfiles, pids, procfs
+from hvtx.host import capabilities, children, descriptors, logger, openfiles, pids, procfs
 from hvtx.host.inet import socket_family
 from hvtx.host.ports import has_connections, taken
 from hvtx.model.vm import Identity, Publish
@@ -248,8 +248,7 @@ class Holder:
             self.identity: Identity = procfs.identify(pid)
         except OSError:
             self._close()
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)
+            children.wait(pid)
             raise
 
     def open(self) -> None:
@@ -286,6 +285,11 @@ def spawn(held: Held, vm: Identity | None, words: Sequence[str]) -> Holder:
     It ends with the process ``vm`` (None: when it is ended). ``words`` stand in its command line,
     for people. Raises HostRefused.
     """
+    with children.spawning:
+        return _spawn(held, vm, words)
+
+
+def _spawn(held: Held, vm: Identity | None, words: Sequence[str]) -> Holder:
     from hvtx.host import inherited_limits
 
     mine: list[int] = []
@@ -314,6 +318,7 @@ def spawn(held: Held, vm: Identity | None, words: Sequence[str]) -> Holder:
                 setsigmask=(),
                 setsigdef=(signal.SIGPIPE, signal.SIGCHLD, signal.SIGXFSZ, signal.SIGTERM),
             )
+            children.started(pid)
         inherited_limits.forget(pid)
         mine.remove(write)
         return Holder(pid, write)
@@ -351,8 +356,7 @@ def ended(identity: Identity) -> bool:
 def end(identity: Identity) -> bool:
     """End a holder; whether it has, and its ports are free. Raises OSError."""
     if not procfs.signal(identity, signal.SIGKILL) or procfs.wait_gone(identity, _END_SECONDS):
-        with contextlib.suppress(ChildProcessError):  # a child of ours, if we started it
-            os.waitpid(identity.pid, os.WNOHANG)
+        children.reap(identity.pid)
         return True
     return False
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hvtx.drivers.vm_process import prepare, scope, spawn, stop
 from hvtx.drivers.vm_process.gate import Gate
-from hvtx.engine import effects, port_holders
+from hvtx.engine import effects, notice, port_holders
 from hvtx.engine.guest_routes import refuse_diverted
 from hvtx.engine.network_build import committed
 from hvtx.engine.peer_ports import refuse_others_ports
@@ -167,8 +166,7 @@ def _enter_scope(vm: Vm, gate: Gate | None, holder: Holder | None) -> None:
     pids += [holder.identity.pid] if holder is not None else []
     warning = scope.enter_scope(vm.name, *pids)
     if warning:
-        words = "".join(c if c.isprintable() else " " for c in warning)
-        sys.stderr.write(f"warning: {words}\n")
+        notice.warning("".join(c if c.isprintable() else " " for c in warning))
 
 
 def _roll_back(
