@@ -34,8 +34,10 @@ from hvtx.errors import (
     StoreError,
     UsageError,
 )
+from hvtx.model.guest import Guest
 from hvtx.model.history import Line as HistoryLine
-from hvtx.model.plan import Action, Item, Plan
+from hvtx.model.plan import Action, Item, Plan, Result
+from hvtx.model.policy import Egress, EgressRule
 from hvtx.model.reason import Reason
 from hvtx.model.resource import Resource
 from hvtx.model.vm import Publish, Vm
@@ -49,10 +51,13 @@ __all__ = [
     "Conflict",
     "Copied",
     "Diagnosis",
+    "Egress",
+    "EgressRule",
     "Explanation",
     "Finding",
     "Gauge",
     "GcReport",
+    "Guest",
     "HistoryLine",
     "Host",
     "HostRefused",
@@ -79,6 +84,7 @@ __all__ = [
     "Repair",
     "Resource",
     "Restored",
+    "Result",
     "ShownInterface",
     "ShownNetwork",
     "ShownOperation",
