@@ -108,6 +108,18 @@ def fitting(
     return kept, [n for n in range(len(headers)) if n not in kept]
 
 
+def resources(rows: Sequence[Any]) -> None:
+    """The resources of a VM or network as a table, below what was told of it."""
+    if rows:
+        say("")
+        table(
+            ("kind", "key", "state", "mark"),
+            [(row.kind, row.key, row.state, row.mark) for row in rows],
+            empty="",
+            below=("mark", "key"),
+        )
+
+
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
     return "  ".join(padded).rstrip()
