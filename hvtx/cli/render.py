@@ -54,12 +54,12 @@ def plain(text: object) -> str:
     return "".join(c if c.isprintable() else "?" for c in words)
 
 
-_SEQUENCE = re.compile(r"\x1b(?:\[[0-9;?=]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)?")
+_SEQUENCE = r"\x1b(?:\[[0-9;?=]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)?"
 
 
 def plain_line(text: str) -> str:
     """A line of a guest's console for a terminal: no sequences, no control characters but tabs."""
-    words = _SEQUENCE.sub("", text.rstrip("\r\n"))
+    words = re.sub(_SEQUENCE, "", text.rstrip("\r\n"))
     return "".join(c if c.isprintable() or c == "\t" else "?" for c in words.replace("\r", ""))
 
 
