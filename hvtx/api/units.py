@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from hvtx import commands
 from hvtx.api.calls import Calls
 from hvtx.errors import NotFound
+from hvtx.model.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from hvtx.commands.systemd import Outcome

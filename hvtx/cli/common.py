@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hvtx.api import Host
 from hvtx.api.settings import DAY, SECONDS
-from hvtx.errors import HvtxError, NotPermitted, Refused
+from hvtx.cli import opening
+from hvtx.errors import HvtxError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from hvtx.api.calls import Events
+    from hvtx import Host
 
-GLOBAL = ("state_dir", "run_dir", "firewall", "config", "lock_timeout")
+telling_refusal = opening.telling_refusal
+
 as_json: Callable[[Any], Any] = click.option(
     "--json", "json_", is_flag=True, help="Print one JSON object."
 )
@@ -155,39 +155,5 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]  # as above
 
 
 def host_of(ctx: click.Context) -> Host:
-    """The host with the global options, whose words go to standard error."""
-    options = ctx.find_root().obj
-    given = {name: options.get(name) for name in GLOBAL}
-    return Host(**given, notices=_told, events=_teller(options))
-
-
-def _told(level: str, words: str) -> None:
-    """A warning, or a note of what was done beside what was asked for."""
-    click.echo(f"{level}: {''.join(c if c.isprintable() else '?' for c in words)}", err=True)
-
-
-@contextmanager
-def telling_refusal(json_: bool, document: Callable[[Refused], dict[str, Any]]) -> Iterator[None]:
-    """With ``--json`` a refusal is told on standard output too, wherever it came up."""
-    from hvtx.cli.render import emit_json
-
-    try:
-        yield
-    except Refused as refusal:
-        if json_:
-            emit_json(document(refusal))
-        raise
-    except NotPermitted as problem:
-        if json_:
-            emit_json(document(Refused("cannot-observe", problem.message)))
-        raise
-
-
-def _teller(options: dict[str, Any]) -> Events | None:
-    """Who is told what operations do: a person who asked for it, or the journal."""
-    verbose = bool(options.get("verbose") or options.get("debug"))
-    if not verbose and "JOURNAL_STREAM" not in os.environ:
-        return None
-    from hvtx.api import terminal
-
-    return terminal.event_teller(verbose=verbose)
+    """The host of a command of click's (see ``hvtx.cli.opening``)."""
+    return opening.host_of(ctx.find_root().obj)

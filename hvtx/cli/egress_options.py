@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from hvtx.cli.common import Given, complete_words
 from hvtx.errors import UsageError
-from hvtx.model.policy import EGRESS, Egress, written
-
-if TYPE_CHECKING:
-    from hvtx import RefusedCount
+from hvtx.model.policy import EGRESS
 
 RULE = "CIDR[:PORT[-PORT][/PROTO]]"
 
@@ -69,12 +66,3 @@ def egress_change(wanted: dict[str, Any]) -> dict[str, Any]:
             raise UsageError("--egress and --no-egress cannot be combined", hint="give one of them")
         taken["egress"] = ""
     return taken
-
-
-def egress_lines(egress: Egress, refused: RefusedCount | None = None) -> list[tuple[str, str]]:
-    """What guests may reach, for a table of fields; what was refused, where that is counted."""
-    found = [("egress", f"{egress.mode} ({egress.source})")]
-    found += [(rule.action, written(rule)) for rule in egress.rules]
-    if refused is not None:
-        found.append(("dropped", f"{refused.packets} packets, {refused.bytes} bytes"))
-    return found

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
 import click
 
 from hvtx import documents
-from hvtx.cli import render
+from hvtx.cli import render, verbs
 from hvtx.cli.common import (
     Given,
     as_json,
@@ -114,7 +113,9 @@ def gc(ctx: click.Context, /, file: str | None, json_: bool, **more: Any) -> int
             return heuristic.plan(
                 ctx, out=more["out"], mode=mode_, detailed_exitcode=exits, json_=json_
             )
-        return _plan(ctx, json_=json_, mode=_permissions(more), **more)
+        del more["unrecorded"]
+        options = ctx.find_root().obj
+        return verbs.plan(options, json_=json_, mode=_permissions(more), **more)
     if (
         any(more[name] for name in ("everything", "out", "html", "permissions"))
         or (more["detailed_exitcode"])
@@ -177,55 +178,6 @@ def _schema(file: str | None, more: dict[str, Any]) -> int:
     return 0
 
 
-def _plan(
-    ctx: click.Context,
-    *,
-    everything: bool,
-    out: str | None,
-    html: str | None,
-    mode: int,
-    detailed_exitcode: bool,
-    evidence: bool,
-    json_: bool,
-    unrecorded: bool,
-) -> int:
-    del unrecorded
-    plans = host_of(ctx).gc
-    with telling_refusal(json_, documents.plan.refused):
-        report = plans.plan(everything=everything)
-    if out and report.refused is None:
-        plans.save(report, out, mode=mode)
-    if html and report.refused is None:
-        _write_page(report, html, mode)
-    if json_:
-        render.emit_json(documents.plan.document(report))
-    if report.refused is not None:
-        raise report.refused
-    _tell_notes(report.notes)
-    if not json_:
-        show_plan(report.plan, evidence=evidence or everything)
-    return EXIT_PLAN_NOT_EMPTY if detailed_exitcode and report.plan.acting() else 0
-
-
-def _tell_notes(notes: Sequence[str]) -> None:
-    """What could not be inspected, so that nothing of it is in the plan."""
-    for note in notes:
-        click.echo(f"note: {render.plain(note)}", err=True)
-
-
-def _write_page(report: Any, path: str, mode: int) -> None:
-    from hvtx.api import terminal
-    from hvtx.cli.page.plan import page
-
-    text = page(
-        documents.plan.document(report),
-        terminal.diagram(report),
-        host=os.uname().nodename,
-        notes=report.notes,
-    )
-    terminal.write_page(path, text, mode)
-
-
 def _apply(
     ctx: click.Context, file: str | None, *, unrecorded: bool, evidence: bool, json_: bool
 ) -> int:
@@ -236,7 +188,7 @@ def _apply(
         render.emit_json(documents.plan.document(report))
     if report.refused is not None:
         raise report.refused
-    _tell_notes(report.notes)
+    verbs.tell_notes(report.notes)
     if not json_:
         show_plan(report.plan, done=True, evidence=evidence)
     return _exit_code(report)

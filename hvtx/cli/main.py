@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, cast
 
-import click
-
 from hvtx.api.calls import unexpected
-from hvtx.cli.root import PROGRAM, root
+from hvtx.cli import quick
+from hvtx.cli.interrupts import interruptible
+from hvtx.cli.names import PROGRAM
 from hvtx.cli.streams import Answers, Messages, never_fail_to_write, open_what_is_closed
 from hvtx.errors import HvtxError, OutputLost, UsageError
 
@@ -37,24 +37,7 @@ def _run(arguments: Sequence[str]) -> int:
     debug = "--debug" in before_command
     never_fail_to_write()
     try:
-        if f"_{PROGRAM.upper()}_COMPLETE" in os.environ:
-            import_module("hvtx.cli.completion").register()
-        _refuse_bytes(head)
-        code = root.main(args=list(head), prog_name=PROGRAM, standalone_mode=False, obj=head)
-        sys.stdout.flush()
-        return code if isinstance(code, int) else 0
-    except click.exceptions.Exit as leaving:
-        return leaving.exit_code
-    except SystemExit:  # click's own way out where a pipe was closed early, and its only one
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
-    except click.exceptions.NoArgsIsHelpError as problem:
-        click.echo(problem.format_message(), err=True)
-        return 2
-    except click.ClickException as problem:
-        from hvtx.cli.usage import usage_error
-
-        return _tell(usage_error(problem, head), as_json=as_json, debug=debug)
+        return _answer(head)
     except HvtxError as problem:
         if isinstance(problem, UsageError) and problem.hint is None:
             from hvtx.cli.usage import command_path, help_hint
@@ -63,7 +46,7 @@ def _run(arguments: Sequence[str]) -> int:
         if isinstance(problem, OutputLost):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would fail on it once more
         return _tell(problem, as_json=as_json, debug=debug)
-    except (KeyboardInterrupt, click.Abort):
+    except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -79,6 +62,22 @@ def _run(arguments: Sequence[str]) -> int:
         return _tell(bug, as_json=as_json, debug=debug)
 
 
+def _answer(head: list[str]) -> int:
+    """Run a command line; click is loaded where it is to read it."""
+    if f"_{PROGRAM.upper()}_COMPLETE" in os.environ:
+        import_module("hvtx.cli.completion").register()
+    _refuse_bytes(head)
+    command = quick.command(head)
+    if command is None:
+        from hvtx.cli.by_click import answer
+
+        return answer(head)
+    with interruptible():
+        code = command()
+    sys.stdout.flush()
+    return code or 0
+
+
 def _refuse_bytes(arguments: Sequence[str]) -> None:
     try:
         "".join(arguments).encode()
@@ -90,6 +89,8 @@ def _refuse_bytes(arguments: Sequence[str]) -> None:
 
 
 def _tell(problem: HvtxError, *, as_json: bool, debug: bool) -> int:
+    import click
+
     if debug:
         import traceback
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -12,15 +12,10 @@ from hvtx.cli.common import Number, as_json, complete_network, host_of
 from hvtx.cli.egress_options import (
     egress_change,
     egress_changes,
-    egress_lines,
     egress_options,
 )
+from hvtx.cli.egress_text import egress_lines
 from hvtx.cli.root import Group
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from hvtx import Resource
 
 
 @click.group(cls=Group)
@@ -139,19 +134,7 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
             ("vms", " ".join(shown.vms)),
         ]
     )
-    show_resources(shown.resources)
-
-
-def show_resources(resources: Sequence[Resource]) -> None:
-    """The resources of a VM or network as a table."""
-    if resources:
-        render.say("")
-        render.table(
-            ("kind", "key", "state", "mark"),
-            [(r.kind, r.key, r.state, r.mark) for r in resources],
-            empty="",
-            below=("mark", "key"),
-        )
+    render.resources(shown.resources)
 
 
 @network.command("set")

@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from hvtx import documents
-from hvtx.cli import render
+from hvtx.cli import render, verbs
 from hvtx.cli.common import (
     PID_MOST,
     ROW_MOST,
@@ -24,7 +24,7 @@ from hvtx.cli.common import (
 )
 from hvtx.cli.egress_options import egress_change, egress_changes
 from hvtx.cli.guest_options import guest_changes, taken_changes
-from hvtx.cli.network import show_resources
+from hvtx.cli.quick import POWER_DOWN
 from hvtx.cli.root import Group
 from hvtx.cli.vm_options import (
     MEBIBYTES,
@@ -34,13 +34,7 @@ from hvtx.cli.vm_options import (
     refuse_words_before_dashes,
     requests,
 )
-from hvtx.cli.vm_text import (
-    addresses_of,
-    fields_of,
-    interface_fields,
-    short_ports,
-    show_done,
-)
+from hvtx.cli.vm_text import show_done
 from hvtx.errors import UsageError
 
 
@@ -135,7 +129,7 @@ def run(ctx: click.Context, /, name: str, json_: bool, **request: Any) -> None:
 @click.pass_context
 def start(ctx: click.Context, name: str, json_: bool) -> None:
     """Make the VM's network and start its hypervisor."""
-    show_done(host_of(ctx).vm.start(name), "running", json_=json_)
+    verbs.start(ctx.find_root().obj, name, json_=json_)
 
 
 def _power_down(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -144,7 +138,7 @@ def _power_down(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--timeout",
         type=Seconds(),
-        default=30.0,
+        default=POWER_DOWN,
         show_default=True,
         metavar="S",
         help="How long the guest may take to power down, 0 to 86400 seconds.",
@@ -158,9 +152,8 @@ def _power_down(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.pass_context
 def stop(ctx: click.Context, name: str, timeout: float, force: bool, json_: bool) -> None:
     """End the hypervisor and release the VM's network; its addresses stay leased."""
-    tell = None if json_ else render.tell
-    done = host_of(ctx).vm.stop(name, timeout=timeout, force=force, tell=tell)
-    show_done(done, "stopped", json_=json_)
+    options = ctx.find_root().obj
+    verbs.stop(options, name, timeout=timeout, force=force, json_=json_)
 
 
 @vm.command()
@@ -241,11 +234,7 @@ def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
 @click.pass_context
 def rm(ctx: click.Context, name: str, force: bool, json_: bool) -> None:
     """Forget a VM and free its addresses and ports."""
-    host_of(ctx).vm.rm(name, force=force)
-    if json_:
-        render.emit_json(documents.removed.document("vm", name))
-    else:
-        render.say(f"VM {name} is removed")
+    verbs.remove(ctx.find_root().obj, name, force=force, json_=json_)
 
 
 @vm.command()
@@ -253,28 +242,7 @@ def rm(ctx: click.Context, name: str, force: bool, json_: bool) -> None:
 @click.pass_context
 def ls(ctx: click.Context, json_: bool) -> None:
     """List VMs with their state."""
-    with host_of(ctx).reading() as source:
-        vms = source.list_vms()
-    if json_:
-        render.emit_json(documents.vms.document(vms, source.view))
-        return
-    render.table(
-        ("name", "state", "guest", "pid", "address", "network", "ports"),
-        [
-            (
-                v.vm.name,
-                v.state,
-                v.guest,
-                v.pid,
-                " ".join(address for i in v.interfaces for address in addresses_of(i)),
-                " ".join(i.network for i in v.interfaces),
-                " ".join(short_ports(i.publish) for i in v.interfaces if i.publish),
-            )
-            for v in vms
-        ],
-        empty="no VMs",
-        below=("ports", "address", "network"),
-    )
+    verbs.list_vms(ctx.find_root().obj, json_=json_)
 
 
 @vm.command()
@@ -283,18 +251,7 @@ def ls(ctx: click.Context, json_: bool) -> None:
 @click.pass_context
 def show(ctx: click.Context, name: str, json_: bool) -> None:
     """Show a VM, its interfaces and resources."""
-    with host_of(ctx).reading() as source:
-        shown = source.show_vm(name)
-    if json_:
-        render.emit_json(documents.vm.document(shown, source.view))
-        return
-    render.fields(fields_of(shown))
-    for interface in shown.interfaces:
-        render.say("")
-        render.fields(interface_fields(interface))
-    show_resources(shown.resources)
-    for note in shown.notes:
-        render.say(f"note: {note}")
+    verbs.show(ctx.find_root().obj, name, json_=json_)
 
 
 @vm.command()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hvtx import documents
 from hvtx.cli import render
-from hvtx.cli.egress_options import egress_lines
+from hvtx.cli.egress_text import egress_lines
 from hvtx.model import limiting
 from hvtx.model.address import is_ipv6, with_port
 from hvtx.model.port_range import PortRange, ranges
@@ -43,6 +43,22 @@ def _sentences(shown: ShownVm, verb: str) -> list[str]:
     told = [f"VM {name} is {verb}" + (f" ({where})" if verb in ("running", "defined") else "")]
     accelerator = accelerator_of(shown) if verb == "running" else None
     return told + ([f"accelerator {accelerator}"] if accelerator else [])
+
+
+HEADERS = ("name", "state", "guest", "pid", "address", "network", "ports")
+
+
+def line_of(shown: ShownVm) -> tuple[object, ...]:
+    """A line of `vm ls`, under ``HEADERS``."""
+    return (
+        shown.vm.name,
+        shown.state,
+        shown.guest,
+        shown.pid,
+        " ".join(address for i in shown.interfaces for address in addresses_of(i)),
+        " ".join(i.network for i in shown.interfaces),
+        " ".join(short_ports(i.publish) for i in shown.interfaces if i.publish),
+    )
 
 
 def accelerator_of(shown: ShownVm) -> str | None:

@@ -7,7 +7,6 @@ killed `recover` goes on where it was.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from hvtx.commands.vm_start import start_vm
 from hvtx.engine import autostart
@@ -16,6 +15,7 @@ from hvtx.engine.gc_plan import failed_items
 from hvtx.engine.network_build import ensure_networks, settle_accepts
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.engine.scope import all_networks
+from hvtx.engine.shut_in import starts_vms
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.vm_state import state_of
 from hvtx.errors import HvtxError
@@ -23,6 +23,7 @@ from hvtx.host import failpoint
 from hvtx.model.plan import Action, Item, Plan, Snapshot
 from hvtx.model.reason import Reason
 from hvtx.model.resource import Kind, State
+from hvtx.model.tuples import NamedTuple
 from hvtx.planner.gc import plan_gc
 from hvtx.planner.scope import NetworkScope
 from hvtx.planner.service import unserved
@@ -73,7 +74,7 @@ def recover(
 
 def _serve(settings: Settings, scope: NetworkScope) -> list[tuple[str, str]]:
     """Have the services of networks started that no start of a VM has started, from outside."""
-    if not autostart.starts_vms() or not unserved(scope):
+    if not starts_vms() or not unserved(scope):
         return []
     try:
         autostart.serve(settings)
@@ -161,6 +162,6 @@ def _autostart(runtime: Runtime) -> tuple[list[str], list[tuple[str, str]]]:
 
 def _starter(runtime: Runtime) -> Callable[[str], object]:
     """What starts a VM: this process, or systemd if this process is in the unit's sandbox."""
-    if autostart.starts_vms():
+    if starts_vms():
         return lambda name: autostart.start_vm(runtime.settings, name)
     return lambda name: start_vm(runtime, name)

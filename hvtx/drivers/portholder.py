@@ -26,7 +26,7 @@ import time
 from collections.abc import Collection, Iterable, Sequence
 
 from hvtx.errors import Conflict, HostRefused
-from hvtx.host import capabilities, children, descriptors, logger, openfiles, pids, procfs
+from hvtx.host import capabilities, children, descriptors, logger, procfs
 from hvtx.host.inet import socket_family
 from hvtx.host.ports import has_connections, taken
 from hvtx.model.vm import Identity, Publish
@@ -129,6 +129,8 @@ class Held:
 
         Raises OSError.
         """
+        from hvtx.host import openfiles
+
         for descriptor in openfiles.sockets_of(identity):
             found = socket.socket(fileno=descriptor)
             where = found.getsockname() if found.family in _FREEBIND else ("", 0)
@@ -363,6 +365,8 @@ def end(identity: Identity) -> bool:
 
 def is_passing(pid: int) -> bool:
     """Whether ``pid`` is a holder that has not been told yet whether to stay."""
+    from hvtx.host import pids
+
     try:
         if SIGNATURE not in procfs.command_line(pid):
             return False
@@ -372,6 +376,8 @@ def is_passing(pid: int) -> bool:
 
 
 def _some_pass() -> bool:
+    from hvtx.host import pids
+
     try:
         return any(map(is_passing, pids.numbers()))
     except OSError:

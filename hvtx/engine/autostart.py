@@ -6,31 +6,23 @@ import os
 import sys
 
 from hvtx.engine.runtime import Settings
-from hvtx.engine.units import (
-    AUTOSTART,
-    BY_SYSTEMD,
-    serve_call,
-    start_call,
-)
+from hvtx.engine.shut_in import AUTOSTART
+from hvtx.engine.units import serve_call, start_call
 from hvtx.errors import HostRefused
-from hvtx.host import program
 
 _START_SECONDS = 120.0  # above the waiting for locks; far above what a start takes
 
 
 def program_path(argv0: str) -> tuple[str, ...]:
     """The installed ``hvtx`` by its absolute path; else this interpreter with ``-m hvtx``."""
+    from hvtx.host import program
+
     called = argv0 if os.path.basename(argv0) == "hvtx" else "hvtx"
     beside = os.path.join(os.path.dirname(sys.executable), "hvtx")
     found = program.find((called, beside))
     if found is not None:
         return (os.path.abspath(found),)
     return (os.path.abspath(sys.executable), "-m", "hvtx")
-
-
-def starts_vms() -> bool:
-    """Whether systemd is to start VMs, since this run is shut in by the sandbox of its unit."""
-    return os.environ.get(AUTOSTART) == BY_SYSTEMD
 
 
 def start_vm(settings: Settings, name: str) -> None:
@@ -65,6 +57,8 @@ def _passed() -> dict[str, str]:
 
 
 def _run(settings: Settings, call: tuple[str, ...], failed: str, where: str, by_hand: str) -> None:
+    from hvtx.host import program
+
     found = program.find((call[0], f"/usr/bin/{call[0]}"))
     if found is None:
         raise HostRefused(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-import threading
+from _thread import _local
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Notices = Callable[[str, str], None]  # ``warning`` or ``note``, and a sentence
 
 
-class _Here(threading.local):
+class _Here(_local):
     """Who is told in this thread; None: standard error."""
 
     notices: Notices | None = None

@@ -5,22 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from hvtx.drivers.vm_process import prepare, scope, spawn, stop
-from hvtx.drivers.vm_process.gate import Gate
+from hvtx.drivers.vm_process import scope
 from hvtx.engine import effects, notice, port_holders
 from hvtx.engine.guest_routes import refuse_diverted
 from hvtx.engine.network_build import committed
 from hvtx.engine.peer_ports import refuse_others_ports
 from hvtx.engine.transaction import Operation
-from hvtx.engine.undo import attempt, undo
 from hvtx.engine.vm_paths import remove_log
-from hvtx.engine.vm_record import forget_vm
 from hvtx.errors import HvtxError, StoreError, UsageError
 from hvtx.host import failpoint, paths
-from hvtx.hypervisors import base as hypervisors
 from hvtx.model.resource import Kind, Resource
+from hvtx.model.tuples import NamedTuple
 from hvtx.model.user import ROOT, User
 from hvtx.model.vm import Identity, Network, Vm
 from hvtx.planner.scope import NetworkScope
@@ -29,6 +26,8 @@ from hvtx.store import records
 
 if TYPE_CHECKING:
     from hvtx.drivers.portholder import Held, Holder
+    from hvtx.drivers.vm_process.gate import Gate
+    from hvtx.hypervisors import base as hypervisors
 
 READY_SECONDS = 10.0
 
@@ -148,6 +147,8 @@ def _accelerator(probes: hypervisors.Probes) -> dict[str, str | bool]:
 
 
 def _spawn(vm: Vm, launch: hypervisors.Launch, means: Means) -> Gate:
+    from hvtx.drivers.vm_process import prepare, spawn
+
     directory = os.path.dirname(means.log)
     try:
         paths.make_directories(directory, 0o700)
@@ -179,6 +180,10 @@ def _roll_back(
     *,
     new: bool,
 ) -> None:
+    from hvtx.drivers.vm_process import stop
+    from hvtx.engine.undo import attempt, undo
+    from hvtx.engine.vm_record import forget_vm
+
     if operation.committed:
         return  # Ctrl-C came too late
     if isinstance(problem, HvtxError) and problem.code == "commit-unknown":
@@ -212,6 +217,8 @@ def render(
     directory: str,
 ) -> hypervisors.Launch:
     """The hypervisor's command line and files for the devices that ``rows`` name."""
+    from hvtx.hypervisors import base as hypervisors
+
     devices = [row.key for row in rows if row.kind == Kind.TAP]
     ports = [
         _port(interface, networks[interface.network], device)
@@ -229,6 +236,8 @@ def render(
 
 
 def _port(interface: Any, network: Network, device: str) -> hypervisors.Nic:
+    from hvtx.hypervisors import base as hypervisors
+
     four, six = network.range(4), network.range(6)
     from hvtx.planner import addressing
 

@@ -12,10 +12,10 @@ at once); :func:`settle` gives that up, and reaps what has ended of all earlier 
 from __future__ import annotations
 
 import os
-import threading
+from _thread import RLock, _local, allocate_lock
 
 
-class _Fresh(threading.local):
+class _Fresh(_local):
     """What the verb of this thread has started."""
 
     def __init__(self) -> None:
@@ -24,9 +24,9 @@ class _Fresh(threading.local):
 
 # Held by who starts a process: limits are set, and sockets inheritable, for the whole of this one
 # until the child has them, and another thread's child is to have neither.
-spawning = threading.RLock()
+spawning = RLock()
 _fresh = _Fresh()
-_lock = threading.Lock()
+_lock = allocate_lock()
 _known: set[int] = set()  # children that no verb is at work on
 
 

@@ -8,7 +8,7 @@ namespace, so one is made for each call.
 from __future__ import annotations
 
 import contextlib
-import threading
+from _thread import allocate_lock
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -80,7 +80,7 @@ def run(
         return _run(commands, json=json, handles=handles, stateless=stateless, terse=terse)
 
 
-_one_at_a_time = threading.Lock()  # nothing says that the library may be used by two threads
+_one_at_a_time = allocate_lock()  # nothing says that the library may be used by two threads
 
 
 def _run(commands: str, *, json: bool, handles: bool, stateless: bool, terse: bool) -> str:

@@ -1,7 +1,8 @@
 """Answers of nf_tables, parsed: tables, rules and what they ask for, elements of sets."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 from hvtx.host.netlink import (
     Garbled,
@@ -49,6 +50,7 @@ from hvtx.host.nfnumbers import (
     XT_INFO,
     XT_NAME,
 )
+from hvtx.model.tuples import NamedTuple
 
 
 class Element(NamedTuple):

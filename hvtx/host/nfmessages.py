@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
 
 from hvtx.host.netlink import (
     CREATE,
@@ -53,6 +52,7 @@ from hvtx.host.nfnumbers import (
     VERDICT_CODE,
 )
 from hvtx.model.hook import SetElement
+from hvtx.model.tuples import NamedTuple
 
 
 class Command(NamedTuple):

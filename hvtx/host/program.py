@@ -10,9 +10,9 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple
 
 from hvtx.host import children, paths
+from hvtx.model.tuples import NamedTuple
 
 _MOST = 1 << 16  # bytes of output that are kept
 _DYING_SECONDS = 5.0
