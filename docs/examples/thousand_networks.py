@@ -32,6 +32,11 @@ def enter_namespace() -> None:
         raise OSError(code, os.strerror(code))
 
 
+def open_files() -> int:
+    """How many this process has."""
+    return len(os.listdir("/proc/self/fd")) - 1
+
+
 @contextmanager
 def timed(what: str, count: int) -> Iterator[None]:
     """Tell how many a second there were."""
@@ -48,7 +53,7 @@ def by_network(names: list[str]) -> dict[str, str]:
 
 def run(host: Host, names: list[str], threads: int) -> None:
     """Make the networks, start every VM's network, look at them, and take all of it away."""
-    where = by_network(names)
+    where, before = by_network(names), open_files()
     networks = sorted(set(where.values()))
     for number, network in enumerate(networks):
         host.network.create(network, [f"10.64.{4 * number}.0/22"], dhcp=False)
@@ -70,7 +75,7 @@ def run(host: Host, names: list[str], threads: int) -> None:
             each(lambda name: host.vm.rm(name, force=True))
     for network in networks:
         host.network.rm(network)
-    print(f"open files at the end: {len(os.listdir('/proc/self/fd')) - 1}")
+    print(f"open files: {before} before, {open_files()} at the end")
 
 
 def main() -> None:

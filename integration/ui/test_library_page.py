@@ -71,5 +71,6 @@ def test_the_example_starts_and_stops_them_all(netns: None) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "networks started: 24 in" in done.stdout
-    opened = int(done.stdout.splitlines()[-1].rpartition(" ")[2])
-    assert opened <= 4, done.stdout
+    opened = re.search(r"open files: (\d+) before, (\d+) at the end", done.stdout)
+    assert opened, done.stdout
+    assert opened[1] == opened[2]
