@@ -1,17 +1,148 @@
-"""hvtx: a transactional manager for the network resources of virtual machines."""
+"""hvtx: a transactional manager for the network resources of virtual machines.
+
+As a library::
+
+    from hvtx import Host
+
+    with Host() as host:
+        host.vm.start("web")
+
+What ``__all__`` names is public, and kept as docs/library.md says; nothing else is. Importing this
+loads none of it, prints nothing and configures nothing.
+"""
+
+from typing import Any
 
 UNBUILT = "0.2.0"  # of a checkout that nobody has installed; `fallback_version` in pyproject.toml
 
+# name -> module, with the name in it where that is another
+_AT = {
+    **dict.fromkeys(("Host", "Diagnosis"), "hvtx.api"),
+    **dict.fromkeys(("Vms", "VmLog"), "hvtx.api.vms"),
+    "Networks": "hvtx.api.networks",
+    "Plans": "hvtx.api.plans",
+    "Stores": "hvtx.api.stores",
+    **dict.fromkeys(("Units", "Printed"), "hvtx.api.units"),
+    **dict.fromkeys(
+        ("VmOptions", "VmChanges", "NetworkOptions", "NetworkChanges"), "hvtx.api.options"
+    ),
+    **dict.fromkeys(
+        ("HvtxError", "UsageError", "NotFound", "Conflict", "NotPermitted", "HostRefused"),
+        "hvtx.errors",
+    ),
+    **dict.fromkeys(
+        ("StoreError", "StalePlan", "PartialFailure", "Busy", "Refused"), "hvtx.errors"
+    ),
+    **dict.fromkeys(("ShownVm", "ShownInterface"), "hvtx.commands.show"),
+    "ShownNetwork": "hvtx.commands.show_networks",
+    "ShownOperation": "hvtx.commands.show_history",
+    "AsOf": "hvtx.commands.published_view",
+    "Gauge": "hvtx.commands.metrics",
+    "Recovery": "hvtx.commands.recover",
+    **dict.fromkeys(("Copied", "Restored"), "hvtx.commands.store_backup"),
+    "UnitsOutcome": "hvtx.commands.systemd:Outcome",
+    **dict.fromkeys(("Explanation", "OnRecord"), "hvtx.engine.explained"),
+    "Finding": "hvtx.engine.finding",
+    "GcReport": "hvtx.engine.gc_plan:Report",
+    **dict.fromkeys(("Adopted", "Import", "ImportedThing", "ImportedVm"), "hvtx.engine.imported"),
+    "RefusedCount": "hvtx.engine.refusals:Refused",
+    "Repair": "hvtx.engine.repaired",
+    "HistoryLine": "hvtx.model.history:Line",
+    **dict.fromkeys(("Action", "Item", "Plan"), "hvtx.model.plan"),
+    "Reason": "hvtx.model.reason",
+    "Result": "hvtx.model.plan",
+    "Guest": "hvtx.model.guest",
+    **dict.fromkeys(("Egress", "EgressRule"), "hvtx.model.policy"),
+    "Resource": "hvtx.model.resource",
+    **dict.fromkeys(("Publish", "Vm"), "hvtx.model.vm"),
+    "VmState": "hvtx.planner.states",
+}
+__all__ = [
+    "Action",
+    "Adopted",
+    "AsOf",
+    "Busy",
+    "Conflict",
+    "Copied",
+    "Diagnosis",
+    "Egress",
+    "EgressRule",
+    "Explanation",
+    "Finding",
+    "Gauge",
+    "GcReport",
+    "Guest",
+    "HistoryLine",
+    "Host",
+    "HostRefused",
+    "HvtxError",
+    "Import",
+    "ImportedThing",
+    "ImportedVm",
+    "Item",
+    "NetworkChanges",
+    "NetworkOptions",
+    "Networks",
+    "NotFound",
+    "NotPermitted",
+    "OnRecord",
+    "PartialFailure",
+    "Plan",
+    "Plans",
+    "Printed",
+    "Publish",
+    "Reason",
+    "Recovery",
+    "Refused",
+    "RefusedCount",
+    "Repair",
+    "Resource",
+    "Restored",
+    "Result",
+    "ShownInterface",
+    "ShownNetwork",
+    "ShownOperation",
+    "ShownVm",
+    "StalePlan",
+    "StoreError",
+    "Stores",
+    "Units",
+    "UnitsOutcome",
+    "UsageError",
+    "Vm",
+    "VmChanges",
+    "VmLog",
+    "VmOptions",
+    "VmState",
+    "Vms",
+    "__version__",
+]
 
-def __getattr__(name: str) -> str:
-    """``__version__``, read when it is first asked for: most commands never ask."""
-    if name != "__version__":
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported when it is first asked for: most commands never ask."""
+    if name == "__version__":
+        value: Any = _built()
+    elif name in _AT:
+        from importlib import import_module
+
+        module, _, attribute = _AT[name].partition(":")
+        value = getattr(import_module(module), attribute or name)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return list(__all__)
+
+
+def _built() -> str:
     from importlib import import_module
 
     try:
-        version = str(import_module("hvtx._version").__version__)
+        return str(import_module("hvtx._version").__version__)
     except ImportError:
-        version = UNBUILT
-    globals()["__version__"] = version
-    return version
+        return UNBUILT

@@ -16,13 +16,13 @@ from hvtx.cli.common import (
     complete_device,
     complete_file,
     complete_vm,
-    opened,
+    host_of,
 )
 from hvtx.cli.root import Group
 from hvtx.errors import PartialFailure
 
 if TYPE_CHECKING:
-    from hvtx.engine.imported import Import, ImportedThing, ImportedVm
+    from hvtx import Import, ImportedThing, ImportedVm
 
 
 @click.group("import", cls=Group)
@@ -49,10 +49,7 @@ def my_hypervisor(ctx: click.Context, paths: tuple[str, ...], dry_run: bool, jso
     by nobody; a firewall rule if it is there exactly once, word for word, and speaks of the VM.
     Everything else is reported and left alone (exit 9).
     """
-    from hvtx.commands import adopt
-
-    with opened(ctx, writable=not dry_run) as runtime:
-        done = adopt.import_states(runtime, paths, dry_run=dry_run)
+    done = host_of(ctx).import_my_hypervisor(paths, dry_run=dry_run)
     if json_:
         render.emit_json(documents.imported.document(done))
     else:
@@ -103,11 +100,8 @@ def adopt(
     """
     import shlex
 
-    from hvtx.commands import adopt as engine
-
     thing = words[0] if len(words) == 1 else shlex.join(words)
-    with opened(ctx, writable=not dry_run) as runtime:
-        done = engine.adopt_object(runtime, thing, name, pid=pid, dry_run=dry_run)
+    done = host_of(ctx).adopt(thing, vm=name, pid=pid, dry_run=dry_run)
     if json_:
         render.emit_json(documents.adopt.document(done))
         return

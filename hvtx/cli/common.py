@@ -1,57 +1,49 @@
-"""What commands share: opening the runtime, and the ``--json`` option."""
+"""What commands share: the host that they are called on, and the ``--json`` option."""
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
-from functools import wraps
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from hvtx import documents
-from hvtx.cli.settings import DAY, SECONDS, settings
-from hvtx.errors import HvtxError, NotPermitted, Refused, StoreError
+from hvtx.api.settings import DAY, SECONDS
+from hvtx.cli import opening
+from hvtx.errors import HvtxError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from hvtx.commands.published_view import StoreSource, ViewSource
-    from hvtx.engine.runtime import Runtime, Settings
+    from hvtx import Host
+
+telling_refusal = opening.telling_refusal
 
 as_json: Callable[[Any], Any] = click.option(
     "--json", "json_", is_flag=True, help="Print one JSON object."
 )
 
 
-def _show() -> ModuleType:
-    from hvtx.commands import show
-
-    return show
-
-
 def _names(ctx: click.Context, begun: str, *kinds: str) -> list[str]:
     """Names on record for a shell; none where there is no store, or none that may be read."""
-    show = _show()
     root = ctx.find_root()
     root.obj = root.obj or dict(root.params)  # the root command itself is not run for this
-    with suppress(HvtxError, OSError), opened(ctx, writable=False) as runtime:
-        names = [name for kind in kinds for name in show.names(runtime, kind)]
-        return sorted({name for name in names if name.startswith(begun)})
+    host = host_of(ctx)
+    with suppress(HvtxError):
+        groups = [host.vm if kind == "vm" else host.network for kind in kinds]
+        found = {name for group in groups for name in group.names()}
+        return sorted(name for name in found if name.startswith(begun))
     return []
 
 
 def _objects(ctx: click.Context, begun: str) -> list[str]:
     """Devices of the host, and what is on record for whoever may read the store."""
-    show = _show()
     root = ctx.find_root()
     root.obj = root.obj or dict(root.params)
     found = set(complete_device(ctx, click.Argument(["object"]), ""))
-    with suppress(HvtxError, OSError), opened(ctx, writable=False) as runtime:
-        found.update(show.objects(runtime))
+    with suppress(HvtxError):
+        found.update(host_of(ctx).things())
     return sorted(word for word in found if word.startswith(begun))
 
 
@@ -82,7 +74,9 @@ def complete_object(ctx: click.Context, param: click.Parameter, incomplete: str)
 
 def complete_device(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Devices of this host for a shell's completion."""
-    return [name for name in _show().devices() if name.startswith(incomplete)]
+    from hvtx.api import terminal
+
+    return [name for name in terminal.devices() if name.startswith(incomplete)]
 
 
 def complete_file(
@@ -165,115 +159,6 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]  # as above
         return float(value)
 
 
-@contextmanager
-def opened(
-    ctx: click.Context, *, writable: bool, create: bool = True, spends: bool = False
-) -> Iterator[Runtime]:
-    """A runtime for the command, closed at its end; the store's own errors become ours.
-
-    Without ``create`` it makes no store where there is none (its disk may not be mounted yet);
-    ``spends``: it ends or frees something, and may take the reserve of a full disk.
-    """
-    options = ctx.find_root().obj
-    known = settings(options)
-    with translated(), ExitStack() as stack:
-        try:
-            runtime = stack.enter_context(
-                _runtime(known, writable=writable, create=create, spends=spends)
-            )
-        except NotPermitted as refusal:
-            from hvtx.commands.published_view import members_hint
-
-            refusal.hint = members_hint(known) or refusal.hint
-            raise
-        if writable:
-            runtime.listener = _listener(options)
-        yield runtime
-
-
-def _runtime(
-    known: Settings, *, writable: bool, create: bool, spends: bool
-) -> AbstractContextManager[Runtime, bool | None]:
-    """A runtime that closes itself; where a group may look, it publishes what it changed."""
-    if writable and known.group:
-        from hvtx.commands.publish_view import publishing
-
-        return publishing(known, documents.view.document, create=create, spends=spends)
-    from hvtx.engine.runtime import Runtime
-
-    return closing(Runtime(known, writable=writable, create=create, spends=spends))
-
-
-Verb = TypeVar("Verb", bound=Callable[..., Any])
-
-
-def again_when_full(verb: Verb) -> Verb:
-    """Run a command that ends or frees something once more, if the disk was full in the middle.
-
-    Then it has given up the reserve, and what it had done already it does not do again.
-    """
-
-    @wraps(verb)
-    def run(*args: Any, **options: Any) -> Any:
-        try:
-            return verb(*args, **options)
-        except StoreError as problem:
-            if problem.code != "store-full":
-                raise
-            return verb(*args, **options)
-
-    return cast("Verb", run)
-
-
-@contextmanager
-def reading(ctx: click.Context) -> Iterator[StoreSource | ViewSource]:
-    """What reading commands tell: from the store, or from the view that is published of it."""
-    from hvtx.commands import published_view as view
-
-    with translated(), view.source(settings(ctx.find_root().obj)) as source:
-        yield source
-    if source.note:
-        click.echo(f"note: {source.note}", err=True)
-
-
-@contextmanager
-def telling_refusal(json_: bool, document: Callable[[Refused], dict[str, Any]]) -> Iterator[None]:
-    """With ``--json`` a refusal is told on standard output too, wherever it came up."""
-    from hvtx.cli.render import emit_json
-
-    try:
-        yield
-    except Refused as refusal:
-        if json_:
-            emit_json(document(refusal))
-        raise
-    except NotPermitted as problem:
-        if json_:
-            emit_json(document(Refused("cannot-observe", problem.message)))
-        raise
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """Errors of the store, wherever they came up, as ours."""
-    try:
-        yield
-    except (HvtxError, OSError):
-        raise
-    except Exception as problem:
-        from hvtx.engine.late_store_errors import explain
-
-        told = explain(problem)
-        if told is None:
-            raise
-        raise told from problem
-
-
-def _listener(options: dict[str, Any]) -> Any:
-    """Who is told what operations do: a person who asked for it, or the journal."""
-    verbose = bool(options.get("verbose") or options.get("debug"))
-    if not verbose and "JOURNAL_STREAM" not in os.environ:
-        return None
-    from hvtx.engine import notify
-
-    return notify.listener(verbose=verbose)
+def host_of(ctx: click.Context) -> Host:
+    """The host of a command of click's (see ``hvtx.cli.opening``)."""
+    return opening.host_of(ctx.find_root().obj)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 
 from hvtx.cli import render
-from hvtx.cli.root import PROGRAM
+from hvtx.cli.names import PROGRAM
 
 
 def register() -> None:

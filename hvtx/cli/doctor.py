@@ -10,12 +10,11 @@ import click
 
 from hvtx import documents
 from hvtx.cli import render
-from hvtx.cli.common import as_json, opened
-from hvtx.cli.settings import settings
-from hvtx.errors import HvtxError, NotPermitted, StoreError, UsageError
+from hvtx.cli.common import as_json, host_of
+from hvtx.errors import UsageError
 
 if TYPE_CHECKING:
-    from hvtx.engine.finding import Finding
+    from hvtx import Finding
 
 
 @click.command()
@@ -52,20 +51,11 @@ def doctor(ctx: click.Context, collect: bool, dry_run: bool, guessing: bool, jso
         raise UsageError(
             "--dry-run and --force-heuristic need --gc", hint="hvtx doctor --gc --dry-run"
         )
-    from hvtx.commands import doctor as diagnose
-
-    try:
-        with opened(ctx, writable=False) as runtime:
-            findings = diagnose.diagnose(runtime)
-    except HvtxError as problem:
-        if problem.exit_code not in (StoreError.exit_code, NotPermitted.exit_code):
-            raise
-        findings = diagnose.without_store(settings(ctx.find_root().obj), problem)
-        if problem.exit_code == NotPermitted.exit_code:
-            _tell(findings, json_=json_)  # all that this user can see, and then what he may not
-            raise
-    _tell(findings, json_=json_)
-    return 1 if any(finding.level == "error" for finding in findings) else 0
+    found = host_of(ctx).doctor()
+    _tell(found.findings, json_=json_)
+    if found.denied is not None:
+        raise found.denied  # that was all that this user can see; and this is what he may not
+    return 1 if any(finding.level == "error" for finding in found.findings) else 0
 
 
 def _tell(findings: Sequence[Finding], *, json_: bool) -> None:

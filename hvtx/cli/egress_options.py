@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from hvtx.cli.common import Given, complete_words
 from hvtx.errors import UsageError
-from hvtx.model.policy import EGRESS, Egress, written
-
-if TYPE_CHECKING:
-    from hvtx.engine.refusals import Refused
+from hvtx.model.policy import EGRESS
 
 RULE = "CIDR[:PORT[-PORT][/PROTO]]"
 
@@ -61,23 +58,11 @@ def egress_changes(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def parsed_change(wanted: dict[str, Any]) -> Any:
-    """What becomes of a policy, taken out of the options; None: nothing. Raises UsageError."""
-    mode, allow, deny = (wanted.pop(name) for name in ("egress", "allow", "deny"))
-    unset, clear = wanted.pop("no_egress"), wanted.pop("no_rules")
-    if unset and mode:
-        raise UsageError("--egress and --no-egress cannot be combined", hint="give one of them")
-    if not (mode is not None or unset or clear or allow or deny):
-        return None
-    from hvtx.engine.vm_options import policy_change
-
-    return policy_change("" if unset else mode, allow, deny, clear=clear)
-
-
-def egress_lines(egress: Egress, refused: Refused | None = None) -> list[tuple[str, str]]:
-    """What guests may reach, for a table of fields; what was refused, where that is counted."""
-    found = [("egress", f"{egress.mode} ({egress.source})")]
-    found += [(rule.action, written(rule)) for rule in egress.rules]
-    if refused is not None:
-        found.append(("dropped", f"{refused.packets} packets, {refused.bytes} bytes"))
-    return found
+def egress_change(wanted: dict[str, Any]) -> dict[str, Any]:
+    """What becomes of a policy, taken out of the options. Raises UsageError."""
+    taken = {name: wanted.pop(name) for name in ("egress", "allow", "deny", "no_rules")}
+    if wanted.pop("no_egress"):
+        if taken["egress"]:
+            raise UsageError("--egress and --no-egress cannot be combined", hint="give one of them")
+        taken["egress"] = ""
+    return taken

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import click
 
 from hvtx import documents
-from hvtx.cli import render
+from hvtx.cli import render, verbs
 from hvtx.cli.common import (
     Given,
-    again_when_full,
     as_json,
     complete_either,
     complete_file,
-    opened,
+    host_of,
     telling_refusal,
 )
 from hvtx.cli.plan_text import show_items, show_plan
@@ -79,7 +76,6 @@ MODES = ("0600", "0640", "0644")  # of what is written: for its owner, a group, 
 @click.argument("file", type=Given(), required=False, shell_complete=complete_file)
 @as_json
 @click.pass_context
-@again_when_full
 def gc(ctx: click.Context, /, file: str | None, json_: bool, **more: Any) -> int:
     """Show or remove what dead VMs and interrupted operations left behind.
 
@@ -117,7 +113,9 @@ def gc(ctx: click.Context, /, file: str | None, json_: bool, **more: Any) -> int
             return heuristic.plan(
                 ctx, out=more["out"], mode=mode_, detailed_exitcode=exits, json_=json_
             )
-        return _plan(ctx, json_=json_, mode=_permissions(more), **more)
+        del more["unrecorded"]
+        options = ctx.find_root().obj
+        return verbs.plan(options, json_=json_, mode=_permissions(more), **more)
     if (
         any(more[name] for name in ("everything", "out", "html", "permissions"))
         or (more["detailed_exitcode"])
@@ -153,8 +151,6 @@ def _installation(
     ctx: click.Context, lost: str, mode: str, more: dict[str, Any], *, yes: bool, json_: bool
 ) -> int:
     """What is left of an installation whose store is gone: show it, or remove it."""
-    from hvtx.commands import gc_installation as engine
-
     applying = mode == "apply"
     if applying and not yes:
         raise UsageError(
@@ -163,24 +159,15 @@ def _installation(
         )
     if (yes and not applying) or (applying and more["detailed_exitcode"]):
         raise UsageError("--yes needs --apply, and --detailed-exitcode needs --plan")
-    with opened(ctx, writable=False) as runtime:  # what is refused must not even make a store
-        if runtime.refused is not None:
-            raise runtime.refused
-        report = engine.make_plan(runtime, lost)
-        if applying:
-            engine.refuse_living(runtime, lost, report.plan)
-    if applying:
-        with opened(ctx, writable=True, spends=True) as runtime:
-            report = engine.apply(runtime, lost)
+    plans = host_of(ctx).gc
+    report = plans.apply_installation(lost) if applying else plans.plan_installation(lost)
     if json_:
         render.emit_json(documents.plan.document(report, lost))
     else:
         by = f"hvtx gc --apply --installation {lost} --yes"
         show_plan(report.plan, done=applying, evidence=True, by=by)
     if applying:
-        from hvtx.engine.gc_plan import failed_items
-
-        return PartialFailure.exit_code if failed_items(report.plan) else 0
+        return _exit_code(report)
     return EXIT_PLAN_NOT_EMPTY if more["detailed_exitcode"] and report.plan.acting() else 0
 
 
@@ -191,89 +178,29 @@ def _schema(file: str | None, more: dict[str, Any]) -> int:
     return 0
 
 
-def _plan(
-    ctx: click.Context,
-    *,
-    everything: bool,
-    out: str | None,
-    html: str | None,
-    mode: int,
-    detailed_exitcode: bool,
-    evidence: bool,
-    json_: bool,
-    unrecorded: bool,
-) -> int:
-    from hvtx.engine import gc_plan, saved_plan
-
-    del unrecorded
-    told = telling_refusal(json_, documents.plan.refused)
-    with told, opened(ctx, writable=False) as runtime:
-        report = gc_plan.make_plan(runtime, everything=everything)
-    if out and report.refused is None:
-        saved_plan.save_plan(documents.plan.document(report), out, mode)
-    if html and report.refused is None:
-        _write_page(report, html, mode)
-    if json_:
-        render.emit_json(documents.plan.document(report))
-    if report.refused is not None:
-        raise report.refused
-    _tell_notes(report.notes)
-    if not json_:
-        show_plan(report.plan, evidence=evidence or everything)
-    return EXIT_PLAN_NOT_EMPTY if detailed_exitcode and report.plan.acting() else 0
-
-
-def _tell_notes(notes: Sequence[str]) -> None:
-    """What could not be inspected, so that nothing of it is in the plan."""
-    for note in notes:
-        click.echo(f"note: {render.plain(note)}", err=True)
-
-
-def _write_page(report: Any, path: str, mode: int) -> None:
-    from hvtx.cli.page.plan import page
-    from hvtx.engine import gc_plan
-    from hvtx.engine.files import unwritten, write_out
-
-    text = page(
-        documents.plan.document(report),
-        gc_plan.diagram(report),
-        host=os.uname().nodename,
-        notes=report.notes,
-    )
-    try:
-        write_out(path, text, mode=mode)
-    except OSError as problem:
-        words, hint = unwritten("page", path, problem, option="--html")
-        raise UsageError(words, hint=hint) from problem
-
-
 def _apply(
     ctx: click.Context, file: str | None, *, unrecorded: bool, evidence: bool, json_: bool
 ) -> int:
-    from hvtx.commands import gc as gc_apply
-    from hvtx.engine import gc_plan, saved_plan
-
-    saved = saved_plan.load_plan(file) if file else None
     told = telling_refusal(json_, documents.plan.refused)
-    with told, opened(ctx, writable=True, create=False, spends=True) as runtime:
-        if runtime.refused is not None:
-            report = gc_plan.make_plan(runtime)
-        else:
-            with ExitStack() as stack:
-                report = gc_apply.collect(
-                    runtime,
-                    saved=saved,
-                    unrecorded=unrecorded,
-                    progress=progress(stack, "collecting"),
-                )
+    with told, ExitStack() as stack:
+        report = host_of(ctx).gc.apply(
+            file, unrecorded=unrecorded, progress=progress(stack, "collecting")
+        )
     if json_:
         render.emit_json(documents.plan.document(report))
     if report.refused is not None:
         raise report.refused
-    _tell_notes(report.notes)
+    verbs.tell_notes(report.notes)
     if not json_:
         show_plan(report.plan, done=True, evidence=evidence)
-    return PartialFailure.exit_code if gc_plan.failed_items(report.plan) else 0
+    return _exit_code(report)
+
+
+def _exit_code(report: Any) -> int:
+    """That of a plan that was carried out."""
+    from hvtx.api.plans import failed
+
+    return PartialFailure.exit_code if failed(report) else 0
 
 
 # -- recover and repair ----------------------------------------------------------------------------
@@ -292,27 +219,18 @@ def _apply(
 )
 @as_json
 @click.pass_context
-@again_when_full
 def recover(ctx: click.Context, accept_rollback: bool, new_namespace: bool, json_: bool) -> int:
     """Resolve interrupted operations; after a reboot, rebuild networks and start VMs.
 
     Safe at any time, any number of times.
     """
-    from hvtx.commands import recover as engine
-
     at_end = sys.stderr.isatty() and sys.stdout.isatty()  # till then a bar is there
-    told = telling_refusal(json_, documents.recover.refused)
-    with (
-        told,
-        opened(ctx, writable=True, create=False, spends=True) as runtime,
-        ExitStack() as stack,
-    ):
-        done = engine.recover(
-            runtime,
+    with telling_refusal(json_, documents.recover.refused), ExitStack() as stack:
+        done = host_of(ctx).recover(
             accept_rollback=accept_rollback,
             new_namespace=new_namespace,
             progress=progress(stack, "VMs started"),
-            tell=(lambda part: None) if json_ or at_end else _tell_recovered,
+            tell=None if json_ or at_end else _tell_recovered,
         )
     if json_:
         render.emit_json(documents.recover.document(done))
@@ -339,14 +257,10 @@ def _tell_recovered(part: Any) -> None:
 @click.argument("name", required=False, shell_complete=complete_either)
 @as_json
 @click.pass_context
-@again_when_full
 def repair(ctx: click.Context, name: str | None, json_: bool) -> int:
     """Put back what someone flushed or changed under running VMs and networks."""
-    from hvtx.commands import repair as engine
-
-    told = telling_refusal(json_, documents.repair.refused)
-    with told, opened(ctx, writable=True, create=False, spends=True) as runtime:
-        done = engine.repair(runtime, name)
+    with telling_refusal(json_, documents.repair.refused):
+        done = host_of(ctx).repair(name)
     if json_:
         render.emit_json(documents.repair.document(done))
     else:

@@ -64,14 +64,8 @@ def guest_changes(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def taken_guest(request: dict[str, Any]) -> dict[str, Any]:
-    """Take these options out of what was asked for, those that were given, by name."""
-    given = {name: request.pop(name) for name in _NAMES}
-    return {name: value for name, value in given.items() if value is not None}
-
-
 def taken_changes(wanted: dict[str, Any]) -> dict[str, Any]:
-    """The same of `vm set`: what is to be otherwise by name; None stays as it is."""
+    """Take these options out of those of `vm set`: what is to be otherwise; None stays as it is."""
     given = {name: wanted.pop(name) for name in _NAMES}
     given["ssh_keys"] = given["ssh_keys"] or None
     for option, name, nothing in (

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hvtx import documents
 from hvtx.cli import render
-from hvtx.cli.common import opened, telling_refusal
-from hvtx.commands import gc_heuristic as engine
-from hvtx.engine import saved_plan
-from hvtx.engine.gc_plan import Report
+from hvtx.cli.common import host_of, telling_refusal
 from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError
+
+if TYPE_CHECKING:
+    from hvtx import GcReport
 
 _WARNING = (
     "guessed by name and subnet: no owner is proven. Read each line; `hvtx gc --heuristic "
@@ -25,11 +25,11 @@ def plan(
     ctx: click.Context, *, out: str | None, mode: int, detailed_exitcode: bool, json_: bool
 ) -> int:
     """`gc --heuristic --plan`."""
-    told = telling_refusal(json_, partial(documents.plan.refused, heuristic=True))
-    with told, opened(ctx, writable=False) as runtime:
-        report = engine.make_plan(runtime)
+    plans = host_of(ctx).gc
+    with telling_refusal(json_, partial(documents.plan.refused, heuristic=True)):
+        report = plans.plan_heuristic()
     if out and report.refused is None:
-        saved_plan.save_plan(documents.plan.document(report), out, mode)
+        plans.save(report, out, mode=mode)
     _show(report, json_=json_)
     return EXIT_PLAN_NOT_EMPTY if detailed_exitcode and report.plan.acting() else 0
 
@@ -41,19 +41,14 @@ def apply(ctx: click.Context, file: str | None, *, yes: bool, json_: bool) -> in
             "--heuristic removes on a guess, so --apply needs --yes",
             hint="read hvtx gc --heuristic --plan first",
         )
-    saved = saved_plan.load_plan(file, heuristic=True) if file else None
-    told = telling_refusal(json_, partial(documents.plan.refused, heuristic=True))
-    with told, opened(ctx, writable=True, spends=True) as runtime:
-        if runtime.refused is not None:
-            report = engine.make_plan(runtime)
-        else:
-            report = engine.apply(runtime, saved=saved)
+    with telling_refusal(json_, partial(documents.plan.refused, heuristic=True)):
+        report = host_of(ctx).gc.apply_heuristic(file)
     _show(report, json_=json_)
     failed = any(item.outcome == "failed" for item in report.plan.items)
     return PartialFailure.exit_code if failed else 0
 
 
-def _show(report: Report, *, json_: bool) -> None:
+def _show(report: GcReport, *, json_: bool) -> None:
     if json_:
         render.emit_json(documents.plan.document(report))
     if report.refused is not None:
@@ -62,7 +57,7 @@ def _show(report: Report, *, json_: bool) -> None:
         _show_items(report)
 
 
-def _show_items(report: Report) -> None:
+def _show_items(report: GcReport) -> None:
     if not report.applied:
         render.say(render.wrapped(_WARNING, ""), "bold red")
         render.say("")

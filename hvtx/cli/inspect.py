@@ -17,15 +17,13 @@ from hvtx.cli.common import (
     complete_object,
     complete_vm,
     complete_words,
-    opened,
-    reading,
+    host_of,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hvtx.engine.explained import Explanation, OnRecord
-    from hvtx.model.history import Line
+    from hvtx import Explanation, HistoryLine, OnRecord
 
 
 @click.command()
@@ -33,10 +31,7 @@ if TYPE_CHECKING:
 @click.pass_context
 def intents(ctx: click.Context, json_: bool) -> None:
     """Show running and interrupted operations, with their rows."""
-    from hvtx.commands import show_history
-
-    with opened(ctx, writable=False) as runtime:
-        operations = show_history.list_intents(runtime)
+    operations = host_of(ctx).intents()
     if json_:
         render.emit_json(documents.intents.document(operations))
         return
@@ -110,7 +105,7 @@ def _words(name: str) -> Any:
 @click.pass_context
 def log(ctx: click.Context, /, limit: int, detail: bool, json_: bool, **wanted: Any) -> None:
     """Show what was made, removed, kept, and why."""
-    with reading(ctx) as source:
+    with host_of(ctx).reading() as source:
         lines = source.list_history(limit=limit, **wanted)
     if json_:
         render.emit_json(documents.log.document(lines, detail=detail, view=source.view))
@@ -133,7 +128,7 @@ def log(ctx: click.Context, /, limit: int, detail: bool, json_: bool, **wanted: 
     )
 
 
-def _show_details(lines: Sequence[Line]) -> None:
+def _show_details(lines: Sequence[HistoryLine]) -> None:
     """Each line with what it speaks of, in words that a person can read."""
     for line in lines:
         head = (render.moment(line.time), line.verb, line.vm, line.event, line.reason)
@@ -155,10 +150,7 @@ def explain(ctx: click.Context, words: tuple[str, ...], json_: bool) -> None:
     a table or chain, a rule or a part of one (-- iptables -t nat -A …), a VM or a network; ours or
     anybody's.
     """
-    from hvtx.commands import explain as engine
-
-    with opened(ctx, writable=False) as runtime:
-        told = engine.explain(runtime, " ".join(words))
+    told = host_of(ctx).explain(" ".join(words))
     if json_:
         render.emit_json(documents.explain.document(told))
     else:
@@ -190,7 +182,7 @@ def _operation(record: OnRecord) -> str:
     return words + (f", {record.result}" if record.result else ", not ended")
 
 
-def _event(line: Line) -> str:
+def _event(line: HistoryLine) -> str:
     when = render.moment(line.time)
     words = f"{when} {line.event} by operation {line.operation} ({line.verb})"
     return words + (f": {line.reason}" if line.reason else "")

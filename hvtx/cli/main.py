@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, cast
 
-import click
-
-from hvtx.cli.root import PROGRAM, root
+from hvtx.api.calls import unexpected
+from hvtx.cli import quick
+from hvtx.cli.interrupts import interruptible
+from hvtx.cli.names import PROGRAM
 from hvtx.cli.streams import Answers, Messages, never_fail_to_write, open_what_is_closed
-from hvtx.errors import (
-    HostRefused,
-    HvtxError,
-    NotPermitted,
-    OutputLost,
-    SeveralFailed,
-    StoreError,
-    UsageError,
-)
+from hvtx.errors import HvtxError, OutputLost, SeveralFailed, UsageError
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -45,24 +37,7 @@ def _run(arguments: Sequence[str]) -> int:
     debug = "--debug" in before_command
     never_fail_to_write()
     try:
-        if f"_{PROGRAM.upper()}_COMPLETE" in os.environ:
-            import_module("hvtx.cli.completion").register()
-        _refuse_bytes(head)
-        code = root.main(args=list(head), prog_name=PROGRAM, standalone_mode=False, obj=head)
-        sys.stdout.flush()
-        return code if isinstance(code, int) else 0
-    except click.exceptions.Exit as leaving:
-        return leaving.exit_code
-    except SystemExit:  # click's own way out where a pipe was closed early, and its only one
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
-    except click.exceptions.NoArgsIsHelpError as problem:
-        click.echo(problem.format_message(), err=True)
-        return 2
-    except click.ClickException as problem:
-        from hvtx.cli.usage import usage_error
-
-        return _tell(usage_error(problem, head), as_json=as_json, debug=debug)
+        return _answer(head)
     except HvtxError as problem:
         if isinstance(problem, UsageError) and problem.hint is None:
             from hvtx.cli.usage import command_path, help_hint
@@ -71,13 +46,13 @@ def _run(arguments: Sequence[str]) -> int:
         if isinstance(problem, OutputLost):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would fail on it once more
         return _tell(problem, as_json=as_json, debug=debug)
-    except (KeyboardInterrupt, click.Abort):
+    except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except (OSError, MemoryError) as problem:
-        told = _unexpected(problem)
+        told = unexpected(problem)
         for note in getattr(problem, "__notes__", ()):
             told.add_note(note)
         return _tell(told, as_json=as_json, debug=debug)
@@ -85,6 +60,22 @@ def _run(arguments: Sequence[str]) -> int:
         words = f"unexpected {type(problem).__name__}: {problem}"
         bug = HvtxError(words, hint="this is a bug in hvtx; --debug shows where", code="bug")
         return _tell(bug, as_json=as_json, debug=debug)
+
+
+def _answer(head: list[str]) -> int:
+    """Run a command line; click is loaded where it is to read it."""
+    if f"_{PROGRAM.upper()}_COMPLETE" in os.environ:
+        import_module("hvtx.cli.completion").register()
+    _refuse_bytes(head)
+    command = quick.command(head)
+    if command is None:
+        from hvtx.cli.by_click import answer
+
+        return answer(head)
+    with interruptible():
+        code = command()
+    sys.stdout.flush()
+    return code or 0
 
 
 def _refuse_bytes(arguments: Sequence[str]) -> None:
@@ -97,37 +88,9 @@ def _refuse_bytes(arguments: Sequence[str]) -> None:
         ) from problem
 
 
-_EXHAUSTED = frozenset(
-    (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.ENOLCK)
-)
-
-
-def _unexpected(problem: OSError | MemoryError) -> HvtxError:
-    if isinstance(problem, MemoryError):
-        hint = "free memory, or raise the limit, then run `hvtx recover`"
-        return HvtxError("out of memory", hint=hint, code="memory")
-    if isinstance(problem, PermissionError):
-        return NotPermitted(
-            f"not permitted: {problem}", hint="run hvtx as root, for instance with sudo"
-        )
-    if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-        return StoreError(
-            f"cannot write to disk: {problem}",
-            hint="free some space or remount it read-write; or choose other directories",
-        )
-    if problem.errno == errno.EIO:
-        return StoreError(
-            f"cannot read from disk: {problem}", hint="check the kernel's log (dmesg)"
-        )
-    if problem.errno in _EXHAUSTED:
-        return HostRefused(
-            f"out of system resources: {problem}",
-            hint="check the limits on open files, processes and memory, then try again",
-        )
-    return HvtxError(f"the system refused: {problem}", hint="`hvtx doctor` checks this host")
-
-
 def _tell(problem: HvtxError, *, as_json: bool, debug: bool) -> int:
+    import click
+
     if isinstance(problem, SeveralFailed) and not as_json:
         for part in problem.parts:
             _tell(part, as_json=False, debug=debug)
@@ -163,7 +126,7 @@ def _in_journal() -> bool:
     """Whether the journal reads what is said; it takes a line's priority from its beginning."""
     if "JOURNAL_STREAM" not in os.environ:
         return False
-    from hvtx.engine.notify import under_journal
+    from hvtx.api.terminal import under_journal
 
     return under_journal()
 

@@ -9,10 +9,10 @@ import click
 
 from hvtx import documents
 from hvtx.cli import render
-from hvtx.cli.common import Given, as_json, complete_file, opened
+from hvtx.cli.common import Given, as_json, complete_file, host_of
 
 if TYPE_CHECKING:
-    from hvtx.commands.metrics import Gauge
+    from hvtx import Gauge
 
 
 @click.command()
@@ -27,10 +27,7 @@ if TYPE_CHECKING:
 @click.pass_context
 def metrics(ctx: click.Context, textfile: str | None, json_: bool) -> None:
     """Print how many VMs, resources and interrupted operations there are, and what gc would do."""
-    from hvtx.commands import metrics as engine
-
-    with opened(ctx, writable=False) as runtime:
-        found = engine.gauges(runtime)
+    found = host_of(ctx).metrics()
     if json_:
         render.emit_json(documents.metrics.document(found))
     elif textfile is None:
@@ -62,6 +59,6 @@ def _registry(found: Iterable[Gauge]) -> Any:
 def _write(found: Iterable[Gauge], path: str) -> None:
     from prometheus_client import generate_latest
 
-    from hvtx.engine.files import write_for_all
+    from hvtx.api.terminal import write_for_all
 
     write_for_all(path, generate_latest(_registry(found)).decode())

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from hvtx import documents
 from hvtx.cli import render
-from hvtx.cli.common import Number, again_when_full, as_json, complete_network, opened, reading
+from hvtx.cli.common import Number, as_json, complete_network, host_of
 from hvtx.cli.egress_options import (
+    egress_change,
     egress_changes,
-    egress_lines,
     egress_options,
-    parsed_change,
 )
+from hvtx.cli.egress_text import egress_lines
 from hvtx.cli.root import Group
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from hvtx.model.resource import Resource
 
 
 @click.group(cls=Group)
@@ -74,27 +69,9 @@ def network() -> None:
 @click.pass_context
 def create(ctx: click.Context, /, name: str, json_: bool, **request: Any) -> None:
     """Make a network: bridge, gateway addresses, base rules."""
-    from hvtx.commands import network_create, show_networks
-    from hvtx.engine.vm_options import parse_policy
-
-    parsed = network_create.parse_request(
-        name,
-        request["subnets"],
-        request["bridge"],
-        request["mtu"],
-        nat=request["nat"],
-        isolate=request["isolate"],
-        uplink=request["uplink"],
-        sources=request["sources"],
-        passage=request["passage"],
-        policy=parse_policy(request["egress"], request["allow"], request["deny"]),
-        dhcp=request["dhcp"],
-    )
-    with opened(ctx, writable=True) as runtime:
-        made = network_create.create_network(runtime, parsed)
-        shown = show_networks.shown_network(runtime, made)
+    made = host_of(ctx).network.create(name, **request)
     if json_:
-        render.emit_json(documents.network.document(shown))
+        render.emit_json(documents.network.document(made))
     else:
         render.say(f"network {name} is up on bridge {made.bridge}: {', '.join(made.subnets)}")
 
@@ -104,7 +81,7 @@ def create(ctx: click.Context, /, name: str, json_: bool, **request: Any) -> Non
 @click.pass_context
 def ls(ctx: click.Context, json_: bool) -> None:
     """List networks."""
-    with reading(ctx) as source:
+    with host_of(ctx).reading() as source:
         networks = source.list_networks()
     if json_:
         render.emit_json(documents.networks.document(networks, source.view))
@@ -134,7 +111,7 @@ def ls(ctx: click.Context, json_: bool) -> None:
 @click.pass_context
 def show(ctx: click.Context, name: str, json_: bool) -> None:
     """Show a network and its resources."""
-    with reading(ctx) as source:
+    with host_of(ctx).reading() as source:
         shown = source.show_network(name)
     if json_:
         render.emit_json(documents.network.document(shown, source.view))
@@ -157,19 +134,7 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
             ("vms", " ".join(shown.vms)),
         ]
     )
-    show_resources(shown.resources)
-
-
-def show_resources(resources: Sequence[Resource]) -> None:
-    """The resources of a VM or network as a table."""
-    if resources:
-        render.say("")
-        render.table(
-            ("kind", "key", "state", "mark"),
-            [(r.kind, r.key, r.state, r.mark) for r in resources],
-            empty="",
-            below=("mark", "key"),
-        )
+    render.resources(shown.resources)
 
 
 @network.command("set")
@@ -203,14 +168,10 @@ def show_resources(resources: Sequence[Resource]) -> None:
 @click.pass_context
 def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
     """Change a network, whole or not at all; what is not named stays as it is."""
-    from hvtx.commands import network_set, show_networks
-
-    changes = network_set.parse_changes(policy=parsed_change(wanted), **wanted)
-    with opened(ctx, writable=True) as runtime:
-        changed = network_set.set_network(runtime, name, changes)
-        shown = show_networks.shown_network(runtime, changed)
+    policy = egress_change(wanted)
+    changed = host_of(ctx).network.set(name, **wanted, **policy)
     if json_:
-        render.emit_json(documents.network.document(shown))
+        render.emit_json(documents.network.document(changed))
     else:
         render.say(f"network {name} is changed")
 
@@ -219,13 +180,9 @@ def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
 @click.argument("name", shell_complete=complete_network)
 @as_json
 @click.pass_context
-@again_when_full
 def rm(ctx: click.Context, name: str, json_: bool) -> None:
     """Remove a network that no VM uses."""
-    from hvtx.commands import network_rm as network_remove
-
-    with opened(ctx, writable=True, spends=True) as runtime:
-        network_remove.remove_network(runtime, name)
+    host_of(ctx).network.rm(name)
     if json_:
         render.emit_json(documents.removed.document("network", name))
     else:

@@ -53,16 +53,16 @@ def _bar(stack: ExitStack, label: str) -> Progress:
 
 
 def _lines(label: str) -> Progress:
-    from hvtx.engine import notify
+    from hvtx.api import terminal
 
     told = {"step": 0}
 
     def update(done: int, total: int, what: str) -> None:
         del what
         words = f"{label}: {done} of {total}"
-        notify.status(words)
+        terminal.status(words)
         step = done * _STEPS // total
-        if step > told["step"] and total > 1 and notify.under_journal():
+        if step > told["step"] and total > 1 and terminal.under_journal():
             told["step"] = step
             render.tell(words)
 

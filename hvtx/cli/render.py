@@ -54,12 +54,12 @@ def plain(text: object) -> str:
     return "".join(c if c.isprintable() else "?" for c in words)
 
 
-_SEQUENCE = re.compile(r"\x1b(?:\[[0-9;?=]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)?")
+_SEQUENCE = r"\x1b(?:\[[0-9;?=]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)?"
 
 
 def plain_line(text: str) -> str:
     """A line of a guest's console for a terminal: no sequences, no control characters but tabs."""
-    words = _SEQUENCE.sub("", text.rstrip("\r\n"))
+    words = re.sub(_SEQUENCE, "", text.rstrip("\r\n"))
     return "".join(c if c.isprintable() or c == "\t" else "?" for c in words.replace("\r", ""))
 
 
@@ -106,6 +106,18 @@ def fitting(
             break
         kept.remove(headers.index(name))
     return kept, [n for n in range(len(headers)) if n not in kept]
+
+
+def resources(rows: Sequence[Any]) -> None:
+    """The resources of a VM or network as a table, below what was told of it."""
+    if rows:
+        say("")
+        table(
+            ("kind", "key", "state", "mark"),
+            [(row.kind, row.key, row.state, row.mark) for row in rows],
+            empty="",
+            below=("mark", "key"),
+        )
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hvtx.cli.settings import DEFAULT_CONFIG, FIREWALLS
-from hvtx.errors import HvtxError
+from hvtx.api.settings import DEFAULT_CONFIG, FIREWALLS
+from hvtx.cli.interrupts import interruptible
+from hvtx.cli.names import PROGRAM
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
-
-PROGRAM = "hvtx"
 
 # name -> (module, one line of help); a command's module is imported when it is called.
 COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -71,30 +70,13 @@ class LazyGroup(Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; Ctrl-C becomes an error like others, which click would not make it."""
-        try:
+        with interruptible():
             return super().invoke(ctx)
-        except KeyboardInterrupt as problem:
-            raise _interrupted() from problem
-        except RuntimeError as problem:
-            # what asyncio, in pyroute2, makes of Ctrl-C; nothing else stops its loop
-            if "Event loop stopped before" not in str(problem):
-                raise
-            raise _interrupted() from problem
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, words) for name, (_, words) in COMMANDS.items()])
-
-
-def _interrupted() -> HvtxError:
-    hint = (
-        "unfinished work was rolled back; committed work was kept. `hvtx intents` shows "
-        "whether `hvtx recover` is needed"
-    )
-    error = HvtxError("interrupted", hint=hint, code="interrupted")
-    error.exit_code = 130
-    return error
 
 
 def _complete_place(

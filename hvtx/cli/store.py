@@ -8,11 +8,10 @@ import click
 
 from hvtx import documents
 from hvtx.cli import render
-from hvtx.cli.common import Given, as_json, complete_file, translated
-from hvtx.cli.settings import settings
+from hvtx.cli.common import Given, as_json, complete_file, host_of
 
 if TYPE_CHECKING:
-    from hvtx.commands.store_backup import Copied
+    from hvtx import Copied
 
 
 @click.group()
@@ -27,10 +26,7 @@ def store() -> None:
 @click.pass_context
 def backup(ctx: click.Context, file: str, force: bool, json_: bool) -> None:
     """Copy the state store to FILE: whole, checked, mode 0600; other commands may run meanwhile."""
-    from hvtx.commands import store_backup as engine
-
-    with translated():
-        done = engine.backup(settings(ctx.find_root().obj), file, force=force)
+    done = host_of(ctx).store.backup(file, force=force)
     if json_:
         render.emit_json(documents.store_backup.document(done))
     else:
@@ -50,10 +46,7 @@ def restore(ctx: click.Context, file: str, force: bool, json_: bool) -> None:
     What was there is kept beside it under another name. The host is not touched: the command that
     is named at the end brings host and record together.
     """
-    from hvtx.commands import store_backup as engine
-
-    with translated():
-        done = engine.restore(settings(ctx.find_root().obj), file, force=force)
+    done = host_of(ctx).store.restore(file, force=force)
     if json_:
         render.emit_json(documents.store_restore.document(done))
         return

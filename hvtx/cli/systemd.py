@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from hvtx import documents
 from hvtx.cli import render
-from hvtx.cli.common import Given, as_json, complete_file
+from hvtx.cli.common import Given, as_json, complete_file, host_of
 from hvtx.cli.root import Group
-from hvtx.cli.settings import settings
-from hvtx.errors import NotFound
 
 if TYPE_CHECKING:
-    from hvtx.commands.systemd import Outcome
-    from hvtx.engine.units import Place
-
-_PATHS = ("state_dir", "run_dir", "config")
-_VALUES = ("firewall", "lock_timeout", "qemu_accel", "group", "tap_user", "vm_user")
+    from hvtx import UnitsOutcome
 
 root_option = click.option(
     "--root",
@@ -64,24 +56,19 @@ def install(ctx: click.Context, root: str, metrics: str | None, json_: bool) -> 
     Where the Debian package has brought its units, those are enabled and nothing hides them; what
     is given otherwise for this call goes to drop-ins.
     """
-    from hvtx.commands import systemd as engine
-
-    _need_directory(root)
-    _show(engine.install(_place(ctx, metrics), root), json_=json_)
+    _show(host_of(ctx).systemd.install(root=root, metrics=metrics), json_=json_)
 
 
 @systemd.command("uninstall")
 @root_option
 @as_json
-def uninstall(root: str, json_: bool) -> None:
+@click.pass_context
+def uninstall(ctx: click.Context, root: str, json_: bool) -> None:
     """Disable and remove the units; VMs, networks and the store stay as they are.
 
     The units of the Debian package go with the package, and are left alone.
     """
-    from hvtx.commands import systemd as engine
-
-    _need_directory(root)
-    _show(engine.uninstall(root), json_=json_)
+    _show(host_of(ctx).systemd.uninstall(root=root), json_=json_)
 
 
 @systemd.command("print")
@@ -90,57 +77,19 @@ def uninstall(root: str, json_: bool) -> None:
 @click.pass_context
 def print_(ctx: click.Context, metrics: str | None, json_: bool) -> None:
     """Show the units as `systemctl cat` does; writes nothing, needs no root."""
-    from hvtx.commands import systemd as engine
-    from hvtx.engine.units import listing, shields
+    from hvtx.api.terminal import listing
 
-    where = _place(ctx, metrics)
-    made = (*engine.make(where), *shields())
-    found = engine.changeable(where)
-    if found is not None:
-        click.echo(
-            f"warning: {render.plain(found[0])}; `hvtx systemd install` would refuse it", err=True
-        )
+    made = host_of(ctx).systemd.print(metrics=metrics)
+    if made.refused is not None:
+        words = f"{render.plain(made.refused)}; `hvtx systemd install` would refuse it"
+        click.echo(f"warning: {words}", err=True)
     if json_:
-        render.emit_json(documents.systemd.printed(made))
+        render.emit_json(documents.systemd.printed(made.units))
     else:
-        render.write(listing(made))
+        render.write(listing(made.units))
 
 
-def _place(ctx: click.Context, metrics: str | None) -> Place:
-    from hvtx.commands import systemd as engine
-
-    options = ctx.find_root().obj
-    known = settings(options)
-    return engine.place(
-        known.state_directory,
-        known.run_directory,
-        _environment(options),
-        sys.argv[0],
-        None if metrics is None else os.path.abspath(metrics),
-        known.group,
-    )
-
-
-def _environment(options: dict[str, Any]) -> dict[str, str]:
-    """What was given for this call, as the variables of the units; nothing that is a default."""
-    given: dict[str, str] = {}
-    for name in (*_PATHS, *_VALUES):
-        variable = f"HVTX_{name.upper()}"
-        value = options.get(name) or os.environ.get(variable)
-        if value:
-            given[variable] = os.path.abspath(value) if name in _PATHS else str(value)
-    return given
-
-
-def _need_directory(root: str) -> None:
-    if not os.path.isdir(root):
-        raise NotFound(
-            f"the root directory {root} does not exist",
-            hint="mount or unpack the system there first, or leave --root out for this one",
-        )
-
-
-def _show(outcome: Outcome, *, json_: bool) -> None:
+def _show(outcome: UnitsOutcome, *, json_: bool) -> None:
     if json_:
         render.emit_json(documents.systemd.document(outcome))
         return

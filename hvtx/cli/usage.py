@@ -7,7 +7,8 @@ from contextlib import suppress
 
 import click
 
-from hvtx.cli.root import COMMANDS, PROGRAM, root
+from hvtx.cli.names import PROGRAM
+from hvtx.cli.root import COMMANDS, root
 from hvtx.errors import UsageError
 
 

@@ -10,40 +10,32 @@ import click
 from click.core import ParameterSource
 
 from hvtx import documents
-from hvtx.cli import render, vm_many
+from hvtx.cli import render, verbs, vm_many
 from hvtx.cli.common import (
     PID_MOST,
     ROW_MOST,
     Given,
     Number,
     Seconds,
-    again_when_full,
     as_json,
     complete_file,
     complete_vm,
-    opened,
-    reading,
+    host_of,
     vm_names,
 )
-from hvtx.cli.egress_options import egress_changes, parsed_change
+from hvtx.cli.egress_options import egress_change, egress_changes
 from hvtx.cli.guest_options import guest_changes, taken_changes
-from hvtx.cli.network import show_resources
+from hvtx.cli.quick import POWER_DOWN
 from hvtx.cli.root import Group
 from hvtx.cli.vm_options import (
     MEBIBYTES,
     PROCESSORS,
+    checked,
     living,
-    parsed_options,
     refuse_words_before_dashes,
     requests,
 )
-from hvtx.cli.vm_text import (
-    addresses_of,
-    fields_of,
-    interface_fields,
-    short_ports,
-    show_done,
-)
+from hvtx.cli.vm_text import show_done
 from hvtx.errors import UsageError
 
 
@@ -93,8 +85,6 @@ def create(
     HVTX_MTU, HVTX_QUEUES, HVTX_TAP_2 and so on; and in HVTX_SEED where the image is that
     cloud-init reads, for one with --user-data or --ssh-key.
     """  # noqa: D301 - click's mark of lines that are to stay as they are
-    from hvtx.commands import vm_create
-
     if operation is not None and not from_log:
         raise UsageError(
             "--operation needs --from-log",
@@ -102,10 +92,10 @@ def create(
         )
     if from_log:
         _refuse_requests(ctx)
-    parsed = parsed_options(name, request) if not from_log else None
-    with opened(ctx, writable=True) as runtime:
-        vm_create.create_vm(runtime, parsed or vm_create.request_from_log(runtime, name, operation))
-        show_done(runtime, name, "defined", json_=json_)
+        made = host_of(ctx).vm.create_from_log(name, operation=operation)
+    else:
+        made = host_of(ctx).vm.create(name, **checked(request))
+    show_done(made, "defined", json_=json_)
 
 
 def _refuse_requests(ctx: click.Context) -> None:
@@ -131,11 +121,7 @@ def run(ctx: click.Context, /, name: str, json_: bool, **request: Any) -> None:
 
     `hvtx vm create --help` lists the {words} that are replaced in --append and in a command.
     """
-    from hvtx.commands import vm_start
-
-    parsed = parsed_options(name, request)
-    with opened(ctx, writable=True) as runtime:
-        show_done(runtime, vm_start.run_vm(runtime, parsed), "running", json_=json_)
+    show_done(host_of(ctx).vm.run(name, **checked(request)), "running", json_=json_)
 
 
 @vm.command()
@@ -147,13 +133,11 @@ def start(ctx: click.Context, names: tuple[str, ...], json_: bool) -> None:
 
     Several are an operation each: one that fails leaves the others as they are (exit 9).
     """
-    from hvtx.commands import vm_start
-
+    options = ctx.find_root().obj
     if len(names) > 1:
-        vm_many.start(ctx, names, json_=json_)
-        return
-    with opened(ctx, writable=True) as runtime:
-        show_done(runtime, vm_start.start_vm(runtime, names[0]), "running", json_=json_)
+        vm_many.start(options, names, json_=json_)
+    else:
+        verbs.start(options, names[0], json_=json_)
 
 
 def _power_down(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -162,7 +146,7 @@ def _power_down(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--timeout",
         type=Seconds(),
-        default=30.0,
+        default=POWER_DOWN,
         show_default=True,
         metavar="S",
         help="How long the guest may take to power down, 0 to 86400 seconds.",
@@ -174,20 +158,15 @@ def _power_down(command: Callable[..., Any]) -> Callable[..., Any]:
 @_power_down
 @as_json
 @click.pass_context
-@again_when_full
 def stop(
     ctx: click.Context, names: tuple[str, ...], timeout: float, force: bool, json_: bool
 ) -> None:
     """End hypervisors, of several VMs at once, and release their networks; leases stay."""
-    from hvtx.commands import vm_stop
-
-    tell = None if json_ else render.tell
+    options = ctx.find_root().obj
     if len(names) > 1:
-        vm_many.stop(ctx, names, json_=json_, timeout=timeout, force=force, tell=tell)
-        return
-    with opened(ctx, writable=True, spends=True) as runtime:
-        scope = vm_stop.stop_vm(runtime, names[0], timeout=timeout, force=force, tell=tell)
-        show_done(runtime, scope, "stopped", json_=json_)
+        vm_many.stop(options, names, timeout=timeout, force=force, json_=json_)
+    else:
+        verbs.stop(options, names[0], timeout=timeout, force=force, json_=json_)
 
 
 @vm.command()
@@ -197,12 +176,9 @@ def stop(
 @click.pass_context
 def restart(ctx: click.Context, name: str, timeout: float, force: bool, json_: bool) -> None:
     """Stop a VM and start it again; one that is not running is started."""
-    from hvtx.commands import vm_start
-
-    with opened(ctx, writable=True) as runtime:
-        tell = None if json_ else render.tell
-        scope = vm_start.restart_vm(runtime, name, timeout=timeout, force=force, tell=tell)
-        show_done(runtime, scope, "running", json_=json_)
+    tell = None if json_ else render.tell
+    done = host_of(ctx).vm.restart(name, timeout=timeout, force=force, tell=tell)
+    show_done(done, "running", json_=json_)
 
 
 _CLEARING = ("kernel", "initrd", "append", "disk")
@@ -248,8 +224,6 @@ def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
     addresses are given when a VM is created. A COMMAND after -- takes the place of the VM's own.
     `hvtx vm create --help` lists the {words} that are replaced.
     """
-    from hvtx.commands import vm_set
-
     refuse_words_before_dashes(wanted["command"])
     for option in _CLEARING:
         field = "disks" if option == "disk" else option
@@ -262,10 +236,8 @@ def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
         elif option == "disk":
             wanted[field] = wanted[field] or None
     given = taken_changes(wanted)
-    given |= {"policy": parsed_change(wanted), "command": wanted["command"] or None}
-    changes = vm_set.parse_changes(**{**wanted, **given})
-    with opened(ctx, writable=True) as runtime:
-        show_done(runtime, vm_set.set_vm(runtime, name, changes), "changed", json_=json_)
+    given |= {**egress_change(wanted), "command": wanted["command"] or None}
+    show_done(host_of(ctx).vm.set(name, **{**wanted, **given}), "changed", json_=json_)
 
 
 @vm.command()
@@ -273,20 +245,13 @@ def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
 @click.option("--force", is_flag=True, help="Stop the VM first.")
 @as_json
 @click.pass_context
-@again_when_full
 def rm(ctx: click.Context, names: tuple[str, ...], force: bool, json_: bool) -> None:
     """Forget VMs and free their addresses and ports, each in an operation of its own."""
-    from hvtx.commands import vm_stop
-
+    options = ctx.find_root().obj
     if len(names) > 1:
-        vm_many.rm(ctx, names, force=force, json_=json_)
-        return
-    with opened(ctx, writable=True, spends=True) as runtime:
-        vm_stop.remove_vm(runtime, names[0], force=force)
-    if json_:
-        render.emit_json(documents.removed.document("vm", names[0]))
+        vm_many.rm(options, names, force=force, json_=json_)
     else:
-        render.say(f"VM {names[0]} is removed")
+        verbs.remove(options, names[0], force=force, json_=json_)
 
 
 @vm.command()
@@ -294,28 +259,7 @@ def rm(ctx: click.Context, names: tuple[str, ...], force: bool, json_: bool) -> 
 @click.pass_context
 def ls(ctx: click.Context, json_: bool) -> None:
     """List VMs with their state."""
-    with reading(ctx) as source:
-        vms = source.list_vms()
-    if json_:
-        render.emit_json(documents.vms.document(vms, source.view))
-        return
-    render.table(
-        ("name", "state", "guest", "pid", "address", "network", "ports"),
-        [
-            (
-                v.vm.name,
-                v.state,
-                v.guest,
-                v.pid,
-                " ".join(address for i in v.interfaces for address in addresses_of(i)),
-                " ".join(i.network for i in v.interfaces),
-                " ".join(short_ports(i.publish) for i in v.interfaces if i.publish),
-            )
-            for v in vms
-        ],
-        empty="no VMs",
-        below=("ports", "address", "network"),
-    )
+    verbs.list_vms(ctx.find_root().obj, json_=json_)
 
 
 @vm.command()
@@ -324,18 +268,7 @@ def ls(ctx: click.Context, json_: bool) -> None:
 @click.pass_context
 def show(ctx: click.Context, name: str, json_: bool) -> None:
     """Show a VM, its interfaces and resources."""
-    with reading(ctx) as source:
-        shown = source.show_vm(name)
-    if json_:
-        render.emit_json(documents.vm.document(shown, source.view))
-        return
-    render.fields(fields_of(shown))
-    for interface in shown.interfaces:
-        render.say("")
-        render.fields(interface_fields(interface))
-    show_resources(shown.resources)
-    for note in shown.notes:
-        render.say(f"note: {note}")
+    verbs.show(ctx.find_root().obj, name, json_=json_)
 
 
 @vm.command()
@@ -344,17 +277,12 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
 @click.pass_context
 def logs(ctx: click.Context, name: str, json_: bool) -> None:
     """Print what the VM and its hypervisor wrote: the last 8 MiB of it at most."""
-    from hvtx.commands import show as views
-
-    with opened(ctx, writable=False) as runtime:
-        paths = views.vm_log(runtime, name)
+    log = host_of(ctx).vm.logs(name)
     if json_:
-        render.emit_json(documents.logs.document(name, paths[-1], views.read_log(paths)))
+        render.emit_json(documents.logs.document(name, log.paths[-1], log.lines()))
         return
-    for path in paths:
-        log = views.open_log(path)
-        if log is not None:
-            _print_log(log)
+    for file in log.files():
+        _print_log(file)
 
 
 def _print_log(log: BinaryIO) -> None:
@@ -373,14 +301,10 @@ def _print_log(log: BinaryIO) -> None:
 @click.pass_context
 def console(ctx: click.Context, name: str, json_: bool) -> None:
     """Join the VM's serial console; Ctrl-] leaves it. With --json, only tell where it is."""
-    from hvtx.commands import show as views
-
-    with opened(ctx, writable=False) as runtime:
-        where = views.console(runtime, name)
     if json_:
-        render.emit_json(documents.console.document(name, views.console_socket(*where)))
+        render.emit_json(documents.console.document(name, host_of(ctx).vm.console(name)))
     else:
-        views.join_console(*where)
+        host_of(ctx).vm.join_console(name)
 
 
 @vm.command()
@@ -392,7 +316,4 @@ def console(ctx: click.Context, name: str, json_: bool) -> None:
 @click.pass_context
 def attach(ctx: click.Context, name: str, pid: int, json_: bool) -> None:
     """Say which process is the VM's, for one that hvtx does not start."""
-    from hvtx.commands import vm_attach
-
-    with opened(ctx, writable=True) as runtime:
-        show_done(runtime, vm_attach.attach(runtime, name, pid), "running", json_=json_)
+    show_done(host_of(ctx).vm.attach(name, pid), "running", json_=json_)

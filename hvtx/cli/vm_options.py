@@ -16,7 +16,7 @@ from hvtx.cli.common import (
     complete_words,
 )
 from hvtx.cli.egress_options import egress_options
-from hvtx.cli.guest_options import guest_options, taken_guest
+from hvtx.cli.guest_options import guest_options
 from hvtx.errors import UsageError
 
 MEBIBYTES = "the unit is MiB: 2048 is 2 GiB"
@@ -63,9 +63,9 @@ def living(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _hypervisors() -> tuple[str, ...]:
-    from hvtx.engine.vm_options import HYPERVISORS
+    from hvtx.api import terminal
 
-    return HYPERVISORS
+    return terminal.hypervisors()
 
 
 _WISHES = (
@@ -160,17 +160,10 @@ def requests(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def parsed_options(name: str, request: dict[str, Any]) -> Any:
-    """What was asked for, checked by itself; raises UsageError."""
-    from hvtx.engine import guest_options as guests, vm_options  # noqa: I001 - ruff would split it
-
+def checked(request: dict[str, Any]) -> Any:
+    """What was asked for; raises UsageError for a command that does not stand after --."""
     refuse_words_before_dashes(request["command"])
-    guest = guests.parse_guest(**taken_guest(request))
-    words = [request.pop(option) for option in ("egress", "allow", "deny")]
-    policy = vm_options.parse_policy(*words)
-    parsed = vm_options.parse_request(name, **request)
-    guests.check_guest(parsed.hypervisor, parsed.cpus, guest)
-    return parsed._replace(guest=guest, policy=policy)
+    return request
 
 
 def refuse_words_before_dashes(given: Sequence[str]) -> None:

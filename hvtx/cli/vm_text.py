@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hvtx import documents
 from hvtx.cli import render
-from hvtx.cli.egress_options import egress_lines
+from hvtx.cli.egress_text import egress_lines
 from hvtx.model import limiting
 from hvtx.model.address import is_ipv6, with_port
 from hvtx.model.port_range import PortRange, ranges
@@ -14,22 +14,12 @@ from hvtx.model.port_range import PortRange, ranges
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from hvtx.commands.show import ShownInterface, ShownVm
-    from hvtx.engine.runtime import Runtime
+    from hvtx import ShownInterface, ShownVm
     from hvtx.model.vm import Publish
 
 
-def show_done(runtime: Runtime, scope: Any, verb: str, *, json_: bool) -> None:
-    """What a command that acts prints: the VM's object, or a line about it.
-
-    ``scope`` is the VM as the command left it; or its name, by which it is read.
-    """
-    from hvtx.commands import show as views
-
-    if isinstance(scope, str):
-        shown = views.show_vm(runtime, scope)
-    else:
-        shown = views.shown_vm(runtime, scope)
+def show_done(shown: ShownVm, verb: str, *, json_: bool) -> None:
+    """What a command that acts prints: the VM's object, or a line about it."""
     if json_:
         render.emit_json(documents.vm.document(shown))
         return
@@ -53,6 +43,22 @@ def sentences(shown: ShownVm, verb: str) -> list[str]:
     told = [f"VM {name} is {verb}" + (f" ({where})" if verb in ("running", "defined") else "")]
     accelerator = accelerator_of(shown) if verb == "running" else None
     return told + ([f"accelerator {accelerator}"] if accelerator else [])
+
+
+HEADERS = ("name", "state", "guest", "pid", "address", "network", "ports")
+
+
+def line_of(shown: ShownVm) -> tuple[object, ...]:
+    """A line of `vm ls`, under ``HEADERS``."""
+    return (
+        shown.vm.name,
+        shown.state,
+        shown.guest,
+        shown.pid,
+        " ".join(address for i in shown.interfaces for address in addresses_of(i)),
+        " ".join(i.network for i in shown.interfaces),
+        " ".join(short_ports(i.publish) for i in shown.interfaces if i.publish),
+    )
 
 
 def accelerator_of(shown: ShownVm) -> str | None:

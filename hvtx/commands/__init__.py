@@ -1,1 +1,23 @@
-"""The verbs, one module each: what a command does, over the mechanism in hvtx/engine."""
+"""The verbs, one module each: what a command does, over the mechanism in hvtx/engine.
+
+A module is imported when it is first used as an attribute of this package (``commands.gc``): so
+:mod:`hvtx.api` has them all at hand, and a command pays for those that it calls. `__init__.pyi`
+tells type checkers which there are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """One of the modules, imported now."""
+    from importlib import import_module
+
+    try:
+        if not name.startswith("_"):
+            return import_module(f"{__name__}.{name}")
+    except ModuleNotFoundError as problem:
+        if problem.name != f"{__name__}.{name}":
+            raise
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

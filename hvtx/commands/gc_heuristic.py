@@ -169,7 +169,7 @@ def _event(event: str, item: Item) -> Event:
 
 def _remove_tap(planned: Link) -> Outcome:
     """Remove an idle TAP if it is still just what was planned; never raises."""
-    from hvtx.drivers.tap import LinkContext, delete_by_attaching, dependents
+    from hvtx.drivers.tap.removal import LinkContext, delete_by_attaching, dependents
 
     links = Links()
 

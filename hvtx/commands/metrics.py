@@ -6,7 +6,6 @@ import ipaddress
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 from hvtx import __version__
 from hvtx.engine import refusals
@@ -17,6 +16,7 @@ from hvtx.engine.runtime import Runtime
 from hvtx.engine.vm_state import read_moment, states_of
 from hvtx.model.firewall import firewall_spec
 from hvtx.model.guest import Guest
+from hvtx.model.tuples import NamedTuple
 from hvtx.model.vm import Network
 from hvtx.planner.states import VmState
 from hvtx.store import history, leases, records

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 from hvtx.commands import show_networks
 from hvtx.commands.published_view import LINES, place_of
 from hvtx.commands.show_networks import ShownNetwork
+from hvtx.engine import notice
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.errors import HvtxError, UsageError
 from hvtx.model.history import Line
 from hvtx.model.mark import without_marks
 from hvtx.model.resource import Kind, Resource
+from hvtx.model.tuples import NamedTuple
 from hvtx.model.vm import Epoch, Identity, Vm
 from hvtx.store import history, records
 from hvtx.store.view import Publisher
@@ -108,7 +109,7 @@ def publish(runtime: Runtime, by: Publisher, render: Render) -> None:
         if not isinstance(told, (HvtxError, OSError)):
             raise
         words = f"the view for group {runtime.settings.group} was not published: {told}"
-        sys.stderr.write(f"warning: {''.join(c if c.isprintable() else '?' for c in words)}\n")
+        notice.warning(words)
 
 
 def gather(runtime: Runtime) -> Published:

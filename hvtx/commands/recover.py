@@ -7,7 +7,6 @@ killed `recover` goes on where it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from hvtx.commands.vm_start_many import is_heavy, start_slice
 from hvtx.engine import autostart, network_service
@@ -17,6 +16,7 @@ from hvtx.engine.gc_plan import failed_items
 from hvtx.engine.network_build import ensure_networks, settle_accepts
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks, shown_scope
+from hvtx.engine.shut_in import starts_vms
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.together import Several, Tally, slices
 from hvtx.engine.vm_state import read_moment, states_of
@@ -25,6 +25,7 @@ from hvtx.host import failpoint
 from hvtx.model.plan import Action, Item, Plan, Snapshot
 from hvtx.model.reason import Reason
 from hvtx.model.resource import Kind, State
+from hvtx.model.tuples import NamedTuple
 from hvtx.model.vm import Vm
 from hvtx.planner.gc import plan_gc
 from hvtx.planner.scope import NetworkScope
@@ -193,7 +194,7 @@ def _start_slice(runtime: Runtime, vms: Sequence[Vm]) -> Several:
     tally = Tally(names, lambda done, total, what: None)
     if not names:
         return tally.several()
-    if not autostart.starts_vms():
+    if not starts_vms():
         start_slice(runtime, names, tally)
         return tally.several()
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 from hvtx.engine import guests, refusals
 from hvtx.engine.refusals import Refused
@@ -14,13 +14,12 @@ from hvtx.engine.scope import shown_scope
 from hvtx.engine.vm_paths import log_path, log_paths, run_directory
 from hvtx.engine.vm_state import Moment, read_moment, state_of, states_of
 from hvtx.errors import Conflict, NotFound
-from hvtx.host import devices as host_devices
 from hvtx.host import paths
-from hvtx.hypervisors.base import TRAITS
 from hvtx.model.address import family_of
 from hvtx.model.guest import NOTES, Guest
 from hvtx.model.policy import NO_POLICY, Egress, Policy
 from hvtx.model.resource import Kind, Resource
+from hvtx.model.tuples import NamedTuple
 from hvtx.model.vm import Interface, Liveness, Network, Publish, Vm
 from hvtx.planner.egress import effective
 from hvtx.planner.scope import VmScope
@@ -231,6 +230,8 @@ def vm_log(runtime: Runtime, name: str) -> list[str]:
 
 def console(runtime: Runtime, name: str) -> tuple[str, str | None, str]:
     """``(run-time directory, socket or None, log)`` of a running VM's console."""
+    from hvtx.hypervisors.base import TRAITS
+
     vm = runtime.read(records.get_vm, name)
     state, _, _ = state_of(runtime, vm)
     if state is not VmState.RUNNING:
@@ -296,6 +297,8 @@ def objects(runtime: Runtime) -> list[str]:
 
 def devices() -> list[str]:
     """The names of all devices of this host, for a shell's completion."""
+    from hvtx.host import devices as host_devices
+
     return host_devices.names()
 
 

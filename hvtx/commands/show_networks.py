@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from hvtx.engine.runtime import Runtime
 from hvtx.model.policy import NO_POLICY, Egress
 from hvtx.model.resource import Resource
+from hvtx.model.tuples import NamedTuple
 from hvtx.model.vm import Network
 from hvtx.planner.egress import effective
 from hvtx.store import records

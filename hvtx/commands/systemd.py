@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple
 
 from hvtx.engine.autostart import program_path
 from hvtx.engine.packaged_units import packaged_in
@@ -54,6 +53,7 @@ from hvtx.engine.units import (
 from hvtx.errors import Conflict, NotPermitted, UsageError
 from hvtx.host import output, program
 from hvtx.host.kvm import VARIABLE, wanted_accelerator
+from hvtx.model.tuples import NamedTuple
 
 
 class Entry(NamedTuple):

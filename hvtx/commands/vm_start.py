@@ -24,7 +24,6 @@ from hvtx.engine.vm_state import is_starting
 from hvtx.engine.vm_user import need_user_of, user_of
 from hvtx.errors import Conflict, NotFound, PartialFailure
 from hvtx.host.flows import flow_limit
-from hvtx.hypervisors import base as hypervisors
 from hvtx.model.resource import Resource
 from hvtx.model.user import User
 from hvtx.model.vm import BRIDGE_PORTS, Liveness, Vm
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from hvtx.drivers.portholder import Held, Holder
     from hvtx.drivers.vm_process import stop
     from hvtx.engine.vm_options import VmRequest
+    from hvtx.hypervisors import base as hypervisors
     from hvtx.model.plan import Plan
 
 

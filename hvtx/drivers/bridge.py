@@ -42,7 +42,6 @@ from hvtx.model.resource import (
     filters_on,
     put_by_others,
 )
-from hvtx.rulesets.bridge_filter import bridge_program
 
 if TYPE_CHECKING:
     from hvtx.host.link_settings import LinkSettingsSocket
@@ -174,6 +173,8 @@ class BridgeDriver:
 
 def program(row: Resource) -> bytes:
     """The filter of a bridge with NAT: what no rule of ours has seen reaches no guest."""
+    from hvtx.rulesets.bridge_filter import bridge_program
+
     return bridge_program(address.partition("/")[0] for address in bridge_spec(row)["addresses"])
 
 

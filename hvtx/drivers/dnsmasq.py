@@ -24,6 +24,7 @@ from hvtx.drivers.base import Host
 from hvtx.errors import HostRefused, ServiceRefused
 from hvtx.host import (
     capabilities,
+    children,
     forgotten,
     inherited_limits,
     logger,
@@ -84,8 +85,7 @@ class DnsmasqDriver:
             found = procfs.identify(pid)
         except OSError as problem:
             os.close(pipe)
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)
+            children.wait(pid)
             raise ServiceRefused(
                 f"{row.key} ended before it could serve: {_words(spec['directory'])}",
                 hint="look at the limits on processes and memory",
@@ -151,8 +151,7 @@ def end(identity: Identity) -> bool:
         return True
     for number, seconds in ((signal.SIGTERM, TERM_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
         if not procfs.signal(identity, number) or procfs.wait_gone(identity, seconds):
-            with contextlib.suppress(ChildProcessError):  # a child of ours, if we started it
-                os.waitpid(identity.pid, os.WNOHANG)
+            children.reap(identity.pid)
             return True
     return False
 
@@ -242,6 +241,7 @@ def _spawned(words: Sequence[str], errors: str) -> tuple[int, int]:
                     *(signal.SIGTERM, signal.SIGCHLD, signal.SIGXFSZ),
                 ),
             )
+            children.started(pid)
         inherited_limits.forget(pid)
         write = fcntl.fcntl(ends[1], fcntl.F_DUPFD_CLOEXEC, 10)
     finally:
@@ -261,8 +261,7 @@ def _wait_ready(row: Resource, identity: Identity) -> None:
             if paths.read_regular(path, 64).strip() == wanted:
                 return
         if procfs.wait_gone(identity, pause):
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(identity.pid, os.WNOHANG)
+            children.reap(identity.pid)
             raise _refused(row, f"cannot serve: {_words(directory)}")
         pause = min(2 * pause, 0.02)
     raise _refused(row, f"did not begin to serve within {READY_SECONDS:g} s: {_words(directory)}")

@@ -26,7 +26,7 @@ import time
 from collections.abc import Collection, Iterable, Sequence
 
 from hvtx.errors import Conflict, HostRefused
-from hvtx.host import capabilities, descriptors, logger, openfiles, pids, procfs
+from hvtx.host import capabilities, children, descriptors, logger, procfs
 from hvtx.host.inet import socket_family
 from hvtx.host.ports import has_connections, taken
 from hvtx.model.vm import Identity, Publish
@@ -129,6 +129,8 @@ class Held:
 
         Raises OSError.
         """
+        from hvtx.host import openfiles
+
         for descriptor in openfiles.sockets_of(identity):
             found = socket.socket(fileno=descriptor)
             where = found.getsockname() if found.family in _FREEBIND else ("", 0)
@@ -248,8 +250,7 @@ class Holder:
             self.identity: Identity = procfs.identify(pid)
         except OSError:
             self._close()
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)
+            children.wait(pid)
             raise
 
     @property
@@ -291,6 +292,11 @@ def spawn(held: Held, vm: Identity | None, words: Sequence[str]) -> Holder:
     It ends with the process ``vm`` (None: when it is ended). ``words`` stand in its command line,
     for people. Raises HostRefused.
     """
+    with children.spawning:
+        return _spawn(held, vm, words)
+
+
+def _spawn(held: Held, vm: Identity | None, words: Sequence[str]) -> Holder:
     from hvtx.host import inherited_limits
 
     mine: list[int] = []
@@ -319,6 +325,7 @@ def spawn(held: Held, vm: Identity | None, words: Sequence[str]) -> Holder:
                 setsigmask=(),
                 setsigdef=(signal.SIGPIPE, signal.SIGCHLD, signal.SIGXFSZ, signal.SIGTERM),
             )
+            children.started(pid)
         inherited_limits.forget(pid)
         mine.remove(write)
         return Holder(pid, write)
@@ -356,14 +363,15 @@ def ended(identity: Identity) -> bool:
 def end(identity: Identity) -> bool:
     """End a holder; whether it has, and its ports are free. Raises OSError."""
     if not procfs.signal(identity, signal.SIGKILL) or procfs.wait_gone(identity, _END_SECONDS):
-        with contextlib.suppress(ChildProcessError):  # a child of ours, if we started it
-            os.waitpid(identity.pid, os.WNOHANG)
+        children.reap(identity.pid)
         return True
     return False
 
 
 def is_passing(pid: int) -> bool:
     """Whether ``pid`` is a holder that has not been told yet whether to stay."""
+    from hvtx.host import pids
+
     try:
         if SIGNATURE not in procfs.command_line(pid):
             return False
@@ -373,6 +381,8 @@ def is_passing(pid: int) -> bool:
 
 
 def _some_pass() -> bool:
+    from hvtx.host import pids
+
     try:
         return any(map(is_passing, pids.numbers()))
     except OSError:

@@ -7,10 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from hvtx.engine.runtime import Settings
+from hvtx.engine.shut_in import AUTOSTART
 from hvtx.engine.transient_units import serve_call, start_call, start_unit
-from hvtx.engine.units import AUTOSTART, BY_SYSTEMD
 from hvtx.errors import HostRefused
-from hvtx.host import program
 
 _EACH_SECONDS = 15.0  # more for each VM: READY_SECONDS, and to spare
 _START_SECONDS = 120.0  # above the waiting for locks; far above what a start takes
@@ -18,17 +17,14 @@ _START_SECONDS = 120.0  # above the waiting for locks; far above what a start ta
 
 def program_path(argv0: str) -> tuple[str, ...]:
     """The installed ``hvtx`` by its absolute path; else this interpreter with ``-m hvtx``."""
+    from hvtx.host import program
+
     called = argv0 if os.path.basename(argv0) == "hvtx" else "hvtx"
     beside = os.path.join(os.path.dirname(sys.executable), "hvtx")
     found = program.find((called, beside))
     if found is not None:
         return (os.path.abspath(found),)
     return (os.path.abspath(sys.executable), "-m", "hvtx")
-
-
-def starts_vms() -> bool:
-    """Whether systemd is to start VMs, since this run is shut in by the sandbox of its unit."""
-    return os.environ.get(AUTOSTART) == BY_SYSTEMD
 
 
 def start_vms(settings: Settings, names: Sequence[str]) -> None:
@@ -77,6 +73,8 @@ def _run(
     *,
     seconds: float = 0.0,
 ) -> None:
+    from hvtx.host import program
+
     found = program.find((call[0], f"/usr/bin/{call[0]}"))
     if found is None:
         raise HostRefused(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
-from typing import Any, NamedTuple
+from typing import Any
 
 from hvtx.drivers import bridge
 from hvtx.drivers.bridge import route_localnet
@@ -35,6 +35,7 @@ from hvtx.model.resource import (
     tap_spec,
 )
 from hvtx.model.ruleset import Difference
+from hvtx.model.tuples import NamedTuple
 from hvtx.model.vm import Liveness
 from hvtx.planner import remedy
 from hvtx.planner.drift import drift

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from hvtx.model.history import Line
+from hvtx.model.tuples import NamedTuple
 
 
 class OnRecord(NamedTuple):

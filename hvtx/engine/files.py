@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from hvtx.errors import HvtxError, NotPermitted
-from hvtx.host import output, paths
+from hvtx.host import paths
 
 CONFIGURATION_MOST = 1 << 20  # bytes
 PLAN_MOST = 1 << 28  # bytes: a plan of 10,000 VMs has some ten million
-PRIVATE = output.PRIVATE
+PRIVATE = 0o600
 FOR_ALL = 0o644
 
 
@@ -36,6 +36,8 @@ def write_out(path: str, text: str, *, mode: int = PRIVATE) -> None:
 
     :mod:`hvtx.host.output` says what may be there already, and what is refused.
     """
+    from hvtx.host import output
+
     output.write_out(path, text.encode(), mode=mode)
 
 

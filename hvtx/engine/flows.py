@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from hvtx.engine import lines, notice
 from hvtx.errors import HvtxError
 from hvtx.host import failpoint
 from hvtx.model.firewall import addresses_in, firewall_spec
-from hvtx.model.reason import Reason
 from hvtx.model.resource import FIREWALL_KINDS, FLOWS, GONE, Kind, Outcome, Resource
+from hvtx.model.tuples import NamedTuple
 from hvtx.model.vm import Publish
 from hvtx.store import intents
 from hvtx.store.history import Event
@@ -48,6 +48,8 @@ def kept_for(
     rows: Sequence[Resource], outcomes: Mapping[int, Outcome], unended: Unended
 ) -> dict[int, Outcome]:
     """The firewall rows that stay on record, though their rules are gone, until all has ended."""
+    from hvtx.model.reason import Reason
+
     left: dict[str | None, set[str]] = {}  # by VM
     for row in rows:
         own = unended.addresses.intersection(guest_addresses(row))
@@ -89,6 +91,8 @@ def end_past_new(
 
 def end_past(operation: RunningOperation, rows: Sequence[Resource]) -> Outcome:
     """The same for ports that are published already; whether it is still due is noted."""
+    from hvtx.model.reason import Reason
+
     doors = _doors(rows)
     words = _close_doors(doors.values())
     due = words is not None
@@ -110,6 +114,8 @@ def end_taken(gone: Sequence[Resource], staying: Sequence[Resource]) -> Outcome 
 
     What comes by one of the ports of ``staying`` too goes on.
     """
+    from hvtx.model.reason import Reason
+
     doors = [_door(row) for row in gone if row.kind == Kind.PUBLISH]
     if not doors:
         return None

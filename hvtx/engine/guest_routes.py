@@ -10,7 +10,6 @@ import errno
 import socket
 import time
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from hvtx.drivers.sysctl import read as read_setting
 from hvtx.engine import notice
@@ -21,6 +20,7 @@ from hvtx.host.netlink import Channel, DumpInterrupted
 from hvtx.model.address import family_of, is_ipv6, is_of
 from hvtx.model.resource import Address, Resource
 from hvtx.model.routing import Answer, Ask, Found, Packet, Place, Route, Rule
+from hvtx.model.tuples import NamedTuple
 from hvtx.model.vm import Network
 
 # Addresses of the world, of which one is asked for: no packet is sent to either.

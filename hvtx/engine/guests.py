@@ -7,12 +7,11 @@ one that hvtx did not start) cost nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.vm_paths import run_directory
-from hvtx.hypervisors.base import SOCKETS, TRAITS
 from hvtx.model.guest import Guest
+from hvtx.model.tuples import NamedTuple
 from hvtx.model.vm import Vm
 from hvtx.planner.states import VmState
 
@@ -34,6 +33,10 @@ def unasked(state: VmState) -> Guest | None:
 def states(runtime: Runtime, judged: Sequence[Judged]) -> dict[str, Guest | None]:
     """The state of each VM's guest by the VM's id; None where the VM does not run (yet)."""
     found = {vm.id: unasked(state) for vm, state in judged}
+    if not any(found.values()):
+        return found
+    from hvtx.hypervisors.base import SOCKETS, TRAITS
+
     asked = {
         vm.id: vm for vm, _ in judged if found[vm.id] and TRAITS[vm.hypervisor].ready in SOCKETS
     }

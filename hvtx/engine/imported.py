@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
 
 from hvtx.engine.state_files import Unread
+from hvtx.model.tuples import NamedTuple
 from hvtx.planner.adoption import Finding, Verdict, Why
 
 OUTCOMES = ("imported", "already", "skipped", "failed")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import HvtxError
@@ -11,6 +10,7 @@ from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.plan import Action, Item, Snapshot
 from hvtx.model.reason import Reason
 from hvtx.model.resource import Kind, Outcome, Resource, State
+from hvtx.model.tuples import NamedTuple
 from hvtx.model.vm import Liveness
 from hvtx.planner import leftovers
 from hvtx.planner.leftovers import AGAIN

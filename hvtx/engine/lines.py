@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hvtx.model.reason import Reason
 from hvtx.model.resource import Outcome, Resource
 from hvtx.store.history import Event
 
@@ -20,6 +19,8 @@ def completed(row: Resource, vm: str | None) -> Event:
 
 def carried(row: Resource, vm: str | None) -> Event:
     """A row was committed by who carried an interrupted change through."""
+    from hvtx.model.reason import Reason
+
     words = f"{row.kind} {row.key}: a change that was interrupted is carried through"
     return Event("completed", words, row.kind, row.key, Reason.CHANGE_INTERRUPTED.value, vm)
 
@@ -40,5 +41,7 @@ def forgotten(row: Resource, reason: str | None, vm: str | None) -> Event:
 
 def ended(row: Resource, vm: str | None) -> Event:
     """Nothing flows past a row's rules any more."""
+    from hvtx.model.reason import Reason
+
     words = f"{row.kind} {row.key}: no flow bypasses it any more"
     return Event("completed", words, row.kind, row.key, Reason.FLOWS_REMAIN.value, vm)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hvtx.engine import autostart, effects, network_service
+from hvtx.engine import effects, network_service
+from hvtx.engine.shut_in import starts_vms
 from hvtx.errors import HostRefused
 from hvtx.host import failpoint
 from hvtx.model.resource import Resource
@@ -41,7 +42,7 @@ def exchange(
     ``again``: part of what comes may be there, from one who was interrupted, and is made anew.
     Raises HostRefused.
     """
-    if any(row.is_service for row in made) and autostart.starts_vms():
+    if any(row.is_service for row in made) and starts_vms():
         raise HostRefused(
             "a dnsmasq that is started here would stay in the sandbox of this unit",
             hint="hvtx recover, from a shell, carries the change through",

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from hvtx.drivers.bridge import lead_loopback
 from hvtx.errors import HvtxError
 from hvtx.model.firewall import firewall_spec
-from hvtx.model.reason import Reason
 from hvtx.model.resource import Kind, Outcome, Resource, State
 from hvtx.planner.provision import serves_loopback
 
@@ -80,6 +79,8 @@ def settle_gone(
     runtime: Runtime, outcomes: Mapping[int, Outcome], rows: Sequence[Resource]
 ) -> dict[int, Outcome]:
     """The same after a release; where it fails these rows stay on record, and are tried again."""
+    from hvtx.model.reason import Reason
+
     gone = [row for row in rows if _serves(row) and outcomes[row.id].gone]
     try:
         settle(runtime, gone, {row.id for row in gone})

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hvtx.engine import effects, others_filters, privileges
 from hvtx.engine.guest_routes import refuse_diverted, samples
 from hvtx.engine.outdated import bring_up_to_date
-from hvtx.engine.repaired import Failed, Repaired
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
 from hvtx.engine.transaction import Operation, begin
-from hvtx.engine.undo import take_down, undo
 from hvtx.errors import (
     Conflict,
 )
@@ -32,6 +30,9 @@ from hvtx.model.vm import Network
 from hvtx.planner import egress, provision
 from hvtx.planner.scope import NetworkScope
 from hvtx.store import records
+
+if TYPE_CHECKING:
+    from hvtx.engine.repaired import Failed, Repaired
 
 
 def resolved_networks(
@@ -103,6 +104,8 @@ def make(
 
     ``network``: whose the rows are, by id; the installation's without one.
     """
+    from hvtx.engine.undo import undo
+
     with begin(runtime, verb) as (sql, operation):
         rows = operation.intend(sql, wants, network=network)
     try:
@@ -127,6 +130,8 @@ def build_network(
 
     ``scope`` tells what the installation has by now, for the network to stand on.
     """
+    from hvtx.engine.undo import undo
+
     privileges.need_to_start([network])
     from hvtx.engine import forwarding
 
@@ -303,6 +308,8 @@ def _rebuild_missing(
 
 
 def _close_earlier_lives(runtime: Runtime, old: Sequence[Resource]) -> None:
+    from hvtx.engine.undo import take_down
+
     if old:
         with begin(runtime, "rebuild") as (_, operation):
             pass

@@ -13,15 +13,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hvtx.drivers.vm_process.scope import enter_scope
-from hvtx.engine import autostart, effects, notice
+from hvtx.engine import effects, notice
 from hvtx.engine.network_build import resolved_networks
 from hvtx.engine.registry import driver_name
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.engine.scope import all_networks, networks_now
+from hvtx.engine.shut_in import starts_vms
 from hvtx.engine.transaction import Operation, begin
-from hvtx.engine.undo import undo
 from hvtx.errors import Conflict, HostRefused, HvtxError
-from hvtx.host import dnsmasq, forgotten, portowner, procfs
+from hvtx.host import forgotten, procfs
 from hvtx.host.files import is_there
 from hvtx.model.resource import (
     Kind,
@@ -48,6 +48,8 @@ def wanted(setting: str, asked: bool | None, subnets: Sequence[str]) -> bool:
     Raises HostRefused or Conflict where it was asked for, by either, and cannot be had; `auto` does
     without, and says so where only somebody else is in the way.
     """
+    from hvtx.host import dnsmasq
+
     if asked is False or (asked is None and setting == service.OFF):
         return False
     must = bool(asked) or setting == service.ON
@@ -68,6 +70,8 @@ def wanted(setting: str, asked: bool | None, subnets: Sequence[str]) -> bool:
 
 def in_the_way(taken: Sequence[Any]) -> Conflict:
     """What is said where other programs have ports so that none is left for a dnsmasq."""
+    from hvtx.host import portowner
+
     ports = " and ".join(f"{port.host_port}/{port.protocol}" for port in taken)
     owners = [one for port in taken for one in portowner.owners(port)]
     who = portowner.listed(owners) if owners else "another program"
@@ -116,7 +120,7 @@ def ensure(runtime: Runtime, scope: NetworkScope) -> None:
 
     Nothing is started in the sandbox of a unit, which it would keep: `recover` has it done outside.
     """
-    if autostart.starts_vms():
+    if starts_vms():
         return
     if is_changing(row for row in scope.rows if row.network in scope.networks):
         runtime.lock("all", "networks")  # a change of theirs was interrupted: it is carried through
@@ -157,15 +161,17 @@ def serve_outside(settings: Settings, scope: NetworkScope) -> None:
 
     No lock may be held that `hvtx repair` takes.
     """
-    if autostart.starts_vms() and (
+    if starts_vms() and (
         service.unserved(scope)
         or any(is_dead(r) or not is_there(service_spec(r)["directory"]) for r in scope.services())
     ):
+        from hvtx.engine import autostart
+
         autostart.serve(settings)
 
 
 def _refuse_shut_in() -> None:
-    if autostart.starts_vms():
+    if starts_vms():
         raise HostRefused(
             "a dnsmasq that is started in the sandbox of a unit would stay in it",
             hint="hvtx repair, which is not in one, starts it",
@@ -213,6 +219,9 @@ def begin_service(runtime: Runtime, network: Network, verb: str = "rebuild") -> 
 
     The caller holds the lock of all networks. Raises HostRefused (undone), Conflict.
     """
+    from hvtx.engine.undo import undo
+    from hvtx.host import dnsmasq
+
     _refuse_shut_in()
     lack = dnsmasq.lack()
     if lack is not None:

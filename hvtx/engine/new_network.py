@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from hvtx.engine import exits, notice
 from hvtx.engine.network_build import (
@@ -25,6 +24,7 @@ from hvtx.errors import (
 from hvtx.host.links import Links
 from hvtx.model.address import is_ipv6
 from hvtx.model.policy import NO_POLICY, Policy
+from hvtx.model.tuples import NamedTuple
 from hvtx.model.vm import Network
 from hvtx.planner import provision
 from hvtx.planner.exits import NO_EXITS, Exits

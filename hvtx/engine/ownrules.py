@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from hvtx.drivers import nftables
+from hvtx.drivers.nftables.ruleset import BACKEND
+from hvtx.drivers.nftables.tables import outdated
 from hvtx.engine.repaired import Failed
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import HostRefused, NotPermitted
@@ -86,8 +87,8 @@ def _made_here(runtime: Runtime, row: Resource) -> bool:
 def _of_tables(
     rows: Sequence[Resource], seen: Sequence[SeenTable], known: frozenset[str]
 ) -> Iterator[Difference]:
-    own = [row for row in rows if row.backend == nftables.BACKEND]
-    older = {row.id for row in own if nftables.outdated(row)}
+    own = [row for row in rows if row.backend == BACKEND]
+    older = {row.id for row in own if outdated(row)}
     for wanted, table in wanted_tables(own, map(_without_trace, seen), known, older):
         yield from ownrules.of_table(wanted, table, nftshape.hook_words)
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from hvtx.errors import Conflict, HvtxError
 from hvtx.host import failpoint
-from hvtx.model.reason import Reason
 from hvtx.model.resource import HOLDER, Kind, Outcome, Resource, State
 from hvtx.model.vm import Identity, Publish, Vm
 from hvtx.planner.states import holder_of, identity_of
@@ -107,6 +106,8 @@ def end_gone(outcomes: Mapping[int, Outcome], rows: Sequence[Resource]) -> dict[
 
     Who holds a port of which the rule could not be removed holds on.
     """
+    from hvtx.model.reason import Reason
+
     held: dict[Identity, list[Resource]] = {}
     for row in rows:
         identity = holder_of(row)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import HvtxError
 from hvtx.model.firewall import firewall_spec
 from hvtx.model.resource import FIREWALL_KINDS, Resource, State
+from hvtx.model.tuples import NamedTuple
 
 ROLE = "egress"
 

@@ -99,6 +99,13 @@ class Drivers:
         driver: RuleMarker = self._loaded("strangers", _STRANGERS_AT)
         return driver
 
+    def close(self) -> None:
+        """Give back the sockets that they have opened."""
+        for driver in self._made.values():
+            close = getattr(driver, "close", None)
+            if close is not None:
+                close()
+
     def _loaded(self, name: str, where: str) -> Any:
         if name not in self._made:
             module, _, attribute = where.partition(":")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from hvtx.drivers.base import (
     CommonDriver,
@@ -22,9 +22,10 @@ from hvtx.engine.processes import process_facts, rows_by_vm
 from hvtx.engine.registry import Drivers
 from hvtx.engine.run_directory import RunDirectory
 from hvtx.errors import NotPermitted, Refused
-from hvtx.host import capabilities, descriptors, openfiles, procfs, store_location
+from hvtx.host import capabilities, descriptors, procfs, store_location
 from hvtx.host.locks import LockFile, name_offset
 from hvtx.model.resource import Kind, Resource
+from hvtx.model.tuples import NamedTuple
 from hvtx.model.user import AUTO
 from hvtx.model.vm import Epoch, Identity, Liveness, Operation
 from hvtx.planner.epoch import EpochRelation, judge_epoch
@@ -121,9 +122,12 @@ class Runtime:
         self.store = self._open()
 
     def close(self) -> None:
-        """Give back locks and connections."""
-        self.store.close()
-        self._directory.close()
+        """Give back connections, locks, and last the sockets, whose closing takes longest."""
+        try:
+            self.store.close()
+            self._directory.close()
+        finally:
+            self.drivers.close()
 
     def reading(self) -> AbstractContextManager[Any]:
         """One moment of the store, for what is decided from several things (``Store.reading``)."""
@@ -338,6 +342,8 @@ def _may_live(
 
 def _has_open(writer: Identity, was: str, path: str) -> bool:
     """Whether a process lives and has a file open that was there, and is another than ``path``."""
+    from hvtx.host import openfiles
+
     facts = procfs.look_again(writer)
     alive = procfs.same(writer, facts) and not facts.ended
     return alive and openfiles.has_open(writer.pid, was, path)

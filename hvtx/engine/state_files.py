@@ -6,7 +6,6 @@ import errno
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from hvtx.drivers.foreign_rules import ForeignRules
 from hvtx.engine.runtime import Runtime
@@ -15,6 +14,7 @@ from hvtx.host import openfiles, paths, procfs
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.resource import Kind
+from hvtx.model.tuples import NamedTuple
 from hvtx.model.vm import ProcessFacts
 from hvtx.planner import adoption
 from hvtx.planner.adoption import TOOL, AdoptFacts, Claim, Why

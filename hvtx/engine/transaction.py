@@ -48,7 +48,6 @@ from hvtx.engine.operation import RunningOperation
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import CommitUnknown, HvtxError
 from hvtx.host import descriptors, failpoint
-from hvtx.model.reason import Reason
 from hvtx.model.resource import FLOWS, Kind, Outcome, Resource, State
 from hvtx.planner.provision import ResourceSpec
 from hvtx.store import intents, records
@@ -147,6 +146,8 @@ class Operation(RunningOperation):
         ``reasons`` are for the history, by row. Rows that somebody else moved meanwhile are left
         to them (``contended``).
         """
+        from hvtx.model.reason import Reason
+
         self.raise_pending_interrupt()
         with self.runtime.store.transaction() as sql:
             moved = intents.release(sql, rows, self.id)

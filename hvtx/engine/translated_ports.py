@@ -11,7 +11,6 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
 
 from hvtx.engine.port_holders import port_of
 from hvtx.engine.trial import Exit, beyond, far_end
@@ -24,6 +23,7 @@ from hvtx.host.replica.nat import Door, Hit
 from hvtx.host.replica.scratch import Picture, Scratch, Unavailable, look, within
 from hvtx.host.replica.tries import WORLD
 from hvtx.model.resource import Resource
+from hvtx.model.tuples import NamedTuple
 from hvtx.model.vm import Publish
 
 MOST_PORTS = 64  # that are tried at a time

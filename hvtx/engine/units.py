@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
+from hvtx.engine.shut_in import AUTOSTART, BY_SYSTEMD
+from hvtx.model.tuples import NamedTuple
 from hvtx.planner import network_managers
 
 DIRECTORY = "/etc/systemd/system"
@@ -29,8 +30,6 @@ OPTIONAL = (MEASURE, MEASURE_TIMER)
 TIMERS = (TIMER, MEASURE_TIMER)
 ENABLED = (RECOVER, *TIMERS)
 # How hvtx is told that it runs in the sandbox, where it must start no VM and no dnsmasq itself.
-AUTOSTART = "HVTX_AUTOSTART"
-BY_SYSTEMD = "systemd-run"
 
 # Whoever loads or flushes the host's rules at boot goes first, or our rules would be flushed with
 # the rest. Docker too: where its FORWARD policy drops, an accept of ours must stand before it.

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from hvtx.drivers.vm_process import prepare, scope, spawn, stop
-from hvtx.drivers.vm_process.gate import Gate
-from hvtx.engine import effects, port_holders
+from hvtx.drivers.vm_process import scope
+from hvtx.engine import effects, notice, port_holders
 from hvtx.engine.guest_routes import refuse_diverted
 from hvtx.engine.network_build import committed
 from hvtx.engine.operation import RunningOperation
 from hvtx.engine.peer_ports import refuse_others_ports
 from hvtx.engine.transaction import Operation
-from hvtx.engine.undo import attempt, undo
 from hvtx.engine.vm_paths import remove_log
-from hvtx.engine.vm_record import forget_vm
 from hvtx.errors import HvtxError, StoreError, UsageError
 from hvtx.host import failpoint, paths
-from hvtx.hypervisors import base as hypervisors
 from hvtx.model.resource import Kind, Resource
+from hvtx.model.tuples import NamedTuple
 from hvtx.model.user import ROOT, User
 from hvtx.model.vm import Identity, Network, Vm
 from hvtx.planner.scope import NetworkScope
@@ -31,6 +27,8 @@ from hvtx.store import records
 
 if TYPE_CHECKING:
     from hvtx.drivers.portholder import Held, Holder
+    from hvtx.drivers.vm_process.gate import Gate
+    from hvtx.hypervisors import base as hypervisors
 
 READY_SECONDS = 10.0
 
@@ -170,6 +168,8 @@ def _accelerator(probes: hypervisors.Probes) -> dict[str, str | bool]:
 
 def spawn_gate(vm: Vm, launch: hypervisors.Launch, means: Means) -> Gate:
     """Start the VM's process, which waits at its gate. Raises HostRefused, StoreError."""
+    from hvtx.drivers.vm_process import prepare, spawn
+
     directory = os.path.dirname(means.log)
     try:
         paths.make_directories(directory, 0o700)
@@ -188,8 +188,7 @@ def enter_scope(vm: Vm, gate: Gate | None, holder: Holder | None) -> None:
     pids += [holder.identity.pid] if holder is not None else []
     warning = scope.enter_scope(vm.name, *pids)
     if warning:
-        words = "".join(c if c.isprintable() else " " for c in warning)
-        sys.stderr.write(f"warning: {words}\n")
+        notice.warning("".join(c if c.isprintable() else " " for c in warning))
 
 
 def roll_back(
@@ -203,6 +202,10 @@ def roll_back(
     new: bool,
 ) -> None:
     """Undo a start from its rows; ``problem`` is told what could not be undone."""
+    from hvtx.drivers.vm_process import stop
+    from hvtx.engine.undo import attempt, undo
+    from hvtx.engine.vm_record import forget_vm
+
     if operation.committed:
         return  # Ctrl-C came too late
     if isinstance(problem, HvtxError) and problem.code == "commit-unknown":
@@ -236,6 +239,8 @@ def render(
     directory: str,
 ) -> hypervisors.Launch:
     """The hypervisor's command line and files for the devices that ``rows`` name."""
+    from hvtx.hypervisors import base as hypervisors
+
     devices = [row.key for row in rows if row.kind == Kind.TAP]
     ports = [
         _port(interface, networks[interface.network], device)
@@ -253,6 +258,8 @@ def render(
 
 
 def _port(interface: Any, network: Network, device: str) -> hypervisors.Nic:
+    from hvtx.hypervisors import base as hypervisors
+
     four, six = network.range(4), network.range(6)
     from hvtx.planner import addressing
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from hvtx.host import vmuser
-from hvtx.model.user import User
+from hvtx.model.user import OPTION, SETTING, User
 from hvtx.model.vm import Vm
 
 
@@ -14,19 +13,23 @@ def check_user(wanted: str | None, hypervisor: str, installation: str, state: st
     """
     if wanted is None:
         return
+    from hvtx.host import vmuser
+
     if hypervisor == "external":
         vmuser.owner_id(wanted, installation, 0)
     else:
-        _one_of(wanted, vmuser.OPTION, installation, state)
+        _one_of(wanted, OPTION, installation, state)
 
 
-def need_user(wanted: str, installation: str, state: str, key: str = vmuser.SETTING) -> User | None:
+def need_user(wanted: str, installation: str, state: str, key: str = SETTING) -> User | None:
     """Whom VM processes run as by ``wanted``, as the first of them; None: as hvtx.
 
     ``key`` is the setting or option that says so, ``state`` the state directory. Raises UsageError,
     NotFound, NotPermitted or HostRefused if none can be started so, which nothing has been made
     for yet.
     """
+    from hvtx.host import vmuser
+
     user = _one_of(wanted, key, installation, state)
     if user is not None and (problem := vmuser.lack(user)) is not None:
         raise problem
@@ -37,7 +40,7 @@ def need_user_of(vm: Vm, setting: str, installation: str, state: str) -> User | 
     """The same for one VM, where the setting is ``setting``."""
     if vm.user is None:
         return need_user(setting, installation, state)
-    return need_user(vm.user, installation, state, vmuser.OPTION)
+    return need_user(vm.user, installation, state, OPTION)
 
 
 def user_of(vm: Vm, setting: str, installation: str, *, kvm: bool) -> User | None:
@@ -48,9 +51,13 @@ def user_of(vm: Vm, setting: str, installation: str, *, kvm: bool) -> User | Non
     if vm.hypervisor == "external":
         if vm.user is None:
             return None
+        from hvtx.host import vmuser
+
         owner = vmuser.owner_id(vm.user, installation, vm.number)
         return User(owner, owner, name=vm.user)
-    key = vmuser.SETTING if vm.user is None else vmuser.OPTION
+    from hvtx.host import vmuser
+
+    key = SETTING if vm.user is None else OPTION
     user = vmuser.choose(vm.user or setting, installation, vm.number, key)
     if user is not None and (kvm or vm.hypervisor != "qemu"):
         return vmuser.with_kvm(user)
@@ -58,6 +65,8 @@ def user_of(vm: Vm, setting: str, installation: str, *, kvm: bool) -> User | Non
 
 
 def _one_of(wanted: str, key: str, installation: str, state: str) -> User | None:
+    from hvtx.host import vmuser
+
     user = vmuser.choose(wanted, installation, 0, key)
     if user is not None:
         vmuser.refuse_writer(user, wanted, state, key)

@@ -14,7 +14,6 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import NamedTuple
 
 from hvtx.host.ctmessages import Flow, filters, parse
 from hvtx.host.inet import packed
@@ -28,6 +27,7 @@ from hvtx.host.netlink import (
     message,
 )
 from hvtx.host.retry import retry_transient, transient
+from hvtx.model.tuples import NamedTuple
 
 _NETFILTER, _ROUTE = 12, 0
 _GET, _DELETE = 0x101, 0x102  # NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET, _DELETE

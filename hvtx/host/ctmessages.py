@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from typing import NamedTuple
 
 from hvtx.host.netlink import (
     NESTED,
@@ -15,6 +14,7 @@ from hvtx.host.netlink import (
     nested,
     u32,
 )
+from hvtx.model.tuples import NamedTuple
 
 ORIGINAL, REPLY, ID, ZONE, FILTER = 1, 2, 12, 18, 25  # CTA_*
 IP, PROTO = 1, 2  # CTA_TUPLE_*

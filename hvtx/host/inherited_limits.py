@@ -10,7 +10,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from hvtx.host import descriptors
+from hvtx.host import children, descriptors
 
 _SPARE = 64  # files that a starter opens beside those that it holds
 _OPEN = 524288  # systemd's DefaultLimitNOFILE=1024:524288
@@ -44,6 +44,11 @@ def usual_limits() -> Iterator[None]:
     files (sockets of ports) could open no more below the usual limit: what is started has a higher
     one then, which :func:`in_shell` takes back.
     """
+    with children.spawning:
+        yield from _usual_limits()
+
+
+def _usual_limits() -> Iterator[None]:
     import resource
 
     before: list[tuple[int, tuple[int, int]]] = []

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
-from typing import NamedTuple
+
+from hvtx.model.tuples import NamedTuple
 
 
 class Users(NamedTuple):

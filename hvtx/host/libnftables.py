@@ -8,6 +8,7 @@ namespace, so one is made for each call.
 from __future__ import annotations
 
 import contextlib
+from _thread import allocate_lock
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -75,6 +76,14 @@ def run(
     ``stateless`` leaves out counters, ``terse`` the elements of named sets. Raises HostRefused
     with nft's own words, NotPermitted without CAP_NET_ADMIN.
     """
+    with _one_at_a_time:
+        return _run(commands, json=json, handles=handles, stateless=stateless, terse=terse)
+
+
+_one_at_a_time = allocate_lock()  # nothing says that the library may be used by two threads
+
+
+def _run(commands: str, *, json: bool, handles: bool, stateless: bool, terse: bool) -> str:
     library = _library()
     if not capabilities.has("CAP_NET_ADMIN"):  # libnftables has words for it that are not ours
         raise refusal("Operation not permitted")

@@ -13,7 +13,6 @@ import errno
 import struct
 from collections.abc import Collection, Iterable
 from functools import partial
-from typing import NamedTuple
 
 from hvtx.host.neigh import NeighbourTable, address_text
 from hvtx.host.netlink import (
@@ -36,6 +35,7 @@ from hvtx.host.tc import TrafficControl
 from hvtx.host.tun import IFF_MULTI_QUEUE, IFF_NO_PI, IFF_VNET_HDR
 from hvtx.model.address import is_ipv6
 from hvtx.model.resource import Address, Link
+from hvtx.model.tuples import NamedTuple
 
 NEWLINK, GETLINK, SETLINK, GETADDR = 16, 18, 19, 22
 _IFLA = {

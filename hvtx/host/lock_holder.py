@@ -10,7 +10,8 @@ import os
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NamedTuple
+
+from hvtx.model.tuples import NamedTuple
 
 _LOCK = re.compile(rb"^lock:\s+\d+: OFDLCK\s+\S+\s+\S+ \S+ \S+ (\d+) (\d+|EOF)$", re.MULTILINE)
 _FLOCK = re.compile(rb"^lock:\s+\d+: FLOCK ", re.MULTILINE)

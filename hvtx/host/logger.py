@@ -21,6 +21,8 @@ import signal
 import struct
 import time
 
+from hvtx.host import children
+
 SHELL = "/bin/sh"
 SIGNATURE = "hvtx-log"
 LIMIT = 8 << 20  # bytes, of both halves
@@ -67,15 +69,18 @@ def spawn(path: str, source: int, size: int) -> int:
         (os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0),
     ]
     left = str(max(HALF - size, 0))
-    return os.posix_spawn(
-        SHELL,
-        [SHELL, "-c", SCRIPT, SIGNATURE, os.path.abspath(path), str(HALF), left],
-        {"PATH": _PATH, "LC_ALL": "C"},
-        file_actions=[*actions, *closing(2)],
-        setsid=True,
-        setsigmask=(),
-        setsigdef=(signal.SIGPIPE, signal.SIGCHLD, signal.SIGXFSZ),
-    )
+    with children.spawning:
+        pid = os.posix_spawn(
+            SHELL,
+            [SHELL, "-c", SCRIPT, SIGNATURE, os.path.abspath(path), str(HALF), left],
+            {"PATH": _PATH, "LC_ALL": "C"},
+            file_actions=[*actions, *closing(2)],
+            setsid=True,
+            setsigmask=(),
+            setsigdef=(signal.SIGPIPE, signal.SIGCHLD, signal.SIGXFSZ),
+        )
+    children.started(pid)
+    return pid
 
 
 def closing(above: int) -> list[tuple[int, ...]]:
@@ -126,11 +131,9 @@ def drain(pid: int, seconds: float = 1.0) -> None:
         return
     try:
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and os.waitpid(pid, os.WNOHANG)[0] == 0:
+        while time.monotonic() < deadline and children.reap(pid) is None:
             if _stays_empty(pipe):
                 return
-    except ChildProcessError:
-        return
     finally:
         os.close(pipe)
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable
-from typing import NamedTuple
 
 from hvtx.host import paths, program
+from hvtx.model.tuples import NamedTuple
 
 NETWORKD, NETWORK_MANAGER = "systemd-networkd", "NetworkManager"
 _COMMANDS = {"systemd-network": NETWORKD, "NetworkManager": NETWORK_MANAGER}  # of 15 characters

@@ -11,11 +11,11 @@ import select
 import socket
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 from hvtx.host import api, qmp
 from hvtx.host import monitor_socket as sockets
 from hvtx.host.monitor_socket import Dialogue
+from hvtx.model.tuples import NamedTuple
 
 SECONDS = 0.5  # for one answer: QEMU gives it from its main loop, within a millisecond if idle
 TOTAL_SECONDS = 5.0  # for all: thousands are asked in turns

@@ -18,8 +18,9 @@ from hvtx.host.nfnumbers import FAMILY_NAMES, GETCHAIN
 
 OURS = "hvtx-"  # how tables of every installation begin; in legacy tables chains do, HVTX-
 # A line of a legacy table that gives packets another destination, with its counters.
-LEGACY_RULE = re.compile(r"\[(\d+):\d+\] (-A (\S+) .*-j (?:DNAT|REDIRECT|NETMAP|TPROXY)\b.*)")
-OUR_LINE = re.compile(r"(?:^:|.*\s)HVTX-")
+# Compiled where one is used: most commands meet no line of these.
+LEGACY_RULE = r"\[(\d+):\d+\] (-A (\S+) .*-j (?:DNAT|REDIRECT|NETMAP|TPROXY)\b.*)"
+OUR_LINE = r"(?:^:|.*\s)HVTX-"
 _CHAIN_TABLE, _CHAIN_HOOK, _CHAIN_TYPE, _HOOK_NUMBER = 1, 4, 7, 1
 _PREROUTING, _OUTPUT = 0, 3
 _INET, _IP, _IP6 = 1, 2, 10
@@ -136,5 +137,5 @@ def translates(chain: bytes) -> bool:
 
 def has_translating(text: str) -> bool:
     """Whether a legacy table has a rule of others that translates destinations. Pure."""
-    lines = (line for line in text.splitlines() if not OUR_LINE.match(line))
-    return any(LEGACY_RULE.match(f"[0:0] {line}") for line in lines)
+    lines = (line for line in text.splitlines() if not re.match(OUR_LINE, line))
+    return any(re.match(LEGACY_RULE, f"[0:0] {line}") for line in lines)

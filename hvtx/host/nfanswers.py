@@ -1,8 +1,9 @@
 """Answers of nf_tables, parsed: tables, rules and what they ask for, elements of sets."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 from hvtx.host.netlink import (
     Garbled,
@@ -50,6 +51,7 @@ from hvtx.host.nfnumbers import (
     XT_INFO,
     XT_NAME,
 )
+from hvtx.model.tuples import NamedTuple
 
 _TABLES = 256  # answers that are kept read
 

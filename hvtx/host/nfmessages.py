@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import struct
-from typing import NamedTuple
 
 from hvtx.host.netlink import (
     CREATE,
@@ -54,6 +53,7 @@ from hvtx.host.nfnumbers import (
     VERDICT_CODE,
 )
 from hvtx.model.hook import SetElement
+from hvtx.model.tuples import NamedTuple
 
 
 class Command(NamedTuple):

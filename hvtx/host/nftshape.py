@@ -21,6 +21,7 @@ from hvtx.host.nfanswers import Rule, plain
 from hvtx.host.nfmessages import Command
 from hvtx.host.nfnetlink import Nftables
 from hvtx.host.nfnumbers import FAMILY_NAMES, GETCHAIN, GETTABLE
+from hvtx.model.digest import sha256
 from hvtx.model.hook import HOOKS, Hook
 
 _NEWTABLE, _NEWCHAIN, _DELCHAIN = 0, 3, 5
@@ -43,9 +44,7 @@ def hook_words(hook: Hook | None) -> str:
 
 def digest(rule: Rule) -> str:
     """A static rule's identity: a digest of the raw bytes of its expressions."""
-    from hashlib import sha256
-
-    return sha256(rule.expressions).hexdigest()[:20]
+    return sha256(rule.expressions)[:20]
 
 
 # ---------------------------------------------------------------- reading

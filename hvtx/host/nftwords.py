@@ -17,12 +17,12 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
-from typing import NamedTuple
 
 from hvtx.host import program, xtsaved
 from hvtx.host.nfanswers import Named, Rule, expressions, is_xt_comment, xt_comment
 from hvtx.host.nfmessages import add_rule, delete_rules
 from hvtx.host.nfnetlink import BatchRefused, Nftables
+from hvtx.model.tuples import NamedTuple
 
 TOOLS = {"ip": "iptables", "ip6": "ip6tables"}
 _BUILT_IN = {

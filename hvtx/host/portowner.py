@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple
 
 from hvtx.host import procfs
 from hvtx.host.ports import LISTENING, spelt
+from hvtx.model.tuples import NamedTuple
 from hvtx.model.vm import Publish
 
 _ANY = ("0.0.0.0", "::")  # noqa: S104 - what a program listens on

@@ -10,9 +10,9 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple
 
-from hvtx.host import paths
+from hvtx.host import children, paths
+from hvtx.model.tuples import NamedTuple
 
 _MOST = 1 << 16  # bytes of output that are kept
 _DYING_SECONDS = 5.0
@@ -109,9 +109,11 @@ def run(
         ]
         variables = dict(os.environ if environment is None else environment)
         if enough is None:
-            pid = os.posix_spawn(argv[0], list(argv), variables, file_actions=actions)
+            with children.spawning:
+                pid = os.posix_spawn(argv[0], list(argv), variables, file_actions=actions)
             return Ended(_wait(pid, seconds), _read(output))
-        pid = os.posix_spawn(argv[0], list(argv), variables, file_actions=actions, setpgroup=0)
+        with children.spawning:
+            pid = os.posix_spawn(argv[0], list(argv), variables, file_actions=actions, setpgroup=0)
         return Ended(_wait(pid, seconds, lambda: enough(_read(output))), _read(output))
     finally:
         os.close(output)

@@ -25,7 +25,8 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+
+from hvtx.model.tuples import NamedTuple
 
 MAP_SIZE = 16  # two moments of 8 bytes
 _INSTRUCTION = struct.Struct("=BBhi")

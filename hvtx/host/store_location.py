@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import os
 import re
-from typing import NamedTuple
+
+from hvtx.model.tuples import NamedTuple
 
 CHAIN_FAMILY, CHAIN = "bridge", "store"  # in the table hvtx-<installation>, of every backend
 STORE = "hvtx.db"
 _MOST = 128  # bytes of a comment of nft
 _LONGEST = 4096  # of a path, with its two numbers: markers are files, which may hold anything
-_PLAIN = re.compile(r"[A-Za-z0-9/._+@=,~ -]+")
-_TRACE = re.compile(r"([0-9]+):([0-9]+):(/.*)")
+_PLAIN = r"[A-Za-z0-9/._+@=,~ -]+"
+_TRACE = r"([0-9]+):([0-9]+):(/.*)"
 
 
 class Found(NamedTuple):
@@ -36,12 +37,12 @@ def trace_of(state_directory: str) -> str:
         text = f"{os.stat(above).st_dev}:{os.stat(os.path.dirname(above)).st_dev}:{path}"
     except OSError:
         return ""
-    return text if len(text) <= _MOST and _PLAIN.fullmatch(path) else ""
+    return text if len(text) <= _MOST and re.fullmatch(_PLAIN, path) else ""
 
 
 def follow(trace: str) -> Found:
     """Look where a trace leads. What cannot be inspected is ``unseen``, never ``gone``."""
-    parsed = _TRACE.fullmatch(trace)
+    parsed = re.fullmatch(_TRACE, trace)
     if parsed is None or "\0" in trace or len(trace) > _LONGEST:
         return Found("unseen", "")
     device, device_above, path = int(parsed[1]), int(parsed[2]), parsed[3]

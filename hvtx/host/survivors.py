@@ -19,10 +19,10 @@ import sys
 import time
 from collections.abc import Collection, Iterable
 from contextlib import suppress
-from typing import NamedTuple
 
 from hvtx.host import openfiles, procfs
 from hvtx.host.program import run
+from hvtx.model.tuples import NamedTuple
 from hvtx.model.vm import Identity
 
 NOBODY = 0xFFFFFFFD  # in no table of user ids, and of no process

@@ -10,14 +10,13 @@ import contextlib
 import os
 import stat
 from collections.abc import Collection, Iterator
-from typing import NamedTuple
 
 from hvtx.errors import HostRefused, NotFound, NotPermitted, UsageError
-from hvtx.host import capabilities, program
-from hvtx.model.user import AUTO, ROOT, User, own_user
+from hvtx.host import capabilities
+from hvtx.model.tuples import NamedTuple
+from hvtx.model.user import AUTO, OPTION, ROOT, SETTING, User, own_user
 
 KVM = "/dev/kvm"
-SETTING, OPTION = "vm_user", "--user"  # where a user is named: for all VMs, for one
 TO_SWITCH = ("CAP_SETUID", "CAP_SETGID", "CAP_CHOWN", "CAP_KILL")
 _PAGE = "docs/privileges.md"
 _ID_MOST = (1 << 32) - 2  # the one above means "nobody in particular" to the kernel
@@ -145,6 +144,8 @@ def _is_mapped(kind: str, number: int) -> bool:
 
 def setpriv() -> str | None:
     """The path of the program, None if it is not there."""
+    from hvtx.host import program
+
     return program.find(("setpriv", "/usr/bin/setpriv"))
 
 
@@ -154,6 +155,8 @@ def may_make_namespaces() -> bool:
 
 
 def _unshare() -> str | None:
+    from hvtx.host import program
+
     return program.find(("unshare", "/usr/bin/unshare"))
 
 

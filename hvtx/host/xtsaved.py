@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from hvtx.errors import HostRefused, NotPermitted
 from hvtx.host import capabilities, program
 from hvtx.host.netlink import forbidden
 from hvtx.host.xtblob import LOOKS, info_of
 from hvtx.host.xtnames import TOOLS, listed, unobserved
+from hvtx.model.tuples import NamedTuple
 
 
 class SavedRule(NamedTuple):

@@ -4,13 +4,18 @@ Everything in this room is pure: the host is looked at by others, and what they 
 arguments (:class:`Probes`), so that a command line can be tested by comparing it.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
-from hvtx.model.passed_fds import FIRST_HANDED, PassedDescriptors
-from hvtx.model.seed import SEED, has_seed
+from hvtx.model.tuples import NamedTuple
 from hvtx.model.vm import Vm
+
+if TYPE_CHECKING:
+    from hvtx.model.passed_fds import PassedDescriptors
+
 
 Ready = Literal["exec", "qmp", "firecracker api", "cloud-hypervisor api", "none"]
 PowerDown = Literal["qmp", "ctrl-alt-del api", "power-button api", "none"]
@@ -38,7 +43,7 @@ SOCKETS: Mapping[str, tuple[str, ...]] = {
 
 (VMs that an earlier hvtx started have no monitor of ours.)"""
 
-_SEPARATORS = re.compile(r"\s+")
+_SEPARATORS = r"\s+"
 
 
 class Nic(NamedTuple):
@@ -95,6 +100,8 @@ class Launch(NamedTuple):
 
     def names(self) -> dict[str, str]:
         """The names under which it opens what it is handed, and what that is (pure)."""
+        from hvtx.model.passed_fds import FIRST_HANDED
+
         found = {}
         for number, (_, path) in enumerate(self.handed, FIRST_HANDED):
             found[descriptor(number)] = path
@@ -113,6 +120,8 @@ class Handing:
 
     def number(self, what: str, path: str) -> int:
         """The number under which ``path`` will be open."""
+        from hvtx.model.passed_fds import FIRST_HANDED, PassedDescriptors
+
         self._all.append(PassedDescriptors(what, path))
         return FIRST_HANDED + len(self._all) - 1
 
@@ -127,6 +136,8 @@ class Handing:
 
 def by_descriptor(launch: Launch) -> Launch:
     """The same launch, with its program executed by a descriptor (pure)."""
+    from hvtx.model.passed_fds import FIRST_HANDED, PassedDescriptors
+
     number = FIRST_HANDED + len(launch.handed)
     return launch._replace(
         argv=(descriptor(number), *launch.argv[1:]),
@@ -218,6 +229,8 @@ def environment(vm: Vm, ports: Sequence[Nic], directory: str) -> dict[str, str]:
     ``HVTX_SEED`` is the path of the image that cloud-init reads, for a VM that has one in its
     run-time ``directory``.
     """
+    from hvtx.model.seed import SEED, has_seed
+
     words = variables(vm, ports)
     found = {f"HVTX_{word.upper()}": value for word, value in words.items()}
     return {**found, "HVTX_SEED": f"{directory}/{SEED}"} if has_seed(vm) else found
@@ -265,7 +278,7 @@ def kernel_arguments(vm: Vm, ports: Sequence[Nic], defaults: Sequence[str]) -> s
     Documentation/admin-guide/nfs/nfsroot.rst has its form.
     """
     own = replace(vm.append or "", variables(vm, ports)).strip()
-    keys = {word.partition("=")[0] for word in _SEPARATORS.split(own)}
+    keys = {word.partition("=")[0] for word in re.split(_SEPARATORS, own)}
     words = [*defaults, *address_argument(vm, ports)]
     added = [word for word in words if word.partition("=")[0] not in keys]
     return " ".join([*([own] if own else []), *added])

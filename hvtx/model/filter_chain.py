@@ -1,8 +1,11 @@
 """A built-in chain of a table `filter`, as far as it is asked how it ends."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import NamedTuple
+
+from hvtx.model.tuples import NamedTuple
 
 
 class Does(StrEnum):

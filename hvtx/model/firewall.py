@@ -3,11 +3,13 @@
 The shapes of ``spec`` and ``observed`` of the FIREWALL_KINDS; both stay JSON objects in the store.
 """
 
-from binascii import a2b_base64, b2a_base64
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple, TypedDict, cast
+from typing import Literal, TypedDict, cast
 
 from hvtx.model.resource import FIREWALL_KINDS, Resource
+from hvtx.model.tuples import NamedTuple
 
 
 class FirewallSpec(TypedDict, total=False):
@@ -140,11 +142,15 @@ def packed_digests(digests: Sequence[str]) -> str:
     Base64 of all of them: a row that needs pages beside its own is one that a damaged page changes
     without SQLite noticing it.
     """
+    from binascii import b2a_base64
+
     return b2a_base64(bytes.fromhex("".join(digests)), newline=False).decode()
 
 
 def digests_in(kept: Sequence[str] | str) -> list[str]:
     """The digests that a row keeps of a chain; rows of earlier versions have them one by one."""
+    from binascii import a2b_base64
+
     if not isinstance(kept, str):
         return list(kept)
     raw = a2b_base64(kept)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from hvtx.model.place import Place
+from hvtx.model.tuples import NamedTuple
 
 
 class ForeignRule(NamedTuple):

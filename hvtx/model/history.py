@@ -3,8 +3,12 @@
 Annotations are not strings here: NamedTuple compiles each that is one, at every start.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
+
+from hvtx.model.tuples import NamedTuple
 
 
 class Line(NamedTuple):

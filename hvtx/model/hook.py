@@ -1,7 +1,10 @@
 """Chains of nf_tables: how they are called, and what stands in them; elements of sets."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import NamedTuple
+
+from hvtx.model.tuples import NamedTuple
 
 DORMANT = 0x1  # NFT_TABLE_F_DORMANT: none of the table's chains is asked
 

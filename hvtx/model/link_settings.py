@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+
+from hvtx.model.tuples import NamedTuple
 
 FORWARDING = 3  # BR_STATE_FORWARDING: the state of a port that works
 

@@ -9,16 +9,17 @@ of a resource has a nonce of its own (80 random bits).
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from functools import cache
+
+from hvtx.model.tuples import NamedTuple
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 INSTALLATION_LENGTH = 10
 NONCE_LENGTH = 16
 FAMILY = "hvtx:"
 
-_KNOWN = re.compile(r"hvtx:1:([a-z2-7]{10}):([0-9]{1,19}\.[a-z2-7]{16})\Z")
-_ANYBODYS = re.compile(r"hvtx:1:([^:\s]+):\S+\Z")
-_ANYWHERE = re.compile(r"(hvtx:\d+:)[a-z0-9:.]+")
+_ANYBODYS = r"hvtx:1:([^:\s]+):\S+\Z"
+_ANYWHERE = r"(hvtx:\d+:)[a-z0-9:.]+"
 
 
 class Mark(NamedTuple):
@@ -52,14 +53,20 @@ def make_mark(installation: str, row: int, random: bytes) -> str:
 
 def without_marks(text: str) -> str:
     """A sentence with its marks cut, for people who should not know them."""
-    return _ANYWHERE.sub(r"\1…", text)
+    return re.sub(_ANYWHERE, r"\1…", text)
+
+
+@cache
+def _known() -> re.Pattern[str]:
+    """Compiled when the first mark is read: a start writes them and reads none."""
+    return re.compile(r"hvtx:1:([a-z2-7]{10}):([0-9]{1,19}\.[a-z2-7]{16})\Z")
 
 
 def parse_mark(text: str | None) -> Mark | UnreadableMark | None:
     """Read a mark from an alias or comment; None if the text is not of this family at all."""
     if not text or not text.startswith(FAMILY):
         return None
-    if found := _KNOWN.match(text):
+    if found := _known().match(text):
         return Mark(found[1], found[2])
-    anybodys = _ANYBODYS.match(text)
+    anybodys = re.match(_ANYBODYS, text)
     return UnreadableMark(text, anybodys[1] if anybodys else None)

@@ -7,7 +7,8 @@ As text, in what people read and in the store, it is ``nft inet mine forward``, 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+
+from hvtx.model.tuples import NamedTuple
 
 NFT = "nft"
 _LEGACY = frozenset({"iptables", "ip6tables"})

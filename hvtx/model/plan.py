@@ -4,12 +4,15 @@ A plan is a value: it says for every item what to do and why; executing it is an
 and printing it yet another's.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from hvtx.model.reason import Reason
 from hvtx.model.resource import Address, Entry, Link, Resource
+from hvtx.model.tuples import NamedTuple
 from hvtx.model.vm import Epoch, Liveness, ProcessFacts
 
 if TYPE_CHECKING:
@@ -134,14 +137,14 @@ class Item(NamedTuple):
     link: Link | None = None
     outcome: Result | None = None
     alone: bool = False  # only these entries go, others of the mark stay
-    rule: "ForeignRule | None" = None  # of others, which the emergency mode guesses at
+    rule: ForeignRule | None = None  # of others, which the emergency mode guesses at
     restore: str = ""  # the command that makes again what is guessed at
 
     @classmethod
     def for_row(
         cls, row: Resource, action: Action, reason: Reason, *,
         vm: str | None, evidence: tuple[str, ...], message: str, link: Link | None = None,
-    ) -> "Item":  # fmt: skip
+    ) -> Item:  # fmt: skip
         """What a plan says of a row; ``vm`` is the name of its VM."""
         # by position: a plan of 5,000 VMs has 30,000 of them
         return cls(
@@ -154,7 +157,7 @@ class Item(NamedTuple):
         cls, kind: str, key: str, action: Action, reason: Reason | Ground, *,
         evidence: tuple[str, ...], message: str, mark: str | None = None,
         tombstone: Resource | None = None,
-    ) -> "Item":  # fmt: skip
+    ) -> Item:  # fmt: skip
         """What it says of a thing that was seen and that no live row stands for."""
         row, state = (tombstone.id, tombstone.state) if tombstone is not None else (0, None)
         return cls(
@@ -167,7 +170,7 @@ class Item(NamedTuple):
         words = (self.action.value, self.reason.value, self.kind, self.key)
         return words if isinstance(self.reason, Ground) else (*words, self.row, self.mark)
 
-    def with_result(self, found: ItemResult) -> "Item":
+    def with_result(self, found: ItemResult) -> Item:
         """The item with what became of it."""
         message = f"{self.message}; {found.message}" if found.message else self.message
         return self._replace(outcome=found.result, message=message)
@@ -182,7 +185,7 @@ class Plan(NamedTuple):
         """The items that change something; a plan without any is empty."""
         return [item for item in self.items if item.action is not Action.SKIP]
 
-    def with_results(self, results: Sequence[ItemResult]) -> "Plan":
+    def with_results(self, results: Sequence[ItemResult]) -> Plan:
         """The plan that was carried out: one result for each acting item, in their order."""
         left = iter(results)
         return Plan(

@@ -1,8 +1,9 @@
 """What guests may reach, and how much of it: egress policies and limits, as they are on record."""
 
-from typing import NamedTuple
+from __future__ import annotations
 
 from hvtx.model.address import is_ipv6
+from hvtx.model.tuples import NamedTuple
 
 OPEN, INTERNET, NONE = EGRESS = ("open", "internet", "none")
 

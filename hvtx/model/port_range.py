@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
+from hvtx.model.tuples import NamedTuple
 from hvtx.model.vm import Publish
 
 

@@ -5,13 +5,18 @@ it; ``observed`` is what was read back when it was made. Both are JSON objects; 
 TypedDicts below, and ``tap_spec(row)`` and its like give them with these types.
 """
 
+from __future__ import annotations
+
 from collections.abc import Collection, Iterable
 from enum import StrEnum
-from typing import Any, NamedTuple, NotRequired, TypedDict, cast
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
-from hvtx.model.place import Place
-from hvtx.model.service import ReservationSpec, ServiceSpec
+from hvtx.model.tuples import NamedTuple
 from hvtx.model.vm import Identity
+
+if TYPE_CHECKING:
+    from hvtx.model.place import Place
+    from hvtx.model.service import ReservationSpec, ServiceSpec
 
 
 class Kind(StrEnum):

@@ -1,6 +1,8 @@
 """Routes, policy rules, and what is asked of them. Values only."""
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from hvtx.model.tuples import NamedTuple
 
 LOCAL, MAIN, DEFAULT = 255, 254, 253  # tables (include/uapi/linux/rtnetlink.h)
 TABLES = {LOCAL: "local", MAIN: "main", DEFAULT: "default"}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from hvtx.model.hook import Hook
 from hvtx.model.place import Place
+from hvtx.model.tuples import NamedTuple
 
 
 class SeenRule(NamedTuple):

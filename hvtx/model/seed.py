@@ -31,7 +31,7 @@ class SeedSpec(TypedDict):
 
 def has_seed(vm: Vm) -> bool:
     """Whether a VM is started with a seed."""
-    return bool(vm.user_data or vm.ssh_keys)
+    return vm.has_seed
 
 
 def is_seed(row: Resource) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+from hvtx.model.tuples import NamedTuple
 
 # "Unused" in systemd's table of user and group ids (UIDS-GIDS): no package, no directory service
 # and no container tool takes ids from there, and no entry in passwd has one.
 FIRST_ID, IDS = 1879048192, 1 << 28
 AUTO, ROOT = "auto", "root"
+SETTING, OPTION = "vm_user", "--user"  # where a user is named: for all VMs, for one
 _GOLDEN = 0x9E3779B97F4A7C15  # Fibonacci hashing (Knuth, vol. 3, 6.4), without loading a library
 
 

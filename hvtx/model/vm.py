@@ -1,10 +1,12 @@
 """VMs, networks, lives of the host, and who is alive."""
 
+from __future__ import annotations
+
 from enum import StrEnum
-from typing import NamedTuple
 
 from hvtx.model.address import family_of, is_of
 from hvtx.model.policy import NO_LIMITS, NO_POLICY, Limits, Policy
+from hvtx.model.tuples import NamedTuple
 
 
 class Liveness(StrEnum):
@@ -45,7 +47,7 @@ class Publish(NamedTuple):
     host_port: int
     guest_port: int
 
-    def collides(self, other: "Publish") -> bool:
+    def collides(self, other: Publish) -> bool:
         """Whether both want the same packets."""
         if (self.protocol, self.host_port) != (other.protocol, other.host_port):
             return False
@@ -97,6 +99,11 @@ class Vm(NamedTuple):
     user_data: str | None = None  # a file for cloud-init
     ssh_keys: tuple[str, ...] = ()  # lines of authorized_keys, for cloud-init
     user: str | None = None  # whom its process runs as; None: as the setting `vm_user` says
+
+    @property
+    def has_seed(self) -> bool:
+        """Whether it is started with a seed, which cloud-init reads (see ``hvtx.model.seed``)."""
+        return bool(self.user_data or self.ssh_keys)
 
 
 class Network(NamedTuple):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from hvtx.errors import UsageError
 from hvtx.model.address import is_ipv6
+from hvtx.model.tuples import NamedTuple
 from hvtx.model.vm import Network
 
 MOST = 16  # addresses of one interface: each is a step of the filter that every frame meets

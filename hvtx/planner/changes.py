@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from hvtx.model.firewall import firewall_spec
 from hvtx.model.resource import (
@@ -19,6 +19,7 @@ from hvtx.model.resource import (
     State,
     tap_spec,
 )
+from hvtx.model.tuples import NamedTuple
 from hvtx.model.vm import Network, Vm
 from hvtx.planner.provision import ResourceSpec, network_rules, want_vm
 

@@ -7,10 +7,10 @@ so those that a change refuses are found here, and ended.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import NamedTuple
 
 from hvtx.model.firewall import FirewallSpec
 from hvtx.model.policy import INTERNET, NONE, OPEN, EgressRule
+from hvtx.model.tuples import NamedTuple
 from hvtx.rulesets.egress_boxes import range_of
 from hvtx.rulesets.nftables_egress import (
     LINK_LOCAL4,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from hvtx.errors import UsageError
 from hvtx.model.address import family_of, is_ipv6
 from hvtx.model.policy import EGRESS, NO_POLICY, EgressRule, Policy, written
+from hvtx.model.tuples import NamedTuple
 from hvtx.model.vm import Network
 
 MOST_RULES = 128  # of one owner: more belong into a proxy or a firewall of one's own

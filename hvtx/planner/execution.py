@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum, auto
-from typing import NamedTuple
 
 from hvtx.model.plan import DONE, Item, ItemResult, Result
 from hvtx.model.reason import Reason
 from hvtx.model.resource import Outcome, Resource, State
+from hvtx.model.tuples import NamedTuple
 
 CHUNK = 640  # items, of some 128 VMs: 64 devices wait for the kernel at a time
 

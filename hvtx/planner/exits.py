@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
 
 from hvtx.errors import UsageError
 from hvtx.model.address import family_of
-from hvtx.planner import addressing
+from hvtx.model.tuples import NamedTuple
 
 
 class Exits(NamedTuple):
@@ -25,6 +23,8 @@ def parse_exits(
     uplink: str | None, sources: Sequence[str], *, families: Collection[int], nat: bool
 ) -> Exits:
     """What a person wrote for a network with subnets of ``families``. Raises UsageError."""
+    from hvtx.planner import addressing
+
     if uplink is not None:
         addressing.parse_uplink(uplink)
     if sources and not nat:
@@ -48,6 +48,10 @@ def parse_exits(
 
 
 def _source(text: str) -> str:
+    import ipaddress
+
+    from hvtx.planner import addressing
+
     address = addressing.parse_address(text)
     parsed = ipaddress.ip_address(address)
     if (

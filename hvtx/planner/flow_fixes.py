@@ -12,10 +12,10 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from hvtx.model.address import is_ipv6, is_of
 from hvtx.model.traffic import Flow, Stop, Way
+from hvtx.model.tuples import NamedTuple
 from hvtx.planner.own_accepts import Net, is_ours_to_accept
 
 REPAIR = "hvtx repair"

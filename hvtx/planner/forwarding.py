@@ -12,7 +12,8 @@ turn it on, for whatever device, drops every default route that an advertisement
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+
+from hvtx.model.tuples import NamedTuple
 
 ALL6 = "net/ipv6/conf/all/forwarding"
 ALL4 = "net/ipv4/ip_forward"

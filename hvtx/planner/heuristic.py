@@ -19,7 +19,6 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from hvtx.model.foreign_rule import ForeignRule
 from hvtx.model.mark import FAMILY
@@ -27,6 +26,7 @@ from hvtx.model.place import NFT
 from hvtx.model.plan import Action, Ground, Item, Snapshot
 from hvtx.model.reason import Reason
 from hvtx.model.resource import Kind, Link, put_by_others
+from hvtx.model.tuples import NamedTuple
 from hvtx.model.vm import Liveness
 from hvtx.planner.mentions import SAID, Mentions, Span, mentions
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 from hvtx.model.mark import parse_mark
 from hvtx.model.place import NFT
 from hvtx.model.plan import Action, Item, Plan
 from hvtx.model.reason import Reason
 from hvtx.model.resource import Address, Entry, Kind, Link, filters_on, put_by_others
+from hvtx.model.tuples import NamedTuple
 
 _WORDS = "marked by an installation whose store is gone"
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+
+from hvtx.model.tuples import NamedTuple
 
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 SAID = re.compile(

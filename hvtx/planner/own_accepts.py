@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Container
-from typing import NamedTuple
 
 from hvtx.model.traffic import Stop, Way
+from hvtx.model.tuples import NamedTuple
 
 
 class Net(NamedTuple):

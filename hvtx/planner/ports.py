@@ -7,10 +7,10 @@ what is published always has one: the first part of ``net/8080:80/udp`` can be n
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 from hvtx.errors import Conflict, NotFound, UsageError, advised
 from hvtx.model.address import with_port
+from hvtx.model.tuples import NamedTuple
 from hvtx.model.vm import Network, Publish, Vm
 from hvtx.planner import addressing
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from hvtx.model.place import Place
 from hvtx.model.plan import Snapshot
@@ -27,6 +26,7 @@ from hvtx.model.resource import (
     identity_in,
     process_observed,
 )
+from hvtx.model.tuples import NamedTuple
 from hvtx.model.vm import Liveness, ProcessFacts
 from hvtx.planner.states import judge_process
 

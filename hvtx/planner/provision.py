@@ -8,21 +8,18 @@ its run-time directory, its TAPs, their firewall elements, and the process last.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from hvtx.model.address import family_of, with_port
 from hvtx.model.firewall import FirewallSpec
-from hvtx.model.limiting import told
 from hvtx.model.mark import base32
 from hvtx.model.policy import NO_LIMITS, Limits
 from hvtx.model.resource import FLOWS_EACH, Kind
-from hvtx.model.seed import has_seed
+from hvtx.model.tuples import NamedTuple
 from hvtx.model.user import User
 from hvtx.model.vm import Interface, Network, Publish, Vm
 from hvtx.planner import egress
 from hvtx.planner.exits import source_of
-from hvtx.planner.forwarding import dotted
-from hvtx.planner.seed import seed_of
 
 _ANY4 = "0.0.0.0"  # noqa: S104 - not bound to
 _INDEX_BASE, _INDEX_SPAN = 1 << 24, 1 << 29  # far above what the kernel hands out by itself
@@ -164,6 +161,8 @@ def network_rules(network: Network, flows: int = FLOWS_EACH) -> list[ResourceSpe
 
 def want_settings(settings: Sequence[tuple[str, str, str]]) -> list[ResourceSpec]:
     """Rows of settings that have to be turned on: ``(path, value, value before)`` each."""
+    from hvtx.planner.forwarding import dotted
+
     return [
         ResourceSpec(Kind.SYSCTL, dotted(path), {"path": path, "value": value, "before": before})
         for path, value, before in settings
@@ -277,7 +276,9 @@ def want_vm(
     wants: list[tuple[ResourceSpec, str | None]] = []
     if directory is not None:
         wants.append((ResourceSpec(Kind.FILE, directory, {"path": directory}), None))
-        if has_seed(vm):
+        if vm.has_seed:
+            from hvtx.planner.seed import seed_of
+
             wants.append((ResourceSpec(Kind.FILE, *seed_of(vm, networks, directory, user)), None))
     for interface, (device, ifindex, mac) in zip(vm.interfaces, devices, strict=True):
         network = networks[interface.network]
@@ -339,6 +340,8 @@ def want_interface(
         "guard": port_guard(port_spec, network.mac, network_addresses(network)),
     }
     if any(limits):
+        from hvtx.model.limiting import told
+
         tap_spec["limit"] = told(limits)
     wants = [
         ResourceSpec(Kind.TAP, device, tap_spec),

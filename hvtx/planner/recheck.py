@@ -4,8 +4,10 @@ Record and host cannot be seen in one moment; ``engine/snapshot.py`` looks at th
 asks here what follows from two looks that differ (docs/adr/0016). Pure: values in, values out.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from hvtx.model.mark import Mark, parse_mark
 from hvtx.model.plan import NetworkFacts, OperationFacts, VmFacts
@@ -19,6 +21,7 @@ from hvtx.model.resource import (
     State,
     address_spec,
 )
+from hvtx.model.tuples import NamedTuple
 from hvtx.model.vm import Epoch, Liveness, Operation
 
 _DEVICES = frozenset({Kind.TAP, Kind.BRIDGE})

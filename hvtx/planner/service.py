@@ -7,12 +7,16 @@ reservation is a VM's, made and released with its start.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from hvtx.model.resource import Kind, Resource
-from hvtx.model.service import SERVICE, ReservationSpec, ServiceSpec
 from hvtx.model.vm import Interface, Network
 from hvtx.planner.provision import ResourceSpec
 from hvtx.planner.scope import NetworkScope
+
+if TYPE_CHECKING:
+    from hvtx.model.service import ReservationSpec, ServiceSpec
+
 
 AUTO, ON, OFF = DEFAULTS = ("auto", "on", "off")
 _HOSTS = "hosts"
@@ -31,6 +35,8 @@ def want_directory(network: Network, run_directory: str) -> ResourceSpec:
 
 def want_process(network: Network, run_directory: str) -> ResourceSpec:
     """The process."""
+    from hvtx.model.service import SERVICE
+
     spec: ServiceSpec = {
         "hypervisor": SERVICE,
         "directory": directory_of(run_directory, network.id),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 from hvtx.model.foreign_rule import ForeignRule
 from hvtx.model.place import Place
@@ -12,6 +11,7 @@ from hvtx.model.plan import Item, Plan, Snapshot
 from hvtx.model.reason import Reason
 from hvtx.model.resource import Link, Resource
 from hvtx.model.ruleset import Difference
+from hvtx.model.tuples import NamedTuple
 from hvtx.model.vm import Network, Vm
 from hvtx.planner import address_notes
 from hvtx.planner.known_software import looks_like

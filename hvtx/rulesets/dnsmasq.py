@@ -9,9 +9,13 @@ the name at once and the address only when it starts again (:func:`displaces`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from hvtx.model.address import is_ipv6
-from hvtx.model.service import ReservationSpec, ServiceSpec
+
+if TYPE_CHECKING:
+    from hvtx.model.service import ReservationSpec, ServiceSpec
+
 
 DOMAIN = "lan"
 LEASE = "12h"  # a guest whose network has no service keeps its address at least half as long

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 from hvtx.model.address import is_of
 from hvtx.model.policy import EgressRule
+from hvtx.model.tuples import NamedTuple
 from hvtx.rulesets.packing import packed
 
 PROTOCOLS = ("tcp", "udp")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
-from typing import NamedTuple
 
 from hvtx.errors import HostRefused
 from hvtx.model.address import family_of
@@ -12,6 +11,7 @@ from hvtx.model.firewall import FirewallSpec, addresses_in, firewall_spec, iptab
 from hvtx.model.mark import parse_mark
 from hvtx.model.place import Place, legacy_place, parse_place
 from hvtx.model.resource import FLOWS_EACH, Resource
+from hvtx.model.tuples import NamedTuple
 from hvtx.rulesets.nftables_egress import LINK_LOCAL4, METADATA4, METADATA6
 
 BACKEND = "iptables"

@@ -42,6 +42,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from functools import cache
 
+from hvtx.model.digest import sha256
 from hvtx.model.hook import HOOKS, BaseRuleset, Chain, Hook
 from hvtx.rulesets import nftables_uplink
 from hvtx.rulesets.nftables_bridge import BRIDGE
@@ -237,11 +238,9 @@ def hook_of(declared: str) -> Hook | None:
 @cache
 def layout(family: str) -> str:
     """What changes when the static part of a table does, with a version of hvtx or another."""
-    from hashlib import sha256
-
     # The digest is on hosts: it was made of this text when the class had another name.
     text = repr(SKELETONS[family]).replace("BaseRuleset(", "Skeleton(", 1)
-    return sha256(text.encode()).hexdigest()[:20]
+    return sha256(text.encode())[:20]
 
 
 def rule_lines(family: str, table: str, mark: str, chain: Chain) -> list[str]:

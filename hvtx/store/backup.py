@@ -13,11 +13,11 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from typing import NamedTuple
 
 from hvtx.errors import NotPermitted, Refused
 from hvtx.host import failpoint, paths
 from hvtx.host.locks import LockFile
+from hvtx.model.tuples import NamedTuple
 from hvtx.store import creating, history
 from hvtx.store.connection import check_header, connect_plainly, is_older, uri
 from hvtx.store.database import FILE, PAGE, QUEUE_BYTE, Store

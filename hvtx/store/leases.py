@@ -9,11 +9,11 @@ from __future__ import annotations
 import ipaddress
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
-from typing import NamedTuple
 
 from hvtx.errors import Conflict, UsageError
 from hvtx.model.address import family_of
 from hvtx.model.resource import FLOWS
+from hvtx.model.tuples import NamedTuple
 from hvtx.model.vm import Interface, Network, Publish
 
 _LARGEST_OFFSET = 1 << 62

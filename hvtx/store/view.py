@@ -19,11 +19,11 @@ import os
 import stat
 from contextlib import suppress
 from struct import Struct
-from typing import NamedTuple
 from zlib import crc32
 
 from hvtx.errors import NotPermitted, StoreError
 from hvtx.host import failpoint, paths
+from hvtx.model.tuples import NamedTuple
 
 DIRECTORY = "view"
 _FOR_MEMBERS, _PASSABLE = 0o750, 0o011

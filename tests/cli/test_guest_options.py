@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from hvtx.cli.guest_options import taken_changes, taken_guest
+from hvtx.cli.guest_options import taken_changes
 from hvtx.errors import UsageError
 
 NOTHING = {"queues": None, "user_data": None, "ssh_keys": (), "user": None}
 KEPT = {"no_user_data": False, "no_ssh_key": False, "no_user": False}
-
-
-def test_what_was_not_given_is_left_to_its_default() -> None:
-    request = {"memory": 5, **NOTHING, "queues": 2}
-    assert taken_guest(request) == {"queues": 2, "ssh_keys": ()}
-    assert request == {"memory": 5}
 
 
 def test_a_change_leaves_what_was_not_named() -> None:

@@ -43,7 +43,7 @@ def hvtx(
     """Run a command line in this process, with a store that does not exist."""
     for name in ("STATE_DIR", "RUN_DIR", "FIREWALL", "CONFIG", "LOCK_TIMEOUT"):
         monkeypatch.delenv(f"HVTX_{name}", raising=False)
-    monkeypatch.setattr("hvtx.cli.settings.DEFAULT_CONFIG", str(tmp_path / "no-config.toml"))
+    monkeypatch.setattr("hvtx.api.settings.DEFAULT_CONFIG", str(tmp_path / "no-config.toml"))
     places = ["--state-dir", str(tmp_path / "state"), "--run-dir", str(tmp_path / "run")]
 
     def call(*arguments: str, before: list[str] | None = None) -> Ran:
@@ -405,7 +405,7 @@ def test_flag_beats_environment_beats_file_beats_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each in turn taken away."""
-    from hvtx.cli.settings import settings as decided
+    from hvtx.api.settings import settings as decided
 
     path = tmp_path / "config.toml"
     path.write_text("state_dir = '/file'\nlock_timeout = 3\n")

@@ -8,11 +8,11 @@ signs whose names are in their tooltips and in the tables below.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
 from hvtx.cli.page.markup import tag, visible
 from hvtx.model.diagram import Diagram, ForeignNode, Health, NetworkNode, VmNode
+from hvtx.model.tuples import NamedTuple
 
 WIDTH = 1000
 _CARD, _TALL, _GAP = 180, 74, 12  # a card's width and height, and what is between two

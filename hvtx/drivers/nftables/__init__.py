@@ -11,7 +11,6 @@ closing one after deletions waits some 14 ms for the kernel's RCU.
 """
 
 from hvtx.drivers.nftables.driver import NftablesDriver
-from hvtx.drivers.nftables.ruleset import BACKEND
 from hvtx.drivers.nftables.tables import outdated
 
-__all__ = ["BACKEND", "NftablesDriver", "outdated"]
+__all__ = ["NftablesDriver", "outdated"]

@@ -8,14 +8,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hvtx.drivers.base import PASSAGE, Host, of_passages, stand_for
-from hvtx.drivers.nftables import release, tables
+from hvtx.drivers.nftables import tables
 from hvtx.drivers.nftables.judging import (
     counts_others,
     describe,
     families_of,
 )
-from hvtx.drivers.nftables.release import release_base, release_elements
-from hvtx.drivers.nftables.ruleset import BACKEND, TABLE_TEXT, counted, listing, read
 from hvtx.drivers.nftables.session import Acted, NoNftables, Session, guarded, refusal
 from hvtx.drivers.nftables.tables import (
     create_tables,
@@ -26,10 +24,8 @@ from hvtx.drivers.nftables.tables import (
 from hvtx.errors import Conflict, HvtxError
 from hvtx.host.nfmessages import Command, add_element, delete_element
 from hvtx.host.nfnetlink import BatchRefused
-from hvtx.host.nfttext import renderer
 from hvtx.model.firewall import chain_rules, firewall_spec
 from hvtx.model.hook import SetElement
-from hvtx.model.place import nft_place, parse_place
 from hvtx.model.resource import Entry, Outcome, Resource
 from hvtx.rulesets.nftables_base import FAMILIES, PASSING, table_name
 from hvtx.rulesets.nftables_elements import pieces, unplaced
@@ -107,6 +103,8 @@ class NftablesDriver:
 
     def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
         """Remove what carries its row's mark: elements first, in one batch, base rows last."""
+        from hvtx.drivers.nftables.release import release_base, release_elements
+
         outcomes: dict[int, Outcome] = {}
         rows = []
         accepting, resources = of_passages(resources)
@@ -142,6 +140,8 @@ class NftablesDriver:
 
         Elements cannot have copies. Raises nothing for a single item.
         """
+        from hvtx.drivers.nftables import release
+
         if resource.role == PASSAGE:
             found = guarded([resource.id], lambda: _passages().one_each(self._session, resource))
             return found[resource.id]
@@ -152,6 +152,8 @@ class NftablesDriver:
 
         A table goes only if all in it carries the same mark. Never raises.
         """
+        from hvtx.drivers.nftables import release
+
         return release.remove(self._session, entry)
 
     def repair(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
@@ -204,6 +206,10 @@ class NftablesDriver:
 
     def expected(self, resource: Resource) -> tuple[Entry, ...]:
         """The entries that stand for a row; those of a base row's rules come from ``observed``."""
+        from hvtx.drivers.nftables.ruleset import BACKEND, TABLE_TEXT
+        from hvtx.host.nfttext import renderer
+        from hvtx.model.place import nft_place, parse_place
+
         if resource.role == IMPORTED:
             spec = resource.spec
             return (Entry(BACKEND, parse_place(spec["place"]), spec["native"], resource.mark),)
@@ -232,6 +238,8 @@ class NftablesDriver:
 
     def counted(self, resources: Sequence[Resource]) -> dict[int, tuple[int, int]]:
         """Packets and bytes in the counters of rows, as far as they are there and have one."""
+        from hvtx.drivers.nftables.ruleset import counted
+
         return counted(self._session, resources)
 
     def others(self) -> frozenset[str]:
@@ -263,6 +271,7 @@ class NftablesDriver:
 
     def own_tables(self) -> tuple[SeenTable, ...]:
         """Our tables as they are, whole; none without nf_tables. Raises Contended, NotPermitted."""
+        from hvtx.drivers.nftables.ruleset import listing
         from hvtx.host import nftseen
 
         try:
@@ -284,6 +293,8 @@ class NftablesDriver:
 
         All under one generation. Raises Contended, NotPermitted; empty without nf_tables.
         """
+        from hvtx.drivers.nftables.ruleset import read
+
         try:
             return self._session.consistently(lambda _: read(self._session), "the ruleset")
         except NoNftables:

@@ -8,10 +8,8 @@ from collections.abc import Iterable, Sequence
 from hvtx.host import store_location
 from hvtx.host.nfanswers import Element, Rule
 from hvtx.host.nftshape import digest
-from hvtx.host.nfttext import render
 from hvtx.model.firewall import NftablesObserved, chain_key, digests_in, firewall_spec
 from hvtx.model.hook import BaseRuleset, SetElement
-from hvtx.model.place import nft_place
 from hvtx.model.resource import GONE, Outcome, Resource
 from hvtx.rulesets.nftables_base import FAMILIES, SKELETONS, layout
 
@@ -27,6 +25,9 @@ def digests(rules: Iterable[Rule], mark: str) -> dict[str, list[str]]:
 
 def describe(piece: SetElement) -> str:
     """A wanted element in words, for messages."""
+    from hvtx.host.nfttext import render
+    from hvtx.model.place import nft_place
+
     text = render(piece.family, piece.set, piece.key, piece.data)
     return f"`{text}` in {nft_place(piece.family, piece.table, piece.set)}"
 
@@ -55,6 +56,8 @@ def foreign_objects(
 
     ``named`` holds kind and name of every chain, set and object in it, ``sets`` the elements.
     """
+    from hvtx.host.nfttext import render
+
     skeleton = SKELETONS.get(family, BaseRuleset({}, ()))
     ours = {("chain", chain.name) for chain in skeleton.chains}
     ours |= {("set", name) for name in skeleton.sets}

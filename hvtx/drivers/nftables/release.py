@@ -10,12 +10,10 @@ from hvtx.drivers.nftables.judging import (
     judge,
     surplus,
 )
-from hvtx.drivers.nftables.ruleset import rule_entries
 from hvtx.drivers.nftables.session import Acted, Session, guarded
 from hvtx.host.nfanswers import Table, all_elements
 from hvtx.host.nfmessages import Command, delete_element, delete_rule, delete_table
 from hvtx.host.nfnumbers import SET_ANONYMOUS
-from hvtx.host.nfttext import render
 from hvtx.model.firewall import firewall_spec
 from hvtx.model.hook import SetElement
 from hvtx.model.resource import GONE, Entry, Outcome, Resource
@@ -132,6 +130,9 @@ def remove(session: Session, entry: Entry) -> Outcome:
 
 def _removal(session: Session, entry: Entry) -> Command | Outcome:
     """What removes the object of ``entry``; an outcome if it is gone or must stay."""
+    from hvtx.drivers.nftables.ruleset import rule_entries
+    from hvtx.host.nfttext import render
+
     _, family, table, name = entry.place
     mark = entry.mark or ""
     if entry.place.is_table:

@@ -14,10 +14,8 @@ from hvtx.host import libnftables
 from hvtx.host.nfanswers import Rule, all_elements, translates, xt_comment
 from hvtx.host.nfnumbers import SET_ANONYMOUS
 from hvtx.host.nftshape import digest
-from hvtx.host.nfttext import render, renderer
 from hvtx.model.firewall import firewall_spec
 from hvtx.model.mark import FAMILY as MARKED
-from hvtx.model.place import nft_place
 from hvtx.model.resource import Entry, Resource
 from hvtx.rulesets.nftables_base import FAMILIES, PASSING
 from hvtx.rulesets.nftables_egress import COUNTED
@@ -49,6 +47,8 @@ def listed_rules(listing: str) -> dict[tuple[str, int], str]:
 
 def read(session: Session) -> tuple[Entry, ...]:
     """Every element, rule and table that concerns us; raises Stale where it changed meanwhile."""
+    from hvtx.model.place import nft_place
+
     tables = session.socket.tables()
     if not tables:
         return ()
@@ -72,6 +72,8 @@ def rule_entries(session: Session, rules: Iterable[Rule]) -> Iterator[tuple[Rule
     nft is asked for text only where a rule is marked outside tables like ours, translates
     addresses, or stands in our table without a mark.
     """
+    from hvtx.model.place import nft_place
+
     listings: dict[tuple[str, str], dict[tuple[str, int], str]] = {}
     for rule in rules:
         mark = rule_mark(rule)
@@ -111,6 +113,9 @@ def listing(family: str, table: str) -> dict[tuple[str, int], str]:
 
 def _read_set(session: Session, family: str, table: str, name: str, found: list[Entry]) -> None:
     """Append the entries of one set: all of ours, only marked ones of others."""
+    from hvtx.host.nfttext import renderer
+    from hvtx.model.place import nft_place
+
     ours = table == session.table and family in FAMILIES
     if ours and (family, name) in PASSING:
         return
@@ -137,6 +142,8 @@ def _read_set(session: Session, family: str, table: str, name: str, found: list[
 
 
 def _rendered(family: str, name: str) -> Callable[[bytes, bytes], str]:
+    from hvtx.host.nfttext import render
+
     return lambda key, data: render(family, name, key, data)
 
 

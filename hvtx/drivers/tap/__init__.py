@@ -34,6 +34,5 @@ attaches, judges and removes.
 """
 
 from hvtx.drivers.tap.driver import TapDriver
-from hvtx.drivers.tap.removal import LinkContext, delete_by_attaching, dependents, hold
 
-__all__ = ["LinkContext", "TapDriver", "delete_by_attaching", "dependents", "hold"]
+__all__ = ["TapDriver"]

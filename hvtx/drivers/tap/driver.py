@@ -10,17 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hvtx.drivers.base import Host
-from hvtx.drivers.tap.removal import (
-    LinkContext,
-    hold,
-    in_threads,
-    release_held,
-    release_one,
-    set_alias,
-    wrong_mark,
-)
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
-from hvtx.host import failpoint, openfiles, tun
+from hvtx.host import failpoint, tun
 from hvtx.host.links import Links, named_again
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.tun import refusal
@@ -35,6 +26,7 @@ from hvtx.model.resource import (
 from hvtx.model.vm import no_port_left
 
 if TYPE_CHECKING:
+    from hvtx.drivers.tap.removal import LinkContext
     from hvtx.host.link_settings import LinkSettingsSocket
     from hvtx.model.link_settings import Wanted
 
@@ -53,6 +45,13 @@ class TapDriver:
         self._host = host
         self._links: Links | None = None
         self._attached_taps: dict[int, tuple[int, Link]] = {}
+
+    def close(self) -> None:
+        """Close the socket, and let go of devices that are still held."""
+        self.detach()
+        if self._links is not None:
+            self._links.close()
+            self._links = None
 
     @property
     def links(self) -> Links:
@@ -178,6 +177,8 @@ class TapDriver:
         Where nobody was seen to hold it (``idle``), attaching proves that nobody does: a look at
         all processes may miss some.
         """
+        from hvtx.drivers.tap.removal import hold, set_alias
+
         if not idle:
             return set_alias(self.links, planned, mark)
         descriptor = hold(planned, self.links, lambda held: None)
@@ -208,6 +209,8 @@ class TapDriver:
         return busy
 
     def _attach(self, row: Resource) -> Outcome | None:
+        from hvtx.drivers.tap.removal import hold, wrong_mark
+
         seen = self.links.get(ifindex=tap_spec(row)["ifindex"])
         if seen is None or wrong_mark(row, seen) is not None:
             return None
@@ -227,6 +230,8 @@ class TapDriver:
 
     def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
         """Remove the devices by attaching; ``in-use`` names the holder where it can."""
+        from hvtx.drivers.tap.removal import LinkContext, in_threads
+
         try:
             own = {index_of(row) for row in resources}
             around = LinkContext(self.links.all(), self.links.addresses(), self.links.filtered(own))
@@ -246,6 +251,8 @@ class TapDriver:
         return outcomes
 
     def _release(self, row: Resource, around: LinkContext) -> Outcome:
+        from hvtx.drivers.tap.removal import release_held, release_one
+
         try:
             with contextlib.closing(Links()) as links:
                 grip = self._attached_taps.pop(row.id, None)
@@ -260,6 +267,8 @@ class TapDriver:
             return Outcome(False, "failed", f"{row.key}: {type(problem).__name__} {problem}")
 
     def _name_holders(self, resources: Sequence[Resource], outcomes: dict[int, Outcome]) -> None:
+        from hvtx.host import openfiles
+
         named = [row for row in resources if row.id in outcomes]
         names = {row.key for row in named if outcomes[row.id].reason == "in-use"}
         if not names:

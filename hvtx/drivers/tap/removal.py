@@ -10,9 +10,8 @@ import errno
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
-from hvtx.host import failpoint, openfiles, tun
+from hvtx.host import failpoint, tun
 from hvtx.host.links import Links, silence
 from hvtx.model.resource import (
     GONE,
@@ -24,6 +23,7 @@ from hvtx.model.resource import (
     index_of,
     put_by_others,
 )
+from hvtx.model.tuples import NamedTuple
 
 _THREADS = 64
 _LATE_SECONDS, _PAUSE = 3.0, 0.002
@@ -123,6 +123,8 @@ def _attached(descriptor: int, seen: Link) -> bool:
     Whoever reads ``/proc/<pid>/fdinfo`` of a process that ends meanwhile holds its descriptor for
     a moment longer than the process lived. No process has that descriptor, which tells it from use.
     """
+    from hvtx.host import openfiles
+
     deadline = time.monotonic() + _LATE_SECONDS
     while True:
         try:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
 from collections.abc import Mapping
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 from hvtx.errors import HostRefused
-from hvtx.host import logger, paths, procfs
+from hvtx.host import children, logger, paths, procfs
 from hvtx.hypervisors import guest as words
 from hvtx.hypervisors.base import API_SOCKET, QMP_SOCKET, SOCKETS, Launch
 from hvtx.model.gate import SCRIPT, SIGNATURE
 from hvtx.model.guest import CANNOT_GO_ON, Guest
+from hvtx.model.tuples import NamedTuple
 from hvtx.model.user import User
 from hvtx.model.vm import Identity
 
@@ -78,8 +78,7 @@ class Gate:
             self.identity: Identity = procfs.identify(pid)
         except OSError as problem:
             self._close()
-            with contextlib.suppress(ChildProcessError):  # it reads end-of-file now
-                self._status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            self._status = children.wait(pid)  # it reads end-of-file now
             if self._status:
                 self._fail(self._how())  # it had ended on its way to the VM's user or directory
             raise HostRefused(
@@ -292,12 +291,5 @@ def tail(path: str, begins: int = 0) -> str:
 
 
 def reap(identity: Identity) -> int | None:
-    """Take the exit code of an ended child of ours; None if it has not ended or is no child.
-
-    (An unreaped child keeps its pid, so this can hit no other process.)
-    """
-    try:
-        pid, status = os.waitpid(identity.pid, os.WNOHANG)
-    except ChildProcessError:
-        return None
-    return os.waitstatus_to_exitcode(status) if pid else None
+    """Take the exit code of an ended child of ours; None if it has not ended or is no child."""
+    return children.reap(identity.pid)

@@ -7,7 +7,7 @@ import stat
 
 from hvtx.errors import NotFound, UsageError
 from hvtx.host import paths
-from hvtx.hypervisors.base import TRAITS, Probes, binary_names, disk_format
+from hvtx.hypervisors.base import Probes
 from hvtx.model.user import User
 from hvtx.model.vm import Vm
 
@@ -65,6 +65,7 @@ def _probe_qemu(vm: Vm, found: Probes) -> Probes:
     """What QEMU must be told of disks that it opens by descriptors; and of itself."""
     from hvtx.host import images, vhost
     from hvtx.host.seccomp import sandbox_of
+    from hvtx.hypervisors.base import disk_format
 
     named = {}
     for path in vm.disks:
@@ -139,6 +140,7 @@ def look_into(path: str) -> str | None:
 
 def _binary(vm: Vm, machine: str) -> str:
     from hvtx.host import program
+    from hvtx.hypervisors.base import TRAITS, binary_names
 
     names = binary_names(vm.hypervisor, machine)
     if vm.hypervisor == "command":

@@ -9,7 +9,7 @@ from typing import Any
 
 from hvtx.drivers.vm_process.gate import Gate, Log
 from hvtx.errors import HostRefused
-from hvtx.host import capabilities, logger, paths
+from hvtx.host import capabilities, children, logger, paths
 from hvtx.hypervisors.base import Launch, by_descriptor
 from hvtx.model.gate import SCRIPT, SHELL, SIGNATURE
 from hvtx.model.passed_fds import FIRST_HANDED
@@ -101,7 +101,7 @@ def _spawned(
     if shown:
         needs = (*needs, "CAP_SYS_ADMIN")
     with inherited_limits.usual_limits(), capabilities.only_for_children(needs):
-        return os.posix_spawn(
+        pid = os.posix_spawn(
             SHELL,
             [
                 *(
@@ -123,6 +123,8 @@ def _spawned(
             setsigmask=(),
             setsigdef=_DEFAULTED,
         )
+        children.started(pid)
+        return pid
 
 
 def _way(launch: Launch, user: User | None) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 from hvtx.drivers.vm_process.gate import KILL_SECONDS, SETTLE, TERM_SECONDS, reap
 from hvtx.errors import HostRefused, HvtxError, NotPermitted
@@ -13,6 +12,7 @@ from hvtx.host import logger, procfs
 from hvtx.hypervisors import guest as words
 from hvtx.hypervisors.base import SOCKETS, PowerDown
 from hvtx.model.guest import CANNOT_ANSWER
+from hvtx.model.tuples import NamedTuple
 from hvtx.model.vm import Identity
 
 _ASK_SECONDS = (1.0, 4.0)  # for the power-down to be taken; after the first, somebody is told

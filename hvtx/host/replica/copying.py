@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
 
 from hvtx.host.netlink import NESTED, attribute, attribute_map
 from hvtx.host.nfanswers import expressions
@@ -27,6 +26,7 @@ from hvtx.host.replica.ruleset import (
     parts,
     place,
 )
+from hvtx.model.tuples import NamedTuple
 
 _MOST_ATTEMPTS = 64
 _EXPRESSIONS, _VERDICT = 4, 2

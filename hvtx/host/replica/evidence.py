@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from hvtx.host.nat_detection import OUR_LINE
@@ -64,7 +65,7 @@ class Evidence:
             found += [
                 Suspect((tool, line.table, line.chain), 0, self._as_on_host(family, line).text)
                 for line in legacy.moved(before, after)
-                if not OUR_LINE.match(line.text)
+                if not re.match(OUR_LINE, line.text)
             ]
         return tuple(found)
 

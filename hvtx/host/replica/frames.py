@@ -7,7 +7,8 @@ ICMP, ARP), 8200, 4443, 4861 (IPv6, ICMPv6, neighbour discovery), 768, 9293 (UDP
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+
+from hvtx.model.tuples import NamedTuple
 
 ARP, IP4, IP6 = 0x0806, 0x0800, 0x86DD
 ICMP, TCP, UDP, ICMP6 = 1, 6, 17, 58

@@ -9,11 +9,11 @@ import os
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from hvtx.errors import HvtxError
 from hvtx.host import program, xtnames, xtsaved
 from hvtx.host.replica import xtwords
+from hvtx.model.tuples import NamedTuple
 
 _SECONDS = 10
 _LOCK = "XTABLES_LOCKFILE"

@@ -7,11 +7,11 @@ route or filter is met.
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import NamedTuple
 
 from hvtx.host.nat_detection import LEGACY_RULE, OUR_LINE, OURS, translates
 from hvtx.host.netlink import attribute, attribute_map, legible, nested
@@ -22,6 +22,7 @@ from hvtx.host.replica.ruleset import Place, Ruleset
 from hvtx.host.replica.scratch import WORLD_MAC, Picture, Scratch
 from hvtx.host.replica.trace import TABLE
 from hvtx.host.xtnames import TOOLS
+from hvtx.model.tuples import NamedTuple
 
 _RULE_EXPRESSIONS, _NAT_TYPE, _DNAT, _XT_NAME = 4, 1, 1, 1
 _XT_TARGETS = frozenset({b"DNAT", b"REDIRECT", b"NETMAP", b"TPROXY"})
@@ -65,7 +66,7 @@ def without_ours(picture: Picture) -> Picture:
         return [body for body in bodies if not ruleset.table_of(body)[1].startswith(OURS)]
 
     texts = {
-        family: "".join(line for line in text.splitlines(True) if not OUR_LINE.match(line))
+        family: "".join(line for line in text.splitlines(True) if not re.match(OUR_LINE, line))
         for family, text in picture.legacy.items()
     }
     known = picture.ruleset
@@ -183,6 +184,6 @@ def counted_in(text: str) -> dict[tuple[str, str], int]:
     for line in text.splitlines():
         if line.startswith("*"):
             table = line[1:]
-        elif (rule := LEGACY_RULE.fullmatch(line)) is not None:
+        elif (rule := re.fullmatch(LEGACY_RULE, line)) is not None:
             found[table, rule[2]] = int(rule[1])
     return found

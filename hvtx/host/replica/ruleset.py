@@ -16,7 +16,7 @@ import contextlib
 import errno
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from hvtx.host.netlink import (
     CREATE,
@@ -46,6 +46,7 @@ from hvtx.host.nfnumbers import (
     NEWSETELEM,
 )
 from hvtx.host.replica import limits
+from hvtx.model.tuples import NamedTuple
 
 _NEWTABLE, NEWCHAIN, NEWSET, NEWOBJ, NEWFLOWTABLE = 0, 3, 9, 18, 22
 _APPEND = 0x800

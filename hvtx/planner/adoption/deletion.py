@@ -6,7 +6,8 @@ import re
 import shlex
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+
+from hvtx.model.tuples import NamedTuple
 
 
 class Deletion(NamedTuple):

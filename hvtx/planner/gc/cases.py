@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import NamedTuple
 
 from hvtx.model.reason import Reason
+from hvtx.model.tuples import NamedTuple
 
 
 class Owner(StrEnum):

@@ -6,7 +6,6 @@ Nothing is decided here: a row and a snapshot go in, a case comes out.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from hvtx.model.plan import Snapshot, VmFacts
 from hvtx.model.reason import Reason
@@ -19,6 +18,7 @@ from hvtx.model.resource import (
     filters_on,
     only_flows_remain,
 )
+from hvtx.model.tuples import NamedTuple
 from hvtx.model.vm import Liveness
 from hvtx.planner.gc.cases import Alive, Flows, Held, Owner, RowCase, RowEpoch, Seen, Work
 from hvtx.planner.presence import Presence, SnapshotIndex, index, presence

@@ -90,12 +90,15 @@ _OF_THE_HOST = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, e
 def _from_file(path: str, *, explicit: bool) -> dict[str, Any]:
     if not explicit and not os.path.exists(path):
         return {}
-    import tomllib
-
     from hvtx.engine.files import read_configuration
 
     try:
-        found = tomllib.loads(read_configuration(path).decode())
+        text = read_configuration(path).decode()
+        if not text.strip():
+            return {}
+        import tomllib  # 2 ms that only settings cost
+
+        found = tomllib.loads(text)
     except FileNotFoundError as problem:
         raise NotFound(
             f"the configuration {path} does not exist",

@@ -1,0 +1,108 @@
+# The public names, for type checkers: `__init__.py` imports each when it is first asked for.
+
+from hvtx.api import Diagnosis, Host
+from hvtx.api.networks import Networks
+from hvtx.api.options import NetworkChanges, NetworkOptions, VmChanges, VmOptions
+from hvtx.api.plans import Plans
+from hvtx.api.stores import Stores
+from hvtx.api.units import Printed, Units
+from hvtx.api.vms import VmLog, Vms
+from hvtx.commands.metrics import Gauge
+from hvtx.commands.published_view import AsOf
+from hvtx.commands.recover import Recovery
+from hvtx.commands.show import ShownInterface, ShownVm
+from hvtx.commands.show_history import ShownOperation
+from hvtx.commands.show_networks import ShownNetwork
+from hvtx.commands.store_backup import Copied, Restored
+from hvtx.commands.systemd import Outcome as UnitsOutcome
+from hvtx.engine.explained import Explanation, OnRecord
+from hvtx.engine.finding import Finding
+from hvtx.engine.gc_plan import Report as GcReport
+from hvtx.engine.imported import Adopted, Import, ImportedThing, ImportedVm
+from hvtx.engine.refusals import Refused as RefusedCount
+from hvtx.engine.repaired import Repair
+from hvtx.errors import (
+    Busy,
+    Conflict,
+    HostRefused,
+    HvtxError,
+    NotFound,
+    NotPermitted,
+    PartialFailure,
+    Refused,
+    StalePlan,
+    StoreError,
+    UsageError,
+)
+from hvtx.model.guest import Guest
+from hvtx.model.history import Line as HistoryLine
+from hvtx.model.plan import Action, Item, Plan, Result
+from hvtx.model.policy import Egress, EgressRule
+from hvtx.model.reason import Reason
+from hvtx.model.resource import Resource
+from hvtx.model.vm import Publish, Vm
+from hvtx.planner.states import VmState
+
+__all__ = [
+    "Action",
+    "Adopted",
+    "AsOf",
+    "Busy",
+    "Conflict",
+    "Copied",
+    "Diagnosis",
+    "Egress",
+    "EgressRule",
+    "Explanation",
+    "Finding",
+    "Gauge",
+    "GcReport",
+    "Guest",
+    "HistoryLine",
+    "Host",
+    "HostRefused",
+    "HvtxError",
+    "Import",
+    "ImportedThing",
+    "ImportedVm",
+    "Item",
+    "NetworkChanges",
+    "NetworkOptions",
+    "Networks",
+    "NotFound",
+    "NotPermitted",
+    "OnRecord",
+    "PartialFailure",
+    "Plan",
+    "Plans",
+    "Printed",
+    "Publish",
+    "Reason",
+    "Recovery",
+    "Refused",
+    "RefusedCount",
+    "Repair",
+    "Resource",
+    "Restored",
+    "Result",
+    "ShownInterface",
+    "ShownNetwork",
+    "ShownOperation",
+    "ShownVm",
+    "StalePlan",
+    "StoreError",
+    "Stores",
+    "Units",
+    "UnitsOutcome",
+    "UsageError",
+    "Vm",
+    "VmChanges",
+    "VmLog",
+    "VmOptions",
+    "VmState",
+    "Vms",
+    "__version__",
+]
+
+UNBUILT: str
+__version__: str

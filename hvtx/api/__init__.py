@@ -1,0 +1,257 @@
+"""hvtx as a library: :class:`Host`, whose verbs are those of the command line (docs/library.md).
+
+The command line calls nothing else. A verb's modules are imported when it is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from hvtx import commands
+from hvtx.api.calls import Calls, Events, Notices, again_when_full
+from hvtx.errors import HvtxError, NotPermitted, StoreError
+from hvtx.model.tuples import NamedTuple
+
+if TYPE_CHECKING:
+    import os
+
+    from hvtx.api.networks import Networks
+    from hvtx.api.plans import Plans
+    from hvtx.api.stores import Stores
+    from hvtx.api.units import Units
+    from hvtx.api.vms import Vms
+    from hvtx.commands.metrics import Gauge
+    from hvtx.commands.published_view import StoreSource, ViewSource
+    from hvtx.commands.recover import Recovery
+    from hvtx.commands.show_history import ShownOperation
+    from hvtx.engine.explained import Explanation
+    from hvtx.engine.finding import Finding
+    from hvtx.engine.imported import Adopted, Import
+    from hvtx.engine.repaired import Repair
+    from hvtx.model.history import Line
+
+    Path = str | os.PathLike[str]
+    Progress = Callable[[int, int, str], None]  # how many are done, of how many, what is next
+
+
+class Diagnosis(NamedTuple):
+    """What :meth:`Host.doctor` found."""
+
+    findings: list[Finding]
+    denied: NotPermitted | None = None  # why the store could not be read; the rest is in `findings`
+
+
+class Host:
+    """The verbs of hvtx on one state store, in the caller's network namespace.
+
+    Each argument is the setting of that name, before the environment and the configuration. They
+    are read at the first call. Every call opens what it needs and closes it again, so a Host may be
+    used by several threads at once, and holds nothing between calls. What a verb raises is
+    :class:`hvtx.HvtxError` or one of its kinds: ``exit_code``, ``code``, ``message``, ``hint``.
+    """
+
+    def __init__(  # noqa: PLR0913 - they are the settings
+        self,
+        *,
+        state_dir: Path | None = None,
+        run_dir: Path | None = None,
+        config: Path | None = None,
+        firewall: str | None = None,
+        lock_timeout: float | str | None = None,
+        dhcp: str | None = None,
+        egress: str | None = None,
+        group: str | None = None,
+        tap_user: str | None = None,
+        vm_user: str | None = None,
+        history_lines: int | None = None,
+        notices: Notices | None = None,
+        events: Events | None = None,
+    ) -> None:
+        """Nothing is opened or read yet.
+
+        ``notices`` is told ``("warning" or "note", sentence)`` of what a person should hear beside
+        the result; without it the logger ``hvtx`` is. ``events`` is told the history's entries of
+        each operation when it has ended. Both are called in the thread of the verb.
+        """
+        given = {
+            "state_dir": state_dir, "run_dir": run_dir, "config": config, "firewall": firewall,
+            "lock_timeout": lock_timeout, "dhcp": dhcp, "egress": egress, "group": group,
+            "tap_user": tap_user, "vm_user": vm_user, "history_lines": history_lines,
+        }  # fmt: skip
+        text = {name: str(value) for name, value in given.items() if value is not None}
+        self._calls = Calls(text, notices, events)
+
+    def __enter__(self) -> Self:
+        """Itself, with its settings read. Raises UsageError, NotFound, NotPermitted."""
+        assert self._calls.settings
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """Refuse further calls; VMs and networks stay as they are, and calls under way go on."""
+        self._calls.close()
+
+    # -- groups of verbs -----------------------------------------------------------------------
+
+    @property
+    def vm(self) -> Vms:
+        """``hvtx vm``."""
+        from hvtx.api.vms import Vms
+
+        return Vms(self._calls)
+
+    @property
+    def network(self) -> Networks:
+        """``hvtx network``."""
+        from hvtx.api.networks import Networks
+
+        return Networks(self._calls)
+
+    @property
+    def gc(self) -> Plans:
+        """``hvtx gc``."""
+        from hvtx.api.plans import Plans
+
+        return Plans(self._calls)
+
+    @property
+    def store(self) -> Stores:
+        """``hvtx store``."""
+        from hvtx.api.stores import Stores
+
+        return Stores(self._calls)
+
+    @property
+    def systemd(self) -> Units:
+        """``hvtx systemd``."""
+        from hvtx.api.units import Units
+
+        return Units(self._calls)
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def reading(self) -> AbstractContextManager[StoreSource | ViewSource]:
+        """What ``vm ls``, ``vm show``, ``network ls``, ``network show`` and ``log`` are told by.
+
+        Its ``view`` is None, or says of which moment the published view is that a member of the
+        group reads in the place of the store.
+        """
+        return self._calls.reading()
+
+    def intents(self) -> list[ShownOperation]:
+        """``hvtx intents``: operations that run or were interrupted, with their rows."""
+        with self._calls.opened(writable=False) as runtime:
+            return commands.show_history.list_intents(runtime)
+
+    def log(
+        self,
+        *,
+        vm: str | None = None,
+        operation: int | None = None,
+        verb: str | None = None,
+        kind: str | None = None,
+        event: str | None = None,
+        reason: str | None = None,
+        since: str | None = None,
+        limit: int = 50,
+    ) -> list[Line]:
+        """``hvtx log``: the last ``limit`` lines of the history that match, the oldest first.
+
+        ``since`` is a time (``2026-05-01T12:30``, UTC) or an age (``2h``). Raises UsageError for a
+        word that the history cannot have, NotFound for a VM that it has not.
+        """
+        with self._calls.reading() as source:
+            return source.list_history(
+                limit=limit, vm=vm, operation=operation, verb=verb, kind=kind, event=event,
+                reason=reason, since=since,
+            )  # fmt: skip
+
+    def things(self) -> list[str]:
+        """What :meth:`explain` can be asked about, as far as it is on record."""
+        with self._calls.opened(writable=False) as runtime:
+            return commands.show.objects(runtime)
+
+    def explain(self, thing: str) -> Explanation:
+        """``hvtx explain``: whose an interface, address, port, mark or rule is. Raises NotFound."""
+        with self._calls.opened(writable=False) as runtime:
+            return commands.explain.explain(runtime, thing)
+
+    def metrics(self) -> list[Gauge]:
+        """``hvtx metrics``: VMs, resources, operations, and what gc would do, in numbers."""
+        with self._calls.opened(writable=False) as runtime:
+            return commands.metrics.gauges(runtime)
+
+    def doctor(self) -> Diagnosis:
+        """``hvtx doctor``: checks of this host, with a fix for each finding."""
+        try:
+            with self._calls.opened(writable=False) as runtime:
+                return Diagnosis(commands.doctor.diagnose(runtime))
+        except HvtxError as problem:
+            if problem.exit_code not in (StoreError.exit_code, NotPermitted.exit_code):
+                raise
+            with self._calls.speaking():
+                found = commands.doctor.without_store(self._calls.settings, problem)
+            return Diagnosis(found, problem if isinstance(problem, NotPermitted) else None)
+
+    # -- acting --------------------------------------------------------------------------------
+
+    @again_when_full
+    def recover(
+        self,
+        *,
+        accept_rollback: bool = False,
+        new_namespace: bool = False,
+        progress: Progress | None = None,
+        tell: Callable[[Recovery], None] | None = None,
+    ) -> Recovery:
+        """``hvtx recover``: resolve what was interrupted; after a reboot rebuild and start.
+
+        ``tell`` hears each part of the value as soon as it is done, ``progress`` of the VMs that
+        are started. What failed is in the value's ``failed``. Raises Refused, Busy, StoreError.
+        """
+        with self._calls.opened(writable=True, create=False, spends=True) as runtime:
+            return commands.recover.recover(
+                runtime,
+                accept_rollback=accept_rollback,
+                new_namespace=new_namespace,
+                progress=progress or (lambda done, total, what: None),
+                tell=tell or (lambda part: None),
+            )
+
+    @again_when_full
+    def repair(self, name: str | None = None) -> Repair:
+        """``hvtx repair``: put back what is missing, of everything or of a VM or network.
+
+        What failed is in the value's ``failed``. Raises NotFound, Busy, Refused.
+        """
+        with self._calls.opened(writable=True, create=False, spends=True) as runtime:
+            return commands.repair.repair(runtime, name)
+
+    def adopt(
+        self, thing: str, *, vm: str, pid: int | None = None, dry_run: bool = False
+    ) -> Adopted:
+        """``hvtx adopt``: take over a TAP device (by name) or a rule (by its words) for a VM.
+
+        Raises NotFound, Conflict, UsageError, Busy, Refused.
+        """
+        with self._calls.opened(writable=not dry_run) as runtime:
+            return commands.adopt.adopt_object(runtime, thing, vm, pid=pid, dry_run=dry_run)
+
+    def import_my_hypervisor(self, paths: Sequence[str], *, dry_run: bool = False) -> Import:
+        """``hvtx import my-hypervisor``: take over what is proven of its ``state.json`` files.
+
+        What was left is in the value's ``left()``. Raises NotFound, Busy, Refused.
+        """
+        with self._calls.opened(writable=not dry_run) as runtime:
+            return commands.adopt.import_states(runtime, paths, dry_run=dry_run)

@@ -1,0 +1,200 @@
+"""One call of a verb: its runtime, and everything that goes wrong in it as an error of ours.
+
+Nothing is held between two calls: each opens the store, the locks and the sockets that it needs,
+and closes them when it ends. So calls of several threads are as far apart as two commands of the
+shell are, and wait for each other's locks as these do.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from hvtx import commands, documents
+from hvtx.engine import notice
+from hvtx.errors import HostRefused, HvtxError, NotPermitted, StoreError, UsageError
+from hvtx.host import children
+
+if TYPE_CHECKING:
+    from hvtx.commands.published_view import StoreSource, ViewSource
+    from hvtx.engine.runtime import Runtime, Settings
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Notices = Callable[[str, str], None]  # ``warning`` or ``note``, and a sentence
+Events = Callable[[Sequence[Mapping[str, Any]]], None]  # entries, as ``log --json`` has them
+
+
+class Calls:
+    """How the verbs of a :class:`hvtx.Host` are called."""
+
+    def __init__(
+        self, given: Mapping[str, Any], notices: Notices | None, events: Events | None
+    ) -> None:
+        """``given`` are settings by name; the environment and the configuration have the rest."""
+        self.given = given
+        self._notices = notices or _to_log
+        self._events = events
+        self._settings: Settings | None = None
+        self.closed = False
+
+    @property
+    def settings(self) -> Settings:
+        """The settings, read once. Raises UsageError, NotFound, NotPermitted."""
+        if self._settings is None:
+            from hvtx.api.settings import settings
+
+            self._settings = settings(self.given)
+        return self._settings
+
+    @contextmanager
+    def opened(
+        self, *, writable: bool, create: bool = True, spends: bool = False
+    ) -> Iterator[Runtime]:
+        """A runtime for one call, closed at its end.
+
+        Without ``create`` it makes no store where there is none (its disk may not be mounted yet);
+        ``spends``: it ends or frees something, and may take the reserve of a full disk.
+        """
+        with self.speaking(), ExitStack() as stack:
+            known = self.settings
+            try:
+                runtime = stack.enter_context(
+                    _runtime(known, writable=writable, create=create, spends=spends)
+                )
+            except NotPermitted as refusal:
+                refusal.hint = commands.published_view.members_hint(known) or refusal.hint
+                raise
+            if writable:
+                runtime.listener = self._events
+            yield runtime
+
+    @contextmanager
+    def reading(self) -> Iterator[StoreSource | ViewSource]:
+        """What reading verbs tell: from the store, or from the view that is published of it."""
+        with self.speaking():
+            with commands.published_view.source(self.settings) as source:
+                yield source
+            if source.note:
+                self._notices("note", source.note)
+
+    @contextmanager
+    def speaking(self) -> Iterator[None]:
+        """Warnings go to who is to hear them; errors of the store and the system become ours."""
+        if self.closed:
+            raise UsageError("this Host is closed", hint="make another one")
+        _refuse_event_loop()
+        try:
+            with notice.told_to(self._notices):
+                yield
+        except (HvtxError, BrokenPipeError):
+            raise
+        except (OSError, MemoryError) as problem:
+            raise _with_notes(unexpected(problem), problem) from problem
+        except Exception as problem:
+            from hvtx.engine.late_store_errors import explain
+
+            told = explain(problem)
+            if told is None:
+                raise
+            raise told from problem
+        finally:
+            children.settle()
+
+    def close(self) -> None:
+        """Refuse further calls."""
+        self.closed = True
+
+
+def _runtime(
+    known: Settings, *, writable: bool, create: bool, spends: bool
+) -> AbstractContextManager[Runtime, bool | None]:
+    """A runtime that closes itself; where a group may look, it publishes what it changed."""
+    if writable and known.group:
+        return commands.publish_view.publishing(
+            known, documents.view.document, create=create, spends=spends
+        )
+    from hvtx.engine.runtime import Runtime
+
+    return closing(Runtime(known, writable=writable, create=create, spends=spends))
+
+
+def _refuse_event_loop() -> None:
+    """Raise UsageError in a thread whose event loop a call would hold up, and break in parts."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is not None and asyncio._get_running_loop() is not None:  # noqa: SLF001 - None, not an error
+        raise UsageError(
+            "hvtx was called in the thread of an event loop, which would stand still meanwhile",
+            hint='call it in a thread of its own: await asyncio.to_thread(host.vm.start, "web")',
+        )
+
+
+def _to_log(level: str, words: str) -> None:
+    """Tell a program's log, if it keeps one; without one nothing is printed."""
+    import logging
+
+    log = logging.getLogger("hvtx")
+    if not log.handlers:
+        log.addHandler(logging.NullHandler())
+    log.log(logging.WARNING if level == "warning" else logging.INFO, "%s", words)
+
+
+def again_when_full(verb: Callable[P, T]) -> Callable[P, T]:
+    """Run a verb that ends or frees something once more, if the disk was full in the middle.
+
+    Then it has given up the reserve, and what it had done already it does not do again.
+    """
+
+    @wraps(verb)
+    def run(*args: P.args, **options: P.kwargs) -> T:
+        try:
+            return verb(*args, **options)
+        except StoreError as problem:
+            if problem.code != "store-full":
+                raise
+            return verb(*args, **options)
+
+    return run
+
+
+# -- errors of the system --------------------------------------------------------------------------
+
+_EXHAUSTED = frozenset(
+    (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.ENOLCK)
+)
+
+
+def unexpected(problem: OSError | MemoryError) -> HvtxError:
+    """What an error of the system means to people, where nobody expected it."""
+    if isinstance(problem, MemoryError):
+        hint = "free memory, or raise the limit, then run `hvtx recover`"
+        return HvtxError("out of memory", hint=hint, code="memory")
+    if isinstance(problem, PermissionError):
+        return NotPermitted(
+            f"not permitted: {problem}", hint="run hvtx as root, for instance with sudo"
+        )
+    if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return StoreError(
+            f"cannot write to disk: {problem}",
+            hint="free some space or remount it read-write; or choose other directories",
+        )
+    if problem.errno == errno.EIO:
+        return StoreError(
+            f"cannot read from disk: {problem}", hint="check the kernel's log (dmesg)"
+        )
+    if problem.errno in _EXHAUSTED:
+        return HostRefused(
+            f"out of system resources: {problem}",
+            hint="check the limits on open files, processes and memory, then try again",
+        )
+    return HvtxError(f"the system refused: {problem}", hint="`hvtx doctor` checks this host")
+
+
+def _with_notes(told: HvtxError, problem: BaseException) -> HvtxError:
+    for note in getattr(problem, "__notes__", ()):
+        told.add_note(note)
+    return told

@@ -1,0 +1,80 @@
+"""``host.network``: the verbs of `hvtx network`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Unpack
+
+from hvtx import commands
+from hvtx.api.calls import Calls, again_when_full
+from hvtx.api.vms import as_tuples, policy_change, taken_rules
+
+if TYPE_CHECKING:
+    from hvtx.api.options import NetworkChanges, NetworkOptions
+    from hvtx.commands.show_networks import ShownNetwork
+
+
+class Networks:
+    """Verbs of networks. Each returns the network as the verb left it."""
+
+    def __init__(self, calls: Calls) -> None:
+        """Made by :attr:`hvtx.Host.network`."""
+        self._calls = calls
+
+    def create(
+        self, name: str, subnets: Sequence[str], **options: Unpack[NetworkOptions]
+    ) -> ShownNetwork:
+        """Make a network of one subnet of a family, or two: bridge, gateways, base rules.
+
+        Raises UsageError, Conflict (name, bridge or subnet taken), NotPermitted, HostRefused
+        (undone), Busy.
+        """
+        from hvtx.engine.vm_options import parse_policy
+
+        given = as_tuples({"nat": True, "isolate": False, **options})
+        policy = parse_policy(*taken_rules(given))
+        bridge, mtu = given.pop("bridge", None), given.pop("mtu", 1500)
+        asked = commands.network_create.parse_request(
+            name, _several(subnets), bridge, mtu, policy=policy, **given
+        )
+        with self._calls.opened(writable=True) as runtime:
+            made = commands.network_create.create_network(runtime, asked)
+            return commands.show_networks.shown_network(runtime, made)
+
+    def set(self, name: str, **changes: Unpack[NetworkChanges]) -> ShownNetwork:
+        """Change a network, whole or not at all; what is not named stays as it is.
+
+        Raises UsageError, NotFound, Conflict, HostRefused (all is as it was), Busy.
+        """
+        given = as_tuples(changes)
+        policy = policy_change(given)
+        wanted = commands.network_set.parse_changes(policy=policy, **given)
+        with self._calls.opened(writable=True) as runtime:
+            changed = commands.network_set.set_network(runtime, name, wanted)
+            return commands.show_networks.shown_network(runtime, changed)
+
+    @again_when_full
+    def rm(self, name: str) -> None:
+        """Remove a network that no VM uses. Raises NotFound, Conflict, PartialFailure, Busy."""
+        with self._calls.opened(writable=True, spends=True) as runtime:
+            commands.network_rm.remove_network(runtime, name)
+
+    def ls(self) -> Sequence[ShownNetwork]:
+        """All networks, by name."""
+        with self._calls.reading() as source:
+            return source.list_networks()
+
+    def names(self) -> Sequence[str]:
+        """The names of all, without looking at the host."""
+        with self._calls.opened(writable=False) as runtime:
+            return commands.show.names(runtime, "network")
+
+    def show(self, name: str) -> ShownNetwork:
+        """One network. Raises NotFound."""
+        with self._calls.reading() as source:
+            return source.show_network(name)
+
+
+def _several(subnets: Sequence[str]) -> tuple[str, ...]:
+    found: tuple[str, ...] = as_tuples({"sources": subnets})["sources"]
+    return found

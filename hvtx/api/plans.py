@@ -1,0 +1,137 @@
+"""``host.gc``: plans of what dead VMs and interrupted operations left, and carrying them out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hvtx import commands, documents
+from hvtx.api.calls import Calls, again_when_full
+from hvtx.errors import UsageError
+
+if TYPE_CHECKING:
+    from hvtx.engine.gc_plan import Report
+    from hvtx.model.plan import Item
+
+    Progress = Callable[[int, int, str], None]  # how many are done, of how many, what is next
+
+PRIVATE = 0o600  # permissions of a plan's file
+
+
+class Plans:
+    """Verbs of plans. Each returns a report: the plan, and what became of each item.
+
+    Where nothing may be concluded, nothing is done, the plan is empty, and ``refused`` is the
+    error that the command line ends with.
+    """
+
+    def __init__(self, calls: Calls) -> None:
+        """Made by :attr:`hvtx.Host.gc`."""
+        self._calls = calls
+
+    def plan(self, *, everything: bool = False) -> Report:
+        """``gc --plan``: what would be done, and why; ``everything`` lists all of others too."""
+        from hvtx.engine import gc_plan
+
+        with self._calls.opened(writable=False) as runtime:
+            return gc_plan.make_plan(runtime, everything=everything)
+
+    @again_when_full
+    def apply(
+        self,
+        reviewed: Report | str | None = None,
+        *,
+        unrecorded: bool = False,
+        progress: Progress | None = None,
+    ) -> Report:
+        """``gc --apply``: make a plan and carry it out, past errors; each item is verified again.
+
+        ``reviewed``, a report or the path of a saved plan: nothing but that, and nothing at all if
+        an item of it would be planned otherwise now (StalePlan). Raises NotFound and UsageError for
+        the file, Busy, Refused.
+        """
+        from hvtx.engine import gc_plan
+
+        saved = _identities(reviewed, heuristic=False)
+        with self._calls.opened(writable=True, create=False, spends=True) as runtime:
+            if runtime.refused is not None:
+                return gc_plan.make_plan(runtime)
+            return commands.gc.collect(
+                runtime, saved=saved, unrecorded=unrecorded, progress=progress or _silently
+            )
+
+    def plan_heuristic(self) -> Report:
+        """``gc --heuristic --plan``: the emergency mode, which guesses by name and subnet."""
+        with self._calls.opened(writable=False) as runtime:
+            return commands.gc_heuristic.make_plan(runtime)
+
+    @again_when_full
+    def apply_heuristic(self, reviewed: Report | str | None = None) -> Report:
+        """``gc --heuristic --apply --yes``: remove what is guessed. Raises as :meth:`apply`."""
+        saved = _identities(reviewed, heuristic=True)
+        with self._calls.opened(writable=True, spends=True) as runtime:
+            if runtime.refused is not None:
+                return commands.gc_heuristic.make_plan(runtime)
+            return commands.gc_heuristic.apply(runtime, saved=saved)
+
+    def plan_installation(self, installation: str) -> Report:
+        """``gc --plan --installation ID``: what is left of an installation whose store is gone.
+
+        Raises UsageError, NotFound, Conflict, and Refused where nothing may be concluded.
+        """
+        return self._of_lost(installation, to_remove=False)
+
+    @again_when_full
+    def apply_installation(self, installation: str) -> Report:
+        """``gc --apply --installation ID --yes``. Raises Conflict too where it may still live."""
+        self._of_lost(installation, to_remove=True)
+        with self._calls.opened(writable=True, spends=True) as runtime:
+            return commands.gc_installation.apply(runtime, installation)
+
+    def _of_lost(self, installation: str, *, to_remove: bool) -> Report:
+        """The plan, made for reading: what is refused must not even make a store."""
+        with self._calls.opened(writable=False) as runtime:
+            if runtime.refused is not None:
+                raise runtime.refused
+            report = commands.gc_installation.make_plan(runtime, installation)
+            if to_remove:
+                commands.gc_installation.refuse_living(runtime, installation, report.plan)
+            return report
+
+    @staticmethod
+    def save(report: Report, path: str, *, mode: int = PRIVATE) -> None:
+        """Write a plan to a file, which ``apply`` and ``gc --apply FILE`` take. UsageError."""
+        from hvtx.engine.saved_plan import save_plan
+
+        save_plan(documents.plan.document(report), path, mode)
+
+
+def failed(report: Report) -> list[Item]:
+    """The items that were tried in vain: with any, the command line exits with 9."""
+    from hvtx.engine.gc_plan import failed_items
+
+    return failed_items(report.plan)
+
+
+def _silently(done: int, total: int, what: str) -> None:
+    """No progress is told."""
+
+
+def _identities(
+    reviewed: Report | str | None, *, heuristic: bool
+) -> Sequence[tuple[Any, ...]] | None:
+    """What a reviewed plan would do; None: none was reviewed. Raises NotFound, UsageError."""
+    if reviewed is None:
+        return None
+    if isinstance(reviewed, str):
+        from hvtx.engine.saved_plan import load_plan
+
+        return load_plan(reviewed, heuristic=heuristic)
+    if reviewed.refused is not None:
+        raise reviewed.refused
+    if reviewed.heuristic is not heuristic:
+        raise UsageError(
+            f"the plan is {'' if reviewed.heuristic else 'not '}one of the emergency mode",
+            hint="plan() is for apply(), plan_heuristic() for apply_heuristic()",
+        )
+    return [item.identity() for item in reviewed.plan.acting()]

@@ -1,0 +1,89 @@
+"""``host.systemd``: the units that recover at boot, collect by the hour and follow firewalls."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from hvtx import commands
+from hvtx.api.calls import Calls
+from hvtx.errors import NotFound
+from hvtx.model.tuples import NamedTuple
+
+if TYPE_CHECKING:
+    from hvtx.commands.systemd import Outcome
+    from hvtx.engine.units import Place, Unit
+
+_PATHS = ("state_dir", "run_dir", "config")
+_VALUES = ("firewall", "lock_timeout", "qemu_accel", "group", "tap_user", "vm_user")
+
+
+class Printed(NamedTuple):
+    """The units, and why an install of them would be refused, if it would."""
+
+    units: tuple[Unit, ...]
+    refused: str | None
+
+
+class Units:
+    """Verbs of systemd's units. What this Host was given becomes part of the units."""
+
+    def __init__(self, calls: Calls) -> None:
+        """Made by :attr:`hvtx.Host.systemd`."""
+        self._calls = calls
+
+    def install(self, *, root: str = "/", metrics: str | None = None) -> Outcome:
+        """Write the units where they differ, enable them, and start the timer.
+
+        ``root`` is another system's root directory; ``metrics`` a file that is written by the
+        minute. Raises NotFound, NotPermitted, Conflict (a foreign file), HostRefused (systemd).
+        """
+        _need_directory(root)
+        with self._calls.speaking():
+            return commands.systemd.install(self._place(metrics), root)
+
+    def uninstall(self, *, root: str = "/") -> Outcome:
+        """Disable and remove the units; VMs, networks and the store stay as they are."""
+        _need_directory(root)
+        with self._calls.speaking():
+            return commands.systemd.uninstall(root)
+
+    def print(self, *, metrics: str | None = None) -> Printed:
+        """The units as they would be written; writes nothing, needs no root."""
+        from hvtx.engine.units import shields
+
+        with self._calls.speaking():
+            where = self._place(metrics)
+            found = commands.systemd.changeable(where)
+            made = (*commands.systemd.make(where), *shields())
+            return Printed(made, None if found is None else found[0])
+
+    def _place(self, metrics: str | None) -> Place:
+        known = self._calls.settings
+        return commands.systemd.place(
+            known.state_directory,
+            known.run_directory,
+            self._environment(),
+            sys.argv[0],
+            None if metrics is None else os.path.abspath(metrics),
+            known.group,
+        )
+
+    def _environment(self) -> dict[str, str]:
+        """What was given, here or by the environment, as the variables of the units."""
+        given: dict[str, str] = {}
+        for name in (*_PATHS, *_VALUES):
+            variable = f"HVTX_{name.upper()}"
+            value = self._calls.given.get(name) or os.environ.get(variable)
+            if value:
+                given[variable] = os.path.abspath(value) if name in _PATHS else str(value)
+        return given
+
+
+def _need_directory(root: str) -> None:
+    if not os.path.isdir(root):
+        raise NotFound(
+            f"the root directory {root} does not exist",
+            hint="mount or unpack the system there first, or leave --root out for this one",
+        )

@@ -1,0 +1,47 @@
+"""The command lines that scripts say a thousand times, read without click.
+
+Only lines that leave nothing to be read: a verb, the name of a VM, flags without values. Each other
+line, and whatever click has a word to say about (``--help``, completion, global options, errors of
+usage), goes to click. So does nothing here refuse anything. See docs/adr/0052.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+_JSON = {"--json": "json_"}
+# words -> a function in hvtx/cli/verbs.py, how many VMs it is told, its flags
+_KNOWN = {
+    ("vm", "start"): ("start", 1, _JSON),
+    ("vm", "stop"): ("stop", 1, {"--force": "force", **_JSON}),
+    ("vm", "rm"): ("remove", 1, {"--force": "force", **_JSON}),
+    ("vm", "show"): ("show", 1, _JSON),
+    ("vm", "ls"): ("list_vms", 0, _JSON),
+    ("gc", "--plan"): ("plan", 0, _JSON),
+}
+POWER_DOWN = 30.0  # seconds that a guest may take to power down, unless another time is given
+
+
+def command(words: Sequence[str]) -> Callable[[], Any] | None:
+    """What a command line asks for, ready to be called; None where click is to read it (pure).
+
+    It returns the exit code, or None for 0.
+    """
+    found = _KNOWN.get((words[0], words[1])) if len(words) > 1 else None
+    if found is None:
+        return None
+    verb, named, flags = found
+    names = [word for word in words[2:] if word not in flags]
+    if len(names) != named or any(not name or name.startswith("-") for name in names):
+        return None
+    chosen: dict[str, Any] = {flag: word in words for word, flag in flags.items()}
+    if verb == "stop":
+        chosen["timeout"] = POWER_DOWN
+
+    def run() -> Any:
+        from hvtx.cli import verbs
+
+        return getattr(verbs, verb)({}, *names, **chosen)
+
+    return run

@@ -1,0 +1,111 @@
+"""Processes that this one started: they stay zombies until it waits for them (wait(2)).
+
+A command of the shell ends at once, and init reaps what it started. A program that lives on, with
+hvtx as a library, has the VM processes, their loggers, the holders of ports and dnsmasq as its
+children for as long as they run. Only those that are noted here are ever waited for: the program's
+own children are its own matter.
+
+While a verb runs, what it started is its own (it may want the exit status of a VM process that ends
+at once); :func:`settle` gives that up, and reaps what has ended of all earlier ones.
+"""
+
+from __future__ import annotations
+
+import os
+from _thread import RLock, _local, allocate_lock
+
+
+class _Fresh(_local):
+    """What the verb of this thread has started."""
+
+    def __init__(self) -> None:
+        self.pids: list[int] = []
+
+
+# Held by who starts a process: limits are set, and sockets inheritable, for the whole of this one
+# until the child has them, and another thread's child is to have neither.
+spawning = RLock()
+_fresh = _Fresh()
+_lock = allocate_lock()
+_known: set[int] = set()  # children that no verb is at work on
+
+
+def started(pid: int) -> None:
+    """Note a child that was just started."""
+    _fresh.pids.append(pid)
+
+
+def reap(pid: int) -> int | None:
+    """The exit status of an ended child, which is reaped; None if it runs on, or is none of ours.
+
+    (A child that is not reaped keeps its pid, so this can hit no other process.)
+    """
+    with _lock:
+        return _reap(pid, os.WNOHANG)
+
+
+def wait(pid: int) -> int | None:
+    """The same of a child that this thread's verb started, and which is about to end."""
+    return _reap(pid, 0)
+
+
+def _reap(pid: int, options: int) -> int | None:
+    if pid not in _known and pid not in _fresh.pids:
+        return None
+    try:
+        found, status = os.waitpid(pid, options)
+    except ChildProcessError:  # the program waits for all of its children itself
+        found, status = pid, None
+    if not found:
+        return None
+    _known.discard(pid)
+    _fresh.pids = [one for one in _fresh.pids if one != pid]
+    return None if status is None else os.waitstatus_to_exitcode(status)
+
+
+def settle() -> None:
+    """The verb of this thread is over: reap what has ended of what it and others started.
+
+    One system call while nothing has ended, however many children there are.
+    """
+    if not _known and not _fresh.pids:
+        return
+    with _lock:
+        _known.update(_fresh.pids)
+        _fresh.pids = []
+        while _known and (ended := _ended()) is not None:
+            if ended in _known:
+                _reap(ended, os.WNOHANG)
+                continue
+            for pid in tuple(_known):  # one of the program's own hides ours: each is asked for
+                _reap(pid, os.WNOHANG)
+            return
+
+
+def _ended() -> int | None:
+    """Some child of this process that has ended and was not waited for; None if there is none."""
+    try:
+        seen = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:  # there are no children at all
+        return None
+    return None if seen is None else seen.si_pid
+
+
+def _hold() -> None:
+    spawning.acquire()
+    _lock.acquire()
+
+
+def _let_go() -> None:
+    _lock.release()
+    spawning.release()
+
+
+def _forget() -> None:
+    """In a forked child nothing of it is a child."""
+    _let_go()
+    _known.clear()
+    _fresh.pids = []
+
+
+os.register_at_fork(before=_hold, after_in_parent=_let_go, after_in_child=_forget)

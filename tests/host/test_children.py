@@ -1,0 +1,111 @@
+"""Children are reaped once they have ended, and nobody else's are."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from hvtx.host import children
+
+
+@pytest.fixture(autouse=True)
+def _alone() -> Iterator[None]:
+    children._known.clear()
+    children._fresh.pids = []
+    yield
+    children._known.clear()
+    children._fresh.pids = []
+
+
+def spawn(script: str, *, ours: bool = True) -> int:
+    pid = os.posix_spawn("/bin/sh", ["/bin/sh", "-c", script], {})
+    if ours:
+        children.started(pid)
+    return pid
+
+
+def ended(pid: int) -> None:
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
+def is_there(pid: int) -> bool:
+    return os.path.exists(f"/proc/{pid}")
+
+
+def test_what_has_ended_is_reaped_when_a_verb_is_over() -> None:
+    gone, stays = spawn("exit 0"), spawn("read line <&-; exec sleep 60")
+    ended(gone)
+    children.settle()
+    assert not is_there(gone)
+    assert is_there(stays)
+    os.kill(stays, 9)
+    ended(stays)
+    children.settle()
+    assert not is_there(stays)
+
+
+def test_a_verb_learns_how_its_own_ended_though_others_settle_meanwhile() -> None:
+    pid = spawn("exit 7")
+    ended(pid)
+    other = threading.Thread(target=children.settle)
+    other.start()
+    other.join()
+    assert is_there(pid)
+    assert children.reap(pid) == 7
+    assert not is_there(pid)
+
+
+def test_what_the_program_started_itself_is_left_to_it() -> None:
+    theirs, ours = spawn("exit 3", ours=False), spawn("exit 0")
+    ended(theirs)
+    ended(ours)
+    children.settle()
+    assert not is_there(ours), "one of the program's own hid it"
+    assert children.reap(theirs) is None
+    assert os.waitstatus_to_exitcode(os.waitpid(theirs, 0)[1]) == 3
+
+
+def test_one_that_runs_has_no_exit_status_yet() -> None:
+    pid = spawn("exec sleep 60")
+    assert children.reap(pid) is None
+    os.kill(pid, 9)
+    assert children.wait(pid) == -9
+    assert children.reap(pid) is None
+
+
+def test_a_program_that_waits_for_all_itself_disturbs_nothing() -> None:
+    pid = spawn("exit 0")
+    os.waitpid(pid, 0)
+    children.settle()
+    children.settle()
+    assert children.reap(pid) is None
+
+
+def test_a_forked_process_has_none_of_them_and_no_lock() -> None:
+    pid = spawn("exec sleep 60")
+    held, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with children.spawning:
+            held.set()
+            release.wait(10)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    held.wait(10)
+    threading.Timer(0.05, release.set).start()  # a fork waits: what is inheritable must be gone
+    forked = os.fork()
+    if not forked:
+        with children.spawning:
+            os._exit(len(children._known) + len(children._fresh.pids))
+    other.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(forked, 0)[1]) == 0
+    os.kill(pid, 9)
+    deadline = time.monotonic() + 10
+    while children.reap(pid) is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert not is_there(pid)
