@@ -18,7 +18,7 @@ from hvtx.cli.egress_options import (
 from hvtx.cli.root import Group
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from hvtx.model.resource import Resource
 
@@ -75,21 +75,8 @@ def network() -> None:
 def create(ctx: click.Context, /, name: str, json_: bool, **request: Any) -> None:
     """Make a network: bridge, gateway addresses, base rules."""
     from hvtx.commands import network_create, show_networks
-    from hvtx.engine.vm_options import parse_policy
 
-    parsed = network_create.parse_request(
-        name,
-        request["subnets"],
-        request["bridge"],
-        request["mtu"],
-        nat=request["nat"],
-        isolate=request["isolate"],
-        uplink=request["uplink"],
-        sources=request["sources"],
-        passage=request["passage"],
-        policy=parse_policy(request["egress"], request["allow"], request["deny"]),
-        dhcp=request["dhcp"],
-    )
+    parsed = checked_options(network_create.parse_request, name, request)
     with opened(ctx, writable=True) as runtime:
         made = network_create.create_network(runtime, parsed)
         shown = show_networks.shown_network(runtime, made)
@@ -97,6 +84,18 @@ def create(ctx: click.Context, /, name: str, json_: bool, **request: Any) -> Non
         render.emit_json(documents.network.document(shown))
     else:
         render.say(f"network {name} is up on bridge {made.bridge}: {', '.join(made.subnets)}")
+
+
+def checked_options(parse: Callable[..., Any], name: str, request: dict[str, Any]) -> Any:
+    """What was asked for, wherever it was written, checked by itself; raises UsageError.
+
+    ``parse`` is that of the command, which only whoever creates networks imports.
+    """
+    from hvtx.engine.vm_options import parse_policy
+
+    words = [request.pop(option) for option in ("subnets", "bridge", "mtu")]
+    rules = [request.pop(option) for option in ("egress", "allow", "deny")]
+    return parse(name, *words, policy=parse_policy(*rules), **request)
 
 
 @network.command()

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from hvtx.cli.common import (
+    File,
     Given,
     Number,
     as_json,
@@ -113,14 +114,14 @@ _WISHES = (
     ),
     click.option(
         "--kernel",
-        type=Given(),
+        type=File(),
         metavar="F",
         shell_complete=complete_file,
         help="Kernel to boot directly.",
     ),
     click.option(
         "--initrd",
-        type=Given(),
+        type=File(),
         metavar="F",
         shell_complete=complete_file,
         help="Initial RAM disk.",
@@ -131,7 +132,7 @@ _WISHES = (
     click.option(
         "--disk",
         "disks",
-        type=Given(),
+        type=File(),
         multiple=True,
         metavar="F",
         shell_complete=complete_file,
@@ -161,10 +162,15 @@ def requests(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def parsed_options(name: str, request: dict[str, Any]) -> Any:
-    """What was asked for, checked by itself; raises UsageError."""
+    """What was asked for on a command line, checked by itself; raises UsageError."""
+    refuse_words_before_dashes(request["command"])
+    return checked_options(name, request)
+
+
+def checked_options(name: str, request: dict[str, Any]) -> Any:
+    """What was asked for, wherever it was written, checked by itself; raises UsageError."""
     from hvtx.engine import guest_options as guests, vm_options  # noqa: I001 - ruff would split it
 
-    refuse_words_before_dashes(request["command"])
     guest = guests.parse_guest(**taken_guest(request))
     words = [request.pop(option) for option in ("egress", "allow", "deny")]
     policy = vm_options.parse_policy(*words)

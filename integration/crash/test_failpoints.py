@@ -280,6 +280,41 @@ def _running_beside_exits(hvtx: Program) -> None:
     _running(hvtx)
 
 
+_SET = """
+[networks.net]
+subnet = ["10.77.0.0/24", "fd77::/64"]
+{network}
+[vms.web]
+network = "net"
+publish = ["{port}:80"]
+memory = {memory}
+command = ["sleep", "600"]
+
+[vms.more]
+network = "net"
+ip = "10.77.0.{address}"
+command = ["sleep", "600"]
+"""
+
+
+def _set_file() -> Path:
+    return Path(os.environ["HVTX_CONFIG"]).with_name("vms.toml")
+
+
+def _described(hvtx: Program) -> None:
+    """A set of which nothing is there, and the store is: that one is made is not its matter."""
+    hvtx("recover")
+    _set_file().write_text(_SET.format(network="", port=8080, memory=256, address=9))
+
+
+def _described_otherwise(hvtx: Program) -> None:
+    """A set that is up, and is to be another: each kind of step but the network's making."""
+    _described(hvtx)
+    hvtx("vm", "apply", "-f", str(_set_file()), "--yes")
+    text = _SET.format(network='egress = "internet"', port=8081, memory=128, address=8)
+    _set_file().write_text(text)
+
+
 COMMANDS = {
     "network create": Command(NETWORK, lambda hvtx: None),
     "network create --dhcp": Command((*NETWORK, "--dhcp"), lambda hvtx: None),
@@ -344,6 +379,13 @@ COMMANDS = {
         ("network", "set", "net", "--egress", "none", "--deny", "10.0.0.0/8"), _once_limited
     ),
     "vm start, egress": Command(("vm", "start", "web"), _limited),
+    # each step is an operation: killed between two of them, some are done
+    "vm apply": Command(("vm", "apply", "-f", "{set}", "--yes"), _described, "collects"),
+    "vm apply, all that it changes": Command(
+        ("vm", "apply", "-f", "{set}", "--yes", "--restart", "--replace"),
+        _described_otherwise,
+        "collects",
+    ),
     # killed after its stop, the VM is stopped, which is neither before nor after
     "vm restart": Command(("vm", "restart", "web", "--timeout", "1"), _running, "collects"),
     "vm rm": Command(("vm", "rm", "web"), _created),
@@ -399,7 +441,7 @@ def _is_bare(lines: list[str]) -> bool:
 def given(name: str) -> tuple[str, ...]:
     """The command line, with the pid of a process that was started for it."""
     words = {"{pid}": str(GUESTS[-1].pid) if GUESTS else "", "{state}": str(_state_file()),
-             "{backup}": str(_backup_file())}  # fmt: skip
+             "{backup}": str(_backup_file()), "{set}": str(_set_file())}  # fmt: skip
     return tuple(words.get(word, word) for word in COMMANDS[name].argv)
 
 
