@@ -273,11 +273,23 @@ def _text(value: Any, param: click.Parameter, directory: str) -> str:
         return str(value)
     if not isinstance(value, str):
         raise UsageError(f"{_kind_of(value)} is not a text", hint='write it in quotes: "…"')
-    if "\0" in value:
-        raise UsageError("the text holds a NUL character", hint="no option can hold one")
+    if "\0" in value or not _is_utf8(value):
+        raise UsageError(
+            "the text holds a NUL character, or what is no character",
+            hint="no option can hold one",
+        )
     if isinstance(param.type, File) and value:
         return os.path.join(directory, value)
     return value
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether a text has no lone surrogates, which JSON may spell."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _refuse_twice(kind: Kind, table: Mapping[str, Any], where: str) -> None:
@@ -304,7 +316,7 @@ def _unknown(where: str, word: str, known: Any, what: str) -> UsageError:
     )
 
 
-_TYPES = {bool: "a truth value", int: "a number", float: "a number", str: "a text", list: "a list",
+_TYPES = {type(None): "nothing", bool: "a truth value", int: "a number", float: "a number", str: "a text", list: "a list",
           dict: "a table"}  # fmt: skip
 
 

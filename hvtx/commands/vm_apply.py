@@ -57,9 +57,7 @@ class Report(NamedTuple):
     @property
     def identities(self) -> list[Any]:
         """What was reviewed, as JSON has it."""
-        steps = [*self.steps, *self.refusals]
-        found: list[Any] = json.loads(json.dumps([step.identity() for step in steps]))
-        return found
+        return [step.identity() for step in (*self.steps, *self.refusals)]
 
     @property
     def plan_id(self) -> str:

@@ -134,17 +134,17 @@ class Step(NamedTuple):
     wanted: WantedNetwork | WantedVm | None = None
     known: Network | Vm | None = None
 
-    def identity(self) -> tuple[Any, ...]:
+    def identity(self) -> list[Any]:
         """What a person reviewed, as JSON has it."""
         wanted = self.wanted if self.action is Action.CREATE else None
-        return (
+        return [
             self.action.value,
             self.reason.value,
             self.kind,
             self.name,
             [list(each) for each in self.differences],
             None if wanted is None else digest(wanted),
-        )
+        ]
 
 
 class Allowed(NamedTuple):
