@@ -316,8 +316,10 @@ def _unknown(where: str, word: str, known: Any, what: str) -> UsageError:
     )
 
 
-_TYPES = {type(None): "nothing", bool: "a truth value", int: "a number", float: "a number", str: "a text", list: "a list",
-          dict: "a table"}  # fmt: skip
+_TYPES = {
+    type(None): "nothing", bool: "a truth value", int: "a number", float: "a number",
+    str: "a text", list: "a list", dict: "a table",
+}  # fmt: skip
 
 
 def _kind_of(value: Any) -> str:
