@@ -283,16 +283,12 @@ def _running_beside_exits(hvtx: Program) -> None:
 _SET = """
 [networks.net]
 subnet = ["10.77.0.0/24", "fd77::/64"]
-{network}
+
 [vms.web]
 network = "net"
+ip = "10.77.0.{address}"
 publish = ["{port}:80"]
 memory = {memory}
-command = ["sleep", "600"]
-
-[vms.more]
-network = "net"
-ip = "10.77.0.{address}"
 command = ["sleep", "600"]
 """
 
@@ -301,18 +297,13 @@ def _set_file() -> Path:
     return Path(os.environ["HVTX_CONFIG"]).with_name("vms.toml")
 
 
-def _described(hvtx: Program) -> None:
-    """A set of which nothing is there, and the store is: that one is made is not its matter."""
+def _described(hvtx: Program, *, up: bool = False, memory: int = 256, address: int = 9) -> None:
+    """A set of which nothing is there, but the store; or one that is up, and is to be another."""
     hvtx("recover")
-    _set_file().write_text(_SET.format(network="", port=8080, memory=256, address=9))
-
-
-def _described_otherwise(hvtx: Program) -> None:
-    """A set that is up, and is to be another: each kind of step but the network's making."""
-    _described(hvtx)
-    hvtx("vm", "apply", "-f", str(_set_file()), "--yes")
-    text = _SET.format(network='egress = "internet"', port=8081, memory=128, address=8)
-    _set_file().write_text(text)
+    _set_file().write_text(_SET.format(port=8080, memory=256, address=9))
+    if up:
+        hvtx("vm", "apply", "-f", str(_set_file()), "--yes")
+        _set_file().write_text(_SET.format(port=8081, memory=memory, address=address))
 
 
 COMMANDS = {
@@ -381,9 +372,14 @@ COMMANDS = {
     "vm start, egress": Command(("vm", "start", "web"), _limited),
     # each step is an operation: killed between two of them, some are done
     "vm apply": Command(("vm", "apply", "-f", "{set}", "--yes"), _described, "collects"),
-    "vm apply, all that it changes": Command(
-        ("vm", "apply", "-f", "{set}", "--yes", "--restart", "--replace"),
-        _described_otherwise,
+    "vm apply, a restart": Command(
+        ("vm", "apply", "-f", "{set}", "--yes", "--restart"),
+        lambda hvtx: _described(hvtx, up=True, memory=512),
+        "collects",
+    ),
+    "vm apply, a replacement": Command(
+        ("vm", "apply", "-f", "{set}", "--yes", "--replace"),
+        lambda hvtx: _described(hvtx, up=True, address=8),
         "collects",
     ),
     # killed after its stop, the VM is stopped, which is neither before nor after
