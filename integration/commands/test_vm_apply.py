@@ -286,6 +286,17 @@ def test_a_vm_is_replaced_only_where_that_was_allowed(
     described.settled()
 
 
+def test_braces_that_are_meant_literally_stay_so(described: Set) -> None:
+    """What a table spells is checked once; a change takes it as it is kept."""
+    hvtx = described.hvtx
+    text = '[vms.web]\nnetwork = "lab"\ncommand = ["sh", "-c", "echo {{ipv4}} NAME; sleep 600"]\n'
+    for name in ("one", "two"):
+        described.write(LAB, text.replace("NAME", name))
+        described("--yes", "--restart")
+        described.settled()
+    assert "{ipv4} two" in hvtx("vm", "logs", "web").out
+
+
 def test_a_network_is_replaced_only_without_vms(described: Set) -> None:
     hvtx = described.hvtx
     described.write(LAB, DB)

@@ -288,7 +288,6 @@ subnet = ["10.77.0.0/24", "fd77::/64"]
 network = "net"
 ip = "10.77.0.{address}"
 publish = ["{port}:80"]
-memory = {memory}
 command = ["sleep", "600"]
 """
 
@@ -297,13 +296,13 @@ def _set_file() -> Path:
     return Path(os.environ["HVTX_CONFIG"]).with_name("vms.toml")
 
 
-def _described(hvtx: Program, *, up: bool = False, memory: int = 256, address: int = 9) -> None:
+def _described(hvtx: Program, *, again: str = "") -> None:
     """A set of which nothing is there, but the store; or one that is up, and is to be another."""
     hvtx("recover")
-    _set_file().write_text(_SET.format(port=8080, memory=256, address=9))
-    if up:
+    _set_file().write_text(_SET.format(port=8080, address=9))
+    if again:
         hvtx("vm", "apply", "-f", str(_set_file()), "--yes")
-        _set_file().write_text(_SET.format(port=8081, memory=memory, address=address))
+        _set_file().write_text(again)
 
 
 COMMANDS = {
@@ -372,14 +371,10 @@ COMMANDS = {
     "vm start, egress": Command(("vm", "start", "web"), _limited),
     # each step is an operation: killed between two of them, some are done
     "vm apply": Command(("vm", "apply", "-f", "{set}", "--yes"), _described, "collects"),
-    "vm apply, a restart": Command(
-        ("vm", "apply", "-f", "{set}", "--yes", "--restart"),
-        lambda hvtx: _described(hvtx, up=True, memory=512),
-        "collects",
-    ),
+    # stop, rm, create and start; a restart has the steps of stop, set and start
     "vm apply, a replacement": Command(
-        ("vm", "apply", "-f", "{set}", "--yes", "--replace"),
-        lambda hvtx: _described(hvtx, up=True, address=8),
+        ("vm", "apply", "-f", "{set}", "--yes", "--restart", "--replace"),
+        lambda hvtx: _described(hvtx, again=_SET.format(port=8081, address=8)),
         "collects",
     ),
     # killed after its stop, the VM is stopped, which is neither before nor after
