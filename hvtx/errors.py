@@ -57,6 +57,17 @@ def advised(hint: str) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def placed(where: str) -> Iterator[None]:
+    """Let errors from inside begin with the place of what they are about."""
+    try:
+        yield
+    except HvtxError as problem:
+        problem.message = f"{where}: {problem.message}"
+        problem.args = (problem.message,)
+        raise
+
+
 class OutputLost(HvtxError):
     """Standard output cannot be written; it comes after the deed, which stands."""
 

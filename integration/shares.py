@@ -11,6 +11,7 @@ from typing import Any
 LONG = (
     "test_boot", "test_demo", "test_neighbourhood", "test_snapshots", "test_guests_network", "test_concurrency",
     "test_vm_states", "test_policy_routing", "test_flows", "test_guest_state", "test_preemption", "test_model_replay",
+    "test_vm_apply",
 )  # fmt: skip
 SINGLE = frozenset(("test_failpoints", "test_errnos", "test_syscalls"))
 

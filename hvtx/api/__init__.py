@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from hvtx.api.networks import Networks
     from hvtx.api.plans import Plans
+    from hvtx.api.sets import Sets
     from hvtx.api.stores import Stores
     from hvtx.api.units import Units
     from hvtx.api.vms import Vms
@@ -124,6 +125,13 @@ class Host:
         from hvtx.api.plans import Plans
 
         return Plans(self._calls)
+
+    @property
+    def sets(self) -> Sets:
+        """``hvtx vm apply``."""
+        from hvtx.api.sets import Sets
+
+        return Sets(self._calls)
 
     @property
     def store(self) -> Stores:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Unpack
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Unpack
 
 from hvtx import commands
 from hvtx.api.calls import Calls, again_when_full
@@ -12,6 +12,7 @@ from hvtx.api.vms import as_tuples, policy_change, taken_rules
 if TYPE_CHECKING:
     from hvtx.api.options import NetworkChanges, NetworkOptions
     from hvtx.commands.show_networks import ShownNetwork
+    from hvtx.engine.new_network import NetworkRequest
 
 
 class Networks:
@@ -29,14 +30,7 @@ class Networks:
         Raises UsageError, Conflict (name, bridge or subnet taken), NotPermitted, HostRefused
         (undone), Busy.
         """
-        from hvtx.engine.vm_options import parse_policy
-
-        given = as_tuples({"nat": True, "isolate": False, **options})
-        policy = parse_policy(*taken_rules(given))
-        bridge, mtu = given.pop("bridge", None), given.pop("mtu", 1500)
-        asked = commands.network_create.parse_request(
-            name, _several(subnets), bridge, mtu, policy=policy, **given
-        )
+        asked = asked_network(name, {"subnets": subnets, **options})
         with self._calls.opened(writable=True) as runtime:
             made = commands.network_create.create_network(runtime, asked)
             return commands.show_networks.shown_network(runtime, made)
@@ -75,6 +69,13 @@ class Networks:
             return source.show_network(name)
 
 
-def _several(subnets: Sequence[str]) -> tuple[str, ...]:
-    found: tuple[str, ...] = as_tuples({"sources": subnets})["sources"]
-    return found
+def asked_network(name: str, options: Mapping[str, Any]) -> NetworkRequest:
+    """What was asked for, checked by itself. Raises UsageError."""
+    from hvtx.engine.vm_options import parse_policy
+
+    given = as_tuples({"nat": True, "isolate": False, **options})
+    policy = parse_policy(*taken_rules(given))
+    subnets, bridge, mtu = (given.pop(n, None) for n in ("subnets", "bridge", "mtu"))
+    return commands.network_create.parse_request(
+        name, subnets or (), bridge, 1500 if mtu is None else mtu, policy=policy, **given
+    )

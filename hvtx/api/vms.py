@@ -245,7 +245,7 @@ def requested(name: str, options: VmOptions) -> VmRequest:
 
 _SEVERAL = frozenset(
     ("networks", "ips", "macs", "publish", "unpublish", "disks", "command", "ssh_keys", "allow")
-) | {"deny", "sources"}
+) | {"deny", "sources", "subnets"}
 
 
 def as_tuples(options: Any) -> dict[str, Any]:

@@ -145,6 +145,12 @@ class Given(click.ParamType):  # type: ignore[type-arg]  # as above
         return value
 
 
+class File(Given):
+    """The path of a file: a relative one counts from the directory of whoever wrote it."""
+
+    name = "file"
+
+
 class Seconds(click.ParamType):  # type: ignore[type-arg]  # as above
     """A time of at most a day, in seconds, as people write it."""
 

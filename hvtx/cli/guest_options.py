@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from hvtx.cli.common import Given, Number, complete_file
+from hvtx.cli.common import File, Given, Number, complete_file
 from hvtx.errors import UsageError
 
 QUEUES = "it is a number of queues, for instance 4"
@@ -16,7 +16,7 @@ _NAMES = ("queues", "user_data", "ssh_keys", "user")
 _OPTIONS = (
     click.option(
         "--user-data",
-        type=Given(),
+        type=File(),
         metavar="F",
         shell_complete=complete_file,
         help="File for cloud-init in the guest, handed on as it is.",
@@ -24,7 +24,7 @@ _OPTIONS = (
     click.option(
         "--ssh-key",
         "ssh_keys",
-        type=Given(),
+        type=File(),
         multiple=True,
         metavar="F",
         shell_complete=complete_file,

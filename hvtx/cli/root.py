@@ -37,7 +37,26 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 
 
 class Group(click.Group):
-    """A group that knows which of its commands was probably meant."""
+    """A group that knows which of its commands was probably meant.
+
+    ``lazy``: commands whose modules are imported when they are called or listed, by name.
+    """
+
+    def __init__(self, *words: Any, lazy: Mapping[str, str] | None = None, **more: Any) -> None:
+        """As click's."""
+        super().__init__(*words, **more)
+        self._lazy = lazy or {}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every command, those too that are imported when called."""
+        return sorted({*super().list_commands(ctx), *self._lazy})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported now where it was not yet."""
+        if cmd_name not in self._lazy:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = getattr(import_module(self._lazy[cmd_name]), cmd_name)
+        return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -87,7 +87,9 @@ def no_command(name: str, group: click.Group, path: str) -> UsageError:
     from hvtx.model.nearest import nearest
 
     own = group.list_commands(click.Context(group))
-    below = {word: f"vm {word}" for word in _command_at(f"{PROGRAM} vm").commands}  # type: ignore[attr-defined]
+    vms = _command_at(f"{PROGRAM} vm")
+    assert isinstance(vms, click.Group)
+    below = {word: f"vm {word}" for word in vms.list_commands(click.Context(vms))}
     elsewhere = _ELSEWHERE.get(name, "").removeprefix("vm ")
     likely = nearest(name, own)
     if name == "help":

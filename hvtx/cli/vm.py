@@ -39,7 +39,7 @@ from hvtx.cli.vm_text import show_done
 from hvtx.errors import UsageError
 
 
-@click.group(cls=Group)
+@click.group(cls=Group, lazy={"apply": "hvtx.cli.vm_apply"})
 def vm() -> None:
     """Create, run, stop, show and remove VMs."""
 

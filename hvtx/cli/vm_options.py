@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from hvtx.cli.common import (
+    File,
     Given,
     Number,
     as_json,
@@ -113,14 +114,14 @@ _WISHES = (
     ),
     click.option(
         "--kernel",
-        type=Given(),
+        type=File(),
         metavar="F",
         shell_complete=complete_file,
         help="Kernel to boot directly.",
     ),
     click.option(
         "--initrd",
-        type=Given(),
+        type=File(),
         metavar="F",
         shell_complete=complete_file,
         help="Initial RAM disk.",
@@ -131,7 +132,7 @@ _WISHES = (
     click.option(
         "--disk",
         "disks",
-        type=Given(),
+        type=File(),
         multiple=True,
         metavar="F",
         shell_complete=complete_file,

@@ -61,6 +61,9 @@ from hvtx.commands import (
     systemd as systemd,
 )
 from hvtx.commands import (
+    vm_apply as vm_apply,
+)
+from hvtx.commands import (
     vm_attach as vm_attach,
 )
 from hvtx.commands import (

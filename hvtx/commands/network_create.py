@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hvtx.engine.network_build import (
     resolved_networks,
 )
-from hvtx.engine.new_network import NetworkRequest, make_network
+from hvtx.engine.new_network import DEFAULT, NetworkRequest, make_network, take_network
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
 from hvtx.engine.vm_options import warn_of_useless
@@ -65,6 +65,15 @@ def parse_request(  # noqa: PLR0913 - it mirrors the options of `network create`
     exits = parse_exits(uplink, sources, families=families, nat=nat)
     ordered = tuple(sorted(parsed, key=family_of))
     return NetworkRequest(name, ordered, bridge, mtu, nat, isolate, passage, policy, dhcp, exits)
+
+
+def create_default(runtime: Runtime) -> Network:
+    """The network ``default``, made from a free private /24 where it is not there.
+
+    Raises Conflict (none is free), NotPermitted, HostRefused (undone), Busy.
+    """
+    runtime.enter()
+    return take_network(runtime, DEFAULT)
 
 
 def create_network(runtime: Runtime, request: NetworkRequest) -> Network:

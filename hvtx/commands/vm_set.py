@@ -38,6 +38,7 @@ _GUEST = guest_options.GuestOptions._fields
 _FIELDS = (
     *("memory", "cpus", "kernel", "initrd", "append", "disks", "command", "autostart", "limits"),
     *_GUEST,
+    "directory",
 )
 
 
@@ -57,9 +58,11 @@ class Changes(NamedTuple):
     user_data: str | None = None
     ssh_keys: tuple[str, ...] | None = None
     user: str | None = None
+    directory: str | None = None  # of the command; None: with another command, this one
     publish: tuple[ports.Asked, ...] = ()
     unpublish: tuple[ports.Taken, ...] = ()
     policy: PolicyChange | None = None
+    kept: bool = False  # append and command are as they are on record: checked before
 
     def at_start(self) -> list[str]:
         """The fields of which a VM that runs cannot hear."""
@@ -178,11 +181,11 @@ def _changed(vm: Vm, changes: Changes) -> Vm:
         given["limits"] = changes.limits
     given |= {name: given[name] or None for name in _CLEARED if name in given}
     interfaces = max(len(vm.interfaces), 1)
-    if given.get("append"):
+    if given.get("append") and not changes.kept:
         given["append"] = vm_options.checked_append(given["append"], interfaces)
-    if "command" in given:
+    if "command" in given and not changes.kept:
         given["command"] = vm_options.checked_command(given["command"], interfaces)
-        given["directory"] = os.getcwd()
+        given.setdefault("directory", os.getcwd())
     wanted = vm._replace(**given)
     vm_options.check_combination(
         wanted.hypervisor,

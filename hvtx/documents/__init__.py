@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hvtx.documents import (
         adopt,
+        apply,
         console,
         doctor,
         explain,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "adopt",
+    "apply",
     "console",
     "doctor",
     "explain",

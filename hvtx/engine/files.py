@@ -7,6 +7,7 @@ from hvtx.host import paths
 
 CONFIGURATION_MOST = 1 << 20  # bytes
 PLAN_MOST = 1 << 28  # bytes: a plan of 10,000 VMs has some ten million
+SET_MOST = 1 << 24  # bytes of a described set: 5,000 VMs have some million
 PRIVATE = 0o600
 FOR_ALL = 0o644
 
@@ -29,6 +30,30 @@ def read_configuration(path: str) -> bytes:
 def read_plan(path: str) -> str:
     """The text of a saved plan, which is anybody's: it only chooses. Raises OSError, ValueError."""
     return paths.read_regular(path, PLAN_MOST).decode()
+
+
+def read_set(path: str) -> bytes:
+    """A described set that nobody else could have written. Raises NotPermitted, OSError.
+
+    What it names is started by root.
+    """
+    return _believed(path, SET_MOST, "hand it over by standard input: hvtx vm apply -f - <")
+
+
+def read_believed_plan(path: str) -> str:
+    """A saved plan of one, likewise. Raises NotPermitted, OSError, ValueError."""
+    return _believed(path, PLAN_MOST, "or make a plan of your own from").decode()
+
+
+def _believed(path: str, most: int, otherwise: str) -> bytes:
+    try:
+        return paths.read_believed(path, most)
+    except paths.UnsafeError as unsafe:
+        raise NotPermitted(
+            f"refusing to use {path}, which says what is started: {unsafe.strerror}",
+            hint="make it and its directories writable by you alone (chown, chmod go-w); or"
+            f" {otherwise} {path}",
+        ) from unsafe
 
 
 def write_out(path: str, text: str, *, mode: int = PRIVATE) -> None:

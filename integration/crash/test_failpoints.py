@@ -292,6 +292,31 @@ def _running_beside_exits(hvtx: Program) -> None:
     _running(hvtx)
 
 
+_SET = """
+[networks.net]
+subnet = ["10.77.0.0/24", "fd77::/64"]
+
+[vms.web]
+network = "net"
+ip = "10.77.0.{address}"
+publish = ["{port}:80"]
+command = ["sleep", "600"]
+"""
+
+
+def _set_file() -> Path:
+    return Path(os.environ["HVTX_CONFIG"]).with_name("vms.toml")
+
+
+def _described(hvtx: Program, *, again: str = "") -> None:
+    """A set of which nothing is there, but the store; or one that is up, and is to be another."""
+    hvtx("recover")
+    _set_file().write_text(_SET.format(port=8080, address=9))
+    if again:
+        hvtx("vm", "apply", "-f", str(_set_file()), "--yes")
+        _set_file().write_text(again)
+
+
 COMMANDS = {
     "network create": Command(NETWORK, lambda hvtx: None),
     "network create --dhcp": Command((*NETWORK, "--dhcp"), lambda hvtx: None),
@@ -362,6 +387,14 @@ COMMANDS = {
         ("network", "set", "net", "--egress", "none", "--deny", "10.0.0.0/8"), _once_limited
     ),
     "vm start, egress": Command(("vm", "start", "web"), _limited),
+    # each step is an operation: killed between two of them, some are done
+    "vm apply": Command(("vm", "apply", "-f", "{set}", "--yes"), _described, "collects"),
+    # stop, rm, create and start; a restart has the steps of stop, set and start
+    "vm apply, a replacement": Command(
+        ("vm", "apply", "-f", "{set}", "--yes", "--restart", "--replace"),
+        lambda hvtx: _described(hvtx, again=_SET.format(port=8081, address=8)),
+        "collects",
+    ),
     # killed after its stop, the VM is stopped, which is neither before nor after
     "vm restart": Command(("vm", "restart", "web", "--timeout", "1"), _running, "collects"),
     "vm rm": Command(("vm", "rm", "web"), _created),
@@ -424,7 +457,7 @@ def _is_bare(lines: list[str]) -> bool:
 def given(name: str) -> tuple[str, ...]:
     """The command line, with the pid of a process that was started for it."""
     words = {"{pid}": str(GUESTS[-1].pid) if GUESTS else "", "{state}": str(_state_file()),
-             "{backup}": str(_backup_file())}  # fmt: skip
+             "{backup}": str(_backup_file()), "{set}": str(_set_file())}  # fmt: skip
     return tuple(words.get(word, word) for word in COMMANDS[name].argv)
 
 

@@ -53,6 +53,7 @@ FLAGS_ASIDE = {
     "--accept-rollback": "a person's word that the store is right; no operation is "
     "interrupted by it",
     "--new-namespace": "likewise, of the namespace; then `recover` as ever",
+    "vm apply --no-start": "fewer steps",
     "vm stop --force": "`vm rm --force` stops in the same way",
     "vm restart --force": "likewise",
     "vm set --no-kernel": "another value in the same row, as are the next three",

@@ -25,6 +25,8 @@ MEANT = [
     (("help",), "`hvtx --help`"),
     (("version",), "`hvtx --version`"),
     (("vm", "star"), "`hvtx vm start`"),
+    (("apply",), "`hvtx vm apply`"),
+    (("vm", "aply"), "`hvtx vm apply`"),
     (("vm", "list"), "`hvtx vm ls`"),
     (("vm", "help"), "`hvtx vm --help`"),
     (("network", "lst"), "`hvtx network ls`"),

@@ -13,6 +13,7 @@ from hvtx.commands.recover import Recovery
 from hvtx.commands.show import Surroundings
 from hvtx.commands.store_backup import Copied, Restored
 from hvtx.commands.systemd import Entry, Outcome
+from hvtx.commands.vm_apply import Done
 from hvtx.engine.finding import Finding
 from hvtx.engine.imported import Adopted, Import, imported_thing, imported_vm, unread_file
 from hvtx.engine.refusals import Refused
@@ -20,6 +21,10 @@ from hvtx.engine.repaired import Failed, Repair, Repaired
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.engine.state_files import Unread
 from hvtx.engine.units import Unit
+from hvtx.errors import Conflict
+from hvtx.model.described import Action as Change
+from hvtx.model.described import Difference, Step
+from hvtx.model.described import Reason as Because
 from hvtx.model.plan import Action, Ground, Item, Plan, Result
 from hvtx.model.policy import NO_POLICY, EgressRule, Policy
 from hvtx.model.reason import Reason
@@ -31,6 +36,24 @@ from hvtx.planner.subjects import Subject
 from hvtx.store import history, intents, leases, records
 from tests.store.shelf import NOW, Shelf, add_network, enter, network, vm
 
+SET = [
+    Done(
+        Step(
+            Change.CHANGE, Because.DIFFERS, "vm", "web", "change VM web: memory 256 → 512",
+            (Difference("memory", 256, 512), Difference("publish", [], ["8080:80/tcp"])),
+        ),
+        "failed",
+        Conflict("VM 'web' is busy", hint="wait"),
+    ),
+    Done(Step(Change.START, Because.DOWN, "vm", "web", "start VM web"), "skipped"),
+    Done(
+        Step(
+            Change.REFUSE, Because.NEEDS_REPLACE, "network", "lab", "network lab would have to be …",
+            (Difference("mtu", 1500, 1400),), "--replace lets it be",
+        )
+    ),
+    Done(Step(Change.SKIP, Because.AS_DESCRIBED, "vm", "db", "VM db is as described")),
+]  # fmt: skip
 STARTED = {
     "boot_id": "boot-a", "pid": 4242, "start": 99, "inode": 0, "pidns": 0, "user": 71001,
     "accelerator": "tcg", "accelerator_reason": "/dev/kvm is missing", "vhost": False,

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from hvtx import documents
-from hvtx.commands import explain, show, show_history, show_networks
+from hvtx.commands import explain, show, show_history, show_networks, vm_apply
 from hvtx.commands import publish_view as published
 from hvtx.commands import published_view as view
 from hvtx.engine import gc_plan
@@ -75,6 +75,14 @@ VALUES: Mapping[str, Callable[[], Any]] = {
     "gc-installation": lambda: documents.plan.document(report(), "bbbbbbbbbb"),
     "gc-heuristic": lambda: documents.plan.document(
         report()._replace(plan=samples.GUESSES, applied=False, heuristic=True)
+    ),
+    "apply": lambda: documents.apply.document(vm_apply.Report(samples.SET, True), ["vms.toml"]),
+    "apply-refused": lambda: documents.apply.document(vm_apply.refused(REFUSED), ["vms.toml"]),
+    "apply-saved": lambda: documents.apply.saved(
+        vm_apply.Report(samples.SET),
+        ["vms.toml"],
+        [{"file": "vms.toml", "directory": "/srv", "tables": {"vms": {"web": {"memory": 512}}}}],
+        {"restart": True, "replace": False, "start": True},
     ),
     "adopt": lambda: documents.adopt.document(samples.ADOPTED),
 }

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Self
 
 from hypothesis import strategies as st
 
+from hvtx.cli import described as sets_of
 from hvtx.cli import settings as cli
 from hvtx.commands import published_view as view
 from hvtx.commands import show_history
@@ -26,6 +27,7 @@ from hvtx.drivers.nftables.ruleset import listed_rules
 from hvtx.drivers.vm_process.gate import tail as tail_of
 from hvtx.drivers.vm_process.probe import look_into
 from hvtx.engine import guest_options, packaged_units, runtime, state_files, units
+from hvtx.engine import saved_set as saved_sets
 from hvtx.engine.saved_plan import load_plan
 from hvtx.errors import HvtxError, NotPermitted, UsageError
 from hvtx.host import (
@@ -909,6 +911,70 @@ OWN_FILTER = struct.pack("=BxxxiIII", 0, 1, 0x68767478, 0xFFFFFFF2, 0x6876 << 16
 ) + netlink.nested(2, netlink.attribute(5, bytes(16)))  # fmt: skip
 FILTERS = st.one_of(st.just(OWN_FILTER), mutated([OWN_FILTER]), reshaped([OWN_FILTER], 20))
 
+SET = """
+[networks.lab]
+subnet = ["10.77.0.0/24", "fd77::/64"]
+isolate = true
+no-nat = true
+egress = "internet"
+[vms.web]
+network = ["lab"]
+ip = "10.77.0.5"
+publish = ["8080:80", "lab/8443-8445:443-445/tcp"]
+memory = 512
+limit = "in=10mbit"
+deny = "192.0.2.0/24:80"
+command = ["sh", "-c", "echo {ip}"]
+start = false
+[vms."db"]
+kernel = "vmlinuz"
+append = "quiet"
+"""
+KEYS = sorted({*sets_of.keys("networks"), *sets_of.keys("vms"), "memroy", "user_data", '""', "a.b"})
+SAVED_SETS = (
+    {
+        "schema": "hvtx/apply/1", "options": {"restart": False, "replace": True, "start": True},
+        "reviewed": [["create", "absent", "vm", "web", [], "0" * 32], ["start", "down", "vm", "web", [], None]],
+        "described": [{"file": "f", "directory": "/none", "tables": {"vms": {
+            "web": {"publish": ["8080:80"], "memory": 256, "command": ["sleep", "1"], "start": True}}}}],
+    },
+)  # fmt: skip
+
+
+@st.composite
+def sets(draw: Any) -> bytes:
+    """A set: tables with known keys and values of every kind."""
+    tables = st.sampled_from(
+        ("[vms.web]", "[networks.lab]", "[vms.db]", "[other]", "[vms]", "[[vms.web]]")
+    )
+    lists = st.lists(st.sampled_from(LITERALS), max_size=3).map(lambda some: f"[{', '.join(some)}]")
+    values = st.one_of(st.sampled_from(LITERALS), lists, words)
+    lines = []
+    for table in draw(st.lists(tables, max_size=3)):
+        keys = draw(st.lists(st.tuples(st.sampled_from(KEYS), values), max_size=4))
+        lines += [table, *(f"{key} = {value}" for key, value in keys)]
+    return "\n".join(lines).encode(errors="surrogatepass")
+
+
+def described_set(data: bytes) -> None:
+    """What a file describes: requests whose names are names, or an error with its place."""
+    try:
+        found = sets_of.request([sets_of.Source("f", "/none", sets_of.parsed("f", data))])
+    except HvtxError as problem:
+        assert problem.message.startswith("f")
+        raise
+    for asked in (*found.networks.values(), *found.vms.values()):
+        assert re.fullmatch("[a-z0-9-]{1,63}", asked.request.name)
+        assert asked.where.startswith("f: [")
+    found.described(None)
+
+
+def saved_set(data: bytes) -> None:
+    """A saved plan with what it describes."""
+    saved = saved_sets.load(file_of(data), "hvtx/apply/1")
+    sets_of.request([sets_of.Source(**dict(each)) for each in saved.described])
+
+
 PARSERS: dict[str, Parser] = {
     # netlink
     "netlink attributes": Parser(
@@ -1123,6 +1189,12 @@ PARSERS: dict[str, Parser] = {
         ("host.trust._entries",),
     ),
     "saved plans": Parser(saved_plan, json_bytes(PLANS), (HvtxError,), ("engine.files.read_plan", "engine.saved_plan.load_plan", "engine.saved_plan._identity")),
+    "described sets": Parser(
+        described_set, st.one_of(sets(), encoded(texts((SET,)))), (HvtxError,),
+        ("cli.described", "engine.files.read_set"),
+        lambda n: b"".join(b'[vms.a%d]\nnetwork = "lab"\n' % number for number in range(n)),
+    ),
+    "saved sets": Parser(saved_set, json_bytes(SAVED_SETS), (HvtxError,), ("engine.saved_set", "engine.files.read_believed_plan")),
     "saved guesses": Parser(saved_guesses, json_bytes(PLANS), (HvtxError,), ("engine.saved_plan.load_plan",)),
     "views": Parser(published, json_bytes(VIEWS), (HvtxError,), ("commands.published_view._parsed", "store.view.read")),
     "stores of others": Parser(installation, mutated([store_bytes()]), (HvtxError, OSError), ("store.backup.installation_at",)),

@@ -1,0 +1,155 @@
+"""``host.sets``: sets of VMs and networks that files describe, planned and made (`vm apply`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from hvtx import commands
+from hvtx.api.calls import Calls
+from hvtx.api.networks import asked_network
+from hvtx.api.vms import requested
+from hvtx.commands.vm_apply import Done, Report, refused
+from hvtx.engine import described
+from hvtx.engine.described import Asked, Request
+from hvtx.engine.files import SET_MOST, read_set, unwritten, write_out
+from hvtx.engine.saved_set import load
+from hvtx.errors import UsageError, placed
+from hvtx.model.described import VM, Allowed, Described, Step
+
+if TYPE_CHECKING:
+    from hvtx.engine.runtime import Runtime
+
+    Make = Callable[[Described, Allowed], Report]
+
+__all__ = (
+    "SET_MOST", "Asked", "Done", "Report", "Request", "Sets", "asked_network", "asked_vm", "load",
+    "raise_problem", "read_set", "refused", "save",
+)  # fmt: skip
+
+
+def asked_vm(name: str, options: Any) -> Any:
+    """What was asked for, checked by itself. Raises UsageError, NotFound, NotPermitted."""
+    return requested(name, options)
+
+
+class Sets:
+    """Verbs of described sets. Each returns a report: the steps, and what became of each."""
+
+    def __init__(self, calls: Calls) -> None:
+        """Made by :attr:`hvtx.Host.sets`."""
+        self._calls = calls
+
+    def plan(
+        self, request: Request, *, restart: bool = False, replace: bool = False, start: bool = True
+    ) -> Report:
+        """What would be done, and why; changes nothing.
+
+        ``restart`` and ``replace`` let VMs be stopped, and things be made anew, where what is
+        described asks for it. Raises Refused, UsageError (what could never be), NotFound, Conflict.
+        """
+        with self._calls.opened(writable=False) as runtime:
+            make = partial(commands.vm_apply.make_plan, runtime)
+            return _plan(runtime, make, request, Allowed(restart, replace), start=start)
+
+    def apply(
+        self,
+        request: Request,
+        *,
+        restart: bool = False,
+        replace: bool = False,
+        start: bool = True,
+        reviewed: Sequence[Any] | None = None,
+        tell: Callable[[Done], None] | None = None,
+    ) -> Report:
+        """Plan, and carry out each step as an operation of its own; nothing if one is refused.
+
+        ``reviewed``: nothing but these steps (a report's ``identities``), and nothing at all if
+        they would be others now (StalePlan). ``tell`` hears of each step when it is done. Raises as
+        :meth:`plan`, and Busy.
+        """
+        with self._calls.opened(writable=True) as runtime:
+            commands.vm_apply.begin(runtime, list(request.vms))
+            make = partial(commands.vm_apply.make_plan, runtime)
+            report = _plan(runtime, make, request, Allowed(restart, replace), start=start)
+            if reviewed is not None:
+                commands.vm_apply.refuse_stale(report, reviewed)
+            if report.refusals:
+                return report
+            do = partial(self._do, request)
+            return commands.vm_apply.carry_out(report, do, tell or (lambda done: None))
+
+    def _do(self, request: Request, step: Step) -> None:
+        """One step as its own command does it, with a runtime of its own: no lock stays behind."""
+        spends = step.action.value in ("stop", "remove")
+        with self._calls.opened(writable=True, spends=spends) as runtime:
+            _DEEDS[step.kind, step.action.value](runtime, request, step)
+
+
+def raise_problem(report: Report) -> None:
+    """Raise Conflict if something was refused, PartialFailure if a step failed."""
+    commands.vm_apply.refuse_refused(report)
+    problem = commands.vm_apply.problem_of(report)
+    if problem is not None:
+        raise problem
+
+
+def save(text: str, path: str) -> None:
+    """Write a plan where a person said. Raises UsageError if that cannot be."""
+    try:
+        write_out(path, text)
+    except OSError as problem:
+        words, hint = unwritten("plan", path, problem, option="--out")
+        raise UsageError(words, hint=hint) from problem
+
+
+def _plan(
+    runtime: Runtime, make: Make, request: Request, allowed: Allowed, *, start: bool
+) -> Report:
+    """What would be done now, once what can be seen beforehand is seen. Raises as its parts do."""
+    wanted = request.described(runtime.settings.egress)
+    if not start:
+        wanted = wanted._replace(vms=[vm._replace(start=False) for vm in wanted.vms])
+    report = make(wanted, allowed)
+    for step in report.steps:
+        if step.kind == VM and step.action.value in ("create", "change"):
+            _check_files(runtime, request.vms[step.name])
+    return report
+
+
+def _check_files(runtime: Runtime, asked: Asked) -> None:
+    """Refuse a VM whose files or whose user are not there, before anything is done."""
+    from hvtx.engine.guest_options import check_user_data
+    from hvtx.engine.vm_user import check_user
+
+    request = asked.request
+    state = runtime.settings.state_directory
+    with placed(asked.where):
+        commands.vm_create.check_files(request.kernel, request.initrd, request.disks)
+        check_user_data(request.guest.user_data)
+        check_user(request.guest.user, request.hypervisor, runtime.installation, state)
+
+
+_DEEDS: dict[tuple[str, str], Callable[[Runtime, Request, Step], object]] = {
+    ("network", "create"): lambda runtime, request, step: (
+        commands.network_create.create_network(runtime, request.networks[step.name].request)
+        if step.name in request.networks
+        else commands.network_create.create_default(runtime)
+    ),
+    ("network", "change"): lambda runtime, _, step: commands.network_set.set_network(
+        runtime, step.name, commands.network_set.Changes(**described.network_changes(step))
+    ),
+    ("network", "remove"): lambda runtime, _, step: commands.network_rm.remove_network(
+        runtime, step.name
+    ),
+    ("vm", "create"): lambda runtime, request, step: commands.vm_create.create_vm(
+        runtime, request.vms[step.name].request
+    ),
+    ("vm", "change"): lambda runtime, _, step: commands.vm_set.set_vm(
+        runtime, step.name, commands.vm_set.Changes(**described.vm_changes(step))
+    ),
+    ("vm", "stop"): lambda runtime, _, step: commands.vm_stop.stop_vm(runtime, step.name),
+    ("vm", "remove"): lambda runtime, _, step: commands.vm_stop.remove_vm(runtime, step.name),
+    ("vm", "start"): lambda runtime, _, step: commands.vm_start.start_vm(runtime, step.name),
+}

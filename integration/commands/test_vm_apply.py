@@ -1,0 +1,586 @@
+"""`vm apply`: a described set of VMs and networks, planned, reviewed, made, and made no second time."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from integration import lab
+from integration.lab import witness
+from integration.lab.program import Program, Ran
+from integration.lab.verbs import BACKENDS, conflict, hvtx, state
+
+__all__ = ["hvtx"]  # the fixture
+
+LAB = """
+[networks.lab]
+subnet = ["10.77.0.0/24", "fd77::/64"]
+"""
+WEB = """
+[vms.web]
+network = "lab"
+publish = ["8080:80"]
+memory = 512
+command = ["sleep", "600"]
+"""
+DB = """
+[vms.db]
+network = ["lab"]
+ip = ["10.77.0.9", "fd77::9"]
+mac = "02:11:22:33:44:55"
+command = ["sleep", "600"]
+"""
+
+
+class Set:
+    """A file of a set, and `vm apply` of it."""
+
+    def __init__(self, hvtx: Program, path: Path) -> None:
+        self.hvtx, self.path = hvtx, path
+
+    def write(self, *texts: str) -> None:
+        self.path.write_text("".join(texts))
+
+    def __call__(self, *more: str, code: int = 0) -> Ran:
+        return self.hvtx("vm", "apply", "-f", str(self.path), *more, code=code)
+
+    def plan(self, *more: str) -> list[tuple[str, str, str]]:
+        """What a plan does or refuses: action, name, reason."""
+        with witness.unchanged():
+            return acts(self("--plan", "--json", *more).json())
+
+    def settled(self) -> None:
+        """A second run has nothing to do, and does nothing."""
+        with witness.unchanged():
+            assert acts(self("--yes", "--json").json()) == []
+        assert "nothing to do" in self("--yes").out
+        self("--plan", "--detailed-exitcode")
+        assert self.hvtx.is_clean()
+
+
+def acts(document: dict[str, Any]) -> list[tuple[str, str, str]]:
+    return [
+        (i["action"], i["name"], i["reason"]) for i in document["items"] if i["action"] != "skip"
+    ]
+
+
+@pytest.fixture
+def described(hvtx: Program, tmp_path: Path) -> Iterator[Set]:
+    yield Set(hvtx, tmp_path / "vms.toml")
+
+
+def pid(hvtx: Program, name: str) -> int:
+    found: int = hvtx.vm(name)["pid"]
+    return found
+
+
+# -- made, and no second time ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("firewall", BACKENDS)
+def test_a_set_is_made_once(described: Set, firewall: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks, VMs with what they ask for, in an order in which all can be had; then nothing."""
+    monkeypatch.setenv("HVTX_FIREWALL", firewall)
+    described.write(
+        LAB, WEB.replace("publish", "memory = 128\npublish").replace("memory = 512\n", ""), DB
+    )
+    hvtx = described.hvtx
+    assert described.plan() == [
+        ("create", "lab", "absent"), ("create", "db", "absent"), ("create", "web", "absent"),
+        ("start", "web", "down"), ("start", "db", "down"),
+    ]  # fmt: skip
+    done = described("--yes", "--json").json()
+    assert {i["outcome"] for i in done["items"]} == {"done"}
+    assert done["applied"] is True
+    assert done["summary"] == {
+        "create": 3, "change": 0, "stop": 0, "remove": 0, "start": 2, "refuse": 0, "skip": 0,
+    }  # fmt: skip
+    db = hvtx.vm("db")["interfaces"][0]
+    assert (db["ipv4"], db["ipv6"], db["mac"]) == ("10.77.0.9", "fd77::9", "02:11:22:33:44:55")
+    assert [state(hvtx, name) for name in ("web", "db")] == ["running", "running"]
+    assert hvtx("network", "show", "lab", "--json").json()["firewall"] == firewall
+    described.settled()
+
+
+def test_it_is_the_vm_that_create_makes(described: Set) -> None:
+    """The same options, typed and in a table, make the same record."""
+    hvtx = described.hvtx
+    hvtx("network", "create", "lab", "--subnet", "10.77.0.0/24", "--egress", "internet")
+    key = described.path.with_name("key.pub")
+    blob = "AAAAC3NzaC1lZDI1NTE5AAAAIJUS0+Z0hCV7b0XwmZyvtmlFw0lJlUwzq0BR1n2GpDfL"
+    key.write_text(f"ssh-ed25519 {blob} me\n")
+    data = described.path.with_name("user-data")
+    data.write_text("#cloud-config\n")
+    given = ("--network", "lab", "--cpus", "2", "--queues", "2", "--limit", "in=10mbit", "--deny",
+             "192.0.2.0/24", "--egress", "none", "--autostart", "--ssh-key", str(key),
+             "--user-data", str(data))  # fmt: skip
+    hvtx("vm", "create", "typed", *given, "--", "sleep", "600")
+    described.write(
+        """
+        [vms.typed]
+        network = "lab"
+        cpus = 2
+        queues = 2
+        limit = "in=10mbit"
+        deny = ["192.0.2.0/24"]
+        egress = "none"
+        autostart = true
+        ssh_key = "key.pub"
+        user-data = "user-data"
+        start = false
+        command = ["sleep", "600"]
+        """
+    )
+    plan = described("--plan", "--json").json()
+    different = {option for item in plan["items"] for option in item["changes"]}
+    assert different == {"directory"}  # it was typed elsewhere than where the file is
+    hvtx("vm", "rm", "typed")
+    described("--yes")
+    assert state(hvtx, "typed") == "defined"
+    described.settled()
+
+
+def test_what_is_not_in_the_file_is_left_alone(described: Set) -> None:
+    hvtx = described.hvtx
+    described.write(LAB, WEB, DB)
+    described("--yes")
+    before = pid(hvtx, "db")
+    described.write(LAB, WEB)
+    described.settled()
+    assert pid(hvtx, "db") == before
+
+
+def test_a_vm_that_is_down_is_started_unless_it_is_said(described: Set) -> None:
+    hvtx = described.hvtx
+    described.write(LAB, WEB)
+    described("--yes", "--no-start")
+    assert state(hvtx) == "defined"
+    assert described.plan() == [("start", "web", "down")]
+    assert described.plan("--no-start") == []
+    described("--yes")
+    lab.end(pid(hvtx, "web"))
+    assert state(hvtx) == "crashed"
+    described("--yes")
+    assert state(hvtx) == "running"
+    described.settled()
+
+
+def test_the_network_default_is_shown_and_made(described: Set) -> None:
+    described.write('[vms.web]\ncommand = ["sleep", "600"]\n')
+    assert described.plan()[0] == ("create", "default", "absent")
+    described("--yes")
+    described.settled()
+
+
+def test_several_files_and_standard_input(described: Set, tmp_path: Path) -> None:
+    other = tmp_path / "db.toml"
+    other.write_text(DB)
+    described.write(LAB)
+    with witness.unchanged():
+        described("-f", str(other), "-f", str(other), "--yes", code=2)
+        twice = tmp_path / "twice.toml"
+        twice.write_text(DB)
+        ran = described("-f", str(other), "-f", str(twice), "--yes", code=2)
+        assert "db.toml" in ran.err
+        assert "twice.toml: [vms.db]" in ran.err
+    described("-f", str(other), "--yes")
+    assert state(described.hvtx, "db") == "running"
+    piped = subprocess.run(
+        [sys.executable, "-m", "hvtx", "vm", "apply", "-f", "-", "--yes"],
+        input=WEB, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert piped.returncode == 0, piped
+    assert state(described.hvtx) == "running"
+
+
+# -- changes ---------------------------------------------------------------------------------------
+
+
+def test_what_can_be_changed_while_it_runs_is(described: Set) -> None:
+    """Ports, limits, what guests may reach: the VM's process and devices stay."""
+    hvtx = described.hvtx
+    described.write(LAB, WEB)
+    described("--yes")
+    before = pid(hvtx, "web"), hvtx.device("web")
+    described.write(
+        LAB,
+        'egress = "internet"\n',
+        WEB.replace("8080:80", "8081:80").replace(
+            "memory", 'limit = "out=10mbit"\ndeny = "192.0.2.1"\nmemory'
+        ),
+    )
+    assert described.plan() == [("change", "lab", "differs"), ("change", "web", "differs")]
+    described("--yes")
+    assert (pid(hvtx, "web"), hvtx.device("web")) == before
+    shown = hvtx.vm("web")
+    assert [p["host_port"] for p in shown["interfaces"][0]["publish"]] == [8081]
+    described.settled()
+    described.write(LAB, WEB)  # what is not there is as `create` makes it
+    described("--yes")
+    described.settled()
+    assert (pid(hvtx, "web"), hvtx.device("web")) == before
+
+
+def test_a_vm_is_stopped_only_where_that_was_allowed(described: Set) -> None:
+    """Without --restart the whole plan is refused, other steps too."""
+    hvtx = described.hvtx
+    described.write(LAB, WEB)
+    described("--yes")
+    before = pid(hvtx, "web")
+    described.write(LAB, WEB.replace("512", "256"), DB)
+    assert ("refuse", "web", "needs-restart") in described.plan()
+    with witness.unchanged():
+        ran = described("--yes", code=4)
+    assert "--restart" in ran.err
+    assert pid(hvtx, "web") == before
+    assert described.plan("--restart") == [
+        ("stop", "web", "restart"), ("change", "web", "differs"), ("create", "db", "absent"),
+        ("start", "web", "restart"), ("start", "db", "down"),
+    ]  # fmt: skip
+    described("--yes", "--restart")
+    assert hvtx("vm", "show", "web", "--json").json()["pid"] != before
+    described.settled()
+
+
+def test_a_vm_that_is_down_is_changed_and_started(described: Set) -> None:
+    described.write(LAB, WEB)
+    described("--yes", "--no-start")
+    described.write(LAB, WEB.replace("512", "256"))
+    described("--yes")
+    described.settled()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "option"),
+    [
+        ('ip = ["10.77.0.9", "fd77::9"]', 'ip = "10.77.0.8"', "ip"),
+        ("02:11:22:33:44:55", "02:11:22:33:44:66", "mac"),
+        ('command = ["sleep", "600"]', 'hypervisor = "external"', "hypervisor"),
+        ('network = ["lab"]', 'network = ["lab", "two"]', "network"),
+    ],
+)
+def test_a_vm_is_replaced_only_where_that_was_allowed(
+    described: Set, old: str, new: str, option: str
+) -> None:
+    hvtx = described.hvtx
+    two = '[networks.two]\nsubnet = "10.78.0.0/24"\n'
+    described.write(LAB, two, DB)
+    described("--yes")
+    identity = hvtx.vm("db")["id"]
+    described.write(LAB, two, DB.replace(old, new))
+    with witness.unchanged():
+        ran = described("--yes", "--restart", "--json", code=4)
+    item = next(i for i in ran.json()["items"] if i["action"] == "refuse")
+    assert (item["reason"], option in item["changes"]) == ("needs-replace", True)
+    described("--yes", "--replace")
+    assert hvtx.vm("db")["id"] != identity
+    described.settled()
+
+
+def test_braces_that_are_meant_literally_stay_so(described: Set) -> None:
+    """What a table spells is checked once; a change takes it as it is kept."""
+    hvtx = described.hvtx
+    text = '[vms.web]\nnetwork = "lab"\ncommand = ["sh", "-c", "echo {{ipv4}} NAME; sleep 600"]\n'
+    for name in ("one", "two"):
+        described.write(LAB, text.replace("NAME", name))
+        described("--yes", "--restart")
+        described.settled()
+    assert "{ipv4} two" in hvtx("vm", "logs", "web").out
+
+
+def test_a_network_is_replaced_only_without_vms(described: Set) -> None:
+    hvtx = described.hvtx
+    described.write(LAB, DB)
+    described("--yes")
+    other = LAB.replace("[", "[", 1) + "mtu = 1400\n"
+    described.write(other, DB)
+    assert described.plan("--replace") == [("refuse", "lab", "in-use")]
+    with witness.unchanged():
+        ran = described("--yes", "--replace", code=4)
+    assert "hvtx vm rm db" in ran.err
+    hvtx("vm", "rm", "db", "--force")
+    assert described.plan()[-1] == ("refuse", "lab", "needs-replace")
+    described("--yes", "--replace")
+    assert hvtx("network", "show", "lab", "--json").json()["mtu"] == 1400
+    described.settled()
+
+
+def test_isolation_waits_until_no_vm_is_up(described: Set) -> None:
+    described.write(LAB, DB)
+    described("--yes")
+    described.write(LAB, "isolate = true\n", DB)
+    assert described.plan() == [("refuse", "lab", "in-use")]
+    described.hvtx("vm", "stop", "db")
+    assert described.plan() == [("change", "lab", "differs"), ("start", "db", "down")]
+    described("--yes")
+    described.settled()
+
+
+def test_a_port_goes_from_one_vm_to_another(described: Set) -> None:
+    """Who gives it up is changed first; two that would exchange theirs are refused."""
+    green = WEB.replace("web", "green").replace("8080", "8081")
+    described.write(LAB, green, WEB)
+    described("--yes")
+    described.write(LAB, green.replace("8081", "8080"), WEB.replace("8080", "8082"))
+    assert described.plan() == [("change", "web", "differs"), ("change", "green", "differs")]
+    described("--yes")
+    described.settled()
+    described.write(LAB, green.replace("8081", "8082"), WEB)
+    with witness.unchanged():
+        ran = described("--yes", code=4)
+    assert "exchange" in ran.err
+
+
+# -- what was reviewed -----------------------------------------------------------------------------
+
+
+def test_a_saved_plan_does_what_was_reviewed_or_nothing(described: Set, tmp_path: Path) -> None:
+    hvtx, saved = described.hvtx, str(tmp_path / "plan.json")
+    described.write(LAB, WEB)
+    shown = described("--plan", "--out", saved, "--json").json()
+    kept = json.loads(Path(saved).read_text())
+    assert {key: kept[key] for key in shown} == shown
+    assert os.stat(saved).st_mode & 0o777 == 0o600
+    described("--plan", "--detailed-exitcode", code=2)
+    described.path.unlink()  # the plan holds what was described
+    done = hvtx("vm", "apply", saved, "--json").json()
+    assert done["plan_id"] == shown["plan_id"]
+    assert state(hvtx) == "running"
+    ran = conflict(hvtx, "vm", "apply", saved, code=8)
+    assert "lab" in ran.err
+
+
+def test_a_saved_plan_of_another_state_is_stale(described: Set, tmp_path: Path) -> None:
+    hvtx, saved = described.hvtx, str(tmp_path / "plan.json")
+    described.write(LAB, WEB)
+    described("--yes")
+    described.write(LAB, WEB.replace("8080", "8081"))
+    described("--plan", "--out", saved)
+    hvtx("vm", "set", "web", "--publish", "9000:90")  # would be taken away unseen
+    ran = conflict(hvtx, "vm", "apply", saved, code=8)
+    assert "web" in ran.err
+    described.write(LAB, WEB)
+    described("--plan", "--out", saved)
+    hvtx("vm", "stop", "web")
+    conflict(hvtx, "vm", "apply", saved, code=8)
+
+
+def test_plans_that_are_none(described: Set, tmp_path: Path) -> None:
+    hvtx, path = described.hvtx, tmp_path / "plan.json"
+    described.write(LAB, WEB)
+    described("--plan", "--out", str(path))
+    whole = json.loads(path.read_text())
+    broken: list[Any] = [
+        "", "{", "[]", "null", "{}", {"schema": "hvtx/gc/1", "items": []},
+        {"schema": "hvtx/apply/1"}, {**whole, "reviewed": [1]}, {**whole, "described": [{}]},
+        {**whole, "options": {}}, {**whole, "described": []},
+        {**whole, "described": [{"file": "x", "directory": "/", "tables": {"vms": 1}}]},
+    ]  # fmt: skip
+    for some in broken:
+        path.write_text(some if isinstance(some, str) else json.dumps(some))
+        conflict(hvtx, "vm", "apply", str(path), code=2)
+    conflict(hvtx, "vm", "apply", str(tmp_path / "none"), code=3)
+    conflict(hvtx, "vm", "apply", str(described.path), code=2)  # a set, not a plan
+    path.write_text(json.dumps(whole))
+    path.chmod(0o666)  # others could say what root starts
+    conflict(hvtx, "vm", "apply", str(path), code=5)
+    path.chmod(0o600)
+    for more in ("--restart", "--replace", "--no-start", "--plan"):
+        conflict(hvtx, "vm", "apply", str(path), more, code=2)
+    conflict(hvtx, "vm", "apply", str(path), "-f", str(described.path), "--yes", code=2)
+
+
+def test_a_person_is_asked(described: Set) -> None:
+    """On a terminal: the plan, a question, and only then the deed; elsewhere --yes says it."""
+    described.write(LAB, WEB)
+    with witness.unchanged():
+        assert "--yes" in described(code=2).err
+        assert "--yes" in described("--json", code=2).err
+    with witness.unchanged():
+        code, told = answered(described.path, b"n\n")
+    assert code == 1
+    assert b"create network lab" in told
+    code, told = answered(described.path, b"y\n")
+    assert code == 0, told
+    assert state(described.hvtx) == "running"
+    assert b"nothing to do" in answered(described.path, b"")[1]
+
+
+def answered(path: Path, answer: bytes) -> tuple[int, bytes]:
+    """What a run on a terminal says, and how it ends."""
+    leader, follower = pty.openpty()
+    argv = [sys.executable, "-m", "hvtx", "vm", "apply", "-f", str(path)]
+    run = subprocess.Popen(argv, stdin=follower, stdout=follower, stderr=follower)
+    os.close(follower)
+    os.write(leader, answer)
+    told = b""
+    while True:
+        try:
+            some = os.read(leader, 1 << 16)
+        except OSError:  # EIO: the last one that had it open has closed it
+            break
+        told += some
+    os.close(leader)
+    return run.wait(timeout=60), told
+
+
+# -- nothing is changed where anything is wrong ----------------------------------------------------
+
+WRONG: dict[str, tuple[str, int, tuple[str, ...]]] = {
+    "no TOML": ("[vms.bad\n", 2, ("line 1",)),
+    "a line of many": (LAB + "[vms.bad]\nmemory = = 5\n", 2, ("line 5", "column 10")),
+    "twice": ("[vms.bad]\n[vms.bad]\n", 2, ("line 2",)),
+    "no table of a set": ("[vmz.bad]\n", 2, ("vmz", "vms")),
+    "no table": ("vms = 3\n", 2, ("vms",)),
+    "no table of a VM": ("[vms]\nbad = 3\n", 2, ("[vms.bad]",)),
+    "no key": ("[vms.bad]\nmemroy = 5\n", 2, ("[vms.bad]", "memroy", "did you mean memory")),
+    "a key of networks": ('[vms.bad]\nsubnet = "10.0.0.0/24"\n', 2, ("[vms.bad]", "subnet")),
+    "an option of the command line": ("[vms.bad]\njson = true\n", 2, ("json",)),
+    "not a number": ('[vms.bad]\nmemory = "5"\n', 2, ("[vms.bad]", "memory")),
+    "a truth value": ("[vms.bad]\nmemory = true\n", 2, ("[vms.bad]", "memory")),
+    "a number too great": (f"[vms.bad]\nmemory = {1 << 70}\n", 2, ("[vms.bad]", "memory")),
+    "out of bounds": ("[vms.bad]\nmemory = 0\n", 2, ("[vms.bad]", "memory")),
+    "not a text": ("[vms.bad]\nkernel = 5\n", 2, ("[vms.bad]", "kernel")),
+    "an empty path": ('[vms.bad]\nkernel = ""\n', 2, ("[vms.bad]", "kernel")),
+    "NUL": ('[vms.bad]\nappend = "a\\u0000b"\n', 2, ("[vms.bad]", "append")),
+    "not a list": ("[vms.bad]\npublish = 80\n", 2, ("[vms.bad]", "publish")),
+    "a list of numbers": ("[vms.bad]\npublish = [80]\n", 2, ("[vms.bad]", "publish")),
+    "a list where one is": ('[vms.bad]\nkernel = ["a"]\n', 2, ("[vms.bad]", "kernel")),
+    "no flag": ('[vms.bad]\nautostart = "yes"\n', 2, ("[vms.bad]", "autostart")),
+    "a date": ("[vms.bad]\nappend = 2026-01-01\n", 2, ("[vms.bad]", "append")),
+    "a command in a text": ('[vms.bad]\ncommand = "sleep 5"\n', 2, ("[vms.bad]", "command")),
+    "start": ('[vms.bad]\nstart = "no"\n', 2, ("[vms.bad]", "start")),
+    "both spellings": ('[vms.bad]\nuser_data = "a"\nuser-data = "a"\n', 2, ("user",)),
+    "both ways": ('[networks.bad]\nsubnet="10.1.0.0/24"\nnat = true\nno_nat = true\n', 2, ("nat",)),
+    "what does not go together": ('[vms.bad]\ninitrd = "x"\n', 2, ("[vms.bad]", "initrd")),
+    "no name": ('[vms."Bad Name"]\n', 2, ("Bad Name",)),
+    "no hypervisor": ('[vms.bad]\nhypervisor = "xen"\n', 2, ("[vms.bad]: hypervisor",)),
+    "no subnet": ("[networks.bad]\n", 2, ("[networks.bad]", "subnet")),
+    "a subnet too small": ('[networks.bad]\nsubnet = "10.1.0.0/31"\n', 2, ("[networks.bad]: subnet",)),
+    "subnets overlap": ('[networks.bad]\nsubnet = "10.77.0.0/25"\n' + LAB, 2, ("[networks.lab]", "bad")),
+    "outside the subnet": (LAB + '[vms.bad]\nnetwork = "lab"\nip = "10.1.0.5"\n', 2, ("[vms.bad]", "10.1.0.5")),
+    "the gateway's": (LAB + '[vms.bad]\nnetwork = "lab"\nip = "10.77.0.1"\n', 2, ("[vms.bad]",)),
+    "an address twice": (LAB + DB + DB.replace("vms.db", "vms.bad").replace('mac = "02:11:22:33:44:55"', ""), 2, ("[vms.bad]", "db")),
+    "a MAC twice": (LAB + DB + DB.replace("vms.db", "vms.bad").replace('ip = ["10.77.0.9", "fd77::9"]', ""), 2, ("[vms.bad]", "db")),
+    "a port twice": (LAB + WEB + WEB.replace("vms.web", "vms.bad"), 2, ("[vms.bad]", "web")),
+    "no such network": ('[vms.bad]\nnetwork = "lob"\n' + LAB, 3, ("[vms.bad]", "lob", "did you mean 'lab'")),
+    "no such kernel": (LAB + '[vms.bad]\nnetwork = "lab"\nkernel = "none"\n', 3, ("[vms.bad]", "/none")),
+    "no such key file": (LAB + '[vms.bad]\nnetwork = "lab"\nssh_key = "none"\n', 3, ("[vms.bad]", "/none")),
+    "nothing": ("", 2, ()),
+    "empty tables": ("[vms]\n[networks]\n", 2, ()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", list(WRONG))
+def test_where_anything_is_wrong_nothing_is_done(described: Set, case: str) -> None:
+    """File, table and key are named, and the good part of the set is not made either."""
+    text, code, words = WRONG[case]
+    good = '[vms.good]\ncommand = ["sleep", "600"]\n' if text and case != "empty tables" else ""
+    described.write(text, "" if case == "no TOML" else good)
+    with witness.unchanged():
+        ran = described("--yes", code=code)
+        planned = described("--plan", code=code)
+    assert planned.err == ran.err
+    assert all(word in ran.err for word in (*words, "vms.toml")), ran.err
+    told = json.loads(described("--yes", "--json", code=code).err)["error"]
+    assert told["message"] in ran.err
+
+
+def test_a_file_that_others_may_write_is_refused(described: Set) -> None:
+    """It says what root starts."""
+    described.write(LAB, WEB)
+    described.path.chmod(0o666)
+    conflict(described.hvtx, "vm", "apply", "-f", str(described.path), "--yes", code=5)
+    described.path.chmod(0o600)
+    for place, code in ((described.path.parent, 2), (described.path.with_name("none"), 3)):
+        conflict(described.hvtx, "vm", "apply", "-f", str(place), "--yes", code=code)
+
+
+def test_what_others_have_is_a_conflict_before_anything_is_done(described: Set) -> None:
+    hvtx = described.hvtx
+    described.write(LAB, WEB, DB)
+    described("--yes")
+    for text in (
+        '[networks.new]\nsubnet = "10.77.0.0/25"\n',
+        WEB.replace("vms.web", "vms.new"),
+        DB.replace("vms.db", "vms.new").replace('mac = "02:11:22:33:44:55"', ""),
+        DB.replace("vms.db", "vms.new").replace('ip = ["10.77.0.9", "fd77::9"]', ""),
+    ):
+        described.write('[networks.first]\nsubnet = "10.99.0.0/24"\n', text)
+        conflict(hvtx, "vm", "apply", "-f", str(described.path), "--yes", code=4)
+
+
+# -- steps that fail, runs that are killed ---------------------------------------------------------
+
+
+def test_what_fails_keeps_only_what_needs_it(described: Set) -> None:
+    """The others are done; what is done is not done twice."""
+    hvtx = described.hvtx
+    lab.run("ip", "link", "add", "taken", "type", "bridge")
+    bad = '[networks.bad]\nsubnet = "10.79.0.0/24"\nbridge = "taken"\n'
+    described.write(
+        LAB,
+        bad,
+        WEB,
+        DB.replace('"lab"', '"bad"').replace("10.77", "10.79").replace(', "fd77::9"', ""),
+    )
+    ran = described("--yes", "--json", code=9)
+    outcomes = {(i["name"], i["action"]): i["outcome"] for i in ran.json()["items"]}
+    assert outcomes == {
+        ("lab", "create"): "done", ("bad", "create"): "failed", ("db", "create"): "skipped",
+        ("web", "create"): "done", ("db", "start"): "skipped", ("web", "start"): "done",
+    }  # fmt: skip
+    failed = next(i for i in ran.json()["items"] if i["outcome"] == "failed")
+    assert failed["error"]["code"] == "conflict"
+    assert "taken" in json.loads(ran.err)["error"]["message"]
+    before = pid(hvtx, "web")
+    lab.run("ip", "link", "del", "taken")
+    described("--yes")
+    described.settled()
+    assert pid(hvtx, "web") == before
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        "intended:kill:1",
+        "intended:kill:2",
+        "ended:kill:1",
+        "ended:kill:2",
+        "committed:kill:2",
+        "opened:kill:2",
+    ],
+)
+def test_the_next_run_goes_on_where_one_was_killed(described: Set, point: str) -> None:
+    described.write(LAB, WEB, DB)
+    argv = ("vm", "apply", "-f", str(described.path), "--yes")
+    described.hvtx(*argv, code=-signal.SIGKILL, HVTX_FAILPOINT=point)
+    described("--yes")
+    described.settled()
+    assert [state(described.hvtx, name) for name in ("web", "db")] == ["running", "running"]
+
+
+def test_two_runs_at_once_make_one_set(described: Set) -> None:
+    """The second plans when the first is done."""
+    described.write(LAB, WEB, DB)
+    argv = [sys.executable, "-m", "hvtx", "--lock-timeout", "60", "vm", "apply", "-f"]
+    both = [
+        subprocess.Popen(
+            [*argv, str(described.path), "--yes", "--json"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    told = [run.communicate(timeout=120) for run in both]
+    assert [run.returncode for run in both] == [0, 0], told
+    assert sorted(len(acts(json.loads(out))) for out, _ in told) == [0, 5]
+    described.settled()

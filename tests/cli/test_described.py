@@ -1,0 +1,147 @@
+"""Tables of a set are options of `create`: one list of options, one way to read them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from hvtx.cli import described
+from hvtx.cli.common import File, complete_file
+from hvtx.cli.described import Source, keys, parsed, request
+from hvtx.cli.network import create as network_create
+from hvtx.cli.vm import create as vm_create
+from hvtx.cli.vm import run
+from hvtx.errors import UsageError
+
+# An option of `vm create` that says how it is recorded, not what the VM is.
+ASIDE = {"from-log", "operation", "json"}
+
+
+def long_options(command: click.Command) -> set[str]:
+    return {
+        word[2:]
+        for param in command.params
+        for word in (*param.opts, *param.secondary_opts)
+        if word.startswith("--")
+    } - ASIDE
+
+
+def test_the_keys_are_the_long_options() -> None:
+    assert set(keys("networks")) == long_options(network_create)
+    assert set(keys("vms")) == long_options(vm_create) | {"command", "start"}
+
+
+def test_every_file_of_a_vm_counts_from_the_directory_of_the_set() -> None:
+    """What a shell completes with names of files is a file."""
+    files = {
+        param.name
+        for param in run.params
+        if isinstance(param, click.Option) and param._custom_shell_complete is complete_file
+    }
+    assert files == {param.name for param in run.params if isinstance(param.type, File)}
+    assert files == {"kernel", "initrd", "disks", "user_data", "ssh_keys"}
+
+
+def asked(text: str, directory: str = "/sets") -> Any:
+    return request([Source("f", directory, parsed("f", text.encode()))])
+
+
+def test_a_table_is_a_request() -> None:
+    made = asked(
+        """
+        [vms.web]
+        network = ["lab", "two"]
+        publish = "8080:80"
+        kernel = "vmlinuz"
+        disk = ["/abs/a.raw", "b.raw"]
+        append = "-v {ip}"
+        memory = 0x200
+        autostart = true
+        user-data = "../seed"
+        limit = "in=1mbit"
+        deny = ["192.0.2.0/24"]
+        start = false
+        """
+    ).vms["web"]
+    found = made.request
+    assert (made.start, made.where) == (False, "f: [vms.web]")
+    assert found.networks == ("lab", "two")
+    assert (found.kernel, found.disks) == ("/sets/vmlinuz", ("/abs/a.raw", "/sets/b.raw"))
+    assert found.append == "-v {ip}"
+    assert (found.memory, found.cpus, found.autostart) == (512, 1, True)
+    assert found.guest.user_data == "/seed"
+    assert found.publish[0].host_port == 8080
+    assert found.limits.into_guest == 10**6
+    assert found.policy.rules[0].action == "deny"
+
+
+def test_words_of_a_command_are_its_own() -> None:
+    """Options, dashes and separators in it are not read."""
+    words = ["sh", "-c", "--help", "--", "--json", "-f"]
+    made = asked(f"[vms.web]\ncommand = {words!r}\n".replace("'", '"')).vms["web"].request
+    assert (made.command, made.hypervisor, made.directory) == (tuple(words), "command", "/sets")
+
+
+def test_values_that_look_like_options_are_values() -> None:
+    made = asked('[vms.web]\nkernel = "--json"\nappend = "--help"\n').vms["web"].request
+    assert (made.kernel, made.append) == ("/sets/--json", "--help")
+
+
+@pytest.mark.parametrize(
+    ("text", "nat", "dhcp"),
+    [("nat = false", False, None), ("no-nat = true", False, None), ("no_nat = false", True, None),
+     ("dhcp = false", True, False), ("no_dhcp = true", True, False), ("dhcp = true", True, True),
+     ("isolate = false", True, None)],
+)  # fmt: skip
+def test_flags(text: str, nat: bool, dhcp: bool | None) -> None:
+    made = asked(f'[networks.lab]\nsubnet = "10.77.0.0/24"\n{text}\n').networks["lab"].request
+    assert (made.nat, made.dhcp, made.isolate) == (nat, dhcp, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("memory = 0", "memory"),
+        ('network = ["a", "a"]', "network"),
+        ('publish = "80"', "publish"),
+        ('ip = "10.0.0.256"', "ip"),
+        ('mac = "01:00:00:00:00:00"', "mac"),
+        ('limit = "fast"', "limit"),
+        ('egress = "some"', "egress"),
+        ('allow = "nowhere"', "allow"),
+        ("queues = 0", "queues"),
+        ('user = "a b"', "user"),
+        ('hypervisor = "external"\nkernel = "k"', "hypervisor"),
+        ('append = "{ipv4}"\nkernel = "k"', "append"),
+        ("cpus = -1", "cpus"),
+    ],
+)
+def test_the_key_that_is_wrong_is_named(text: str, key: str) -> None:
+    for first, last in (("", "autostart = true"), ("autostart = true", "")):
+        with pytest.raises(UsageError, match=rf"^f: \[vms.web\]: {key}: "):
+            asked(f"[vms.web]\n{first}\n{text}\n{last}\n")
+
+
+def test_what_is_missing_has_no_key() -> None:
+    with pytest.raises(UsageError, match=r"^f: \[networks.lab\]: a network needs a --subnet"):
+        asked("[networks.lab]\nmtu = 1400\n")
+
+
+def test_what_is_no_text_names_the_line() -> None:
+    with pytest.raises(UsageError, match="line 2"):
+        parsed("f", b"[vms.web]\n\xff\n")
+    with pytest.raises(UsageError, match="not TOML"):
+        parsed("f", b"a = " + b"[" * 100_000)
+    with pytest.raises(UsageError, match="not TOML"):
+        parsed("f", b"a = " + b"9" * 100_000)
+
+
+def test_relative_paths_count_from_the_file(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    path = tmp_path / "deep" / "vms.toml"
+    path.write_text('[vms.web]\nkernel = "k"\n')
+    found = request(described.read([str(path)])).vms["web"].request
+    assert found.kernel == str(tmp_path / "deep" / "k")
