@@ -213,10 +213,20 @@ class Links(NeighbourTable, TrafficControl):
         info = nested(_IFLA["linkinfo"], text(_INFO_KIND, "bridge"), nested(_INFO_DATA, option))
         self._channel.request(NEWLINK, 0, _IFINFO.pack(0, 0, ifindex, 0, 0) + info)
 
-    def addresses(self) -> list[Address]:
-        """Every address of the host."""
-        body = _IFADDR.pack(0, 0, 0, 0, 0)
-        return [_address(found) for found in whole_dump(self._channel, GETADDR, body)]
+    def addresses(self, ifindex: int = 0) -> list[Address]:
+        """Every address of the host, or those of one link; none where that is gone.
+
+        The kernel looks at that link alone (since 5.0; an older one lists all).
+        """
+        body = _IFADDR.pack(0, 0, 0, 0, ifindex)
+        try:
+            bodies = whole_dump(self._channel, GETADDR, body)
+        except OSError as problem:
+            if ifindex and problem.errno == errno.ENODEV:
+                return []
+            raise
+        found = [_address(body) for body in bodies]
+        return [address for address in found if address.ifindex == ifindex or not ifindex]
 
 
 def named_again(links: Links, ifindex: int, alias: str, name: str) -> Link | None:

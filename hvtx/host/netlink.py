@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import ParamSpec, TypeVar
 
 REQUEST, ACK, DUMP, REPLACE, EXCL, CREATE = 0x1, 0x4, 0x300, 0x100, 0x200, 0x400
+ECHO = 0x8
 DUMP_INTR = 0x10
 NESTED = 0x8000
 TYPE_MASK = 0x3FFF
@@ -216,6 +217,25 @@ class Channel:
                         raise failure
                     continue
                 return payload
+
+    def echo(self, kind: int, body: bytes) -> bytes | None:
+        """The body of what the kernel echoes of a request; None where it does so of nothing.
+
+        Some GETs answer in this way alone, those of queues among them (net/sched/sch_api.c,
+        qdisc_notify), and not at all for what the kernel put there by itself. Raises OSError.
+        """
+        seq = self.next_seq()
+        self._socket.send(message(kind, REQUEST | ACK | ECHO, seq, body))
+        found = None
+        while True:
+            for answer, flags, _, payload in self._messages(lambda s: s == seq):
+                if answer != _ERROR:
+                    found = payload
+                    continue
+                failure = kernel_error(payload, flags)
+                if failure is not None:
+                    raise failure
+                return found
 
     def dump(self, kind: int, body: bytes) -> list[bytes]:
         """All objects of a kind (message bodies).

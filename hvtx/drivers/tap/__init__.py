@@ -30,10 +30,18 @@ EPERM          no CAP_NET_ADMIN
 =============  =====================================================================
 
 :mod:`driver` is what the engine calls; :mod:`filters` are those that hold the guest; :mod:`removal`
-attaches, judges and removes.
+attaches, judges and removes; :mod:`standing` says what of others keeps one.
 """
 
 from hvtx.drivers.tap.driver import TapDriver
-from hvtx.drivers.tap.removal import LinkContext, delete_by_attaching, dependents, hold
+from hvtx.drivers.tap.removal import delete_by_attaching, hold
+from hvtx.drivers.tap.standing import dependents, devices_above, standing_on
 
-__all__ = ["LinkContext", "TapDriver", "delete_by_attaching", "dependents", "hold"]
+__all__ = [
+    "TapDriver",
+    "delete_by_attaching",
+    "dependents",
+    "devices_above",
+    "hold",
+    "standing_on",
+]

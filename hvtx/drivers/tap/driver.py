@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from hvtx.drivers.base import Host
 from hvtx.drivers.tap.removal import (
-    LinkContext,
     hold,
     in_threads,
     release_held,
@@ -19,6 +18,7 @@ from hvtx.drivers.tap.removal import (
     set_alias,
     wrong_mark,
 )
+from hvtx.drivers.tap.standing import Above, devices_above
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
 from hvtx.host import failpoint, openfiles, tun
 from hvtx.host.links import Links, named_again
@@ -29,7 +29,6 @@ from hvtx.model.resource import (
     Link,
     Outcome,
     Resource,
-    index_of,
     tap_spec,
 )
 from hvtx.model.vm import no_port_left
@@ -225,31 +224,30 @@ class TapDriver:
 
     def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
         """Remove the devices by attaching; ``in-use`` names the holder where it can."""
+        outcomes: dict[int, Outcome] = {}
         try:
-            own = {index_of(row) for row in resources}
-            around = LinkContext(self.links.all(), self.links.addresses(), self.links.filtered(own))
+            with devices_above(self.links) as above:
+
+                def one(row: Resource) -> None:
+                    outcomes[row.id] = self._release(row, above)
+
+                in_threads(one, resources)
         except (OSError, DumpInterrupted) as problem:
             kept = Outcome(False, "observe-failed", f"the links could not be listed: {problem}")
-            return {row.id: kept for row in resources}
-        outcomes: dict[int, Outcome] = {}
-
-        def one(row: Resource) -> None:
-            outcomes[row.id] = self._release(row, around)
-
-        in_threads(one, resources)
+            return {row.id: kept for row in resources} | outcomes
         self._forget_guests([row for row in resources if outcomes[row.id].gone])
         for master in {spec["master"] for spec in map(tap_spec, resources) if "master" in spec}:
             self.links.get(ifindex=master)  # its shown carrier follows now, not a second later
         self._name_holders(resources, outcomes)
         return outcomes
 
-    def _release(self, row: Resource, around: LinkContext) -> Outcome:
+    def _release(self, row: Resource, above: Above) -> Outcome:
         try:
             with contextlib.closing(Links()) as links:
                 grip = self._attached_taps.pop(row.id, None)
                 if grip is None:
-                    return release_one(row, links, around)
-                return release_held(row, links, around, *grip)
+                    return release_one(row, links, above)
+                return release_held(row, links, above, *grip)
         except HvtxError as problem:
             return Outcome(False, problem.code, problem.message)
         except (OSError, DumpInterrupted) as problem:
