@@ -9,6 +9,7 @@ from hvtx.migrations import (
     m0002_history,
     m0003_live_rows,
     m0004_networks_for_guests,
+    m0005_bounded_past,
 )
 
 APPLICATION_ID = 0x68767478  # "hvtx"
@@ -17,5 +18,6 @@ MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("0002_history", m0002_history.STATEMENTS),
     ("0003_live_rows", m0003_live_rows.STATEMENTS),
     ("0004_networks_for_guests", m0004_networks_for_guests.STATEMENTS),
+    ("0005_bounded_past", m0005_bounded_past.STATEMENTS),
 )
 SCHEMA = len(MIGRATIONS)
