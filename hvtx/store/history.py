@@ -73,7 +73,7 @@ def add(
                 e.key,
                 e.event,
                 e.reason,
-                e.message,
+                "" if e.message == f"{e.kind} {e.key}" else e.message,
                 None if e.detail is None or e.kind is not None else json.dumps(e.detail),
                 None if e.detail is None or e.kind is None else pack(e.detail),
             )
@@ -168,4 +168,6 @@ def _column(sql: sqlite3.Connection, name: str) -> str:
 
 
 def _line(row: tuple[Any, ...]) -> Line:
-    return Line._make((*row[:-1], None if row[-1] is None else json.loads(row[-1])))
+    """A line of its columns; one without words of its own says what it is about."""
+    line = Line._make((*row[:-1], None if row[-1] is None else json.loads(row[-1])))
+    return line if line.message else line._replace(message=f"{line.kind} {line.key}")

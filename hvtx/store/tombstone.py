@@ -81,7 +81,7 @@ def bury(sql: sqlite3.Connection, *, keep: int, most: int) -> int:
         shape = _shape(sql, kind, network, json.dumps(common, separators=(",", ":")))
         whose = bytes.fromhex(vm) if vm is not None and _is_hex(vm) else vm
         sql.execute(
-            "INSERT INTO tombstone (id, nonce, operation, life, vm, shape, own)"
+            "INSERT OR REPLACE INTO tombstone (id, nonce, operation, life, vm, shape, own)"
             " VALUES (?,?,?,?,?,?,?)",
             (identity, _nonce(identity, mark), operation, life, whose, shape, told),
         )
