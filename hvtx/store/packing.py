@@ -31,7 +31,7 @@ COMMON = (
 
 def pack(detail: Mapping[str, Any]) -> bytes:
     """An object of JSON, made small."""
-    packer = zlib.compressobj(6, wbits=-15, memLevel=8, zdict=COMMON)
+    packer = zlib.compressobj(4, wbits=-12, memLevel=4, zdict=COMMON)
     text = json.dumps(detail, separators=(",", ":")).encode()
     return packer.compress(text) + packer.flush()
 
@@ -39,7 +39,7 @@ def pack(detail: Mapping[str, Any]) -> bytes:
 def unpack(packed: bytes) -> dict[str, Any]:
     """What :func:`pack` was given. Raises ValueError for other bytes."""
     try:
-        text = zlib.decompressobj(wbits=-15, zdict=COMMON).decompress(packed)
+        text = zlib.decompressobj(wbits=-12, zdict=COMMON).decompress(packed)
     except zlib.error as problem:
         raise ValueError(f"a line of the history cannot be read: {problem}") from problem
     found: dict[str, Any] = json.loads(text)
