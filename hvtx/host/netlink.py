@@ -32,6 +32,7 @@ _CAPPED, _ACK_TLVS = 0x100, 0x200
 _SO_RCVBUFFORCE = 33
 _SOL_NETLINK, _EXT_ACK, _CAP_ACK, _GET_STRICT = 270, 11, 10, 12
 _BUFFER = 1 << 18
+_TRUNCATED = int(socket.MSG_TRUNC)  # an enum's own "and" takes longer than the system call
 _MOST_ERRNO = 4095  # MAX_ERRNO, include/linux/err.h
 
 P = ParamSpec("P")
@@ -151,7 +152,7 @@ class Channel:
 
     def _receive(self) -> bytes:
         data, _, flags, address = self._socket.recvmsg(_BUFFER)
-        if flags & socket.MSG_TRUNC:
+        if flags & _TRUNCATED:
             raise OSError(90, "a netlink answer was cut off")
         return data if address[0] == 0 else b""
 

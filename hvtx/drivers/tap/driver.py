@@ -226,10 +226,10 @@ class TapDriver:
         """Remove the devices by attaching; ``in-use`` names the holder where it can."""
         outcomes: dict[int, Outcome] = {}
         try:
-            with devices_above(self.links) as above:
+            with devices_above(self.links) as above, _sockets() as sockets:
 
                 def one(row: Resource) -> None:
-                    outcomes[row.id] = self._release(row, above)
+                    outcomes[row.id] = self._release(row, above, sockets)
 
                 in_threads(one, resources)
         except (OSError, DumpInterrupted) as problem:
@@ -241,9 +241,9 @@ class TapDriver:
         self._name_holders(resources, outcomes)
         return outcomes
 
-    def _release(self, row: Resource, above: Above) -> Outcome:
+    def _release(self, row: Resource, above: Above, sockets: list[Links]) -> Outcome:
         try:
-            with contextlib.closing(Links()) as links:
+            with _socket(sockets) as links:
                 grip = self._attached_taps.pop(row.id, None)
                 if grip is None:
                     return release_one(row, links, above)
@@ -265,6 +265,32 @@ class TapDriver:
             if row.key in names and holders.get(row.key):
                 who = ", ".join(f"{h.command} (pid {h.pid})" for h in holders[row.key])
                 outcomes[row.id] = Outcome(False, "in-use", f"{row.key} is held open by {who}")
+
+
+@contextlib.contextmanager
+def _sockets() -> Iterator[list[Links]]:
+    """Sockets that no thread uses at the moment; all are closed in the end."""
+    spare: list[Links] = []
+    try:
+        yield spare
+    finally:
+        for links in spare:
+            links.close()
+
+
+@contextlib.contextmanager
+def _socket(spare: list[Links]) -> Iterator[Links]:
+    """A socket for the calling thread alone; one that failed is not used again."""
+    try:
+        links = spare.pop()
+    except IndexError:
+        links = Links()
+    try:
+        yield links
+    except BaseException:
+        links.close()
+        raise
+    spare.append(links)
 
 
 def _filters() -> Any:
