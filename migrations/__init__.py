@@ -10,6 +10,7 @@ from hvtx.migrations import (
     m0003_live_rows,
     m0004_networks_for_guests,
     m0005_ports_by_interface,
+    m0006_bounded_past,
 )
 
 APPLICATION_ID = 0x68767478  # "hvtx"
@@ -19,5 +20,6 @@ MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("0003_live_rows", m0003_live_rows.STATEMENTS),
     ("0004_networks_for_guests", m0004_networks_for_guests.STATEMENTS),
     ("0005_ports_by_interface", m0005_ports_by_interface.STATEMENTS),
+    ("0006_bounded_past", m0006_bounded_past.STATEMENTS),
 )
 SCHEMA = len(MIGRATIONS)

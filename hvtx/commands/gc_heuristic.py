@@ -169,7 +169,8 @@ def _event(event: str, item: Item) -> Event:
 
 def _remove_tap(planned: Link) -> Outcome:
     """Remove an idle TAP if it is still just what was planned; never raises."""
-    from hvtx.drivers.tap.removal import LinkContext, delete_by_attaching, dependents
+    from hvtx.drivers.tap.removal import delete_by_attaching
+    from hvtx.drivers.tap.standing import dependents, devices_above, standing_on
 
     links = Links()
 
@@ -185,8 +186,8 @@ def _remove_tap(planned: Link) -> Outcome:
         seen = links.get(ifindex=planned.ifindex)
         if seen is None:
             return Outcome(False, "contended", f"{planned.name} is gone already")
-        around = LinkContext(links.all(), links.addresses(), links.filtered())
-        problem = objection(seen) or dependents(seen, around)
+        with devices_above(links) as above:
+            problem = objection(seen) or dependents(seen, standing_on(seen, links, above))
         return problem or delete_by_attaching(seen, links, objection)
     except HvtxError as problem:
         return Outcome(False, problem.code, problem.message)

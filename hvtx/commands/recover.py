@@ -61,7 +61,7 @@ def recover(
     if runtime.store.missing:
         return Recovery((), (), (), ())
     runtime.enter(accept_rollback=accept_rollback, new_namespace=new_namespace)
-    trust.check_pages(runtime.store)
+    trust.check_pages(runtime.store, past=False)
     runtime.lock("all", "gc")
     done = _resolve(runtime)
     failpoint.reach("resolved")

@@ -16,7 +16,10 @@ from hvtx.errors import Busy
 from hvtx.host import failpoint
 from hvtx.model.plan import Action, Item, Plan
 from hvtx.model.resource import FIREWALL_KINDS, Kind, State
-from hvtx.store import history, intents, records
+from hvtx.store import history, intents, records, retention
+from hvtx.store.database import Store
+
+_SLICES = 12  # of the past, for one run: a store of many years takes several
 
 
 def apply_plan(
@@ -91,8 +94,21 @@ def _need_privileges(read: Callable[..., Any], items: Sequence[Item]) -> None:
         raise problem
 
 
+def _let_go(store: Store) -> None:
+    """Let go of what is long past and was not let go of as operations ended; a part at a time."""
+    with store.reading() as sql:
+        if not retention.is_due(sql):
+            return
+    for _ in range(_SLICES):
+        with store.transaction() as sql:
+            more = retention.prune_slice(sql)
+        if not more:
+            return
+
+
 def _tidy(runtime: Runtime) -> None:
     """Close interrupted operations without rows, and forget what only they had made."""
+    _let_go(runtime.store)
     with runtime.reading() as sql:
         operations, provisional = records.operations(sql), records.has_provisional(sql)
     running = runtime.running(operations)

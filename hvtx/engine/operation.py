@@ -14,10 +14,8 @@ from hvtx.engine.runtime import Runtime, wrong_namespace
 from hvtx.host.locks import LockFile
 from hvtx.model.mark import make_mark
 from hvtx.model.resource import Resource
-from hvtx.store import history, intents, records
+from hvtx.store import history, intents, records, retention
 from hvtx.store.history import Event
-
-_PRUNE_EVERY = 64  # operations, of some ten lines each, between two looks at the history's length
 
 
 class RunningOperation:
@@ -69,8 +67,7 @@ class RunningOperation:
     def close(self, sql: Any, result: str) -> None:
         """Put on record that it has ended (``done``, ``undone``, ``partial``), in a transaction."""
         intents.end(sql, self.id, result, history.now())
-        if self.id % _PRUNE_EVERY == 0:
-            history.prune(sql, self.runtime.settings.history_lines)
+        retention.prune(sql, operation=self.id, lines=self.runtime.settings.history_lines)
 
     def unlock(self) -> None:
         """Let go of the operation's lock; from here on it counts as ended or interrupted."""

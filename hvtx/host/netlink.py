@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import ParamSpec, TypeVar
 
 REQUEST, ACK, DUMP, REPLACE, EXCL, CREATE = 0x1, 0x4, 0x300, 0x100, 0x200, 0x400
+ECHO = 0x8
 DUMP_INTR = 0x10
 NESTED = 0x8000
 TYPE_MASK = 0x3FFF
@@ -31,6 +32,7 @@ _CAPPED, _ACK_TLVS = 0x100, 0x200
 _SO_RCVBUFFORCE = 33
 _SOL_NETLINK, _EXT_ACK, _CAP_ACK, _GET_STRICT = 270, 11, 10, 12
 _BUFFER = 1 << 18
+_TRUNCATED = int(socket.MSG_TRUNC)  # an enum's own "and" takes longer than the system call
 _MOST_ERRNO = 4095  # MAX_ERRNO, include/linux/err.h
 
 P = ParamSpec("P")
@@ -150,7 +152,7 @@ class Channel:
 
     def _receive(self) -> bytes:
         data, _, flags, address = self._socket.recvmsg(_BUFFER)
-        if flags & socket.MSG_TRUNC:
+        if flags & _TRUNCATED:
             raise OSError(90, "a netlink answer was cut off")
         return data if address[0] == 0 else b""
 
@@ -216,6 +218,25 @@ class Channel:
                         raise failure
                     continue
                 return payload
+
+    def echo(self, kind: int, body: bytes) -> bytes | None:
+        """The body of what the kernel echoes of a request; None where it does so of nothing.
+
+        Some GETs answer in this way alone, those of queues among them (net/sched/sch_api.c,
+        qdisc_notify), and not at all for what the kernel put there by itself. Raises OSError.
+        """
+        seq = self.next_seq()
+        self._socket.send(message(kind, REQUEST | ACK | ECHO, seq, body))
+        found = None
+        while True:
+            for answer, flags, _, payload in self._messages(lambda s: s == seq):
+                if answer != _ERROR:
+                    found = payload
+                    continue
+                failure = kernel_error(payload, flags)
+                if failure is not None:
+                    raise failure
+                return found
 
     def dump(self, kind: int, body: bytes) -> list[bytes]:
         """All objects of a kind (message bodies).

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Collection
 
 from hvtx.host.netlink import (
     ACK,
@@ -24,7 +23,7 @@ from hvtx.host.netlink import (
     text,
     u32,
 )
-from hvtx.host.retry import whole_dump
+from hvtx.host.retry import retry_transient, whole_dump
 
 _TCMSG = struct.Struct("=BxxxiIII")
 _GETQDISC, _NEWQDISC = 38, 36
@@ -39,6 +38,8 @@ OWN_PRIORITY, _OWN_HANDLE, SUM_HANDLE, _ETH_P_ALL = 0x6876, 0x68767478, 0x687674
 RATE_HANDLE = 0x6876747A  # hvtx.host.rate_filter
 _OWN_HANDLES = (0, _OWN_HANDLE, SUM_HANDLE, RATE_HANDLE)
 _NO_SUCH_KIND = frozenset({errno.ENOENT, errno.EOPNOTSUPP})
+_ROOT = 0xFFFFFFFF  # TC_H_ROOT: the outermost queue
+_NO_QUEUE = frozenset({errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP})
 
 
 class TrafficControl:
@@ -87,22 +88,44 @@ class TrafficControl:
         return attribute_map(options).get(_BPF_OPS)
 
     @legible
-    def filtered(self, closely: Collection[int] = ()) -> frozenset[int]:
+    def filtered(self) -> frozenset[int]:
         """Indexes of links with traffic control of someone's (tc qdiscs, clsact filters).
 
         The kernel's own default queue has handle 0; every other has one of its own. Where filters
         are attached (clsact) and all of them are hvtx's own, it is nobody else's. TAPs that were
-        held open when :meth:`all` was asked are not looked at so closely, but those in ``closely``.
+        held open when :meth:`all` was asked are not looked at so closely.
         """
         found = set()
         for data in whole_dump(self._channel, _GETQDISC, _TCMSG.pack(0, 0, 0, 0, 0)):
             _, ifindex, handle, _, _ = _TCMSG.unpack_from(data)
-            spared = ifindex in self._held and ifindex not in closely
-            if handle == _CLSACT_HANDLE and (spared or self._only_ours(ifindex)):
+            if handle == _CLSACT_HANDLE and (ifindex in self._held or self._only_ours(ifindex)):
                 continue
             if handle:
                 found.add(ifindex)
         return frozenset(found)
+
+    @legible
+    def controlled(self, ifindex: int) -> bool:
+        """The same of one link alone, which is looked at closely. Raises OSError.
+
+        A queue below another has a number of its own only where the one above it has: it is enough
+        to ask for the outermost, and for what filters are attached to.
+        """
+        if self._handle(ifindex, _ROOT):
+            return True
+        handle = self._handle(ifindex, _CLSACT)
+        return bool(handle) and not (handle == _CLSACT_HANDLE and self._only_ours(ifindex))
+
+    def _handle(self, ifindex: int, parent: int) -> int:
+        """The number of a link's queue in one place; 0 for the kernel's own, and where is none."""
+        body = _TCMSG.pack(0, ifindex, 0, parent, 0)
+        try:
+            found = retry_transient(lambda: self._channel.echo(_GETQDISC, body))
+        except OSError as problem:
+            if problem.errno in _NO_QUEUE:
+                return 0
+            raise
+        return 0 if found is None else int(_TCMSG.unpack_from(found)[2])
 
     def _only_ours(self, ifindex: int) -> bool:
         """Whether there are filters on a link, and hvtx's own alone."""

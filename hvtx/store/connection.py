@@ -129,6 +129,13 @@ _STAND_INS = {
         "CREATE TEMP VIEW network AS SELECT *, '{}' AS settings FROM main.network",
         "CREATE TEMP VIEW lease AS SELECT *, 0 AS position FROM main.lease",
     ),
+    5: (
+        (
+            "CREATE TEMP VIEW tombstone (id, nonce, operation, life, vm, shape, own) AS"
+            " SELECT 0, '', 0, 0, NULL, 0, NULL WHERE 0"
+        ),
+        "CREATE TEMP VIEW shape (id, kind, network, spec) AS SELECT 0, '', NULL, '' WHERE 0",
+    ),
 }
 
 

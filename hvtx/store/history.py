@@ -10,6 +10,7 @@ from typing import Any
 
 from hvtx.model.history import Line
 from hvtx.model.tuples import NamedTuple
+from hvtx.store.packing import pack, unpack
 
 _COLUMNS = Line._fields[:-1]  # and `detail`, which stores of earlier versions lack
 
@@ -61,8 +62,8 @@ def add(
     """Append events, all of one operation."""
     stamp = now()
     sql.executemany(
-        "INSERT INTO history (time, operation, verb, vm, kind, key, event, reason, message, detail)"
-        " VALUES (?,?,?,?,?,?,?,?,?,?)",
+        "INSERT INTO history (time, operation, verb, vm, kind, key, event, reason, message, detail,"
+        " packed) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
         [
             (
                 stamp,
@@ -73,8 +74,9 @@ def add(
                 e.key,
                 e.event,
                 e.reason,
-                e.message,
-                None if e.detail is None else json.dumps(e.detail),
+                "" if e.message == f"{e.kind} {e.key}" else e.message,
+                None if e.detail is None or e.kind is not None else json.dumps(e.detail),
+                None if e.detail is None or e.kind is None else pack(e.detail),
             )
             for e in events
         ],
@@ -113,11 +115,15 @@ def entries(sql: sqlite3.Connection, wanted: Wanted, *, limit: int) -> list[Line
     where = [f"{name} = ?" for name in asked] + (["time >= ?"] if since else [])
     values = [*asked.values(), *([since] if since else [])]
     rows = sql.execute(
-        f"SELECT {', '.join(_COLUMNS)}, {_detail(sql)} FROM history"
+        f"SELECT {', '.join(_COLUMNS)}, {_detail(sql)}, {_column(sql, 'packed')} FROM history"
         f" WHERE {' AND '.join(where) or '1'} ORDER BY id DESC LIMIT ?",
         (*values, limit),
     ).fetchall()
-    return [_line(row) for row in reversed(rows)]
+    return [
+        _line(row)._replace(detail=unpack(packed)) if packed is not None else _line(row)
+        for *columns, packed in reversed(rows)
+        for row in (tuple(columns),)
+    ]
 
 
 def has(sql: sqlite3.Connection, column: str, value: str) -> bool:
@@ -151,12 +157,18 @@ def forgotten_vm(
 
 
 def _detail(sql: sqlite3.Connection) -> str:
+    return _column(sql, "detail")
+
+
+def _column(sql: sqlite3.Connection, name: str) -> str:
     """The column, or what stands for it in a store that no newer program has written yet."""
     found = sql.execute(
-        "SELECT count(*) FROM pragma_table_info('history') WHERE name = 'detail'"
+        "SELECT count(*) FROM pragma_table_info('history') WHERE name = ?", (name,)
     ).fetchone()[0]
-    return "detail" if found else "NULL"
+    return name if found else "NULL"
 
 
 def _line(row: tuple[Any, ...]) -> Line:
-    return Line._make((*row[:-1], None if row[-1] is None else json.loads(row[-1])))
+    """A line of its columns; one without words of its own says what it is about."""
+    line = Line._make((*row[:-1], None if row[-1] is None else json.loads(row[-1])))
+    return line if line.message else line._replace(message=f"{line.kind} {line.key}")

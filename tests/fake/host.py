@@ -90,10 +90,28 @@ class FakeLinks:
         self._kernel.alive()
         return []
 
-    def filtered(self, closely: Collection[int] = ()) -> frozenset[int]:
-        del closely
+    def filtered(self) -> frozenset[int]:
         self._kernel.alive()
         return frozenset(self._kernel.filtered)
+
+    def controlled(self, ifindex: int) -> bool:
+        self._kernel.alive()
+        return ifindex in self._kernel.filtered
+
+
+class FakeUppers:
+    """``hvtx.host.uppers.Uppers``."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    def close(self) -> None:
+        pass
+
+    def on(self, ifindex: int, name: str) -> list[str]:
+        self._kernel.alive()
+        del name
+        return sorted(d.name for d in self._kernel.devices.values() if d.lower == ifindex)
 
 
 class FakeTun:
@@ -485,6 +503,7 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.drivers.bridge.passing_tap": tun.passing_tap,
         "hvtx.drivers.bridge.os": descriptors,
         "hvtx.drivers.address.Links": links,
+        "hvtx.drivers.tap.standing.look_up": lambda: FakeUppers(kernel),
         "hvtx.host.sysctl.value": settings.value,
         "hvtx.host.sysctl.write": settings.write,
         "hvtx.drivers.nftables.session.Nftables": lambda: FakeNftables(kernel),

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from hvtx.engine.registry import DRIVERS
 from hvtx.host import nfanswers, nfnumbers
 from hvtx.model.resource import Address, Link, Resource
-from hvtx.store import records
+from hvtx.store import records, tombstone
 from tests.machine.acts import ACTS, Ref, Word
 
 KILLED = -9
@@ -183,6 +183,8 @@ class World:
         if not path.exists():
             return Record("", 0, 0, [], {}, {}, [], set(), set())
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as sql:
+            numbers = [row[0] for row in sql.execute("SELECT id FROM tombstone")]
+            buried = {row.mark for row in tombstone.by_id(sql, numbers).values()}
             self.installation, seq, life = sql.execute(
                 "SELECT installation, seq, life FROM meta"
             ).fetchone()
@@ -194,11 +196,12 @@ class World:
                 dict(sql.execute("SELECT name, id FROM vm ORDER BY name")),
                 dict(sql.execute("SELECT name, id FROM network ORDER BY name")),
                 [operation.id for operation in records.operations(sql)],
-                {row[0] for row in sql.execute("SELECT mark FROM resource")},
+                {row[0] for row in sql.execute("SELECT mark FROM resource")} | buried,
                 {
                     row[0]
                     for row in sql.execute("SELECT mark FROM resource WHERE state = 'released'")
-                },
+                }
+                | buried,
             )
 
     def script(self) -> str:

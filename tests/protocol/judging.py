@@ -211,7 +211,7 @@ def _values(look: Look | View, boot: int, weak: frozenset[str]) -> _Values:
         seq=0,
         newest=0,
         rows=live,
-        tombstones={row.mark: row for row in dead if row.mark in look.tombs},
+        tombstones=_tombstones(dead, look.tombs, weak),
         operations=[
             Operation(n, _VERBS.get(n, "gc"), "web" if n < 10 else None, None, "", _NOBODY)
             for n in sorted(opened)
@@ -226,6 +226,17 @@ def _values(look: Look | View, boot: int, weak: frozenset[str]) -> _Values:
         if row.kind == Kind.PUBLISH
     }
     return _Values(record, dead, recheck.Seen(_links(look, nonce=nonce), (), entries), expected)
+
+
+def _tombstones(
+    dead: list[Resource], seen: frozenset[str], weak: frozenset[str]
+) -> dict[str, Resource]:
+    """Those whose mark was seen: ``records.tombstones``, whole rows or buried ones."""
+    if "tombstones-dropped" in weak:
+        return {}
+    if "tombstone-without-operation" in weak:
+        dead = [row._replace(operation=0) for row in dead]
+    return {row.mark: row for row in dead if row.mark in seen}
 
 
 def _vms(values: _Values, pids: tuple[str, ...], weak: frozenset[str]) -> dict[str, VmFacts]:

@@ -766,6 +766,7 @@ def _planning(weak: frozenset[str]) -> frozenset[str]:
     """The weakenings that the planner's input knows."""
     return weak & {
         "pid-without-start", "boot-ignored", "marks-without-nonce", "unknown-mark-is-garbage",
+        "tombstones-dropped",
     }  # fmt: skip
 
 

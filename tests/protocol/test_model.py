@@ -116,6 +116,13 @@ WEAKENINGS = [
         "a rule that serves a live VM was deleted",
         "gc: deletes the rule with mark 11",
     ),
+    (
+        "tombstones-dropped",
+        _RUNNING._replace(rules=2),
+        "a rule of a dead VM is left",
+        "recover, gc",
+    ),
+    ("tombstone-without-operation", _STOP, UNTRUE, "delete publish 11 (released-leftover)"),
     ("no-high-water-mark", World(collects=1, swaps=2), TORN, "gc: deletes the rule with mark 11"),
     (
         "marks-without-nonce",

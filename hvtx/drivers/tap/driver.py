@@ -20,13 +20,12 @@ from hvtx.model.resource import (
     Link,
     Outcome,
     Resource,
-    index_of,
     tap_spec,
 )
 from hvtx.model.vm import no_port_left
 
 if TYPE_CHECKING:
-    from hvtx.drivers.tap.removal import LinkContext
+    from hvtx.drivers.tap.standing import Above
     from hvtx.host.link_settings import LinkSettingsSocket
     from hvtx.model.link_settings import Wanted
 
@@ -230,35 +229,35 @@ class TapDriver:
 
     def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
         """Remove the devices by attaching; ``in-use`` names the holder where it can."""
-        from hvtx.drivers.tap.removal import LinkContext, in_threads
+        from hvtx.drivers.tap.removal import in_threads
+        from hvtx.drivers.tap.standing import devices_above
 
+        outcomes: dict[int, Outcome] = {}
         try:
-            own = {index_of(row) for row in resources}
-            around = LinkContext(self.links.all(), self.links.addresses(), self.links.filtered(own))
+            with devices_above(self.links) as above, _sockets() as sockets:
+
+                def one(row: Resource) -> None:
+                    outcomes[row.id] = self._release(row, above, sockets)
+
+                in_threads(one, resources)
         except (OSError, DumpInterrupted) as problem:
             kept = Outcome(False, "observe-failed", f"the links could not be listed: {problem}")
-            return {row.id: kept for row in resources}
-        outcomes: dict[int, Outcome] = {}
-
-        def one(row: Resource) -> None:
-            outcomes[row.id] = self._release(row, around)
-
-        in_threads(one, resources)
+            return {row.id: kept for row in resources} | outcomes
         self._forget_guests([row for row in resources if outcomes[row.id].gone])
         for master in {spec["master"] for spec in map(tap_spec, resources) if "master" in spec}:
             self.links.get(ifindex=master)  # its shown carrier follows now, not a second later
         self._name_holders(resources, outcomes)
         return outcomes
 
-    def _release(self, row: Resource, around: LinkContext) -> Outcome:
+    def _release(self, row: Resource, above: Above, sockets: list[Links]) -> Outcome:
         from hvtx.drivers.tap.removal import release_held, release_one
 
         try:
-            with contextlib.closing(Links()) as links:
+            with _socket(sockets) as links:
                 grip = self._attached_taps.pop(row.id, None)
                 if grip is None:
-                    return release_one(row, links, around)
-                return release_held(row, links, around, *grip)
+                    return release_one(row, links, above)
+                return release_held(row, links, above, *grip)
         except HvtxError as problem:
             return Outcome(False, problem.code, problem.message)
         except (OSError, DumpInterrupted) as problem:
@@ -278,6 +277,32 @@ class TapDriver:
             if row.key in names and holders.get(row.key):
                 who = ", ".join(f"{h.command} (pid {h.pid})" for h in holders[row.key])
                 outcomes[row.id] = Outcome(False, "in-use", f"{row.key} is held open by {who}")
+
+
+@contextlib.contextmanager
+def _sockets() -> Iterator[list[Links]]:
+    """Sockets that no thread uses at the moment; all are closed in the end."""
+    spare: list[Links] = []
+    try:
+        yield spare
+    finally:
+        for links in spare:
+            links.close()
+
+
+@contextlib.contextmanager
+def _socket(spare: list[Links]) -> Iterator[Links]:
+    """A socket for the calling thread alone; one that failed is not used again."""
+    try:
+        links = spare.pop()
+    except IndexError:
+        links = Links()
+    try:
+        yield links
+    except BaseException:
+        links.close()
+        raise
+    spare.append(links)
 
 
 def _filters() -> Any:

@@ -11,33 +11,22 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
+from hvtx.drivers.tap.standing import Above, kept_by_others
 from hvtx.host import failpoint, tun
-from hvtx.host.links import Links, silence
+from hvtx.host.links import Links
 from hvtx.model.resource import (
     GONE,
-    Address,
     Link,
     Outcome,
     Resource,
-    filters_on,
     index_of,
-    put_by_others,
 )
-from hvtx.model.tuples import NamedTuple
 
 _THREADS = 64
 _LATE_SECONDS, _PAUSE = 3.0, 0.002
 
 
-class LinkContext(NamedTuple):
-    """What may stand on a device: all links, all addresses, indexes with traffic control."""
-
-    links: Sequence[Link]
-    addresses: Sequence[Address]
-    filtered: frozenset[int]
-
-
-def release_one(row: Resource, links: Links, around: LinkContext) -> Outcome:
+def release_one(row: Resource, links: Links, above: Above) -> Outcome:
     """Remove one device if it is the row's; the whole of the proof is in here."""
     seen = links.get(ifindex=index_of(row))
     if seen is None:
@@ -49,15 +38,13 @@ def release_one(row: Resource, links: Links, around: LinkContext) -> Outcome:
             "mark-mismatch",
             f"a device named {row.key} exists, but it is not the recorded one",
         )
-    problem = wrong_mark(row, seen) or _kept(row, seen, links, around)
+    problem = wrong_mark(row, seen) or kept_by_others(seen, links, above, row.addresses)
     if problem is not None:
         return problem
     return delete_by_attaching(seen, links, lambda held: wrong_mark(row, held))
 
 
-def release_held(
-    row: Resource, links: Links, around: LinkContext, descriptor: int, seen: Link
-) -> Outcome:
+def release_held(row: Resource, links: Links, above: Above, descriptor: int, seen: Link) -> Outcome:
     """Remove a device that was seized, after one more look at it."""
     try:
         held = links.get(ifindex=seen.ifindex)
@@ -66,17 +53,10 @@ def release_held(
         raise
     if held is None:
         return _give_up(descriptor, Outcome(False, "contended", f"{row.key} is gone by now"))
-    problem = wrong_mark(row, held) or _kept(row, held, links, around)
+    problem = wrong_mark(row, held) or kept_by_others(held, links, above, row.addresses)
     if problem is not None:
         return _give_up(descriptor, problem)
     return delete_attached(descriptor, held, links)
-
-
-def _kept(row: Resource, seen: Link, links: Links, around: LinkContext) -> Outcome | None:
-    """What of others keeps a device of ours, which gets no more addresses of its own."""
-    own = row.addresses
-    silence(links, seen.ifindex, around.addresses, own)
-    return dependents(seen, around, own)
 
 
 def delete_by_attaching(
@@ -181,17 +161,6 @@ def wrong_mark(row: Resource, seen: Link) -> Outcome | None:
         "mark-mismatch",
         f"{seen.name} does not carry the recorded mark {row.mark}: {carried}",
     )
-
-
-def dependents(seen: Link, around: LinkContext, known: Sequence[str] = ()) -> Outcome | None:
-    """Others' things that would go with the device; ``known`` addresses are nobody's."""
-    upper = [link.name for link in around.links if link.lower == seen.ifindex]
-    own = put_by_others(seen.ifindex, around.addresses, known)
-    filters = filters_on(seen, around.filtered)
-    if not upper and not own and not filters:
-        return None
-    things = ", ".join([*upper, *own, *filters])
-    return Outcome(False, "foreign-dependents", f"foreign resources use {seen.name}: {things}")
 
 
 def in_threads(work: Callable[[Resource], None], rows: Sequence[Resource]) -> None:

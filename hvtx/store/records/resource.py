@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hvtx.model.resource import Kind, Resource, State
+from hvtx.store import tombstone
 from hvtx.store.codec import decode, decode_all
 
 _COLUMNS = "id, kind, key, state, mark, spec, observed, operation, life, vm, network"
@@ -83,7 +84,7 @@ def are_of_earlier_lives(sql: sqlite3.Connection, marks: Iterable[str], life: in
         )
         if found.fetchone() is not None:
             return True
-    return False
+    return any(row.life != life for row in tombstone.by_mark(sql, wanted).values())
 
 
 def firewall_rows_of_vms(sql: sqlite3.Connection, network: str) -> list[Resource]:
@@ -146,7 +147,8 @@ def resources_by_id(sql: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Re
             f"SELECT {_COLUMNS} FROM resource WHERE id IN ({','.join('?' * len(part))})", part
         )
         found.update((row[0], _resource(row)) for row in rows)
-    return found
+    missing = [identity for identity in wanted if identity not in found]
+    return found | tombstone.by_id(sql, missing) if missing else found
 
 
 def tombstones(sql: sqlite3.Connection, marks: Iterable[str]) -> dict[str, Resource]:
@@ -161,12 +163,14 @@ def tombstones(sql: sqlite3.Connection, marks: Iterable[str]) -> dict[str, Resou
             part,
         )
         found.update((row[4], _resource(row)) for row in rows)
-    return found
+    missing = [mark for mark in wanted if mark not in found]
+    return found | tombstone.by_mark(sql, missing) if missing else found
 
 
 def tombstone_count(sql: sqlite3.Connection) -> int:
     """How many marks of released resources are kept."""
-    return int(sql.execute("SELECT count(*) FROM resource WHERE state = 'released'").fetchone()[0])
+    whole = sql.execute("SELECT count(*) FROM resource WHERE state = 'released'").fetchone()[0]
+    return int(whole) + tombstone.count(sql)
 
 
 def whereabouts(
