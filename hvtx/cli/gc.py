@@ -207,7 +207,7 @@ def _plan(
     del unrecorded
     told = telling_refusal(json_, documents.plan.refused)
     with told, opened(ctx, writable=False) as runtime:
-        report = gc_plan.make_plan(runtime, everything=everything)
+        report = gc_plan.make_plan(runtime, everything=everything, whole=bool(html))
     if out and report.refused is None:
         saved_plan.save_plan(documents.plan.document(report), out, mode)
     if html and report.refused is None:

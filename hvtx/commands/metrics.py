@@ -101,7 +101,7 @@ def _addresses(
 def _plan(runtime: Runtime) -> Iterable[Gauge]:
     report = make_plan(runtime)
     refused = report.refused.code if report.refused else ""
-    items = Counter((item.action.value, item.reason.value) for item in report.plan.items)
+    items = report.plan.counts()
     return [
         Gauge("hvtx_gc_refused", "1 if hvtx draws no conclusions about the host, with the "
         "reason.", ("code",),

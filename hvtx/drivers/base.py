@@ -7,7 +7,7 @@ undo (which is computed from the rows, and calls :meth:`Driver.release`) what it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from hvtx.errors import HostRefused
@@ -15,6 +15,7 @@ from hvtx.model.resource import Entry, Link, Outcome, Resource
 
 if TYPE_CHECKING:
     from hvtx.host.link_settings import LinkSettingsSocket
+    from hvtx.model.firewall import FirewallSpec
     from hvtx.model.foreign_rule import ForeignRule
     from hvtx.model.link_settings import Wanted
     from hvtx.model.ruleset import SeenTable
@@ -173,6 +174,24 @@ class FirewallDriver(ExchangingDriver, Protocol):
         """
 
 
+class OwnElements(Protocol):
+    """Elements of our own tables as bytes, which are compared with rows in bulk."""
+
+    def marks(self) -> set[str]:
+        """The marks that elements carry."""
+
+    def are_just(self, spec: FirewallSpec, mark: str) -> bool:
+        """Whether a row's elements are all there, unchanged, and no other has its mark."""
+
+    def holders(self, row: Resource) -> Iterator[str]:
+        """The marks of what stands where a row's elements belong, its own included."""
+
+    def entries(
+        self, *, but: Collection[str] = (), only: Iterable[str] | None = None
+    ) -> list[Entry]:
+        """The elements as entries: all but those with these marks, or those with these marks."""
+
+
 class RuleMarker(Protocol):
     """The driver of firewall rules that others made."""
 
@@ -191,6 +210,9 @@ class CommonDriver(FirewallDriver, Protocol):
 
     def counted(self, resources: Sequence[Resource]) -> dict[int, tuple[int, int]]:
         """Packets and bytes in the counters of rows, as far as they are there and have one."""
+
+    def observe_bulk(self) -> tuple[tuple[Entry, ...], OwnElements]:
+        """What :meth:`observe` gives, with the elements of our own sets apart, as bytes."""
 
     def own_tables(self) -> tuple[SeenTable, ...]:
         """Our tables as they are, whole. Raises Contended, NotPermitted."""

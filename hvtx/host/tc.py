@@ -82,18 +82,22 @@ class TrafficControl:
         return attribute_map(options).get(_BPF_OPS)
 
     @legible
-    def filtered(self, closely: Collection[int] = ()) -> frozenset[int]:
+    def filtered(
+        self, closely: Collection[int] = (), spared: Collection[int] = ()
+    ) -> frozenset[int]:
         """Indexes of links with traffic control of someone's (tc qdiscs, clsact filters).
 
         The kernel's own default queue has handle 0; every other has one of its own. Where filters
         are attached (clsact) and all of them are hvtx's own, it is nobody else's. TAPs that were
-        held open when :meth:`all` was asked are not looked at so closely, but those in ``closely``.
+        held open when :meth:`all` was asked are not looked at so closely, but those in ``closely``;
+        nor are those that are ``spared``.
         """
         found = set()
         for data in whole_dump(self._channel, _GETQDISC, _TCMSG.pack(0, 0, 0, 0, 0)):
             _, ifindex, handle, _, _ = _TCMSG.unpack_from(data)
-            spared = ifindex in self._held and ifindex not in closely
-            if handle == _CLSACT_HANDLE and (spared or self._only_ours(ifindex)):
+            held = ifindex in self._held and ifindex not in closely
+            at_once = held or ifindex in spared
+            if handle == _CLSACT_HANDLE and (at_once or self._only_ours(ifindex)):
                 continue
             if handle:
                 found.add(ifindex)

@@ -35,6 +35,7 @@ from hvtx.rulesets.nftables_base import FAMILIES, PASSING, table_name
 from hvtx.rulesets.nftables_elements import pieces, unplaced
 
 if TYPE_CHECKING:
+    from hvtx.drivers.nftables.own_elements import OwnElements
     from hvtx.model.ruleset import SeenTable
 
 IMPORTED = "imported"  # somebody else's rule that was taken over: `place`, `native` (docs/adr/0008)
@@ -286,6 +287,19 @@ class NftablesDriver:
             return self._session.consistently(lambda _: read(self._session), "the ruleset")
         except NoNftables:
             return ()
+
+    def observe_bulk(self) -> tuple[tuple[Entry, ...], OwnElements]:
+        """What :meth:`observe` gives, with the elements of our own sets apart, as bytes."""
+        from hvtx.drivers.nftables.own_elements import OwnElements  # plans alone need it
+
+        def look(_: int) -> tuple[tuple[Entry, ...], OwnElements]:
+            own = OwnElements(self._session.table)
+            return read(self._session, own), own
+
+        try:
+            return self._session.consistently(look, "the ruleset")
+        except NoNftables:
+            return (), OwnElements(self._session.table)
 
 
 def _passages() -> Any:

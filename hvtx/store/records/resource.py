@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from hvtx.model.resource import Kind, Resource, State
+from hvtx.model.resource import Kind, RawResource, Resource, State
 from hvtx.store.codec import decode, decode_all
 
 _COLUMNS = "id, kind, key, state, mark, spec, observed, operation, life, vm, network"
@@ -36,6 +36,23 @@ def _found(sql: sqlite3.Connection, where: str, values: Sequence[Any] = ()) -> l
         f"SELECT {_COLUMNS} FROM resource WHERE state <> 'released' AND {where} ORDER BY id", values
     )
     return _resources(rows.fetchall())
+
+
+def raw_resources(sql: sqlite3.Connection) -> list[RawResource]:
+    """The same as :func:`resources`, with ``spec`` and ``observed`` as text: see ``decoded``."""
+    return sql.execute(
+        f"SELECT {_COLUMNS} FROM resource WHERE state <> 'released' ORDER BY id"
+    ).fetchall()
+
+
+def decoded(rows: Sequence[RawResource]) -> list[Resource]:
+    """Rows with what their texts hold."""
+    return _resources(rows)
+
+
+def decoded_texts(texts: Sequence[str]) -> list[dict[str, Any]]:
+    """What the texts of some rows hold, without the rows."""
+    return decode_all(texts)
 
 
 def resources(sql: sqlite3.Connection) -> list[Resource]:
