@@ -51,7 +51,7 @@ def read_bulk(bodies: Iterable[bytes]) -> Bulk:
 
 @legible
 def _sort_out(body: bytes, alike: dict[int, list[bytes]]) -> None:
-    """The raw elements of a message, by their length (a comment is longer or shorter)."""
+    """The raw elements of a message, by their length without padding, which a comment decides."""
     for kind, start, end in attributes(body, 4, len(body)):
         if kind != LIST_ELEMENTS:
             continue
@@ -61,7 +61,8 @@ def _sort_out(body: bytes, alike: dict[int, list[bytes]]) -> None:
             stop = at + ((length + 3) & ~3)
             if length < _HEADERS or stop > end:
                 raise Garbled("a set element in a form that is not known")
-            alike.setdefault(length, []).append(body[at:stop])
+            element = body[at:stop]
+            alike.setdefault(len(element.rstrip(b"\0")), []).append(element)
             at = stop
 
 
@@ -69,7 +70,7 @@ def _sort_out(body: bytes, alike: dict[int, list[bytes]]) -> None:
 def _take_apart(elements: list[bytes], found: Bulk) -> None:
     """Append the columns of elements of one length: at once if all have the form of the first."""
     form = _form(elements[0])
-    if form is not None:
+    if form is not None and all(len(element) == form.size for element in elements):
         heads, keys, between, data, before, comments, behind = zip(
             *form.iter_unpack(b"".join(elements)), strict=True
         )
