@@ -213,7 +213,7 @@ def _plan(
     if html and report.refused is None:
         _write_page(report, html, mode)
     if json_:
-        render.emit_json(documents.plan.document(report))
+        render.emit_parts(documents.plan_text.pieces(report))
     if report.refused is not None:
         raise report.refused
     _tell_notes(report.notes)

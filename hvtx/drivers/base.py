@@ -177,11 +177,14 @@ class FirewallDriver(ExchangingDriver, Protocol):
 class OwnElements(Protocol):
     """Elements of our own tables as bytes, which are compared with rows in bulk."""
 
-    def marks(self) -> set[str]:
+    def marks(self) -> Collection[str]:
         """The marks that elements carry."""
 
-    def are_just(self, spec: FirewallSpec, mark: str) -> bool:
-        """Whether a row's elements are all there, unchanged, and no other has its mark."""
+    def differing(self, rows: Iterable[tuple[FirewallSpec, str]]) -> Iterator[str]:
+        """The marks of those rows, by spec and mark, whose elements are not all there, unchanged.
+
+        And of those whose mark others carry as well.
+        """
 
     def holders(self, row: Resource) -> Iterator[str]:
         """The marks of what stands where a row's elements belong, its own included."""

@@ -10,26 +10,26 @@ from hvtx.drivers.file import mark_of
 from hvtx.drivers.vm_process.gate import is_gate
 from hvtx.host import openfiles, procfs
 from hvtx.host.files import is_there
+from hvtx.host.many_processes import look_at_all
 from hvtx.model.resource import Kind, Link, Resource, State, file_spec
-from hvtx.model.vm import ProcessFacts
+from hvtx.model.vm import Identity, ProcessFacts
 from hvtx.planner.states import identity_of
 
 _GATE_SECONDS = 5.0
+_PROCESS, _INTENDED = Kind.PROCESS.value, State.INTENDED.value
 
 
 def processes(rows: Iterable[Resource], underway: set[int]) -> dict[int, ProcessFacts]:
     """Look at every process on record, by row; wait for dead operations' gates, which soon exit."""
-    facts: dict[int, ProcessFacts] = {}
+    known: dict[int, Identity] = {}
     for row in rows:
-        if row.kind != Kind.PROCESS:
-            continue
-        identity = identity_of(row)
+        identity = identity_of(row) if row.kind == _PROCESS else None
         if identity is None:
             continue
-        if row.state == State.INTENDED and row.operation not in underway:
+        if row.state == _INTENDED and row.operation not in underway:
             _await_gate(identity.pid)
-        facts[row.id] = procfs.look_again(identity)
-    return facts
+        known[row.id] = identity
+    return dict(zip(known, look_at_all(list(known.values())), strict=True))
 
 
 def _await_gate(pid: int) -> None:

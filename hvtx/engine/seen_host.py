@@ -101,7 +101,7 @@ class SeenHost:
         """The marks that anything carries."""
         found = {link.alias for link in self.links if link.alias}
         found |= {entry.mark for entry in self.entries if entry.mark}
-        return found | (self.elements.marks() if self.elements is not None else set())
+        return found.union(self.elements.marks() if self.elements is not None else ())
 
     @property
     def seen(self) -> Seen:

@@ -7,20 +7,18 @@ whole: its process may be dead, or an operation may have begun on it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
-from typing import Any, cast
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import cast
 
 from hvtx.drivers.base import OwnElements
 from hvtx.drivers.nftables import BACKEND
 from hvtx.model.firewall import FirewallSpec
 from hvtx.model.plan import Settled
 from hvtx.model.resource import FIREWALL_KINDS, Entry, Link, RawResource, Resource
-from hvtx.planner.settled import FIREWALL, PROCESS, TAP, Carried, just_device, settled
+from hvtx.planner.settled import FILE, FIREWALL, PROCESS, TAP, Carried, just_device, settled
 from hvtx.store import records
 
-_CHUNK = 500  # VMs whose texts are read as one
-_READ = FIREWALL | {TAP}  # kinds whose specs say what is to be there
+_CHUNK = 3000  # rows whose texts are read as one
 
 
 class Settling:
@@ -30,56 +28,43 @@ class Settling:
         """None so far; ``elements``: of our own sets, None if nothing is to be settled."""
         self._elements = elements
         self._rows: dict[str, list[RawResource]] = {}
-        self._links: dict[str, dict[int, Link]] = {}
+        self.links: dict[int, Link] = {}  # their TAPs by their rows
         self._by_mark: dict[str, str] = {}
 
     def compare(self, own: Mapping[str, list[RawResource]], sights: Carried) -> None:
         """Compare the rows of VMs (by id) with what was seen, and keep those that are as seen."""
-        waiting = iter(own.items())
-        while some := list(islice(waiting, _CHUNK)):
-            self._compare(some, sights)
+        if self._elements is None:
+            return
+        rows = [row for each in own.values() for row in each]
+        vms = {row[4]: row[9] or "" for row in rows}
+        different = sights.elsewhere(rows)
+        different |= self._changed_devices([row for row in rows if row[1] == TAP], sights)
+        filtering = [row for row in rows if row[1] in FIREWALL]
+        for at in range(0, len(filtering), _CHUNK):
+            some = filtering[at : at + _CHUNK]
+            specs = cast("list[FirewallSpec]", records.decoded_texts([row[5] for row in some]))
+            pairs = list(zip(specs, [row[4] for row in some], strict=True))
+            different.update(mark for spec, mark in pairs if spec.get("backend") != BACKEND)
+            different.update(self._elements.differing(p for p in pairs if p[1] not in different))
+        out = {vms[mark] for mark in different}
+        runs = {row[9] for row in rows if row[1] == PROCESS}
+        out |= own.keys() - runs
+        self._rows = {vm: each for vm, each in own.items() if vm not in out}
+        self._by_mark = {mark: vm for mark, vm in vms.items() if vm in self._rows} if out else vms
+        if out:
+            own_taps = {r[0] for each in self._rows.values() for r in each if r[1] == TAP}
+            self.links = {row: link for row, link in self.links.items() if row in own_taps}
 
-    def _compare(self, some: Sequence[tuple[str, list[RawResource]]], sights: Carried) -> None:
-        read = [row for _, own in some for row in own if row[1] in _READ]
-        specs = dict(
-            zip(
-                (row[0] for row in read),
-                records.decoded_texts([row[5] for row in read]),
-                strict=True,
-            )
-        )
-        for vm, own in some:
-            links = self._as_recorded(own, specs, sights)
-            if links is not None:
-                self._rows[vm], self._links[vm] = own, links
-                self._by_mark.update((row[4], vm) for row in own)
-
-    def _as_recorded(
-        self, own: Sequence[RawResource], specs: Mapping[int, dict[str, Any]], sights: Carried
-    ) -> dict[int, Link] | None:
-        """A VM's TAPs by their rows if all of it is as recorded, else None."""
-        links: dict[int, Link] = {}
-        runs = False
-        for row in own:
-            kind = row[1]
-            if not sights.alone(kind, row[4]):
-                return None
-            if kind in FIREWALL:
-                spec = cast("FirewallSpec", specs[row[0]])
-                if not self._are_there(spec, row[4]):
-                    return None
-            elif kind == TAP:
-                link = just_device(row, specs[row[0]].get("ifindex") or 0, sights)
-                if link is None:
-                    return None
-                links[row[0]] = link
-            runs = runs or kind == PROCESS
-        return links if runs else None
-
-    def _are_there(self, spec: FirewallSpec, mark: str) -> bool:
-        if self._elements is None or spec.get("backend") != BACKEND:
-            return False
-        return self._elements.are_just(spec, mark)
+    def _changed_devices(self, rows: Sequence[RawResource], sights: Carried) -> set[str]:
+        """The marks of TAPs that are not there as recorded; the others are kept."""
+        found = set()
+        for row, spec in zip(rows, records.decoded_texts([row[5] for row in rows]), strict=True):
+            link = just_device(row, spec.get("ifindex") or 0, sights)
+            if link is None:
+                found.add(row[4])
+            else:
+                self.links[row[0]] = link
+        return found
 
     # -- what is asked of them, and what is taken back ------------------------------------------
 
@@ -93,47 +78,42 @@ class Settling:
         """The marks of their rows."""
         return self._by_mark.keys()
 
-    @property
-    def taps(self) -> set[int]:
-        """The indexes of their TAPs."""
-        return {link.ifindex for own in self._links.values() for link in own.values()}
+    def files(self) -> list[Resource]:
+        """Their rows of files."""
+        return records.decoded([r for own in self._rows.values() for r in own if r[1] == FILE])
 
-    def rows_of_kind(self, kind: str) -> list[Resource]:
-        """Their rows of a kind."""
-        return records.decoded([r for own in self._rows.values() for r in own if r[1] == kind])
+    def processes(self) -> list[Resource]:
+        """Their rows of processes, with what was learnt of each and without its spec."""
+        rows = [r for own in self._rows.values() for r in own if r[1] == PROCESS]
+        learnt = records.decoded_texts([row[6] for row in rows])
+        return [
+            Resource(*row[:5], {}, observed, *row[7:])
+            for row, observed in zip(rows, learnt, strict=True)
+        ]
 
     def claimed(self, rows: Iterable[Resource]) -> set[str]:
         """VMs where something of theirs stands where it belongs to another row, too."""
+        if self._elements is None:
+            return set()
         return {
             self._by_mark[mark]
             for row in rows
             if row.kind in FIREWALL_KINDS and row.backend == BACKEND
-            for mark in self._holders(row)
+            for mark in self._elements.holders(row)
             if mark in self._by_mark
         }
-
-    def _holders(self, row: Resource) -> Iterator[str]:
-        return iter(()) if self._elements is None else self._elements.holders(row)
 
     def take_back(self, vms: Iterable[str]) -> tuple[list[Resource], list[Entry]]:
         """The rows and the elements of VMs that are judged row by row after all."""
         raw = [row for vm in vms for row in self._rows.pop(vm, ())]
-        for vm in {row[9] for row in raw}:
-            self._links.pop(vm or "", None)
-        marks = {row[4] for row in raw}
-        for mark in marks:
-            self._by_mark.pop(mark, None)
         if self._elements is None or not raw:
             return [], []
+        marks = {row[4] for row in raw}
+        for row in raw:
+            self._by_mark.pop(row[4], None)
+            self.links.pop(row[0], None)
         return records.decoded(raw), self._elements.entries(only=marks)
 
     def result(self) -> Settled:
         """What a plan needs of those that are left."""
-        backends = {
-            (row[10], BACKEND)
-            for own in self._rows.values()
-            for row in own
-            if row[1] in FIREWALL and row[10]
-        }
-        links = {row: link for own in self._links.values() for row, link in own.items()}
-        return settled(self._rows, links, backends)
+        return settled((r for own in self._rows.values() for r in own), self.links, BACKEND)

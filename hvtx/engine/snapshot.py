@@ -36,7 +36,7 @@ from hvtx.model.resource import FIREWALL_KINDS, Entry, Resource, file_spec
 from hvtx.model.vm import Liveness, ProcessFacts
 from hvtx.planner import recheck
 from hvtx.planner.recheck import Before, Record
-from hvtx.planner.settled import FILE, PROCESS, carried, undisturbed
+from hvtx.planner.settled import carried, undisturbed
 from hvtx.planner.states import judge_vm
 from hvtx.store import records
 
@@ -75,10 +75,11 @@ def _judged(runtime: Runtime, before: Before, host: SeenHost, record: Record) ->
     late = recheck.late(before, underway, record, host.seen, expected)
     look_again(runtime, host, recheck.again(late, host.links))
     failpoint.reach("looked")
-    facts = looks.processes([*record.rows, *settling.rows_of_kind(PROCESS)], underway)
-    vms = _vms(runtime, record, facts, settling)
+    processes = [*record.rows, *settling.processes()]
+    facts = looks.processes(processes, underway)
+    vms = _vms(runtime, record, facts, processes)
     files = _unsettle(host, record, settling, vms)
-    host.look_at_filters(settling.taps)
+    host.look_at_filters({link.ifindex for link in settling.links.values()})
     suspects = recheck.suspects(record.rows, vms, host.links, settling.marks)
     holders, hidden = looks.holders(suspects, host.links)
     doubtful = recheck.doubtful(record.rows, vms, underway, late)
@@ -144,7 +145,7 @@ def _unsettle(
     _take_back(host, record, settling, settling.claimed(record.rows))
     dead = [vm for vm in settling.vms if vms[vm].liveness is not Liveness.ALIVE]
     _take_back(host, record, settling, dead)
-    theirs = settling.rows_of_kind(FILE)
+    theirs = settling.files()
     files = looks.files([*record.rows, *theirs], host.failures)
     changed = [r.vm for r in theirs if files.get(file_spec(r)["path"]) != r.mark]
     _take_back(host, record, settling, [vm for vm in changed if vm])
@@ -211,9 +212,12 @@ def _since(
 
 
 def _vms(
-    runtime: Runtime, record: Record, facts: Mapping[int, ProcessFacts], settling: Settling
+    runtime: Runtime,
+    record: Record,
+    facts: Mapping[int, ProcessFacts],
+    rows: Sequence[Resource],
 ) -> dict[str, VmFacts]:
-    own = rows_by_vm([*record.rows, *settling.rows_of_kind(PROCESS)])
+    own = rows_by_vm(rows)
     life, lives = runtime.life, record.lives
     found = {}
     for vm, name, hypervisor, provisional in record.vms:

@@ -224,7 +224,7 @@ class Items(Sequence[Item]):
         """
         self.judged = judged
         self.alone = alone
-        self._items_of = items_of
+        self.of = items_of
         self._place = place
 
     def parts(self) -> Iterator[Item | LeftAlone]:
@@ -238,7 +238,7 @@ class Items(Sequence[Item]):
             if item is None or item.vm != vm.vm:
                 yield vm
                 continue
-            mixed = [*self._items_of(vm)]
+            mixed = [*self.of(vm)]
             while item is not None and item.vm == vm.vm:
                 mixed.append(item)
                 item = next(waiting, None)
@@ -253,7 +253,7 @@ class Items(Sequence[Item]):
             if isinstance(part, Item):
                 yield part
             else:
-                yield from self._items_of(part)
+                yield from self.of(part)
 
     def __len__(self) -> int:
         """How many there are."""

@@ -12,10 +12,10 @@ those marks; no other row claims what is theirs; its files carry their marks, an
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
-from hvtx.model.plan import Settled
+from hvtx.model.plan import Settled, SettledRow
 from hvtx.model.resource import EXCHANGE, FIREWALL_KINDS, FLOWS, Kind, Link, RawResource, State
 
 TAP, FILE, PROCESS, LEASE = (k.value for k in (Kind.TAP, Kind.FILE, Kind.PROCESS, Kind.LEASE))
@@ -31,15 +31,16 @@ class Carried(NamedTuple):
     by_index: Mapping[int, Link]
     aliases: Mapping[str, int]  # how many devices have it
     elements: Collection[str]  # those of our own sets
-    others: Collection[str]  # rules, tables, elements of others' sets
+    others: frozenset[str]  # rules, tables, elements of others' sets
 
-    def alone(self, kind: str, mark: str) -> bool:
-        """Whether nothing carries a row's mark but what stands for a row of this kind."""
-        return (
-            mark not in self.others
-            and (kind == TAP or mark not in self.aliases)
-            and (kind in FIREWALL or mark not in self.elements)
-        )
+    def elsewhere(self, rows: Collection[RawResource]) -> set[str]:
+        """The marks of rows that something carries which does not stand for a row of their kind."""
+        marks = {row[4] for row in rows}
+        devices = {row[4] for row in rows if row[1] == TAP}
+        filtering = {row[4] for row in rows if row[1] in FIREWALL}
+        found = (marks - devices) & self.aliases.keys()
+        found |= (marks - filtering).intersection(self.elements)
+        return found | (marks & self.others)
 
 
 def carried(
@@ -47,7 +48,7 @@ def carried(
 ) -> Carried:
     """Sort out what was seen."""
     by_index = {link.ifindex: link for link in links}
-    aliases = Counter(link.alias for link in by_index.values() if link.alias)
+    aliases = Counter([link.alias for link in by_index.values() if link.alias])
     return Carried(by_index, aliases, elements, frozenset(m for m in others if m))
 
 
@@ -87,16 +88,17 @@ def just_device(row: RawResource, ifindex: int, sights: Carried) -> Link | None:
     return link if link.kind == "tun" and link.name == row[2] else None
 
 
-def settled(
-    rows: Mapping[str, Sequence[RawResource]],
-    links: Mapping[int, Link],
-    backends: Collection[tuple[str, str]],
-) -> Settled:
-    """What a plan needs of settled VMs."""
-    return Settled(
-        {vm: [(row[0], row[1], row[2], row[4]) for row in own] for vm, own in rows.items()},
-        frozenset(row[4] for own in rows.values() for row in own),
-        links,
-        frozenset(r[10] for own in rows.values() for r in own if r[1] == TAP and r[10]),
-        frozenset(backends),
-    )
+def settled(rows: Iterable[RawResource], links: Mapping[int, Link], backend: str) -> Settled:
+    """What a plan needs of settled VMs, whose firewall rows are of this backend."""
+    vms: dict[str, list[SettledRow]] = {}
+    networks, filtered = set(), set()
+    for row in rows:
+        number, kind, key, _, mark, _, _, _, _, vm, network = row
+        vms.setdefault(vm or "", []).append((number, kind, key, mark))
+        if network and kind == TAP:
+            networks.add(network)
+        elif network and kind in FIREWALL:
+            filtered.add(network)
+    marks = frozenset([row[3] for own in vms.values() for row in own])
+    backends = frozenset((network, backend) for network in filtered)
+    return Settled(vms, marks, links, frozenset(networks), backends)

@@ -47,7 +47,7 @@ def _port(number: int) -> bytes:
     return number.to_bytes(2, "big") + b"\0\0"
 
 
-_PROTOCOLS = {"tcp": b"\x06\0\0\0", "udp": b"\x11\0\0\0"}
+PROTOCOLS = {"tcp": b"\x06\0\0\0", "udp": b"\x11\0\0\0"}
 _ANY = {"0.0.0.0": 4, "::": 6}  # noqa: S104  not bound to: a published port's host address
 
 
@@ -62,123 +62,101 @@ def pieces(installation: str, spec: FirewallSpec) -> list[SetElement]:
 
 def unplaced(spec: FirewallSpec) -> list[SetElement]:
     """The same with an empty table: what is enough to tell them from others."""
-    return [SetElement._make(piece) for piece in raw_pieces(spec)]
-
-
-def raw_pieces(spec: FirewallSpec) -> list[RawPiece]:
-    """The same as bare tuples: a plan of 5,000 VMs asks for 65,000, and only compares them."""
     return _COMPILE[spec["what"]](spec)
 
 
-# The fields of SetElement: family, table, set, key, data, verdict, flows, interval.
-RawPiece = tuple[str, str, str, bytes, bytes, bool, int, bool]
-
-
-def _piece(
-    family: str, name: str, key: bytes, data: bytes = b"", *,
-    verdict: bool = False, flows: int = 0, interval: bool = False,
-) -> RawPiece:  # fmt: skip
-    return (family, "", name, key, data, verdict, flows, interval)
-
-
-def _network(spec: FirewallSpec) -> list[RawPiece]:
+def _network(spec: FirewallSpec) -> list[SetElement]:
     bridge = _ifname(spec["bridge"])
     within = _TO_ISOLATED if spec["isolate"] else _ACCEPT
     found = [
-        _piece("inet", "bridges", bridge),
-        _piece("inet", "within", bridge + bridge, within, verdict=True),
-        _piece("inet", "flows_link", bridge, flows=spec.get("flows", FLOWS_EACH)),
+        SetElement("inet", "", "bridges", bridge),
+        SetElement("inet", "", "within", bridge + bridge, within, verdict=True),
+        SetElement("inet", "", "flows_link", bridge, flows=spec.get("flows", FLOWS_EACH)),
     ]
     if spec["nat"]:
-        found.append(_piece("inet", "nat_bridges", bridge))
+        found.append(SetElement("inet", "", "nat_bridges", bridge))
     if spec.get("uplink"):
-        found.append(_piece("inet", "bound", bridge))
+        found.append(SetElement("inet", "", "bound", bridge))
         found += [
-            _piece("inet", "uplinks", bridge + to) for to in (bridge, _ifname(spec["uplink"]))
+            SetElement("inet", "", "uplinks", bridge + to)
+            for to in (bridge, _ifname(spec["uplink"]))
         ]
     return found
 
 
-_REST = (b"", False, 0, False)  # of most elements: no data, no verdict, no limit, no range
-_NAMES = {  # by family, of the sets that addresses of guests are in
-    4: ("guests4", "flows4", "own4"),
-    6: ("guests6", "flows6", "own6"),
-}
-
-
-def _addresses(spec: FirewallSpec) -> list[tuple[bytes, tuple[str, str, str]]]:
-    """A guest's addresses, with the names of the sets that they are in."""
-    return [(packed(address), _NAMES[family_of(address)]) for address in addresses_in(spec)]
-
-
-def _forward(spec: FirewallSpec) -> list[RawPiece]:
+def _forward(spec: FirewallSpec) -> list[SetElement]:
     bridge, flows = _ifname(spec["bridge"]), spec.get("flows", FLOWS_EACH)
-    found: list[RawPiece] = []
-    for address, (guests, flows_of, _) in _addresses(spec):
-        key = address + bridge
-        found.append(("inet", "", guests, key, *_REST))
-        found.append(("inet", "", flows_of, key, b"", False, flows, False))
-    return found
+    return [
+        piece
+        for address in addresses_in(spec)
+        for piece in (
+            SetElement("inet", "", f"guests{family_of(address)}", packed(address) + bridge),
+            SetElement(
+                "inet", "", f"flows{family_of(address)}", packed(address) + bridge, flows=flows
+            ),
+        )
+    ]
 
 
-def _guard(spec: FirewallSpec) -> list[RawPiece]:
+def _guard(spec: FirewallSpec) -> list[SetElement]:
     device, link = _ifname(spec["device"]), link_local(spec["mac"])
-    mac = device + _mac(spec["mac"])
-    found: list[RawPiece] = [
-        ("bridge", "", "ports", device, *_REST),
-        ("bridge", "", "macs", mac, *_REST),
-        ("bridge", "", "lladdrs", mac, *_REST),
-        ("bridge", "", "own6", device + link, *_REST),
-        ("bridge", "", "links6", link, *_REST),
-        ("bridge", "", "new6", device, *_REST),
+    found = [
+        SetElement("bridge", "", "ports", device),
+        SetElement("bridge", "", "macs", device + _mac(spec["mac"])),
+        SetElement("bridge", "", "lladdrs", device + _mac(spec["mac"])),
+        SetElement("bridge", "", "own6", device + link),
+        SetElement("bridge", "", "links6", link),
+        SetElement("bridge", "", "new6", device),
     ]
     if spec["isolate"]:
-        found.append(_piece("bridge", "apart", device))
-    for address, (_, _, own) in _addresses(spec):
-        found.append(("bridge", "", own, device + address, *_REST))
+        found.append(SetElement("bridge", "", "apart", device))
+    found += [
+        SetElement("bridge", "", f"own{family_of(address)}", device + packed(address))
+        for address in addresses_in(spec)
+    ]
     gateway = spec.get("gateway6")
     if gateway:
-        found.append(_piece("bridge", "gateways6", device + packed(gateway)))
+        found.append(SetElement("bridge", "", "gateways6", device + packed(gateway)))
     return found + (_forward(spec) if spec.get("forward") else [])
 
 
-def _masquerade(spec: FirewallSpec) -> list[RawPiece]:
+def _masquerade(spec: FirewallSpec) -> list[SetElement]:
     address, source = spec["address"], spec.get("source")
     if source:
         name = f"snat{family_of(address)}"
-        return [_piece("inet", name, packed(address), packed(source))]
-    return [_piece("inet", f"masq{family_of(address)}", packed(address))]
+        return [SetElement("inet", "", name, packed(address), packed(source))]
+    return [SetElement("inet", "", f"masq{family_of(address)}", packed(address))]
 
 
-def _publish(spec: FirewallSpec) -> list[RawPiece]:
+def _publish(spec: FirewallSpec) -> list[SetElement]:
     host = spec.get("host_ip")
-    service = _PROTOCOLS[spec["protocol"]] + _port(spec["host_port"])
+    service = PROTOCOLS[spec["protocol"]] + _port(spec["host_port"])
     found = []
     for guest in addresses_in(spec):
         family = family_of(guest)
         data = packed(guest) + _port(spec["guest_port"])
         if not host or _ANY.get(host) == family:
-            found.append(_piece("inet", f"dnat{family}_any", service, data))
+            found.append(SetElement("inet", "", f"dnat{family}_any", service, data))
         elif host not in _ANY and is_of(host, family) and host != "::1":
-            found.append(_piece("inet", f"dnat{family}_host", packed(host) + service, data))
+            found.append(SetElement("inet", "", f"dnat{family}_host", packed(host) + service, data))
     return found
 
 
-def _egress(spec: FirewallSpec) -> list[RawPiece]:
+def _egress(spec: FirewallSpec) -> list[SetElement]:
     """A policy's element in the map of who has one, its rules, and where refusals are counted."""
     bridge, mac = _ifname(spec["bridge"]), spec.get("mac")
     owner, key = ("vm", bridge + _mac(mac)) if mac else ("network", bridge)
-    found: list[RawPiece] = []
+    found = []
     if mac:
-        found.append(_piece("inet", "refused_of", key))
+        found.append(SetElement("inet", "", "refused_of", key))
     if spec["alone"] and mac:
-        found.append(_piece("inet", "own_network", key + bridge))
+        found.append(SetElement("inet", "", "own_network", key + bridge))
     elif spec["alone"]:
-        found.append(_piece("inet", "within", bridge + bridge, _ACCEPT, verdict=True))
+        found.append(SetElement("inet", "", "within", bridge + bridge, _ACCEPT, verdict=True))
     if "egress" not in spec:
         return found
     for name, chain in _led_to(owner, spec):
-        found.append(_piece("inet", f"{owner}_{name}", key, _goto(chain), verdict=True))
+        found.append(SetElement("inet", "", f"{owner}_{name}", key, _goto(chain), verdict=True))
     return found + list(_egress_rules(owner, key, spec))
 
 
@@ -197,7 +175,7 @@ def _led_to(owner: str, spec: FirewallSpec) -> Iterator[tuple[str, str]]:
         yield "input", f"{owner}_{'limited' if limited else 'open'}_input"
 
 
-def _egress_rules(owner: str, key: bytes, spec: FirewallSpec) -> Iterator[RawPiece]:
+def _egress_rules(owner: str, key: bytes, spec: FirewallSpec) -> Iterator[SetElement]:
     from hvtx.rulesets.egress_boxes import boxes
 
     rules = [EgressRule(*rule) for rule in spec.get("rules", ())]  # type: ignore[arg-type]
@@ -209,12 +187,12 @@ def _egress_rules(owner: str, key: bytes, spec: FirewallSpec) -> Iterator[RawPie
                 name = f"{owner}_{action}{family}"
                 if box.ports is not None and box.protocol is not None:
                     name = f"{name}_ports"
-                    first += _PROTOCOLS[box.protocol] + _port(box.ports[0])
-                    last += _PROTOCOLS[box.protocol] + _port(box.ports[1])
-                yield _piece("inet", name, first + last, interval=True)
+                    first += PROTOCOLS[box.protocol] + _port(box.ports[0])
+                    last += PROTOCOLS[box.protocol] + _port(box.ports[1])
+                yield SetElement("inet", "", name, first + last, interval=True)
 
 
-_COMPILE: Mapping[str, Callable[[FirewallSpec], list[RawPiece]]] = {
+_COMPILE: Mapping[str, Callable[[FirewallSpec], list[SetElement]]] = {
     "base": lambda _: [],
     "passage": lambda _: [],  # rules in the tables of others
     "network": _network,
