@@ -40,8 +40,9 @@ class SeenHost:
         self.elements: OwnElements | None = None
         self._source = Links()
         self._bulk = bulk
+        self._runtime = runtime
         try:
-            self._look(runtime)
+            self._look()
         except BaseException:
             self._source.close()
             raise
@@ -54,7 +55,7 @@ class SeenHost:
         """Close it."""
         self._source.close()
 
-    def _look(self, runtime: Runtime) -> None:
+    def _look(self) -> None:
         with self._links_listed():
             links, addresses = self._source.all(), self._source.addresses()
             self.filtered = frozenset() if self._bulk else self._source.filtered()
@@ -62,11 +63,11 @@ class SeenHost:
 
         def observe(backend: str) -> Sequence[Entry]:
             if not self._bulk or backend != "nftables":
-                return runtime.firewall(backend).observe()
-            entries, self.elements = runtime.nftables().observe_bulk()
+                return self._runtime.firewall(backend).observe()
+            entries, self.elements = self._runtime.nftables().observe_bulk()
             return entries
 
-        self.entries, self.unread = firewall_entries(runtime, self.failures, observe=observe)
+        self.entries, self.unread = firewall_entries(self._runtime, self.failures, observe=observe)
 
     def look_at_filters(self, spared: Collection[int]) -> None:
         """Look at traffic control, but not closely at ``spared``, of which nothing is concluded."""

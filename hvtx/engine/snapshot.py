@@ -33,7 +33,7 @@ from hvtx.errors import Refused
 from hvtx.host import failpoint
 from hvtx.model.plan import NetworkFacts, OperationFacts, Snapshot, VmFacts
 from hvtx.model.resource import FIREWALL_KINDS, Entry, Resource, file_spec
-from hvtx.model.vm import Liveness, ProcessFacts
+from hvtx.model.vm import Epoch, Liveness, ProcessFacts
 from hvtx.planner import recheck
 from hvtx.planner.recheck import Before, Record
 from hvtx.planner.settled import carried, undisturbed
@@ -77,7 +77,7 @@ def _judged(runtime: Runtime, before: Before, host: SeenHost, record: Record) ->
     failpoint.reach("looked")
     processes = [*record.rows, *settling.processes()]
     facts = looks.processes(processes, underway)
-    vms = _vms(runtime, record, facts, processes)
+    vms = _vms(runtime.life, record, facts, processes)
     files = _unsettle(host, record, settling, vms)
     host.look_at_filters({link.ifindex for link in settling.links.values()})
     suspects = recheck.suspects(record.rows, vms, host.links, settling.marks)
@@ -212,13 +212,13 @@ def _since(
 
 
 def _vms(
-    runtime: Runtime,
+    life: Epoch,
     record: Record,
     facts: Mapping[int, ProcessFacts],
     rows: Sequence[Resource],
 ) -> dict[str, VmFacts]:
     own = rows_by_vm(rows)
-    life, lives = runtime.life, record.lives
+    lives = record.lives
     found = {}
     for vm, name, hypervisor, provisional in record.vms:
         liveness, evidence = judge_vm(

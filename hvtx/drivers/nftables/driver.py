@@ -15,7 +15,7 @@ from hvtx.drivers.nftables.judging import (
     families_of,
 )
 from hvtx.drivers.nftables.release import release_base, release_elements
-from hvtx.drivers.nftables.ruleset import BACKEND, TABLE_TEXT, counted, listing, read
+from hvtx.drivers.nftables.ruleset import BACKEND, TABLE_TEXT, counted, read
 from hvtx.drivers.nftables.session import Acted, NoNftables, Session, guarded, refusal
 from hvtx.drivers.nftables.tables import (
     create_tables,
@@ -31,7 +31,7 @@ from hvtx.model.firewall import chain_rules, firewall_spec
 from hvtx.model.hook import SetElement
 from hvtx.model.place import nft_place, parse_place
 from hvtx.model.resource import Entry, Outcome, Resource
-from hvtx.rulesets.nftables_base import FAMILIES, PASSING, table_name
+from hvtx.rulesets.nftables_base import table_name
 from hvtx.rulesets.nftables_elements import pieces, unplaced
 
 if TYPE_CHECKING:
@@ -262,21 +262,8 @@ class NftablesDriver:
 
     def own_tables(self) -> tuple[SeenTable, ...]:
         """Our tables as they are, whole; none without nf_tables. Raises Contended, NotPermitted."""
-        from hvtx.host import nftseen
-
-        try:
-            return self._session.consistently(
-                lambda _: nftseen.seen(
-                    self._session.socket,
-                    self._session.table,
-                    listing,
-                    families=FAMILIES,
-                    passing=PASSING,
-                ),
-                "our tables",
-            )
-        except NoNftables:
-            return ()
+        found: tuple[SeenTable, ...] = _whole().own_tables(self._session)
+        return found
 
     def observe(self) -> tuple[Entry, ...]:
         """Every element, rule and table of this installation, every marked one, foreign NAT rules.
@@ -290,16 +277,14 @@ class NftablesDriver:
 
     def observe_bulk(self) -> tuple[tuple[Entry, ...], OwnElements]:
         """What :meth:`observe` gives, with the elements of our own sets apart, as bytes."""
-        from hvtx.drivers.nftables.own_elements import OwnElements  # plans alone need it
+        found: tuple[tuple[Entry, ...], OwnElements] = _whole().observe_bulk(self._session)
+        return found
 
-        def look(_: int) -> tuple[tuple[Entry, ...], OwnElements]:
-            own = OwnElements(self._session.table)
-            return read(self._session, own), own
 
-        try:
-            return self._session.consistently(look, "the ruleset")
-        except NoNftables:
-            return (), OwnElements(self._session.table)
+def _whole() -> Any:
+    from hvtx.drivers.nftables import whole  # plans and doctor need it, no start does
+
+    return whole
 
 
 def _passages() -> Any:
