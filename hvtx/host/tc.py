@@ -24,6 +24,7 @@ from hvtx.host.netlink import (
 from hvtx.host.retry import whole_dump
 
 _TCMSG = struct.Struct("=BxxxiIII")
+_DEFAULT = bytes(4)  # the handle of a queue that the kernel gave a device by itself
 _GETQDISC, _NEWQDISC = 38, 36
 _NEWFILTER, _DELFILTER, _GETFILTER = 44, 45, 46
 _TCA_KIND, _TCA_OPTIONS = 1, 2
@@ -94,13 +95,14 @@ class TrafficControl:
         """
         found = set()
         for data in whole_dump(self._channel, _GETQDISC, _TCMSG.pack(0, 0, 0, 0, 0)):
+            if data[8:12] == _DEFAULT:  # nearly all
+                continue
             _, ifindex, handle, _, _ = _TCMSG.unpack_from(data)
             held = ifindex in self._held and ifindex not in closely
             at_once = held or ifindex in spared
             if handle == _CLSACT_HANDLE and (at_once or self._only_ours(ifindex)):
                 continue
-            if handle:
-                found.add(ifindex)
+            found.add(ifindex)
         return frozenset(found)
 
     def _only_ours(self, ifindex: int) -> bool:
