@@ -37,7 +37,7 @@ def emit_parts(parts: Iterable[str]) -> None:
 def plain(text: object) -> str:
     """A value as text without anything that a terminal would obey."""
     words = "-" if text is None or text == "" else str(text)
-    return "".join(c if c.isprintable() else "?" for c in words)
+    return words if words.isprintable() else "".join(c if c.isprintable() else "?" for c in words)
 
 
 _SEQUENCE = re.compile(r"\x1b(?:\[[0-9;?=]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)?")

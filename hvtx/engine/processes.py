@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from hvtx.engine.runtime import Runtime
 
 
+_PROCESS = Kind.PROCESS.value
+_MANY = 8  # processes that are asked at once
+
+
 def rows_by_vm(rows: Sequence[Resource]) -> dict[str, list[Resource]]:
     """The rows of each VM (by id), in their order; those of no VM are left out (pure)."""
     found: dict[str, list[Resource]] = {}
@@ -26,13 +30,13 @@ def rows_by_vm(rows: Sequence[Resource]) -> dict[str, list[Resource]]:
 
 def process_facts(rows: list[Resource]) -> dict[int, Any]:
     """Look at every process that the rows name, by row."""
-    facts = {}
-    for row in rows:
-        if row.kind == Kind.PROCESS:
-            identity = identity_of(row)
-            if identity is not None:
-                facts[row.id] = procfs.look_again(identity)
-    return facts
+    known = {row.id: identity_of(row) for row in rows if row.kind == _PROCESS}
+    known = {row: identity for row, identity in known.items() if identity is not None}
+    if len(known) < _MANY:
+        return {row: procfs.look_again(identity) for row, identity in known.items() if identity}
+    from hvtx.host.many_processes import look_at_all  # lists need it, no start does
+
+    return dict(zip(known, look_at_all([i for i in known.values() if i]), strict=True))
 
 
 def alive_again(runtime: Runtime, vms: Iterable[str]) -> frozenset[str]:

@@ -10,12 +10,14 @@ have an order, and what moved between two of them is looked at again (docs/adr/0
 4. once more what is on record as removed and was still seen, and what is on record and was not:
    devices by their index, firewalls and addresses where an operation moved the row since 1; and
    all that an operation was at which has died since 1;
-5. files, processes, holders of devices;
+5. processes, files, others' traffic control, holders of devices;
 6. the record once more, if it changed since 3: of what an operation moved or works on by now,
    nothing is concluded. An operation of 3 whose lock is free was interrupted only if it is still
    open here.
 
-What is looked at again and what is doubtful is chosen in ``planner/recheck.py``.
+Of VMs on which nobody works, and whose things are all as recorded, nothing needs judging: they are
+put together after 3, and taken back by 5 and 6 (docs/adr/0051). What is looked at again and what
+is doubtful is chosen in ``planner/recheck.py``.
 """
 
 from __future__ import annotations
