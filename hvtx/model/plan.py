@@ -247,6 +247,10 @@ class Items(Sequence[Item]):
             yield item
         yield from waiting
 
+    def replaced(self, judged: Sequence[Item]) -> "Items":
+        """The same with other items in the place of those that were judged."""
+        return Items(judged, self.alone, self.of, self._place)
+
     def __iter__(self) -> Iterator[Item]:
         """Each item."""
         for part in self.parts():
@@ -283,26 +287,27 @@ class Plan(NamedTuple):
 
     items: Sequence[Item]
 
+    def judged(self) -> Sequence[Item]:
+        """The items but those of VMs that are left alone as a whole."""
+        return self.items.judged if isinstance(self.items, Items) else self.items
+
     def acting(self) -> list[Item]:
         """The items that change something; a plan without any is empty."""
-        judged = self.items.judged if isinstance(self.items, Items) else self.items
-        return [item for item in judged if item.action is not Action.SKIP]
+        return [item for item in self.judged() if item.action is not Action.SKIP]
 
     def counts(self) -> Counter[tuple[str, str]]:
         """How many items there are of each action and reason."""
-        lazy = isinstance(self.items, Items)
-        judged = self.items.judged if isinstance(self.items, Items) else self.items
+        judged = self.judged()
         found = Counter((item.action.value, item.reason.value) for item in judged)
-        if lazy and len(self.items) > len(judged):
-            found[Action.SKIP.value, Reason.VM_ALIVE.value] += len(self.items) - len(judged)
+        if alone := len(self.items) - len(judged):
+            found[Action.SKIP.value, Reason.VM_ALIVE.value] += alone
         return found
 
     def with_results(self, results: Sequence[ItemResult]) -> "Plan":
         """The plan that was carried out: one result for each acting item, in their order."""
         left = iter(results)
-        return Plan(
-            tuple(
-                item if item.action is Action.SKIP else item.with_result(next(left))
-                for item in self.items
-            )
+        judged = tuple(
+            item if item.action is Action.SKIP else item.with_result(next(left))
+            for item in self.judged()
         )
+        return Plan(self.items.replaced(judged) if isinstance(self.items, Items) else judged)
