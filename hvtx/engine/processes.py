@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hvtx.host import procfs
+from hvtx.host.many_processes import look_at_all
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.vm import Liveness
 from hvtx.planner.states import identity_of, judge_process
@@ -34,8 +35,6 @@ def process_facts(rows: list[Resource]) -> dict[int, Any]:
     known = {row: identity for row, identity in known.items() if identity is not None}
     if len(known) < _MANY:
         return {row: procfs.look_again(identity) for row, identity in known.items() if identity}
-    from hvtx.host.many_processes import look_at_all  # lists need it, no start does
-
     return dict(zip(known, look_at_all([i for i in known.values() if i]), strict=True))
 
 

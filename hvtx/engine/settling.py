@@ -16,7 +16,7 @@ from hvtx.model.firewall import FirewallSpec
 from hvtx.model.plan import Settled
 from hvtx.model.resource import FIREWALL_KINDS, Entry, Link, RawResource, Resource
 from hvtx.planner.settled import FILE, FIREWALL, PROCESS, TAP, Carried, just_device, settled
-from hvtx.store import records
+from hvtx.store import raw_rows
 
 _CHUNK = 3000  # rows whose texts are read as one
 
@@ -42,7 +42,7 @@ class Settling:
         filtering = [row for row in rows if row[1] in FIREWALL]
         for at in range(0, len(filtering), _CHUNK):
             some = filtering[at : at + _CHUNK]
-            specs = cast("list[FirewallSpec]", records.decoded_texts([row[5] for row in some]))
+            specs = cast("list[FirewallSpec]", raw_rows.specs_of(some))
             pairs = list(zip(specs, [row[4] for row in some], strict=True))
             different.update(mark for spec, mark in pairs if spec.get("backend") != BACKEND)
             different.update(self._elements.differing(p for p in pairs if p[1] not in different))
@@ -58,7 +58,7 @@ class Settling:
     def _changed_devices(self, rows: Sequence[RawResource], sights: Carried) -> set[str]:
         """The marks of TAPs that are not there as recorded; the others are kept."""
         found = set()
-        for row, spec in zip(rows, records.decoded_texts([row[5] for row in rows]), strict=True):
+        for row, spec in zip(rows, raw_rows.specs_of(rows), strict=True):
             link = just_device(row, spec.get("ifindex") or 0, sights)
             if link is None:
                 found.add(row[4])
@@ -80,12 +80,12 @@ class Settling:
 
     def files(self) -> list[Resource]:
         """Their rows of files."""
-        return records.decoded([r for own in self._rows.values() for r in own if r[1] == FILE])
+        return raw_rows.decoded([r for own in self._rows.values() for r in own if r[1] == FILE])
 
     def processes(self) -> list[Resource]:
         """Their rows of processes, with what was learnt of each and without its spec."""
         rows = [r for own in self._rows.values() for r in own if r[1] == PROCESS]
-        learnt = records.decoded_texts([row[6] for row in rows])
+        learnt = raw_rows.observed_of(rows)
         return [
             Resource(*row[:5], {}, observed, *row[7:])
             for row, observed in zip(rows, learnt, strict=True)
@@ -112,7 +112,7 @@ class Settling:
         for row in raw:
             self._by_mark.pop(row[4], None)
             self.links.pop(row[0], None)
-        return records.decoded(raw), self._elements.entries(only=marks)
+        return raw_rows.decoded(raw), self._elements.entries(only=marks)
 
     def result(self) -> Settled:
         """What a plan needs of those that are left."""

@@ -40,7 +40,7 @@ from hvtx.planner import recheck
 from hvtx.planner.recheck import Before, Record
 from hvtx.planner.settled import carried, undisturbed
 from hvtx.planner.states import judge_vm
-from hvtx.store import records
+from hvtx.store import raw_rows, records
 
 _ID = itemgetter(0)
 
@@ -124,7 +124,7 @@ def _settling(before: Before, host: SeenHost, record: Record) -> Settling:
     own = undisturbed(record.raw, record.life, running, busy)
     marks = host.elements.marks()
     settling.compare(own, carried(host.links, marks, (entry.mark for entry in host.entries)))
-    record.rows[:] = records.decoded([row for row in record.raw if row[9] not in settling.vms])
+    record.rows[:] = raw_rows.decoded([row for row in record.raw if row[9] not in settling.vms])
     host.entries += host.elements.entries(but=settling.marks)
     return settling
 

@@ -338,9 +338,9 @@ class Machine(RuleBasedStateMachine):
     def judged_one_by_one(self, first: Ran) -> None:
         """VMs of which nothing needs judging are told of as if each row had been judged.
 
-        With ``--all`` a plan judges row by row; it has all items, and more of others'.
+        A plan of everything has more items of others'.
         """
-        every = json.loads(self.world.hvtx("gc", "--plan", "--all", "--json", told=False).out)
+        every = json.loads(self.world.plan_row_by_row().out)
         one, other = (
             [item for item in plan["items"] if item["reason"] != "foreign"]
             for plan in (json.loads(first.out), every)

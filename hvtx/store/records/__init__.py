@@ -48,8 +48,6 @@ from hvtx.store.records.operation import (
 from hvtx.store.records.resource import (
     are_of_earlier_lives,
     committed_resources,
-    decoded,
-    decoded_texts,
     egress_rows,
     firewall_rows_of_vms,
     processes_of_vm,
@@ -95,8 +93,6 @@ __all__ = [
     "attempted",
     "committed_resources",
     "current_life",
-    "decoded",
-    "decoded_texts",
     "egress_rows",
     "find_network",
     "find_vm",
