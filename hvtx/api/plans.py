@@ -29,12 +29,16 @@ class Plans:
         """Made by :attr:`hvtx.Host.gc`."""
         self._calls = calls
 
-    def plan(self, *, everything: bool = False) -> Report:
-        """``gc --plan``: what would be done, and why; ``everything`` lists all of others too."""
+    def plan(self, *, everything: bool = False, whole: bool = False) -> Report:
+        """``gc --plan``: what would be done, and why; ``everything`` lists all of others too.
+
+        ``whole``: the report's ``snapshot`` is to have all rows one by one, also those of VMs that
+        run undisturbed.
+        """
         from hvtx.engine import gc_plan
 
         with self._calls.opened(writable=False) as runtime:
-            return gc_plan.make_plan(runtime, everything=everything)
+            return gc_plan.make_plan(runtime, everything=everything, whole=whole)
 
     @again_when_full
     def apply(

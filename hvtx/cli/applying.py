@@ -14,6 +14,7 @@ from hvtx.api import sets
 from hvtx.api.sets import Done, Report
 from hvtx.cli import described, render
 from hvtx.cli.common import host_of, telling_refusal
+from hvtx.documents.encoding import to_json
 from hvtx.errors import EXIT_PLAN_NOT_EMPTY, HvtxError, UsageError
 from hvtx.model.tuples import NamedTuple
 
@@ -116,7 +117,7 @@ def _show_plan(report: Report, wish: Wish, given: dict[str, Any], *, json_: bool
 def _save(report: Report, wish: Wish, path: str) -> None:
     sources = [source._asdict() for source in wish.sources]
     document = documents.apply.saved(report, wish.files, sources, wish.options)
-    sets.save(render.to_json(document, indent=2) + "\n", path)
+    sets.save(to_json(document, indent=2) + "\n", path)
 
 
 def _document(report: Report, wish: Wish) -> dict[str, Any]:

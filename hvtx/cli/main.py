@@ -105,7 +105,7 @@ def _tell(problem: HvtxError, *, as_json: bool, debug: bool) -> int:
         ("; ".join(filter(None, (problem.hint, *notes))) or problem.default_hint).split()
     )
     if as_json:
-        from hvtx.cli.render import to_json
+        from hvtx.documents.encoding import to_json
 
         error = {"code": problem.code, "message": message, "hint": hint}
         click.echo(to_json({"error": error}), err=True)

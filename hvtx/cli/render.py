@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+from hvtx.documents.encoding import to_json
 
 
 def write(text: str) -> None:
@@ -26,32 +27,17 @@ def emit_json(document: dict[str, Any]) -> None:
     write(to_json(document, indent=2) + "\n")
 
 
-def to_json(document: Any, indent: int | None = None) -> str:
-    """JSON in ASCII that every reader takes: bytes of others that are no text become U+FFFD.
-
-    (Python keeps such bytes as lone surrogates, and would write them as escapes that stricter
-    readers refuse.)
-    """
-    text = json.dumps(document, indent=indent)
-    if "\\ud" not in text:
-        return text
-    return json.dumps(_well_formed(document), indent=indent)
-
-
-def _well_formed(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, dict):
-        return {_well_formed(key): _well_formed(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_well_formed(entry) for entry in value]
-    return value
+def emit_parts(parts: Iterable[str]) -> None:
+    """One JSON object that is too long to be put together first."""
+    for part in parts:
+        write(part)
+    write("\n")
 
 
 def plain(text: object) -> str:
     """A value as text without anything that a terminal would obey."""
     words = "-" if text is None or text == "" else str(text)
-    return "".join(c if c.isprintable() else "?" for c in words)
+    return words if words.isprintable() else "".join(c if c.isprintable() else "?" for c in words)
 
 
 _SEQUENCE = r"\x1b(?:\[[0-9;?=]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)?"

@@ -86,7 +86,7 @@ def plan(
     """`gc --plan`; returns the exit code. ``mode`` is that of the files that are written."""
     plans = host_of(options).gc
     with telling_refusal(json_, documents.plan.refused):
-        report = plans.plan(everything=everything)
+        report = plans.plan(everything=everything, whole=bool(html))
     if out and report.refused is None:
         plans.save(report, out, mode=mode)
     if html and report.refused is None:
@@ -94,7 +94,7 @@ def plan(
 
         write_page(report, html, mode)
     if json_:
-        render.emit_json(documents.plan.document(report))
+        render.emit_parts(documents.plan_text.pieces(report))
     if report.refused is not None:
         raise report.refused
     tell_notes(report.notes)

@@ -54,12 +54,12 @@ def _info(runtime: Runtime) -> Gauge:
 def _records(runtime: Runtime) -> Iterable[Gauge]:
     with runtime.reading() as sql:
         vms, moment = records.vms(sql), read_moment(sql)
-        rows, underway = records.resources(sql), records.operations(sql)
+        rows, underway = records.raw_resources(sql), records.operations(sql)
         networks, leased = records.networks(sql), leases.counts(sql)
     states_now = states_of(runtime, vms, moment)
     judged = [Judged(vm, state) for vm, (state, _, _) in zip(vms, states_now, strict=True)]
     states = Counter(state.value for _, state in judged)
-    counts = Counter((str(row.kind), str(row.state)) for row in rows)
+    counts = Counter((row[1], row[3]) for row in rows)  # kind, state
     running = runtime.running(underway).values()
     operations = {"running": sum(running), "interrupted": len(running) - sum(running)}
     kinds = {kind for kind, _ in counts}
@@ -101,7 +101,7 @@ def _addresses(
 def _plan(runtime: Runtime) -> Iterable[Gauge]:
     report = make_plan(runtime)
     refused = report.refused.code if report.refused else ""
-    items = Counter((item.action.value, item.reason.value) for item in report.plan.items)
+    items = report.plan.counts()
     return [
         Gauge("hvtx_gc_refused", "1 if hvtx draws no conclusions about the host, with the "
         "reason.", ("code",),

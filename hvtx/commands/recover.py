@@ -102,13 +102,15 @@ def _serve(runtime: Runtime, scope: NetworkScope) -> list[tuple[str, str]]:
 
 def _resolve(runtime: Runtime) -> Plan:
     """Carry out what gc would do about what was interrupted, from one look at the host."""
-    snapshot = take_snapshot(runtime)
+    snapshot = take_snapshot(runtime, settle=True)
     plan = plan_gc(snapshot)
     return apply_plan(runtime, Plan(_interrupted(snapshot, plan)), verb="recover")
 
 
 def _interrupted(snapshot: Snapshot, plan: Plan) -> tuple[Item, ...]:
     """The items of what an interruption or an earlier life of the host left (pure).
+
+    Nothing of VMs that a plan leaves alone as a whole: their rows are committed in this life.
 
     A stop that was interrupted after it had ended the VM process is carried through; one that was
     interrupted before left the VM running, and everything as it was.
@@ -134,7 +136,7 @@ def _interrupted(snapshot: Snapshot, plan: Plan) -> tuple[Item, ...]:
             return True
         return row.state != State.COMMITTED or row.life != snapshot.life.id
 
-    return tuple(filter(interrupted, plan.items))
+    return tuple(filter(interrupted, plan.judged()))
 
 
 def _rebuild(runtime: Runtime, scope: NetworkScope) -> tuple[list[str], list[tuple[str, str]]]:

@@ -19,9 +19,16 @@ def document(report: Report, installation: str | None = None) -> dict[str, Any]:
 
     That of the emergency mode says so, and its items have ``restore`` besides.
     """
+    found = head(report, installation)
+    found["items"] = [item_of(item, report) for item in report.plan.items]
+    return found
+
+
+def head(report: Report, installation: str | None = None) -> dict[str, Any]:
+    """The same without its items."""
     counts = {action.value: 0 for action in Action}
-    for item in report.plan.items:
-        counts[item.action.value] += 1
+    for (action, _), number in report.plan.counts().items():
+        counts[action] += number
     return {
         "schema": SCHEMA,
         **({"heuristic": True} if report.heuristic else {}),
@@ -30,7 +37,7 @@ def document(report: Report, installation: str | None = None) -> dict[str, Any]:
         "applied": report.applied,
         "refused": report.refused.code if report.refused else None,
         "epoch": {"boot_id": report.boot_id, "netns": report.netns},
-        "items": [_item(item, report) for item in report.plan.items],
+        "items": [],
         "summary": counts,
         **({"installation": installation} if installation else {}),
     }
@@ -41,7 +48,8 @@ def refused(refusal: Refused, *, heuristic: bool = False) -> dict[str, Any]:
     return document(refused_here(refusal, heuristic=heuristic))
 
 
-def _item(item: Item, report: Report) -> dict[str, Any]:
+def item_of(item: Item, report: Report) -> dict[str, Any]:
+    """What a plan says of one thing."""
     left_alone = "skipped" if report.applied else None
     return {
         "action": item.action.value,

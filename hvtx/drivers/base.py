@@ -7,7 +7,7 @@ undo (which is computed from the rows, and calls :meth:`Driver.release`) what it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from hvtx.errors import HostRefused
@@ -16,6 +16,7 @@ from hvtx.model.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from hvtx.host.link_settings import LinkSettingsSocket
+    from hvtx.model.firewall import FirewallSpec
     from hvtx.model.foreign_rule import ForeignRule
     from hvtx.model.link_settings import Wanted
     from hvtx.model.ruleset import SeenTable
@@ -174,6 +175,27 @@ class FirewallDriver(ExchangingDriver, Protocol):
         """
 
 
+class OwnElements(Protocol):
+    """Elements of our own tables as bytes, which are compared with rows in bulk."""
+
+    def marks(self) -> Collection[str]:
+        """The marks that elements carry."""
+
+    def differing(self, rows: Iterable[tuple[FirewallSpec, str]]) -> Iterator[str]:
+        """The marks of those rows, by spec and mark, whose elements are not all there, unchanged.
+
+        And of those whose mark others carry as well.
+        """
+
+    def holders(self, row: Resource) -> Iterator[str]:
+        """The marks of what stands where a row's elements belong, its own included."""
+
+    def entries(
+        self, *, but: Collection[str] = (), only: Iterable[str] | None = None
+    ) -> list[Entry]:
+        """The elements as entries: all but those with these marks, or those with these marks."""
+
+
 class RuleMarker(Protocol):
     """The driver of firewall rules that others made."""
 
@@ -198,6 +220,9 @@ class CommonDriver(FirewallDriver, Protocol):
 
     def counted(self, resources: Sequence[Resource]) -> dict[int, tuple[int, int]]:
         """Packets and bytes in the counters of rows, as far as they are there and have one."""
+
+    def observe_bulk(self) -> tuple[tuple[Entry, ...], OwnElements]:
+        """What :meth:`observe` gives, with the elements of our own sets apart, as bytes."""
 
     def own_tables(self) -> tuple[SeenTable, ...]:
         """Our tables as they are, whole. Raises Contended, NotPermitted."""

@@ -46,14 +46,14 @@ class Report(NamedTuple):
         return notes
 
 
-def make_plan(runtime: Runtime, *, everything: bool = False) -> Report:
-    """What gc would do now."""
+def make_plan(runtime: Runtime, *, everything: bool = False, whole: bool = False) -> Report:
+    """What gc would do now; ``whole``: the report's snapshot is to have all rows one by one."""
     if runtime.refused is not None:
         return refused_report(runtime.refused, runtime.boot_id, runtime.netns)
     try:
         made = history.now()
         with _uncollected():
-            snapshot = take_snapshot(runtime)
+            snapshot = take_snapshot(runtime, settle=not everything and not whole)
             rules: tuple[ForeignRule, ...] | None = None
             if everything:
                 rules, problem = _foreign_rules(runtime)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hvtx.host import procfs
+from hvtx.host.many_processes import look_at_all
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.vm import Liveness
 from hvtx.planner.states import identity_of, judge_process
@@ -13,6 +14,10 @@ from hvtx.store import records
 
 if TYPE_CHECKING:
     from hvtx.engine.runtime import Runtime
+
+
+_PROCESS = Kind.PROCESS.value
+_MANY = 8  # processes that are asked at once
 
 
 def rows_by_vm(rows: Sequence[Resource]) -> dict[str, list[Resource]]:
@@ -26,13 +31,11 @@ def rows_by_vm(rows: Sequence[Resource]) -> dict[str, list[Resource]]:
 
 def process_facts(rows: list[Resource]) -> dict[int, Any]:
     """Look at every process that the rows name, by row."""
-    facts = {}
-    for row in rows:
-        if row.kind == Kind.PROCESS:
-            identity = identity_of(row)
-            if identity is not None:
-                facts[row.id] = procfs.look_again(identity)
-    return facts
+    known = {row.id: identity_of(row) for row in rows if row.kind == _PROCESS}
+    known = {row: identity for row, identity in known.items() if identity is not None}
+    if len(known) < _MANY:
+        return {row: procfs.look_again(identity) for row, identity in known.items() if identity}
+    return dict(zip(known, look_at_all([i for i in known.values() if i]), strict=True))
 
 
 def alive_again(runtime: Runtime, vms: Iterable[str]) -> frozenset[str]:

@@ -8,7 +8,7 @@ whole host (:mod:`hvtx.engine.resolve`).
 from __future__ import annotations
 
 from hvtx.engine.runtime import Runtime
-from hvtx.engine.snapshot import firewall_entries
+from hvtx.engine.seen_host import firewall_entries
 from hvtx.store import records
 
 

@@ -10,86 +10,84 @@ have an order, and what moved between two of them is looked at again (docs/adr/0
 4. once more what is on record as removed and was still seen, and what is on record and was not:
    devices by their index, firewalls and addresses where an operation moved the row since 1; and
    all that an operation was at which has died since 1;
-5. files, processes, holders of devices;
+5. processes, files, others' traffic control, holders of devices;
 6. the record once more, if it changed since 3: of what an operation moved or works on by now,
    nothing is concluded. An operation of 3 whose lock is free was interrupted only if it is still
    open here.
 
-What is looked at again and what is doubtful is chosen in ``planner/recheck.py``.
+Of VMs on which nobody works, and whose things are all as recorded, nothing needs judging: they are
+put together after 3, and taken back by 5 and 6 (docs/adr/0051). What is looked at again and what
+is doubtful is chosen in ``planner/recheck.py``.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, TypeVar
 
-from hvtx.drivers import reservation
-from hvtx.drivers.file import mark_of
-from hvtx.drivers.vm_process.gate import is_gate
-from hvtx.engine import privileges
+from hvtx.engine import looks
 from hvtx.engine.processes import rows_by_vm
-from hvtx.engine.registry import FIREWALLS
 from hvtx.engine.runtime import Runtime
-from hvtx.errors import Contended, HvtxError, NotPermitted, Refused
-from hvtx.host import failpoint, openfiles, procfs
-from hvtx.host.files import is_there
-from hvtx.host.links import Links
-from hvtx.host.netlink import DumpInterrupted, forbidden
-from hvtx.host.xtnames import legacy_tables
+from hvtx.engine.seen_host import SeenHost, look_again
+from hvtx.engine.settling import Settling
+from hvtx.errors import Refused
+from hvtx.host import failpoint
 from hvtx.model.plan import NetworkFacts, OperationFacts, Snapshot, VmFacts
-from hvtx.model.resource import (
-    FIREWALL_KINDS,
-    Address,
-    Entry,
-    Kind,
-    Link,
-    Resource,
-    State,
-    file_spec,
-)
-from hvtx.model.vm import ProcessFacts
+from hvtx.model.resource import FIREWALL_KINDS, Entry, Resource, file_spec
+from hvtx.model.vm import Epoch, Liveness, ProcessFacts
 from hvtx.planner import recheck
-from hvtx.planner.recheck import Again, Before, Record, Seen
-from hvtx.planner.states import identity_of, judge_vm
-from hvtx.store import records
+from hvtx.planner.recheck import Before, Record
+from hvtx.planner.settled import carried, undisturbed
+from hvtx.planner.states import judge_vm
+from hvtx.store import raw_rows, records
 
-_GATE_SECONDS = 5.0
-_MARKING = 20  # looks at a new device, a millisecond apart
+_ID = itemgetter(0)
 
 T = TypeVar("T")
 
 
-def take_snapshot(runtime: Runtime) -> Snapshot:
+def take_snapshot(runtime: Runtime, *, settle: bool = False) -> Snapshot:
     """Everything as it is now.
 
-    Raises Refused: ``cannot-observe`` where the host may not be read, ``unstable-view`` where it
-    changed faster than it could be.
+    With ``settle`` the rows of VMs of which nothing needs judging are put together: what a plan is
+    made from, and nothing else. Raises Refused: ``cannot-observe`` where the host may not be read,
+    ``unstable-view`` where it changed faster than it could be.
     """
-    return look(runtime, lambda _: None)[0]
+    return look(runtime, lambda _: None, settle=settle)[0]
 
 
-def look(runtime: Runtime, ask: Callable[[Any], T]) -> tuple[Snapshot, T]:
+def look(runtime: Runtime, ask: Callable[[Any], T], *, settle: bool = False) -> tuple[Snapshot, T]:
     """A snapshot, and what ``ask`` reads from the store in the same moment. Raises Refused."""
     before = _before(runtime)
-    host = _Host(runtime)
-    failpoint.reach("dumped")
-    record, answer = _record(runtime, host, ask)
-    failpoint.reach("read")
+    with SeenHost(runtime, bulk=settle) as host:
+        failpoint.reach("dumped")
+        record, answer = _record(runtime, host, ask)
+        failpoint.reach("read")
+        return _judged(runtime, before, host, record), answer
+
+
+def _judged(runtime: Runtime, before: Before, host: SeenHost, record: Record) -> Snapshot:
+    """What follows from the first looks at host and record, and from further ones."""
+    settling = _settling(before, host, record)
     if host.unread is not None and any(r.backend == "iptables" for r in record.rows):
         raise Refused("cannot-observe", host.unread.message, hint=host.unread.hint)
     underway = {o.id for o in record.operations if before.runs(o.id) and runtime.is_running(o.id)}
     expected = _expected(runtime, [*record.rows, *record.tombstones.values()])
     late = recheck.late(before, underway, record, host.seen, expected)
-    _look_again(runtime, host, recheck.again(late, host.links))
+    look_again(runtime, host, recheck.again(late, host.links))
     failpoint.reach("looked")
-    files = _files(record.rows, host.failures)
-    facts = _processes(record.rows, underway)
-    vms = _vms(runtime, record, facts)
-    holders, hidden = _holders(recheck.suspects(record.rows, vms, host.links), host.links)
+    processes = [*record.rows, *settling.processes()]
+    facts = looks.processes(processes, underway)
+    vms = _vms(runtime.life, record, facts, processes)
+    files = _unsettle(host, record, settling, vms)
+    host.look_at_filters({link.ifindex for link in settling.links.values()})
+    suspects = recheck.suspects(record.rows, vms, host.links, settling.marks)
+    holders, hidden = looks.holders(suspects, host.links)
     doubtful = recheck.doubtful(record.rows, vms, underway, late)
-    operations, moving = _since(runtime, record, underway, doubtful)
-    snapshot = Snapshot(
+    operations, moving = _since(runtime, host, record, settling, underway, doubtful)
+    expected.update(_expected(runtime, [r for r in record.rows if r.id not in expected]))
+    return Snapshot(
         installation=runtime.installation,
         life=runtime.life,
         rows=tuple(record.rows),
@@ -108,8 +106,52 @@ def look(runtime: Runtime, ask: Callable[[Any], T]) -> tuple[Snapshot, T]:
         hidden=hidden,
         processes=facts,
         moving=moving,
+        settled=settling.result(),
     )
-    return snapshot, answer
+
+
+# -- what needs no judging -------------------------------------------------------------------------
+
+
+def _settling(before: Before, host: SeenHost, record: Record) -> Settling:
+    """The VMs whose things are all as recorded; the record keeps the rows of the others."""
+    settling = Settling(host.elements)
+    if host.elements is None:
+        return settling
+    names = {operation.vm for operation in record.operations}
+    busy = {vm for vm, name, _, _ in record.vms if name in names}
+    running = {number for number in {row[7] for row in record.raw} if before.runs(number)}
+    own = undisturbed(record.raw, record.life, running, busy)
+    marks = host.elements.marks()
+    settling.compare(own, carried(host.links, marks, (entry.mark for entry in host.entries)))
+    record.rows[:] = raw_rows.decoded([row for row in record.raw if row[9] not in settling.vms])
+    host.entries += host.elements.entries(but=settling.marks)
+    return settling
+
+
+def _take_back(host: SeenHost, record: Record, settling: Settling, vms: Iterable[str]) -> None:
+    """Judge these VMs row by row, and those whose things stand where theirs belong."""
+    wanted = set(vms) & set(settling.vms)
+    while wanted:
+        rows, entries = settling.take_back(wanted)
+        record.rows.extend(rows)
+        host.entries += entries
+        wanted = settling.claimed(rows)
+    record.rows.sort(key=_ID)
+
+
+def _unsettle(
+    host: SeenHost, record: Record, settling: Settling, vms: Mapping[str, VmFacts]
+) -> dict[str, str]:
+    """Take back VMs that are not alive or whose files are not as recorded; all files with marks."""
+    _take_back(host, record, settling, settling.claimed(record.rows))
+    dead = [vm for vm in settling.vms if vms[vm].liveness is not Liveness.ALIVE]
+    _take_back(host, record, settling, dead)
+    theirs = settling.files()
+    files = looks.files([*record.rows, *theirs], host.failures)
+    changed = [r.vm for r in theirs if files.get(file_spec(r)["path"]) != r.mark]
+    _take_back(host, record, settling, [vm for vm in changed if vm])
+    return files
 
 
 # -- the record ------------------------------------------------------------------------------------
@@ -121,16 +163,19 @@ def _before(runtime: Runtime) -> Before:
     return Before(newest, {known.id: runtime.is_running(known.id) for known in underway})
 
 
-def _record(runtime: Runtime, host: _Host, ask: Callable[[Any], T]) -> tuple[Record, T]:
+def _record(runtime: Runtime, host: SeenHost, ask: Callable[[Any], T]) -> tuple[Record, T]:
+    bulk = host.elements is not None
     with runtime.reading() as sql:
-        rows = records.resources(sql)
+        raw = records.raw_resources(sql) if bulk else []
+        rows = [] if bulk else records.resources(sql)
+        known = {row[4] for row in raw or rows}
         provisional = records.provisional_networks(sql)
         record = Record(
             life=runtime.life.id,
             seq=records.seq(sql),
             newest=records.newest_operation(sql),
             rows=rows,
-            tombstones=records.tombstones(sql, recheck.unknown_marks(rows, host.seen)),
+            tombstones=records.tombstones(sql, recheck.unknown_marks(known, host.marks)),
             operations=records.operations(sql),
             vms=records.vm_heads(sql),
             lives=records.lives(sql),
@@ -138,12 +183,18 @@ def _record(runtime: Runtime, host: _Host, ask: Callable[[Any], T]) -> tuple[Rec
                 network.id: NetworkFacts(network.name, network.subnets, network.id in provisional)
                 for network in records.networks(sql)
             },
+            raw=raw,
         )
         return record, ask(sql)
 
 
 def _since(
-    runtime: Runtime, record: Record, underway: set[int], doubtful: Sequence[Resource]
+    runtime: Runtime,
+    host: SeenHost,
+    record: Record,
+    settling: Settling,
+    underway: set[int],
+    doubtful: Sequence[Resource],
 ) -> tuple[dict[int, OperationFacts], frozenset[int]]:
     """The operations, with those begun since the record was read, and which rows moved since."""
     with runtime.reading() as sql:
@@ -152,169 +203,24 @@ def _since(
         free = {operation.id for operation in record.operations} - underway
         ended = free - records.still_open(sql, free)
         begun = records.operations_since(sql, record.newest)
+        _take_back(host, record, settling, recheck.vms_of(record, begun))
         asked = recheck.asked_again(record, doubtful, begun)
         now = records.whereabouts(sql, asked)
     facts = recheck.operation_facts(record, underway, ended=ended, begun=begun)
     return facts, recheck.moved_since(asked, now)
 
 
-# -- the host --------------------------------------------------------------------------------------
+# -- what follows ---------------------------------------------------------------------------------
 
 
-class _Host:
-    """What was seen of the host, as later looks correct it."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        """Look at it; ``unread``: why the legacy tables may not be read, if so."""
-        self.failures: dict[str, str] = {}
-        self.links, self.addresses, self.filtered = _links(self.failures)
-        self.entries, self.unread = firewall_entries(runtime, self.failures)
-
-    @property
-    def seen(self) -> Seen:
-        return Seen(self.links, self.addresses, self.entries)
-
-
-def _look_again(runtime: Runtime, host: _Host, again: Again) -> None:
-    """See once more what an operation moved, after the record; corrects ``host``.
-
-    A device is asked for by its index. Of firewalls the backends are read again, and only what
-    carries the marks is taken from that.
-    """
-    if (again.devices or again.addressed) and "links" not in host.failures:
-        _look_at_links(host, again.devices, again.addressed)
-    backends = again.backends - host.failures.keys()
-    if backends:
-        entries, _ = firewall_entries(runtime, host.failures, sorted(backends))
-        host.entries = [
-            *(e for e in host.entries if e.mark not in again.marks or e.backend not in backends),
-            *(e for e in entries if e.mark in again.marks),
-        ]
-
-
-def _marked(source: Links, index: int) -> Link | None:
-    """A device by its index; one that is not marked yet is waited for a little."""
-    link = source.get(ifindex=index)
-    for _ in range(_MARKING):
-        if link is None or link.alias is not None:
-            break
-        time.sleep(0.001)
-        link = source.get(ifindex=index)
-    return link
-
-
-def _look_at_links(host: _Host, devices: set[int], moved: set[int]) -> None:
-    source = Links()
-    try:
-        found = {index: _marked(source, index) for index in devices}
-        addresses = source.addresses() if moved else []
-    except DumpInterrupted as problem:
-        raise _unstable_links() from problem
-    except OSError as problem:
-        host.failures["links"] = f"the links could not be listed: {problem}"
-        return
-    finally:
-        source.close()
-    host.links = [link for link in host.links if link.ifindex not in devices]
-    host.links += [link for link in found.values() if link is not None]
-    host.addresses = [
-        *(a for a in host.addresses if a.ifindex not in moved),
-        *(a for a in addresses if a.ifindex in moved),
-    ]
-
-
-def _links(failures: dict[str, str]) -> tuple[list[Link], list[Address], frozenset[int]]:
-    source = Links()
-    try:
-        return source.all(), source.addresses(), source.filtered()
-    except DumpInterrupted as problem:
-        raise _unstable_links() from problem
-    except OSError as problem:
-        if forbidden(problem):
-            raise _cannot_observe("the host's links") from problem
-        failures["links"] = f"the links could not be listed: {problem}"
-        return [], [], frozenset()
-    finally:
-        source.close()
-
-
-def _unstable_links() -> Refused:
-    return Refused(
-        "unstable-view",
-        "the host's links changed too fast to be listed",
-        hint="try again when fewer devices come and go",
-    )
-
-
-def firewall_entries(
-    runtime: Runtime, failures: dict[str, str], backends: Iterable[str] = FIREWALLS
-) -> tuple[list[Entry], NotPermitted | None]:
-    """What the firewalls hold, and why this user may not read the legacy tables, if so.
-
-    Who has no rule in legacy tables need not be allowed to read them: only others' rules are
-    missing from the plan then.
-    """
-    found: list[Entry] = []
-    unread: NotPermitted | None = None
-    for backend in backends:
-        try:
-            if backend == "iptables" and not legacy_tables():
-                continue
-            found += runtime.firewall(backend).observe()
-        except NotPermitted as problem:
-            if backend != "iptables":
-                raise _cannot_observe("the host's firewall") from problem
-            unread = privileges.legacy_problem() or problem
-            failures[backend] = unread.message
-        except Contended as problem:
-            raise Refused(
-                "unstable-view",
-                f"the firewall changed too fast to be read: {problem.message}",
-                hint="try again when no other program changes it",
-            ) from problem
-        except HvtxError as problem:
-            failures[backend] = problem.message
-        except OSError as problem:
-            failures[backend] = f"{backend} could not be read: {problem}"
-    return found, unread
-
-
-def _cannot_observe(what: str) -> Refused:
-    return Refused(
-        "cannot-observe",
-        f"{what} may not be read by this user: it needs the capability CAP_NET_ADMIN",
-        hint="run hvtx as root, with sudo, or with that capability (docs/privileges.md)",
-    )
-
-
-def _processes(rows: Iterable[Resource], underway: set[int]) -> dict[int, ProcessFacts]:
-    """Look at every process on record, by row; wait for dead operations' gates, which soon exit."""
-    facts: dict[int, ProcessFacts] = {}
-    for row in rows:
-        if row.kind != Kind.PROCESS:
-            continue
-        identity = identity_of(row)
-        if identity is None:
-            continue
-        if row.state == State.INTENDED and row.operation not in underway:
-            _await_gate(identity.pid)
-        facts[row.id] = procfs.look_again(identity)
-    return facts
-
-
-def _await_gate(pid: int) -> None:
-    deadline = time.monotonic() + _GATE_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            if not is_gate(pid) or procfs.look(pid).ended:
-                return
-        except OSError:
-            return
-        time.sleep(0.002)
-
-
-def _vms(runtime: Runtime, record: Record, facts: Mapping[int, ProcessFacts]) -> dict[str, VmFacts]:
-    own, life, lives = rows_by_vm(record.rows), runtime.life, record.lives
+def _vms(
+    life: Epoch,
+    record: Record,
+    facts: Mapping[int, ProcessFacts],
+    rows: Sequence[Resource],
+) -> dict[str, VmFacts]:
+    own = rows_by_vm(rows)
+    lives = record.lives
     found = {}
     for vm, name, hypervisor, provisional in record.vms:
         liveness, evidence = judge_vm(
@@ -331,44 +237,3 @@ def _expected(runtime: Runtime, rows: Iterable[Resource]) -> dict[int, tuple[Ent
     own = [row for row in rows if row.kind in FIREWALL_KINDS]
     say = {name: runtime.firewall(name).expected for name in {row.backend for row in own}}
     return {row.id: say[row.backend](row) for row in own}
-
-
-def _holders(suspects: set[str], links: Iterable[Link]) -> tuple[dict[str, tuple[str, ...]], bool]:
-    """Who holds TAP devices that no live VM of ours accounts for, and whether some may be unseen.
-
-    What is not seen here (a process that may not be looked into) the attaching release still meets.
-    """
-    suspected = [link for link in links if link.name in suspects]
-    seen = openfiles.tap_holders({link.name for link in suspected})
-    found = {
-        name: tuple(f"{holder.command} (pid {holder.pid})" for holder in holders)
-        for name, holders in seen.found.items()
-    }
-    for link in suspected:  # the kernel counts the queues of a device with several, whosever
-        if link.queues:
-            found.setdefault(link.name, (f"some process ({link.queues} of its queues)",))
-    return found, not seen.complete
-
-
-def _files(rows: Iterable[Resource], failures: dict[str, str]) -> dict[str, str]:
-    found = {}
-    for row in rows:
-        if row.kind == Kind.FILE:
-            try:
-                mark = _mark_of(row)
-            except OSError as problem:
-                path = file_spec(row)["path"]
-                failures[path] = f"{path} could not be read: {problem.strerror}"
-                continue
-            if mark is not None:
-                found[file_spec(row)["path"]] = mark
-    return found
-
-
-def _mark_of(row: Resource) -> str | None:
-    if not row.is_reservation:
-        path = file_spec(row)[
-            "path"
-        ]  # of a network's the mark alone, which stands beside, is not it
-        return mark_of(path) if row.vm is not None or is_there(path) else None
-    return reservation.mark_of(file_spec(row)["path"])

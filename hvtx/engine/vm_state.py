@@ -9,7 +9,7 @@ from hvtx.engine.processes import process_facts, rows_by_vm
 from hvtx.engine.runtime import Runtime
 from hvtx.model.resource import Resource
 from hvtx.model.tuples import NamedTuple
-from hvtx.model.vm import Epoch, Liveness, Vm
+from hvtx.model.vm import Epoch, Liveness, ProcessFacts, Vm
 from hvtx.model.vm import Operation as OpenOperation
 from hvtx.planner.states import VmState, judge_vm, state_of_verb, vm_state
 from hvtx.store import records
@@ -26,8 +26,11 @@ class Moment(NamedTuple):
 
 
 def read_moment(sql: Any, *vms: str) -> Moment:
-    """The moment of these VMs (by id), or of all; inside ``reading()``, with the VMs themselves."""
-    rows = [] if vms else records.resources(sql)
+    """The moment of these VMs (by id), or of all; inside ``reading()``, with the VMs themselves.
+
+    Rows of all are in brief: enough to judge and to list them.
+    """
+    rows = [] if vms else records.resources_in_brief(sql)
     for vm in vms:
         rows += records.resources_of_vm(sql, vm)
     operations: dict[str, list[OpenOperation]] = {}
@@ -52,7 +55,8 @@ def states_of(
     Their processes are looked at after the record was read. One that is dead may be so because a
     stop began in between, so the record of those is read again, until it says the same as before.
     """
-    found = [judge(runtime, vm, moment) for vm in vms]
+    facts = process_facts([row for vm in vms for row in moment.rows.get(vm.id, ())])
+    found = [judge(runtime, vm, moment, facts) for vm in vms]
     doubtful, seen = list(range(len(vms))), moment
     for _ in range(_LOOKS):
         doubtful = [n for n in doubtful if found[n][0] is VmState.CRASHED]
@@ -70,8 +74,10 @@ def _of(moment: Moment, vm: Vm) -> tuple[list[Resource], list[OpenOperation]]:
     return moment.rows.get(vm.id, []), moment.operations.get(vm.name, [])
 
 
-def judge(runtime: Runtime, vm: Vm, moment: Moment) -> tuple[VmState, Liveness, list[Resource]]:
-    """A VM's state at this moment, with its live rows; its process is looked at now.
+def judge(
+    runtime: Runtime, vm: Vm, moment: Moment, facts: Mapping[int, ProcessFacts] | None = None
+) -> tuple[VmState, Liveness, list[Resource]]:
+    """A VM's state at this moment, with its live rows; ``facts``: of its process, else looked at.
 
     Enough where the VM's lock is held: nobody stops it in between.
     """
@@ -81,9 +87,10 @@ def judge(runtime: Runtime, vm: Vm, moment: Moment) -> tuple[VmState, Liveness, 
         rows,
         life=runtime.life,
         lives=moment.lives,
-        facts=process_facts(rows),
+        facts=process_facts(rows) if facts is None else facts,
     )
-    return vm_state(rows, _verb(operations, runtime.running(operations)), liveness), liveness, rows
+    verb = _verb(operations, runtime.running(operations)) if operations else None
+    return vm_state(rows, verb, liveness), liveness, rows
 
 
 def _verb(operations: Sequence[OpenOperation], running: Mapping[int, bool]) -> str | None:

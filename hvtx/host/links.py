@@ -14,6 +14,7 @@ import struct
 from collections.abc import Collection, Iterable
 from functools import partial
 
+from hvtx.host.link_shape import LinkReader
 from hvtx.host.neigh import NeighbourTable, address_text
 from hvtx.host.netlink import (
     ACK,
@@ -63,7 +64,8 @@ _SKIP_STATS = 1 << 3  # RTEXT_FILTER_SKIP_STATS: a third of a dump's time
 _INET6, _ADDR_GEN_MODE, _GEN_NONE = 10, 8, 1
 _AF_BRIDGE, _BRPORT_MODE, _BR_MULTI_BOOLOPT = 7, 4, 46
 _BRPORT_ROUTER, _BRPORT_MCAST_FLOOD, _BRPORT_BCAST_FLOOD = 25, 27, 30
-_IFF_UP, _CARRIER = 1, 0x10000  # IFF_LOWER_UP: what netif_carrier_ok says
+_IFF_UP = 1
+_CARRIER, _CARRIER_AT = 0x1, 10  # IFF_LOWER_UP, 0x10000: what netif_carrier_ok says
 _MAC, _IFNAME, _MTU, _LINK, _QDISC, _MASTER = (
     _IFLA[name] for name in ("address", "ifname", "mtu", "link", "qdisc", "master")
 )
@@ -105,11 +107,13 @@ class Links(NeighbourTable, TrafficControl):
         """Every link; interrupted dumps are asked for again, then DumpInterrupted."""
         body = _IFINFO.pack(0, 0, 0, 0, 0) + u32(_IFLA["ext_mask"], _SKIP_STATS)
         bodies = whole_dump(self._channel, GETLINK, body)
-        found = [_link(body) for body in bodies]
-        carried = {
-            _IFINFO.unpack_from(b)[2] for b in bodies if _IFINFO.unpack_from(b)[3] & _CARRIER
+        read = LinkReader(_link, _WANTED).link
+        found = [read(body) for body in bodies]
+        self._held = {
+            link.ifindex
+            for link, body in zip(found, bodies, strict=True)
+            if link.kind == "tun" and body[_CARRIER_AT] & _CARRIER
         }
-        self._held = {link.ifindex for link in found if link.kind == "tun"} & carried
         return found
 
     def get(self, ifindex: int = 0, name: str = "") -> Link | None:

@@ -127,7 +127,7 @@ def look_again(identity: Identity) -> ProcessFacts:
         except OSError:
             return look(identity.pid)
         try:
-            if _pidfs_inode(descriptor) == identity.inode:
+            if pidfs_inode(descriptor) == identity.inode:
                 ended = _readable(descriptor, 0)
                 return ProcessFacts(True, identity.start, identity.inode, ended)
         except OSError:
@@ -275,7 +275,7 @@ def _facts(pid: int, descriptor: int) -> ProcessFacts:
     if not _is_there(descriptor):
         return ProcessFacts(False)
     try:
-        return ProcessFacts(True, start, _pidfs_inode(descriptor), _readable(descriptor, 0))
+        return ProcessFacts(True, start, pidfs_inode(descriptor), _readable(descriptor, 0))
     except OSError as problem:
         words = f"the pidfd of {pid} cannot be inspected: {problem.strerror}"
         return ProcessFacts(True, error=words, code=problem.errno or 0)
@@ -324,7 +324,7 @@ def _is_there(descriptor: int) -> bool:
     return True
 
 
-def _pidfs_inode(descriptor: int) -> int:
+def pidfs_inode(descriptor: int) -> int:
     """The pidfd's inode if it is of pidfs, else 0.
 
     Before pidfs (Linux 6.9) all pidfds share the inode of the anonymous file system, where event

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from collections.abc import Collection
 
 from hvtx.host.netlink import (
     ACK,
@@ -26,6 +27,7 @@ from hvtx.host.netlink import (
 from hvtx.host.retry import retry_transient, whole_dump
 
 _TCMSG = struct.Struct("=BxxxiIII")
+_DEFAULT = bytes(4)  # the handle of a queue that the kernel gave a device by itself
 _GETQDISC, _NEWQDISC = 38, 36
 _NEWFILTER, _DELFILTER, _GETFILTER = 44, 45, 46
 _TCA_KIND, _TCA_OPTIONS = 1, 2
@@ -88,20 +90,26 @@ class TrafficControl:
         return attribute_map(options).get(_BPF_OPS)
 
     @legible
-    def filtered(self) -> frozenset[int]:
+    def filtered(
+        self, closely: Collection[int] = (), spared: Collection[int] = ()
+    ) -> frozenset[int]:
         """Indexes of links with traffic control of someone's (tc qdiscs, clsact filters).
 
         The kernel's own default queue has handle 0; every other has one of its own. Where filters
         are attached (clsact) and all of them are hvtx's own, it is nobody else's. TAPs that were
-        held open when :meth:`all` was asked are not looked at so closely.
+        held open when :meth:`all` was asked are not looked at so closely, but those in ``closely``;
+        nor are those that are ``spared``.
         """
         found = set()
         for data in whole_dump(self._channel, _GETQDISC, _TCMSG.pack(0, 0, 0, 0, 0)):
-            _, ifindex, handle, _, _ = _TCMSG.unpack_from(data)
-            if handle == _CLSACT_HANDLE and (ifindex in self._held or self._only_ours(ifindex)):
+            if data[8:12] == _DEFAULT:  # nearly all
                 continue
-            if handle:
-                found.add(ifindex)
+            _, ifindex, handle, _, _ = _TCMSG.unpack_from(data)
+            held = ifindex in self._held and ifindex not in closely
+            at_once = held or ifindex in spared
+            if handle == _CLSACT_HANDLE and (at_once or self._only_ours(ifindex)):
+                continue
+            found.add(ifindex)
         return frozenset(found)
 
     @legible

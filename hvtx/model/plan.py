@@ -6,9 +6,10 @@ and printing it yet another's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from hvtx.model.reason import Reason
 from hvtx.model.resource import Address, Entry, Link, Resource
@@ -75,6 +76,28 @@ class OperationFacts(NamedTuple):
     running: bool  # its lock is held by a process
 
 
+class Settled(NamedTuple):
+    """Rows of VMs that run, all of whose things are there just as recorded; each is left alone.
+
+    They are judged at once and stand in no other part of a snapshot, but for their devices.
+    """
+
+    vms: Mapping[str, Sequence[SettledRow]]  # by id
+    marks: frozenset[str]
+    links: Mapping[int, Link]  # of TAPs, by their rows
+    networks: frozenset[str]  # in which they have TAPs
+    backends: frozenset[tuple[str, str]]  # networks of firewall rows, with the backend
+
+    @property
+    def taps(self) -> frozenset[int]:
+        """The indexes of their TAPs."""
+        return frozenset(link.ifindex for link in self.links.values())
+
+
+SettledRow = tuple[int, str, str, str]  # id, kind, key, mark
+NOTHING_SETTLED = Settled({}, frozenset(), {}, frozenset(), frozenset())
+
+
 class Snapshot(NamedTuple):
     """Everything that a plan is made from; nothing else is looked at."""
 
@@ -96,6 +119,7 @@ class Snapshot(NamedTuple):
     hidden: bool = False  # some process could not be looked into: it may hold a device
     processes: Mapping[int, ProcessFacts] = {}  # by row: what was seen of each that is on record
     moving: frozenset[int] = frozenset()  # rows that somebody moved while the host was looked at
+    settled: Settled = NOTHING_SETTLED  # rows that are not among ``rows``
 
 
 class Result(StrEnum):
@@ -176,21 +200,117 @@ class Item(NamedTuple):
         return self._replace(outcome=found.result, message=message)
 
 
+class LeftAlone(NamedTuple):
+    """A VM of which nothing needs judging: a plan says the same of each of its rows."""
+
+    vm: str  # name
+    evidence: tuple[str, ...]  # of its being alive
+    rows: Sequence[SettledRow]
+
+
+class Items(Sequence[Item]):
+    """The items of a plan in their order; those of VMs that are left alone are made when asked for.
+
+    A plan of 5,000 VMs has 30,000 of them, and most are only counted or printed.
+    """
+
+    def __init__(
+        self,
+        judged: Sequence[Item],
+        alone: Sequence[LeftAlone],
+        items_of: Callable[[LeftAlone], Iterable[Item]],
+        place: Callable[[Item], tuple[Any, ...]],
+    ) -> None:
+        """``judged`` and ``alone`` (by name) are sorted; ``place``: by what items are.
+
+        ``items_of`` makes those of a VM, in their order.
+        """
+        self.judged = judged
+        self.alone = alone
+        self.of = items_of
+        self._place = place
+
+    def parts(self) -> Iterator[Item | LeftAlone]:
+        """All of it in order, VMs that are left alone as a whole where nothing is in between."""
+        waiting = iter(self.judged)
+        item = next(waiting, None)
+        for vm in self.alone:
+            while item is not None and (item.vm or "") < vm.vm:
+                yield item
+                item = next(waiting, None)
+            if item is None or item.vm != vm.vm:
+                yield vm
+                continue
+            mixed = [*self.of(vm)]
+            while item is not None and item.vm == vm.vm:
+                mixed.append(item)
+                item = next(waiting, None)
+            yield from sorted(mixed, key=self._place)
+        if item is not None:
+            yield item
+        yield from waiting
+
+    def replaced(self, judged: Sequence[Item]) -> Items:
+        """The same with other items in the place of those that were judged."""
+        return Items(judged, self.alone, self.of, self._place)
+
+    def __iter__(self) -> Iterator[Item]:
+        """Each item."""
+        for part in self.parts():
+            if isinstance(part, Item):
+                yield part
+            else:
+                yield from self.of(part)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.judged) + sum(len(vm.rows) for vm in self.alone)
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Item]: ...
+
+    def __getitem__(self, index: int | slice) -> Item | Sequence[Item]:
+        """One of them, or some; all are made for it."""
+        return tuple(self)[index]
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the same items are in the same order."""
+        return isinstance(other, Items | tuple) and tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        """As that of the items together."""
+        return hash(tuple(self))
+
+
 class Plan(NamedTuple):
     """All items, in the order in which they would be done."""
 
-    items: tuple[Item, ...]
+    items: Sequence[Item]
+
+    def judged(self) -> Sequence[Item]:
+        """The items but those of VMs that are left alone as a whole."""
+        return self.items.judged if isinstance(self.items, Items) else self.items
 
     def acting(self) -> list[Item]:
         """The items that change something; a plan without any is empty."""
-        return [item for item in self.items if item.action is not Action.SKIP]
+        return [item for item in self.judged() if item.action is not Action.SKIP]
+
+    def counts(self) -> Counter[tuple[str, str]]:
+        """How many items there are of each action and reason."""
+        judged = self.judged()
+        found = Counter((item.action.value, item.reason.value) for item in judged)
+        if alone := len(self.items) - len(judged):
+            found[Action.SKIP.value, Reason.VM_ALIVE.value] += alone
+        return found
 
     def with_results(self, results: Sequence[ItemResult]) -> Plan:
         """The plan that was carried out: one result for each acting item, in their order."""
         left = iter(results)
-        return Plan(
-            tuple(
-                item if item.action is Action.SKIP else item.with_result(next(left))
-                for item in self.items
-            )
+        judged = tuple(
+            item if item.action is Action.SKIP else item.with_result(next(left))
+            for item in self.judged()
         )
+        return Plan(self.items.replaced(judged) if isinstance(self.items, Items) else judged)

@@ -107,6 +107,10 @@ class Resource(NamedTuple):
         return list(self.spec.get("addresses", ()))
 
 
+# A row as it stands in the table: the fields of Resource, ``spec`` and ``observed`` as text.
+RawResource = tuple[int, str, str, str, str, str, str, int, int, str | None, str | None]
+
+
 FLOWS = "flows"  # in ``observed`` of a firewall row: not all that flows past its rules has ended
 
 

@@ -61,7 +61,7 @@ def _steps(row: Resource, outcome: Outcome, snapshot: Snapshot, sights: Snapshot
         seen = link or foreign_object
         return [] if seen is None else [marked_again(row, seen)]
     if outcome.reason == Reason.FOREIGN_DEPENDENTS and link is not None:
-        own = {other.ifindex for other in snapshot.rows if other.kind == Kind.TAP}
+        own = snapshot.settled.taps.union(r.ifindex for r in snapshot.rows if r.kind == Kind.TAP)
         foreign_objects = [other for other in snapshot.links if other.ifindex not in own]
         known = row.addresses
         return taken_away(link, foreign_objects, snapshot.addresses, snapshot.filtered, known)

@@ -6,7 +6,7 @@ asks here what follows from two looks that differ (docs/adr/0016). Pure: values 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from hvtx.model.mark import Mark, parse_mark
@@ -17,6 +17,7 @@ from hvtx.model.resource import (
     Entry,
     Kind,
     Link,
+    RawResource,
     Resource,
     State,
     address_spec,
@@ -45,12 +46,13 @@ class Record(NamedTuple):
     life: int  # of the host, that this is read in
     seq: int
     newest: int  # operation
-    rows: Sequence[Resource]
+    rows: list[Resource]  # that are judged one by one
     tombstones: Mapping[str, Resource]  # by mark, those whose mark was seen
     operations: Sequence[Operation]  # that had not ended
     vms: Sequence[tuple[str, str, str, bool]]  # id, name, hypervisor, provisional
     lives: Mapping[int, Epoch]
     networks: Mapping[str, NetworkFacts]
+    raw: Sequence[RawResource] = ()  # all of them as they stand in the table, or none
 
 
 class Seen(NamedTuple):
@@ -70,12 +72,9 @@ class Again(NamedTuple):
     backends: set[str]  # of the firewall
 
 
-def unknown_marks(rows: Iterable[Resource], seen: Seen) -> list[str]:
+def unknown_marks(known: Collection[str], seen: set[str]) -> list[str]:
     """Marks that were seen and are no live row's; a mark is unique among all rows."""
-    known = {row.mark for row in rows}
-    found = {link.alias for link in seen.links if link.alias}
-    found |= {entry.mark for entry in seen.entries if entry.mark}
-    return [mark for mark in found - known if isinstance(parse_mark(mark), Mark)]
+    return [mark for mark in seen.difference(known) if isinstance(parse_mark(mark), Mark)]
 
 
 def late(
@@ -142,12 +141,15 @@ def again(rows: Iterable[Resource], links: Iterable[Link]) -> Again:
 
 
 def suspects(
-    rows: Iterable[Resource], vms: Mapping[str, VmFacts], links: Iterable[Link]
+    rows: Iterable[Resource],
+    vms: Mapping[str, VmFacts],
+    links: Iterable[Link],
+    settled: Collection[str] = (),
 ) -> set[str]:
-    """Names of TAP devices that no live VM of ours accounts for."""
+    """Names of TAP devices that no live VM of ours accounts for; ``settled``: marks of such."""
     living = {vm for vm, known in vms.items() if known.liveness is Liveness.ALIVE}
     found = {row.key for row in rows if row.kind == Kind.TAP and row.vm not in living}
-    alive = {row.mark for row in rows if row.vm in living}
+    alive = {row.mark for row in rows if row.vm in living}.union(settled)
     return found | {link.name for link in links if link.kind == "tun" and link.alias not in alive}
 
 
@@ -194,9 +196,14 @@ def asked_again(record: Record, doubted: Iterable[Resource], begun: Begun) -> di
 
     And each row of a VM that an operation was begun on since.
     """
-    names = {vm for _, _, vm in begun}
-    vms = {vm for vm, name, _, _ in record.vms if name in names}
+    vms = vms_of(record, begun)
     return {row.id: row for row in (*doubted, *(r for r in record.rows if r.vm in vms))}
+
+
+def vms_of(record: Record, begun: Begun) -> set[str]:
+    """The VMs (by id) that operations were begun on."""
+    names = {vm for _, _, vm in begun}
+    return {vm for vm, name, _, _ in record.vms if name in names}
 
 
 Whereabouts = tuple[str, int, Mapping[str, Any]]  # state, operation, what was learnt of a row

@@ -47,7 +47,7 @@ def _port(number: int) -> bytes:
     return number.to_bytes(2, "big") + b"\0\0"
 
 
-_PROTOCOLS = {"tcp": b"\x06\0\0\0", "udp": b"\x11\0\0\0"}
+PROTOCOLS = {"tcp": b"\x06\0\0\0", "udp": b"\x11\0\0\0"}
 _ANY = {"0.0.0.0": 4, "::": 6}  # noqa: S104  not bound to: a published port's host address
 
 
@@ -130,7 +130,7 @@ def _masquerade(spec: FirewallSpec) -> list[SetElement]:
 
 def _publish(spec: FirewallSpec) -> list[SetElement]:
     host = spec.get("host_ip")
-    service = _PROTOCOLS[spec["protocol"]] + _port(spec["host_port"])
+    service = PROTOCOLS[spec["protocol"]] + _port(spec["host_port"])
     found = []
     for guest in addresses_in(spec):
         family = family_of(guest)
@@ -187,8 +187,8 @@ def _egress_rules(owner: str, key: bytes, spec: FirewallSpec) -> Iterator[SetEle
                 name = f"{owner}_{action}{family}"
                 if box.ports is not None and box.protocol is not None:
                     name = f"{name}_ports"
-                    first += _PROTOCOLS[box.protocol] + _port(box.ports[0])
-                    last += _PROTOCOLS[box.protocol] + _port(box.ports[1])
+                    first += PROTOCOLS[box.protocol] + _port(box.ports[0])
+                    last += PROTOCOLS[box.protocol] + _port(box.ports[1])
                 yield SetElement("inet", "", name, first + last, interval=True)
 
 

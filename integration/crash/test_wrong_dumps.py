@@ -19,7 +19,7 @@ import pytest
 
 from hvtx.drivers.iptables import IptablesDriver
 from hvtx.drivers.nftables import NftablesDriver
-from hvtx.engine import snapshot
+from hvtx.engine import seen_host
 from hvtx.host.links import Links
 from hvtx.model.resource import Address, Entry, Link
 from integration import lab
@@ -70,7 +70,7 @@ def deceive(view: View) -> None:
         def addresses(self) -> list[Address]:
             return list(view(Seen((), super().addresses(), {})).addresses)
 
-    snapshot.Links = Dumps  # type: ignore[misc]
+    seen_host.Links = Dumps  # type: ignore[misc]
     for name, driver in (("nftables", NftablesDriver), ("iptables", IptablesDriver)):
 
         def observe(self: Any, true: Any = driver.observe, name: str = name) -> tuple[Entry, ...]:

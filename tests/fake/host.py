@@ -90,7 +90,10 @@ class FakeLinks:
         self._kernel.alive()
         return []
 
-    def filtered(self) -> frozenset[int]:
+    def filtered(
+        self, closely: Collection[int] = (), spared: Collection[int] = ()
+    ) -> frozenset[int]:
+        del closely, spared
         self._kernel.alive()
         return frozenset(self._kernel.filtered)
 
@@ -516,7 +519,9 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.host.logger.drain": lambda pid: None,
         "hvtx.host.logger.listen": lambda pid: None,
         "hvtx.drivers.vm_process.scope.enter_scope": lambda vm, *pids: None,
-        "hvtx.engine.snapshot.Links": links,
+        "hvtx.engine.seen_host.Links": links,
+        "hvtx.engine.processes.look_at_all": lambda known: [proc.look_again(one) for one in known],
+        "hvtx.engine.looks.look_at_all": lambda known: [proc.look_again(one) for one in known],
         "hvtx.host.devices.Links": links,
         "hvtx.engine.new_network.Links": links,
         "hvtx.commands.network_rm.Links": links,

@@ -26,7 +26,7 @@ def _others(kernel: Kernel) -> dict[str, Any]:
         "hvtx.store.database.Store.transaction": alive_only,
         "hvtx.engine.privileges.tun_problem": lambda: None,
         "hvtx.engine.privileges.legacy_problem": lambda: None,
-        "hvtx.engine.snapshot.legacy_tables": lambda: False,
+        "hvtx.engine.seen_host.legacy_tables": lambda: False,
         "hvtx.host.xtnames.legacy_tables": lambda: False,
         "hvtx.engine.others_filters.there_may_be": lambda _: False,
         "hvtx.engine.passages.chains_now": lambda: Chains({}),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hvtx.cli.main import run
+from hvtx.engine import gc_plan
 from hvtx.engine.registry import DRIVERS
 from hvtx.host import failpoint as failpoints
 from hvtx.host.nfanswers import Element
@@ -90,6 +91,15 @@ class FakeWorld(World):
             failpoints._passed.update(before[2])
             self.kernel.meanwhile = before[3]
         return Ran(code, out.getvalue(), err.getvalue())
+
+    def plan_row_by_row(self) -> Ran:
+        """Others' rules, which a plan of everything lists, are not in the fake kernel."""
+        look = gc_plan.take_snapshot
+        gc_plan.take_snapshot = lambda runtime, **_: look(runtime)  # type: ignore[assignment]
+        try:
+            return self.hvtx("gc", "--plan", "--json", told=False)
+        finally:
+            gc_plan.take_snapshot = look
 
     def _elsewhere(self, meanwhile: Callable[[], object]) -> Callable[[], object]:
         """What others do is not done by the run that is stopped, nor printed there."""

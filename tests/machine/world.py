@@ -105,6 +105,10 @@ class World:
 
     # -- what is done -----------------------------------------------------------------------------
 
+    def plan_row_by_row(self) -> Ran:
+        """A plan that judges each row by itself: one of everything does."""
+        return self.hvtx("gc", "--plan", "--all", "--json", told=False)
+
     def hvtx(
         self,
         *argv: str | Ref,

@@ -27,10 +27,11 @@ from hvtx.host.nfnetlink import BatchRefused
 from hvtx.model.firewall import chain_rules, firewall_spec
 from hvtx.model.hook import SetElement
 from hvtx.model.resource import Entry, Outcome, Resource
-from hvtx.rulesets.nftables_base import FAMILIES, PASSING, table_name
+from hvtx.rulesets.nftables_base import table_name
 from hvtx.rulesets.nftables_elements import pieces, unplaced
 
 if TYPE_CHECKING:
+    from hvtx.drivers.nftables.own_elements import OwnElements
     from hvtx.model.ruleset import SeenTable
 
 IMPORTED = "imported"  # somebody else's rule that was taken over: `place`, `native` (docs/adr/0008)
@@ -271,22 +272,8 @@ class NftablesDriver:
 
     def own_tables(self) -> tuple[SeenTable, ...]:
         """Our tables as they are, whole; none without nf_tables. Raises Contended, NotPermitted."""
-        from hvtx.drivers.nftables.ruleset import listing
-        from hvtx.host import nftseen
-
-        try:
-            return self._session.consistently(
-                lambda _: nftseen.seen(
-                    self._session.socket,
-                    self._session.table,
-                    listing,
-                    families=FAMILIES,
-                    passing=PASSING,
-                ),
-                "our tables",
-            )
-        except NoNftables:
-            return ()
+        found: tuple[SeenTable, ...] = _whole().own_tables(self._session)
+        return found
 
     def observe(self) -> tuple[Entry, ...]:
         """Every element, rule and table of this installation, every marked one, foreign NAT rules.
@@ -299,6 +286,17 @@ class NftablesDriver:
             return self._session.consistently(lambda _: read(self._session), "the ruleset")
         except NoNftables:
             return ()
+
+    def observe_bulk(self) -> tuple[tuple[Entry, ...], OwnElements]:
+        """What :meth:`observe` gives, with the elements of our own sets apart, as bytes."""
+        found: tuple[tuple[Entry, ...], OwnElements] = _whole().observe_bulk(self._session)
+        return found
+
+
+def _whole() -> Any:
+    from hvtx.drivers.nftables import whole  # plans and doctor need it, no start does
+
+    return whole
 
 
 def _passages() -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from hvtx.drivers.nftables.judging import (
     without_comment,
@@ -11,7 +12,8 @@ from hvtx.drivers.nftables.judging import (
 from hvtx.drivers.nftables.session import Session, Stale
 from hvtx.errors import HostRefused
 from hvtx.host import libnftables
-from hvtx.host.nfanswers import Rule, all_elements, translates, xt_comment
+from hvtx.host.nfanswers import Named, Rule, all_elements, translates, xt_comment
+from hvtx.host.nfbulk import read_bulk
 from hvtx.host.nfnumbers import SET_ANONYMOUS
 from hvtx.host.nftshape import digest
 from hvtx.model.firewall import firewall_spec
@@ -20,6 +22,9 @@ from hvtx.model.resource import Entry, Resource
 from hvtx.rulesets.nftables_base import FAMILIES, PASSING
 from hvtx.rulesets.nftables_egress import COUNTED
 from hvtx.rulesets.nftables_elements import pieces
+
+if TYPE_CHECKING:
+    from hvtx.drivers.nftables.own_elements import OwnElements
 
 _RULE_LINE = r"(?s)\t\t(.*) # handle (\d+)"  # compiled only where others' rules are read
 _CHAIN_LINE = r"\tchain (\S+) \{"
@@ -45,8 +50,11 @@ def listed_rules(listing: str) -> dict[tuple[str, int], str]:
     return found
 
 
-def read(session: Session) -> tuple[Entry, ...]:
-    """Every element, rule and table that concerns us; raises Stale where it changed meanwhile."""
+def read(session: Session, own: OwnElements | None = None) -> tuple[Entry, ...]:
+    """Every element, rule and table that concerns us; raises Stale where it changed meanwhile.
+
+    With ``own``, the elements of our own sets go there instead.
+    """
     from hvtx.model.place import nft_place
 
     tables = session.socket.tables()
@@ -62,7 +70,7 @@ def read(session: Session) -> tuple[Entry, ...]:
     found += [entry for _, entry in rule_entries(session, session.socket.rules())]
     for named in session.socket.sets():
         if not named.flags & SET_ANONYMOUS:
-            _read_set(session, named.family, named.table, named.name, found)
+            _read_set(session, named, found, own)
     return tuple(found)
 
 
@@ -111,11 +119,12 @@ def listing(family: str, table: str) -> dict[tuple[str, int], str]:
         raise
 
 
-def _read_set(session: Session, family: str, table: str, name: str, found: list[Entry]) -> None:
+def _read_set(session: Session, named: Named, found: list[Entry], own: OwnElements | None) -> None:
     """Append the entries of one set: all of ours, only marked ones of others."""
     from hvtx.host.nfttext import renderer
     from hvtx.model.place import nft_place
 
+    family, table, name, *_ = named
     ours = table == session.table and family in FAMILIES
     if ours and (family, name) in PASSING:
         return
@@ -124,6 +133,10 @@ def _read_set(session: Session, family: str, table: str, name: str, found: list[
         needle = MARKED.encode()
         bodies = [body for body in bodies if needle in body]
     if not bodies:
+        return
+    if ours and own is not None:
+        if not own.add(family, name, read_bulk(bodies)):
+            raise Stale
         return
     elements = all_elements(bodies)
     where = nft_place(family, table, name)

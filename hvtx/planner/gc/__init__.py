@@ -7,14 +7,15 @@ decides it, ``rows`` and ``marked`` put the decisions into items, ``foreign`` na
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hvtx.model.plan import Item, Plan, Snapshot
+from hvtx.model.plan import Item, Items, Plan, Snapshot
 from hvtx.model.resource import State
 from hvtx.planner.gc.facts import Facts
 from hvtx.planner.gc.foreign import foreign_devices, foreign_nat, foreign_rest
 from hvtx.planner.gc.marked import marked_entries, marked_links
-from hvtx.planner.gc.rows import row_items
+from hvtx.planner.gc.rows import items_of, left_alone, row_items
 from hvtx.planner.order import RELEASED
 
 if TYPE_CHECKING:
@@ -41,7 +42,12 @@ def plan_gc(
         shown = {item.key for item in items}
         items += [item for item in foreign_rest(facts, rules) if item.key not in shown]
     items.sort(key=_place)
-    return Plan(tuple(items))
+    alone = left_alone(snapshot)
+    return Plan(
+        Items(items, alone, partial(items_of, links=snapshot.settled.links), _place)
+        if alone
+        else tuple(items)
+    )
 
 
 def _place(item: Item) -> tuple[Any, ...]:

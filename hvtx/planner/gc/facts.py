@@ -76,7 +76,7 @@ class Facts:
         running = {o.vm for o in snapshot.operations.values() if o.running and o.vm}
         self.busy_vms = {vm for vm, facts in snapshot.vms.items() if facts.name in running}
         self._taps = [row for row in snapshot.rows if row.kind == Kind.TAP]
-        self._tap_indexes = {row.ifindex for row in self._taps}
+        self._tap_indexes = snapshot.settled.taps.union(row.ifindex for row in self._taps)
         owned = [row for row in self._taps if row.vm]
         self.held_vms = {row.vm for row in owned if self._is_open(row)}
         self._unseen_vms = {row.vm for row in owned if self._is_unseen(row)} - self.held_vms
@@ -175,7 +175,7 @@ class Facts:
     # -- who uses a network --------------------------------------------------------------------
 
     def _users_of_networks(self, taps: Iterable[Resource]) -> dict[str, set[Alive]]:
-        users: dict[str, set[Alive]] = {}
+        users = {network: {Alive.ALIVE} for network in self.snapshot.settled.networks}
         for row in taps:
             if row.network and self.life(row) is RowEpoch.NOW:
                 held = row.vm in self.held_vms
@@ -197,11 +197,13 @@ class Facts:
             return self._users.get(row.network, set())
         if row.kind == Kind.SYSCTL:
             return set()  # nobody: the record goes, the setting stays on
+        backend = row.backend
         networks = {
             other.network
             for other in self.snapshot.rows
-            if other.network and other.backend == row.backend
+            if other.network and other.backend == backend
         }
+        networks |= {network for network, used in self.snapshot.settled.backends if used == backend}
         return {user for network in networks for user in self._users.get(network, ())}
 
     # -- what others put on a device -----------------------------------------------------------

@@ -70,7 +70,8 @@ def foreign_rest(facts: Facts, rules: Sequence[ForeignRule]) -> list[Item]:
 
 def _named(facts: Facts) -> set[int]:
     """Devices that stand for a row, or in the place of one."""
-    return {seen.link.ifindex for seen in facts.presences.values() if seen.link is not None}
+    named = {seen.link.ifindex for seen in facts.presences.values() if seen.link is not None}
+    return named.union(facts.snapshot.settled.taps)
 
 
 def _is_tap(link: Link) -> bool:

@@ -29,7 +29,10 @@ _Parsed = Mark | UnreadableMark | None
 def marked_links(facts: Facts) -> list[Item]:
     """Devices with a mark that no row accounts for."""
     items = []
+    settled = facts.snapshot.settled.marks
     for mark, links in facts.sights.marks_of_links.items():
+        if mark in settled:
+            continue
         row = facts.by_mark.get(mark)
         loose = [link for link in links if row is None or facts.presences[row.id].link != link]
         parsed = parse_mark(mark) if loose else None

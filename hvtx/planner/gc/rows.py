@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from hvtx.model.plan import Action, Item
+from collections.abc import Iterator, Mapping
+
+from hvtx.model.plan import Action, Item, LeftAlone, SettledRow, Snapshot
 from hvtx.model.reason import Reason
-from hvtx.model.resource import EXCHANGE, FLOWS, Kind, Resource, State
+from hvtx.model.resource import EXCHANGE, FIREWALL_KINDS, FLOWS, Kind, Link, Resource, State
 from hvtx.model.vm import Liveness
 from hvtx.planner.gc.exchanges import CARRIED_ON, interrupted
 from hvtx.planner.gc.facts import Facts
 from hvtx.planner.gc.rules import decide_row
+from hvtx.planner.order import RELEASED
 from hvtx.planner.presence import Presence
 from hvtx.planner.remedy import gone
 
 # members by another name: an enum's attribute takes five times as long (Python 3.11)
 _COMMITTED = State.COMMITTED.value
 _SKIP, _VM_ALIVE = Action.SKIP, Reason.VM_ALIVE
+_RUNS = "its VM runs"
 # The release attaches before anything of the VM goes, which no holder, seen or not, lets happen.
 _HIDDEN = "cannot inspect every process: attaching to the device finds one that has it open"
 
@@ -33,7 +37,7 @@ def row_items(facts: Facts) -> list[Item]:
         if vm is not None and _as_it_should_be(facts, row, seen):
             evidence = (*seen.evidence, *vm.evidence)
             items.append(Item.for_row(
-                row, _SKIP, _VM_ALIVE, vm=vm.name, evidence=evidence, message="its VM runs",
+                row, _SKIP, _VM_ALIVE, vm=vm.name, evidence=evidence, message=_RUNS,
                 link=seen.link,
             ))  # fmt: skip
         else:
@@ -46,6 +50,43 @@ def _as_it_should_be(facts: Facts, row: Resource, seen: Presence) -> bool:
     here = seen.here is True and seen.problem is None and FLOWS not in row.observed
     moved = facts.snapshot.moving and row.id in facts.snapshot.moving
     return here and not moved and row.state == _COMMITTED and row.life == facts.snapshot.life.id
+
+
+def left_alone(snapshot: Snapshot) -> list[LeftAlone]:
+    """Settled VMs by name."""
+    vms = snapshot.vms
+    return sorted(
+        LeftAlone(vms[vm].name, vms[vm].evidence, rows) for vm, rows in snapshot.settled.vms.items()
+    )
+
+
+def items_of(vm: LeftAlone, links: Mapping[int, Link]) -> Iterator[Item]:
+    """What a plan says of the rows of a settled VM, in their order; ``links``: TAPs by row."""
+    name, alive, rows = vm
+    for row in sorted(rows, key=_in_order):
+        number, kind, key, mark = row
+        yield Item(
+            _SKIP, _VM_ALIVE, kind, key, name, number, _COMMITTED, (*seen_of(row), *alive), _RUNS,
+            mark, None, (), links.get(number),
+        )  # fmt: skip
+
+
+def _in_order(row: SettledRow) -> tuple[int, int]:
+    return RELEASED.get(row[1], 9), row[0]
+
+
+def seen_of(row: SettledRow) -> tuple[str, ...]:
+    """What :mod:`hvtx.planner.presence` says of a thing that is just as recorded."""
+    _, kind, _, mark = row
+    words = _SEEN.get(kind)
+    return () if words is None else (words + mark,)
+
+
+_SEEN = {
+    Kind.TAP.value: "alias ",
+    Kind.FILE.value: "its mark is ",
+    **{kind.value: "comment " for kind in FIREWALL_KINDS},
+}
 
 
 def row_item(facts: Facts, row: Resource) -> Item:

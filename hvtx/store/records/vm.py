@@ -10,7 +10,7 @@ from typing import Any
 from hvtx.errors import NotFound
 from hvtx.model.vm import Interface, Publish, Vm
 from hvtx.store import settings
-from hvtx.store.codec import decode
+from hvtx.store.codec import decode, decode_all
 
 
 def _interfaces(
@@ -49,8 +49,10 @@ def _interfaces(
     return found
 
 
-def _vm(row: tuple[Any, ...], interfaces: Iterable[Interface]) -> Vm:
-    spec = decode(row[3])
+def _vm(
+    row: tuple[Any, ...], interfaces: Iterable[Interface], spec: dict[str, Any] | None = None
+) -> Vm:
+    spec = decode(row[3]) if spec is None else spec
     return Vm(
         id=row[0],
         name=row[1],
@@ -72,9 +74,12 @@ def _vm(row: tuple[Any, ...], interfaces: Iterable[Interface]) -> Vm:
 def vms(sql: sqlite3.Connection) -> list[Vm]:
     """All VMs by name."""
     interfaces = _interfaces(sql, "1", ())
+    rows = sql.execute(
+        "SELECT id, name, hypervisor, spec, autostart FROM vm ORDER BY name"
+    ).fetchall()
+    specs = decode_all([row[3] for row in rows])
     return [
-        _vm(row, interfaces.get(row[0], ()))
-        for row in sql.execute("SELECT id, name, hypervisor, spec, autostart FROM vm ORDER BY name")
+        _vm(row, interfaces.get(row[0], ()), spec) for row, spec in zip(rows, specs, strict=True)
     ]
 
 

@@ -1,0 +1,41 @@
+"""JSON objects as text: in ASCII that every reader takes, in one form.
+
+The encoder of Python's own library is fast where it does not indent. What is long is therefore put
+together by its module of a few forms (:mod:`hvtx.documents.plan_text`), to the same letter.
+"""
+
+from __future__ import annotations
+
+import json
+from json.encoder import encode_basestring_ascii
+from typing import Any
+
+_LONE = "\\ud"  # how half of a surrogate pair would be written
+
+
+def to_json(document: Any, indent: int | None = None) -> str:
+    """JSON in ASCII that every reader takes: bytes of others that are no text become U+FFFD.
+
+    (Python keeps such bytes as lone surrogates, and would write them as escapes that stricter
+    readers refuse.)
+    """
+    text = json.dumps(document, indent=indent)
+    if _LONE not in text:
+        return text
+    return json.dumps(_well_formed(document), indent=indent)
+
+
+def quoted(text: str) -> str:
+    """What :func:`to_json` says of a text."""
+    found = encode_basestring_ascii(text)
+    return found if _LONE not in found else encode_basestring_ascii(_well_formed(text))
+
+
+def _well_formed(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {_well_formed(key): _well_formed(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_well_formed(entry) for entry in value]
+    return value
