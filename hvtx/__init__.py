@@ -11,7 +11,7 @@ What ``__all__`` names is public, and kept as docs/library.md says; nothing else
 loads none of it, prints nothing and configures nothing.
 """
 
-from typing import Any
+from hvtx.model.typed import Any
 
 UNBUILT = "0.2.0"  # of a checkout that nobody has installed; `fallback_version` in pyproject.toml
 

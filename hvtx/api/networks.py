@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Unpack
 
 from hvtx import commands
 from hvtx.api.calls import Calls, again_when_full
 from hvtx.api.vms import as_tuples, policy_change, taken_rules
+from hvtx.model.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hvtx.api.options import NetworkChanges, NetworkOptions

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 from hvtx import commands
 from hvtx.api.calls import Calls
@@ -17,6 +16,7 @@ from hvtx.engine.files import SET_MOST, read_set, unwritten, write_out
 from hvtx.engine.saved_set import load
 from hvtx.errors import UsageError, placed
 from hvtx.model.described import VM, Allowed, Described, Step
+from hvtx.model.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hvtx.engine.runtime import Runtime

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, Unpack
+from typing import Unpack
 
 from hvtx import commands
 from hvtx.api.calls import Calls, again_when_full
 from hvtx.errors import UsageError
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 if TYPE_CHECKING:
     from hvtx.api.options import VmChanges, VmOptions

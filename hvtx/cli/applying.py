@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any
 
 import click
 
@@ -16,7 +15,7 @@ from hvtx.cli import described, render
 from hvtx.cli.common import host_of, telling_refusal
 from hvtx.documents.encoding import to_json
 from hvtx.errors import EXIT_PLAN_NOT_EMPTY, HvtxError, UsageError
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import Any, NamedTuple
 
 ALLOWANCES = ("restart", "replace")
 

@@ -12,7 +12,6 @@ import sys
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any
 
 import click
 
@@ -24,7 +23,7 @@ from hvtx.cli.usage import usage_error
 from hvtx.cli.vm import run
 from hvtx.errors import HostRefused, HvtxError, NotFound, UsageError, placed
 from hvtx.model.nearest import nearest
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import Any, NamedTuple
 
 STDIN = "-"
 START = "start"  # the one key that is no option: whether `vm apply` starts the VM

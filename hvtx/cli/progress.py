@@ -9,9 +9,9 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
 
 from hvtx.cli import render
+from hvtx.model.typed import Any
 
 Progress = Callable[[int, int, str], None]
 _STEPS = 10  # lines in the journal, of a long run

@@ -6,9 +6,9 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from hvtx.documents.encoding import to_json
+from hvtx.model.typed import Any
 
 
 def write(text: str) -> None:

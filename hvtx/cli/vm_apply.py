@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from hvtx.cli.common import Given, as_json, complete_file
+from hvtx.model.typed import Any
 
 
 @click.command()

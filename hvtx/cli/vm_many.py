@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
 
 from hvtx import documents
 from hvtx.cli import render
@@ -12,6 +11,7 @@ from hvtx.cli.opening import host_of
 from hvtx.cli.progress import progress
 from hvtx.cli.vm_text import sentences
 from hvtx.errors import SeveralFailed
+from hvtx.model.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hvtx.api.vms import Each

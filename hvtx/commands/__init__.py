@@ -7,7 +7,7 @@ tells type checkers which there are.
 
 from __future__ import annotations
 
-from typing import Any
+from hvtx.model.typed import Any
 
 
 def __getattr__(name: str) -> Any:

@@ -25,7 +25,7 @@ from hvtx.host import failpoint
 from hvtx.model.plan import Action, Item, Plan, Snapshot
 from hvtx.model.reason import Reason
 from hvtx.model.resource import Kind, State
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Vm
 from hvtx.planner.gc import plan_gc
 from hvtx.planner.scope import NetworkScope

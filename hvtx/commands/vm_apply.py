@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from typing import Any
 
 from hvtx.engine import described as sets
 from hvtx.engine.runtime import Runtime
@@ -23,7 +22,7 @@ from hvtx.model.described import (
     Step,
     WantedVm,
 )
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import Any, NamedTuple
 from hvtx.planner.described import plan
 from hvtx.planner.described_order import acting
 

@@ -32,7 +32,7 @@ from hvtx.engine.scope import after, networks_now
 from hvtx.engine.together import SLICE, Several, Tally, begin_each, close_idle, held, slices
 from hvtx.errors import CommitUnknown, HvtxError
 from hvtx.hypervisors import base as hypervisors
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Vm
 from hvtx.planner import start as decide
 from hvtx.planner.scope import NetworkScope, VmScope

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 from hvtx.commands.vm_stop import (
     end_process,
@@ -43,7 +42,7 @@ from hvtx.engine.vm_record import forget_vm
 from hvtx.errors import HvtxError
 from hvtx.host import failpoint, parallel
 from hvtx.model.resource import Kind, is_changing
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import TYPE_CHECKING, NamedTuple
 from hvtx.planner.scope import VmScope
 from hvtx.planner.states import VmState, identity_of
 from hvtx.store import records

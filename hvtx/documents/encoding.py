@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from json.encoder import encode_basestring_ascii
-from typing import Any
+
+from hvtx.model.typed import Any
 
 _LONE = "\\ud"  # how half of a surrogate pair would be written
 

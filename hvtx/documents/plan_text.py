@@ -7,11 +7,11 @@ document`. The items of VMs that are left alone all have one form, in which the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 from hvtx.documents.encoding import quoted, to_json
 from hvtx.documents.plan import head, item_of
 from hvtx.model.plan import Items, LeftAlone
+from hvtx.model.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hvtx.engine.gc_plan import Report

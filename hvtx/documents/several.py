@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from hvtx.errors import HvtxError
+from hvtx.model.typed import Any
 
 
 def document(

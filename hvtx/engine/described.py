@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from hvtx.engine.new_network import NetworkRequest, default_draft
 from hvtx.engine.resolve import resolve, tidy
@@ -19,7 +18,7 @@ from hvtx.model.described import (
     WantedNetwork,
     WantedVm,
 )
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Network, Vm
 from hvtx.planner import ports
 from hvtx.planner.described import NETWORK_CHANGES, VM_AT_START, VM_CHANGES

@@ -8,7 +8,6 @@ all at once takes all of them back, and it is for the caller to start each alone
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from hvtx.engine import effects, lines, port_holders
 from hvtx.engine.network_build import committed
@@ -31,6 +30,7 @@ from hvtx.engine.vm_launch import (
 from hvtx.errors import CommitUnknown, HvtxError
 from hvtx.host import failpoint
 from hvtx.model.resource import Kind, Resource
+from hvtx.model.typed import Any
 from hvtx.model.vm import Vm
 from hvtx.planner.start import ports_of
 from hvtx.store import intents

@@ -15,7 +15,7 @@ from hvtx.host.links import Links
 from hvtx.host.netlink import Channel, DumpInterrupted
 from hvtx.model.address import family_of
 from hvtx.model.resource import Address
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Network, Vm
 
 

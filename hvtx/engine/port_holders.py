@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
 
 from hvtx.errors import Conflict, HvtxError
 from hvtx.host import failpoint
 from hvtx.model.resource import HOLDER, Kind, Outcome, Resource, State
+from hvtx.model.typed import TYPE_CHECKING, Any
 from hvtx.model.vm import Identity, Publish, Vm
 from hvtx.planner.states import holder_of, identity_of
 

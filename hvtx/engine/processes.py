@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
 
 from hvtx.host import procfs
 from hvtx.host.many_processes import look_at_all
 from hvtx.model.resource import Kind, Resource
+from hvtx.model.typed import TYPE_CHECKING, Any
 from hvtx.model.vm import Liveness
 from hvtx.planner.states import identity_of, judge_process
 from hvtx.store import records

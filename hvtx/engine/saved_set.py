@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from hvtx.engine.files import read_believed_plan
 from hvtx.errors import NotFound, NotPermitted, UsageError
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import Any, NamedTuple
 
 _MADE = "a file that describes a set: hvtx vm apply -f FILE; with --plan --out PLAN it makes a plan"
 _PARTS = 6  # of a step's identity

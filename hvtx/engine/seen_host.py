@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Self
 
 from hvtx.drivers.base import OwnElements
 from hvtx.engine import privileges
@@ -19,6 +18,7 @@ from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted, forbidden
 from hvtx.host.xtnames import legacy_tables
 from hvtx.model.resource import Address, Entry, Link
+from hvtx.model.typed import Self
 from hvtx.planner.recheck import Again, Seen
 
 _MARKING = 20  # looks at a new device, a millisecond apart

@@ -8,13 +8,13 @@ whole: its process may be dead, or an operation may have begun on it.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import cast
 
 from hvtx.drivers.base import OwnElements
 from hvtx.drivers.nftables.ruleset import BACKEND
 from hvtx.model.firewall import FirewallSpec
 from hvtx.model.plan import Settled
 from hvtx.model.resource import FIREWALL_KINDS, Entry, Link, RawResource, Resource
+from hvtx.model.typed import cast
 from hvtx.planner.settled import FILE, FIREWALL, PROCESS, TAP, Carried, just_device, settled
 from hvtx.store import raw_rows
 

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
-from typing import Any, TypeVar
 
 from hvtx.engine import looks
 from hvtx.engine.processes import rows_by_vm
@@ -35,6 +34,7 @@ from hvtx.errors import Refused
 from hvtx.host import failpoint
 from hvtx.model.plan import NetworkFacts, OperationFacts, Snapshot, VmFacts
 from hvtx.model.resource import FIREWALL_KINDS, Entry, Resource, file_spec
+from hvtx.model.typed import Any, TypeVar
 from hvtx.model.vm import Epoch, Liveness, ProcessFacts
 from hvtx.planner import recheck
 from hvtx.planner.recheck import Before, Record

@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
 
 from hvtx.engine import effects, lines
 from hvtx.engine.executor import Progress
@@ -25,7 +24,7 @@ from hvtx.engine.undo import take_down
 from hvtx.errors import HostRefused, HvtxError
 from hvtx.host import failpoint
 from hvtx.model.resource import Outcome, Resource
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import Any, NamedTuple
 from hvtx.planner.scope import VmScope
 from hvtx.store import intents, records
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 
 from hvtx.host.netlink import Garbled, attributes
 from hvtx.model.resource import Link
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 _FEW = 64  # shapes that are kept; a host's links have some ten
 _IFINFO = 16

@@ -51,7 +51,7 @@ from hvtx.host.nfnumbers import (
     XT_INFO,
     XT_NAME,
 )
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 _TABLES = 256  # answers that are kept read
 

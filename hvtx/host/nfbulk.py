@@ -24,7 +24,7 @@ from hvtx.host.nfnumbers import (
     SIX,
     TWO,
 )
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 _KIND = 0x3FFF
 _HEADERS = 12  # of the element, of its key, and of the key's value

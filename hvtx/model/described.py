@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from hashlib import blake2b
-from typing import Any
 
 from hvtx.model.policy import Policy
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Network, Publish, Vm
 
 DEFAULT = "default"  # the network that is made where it is needed

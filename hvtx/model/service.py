@@ -1,6 +1,6 @@
 """The service of a network, its dnsmasq: what its rows say."""
 
-from typing import TypedDict
+from hvtx.model.typed import TypedDict
 
 SERVICE = "dnsmasq"
 

@@ -8,7 +8,6 @@ is gone on with by planning again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from hvtx.model import limiting
 from hvtx.model.address import with_port
@@ -28,6 +27,7 @@ from hvtx.model.described import (
     WantedVm,
 )
 from hvtx.model.policy import Limits, Policy, policy_words
+from hvtx.model.typed import Any
 from hvtx.model.vm import Interface, Network, Publish, Vm
 from hvtx.planner import described_checks as checks
 from hvtx.planner.described_order import ordered

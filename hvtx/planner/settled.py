@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from hvtx.model.plan import Settled, SettledRow
 from hvtx.model.resource import EXCHANGE, FIREWALL_KINDS, FLOWS, Kind, Link, RawResource, State
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 TAP, FILE, PROCESS, LEASE = (k.value for k in (Kind.TAP, Kind.FILE, Kind.PROCESS, Kind.LEASE))
 FIREWALL = frozenset(kind.value for kind in FIREWALL_KINDS)

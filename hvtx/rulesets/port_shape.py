@@ -13,9 +13,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
 
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import Any, NamedTuple
 from hvtx.rulesets.cbpf import words
 from hvtx.rulesets.packing import packed, packed_mac
 from hvtx.rulesets.port_filter import port_program

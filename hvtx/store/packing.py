@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping
-from typing import Any
+
+from hvtx.model.typed import Any
 
 COMMON = (
     b'"addresses": [], "group": , "value": "1", "before": "0", "path": "net/ipv4/conf//forwarding",'

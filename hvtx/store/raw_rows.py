@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from hvtx.model.resource import RawResource, Resource
+from hvtx.model.typed import Any
 from hvtx.store.codec import decode_all
 
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 from hvtx.model.mark import NONCE_LENGTH, Mark, parse_mark
 from hvtx.model.resource import Resource, State
+from hvtx.model.typed import Any
 
 _CHUNK = 500  # bound values of a statement
 _VARYING: tuple[tuple[str, ...], ...] = (("device",), ("ifindex",), ("mac",), ("guard", "mac"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from hvtx.drivers.nftables.judging import (
     without_comment,
@@ -19,6 +18,7 @@ from hvtx.host.nftshape import digest
 from hvtx.model.firewall import firewall_spec
 from hvtx.model.mark import FAMILY as MARKED
 from hvtx.model.resource import Entry, Resource
+from hvtx.model.typed import TYPE_CHECKING
 from hvtx.rulesets.nftables_base import FAMILIES, PASSING
 from hvtx.rulesets.nftables_egress import COUNTED
 from hvtx.rulesets.nftables_elements import pieces

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from hvtx.drivers.nftables.own_elements import OwnElements
 from hvtx.drivers.nftables.ruleset import listing, read
 from hvtx.drivers.nftables.session import NoNftables, Session
 from hvtx.host import nftseen
+from hvtx.model.typed import TYPE_CHECKING
 from hvtx.rulesets.nftables_base import FAMILIES, PASSING
 
 if TYPE_CHECKING:

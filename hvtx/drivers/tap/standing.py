@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from hvtx.host.links import Links, silence
 from hvtx.host.uppers import look_up
 from hvtx.model.resource import Address, Link, Outcome, filters_on, put_by_others
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 Above = Callable[[Link], Sequence[str]]  # names of the devices that stand on one; OSError
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 from hvtx.model.plan import Item, Items, Plan, Snapshot
 from hvtx.model.resource import State
+from hvtx.model.typed import TYPE_CHECKING, Any
 from hvtx.planner.gc.facts import Facts
 from hvtx.planner.gc.foreign import foreign_devices, foreign_nat, foreign_rest
 from hvtx.planner.gc.marked import marked_entries, marked_links

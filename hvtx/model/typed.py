@@ -1,0 +1,127 @@
+"""What hvtx needs of ``typing``, at a tenth of the time that it costs.
+
+To load ``typing`` takes a start 4 ms, and it compiles a function for each class of named tuples,
+of which a start has eighty, and reads each annotation. Here a class gets its own ``__new__`` when
+it is needed, annotations stay text, and what only type checkers read is nothing. They see all of it
+as ``typing`` has it. Other than there, names and order of fields are not checked at run time (mypy
+does that), and there are no functional forms. See docs/adr/0052.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from typing import Any as Any
+    from typing import BinaryIO as BinaryIO
+    from typing import Concatenate as Concatenate
+    from typing import Final as Final
+    from typing import Literal as Literal
+    from typing import NamedTuple as NamedTuple
+    from typing import NoReturn as NoReturn
+    from typing import NotRequired as NotRequired
+    from typing import ParamSpec as ParamSpec
+    from typing import Protocol as Protocol
+    from typing import Self as Self
+    from typing import TypedDict as TypedDict
+    from typing import TypeVar as TypeVar
+    from typing import cast as cast
+    from typing import overload as overload
+else:
+    from collections import _tuplegetter, namedtuple
+
+    class _Form:
+        """What only type checkers read: it may be called, subscripted and joined."""
+
+        __slots__ = ()
+
+        def __call__(self, *_words, **_bounds):
+            return self
+
+        __getitem__ = __or__ = __ror__ = __call__
+
+    Any = object
+    BinaryIO = Concatenate = Final = Literal = NoReturn = NotRequired = Self = _Form()
+    ParamSpec = TypeVar = _Form()
+
+    def cast(_kind, value):
+        """The value, as it is."""
+        return value
+
+    def overload(function):
+        """The function, as it is: the last of its name counts."""
+        return function
+
+    class Protocol:
+        """What a class is to have; nothing is checked."""
+
+        def __class_getitem__(cls, _kinds):
+            """Itself."""
+            return cls
+
+    class _Dicts(type):
+        def __new__(mcs, name, _bases, space, **_total):
+            return type.__new__(mcs, name, (dict,), space)
+
+        __call__ = dict  # a plain one
+
+    class TypedDict(dict, metaclass=_Dicts):
+        """A dictionary with known keys."""
+
+    _new = tuple.__new__
+    _GENERIC = 3  # so many are made in the general way; who makes more gets a function of its own
+
+    def _first(cls, /, *args, **named):
+        owner = next(base for base in cls.__mro__ if "_fields" in base.__dict__)
+        if not named and len(args) == len(owner._fields) and owner._made < _GENERIC:
+            owner._made += 1
+            return _new(cls, args)
+        defaults = owner._field_defaults.values()
+        made = namedtuple(owner.__name__, owner._fields, defaults=defaults).__new__  # noqa: PYI024
+        made.__qualname__ = f"{owner.__qualname__}.__new__"
+        owner.__new__ = staticmethod(made)
+        return made(cls, *args, **named)
+
+    def _make(cls, values):
+        made = _new(cls, values)
+        if len(made) != len(cls._fields):
+            raise TypeError(f"Expected {len(cls._fields)} arguments, got {len(made)}")
+        return made
+
+    def _replace(self, /, **changes):
+        made = _new(type(self), map(changes.pop, self._fields, self))
+        if changes:
+            raise ValueError(f"Got unexpected field names: {list(changes)!r}")
+        return made
+
+    def _asdict(self):
+        return dict(zip(self._fields, self, strict=True))
+
+    def _repr(self):
+        pairs = zip(self._fields, self, strict=True)
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in pairs)})"
+
+    _COMMON = {
+        "__slots__": (),
+        "__new__": _first,
+        "__repr__": _repr,
+        "__getnewargs__": tuple,
+        "_make": classmethod(_make),
+        "_replace": _replace,
+        "_asdict": _asdict,
+        "_made": 0,
+    }
+    _GETTERS = [_tuplegetter(number, None) for number in range(64)]
+
+    class _Maker(type):
+        def __new__(mcs, name, bases, space):
+            if not bases:
+                return type.__new__(mcs, name, bases, space)
+            fields = tuple(space["__annotations__"])
+            whole = {**_COMMON, **space, **dict(zip(fields, _GETTERS, strict=False))}
+            whole["_fields"] = whole["__match_args__"] = fields
+            whole["_field_defaults"] = {one: space[one] for one in fields if one in space}
+            return type.__new__(type, name, (tuple,), whole)
+
+    class NamedTuple(metaclass=_Maker):
+        """The base that classes name; none of them has it as a base in the end."""
