@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from hvtx.cli import opening
 from hvtx.cli.settings import DAY, SECONDS
 from hvtx.errors import HvtxError
+from hvtx.model.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

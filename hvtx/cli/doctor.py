@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +12,7 @@ from hvtx.cli import render
 from hvtx.cli.common import as_json, opened
 from hvtx.cli.settings import settings
 from hvtx.errors import HvtxError, NotPermitted, StoreError, UsageError
+from hvtx.model.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hvtx.engine.finding import Finding

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import click
 
@@ -14,6 +13,7 @@ from hvtx.commands import gc_heuristic as engine
 from hvtx.engine import saved_plan
 from hvtx.engine.gc_plan import Report
 from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError
+from hvtx.model.typed import Any
 
 _WARNING = (
     "guessed by name and subnet: no owner is proven. Read each line; `hvtx gc --heuristic "

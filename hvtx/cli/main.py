@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, cast
 
 from hvtx.cli import quick
 from hvtx.cli.interrupts import interruptible
@@ -21,6 +20,7 @@ from hvtx.errors import (
     StoreError,
     UsageError,
 )
+from hvtx.model.typed import Any, cast
 
 
 def run(arguments: Sequence[str]) -> int:

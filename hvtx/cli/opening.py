@@ -6,11 +6,11 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from hvtx import documents
 from hvtx.cli.settings import settings
 from hvtx.errors import HvtxError, NotPermitted, Refused, StoreError
+from hvtx.model.typed import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
     from hvtx.commands.published_view import StoreSource, ViewSource

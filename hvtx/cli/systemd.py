@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +13,7 @@ from hvtx.cli.common import Given, as_json, complete_file
 from hvtx.cli.root import Group
 from hvtx.cli.settings import settings
 from hvtx.errors import NotFound
+from hvtx.model.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hvtx.commands.systemd import Outcome

@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
 
 from hvtx.errors import HostRefused, NotPermitted
 from hvtx.host import capabilities
+from hvtx.model.typed import Any
 
 LIBRARY = "libnftables.so.1"
 

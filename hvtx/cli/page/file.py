@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from hvtx import documents
 from hvtx.cli.page.plan import page
 from hvtx.engine import gc_plan
 from hvtx.engine.files import unwritten, write_out
 from hvtx.errors import UsageError
+from hvtx.model.typed import Any
 
 
 def write_page(report: Any, path: str, mode: int) -> None:
