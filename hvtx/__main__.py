@@ -6,7 +6,8 @@ import gc
 import os
 import sys
 from contextlib import suppress
-from typing import NoReturn
+
+from hvtx.model.typed import NoReturn
 
 _ALLOCATIONS = 1 << 18  # between two searches for cyclic garbage; a command makes hardly any
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
 
 from hvtx import commands
 from hvtx.api.calls import Calls, Events, Notices, again_when_full
 from hvtx.errors import HvtxError, NotPermitted, StoreError
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import TYPE_CHECKING, NamedTuple, Self
 
 if TYPE_CHECKING:
     import os

@@ -12,12 +12,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from hvtx import commands, documents
 from hvtx.engine import notice
 from hvtx.errors import HostRefused, HvtxError, NotPermitted, StoreError, UsageError
 from hvtx.host import children
+from hvtx.model.typed import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from hvtx.commands.published_view import StoreSource, ViewSource

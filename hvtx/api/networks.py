@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Unpack
 
 from hvtx import commands
 from hvtx.api.calls import Calls, again_when_full
 from hvtx.api.vms import as_tuples, policy_change, taken_rules
+from hvtx.model.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from hvtx.api.options import NetworkChanges, NetworkOptions
     from hvtx.commands.show_networks import ShownNetwork
 

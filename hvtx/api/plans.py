@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
 
 from hvtx import commands, documents
 from hvtx.api.calls import Calls, again_when_full
 from hvtx.errors import UsageError
+from hvtx.model.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hvtx.engine.gc_plan import Report

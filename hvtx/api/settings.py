@@ -6,9 +6,9 @@ import errno
 import os
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from hvtx.errors import HostRefused, NotFound, NotPermitted, UsageError
+from hvtx.model.typed import Any
 
 DEFAULT_CONFIG = "/etc/hvtx/config.toml"
 SECONDS = r"([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?"  # `float` takes more: nan, 1_0, blanks

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from hvtx import commands
 from hvtx.api.calls import Calls
+from hvtx.model.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hvtx.commands.store_backup import Copied, Restored

@@ -5,10 +5,9 @@ Not part of the library that :mod:`hvtx` exports (docs/library.md).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from hvtx import commands
 from hvtx.errors import UsageError
+from hvtx.model.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

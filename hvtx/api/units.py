@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from hvtx import commands
 from hvtx.api.calls import Calls
 from hvtx.errors import NotFound
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from hvtx.commands.systemd import Outcome

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, Unpack
 
 from hvtx import commands
 from hvtx.api.calls import Calls, again_when_full
 from hvtx.errors import UsageError
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from hvtx.api.options import VmChanges, VmOptions
     from hvtx.commands.show import ShownVm
     from hvtx.engine.vm_options import VmRequest

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from hvtx import documents
@@ -20,6 +18,7 @@ from hvtx.cli.common import (
 )
 from hvtx.cli.root import Group
 from hvtx.errors import PartialFailure
+from hvtx.model.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hvtx import Import, ImportedThing, ImportedVm

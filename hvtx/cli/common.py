@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from hvtx.api.settings import DAY, SECONDS
 from hvtx.cli import opening
 from hvtx.errors import HvtxError
+from hvtx.model.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +11,7 @@ from hvtx import documents
 from hvtx.cli import render
 from hvtx.cli.common import as_json, host_of
 from hvtx.errors import UsageError
+from hvtx.model.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hvtx import Finding

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import click
 
 from hvtx.cli.common import Given, complete_words
 from hvtx.errors import UsageError
 from hvtx.model.policy import EGRESS
+from hvtx.model.typed import Any
 
 RULE = "CIDR[:PORT[-PORT][/PROTO]]"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
 
 import click
 
@@ -21,6 +20,7 @@ from hvtx.cli.common import (
 )
 from hvtx.cli.plan_text import show_items, show_plan
 from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError
+from hvtx.model.typed import Any
 
 MODES = ("0600", "0640", "0644")  # of what is written: for its owner, a group, everybody
 

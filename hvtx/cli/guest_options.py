@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import click
 
 from hvtx.cli.common import Given, Number, complete_file
 from hvtx.errors import UsageError
+from hvtx.model.typed import Any
 
 QUEUES = "it is a number of queues, for instance 4"
 _NAMES = ("queues", "user_data", "ssh_keys", "user")

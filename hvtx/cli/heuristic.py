@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +10,7 @@ from hvtx import documents
 from hvtx.cli import render
 from hvtx.cli.common import host_of, telling_refusal
 from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError
+from hvtx.model.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hvtx import GcReport

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +18,7 @@ from hvtx.cli.common import (
     complete_words,
     host_of,
 )
+from hvtx.model.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, cast
 
 from hvtx.api.calls import unexpected
 from hvtx.cli import quick
@@ -14,6 +13,7 @@ from hvtx.cli.interrupts import interruptible
 from hvtx.cli.names import PROGRAM
 from hvtx.cli.streams import Answers, Messages, never_fail_to_write, open_what_is_closed
 from hvtx.errors import HvtxError, OutputLost, UsageError
+from hvtx.model.typed import Any, cast
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from hvtx import documents
 from hvtx.cli import render
 from hvtx.cli.common import Given, as_json, complete_file, host_of
+from hvtx.model.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hvtx import Gauge

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from hvtx import documents
@@ -16,6 +14,7 @@ from hvtx.cli.egress_options import (
 )
 from hvtx.cli.egress_text import egress_lines
 from hvtx.cli.root import Group
+from hvtx.model.typed import Any
 
 
 @click.group(cls=Group)

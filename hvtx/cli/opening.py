@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
 
 from hvtx.api import Host
 from hvtx.errors import NotPermitted, Refused
+from hvtx.model.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hvtx.api.calls import Events

@@ -8,9 +8,9 @@ request. Who runs, or is merely on record, takes a line; others are summed up.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from hvtx.cli import render
+from hvtx.model.typed import Any
 
 _SIGNS = {"delete": "-", "commit": "+", "forget": "~", "skip": " "}
 _FOREIGN_RESOURCES = "foreign resources (never modified)"

@@ -8,7 +8,8 @@ usage), goes to click. So does nothing here refuse anything. See docs/adr/0052.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+
+from hvtx.model.typed import Any
 
 _JSON = {"--json": "json_"}
 # words -> a function in hvtx/cli/verbs.py, how many VMs it is told, its flags

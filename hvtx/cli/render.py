@@ -7,7 +7,8 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any
+
+from hvtx.model.typed import Any
 
 
 def write(text: str) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import import_module
 from keyword import iskeyword
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from hvtx.api.settings import DEFAULT_CONFIG, FIREWALLS
 from hvtx.cli.interrupts import interruptible
 from hvtx.cli.names import PROGRAM
+from hvtx.model.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from hvtx import documents
 from hvtx.cli import render
 from hvtx.cli.common import Given, as_json, complete_file, host_of
+from hvtx.model.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hvtx import Copied

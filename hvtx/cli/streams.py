@@ -7,9 +7,9 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 from hvtx.errors import OutputLost
+from hvtx.model.typed import Any
 
 
 def open_what_is_closed() -> None:

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from hvtx import documents
 from hvtx.cli import render
 from hvtx.cli.opening import host_of, say_beside, telling_refusal
 from hvtx.errors import EXIT_PLAN_NOT_EMPTY
+from hvtx.model.typed import Any
 
 Options = Mapping[str, Any]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any, BinaryIO
 
 import click
 from click.core import ParameterSource
@@ -36,6 +35,7 @@ from hvtx.cli.vm_options import (
 )
 from hvtx.cli.vm_text import show_done
 from hvtx.errors import UsageError
+from hvtx.model.typed import Any, BinaryIO
 
 
 @click.group(cls=Group)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import click
 
@@ -18,6 +17,7 @@ from hvtx.cli.common import (
 from hvtx.cli.egress_options import egress_options
 from hvtx.cli.guest_options import guest_options
 from hvtx.errors import UsageError
+from hvtx.model.typed import Any
 
 MEBIBYTES = "the unit is MiB: 2048 is 2 GiB"
 PROCESSORS = "it is a number of virtual processors, for instance 2"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from hvtx import documents
 from hvtx.cli import render
 from hvtx.cli.egress_text import egress_lines
 from hvtx.model import limiting
 from hvtx.model.address import is_ipv6, with_port
 from hvtx.model.port_range import PortRange, ranges
+from hvtx.model.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

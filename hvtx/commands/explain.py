@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from hvtx.drivers.foreign_rules import ForeignRules
 from hvtx.engine import ownrules, port_holders
@@ -24,6 +23,7 @@ from hvtx.model.plan import Action, Item
 from hvtx.model.reasons import EXPLANATION, action_of
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.ruleset import Difference
+from hvtx.model.typed import Any
 from hvtx.model.vm import Liveness, Publish
 from hvtx.planner.gc import plan_gc
 from hvtx.planner.identify import identify

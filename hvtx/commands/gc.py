@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from hvtx.engine.apply import apply_plan
 from hvtx.engine.executor import Progress
@@ -12,6 +11,7 @@ from hvtx.engine.runtime import Runtime
 from hvtx.engine.saved_plan import as_saved
 from hvtx.model.plan import Action, Item, Plan
 from hvtx.model.reason import Reason
+from hvtx.model.typed import Any
 from hvtx.store import history, trust
 from hvtx.store.history import Event
 

@@ -9,7 +9,6 @@ was seen, and no VM can take an address while its plan is carried out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from hvtx.drivers.foreign_rules import ForeignRules
 from hvtx.engine.executor import execute
@@ -24,6 +23,7 @@ from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.mark import FAMILY
 from hvtx.model.plan import Action, Item, ItemResult, Plan
 from hvtx.model.resource import Link, Outcome
+from hvtx.model.typed import Any
 from hvtx.planner.execution import result_of
 from hvtx.planner.heuristic import HeuristicFacts, guess
 from hvtx.store import records, trust

@@ -13,7 +13,6 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
 
 from hvtx.drivers import dnsmasq
 from hvtx.drivers.base import FirewallDriver, Host
@@ -32,7 +31,7 @@ from hvtx.host.xtnames import legacy_tables
 from hvtx.model.plan import Item, ItemResult, Plan, Result
 from hvtx.model.reason import Reason
 from hvtx.model.resource import GONE, Entry, Kind, Link, Outcome
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import Any, NamedTuple
 from hvtx.planner.execution import result_of
 from hvtx.planner.lost import (
     Remains,

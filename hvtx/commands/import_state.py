@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from hvtx.engine.imported import Outcomes
 from hvtx.engine.runtime import Runtime
@@ -16,6 +15,7 @@ from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.address import family_of
 from hvtx.model.firewall import firewall_spec
 from hvtx.model.resource import FIREWALL_KINDS, Kind, Outcome, Resource, State
+from hvtx.model.typed import Any
 from hvtx.model.vm import Identity, Liveness, Vm
 from hvtx.planner import adoption
 from hvtx.planner.adoption import Finding, Verdict

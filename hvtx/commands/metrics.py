@@ -16,7 +16,7 @@ from hvtx.engine.runtime import Runtime
 from hvtx.engine.vm_state import read_moment, states_of
 from hvtx.model.firewall import firewall_spec
 from hvtx.model.guest import Guest
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Network
 from hvtx.planner.states import VmState
 from hvtx.store import history, leases, records

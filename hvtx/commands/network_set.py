@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
 from hvtx.engine import egress_base, exchange, living_network, network_service
 from hvtx.engine.exits import refuse_exits
@@ -14,7 +13,7 @@ from hvtx.engine.vm_options import changed_policy
 from hvtx.errors import Conflict, UsageError
 from hvtx.model.policy import NO_POLICY, policy_words
 from hvtx.model.resource import Kind, Resource
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import TYPE_CHECKING, Any, NamedTuple
 from hvtx.model.vm import Network
 from hvtx.planner.exits import Exits, parse_exits
 from hvtx.store import records

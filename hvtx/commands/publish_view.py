@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from typing import Any
 
 from hvtx.commands import show_networks
 from hvtx.commands.published_view import LINES, place_of
@@ -16,7 +15,7 @@ from hvtx.errors import HvtxError, UsageError
 from hvtx.model.history import Line
 from hvtx.model.mark import without_marks
 from hvtx.model.resource import Kind, Resource
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Epoch, Identity, Vm
 from hvtx.store import history, records
 from hvtx.store.view import Publisher

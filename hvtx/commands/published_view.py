@@ -15,7 +15,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
 
 from hvtx.commands import show, show_history, show_networks
 from hvtx.commands.show import ShownVm
@@ -28,7 +27,7 @@ from hvtx.host import procfs
 from hvtx.model.history import Line
 from hvtx.model.policy import NO_POLICY, EgressRule, Limits, Policy
 from hvtx.model.resource import Resource
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import Any, NamedTuple, ParamSpec, TypeVar
 from hvtx.model.vm import Epoch, Identity, Interface, Publish, Vm
 from hvtx.planner.egress import effective
 from hvtx.planner.states import judge_vm, vm_state

@@ -23,7 +23,7 @@ from hvtx.host import failpoint
 from hvtx.model.plan import Action, Item, Plan, Snapshot
 from hvtx.model.reason import Reason
 from hvtx.model.resource import Kind, State
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.planner.gc import plan_gc
 from hvtx.planner.scope import NetworkScope
 from hvtx.planner.service import unserved

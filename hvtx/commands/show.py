@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, BinaryIO
 
 from hvtx.engine import guests, refusals
 from hvtx.engine.refusals import Refused
@@ -19,7 +18,7 @@ from hvtx.model.address import family_of
 from hvtx.model.guest import NOTES, Guest
 from hvtx.model.policy import NO_POLICY, Egress, Policy
 from hvtx.model.resource import Kind, Resource
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import Any, BinaryIO, NamedTuple
 from hvtx.model.vm import Interface, Liveness, Network, Publish, Vm
 from hvtx.planner.egress import effective
 from hvtx.planner.scope import VmScope

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import NotFound, UsageError
 from hvtx.model.history import Line
 from hvtx.model.resource import Resource
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import Any, NamedTuple
 from hvtx.store import history, records
 
 

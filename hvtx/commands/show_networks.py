@@ -5,7 +5,7 @@ from __future__ import annotations
 from hvtx.engine.runtime import Runtime
 from hvtx.model.policy import NO_POLICY, Egress
 from hvtx.model.resource import Resource
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Network
 from hvtx.planner.egress import effective
 from hvtx.store import records

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import closing, suppress
-from typing import Any
 
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.engine.vm_state import state_of
 from hvtx.errors import Conflict, HvtxError, NotFound, NotPermitted, Refused, UsageError
 from hvtx.host import failpoint, output
 from hvtx.model.resource import Kind
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Liveness
 from hvtx.store import backup as copies
 from hvtx.store import records, trust

@@ -53,7 +53,7 @@ from hvtx.engine.units import (
 from hvtx.errors import Conflict, NotPermitted, UsageError
 from hvtx.host import output, program
 from hvtx.host.kvm import VARIABLE, wanted_accelerator
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 
 class Entry(NamedTuple):

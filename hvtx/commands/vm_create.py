@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
-from typing import Any
 
 from hvtx.engine import notice, own_addresses
 from hvtx.engine.guest_options import GuestOptions, check_user_data
@@ -18,6 +17,7 @@ from hvtx.engine.vm_user import check_user
 from hvtx.errors import Conflict, NotFound, advised
 from hvtx.model.policy import EgressRule, Limits, Policy
 from hvtx.model.resource import Kind
+from hvtx.model.typed import Any
 from hvtx.model.vm import Interface, Network, Publish, Vm
 from hvtx.planner import addressing, provision
 from hvtx.planner.assigning import Asked, assigned

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
 
 from hvtx.commands import vm_create
 from hvtx.engine import guest_options, living_limits, vm_change, vm_options
@@ -22,7 +21,7 @@ from hvtx.errors import Conflict, UsageError
 from hvtx.model import limiting
 from hvtx.model.address import with_port
 from hvtx.model.policy import Limits, policy_words
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import TYPE_CHECKING, Any, NamedTuple
 from hvtx.model.vm import Vm
 from hvtx.planner import ports
 from hvtx.planner.scope import VmScope

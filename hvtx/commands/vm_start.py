@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 from hvtx.drivers.vm_process import probe
 from hvtx.engine import egress_base, own_addresses, port_holders, privileges
@@ -25,6 +24,7 @@ from hvtx.engine.vm_user import need_user_of, user_of
 from hvtx.errors import Conflict, NotFound, PartialFailure
 from hvtx.host.flows import flow_limit
 from hvtx.model.resource import Resource
+from hvtx.model.typed import TYPE_CHECKING, Any
 from hvtx.model.user import User
 from hvtx.model.vm import BRIDGE_PORTS, Liveness, Vm
 from hvtx.planner import provision

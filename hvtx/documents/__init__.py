@@ -6,7 +6,7 @@ that prints text pays for none.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from hvtx.model.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hvtx.documents import (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from hvtx.model.typed import Any
 
 
 def document(vm: str, socket: str) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+
+from hvtx.model.typed import Any
 
 
 def document(vm: str, path: str, lines: Sequence[str]) -> dict[str, Any]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from hvtx.engine.gc_plan import refused_here
 from hvtx.engine.saved_plan import SCHEMA, plan_id
 from hvtx.model.plan import Action
+from hvtx.model.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hvtx.engine.gc_plan import Report

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from hvtx.engine.saved_plan import SCHEMA
 from hvtx.errors import REFUSALS
@@ -14,6 +13,7 @@ from hvtx.model.plan import Action, Ground
 from hvtx.model.reason import Reason
 from hvtx.model.reasons import MEANING, action_of
 from hvtx.model.resource import Kind, State
+from hvtx.model.typed import Any
 
 _OUTCOMES = ("done", "failed", "skipped")
 _STRANGE_KINDS = ("rule", "device")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 from hvtx.drivers.base import Host
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
@@ -25,6 +24,7 @@ from hvtx.model.resource import (
     address_spec,
     put_by_others,
 )
+from hvtx.model.typed import Any
 
 
 class AddressDriver:

@@ -8,11 +8,10 @@ undo (which is computed from the rows, and calls :meth:`Driver.release`) what it
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from hvtx.errors import HostRefused
 from hvtx.model.resource import Entry, Link, Outcome, Resource
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from hvtx.host.link_settings import LinkSettingsSocket

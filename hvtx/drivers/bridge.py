@@ -20,7 +20,6 @@ import errno
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
 
 from hvtx.drivers.base import Host
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
@@ -42,6 +41,7 @@ from hvtx.model.resource import (
     filters_on,
     put_by_others,
 )
+from hvtx.model.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hvtx.host.link_settings import LinkSettingsSocket

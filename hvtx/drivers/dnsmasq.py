@@ -18,7 +18,6 @@ import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from hvtx.drivers.base import Host
 from hvtx.errors import HostRefused, ServiceRefused
@@ -45,6 +44,7 @@ from hvtx.model.resource import (
     process_observed,
     service_spec,
 )
+from hvtx.model.typed import Any
 from hvtx.model.user import User
 from hvtx.model.vm import Identity
 from hvtx.rulesets import dnsmasq

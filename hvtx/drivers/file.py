@@ -22,7 +22,6 @@ import stat
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from hvtx.drivers.base import Host
 from hvtx.errors import HostRefused
@@ -31,6 +30,7 @@ from hvtx.host.files import is_there, path_of
 from hvtx.host.seed_image import image, read_user_data
 from hvtx.model.resource import GONE, Kind, Outcome, Resource, file_spec
 from hvtx.model.seed import LABEL, SEED, SeedSpec, is_seed, seed_spec
+from hvtx.model.typed import Any
 
 _MARK = "mark"
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)

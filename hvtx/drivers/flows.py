@@ -19,7 +19,7 @@ from hvtx.host.conntrack import family_of
 from hvtx.host.ctmessages import SOURCE, Flow
 from hvtx.host.inet import packed
 from hvtx.host.netlink import Channel, DumpInterrupted, forbidden
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Publish
 
 _PROTOCOLS = {"tcp": 6, "udp": 17}

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from hvtx.drivers.base import Host
 from hvtx.errors import HostRefused
 from hvtx.host import forgotten, paths
 from hvtx.host.files import is_there
 from hvtx.model.resource import GONE, Kind, Outcome, Resource, file_spec, reservation_spec
+from hvtx.model.typed import Any
 from hvtx.rulesets import dnsmasq
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from hvtx.drivers.base import Host
 from hvtx.errors import HostRefused, NotPermitted
 from hvtx.host import sysctl
 from hvtx.model.resource import GONE, Kind, Outcome, Resource, sysctl_spec
+from hvtx.model.typed import Any
 
 
 class SysctlDriver:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hvtx.drivers.vm_process.probe import this_machine
 from hvtx.host import kvm, program
 from hvtx.hypervisors.base import TRAITS, binary_names
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.model.user import User
 
 _SLOW = "qemu guests run emulated, ten times slower"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from hvtx.engine import living_limits, privileges
 from hvtx.engine.executor import Progress, execute
@@ -16,6 +15,7 @@ from hvtx.errors import Busy
 from hvtx.host import failpoint
 from hvtx.model.plan import Action, Item, Plan
 from hvtx.model.resource import FIREWALL_KINDS, Kind, State
+from hvtx.model.typed import Any
 from hvtx.store import history, intents, records
 
 

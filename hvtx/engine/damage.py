@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
-from typing import Any
 
 from hvtx.drivers import bridge
 from hvtx.drivers.bridge import route_localnet
@@ -35,7 +34,7 @@ from hvtx.model.resource import (
     tap_spec,
 )
 from hvtx.model.ruleset import Difference
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Liveness
 from hvtx.planner import remedy
 from hvtx.planner.drift import drift

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
 
 from hvtx.engine import flows, loopback, port_holders
 from hvtx.engine.registry import driver_name
@@ -26,6 +25,7 @@ from hvtx.model.resource import (
     State,
     address_spec,
 )
+from hvtx.model.typed import TYPE_CHECKING, Any
 from hvtx.planner.order import creation_order, release_order
 from hvtx.store import records
 

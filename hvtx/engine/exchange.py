@@ -18,7 +18,6 @@ old are intended once more.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
 from hvtx.engine import (
     effects,
@@ -48,7 +47,7 @@ from hvtx.model.resource import (
     State,
     holder_observed,
 )
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import TYPE_CHECKING, Any, NamedTuple
 from hvtx.planner.changes import Difference, Wanted
 from hvtx.planner.provision import ResourceSpec
 from hvtx.planner.states import identity_of

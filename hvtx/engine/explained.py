@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hvtx.model.history import Line
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 
 class OnRecord(NamedTuple):

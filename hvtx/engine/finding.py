@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 # what to do where nothing better is known
 AS_ROOT = "run hvtx as root, for instance with sudo, and look at the kernel's log"

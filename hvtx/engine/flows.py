@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
 
 from hvtx.engine import lines, notice
 from hvtx.errors import HvtxError
 from hvtx.host import failpoint
 from hvtx.model.firewall import addresses_in, firewall_spec
 from hvtx.model.resource import FIREWALL_KINDS, FLOWS, GONE, Kind, Outcome, Resource
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import TYPE_CHECKING, Any, NamedTuple
 from hvtx.model.vm import Publish
 from hvtx.store import intents
 from hvtx.store.history import Event

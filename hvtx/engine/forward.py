@@ -24,7 +24,7 @@ from hvtx.model.firewall import firewall_spec
 from hvtx.model.mark import make_mark
 from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource, bridge_spec
 from hvtx.model.traffic import Flow, Note, Stop
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Network
 from hvtx.planner import promises
 from hvtx.planner.flow_fixes import of_setting

@@ -9,7 +9,6 @@ start, `network create` and `repair`, and `doctor` names what stands behind it m
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Final
 
 from hvtx.engine.repaired import Repaired
 from hvtx.engine.runtime import Runtime
@@ -19,7 +18,7 @@ from hvtx.engine.undo import take_down
 from hvtx.model.firewall import FirewallSpec, firewall_spec
 from hvtx.model.mark import FAMILY
 from hvtx.model.resource import Kind, Resource, State
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import Final, NamedTuple
 from hvtx.model.vm import Network
 from hvtx.planner.provision import ResourceSpec
 from hvtx.planner.scope import NetworkScope

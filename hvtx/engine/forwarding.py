@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from hvtx.drivers import bridge, sysctl
 from hvtx.engine import notice
@@ -15,6 +14,7 @@ from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.address import is_ipv6
 from hvtx.model.resource import Kind, Resource, State, sysctl_spec
+from hvtx.model.typed import TYPE_CHECKING
 from hvtx.model.vm import Network
 from hvtx.planner import forwarding, provision
 from hvtx.planner.forwarding import Others, dotted

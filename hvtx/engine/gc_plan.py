@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import take_snapshot
@@ -15,7 +14,7 @@ from hvtx.errors import HvtxError, Refused
 from hvtx.host import procfs
 from hvtx.model.plan import Item, Plan, Result, Snapshot
 from hvtx.model.reason import Reason
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import TYPE_CHECKING, NamedTuple
 from hvtx.planner.gc import plan_gc
 from hvtx.store import history
 

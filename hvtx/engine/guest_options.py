@@ -11,7 +11,7 @@ from itertools import pairwise
 from hvtx.errors import NotFound, NotPermitted, UsageError
 from hvtx.host import paths
 from hvtx.host.seed_image import read_user_data
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 QUEUES_MOST = 256  # MAX_TAP_QUEUES of drivers/net/tun.c
 _KEYS_MOST = 1 << 20  # bytes of a file of keys

@@ -20,7 +20,7 @@ from hvtx.host.netlink import Channel, DumpInterrupted
 from hvtx.model.address import family_of, is_ipv6, is_of
 from hvtx.model.resource import Address, Resource
 from hvtx.model.routing import Answer, Ask, Found, Packet, Place, Route, Rule
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Network
 
 # Addresses of the world, of which one is asked for: no packet is sent to either.

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.vm_paths import run_directory
 from hvtx.model.guest import Guest
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Vm
 from hvtx.planner.states import VmState
 

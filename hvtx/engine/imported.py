@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from hvtx.engine.state_files import Unread
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.planner.adoption import Finding, Verdict, Why
 
 OUTCOMES = ("imported", "already", "skipped", "failed")

@@ -10,7 +10,7 @@ from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.plan import Action, Item, Snapshot
 from hvtx.model.reason import Reason
 from hvtx.model.resource import Kind, Outcome, Resource, State
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Liveness
 from hvtx.planner import leftovers
 from hvtx.planner.leftovers import AGAIN

@@ -8,13 +8,13 @@ direction is held to the old limit or to the new one all along.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
 
 from hvtx.errors import HostRefused, HvtxError
 from hvtx.host import failpoint
 from hvtx.model.limiting import told
 from hvtx.model.policy import Limits
 from hvtx.model.resource import Kind, Resource, State
+from hvtx.model.typed import TYPE_CHECKING, Any
 from hvtx.model.vm import Operation as Interrupted
 from hvtx.model.vm import Vm
 from hvtx.store import intents, records

@@ -7,13 +7,12 @@ and a reservation of the VM. All of it is one change (:mod:`hvtx.engine.exchange
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from hvtx.engine import living_service, vm_change
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import Busy, Conflict
 from hvtx.model.resource import Kind, Resource, State, is_changing, only_flows_remain
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Network, Vm
 from hvtx.planner import changes
 from hvtx.store import records

@@ -7,13 +7,13 @@ made and started. A guest that asks in between asks again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
 from hvtx.engine import effects, network_service
 from hvtx.engine.shut_in import starts_vms
 from hvtx.errors import HostRefused
 from hvtx.host import failpoint
 from hvtx.model.resource import Resource
+from hvtx.model.typed import TYPE_CHECKING, Any
 from hvtx.model.vm import Network, Vm
 from hvtx.planner import service
 from hvtx.planner.changes import Wanted

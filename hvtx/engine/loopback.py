@@ -9,12 +9,12 @@ it what `recover` and gc have to do.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from hvtx.drivers.bridge import lead_loopback
 from hvtx.errors import HvtxError
 from hvtx.model.firewall import firewall_spec
 from hvtx.model.resource import Kind, Outcome, Resource, State
+from hvtx.model.typed import TYPE_CHECKING
 from hvtx.planner.provision import serves_loopback
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
 from hvtx.engine import effects, others_filters, privileges
 from hvtx.engine.guest_routes import refuse_diverted, samples
@@ -26,6 +25,7 @@ from hvtx.model.resource import (
     Resource,
     State,
 )
+from hvtx.model.typed import TYPE_CHECKING, Any
 from hvtx.model.vm import Network
 from hvtx.planner import egress, provision
 from hvtx.planner.scope import NetworkScope

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from hvtx.drivers.vm_process.scope import enter_scope
 from hvtx.engine import effects, notice
@@ -33,6 +32,7 @@ from hvtx.model.resource import (
     reservation_spec,
     service_spec,
 )
+from hvtx.model.typed import Any
 from hvtx.model.vm import Liveness, Network
 from hvtx.planner import service
 from hvtx.planner.liveness import classify

@@ -24,7 +24,7 @@ from hvtx.errors import (
 from hvtx.host.links import Links
 from hvtx.model.address import is_ipv6
 from hvtx.model.policy import NO_POLICY, Policy
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Network
 from hvtx.planner import provision
 from hvtx.planner.exits import NO_EXITS, Exits

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from hvtx.engine.runtime import Listener
 from hvtx.host import journal
+from hvtx.model.typed import Any
 
 Entries = Sequence[Mapping[str, Any]]  # of the history, as ``log --json`` has them
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
 
 from hvtx.engine.runtime import Runtime, wrong_namespace
 from hvtx.host.locks import LockFile
 from hvtx.model.mark import make_mark
 from hvtx.model.resource import Resource
+from hvtx.model.typed import Any
 from hvtx.store import history, intents, records
 from hvtx.store.history import Event
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import closing, suppress
-from typing import cast
 
 from hvtx.engine import notice
 from hvtx.engine.forward_accepts import world
@@ -27,7 +26,7 @@ from hvtx.model.filter_chain import FilterChain
 from hvtx.model.firewall import FirewallSpec, firewall_spec
 from hvtx.model.mark import FAMILY
 from hvtx.model.resource import Kind, Resource, State
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple, cast
 from hvtx.model.vm import Network
 from hvtx.planner.provision import ResourceSpec
 from hvtx.planner.scope import NetworkScope

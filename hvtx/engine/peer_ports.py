@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from hvtx.engine import notice
 from hvtx.engine.registry import FIREWALLS
@@ -18,6 +17,7 @@ from hvtx.engine.runtime import Runtime
 from hvtx.errors import Conflict, HvtxError
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.ports import refuse_taken_port
+from hvtx.model.typed import TYPE_CHECKING
 from hvtx.model.vm import Publish
 
 if TYPE_CHECKING:

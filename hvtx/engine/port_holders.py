@@ -7,10 +7,10 @@ holds, from before it is told to stay. It is ended when the rules of all of thes
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
 from hvtx.errors import Conflict, HvtxError
 from hvtx.model.resource import HOLDER, Kind, Outcome, Resource, State
+from hvtx.model.typed import TYPE_CHECKING, Any
 from hvtx.model.vm import Identity, Publish
 from hvtx.planner.states import holder_of, identity_of
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
 
 from hvtx.host import procfs
 from hvtx.model.resource import Kind, Resource
+from hvtx.model.typed import TYPE_CHECKING, Any
 from hvtx.model.vm import Liveness
 from hvtx.planner.states import identity_of, judge_process
 from hvtx.store import records

@@ -8,7 +8,7 @@ from hvtx.engine.runtime import Runtime
 from hvtx.errors import HvtxError
 from hvtx.model.firewall import firewall_spec
 from hvtx.model.resource import FIREWALL_KINDS, Resource, State
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 ROLE = "egress"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, overload
 
 from hvtx.drivers.base import (
     BridgesDriver,
@@ -18,6 +17,7 @@ from hvtx.drivers.base import (
     ServiceDriver,
 )
 from hvtx.model.resource import FIREWALL_KINDS, Resource
+from hvtx.model.typed import TYPE_CHECKING, Any, Literal, overload
 
 if TYPE_CHECKING:  # mypy compares the drivers with what `Drivers.of` says of them
     from hvtx.drivers.bridge import BridgeDriver

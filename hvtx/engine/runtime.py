@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from hvtx.drivers.base import (
     CommonDriver,
@@ -25,7 +24,7 @@ from hvtx.errors import NotPermitted, Refused
 from hvtx.host import capabilities, descriptors, procfs, store_location
 from hvtx.host.locks import LockFile, name_offset
 from hvtx.model.resource import Kind, Resource
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 from hvtx.model.user import AUTO
 from hvtx.model.vm import Epoch, Identity, Liveness, Operation
 from hvtx.planner.epoch import EpochRelation, judge_epoch

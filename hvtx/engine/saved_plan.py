@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from hvtx.engine.files import PRIVATE, read_plan, unwritten, write_out
 from hvtx.errors import NotFound, StalePlan, UsageError
 from hvtx.model.plan import Action, Plan
+from hvtx.model.typed import Any
 
 SCHEMA = "hvtx/gc/1"  # of the file, which is read back here
 

@@ -11,13 +11,12 @@ only under it. The networks in it stay as well, since a network that a VM is in 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
 
 from hvtx.engine.processes import process_facts
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.vm_state import Moment, judge, read_moment, state_of
 from hvtx.model.resource import Resource
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Epoch, Network, Vm
 from hvtx.planner.scope import NetworkScope, VmScope
 from hvtx.planner.states import judge_vm, vm_state

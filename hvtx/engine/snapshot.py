@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
 
 from hvtx.drivers import reservation
 from hvtx.drivers.file import mark_of
@@ -48,6 +47,7 @@ from hvtx.model.resource import (
     State,
     file_spec,
 )
+from hvtx.model.typed import Any, TypeVar
 from hvtx.model.vm import ProcessFacts
 from hvtx.planner import recheck
 from hvtx.planner.recheck import Again, Before, Record, Seen

@@ -14,7 +14,7 @@ from hvtx.host import openfiles, paths, procfs
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.resource import Kind
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import ProcessFacts
 from hvtx.planner import adoption
 from hvtx.planner.adoption import TOOL, AdoptFacts, Claim, Why

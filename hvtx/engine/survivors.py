@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from hvtx.host import survivors
 from hvtx.model.resource import process_observed
+from hvtx.model.typed import TYPE_CHECKING
 from hvtx.model.user import is_own
 from hvtx.store.history import Event
 

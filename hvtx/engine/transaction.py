@@ -41,7 +41,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from hvtx.engine import effects, lines
 from hvtx.engine.operation import RunningOperation
@@ -49,6 +48,7 @@ from hvtx.engine.runtime import Runtime
 from hvtx.errors import CommitUnknown, HvtxError
 from hvtx.host import descriptors, failpoint
 from hvtx.model.resource import FLOWS, Kind, Outcome, Resource, State
+from hvtx.model.typed import Any
 from hvtx.planner.provision import ResourceSpec
 from hvtx.store import intents, records
 from hvtx.store.history import Event

@@ -23,7 +23,7 @@ from hvtx.host.replica.nat import Door, Hit
 from hvtx.host.replica.scratch import Picture, Scratch, Unavailable, look, within
 from hvtx.host.replica.tries import WORLD
 from hvtx.model.resource import Resource
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Publish
 
 MOST_PORTS = 64  # that are tried at a time

@@ -13,7 +13,7 @@ from hvtx.host.replica.scratch import Owner, Picture, Scratch
 from hvtx.host.replica.tries import Far, Tries
 from hvtx.model.address import is_of
 from hvtx.model.traffic import Flow, Way
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.planner.egress_flows import Sent
 from hvtx.planner.promises import (
     GATEWAY_PORT,

@@ -6,13 +6,12 @@ Always from the rows, never from memory; `recover` and gc find by the rows what 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from hvtx.engine.transaction import Operation
 from hvtx.errors import HvtxError
 from hvtx.host import failpoint
 from hvtx.model.resource import Kind, Outcome, Resource
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import Any, NamedTuple
 
 
 class Undone(NamedTuple):

@@ -15,7 +15,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from hvtx.engine.shut_in import AUTOSTART, BY_SYSTEMD
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.planner import network_managers
 
 DIRECTORY = "/etc/systemd/system"

@@ -7,7 +7,6 @@ Whatever a VM has beside its devices and its process follows from its record
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from hvtx.engine import egress_base, exchange, living_limits, privileges
 from hvtx.engine.network_build import ensure_networks
@@ -17,6 +16,7 @@ from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import networks_now, vm_scope
 from hvtx.errors import Conflict
 from hvtx.model.resource import is_changing
+from hvtx.model.typed import Any
 from hvtx.model.vm import Publish, Vm
 from hvtx.planner import changes
 from hvtx.planner.scope import VmScope

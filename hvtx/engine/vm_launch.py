@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 from hvtx.drivers.vm_process import scope
 from hvtx.engine import effects, notice, port_holders
@@ -17,7 +16,7 @@ from hvtx.engine.vm_paths import remove_log
 from hvtx.errors import HvtxError, StoreError, UsageError
 from hvtx.host import failpoint, paths
 from hvtx.model.resource import Kind, Resource
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import TYPE_CHECKING, Any, NamedTuple
 from hvtx.model.user import ROOT, User
 from hvtx.model.vm import Identity, Network, Vm
 from hvtx.planner.scope import NetworkScope

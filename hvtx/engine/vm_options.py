@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from hvtx.engine import notice
 from hvtx.engine.guest_options import GuestOptions
 from hvtx.errors import UsageError, advised
 from hvtx.model.limiting import parse_limit
 from hvtx.model.policy import NO_LIMITS, NO_POLICY, Limits, Policy
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import TYPE_CHECKING, NamedTuple
 from hvtx.model.vm import Network, Publish
 from hvtx.planner import addressing, ports
 from hvtx.planner.assigning import Asked

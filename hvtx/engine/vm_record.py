@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from hvtx.model.typed import Any
 from hvtx.store import records
 from hvtx.store.history import Event
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from hvtx.engine.processes import process_facts, rows_by_vm
 from hvtx.engine.runtime import Runtime
 from hvtx.model.resource import Resource
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Epoch, Liveness, Vm
 from hvtx.model.vm import Operation as OpenOperation
 from hvtx.planner.states import VmState, judge_vm, state_of_verb, vm_state

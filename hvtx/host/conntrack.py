@@ -27,7 +27,7 @@ from hvtx.host.netlink import (
     message,
 )
 from hvtx.host.retry import retry_transient, transient
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 _NETFILTER, _ROUTE = 12, 0
 _GET, _DELETE = 0x101, 0x102  # NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET, _DELETE

@@ -14,7 +14,7 @@ from hvtx.host.netlink import (
     nested,
     u32,
 )
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 ORIGINAL, REPLY, ID, ZONE, FILTER = 1, 2, 12, 18, 25  # CTA_*
 IP, PROTO = 1, 2  # CTA_TUPLE_*

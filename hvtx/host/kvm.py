@@ -20,7 +20,7 @@ import time
 from hvtx.errors import HostRefused, UsageError
 from hvtx.host import fd_passing, paths, procfs, program, seccomp, vmuser
 from hvtx.model.passed_fds import PassedDescriptors
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.model.user import User
 
 DEVICE = "/dev/kvm"

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import errno
 from functools import cache
-from typing import Any
 
 from hvtx.errors import HostRefused
+from hvtx.model.typed import Any
 
 LIBRARIES = {4: "libip4tc.so.2", 6: "libip6tc.so.2"}
 _PREFIXES = {4: "iptc_", 6: "ip6tc_"}

@@ -11,10 +11,10 @@ import contextlib
 from _thread import allocate_lock
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
 
 from hvtx.errors import HostRefused, NotPermitted
 from hvtx.host import capabilities
+from hvtx.model.typed import Any
 
 LIBRARY = "libnftables.so.1"
 

@@ -34,7 +34,7 @@ from hvtx.host.tc import TrafficControl
 from hvtx.host.tun import IFF_MULTI_QUEUE, IFF_NO_PI, IFF_VNET_HDR
 from hvtx.model.address import is_ipv6
 from hvtx.model.resource import Address, Link
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 NEWLINK, GETLINK, SETLINK, GETADDR = 16, 18, 19, 22
 _IFLA = {

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 _LOCK = re.compile(rb"^lock:\s+\d+: OFDLCK\s+\S+\s+\S+ \S+ \S+ (\d+) (\d+|EOF)$", re.MULTILINE)
 _FLOCK = re.compile(rb"^lock:\s+\d+: FLOCK ", re.MULTILINE)

@@ -11,7 +11,7 @@ import os
 from collections.abc import Collection, Iterable
 
 from hvtx.host import paths, program
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 NETWORKD, NETWORK_MANAGER = "systemd-networkd", "NetworkManager"
 _COMMANDS = {"systemd-network": NETWORKD, "NetworkManager": NETWORK_MANAGER}  # of 15 characters

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from hvtx.host import api, qmp
 from hvtx.host import monitor_socket as sockets
 from hvtx.host.monitor_socket import Dialogue
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 SECONDS = 0.5  # for one answer: QEMU gives it from its main loop, within a millisecond if idle
 TOTAL_SECONDS = 5.0  # for all: thousands are asked in turns

@@ -14,7 +14,8 @@ import stat
 import time
 from collections.abc import Generator
 from types import TracebackType
-from typing import Any, NoReturn, Self, TypeVar
+
+from hvtx.model.typed import Any, NoReturn, Self, TypeVar
 
 MOST = 1 << 20  # bytes in a talk; Cloud Hypervisor tells the whole configuration with the state
 _DEEPEST = 32  # objects and lists in one another; what is asked for has three

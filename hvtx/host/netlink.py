@@ -17,7 +17,8 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from typing import ParamSpec, TypeVar
+
+from hvtx.model.typed import ParamSpec, TypeVar
 
 REQUEST, ACK, DUMP, REPLACE, EXCL, CREATE = 0x1, 0x4, 0x300, 0x100, 0x200, 0x400
 DUMP_INTR = 0x10

@@ -50,7 +50,7 @@ from hvtx.host.nfnumbers import (
     XT_INFO,
     XT_NAME,
 )
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 
 class Element(NamedTuple):

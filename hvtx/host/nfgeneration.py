@@ -11,11 +11,10 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Mapping
-from typing import Protocol, TypeVar
 
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.resource import Outcome
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple, Protocol, TypeVar
 
 ATTEMPTS = 60  # of a compare-and-swap or a consistent read, each a fraction of a millisecond
 _PAUSE = 0.001  # seconds, after a lost race, growing with the attempts

@@ -52,7 +52,7 @@ from hvtx.host.nfnumbers import (
     VERDICT_CODE,
 )
 from hvtx.model.hook import SetElement
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 
 class Command(NamedTuple):

@@ -22,7 +22,7 @@ from hvtx.host import program, xtsaved
 from hvtx.host.nfanswers import Named, Rule, expressions, is_xt_comment, xt_comment
 from hvtx.host.nfmessages import add_rule, delete_rules
 from hvtx.host.nfnetlink import BatchRefused, Nftables
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 TOOLS = {"ip": "iptables", "ip6": "ip6tables"}
 _BUILT_IN = {

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 
 from hvtx.host import procfs
 from hvtx.host.procfs import field_of, proc_is_foreign, read_whole
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Identity
 
 _TUNGETDEVNETNS = 0x54E3  # _IO('T', 227), include/uapi/linux/if_tun.h

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from hvtx.host import trust
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LINKS = 40  # as many as the kernel follows, path_resolution(7)

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from hvtx.host import procfs
 from hvtx.host.ports import LISTENING, spelt
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Publish
 
 _ANY = ("0.0.0.0", "::")  # noqa: S104 - what a program listens on

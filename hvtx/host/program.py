@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from hvtx.host import children, paths
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 _MOST = 1 << 16  # bytes of output that are kept
 _DYING_SECONDS = 5.0

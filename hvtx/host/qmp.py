@@ -11,10 +11,10 @@ import time
 from collections.abc import Generator, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self
 
 from hvtx.errors import HostRefused
 from hvtx.host.monitor_socket import MOST, Dialogue, MonitorSocket, parsed, sentence, word
+from hvtx.model.typed import Any, Self
 
 _MOST_OBJECTS = 1000  # objects in a talk; QEMU sends some ten
 

@@ -26,7 +26,7 @@ import socket
 import struct
 from collections.abc import Iterator
 
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 MAP_SIZE = 16  # two moments of 8 bytes
 _INSTRUCTION = struct.Struct("=BBhi")

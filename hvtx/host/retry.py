@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import TypeVar
 
 from hvtx.host.netlink import Channel, DumpInterrupted
+from hvtx.model.typed import TypeVar
 
 T = TypeVar("T")
 

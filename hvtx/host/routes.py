@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from typing import Any
 
 from hvtx.host.inet import socket_family
 from hvtx.host.netlink import Channel, attribute, attribute_map, legible, u32
 from hvtx.host.retry import retry_transient
 from hvtx.model.routing import LOCAL, Answer, Packet, Route, Rule
+from hvtx.model.typed import Any
 
 _GETROUTE = 26
 _RTMSG = struct.Struct("=BBBBBBBBI")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 CHAIN_FAMILY, CHAIN = "bridge", "store"  # in the table hvtx-<installation>, of every backend
 STORE = "hvtx.db"

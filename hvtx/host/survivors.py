@@ -22,7 +22,7 @@ from contextlib import suppress
 
 from hvtx.host import openfiles, procfs
 from hvtx.host.program import run
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Identity
 
 NOBODY = 0xFFFFFFFD  # in no table of user ids, and of no process

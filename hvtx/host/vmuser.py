@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 
 from hvtx.errors import HostRefused, NotFound, NotPermitted, UsageError
 from hvtx.host import capabilities
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.model.user import AUTO, OPTION, ROOT, SETTING, User, own_user
 
 KVM = "/dev/kvm"

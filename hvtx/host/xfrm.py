@@ -15,7 +15,7 @@ from contextlib import closing
 from hvtx.host.netlink import CREATE, Channel, attribute_map, attributes, legible
 from hvtx.host.netlink import attribute as raw
 from hvtx.host.retry import retry_transient
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.model.xfrm import Policy
 
 _NETLINK_XFRM = 6

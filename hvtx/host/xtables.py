@@ -17,7 +17,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum, auto
-from typing import Self
 
 from hvtx.errors import Contended
 from hvtx.host import libiptc, xtentry
@@ -27,6 +26,7 @@ from hvtx.host.xtlock import locked
 from hvtx.host.xtnames import TOOLS, listed
 from hvtx.host.xtneeds import load_module
 from hvtx.host.xtsaved import Saved, SavedRule, saved
+from hvtx.model.typed import Self
 
 build = xtentry.build
 

@@ -7,7 +7,6 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from typing import Any
 
 from hvtx.errors import Contended, HostRefused, NotPermitted
 from hvtx.host.netlink import Garbled, legible
@@ -15,7 +14,7 @@ from hvtx.host.retry import retry_transient
 from hvtx.host.xtentry import LAYOUTS, OFFSETS, TARGET, Layout
 from hvtx.host.xtlock import lock_path
 from hvtx.host.xtnames import OR_NFTABLES, TOOLS, listed
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import Any, NamedTuple
 
 LOOKS = 5  # somebody else may change a table between two looks at it
 _HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")

@@ -17,7 +17,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 OFFSETS = struct.Struct("=HH")  # target_offset and next_offset
 TARGET = 32  # struct xt_entry_target: size u16, name char[29], revision u8; xt_entry_match too

@@ -11,7 +11,7 @@ from hvtx.host import capabilities, program
 from hvtx.host.netlink import forbidden
 from hvtx.host.xtblob import LOOKS, info_of
 from hvtx.host.xtnames import TOOLS, listed, unobserved
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 
 class SavedRule(NamedTuple):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from hvtx.hypervisors.base import (
     API_SOCKET,
@@ -21,6 +20,7 @@ from hvtx.hypervisors.base import (
     kernel_arguments,
 )
 from hvtx.model.seed import SEED, has_seed
+from hvtx.model.typed import Any
 from hvtx.model.vm import Vm
 
 CONFIGURATION = "firecracker.json"

@@ -6,10 +6,9 @@ The shapes of ``spec`` and ``observed`` of the FIREWALL_KINDS; both stay JSON ob
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, TypedDict, cast
 
 from hvtx.model.resource import FIREWALL_KINDS, Resource
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import Literal, NamedTuple, TypedDict, cast
 
 
 class FirewallSpec(TypedDict, total=False):

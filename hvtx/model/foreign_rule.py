@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hvtx.model.place import Place
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 
 class ForeignRule(NamedTuple):

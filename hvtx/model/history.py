@@ -6,9 +6,8 @@ Annotations are not strings here: NamedTuple compiles each that is one, at every
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import Any, NamedTuple
 
 
 class Line(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 DORMANT = 0x1  # NFT_TABLE_F_DORMANT: none of the table's chains is asked
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 INSTALLATION_LENGTH = 10

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 FIRST_HANDED = 4  # below it are the standard streams, and the pipe that a gate waits at
 TAP, TAP_QUEUE, VHOST = "tap", "tap queue", "vhost"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 NFT = "nft"
 _LEGACY = frozenset({"iptables", "ip6tables"})

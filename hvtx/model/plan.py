@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
 
 from hvtx.model.reason import Reason
 from hvtx.model.resource import Address, Entry, Link, Resource
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import TYPE_CHECKING, Any, NamedTuple
 from hvtx.model.vm import Epoch, Liveness, ProcessFacts
 
 if TYPE_CHECKING:

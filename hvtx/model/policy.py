@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hvtx.model.address import is_ipv6
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 OPEN, INTERNET, NONE = EGRESS = ("open", "internet", "none")
 

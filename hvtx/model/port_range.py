@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Publish
 
 

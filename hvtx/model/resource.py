@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict, cast
 from hvtx.model.vm import Identity
 
 if TYPE_CHECKING:

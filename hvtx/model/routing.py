@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 LOCAL, MAIN, DEFAULT = 255, 254, 253  # tables (include/uapi/linux/rtnetlink.h)
 TABLES = {LOCAL: "local", MAIN: "main", DEFAULT: "default"}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from hvtx.model.hook import Hook
 from hvtx.model.place import Place
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 
 class SeenRule(NamedTuple):

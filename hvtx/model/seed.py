@@ -6,7 +6,7 @@ the files ``user-data``, ``meta-data`` and ``network-config``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
+from hvtx.model.typed import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
 if TYPE_CHECKING:
     from hvtx.model.resource import Resource

@@ -1,6 +1,8 @@
 """The service of a network, its dnsmasq: what its rows say."""
 
-from typing import TypedDict
+from __future__ import annotations
+
+from hvtx.model.typed import TypedDict
 
 SERVICE = "dnsmasq"
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple, Protocol
 
 # "Unused" in systemd's table of user and group ids (UIDS-GIDS): no package, no directory service
 # and no container tool takes ids from there, and no entry in passwd has one.

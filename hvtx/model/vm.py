@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from hvtx.model.address import family_of, is_of
 from hvtx.model.policy import NO_LIMITS, NO_POLICY, Limits, Policy
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 
 class Liveness(StrEnum):

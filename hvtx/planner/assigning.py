@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from hvtx.errors import UsageError
 from hvtx.model.address import is_ipv6
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Network
 
 MOST = 16  # addresses of one interface: each is a step of the filter that every frame meets

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from hvtx.model.firewall import firewall_spec
 from hvtx.model.resource import (
@@ -19,7 +18,7 @@ from hvtx.model.resource import (
     State,
     tap_spec,
 )
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Network, Vm
 from hvtx.planner.provision import ResourceSpec, network_rules, want_vm
 

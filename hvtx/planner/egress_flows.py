@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from hvtx.model.firewall import FirewallSpec
 from hvtx.model.policy import INTERNET, NONE, OPEN, EgressRule
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.rulesets.egress_boxes import range_of
 from hvtx.rulesets.nftables_egress import (
     LINK_LOCAL4,

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from hvtx.errors import UsageError
 from hvtx.model.address import family_of, is_ipv6
 from hvtx.model.policy import EGRESS, NO_POLICY, EgressRule, Policy, written
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Network
 
 MOST_RULES = 128  # of one owner: more belong into a proxy or a firewall of one's own

@@ -8,7 +8,7 @@ from enum import Enum, auto
 from hvtx.model.plan import DONE, Item, ItemResult, Result
 from hvtx.model.reason import Reason
 from hvtx.model.resource import Outcome, Resource, State
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 CHUNK = 640  # items, of some 128 VMs: 64 devices wait for the kernel at a time
 

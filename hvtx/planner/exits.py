@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from hvtx.errors import UsageError
 from hvtx.model.address import family_of
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 
 class Exits(NamedTuple):

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from hvtx.model.address import is_ipv6, is_of
 from hvtx.model.traffic import Flow, Stop, Way
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.planner.own_accepts import Net, is_ours_to_accept
 
 REPAIR = "hvtx repair"

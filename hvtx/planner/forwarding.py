@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 ALL6 = "net/ipv6/conf/all/forwarding"
 ALL4 = "net/ipv4/ip_forward"

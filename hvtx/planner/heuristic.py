@@ -26,7 +26,7 @@ from hvtx.model.place import NFT
 from hvtx.model.plan import Action, Ground, Item, Snapshot
 from hvtx.model.reason import Reason
 from hvtx.model.resource import Kind, Link, put_by_others
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Liveness
 from hvtx.planner.mentions import SAID, Mentions, Span, mentions
 

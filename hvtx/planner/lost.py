@@ -15,7 +15,7 @@ from hvtx.model.place import NFT
 from hvtx.model.plan import Action, Item, Plan
 from hvtx.model.reason import Reason
 from hvtx.model.resource import Address, Entry, Kind, Link, filters_on, put_by_others
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 _WORDS = "marked by an installation whose store is gone"
 

@@ -6,7 +6,7 @@ import ipaddress
 import re
 from collections.abc import Sequence
 
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 SAID = re.compile(

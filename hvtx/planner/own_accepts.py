@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container
 
 from hvtx.model.traffic import Stop, Way
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 
 class Net(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from hvtx.model.mark import Mark, parse_mark
 from hvtx.model.resource import Entry
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Publish
 
 # As the two firewall drivers write an entry of a published port.

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from hvtx.errors import Conflict, NotFound, UsageError, advised
 from hvtx.model.address import with_port
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Network, Publish, Vm
 from hvtx.planner import addressing
 

@@ -26,7 +26,7 @@ from hvtx.model.resource import (
     identity_in,
     process_observed,
 )
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Liveness, ProcessFacts
 from hvtx.planner.states import judge_process
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 from hvtx.model.address import family_of
 from hvtx.model.firewall import FirewallSpec, firewall_spec
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.traffic import Flow, Way
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Interface, Network
 from hvtx.planner.egress import network_spec
 from hvtx.planner.egress_flows import Sent, permitted

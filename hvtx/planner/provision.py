@@ -8,14 +8,13 @@ its run-time directory, its TAPs, their firewall elements, and the process last.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from hvtx.model.address import family_of, with_port
 from hvtx.model.firewall import FirewallSpec
 from hvtx.model.mark import base32
 from hvtx.model.policy import NO_LIMITS, Limits
 from hvtx.model.resource import FLOWS_EACH, Kind
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.user import User
 from hvtx.model.vm import Interface, Network, Publish, Vm
 from hvtx.planner import egress

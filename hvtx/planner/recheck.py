@@ -7,7 +7,6 @@ asks here what follows from two looks that differ (docs/adr/0016). Pure: values 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from hvtx.model.mark import Mark, parse_mark
 from hvtx.model.plan import NetworkFacts, OperationFacts, VmFacts
@@ -21,7 +20,7 @@ from hvtx.model.resource import (
     State,
     address_spec,
 )
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Epoch, Liveness, Operation
 
 _DEVICES = frozenset({Kind.TAP, Kind.BRIDGE})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from hvtx.model.resource import Kind, Resource, State, only_flows_remain
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Epoch, Liveness, Network, Vm
 from hvtx.planner.states import VmState
 

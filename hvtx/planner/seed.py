@@ -11,10 +11,10 @@ no netplan (docs/libraries.md).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
 
 from hvtx.model.address import family_of
 from hvtx.model.seed import ROLE, SEED
+from hvtx.model.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hvtx.model.user import User

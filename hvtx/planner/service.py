@@ -7,9 +7,9 @@ reservation is a VM's, made and released with its start.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from hvtx.model.resource import Kind, Resource
+from hvtx.model.typed import TYPE_CHECKING
 from hvtx.model.vm import Interface, Network
 from hvtx.planner.provision import ResourceSpec
 from hvtx.planner.scope import NetworkScope

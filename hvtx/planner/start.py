@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from hvtx.errors import Conflict
 from hvtx.model.resource import Kind, Resource, State, only_flows_remain
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import TYPE_CHECKING, NamedTuple
 from hvtx.model.user import User
 from hvtx.model.vm import BRIDGE_PORTS, Network, Publish, Vm, no_port_left
 from hvtx.planner import provision

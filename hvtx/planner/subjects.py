@@ -11,7 +11,7 @@ from hvtx.model.plan import Item, Plan, Snapshot
 from hvtx.model.reason import Reason
 from hvtx.model.resource import Link, Resource
 from hvtx.model.ruleset import Difference
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Network, Vm
 from hvtx.planner import address_notes
 from hvtx.planner.known_software import looks_like

@@ -9,9 +9,9 @@ the name at once and the address only when it starts again (:func:`displaces`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from hvtx.model.address import is_ipv6
+from hvtx.model.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hvtx.model.service import ReservationSpec, ServiceSpec

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from hvtx.model.address import is_of
 from hvtx.model.policy import EgressRule
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.rulesets.packing import packed
 
 PROTOCOLS = ("tcp", "udp")

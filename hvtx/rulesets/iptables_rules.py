@@ -11,7 +11,7 @@ from hvtx.model.firewall import FirewallSpec, addresses_in, firewall_spec, iptab
 from hvtx.model.mark import parse_mark
 from hvtx.model.place import Place, legacy_place, parse_place
 from hvtx.model.resource import FLOWS_EACH, Resource
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.rulesets.nftables_egress import LINK_LOCAL4, METADATA4, METADATA6
 
 BACKEND = "iptables"

@@ -12,8 +12,8 @@ VLAN is already taken off, and seen only beside the frame. Source: net/sched/cls
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
+from hvtx.model.typed import Any
 from hvtx.rulesets.cbpf import (
     ADD,
     ADD_X,

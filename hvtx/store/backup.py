@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager, suppress
 from hvtx.errors import NotPermitted, Refused
 from hvtx.host import failpoint, paths
 from hvtx.host.locks import LockFile
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.store import creating, history
 from hvtx.store.connection import check_header, connect_plainly, is_older, uri
 from hvtx.store.database import FILE, PAGE, QUEUE_BYTE, Store

@@ -11,7 +11,8 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+
+from hvtx.model.typed import Any
 
 
 def encode(value: Mapping[str, Any]) -> str:

@@ -6,10 +6,9 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from hvtx.model.history import Line
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import Any, NamedTuple
 
 _COLUMNS = Line._fields[:-1]  # and `detail`, which stores of earlier versions lack
 

@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 from hvtx.model.resource import Kind, Resource, State
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Identity
 from hvtx.store.codec import encode
 

@@ -14,7 +14,7 @@ from heapq import merge
 from hvtx.errors import Conflict, UsageError
 from hvtx.model.address import family_of
 from hvtx.model.resource import FLOWS
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Interface, Network, Publish
 
 _LARGEST_OFFSET = 1 << 62

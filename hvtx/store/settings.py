@@ -5,9 +5,8 @@ A key is there only where its value is not the default: what an older hvtx wrote
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from hvtx.model.policy import EgressRule, Limits, Policy
+from hvtx.model.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hvtx.model.vm import Network, Vm

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sqlite3
 import sys
-from typing import Any
+
+from hvtx.model.typed import Any
 
 # Statements that stand alone by their nature, each with its reason.
 ALONE = {

@@ -23,7 +23,7 @@ from zlib import crc32
 
 from hvtx.errors import NotPermitted, StoreError
 from hvtx.host import failpoint, paths
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 DIRECTORY = "view"
 _FOR_MEMBERS, _PASSABLE = 0o750, 0o011

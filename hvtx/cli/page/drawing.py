@@ -12,7 +12,7 @@ from xml.etree.ElementTree import Element
 
 from hvtx.cli.page.markup import tag, visible
 from hvtx.model.diagram import Diagram, ForeignNode, Health, NetworkNode, VmNode
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 WIDTH = 1000
 _CARD, _TALL, _GAP = 180, 74, 12  # a card's width and height, and what is between two

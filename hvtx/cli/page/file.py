@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from hvtx import documents
 from hvtx.api import terminal
 from hvtx.cli.page.plan import page
+from hvtx.model.typed import Any
 
 
 def write_page(report: Any, path: str, mode: int) -> None:

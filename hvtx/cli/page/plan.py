@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 from xml.etree.ElementTree import Element
 
 from hvtx.cli.page.drawing import WORDS, badge, drawing, legend
@@ -12,6 +11,7 @@ from hvtx.cli.page.markup import name, tag, write
 from hvtx.model.diagram import Diagram, Health
 from hvtx.model.reason import Reason
 from hvtx.model.reasons import EXPLANATION, MEANING
+from hvtx.model.typed import Any
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _SIGNS = {"delete": "-", "commit": "+", "forget": "~", "skip": "·"}

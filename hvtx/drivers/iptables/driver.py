@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from hvtx.drivers.base import PASSAGE, Host, of_passages, stand_for
 from hvtx.drivers.iptables import passages, release
@@ -15,6 +14,7 @@ from hvtx.errors import Contended, HostRefused
 from hvtx.host import xtables, xtblob, xtlock, xtnames, xtsaved
 from hvtx.model.mark import FAMILY
 from hvtx.model.resource import Entry, Outcome, Resource
+from hvtx.model.typed import Any
 from hvtx.rulesets.iptables_rules import (
     BACKEND,
     GUARDS,

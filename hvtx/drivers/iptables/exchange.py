@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from hvtx.drivers.base import stand_for
 from hvtx.drivers.iptables.judging import entry_of, index, judge
@@ -13,7 +12,7 @@ from hvtx.errors import Conflict, Contended, HostRefused
 from hvtx.host import xtables, xtlock, xtnames, xtsaved
 from hvtx.model.firewall import iptables_observed
 from hvtx.model.resource import Resource
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import Any, NamedTuple
 from hvtx.rulesets.iptables_rules import Rule, made_chains, rules_of
 
 Wanted = Sequence[tuple[Resource, Sequence[Rule]]]

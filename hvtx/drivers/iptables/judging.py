@@ -9,7 +9,7 @@ from hvtx.errors import HostRefused
 from hvtx.host import xtables, xtnames, xtsaved
 from hvtx.model.place import legacy_place
 from hvtx.model.resource import GONE, Entry, Outcome, Resource
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.rulesets.iptables_rules import BACKEND, Rule, own_chains
 
 _WITH = {"WAY": "PASS"}  # a chain that is empty at times, and goes with another

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 from hvtx.drivers.iptables.judging import dependents, idle, index, judge, together
 from hvtx.errors import Busy, HvtxError
 from hvtx.host import xtables, xtblob, xtnames, xtsaved
 from hvtx.model.resource import GONE, Entry, Outcome, Resource
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import Any, NamedTuple
 from hvtx.rulesets.iptables_rules import TABLES, Rule, own_chains, rules_of
 
 

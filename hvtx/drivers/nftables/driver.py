@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 from hvtx.drivers.base import PASSAGE, Host, of_passages, stand_for
 from hvtx.drivers.nftables import tables
@@ -27,6 +26,7 @@ from hvtx.host.nfnetlink import BatchRefused
 from hvtx.model.firewall import chain_rules, firewall_spec
 from hvtx.model.hook import SetElement
 from hvtx.model.resource import Entry, Outcome, Resource
+from hvtx.model.typed import TYPE_CHECKING, Any
 from hvtx.rulesets.nftables_base import FAMILIES, PASSING, table_name
 from hvtx.rulesets.nftables_elements import pieces, unplaced
 

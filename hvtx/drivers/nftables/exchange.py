@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from hvtx.drivers.base import stand_for
 from hvtx.drivers.nftables.judging import counts_others, describe
@@ -16,6 +15,7 @@ from hvtx.model.firewall import firewall_spec, nftables_observed
 from hvtx.model.hook import SetElement
 from hvtx.model.mark import parse_mark
 from hvtx.model.resource import GONE, Resource
+from hvtx.model.typed import Any
 from hvtx.rulesets.nftables_elements import pieces
 
 Piece = tuple[Resource, SetElement]

@@ -8,7 +8,6 @@ the table.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from hvtx.drivers.nftables.ruleset import BACKEND
 from hvtx.drivers.nftables.session import Acted, Session
@@ -22,6 +21,7 @@ from hvtx.model.firewall import firewall_spec
 from hvtx.model.mark import FAMILY
 from hvtx.model.place import nft_place
 from hvtx.model.resource import GONE, Entry, Outcome, Resource
+from hvtx.model.typed import Any
 from hvtx.rulesets.filter_ends import end_of, in_place
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
 
 from hvtx.drivers.base import Host
 from hvtx.errors import Contended, HostRefused, HvtxError, NotPermitted
@@ -13,6 +12,7 @@ from hvtx.host.nfgeneration import ATTEMPTS, Acted, Stale, StillChanging, consis
 from hvtx.host.nfmessages import Command
 from hvtx.host.nfnetlink import Nftables
 from hvtx.model.resource import GONE, Outcome
+from hvtx.model.typed import TypeVar
 from hvtx.rulesets.nftables_base import (
     FAMILIES,
     table_name,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
-from typing import Any
 
 from hvtx.drivers.nftables.judging import (
     damaged,
@@ -20,6 +19,7 @@ from hvtx.host.nfmessages import Command, add_rule, delete_rule
 from hvtx.model.firewall import nftables_observed, packed_digests
 from hvtx.model.hook import DORMANT
 from hvtx.model.resource import Resource
+from hvtx.model.typed import Any
 from hvtx.rulesets.nftables_base import (
     SKELETONS,
     declarations,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from hvtx.drivers.tap.filters import SIDES, rates
 from hvtx.host import rate_filter, tap_filter_check
 from hvtx.host.links import Links
 from hvtx.model.resource import Resource, device_observed, tap_spec
+from hvtx.model.typed import Any
 from hvtx.rulesets.port_filter import port_program
 
 

@@ -7,7 +7,6 @@ import errno
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 from hvtx.drivers.base import Host
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
@@ -23,6 +22,7 @@ from hvtx.model.resource import (
     index_of,
     tap_spec,
 )
+from hvtx.model.typed import TYPE_CHECKING, Any
 from hvtx.model.vm import no_port_left
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ Where its VM has a limit there is one more for each direction (:mod:`hvtx.host.r
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
 
 from hvtx.host import checksum_filter
 from hvtx.host.links import Links
 from hvtx.model.resource import Resource, tap_spec
+from hvtx.model.typed import TYPE_CHECKING, Any
 from hvtx.rulesets.port_filter import port_program
 
 if TYPE_CHECKING:

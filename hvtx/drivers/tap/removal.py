@@ -23,7 +23,7 @@ from hvtx.model.resource import (
     index_of,
     put_by_others,
 )
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 _THREADS = 64
 _LATE_SECONDS, _PAUSE = 3.0, 0.002

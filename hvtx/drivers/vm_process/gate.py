@@ -6,7 +6,6 @@ import os
 import signal
 import time
 from collections.abc import Mapping
-from typing import NoReturn
 
 from hvtx.errors import HostRefused
 from hvtx.host import children, logger, paths, procfs
@@ -14,7 +13,7 @@ from hvtx.hypervisors import guest as words
 from hvtx.hypervisors.base import API_SOCKET, QMP_SOCKET, SOCKETS, Launch
 from hvtx.model.gate import SCRIPT, SIGNATURE
 from hvtx.model.guest import CANNOT_GO_ON, Guest
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple, NoReturn
 from hvtx.model.user import User
 from hvtx.model.vm import Identity
 

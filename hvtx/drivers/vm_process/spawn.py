@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from hvtx.drivers.vm_process.gate import Gate, Log
 from hvtx.errors import HostRefused
@@ -13,6 +12,7 @@ from hvtx.host import capabilities, children, logger, paths
 from hvtx.hypervisors.base import Launch, by_descriptor
 from hvtx.model.gate import SCRIPT, SHELL, SIGNATURE
 from hvtx.model.passed_fds import FIRST_HANDED
+from hvtx.model.typed import Any
 from hvtx.model.user import User
 
 ENTER = 'umask "$1"; cd -- "$2" || exit 126; shift 2; exec "$@"'

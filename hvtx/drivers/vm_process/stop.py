@@ -12,7 +12,7 @@ from hvtx.host import logger, procfs
 from hvtx.hypervisors import guest as words
 from hvtx.hypervisors.base import SOCKETS, PowerDown
 from hvtx.model.guest import CANNOT_ANSWER
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Identity
 
 _ASK_SECONDS = (1.0, 4.0)  # for the power-down to be taken; after the first, somebody is told

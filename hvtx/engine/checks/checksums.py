@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from hvtx.engine.finding import Finding
 from hvtx.engine.runtime import Runtime
 from hvtx.host import tap_filter_check
 from hvtx.model.resource import Kind, Resource, State
+from hvtx.model.typed import Any
 from hvtx.store import records
 
 Query = Callable[[Any], list[Resource]]

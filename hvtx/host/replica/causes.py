@@ -7,7 +7,6 @@ import socket
 import struct
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from hvtx.host.netlink import Channel, attribute, attribute_map, legible, u32
 from hvtx.host.replica import topology
@@ -15,7 +14,7 @@ from hvtx.host.replica.legacy import Line
 from hvtx.host.replica.trace import Step, culprit
 from hvtx.host.xtnames import TOOLS
 from hvtx.model.routing import Packet
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from hvtx.host.replica.scratch import Owner, Scratch

@@ -26,7 +26,7 @@ from hvtx.host.replica.ruleset import (
     parts,
     place,
 )
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 _MOST_ATTEMPTS = 64
 _EXPRESSIONS, _VERDICT = 4, 2

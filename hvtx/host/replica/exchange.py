@@ -9,7 +9,7 @@ from contextlib import suppress
 from hvtx.host.replica import frames, servers
 from hvtx.host.replica.frames import ACK, ICMP6, RST, SYN, Packet
 from hvtx.host.replica.scratch import Owner, Scratch
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _PROTOCOLS = {"tcp": frames.TCP, "udp": frames.UDP}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 ARP, IP4, IP6 = 0x0806, 0x0800, 0x86DD
 ICMP, TCP, UDP, ICMP6 = 1, 6, 17, 58

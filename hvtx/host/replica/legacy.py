@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from hvtx.errors import HvtxError
 from hvtx.host import program, xtnames, xtsaved
 from hvtx.host.replica import xtwords
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 _SECONDS = 10
 _LOCK = "XTABLES_LOCKFILE"

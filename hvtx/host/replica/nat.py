@@ -22,7 +22,7 @@ from hvtx.host.replica.ruleset import Place, Ruleset
 from hvtx.host.replica.scratch import WORLD_MAC, Picture, Scratch
 from hvtx.host.replica.trace import TABLE
 from hvtx.host.xtnames import TOOLS
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 _RULE_EXPRESSIONS, _NAT_TYPE, _DNAT, _XT_NAME = 4, 1, 1, 1
 _XT_TARGETS = frozenset({b"DNAT", b"REDIRECT", b"NETMAP", b"TPROXY"})

@@ -16,7 +16,6 @@ import contextlib
 import errno
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Literal
 
 from hvtx.host.netlink import (
     CREATE,
@@ -46,7 +45,7 @@ from hvtx.host.nfnumbers import (
     NEWSETELEM,
 )
 from hvtx.host.replica import limits
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import Literal, NamedTuple
 
 _NEWTABLE, NEWCHAIN, NEWSET, NEWOBJ, NEWFLOWTABLE = 0, 3, 9, 18, 22
 _APPEND = 0x800

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from typing import TypeVar
 
 from hvtx.errors import HostRefused
 from hvtx.host import xfrm
@@ -33,7 +32,7 @@ from hvtx.host.replica.frames import Asked, Packet, Told
 from hvtx.host.replica.ruleset import Place, Ruleset
 from hvtx.host.replica.topology import Device, Topology
 from hvtx.host.xfrm import Ipsec
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple, TypeVar
 
 T = TypeVar("T")
 _CLONE_NEWNET = 0x40000000

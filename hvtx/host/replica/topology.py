@@ -15,7 +15,6 @@ import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Protocol, TypeVar
 
 from hvtx.host.links import Links
 from hvtx.host.netlink import (
@@ -28,7 +27,7 @@ from hvtx.host.netlink import (
     u32,
 )
 from hvtx.host.retry import retry_transient
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple, Protocol, TypeVar
 
 _GETLINK, _GETADDR = 18, 22
 _GETROUTE, _GETRULE, _GETNEIGH, _GETNEXTHOP = 26, 34, 30, 106

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from hvtx.host.netlink import attribute_map, legible
 from hvtx.host.nfnumbers import FAMILY_NAMES, NETLINK_NETFILTER
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 _TABLE, _CHAIN, _HANDLE, _TYPE, _VERDICT, _ID, _HEADER, _POLICY = 1, 2, 3, 4, 5, 6, 8, 16
 _VERDICT_CODE = 1

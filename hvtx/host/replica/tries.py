@@ -17,7 +17,7 @@ from hvtx.host.replica.exchange import FAMILIES, Exchange, Sent, address_like, w
 from hvtx.host.replica.frames import Packet
 from hvtx.host.replica.scratch import WORLD_MAC, Owner, Scratch
 from hvtx.host.replica.trace import Step
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 # Beyond the host: public addresses, as a rule about private or reserved ones would not meet.
 WORLD = {4: bytes((20, 0, 0, 1)), 6: bytes.fromhex("2a00000000000000000000000000beef")}

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from hvtx.model.foreign_rule import ForeignRule
 from hvtx.model.resource import Link, link_called
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Liveness, ProcessFacts
 
 TOOL = "my-hypervisor"

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from itertools import pairwise
 
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 
 class Deletion(NamedTuple):

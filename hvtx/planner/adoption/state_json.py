@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from hvtx.model.typed import Any
 from hvtx.planner.adoption.claims import Claim
 
 _TOLD = 160  # characters of what is wrong that a message shows

@@ -7,10 +7,10 @@ decides it, ``rows`` and ``marked`` put the decisions into items, ``foreign`` na
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 from hvtx.model.plan import Item, Plan, Snapshot
 from hvtx.model.resource import State
+from hvtx.model.typed import TYPE_CHECKING, Any
 from hvtx.planner.gc.facts import Facts
 from hvtx.planner.gc.foreign import foreign_devices, foreign_nat, foreign_rest
 from hvtx.planner.gc.marked import marked_entries, marked_links

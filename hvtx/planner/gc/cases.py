@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from hvtx.model.reason import Reason
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 
 class Owner(StrEnum):

@@ -18,7 +18,7 @@ from hvtx.model.resource import (
     filters_on,
     only_flows_remain,
 )
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Liveness
 from hvtx.planner.gc.cases import Alive, Flows, Held, Owner, RowCase, RowEpoch, Seen, Work
 from hvtx.planner.presence import Presence, SnapshotIndex, index, presence

@@ -5,12 +5,12 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from hvtx.model.mark import parse_mark
 from hvtx.model.plan import Action, Item
 from hvtx.model.reason import Reason
 from hvtx.model.resource import Kind, Link
+from hvtx.model.typed import TYPE_CHECKING
 from hvtx.planner.gc.facts import Facts
 
 if TYPE_CHECKING:

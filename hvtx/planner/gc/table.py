@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
 
 from hvtx.model.plan import Action
 from hvtx.model.reason import Reason
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import Any, NamedTuple
 from hvtx.planner.gc.wording import Words
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hvtx.model.tuples import NamedTuple
+from hvtx.model.typed import NamedTuple
 
 
 class Words(NamedTuple):

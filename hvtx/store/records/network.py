@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable
-from typing import Any
 
 from hvtx.errors import NotFound
 from hvtx.model.address import family_of
+from hvtx.model.typed import Any
 from hvtx.model.vm import Network
 from hvtx.store import settings
 from hvtx.store.codec import decode

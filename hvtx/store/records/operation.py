@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
-from typing import Any
 
+from hvtx.model.typed import Any
 from hvtx.model.vm import Identity, Operation
 
 _COLUMNS = "id, verb, vm, network, began, writer_boot, writer_pid, writer_start"

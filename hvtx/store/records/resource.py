@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from hvtx.model.resource import Kind, Resource, State
+from hvtx.model.typed import Any
 from hvtx.store.codec import decode, decode_all
 
 _COLUMNS = "id, kind, key, state, mark, spec, observed, operation, life, vm, network"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable
-from typing import Any
 
 from hvtx.errors import NotFound
+from hvtx.model.typed import Any
 from hvtx.model.vm import Interface, Publish, Vm
 from hvtx.store import settings
 from hvtx.store.codec import decode
