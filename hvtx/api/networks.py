@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hvtx import commands
+from hvtx.api import given as check
 from hvtx.api.calls import Calls, again_when_full
-from hvtx.api.vms import as_tuples, policy_change, taken_rules
+from hvtx.api.vms import policy_change, taken_rules
 from hvtx.model.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,11 +34,16 @@ class Networks:
         """
         from hvtx.engine.vm_options import parse_policy
 
-        given = as_tuples({"nat": True, "isolate": False, **options})
+        given = {"nat": True, "isolate": False, **check.options(options)}
         policy = parse_policy(*taken_rules(given))
         bridge, mtu = given.pop("bridge", None), given.pop("mtu", 1500)
         asked = commands.network_create.parse_request(
-            name, _several(subnets), bridge, mtu, policy=policy, **given
+            name,
+            check.options({"subnets": subnets})["subnets"],
+            bridge,
+            mtu,
+            policy=policy,
+            **given,
         )
         with self._calls.opened(writable=True) as runtime:
             made = commands.network_create.create_network(runtime, asked)
@@ -48,7 +54,7 @@ class Networks:
 
         Raises UsageError, NotFound, Conflict, HostRefused (all is as it was), Busy.
         """
-        given = as_tuples(changes)
+        given = check.options(changes)
         policy = policy_change(given)
         wanted = commands.network_set.parse_changes(policy=policy, **given)
         with self._calls.opened(writable=True) as runtime:
@@ -75,8 +81,3 @@ class Networks:
         """One network. Raises NotFound."""
         with self._calls.reading() as source:
             return source.show_network(name)
-
-
-def _several(subnets: Sequence[str]) -> tuple[str, ...]:
-    found: tuple[str, ...] = as_tuples({"sources": subnets})["sources"]
-    return found
