@@ -37,9 +37,10 @@ class Networks:
         given = {"nat": True, "isolate": False, **check.options(options)}
         policy = parse_policy(*taken_rules(given))
         bridge, mtu = given.pop("bridge", None), given.pop("mtu", 1500)
+        wanted = check.options({"subnets": subnets}).get("subnets", ())
         asked = commands.network_create.parse_request(
             name,
-            check.options({"subnets": subnets})["subnets"],
+            wanted,
             bridge,
             mtu,
             policy=policy,
