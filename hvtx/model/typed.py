@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from typing import cast as cast
     from typing import overload as overload
 else:
-    from _collections import _tuplegetter
+    from collections import _tuplegetter, namedtuple
 
     class _Form:
         """What only type checkers read: it may be called, subscripted and joined."""
@@ -76,11 +76,9 @@ else:
         if not named and len(args) == len(owner._fields) and owner._made < _GENERIC:
             owner._made += 1
             return _new(cls, args)
-        names = ", ".join(owner._fields)
-        scope = {"_new": _new, "__builtins__": {}}
-        made = eval(f"lambda _cls, {names}: _new(_cls, ({names},))", scope)  # noqa: S307 - own names
-        made.__name__, made.__qualname__ = "__new__", f"{owner.__qualname__}.__new__"
-        made.__defaults__ = tuple(owner._field_defaults.values())
+        defaults = owner._field_defaults.values()
+        made = namedtuple(owner.__name__, owner._fields, defaults=defaults).__new__  # noqa: PYI024
+        made.__qualname__ = f"{owner.__qualname__}.__new__"
         owner.__new__ = staticmethod(made)
         return made(cls, *args, **named)
 
