@@ -11,8 +11,6 @@ What ``__all__`` names is public, and kept as docs/library.md says; nothing else
 loads none of it, prints nothing and configures nothing.
 """
 
-from hvtx.model.typed import Any
-
 UNBUILT = "0.2.0"  # of a checkout that nobody has installed; `fallback_version` in pyproject.toml
 
 # name -> module, with the name in it where that is another
@@ -119,10 +117,10 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """A public name, imported when it is first asked for: most commands never ask."""
     if name == "__version__":
-        value: Any = _built()
+        value: object = _built()
     elif name in _AT:
         from importlib import import_module
 

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 
 from hvtx import commands
+from hvtx.api import given as check
 from hvtx.api.calls import Calls, Events, Notices, again_when_full
 from hvtx.errors import HvtxError, NotPermitted, StoreError
 from hvtx.model.typed import TYPE_CHECKING, NamedTuple, Self
@@ -178,6 +179,9 @@ class Host:
         ``since`` is a time (``2026-05-01T12:30``, UTC) or an age (``2h``). Raises UsageError for a
         word that the history cannot have, NotFound for a VM that it has not.
         """
+        check.whole("limit", limit, 1, check.LINES_MOST)
+        if operation is not None:
+            check.whole("operation", operation, 1, check.ROW_MOST)
         with self._calls.reading() as source:
             return source.list_history(
                 limit=limit, vm=vm, operation=operation, verb=verb, kind=kind, event=event,
@@ -252,6 +256,8 @@ class Host:
 
         Raises NotFound, Conflict, UsageError, Busy, Refused.
         """
+        if pid is not None:
+            check.whole("pid", pid, 1, check.PID_MOST)
         with self._calls.opened(writable=not dry_run) as runtime:
             return commands.adopt.adopt_object(runtime, thing, vm, pid=pid, dry_run=dry_run)
 
@@ -260,5 +266,6 @@ class Host:
 
         What was left is in the value's ``left()``. Raises NotFound, Busy, Refused.
         """
+        given = [paths] if isinstance(paths, str) else paths
         with self._calls.opened(writable=not dry_run) as runtime:
-            return commands.adopt.import_states(runtime, paths, dry_run=dry_run)
+            return commands.adopt.import_states(runtime, given, dry_run=dry_run)

@@ -95,6 +95,10 @@ class Calls:
             raise
         except (OSError, MemoryError) as problem:
             raise _with_notes(unexpected(problem), problem) from problem
+        except UnicodeEncodeError as problem:
+            raise UsageError(
+                "an argument is not valid UTF-8", hint="give names and paths in UTF-8"
+            ) from problem
         except Exception as problem:
             from hvtx.engine.late_store_errors import explain
 

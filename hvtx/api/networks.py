@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Unpack
 
 from hvtx import commands
+from hvtx.api import given as check
 from hvtx.api.calls import Calls, again_when_full
-from hvtx.api.vms import as_tuples, policy_change, taken_rules
+from hvtx.api.vms import policy_change, taken_rules
 from hvtx.model.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from hvtx.api.options import NetworkChanges, NetworkOptions
     from hvtx.commands.show_networks import ShownNetwork
     from hvtx.engine.new_network import NetworkRequest
@@ -41,7 +44,7 @@ class Networks:
 
         Raises UsageError, NotFound, Conflict, HostRefused (all is as it was), Busy.
         """
-        given = as_tuples(changes)
+        given = check.options(changes)
         policy = policy_change(given)
         wanted = commands.network_set.parse_changes(policy=policy, **given)
         with self._calls.opened(writable=True) as runtime:
@@ -74,7 +77,7 @@ def asked_network(name: str, options: Mapping[str, Any]) -> NetworkRequest:
     """What was asked for, checked by itself. Raises UsageError."""
     from hvtx.engine.vm_options import parse_policy
 
-    given = as_tuples({"nat": True, "isolate": False, **options})
+    given = {"nat": True, "isolate": False, **check.options(options)}
     policy = parse_policy(*taken_rules(given))
     subnets, bridge, mtu = (given.pop(n, None) for n in ("subnets", "bridge", "mtu"))
     return commands.network_create.parse_request(

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Unpack
 
 from hvtx import commands
+from hvtx.api import given as check
 from hvtx.api.calls import Calls, again_when_full
-from hvtx.errors import UsageError
 from hvtx.model.typed import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from hvtx.api.options import VmChanges, VmOptions
     from hvtx.commands.show import ShownVm
     from hvtx.engine.together import Several
@@ -68,6 +70,8 @@ class Vms:
 
         Raises NotFound where the history has none, and what :meth:`create` raises.
         """
+        if operation is not None:
+            check.whole("operation", operation, 1, check.ROW_MOST)
         with self._calls.opened(writable=True) as runtime:
             commands.vm_create.create_vm(
                 runtime, commands.vm_create.request_from_log(runtime, name, operation)
@@ -101,17 +105,19 @@ class Vms:
         sentence what is waited for. Raises NotFound, Conflict, PartialFailure (what was kept is
         named), Busy.
         """
+        patience = check.seconds("timeout", timeout)
         with self._calls.opened(writable=True, spends=True) as runtime:
-            done = commands.vm_stop.stop_vm(runtime, name, timeout=timeout, force=force, tell=tell)
+            done = commands.vm_stop.stop_vm(runtime, name, timeout=patience, force=force, tell=tell)
             return commands.show.shown_vm(runtime, done)
 
     def restart(
         self, name: str, *, timeout: float = 30.0, force: bool = False, tell: Tell | None = None
     ) -> ShownVm:
         """Stop a VM and start it again; one that is not running is started."""
+        patience = check.seconds("timeout", timeout)
         with self._calls.opened(writable=True) as runtime:
             done = commands.vm_start.restart_vm(
-                runtime, name, timeout=timeout, force=force, tell=tell
+                runtime, name, timeout=patience, force=force, tell=tell
             )
             return commands.show.shown_vm(runtime, done)
 
@@ -121,7 +127,7 @@ class Vms:
         Raises NotFound, Conflict (it hears of that only at its start; a taken port), UsageError,
         HostRefused, NotPermitted (undone), PartialFailure (changed; flows may go on).
         """
-        given = as_tuples(changes)
+        given = check.options(changes)
         policy = policy_change(given)
         wanted = commands.vm_set.parse_changes(policy=policy, **given)
         with self._calls.opened(writable=True) as runtime:
@@ -175,6 +181,7 @@ class Vms:
 
     def attach(self, name: str, pid: int) -> ShownVm:
         """Say which process is an ``external`` VM's. Raises NotFound, Conflict, Busy."""
+        check.whole("pid", pid, 1, check.PID_MOST)
         with self._calls.opened(writable=True) as runtime:
             return commands.show.shown_vm(runtime, commands.vm_attach.attach(runtime, name, pid))
 
@@ -233,32 +240,13 @@ def requested(name: str, options: VmOptions) -> VmRequest:
     """What was asked for, checked by itself. Raises UsageError, NotFound, NotPermitted."""
     from hvtx.engine import guest_options as guests, vm_options  # noqa: I001 - ruff would split it
 
-    given = as_tuples(options)
-    asked = {field: given.pop(field) for field in _GUEST if given.get(field) is not None}
+    given = check.options(options)
+    asked = {field: given.pop(field) for field in _GUEST if field in given}
     guest = guests.parse_guest(**asked)
     policy = vm_options.parse_policy(*taken_rules(given))
-    kept = {field: value for field, value in given.items() if field not in _GUEST}
-    parsed = vm_options.parse_request(name, **kept)
+    parsed = vm_options.parse_request(name, **given)
     guests.check_guest(parsed.hypervisor, parsed.cpus, guest)
     return parsed._replace(guest=guest, policy=policy)
-
-
-_SEVERAL = frozenset(
-    ("networks", "ips", "macs", "publish", "unpublish", "disks", "command", "ssh_keys", "allow")
-) | {"deny", "sources", "subnets"}
-
-
-def as_tuples(options: Any) -> dict[str, Any]:
-    """The options with each sequence as a tuple; raises UsageError for a text in its place."""
-    found = dict(options)
-    for field in _SEVERAL & found.keys():
-        if isinstance(found[field], str):
-            raise UsageError(
-                f"{field} is one text, and takes several",
-                hint=f"put it in a list: {field}=[{found[field]!r}]",
-            )
-        found[field] = None if found[field] is None else tuple(found[field])
-    return found
 
 
 def taken_rules(given: dict[str, Any]) -> tuple[str | None, Sequence[str], Sequence[str]]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from hvtx import documents
 from hvtx.cli import render
-from hvtx.cli.egress_text import egress_lines
-from hvtx.model import limiting
 from hvtx.model.address import is_ipv6, with_port
 from hvtx.model.port_range import PortRange, ranges
 from hvtx.model.typed import TYPE_CHECKING, Any
@@ -115,6 +113,8 @@ def boots_with(shown: ShownVm) -> list[tuple[str, object]]:
     pairs: list[tuple[str, object]] = [(name, value) for name, value in files if value]
     pairs += [("disk", disk) for disk in vm.disks]
     if any(vm.limits):
+        from hvtx.model import limiting
+
         pairs.append(("limit", limiting.words(vm.limits)))
     if vm.user_data:
         pairs.append(("user-data", vm.user_data))
@@ -152,6 +152,8 @@ def ports_anywhere(published: Iterable[Publish]) -> list[str]:
 
 def interface_fields(interface: ShownInterface) -> list[tuple[str, Any]]:
     """An interface as a table of fields."""
+    from hvtx.cli.egress_text import egress_lines
+
     return [
         ("network", interface.network),
         *[("address", words) for words in ways_of(interface)],

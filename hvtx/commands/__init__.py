@@ -7,10 +7,8 @@ tells type checkers which there are.
 
 from __future__ import annotations
 
-from hvtx.model.typed import Any
 
-
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """One of the modules, imported now."""
     from importlib import import_module
 

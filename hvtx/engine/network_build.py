@@ -130,10 +130,9 @@ def build_network(
 
     ``scope`` tells what the installation has by now, for the network to stand on.
     """
-    from hvtx.engine.undo import undo
-
     privileges.need_to_start([network])
     from hvtx.engine import forwarding
+    from hvtx.engine.undo import undo
 
     families = forwarding.families_of([network])
     settings = forwarding.changes(families, scope.settings())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 
 from hvtx.drivers.base import (
     CommonDriver,
@@ -122,11 +122,8 @@ class Runtime:
 
     def close(self) -> None:
         """Give back connections, locks, and last the sockets, whose closing takes longest."""
-        try:
+        with closing(self.drivers), closing(self._directory):
             self.store.close()
-            self._directory.close()
-        finally:
-            self.drivers.close()
 
     def reading(self) -> AbstractContextManager[Any]:
         """One moment of the store, for what is decided from several things (``Store.reading``)."""

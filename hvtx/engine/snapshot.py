@@ -33,7 +33,12 @@ from hvtx.engine.settling import Settling
 from hvtx.errors import Refused
 from hvtx.host import failpoint
 from hvtx.model.plan import NetworkFacts, OperationFacts, Snapshot, VmFacts
-from hvtx.model.resource import FIREWALL_KINDS, Entry, Resource, file_spec
+from hvtx.model.resource import (
+    FIREWALL_KINDS,
+    Entry,
+    Resource,
+    file_spec,
+)
 from hvtx.model.typed import Any, TypeVar
 from hvtx.model.vm import Epoch, Liveness, ProcessFacts
 from hvtx.planner import recheck

@@ -1,5 +1,7 @@
 """The service of a network, its dnsmasq: what its rows say."""
 
+from __future__ import annotations
+
 from hvtx.model.typed import TypedDict
 
 SERVICE = "dnsmasq"

@@ -301,6 +301,15 @@ def want_vm(
     return wants
 
 
+def _limit(limits: Limits) -> dict[str, Any]:
+    """What a TAP device's specification says of limits: nothing where there are none."""
+    if not any(limits):
+        return {}
+    from hvtx.model.limiting import told
+
+    return {"limit": told(limits)}
+
+
 def want_interface(
     interface: Interface,
     network: Network,
@@ -338,10 +347,7 @@ def want_interface(
         "mac": mac,
         "guard": port_guard(port_spec, network.mac, network_addresses(network)),
     }
-    if any(limits):
-        from hvtx.model.limiting import told
-
-        tap_spec["limit"] = told(limits)
+    tap_spec |= _limit(limits)
     wants = [
         ResourceSpec(Kind.TAP, device, tap_spec),
         ResourceSpec(Kind.FILTER, device, {**port_spec}),

@@ -53,9 +53,8 @@ def _members(name: str, kind: type) -> Iterator[str]:
     elif fields or issubclass(kind, dict):
         hidden = INTERNAL.get(name, set())
         yield from (f"  {word}: {note}" for word, note in notes.items() if word not in hidden)
-        yield from (
-            one for one in _methods(kind, only=name not in CALLED) if one.split()[0] not in hidden
-        )
+        methods = _methods(kind, only=name not in CALLED)
+        yield from (one for one in methods if re.split(r"\W+", one)[1] not in hidden)
     else:
         if kind is hvtx.Host:
             yield "  " + _signature("__init__", kind.__init__)

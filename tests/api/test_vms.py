@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hvtx import UsageError
-from hvtx.api.vms import as_tuples, policy_change, requested
+from hvtx.api.vms import policy_change, requested
 
 
 def test_options_are_those_of_the_command_line() -> None:
@@ -65,8 +65,3 @@ def test_a_change_of_reach_is_told_from_none() -> None:
     assert (taken.egress, taken.clear) == ("", False)
     cleared = policy_change({"no_rules": True})
     assert (cleared.egress, cleared.clear) == (None, True)
-
-
-def test_any_sequence_will_do() -> None:
-    given = {"disks": [], "command": None, "ips": iter(["10.0.0.1"]), "memory": 3}
-    assert as_tuples(given) == {"disks": (), "command": None, "ips": ("10.0.0.1",), "memory": 3}

@@ -499,7 +499,7 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.host.tap_filter_check.summed": lambda ifindex: True,
         "hvtx.drivers.tap.driver.tun": tun,
         "hvtx.drivers.tap.driver.os": descriptors,
-        "hvtx.drivers.tap.driver.in_threads": in_turn,
+        "hvtx.drivers.tap.removal.in_threads": in_turn,
         "hvtx.drivers.tap.removal.tun": tun,
         "hvtx.drivers.tap.removal.os": descriptors,
         "hvtx.drivers.bridge.Links": links,

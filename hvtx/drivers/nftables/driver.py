@@ -23,12 +23,12 @@ from hvtx.drivers.nftables.tables import (
 from hvtx.errors import Conflict, HvtxError
 from hvtx.host.nfmessages import Command, add_element, delete_element
 from hvtx.host.nfnetlink import BatchRefused
-from hvtx.model.firewall import chain_rules, firewall_spec
+from hvtx.model.firewall import firewall_spec
 from hvtx.model.hook import SetElement
 from hvtx.model.resource import Entry, Outcome, Resource
 from hvtx.model.typed import TYPE_CHECKING, Any
 from hvtx.rulesets.nftables_base import table_name
-from hvtx.rulesets.nftables_elements import pieces, unplaced
+from hvtx.rulesets.nftables_elements import pieces
 
 if TYPE_CHECKING:
     from hvtx.drivers.nftables.own_elements import OwnElements
@@ -207,35 +207,9 @@ class NftablesDriver:
 
     def expected(self, resource: Resource) -> tuple[Entry, ...]:
         """The entries that stand for a row; those of a base row's rules come from ``observed``."""
-        from hvtx.drivers.nftables.ruleset import BACKEND, TABLE_TEXT
-        from hvtx.host.nfttext import renderer
-        from hvtx.model.place import nft_place, parse_place
+        from hvtx.drivers.nftables.expected import entries
 
-        if resource.role == IMPORTED:
-            spec = resource.spec
-            return (Entry(BACKEND, parse_place(spec["place"]), spec["native"], resource.mark),)
-        if resource.role == PASSAGE:
-            expected: tuple[Entry, ...] = _passages().expected(resource)
-            return expected
-        if resource.role != "base":
-            mark = resource.mark
-            return tuple(
-                [
-                    Entry(
-                        BACKEND, nft_place(family, self._session.table, name), text(key, data), mark
-                    )
-                    for family, _, name, key, data, *_ in unplaced(firewall_spec(resource))
-                    for text in [renderer(family, name)]
-                ]
-            )
-        found = [
-            Entry(BACKEND, nft_place(family, self._session.table), TABLE_TEXT, resource.mark)
-            for family in families_of(resource)
-        ]
-        for family, chain, texts in chain_rules(resource):
-            where = nft_place(family, self._session.table, chain)
-            found += [Entry(BACKEND, where, text, resource.mark) for text in texts]
-        return tuple(found)
+        return entries(resource, self._session.table)
 
     def counted(self, resources: Sequence[Resource]) -> dict[int, tuple[int, int]]:
         """Packets and bytes in the counters of rows, as far as they are there and have one."""

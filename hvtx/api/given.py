@@ -1,0 +1,75 @@
+"""What a program gave, checked for its kind and its bounds, as click checks a command's options."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from hvtx.errors import UsageError
+from hvtx.model.typed import Any
+
+_SEVERAL = frozenset(
+    (
+        *("networks", "ips", "macs", "publish", "unpublish", "disks", "command", "ssh_keys"),
+        *("allow", "deny", "sources", "subnets"),
+    )
+)
+_NUMBERS = frozenset(("memory", "cpus", "queues", "mtu"))
+_CHOICES = frozenset(
+    (
+        *("autostart", "nat", "isolate", "passage", "dhcp", "no_rules", "no_uplink", "no_source"),
+        "force",
+    )
+)
+DAY = 86400  # seconds
+PID_MOST = (1 << 31) - 1  # of a pid_t
+ROW_MOST = (1 << 63) - 1  # the store's own limit for the number of an operation
+LINES_MOST = 10**9  # as many as `history_lines` may keep
+
+
+def options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are not None, each of its kind; several as a tuple. Raises UsageError."""
+    return {field: _of_kind(field, value) for field, value in given.items() if value is not None}
+
+
+def _of_kind(field: str, value: Any) -> Any:
+    if field in _SEVERAL:
+        if isinstance(value, str | bytes | os.PathLike):
+            raise UsageError(
+                f"{field} is one text, and takes several",
+                hint=f"put it in a list: {field}=[{value!r}]",
+            )
+        return tuple(_text(field, one) for one in value)
+    if field in _NUMBERS:
+        return whole(field, value)
+    if field in _CHOICES:
+        if not isinstance(value, bool):
+            raise UsageError(f"{field} is {value!r}", hint=f"{field}=True or {field}=False")
+        return value
+    return _text(field, value)
+
+
+def _text(field: str, value: Any) -> str:
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(text, str):
+        raise UsageError(f"{field} is {value!r}, which is no text", hint="write it as a text")
+    if "\0" in text:
+        raise UsageError(f"{field} holds a NUL character", hint="no name and no path can have one")
+    return text
+
+
+def whole(field: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    """A whole number within bounds. Raises UsageError."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise UsageError(f"{field} is {value!r}", hint="it is a whole number")
+    if (least is not None and value < least) or (most is not None and value > most):
+        raise UsageError(f"{field} {value} is out of range", hint=f"it is {least} to {most}")
+    return value
+
+
+def seconds(field: str, value: Any) -> float:
+    """A time of at most a day. Raises UsageError."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 <= value <= DAY:
+        raise UsageError(f"{field} is {value!r}", hint=f"it is a number of seconds, 0 to {DAY}")
+    return float(value)
