@@ -36,6 +36,8 @@ class Saved(NamedTuple):
     counts: Mapping[str, int] = {}  # rules by table
 
 
+_SECONDS = 60
+
 NOTHING = Saved(frozenset(), ())
 
 _MARKED = re.compile(
@@ -93,8 +95,6 @@ def save_text(family: int) -> str:
 
     Raises NotPermitted, HostRefused (``cannot-observe``).
     """
-    import subprocess  # only here: most commands never read a legacy table
-
     call = save_program(family)
     if call is None:
         raise HostRefused(
@@ -105,18 +105,20 @@ def save_text(family: int) -> str:
         )
     name = os.path.basename(call[0])
     try:
-        done = subprocess.run(call, capture_output=True, check=False, timeout=60)
-    except (OSError, subprocess.TimeoutExpired) as problem:
+        done = program.capture(call, _SECONDS)
+    except OSError as problem:
         raise unobserved(f"{name}: {problem}") from problem
-    if done.returncode != 0 and not capabilities.has("CAP_NET_RAW"):
+    if done.status is None:
+        raise unobserved(f"{name} did not end within {_SECONDS} seconds")
+    if done.status != 0 and not capabilities.has("CAP_NET_RAW"):
         raise NotPermitted(
             "the legacy iptables tables cannot be read without the capability CAP_NET_RAW",
             hint="run hvtx as root, or with that capability (docs/privileges.md)",
         )
-    if done.returncode != 0:
-        words = done.stderr.decode(errors="replace").strip()
-        raise unobserved(f"{name} ended with {done.returncode}: {words}")
-    return done.stdout.decode(errors="surrogateescape")
+    if done.status != 0:
+        words = done.errors.decode(errors="replace").strip()
+        raise unobserved(f"{name} ended with {done.status}: {words}")
+    return done.output.decode(errors="surrogateescape")
 
 
 def save_program(family: int) -> tuple[str, ...] | None:
