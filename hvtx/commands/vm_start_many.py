@@ -31,6 +31,7 @@ from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import after, networks_now
 from hvtx.engine.together import SLICE, Several, Tally, begin_each, close_idle, held, slices
 from hvtx.errors import CommitUnknown, HvtxError
+from hvtx.host import descriptors
 from hvtx.hypervisors import base as hypervisors
 from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Vm
@@ -38,6 +39,7 @@ from hvtx.planner import start as decide
 from hvtx.planner.scope import NetworkScope, VmScope
 from hvtx.store import records
 
+_DESCRIPTORS = 4  # that a VM on its way up keeps open: its device, its gate, who holds its ports
 _LIGHT = frozenset({"command", "external"})  # whose start is no boot of a guest by us
 
 
@@ -124,6 +126,8 @@ def _together(runtime: Runtime, names: Sequence[str], tally: Tally) -> bool:
 
 
 def _start(runtime: Runtime, ready: Sequence[_Ready], tally: Tally, stack: ExitStack) -> None:
+    # of which a VM alone has enough, and is started alone then
+    descriptors.need(descriptors.TO_MAKE + _DESCRIPTORS * len(ready))
     networks = _standing(runtime, ready, stack)
     own = own_addresses.in_subnets(networks.networks.values())
     begun = []

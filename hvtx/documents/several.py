@@ -17,7 +17,13 @@ def document(
         "verb": verb,
         "vms": list(done),
         "failed": [
-            {"vm": name, "code": why.code, "message": why.message, "hint": why.hint}
+            {"vm": name, "code": why.code, "message": why.message, "hint": _hint(why)}
             for name, why in failed.items()
         ],
     }
+
+
+def _hint(why: HvtxError) -> str:
+    """What the error says to do, and what was noted on it, as it is told on standard error."""
+    notes = getattr(why, "__notes__", ())
+    return "; ".join(filter(None, (why.hint, *notes))) or why.default_hint
