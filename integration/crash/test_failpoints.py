@@ -298,9 +298,7 @@ subnet = ["10.77.0.0/24", "fd77::/64"]
 
 [vms.web]
 network = "net"
-ip = "10.77.0.{address}"
-publish = ["{port}:80"]
-command = ["sleep", "600"]
+ip = "10.77.0.9"
 """
 
 
@@ -308,13 +306,19 @@ def _set_file() -> Path:
     return Path(os.environ["HVTX_CONFIG"]).with_name("vms.toml")
 
 
-def _described(hvtx: Program, *, again: str = "") -> None:
-    """A set of which nothing is there, but the store; or one that is up, and is to be another."""
+def _described(hvtx: Program) -> None:
+    """A set of which nothing is there, but the store."""
     hvtx("recover")
-    _set_file().write_text(_SET.format(port=8080, address=9))
-    if again:
-        hvtx("vm", "apply", "-f", str(_set_file()), "--yes")
-        _set_file().write_text(again)
+    text = _SET + 'publish = "8080:80"\ncommand = ["sleep", "600"]\n'
+    _set_file().write_text(text)
+
+
+def _described_otherwise(hvtx: Program) -> None:
+    """A VM that is up, and is to have another address; it is one of few parts."""
+    _network(hvtx)
+    words = ("vm", "run", "web", "--network", "net", "--hypervisor", "external")
+    hvtx(*words, "--ip", "10.77.0.8")
+    _set_file().write_text(_SET + 'hypervisor = "external"\n')
 
 
 COMMANDS = {
@@ -392,7 +396,7 @@ COMMANDS = {
     # stop, rm, create and start; a restart has the steps of stop, set and start
     "vm apply, a replacement": Command(
         ("vm", "apply", "-f", "{set}", "--yes", "--restart", "--replace"),
-        lambda hvtx: _described(hvtx, again=_SET.format(port=8081, address=8)),
+        _described_otherwise,
         "collects",
     ),
     # killed after its stop, the VM is stopped, which is neither before nor after
