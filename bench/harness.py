@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -51,6 +52,7 @@ def enter_namespace() -> None:
 @contextmanager
 def scratch(directory: str | None) -> Iterator[Path]:
     """A directory of this run, which goes again. ``directory``: on the disk that matters."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # clean up then too
     found = tempfile.mkdtemp(prefix="hvtx-bench-", dir=directory)
     try:
         yield Path(found)

@@ -51,9 +51,9 @@ def test_a_row_of_two_commits_has_medians_the_ratio_and_multiples_of_the_floor_o
         samples.add(m.START, "old", 1000, before)
         samples.add(m.START, m.floor_of("old"), 1000, floor)
         samples.add(m.START, "now", 1000, after)
-        samples.add(m.START, m.floor_of("now"), 1000, floor)
+        samples.add(m.START, m.floor_of("now"), 1000, floor / 2)
     found = line_of(report.against_text(against(samples)), m.START, "1,000")
-    assert found[2:9] == ["ms", "9.00", "4.50", "0.33 (0.33-0.42)", "9.00", "3.00", "3"]
+    assert found[2:9] == ["ms", "9.00", "4.50", "0.33 (0.33-0.42)", "9.00", "6.00", "3"]
     assert "2.0 at 1,000" in found[9]
 
 
