@@ -246,7 +246,7 @@ def _in_process(samples: Samples) -> str:
         for figure, label in figures
         for row in ((label, figure, OURS), (f"bare system calls of a {label}", figure, floor))
     ]
-    columns = samples.vms(m.START)
+    columns = [vms for vms in samples.vms(m.START) if samples.of(m.START, OURS, vms)]
     multiples = [
         [
             label,

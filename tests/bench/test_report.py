@@ -89,6 +89,7 @@ def test_peers_are_told_of_ours_and_who_is_missing_is_named() -> None:
     for who, start, stop in ((report.OURS, 40.0, 60.0), ("netavark", 150.0, 100.0)):
         samples.add("start, whole processes", who, 0, start)
         samples.add("stop, whole processes", who, 0, stop)
+    samples.add(m.START, "hvtx, iptables", 500, 9.0)  # no column of a table without it
     found = beside(
         samples, missing={"libvirt": "no libvirtd here"}, lacks={"netavark": "no liveness"}
     )
@@ -96,6 +97,7 @@ def test_peers_are_told_of_ours_and_who_is_missing_is_named() -> None:
     assert line_of(text, "netavark", "0")[2:5] == ["150", "100", "2.50 (2.50-2.50)"]
     assert line_of(text, "libvirt")[4] == "missing: no libvirtd here"
     assert "- netavark: no liveness." in text
+    assert "500 VMs" not in text
 
 
 def test_a_peer_without_a_stop_has_no_ratio() -> None:
