@@ -1,7 +1,7 @@
 """Others that make the network of one VM, each in a namespace of its own, called as they are used.
 
 All do the same work as far as they can: a device on a bridge with an address, masquerade, one
-published port. None of them but hvtx keeps a durable record. What is otherwise there is in ``lacks``.
+published port. None of them but hvtx keeps a durable record. How each differs is in ``lacks``.
 Methods answer requests of harness.py; seconds by the clock, whole processes.
 """
 
