@@ -99,6 +99,8 @@ class Comparison:
                 plain = Worker("plain", 0, sys.executable, "traffic:Plain", {})
                 every.append(plain)
                 last = groups[-1]
+                if not last:
+                    return
                 for worker, _ in last:
                     worker.ask("guest")
                 vms = last[0][1].vms
@@ -111,7 +113,7 @@ class Comparison:
         )
 
     def _filled(self, every: list[Worker], vms: int, firewall: str) -> list[tuple[Worker, Place]]:
-        group: list[tuple[Worker, Place]] = []
+        """A pair of worlds with so many VMs; nothing, and it is told, if that cannot be had."""
         say(f"{vms} VMs on {firewall}")
         with self.run.going_on():
             group = self.pair(every, vms, firewall)
@@ -120,7 +122,8 @@ class Comparison:
             else:
                 for worker, _ in group:
                     worker.ask("grow", number=vms)
-        return group
+            return group
+        return []
 
     def _each(
         self, groups: Sequence[Sequence[tuple[Worker, Place]]],

@@ -12,7 +12,9 @@ import contextlib
 import json
 import os
 import platform
+import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,6 +33,7 @@ _ISOLATE = (
 # A shell reaps what is left to the first process of a namespace, a worker does not.
 _FIRST = ("sh", "-c", 'exec 3<&0; "$@" <&3 3<&- & wait $!', "sh")
 _RUN = "import sys; sys.path.insert(0, {bench!r}); {import_}; {call}"
+_PATIENCE = 1200  # seconds for one answer: 5,000 VMs on a machine that is busy
 T = TypeVar("T")
 
 
@@ -51,6 +54,7 @@ def enter_namespace() -> None:
 @contextmanager
 def scratch(directory: str | None) -> Iterator[Path]:
     """A directory of this run, which goes again. ``directory``: on the disk that matters."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # clean up then too
     found = tempfile.mkdtemp(prefix="hvtx-bench-", dir=directory)
     try:
         yield Path(found)
@@ -217,6 +221,9 @@ class Worker:
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
+        ready, _, _ = select.select([self._process.stdout], [], [], _PATIENCE)
+        if not ready:
+            raise Failed(f"{self.who}, {self.vms} VMs: no answer for {_PATIENCE} s")
         line = self._process.stdout.readline()
         if not line:
             raise Failed(f"{self.who}, {self.vms} VMs: the worker ended")

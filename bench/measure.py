@@ -161,7 +161,7 @@ def booted(worker: Worker, place: Place) -> None:
     place.add(BOOT, answer["ms"])
     place.add(BOOT + PROCESSOR, answer["processor"])
     place.add(BOOT + PEAK, answer["peak"], "MiB")
-    place.add(FIRST, answer["first"])
+    place.add(FIRST, answer["first"] or answer["ms"])
     place.add(BOOTED, place.vms / answer["ms"] * 1000, "VMs/s")
 
 

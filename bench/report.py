@@ -246,7 +246,7 @@ def _in_process(samples: Samples) -> str:
         for figure, label in figures
         for row in ((label, figure, OURS), (f"bare system calls of a {label}", figure, floor))
     ]
-    columns = samples.vms(m.START)
+    columns = [vms for vms in samples.vms(m.START) if samples.of(m.START, OURS, vms)]
     multiples = [
         [
             label,
@@ -312,7 +312,11 @@ def place(page: str, kind: str, text: str) -> str:
 def page_text(found: dict[str, Any], images: Sequence[Path]) -> str:
     """What stands in the page: tables and images."""
     text = against_text(found) if found["kind"] == "against" else beside_text(found)
-    shown = [f"![{path.stem}](plots/{path.name})" for path in images if path.suffix == ".svg"]
+    shown = [
+        f"![Plot: {path.stem.replace('-', ' ')}](plots/{path.name})"
+        for path in images
+        if path.suffix == ".svg"
+    ]
     return "\n\n".join([text.strip(), *shown])
 
 

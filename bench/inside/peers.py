@@ -1,7 +1,7 @@
 """Others that make the network of one VM, each in a namespace of its own, called as they are used.
 
 All do the same work as far as they can: a device on a bridge with an address, masquerade, one
-published port. None of them but hvtx keeps a durable record. What they leave out is in ``lacks``.
+published port. None of them but hvtx keeps a durable record. How each differs is in ``lacks``.
 Methods answer requests of harness.py; seconds by the clock, whole processes.
 """
 
@@ -115,7 +115,7 @@ class Peer:
 class Script(Peer):
     """A shell script that calls `ip` and `nft` for each step."""
 
-    lacks = "record, liveness, undo"
+    lacks = "no record, no liveness, no undo"
 
     def prepare(self) -> None:
         run("nft", "-f", "-", text=_TABLE)
@@ -297,7 +297,7 @@ class Netavark(_Containers):
 class Smolvm(Peer):
     """The functions of smolvm that make and remove a VM's network, a process for each."""
 
-    lacks = "durable record; liveness"
+    lacks = "no durable record, no liveness"
 
     def prepare(self) -> None:
         os.environ.update(USER="root", HOME=str(self.directory))
@@ -323,7 +323,7 @@ class Libvirt(Peer):
     own time would be a part.
     """
 
-    lacks = "published port, anti-spoofing; its daemon runs already"
+    lacks = "no published port, no anti-spoofing; its daemon runs already"
 
     def prepare(self) -> None:
         self.daemon = self._begin()

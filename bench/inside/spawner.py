@@ -11,10 +11,14 @@ and one answer a line: ``ms`` by the clock, ``processor`` in ms, ``peak`` in MiB
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import select
+import struct
 import subprocess
 import sys
+import termios
 import time
 from typing import IO, Any
 
@@ -47,29 +51,28 @@ def _plain(asked: dict[str, Any]) -> dict[str, Any]:
 
 def _terminal(asked: dict[str, Any]) -> dict[str, Any]:
     master, slave = os.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    environment = {**asked["environment"], "TERM": "xterm"}  # one that progress is drawn on
     actions = [(os.POSIX_SPAWN_DUP2, slave, number) for number in (0, 1, 2)]
     actions += [(os.POSIX_SPAWN_CLOSE, master)]
     argv = asked["argv"]
     begun = time.perf_counter()
-    pid = os.posix_spawnp(argv[0], argv, asked["environment"], file_actions=actions)
+    pid = os.posix_spawnp(argv[0], argv, environment, file_actions=actions)
     os.close(slave)
     first, told = None, b""
+    ended = os.pidfd_open(pid)  # what it started may hold the terminal for longer
     while True:
-        try:
-            read = os.read(master, 65536)
-        except OSError:  # EIO: nobody has the other end any more
+        ready, _, _ = select.select([master, ended], [], [])
+        if master in ready:
+            try:
+                told = (told + os.read(master, 65536))[-2000:]
+            except OSError:  # EIO: nobody has the other end any more
+                break
+            first = first or time.perf_counter() - begun
+        elif ended in ready:
             break
-        if not read:
-            break
-        first = first or time.perf_counter() - begun
-        told = (told + read)[-2000:]
-        done, status, used = os.wait4(pid, os.WNOHANG)
-        if done:
-            break
-    else:
-        done = 0
-    if not done:
-        _, status, used = os.wait4(pid, 0)
+    _, status, used = os.wait4(pid, 0)
+    os.close(ended)
     taken = time.perf_counter() - begun
     os.close(master)
     found = _figures(taken, used, status)

@@ -51,9 +51,9 @@ def test_a_row_of_two_commits_has_medians_the_ratio_and_multiples_of_the_floor_o
         samples.add(m.START, "old", 1000, before)
         samples.add(m.START, m.floor_of("old"), 1000, floor)
         samples.add(m.START, "now", 1000, after)
-        samples.add(m.START, m.floor_of("now"), 1000, floor)
+        samples.add(m.START, m.floor_of("now"), 1000, floor / 2)
     found = line_of(report.against_text(against(samples)), m.START, "1,000")
-    assert found[2:9] == ["ms", "9.00", "4.50", "0.33 (0.33-0.42)", "9.00", "3.00", "3"]
+    assert found[2:9] == ["ms", "9.00", "4.50", "0.33 (0.33-0.42)", "9.00", "6.00", "3"]
     assert "2.0 at 1,000" in found[9]
 
 
@@ -89,6 +89,7 @@ def test_peers_are_told_of_ours_and_who_is_missing_is_named() -> None:
     for who, start, stop in ((report.OURS, 40.0, 60.0), ("netavark", 150.0, 100.0)):
         samples.add("start, whole processes", who, 0, start)
         samples.add("stop, whole processes", who, 0, stop)
+    samples.add(m.START, "hvtx, iptables", 500, 9.0)  # no column of a table without it
     found = beside(
         samples, missing={"libvirt": "no libvirtd here"}, lacks={"netavark": "no liveness"}
     )
@@ -96,6 +97,7 @@ def test_peers_are_told_of_ours_and_who_is_missing_is_named() -> None:
     assert line_of(text, "netavark", "0")[2:5] == ["150", "100", "2.50 (2.50-2.50)"]
     assert line_of(text, "libvirt")[4] == "missing: no libvirtd here"
     assert "- netavark: no liveness." in text
+    assert "500 VMs" not in text
 
 
 def test_a_peer_without_a_stop_has_no_ratio() -> None:
