@@ -19,8 +19,10 @@ import pytest
 
 from hvtx.drivers.iptables import IptablesDriver
 from hvtx.drivers.nftables import NftablesDriver
+from hvtx.drivers.nftables.own_elements import OwnElements
 from hvtx.engine import seen_host
 from hvtx.host.links import Links
+from hvtx.host.nfbulk import Bulk
 from hvtx.model.resource import Address, Entry, Link
 from integration import lab
 from integration.crash.test_failpoints import SLEEP, end_everything
@@ -77,6 +79,29 @@ def deceive(view: View) -> None:
             return view(Seen((), (), {name: true(self)})).entries.get(name, ())
 
         driver.observe = observe  # type: ignore[method-assign]
+
+    def bulk(self: Any, true: Any = NftablesDriver.observe_bulk) -> tuple[Any, OwnElements]:
+        entries, own = true(self)
+        everything = (*entries, *own.entries())
+        seen = view(Seen((), (), {"nftables": everything})).entries.get("nftables", ())
+        return _apart(seen, own)
+
+    NftablesDriver.observe_bulk = bulk  # type: ignore[method-assign]
+
+
+def _apart(seen: Sequence[Entry], own: Any) -> tuple[tuple[Entry, ...], OwnElements]:
+    """What is seen, with those of our own elements that are among it as bytes."""
+    found, here, inside = OwnElements(own._table), set(seen), set[Entry]()
+    for (family, name), columns in own._sets.items():
+        one = OwnElements(own._table)
+        one.add(family, name, columns)
+        elements = list(zip(one.entries(), *columns, strict=True))
+        kept = [whole for whole in elements if whole[0] in here]
+        inside |= {entry for entry, *_ in kept}
+        if kept:
+            _, *left = zip(*kept, strict=True)
+            found.add(family, name, Bulk(*map(list, left)))
+    return tuple(entry for entry in seen if entry not in inside), found
 
 
 def through(view: View, hvtx: Forked, *argv: str) -> Ran:
