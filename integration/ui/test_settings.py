@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hvtx.cli.settings import settings
 
+from hvtx.api.settings import settings
 from integration import lab
 from integration.lab import witness
 from integration.lab.program import Program

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple, Self
 
 from hypothesis import strategies as st
 
+from hvtx.api import settings as cli
 from hvtx.cli import described as sets_of
-from hvtx.cli import settings as cli
 from hvtx.commands import published_view as view
 from hvtx.commands import show_history
 from hvtx.drivers import foreign_rules
@@ -1205,14 +1205,14 @@ PARSERS: dict[str, Parser] = {
     "views": Parser(published, json_bytes(VIEWS), (HvtxError,), ("commands.published_view._parsed", "store.view.read")),
     "stores of others": Parser(installation, mutated([store_bytes()]), (HvtxError, OSError), ("store.backup.installation_at",)),
     "backups": Parser(whole_store, mutated([store_bytes()]), (HvtxError, OSError), ("store.backup.draft_of",)),
-    "configuration": Parser(configuration, st.one_of(settings_file(), encoded(texts((CONFIGURATION,)))), (HvtxError,), ("cli.settings._from_file",)),
+    "configuration": Parser(configuration, st.one_of(settings_file(), encoded(texts((CONFIGURATION,)))), (HvtxError,), ("api.settings._from_file",)),
     "environment": Parser(
         environment,
         st.dictionaries(
             st.sampled_from([f"HVTX_{n.upper()}" for n in (*sorted(cli._KEYS), "qemu_accel")]),
             st.one_of(words, st.sampled_from(("0", "10", "inf", "1e3", "nftables", "both", "1000", "kvm", "tcg"))), max_size=4
         ),
-        (HvtxError,), ("cli.settings.settings", "cli.settings._checked", "host.kvm.wanted_accelerator"),
+        (HvtxError,), ("api.settings.settings", "api.settings._checked", "host.kvm.wanted_accelerator"),
     ),
     "answers about KVM": Parser(
         kept_answers, json_bytes(([["boot", ["/qemu", 1, 2], None], ["kvm", "it runs", ""]],)), (), ("host.kvm.all_kept",)
