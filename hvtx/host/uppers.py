@@ -10,7 +10,6 @@ nowhere and goes with its descriptor (fsopen(2), fsmount(2)).
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 
@@ -44,14 +43,22 @@ class Uppers:
         directory = os.open(path, flags, dir_fd=self._root)
         try:
             found = {entry for entry in os.listdir(directory) if entry.startswith(_UPPER)}
-            with contextlib.suppress(FileNotFoundError):
-                master = os.path.basename(os.readlink("master", dir_fd=directory))
-                found.discard(_UPPER + master)
+            found -= {_UPPER + _master(directory)}
             if _number(directory) != ifindex:
                 raise OSError(errno.ENODEV, f"{name} is another device by now")
         finally:
             os.close(directory)
         return sorted(entry.removeprefix(_UPPER) for entry in found)
+
+
+def _master(directory: int) -> str:
+    """The name of what a device is a port of; empty where it is of nothing."""
+    try:
+        return os.path.basename(os.readlink("master", dir_fd=directory))
+    except OSError as problem:
+        if problem.errno == errno.ENOENT:
+            return ""
+        raise
 
 
 def _number(directory: int) -> int:

@@ -188,7 +188,11 @@ def test_a_store_of_the_first_schema_is_read_and_then_brought_up_to_date(
     path = Path(os.environ["HVTX_STATE_DIR"], "hvtx.db")
     with closing(sqlite3.connect(path)) as old, old:
         old.execute("ALTER TABLE history DROP COLUMN detail")
-        old.execute("DROP INDEX resource_live")
+        old.execute("ALTER TABLE history DROP COLUMN packed")
+        for index in ("resource_live", "resource_released", "vm_operation", "network_operation"):
+            old.execute(f"DROP INDEX {index}")
+        for later in ("tombstone", "shape"):
+            old.execute(f"DROP TABLE {later}")
         old.execute("ALTER TABLE network DROP COLUMN settings")
         old.execute("ALTER TABLE lease RENAME TO newer")
         (table,) = [text for text in m0001_initial.STATEMENTS if "CREATE TABLE lease" in text]

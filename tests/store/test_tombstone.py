@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -139,12 +140,11 @@ def test_a_reader_of_an_older_store(shelf: Shelf) -> None:
     """It has no tombstones; what it has is read."""
     with shelf.opened() as store:
         (row,) = _released(store, "publish")
-    with sqlite3.connect(shelf.file) as sql:
+    with closing(sqlite3.connect(shelf.file)) as sql:
         sql.executescript(
             "DROP TABLE tombstone; DROP TABLE shape; DROP INDEX resource_released;"
             " ALTER TABLE history DROP COLUMN packed; PRAGMA user_version = 4;"
         )
-    sql.close()
     with shelf.opened(writable=False) as store, store.reading() as sql:
         assert records.tombstones(sql, [row.mark, "hvtx:1:none:1.x"]) == {row.mark: row}
         assert records.resources_by_id(sql, [row.id, 77]) == {row.id: row}
