@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 
 from hvtx.engine.processes import process_facts, rows_by_vm
 from hvtx.engine.runtime import Runtime
-from hvtx.model.resource import Resource
+from hvtx.model.resource import Kind, Resource
 from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Epoch, Liveness, ProcessFacts, Vm
 from hvtx.model.vm import Operation as OpenOperation
 from hvtx.planner.states import VmState, judge_vm, state_of_verb, vm_state
 from hvtx.store import records
 
+_FEW = 100  # VMs of which each is asked for by itself
 _LOOKS = 5  # at the record of a VM whose process is dead, while it changes
 
 
@@ -61,8 +62,9 @@ def states_of(
         doubtful = [n for n in doubtful if found[n][0] is VmState.CRASHED]
         if not doubtful:
             break
-        now = runtime.read(read_moment, *(vms[n].id for n in doubtful))
-        doubtful = [n for n in doubtful if _of(now, vms[n]) != _of(seen, vms[n])]
+        few = [vms[n].id for n in doubtful] if len(doubtful) < _FEW else []
+        now = runtime.read(read_moment, *few)  # of all, where most are doubtful
+        doubtful = [n for n in doubtful if _says(now, vms[n]) != _says(seen, vms[n])]
         for n in doubtful:
             found[n] = judge(runtime, vms[n], now)
         seen = now
@@ -71,6 +73,15 @@ def states_of(
 
 def _of(moment: Moment, vm: Vm) -> tuple[list[Resource], list[OpenOperation]]:
     return moment.rows.get(vm.id, []), moment.operations.get(vm.name, [])
+
+
+def _says(moment: Moment, vm: Vm) -> tuple[list[Any], list[OpenOperation]]:
+    """What a moment says of a VM, in brief or not."""
+    rows, operations = _of(moment, vm)
+    return [
+        row._replace(spec={}, observed=row.observed if row.kind == Kind.PROCESS else {})
+        for row in rows
+    ], operations
 
 
 def judge(
