@@ -208,9 +208,7 @@ class Runtime:
             with self.store.transaction() as sql:
                 self._enter_life(sql)
             self.epoch = EpochRelation.SAME
-        if trust.has_moved(self.store):
-            self.nftables().leave_trace()
-        trust.note_place(self.store)
+        trust.note_place(self.store, lambda: self.nftables().leave_trace())
         trace = store_location.trace_of(self.settings.state_directory)
         self._directory.mark(f"{self.boot_id} {self.netns}\n{trace}\n".encode())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Callable
 
 from hvtx.errors import Refused, StoreError
 from hvtx.store.database import Store
@@ -63,21 +64,20 @@ def accept_rollback(store: Store) -> None:
         raise unwritable(problem) from problem
 
 
-def has_moved(store: Store) -> bool:
-    """Whether the store is at another path than it remembers."""
-    with store.reading() as sql:
-        known = sql.execute("SELECT path FROM meta").fetchone()
-    return known is not None and known[0] != os.path.realpath(store.path)
+def note_place(store: Store, moved: Callable[[], None] = lambda: None) -> None:
+    """Remember where the store lives now, if that changed (a restored or moved store).
 
-
-def note_place(store: Store) -> None:
-    """Remember where the store lives now, if that changed (a restored or moved store)."""
-    here = os.stat(store.path)
+    ``moved`` is called first where it is at another path: it is tried again if that fails.
+    """
+    here, path = os.stat(store.path), os.path.realpath(store.path)
     with store.reading() as sql:
         known = sql.execute("SELECT path, device, inode FROM meta").fetchone()
-    if known != (os.path.realpath(store.path), here.st_dev, here.st_ino):
-        with store.transaction() as sql:
-            _write_place(sql, store.path)
+    if known == (path, here.st_dev, here.st_ino):
+        return
+    if known is not None and known[0] != path:
+        moved()
+    with store.transaction() as sql:
+        _write_place(sql, store.path)
 
 
 def _write_place(sql: sqlite3.Connection, path: str) -> None:

@@ -22,7 +22,7 @@ from hvtx.host.netlink import Channel
 from integration import lab
 
 _MANY = 40  # VMs beside
-_STATEMENTS = 54  # of SQL, those of triggers counted
+_STATEMENTS = 51  # of SQL, those of triggers counted
 _ANSWERS = 40_000  # bytes of netlink
 _GETADDR, _GETROUTE = 22, 26
 _TABLES, _CHAINS = 0x0A01, 0x0A04  # of nf_tables: as many as there are networks, not VMs

@@ -572,6 +572,28 @@ def test_killed_in_the_middle_of_a_start(hvtx: Program, point: str) -> None:
     assert hvtx.is_clean()
 
 
+AHEAD = ["holding", "intended", "acted:tap", "acted:filter", "registered"]
+
+
+@pytest.mark.parametrize("point", AHEAD)
+@pytest.mark.parametrize("how", ["kill", "error"])
+def test_a_holder_that_is_on_record_with_the_rows(hvtx: Program, point: str, how: str) -> None:
+    """Of a VM that hvtx does not start: it goes with the start, wherever that ends."""
+    external = ("--hypervisor", "external")
+    hvtx("vm", "create", "web", "--network", "net", "-p", "8080:80", *external)
+    code = -signal.SIGKILL if how == "kill" else None
+    hvtx("vm", "start", "web", code=code, HVTX_FAILPOINT=f"{point}:{how}")
+    until(lambda: holders() == [], "a holder stays")
+    hvtx("recover")
+    assert hvtx.vm("web")["state"] == "defined"
+    hvtx("vm", "start", "web")
+    assert refused("tcp", Where("0.0.0.0"), options=REUSE)
+    assert len(holders()) == 1
+    hvtx("vm", "stop", "web", "--force")
+    until(lambda: holders() == [], "a holder stays")
+    assert hvtx.is_clean()
+
+
 @pytest.mark.parametrize("point", ["spawned", "registered", "opened", "up"])
 def test_a_start_that_fails_lets_go_of_the_port(hvtx: Program, point: str) -> None:
     """Undone: the holder too."""

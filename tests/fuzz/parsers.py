@@ -706,6 +706,7 @@ def in_a_replica(pieces: tuple[bytes, ...]) -> None:
 
 def chain_before(body: bytes) -> None:
     """What a chain of others may do with packets for this host."""
+    nat_detection.is_others_hook(body)
     nat_detection.translates(body)
     nat_detection.may_proxy(body)
     nat_detection.table_of(body)
@@ -971,6 +972,10 @@ PARSERS: dict[str, Parser] = {
         lambda bodies: links(bodies).fixed_neighbours(), dumps("neighbours"), GARBLED,
         ("host.neigh.NeighbourTable.fixed_neighbours", "host.neigh._may_forget"),
     ),
+    "addresses that the host answers for": Parser(
+        lambda bodies: routes.local(Told(bodies), 4), dumps("route"), GARBLED,
+        ("host.routes.local", "host.routes._is_shared"),
+    ),
     "routes": Parser(
         lambda body: routes.ask(Told([body]), Packet("10.0.0.1")), bodies("route"), GARBLED,
         ("host.routes.ask", "host.routes._answer", "host.routes._address"),
@@ -1050,7 +1055,8 @@ PARSERS: dict[str, Parser] = {
     ),
     "chains that translate": Parser(
         chain_before, bodies("chain"), GARBLED, (
-            "host.nat_detection.translates", "host.nat_detection.may_proxy", "host.nat_detection.table_of")
+            "host.nat_detection.is_others_hook", "host.nat_detection.translates",
+            "host.nat_detection.may_proxy", "host.nat_detection.table_of")
     ),
     "counters of rules that translate": Parser(
         nat.counted_in, texts(COUNTED), (), ("host.replica.nat.counted_in",)

@@ -11,7 +11,15 @@ import pytest
 
 from hvtx.host import nfgeneration
 from hvtx.host.netlink import DumpInterrupted
-from hvtx.host.nfgeneration import ATTEMPTS, Acted, Stale, StillChanging, consistently
+from hvtx.host.nfgeneration import (
+    ATTEMPTS,
+    Acted,
+    Listing,
+    Stale,
+    StillChanging,
+    consistently,
+    settled,
+)
 from hvtx.model.resource import GONE
 
 ROOT = Path(nfgeneration.__file__).parents[1]
@@ -102,6 +110,57 @@ def test_a_ruleset_that_never_rests_ends_the_attempts(pauses: list[float]) -> No
     assert len(pauses) == ATTEMPTS
     assert max(pauses) <= 0.01
     assert sum(pauses) < 1
+
+
+class Listed(Ruleset):
+    """One that is dumped, too; what is dumped says how often it was."""
+
+    def __init__(self, *generations: int) -> None:
+        super().__init__(*generations)
+        self.dumps = 0
+
+    def dump_all(self, number: int) -> list[bytes]:
+        self.dumps += 1
+        return [bytes((number, self.dumps))]
+
+
+def test_what_did_not_change_is_listed_once() -> None:
+    """Another kind is listed when it is asked for; all that is given is of one generation."""
+    ruleset, listing = Listed(7), Listing()
+    assert listing.of(ruleset, 1) == [[b"\1\1"]]
+    assert listing.of(ruleset, 1) == [[b"\1\1"]]
+    assert listing.of(ruleset, 1, 2) == [[b"\1\1"], [b"\2\2"]]
+    assert ruleset.dumps == 2
+
+
+def test_what_changed_is_listed_anew() -> None:
+    """All of it: what was listed of the generation before is not mixed with what is now."""
+    ruleset, listing = Listed(7, 7, 8, 8), Listing()
+    assert listing.of(ruleset, 1) == [[b"\1\1"]]
+    assert listing.of(ruleset, 1, 2) == [[b"\1\2"], [b"\2\3"]]
+
+
+def test_what_changes_while_it_is_listed_is_not_kept() -> None:
+    """Neither given nor remembered, though the number comes back: numbers only rise."""
+    ruleset, listing = Listed(7, 8, 8, 8), Listing()
+    with pytest.raises(Stale):
+        listing.of(ruleset, 1)
+    assert settled(lambda: listing.of(ruleset, 1)) == [[b"\1\2"]]
+
+
+def test_a_listing_that_never_settles_ends(pauses: list[float]) -> None:
+    with pytest.raises(StillChanging):
+        settled(lambda: Listing().of(Listed(*range(9)), 1))
+    assert len(pauses) == ATTEMPTS
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOENT])
+def test_what_is_no_change_is_raised(number: int) -> None:
+    def refused() -> None:
+        raise OSError(number, "no")
+
+    with pytest.raises(OSError, match="no"):
+        settled(refused)
 
 
 def test_there_is_one_such_loop() -> None:
