@@ -237,8 +237,11 @@ _PLAIN_METHODS = frozenset(
 # Calls that ask no netlink either, each looked at: files, QMP, ptrace, legacy tables, standard output.
 _PLAIN_CALLS = {
     # a reader of standard output has gone, and nothing else is EPIPE; and a constant's own letters
-    "hvtx/cli/by_click.py": {"root.main"},
-    "hvtx/cli/main.py": {"PROGRAM.upper"},
+    "hvtx/cli/main.py": {
+        *("PROGRAM.upper", "command", "quick.command", "root.main", "command.get_command"),
+        *("command.make_parser", "command.make_parser(context).parse_args", "name.lstrip"),
+        *("o.lstrip", "problem.format_message", "words[:1].lower"),
+    },
     "hvtx/drivers/vm_process/stop.py": {"ask", "ending.tell"},
     "hvtx/commands/gc_installation.py": {"file.any_held"},
     "hvtx/engine/privileges.py": {"tun.open_device"},

@@ -21,13 +21,11 @@ import os
 import stat
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from hvtx.drivers.base import Host
 from hvtx.errors import HostRefused
 from hvtx.host import capabilities
 from hvtx.host.files import is_there, path_of
-from hvtx.host.seed_image import image, read_user_data
 from hvtx.model.resource import GONE, Kind, Outcome, Resource, file_spec
 from hvtx.model.seed import LABEL, SEED, SeedSpec, is_seed, seed_spec
 from hvtx.model.typed import Any
@@ -56,16 +54,16 @@ class FileDriver:
 
 
 def _create(row: Resource) -> dict[str, Any]:
-    path = Path(file_spec(row)["path"])
+    path = file_spec(row)["path"]
     what = "seed" if is_seed(row) else "run-time directory"
     content = _content(seed_spec(row)) if is_seed(row) else b""
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         _put_mark(row)
         if is_seed(row):
             _write_seed(seed_spec(row), content)
         else:
-            path.mkdir(mode=0o700)
+            os.mkdir(path, 0o700)
     except OSError as problem:
         raise HostRefused(
             f"the {what} {path} cannot be made: {problem.strerror}",
@@ -79,13 +77,15 @@ def _put_mark(row: Resource) -> None:
     if is_there(path):  # it is not ours, and gets no mark
         return
     beside = _mark_path(path)
-    Path(beside).parent.mkdir(mode=0o700, exist_ok=True)
+    os.makedirs(os.path.dirname(beside), mode=0o700, exist_ok=True)
     _write(f"{beside}.new", row.mark)
     os.rename(f"{beside}.new", beside)
 
 
 def _content(spec: SeedSpec) -> bytes:
     """The image of a seed, which is made before anything is written. Raises HostRefused."""
+    from hvtx.host.seed_image import image, read_user_data
+
     given = spec["user_data"]
     try:
         files = {
@@ -137,7 +137,8 @@ def mark_of(path: str) -> str | None:
     """The mark that a directory or a seed carries, None without one. OSError if unreadable."""
     for place in (_mark_path(path), os.path.join(path, _MARK)):
         try:
-            return Path(place).read_text()
+            with open(place) as file:
+                return file.read()
         except (FileNotFoundError, NotADirectoryError):
             continue
     return None

@@ -129,10 +129,14 @@ def legacy_chains(family: int) -> dict[tuple[int, str], FilterChain]:
     if blob is None:
         return {}
     known = entries(family, blob)
-    by_chain = {
-        name: tuple(legacy_rule(family, entry, known) for entry in rules)
-        for name, rules in known.items()
-    }
+    by_chain: dict[str, tuple[ChainRule, ...]] = {}
+    left: list[str] = [name for name in ("INPUT", "FORWARD") if name in known]
+    while left:  # only what a packet can come to: our own chains may have a rule for each VM
+        name = left.pop()
+        if name not in by_chain:
+            rules = tuple(legacy_rule(family, entry, known) for entry in known[name])
+            by_chain[name] = rules
+            left += [rule.leads for rule in rules if rule.leads]
     return {
         (family, name): FilterChain(
             end_of(family, blob, name).policy != "ACCEPT", by_chain[name], by_chain

@@ -119,6 +119,31 @@ def run(
         os.close(output)
 
 
+class Captured(NamedTuple):
+    """How a program ended, and all that it wrote."""
+
+    status: int | None  # as in Ended
+    output: bytes
+    errors: bytes
+
+
+def capture(argv: Sequence[str], seconds: float) -> Captured:
+    """Run ``argv`` as :func:`run` does, and keep all of its output, and its errors apart."""
+    output, errors = os.memfd_create("output"), os.memfd_create("errors")
+    try:
+        actions = [
+            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_DUP2, output, 1),
+            (os.POSIX_SPAWN_DUP2, errors, 2),
+        ]
+        pid = os.posix_spawn(argv[0], list(argv), dict(os.environ), file_actions=actions)
+        status = _wait(pid, seconds)
+        return Captured(status, *(os.pread(fd, os.fstat(fd).st_size, 0) for fd in (output, errors)))
+    finally:
+        os.close(output)
+        os.close(errors)
+
+
 def _read(output: int) -> str:
     size = min(os.fstat(output).st_size, _MOST)
     return os.pread(output, size, 0).decode(errors="replace")

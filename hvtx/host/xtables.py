@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import Enum, auto
 
 from hvtx.errors import Contended
-from hvtx.host import libiptc, xtentry
+from hvtx.host import libiptc, xtblob, xtentry
 from hvtx.host.retry import retry_transient
 from hvtx.host.xtblob import Marked, count, entries, marked, read, refusal
 from hvtx.host.xtlock import locked
@@ -180,8 +180,8 @@ def _marked_in_all(family: int, wanted: frozenset[str], prefix: str) -> dict[str
     found = {}
     for table in sorted(listed(family)):
         blob = read(family, table)
-        if blob is not None and prefix.encode() in blob.data:
-            found[table] = [m for m in marked(family, blob, prefix) if m.mark in wanted]
+        if blob is not None and xtblob.has_any(blob, wanted):
+            found[table] = marked(family, blob, prefix, wanted)
     return {table: entries for table, entries in found.items() if entries}
 
 

@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from hvtx.errors import Contended, HostRefused, NotPermitted
 from hvtx.host.netlink import Garbled, legible
@@ -112,9 +112,20 @@ def _walk(layout: Layout, blob: Blob) -> Iterator[tuple[int, int, int]]:
         raise Garbled(f"a table of {blob.entries} entries has {blob.entries - left}")
 
 
+def has_any(blob: Blob, marks: Iterable[str]) -> bool:
+    """Whether the bytes of one of ``marks`` are anywhere in a table (pure)."""
+    return any(mark.encode(errors="surrogateescape") in blob.data for mark in marks)
+
+
 @legible
-def marked(family: int, blob: Blob, prefix: str) -> list[Marked]:
-    """The entries with a comment that begins with ``prefix``, in order (pure). Raises Garbled."""
+def marked(
+    family: int, blob: Blob, prefix: str, wanted: frozenset[str] | None = None
+) -> list[Marked]:
+    """The entries with a comment that begins with ``prefix``, in order (pure). Raises Garbled.
+
+    Of those only the ones whose whole comment is ``wanted``, if that is given: of some VMs among
+    many, whose entries nobody looks at, nothing is made.
+    """
     layout, needle = LAYOUTS[family], prefix.encode()
     starts = {offset: name for name, offset in blob.starts}
     heads: dict[int, bytes] = {}
@@ -133,12 +144,10 @@ def marked(family: int, blob: Blob, prefix: str) -> list[Marked]:
             else:
                 hit = data.find(needle, hit + 1)
     return [
-        Marked(
-            name,
-            mark.decode(errors="surrogateescape"),  # as iptables-save prints what is no text
-            _portable(layout, data[start:end], target, heads),
-        )
-        for name, start, target, end, mark in found
+        Marked(name, mark, _portable(layout, data[start:end], target, heads))
+        for name, start, target, end, text in found
+        for mark in [text.decode(errors="surrogateescape")]  # as iptables-save prints no text
+        if wanted is None or mark in wanted
     ]
 
 

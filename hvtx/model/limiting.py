@@ -15,8 +15,8 @@ _FIELDS = {
     "out-packets": "packets_out_of_guest",
 }
 _UNITS = {"": 1, "bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9, "tbit": 10**12}
-_RATE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,12})?)([a-z]*)\Z", re.ASCII)
-_NUMBER = re.compile(r"[0-9]{1,15}\Z", re.ASCII)
+_RATE = r"([0-9]{1,15}(?:\.[0-9]{1,12})?)([a-z]*)\Z"
+_NUMBER = r"[0-9]{1,15}\Z"
 _LEAST, _MOST = 1000, 10**12  # bits a second
 _MOST_PACKETS = 10**9
 _HINT = "write it as in=100mbit,out=10mbit; in-packets=20000 and out-packets=… limit packets"
@@ -39,7 +39,7 @@ def parse_limit(text: str) -> Limits:
 
 
 def _bits(text: str, value: str) -> int:
-    parsed = _RATE.match(value.lower())
+    parsed = re.match(_RATE, value.lower())
     if parsed is None or parsed[2] not in _UNITS:
         raise UsageError(
             f"--limit {text!r}: {value!r} is not a rate",
@@ -58,7 +58,7 @@ def _bits(text: str, value: str) -> int:
 
 
 def _packets(text: str, value: str) -> int:
-    if not _NUMBER.match(value) or not 1 <= int(value) <= _MOST_PACKETS:
+    if not re.match(_NUMBER, value) or not 1 <= int(value) <= _MOST_PACKETS:
         raise UsageError(
             f"--limit {text!r}: {value!r} is not a number of packets a second",
             hint=f"it is a number from 1 to {_MOST_PACKETS}, for instance in-packets=20000",

@@ -101,11 +101,14 @@ else:
         pairs = zip(self._fields, self, strict=True)
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in pairs)})"
 
+    def _arguments(self):
+        return tuple(self)
+
     _COMMON = {
         "__slots__": (),
         "__new__": _first,
         "__repr__": _repr,
-        "__getnewargs__": tuple,
+        "__getnewargs__": _arguments,
         "_make": classmethod(_make),
         "_replace": _replace,
         "_asdict": _asdict,

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from hvtx.model.address import family_of, with_port
 from hvtx.model.firewall import FirewallSpec
+from hvtx.model.limiting import told
 from hvtx.model.mark import base32
 from hvtx.model.policy import NO_LIMITS, Limits
 from hvtx.model.resource import FLOWS_EACH, Kind
@@ -301,15 +302,6 @@ def want_vm(
     return wants
 
 
-def _limit(limits: Limits) -> dict[str, Any]:
-    """What a TAP device's specification says of limits: nothing where there are none."""
-    if not any(limits):
-        return {}
-    from hvtx.model.limiting import told
-
-    return {"limit": told(limits)}
-
-
 def want_interface(
     interface: Interface,
     network: Network,
@@ -347,7 +339,8 @@ def want_interface(
         "mac": mac,
         "guard": port_guard(port_spec, network.mac, network_addresses(network)),
     }
-    tap_spec |= _limit(limits)
+    if any(limits):
+        tap_spec["limit"] = told(limits)
     wants = [
         ResourceSpec(Kind.TAP, device, tap_spec),
         ResourceSpec(Kind.FILTER, device, {**port_spec}),

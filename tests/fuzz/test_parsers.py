@@ -67,6 +67,7 @@ ASIDE = {
     "model.firewall.packed_digests": "digests of our own making",
     "planner.egress_flows._within": "addresses of either length, which conntrack's parser has cut",
     "rulesets.egress_boxes.range_of": "addresses of our own, read before by planner.egress_rules",
+    "engine.own_addresses": "addresses as links read them, and subnets of our own",
     "engine.uplink_checks": "addresses of our own",
     "host.replica.uncarried": "heads of messages, of a length that the kernel gives",
     "host.vhost.works": "an answer of ioctl, as long as was asked for",

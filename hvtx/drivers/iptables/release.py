@@ -103,11 +103,11 @@ def take_from(
 
     xtables.edit(family, table, site.timeout, change)
     blob = xtblob.read(family, table)
-    marks = {row.mark for row, _, _ in items}
+    marks = frozenset(row.mark for row, _, _ in items)
+    there = blob is not None and xtblob.has_any(blob, marks)
     left = {
         (seen.chain, seen.data)
-        for seen in (xtblob.marked(family, blob, site.prefix) if blob else ())
-        if seen.mark in marks
+        for seen in (xtblob.marked(family, blob, site.prefix, marks) if blob and there else ())
     }
     for row, chain, entry in items:
         if (chain, entry) in left and row.id not in kept:
