@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 
 from hvtx import commands
-from hvtx.api import given as check
 from hvtx.api.calls import Calls, Events, Notices, again_when_full
 from hvtx.errors import HvtxError, NotPermitted, StoreError
 from hvtx.model.typed import TYPE_CHECKING, NamedTuple, Self
@@ -179,6 +178,8 @@ class Host:
         ``since`` is a time (``2026-05-01T12:30``, UTC) or an age (``2h``). Raises UsageError for a
         word that the history cannot have, NotFound for a VM that it has not.
         """
+        from hvtx.api import given as check
+
         check.whole("limit", limit, 1, check.LINES_MOST)
         if operation is not None:
             check.whole("operation", operation, 1, check.ROW_MOST)
@@ -256,6 +257,8 @@ class Host:
 
         Raises NotFound, Conflict, UsageError, Busy, Refused.
         """
+        from hvtx.api import given as check
+
         if pid is not None:
             check.whole("pid", pid, 1, check.PID_MOST)
         with self._calls.opened(writable=not dry_run) as runtime:

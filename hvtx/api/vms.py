@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Unpack
 
 from hvtx import commands
-from hvtx.api import given as check
 from hvtx.api.calls import Calls, again_when_full
 from hvtx.model.typed import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
@@ -70,6 +69,8 @@ class Vms:
 
         Raises NotFound where the history has none, and what :meth:`create` raises.
         """
+        from hvtx.api import given as check
+
         if operation is not None:
             check.whole("operation", operation, 1, check.ROW_MOST)
         with self._calls.opened(writable=True) as runtime:
@@ -105,6 +106,8 @@ class Vms:
         sentence what is waited for. Raises NotFound, Conflict, PartialFailure (what was kept is
         named), Busy.
         """
+        from hvtx.api import given as check
+
         patience = check.seconds("timeout", timeout)
         with self._calls.opened(writable=True, spends=True) as runtime:
             done = commands.vm_stop.stop_vm(runtime, name, timeout=patience, force=force, tell=tell)
@@ -114,6 +117,8 @@ class Vms:
         self, name: str, *, timeout: float = 30.0, force: bool = False, tell: Tell | None = None
     ) -> ShownVm:
         """Stop a VM and start it again; one that is not running is started."""
+        from hvtx.api import given as check
+
         patience = check.seconds("timeout", timeout)
         with self._calls.opened(writable=True) as runtime:
             done = commands.vm_start.restart_vm(
@@ -127,6 +132,8 @@ class Vms:
         Raises NotFound, Conflict (it hears of that only at its start; a taken port), UsageError,
         HostRefused, NotPermitted (undone), PartialFailure (changed; flows may go on).
         """
+        from hvtx.api import given as check
+
         given = check.options(changes)
         policy = policy_change(given)
         wanted = commands.vm_set.parse_changes(policy=policy, **given)
@@ -181,6 +188,8 @@ class Vms:
 
     def attach(self, name: str, pid: int) -> ShownVm:
         """Say which process is an ``external`` VM's. Raises NotFound, Conflict, Busy."""
+        from hvtx.api import given as check
+
         check.whole("pid", pid, 1, check.PID_MOST)
         with self._calls.opened(writable=True) as runtime:
             return commands.show.shown_vm(runtime, commands.vm_attach.attach(runtime, name, pid))
@@ -238,7 +247,9 @@ _GUEST = ("queues", "user_data", "ssh_keys", "user")
 
 def requested(name: str, options: VmOptions) -> VmRequest:
     """What was asked for, checked by itself. Raises UsageError, NotFound, NotPermitted."""
-    from hvtx.engine import guest_options as guests, vm_options  # noqa: I001 - ruff would split it
+    from hvtx.api import given as check
+    from hvtx.engine import guest_options as guests
+    from hvtx.engine import vm_options
 
     given = check.options(options)
     asked = {field: given.pop(field) for field in _GUEST if field in given}
