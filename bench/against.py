@@ -228,6 +228,7 @@ def main() -> None:
     with scratch(wanted.directory) as directory:
         builds = builds_of(wanted, directory)
         machine = describe_machine(directory)
+        commits = {"before": commit_of(wanted.rev), "after": commit_of()}
         comparison = Comparison(builds, directory, wanted)
         for part in PARTS:
             if part in wanted.only.split(","):
@@ -241,7 +242,7 @@ def main() -> None:
         "machine": {**machine, "load_after": describe_machine("/")["load"]},
         "before": builds[0].name,
         "after": builds[1].name,
-        "commits": {"before": commit_of(wanted.rev), "after": commit_of()},
+        "commits": commits,
         "problems": comparison.run.problems,
         "cycles": wanted.cycles,
         "samples": comparison.run.samples.document(),

@@ -110,6 +110,7 @@ class Comparison:
         self.directory, self.wanted = directory, wanted
         self.run = Run()
         self.build = this_build()
+        self.commit = commit_of()  # now: the checkout may go on while this runs
         self.peers = peers(directory, smolvm=wanted.smolvm)
         if not wanted.smolvm:
             self.run.missing["smolvm"] = "not asked for"
@@ -239,7 +240,7 @@ class Comparison:
             "schema": SCHEMA,
             "kind": "beside",
             "machine": {**machine, "load_after": describe_machine("/")["load"]},
-            "commit": commit_of(),
+            "commit": self.commit,
             "seconds": round(seconds),
             "commands": list(COMMANDS),
             "missing": self.run.missing,

@@ -19,6 +19,7 @@ from bench.inside.worker import BATCH
 START, STOP, PLAN = "start, in process", "stop, in process", "gc --plan, in process"
 MADE, LATE = "made a second", "made a second, the last fifth"
 COLLECTED = "dead collected a second"
+MADE_USED, COLLECTED_USED = "made, processor a VM", "dead collected, processor a VM"
 RESTARTED = "in a restarted container: "
 SEVERAL = "by command, of several names, a second: "
 BOOT, FIRST = "boot: recover of --autostart VMs", "boot: until something is shown"
@@ -127,7 +128,9 @@ def fill(group: Sequence[tuple[Worker, Place]], number: int) -> None:
     for begin in range(0, number, BATCH):
         count = min(BATCH, number - begin)
         for worker, place in group:
-            for seconds in worker.ask("grow", number=count)["seconds"]:
+            found = worker.ask("grow", number=count)
+            place.add(MADE_USED, found["processor"] / count * 1000)
+            for seconds in found["seconds"]:
                 place.add(MADE, count / seconds, "VMs/s")
                 if begin >= number * 4 // 5:
                     place.add(LATE, count / seconds, "VMs/s")
@@ -146,6 +149,7 @@ def collected(worker: Worker, place: Place) -> None:
     """All VMs of a world after their processes ended."""
     found = worker.ask("collect")
     place.add(COLLECTED, found["vms"] / found["seconds"], "VMs/s")
+    place.add(COLLECTED_USED, found["processor"] / found["vms"] * 1000)
 
 
 def several(worker: Worker, place: Place, number: int) -> None:

@@ -122,6 +122,7 @@ def test_every_command_that_is_asked_about_is_measured() -> None:
     """A row of the comparison that no program fills would always be left out in silence."""
     bare = {asked.figure for asked in report.ASKED}
     known = {m.START, m.STOP, m.PLAN, m.MADE, m.LATE, m.COLLECTED, m.SIZE, m.SIZE_A_CYCLE}
+    known |= {m.MADE_USED, m.COLLECTED_USED}
     known |= {m.SEVERAL + "start", m.SEVERAL + "stop"}
     known |= {m.RECOVER, m.BOOT, m.FIRST, *m.COMMANDS}
     known |= {m.RESTARTED + " ".join(words[:3]) for words in m._RESTARTED}
