@@ -242,6 +242,7 @@ _PLAIN_CALLS = {
         *("command.make_parser", "command.make_parser(context).parse_args", "name.lstrip"),
         *("o.lstrip", "problem.format_message", "words[:1].lower"),
     },
+    "hvtx/cli/described.py": {"read_set"},
     "hvtx/drivers/vm_process/stop.py": {"ask", "ending.tell"},
     "hvtx/commands/gc_installation.py": {"file.any_held"},
     "hvtx/engine/privileges.py": {"tun.open_device"},

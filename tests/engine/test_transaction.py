@@ -14,7 +14,7 @@ from hvtx.errors import HvtxError
 from hvtx.host.locks import LockFile
 from hvtx.model.resource import GONE, Kind, Outcome, Resource, State
 from hvtx.planner.provision import ResourceSpec
-from hvtx.store import intents, records
+from hvtx.store import history, intents, records
 from tests.store.shelf import NOW, WRITER, Shelf
 
 WANTS = [ResourceSpec(Kind.FILE, f"/run/vm{n}", {"path": f"/run/vm{n}"}) for n in (1, 2)]
@@ -59,10 +59,8 @@ class FakeRuntime:
 
     def told(self) -> list[tuple[str, str]]:
         with self.store.reading() as sql:
-            found = sql.execute(
-                "SELECT event, message FROM history WHERE kind = 'file' ORDER BY id"
-            )
-            return [(event, message) for event, message in found]
+            lines = history.entries(sql, history.Wanted(kind="file"), limit=100)
+            return [(line.event, line.message) for line in lines]
 
 
 @pytest.fixture

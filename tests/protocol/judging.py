@@ -256,7 +256,10 @@ def _vms(values: _Values, pids: tuple[str, ...], weak: frozenset[str]) -> dict[s
 def unknown(look: Look, boot: int, weak: frozenset[str]) -> frozenset[str]:
     """The marks whose tombstones are read with the rows."""
     values = _values(look, boot, weak)
-    return frozenset(recheck.unknown_marks(values.record.rows, values.seen))
+    known = {row.mark for row in values.record.rows}
+    seen = {link.alias for link in values.seen.links if link.alias}
+    seen |= {entry.mark for entry in values.seen.entries if entry.mark}
+    return frozenset(recheck.unknown_marks(known, seen))
 
 
 @cache
