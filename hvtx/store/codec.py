@@ -22,21 +22,21 @@ def encode(value: Mapping[str, Any]) -> str:
 
 def decode(text: str) -> dict[str, Any]:
     """The object of one text, which the schema holds to be JSON."""
-    with _legible():
+    with legible():
         found: dict[str, Any] = json.loads(text)
     return found
 
 
 def decode_all(texts: Sequence[str]) -> list[dict[str, Any]]:
     """The objects of many texts, read as one array: that takes a third of the time."""
-    with _legible():
+    with legible():
         found: list[dict[str, Any]] = json.loads(f"[{','.join(texts)}]")
     return found
 
 
 @contextmanager
-def _legible() -> Iterator[None]:
-    """What is no JSON was changed on the disk: SQLite has no checksums, and does not see it."""
+def legible() -> Iterator[None]:
+    """DatabaseError for a ValueError: SQLite does not see what a disk changed inside a row."""
     try:
         yield
     except ValueError as problem:

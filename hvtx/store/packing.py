@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Mapping
 
 from hvtx.model.typed import Any
+from hvtx.store.codec import legible
 
 COMMON = (
     b'"addresses": [], "group": , "value": "1", "before": "0", "path": "net/ipv4/conf//forwarding",'
@@ -38,10 +39,11 @@ def pack(detail: Mapping[str, Any]) -> bytes:
 
 
 def unpack(packed: bytes) -> dict[str, Any]:
-    """What :func:`pack` was given. Raises ValueError for other bytes."""
-    try:
-        text = zlib.decompressobj(wbits=-12, zdict=COMMON).decompress(packed)
-    except zlib.error as problem:
-        raise ValueError(f"a line of the history cannot be read: {problem}") from problem
-    found: dict[str, Any] = json.loads(text)
+    """What :func:`pack` was given. Raises sqlite3.DatabaseError for other bytes."""
+    with legible():
+        try:
+            text = zlib.decompressobj(wbits=-12, zdict=COMMON).decompress(packed)
+        except zlib.error as problem:
+            raise ValueError(f"a packed line of the history: {problem}") from problem
+        found: dict[str, Any] = json.loads(text)
     return found

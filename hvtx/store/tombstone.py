@@ -12,10 +12,12 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
 
 from hvtx.model.mark import NONCE_LENGTH, Mark, parse_mark
 from hvtx.model.resource import Resource, State
 from hvtx.model.typed import Any
+from hvtx.store.codec import decode, legible
 
 _CHUNK = 500  # bound values of a statement
 _VARYING: tuple[tuple[str, ...], ...] = (("device",), ("ifindex",), ("mac",), ("guard", "mac"))
@@ -36,7 +38,7 @@ def _holder(said: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any] | 
 
 def _parted(key: str, said: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
     """What a row has in common with others, and what it has for itself (pure)."""
-    common: dict[str, Any] = {"spec": json.loads(json.dumps(said))}
+    common: dict[str, Any] = {"spec": deepcopy(said)}
     own: list[Any] = []
     for path in _VARYING:
         holder = _holder(common["spec"], path)
@@ -76,7 +78,7 @@ def bury(sql: sqlite3.Connection, *, keep: int, most: int) -> int:
         ((newest[0] if newest else 0) - keep, most),
     ).fetchall()
     for identity, kind, key, mark, spec, operation, life, vm, network in rows:
-        common, own = _parted(key, json.loads(spec))
+        common, own = _parted(key, decode(spec))
         told = json.dumps(own, separators=(",", ":")) if own else None
         shape = _shape(sql, kind, network, json.dumps(common, separators=(",", ":")))
         whose = bytes.fromhex(vm) if vm is not None and _is_hex(vm) else vm
@@ -163,7 +165,8 @@ def _found(sql: sqlite3.Connection, ids: Iterable[int]) -> Iterator[Resource]:
 
 def _resource(found: tuple[Any, ...]) -> Resource:
     identity, nonce, operation, life, vm, own, kind, network, common, installation = found
-    key, spec = _joined(json.loads(common), json.loads(own) if own else ())
+    with legible():
+        key, spec = _joined(json.loads(common), json.loads(own) if own else ())
     whole = nonce if len(nonce) != NONCE_LENGTH else f"hvtx:1:{installation}:{identity}.{nonce}"
     return Resource(
         id=identity,

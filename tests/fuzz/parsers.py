@@ -48,6 +48,7 @@ from hvtx.host import (
     nat_detection,
     netlink,
     nfanswers,
+    nfbulk,
     nfnetlink,
     nftseen,
     nftshape,
@@ -995,7 +996,7 @@ PARSERS: dict[str, Parser] = {
     "links": Parser(
         every_link, dumps("links"), GARBLED,
         ("host.links.Links.all", "host.links._link", "host.links._number", "host.links._what_it_is", "host.links._tun",
-         "host.links._altnames"),
+         "host.links._altnames", "host.link_shape.LinkReader", "host.link_shape._filled_in"),
         lambda n: sample("links") * n,
     ),
     "owners of tun devices": Parser(
@@ -1066,6 +1067,11 @@ PARSERS: dict[str, Parser] = {
         ("host.nfanswers.parse_elements", "host.nfanswers._statement", "host.nfttext.render",
           "host.nfttext._verdict", "host.nfttext._name", "host.nftseen.spelt", "host.nftseen._device",
           "host.nftseen._v4", "host.nftseen._v6", "host.nftseen._mac", "host.nftseen._service"),
+        lambda n: [sample("elements")[0]] * n,
+    ),
+    "elements by the thousand": Parser(
+        lambda bodies: list(map(nfbulk.comment_in, nfbulk.read_bulk(bodies).tails)), dumps("elements"), GARBLED,
+        ("host.nfbulk.comment_in", "host.nfbulk._sort_out", "host.nfbulk._in_columns", "host.nfbulk._form"),
         lambda n: [sample("elements")[0]] * n,
     ),
     "flows": Parser(ctmessages.parse, bodies("flows"), GARBLED, ("host.ctmessages.parse",)),
