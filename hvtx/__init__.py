@@ -16,9 +16,10 @@ UNBUILT = "0.2.0"  # of a checkout that nobody has installed; `fallback_version`
 # name -> module, with the name in it where that is another
 _AT = {
     **dict.fromkeys(("Host", "Diagnosis"), "hvtx.api"),
-    **dict.fromkeys(("Vms", "VmLog"), "hvtx.api.vms"),
+    **dict.fromkeys(("Vms", "VmLog", "Each"), "hvtx.api.vms"),
     "Networks": "hvtx.api.networks",
     "Plans": "hvtx.api.plans",
+    "Sets": "hvtx.api.sets",
     "Stores": "hvtx.api.stores",
     **dict.fromkeys(("Units", "Printed"), "hvtx.api.units"),
     **dict.fromkeys(
@@ -63,6 +64,7 @@ __all__ = [
     "Conflict",
     "Copied",
     "Diagnosis",
+    "Each",
     "Egress",
     "EgressRule",
     "Explanation",
@@ -97,6 +99,7 @@ __all__ = [
     "Resource",
     "Restored",
     "Result",
+    "Sets",
     "ShownInterface",
     "ShownNetwork",
     "ShownOperation",

@@ -4,9 +4,10 @@ from hvtx.api import Diagnosis, Host
 from hvtx.api.networks import Networks
 from hvtx.api.options import NetworkChanges, NetworkOptions, VmChanges, VmOptions
 from hvtx.api.plans import Plans
+from hvtx.api.sets import Sets
 from hvtx.api.stores import Stores
 from hvtx.api.units import Printed, Units
-from hvtx.api.vms import VmLog, Vms
+from hvtx.api.vms import Each, VmLog, Vms
 from hvtx.commands.metrics import Gauge
 from hvtx.commands.published_view import AsOf
 from hvtx.commands.recover import Recovery
@@ -51,6 +52,7 @@ __all__ = [
     "Conflict",
     "Copied",
     "Diagnosis",
+    "Each",
     "Egress",
     "EgressRule",
     "Explanation",
@@ -85,6 +87,7 @@ __all__ = [
     "Resource",
     "Restored",
     "Result",
+    "Sets",
     "ShownInterface",
     "ShownNetwork",
     "ShownOperation",
