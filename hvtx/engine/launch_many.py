@@ -90,10 +90,15 @@ class Launch:
             self.seen |= with_holder(self.rows, self.seen)
 
     def take_back(self, problem: BaseException) -> None:
-        """Undo it from its rows; the problem is told what could not be undone."""
-        for one in (self._gate, self._holder):
-            if one is not None:
-                one.cancel()
+        """Undo it from its rows; the problem is told what could not be undone.
+
+        A holder that was told to stay is its rows': it ends with these, and not if they are to
+        stay, since Ctrl-C came after the commit, or nobody knows if there was one.
+        """
+        if self._gate is not None:
+            self._gate.cancel()
+        if self._holder is not None and self._holder.passing:
+            self._holder.cancel()
         identity = None if self._gate is None else self._gate.identity
         operation, vm, rows = self.operation, self.vm, self.rows
         roll_back(operation, vm, rows, self.means, identity, problem, new=False)

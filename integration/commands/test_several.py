@@ -272,3 +272,14 @@ def test_ctrl_c_in_the_middle_takes_back_what_was_begun(hvtx: Program) -> None:
     assert run.returncode == 130
     assert states(hvtx, *NAMES) == ["defined"] * 3
     assert hvtx.is_clean()
+
+
+def test_ctrl_c_after_the_commit_comes_too_late(hvtx: Program) -> None:
+    """All of them run as if it had not come, and each still holds its published port."""
+    made(hvtx, *NAMES)
+    run = stopped(hvtx, "committed", "vm", "start", *NAMES)
+    run.send_signal(2)
+    ended(run, 18)
+    assert states(hvtx, *NAMES) == ["running"] * 3
+    assert hvtx("repair", "--json").json()["repaired"] == [], "nobody's port was let go of"
+    assert hvtx.is_clean()
