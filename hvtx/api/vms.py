@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Unpack
 
 from hvtx import commands
 from hvtx.api.calls import Calls, again_when_full
