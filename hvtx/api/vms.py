@@ -152,8 +152,11 @@ class Vms:
 
     def start_each(self, names: Iterable[str], *, progress: Progress | None = None) -> Each:
         """Start VMs. Raises only what keeps all of them from it: Refused, StoreError."""
+        from hvtx.api import given as check
+
+        every = check.names(names)
         with self._calls.opened(writable=True) as runtime:
-            came = commands.vm_start_many.start_each(runtime, names, progress=progress or _silently)
+            came = commands.vm_start_many.start_each(runtime, every, progress=progress or _silently)
             return _shown(runtime, came)
 
     @again_when_full
@@ -167,9 +170,12 @@ class Vms:
         progress: Progress | None = None,
     ) -> Each:
         """Stop VMs; their guests have ``timeout`` seconds at one time. Raises as start_each."""
+        from hvtx.api import given as check
+
+        every, patience = check.names(names), check.seconds("timeout", timeout)
         with self._calls.opened(writable=True, spends=True) as runtime:
             came = commands.vm_stop_many.stop_each(
-                runtime, names, timeout=timeout, force=force, tell=tell,
+                runtime, every, timeout=patience, force=force, tell=tell,
                 progress=progress or _silently,
             )  # fmt: skip
             return _shown(runtime, came)
@@ -179,9 +185,12 @@ class Vms:
         self, names: Iterable[str], *, force: bool = False, progress: Progress | None = None
     ) -> Each:
         """Forget VMs; ``force`` stops them first. Raises as start_each."""
+        from hvtx.api import given as check
+
+        every = check.names(names)
         with self._calls.opened(writable=True, spends=True) as runtime:
             came = commands.vm_stop_many.remove_each(
-                runtime, names, force=force, progress=progress or _silently
+                runtime, every, force=force, progress=progress or _silently
             )
             return Each(dict.fromkeys(came.done), came.failed)
 
