@@ -16,7 +16,7 @@ UNBUILT = "0.2.0"  # of a checkout that nobody has installed; `fallback_version`
 # name -> module, with the name in it where that is another
 _AT = {
     **dict.fromkeys(("Host", "Diagnosis"), "hvtx.api"),
-    **dict.fromkeys(("Vms", "VmLog"), "hvtx.api.vms"),
+    **dict.fromkeys(("Vms", "VmLog", "Each"), "hvtx.api.vms"),
     "Networks": "hvtx.api.networks",
     "Plans": "hvtx.api.plans",
     "Stores": "hvtx.api.stores",
@@ -63,6 +63,7 @@ __all__ = [
     "Conflict",
     "Copied",
     "Diagnosis",
+    "Each",
     "Egress",
     "EgressRule",
     "Explanation",

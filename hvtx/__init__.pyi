@@ -6,7 +6,7 @@ from hvtx.api.options import NetworkChanges, NetworkOptions, VmChanges, VmOption
 from hvtx.api.plans import Plans
 from hvtx.api.stores import Stores
 from hvtx.api.units import Printed, Units
-from hvtx.api.vms import VmLog, Vms
+from hvtx.api.vms import Each, VmLog, Vms
 from hvtx.commands.metrics import Gauge
 from hvtx.commands.published_view import AsOf
 from hvtx.commands.recover import Recovery
@@ -51,6 +51,7 @@ __all__ = [
     "Conflict",
     "Copied",
     "Diagnosis",
+    "Each",
     "Egress",
     "EgressRule",
     "Explanation",
