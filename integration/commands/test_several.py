@@ -7,12 +7,15 @@ import os
 import socket
 import sqlite3
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
+from hvtx import Host
 from hvtx.engine import together
+from hvtx.store.database import Store
 from integration import lab
 from integration.commands.test_gc_foreign import hold
 from integration.lab.program import Program
@@ -282,4 +285,29 @@ def test_ctrl_c_after_the_commit_comes_too_late(hvtx: Program) -> None:
     ended(run, 18)
     assert states(hvtx, *NAMES) == ["running"] * 3
     assert hvtx("repair", "--json").json()["repaired"] == [], "nobody's port was let go of"
+    assert hvtx.is_clean()
+
+
+def test_ctrl_c_while_a_removal_is_written_ends_the_run(
+    hvtx: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written is done, and what comes after it is not begun."""
+    made(hvtx, *NAMES)
+    monkeypatch.setattr(together, "SLICE", 2)
+    write = Store.transaction
+
+    @contextmanager
+    def interrupted(store: Store) -> Iterator[sqlite3.Connection]:
+        with write(store) as sql:
+            yield sql
+            verb = sql.execute("SELECT verb FROM operation WHERE ended IS NULL").fetchone()
+        if verb == ("rm",):
+            monkeypatch.setattr(Store, "transaction", write)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Store, "transaction", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Host().vm.rm_each(NAMES)
+    assert [vm["name"] for vm in hvtx("vm", "ls", "--json").json()["vms"]] == ["c"]
+    assert hvtx("intents", "--json").json()["operations"] == []
     assert hvtx.is_clean()
