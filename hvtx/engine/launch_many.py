@@ -167,7 +167,11 @@ def _observe(runtime: Runtime, launches: Sequence[Launch]) -> None:
 
 
 def _commit(runtime: Runtime, up: Sequence[Launch]) -> None:
-    """The rows of all of them become committed, and their operations end, in one transaction."""
+    """The rows of all of them become committed, and their operations end, in one transaction.
+
+    Ctrl-C that comes meanwhile is raised when they are: nothing is to be begun any more.
+    """
+    late: BaseException | None = None
     try:
         with runtime.store.transaction() as sql:
             for launch in up:
@@ -181,13 +185,17 @@ def _commit(runtime: Runtime, up: Sequence[Launch]) -> None:
                     )
                 operation.history(sql, [*map(lines.made, launch.rows)])
                 operation.close(sql, "done")
-    except (CommitUnknown, KeyboardInterrupt):
+    except (CommitUnknown, KeyboardInterrupt) as problem:
         if not was_committed(up[0].operation, up[0].rows):  # all of them, or none
             raise
-    for launch in up:
+        late = problem if isinstance(problem, KeyboardInterrupt) else None
+    for launch in up:  # before all else: from here on nothing may be taken back
         launch.operation.committed = True
+    for launch in up:
         launch.rows = committed(launch.rows, launch.seen)
     up[0].operation.verify()
     failpoint.reach("committed")
     for launch in up:
         launch.operation.unlock()
+    if late is not None:
+        raise late

@@ -311,3 +311,30 @@ def test_ctrl_c_while_a_removal_is_written_ends_the_run(
     assert [vm["name"] for vm in hvtx("vm", "ls", "--json").json()["vms"]] == ["c"]
     assert hvtx("intents", "--json").json()["operations"] == []
     assert hvtx.is_clean()
+
+
+def test_ctrl_c_while_starts_are_committed_begins_no_more(
+    hvtx: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that were committed run, with their ports; those of later slices are not begun."""
+    made(hvtx, *NAMES)
+    monkeypatch.setattr(together, "SLICE", 2)
+    write = Store.transaction
+
+    @contextmanager
+    def interrupted(store: Store) -> Iterator[sqlite3.Connection]:
+        with write(store) as sql:
+            yield sql
+            ended_now = sql.execute(
+                "SELECT count(*) FROM operation WHERE verb = 'start' AND ended IS NOT NULL"
+            ).fetchone()
+        if ended_now == (2,):
+            monkeypatch.setattr(Store, "transaction", write)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Store, "transaction", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Host().vm.start_each(NAMES)
+    assert states(hvtx, *NAMES) == ["running", "running", "defined"]
+    assert hvtx("repair", "--json").json()["repaired"] == []
+    assert hvtx.is_clean()
