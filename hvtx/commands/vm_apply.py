@@ -24,7 +24,6 @@ from hvtx.model.described import (
     WantedVm,
 )
 from hvtx.model.typed import Any, NamedTuple
-from hvtx.model.vm import Network, Vm
 from hvtx.planner.described import plan
 from hvtx.planner.described_order import acting
 from hvtx.store import records
@@ -140,20 +139,16 @@ def carry_out(report: Report, do: Callable[[Step], None], tell: Callable[[Done],
     return report._replace(items=items, applied=True)
 
 
-def refuse_another(runtime: Runtime, step: Step) -> None:
+def refuse_another(step: Step, lock: Callable[[str, str], None], read: Callable[..., Any]) -> None:
     """Raise Conflict where somebody has removed what was planned of, and made it anew meanwhile.
 
-    A VM's lock is held from here on, as the step itself holds it. Raises Busy, Refused.
+    A VM's lock is held from here on, as the step itself holds it. Raises Busy.
     """
     if step.known is None:
         return
-    runtime.enter()
     if step.kind == VM:
-        runtime.lock("vm", step.name)
-    find: Callable[..., Vm | Network | None] = (
-        records.find_network if step.kind == NETWORK else records.find_vm
-    )
-    found = runtime.read(find, step.name)
+        lock("vm", step.name)
+    found = read(records.find_network if step.kind == NETWORK else records.find_vm, step.name)
     if found is not None and found.id != step.known.id:
         raise Conflict(
             f"{step.kind} {step.name} is another by now than the plan was made of",
