@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -336,5 +337,20 @@ def test_ctrl_c_while_starts_are_committed_begins_no_more(
     with pytest.raises(KeyboardInterrupt):
         Host().vm.start_each(NAMES)
     assert states(hvtx, *NAMES) == ["running", "running", "defined"]
+    assert hvtx("repair", "--json").json()["repaired"] == []
+    assert hvtx.is_clean()
+
+
+def test_ports_that_only_each_alone_can_hold(hvtx: Program) -> None:
+    """The sockets of all would be too many for one process: one after the other they start."""
+    network(hvtx)
+    for number, name in enumerate(NAMES):
+        first = 8000 + 100 * number
+        ports = [word for n in range(first, first + 30) for word in ("-p", f"{n}:{n}")]
+        create(hvtx, name, *ports)
+    argv = ["prlimit", "--nofile=160:160", sys.executable, "-m", "hvtx", "vm", "start"]
+    for names in (NAMES[:1], NAMES[1:]):
+        ran = subprocess.run([*argv, *names], capture_output=True, text=True, check=False)
+        assert (ran.returncode, ran.stderr) == (0, ""), names
     assert hvtx("repair", "--json").json()["repaired"] == []
     assert hvtx.is_clean()
